@@ -1,0 +1,1 @@
+//! The ruleset as input of `iptables-restore`.

@@ -1,0 +1,1 @@
+//! The ruleset as messages of nf_tables.

@@ -1,0 +1,162 @@
+use std::{collections::BTreeSet, fmt, net::Ipv4Addr};
+
+use crate::model::{InterfaceName, Pool, Protocol};
+
+/// Who enforces the ruleset.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Backend {
+    /// nf_tables by netlink: the table `inet riklet`.
+    Nftables,
+    /// `iptables-restore`: the chains `RIKLET*`.
+    Iptables(IptablesVariant),
+}
+
+/// Which of the two programs that share the name `iptables`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum IptablesVariant {
+    /// On top of nf_tables (`iptables -V` says `nf_tables`).
+    Nft,
+    /// On top of x_tables (`iptables -V` says `legacy`, or nothing).
+    Legacy,
+}
+
+impl Backend {
+    /// Every backend there is.
+    pub const ALL: [Self; 3] = [
+        Self::Nftables,
+        Self::Iptables(IptablesVariant::Nft),
+        Self::Iptables(IptablesVariant::Legacy),
+    ];
+
+    /// The name, as the store, the configuration and the output have it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Nftables => "nftables",
+            Self::Iptables(IptablesVariant::Nft) => "iptables-nft",
+            Self::Iptables(IptablesVariant::Legacy) => "iptables-legacy",
+        }
+    }
+
+    /// The backend of this name.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|backend| backend.as_str() == name)
+    }
+}
+
+impl fmt::Display for Backend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// What the firewall must mean, whole.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ruleset {
+    /// What does not depend on the instances.
+    pub skeleton: Skeleton,
+    /// What the instances need.
+    pub entries: BTreeSet<Entry>,
+}
+
+/// The part of a ruleset that does not depend on the instances:
+///
+/// * a packet to one of the host's own addresses goes through the exposures, whether it arrives or is sent here;
+/// * from one of our interfaces passes: what is established, what an exposure translated, and what goes from
+///   a guest's address out of an uplink; to one of our interfaces: what is established, and what an exposure
+///   translated; nothing else from or to our interfaces is forwarded;
+/// * masqueraded is: a guest's address out of an uplink; 127.0.0.0/8 into one of our interfaces; a guest that
+///   reaches itself (hairpin); nothing else;
+/// * a guest does not send to or from 127.0.0.0/8, which `route_localnet` would otherwise let in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Skeleton {
+    /// The guests' addresses.
+    pub pool: Pool,
+    /// The interfaces of the host's default route; none where it has no default route.
+    pub uplinks: BTreeSet<InterfaceName>,
+    /// Whether forwarding was enabled by us: then traffic that is neither from nor to one of our interfaces
+    /// is dropped, as it was not forwarded before.
+    pub guard: bool,
+}
+
+/// The part of a ruleset that an instance needs, in the unit that a backend adds and removes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Entry {
+    /// A port of the host leads to a port of a guest.
+    Exposure {
+        /// The transport protocol.
+        protocol: Protocol,
+        /// The address of the host that it is bound to; `None` is every one.
+        host_address: Option<Ipv4Addr>,
+        /// The host's port, never 0.
+        host_port: u16,
+        /// The guest's address.
+        guest: Ipv4Addr,
+        /// The guest's port, never 0.
+        guest_port: u16,
+    },
+    /// What this guest sends to itself by way of the host is masqueraded, or the answer would not come back.
+    Hairpin {
+        /// The guest's address.
+        guest: Ipv4Addr,
+    },
+}
+
+impl fmt::Display for Entry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Exposure { protocol, host_address, host_port, guest, guest_port } => {
+                write!(f, "{protocol} ")?;
+                match host_address {
+                    Some(address) => write!(f, "{address}:{host_port}")?,
+                    None => write!(f, "{host_port}")?,
+                }
+                write!(f, " -> {guest}:{guest_port}")
+            }
+            Self::Hairpin { guest } => write!(f, "hairpin {guest}"),
+        }
+    }
+}
+
+/// One transaction: all of it is done, or nothing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// Whatever of ours there is gives way to this.
+    Reset(Ruleset),
+    /// Where the skeleton stands: remove entries, then add entries.
+    ///
+    /// It is refused as a whole where the skeleton is missing, where an entry to be removed is missing, or
+    /// where the key of an entry to be added is taken; then what is there is not what the caller believes.
+    Delta {
+        /// Entries that are there and shall not be.
+        remove: BTreeSet<Entry>,
+        /// Entries that are not there and shall be.
+        add: BTreeSet<Entry>,
+    },
+    /// Nothing of ours remains.
+    Remove,
+}
+
+/// What the firewall has of ours, held against an expected ruleset.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FirewallState {
+    /// The part that does not depend on instances.
+    pub skeleton: SkeletonState,
+    /// The entries found. A backend whose rules cannot be read back as entries reports those of the
+    /// expected ones that it found, and the rest as `strays`.
+    pub entries: BTreeSet<Entry>,
+    /// What stands in our chains and is no entry, or no expected one, in the backend's own words.
+    pub strays: Vec<String>,
+}
+
+/// Whether the skeleton stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SkeletonState {
+    /// There is nothing of ours.
+    Absent,
+    /// As expected.
+    Intact,
+    /// Something of ours is there, and it differs: one line a difference.
+    Altered(Vec<String>),
+}

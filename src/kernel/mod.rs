@@ -1,0 +1,217 @@
+//! The one seam to everything outside: links, addresses, neighbours, firewall, flows, sysctls.
+//!
+//! [`Linux`] is the real one; [`FakeKernel`] obeys the same laws in memory.
+
+mod error;
+pub mod fake;
+mod link;
+pub mod linux;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::Ipv4Addr,
+};
+
+use ipnet::Ipv4Net;
+
+pub use error::{KernelError, Refusal};
+pub use link::{LinkDifference, LinkSpec, LinkState, Neighbour};
+
+use crate::{
+    firewall::{Backend, Change, Entry, FirewallState, Gate, GateState, Ruleset, Skeleton},
+    model::{InterfaceName, Protocol},
+};
+
+/// The interface group of live TAPs: 0x52494b, "RIK".
+pub const LIVE_GROUP: u32 = 0x0052_494b;
+/// The interface group of TAPs to be deleted together: 0x52494c.
+pub const CONDEMNED_GROUP: u32 = 0x0052_494c;
+
+/// Entries of the connection tracking table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Flows {
+    /// Everything that was sent by this guest, or translated to it.
+    Guest {
+        /// The guest's address.
+        guest: Ipv4Addr,
+    },
+    /// What was translated to this port of this guest.
+    Exposed {
+        /// The transport protocol.
+        protocol: Protocol,
+        /// The guest's address.
+        guest: Ipv4Addr,
+        /// The guest's port.
+        guest_port: u16,
+    },
+    /// What was sent to this port and not translated at all: a client that was there before the exposure.
+    /// Flows that somebody else translates or masquerades stay.
+    Untranslated {
+        /// The transport protocol.
+        protocol: Protocol,
+        /// The destination port.
+        port: u16,
+    },
+}
+
+/// A local process that listens where an exposure shall be.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Listener {
+    /// The transport protocol.
+    pub protocol: Protocol,
+    /// The local address; `None` is every one.
+    pub address: Option<Ipv4Addr>,
+    /// The port.
+    pub port: u16,
+    /// The process, as `name (pid 123)`; `None` where it is in another PID namespace or has gone.
+    pub process: Option<String>,
+}
+
+/// Every effect on the system, and every look at it.
+///
+/// Each effect is small enough that it is either done or not, except where its documentation says what
+/// partial failure leaves; each may be repeated. Nothing here decides.
+pub trait Kernel {
+    /// The interface of this name, whoever's it is; `None` where there is none. Costs the same however
+    /// many there are.
+    ///
+    /// # Errors
+    /// Where the kernel does not answer.
+    fn link(&mut self, name: &InterfaceName) -> Result<Option<LinkState>, KernelError>;
+
+    /// All interfaces named `rik<digits>`, whoever's they are.
+    ///
+    /// # Errors
+    /// Where the kernel does not answer.
+    fn links(&mut self) -> Result<Vec<LinkState>, KernelError>;
+
+    /// Creates a persistent TAP with everything the specification says, up. Killed half-way, it leaves
+    /// nothing: the TAP becomes persistent last.
+    ///
+    /// # Errors
+    /// Where an interface of that name exists (`EBUSY` or `EEXIST`), or the kernel refuses a part.
+    fn create_link(&mut self, spec: &LinkSpec) -> Result<(), KernelError>;
+
+    /// Makes an existing interface what the specification says. Not a transaction: what comes before the
+    /// refused part stays. Addresses that are not in the specification stay too.
+    ///
+    /// # Errors
+    /// Where the interface is gone (`ENODEV`), or the kernel refuses a part.
+    fn configure_link(&mut self, spec: &LinkSpec) -> Result<(), KernelError>;
+
+    /// Removes an address of an interface.
+    ///
+    /// # Errors
+    /// Where the kernel refuses, as for an address that is not there (`EADDRNOTAVAIL`).
+    fn remove_address(&mut self, link: &InterfaceName, address: Ipv4Net)
+    -> Result<(), KernelError>;
+
+    /// Sets interfaces down and moves them to [`CONDEMNED_GROUP`]. One that is gone already is none.
+    ///
+    /// # Errors
+    /// Where the kernel refuses one; the others are condemned all the same.
+    fn condemn_links(&mut self, names: &BTreeSet<InterfaceName>) -> Result<(), KernelError>;
+
+    /// Deletes every interface of [`CONDEMNED_GROUP`]; none there is no error.
+    ///
+    /// # Errors
+    /// Where the kernel refuses.
+    fn delete_condemned_links(&mut self) -> Result<(), KernelError>;
+
+    /// Whether the skeleton and these entries stand, as far as can be told without listing what belongs to
+    /// others. A backend for which that is not possible answers `true`: its [`Change::Delta`] finds out.
+    ///
+    /// # Errors
+    /// Where the kernel does not answer.
+    fn probe_firewall(
+        &mut self,
+        backend: Backend,
+        skeleton: &Skeleton,
+        entries: &BTreeSet<Entry>,
+    ) -> Result<bool, KernelError>;
+
+    /// Everything of ours in the firewall, held against what is expected.
+    ///
+    /// # Errors
+    /// Where the kernel does not answer.
+    fn firewall(
+        &mut self,
+        backend: Backend,
+        expected: &Ruleset,
+    ) -> Result<FirewallState, KernelError>;
+
+    /// Applies one transaction.
+    ///
+    /// # Errors
+    /// Where it was refused; then nothing has changed. (iptables: nothing in the table that refused, and
+    /// nothing in those after it; filter comes before nat, and jumps come last.)
+    fn change_firewall(&mut self, backend: Backend, change: &Change) -> Result<(), KernelError>;
+
+    /// The gates of the host that matter beside this backend's own chains.
+    ///
+    /// # Errors
+    /// Where the kernel does not answer.
+    fn gates(&mut self, backend: Backend) -> Result<Vec<GateState>, KernelError>;
+
+    /// Opens or closes one gate, in one transaction. Opening an open gate mends it; closing a closed one,
+    /// or one whose table is gone, does nothing.
+    ///
+    /// # Errors
+    /// Where the kernel refuses.
+    fn set_gate(&mut self, gate: &Gate, open: bool) -> Result<(), KernelError>;
+
+    /// Deletes entries of the connection tracking table, so that these flows start anew.
+    ///
+    /// # Errors
+    /// Where the kernel refuses; flows before the refused ones are forgotten.
+    fn forget_flows(&mut self, flows: &BTreeSet<Flows>) -> Result<(), KernelError>;
+
+    /// A value below `/proc/sys`, by its name with dots; `None` where there is no such name. Dots within an
+    /// interface name are written as slashes, as in sysctl(8).
+    ///
+    /// # Errors
+    /// Where it cannot be read.
+    fn sysctl(&mut self, name: &str) -> Result<Option<String>, KernelError>;
+
+    /// Sets a value below `/proc/sys`.
+    ///
+    /// # Errors
+    /// Where it cannot be written.
+    fn set_sysctl(&mut self, name: &str, value: &str) -> Result<(), KernelError>;
+
+    /// All sysctls that setting `net.ipv4.ip_forward` to 1 changes, with their present values:
+    /// it resets the `forwarding` of every interface and turns `accept_redirects` off
+    /// (`inet_forward_change` in the kernel; Documentation/networking/ip-sysctl.rst).
+    ///
+    /// # Errors
+    /// Where they cannot be read.
+    fn forwarding_sysctls(&mut self) -> Result<BTreeMap<String, String>, KernelError>;
+
+    /// The interfaces that a packet to the Internet leaves by, now; none where there is no such route.
+    /// One look-up, however many routes there are.
+    ///
+    /// # Errors
+    /// Where the kernel does not answer.
+    fn uplinks(&mut self) -> Result<BTreeSet<InterfaceName>, KernelError>;
+
+    /// The IPv4 routes of the main table, default routes included.
+    ///
+    /// # Errors
+    /// Where the kernel does not answer.
+    fn routes(&mut self) -> Result<Vec<Ipv4Net>, KernelError>;
+
+    /// Local processes that listen on one of these ports (and the address, where it is bound).
+    ///
+    /// # Errors
+    /// Where `/proc/net` cannot be read.
+    fn listeners(
+        &mut self,
+        wanted: &BTreeSet<(Protocol, Option<Ipv4Addr>, u16)>,
+    ) -> Result<Vec<Listener>, KernelError>;
+
+    /// The iptables that the host has: which variant `iptables` is; `None` where there is no such program.
+    ///
+    /// # Errors
+    /// Where the program is there and does not say.
+    fn iptables(&mut self) -> Result<Option<crate::firewall::IptablesVariant>, KernelError>;
+}

@@ -1,0 +1,6 @@
+//! The network of a node that runs functions as microVMs.
+
+pub mod firewall;
+pub mod kernel;
+pub mod model;
+pub mod process;

@@ -1,0 +1,310 @@
+use std::{fmt, net::Ipv4Addr, num::NonZeroU16};
+
+/// A transport protocol that a port can be exposed for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Protocol {
+    /// RFC 9293.
+    Tcp,
+    /// RFC 768.
+    Udp,
+    /// RFC 9260.
+    Sctp,
+}
+
+impl Protocol {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Tcp, Self::Udp, Self::Sctp];
+
+    /// The protocol number (IANA; `IPPROTO_*` of `<netinet/in.h>`).
+    #[must_use]
+    pub const fn number(self) -> u8 {
+        match self {
+            Self::Tcp => 6,
+            Self::Udp => 17,
+            Self::Sctp => 132,
+        }
+    }
+
+    /// The name in lower case, as firewall rules and this program's output have it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+            Self::Sctp => "sctp",
+        }
+    }
+
+    /// The protocol of this name, in upper or lower case.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|protocol| protocol.as_str().eq_ignore_ascii_case(name))
+    }
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// The most ports that one exposure may have: each becomes an entry of the firewall.
+pub const MAX_RANGE: u16 = 1024;
+
+/// 1 to [`MAX_RANGE`] consecutive ports, none of them 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PortRange {
+    first: NonZeroU16,
+    last: NonZeroU16,
+}
+
+/// Why a text or a pair of numbers is not a [`PortRange`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PortRangeError {
+    /// Not a number, and not two with `-` between.
+    #[error("{text:?} is neither a port such as 8080 nor a range such as 8000-8010")]
+    Syntax {
+        /// The text as given.
+        text: String,
+    },
+    /// Not 1 to 65535.
+    #[error("port {port} is out of range: 1 to 65535 are ports")]
+    Port {
+        /// The number as given.
+        port: i64,
+    },
+    /// The last port is lower than the first.
+    #[error("the range {first}-{last} is reversed: write {last}-{first}")]
+    Reversed {
+        /// The first port.
+        first: u16,
+        /// The last port.
+        last: u16,
+    },
+    /// More than [`MAX_RANGE`] ports.
+    #[error("the range {first}-{last} has {count} ports; an exposure has at most {MAX_RANGE}")]
+    TooLong {
+        /// The first port.
+        first: u16,
+        /// The last port.
+        last: u16,
+        /// How many ports that is.
+        count: u32,
+    },
+}
+
+impl PortRange {
+    /// The ports `first` to `last`, both included.
+    ///
+    /// # Errors
+    /// Where a port is not 1 to 65535, the range is reversed or too long.
+    pub fn new(first: i64, last: i64) -> Result<Self, PortRangeError> {
+        let port = |port: i64| {
+            let number = u16::try_from(port).ok().and_then(NonZeroU16::new);
+            number.ok_or(PortRangeError::Port { port })
+        };
+        let range = Self { first: port(first)?, last: port(last)? };
+        let (first, last) = (range.first(), range.last());
+        if last < first {
+            return Err(PortRangeError::Reversed { first, last });
+        }
+        let count = u32::from(last - first) + 1;
+        if count > u32::from(MAX_RANGE) {
+            return Err(PortRangeError::TooLong { first, last, count });
+        }
+        Ok(range)
+    }
+
+    /// The lowest port.
+    #[must_use]
+    pub const fn first(self) -> u16 {
+        self.first.get()
+    }
+
+    /// The highest port.
+    #[must_use]
+    pub const fn last(self) -> u16 {
+        self.last.get()
+    }
+
+    /// How many ports, 1 to [`MAX_RANGE`].
+    #[must_use]
+    pub const fn count(self) -> u16 {
+        self.last.get() - self.first.get() + 1
+    }
+
+    /// The ports in ascending order.
+    pub fn iter(self) -> impl Iterator<Item = u16> + use<> {
+        self.first()..=self.last()
+    }
+
+    /// Whether the two share a port.
+    #[must_use]
+    pub const fn overlaps(self, other: Self) -> bool {
+        self.first.get() <= other.last.get() && other.first.get() <= self.last.get()
+    }
+}
+
+impl std::str::FromStr for PortRange {
+    type Err = PortRangeError;
+
+    fn from_str(text: &str) -> Result<Self, PortRangeError> {
+        let number = |digits: &str| {
+            let plain = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
+            let parsed = plain.then(|| digits.parse::<i64>().ok()).flatten();
+            parsed.ok_or_else(|| PortRangeError::Syntax { text: text.to_owned() })
+        };
+        match text.split_once('-') {
+            Some((first, last)) => Self::new(number(first.trim())?, number(last.trim())?),
+            None => number(text.trim()).and_then(|port| Self::new(port, port)),
+        }
+    }
+}
+
+impl fmt::Display for PortRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.first == self.last {
+            write!(f, "{}", self.first)
+        } else {
+            write!(f, "{}-{}", self.first, self.last)
+        }
+    }
+}
+
+/// Ports of the host that lead to ports of the guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Exposure {
+    protocol: Protocol,
+    host_address: Option<Ipv4Addr>,
+    host_ports: PortRange,
+    guest_ports: PortRange,
+}
+
+/// Why an [`Exposure`] cannot be.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ExposureError {
+    /// The ranges differ in length.
+    #[error("port {host} has {} ports, targetPort {guest} has {}: the lengths must be the same", host.count(), guest.count())]
+    Lengths {
+        /// The ports of the host.
+        host: PortRange,
+        /// The ports of the guest.
+        guest: PortRange,
+    },
+    /// An address that the host cannot have.
+    #[error("hostAddress {address} is a multicast, broadcast or reserved address")]
+    HostAddress {
+        /// The address as given.
+        address: Ipv4Addr,
+    },
+}
+
+impl Exposure {
+    /// `host_ports` lead to `guest_ports`, the first to the first and so on. A `host_address` of `None`
+    /// or 0.0.0.0 is every address of the host.
+    ///
+    /// # Errors
+    /// Where the ranges differ in length, or no host can have the address.
+    pub fn new(
+        protocol: Protocol,
+        host_address: Option<Ipv4Addr>,
+        host_ports: PortRange,
+        guest_ports: PortRange,
+    ) -> Result<Self, ExposureError> {
+        let host_address = host_address.filter(|address| !address.is_unspecified());
+        if host_ports.count() != guest_ports.count() {
+            return Err(ExposureError::Lengths { host: host_ports, guest: guest_ports });
+        }
+        if let Some(address) = host_address.filter(|a| a.octets()[0] == 0 || a.octets()[0] >= 224) {
+            return Err(ExposureError::HostAddress { address });
+        }
+        Ok(Self { protocol, host_address, host_ports, guest_ports })
+    }
+
+    /// The transport protocol.
+    #[must_use]
+    pub const fn protocol(&self) -> Protocol {
+        self.protocol
+    }
+
+    /// The address of the host that it is bound to; `None` is every one.
+    #[must_use]
+    pub const fn host_address(&self) -> Option<Ipv4Addr> {
+        self.host_address
+    }
+
+    /// The ports of the host.
+    #[must_use]
+    pub const fn host_ports(&self) -> PortRange {
+        self.host_ports
+    }
+
+    /// The ports of the guest.
+    #[must_use]
+    pub const fn guest_ports(&self) -> PortRange {
+        self.guest_ports
+    }
+
+    /// The pairs of host port and guest port, in ascending order.
+    pub fn ports(&self) -> impl Iterator<Item = (u16, u16)> + use<> {
+        self.host_ports.iter().zip(self.guest_ports.iter())
+    }
+
+    /// Whether one packet could be meant by both: the same protocol, a shared host port, and the same
+    /// host address or one of them bound to all (as `bind(2)` has it).
+    #[must_use]
+    pub fn clashes_with(&self, other: &Self) -> bool {
+        let address = match (self.host_address, other.host_address) {
+            (Some(a), Some(b)) => a == b,
+            _ => true,
+        };
+        address && self.protocol == other.protocol && self.host_ports.overlaps(other.host_ports)
+    }
+}
+
+impl fmt::Display for Exposure {
+    /// `tcp 8080 -> 3000`, `udp 192.0.2.1:53 -> 53`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ", self.protocol)?;
+        if let Some(address) = self.host_address {
+            write!(f, "{address}:")?;
+        }
+        write!(f, "{} -> {}", self.host_ports, self.guest_ports)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_are_refused_with_their_reason() {
+        let refused = |text: &str| text.parse::<PortRange>().unwrap_err().to_string();
+        assert_eq!(refused("0"), "port 0 is out of range: 1 to 65535 are ports");
+        assert_eq!(refused("65536"), "port 65536 is out of range: 1 to 65535 are ports");
+        assert_eq!(refused("8010-8000"), "the range 8010-8000 is reversed: write 8000-8010");
+        assert_eq!(
+            refused("1-1025"),
+            "the range 1-1025 has 1025 ports; an exposure has at most 1024"
+        );
+        for text in ["", "-", "80-", "http", "+80", "80-90-100", "8e3"] {
+            assert!(refused(text).contains("is neither a port"), "{text}: {}", refused(text));
+        }
+        assert_eq!("8000-8010".parse::<PortRange>().unwrap().count(), 11);
+        assert_eq!("1-1024".parse::<PortRange>().unwrap().count(), 1024);
+    }
+
+    #[test]
+    fn exposures_clash_as_sockets_do() {
+        let exposure = |protocol, address: Option<&str>, ports: &str| {
+            let ports = ports.parse().unwrap();
+            Exposure::new(protocol, address.map(|a| a.parse().unwrap()), ports, ports).unwrap()
+        };
+        let any = exposure(Protocol::Tcp, None, "8000-8010");
+        assert!(any.clashes_with(&exposure(Protocol::Tcp, Some("192.0.2.1"), "8010")));
+        assert!(!any.clashes_with(&exposure(Protocol::Udp, None, "8010")));
+        assert!(!any.clashes_with(&exposure(Protocol::Tcp, None, "8011")));
+        let bound = exposure(Protocol::Tcp, Some("192.0.2.1"), "80");
+        assert!(!bound.clashes_with(&exposure(Protocol::Tcp, Some("192.0.2.2"), "80")));
+    }
+}

@@ -1,0 +1,54 @@
+use std::fmt;
+
+/// The name of a network interface: 1 to 15 bytes (`IFNAMSIZ` of `<linux/if.h>` less the final NUL),
+/// without `/`, `:` and white space, and neither `.` nor `..` (`dev_valid_name` in the kernel).
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct InterfaceName(String);
+
+/// A text that no interface can be named by.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{text:?} is not an interface name: 1 to 15 bytes without '/', ':' and white space are")]
+pub struct InterfaceNameError {
+    text: String,
+}
+
+impl InterfaceName {
+    /// The longest name, in bytes.
+    pub const MAX_LENGTH: usize = 15;
+
+    /// The name as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl TryFrom<&str> for InterfaceName {
+    type Error = InterfaceNameError;
+
+    fn try_from(text: &str) -> Result<Self, InterfaceNameError> {
+        let forbidden = |c: char| c == '/' || c == ':' || c == '\0' || c.is_whitespace();
+        if text.is_empty()
+            || text.len() > Self::MAX_LENGTH
+            || matches!(text, "." | "..")
+            || text.contains(forbidden)
+        {
+            return Err(InterfaceNameError { text: text.to_owned() });
+        }
+        Ok(Self(text.to_owned()))
+    }
+}
+
+impl std::str::FromStr for InterfaceName {
+    type Err = InterfaceNameError;
+
+    fn from_str(text: &str) -> Result<Self, InterfaceNameError> {
+        Self::try_from(text)
+    }
+}
+
+impl fmt::Display for InterfaceName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}

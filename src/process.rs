@@ -1,0 +1,41 @@
+//! The one place that starts programs.
+
+use std::{
+    ffi::OsStr,
+    io::{self, Write},
+    process::{Child, Command, Output, Stdio},
+};
+
+/// Runs a program to its end, with this standard input, and collects what it wrote.
+///
+/// # Errors
+/// Where it cannot be started or fed. A program that reads no more of its input is none: its exit status says.
+pub fn run(program: &OsStr, args: &[&str], input: &[u8]) -> io::Result<Output> {
+    let mut child = command(program)
+        .args(args)
+        .env("LC_ALL", "C")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    if let Some(mut stdin) = child.stdin.take() {
+        match stdin.write_all(input) {
+            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => return Err(error),
+            _ => {}
+        }
+    }
+    child.wait_with_output()
+}
+
+/// Starts a program that outlives this call, with no standard input and with its output where ours goes.
+///
+/// # Errors
+/// Where it cannot be started.
+pub fn spawn(program: &OsStr, args: &[String]) -> io::Result<Child> {
+    command(program).args(args).stdin(Stdio::null()).spawn()
+}
+
+#[expect(clippy::disallowed_methods, reason = "this is the place")]
+fn command(program: &OsStr) -> Command {
+    Command::new(program)
+}
