@@ -3,4 +3,6 @@
 pub mod firewall;
 pub mod kernel;
 pub mod model;
+pub mod network;
+pub mod plan;
 pub mod process;

@@ -1,1 +1,364 @@
-//! A kernel in memory.
+//! A kernel in memory that obeys the laws of the real one: names are unique, what is not there cannot be
+//! removed, a firewall transaction is all or nothing, a netlink batch is not. It can refuse an effect, or
+//! stop the caller at one as a kill would.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::Ipv4Addr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use ipnet::Ipv4Net;
+
+use super::{
+    CONDEMNED_GROUP, Flows, Kernel, KernelError, LIVE_GROUP, LinkSpec, LinkState, Listener, Refusal,
+};
+use crate::{
+    firewall::{
+        Backend, Change, Entry, FirewallState, Gate, GateState, IptablesVariant, Ruleset, Skeleton,
+        SkeletonState,
+    },
+    model::{InterfaceName, Protocol},
+    plan::IP_FORWARD,
+};
+
+/// A handle on a kernel in memory. Clones share the kernel, as processes do.
+#[derive(Debug, Clone, Default)]
+pub struct FakeKernel(Arc<Mutex<System>>);
+
+/// What the kernel holds. Everything may be changed, as an administrator or a crash might.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(missing_docs, reason = "each field is named after the observation that returns it")]
+pub struct System {
+    pub links: BTreeMap<InterfaceName, LinkState>,
+    pub firewall: BTreeMap<Backend, Ruleset>,
+    pub gates: BTreeMap<Gate, bool>,
+    pub sysctls: BTreeMap<String, String>,
+    pub uplinks: BTreeSet<InterfaceName>,
+    pub routes: Vec<Ipv4Net>,
+    pub listeners: Vec<Listener>,
+    pub iptables: Option<IptablesVariant>,
+    /// Flows that were forgotten, in order of the calls.
+    pub forgotten: Vec<Flows>,
+    /// Effects so far; each part of a batch is one.
+    pub effects: usize,
+    /// What happens at which effect, counted from 0.
+    pub fault: Option<(usize, Fault)>,
+}
+
+/// What goes wrong at an effect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// The kernel refuses this one effect (`ENOMEM`).
+    Refuse,
+    /// The caller is stopped before it, as by SIGKILL: an unwinding that carries [`Stopped`].
+    Stop,
+}
+
+/// What a [`Fault::Stop`] unwinds with.
+#[derive(Debug)]
+pub struct Stopped;
+
+impl Default for System {
+    fn default() -> Self {
+        Self {
+            links: BTreeMap::new(),
+            firewall: BTreeMap::new(),
+            gates: BTreeMap::new(),
+            sysctls: BTreeMap::from([(IP_FORWARD.to_owned(), "0".to_owned())]),
+            uplinks: InterfaceName::try_from("eth0").into_iter().collect(),
+            routes: Vec::new(),
+            listeners: Vec::new(),
+            iptables: None,
+            forgotten: Vec::new(),
+            effects: 0,
+            fault: None,
+        }
+    }
+}
+
+impl FakeKernel {
+    /// A host with the uplink `eth0`, without iptables, that does not forward.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// What the kernel holds, to look at or to change.
+    pub fn system(&self) -> MutexGuard<'_, System> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts one effect, and does the fault that is due at it.
+    fn effect(&self) -> Result<MutexGuard<'_, System>, Refusal> {
+        const ENOMEM: i32 = 12;
+        let mut system = self.system();
+        let due = system.fault.filter(|(at, _)| *at == system.effects);
+        match due {
+            Some((_, Fault::Stop)) => {
+                drop(system);
+                std::panic::resume_unwind(Box::new(Stopped))
+            }
+            Some((_, Fault::Refuse)) => {
+                system.effects += 1;
+                Err(Refusal::errno(ENOMEM))
+            }
+            None => {
+                system.effects += 1;
+                Ok(system)
+            }
+        }
+    }
+
+    fn configured(spec: &LinkSpec) -> LinkState {
+        LinkState {
+            name: spec.name.clone(),
+            alias: Some(spec.alias.clone()),
+            mac: Some(spec.mac),
+            mtu: spec.mtu,
+            up: true,
+            carrier: false,
+            group: LIVE_GROUP,
+            addresses: BTreeSet::from([spec.address]),
+            neighbours: BTreeMap::from([(spec.neighbour.address, spec.neighbour.mac)]),
+            route_localnet: true,
+        }
+    }
+}
+
+impl Kernel for FakeKernel {
+    fn link(&mut self, name: &InterfaceName) -> Result<Option<LinkState>, KernelError> {
+        Ok(self.system().links.get(name).cloned())
+    }
+
+    fn links(&mut self) -> Result<Vec<LinkState>, KernelError> {
+        let system = self.system();
+        let named = system.links.values();
+        Ok(named
+            .filter(|l| crate::model::Slot::of_interface(l.name.as_str()).is_some())
+            .cloned()
+            .collect())
+    }
+
+    fn create_link(&mut self, spec: &LinkSpec) -> Result<(), KernelError> {
+        let refused =
+            |source| KernelError::CreateLink { name: spec.name.clone(), step: "TUNSETIFF", source };
+        let mut system = self.effect().map_err(refused)?;
+        if system.links.contains_key(&spec.name) {
+            return Err(refused(Refusal::errno(Refusal::EBUSY)));
+        }
+        system.links.insert(spec.name.clone(), Self::configured(spec));
+        Ok(())
+    }
+
+    fn configure_link(&mut self, spec: &LinkSpec) -> Result<(), KernelError> {
+        let refused = |part| {
+            move |source| KernelError::ConfigureLink { name: spec.name.clone(), part, source }
+        };
+        let wanted = Self::configured(spec);
+        let parts: [(&str, Part); 3] = [
+            ("link", |link, wanted| {
+                let (addresses, neighbours) = (link.addresses.clone(), link.neighbours.clone());
+                *link = LinkState { addresses, neighbours, ..wanted.clone() };
+            }),
+            ("address", |link, wanted| link.addresses.extend(&wanted.addresses)),
+            ("neighbour", |link, wanted| link.neighbours.extend(&wanted.neighbours)),
+        ];
+        for (part, change) in parts {
+            let mut system = self.effect().map_err(refused(part))?;
+            let link = system.links.get_mut(&spec.name);
+            change(link.ok_or_else(|| refused(part)(Refusal::errno(Refusal::ENODEV)))?, &wanted);
+        }
+        Ok(())
+    }
+
+    fn remove_address(
+        &mut self,
+        link: &InterfaceName,
+        address: Ipv4Net,
+    ) -> Result<(), KernelError> {
+        const EADDRNOTAVAIL: i32 = 99;
+        let refused = |source| KernelError::RemoveAddress { name: link.clone(), address, source };
+        let mut system = self.effect().map_err(refused)?;
+        let found = system.links.get_mut(link).is_some_and(|l| l.addresses.remove(&address));
+        found.then_some(()).ok_or_else(|| refused(Refusal::errno(EADDRNOTAVAIL)))
+    }
+
+    fn condemn_links(&mut self, names: &BTreeSet<InterfaceName>) -> Result<(), KernelError> {
+        for name in names {
+            let refused = |source| KernelError::CondemnLink { name: name.clone(), source };
+            let mut system = self.effect().map_err(refused)?;
+            if let Some(link) = system.links.get_mut(name) {
+                link.up = false;
+                link.group = CONDEMNED_GROUP;
+                link.neighbours.clear();
+            }
+        }
+        Ok(())
+    }
+
+    fn delete_condemned_links(&mut self) -> Result<(), KernelError> {
+        let mut system = self.effect().map_err(|source| KernelError::DeleteLinks { source })?;
+        system.links.retain(|_, link| link.group != CONDEMNED_GROUP);
+        Ok(())
+    }
+
+    fn probe_firewall(
+        &mut self,
+        backend: Backend,
+        skeleton: &Skeleton,
+        entries: &BTreeSet<Entry>,
+    ) -> Result<bool, KernelError> {
+        let system = self.system();
+        let ruleset = system.firewall.get(&backend);
+        let stands =
+            ruleset.is_some_and(|r| r.skeleton == *skeleton && r.entries.is_superset(entries));
+        Ok(stands && system.gates.values().all(|open| *open))
+    }
+
+    fn firewall(
+        &mut self,
+        backend: Backend,
+        expected: &Ruleset,
+    ) -> Result<FirewallState, KernelError> {
+        let system = self.system();
+        let Some(ruleset) = system.firewall.get(&backend) else {
+            let skeleton = SkeletonState::Absent;
+            return Ok(FirewallState { skeleton, entries: BTreeSet::new(), strays: vec![] });
+        };
+        let skeleton = if ruleset.skeleton == expected.skeleton {
+            SkeletonState::Intact
+        } else {
+            SkeletonState::Altered(vec!["the skeleton differs".to_owned()])
+        };
+        Ok(FirewallState { skeleton, entries: ruleset.entries.clone(), strays: vec![] })
+    }
+
+    fn change_firewall(&mut self, backend: Backend, change: &Change) -> Result<(), KernelError> {
+        let refused = |source| KernelError::ChangeFirewall { backend: backend.as_str(), source };
+        let mut system = self.effect().map_err(refused)?;
+        match change {
+            Change::Reset(ruleset) => {
+                system.firewall.insert(backend, ruleset.clone());
+            }
+            Change::Remove => {
+                system.firewall.remove(&backend);
+            }
+            Change::Delta { remove, add } => {
+                let ruleset = system.firewall.get_mut(&backend);
+                let missing = || refused(Refusal::errno(Refusal::ENOENT));
+                let ruleset = ruleset.ok_or_else(missing)?;
+                if !ruleset.entries.is_superset(remove) {
+                    return Err(missing());
+                }
+                let mut entries: BTreeSet<Entry> =
+                    ruleset.entries.difference(remove).copied().collect();
+                let taken: BTreeSet<_> = entries.iter().map(key).collect();
+                if add.iter().any(|entry| taken.contains(&key(entry))) {
+                    return Err(refused(Refusal::errno(Refusal::EEXIST)));
+                }
+                entries.extend(add);
+                ruleset.entries = entries;
+            }
+        }
+        Ok(())
+    }
+
+    fn firewall_tables(&mut self, _backend: Backend) -> Result<BTreeSet<String>, KernelError> {
+        Ok(BTreeSet::new())
+    }
+
+    fn remove_empty_tables(
+        &mut self,
+        _backend: Backend,
+        _except: &BTreeSet<String>,
+    ) -> Result<(), KernelError> {
+        Ok(())
+    }
+
+    fn gates(&mut self, _backend: Backend) -> Result<Vec<GateState>, KernelError> {
+        let system = self.system();
+        let state = |(gate, open): (&Gate, &bool)| GateState {
+            gate: gate.clone(),
+            open: *open,
+            touched: *open,
+        };
+        Ok(system.gates.iter().map(state).collect())
+    }
+
+    fn set_gate(&mut self, gate: &Gate, open: bool) -> Result<(), KernelError> {
+        let refused = |source| KernelError::SetGate { gate: gate.clone(), source };
+        let mut system = self.effect().map_err(refused)?;
+        if let Some(state) = system.gates.get_mut(gate) {
+            *state = open;
+        }
+        Ok(())
+    }
+
+    fn forget_flows(&mut self, flows: &BTreeSet<Flows>) -> Result<(), KernelError> {
+        for flow in flows {
+            let mut system = self.effect().map_err(|source| KernelError::ForgetFlows { source })?;
+            system.forgotten.push(*flow);
+        }
+        Ok(())
+    }
+
+    fn sysctl(&mut self, name: &str) -> Result<Option<String>, KernelError> {
+        Ok(self.system().sysctls.get(name).cloned())
+    }
+
+    fn set_sysctl(&mut self, name: &str, value: &str) -> Result<(), KernelError> {
+        let refused =
+            |source| KernelError::SetSysctl { name: name.into(), value: value.into(), source };
+        let mut system = self.effect().map_err(refused)?;
+        let present = system.sysctls.get_mut(name);
+        value.clone_into(present.ok_or_else(|| refused(Refusal::errno(Refusal::ENOENT)))?);
+        Ok(())
+    }
+
+    fn forwarding_sysctls(&mut self) -> Result<BTreeMap<String, String>, KernelError> {
+        Ok(self.system().sysctls.clone())
+    }
+
+    fn uplinks(&mut self) -> Result<BTreeSet<InterfaceName>, KernelError> {
+        Ok(self.system().uplinks.clone())
+    }
+
+    fn routes(&mut self) -> Result<Vec<Ipv4Net>, KernelError> {
+        Ok(self.system().routes.clone())
+    }
+
+    fn listeners(
+        &mut self,
+        wanted: &BTreeSet<(Protocol, Option<Ipv4Addr>, u16)>,
+    ) -> Result<Vec<Listener>, KernelError> {
+        let system = self.system();
+        let hit = |l: &&Listener| {
+            wanted.iter().any(|&(protocol, _, port)| (l.protocol, l.port) == (protocol, port))
+        };
+        Ok(system.listeners.iter().filter(hit).cloned().collect())
+    }
+
+    fn iptables(&mut self) -> Result<Option<IptablesVariant>, KernelError> {
+        Ok(self.system().iptables)
+    }
+}
+
+/// One message of a netlink batch.
+type Part = fn(&mut LinkState, &LinkState);
+
+/// What of an entry is unique.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+enum Key {
+    Port(Protocol, Option<Ipv4Addr>, u16),
+    Guest(Ipv4Addr),
+}
+
+fn key(entry: &Entry) -> Key {
+    match *entry {
+        Entry::Exposure { protocol, host_address, host_port, .. } => {
+            Key::Port(protocol, host_address, host_port)
+        }
+        Entry::Hairpin { guest } => Key::Guest(guest),
+    }
+}

@@ -147,6 +147,24 @@ pub trait Kernel {
     /// nothing in those after it; filter comes before nat, and jumps come last.)
     fn change_firewall(&mut self, backend: Backend, change: &Change) -> Result<(), KernelError>;
 
+    /// The tables that calling this backend may create by itself, of those that exist: iptables-nft makes
+    /// the tables `ip filter`, `ip nat` and `ip raw` with their empty base chains when it is first called.
+    ///
+    /// # Errors
+    /// Where the kernel does not answer.
+    fn firewall_tables(&mut self, backend: Backend) -> Result<BTreeSet<String>, KernelError>;
+
+    /// Deletes the tables of this backend that hold nothing but empty base chains with policy accept,
+    /// except those named.
+    ///
+    /// # Errors
+    /// Where the kernel refuses.
+    fn remove_empty_tables(
+        &mut self,
+        backend: Backend,
+        except: &BTreeSet<String>,
+    ) -> Result<(), KernelError>;
+
     /// The gates of the host that matter beside this backend's own chains.
     ///
     /// # Errors

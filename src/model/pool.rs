@@ -30,6 +30,7 @@ impl Slot {
     /// The slot's interface on the host, `rik<slot>`.
     #[must_use]
     #[expect(
+        clippy::missing_panics_doc,
         clippy::expect_used,
         reason = "`rik` and at most five digits are a valid interface name"
     )]

@@ -1,1 +1,3 @@
 //! The real kernel.
+
+mod netlink;

@@ -1,0 +1,264 @@
+//! One netlink socket: requests out, answers and refusals in the kernel's own words back (netlink(7)).
+
+use std::ops::Range;
+
+use netlink_packet_core::{
+    NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkDeserializable, NetlinkHeader, NetlinkMessage,
+    NetlinkPayload, NetlinkSerializable,
+};
+use netlink_sys::SocketAddr;
+
+use crate::kernel::Refusal;
+
+/// Large enough for any message of a dump: the kernel never makes one larger than 32 KiB.
+const BUFFER: usize = 64 * 1024;
+/// Lengths of messages and attributes are rounded up to this (`NLMSG_ALIGNTO`, `NLA_ALIGNTO`).
+const ALIGNMENT: usize = 4;
+/// `sizeof(struct nlmsghdr)`.
+const HEADER: usize = 16;
+/// `NLMSG_ERROR`, `NLMSG_DONE` of `<linux/netlink.h>`.
+const ERROR: u16 = 2;
+const DONE: u16 = 3;
+/// `NLMSGERR_ATTR_MSG`: the words of an extended acknowledgement.
+const ERROR_WORDS: u16 = 1;
+/// `NLM_F_ACK_TLVS`: attributes follow the acknowledged header.
+const ERROR_HAS_ATTRIBUTES: u16 = 0x200;
+const ENOBUFS: i32 = 105;
+const EAGAIN: i32 = 11;
+
+/// A message and its flags (`NLM_F_*`); `NLM_F_REQUEST` is understood.
+#[derive(Debug, Clone)]
+pub(super) struct Request<T> {
+    pub(super) message: T,
+    pub(super) flags: u16,
+}
+
+/// A socket of one netlink family.
+#[derive(Debug)]
+pub(super) struct Socket {
+    socket: netlink_sys::Socket,
+    sequence: u32,
+    buffer: Vec<u8>,
+}
+
+/// What stands in one received message.
+enum Answer<'a> {
+    /// `NLMSG_ERROR` with code 0.
+    Acknowledged,
+    Refused(Refusal),
+    /// The end of a dump.
+    Done,
+    Message(&'a [u8]),
+}
+
+impl Socket {
+    /// A socket to the kernel's side of this family (`NETLINK_ROUTE`, `NETLINK_NETFILTER`), in the network
+    /// namespace of the calling thread.
+    pub(super) fn open(family: isize) -> Result<Self, Refusal> {
+        let socket = netlink_sys::Socket::new(family)?;
+        socket.set_ext_ack(true)?;
+        socket.set_cap_ack(true)?;
+        socket.connect(&SocketAddr::new(0, 0))?;
+        Ok(Self { socket, sequence: 0, buffer: Vec::with_capacity(BUFFER) })
+    }
+
+    /// Sends all requests in one `send` and waits for the answer to each. They are no transaction.
+    pub(super) fn send_each<T: NetlinkSerializable>(
+        &mut self,
+        requests: Vec<Request<T>>,
+    ) -> Result<Vec<Result<(), Refusal>>, Refusal> {
+        let acknowledged = requests
+            .into_iter()
+            .map(|request| Request { flags: request.flags | NLM_F_ACK, ..request })
+            .collect();
+        let sent = self.send(acknowledged)?;
+        let mut results: Vec<Option<Result<(), Refusal>>> = sent.clone().map(|_| None).collect();
+        while results.iter().any(Option::is_none) {
+            self.receive(&sent, |index, answer| {
+                let result = match answer {
+                    Answer::Acknowledged => Ok(()),
+                    Answer::Refused(refusal) => Err(refusal),
+                    Answer::Done | Answer::Message(_) => return,
+                };
+                if let Some(place) = results.get_mut(index) {
+                    *place = Some(result);
+                }
+            })?;
+        }
+        Ok(results.into_iter().flatten().collect())
+    }
+
+    /// Sends one request and collects what the kernel answers. Messages that the library cannot decode are
+    /// left out: an attribute of somebody else's object that it does not know must not hide the others.
+    pub(super) fn query<T: NetlinkSerializable + NetlinkDeserializable>(
+        &mut self,
+        message: T,
+        flags: u16,
+    ) -> Result<Vec<T>, Refusal> {
+        let dump = flags & NLM_F_DUMP == NLM_F_DUMP;
+        let flags = if dump { flags } else { flags | NLM_F_ACK };
+        let sent = self.send(vec![Request { message, flags }])?;
+        let mut found = Vec::new();
+        let mut end = None;
+        while end.is_none() {
+            self.receive(&sent, |_, answer| match answer {
+                Answer::Acknowledged | Answer::Done => end = Some(Ok(())),
+                Answer::Refused(refusal) => end = Some(Err(refusal)),
+                Answer::Message(bytes) => match NetlinkMessage::<T>::deserialize(bytes) {
+                    Ok(NetlinkMessage { payload: NetlinkPayload::InnerMessage(inner), .. }) => {
+                        found.push(inner);
+                    }
+                    Ok(_) => {}
+                    Err(error) => tracing::debug!(%error, "left out a message of netlink"),
+                },
+            })?;
+        }
+        end.unwrap_or(Ok(())).map(|()| found)
+    }
+
+    /// Sends all messages in one `send`, of which the last but one asks for an acknowledgement: a batch of
+    /// nfnetlink, with its begin and its end. Answers which message was refused first, and why.
+    ///
+    /// One acknowledgement only: one for each message would overflow the receive buffer of a large batch
+    /// after it has been committed. The end of a batch is acknowledged from Linux 6.10 on only.
+    pub(super) fn transaction<T: NetlinkSerializable>(
+        &mut self,
+        mut messages: Vec<Request<T>>,
+    ) -> Result<(), (usize, Refusal)> {
+        let last = messages.len().saturating_sub(2);
+        if let Some(message) = messages.get_mut(last) {
+            message.flags |= NLM_F_ACK;
+        }
+        let sent = self.send(messages).map_err(|refusal| (0, refusal))?;
+        let mut refused: Option<(usize, Refusal)> = None;
+        let mut answered = false;
+        while !answered {
+            let received = self.receive(&sent, |index, answer| match answer {
+                Answer::Acknowledged => answered |= index == last,
+                Answer::Refused(refusal) => {
+                    // What concerns the whole batch is said of its begin: nothing else may follow.
+                    answered |= index == last || index == 0;
+                    refused.get_or_insert((index, refusal));
+                }
+                Answer::Done | Answer::Message(_) => {}
+            });
+            match received {
+                // So many messages were refused that not all refusals fitted.
+                Err(overflow) if overflow.errno == Some(ENOBUFS) => {
+                    self.drain(&sent, &mut refused);
+                    answered = true;
+                    refused.get_or_insert((0, overflow));
+                }
+                other => other.map_err(|refusal| (0, refusal))?,
+            }
+        }
+        refused.map_or(Ok(()), Err)
+    }
+
+    /// Takes the refusals that did fit.
+    fn drain(&mut self, sent: &Range<u32>, refused: &mut Option<(usize, Refusal)>) {
+        let non_blocking = self.socket.set_non_blocking(true);
+        let mut end = non_blocking.is_err();
+        while !end {
+            let received = self.receive(sent, |index, answer| {
+                if let Answer::Refused(refusal) = answer {
+                    refused.get_or_insert((index, refusal));
+                }
+            });
+            end = received.is_err_and(|refusal| refusal.errno == Some(EAGAIN));
+        }
+        if let Err(error) = self.socket.set_non_blocking(false) {
+            tracing::debug!(%error, "a netlink socket stays non-blocking");
+        }
+    }
+
+    /// The sequence numbers of what was sent.
+    fn send<T: NetlinkSerializable>(
+        &mut self,
+        requests: Vec<Request<T>>,
+    ) -> Result<Range<u32>, Refusal> {
+        let first = self.sequence.wrapping_add(1);
+        let mut bytes = Vec::new();
+        for request in requests {
+            self.sequence = self.sequence.wrapping_add(1);
+            let mut header = NetlinkHeader::default();
+            header.flags = request.flags | NLM_F_REQUEST;
+            header.sequence_number = self.sequence;
+            let mut message =
+                NetlinkMessage::new(header, NetlinkPayload::InnerMessage(request.message));
+            message.finalize();
+            let start = bytes.len();
+            bytes.resize(start + message.buffer_len().next_multiple_of(ALIGNMENT), 0);
+            if let Some(place) = bytes.get_mut(start..start + message.buffer_len()) {
+                message.serialize(place);
+            }
+        }
+        self.socket.send(&bytes, 0)?;
+        Ok(first..self.sequence.wrapping_add(1))
+    }
+
+    /// Receives once, and hands over each answer to what was sent, with the index of what it answers.
+    /// Answers to earlier requests, which nobody waits for any more, are dropped.
+    fn receive(
+        &mut self,
+        sent: &Range<u32>,
+        mut each: impl FnMut(usize, Answer<'_>),
+    ) -> Result<(), Refusal> {
+        self.buffer.clear();
+        self.socket.recv(&mut self.buffer, 0)?;
+        let mut rest = &*self.buffer;
+        while let Some(length) = read_u32(rest, 0).and_then(|l| usize::try_from(l).ok()) {
+            let Some(message) = rest.get(..length).filter(|m| m.len() >= HEADER) else { break };
+            let sequence = read_u32(message, 8).unwrap_or(0);
+            if sent.contains(&sequence) {
+                let index = usize::try_from(sequence - sent.start).unwrap_or(usize::MAX);
+                each(index, answer(message));
+            }
+            rest = rest.get(length.next_multiple_of(ALIGNMENT)..).unwrap_or_default();
+        }
+        Ok(())
+    }
+}
+
+fn answer(message: &[u8]) -> Answer<'_> {
+    match read_u16(message, 4) {
+        Some(ERROR) => match read_u32(message, HEADER).map(u32::cast_signed) {
+            Some(0) => Answer::Acknowledged,
+            code => Answer::Refused(Refusal {
+                errno: code.and_then(i32::checked_neg),
+                words: words(message).unwrap_or_default(),
+            }),
+        },
+        Some(DONE) => match read_u32(message, HEADER).map_or(0, u32::cast_signed) {
+            code @ ..0 => Answer::Refused(Refusal::errno(code.saturating_neg())),
+            _ => Answer::Done,
+        },
+        _ => Answer::Message(message),
+    }
+}
+
+/// The kernel's words of an extended acknowledgement.
+fn words(message: &[u8]) -> Option<String> {
+    let flags = read_u16(message, 6)?;
+    let mut rest = message.get(HEADER + 4 + HEADER..)?;
+    if flags & ERROR_HAS_ATTRIBUTES == 0 {
+        return None;
+    }
+    loop {
+        let length = usize::from(read_u16(rest, 0)?);
+        if read_u16(rest, 2)? == ERROR_WORDS {
+            let text = rest.get(4..length)?;
+            let text = text.strip_suffix(&[0]).unwrap_or(text);
+            return Some(String::from_utf8_lossy(text).into_owned());
+        }
+        rest = rest.get(length.max(4).next_multiple_of(ALIGNMENT)..)?;
+    }
+}
+
+fn read_u16(bytes: &[u8], at: usize) -> Option<u16> {
+    bytes.get(at..at + 2)?.try_into().ok().map(u16::from_ne_bytes)
+}
+
+fn read_u32(bytes: &[u8], at: usize) -> Option<u32> {
+    bytes.get(at..at + 4)?.try_into().ok().map(u32::from_ne_bytes)
+}

@@ -1,0 +1,87 @@
+use std::collections::BTreeSet;
+
+use ipnet::Ipv4Net;
+
+use super::{Fragment, NoSuchSlot, Node, alias};
+use crate::{
+    firewall::Entry,
+    kernel::{LinkSpec, Neighbour},
+    model::{Addresses, Function, Slot},
+};
+
+/// A function gets a TAP with the host's end of the slot's /30, its guest as a permanent neighbour, an
+/// entry for each exposed port, and one that lets it reach itself through them.
+pub(super) fn fragment(
+    function: &Function,
+    slot: Slot,
+    node: &Node,
+) -> Result<Fragment, NoSuchSlot> {
+    let missing = NoSuchSlot { pool: node.pool, slot };
+    let addresses = node.pool.addresses(slot).ok_or_else(|| missing.clone())?;
+    let address = Ipv4Net::new(addresses.host, Addresses::PREFIX_LENGTH);
+    let link = LinkSpec {
+        name: slot.interface(),
+        alias: alias::render(&function.name, &function.exposures),
+        mac: slot.host_mac(),
+        mtu: node.mtu,
+        address: address.map_err(|_too_long| missing)?,
+        neighbour: Neighbour { address: addresses.guest, mac: slot.guest_mac() },
+    };
+    Ok(Fragment { link, addresses, entries: entries(function, addresses) })
+}
+
+fn entries(function: &Function, addresses: Addresses) -> BTreeSet<Entry> {
+    let guest = addresses.guest;
+    let exposed = function.exposures.iter().flat_map(|exposure| {
+        exposure.ports().map(move |(host_port, guest_port)| Entry::Exposure {
+            protocol: exposure.protocol(),
+            host_address: exposure.host_address(),
+            host_port,
+            guest,
+            guest_port,
+        })
+    });
+    let hairpin = (!function.exposures.is_empty()).then_some(Entry::Hairpin { guest });
+    exposed.chain(hairpin).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Execution, Exposure, Protocol};
+
+    #[test]
+    fn a_function_gets_a_tap_and_an_entry_for_each_port() {
+        let ports = |text: &str| text.parse().unwrap();
+        let function = Function {
+            name: "hello".parse().unwrap(),
+            execution: Execution::default(),
+            exposures: vec![
+                Exposure::new(Protocol::Tcp, None, ports("8000-8001"), ports("80-81")).unwrap(),
+            ],
+        };
+        let node = Node { pool: "10.231.0.0/16".parse().unwrap(), mtu: 1400 };
+        let fragment = fragment(&function, Slot::new(5), &node).unwrap();
+        assert_eq!(fragment.link.name.as_str(), "rik5");
+        assert_eq!(fragment.link.address.to_string(), "10.231.0.21/30");
+        assert_eq!(fragment.link.mtu, 1400);
+        assert_eq!(fragment.link.neighbour.mac, Slot::new(5).guest_mac());
+        let text: Vec<_> = fragment.entries.iter().map(ToString::to_string).collect();
+        assert_eq!(
+            text,
+            ["tcp 8000 -> 10.231.0.22:80", "tcp 8001 -> 10.231.0.22:81", "hairpin 10.231.0.22"]
+        );
+    }
+
+    #[test]
+    fn without_exposures_there_is_nothing_to_translate() {
+        let function = Function {
+            name: "worker".parse().unwrap(),
+            execution: Execution::default(),
+            exposures: vec![],
+        };
+        let node = Node { pool: "10.231.0.0/30".parse().unwrap(), mtu: 1500 };
+        assert!(fragment(&function, Slot::new(0), &node).unwrap().entries.is_empty());
+        assert!(fragment(&function, Slot::new(1), &node).is_err());
+    }
+}

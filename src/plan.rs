@@ -1,0 +1,370 @@
+//! What must be done: desired state against observed state. Pure.
+//!
+//! A plan leaves nothing to decide to whoever carries it out, and prints itself.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    net::Ipv4Addr,
+};
+
+use ipnet::Ipv4Net;
+
+use crate::{
+    firewall::{Change, Entry, FirewallState, Gate, GateState, Ruleset, Skeleton, SkeletonState},
+    kernel::{Flows, LinkDifference, LinkSpec, LinkState},
+    model::{InterfaceName, Pool, Protocol, Slot},
+    network::{Fragment, alias},
+};
+
+/// The sysctl that lets the host forward IPv4 packets.
+pub const IP_FORWARD: &str = "net.ipv4.ip_forward";
+
+/// What the records ask for.
+#[derive(Debug, Clone)]
+pub struct Desired {
+    /// What the slots' addresses are cut from.
+    pub pool: Pool,
+    /// What each instance needs.
+    pub fragments: BTreeMap<Slot, Fragment>,
+    /// Slots that are left as they are, whatever is found there: an earlier attempt failed.
+    pub untouched: BTreeSet<Slot>,
+    /// The static part of the firewall; `None` where nothing of ours shall remain on the host.
+    pub skeleton: Option<Skeleton>,
+    /// Values that sysctls shall have.
+    pub sysctls: BTreeMap<String, String>,
+    /// Empty tables of the firewall that were there before us. Used only where nothing shall remain.
+    pub foreign_tables: BTreeSet<String>,
+}
+
+/// What the kernel has, as far as it was looked at. What was not looked at is not in here, and no step
+/// concerns it.
+#[derive(Debug, Clone)]
+pub struct Observed {
+    /// Interfaces named `rik<digits>`.
+    pub links: BTreeMap<Slot, LinkState>,
+    /// The firewall, held against the desired ruleset.
+    pub firewall: FirewallState,
+    /// The gates.
+    pub gates: Vec<GateState>,
+    /// The present values of the sysctls that are desired; one that does not exist is not in here.
+    pub sysctls: BTreeMap<String, String>,
+}
+
+/// One change of the system, small enough to be done or not.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    /// Create an instance's TAP, configured and up.
+    CreateLink(LinkSpec),
+    /// Make an existing TAP what it must be.
+    ConfigureLink(LinkSpec, Vec<LinkDifference>),
+    /// Remove an address that the TAP should not have.
+    RemoveAddress(InterfaceName, Ipv4Net),
+    /// Change the firewall in one transaction.
+    Firewall(Change),
+    /// Let our traffic pass a foreign chain.
+    OpenGate(Gate),
+    /// Take what is ours out of a foreign chain.
+    CloseGate(Gate),
+    /// Set a sysctl.
+    SetSysctl(String, String),
+    /// Delete connection tracking entries.
+    ForgetFlows(BTreeSet<Flows>),
+    /// Set interfaces down and mark them to be deleted.
+    CondemnLinks(BTreeSet<InterfaceName>),
+    /// Delete the condemned interfaces, all in one call.
+    DeleteCondemnedLinks,
+    /// Delete the empty tables that the firewall's program created by being called, except these.
+    RemoveEmptyTables(BTreeSet<String>),
+}
+
+/// An interface has the name that a slot needs, and is not ours.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the interface {name} exists and is not ours: its alias is {}", alias.as_deref().unwrap_or("empty"))]
+pub struct ForeignLink {
+    /// The interface.
+    pub name: InterfaceName,
+    /// Its alias.
+    pub alias: Option<String>,
+}
+
+/// What must be done, in this order.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Plan {
+    /// The steps; none where the kernel has what is desired.
+    pub steps: Vec<Step>,
+    /// Slots that nothing can be done for, and why.
+    pub blocked: BTreeMap<Slot, ForeignLink>,
+}
+
+impl Plan {
+    /// Whether nothing is to be done and nothing stands in the way.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.steps.is_empty() && self.blocked.is_empty()
+    }
+}
+
+/// What leads from `observed` to `desired`.
+///
+/// Where the skeleton does not stand as it should, the whole ruleset is replaced: then `desired` must have
+/// all instances, not some.
+#[must_use]
+pub fn plan(desired: &Desired, observed: &Observed) -> Plan {
+    let blocked = blocked(desired, observed);
+    let fragments: BTreeMap<Slot, &Fragment> = desired
+        .fragments
+        .iter()
+        .filter(|(slot, _)| !blocked.contains_key(slot) && !desired.untouched.contains(slot))
+        .map(|(&slot, fragment)| (slot, fragment))
+        .collect();
+    let leaving = leaving_links(desired, &fragments, observed);
+    let links = fragments.iter().flat_map(|(slot, fragment)| link_steps(*slot, fragment, observed));
+    let condemn = (!leaving.is_empty())
+        .then(|| Step::CondemnLinks(leaving.iter().map(|slot| slot.interface()).collect()));
+    let delete = (!leaving.is_empty()).then_some(Step::DeleteCondemnedLinks);
+    let entries = fragments.values().flat_map(|fragment| &fragment.entries).copied().collect();
+    let (firewall, flows) = firewall_steps(desired, entries, &leaving, observed);
+    let gates = gate_steps(desired, observed);
+    let sysctls = sysctl_steps(desired, observed);
+
+    let mut steps = Vec::new();
+    if desired.skeleton.is_some() {
+        // The firewall stands before forwarding is enabled; TAPs before ports lead to them.
+        steps.extend(links);
+        steps.extend(firewall);
+        steps.extend(gates);
+        steps.extend(sysctls);
+        steps.extend(flows);
+        steps.extend(condemn);
+        steps.extend(delete);
+    } else {
+        // Forwarding ends, and the TAPs are down, before the firewall that confined both goes.
+        steps.extend(condemn);
+        steps.extend(sysctls);
+        steps.extend(gates);
+        steps.extend(firewall);
+        steps.extend(flows);
+        steps.extend(delete);
+    }
+    Plan { steps, blocked }
+}
+
+fn blocked(desired: &Desired, observed: &Observed) -> BTreeMap<Slot, ForeignLink> {
+    let foreign = |slot: &Slot| {
+        let link = observed.links.get(slot)?;
+        let foreign = ForeignLink { name: link.name.clone(), alias: link.alias.clone() };
+        (!alias::is_ours(link.alias.as_deref())).then_some((*slot, foreign))
+    };
+    desired.fragments.keys().filter_map(foreign).collect()
+}
+
+/// The slots whose interfaces are ours and belong to no instance.
+fn leaving_links(
+    desired: &Desired,
+    fragments: &BTreeMap<Slot, &Fragment>,
+    observed: &Observed,
+) -> BTreeSet<Slot> {
+    let ours = observed.links.iter().filter(|(_, link)| alias::is_ours(link.alias.as_deref()));
+    ours.map(|(&slot, _)| slot)
+        .filter(|slot| !fragments.contains_key(slot) && !desired.untouched.contains(slot))
+        .collect()
+}
+
+fn link_steps(slot: Slot, fragment: &Fragment, observed: &Observed) -> Vec<Step> {
+    let spec = &fragment.link;
+    let Some(state) = observed.links.get(&slot) else {
+        return vec![Step::CreateLink(spec.clone())];
+    };
+    let differences = spec.differences(state);
+    let strays = spec.stray_addresses(state);
+    let mut steps: Vec<_> =
+        strays.map(|address| Step::RemoveAddress(spec.name.clone(), address)).collect();
+    if !differences.is_empty() {
+        steps.push(Step::ConfigureLink(spec.clone(), differences));
+    }
+    steps
+}
+
+/// The step that changes the firewall, and the one that makes flows follow it.
+fn firewall_steps(
+    desired: &Desired,
+    entries: BTreeSet<Entry>,
+    leaving: &BTreeSet<Slot>,
+    observed: &Observed,
+) -> (Vec<Step>, Option<Step>) {
+    let there = &observed.firewall.entries;
+    let add: BTreeSet<Entry> = entries.difference(there).copied().collect();
+    let remove: BTreeSet<Entry> = there.difference(&entries).copied().collect();
+    let flows = flows(desired, &add, &remove, leaving);
+    let flows = (!flows.is_empty()).then_some(Step::ForgetFlows(flows));
+    let Some(skeleton) = &desired.skeleton else {
+        let steps = match observed.firewall.skeleton {
+            SkeletonState::Absent => vec![],
+            _ => vec![
+                Step::Firewall(Change::Remove),
+                Step::RemoveEmptyTables(desired.foreign_tables.clone()),
+            ],
+        };
+        return (steps, flows);
+    };
+    let intact =
+        observed.firewall.skeleton == SkeletonState::Intact && observed.firewall.strays.is_empty();
+    let change = if !intact {
+        Some(Change::Reset(Ruleset { skeleton: skeleton.clone(), entries }))
+    } else if add.is_empty() && remove.is_empty() {
+        None
+    } else {
+        Some(Change::Delta { remove, add })
+    };
+    (change.map(Step::Firewall).into_iter().collect(), flows)
+}
+
+/// Established flows keep the translation that they began with; those concerned must begin anew.
+fn flows(
+    desired: &Desired,
+    add: &BTreeSet<Entry>,
+    remove: &BTreeSet<Entry>,
+    leaving: &BTreeSet<Slot>,
+) -> BTreeSet<Flows> {
+    let gone: BTreeSet<Ipv4Addr> = leaving
+        .iter()
+        .filter_map(|&slot| desired.pool.addresses(slot))
+        .map(|addresses| addresses.guest)
+        .collect();
+    let guests = gone.iter().map(|&guest| Flows::Guest { guest });
+    let withdrawn = remove.iter().filter_map(|entry| match *entry {
+        Entry::Exposure { protocol, guest, guest_port, .. } if !gone.contains(&guest) => {
+            Some(Flows::Exposed { protocol, guest, guest_port })
+        }
+        _ => None,
+    });
+    // Only UDP: a client that keeps its port would go on to speak to what was there before. A TCP or SCTP
+    // client was refused, and begins anew by itself.
+    let opened = add.iter().filter_map(|entry| match *entry {
+        Entry::Exposure { protocol: Protocol::Udp, host_port, .. } => {
+            Some(Flows::Untranslated { protocol: Protocol::Udp, port: host_port })
+        }
+        _ => None,
+    });
+    guests.chain(withdrawn).chain(opened).collect()
+}
+
+fn gate_steps(desired: &Desired, observed: &Observed) -> Vec<Step> {
+    let step = |state: &GateState| match desired.skeleton {
+        Some(_) if !state.open => Some(Step::OpenGate(state.gate.clone())),
+        None if state.touched => Some(Step::CloseGate(state.gate.clone())),
+        _ => None,
+    };
+    observed.gates.iter().filter_map(step).collect()
+}
+
+/// `ip_forward` comes first, since setting it changes others.
+fn sysctl_steps(desired: &Desired, observed: &Observed) -> Vec<Step> {
+    let forward_differs = desired.sysctls.get(IP_FORWARD) != observed.sysctls.get(IP_FORWARD);
+    let mut wanted: Vec<_> = desired
+        .sysctls
+        .iter()
+        .filter(|(name, value)| match observed.sysctls.get(*name) {
+            Some(present) => present != *value || forward_differs,
+            None => false,
+        })
+        .collect();
+    wanted.sort_by_key(|(name, _)| *name != IP_FORWARD);
+    wanted.into_iter().map(|(name, value)| Step::SetSysctl(name.clone(), value.clone())).collect()
+}
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for step in &self.steps {
+            writeln!(f, "{step}")?;
+        }
+        for conflict in self.blocked.values() {
+            writeln!(f, "! {conflict}")?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Step {
+    /// One or more lines, each beginning with `+` (comes), `~` (changes) or `-` (goes); no final newline.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::CreateLink(spec) => {
+                let LinkSpec { name, address, mtu, mac, neighbour, .. } = spec;
+                write!(f, "+ TAP {name}: address {address}, MAC {mac}, MTU {mtu}, ")?;
+                write!(f, "neighbour {} at {}", neighbour.address, neighbour.mac)
+            }
+            Self::ConfigureLink(spec, differences) => {
+                write!(f, "~ TAP {}: ", spec.name)?;
+                join(f, differences, ", ")
+            }
+            Self::RemoveAddress(name, address) => write!(f, "- address {address} of {name}"),
+            Self::Firewall(change) => change.fmt(f),
+            Self::OpenGate(gate) => write!(f, "+ passage through the foreign chain {gate}"),
+            Self::CloseGate(gate) => write!(f, "- passage through the foreign chain {gate}"),
+            Self::SetSysctl(name, value) => write!(f, "~ sysctl {name} = {value}"),
+            Self::ForgetFlows(flows) => {
+                let lines: Vec<_> = flows.iter().map(|f| format!("- flows: {f}")).collect();
+                join(f, &lines, "\n")
+            }
+            Self::CondemnLinks(names) => {
+                let lines: Vec<_> =
+                    names.iter().map(|name| format!("- TAP {name}: down")).collect();
+                join(f, &lines, "\n")
+            }
+            Self::DeleteCondemnedLinks => f.write_str("- condemned TAPs: deleted"),
+            Self::RemoveEmptyTables(_) => f.write_str("- firewall: tables left empty"),
+        }
+    }
+}
+
+impl fmt::Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Reset(ruleset) => {
+                let Skeleton { pool, uplinks, guard } = &ruleset.skeleton;
+                let uplinks: Vec<_> = uplinks.iter().map(ToString::to_string).collect();
+                let uplinks = if uplinks.is_empty() { "none".into() } else { uplinks.join(", ") };
+                write!(f, "~ firewall: all of it, guests {pool}, uplinks {uplinks}")?;
+                if *guard {
+                    write!(f, ", nothing else is forwarded")?;
+                }
+                ruleset.entries.iter().try_for_each(|entry| write!(f, "\n+ firewall: {entry}"))
+            }
+            Self::Delta { remove, add } => {
+                let removed = remove.iter().map(|entry| format!("- firewall: {entry}"));
+                let added = add.iter().map(|entry| format!("+ firewall: {entry}"));
+                join(f, &removed.chain(added).collect::<Vec<_>>(), "\n")
+            }
+            Self::Remove => f.write_str("- firewall: all of it"),
+        }
+    }
+}
+
+impl fmt::Display for Flows {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Guest { guest } => write!(f, "of guest {guest}"),
+            Self::Exposed { protocol, guest, guest_port } => {
+                write!(f, "{protocol} to {guest}:{guest_port}")
+            }
+            Self::Untranslated { protocol, port } => {
+                write!(f, "{protocol} to port {port}, untranslated")
+            }
+        }
+    }
+}
+
+fn join<T: fmt::Display>(f: &mut fmt::Formatter<'_>, items: &[T], with: &str) -> fmt::Result {
+    for (index, item) in items.iter().enumerate() {
+        if index > 0 {
+            f.write_str(with)?;
+        }
+        item.fmt(f)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;
