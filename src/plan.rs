@@ -88,6 +88,20 @@ pub struct ForeignLink {
     pub alias: Option<String>,
 }
 
+impl Step {
+    /// The one instance that the step is for; `None` where it is for all of them.
+    #[must_use]
+    pub fn slot(&self) -> Option<Slot> {
+        match self {
+            Self::CreateLink(spec) | Self::ConfigureLink(spec, _) => {
+                Slot::of_interface(spec.name.as_str())
+            }
+            Self::RemoveAddress(name, _) => Slot::of_interface(name.as_str()),
+            _ => None,
+        }
+    }
+}
+
 /// What must be done, in this order.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Plan {
@@ -123,7 +137,9 @@ pub fn plan(desired: &Desired, observed: &Observed) -> Plan {
     let condemn = (!leaving.is_empty())
         .then(|| Step::CondemnLinks(leaving.iter().map(|slot| slot.interface()).collect()));
     let delete = (!leaving.is_empty()).then_some(Step::DeleteCondemnedLinks);
-    let entries = fragments.values().flat_map(|fragment| &fragment.entries).copied().collect();
+    let mut entries: BTreeSet<Entry> =
+        fragments.values().flat_map(|fragment| &fragment.entries).copied().collect();
+    entries.extend(entries_left_alone(desired, observed));
     let (firewall, flows) = firewall_steps(desired, entries, &leaving, observed);
     let gates = gate_steps(desired, observed);
     let sysctls = sysctl_steps(desired, observed);
@@ -148,6 +164,16 @@ pub fn plan(desired: &Desired, observed: &Observed) -> Plan {
         steps.extend(delete);
     }
     Plan { steps, blocked }
+}
+
+/// What the firewall has for the slots that are left as they are.
+fn entries_left_alone<'a>(
+    desired: &Desired,
+    observed: &'a Observed,
+) -> impl Iterator<Item = &'a Entry> + use<'a> {
+    let addresses = desired.untouched.iter().filter_map(|&slot| desired.pool.addresses(slot));
+    let guests: BTreeSet<Ipv4Addr> = addresses.map(|addresses| addresses.guest).collect();
+    observed.firewall.entries.iter().filter(move |entry| guests.contains(&entry.guest()))
 }
 
 fn blocked(desired: &Desired, observed: &Observed) -> BTreeMap<Slot, ForeignLink> {

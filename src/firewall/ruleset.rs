@@ -103,6 +103,16 @@ pub enum Entry {
     },
 }
 
+impl Entry {
+    /// The guest that it is for.
+    #[must_use]
+    pub const fn guest(&self) -> Ipv4Addr {
+        match self {
+            Self::Exposure { guest, .. } | Self::Hairpin { guest } => *guest,
+        }
+    }
+}
+
 impl fmt::Display for Entry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -1,1 +1,159 @@
+use super::*;
+use crate::{
+    kernel::{Kernel, fake::FakeKernel},
+    model::{Execution, Exposure, Function, Workload},
+    network::{self, Node},
+};
 
+fn pool() -> Pool {
+    "10.231.0.0/16".parse().unwrap()
+}
+
+fn fragment(slot: u16, name: &str, exposures: &[(Protocol, &str, &str)]) -> (Slot, Fragment) {
+    let exposure = |&(protocol, host, guest): &(Protocol, &str, &str)| {
+        Exposure::new(protocol, None, host.parse().unwrap(), guest.parse().unwrap()).unwrap()
+    };
+    let function = Function {
+        name: name.parse().unwrap(),
+        execution: Execution::default(),
+        exposures: exposures.iter().map(exposure).collect(),
+    };
+    let node = Node { pool: pool(), mtu: 1500 };
+    let slot = Slot::new(slot);
+    (slot, network::fragment(&Workload::Function(function), slot, &node).unwrap())
+}
+
+fn desired(fragments: impl IntoIterator<Item = (Slot, Fragment)>) -> Desired {
+    Desired {
+        pool: pool(),
+        fragments: fragments.into_iter().collect(),
+        untouched: BTreeSet::new(),
+        skeleton: Some(Skeleton { pool: pool(), uplinks: BTreeSet::new(), guard: true }),
+        sysctls: BTreeMap::from([(IP_FORWARD.to_owned(), "1".to_owned())]),
+        foreign_tables: BTreeSet::new(),
+    }
+}
+
+fn nothing() -> Observed {
+    Observed {
+        links: BTreeMap::new(),
+        firewall: FirewallState {
+            skeleton: SkeletonState::Absent,
+            entries: BTreeSet::new(),
+            strays: vec![],
+        },
+        gates: vec![],
+        sysctls: BTreeMap::from([(IP_FORWARD.to_owned(), "0".to_owned())]),
+    }
+}
+
+/// What the kernel has after these fragments were brought up.
+fn after(desired: &Desired) -> Observed {
+    let mut kernel = FakeKernel::new();
+    for fragment in desired.fragments.values() {
+        kernel.create_link(&fragment.link).unwrap();
+    }
+    let links = kernel.links().unwrap().into_iter();
+    let entries = desired.fragments.values().flat_map(|f| &f.entries).copied().collect();
+    Observed {
+        links: links.map(|l| (Slot::of_interface(l.name.as_str()).unwrap(), l)).collect(),
+        firewall: FirewallState { skeleton: SkeletonState::Intact, entries, strays: vec![] },
+        gates: vec![],
+        sysctls: desired.sysctls.clone(),
+    }
+}
+
+#[test]
+fn from_nothing_the_firewall_stands_before_the_host_forwards() {
+    let plan =
+        plan(&desired([fragment(0, "hello", &[(Protocol::Tcp, "8080", "3000")])]), &nothing());
+    insta::assert_snapshot!(plan, @r"
+    + TAP rik0: address 10.231.0.1/30, MAC 02:52:49:4b:00:00, MTU 1500, neighbour 10.231.0.2 at 06:52:49:4b:00:00
+    ~ firewall: all of it, guests 10.231.0.0/16, uplinks none, nothing else is forwarded
+    + firewall: tcp 8080 -> 10.231.0.2:3000
+    + firewall: hairpin 10.231.0.2
+    ~ sysctl net.ipv4.ip_forward = 1
+    ");
+}
+
+#[test]
+fn what_stands_needs_nothing() {
+    let desired = desired([fragment(0, "hello", &[(Protocol::Tcp, "8080", "3000")])]);
+    assert!(plan(&desired, &after(&desired)).is_empty());
+}
+
+#[test]
+fn a_changed_definition_touches_only_what_changed() {
+    let two = [(Protocol::Tcp, "80", "80"), (Protocol::Udp, "53", "53")];
+    let before =
+        desired([fragment(0, "a", &two), fragment(1, "b", &[(Protocol::Tcp, "81", "81")])]);
+    let changed = [(Protocol::Tcp, "80", "80"), (Protocol::Udp, "54", "53")];
+    let wanted =
+        desired([fragment(0, "a", &changed), fragment(1, "b", &[(Protocol::Tcp, "81", "81")])]);
+    insta::assert_snapshot!(plan(&wanted, &after(&before)), @r#"
+    ~ TAP rik0: alias "riklet-sdn:a tcp:80:80 udp:54:53"
+    - firewall: udp 53 -> 10.231.0.2:53
+    + firewall: udp 54 -> 10.231.0.2:53
+    - flows: udp to 10.231.0.2:53
+    - flows: udp to port 54, untranslated
+    "#);
+}
+
+#[test]
+fn what_leaves_is_closed_before_its_tap_goes() {
+    let before = desired([fragment(0, "a", &[(Protocol::Tcp, "80", "80")])]);
+    insta::assert_snapshot!(plan(&desired([]), &after(&before)), @r"
+    - firewall: tcp 80 -> 10.231.0.2:80
+    - firewall: hairpin 10.231.0.2
+    - flows: of guest 10.231.0.2
+    - TAP rik0: down
+    - condemned TAPs: deleted
+    ");
+}
+
+#[test]
+fn where_nothing_shall_remain_forwarding_ends_before_the_firewall_goes() {
+    let before = desired([fragment(0, "a", &[])]);
+    let mut observed = after(&before);
+    let gate = Gate::LegacyIptables;
+    observed.gates = vec![GateState { gate, open: true, touched: true }];
+    let mut wanted = desired([]);
+    wanted.skeleton = None;
+    wanted.sysctls = BTreeMap::from([(IP_FORWARD.to_owned(), "0".to_owned())]);
+    insta::assert_snapshot!(plan(&wanted, &observed), @r"
+    - TAP rik0: down
+    ~ sysctl net.ipv4.ip_forward = 0
+    - passage through the foreign chain iptables-legacy filter FORWARD
+    - firewall: all of it
+    - firewall: tables left empty
+    - flows: of guest 10.231.0.2
+    - condemned TAPs: deleted
+    ");
+}
+
+#[test]
+fn an_interface_that_is_not_ours_blocks_its_slot_only() {
+    let wanted = desired([fragment(0, "a", &[]), fragment(1, "b", &[])]);
+    let mut observed = after(&wanted);
+    observed.links.get_mut(&Slot::new(0)).unwrap().alias = Some("somebody's".to_owned());
+    observed.links.remove(&Slot::new(1));
+    let plan = plan(&wanted, &observed);
+    assert!(matches!(&*plan.steps, [Step::CreateLink(spec)] if spec.name.as_str() == "rik1"));
+    assert_eq!(
+        plan.blocked.values().map(ToString::to_string).collect::<Vec<_>>(),
+        ["the interface rik0 exists and is not ours: its alias is somebody's"]
+    );
+}
+
+#[test]
+fn a_slot_that_failed_is_left_as_it_is() {
+    let before = desired([fragment(0, "a", &[(Protocol::Tcp, "80", "80")])]);
+    let mut wanted = desired([fragment(0, "a", &[(Protocol::Tcp, "81", "80")])]);
+    wanted.untouched.insert(Slot::new(0));
+    let mut observed = after(&before);
+    assert!(plan(&wanted, &observed).is_empty());
+    observed.firewall.skeleton = SkeletonState::Altered(vec![]);
+    let steps = plan(&wanted, &observed).steps;
+    let Some(Step::Firewall(Change::Reset(ruleset))) = steps.first() else { panic!("{steps:?}") };
+    assert_eq!(ruleset.entries, observed.firewall.entries);
+}
