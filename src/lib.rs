@@ -8,3 +8,4 @@ mod nearest;
 pub mod network;
 pub mod plan;
 pub mod process;
+pub mod store;
