@@ -1,0 +1,158 @@
+use std::fmt;
+
+use super::tree::{Position, Sort};
+use crate::model::{Exposure, ExposureError, InstanceName, Kind, NameError, PortRangeError};
+
+/// A place in a source.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Place {
+    /// The source's name.
+    pub file: String,
+    /// The line, counted from 1.
+    pub line: usize,
+    /// The column in characters, counted from 1.
+    pub column: usize,
+}
+
+impl Place {
+    pub(super) fn new(file: &str, at: Position) -> Self {
+        Self { file: file.to_owned(), line: at.line, column: at.column }
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}:{}", self.file, self.line, self.column)
+    }
+}
+
+/// What is wrong with a definition, and where: `FILE:LINE:COLUMN: FIELD: REASON`.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub struct Error {
+    /// Where.
+    pub place: Place,
+    /// The path of the field, such as `spec.function.exposure[1].port`; empty where it is the whole text.
+    pub field: String,
+    /// What is wrong. Its message is part of this one's.
+    pub reason: Reason,
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: ", self.place)?;
+        if !self.field.is_empty() {
+            write!(f, "{}: ", self.field)?;
+        }
+        write!(f, "{}", self.reason)?;
+        match self.reason.hint() {
+            Some(hint) => write!(f, "; {hint}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// All that is wrong with some definitions, in the order of the text; at least one error.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub struct Errors(pub(super) Vec<Error>);
+
+impl Errors {
+    /// The errors.
+    pub fn iter(&self) -> std::slice::Iter<'_, Error> {
+        self.0.iter()
+    }
+}
+
+impl<'a> IntoIterator for &'a Errors {
+    type Item = &'a Error;
+    type IntoIter = std::slice::Iter<'a, Error>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.iter()
+    }
+}
+
+impl fmt::Display for Errors {
+    /// One a line.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().enumerate().try_for_each(|(index, error)| {
+            write!(f, "{}{error}", if index == 0 { "" } else { "\n" })
+        })
+    }
+}
+
+/// What is wrong with a field.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[expect(missing_docs, reason = "each variant is its message")]
+#[non_exhaustive]
+pub enum Reason {
+    #[error("not valid {format}: {words}")]
+    Syntax { format: &'static str, words: String },
+    #[error("the text has {bytes} bytes; at most {max} are read", max = super::MAX_BYTES)]
+    TooLarge { bytes: usize },
+    #[error("nested deeper than {max} levels", max = super::MAX_DEPTH)]
+    TooDeep,
+    #[error("there is no definition in it")]
+    Empty,
+    #[error("expected one definition, found {found}")]
+    NotOne { found: usize },
+    #[error("expected {expected}, found {found}")]
+    Sort { expected: &'static str, found: Sort },
+    #[error("missing")]
+    Missing,
+    #[error("unknown field")]
+    UnknownField { known: &'static [&'static str], nearest: Option<&'static str> },
+    #[error("the field stands at line {first} already")]
+    DuplicateField { first: usize },
+    #[error("unknown version {found:?}")]
+    UnknownVersion { found: String },
+    #[error("unknown kind {found:?}")]
+    UnknownKind { found: String, nearest: Option<&'static str> },
+    #[error("{found} has no network implementation yet; {} has", Kind::Function)]
+    Unimplemented { found: &'static str },
+    #[error("a definition is one instance, not {found}")]
+    Replicas { found: i64 },
+    #[error("a Function has no containers")]
+    Containers,
+    #[error("unknown type {found:?}; {:?} is the only one", super::EXPOSURE_TYPE)]
+    UnknownType { found: String },
+    #[error("unknown protocol {found:?}; TCP, UDP and SCTP are known")]
+    UnknownProtocol { found: String },
+    #[error("{found:?} is not an IPv4 address")]
+    Address { found: String },
+    #[error("{name} is defined at {first} already")]
+    DuplicateName { name: InstanceName, first: Place },
+    #[error("{exposure} clashes with {other} at {first}")]
+    Clash { exposure: Exposure, other: Exposure, first: Place },
+    #[error(transparent)]
+    Name(#[from] NameError),
+    #[error(transparent)]
+    Port(#[from] PortRangeError),
+    #[error(transparent)]
+    Exposure(#[from] ExposureError),
+}
+
+impl Reason {
+    /// What to write instead, where that is known.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
+        let meant = |nearest: &str| format!("did you mean {nearest:?}?");
+        match self {
+            Self::UnknownField { nearest: Some(nearest), .. }
+            | Self::UnknownKind { nearest: Some(nearest), .. } => Some(meant(nearest)),
+            Self::UnknownField { known, nearest: None } => {
+                Some(format!("known here are {}", known.join(", ")))
+            }
+            Self::UnknownKind { nearest: None, .. } => {
+                Some(format!("known is {}", super::KINDS.join(", and without an implementation ")))
+            }
+            Self::UnknownVersion { .. } => Some(format!("known is {:?}", super::API_VERSION)),
+            Self::Sort { expected: "a string", found: Sort::Number | Sort::Boolean } => {
+                Some("put it in quotes".into())
+            }
+            Self::Replicas { .. } => {
+                Some("set it to 1, and write a definition with a name of its own for each".into())
+            }
+            _ => None,
+        }
+    }
+}

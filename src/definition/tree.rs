@@ -1,0 +1,78 @@
+//! What JSON and YAML have in common: values, and where each stands.
+
+use std::fmt;
+
+/// A place in a text, both counted from 1; the column in characters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Position {
+    pub(super) line: usize,
+    pub(super) column: usize,
+}
+
+impl Position {
+    pub(super) const START: Self = Self { line: 1, column: 1 };
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Node {
+    pub(super) at: Position,
+    pub(super) value: Value,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Value {
+    Null,
+    Bool(bool),
+    Integer(i64),
+    /// Any other number, as text.
+    Number(String),
+    String(String),
+    List(Vec<Node>),
+    /// In the order of the text, duplicates included.
+    Map(Vec<Field>),
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Field {
+    pub(super) name: String,
+    pub(super) at: Position,
+    pub(super) node: Node,
+}
+
+/// The sort of a value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(missing_docs, reason = "each variant is its name")]
+pub enum Sort {
+    Nothing,
+    Boolean,
+    Number,
+    String,
+    List,
+    Object,
+}
+
+impl Value {
+    pub(super) const fn sort(&self) -> Sort {
+        match self {
+            Self::Null => Sort::Nothing,
+            Self::Bool(_) => Sort::Boolean,
+            Self::Integer(_) | Self::Number(_) => Sort::Number,
+            Self::String(_) => Sort::String,
+            Self::List(_) => Sort::List,
+            Self::Map(_) => Sort::Object,
+        }
+    }
+}
+
+impl fmt::Display for Sort {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Nothing => "nothing",
+            Self::Boolean => "a boolean",
+            Self::Number => "a number",
+            Self::String => "a string",
+            Self::List => "a list",
+            Self::Object => "an object",
+        })
+    }
+}

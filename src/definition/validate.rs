@@ -1,0 +1,356 @@
+//! Located values become workloads, or reasons why not.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::Ipv4Addr,
+};
+
+use super::{
+    API_VERSION, EXPOSURE_TYPE, Error, Errors, KINDS, POD, Place, Reason,
+    tree::{Field, Node, Position, Value},
+};
+use crate::{
+    model::{Execution, Exposure, Function, InstanceName, Kind, PortRange, Protocol, Workload},
+    nearest::nearest,
+};
+
+const DEFINITION: &[&str] = &["apiVersion", "kind", "name", "replicas", "spec"];
+const SPEC: &[&str] = &["containers", "function"];
+const FUNCTION: &[&str] = &["execution", "exposure"];
+const EXECUTION: &[&str] = &["rootfs"];
+const EXPOSURE: &[&str] = &["port", "targetPort", "type", "protocol", "hostAddress"];
+
+/// Collects workloads and errors, and what the definitions of one call share.
+#[derive(Default)]
+pub(super) struct Validator {
+    file: String,
+    workloads: Vec<Workload>,
+    errors: Vec<Error>,
+    /// The errors of earlier sources.
+    earlier: usize,
+    names: BTreeMap<InstanceName, Place>,
+    exposures: Vec<(Exposure, Place)>,
+    /// Which of `exposures` have a port.
+    ports: BTreeMap<(Protocol, u16), Vec<usize>>,
+}
+
+/// An object whose fields are known, and where it stands.
+struct Object<'a> {
+    at: Position,
+    path: String,
+    fields: BTreeMap<&'a str, &'a Field>,
+}
+
+impl<'a> Object<'a> {
+    fn get(&self, name: &str) -> Option<&'a Node> {
+        self.fields.get(name).map(|field| &field.node)
+    }
+
+    fn path(&self, name: &str) -> String {
+        join(&self.path, name)
+    }
+}
+
+fn join(path: &str, name: &str) -> String {
+    if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") }
+}
+
+impl Validator {
+    /// What follows is of this file.
+    pub(super) fn begin(&mut self, file: &str) {
+        self.sort();
+        file.clone_into(&mut self.file);
+    }
+
+    pub(super) fn refuse(&mut self, at: Position, field: impl Into<String>, reason: Reason) {
+        let place = Place::new(&self.file, at);
+        self.errors.push(Error { place, field: field.into(), reason });
+    }
+
+    pub(super) fn finish(mut self) -> Result<Vec<Workload>, Errors> {
+        self.sort();
+        if self.errors.is_empty() { Ok(self.workloads) } else { Err(Errors(self.errors)) }
+    }
+
+    /// Puts the errors of the present source in the order of its text.
+    fn sort(&mut self) {
+        if let Some(errors) = self.errors.get_mut(self.earlier..) {
+            errors.sort_by(|a, b| a.place.cmp(&b.place));
+        }
+        self.earlier = self.errors.len();
+    }
+
+    /// A definition, or a list of them.
+    pub(super) fn document(&mut self, node: &Node) {
+        if let Value::List(items) = &node.value {
+            for (index, item) in items.iter().enumerate() {
+                self.definition(item, &format!("[{index}]"));
+            }
+        } else {
+            self.definition(node, "");
+        }
+    }
+
+    fn definition(&mut self, node: &Node, path: &str) {
+        let Some(definition) = self.object(node, path, DEFINITION) else { return };
+        self.version(&definition);
+        let name = self.name(&definition);
+        let kind = self.kind(&definition);
+        let workload = kind.and_then(|kind| match kind {
+            Kind::Function => self.function(&definition, name).map(Workload::Function),
+        });
+        self.workloads.extend(workload);
+    }
+
+    fn version(&mut self, definition: &Object<'_>) {
+        if let Some((at, found)) = self.string(definition, "apiVersion", true)
+            && found != API_VERSION
+        {
+            let reason = Reason::UnknownVersion { found: found.to_owned() };
+            self.refuse(at, definition.path("apiVersion"), reason);
+        }
+    }
+
+    fn name(&mut self, definition: &Object<'_>) -> Option<InstanceName> {
+        let (at, text) = self.string(definition, "name", true)?;
+        let name = self.accept(InstanceName::try_from(text).map_err(Reason::Name), at, || {
+            definition.path("name")
+        })?;
+        if let Some(first) = self.names.get(&name) {
+            let first = first.clone();
+            self.refuse(at, definition.path("name"), Reason::DuplicateName { name, first });
+            return None;
+        }
+        self.names.insert(name.clone(), Place::new(&self.file, at));
+        Some(name)
+    }
+
+    fn kind(&mut self, definition: &Object<'_>) -> Option<Kind> {
+        let (at, found) = self.string(definition, "kind", true)?;
+        let reason = match found {
+            _ if found == Kind::Function.as_str() => return Some(Kind::Function),
+            POD => Reason::Unimplemented { found: POD },
+            _ => Reason::UnknownKind { found: found.to_owned(), nearest: nearest(found, KINDS) },
+        };
+        self.refuse(at, definition.path("kind"), reason);
+        None
+    }
+
+    fn function(
+        &mut self,
+        definition: &Object<'_>,
+        name: Option<InstanceName>,
+    ) -> Option<Function> {
+        self.replicas(definition);
+        let spec = self.required_object(definition, "spec", SPEC)?;
+        self.containers(&spec);
+        let function = self.required_object(&spec, "function", FUNCTION)?;
+        let execution = self.execution(&function);
+        let exposures = self.exposures(&function);
+        Some(Function { name: name?, execution, exposures })
+    }
+
+    fn replicas(&mut self, definition: &Object<'_>) {
+        let Some(node) = definition.get("replicas") else { return };
+        let reason = match node.value {
+            Value::Integer(1) => return,
+            Value::Integer(found) => Reason::Replicas { found },
+            _ => Reason::Sort { expected: "the number 1", found: node.value.sort() },
+        };
+        self.refuse(node.at, definition.path("replicas"), reason);
+    }
+
+    fn containers(&mut self, spec: &Object<'_>) {
+        let Some(node) = spec.get("containers") else { return };
+        let reason = match &node.value {
+            Value::List(items) if items.is_empty() => return,
+            Value::List(_) => Reason::Containers,
+            other => Reason::Sort { expected: "an empty list", found: other.sort() },
+        };
+        self.refuse(node.at, spec.path("containers"), reason);
+    }
+
+    fn execution(&mut self, function: &Object<'_>) -> Execution {
+        let node = function.get("execution");
+        let object =
+            node.and_then(|node| self.object(node, &function.path("execution"), EXECUTION));
+        let rootfs = object.and_then(|object| self.string(&object, "rootfs", false));
+        Execution { rootfs: rootfs.map(|(_, text)| text.to_owned()) }
+    }
+
+    fn exposures(&mut self, function: &Object<'_>) -> Vec<Exposure> {
+        let path = function.path("exposure");
+        match function.get("exposure") {
+            None => vec![],
+            Some(Node { value: Value::List(items), .. }) => items
+                .iter()
+                .enumerate()
+                .filter_map(|(index, item)| self.exposure(item, &format!("{path}[{index}]")))
+                .collect(),
+            Some(node @ Node { value: Value::Map(_), .. }) => {
+                self.exposure(node, &path).into_iter().collect()
+            }
+            Some(node) => {
+                let found = node.value.sort();
+                let expected = "an object or a list of them";
+                self.refuse(node.at, path, Reason::Sort { expected, found });
+                vec![]
+            }
+        }
+    }
+
+    fn exposure(&mut self, node: &Node, path: &str) -> Option<Exposure> {
+        let object = self.object(node, path, EXPOSURE)?;
+        // Each is looked at whether or not those before it are right.
+        let protocol = self.protocol(&object);
+        let address = self.host_address(&object);
+        self.exposure_type(&object);
+        let host = self.ports(&object, "port");
+        let guest = match object.get("targetPort") {
+            Some(_) => self.ports(&object, "targetPort"),
+            None => host,
+        };
+        if !object.fields.contains_key("port") {
+            self.refuse(object.at, object.path("port"), Reason::Missing);
+        }
+        match Exposure::new(protocol?, address?, host?, guest?) {
+            Ok(exposure) => {
+                self.claim(exposure, node.at, path);
+                Some(exposure)
+            }
+            Err(error) => {
+                self.refuse(node.at, path, error.into());
+                None
+            }
+        }
+    }
+
+    /// Refuses an exposure that clashes with an earlier one.
+    fn claim(&mut self, exposure: Exposure, at: Position, path: &str) {
+        let keys = || exposure.host_ports().iter().map(|port| (exposure.protocol(), port));
+        let same_port: BTreeSet<usize> =
+            keys().filter_map(|key| self.ports.get(&key)).flatten().copied().collect();
+        let mut earlier = same_port.into_iter().filter_map(|index| self.exposures.get(index));
+        if let Some((other, first)) = earlier.find(|(other, _)| other.clashes_with(&exposure)) {
+            let reason = Reason::Clash { exposure, other: *other, first: first.clone() };
+            self.refuse(at, path, reason);
+        }
+        for key in keys() {
+            self.ports.entry(key).or_default().push(self.exposures.len());
+        }
+        self.exposures.push((exposure, Place::new(&self.file, at)));
+    }
+
+    fn ports(&mut self, object: &Object<'_>, name: &str) -> Option<PortRange> {
+        let node = object.get(name)?;
+        let parsed = match &node.value {
+            Value::Integer(port) => PortRange::new(*port, *port).map_err(Reason::from),
+            Value::Number(text) | Value::String(text) => text.parse().map_err(Reason::Port),
+            other => Err(Reason::Sort { expected: "a port or a range", found: other.sort() }),
+        };
+        self.accept(parsed, node.at, || object.path(name))
+    }
+
+    /// TCP where none is given; `None` where it is wrong.
+    fn protocol(&mut self, object: &Object<'_>) -> Option<Protocol> {
+        if object.get("protocol").is_none() {
+            return Some(Protocol::Tcp);
+        }
+        let (at, text) = self.string(object, "protocol", false)?;
+        let protocol = Protocol::from_name(text);
+        let protocol = protocol.ok_or_else(|| Reason::UnknownProtocol { found: text.to_owned() });
+        self.accept(protocol, at, || object.path("protocol"))
+    }
+
+    /// `Some(None)` where none is given; `None` where it is wrong.
+    #[expect(clippy::option_option, reason = "the inner one is the exposure's own")]
+    fn host_address(&mut self, object: &Object<'_>) -> Option<Option<Ipv4Addr>> {
+        if object.get("hostAddress").is_none() {
+            return Some(None);
+        }
+        let (at, text) = self.string(object, "hostAddress", false)?;
+        let address = text.parse().map(Some);
+        let address = address.map_err(|_syntax| Reason::Address { found: text.to_owned() });
+        self.accept(address, at, || object.path("hostAddress"))
+    }
+
+    fn exposure_type(&mut self, object: &Object<'_>) {
+        if let Some((at, found)) = self.string(object, "type", false)
+            && found != EXPOSURE_TYPE
+        {
+            let reason = Reason::UnknownType { found: found.to_owned() };
+            self.refuse(at, object.path("type"), reason);
+        }
+    }
+
+    fn accept<T>(
+        &mut self,
+        result: Result<T, Reason>,
+        at: Position,
+        path: impl FnOnce() -> String,
+    ) -> Option<T> {
+        result.map_err(|reason| self.refuse(at, path(), reason)).ok()
+    }
+
+    fn string<'a>(
+        &mut self,
+        object: &Object<'a>,
+        name: &str,
+        required: bool,
+    ) -> Option<(Position, &'a str)> {
+        let Some(node) = object.get(name) else {
+            if required {
+                self.refuse(object.at, object.path(name), Reason::Missing);
+            }
+            return None;
+        };
+        if let Value::String(text) = &node.value {
+            return Some((node.at, text));
+        }
+        let reason = Reason::Sort { expected: "a string", found: node.value.sort() };
+        self.refuse(node.at, object.path(name), reason);
+        None
+    }
+
+    fn required_object<'a>(
+        &mut self,
+        parent: &Object<'a>,
+        name: &str,
+        known: &'static [&'static str],
+    ) -> Option<Object<'a>> {
+        if let Some(node) = parent.get(name) {
+            return self.object(node, &parent.path(name), known);
+        }
+        self.refuse(parent.at, parent.path(name), Reason::Missing);
+        None
+    }
+
+    /// An object with none but the known fields, each at most once. What else it has is refused, and left out.
+    fn object<'a>(
+        &mut self,
+        node: &'a Node,
+        path: &str,
+        known: &'static [&'static str],
+    ) -> Option<Object<'a>> {
+        let Value::Map(all) = &node.value else {
+            let reason = Reason::Sort { expected: "an object", found: node.value.sort() };
+            self.refuse(node.at, path, reason);
+            return None;
+        };
+        let mut fields = BTreeMap::<&str, &Field>::new();
+        for field in all {
+            let name = field.name.as_str();
+            let path = || join(path, name);
+            if !known.contains(&name) {
+                let nearest = nearest(name, known.iter().copied());
+                self.refuse(field.at, path(), Reason::UnknownField { known, nearest });
+            } else if let Some(first) = fields.get(name) {
+                let reason = Reason::DuplicateField { first: first.at.line };
+                self.refuse(field.at, path(), reason);
+            } else {
+                fields.insert(name, field);
+            }
+        }
+        Some(Object { at: node.at, path: path.to_owned(), fields })
+    }
+}

@@ -1,0 +1,57 @@
+use std::{fs::OpenOptions, io, os::fd::OwnedFd, os::unix::fs::OpenOptionsExt, path::Path};
+
+use rustix::{
+    fs::{FlockOperation, flock},
+    io::Errno,
+};
+
+use super::{StoreError, file};
+
+const FILE: &str = "lock";
+
+/// The advisory lock under which the kernel is changed: flock(2) on a file of the state directory, held
+/// until the value is dropped or the process ends, however it ends.
+///
+/// It is between open files, not processes: a second one in the same process waits for the first as well.
+#[derive(Debug)]
+pub struct Lock {
+    _file: OwnedFd,
+}
+
+impl Lock {
+    /// Waits until nobody else holds it, and holds it alone. Makes the state directory where it is missing.
+    ///
+    /// # Errors
+    /// Where the lock's file cannot be made or opened.
+    pub fn exclusive(dir: &Path) -> Result<Self, StoreError> {
+        file::make_dir(dir)?;
+        let path = dir.join(FILE);
+        let mut options = OpenOptions::new();
+        let opened = options.write(true).create(true).truncate(false).mode(0o600).open(&path);
+        let opened = opened.and_then(|file| Self::take(file.into(), FlockOperation::LockExclusive));
+        opened.map_err(|source| StoreError::Io { operation: "lock", path, source })
+    }
+
+    /// Waits until nobody holds it alone, and holds it along with others who look on. `None` where nobody
+    /// ever took the lock here: there is nothing to look at either, and nothing is made.
+    ///
+    /// # Errors
+    /// Where the lock's file cannot be opened.
+    pub fn shared(dir: &Path) -> Result<Option<Self>, StoreError> {
+        let path = dir.join(FILE);
+        let taken = match OpenOptions::new().read(true).open(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            opened => opened.and_then(|file| Self::take(file.into(), FlockOperation::LockShared)),
+        };
+        taken.map(Some).map_err(|source| StoreError::Io { operation: "lock", path, source })
+    }
+
+    fn take(file: OwnedFd, operation: FlockOperation) -> io::Result<Self> {
+        loop {
+            match flock(&file, operation) {
+                Err(Errno::INTR) => {}
+                result => return Ok(result.map(|()| Self { _file: file })?),
+            }
+        }
+    }
+}

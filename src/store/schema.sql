@@ -1,0 +1,34 @@
+CREATE TABLE records (
+    slot       INTEGER PRIMARY KEY CHECK (slot BETWEEN 0 AND 65535),
+    name       TEXT    NOT NULL UNIQUE,
+    phase      INTEGER NOT NULL CHECK (phase BETWEEN 0 AND 2),
+    definition TEXT    NOT NULL
+) STRICT;
+CREATE INDEX records_unsettled ON records (name) WHERE phase <> 1;
+
+-- Every slot below the highest one ever taken is either in records or in here: the lowest free slot is the
+-- lowest of these, or the one above the highest of both.
+CREATE TABLE free_slots (
+    slot INTEGER PRIMARY KEY
+) STRICT;
+
+-- One row a port of the host; host_address 0 is every address.
+CREATE TABLE ports (
+    protocol     INTEGER NOT NULL,
+    port         INTEGER NOT NULL,
+    host_address INTEGER NOT NULL,
+    slot         INTEGER NOT NULL,
+    PRIMARY KEY (protocol, port, host_address)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX ports_slot ON ports (slot);
+
+CREATE TABLE settings (
+    name  TEXT PRIMARY KEY,
+    value TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
+
+-- What the sysctls were before they were changed.
+CREATE TABLE sysctls (
+    name  TEXT PRIMARY KEY,
+    value TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
