@@ -6,7 +6,7 @@ use crate::{
         namespace::{ip, isolated, run},
         tap,
     },
-    model::{Pool, Slot},
+    model::{MacAddress, Pool, Slot},
 };
 
 fn spec(number: u16) -> LinkSpec {
@@ -71,13 +71,7 @@ fn a_refused_part_leaves_nothing_of_a_new_link() {
         for (part, spec) in [
             ("alias", LinkSpec { alias: "x".repeat(300), ..spec(1) }),
             ("MTU", LinkSpec { mtu: 3, ..spec(1) }),
-            (
-                "neighbour",
-                LinkSpec {
-                    neighbour: Neighbour { address: [0, 0, 0, 0].into(), ..spec(1).neighbour },
-                    ..spec(1)
-                },
-            ),
+            ("MAC address", LinkSpec { mac: MacAddress::new([0xff; 6]), ..spec(1) }),
         ] {
             let refused = route().create_link(&spec);
             if let Err(KernelError::CreateLink { step, .. }) = &refused {
@@ -135,7 +129,7 @@ fn attaching_gives_carrier_and_needs_a_persistent_tap() {
         drop(guest);
         assert!(!carrier(&mut route));
         assert_eq!(differences(&mut route, &spec), [""; 0], "the TAP survives its guest");
-        assert!(ip("-d tuntap show dev rik1").contains("vnet_hdr"));
+        assert!(ip("-d link show dev rik1").contains("vnet_hdr on"));
     });
 }
 

@@ -6,23 +6,21 @@ use std::{ffi::OsStr, thread};
 
 use rustix::thread::{UnshareFlags, unshare_unsafe};
 
-/// Runs a test on a thread of its own, in a network namespace of its own.
-pub(crate) fn isolated<T: Send + 'static>(test: impl FnOnce() -> T + Send + 'static) -> T {
+/// Runs a test on a thread of its own, in a network namespace of its own with its loopback up.
+///
+/// The thread has a file descriptor table of its own, too: otherwise a program that another test starts
+/// would hold our TAPs open from its fork(2) to its execve(2).
+pub(crate) fn isolated(test: impl FnOnce() + Send + 'static) {
     let thread = thread::spawn(|| {
-        enter_new();
-        test()
+        // SAFETY: no descriptor passes from this thread to another, since the test returns nothing.
+        unsafe { unshare_unsafe(UnshareFlags::NEWNET | UnshareFlags::FILES) }
+            .expect("tests need CAP_SYS_ADMIN");
+        ip("link set lo up");
+        test();
     });
-    match thread.join() {
-        Ok(result) => result,
-        Err(panic) => std::panic::resume_unwind(panic),
+    if let Err(panic) = thread.join() {
+        std::panic::resume_unwind(panic);
     }
-}
-
-/// Moves the calling thread to a new network namespace, with its loopback up.
-pub(crate) fn enter_new() {
-    // SAFETY: the file descriptor table stays shared; only the network namespace changes.
-    unsafe { unshare_unsafe(UnshareFlags::NEWNET) }.expect("tests need CAP_SYS_ADMIN");
-    ip("link set lo up");
 }
 
 /// Runs `ip` with these words, and answers what it printed.

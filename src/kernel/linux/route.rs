@@ -166,8 +166,8 @@ mod tests {
     }
 
     fn veth(name: &str, address: &str) {
-        ip(&format!("link add {name} type veth peer name p{name}"));
-        ip(&format!("link set p{name} up"));
+        ip(&format!("link add {name} type veth peer name far-{name}"));
+        ip(&format!("link set far-{name} up"));
         ip(&format!("addr add {address}/24 dev {name}"));
         ip(&format!("link set {name} up"));
     }
@@ -176,23 +176,23 @@ mod tests {
     fn uplinks_are_those_of_the_default_route() {
         isolated(|| {
             assert!(uplinks().is_empty());
-            veth("a", "192.0.2.1");
-            veth("b", "198.51.100.1");
+            veth("up0", "192.0.2.1");
+            veth("up1", "198.51.100.1");
             ip("route add 10.0.0.0/8 via 192.0.2.2");
             ip("route add 17.0.0.1/32 via 192.0.2.2");
             ip("route add 199.7.91.0/24 via 192.0.2.2");
             assert!(uplinks().is_empty(), "longer routes are no default route");
             ip("route del 199.7.91.0/24");
             ip("route add default via 198.51.100.2");
-            assert_eq!(uplinks(), ["b"]);
+            assert_eq!(uplinks(), ["up1"]);
             ip("route replace default nexthop via 192.0.2.2 nexthop via 198.51.100.2");
-            assert_eq!(uplinks(), ["a", "b"]);
+            assert_eq!(uplinks(), ["up0", "up1"]);
             ip("route replace default via 192.0.2.2");
-            assert_eq!(uplinks(), ["a"]);
+            assert_eq!(uplinks(), ["up0"]);
             ip("route add 128.0.0.0/1 via 198.51.100.2");
             ip("route del 17.0.0.1/32");
             ip("route add 0.0.0.0/1 via 198.51.100.2");
-            assert_eq!(uplinks(), ["b"], "a VPN overrides the default route by its two halves");
+            assert_eq!(uplinks(), ["up1"], "a VPN overrides the default route by its two halves");
             ip("route del 0.0.0.0/1");
             ip("route del 128.0.0.0/1");
             ip("route del default");
@@ -217,16 +217,16 @@ mod tests {
     #[test]
     fn uplinks_are_found_behind_nexthop_objects_and_routing_rules() {
         isolated(|| {
-            veth("a", "192.0.2.1");
-            veth("b", "198.51.100.1");
-            ip("nexthop add id 1 via 192.0.2.2 dev a");
+            veth("up0", "192.0.2.1");
+            veth("up1", "198.51.100.1");
+            ip("nexthop add id 1 via 192.0.2.2 dev up0");
             ip("route add default nhid 1");
-            assert_eq!(uplinks(), ["a"]);
+            assert_eq!(uplinks(), ["up0"]);
             crate::kernel::linux::sysctl::write("net.ipv4.nexthop_compat_mode", "0").unwrap();
-            assert_eq!(uplinks(), ["a"]);
+            assert_eq!(uplinks(), ["up0"]);
             ip("route add default via 198.51.100.2 table 100");
             ip("rule add pref 100 lookup 100");
-            assert_eq!(uplinks(), ["b"]);
+            assert_eq!(uplinks(), ["up1"]);
         });
     }
 
@@ -238,7 +238,7 @@ mod tests {
                 routes.iter().map(ToString::to_string).collect()
             };
             assert!(routes().is_empty());
-            veth("a", "192.0.2.1");
+            veth("up0", "192.0.2.1");
             ip("route add default via 192.0.2.2");
             ip("route add blackhole 10.231.0.0/17");
             ip("route add 10.9.0.0/16 via 192.0.2.2 table 100");
