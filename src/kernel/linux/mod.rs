@@ -2,6 +2,7 @@
 
 mod link;
 mod link_state;
+mod listeners;
 #[cfg(test)]
 mod namespace;
 mod netlink;

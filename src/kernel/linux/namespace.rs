@@ -9,12 +9,20 @@ use rustix::thread::{UnshareFlags, unshare_unsafe};
 /// Runs a test on a thread of its own, in a network namespace of its own with its loopback up.
 ///
 /// The thread has a file descriptor table of its own, too: otherwise a program that another test starts
-/// would hold our TAPs open from its fork(2) to its execve(2).
+/// would hold our TAPs and sockets open from its fork(2) to its execve(2).
 pub(crate) fn isolated(test: impl FnOnce() + Send + 'static) {
-    let thread = thread::spawn(|| {
+    on_thread(UnshareFlags::NEWNET | UnshareFlags::FILES, test);
+}
+
+/// The same with the descriptors of the process, where `/proc/<pid>/fd` shows them.
+pub(crate) fn isolated_with_shared_descriptors(test: impl FnOnce() + Send + 'static) {
+    on_thread(UnshareFlags::NEWNET, test);
+}
+
+fn on_thread(unshared: UnshareFlags, test: impl FnOnce() + Send + 'static) {
+    let thread = thread::spawn(move || {
         // SAFETY: no descriptor passes from this thread to another, since the test returns nothing.
-        unsafe { unshare_unsafe(UnshareFlags::NEWNET | UnshareFlags::FILES) }
-            .expect("tests need CAP_SYS_ADMIN");
+        unsafe { unshare_unsafe(unshared) }.expect("tests need CAP_SYS_ADMIN");
         ip("link set lo up");
         test();
     });
