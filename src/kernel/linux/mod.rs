@@ -1,5 +1,6 @@
 //! The real kernel.
 
+mod conntrack;
 mod link;
 mod link_state;
 mod listeners;
