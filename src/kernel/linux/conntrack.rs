@@ -5,12 +5,12 @@ use std::{
     net::{IpAddr, Ipv4Addr},
 };
 
-use netlink_packet_core::{DefaultNla, Emitable, NLM_F_DUMP, Nla};
+use netlink_packet_core::{DefaultNla, Emitable, NLA_F_NESTED, NLM_F_DUMP, Nla};
 use netlink_packet_netfilter::{
     NetfilterHeader, NetfilterMessage, NetfilterMessageInner, NetfilterProtoFamily,
     conntrack::{
-        ConntrackAttribute, ConntrackMessage, IPTuple, ProtoTuple, Protocol as Number, Status,
-        Tuple,
+        ConntrackAttribute, ConntrackMessage, ConntrackMessageType, IPTuple, ProtoTuple,
+        Protocol as Number, Status, Tuple,
     },
 };
 use netlink_sys::protocols::NETLINK_NETFILTER;
@@ -111,13 +111,13 @@ impl Conntrack {
     ) -> Result<Vec<Vec<ConntrackAttribute>>, Refusal> {
         let mut entries = Vec::new();
         for filter in filters {
-            entries.extend(self.dump(filter.attributes())?);
+            entries.extend(self.dump(filter.request())?);
         }
         Ok(entries)
     }
 
     fn dump_everything(&mut self) -> Result<Vec<Vec<ConntrackAttribute>>, Refusal> {
-        self.dump(vec![]).or_else(|refusal| {
+        self.dump(ConntrackMessage::Get(vec![])).or_else(|refusal| {
             // Where nothing is tracked, ctnetlink need not be there either.
             match sysctl::read("net.netfilter.nf_conntrack_count") {
                 Ok(None) => Ok(vec![]),
@@ -127,11 +127,8 @@ impl Conntrack {
         })
     }
 
-    fn dump(
-        &mut self,
-        attributes: Vec<ConntrackAttribute>,
-    ) -> Result<Vec<Vec<ConntrackAttribute>>, Refusal> {
-        let answers = self.socket.query(message(ConntrackMessage::Get(attributes)), NLM_F_DUMP)?;
+    fn dump(&mut self, request: ConntrackMessage) -> Result<Vec<Vec<ConntrackAttribute>>, Refusal> {
+        let answers = self.socket.query(message(request), NLM_F_DUMP)?;
         let entry = |answer: NetfilterMessage| match answer.inner {
             NetfilterMessageInner::Conntrack(ConntrackMessage::New(entry)) => Some(entry),
             _ => None,
@@ -141,7 +138,9 @@ impl Conntrack {
 }
 
 impl Filter {
-    fn attributes(self) -> Vec<ConntrackAttribute> {
+    /// As attributes without a type: the library's would lose the flag `NLA_F_NESTED` of `CTA_FILTER`,
+    /// which the kernel insists on.
+    fn request(self) -> ConntrackMessage {
         let (kind, flags, tuple) = match self {
             Self::Original(flags, tuple) => {
                 (FILTER_ORIGINAL, flags, ConntrackAttribute::CtaTupleOrig(tuple))
@@ -151,10 +150,15 @@ impl Filter {
             }
         };
         let flags = DefaultNla::new(kind, flags.to_ne_bytes().to_vec());
-        let mut nested = vec![0; flags.buffer_len()];
-        flags.emit(&mut nested);
-        let filter = DefaultNla::new(FILTER | netlink_packet_core::NLA_F_NESTED, nested);
-        vec![tuple, ConntrackAttribute::Other(filter)]
+        let mut filter = vec![0; flags.buffer_len()];
+        flags.emit(&mut filter);
+        let mut compared = vec![0; tuple.value_len()];
+        tuple.emit_value(&mut compared);
+        let attributes = vec![
+            DefaultNla::new(tuple.kind() | NLA_F_NESTED, compared),
+            DefaultNla::new(FILTER | NLA_F_NESTED, filter),
+        ];
+        ConntrackMessage::Other { message_type: ConntrackMessageType::Get.into(), attributes }
     }
 }
 
@@ -270,7 +274,10 @@ fn message(message: ConntrackMessage) -> NetfilterMessage {
 
 #[cfg(test)]
 mod tests {
-    use std::{ffi::OsStr, net::UdpSocket};
+    use std::{
+        ffi::OsStr,
+        net::{SocketAddrV4, UdpSocket},
+    };
 
     use super::*;
     use crate::kernel::linux::namespace::{ip, isolated, run};
@@ -304,6 +311,16 @@ mod tests {
     /// Sends one datagram; its port is the flow's name in what [`flows`] answers.
     fn send(from: &str, to: &str) {
         UdpSocket::bind(from).unwrap().send_to(b"x", to).unwrap();
+    }
+
+    /// Sends one echo request (RFC 792) to 192.0.2.1.
+    fn ping(from: Ipv4Addr) {
+        use rustix::net::{AddressFamily, SendFlags, SocketType, bind, ipproto, sendto, socket};
+        let socket = socket(AddressFamily::INET, SocketType::RAW, Some(ipproto::ICMP)).unwrap();
+        bind(&socket, &SocketAddrV4::new(from, 0)).unwrap();
+        let echo = [8, 0, 0xf7, 0xff, 0, 0, 0, 0];
+        let to = SocketAddrV4::new([192, 0, 2, 1].into(), 0);
+        sendto(&socket, &echo, SendFlags::empty(), &to).unwrap();
     }
 
     /// The source ports of the tracked flows.
@@ -374,7 +391,7 @@ mod tests {
             let mut count = |flows| {
                 let found = filters(&flows)
                     .into_iter()
-                    .map(|filter| conntrack.dump(filter.attributes()).unwrap().len());
+                    .map(|filter| conntrack.dump(filter.request()).unwrap().len());
                 found.collect::<Vec<_>>()
             };
             let protocol = Protocol::Udp;
@@ -394,8 +411,8 @@ mod tests {
             send("10.231.0.2:1004", "192.0.2.1:53");
             run("nft", "flush chain ip test raw");
             send("10.231.0.2:1004", "192.0.2.1:53");
-            run("ping", "-c1 -I 10.231.0.2 192.0.2.1");
-            run("ping", "-c1 -I 10.231.0.6 192.0.2.1");
+            ping(GUEST);
+            ping(OTHER);
             assert_eq!(flows(), [1004, 1004]);
             forget(&[Flows::Guest { guest: GUEST }]);
             let left = run("conntrack", "-L -f ipv4");
