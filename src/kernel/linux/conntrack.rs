@@ -30,7 +30,7 @@ const ZONE: u16 = 18;
 const FILTER: u16 = 25;
 const FILTER_ORIGINAL: u16 = 1;
 const FILTER_REPLY: u16 = 2;
-/// What a filter compares: `enum` in net/netfilter/nf_internals.h.
+/// What a filter compares: `CTA_FILTER_F_*` of `net/netfilter/nf_internals.h`.
 const BY_SOURCE: u32 = 1;
 const BY_PROTOCOL: u32 = 1 << 3;
 const BY_SOURCE_PORT: u32 = 1 << 4;
@@ -48,17 +48,16 @@ pub(super) struct Conntrack {
 }
 
 /// What the kernel shall compare: one direction of an entry with a tuple.
-#[derive(Debug, Clone, PartialEq, Eq)]
 enum Filter {
     Original(u32, Vec<Tuple>),
     Reply(u32, Vec<Tuple>),
 }
 
 /// One direction of an entry.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Default)]
 struct Direction {
-    source: Option<IpAddr>,
-    protocol: Option<u8>,
+    source: Option<Ipv4Addr>,
+    protocol: Option<Protocol>,
     source_port: Option<u16>,
     destination_port: Option<u16>,
 }
@@ -75,7 +74,7 @@ impl Conntrack {
     }
 
     fn delete_all(&mut self, flows: &BTreeSet<Flows>) -> Result<(), Refusal> {
-        let filters: Vec<_> = flows.iter().flat_map(filters).collect();
+        let filters: Vec<_> = flows.iter().copied().flat_map(filters).collect();
         let entries = if filters.is_empty() {
             return Ok(());
         } else if filters.len() < MANY_FILTERS {
@@ -90,7 +89,7 @@ impl Conntrack {
         // A kernel that does not know filters may also have ignored them: what is deleted is decided here.
         let doomed: Vec<_> = entries
             .into_iter()
-            .filter(|entry| flows.iter().any(|flow| matches(flow, entry)))
+            .filter(|entry| flows_of(entry).any(|flow| flows.contains(&flow)))
             .collect();
         for batch in doomed.chunks(BATCH) {
             let deletion = |entry: &Vec<_>| Request { message: delete(entry), flags: 0 };
@@ -163,9 +162,9 @@ impl Filter {
 }
 
 /// What finds at least the entries of these flows.
-fn filters(flows: &Flows) -> Vec<Filter> {
+fn filters(flows: Flows) -> Vec<Filter> {
     let number = |protocol: Protocol| ProtoTuple::Protocol(Number::from(protocol.number()));
-    match *flows {
+    match flows {
         Flows::Guest { guest } => {
             vec![
                 Filter::Original(BY_SOURCE, vec![source(guest)]),
@@ -189,25 +188,22 @@ fn source(address: Ipv4Addr) -> Tuple {
     Tuple::Ip(vec![IPTuple::SourceAddress(address.into())])
 }
 
-/// Whether an entry is one of these flows. The answers to a translated packet come from the guest, so its
-/// address and port are the source of the reply direction.
-fn matches(flows: &Flows, entry: &[ConntrackAttribute]) -> bool {
+/// All that an entry may be called. The answers to a translated packet come from the guest, so its address
+/// and port are the source of the reply direction.
+fn flows_of(entry: &[ConntrackAttribute]) -> impl Iterator<Item = Flows> + use<> {
     let (original, reply) = directions(entry);
-    match *flows {
-        Flows::Guest { guest } => {
-            original.source == Some(guest.into()) || reply.source == Some(guest.into())
-        }
-        Flows::Exposed { protocol, guest, guest_port } => {
-            reply.source == Some(guest.into())
-                && reply.protocol == Some(protocol.number())
-                && reply.source_port == Some(guest_port)
-        }
-        Flows::Untranslated { protocol, port } => {
-            original.protocol == Some(protocol.number())
-                && original.destination_port == Some(port)
-                && !is_translated(entry)
-        }
-    }
+    let guest = |guest| Flows::Guest { guest };
+    let exposed = || {
+        let (guest, guest_port) = (reply.source?, reply.source_port?);
+        Some(Flows::Exposed { protocol: reply.protocol?, guest, guest_port })
+    };
+    let untranslated = || {
+        let (protocol, port) = (original.protocol?, original.destination_port?);
+        Some(Flows::Untranslated { protocol, port }).filter(|_| !is_translated(entry))
+    };
+    [original.source.map(guest), reply.source.map(guest), exposed(), untranslated()]
+        .into_iter()
+        .flatten()
 }
 
 fn directions(entry: &[ConntrackAttribute]) -> (Direction, Direction) {
@@ -228,7 +224,7 @@ fn direction(tuple: &[Tuple]) -> Direction {
         match part {
             Tuple::Ip(addresses) => {
                 for address in addresses {
-                    if let IPTuple::SourceAddress(address) = address {
+                    if let IPTuple::SourceAddress(IpAddr::V4(address)) = address {
                         direction.source = Some(*address);
                     }
                 }
@@ -236,7 +232,10 @@ fn direction(tuple: &[Tuple]) -> Direction {
             Tuple::Proto(fields) => {
                 for field in fields {
                     match field {
-                        ProtoTuple::Protocol(number) => direction.protocol = Some((*number).into()),
+                        ProtoTuple::Protocol(number) => {
+                            let same = |p: &Protocol| p.number() == u8::from(*number);
+                            direction.protocol = Protocol::ALL.into_iter().find(same);
+                        }
                         ProtoTuple::SourcePort(port) => direction.source_port = Some(*port),
                         ProtoTuple::DestinationPort(port) => {
                             direction.destination_port = Some(*port);
@@ -389,7 +388,7 @@ mod tests {
             traffic();
             let mut conntrack = Conntrack::open().unwrap();
             let mut count = |flows| {
-                let found = filters(&flows)
+                let found = filters(flows)
                     .into_iter()
                     .map(|filter| conntrack.dump(filter.request()).unwrap().len());
                 found.collect::<Vec<_>>()

@@ -157,7 +157,9 @@ fn drift_is_mended() {
         }
         run("sysctl", "-qw net.ipv4.conf.rik1.route_localnet=0");
         assert_eq!(differences(&mut route, &spec), ["route_localnet 1"]);
-        drifts.iter().for_each(|drift| drop(ip(drift)));
+        for drift in drifts {
+            ip(drift);
+        }
         let guest = attach(&spec);
         route.configure_link(&spec).unwrap();
         assert_eq!(differences(&mut route, &spec), [""; 0], "all at once, with a guest");

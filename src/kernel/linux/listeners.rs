@@ -1,5 +1,5 @@
 //! Local sockets that take connections or datagrams: `/proc/net` of the calling thread's namespace
-//! (proc_pid_net(5)).
+//! (`proc_pid_net(5)`).
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -25,7 +25,7 @@ struct Table {
     /// The state of those that listen.
     state: u8,
     /// Whether these come first, so that reading can stop at the first other (`tcp_get_idx` in
-    /// net/ipv4/tcp_ipv4.c): a busy host has many connections and few listeners.
+    /// `net/ipv4/tcp_ipv4.c`): a busy host has many connections and few listeners.
     first: bool,
     row: fn(&str) -> Option<Row>,
 }

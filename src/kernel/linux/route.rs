@@ -25,7 +25,7 @@ const INTERNET: [Ipv4Addr; 2] = [Ipv4Addr::new(17, 0, 0, 1), Ipv4Addr::new(199, 
 /// into pieces that leave out the private ranges. What is longer leads to somebody in particular.
 const LONGEST_DEFAULT: u8 = 8;
 /// How a look-up ends at no route, or one of type unreachable, prohibit or blackhole (`fib_props` in
-/// net/ipv4/fib_semantics.c).
+/// `net/ipv4/fib_semantics.c`).
 const NO_ROUTE: [Errno; 4] = [Errno::NETUNREACH, Errno::HOSTUNREACH, Errno::ACCESS, Errno::INVAL];
 
 /// A socket of rtnetlink.
