@@ -1,3 +1,12 @@
 //! The real kernel.
 
+mod conntrack;
+mod link;
+mod link_state;
+mod listeners;
+#[cfg(test)]
+mod namespace;
 mod netlink;
+mod route;
+mod sysctl;
+pub mod tap;

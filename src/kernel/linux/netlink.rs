@@ -1,6 +1,9 @@
 //! One netlink socket: requests out, answers and refusals in the kernel's own words back (netlink(7)).
 
-use std::ops::Range;
+use std::{
+    ops::Range,
+    os::fd::{AsFd, BorrowedFd},
+};
 
 use netlink_packet_core::{
     NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkDeserializable, NetlinkHeader, NetlinkMessage,
@@ -60,6 +63,12 @@ impl Socket {
         socket.set_cap_ack(true)?;
         socket.connect(&SocketAddr::new(0, 0))?;
         Ok(Self { socket, sequence: 0, buffer: Vec::with_capacity(BUFFER) })
+    }
+
+    /// Has the kernel check and use every field of a dump's request, as a filter
+    /// (`NETLINK_GET_STRICT_CHK` of netlink(7)).
+    pub(super) fn check_strictly(&self) -> Result<(), Refusal> {
+        Ok(self.socket.set_netlink_get_strict_chk(true)?)
     }
 
     /// Sends all requests in one `send` and waits for the answer to each. They are no transaction.
@@ -217,6 +226,12 @@ impl Socket {
             rest = rest.get(length.next_multiple_of(ALIGNMENT)..).unwrap_or_default();
         }
         Ok(())
+    }
+}
+
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
     }
 }
 

@@ -1,0 +1,441 @@
+//! Entries of the connection tracking table, by ctnetlink (`<linux/netfilter/nfnetlink_conntrack.h>`).
+
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, Ipv4Addr},
+};
+
+use netlink_packet_core::{DefaultNla, Emitable, NLA_F_NESTED, NLM_F_DUMP, Nla};
+use netlink_packet_netfilter::{
+    NetfilterHeader, NetfilterMessage, NetfilterMessageInner, NetfilterProtoFamily,
+    conntrack::{
+        ConntrackAttribute, ConntrackMessage, ConntrackMessageType, IPTuple, ProtoTuple,
+        Protocol as Number, Status, Tuple,
+    },
+};
+use netlink_sys::protocols::NETLINK_NETFILTER;
+
+use super::{
+    netlink::{Request, Socket},
+    sysctl,
+};
+use crate::{
+    kernel::{Flows, KernelError, Refusal},
+    model::Protocol,
+};
+
+/// `CTA_ID`, `CTA_ZONE`, `CTA_FILTER` and what stands in the latter.
+const ID: u16 = 12;
+const ZONE: u16 = 18;
+const FILTER: u16 = 25;
+const FILTER_ORIGINAL: u16 = 1;
+const FILTER_REPLY: u16 = 2;
+/// What a filter compares: `CTA_FILTER_F_*` of `net/netfilter/nf_internals.h`.
+const BY_SOURCE: u32 = 1;
+const BY_PROTOCOL: u32 = 1 << 3;
+const BY_SOURCE_PORT: u32 = 1 << 4;
+const BY_DESTINATION_PORT: u32 = 1 << 5;
+
+/// As many entries are deleted by one `send`; each is answered, in about 1 KiB of the receive buffer.
+const BATCH: usize = 64;
+/// From this many filters on, one look at every entry costs less than a look at every bucket for each.
+const MANY_FILTERS: usize = 16;
+
+/// A socket of ctnetlink.
+#[derive(Debug)]
+pub(super) struct Conntrack {
+    socket: Socket,
+}
+
+/// What the kernel shall compare: one direction of an entry with a tuple.
+enum Filter {
+    Original(u32, Vec<Tuple>),
+    Reply(u32, Vec<Tuple>),
+}
+
+/// One direction of an entry.
+#[derive(Default)]
+struct Direction {
+    source: Option<Ipv4Addr>,
+    protocol: Option<Protocol>,
+    source_port: Option<u16>,
+    destination_port: Option<u16>,
+}
+
+impl Conntrack {
+    /// In the network namespace of the calling thread.
+    pub(super) fn open() -> Result<Self, Refusal> {
+        Ok(Self { socket: Socket::open(NETLINK_NETFILTER)? })
+    }
+
+    /// Deletes the entries of these flows.
+    pub(super) fn forget(&mut self, flows: &BTreeSet<Flows>) -> Result<(), KernelError> {
+        self.delete_all(flows).map_err(|source| KernelError::ForgetFlows { source })
+    }
+
+    fn delete_all(&mut self, flows: &BTreeSet<Flows>) -> Result<(), Refusal> {
+        let filters: Vec<_> = flows.iter().copied().flat_map(filters).collect();
+        let entries = if filters.is_empty() {
+            return Ok(());
+        } else if filters.len() < MANY_FILTERS {
+            // Filters are known from Linux 5.8 on.
+            match self.dump_filtered(filters) {
+                Ok(entries) => entries,
+                Err(_refused) => self.dump_everything()?,
+            }
+        } else {
+            self.dump_everything()?
+        };
+        // A kernel that does not know filters may also have ignored them: what is deleted is decided here.
+        let doomed: Vec<_> = entries
+            .into_iter()
+            .filter(|entry| flows_of(entry).any(|flow| flows.contains(&flow)))
+            .collect();
+        for batch in doomed.chunks(BATCH) {
+            let deletion = |entry: &Vec<_>| Request { message: delete(entry), flags: 0 };
+            for result in self.socket.send_each(batch.iter().map(deletion).collect())? {
+                match result {
+                    // It ended by itself, or two filters found it.
+                    Err(refusal) if refusal.errno == Some(Refusal::ENOENT) => {}
+                    other => other?,
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn dump_filtered(
+        &mut self,
+        filters: Vec<Filter>,
+    ) -> Result<Vec<Vec<ConntrackAttribute>>, Refusal> {
+        let mut entries = Vec::new();
+        for filter in filters {
+            entries.extend(self.dump(filter.request())?);
+        }
+        Ok(entries)
+    }
+
+    fn dump_everything(&mut self) -> Result<Vec<Vec<ConntrackAttribute>>, Refusal> {
+        self.dump(ConntrackMessage::Get(vec![])).or_else(|refusal| {
+            // Where nothing is tracked, ctnetlink need not be there either.
+            match sysctl::read("net.netfilter.nf_conntrack_count") {
+                Ok(None) => Ok(vec![]),
+                Ok(Some(count)) if count == "0" => Ok(vec![]),
+                _ => Err(refusal),
+            }
+        })
+    }
+
+    fn dump(&mut self, request: ConntrackMessage) -> Result<Vec<Vec<ConntrackAttribute>>, Refusal> {
+        let answers = self.socket.query(message(request), NLM_F_DUMP)?;
+        let entry = |answer: NetfilterMessage| match answer.inner {
+            NetfilterMessageInner::Conntrack(ConntrackMessage::New(entry)) => Some(entry),
+            _ => None,
+        };
+        Ok(answers.into_iter().filter_map(entry).collect())
+    }
+}
+
+impl Filter {
+    /// As attributes without a type: the library's would lose the flag `NLA_F_NESTED` of `CTA_FILTER`,
+    /// which the kernel insists on.
+    fn request(self) -> ConntrackMessage {
+        let (kind, flags, tuple) = match self {
+            Self::Original(flags, tuple) => {
+                (FILTER_ORIGINAL, flags, ConntrackAttribute::CtaTupleOrig(tuple))
+            }
+            Self::Reply(flags, tuple) => {
+                (FILTER_REPLY, flags, ConntrackAttribute::CtaTupleReply(tuple))
+            }
+        };
+        let flags = DefaultNla::new(kind, flags.to_ne_bytes().to_vec());
+        let mut filter = vec![0; flags.buffer_len()];
+        flags.emit(&mut filter);
+        let mut compared = vec![0; tuple.value_len()];
+        tuple.emit_value(&mut compared);
+        let attributes = vec![
+            DefaultNla::new(tuple.kind() | NLA_F_NESTED, compared),
+            DefaultNla::new(FILTER | NLA_F_NESTED, filter),
+        ];
+        ConntrackMessage::Other { message_type: ConntrackMessageType::Get.into(), attributes }
+    }
+}
+
+/// What finds at least the entries of these flows.
+fn filters(flows: Flows) -> Vec<Filter> {
+    let number = |protocol: Protocol| ProtoTuple::Protocol(Number::from(protocol.number()));
+    match flows {
+        Flows::Guest { guest } => {
+            vec![
+                Filter::Original(BY_SOURCE, vec![source(guest)]),
+                Filter::Reply(BY_SOURCE, vec![source(guest)]),
+            ]
+        }
+        Flows::Exposed { protocol, guest, guest_port } => {
+            let ports = vec![number(protocol), ProtoTuple::SourcePort(guest_port)];
+            let flags = BY_SOURCE | BY_PROTOCOL | BY_SOURCE_PORT;
+            vec![Filter::Reply(flags, vec![source(guest), Tuple::Proto(ports)])]
+        }
+        Flows::Untranslated { protocol, port } => {
+            let ports = vec![number(protocol), ProtoTuple::DestinationPort(port)];
+            let flags = BY_PROTOCOL | BY_DESTINATION_PORT;
+            vec![Filter::Original(flags, vec![Tuple::Proto(ports)])]
+        }
+    }
+}
+
+fn source(address: Ipv4Addr) -> Tuple {
+    Tuple::Ip(vec![IPTuple::SourceAddress(address.into())])
+}
+
+/// All that an entry may be called. The answers to a translated packet come from the guest, so its address
+/// and port are the source of the reply direction.
+fn flows_of(entry: &[ConntrackAttribute]) -> impl Iterator<Item = Flows> + use<> {
+    let (original, reply) = directions(entry);
+    let guest = |guest| Flows::Guest { guest };
+    let exposed = || {
+        let (guest, guest_port) = (reply.source?, reply.source_port?);
+        Some(Flows::Exposed { protocol: reply.protocol?, guest, guest_port })
+    };
+    let untranslated = || {
+        let (protocol, port) = (original.protocol?, original.destination_port?);
+        Some(Flows::Untranslated { protocol, port }).filter(|_| !is_translated(entry))
+    };
+    [original.source.map(guest), reply.source.map(guest), exposed(), untranslated()]
+        .into_iter()
+        .flatten()
+}
+
+fn directions(entry: &[ConntrackAttribute]) -> (Direction, Direction) {
+    let mut found = (Direction::default(), Direction::default());
+    for attribute in entry {
+        match attribute {
+            ConntrackAttribute::CtaTupleOrig(tuple) => found.0 = direction(tuple),
+            ConntrackAttribute::CtaTupleReply(tuple) => found.1 = direction(tuple),
+            _ => {}
+        }
+    }
+    found
+}
+
+fn direction(tuple: &[Tuple]) -> Direction {
+    let mut direction = Direction::default();
+    for part in tuple {
+        match part {
+            Tuple::Ip(addresses) => {
+                for address in addresses {
+                    if let IPTuple::SourceAddress(IpAddr::V4(address)) = address {
+                        direction.source = Some(*address);
+                    }
+                }
+            }
+            Tuple::Proto(fields) => {
+                for field in fields {
+                    match field {
+                        ProtoTuple::Protocol(number) => {
+                            let same = |p: &Protocol| p.number() == u8::from(*number);
+                            direction.protocol = Protocol::ALL.into_iter().find(same);
+                        }
+                        ProtoTuple::SourcePort(port) => direction.source_port = Some(*port),
+                        ProtoTuple::DestinationPort(port) => {
+                            direction.destination_port = Some(*port);
+                        }
+                        _ => {}
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    direction
+}
+
+fn is_translated(entry: &[ConntrackAttribute]) -> bool {
+    entry.iter().any(|attribute| match attribute {
+        ConntrackAttribute::CtaStatus(status) => status.intersects(Status::NatMask),
+        _ => false,
+    })
+}
+
+/// By its original direction in its zone; the identifier keeps an entry that has taken its place since.
+fn delete(entry: &[ConntrackAttribute]) -> NetfilterMessage {
+    let names = |attribute: &&ConntrackAttribute| match attribute {
+        ConntrackAttribute::CtaTupleOrig(_) => true,
+        ConntrackAttribute::Other(other) => matches!(other.kind(), ID | ZONE),
+        _ => false,
+    };
+    message(ConntrackMessage::Delete(entry.iter().filter(names).cloned().collect()))
+}
+
+fn message(message: ConntrackMessage) -> NetfilterMessage {
+    NetfilterMessage::new(NetfilterHeader::new(NetfilterProtoFamily::IPv4, 0, 0), message)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        ffi::OsStr,
+        net::{SocketAddrV4, UdpSocket},
+    };
+
+    use super::*;
+    use crate::kernel::linux::namespace::{ip, isolated, run};
+
+    const GUEST: Ipv4Addr = Ipv4Addr::new(10, 231, 0, 2);
+    const OTHER: Ipv4Addr = Ipv4Addr::new(10, 231, 0, 6);
+
+    /// Tracking, two guests on the loopback, and translation: ports 80 and 81 lead to the one, 90 to the
+    /// other, and port 99 is masqueraded.
+    fn host() {
+        for address in ["10.231.0.2", "10.231.0.6", "192.0.2.1"] {
+            ip(&format!("addr add {address}/32 dev lo"));
+        }
+        let ruleset = "
+        table ip test {
+            chain output { type nat hook output priority -100;
+                ip daddr 192.0.2.1 meta l4proto { tcp, udp } th dport 80 dnat to 10.231.0.2:8080
+                ip daddr 192.0.2.1 meta l4proto { tcp, udp } th dport 81 dnat to 10.231.0.2:8081
+                ip daddr 192.0.2.1 meta l4proto { tcp, udp } th dport 90 dnat to 10.231.0.6:8080
+            }
+            chain postrouting { type nat hook postrouting priority 100;
+                udp dport 99 snat to 192.0.2.1
+            }
+        }
+";
+        let output = crate::process::run(OsStr::new("nft"), &["-f", "-"], ruleset.as_bytes());
+        let output = output.unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+
+    /// Sends one datagram; its port is the flow's name in what [`flows`] answers.
+    fn send(from: &str, to: &str) {
+        UdpSocket::bind(from).unwrap().send_to(b"x", to).unwrap();
+    }
+
+    /// Sends one echo request (RFC 792) to 192.0.2.1.
+    fn ping(from: Ipv4Addr) {
+        use rustix::net::{AddressFamily, SendFlags, SocketType, bind, ipproto, sendto, socket};
+        let socket = socket(AddressFamily::INET, SocketType::RAW, Some(ipproto::ICMP)).unwrap();
+        bind(&socket, &SocketAddrV4::new(from, 0)).unwrap();
+        let echo = [8, 0, 0xf7, 0xff, 0, 0, 0, 0];
+        let to = SocketAddrV4::new([192, 0, 2, 1].into(), 0);
+        sendto(&socket, &echo, SendFlags::empty(), &to).unwrap();
+    }
+
+    /// The source ports of the tracked flows.
+    fn flows() -> Vec<u16> {
+        let mut ports: Vec<_> = run("conntrack", "-L -f ipv4")
+            .lines()
+            .filter_map(|line| line.split("sport=").nth(1)?.split(' ').next()?.parse().ok())
+            .collect();
+        ports.sort_unstable();
+        ports
+    }
+
+    fn forget(flows: &[Flows]) {
+        let flows = flows.iter().copied().collect();
+        Conntrack::open().unwrap().forget(&flows).unwrap();
+    }
+
+    fn traffic() {
+        send("192.0.2.1:1001", "192.0.2.1:80");
+        send("192.0.2.1:1002", "192.0.2.1:81");
+        send("192.0.2.1:1003", "192.0.2.1:90");
+        send("10.231.0.2:1004", "192.0.2.1:53");
+        send("10.231.0.6:1005", "192.0.2.1:53");
+        send("127.0.0.1:1006", "192.0.2.1:53");
+        send("127.0.0.1:1007", "192.0.2.1:99");
+        send("127.0.0.1:1008", "192.0.2.1:54");
+        assert_eq!(flows(), [1001, 1002, 1003, 1004, 1005, 1006, 1007, 1008]);
+    }
+
+    #[test]
+    fn exactly_the_flows_named_are_forgotten() {
+        let udp = Protocol::Udp;
+        let exposed = |guest, guest_port| Flows::Exposed { protocol: udp, guest, guest_port };
+        let untranslated = |port| Flows::Untranslated { protocol: udp, port };
+        let tcp = Flows::Untranslated { protocol: Protocol::Tcp, port: 53 };
+        let cases = [
+            (vec![], vec![]),
+            (vec![Flows::Guest { guest: GUEST }], vec![1001, 1002, 1004]),
+            (vec![exposed(GUEST, 8080)], vec![1001]),
+            (vec![exposed(OTHER, 8080)], vec![1003]),
+            (vec![exposed(GUEST, 80)], vec![]),
+            (vec![untranslated(53)], vec![1004, 1005, 1006]),
+            (vec![untranslated(99), untranslated(80), tcp], vec![]),
+            (vec![exposed(GUEST, 8081), untranslated(54)], vec![1002, 1008]),
+        ];
+        // The same with so many filters that the whole table is read.
+        let more: Vec<_> = (0..20).map(|n| exposed(Ipv4Addr::new(10, 99, 0, n), 1)).collect();
+        isolated(move || {
+            host();
+            for (named, gone) in cases {
+                for named in [named.clone(), [&named[..], &more].concat()] {
+                    traffic();
+                    forget(&named);
+                    let kept: Vec<_> = (1001..=1008).filter(|flow| !gone.contains(flow)).collect();
+                    assert_eq!(flows(), kept, "{named:?}");
+                    run("conntrack", "-F");
+                }
+            }
+        });
+    }
+
+    #[test]
+    fn the_kernel_filters() {
+        isolated(|| {
+            host();
+            traffic();
+            let mut conntrack = Conntrack::open().unwrap();
+            let mut count = |flows| {
+                let found = filters(flows)
+                    .into_iter()
+                    .map(|filter| conntrack.dump(filter.request()).unwrap().len());
+                found.collect::<Vec<_>>()
+            };
+            let protocol = Protocol::Udp;
+            assert_eq!(count(Flows::Guest { guest: GUEST }), [1, 2]);
+            let exposed = Flows::Exposed { protocol, guest: GUEST, guest_port: 8080 };
+            assert_eq!(count(exposed), [1]);
+            assert_eq!(count(Flows::Untranslated { protocol, port: 53 }), [3]);
+        });
+    }
+
+    #[test]
+    fn flows_in_zones_and_of_icmp_are_forgotten() {
+        isolated(|| {
+            host();
+            run("nft", "add chain ip test raw { type filter hook output priority -300 ; }");
+            run("nft", "add rule ip test raw udp dport 53 ct zone set 7");
+            send("10.231.0.2:1004", "192.0.2.1:53");
+            run("nft", "flush chain ip test raw");
+            send("10.231.0.2:1004", "192.0.2.1:53");
+            ping(GUEST);
+            ping(OTHER);
+            assert_eq!(flows(), [1004, 1004]);
+            forget(&[Flows::Guest { guest: GUEST }]);
+            let left = run("conntrack", "-L -f ipv4");
+            assert!(left.contains("icmp") && left.contains("src=10.231.0.6"), "{left}");
+            assert!(!left.contains("10.231.0.2"), "{left}");
+        });
+    }
+
+    #[test]
+    fn more_flows_than_one_batch_are_forgotten() {
+        isolated(|| {
+            host();
+            let socket = UdpSocket::bind("10.231.0.2:0").unwrap();
+            for port in 1000..1500 {
+                socket.send_to(b"x", ("192.0.2.1", port)).unwrap();
+            }
+            assert_eq!(flows().len(), 500);
+            forget(&[Flows::Guest { guest: GUEST }]);
+            assert_eq!(flows().len(), 0);
+        });
+    }
+
+    #[test]
+    fn where_nothing_is_tracked_there_is_nothing_to_forget() {
+        isolated(|| forget(&[Flows::Guest { guest: GUEST }]));
+    }
+}

@@ -1,0 +1,225 @@
+//! What is done to interfaces: rtnetlink(7), and for creating one `/dev/net/tun`.
+
+use std::{collections::BTreeSet, net::IpAddr};
+
+use ipnet::Ipv4Net;
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_REPLACE};
+use netlink_packet_route::{
+    AddressFamily, RouteNetlinkMessage,
+    address::{AddressAttribute, AddressMessage},
+    link::{
+        AfSpecInet, AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InetDevConf, LinkAttribute,
+        LinkFlags, LinkMessage,
+    },
+    neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState},
+};
+use rustix::{io::Errno, net::netdevice};
+
+use super::{netlink::Request, route::Route, tap::NewTap};
+use crate::{
+    kernel::{CONDEMNED_GROUP, KernelError, LIVE_GROUP, LinkSpec, Neighbour, Refusal},
+    model::InterfaceName,
+};
+
+/// As many requests as are sent at once. An answer takes about 1 KiB of the receive buffer, which has
+/// 208 KiB where nobody changed `net.core.rmem_default`.
+const BATCH: usize = 64;
+
+/// One request of a configuration, and what it is about.
+struct Part {
+    name: &'static str,
+    message: RouteNetlinkMessage,
+    flags: u16,
+    /// An error that says that there is nothing to configure.
+    excused: Option<Errno>,
+}
+
+impl Route {
+    /// Creates a TAP as specified.
+    pub(super) fn create_link(&mut self, spec: &LinkSpec) -> Result<(), KernelError> {
+        let refused =
+            |step| move |source| KernelError::CreateLink { name: spec.name.clone(), step, source };
+        let tap = NewTap::create(&spec.name).map_err(refused("TUNSETIFF"))?;
+        self.configure(spec).map_err(|(part, source)| refused(part)(source))?;
+        tap.persist().map_err(refused("TUNSETPERSIST"))
+    }
+
+    /// Makes an interface what is specified.
+    pub(super) fn configure_link(&mut self, spec: &LinkSpec) -> Result<(), KernelError> {
+        self.configure(spec).map_err(|(part, source)| {
+            let name = spec.name.clone();
+            KernelError::ConfigureLink { name, part, source }
+        })
+    }
+
+    /// Removes an address.
+    pub(super) fn remove_address(
+        &mut self,
+        link: &InterfaceName,
+        address: Ipv4Net,
+    ) -> Result<(), KernelError> {
+        let refused = |source| KernelError::RemoveAddress { name: link.clone(), address, source };
+        let index = self.index(link).map_err(refused)?;
+        let message = RouteNetlinkMessage::DelAddress(address_message(index, address));
+        let results = self.socket.send_each(vec![Request { message, flags: 0 }]);
+        results.and_then(|results| results.into_iter().collect()).map_err(refused)
+    }
+
+    /// Sets interfaces down, into the condemned group.
+    pub(super) fn condemn_links(
+        &mut self,
+        names: &BTreeSet<InterfaceName>,
+    ) -> Result<(), KernelError> {
+        let names: Vec<_> = names.iter().collect();
+        let mut first = Ok(());
+        for batch in names.chunks(BATCH) {
+            let requests = batch.iter().map(|name| Request { message: condemn(name), flags: 0 });
+            let results = match self.socket.send_each(requests.collect()) {
+                Ok(results) => results,
+                Err(refusal) => vec![Err(refusal)],
+            };
+            for (name, result) in batch.iter().zip(results) {
+                match result {
+                    Err(source) if source.errno != Some(Refusal::ENODEV) => {
+                        let name = (*name).clone();
+                        first = first.and(Err(KernelError::CondemnLink { name, source }));
+                    }
+                    _ => {}
+                }
+            }
+        }
+        first
+    }
+
+    /// Deletes the condemned group.
+    pub(super) fn delete_condemned_links(&mut self) -> Result<(), KernelError> {
+        let mut message = LinkMessage::default();
+        message.attributes.push(LinkAttribute::Group(CONDEMNED_GROUP));
+        let message = RouteNetlinkMessage::DelLink(message);
+        let results = self.socket.send_each(vec![Request { message, flags: 0 }]);
+        match results.and_then(|results| results.into_iter().collect()) {
+            // No interface is in the group.
+            Err(refusal) if refusal.errno == Some(Refusal::ENODEV) => Ok(()),
+            result => result.map_err(|source| KernelError::DeleteLinks { source }),
+        }
+    }
+
+    /// All parts in one `send`. On refusal, the first refused part; the others are done all the same.
+    fn configure(&mut self, spec: &LinkSpec) -> Result<(), (&'static str, Refusal)> {
+        let index = self.index(&spec.name).map_err(|refusal| ("interface", refusal))?;
+        let mut described = Vec::new();
+        let mut requests = Vec::new();
+        for part in parts(index, spec) {
+            described.push((part.name, part.excused));
+            requests.push(Request { message: part.message, flags: part.flags });
+        }
+        let results = self.socket.send_each(requests).map_err(|refusal| ("interface", refusal))?;
+        for ((name, excused), result) in described.into_iter().zip(results) {
+            match result {
+                Err(refusal) if excused.is_none_or(|e| refusal.errno != Some(e.raw_os_error())) => {
+                    return Err((name, refusal));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn index(&self, name: &InterfaceName) -> Result<u32, Refusal> {
+        Ok(netdevice::name_to_index(&self.socket, name.as_str())?)
+    }
+}
+
+/// The order matters: a new MAC address flushes the neighbours, and so does going down; going up makes the
+/// IPv6 link-local address, unless none is wanted.
+fn parts(index: u32, spec: &LinkSpec) -> Vec<Part> {
+    let link = |name, attribute| Part {
+        name,
+        message: set_link(index, vec![attribute]),
+        flags: 0,
+        excused: None,
+    };
+    // Only what is not 0 is sent, so nothing else changes.
+    let mut configuration = InetDevConf::default();
+    configuration.route_localnet = 1;
+    let route_localnet = AfSpecUnspec::Inet(vec![AfSpecInet::DevConfRequest(configuration)]);
+    let no_link_local = AfSpecUnspec::Inet6(vec![AfSpecInet6::AddrGenMode(In6AddrGenMode::None)]);
+    let create = NLM_F_CREATE | NLM_F_REPLACE;
+    vec![
+        link("alias", LinkAttribute::IfAlias(spec.alias.clone())),
+        link("MAC address", LinkAttribute::Address(spec.mac.octets().to_vec())),
+        link("MTU", LinkAttribute::Mtu(spec.mtu)),
+        link("group", LinkAttribute::Group(LIVE_GROUP)),
+        link("route_localnet", LinkAttribute::AfSpecUnspec(vec![route_localnet])),
+        Part {
+            // Where the kernel, or an MTU below 1280, has no IPv6, no address is made either.
+            excused: Some(Errno::AFNOSUPPORT),
+            ..link("IPv6 link-local address", LinkAttribute::AfSpecUnspec(vec![no_link_local]))
+        },
+        Part { name: "up", message: set_up(index), flags: 0, excused: None },
+        Part {
+            name: "address",
+            message: RouteNetlinkMessage::NewAddress(address_message(index, spec.address)),
+            flags: create,
+            excused: None,
+        },
+        Part {
+            name: "neighbour",
+            message: neighbour_message(index, spec.neighbour),
+            flags: create,
+            excused: None,
+        },
+    ]
+}
+
+fn set_link(index: u32, attributes: Vec<LinkAttribute>) -> RouteNetlinkMessage {
+    let mut message = LinkMessage::default();
+    message.header.index = index;
+    message.attributes = attributes;
+    RouteNetlinkMessage::SetLink(message)
+}
+
+fn set_up(index: u32) -> RouteNetlinkMessage {
+    let mut message = LinkMessage::default();
+    message.header.index = index;
+    message.header.flags = LinkFlags::Up;
+    message.header.change_mask = LinkFlags::Up;
+    RouteNetlinkMessage::SetLink(message)
+}
+
+/// By name, so that no look-up comes before it.
+fn condemn(name: &InterfaceName) -> RouteNetlinkMessage {
+    let mut message = LinkMessage::default();
+    message.header.change_mask = LinkFlags::Up;
+    message.attributes = vec![
+        LinkAttribute::IfName(name.as_str().to_owned()),
+        LinkAttribute::Group(CONDEMNED_GROUP),
+    ];
+    RouteNetlinkMessage::SetLink(message)
+}
+
+fn address_message(index: u32, address: Ipv4Net) -> AddressMessage {
+    let mut message = AddressMessage::default();
+    message.header.family = AddressFamily::Inet;
+    message.header.index = index;
+    message.header.prefix_len = address.prefix_len();
+    let ip = IpAddr::V4(address.addr());
+    message.attributes = vec![AddressAttribute::Local(ip), AddressAttribute::Address(ip)];
+    message
+}
+
+fn neighbour_message(index: u32, neighbour: Neighbour) -> RouteNetlinkMessage {
+    let mut message = NeighbourMessage::default();
+    message.header.family = AddressFamily::Inet;
+    message.header.ifindex = index;
+    message.header.state = NeighbourState::Permanent;
+    message.attributes = vec![
+        NeighbourAttribute::Destination(NeighbourAddress::Inet(neighbour.address)),
+        NeighbourAttribute::LinkLayerAddress(neighbour.mac.octets().to_vec()),
+    ];
+    RouteNetlinkMessage::NewNeighbour(message)
+}
+
+#[cfg(test)]
+#[path = "link_tests.rs"]
+mod tests;

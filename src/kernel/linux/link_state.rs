@@ -1,0 +1,184 @@
+//! What interfaces are: rtnetlink(7), with filters in the kernel.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, Ipv4Addr},
+};
+
+use ipnet::Ipv4Net;
+use netlink_packet_core::NLM_F_DUMP;
+use netlink_packet_route::{
+    AddressFamily, RouteNetlinkMessage,
+    address::{AddressAttribute, AddressMessage},
+    link::{AfSpecInet, AfSpecUnspec, LinkAttribute, LinkExtentMask, LinkFlags, LinkMessage},
+    neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState},
+};
+
+use super::route::Route;
+use crate::{
+    kernel::{KernelError, LinkState, Refusal},
+    model::{InterfaceName, MacAddress, Slot},
+};
+
+impl Route {
+    /// The interface of this name; `None` where there is none.
+    pub(super) fn link(&mut self, name: &InterfaceName) -> Result<Option<LinkState>, KernelError> {
+        self.read_link(name).map_err(|source| KernelError::ReadLink { name: name.clone(), source })
+    }
+
+    /// All interfaces named `rik<digits>`.
+    pub(super) fn links(&mut self) -> Result<Vec<LinkState>, KernelError> {
+        self.read_links().map_err(|source| KernelError::ListLinks { source })
+    }
+
+    fn read_link(&mut self, name: &InterfaceName) -> Result<Option<LinkState>, Refusal> {
+        let by_name = vec![LinkAttribute::IfName(name.as_str().to_owned())];
+        let answers = match self.socket.query(get_link(by_name), 0) {
+            Err(refusal) if refusal.errno == Some(Refusal::ENODEV) => return Ok(None),
+            other => other?,
+        };
+        let Some((index, mut state)) = answers.iter().find_map(link) else {
+            return Err(Refusal::words("the kernel's answer cannot be read"));
+        };
+        let addresses = self.socket.query(get_addresses(index), NLM_F_DUMP)?;
+        state.addresses.extend(addresses.iter().filter_map(address).map(|(_, address)| address));
+        let neighbours = self.socket.query(get_neighbours(index), NLM_F_DUMP)?;
+        state.neighbours.extend(neighbours.iter().filter_map(neighbour).map(|(_, n)| n));
+        Ok(Some(state))
+    }
+
+    fn read_links(&mut self) -> Result<Vec<LinkState>, Refusal> {
+        let links = self.socket.query(get_link(vec![]), NLM_F_DUMP)?;
+        let mut ours: BTreeMap<u32, LinkState> = links
+            .iter()
+            .filter_map(link)
+            .filter(|(_, state)| Slot::of_interface(state.name.as_str()).is_some())
+            .collect();
+        let addresses = self.socket.query(get_addresses(0), NLM_F_DUMP)?;
+        for (index, address) in addresses.iter().filter_map(address) {
+            if let Some(state) = ours.get_mut(&index) {
+                state.addresses.insert(address);
+            }
+        }
+        let neighbours = self.socket.query(get_neighbours(0), NLM_F_DUMP)?;
+        for (index, (address, mac)) in neighbours.iter().filter_map(neighbour) {
+            if let Some(state) = ours.get_mut(&index) {
+                state.neighbours.insert(address, mac);
+            }
+        }
+        Ok(ours.into_values().collect())
+    }
+}
+
+fn get_link(mut attributes: Vec<LinkAttribute>) -> RouteNetlinkMessage {
+    attributes.push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
+    let mut message = LinkMessage::default();
+    message.attributes = attributes;
+    RouteNetlinkMessage::GetLink(message)
+}
+
+/// Those of one interface; of all for index 0.
+fn get_addresses(index: u32) -> RouteNetlinkMessage {
+    let mut message = AddressMessage::default();
+    message.header.family = AddressFamily::Inet;
+    message.header.index = index;
+    RouteNetlinkMessage::GetAddress(message)
+}
+
+/// Those of one interface; of all for index 0.
+fn get_neighbours(index: u32) -> RouteNetlinkMessage {
+    let mut message = NeighbourMessage::default();
+    message.header.family = AddressFamily::Inet;
+    if index != 0 {
+        message.attributes.push(NeighbourAttribute::IfIndex(index));
+    }
+    RouteNetlinkMessage::GetNeighbour(message)
+}
+
+/// An interface by its index, without addresses and neighbours.
+fn link(answer: &RouteNetlinkMessage) -> Option<(u32, LinkState)> {
+    let RouteNetlinkMessage::NewLink(message) = answer else { return None };
+    let flags = message.header.flags;
+    let mut name = None;
+    let mut state = Fields::default();
+    for attribute in &message.attributes {
+        match attribute {
+            LinkAttribute::IfName(text) => name = InterfaceName::try_from(text.as_str()).ok(),
+            LinkAttribute::IfAlias(text) => state.alias = Some(text.clone()),
+            LinkAttribute::Address(octets) => state.mac = mac(octets),
+            LinkAttribute::Mtu(mtu) => state.mtu = *mtu,
+            LinkAttribute::Group(group) => state.group = *group,
+            LinkAttribute::AfSpecUnspec(families) => {
+                state.route_localnet = route_localnet(families);
+            }
+            _ => {}
+        }
+    }
+    let state = LinkState {
+        name: name?,
+        alias: state.alias,
+        mac: state.mac,
+        mtu: state.mtu,
+        up: flags.contains(LinkFlags::Up),
+        carrier: flags.contains(LinkFlags::LowerUp),
+        group: state.group,
+        addresses: BTreeSet::new(),
+        neighbours: BTreeMap::new(),
+        route_localnet: state.route_localnet,
+    };
+    Some((message.header.index, state))
+}
+
+/// What of an interface stands in attributes.
+#[derive(Default)]
+struct Fields {
+    alias: Option<String>,
+    mac: Option<MacAddress>,
+    mtu: u32,
+    group: u32,
+    route_localnet: bool,
+}
+
+fn route_localnet(families: &[AfSpecUnspec]) -> bool {
+    let inet = families.iter().filter_map(|family| match family {
+        AfSpecUnspec::Inet(attributes) => Some(attributes),
+        _ => None,
+    });
+    inet.flatten().any(|attribute| match attribute {
+        AfSpecInet::DevConf(configuration) => configuration.route_localnet != 0,
+        _ => false,
+    })
+}
+
+fn mac(octets: &[u8]) -> Option<MacAddress> {
+    octets.try_into().ok().map(MacAddress::new)
+}
+
+fn address(answer: &RouteNetlinkMessage) -> Option<(u32, Ipv4Net)> {
+    let RouteNetlinkMessage::NewAddress(message) = answer else { return None };
+    // IFA_ADDRESS is the peer's address where there is one.
+    let local = message.attributes.iter().find_map(|attribute| match attribute {
+        AddressAttribute::Local(IpAddr::V4(address)) => Some(*address),
+        _ => None,
+    })?;
+    let network = Ipv4Net::new(local, message.header.prefix_len).ok()?;
+    Some((message.header.index, network))
+}
+
+fn neighbour(answer: &RouteNetlinkMessage) -> Option<(u32, (Ipv4Addr, MacAddress))> {
+    let RouteNetlinkMessage::NewNeighbour(message) = answer else { return None };
+    if message.header.state != NeighbourState::Permanent {
+        return None;
+    }
+    let mut found = (None, None);
+    for attribute in &message.attributes {
+        match attribute {
+            NeighbourAttribute::Destination(NeighbourAddress::Inet(address)) => {
+                found.0 = Some(*address);
+            }
+            NeighbourAttribute::LinkLayerAddress(octets) => found.1 = mac(octets),
+            _ => {}
+        }
+    }
+    Some((message.header.ifindex, (found.0?, found.1?)))
+}
