@@ -1,3 +1,4 @@
 //! The real kernel.
 
+mod iptables;
 mod netlink;
