@@ -56,42 +56,47 @@ fn is_ours(chain: &str) -> bool {
     chain.starts_with(CHAIN)
 }
 
+/// Lines as the input of a program.
+fn text(lines: &[String]) -> String {
+    lines.iter().flat_map(|line| [line, "\n"]).collect()
+}
+
 /// Input that changes nothing, and what is written in answer where the skeleton and the entries stand.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Probe {
     pub(crate) input: String,
-    answer: String,
+    answer: Vec<String>,
 }
 
 impl Probe {
     /// Asks for the chains of the skeleton and for the first rule of each chain that jumps to them. What
     /// it costs does not depend on how many exposures there are, except for `entries`: with iptables-nft,
-    /// `-S` reads the named chain only, and `-C` the whole chain of the rule.
+    /// `-S` reads the named chain only, and `-C` the whole chain of the rule. A jump that stands twice is
+    /// not seen; it is without effect.
     pub(crate) fn new(skeleton: &Skeleton, entries: &BTreeSet<Entry>) -> Self {
-        let (mut input, mut answer) = (String::new(), String::new());
+        let (mut input, mut answer) = (Vec::new(), Vec::new());
         for layout in layout::of_skeleton(skeleton) {
-            input += &format!("*{}\n", layout.table);
+            input.push(format!("*{}", layout.table));
             for jump in &layout.jumps {
-                input += &format!("-S {} 1\n", jump.chain);
-                answer += &format!("-A {jump}\n");
+                input.push(format!("-S {} 1", jump.chain));
+                answer.push(format!("-A {jump}"));
             }
             for chain in layout.chains.iter().filter(|chain| !layout::holds_entries(chain)) {
-                input += &format!("-S {chain}\n");
-                answer += &format!("-N {chain}\n");
-                answer.extend(layout.rules_of(chain).map(|rule| format!("-A {rule}\n")));
+                input.push(format!("-S {chain}"));
+                answer.push(format!("-N {chain}"));
+                answer.extend(layout.rules_of(chain).map(|rule| format!("-A {rule}")));
             }
             if layout.table == Table::Nat {
-                input.extend(entries.iter().map(|e| format!("-C {}\n", layout::of_entry(e))));
+                input.extend(entries.iter().map(|e| format!("-C {}", layout::of_entry(e))));
             }
-            input += "COMMIT\n";
+            input.push("COMMIT".to_owned());
         }
-        Self { input, answer }
+        Self { input: text(&input), answer }
     }
 
     /// Whether this output of a successful run says that all stands.
     pub(crate) fn is_answered_by(&self, output: &str) -> bool {
-        let lines = |text| str::lines(text).map(str::trim_end).filter(|line| !line.is_empty());
-        lines(output).eq(lines(&self.answer))
+        output.lines().map(str::trim_end).filter(|line| !line.is_empty()).eq(&self.answer)
     }
 }
 
@@ -104,19 +109,19 @@ impl Probe {
 /// reports it.
 pub(crate) fn delta(remove: &BTreeSet<Entry>, add: &BTreeSet<Entry>) -> String {
     let to_exposures = format!(" {CHAIN}");
-    let mut input = String::new();
+    let mut input = Vec::new();
     for table in Table::ALL {
-        input += &format!("*{table}\n");
-        for jump in layout::jumps(table).iter().filter(|jump| !jump.body.ends_with(&to_exposures)) {
-            input += &format!("-C {jump}\n");
-        }
+        input.push(format!("*{table}"));
+        let jumps = layout::jumps(table);
+        let checked = jumps.iter().filter(|jump| !jump.body.ends_with(&to_exposures));
+        input.extend(checked.map(|jump| format!("-C {jump}")));
         if table == Table::Nat {
-            input.extend(remove.iter().map(|entry| format!("-D {}\n", layout::of_entry(entry))));
-            input.extend(add.iter().map(|entry| format!("-A {}\n", layout::of_entry(entry))));
+            input.extend(remove.iter().map(|entry| format!("-D {}", layout::of_entry(entry))));
+            input.extend(add.iter().map(|entry| format!("-A {}", layout::of_entry(entry))));
         }
-        input += "COMMIT\n";
+        input.push("COMMIT".to_owned());
     }
-    input
+    text(&input)
 }
 
 /// Input that makes of what is there what must be, whatever is there of ours; everything else stays.
@@ -148,9 +153,10 @@ pub(crate) fn state(expected: &Ruleset, saved: &Saved) -> FirewallState {
     let skeleton = layout::of_skeleton(&expected.skeleton);
     let differences: Vec<_> =
         skeleton.iter().flat_map(|layout| differences(layout, saved)).collect();
-    let skeleton = match differences.is_empty() {
-        true => SkeletonState::Intact,
-        false => SkeletonState::Altered(differences),
+    let skeleton = if differences.is_empty() {
+        SkeletonState::Intact
+    } else {
+        SkeletonState::Altered(differences)
     };
     FirewallState { skeleton, entries, strays }
 }
@@ -200,17 +206,16 @@ fn put(layout: &Layout, saved: &Saved) -> String {
             || saved.first(table, &jump.chain) != Some(jump)
     };
 
-    let mut input = format!("*{table}\n");
-    input.extend(layout.chains.iter().chain(&surplus).map(|chain| format!(":{chain} - [0:0]\n")));
-    let mut line = |command: &str, what: &dyn fmt::Display| {
-        input += &format!("{command} {what}\n");
-    };
-    saved.jumps(table).filter(|jump| misplaced(jump)).for_each(|jump| line("-D", jump));
-    layout.rules.iter().for_each(|rule| line("-A", rule));
-    layout.jumps.iter().filter(|jump| misplaced(jump)).for_each(|jump| line("-I", jump));
-    surplus.iter().for_each(|chain| line("-X", chain));
-    input += "COMMIT\n";
-    input
+    let mut input = vec![format!("*{table}")];
+    input.extend(layout.chains.iter().chain(&surplus).map(|chain| format!(":{chain} - [0:0]")));
+    let leaving = saved.jumps(table).filter(|jump| misplaced(jump));
+    input.extend(leaving.map(|jump| format!("-D {jump}")));
+    input.extend(layout.rules.iter().map(|rule| format!("-A {rule}")));
+    let arriving = layout.jumps.iter().filter(|jump| misplaced(jump));
+    input.extend(arriving.map(|jump| format!("-I {jump}")));
+    input.extend(surplus.iter().map(|chain| format!("-X {chain}")));
+    input.push("COMMIT".to_owned());
+    text(&input)
 }
 
 /// In what one table differs from its layout, one line a difference; entries aside.

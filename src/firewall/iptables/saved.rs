@@ -87,7 +87,8 @@ impl SavedTable {
     }
 }
 
-/// Whether a comment says that one of our tables is left out: `# Table `nat' is incompatible, use 'nft' tool.`
+/// Whether a comment says that one of our tables is left out:
+/// ``# Table `nat' is incompatible, use 'nft' tool.``
 fn concerns_us(line: &str) -> bool {
     line.contains("is incompatible")
         && Table::ALL.into_iter().any(|table| line.contains(&format!("`{table}'")))
