@@ -1,6 +1,7 @@
 //! The real kernel.
 
 mod conntrack;
+mod iptables;
 mod link;
 mod link_state;
 mod listeners;

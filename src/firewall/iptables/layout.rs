@@ -1,0 +1,192 @@
+//! What must stand in each table.
+
+use super::{CHAIN, Rule, Table};
+use crate::{
+    firewall::{Entry, Ruleset, Skeleton},
+    model::{Protocol, Slot},
+};
+
+const FORWARD: &str = "RIKLET-FORWARD";
+const RAW: &str = "RIKLET-RAW";
+const POSTROUTING: &str = "RIKLET-POSTROUTING";
+const HAIRPIN: &str = "RIKLET-HAIRPIN";
+
+/// The chains of the tables themselves, as far as they concern us.
+pub(super) struct BaseChain;
+
+impl BaseChain {
+    pub(super) const PREROUTING: &str = "PREROUTING";
+    pub(super) const FORWARD: &str = "FORWARD";
+    pub(super) const OUTPUT: &str = "OUTPUT";
+    pub(super) const POSTROUTING: &str = "POSTROUTING";
+}
+
+/// What must stand in one table.
+#[derive(Debug)]
+pub(super) struct Layout {
+    pub(super) table: Table,
+    /// Our chains.
+    pub(super) chains: Vec<&'static str>,
+    /// The rules of our chains, those of one chain in their order.
+    pub(super) rules: Vec<Rule>,
+    /// The rules that lead from the table's own chains to ours, at most one a chain: its first.
+    pub(super) jumps: Vec<Rule>,
+}
+
+impl Layout {
+    pub(super) const fn empty(table: Table) -> Self {
+        Self { table, chains: vec![], rules: vec![], jumps: vec![] }
+    }
+
+    pub(super) fn rules_of<'a>(&'a self, chain: &'a str) -> impl Iterator<Item = &'a Rule> {
+        self.rules.iter().filter(move |rule| rule.chain == chain)
+    }
+
+    pub(super) fn jumps_in<'a>(&'a self, chain: &'a str) -> impl Iterator<Item = &'a Rule> {
+        self.jumps.iter().filter(move |jump| jump.chain == chain)
+    }
+}
+
+fn rule(chain: &str, body: impl Into<String>) -> Rule {
+    Rule { chain: chain.to_owned(), body: body.into() }
+}
+
+/// Every interface of ours, as a pattern.
+fn ours() -> String {
+    format!("{}+", Slot::PREFIX)
+}
+
+/// Whether this chain is one that entries stand in.
+pub(super) fn holds_entries(chain: &str) -> bool {
+    chain == CHAIN || chain == HAIRPIN
+}
+
+/// The rules that lead to our chains of this table.
+pub(super) fn jumps(table: Table) -> Vec<Rule> {
+    let local = format!("-m addrtype --dst-type LOCAL -j {CHAIN}");
+    match table {
+        Table::Filter => vec![rule(BaseChain::FORWARD, format!("-j {FORWARD}"))],
+        Table::Raw => vec![rule(BaseChain::PREROUTING, format!("-i {} -j {RAW}", ours()))],
+        Table::Nat => vec![
+            rule(BaseChain::PREROUTING, &*local),
+            rule(BaseChain::OUTPUT, &*local),
+            rule(BaseChain::POSTROUTING, format!("-j {POSTROUTING}")),
+        ],
+    }
+}
+
+/// The whole ruleset, in the order of [`Table`].
+pub(super) fn of_ruleset(ruleset: &Ruleset) -> [Layout; 3] {
+    let mut layouts = of_skeleton(&ruleset.skeleton);
+    for layout in layouts.iter_mut().filter(|layout| layout.table == Table::Nat) {
+        layout.rules.extend(ruleset.entries.iter().map(of_entry));
+    }
+    layouts
+}
+
+/// The skeleton, in the order of [`Table`].
+pub(super) fn of_skeleton(skeleton: &Skeleton) -> [Layout; 3] {
+    [filter(skeleton), raw(), nat(skeleton)]
+}
+
+fn filter(Skeleton { pool, uplinks, guard }: &Skeleton) -> Layout {
+    let ours = ours();
+    let established = "-m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT";
+    let mut bodies = vec![
+        format!("-i {ours} {established}"),
+        format!("-o {ours} {established}"),
+        format!("-o {ours} -m conntrack --ctstate DNAT -j ACCEPT"),
+    ];
+    bodies
+        .extend(uplinks.iter().map(|uplink| format!("-s {pool} -i {ours} -o {uplink} -j ACCEPT")));
+    bodies.push(format!("-i {ours} -j DROP"));
+    bodies.push(format!("-o {ours} -j DROP"));
+    if *guard {
+        bodies.push("-j DROP".to_owned());
+    }
+    Layout {
+        table: Table::Filter,
+        chains: vec![FORWARD],
+        rules: bodies.into_iter().map(|body| rule(FORWARD, body)).collect(),
+        jumps: jumps(Table::Filter),
+    }
+}
+
+fn raw() -> Layout {
+    Layout {
+        table: Table::Raw,
+        chains: vec![RAW],
+        rules: ["-d 127.0.0.0/8 -j DROP", "-s 127.0.0.0/8 -j DROP"].map(|b| rule(RAW, b)).into(),
+        jumps: jumps(Table::Raw),
+    }
+}
+
+fn nat(Skeleton { pool, uplinks, .. }: &Skeleton) -> Layout {
+    let masquerade = |uplink| format!("-s {pool} -o {uplink} -j MASQUERADE");
+    let mut bodies: Vec<_> = uplinks.iter().map(masquerade).collect();
+    bodies.push(format!("-s 127.0.0.0/8 -o {} -j MASQUERADE", ours()));
+    bodies.push(format!("-j {HAIRPIN}"));
+    Layout {
+        table: Table::Nat,
+        chains: vec![CHAIN, POSTROUTING, HAIRPIN],
+        rules: bodies.into_iter().map(|body| rule(POSTROUTING, body)).collect(),
+        jumps: jumps(Table::Nat),
+    }
+}
+
+/// The gate: what may pass is decided elsewhere.
+pub(super) fn of_gate() -> Layout {
+    let ours = ours();
+    Layout {
+        table: Table::Filter,
+        chains: vec![FORWARD],
+        rules: ["-i", "-o"].map(|end| rule(FORWARD, format!("{end} {ours} -j ACCEPT"))).into(),
+        jumps: jumps(Table::Filter),
+    }
+}
+
+/// The rule of an entry.
+pub(super) fn of_entry(entry: &Entry) -> Rule {
+    match entry {
+        Entry::Exposure { protocol, host_address, host_port, guest, guest_port } => {
+            let bound = host_address.map(|address| format!("-d {address}/32 ")).unwrap_or_default();
+            rule(
+                CHAIN,
+                format!(
+                    "{bound}-p {protocol} -m {protocol} --dport {host_port} \
+                     -j DNAT --to-destination {guest}:{guest_port}"
+                ),
+            )
+        }
+        Entry::Hairpin { guest } => {
+            rule(HAIRPIN, format!("-s {guest}/32 -d {guest}/32 -j MASQUERADE"))
+        }
+    }
+}
+
+/// The entry of a rule; `None` where it is not exactly one that [`of_entry`] writes.
+pub(super) fn entry_of(rule: &Rule) -> Option<Entry> {
+    let words: Vec<&str> = rule.body.split(' ').collect();
+    let entry = match *words {
+        ["-s", guest, "-d", _, "-j", "MASQUERADE"] => {
+            Entry::Hairpin { guest: guest.strip_suffix("/32")?.parse().ok()? }
+        }
+        [ref bound @ .., "-p", protocol, "-m", _, "--dport", port, "-j", "DNAT", _, to] => {
+            let host_address = match *bound {
+                [] => None,
+                ["-d", address] => Some(address.strip_suffix("/32")?.parse().ok()?),
+                _ => return None,
+            };
+            let (guest, guest_port) = to.split_once(':')?;
+            Entry::Exposure {
+                protocol: Protocol::from_name(protocol)?,
+                host_address,
+                host_port: port.parse().ok()?,
+                guest: guest.parse().ok()?,
+                guest_port: guest_port.parse().ok()?,
+            }
+        }
+        _ => return None,
+    };
+    (of_entry(&entry) == *rule).then_some(entry)
+}
