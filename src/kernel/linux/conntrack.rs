@@ -419,7 +419,8 @@ mod tests {
         isolated(move || {
             host();
             for (named, gone) in cases {
-                for forget in [&forget, &with_more, &by_dump] as [&dyn Fn(&[Flows]); 3] {
+                let ways: [&dyn Fn(&[Flows]); 3] = [&forget, &with_more, &by_dump];
+                for forget in ways {
                     traffic();
                     forget(&named);
                     let kept: Vec<_> = (1001..=1008).filter(|flow| !gone.contains(flow)).collect();
