@@ -1,17 +1,172 @@
-use super::*;
+mod refusals;
 
-fn parsed(name: &str, text: &str) -> Result<Vec<Workload>, Errors> {
-    parse(&[Source { name: name.into(), text: text.into() }])
+use proptest::prelude::*;
+
+use super::*;
+use crate::model::{Execution, Exposure, Function, PortRange, Protocol};
+
+fn source((name, text): (&str, &str)) -> Source {
+    Source { name: name.to_owned(), text: text.to_owned() }
+}
+
+fn parsed(text: &str) -> Result<Vec<Workload>, Errors> {
+    parse(&[source(("text", text))])
+}
+
+/// What is wrong with these sources, one error a line.
+fn refused(sources: &[(&str, &str)]) -> String {
+    let sources: Vec<_> = sources.iter().copied().map(source).collect();
+    parse(&sources).unwrap_err().to_string()
+}
+
+/// RIK's own definitions, unchanged.
+#[test]
+fn the_definitions_of_rik_are_read() {
+    let function = include_str!("../../tests/definitions/rik-workload-function.json");
+    let workloads = parsed(function).unwrap();
+    let [Workload::Function(function)] = workloads.as_slice() else { panic!("{workloads:?}") };
+    assert_eq!(function.name.as_str(), "my-function");
+    assert_eq!(function.execution.rootfs.as_deref(), Some("https://.../alpine.tar.gz"));
+    let pods = [
+        ("1.json", include_str!("../../tests/definitions/rik-workload-1.json")),
+        ("2.json", include_str!("../../tests/definitions/rik-workload-2.json")),
+        ("3.json", include_str!("../../tests/definitions/rik-workload-3.json")),
+    ];
+    insta::assert_snapshot!(refused(&pods), @r"
+    1.json:3:10: kind: Pod has no network implementation yet; Function has
+    2.json:3:10: kind: Pod has no network implementation yet; Function has
+    3.json:3:10: kind: Pod has no network implementation yet; Function has
+    ");
 }
 
 #[test]
-fn a_definition_reads_back() {
-    let text = "apiVersion: v1\nkind: Function\nname: hello\nspec:\n  function:\n    execution: {rootfs: /x}\n    exposure:\n    - port: 8000-8010\n      protocol: udp\n    - {port: '80', targetPort: 3000, hostAddress: 192.0.2.1, type: NodePort}\n";
-    let workloads = parsed("a.yaml", text).unwrap();
-    let json = to_json(&workloads[0]);
+fn json_and_yaml_mean_the_same() {
+    let json = "\u{feff}\r\n[{\t\"apiVersion\": \"v1\", \"kind\": \"Function\", \"name\": \"h\\u0065llo\",\r\n\
+        \"spec\": {\"function\": {\"execution\": {\"rootfs\": \"\\/srv\\/\\ud83d\\ude00\"},\r\n\
+        \"exposure\": {\"port\": 8080, \"targetPort\": \"3000\", \"protocol\": \"udp\"}}}}]";
+    let yaml = "# all of it\n--- \napiVersion: v1\nkind: Function\nname: hello\n\
+        spec: &spec\n  containers: []\n  function:\n    execution: {rootfs: /srv/😀}\n    exposure:\n\
+        \x20   - &e {port: 8080, targetPort: '3000', protocol: UDP, type: NodePort}\n---\n---\n\
+        - apiVersion: v1\n  kind: Function\n  name: second\n  replicas: 1\n\
+        \x20 spec: {function: {}}\n";
+    let workloads = parsed(yaml).unwrap();
+    assert_eq!(parsed(json).unwrap(), workloads[..1]);
     assert_eq!(
-        json,
-        r#"{"apiVersion":"v1","kind":"Function","name":"hello","replicas":1,"spec":{"function":{"execution":{"rootfs":"/x"},"exposure":[{"port":"8000-8010","protocol":"UDP","targetPort":"8000-8010","type":"NodePort"},{"hostAddress":"192.0.2.1","port":80,"protocol":"TCP","targetPort":3000,"type":"NodePort"}]}}}"#
+        to_json(&workloads[0]),
+        r#"{"apiVersion":"v1","kind":"Function","name":"hello","replicas":1,"spec":{"function":{"execution":{"rootfs":"/srv/😀"},"exposure":[{"port":8080,"protocol":"UDP","targetPort":3000,"type":"NodePort"}]}}}"#
     );
-    assert_eq!(from_json(&json).unwrap(), workloads[0]);
+    assert_eq!(
+        to_json(&workloads[1]),
+        r#"{"apiVersion":"v1","kind":"Function","name":"second","replicas":1,"spec":{"function":{"execution":{}}}}"#
+    );
+}
+
+#[test]
+fn what_is_repeated_by_an_alias_is_refused_where_it_is_used() {
+    let text = "apiVersion: v1\nkind: Function\nname: a\nspec: {function: {exposure: {port: &p 0, targetPort: *p}}}\n\
+        ---\napiVersion: v1\nkind: Function\nname: b\nspec: &s {function: {exposure: [{port: &p 80}, {port: *p}]}}\n";
+    insta::assert_snapshot!(refused(&[("alias.yaml", text)]), @r"
+    alias.yaml:4:39: spec.function.exposure.port: port 0 is out of range: 1 to 65535 are ports
+    alias.yaml:4:54: spec.function.exposure.targetPort: port 0 is out of range: 1 to 65535 are ports
+    alias.yaml:9:48: spec.function.exposure[1]: tcp 80 -> 80 clashes with tcp 80 -> 80 at alias.yaml:9:33
+    ");
+}
+
+#[test]
+fn bombs_do_not_go_off() {
+    let reason = |text: &str| {
+        let errors = parsed(text).unwrap_err();
+        errors.iter().next().unwrap().reason.clone()
+    };
+    let long = format!("name: {}", "n".repeat(MAX_BYTES));
+    assert_eq!(reason(&long), Reason::TooLarge { bytes: long.len() });
+    assert_eq!(reason(&format!("{}{}", "[".repeat(500_000), "]".repeat(500_000))), Reason::TooDeep);
+    assert_eq!(
+        reason(&format!("{{\"spec\":{}7{}}}", "[".repeat(32), "]".repeat(32))),
+        Reason::TooDeep
+    );
+    let syntax = |text: &str| assert!(matches!(reason(text), Reason::Syntax { .. }), "{text:.80}");
+    syntax(&format!("spec: {}{}", "[".repeat(400_000), "]".repeat(400_000)));
+    syntax(&"- ".repeat(500_000));
+    let mut laughs = String::from("a0: &a0 [x]\n");
+    for level in 1..30 {
+        use std::fmt::Write;
+        let below = level - 1;
+        writeln!(laughs, "a{level}: &a{level} [*a{below}, *a{below}, *a{below}]").unwrap();
+    }
+    syntax(&laughs);
+}
+
+#[test]
+fn only_one_definition_makes_a_record() {
+    let one = r#"{"apiVersion":"v1","kind":"Function","name":"a","spec":{"function":{}}}"#;
+    let two = format!("[{one},{}]", one.replace("\"a\"", "\"b\""));
+    let refused = |text: &str| from_json(text).unwrap_err().to_string();
+    assert!(from_json(one).is_ok());
+    assert_eq!(refused(&two), "record:1:1: expected one definition, found 2");
+    assert_eq!(refused(""), "record:1:1: there is no definition in it");
+}
+
+fn ports() -> impl Strategy<Value = (PortRange, PortRange)> {
+    (1..=60_000_i64, 1..=60_000_i64, prop_oneof![Just(0_i64), 1..=1023_i64]).prop_map(
+        |(host, guest, more)| {
+            let range = |first| PortRange::new(first, first + more).unwrap();
+            (range(host), range(guest))
+        },
+    )
+}
+
+fn workload() -> impl Strategy<Value = Workload> {
+    let address = proptest::option::of((1..=223_u8, any::<[u8; 3]>()));
+    let exposure = (0..3_usize, address, ports()).prop_map(|(protocol, address, (host, guest))| {
+        let address = address.map(|(a, [b, c, d])| std::net::Ipv4Addr::new(a, b, c, d));
+        Exposure::new(Protocol::ALL[protocol], address, host, guest).unwrap()
+    });
+    let exposures = proptest::collection::vec(exposure, 0..5).prop_map(|all| {
+        all.into_iter().fold(Vec::<Exposure>::new(), |mut kept, exposure| {
+            if !kept.iter().any(|other| other.clashes_with(&exposure)) {
+                kept.push(exposure);
+            }
+            kept
+        })
+    });
+    ("[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?", proptest::option::of(any::<String>()), exposures)
+        .prop_map(|(name, rootfs, exposures)| {
+            let name = name.parse().unwrap();
+            Workload::Function(Function { name, execution: Execution { rootfs }, exposures })
+        })
+}
+
+proptest! {
+    #[test]
+    fn a_workload_reads_back(workload in workload()) {
+        let json = to_json(&workload);
+        prop_assert!(!json.contains('\n'));
+        prop_assert_eq!(from_json(&json).unwrap(), workload);
+    }
+
+    #[test]
+    fn no_text_is_too_strange(text in any::<String>()) {
+        drop(parsed(&text));
+    }
+
+    #[test]
+    fn no_text_that_looks_like_a_definition_is_too_strange(
+        words in proptest::collection::vec(
+            proptest::sample::select(vec![
+                "{", "}", "[", "]", ":", ",", "\"", "\n", "  ", "\t", "- ", "---\n", "&a ", "*a", "<<: ",
+                "apiVersion: v1\n", "kind: Function\n", "name: a\n", "spec:\n", "function:\n", "exposure:\n",
+                "port: ", "\"port\":", "1-9", "80", "1e9", "é", "\\ud800", "null", "!!int ", "# ", "? ", "|\n",
+            ]),
+            0..40,
+        )
+    ) {
+        let text = words.concat();
+        if let Err(errors) = parsed(&text) {
+            let lines = text.lines().count().max(1) + 1;
+            for error in &errors {
+                prop_assert!((1..=lines).contains(&error.place.line), "{error} in {text:?}");
+            }
+        }
+    }
 }

@@ -24,9 +24,11 @@ use crate::{
     model::Protocol,
 };
 
-/// `CTA_ID`, `CTA_ZONE`, `CTA_FILTER` and what stands in the latter.
+/// `CTA_STATUS`, `CTA_ID`, `CTA_ZONE`, `CTA_STATUS_MASK`, and `CTA_FILTER` with what stands in it.
+const STATUS: u16 = 3;
 const ID: u16 = 12;
 const ZONE: u16 = 18;
+const STATUS_MASK: u16 = 26;
 const FILTER: u16 = 25;
 const FILTER_ORIGINAL: u16 = 1;
 const FILTER_REPLY: u16 = 2;
@@ -47,10 +49,12 @@ pub(super) struct Conntrack {
     socket: Socket,
 }
 
-/// What the kernel shall compare: one direction of an entry with a tuple.
+/// What the kernel shall compare.
 enum Filter {
-    Original(u32, Vec<Tuple>),
-    Reply(u32, Vec<Tuple>),
+    /// The original direction with a tuple, of any entry, or of those that are not translated.
+    Original { flags: u32, tuple: Vec<Tuple>, untranslated: bool },
+    /// The reply direction with a tuple.
+    Reply { flags: u32, tuple: Vec<Tuple> },
 }
 
 /// One direction of an entry.
@@ -74,18 +78,46 @@ impl Conntrack {
     }
 
     fn delete_all(&mut self, flows: &BTreeSet<Flows>) -> Result<(), Refusal> {
-        let filters: Vec<_> = flows.iter().copied().flat_map(filters).collect();
-        let entries = if filters.is_empty() {
+        let filters = || flows.iter().copied().flat_map(filters).collect::<Vec<_>>();
+        if flows.is_empty() {
             return Ok(());
-        } else if filters.len() < MANY_FILTERS {
-            // Filters are known from Linux 5.8 on.
-            match self.dump_filtered(filters) {
-                Ok(entries) => entries,
-                Err(_refused) => self.dump_everything()?,
-            }
-        } else {
-            self.dump_everything()?
+        }
+        if filters().len() < MANY_FILTERS {
+            return self
+                .delete_filtered(filters())
+                .or_else(|_refused| {
+                    let entries = self.dump_filtered(filters())?;
+                    self.delete_of(flows, entries)
+                })
+                .or_else(|_refused| self.delete_listed(flows));
+        }
+        self.delete_listed(flows)
+    }
+
+    /// From Linux 6.11 on, and much faster than a dump, which locks each bucket of the table in turn.
+    ///
+    /// An older kernel does not take this for a request to delete everything: it refuses the filter, or
+    /// (before 5.8) the tuple, which is incomplete.
+    fn delete_filtered(&mut self, filters: Vec<Filter>) -> Result<(), Refusal> {
+        let request = |filter: Filter| {
+            let message = message(filter.request(ConntrackMessageType::Delete));
+            Request { message, flags: 0 }
         };
+        let results = self.socket.send_each(filters.into_iter().map(request).collect())?;
+        results.into_iter().collect()
+    }
+
+    fn delete_listed(&mut self, flows: &BTreeSet<Flows>) -> Result<(), Refusal> {
+        let entries = self.dump_everything()?;
+        self.delete_of(flows, entries)
+    }
+
+    /// Of these entries, deletes those that are these flows.
+    fn delete_of(
+        &mut self,
+        flows: &BTreeSet<Flows>,
+        entries: Vec<Vec<ConntrackAttribute>>,
+    ) -> Result<(), Refusal> {
         // A kernel that does not know filters may also have ignored them: what is deleted is decided here.
         let doomed: Vec<_> = entries
             .into_iter()
@@ -104,13 +136,14 @@ impl Conntrack {
         Ok(())
     }
 
+    /// From Linux 5.8 on.
     fn dump_filtered(
         &mut self,
         filters: Vec<Filter>,
     ) -> Result<Vec<Vec<ConntrackAttribute>>, Refusal> {
         let mut entries = Vec::new();
         for filter in filters {
-            entries.extend(self.dump(filter.request())?);
+            entries.extend(self.dump(filter.request(ConntrackMessageType::Get))?);
         }
         Ok(entries)
     }
@@ -139,13 +172,13 @@ impl Conntrack {
 impl Filter {
     /// As attributes without a type: the library's would lose the flag `NLA_F_NESTED` of `CTA_FILTER`,
     /// which the kernel insists on.
-    fn request(self) -> ConntrackMessage {
-        let (kind, flags, tuple) = match self {
-            Self::Original(flags, tuple) => {
-                (FILTER_ORIGINAL, flags, ConntrackAttribute::CtaTupleOrig(tuple))
+    fn request(self, request: ConntrackMessageType) -> ConntrackMessage {
+        let (kind, flags, tuple, untranslated) = match self {
+            Self::Original { flags, tuple, untranslated } => {
+                (FILTER_ORIGINAL, flags, ConntrackAttribute::CtaTupleOrig(tuple), untranslated)
             }
-            Self::Reply(flags, tuple) => {
-                (FILTER_REPLY, flags, ConntrackAttribute::CtaTupleReply(tuple))
+            Self::Reply { flags, tuple } => {
+                (FILTER_REPLY, flags, ConntrackAttribute::CtaTupleReply(tuple), false)
             }
         };
         let flags = DefaultNla::new(kind, flags.to_ne_bytes().to_vec());
@@ -153,33 +186,42 @@ impl Filter {
         flags.emit(&mut filter);
         let mut compared = vec![0; tuple.value_len()];
         tuple.emit_value(&mut compared);
-        let attributes = vec![
+        let mut attributes = vec![
             DefaultNla::new(tuple.kind() | NLA_F_NESTED, compared),
             DefaultNla::new(FILTER | NLA_F_NESTED, filter),
         ];
-        ConntrackMessage::Other { message_type: ConntrackMessageType::Get.into(), attributes }
+        if untranslated {
+            let mask = Status::NatMask.bits().to_be_bytes().to_vec();
+            attributes.push(DefaultNla::new(STATUS, vec![0; mask.len()]));
+            attributes.push(DefaultNla::new(STATUS_MASK, mask));
+        }
+        ConntrackMessage::Other { message_type: request.into(), attributes }
     }
 }
 
-/// What finds at least the entries of these flows.
+/// What finds the entries of these flows.
 fn filters(flows: Flows) -> Vec<Filter> {
     let number = |protocol: Protocol| ProtoTuple::Protocol(Number::from(protocol.number()));
     match flows {
         Flows::Guest { guest } => {
             vec![
-                Filter::Original(BY_SOURCE, vec![source(guest)]),
-                Filter::Reply(BY_SOURCE, vec![source(guest)]),
+                Filter::Original {
+                    flags: BY_SOURCE,
+                    tuple: vec![source(guest)],
+                    untranslated: false,
+                },
+                Filter::Reply { flags: BY_SOURCE, tuple: vec![source(guest)] },
             ]
         }
         Flows::Exposed { protocol, guest, guest_port } => {
             let ports = vec![number(protocol), ProtoTuple::SourcePort(guest_port)];
             let flags = BY_SOURCE | BY_PROTOCOL | BY_SOURCE_PORT;
-            vec![Filter::Reply(flags, vec![source(guest), Tuple::Proto(ports)])]
+            vec![Filter::Reply { flags, tuple: vec![source(guest), Tuple::Proto(ports)] }]
         }
         Flows::Untranslated { protocol, port } => {
             let ports = vec![number(protocol), ProtoTuple::DestinationPort(port)];
             let flags = BY_PROTOCOL | BY_DESTINATION_PORT;
-            vec![Filter::Original(flags, vec![Tuple::Proto(ports)])]
+            vec![Filter::Original { flags, tuple: vec![Tuple::Proto(ports)], untranslated: true }]
         }
     }
 }
@@ -365,12 +407,20 @@ mod tests {
             (vec![untranslated(99), untranslated(80), tcp], vec![]),
             (vec![exposed(GUEST, 8081), untranslated(54)], vec![1002, 1008]),
         ];
-        // The same with so many filters that the whole table is read.
+        // The same with so many filters that the whole table is read, and as older kernels have it.
         let more: Vec<_> = (0..20).map(|n| exposed(Ipv4Addr::new(10, 99, 0, n), 1)).collect();
+        let with_more = move |named: &[Flows]| forget(&[named, &more].concat());
+        let by_dump = |named: &[Flows]| {
+            let mut conntrack = Conntrack::open().unwrap();
+            let entries =
+                conntrack.dump_filtered(named.iter().copied().flat_map(filters).collect());
+            conntrack.delete_of(&named.iter().copied().collect(), entries.unwrap()).unwrap();
+        };
         isolated(move || {
             host();
             for (named, gone) in cases {
-                for named in [named.clone(), [&named[..], &more].concat()] {
+                let ways: [&dyn Fn(&[Flows]); 3] = [&forget, &with_more, &by_dump];
+                for forget in ways {
                     traffic();
                     forget(&named);
                     let kept: Vec<_> = (1001..=1008).filter(|flow| !gone.contains(flow)).collect();
@@ -388,9 +438,9 @@ mod tests {
             traffic();
             let mut conntrack = Conntrack::open().unwrap();
             let mut count = |flows| {
-                let found = filters(flows)
-                    .into_iter()
-                    .map(|filter| conntrack.dump(filter.request()).unwrap().len());
+                let found = filters(flows).into_iter().map(|filter| {
+                    conntrack.dump(filter.request(ConntrackMessageType::Get)).unwrap().len()
+                });
                 found.collect::<Vec<_>>()
             };
             let protocol = Protocol::Udp;
@@ -398,6 +448,7 @@ mod tests {
             let exposed = Flows::Exposed { protocol, guest: GUEST, guest_port: 8080 };
             assert_eq!(count(exposed), [1]);
             assert_eq!(count(Flows::Untranslated { protocol, port: 53 }), [3]);
+            assert_eq!(count(Flows::Untranslated { protocol, port: 99 }), [0]);
         });
     }
 

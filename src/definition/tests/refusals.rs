@@ -1,0 +1,363 @@
+//! Each way to be wrong, with the place and the words that answer it.
+
+use super::refused;
+
+#[test]
+fn malformed_text_is_refused_where_it_breaks() {
+    let sources = [
+        ("bad.json", "{\n\t\"apiVersion\": \"v1\",\n\t\"kind\" \"Function\"\n}"),
+        ("cut.json", r#"{"apiVersion": "v1""#),
+        ("comma.json", r#"[{"kind": "Function",}]"#),
+        ("two.json", "{} {}"),
+        ("héé.json", r#"{"é": é}"#),
+        (
+            "surrogate.json",
+            r#"{
+ "name": "\ud800"}"#,
+        ),
+        (
+            "bad.yaml",
+            r"apiVersion: v1
+kind: [Function
+name: bad
+",
+        ),
+        ("tab.yaml", "apiVersion: v1\nspec:\n\tfunction: {}\n"),
+        ("tag.yaml", "apiVersion: !secret v1\n"),
+        ("alias.yaml", "name: *nowhere\n"),
+    ];
+    insta::assert_snapshot!(refused(&sources), @r"
+    bad.json:3:9: not valid JSON: expected `:`
+    cut.json:1:19: not valid JSON: EOF while parsing an object
+    comma.json:1:22: not valid JSON: key must be a string
+    two.json:1:4: not valid JSON: trailing characters
+    héé.json:1:7: not valid JSON: expected value
+    surrogate.json:2:10: not valid JSON: unexpected end of hex escape
+    bad.yaml:3:5: not valid YAML: illegal placement of ':' indicator
+    tab.yaml:3:2: not valid YAML: tabs disallowed within this context (block indentation)
+    tag.yaml:1:21: not valid YAML: unsupported tag `!secret`
+    alias.yaml:1:7: not valid YAML: alias references unknown anchor
+    ");
+}
+
+#[test]
+fn a_text_without_a_definition_is_refused() {
+    let sources = [
+        ("empty.yaml", ""),
+        ("blank.yaml", " \n# nothing\n---\n"),
+        ("empty.json", "[]"),
+        ("text.yaml", "hello\n"),
+        ("number.json", "[7]"),
+    ];
+    insta::assert_snapshot!(refused(&sources), @r"
+    empty.yaml:1:1: there is no definition in it
+    blank.yaml:1:1: there is no definition in it
+    empty.json:1:1: there is no definition in it
+    text.yaml:1:1: expected an object, found a string
+    number.json:1:2: [0]: expected an object, found a number
+    ");
+}
+
+#[test]
+fn unknown_fields_are_named_with_the_nearest_known() {
+    let sources = [
+        (
+            "near.yaml",
+            r"apiVersion: v1
+kind: Function
+name: near
+spec:
+  function:
+    exposure:
+      port: 80
+      targetport: 80
+      hostAdress: 192.0.2.1
+",
+        ),
+        (
+            "far.json",
+            "{\n\t\"apiVersion\": \"v1\",\n\t\"kind\": \"Function\",\n\t\"name\": \"far-json\",\n\t\"colour\": \"blue\",\n\t\"spec\": {\"function\": {\"executon\": {}}}\n}",
+        ),
+    ];
+    insta::assert_snapshot!(refused(&sources), @r#"
+    near.yaml:8:7: spec.function.exposure.targetport: unknown field; did you mean "targetPort"?
+    near.yaml:9:7: spec.function.exposure.hostAdress: unknown field; did you mean "hostAddress"?
+    far.json:5:2: colour: unknown field; known here are apiVersion, kind, name, replicas, spec
+    far.json:6:24: spec.function.executon: unknown field; did you mean "execution"?
+    "#);
+}
+
+#[test]
+fn a_field_stands_once() {
+    let sources = [
+        (
+            "twice.json",
+            "{\n\t\"apiVersion\": \"v1\",\n\t\"kind\": \"Function\", \"kind\": \"Pod\",\n\t\"name\": \"twice-json\",\n\t\"spec\": {\"function\": {}}\n}",
+        ),
+        (
+            "twice.yaml",
+            r"apiVersion: v1
+kind: Function
+name: twice
+name: again
+spec:
+  function: {}
+",
+        ),
+    ];
+    insta::assert_snapshot!(refused(&sources), @r"
+    twice.json:3:22: kind: the field stands at line 3 already
+    twice.yaml:4:1: name: the field stands at line 3 already
+    ");
+}
+
+#[test]
+fn versions_and_kinds_are_known_ones() {
+    let sources = [
+        (
+            "v2.yaml",
+            r"apiVersion: v2
+kind: Functon
+name: v2
+spec: {}
+",
+        ),
+        (
+            "other.yaml",
+            r"apiVersion: 1
+kind: Deployment
+name: other
+",
+        ),
+        ("none.yaml", "replicas: 1\n"),
+    ];
+    insta::assert_snapshot!(refused(&sources), @r#"
+    v2.yaml:1:13: apiVersion: unknown version "v2"; known is "v1"
+    v2.yaml:2:7: kind: unknown kind "Functon"; did you mean "Function"?
+    other.yaml:1:13: apiVersion: expected a string, found a number; put it in quotes
+    other.yaml:2:7: kind: unknown kind "Deployment"; known is Function, and without an implementation Pod
+    none.yaml:1:1: apiVersion: missing
+    none.yaml:1:1: name: missing
+    none.yaml:1:1: kind: missing
+    "#);
+}
+
+#[test]
+fn names_are_refused_with_their_reason() {
+    let sources = [(
+        "names.yaml",
+        r#"apiVersion: v1
+kind: Function
+name: ""
+spec: {function: {}}
+---
+apiVersion: v1
+kind: Function
+name: nnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnn
+spec: {function: {}}
+---
+apiVersion: v1
+kind: Function
+name: Hello
+spec: {function: {}}
+---
+apiVersion: v1
+kind: Function
+name: a_b
+spec: {function: {}}
+---
+apiVersion: v1
+kind: Function
+name: -all
+spec: {function: {}}
+---
+apiVersion: v1
+kind: Function
+name: 123
+spec: {function: {}}
+---
+apiVersion: v1
+kind: Function
+name: ~
+spec: {function: {}}
+"#,
+    )];
+    insta::assert_snapshot!(refused(&sources), @r#"
+    names.yaml:3:7: name: the name is empty
+    names.yaml:8:7: name: the name is 64 characters long; at most 63 are allowed
+    names.yaml:13:7: name: the name has the character 'H' at position 1; allowed are a-z, 0-9, '.' and '-'
+    names.yaml:18:7: name: the name has the character '_' at position 2; allowed are a-z, 0-9, '.' and '-'
+    names.yaml:23:7: name: the name "-all" starts or ends with '.' or '-'; both ends must be a letter or a digit
+    names.yaml:28:7: name: expected a string, found a number; put it in quotes
+    names.yaml:33:7: name: expected a string, found nothing
+    "#);
+}
+
+#[test]
+fn ports_are_refused_with_their_reason() {
+    let sources = [
+        (
+            "ports.yaml",
+            r"apiVersion: v1
+kind: Function
+name: ports
+spec:
+  function:
+    exposure:
+    - port: 0
+    - port: 65536
+    - port: 8010-8000
+    - port: 8000-8010
+      targetPort: 3000-3001
+    - targetPort: 80
+    - port: 80.5
+    - port: 1-2000
+    - port: http
+    - port: -1
+    - port: 99999999999999999999
+    - port: true
+    - port:
+",
+        ),
+        (
+            "port.json",
+            "{\n\t\"apiVersion\": \"v1\",\n\t\"kind\": \"Function\",\n\t\"name\": \"port-json\",\n\t\"spec\": {\"function\": {\"exposure\": [{\"port\": 80}, {\"port\": 65536}, {\"port\": \"0x50\"}]}}\n}",
+        ),
+    ];
+    insta::assert_snapshot!(refused(&sources), @r#"
+    ports.yaml:7:13: spec.function.exposure[0].port: port 0 is out of range: 1 to 65535 are ports
+    ports.yaml:8:13: spec.function.exposure[1].port: port 65536 is out of range: 1 to 65535 are ports
+    ports.yaml:9:13: spec.function.exposure[2].port: the range 8010-8000 is reversed: write 8000-8010
+    ports.yaml:10:7: spec.function.exposure[3]: port 8000-8010 has 11 ports, targetPort 3000-3001 has 2: the lengths must be the same
+    ports.yaml:12:7: spec.function.exposure[4].port: missing
+    ports.yaml:13:13: spec.function.exposure[5].port: "80.5" is neither a port such as 8080 nor a range such as 8000-8010
+    ports.yaml:14:13: spec.function.exposure[6].port: the range 1-2000 has 2000 ports; an exposure has at most 1024
+    ports.yaml:15:13: spec.function.exposure[7].port: "http" is neither a port such as 8080 nor a range such as 8000-8010
+    ports.yaml:16:13: spec.function.exposure[8].port: port -1 is out of range: 1 to 65535 are ports
+    ports.yaml:17:13: spec.function.exposure[9].port: "100000000000000000000" is neither a port such as 8080 nor a range such as 8000-8010
+    ports.yaml:18:13: spec.function.exposure[10].port: expected a port or a range, found a boolean
+    ports.yaml:19:11: spec.function.exposure[11].port: expected a port or a range, found nothing
+    port.json:5:60: spec.function.exposure[1].port: port 65536 is out of range: 1 to 65535 are ports
+    port.json:5:77: spec.function.exposure[2].port: "0x50" is neither a port such as 8080 nor a range such as 8000-8010
+    "#);
+}
+
+#[test]
+fn the_rest_of_an_exposure_is_refused_with_its_reason() {
+    let sources = [
+        (
+            "other.yaml",
+            r"apiVersion: v1
+kind: Function
+name: other
+spec:
+  function:
+    exposure:
+      port: 80
+      protocol: ICMP
+      type: LoadBalancer
+      hostAddress: ::1
+",
+        ),
+        (
+            "range.yaml",
+            r"apiVersion: v1
+kind: Function
+name: range
+spec:
+  function:
+    exposure:
+      port: 80
+      hostAddress: 224.0.0.1
+",
+        ),
+        (
+            "string.yaml",
+            r"apiVersion: v1
+kind: Function
+name: string
+spec:
+  function:
+    exposure:
+      '8080'
+",
+        ),
+    ];
+    insta::assert_snapshot!(refused(&sources), @r#"
+    other.yaml:8:17: spec.function.exposure.protocol: unknown protocol "ICMP"; TCP, UDP and SCTP are known
+    other.yaml:9:13: spec.function.exposure.type: unknown type "LoadBalancer"; "NodePort" is the only one
+    other.yaml:10:20: spec.function.exposure.hostAddress: "::1" is not an IPv4 address
+    range.yaml:7:7: spec.function.exposure: hostAddress 224.0.0.1 is a multicast, broadcast or reserved address
+    string.yaml:7:7: spec.function.exposure: expected an object or a list of them, found a string
+    "#);
+}
+
+#[test]
+fn what_a_function_cannot_have_is_refused() {
+    let sources = [
+        (
+            "f.yaml",
+            r"apiVersion: v1
+kind: Function
+name: f
+replicas: 3
+spec:
+  containers:
+  - name: x
+  function:
+    execution:
+      rootfs: 7
+",
+        ),
+        (
+            "g.json",
+            r#"{"apiVersion": "v1", "kind": "Function", "name": "a", "replicas": "1", "spec": {"containers": {}}}"#,
+        ),
+        (
+            "h.yaml",
+            r"apiVersion: v1
+kind: Function
+name: h
+spec: []
+",
+        ),
+    ];
+    insta::assert_snapshot!(refused(&sources), @r"
+    f.yaml:4:11: replicas: a definition is one instance, not 3; set it to 1, and write a definition with a name of its own for each
+    f.yaml:7:5: spec.containers: a Function has no containers
+    f.yaml:10:15: spec.function.execution.rootfs: expected a string, found a number; put it in quotes
+    g.json:1:67: replicas: expected the number 1, found a string
+    g.json:1:80: spec.function: missing
+    g.json:1:95: spec.containers: expected an empty list, found an object
+    h.yaml:4:7: spec: expected an object, found a list
+    ");
+}
+
+#[test]
+fn exposures_and_names_clash_within_and_across_sources() {
+    let sources = [
+        (
+            "clash.yaml",
+            r"apiVersion: v1
+kind: Function
+name: hello
+spec:
+  function:
+    exposure:
+    - port: 8000-8010
+    - {port: 8005, hostAddress: 192.0.2.1}
+    - {port: 8005, protocol: UDP}
+",
+        ),
+        (
+            "later.json",
+            r#"[{"apiVersion":"v1","kind":"Function","name":"hello","spec":{"function":{"exposure":{"port":9000}}}},
+ {"apiVersion":"v1","kind":"Function","name":"b","spec":{"function":{"exposure":{"port":"8010"}}}}]"#,
+        ),
+    ];
+    insta::assert_snapshot!(refused(&sources), @r"
+    clash.yaml:8:7: spec.function.exposure[1]: tcp 192.0.2.1:8005 -> 8005 clashes with tcp 8000-8010 -> 8000-8010 at clash.yaml:7:7
+    later.json:1:46: [0].name: hello is defined at clash.yaml:3:7 already
+    later.json:2:81: [1].spec.function.exposure: tcp 8010 -> 8010 clashes with tcp 8000-8010 -> 8000-8010 at clash.yaml:7:7
+    ");
+}
