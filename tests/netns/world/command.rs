@@ -17,7 +17,7 @@ use super::Namespace;
 /// Where the system's programs are.
 pub(super) const PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
 /// When a program is killed.
-const DEADLINE: Duration = Duration::from_secs(60);
+const DEADLINE: Duration = Duration::from_mins(1);
 
 /// What a program did.
 #[derive(Debug, Clone)]
@@ -95,12 +95,15 @@ fn finish(mut child: Child, command: String, stdin: &str) -> Output {
             input.map(|mut input| input.write_all(stdin.as_bytes()).ok());
         });
         scope.spawn(move || sender.send(child.wait_with_output()).ok());
-        receiver.recv_timeout(DEADLINE).map_err(|_| kill_process(id, Signal::KILL))
+        let ended = receiver.recv_timeout(DEADLINE);
+        if ended.is_err() {
+            kill_process(id, Signal::KILL).ok();
+        }
+        ended
     });
-    let output = match ended {
-        Ok(output) => output.expect("wait"),
-        Err(_) => panic!("`{command}` did not end within {DEADLINE:?}"),
-    };
+    let output = ended
+        .unwrap_or_else(|_| panic!("`{command}` did not end within {DEADLINE:?}"))
+        .expect("the child is waited for once");
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("UTF-8");
     Output {
         code: output.status.code(),

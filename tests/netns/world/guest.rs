@@ -64,7 +64,7 @@ impl Guest {
         let eth0 = namespace.run(|| system::attach_tap("eth0")).expect("a TAP for the guest");
         let Nic { address, gateway, mac, mtu, .. } = &nic;
         let configuration = format!(
-            "link set eth0 address {mac} mtu {mtu} addrgenmode none up\n\
+            "link set eth0 addrgenmode none\nlink set eth0 address {mac} mtu {mtu} up\n\
              address add {address}/{} dev eth0\nroute add default via {gateway}\n",
             Addresses::PREFIX_LENGTH
         );

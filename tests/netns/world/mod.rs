@@ -152,8 +152,8 @@ fn connect(node: &Namespace, client: &Namespace, internet: &Namespace, other: &N
     let cable = |name: &str, peer: &Namespace| {
         let peer = peer.path();
         format!(
-            "link add {name} addrgenmode none type veth peer name eth0 netns {peer}\n\
-             link set {name} up\n"
+            "link add {name} type veth peer name eth0 netns {peer}\n\
+             link set {name} addrgenmode none\nlink set {name} up\n"
         )
     };
     let cables = [cable("lan0", client), cable("up0", internet), cable("oth0", other)].concat();
