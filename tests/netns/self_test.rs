@@ -10,6 +10,7 @@ use crate::world::{
     foreign::{docker_like, nft_foreign},
     guest::{Guest, Nic},
     on_every_firewall,
+    state::{SystemState, assert_same},
     traffic::{
         PATIENCE, SILENCE, UdpClient, assert_tcp_closed, assert_tcp_refused, ping, tcp_ask,
         tcp_echo, tcp_server, udp_ask, udp_server,
@@ -107,11 +108,9 @@ fn a_datagram_client_keeps_its_port() {
 
 #[test]
 fn nothing_outlives_a_world_even_after_a_panic() {
-    let host = || {
-        // Read only: the host's own network is not the tests' to configure.
-        thread::spawn(|| std::fs::read_link("/proc/thread-self/ns/net").unwrap()).join().unwrap()
-    };
-    let before = host();
+    let host = Namespace::current();
+    let links = || host.tool(&["ip", "-brief", "link"]);
+    let before = links();
     let (sender, receiver) = mpsc::channel();
     let panicked = thread::spawn(move || {
         let world = World::new(Firewall::Nftables);
@@ -126,7 +125,7 @@ fn nothing_outlives_a_world_even_after_a_panic() {
     wait_for("the node to vanish", Duration::from_secs(20), || {
         (!client.tool(&["ip", "link"]).contains("eth0")).then_some(())
     });
-    assert_eq!(host(), before);
+    assert_eq!(links(), before);
 }
 
 on_every_firewall!(the_node_has_the_firewall_under_test, |world| {
@@ -159,4 +158,49 @@ fn a_foreign_nft_firewall_drops_what_the_node_would_forward() {
     tcp_ask(&world.internet, server.address).unwrap();
     nft_foreign(&world.node);
     assert_tcp_closed(&world.internet, server.address);
+}
+
+on_every_firewall!(a_snapshot_differs_exactly_when_the_system_does, |world| {
+    let node = &world.node;
+    let address = ["address", "add", "10.1.1.1/32", "dev", "lo"];
+    let neighbour = ["neighbour", "add", "192.168.7.77", "lladdr", "2:0:0:0:0:1", "dev", "lan0"];
+    let rule = ["-A", "FORWARD", "-s", "192.0.2.1", "-j", "DROP"];
+    let changes: [(&str, &[&str]); 5] = [
+        ("ip", &address),
+        ("ip", &neighbour),
+        ("ip", &["route", "add", "192.0.2.0/24", "via", "192.168.7.2"]),
+        ("iptables", &rule),
+        ("nft", &["add", "table", "inet", "more"]),
+    ];
+    nft_foreign(node);
+    node.tool(&["nft", "delete", "table", "ip", "filter"]);
+    docker_like(world, world.firewall);
+    let mut before = SystemState::take(node);
+    for (program, arguments) in changes {
+        assert_same(&before, &SystemState::take(node));
+        world.program(program, arguments, "").success();
+        let after = SystemState::take(node);
+        let differences = before.differences(&after);
+        let only_more = differences.contains("\n  + ") && !differences.contains("\n  - ");
+        assert!(only_more, "after {program} {arguments:?}: {differences}");
+        before = after;
+    }
+    // Traffic is no change.
+    udp_ask(node, (CLIENT, 53), SILENCE);
+    tcp_ask(node, (CLIENT, 53)).unwrap_err();
+    assert_same(&before, &SystemState::take(node));
+});
+
+#[test]
+fn to_look_changes_nothing() {
+    let world = World::new(Firewall::IptablesLegacy);
+    let before = SystemState::take(&world.node);
+    assert_eq!(world.node.tool(&["nft", "list", "ruleset"]), "");
+    // What the legacy variant creates when it is asked, it cannot remove, and it says nothing.
+    world.program("iptables", &["-S"], "").success();
+    assert_same(&before, &SystemState::take(&world.node));
+    world.node.set_sysctl("net/ipv4/ip_forward", "1");
+    assert_ne!(before, SystemState::take(&world.node));
+    world.node.set_sysctl("net/ipv4/ip_forward", "0");
+    assert_same(&before, &SystemState::take(&world.node));
 }

@@ -39,6 +39,12 @@ impl Namespace {
         namespace
     }
 
+    /// The calling thread's, which is not the tests' to change.
+    pub(crate) fn current() -> Self {
+        let file = File::open("/proc/thread-self/ns/net").expect("the thread's namespace");
+        Self { file: Arc::new(file) }
+    }
+
     /// Runs a job in the namespace, in a thread of its own: jobs do not wait for each other. Sockets that it
     /// makes stay in the namespace wherever they are used later, programs that it starts inherit it, and
     /// `/proc/sys/net` and `/proc/thread-self/net` are the namespace's.
@@ -75,7 +81,7 @@ impl Namespace {
     /// A sysctl, by its path under `/proc/sys`, such as `net/ipv4/ip_forward`.
     #[track_caller]
     pub(crate) fn sysctl(&self, path: &str) -> String {
-        let read = || read_sysctl(&Path::new("/proc/sys").join(path));
+        let read = || read_proc(&Path::new("/proc/sys").join(path));
         self.run(read).unwrap_or_else(|| panic!("cannot read the sysctl {path}"))
     }
 
@@ -90,6 +96,6 @@ impl Namespace {
 /// The trimmed content of a file of `/proc`, of the calling thread's namespace; `None` where it cannot be
 /// read, as some files can only be written.
 #[expect(clippy::disallowed_methods, reason = "the harness reads /proc here only")]
-pub(super) fn read_sysctl(path: &Path) -> Option<String> {
+pub(super) fn read_proc(path: &Path) -> Option<String> {
     fs::read_to_string(path).ok().map(|text| text.trim_end().to_owned())
 }
