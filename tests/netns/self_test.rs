@@ -10,6 +10,7 @@ use crate::world::{
     foreign::{docker_like, nft_foreign},
     guest::{Guest, Nic},
     on_every_firewall,
+    sctp::{sctp_ask, sctp_server},
     state::{SystemState, assert_same},
     traffic::{
         PATIENCE, SILENCE, UdpClient, assert_tcp_closed, assert_tcp_refused, ping, tcp_ask,
@@ -204,3 +205,36 @@ fn to_look_changes_nothing() {
     world.node.set_sysctl("net/ipv4/ip_forward", "0");
     assert_same(&before, &SystemState::take(&world.node));
 }
+
+#[test]
+fn sctp_associations_come_about() {
+    let world = World::new(Firewall::Nftables);
+    let server = sctp_server(&world.node, (NODE_LAN, 7));
+    let answer = sctp_ask(&world.client, server.address).unwrap();
+    assert_eq!((answer.client.ip(), answer.server), (CLIENT.into(), server.address));
+    assert_eq!(sctp_ask(&world.node, server.address).unwrap().client.ip(), NODE_LAN);
+    sctp_ask(&world.client, (NODE_LAN, 8)).unwrap_err();
+    drop(server);
+    sctp_ask(&world.client, (NODE_LAN, 7)).unwrap_err();
+}
+
+on_every_firewall!(sctp_associations_pass_dnat, |world| {
+    let (guest, _) = guest(world, 1500);
+    let server = sctp_server(&guest.namespace, (guest.nic.address, 3000));
+    world.node.set_sysctl("net/ipv4/ip_forward", "1");
+    let published = (NODE_LAN, 8080);
+    sctp_ask(&world.client, published).unwrap_err();
+    let to = server.address.to_string();
+    if world.firewall == Firewall::Nftables {
+        let rules = format!(
+            "table ip exposed {{ chain prerouting {{ type nat hook prerouting priority dstnat; \
+             ip protocol sctp sctp dport 8080 dnat to {to}; }} }}"
+        );
+        world.node.feed(&["nft", "-f", "-"], &rules).success();
+    } else {
+        let rule = ["-t", "nat", "-A", "PREROUTING", "-p", "sctp", "--dport", "8080", "-j", "DNAT"];
+        world.program("iptables", &[&rule[..], &["--to-destination", &to]].concat(), "").success();
+    }
+    let answer = sctp_ask(&world.client, published).unwrap();
+    assert_eq!((answer.client.ip(), answer.server), (CLIENT.into(), server.address));
+});

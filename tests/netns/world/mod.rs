@@ -16,6 +16,7 @@ pub(crate) mod foreign;
 pub(crate) mod guest;
 pub(crate) mod namespace;
 
+pub(crate) mod sctp;
 pub(crate) mod state;
 mod system;
 pub(crate) mod traffic;
