@@ -228,7 +228,7 @@ on_every_firewall!(sctp_associations_pass_dnat, |world| {
     if world.firewall == Firewall::Nftables {
         let rules = format!(
             "table ip exposed {{ chain prerouting {{ type nat hook prerouting priority dstnat; \
-             ip protocol sctp sctp dport 8080 dnat to {to}; }} }}"
+             ip protocol sctp sctp dport 8080 dnat to {to}\n}}\n}}\n"
         );
         world.node.feed(&["nft", "-f", "-"], &rules).success();
     } else {
