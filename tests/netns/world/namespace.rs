@@ -1,0 +1,101 @@
+//! Network namespaces without names.
+
+use std::{
+    fs::{self, File},
+    os::fd::{AsFd, AsRawFd},
+    panic,
+    path::Path,
+    process,
+    sync::Arc,
+    thread,
+};
+
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+use super::{
+    command::{self, Output},
+    system,
+};
+
+/// A network namespace, held by an open file (namespaces(7)): it vanishes with the last clone, socket and
+/// process in it, also after a panic, and the host never sees anything of it.
+#[derive(Debug, Clone)]
+pub(crate) struct Namespace {
+    file: Arc<File>,
+}
+
+impl Namespace {
+    /// A new one, in which only `lo` is, up.
+    pub(crate) fn new() -> Self {
+        let open = || {
+            system::unshare_network()?;
+            File::open("/proc/thread-self/ns/net")
+        };
+        let file = thread::scope(|scope| scope.spawn(open).join())
+            .expect("the thread does not panic")
+            .expect("a network namespace: these tests need root");
+        let namespace = Self { file: Arc::new(file) };
+        namespace.tool(&["ip", "link", "set", "lo", "up"]);
+        namespace
+    }
+
+    /// The calling thread's, which is not the tests' to change.
+    pub(crate) fn current() -> Self {
+        let file = File::open("/proc/thread-self/ns/net").expect("the thread's namespace");
+        Self { file: Arc::new(file) }
+    }
+
+    /// Runs a job in the namespace, in a thread of its own: jobs do not wait for each other. Sockets that it
+    /// makes stay in the namespace wherever they are used later, programs that it starts inherit it, and
+    /// `/proc/sys/net` and `/proc/thread-self/net` are the namespace's.
+    pub(crate) fn run<T: Send>(&self, job: impl FnOnce() -> T + Send) -> T {
+        let inside = || {
+            move_into_link_name_space(self.file.as_fd(), Some(LinkNameSpaceType::Network))
+                .expect("setns");
+            job()
+        };
+        match thread::scope(|scope| scope.spawn(inside).join()) {
+            Ok(result) => result,
+            Err(reason) => panic::resume_unwind(reason),
+        }
+    }
+
+    /// What `ip link … netns` takes.
+    pub(crate) fn path(&self) -> String {
+        format!("/proc/{}/fd/{}", process::id(), self.file.as_raw_fd())
+    }
+
+    /// Runs a program of the system that must succeed, and answers what it printed.
+    #[track_caller]
+    pub(crate) fn tool(&self, command: &[&str]) -> String {
+        self.feed(command, "").success()
+    }
+
+    /// Runs a program of the system with this input.
+    #[track_caller]
+    pub(crate) fn feed(&self, command: &[&str], stdin: &str) -> Output {
+        let (program, arguments) = command.split_first().expect("a program's name");
+        command::run(self, program, arguments, &command::environment(), stdin)
+    }
+
+    /// A sysctl, by its path under `/proc/sys`, such as `net/ipv4/ip_forward`.
+    #[track_caller]
+    pub(crate) fn sysctl(&self, path: &str) -> String {
+        let read = || read_proc(&Path::new("/proc/sys").join(path));
+        self.run(read).unwrap_or_else(|| panic!("cannot read the sysctl {path}"))
+    }
+
+    #[track_caller]
+    #[expect(clippy::disallowed_methods, reason = "the harness writes sysctls here only")]
+    pub(crate) fn set_sysctl(&self, path: &str, value: &str) {
+        let result = self.run(|| fs::write(Path::new("/proc/sys").join(path), value));
+        result.unwrap_or_else(|error| panic!("cannot set the sysctl {path} to {value}: {error}"));
+    }
+}
+
+/// The trimmed content of a file of `/proc`, of the calling thread's namespace; `None` where it cannot be
+/// read, as some files can only be written.
+#[expect(clippy::disallowed_methods, reason = "the harness reads /proc here only")]
+pub(super) fn read_proc(path: &Path) -> Option<String> {
+    fs::read_to_string(path).ok().map(|text| text.trim_end().to_owned())
+}

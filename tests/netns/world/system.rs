@@ -1,0 +1,51 @@
+//! The system calls that have no safe wrapper: all of the harness' `unsafe`.
+#![expect(unsafe_code, reason = "unshare(2) and the ioctls of /dev/net/tun have no safe wrapper")]
+
+use std::{
+    fs::{File, OpenOptions},
+    io,
+};
+
+use rustix::{
+    ioctl::{self, IntegerSetter, Opcode, Setter, opcode},
+    thread::{UnshareFlags, unshare_unsafe},
+};
+
+/// `_IOW('T', 202, int)` of `<linux/if_tun.h>`, although the argument is a `struct ifreq`.
+const TUNSETIFF: Opcode = opcode::write::<i32>(b'T', 202);
+/// `_IOW('T', 208, unsigned int)`.
+const TUNSETOFFLOAD: Opcode = opcode::write::<u32>(b'T', 208);
+/// `IFF_TAP | IFF_NO_PI | IFF_VNET_HDR`.
+const TAP_FLAGS: i16 = 0x0002 | 0x1000 | 0x4000;
+/// `IFNAMSIZ`.
+const NAME_SIZE: usize = 16;
+
+/// `struct ifreq` of `<linux/if.h>`, with its union as `ifr_flags`.
+#[repr(C)]
+struct InterfaceRequest {
+    name: [u8; NAME_SIZE],
+    flags: i16,
+    rest: [u8; 22],
+}
+
+/// Moves the calling thread into a new network namespace.
+pub(super) fn unshare_network() -> io::Result<()> {
+    // SAFETY: only `CLONE_FILES` is unsafe, and it is not given.
+    unsafe { unshare_unsafe(UnshareFlags::NEWNET) }?;
+    Ok(())
+}
+
+/// Attaches to the TAP of this name in the calling thread's namespace, with a `struct virtio_net_hdr`
+/// before each frame and no offload; creates the TAP where there is none, for as long as the file is open.
+pub(super) fn attach_tap(name: &str) -> io::Result<File> {
+    let tap = OpenOptions::new().read(true).write(true).open("/dev/net/tun")?;
+    let mut request = InterfaceRequest { name: [0; NAME_SIZE], flags: TAP_FLAGS, rest: [0; 22] };
+    for (place, byte) in request.name.iter_mut().take(NAME_SIZE - 1).zip(name.bytes()) {
+        *place = byte;
+    }
+    // SAFETY: `TUNSETIFF` reads a `struct ifreq`, whose size and layout `InterfaceRequest` has.
+    unsafe { ioctl::ioctl(&tap, Setter::<TUNSETIFF, _>::new(request)) }?;
+    // SAFETY: `TUNSETOFFLOAD` takes its flags as an integer.
+    unsafe { ioctl::ioctl(&tap, IntegerSetter::<TUNSETOFFLOAD>::new_usize(0)) }?;
+    Ok(tap)
+}

@@ -1,0 +1,251 @@
+//! Connections and datagrams, with servers that say whom they see.
+
+use std::{
+    fmt,
+    io::{self, BufRead, BufReader, ErrorKind, Read, Write},
+    net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    os::fd::AsFd,
+    str::FromStr,
+    sync::atomic::{AtomicU16, Ordering},
+    thread,
+    time::Duration,
+};
+
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    net::{
+        AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, ipproto, recv, sendto,
+        socket_with,
+    },
+};
+
+use super::{Namespace, background::Background};
+
+/// How long an answer may take that must come.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(2);
+/// How long to wait for an answer that must not come.
+pub(crate) const SILENCE: Duration = Duration::from_secs(1);
+/// When a connection that hangs is given up.
+const HANGING: Duration = Duration::from_secs(20);
+
+/// Both ends of a conversation, as the server sees them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Answer {
+    pub(crate) client: SocketAddr,
+    pub(crate) server: SocketAddr,
+}
+
+impl fmt::Display for Answer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.client, self.server)
+    }
+}
+
+impl FromStr for Answer {
+    type Err = io::Error;
+
+    fn from_str(text: &str) -> io::Result<Self> {
+        text.trim_end()
+            .split_once(' ')
+            .and_then(|(client, server)| {
+                Some(Self { client: client.parse().ok()?, server: server.parse().ok()? })
+            })
+            .ok_or_else(|| io::Error::new(ErrorKind::InvalidData, format!("answer {text:?}")))
+    }
+}
+
+/// A server, which ends when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Server {
+    pub(crate) address: SocketAddr,
+    pub(super) _thread: Background,
+}
+
+/// A server that says whom it sees, and then sends back all it gets.
+#[track_caller]
+pub(crate) fn tcp_server(namespace: &Namespace, at: impl Into<SocketAddr>) -> Server {
+    let at = at.into();
+    let listener = namespace.run(|| TcpListener::bind(at));
+    let listener = listener.unwrap_or_else(|error| panic!("cannot listen at {at}: {error}"));
+    let address = listener.local_addr().expect("the listener's address");
+    let thread = Background::start(move |stop| {
+        while stop.readable([listener.as_fd()]).is_some() {
+            // A client that has gone meanwhile is not the server's failure.
+            listener
+                .accept()
+                .map(|(stream, client)| thread::spawn(move || echo(&stream, client)))
+                .ok();
+        }
+    });
+    Server { address, _thread: thread }
+}
+
+fn echo(mut stream: &TcpStream, client: SocketAddr) -> io::Result<()> {
+    stream.set_read_timeout(Some(HANGING))?;
+    stream.set_write_timeout(Some(HANGING))?;
+    writeln!(stream, "{}", Answer { client, server: stream.local_addr()? })?;
+    io::copy(&mut &*stream, &mut stream)?;
+    stream.shutdown(Shutdown::Write)
+}
+
+/// Connects, and returns what [`tcp_server`] sees.
+pub(crate) fn tcp_ask(namespace: &Namespace, target: impl Into<SocketAddr>) -> io::Result<Answer> {
+    let mut stream = tcp_connect(namespace, target.into(), PATIENCE)?;
+    stream.shutdown(Shutdown::Write)?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text)?;
+    text.parse()
+}
+
+/// Sends these bytes to [`tcp_server`], and returns what came back.
+pub(crate) fn tcp_echo(
+    namespace: &Namespace,
+    target: impl Into<SocketAddr>,
+    bytes: &[u8],
+) -> io::Result<Vec<u8>> {
+    let stream = tcp_connect(namespace, target.into(), PATIENCE)?;
+    let mut reader = BufReader::new(&stream);
+    reader.read_line(&mut String::new())?;
+    let mut back = Vec::new();
+    thread::scope(|scope| {
+        let sent = scope.spawn(|| {
+            (&stream).write_all(bytes)?;
+            stream.shutdown(Shutdown::Write)
+        });
+        reader.read_to_end(&mut back)?;
+        sent.join().expect("the thread does not panic")
+    })?;
+    Ok(back)
+}
+
+fn tcp_connect(
+    namespace: &Namespace,
+    target: SocketAddr,
+    timeout: Duration,
+) -> io::Result<TcpStream> {
+    let stream = namespace.run(|| TcpStream::connect_timeout(&target, timeout))?;
+    stream.set_read_timeout(Some(HANGING))?;
+    stream.set_write_timeout(Some(HANGING))?;
+    Ok(stream)
+}
+
+/// Nobody listens there, and the client is told so at once.
+#[track_caller]
+pub(crate) fn assert_tcp_refused(namespace: &Namespace, target: impl Into<SocketAddr>) {
+    let target = target.into();
+    let result = tcp_connect(namespace, target, PATIENCE).map_err(|error| error.kind());
+    let refused = matches!(result, Err(ErrorKind::ConnectionRefused));
+    assert!(refused, "a connection to {target} should be refused: {result:?}");
+}
+
+/// No connection comes about, whether it is refused, rejected on the way or not answered.
+#[track_caller]
+pub(crate) fn assert_tcp_closed(namespace: &Namespace, target: impl Into<SocketAddr>) {
+    let target = target.into();
+    let result = tcp_connect(namespace, target, SILENCE);
+    assert!(result.is_err(), "a connection to {target} should fail: {result:?}");
+}
+
+/// A server that answers each datagram with whom it sees.
+#[track_caller]
+pub(crate) fn udp_server(namespace: &Namespace, at: impl Into<SocketAddr>) -> Server {
+    let at = at.into();
+    let socket = namespace.run(|| UdpSocket::bind(at));
+    let socket = socket.unwrap_or_else(|error| panic!("cannot receive at {at}: {error}"));
+    let address = socket.local_addr().expect("the socket's address");
+    let thread = Background::start(move |stop| {
+        let mut request = [0; 64];
+        while stop.readable([socket.as_fd()]).is_some() {
+            // An error of an earlier answer (ICMP) is reported here; there is nothing to answer then.
+            let Ok((length, client)) = socket.recv_from(&mut request) else { continue };
+            let number = String::from_utf8_lossy(&request[..length]);
+            let answer = Answer { client, server: address };
+            socket.send_to(format!("{number} {answer}").as_bytes(), client).ok();
+        }
+    });
+    Server { address, _thread: thread }
+}
+
+/// A client that keeps its socket, hence its port.
+#[derive(Debug)]
+pub(crate) struct UdpClient {
+    socket: UdpSocket,
+    asked: u32,
+}
+
+impl UdpClient {
+    /// Hears `target` only.
+    #[track_caller]
+    pub(crate) fn new(namespace: &Namespace, target: impl Into<SocketAddr>) -> Self {
+        let target = target.into();
+        let connect = || {
+            let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+            socket.connect(target)?;
+            io::Result::Ok(socket)
+        };
+        let socket = namespace.run(connect);
+        let socket = socket.unwrap_or_else(|error| panic!("no way to {target}: {error}"));
+        Self { socket, asked: 0 }
+    }
+
+    /// Sends one datagram, and returns what [`udp_server`] saw; `None` where no answer came to it.
+    pub(crate) fn ask(&mut self, timeout: Duration) -> Option<Answer> {
+        self.asked += 1;
+        let number = self.asked.to_string();
+        self.socket.set_read_timeout(Some(timeout)).expect("a timeout above zero");
+        self.socket.send(number.as_bytes()).ok()?;
+        let mut answer = [0; 128];
+        loop {
+            let length = self.socket.recv(&mut answer).ok()?;
+            let text = String::from_utf8_lossy(&answer[..length]);
+            match text.split_once(' ') {
+                Some((answered, answer)) if answered == number => return answer.parse().ok(),
+                // A late answer to an earlier question.
+                _ => {}
+            }
+        }
+    }
+}
+
+/// Sends one datagram from a new socket, and returns what [`udp_server`] saw.
+#[track_caller]
+pub(crate) fn udp_ask(
+    namespace: &Namespace,
+    target: impl Into<SocketAddr>,
+    timeout: Duration,
+) -> Option<Answer> {
+    UdpClient::new(namespace, target).ask(timeout)
+}
+
+/// Whether the echo request is answered (RFC 792).
+pub(crate) fn ping(namespace: &Namespace, target: Ipv4Addr, timeout: Duration) -> bool {
+    static NEXT: AtomicU16 = AtomicU16::new(1);
+    let id = NEXT.fetch_add(1, Ordering::Relaxed);
+    let [high, low] = id.to_be_bytes();
+    // All that is not the type and the identifier is 0, and the checksum is the sum's complement.
+    let [sum_high, sum_low] = (!(0x0800_u16.checked_add(id).expect("few pings"))).to_be_bytes();
+    let request = [8, 0, sum_high, sum_low, high, low, 0, 0];
+    let icmp = namespace
+        .run(|| {
+            let flags = SocketFlags::CLOEXEC;
+            socket_with(AddressFamily::INET, SocketType::RAW, flags, Some(ipproto::ICMP))
+        })
+        .expect("a raw socket");
+    if sendto(&icmp, &request, SendFlags::empty(), &SocketAddr::from((target, 0))).is_err() {
+        return false;
+    }
+    let timeout = Timespec::try_from(timeout).expect("a short time");
+    let mut packet = [0; 256];
+    loop {
+        let mut ready = [PollFd::new(&icmp, PollFlags::IN)];
+        if poll(&mut ready, Some(&timeout)).expect("poll") == 0 {
+            return false;
+        }
+        let (length, _) = recv(&icmp, &mut packet, RecvFlags::empty()).expect("a packet");
+        // The IP header comes first, 20 bytes where it has no options; type 0 is an echo reply.
+        let reply = packet.get(20..length).unwrap_or_default();
+        if reply.first() == Some(&0) && reply.get(4..6) == Some(&[high, low]) {
+            return true;
+        }
+    }
+}

@@ -1,0 +1,30 @@
+//! Waiting for a condition, never for luck.
+
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
+
+/// The pause between two looks.
+const PAUSE: Duration = Duration::from_millis(2);
+
+/// What `probe` finds, as soon as it finds it. Looks at least once.
+///
+/// # Panics
+/// Where nothing was found within `deadline`; the message names `what`.
+#[track_caller]
+#[expect(clippy::disallowed_methods, reason = "the one place of the harness that polls")]
+pub(crate) fn wait_for<T>(
+    what: &str,
+    deadline: Duration,
+    mut probe: impl FnMut() -> Option<T>,
+) -> T {
+    let start = Instant::now();
+    loop {
+        if let Some(found) = probe() {
+            return found;
+        }
+        assert!(start.elapsed() < deadline, "waited {deadline:?} for {what}");
+        thread::sleep(PAUSE);
+    }
+}
