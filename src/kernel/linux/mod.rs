@@ -1,3 +1,4 @@
 //! The real kernel.
 
 mod netlink;
+mod nftables;
