@@ -14,6 +14,9 @@ use netlink_packet_netfilter::{
 
 use super::expression::{Expression, normal, target};
 
+/// `TYPE_IFNAME` of nft(8) (`enum datatypes` of its datatype.h).
+pub(super) const INTERFACE: u32 = 41;
+
 /// A message of a transaction.
 #[derive(Debug, Clone)]
 pub(crate) struct Operation {
@@ -379,6 +382,9 @@ impl Set {
 
     /// `id` tells the sets of one transaction apart.
     pub(super) fn add(&self, id: u32) -> Operation {
+        // NFTNL_UDATA_SET_KEYBYTEORDER: without BYTEORDER_HOST_ENDIAN, nft(8) shows names of interfaces
+        // reversed, which are empty texts.
+        let [a, b, c, d] = 1_u32.to_ne_bytes();
         let mut attributes = vec![
             SetAttribute::Table(self.table.name.clone()),
             SetAttribute::Name(self.name.clone()),
@@ -389,6 +395,9 @@ impl Set {
         ];
         if let Some((number, length)) = self.data {
             attributes.extend([SetAttribute::DataType(number), SetAttribute::DataLen(length)]);
+        }
+        if self.key.0 == INTERFACE {
+            attributes.push(SetAttribute::UserData(vec![0, 4, a, b, c, d]));
         }
         let what = format!("adding set {} {}", self.table, self.name);
         self.table.operation(what, NfTablesMessage::NewSet(SetMessage { attributes }), 0)

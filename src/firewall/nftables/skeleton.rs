@@ -16,7 +16,7 @@ use super::{
         destination_translated, drop, established, from_guest, ipv4, jump, masquerade, out_of,
         source, to_guest, translate_by_address, translate_by_port,
     },
-    object::{Base, Chain, Operation, Rule, Set, Table, TableName, comment},
+    object::{Base, Chain, INTERFACE, Operation, Rule, Set, Table, TableName, comment},
 };
 use crate::firewall::{CHAIN, Skeleton};
 
@@ -37,7 +37,6 @@ const MAP: u32 = 8;
 const ADDRESS: u32 = 7;
 const PROTOCOL: u32 = 12;
 const PORT: u32 = 13;
-const INTERFACE: u32 = 41;
 
 /// The name of our table.
 pub(crate) fn name() -> TableName {

@@ -13,7 +13,7 @@ use crate::kernel::Refusal;
 
 /// Large enough for any message of a dump: the kernel never makes one larger than 32 KiB.
 const BUFFER: usize = 64 * 1024;
-/// Smaller than any send buffer: `net.core.wmem_default` is 208 KiB, and a minimum applies.
+/// Fits the send buffer that a socket begins with (`net.core.wmem_default`, 208 KiB).
 const LARGE: usize = 64 * 1024;
 /// Lengths of messages and attributes are rounded up to this (`NLMSG_ALIGNTO`, `NLA_ALIGNTO`).
 const ALIGNMENT: usize = 4;
