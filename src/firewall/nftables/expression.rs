@@ -1,7 +1,7 @@
 //! Expressions of rules: each loads a register, compares one, or ends the rule
 //! (`<linux/netfilter/nf_tables.h>`; `nft --debug=netlink` shows them).
 
-use std::{collections::BTreeMap, net::Ipv4Addr};
+use std::collections::BTreeMap;
 
 use ipnet::Ipv4Net;
 use netlink_packet_core::{DefaultNla, Emitable, NLA_TYPE_MASK, Nla};
@@ -120,17 +120,30 @@ pub(super) fn out_of(set: &str) -> Vec<Expression> {
 
 /// `ip saddr <network>`
 pub(super) fn source(network: Ipv4Net) -> Vec<Expression> {
-    [ipv4(), vec![payload(SOURCE_ADDRESS, Register::Reg1)], within(network)].concat()
+    within(SOURCE_ADDRESS, network)
 }
 
 /// `ip daddr <network>`
 pub(super) fn destination(network: Ipv4Net) -> Vec<Expression> {
-    [ipv4(), vec![payload(DESTINATION_ADDRESS, Register::Reg1)], within(network)].concat()
+    within(DESTINATION_ADDRESS, network)
 }
 
-fn within(network: Ipv4Net) -> Vec<Expression> {
-    let octets = |address: Ipv4Addr| address.octets();
-    vec![mask(octets(network.netmask())), equals(&octets(network.network()))]
+/// As nft(8) writes it: where the prefix ends at a byte, only that much is loaded, and needs no mask.
+fn within((base, offset, length): (u32, u32, u32), network: Ipv4Net) -> Vec<Expression> {
+    let address = network.network().octets();
+    let prefix = address.get(..usize::from(network.prefix_len() / 8));
+    let matches = match prefix {
+        Some(prefix) if network.prefix_len().is_multiple_of(8) => {
+            let length = u32::from(network.prefix_len() / 8);
+            vec![payload((base, offset, length), Register::Reg1), equals(prefix)]
+        }
+        _ => vec![
+            payload((base, offset, length), Register::Reg1),
+            mask(network.netmask().octets()),
+            equals(&address),
+        ],
+    };
+    [ipv4(), matches].concat()
 }
 
 /// `ip saddr . ip daddr @set`

@@ -136,10 +136,9 @@ fn differences(chain: &str, wanted: &[Rule], found: &[&Rule]) -> Vec<String> {
     lines
 }
 
-fn stray(set: &str, element: &Element) -> String {
-    let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
-    match &element.data {
-        Some(data) => format!("{set}: element {} : {}", hex(&element.key), hex(data)),
-        None => format!("{set}: element {}", hex(&element.key)),
+fn stray(set: &str, Element { key, data }: &Element) -> String {
+    match data {
+        Some(data) => format!("{set}: element {key:02x?} : {data:02x?}"),
+        None => format!("{set}: element {key:02x?}"),
     }
 }

@@ -142,6 +142,14 @@ fn nft_shows_the_table_and_accepts_what_it_shows() {
     in_namespace(|| {
         let mut kernel = Nftables::open().unwrap();
         let entries = [exposure(8080, 2), bound(53), hairpin(2)];
+        let mut expected = ruleset(entries);
+        expected.skeleton.pool = "10.231.192.0/18".parse().unwrap();
+        kernel.change(&Change::Reset(expected.clone())).unwrap();
+        let shown = run("nft", &["list", "table", "inet", "riklet"], "").unwrap();
+        assert!(shown.contains("ip saddr 10.231.192.0/18 oifname @uplinks masquerade"), "{shown}");
+        run("nft", &["-f", "-"], &format!("delete table inet riklet\n{shown}")).unwrap();
+        assert_eq!(kernel.state(&expected).unwrap(), intact(entries));
+
         kernel.change(&Change::Reset(ruleset(entries))).unwrap();
         let shown = run("nft", &["list", "table", "inet", "riklet"], "").unwrap();
         for line in [
