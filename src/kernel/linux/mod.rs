@@ -11,3 +11,4 @@ mod netlink;
 mod route;
 mod sysctl;
 pub mod tap;
+mod nftables;

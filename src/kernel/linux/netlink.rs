@@ -10,11 +10,14 @@ use netlink_packet_core::{
     NetlinkPayload, NetlinkSerializable,
 };
 use netlink_sys::SocketAddr;
+use rustix::net::sockopt::set_socket_send_buffer_size_force;
 
 use crate::kernel::Refusal;
 
 /// Large enough for any message of a dump: the kernel never makes one larger than 32 KiB.
 const BUFFER: usize = 64 * 1024;
+/// Fits the send buffer that a socket begins with (`net.core.wmem_default`, 208 KiB).
+const LARGE: usize = 64 * 1024;
 /// Lengths of messages and attributes are rounded up to this (`NLMSG_ALIGNTO`, `NLA_ALIGNTO`).
 const ALIGNMENT: usize = 4;
 /// `sizeof(struct nlmsghdr)`.
@@ -201,6 +204,10 @@ impl Socket {
             if let Some(place) = bytes.get_mut(start..start + message.buffer_len()) {
                 message.serialize(place);
             }
+        }
+        if bytes.len() > LARGE {
+            // What does not fit the send buffer is refused (EMSGSIZE).
+            set_socket_send_buffer_size_force(&self.socket, bytes.len())?;
         }
         self.socket.send(&bytes, 0)?;
         Ok(first..self.sequence.wrapping_add(1))

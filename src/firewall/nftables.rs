@@ -1,1 +1,0 @@
-//! The ruleset as messages of nf_tables.

@@ -1,0 +1,66 @@
+//! The tables that iptables-nft makes by being called.
+
+use std::collections::BTreeSet;
+
+use netlink_packet_core::NLM_F_NONREC;
+use netlink_packet_netfilter::{
+    NetfilterHeader, NetfilterMessage, NetfilterProtoFamily,
+    nftables::{ChainMessage, NfTablesMessage, TableMessage},
+};
+
+use super::{
+    expression::ACCEPT,
+    object::{Chain, Operation, Table},
+};
+
+const OF_IPTABLES: [&str; 4] = ["filter", "nat", "raw", "mangle"];
+
+/// The request for all tables of a family.
+pub(crate) fn get_tables(family: NetfilterProtoFamily) -> NetfilterMessage {
+    let message = NfTablesMessage::GetTable(TableMessage { attributes: Vec::new() });
+    NetfilterMessage::new(NetfilterHeader::new(family, 0, 0), message)
+}
+
+/// The request for all chains of a family.
+pub(crate) fn get_chains(family: NetfilterProtoFamily) -> NetfilterMessage {
+    let message = NfTablesMessage::GetChain(ChainMessage { attributes: Vec::new() });
+    NetfilterMessage::new(NetfilterHeader::new(family, 0, 0), message)
+}
+
+/// Those of the tables that iptables-nft would make.
+pub(crate) fn of_iptables(tables: Vec<Table>) -> impl Iterator<Item = Table> {
+    tables.into_iter().filter(|table| {
+        table.name.family == NetfilterProtoFamily::IPv4 && OF_IPTABLES.contains(&&*table.name.name)
+    })
+}
+
+/// Deletes tables that hold nothing but empty base chains with policy accept, except those named.
+///
+/// Chain by chain and not recursively: where somebody adds something meanwhile, all of it is refused (EBUSY).
+pub(crate) fn remove_empty(
+    tables: Vec<Table>,
+    chains: &[Chain],
+    except: &BTreeSet<String>,
+) -> Vec<Operation> {
+    let mut operations = Vec::new();
+    for table in of_iptables(tables) {
+        let within: Vec<_> = chains.iter().filter(|chain| chain.table == table.name).collect();
+        let idle = |chain: &&Chain| {
+            let accepts = chain.base.as_ref().is_some_and(|base| base.policy == ACCEPT);
+            accepts && chain.references == 0
+        };
+        // A table counts its chains, sets and other objects.
+        let nothing_else = usize::try_from(table.references) == Ok(within.len());
+        if except.contains(&table.name.name)
+            || table.is_owned()
+            || !nothing_else
+            || !within.iter().all(idle)
+        {
+            continue;
+        }
+        let chains = within.iter().map(|c| table.name.delete_chain(&c.name, NLM_F_NONREC));
+        operations.extend(chains);
+        operations.push(table.name.delete(NLM_F_NONREC));
+    }
+    operations
+}
