@@ -8,4 +8,6 @@ mod nearest;
 pub mod network;
 pub mod plan;
 pub mod process;
+pub mod sdn;
 pub mod store;
+pub mod vmm;

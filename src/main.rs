@@ -1,3 +1,7 @@
-//! The program.
+//! `riklet-sdn`: the command line.
 
-fn main() {}
+mod cli;
+
+fn main() -> std::process::ExitCode {
+    cli::main()
+}

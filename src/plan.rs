@@ -11,7 +11,9 @@ use std::{
 use ipnet::Ipv4Net;
 
 use crate::{
-    firewall::{Change, Entry, FirewallState, Gate, GateState, Ruleset, Skeleton, SkeletonState},
+    firewall::{
+        Backend, Change, Entry, FirewallState, Gate, GateState, Ruleset, Skeleton, SkeletonState,
+    },
     kernel::{Flows, LinkDifference, LinkSpec, LinkState},
     model::{InterfaceName, Pool, Protocol, Slot},
     network::{Fragment, alias},
@@ -23,6 +25,8 @@ pub const IP_FORWARD: &str = "net.ipv4.ip_forward";
 /// What the records ask for.
 #[derive(Debug, Clone)]
 pub struct Desired {
+    /// Who enforces the ruleset.
+    pub backend: Backend,
     /// What the slots' addresses are cut from.
     pub pool: Pool,
     /// What each instance needs.
@@ -61,7 +65,7 @@ pub enum Step {
     /// Remove an address that the TAP should not have.
     RemoveAddress(InterfaceName, Ipv4Net),
     /// Change the firewall in one transaction.
-    Firewall(Change),
+    Firewall(Backend, Change),
     /// Let our traffic pass a foreign chain.
     OpenGate(Gate),
     /// Take what is ours out of a foreign chain.
@@ -75,7 +79,7 @@ pub enum Step {
     /// Delete the condemned interfaces, all in one call.
     DeleteCondemnedLinks,
     /// Delete the empty tables that the firewall's program created by being called, except these.
-    RemoveEmptyTables(BTreeSet<String>),
+    RemoveEmptyTables(Backend, BTreeSet<String>),
 }
 
 /// An interface has the name that a slot needs, and is not ours.
@@ -228,8 +232,8 @@ fn firewall_steps(
         let steps = match observed.firewall.skeleton {
             SkeletonState::Absent => vec![],
             _ => vec![
-                Step::Firewall(Change::Remove),
-                Step::RemoveEmptyTables(desired.foreign_tables.clone()),
+                Step::Firewall(desired.backend, Change::Remove),
+                Step::RemoveEmptyTables(desired.backend, desired.foreign_tables.clone()),
             ],
         };
         return (steps, flows);
@@ -243,7 +247,8 @@ fn firewall_steps(
     } else {
         Some(Change::Delta { remove, add })
     };
-    (change.map(Step::Firewall).into_iter().collect(), flows)
+    let change = change.map(|change| Step::Firewall(desired.backend, change));
+    (change.into_iter().collect(), flows)
 }
 
 /// Established flows keep the translation that they began with; those concerned must begin anew.
@@ -326,7 +331,7 @@ impl fmt::Display for Step {
                 join(f, differences, ", ")
             }
             Self::RemoveAddress(name, address) => write!(f, "- address {address} of {name}"),
-            Self::Firewall(change) => change.fmt(f),
+            Self::Firewall(_, change) => change.fmt(f),
             Self::OpenGate(gate) => write!(f, "+ passage through the foreign chain {gate}"),
             Self::CloseGate(gate) => write!(f, "- passage through the foreign chain {gate}"),
             Self::SetSysctl(name, value) => write!(f, "~ sysctl {name} = {value}"),
@@ -340,7 +345,7 @@ impl fmt::Display for Step {
                 join(f, &lines, "\n")
             }
             Self::DeleteCondemnedLinks => f.write_str("- condemned TAPs: deleted"),
-            Self::RemoveEmptyTables(_) => f.write_str("- firewall: tables left empty"),
+            Self::RemoveEmptyTables(..) => f.write_str("- firewall: tables left empty"),
         }
     }
 }

@@ -44,12 +44,14 @@ fn function_value(function: &Function) -> Value {
         value["execution"]["rootfs"] = json!(rootfs);
     }
     if !function.exposures.is_empty() {
-        value["exposure"] = function.exposures.iter().map(exposure_value).collect();
+        value["exposure"] = function.exposures.iter().map(exposure_to_value).collect();
     }
     value
 }
 
-fn exposure_value(exposure: &Exposure) -> Value {
+/// An exposure with the fields of a definition.
+#[must_use]
+pub fn exposure_to_value(exposure: &Exposure) -> Value {
     let mut value = json!({
         "port": ports(exposure.host_ports()),
         "targetPort": ports(exposure.guest_ports()),

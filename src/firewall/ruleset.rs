@@ -160,6 +160,14 @@ pub struct FirewallState {
     pub strays: Vec<String>,
 }
 
+impl FirewallState {
+    /// There is nothing of ours.
+    #[must_use]
+    pub const fn absent() -> Self {
+        Self { skeleton: SkeletonState::Absent, entries: BTreeSet::new(), strays: vec![] }
+    }
+}
+
 /// Whether the skeleton stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SkeletonState {

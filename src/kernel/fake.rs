@@ -42,6 +42,8 @@ pub struct System {
     pub forgotten: Vec<Flows>,
     /// Effects so far; each part of a batch is one.
     pub effects: usize,
+    /// How often everything was listed: all interfaces, the whole firewall, all gates.
+    pub listings: usize,
     /// What happens at which effect, counted from 0.
     pub fault: Option<(usize, Fault)>,
 }
@@ -72,6 +74,7 @@ impl Default for System {
             iptables: None,
             forgotten: Vec::new(),
             effects: 0,
+            listings: 0,
             fault: None,
         }
     }
@@ -132,7 +135,8 @@ impl Kernel for FakeKernel {
     }
 
     fn links(&mut self) -> Result<Vec<LinkState>, KernelError> {
-        let system = self.system();
+        let mut system = self.system();
+        system.listings += 1;
         let named = system.links.values();
         Ok(named
             .filter(|l| crate::model::Slot::of_interface(l.name.as_str()).is_some())
@@ -221,10 +225,10 @@ impl Kernel for FakeKernel {
         backend: Backend,
         expected: &Ruleset,
     ) -> Result<FirewallState, KernelError> {
-        let system = self.system();
+        let mut system = self.system();
+        system.listings += 1;
         let Some(ruleset) = system.firewall.get(&backend) else {
-            let skeleton = SkeletonState::Absent;
-            return Ok(FirewallState { skeleton, entries: BTreeSet::new(), strays: vec![] });
+            return Ok(FirewallState::absent());
         };
         let skeleton = if ruleset.skeleton == expected.skeleton {
             SkeletonState::Intact
@@ -277,7 +281,8 @@ impl Kernel for FakeKernel {
     }
 
     fn gates(&mut self, _backend: Backend) -> Result<Vec<GateState>, KernelError> {
-        let system = self.system();
+        let mut system = self.system();
+        system.listings += 1;
         let state = |(gate, open): (&Gate, &bool)| GateState {
             gate: gate.clone(),
             open: *open,

@@ -1,6 +1,6 @@
 //! The one seam to everything outside: links, addresses, neighbours, firewall, flows, sysctls.
 //!
-//! [`Linux`] is the real one; [`FakeKernel`] obeys the same laws in memory.
+//! [`linux::Linux`] is the real one; [`fake::FakeKernel`] obeys the same laws in memory.
 
 mod error;
 pub mod fake;

@@ -25,6 +25,7 @@ fn fragment(slot: u16, name: &str, exposures: &[(Protocol, &str, &str)]) -> (Slo
 
 fn desired(fragments: impl IntoIterator<Item = (Slot, Fragment)>) -> Desired {
     Desired {
+        backend: Backend::Nftables,
         pool: pool(),
         fragments: fragments.into_iter().collect(),
         untouched: BTreeSet::new(),
@@ -154,6 +155,8 @@ fn a_slot_that_failed_is_left_as_it_is() {
     assert!(plan(&wanted, &observed).is_empty());
     observed.firewall.skeleton = SkeletonState::Altered(vec![]);
     let steps = plan(&wanted, &observed).steps;
-    let Some(Step::Firewall(Change::Reset(ruleset))) = steps.first() else { panic!("{steps:?}") };
+    let Some(Step::Firewall(_, Change::Reset(ruleset))) = steps.first() else {
+        panic!("{steps:?}")
+    };
     assert_eq!(ruleset.entries, observed.firewall.entries);
 }

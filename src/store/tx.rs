@@ -72,6 +72,16 @@ impl<'a> Tx<'a> {
         self.write(workload, slot)
     }
 
+    /// Gives the ports of a recorded instance free, for others that are recorded in the same transaction; it
+    /// must be put again in it. A name that is not recorded has none.
+    ///
+    /// # Errors
+    /// Where the database cannot be written.
+    pub fn release_ports(&self, name: &InstanceName) -> Result<(), StoreError> {
+        let Some(slot) = self.slot(name)? else { return Ok(()) };
+        self.execute("release ports", sql::RELEASE_PORTS, [slot.number()]).map(drop)
+    }
+
     /// Says how far the kernel follows a record.
     ///
     /// # Errors

@@ -1,4 +1,4 @@
-//! The real kernel.
+//! The real kernel: of the network namespace that the calling thread is in when it first asks.
 
 mod conntrack;
 mod iptables;
@@ -8,7 +8,240 @@ mod listeners;
 #[cfg(test)]
 mod namespace;
 mod netlink;
+mod nftables;
 mod route;
 mod sysctl;
 pub mod tap;
-mod nftables;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::Ipv4Addr,
+};
+
+use ipnet::Ipv4Net;
+
+use super::{Flows, Kernel, KernelError, LinkSpec, LinkState, Listener, Refusal};
+use crate::{
+    firewall::{
+        Backend, Change, Entry, FirewallState, Gate, GateState, IptablesVariant, Ruleset, Skeleton,
+    },
+    model::{InterfaceName, Protocol},
+};
+use conntrack::Conntrack;
+use nftables::Nftables;
+use route::Route;
+
+/// The Linux kernel. Its sockets are opened when they are first needed, in the network namespace of the
+/// thread that needs them, and stay with that namespace.
+#[derive(Debug, Default)]
+pub struct Linux {
+    route: Option<Route>,
+    nftables: Option<Nftables>,
+    conntrack: Option<Conntrack>,
+}
+
+impl Linux {
+    /// Nothing is opened yet.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    fn route(
+        &mut self,
+        wrap: impl FnOnce(Refusal) -> KernelError,
+    ) -> Result<&mut Route, KernelError> {
+        opened(&mut self.route, Route::open).map_err(wrap)
+    }
+
+    fn nftables(&mut self) -> Result<&mut Nftables, Refusal> {
+        opened(&mut self.nftables, Nftables::open)
+    }
+}
+
+fn opened<T>(
+    place: &mut Option<T>,
+    open: impl FnOnce() -> Result<T, Refusal>,
+) -> Result<&mut T, Refusal> {
+    let value = match place.take() {
+        Some(value) => value,
+        None => open()?,
+    };
+    Ok(place.insert(value))
+}
+
+fn unreadable(backend: Backend) -> impl FnOnce(Refusal) -> KernelError {
+    move |source| KernelError::ReadFirewall { backend: backend.as_str(), source }
+}
+
+impl Kernel for Linux {
+    fn link(&mut self, name: &InterfaceName) -> Result<Option<LinkState>, KernelError> {
+        self.route(|source| KernelError::ReadLink { name: name.clone(), source })?.link(name)
+    }
+
+    fn links(&mut self) -> Result<Vec<LinkState>, KernelError> {
+        self.route(|source| KernelError::ListLinks { source })?.links()
+    }
+
+    fn create_link(&mut self, spec: &LinkSpec) -> Result<(), KernelError> {
+        let step = "open a socket of rtnetlink";
+        self.route(|source| KernelError::CreateLink { name: spec.name.clone(), step, source })?
+            .create_link(spec)
+    }
+
+    fn configure_link(&mut self, spec: &LinkSpec) -> Result<(), KernelError> {
+        let part = "open a socket of rtnetlink";
+        self.route(|source| KernelError::ConfigureLink { name: spec.name.clone(), part, source })?
+            .configure_link(spec)
+    }
+
+    fn remove_address(
+        &mut self,
+        link: &InterfaceName,
+        address: Ipv4Net,
+    ) -> Result<(), KernelError> {
+        self.route(|source| KernelError::RemoveAddress { name: link.clone(), address, source })?
+            .remove_address(link, address)
+    }
+
+    fn condemn_links(&mut self, names: &BTreeSet<InterfaceName>) -> Result<(), KernelError> {
+        self.route(|source| KernelError::DeleteLinks { source })?.condemn_links(names)
+    }
+
+    fn delete_condemned_links(&mut self) -> Result<(), KernelError> {
+        self.route(|source| KernelError::DeleteLinks { source })?.delete_condemned_links()
+    }
+
+    fn probe_firewall(
+        &mut self,
+        backend: Backend,
+        skeleton: &Skeleton,
+        entries: &BTreeSet<Entry>,
+    ) -> Result<bool, KernelError> {
+        let probed = match backend {
+            Backend::Nftables => self.nftables().and_then(|nft| nft.probe(skeleton, entries)),
+            Backend::Iptables(variant) => iptables::probe(variant, skeleton, entries),
+        };
+        probed.map_err(unreadable(backend))
+    }
+
+    fn firewall(
+        &mut self,
+        backend: Backend,
+        expected: &Ruleset,
+    ) -> Result<FirewallState, KernelError> {
+        let state = match backend {
+            Backend::Nftables => self.nftables().and_then(|nft| nft.state(expected)),
+            Backend::Iptables(variant)
+                if self.has_tables(variant).map_err(unreadable(backend))? =>
+            {
+                iptables::state(variant, expected)
+            }
+            Backend::Iptables(_) => Ok(FirewallState::absent()),
+        };
+        state.map_err(unreadable(backend))
+    }
+
+    fn change_firewall(&mut self, backend: Backend, change: &Change) -> Result<(), KernelError> {
+        let changed = match backend {
+            Backend::Nftables => self.nftables().and_then(|nft| nft.change(change)),
+            Backend::Iptables(variant) => iptables::change(variant, change),
+        };
+        changed.map_err(|source| KernelError::ChangeFirewall { backend: backend.as_str(), source })
+    }
+
+    fn firewall_tables(&mut self, backend: Backend) -> Result<BTreeSet<String>, KernelError> {
+        match backend {
+            Backend::Iptables(IptablesVariant::Nft) => {
+                self.nftables().and_then(Nftables::tables).map_err(unreadable(backend))
+            }
+            // The legacy tables are there once they were asked for, and hold nothing; they cannot be deleted.
+            Backend::Nftables | Backend::Iptables(IptablesVariant::Legacy) => Ok(BTreeSet::new()),
+        }
+    }
+
+    fn remove_empty_tables(
+        &mut self,
+        backend: Backend,
+        except: &BTreeSet<String>,
+    ) -> Result<(), KernelError> {
+        match backend {
+            Backend::Iptables(IptablesVariant::Nft) => {
+                let removed = self.nftables().and_then(|nft| nft.remove_empty_tables(except));
+                removed.map_err(|source| KernelError::ChangeFirewall {
+                    backend: backend.as_str(),
+                    source,
+                })
+            }
+            Backend::Nftables | Backend::Iptables(IptablesVariant::Legacy) => Ok(()),
+        }
+    }
+
+    fn gates(&mut self, backend: Backend) -> Result<Vec<GateState>, KernelError> {
+        let ours = backend == Backend::Iptables(IptablesVariant::Nft);
+        let gates = self.nftables().and_then(|nft| nft.gates(ours));
+        let mut gates = gates.map_err(|source| KernelError::ListGates { source })?;
+        if backend != Backend::Iptables(IptablesVariant::Legacy) {
+            let legacy = iptables::legacy_gate();
+            gates.extend(legacy.map_err(|source| KernelError::ListGates { source })?);
+        }
+        Ok(gates)
+    }
+
+    fn set_gate(&mut self, gate: &Gate, open: bool) -> Result<(), KernelError> {
+        let set = match gate {
+            Gate::Nftables { family, table, chain } => {
+                self.nftables().and_then(|nft| nft.set_gate(*family, table, chain, open))
+            }
+            Gate::LegacyIptables => iptables::set_legacy_gate(open),
+        };
+        set.map_err(|source| KernelError::SetGate { gate: gate.clone(), source })
+    }
+
+    fn forget_flows(&mut self, flows: &BTreeSet<Flows>) -> Result<(), KernelError> {
+        opened(&mut self.conntrack, Conntrack::open)
+            .map_err(|source| KernelError::ForgetFlows { source })?
+            .forget(flows)
+    }
+
+    fn sysctl(&mut self, name: &str) -> Result<Option<String>, KernelError> {
+        sysctl::read(name)
+    }
+
+    fn set_sysctl(&mut self, name: &str, value: &str) -> Result<(), KernelError> {
+        sysctl::write(name, value)
+    }
+
+    fn forwarding_sysctls(&mut self) -> Result<BTreeMap<String, String>, KernelError> {
+        sysctl::forwarding()
+    }
+
+    fn uplinks(&mut self) -> Result<BTreeSet<InterfaceName>, KernelError> {
+        self.route(|source| KernelError::Routes { source })?.uplinks()
+    }
+
+    fn routes(&mut self) -> Result<Vec<Ipv4Net>, KernelError> {
+        self.route(|source| KernelError::Routes { source })?.routes()
+    }
+
+    fn listeners(
+        &mut self,
+        wanted: &BTreeSet<(Protocol, Option<Ipv4Addr>, u16)>,
+    ) -> Result<Vec<Listener>, KernelError> {
+        listeners::listeners(wanted)
+    }
+
+    fn iptables(&mut self) -> Result<Option<IptablesVariant>, KernelError> {
+        iptables::variant()
+    }
+}
+
+impl Linux {
+    /// Whether iptables has tables to list. Where it has none, listing them would make them.
+    fn has_tables(&mut self, variant: IptablesVariant) -> Result<bool, Refusal> {
+        match variant {
+            IptablesVariant::Nft => Ok(!self.nftables()?.tables()?.is_empty()),
+            IptablesVariant::Legacy => Ok(true),
+        }
+    }
+}

@@ -42,7 +42,7 @@ pub(super) struct Request<T> {
 /// A socket of one netlink family.
 #[derive(Debug)]
 pub(super) struct Socket {
-    socket: netlink_sys::Socket,
+    inner: netlink_sys::Socket,
     sequence: u32,
     buffer: Vec<u8>,
 }
@@ -65,13 +65,13 @@ impl Socket {
         socket.set_ext_ack(true)?;
         socket.set_cap_ack(true)?;
         socket.connect(&SocketAddr::new(0, 0))?;
-        Ok(Self { socket, sequence: 0, buffer: Vec::with_capacity(BUFFER) })
+        Ok(Self { inner: socket, sequence: 0, buffer: Vec::with_capacity(BUFFER) })
     }
 
     /// Has the kernel check and use every field of a dump's request, as a filter
     /// (`NETLINK_GET_STRICT_CHK` of netlink(7)).
     pub(super) fn check_strictly(&self) -> Result<(), Refusal> {
-        Ok(self.socket.set_netlink_get_strict_chk(true)?)
+        Ok(self.inner.set_netlink_get_strict_chk(true)?)
     }
 
     /// Sends all requests in one `send` and waits for the answer to each. They are no transaction.
@@ -169,7 +169,7 @@ impl Socket {
 
     /// Takes the refusals that did fit.
     fn drain(&mut self, sent: &Range<u32>, refused: &mut Option<(usize, Refusal)>) {
-        let non_blocking = self.socket.set_non_blocking(true);
+        let non_blocking = self.inner.set_non_blocking(true);
         let mut end = non_blocking.is_err();
         while !end {
             let received = self.receive(sent, |index, answer| {
@@ -179,7 +179,7 @@ impl Socket {
             });
             end = received.is_err_and(|refusal| refusal.errno == Some(EAGAIN));
         }
-        if let Err(error) = self.socket.set_non_blocking(false) {
+        if let Err(error) = self.inner.set_non_blocking(false) {
             tracing::debug!(%error, "a netlink socket stays non-blocking");
         }
     }
@@ -207,9 +207,9 @@ impl Socket {
         }
         if bytes.len() > LARGE {
             // What does not fit the send buffer is refused (EMSGSIZE).
-            set_socket_send_buffer_size_force(&self.socket, bytes.len())?;
+            set_socket_send_buffer_size_force(&self.inner, bytes.len())?;
         }
-        self.socket.send(&bytes, 0)?;
+        self.inner.send(&bytes, 0)?;
         Ok(first..self.sequence.wrapping_add(1))
     }
 
@@ -221,7 +221,7 @@ impl Socket {
         mut each: impl FnMut(usize, Answer<'_>),
     ) -> Result<(), Refusal> {
         self.buffer.clear();
-        self.socket.recv(&mut self.buffer, 0)?;
+        self.inner.recv(&mut self.buffer, 0)?;
         let mut rest = &*self.buffer;
         while let Some(length) = read_u32(rest, 0).and_then(|l| usize::try_from(l).ok()) {
             let Some(message) = rest.get(..length).filter(|m| m.len() >= HEADER) else { break };
@@ -238,7 +238,7 @@ impl Socket {
 
 impl AsFd for Socket {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.socket.as_fd()
+        self.inner.as_fd()
     }
 }
 

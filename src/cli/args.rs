@@ -1,0 +1,168 @@
+use std::path::PathBuf;
+
+use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+use riklet_sdn::{
+    model::{InstanceName, InterfaceName, Pool},
+    sdn::FirewallChoice,
+};
+
+/// The network of a node that runs functions as microVMs: a TAP for each, and its ports on the host.
+#[derive(Debug, Parser)]
+#[command(name = "riklet-sdn", version, arg_required_else_help = true)]
+#[command(after_help = "Exit status: 0 done; 1 failed, or drift found; 2 invalid input or usage; \
+                        3 the host lacks something, or root is needed.")]
+pub(crate) struct Args {
+    #[command(flatten)]
+    pub(crate) node: NodeArgs,
+    /// Print data as text or as JSON.
+    #[arg(long, global = true, value_enum, default_value_t, env = "RIKLET_SDN_OUTPUT")]
+    pub(crate) output: OutputFormat,
+    /// Say more on standard error; twice for still more.
+    #[arg(long, short, global = true, action = clap::ArgAction::Count)]
+    pub(crate) verbose: u8,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// What may also be set in the environment or the configuration file.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct NodeArgs {
+    /// The configuration file [default: /etc/riklet-sdn/config.toml, where there is one].
+    #[arg(long, global = true, value_name = "FILE", env = "RIKLET_SDN_CONFIG")]
+    pub(crate) config: Option<PathBuf>,
+    /// Where the records are kept [default: /run/riklet-sdn].
+    #[arg(long, global = true, value_name = "DIR", env = "RIKLET_SDN_STATE_DIR")]
+    pub(crate) state_dir: Option<PathBuf>,
+    /// auto, iptables or nftables [default: auto: iptables where the host has it].
+    #[arg(long, global = true, value_name = "BACKEND", env = "RIKLET_SDN_FIREWALL")]
+    pub(crate) firewall: Option<FirewallChoice>,
+    /// What the guests' addresses are cut from [default: 10.231.0.0/16, or the next that is free].
+    #[arg(long, global = true, value_name = "NETWORK", env = "RIKLET_SDN_POOL")]
+    pub(crate) pool: Option<Pool>,
+    /// The interface that leads to the Internet; several with commas [default: the default route's].
+    #[arg(long, global = true, value_name = "IFACE", env = "RIKLET_SDN_UPLINK")]
+    #[arg(value_delimiter = ',')]
+    pub(crate) uplink: Vec<InterfaceName>,
+    /// The MTU of the TAPs in bytes [default: the uplink's].
+    #[arg(long, global = true, value_name = "BYTES", env = "RIKLET_SDN_MTU")]
+    #[arg(value_parser = clap::value_parser!(u32).range(68..=65521))]
+    pub(crate) mtu: Option<u32>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub(crate) enum OutputFormat {
+    #[default]
+    Text,
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Bring up the network of every definition in the files.
+    Up(UpArgs),
+    /// Take instances down.
+    Down(DownArgs),
+    /// List what is recorded, and what the kernel has of it.
+    #[command(after_help = "Example:\n  riklet-sdn --output json list")]
+    List,
+    /// Show one instance, or what a VMM needs to attach to it.
+    Inspect(InspectArgs),
+    /// Show what `up` would do, step by step, and change nothing.
+    Plan(PlanArgs),
+    /// Compare the kernel with the records: exit status 1 where they differ.
+    #[command(after_help = "Example:\n  riklet-sdn check || riklet-sdn repair")]
+    Check,
+    /// Make the kernel what the records say: what drifted comes back, what leaked goes.
+    #[command(after_help = "Example:\n  riklet-sdn repair")]
+    Repair {
+        /// Set a corrupt database aside first, and record anew what the interfaces' aliases say.
+        #[arg(long)]
+        rebuild: bool,
+    },
+    /// Bring functions up with the builtin guest behind them, until Ctrl-C or SIGTERM.
+    Run(RunArgs),
+    /// Say what this host has and lacks, and what to do about it.
+    #[command(after_help = "Example:\n  riklet-sdn doctor")]
+    Doctor,
+    /// Print the completions of a shell.
+    #[command(after_help = "Example:\n  riklet-sdn completions bash > \
+                            /etc/bash_completion.d/riklet-sdn")]
+    Completions {
+        /// The shell.
+        #[arg(value_enum)]
+        shell: Shell,
+    },
+    /// Play the guest on a TAP: the child process of `run`.
+    #[command(hide = true)]
+    Guest {
+        /// What to play, as JSON.
+        guest: String,
+    },
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(after_help = "Example:\n  riklet-sdn up examples/hello.json")]
+pub(crate) struct UpArgs {
+    /// Files with definitions, JSON or YAML; `-` is standard input.
+    #[arg(required = true, value_name = "FILE")]
+    pub(crate) files: Vec<PathBuf>,
+    /// Refuse an exposure that would shadow a local process, instead of warning.
+    #[arg(long)]
+    pub(crate) strict: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(after_help = "Example:\n  riklet-sdn down hello")]
+pub(crate) struct DownArgs {
+    /// The instances' names.
+    #[arg(value_name = "NAME", required_unless_present = "all", conflicts_with = "all")]
+    pub(crate) names: Vec<InstanceName>,
+    /// All that are recorded.
+    #[arg(long)]
+    pub(crate) all: bool,
+    /// Remove what the instances share as well, and restore the sysctls that were changed.
+    #[arg(long)]
+    pub(crate) purge: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(after_help = "Example:\n  riklet-sdn inspect hello --format firecracker")]
+pub(crate) struct InspectArgs {
+    /// The instance's name.
+    pub(crate) name: InstanceName,
+    /// What a VMM needs, in its own words, instead of the description.
+    #[arg(long, value_enum)]
+    pub(crate) format: Option<InspectFormat>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum InspectFormat {
+    /// The `network-interfaces` of a Firecracker configuration.
+    Firecracker,
+    /// The argument of the guest's kernel that gives it its address.
+    BootArgs,
+    /// The arguments of QEMU.
+    Qemu,
+    /// Variables of a shell.
+    Env,
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(after_help = "Example:\n  riklet-sdn plan examples/hello.json")]
+pub(crate) struct PlanArgs {
+    /// Files with definitions, JSON or YAML; `-` is standard input.
+    #[arg(required = true, value_name = "FILE")]
+    pub(crate) files: Vec<PathBuf>,
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(after_help = "Example:\n  riklet-sdn run examples/hello.json")]
+pub(crate) struct RunArgs {
+    /// Files with definitions, JSON or YAML; `-` is standard input.
+    #[arg(required = true, value_name = "FILE")]
+    pub(crate) files: Vec<PathBuf>,
+    /// How long to wait for the published ports to answer, in seconds.
+    #[arg(long, value_name = "SECONDS", default_value_t = 10)]
+    pub(crate) ready_timeout: u16,
+}

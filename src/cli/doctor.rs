@@ -1,0 +1,271 @@
+use std::{path::Path, process::ExitCode};
+
+use riklet_sdn::{
+    firewall::Backend,
+    kernel::{Kernel, KernelError},
+    model::{InterfaceName, Pool},
+    plan::IP_FORWARD,
+    sdn::{Config, FirewallChoice, Sdn},
+    store::{Setting, Store},
+};
+use rustix::fs::{Mode, OFlags};
+use serde_json::json;
+
+use super::{
+    error::{CliError, chain},
+    input,
+    output::{self, Output},
+};
+
+/// How bad it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Level {
+    Ok,
+    /// Works, and is worth knowing.
+    Note,
+    /// Does not work without help.
+    Fail,
+}
+
+/// One thing that was looked at.
+#[derive(Debug)]
+struct Finding {
+    level: Level,
+    subject: &'static str,
+    found: String,
+    advice: Option<String>,
+}
+
+impl Finding {
+    fn ok(subject: &'static str, found: impl Into<String>) -> Self {
+        Self { level: Level::Ok, subject, found: found.into(), advice: None }
+    }
+
+    fn note(subject: &'static str, found: impl Into<String>, advice: impl Into<String>) -> Self {
+        Self { level: Level::Note, subject, found: found.into(), advice: Some(advice.into()) }
+    }
+
+    fn fail(subject: &'static str, found: impl Into<String>, advice: impl Into<String>) -> Self {
+        Self { level: Level::Fail, subject, found: found.into(), advice: Some(advice.into()) }
+    }
+}
+
+/// Exit status 3 where something fails.
+pub(crate) fn run<K: Kernel>(sdn: &mut Sdn<K>, output: &Output) -> Result<ExitCode, CliError> {
+    const HOST: u8 = 3;
+    let config = sdn.config().clone();
+    let findings = look(&config, sdn.kernel());
+    output.print(
+        || {
+            let rows: Vec<_> = findings.iter().flat_map(row).collect();
+            output::table(&["", "WHAT", "FOUND"], &rows)
+        },
+        || findings.iter().map(json).collect(),
+    )?;
+    let failed = findings.iter().any(|finding| finding.level == Level::Fail);
+    Ok(if failed { ExitCode::from(HOST) } else { ExitCode::SUCCESS })
+}
+
+fn level(level: Level) -> &'static str {
+    match level {
+        Level::Ok => "ok",
+        Level::Note => "note",
+        Level::Fail => "FAIL",
+    }
+}
+
+fn row(finding: &Finding) -> Vec<Vec<String>> {
+    let Finding { level: how, subject, found, advice } = finding;
+    let mut rows = vec![vec![level(*how).to_owned(), (*subject).to_owned(), found.clone()]];
+    rows.extend(advice.iter().map(|a| vec![String::new(), String::new(), format!("-> {a}")]));
+    rows
+}
+
+fn json(finding: &Finding) -> serde_json::Value {
+    let Finding { level: how, subject, found, advice } = finding;
+    let how = level(*how).to_lowercase();
+    json!({ "level": how, "subject": subject, "found": found, "advice": advice })
+}
+
+fn look(config: &Config, kernel: &mut impl Kernel) -> Vec<Finding> {
+    let mut findings = vec![privilege(), tun()];
+    findings.extend(firewall(config, kernel));
+    findings.push(forwarding(kernel));
+    findings.extend(other_firewalls(kernel));
+    findings.push(uplink(config, kernel));
+    findings.push(loopback(kernel));
+    findings.extend(pool(config, kernel));
+    findings.push(state(config));
+    findings
+}
+
+fn privilege() -> Finding {
+    match input::require_privilege() {
+        Ok(()) => Finding::ok("privilege", "CAP_NET_ADMIN"),
+        Err(_) => Finding::fail("privilege", "no CAP_NET_ADMIN", "run riklet-sdn as root"),
+    }
+}
+
+fn tun() -> Finding {
+    match rustix::fs::open("/dev/net/tun", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()) {
+        Ok(_) => Finding::ok("TAPs", "/dev/net/tun can be opened"),
+        Err(error) => Finding::fail(
+            "TAPs",
+            format!("/dev/net/tun: {error}"),
+            "`modprobe tun`; in a container, pass the device through",
+        ),
+    }
+}
+
+fn firewall(config: &Config, kernel: &mut impl Kernel) -> Vec<Finding> {
+    let nftables = match kernel.gates(Backend::Nftables) {
+        Ok(_) => Finding::ok("nf_tables", "the kernel has it"),
+        Err(error) => unreadable("nf_tables", &error, "`modprobe nf_tables`, or use iptables"),
+    };
+    let iptables = match kernel.iptables() {
+        Ok(Some(variant)) => Finding::ok("iptables", Backend::Iptables(variant).as_str()),
+        Ok(None) if config.firewall == FirewallChoice::Iptables => {
+            Finding::fail("iptables", "configured, and not there", "install it")
+        }
+        Ok(None) => Finding::ok("iptables", "not there; nf_tables needs no program"),
+        Err(error) => unreadable("iptables", &error, "repair it, or set firewall to nftables"),
+    };
+    let mut findings = vec![nftables, iptables];
+    let backend = decided(config).or_else(|| match kernel.iptables() {
+        Ok(Some(variant)) if config.firewall != FirewallChoice::Nftables => {
+            Some(Backend::Iptables(variant))
+        }
+        _ => Some(Backend::Nftables),
+    });
+    let Some(backend) = backend else { return findings };
+    findings.push(Finding::ok("firewall", format!("{backend} is used")));
+    for state in kernel.gates(backend).unwrap_or_default() {
+        findings.push(if state.open {
+            Finding::ok("FORWARD", format!("{}: guests' packets pass", state.gate))
+        } else {
+            Finding::note(
+                "FORWARD",
+                format!("{}: somebody else's chain, may drop guests' packets", state.gate),
+                "nothing to do: `up` lets guests' packets pass it, and no others",
+            )
+        });
+    }
+    findings
+}
+
+/// The backend that the node has used since its first instance.
+fn decided(config: &Config) -> Option<Backend> {
+    let store = Store::open_existing(&config.state_dir).ok()??;
+    Backend::from_name(&store.setting(Setting::Backend).ok()??)
+}
+
+fn forwarding(kernel: &mut impl Kernel) -> Finding {
+    match kernel.sysctl(IP_FORWARD) {
+        Ok(Some(value)) if value == "1" => Finding::ok("forwarding", "on"),
+        Ok(_) => Finding::note(
+            "forwarding",
+            "off",
+            "nothing to do: `up` turns it on for guests only, and `down --all --purge` off again",
+        ),
+        Err(error) => unreadable("forwarding", &error, "mount /proc"),
+    }
+}
+
+/// Firewalls that reload their rules at will, by what they leave on a host.
+fn other_firewalls(kernel: &mut impl Kernel) -> Vec<Finding> {
+    let mut has_link = |name: &str| {
+        let name = InterfaceName::try_from(name).ok();
+        name.is_some_and(|name| matches!(kernel.link(&name), Ok(Some(_))))
+    };
+    let docker = has_link("docker0");
+    let podman = has_link("podman0") || has_link("cni-podman0");
+    let ufw = input::read(Path::new("/etc/ufw/ufw.conf"));
+    let ufw = ufw.is_ok_and(|text| text.lines().any(|line| line.trim() == "ENABLED=yes"));
+    let firewalld = Path::new("/run/firewalld").exists();
+    let seen = [("Docker", docker), ("Podman", podman), ("ufw", ufw), ("firewalld", firewalld)];
+    let seen = seen.into_iter().filter(|(_, seen)| *seen);
+    seen.map(|(name, _)| {
+        Finding::note(
+            "firewall",
+            format!("{name} seen"),
+            "after it reloads its rules: `riklet-sdn repair`",
+        )
+    })
+    .collect()
+}
+
+fn uplink(config: &Config, kernel: &mut impl Kernel) -> Finding {
+    let found = match &config.uplinks {
+        Some(configured) => Ok(configured.clone()),
+        None => kernel.uplinks(),
+    };
+    match found {
+        Err(error) => unreadable("uplink", &error, "set uplink"),
+        Ok(names) if names.is_empty() => Finding::note(
+            "uplink",
+            "no default route",
+            "guests do not reach the Internet; published ports work. Add a route, or set uplink",
+        ),
+        Ok(names) => {
+            let names: Vec<_> = names.iter().map(ToString::to_string).collect();
+            Finding::ok("uplink", names.join(", "))
+        }
+    }
+}
+
+fn loopback(kernel: &mut impl Kernel) -> Finding {
+    let link = InterfaceName::try_from("lo").ok().map(|name| kernel.link(&name));
+    match link {
+        Some(Ok(Some(link))) if link.up => Finding::ok("loopback", "up"),
+        Some(Err(error)) => unreadable("loopback", &error, "mount /proc"),
+        _ => Finding::note(
+            "loopback",
+            "lo is down",
+            "published ports do not answer at 127.0.0.1: `ip link set lo up`",
+        ),
+    }
+}
+
+fn pool(config: &Config, kernel: &mut impl Kernel) -> Vec<Finding> {
+    let routes = match kernel.routes() {
+        Ok(routes) => routes,
+        Err(error) => return vec![unreadable("pool", &error, "run as root")],
+    };
+    let in_use = decided(config).is_some();
+    let candidates = config.pool.map_or_else(Pool::candidates, |pool| vec![pool]);
+    let overlap = |pool: Pool| routes.iter().copied().find(|&route| pool.overlaps(route));
+    let mut findings = Vec::new();
+    for pool in candidates {
+        match overlap(pool) {
+            // Once in use, the routes that it overlaps are those to its own guests.
+            _ if in_use => return vec![Finding::ok("pool", format!("{pool} or as recorded"))],
+            None => {
+                findings.push(Finding::ok("pool", format!("{pool} overlaps no route")));
+                return findings;
+            }
+            Some(route) => findings.push(Finding::note(
+                "pool",
+                format!("{pool} overlaps the route to {route}"),
+                "the next candidate is taken; set pool to choose",
+            )),
+        }
+    }
+    findings.push(Finding::fail("pool", "every candidate overlaps a route", "set pool"));
+    findings
+}
+
+fn state(config: &Config) -> Finding {
+    let dir = config.state_dir.display();
+    match Store::open_existing(&config.state_dir).and_then(|s| s.map(|s| s.count()).transpose()) {
+        Ok(None) => Finding::ok("records", format!("none yet in {dir}")),
+        Ok(Some(count)) => Finding::ok("records", format!("{count} in {dir}")),
+        Err(error) => {
+            let advice = error.hint().unwrap_or_else(|| "use another --state-dir".to_owned());
+            Finding::fail("records", chain(&error), advice)
+        }
+    }
+}
+
+fn unreadable(subject: &'static str, error: &KernelError, advice: &str) -> Finding {
+    Finding::fail(subject, chain(error), advice)
+}

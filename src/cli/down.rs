@@ -1,0 +1,23 @@
+use std::process::ExitCode;
+
+use riklet_sdn::{
+    kernel::Kernel,
+    sdn::{Sdn, Which},
+};
+
+use super::{args::DownArgs, error::CliError, input, output, output::Output};
+
+pub(crate) fn run<K: Kernel>(
+    sdn: &mut Sdn<K>,
+    args: &DownArgs,
+    output: &Output,
+) -> Result<ExitCode, CliError> {
+    input::require_privilege()?;
+    let which =
+        if args.all { Which::All } else { Which::Named(args.names.iter().cloned().collect()) };
+    let mut report = sdn.down(&which, args.purge)?;
+    if output.is_json() {
+        output.print(String::new, || output::report(&report))?;
+    }
+    output::complaints(&mut report).map(|()| ExitCode::SUCCESS)
+}

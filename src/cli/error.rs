@@ -1,0 +1,102 @@
+use std::{error::Error, io, path::PathBuf, process::ExitCode};
+
+use riklet_sdn::{
+    definition,
+    sdn::{ErrorKind, Failure, SdnError},
+    store::StoreError,
+    vmm::builtin::GuestError,
+};
+
+use super::args::OutputFormat;
+
+/// Why the program does not exit with 0.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CliError {
+    #[error("cannot read {}", path.display())]
+    Read { path: PathBuf, source: io::Error },
+    #[error(transparent)]
+    Definition(#[from] definition::Errors),
+    #[error("cannot use the configuration {}", path.display())]
+    Config { path: PathBuf, source: Box<dyn Error + Send + Sync> },
+    #[error(transparent)]
+    Sdn(#[from] SdnError),
+    #[error(transparent)]
+    Failure(Failure),
+    /// The failures are printed already.
+    #[error("{count} of the instances are not up")]
+    Failures { count: usize, kind: ErrorKind },
+    #[error("the capability CAP_NET_ADMIN is needed to change the network")]
+    Privilege,
+    #[error("cannot write the output")]
+    Write { source: io::Error },
+    #[error("{name} is up already")]
+    Running { name: String },
+    #[error("cannot start the guest of {name}")]
+    StartGuest { name: String, source: io::Error },
+    #[error("the guest of {name} ended: {status}")]
+    GuestEnded { name: String, status: String },
+    #[error("{} does not answer after {seconds} s", waited.join(", "))]
+    NotReady { waited: Vec<String>, seconds: u16 },
+    #[error("cannot listen for signals")]
+    Signals { source: io::Error },
+    #[error("the argument is not a guest")]
+    GuestArgument { source: serde_json::Error },
+    #[error(transparent)]
+    Guest(#[from] GuestError),
+}
+
+impl From<StoreError> for CliError {
+    fn from(error: StoreError) -> Self {
+        Self::Sdn(error.into())
+    }
+}
+
+impl CliError {
+    /// The error, what is behind it, and what to do about it, on standard error.
+    pub(crate) fn print(&self, format: OutputFormat) {
+        super::output::error(format, &chain(self), self.hint().as_deref());
+    }
+
+    pub(crate) fn exit_code(&self) -> ExitCode {
+        const FAILED: u8 = 1;
+        const INVALID: u8 = 2;
+        const HOST: u8 = 3;
+        let kind = match self {
+            Self::Read { .. } | Self::Definition(_) | Self::Config { .. } => ErrorKind::Invalid,
+            Self::GuestArgument { .. } => ErrorKind::Invalid,
+            Self::Privilege => ErrorKind::Host,
+            Self::Sdn(error) => error.kind(),
+            Self::Failure(failure) => failure.kind(),
+            Self::Failures { kind, .. } => *kind,
+            _ => ErrorKind::Failed,
+        };
+        ExitCode::from(match kind {
+            ErrorKind::Failed => FAILED,
+            ErrorKind::Invalid => INVALID,
+            ErrorKind::Host => HOST,
+        })
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::Sdn(error) => error.hint(),
+            Self::Failure(failure) => failure.hint(),
+            Self::Privilege => Some("run it as root".to_owned()),
+            Self::Running { name } => Some(format!("`riklet-sdn down {name}` first")),
+            Self::NotReady { .. } => Some("`riklet-sdn doctor` says what may be wrong".to_owned()),
+            _ => None,
+        }
+    }
+}
+
+/// The messages of an error and of all that is behind it.
+pub(crate) fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(source) = next {
+        let words = source.to_string();
+        text = format!("{text}: {words}");
+        next = source.source();
+    }
+    text
+}

@@ -1,0 +1,72 @@
+use std::process::ExitCode;
+
+use riklet_sdn::{
+    definition,
+    kernel::Kernel,
+    sdn::{Inspection, Sdn},
+    vmm::attachment::{self, Attachment},
+};
+use serde_json::{Value, json};
+
+use super::{
+    args::{InspectArgs, InspectFormat},
+    error::CliError,
+    output,
+    output::Output,
+};
+
+pub(crate) fn run<K: Kernel>(
+    sdn: &mut Sdn<K>,
+    args: &InspectArgs,
+    output: &Output,
+) -> Result<ExitCode, CliError> {
+    let found = sdn.inspect(&args.name)?;
+    let attachment = Attachment::of(&found.instance);
+    match args.format {
+        None => output.print(|| text(&found), || json(&found))?,
+        Some(InspectFormat::Firecracker) => {
+            output.raw(format!("{:#}\n", attachment::firecracker(&attachment)).as_bytes())?;
+        }
+        Some(InspectFormat::BootArgs) => {
+            output.raw(format!("{}\n", attachment::boot_args(&attachment)).as_bytes())?;
+        }
+        Some(InspectFormat::Qemu) => {
+            output.raw(format!("{}\n", attachment::qemu(&attachment).join(" ")).as_bytes())?;
+        }
+        Some(InspectFormat::Env) => output.raw(attachment::env(&attachment).as_bytes())?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn text(found: &Inspection) -> String {
+    let instance = &found.instance;
+    let exposed = if found.exposed { "in the firewall" } else { "MISSING in the firewall" };
+    let mut lines = vec![
+        ("name", instance.name().to_string()),
+        ("kind", instance.kind().to_string()),
+        ("phase", instance.phase.to_string()),
+        ("tap", format!("{} ({})", instance.interface(), found.status.as_str())),
+        ("guest", format!("{}/30 {}", instance.addresses.guest, instance.guest_mac())),
+        ("host", format!("{}/30 {}", instance.addresses.host, instance.slot.host_mac())),
+        ("mtu", instance.mtu.to_string()),
+    ];
+    for exposure in instance.exposures() {
+        lines.push(("exposure", format!("{exposure} ({exposed})")));
+    }
+    lines.extend(found.drift.iter().map(|line| ("drift", line.clone())));
+    lines.iter().map(|(field, value)| format!("{field:9} {value}\n")).collect()
+}
+
+fn json(found: &Inspection) -> Value {
+    let mut value = output::instance(&found.instance);
+    let more = json!({
+        "link": found.status.as_str(),
+        "exposed": found.exposed,
+        "drift": found.drift,
+        "definition": definition::to_value(&found.instance.workload),
+    });
+    if let (Some(fields), Value::Object(more)) = (value.as_object_mut(), more) {
+        fields.extend(more);
+    }
+    value
+}

@@ -1,0 +1,82 @@
+//! Arguments in, text or JSON out: one file per command.
+
+mod args;
+mod check;
+mod config;
+mod doctor;
+mod down;
+mod error;
+mod input;
+mod inspect;
+mod list;
+mod output;
+mod plan;
+mod repair;
+mod run;
+mod up;
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser};
+use riklet_sdn::sdn::Sdn;
+
+use args::{Args, Command};
+use error::CliError;
+use output::Output;
+
+/// Runs the program.
+pub(crate) fn main() -> ExitCode {
+    let args = Args::parse();
+    log(args.verbose);
+    let output = args.output;
+    match dispatch(args) {
+        Ok(code) => code,
+        Err(error) => {
+            error.print(output);
+            error.exit_code()
+        }
+    }
+}
+
+fn dispatch(args: Args) -> Result<ExitCode, CliError> {
+    let output = Output::new(args.output);
+    match &args.command {
+        Command::Completions { shell } => {
+            let mut text = Vec::new();
+            clap_complete::generate(*shell, &mut Args::command(), "riklet-sdn", &mut text);
+            output.raw(&text)?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        Command::Guest { guest } => return run::guest(guest),
+        _ => {}
+    }
+    let mut sdn = Sdn::new(config::load(&args.node)?);
+    match args.command {
+        Command::Up(up) => up::run(&mut sdn, &up, &output),
+        Command::Down(down) => down::run(&mut sdn, &down, &output),
+        Command::List => list::run(&mut sdn, &output),
+        Command::Inspect(inspect) => inspect::run(&mut sdn, &inspect, &output),
+        Command::Plan(plan) => plan::run(&mut sdn, &plan, &output),
+        Command::Check => check::run(&mut sdn, &output),
+        Command::Repair { rebuild } => repair::run(&mut sdn, rebuild, &output),
+        Command::Run(run) => run::run(&mut sdn, &run, &output),
+        Command::Doctor => doctor::run(&mut sdn, &output),
+        Command::Completions { .. } | Command::Guest { .. } => Ok(ExitCode::SUCCESS),
+    }
+}
+
+/// What the library notes goes to standard error, with `-v` more of it.
+fn log(verbose: u8) {
+    let level = match verbose {
+        0 => tracing::Level::WARN,
+        1 => tracing::Level::INFO,
+        2 => tracing::Level::DEBUG,
+        _ => tracing::Level::TRACE,
+    };
+    tracing_subscriber::fmt()
+        .with_max_level(level)
+        .with_writer(std::io::stderr)
+        .without_time()
+        .with_target(false)
+        .init();
+}

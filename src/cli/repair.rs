@@ -1,0 +1,54 @@
+use std::process::ExitCode;
+
+use riklet_sdn::{
+    kernel::Kernel,
+    sdn::{Report, Sdn},
+};
+use serde_json::json;
+
+use super::{error::CliError, input, output, output::Output};
+
+pub(crate) fn run<K: Kernel>(
+    sdn: &mut Sdn<K>,
+    rebuild: bool,
+    output: &Output,
+) -> Result<ExitCode, CliError> {
+    input::require_privilege()?;
+    if rebuild {
+        return run_rebuild(sdn, output);
+    }
+    let mut report = sdn.repair()?;
+    output.print(|| text(&report), || output::report(&report))?;
+    output::complaints(&mut report).map(|()| ExitCode::SUCCESS)
+}
+
+fn run_rebuild<K: Kernel>(sdn: &mut Sdn<K>, output: &Output) -> Result<ExitCode, CliError> {
+    let mut rebuilt = sdn.rebuild()?;
+    if let Some(path) = &rebuilt.set_aside {
+        output::note(&format!("the corrupt database is now {}", path.display()));
+    }
+    for name in &rebuilt.incomplete {
+        output::note(&format!(
+            "warning: {name} lost exposures that its alias had no room for; bring it up again from its file"
+        ));
+    }
+    output.print(
+        || {
+            let lines = rebuilt.recovered.iter().map(|name| format!("recorded {name}\n"));
+            lines.chain([text(&rebuilt.report)]).collect()
+        },
+        || {
+            json!({
+                "setAside": rebuilt.set_aside,
+                "recovered": rebuilt.recovered.iter().map(ToString::to_string).collect::<Vec<_>>(),
+                "incomplete": rebuilt.incomplete.iter().map(ToString::to_string).collect::<Vec<_>>(),
+                "repair": output::report(&rebuilt.report),
+            })
+        },
+    )?;
+    output::complaints(&mut rebuilt.report).map(|()| ExitCode::SUCCESS)
+}
+
+fn text(report: &Report) -> String {
+    output::lines(&report.done).iter().map(|line| format!("{line}\n")).collect()
+}

@@ -1,0 +1,23 @@
+use std::process::ExitCode;
+
+use riklet_sdn::{
+    kernel::Kernel,
+    sdn::{Sdn, UpOptions},
+};
+
+use super::{args::UpArgs, error::CliError, input, output, output::Output};
+
+pub(crate) fn run<K: Kernel>(
+    sdn: &mut Sdn<K>,
+    args: &UpArgs,
+    output: &Output,
+) -> Result<ExitCode, CliError> {
+    let workloads = input::definitions(&args.files)?;
+    input::require_privilege()?;
+    let mut report = sdn.up(&workloads, UpOptions { strict: args.strict })?;
+    output.print(
+        || output::instances(&[], report.instances.iter().map(|i| (i, vec![]))),
+        || output::report(&report),
+    )?;
+    output::complaints(&mut report).map(|()| ExitCode::SUCCESS)
+}

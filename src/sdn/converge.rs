@@ -1,0 +1,206 @@
+//! Observe, plan, apply, until nothing new fails: the only code that changes the system.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{Change, SdnError, error::InstanceError, host::Host};
+use crate::{
+    firewall::{Entry, FirewallState, Ruleset, Skeleton, SkeletonState},
+    kernel::{Kernel, KernelError, LinkState},
+    model::Slot,
+    network::Fragment,
+    plan::{self, Desired, Observed, Plan, Step},
+};
+
+/// How far a converge came.
+#[derive(Debug, Default)]
+pub(super) struct Outcome {
+    /// The steps that were done, in order.
+    pub(super) done: Vec<Step>,
+    /// The slots that are not as desired, and why.
+    pub(super) failed: BTreeMap<Slot, InstanceError>,
+    /// The step that was refused and concerns all slots; those after it were not tried.
+    pub(super) halted: Option<(Step, KernelError)>,
+}
+
+/// A part of the desired state, and how to look at the same part of the kernel.
+pub(super) trait Observe {
+    fn desired(&self) -> Desired;
+
+    /// What the kernel has; `None` where looking at this part only is not enough.
+    fn observe(&self, kernel: &mut impl Kernel) -> Result<Option<Observed>, SdnError>;
+
+    /// What [`Self::converge`] would do first.
+    fn preview(&self, kernel: &mut impl Kernel) -> Result<Option<Plan>, SdnError> {
+        let observed = self.observe(kernel)?;
+        Ok(observed.map(|observed| plan::plan(&self.desired(), &observed)))
+    }
+
+    /// Makes the kernel as desired. A slot whose own step fails is left as it is, and the others go on; a
+    /// step that concerns all ends it. `None` where looking at this part only turned out not to be enough.
+    fn converge(&self, kernel: &mut impl Kernel) -> Result<Option<Outcome>, SdnError> {
+        let mut desired = self.desired();
+        let mut outcome = Outcome::default();
+        loop {
+            let Some(observed) = self.observe(kernel)? else { return Ok(None) };
+            let plan = plan::plan(&desired, &observed);
+            let blocked = plan.blocked.iter();
+            outcome.failed.extend(blocked.map(|(&slot, foreign)| (slot, foreign.clone().into())));
+            let failed = apply(plan, kernel, &mut outcome);
+            if failed.is_empty() {
+                return Ok(self.suffices(&outcome).then_some(outcome));
+            }
+            desired.untouched.extend(failed);
+        }
+    }
+
+    /// Whether the outcome would not have been better for looking at everything.
+    fn suffices(&self, outcome: &Outcome) -> bool;
+}
+
+/// Carries out the steps, and returns the slots whose own step failed. Those steps come first in a plan;
+/// where one failed, the steps for all are left for the next plan, which leaves the slot out.
+fn apply(plan: Plan, kernel: &mut impl Kernel, outcome: &mut Outcome) -> BTreeSet<Slot> {
+    let mut failed = BTreeSet::new();
+    for step in plan.steps {
+        match step.slot() {
+            Some(slot) if failed.contains(&slot) => continue,
+            None if !failed.is_empty() => break,
+            _ => {}
+        }
+        match (do_step(&step, kernel), step.slot()) {
+            (Ok(()), _) => outcome.done.push(step),
+            (Err(error), Some(slot)) => {
+                failed.insert(slot);
+                outcome.failed.insert(slot, error.into());
+            }
+            (Err(error), None) => {
+                outcome.halted = Some((step, error));
+                break;
+            }
+        }
+    }
+    failed
+}
+
+fn do_step(step: &Step, kernel: &mut impl Kernel) -> Result<(), KernelError> {
+    match step {
+        Step::CreateLink(spec) => kernel.create_link(spec),
+        Step::ConfigureLink(spec, _) => kernel.configure_link(spec),
+        Step::RemoveAddress(name, address) => kernel.remove_address(name, *address),
+        Step::Firewall(backend, change) => kernel.change_firewall(*backend, change),
+        Step::OpenGate(gate) => kernel.set_gate(gate, true),
+        Step::CloseGate(gate) => kernel.set_gate(gate, false),
+        Step::SetSysctl(name, value) => kernel.set_sysctl(name, value),
+        Step::ForgetFlows(flows) => kernel.forget_flows(flows),
+        Step::CondemnLinks(names) => kernel.condemn_links(names),
+        Step::DeleteCondemnedLinks => kernel.delete_condemned_links(),
+        Step::RemoveEmptyTables(backend, except) => kernel.remove_empty_tables(*backend, except),
+    }
+}
+
+/// The changed slots only: costs the same however many others there are.
+pub(super) struct Named<'a> {
+    host: &'a Host,
+    skeleton: &'a Skeleton,
+    changes: &'a BTreeMap<Slot, Change>,
+}
+
+impl<'a> Named<'a> {
+    /// `None` where nothing shall remain, which takes looking at everything.
+    pub(super) fn new(host: &'a Host, changes: &'a BTreeMap<Slot, Change>) -> Option<Self> {
+        host.skeleton.as_ref().map(|skeleton| Self { host, skeleton, changes })
+    }
+}
+
+impl Observe for Named<'_> {
+    fn desired(&self) -> Desired {
+        let after = |(&slot, change): (&Slot, &Change)| Some((slot, change.after.clone()?));
+        desired(self.host, self.changes.iter().filter_map(after).collect())
+    }
+
+    fn observe(&self, kernel: &mut impl Kernel) -> Result<Option<Observed>, SdnError> {
+        let before = self.changes.values().filter_map(|change| change.before.as_ref());
+        let entries: BTreeSet<Entry> = before.flat_map(|before| &before.entries).copied().collect();
+        if !kernel.probe_firewall(self.host.backend, self.skeleton, &entries)? {
+            return Ok(None);
+        }
+        let mut links = BTreeMap::new();
+        for &slot in self.changes.keys() {
+            links.extend(kernel.link(&slot.interface())?.map(|link| (slot, link)));
+        }
+        let skeleton = SkeletonState::Intact;
+        let firewall = FirewallState { skeleton, entries, strays: vec![] };
+        let sysctls = sysctls(self.host, kernel)?;
+        Ok(Some(Observed { links, firewall, gates: vec![], sysctls }))
+    }
+
+    /// A firewall that refuses has something else than the records say.
+    fn suffices(&self, outcome: &Outcome) -> bool {
+        !matches!(outcome.halted, Some((Step::Firewall(..), _)))
+    }
+}
+
+/// Everything: whatever is ours, and whatever is recorded.
+pub(super) struct All<'a> {
+    host: &'a Host,
+    fragments: BTreeMap<Slot, Fragment>,
+}
+
+impl<'a> All<'a> {
+    pub(super) fn new(host: &'a Host, fragments: BTreeMap<Slot, Fragment>) -> Self {
+        Self { host, fragments }
+    }
+
+    /// The ruleset to hold the firewall against. Where nothing shall remain, any will do: whatever is there
+    /// goes.
+    fn expected(&self) -> Ruleset {
+        let nothing =
+            || Skeleton { pool: self.host.node.pool, uplinks: BTreeSet::new(), guard: false };
+        Ruleset {
+            skeleton: self.host.skeleton.clone().unwrap_or_else(nothing),
+            entries: self.fragments.values().flat_map(|f| &f.entries).copied().collect(),
+        }
+    }
+}
+
+impl Observe for All<'_> {
+    fn desired(&self) -> Desired {
+        desired(self.host, self.fragments.clone())
+    }
+
+    fn observe(&self, kernel: &mut impl Kernel) -> Result<Option<Observed>, SdnError> {
+        let links = kernel.links()?.into_iter();
+        let slot = |link: LinkState| Some((Slot::of_interface(link.name.as_str())?, link));
+        Ok(Some(Observed {
+            links: links.filter_map(slot).collect(),
+            firewall: kernel.firewall(self.host.backend, &self.expected())?,
+            gates: kernel.gates(self.host.backend)?,
+            sysctls: sysctls(self.host, kernel)?,
+        }))
+    }
+
+    fn suffices(&self, _outcome: &Outcome) -> bool {
+        true
+    }
+}
+
+fn desired(host: &Host, fragments: BTreeMap<Slot, Fragment>) -> Desired {
+    Desired {
+        backend: host.backend,
+        pool: host.node.pool,
+        fragments,
+        untouched: BTreeSet::new(),
+        skeleton: host.skeleton.clone(),
+        sysctls: host.sysctls.clone(),
+        foreign_tables: host.foreign_tables.clone(),
+    }
+}
+
+/// The present values of the sysctls that matter.
+fn sysctls(host: &Host, kernel: &mut impl Kernel) -> Result<BTreeMap<String, String>, SdnError> {
+    let mut found = BTreeMap::new();
+    for name in host.sysctls.keys() {
+        found.extend(kernel.sysctl(name)?.map(|value| (name.clone(), value)));
+    }
+    Ok(found)
+}

@@ -1,0 +1,227 @@
+use ipnet::Ipv4Net;
+
+use super::Warning;
+use crate::{
+    kernel::KernelError,
+    model::{InstanceName, Pool},
+    network::NoSuchSlot,
+    plan::{ForeignLink, Step},
+    store::StoreError,
+};
+
+/// Why an operation was not done, or not to its end.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SdnError {
+    /// The records cannot be read or changed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The kernel cannot be read.
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+    /// A step that concerns all instances was refused. What came before it stays done.
+    #[error("stopped at this step:\n{step}")]
+    Halted {
+        /// The step.
+        step: Box<Step>,
+        /// Why.
+        source: KernelError,
+    },
+    /// No instance of this name is recorded.
+    #[error("there is no instance {name}")]
+    Unknown {
+        /// The name.
+        name: InstanceName,
+        /// The recorded name that is most like it.
+        nearest: Option<InstanceName>,
+    },
+    /// The host cannot be left as it was while instances remain.
+    #[error("--purge removes what all instances share, and these remain: {}", list(names))]
+    Remaining {
+        /// The instances that were not named.
+        names: Vec<InstanceName>,
+    },
+    /// An exposure takes the packets of a local process, and that shall be an error.
+    #[error("{warning}")]
+    Shadows {
+        /// Which, and whose.
+        warning: Box<Warning>,
+    },
+    /// The configuration differs from what was decided at the first use.
+    #[error(
+        "{what} is configured as {configured}, and this node has used {recorded} since its first instance"
+    )]
+    Decided {
+        /// `firewall` or `pool`.
+        what: &'static str,
+        /// The configured value.
+        configured: String,
+        /// The value in use.
+        recorded: String,
+    },
+    /// `iptables` is configured and not there.
+    #[error("firewall is configured as iptables, and there is no program iptables")]
+    NoIptables,
+    /// The pool overlaps a route of the host.
+    #[error("the pool {pool} overlaps the host's route to {route}")]
+    PoolOverlaps {
+        /// The pool.
+        pool: Pool,
+        /// The route.
+        route: Ipv4Net,
+    },
+    /// What was decided at the first use cannot be understood.
+    #[error("the recorded {what} {value:?} is not one")]
+    Setting {
+        /// `firewall` or `pool`.
+        what: &'static str,
+        /// The value.
+        value: String,
+    },
+    /// The records hold a slot that the pool does not have.
+    #[error(transparent)]
+    NoSuchSlot(#[from] NoSuchSlot),
+    /// Interfaces of ours have addresses of no pool that is known.
+    #[error("{interface} has the address {address}, which is in no known pool")]
+    UnknownPool {
+        /// The interface.
+        interface: String,
+        /// Its address.
+        address: Ipv4Net,
+    },
+}
+
+/// Why one instance is not as it should be.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum InstanceError {
+    /// Its interface's name is taken.
+    #[error(transparent)]
+    Foreign(#[from] ForeignLink),
+    /// The kernel refused.
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+}
+
+/// One instance that is not as it should be.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{name} is not up")]
+pub struct Failure {
+    /// The instance.
+    pub name: InstanceName,
+    /// Why.
+    #[source]
+    pub error: InstanceError,
+}
+
+/// What kind of answer an error needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ErrorKind {
+    /// The operation failed.
+    Failed,
+    /// The input or the configuration is wrong.
+    Invalid,
+    /// The host lacks something.
+    Host,
+}
+
+impl SdnError {
+    /// What kind of answer it needs.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Kernel(source) | Self::Halted { source, .. } => kernel_kind(source),
+            Self::NoIptables => ErrorKind::Host,
+            Self::Decided { .. } | Self::PoolOverlaps { .. } => ErrorKind::Invalid,
+            _ => ErrorKind::Failed,
+        }
+    }
+
+    /// What to do about it, where there is something.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Store(source) => source.hint(),
+            Self::Kernel(source) | Self::Halted { source, .. } => kernel_hint(source),
+            Self::Unknown { nearest: Some(nearest), .. } => {
+                Some(format!("did you mean {nearest}?"))
+            }
+            Self::Unknown { nearest: None, .. } => Some("`riklet-sdn list` shows all".to_owned()),
+            Self::Remaining { .. } => Some("use `riklet-sdn down --all --purge`".to_owned()),
+            Self::Shadows { .. } => {
+                Some("end that process, choose another port, or leave --strict out".to_owned())
+            }
+            Self::Decided { .. } => Some(
+                "take all instances down with `riklet-sdn down --all --purge`; the next `up` decides anew"
+                    .to_owned(),
+            ),
+            Self::NoIptables => Some("install iptables, or set firewall to nftables".to_owned()),
+            Self::PoolOverlaps { .. } => Some("set pool to a range that no route covers".to_owned()),
+            Self::UnknownPool { .. } => Some("set pool to the range that was in use".to_owned()),
+            Self::Setting { .. } | Self::NoSuchSlot(_) => None,
+        }
+    }
+}
+
+impl Failure {
+    /// What kind of answer it needs.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        match &self.error {
+            InstanceError::Kernel(source) => kernel_kind(source),
+            InstanceError::Foreign(_) => ErrorKind::Failed,
+        }
+    }
+
+    /// What to do about it, where there is something.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
+        match &self.error {
+            InstanceError::Kernel(source) => kernel_hint(source),
+            InstanceError::Foreign(foreign) => Some(format!(
+                "rename or delete {0} (`ip link delete {0}`), then `riklet-sdn repair`",
+                foreign.name
+            )),
+        }
+    }
+}
+
+/// errno(3) of what a kernel without the feature answers: ENOENT and ENXIO for a device, EPROTONOSUPPORT,
+/// EOPNOTSUPP and EAFNOSUPPORT for a netlink family.
+const MISSING: [i32; 5] = [2, 6, 93, 95, 97];
+
+fn kernel_kind(error: &KernelError) -> ErrorKind {
+    if error.refusal().is_permission() || lacks(error).is_some() {
+        ErrorKind::Host
+    } else {
+        ErrorKind::Failed
+    }
+}
+
+fn kernel_hint(error: &KernelError) -> Option<String> {
+    if error.refusal().is_permission() {
+        return Some("run it as root, or with the capability CAP_NET_ADMIN".to_owned());
+    }
+    lacks(error).map(|what| format!("the host lacks {what}; `riklet-sdn doctor` says more"))
+}
+
+/// What of the host is missing, where that is the reason.
+fn lacks(error: &KernelError) -> Option<&'static str> {
+    let errno = error.refusal().errno.filter(|errno| MISSING.contains(errno))?;
+    match error {
+        KernelError::CreateLink { step, .. } if step.contains("/dev/net/tun") => {
+            Some("/dev/net/tun (kernel module tun)")
+        }
+        KernelError::ReadFirewall { .. } | KernelError::ChangeFirewall { .. } if errno != 2 => {
+            Some("nf_tables (kernel module nf_tables)")
+        }
+        _ => None,
+    }
+}
+
+fn list(names: &[InstanceName]) -> String {
+    const SHOWN: usize = 5;
+    let shown: Vec<_> = names.iter().take(SHOWN).map(ToString::to_string).collect();
+    let more = names.len().saturating_sub(SHOWN);
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    format!("{}{more}", shown.join(", "))
+}

@@ -1,0 +1,459 @@
+//! The façade: what a node agent, the command line or a daemon asks for, in one call each.
+//!
+//! Every operation that changes something is the same path: change the records in one transaction, then
+//! converge the kernel to them, then settle the records. A process that is killed anywhere on it leaves
+//! records that are not settled, and the next operation, whichever it is, finishes the work.
+
+mod config;
+mod converge;
+mod error;
+mod host;
+mod rebuild;
+mod view;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+pub use config::{Config, DEFAULT_STATE_DIR, FirewallChoice};
+pub use error::{ErrorKind, Failure, SdnError};
+pub use rebuild::Rebuilt;
+pub use view::{Inspection, Instance, LinkStatus, Listed};
+
+use crate::{
+    kernel::{Kernel, Listener, linux::Linux},
+    model::{Exposure, InstanceName, Protocol, Slot, Workload},
+    network::{self, Fragment},
+    plan::{Plan, Step},
+    store::{Lock, Phase, Record, Store, Tx},
+};
+use converge::{All, Named, Observe, Outcome};
+use host::Host;
+
+/// The network of this node.
+#[derive(Debug)]
+pub struct Sdn<K = Linux> {
+    config: Config,
+    kernel: K,
+}
+
+/// Which instances an operation is for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Which {
+    /// These.
+    Named(BTreeSet<InstanceName>),
+    /// All that are recorded.
+    All,
+}
+
+/// What an operation did.
+#[derive(Debug, Default)]
+pub struct Report {
+    /// The instances that were asked for and are as asked.
+    pub instances: Vec<Instance>,
+    /// What was changed, in order. Empty where everything was as it should be.
+    pub done: Vec<Step>,
+    /// The instances that are not as they should be, and why. The others are.
+    pub failures: Vec<Failure>,
+    /// What works, and will surprise.
+    pub warnings: Vec<Warning>,
+}
+
+/// Something that works, and will surprise.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Warning {
+    /// The instance.
+    pub name: InstanceName,
+    /// The exposure concerned.
+    pub exposure: Exposure,
+    /// The local process that listens where the exposure now takes the packets.
+    pub listener: Listener,
+}
+
+impl std::fmt::Display for Warning {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { name, exposure, listener } = self;
+        let process = listener.process.as_deref().unwrap_or("a process of another namespace");
+        let (protocol, port) = (listener.protocol, listener.port);
+        write!(f, "{name}: {exposure} shadows {process}, which listens on {protocol} port {port}")
+    }
+}
+
+/// How `up` goes about surprises.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct UpOptions {
+    /// Whether a [`Warning`] is an error: then nothing is changed.
+    pub strict: bool,
+}
+
+/// How the kernel differs from the records.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Drift {
+    /// What [`Sdn::repair`] would do.
+    pub plan: Plan,
+    /// Instances whose last operation did not come to its end.
+    pub unsettled: Vec<(InstanceName, Phase)>,
+}
+
+impl Drift {
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.plan.is_empty() && self.unsettled.is_empty()
+    }
+}
+
+/// What changes for one slot: what it was recorded with, and what it is recorded with now.
+#[derive(Debug, Clone, Default)]
+struct Change {
+    before: Option<Fragment>,
+    after: Option<Fragment>,
+}
+
+impl Sdn<Linux> {
+    /// The network of this node: of the network namespace of the calling thread, at each call.
+    #[must_use]
+    pub fn new(config: Config) -> Self {
+        Self::with_kernel(config, Linux::new())
+    }
+}
+
+impl<K: Kernel> Sdn<K> {
+    /// The same on another kernel, as on [`crate::kernel::fake::FakeKernel`].
+    pub fn with_kernel(config: Config, kernel: K) -> Self {
+        Self { config, kernel }
+    }
+
+    /// The kernel that it works on.
+    pub fn kernel(&mut self) -> &mut K {
+        &mut self.kernel
+    }
+
+    /// The configuration.
+    #[must_use]
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Brings up the network of these workloads, or makes it what a changed definition says. Repetition
+    /// changes nothing.
+    ///
+    /// # Errors
+    /// Where a workload cannot be recorded (its port is another's, the pool is exhausted): then nothing is
+    /// changed for any of them. What fails later is in [`Report::failures`], or is [`SdnError::Halted`] where it
+    /// concerns all; then the records are kept, and [`Self::repair`] or the next operation tries again.
+    pub fn up(&mut self, workloads: &[Workload], options: UpOptions) -> Result<Report, SdnError> {
+        let _lock = Lock::exclusive(&self.config.state_dir)?;
+        let mut store = Store::open(&self.config.state_dir)?;
+        let tx = store.transaction()?;
+        let interrupted = !tx.unsettled()?.is_empty();
+        let host = Host::decide(&mut self.kernel, &self.config, &tx)?;
+        let (changes, warnings) = self.record(&host, &tx, workloads)?;
+        if let Some(warning) = warnings.first().filter(|_| options.strict) {
+            return Err(SdnError::Shadows { warning: Box::new(warning.clone()) });
+        }
+        host.record(&mut self.kernel, &tx)?;
+        tx.commit()?;
+        let asked = workloads.iter().map(|w| w.name().clone()).collect();
+        let mut report = self.settle(&mut store, &host, &changes, interrupted, &asked)?;
+        report.warnings = warnings;
+        Ok(report)
+    }
+
+    /// What [`Self::up`] would do. Changes nothing.
+    ///
+    /// # Errors
+    /// Where `up` would refuse, or the kernel cannot be read.
+    pub fn plan(&mut self, workloads: &[Workload]) -> Result<(Plan, Vec<Warning>), SdnError> {
+        let _lock = Lock::shared(&self.config.state_dir)?;
+        let mut store = match Store::open_existing(&self.config.state_dir)? {
+            Some(store) => store,
+            None => Store::in_memory()?,
+        };
+        let tx = store.transaction()?;
+        let interrupted = !tx.unsettled()?.is_empty();
+        let host = Host::decide(&mut self.kernel, &self.config, &tx)?;
+        let (changes, warnings) = self.record(&host, &tx, workloads)?;
+        let named = Named::new(&host, &changes).filter(|_| !interrupted);
+        if let Some(plan) = named.map(|n| n.preview(&mut self.kernel)).transpose()?.flatten() {
+            return Ok((plan, warnings));
+        }
+        let all = All::new(&host, fragments(&host, &tx.all()?)?);
+        Ok((all.preview(&mut self.kernel)?.unwrap_or_default(), warnings))
+    }
+
+    /// Takes instances down. With `purge`, and where none remains, what the instances share goes as well, and
+    /// the sysctls get their former values: the host is as it was.
+    ///
+    /// # Errors
+    /// Where a name is not recorded, or `purge` is asked for and other instances remain: then nothing is
+    /// changed. Failures as with [`Self::up`].
+    pub fn down(&mut self, which: &Which, purge: bool) -> Result<Report, SdnError> {
+        let nothing_recorded = Store::open_existing(&self.config.state_dir)?.is_none();
+        if nothing_recorded && !purge && *which == Which::All {
+            return Ok(Report::default());
+        }
+        let _lock = Lock::exclusive(&self.config.state_dir)?;
+        let mut store = Store::open(&self.config.state_dir)?;
+        let tx = store.transaction()?;
+        let interrupted = !tx.unsettled()?.is_empty();
+        let leaving = leaving(&tx, which)?;
+        if purge {
+            refuse_remaining(&tx, &leaving)?;
+        }
+        let Some(host) = Host::decided(&mut self.kernel, &self.config, &tx)? else {
+            drop(tx);
+            return if purge { self.remove_leftovers() } else { Ok(Report::default()) };
+        };
+        let mut changes = BTreeMap::new();
+        for record in &leaving {
+            tx.set_phase(record.workload.name(), Phase::Removing)?;
+            let before = Some(fragment(&host, record)?);
+            changes.insert(record.slot, Change { before, after: None });
+        }
+        tx.commit()?;
+        if purge {
+            return self.purge(&mut store, &host);
+        }
+        let asked = leaving.iter().map(|record| record.workload.name().clone()).collect();
+        self.settle(&mut store, &host, &changes, interrupted, &asked)
+    }
+
+    /// How the kernel differs from the records. Changes nothing.
+    ///
+    /// # Errors
+    /// Where the store or the kernel cannot be read.
+    pub fn check(&mut self) -> Result<Drift, SdnError> {
+        let _lock = Lock::shared(&self.config.state_dir)?;
+        let store = Store::open_existing(&self.config.state_dir)?;
+        let host = match &store {
+            Some(store) => Host::decided(&mut self.kernel, &self.config, store)?,
+            None => None,
+        };
+        let (Some(store), Some(host)) = (store, host) else {
+            let plans = self.leftovers()?.into_iter().map(|(_, plan)| plan);
+            let steps = plans.flat_map(|plan| plan.steps).collect();
+            let plan = Plan { steps, blocked: BTreeMap::new() };
+            return Ok(Drift { plan, unsettled: vec![] });
+        };
+        let all = All::new(&host, fragments(&host, &store.all()?)?);
+        let plan = all.preview(&mut self.kernel)?.unwrap_or_default();
+        let unsettled = store.unsettled()?.into_iter();
+        let unsettled = unsettled.map(|r| (r.workload.name().clone(), r.phase)).collect();
+        Ok(Drift { plan, unsettled })
+    }
+
+    /// Makes the kernel what the records say: what drifted comes back, what leaked goes.
+    ///
+    /// # Errors
+    /// As with [`Self::up`].
+    pub fn repair(&mut self) -> Result<Report, SdnError> {
+        let _lock = Lock::exclusive(&self.config.state_dir)?;
+        let mut store = Store::open(&self.config.state_dir)?;
+        let tx = store.transaction()?;
+        let Some(host) = Host::decided(&mut self.kernel, &self.config, &tx)? else {
+            drop(tx);
+            return self.remove_leftovers();
+        };
+        host.record(&mut self.kernel, &tx)?;
+        tx.commit()?;
+        self.settle(&mut store, &host, &BTreeMap::new(), true, &BTreeSet::new())
+    }
+
+    /// Records the workloads, and says what that changes and shadows.
+    fn record(
+        &mut self,
+        host: &Host,
+        tx: &Tx<'_>,
+        workloads: &[Workload],
+    ) -> Result<(BTreeMap<Slot, Change>, Vec<Warning>), SdnError> {
+        let mut changes = BTreeMap::new();
+        let mut opened = Vec::new();
+        for (workload, before, record) in put_all(tx, workloads, host.node.pool.capacity())? {
+            let old: &[Exposure] = before.as_ref().map_or(&[], |b| b.workload.exposures());
+            let new = workload.exposures().iter().filter(|exposure| !old.contains(exposure));
+            opened.extend(new.map(|exposure| (workload.name(), *exposure)));
+            let before = before.map(|before| fragment(host, &before)).transpose()?;
+            changes.insert(record.slot, Change { before, after: Some(fragment(host, &record)?) });
+        }
+        Ok((changes, self.shadowed(&opened)?))
+    }
+
+    /// The local listeners that these exposures shadow.
+    fn shadowed(&mut self, opened: &[(&InstanceName, Exposure)]) -> Result<Vec<Warning>, SdnError> {
+        let wanted: BTreeSet<_> =
+            opened.iter().flat_map(|(_, exposure)| sockets(exposure)).collect();
+        if wanted.is_empty() {
+            return Ok(vec![]);
+        }
+        let warning = |listener: Listener| {
+            let (name, exposure) = opened.iter().find(|(_, exposure)| {
+                exposure.protocol() == listener.protocol
+                    && exposure.host_ports().iter().any(|port| port == listener.port)
+            })?;
+            Some(Warning { name: (*name).clone(), exposure: *exposure, listener })
+        };
+        Ok(self.kernel.listeners(&wanted)?.into_iter().filter_map(warning).collect())
+    }
+
+    /// Converges the kernel to the records, and says in the records how far it came.
+    ///
+    /// Looks at the changed slots only where that is enough: where every earlier operation came to its end,
+    /// and the firewall has what the records say it has.
+    fn settle(
+        &mut self,
+        store: &mut Store,
+        host: &Host,
+        changes: &BTreeMap<Slot, Change>,
+        interrupted: bool,
+        asked: &BTreeSet<InstanceName>,
+    ) -> Result<Report, SdnError> {
+        let named = Named::new(host, changes).filter(|_| !interrupted);
+        let outcome = if let Some(outcome) =
+            named.map(|n| n.converge(&mut self.kernel)).transpose()?.flatten()
+        {
+            outcome
+        } else {
+            let all = All::new(host, fragments(host, &store.all()?)?);
+            all.converge(&mut self.kernel)?.unwrap_or_default()
+        };
+        let tx = store.transaction()?;
+        let mut failures = Vec::new();
+        for record in tx.unsettled()? {
+            let name = record.workload.name();
+            match (outcome.failed.get(&record.slot), record.phase) {
+                (Some(error), _) => {
+                    failures.push(Failure { name: name.clone(), error: error.clone() });
+                }
+                (None, _) if outcome.halted.is_some() => {}
+                (None, Phase::Removing) => drop(tx.remove(name)?),
+                (None, Phase::Pending | Phase::Up) => tx.set_phase(name, Phase::Up)?,
+            }
+        }
+        let mut instances = Vec::new();
+        for name in asked {
+            if let Some(record) = tx.get(name)?.filter(|record| record.phase == Phase::Up) {
+                instances.push(Instance::new(host.node, &record)?);
+            }
+        }
+        failures.extend(unsettle(&tx, &outcome, &failures)?);
+        tx.commit()?;
+        match outcome.halted {
+            Some((step, source)) => Err(SdnError::Halted { step: Box::new(step), source }),
+            None => Ok(Report { instances, done: outcome.done, failures, warnings: vec![] }),
+        }
+    }
+
+    /// Removes all that is ours. Every record is being removed.
+    fn purge(&mut self, store: &mut Store, host: &Host) -> Result<Report, SdnError> {
+        let nothing = host.clone().removed(&mut self.kernel)?;
+        let outcome = All::new(&nothing, BTreeMap::new()).converge(&mut self.kernel)?;
+        let outcome = outcome.unwrap_or_default();
+        if let Some((step, source)) = outcome.halted {
+            return Err(SdnError::Halted { step: Box::new(step), source });
+        }
+        let tx = store.transaction()?;
+        for record in tx.all()? {
+            tx.remove(record.workload.name())?;
+        }
+        tx.clear_settings()?;
+        tx.forget_sysctls()?;
+        tx.commit()?;
+        Ok(Report { done: outcome.done, ..Report::default() })
+    }
+
+    /// What there is of ours on a node that has recorded nothing, by each backend that the host has.
+    fn leftovers(&mut self) -> Result<Vec<(Host, Plan)>, SdnError> {
+        let mut found = Vec::new();
+        for host in Host::possible(&mut self.kernel, &self.config)? {
+            let plan = All::new(&host, BTreeMap::new()).preview(&mut self.kernel)?;
+            found.extend(plan.filter(|plan| !plan.is_empty()).map(|plan| (host, plan)));
+        }
+        Ok(found)
+    }
+
+    fn remove_leftovers(&mut self) -> Result<Report, SdnError> {
+        let mut report = Report::default();
+        for (host, _) in self.leftovers()? {
+            let outcome = All::new(&host, BTreeMap::new()).converge(&mut self.kernel)?;
+            let outcome = outcome.unwrap_or_default();
+            report.done.extend(outcome.done);
+            if let Some((step, source)) = outcome.halted {
+                return Err(SdnError::Halted { step: Box::new(step), source });
+            }
+        }
+        Ok(report)
+    }
+}
+
+/// Instances that were settled and turned out to be broken: the next operation shall look at them again.
+fn unsettle(tx: &Tx<'_>, outcome: &Outcome, known: &[Failure]) -> Result<Vec<Failure>, SdnError> {
+    if outcome.failed.len() == known.len() {
+        return Ok(vec![]);
+    }
+    let mut found = Vec::new();
+    for record in tx.all()?.into_iter().filter(|record| record.phase == Phase::Up) {
+        if let Some(error) = outcome.failed.get(&record.slot) {
+            let name = record.workload.name();
+            tx.set_phase(name, Phase::Pending)?;
+            found.push(Failure { name: name.clone(), error: error.clone() });
+        }
+    }
+    Ok(found)
+}
+
+/// A workload, what was recorded of it before, and what is now.
+type Put<'a> = (&'a Workload, Option<Record>, Record);
+
+fn put_all<'a>(
+    tx: &Tx<'_>,
+    workloads: &'a [Workload],
+    capacity: u32,
+) -> Result<Vec<Put<'a>>, SdnError> {
+    // A port may go from one of them to another.
+    for workload in workloads {
+        tx.release_ports(workload.name())?;
+    }
+    let mut put = Vec::new();
+    for workload in workloads {
+        let before = tx.get(workload.name())?;
+        put.push((workload, before, tx.put(workload, capacity)?));
+    }
+    Ok(put)
+}
+
+/// What an instance needs, as recorded.
+fn fragment(host: &Host, record: &Record) -> Result<Fragment, SdnError> {
+    Ok(network::fragment(&record.workload, record.slot, &host.node)?)
+}
+
+/// What all instances that shall stay need.
+fn fragments(host: &Host, records: &[Record]) -> Result<BTreeMap<Slot, Fragment>, SdnError> {
+    let staying = records.iter().filter(|record| record.phase != Phase::Removing);
+    staying.map(|record| Ok((record.slot, fragment(host, record)?))).collect()
+}
+
+fn leaving(tx: &Tx<'_>, which: &Which) -> Result<Vec<Record>, SdnError> {
+    let Which::Named(names) = which else { return Ok(tx.all()?) };
+    let find = |name: &InstanceName| {
+        let unknown = |nearest| SdnError::Unknown { name: name.clone(), nearest };
+        match tx.get(name)? {
+            Some(record) => Ok(record),
+            None => Err(unknown(tx.nearest(name.as_str())?)),
+        }
+    };
+    names.iter().map(find).collect()
+}
+
+fn refuse_remaining(tx: &Tx<'_>, leaving: &[Record]) -> Result<(), SdnError> {
+    let leaving: BTreeSet<_> = leaving.iter().map(|record| record.workload.name()).collect();
+    let names = tx.all()?.into_iter().map(|record| record.workload.name().clone());
+    let names: Vec<_> = names.filter(|name| !leaving.contains(name)).collect();
+    if names.is_empty() { Ok(()) } else { Err(SdnError::Remaining { names }) }
+}
+
+/// The sockets that an exposure would shadow.
+fn sockets(
+    exposure: &Exposure,
+) -> impl Iterator<Item = (Protocol, Option<std::net::Ipv4Addr>, u16)> + use<> {
+    let (protocol, address) = (exposure.protocol(), exposure.host_address());
+    exposure.host_ports().iter().map(move |port| (protocol, address, port))
+}

@@ -1,0 +1,241 @@
+//! The laws of DESIGN section 3, as properties on the kernel in memory: random operations, and a fault at
+//! every effect of each.
+
+mod node;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use node::{Node, Operation, function, operation};
+use proptest::prelude::*;
+use riklet_sdn::{
+    firewall::{Backend, Gate, GateFamily},
+    kernel::{LinkState, fake::Fault},
+    model::{InstanceName, Slot},
+    sdn::{SdnError, UpOptions, Which},
+};
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+
+    /// Law 1, and law 3 for what is recorded: after every operation the kernel has what the model has, no
+    /// more and no less, and planning again finds nothing to do.
+    #[test]
+    fn after_a_successful_operation_there_is_no_drift(
+        operations in prop::collection::vec(operation(), 1..12),
+    ) {
+        let mut node = Node::new();
+        let mut model = BTreeMap::new();
+        for operation in operations {
+            let done = node.run(&operation);
+            if let Operation::Up(workloads) = &operation {
+                match done {
+                    Ok(_) => model.extend(workloads.iter().map(|w| (w.name().clone(), w.clone()))),
+                    Err(error) => prop_assert!(error.to_string().contains("cannot expose"), "{error}"),
+                }
+            } else {
+                done.unwrap();
+                operation.remove_from(&mut model);
+            }
+            prop_assert!(node.sdn().check().unwrap().is_empty());
+            let recorded = node.sdn().list().unwrap().into_iter();
+            let recorded: BTreeMap<_, _> =
+                recorded.map(|l| (l.instance.name().clone(), l.instance.workload)).collect();
+            prop_assert_eq!(&recorded, &model);
+            let links: BTreeSet<_> = node.kernel.system().links.keys().cloned().collect();
+            let expected: BTreeSet<_> =
+                node.sdn().list().unwrap().iter().map(|l| l.instance.interface()).collect();
+            prop_assert_eq!(links, expected);
+            prop_assert_eq!(node.exposed(), model.values().map(|w| w.exposures().len()).sum::<usize>());
+        }
+    }
+
+    /// Law 2: an operation that is killed before any one of its effects, and then a repair, end where the
+    /// operation ends by itself. So does one of whose effects the kernel refuses any.
+    #[test]
+    fn a_fault_anywhere_is_repaired(
+        before in prop::collection::vec(operation(), 0..4),
+        faulty in operation(),
+        fault in prop_oneof![Just(Fault::Stop), Just(Fault::Refuse)],
+    ) {
+        let prepared = || {
+            let mut node = Node::new();
+            for operation in &before {
+                // Refused for a port that is taken: the same on every node.
+                let _refused = node.run(operation);
+            }
+            node
+        };
+        let mut sound = prepared();
+        let start = sound.kernel.system().effects;
+        if sound.run(&faulty).is_err() {
+            return Ok(());
+        }
+        let effects = sound.kernel.system().effects - start;
+        for at in 0..effects {
+            let mut node = prepared();
+            node.kernel.system().fault = Some((start + at, fault));
+            let outcome = node.run_to_the_fault(&faulty);
+            node.kernel.system().fault = None;
+            // Law 5: where nobody says that something failed, nothing is missing.
+            if outcome.is_some_and(|done| done.is_ok_and(|report| report.failures.is_empty())) {
+                prop_assert_eq!(node.state(), sound.state(), "effect {} failed in silence", at);
+            }
+            node.sdn().repair().unwrap();
+            node.finish(&faulty);
+            prop_assert!(node.sdn().check().unwrap().is_empty());
+            prop_assert_eq!(node.state(), sound.state(), "stopped at effect {} of {}", at, effects);
+        }
+    }
+}
+
+#[test]
+fn one_instances_failure_does_not_stop_the_others() {
+    let node = Node::new();
+    let foreign = Slot::new(1).interface();
+    node.kernel.system().links.insert(foreign.clone(), foreign_link(&foreign));
+    let workloads: Vec<_> = (0..3).map(|n| function(n, &[8000 + n])).collect();
+    let report = node.sdn().up(&workloads, UpOptions::default()).unwrap();
+    let up: Vec<_> = report.instances.iter().map(|i| i.interface().to_string()).collect();
+    assert_eq!(up, ["rik0", "rik2"]);
+    let failures: Vec<_> = report.failures.iter().map(|f| f.name.to_string()).collect();
+    assert_eq!(failures, ["f1"]);
+    assert_eq!(node.exposed(), 2, "no port leads to an interface that is not ours");
+    assert_eq!(node.kernel.system().links.get(&foreign), Some(&foreign_link(&foreign)));
+
+    node.kernel.system().links.remove(&foreign);
+    node.sdn().repair().unwrap();
+    assert!(node.sdn().check().unwrap().is_empty());
+    assert_eq!(node.exposed(), 3);
+}
+
+#[test]
+fn nothing_is_left_and_nothing_foreign_is_touched() {
+    let node = Node::new();
+    let foreign = Slot::new(7).interface();
+    {
+        let mut system = node.kernel.system();
+        system.links.insert(foreign.clone(), foreign_link(&foreign));
+        let gate = Gate::Nftables {
+            family: GateFamily::Ip,
+            table: "filter".to_owned(),
+            chain: "FORWARD".to_owned(),
+        };
+        system.gates.insert(gate, false);
+    }
+    let before = node.state();
+    let workloads: Vec<_> = (0..3).map(|n| function(n, &[8000 + n])).collect();
+    node.sdn().up(&workloads, UpOptions::default()).unwrap();
+    assert!(node.kernel.system().gates.values().all(|open| *open));
+    let named = Which::Named(workloads.iter().take(2).map(|w| w.name().clone()).collect());
+    let refused = node.sdn().down(&named, true).unwrap_err();
+    assert!(matches!(refused, SdnError::Remaining { .. }), "{refused}");
+    assert_eq!(node.sdn().list().unwrap().len(), 3, "a refused purge changes nothing");
+    node.sdn().down(&Which::All, true).unwrap();
+    assert_eq!(node.state(), before);
+}
+
+#[test]
+fn an_operation_lists_nothing_however_many_there_are() {
+    let node = Node::new();
+    let workloads: Vec<_> = (0..50).map(|n| function(n, &[8000 + n])).collect();
+    node.sdn().up(&workloads, UpOptions::default()).unwrap();
+    let listings = |node: &Node| node.kernel.system().listings;
+    let before = listings(&node);
+    node.sdn().up(&[function(50, &[9000])], UpOptions::default()).unwrap();
+    node.sdn().up(&[function(50, &[9001])], UpOptions::default()).unwrap();
+    node.sdn().down(&Which::Named([name("f50")].into()), false).unwrap();
+    assert_eq!(listings(&node), before);
+}
+
+#[test]
+fn drift_is_found_and_repaired() {
+    let mut node = Node::new();
+    node.sdn().up(&[function(0, &[8000]), function(1, &[8001])], UpOptions::default()).unwrap();
+    let sound = node.state();
+    let drifts: [fn(&mut Node); 5] = [
+        |node| node.kernel.system().firewall.clear(),
+        |node| {
+            let mut system = node.kernel.system();
+            let ruleset = system.firewall.get_mut(&Backend::Nftables).unwrap();
+            ruleset.entries.pop_first();
+        },
+        |node| node.kernel.system().links.clear(),
+        |node| node.kernel.system().links.values_mut().for_each(|link| link.up = false),
+        |node| node.kernel.system().sysctls.values_mut().for_each(|v| "0".clone_into(v)),
+    ];
+    for (index, drift) in drifts.into_iter().enumerate() {
+        drift(&mut node);
+        assert!(!node.sdn().check().unwrap().is_empty(), "drift {index} is not seen");
+        assert_ne!(node.state(), sound, "a check changes nothing");
+        node.sdn().repair().unwrap();
+        assert_eq!(node.state(), sound, "drift {index} is not repaired");
+    }
+}
+
+#[test]
+fn the_next_operation_heals_a_lost_firewall() {
+    let node = Node::new();
+    node.sdn().up(&[function(0, &[8000])], UpOptions::default()).unwrap();
+    node.kernel.system().firewall.clear();
+    node.sdn().up(&[function(1, &[8001])], UpOptions::default()).unwrap();
+    assert_eq!(node.exposed(), 2);
+    assert!(node.sdn().check().unwrap().is_empty());
+}
+
+#[test]
+fn a_lost_store_is_rebuilt_from_the_interfaces() {
+    let node = Node::new();
+    node.sdn()
+        .up(&[function(0, &[8000]), function(3, &[8003, 8004])], UpOptions::default())
+        .unwrap();
+    let before = node.state();
+    let recorded = node.sdn().list().unwrap();
+    node.corrupt_the_store();
+    let refused = node.sdn().list().unwrap_err();
+    assert!(refused.hint().unwrap().contains("repair --rebuild"), "{refused}");
+    let rebuilt = node.sdn().rebuild().unwrap();
+    assert!(rebuilt.set_aside.is_some());
+    assert_eq!(rebuilt.recovered, [name("f0"), name("f3")]);
+    assert_eq!(node.sdn().list().unwrap(), recorded);
+    assert_eq!(node.state(), before);
+}
+
+#[test]
+fn planning_changes_nothing_and_tells_what_up_does() {
+    let node = Node::new();
+    let before = node.state();
+    let (plan, _) = node.sdn().plan(&[function(0, &[8000])]).unwrap();
+    assert_eq!(node.state(), before);
+    assert!(node.sdn().list().unwrap().is_empty());
+    let report = node.sdn().up(&[function(0, &[8000])], UpOptions::default()).unwrap();
+    assert_eq!(report.done, plan.steps);
+    assert!(node.sdn().plan(&[function(0, &[8000])]).unwrap().0.is_empty());
+}
+
+#[test]
+fn ports_move_between_instances_of_one_call() {
+    let node = Node::new();
+    node.sdn().up(&[function(0, &[8000]), function(1, &[8001])], UpOptions::default()).unwrap();
+    node.sdn().up(&[function(0, &[8001]), function(1, &[8000])], UpOptions::default()).unwrap();
+    assert!(node.sdn().check().unwrap().is_empty());
+    assert_eq!(node.exposed(), 2);
+}
+
+fn name(text: &str) -> InstanceName {
+    text.parse().unwrap()
+}
+
+fn foreign_link(name: &riklet_sdn::model::InterfaceName) -> LinkState {
+    LinkState {
+        name: name.clone(),
+        alias: Some("somebody's".to_owned()),
+        mac: None,
+        mtu: 1500,
+        up: true,
+        carrier: true,
+        group: 0,
+        addresses: BTreeSet::new(),
+        neighbours: BTreeMap::new(),
+        route_localnet: false,
+    }
+}
