@@ -6,3 +6,4 @@ pub mod model;
 pub mod network;
 pub mod plan;
 pub mod process;
+pub mod vmm;

@@ -1,0 +1,3 @@
+//! What runs an instance at the guest's end of a TAP.
+
+pub mod builtin;
