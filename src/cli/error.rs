@@ -39,8 +39,6 @@ pub(crate) enum CliError {
     NotReady { waited: Vec<String>, seconds: u16 },
     #[error("cannot listen for signals")]
     Signals { source: io::Error },
-    #[error("the argument is not a guest")]
-    GuestArgument { source: serde_json::Error },
     #[error(transparent)]
     Guest(#[from] GuestError),
 }
@@ -63,7 +61,6 @@ impl CliError {
         const HOST: u8 = 3;
         let kind = match self {
             Self::Read { .. } | Self::Definition(_) | Self::Config { .. } => ErrorKind::Invalid,
-            Self::GuestArgument { .. } => ErrorKind::Invalid,
             Self::Privilege => ErrorKind::Host,
             Self::Sdn(error) => error.kind(),
             Self::Failure(failure) => failure.kind(),

@@ -3,7 +3,7 @@
 mod guests;
 mod ready;
 
-use std::{collections::BTreeSet, process::ExitCode, time::Instant};
+use std::{collections::BTreeSet, os::fd::AsFd, process::ExitCode, time::Instant};
 
 use riklet_sdn::{
     kernel::{Kernel, linux::tap},
@@ -36,15 +36,13 @@ pub(crate) fn run<K: Kernel>(
     Ok(ExitCode::SUCCESS)
 }
 
-/// The child process: plays one guest until its parent ends it, or ends itself.
+/// The child process: plays one guest until its parent ends it, or ends itself, which ends its standard input.
 pub(crate) fn guest(argument: &str) -> Result<ExitCode, CliError> {
-    let parsed = Guest::from_json(argument);
-    let guest = parsed.map_err(|source| CliError::GuestArgument { source })?;
-    builtin::die_with_parent()?;
+    let guest = Guest::from_argument(argument)?;
     guests::ignore_interrupts()?;
     let tap = tap::attach(&guest.interface)
         .map_err(|source| SdnError::Kernel(attach_failed(&guest, source)))?;
-    builtin::serve(&guest, tap, None)?;
+    builtin::serve(&guest, tap, std::io::stdin().as_fd())?;
     Ok(ExitCode::SUCCESS)
 }
 

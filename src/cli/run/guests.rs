@@ -99,7 +99,7 @@ impl Guests {
 
 fn spawn(instance: &Instance) -> io::Result<(Child, OwnedFd)> {
     let program = std::env::current_exe()?;
-    let guest = guest_of(instance)?.to_json();
+    let guest = guest_of(instance)?.to_argument();
     let child = process::spawn(program.as_os_str(), &["guest".to_owned(), guest])?;
     let ended = pidfd_open(Pid::from_child(&child), PidfdFlags::empty())?;
     Ok((child, ended))

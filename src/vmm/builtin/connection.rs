@@ -1,0 +1,202 @@
+//! One client's connection: a request, perhaps an errand, an answer.
+
+use std::net::SocketAddrV4;
+
+use serde::Serialize;
+use smoltcp::{
+    iface::SocketHandle,
+    time::{Duration, Instant},
+};
+
+use super::{
+    Guest,
+    errand::Errand,
+    frame::Syn,
+    http::{self, Parsed, Request, Response},
+    route::Route,
+    stack::Stack,
+};
+
+/// How long nothing may happen.
+const IDLE: Duration = Duration::from_secs(10);
+
+/// A connection of a client.
+pub(super) struct Connection {
+    socket: SocketHandle,
+    syn: Syn,
+    phase: Phase,
+    until: Instant,
+}
+
+enum Phase {
+    /// The request comes; whether the client was told to go on.
+    Reading { input: Vec<u8>, continued: bool },
+    /// The answer depends on others.
+    Waiting { errand: Errand, to_head: bool },
+    /// The answer goes.
+    Answering { output: Vec<u8>, sent: usize },
+}
+
+#[derive(Serialize)]
+struct Identity<'a> {
+    function: &'a str,
+    address: String,
+    gateway: String,
+    port: u16,
+    client: String,
+}
+
+impl Connection {
+    /// A connection that was just asked for.
+    pub(super) fn new(socket: SocketHandle, syn: Syn, now: Instant) -> Self {
+        let phase = Phase::Reading { input: Vec::new(), continued: false };
+        Self { socket, syn, phase, until: now + IDLE }
+    }
+
+    /// Client and server, which no other connection has both of.
+    pub(super) const fn key(&self) -> (SocketAddrV4, u16) {
+        (self.syn.client, self.syn.server.port())
+    }
+
+    /// When it must be looked at even if nothing comes.
+    pub(super) fn deadline(&self) -> Instant {
+        match &self.phase {
+            Phase::Waiting { errand, .. } => errand.deadline(),
+            _ => self.until,
+        }
+    }
+
+    /// Goes on as far as it can; whether there is more to come. Where not, the socket is released.
+    pub(super) fn advance(&mut self, guest: &Guest, stack: &mut Stack, now: Instant) -> bool {
+        loop {
+            let next = match &mut self.phase {
+                Phase::Reading { .. } => self.read(guest, stack, now),
+                Phase::Waiting { errand, to_head } => {
+                    let answer = errand.advance(stack, now);
+                    answer.map(|response| answering(&response, *to_head))
+                }
+                Phase::Answering { output, sent } => {
+                    let socket = stack.tcp(self.socket);
+                    let rest = output.get(*sent..).unwrap_or_default();
+                    if let Ok(more @ 1..) = socket.send_slice(rest) {
+                        *sent += more;
+                        self.until = now + IDLE;
+                    }
+                    if *sent == output.len() {
+                        stack.close(self.socket, now);
+                        return false;
+                    }
+                    None
+                }
+            };
+            match next {
+                Some(phase) => {
+                    self.phase = phase;
+                    self.until = now + IDLE;
+                }
+                None if self.is_lost(stack, now) => {
+                    let idle = Phase::Answering { output: Vec::new(), sent: 0 };
+                    if let Phase::Waiting { errand, .. } = std::mem::replace(&mut self.phase, idle)
+                    {
+                        errand.cancel(stack, now);
+                    }
+                    stack.abort(self.socket, now);
+                    return false;
+                }
+                None => return true,
+            }
+        }
+    }
+
+    /// Whether the client has gone, or is too slow.
+    fn is_lost(&self, stack: &mut Stack, now: Instant) -> bool {
+        let socket = stack.tcp(self.socket);
+        let late = !matches!(self.phase, Phase::Waiting { .. }) && self.until <= now;
+        !socket.is_open() || late
+    }
+
+    fn read(&mut self, guest: &Guest, stack: &mut Stack, now: Instant) -> Option<Phase> {
+        let Phase::Reading { input, continued } = &mut self.phase else { return None };
+        let socket = stack.tcp(self.socket);
+        let before = input.len();
+        while input.len() <= http::MAX_HEAD + http::MAX_BODY && socket.can_recv() {
+            let read = socket.recv(|bytes| {
+                input.extend(bytes.iter());
+                (bytes.len(), ())
+            });
+            if read.is_err() {
+                break;
+            }
+        }
+        if input.len() == before {
+            return match (input.is_empty(), closed_by_client(socket), self.until <= now) {
+                (true, true, _) => Some(Phase::Answering { output: Vec::new(), sent: 0 }),
+                (false, true, _) => {
+                    Some(answering(&Response::error(400, "the request ends early"), false))
+                }
+                (false, _, true) => {
+                    Some(answering(&Response::error(408, "the request takes too long"), false))
+                }
+                _ => None,
+            };
+        }
+        self.until = now + IDLE;
+        match http::parse(input) {
+            Parsed::Partial { expects_continue } => {
+                if expects_continue && !*continued {
+                    // The buffer is empty: nothing was sent before.
+                    *continued = socket.send_slice(http::CONTINUE).is_ok();
+                }
+                None
+            }
+            Parsed::Refused(response) => {
+                self.log("-", "-", response.status());
+                Some(answering(&response, false))
+            }
+            Parsed::Whole(request) => Some(self.answer(request, guest, stack, now)),
+        }
+    }
+
+    fn answer(&self, request: Request, guest: &Guest, stack: &mut Stack, now: Instant) -> Phase {
+        let to_head = request.method == "HEAD";
+        let (method, path) = (request.method.clone(), request.path.clone());
+        let errand = Route::of(&request).and_then(|route| match route {
+            Route::Identity => Err(self.identity(guest)),
+            Route::Echo => Err(Response::bytes(request.body)),
+            Route::Connect(to) => Errand::connect(to, stack, now),
+            Route::Datagram(to, text) => Errand::datagram(to, &text, stack, now),
+        });
+        match errand {
+            Ok(errand) => Phase::Waiting { errand, to_head },
+            Err(response) => {
+                self.log(&method, &path, response.status());
+                answering(&response, to_head)
+            }
+        }
+    }
+
+    fn identity(&self, guest: &Guest) -> Response {
+        let identity = Identity {
+            function: guest.name.as_str(),
+            address: guest.address.addr().to_string(),
+            gateway: guest.gateway.to_string(),
+            port: self.syn.server.port(),
+            client: self.syn.client.to_string(),
+        };
+        Response::json(200, &identity)
+    }
+
+    fn log(&self, method: &str, path: &str, status: u16) {
+        tracing::debug!(client = %self.syn.client, method, path, status, "request");
+    }
+}
+
+/// Whether the client ended its side and everything it sent was read.
+fn closed_by_client(socket: &smoltcp::socket::tcp::Socket<'_>) -> bool {
+    use smoltcp::socket::tcp::State;
+    !matches!(socket.state(), State::Listen | State::SynReceived) && !socket.may_recv()
+}
+
+fn answering(response: &Response, to_head: bool) -> Phase {
+    Phase::Answering { output: response.render(to_head), sent: 0 }
+}

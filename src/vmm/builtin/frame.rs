@@ -1,0 +1,162 @@
+//! Looks into, and changes of, single Ethernet frames. Pure.
+
+use std::net::{Ipv4Addr, SocketAddrV4};
+
+use smoltcp::wire::{
+    ArpOperation, ArpPacket, ArpRepr, EthernetAddress, EthernetFrame, EthernetProtocol,
+    EthernetRepr, IpProtocol, Ipv4Packet, TcpPacket,
+};
+
+/// What asks for a new TCP connection: a SYN without ACK.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Syn {
+    pub(super) client: SocketAddrV4,
+    pub(super) server: SocketAddrV4,
+}
+
+/// The connection request in this frame, if it is one.
+pub(super) fn syn(frame: &[u8]) -> Option<Syn> {
+    let ip = ipv4(frame)?;
+    if ip.next_header() != IpProtocol::Tcp {
+        return None;
+    }
+    let tcp = TcpPacket::new_checked(ip.payload()).ok()?;
+    (tcp.syn() && !tcp.ack() && !tcp.rst()).then(|| Syn {
+        client: SocketAddrV4::new(ip.src_addr(), tcp.src_port()),
+        server: SocketAddrV4::new(ip.dst_addr(), tcp.dst_port()),
+    })
+}
+
+/// The MAC address that an IPv4 frame came from.
+pub(super) fn ipv4_sender(frame: &[u8]) -> Option<EthernetAddress> {
+    ipv4(frame)?;
+    EthernetFrame::new_checked(frame).ok().map(|ethernet| ethernet.src_addr())
+}
+
+fn ipv4(frame: &[u8]) -> Option<Ipv4Packet<&[u8]>> {
+    let ethernet = EthernetFrame::new_checked(frame).ok()?;
+    let ip = ethernet.ethertype() == EthernetProtocol::Ipv4;
+    ip.then(|| Ipv4Packet::new_checked(ethernet.payload()).ok()).flatten()
+}
+
+/// An ARP reply: `sender` is at `sender_mac`.
+pub(super) fn arp_reply(
+    (sender, sender_mac): (Ipv4Addr, EthernetAddress),
+    (target, target_mac): (Ipv4Addr, EthernetAddress),
+) -> Vec<u8> {
+    let ethernet = EthernetRepr {
+        src_addr: sender_mac,
+        dst_addr: target_mac,
+        ethertype: EthernetProtocol::Arp,
+    };
+    let arp = ArpRepr::EthernetIpv4 {
+        operation: ArpOperation::Reply,
+        source_hardware_addr: sender_mac,
+        source_protocol_addr: sender,
+        target_hardware_addr: target_mac,
+        target_protocol_addr: target,
+    };
+    let mut bytes = vec![0; ethernet.buffer_len() + arp.buffer_len()];
+    let mut frame = EthernetFrame::new_unchecked(&mut bytes);
+    ethernet.emit(&mut frame);
+    arp.emit(&mut ArpPacket::new_unchecked(frame.payload_mut()));
+    bytes
+}
+
+/// Puts the Internet checksum (RFC 1071) of everything from `start` on at `start + offset`, where the
+/// sender has left that of the pseudo-header (virtio 1.2, section 5.1.6.2). A frame too short for it stays
+/// as it is; its checksum will be found wrong.
+pub(super) fn complete_checksum(frame: &mut [u8], start: usize, offset: usize) {
+    let Some(covered) = frame.get_mut(start..) else { return };
+    let sum: u64 = covered
+        .chunks(2)
+        .map(|pair| u64::from(u16::from_be_bytes([pair[0], pair.get(1).copied().unwrap_or(0)])))
+        .sum();
+    if let Some(field) = covered.get_mut(offset..offset + 2) {
+        // A UDP checksum of 0 means none (RFC 768); 0xffff is the same number in one's complement.
+        let checksum = match !fold(sum) {
+            0 => 0xffff,
+            checksum => checksum,
+        };
+        field.copy_from_slice(&checksum.to_be_bytes());
+    }
+}
+
+/// A sum in one's complement, in 16 bits. Twice: the first may carry.
+fn fold(sum: u64) -> u16 {
+    let [_, _, a, b, c, d, e, f] = sum.to_be_bytes();
+    let words =
+        [u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d]), u16::from_be_bytes([e, f])];
+    words.into_iter().fold(0, |folded, word| {
+        let (folded, carry) = u16::overflowing_add(folded, word);
+        folded + u16::from(carry)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use smoltcp::{phy::ChecksumCapabilities, wire::Ipv4Repr, wire::UdpPacket};
+
+    use super::*;
+
+    fn frame(protocol: IpProtocol, payload: &[u8]) -> Vec<u8> {
+        let ip = Ipv4Repr {
+            src_addr: Ipv4Addr::new(192, 168, 7, 2),
+            dst_addr: Ipv4Addr::new(10, 231, 0, 2),
+            next_header: protocol,
+            payload_len: payload.len(),
+            hop_limit: 64,
+        };
+        let mut bytes = vec![0; 34];
+        let mut ethernet = EthernetFrame::new_unchecked(&mut bytes);
+        ethernet.set_src_addr(EthernetAddress([2, 0, 0, 0, 0, 1]));
+        ethernet.set_ethertype(EthernetProtocol::Ipv4);
+        ip.emit(
+            &mut Ipv4Packet::new_unchecked(ethernet.payload_mut()),
+            &ChecksumCapabilities::default(),
+        );
+        bytes.extend(payload);
+        bytes
+    }
+
+    #[test]
+    fn only_a_syn_without_ack_asks_for_a_connection() {
+        let mut segment = [0; 20];
+        let mut tcp = TcpPacket::new_unchecked(&mut segment);
+        tcp.set_src_port(41_234);
+        tcp.set_dst_port(3000);
+        tcp.set_header_len(20);
+        tcp.set_syn(true);
+        let asked = syn(&frame(IpProtocol::Tcp, &segment)).unwrap();
+        assert_eq!(asked.client.to_string(), "192.168.7.2:41234");
+        assert_eq!(asked.server.to_string(), "10.231.0.2:3000");
+        assert_eq!(syn(&frame(IpProtocol::Udp, &segment)), None);
+        TcpPacket::new_unchecked(&mut segment).set_ack(true);
+        assert_eq!(syn(&frame(IpProtocol::Tcp, &segment)), None);
+        assert_eq!(syn(&frame(IpProtocol::Tcp, &segment[..10])), None);
+        assert_eq!(syn(&[]), None);
+    }
+
+    #[test]
+    fn a_partial_checksum_becomes_a_whole_one() {
+        let (client, server) = (Ipv4Addr::new(192, 168, 7, 2), Ipv4Addr::new(10, 231, 0, 2));
+        let mut datagram = *b"\xa1\x12\x00\x35\x00\x0d\x00\x00hello";
+        let mut pseudo: Vec<u8> = [client.octets(), server.octets()].concat();
+        pseudo.extend([0, 17, 0, 13]);
+        let sum = pseudo.chunks(2).map(|p| u64::from(u16::from_be_bytes([p[0], p[1]]))).sum();
+        datagram[6..8].copy_from_slice(&fold(sum).to_be_bytes());
+        let mut frame = frame(IpProtocol::Udp, &datagram);
+        let correct = |frame: &[u8]| {
+            UdpPacket::new_checked(&frame[34..])
+                .unwrap()
+                .verify_checksum(&client.into(), &server.into())
+        };
+        assert!(!correct(&frame));
+        complete_checksum(&mut frame, 34, 6);
+        assert!(correct(&frame));
+        let before = frame.clone();
+        complete_checksum(&mut frame, 34, 60);
+        complete_checksum(&mut frame, 600, 6);
+        assert_eq!(frame, before);
+    }
+}
