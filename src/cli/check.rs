@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::{error::CliError, input, output, output::Output};
 
-pub(crate) fn run<K: Kernel>(sdn: &mut Sdn<K>, output: &Output) -> Result<ExitCode, CliError> {
+pub(crate) fn run<K: Kernel>(sdn: &mut Sdn<K>, output: Output) -> Result<ExitCode, CliError> {
     input::require_privilege()?;
     let drift = sdn.check()?;
     output.print(|| lines(&drift).concat(), || json(&drift))?;

@@ -51,7 +51,7 @@ impl Finding {
 }
 
 /// Exit status 3 where something fails.
-pub(crate) fn run<K: Kernel>(sdn: &mut Sdn<K>, output: &Output) -> Result<ExitCode, CliError> {
+pub(crate) fn run<K: Kernel>(sdn: &mut Sdn<K>, output: Output) -> Result<ExitCode, CliError> {
     const HOST: u8 = 3;
     let config = sdn.config().clone();
     let findings = look(&config, sdn.kernel());

@@ -10,7 +10,7 @@ use super::{args::DownArgs, error::CliError, input, output, output::Output};
 pub(crate) fn run<K: Kernel>(
     sdn: &mut Sdn<K>,
     args: &DownArgs,
-    output: &Output,
+    output: Output,
 ) -> Result<ExitCode, CliError> {
     input::require_privilege()?;
     let which =

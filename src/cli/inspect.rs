@@ -18,7 +18,7 @@ use super::{
 pub(crate) fn run<K: Kernel>(
     sdn: &mut Sdn<K>,
     args: &InspectArgs,
-    output: &Output,
+    output: Output,
 ) -> Result<ExitCode, CliError> {
     let found = sdn.inspect(&args.name)?;
     let attachment = Attachment::of(&found.instance);
@@ -54,7 +54,8 @@ fn text(found: &Inspection) -> String {
         lines.push(("exposure", format!("{exposure} ({exposed})")));
     }
     lines.extend(found.drift.iter().map(|line| ("drift", line.clone())));
-    lines.iter().map(|(field, value)| format!("{field:9} {value}\n")).collect()
+    let lines: Vec<_> = lines.iter().map(|(field, value)| format!("{field:9} {value}")).collect();
+    lines.join("\n") + "\n"
 }
 
 fn json(found: &Inspection) -> Value {

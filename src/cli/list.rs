@@ -8,7 +8,7 @@ use riklet_sdn::{
 
 use super::{error::CliError, output, output::Output};
 
-pub(crate) fn run<K: Kernel>(sdn: &mut Sdn<K>, output: &Output) -> Result<ExitCode, CliError> {
+pub(crate) fn run<K: Kernel>(sdn: &mut Sdn<K>, output: Output) -> Result<ExitCode, CliError> {
     let listed = sdn.list()?;
     output.print(
         || {

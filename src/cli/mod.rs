@@ -52,15 +52,15 @@ fn dispatch(args: Args) -> Result<ExitCode, CliError> {
     }
     let mut sdn = Sdn::new(config::load(&args.node)?);
     match args.command {
-        Command::Up(up) => up::run(&mut sdn, &up, &output),
-        Command::Down(down) => down::run(&mut sdn, &down, &output),
-        Command::List => list::run(&mut sdn, &output),
-        Command::Inspect(inspect) => inspect::run(&mut sdn, &inspect, &output),
-        Command::Plan(plan) => plan::run(&mut sdn, &plan, &output),
-        Command::Check => check::run(&mut sdn, &output),
-        Command::Repair { rebuild } => repair::run(&mut sdn, rebuild, &output),
-        Command::Run(run) => run::run(&mut sdn, &run, &output),
-        Command::Doctor => doctor::run(&mut sdn, &output),
+        Command::Up(up) => up::run(&mut sdn, &up, output),
+        Command::Down(down) => down::run(&mut sdn, &down, output),
+        Command::List => list::run(&mut sdn, output),
+        Command::Inspect(inspect) => inspect::run(&mut sdn, &inspect, output),
+        Command::Plan(plan) => plan::run(&mut sdn, &plan, output),
+        Command::Check => check::run(&mut sdn, output),
+        Command::Repair { rebuild } => repair::run(&mut sdn, rebuild, output),
+        Command::Run(run) => run::run(&mut sdn, &run, output),
+        Command::Doctor => doctor::run(&mut sdn, output),
         Command::Completions { .. } | Command::Guest { .. } => Ok(ExitCode::SUCCESS),
     }
 }

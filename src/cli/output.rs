@@ -21,13 +21,13 @@ pub(crate) struct Output {
 }
 
 impl Output {
-    pub(crate) fn new(format: OutputFormat) -> Self {
+    pub(crate) const fn new(format: OutputFormat) -> Self {
         Self { format }
     }
 
     /// Prints data, in the form that was asked for.
     pub(crate) fn print(
-        &self,
+        self,
         text: impl FnOnce() -> String,
         json: impl FnOnce() -> Value,
     ) -> Result<(), CliError> {
@@ -40,7 +40,7 @@ impl Output {
 
     /// Prints bytes. A reader that has read enough is no error.
     #[expect(clippy::unused_self, reason = "standard output is printed to through this only")]
-    pub(crate) fn raw(&self, bytes: &[u8]) -> Result<(), CliError> {
+    pub(crate) fn raw(self, bytes: &[u8]) -> Result<(), CliError> {
         let mut out = io::stdout().lock();
         match out.write_all(bytes).and_then(|()| out.flush()) {
             Err(source) if source.kind() != io::ErrorKind::BrokenPipe => {
@@ -50,7 +50,7 @@ impl Output {
         }
     }
 
-    pub(crate) fn is_json(&self) -> bool {
+    pub(crate) fn is_json(self) -> bool {
         self.format == OutputFormat::Json
     }
 }

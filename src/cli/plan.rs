@@ -8,7 +8,7 @@ use super::{args::PlanArgs, error::CliError, input, output, output::Output};
 pub(crate) fn run<K: Kernel>(
     sdn: &mut Sdn<K>,
     args: &PlanArgs,
-    output: &Output,
+    output: Output,
 ) -> Result<ExitCode, CliError> {
     let workloads = input::definitions(&args.files)?;
     input::require_privilege()?;

@@ -11,7 +11,7 @@ use super::{error::CliError, input, output, output::Output};
 pub(crate) fn run<K: Kernel>(
     sdn: &mut Sdn<K>,
     rebuild: bool,
-    output: &Output,
+    output: Output,
 ) -> Result<ExitCode, CliError> {
     input::require_privilege()?;
     if rebuild {
@@ -22,7 +22,7 @@ pub(crate) fn run<K: Kernel>(
     output::complaints(&mut report).map(|()| ExitCode::SUCCESS)
 }
 
-fn run_rebuild<K: Kernel>(sdn: &mut Sdn<K>, output: &Output) -> Result<ExitCode, CliError> {
+fn run_rebuild<K: Kernel>(sdn: &mut Sdn<K>, output: Output) -> Result<ExitCode, CliError> {
     let mut rebuilt = sdn.rebuild()?;
     if let Some(path) = &rebuilt.set_aside {
         output::note(&format!("the corrupt database is now {}", path.display()));
@@ -50,5 +50,5 @@ fn run_rebuild<K: Kernel>(sdn: &mut Sdn<K>, output: &Output) -> Result<ExitCode,
 }
 
 fn text(report: &Report) -> String {
-    output::lines(&report.done).iter().map(|line| format!("{line}\n")).collect()
+    output::lines(&report.done).into_iter().map(|line| line + "\n").collect()
 }

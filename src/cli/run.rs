@@ -19,7 +19,7 @@ use super::{args::RunArgs, error::CliError, input, output, output::Output};
 pub(crate) fn run<K: Kernel>(
     sdn: &mut Sdn<K>,
     args: &RunArgs,
-    output: &Output,
+    output: Output,
 ) -> Result<ExitCode, CliError> {
     let workloads = input::definitions(&args.files)?;
     input::require_privilege()?;
@@ -69,7 +69,7 @@ fn serve<K: Kernel>(
     report: &mut Report,
     guests: &mut Guests,
     args: &RunArgs,
-    output: &Output,
+    output: Output,
     started: Instant,
 ) -> Result<(), CliError> {
     output::complaints(report)?;
@@ -87,7 +87,8 @@ fn serve<K: Kernel>(
         || {
             let mut text = output::instances(&[], report.instances.iter().map(|i| (i, vec![])));
             for url in ready::urls(&report.instances, &answers, elsewhere) {
-                text.push_str(&format!("{url}\n"));
+                text.push_str(&url);
+                text.push('\n');
             }
             text + &format!(
                 "ready in {:.1} ms, of which the network took {:.1} ms; Ctrl-C takes it down\n",

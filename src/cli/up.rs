@@ -10,7 +10,7 @@ use super::{args::UpArgs, error::CliError, input, output, output::Output};
 pub(crate) fn run<K: Kernel>(
     sdn: &mut Sdn<K>,
     args: &UpArgs,
-    output: &Output,
+    output: Output,
 ) -> Result<ExitCode, CliError> {
     let workloads = input::definitions(&args.files)?;
     input::require_privilege()?;

@@ -323,6 +323,9 @@ mod tests {
     use super::*;
     use crate::kernel::linux::namespace::{ip, isolated, run};
 
+    /// One of the ways to forget flows.
+    type Way<'a> = &'a dyn Fn(&[Flows]);
+
     const GUEST: Ipv4Addr = Ipv4Addr::new(10, 231, 0, 2);
     const OTHER: Ipv4Addr = Ipv4Addr::new(10, 231, 0, 6);
 
@@ -419,7 +422,7 @@ mod tests {
         isolated(move || {
             host();
             for (named, gone) in cases {
-                let ways: [&dyn Fn(&[Flows]); 3] = [&forget, &with_more, &by_dump];
+                let ways: [Way<'_>; 3] = [&forget, &with_more, &by_dump];
                 for forget in ways {
                     traffic();
                     forget(&named);

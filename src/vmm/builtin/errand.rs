@@ -25,6 +25,7 @@ pub(super) enum Errand {
 }
 
 #[derive(Serialize)]
+#[expect(clippy::struct_field_names, reason = "the answer's documented fields")]
 struct Connected<'a> {
     connected: bool,
     body: &'a str,

@@ -84,10 +84,10 @@ pub(super) fn complete_checksum(frame: &mut [u8], start: usize, offset: usize) {
 
 /// A sum in one's complement, in 16 bits. Twice: the first may carry.
 fn fold(sum: u64) -> u16 {
-    let [_, _, a, b, c, d, e, f] = sum.to_be_bytes();
+    let words = sum.to_be_bytes();
     let words =
-        [u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d]), u16::from_be_bytes([e, f])];
-    words.into_iter().fold(0, |folded, word| {
+        words.chunks_exact(2).map(|word| u16::from_be_bytes(word.try_into().unwrap_or_default()));
+    words.fold(0, |folded, word| {
         let (folded, carry) = u16::overflowing_add(folded, word);
         folded + u16::from(carry)
     })

@@ -83,7 +83,7 @@ impl Net {
     }
 
     fn with(tap: OwnedFd) -> Self {
-        let (stopped, stop) = std::io::pipe().unwrap();
+        let (stopped, stop) = io::pipe().unwrap();
         let guest = std::thread::spawn(move || serve(&description(), tap, stopped.as_fd()));
         Self { guest, stop }
     }
@@ -109,7 +109,8 @@ fn answer(mut stream: &TcpStream) -> (u16, Vec<u8>) {
     let length = head.lines().find_map(|line| line.strip_prefix("Content-Length: ")).unwrap();
     let body = bytes[end..].to_vec();
     assert_eq!(body.len(), length.parse::<usize>().unwrap(), "{head}");
-    (head["HTTP/1.1 ".len()..][..3].parse().unwrap(), body)
+    let status = head.split(' ').nth(1).unwrap();
+    (status.parse().unwrap(), body)
 }
 
 fn get(path: &str) -> (u16, String) {
