@@ -78,7 +78,7 @@ fn serve<K: Kernel>(
         guests.start(instance)?;
     }
     let elsewhere = ready::uplink_address(sdn)?;
-    let answers = match ready::wait(&report.instances, guests, args.ready_timeout)? {
+    let answers = match ready::wait(sdn, &report.instances, guests, args.ready_timeout)? {
         ready::Outcome::Ready(answers) => answers,
         ready::Outcome::Stopped => return Ok(()),
     };

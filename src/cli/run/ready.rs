@@ -7,7 +7,7 @@ use std::{
 use riklet_sdn::{
     kernel::Kernel,
     model::{Exposure, Protocol},
-    sdn::{Instance, Sdn},
+    sdn::{Instance, Sdn, SdnError},
 };
 
 use super::guests::{Event, Guests};
@@ -25,7 +25,8 @@ pub(super) enum Outcome {
 }
 
 /// Waits until every TCP exposure answers a request from this node.
-pub(super) fn wait(
+pub(super) fn wait<K: Kernel>(
+    sdn: &mut Sdn<K>,
     instances: &[Instance],
     guests: &mut Guests,
     seconds: u16,
@@ -35,8 +36,10 @@ pub(super) fn wait(
     let mut missing: Vec<_> = exposures(instances).collect();
     missing.reverse();
     while let Some((instance, exposure)) = missing.last() {
-        let answered = targets(instance, exposure).into_iter().find(|target| answers_at(*target));
-        if let Some(target) = answered {
+        // Before the guest has its TAP open, the first packet would be lost, and sent again after a second.
+        let mut targets = targets(instance, exposure).into_iter();
+        let attached = has_carrier(sdn, instance)?;
+        if let Some(target) = targets.find(|target| attached && answers_at(*target)) {
             answers.push(target);
             missing.pop();
             continue;
@@ -74,6 +77,11 @@ fn targets(instance: &Instance, exposure: &Exposure) -> Vec<SocketAddr> {
     addresses.into_iter().map(|address| SocketAddr::new(IpAddr::V4(address), port)).collect()
 }
 
+fn has_carrier<K: Kernel>(sdn: &mut Sdn<K>, instance: &Instance) -> Result<bool, CliError> {
+    let link = sdn.kernel().link(&instance.interface()).map_err(SdnError::from)?;
+    Ok(link.is_some_and(|link| link.carrier))
+}
+
 fn answers_at(target: SocketAddr) -> bool {
     let ask = || {
         let mut stream = TcpStream::connect_timeout(&target, ATTEMPT)?;
@@ -88,9 +96,9 @@ fn answers_at(target: SocketAddr) -> bool {
 
 /// The address that other machines reach the node by, as far as it can be told.
 pub(super) fn uplink_address<K: Kernel>(sdn: &mut Sdn<K>) -> Result<Option<Ipv4Addr>, CliError> {
-    let uplinks = sdn.kernel().uplinks().map_err(riklet_sdn::sdn::SdnError::from)?;
+    let uplinks = sdn.kernel().uplinks().map_err(SdnError::from)?;
     for uplink in uplinks {
-        let link = sdn.kernel().link(&uplink).map_err(riklet_sdn::sdn::SdnError::from)?;
+        let link = sdn.kernel().link(&uplink).map_err(SdnError::from)?;
         if let Some(address) = link.and_then(|link| link.addresses.first().copied()) {
             return Ok(Some(address.addr()));
         }

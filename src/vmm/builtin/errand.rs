@@ -25,27 +25,26 @@ pub(super) enum Errand {
 }
 
 #[derive(Serialize)]
-#[expect(clippy::struct_field_names, reason = "the answer's documented fields")]
-struct Connected<'a> {
+struct TcpAnswer<'a> {
     connected: bool,
     body: &'a str,
     local: &'a str,
 }
 
 #[derive(Serialize)]
-struct NotConnected {
+struct TcpFailure {
     connected: bool,
     reason: &'static str,
 }
 
 #[derive(Serialize)]
-struct Answered<'a> {
+struct UdpAnswer<'a> {
     answered: bool,
     body: &'a str,
 }
 
 #[derive(Serialize)]
-struct Unanswered {
+struct UdpFailure {
     answered: bool,
     reason: &'static str,
 }
@@ -116,7 +115,7 @@ fn advance_connect(
 ) -> Option<Response> {
     let not_connected = |reason| {
         let (connected, status) = (false, if reason == "timeout" { 504 } else { 502 });
-        Some(Response::json(status, &NotConnected { connected, reason }))
+        Some(Response::json(status, &TcpFailure { connected, reason }))
     };
     let socket = stack.tcp(handle);
     let state = socket.state();
@@ -139,7 +138,7 @@ fn advance_connect(
         let local = stack.local(handle);
         stack.close(handle, now);
         let body = String::from_utf8_lossy(body_of(answer));
-        let connected = Connected { connected: true, body: &body, local: &local };
+        let connected = TcpAnswer { connected: true, body: &body, local: &local };
         return Some(Response::json(200, &connected));
     }
     if state == State::Closed {
@@ -164,12 +163,12 @@ fn advance_datagram(
         match stack.udp(handle).recv() {
             Ok((payload, from)) if from.endpoint == to.into() => {
                 let body = String::from_utf8_lossy(payload);
-                break Response::json(200, &Answered { answered: true, body: &body });
+                break Response::json(200, &UdpAnswer { answered: true, body: &body });
             }
             // Somebody else's.
             Ok(_) => {}
             Err(_) if late => {
-                let unanswered = Unanswered { answered: false, reason: "timeout" };
+                let unanswered = UdpFailure { answered: false, reason: "timeout" };
                 break Response::json(504, &unanswered);
             }
             Err(_) => return None,

@@ -82,15 +82,14 @@ pub(super) fn complete_checksum(frame: &mut [u8], start: usize, offset: usize) {
     }
 }
 
-/// A sum in one's complement, in 16 bits. Twice: the first may carry.
-fn fold(sum: u64) -> u16 {
-    let words = sum.to_be_bytes();
-    let words =
-        words.chunks_exact(2).map(|word| u16::from_be_bytes(word.try_into().unwrap_or_default()));
-    words.fold(0, |folded, word| {
-        let (folded, carry) = u16::overflowing_add(folded, word);
-        folded + u16::from(carry)
-    })
+/// A sum in one's complement, in 16 bits: what carries is added again.
+fn fold(mut sum: u64) -> u16 {
+    loop {
+        match u16::try_from(sum) {
+            Ok(folded) => return folded,
+            Err(_) => sum = (sum & 0xffff) + (sum >> 16),
+        }
+    }
 }
 
 #[cfg(test)]

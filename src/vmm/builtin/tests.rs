@@ -109,8 +109,7 @@ fn answer(mut stream: &TcpStream) -> (u16, Vec<u8>) {
     let length = head.lines().find_map(|line| line.strip_prefix("Content-Length: ")).unwrap();
     let body = bytes[end..].to_vec();
     assert_eq!(body.len(), length.parse::<usize>().unwrap(), "{head}");
-    let status = head.split(' ').nth(1).unwrap();
-    (status.parse().unwrap(), body)
+    (head.split(' ').nth(1).unwrap().parse().unwrap(), body)
 }
 
 fn get(path: &str) -> (u16, String) {
