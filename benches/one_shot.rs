@@ -55,6 +55,11 @@ fn main() {
         }
     }
     recipe.print("shell recipe", "-");
+    let mut nothing = Samples::default();
+    for _ in 0..ROUNDS {
+        nothing.push(sh("true"), sh("true"));
+    }
+    nothing.print("an empty shell script", "-");
 }
 
 /// What people do by hand: six programs.
