@@ -1,4 +1,8 @@
-//! The one place that starts programs.
+//! The one place that starts programs, and how a process is known to others.
+
+mod id;
+
+pub use id::{ProcessId, ProcessIdError};
 
 use std::{
     ffi::OsStr,

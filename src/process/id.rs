@@ -1,0 +1,166 @@
+use std::{fmt, io, num::NonZeroU32, os::fd::OwnedFd, str::FromStr};
+
+use rustix::{
+    io::Errno,
+    process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal},
+};
+
+/// A process, told from a later one with the same number by when it started: what can be recorded of a
+/// process, and looked up again by another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ProcessId {
+    pid: NonZeroU32,
+    /// Clock ticks after boot: field 22 of `/proc/<pid>/stat` (`proc_pid_stat(5)`).
+    start: u64,
+}
+
+/// A text that is no process.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{text:?} is not a process: PID@START is")]
+pub struct ProcessIdError {
+    text: String,
+}
+
+impl ProcessId {
+    /// The calling process.
+    ///
+    /// # Errors
+    /// Where `/proc` cannot be read.
+    pub fn current() -> io::Result<Self> {
+        Self::of(std::process::id())?.ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+
+    /// The process that has this number now; `None` where none has. One that has ended and was not waited
+    /// for yet (a zombie) is none: it has closed all its files.
+    ///
+    /// # Errors
+    /// Where `/proc` cannot be read.
+    pub fn of(pid: u32) -> io::Result<Option<Self>> {
+        let stat = match read(&format!("/proc/{pid}/stat")) {
+            // ESRCH: it ended while we read.
+            Err(error)
+                if error.kind() == io::ErrorKind::NotFound
+                    || error.raw_os_error() == Some(Errno::SRCH.raw_os_error()) =>
+            {
+                return Ok(None);
+            }
+            stat => stat?,
+        };
+        let started = started(&stat);
+        Ok(NonZeroU32::new(pid).zip(started).map(|(pid, start)| Self { pid, start }))
+    }
+
+    /// The number.
+    #[must_use]
+    pub const fn pid(self) -> u32 {
+        self.pid.get()
+    }
+
+    /// Whether it still runs.
+    ///
+    /// # Errors
+    /// Where `/proc` cannot be read.
+    pub fn is_alive(self) -> io::Result<bool> {
+        Ok(Self::of(self.pid())? == Some(self))
+    }
+
+    /// A file that is readable once the process has ended (`pidfd_open(2)`); `None` where it has already.
+    ///
+    /// # Errors
+    /// Where the kernel refuses.
+    pub fn open(self) -> io::Result<Option<OwnedFd>> {
+        let pid = i32::try_from(self.pid()).ok().and_then(Pid::from_raw);
+        let Some(pid) = pid else { return Ok(None) };
+        let file = match pidfd_open(pid, PidfdFlags::empty()) {
+            Err(Errno::SRCH) => return Ok(None),
+            file => file?,
+        };
+        // The file is of whoever had the number when it was opened.
+        Ok(self.is_alive()?.then_some(file))
+    }
+
+    /// Sends a signal; answers whether the process was still there.
+    ///
+    /// # Errors
+    /// Where the kernel refuses.
+    pub fn signal(self, signal: Signal) -> io::Result<bool> {
+        let Some(file) = self.open()? else { return Ok(false) };
+        match pidfd_send_signal(file, signal) {
+            Err(Errno::SRCH) => Ok(false),
+            sent => Ok(sent.map(|()| true)?),
+        }
+    }
+}
+
+/// When the process of this `/proc/<pid>/stat` started; `None` where it has ended. The second field is its
+/// name in parentheses, which may have anything in it.
+fn started(stat: &str) -> Option<u64> {
+    let (_, rest) = stat.rsplit_once(") ")?;
+    let mut fields = rest.split(' ');
+    let state = fields.next()?;
+    let start = fields.nth(18)?.parse().ok()?;
+    (!matches!(state, "Z" | "X" | "x")).then_some(start)
+}
+
+#[expect(clippy::disallowed_methods, reason = "a file of procfs, which only the kernel writes")]
+fn read(path: &str) -> io::Result<String> {
+    std::fs::read_to_string(path)
+}
+
+impl fmt::Display for ProcessId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}@{}", self.pid, self.start)
+    }
+}
+
+impl FromStr for ProcessId {
+    type Err = ProcessIdError;
+
+    fn from_str(text: &str) -> Result<Self, ProcessIdError> {
+        let parsed = text.split_once('@').and_then(|(pid, start)| {
+            Some(Self { pid: pid.parse().ok()?, start: start.parse().ok()? })
+        });
+        parsed.ok_or_else(|| ProcessIdError { text: text.to_owned() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsStr;
+
+    use super::*;
+    use crate::process;
+
+    #[test]
+    fn a_process_is_known_until_it_ends() {
+        let mut child = process::spawn(OsStr::new("cat"), &[]).unwrap();
+        let id = ProcessId::of(child.id()).unwrap().unwrap();
+        assert_eq!(id.to_string().parse(), Ok(id));
+        assert!(id.is_alive().unwrap());
+        let later = ProcessId { start: id.start + 1, ..id };
+        assert!(!later.is_alive().unwrap(), "another process with the same number");
+        assert!(!later.signal(Signal::KILL).unwrap());
+
+        assert!(id.signal(Signal::KILL).unwrap());
+        let file = id.open().unwrap();
+        if let Some(file) = file {
+            let mut files = [rustix::event::PollFd::new(&file, rustix::event::PollFlags::IN)];
+            rustix::event::poll(&mut files, None).unwrap();
+        }
+        assert!(!id.is_alive().unwrap(), "a zombie has ended");
+        child.wait().unwrap();
+        assert!(!id.is_alive().unwrap());
+        assert!(id.open().unwrap().is_none());
+        assert!(!id.signal(Signal::TERM).unwrap());
+    }
+
+    #[test]
+    fn a_name_with_parentheses_and_spaces_is_no_field() {
+        let stat = "7 (a) Z 1 (b) S 1 7 7 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 12345 9 9";
+        assert_eq!(started(stat), Some(12_345));
+        assert_eq!(started(&stat.replace(") S", ") Z")), None);
+        assert!(ProcessId::current().unwrap().is_alive().unwrap());
+        assert!("7".parse::<ProcessId>().is_err());
+        assert!("0@1".parse::<ProcessId>().is_err());
+    }
+}
