@@ -36,7 +36,7 @@ impl ProcessId {
     /// # Errors
     /// Where `/proc` cannot be read.
     pub fn of(pid: u32) -> io::Result<Option<Self>> {
-        let stat = match read(&format!("/proc/{pid}/stat")) {
+        let text = match read(&format!("/proc/{pid}/stat")) {
             // ESRCH: it ended while we read.
             Err(error)
                 if error.kind() == io::ErrorKind::NotFound
@@ -44,10 +44,10 @@ impl ProcessId {
             {
                 return Ok(None);
             }
-            stat => stat?,
+            text => text?,
         };
-        let started = started(&stat);
-        Ok(NonZeroU32::new(pid).zip(started).map(|(pid, start)| Self { pid, start }))
+        let start = start_of(&text);
+        Ok(NonZeroU32::new(pid).zip(start).map(|(pid, start)| Self { pid, start }))
     }
 
     /// The number.
@@ -94,8 +94,8 @@ impl ProcessId {
 
 /// When the process of this `/proc/<pid>/stat` started; `None` where it has ended. The second field is its
 /// name in parentheses, which may have anything in it.
-fn started(stat: &str) -> Option<u64> {
-    let (_, rest) = stat.rsplit_once(") ")?;
+fn start_of(text: &str) -> Option<u64> {
+    let (_, rest) = text.rsplit_once(") ")?;
     let mut fields = rest.split(' ');
     let state = fields.next()?;
     let start = fields.nth(18)?.parse().ok()?;
@@ -156,9 +156,9 @@ mod tests {
 
     #[test]
     fn a_name_with_parentheses_and_spaces_is_no_field() {
-        let stat = "7 (a) Z 1 (b) S 1 7 7 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 12345 9 9";
-        assert_eq!(started(stat), Some(12_345));
-        assert_eq!(started(&stat.replace(") S", ") Z")), None);
+        let text = "7 (a) Z 1 (b) S 1 7 7 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 12345 9 9";
+        assert_eq!(start_of(text), Some(12_345));
+        assert_eq!(start_of(&text.replace(") S", ") Z")), None);
         assert!(ProcessId::current().unwrap().is_alive().unwrap());
         assert!("7".parse::<ProcessId>().is_err());
         assert!("0@1".parse::<ProcessId>().is_err());

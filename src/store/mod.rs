@@ -6,6 +6,7 @@
 mod error;
 mod file;
 mod lock;
+mod runs;
 #[cfg(test)]
 mod tests;
 mod tx;
@@ -20,6 +21,7 @@ use rusqlite::{Connection, OptionalExtension, Params, Row};
 
 pub use error::StoreError;
 pub use lock::Lock;
+pub use runs::{End, Run};
 pub use tx::Tx;
 
 use crate::{
@@ -295,6 +297,8 @@ fn raw_record(row: &Row<'_>) -> rusqlite::Result<RawRecord> {
 
 /// The statements of an `up` and a `down`: a test holds that none of them scans a table.
 mod sql {
+    pub(super) const RUNS_UNDER_WAY: &str = "SELECT name, vmm, supervisor, process, started, ready, stopping, ended, reason FROM runs \
+         WHERE ended IS NULL ORDER BY name";
     pub(super) const GET: &str = "SELECT slot, phase, definition FROM records WHERE name = ?";
     pub(super) const SLOT: &str = "SELECT slot FROM records WHERE name = ?";
     pub(super) const HOLDER: &str = "SELECT slot, phase, definition FROM records WHERE slot = ?";

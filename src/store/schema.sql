@@ -32,3 +32,19 @@ CREATE TABLE sysctls (
     name  TEXT PRIMARY KEY,
     value TEXT NOT NULL
 ) STRICT, WITHOUT ROWID;
+
+-- The last run of each name: which processes play the guest, and what became of them. A process is PID@START.
+CREATE TABLE runs (
+    name       TEXT PRIMARY KEY,
+    vmm        TEXT    NOT NULL,
+    supervisor TEXT    NOT NULL,
+    process    TEXT,
+    -- Milliseconds since 1970.
+    started    INTEGER NOT NULL,
+    -- Milliseconds after the start.
+    ready      INTEGER,
+    stopping   INTEGER NOT NULL DEFAULT 0,
+    ended      INTEGER,
+    reason     TEXT
+) STRICT, WITHOUT ROWID;
+CREATE INDEX runs_unended ON runs (name) WHERE ended IS NULL;

@@ -233,7 +233,7 @@ impl<'a> Tx<'a> {
         Ok(self.row("look for a free slot", sql, [], |row| row.get(0))?.flatten())
     }
 
-    fn execute(
+    pub(super) fn execute(
         &self,
         operation: &'static str,
         sql: &str,

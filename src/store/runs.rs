@@ -1,0 +1,176 @@
+//! Who plays the guest of an instance, and what became of it. A run outlives its instance's record: how it
+//! ended is known until the next run of the same name.
+
+use rusqlite::Row;
+
+use super::{Store, StoreError, Tx, sql};
+use crate::{model::InstanceName, process::ProcessId};
+
+/// A run of an instance: the last one of its name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Run {
+    /// The instance.
+    pub name: InstanceName,
+    /// The name of the VMM.
+    pub vmm: String,
+    /// The process that takes the instance down when the VMM ends.
+    pub supervisor: ProcessId,
+    /// The VMM's process; `None` while it was not started yet.
+    pub process: Option<ProcessId>,
+    /// When it was begun, in milliseconds since 1970.
+    pub started: u64,
+    /// How long it took until the published ports answered, in milliseconds; `None` while they have not.
+    pub ready: Option<u64>,
+    /// Whether somebody asked it to stop: then its end is no failure.
+    pub stopping: bool,
+    /// How it ended; `None` while it has not.
+    pub end: Option<End>,
+}
+
+/// How a run ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct End {
+    /// When, in milliseconds since 1970.
+    pub at: u64,
+    /// Why, in words.
+    pub reason: String,
+}
+
+impl Store {
+    /// The last run of this name; `None` where it never ran.
+    ///
+    /// # Errors
+    /// Where the database cannot be read.
+    pub fn run(&self, name: &InstanceName) -> Result<Option<Run>, StoreError> {
+        let sql = format!("{RUNS} WHERE name = ?");
+        let row = self.row("read a run", &sql, [name.as_str()], raw_run)?;
+        row.map(|raw| self.parse_run(raw)).transpose()
+    }
+
+    /// The last run of every name, ordered by name.
+    ///
+    /// # Errors
+    /// Where the database cannot be read.
+    pub fn runs(&self) -> Result<Vec<Run>, StoreError> {
+        self.many_runs(&format!("{RUNS} ORDER BY name"))
+    }
+
+    /// The runs that have not ended by the records, ordered by name. Costs as much as there are of them.
+    ///
+    /// # Errors
+    /// Where the database cannot be read.
+    pub fn runs_under_way(&self) -> Result<Vec<Run>, StoreError> {
+        self.many_runs(sql::RUNS_UNDER_WAY)
+    }
+
+    fn many_runs(&self, sql: &str) -> Result<Vec<Run>, StoreError> {
+        let rows = self.rows("list the runs", sql, raw_run)?;
+        rows.into_iter().map(|raw| self.parse_run(raw)).collect()
+    }
+
+    fn parse_run(&self, raw: RawRun) -> Result<Run, StoreError> {
+        let operation = "read a run";
+        let process =
+            |text: &str| text.parse().map_err(|error| self.corrupt(operation, Box::new(error)));
+        let end = raw.ended.zip(raw.reason).map(|(at, reason)| End { at, reason });
+        Ok(Run {
+            name: self.name(operation, &raw.name)?,
+            vmm: raw.vmm,
+            supervisor: process(&raw.supervisor)?,
+            process: raw.process.as_deref().map(process).transpose()?,
+            started: raw.started,
+            ready: raw.ready,
+            stopping: raw.stopping,
+            end,
+        })
+    }
+}
+
+impl Tx<'_> {
+    /// Records that a run begins, in place of an earlier one of this name.
+    ///
+    /// # Errors
+    /// Where the database cannot be written.
+    pub fn begin_run(
+        &self,
+        name: &InstanceName,
+        vmm: &str,
+        supervisor: ProcessId,
+        started: u64,
+    ) -> Result<(), StoreError> {
+        let sql =
+            "INSERT OR REPLACE INTO runs (name, vmm, supervisor, started) VALUES (?, ?, ?, ?)";
+        let params = (name.as_str(), vmm, supervisor.to_string(), started);
+        self.execute("record a run", sql, params).map(drop)
+    }
+
+    /// Records the VMM's process.
+    ///
+    /// # Errors
+    /// Where the database cannot be written.
+    pub fn set_run_process(
+        &self,
+        name: &InstanceName,
+        process: ProcessId,
+    ) -> Result<(), StoreError> {
+        let sql = "UPDATE runs SET process = ? WHERE name = ?";
+        self.execute("record a process", sql, (process.to_string(), name.as_str())).map(drop)
+    }
+
+    /// Records that the published ports answer, and after how many milliseconds.
+    ///
+    /// # Errors
+    /// Where the database cannot be written.
+    pub fn set_run_ready(&self, name: &InstanceName, after: u64) -> Result<(), StoreError> {
+        let sql = "UPDATE runs SET ready = ? WHERE name = ?";
+        self.execute("record that a run is ready", sql, (after, name.as_str())).map(drop)
+    }
+
+    /// Records that somebody asked the run to stop.
+    ///
+    /// # Errors
+    /// Where the database cannot be written.
+    pub fn set_run_stopping(&self, name: &InstanceName) -> Result<(), StoreError> {
+        let sql = "UPDATE runs SET stopping = 1 WHERE name = ?";
+        self.execute("record that a run stops", sql, [name.as_str()]).map(drop)
+    }
+
+    /// Records how a run ended. Of two that say so, the first is right.
+    ///
+    /// # Errors
+    /// Where the database cannot be written.
+    pub fn end_run(&self, name: &InstanceName, end: &End) -> Result<(), StoreError> {
+        let sql = "UPDATE runs SET ended = ?, reason = ? WHERE name = ? AND ended IS NULL";
+        self.execute("record the end of a run", sql, (end.at, &end.reason, name.as_str())).map(drop)
+    }
+}
+
+const RUNS: &str =
+    "SELECT name, vmm, supervisor, process, started, ready, stopping, ended, reason FROM runs";
+
+/// A run as its columns have it.
+struct RawRun {
+    name: String,
+    vmm: String,
+    supervisor: String,
+    process: Option<String>,
+    started: u64,
+    ready: Option<u64>,
+    stopping: bool,
+    ended: Option<u64>,
+    reason: Option<String>,
+}
+
+fn raw_run(row: &Row<'_>) -> rusqlite::Result<RawRun> {
+    Ok(RawRun {
+        name: row.get(0)?,
+        vmm: row.get(1)?,
+        supervisor: row.get(2)?,
+        process: row.get(3)?,
+        started: row.get(4)?,
+        ready: row.get(5)?,
+        stopping: row.get(6)?,
+        ended: row.get(7)?,
+        reason: row.get(8)?,
+    })
+}
