@@ -1,8 +1,10 @@
 //! The one place that starts programs, and how a process is known to others.
 
 mod id;
+mod tied;
 
 pub use id::{ProcessId, ProcessIdError};
+pub use tied::{Account, Tied, spawn_tied};
 
 use std::{
     ffi::OsStr,

@@ -1,0 +1,118 @@
+//! Programs that end with us, however we end.
+
+#![expect(unsafe_code, reason = "prctl(2) between fork and exec has no safe wrapper")]
+
+use std::{
+    ffi::{OsStr, OsString},
+    io,
+    os::unix::process::CommandExt,
+    path::Path,
+    process::{Child, Stdio},
+};
+
+use rustix::{
+    io::Errno,
+    process::{Signal, getpid, getppid, set_parent_process_death_signal},
+};
+
+/// Who a program runs as, by number; its supplementary groups are none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Account {
+    /// The user.
+    pub user: u32,
+    /// The group.
+    pub group: u32,
+}
+
+/// A program to start, and how.
+#[derive(Debug)]
+pub struct Tied<'a> {
+    /// The program: a path, or a name that is looked for on the `PATH`.
+    pub program: &'a OsStr,
+    /// Its arguments.
+    pub arguments: Vec<OsString>,
+    /// Who it runs as; `None` is whoever we are.
+    pub account: Option<Account>,
+    /// Its working directory, which the account must be able to enter.
+    pub directory: &'a Path,
+}
+
+/// Starts a program that the kernel kills (SIGKILL) when the calling thread ends: it must be started by a
+/// thread that lives as long as the program shall, such as the main thread. Its standard output and error are
+/// pipes; its standard input is empty.
+///
+/// The order matters: a change of the user forgets the signal (prctl(2), `PR_SET_PDEATHSIG`), so the user
+/// is changed first; and a parent that has ended in between is looked for after.
+///
+/// # Errors
+/// Where it cannot be started: the program is missing or may not be executed by the account, or the account
+/// or the directory cannot be taken.
+pub fn spawn_tied(tied: &Tied<'_>) -> io::Result<Child> {
+    let mut command = super::command(tied.program);
+    command
+        .args(&tied.arguments)
+        .current_dir(tied.directory)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    if let Some(account) = tied.account {
+        command.gid(account.group).uid(account.user);
+    }
+    let parent = getpid();
+    let tie = move || {
+        set_parent_process_death_signal(Some(Signal::KILL))?;
+        if getppid() == Some(parent) { Ok(()) } else { Err(Errno::SRCH.into()) }
+    };
+    // SAFETY: between fork and exec, only system calls are made: nothing is allocated and no lock is taken.
+    unsafe { command.pre_exec(tie) };
+    command.spawn()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{io::Read, thread};
+
+    use super::*;
+    use crate::process::ProcessId;
+
+    fn tied<'a>(program: &'a str, arguments: &[&str]) -> Tied<'a> {
+        Tied {
+            program: OsStr::new(program),
+            arguments: arguments.iter().map(OsString::from).collect(),
+            account: None,
+            directory: Path::new("/"),
+        }
+    }
+
+    #[test]
+    fn it_ends_with_the_thread_that_started_it() {
+        let started = thread::spawn(|| {
+            let child = spawn_tied(&tied("sleep", &["600"])).unwrap();
+            let id = ProcessId::of(child.id()).unwrap().unwrap();
+            assert!(id.is_alive().unwrap());
+            (child, id)
+        });
+        let (mut child, id) = started.join().unwrap();
+        // `wait` returns: nobody but the kernel kills it.
+        let status = child.wait().unwrap();
+        assert_eq!(std::os::unix::process::ExitStatusExt::signal(&status), Some(9));
+        assert!(!id.is_alive().unwrap());
+    }
+
+    #[test]
+    fn it_runs_as_the_account_in_the_directory() {
+        let account = Some(Account { user: 65_534, group: 65_533 });
+        let mut child =
+            spawn_tied(&Tied { account, ..tied("sh", &["-c", "id -u; id -g; id -G; pwd"]) }).unwrap();
+        let mut text = String::new();
+        child.stdout.take().unwrap().read_to_string(&mut text).unwrap();
+        assert!(child.wait().unwrap().success());
+        assert_eq!(text, "65534\n65533\n65533\n/\n");
+    }
+
+    #[test]
+    fn what_cannot_be_started_says_why() {
+        let missing = spawn_tied(&tied("riklet-sdn-no-such-program", &[])).unwrap_err();
+        assert_eq!(missing.kind(), io::ErrorKind::NotFound);
+    }
+}
