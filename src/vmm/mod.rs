@@ -2,4 +2,5 @@
 
 pub mod attachment;
 pub mod builtin;
+pub mod http;
 pub mod version;
