@@ -3,6 +3,7 @@
 pub mod api;
 pub mod attachment;
 pub mod builtin;
+pub mod cloud_hypervisor;
 pub mod firecracker;
 pub mod http;
 pub mod machine;

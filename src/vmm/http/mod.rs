@@ -118,6 +118,13 @@ pub enum HttpError {
     },
 }
 
+impl HttpError {
+    /// Whether the server closed the connection without an answer.
+    pub(super) fn is_closed(&self) -> bool {
+        matches!(self, Self::Exchange { source: ExchangeError::Closed, .. })
+    }
+}
+
 /// What can go wrong in an exchange.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
