@@ -10,7 +10,7 @@ use crate::{
 };
 
 /// The guest's own name of its NIC.
-const GUEST_INTERFACE: &str = "eth0";
+pub(super) const GUEST_INTERFACE: &str = "eth0";
 
 /// An instance as its VMM sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,25 +47,36 @@ impl Attachment {
 /// The `network-interfaces` of a Firecracker configuration file (`NetworkInterface` of its API).
 #[must_use]
 pub fn firecracker(attachment: &Attachment) -> Value {
-    json!([{
+    json!([firecracker_interface(attachment)])
+}
+
+/// One `NetworkInterface` of Firecracker's API, with the fields that every version has.
+pub(super) fn firecracker_interface(attachment: &Attachment) -> Value {
+    json!({
         "iface_id": GUEST_INTERFACE,
         "host_dev_name": attachment.interface.as_str(),
         "guest_mac": attachment.guest_mac.to_string(),
-    }])
+    })
+}
+
+/// The argument of a Linux kernel that configures its NIC before anything runs, without resolvers.
+#[must_use]
+pub fn boot_args(attachment: &Attachment) -> String {
+    ip_argument(attachment, &[])
 }
 
 /// The argument of a Linux kernel that configures its NIC before anything runs
-/// (Documentation/admin-guide/nfs/nfsroot.rst): client, no server, gateway, netmask, host name, device, and
-/// no autoconfiguration.
+/// (Documentation/admin-guide/nfs/nfsroot.rst): client, no server, gateway, netmask, host name, device, no
+/// autoconfiguration, and up to two resolvers, which the guest finds in `/proc/net/pnp`.
 ///
 /// The host name is the part of the instance's name before the first `.`: the kernel would take what follows
 /// as the NIS domain.
-#[must_use]
-pub fn boot_args(attachment: &Attachment) -> String {
+pub(super) fn ip_argument(attachment: &Attachment, dns: &[Ipv4Addr]) -> String {
     let Attachment { name, guest, host, .. } = attachment;
     let host_name = name.as_str().split('.').next().unwrap_or_default();
     let netmask = Addresses::NETMASK;
-    format!("ip={guest}::{host}:{netmask}:{host_name}:{GUEST_INTERFACE}:off")
+    let address = format!("ip={guest}::{host}:{netmask}:{host_name}:{GUEST_INTERFACE}:off");
+    dns.iter().take(2).fold(address, |argument, resolver| format!("{argument}:{resolver}"))
 }
 
 /// The arguments of QEMU: the TAP exists, so no script makes or ends it; `vnet_hdr` is what it was made with.
@@ -93,11 +104,11 @@ pub fn env(attachment: &Attachment) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::model::{Pool, Slot};
 
-    fn attachment() -> Attachment {
+    pub(in crate::vmm) fn attachment() -> Attachment {
         let slot = Slot::new(1);
         let addresses = "10.231.0.0/16".parse::<Pool>().unwrap().addresses(slot).unwrap();
         Attachment {
@@ -127,5 +138,12 @@ mod tests {
             "ip=10.231.0.6::10.231.0.5:255.255.255.252:hello:eth0:off"
         );
         assert!(env(&attachment).contains("RIKLET_GATEWAY=10.231.0.5\n"));
+    }
+
+    #[test]
+    fn the_kernel_takes_two_resolvers() {
+        let dns = [1, 2, 3].map(|octet| Ipv4Addr::new(9, 9, 9, octet));
+        assert!(ip_argument(&attachment(), &dns).ends_with(":eth0:off:9.9.9.1:9.9.9.2"));
+        assert!(ip_argument(&attachment(), &dns[..1]).ends_with(":eth0:off:9.9.9.1"));
     }
 }
