@@ -88,14 +88,14 @@ impl Socket {
 /// Who has these sockets open: `name (pid 123)` by inode. Looks through `/proc` only until all are found.
 fn processes(mut inodes: BTreeSet<u64>) -> BTreeMap<u64, String> {
     let mut found = BTreeMap::new();
+    if inodes.is_empty() {
+        return found;
+    }
     let ids =
         fs::read_dir("/proc").into_iter().flatten().flatten().filter_map(|entry| {
             entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok())
         });
     for id in ids {
-        if inodes.is_empty() {
-            break;
-        }
         // A process may go, and its descriptors may be hidden from us, at any moment.
         let descriptors = fs::read_dir(format!("/proc/{id}/fd")).into_iter().flatten().flatten();
         for descriptor in descriptors {
@@ -106,6 +106,9 @@ fn processes(mut inodes: BTreeSet<u64>) -> BTreeMap<u64, String> {
                 let name = command(id).unwrap_or_else(|| "unknown".to_owned());
                 found.insert(inode, format!("{name} (pid {id})"));
             }
+        }
+        if inodes.is_empty() {
+            break;
         }
     }
     found
