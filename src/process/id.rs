@@ -1,4 +1,4 @@
-use std::{fmt, io, num::NonZeroU32, os::fd::OwnedFd, str::FromStr};
+use std::{fmt, io, num::NonZeroU32, os::fd::OwnedFd, process::Child, str::FromStr};
 
 use rustix::{
     io::Errno,
@@ -50,6 +50,17 @@ impl ProcessId {
         Ok(NonZeroU32::new(pid).zip(start).map(|(pid, start)| Self { pid, start }))
     }
 
+    /// A child of ours that was not waited for yet: it keeps its number, even where it has ended.
+    ///
+    /// # Errors
+    /// Where `/proc` cannot be read.
+    pub fn of_child(child: &Child) -> io::Result<Self> {
+        let text = read(&format!("/proc/{}/stat", child.id()))?;
+        let pid = NonZeroU32::new(child.id());
+        let id = pid.zip(fields(&text)).map(|(pid, (_, start))| Self { pid, start });
+        id.ok_or_else(|| io::ErrorKind::InvalidData.into())
+    }
+
     /// The number.
     #[must_use]
     pub const fn pid(self) -> u32 {
@@ -95,11 +106,15 @@ impl ProcessId {
 /// When the process of this `/proc/<pid>/stat` started; `None` where it has ended. The second field is its
 /// name in parentheses, which may have anything in it.
 fn start_of(text: &str) -> Option<u64> {
+    let (state, start) = fields(text)?;
+    (!matches!(state, "Z" | "X" | "x")).then_some(start)
+}
+
+/// The state, and when it started.
+fn fields(text: &str) -> Option<(&str, u64)> {
     let (_, rest) = text.rsplit_once(") ")?;
     let mut fields = rest.split(' ');
-    let state = fields.next()?;
-    let start = fields.nth(18)?.parse().ok()?;
-    (!matches!(state, "Z" | "X" | "x")).then_some(start)
+    Some((fields.next()?, fields.nth(18)?.parse().ok()?))
 }
 
 #[expect(clippy::disallowed_methods, reason = "a file of procfs, which only the kernel writes")]
