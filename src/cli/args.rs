@@ -3,7 +3,7 @@ use std::path::PathBuf;
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use riklet_sdn::{
-    model::{InstanceName, InterfaceName, Pool},
+    model::{InstanceName, InterfaceName, Mtu, Pool},
     sdn::FirewallChoice,
 };
 
@@ -46,8 +46,7 @@ pub(crate) struct NodeArgs {
     pub(crate) uplink: Vec<InterfaceName>,
     /// The MTU of the TAPs in bytes [default: the uplink's].
     #[arg(long, global = true, value_name = "BYTES", env = "RIKLET_SDN_MTU")]
-    #[arg(value_parser = clap::value_parser!(u32).range(68..=65521))]
-    pub(crate) mtu: Option<u32>,
+    pub(crate) mtu: Option<Mtu>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]

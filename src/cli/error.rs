@@ -2,7 +2,7 @@ use std::{error::Error, io, path::PathBuf, process::ExitCode};
 
 use riklet_sdn::{
     definition,
-    sdn::{ErrorKind, Failure, SdnError},
+    sdn::{ConfigError, ErrorKind, Failure, SdnError},
     store::StoreError,
     vmm::builtin::GuestError,
 };
@@ -16,8 +16,8 @@ pub(crate) enum CliError {
     Read { path: PathBuf, source: io::Error },
     #[error(transparent)]
     Definition(#[from] definition::Errors),
-    #[error("cannot use the configuration {}", path.display())]
-    Config { path: PathBuf, source: Box<dyn Error + Send + Sync> },
+    #[error(transparent)]
+    Config(#[from] ConfigError),
     #[error(transparent)]
     Sdn(#[from] SdnError),
     #[error(transparent)]
@@ -60,7 +60,7 @@ impl CliError {
         const INVALID: u8 = 2;
         const HOST: u8 = 3;
         let kind = match self {
-            Self::Read { .. } | Self::Definition(_) | Self::Config { .. } => ErrorKind::Invalid,
+            Self::Read { .. } | Self::Definition(_) | Self::Config(_) => ErrorKind::Invalid,
             Self::Privilege => ErrorKind::Host,
             Self::Sdn(error) => error.kind(),
             Self::Failure(failure) => failure.kind(),

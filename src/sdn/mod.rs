@@ -13,7 +13,9 @@ mod view;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-pub use config::{Config, DEFAULT_STATE_DIR, FirewallChoice};
+pub use config::{
+    Config, ConfigError, ConfigReason, DEFAULT_STATE_DIR, FirewallChoice, FirewallChoiceError,
+};
 pub use error::{ErrorKind, Failure, SdnError};
 pub use rebuild::Rebuilt;
 pub use view::{Inspection, Instance, LinkStatus, Listed};
