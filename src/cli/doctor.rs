@@ -1,4 +1,4 @@
-use std::{path::Path, process::ExitCode};
+use std::{io, path::Path, process::ExitCode};
 
 use riklet_sdn::{
     firewall::Backend,
@@ -8,11 +8,10 @@ use riklet_sdn::{
     sdn::{Config, FirewallChoice, Sdn},
     store::{Setting, Store},
 };
-use rustix::fs::{Mode, OFlags};
 use serde_json::json;
 
 use super::{
-    error::{CliError, chain},
+    error::{CliError, chain, tun_advice},
     input,
     output::{self, Output},
 };
@@ -107,13 +106,12 @@ fn privilege() -> Finding {
 }
 
 fn tun() -> Finding {
-    match rustix::fs::open("/dev/net/tun", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()) {
-        Ok(_) => Finding::ok("TAPs", "/dev/net/tun can be opened"),
-        Err(error) => Finding::fail(
-            "TAPs",
-            format!("/dev/net/tun: {error}"),
-            "`modprobe tun`; in a container, pass the device through",
-        ),
+    match input::open_tun().map_err(io::Error::from) {
+        Ok(()) => Finding::ok("TAPs", "/dev/net/tun can be opened"),
+        Err(error) => {
+            let advice = tun_advice(&error);
+            Finding::fail("TAPs", format!("/dev/net/tun: {error}"), advice)
+        }
     }
 }
 

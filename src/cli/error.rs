@@ -14,6 +14,10 @@ use super::args::OutputFormat;
 pub(crate) enum CliError {
     #[error("cannot read {}", path.display())]
     Read { path: PathBuf, source: io::Error },
+    #[error("{}: longer than {} bytes, the most that is read", path.display(), definition::MAX_BYTES)]
+    TooLarge { path: PathBuf },
+    #[error("{}:{line}:{column}: not UTF-8 text", path.display())]
+    NotText { path: PathBuf, line: usize, column: usize },
     #[error(transparent)]
     Definition(#[from] definition::Errors),
     #[error(transparent)]
@@ -25,8 +29,10 @@ pub(crate) enum CliError {
     /// The failures are printed already.
     #[error("{count} of the instances are not up")]
     Failures { count: usize, kind: ErrorKind },
-    #[error("the capability CAP_NET_ADMIN is needed to change the network")]
+    #[error("the capability CAP_NET_ADMIN is needed")]
     Privilege,
+    #[error("cannot open /dev/net/tun, which TAPs are made with")]
+    Tun { source: io::Error },
     #[error("cannot write the output")]
     Write { source: io::Error },
     #[error("{name} is up already")]
@@ -60,8 +66,12 @@ impl CliError {
         const INVALID: u8 = 2;
         const HOST: u8 = 3;
         let kind = match self {
-            Self::Read { .. } | Self::Definition(_) | Self::Config(_) => ErrorKind::Invalid,
-            Self::Privilege => ErrorKind::Host,
+            Self::Read { .. }
+            | Self::TooLarge { .. }
+            | Self::NotText { .. }
+            | Self::Definition(_)
+            | Self::Config(_) => ErrorKind::Invalid,
+            Self::Privilege | Self::Tun { .. } => ErrorKind::Host,
             Self::Sdn(error) => error.kind(),
             Self::Failure(failure) => failure.kind(),
             Self::Failures { kind, .. } => *kind,
@@ -79,6 +89,7 @@ impl CliError {
             Self::Sdn(error) => error.hint(),
             Self::Failure(failure) => failure.hint(),
             Self::Privilege => Some("run it as root".to_owned()),
+            Self::Tun { source } => Some(tun_advice(source).to_owned()),
             Self::Running { name } => Some(format!("`riklet-sdn down {name}` first")),
             Self::NotReady { .. } => Some("`riklet-sdn doctor` says what may be wrong".to_owned()),
             _ => None,
@@ -92,8 +103,21 @@ pub(crate) fn chain(error: &dyn Error) -> String {
     let mut next = error.source();
     while let Some(source) = next {
         let words = source.to_string();
-        text = format!("{text}: {words}");
+        // SQLite's error has its code behind it, and that has the same words again.
+        let repeated = text.rsplit(": ").next().is_some_and(|last| words.ends_with(last));
+        if !repeated {
+            text = format!("{text}: {words}");
+        }
         next = source.source();
     }
     text
+}
+
+/// What to do where `/dev/net/tun` cannot be opened.
+pub(crate) fn tun_advice(error: &io::Error) -> &'static str {
+    if error.kind() == io::ErrorKind::PermissionDenied {
+        "run it as root"
+    } else {
+        "`modprobe tun`; in a container, pass the device through"
+    }
 }

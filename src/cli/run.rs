@@ -22,7 +22,7 @@ pub(crate) fn run<K: Kernel>(
     output: Output,
 ) -> Result<ExitCode, CliError> {
     let workloads = input::definitions(&args.files)?;
-    input::require_privilege()?;
+    input::require_taps()?;
     refuse_running(sdn, &workloads)?;
     let started = now();
     let mut guests = Guests::watching_signals()?;

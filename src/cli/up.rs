@@ -13,7 +13,7 @@ pub(crate) fn run<K: Kernel>(
     output: Output,
 ) -> Result<ExitCode, CliError> {
     let workloads = input::definitions(&args.files)?;
-    input::require_privilege()?;
+    input::require_taps()?;
     let mut report = sdn.up(&workloads, UpOptions { strict: args.strict })?;
     output.print(
         || output::instances(&[], report.instances.iter().map(|i| (i, vec![]))),
