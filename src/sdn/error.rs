@@ -131,6 +131,7 @@ impl SdnError {
         match self {
             Self::Kernel(source) | Self::Halted { source, .. } => kernel_kind(source),
             Self::NoIptables => ErrorKind::Host,
+            Self::Store(source) if source.is_permission() => ErrorKind::Host,
             Self::Decided { .. } | Self::PoolOverlaps { .. } => ErrorKind::Invalid,
             _ => ErrorKind::Failed,
         }
@@ -185,9 +186,9 @@ impl Failure {
     }
 }
 
-/// errno(3) of what a kernel without the feature answers: ENOENT and ENXIO for a device, EPROTONOSUPPORT,
-/// EOPNOTSUPP and EAFNOSUPPORT for a netlink family.
-const MISSING: [i32; 5] = [2, 6, 93, 95, 97];
+/// errno(3) of what a kernel without the feature answers: ENOENT, ENXIO and ENODEV for a device,
+/// EPROTONOSUPPORT, EOPNOTSUPP and EAFNOSUPPORT for a netlink family.
+const MISSING: [i32; 6] = [2, 6, 19, 93, 95, 97];
 
 fn kernel_kind(error: &KernelError) -> ErrorKind {
     if error.refusal().is_permission() || lacks(error).is_some() {
@@ -206,11 +207,13 @@ fn kernel_hint(error: &KernelError) -> Option<String> {
 
 /// What of the host is missing, where that is the reason.
 fn lacks(error: &KernelError) -> Option<&'static str> {
-    let errno = error.refusal().errno.filter(|errno| MISSING.contains(errno))?;
+    let refusal = error.refusal();
+    let errno = refusal.errno.filter(|errno| MISSING.contains(errno))?;
     match error {
-        KernelError::CreateLink { step, .. } if step.contains("/dev/net/tun") => {
+        KernelError::CreateLink { .. } if refusal.words == "/dev/net/tun" => {
             Some("/dev/net/tun (kernel module tun)")
         }
+        KernelError::ReadSysctl { .. } => Some("/proc (proc(5), mounted)"),
         KernelError::ReadFirewall { .. } | KernelError::ChangeFirewall { .. } if errno != 2 => {
             Some("nf_tables (kernel module nf_tables)")
         }
