@@ -1,11 +1,12 @@
 use std::{error::Error, io, path::PathBuf, process::ExitCode};
 
 use riklet_sdn::{
-    definition,
+    definition::{self, Place},
     sdn::{ConfigError, ErrorKind, Failure, SdnError},
     store::StoreError,
     vmm::builtin::GuestError,
 };
+use serde_json::{Value, json};
 
 use super::args::OutputFormat;
 
@@ -58,7 +59,30 @@ impl From<StoreError> for CliError {
 impl CliError {
     /// The error, what is behind it, and what to do about it, on standard error.
     pub(crate) fn print(&self, format: OutputFormat) {
-        super::output::error(format, &chain(self), self.hint().as_deref());
+        super::output::error(format, &chain(self), self.hint().as_deref(), self.details());
+    }
+
+    /// Where each thing is wrong, for programs.
+    fn details(&self) -> Option<Value> {
+        let detail = |place: &Place, field: &str, reason: String, hint: Option<String>| {
+            let Place { file, line, column } = place;
+            json!({
+                "file": file, "line": line, "column": column,
+                "field": field, "reason": reason, "hint": hint,
+            })
+        };
+        match self {
+            Self::Definition(errors) => Some(
+                errors
+                    .iter()
+                    .map(|e| detail(&e.place, &e.field, e.reason.to_string(), e.reason.hint()))
+                    .collect(),
+            ),
+            Self::Config(e) => {
+                Some(json!([detail(&e.place, &e.key, e.reason.to_string(), e.reason.hint())]))
+            }
+            _ => None,
+        }
     }
 
     pub(crate) fn exit_code(&self) -> ExitCode {

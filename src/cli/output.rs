@@ -60,10 +60,19 @@ pub(crate) fn note(text: &str) {
     let _unwritable = writeln!(io::stderr().lock(), "{text}");
 }
 
-/// An error and its hint.
-pub(crate) fn error(format: OutputFormat, message: &str, hint: Option<&str>) {
+/// An error and its hint. As JSON with the `details` that there may be.
+pub(crate) fn error(
+    format: OutputFormat,
+    message: &str,
+    hint: Option<&str>,
+    details: Option<Value>,
+) {
     if format == OutputFormat::Json {
-        note(&format!("{:#}", json!({ "error": message, "hint": hint })));
+        let mut value = json!({ "error": message, "hint": hint });
+        if let Some(details) = details {
+            value["details"] = details;
+        }
+        note(&format!("{value:#}"));
         return;
     }
     let first = if message.contains('\n') { "error:\n" } else { "error: " };

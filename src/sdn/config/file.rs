@@ -36,14 +36,9 @@ impl fmt::Display for ConfigError {
             write!(f, "{}: ", self.key)?;
         }
         write!(f, "{}", self.reason)?;
-        match self.reason {
-            ConfigReason::UnknownKey { nearest: Some(nearest) } => {
-                write!(f, "; did you mean {nearest:?}?")
-            }
-            ConfigReason::UnknownKey { nearest: None } => {
-                write!(f, "; known are {}", KEYS.join(", "))
-            }
-            _ => Ok(()),
+        match self.reason.hint() {
+            Some(hint) => write!(f, "; {hint}"),
+            None => Ok(()),
         }
     }
 }
@@ -69,6 +64,20 @@ pub enum ConfigReason {
     Uplink(#[from] InterfaceNameError),
     #[error(transparent)]
     Mtu(#[from] MtuError),
+}
+
+impl ConfigReason {
+    /// What to write instead, where that is known.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::UnknownKey { nearest: Some(nearest) } => {
+                Some(format!("did you mean {nearest:?}?"))
+            }
+            Self::UnknownKey { nearest: None } => Some(format!("known are {}", KEYS.join(", "))),
+            _ => None,
+        }
+    }
 }
 
 impl Config {
