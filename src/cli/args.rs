@@ -21,7 +21,7 @@ pub(crate) struct Args {
     #[arg(long, global = true, value_enum, value_name = "FORMAT", default_value_t)]
     #[arg(env = "RIKLET_SDN_OUTPUT", hide_env_values = true)]
     pub(crate) output: OutputFormat,
-    /// Say more on standard error; twice for still more.
+    /// Print each change once it is made, to standard error; twice: each program that is run as well.
     #[arg(long, short, global = true, action = clap::ArgAction::Count)]
     pub(crate) verbose: u8,
     #[command(subcommand)]

@@ -74,17 +74,18 @@ fn completions(shell: Shell, output: Output) -> Result<ExitCode, CliError> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// What the library notes goes to standard error, with `-v` more of it.
+/// What the library notes goes to standard error: with `-v` each change of the system once it is made, with
+/// `-vv` each program that is run as well.
 fn log(verbose: u8) {
     let level = match verbose {
         0 => tracing::Level::WARN,
         1 => tracing::Level::INFO,
-        2 => tracing::Level::DEBUG,
-        _ => tracing::Level::TRACE,
+        _ => tracing::Level::DEBUG,
     };
     tracing_subscriber::fmt()
         .with_max_level(level)
         .with_writer(std::io::stderr)
+        .with_ansi(false)
         .without_time()
         .with_target(false)
         .init();
