@@ -86,6 +86,8 @@ fn log(verbose: u8) {
         .with_max_level(level)
         .with_writer(std::io::stderr)
         .with_ansi(false)
+        // Where the reader is gone, this would panic, and stop an operation half-way.
+        .log_internal_errors(false)
         .without_time()
         .with_target(false)
         .init();
