@@ -1,3 +1,5 @@
+use std::path::PathBuf;
+
 use ipnet::Ipv4Net;
 
 use super::Warning;
@@ -34,6 +36,8 @@ pub enum SdnError {
         name: InstanceName,
         /// The recorded name that is most like it.
         nearest: Option<InstanceName>,
+        /// Where it was looked for.
+        state_dir: PathBuf,
     },
     /// The host cannot be left as it was while instances remain.
     #[error("--purge removes what all instances share, and these remain: {}", list(names))]
@@ -146,7 +150,9 @@ impl SdnError {
             Self::Unknown { nearest: Some(nearest), .. } => {
                 Some(format!("did you mean {nearest}?"))
             }
-            Self::Unknown { nearest: None, .. } => Some("`riklet-sdn list` shows all".to_owned()),
+            Self::Unknown { nearest: None, state_dir, .. } => {
+                Some(format!("`riklet-sdn list` shows what {} records", state_dir.display()))
+            }
             Self::Remaining { .. } => Some("use `riklet-sdn down --all --purge`".to_owned()),
             Self::Shadows { .. } => {
                 Some("end that process, choose another port, or leave --strict out".to_owned())
