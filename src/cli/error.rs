@@ -36,7 +36,7 @@ pub(crate) enum CliError {
     Tun { source: io::Error },
     #[error("cannot write the output")]
     Write { source: io::Error },
-    #[error("{name} is up already")]
+    #[error("{name} is recorded already")]
     Running { name: String },
     #[error("cannot start the guest of {name}")]
     StartGuest { name: String, source: io::Error },
