@@ -237,9 +237,13 @@ impl<K: Kernel> Sdn<K> {
             None => None,
         };
         let (Some(store), Some(host)) = (store, host) else {
-            let plans = self.leftovers()?.into_iter().map(|(_, plan)| plan);
-            let steps = plans.flat_map(|plan| plan.steps).collect();
-            let plan = Plan { steps, blocked: BTreeMap::new() };
+            let mut plan = Plan::default();
+            for step in self.leftovers()?.into_iter().flat_map(|(_, plan)| plan.steps) {
+                // Each backend's plan has the interfaces.
+                if !plan.steps.contains(&step) {
+                    plan.steps.push(step);
+                }
+            }
             return Ok(Drift { plan, unsettled: vec![] });
         };
         let all = All::new(&host, fragments(&host, &store.all()?)?);
