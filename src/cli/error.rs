@@ -128,7 +128,8 @@ pub(crate) fn chain(error: &dyn Error) -> String {
     while let Some(source) = next {
         let words = source.to_string();
         // SQLite's error has its code behind it, and that has the same words again.
-        let repeated = text.rsplit(": ").next().is_some_and(|last| words.ends_with(last));
+        let repeated = words.strip_prefix("Error code ").and_then(|code| code.split_once(": "));
+        let repeated = repeated.is_some_and(|(_, words)| text.contains(words));
         if !repeated {
             text = format!("{text}: {words}");
         }

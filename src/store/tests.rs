@@ -260,8 +260,8 @@ fn databases_that_are_not_ours_to_change_stay_as_they_are() {
         },
         "DB is a database of another program",
     );
-    refused(&|dir| dir.write(&[b'x'; 8192]), "cannot open: DB is corrupt");
-    refused(&|dir| dir.write(b"short"), "cannot open: DB is corrupt");
+    refused(&|dir| dir.write(&[b'x'; 8192]), "cannot open the database: DB is corrupt");
+    refused(&|dir| dir.write(b"short"), "cannot open the database: DB is corrupt");
 }
 
 #[test]
