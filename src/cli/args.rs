@@ -72,7 +72,7 @@ pub(crate) enum Command {
     /// Take instances down.
     Down(DownArgs),
     /// List what is recorded, and what the kernel has of it.
-    #[command(after_help = "Example:\n  riklet-sdn --output json list")]
+    #[command(after_help = "Example:\n  riklet-sdn list --output json")]
     List,
     /// Show one instance, or what a VMM needs to attach to it.
     Inspect(InspectArgs),
@@ -141,8 +141,9 @@ pub(crate) struct DownArgs {
 pub(crate) struct InspectArgs {
     /// The instance's name.
     pub(crate) name: InstanceName,
-    /// What a VMM needs, in its own words, instead of the description.
-    #[arg(long, value_enum)]
+    /// What a VMM needs, in its own words: firecracker (`network-interfaces`), boot-args (of the guest's
+    /// kernel), qemu (arguments), or env (variables of a shell).
+    #[arg(long, value_enum, hide_possible_values = true)]
     pub(crate) format: Option<InspectFormat>,
 }
 
