@@ -3,51 +3,59 @@ use std::path::PathBuf;
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use riklet_sdn::{
-    model::{InstanceName, InterfaceName, Pool},
+    model::{InstanceName, InterfaceName, Mtu, Pool},
     sdn::FirewallChoice,
 };
 
 /// The network of a node that runs functions as microVMs: a TAP for each, and its ports on the host.
 #[derive(Debug, Parser)]
-#[command(name = "riklet-sdn", version, arg_required_else_help = true)]
-#[command(after_help = "Exit status: 0 done; 1 failed, or drift found; 2 invalid input or usage; \
+#[command(name = "riklet-sdn", version, override_usage = "riklet-sdn [OPTIONS] <COMMAND>")]
+#[command(next_help_heading = "Options of every command")]
+#[command(after_help = "Example:\n  riklet-sdn run examples/hello.json\n\n\
+                        Exit status: 0 done; 1 failed, or drift found; 2 invalid input or usage; \
                         3 the host lacks something, or root is needed.")]
 pub(crate) struct Args {
     #[command(flatten)]
     pub(crate) node: NodeArgs,
     /// Print data as text or as JSON.
-    #[arg(long, global = true, value_enum, default_value_t, env = "RIKLET_SDN_OUTPUT")]
+    #[arg(long, global = true, value_enum, value_name = "FORMAT", default_value_t)]
+    #[arg(env = "RIKLET_SDN_OUTPUT", hide_env_values = true)]
     pub(crate) output: OutputFormat,
-    /// Say more on standard error; twice for still more.
+    /// Print each change once it is made, to standard error; twice: each program that is run as well.
     #[arg(long, short, global = true, action = clap::ArgAction::Count)]
     pub(crate) verbose: u8,
     #[command(subcommand)]
-    pub(crate) command: Command,
+    pub(crate) command: Option<Command>,
 }
 
 /// What may also be set in the environment or the configuration file.
 #[derive(Debug, ClapArgs)]
 pub(crate) struct NodeArgs {
     /// The configuration file [default: /etc/riklet-sdn/config.toml, where there is one].
-    #[arg(long, global = true, value_name = "FILE", env = "RIKLET_SDN_CONFIG")]
+    #[arg(long, global = true, value_name = "FILE")]
+    #[arg(env = "RIKLET_SDN_CONFIG", hide_env_values = true)]
     pub(crate) config: Option<PathBuf>,
     /// Where the records are kept [default: /run/riklet-sdn].
-    #[arg(long, global = true, value_name = "DIR", env = "RIKLET_SDN_STATE_DIR")]
+    #[arg(long, global = true, value_name = "DIR")]
+    #[arg(env = "RIKLET_SDN_STATE_DIR", hide_env_values = true)]
     pub(crate) state_dir: Option<PathBuf>,
     /// auto, iptables or nftables [default: auto: iptables where the host has it].
-    #[arg(long, global = true, value_name = "BACKEND", env = "RIKLET_SDN_FIREWALL")]
+    #[arg(long, global = true, value_name = "BACKEND")]
+    #[arg(env = "RIKLET_SDN_FIREWALL", hide_env_values = true)]
     pub(crate) firewall: Option<FirewallChoice>,
     /// What the guests' addresses are cut from [default: 10.231.0.0/16, or the next that is free].
-    #[arg(long, global = true, value_name = "NETWORK", env = "RIKLET_SDN_POOL")]
+    #[arg(long, global = true, value_name = "NETWORK")]
+    #[arg(env = "RIKLET_SDN_POOL", hide_env_values = true)]
     pub(crate) pool: Option<Pool>,
     /// The interface that leads to the Internet; several with commas [default: the default route's].
-    #[arg(long, global = true, value_name = "IFACE", env = "RIKLET_SDN_UPLINK")]
+    #[arg(long, global = true, value_name = "IFACE")]
+    #[arg(env = "RIKLET_SDN_UPLINK", hide_env_values = true)]
     #[arg(value_delimiter = ',')]
     pub(crate) uplink: Vec<InterfaceName>,
     /// The MTU of the TAPs in bytes [default: the uplink's].
-    #[arg(long, global = true, value_name = "BYTES", env = "RIKLET_SDN_MTU")]
-    #[arg(value_parser = clap::value_parser!(u32).range(68..=65521))]
-    pub(crate) mtu: Option<u32>,
+    #[arg(long, global = true, value_name = "BYTES")]
+    #[arg(env = "RIKLET_SDN_MTU", hide_env_values = true)]
+    pub(crate) mtu: Option<Mtu>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
@@ -64,7 +72,7 @@ pub(crate) enum Command {
     /// Take instances down.
     Down(DownArgs),
     /// List what is recorded, and what the kernel has of it.
-    #[command(after_help = "Example:\n  riklet-sdn --output json list")]
+    #[command(after_help = "Example:\n  riklet-sdn list --output json")]
     List,
     /// Show one instance, or what a VMM needs to attach to it.
     Inspect(InspectArgs),
@@ -113,6 +121,8 @@ pub(crate) struct UpArgs {
 }
 
 #[derive(Debug, ClapArgs)]
+#[command(override_usage = "riklet-sdn down [OPTIONS] <NAME>...\n       \
+                            riklet-sdn down [OPTIONS] --all [--purge]")]
 #[command(after_help = "Example:\n  riklet-sdn down hello")]
 pub(crate) struct DownArgs {
     /// The instances' names.
@@ -131,8 +141,9 @@ pub(crate) struct DownArgs {
 pub(crate) struct InspectArgs {
     /// The instance's name.
     pub(crate) name: InstanceName,
-    /// What a VMM needs, in its own words, instead of the description.
-    #[arg(long, value_enum)]
+    /// What a VMM needs, in its own words: firecracker (`network-interfaces`), boot-args (of the guest's
+    /// kernel), qemu (arguments), or env (variables of a shell).
+    #[arg(long, value_enum, hide_possible_values = true)]
     pub(crate) format: Option<InspectFormat>,
 }
 

@@ -11,6 +11,9 @@ use super::{error::CliError, input, output, output::Output};
 pub(crate) fn run<K: Kernel>(sdn: &mut Sdn<K>, output: Output) -> Result<ExitCode, CliError> {
     input::require_privilege()?;
     let drift = sdn.check()?;
+    if drift.is_empty() {
+        output.remark("no drift");
+    }
     output.print(|| lines(&drift).concat(), || json(&drift))?;
     Ok(if drift.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

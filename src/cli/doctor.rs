@@ -1,21 +1,22 @@
-use std::{path::Path, process::ExitCode};
+use std::{io, path::Path, process::ExitCode};
 
 use riklet_sdn::{
-    firewall::Backend,
+    firewall::{Backend, GateState},
     kernel::{Kernel, KernelError},
     model::{InterfaceName, Pool},
     plan::IP_FORWARD,
     sdn::{Config, FirewallChoice, Sdn},
     store::{Setting, Store},
 };
-use rustix::fs::{Mode, OFlags};
 use serde_json::json;
 
 use super::{
-    error::{CliError, chain},
+    error::{CliError, chain, tun_advice},
     input,
     output::{self, Output},
 };
+
+const SET_POOL: &str = "set pool to a range that no route covers";
 
 /// How bad it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -88,13 +89,14 @@ fn json(finding: &Finding) -> serde_json::Value {
 }
 
 fn look(config: &Config, kernel: &mut impl Kernel) -> Vec<Finding> {
+    let decided = decided(config);
     let mut findings = vec![privilege(), tun()];
-    findings.extend(firewall(config, kernel));
+    findings.extend(firewall(config, decided, kernel));
     findings.push(forwarding(kernel));
     findings.extend(other_firewalls(kernel));
     findings.push(uplink(config, kernel));
     findings.push(loopback(kernel));
-    findings.extend(pool(config, kernel));
+    findings.extend(pool(config, decided, kernel));
     findings.push(state(config));
     findings
 }
@@ -102,71 +104,87 @@ fn look(config: &Config, kernel: &mut impl Kernel) -> Vec<Finding> {
 fn privilege() -> Finding {
     match input::require_privilege() {
         Ok(()) => Finding::ok("privilege", "CAP_NET_ADMIN"),
-        Err(_) => Finding::fail("privilege", "no CAP_NET_ADMIN", "run riklet-sdn as root"),
+        Err(_) => Finding::fail("privilege", "no CAP_NET_ADMIN", "run it as root"),
     }
 }
 
 fn tun() -> Finding {
-    match rustix::fs::open("/dev/net/tun", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()) {
-        Ok(_) => Finding::ok("TAPs", "/dev/net/tun can be opened"),
-        Err(error) => Finding::fail(
-            "TAPs",
-            format!("/dev/net/tun: {error}"),
-            "`modprobe tun`; in a container, pass the device through",
-        ),
+    match input::open_tun().map_err(io::Error::from) {
+        Ok(()) => Finding::ok("TAPs", "/dev/net/tun can be opened"),
+        Err(error) => {
+            let advice = tun_advice(&error);
+            Finding::fail("TAPs", format!("/dev/net/tun: {error}"), advice)
+        }
     }
 }
 
-fn firewall(config: &Config, kernel: &mut impl Kernel) -> Vec<Finding> {
+fn firewall(
+    config: &Config,
+    decided: Option<(Backend, Pool)>,
+    kernel: &mut impl Kernel,
+) -> Vec<Finding> {
     let nftables = match kernel.gates(Backend::Nftables) {
         Ok(_) => Finding::ok("nf_tables", "the kernel has it"),
         Err(error) => unreadable("nf_tables", &error, "`modprobe nf_tables`, or use iptables"),
     };
-    let iptables = match kernel.iptables() {
-        Ok(Some(variant)) => Finding::ok("iptables", Backend::Iptables(variant).as_str()),
-        Ok(None) if config.firewall == FirewallChoice::Iptables => {
-            Finding::fail("iptables", "configured, and not there", "install it")
-        }
+    let variant = kernel.iptables();
+    let iptables = match &variant {
+        Ok(Some(variant)) => Finding::ok("iptables", Backend::Iptables(*variant).as_str()),
+        Ok(None) if config.firewall == FirewallChoice::Iptables => Finding::fail(
+            "iptables",
+            "configured, and not there",
+            "install it, or set firewall to nftables",
+        ),
         Ok(None) => Finding::ok("iptables", "not there; nf_tables needs no program"),
-        Err(error) => unreadable("iptables", &error, "repair it, or set firewall to nftables"),
+        Err(error) => unreadable("iptables", error, "repair it, or set firewall to nftables"),
     };
     let mut findings = vec![nftables, iptables];
-    let backend = decided(config).or_else(|| match kernel.iptables() {
-        Ok(Some(variant)) if config.firewall != FirewallChoice::Nftables => {
-            Some(Backend::Iptables(variant))
+    let backend = match (decided, config.firewall, variant) {
+        (Some((backend, _)), ..) => Some((backend, "is used")),
+        (None, FirewallChoice::Auto | FirewallChoice::Iptables, Ok(Some(variant))) => {
+            Some((Backend::Iptables(variant), "will be used"))
         }
-        _ => Some(Backend::Nftables),
-    });
-    let Some(backend) = backend else { return findings };
-    findings.push(Finding::ok("firewall", format!("{backend} is used")));
-    for state in kernel.gates(backend).unwrap_or_default() {
-        findings.push(if state.open {
-            Finding::ok("FORWARD", format!("{}: guests' packets pass", state.gate))
-        } else {
-            Finding::note(
-                "FORWARD",
-                format!("{}: somebody else's chain, may drop guests' packets", state.gate),
-                "nothing to do: `up` lets guests' packets pass it, and no others",
-            )
-        });
+        (None, FirewallChoice::Auto, Ok(None)) | (None, FirewallChoice::Nftables, _) => {
+            Some((Backend::Nftables, "will be used"))
+        }
+        (None, ..) => None,
+    };
+    if let Some((backend, how)) = backend {
+        findings.push(Finding::ok("firewall", format!("{backend} {how}")));
+        let gates = kernel.gates(backend).unwrap_or_default();
+        findings.extend(gates.iter().map(gate));
     }
     findings
 }
 
-/// The backend that the node has used since its first instance.
-fn decided(config: &Config) -> Option<Backend> {
+fn gate(state: &GateState) -> Finding {
+    if state.open {
+        return Finding::ok("FORWARD", format!("{}: guests' packets pass", state.gate));
+    }
+    Finding::note(
+        "FORWARD",
+        format!("{}: somebody else's chain, may drop guests' packets", state.gate),
+        "nothing to do: `up` lets guests' packets pass it, and no others",
+    )
+}
+
+/// What the node has used since its first instance.
+fn decided(config: &Config) -> Option<(Backend, Pool)> {
     let store = Store::open_existing(&config.state_dir).ok()??;
-    Backend::from_name(&store.setting(Setting::Backend).ok()??)
+    let setting = |setting| store.setting(setting).ok().flatten();
+    let backend = Backend::from_name(&setting(Setting::Backend)?)?;
+    Some((backend, setting(Setting::Pool)?.parse().ok()?))
 }
 
 fn forwarding(kernel: &mut impl Kernel) -> Finding {
     match kernel.sysctl(IP_FORWARD) {
         Ok(Some(value)) if value == "1" => Finding::ok("forwarding", "on"),
-        Ok(_) => Finding::note(
+        Ok(Some(_)) => Finding::note(
             "forwarding",
             "off",
             "nothing to do: `up` turns it on for guests only, and `down --all --purge` off again",
         ),
+        Ok(None) => Finding::fail("forwarding", format!("no sysctl {IP_FORWARD}"), "mount /proc"),
         Err(error) => unreadable("forwarding", &error, "mount /proc"),
     }
 }
@@ -199,25 +217,30 @@ fn uplink(config: &Config, kernel: &mut impl Kernel) -> Finding {
         Some(configured) => Ok(configured.clone()),
         None => kernel.uplinks(),
     };
-    match found {
-        Err(error) => unreadable("uplink", &error, "set uplink"),
-        Ok(names) if names.is_empty() => Finding::note(
+    let names = match found {
+        Err(error) => return unreadable("uplink", &error, "set uplink"),
+        Ok(names) => names,
+    };
+    if names.is_empty() {
+        return Finding::note(
             "uplink",
             "no default route",
             "guests do not reach the Internet; published ports work. Add a route, or set uplink",
-        ),
-        Ok(names) => {
-            let names: Vec<_> = names.iter().map(ToString::to_string).collect();
-            Finding::ok("uplink", names.join(", "))
-        }
+        );
     }
+    if let Some(missing) = names.iter().find(|name| matches!(kernel.link(name), Ok(None))) {
+        let advice = "guests do not reach the Internet by it; published ports work. Correct uplink";
+        return Finding::note("uplink", format!("there is no interface {missing}"), advice);
+    }
+    let names: Vec<_> = names.iter().map(ToString::to_string).collect();
+    Finding::ok("uplink", names.join(", "))
 }
 
 fn loopback(kernel: &mut impl Kernel) -> Finding {
     let link = InterfaceName::try_from("lo").ok().map(|name| kernel.link(&name));
     match link {
         Some(Ok(Some(link))) if link.up => Finding::ok("loopback", "up"),
-        Some(Err(error)) => unreadable("loopback", &error, "mount /proc"),
+        Some(Err(error)) => unreadable("loopback", &error, "a kernel with rtnetlink is needed"),
         _ => Finding::note(
             "loopback",
             "lo is down",
@@ -226,31 +249,38 @@ fn loopback(kernel: &mut impl Kernel) -> Finding {
     }
 }
 
-fn pool(config: &Config, kernel: &mut impl Kernel) -> Vec<Finding> {
+fn pool(
+    config: &Config,
+    decided: Option<(Backend, Pool)>,
+    kernel: &mut impl Kernel,
+) -> Vec<Finding> {
+    // Once in use, the routes that it overlaps are those to its own guests.
+    if let Some((_, pool)) = decided {
+        return vec![Finding::ok("pool", format!("{pool} is used"))];
+    }
     let routes = match kernel.routes() {
         Ok(routes) => routes,
-        Err(error) => return vec![unreadable("pool", &error, "run as root")],
+        Err(error) => return vec![unreadable("pool", &error, "a kernel with rtnetlink is needed")],
     };
-    let in_use = decided(config).is_some();
-    let candidates = config.pool.map_or_else(Pool::candidates, |pool| vec![pool]);
     let overlap = |pool: Pool| routes.iter().copied().find(|&route| pool.overlaps(route));
-    let mut findings = Vec::new();
-    for pool in candidates {
-        match overlap(pool) {
-            // Once in use, the routes that it overlaps are those to its own guests.
-            _ if in_use => return vec![Finding::ok("pool", format!("{pool} or as recorded"))],
-            None => {
-                findings.push(Finding::ok("pool", format!("{pool} overlaps no route")));
-                return findings;
-            }
-            Some(route) => findings.push(Finding::note(
-                "pool",
-                format!("{pool} overlaps the route to {route}"),
-                "the next candidate is taken; set pool to choose",
-            )),
-        }
+    let overlaps = |pool, route| format!("{pool} overlaps the route to {route}");
+    let free = |pool| Finding::ok("pool", format!("{pool} overlaps no route"));
+    if let Some(pool) = config.pool {
+        return vec![overlap(pool).map_or_else(
+            || free(pool),
+            |route| Finding::fail("pool", overlaps(pool, route), SET_POOL),
+        )];
     }
-    findings.push(Finding::fail("pool", "every candidate overlaps a route", "set pool"));
+    let mut findings = Vec::new();
+    for pool in Pool::candidates() {
+        let Some(route) = overlap(pool) else {
+            findings.push(free(pool));
+            return findings;
+        };
+        let advice = "nothing to do: the next candidate is taken";
+        findings.push(Finding::note("pool", overlaps(pool, route), advice));
+    }
+    findings.push(Finding::fail("pool", "every candidate overlaps a route", SET_POOL));
     findings
 }
 
@@ -266,6 +296,7 @@ fn state(config: &Config) -> Finding {
     }
 }
 
-fn unreadable(subject: &'static str, error: &KernelError, advice: &str) -> Finding {
+fn unreadable(subject: &'static str, error: &KernelError, advice: &'static str) -> Finding {
+    let advice = if error.refusal().is_permission() { "run it as root" } else { advice };
     Finding::fail(subject, chain(error), advice)
 }

@@ -16,8 +16,9 @@ pub(crate) fn run<K: Kernel>(
     let which =
         if args.all { Which::All } else { Which::Named(args.names.iter().cloned().collect()) };
     let mut report = sdn.down(&which, args.purge)?;
-    if output.is_json() {
-        output.print(String::new, || output::report(&report))?;
+    if report.done.is_empty() {
+        output.remark("nothing to do");
     }
-    output::complaints(&mut report).map(|()| ExitCode::SUCCESS)
+    output.print(String::new, || output::report(&report))?;
+    output.complaints(&mut report).map(|()| ExitCode::SUCCESS)
 }

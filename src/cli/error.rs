@@ -1,11 +1,12 @@
 use std::{error::Error, io, path::PathBuf, process::ExitCode};
 
 use riklet_sdn::{
-    definition,
-    sdn::{ErrorKind, Failure, SdnError},
+    definition::{self, Place},
+    sdn::{ConfigError, ErrorKind, Failure, SdnError},
     store::StoreError,
     vmm::builtin::GuestError,
 };
+use serde_json::{Value, json};
 
 use super::args::OutputFormat;
 
@@ -14,10 +15,14 @@ use super::args::OutputFormat;
 pub(crate) enum CliError {
     #[error("cannot read {}", path.display())]
     Read { path: PathBuf, source: io::Error },
+    #[error("{}: longer than {} bytes, the most that is read", path.display(), definition::MAX_BYTES)]
+    TooLarge { path: PathBuf },
+    #[error("{}:{line}:{column}: not UTF-8 text", path.display())]
+    NotText { path: PathBuf, line: usize, column: usize },
     #[error(transparent)]
     Definition(#[from] definition::Errors),
-    #[error("cannot use the configuration {}", path.display())]
-    Config { path: PathBuf, source: Box<dyn Error + Send + Sync> },
+    #[error(transparent)]
+    Config(#[from] ConfigError),
     #[error(transparent)]
     Sdn(#[from] SdnError),
     #[error(transparent)]
@@ -25,11 +30,13 @@ pub(crate) enum CliError {
     /// The failures are printed already.
     #[error("{count} of the instances are not up")]
     Failures { count: usize, kind: ErrorKind },
-    #[error("the capability CAP_NET_ADMIN is needed to change the network")]
+    #[error("the capability CAP_NET_ADMIN is needed")]
     Privilege,
+    #[error("cannot open /dev/net/tun, which TAPs are made with")]
+    Tun { source: io::Error },
     #[error("cannot write the output")]
     Write { source: io::Error },
-    #[error("{name} is up already")]
+    #[error("{name} is recorded already")]
     Running { name: String },
     #[error("cannot start the guest of {name}")]
     StartGuest { name: String, source: io::Error },
@@ -52,7 +59,30 @@ impl From<StoreError> for CliError {
 impl CliError {
     /// The error, what is behind it, and what to do about it, on standard error.
     pub(crate) fn print(&self, format: OutputFormat) {
-        super::output::error(format, &chain(self), self.hint().as_deref());
+        super::output::error(format, &chain(self), self.hint().as_deref(), self.details());
+    }
+
+    /// Where each thing is wrong, for programs.
+    fn details(&self) -> Option<Value> {
+        let detail = |place: &Place, field: &str, reason: String, hint: Option<String>| {
+            let Place { file, line, column } = place;
+            json!({
+                "file": file, "line": line, "column": column,
+                "field": field, "reason": reason, "hint": hint,
+            })
+        };
+        match self {
+            Self::Definition(errors) => Some(
+                errors
+                    .iter()
+                    .map(|e| detail(&e.place, &e.field, e.reason.to_string(), e.reason.hint()))
+                    .collect(),
+            ),
+            Self::Config(e) => {
+                Some(json!([detail(&e.place, &e.key, e.reason.to_string(), e.reason.hint())]))
+            }
+            _ => None,
+        }
     }
 
     pub(crate) fn exit_code(&self) -> ExitCode {
@@ -60,8 +90,12 @@ impl CliError {
         const INVALID: u8 = 2;
         const HOST: u8 = 3;
         let kind = match self {
-            Self::Read { .. } | Self::Definition(_) | Self::Config { .. } => ErrorKind::Invalid,
-            Self::Privilege => ErrorKind::Host,
+            Self::Read { .. }
+            | Self::TooLarge { .. }
+            | Self::NotText { .. }
+            | Self::Definition(_)
+            | Self::Config(_) => ErrorKind::Invalid,
+            Self::Privilege | Self::Tun { .. } => ErrorKind::Host,
             Self::Sdn(error) => error.kind(),
             Self::Failure(failure) => failure.kind(),
             Self::Failures { kind, .. } => *kind,
@@ -79,6 +113,7 @@ impl CliError {
             Self::Sdn(error) => error.hint(),
             Self::Failure(failure) => failure.hint(),
             Self::Privilege => Some("run it as root".to_owned()),
+            Self::Tun { source } => Some(tun_advice(source).to_owned()),
             Self::Running { name } => Some(format!("`riklet-sdn down {name}` first")),
             Self::NotReady { .. } => Some("`riklet-sdn doctor` says what may be wrong".to_owned()),
             _ => None,
@@ -92,8 +127,22 @@ pub(crate) fn chain(error: &dyn Error) -> String {
     let mut next = error.source();
     while let Some(source) = next {
         let words = source.to_string();
-        text = format!("{text}: {words}");
+        // SQLite's error has its code behind it, and that has the same words again.
+        let repeated = words.strip_prefix("Error code ").and_then(|code| code.split_once(": "));
+        let repeated = repeated.is_some_and(|(_, words)| text.contains(words));
+        if !repeated {
+            text = format!("{text}: {words}");
+        }
         next = source.source();
     }
     text
+}
+
+/// What to do where `/dev/net/tun` cannot be opened.
+pub(crate) fn tun_advice(error: &io::Error) -> &'static str {
+    if error.kind() == io::ErrorKind::PermissionDenied {
+        "run it as root"
+    } else {
+        "`modprobe tun`; in a container, pass the device through"
+    }
 }

@@ -25,17 +25,28 @@ pub(crate) fn run<K: Kernel>(
     match args.format {
         None => output.print(|| text(&found), || json(&found))?,
         Some(InspectFormat::Firecracker) => {
-            output.raw(format!("{:#}\n", attachment::firecracker(&attachment)).as_bytes())?;
+            let interfaces = attachment::firecracker(&attachment);
+            output.print(|| format!("{interfaces:#}\n"), || interfaces.clone())?;
         }
         Some(InspectFormat::BootArgs) => {
-            output.raw(format!("{}\n", attachment::boot_args(&attachment)).as_bytes())?;
+            let argument = attachment::boot_args(&attachment);
+            output.print(|| format!("{argument}\n"), || json!(argument))?;
         }
         Some(InspectFormat::Qemu) => {
-            output.raw(format!("{}\n", attachment::qemu(&attachment).join(" ")).as_bytes())?;
+            let arguments = attachment::qemu(&attachment);
+            output.print(|| arguments.join(" ") + "\n", || json!(arguments))?;
         }
-        Some(InspectFormat::Env) => output.raw(attachment::env(&attachment).as_bytes())?,
+        Some(InspectFormat::Env) => {
+            let variables = attachment::env(&attachment);
+            output
+                .print(|| variables.clone(), || variables.lines().filter_map(variable).collect())?;
+        }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn variable(line: &str) -> Option<(String, Value)> {
+    line.split_once('=').map(|(name, value)| (name.to_owned(), value.into()))
 }
 
 fn text(found: &Inspection) -> String {
@@ -53,7 +64,7 @@ fn text(found: &Inspection) -> String {
     for exposure in instance.exposures() {
         lines.push(("exposure", format!("{exposure} ({exposed})")));
     }
-    lines.extend(found.drift.iter().map(|line| ("drift", line.clone())));
+    lines.extend(found.drift.iter().map(|line| ("lacks", line.clone())));
     let lines: Vec<_> = lines.iter().map(|(field, value)| format!("{field:9} {value}")).collect();
     lines.join("\n") + "\n"
 }

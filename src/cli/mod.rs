@@ -14,10 +14,12 @@ mod plan;
 mod repair;
 mod run;
 mod up;
+mod usage;
 
 use std::process::ExitCode;
 
-use clap::{CommandFactory, Parser};
+use clap::CommandFactory;
+use clap_complete::Shell;
 use riklet_sdn::sdn::Sdn;
 
 use args::{Args, Command};
@@ -26,7 +28,10 @@ use output::Output;
 
 /// Runs the program.
 pub(crate) fn main() -> ExitCode {
-    let args = Args::parse();
+    let args = match usage::parse() {
+        Ok(args) => args,
+        Err(code) => return code,
+    };
     log(args.verbose);
     let output = args.output;
     match dispatch(args) {
@@ -40,42 +45,49 @@ pub(crate) fn main() -> ExitCode {
 
 fn dispatch(args: Args) -> Result<ExitCode, CliError> {
     let output = Output::new(args.output);
-    match &args.command {
-        Command::Completions { shell } => {
-            let mut text = Vec::new();
-            clap_complete::generate(*shell, &mut Args::command(), "riklet-sdn", &mut text);
-            output.raw(&text)?;
-            return Ok(ExitCode::SUCCESS);
-        }
-        Command::Guest { guest } => return run::guest(guest),
-        _ => {}
-    }
-    let mut sdn = Sdn::new(config::load(&args.node)?);
-    match args.command {
-        Command::Up(up) => up::run(&mut sdn, &up, output),
-        Command::Down(down) => down::run(&mut sdn, &down, output),
-        Command::List => list::run(&mut sdn, output),
-        Command::Inspect(inspect) => inspect::run(&mut sdn, &inspect, output),
-        Command::Plan(plan) => plan::run(&mut sdn, &plan, output),
-        Command::Check => check::run(&mut sdn, output),
-        Command::Repair { rebuild } => repair::run(&mut sdn, rebuild, output),
-        Command::Run(run) => run::run(&mut sdn, &run, output),
-        Command::Doctor => doctor::run(&mut sdn, output),
-        Command::Completions { .. } | Command::Guest { .. } => Ok(ExitCode::SUCCESS),
+    let Some(command) = args.command else { return Ok(usage::missing_command(args.output)) };
+    let sdn = || Ok::<_, CliError>(Sdn::new(config::load(&args.node)?));
+    match command {
+        Command::Up(up) => up::run(&mut sdn()?, &up, output),
+        Command::Down(down) => down::run(&mut sdn()?, &down, output),
+        Command::List => list::run(&mut sdn()?, output),
+        Command::Inspect(inspect) => inspect::run(&mut sdn()?, &inspect, output),
+        Command::Plan(plan) => plan::run(&mut sdn()?, &plan, output),
+        Command::Check => check::run(&mut sdn()?, output),
+        Command::Repair { rebuild } => repair::run(&mut sdn()?, rebuild, output),
+        Command::Run(run) => run::run(&mut sdn()?, &run, output),
+        Command::Doctor => doctor::run(&mut sdn()?, output),
+        Command::Completions { shell } => completions(shell, output),
+        Command::Guest { guest } => run::guest(&guest),
     }
 }
 
-/// What the library notes goes to standard error, with `-v` more of it.
+fn completions(shell: Shell, output: Output) -> Result<ExitCode, CliError> {
+    let all = Args::command();
+    let visible = all.get_subcommands().filter(|command| !command.is_hide_set());
+    // A command cannot be taken out of its parent.
+    let mut shown =
+        clap::Command::new("riklet-sdn").args(all.get_arguments()).subcommands(visible.cloned());
+    let mut text = Vec::new();
+    clap_complete::generate(shell, &mut shown, "riklet-sdn", &mut text);
+    output.raw(&text)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What the library notes goes to standard error: with `-v` each change of the system once it is made, with
+/// `-vv` each program that is run as well.
 fn log(verbose: u8) {
     let level = match verbose {
         0 => tracing::Level::WARN,
         1 => tracing::Level::INFO,
-        2 => tracing::Level::DEBUG,
-        _ => tracing::Level::TRACE,
+        _ => tracing::Level::DEBUG,
     };
     tracing_subscriber::fmt()
         .with_max_level(level)
         .with_writer(std::io::stderr)
+        .with_ansi(false)
+        // Where the reader is gone, this would panic, and stop an operation half-way.
+        .log_internal_errors(false)
         .without_time()
         .with_target(false)
         .init();

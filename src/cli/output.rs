@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use riklet_sdn::{
     definition,
     model::Exposure,
-    sdn::{Instance, Listed, Report},
+    sdn::{ErrorKind, Failure, Instance, Listed, Report, Warning},
 };
 use serde_json::{Value, json};
 
@@ -53,6 +53,35 @@ impl Output {
     pub(crate) fn is_json(self) -> bool {
         self.format == OutputFormat::Json
     }
+
+    /// A line for the human, who does not read JSON: there, standard error has at most one error.
+    pub(crate) fn remark(self, text: &str) {
+        if !self.is_json() {
+            note(text);
+        }
+    }
+
+    pub(crate) fn warnings(self, warnings: &[Warning]) {
+        for warning in warnings {
+            self.remark(&format!("warning: {warning}"));
+        }
+    }
+
+    /// Says what surprises and what failed in an operation; the error that it amounts to. As JSON, both are
+    /// in the [`report`].
+    pub(crate) fn complaints(self, report: &mut Report) -> Result<(), CliError> {
+        self.warnings(&report.warnings);
+        let mut failures = std::mem::take(&mut report.failures);
+        if failures.len() <= 1 {
+            return failures.pop().map_or(Ok(()), |failure| Err(CliError::Failure(failure)));
+        }
+        for failure in &failures {
+            self.remark(&format!("error: {}", chain(failure)));
+            failure.hint().iter().for_each(|hint| self.remark(&format!("hint: {hint}")));
+        }
+        let kind = failures.first().map_or(ErrorKind::Failed, Failure::kind);
+        Err(CliError::Failures { count: failures.len(), kind })
+    }
 }
 
 /// A line for the human, on standard error. There is nowhere to say that it cannot be written.
@@ -60,10 +89,19 @@ pub(crate) fn note(text: &str) {
     let _unwritable = writeln!(io::stderr().lock(), "{text}");
 }
 
-/// An error and its hint.
-pub(crate) fn error(format: OutputFormat, message: &str, hint: Option<&str>) {
+/// An error and its hint. As JSON with the `details` that there may be.
+pub(crate) fn error(
+    format: OutputFormat,
+    message: &str,
+    hint: Option<&str>,
+    details: Option<Value>,
+) {
     if format == OutputFormat::Json {
-        note(&format!("{:#}", json!({ "error": message, "hint": hint })));
+        let mut value = json!({ "error": message, "hint": hint });
+        if let Some(details) = details {
+            value["details"] = details;
+        }
+        note(&format!("{value:#}"));
         return;
     }
     let first = if message.contains('\n') { "error:\n" } else { "error: " };
@@ -71,24 +109,6 @@ pub(crate) fn error(format: OutputFormat, message: &str, hint: Option<&str>) {
     if let Some(hint) = hint {
         note(&format!("hint: {hint}"));
     }
-}
-
-/// Warnings and failures of an operation; the error that they amount to.
-pub(crate) fn complaints(report: &mut Report) -> Result<(), CliError> {
-    for warning in &report.warnings {
-        note(&format!("warning: {warning}"));
-    }
-    let mut failures = std::mem::take(&mut report.failures);
-    if failures.len() <= 1 {
-        return failures.pop().map_or(Ok(()), |failure| Err(CliError::Failure(failure)));
-    }
-    for failure in &failures {
-        note(&format!("error: {}", chain(failure)));
-        failure.hint().iter().for_each(|hint| note(&format!("hint: {hint}")));
-    }
-    let kind = failures.first().map(riklet_sdn::sdn::Failure::kind);
-    let kind = kind.unwrap_or(riklet_sdn::sdn::ErrorKind::Failed);
-    Err(CliError::Failures { count: failures.len(), kind })
 }
 
 /// Rows with columns aligned, two spaces apart.
@@ -176,7 +196,7 @@ fn exposure(exposure: &Exposure) -> Value {
 
 /// What an operation did, as JSON.
 pub(crate) fn report(report: &Report) -> Value {
-    let failure = |failure: &riklet_sdn::sdn::Failure| json!({ "name": failure.name.as_str(), "error": chain(failure), "hint": failure.hint() });
+    let failure = |failure: &Failure| json!({ "name": failure.name.as_str(), "error": chain(failure), "hint": failure.hint() });
     json!({
         "instances": report.instances.iter().map(instance).collect::<Vec<_>>(),
         "steps": lines(&report.done),

@@ -13,11 +13,9 @@ pub(crate) fn run<K: Kernel>(
     let workloads = input::definitions(&args.files)?;
     input::require_privilege()?;
     let (plan, warnings) = sdn.plan(&workloads)?;
-    for warning in &warnings {
-        output::note(&format!("warning: {warning}"));
-    }
-    if plan.is_empty() && !output.is_json() {
-        output::note("nothing to do");
+    output.warnings(&warnings);
+    if plan.is_empty() {
+        output.remark("nothing to do");
     }
     output.print(
         || plan.to_string(),

@@ -18,17 +18,20 @@ pub(crate) fn run<K: Kernel>(
         return run_rebuild(sdn, output);
     }
     let mut report = sdn.repair()?;
+    if report.done.is_empty() && report.failures.is_empty() {
+        output.remark("nothing to do");
+    }
     output.print(|| text(&report), || output::report(&report))?;
-    output::complaints(&mut report).map(|()| ExitCode::SUCCESS)
+    output.complaints(&mut report).map(|()| ExitCode::SUCCESS)
 }
 
 fn run_rebuild<K: Kernel>(sdn: &mut Sdn<K>, output: Output) -> Result<ExitCode, CliError> {
     let mut rebuilt = sdn.rebuild()?;
     if let Some(path) = &rebuilt.set_aside {
-        output::note(&format!("the corrupt database is now {}", path.display()));
+        output.remark(&format!("the corrupt database is now {}", path.display()));
     }
     for name in &rebuilt.incomplete {
-        output::note(&format!(
+        output.remark(&format!(
             "warning: {name} lost exposures that its alias had no room for; bring it up again from its file"
         ));
     }
@@ -46,7 +49,7 @@ fn run_rebuild<K: Kernel>(sdn: &mut Sdn<K>, output: Output) -> Result<ExitCode, 
             })
         },
     )?;
-    output::complaints(&mut rebuilt.report).map(|()| ExitCode::SUCCESS)
+    output.complaints(&mut rebuilt.report).map(|()| ExitCode::SUCCESS)
 }
 
 fn text(report: &Report) -> String {

@@ -22,7 +22,7 @@ pub(crate) fn run<K: Kernel>(
     output: Output,
 ) -> Result<ExitCode, CliError> {
     let workloads = input::definitions(&args.files)?;
-    input::require_privilege()?;
+    input::require_taps()?;
     refuse_running(sdn, &workloads)?;
     let started = now();
     let mut guests = Guests::watching_signals()?;
@@ -30,7 +30,7 @@ pub(crate) fn run<K: Kernel>(
     let served = serve(sdn, &mut report, &mut guests, args, output, started);
     guests.end();
     let names = workloads.iter().map(|workload| workload.name().clone()).collect();
-    let ended = take_down(sdn, names);
+    let ended = take_down(sdn, names, output);
     served?;
     ended?;
     Ok(ExitCode::SUCCESS)
@@ -72,7 +72,7 @@ fn serve<K: Kernel>(
     output: Output,
     started: Instant,
 ) -> Result<(), CliError> {
-    output::complaints(report)?;
+    output.complaints(report)?;
     let network = started.elapsed();
     for instance in &report.instances {
         guests.start(instance)?;
@@ -102,6 +102,7 @@ fn serve<K: Kernel>(
                 "urls": ready::urls(&report.instances, &answers, elsewhere),
                 "readyMs": millis(total),
                 "networkMs": millis(network),
+                "warnings": output::lines(&report.warnings),
             })
         },
     )?;
@@ -112,13 +113,17 @@ fn serve<K: Kernel>(
 }
 
 /// Leaves the host as it was, unless somebody else's instances remain.
-fn take_down<K: Kernel>(sdn: &mut Sdn<K>, names: BTreeSet<InstanceName>) -> Result<(), CliError> {
+fn take_down<K: Kernel>(
+    sdn: &mut Sdn<K>,
+    names: BTreeSet<InstanceName>,
+    output: Output,
+) -> Result<(), CliError> {
     let which = Which::Named(names);
     let mut report = match sdn.down(&which, true) {
         Err(SdnError::Remaining { .. }) => sdn.down(&which, false)?,
         report => report?,
     };
-    output::complaints(&mut report)
+    output.complaints(&mut report)
 }
 
 fn millis(duration: std::time::Duration) -> f64 {

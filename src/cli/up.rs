@@ -13,11 +13,14 @@ pub(crate) fn run<K: Kernel>(
     output: Output,
 ) -> Result<ExitCode, CliError> {
     let workloads = input::definitions(&args.files)?;
-    input::require_privilege()?;
+    input::require_taps()?;
     let mut report = sdn.up(&workloads, UpOptions { strict: args.strict })?;
     output.print(
-        || output::instances(&[], report.instances.iter().map(|i| (i, vec![]))),
+        || match &*report.instances {
+            [] => String::new(),
+            up => output::instances(&[], up.iter().map(|instance| (instance, vec![]))),
+        },
         || output::report(&report),
     )?;
-    output::complaints(&mut report).map(|()| ExitCode::SUCCESS)
+    output.complaints(&mut report).map(|()| ExitCode::SUCCESS)
 }

@@ -17,6 +17,8 @@ use std::{
 /// # Errors
 /// Where it cannot be started or fed. A program that reads no more of its input is none: its exit status says.
 pub fn run(program: &OsStr, args: &[&str], input: &[u8]) -> io::Result<Output> {
+    let words = String::from_utf8_lossy(input);
+    tracing::debug!("run {} {}\n{words}", program.display(), args.join(" "));
     let mut child = command(program)
         .args(args)
         .env("LC_ALL", "C")

@@ -1,8 +1,12 @@
+mod file;
+
 use std::{collections::BTreeSet, path::PathBuf};
+
+pub use file::{ConfigError, ConfigReason};
 
 use crate::{
     firewall::Backend,
-    model::{InterfaceName, Pool},
+    model::{InterfaceName, Mtu, Pool},
 };
 
 /// Where the records are kept by default: what they describe lives until reboot, and so does `/run`.
@@ -20,8 +24,8 @@ pub struct Config {
     pub pool: Option<Pool>,
     /// The interfaces that lead to the Internet; `None` is those of the host's default route.
     pub uplinks: Option<BTreeSet<InterfaceName>>,
-    /// The MTU of the TAPs in bytes; `None` is the lowest of the uplinks'.
-    pub mtu: Option<u32>,
+    /// The MTU of the TAPs; `None` is the lowest of the uplinks'.
+    pub mtu: Option<Mtu>,
 }
 
 impl Default for Config {
@@ -70,12 +74,19 @@ impl FirewallChoice {
     }
 }
 
-impl std::str::FromStr for FirewallChoice {
-    type Err = String;
+/// A text that is no [`FirewallChoice`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{text:?} is none of auto, iptables, nftables")]
+pub struct FirewallChoiceError {
+    text: String,
+}
 
-    fn from_str(text: &str) -> Result<Self, String> {
+impl std::str::FromStr for FirewallChoice {
+    type Err = FirewallChoiceError;
+
+    fn from_str(text: &str) -> Result<Self, FirewallChoiceError> {
         let all = [Self::Auto, Self::Iptables, Self::Nftables];
         let found = all.into_iter().find(|choice| choice.as_str() == text);
-        found.ok_or_else(|| format!("{text:?} is none of auto, iptables, nftables"))
+        found.ok_or_else(|| FirewallChoiceError { text: text.to_owned() })
     }
 }

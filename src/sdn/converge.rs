@@ -68,7 +68,10 @@ fn apply(plan: Plan, kernel: &mut impl Kernel, outcome: &mut Outcome) -> BTreeSe
             _ => {}
         }
         match (do_step(&step, kernel), step.slot()) {
-            (Ok(()), _) => outcome.done.push(step),
+            (Ok(()), _) => {
+                tracing::info!("{step}");
+                outcome.done.push(step);
+            }
             (Err(error), Some(slot)) => {
                 failed.insert(slot);
                 outcome.failed.insert(slot, error.into());

@@ -1,3 +1,5 @@
+use std::path::PathBuf;
+
 use ipnet::Ipv4Net;
 
 use super::Warning;
@@ -34,6 +36,8 @@ pub enum SdnError {
         name: InstanceName,
         /// The recorded name that is most like it.
         nearest: Option<InstanceName>,
+        /// Where it was looked for.
+        state_dir: PathBuf,
     },
     /// The host cannot be left as it was while instances remain.
     #[error("--purge removes what all instances share, and these remain: {}", list(names))]
@@ -131,6 +135,7 @@ impl SdnError {
         match self {
             Self::Kernel(source) | Self::Halted { source, .. } => kernel_kind(source),
             Self::NoIptables => ErrorKind::Host,
+            Self::Store(source) if source.is_permission() => ErrorKind::Host,
             Self::Decided { .. } | Self::PoolOverlaps { .. } => ErrorKind::Invalid,
             _ => ErrorKind::Failed,
         }
@@ -145,7 +150,9 @@ impl SdnError {
             Self::Unknown { nearest: Some(nearest), .. } => {
                 Some(format!("did you mean {nearest}?"))
             }
-            Self::Unknown { nearest: None, .. } => Some("`riklet-sdn list` shows all".to_owned()),
+            Self::Unknown { nearest: None, state_dir, .. } => {
+                Some(format!("`riklet-sdn list` shows what {} records", state_dir.display()))
+            }
             Self::Remaining { .. } => Some("use `riklet-sdn down --all --purge`".to_owned()),
             Self::Shadows { .. } => {
                 Some("end that process, choose another port, or leave --strict out".to_owned())
@@ -185,9 +192,9 @@ impl Failure {
     }
 }
 
-/// errno(3) of what a kernel without the feature answers: ENOENT and ENXIO for a device, EPROTONOSUPPORT,
-/// EOPNOTSUPP and EAFNOSUPPORT for a netlink family.
-const MISSING: [i32; 5] = [2, 6, 93, 95, 97];
+/// errno(3) of what a kernel without the feature answers: ENOENT, ENXIO and ENODEV for a device,
+/// EPROTONOSUPPORT, EOPNOTSUPP and EAFNOSUPPORT for a netlink family.
+const MISSING: [i32; 6] = [2, 6, 19, 93, 95, 97];
 
 fn kernel_kind(error: &KernelError) -> ErrorKind {
     if error.refusal().is_permission() || lacks(error).is_some() {
@@ -206,11 +213,13 @@ fn kernel_hint(error: &KernelError) -> Option<String> {
 
 /// What of the host is missing, where that is the reason.
 fn lacks(error: &KernelError) -> Option<&'static str> {
-    let errno = error.refusal().errno.filter(|errno| MISSING.contains(errno))?;
+    let refusal = error.refusal();
+    let errno = refusal.errno.filter(|errno| MISSING.contains(errno))?;
     match error {
-        KernelError::CreateLink { step, .. } if step.contains("/dev/net/tun") => {
+        KernelError::CreateLink { .. } if refusal.words == "/dev/net/tun" => {
             Some("/dev/net/tun (kernel module tun)")
         }
+        KernelError::ReadSysctl { .. } => Some("/proc (proc(5), mounted)"),
         KernelError::ReadFirewall { .. } | KernelError::ChangeFirewall { .. } if errno != 2 => {
             Some("nf_tables (kernel module nf_tables)")
         }

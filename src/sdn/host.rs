@@ -7,7 +7,7 @@ use super::{Config, SdnError};
 use crate::{
     firewall::{Backend, Skeleton},
     kernel::Kernel,
-    model::Pool,
+    model::{Mtu, Pool},
     network::Node,
     plan::IP_FORWARD,
     store::{Setting, Store, Tx},
@@ -124,7 +124,7 @@ impl Host {
             Some(uplinks) => uplinks.clone(),
             None => kernel.uplinks()?,
         };
-        let mut mtu = config.mtu;
+        let mut mtu = config.mtu.map(Mtu::bytes);
         if mtu.is_none() {
             for uplink in &uplinks {
                 let found = kernel.link(uplink)?.map(|link| link.mtu);

@@ -13,7 +13,9 @@ mod view;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-pub use config::{Config, DEFAULT_STATE_DIR, FirewallChoice};
+pub use config::{
+    Config, ConfigError, ConfigReason, DEFAULT_STATE_DIR, FirewallChoice, FirewallChoiceError,
+};
 pub use error::{ErrorKind, Failure, SdnError};
 pub use rebuild::Rebuilt;
 pub use view::{Inspection, Instance, LinkStatus, Listed};
@@ -187,15 +189,21 @@ impl<K: Kernel> Sdn<K> {
     /// Where a name is not recorded, or `purge` is asked for and other instances remain: then nothing is
     /// changed. Failures as with [`Self::up`].
     pub fn down(&mut self, which: &Which, purge: bool) -> Result<Report, SdnError> {
-        let nothing_recorded = Store::open_existing(&self.config.state_dir)?.is_none();
-        if nothing_recorded && !purge && *which == Which::All {
-            return Ok(Report::default());
+        if Store::open_existing(&self.config.state_dir)?.is_none() {
+            if let Which::Named(names) = which
+                && let Some(name) = names.first()
+            {
+                return Err(self.unknown(name, None));
+            }
+            if !purge {
+                return Ok(Report::default());
+            }
         }
         let _lock = Lock::exclusive(&self.config.state_dir)?;
         let mut store = Store::open(&self.config.state_dir)?;
         let tx = store.transaction()?;
         let interrupted = !tx.unsettled()?.is_empty();
-        let leaving = leaving(&tx, which)?;
+        let leaving = self.leaving(&tx, which)?;
         if purge {
             refuse_remaining(&tx, &leaving)?;
         }
@@ -229,9 +237,13 @@ impl<K: Kernel> Sdn<K> {
             None => None,
         };
         let (Some(store), Some(host)) = (store, host) else {
-            let plans = self.leftovers()?.into_iter().map(|(_, plan)| plan);
-            let steps = plans.flat_map(|plan| plan.steps).collect();
-            let plan = Plan { steps, blocked: BTreeMap::new() };
+            let mut plan = Plan::default();
+            for step in self.leftovers()?.into_iter().flat_map(|(_, plan)| plan.steps) {
+                // Each backend's plan has the interfaces.
+                if !plan.steps.contains(&step) {
+                    plan.steps.push(step);
+                }
+            }
             return Ok(Drift { plan, unsettled: vec![] });
         };
         let all = All::new(&host, fragments(&host, &store.all()?)?);
@@ -292,6 +304,20 @@ impl<K: Kernel> Sdn<K> {
             Some(Warning { name: (*name).clone(), exposure: *exposure, listener })
         };
         Ok(self.kernel.listeners(&wanted)?.into_iter().filter_map(warning).collect())
+    }
+
+    fn leaving(&self, tx: &Tx<'_>, which: &Which) -> Result<Vec<Record>, SdnError> {
+        let Which::Named(names) = which else { return Ok(tx.all()?) };
+        let find = |name: &InstanceName| match tx.get(name)? {
+            Some(record) => Ok(record),
+            None => Err(self.unknown(name, tx.nearest(name.as_str())?)),
+        };
+        names.iter().map(find).collect()
+    }
+
+    fn unknown(&self, name: &InstanceName, nearest: Option<InstanceName>) -> SdnError {
+        let state_dir = self.config.state_dir.clone();
+        SdnError::Unknown { name: name.clone(), nearest, state_dir }
     }
 
     /// Converges the kernel to the records, and says in the records how far it came.
@@ -429,18 +455,6 @@ fn fragment(host: &Host, record: &Record) -> Result<Fragment, SdnError> {
 fn fragments(host: &Host, records: &[Record]) -> Result<BTreeMap<Slot, Fragment>, SdnError> {
     let staying = records.iter().filter(|record| record.phase != Phase::Removing);
     staying.map(|record| Ok((record.slot, fragment(host, record)?))).collect()
-}
-
-fn leaving(tx: &Tx<'_>, which: &Which) -> Result<Vec<Record>, SdnError> {
-    let Which::Named(names) = which else { return Ok(tx.all()?) };
-    let find = |name: &InstanceName| {
-        let unknown = |nearest| SdnError::Unknown { name: name.clone(), nearest };
-        match tx.get(name)? {
-            Some(record) => Ok(record),
-            None => Err(unknown(tx.nearest(name.as_str())?)),
-        }
-    };
-    names.iter().map(find).collect()
 }
 
 fn refuse_remaining(tx: &Tx<'_>, leaving: &[Record]) -> Result<(), SdnError> {

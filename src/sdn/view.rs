@@ -152,10 +152,9 @@ impl<K: Kernel> Sdn<K> {
     /// Where there is none of this name, or the store or the kernel cannot be read.
     pub fn inspect(&mut self, name: &InstanceName) -> Result<Inspection, SdnError> {
         let _lock = Lock::shared(&self.config.state_dir)?;
-        let unknown = |nearest| SdnError::Unknown { name: name.clone(), nearest };
-        let Some((store, host)) = self.recorded()? else { return Err(unknown(None)) };
+        let Some((store, host)) = self.recorded()? else { return Err(self.unknown(name, None)) };
         let Some(record) = store.get(name)? else {
-            return Err(unknown(store.nearest(name.as_str())?));
+            return Err(self.unknown(name, store.nearest(name.as_str())?));
         };
         let link = self.kernel.link(&record.slot.interface())?;
         let fragment = super::fragment(&host, &record)?;

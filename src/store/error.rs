@@ -57,7 +57,7 @@ pub enum StoreError {
         held: Exposure,
     },
     /// All slots are taken.
-    #[error("no free slot for {name}: all {capacity} of the pool are taken")]
+    #[error("no free slot for {name}: the pool has {capacity}, and all are taken")]
     PoolExhausted {
         /// The instance that asked.
         name: InstanceName,
@@ -125,20 +125,32 @@ impl StoreError {
                 format!("choose another port, or run `riklet-sdn down {holder}` first")
             }
             Self::PoolExhausted { .. } => {
-                "take an instance down, or configure a larger pool".into()
+                "take an instance down; or all with `riklet-sdn down --all --purge`, and set pool \
+                 to a larger network"
+                    .into()
             }
-            Self::Io { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
-                "run it as root".into()
-            }
+            _ if self.is_permission() => "run it as root".into(),
+            Self::Io { .. } => "use another state directory".into(),
             Self::Database { source, .. } => match source.sqlite_error_code()? {
                 ErrorCode::DiskFull => "make room on the file system of the state directory".into(),
-                ErrorCode::ReadOnly | ErrorCode::CannotOpen | ErrorCode::PermissionDenied => {
-                    "run it as root".into()
-                }
+                ErrorCode::CannotOpen => "use another state directory".into(),
                 _ => return None,
             },
-            Self::SlotTaken { .. } | Self::Unknown { .. } | Self::Io { .. } => return None,
+            Self::SlotTaken { .. } | Self::Unknown { .. } => return None,
         })
+    }
+
+    /// Whether the files are there, and are not this user's to use.
+    #[must_use]
+    pub fn is_permission(&self) -> bool {
+        match self {
+            Self::Io { source, .. } => source.kind() == io::ErrorKind::PermissionDenied,
+            Self::Database { source, .. } => matches!(
+                source.sqlite_error_code(),
+                Some(ErrorCode::ReadOnly | ErrorCode::PermissionDenied)
+            ),
+            _ => false,
+        }
     }
 
     /// Whether the database must be set aside and rebuilt.

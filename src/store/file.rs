@@ -62,7 +62,7 @@ pub(super) fn open_existing(path: &Path) -> Result<Option<Connection>, StoreErro
 }
 
 pub(super) fn open_in_memory(name: &Path) -> Result<Connection, StoreError> {
-    let failed = |source| StoreError::sqlite("open", name.to_owned(), source);
+    let failed = |source| StoreError::sqlite("open the database", name.to_owned(), source);
     let connection = Connection::open_in_memory().map_err(failed)?;
     initialise(&connection, name)?;
     Ok(connection)
@@ -108,14 +108,16 @@ fn connect(path: &Path, flags: OpenFlags) -> Result<Connection, StoreError> {
     let flags = flags | OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(path, flags)
         .and_then(|connection| connection.busy_timeout(BUSY_TIMEOUT).map(|()| connection));
-    connection.map_err(|source| StoreError::sqlite("open", path.to_owned(), source))
+    connection.map_err(|source| StoreError::sqlite("open the database", path.to_owned(), source))
 }
 
 /// Whether the database is ours; `false` where nothing was written yet. Nothing is written here: the journal
 /// is of the kind that looking needs no file for (`PRAGMA journal_mode` would change another program's).
 fn is_ours(connection: &Connection, path: &Path) -> Result<bool, StoreError> {
     let header = header(connection);
-    match header.map_err(|source| StoreError::sqlite("open", path.to_owned(), source))? {
+    match header
+        .map_err(|source| StoreError::sqlite("open the database", path.to_owned(), source))?
+    {
         Header::Blank => Ok(false),
         Header::Ours => Ok(true),
         Header::Newer(found) => {
@@ -142,12 +144,12 @@ fn header(connection: &Connection) -> rusqlite::Result<Header> {
 fn tune(connection: &Connection, path: &Path) -> Result<(), StoreError> {
     let tuned =
         connection.execute_batch("PRAGMA synchronous = OFF; PRAGMA journal_mode = PERSIST;");
-    tuned.map_err(|source| StoreError::sqlite("open", path.to_owned(), source))
+    tuned.map_err(|source| StoreError::sqlite("open the database", path.to_owned(), source))
 }
 
 /// Writes the schema, unless another process was quicker.
 fn initialise(connection: &Connection, path: &Path) -> Result<(), StoreError> {
-    let failed = |source| StoreError::sqlite("initialise", path.to_owned(), source);
+    let failed = |source| StoreError::sqlite("initialise the database", path.to_owned(), source);
     tune(connection, path)?;
     let transaction = Transaction::new_unchecked(connection, TransactionBehavior::Immediate);
     let transaction = transaction.map_err(failed)?;

@@ -134,7 +134,7 @@ fn what_is_removed_is_free_and_what_is_being_removed_is_not() {
     tx.set_phase(&name("a"), Phase::Removing).unwrap();
     let full = tx.put(&function("d", &[]), 3).unwrap_err();
     assert!(matches!(full, StoreError::PoolExhausted { capacity: 3, .. }), "{full:?}");
-    assert_eq!(full.to_string(), "no free slot for d: all 3 of the pool are taken");
+    assert_eq!(full.to_string(), "no free slot for d: the pool has 3, and all are taken");
     assert!(tx.put(&function("b", &["tcp 80"]), 3).is_err());
     let unsettled: Vec<_> = tx.unsettled().unwrap().into_iter().map(|r| r.phase).collect();
     assert_eq!(unsettled, [Phase::Removing]);
@@ -260,8 +260,8 @@ fn databases_that_are_not_ours_to_change_stay_as_they_are() {
         },
         "DB is a database of another program",
     );
-    refused(&|dir| dir.write(&[b'x'; 8192]), "cannot open: DB is corrupt");
-    refused(&|dir| dir.write(b"short"), "cannot open: DB is corrupt");
+    refused(&|dir| dir.write(&[b'x'; 8192]), "cannot open the database: DB is corrupt");
+    refused(&|dir| dir.write(b"short"), "cannot open the database: DB is corrupt");
 }
 
 #[test]

@@ -1,0 +1,110 @@
+//! Arguments that cannot be understood, and requests for help.
+
+use std::{ffi::OsString, io, process::ExitCode};
+
+use clap::{
+    Command, CommandFactory, Parser,
+    error::{ContextKind, ContextValue},
+};
+
+use super::{
+    args::{Args, OutputFormat},
+    output,
+};
+
+const INVALID: u8 = 2;
+
+/// The arguments; where they ask for help, or are wrong, the exit code after that is said.
+pub(crate) fn parse() -> Result<Args, ExitCode> {
+    Args::try_parse().map_err(|error| {
+        if error.use_stderr() {
+            refuse(error);
+            return ExitCode::from(INVALID);
+        }
+        // What was asked for: help, or the version.
+        match error.print() {
+            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => ExitCode::FAILURE,
+            _ => ExitCode::SUCCESS,
+        }
+    })
+}
+
+/// Says what the program can do, where it was not told what to do.
+pub(crate) fn missing_command(format: OutputFormat) -> ExitCode {
+    let hint = "`riklet-sdn --help` lists the commands";
+    match format {
+        OutputFormat::Json => output::error(format, "no command is given", Some(hint), None),
+        OutputFormat::Text => output::note(Args::command().render_help().to_string().trim_end()),
+    }
+    ExitCode::from(INVALID)
+}
+
+fn refuse(mut error: clap::Error) {
+    let arguments: Vec<_> = std::env::args_os().skip(1).collect();
+    let mut command = Args::command();
+    command.build();
+    if let Some(variable) = variable(&command, &error, &arguments) {
+        let tip = format!("the value is that of {variable} in the environment");
+        error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![tip.into()]));
+    }
+    if error.get(ContextKind::Usage).is_some() {
+        // Clap's own would list what the environment sets as well.
+        let usage = usage(&mut command, &arguments);
+        error.insert(ContextKind::Usage, ContextValue::StyledStr(usage));
+    }
+    if !wants_json(&arguments) {
+        // Where it cannot be written, there is nowhere to say so.
+        let _unwritable = error.print();
+        return;
+    }
+    let text = error.render().to_string();
+    let mut paragraphs = text.split("\n\n").map(str::trim);
+    let message: Vec<_> =
+        paragraphs.next().into_iter().flat_map(str::lines).map(str::trim).collect();
+    let message = message.join(" ");
+    let tip = paragraphs.find_map(|paragraph| paragraph.strip_prefix("tip: "));
+    let message = message.strip_prefix("error: ").unwrap_or(&message);
+    output::error(OutputFormat::Json, message, tip.or(Some("try `--help`")), None);
+}
+
+/// The variable of the environment that the refused value comes from, if it comes from one.
+fn variable(command: &Command, error: &clap::Error, arguments: &[OsString]) -> Option<String> {
+    let text = |kind| match error.get(kind) {
+        Some(ContextValue::String(text)) => Some(text.as_str()),
+        _ => None,
+    };
+    let long = text(ContextKind::InvalidArg)?.split(' ').next()?.strip_prefix("--")?;
+    let value = text(ContextKind::InvalidValue)?;
+    let given = |argument: &OsString| {
+        argument == value || argument.to_str().is_some_and(|a| a == format!("--{long}={value}"))
+    };
+    let mut known = command.get_arguments();
+    let argument = known.find(|known| known.get_long() == Some(long))?;
+    let variable = argument.get_env().filter(|_| !arguments.iter().any(given))?;
+    Some(variable.to_string_lossy().into_owned())
+}
+
+fn usage(command: &mut Command, arguments: &[OsString]) -> clap::builder::StyledStr {
+    let is_command = |argument: &&OsString| {
+        argument.to_str().is_some_and(|argument| command.find_subcommand(argument).is_some())
+    };
+    let name = arguments.iter().find(is_command).and_then(|name| name.to_str());
+    match name.and_then(|name| command.find_subcommand_mut(name)) {
+        Some(subcommand) => subcommand.render_usage(),
+        None => command.render_usage(),
+    }
+}
+
+/// Whether data is wanted as JSON, by arguments that are wrong somewhere.
+fn wants_json(arguments: &[OsString]) -> bool {
+    let mut arguments = arguments.iter();
+    let mut format = std::env::var_os("RIKLET_SDN_OUTPUT");
+    while let Some(argument) = arguments.next() {
+        if argument == "--output" {
+            format = arguments.next().cloned();
+        } else if let Some(value) = argument.to_str().and_then(|a| a.strip_prefix("--output=")) {
+            format = Some(value.into());
+        }
+    }
+    format.is_some_and(|format| format == "json")
+}

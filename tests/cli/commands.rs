@@ -1,0 +1,367 @@
+//! What each command prints where all is well, as text and as JSON, and what it says of drift.
+
+use serde_json::Value;
+
+use crate::environment::{Environment, transcript};
+
+const TWO: &str = "
+apiVersion: v1
+kind: Function
+name: resolver
+spec:
+  function:
+    exposure:
+    - { port: 53, protocol: UDP, hostAddress: 127.0.0.1 }
+    - { port: 8000-8002, targetPort: 80-82 }
+---
+apiVersion: v1
+kind: Function
+name: worker
+spec: { function: {} }
+";
+
+fn json(environment: &Environment, arguments: &[&str]) -> Value {
+    environment.run(&[&["--output", "json"], arguments].concat()).json()
+}
+
+#[test]
+fn text_is_for_people() {
+    let environment = Environment::new();
+    environment.write("two.yaml", TWO);
+    let commands: [&[&str]; 18] = [
+        &["list"],
+        &["check"],
+        &["down", "--all"],
+        &["plan", "hello.json"],
+        &["up", "hello.json"],
+        &["up", "hello.json"],
+        &["plan", "hello.json"],
+        &["up", "two.yaml"],
+        &["list"],
+        &["inspect", "resolver"],
+        &["inspect", "resolver", "--format", "firecracker"],
+        &["inspect", "resolver", "--format", "boot-args"],
+        &["inspect", "resolver", "--format", "qemu"],
+        &["inspect", "resolver", "--format", "env"],
+        &["check"],
+        &["repair"],
+        &["down", "hello", "worker"],
+        &["down", "--all", "--purge"],
+    ];
+    insta::assert_snapshot!(transcript(&environment, commands), @r#"
+    $ riklet-sdn list
+    NAME  TAP  GUEST  HOST ADDRESS  STATE  EXPOSURES
+    $ riklet-sdn check
+    ---- stderr ----
+    no drift
+    $ riklet-sdn down --all
+    ---- stderr ----
+    nothing to do
+    $ riklet-sdn plan hello.json
+    + TAP rik0: address 10.231.0.1/30, MAC 02:52:49:4b:00:00, MTU 1500, neighbour 10.231.0.2 at 06:52:49:4b:00:00
+    ~ firewall: all of it, guests 10.231.0.0/16, uplinks none, nothing else is forwarded
+    + firewall: tcp 8080 -> 10.231.0.2:3000
+    + firewall: hairpin 10.231.0.2
+    ~ sysctl net.ipv4.ip_forward = 1
+    $ riklet-sdn up hello.json
+    NAME   TAP   GUEST       HOST ADDRESS  EXPOSURES
+    hello  rik0  10.231.0.2  10.231.0.1    tcp 8080 -> 3000
+    $ riklet-sdn up hello.json
+    NAME   TAP   GUEST       HOST ADDRESS  EXPOSURES
+    hello  rik0  10.231.0.2  10.231.0.1    tcp 8080 -> 3000
+    $ riklet-sdn plan hello.json
+    ---- stderr ----
+    nothing to do
+    $ riklet-sdn up two.yaml
+    NAME      TAP   GUEST        HOST ADDRESS  EXPOSURES
+    resolver  rik1  10.231.0.6   10.231.0.5    udp 127.0.0.1:53 -> 53
+                                               tcp 8000-8002 -> 80-82
+    worker    rik2  10.231.0.10  10.231.0.9    -
+    $ riklet-sdn list
+    NAME      TAP   GUEST        HOST ADDRESS  STATE  EXPOSURES
+    hello     rik0  10.231.0.2   10.231.0.1    ready  tcp 8080 -> 3000
+    resolver  rik1  10.231.0.6   10.231.0.5    ready  udp 127.0.0.1:53 -> 53
+                                                      tcp 8000-8002 -> 80-82
+    worker    rik2  10.231.0.10  10.231.0.9    ready  -
+    $ riklet-sdn inspect resolver
+    name      resolver
+    kind      Function
+    phase     up
+    tap       rik1 (ready)
+    guest     10.231.0.6/30 06:52:49:4b:00:01
+    host      10.231.0.5/30 02:52:49:4b:00:01
+    mtu       1500
+    exposure  udp 127.0.0.1:53 -> 53 (in the firewall)
+    exposure  tcp 8000-8002 -> 80-82 (in the firewall)
+    $ riklet-sdn inspect resolver --format firecracker
+    [
+      {
+        "guest_mac": "06:52:49:4b:00:01",
+        "host_dev_name": "rik1",
+        "iface_id": "eth0"
+      }
+    ]
+    $ riklet-sdn inspect resolver --format boot-args
+    ip=10.231.0.6::10.231.0.5:255.255.255.252:resolver:eth0:off
+    $ riklet-sdn inspect resolver --format qemu
+    -netdev tap,id=eth0,ifname=rik1,script=no,downscript=no -device virtio-net-pci,netdev=eth0,mac=06:52:49:4b:00:01,host_mtu=1500
+    $ riklet-sdn inspect resolver --format env
+    RIKLET_NAME=resolver
+    RIKLET_TAP=rik1
+    RIKLET_GUEST_ADDRESS=10.231.0.6
+    RIKLET_GUEST_MAC=06:52:49:4b:00:01
+    RIKLET_GATEWAY=10.231.0.5
+    RIKLET_NETMASK=255.255.255.252
+    RIKLET_MTU=1500
+    $ riklet-sdn check
+    ---- stderr ----
+    no drift
+    $ riklet-sdn repair
+    ---- stderr ----
+    nothing to do
+    $ riklet-sdn down hello worker
+    $ riklet-sdn down --all --purge
+    "#);
+}
+
+#[test]
+fn json_is_for_programs() {
+    let environment = Environment::new();
+    let json = |arguments: &[&str]| json(&environment, arguments);
+    assert_eq!(json(&["list"]), Value::Array(vec![]));
+    insta::assert_snapshot!(format!("{:#}", json(&["plan", "hello.json"])), @r#"
+    {
+      "blocked": [],
+      "steps": [
+        "+ TAP rik0: address 10.231.0.1/30, MAC 02:52:49:4b:00:00, MTU 1500, neighbour 10.231.0.2 at 06:52:49:4b:00:00",
+        "~ firewall: all of it, guests 10.231.0.0/16, uplinks none, nothing else is forwarded",
+        "+ firewall: tcp 8080 -> 10.231.0.2:3000",
+        "+ firewall: hairpin 10.231.0.2",
+        "~ sysctl net.ipv4.ip_forward = 1"
+      ],
+      "warnings": []
+    }
+    "#);
+    insta::assert_snapshot!(format!("{:#}", json(&["up", "hello.json"])), @r#"
+    {
+      "failures": [],
+      "instances": [
+        {
+          "exposures": [
+            {
+              "port": 8080,
+              "protocol": "TCP",
+              "targetPort": 3000,
+              "type": "NodePort"
+            }
+          ],
+          "guest": {
+            "address": "10.231.0.2",
+            "mac": "06:52:49:4b:00:00"
+          },
+          "host": {
+            "address": "10.231.0.1",
+            "mac": "02:52:49:4b:00:00"
+          },
+          "kind": "Function",
+          "mtu": 1500,
+          "name": "hello",
+          "phase": "up",
+          "prefixLength": 30,
+          "slot": 0,
+          "tap": "rik0"
+        }
+      ],
+      "steps": [
+        "+ TAP rik0: address 10.231.0.1/30, MAC 02:52:49:4b:00:00, MTU 1500, neighbour 10.231.0.2 at 06:52:49:4b:00:00",
+        "~ firewall: all of it, guests 10.231.0.0/16, uplinks none, nothing else is forwarded",
+        "+ firewall: tcp 8080 -> 10.231.0.2:3000",
+        "+ firewall: hairpin 10.231.0.2",
+        "~ sysctl net.ipv4.ip_forward = 1"
+      ],
+      "warnings": []
+    }
+    "#);
+    insta::assert_snapshot!(format!("{:#}", json(&["check"])), @r#"
+    {
+      "blocked": [],
+      "steps": [],
+      "unsettled": []
+    }
+    "#);
+    insta::assert_snapshot!(format!("{:#}", json(&["repair"])), @r#"
+    {
+      "failures": [],
+      "instances": [],
+      "steps": [],
+      "warnings": []
+    }
+    "#);
+    insta::assert_snapshot!(format!("{:#}", json(&["down", "hello"])), @r#"
+    {
+      "failures": [],
+      "instances": [],
+      "steps": [
+        "- firewall: tcp 8080 -> 10.231.0.2:3000",
+        "- firewall: hairpin 10.231.0.2",
+        "- flows: of guest 10.231.0.2",
+        "- TAP rik0: down",
+        "- condemned TAPs: deleted"
+      ],
+      "warnings": []
+    }
+    "#);
+}
+
+#[test]
+fn json_of_an_instance_is_the_same_everywhere() {
+    let environment = Environment::new();
+    let json = |arguments: &[&str]| json(&environment, arguments);
+    let up = json(&["up", "hello.json"]);
+    // Listed and inspected, it says more.
+    let instance = up["instances"][0].as_object().unwrap();
+    let listed = json(&["list"]);
+    let inspected = json(&["inspect", "hello"]);
+    for (name, value) in instance {
+        assert_eq!((&listed[0][name], &inspected[name]), (value, value), "{name}");
+    }
+    assert_eq!(listed[0]["link"], "ready");
+    let only = |name: &str| (name.to_owned(), inspected[name].clone());
+    let only = Value::from_iter(["definition", "drift", "exposed", "link"].map(only));
+    insta::assert_snapshot!(format!("{only:#}"), @r#"
+    {
+      "definition": {
+        "apiVersion": "v1",
+        "kind": "Function",
+        "name": "hello",
+        "replicas": 1,
+        "spec": {
+          "function": {
+            "execution": {},
+            "exposure": [
+              {
+                "port": 8080,
+                "protocol": "TCP",
+                "targetPort": 3000,
+                "type": "NodePort"
+              }
+            ]
+          }
+        }
+      },
+      "drift": [],
+      "exposed": true,
+      "link": "ready"
+    }
+    "#);
+    let formats = ["firecracker", "boot-args", "qemu", "env"]
+        .map(|format| (format.to_owned(), json(&["inspect", "hello", "--format", format])));
+    insta::assert_snapshot!(format!("{:#}", Value::from_iter(formats)), @r#"
+    {
+      "boot-args": "ip=10.231.0.2::10.231.0.1:255.255.255.252:hello:eth0:off",
+      "env": {
+        "RIKLET_GATEWAY": "10.231.0.1",
+        "RIKLET_GUEST_ADDRESS": "10.231.0.2",
+        "RIKLET_GUEST_MAC": "06:52:49:4b:00:00",
+        "RIKLET_MTU": "1500",
+        "RIKLET_NAME": "hello",
+        "RIKLET_NETMASK": "255.255.255.252",
+        "RIKLET_TAP": "rik0"
+      },
+      "firecracker": [
+        {
+          "guest_mac": "06:52:49:4b:00:00",
+          "host_dev_name": "rik0",
+          "iface_id": "eth0"
+        }
+      ],
+      "qemu": [
+        "-netdev",
+        "tap,id=eth0,ifname=rik0,script=no,downscript=no",
+        "-device",
+        "virtio-net-pci,netdev=eth0,mac=06:52:49:4b:00:00,host_mtu=1500"
+      ]
+    }
+    "#);
+}
+
+#[test]
+fn drift_is_shown_and_repaired() {
+    let environment = Environment::with_hello();
+    let sound = environment.snapshot();
+    environment.tool("ip", &["link", "set", "rik0", "down"]);
+    environment.tool("nft", &["flush", "map", "inet", "riklet", "exposures"]);
+    let commands: [&[&str]; 7] = [
+        &["list"],
+        &["inspect", "hello"],
+        &["check"],
+        &["check", "--output", "json"],
+        &["repair"],
+        &["check"],
+        &["check", "--output", "json"],
+    ];
+    insta::assert_snapshot!(transcript(&environment, commands), @r#"
+    $ riklet-sdn list
+    NAME   TAP   GUEST       HOST ADDRESS  STATE  EXPOSURES
+    hello  rik0  10.231.0.2  10.231.0.1    down   tcp 8080 -> 3000
+    $ riklet-sdn inspect hello
+    name      hello
+    kind      Function
+    phase     up
+    tap       rik0 (down)
+    guest     10.231.0.2/30 06:52:49:4b:00:00
+    host      10.231.0.1/30 02:52:49:4b:00:00
+    mtu       1500
+    exposure  tcp 8080 -> 3000 (MISSING in the firewall)
+    lacks     up
+    lacks     neighbour 10.231.0.2 at 06:52:49:4b:00:00
+    $ riklet-sdn check
+    ~ TAP rik0: up, neighbour 10.231.0.2 at 06:52:49:4b:00:00
+    + firewall: tcp 8080 -> 10.231.0.2:3000
+    ---- exit code 1 ----
+    $ riklet-sdn check --output json
+    {
+      "blocked": [],
+      "steps": [
+        "~ TAP rik0: up, neighbour 10.231.0.2 at 06:52:49:4b:00:00",
+        "+ firewall: tcp 8080 -> 10.231.0.2:3000"
+      ],
+      "unsettled": []
+    }
+    ---- exit code 1 ----
+    $ riklet-sdn repair
+    ~ TAP rik0: up, neighbour 10.231.0.2 at 06:52:49:4b:00:00
+    + firewall: tcp 8080 -> 10.231.0.2:3000
+    $ riklet-sdn check
+    ---- stderr ----
+    no drift
+    $ riklet-sdn check --output json
+    {
+      "blocked": [],
+      "steps": [],
+      "unsettled": []
+    }
+    "#);
+    environment.assert_unchanged(&sound, "the repair");
+}
+
+#[test]
+fn more_is_said_where_more_is_asked_for() {
+    let environment = Environment::new();
+    let output = environment.run(&["-v", "up", "hello.json"]);
+    insta::assert_snapshot!(output, @r"
+    NAME   TAP   GUEST       HOST ADDRESS  EXPOSURES
+    hello  rik0  10.231.0.2  10.231.0.1    tcp 8080 -> 3000
+    ---- stderr ----
+     INFO + TAP rik0: address 10.231.0.1/30, MAC 02:52:49:4b:00:00, MTU 1500, neighbour 10.231.0.2 at 06:52:49:4b:00:00
+     INFO ~ firewall: all of it, guests 10.231.0.0/16, uplinks none, nothing else is forwarded
+    + firewall: tcp 8080 -> 10.231.0.2:3000
+    + firewall: hairpin 10.231.0.2
+     INFO ~ sysctl net.ipv4.ip_forward = 1
+    ");
+    let output = environment.run(&["up", "hello.json", "-v"]);
+    insta::assert_snapshot!(output, @r"
+    NAME   TAP   GUEST       HOST ADDRESS  EXPOSURES
+    hello  rik0  10.231.0.2  10.231.0.1    tcp 8080 -> 3000
+    ");
+}

@@ -1,0 +1,191 @@
+//! Definitions that are right, and cannot be had as things are.
+
+use std::net::{TcpListener, UdpSocket};
+
+use crate::environment::{Environment, HELLO};
+
+/// `hello` under another name and on another port.
+fn other(name: &str, port: &str) -> String {
+    HELLO.replace("\"hello\"", &format!("{name:?}")).replace("8080", port)
+}
+
+#[test]
+fn a_port_that_another_function_holds() {
+    let environment = Environment::with_hello();
+    environment.write("other.json", other("other", "8080"));
+    environment.write("range.json", other("range", "\"8079-8081\"").replace("3000", "\"1-3\""));
+    let refused = ["up", "plan"].map(|command| environment.refused(1, &[command, "other.json"]));
+    insta::assert_snapshot!(refused[0], @r"
+    error: cannot expose tcp 8080 -> 3000 for other: hello has tcp 8080 -> 3000
+    hint: choose another port, or run `riklet-sdn down hello` first
+    ");
+    assert_eq!(refused[0], refused[1]);
+    insta::assert_snapshot!(environment.refused(1, &["up", "range.json"]), @r"
+    error: cannot expose tcp 8079-8081 -> 1-3 for range: hello has tcp 8080 -> 3000
+    hint: choose another port, or run `riklet-sdn down hello` first
+    ");
+    // It is the holder's to give.
+    environment.write("hello.json", other("hello", "9000"));
+    environment.run(&["up", "hello.json", "other.json"]).success();
+}
+
+#[test]
+fn a_port_where_a_local_process_listens() {
+    let environment = Environment::with_hello();
+    environment.write("other.json", other("other", "9000"));
+    let _process = TcpListener::bind("0.0.0.0:9000").unwrap();
+    let _another_protocol = UdpSocket::bind("127.0.0.1:9000").unwrap();
+    insta::with_settings!({ filters => vec![(r"\S+ \(pid \d+\)", "PROCESS (pid N)")] }, {
+        insta::assert_snapshot!(environment.refused(1, &["up", "--strict", "other.json"]), @r"
+        error: other: tcp 9000 -> 3000 shadows PROCESS (pid N), which listens on tcp port 9000
+        hint: end that process, choose another port, or leave --strict out
+        ");
+        insta::assert_snapshot!(environment.run(&["plan", "other.json"]), @r"
+        + TAP rik1: address 10.231.0.5/30, MAC 02:52:49:4b:00:01, MTU 1500, neighbour 10.231.0.6 at 06:52:49:4b:00:01
+        + firewall: tcp 9000 -> 10.231.0.6:3000
+        + firewall: hairpin 10.231.0.6
+        ---- stderr ----
+        warning: other: tcp 9000 -> 3000 shadows PROCESS (pid N), which listens on tcp port 9000
+        ");
+        insta::assert_snapshot!(environment.run(&["up", "other.json"]), @r"
+        NAME   TAP   GUEST       HOST ADDRESS  EXPOSURES
+        other  rik1  10.231.0.6  10.231.0.5    tcp 9000 -> 3000
+        ---- stderr ----
+        warning: other: tcp 9000 -> 3000 shadows PROCESS (pid N), which listens on tcp port 9000
+        ");
+    });
+    // What is up already surprises nobody any more.
+    environment.run(&["up", "--strict", "other.json"]).success();
+}
+
+#[test]
+fn a_warning_is_data_where_json_is_wanted() {
+    let environment = Environment::new();
+    let process = TcpListener::bind("127.0.0.1:8080").unwrap();
+    for command in ["plan", "up"] {
+        let report = environment.run(&[command, "hello.json", "--output", "json"]).json();
+        let warning = report["warnings"][0].as_str().unwrap();
+        assert!(warning.contains("which listens on tcp port 8080"), "{warning}");
+    }
+    drop(process);
+}
+
+#[test]
+fn a_function_that_is_up_is_not_run_again() {
+    let environment = Environment::with_hello();
+    insta::assert_snapshot!(environment.refused(1, &["run", "hello.json"]), @r"
+    error: hello is recorded already
+    hint: `riklet-sdn down hello` first
+    ");
+}
+
+#[test]
+fn a_pool_that_is_exhausted() {
+    let environment = Environment::new();
+    environment.write("config.toml", "pool = \"10.9.0.0/29\"");
+    environment.write("two.json", format!("[{}, {}]", other("a", "81"), other("b", "82")));
+    environment.run(&["up", "two.json"]).success();
+    insta::assert_snapshot!(environment.refused(1, &["up", "hello.json"]), @r"
+    error: no free slot for hello: the pool has 2, and all are taken
+    hint: take an instance down; or all with `riklet-sdn down --all --purge`, and set pool to a larger network
+    ");
+    environment.run(&["down", "a"]).success();
+    environment.run(&["up", "hello.json"]).success();
+}
+
+#[test]
+fn a_pool_that_overlaps_a_route() {
+    let environment = Environment::new();
+    environment.tool("ip", &["route", "add", "10.231.7.0/24", "dev", "lo"]);
+    let complaint = environment.run(&["up", "hello.json", "--pool", "10.231.0.0/16"]).failure(2);
+    insta::assert_snapshot!(complaint, @r"
+    error: the pool 10.231.0.0/16 overlaps the host's route to 10.231.7.0/24
+    hint: set pool to a range that no route covers
+    ");
+    let up = environment.run(&["up", "hello.json"]).success();
+    assert!(up.contains("10.232.0.2"), "{up}");
+}
+
+#[test]
+fn what_was_decided_at_the_first_use() {
+    let environment = Environment::with_hello();
+    insta::assert_snapshot!(environment.refused(2, &["list", "--pool", "10.9.0.0/16"]), @r"
+    error: pool is configured as 10.9.0.0/16, and this node has used 10.231.0.0/16 since its first instance
+    hint: take all instances down with `riklet-sdn down --all --purge`; the next `up` decides anew
+    ");
+    insta::assert_snapshot!(environment.refused(2, &["up", "hello.json", "--firewall", "iptables"]), @r"
+    error: firewall is configured as iptables, and this node has used nftables since its first instance
+    hint: take all instances down with `riklet-sdn down --all --purge`; the next `up` decides anew
+    ");
+    environment.run(&["down", "--all", "--purge"]).success();
+    environment.run(&["up", "hello.json", "--pool", "10.9.0.0/16"]).success();
+}
+
+#[test]
+fn names_that_are_not_recorded() {
+    let environment = Environment::new();
+    // Nothing is made to look for them in.
+    insta::assert_snapshot!(environment.refused(1, &["down", "hello"]), @r"
+    error: there is no instance hello
+    hint: `riklet-sdn list` shows what $DIR/state records
+    ");
+    environment.refused(1, &["down", "hello", "--purge"]);
+    environment.refused(1, &["inspect", "hello"]);
+    environment.run(&["up", "hello.json"]).success();
+    for command in ["down", "inspect"] {
+        insta::allow_duplicates! {
+            insta::assert_snapshot!(environment.refused(1, &[command, "helo"]), @r"
+            error: there is no instance helo
+            hint: did you mean hello?
+            ");
+        }
+    }
+    insta::assert_snapshot!(environment.refused(1, &["down", "hello", "world"]), @r"
+    error: there is no instance world
+    hint: `riklet-sdn list` shows what $DIR/state records
+    ");
+    insta::assert_snapshot!(environment.refused(1, &["inspect", "helo", "--output", "json"]), @r#"
+    {
+      "error": "there is no instance helo",
+      "hint": "did you mean hello?"
+    }
+    "#);
+}
+
+#[test]
+fn a_purge_while_others_remain() {
+    let environment = Environment::with_hello();
+    environment.write("other.json", other("other", "81"));
+    environment.run(&["up", "other.json"]).success();
+    insta::assert_snapshot!(environment.refused(1, &["down", "hello", "--purge"]), @r"
+    error: --purge removes what all instances share, and these remain: other
+    hint: use `riklet-sdn down --all --purge`
+    ");
+}
+
+#[test]
+fn an_interface_of_somebody_else() {
+    let environment = Environment::new();
+    environment.tool("ip", &["tuntap", "add", "rik0", "mode", "tap"]);
+    environment.write("other.json", other("other", "81"));
+    let output = environment.run(&["up", "hello.json", "other.json"]);
+    insta::assert_snapshot!(output, @r"
+    NAME   TAP   GUEST       HOST ADDRESS  EXPOSURES
+    other  rik1  10.231.0.6  10.231.0.5    tcp 81 -> 3000
+    ---- stderr ----
+    error: hello is not up: the interface rik0 exists and is not ours: its alias is empty
+    hint: rename or delete rik0 (`ip link delete rik0`), then `riklet-sdn repair`
+    ---- exit code 1 ----
+    ");
+    let output = environment.run(&["up", "hello.json", "--output", "json"]);
+    assert_eq!(output.code, Some(1));
+    let report: serde_json::Value = serde_json::from_str(&output.stdout).unwrap();
+    let complaint: serde_json::Value = serde_json::from_str(&output.stderr).unwrap();
+    assert_eq!(report["failures"][0]["name"], "hello");
+    assert_eq!(report["failures"][0]["error"], complaint["error"]);
+    assert_eq!(report["failures"][0]["hint"], complaint["hint"]);
+
+    environment.tool("ip", &["link", "delete", "rik0"]);
+    environment.run(&["repair"]).success();
+    environment.run(&["inspect", "hello"]).success();
+}

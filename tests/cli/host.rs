@@ -1,0 +1,221 @@
+//! What the host lacks: exit code 3, and it is named. And what `doctor` says of the host.
+
+use crate::environment::{Environment, Output};
+
+/// Runs the program as another user, who has no capability.
+fn as_nobody(environment: &Environment, arguments: &str) -> Output {
+    // The program itself may be where only root may look.
+    environment.shell(&format!(
+        "[ -x riklet-sdn ] || cp $PROGRAM riklet-sdn; \
+         exec setpriv --bounding-set -all --inh-caps -all --reuid 65534 --regid 65534 \
+         --clear-groups env PATH=/nonexistent ./riklet-sdn {arguments}"
+    ))
+}
+
+/// Runs the program where something of the host is hidden.
+fn without(environment: &Environment, hide: &str, arguments: &str) -> Output {
+    environment.shell_that_mounts(&format!("{hide} && exec $RIKLET {arguments}"))
+}
+
+const NO_TUN: &str = "mount -t tmpfs none /dev/net";
+/// What other firewalls leave on a host.
+const NO_OTHERS: &str =
+    "mount -t tmpfs none /run && { [ ! -d /etc/ufw ] || mount -t tmpfs none /etc/ufw; }";
+
+#[test]
+fn without_privilege_nothing_is_touched() {
+    let environment = Environment::with_hello();
+    let before = environment.snapshot();
+    for command in [
+        "up hello.json",
+        "plan hello.json",
+        "run hello.json",
+        "down hello",
+        "down --all --purge",
+        "check",
+        "repair",
+        "repair --rebuild",
+    ] {
+        insta::allow_duplicates! {
+            insta::assert_snapshot!(as_nobody(&environment, command).failure(3), @r"
+            error: the capability CAP_NET_ADMIN is needed
+            hint: run it as root
+            ");
+        }
+    }
+    for command in ["list", "inspect hello"] {
+        insta::allow_duplicates! {
+            insta::assert_snapshot!(as_nobody(&environment, command).failure(3), @r"
+            error: cannot lock $DIR/state/lock: Permission denied (os error 13)
+            hint: run it as root
+            ");
+        }
+    }
+    environment.assert_unchanged(&before, "a program without privilege");
+    // What is wrong with the input is said first: it is wrong for root too.
+    as_nobody(&environment, "up missing.json").failure(2);
+    insta::assert_snapshot!(as_nobody(&environment, "--output json check").failure(3), @r#"
+    {
+      "error": "the capability CAP_NET_ADMIN is needed",
+      "hint": "run it as root"
+    }
+    "#);
+}
+
+#[test]
+fn without_the_device_of_taps_nothing_is_touched() {
+    let environment = Environment::new();
+    let before = environment.snapshot();
+    for command in ["up hello.json", "run hello.json"] {
+        insta::allow_duplicates! {
+            insta::assert_snapshot!(without(&environment, NO_TUN, command).failure(3), @r"
+            error: cannot open /dev/net/tun, which TAPs are made with: No such file or directory (os error 2)
+            hint: `modprobe tun`; in a container, pass the device through
+            ");
+        }
+    }
+    environment.assert_unchanged(&before, "a program without /dev/net/tun");
+    without(&environment, NO_TUN, "plan hello.json").success();
+    // What is up needs it no more, until its TAP is lost.
+    environment.run(&["up", "hello.json"]).success();
+    without(&environment, NO_TUN, "check").done();
+    environment.tool("ip", &["link", "delete", "rik0"]);
+    insta::assert_snapshot!(without(&environment, NO_TUN, "repair").failure(3), @r"
+    error: hello is not up: cannot create TAP rik0: TUNSETIFF: /dev/net/tun: No such file or directory (os error 2)
+    hint: the host lacks /dev/net/tun (kernel module tun); `riklet-sdn doctor` says more
+    ");
+    without(&environment, NO_TUN, "down --all --purge").success();
+}
+
+#[test]
+fn without_proc_the_reason_is_named() {
+    let environment = Environment::new();
+    let output = without(&environment, "umount --lazy /proc", "up hello.json");
+    insta::assert_snapshot!(output.failure(3), @r"
+    error: cannot read sysctl net.ipv4.conf: No such file or directory (os error 2)
+    hint: the host lacks /proc (proc(5), mounted); `riklet-sdn doctor` says more
+    ");
+}
+
+#[test]
+fn doctor_says_what_the_host_has() {
+    let environment = Environment::new();
+    insta::assert_snapshot!(without(&environment, NO_OTHERS, "doctor"), @r"
+          WHAT        FOUND
+    ok    privilege   CAP_NET_ADMIN
+    ok    TAPs        /dev/net/tun can be opened
+    ok    nf_tables   the kernel has it
+    ok    iptables    not there; nf_tables needs no program
+    ok    firewall    nftables will be used
+    note  forwarding  off
+                      -> nothing to do: `up` turns it on for guests only, and `down --all --purge` off again
+    note  uplink      no default route
+                      -> guests do not reach the Internet; published ports work. Add a route, or set uplink
+    ok    loopback    up
+    ok    pool        10.231.0.0/16 overlaps no route
+    ok    records     none yet in $DIR/state
+    ");
+    environment.tool("ip", &["link", "add", "eth0", "type", "veth", "peer", "eth1"]);
+    environment.tool("ip", &["link", "set", "eth0", "up"]);
+    environment.tool("ip", &["route", "add", "default", "dev", "eth0"]);
+    environment.tool("ip", &["route", "add", "10.231.7.0/24", "dev", "eth0"]);
+    environment.tool("ip", &["link", "add", "docker0", "type", "veth", "peer", "eth2"]);
+    environment.tool("ip", &["link", "set", "lo", "down"]);
+    environment.shell(
+        "nft 'table ip filter { chain FORWARD { type filter hook forward priority 0; policy drop; }; }'",
+    )
+    .success();
+    Environment::forward(true);
+    insta::assert_snapshot!(without(&environment, NO_OTHERS, "doctor"), @r"
+          WHAT        FOUND
+    ok    privilege   CAP_NET_ADMIN
+    ok    TAPs        /dev/net/tun can be opened
+    ok    nf_tables   the kernel has it
+    ok    iptables    not there; nf_tables needs no program
+    ok    firewall    nftables will be used
+    note  FORWARD     ip filter FORWARD: somebody else's chain, may drop guests' packets
+                      -> nothing to do: `up` lets guests' packets pass it, and no others
+    ok    forwarding  on
+    note  firewall    Docker seen
+                      -> after it reloads its rules: `riklet-sdn repair`
+    ok    uplink      eth0
+    note  loopback    lo is down
+                      -> published ports do not answer at 127.0.0.1: `ip link set lo up`
+    note  pool        10.231.0.0/16 overlaps the route to 10.231.7.0/24
+                      -> nothing to do: the next candidate is taken
+    ok    pool        10.232.0.0/16 overlaps no route
+    ok    records     none yet in $DIR/state
+    ");
+    environment.run(&["up", "hello.json"]).success();
+    insta::assert_snapshot!(without(&environment, NO_OTHERS, "doctor"), @r"
+          WHAT        FOUND
+    ok    privilege   CAP_NET_ADMIN
+    ok    TAPs        /dev/net/tun can be opened
+    ok    nf_tables   the kernel has it
+    ok    iptables    not there; nf_tables needs no program
+    ok    firewall    nftables is used
+    ok    FORWARD     ip filter FORWARD: guests' packets pass
+    ok    forwarding  on
+    note  firewall    Docker seen
+                      -> after it reloads its rules: `riklet-sdn repair`
+    ok    uplink      eth0
+    note  loopback    lo is down
+                      -> published ports do not answer at 127.0.0.1: `ip link set lo up`
+    ok    pool        10.232.0.0/16 is used
+    ok    records     1 in $DIR/state
+    ");
+}
+
+#[test]
+fn doctor_fails_where_something_is_missing() {
+    let environment = Environment::new();
+    let hide = format!("{NO_OTHERS} && {NO_TUN}");
+    let output = without(&environment, &hide, "doctor --firewall iptables --uplink eth7");
+    insta::assert_snapshot!(output, @r"
+          WHAT        FOUND
+    ok    privilege   CAP_NET_ADMIN
+    FAIL  TAPs        /dev/net/tun: No such file or directory (os error 2)
+                      -> `modprobe tun`; in a container, pass the device through
+    ok    nf_tables   the kernel has it
+    FAIL  iptables    configured, and not there
+                      -> install it, or set firewall to nftables
+    note  forwarding  off
+                      -> nothing to do: `up` turns it on for guests only, and `down --all --purge` off again
+    note  uplink      there is no interface eth7
+                      -> guests do not reach the Internet by it; published ports work. Correct uplink
+    ok    loopback    up
+    ok    pool        10.231.0.0/16 overlaps no route
+    ok    records     none yet in $DIR/state
+    ---- exit code 3 ----
+    ");
+    environment.tool("ip", &["route", "add", "10.9.0.0/24", "dev", "lo"]);
+    let output = without(&environment, NO_OTHERS, "--output json doctor --pool 10.9.0.0/16");
+    assert_eq!((output.code, &*output.stderr), (Some(3), ""));
+    let findings: serde_json::Value = serde_json::from_str(&output.stdout).unwrap();
+    let failed = findings.as_array().unwrap().iter().find(|finding| finding["level"] == "fail");
+    insta::assert_snapshot!(format!("{:#}", failed.unwrap()), @r#"
+    {
+      "advice": "set pool to a range that no route covers",
+      "found": "10.9.0.0/16 overlaps the route to 10.9.0.0/24",
+      "level": "fail",
+      "subject": "pool"
+    }
+    "#);
+}
+
+#[test]
+fn doctor_tells_who_is_not_root_what_root_would_change() {
+    let environment = Environment::new();
+    let output = as_nobody(&environment, "doctor");
+    assert_eq!((output.code, &*output.stderr), (Some(3), ""));
+    let failed = output.stdout.lines().skip_while(|line| !line.starts_with("FAIL"));
+    let failed: Vec<_> = failed.take_while(|line| !line.starts_with("ok")).collect();
+    insta::assert_snapshot!(failed.join("\n"), @r"
+    FAIL  privilege   no CAP_NET_ADMIN
+                      -> run it as root
+    FAIL  TAPs        /dev/net/tun: Permission denied (os error 13)
+                      -> run it as root
+    FAIL  nf_tables   cannot list the chains on the hook forward: Operation not permitted (os error 1)
+                      -> run it as root
+    ");
+}

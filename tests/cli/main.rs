@@ -1,0 +1,19 @@
+//! The command line as its users meet it: what it prints where, and its exit codes. They need root, `ip` and
+//! `nft`; each test has a network namespace, a state directory and a configuration of its own.
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "the harness is test code too, outside of functions marked as tests"
+)]
+
+mod commands;
+mod conflicts;
+mod definitions;
+mod environment;
+mod examples;
+mod help;
+mod host;
+mod settings;
+mod state;
+mod streams;

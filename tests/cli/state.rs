@@ -1,0 +1,133 @@
+//! State directories that cannot be used.
+
+use std::{fs::OpenOptions, os::unix::fs::FileExt};
+
+use crate::environment::{Environment, transcript};
+
+const DATABASE: &str = "state/riklet-sdn.db";
+const ALL: [&[&str]; 7] = [
+    &["up", "hello.json"],
+    &["plan", "hello.json"],
+    &["down", "--all", "--purge"],
+    &["list"],
+    &["inspect", "hello"],
+    &["check"],
+    &["repair"],
+];
+
+/// Writes over some bytes of the database.
+fn damage(environment: &Environment, offset: u64, bytes: &[u8]) {
+    let database = OpenOptions::new().write(true).open(environment.path(DATABASE)).unwrap();
+    database.write_all_at(bytes, offset).unwrap();
+}
+
+#[test]
+fn that_of_a_newer_version_is_left_alone() {
+    // `user_version` of the header (https://sqlite.org/fileformat2.html).
+    const FORMAT: u64 = 60;
+    let environment = Environment::with_hello();
+    damage(&environment, FORMAT, &[0, 0, 0, 9]);
+    for arguments in ALL.into_iter().chain([&["repair", "--rebuild"][..]]) {
+        insta::allow_duplicates! {
+            insta::assert_snapshot!(environment.refused(1, arguments), @r"
+            error: $DIR/state/riklet-sdn.db has format 9; this version knows formats up to 1
+            hint: use the version of riklet-sdn that wrote it, or a later one
+            ");
+        }
+    }
+}
+
+#[test]
+fn a_corrupt_one_is_left_alone_until_it_is_rebuilt() {
+    let environment = Environment::with_hello();
+    let listed = environment.run(&["list"]).success();
+    damage(&environment, 0, &[b'x'; 4096]);
+    for arguments in ALL {
+        insta::allow_duplicates! {
+            insta::assert_snapshot!(environment.refused(1, arguments), @r"
+            error: cannot open the database: $DIR/state/riklet-sdn.db is corrupt: file is not a database
+            hint: run `riklet-sdn repair --rebuild`: it sets the database aside and records anew what runs, as the interfaces' aliases have it
+            ");
+        }
+    }
+    let commands: [&[&str]; 3] =
+        [&["repair", "--rebuild"], &["check"], &["down", "--all", "--purge"]];
+    let rebuilt = environment.run(commands[0]);
+    insta::assert_snapshot!(rebuilt, @r"
+    recorded hello
+    ---- stderr ----
+    the corrupt database is now $DIR/state/riklet-sdn.db.corrupt-1
+    ");
+    assert_eq!(environment.run(&["list"]).success(), listed);
+    insta::assert_snapshot!(transcript(&environment, [commands[1], commands[2]]), @r"
+    $ riklet-sdn check
+    ---- stderr ----
+    no drift
+    $ riklet-sdn down --all --purge
+    ");
+}
+
+#[test]
+fn a_rebuild_is_reported_in_json() {
+    let environment = Environment::with_hello();
+    damage(&environment, 0, &[b'x'; 4096]);
+    let rebuilt = environment.run(&["repair", "--rebuild", "--output", "json"]).json();
+    insta::assert_snapshot!(format!("{rebuilt:#}"), @r#"
+    {
+      "incomplete": [],
+      "recovered": [
+        "hello"
+      ],
+      "repair": {
+        "failures": [],
+        "instances": [],
+        "steps": [],
+        "warnings": []
+      },
+      "setAside": "$DIR/state/riklet-sdn.db.corrupt-1"
+    }
+    "#);
+}
+
+#[test]
+fn a_page_that_is_corrupt_is_found_when_it_is_read() {
+    let environment = Environment::with_hello();
+    // The header is sound; what the table of records refers to is not.
+    damage(&environment, 4096, &[b'x'; 4096]);
+    let refused = environment.refused(1, &["list"]);
+    assert!(refused.contains("repair --rebuild"), "{refused}");
+    environment.run(&["repair", "--rebuild"]).done();
+    environment.run(&["inspect", "hello"]).success();
+}
+
+#[test]
+fn what_is_no_state_directory_is_named() {
+    let environment = Environment::new();
+    environment.write("state", "a file\n");
+    insta::assert_snapshot!(transcript(&environment, [&["up", "hello.json"][..], &["list"]]), @r"
+    $ riklet-sdn up hello.json
+    ---- stderr ----
+    error: cannot make $DIR/state: File exists (os error 17)
+    hint: use another state directory
+    ---- exit code 1 ----
+    $ riklet-sdn list
+    ---- stderr ----
+    error: cannot lock $DIR/state/lock: Not a directory (os error 20)
+    hint: use another state directory
+    ---- exit code 1 ----
+    ");
+    environment.tool("rm", &["state"]);
+    environment.tool("mkdir", &["-p", DATABASE]);
+    insta::assert_snapshot!(transcript(&environment, [&["up", "hello.json"][..], &["list"]]), @r"
+    $ riklet-sdn up hello.json
+    ---- stderr ----
+    error: cannot open the database in $DIR/state/riklet-sdn.db: unable to open database file: $DIR/state/riklet-sdn.db
+    hint: use another state directory
+    ---- exit code 1 ----
+    $ riklet-sdn list
+    ---- stderr ----
+    error: cannot open the database in $DIR/state/riklet-sdn.db: unable to open database file: $DIR/state/riklet-sdn.db
+    hint: use another state directory
+    ---- exit code 1 ----
+    ");
+}
