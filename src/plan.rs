@@ -272,12 +272,11 @@ fn flows(
         }
         _ => None,
     });
-    // Only UDP: a client that keeps its port would go on to speak to what was there before. A TCP or SCTP
-    // client was refused, and begins anew by itself.
+    // A client that keeps its port would go on to speak to what was there before, or be refused for as long
+    // as it tries. Not so with TCP: a refusal (RST) ends the flow, and a connection that stands may stay.
     let opened = add.iter().filter_map(|entry| match *entry {
-        Entry::Exposure { protocol: Protocol::Udp, host_address, host_port, .. } => {
-            let (protocol, address, port) = (Protocol::Udp, host_address, host_port);
-            Some(Flows::Untranslated { protocol, address, port })
+        Entry::Exposure { protocol, host_address, host_port, .. } if protocol != Protocol::Tcp => {
+            Some(Flows::Untranslated { protocol, address: host_address, port: host_port })
         }
         _ => None,
     });
