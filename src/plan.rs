@@ -155,8 +155,9 @@ pub fn plan(desired: &Desired, observed: &Observed) -> Plan {
         steps.extend(firewall);
         steps.extend(gates);
         steps.extend(sysctls);
-        steps.extend(flows);
+        // A guest that still sends would begin a flow anew while its flows are forgotten.
         steps.extend(condemn);
+        steps.extend(flows);
         steps.extend(delete);
     } else {
         // Forwarding ends, and the TAPs are down, before the firewall that confined both goes.

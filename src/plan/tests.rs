@@ -106,8 +106,8 @@ fn what_leaves_is_closed_before_its_tap_goes() {
     insta::assert_snapshot!(plan(&desired([]), &after(&before)), @r"
     - firewall: tcp 80 -> 10.231.0.2:80
     - firewall: hairpin 10.231.0.2
-    - flows: of guest 10.231.0.2
     - TAP rik0: down
+    - flows: of guest 10.231.0.2
     - condemned TAPs: deleted
     ");
 }
