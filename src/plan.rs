@@ -155,8 +155,9 @@ pub fn plan(desired: &Desired, observed: &Observed) -> Plan {
         steps.extend(firewall);
         steps.extend(gates);
         steps.extend(sysctls);
-        steps.extend(flows);
+        // A guest that still sends would begin a flow anew while its flows are forgotten.
         steps.extend(condemn);
+        steps.extend(flows);
         steps.extend(delete);
     } else {
         // Forwarding ends, and the TAPs are down, before the firewall that confined both goes.
@@ -265,16 +266,18 @@ fn flows(
         .collect();
     let guests = gone.iter().map(|&guest| Flows::Guest { guest });
     let withdrawn = remove.iter().filter_map(|entry| match *entry {
-        Entry::Exposure { protocol, guest, guest_port, .. } if !gone.contains(&guest) => {
-            Some(Flows::Exposed { protocol, guest, guest_port })
+        Entry::Exposure { protocol, host_address, host_port, guest, guest_port }
+            if !gone.contains(&guest) =>
+        {
+            Some(Flows::Exposed { protocol, host_address, host_port, guest, guest_port })
         }
         _ => None,
     });
-    // Only UDP: a client that keeps its port would go on to speak to what was there before. A TCP or SCTP
-    // client was refused, and begins anew by itself.
+    // A client that keeps its port would go on to speak to what was there before, or be refused for as long
+    // as it tries. Not so with TCP: a refusal (RST) ends the flow, and a connection that stands may stay.
     let opened = add.iter().filter_map(|entry| match *entry {
-        Entry::Exposure { protocol: Protocol::Udp, host_port, .. } => {
-            Some(Flows::Untranslated { protocol: Protocol::Udp, port: host_port })
+        Entry::Exposure { protocol, host_address, host_port, .. } if protocol != Protocol::Tcp => {
+            Some(Flows::Untranslated { protocol, address: host_address, port: host_port })
         }
         _ => None,
     });
@@ -377,10 +380,16 @@ impl fmt::Display for Flows {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Guest { guest } => write!(f, "of guest {guest}"),
-            Self::Exposed { protocol, guest, guest_port } => {
-                write!(f, "{protocol} to {guest}:{guest_port}")
+            Self::Exposed { protocol, host_address, host_port, guest, guest_port } => {
+                let (host_address, host_port) = (*host_address, *host_port);
+                let (guest, guest_port) = (*guest, *guest_port);
+                Entry::Exposure { protocol: *protocol, host_address, host_port, guest, guest_port }
+                    .fmt(f)
             }
-            Self::Untranslated { protocol, port } => {
+            Self::Untranslated { protocol, address: Some(address), port } => {
+                write!(f, "{protocol} to {address}:{port}, untranslated")
+            }
+            Self::Untranslated { protocol, address: None, port } => {
                 write!(f, "{protocol} to port {port}, untranslated")
             }
         }

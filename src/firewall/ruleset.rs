@@ -62,7 +62,9 @@ pub struct Ruleset {
 
 /// The part of a ruleset that does not depend on the instances:
 ///
-/// * a packet to one of the host's own addresses goes through the exposures, whether it arrives or is sent here;
+/// * a packet to one of the host's own addresses goes through the exposures, whether it is sent here or
+///   arrives; to 127.0.0.0/8 only where it is sent here, or a neighbour on the link would reach what is bound
+///   to 127.0.0.1;
 /// * from one of our interfaces passes: what is established, what an exposure translated, and what goes from
 ///   a guest's address out of an uplink; to one of our interfaces: what is established, and what an exposure
 ///   translated; nothing else from or to our interfaces is forwarded;

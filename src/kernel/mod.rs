@@ -35,10 +35,15 @@ pub enum Flows {
         /// The guest's address.
         guest: Ipv4Addr,
     },
-    /// What was translated to this port of this guest.
+    /// What an exposure translated: from this port of the host to this port of this guest. What another port
+    /// of the host leads there is not meant.
     Exposed {
         /// The transport protocol.
         protocol: Protocol,
+        /// The address of the host that it was sent to; `None` is every one.
+        host_address: Option<Ipv4Addr>,
+        /// The host's port.
+        host_port: u16,
         /// The guest's address.
         guest: Ipv4Addr,
         /// The guest's port.
@@ -49,6 +54,8 @@ pub enum Flows {
     Untranslated {
         /// The transport protocol.
         protocol: Protocol,
+        /// The destination address; `None` is every one.
+        address: Option<Ipv4Addr>,
         /// The destination port.
         port: u16,
     },

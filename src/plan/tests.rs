@@ -95,7 +95,7 @@ fn a_changed_definition_touches_only_what_changed() {
     ~ TAP rik0: alias "riklet-sdn:a tcp:80:80 udp:54:53"
     - firewall: udp 53 -> 10.231.0.2:53
     + firewall: udp 54 -> 10.231.0.2:53
-    - flows: udp to 10.231.0.2:53
+    - flows: udp 53 -> 10.231.0.2:53
     - flows: udp to port 54, untranslated
     "#);
 }
@@ -106,8 +106,8 @@ fn what_leaves_is_closed_before_its_tap_goes() {
     insta::assert_snapshot!(plan(&desired([]), &after(&before)), @r"
     - firewall: tcp 80 -> 10.231.0.2:80
     - firewall: hairpin 10.231.0.2
-    - flows: of guest 10.231.0.2
     - TAP rik0: down
+    - flows: of guest 10.231.0.2
     - condemned TAPs: deleted
     ");
 }

@@ -7,5 +7,9 @@
     reason = "the harness is test code too, outside of functions marked as tests"
 )]
 
+mod exposures;
+mod internet;
+mod reach;
 mod self_test;
+mod withdrawn;
 mod world;

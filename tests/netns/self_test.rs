@@ -13,8 +13,8 @@ use crate::world::{
     sctp::{sctp_ask, sctp_server},
     state::{SystemState, assert_same},
     traffic::{
-        PATIENCE, SILENCE, UdpClient, assert_tcp_closed, assert_tcp_refused, ping, tcp_ask,
-        tcp_echo, tcp_server, udp_ask, udp_server,
+        Ear, PATIENCE, SILENCE, UdpClient, assert_tcp_closed, assert_tcp_refused, ping, say,
+        tcp_ask, tcp_echo, tcp_server, udp_ask, udp_server,
     },
     wait_for,
 };
@@ -105,6 +105,23 @@ fn a_datagram_client_keeps_its_port() {
     assert_ne!(udp_ask(&world.client, server.address, PATIENCE), Some(first));
     drop(server);
     assert_eq!(client.ask(PATIENCE), None);
+}
+
+#[test]
+fn a_hostile_neighbour_reaches_the_loopback_of_a_node_that_lets_it() {
+    let world = World::new(Firewall::Nftables);
+    let local = Ipv4Addr::LOCALHOST;
+    let server = tcp_server(&world.node, (local, 80));
+    let ear = Ear::new(&world.node, (Ipv4Addr::UNSPECIFIED, 53));
+    world.client.send_loopback_to(NODE_LAN);
+    world.client.tool(&["ip", "address", "add", "127.0.0.9/32", "dev", "lo"]);
+    assert!(ping(&world.client, NODE_LAN, PATIENCE));
+    for (route_localnet, reached) in [("0", false), ("1", true)] {
+        world.node.set_sysctl("net/ipv4/conf/lan0/route_localnet", route_localnet);
+        assert_eq!(tcp_ask(&world.client, server.address).is_ok(), reached);
+        say(&world.client, Ipv4Addr::new(127, 0, 0, 9), (NODE_LAN, 53), "from 127.0.0.9");
+        assert_eq!(ear.hear(SILENCE).is_some(), reached);
+    }
 }
 
 #[test]

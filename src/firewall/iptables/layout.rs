@@ -64,12 +64,14 @@ pub(super) fn holds_entries(chain: &str) -> bool {
 /// The rules that lead to our chains of this table.
 pub(super) fn jumps(table: Table) -> Vec<Rule> {
     let local = format!("-m addrtype --dst-type LOCAL -j {CHAIN}");
+    // What arrives for 127.0.0.0/8 is dropped as martian, but only after this has translated it.
+    let arriving = format!("! -d 127.0.0.0/8 {local}");
     match table {
         Table::Filter => vec![rule(BaseChain::FORWARD, format!("-j {FORWARD}"))],
         Table::Raw => vec![rule(BaseChain::PREROUTING, format!("-i {} -j {RAW}", ours()))],
         Table::Nat => vec![
-            rule(BaseChain::PREROUTING, &*local),
-            rule(BaseChain::OUTPUT, &*local),
+            rule(BaseChain::PREROUTING, arriving),
+            rule(BaseChain::OUTPUT, local),
             rule(BaseChain::POSTROUTING, format!("-j {POSTROUTING}")),
         ],
     }

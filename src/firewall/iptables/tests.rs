@@ -62,7 +62,7 @@ fn a_reset_of_an_empty_host() {
     -A RIKLET -d 192.0.2.1/32 -p udp -m udp --dport 53 -j DNAT --to-destination 10.231.0.2:3000
     -A RIKLET -p sctp -m sctp --dport 53 -j DNAT --to-destination 10.231.0.2:3000
     -A RIKLET-HAIRPIN -s 10.231.0.2/32 -d 10.231.0.2/32 -j MASQUERADE
-    -I PREROUTING -m addrtype --dst-type LOCAL -j RIKLET
+    -I PREROUTING ! -d 127.0.0.0/8 -m addrtype --dst-type LOCAL -j RIKLET
     -I OUTPUT -m addrtype --dst-type LOCAL -j RIKLET
     -I POSTROUTING -j RIKLET-POSTROUTING
     COMMIT
@@ -163,7 +163,7 @@ fn differences_are_named() {
     nat: no chain RIKLET
     nat: no chain RIKLET-POSTROUTING
     nat: no chain RIKLET-HAIRPIN
-    nat: missing: -A PREROUTING -m addrtype --dst-type LOCAL -j RIKLET
+    nat: missing: -A PREROUTING ! -d 127.0.0.0/8 -m addrtype --dst-type LOCAL -j RIKLET
     nat: missing: -A OUTPUT -m addrtype --dst-type LOCAL -j RIKLET
     nat: missing: -A POSTROUTING -j RIKLET-POSTROUTING
     "#);

@@ -120,27 +120,36 @@ pub(super) fn out_of(set: &str) -> Vec<Expression> {
 
 /// `ip saddr <network>`
 pub(super) fn source(network: Ipv4Net) -> Vec<Expression> {
-    within(SOURCE_ADDRESS, network)
+    matched(SOURCE_ADDRESS, Operator::Equal, network)
 }
 
 /// `ip daddr <network>`
 pub(super) fn destination(network: Ipv4Net) -> Vec<Expression> {
-    within(DESTINATION_ADDRESS, network)
+    matched(DESTINATION_ADDRESS, Operator::Equal, network)
+}
+
+/// `ip daddr != <network>`
+pub(super) fn destination_outside(network: Ipv4Net) -> Vec<Expression> {
+    matched(DESTINATION_ADDRESS, Operator::NotEqual, network)
 }
 
 /// As nft(8) writes it: where the prefix ends at a byte, only that much is loaded, and needs no mask.
-fn within((base, offset, length): (u32, u32, u32), network: Ipv4Net) -> Vec<Expression> {
+fn matched(
+    (base, offset, length): (u32, u32, u32),
+    operator: Operator,
+    network: Ipv4Net,
+) -> Vec<Expression> {
     let address = network.network().octets();
     let prefix = address.get(..usize::from(network.prefix_len() / 8));
     let matches = match prefix {
         Some(prefix) if network.prefix_len().is_multiple_of(8) => {
             let length = u32::from(network.prefix_len() / 8);
-            vec![payload((base, offset, length), Register::Reg1), equals(prefix)]
+            vec![payload((base, offset, length), Register::Reg1), compare(operator, prefix)]
         }
         _ => vec![
             payload((base, offset, length), Register::Reg1),
             mask(network.netmask().octets()),
-            equals(&address),
+            compare(operator, &address),
         ],
     };
     [ipv4(), matches].concat()

@@ -13,8 +13,8 @@ use super::{
     element,
     expression::{
         ACCEPT, Expression, accept, addresses_in, destination, destination_is_local,
-        destination_translated, drop, established, from_guest, ipv4, jump, masquerade, out_of,
-        source, to_guest, translate_by_address, translate_by_port,
+        destination_outside, destination_translated, drop, established, from_guest, ipv4, jump,
+        masquerade, out_of, source, to_guest, translate_by_address, translate_by_port,
     },
     object::{Base, Chain, INTERFACE, Operation, Rule, Set, Table, TableName, comment},
 };
@@ -146,7 +146,12 @@ pub(crate) fn rules(skeleton: &Skeleton) -> Vec<Rule> {
             &[from_guest(), destination(loopback), drop()],
         ),
         rule(ANTISPOOF, "guests are not 127.0.0.0/8", &[from_guest(), source(loopback), drop()]),
-        rule(PREROUTING, "to the host", &[ipv4(), destination_is_local(), jump(CHAIN)]),
+        // What arrives for 127.0.0.0/8 is dropped as martian, but only after this has translated it.
+        rule(
+            PREROUTING,
+            "to the host",
+            &[destination_outside(loopback), destination_is_local(), jump(CHAIN)],
+        ),
         rule(OUTPUT, "from the host to itself", &[ipv4(), destination_is_local(), jump(CHAIN)]),
         rule(FORWARD, "what guests go on with", &[from_guest(), established(), accept()]),
         rule(FORWARD, "what goes on with guests", &[to_guest(), established(), accept()]),

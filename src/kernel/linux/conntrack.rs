@@ -34,6 +34,7 @@ const FILTER_ORIGINAL: u16 = 1;
 const FILTER_REPLY: u16 = 2;
 /// What a filter compares: `CTA_FILTER_F_*` of `net/netfilter/nf_internals.h`.
 const BY_SOURCE: u32 = 1;
+const BY_DESTINATION: u32 = 1 << 1;
 const BY_PROTOCOL: u32 = 1 << 3;
 const BY_SOURCE_PORT: u32 = 1 << 4;
 const BY_DESTINATION_PORT: u32 = 1 << 5;
@@ -49,18 +50,20 @@ pub(super) struct Conntrack {
     socket: Socket,
 }
 
-/// What the kernel shall compare.
-enum Filter {
-    /// The original direction with a tuple, of any entry, or of those that are not translated.
-    Original { flags: u32, tuple: Vec<Tuple>, untranslated: bool },
-    /// The reply direction with a tuple.
-    Reply { flags: u32, tuple: Vec<Tuple> },
+/// What the kernel shall compare: a tuple for each direction that matters, and which parts of it.
+#[derive(Default)]
+struct Filter {
+    original: Option<(u32, Vec<Tuple>)>,
+    reply: Option<(u32, Vec<Tuple>)>,
+    /// Only what is not translated.
+    untranslated: bool,
 }
 
 /// One direction of an entry.
 #[derive(Default)]
 struct Direction {
     source: Option<Ipv4Addr>,
+    destination: Option<Ipv4Addr>,
     protocol: Option<Protocol>,
     source_port: Option<u16>,
     destination_port: Option<u16>,
@@ -173,24 +176,25 @@ impl Filter {
     /// As attributes without a type: the library's would lose the flag `NLA_F_NESTED` of `CTA_FILTER`,
     /// which the kernel insists on.
     fn request(self, request: ConntrackMessageType) -> ConntrackMessage {
-        let (kind, flags, tuple, untranslated) = match self {
-            Self::Original { flags, tuple, untranslated } => {
-                (FILTER_ORIGINAL, flags, ConntrackAttribute::CtaTupleOrig(tuple), untranslated)
-            }
-            Self::Reply { flags, tuple } => {
-                (FILTER_REPLY, flags, ConntrackAttribute::CtaTupleReply(tuple), false)
-            }
-        };
-        let flags = DefaultNla::new(kind, flags.to_ne_bytes().to_vec());
-        let mut filter = vec![0; flags.buffer_len()];
-        flags.emit(&mut filter);
-        let mut compared = vec![0; tuple.value_len()];
-        tuple.emit_value(&mut compared);
-        let mut attributes = vec![
-            DefaultNla::new(tuple.kind() | NLA_F_NESTED, compared),
-            DefaultNla::new(FILTER | NLA_F_NESTED, filter),
-        ];
-        if untranslated {
+        let original = self.original.map(|(flags, parts)| {
+            (FILTER_ORIGINAL, flags, ConntrackAttribute::CtaTupleOrig(parts))
+        });
+        let reply = self
+            .reply
+            .map(|(flags, parts)| (FILTER_REPLY, flags, ConntrackAttribute::CtaTupleReply(parts)));
+        let mut compared = Vec::new();
+        let mut attributes = Vec::new();
+        for (kind, flags, tuple) in original.into_iter().chain(reply) {
+            let flags = DefaultNla::new(kind, flags.to_ne_bytes().to_vec());
+            let mut bytes = vec![0; flags.buffer_len()];
+            flags.emit(&mut bytes);
+            compared.append(&mut bytes);
+            let mut value = vec![0; tuple.value_len()];
+            tuple.emit_value(&mut value);
+            attributes.push(DefaultNla::new(tuple.kind() | NLA_F_NESTED, value));
+        }
+        attributes.push(DefaultNla::new(FILTER | NLA_F_NESTED, compared));
+        if self.untranslated {
             let mask = Status::NatMask.bits().to_be_bytes().to_vec();
             attributes.push(DefaultNla::new(STATUS, vec![0; mask.len()]));
             attributes.push(DefaultNla::new(STATUS_MASK, mask));
@@ -201,29 +205,40 @@ impl Filter {
 
 /// What finds the entries of these flows.
 fn filters(flows: Flows) -> Vec<Filter> {
-    let number = |protocol: Protocol| ProtoTuple::Protocol(Number::from(protocol.number()));
     match flows {
         Flows::Guest { guest } => {
+            let sent = || Some((BY_SOURCE, vec![source(guest)]));
             vec![
-                Filter::Original {
-                    flags: BY_SOURCE,
-                    tuple: vec![source(guest)],
-                    untranslated: false,
-                },
-                Filter::Reply { flags: BY_SOURCE, tuple: vec![source(guest)] },
+                Filter { original: sent(), ..Filter::default() },
+                Filter { reply: sent(), ..Filter::default() },
             ]
         }
-        Flows::Exposed { protocol, guest, guest_port } => {
+        Flows::Exposed { protocol, host_address, host_port, guest, guest_port } => {
             let ports = vec![number(protocol), ProtoTuple::SourcePort(guest_port)];
             let flags = BY_SOURCE | BY_PROTOCOL | BY_SOURCE_PORT;
-            vec![Filter::Reply { flags, tuple: vec![source(guest), Tuple::Proto(ports)] }]
+            vec![Filter {
+                original: Some(sent_to(protocol, host_address, host_port)),
+                reply: Some((flags, vec![source(guest), Tuple::Proto(ports)])),
+                untranslated: false,
+            }]
         }
-        Flows::Untranslated { protocol, port } => {
-            let ports = vec![number(protocol), ProtoTuple::DestinationPort(port)];
-            let flags = BY_PROTOCOL | BY_DESTINATION_PORT;
-            vec![Filter::Original { flags, tuple: vec![Tuple::Proto(ports)], untranslated: true }]
+        Flows::Untranslated { protocol, address, port } => {
+            let original = Some(sent_to(protocol, address, port));
+            vec![Filter { original, reply: None, untranslated: true }]
         }
     }
+}
+
+fn sent_to(protocol: Protocol, address: Option<Ipv4Addr>, port: u16) -> (u32, Vec<Tuple>) {
+    let ports = vec![number(protocol), ProtoTuple::DestinationPort(port)];
+    let by_address = if address.is_some() { BY_DESTINATION } else { 0 };
+    let address = address.map(|a| Tuple::Ip(vec![IPTuple::DestinationAddress(a.into())]));
+    let tuple = address.into_iter().chain([Tuple::Proto(ports)]).collect();
+    (by_address | BY_PROTOCOL | BY_DESTINATION_PORT, tuple)
+}
+
+fn number(protocol: Protocol) -> ProtoTuple {
+    ProtoTuple::Protocol(Number::from(protocol.number()))
 }
 
 fn source(address: Ipv4Addr) -> Tuple {
@@ -234,18 +249,19 @@ fn source(address: Ipv4Addr) -> Tuple {
 /// and port are the source of the reply direction.
 fn flows_of(entry: &[ConntrackAttribute]) -> impl Iterator<Item = Flows> + use<> {
     let (original, reply) = directions(entry);
-    let guest = |guest| Flows::Guest { guest };
-    let exposed = || {
-        let (guest, guest_port) = (reply.source?, reply.source_port?);
-        Some(Flows::Exposed { protocol: reply.protocol?, guest, guest_port })
-    };
-    let untranslated = || {
+    let translated = is_translated(entry);
+    let guests = [original.source, reply.source].into_iter().flatten();
+    let guests = guests.map(|guest| Flows::Guest { guest });
+    let sent_to = [None, original.destination].into_iter().filter_map(move |address| {
         let (protocol, port) = (original.protocol?, original.destination_port?);
-        Some(Flows::Untranslated { protocol, port }).filter(|_| !is_translated(entry))
-    };
-    [original.source.map(guest), reply.source.map(guest), exposed(), untranslated()]
-        .into_iter()
-        .flatten()
+        if !translated {
+            return Some(Flows::Untranslated { protocol, address, port });
+        }
+        let (guest, guest_port) = (reply.source?, reply.source_port?);
+        let (host_address, host_port) = (address, port);
+        Some(Flows::Exposed { protocol, host_address, host_port, guest, guest_port })
+    });
+    guests.chain(sent_to)
 }
 
 fn directions(entry: &[ConntrackAttribute]) -> (Direction, Direction) {
@@ -266,8 +282,14 @@ fn direction(tuple: &[Tuple]) -> Direction {
         match part {
             Tuple::Ip(addresses) => {
                 for address in addresses {
-                    if let IPTuple::SourceAddress(IpAddr::V4(address)) = address {
-                        direction.source = Some(*address);
+                    match address {
+                        IPTuple::SourceAddress(IpAddr::V4(address)) => {
+                            direction.source = Some(*address);
+                        }
+                        IPTuple::DestinationAddress(IpAddr::V4(address)) => {
+                            direction.destination = Some(*address);
+                        }
+                        _ => {}
                     }
                 }
             }
@@ -314,182 +336,4 @@ fn message(message: ConntrackMessage) -> NetfilterMessage {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::{
-        ffi::OsStr,
-        net::{SocketAddrV4, UdpSocket},
-    };
-
-    use super::*;
-    use crate::kernel::linux::namespace::{ip, isolated, run};
-
-    /// One of the ways to forget flows.
-    type Way<'a> = &'a dyn Fn(&[Flows]);
-
-    const GUEST: Ipv4Addr = Ipv4Addr::new(10, 231, 0, 2);
-    const OTHER: Ipv4Addr = Ipv4Addr::new(10, 231, 0, 6);
-
-    /// Tracking, two guests on the loopback, and translation: ports 80 and 81 lead to the one, 90 to the
-    /// other, and port 99 is masqueraded.
-    fn host() {
-        for address in ["10.231.0.2", "10.231.0.6", "192.0.2.1"] {
-            ip(&format!("addr add {address}/32 dev lo"));
-        }
-        let ruleset = "
-        table ip test {
-            chain output { type nat hook output priority -100;
-                ip daddr 192.0.2.1 meta l4proto { tcp, udp } th dport 80 dnat to 10.231.0.2:8080
-                ip daddr 192.0.2.1 meta l4proto { tcp, udp } th dport 81 dnat to 10.231.0.2:8081
-                ip daddr 192.0.2.1 meta l4proto { tcp, udp } th dport 90 dnat to 10.231.0.6:8080
-            }
-            chain postrouting { type nat hook postrouting priority 100;
-                udp dport 99 snat to 192.0.2.1
-            }
-        }
-";
-        let output = crate::process::run(OsStr::new("nft"), &["-f", "-"], ruleset.as_bytes());
-        let output = output.unwrap();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    }
-
-    /// Sends one datagram; its port is the flow's name in what [`flows`] answers.
-    fn send(from: &str, to: &str) {
-        UdpSocket::bind(from).unwrap().send_to(b"x", to).unwrap();
-    }
-
-    /// Sends one echo request (RFC 792) to 192.0.2.1.
-    fn ping(from: Ipv4Addr) {
-        use rustix::net::{AddressFamily, SendFlags, SocketType, bind, ipproto, sendto, socket};
-        let socket = socket(AddressFamily::INET, SocketType::RAW, Some(ipproto::ICMP)).unwrap();
-        bind(&socket, &SocketAddrV4::new(from, 0)).unwrap();
-        let echo = [8, 0, 0xf7, 0xff, 0, 0, 0, 0];
-        let to = SocketAddrV4::new([192, 0, 2, 1].into(), 0);
-        sendto(&socket, &echo, SendFlags::empty(), &to).unwrap();
-    }
-
-    /// The source ports of the tracked flows.
-    fn flows() -> Vec<u16> {
-        let mut ports: Vec<_> = run("conntrack", "-L -f ipv4")
-            .lines()
-            .filter_map(|line| line.split("sport=").nth(1)?.split(' ').next()?.parse().ok())
-            .collect();
-        ports.sort_unstable();
-        ports
-    }
-
-    fn forget(flows: &[Flows]) {
-        let flows = flows.iter().copied().collect();
-        Conntrack::open().unwrap().forget(&flows).unwrap();
-    }
-
-    fn traffic() {
-        send("192.0.2.1:1001", "192.0.2.1:80");
-        send("192.0.2.1:1002", "192.0.2.1:81");
-        send("192.0.2.1:1003", "192.0.2.1:90");
-        send("10.231.0.2:1004", "192.0.2.1:53");
-        send("10.231.0.6:1005", "192.0.2.1:53");
-        send("127.0.0.1:1006", "192.0.2.1:53");
-        send("127.0.0.1:1007", "192.0.2.1:99");
-        send("127.0.0.1:1008", "192.0.2.1:54");
-        assert_eq!(flows(), [1001, 1002, 1003, 1004, 1005, 1006, 1007, 1008]);
-    }
-
-    #[test]
-    fn exactly_the_flows_named_are_forgotten() {
-        let udp = Protocol::Udp;
-        let exposed = |guest, guest_port| Flows::Exposed { protocol: udp, guest, guest_port };
-        let untranslated = |port| Flows::Untranslated { protocol: udp, port };
-        let tcp = Flows::Untranslated { protocol: Protocol::Tcp, port: 53 };
-        let cases = [
-            (vec![], vec![]),
-            (vec![Flows::Guest { guest: GUEST }], vec![1001, 1002, 1004]),
-            (vec![exposed(GUEST, 8080)], vec![1001]),
-            (vec![exposed(OTHER, 8080)], vec![1003]),
-            (vec![exposed(GUEST, 80)], vec![]),
-            (vec![untranslated(53)], vec![1004, 1005, 1006]),
-            (vec![untranslated(99), untranslated(80), tcp], vec![]),
-            (vec![exposed(GUEST, 8081), untranslated(54)], vec![1002, 1008]),
-        ];
-        // The same with so many filters that the whole table is read, and as older kernels have it.
-        let more: Vec<_> = (0..20).map(|n| exposed(Ipv4Addr::new(10, 99, 0, n), 1)).collect();
-        let with_more = move |named: &[Flows]| forget(&[named, &more].concat());
-        let by_dump = |named: &[Flows]| {
-            let mut conntrack = Conntrack::open().unwrap();
-            let entries =
-                conntrack.dump_filtered(named.iter().copied().flat_map(filters).collect());
-            conntrack.delete_of(&named.iter().copied().collect(), entries.unwrap()).unwrap();
-        };
-        isolated(move || {
-            host();
-            for (named, gone) in cases {
-                let ways: [Way<'_>; 3] = [&forget, &with_more, &by_dump];
-                for forget in ways {
-                    traffic();
-                    forget(&named);
-                    let kept: Vec<_> = (1001..=1008).filter(|flow| !gone.contains(flow)).collect();
-                    assert_eq!(flows(), kept, "{named:?}");
-                    run("conntrack", "-F");
-                }
-            }
-        });
-    }
-
-    #[test]
-    fn the_kernel_filters() {
-        isolated(|| {
-            host();
-            traffic();
-            let mut conntrack = Conntrack::open().unwrap();
-            let mut count = |flows| {
-                let found = filters(flows).into_iter().map(|filter| {
-                    conntrack.dump(filter.request(ConntrackMessageType::Get)).unwrap().len()
-                });
-                found.collect::<Vec<_>>()
-            };
-            let protocol = Protocol::Udp;
-            assert_eq!(count(Flows::Guest { guest: GUEST }), [1, 2]);
-            let exposed = Flows::Exposed { protocol, guest: GUEST, guest_port: 8080 };
-            assert_eq!(count(exposed), [1]);
-            assert_eq!(count(Flows::Untranslated { protocol, port: 53 }), [3]);
-            assert_eq!(count(Flows::Untranslated { protocol, port: 99 }), [0]);
-        });
-    }
-
-    #[test]
-    fn flows_in_zones_and_of_icmp_are_forgotten() {
-        isolated(|| {
-            host();
-            run("nft", "add chain ip test raw { type filter hook output priority -300 ; }");
-            run("nft", "add rule ip test raw udp dport 53 ct zone set 7");
-            send("10.231.0.2:1004", "192.0.2.1:53");
-            run("nft", "flush chain ip test raw");
-            send("10.231.0.2:1004", "192.0.2.1:53");
-            ping(GUEST);
-            ping(OTHER);
-            assert_eq!(flows(), [1004, 1004]);
-            forget(&[Flows::Guest { guest: GUEST }]);
-            let left = run("conntrack", "-L -f ipv4");
-            assert!(left.contains("icmp") && left.contains("src=10.231.0.6"), "{left}");
-            assert!(!left.contains("10.231.0.2"), "{left}");
-        });
-    }
-
-    #[test]
-    fn more_flows_than_one_batch_are_forgotten() {
-        isolated(|| {
-            host();
-            let socket = UdpSocket::bind("10.231.0.2:0").unwrap();
-            for port in 1000..1500 {
-                socket.send_to(b"x", ("192.0.2.1", port)).unwrap();
-            }
-            assert_eq!(flows().len(), 500);
-            forget(&[Flows::Guest { guest: GUEST }]);
-            assert_eq!(flows().len(), 0);
-        });
-    }
-
-    #[test]
-    fn where_nothing_is_tracked_there_is_nothing_to_forget() {
-        isolated(|| forget(&[Flows::Guest { guest: GUEST }]));
-    }
-}
+mod tests;

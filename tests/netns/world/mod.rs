@@ -13,6 +13,7 @@
 pub(crate) mod background;
 pub(crate) mod command;
 pub(crate) mod foreign;
+pub(crate) mod function;
 pub(crate) mod guest;
 pub(crate) mod namespace;
 
@@ -20,6 +21,7 @@ pub(crate) mod sctp;
 pub(crate) mod state;
 mod system;
 pub(crate) mod traffic;
+pub(crate) mod transport;
 mod wait;
 
 use std::{
@@ -123,7 +125,10 @@ impl World {
     pub(crate) fn new(firewall: Firewall) -> Self {
         let [client, node, internet, other] = std::array::from_fn(|_| Namespace::new());
         // A namespace takes its first values from the host's.
-        for sysctl in ["ip_forward", "conf/all/rp_filter", "conf/default/rp_filter"] {
+        // A refusal by ICMP may come for each of many tries (icmp(7), icmp_ratelimit).
+        for sysctl in
+            ["ip_forward", "conf/all/rp_filter", "conf/default/rp_filter", "icmp_ratelimit"]
+        {
             node.set_sysctl(&format!("net/ipv4/{sysctl}"), "0");
         }
         connect(&node, &client, &internet, &other);

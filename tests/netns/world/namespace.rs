@@ -2,6 +2,7 @@
 
 use std::{
     fs::{self, File},
+    net::Ipv4Addr,
     os::fd::{AsFd, AsRawFd},
     panic,
     path::Path,
@@ -76,6 +77,16 @@ impl Namespace {
     pub(crate) fn feed(&self, command: &[&str], stdin: &str) -> Output {
         let (program, arguments) = command.split_first().expect("a program's name");
         command::run(self, program, arguments, &command::environment(), stdin)
+    }
+
+    /// Makes a hostile neighbour of it, which sends to (and from) 127.0.0.0/8 through `eth0` by this gateway.
+    #[track_caller]
+    pub(crate) fn send_loopback_to(&self, gateway: Ipv4Addr) {
+        // Without addresses on `lo`, 127.0.0.0/8 is like any other network but for this sysctl.
+        self.set_sysctl("net/ipv4/conf/eth0/route_localnet", "1");
+        let commands =
+            format!("address flush dev lo\nroute add 127.0.0.0/8 via {gateway} dev eth0\n");
+        self.feed(&["ip", "-batch", "-"], &commands).success();
     }
 
     /// A sysctl, by its path under `/proc/sys`, such as `net/ipv4/ip_forward`.

@@ -242,11 +242,12 @@ fn reply(tags: &mut BTreeMap<SocketAddr, u32>, answer: Answer, packet: &Packet) 
 
 /// Makes an association, and returns what [`sctp_server`] sees. Fails where no answer comes, or an ABORT.
 pub(crate) fn sctp_ask(namespace: &Namespace, target: impl Into<SocketAddr>) -> io::Result<Answer> {
-    Client::new(namespace, target.into())?.ask("who am I?")?.parse()
+    SctpClient::new(namespace, target)?.ask()
 }
 
+/// A client that keeps its port.
 #[derive(Debug)]
-struct Client {
+pub(crate) struct SctpClient {
     /// Hears the target's address only.
     socket: OwnedFd,
     port: u16,
@@ -255,18 +256,24 @@ struct Client {
     tag: u32,
 }
 
-impl Client {
-    fn new(namespace: &Namespace, target: SocketAddr) -> io::Result<Self> {
+impl SctpClient {
+    pub(crate) fn new(namespace: &Namespace, target: impl Into<SocketAddr>) -> io::Result<Self> {
         /// Every client has a port of its own, below the range that the kernel hands out.
         static NEXT: AtomicU16 = AtomicU16::new(20_000);
         let port = NEXT.fetch_add(1, Ordering::Relaxed);
+        let target = target.into();
         let socket = raw_socket(namespace)?;
         namespace.run(|| connect(&socket, &SocketAddr::new(target.ip(), 0)))?;
         Ok(Self { socket, port, target, tag: 0x5249_0000 | u32::from(port) })
     }
 
+    /// Makes an association, and returns what [`sctp_server`] sees.
+    pub(crate) fn ask(&self) -> io::Result<Answer> {
+        self.say("who am I?")?.parse()
+    }
+
     /// One message there and one back, from INIT to SHUTDOWN COMPLETE.
-    fn ask(&self, message: &str) -> io::Result<String> {
+    fn say(&self, message: &str) -> io::Result<String> {
         let malformed = || io::Error::from(ErrorKind::InvalidData);
         let init = Chunk::init(Kind::Init, self.tag, self.tag, &[]);
         let accepted = self.exchange(0, &[init], Kind::InitAck)?;

@@ -19,12 +19,12 @@ use rustix::{
     },
 };
 
-use super::{Namespace, background::Background};
+use super::{Namespace, background::Background, wait_for};
 
 /// How long an answer may take that must come.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(2);
 /// How long to wait for an answer that must not come.
-pub(crate) const SILENCE: Duration = Duration::from_secs(1);
+pub(crate) const SILENCE: Duration = Duration::from_millis(500);
 /// When a connection that hangs is given up.
 const HANGING: Duration = Duration::from_secs(20);
 
@@ -90,7 +90,15 @@ fn echo(mut stream: &TcpStream, client: SocketAddr) -> io::Result<()> {
 
 /// Connects, and returns what [`tcp_server`] sees.
 pub(crate) fn tcp_ask(namespace: &Namespace, target: impl Into<SocketAddr>) -> io::Result<Answer> {
-    let mut stream = tcp_connect(namespace, target.into(), PATIENCE)?;
+    tcp_ask_within(namespace, target.into(), PATIENCE)
+}
+
+pub(super) fn tcp_ask_within(
+    namespace: &Namespace,
+    target: SocketAddr,
+    timeout: Duration,
+) -> io::Result<Answer> {
+    let mut stream = tcp_connect(namespace, target, timeout)?;
     stream.shutdown(Shutdown::Write)?;
     let mut text = String::new();
     stream.read_to_string(&mut text)?;
@@ -127,6 +135,59 @@ fn tcp_connect(
     stream.set_read_timeout(Some(HANGING))?;
     stream.set_write_timeout(Some(HANGING))?;
     Ok(stream)
+}
+
+/// Both ends of one established connection.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    pub(crate) client: TcpStream,
+    pub(crate) server: TcpStream,
+}
+
+impl Connection {
+    /// `client` connects to `to`, and gets through to `server`, at an address and a port that are free there.
+    #[track_caller]
+    pub(crate) fn new(
+        client: &Namespace,
+        to: impl Into<SocketAddr>,
+        server: &Namespace,
+        at: impl Into<SocketAddr>,
+    ) -> Self {
+        let (to, at) = (to.into(), at.into());
+        let listener = server.run(|| TcpListener::bind(at));
+        let listener = listener.unwrap_or_else(|error| panic!("cannot listen at {at}: {error}"));
+        let client = tcp_connect(client, to, PATIENCE);
+        let client = client.unwrap_or_else(|error| panic!("cannot connect to {to}: {error}"));
+        listener.set_nonblocking(true).expect("a socket");
+        let (server, _) =
+            wait_for(&format!("the connection to {to}"), PATIENCE, || listener.accept().ok());
+        server.set_nonblocking(false).expect("a socket");
+        server.set_read_timeout(Some(HANGING)).expect("a timeout above zero");
+        Self { client, server }
+    }
+
+    /// What either end says, the other one hears. The server speaks first: a packet of the client would
+    /// have a lost translation made anew (`nf_conntrack_tcp_loose`).
+    #[track_caller]
+    pub(crate) fn assert_alive(&self) {
+        let Self { client, server } = self;
+        for (mut from, mut to, who) in [(server, client, "server"), (client, server, "client")] {
+            from.write_all(b"alive").unwrap_or_else(|error| panic!("the {who}: {error}"));
+            to.set_read_timeout(Some(PATIENCE)).expect("a timeout above zero");
+            let heard = to.read_exact(&mut [0; 5]);
+            heard.unwrap_or_else(|error| panic!("the {who} is not heard any more: {error}"));
+        }
+    }
+
+    /// The client learns, as soon as it says something, that the connection is no more.
+    #[track_caller]
+    pub(crate) fn assert_reset(&self) {
+        let mut client = &self.client;
+        client.set_read_timeout(Some(PATIENCE)).expect("a timeout above zero");
+        let result = client.write_all(b"alive?").and_then(|()| client.read(&mut [0; 5]));
+        let kind = result.as_ref().map_err(io::Error::kind);
+        assert_eq!(kind, Err(ErrorKind::ConnectionReset), "{result:?}");
+    }
 }
 
 /// Nobody listens there, and the client is told so at once.
@@ -190,21 +251,66 @@ impl UdpClient {
 
     /// Sends one datagram, and returns what [`udp_server`] saw; `None` where no answer came to it.
     pub(crate) fn ask(&mut self, timeout: Duration) -> Option<Answer> {
+        self.try_ask(timeout).ok()
+    }
+
+    /// The same, and why no answer came: `ConnectionRefused` where the node, or one on the way, said so (ICMP).
+    pub(crate) fn try_ask(&mut self, timeout: Duration) -> io::Result<Answer> {
         self.asked += 1;
         let number = self.asked.to_string();
         self.socket.set_read_timeout(Some(timeout)).expect("a timeout above zero");
-        self.socket.send(number.as_bytes()).ok()?;
+        self.socket.send(number.as_bytes())?;
         let mut answer = [0; 128];
         loop {
-            let length = self.socket.recv(&mut answer).ok()?;
+            let length = self.socket.recv(&mut answer)?;
             let text = String::from_utf8_lossy(&answer[..length]);
             match text.split_once(' ') {
-                Some((answered, answer)) if answered == number => return answer.parse().ok(),
+                Some((answered, answer)) if answered == number => return answer.parse(),
                 // A late answer to an earlier question.
                 _ => {}
             }
         }
     }
+}
+
+/// A receiver that answers nobody.
+#[derive(Debug)]
+pub(crate) struct Ear(UdpSocket);
+
+impl Ear {
+    #[track_caller]
+    pub(crate) fn new(namespace: &Namespace, at: impl Into<SocketAddr>) -> Self {
+        let at = at.into();
+        let socket = namespace.run(|| UdpSocket::bind(at));
+        Self(socket.unwrap_or_else(|error| panic!("cannot receive at {at}: {error}")))
+    }
+
+    /// What was said, and by whom; `None` where nothing comes in this time.
+    pub(crate) fn hear(&self, timeout: Duration) -> Option<(String, SocketAddr)> {
+        self.0.set_read_timeout(Some(timeout)).expect("a timeout above zero");
+        let mut words = [0; 64];
+        let (length, from) = self.0.recv_from(&mut words).ok()?;
+        Some((String::from_utf8_lossy(&words[..length]).into_owned(), from))
+    }
+}
+
+/// None of these hears anything, of what was said before this.
+#[track_caller]
+pub(crate) fn assert_silence(ears: &[(Ear, &str)]) {
+    let mut timeout = SILENCE;
+    for (ear, who) in ears {
+        assert_eq!(ear.hear(timeout), None, "{who}");
+        // What would have come has come while the first one listened.
+        timeout = Duration::from_millis(1);
+    }
+}
+
+/// Sends a datagram from this address, which must be one of the namespace's, or 0.0.0.0.
+#[track_caller]
+pub(crate) fn say(namespace: &Namespace, from: Ipv4Addr, to: impl Into<SocketAddr>, words: &str) {
+    let to = to.into();
+    let sent = namespace.run(|| UdpSocket::bind((from, 0))?.send_to(words.as_bytes(), to));
+    sent.unwrap_or_else(|error| panic!("cannot send from {from} to {to}: {error}"));
 }
 
 /// Sends one datagram from a new socket, and returns what [`udp_server`] saw.

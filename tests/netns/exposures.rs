@@ -1,0 +1,147 @@
+//! What an exposure can say: addresses, ranges, protocols; and what becomes of one that is changed.
+
+use std::{io::ErrorKind::ConnectionRefused, net::Ipv4Addr};
+
+use crate::world::{
+    CLIENT, NODE_LAN, NODE_LAN_SECOND, NODE_OTHER, NODE_UPLINK, World,
+    function::{Function, bound, every_transport, exposure, function},
+    on_every_firewall,
+    traffic::{Connection, PATIENCE, UdpClient},
+    transport::{
+        Path, Transport,
+        Transport::{Sctp, Tcp, Udp},
+        assert_paths, assert_refused,
+    },
+};
+
+/// The client asks at this address of the node, and this port of the function answers.
+fn leads<'a>(world: &'a World, to: (Ipv4Addr, u16), function: &Function, port: u16) -> Path<'a> {
+    Path { from: &world.client, to, seen_as: CLIENT, server: (function.address(), port) }
+}
+
+on_every_firewall!(an_exposure_is_bound_to_the_address_that_it_names, |world| {
+    let at = |address| every_transport(80, 3000).map(|exposure| bound(address, exposure));
+    let serves = Transport::ALL.map(|transport| (transport, 3000));
+    let functions = [("lan", NODE_LAN), ("uplink", NODE_UPLINK), ("local", Ipv4Addr::LOCALHOST)];
+    let functions = functions.map(|(name, address)| (function(name, &at(address)), &serves[..]));
+    let [lan, uplink, local] = world.start(functions);
+    let from_client =
+        [leads(world, (NODE_LAN, 80), &lan, 3000), leads(world, (NODE_UPLINK, 80), &uplink, 3000)];
+    assert_paths("client → address", &Transport::ALL, &from_client);
+    let from_node = [
+        (NODE_LAN, NODE_LAN, &lan),
+        (NODE_UPLINK, NODE_UPLINK, &uplink),
+        (Ipv4Addr::LOCALHOST, local.gateway(), &local),
+    ];
+    let from_node = from_node.map(|(address, seen_as, function)| Path {
+        from: &world.node,
+        to: (address, 80),
+        seen_as,
+        server: (function.address(), 3000),
+    });
+    assert_paths("node → address", &Transport::ALL, &from_node);
+    let from_function =
+        [(NODE_LAN, &lan), (NODE_UPLINK, &uplink)].map(|(address, function)| Path {
+            from: &local.guest.namespace,
+            to: (address, 80),
+            seen_as: local.address(),
+            server: (function.address(), 3000),
+        });
+    assert_paths("function → address", &Transport::ALL, &from_function);
+
+    for transport in Transport::ALL {
+        for address in [NODE_LAN_SECOND, NODE_OTHER, lan.gateway()] {
+            assert_refused(transport, &world.client, (address, 80));
+        }
+    }
+    for transport in [Tcp, Udp] {
+        for address in [NODE_LAN_SECOND, NODE_OTHER, lan.gateway(), Ipv4Addr::new(127, 0, 0, 2)] {
+            assert_refused(transport, &world.node, (address, 80));
+        }
+        assert_refused(transport, &lan.guest.namespace, (lan.gateway(), 80));
+    }
+});
+
+on_every_firewall!(a_range_maps_port_by_port_beside_other_exposures, |world| {
+    let many = function(
+        "many",
+        &[
+            exposure(Tcp, "8000-8010", "3000-3010"),
+            exposure(Udp, "8000-8010", "4000-4010"),
+            exposure(Tcp, 80, 3005),
+            exposure(Tcp, 53, 3000),
+        ],
+    );
+    // The same ports by other protocols are another function's.
+    let rest = function(
+        "rest",
+        &[exposure(Udp, 53, 53), exposure(Sctp, 53, 53), exposure(Sctp, "8000-8010", "1-11")],
+    );
+    let of_many = [3000, 3005, 3010].map(|port| (Tcp, port)).into_iter();
+    let of_many: Vec<_> = of_many.chain([4000, 4005, 4010].map(|port| (Udp, port))).collect();
+    let of_rest = [(Udp, 53), (Sctp, 53), (Sctp, 11)];
+    let [many, rest] = world.start([(many, &of_many), (rest, &of_rest)]);
+    let at = |port, function, target| leads(world, (NODE_LAN, port), function, target);
+    let tcp = [(8000, 3000), (8005, 3005), (8010, 3010), (80, 3005), (53, 3000)];
+    assert_paths("range", &[Tcp], &tcp.map(|(port, target)| at(port, &many, target)));
+    let udp = [(8000, 4000), (8005, 4005), (8010, 4010)];
+    assert_paths("range", &[Udp], &udp.map(|(port, target)| at(port, &many, target)));
+    assert_paths("the other function", &[Udp, Sctp], &[at(53, &rest, 53)]);
+    assert_paths("the other function", &[Sctp], &[at(8010, &rest, 11)]);
+    for transport in Transport::ALL {
+        for port in [7999, 8011] {
+            assert_refused(transport, &world.client, (NODE_LAN, port));
+        }
+    }
+    assert_refused(Udp, &world.client, (NODE_LAN, 80));
+    // Within the range, but nobody serves it: it is the guest that refuses.
+    assert_refused(Tcp, &world.client, (NODE_LAN, 8001));
+});
+
+on_every_firewall!(a_changed_definition_touches_only_what_changed, |world| {
+    let before = [
+        exposure(Tcp, 8080, 3000),
+        exposure(Tcp, 8081, 3000),
+        exposure(Tcp, 8082, 3001),
+        exposure(Udp, 8080, 3000),
+        exposure(Udp, 8081, 3000),
+    ];
+    let after = [
+        exposure(Tcp, 8080, 3000),
+        exposure(Tcp, 8082, 3002),
+        exposure(Tcp, 8083, 3001),
+        exposure(Udp, 8080, 3000),
+    ];
+    let serves = [(Tcp, 3001), (Tcp, 3002), (Udp, 3000)];
+    let [changed] = world.start([(function("changed", &before), &serves)]);
+    let connect = |port| {
+        let guest = &changed.guest.namespace;
+        Connection::new(&world.client, (NODE_LAN, port), guest, (changed.address(), 3000))
+    };
+    let (stays, goes) = (connect(8080), connect(8081));
+    let [mut datagrams_stay, mut datagrams_go] =
+        [8080, 8081].map(|port| UdpClient::new(&world.client, (NODE_LAN, port)));
+    let seen = datagrams_stay.ask(PATIENCE).unwrap();
+    datagrams_go.ask(PATIENCE).unwrap();
+    let tap = world.node.tool(&["ip", "-o", "link", "show", &changed.guest.nic.interface]);
+
+    let nics = world.up(&[function("changed", &after)]);
+    assert_eq!(nics[0].address, changed.address());
+    stays.assert_alive();
+    goes.assert_reset();
+    assert_eq!(datagrams_stay.ask(PATIENCE), Some(seen));
+    assert!(datagrams_go.try_ask(PATIENCE).is_err_and(|e| e.kind() == ConnectionRefused));
+    assert_refused(Tcp, &world.client, (NODE_LAN, 8081));
+    let moved = [(8082, 3002), (8083, 3001)];
+    let moved = moved.map(|(port, target)| leads(world, (NODE_LAN, port), &changed, target));
+    assert_paths("changed", &[Tcp], &moved);
+
+    world.up(&[function("changed", &[exposure(Tcp, 8080, 3000)]), function("another", &[])]);
+    stays.assert_alive();
+    assert!(datagrams_stay.try_ask(PATIENCE).is_err_and(|e| e.kind() == ConnectionRefused));
+    world.up(&[function("changed", &[])]);
+    stays.assert_reset();
+    // It was the same interface all the time.
+    let same = world.node.tool(&["ip", "-o", "link", "show", &changed.guest.nic.interface]);
+    assert_eq!(same.split(':').next(), tap.split(':').next());
+});

@@ -1,0 +1,67 @@
+//! A published port answers from everywhere a user would try it, and the function sees who asks.
+
+use std::net::Ipv4Addr;
+
+use crate::world::{
+    CLIENT, INTERNET, NODE_LAN, NODE_LAN_SECOND, NODE_OTHER, NODE_UPLINK, OTHER, World,
+    function::{Function, every_transport, function},
+    on_every_firewall,
+    transport::{Path, Transport, assert_paths},
+};
+
+/// The port that each function serves, by every protocol.
+pub(crate) const TARGET: u16 = 3000;
+/// Where [`pair`] publishes it.
+pub(crate) const FIRST: u16 = 8080;
+pub(crate) const SECOND: u16 = 9090;
+
+/// Two functions of one file, brought up by one call: the first at port [`FIRST`], the other at [`SECOND`].
+pub(crate) fn pair(world: &World) -> [Function; 2] {
+    let serves = Transport::ALL.map(|transport| (transport, TARGET));
+    let published = [("first", FIRST), ("second", SECOND)];
+    world.start(
+        published.map(|(name, port)| (function(name, &every_transport(port, TARGET)), &serves[..])),
+    )
+}
+
+/// Everybody who can ask, at every address that the node has, and whom the function must see.
+#[track_caller]
+pub(crate) fn assert_published(
+    world: &World,
+    [first, second]: &[Function; 2],
+    transports: &[Transport],
+) {
+    let taps = [first.gateway(), second.gateway()];
+    let of_node = [NODE_LAN, NODE_LAN_SECOND, NODE_UPLINK, NODE_OTHER, taps[0], taps[1]];
+    let path = |from, address, seen_as| Path {
+        from,
+        to: (address, FIRST),
+        seen_as,
+        server: (first.address(), TARGET),
+    };
+    let loopback = [Ipv4Addr::LOCALHOST, Ipv4Addr::new(127, 0, 0, 2)];
+
+    let client: Vec<_> = of_node[..4].iter().map(|&to| path(&world.client, to, CLIENT)).collect();
+    assert_paths("client → node", transports, &client);
+    let strangers =
+        [path(&world.internet, NODE_UPLINK, INTERNET), path(&world.other, NODE_OTHER, OTHER)];
+    assert_paths("stranger → node", transports, &strangers);
+    // Linux sends from the first address of a network, also to its second one.
+    let node = |to| path(&world.node, to, if to == NODE_LAN_SECOND { NODE_LAN } else { to });
+    let node = of_node.map(node);
+    assert_paths("node → itself", transports, &node);
+    let node = loopback.map(|address| path(&world.node, address, first.gateway()));
+    assert_paths("node → loopback", transports, &node);
+    let function = of_node.map(|to| path(&second.guest.namespace, to, second.address()));
+    assert_paths("function → another", transports, &function);
+    let hairpin = of_node.map(|to| path(&first.guest.namespace, to, first.gateway()));
+    assert_paths("function → itself", transports, &hairpin);
+}
+
+on_every_firewall!(a_published_port_answers_everybody, |world| {
+    let pair = pair(world);
+    assert_published(world, &pair, &Transport::ALL);
+    // Also where the way back of each packet must be the way it came (RFC 3704, strict).
+    world.node.set_sysctl("net/ipv4/conf/all/rp_filter", "1");
+    assert_published(world, &pair, &Transport::ALL);
+});
