@@ -3,9 +3,9 @@ use serde_json::{Value, json};
 use super::{
     API_VERSION, EXPOSURE_TYPE, Error, Errors, Place, Reason, Source, parse, tree::Position,
 };
-use crate::model::{Exposure, Function, PortRange, Workload};
+use crate::model::{Account, Execution, Exposure, Function, Image, PortRange, Workload};
 
-/// The definition of a workload, with every default spelt out.
+/// The definition of a workload, with every default of its network spelt out.
 #[must_use]
 pub fn to_value(workload: &Workload) -> Value {
     let Workload::Function(function) = workload;
@@ -39,14 +39,49 @@ pub fn from_json(text: &str) -> Result<Workload, Errors> {
 }
 
 fn function_value(function: &Function) -> Value {
-    let mut value = json!({ "execution": {} });
-    if let Some(rootfs) = &function.execution.rootfs {
-        value["execution"]["rootfs"] = json!(rootfs);
-    }
+    let mut value = json!({ "execution": execution_value(&function.execution) });
     if !function.exposures.is_empty() {
         value["exposure"] = function.exposures.iter().map(exposure_to_value).collect();
     }
     value
+}
+
+/// Only what was said: a default may be another tomorrow.
+fn execution_value(execution: &Execution) -> Value {
+    let Execution { vmm, kernel, initrd, rootfs, .. } = execution;
+    let Execution { read_only, vcpus, memory, boot_args, accelerator, .. } = execution;
+    let Execution { user, group, queues, dns, .. } = execution;
+    let said = [
+        ("vmm", vmm.map(|vmm| json!(vmm.as_str()))),
+        ("kernel", kernel.as_ref().map(image)),
+        ("initrd", initrd.as_ref().map(image)),
+        ("rootfs", rootfs.as_ref().map(image)),
+        ("readOnly", read_only.map(Value::from)),
+        ("vcpus", vcpus.map(|vcpus| json!(vcpus.get()))),
+        ("memory", memory.map(|memory| json!(memory.mib()))),
+        ("bootArgs", boot_args.as_ref().map(|words| json!(words.as_str()))),
+        ("accelerator", accelerator.map(|accelerator| json!(accelerator.as_str()))),
+        ("user", user.as_ref().map(account)),
+        ("group", group.as_ref().map(account)),
+        ("queues", queues.map(|queues| json!(queues.get()))),
+        ("dns", dns.as_ref().map(|dns| json!(dns.servers()))),
+    ];
+    let said = said.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?)));
+    Value::Object(said.collect())
+}
+
+fn image(image: &Image) -> Value {
+    match image.sha256() {
+        None => json!(image.source()),
+        Some(sum) => json!({ "source": image.source(), "sha256": sum.to_string() }),
+    }
+}
+
+fn account(account: &Account) -> Value {
+    match account {
+        Account::Id(id) => json!(id),
+        Account::Name(name) => json!(name.as_str()),
+    }
 }
 
 /// An exposure with the fields of a definition.

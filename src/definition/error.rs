@@ -1,7 +1,11 @@
 use std::fmt;
 
 use super::tree::{Position, Sort};
-use crate::model::{Exposure, ExposureError, InstanceName, Kind, NameError, PortRangeError};
+use crate::model::{
+    AccountError, BootArgsError, EmptySource, ExecutionConflict, Exposure, ExposureError,
+    InstanceName, Kind, MemoryError, NameError, OutOfRange, PortRangeError, Sha256Error,
+    TooManyServers,
+};
 
 /// A place in a source.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -117,6 +121,15 @@ pub enum Reason {
     UnknownType { found: String },
     #[error("unknown protocol {found:?}; TCP, UDP and SCTP are known")]
     UnknownProtocol { found: String },
+    #[error("unknown {what} {found:?}")]
+    UnknownChoice {
+        what: &'static str,
+        found: String,
+        known: Vec<&'static str>,
+        nearest: Option<&'static str>,
+    },
+    #[error("{found} is not a whole number")]
+    Fraction { found: String },
     #[error("{found:?} is not an IPv4 address")]
     Address { found: String },
     #[error("{name} is defined at {first} already")]
@@ -129,6 +142,22 @@ pub enum Reason {
     Port(#[from] PortRangeError),
     #[error(transparent)]
     Exposure(#[from] ExposureError),
+    #[error(transparent)]
+    Image(#[from] EmptySource),
+    #[error(transparent)]
+    Sha256(#[from] Sha256Error),
+    #[error(transparent)]
+    Count(#[from] OutOfRange),
+    #[error(transparent)]
+    Memory(#[from] MemoryError),
+    #[error(transparent)]
+    BootArgs(#[from] BootArgsError),
+    #[error(transparent)]
+    Account(#[from] AccountError),
+    #[error(transparent)]
+    Dns(#[from] TooManyServers),
+    #[error(transparent)]
+    Conflict(#[from] ExecutionConflict),
 }
 
 impl Reason {
@@ -138,7 +167,11 @@ impl Reason {
         let meant = |nearest: &str| format!("did you mean {nearest:?}?");
         match self {
             Self::UnknownField { nearest: Some(nearest), .. }
-            | Self::UnknownKind { nearest: Some(nearest), .. } => Some(meant(nearest)),
+            | Self::UnknownKind { nearest: Some(nearest), .. }
+            | Self::UnknownChoice { nearest: Some(nearest), .. } => Some(meant(nearest)),
+            Self::UnknownChoice { known, nearest: None, .. } => {
+                Some(format!("known are {}", known.join(", ")))
+            }
             Self::UnknownField { known, nearest: None } => {
                 Some(format!("known here are {}", known.join(", ")))
             }
@@ -146,9 +179,10 @@ impl Reason {
                 Some(format!("known is {}", super::KINDS.join(", and without an implementation ")))
             }
             Self::UnknownVersion { .. } => Some(format!("known is {:?}", super::API_VERSION)),
-            Self::Sort { expected: "a string", found: Sort::Number | Sort::Boolean } => {
-                Some("put it in quotes".into())
-            }
+            Self::Sort {
+                expected: "a string" | "a string or an object",
+                found: Sort::Number | Sort::Boolean,
+            } => Some("put it in quotes".into()),
             Self::Replicas { .. } => {
                 Some("set it to 1, and write a definition with a name of its own for each".into())
             }

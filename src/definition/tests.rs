@@ -1,9 +1,12 @@
 mod refusals;
 
-use proptest::prelude::*;
+use proptest::{option, prelude::*, sample::select};
 
 use super::*;
-use crate::model::{Execution, Exposure, Function, PortRange, Protocol};
+use crate::model::{
+    Accelerator, Account, BootArgs, Dns, Execution, Exposure, Function, Image, Memory, PortRange,
+    Protocol, Queues, Sha256, Vcpus, Vmm,
+};
 
 fn source((name, text): (&str, &str)) -> Source {
     Source { name: name.to_owned(), text: text.to_owned() }
@@ -26,7 +29,8 @@ fn the_definitions_of_rik_are_read() {
     let workloads = parsed(function).unwrap();
     let [Workload::Function(function)] = workloads.as_slice() else { panic!("{workloads:?}") };
     assert_eq!(function.name.as_str(), "my-function");
-    assert_eq!(function.execution.rootfs.as_deref(), Some("https://.../alpine.tar.gz"));
+    let rootfs = Image::new("https://.../alpine.tar.gz", None).unwrap();
+    assert_eq!(function.execution, Execution { rootfs: Some(rootfs), ..Execution::default() });
     let pods = [
         ("1.json", include_str!("../../tests/definitions/rik-workload-1.json")),
         ("2.json", include_str!("../../tests/definitions/rik-workload-2.json")),
@@ -59,6 +63,24 @@ fn json_and_yaml_mean_the_same() {
         to_json(&workloads[1]),
         r#"{"apiVersion":"v1","kind":"Function","name":"second","replicas":1,"spec":{"function":{"execution":{}}}}"#
     );
+}
+
+#[test]
+fn what_runs_in_the_microvm_is_read() {
+    let sum = "ab".repeat(32);
+    let yaml = format!(
+        "apiVersion: v1\nkind: Function\nname: a\nspec:\n  function:\n    execution:\n\
+         \x20     vmm: QEMU\n      kernel: /boot/vmlinuz\n\
+         \x20     initrd: {{source: 'http://example.net/initrd', sha256: {}}}\n\
+         \x20     rootfs: {{source: file:///srv/root.ext4}}\n      readOnly: true\n      vcpus: 32\n\
+         \x20     memory: 2G\n      bootArgs: quiet  panic=5\n      accelerator: tcg\n      user: '1000'\n\
+         \x20     group: kvm\n      queues: 16\n      dns: [192.0.2.53, 198.51.100.53]\n",
+        sum.to_uppercase()
+    );
+    let workloads = parsed(&yaml).unwrap();
+    let json = to_value(&workloads[0]);
+    insta::assert_snapshot!(json["spec"]["function"]["execution"].to_string().replace(&sum, "SUM"), @r#"{"accelerator":"tcg","bootArgs":"quiet  panic=5","dns":["192.0.2.53","198.51.100.53"],"group":"kvm","initrd":{"sha256":"SUM","source":"http://example.net/initrd"},"kernel":"/boot/vmlinuz","memory":2048,"queues":16,"readOnly":true,"rootfs":"file:///srv/root.ext4","user":1000,"vcpus":32,"vmm":"qemu"}"#);
+    assert_eq!(from_json(&json.to_string()).unwrap(), workloads[0]);
 }
 
 #[test]
@@ -117,7 +139,7 @@ fn ports() -> impl Strategy<Value = (PortRange, PortRange)> {
 }
 
 fn workload() -> impl Strategy<Value = Workload> {
-    let address = proptest::option::of((1..=223_u8, any::<[u8; 3]>()));
+    let address = option::of((1..=223_u8, any::<[u8; 3]>()));
     let exposure = (0..3_usize, address, ports()).prop_map(|(protocol, address, (host, guest))| {
         let address = address.map(|(a, [b, c, d])| std::net::Ipv4Addr::new(a, b, c, d));
         Exposure::new(Protocol::ALL[protocol], address, host, guest).unwrap()
@@ -130,11 +152,46 @@ fn workload() -> impl Strategy<Value = Workload> {
             kept
         })
     });
-    ("[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?", proptest::option::of(any::<String>()), exposures)
-        .prop_map(|(name, rootfs, exposures)| {
+    ("[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?", execution(), exposures).prop_map(
+        |(name, execution, exposures)| {
             let name = name.parse().unwrap();
-            Workload::Function(Function { name, execution: Execution { rootfs }, exposures })
+            Workload::Function(Function { name, execution, exposures })
+        },
+    )
+}
+
+fn execution() -> impl Strategy<Value = Execution> {
+    let image = || {
+        let sum = option::of(any::<[u8; 32]>().prop_map(Sha256::new));
+        option::of(("\\PC.{0,20}", sum).prop_map(|(source, sum)| Image::new(source, sum).unwrap()))
+    };
+    let account = || {
+        let id = (0..u32::MAX).prop_map(Account::Id);
+        option::of(prop_oneof![id, "[a-z_][a-z0-9_-]{0,30}".prop_map(|name| name.parse().unwrap())])
+    };
+    let dns = proptest::collection::vec(any::<std::net::Ipv4Addr>(), 0..=Dns::MAX);
+    let files = (image(), image(), image(), option::of(any::<bool>()));
+    let size = (
+        option::of((1..=i64::from(Vcpus::MAX)).prop_map(|n| Vcpus::new(n).unwrap())),
+        option::of((1..=i64::from(Memory::MAX_MIB)).prop_map(|n| Memory::new(n).unwrap())),
+        option::of((1..=i64::from(Queues::MAX)).prop_map(|n| Queues::new(n).unwrap())),
+    );
+    let vmm =
+        (option::of(select(Vmm::ALL.to_vec())), option::of(select(Accelerator::ALL.to_vec())));
+    let words = option::of(
+        "[a-z.=\"\t ]{0,40}"
+            .prop_filter_map("an address", |words| BootArgs::try_from(words.as_str()).ok()),
+    );
+    let dns = option::of(dns.prop_map(|servers| Dns::try_from(servers).unwrap()));
+    (vmm, files, size, words, account(), account(), dns)
+        .prop_map(|(vmm, files, size, boot_args, user, group, dns)| {
+            let ((vmm, accelerator), (kernel, initrd, rootfs, read_only)) = (vmm, files);
+            let (vcpus, memory, queues) = size;
+            let files = Execution { kernel, initrd, rootfs, read_only, ..Execution::default() };
+            let size = Execution { vcpus, memory, boot_args, queues, ..files };
+            Execution { vmm, accelerator, user, group, dns, ..size }
         })
+        .prop_filter("what cannot be together", |execution| execution.conflicts().next().is_none())
 }
 
 proptest! {
@@ -153,7 +210,7 @@ proptest! {
     #[test]
     fn no_text_that_looks_like_a_definition_is_too_strange(
         words in proptest::collection::vec(
-            proptest::sample::select(vec![
+            select(vec![
                 "{", "}", "[", "]", ":", ",", "\"", "\n", "  ", "\t", "- ", "---\n", "&a ", "*a", "<<: ",
                 "apiVersion: v1\n", "kind: Function\n", "name: a\n", "spec:\n", "function:\n", "exposure:\n",
                 "port: ", "\"port\":", "1-9", "80", "1e9", "é", "\\ud800", "null", "!!int ", "# ", "? ", "|\n",

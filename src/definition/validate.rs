@@ -1,5 +1,7 @@
 //! Located values become workloads, or reasons why not.
 
+mod execution;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::Ipv4Addr,
@@ -10,14 +12,13 @@ use super::{
     tree::{Field, Node, Position, Value},
 };
 use crate::{
-    model::{Execution, Exposure, Function, InstanceName, Kind, PortRange, Protocol, Workload},
+    model::{Exposure, Function, InstanceName, Kind, PortRange, Protocol, Workload},
     nearest::nearest,
 };
 
 const DEFINITION: &[&str] = &["apiVersion", "kind", "name", "replicas", "spec"];
 const SPEC: &[&str] = &["containers", "function"];
 const FUNCTION: &[&str] = &["execution", "exposure"];
-const EXECUTION: &[&str] = &["rootfs"];
 const EXPOSURE: &[&str] = &["port", "targetPort", "type", "protocol", "hostAddress"];
 
 /// Collects workloads and errors, and what the definitions of one call share.
@@ -168,14 +169,6 @@ impl Validator {
             other => Reason::Sort { expected: "an empty list", found: other.sort() },
         };
         self.refuse(node.at, spec.path("containers"), reason);
-    }
-
-    fn execution(&mut self, function: &Object<'_>) -> Execution {
-        let node = function.get("execution");
-        let object =
-            node.and_then(|node| self.object(node, &function.path("execution"), EXECUTION));
-        let rootfs = object.and_then(|object| self.string(&object, "rootfs", false));
-        Execution { rootfs: rootfs.map(|(_, text)| text.to_owned()) }
     }
 
     fn exposures(&mut self, function: &Object<'_>) -> Vec<Exposure> {

@@ -1,6 +1,6 @@
 use std::fmt;
 
-use super::{Exposure, InstanceName};
+use super::{Execution, Exposure, InstanceName};
 
 /// A kind of workload. It selects the network implementation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -67,11 +67,4 @@ pub struct Function {
     pub execution: Execution,
     /// Ports of the host that lead to it; no two of them clash.
     pub exposures: Vec<Exposure>,
-}
-
-/// What runs in a function's microVM. Only `run` looks into it.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Execution {
-    /// Where the root file system is: a path or a URL, uninterpreted.
-    pub rootfs: Option<String>,
 }

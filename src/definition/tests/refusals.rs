@@ -325,12 +325,113 @@ spec: []
     insta::assert_snapshot!(refused(&sources), @r"
     f.yaml:4:11: replicas: a definition is one instance, not 3; set it to 1, and write a definition with a name of its own for each
     f.yaml:7:5: spec.containers: a Function has no containers
-    f.yaml:10:15: spec.function.execution.rootfs: expected a string, found a number; put it in quotes
+    f.yaml:10:15: spec.function.execution.rootfs: expected a string or an object, found a number; put it in quotes
     g.json:1:67: replicas: expected the number 1, found a string
     g.json:1:80: spec.function: missing
     g.json:1:95: spec.containers: expected an empty list, found an object
     h.yaml:4:7: spec: expected an object, found a list
     ");
+}
+
+/// A definition for each of these executions, in flow style.
+fn executions(texts: &[&str]) -> String {
+    let definition = |(number, text): (usize, &&str)| {
+        format!(
+            "apiVersion: v1\nkind: Function\nname: f{number}\nspec: {{function: {{execution: {{\n{text}\n}}}}}}\n"
+        )
+    };
+    texts.iter().enumerate().map(definition).collect::<Vec<_>>().join("---\n")
+}
+
+#[test]
+fn files_and_sizes_of_a_microvm_are_refused_with_their_reason() {
+    let sums = format!("rootfs: {{source: /a, sha256: {}}}", "0".repeat(63));
+    let text = executions(&[
+        "vmm: qemo, kernl: /boot/vmlinuz",
+        "vmm: virtualbox, accelerator: hvf, readOnly: 'yes'",
+        "kernel: '', initrd: {source: ''}, rootfs: {sha: '', sha256: ab}",
+        &sums,
+        "rootfs: [/a]",
+        "vcpus: 0, memory: 0",
+        "vcpus: 33, memory: 1000K",
+        "vcpus: 1.5, memory: 512.5",
+        "vcpus: '2', memory: 512MB",
+        "vcpus: -1, memory: -1",
+        "memory: '512'",
+        "memory: 64T",
+        "memory: 17000000",
+        "memory: {}",
+    ]);
+    insta::assert_snapshot!(refused(&[("m.yaml", &text)]), @r#"
+    m.yaml:5:6: spec.function.execution.vmm: unknown VMM "qemo"; did you mean "qemu"?
+    m.yaml:5:12: spec.function.execution.kernl: unknown field; did you mean "kernel"?
+    m.yaml:12:6: spec.function.execution.vmm: unknown VMM "virtualbox"; known are firecracker, qemu, cloud-hypervisor, builtin
+    m.yaml:12:31: spec.function.execution.accelerator: unknown accelerator "hvf"; known are kvm, tcg
+    m.yaml:12:46: spec.function.execution.readOnly: expected true or false, found a string
+    m.yaml:19:9: spec.function.execution.kernel: the path or URL is empty
+    m.yaml:19:30: spec.function.execution.initrd.source: the path or URL is empty
+    m.yaml:19:43: spec.function.execution.rootfs.source: missing
+    m.yaml:19:44: spec.function.execution.rootfs.sha: unknown field; known here are source, sha256
+    m.yaml:19:61: spec.function.execution.rootfs.sha256: "ab" is not 64 hexadecimal digits
+    m.yaml:26:30: spec.function.execution.rootfs.sha256: expected a string, found a number; put it in quotes
+    m.yaml:33:9: spec.function.execution.rootfs: expected a string or an object, found a list
+    m.yaml:40:8: spec.function.execution.vcpus: 0 is out of range: 1 to 32
+    m.yaml:40:19: spec.function.execution.memory: a guest needs at least 1 MiB of memory
+    m.yaml:47:8: spec.function.execution.vcpus: 33 is out of range: 1 to 32
+    m.yaml:47:20: spec.function.execution.memory: 1000K is not a whole number of MiB
+    m.yaml:54:8: spec.function.execution.vcpus: 1.5 is not a whole number
+    m.yaml:54:21: spec.function.execution.memory: 512.5 is not a whole number of MiB
+    m.yaml:61:8: spec.function.execution.vcpus: expected a number, found a string
+    m.yaml:61:21: spec.function.execution.memory: "512MB" is no amount of memory: write MiB as a number, or 524288K, 512M, 2G
+    m.yaml:68:8: spec.function.execution.vcpus: -1 is out of range: 1 to 32
+    m.yaml:68:20: spec.function.execution.memory: a guest needs at least 1 MiB of memory
+    m.yaml:75:9: spec.function.execution.memory: "512" is no amount of memory: write MiB as a number, or 524288K, 512M, 2G
+    m.yaml:82:9: spec.function.execution.memory: "64T" is no amount of memory: write MiB as a number, or 524288K, 512M, 2G
+    m.yaml:89:9: spec.function.execution.memory: 17000000 is more than 16777216 MiB
+    m.yaml:96:9: spec.function.execution.memory: expected MiB as a number, or an amount such as "512M", found an object
+    "#);
+}
+
+#[test]
+fn the_rest_of_a_microvm_is_refused_with_its_reason() {
+    let text = executions(&[
+        "bootArgs: quiet ip=dhcp",
+        r#"bootArgs: "quiet\n""#,
+        r#"bootArgs: "a\0""#,
+        "bootArgs: [quiet]",
+        "vmm: firecracker, accelerator: kvm, queues: 2",
+        "vmm: builtin, accelerator: tcg",
+        "queues: 0",
+        "queues: 17",
+        "user: -1, group: 4294967295",
+        "user: '', group: 'a:b'",
+        "user: true, group: 1.5",
+        "dns: 192.0.2.1",
+        "dns: [192.0.2.1, 192.0.2.2, 192.0.2.3]",
+        "dns: [resolver, '::1', 7, 192.0.2.2]",
+    ]);
+    insta::assert_snapshot!(refused(&[("m.yaml", &text)]), @r#"
+    m.yaml:5:11: spec.function.execution.bootArgs: "ip=dhcp" would give the guest another address than its slot's, which ip= is set to already
+    m.yaml:12:11: spec.function.execution.bootArgs: there is '\n' at position 6; a kernel's command line is one line of text
+    m.yaml:19:11: spec.function.execution.bootArgs: there is '\0' at position 2; a kernel's command line is one line of text
+    m.yaml:26:11: spec.function.execution.bootArgs: expected a string, found a list
+    m.yaml:33:32: spec.function.execution.accelerator: firecracker has no accelerator to choose; qemu has
+    m.yaml:33:45: spec.function.execution.queues: firecracker opens one queue of a TAP, not 2; qemu and cloud-hypervisor open several
+    m.yaml:40:28: spec.function.execution.accelerator: builtin has no accelerator to choose; qemu has
+    m.yaml:47:9: spec.function.execution.queues: 0 is out of range: 1 to 16
+    m.yaml:54:9: spec.function.execution.queues: 17 is out of range: 1 to 16
+    m.yaml:61:7: spec.function.execution.user: -1 is no user or group: 0 to 4294967294 are
+    m.yaml:61:18: spec.function.execution.group: 4294967295 is no user or group: 0 to 4294967294 are
+    m.yaml:68:7: spec.function.execution.user: "" is no name of a user or a group
+    m.yaml:68:18: spec.function.execution.group: "a:b" is no name of a user or a group
+    m.yaml:75:7: spec.function.execution.user: expected a name or a number, found a boolean
+    m.yaml:75:20: spec.function.execution.group: 1.5 is not a whole number
+    m.yaml:82:6: spec.function.execution.dns: expected a list of IPv4 addresses, found a string
+    m.yaml:89:6: spec.function.execution.dns: 3 servers; a kernel takes at most 2 by ip=
+    m.yaml:96:7: spec.function.execution.dns[0]: "resolver" is not an IPv4 address
+    m.yaml:96:17: spec.function.execution.dns[1]: "::1" is not an IPv4 address
+    m.yaml:96:24: spec.function.execution.dns[2]: expected a string, found a number; put it in quotes
+    "#);
 }
 
 #[test]

@@ -1,0 +1,105 @@
+use std::{fmt, str::FromStr};
+
+/// A user or a group of the host.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Account {
+    /// By number.
+    Id(u32),
+    /// By name, which the host must know: passwd(5), group(5) or another source of nsswitch.conf(5).
+    Name(AccountName),
+}
+
+/// The name of a user or a group, as passwd(5) can have it: not empty, without `:` and control characters, and
+/// not a number.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct AccountName(String);
+
+/// Why a number or a text is not an [`Account`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum AccountError {
+    /// -1 is nobody at all (chown(2)), and more does not fit.
+    #[error("{found} is no user or group: 0 to {} are", u32::MAX - 1)]
+    Id {
+        /// The number as given.
+        found: String,
+    },
+    /// No host can have the name.
+    #[error("{text:?} is no name of a user or a group")]
+    Name {
+        /// The text as given.
+        text: String,
+    },
+}
+
+impl Account {
+    /// The user or group of this number.
+    ///
+    /// # Errors
+    /// Where there can be none.
+    pub fn of_id(id: i64) -> Result<Self, AccountError> {
+        let number = u32::try_from(id).ok().filter(|&id| id < u32::MAX);
+        number.map(Self::Id).ok_or_else(|| AccountError::Id { found: id.to_string() })
+    }
+}
+
+impl FromStr for Account {
+    type Err = AccountError;
+
+    /// A text of digits is a number.
+    fn from_str(text: &str) -> Result<Self, AccountError> {
+        if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
+            let number = text.parse::<i64>().map(Self::of_id);
+            return number
+                .unwrap_or_else(|_overflow| Err(AccountError::Id { found: text.to_owned() }));
+        }
+        let bad = |c: char| c == ':' || c.is_control();
+        if text.is_empty() || text.contains(bad) {
+            return Err(AccountError::Name { text: text.to_owned() });
+        }
+        Ok(Self::Name(AccountName(text.to_owned())))
+    }
+}
+
+impl fmt::Display for Account {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Id(id) => id.fmt(f),
+            Self::Name(name) => name.fmt(f),
+        }
+    }
+}
+
+impl AccountName {
+    /// The name as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for AccountName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn accounts_are_numbers_or_names() {
+        let account = |text: &str| text.parse::<Account>();
+        assert_eq!(account("1000"), Ok(Account::Id(1000)));
+        assert!(matches!(account("riklet"), Ok(Account::Name(name)) if name.as_str() == "riklet"));
+        assert!(matches!(account("AD\\joe.m"), Ok(Account::Name(_))));
+        assert_eq!(
+            Account::of_id(u32::MAX.into()).unwrap_err().to_string(),
+            "4294967295 is no user or group: 0 to 4294967294 are"
+        );
+        for wrong in ["", "a:b", "a\nb", "4294967295", "99999999999999999999"] {
+            assert!(account(wrong).is_err(), "{wrong:?}");
+        }
+        assert!(Account::of_id(-1).is_err());
+    }
+}

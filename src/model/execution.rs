@@ -1,0 +1,247 @@
+//! What runs in a function's microVM, and how: what a definition says of it, and nothing decided yet.
+
+use std::{fmt, net::Ipv4Addr};
+
+use super::{Account, BootArgs, Image, Memory};
+
+/// What runs in a function's microVM. `None` is what the definition does not say: only `run` decides it.
+///
+/// [`Self::conflicts`] finds nothing in the execution of a [`super::Function`].
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Execution {
+    /// Which VMM runs it.
+    pub vmm: Option<Vmm>,
+    /// The guest's kernel.
+    pub kernel: Option<Image>,
+    /// The guest's first file system, in memory.
+    pub initrd: Option<Image>,
+    /// The guest's root file system.
+    pub rootfs: Option<Image>,
+    /// Whether the guest may not write to its root file system.
+    pub read_only: Option<bool>,
+    /// How many processors the guest has.
+    pub vcpus: Option<Vcpus>,
+    /// How much memory the guest has.
+    pub memory: Option<Memory>,
+    /// What its kernel gets besides what it needs.
+    pub boot_args: Option<BootArgs>,
+    /// What executes the guest's instructions.
+    pub accelerator: Option<Accelerator>,
+    /// Whom the VMM runs as, and the TAP is for.
+    pub user: Option<Account>,
+    /// The same, of groups.
+    pub group: Option<Account>,
+    /// How many pairs of queues the TAP and the guest's NIC have.
+    pub queues: Option<Queues>,
+    /// Whom the guest asks for names; an empty one is nobody, `None` is whom the host asks.
+    pub dns: Option<Dns>,
+}
+
+/// Two things that cannot both be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum ExecutionConflict {
+    /// Only QEMU has more than one accelerator.
+    #[error("{vmm} has no accelerator to choose; qemu has")]
+    Accelerator {
+        /// The VMM that is named.
+        vmm: Vmm,
+    },
+    /// Firecracker opens its TAP without `IFF_MULTI_QUEUE`, which a TAP of several queues refuses.
+    #[error(
+        "firecracker opens one queue of a TAP, not {queues}; qemu and cloud-hypervisor open several"
+    )]
+    Queues {
+        /// How many are asked for.
+        queues: Queues,
+    },
+}
+
+impl Execution {
+    /// What of it cannot be together.
+    pub fn conflicts(&self) -> impl Iterator<Item = ExecutionConflict> + use<> {
+        let accelerator = match (self.vmm, self.accelerator) {
+            (Some(vmm), Some(_)) if vmm != Vmm::Qemu => {
+                Some(ExecutionConflict::Accelerator { vmm })
+            }
+            _ => None,
+        };
+        let queues = match (self.vmm, self.queues) {
+            (Some(Vmm::Firecracker), Some(queues)) if queues.get() > 1 => {
+                Some(ExecutionConflict::Queues { queues })
+            }
+            _ => None,
+        };
+        accelerator.into_iter().chain(queues)
+    }
+}
+
+/// What runs microVMs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Vmm {
+    /// <https://firecracker-microvm.github.io>.
+    Firecracker,
+    /// <https://www.qemu.org>.
+    Qemu,
+    /// <https://www.cloudhypervisor.org>.
+    CloudHypervisor,
+    /// No VMM: this program plays the guest.
+    Builtin,
+}
+
+impl Vmm {
+    /// All of them.
+    pub const ALL: [Self; 4] =
+        [Self::Firecracker, Self::Qemu, Self::CloudHypervisor, Self::Builtin];
+
+    /// The name, as definitions and output have it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Firecracker => "firecracker",
+            Self::Qemu => "qemu",
+            Self::CloudHypervisor => "cloud-hypervisor",
+            Self::Builtin => "builtin",
+        }
+    }
+}
+
+impl fmt::Display for Vmm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// What executes a guest's instructions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Accelerator {
+    /// The processor, by `/dev/kvm`.
+    Kvm,
+    /// QEMU's translator, on any host.
+    Tcg,
+}
+
+impl Accelerator {
+    /// All of them.
+    pub const ALL: [Self; 2] = [Self::Kvm, Self::Tcg];
+
+    /// The name, as definitions and QEMU have it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Kvm => "kvm",
+            Self::Tcg => "tcg",
+        }
+    }
+}
+
+impl fmt::Display for Accelerator {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// A number that must be in a range, and is not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{found} is out of range: 1 to {most}")]
+pub struct OutOfRange {
+    /// The number as given.
+    pub found: i64,
+    /// The largest that is allowed.
+    pub most: u8,
+}
+
+fn counted(found: i64, most: u8) -> Result<u8, OutOfRange> {
+    let number = u8::try_from(found).ok().filter(|number| (1..=most).contains(number));
+    number.ok_or(OutOfRange { found, most })
+}
+
+/// How many processors a guest has, 1 to [`Vcpus::MAX`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Vcpus(u8);
+
+impl Vcpus {
+    /// What Firecracker allows at most (`vcpu_count` of its API).
+    pub const MAX: u8 = 32;
+
+    /// This many.
+    ///
+    /// # Errors
+    /// Where it is not 1 to [`Self::MAX`].
+    pub fn new(count: i64) -> Result<Self, OutOfRange> {
+        counted(count, Self::MAX).map(Self)
+    }
+
+    /// How many.
+    #[must_use]
+    pub const fn get(self) -> u8 {
+        self.0
+    }
+}
+
+impl fmt::Display for Vcpus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// How many pairs of queues a TAP has, 1 to [`Queues::MAX`]. One pair serves one processor of the guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Queues(u8);
+
+impl Queues {
+    /// The kernel has up to 256 (`MAX_TAP_QUEUES` of `drivers/net/tun.c`); each costs the VMM a descriptor, and
+    /// the guest memory and two interrupts.
+    pub const MAX: u8 = 16;
+
+    /// This many.
+    ///
+    /// # Errors
+    /// Where it is not 1 to [`Self::MAX`].
+    pub fn new(count: i64) -> Result<Self, OutOfRange> {
+        counted(count, Self::MAX).map(Self)
+    }
+
+    /// How many.
+    #[must_use]
+    pub const fn get(self) -> u8 {
+        self.0
+    }
+}
+
+impl fmt::Display for Queues {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// The servers that a guest asks for names: at most [`Dns::MAX`].
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Dns(Vec<Ipv4Addr>);
+
+/// Why some addresses are no [`Dns`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{found} servers; a kernel takes at most {} by ip=", Dns::MAX)]
+pub struct TooManyServers {
+    /// How many there are.
+    pub found: usize,
+}
+
+impl Dns {
+    /// As many as the kernel's argument `ip=` has room for.
+    pub const MAX: usize = 2;
+
+    /// The servers, in the order in which they are asked.
+    #[must_use]
+    pub fn servers(&self) -> &[Ipv4Addr] {
+        &self.0
+    }
+}
+
+impl TryFrom<Vec<Ipv4Addr>> for Dns {
+    type Error = TooManyServers;
+
+    fn try_from(servers: Vec<Ipv4Addr>) -> Result<Self, TooManyServers> {
+        let found = servers.len();
+        if found <= Self::MAX { Ok(Self(servers)) } else { Err(TooManyServers { found }) }
+    }
+}
