@@ -88,8 +88,8 @@ impl fmt::Display for ApiCall {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum HttpError {
-    /// Nothing listens on the socket.
-    #[error("nothing listens on {} after {waited:?}", socket.display())]
+    /// Nothing listens on the socket, or not for us.
+    #[error("no connection to {} after {waited:.1?}", socket.display())]
     NotListening {
         /// The socket.
         socket: PathBuf,
@@ -176,18 +176,27 @@ impl Client {
     /// Where none does in time, the server's process has ended, or the socket cannot be used by us.
     pub fn wait(&self, mut runs: impl FnMut() -> bool) -> Result<(), HttpError> {
         let deadline = Deadline::after(self.timeout);
+        let mut early = None;
         loop {
             let Err(source) = connect(&self.socket, &deadline) else { return Ok(()) };
+            let over = match &source {
+                // No socket yet, or one that was bound and does not listen yet.
+                ExchangeError::Connect(error) => !matches!(
+                    error.kind(),
+                    io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused
+                ),
+                _ => true,
+            };
+            if over {
+                let (socket, waited) = (self.socket.clone(), deadline.passed());
+                // At the end of the time, what the last try found says more than that.
+                let source = early.unwrap_or(source);
+                return Err(HttpError::NotListening { socket, waited, source });
+            }
             if !runs() {
                 return Err(HttpError::NoProcess { socket: self.socket.clone() });
             }
-            // No socket yet, or one that was bound and does not listen yet.
-            let early = matches!(&source, ExchangeError::Connect(error)
-                if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused));
-            if !early || deadline.left().is_err() {
-                let (socket, waited) = (self.socket.clone(), deadline.passed());
-                return Err(HttpError::NotListening { socket, waited, source });
-            }
+            early = Some(source);
             pause();
         }
     }

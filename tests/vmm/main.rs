@@ -1,0 +1,23 @@
+//! The drivers of VMMs against API servers of the tests' own, which hold every request to what the VMM's API is
+//! described to take. Two variables of the environment put the real things in their place:
+//!
+//! | variable | what it names |
+//! | --- | --- |
+//! | `FIRECRACKER_BIN` | a `firecracker`: the driver is shown to speak to it, and says its version |
+//! | `RIKLET_VMM_API_DIR` | a directory with `firecracker-api.yaml` and `cloud-hypervisor-api.yaml`, as their projects publish them: the tests' own descriptions are shown to be the same |
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "the harness is test code too, outside of functions marked as tests"
+)]
+
+mod cloud_hypervisor;
+mod description;
+mod directory;
+mod faults;
+mod firecracker;
+mod http;
+mod machine;
+mod played;
+mod server;
