@@ -8,6 +8,7 @@
 )]
 
 mod exposures;
+mod forward;
 mod internet;
 mod reach;
 mod self_test;
