@@ -11,6 +11,7 @@ mod exposures;
 mod forward;
 mod internet;
 mod reach;
+mod run;
 mod self_test;
 mod withdrawn;
 mod world;
