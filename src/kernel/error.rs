@@ -43,6 +43,13 @@ impl Refusal {
         // EPERM, EACCES
         matches!(self.errno, Some(1 | 13))
     }
+
+    /// Whether iptables-nft refuses a table because of rules that only `nft` can write. Its words are all
+    /// that it says.
+    #[must_use]
+    pub fn is_incompatible(&self) -> bool {
+        self.words.contains("is incompatible, use 'nft' tool")
+    }
 }
 
 impl From<std::io::Error> for Refusal {

@@ -208,6 +208,13 @@ fn kernel_hint(error: &KernelError) -> Option<String> {
     if error.refusal().is_permission() {
         return Some("run it as root, or with the capability CAP_NET_ADMIN".to_owned());
     }
+    if error.refusal().is_incompatible() {
+        return Some(
+            "rules that only `nft` can write stand in a table of iptables: take them out; a node that has not \
+             been used yet can do without iptables (`--firewall nftables`)"
+                .to_owned(),
+        );
+    }
     lacks(error).map(|what| format!("the host lacks {what}; `riklet-sdn doctor` says more"))
 }
 

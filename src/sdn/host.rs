@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::config::FirewallChoice;
 use super::{Config, SdnError};
 use crate::{
-    firewall::{Backend, Skeleton},
-    kernel::Kernel,
+    firewall::{Backend, Ruleset, Skeleton},
+    kernel::{Kernel, KernelError},
     model::{Mtu, Pool},
     network::Node,
     plan::IP_FORWARD,
@@ -65,8 +65,8 @@ impl Host {
         if let Some(host) = Self::decided(kernel, config, store)? {
             return Ok(host);
         }
-        let backend = choose_backend(kernel, config)?;
         let pool = choose_pool(kernel, config)?;
+        let backend = choose_backend(kernel, config, pool)?;
         Self::first(kernel, config, backend, pool)
     }
 
@@ -93,6 +93,10 @@ impl Host {
         let iptables = kernel.iptables()?.map(Backend::Iptables);
         let mut found = Vec::new();
         for backend in [Some(Backend::Nftables), iptables].into_iter().flatten() {
+            match try_to_read(kernel, backend, pool) {
+                Err(error) if error.refusal().is_incompatible() => continue,
+                read => read?,
+            }
             let host = Self::first(kernel, config, backend, pool)?;
             found.push(host.removed(kernel)?);
         }
@@ -177,14 +181,35 @@ fn refuse_conflict(config: &Config, backend: Backend, pool: Pool) -> Result<(), 
     }
 }
 
-fn choose_backend(kernel: &mut impl Kernel, config: &Config) -> Result<Backend, SdnError> {
+/// What the backend has at this moment, which matters only in that it can be read: what is decided stays, and
+/// iptables-nft refuses a whole table because of one rule that only `nft` can write.
+fn try_to_read(kernel: &mut impl Kernel, backend: Backend, pool: Pool) -> Result<(), KernelError> {
+    let skeleton = Skeleton { pool, uplinks: BTreeSet::new(), guard: false };
+    kernel.firewall(backend, &Ruleset { skeleton, entries: BTreeSet::new() }).map(drop)
+}
+
+fn choose_backend(
+    kernel: &mut impl Kernel,
+    config: &Config,
+    pool: Pool,
+) -> Result<Backend, SdnError> {
     if config.firewall == FirewallChoice::Nftables {
         return Ok(Backend::Nftables);
     }
-    match kernel.iptables()? {
-        Some(variant) => Ok(Backend::Iptables(variant)),
-        None if config.firewall == FirewallChoice::Iptables => Err(SdnError::NoIptables),
-        None => Ok(Backend::Nftables),
+    let Some(backend) = kernel.iptables()?.map(Backend::Iptables) else {
+        return match config.firewall {
+            FirewallChoice::Iptables => Err(SdnError::NoIptables),
+            _ => Ok(Backend::Nftables),
+        };
+    };
+    match try_to_read(kernel, backend, pool) {
+        Ok(()) => Ok(backend),
+        Err(error)
+            if error.refusal().is_incompatible() && config.firewall == FirewallChoice::Auto =>
+        {
+            Ok(Backend::Nftables)
+        }
+        Err(error) => Err(error.into()),
     }
 }
 

@@ -8,8 +8,10 @@
 )]
 
 mod exposures;
+mod forward;
 mod internet;
 mod reach;
+mod run;
 mod self_test;
 mod withdrawn;
 mod world;

@@ -15,6 +15,7 @@ pub(crate) mod command;
 pub(crate) mod foreign;
 pub(crate) mod function;
 pub(crate) mod guest;
+pub(crate) mod http;
 pub(crate) mod namespace;
 
 pub(crate) mod sctp;
@@ -40,7 +41,7 @@ use std::{
 pub(crate) use namespace::Namespace;
 pub(crate) use wait::wait_for;
 
-use command::Output;
+use command::{Output, Running};
 
 pub(crate) const CLIENT: Ipv4Addr = Ipv4Addr::new(192, 168, 7, 2);
 pub(crate) const NODE_LAN: Ipv4Addr = Ipv4Addr::new(192, 168, 7, 1);
@@ -141,6 +142,13 @@ impl World {
     #[track_caller]
     pub(crate) fn riklet(&self, arguments: &[&str], stdin: &str) -> Output {
         self.program(env!("CARGO_BIN_EXE_riklet-sdn"), arguments, stdin)
+    }
+
+    /// Starts `riklet-sdn` on the node, in the background.
+    #[track_caller]
+    pub(crate) fn riklet_in_background(&self, arguments: &[&str], stdin: &str) -> Running {
+        let program = env!("CARGO_BIN_EXE_riklet-sdn");
+        command::start(&self.node, program, arguments, &self.environment, stdin)
     }
 
     /// Runs any program on the node, with the environment that `riklet-sdn` has.

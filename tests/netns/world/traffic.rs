@@ -126,7 +126,7 @@ pub(crate) fn tcp_echo(
     Ok(back)
 }
 
-fn tcp_connect(
+pub(super) fn tcp_connect(
     namespace: &Namespace,
     target: SocketAddr,
     timeout: Duration,
@@ -321,6 +321,20 @@ pub(crate) fn udp_ask(
     timeout: Duration,
 ) -> Option<Answer> {
     UdpClient::new(namespace, target).ask(timeout)
+}
+
+/// Sends these words, and returns what comes back; `None` where nothing does.
+pub(crate) fn udp_echo(
+    namespace: &Namespace,
+    target: impl Into<SocketAddr>,
+    words: &str,
+) -> Option<String> {
+    let client = UdpClient::new(namespace, target);
+    client.socket.set_read_timeout(Some(PATIENCE)).expect("a timeout above zero");
+    client.socket.send(words.as_bytes()).ok()?;
+    let mut answer = [0; 64];
+    let length = client.socket.recv(&mut answer).ok()?;
+    Some(String::from_utf8_lossy(&answer[..length]).into_owned())
 }
 
 /// Whether the echo request is answered (RFC 792).

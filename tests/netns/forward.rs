@@ -1,0 +1,223 @@
+//! Other firewalls on the node: they do not stop what is ours, and what they stop stays stopped.
+
+use std::{
+    collections::BTreeSet,
+    net::{Ipv4Addr, SocketAddr},
+    time::Duration,
+};
+
+use crate::{
+    internet::assert_internet,
+    reach::{FIRST, SECOND, assert_published, pair},
+    world::{
+        CLIENT, Firewall, INTERNET, NODE_LAN, OTHER, World,
+        foreign::{docker_like, nft_foreign},
+        function::{exposure, function},
+        on_every_firewall,
+        state::{SystemState, assert_same},
+        traffic::{Connection, Ear, say, tcp_ask},
+        transport::{Transport, assert_refused},
+    },
+};
+
+/// Long enough for a datagram on its way through three namespaces, which takes less than a millisecond.
+const A_WHILE: Duration = Duration::from_millis(200);
+
+/// Whose firewall drops what is forwarded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Foreign {
+    /// Docker's, by this variant of iptables.
+    Docker(Firewall),
+    /// Somebody's own, by `nft`.
+    Nft,
+}
+
+impl Foreign {
+    fn install(self, world: &World) {
+        match self {
+            Self::Docker(variant) => docker_like(world, variant),
+            Self::Nft => nft_foreign(&world.node),
+        }
+    }
+
+    /// It lets the other network speak to the client's. What is forwarded then, where the node forwards.
+    fn let_other_to_client(self, world: &World) -> BTreeSet<String> {
+        match self {
+            Self::Docker(variant) => {
+                let rules = "*filter\n-A FORWARD -i oth0 -o lan0 -j ACCEPT\n\
+                    -A FORWARD -i lan0 -o oth0 -m conntrack --ctstate ESTABLISHED -j ACCEPT\nCOMMIT\n";
+                let restore = ["iptables-restore", "--noflush", "--wait"];
+                world.program(variant.xtables(), &restore, rules).success();
+                set(&["other → client"])
+            }
+            // `ct state` as `nft` writes it would keep iptables-nft from working in this table at all.
+            Self::Nft => {
+                for chain in ["ip filter FORWARD", "inet mine forward"] {
+                    let rules = format!(
+                        "add rule {chain} iifname oth0 oifname lan0 counter accept\n\
+                         add rule {chain} iifname lan0 oifname oth0 counter accept\n"
+                    );
+                    world.node.feed(&["nft", "-f", "-"], &rules).success();
+                }
+                set(&["client → other", "other → client"])
+            }
+        }
+    }
+}
+
+/// What the node forwards between its networks, by a datagram each.
+fn forwarded(world: &World) -> BTreeSet<String> {
+    const PORT: u16 = 7;
+    let ears = [
+        ("client", Ear::new(&world.client, (CLIENT, PORT))),
+        ("internet", Ear::new(&world.internet, (INTERNET, PORT))),
+        ("other", Ear::new(&world.other, (OTHER, PORT))),
+    ];
+    // Only the client has routes to both of the others, and both have one to it.
+    for (from, to) in [
+        (&world.client, INTERNET),
+        (&world.client, OTHER),
+        (&world.internet, CLIENT),
+        (&world.other, CLIENT),
+    ] {
+        say(from, Ipv4Addr::UNSPECIFIED, (to, PORT), "hello");
+    }
+    let name = |address| match address {
+        CLIENT => "client",
+        INTERNET => "internet",
+        OTHER => "other",
+        _ => "somebody translated",
+    };
+    let mut heard = BTreeSet::new();
+    let mut timeout = A_WHILE;
+    for (to, ear) in &ears {
+        while let Some((_, SocketAddr::V4(from))) = ear.hear(timeout) {
+            heard.insert(format!("{} → {to}", name(*from.ip())));
+        }
+        // What would have come has come while the first one listened.
+        timeout = Duration::from_millis(1);
+    }
+    heard
+}
+
+fn set(lines: &[&str]) -> BTreeSet<String> {
+    lines.iter().map(ToString::to_string).collect()
+}
+
+/// Everything works, and nothing else is forwarded than before; on a node that did not forward, and on one
+/// that did.
+fn live_behind(world: &World, foreign: Foreign) {
+    foreign.install(world);
+    let allowed = foreign.let_other_to_client(world);
+    for (ip_forward, before) in [("0", set(&[])), ("1", allowed)] {
+        world.node.set_sysctl("net/ipv4/ip_forward", ip_forward);
+        assert_eq!(forwarded(world), before);
+        let connection = (ip_forward == "1")
+            .then(|| Connection::new(&world.other, (CLIENT, 9), &world.client, (CLIENT, 9)));
+        let pair = pair(world);
+        assert_published(world, &pair, &Transport::ALL);
+        assert_internet(world, &pair[0]);
+        assert_eq!(forwarded(world), before, "while functions are up");
+        world.down(&["--all"]);
+        assert_eq!(forwarded(world), before, "when all functions are down");
+        connection.iter().for_each(Connection::assert_alive);
+        world.down(&["--all", "--purge"]);
+        assert_eq!(world.node.sysctl("net/ipv4/ip_forward"), ip_forward);
+    }
+}
+
+on_every_firewall!(behind_docker_on_iptables_nft, |world| {
+    live_behind(world, Foreign::Docker(Firewall::IptablesNft));
+});
+
+on_every_firewall!(behind_docker_on_iptables_legacy, |world| {
+    live_behind(world, Foreign::Docker(Firewall::IptablesLegacy));
+});
+
+on_every_firewall!(behind_somebodys_own_nft_ruleset, |world| {
+    live_behind(world, Foreign::Nft);
+});
+
+on_every_firewall!(a_node_without_a_firewall_forwards_what_it_did_before, |world| {
+    let all = set(&["client → internet", "client → other", "internet → client", "other → client"]);
+    for (ip_forward, before) in [("0", set(&[])), ("1", all)] {
+        world.node.set_sysctl("net/ipv4/ip_forward", ip_forward);
+        assert_eq!(forwarded(world), before);
+        let pair = pair(world);
+        assert_published(world, &pair, &[Transport::Tcp]);
+        assert_eq!(forwarded(world), before, "while functions are up");
+        world.down(&["--all"]);
+        assert_eq!(forwarded(world), before, "when all functions are down");
+        world.down(&["--all", "--purge"]);
+        assert_eq!(forwarded(world), before, "when nothing of ours is left");
+    }
+});
+
+/// Rules that only `nft` can write keep iptables-nft out of the whole table.
+#[test]
+fn beside_rules_that_iptables_cannot_list_nftables_is_chosen() {
+    let mut world = World::new(Firewall::IptablesNft);
+    nft_foreign(&world.node);
+    let rule = ["nft", "insert", "rule", "ip", "filter", "FORWARD", "ct", "state", "established"];
+    world.node.tool(&[&rule[..], &["accept"]].concat());
+    let before = SystemState::take(&world.node);
+    let definition = function("hello", &[exposure(Transport::Tcp, 8080, 3000)]).to_string();
+    let refused = world.riklet(&["up", "-"], &definition).failure(1);
+    assert!(refused.contains("hint:") && refused.contains("--firewall nftables"), "{refused}");
+    assert_same(&before, &SystemState::take(&world.node));
+
+    world.environment.insert("RIKLET_SDN_FIREWALL".to_owned(), "auto".to_owned());
+    world.riklet(&["check"], "").success();
+    let pair = pair(&world);
+    assert_published(&world, &pair, &Transport::ALL);
+    assert_internet(&world, &pair[0]);
+    world.down(&["--all", "--purge"]);
+    assert_same(&before, &SystemState::take(&world.node));
+}
+
+/// Where such rules come later nothing can be changed until they go, and nothing stops working.
+#[test]
+fn rules_that_iptables_cannot_list_come_later() {
+    let world = World::new(Firewall::IptablesNft);
+    let pair = pair(&world);
+    let rule =
+        ["nft", "insert", "rule", "ip", "filter", "FORWARD", "ct", "state", "invalid", "drop"];
+    world.node.tool(&rule);
+    for command in [&["down", "first"][..], &["check"], &["repair"]] {
+        let refused = world.riklet(command, "").failure(1);
+        assert!(refused.contains("hint: rules that only `nft` can write"), "{refused}");
+    }
+    assert_published(&world, &pair, &[Transport::Tcp]);
+    world.node.tool(&["nft", "flush", "chain", "ip", "filter", "FORWARD"]);
+    world.riklet(&["repair"], "").success();
+    world.riklet(&["check"], "").success();
+    assert_refused(Transport::Tcp, &world.client, (NODE_LAN, FIRST));
+    tcp_ask(&world.client, (NODE_LAN, SECOND)).unwrap();
+}
+
+/// A firewall that comes when functions are up may stop them; `check` finds it, and `repair` mends it.
+fn mend_after(world: &World, foreign: Foreign) {
+    let pair = pair(world);
+    assert_published(world, &pair, &[Transport::Tcp]);
+    world.riklet(&["check"], "").success();
+    foreign.install(world);
+    let check = world.riklet(&["check"], "");
+    assert_eq!(check.code, Some(1), "{check}");
+    world.riklet(&["repair"], "").success();
+    world.riklet(&["check"], "").success();
+    assert_published(world, &pair, &Transport::ALL);
+    assert_internet(world, &pair[1]);
+    assert_eq!(forwarded(world), set(&[]));
+}
+
+on_every_firewall!(docker_on_iptables_nft_comes_later, |world| {
+    mend_after(world, Foreign::Docker(Firewall::IptablesNft));
+});
+
+on_every_firewall!(docker_on_iptables_legacy_comes_later, |world| {
+    mend_after(world, Foreign::Docker(Firewall::IptablesLegacy));
+});
+
+on_every_firewall!(somebodys_own_nft_ruleset_comes_later, |world| {
+    mend_after(world, Foreign::Nft);
+});

@@ -1,0 +1,132 @@
+//! `run`: a function shown at work, with the builtin guest behind it.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use rustix::process::{Signal, kill_process};
+use serde_json::Value;
+
+use crate::{
+    internet::assert_internet,
+    world::{
+        CLIENT, INTERNET, NODE_LAN, NODE_UPLINK, OTHER, World,
+        command::Running,
+        function::{exposure, function},
+        http::{http_get, http_server},
+        on_every_firewall,
+        state::{SystemState, assert_same},
+        traffic::{Answer, PATIENCE, tcp_ask, udp_echo, udp_server},
+        transport::{
+            Transport::{Tcp, Udp},
+            assert_refused,
+        },
+        wait_for,
+    },
+};
+
+const HELLO: (Ipv4Addr, u16) = (NODE_LAN, 8080);
+
+/// Two functions, of which the first also takes datagrams, until they are ready.
+fn start(world: &World) -> Running {
+    let definitions = Value::from([
+        function("hello", &[exposure(Tcp, 8080, 3000), exposure(Udp, 5353, 53)]),
+        function("second", &[exposure(Tcp, 9090, 3000)]),
+    ]);
+    let mut running = world.riklet_in_background(&["run", "-"], &definitions.to_string());
+    let printed = running.wait_for_line("ready in");
+    for url in ["http://127.0.0.1:8080/", "http://203.0.113.2:8080/", "http://127.0.0.1:9090/"] {
+        assert!(printed.contains(url), "{printed}");
+    }
+    running
+}
+
+/// Whom an answer of the builtin guest names as its client.
+fn client(answer: &Value) -> IpAddr {
+    let client: SocketAddr = answer["client"].as_str().and_then(|c| c.parse().ok()).expect("one");
+    client.ip()
+}
+
+/// Whom a server saw that the builtin guest was sent to.
+fn seen(answer: &Value) -> IpAddr {
+    let body = answer["body"].as_str().expect("a body");
+    let answer: Answer = body.parse().unwrap_or_else(|error| panic!("{body}: {error}"));
+    answer.client.ip()
+}
+
+on_every_firewall!(run_shows_functions_until_it_is_told_to_end, |world| {
+    let before = SystemState::take(&world.node);
+    for signal in [Signal::TERM, Signal::INT] {
+        let running = start(world);
+        for (from, to, seen_as) in [
+            (&world.client, NODE_LAN, CLIENT),
+            (&world.internet, NODE_UPLINK, INTERNET),
+            (&world.other, NODE_LAN, OTHER),
+            (&world.node, NODE_LAN, NODE_LAN),
+        ] {
+            let answer = http_get(from, (to, 8080), "/");
+            assert_eq!((&answer["function"], &answer["port"]), (&"hello".into(), &3000.into()));
+            assert_eq!(client(&answer), seen_as);
+        }
+        let hello = http_get(&world.client, HELLO, "/");
+        assert_eq!(udp_echo(&world.client, (NODE_LAN, 5353), "ahoy"), Some("ahoy".to_owned()));
+
+        let _servers = (
+            http_server(&world.internet, (INTERNET, 80)),
+            udp_server(&world.internet, (INTERNET, 53)),
+        );
+        let answer = http_get(&world.client, HELLO, &format!("/connect/{INTERNET}:80"));
+        assert_eq!(seen(&answer), NODE_UPLINK);
+        let answer = http_get(&world.client, HELLO, &format!("/udp/{INTERNET}:53/ahoy"));
+        assert!(answer["body"].to_string().contains(&format!("ahoy {NODE_UPLINK}:")), "{answer}");
+        // One function to the other, and to itself.
+        for (port, function, seen_as) in
+            [(9090, "second", &hello["address"]), (8080, "hello", &hello["gateway"])]
+        {
+            let answer = http_get(&world.client, HELLO, &format!("/connect/{NODE_LAN}:{port}"));
+            let answer: Value = serde_json::from_str(answer["body"].as_str().unwrap()).unwrap();
+            assert_eq!(answer["function"], function);
+            assert_eq!(client(&answer).to_string(), seen_as.as_str().unwrap());
+        }
+
+        running.signal(signal);
+        let output = running.wait();
+        assert_eq!((output.code, &*output.stderr), (Some(0), ""), "{output}");
+        assert_refused(Tcp, &world.client, HELLO);
+        assert_same(&before, &SystemState::take(&world.node));
+    }
+});
+
+on_every_firewall!(run_leaves_alone_what_was_up_before, |world| {
+    let resident = function("resident", &[exposure(Tcp, 7070, 3000)]);
+    let [resident] = world.start([(resident, &[(Tcp, 3000)])]);
+    let before = SystemState::take(&world.node);
+    let running = start(world);
+    tcp_ask(&world.client, (NODE_LAN, 7070)).unwrap();
+    running.signal(Signal::TERM);
+    running.wait().success();
+    assert_same(&before, &SystemState::take(&world.node));
+    tcp_ask(&world.client, (NODE_LAN, 7070)).unwrap();
+    assert_internet(world, &resident);
+});
+
+on_every_firewall!(run_that_loses_a_guest_takes_the_others_down, |world| {
+    let before = SystemState::take(&world.node);
+    let running = start(world);
+    let guests = running.children();
+    assert_eq!(guests.len(), 2);
+    kill_process(guests[1], Signal::KILL).unwrap();
+    let complaint = running.wait().failure(1);
+    assert!(complaint.contains("the guest of second ended"), "{complaint}");
+    assert_same(&before, &SystemState::take(&world.node));
+
+    // Killed itself, it takes its guests along, and leaves what any operation that is killed leaves.
+    let running = start(world);
+    running.signal(Signal::KILL);
+    assert_eq!(running.wait().code, None);
+    wait_for("the guests' end", PATIENCE, || {
+        let links = world.node.tool(&["ip", "link", "show", "up"]);
+        (links.matches("NO-CARRIER").count() == 2).then_some(())
+    });
+    world.riklet(&["check"], "").success();
+    world.down(&["--all", "--purge"]);
+    assert_same(&before, &SystemState::take(&world.node));
+});

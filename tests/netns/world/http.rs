@@ -1,0 +1,54 @@
+//! As much of HTTP/1.0 (RFC 1945) as a question and its answer take.
+
+use std::{
+    io::{self, BufRead, BufReader, Read, Write},
+    net::{SocketAddr, TcpListener, TcpStream},
+    os::fd::AsFd,
+};
+
+use serde_json::Value;
+
+use super::{
+    Namespace,
+    background::Background,
+    traffic::{Answer, PATIENCE, Server, tcp_connect},
+};
+
+/// A server that answers each request with whom it sees.
+#[track_caller]
+pub(crate) fn http_server(namespace: &Namespace, at: impl Into<SocketAddr>) -> Server {
+    let at = at.into();
+    let listener = namespace.run(|| TcpListener::bind(at));
+    let listener = listener.unwrap_or_else(|error| panic!("cannot listen at {at}: {error}"));
+    let address = listener.local_addr().expect("the listener's address");
+    let thread = Background::start(move |stop| {
+        while stop.readable([listener.as_fd()]).is_some() {
+            // A client that has gone meanwhile is not the server's failure.
+            listener.accept().and_then(|(stream, client)| answer(&stream, client)).ok();
+        }
+    });
+    Server { address, _thread: thread }
+}
+
+fn answer(mut stream: &TcpStream, client: SocketAddr) -> io::Result<()> {
+    let answer = Answer { client, server: stream.local_addr()? };
+    let mut lines = BufReader::new(stream).lines();
+    while !lines.next().transpose()?.unwrap_or_default().is_empty() {}
+    write!(stream, "HTTP/1.0 200 OK\r\n\r\n{answer}")
+}
+
+/// The JSON that is answered with status 200.
+#[track_caller]
+pub(crate) fn http_get(namespace: &Namespace, from: impl Into<SocketAddr>, path: &str) -> Value {
+    let from = from.into();
+    let get = || {
+        let mut stream = tcp_connect(namespace, from, PATIENCE)?;
+        write!(stream, "GET {path} HTTP/1.0\r\n\r\n")?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text).map(|_| text)
+    };
+    let text = get().unwrap_or_else(|error| panic!("GET {path} from {from}: {error}"));
+    let (head, body) = text.split_once("\r\n\r\n").expect("a head and a body");
+    assert_eq!(head.split(' ').nth(1), Some("200"), "GET {path} from {from}: {text}");
+    serde_json::from_str(body).expect("JSON")
+}
