@@ -2,6 +2,8 @@
 
 use std::{fs, path::Path};
 
+use riklet_sdn::{Config, FirewallChoice};
+
 use crate::environment::Environment;
 
 #[test]
@@ -31,4 +33,27 @@ fn every_example_is_a_definition() {
                                             tcp 127.0.0.1:9090 -> 9090
                                             tcp 7000-7010 -> 4000-4010
     ");
+}
+
+#[expect(dead_code, reason = "its `main` is for who runs it")]
+#[path = "../../examples/embed.rs"]
+mod embed;
+
+#[test]
+fn the_embedding_agent_exposes_its_function_while_the_vmm_runs() {
+    let environment = Environment::new();
+    let state_dir = environment.path("state");
+    let config = Config { state_dir, firewall: FirewallChoice::Nftables, ..Config::default() };
+    let before = environment.snapshot();
+    embed::serve(config, |configuration| {
+        assert!(configuration.contains("\"host_dev_name\":\"rik0\""), "{configuration}");
+        let hello = environment.run(&["inspect", "hello"]).success();
+        assert!(hello.contains("rik0 (ready)") && hello.contains("(in the firewall)"), "{hello}");
+        environment.run(&["check"]).done();
+    })
+    .unwrap();
+    assert_eq!(environment.run(&["list", "--output", "json"]).success(), "[]\n");
+    environment.run(&["down", "--all", "--purge"]).success();
+    environment.tool("rm", &["-r", "state"]);
+    environment.assert_unchanged(&before, "the agent");
 }
