@@ -88,8 +88,17 @@ pub(crate) enum Command {
         #[arg(long)]
         rebuild: bool,
     },
-    /// Bring functions up with the builtin guest behind them, until Ctrl-C or SIGTERM.
+    /// Bring functions up with their microVMs behind them, until Ctrl-C or SIGTERM.
     Run(RunArgs),
+    /// List the functions that run, and how those that ran have ended.
+    #[command(after_help = "Example:\n  riklet-sdn ps")]
+    Ps,
+    /// Print what a function's VMM and guest wrote: the console.
+    Logs(LogsArgs),
+    /// End functions that run: power off, then SIGTERM, then SIGKILL.
+    Stop(StopArgs),
+    /// Wait until a function that runs has ended, and say how: exit status 1 where it failed.
+    Wait(WaitArgs),
     /// Say what this host has and lacks, and what to do about it.
     #[command(after_help = "Example:\n  riklet-sdn doctor")]
     Doctor,
@@ -176,4 +185,46 @@ pub(crate) struct RunArgs {
     /// How long to wait for the published ports to answer, in seconds.
     #[arg(long, value_name = "SECONDS", default_value_t = 10)]
     pub(crate) ready_timeout: u16,
+    /// Print the guest's console as it comes; for one function.
+    #[arg(long, conflicts_with = "detach")]
+    pub(crate) console: bool,
+    /// Return once all is ready, and leave a supervisor behind that outlives the terminal.
+    #[arg(long)]
+    pub(crate) detach: bool,
+    /// Be that supervisor.
+    #[arg(long, hide = true, conflicts_with = "detach")]
+    pub(crate) supervise: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(after_help = "Example:\n  riklet-sdn logs hello --follow")]
+pub(crate) struct LogsArgs {
+    /// The function's name.
+    pub(crate) name: InstanceName,
+    /// Go on with what comes, until the function has ended.
+    #[arg(long, short)]
+    pub(crate) follow: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(override_usage = "riklet-sdn stop [OPTIONS] <NAME>...\n       \
+                            riklet-sdn stop [OPTIONS] --all")]
+#[command(after_help = "Example:\n  riklet-sdn stop hello")]
+pub(crate) struct StopArgs {
+    /// The functions' names.
+    #[arg(value_name = "NAME", required_unless_present = "all", conflicts_with = "all")]
+    pub(crate) names: Vec<InstanceName>,
+    /// All that run.
+    #[arg(long)]
+    pub(crate) all: bool,
+    /// How long the guest may take to power off before SIGTERM, in seconds.
+    #[arg(long, value_name = "SECONDS", default_value_t = 10)]
+    pub(crate) timeout: u16,
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(after_help = "Example:\n  riklet-sdn wait hello")]
+pub(crate) struct WaitArgs {
+    /// The function's name.
+    pub(crate) name: InstanceName,
 }

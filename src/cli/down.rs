@@ -3,6 +3,8 @@ use std::process::ExitCode;
 use riklet_sdn::{
     kernel::Kernel,
     sdn::{Sdn, Which},
+    store::Store,
+    vmm::runs,
 };
 
 use super::{args::DownArgs, error::CliError, input, output, output::Output};
@@ -15,6 +17,9 @@ pub(crate) fn run<K: Kernel>(
     input::require_privilege()?;
     let which =
         if args.all { Which::All } else { Which::Named(args.names.iter().cloned().collect()) };
+    if let Some(store) = Store::open_existing(&sdn.config().state_dir)? {
+        runs::refuse_running(&store, &which)?;
+    }
     let mut report = sdn.down(&which, args.purge)?;
     if report.done.is_empty() {
         output.remark("nothing to do");

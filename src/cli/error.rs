@@ -4,7 +4,7 @@ use riklet_sdn::{
     definition::{self, Place},
     sdn::{ConfigError, ErrorKind, Failure, SdnError},
     store::StoreError,
-    vmm::builtin::GuestError,
+    vmm::{builtin::GuestError, choose::Unusable, launch::LaunchError, runs::RunError},
 };
 use serde_json::{Value, json};
 
@@ -37,12 +37,26 @@ pub(crate) enum CliError {
     #[error("cannot write the output")]
     Write { source: io::Error },
     #[error("{name} is recorded already")]
-    Running { name: String },
-    #[error("cannot start the guest of {name}")]
-    StartGuest { name: String, source: io::Error },
-    #[error("the guest of {name} ended: {status}")]
-    GuestEnded { name: String, status: String },
-    #[error("{} does not answer after {seconds} s", waited.join(", "))]
+    Recorded { name: String },
+    #[error(transparent)]
+    Run(#[from] RunError),
+    #[error("{name} cannot be run")]
+    Vmm { name: String, source: Unusable },
+    #[error("{name} cannot be run")]
+    Launch { name: String, source: LaunchError },
+    #[error("cannot wait for the end of the VMM of {name}")]
+    Wait { name: String, source: io::Error },
+    #[error("cannot read {}", path.display())]
+    Log { path: PathBuf, source: io::Error },
+    #[error("--console is for one function, and {count} are defined")]
+    Console { count: usize },
+    #[error("cannot start a supervisor for {name}")]
+    Detach { name: String, source: io::Error },
+    #[error("cannot tell which process this is")]
+    Supervisor { source: io::Error },
+    #[error("{name} ended before it was ready: {reason}")]
+    GuestEnded { name: String, reason: String },
+    #[error("not ready after {seconds} s: {}", waited.join("; "))]
     NotReady { waited: Vec<String>, seconds: u16 },
     #[error("cannot listen for signals")]
     Signals { source: io::Error },
@@ -93,10 +107,11 @@ impl CliError {
             Self::Read { .. }
             | Self::TooLarge { .. }
             | Self::NotText { .. }
+            | Self::Console { .. }
             | Self::Definition(_)
             | Self::Config(_) => ErrorKind::Invalid,
-            Self::Privilege | Self::Tun { .. } => ErrorKind::Host,
-            Self::Sdn(error) => error.kind(),
+            Self::Privilege | Self::Tun { .. } | Self::Vmm { .. } => ErrorKind::Host,
+            Self::Run(RunError::Sdn(error)) | Self::Sdn(error) => error.kind(),
             Self::Failure(failure) => failure.kind(),
             Self::Failures { kind, .. } => *kind,
             _ => ErrorKind::Failed,
@@ -114,7 +129,9 @@ impl CliError {
             Self::Failure(failure) => failure.hint(),
             Self::Privilege => Some("run it as root".to_owned()),
             Self::Tun { source } => Some(tun_advice(source).to_owned()),
-            Self::Running { name } => Some(format!("`riklet-sdn down {name}` first")),
+            Self::Recorded { name } => Some(format!("`riklet-sdn down {name}` first")),
+            Self::Run(error) => run_hint(error),
+            Self::Vmm { source, .. } => Some(source.hint()),
             Self::NotReady { .. } => Some("`riklet-sdn doctor` says what may be wrong".to_owned()),
             _ => None,
         }
@@ -136,6 +153,19 @@ pub(crate) fn chain(error: &dyn Error) -> String {
         next = source.source();
     }
     text
+}
+
+fn run_hint(error: &RunError) -> Option<String> {
+    match error {
+        RunError::Store(source) => source.hint(),
+        RunError::Sdn(source) => source.hint(),
+        RunError::Running { name, .. } => Some(format!("`riklet-sdn stop {name}` ends it")),
+        RunError::Unknown { nearest: Some(nearest), .. } => {
+            Some(format!("did you mean {nearest}?"))
+        }
+        RunError::Unknown { nearest: None, .. } => Some("`riklet-sdn ps` shows all".to_owned()),
+        _ => None,
+    }
 }
 
 /// What to do where `/dev/net/tun` cannot be opened.

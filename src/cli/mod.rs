@@ -9,12 +9,16 @@ mod error;
 mod input;
 mod inspect;
 mod list;
+mod logs;
 mod output;
 mod plan;
+mod ps;
 mod repair;
 mod run;
+mod stop;
 mod up;
 mod usage;
+mod wait;
 
 use std::process::ExitCode;
 
@@ -56,6 +60,10 @@ fn dispatch(args: Args) -> Result<ExitCode, CliError> {
         Command::Check => check::run(&mut sdn()?, output),
         Command::Repair { rebuild } => repair::run(&mut sdn()?, rebuild, output),
         Command::Run(run) => run::run(&mut sdn()?, &run, output),
+        Command::Ps => ps::run(sdn()?.config(), output),
+        Command::Logs(logs) => logs::run(sdn()?.config(), &logs, output),
+        Command::Stop(stop) => stop::run(&mut sdn()?, &stop, output),
+        Command::Wait(wait) => wait::run(sdn()?.config(), &wait, output),
         Command::Doctor => doctor::run(&mut sdn()?, output),
         Command::Completions { shell } => completions(shell, output),
         Command::Guest { guest } => run::guest(&guest),

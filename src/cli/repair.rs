@@ -3,6 +3,7 @@ use std::process::ExitCode;
 use riklet_sdn::{
     kernel::Kernel,
     sdn::{Report, Sdn},
+    vmm::runs,
 };
 use serde_json::json;
 
@@ -17,7 +18,13 @@ pub(crate) fn run<K: Kernel>(
     if rebuild {
         return run_rebuild(sdn, output);
     }
+    let mut done = Vec::new();
+    for (run, cleared) in runs::clear_lost(sdn, super::run::epoch_millis())? {
+        output.remark(&format!("{}: its supervisor died; cleared away what it left", run.name));
+        done.extend(cleared.done);
+    }
     let mut report = sdn.repair()?;
+    report.done.splice(0..0, done);
     if report.done.is_empty() && report.failures.is_empty() {
         output.remark("nothing to do");
     }

@@ -1,20 +1,38 @@
-//! `run`: functions with the builtin guest behind them, in the foreground.
+//! `run`: functions with their guests behind them, in the foreground.
 
-mod guests;
+mod announce;
+mod fleet;
+mod prepare;
 mod ready;
+mod signals;
 
-use std::{collections::BTreeSet, os::fd::AsFd, process::ExitCode, time::Instant};
-
-use riklet_sdn::{
-    kernel::{Kernel, linux::tap},
-    model::{InstanceName, Workload},
-    sdn::{Report, Sdn, SdnError, UpOptions, Which},
-    vmm::builtin::{self, Guest},
+use std::{
+    collections::BTreeSet,
+    os::fd::AsFd,
+    process::ExitCode,
+    time::{Instant, SystemTime},
 };
-use serde_json::json;
 
-use self::guests::{Event, Guests};
-use super::{args::RunArgs, error::CliError, input, output, output::Output};
+use self::{
+    announce::{Ready, Times},
+    fleet::{Ended, Event, Fleet},
+    prepare::Prepared,
+    ready::Outcome,
+    signals::Signals,
+};
+use super::{args::RunArgs, error::CliError, input, output::Output};
+use riklet_sdn::{
+    kernel::{Kernel, KernelError, linux::tap},
+    model::{InstanceName, Vmm, Workload},
+    process::ProcessId,
+    sdn::{Instance, Report, Sdn, SdnError, UpOptions, Which},
+    store::{End, Store},
+    vmm::{
+        builtin::{self, Guest},
+        handle::Patience,
+        runs,
+    },
+};
 
 pub(crate) fn run<K: Kernel>(
     sdn: &mut Sdn<K>,
@@ -23,102 +41,132 @@ pub(crate) fn run<K: Kernel>(
 ) -> Result<ExitCode, CliError> {
     let workloads = input::definitions(&args.files)?;
     input::require_taps()?;
-    refuse_running(sdn, &workloads)?;
-    let started = now();
-    let mut guests = Guests::watching_signals()?;
-    let mut report = sdn.up(&workloads, UpOptions::default())?;
-    let served = serve(sdn, &mut report, &mut guests, args, output, started);
-    guests.end();
-    let names = workloads.iter().map(|workload| workload.name().clone()).collect();
-    let ended = take_down(sdn, names, output);
-    served?;
-    ended?;
-    Ok(ExitCode::SUCCESS)
-}
-
-/// The child process: plays one guest until its parent ends it, or ends itself, which ends its standard input.
-pub(crate) fn guest(argument: &str) -> Result<ExitCode, CliError> {
-    let guest = Guest::from_argument(argument)?;
-    guests::ignore_interrupts()?;
-    let tap = tap::attach(&guest.interface)
-        .map_err(|source| SdnError::Kernel(attach_failed(&guest, source)))?;
-    builtin::serve(&guest, tap, std::io::stdin().as_fd())?;
-    Ok(ExitCode::SUCCESS)
-}
-
-fn attach_failed(
-    guest: &Guest,
-    source: riklet_sdn::kernel::Refusal,
-) -> riklet_sdn::kernel::KernelError {
-    let name = guest.interface.clone();
-    riklet_sdn::kernel::KernelError::CreateLink { name, step: "attach", source }
+    for (run, _) in runs::clear_lost(sdn, epoch_millis())? {
+        output.remark(&format!("{}: its supervisor died; cleared away what it left", run.name));
+    }
+    refuse_recorded(sdn, &workloads)?;
+    let prepared = prepare::prepare(sdn.config(), &workloads)?;
+    let state_dir = sdn.config().state_dir.clone();
+    let signals = Signals::watch().map_err(|source| CliError::Signals { source })?;
+    let supervisor = ProcessId::current().map_err(|source| CliError::Supervisor { source })?;
+    let names: Vec<_> = prepared.iter().map(|p| (p.name().clone(), p.choice.vmm)).collect();
+    runs::begin(&mut Store::open(&state_dir)?, &names, supervisor, epoch_millis())?;
+    let mut fleet = Fleet::new(signals, state_dir);
+    let supervised = Supervision { sdn, fleet: &mut fleet, args, output }.supervise(&prepared);
+    // Whatever happened, nothing stays.
+    let stopped = fleet.stop(sdn, Patience::default());
+    let left = leave(sdn, &names, &supervised, output);
+    let code = supervised?;
+    stopped?;
+    left?;
+    Ok(code)
 }
 
 /// What is up belongs to whoever brought it up: `run` would take it down.
-fn refuse_running<K: Kernel>(sdn: &mut Sdn<K>, workloads: &[Workload]) -> Result<(), CliError> {
-    let recorded: BTreeSet<_> =
-        sdn.list()?.into_iter().map(|listed| listed.instance.name().clone()).collect();
-    match workloads.iter().find(|workload| recorded.contains(workload.name())) {
-        Some(workload) => Err(CliError::Running { name: workload.name().to_string() }),
-        None => Ok(()),
+fn refuse_recorded<K: Kernel>(sdn: &mut Sdn<K>, workloads: &[Workload]) -> Result<(), CliError> {
+    let Some(store) = Store::open_existing(&sdn.config().state_dir)? else { return Ok(()) };
+    for workload in workloads {
+        let name = workload.name();
+        let which = Which::Named([name.clone()].into());
+        runs::refuse_running(&store, &which)?;
+        if store.get(name)?.is_some() {
+            return Err(CliError::Recorded { name: name.to_string() });
+        }
+    }
+    Ok(())
+}
+
+/// The functions of one `run`, from their network to their end.
+struct Supervision<'a, K> {
+    sdn: &'a mut Sdn<K>,
+    fleet: &'a mut Fleet,
+    args: &'a RunArgs,
+    output: Output,
+}
+
+impl<K: Kernel> Supervision<'_, K> {
+    fn supervise(&mut self, prepared: &[Prepared]) -> Result<ExitCode, CliError> {
+        let started = now();
+        let workloads: Vec<_> = prepared.iter().map(|p| p.workload.clone()).collect();
+        let mut report = self.sdn.up(&workloads, UpOptions::default())?;
+        self.output.complaints(&mut report)?;
+        let networked = now();
+        let instances: Vec<_> = prepared.iter().zip(ordered(&report, prepared)).collect();
+        for (prepared, instance) in &instances {
+            self.fleet.start(instance.name(), &prepared.launch(instance)?)?;
+        }
+        let launched = now();
+        let vmms: Vec<_> = instances.iter().map(|(p, i)| (*i, p.choice.vmm)).collect();
+        let readiness = match ready::wait(self.sdn, self.fleet, &vmms, self.args.ready_timeout)? {
+            Outcome::Ready(readiness) => readiness,
+            Outcome::Stopped => return Ok(ExitCode::SUCCESS),
+            Outcome::Ended(ended) => return Err(ended.into()),
+        };
+        let times = Times {
+            network: networked - started,
+            vmm: launched - networked,
+            boot: readiness.booted.saturating_duration_since(launched),
+            answer: readiness.accepted - readiness.booted,
+        };
+        let ready = u64::try_from((readiness.accepted - started).as_millis()).unwrap_or(u64::MAX);
+        self.fleet.set_ready(ready)?;
+        let ready =
+            Ready { instances: &vmms, prepared, readiness: &readiness, times, report: &report };
+        ready.announce(self.output, ready::uplink_address(self.sdn)?)?;
+        self.watch()
+    }
+
+    /// Until a signal comes, or no VMM is left. The end of one is none of the others'.
+    fn watch(&mut self) -> Result<ExitCode, CliError> {
+        let mut code = ExitCode::SUCCESS;
+        while !self.fleet.is_empty() {
+            match self.fleet.wait(self.sdn, None)? {
+                Some(Event::Signal) => break,
+                Some(Event::Ended(ended)) => {
+                    self.output.remark(&format!("{}: {}", ended.name, ended.reason));
+                    if ended.failed {
+                        code = ExitCode::FAILURE;
+                    }
+                }
+                None => {}
+            }
+        }
+        Ok(code)
     }
 }
 
-fn serve<K: Kernel>(
-    sdn: &mut Sdn<K>,
-    report: &mut Report,
-    guests: &mut Guests,
-    args: &RunArgs,
-    output: Output,
-    started: Instant,
-) -> Result<(), CliError> {
-    output.complaints(report)?;
-    let network = started.elapsed();
-    for instance in &report.instances {
-        guests.start(instance)?;
-    }
-    let elsewhere = ready::uplink_address(sdn)?;
-    let answers = match ready::wait(sdn, &report.instances, guests, args.ready_timeout)? {
-        ready::Outcome::Ready(answers) => answers,
-        ready::Outcome::Stopped => return Ok(()),
-    };
-    let total = started.elapsed();
-    output.print(
-        || {
-            let mut text = output::instances(&[], report.instances.iter().map(|i| (i, vec![])));
-            for url in ready::urls(&report.instances, &answers, elsewhere) {
-                text.push_str(&url);
-                text.push('\n');
-            }
-            text + &format!(
-                "ready in {:.1} ms, of which the network took {:.1} ms; Ctrl-C takes it down\n",
-                millis(total),
-                millis(network)
-            )
-        },
-        || {
-            json!({
-                "instances": report.instances.iter().map(output::instance).collect::<Vec<_>>(),
-                "urls": ready::urls(&report.instances, &answers, elsewhere),
-                "readyMs": millis(total),
-                "networkMs": millis(network),
-                "warnings": output::lines(&report.warnings),
-            })
-        },
-    )?;
-    match guests.wait(None)? {
-        Some(Event::Ended { name, status }) => Err(CliError::GuestEnded { name, status }),
-        Some(Event::Signal) | None => Ok(()),
-    }
+/// The instances of the report in the order of what was prepared.
+fn ordered<'a>(report: &'a Report, prepared: &[Prepared]) -> Vec<&'a Instance> {
+    let find = |p: &Prepared| report.instances.iter().find(|i| i.name() == p.name());
+    prepared.iter().filter_map(find).collect()
 }
 
 /// Leaves the host as it was, unless somebody else's instances remain.
-fn take_down<K: Kernel>(
+fn leave<K: Kernel>(
     sdn: &mut Sdn<K>,
-    names: BTreeSet<InstanceName>,
+    names: &[(InstanceName, Vmm)],
+    supervised: &Result<ExitCode, CliError>,
     output: Output,
 ) -> Result<(), CliError> {
-    let which = Which::Named(names);
+    let mut store = Store::open(&sdn.config().state_dir)?;
+    let mut remaining = BTreeSet::new();
+    for (name, _) in names {
+        if store.get(name)?.is_some() {
+            remaining.insert(name.clone());
+        }
+    }
+    let (reason, failed) = match supervised {
+        Ok(_) => ("stopped".to_owned(), false),
+        Err(error) => (super::error::chain(error), true),
+    };
+    let tx = store.transaction()?;
+    for (name, _) in names {
+        let reason = reason.clone();
+        tx.end_run(name, &End { at: epoch_millis(), reason, failed })?;
+    }
+    tx.commit()?;
+    drop(store);
+    let which = Which::Named(remaining);
     let mut report = match sdn.down(&which, true) {
         Err(SdnError::Remaining { .. }) => sdn.down(&which, false)?,
         report => report?,
@@ -126,11 +174,32 @@ fn take_down<K: Kernel>(
     output.complaints(&mut report)
 }
 
-fn millis(duration: std::time::Duration) -> f64 {
-    duration.as_secs_f64() * 1e3
+impl From<Ended> for CliError {
+    fn from(Ended { name, reason, .. }: Ended) -> Self {
+        Self::GuestEnded { name: name.to_string(), reason }
+    }
+}
+
+/// The child process: plays one guest until its parent ends it, or ends itself: the kernel ends it then.
+pub(crate) fn guest(argument: &str) -> Result<ExitCode, CliError> {
+    let guest = Guest::from_argument(argument)?;
+    let attached = tap::attach(&guest.interface).map_err(|source| {
+        let name = guest.interface.clone();
+        SdnError::Kernel(KernelError::CreateLink { name, step: "attach", source })
+    })?;
+    let (never, _held) = std::io::pipe().map_err(|source| CliError::Signals { source })?;
+    builtin::serve(&guest, attached, never.as_fd())?;
+    Ok(ExitCode::SUCCESS)
 }
 
 #[expect(clippy::disallowed_methods, reason = "the program's edge")]
-pub(super) fn now() -> Instant {
+fn now() -> Instant {
     Instant::now()
+}
+
+/// Milliseconds since 1970.
+#[expect(clippy::disallowed_methods, reason = "the program's edge")]
+pub(super) fn epoch_millis() -> u64 {
+    let passed = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(passed.as_millis()).unwrap_or(u64::MAX)
 }

@@ -103,6 +103,12 @@ impl Vmm {
             Self::Builtin => "builtin",
         }
     }
+
+    /// The VMM of this name.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|vmm| vmm.as_str() == name)
+    }
 }
 
 impl fmt::Display for Vmm {

@@ -141,14 +141,20 @@ impl FromStr for ProcessId {
 
 #[cfg(test)]
 mod tests {
-    use std::ffi::OsStr;
+    use std::{ffi::OsStr, path::Path};
 
     use super::*;
-    use crate::process;
+    use crate::process::{Tied, spawn_tied};
 
     #[test]
     fn a_process_is_known_until_it_ends() {
-        let mut child = process::spawn(OsStr::new("cat"), &[]).unwrap();
+        let mut child = spawn_tied(&Tied {
+            program: OsStr::new("sleep"),
+            arguments: vec!["600".into()],
+            account: None,
+            directory: Path::new("/"),
+        })
+        .unwrap();
         let id = ProcessId::of(child.id()).unwrap().unwrap();
         assert_eq!(id.to_string().parse(), Ok(id));
         assert!(id.is_alive().unwrap());

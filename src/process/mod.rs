@@ -9,7 +9,7 @@ pub use tied::{Account, Tied, spawn_tied};
 use std::{
     ffi::OsStr,
     io::{self, Write},
-    process::{Child, Command, Output, Stdio},
+    process::{Command, Output, Stdio},
 };
 
 /// Runs a program to its end, with this standard input, and collects what it wrote.
@@ -33,15 +33,6 @@ pub fn run(program: &OsStr, args: &[&str], input: &[u8]) -> io::Result<Output> {
         }
     }
     child.wait_with_output()
-}
-
-/// Starts a program that outlives this call, with its output where ours goes. Its standard input is a pipe
-/// that nothing is written to: it ends when the child is dropped, or this process ends, however it ends.
-///
-/// # Errors
-/// Where it cannot be started.
-pub fn spawn(program: &OsStr, args: &[String]) -> io::Result<Child> {
-    command(program).args(args).stdin(Stdio::piped()).spawn()
 }
 
 #[expect(clippy::disallowed_methods, reason = "this is the place")]

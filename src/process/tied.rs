@@ -52,6 +52,8 @@ pub fn spawn_tied(tied: &Tied<'_>) -> io::Result<Child> {
     command
         .args(&tied.arguments)
         .current_dir(tied.directory)
+        // Ctrl-C in a terminal is for us: how the program ends is ours to say.
+        .process_group(0)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
@@ -103,7 +105,8 @@ mod tests {
     fn it_runs_as_the_account_in_the_directory() {
         let account = Some(Account { user: 65_534, group: 65_533 });
         let mut child =
-            spawn_tied(&Tied { account, ..tied("sh", &["-c", "id -u; id -g; id -G; pwd"]) }).unwrap();
+            spawn_tied(&Tied { account, ..tied("sh", &["-c", "id -u; id -g; id -G; pwd"]) })
+                .unwrap();
         let mut text = String::new();
         child.stdout.take().unwrap().read_to_string(&mut text).unwrap();
         assert!(child.wait().unwrap().success());

@@ -34,6 +34,8 @@ pub struct End {
     pub at: u64,
     /// Why, in words.
     pub reason: String,
+    /// Whether nobody asked for it.
+    pub failed: bool,
 }
 
 impl Store {
@@ -72,7 +74,8 @@ impl Store {
         let operation = "read a run";
         let process =
             |text: &str| text.parse().map_err(|error| self.corrupt(operation, Box::new(error)));
-        let end = raw.ended.zip(raw.reason).map(|(at, reason)| End { at, reason });
+        let failed = raw.failed;
+        let end = raw.ended.zip(raw.reason).map(|(at, reason)| End { at, reason, failed });
         Ok(Run {
             name: self.name(operation, &raw.name)?,
             vmm: raw.vmm,
@@ -140,13 +143,14 @@ impl Tx<'_> {
     /// # Errors
     /// Where the database cannot be written.
     pub fn end_run(&self, name: &InstanceName, end: &End) -> Result<(), StoreError> {
-        let sql = "UPDATE runs SET ended = ?, reason = ? WHERE name = ? AND ended IS NULL";
-        self.execute("record the end of a run", sql, (end.at, &end.reason, name.as_str())).map(drop)
+        let sql =
+            "UPDATE runs SET ended = ?, reason = ?, failed = ? WHERE name = ? AND ended IS NULL";
+        let params = (end.at, &end.reason, end.failed, name.as_str());
+        self.execute("record the end of a run", sql, params).map(drop)
     }
 }
 
-const RUNS: &str =
-    "SELECT name, vmm, supervisor, process, started, ready, stopping, ended, reason FROM runs";
+const RUNS: &str = "SELECT name, vmm, supervisor, process, started, ready, stopping, ended, reason, failed FROM runs";
 
 /// A run as its columns have it.
 struct RawRun {
@@ -159,6 +163,7 @@ struct RawRun {
     stopping: bool,
     ended: Option<u64>,
     reason: Option<String>,
+    failed: bool,
 }
 
 fn raw_run(row: &Row<'_>) -> rusqlite::Result<RawRun> {
@@ -172,5 +177,6 @@ fn raw_run(row: &Row<'_>) -> rusqlite::Result<RawRun> {
         stopping: row.get(6)?,
         ended: row.get(7)?,
         reason: row.get(8)?,
+        failed: row.get(9)?,
     })
 }

@@ -45,6 +45,7 @@ CREATE TABLE runs (
     ready      INTEGER,
     stopping   INTEGER NOT NULL DEFAULT 0,
     ended      INTEGER,
-    reason     TEXT
+    reason     TEXT,
+    failed     INTEGER NOT NULL DEFAULT 0
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX runs_unended ON runs (name) WHERE ended IS NULL;

@@ -474,8 +474,8 @@ fn a_run_outlives_its_record() {
     tx.set_run_process(&name, process).unwrap();
     tx.set_run_ready(&name, 750).unwrap();
     tx.set_run_stopping(&name).unwrap();
-    tx.end_run(&other, &End { at: 6_000, reason: "powered off".into() }).unwrap();
-    tx.end_run(&other, &End { at: 7_000, reason: "lost".into() }).unwrap();
+    tx.end_run(&other, &End { at: 6_000, reason: "powered off".into(), failed: true }).unwrap();
+    tx.end_run(&other, &End { at: 7_000, reason: "lost".into(), failed: false }).unwrap();
     tx.commit().unwrap();
 
     let run = Run {
@@ -491,7 +491,7 @@ fn a_run_outlives_its_record() {
     assert_eq!(store.run(&name).unwrap().as_ref(), Some(&run));
     assert_eq!(store.runs_under_way().unwrap(), [run]);
     let ended = store.run(&other).unwrap().unwrap();
-    assert_eq!(ended.end, Some(End { at: 6_000, reason: "powered off".into() }));
+    assert_eq!(ended.end, Some(End { at: 6_000, reason: "powered off".into(), failed: true }));
     assert_eq!(ended.process, None);
     assert_eq!(store.runs().unwrap().len(), 2);
 

@@ -2,12 +2,17 @@
 
 use std::{
     fs::{File, OpenOptions},
-    io::{self, Read, Write},
-    os::unix::fs::OpenOptionsExt,
+    io::{self, Read, Seek, SeekFrom, Write},
+    os::{
+        fd::{AsFd, BorrowedFd, OwnedFd},
+        unix::fs::{MetadataExt, OpenOptionsExt},
+    },
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
     thread::{self, JoinHandle},
 };
+
+use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
 
 /// How much a log has before it is set aside as `<log>.1`, in bytes: what is kept is between one and two of
 /// these.
@@ -85,6 +90,78 @@ pub fn aside(path: &Path) -> PathBuf {
     name.into()
 }
 
+/// The last line that has something in it; `None` where there is none, or no log.
+#[must_use]
+pub fn last_line(path: &Path) -> Option<String> {
+    /// As much as is looked at.
+    const TAIL: u64 = 4096;
+    let mut file = File::open(path).ok()?;
+    let length = file.metadata().ok()?.len();
+    file.seek(SeekFrom::Start(length.saturating_sub(TAIL))).ok()?;
+    let mut tail = Vec::new();
+    file.take(TAIL).read_to_end(&mut tail).ok()?;
+    let text = String::from_utf8_lossy(&tail);
+    let line = text.lines().rev().map(str::trim).find(|line| !line.is_empty());
+    line.map(str::to_owned)
+}
+
+/// A log as it grows, across the moment at which it is set aside.
+#[derive(Debug)]
+pub struct Follower {
+    path: PathBuf,
+    file: File,
+    changes: OwnedFd,
+}
+
+impl Follower {
+    /// From the beginning of the log at this path.
+    ///
+    /// # Errors
+    /// Where it cannot be opened, or not be watched (inotify(7)).
+    pub fn open(path: &Path) -> io::Result<Self> {
+        let changes = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
+        let follower = Self { path: path.to_owned(), file: File::open(path)?, changes };
+        follower.watch()?;
+        Ok(follower)
+    }
+
+    /// What was written since the last call.
+    ///
+    /// # Errors
+    /// Where it cannot be read.
+    pub fn read_new(&mut self) -> io::Result<Vec<u8>> {
+        let mut events = [0; 4096];
+        // Only that something happened matters. What happens from here on wakes the reader again.
+        while rustix::io::read(&self.changes, &mut events).is_ok_and(|length| length > 0) {}
+        let mut new = Vec::new();
+        self.file.read_to_end(&mut new)?;
+        if self.was_set_aside()? {
+            self.file = File::open(&self.path)?;
+            self.watch()?;
+            self.file.read_to_end(&mut new)?;
+        }
+        Ok(new)
+    }
+
+    fn watch(&self) -> io::Result<()> {
+        let wanted = WatchFlags::MODIFY | WatchFlags::MOVE_SELF | WatchFlags::DELETE_SELF;
+        inotify::add_watch(&self.changes, &self.path, wanted)?;
+        Ok(())
+    }
+
+    fn was_set_aside(&self) -> io::Result<bool> {
+        let (ours, there) = (self.file.metadata()?, std::fs::metadata(&self.path));
+        Ok(there.is_ok_and(|there| there.ino() != ours.ino()))
+    }
+}
+
+impl AsFd for Follower {
+    /// Readable once something was written.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.changes.as_fd()
+    }
+}
+
 fn empty(path: &Path) -> io::Result<File> {
     let mut options = OpenOptions::new();
     options.append(true).create(true).mode(0o600);
@@ -105,6 +182,8 @@ fn remove(path: &Path) -> io::Result<()> {
 mod tests {
     use std::fs;
 
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
     use super::*;
 
     #[test]
@@ -118,12 +197,24 @@ mod tests {
         console.follow(&b"first words\n"[..]).join().unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), "first words\n");
 
+        let mut follower = Follower::open(&path).unwrap();
+        assert_eq!(follower.read_new().unwrap(), b"first words\n");
+        assert_eq!(follower.read_new().unwrap(), b"");
+        console.follow(&b"second words\n"[..]).join().unwrap();
+        let mut files = [PollFd::new(&follower, PollFlags::IN)];
+        assert_eq!(poll(&mut files, Some(&Timespec { tv_sec: 5, tv_nsec: 0 })).unwrap(), 1);
+        assert_eq!(follower.read_new().unwrap(), b"second words\n");
+
         let much = vec![b'x'; 9 << 20];
         console.follow(io::Cursor::new(much)).join().unwrap();
         console.follow(&b"last words\n"[..]).join().unwrap();
         let kept = fs::metadata(&path).unwrap().len() + fs::metadata(aside(&path)).unwrap().len();
         assert!((LIMIT..2 * LIMIT + 16_384).contains(&kept), "{kept} bytes are kept");
-        assert!(fs::read_to_string(&path).unwrap().ends_with("last words\n"));
+        assert!(follower.read_new().unwrap().ends_with(b"xlast words\n"), "the log was set aside");
+        assert_eq!(last_line(&path).unwrap(), format!("{}last words", "x".repeat(4085)));
+        console.follow(&b"\r\nkilled \xff\r\n \r\n"[..]).join().unwrap();
+        assert_eq!(last_line(&path).unwrap(), "killed \u{fffd}");
+        assert_eq!(last_line(&directory.join("none")), None);
         fs::remove_dir_all(&directory).unwrap();
     }
 }

@@ -3,9 +3,14 @@
 pub mod api;
 pub mod attachment;
 pub mod builtin;
+pub mod choose;
 pub mod cloud_hypervisor;
 pub mod console;
+pub mod driver;
 pub mod firecracker;
+pub mod handle;
 pub mod http;
+pub mod launch;
 pub mod machine;
+pub mod runs;
 pub mod version;

@@ -1,9 +1,9 @@
 //! The driver of Firecracker.
 
-use std::{env, ffi::OsString, process::Child};
+use std::{env, ffi::OsString, path::Path, process::Child};
 
 use riklet_sdn::{
-    process,
+    process::{self, Tied},
     vmm::{
         api::ApiError,
         firecracker,
@@ -174,9 +174,13 @@ impl AtHand {
         // In a network namespace of its own: it creates the TAP that it is told to open.
         let mut arguments = vec![OsString::from("-n"), "--".into(), program];
         arguments.extend(firecracker::arguments(&socket, &"hello.v2".parse().unwrap()));
-        let arguments: Vec<_> =
-            arguments.into_iter().map(|argument| argument.into_string().unwrap()).collect();
-        let child = process::spawn("unshare".as_ref(), &arguments).unwrap();
+        let child = process::spawn_tied(&Tied {
+            program: "unshare".as_ref(),
+            arguments,
+            account: None,
+            directory: Path::new("/"),
+        });
+        let child = child.unwrap();
         Self::Real { child, directory }
     }
 

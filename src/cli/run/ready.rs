@@ -1,69 +1,166 @@
+//! When a function is ready: each of its TCP exposures accepts a connection from this node.
+
 use std::{
-    io::{Read, Write},
+    io::{self, Read, Write},
     net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use riklet_sdn::{
     kernel::Kernel,
-    model::{Exposure, Protocol},
+    model::{Exposure, Protocol, Vmm},
     sdn::{Instance, Sdn, SdnError},
 };
 
-use super::guests::{Event, Guests};
+use super::fleet::{Ended, Event, Fleet};
 use crate::cli::error::CliError;
 
-/// How long one attempt may take, and how long to wait before the next.
-const ATTEMPT: Duration = Duration::from_millis(500);
+/// How long the first attempts may take, and the last ones. A packet that came before the guest had its address
+/// is sent again after a second only: a new attempt is quicker.
+const FIRST_ATTEMPT: Duration = Duration::from_millis(20);
+const LAST_ATTEMPT: Duration = Duration::from_millis(500);
+/// How long to wait before the next.
 const PAUSE: Duration = Duration::from_millis(2);
+/// How much of an answer is shown, in bytes.
+const MAX_BODY: u64 = 4096;
 
 pub(super) enum Outcome {
-    /// Where each TCP exposure answered, in the order of [`exposures`].
-    Ready(Vec<SocketAddr>),
+    Ready(Readiness),
     /// A signal came first.
     Stopped,
+    /// A VMM ended first.
+    Ended(Ended),
 }
 
-/// Waits until every TCP exposure answers a request from this node.
+/// What answered, and when.
+pub(super) struct Readiness {
+    /// Where each TCP exposure answered, in the order of [`exposures`].
+    pub(super) answers: Vec<Answer>,
+    /// When every guest had answered something, if only with a refusal.
+    pub(super) booted: Instant,
+    /// When every exposure had accepted.
+    pub(super) accepted: Instant,
+}
+
+pub(super) struct Answer {
+    pub(super) target: SocketAddr,
+    /// What the builtin guest says.
+    pub(super) body: Option<String>,
+}
+
+/// What an exposure is waited for.
+#[derive(Clone, Copy)]
+enum Waiting {
+    Carrier,
+    Guest,
+    Port,
+}
+
+/// An exposure that is waited for.
+struct Pending<'a> {
+    instance: &'a Instance,
+    exposure: &'a Exposure,
+    builtin: bool,
+    attempt: Duration,
+    waiting: Waiting,
+    answer: Option<Answer>,
+}
+
+/// Waits until every TCP exposure answers.
 pub(super) fn wait<K: Kernel>(
     sdn: &mut Sdn<K>,
-    instances: &[Instance],
-    guests: &mut Guests,
+    fleet: &mut Fleet,
+    instances: &[(&Instance, Vmm)],
     seconds: u16,
 ) -> Result<Outcome, CliError> {
     let deadline = super::now() + Duration::from_secs(seconds.into());
-    let mut answers = Vec::new();
-    let mut missing: Vec<_> = exposures(instances).collect();
-    missing.reverse();
-    while let Some((instance, exposure)) = missing.last() {
-        // Before the guest has its TAP open, the first packet would be lost, and sent again after a second.
-        let mut targets = targets(instance, exposure).into_iter();
-        let attached = has_carrier(sdn, instance)?;
-        if let Some(target) = targets.find(|target| attached && answers_at(*target)) {
-            answers.push(target);
-            missing.pop();
-            continue;
+    let pending = |(instance, exposure, vmm)| Pending {
+        instance,
+        exposure,
+        builtin: vmm == Vmm::Builtin,
+        attempt: FIRST_ATTEMPT,
+        waiting: Waiting::Carrier,
+        answer: None,
+    };
+    let mut all: Vec<_> = exposures(instances).map(pending).collect();
+    let mut booted = None;
+    loop {
+        for pending in all.iter_mut().filter(|pending| pending.answer.is_none()) {
+            pending.look(sdn)?;
         }
-        match guests.wait(Some(PAUSE))? {
+        if all.iter().all(|pending| matches!(pending.waiting, Waiting::Port)) {
+            booted.get_or_insert_with(super::now);
+        }
+        if all.iter().all(|pending| pending.answer.is_some()) {
+            let accepted = super::now();
+            let answers = all.into_iter().filter_map(|pending| pending.answer).collect();
+            let booted = booted.unwrap_or(accepted);
+            return Ok(Outcome::Ready(Readiness { answers, booted, accepted }));
+        }
+        match fleet.wait(sdn, Some(PAUSE))? {
             Some(Event::Signal) => return Ok(Outcome::Stopped),
-            Some(Event::Ended { name, status }) => {
-                return Err(CliError::GuestEnded { name, status });
-            }
+            Some(Event::Ended(ended)) => return Ok(Outcome::Ended(ended)),
             None if super::now() < deadline => {}
             None => {
-                let waited = missing.iter().rev();
-                let waited = waited.map(|(i, e)| format!("{} ({e})", i.name())).collect();
+                let missing = all.iter().filter(|pending| pending.answer.is_none());
+                let waited = missing.map(Pending::describe).collect();
                 return Err(CliError::NotReady { waited, seconds });
             }
         }
     }
-    Ok(Outcome::Ready(answers))
 }
 
-/// What the builtin guest speaks HTTP at.
-fn exposures(instances: &[Instance]) -> impl Iterator<Item = (&Instance, &Exposure)> {
-    let all = instances.iter().flat_map(|i| i.exposures().iter().map(move |e| (i, e)));
-    all.filter(|(_, exposure)| exposure.protocol() == Protocol::Tcp)
+/// What is published by TCP.
+pub(super) fn exposures<'a>(
+    instances: &'a [(&'a Instance, Vmm)],
+) -> impl Iterator<Item = (&'a Instance, &'a Exposure, Vmm)> {
+    let all = instances
+        .iter()
+        .flat_map(|(instance, vmm)| instance.exposures().iter().map(move |e| (*instance, e, *vmm)));
+    all.filter(|(_, exposure, _)| exposure.protocol() == Protocol::Tcp)
+}
+
+impl Pending<'_> {
+    /// Looks how far it is. Before the guest has its TAP open, a packet would be lost.
+    fn look<K: Kernel>(&mut self, sdn: &mut Sdn<K>) -> Result<(), CliError> {
+        let link = sdn.kernel().link(&self.instance.interface()).map_err(SdnError::from)?;
+        if !link.is_some_and(|link| link.carrier) {
+            self.waiting = Waiting::Carrier;
+            return Ok(());
+        }
+        for target in targets(self.instance, self.exposure) {
+            match ask(target, self.attempt, self.builtin) {
+                Ok(body) => {
+                    self.waiting = Waiting::Port;
+                    self.answer = Some(Answer { target, body });
+                    return Ok(());
+                }
+                Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                    self.waiting = Waiting::Port;
+                }
+                Err(_) if matches!(self.waiting, Waiting::Carrier) => self.waiting = Waiting::Guest,
+                Err(_) => {}
+            }
+        }
+        self.attempt = (self.attempt * 3 / 2).min(LAST_ATTEMPT);
+        Ok(())
+    }
+
+    fn describe(&self) -> String {
+        let Self { instance, exposure, .. } = self;
+        let name = instance.name();
+        let what = match self.waiting {
+            Waiting::Carrier => {
+                format!("nothing has opened {} (it has no carrier)", instance.interface())
+            }
+            Waiting::Guest => format!("the guest at {} does not answer", instance.addresses.guest),
+            Waiting::Port => {
+                let port = exposure.guest_ports().first();
+                format!("the guest refuses connections to its port {port}")
+            }
+        };
+        format!("{name} ({exposure}): {what}")
+    }
 }
 
 /// Where the node itself reaches an exposure. 127.0.0.1 is out of reach where lo is down, and an address of
@@ -77,21 +174,19 @@ fn targets(instance: &Instance, exposure: &Exposure) -> Vec<SocketAddr> {
     addresses.into_iter().map(|address| SocketAddr::new(IpAddr::V4(address), port)).collect()
 }
 
-fn has_carrier<K: Kernel>(sdn: &mut Sdn<K>, instance: &Instance) -> Result<bool, CliError> {
-    let link = sdn.kernel().link(&instance.interface()).map_err(SdnError::from)?;
-    Ok(link.is_some_and(|link| link.carrier))
-}
-
-fn answers_at(target: SocketAddr) -> bool {
-    let ask = || {
-        let mut stream = TcpStream::connect_timeout(&target, ATTEMPT)?;
-        stream.set_read_timeout(Some(ATTEMPT))?;
-        stream.write_all(b"GET / HTTP/1.0\r\n\r\n")?;
-        let mut status = [0; 12];
-        stream.read_exact(&mut status)?;
-        std::io::Result::Ok(status.ends_with(b"200"))
-    };
-    ask().unwrap_or(false)
+/// Connects, and asks what speaks HTTP who it is.
+fn ask(target: SocketAddr, limit: Duration, http: bool) -> io::Result<Option<String>> {
+    let mut stream = TcpStream::connect_timeout(&target, limit)?;
+    if !http {
+        return Ok(None);
+    }
+    stream.set_read_timeout(Some(LAST_ATTEMPT))?;
+    stream.write_all(b"GET / HTTP/1.0\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.take(MAX_BODY).read_to_string(&mut answer)?;
+    let body = answer.split_once("\r\n\r\n").filter(|(head, _)| head.contains(" 200 "));
+    let body = body.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))?;
+    Ok(Some(body.1.trim_end().to_owned()))
 }
 
 /// The address that other machines reach the node by, as far as it can be told.
@@ -108,13 +203,13 @@ pub(super) fn uplink_address<K: Kernel>(sdn: &mut Sdn<K>) -> Result<Option<Ipv4A
 
 /// What a user can try: on this node, and from elsewhere.
 pub(super) fn urls(
-    instances: &[Instance],
-    answers: &[SocketAddr],
+    instances: &[(&Instance, Vmm)],
+    answers: &[Answer],
     elsewhere: Option<Ipv4Addr>,
 ) -> Vec<String> {
-    let here = answers.iter().map(|target| format!("http://{target}/"));
-    let there = exposures(instances).filter(|(_, exposure)| exposure.host_address().is_none());
-    let there = there.filter_map(|(_, exposure)| {
+    let here = answers.iter().map(|answer| format!("http://{}/", answer.target));
+    let there = exposures(instances).filter(|(_, exposure, _)| exposure.host_address().is_none());
+    let there = there.filter_map(|(_, exposure, _)| {
         Some(format!("http://{}:{}/", elsewhere?, exposure.host_ports().first()))
     });
     here.chain(there).collect()

@@ -1,0 +1,44 @@
+use std::{os::fd::AsFd, process::ExitCode};
+
+use riklet_sdn::{
+    sdn::Config,
+    store::Store,
+    vmm::{
+        console::{Follower, aside},
+        runs,
+    },
+};
+use rustix::{
+    event::{PollFd, PollFlags, poll},
+    io::Errno,
+};
+
+use super::{args::LogsArgs, error::CliError, output::Output};
+
+/// Prints what is kept of the log, and with `--follow` what comes, until the run has ended.
+pub(crate) fn run(config: &Config, args: &LogsArgs, output: Output) -> Result<ExitCode, CliError> {
+    let unknown = || runs::RunError::Unknown { name: args.name.clone(), nearest: None };
+    let store = Store::open_existing(&config.state_dir)?.ok_or_else(unknown)?;
+    let run = runs::find(&store, &args.name)?;
+    let path = runs::log(&config.state_dir, &args.name);
+    let failed = |source| CliError::Log { path: path.clone(), source };
+    if let Ok(mut older) = Follower::open(&aside(&path)) {
+        output.raw(&older.read_new().map_err(failed)?)?;
+    }
+    let mut log = Follower::open(&path).map_err(failed)?;
+    loop {
+        // Looked at before the log: what was written until then is in it.
+        let supervisor = run.supervisor.open().map_err(failed)?;
+        let ended = supervisor.is_none() || runs::find(&store, &args.name)?.end.is_some();
+        output.raw(&log.read_new().map_err(failed)?)?;
+        let Some(supervisor) = supervisor.filter(|_| args.follow && !ended) else {
+            return Ok(ExitCode::SUCCESS);
+        };
+        let files = [log.as_fd(), supervisor.as_fd()];
+        let mut files = files.map(|file| PollFd::from_borrowed_fd(file, PollFlags::IN));
+        match poll(&mut files, None) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(errno) => return Err(failed(errno.into())),
+        }
+    }
+}

@@ -1,0 +1,159 @@
+//! The guests that a supervisor plays, and what happens to them.
+
+use std::{io, os::fd::AsFd, path::PathBuf, thread, time::Duration};
+
+use riklet_sdn::{
+    kernel::Kernel,
+    model::InstanceName,
+    sdn::Sdn,
+    store::{End, Store},
+    vmm::{
+        console,
+        handle::{Patience, Stopped},
+        launch::{self, Launch, Running},
+        runs,
+    },
+};
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    io::Errno,
+};
+
+use super::signals::Signals;
+use crate::cli::error::CliError;
+
+/// The runs of one supervisor: this process.
+pub(super) struct Fleet {
+    signals: Signals,
+    state_dir: PathBuf,
+    running: Vec<Running>,
+}
+
+/// What a supervisor waits for.
+pub(super) enum Event {
+    /// SIGINT or SIGTERM.
+    Signal,
+    /// A VMM has ended, and its instance is down.
+    Ended(Ended),
+}
+
+/// How a run ended.
+pub(super) struct Ended {
+    pub(super) name: InstanceName,
+    pub(super) reason: String,
+    /// Whether nobody asked for it.
+    pub(super) failed: bool,
+}
+
+impl Fleet {
+    pub(super) fn new(signals: Signals, state_dir: PathBuf) -> Self {
+        Self { signals, state_dir, running: vec![] }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.running.is_empty()
+    }
+
+    /// Starts the VMM of an instance whose network is up, and has it boot.
+    pub(super) fn start(&mut self, name: &InstanceName, launch: &Launch) -> Result<(), CliError> {
+        let failed = |source| CliError::Launch { name: name.to_string(), source };
+        let running = Running::start(&self.state_dir, name, launch).map_err(failed)?;
+        let process = running.handle().process;
+        // From here on it is ended with the others.
+        self.running.push(running);
+        let mut store = Store::open(&self.state_dir)?;
+        let tx = store.transaction()?;
+        tx.set_run_process(name, process)?;
+        tx.commit()?;
+        match self.running.last_mut() {
+            Some(running) => running.boot(launch).map_err(failed),
+            None => Ok(()),
+        }
+    }
+
+    /// Records that all of them answer, and after how many milliseconds.
+    pub(super) fn set_ready(&self, after: u64) -> Result<(), CliError> {
+        let mut store = Store::open(&self.state_dir)?;
+        let tx = store.transaction()?;
+        for running in &self.running {
+            tx.set_run_ready(running.name(), after)?;
+        }
+        Ok(tx.commit()?)
+    }
+
+    /// Waits for an event; `None` where there was none in this time.
+    pub(super) fn wait<K: Kernel>(
+        &mut self,
+        sdn: &mut Sdn<K>,
+        limit: Option<Duration>,
+    ) -> Result<Option<Event>, CliError> {
+        let limit = limit.and_then(|limit| Timespec::try_from(limit).ok());
+        let mut files = vec![PollFd::from_borrowed_fd(self.signals.as_fd(), PollFlags::IN)];
+        files.extend(
+            self.running.iter().map(|r| PollFd::from_borrowed_fd(r.as_fd(), PollFlags::IN)),
+        );
+        match poll(&mut files, limit.as_ref()) {
+            Ok(0) | Err(Errno::INTR) => return Ok(None),
+            result => result.map_err(|errno| CliError::Signals { source: errno.into() })?,
+        };
+        let ready: Vec<_> = files.iter().map(|file| !file.revents().is_empty()).collect();
+        // The end of a VMM comes first: its port must not lead nowhere while the others are stopped.
+        if let Some(index) = ready.iter().skip(1).position(|ready| *ready) {
+            let running = self.running.remove(index);
+            return Ok(Some(Event::Ended(self.bury(sdn, running)?)));
+        }
+        Ok(Some(Event::Signal))
+    }
+
+    /// What is to be done when a VMM has ended: first the port, then the records, then the words.
+    fn bury<K: Kernel>(&self, sdn: &mut Sdn<K>, running: Running) -> Result<Ended, CliError> {
+        let name = running.name().clone();
+        let vmm = running.handle().vmm;
+        let down = runs::take_down(sdn, &name);
+        let status = running.finish();
+        let status = status.map_err(|source| CliError::Wait { name: name.to_string(), source })?;
+        let mut store = Store::open(&self.state_dir)?;
+        let stopping = store.run(&name)?.is_some_and(|run| run.stopping);
+        let said = console::last_line(&runs::log(&self.state_dir, &name));
+        let (reason, failed) = launch::reason(vmm, status, stopping, said.as_deref());
+        let tx = store.transaction()?;
+        tx.end_run(&name, &End { at: super::epoch_millis(), reason: reason.clone(), failed })?;
+        tx.commit()?;
+        down?;
+        Ok(Ended { name, reason, failed })
+    }
+
+    /// Ends all of them at once, each in its own time, and takes their instances down.
+    pub(super) fn stop<K: Kernel>(
+        &mut self,
+        sdn: &mut Sdn<K>,
+        patience: Patience,
+    ) -> Result<(), CliError> {
+        let mut store = Store::open(&self.state_dir)?;
+        let tx = store.transaction()?;
+        for running in &self.running {
+            tx.set_run_stopping(running.name())?;
+        }
+        tx.commit()?;
+        let results: Vec<io::Result<Stopped>> = thread::scope(|scope| {
+            let stop = |running: &Running| {
+                let handle = running.handle().clone();
+                scope.spawn(move || handle.stop(patience))
+            };
+            let threads: Vec<_> = self.running.iter().map(stop).collect();
+            let panicked = || Err(io::Error::other("the thread that stops it panicked"));
+            threads.into_iter().map(|t| t.join().unwrap_or_else(|_panic| panicked())).collect()
+        });
+        let mut first = Ok(());
+        for (running, result) in std::mem::take(&mut self.running).into_iter().zip(results) {
+            let name = running.name().to_string();
+            let ended = match result {
+                Ok(_) => self.bury(sdn, running).map(drop),
+                // It holds its TAP: what is left of it is for `repair`, once it is gone.
+                Err(source) => Err(CliError::Wait { name, source }),
+            };
+            first = first.and(ended);
+        }
+        first
+    }
+}

@@ -1,0 +1,22 @@
+use std::process::ExitCode;
+
+use riklet_sdn::{
+    sdn::Config,
+    store::Store,
+    vmm::runs::{self, RunError},
+};
+use serde_json::json;
+
+use super::{args::WaitArgs, error::CliError, output::Output};
+
+/// Exit status 1 where the run ended by itself with a failure.
+pub(crate) fn run(config: &Config, args: &WaitArgs, output: Output) -> Result<ExitCode, CliError> {
+    let unknown = || RunError::Unknown { name: args.name.clone(), nearest: None };
+    let store = Store::open_existing(&config.state_dir)?.ok_or_else(unknown)?;
+    let end = runs::wait(&store, &args.name)?;
+    output.print(
+        || format!("{}\n", end.reason),
+        || json!({ "name": args.name.as_str(), "reason": end.reason, "failed": end.failed }),
+    )?;
+    Ok(if end.failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}

@@ -1,0 +1,282 @@
+//! Starting the process that plays an instance's guest, and what is needed to watch it.
+
+use std::{
+    ffi::OsString,
+    fs::{self, DirBuilder},
+    io,
+    os::{
+        fd::{AsFd, BorrowedFd, OwnedFd},
+        unix::fs::{DirBuilderExt, chown},
+    },
+    path::{Path, PathBuf},
+    process::{Child, ExitStatus},
+    thread::JoinHandle,
+};
+
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+
+use super::{
+    builtin,
+    console::Console,
+    driver::{self, DriverError},
+    handle::Handle,
+    machine::{Machine, MachineError},
+    runs,
+};
+use crate::{
+    model::{InstanceName, Vmm},
+    process::{self, Account, ProcessId, Tied},
+};
+
+/// The longest path of a unix socket (`sun_path` of unix(7)), less the final NUL.
+const SOCKET_PATH: usize = 107;
+
+/// What shall play the guest, decided.
+#[derive(Debug, Clone)]
+pub enum Launch {
+    /// This program itself.
+    Builtin(builtin::Guest),
+    /// A VMM.
+    Vmm {
+        /// Which.
+        vmm: Vmm,
+        /// Its program.
+        program: PathBuf,
+        /// What it is to run.
+        machine: Box<Machine>,
+        /// Who it runs as; `None` is whoever we are.
+        account: Option<Account>,
+    },
+}
+
+impl Launch {
+    /// Which VMM it is.
+    #[must_use]
+    pub const fn vmm(&self) -> Vmm {
+        match self {
+            Self::Builtin(_) => Vmm::Builtin,
+            Self::Vmm { vmm, .. } => *vmm,
+        }
+    }
+}
+
+/// Why a guest is not played.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LaunchError {
+    /// The files of the run have no place.
+    #[error("cannot {operation} {}", path.display())]
+    Directory {
+        /// What was attempted.
+        operation: &'static str,
+        /// Where.
+        path: PathBuf,
+        /// The kernel's own words.
+        #[source]
+        source: io::Error,
+    },
+    /// The state directory's path leaves no room for a socket's name.
+    #[error("{} is too long for the path of a socket: {SOCKET_PATH} bytes are allowed", path.display())]
+    SocketPath {
+        /// The socket.
+        path: PathBuf,
+    },
+    /// The VMM cannot run this machine.
+    #[error(transparent)]
+    Machine(#[from] MachineError),
+    /// The program cannot be started.
+    #[error("cannot start {}", program.display())]
+    Start {
+        /// The program.
+        program: PathBuf,
+        /// The kernel's own words.
+        #[source]
+        source: io::Error,
+    },
+    /// The process cannot be watched.
+    #[error("cannot watch the process of {name}")]
+    Watch {
+        /// The instance.
+        name: InstanceName,
+        /// The kernel's own words.
+        #[source]
+        source: io::Error,
+    },
+    /// The VMM does not boot the machine.
+    #[error(transparent)]
+    Driver(#[from] DriverError),
+}
+
+/// A guest that is being played by a process of ours, which ends with the thread that started it.
+#[derive(Debug)]
+pub struct Running {
+    name: InstanceName,
+    handle: Handle,
+    child: Child,
+    ended: OwnedFd,
+    /// The threads that write the log.
+    log: Vec<JoinHandle<()>>,
+}
+
+impl Running {
+    /// Starts the process. A VMM does not run a guest yet: [`Self::boot`] tells it to.
+    ///
+    /// # Errors
+    /// Where the process cannot be started. Its directory may have been made.
+    pub fn start(
+        state_dir: &Path,
+        name: &InstanceName,
+        launch: &Launch,
+    ) -> Result<Self, LaunchError> {
+        let directory = runs::directory(state_dir, name);
+        let socket = runs::socket(state_dir, name);
+        make_directory(&directory, launch)?;
+        if socket.as_os_str().len() > SOCKET_PATH {
+            return Err(LaunchError::SocketPath { path: socket });
+        }
+        remove_socket(&socket)?;
+        let path = runs::log(state_dir, name);
+        let console = Console::create(path.clone()).map_err(|source| LaunchError::Directory {
+            operation: "make",
+            path,
+            source,
+        })?;
+        let (program, arguments, account) = command(launch, &socket)?;
+        let tied = Tied { program: program.as_os_str(), arguments, account, directory: &directory };
+        let child = process::spawn_tied(&tied);
+        let mut child = child.map_err(|source| LaunchError::Start { program, source })?;
+        let mut log = Vec::new();
+        log.extend(child.stdout.take().map(|from| console.follow(from)));
+        log.extend(child.stderr.take().map(|from| console.follow(from)));
+        match watch(&child) {
+            Ok((process, ended)) => {
+                let handle = Handle { vmm: launch.vmm(), process, socket };
+                Ok(Self { name: name.clone(), handle, child, ended, log })
+            }
+            Err(source) => {
+                end(&mut child);
+                Err(LaunchError::Watch { name: name.clone(), source })
+            }
+        }
+    }
+
+    /// Has the VMM run the guest.
+    ///
+    /// # Errors
+    /// Where it refuses or does not answer.
+    pub fn boot(&mut self, launch: &Launch) -> Result<(), LaunchError> {
+        let Launch::Vmm { vmm, machine, .. } = launch else { return Ok(()) };
+        let child = &mut self.child;
+        let runs = || matches!(child.try_wait(), Ok(None));
+        Ok(driver::boot(*vmm, machine, &self.handle.socket, runs)?)
+    }
+
+    /// The instance.
+    #[must_use]
+    pub const fn name(&self) -> &InstanceName {
+        &self.name
+    }
+
+    /// What it takes to end it.
+    #[must_use]
+    pub const fn handle(&self) -> &Handle {
+        &self.handle
+    }
+
+    /// Waits until the process has ended and all that it wrote is in the log.
+    ///
+    /// # Errors
+    /// Where it cannot be waited for.
+    pub fn finish(mut self) -> io::Result<ExitStatus> {
+        let status = self.child.wait()?;
+        for thread in self.log.drain(..) {
+            // A thread that panicked has said so on standard error.
+            let _panicked = thread.join();
+        }
+        Ok(status)
+    }
+}
+
+impl AsFd for Running {
+    /// Readable once the process has ended.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.ended.as_fd()
+    }
+}
+
+fn command(
+    launch: &Launch,
+    socket: &Path,
+) -> Result<(PathBuf, Vec<OsString>, Option<Account>), LaunchError> {
+    match launch {
+        Launch::Builtin(guest) => {
+            let program = std::env::current_exe();
+            let program = program.map_err(|source| LaunchError::Start {
+                program: PathBuf::from("riklet-sdn"),
+                source,
+            })?;
+            Ok((program, vec!["guest".into(), guest.to_argument().into()], None))
+        }
+        Launch::Vmm { vmm, program, machine, account } => {
+            Ok((program.clone(), driver::arguments(*vmm, machine, socket)?, *account))
+        }
+    }
+}
+
+fn watch(child: &Child) -> io::Result<(ProcessId, OwnedFd)> {
+    Ok((ProcessId::of_child(child)?, pidfd_open(Pid::from_child(child), PidfdFlags::empty())?))
+}
+
+/// Nobody else knows of it yet.
+fn end(child: &mut Child) {
+    if let Err(error) = child.kill().and_then(|()| child.wait()) {
+        tracing::warn!(%error, pid = child.id(), "cannot end the process");
+    }
+}
+
+/// The directory of the run, of whoever the VMM runs as: it makes its socket there.
+fn make_directory(directory: &Path, launch: &Launch) -> Result<(), LaunchError> {
+    let failed = |operation, path: &Path| {
+        let path = path.to_owned();
+        move |source| LaunchError::Directory { operation, path, source }
+    };
+    if let Some(machines) = directory.parent() {
+        // Others may pass through, to the one that is theirs.
+        let made = DirBuilder::new().recursive(true).mode(0o711).create(machines);
+        made.map_err(failed("make", machines))?;
+    }
+    let made = DirBuilder::new().recursive(true).mode(0o700).create(directory);
+    made.map_err(failed("make", directory))?;
+    let account = match launch {
+        Launch::Vmm { account: Some(account), .. } => *account,
+        _ => return Ok(()),
+    };
+    chown(directory, Some(account.user), Some(account.group))
+        .map_err(failed("change the owner of", directory))
+}
+
+/// A VMM does not take over a socket that an earlier one left.
+#[expect(clippy::disallowed_methods, reason = "the socket is of an earlier run")]
+fn remove_socket(socket: &Path) -> Result<(), LaunchError> {
+    match fs::remove_file(socket) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => {
+            let path = socket.to_owned();
+            Err(LaunchError::Directory { operation: "remove", path, source })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// How a run ended, and whether that is a failure. `said` is the last line that the VMM wrote. Pure.
+#[must_use]
+pub fn reason(vmm: Vmm, status: ExitStatus, stopping: bool, said: Option<&str>) -> (String, bool) {
+    use std::os::unix::process::ExitStatusExt;
+    let said = said.map(|line| format!("; its last words: {line}")).unwrap_or_default();
+    match (status.code(), status.signal()) {
+        _ if stopping => ("stopped".to_owned(), false),
+        (Some(0), _) => ("the guest powered off".to_owned(), false),
+        (Some(code), _) => (format!("{vmm} ended with status {code}{said}"), true),
+        (None, Some(signal)) => (format!("{vmm} was killed by signal {signal}"), true),
+        (None, None) => (format!("{vmm} ended: {status}"), true),
+    }
+}

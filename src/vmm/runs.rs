@@ -1,0 +1,321 @@
+//! The runs of a node: begun, looked at, stopped, and cleared away after a crash.
+
+use std::{
+    collections::BTreeSet,
+    io,
+    path::{Path, PathBuf},
+};
+
+use super::handle::{Handle, Patience, Stopped, within};
+use crate::{
+    kernel::Kernel,
+    model::{InstanceName, Vmm},
+    process::ProcessId,
+    sdn::{Report, Sdn, SdnError, Which},
+    store::{End, Run, Store, StoreError},
+};
+
+/// What a run is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum RunState {
+    /// The published ports do not answer yet.
+    Starting,
+    /// The published ports answered.
+    Running,
+    /// Somebody asked it to stop.
+    Stopping,
+    /// It has ended, and nothing of it is left.
+    Ended,
+    /// Its supervisor has died: `repair` clears it away.
+    Lost,
+}
+
+impl RunState {
+    /// The state as output has it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Running => "running",
+            Self::Stopping => "stopping",
+            Self::Ended => "ended",
+            Self::Lost => "lost",
+        }
+    }
+
+    /// The state of a run whose supervisor lives, or does not. Pure.
+    #[must_use]
+    pub const fn of(run: &Run, supervised: bool) -> Self {
+        match run {
+            Run { end: Some(_), .. } => Self::Ended,
+            _ if !supervised => Self::Lost,
+            Run { stopping: true, .. } => Self::Stopping,
+            Run { ready: Some(_), .. } => Self::Running,
+            _ => Self::Starting,
+        }
+    }
+}
+
+/// Why a run cannot be begun, found or stopped.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RunError {
+    /// The records cannot be read or changed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The network of the instance cannot be taken down.
+    #[error(transparent)]
+    Sdn(#[from] SdnError),
+    /// It runs.
+    #[error("{name} runs already: {vmm}, process {pid}")]
+    Running {
+        /// The instance.
+        name: InstanceName,
+        /// The VMM.
+        vmm: String,
+        /// The number of the VMM's process, or of its supervisor's.
+        pid: u32,
+    },
+    /// It does not run, and has not.
+    #[error("{name} has not run")]
+    Unknown {
+        /// The instance.
+        name: InstanceName,
+        /// The name of a run that is most like it.
+        nearest: Option<InstanceName>,
+    },
+    /// A process cannot be looked at or signalled.
+    #[error("cannot {operation} the process of {name}")]
+    Process {
+        /// What was attempted.
+        operation: &'static str,
+        /// The instance.
+        name: InstanceName,
+        /// The kernel's own words.
+        #[source]
+        source: io::Error,
+    },
+    /// Nobody is left who would say how it ended.
+    #[error("the supervisor of {name} has died")]
+    Lost {
+        /// The instance.
+        name: InstanceName,
+    },
+    /// The record names a VMM that this version does not know.
+    #[error("{name} was run by {vmm}, which this version does not know")]
+    Vmm {
+        /// The instance.
+        name: InstanceName,
+        /// What is recorded.
+        vmm: String,
+    },
+}
+
+/// Where the files of an instance's run are: its VMM's socket, its log.
+#[must_use]
+pub fn directory(state_dir: &Path, name: &InstanceName) -> PathBuf {
+    state_dir.join("machines").join(name.as_str())
+}
+
+/// The VMM's socket, in the directory of its run.
+#[must_use]
+pub fn socket(state_dir: &Path, name: &InstanceName) -> PathBuf {
+    directory(state_dir, name).join("api.sock")
+}
+
+/// What the VMM and its guest wrote.
+#[must_use]
+pub fn log(state_dir: &Path, name: &InstanceName) -> PathBuf {
+    directory(state_dir, name).join("console.log")
+}
+
+/// The state of a run, now.
+///
+/// # Errors
+/// Where `/proc` cannot be read.
+pub fn state(run: &Run) -> Result<RunState, RunError> {
+    let supervised = run.supervisor.is_alive();
+    let supervised = supervised.map_err(|source| RunError::Process {
+        operation: "look at",
+        name: run.name.clone(),
+        source,
+    })?;
+    Ok(RunState::of(run, supervised))
+}
+
+/// Records that these runs begin, with the calling process as their supervisor. All of them, or none.
+///
+/// # Errors
+/// Where one of them runs.
+pub fn begin(
+    store: &mut Store,
+    names: &[(InstanceName, Vmm)],
+    supervisor: ProcessId,
+    now: u64,
+) -> Result<(), RunError> {
+    let tx = store.transaction()?;
+    for (name, vmm) in names {
+        if let Some(run) = tx.run(name)? {
+            refuse_live(&run)?;
+        }
+        tx.begin_run(name, vmm.as_str(), supervisor, now)?;
+    }
+    Ok(tx.commit()?)
+}
+
+/// Refuses a run that is under way: taking its network away is for its supervisor.
+fn refuse_live(run: &Run) -> Result<(), RunError> {
+    match state(run)? {
+        RunState::Ended | RunState::Lost => Ok(()),
+        RunState::Starting | RunState::Running | RunState::Stopping => Err(RunError::Running {
+            name: run.name.clone(),
+            vmm: run.vmm.clone(),
+            pid: run.process.unwrap_or(run.supervisor).pid(),
+        }),
+    }
+}
+
+/// Refuses where one of these instances is being run.
+///
+/// # Errors
+/// Where it is, or the records cannot be read.
+pub fn refuse_running(store: &Store, which: &Which) -> Result<(), RunError> {
+    let concerned = |run: &Run| match which {
+        Which::All => true,
+        Which::Named(names) => names.contains(&run.name),
+    };
+    store.runs_under_way()?.iter().filter(|run| concerned(run)).try_for_each(refuse_live)
+}
+
+/// The runs whose supervisor has died.
+///
+/// # Errors
+/// Where the records or `/proc` cannot be read.
+pub fn lost(store: &Store) -> Result<Vec<Run>, RunError> {
+    let mut lost = Vec::new();
+    for run in store.runs_under_way()? {
+        if state(&run)? == RunState::Lost {
+            lost.push(run);
+        }
+    }
+    Ok(lost)
+}
+
+/// What is needed to end the VMM of a run; `None` where it was not started.
+///
+/// # Errors
+/// Where the record names an unknown VMM.
+pub fn handle(state_dir: &Path, run: &Run) -> Result<Option<Handle>, RunError> {
+    let unknown = || RunError::Vmm { name: run.name.clone(), vmm: run.vmm.clone() };
+    let vmm = Vmm::from_name(&run.vmm).ok_or_else(unknown)?;
+    let socket = socket(state_dir, &run.name);
+    Ok(run.process.map(|process| Handle { vmm, process, socket }))
+}
+
+/// Clears away the runs whose supervisor has died: their VMM, which the kernel killed with the supervisor, or
+/// which is killed now; their network; and says so in their records. What lives is not touched.
+///
+/// # Errors
+/// Where a process cannot be ended, or the network cannot be taken down. Runs before that one are cleared.
+pub fn clear_lost<K: Kernel>(sdn: &mut Sdn<K>, now: u64) -> Result<Vec<(Run, Report)>, RunError> {
+    let state_dir = sdn.config().state_dir.clone();
+    let Some(mut store) = Store::open_existing(&state_dir)? else { return Ok(vec![]) };
+    let mut cleared = Vec::new();
+    for run in lost(&store)? {
+        kill(&state_dir, &run)?;
+        let report = take_down(sdn, &run.name)?;
+        let tx = store.transaction()?;
+        let reason = "its supervisor died".to_owned();
+        tx.end_run(&run.name, &End { at: now, reason, failed: true })?;
+        tx.commit()?;
+        cleared.push((run, report));
+    }
+    Ok(cleared)
+}
+
+/// There is nobody left whom the guest's work would matter to.
+fn kill(state_dir: &Path, run: &Run) -> Result<(), RunError> {
+    let Some(handle) = handle(state_dir, run)? else { return Ok(()) };
+    handle.end(Patience::default()).map(drop).map_err(|source| RunError::Process {
+        operation: "end",
+        name: run.name.clone(),
+        source,
+    })
+}
+
+/// Takes the network of one instance down, where it is still up.
+///
+/// # Errors
+/// As [`Sdn::down`].
+pub fn take_down<K: Kernel>(sdn: &mut Sdn<K>, name: &InstanceName) -> Result<Report, SdnError> {
+    match sdn.down(&Which::Named(BTreeSet::from([name.clone()])), false) {
+        Err(SdnError::Unknown { .. }) => Ok(Report::default()),
+        report => report,
+    }
+}
+
+/// Asks a run to stop, and waits until its VMM has ended. Its supervisor takes the network down then.
+///
+/// # Errors
+/// Where there is no run of this name, or its process cannot be ended.
+pub fn stop(
+    store: &mut Store,
+    state_dir: &Path,
+    name: &InstanceName,
+    patience: Patience,
+) -> Result<Stopped, RunError> {
+    let run = find(store, name)?;
+    if run.end.is_some() {
+        return Ok(Stopped::Before);
+    }
+    let tx = store.transaction()?;
+    tx.set_run_stopping(name)?;
+    tx.commit()?;
+    match handle(state_dir, &run)? {
+        Some(handle) => handle.stop(patience).map_err(|source| RunError::Process {
+            operation: "end",
+            name: name.clone(),
+            source,
+        }),
+        None => Ok(Stopped::Before),
+    }
+}
+
+/// The last run of this name.
+///
+/// # Errors
+/// Where there is none, or the records cannot be read.
+pub fn find(store: &Store, name: &InstanceName) -> Result<Run, RunError> {
+    if let Some(run) = store.run(name)? {
+        return Ok(run);
+    }
+    let runs = store.runs()?;
+    let nearest = crate::nearest::nearest(name.as_str(), runs.iter().map(|run| run.name.as_str()));
+    let nearest = nearest.and_then(|name| name.parse().ok());
+    Err(RunError::Unknown { name: name.clone(), nearest })
+}
+
+/// Waits until a run has ended and its supervisor has said how.
+///
+/// # Errors
+/// Where there is no run of this name, or its supervisor dies first.
+pub fn wait(store: &Store, name: &InstanceName) -> Result<End, RunError> {
+    /// How soon a supervisor that lives is asked again.
+    const AGAIN: std::time::Duration = std::time::Duration::from_millis(20);
+    loop {
+        let run = find(store, name)?;
+        if let Some(end) = run.end {
+            return Ok(end);
+        }
+        let failed =
+            |source| RunError::Process { operation: "look at", name: name.clone(), source };
+        match run.supervisor.open().map_err(failed)? {
+            Some(supervisor) => drop(within(&supervisor, AGAIN).map_err(failed)?),
+            // It may have said so before it ended.
+            None => match find(store, name)?.end {
+                Some(end) => return Ok(end),
+                None => return Err(RunError::Lost { name: name.clone() }),
+            },
+        }
+    }
+}
