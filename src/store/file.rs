@@ -1,8 +1,8 @@
 //! The database as a file: made, opened, checked for whose it is, set aside.
 
 use std::{
-    fs::{self, DirBuilder},
-    os::unix::fs::DirBuilderExt,
+    fs::{self, DirBuilder, OpenOptions},
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
 };
 
@@ -39,6 +39,7 @@ pub(super) fn make_dir(dir: &Path) -> Result<(), StoreError> {
 
 /// Opens the database, and makes it where it is missing.
 pub(super) fn open(path: &Path) -> Result<Connection, StoreError> {
+    make(path);
     let connection = connect(path, OpenFlags::SQLITE_OPEN_CREATE)?;
     if is_ours(&connection, path)? {
         tune(&connection, path)?;
@@ -101,6 +102,13 @@ fn suffixed(path: &Path, suffix: &str) -> PathBuf {
 fn exists(path: &Path) -> Result<bool, StoreError> {
     let found = path.try_exists();
     found.map_err(|source| StoreError::Io { operation: "look for", path: path.to_owned(), source })
+}
+
+/// Makes the database's file, where it is missing, for its owner only: SQLite would make it for everybody to
+/// read, and gives its journal the mode of the database. Others may be let search the state directory, since
+/// it has the images that VMMs open. Where nothing can be made, SQLite says why.
+fn make(path: &Path) {
+    let _made = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
 }
 
 /// SQLite opens a file that it may not write read-only: reading commands work there too.

@@ -105,8 +105,14 @@ fn only_open_makes_anything_and_for_its_owner_only() {
     assert_eq!(dir.bytes(), b"");
 
     let inner = dir.0.join("a/b");
-    Store::open(&inner).unwrap();
-    assert_eq!(std::fs::metadata(&inner).unwrap().permissions().mode() & 0o777, 0o700);
+    let mut store = Store::open(&inner).unwrap();
+    let tx = store.transaction().unwrap();
+    tx.put(&function("a", &[]), CAPACITY).unwrap();
+    tx.commit().unwrap();
+    let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(&inner), 0o700);
+    let database = file::path(&inner);
+    assert_eq!((mode(&database), mode(&database.with_extension("db-journal"))), (0o600, 0o600));
 }
 
 #[test]

@@ -10,6 +10,7 @@ pub mod driver;
 pub mod firecracker;
 pub mod handle;
 pub mod http;
+pub mod image;
 pub mod launch;
 pub mod machine;
 pub mod runs;

@@ -6,7 +6,7 @@ mod link;
 mod link_state;
 mod listeners;
 #[cfg(test)]
-mod namespace;
+pub(crate) mod namespace;
 mod netlink;
 mod nftables;
 mod route;

@@ -1,0 +1,155 @@
+//! The HTTP client, and what its errors mean.
+
+use std::{io, sync::Arc, time::Duration};
+
+use rustls::{CertificateError, crypto::ring};
+use ureq::{
+    Agent, Timeout,
+    tls::{Certificate, RootCerts, TlsConfig},
+};
+
+use super::{ImageError, part::Place};
+
+/// How a server is spoken to.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// For the look-up of the host's name, and then for a connection with TLS.
+    pub connect: Duration,
+    /// For the next byte.
+    pub silence: Duration,
+    /// How often a download goes on by itself after its connection broke.
+    pub retries: u32,
+    /// Before the first such time; twice as long before each next one.
+    pub pause: Duration,
+    /// How many redirects are followed.
+    pub redirects: u32,
+    /// Whether the proxies are used that `https_proxy`, `http_proxy`, `all_proxy` and `no_proxy` name, in lower
+    /// or upper case.
+    pub proxies: bool,
+    /// The certificates (DER) whose owners may vouch for a server; `None` for those that the host trusts, or
+    /// that `SSL_CERT_FILE` and `SSL_CERT_DIR` name.
+    pub certificates: Option<Vec<Vec<u8>>>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            connect: Duration::from_secs(10),
+            silence: Duration::from_secs(30),
+            retries: 3,
+            pause: Duration::from_millis(500),
+            redirects: 10,
+            proxies: true,
+            certificates: None,
+        }
+    }
+}
+
+/// A client for this one file: a file of an `https` URL comes by https all the way.
+pub(super) fn agent(settings: &Settings, place: &Place) -> Agent {
+    let mut config = Agent::config_builder()
+        .https_only(place.url.is_https())
+        .http_status_as_error(false)
+        .max_redirects(settings.redirects)
+        .timeout_resolve(Some(settings.connect))
+        .timeout_connect(Some(settings.connect))
+        .timeout_per_read(Some(settings.silence))
+        .timeout_per_write(Some(settings.silence))
+        .max_idle_connections(0)
+        .user_agent(concat!("riklet-sdn/", env!("CARGO_PKG_VERSION")))
+        .accept_encoding("identity")
+        .tls_config(tls(settings));
+    if !settings.proxies {
+        config = config.proxy(None);
+    }
+    config.build().new_agent()
+}
+
+fn tls(settings: &Settings) -> TlsConfig {
+    let trusted = match &settings.certificates {
+        Some(certificates) => {
+            certificates.iter().map(|der| Certificate::from_der(der).to_owned()).collect()
+        }
+        None => host_certificates(),
+    };
+    TlsConfig::builder()
+        .root_certs(RootCerts::Specific(Arc::new(trusted)))
+        .unversioned_rustls_crypto_provider(Arc::new(ring::default_provider()))
+        .build()
+}
+
+fn host_certificates() -> Vec<Certificate<'static>> {
+    let found = rustls_native_certs::load_native_certs();
+    for error in found.errors {
+        tracing::debug!(%error, "cannot read a certificate of the host");
+    }
+    found.certs.iter().map(|der| Certificate::from_der(der).to_owned()).collect()
+}
+
+/// Whether the connection ended before it should.
+pub(super) fn is_break(error: &ureq::Error) -> bool {
+    let ureq::Error::Io(error) = error else { return false };
+    matches!(
+        error.kind(),
+        io::ErrorKind::UnexpectedEof
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::BrokenPipe
+    )
+}
+
+/// Whether the server has been silent for too long.
+pub(super) fn is_silence(error: &ureq::Error) -> bool {
+    matches!(error, ureq::Error::Timeout(Timeout::PerRead))
+}
+
+/// The error that ends a download.
+pub(super) fn refusal(settings: &Settings, place: &Place, error: ureq::Error) -> ImageError {
+    let (role, url) = (place.role, place.url.clone());
+    match error {
+        ureq::Error::Timeout(Timeout::Resolve | Timeout::Connect) => {
+            ImageError::Timeout { role, url, what: "connection", limit: settings.connect }
+        }
+        ureq::Error::Timeout(_) => {
+            ImageError::Timeout { role, url, what: "data", limit: settings.silence }
+        }
+        ureq::Error::TooManyRedirects => {
+            ImageError::Redirects { role, url, limit: settings.redirects }
+        }
+        ureq::Error::RequireHttpsOnly(_) => ImageError::Downgrade { role, url },
+        ureq::Error::Io(source) => match certificate(&source) {
+            Some(error) => ImageError::Certificate { role, url, why: why(error) },
+            None => ImageError::Unreachable { role, url, source: source.into() },
+        },
+        ureq::Error::HostNotFound
+        | ureq::Error::ConnectionFailed
+        | ureq::Error::ConnectProxyFailed(_)
+        | ureq::Error::InvalidProxyUrl
+        | ureq::Error::Tls(_)
+        | ureq::Error::Rustls(_) => ImageError::Unreachable { role, url, source: error.into() },
+        _ => ImageError::Answer { role, url, source: error.into() },
+    }
+}
+
+fn certificate(error: &io::Error) -> Option<&CertificateError> {
+    match error.get_ref()?.downcast_ref()? {
+        rustls::Error::InvalidCertificate(error) => Some(error),
+        _ => None,
+    }
+}
+
+fn why(error: &CertificateError) -> String {
+    match error {
+        CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
+            "it has expired".to_owned()
+        }
+        CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
+            "it is not valid yet".to_owned()
+        }
+        CertificateError::UnknownIssuer => "nobody whom this host trusts signed it".to_owned(),
+        CertificateError::Other(other) if other.to_string() == "CaUsedAsEndEntity" => {
+            "it is signed by itself".to_owned()
+        }
+        other => other.to_string(),
+    }
+}

@@ -1,0 +1,177 @@
+//! A download, from what is there to the whole file.
+
+use std::{error::Error, io::Read, thread};
+
+use ureq::{
+    Agent, Body,
+    http::{Response, header},
+};
+
+use super::{
+    Digest, ImageError, Progress, Settings,
+    answer::{self, Verdict},
+    client,
+    digest::CHUNK,
+    part::{Part, Place},
+};
+
+/// One download.
+pub(super) struct Download<'a> {
+    place: &'a Place,
+    part: Part<'a>,
+    agent: Agent,
+    settings: &'a Settings,
+    progress: &'a mut dyn FnMut(Progress),
+}
+
+/// Why an attempt did not bring the whole file.
+enum Stop {
+    /// The connection broke; another one may do.
+    Break(Box<dyn Error + Send + Sync>, Option<u64>),
+    Final(ImageError),
+}
+
+impl From<ImageError> for Stop {
+    fn from(error: ImageError) -> Self {
+        Self::Final(error)
+    }
+}
+
+impl<'a> Download<'a> {
+    pub(super) fn new(
+        place: &'a Place,
+        part: Part<'a>,
+        settings: &'a Settings,
+        progress: &'a mut dyn FnMut(Progress),
+    ) -> Self {
+        Self { place, part, agent: client::agent(settings, place), settings, progress }
+    }
+
+    /// Brings the file into its place.
+    pub(super) fn run(mut self, expected: Option<Digest>) -> Result<(), ImageError> {
+        let (role, url) = (self.place.role, self.place.url.clone());
+        if let Err(error) = self.complete(expected.is_some()) {
+            if self.part.begun().is_none() {
+                self.part.discard()?;
+            }
+            return Err(error);
+        }
+        let found = self.part.digest();
+        match expected {
+            Some(expected) if found != expected => {
+                self.part.discard()?;
+                let origin = url.to_string();
+                Err(ImageError::Checksum { role, origin, downloaded: true, expected, found })
+            }
+            _ => self.part.finish(),
+        }
+    }
+
+    /// Receives what is missing, over several connections where they break.
+    fn complete(&mut self, checked: bool) -> Result<(), ImageError> {
+        let mut breaks = 0;
+        while !self.part.is_whole() {
+            match self.attempt(checked) {
+                Ok(()) => return Ok(()),
+                Err(Stop::Final(error)) => return Err(error),
+                Err(Stop::Break(source, total)) if breaks == self.settings.retries => {
+                    let (role, url) = (self.place.role, self.place.url.clone());
+                    let received = self.part.received();
+                    return Err(ImageError::Broken { role, url, received, total, source });
+                }
+                Err(Stop::Break(error, _)) => {
+                    tracing::info!(url = %self.place.url, error, "the connection broke");
+                    pause(self.settings, breaks);
+                    breaks += 1;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn attempt(&mut self, checked: bool) -> Result<(), Stop> {
+        let (role, url) = (self.place.role, self.place.url.clone());
+        let begun = self.part.begun();
+        let mut response = self.ask(begun.as_ref())?;
+        let mut verdict = answer::judge(begun.as_ref(), response.status(), response.headers());
+        if verdict == Verdict::AskAnew {
+            response = self.ask(None)?;
+            verdict = answer::judge(None, response.status(), response.headers());
+        }
+        let total = match verdict {
+            Verdict::Whole { total, validator } => {
+                self.part.begin(total, validator)?;
+                total
+            }
+            Verdict::Rest { total } => {
+                self.part.reserve(total)?;
+                total
+            }
+            Verdict::Endless if checked => {
+                self.part.begin(None, None)?;
+                None
+            }
+            Verdict::Endless => return Err(ImageError::UnknownLength { role, url }.into()),
+            Verdict::AskAnew | Verdict::Refused => {
+                let status = response.status();
+                return Err(ImageError::Status { role, url, status }.into());
+            }
+        };
+        self.receive(response, total)
+    }
+
+    fn ask(&self, begun: Option<&answer::Begun>) -> Result<Response<Body>, Stop> {
+        let mut request = self.agent.get(self.place.url.as_str());
+        if let Some(begun) = begun {
+            request = request
+                .header(header::RANGE, format!("bytes={}-", begun.received))
+                .header(header::IF_RANGE, begun.validator.as_str());
+        }
+        request.call().map_err(|error| {
+            if client::is_break(&error) {
+                Stop::Break(error.into_io().into(), begun.and_then(|begun| begun.total))
+            } else {
+                Stop::Final(client::refusal(self.settings, self.place, error))
+            }
+        })
+    }
+
+    fn receive(&mut self, response: Response<Body>, total: Option<u64>) -> Result<(), Stop> {
+        let mut body = response.into_body().into_reader();
+        let mut buffer = vec![0; CHUNK];
+        loop {
+            (self.progress)(Progress { received: self.part.received(), total, waiting: false });
+            let length = match body.read(&mut buffer) {
+                Ok(length) => length,
+                Err(error) => return Err(self.broken(error.into(), total)),
+            };
+            if length == 0 {
+                let missing = total.is_some_and(|total| self.part.received() < total);
+                let ended = || Stop::Break("the server sent less than it said".into(), total);
+                return if missing { Err(ended()) } else { Ok(()) };
+            }
+            self.part.append(buffer.get(..length).unwrap_or_default())?;
+            if let Some(stated) = total.filter(|total| *total < self.part.received()) {
+                let (role, url) = (self.place.role, self.place.url.clone());
+                return Err(ImageError::Length { role, url, stated }.into());
+            }
+        }
+    }
+
+    /// What an error in the midst of a file is: silence too is cured by another connection at times.
+    fn broken(&self, error: ureq::Error, total: Option<u64>) -> Stop {
+        if client::is_silence(&error) {
+            let limit = self.settings.silence;
+            Stop::Break(format!("no data within {limit:?}").into(), total)
+        } else if client::is_break(&error) {
+            Stop::Break(error.into_io().into(), total)
+        } else {
+            Stop::Final(client::refusal(self.settings, self.place, error))
+        }
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "no event tells that a server is well again")]
+fn pause(settings: &Settings, breaks: u32) {
+    thread::sleep(settings.pause.saturating_mul(1 << breaks.min(10)));
+}
