@@ -3,7 +3,7 @@ use std::process::ExitCode;
 use riklet_sdn::{
     definition,
     kernel::Kernel,
-    sdn::{Inspection, Sdn},
+    sdn::{Inspection, Sdn, SdnError},
     vmm::attachment::{self, Attachment},
 };
 use serde_json::{Value, json};
@@ -21,20 +21,19 @@ pub(crate) fn run<K: Kernel>(
     output: Output,
 ) -> Result<ExitCode, CliError> {
     let found = sdn.inspect(&args.name)?;
-    let attachment = Attachment::of(&found.instance);
-    match args.format {
-        None => output.print(|| text(&found), || json(&found))?,
-        Some(InspectFormat::Firecracker) => {
-            output.raw(format!("{:#}\n", attachment::firecracker(&attachment)).as_bytes())?;
-        }
-        Some(InspectFormat::BootArgs) => {
-            output.raw(format!("{}\n", attachment::boot_args(&attachment)).as_bytes())?;
-        }
-        Some(InspectFormat::Qemu) => {
-            output.raw(format!("{}\n", attachment::qemu(&attachment).join(" ")).as_bytes())?;
-        }
-        Some(InspectFormat::Env) => output.raw(attachment::env(&attachment).as_bytes())?,
-    }
+    let Some(format) = args.format else {
+        output.print(|| text(&found), || json(&found))?;
+        return Ok(ExitCode::SUCCESS);
+    };
+    let resolvers = sdn.kernel().resolvers().map_err(SdnError::from)?;
+    let attachment = Attachment::of(&found.instance, &resolvers);
+    let words = match format {
+        InspectFormat::Firecracker => format!("{:#}\n", attachment::firecracker(&attachment)),
+        InspectFormat::BootArgs => format!("{}\n", attachment::boot_args(&attachment)),
+        InspectFormat::Qemu => format!("{}\n", attachment::qemu(&attachment).join(" ")),
+        InspectFormat::Env => attachment::env(&attachment),
+    };
+    output.raw(words.as_bytes())?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -120,6 +120,8 @@ pub enum KernelError {
     Routes { source: Refusal },
     #[error("cannot list the listening sockets")]
     Listeners { source: Refusal },
+    #[error("cannot read {path}")]
+    Resolvers { path: &'static str, source: Refusal },
     #[error("cannot look up the {kind} {name}")]
     Account { kind: AccountKind, name: AccountName, source: Refusal },
     #[error("cannot run {program}")]
@@ -149,6 +151,7 @@ impl KernelError {
             | Self::SetSysctl { source, .. }
             | Self::Routes { source }
             | Self::Listeners { source }
+            | Self::Resolvers { source, .. }
             | Self::Account { source, .. }
             | Self::Program { source, .. } => source,
         }

@@ -39,6 +39,7 @@ pub struct System {
     pub routes: Vec<Ipv4Net>,
     pub listeners: Vec<Listener>,
     pub iptables: Option<IptablesVariant>,
+    pub resolvers: Vec<Ipv4Addr>,
     pub accounts: BTreeMap<(AccountKind, String), u32>,
     /// Flows that were forgotten, in order of the calls.
     pub forgotten: Vec<Flows>,
@@ -74,6 +75,7 @@ impl Default for System {
             routes: Vec::new(),
             listeners: Vec::new(),
             iptables: None,
+            resolvers: Vec::new(),
             accounts: BTreeMap::new(),
             forgotten: Vec::new(),
             effects: 0,
@@ -372,6 +374,10 @@ impl Kernel for FakeKernel {
             wanted.iter().any(|&(protocol, _, port)| (l.protocol, l.port) == (protocol, port))
         };
         Ok(system.listeners.iter().filter(hit).cloned().collect())
+    }
+
+    fn resolvers(&mut self) -> Result<Vec<Ipv4Addr>, KernelError> {
+        Ok(self.system().resolvers.clone())
     }
 
     fn account(

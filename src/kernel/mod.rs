@@ -260,6 +260,13 @@ pub trait Kernel {
         wanted: &BTreeSet<(Protocol, Option<Ipv4Addr>, u16)>,
     ) -> Result<Vec<Listener>, KernelError>;
 
+    /// The servers that the host asks for names, in that order, by IPv4 and without those that are the host
+    /// itself; none where it has no others.
+    ///
+    /// # Errors
+    /// Where resolv.conf(5) is there and cannot be read.
+    fn resolvers(&mut self) -> Result<Vec<Ipv4Addr>, KernelError>;
+
     /// The number of a user or a group; `None` where the host knows no such name.
     ///
     /// # Errors

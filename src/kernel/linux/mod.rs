@@ -10,6 +10,7 @@ mod listeners;
 mod namespace;
 mod netlink;
 mod nftables;
+mod resolvers;
 mod route;
 mod sysctl;
 pub mod tap;
@@ -243,6 +244,10 @@ impl Kernel for Linux {
         wanted: &BTreeSet<(Protocol, Option<Ipv4Addr>, u16)>,
     ) -> Result<Vec<Listener>, KernelError> {
         listeners::listeners(wanted)
+    }
+
+    fn resolvers(&mut self) -> Result<Vec<Ipv4Addr>, KernelError> {
+        resolvers::resolvers()
     }
 
     fn account(
