@@ -4,7 +4,10 @@ use riklet_sdn::{
     definition,
     kernel::Kernel,
     sdn::{Inspection, Sdn, SdnError},
-    vmm::attachment::{self, Attachment},
+    vmm::{
+        attachment::{self, Attachment},
+        qemu::{self, Board},
+    },
 };
 use serde_json::{Value, json};
 
@@ -30,7 +33,7 @@ pub(crate) fn run<K: Kernel>(
     let words = match format {
         InspectFormat::Firecracker => format!("{:#}\n", attachment::firecracker(&attachment)),
         InspectFormat::BootArgs => format!("{}\n", attachment::boot_args(&attachment)),
-        InspectFormat::Qemu => format!("{}\n", attachment::qemu(&attachment).join(" ")),
+        InspectFormat::Qemu => format!("{}\n", qemu::network(&attachment, Board::Q35).join(" ")),
         InspectFormat::Env => attachment::env(&attachment),
     };
     output.raw(words.as_bytes())?;

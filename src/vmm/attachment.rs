@@ -10,7 +10,7 @@ use crate::{
 };
 
 /// The guest's own name of its NIC.
-const GUEST_INTERFACE: &str = "eth0";
+pub(super) const GUEST_INTERFACE: &str = "eth0";
 
 /// An instance as its VMM sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -79,18 +79,6 @@ pub fn boot_args(attachment: &Attachment) -> String {
     dns.iter().fold(argument, |argument, server| format!("{argument}:{server}"))
 }
 
-/// The arguments of QEMU: the TAP exists, so no script makes or ends it; `vnet_hdr` is what it was made with.
-#[must_use]
-pub fn qemu(attachment: &Attachment) -> Vec<String> {
-    let Attachment { interface, guest_mac, mtu, .. } = attachment;
-    vec![
-        "-netdev".to_owned(),
-        format!("tap,id={GUEST_INTERFACE},ifname={interface},script=no,downscript=no"),
-        "-device".to_owned(),
-        format!("virtio-net-pci,netdev={GUEST_INTERFACE},mac={guest_mac},host_mtu={mtu}"),
-    ]
-}
-
 /// Variables of a POSIX shell, one a line. No value needs quotes: names, addresses and numbers only.
 #[must_use]
 pub fn env(attachment: &Attachment) -> String {
@@ -156,11 +144,6 @@ mod tests {
         assert_eq!(
             firecracker(&attachment).to_string(),
             r#"[{"guest_mac":"06:52:49:4b:00:01","host_dev_name":"rik1","iface_id":"eth0"}]"#
-        );
-        assert_eq!(
-            qemu(&attachment).join(" "),
-            "-netdev tap,id=eth0,ifname=rik1,script=no,downscript=no \
-             -device virtio-net-pci,netdev=eth0,mac=06:52:49:4b:00:01,host_mtu=1400"
         );
         assert_eq!(
             boot_args(&attachment),

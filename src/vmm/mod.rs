@@ -2,3 +2,5 @@
 
 pub mod attachment;
 pub mod builtin;
+pub mod qemu;
+pub mod qmp;
