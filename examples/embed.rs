@@ -7,6 +7,7 @@
 use std::error::Error;
 
 use riklet_sdn::definition::{self, Source};
+use riklet_sdn::kernel::Kernel;
 use riklet_sdn::vmm::attachment::{self, Attachment};
 use riklet_sdn::{Config, Sdn, UpOptions, Which};
 
@@ -27,8 +28,11 @@ pub(crate) fn serve(config: Config, run_vmm: impl Fn(&str)) -> Result<(), Box<dy
     if let Some(failure) = report.failures.into_iter().next() {
         return Err(failure.into());
     }
+    // The host's own: the guest asks them for names.
+    let resolvers = sdn.kernel().resolvers()?;
     for instance in &report.instances {
-        run_vmm(&attachment::firecracker(&Attachment::of(instance)).to_string());
+        let attachment = Attachment::of(instance, &resolvers);
+        run_vmm(&attachment::firecracker(&attachment).to_string());
     }
     let names = report.instances.iter().map(|instance| instance.name().clone());
     sdn.down(&Which::Named(names.collect()), false)?;

@@ -14,7 +14,7 @@ use crate::{
     firewall::{
         Backend, Change, Entry, FirewallState, Gate, GateState, Ruleset, Skeleton, SkeletonState,
     },
-    kernel::{Flows, LinkDifference, LinkSpec, LinkState},
+    kernel::{Flows, LinkDifference, LinkSpec, LinkState, Remedy, Tap},
     model::{InterfaceName, Pool, Protocol, Slot},
     network::{Fragment, alias},
 };
@@ -62,6 +62,10 @@ pub enum Step {
     CreateLink(LinkSpec),
     /// Make an existing TAP what it must be.
     ConfigureLink(LinkSpec, Vec<LinkDifference>),
+    /// Give an existing TAP to its user and its group.
+    SetOwner(InterfaceName, Tap, Vec<LinkDifference>),
+    /// Delete a TAP that only another can be what it must be. Its creation follows.
+    DeleteLink(InterfaceName, Vec<LinkDifference>),
     /// Remove an address that the TAP should not have.
     RemoveAddress(InterfaceName, Ipv4Net),
     /// Change the firewall in one transaction.
@@ -92,6 +96,22 @@ pub struct ForeignLink {
     pub alias: Option<String>,
 }
 
+/// Why nothing can be done for a slot.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Obstacle {
+    /// Its interface's name is taken.
+    #[error(transparent)]
+    Foreign(#[from] ForeignLink),
+    /// Its TAP must be made anew, which would cut a running guest off. The slot is left as it is.
+    #[error("a VMM has the TAP {name} open, which cannot be changed to {}", list(differences))]
+    InUse {
+        /// The TAP.
+        name: InterfaceName,
+        /// What it must have and has not.
+        differences: Vec<LinkDifference>,
+    },
+}
+
 impl Step {
     /// The one instance that the step is for; `None` where it is for all of them.
     #[must_use]
@@ -100,7 +120,9 @@ impl Step {
             Self::CreateLink(spec) | Self::ConfigureLink(spec, _) => {
                 Slot::of_interface(spec.name.as_str())
             }
-            Self::RemoveAddress(name, _) => Slot::of_interface(name.as_str()),
+            Self::SetOwner(name, ..) | Self::DeleteLink(name, _) | Self::RemoveAddress(name, _) => {
+                Slot::of_interface(name.as_str())
+            }
             _ => None,
         }
     }
@@ -112,7 +134,7 @@ pub struct Plan {
     /// The steps; none where the kernel has what is desired.
     pub steps: Vec<Step>,
     /// Slots that nothing can be done for, and why.
-    pub blocked: BTreeMap<Slot, ForeignLink>,
+    pub blocked: BTreeMap<Slot, Obstacle>,
 }
 
 impl Plan {
@@ -130,20 +152,23 @@ impl Plan {
 #[must_use]
 pub fn plan(desired: &Desired, observed: &Observed) -> Plan {
     let blocked = blocked(desired, observed);
+    let in_use = blocked.iter().filter(|(_, why)| matches!(why, Obstacle::InUse { .. }));
+    let untouched: BTreeSet<Slot> =
+        desired.untouched.iter().chain(in_use.map(|(slot, _)| slot)).copied().collect();
     let fragments: BTreeMap<Slot, &Fragment> = desired
         .fragments
         .iter()
-        .filter(|(slot, _)| !blocked.contains_key(slot) && !desired.untouched.contains(slot))
+        .filter(|(slot, _)| !blocked.contains_key(slot) && !untouched.contains(slot))
         .map(|(&slot, fragment)| (slot, fragment))
         .collect();
-    let leaving = leaving_links(desired, &fragments, observed);
+    let leaving = leaving_links(&untouched, &fragments, observed);
     let links = fragments.iter().flat_map(|(slot, fragment)| link_steps(*slot, fragment, observed));
     let condemn = (!leaving.is_empty())
         .then(|| Step::CondemnLinks(leaving.iter().map(|slot| slot.interface()).collect()));
     let delete = (!leaving.is_empty()).then_some(Step::DeleteCondemnedLinks);
     let mut entries: BTreeSet<Entry> =
         fragments.values().flat_map(|fragment| &fragment.entries).copied().collect();
-    entries.extend(entries_left_alone(desired, observed));
+    entries.extend(entries_left_alone(desired.pool, &untouched, observed));
     let (firewall, flows) = firewall_steps(desired, entries, &leaving, observed);
     let gates = gate_steps(desired, observed);
     let sysctls = sysctl_steps(desired, observed);
@@ -173,32 +198,46 @@ pub fn plan(desired: &Desired, observed: &Observed) -> Plan {
 
 /// What the firewall has for the slots that are left as they are.
 fn entries_left_alone<'a>(
-    desired: &Desired,
+    pool: Pool,
+    untouched: &BTreeSet<Slot>,
     observed: &'a Observed,
 ) -> impl Iterator<Item = &'a Entry> + use<'a> {
-    let addresses = desired.untouched.iter().filter_map(|&slot| desired.pool.addresses(slot));
+    let addresses = untouched.iter().filter_map(|&slot| pool.addresses(slot));
     let guests: BTreeSet<Ipv4Addr> = addresses.map(|addresses| addresses.guest).collect();
     observed.firewall.entries.iter().filter(move |entry| guests.contains(&entry.guest()))
 }
 
-fn blocked(desired: &Desired, observed: &Observed) -> BTreeMap<Slot, ForeignLink> {
-    let foreign = |slot: &Slot| {
+fn blocked(desired: &Desired, observed: &Observed) -> BTreeMap<Slot, Obstacle> {
+    let wanted = desired.fragments.iter().filter(|(slot, _)| !desired.untouched.contains(slot));
+    let obstacle = |(slot, fragment): (&Slot, &Fragment)| {
         let link = observed.links.get(slot)?;
-        let foreign = ForeignLink { name: link.name.clone(), alias: link.alias.clone() };
-        (!alias::is_ours(link.alias.as_deref())).then_some((*slot, foreign))
+        Some((*slot, obstacle(&fragment.link, link)?))
     };
-    desired.fragments.keys().filter_map(foreign).collect()
+    wanted.filter_map(obstacle).collect()
+}
+
+fn obstacle(spec: &LinkSpec, link: &LinkState) -> Option<Obstacle> {
+    let name = link.name.clone();
+    if !alias::is_ours(link.alias.as_deref()) {
+        return Some(ForeignLink { name, alias: link.alias.clone() }.into());
+    }
+    let differences = mended_by(spec.differences(link), Remedy::Replace);
+    (link.carrier && !differences.is_empty()).then_some(Obstacle::InUse { name, differences })
+}
+
+fn mended_by(differences: Vec<LinkDifference>, remedy: Remedy) -> Vec<LinkDifference> {
+    differences.into_iter().filter(|difference| difference.remedy() == remedy).collect()
 }
 
 /// The slots whose interfaces are ours and belong to no instance.
 fn leaving_links(
-    desired: &Desired,
+    untouched: &BTreeSet<Slot>,
     fragments: &BTreeMap<Slot, &Fragment>,
     observed: &Observed,
 ) -> BTreeSet<Slot> {
     let ours = observed.links.iter().filter(|(_, link)| alias::is_ours(link.alias.as_deref()));
     ours.map(|(&slot, _)| slot)
-        .filter(|slot| !fragments.contains_key(slot) && !desired.untouched.contains(slot))
+        .filter(|slot| !fragments.contains_key(slot) && !untouched.contains(slot))
         .collect()
 }
 
@@ -207,14 +246,19 @@ fn link_steps(slot: Slot, fragment: &Fragment, observed: &Observed) -> Vec<Step>
     let Some(state) = observed.links.get(&slot) else {
         return vec![Step::CreateLink(spec.clone())];
     };
-    let differences = spec.differences(state);
-    let strays = spec.stray_addresses(state);
-    let mut steps: Vec<_> =
-        strays.map(|address| Step::RemoveAddress(spec.name.clone(), address)).collect();
-    if !differences.is_empty() {
-        steps.push(Step::ConfigureLink(spec.clone(), differences));
+    let name = || spec.name.clone();
+    let by = |remedy| {
+        let differences = mended_by(spec.differences(state), remedy);
+        (!differences.is_empty()).then_some(differences)
+    };
+    if let Some(differences) = by(Remedy::Replace) {
+        return vec![Step::DeleteLink(name(), differences), Step::CreateLink(spec.clone())];
     }
-    steps
+    // The owner comes first: where a VMM has the TAP open it is refused, and the rest stays as it is, too.
+    let owner = by(Remedy::SetOwner).map(|d| Step::SetOwner(name(), spec.tap, d));
+    let strays = spec.stray_addresses(state).map(|address| Step::RemoveAddress(name(), address));
+    let rest = by(Remedy::Configure).map(|d| Step::ConfigureLink(spec.clone(), d));
+    owner.into_iter().chain(strays).chain(rest).collect()
 }
 
 /// The step that changes the firewall, and the one that makes flows follow it.
@@ -325,13 +369,21 @@ impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::CreateLink(spec) => {
-                let LinkSpec { name, address, mtu, mac, neighbour, .. } = spec;
+                let LinkSpec { name, address, mtu, mac, neighbour, tap, .. } = spec;
                 write!(f, "+ TAP {name}: address {address}, MAC {mac}, MTU {mtu}, ")?;
-                write!(f, "neighbour {} at {}", neighbour.address, neighbour.mac)
+                write!(f, "neighbour {} at {}", neighbour.address, neighbour.mac)?;
+                tap.owner.iter().try_for_each(|id| write!(f, ", owner {id}"))?;
+                tap.group.iter().try_for_each(|id| write!(f, ", owning group {id}"))?;
+                if tap.multi_queue { f.write_str(", several queues") } else { Ok(()) }
+            }
+            Self::SetOwner(name, _, differences) => {
+                write!(f, "~ TAP {name}: {}", list(differences))
+            }
+            Self::DeleteLink(name, differences) => {
+                write!(f, "- TAP {name}: cannot be changed to {}", list(differences))
             }
             Self::ConfigureLink(spec, differences) => {
-                write!(f, "~ TAP {}: ", spec.name)?;
-                join(f, differences, ", ")
+                write!(f, "~ TAP {}: {}", spec.name, list(differences))
             }
             Self::RemoveAddress(name, address) => write!(f, "- address {address} of {name}"),
             Self::Firewall(_, change) => change.fmt(f),
@@ -394,6 +446,10 @@ impl fmt::Display for Flows {
             }
         }
     }
+}
+
+fn list(differences: &[LinkDifference]) -> String {
+    differences.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
 fn join<T: fmt::Display>(f: &mut fmt::Formatter<'_>, items: &[T], with: &str) -> fmt::Result {

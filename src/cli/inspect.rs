@@ -3,8 +3,11 @@ use std::process::ExitCode;
 use riklet_sdn::{
     definition,
     kernel::Kernel,
-    sdn::{Inspection, Sdn},
-    vmm::attachment::{self, Attachment},
+    sdn::{Inspection, Sdn, SdnError},
+    vmm::{
+        attachment::{self, Attachment},
+        qemu::{self, Board},
+    },
 };
 use serde_json::{Value, json};
 
@@ -21,22 +24,49 @@ pub(crate) fn run<K: Kernel>(
     output: Output,
 ) -> Result<ExitCode, CliError> {
     let found = sdn.inspect(&args.name)?;
-    let attachment = Attachment::of(&found.instance);
-    match args.format {
-        None => output.print(|| text(&found), || json(&found))?,
-        Some(InspectFormat::Firecracker) => {
+    let Some(format) = args.format else {
+        output.print(|| text(&found), || json(&found))?;
+        return Ok(ExitCode::SUCCESS);
+    };
+    let resolvers = sdn.kernel().resolvers().map_err(SdnError::from)?;
+    let attachment = Attachment::of(&found.instance, &resolvers);
+    match format {
+        InspectFormat::Firecracker => {
             let interfaces = attachment::firecracker(&attachment);
-            output.print(|| format!("{interfaces:#}\n"), || interfaces.clone())?;
+            output.print(
+                || {
+                    format!(
+                        "{interfaces:#}
+"
+                    )
+                },
+                || interfaces.clone(),
+            )?;
         }
-        Some(InspectFormat::BootArgs) => {
+        InspectFormat::BootArgs => {
             let argument = attachment::boot_args(&attachment);
-            output.print(|| format!("{argument}\n"), || json!(argument))?;
+            output.print(
+                || {
+                    format!(
+                        "{argument}
+"
+                    )
+                },
+                || json!(argument),
+            )?;
         }
-        Some(InspectFormat::Qemu) => {
-            let arguments = attachment::qemu(&attachment);
-            output.print(|| arguments.join(" ") + "\n", || json!(arguments))?;
+        InspectFormat::Qemu => {
+            let arguments = qemu::network(&attachment, Board::Q35);
+            output.print(
+                || {
+                    arguments.join(" ")
+                        + "
+"
+                },
+                || json!(arguments),
+            )?;
         }
-        Some(InspectFormat::Env) => {
+        InspectFormat::Env => {
             let variables = attachment::env(&attachment);
             output
                 .print(|| variables.clone(), || variables.lines().filter_map(variable).collect())?;

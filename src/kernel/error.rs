@@ -2,7 +2,11 @@ use std::fmt;
 
 use ipnet::Ipv4Net;
 
-use crate::{firewall::Gate, model::InterfaceName};
+use super::AccountKind;
+use crate::{
+    firewall::Gate,
+    model::{AccountName, InterfaceName},
+};
 
 /// Why the kernel, or a program that speaks to it, did not do something: its own words.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -95,6 +99,10 @@ pub enum KernelError {
     CreateLink { name: InterfaceName, step: &'static str, source: Refusal },
     #[error("cannot configure {name}: {part}")]
     ConfigureLink { name: InterfaceName, part: &'static str, source: Refusal },
+    #[error("cannot give TAP {name} to its {kind}")]
+    SetOwner { name: InterfaceName, kind: AccountKind, source: Refusal },
+    #[error("cannot delete {name}")]
+    DeleteLink { name: InterfaceName, source: Refusal },
     #[error("cannot remove address {address} from {name}")]
     RemoveAddress { name: InterfaceName, address: Ipv4Net, source: Refusal },
     #[error("cannot take {name} down")]
@@ -119,6 +127,10 @@ pub enum KernelError {
     Routes { source: Refusal },
     #[error("cannot list the listening sockets")]
     Listeners { source: Refusal },
+    #[error("cannot read {path}")]
+    Resolvers { path: &'static str, source: Refusal },
+    #[error("cannot look up the {kind} {name}")]
+    Account { kind: AccountKind, name: AccountName, source: Refusal },
     #[error("cannot run {program}")]
     Program { program: String, source: Refusal },
 }
@@ -132,6 +144,8 @@ impl KernelError {
             | Self::ListLinks { source }
             | Self::CreateLink { source, .. }
             | Self::ConfigureLink { source, .. }
+            | Self::SetOwner { source, .. }
+            | Self::DeleteLink { source, .. }
             | Self::RemoveAddress { source, .. }
             | Self::CondemnLink { source, .. }
             | Self::DeleteLinks { source }
@@ -144,6 +158,8 @@ impl KernelError {
             | Self::SetSysctl { source, .. }
             | Self::Routes { source }
             | Self::Listeners { source }
+            | Self::Resolvers { source, .. }
+            | Self::Account { source, .. }
             | Self::Program { source, .. } => source,
         }
     }

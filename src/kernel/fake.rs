@@ -11,14 +11,15 @@ use std::{
 use ipnet::Ipv4Net;
 
 use super::{
-    CONDEMNED_GROUP, Flows, Kernel, KernelError, LIVE_GROUP, LinkSpec, LinkState, Listener, Refusal,
+    AccountKind, CONDEMNED_GROUP, Flows, Kernel, KernelError, LIVE_GROUP, LinkSpec, LinkState,
+    Listener, Refusal, Tap,
 };
 use crate::{
     firewall::{
         Backend, Change, Entry, FirewallState, Gate, GateState, IptablesVariant, Ruleset, Skeleton,
         SkeletonState,
     },
-    model::{InterfaceName, Protocol},
+    model::{AccountName, InterfaceName, Protocol},
     plan::IP_FORWARD,
 };
 
@@ -38,6 +39,8 @@ pub struct System {
     pub routes: Vec<Ipv4Net>,
     pub listeners: Vec<Listener>,
     pub iptables: Option<IptablesVariant>,
+    pub resolvers: Vec<Ipv4Addr>,
+    pub accounts: BTreeMap<(AccountKind, String), u32>,
     /// Flows that were forgotten, in order of the calls.
     pub forgotten: Vec<Flows>,
     /// Effects so far; each part of a batch is one.
@@ -72,6 +75,8 @@ impl Default for System {
             routes: Vec::new(),
             listeners: Vec::new(),
             iptables: None,
+            resolvers: Vec::new(),
+            accounts: BTreeMap::new(),
             forgotten: Vec::new(),
             effects: 0,
             listings: 0,
@@ -125,6 +130,7 @@ impl FakeKernel {
             addresses: BTreeSet::from([spec.address]),
             neighbours: BTreeMap::from([(spec.neighbour.address, spec.neighbour.mac)]),
             route_localnet: true,
+            tap: Some(spec.tap),
         }
     }
 }
@@ -163,7 +169,8 @@ impl Kernel for FakeKernel {
         let parts: [(&str, Part); 3] = [
             ("link", |link, wanted| {
                 let (addresses, neighbours) = (link.addresses.clone(), link.neighbours.clone());
-                *link = LinkState { addresses, neighbours, ..wanted.clone() };
+                let (carrier, tap) = (link.carrier, link.tap);
+                *link = LinkState { carrier, addresses, neighbours, tap, ..wanted.clone() };
             }),
             ("address", |link, wanted| link.addresses.extend(&wanted.addresses)),
             ("neighbour", |link, wanted| link.neighbours.extend(&wanted.neighbours)),
@@ -173,6 +180,31 @@ impl Kernel for FakeKernel {
             let link = system.links.get_mut(&spec.name);
             change(link.ok_or_else(|| refused(part)(Refusal::errno(Refusal::ENODEV)))?, &wanted);
         }
+        Ok(())
+    }
+
+    fn set_owner(&mut self, name: &InterfaceName, tap: &Tap) -> Result<(), KernelError> {
+        let parts: [(AccountKind, Option<u32>, Place); 2] = [
+            (AccountKind::User, tap.owner, |tap| &mut tap.owner),
+            (AccountKind::Group, tap.group, |tap| &mut tap.group),
+        ];
+        for (kind, wanted, place) in parts {
+            let refused = |source| KernelError::SetOwner { name: name.clone(), kind, source };
+            let missing = || refused(Refusal::errno(Refusal::ENODEV));
+            let mut system = self.effect().map_err(refused)?;
+            let link = system.links.get_mut(name).ok_or_else(missing)?;
+            let found = link.tap.as_mut().ok_or_else(missing)?;
+            if link.carrier && !found.multi_queue {
+                return Err(refused(Refusal::errno(Refusal::EBUSY)));
+            }
+            *place(found) = wanted.or(*place(found));
+        }
+        Ok(())
+    }
+
+    fn delete_link(&mut self, name: &InterfaceName) -> Result<(), KernelError> {
+        let refused = |source| KernelError::DeleteLink { name: name.clone(), source };
+        self.effect().map_err(refused)?.links.remove(name);
         Ok(())
     }
 
@@ -344,6 +376,18 @@ impl Kernel for FakeKernel {
         Ok(system.listeners.iter().filter(hit).cloned().collect())
     }
 
+    fn resolvers(&mut self) -> Result<Vec<Ipv4Addr>, KernelError> {
+        Ok(self.system().resolvers.clone())
+    }
+
+    fn account(
+        &mut self,
+        kind: AccountKind,
+        name: &AccountName,
+    ) -> Result<Option<u32>, KernelError> {
+        Ok(self.system().accounts.get(&(kind, name.as_str().to_owned())).copied())
+    }
+
     fn iptables(&mut self) -> Result<Option<IptablesVariant>, KernelError> {
         Ok(self.system().iptables)
     }
@@ -351,6 +395,9 @@ impl Kernel for FakeKernel {
 
 /// One message of a netlink batch.
 type Part = fn(&mut LinkState, &LinkState);
+
+/// Where a TAP keeps its user or its group.
+type Place = fn(&mut Tap) -> &mut Option<u32>;
 
 /// What of an entry is unique.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]

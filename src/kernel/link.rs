@@ -23,6 +23,23 @@ pub struct LinkSpec {
     pub address: Ipv4Net,
     /// The guest, as a permanent neighbour: no ARP is needed, and none can be spoofed.
     pub neighbour: Neighbour,
+    /// Who may open it, and how.
+    pub tap: Tap,
+}
+
+/// What a TAP has and no other interface (`IFLA_TUN_*` of `<linux/if_link.h>`).
+///
+/// Whoever has `CAP_NET_ADMIN` opens any TAP. Others open `/dev/net/tun`, where its mode lets them, and then the
+/// TAPs whose owner they are and whose group they are in: a TAP with neither is everybody's
+/// (`tun_not_capable` of `drivers/net/tun.c`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Tap {
+    /// The user, by number; `None` is any.
+    pub owner: Option<u32>,
+    /// The group, by number; `None` is any.
+    pub group: Option<u32>,
+    /// Whether it can have more than one queue. Then it is opened with `IFF_MULTI_QUEUE`, and else without.
+    pub multi_queue: bool,
 }
 
 /// An entry of the neighbour table.
@@ -57,15 +74,40 @@ pub struct LinkState {
     pub neighbours: BTreeMap<Ipv4Addr, MacAddress>,
     /// `net.ipv4.conf.<name>.route_localnet`.
     pub route_localnet: bool,
+    /// What it is as a TAP; `None` where it is none.
+    pub tap: Option<Tap>,
 }
 
 /// One thing in which an interface is not as it must be.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LinkDifference(String);
+pub struct LinkDifference {
+    text: String,
+    remedy: Remedy,
+}
+
+/// What mends a [`LinkDifference`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Remedy {
+    /// [`super::Kernel::configure_link`], whoever has it open.
+    Configure,
+    /// [`super::Kernel::set_owner`], while nobody has it open.
+    SetOwner,
+    /// Nothing but another interface: the kernel sets `IFF_MULTI_QUEUE` at creation only, and takes no user and
+    /// no group away (`TUNSETOWNER` and `TUNSETGROUP` refuse -1 with EINVAL).
+    Replace,
+}
+
+impl LinkDifference {
+    /// What mends it.
+    #[must_use]
+    pub const fn remedy(&self) -> Remedy {
+        self.remedy
+    }
+}
 
 impl fmt::Display for LinkDifference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
+        self.text.fmt(f)
     }
 }
 
@@ -74,10 +116,10 @@ impl LinkSpec {
     /// ([`Self::stray_addresses`]).
     #[must_use]
     pub fn differences(&self, state: &LinkState) -> Vec<LinkDifference> {
-        let mut found = Vec::new();
-        let mut note = |differs: bool, what: String| {
+        let mut found = self.tap_differences(state.tap.as_ref());
+        let mut note = |differs: bool, text: String| {
             if differs {
-                found.push(LinkDifference(what));
+                found.push(LinkDifference { text, remedy: Remedy::Configure });
             }
         };
         note(state.alias.as_deref() != Some(&self.alias), format!("alias {:?}", self.alias));
@@ -93,6 +135,27 @@ impl LinkSpec {
             format!("neighbour {} at {}", self.neighbour.address, self.neighbour.mac),
         );
         found
+    }
+
+    fn tap_differences(&self, state: Option<&Tap>) -> Vec<LinkDifference> {
+        let Some(state) = state else {
+            return vec![LinkDifference { text: "a TAP".to_owned(), remedy: Remedy::Replace }];
+        };
+        let account = |what: &str, wanted: Option<u32>, found: Option<u32>| {
+            let (text, remedy) = match wanted {
+                _ if wanted == found => return None,
+                Some(id) => (format!("{what} {id}"), Remedy::SetOwner),
+                None => (format!("no {what}"), Remedy::Replace),
+            };
+            Some(LinkDifference { text, remedy })
+        };
+        let queues = (self.tap.multi_queue != state.multi_queue).then(|| {
+            let text = if self.tap.multi_queue { "several queues" } else { "one queue" };
+            LinkDifference { text: text.to_owned(), remedy: Remedy::Replace }
+        });
+        let owner = account("owner", self.tap.owner, state.owner);
+        let group = account("owning group", self.tap.group, state.group);
+        owner.into_iter().chain(group).chain(queues).collect()
     }
 
     /// Addresses that the interface has and should not have.

@@ -15,11 +15,11 @@ use std::{
 use ipnet::Ipv4Net;
 
 pub use error::{KernelError, Refusal};
-pub use link::{LinkDifference, LinkSpec, LinkState, Neighbour};
+pub use link::{LinkDifference, LinkSpec, LinkState, Neighbour, Remedy, Tap};
 
 use crate::{
     firewall::{Backend, Change, Entry, FirewallState, Gate, GateState, Ruleset, Skeleton},
-    model::{InterfaceName, Protocol},
+    model::{AccountName, InterfaceName, Protocol},
 };
 
 /// The interface group of live TAPs: 0x52494b, "RIK".
@@ -74,6 +74,24 @@ pub struct Listener {
     pub process: Option<String>,
 }
 
+/// What a host knows by name and by number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum AccountKind {
+    /// passwd(5).
+    User,
+    /// group(5).
+    Group,
+}
+
+impl std::fmt::Display for AccountKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
+            Self::User => "user",
+            Self::Group => "group",
+        })
+    }
+}
+
 /// Every effect on the system, and every look at it.
 ///
 /// Each effect is small enough that it is either done or not, except where its documentation says what
@@ -99,12 +117,27 @@ pub trait Kernel {
     /// Where an interface of that name exists (`EBUSY` or `EEXIST`), or the kernel refuses a part.
     fn create_link(&mut self, spec: &LinkSpec) -> Result<(), KernelError>;
 
-    /// Makes an existing interface what the specification says. Not a transaction: what comes before the
-    /// refused part stays. Addresses that are not in the specification stay too.
+    /// Makes an existing interface what the specification says, except for what only [`Self::set_owner`] and
+    /// another interface can. Not a transaction: what comes before the refused part stays. Addresses that are
+    /// not in the specification stay too.
     ///
     /// # Errors
     /// Where the interface is gone (`ENODEV`), or the kernel refuses a part.
     fn configure_link(&mut self, spec: &LinkSpec) -> Result<(), KernelError>;
+
+    /// Gives a TAP to the user and the group that it shall have; what it shall not have stays. Opens the TAP
+    /// for that: it has a carrier meanwhile.
+    ///
+    /// # Errors
+    /// Where the TAP is gone (`ENODEV`), or somebody has it open (`EBUSY`; a TAP of several queues can be
+    /// opened all the same). The user may have changed, and the group not.
+    fn set_owner(&mut self, name: &InterfaceName, tap: &Tap) -> Result<(), KernelError>;
+
+    /// Deletes an interface; one that is gone already is none. Costs some 20 ms: many are better condemned.
+    ///
+    /// # Errors
+    /// Where the kernel refuses.
+    fn delete_link(&mut self, name: &InterfaceName) -> Result<(), KernelError>;
 
     /// Removes an address of an interface.
     ///
@@ -233,6 +266,23 @@ pub trait Kernel {
         &mut self,
         wanted: &BTreeSet<(Protocol, Option<Ipv4Addr>, u16)>,
     ) -> Result<Vec<Listener>, KernelError>;
+
+    /// The servers that the host asks for names, in that order, by IPv4 and without those that are the host
+    /// itself; none where it has no others.
+    ///
+    /// # Errors
+    /// Where resolv.conf(5) is there and cannot be read.
+    fn resolvers(&mut self) -> Result<Vec<Ipv4Addr>, KernelError>;
+
+    /// The number of a user or a group; `None` where the host knows no such name.
+    ///
+    /// # Errors
+    /// Where the host's sources of names (nsswitch.conf(5)) do not answer.
+    fn account(
+        &mut self,
+        kind: AccountKind,
+        name: &AccountName,
+    ) -> Result<Option<u32>, KernelError>;
 
     /// The iptables that the host has: which variant `iptables` is; `None` where there is no such program.
     ///

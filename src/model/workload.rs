@@ -49,6 +49,14 @@ impl Workload {
         }
     }
 
+    /// What runs, and how.
+    #[must_use]
+    pub const fn execution(&self) -> &Execution {
+        match self {
+            Self::Function(function) => &function.execution,
+        }
+    }
+
     /// What it exposes; no two of them clash.
     #[must_use]
     pub fn exposures(&self) -> &[Exposure] {

@@ -2,11 +2,11 @@ use std::collections::BTreeSet;
 
 use ipnet::Ipv4Net;
 
-use super::{Fragment, NoSuchSlot, Node, alias};
+use super::{Fragment, FragmentError, Node, alias};
 use crate::{
     firewall::Entry,
-    kernel::{LinkSpec, Neighbour},
-    model::{Addresses, Function, Slot},
+    kernel::{LinkSpec, Neighbour, Tap},
+    model::{Account, Addresses, Function, Slot},
 };
 
 /// A function gets a TAP with the host's end of the slot's /30, its guest as a permanent neighbour, an
@@ -15,8 +15,8 @@ pub(super) fn fragment(
     function: &Function,
     slot: Slot,
     node: &Node,
-) -> Result<Fragment, NoSuchSlot> {
-    let missing = NoSuchSlot { pool: node.pool, slot };
+) -> Result<Fragment, FragmentError> {
+    let missing = FragmentError::NoSuchSlot { pool: node.pool, slot };
     let addresses = node.pool.addresses(slot).ok_or_else(|| missing.clone())?;
     let address = Ipv4Net::new(addresses.host, Addresses::PREFIX_LENGTH);
     let link = LinkSpec {
@@ -26,8 +26,25 @@ pub(super) fn fragment(
         mtu: node.mtu,
         address: address.map_err(|_too_long| missing)?,
         neighbour: Neighbour { address: addresses.guest, mac: slot.guest_mac() },
+        tap: tap(function)?,
     };
     Ok(Fragment { link, addresses, entries: entries(function, addresses) })
+}
+
+fn tap(function: &Function) -> Result<Tap, FragmentError> {
+    let id = |account: &Option<Account>| match account {
+        None => Ok(None),
+        Some(Account::Id(id)) => Ok(Some(*id)),
+        Some(Account::Name(account)) => {
+            Err(FragmentError::Unresolved { name: function.name.clone(), account: account.clone() })
+        }
+    };
+    let execution = &function.execution;
+    Ok(Tap {
+        owner: id(&execution.user)?,
+        group: id(&execution.group)?,
+        multi_queue: execution.queues.is_some_and(|queues| queues.get() > 1),
+    })
 }
 
 fn entries(function: &Function, addresses: Addresses) -> BTreeSet<Entry> {
@@ -48,7 +65,7 @@ fn entries(function: &Function, addresses: Addresses) -> BTreeSet<Entry> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Execution, Exposure, Protocol};
+    use crate::model::{Execution, Exposure, Protocol, Queues};
 
     #[test]
     fn a_function_gets_a_tap_and_an_entry_for_each_port() {
@@ -70,6 +87,29 @@ mod tests {
         assert_eq!(
             text,
             ["tcp 8000 -> 10.231.0.22:80", "tcp 8001 -> 10.231.0.22:81", "hairpin 10.231.0.22"]
+        );
+    }
+
+    #[test]
+    fn the_tap_is_the_vmms() {
+        let function = |user: &str, queues| Function {
+            name: "hello".parse().unwrap(),
+            execution: Execution {
+                user: Some(user.parse().unwrap()),
+                group: Some(Account::Id(7)),
+                queues: Some(Queues::new(queues).unwrap()),
+                ..Execution::default()
+            },
+            exposures: vec![],
+        };
+        let node = Node { pool: "10.231.0.0/16".parse().unwrap(), mtu: 1400 };
+        let tap = |function| fragment(&function, Slot::new(0), &node).map(|found| found.link.tap);
+        let wanted = Tap { owner: Some(1000), group: Some(7), multi_queue: false };
+        assert_eq!(tap(function("1000", 1)), Ok(wanted));
+        assert_eq!(tap(function("1000", 2)), Ok(Tap { multi_queue: true, ..wanted }));
+        assert_eq!(
+            tap(function("riklet", 1)).unwrap_err().to_string(),
+            "hello is for riklet, whose number was not looked up"
         );
     }
 

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use crate::{
     firewall::Entry,
     kernel::LinkSpec,
-    model::{Addresses, Pool, Slot, Workload},
+    model::{AccountName, Addresses, InstanceName, Pool, Slot, Workload},
 };
 
 /// What an implementation may know of the node.
@@ -31,21 +31,32 @@ pub struct Fragment {
     pub entries: BTreeSet<Entry>,
 }
 
-/// The pool has no such slot: it was recorded with a larger pool.
+/// Why nothing can be said of what an instance needs.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("the pool {pool} has no slot {slot}: it has {capacity}", capacity = pool.capacity())]
-pub struct NoSuchSlot {
-    /// The pool.
-    pub pool: Pool,
-    /// The slot.
-    pub slot: Slot,
+pub enum FragmentError {
+    /// The pool has no such slot: it was recorded with a larger pool.
+    #[error("the pool {pool} has no slot {slot}: it has {capacity}", capacity = pool.capacity())]
+    NoSuchSlot {
+        /// The pool.
+        pool: Pool,
+        /// The slot.
+        slot: Slot,
+    },
+    /// A TAP is given to numbers, and only the host knows which number a name has.
+    #[error("{name} is for {account}, whose number was not looked up")]
+    Unresolved {
+        /// The instance.
+        name: InstanceName,
+        /// The user or the group.
+        account: AccountName,
+    },
 }
 
 /// What this workload needs in this slot. The kind selects the implementation.
 ///
 /// # Errors
-/// Where the pool has no such slot.
-pub fn fragment(workload: &Workload, slot: Slot, node: &Node) -> Result<Fragment, NoSuchSlot> {
+/// Where the pool has no such slot, or the workload's user or group is a name.
+pub fn fragment(workload: &Workload, slot: Slot, node: &Node) -> Result<Fragment, FragmentError> {
     match workload {
         Workload::Function(function) => function::fragment(function, slot, node),
     }

@@ -1,7 +1,7 @@
 use super::*;
 use crate::{
     kernel::{Kernel, fake::FakeKernel},
-    model::{Execution, Exposure, Function, Workload},
+    model::{Account, Execution, Exposure, Function, Queues, Workload},
     network::{self, Node},
 };
 
@@ -144,6 +144,50 @@ fn an_interface_that_is_not_ours_blocks_its_slot_only() {
         plan.blocked.values().map(ToString::to_string).collect::<Vec<_>>(),
         ["the interface rik0 exists and is not ours: its alias is somebody's"]
     );
+}
+
+/// The function `a` in slot 0, whose VMM runs as this user and opens this many queues.
+fn run_as(user: Option<u32>, queues: i64) -> (Slot, Fragment) {
+    let execution = Execution {
+        user: user.map(Account::Id),
+        queues: Some(Queues::new(queues).unwrap()),
+        ..Execution::default()
+    };
+    let function = Function { name: "a".parse().unwrap(), execution, exposures: vec![] };
+    let node = Node { pool: pool(), mtu: 1500 };
+    let slot = Slot::new(0);
+    (slot, network::fragment(&Workload::Function(function), slot, &node).unwrap())
+}
+
+#[test]
+fn a_tap_gets_its_owner_before_anything_else_changes() {
+    let mut observed = after(&desired([run_as(None, 1)]));
+    observed.links.get_mut(&Slot::new(0)).unwrap().mtu = 1400;
+    insta::assert_snapshot!(plan(&desired([run_as(Some(1000), 1)]), &observed), @r#"
+    ~ TAP rik0: owner 1000
+    ~ TAP rik0: MTU 1500 instead of 1400
+    "#);
+}
+
+#[test]
+fn what_no_tap_takes_makes_another() {
+    let before = desired([run_as(Some(1000), 1)]);
+    insta::assert_snapshot!(plan(&desired([run_as(None, 2)]), &after(&before)), @r#"
+    - TAP rik0: cannot be changed to no owner, several queues
+    + TAP rik0: address 10.231.0.1/30, MAC 02:52:49:4b:00:00, MTU 1500, neighbour 10.231.0.2 at 06:52:49:4b:00:00, several queues
+    "#);
+}
+
+#[test]
+fn a_guest_is_not_cut_off() {
+    let (slot, fragment) = fragment(0, "a", &[(Protocol::Tcp, "80", "80")]);
+    let mut observed = after(&desired([(slot, fragment)]));
+    observed.links.get_mut(&slot).unwrap().carrier = true;
+    let wanted = desired([run_as(None, 2), self::fragment(1, "b", &[])]);
+    insta::assert_snapshot!(plan(&wanted, &observed), @r#"
+    + TAP rik1: address 10.231.0.5/30, MAC 02:52:49:4b:00:01, MTU 1500, neighbour 10.231.0.6 at 06:52:49:4b:00:01
+    ! a VMM has the TAP rik0 open, which cannot be changed to several queues
+    "#);
 }
 
 #[test]

@@ -151,7 +151,7 @@ mod tests {
         let mut child = spawn_tied(&Tied {
             program: OsStr::new("sleep"),
             arguments: vec!["600".into()],
-            account: None,
+            credentials: None,
             directory: Path::new("/"),
         })
         .unwrap();

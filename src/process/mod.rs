@@ -4,7 +4,7 @@ mod id;
 mod tied;
 
 pub use id::{ProcessId, ProcessIdError};
-pub use tied::{Account, Tied, spawn_tied};
+pub use tied::{Credentials, Tied, spawn_tied};
 
 use std::{
     ffi::OsStr,

@@ -4,7 +4,7 @@
 
 use std::{
     ffi::{OsStr, OsString},
-    io,
+    fmt, io,
     os::unix::process::CommandExt,
     path::Path,
     process::{Child, Stdio},
@@ -15,13 +15,20 @@ use rustix::{
     process::{Signal, getpid, getppid, set_parent_process_death_signal},
 };
 
-/// Who a program runs as, by number; its supplementary groups are none.
+/// Who a program runs as (credentials(7)), by number; its supplementary groups are none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Account {
+pub struct Credentials {
     /// The user.
-    pub user: u32,
+    pub uid: u32,
     /// The group.
-    pub group: u32,
+    pub gid: u32,
+}
+
+impl fmt::Display for Credentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { uid, gid } = self;
+        write!(f, "user {uid} of group {gid}")
+    }
 }
 
 /// A program to start, and how.
@@ -32,8 +39,8 @@ pub struct Tied<'a> {
     /// Its arguments.
     pub arguments: Vec<OsString>,
     /// Who it runs as; `None` is whoever we are.
-    pub account: Option<Account>,
-    /// Its working directory, which the account must be able to enter.
+    pub credentials: Option<Credentials>,
+    /// Its working directory, which these credentials must be able to enter.
     pub directory: &'a Path,
 }
 
@@ -45,7 +52,7 @@ pub struct Tied<'a> {
 /// is changed first; and a parent that has ended in between is looked for after.
 ///
 /// # Errors
-/// Where it cannot be started: the program is missing or may not be executed by the account, or the account
+/// Where it cannot be started: the program is missing or may not be executed with these credentials, or they
 /// or the directory cannot be taken.
 pub fn spawn_tied(tied: &Tied<'_>) -> io::Result<Child> {
     let mut command = super::command(tied.program);
@@ -57,8 +64,8 @@ pub fn spawn_tied(tied: &Tied<'_>) -> io::Result<Child> {
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
-    if let Some(account) = tied.account {
-        command.gid(account.group).uid(account.user);
+    if let Some(credentials) = tied.credentials {
+        command.gid(credentials.gid).uid(credentials.uid);
     }
     let parent = getpid();
     let tie = move || {
@@ -81,7 +88,7 @@ mod tests {
         Tied {
             program: OsStr::new(program),
             arguments: arguments.iter().map(OsString::from).collect(),
-            account: None,
+            credentials: None,
             directory: Path::new("/"),
         }
     }
@@ -102,10 +109,10 @@ mod tests {
     }
 
     #[test]
-    fn it_runs_as_the_account_in_the_directory() {
-        let account = Some(Account { user: 65_534, group: 65_533 });
+    fn it_runs_with_its_credentials_in_the_directory() {
+        let credentials = Some(Credentials { uid: 65_534, gid: 65_533 });
         let mut child =
-            spawn_tied(&Tied { account, ..tied("sh", &["-c", "id -u; id -g; id -G; pwd"]) })
+            spawn_tied(&Tied { credentials, ..tied("sh", &["-c", "id -u; id -g; id -G; pwd"]) })
                 .unwrap();
         let mut text = String::new();
         child.stdout.take().unwrap().read_to_string(&mut text).unwrap();

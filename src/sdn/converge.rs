@@ -44,7 +44,7 @@ pub(super) trait Observe {
             let Some(observed) = self.observe(kernel)? else { return Ok(None) };
             let plan = plan::plan(&desired, &observed);
             let blocked = plan.blocked.iter();
-            outcome.failed.extend(blocked.map(|(&slot, foreign)| (slot, foreign.clone().into())));
+            outcome.failed.extend(blocked.map(|(&slot, obstacle)| (slot, obstacle.clone().into())));
             let failed = apply(plan, kernel, &mut outcome);
             if failed.is_empty() {
                 return Ok(self.suffices(&outcome).then_some(outcome));
@@ -89,6 +89,8 @@ fn do_step(step: &Step, kernel: &mut impl Kernel) -> Result<(), KernelError> {
     match step {
         Step::CreateLink(spec) => kernel.create_link(spec),
         Step::ConfigureLink(spec, _) => kernel.configure_link(spec),
+        Step::SetOwner(name, tap, _) => kernel.set_owner(name, tap),
+        Step::DeleteLink(name, _) => kernel.delete_link(name),
         Step::RemoveAddress(name, address) => kernel.remove_address(name, *address),
         Step::Firewall(backend, change) => kernel.change_firewall(*backend, change),
         Step::OpenGate(gate) => kernel.set_gate(gate, true),

@@ -4,10 +4,10 @@ use ipnet::Ipv4Net;
 
 use super::Warning;
 use crate::{
-    kernel::KernelError,
-    model::{InstanceName, Pool},
-    network::NoSuchSlot,
-    plan::{ForeignLink, Step},
+    kernel::{AccountKind, KernelError, Refusal},
+    model::{AccountName, InstanceName, Pool},
+    network::FragmentError,
+    plan::{ForeignLink, Obstacle, Step},
     store::StoreError,
 };
 
@@ -82,9 +82,19 @@ pub enum SdnError {
         /// The value.
         value: String,
     },
-    /// The records hold a slot that the pool does not have.
+    /// The records hold what cannot be.
     #[error(transparent)]
-    NoSuchSlot(#[from] NoSuchSlot),
+    Fragment(#[from] FragmentError),
+    /// A definition names a user or a group that the host does not know.
+    #[error("{name}: spec.function.execution.{kind}: this host knows no {kind} {account}")]
+    UnknownAccount {
+        /// The instance.
+        name: InstanceName,
+        /// Which of both.
+        kind: AccountKind,
+        /// The name that is not known.
+        account: AccountName,
+    },
     /// Interfaces of ours have addresses of no pool that is known.
     #[error("{interface} has the address {address}, which is in no known pool")]
     UnknownPool {
@@ -98,9 +108,9 @@ pub enum SdnError {
 /// Why one instance is not as it should be.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InstanceError {
-    /// Its interface's name is taken.
+    /// Nothing can be done for it.
     #[error(transparent)]
-    Foreign(#[from] ForeignLink),
+    Blocked(#[from] Obstacle),
     /// The kernel refused.
     #[error(transparent)]
     Kernel(#[from] KernelError),
@@ -136,7 +146,9 @@ impl SdnError {
             Self::Kernel(source) | Self::Halted { source, .. } => kernel_kind(source),
             Self::NoIptables => ErrorKind::Host,
             Self::Store(source) if source.is_permission() => ErrorKind::Host,
-            Self::Decided { .. } | Self::PoolOverlaps { .. } => ErrorKind::Invalid,
+            Self::Decided { .. } | Self::PoolOverlaps { .. } | Self::UnknownAccount { .. } => {
+                ErrorKind::Invalid
+            }
             _ => ErrorKind::Failed,
         }
     }
@@ -164,7 +176,13 @@ impl SdnError {
             Self::NoIptables => Some("install iptables, or set firewall to nftables".to_owned()),
             Self::PoolOverlaps { .. } => Some("set pool to a range that no route covers".to_owned()),
             Self::UnknownPool { .. } => Some("set pool to the range that was in use".to_owned()),
-            Self::Setting { .. } | Self::NoSuchSlot(_) => None,
+            Self::UnknownAccount { kind: AccountKind::User, account, .. } => {
+                Some(format!("`useradd --system {account}`, or write a number"))
+            }
+            Self::UnknownAccount { kind: AccountKind::Group, account, .. } => {
+                Some(format!("`groupadd --system {account}`, or write a number"))
+            }
+            Self::Setting { .. } | Self::Fragment(_) => None,
         }
     }
 }
@@ -175,7 +193,7 @@ impl Failure {
     pub fn kind(&self) -> ErrorKind {
         match &self.error {
             InstanceError::Kernel(source) => kernel_kind(source),
-            InstanceError::Foreign(_) => ErrorKind::Failed,
+            InstanceError::Blocked(_) => ErrorKind::Failed,
         }
     }
 
@@ -184,13 +202,15 @@ impl Failure {
     pub fn hint(&self) -> Option<String> {
         match &self.error {
             InstanceError::Kernel(source) => kernel_hint(source),
-            InstanceError::Foreign(foreign) => Some(format!(
-                "rename or delete {0} (`ip link delete {0}`), then `riklet-sdn repair`",
-                foreign.name
+            InstanceError::Blocked(Obstacle::Foreign(ForeignLink { name, .. })) => Some(format!(
+                "rename or delete {name} (`ip link delete {name}`), then `riklet-sdn repair`",
             )),
+            InstanceError::Blocked(Obstacle::InUse { .. }) => Some(STOP_VMM.to_owned()),
         }
     }
 }
+
+const STOP_VMM: &str = "stop the VMM that has it open, then `riklet-sdn repair`";
 
 /// errno(3) of what a kernel without the feature answers: ENOENT, ENXIO and ENODEV for a device,
 /// EPROTONOSUPPORT, EOPNOTSUPP and EAFNOSUPPORT for a netlink family.
@@ -214,6 +234,11 @@ fn kernel_hint(error: &KernelError) -> Option<String> {
              been used yet can do without iptables (`--firewall nftables`)"
                 .to_owned(),
         );
+    }
+    if let KernelError::SetOwner { source, .. } = error
+        && source.errno == Some(Refusal::EBUSY)
+    {
+        return Some(STOP_VMM.to_owned());
     }
     lacks(error).map(|what| format!("the host lacks {what}; `riklet-sdn doctor` says more"))
 }

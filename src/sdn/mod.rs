@@ -4,6 +4,7 @@
 //! converge the kernel to them, then settle the records. A process that is killed anywhere on it leaves
 //! records that are not settled, and the next operation, whichever it is, finishes the work.
 
+mod accounts;
 mod config;
 mod converge;
 mod error;
@@ -136,13 +137,15 @@ impl<K: Kernel> Sdn<K> {
     }
 
     /// Brings up the network of these workloads, or makes it what a changed definition says. Repetition
-    /// changes nothing.
+    /// changes nothing. Users and groups are recorded by the numbers that the host knows them by now.
     ///
     /// # Errors
-    /// Where a workload cannot be recorded (its port is another's, the pool is exhausted): then nothing is
+    /// Where a workload cannot be recorded (its port is another's, the pool is exhausted, the host knows no user of
+    /// that name): then nothing is
     /// changed for any of them. What fails later is in [`Report::failures`], or is [`SdnError::Halted`] where it
     /// concerns all; then the records are kept, and [`Self::repair`] or the next operation tries again.
     pub fn up(&mut self, workloads: &[Workload], options: UpOptions) -> Result<Report, SdnError> {
+        let workloads = &accounts::resolved(&mut self.kernel, workloads)?;
         let _lock = Lock::exclusive(&self.config.state_dir)?;
         let mut store = Store::open(&self.config.state_dir)?;
         let tx = store.transaction()?;
@@ -165,6 +168,7 @@ impl<K: Kernel> Sdn<K> {
     /// # Errors
     /// Where `up` would refuse, or the kernel cannot be read.
     pub fn plan(&mut self, workloads: &[Workload]) -> Result<(Plan, Vec<Warning>), SdnError> {
+        let workloads = &accounts::resolved(&mut self.kernel, workloads)?;
         let _lock = Lock::shared(&self.config.state_dir)?;
         let mut store = match Store::open_existing(&self.config.state_dir)? {
             Some(store) => store,

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use super::{Host, Report, Sdn, SdnError};
 use crate::{
     firewall::{Backend, Ruleset, Skeleton, SkeletonState},
-    kernel::{Kernel, LinkState},
-    model::{Execution, Function, InstanceName, Pool, Slot, Workload},
+    kernel::{Kernel, LinkState, Tap},
+    model::{Account, Execution, Function, InstanceName, Pool, Queues, Slot, Workload},
     network::alias::{self, Marked},
     plan::IP_FORWARD,
     store::{Lock, Phase, Store, StoreError, Tx},
@@ -27,7 +27,7 @@ pub struct Rebuilt {
 
 impl<K: Kernel> Sdn<K> {
     /// Sets a corrupt database aside, records every interface of ours that is not recorded, and repairs.
-    /// What a definition had besides its exposures is lost: the kernel does not know it.
+    /// What a definition had besides its exposures and what its TAP shows is lost: the kernel does not know it.
     ///
     /// # Errors
     /// Where the state directory cannot be used, the database is newer or another program's, or no known
@@ -46,8 +46,8 @@ impl<K: Kernel> Sdn<K> {
             host.record(&mut self.kernel, &tx)?;
         }
         let (mut recovered, mut incomplete) = (vec![], vec![]);
-        for (slot, _, marked) in found {
-            if recover(&tx, slot, &marked)? {
+        for (slot, link, marked) in found {
+            if recover(&tx, slot, &link, &marked)? {
                 recovered.push(marked.name.clone());
                 incomplete.extend((!marked.complete).then_some(marked.name));
             }
@@ -118,18 +118,29 @@ fn marked(link: LinkState) -> Option<(Slot, LinkState, Marked)> {
 
 /// Records an instance in its slot, unless it is recorded or being removed. An interface whose slot, name or
 /// port is another's by the records leaked, and goes with the repair.
-fn recover(tx: &Tx<'_>, slot: Slot, marked: &Marked) -> Result<bool, SdnError> {
+fn recover(tx: &Tx<'_>, slot: Slot, link: &LinkState, marked: &Marked) -> Result<bool, SdnError> {
     if tx.get(&marked.name)?.is_some() {
         return Ok(false);
     }
     let workload = Workload::Function(Function {
         name: marked.name.clone(),
-        execution: Execution::default(),
+        execution: execution(link.tap.unwrap_or_default()),
         exposures: marked.exposures.clone(),
     });
     match tx.put_at(&workload, slot) {
         Ok(record) => Ok(record.phase == Phase::Pending),
         Err(StoreError::SlotTaken { .. } | StoreError::PortTaken { .. }) => Ok(false),
         Err(error) => Err(error.into()),
+    }
+}
+
+/// What the TAP is like because a definition said so: another would have to be made if the record did not.
+fn execution(tap: Tap) -> Execution {
+    Execution {
+        user: tap.owner.map(Account::Id),
+        group: tap.group.map(Account::Id),
+        // How many is not known; two is the least that makes it such a TAP.
+        queues: Queues::new(2).ok().filter(|_| tap.multi_queue),
+        ..Execution::default()
     }
 }

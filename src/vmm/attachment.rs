@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use serde_json::{Value, json};
 
 use crate::{
-    model::{Addresses, InstanceName, InterfaceName, MacAddress},
+    model::{Addresses, Dns, InstanceName, InterfaceName, MacAddress, Queues},
     sdn::Instance,
 };
 
@@ -27,12 +27,19 @@ pub struct Attachment {
     pub guest_mac: MacAddress,
     /// The MTU in bytes.
     pub mtu: u32,
+    /// How many pairs of queues the TAP is opened with, at least one.
+    pub queues: u8,
+    /// Whom the guest asks for names, at most [`Dns::MAX`].
+    pub dns: Vec<Ipv4Addr>,
 }
 
 impl Attachment {
-    /// The attachment of this instance.
+    /// The attachment of this instance. Where its definition does not say whom the guest asks for names, these are
+    /// the first of the host's `resolvers` ([`crate::kernel::Kernel::resolvers`]).
     #[must_use]
-    pub fn of(instance: &Instance) -> Self {
+    pub fn of(instance: &Instance, resolvers: &[Ipv4Addr]) -> Self {
+        let execution = instance.workload.execution();
+        let servers = execution.dns.as_ref().map_or(resolvers, Dns::servers);
         Self {
             name: instance.name().clone(),
             interface: instance.interface(),
@@ -40,6 +47,8 @@ impl Attachment {
             host: instance.addresses.host,
             guest_mac: instance.guest_mac(),
             mtu: instance.mtu,
+            queues: execution.queues.map_or(1, Queues::get),
+            dns: servers.iter().take(Dns::MAX).copied().collect(),
         }
     }
 }
@@ -59,42 +68,26 @@ pub(super) fn firecracker_interface(attachment: &Attachment) -> Value {
     })
 }
 
-/// The argument of a Linux kernel that configures its NIC before anything runs, without resolvers.
-#[must_use]
-pub fn boot_args(attachment: &Attachment) -> String {
-    ip_argument(attachment, &[])
-}
-
 /// The argument of a Linux kernel that configures its NIC before anything runs
 /// (Documentation/admin-guide/nfs/nfsroot.rst): client, no server, gateway, netmask, host name, device, no
-/// autoconfiguration, and up to two resolvers, which the guest finds in `/proc/net/pnp`.
+/// autoconfiguration, and the servers for names. A kernel without `CONFIG_IP_PNP`, as Debian's, leaves it to the
+/// guest's first program.
 ///
 /// The host name is the part of the instance's name before the first `.`: the kernel would take what follows
 /// as the NIS domain.
-pub(super) fn ip_argument(attachment: &Attachment, dns: &[Ipv4Addr]) -> String {
-    let Attachment { name, guest, host, .. } = attachment;
+#[must_use]
+pub fn boot_args(attachment: &Attachment) -> String {
+    let Attachment { name, guest, host, dns, .. } = attachment;
     let host_name = name.as_str().split('.').next().unwrap_or_default();
     let netmask = Addresses::NETMASK;
-    let address = format!("ip={guest}::{host}:{netmask}:{host_name}:{GUEST_INTERFACE}:off");
-    dns.iter().take(2).fold(address, |argument, resolver| format!("{argument}:{resolver}"))
-}
-
-/// The arguments of QEMU: the TAP exists, so no script makes or ends it; `vnet_hdr` is what it was made with.
-#[must_use]
-pub fn qemu(attachment: &Attachment) -> Vec<String> {
-    let Attachment { interface, guest_mac, mtu, .. } = attachment;
-    vec![
-        "-netdev".to_owned(),
-        format!("tap,id={GUEST_INTERFACE},ifname={interface},script=no,downscript=no"),
-        "-device".to_owned(),
-        format!("virtio-net-pci,netdev={GUEST_INTERFACE},mac={guest_mac},host_mtu={mtu}"),
-    ]
+    let argument = format!("ip={guest}::{host}:{netmask}:{host_name}:{GUEST_INTERFACE}:off");
+    dns.iter().fold(argument, |argument, server| format!("{argument}:{server}"))
 }
 
 /// Variables of a POSIX shell, one a line. No value needs quotes: names, addresses and numbers only.
 #[must_use]
 pub fn env(attachment: &Attachment) -> String {
-    let Attachment { name, interface, guest, host, guest_mac, mtu } = attachment;
+    let Attachment { name, interface, guest, host, guest_mac, mtu, .. } = attachment;
     let netmask = Addresses::NETMASK;
     format!(
         "RIKLET_NAME={name}\nRIKLET_TAP={interface}\nRIKLET_GUEST_ADDRESS={guest}\n\
@@ -106,7 +99,10 @@ pub fn env(attachment: &Attachment) -> String {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::model::{Pool, Slot};
+    use crate::{
+        model::{Execution, Function, Pool, Slot, Workload},
+        store::Phase,
+    };
 
     pub(in crate::vmm) fn attachment() -> Attachment {
         let slot = Slot::new(1);
@@ -118,7 +114,33 @@ pub(super) mod tests {
             host: addresses.host,
             guest_mac: slot.guest_mac(),
             mtu: 1400,
+            queues: 1,
+            dns: vec![],
         }
+    }
+
+    #[test]
+    fn a_guest_asks_whom_its_definition_or_its_host_names() {
+        let servers: Vec<_> = (1..=3).map(|last| Ipv4Addr::new(192, 0, 2, last)).collect();
+        let attached = |dns: Option<&[Ipv4Addr]>| {
+            let dns = dns.map(|servers| Dns::try_from(servers.to_vec()).unwrap());
+            let execution = Execution { queues: Queues::new(4).ok(), dns, ..Execution::default() };
+            let function =
+                Function { name: "hello".parse().unwrap(), execution, exposures: vec![] };
+            let slot = Slot::new(0);
+            let instance = Instance {
+                workload: Workload::Function(function),
+                slot,
+                phase: Phase::Up,
+                addresses: "10.231.0.0/16".parse::<Pool>().unwrap().addresses(slot).unwrap(),
+                mtu: 1500,
+            };
+            Attachment::of(&instance, &servers)
+        };
+        assert_eq!(attached(None).queues, 4);
+        assert_eq!(attached(None).dns, servers[..2]);
+        assert_eq!(attached(Some(&servers[2..])).dns, servers[2..]);
+        assert_eq!(attached(Some(&[])).dns, [Ipv4Addr::UNSPECIFIED; 0], "none is none");
     }
 
     #[test]
@@ -129,21 +151,14 @@ pub(super) mod tests {
             r#"[{"guest_mac":"06:52:49:4b:00:01","host_dev_name":"rik1","iface_id":"eth0"}]"#
         );
         assert_eq!(
-            qemu(&attachment).join(" "),
-            "-netdev tap,id=eth0,ifname=rik1,script=no,downscript=no \
-             -device virtio-net-pci,netdev=eth0,mac=06:52:49:4b:00:01,host_mtu=1400"
-        );
-        assert_eq!(
             boot_args(&attachment),
             "ip=10.231.0.6::10.231.0.5:255.255.255.252:hello:eth0:off"
         );
+        let dns = vec![Ipv4Addr::new(192, 0, 2, 53), Ipv4Addr::new(198, 51, 100, 53)];
+        assert_eq!(
+            boot_args(&Attachment { dns, ..attachment.clone() }),
+            "ip=10.231.0.6::10.231.0.5:255.255.255.252:hello:eth0:off:192.0.2.53:198.51.100.53"
+        );
         assert!(env(&attachment).contains("RIKLET_GATEWAY=10.231.0.5\n"));
-    }
-
-    #[test]
-    fn the_kernel_takes_two_resolvers() {
-        let dns = [1, 2, 3].map(|octet| Ipv4Addr::new(9, 9, 9, octet));
-        assert!(ip_argument(&attachment(), &dns).ends_with(":eth0:off:9.9.9.1:9.9.9.2"));
-        assert!(ip_argument(&attachment(), &dns[..1]).ends_with(":eth0:off:9.9.9.1"));
     }
 }

@@ -68,7 +68,7 @@ fn net_config(machine: &Machine) -> Value {
         "tap": machine.attachment.interface.as_str(),
         "mac": machine.attachment.guest_mac.to_string(),
         // Both of a pair are counted.
-        "num_queues": u32::from(machine.queues.get()) * 2,
+        "num_queues": u32::from(machine.attachment.queues) * 2,
     })
 }
 
@@ -116,14 +116,13 @@ pub fn shut_down(client: &Client) -> Result<(), ApiError> {
 
 #[cfg(test)]
 mod tests {
-    use std::num::NonZeroU8;
-
     use super::*;
     use crate::vmm::machine::example;
 
     #[test]
     fn a_machine_is_made_and_then_booted() {
-        let machine = Machine { queues: NonZeroU8::new(4).unwrap(), ..example() };
+        let mut machine = example();
+        machine.attachment.queues = 4;
         let calls = calls(&machine).unwrap();
         let paths: Vec<_> = calls.iter().map(ToString::to_string).collect();
         assert_eq!(paths, ["PUT /api/v1/vm.create", "PUT /api/v1/vm.boot"]);

@@ -41,8 +41,9 @@ fn id(name: &InstanceName) -> String {
 /// # Errors
 /// Where no Firecracker can run this machine.
 pub fn calls(machine: &Machine, version: Version) -> Result<Vec<ApiCall>, MachineError> {
-    if machine.queues.get() > 1 {
-        return Err(MachineError::Queues { vmm: VMM, queues: machine.queues });
+    let queues = machine.attachment.queues;
+    if queues > 1 {
+        return Err(MachineError::Queues { vmm: VMM, queues });
     }
     let mut calls = vec![
         ApiCall::put(
@@ -129,8 +130,6 @@ pub fn press_ctrl_alt_del(client: &Client) -> Result<(), ApiError> {
 
 #[cfg(test)]
 mod tests {
-    use std::num::NonZeroU8;
-
     use super::*;
     use crate::vmm::machine::example;
 
@@ -163,7 +162,8 @@ mod tests {
 
     #[test]
     fn more_than_one_pair_of_queues_is_refused() {
-        let machine = Machine { queues: NonZeroU8::new(2).unwrap(), ..example() };
+        let mut machine = example();
+        machine.attachment.queues = 2;
         assert_eq!(
             calls(&machine, LEAST).unwrap_err().to_string(),
             "firecracker has one pair of queues a NIC, and 2 are asked for"

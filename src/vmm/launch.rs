@@ -25,7 +25,7 @@ use super::{
 };
 use crate::{
     model::{InstanceName, Vmm},
-    process::{self, Account, ProcessId, Tied},
+    process::{self, Credentials, ProcessId, Tied},
 };
 
 /// The longest path of a unix socket (`sun_path` of unix(7)), less the final NUL.
@@ -45,7 +45,7 @@ pub enum Launch {
         /// What it is to run.
         machine: Box<Machine>,
         /// Who it runs as; `None` is whoever we are.
-        account: Option<Account>,
+        credentials: Option<Credentials>,
     },
 }
 
@@ -141,8 +141,9 @@ impl Running {
             path,
             source,
         })?;
-        let (program, arguments, account) = command(launch, &socket)?;
-        let tied = Tied { program: program.as_os_str(), arguments, account, directory: &directory };
+        let (program, arguments, credentials) = command(launch, &socket)?;
+        let tied =
+            Tied { program: program.as_os_str(), arguments, credentials, directory: &directory };
         let child = process::spawn_tied(&tied);
         let mut child = child.map_err(|source| LaunchError::Start { program, source })?;
         let mut log = Vec::new();
@@ -207,7 +208,7 @@ impl AsFd for Running {
 fn command(
     launch: &Launch,
     socket: &Path,
-) -> Result<(PathBuf, Vec<OsString>, Option<Account>), LaunchError> {
+) -> Result<(PathBuf, Vec<OsString>, Option<Credentials>), LaunchError> {
     match launch {
         Launch::Builtin(guest) => {
             let program = std::env::current_exe();
@@ -217,8 +218,8 @@ fn command(
             })?;
             Ok((program, vec!["guest".into(), guest.to_argument().into()], None))
         }
-        Launch::Vmm { vmm, program, machine, account } => {
-            Ok((program.clone(), driver::arguments(*vmm, machine, socket)?, *account))
+        Launch::Vmm { vmm, program, machine, credentials } => {
+            Ok((program.clone(), driver::arguments(*vmm, machine, socket)?, *credentials))
         }
     }
 }
@@ -247,11 +248,11 @@ fn make_directory(directory: &Path, launch: &Launch) -> Result<(), LaunchError> 
     }
     let made = DirBuilder::new().recursive(true).mode(0o700).create(directory);
     made.map_err(failed("make", directory))?;
-    let account = match launch {
-        Launch::Vmm { account: Some(account), .. } => *account,
+    let credentials = match launch {
+        Launch::Vmm { credentials: Some(credentials), .. } => *credentials,
         _ => return Ok(()),
     };
-    chown(directory, Some(account.user), Some(account.group))
+    chown(directory, Some(credentials.uid), Some(credentials.gid))
         .map_err(failed("change the owner of", directory))
 }
 

@@ -1,12 +1,12 @@
 //! The machine that a VMM is to run, decided. Pure.
 
 use std::{
-    net::Ipv4Addr,
     num::{NonZeroU8, NonZeroU32},
     path::{Path, PathBuf},
 };
 
 use super::attachment::{self, Attachment};
+use crate::model::Accelerator;
 
 /// Everything that the driver of a VMM needs. Paths are absolute and there: the VMM resolves them.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,10 +25,8 @@ pub struct Machine {
     pub vcpus: NonZeroU8,
     /// The memory in MiB.
     pub memory_mib: NonZeroU32,
-    /// The number of pairs of queues of the NIC: one to receive and one to send each.
-    pub queues: NonZeroU8,
-    /// The guest's resolvers. The kernel takes the first two.
-    pub dns: Vec<Ipv4Addr>,
+    /// What executes the guest's instructions. Only QEMU has a choice.
+    pub accelerator: Accelerator,
     /// What the user adds to the kernel's command line.
     pub boot_args: String,
 }
@@ -53,7 +51,7 @@ pub enum MachineError {
         /// The VMM.
         vmm: &'static str,
         /// The number of pairs.
-        queues: NonZeroU8,
+        queues: u8,
     },
 }
 
@@ -74,8 +72,7 @@ impl Machine {
             read_only: false,
             vcpus: Self::VCPUS,
             memory_mib: Self::MEMORY_MIB,
-            queues: NonZeroU8::MIN,
-            dns: Vec::new(),
+            accelerator: Accelerator::Kvm,
             boot_args: String::new(),
         }
     }
@@ -92,7 +89,7 @@ impl Machine {
         if self.rootfs.is_some() {
             words.extend(["root=/dev/vda", if self.read_only { "ro" } else { "rw" }]);
         }
-        let address = attachment::ip_argument(&self.attachment, &self.dns);
+        let address = attachment::boot_args(&self.attachment);
         words.extend([&*address, self.boot_args.trim()]);
         words.retain(|word| !word.is_empty());
         words.join(" ")
@@ -122,14 +119,14 @@ fn text<'a>(
 /// A machine for the tests of the drivers: every field says something.
 #[cfg(test)]
 pub(super) fn example() -> Machine {
-    let attachment = attachment::tests::attachment();
+    let dns = vec![std::net::Ipv4Addr::new(9, 9, 9, 9)];
+    let attachment = Attachment { dns, ..attachment::tests::attachment() };
     Machine {
         initrd: Some("/srv/initrd".into()),
         rootfs: Some("/srv/rootfs.ext4".into()),
         read_only: true,
         vcpus: NonZeroU8::new(2).unwrap(),
         memory_mib: NonZeroU32::new(256).unwrap(),
-        dns: vec![Ipv4Addr::new(9, 9, 9, 9)],
         boot_args: "quiet".into(),
         ..Machine::new(attachment, "/srv/vmlinux".into())
     }

@@ -13,5 +13,7 @@ pub mod http;
 pub mod image;
 pub mod launch;
 pub mod machine;
+pub mod qemu;
+pub mod qmp;
 pub mod runs;
 pub mod version;

@@ -7,13 +7,13 @@ mod node;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use node::{Node, Operation, function, operation};
+use node::{Node, Operation, function, operation, run_as};
 use proptest::prelude::*;
 use riklet_sdn::{
     firewall::{Backend, Gate, GateFamily},
-    kernel::{LinkState, fake::Fault},
-    model::{InstanceName, Slot},
-    sdn::{SdnError, UpOptions, Which},
+    kernel::{AccountKind, LinkState, fake::Fault},
+    model::{Account, Execution, InstanceName, Queues, Slot},
+    sdn::{ErrorKind, SdnError, UpOptions, Which},
 };
 
 proptest! {
@@ -154,7 +154,7 @@ fn drift_is_found_and_repaired() {
     let mut node = Node::new();
     node.sdn().up(&[function(0, &[8000]), function(1, &[8001])], UpOptions::default()).unwrap();
     let sound = node.state();
-    let drifts: [fn(&mut Node); 5] = [
+    let drifts: [fn(&mut Node); 7] = [
         |node| node.kernel.system().firewall.clear(),
         |node| {
             let mut system = node.kernel.system();
@@ -164,6 +164,8 @@ fn drift_is_found_and_repaired() {
         |node| node.kernel.system().links.clear(),
         |node| node.kernel.system().links.values_mut().for_each(|link| link.up = false),
         |node| node.kernel.system().sysctls.values_mut().for_each(|v| "0".clone_into(v)),
+        |node| taps(node, |tap| tap.owner = Some(1)),
+        |node| taps(node, |tap| tap.multi_queue = true),
     ];
     for (index, drift) in drifts.into_iter().enumerate() {
         drift(&mut node);
@@ -223,6 +225,92 @@ fn ports_move_between_instances_of_one_call() {
     assert_eq!(node.exposed(), 2);
 }
 
+fn taps(node: &Node, mut change: impl FnMut(&mut riklet_sdn::kernel::Tap)) {
+    let mut system = node.kernel.system();
+    system.links.values_mut().filter_map(|link| link.tap.as_mut()).for_each(&mut change);
+}
+
+fn run_by(user: &str, group: &str) -> Execution {
+    Execution {
+        user: Some(user.parse().unwrap()),
+        group: Some(group.parse().unwrap()),
+        ..Execution::default()
+    }
+}
+
+#[test]
+fn names_become_numbers_when_they_are_brought_up() {
+    let node = Node::new();
+    let accounts = [((AccountKind::User, "vmm".to_owned()), 1000)];
+    node.kernel.system().accounts.extend(accounts);
+    let before = node.state();
+
+    let workload = run_as(run_by("vmm", "kvm"), 0, &[8000]);
+    let refused = node.sdn().up(std::slice::from_ref(&workload), UpOptions::default()).unwrap_err();
+    assert_eq!(
+        refused.to_string(),
+        "f0: spec.function.execution.group: this host knows no group kvm"
+    );
+    assert_eq!(refused.kind(), ErrorKind::Invalid);
+    assert!(node.sdn().plan(std::slice::from_ref(&workload)).is_err());
+    assert_eq!(node.state(), before);
+    assert!(node.sdn().list().unwrap().is_empty());
+
+    node.kernel.system().accounts.insert((AccountKind::Group, "kvm".to_owned()), 36);
+    node.sdn().up(&[workload], UpOptions::default()).unwrap();
+    let listed = node.sdn().list().unwrap();
+    assert_eq!(listed[0].instance.workload, run_as(run_by("1000", "36"), 0, &[8000]));
+    let tap = node.kernel.system().links[&Slot::new(0).interface()].tap.unwrap();
+    assert_eq!((tap.owner, tap.group), (Some(1000), Some(36)));
+    // What is recorded is the number: the name may be somebody else's by now.
+    node.kernel.system().accounts.clear();
+    node.sdn().repair().unwrap();
+    assert!(node.sdn().check().unwrap().is_empty());
+}
+
+#[test]
+fn a_running_guest_keeps_its_tap() {
+    let node = Node::new();
+    let before = run_as(run_by("1000", "36"), 0, &[8000]);
+    node.sdn().up(std::slice::from_ref(&before), UpOptions::default()).unwrap();
+    let open = |open| node.kernel.system().links.values_mut().for_each(|link| link.carrier = open);
+    open(true);
+    let running = node.state();
+    let queues = Execution { queues: Queues::new(2).ok(), ..run_by("1000", "36") };
+    let owner = Execution { user: Some(Account::Id(1001)), ..run_by("1000", "36") };
+    for changed in [queues, owner, Execution::default()] {
+        let wanted = run_as(changed, 0, &[9000]);
+        let report = node.sdn().up(std::slice::from_ref(&wanted), UpOptions::default()).unwrap();
+        assert_eq!(report.failures.len(), 1, "{report:?}");
+        assert!(report.failures[0].hint().unwrap().starts_with("stop the VMM"), "{report:?}");
+        assert_eq!(node.state(), running, "not half of it either");
+        assert!(!node.sdn().check().unwrap().is_empty());
+
+        open(false);
+        node.sdn().repair().unwrap();
+        assert!(node.sdn().check().unwrap().is_empty());
+        node.sdn().up(std::slice::from_ref(&before), UpOptions::default()).unwrap();
+        open(true);
+        assert_eq!(node.state(), running);
+    }
+    // What does not concern the TAP itself does not need it.
+    let wanted = run_as(run_by("1000", "36"), 0, &[9000]);
+    assert!(node.sdn().up(&[wanted], UpOptions::default()).unwrap().failures.is_empty());
+    assert!(node.sdn().check().unwrap().is_empty());
+}
+
+#[test]
+fn a_rebuilt_record_keeps_the_tap() {
+    let node = Node::new();
+    let execution = Execution { queues: Queues::new(4).ok(), ..run_by("1000", "36") };
+    node.sdn().up(&[run_as(execution, 0, &[8000])], UpOptions::default()).unwrap();
+    node.kernel.system().links.values_mut().for_each(|link| link.carrier = true);
+    let before = node.state();
+    node.corrupt_the_store();
+    assert!(node.sdn().rebuild().unwrap().report.failures.is_empty());
+    assert_eq!(node.state(), before);
+}
+
 fn name(text: &str) -> InstanceName {
     text.parse().unwrap()
 }
@@ -239,5 +327,6 @@ fn foreign_link(name: &riklet_sdn::model::InterfaceName) -> LinkState {
         addresses: BTreeSet::new(),
         neighbours: BTreeMap::new(),
         route_localnet: false,
+        tap: None,
     }
 }

@@ -9,7 +9,9 @@ use proptest::prelude::*;
 use riklet_sdn::{
     firewall::Entry,
     kernel::fake::{FakeKernel, Stopped, System},
-    model::{Execution, Exposure, Function, InstanceName, PortRange, Protocol, Workload},
+    model::{
+        Account, Execution, Exposure, Function, InstanceName, PortRange, Protocol, Queues, Workload,
+    },
     sdn::{Config, Report, Sdn, SdnError, UpOptions, Which},
 };
 
@@ -29,8 +31,13 @@ pub(crate) enum Operation {
 
 /// Few names and few ports, so that operations meet.
 pub(crate) fn operation() -> impl Strategy<Value = Operation> {
-    let workload = (0..4u16, prop::collection::btree_set(8000..8006u16, 0..3))
-        .prop_map(|(number, ports)| function(number, &ports.into_iter().collect::<Vec<_>>()));
+    let ports = prop::collection::btree_set(8000..8006u16, 0..3);
+    let user = prop::option::of((1000..1002u32).prop_map(Account::Id));
+    let workload = (0..4u16, ports, user, 1..=2i64).prop_map(|(number, ports, user, queues)| {
+        let queues = Queues::new(queues).ok();
+        let execution = Execution { user, queues, ..Execution::default() };
+        run_as(execution, number, &ports.into_iter().collect::<Vec<_>>())
+    });
     let distinct = prop::collection::vec(workload, 1..3).prop_map(|workloads| {
         let named = workloads.into_iter().map(|workload| (workload.name().clone(), workload));
         Operation::Up(named.collect::<BTreeMap<_, _>>().into_values().collect())
@@ -45,6 +52,11 @@ pub(crate) fn operation() -> impl Strategy<Value = Operation> {
 
 /// The function `f<number>`, with these ports of the host by TCP (even) or UDP (odd).
 pub(crate) fn function(number: u16, ports: &[u16]) -> Workload {
+    run_as(Execution::default(), number, ports)
+}
+
+/// The same, run like this.
+pub(crate) fn run_as(execution: Execution, number: u16, ports: &[u16]) -> Workload {
     let exposure = |&port: &u16| {
         let protocol = if port % 2 == 0 { Protocol::Tcp } else { Protocol::Udp };
         let host = PortRange::new(port.into(), port.into()).unwrap();
@@ -52,7 +64,7 @@ pub(crate) fn function(number: u16, ports: &[u16]) -> Workload {
     };
     Workload::Function(Function {
         name: format!("f{number}").parse().unwrap(),
-        execution: Execution::default(),
+        execution,
         exposures: ports.iter().map(exposure).collect(),
     })
 }

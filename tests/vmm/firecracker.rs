@@ -177,7 +177,7 @@ impl AtHand {
         let child = process::spawn_tied(&Tied {
             program: "unshare".as_ref(),
             arguments,
-            account: None,
+            credentials: None,
             directory: Path::new("/"),
         });
         let child = child.unwrap();

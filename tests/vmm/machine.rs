@@ -20,6 +20,8 @@ pub(crate) fn machine(directory: &Directory) -> Machine {
         host: addresses.host,
         guest_mac: slot.guest_mac(),
         mtu: 1400,
+        queues: 1,
+        dns: vec![],
     };
     Machine {
         initrd: Some(directory.file("initrd")),

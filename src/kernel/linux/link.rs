@@ -17,7 +17,7 @@ use rustix::{io::Errno, net::netdevice};
 
 use super::{netlink::Request, route::Route, tap::NewTap};
 use crate::{
-    kernel::{CONDEMNED_GROUP, KernelError, LIVE_GROUP, LinkSpec, Neighbour, Refusal},
+    kernel::{AccountKind, CONDEMNED_GROUP, KernelError, LIVE_GROUP, LinkSpec, Neighbour, Refusal},
     model::InterfaceName,
 };
 
@@ -39,7 +39,11 @@ impl Route {
     pub(super) fn create_link(&mut self, spec: &LinkSpec) -> Result<(), KernelError> {
         let refused =
             |step| move |source| KernelError::CreateLink { name: spec.name.clone(), step, source };
-        let tap = NewTap::create(&spec.name).map_err(refused("TUNSETIFF"))?;
+        let tap = NewTap::create(&spec.name, spec.tap.multi_queue).map_err(refused("TUNSETIFF"))?;
+        tap.set_owner(&spec.tap).map_err(|(kind, source)| match kind {
+            AccountKind::User => refused("TUNSETOWNER")(source),
+            AccountKind::Group => refused("TUNSETGROUP")(source),
+        })?;
         self.configure(spec).map_err(|(part, source)| refused(part)(source))?;
         tap.persist().map_err(refused("TUNSETPERSIST"))
     }
@@ -91,16 +95,28 @@ impl Route {
         first
     }
 
+    /// Deletes one interface.
+    pub(super) fn delete_link(&mut self, name: &InterfaceName) -> Result<(), KernelError> {
+        let by_name = LinkAttribute::IfName(name.as_str().to_owned());
+        self.delete(by_name)
+            .map_err(|source| KernelError::DeleteLink { name: name.clone(), source })
+    }
+
     /// Deletes the condemned group.
     pub(super) fn delete_condemned_links(&mut self) -> Result<(), KernelError> {
+        let by_group = LinkAttribute::Group(CONDEMNED_GROUP);
+        self.delete(by_group).map_err(|source| KernelError::DeleteLinks { source })
+    }
+
+    /// Deletes whatever this selects; nothing is no error.
+    fn delete(&mut self, selector: LinkAttribute) -> Result<(), Refusal> {
         let mut message = LinkMessage::default();
-        message.attributes.push(LinkAttribute::Group(CONDEMNED_GROUP));
+        message.attributes.push(selector);
         let message = RouteNetlinkMessage::DelLink(message);
         let results = self.socket.send_each(vec![Request { message, flags: 0 }]);
         match results.and_then(|results| results.into_iter().collect()) {
-            // No interface is in the group.
             Err(refusal) if refusal.errno == Some(Refusal::ENODEV) => Ok(()),
-            result => result.map_err(|source| KernelError::DeleteLinks { source }),
+            result => result,
         }
     }
 

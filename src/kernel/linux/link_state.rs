@@ -6,19 +6,30 @@ use std::{
 };
 
 use ipnet::Ipv4Net;
-use netlink_packet_core::NLM_F_DUMP;
+use netlink_packet_core::{NLM_F_DUMP, Nla};
 use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
     address::{AddressAttribute, AddressMessage},
-    link::{AfSpecInet, AfSpecUnspec, LinkAttribute, LinkExtentMask, LinkFlags, LinkMessage},
+    link::{
+        AfSpecInet, AfSpecUnspec, InfoData, InfoTun, LinkAttribute, LinkExtentMask, LinkFlags,
+        LinkInfo, LinkMessage,
+    },
     neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState},
 };
 
 use super::route::Route;
 use crate::{
-    kernel::{KernelError, LinkState, Refusal},
+    kernel::{KernelError, LinkState, Refusal, Tap},
     model::{InterfaceName, MacAddress, Slot},
 };
+
+/// `<linux/if_link.h>`.
+const IFLA_TUN_OWNER: u16 = 1;
+const IFLA_TUN_GROUP: u16 = 2;
+const IFLA_TUN_TYPE: u16 = 3;
+const IFLA_TUN_MULTI_QUEUE: u16 = 7;
+/// `<linux/if_tun.h>`.
+const IFF_TAP: u8 = 2;
 
 impl Route {
     /// The interface of this name; `None` where there is none.
@@ -108,6 +119,7 @@ fn link(answer: &RouteNetlinkMessage) -> Option<(u32, LinkState)> {
             LinkAttribute::Address(octets) => state.mac = mac(octets),
             LinkAttribute::Mtu(mtu) => state.mtu = *mtu,
             LinkAttribute::Group(group) => state.group = *group,
+            LinkAttribute::LinkInfo(info) => state.tap = tap(info),
             LinkAttribute::AfSpecUnspec(families) => {
                 state.route_localnet = route_localnet(families);
             }
@@ -125,6 +137,7 @@ fn link(answer: &RouteNetlinkMessage) -> Option<(u32, LinkState)> {
         addresses: BTreeSet::new(),
         neighbours: BTreeMap::new(),
         route_localnet: state.route_localnet,
+        tap: state.tap,
     };
     Some((message.header.index, state))
 }
@@ -137,6 +150,32 @@ struct Fields {
     mtu: u32,
     group: u32,
     route_localnet: bool,
+    tap: Option<Tap>,
+}
+
+/// What `tun_fill_info` of `drivers/net/tun.c` says: the library has these attributes undecoded. A user and a
+/// group are left out where there is none.
+fn tap(info: &[LinkInfo]) -> Option<Tap> {
+    let attributes = info.iter().find_map(|info| match info {
+        LinkInfo::Data(InfoData::Tun(attributes)) => Some(attributes),
+        _ => None,
+    })?;
+    let value = |kind: u16| {
+        let InfoTun::Other(found) = attributes.iter().find(|attribute| attribute.kind() == kind)?
+        else {
+            return None;
+        };
+        let mut value = vec![0; found.value_len()];
+        found.emit_value(&mut value);
+        Some(value)
+    };
+    let number = |kind| value(kind)?.try_into().ok().map(u32::from_ne_bytes);
+    let byte = |kind| value(kind)?.first().copied();
+    (byte(IFLA_TUN_TYPE) == Some(IFF_TAP)).then(|| Tap {
+        owner: number(IFLA_TUN_OWNER),
+        group: number(IFLA_TUN_GROUP),
+        multi_queue: byte(IFLA_TUN_MULTI_QUEUE) == Some(1),
+    })
 }
 
 fn route_localnet(families: &[AfSpecUnspec]) -> bool {

@@ -1,5 +1,6 @@
 //! The real kernel: of the network namespace that the calling thread is in when it first asks.
 
+mod account;
 mod conntrack;
 mod iptables;
 mod link;
@@ -9,6 +10,7 @@ mod listeners;
 pub(crate) mod namespace;
 mod netlink;
 mod nftables;
+mod resolvers;
 mod route;
 mod sysctl;
 pub mod tap;
@@ -20,12 +22,12 @@ use std::{
 
 use ipnet::Ipv4Net;
 
-use super::{Flows, Kernel, KernelError, LinkSpec, LinkState, Listener, Refusal};
+use super::{AccountKind, Flows, Kernel, KernelError, LinkSpec, LinkState, Listener, Refusal, Tap};
 use crate::{
     firewall::{
         Backend, Change, Entry, FirewallState, Gate, GateState, IptablesVariant, Ruleset, Skeleton,
     },
-    model::{InterfaceName, Protocol},
+    model::{AccountName, InterfaceName, Protocol},
 };
 use conntrack::Conntrack;
 use nftables::Nftables;
@@ -93,6 +95,19 @@ impl Kernel for Linux {
         let part = "open a socket of rtnetlink";
         self.route(|source| KernelError::ConfigureLink { name: spec.name.clone(), part, source })?
             .configure_link(spec)
+    }
+
+    fn set_owner(&mut self, name: &InterfaceName, tap: &Tap) -> Result<(), KernelError> {
+        tap::set_owner(name, tap).map_err(|(kind, source)| KernelError::SetOwner {
+            name: name.clone(),
+            kind,
+            source,
+        })
+    }
+
+    fn delete_link(&mut self, name: &InterfaceName) -> Result<(), KernelError> {
+        self.route(|source| KernelError::DeleteLink { name: name.clone(), source })?
+            .delete_link(name)
     }
 
     fn remove_address(
@@ -229,6 +244,18 @@ impl Kernel for Linux {
         wanted: &BTreeSet<(Protocol, Option<Ipv4Addr>, u16)>,
     ) -> Result<Vec<Listener>, KernelError> {
         listeners::listeners(wanted)
+    }
+
+    fn resolvers(&mut self) -> Result<Vec<Ipv4Addr>, KernelError> {
+        resolvers::resolvers()
+    }
+
+    fn account(
+        &mut self,
+        kind: AccountKind,
+        name: &AccountName,
+    ) -> Result<Option<u32>, KernelError> {
+        account::id(kind, name)
     }
 
     fn iptables(&mut self) -> Result<Option<IptablesVariant>, KernelError> {

@@ -17,7 +17,8 @@ use rustix::{
     thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid},
 };
 
-use super::{Access, Digest, ImageError, Role, User, Wanted};
+use super::{Access, Digest, ImageError, Role, Wanted};
+use crate::process::Credentials;
 
 /// Answers the absolute path of a file that the VMM can open, and that has the checksum where `verify` says
 /// so. Symbolic links stay in the path.
@@ -64,7 +65,7 @@ fn unsuitable(sort: FileType, role: Role) -> Option<&'static str> {
 /// Why a file is not open.
 enum Failure {
     /// The calling thread cannot become the user.
-    Become(User, io::Error),
+    Become(Credentials, io::Error),
     Open(io::Error),
 }
 
@@ -79,7 +80,7 @@ impl Failure {
     }
 }
 
-fn open(path: &Path, access: Access, user: Option<User>) -> Result<File, Failure> {
+fn open(path: &Path, access: Access, user: Option<Credentials>) -> Result<File, Failure> {
     // A device whose driver waits does not hold us up.
     let flags = OFlags::NONBLOCK | OFlags::NOCTTY;
     let mut options = OpenOptions::new();
@@ -91,7 +92,7 @@ fn open(path: &Path, access: Access, user: Option<User>) -> Result<File, Failure
     }
 }
 
-fn is_ours(user: User) -> bool {
+fn is_ours(user: Credentials) -> bool {
     (user.uid, user.gid) == (geteuid().as_raw(), getegid().as_raw())
 }
 
@@ -100,7 +101,10 @@ fn is_ours(user: User) -> bool {
 static BECOMING: Mutex<()> = Mutex::new(());
 
 /// Opens on a thread that becomes the user: credentials(7) are a thread's own, as far as the kernel goes.
-fn opened_as(user: User, open: impl FnOnce() -> io::Result<File> + Send) -> Result<File, Failure> {
+fn opened_as(
+    user: Credentials,
+    open: impl FnOnce() -> io::Result<File> + Send,
+) -> Result<File, Failure> {
     let _one_at_a_time = BECOMING.lock().unwrap_or_else(PoisonError::into_inner);
     let dumpable = dumpable_behavior();
     let opened = thread::scope(|scope| {
@@ -116,7 +120,7 @@ fn opened_as(user: User, open: impl FnOnce() -> io::Result<File> + Send) -> Resu
     opened
 }
 
-fn take_on(User { uid, gid }: User) -> Result<(), Errno> {
+fn take_on(Credentials { uid, gid }: Credentials) -> Result<(), Errno> {
     // setresuid(2) takes this for "as it is".
     if uid == u32::MAX || gid == u32::MAX {
         return Err(Errno::INVAL);
@@ -135,7 +139,7 @@ mod tests {
 
     #[test]
     fn the_process_stays_dumpable() {
-        let nobody = User { uid: 65534, gid: 65534 };
+        let nobody = Credentials { uid: 65534, gid: 65534 };
         assert!(opened_as(nobody, || File::open("/dev/null")).is_ok());
         let _nobody_else = BECOMING.lock().unwrap();
         assert_eq!(dumpable_behavior().unwrap(), DumpableBehavior::Dumpable);

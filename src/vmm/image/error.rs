@@ -1,6 +1,7 @@
 use std::{error::Error, io, path::PathBuf, time::Duration};
 
-use super::{Access, Digest, Role, SourceError, Url, User};
+use super::{Access, Digest, Role, SourceError, Url};
+use crate::process::Credentials;
 
 /// Why there is no image that a VMM can open.
 #[derive(Debug, thiserror::Error)]
@@ -44,7 +45,7 @@ pub enum ImageError {
         /// What it was opened for.
         access: Access,
         /// Who opened it; `None` for this process.
-        user: Option<User>,
+        user: Option<Credentials>,
         /// The kernel's own words.
         source: io::Error,
     },
@@ -58,7 +59,7 @@ pub enum ImageError {
         /// What it shall be opened for.
         access: Access,
         /// The VMM's user.
-        user: User,
+        user: Credentials,
         /// The kernel's own words.
         source: io::Error,
     },
@@ -277,7 +278,7 @@ impl ImageError {
 }
 
 fn open_hint(
-    user: Option<User>,
+    user: Option<Credentials>,
     path: &std::path::Path,
     access: Access,
     source: &io::Error,
@@ -306,7 +307,7 @@ fn status_hint(status: ureq::http::StatusCode) -> Option<String> {
     })
 }
 
-fn who(user: Option<User>) -> String {
+fn who(user: Option<Credentials>) -> String {
     user.map_or_else(|| "this process".to_owned(), |user| user.to_string())
 }
 

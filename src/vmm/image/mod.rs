@@ -35,6 +35,7 @@ pub use digest::Digest;
 pub use error::ImageError;
 pub use source::{Source, SourceError, Url};
 
+use crate::process::Credentials;
 use download::Download;
 use part::{Part, Place};
 
@@ -58,15 +59,6 @@ pub enum Access {
     Write,
 }
 
-/// A VMM's user and group, by number; it has no supplementary groups.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct User {
-    /// The user.
-    pub uid: u32,
-    /// The group.
-    pub gid: u32,
-}
-
 /// What is wanted.
 #[derive(Debug, Clone, Copy)]
 pub struct Wanted<'a> {
@@ -79,7 +71,7 @@ pub struct Wanted<'a> {
     /// What the VMM opens it for.
     pub access: Access,
     /// Who the VMM runs as; `None` where it runs as this process does.
-    pub user: Option<User>,
+    pub user: Option<Credentials>,
 }
 
 /// How far a download is.
@@ -170,12 +162,5 @@ impl fmt::Display for Access {
             Self::Read => "read",
             Self::Write => "write",
         })
-    }
-}
-
-impl fmt::Display for User {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { uid, gid } = self;
-        write!(f, "user {uid} of group {gid}")
     }
 }

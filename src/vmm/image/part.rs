@@ -15,10 +15,11 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use super::{
-    Digest, ImageError, Role, Url, User,
+    Digest, ImageError, Role, Url,
     answer::{Begun, Validator},
     digest::update,
 };
+use crate::process::Credentials;
 
 const DIRECTORY: &str = "images";
 /// Everybody may read an image: VMMs run as users of their own.
@@ -81,7 +82,7 @@ impl Place {
     }
 
     /// Lets a VMM's user search the state directory, which is less than to list it.
-    pub(super) fn admit(&self, user: Option<User>) -> Result<(), ImageError> {
+    pub(super) fn admit(&self, user: Option<Credentials>) -> Result<(), ImageError> {
         if user.is_none_or(|user| user.uid == 0) {
             return Ok(());
         }

@@ -8,6 +8,7 @@ use rustix::{
 };
 
 use super::*;
+use crate::process::Credentials;
 
 /// Obtains without a network: none is needed.
 fn obtain(wanted: &Wanted<'_>) -> Result<PathBuf, ImageError> {
@@ -127,7 +128,7 @@ fn a_user_that_cannot_be_is_told() {
     let dir = Dir::new();
     let path = dir.file("kernel", b"kernel");
     // setresuid(2) would leave root as it is.
-    let user = User { uid: u32::MAX, gid: 0 };
+    let user = Credentials { uid: u32::MAX, gid: 0 };
     let refused = obtain(&Wanted { user: Some(user), ..kernel(text(&path)) });
     let expected = format!(
         "cannot try to read the kernel {} as user 4294967295 of group 0: Invalid argument \

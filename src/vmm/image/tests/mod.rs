@@ -19,9 +19,10 @@ use std::{
 
 use super::*;
 use crate::kernel::linux::namespace::isolated;
+use crate::process::Credentials;
 use server::{End, Request, Server, cut, send, serve, silent, step, then_silent};
 
-const NOBODY: User = User { uid: 65534, gid: 65534 };
+const NOBODY: Credentials = Credentials { uid: 65534, gid: 65534 };
 const TAG: &str = "\"one\"";
 
 /// A directory of this test's own that everybody may search, removed at its end.

@@ -1,0 +1,374 @@
+//! QMP: how a running QEMU is spoken to, JSON by the line over its socket
+//! (docs/interop/qmp-spec.rst of QEMU; the commands are in its QMP reference).
+
+use std::{
+    collections::VecDeque,
+    io::{self, Read, Write},
+    os::{
+        fd::{AsFd, BorrowedFd},
+        unix::net::UnixStream,
+    },
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    io::Errno,
+    net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with},
+};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+/// The longest line that is read: QEMU's answers to these commands have some hundred bytes.
+const MAX_LINE: usize = 1 << 20;
+
+/// A connection to a QEMU that runs. It serves one at a time; another waits for the greeting.
+#[derive(Debug)]
+pub struct Qmp {
+    stream: UnixStream,
+    /// What was received and not looked at.
+    received: Vec<u8>,
+    events: VecDeque<Event>,
+    version: Version,
+    /// How long any answer may take.
+    patience: Duration,
+    /// The number of the last command.
+    last: u64,
+}
+
+/// The version of QEMU: major, minor, micro.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[expect(missing_docs, reason = "each field is its name")]
+pub struct Version {
+    pub major: u32,
+    pub minor: u32,
+    pub micro: u32,
+}
+
+/// What QEMU says without being asked.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Event {
+    /// The guest ends, and with `-no-reboot` QEMU as well.
+    Shutdown {
+        /// Whether the guest did it itself.
+        guest: bool,
+        /// Such as `guest-shutdown`, `guest-reset`, `host-qmp-quit`, `host-signal` (`ShutdownCause`).
+        reason: String,
+    },
+    /// Any other.
+    Other {
+        /// The name, such as `POWERDOWN`.
+        name: String,
+        /// What it carries; null where that is nothing.
+        data: Value,
+    },
+}
+
+/// What a guest is doing.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct Status {
+    /// Whether its processors run.
+    pub running: bool,
+    /// In one word: `running`, `paused`, `shutdown`, `internal-error`, … (`RunState`).
+    pub status: String,
+}
+
+/// Why QEMU could not be asked, or did not do it.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum QmpError {
+    /// Nobody listens there.
+    #[error("cannot connect to QEMU at {}", path.display())]
+    Connect {
+        /// The socket.
+        path: PathBuf,
+        /// The kernel's own words.
+        source: io::Error,
+    },
+    /// Nothing came in time. Where it is the greeting, somebody else may be connected.
+    #[error("QEMU has not sent its {what} within {} ms", patience.as_millis())]
+    Timeout {
+        /// `greeting`, or `answer to` a command.
+        what: String,
+        /// How long was waited.
+        patience: Duration,
+    },
+    /// QEMU has ended.
+    #[error("QEMU closed the connection before its {what}")]
+    Closed {
+        /// As above, or `next event`.
+        what: String,
+    },
+    /// The socket failed.
+    #[error("the connection to QEMU failed before its {what}")]
+    Connection {
+        /// As above.
+        what: String,
+        /// The kernel's own words.
+        source: io::Error,
+    },
+    /// The other side does not speak QMP.
+    #[error("what came instead of QEMU's {what} is no QMP")]
+    Malformed {
+        /// As above.
+        what: String,
+        /// Where and why.
+        source: serde_json::Error,
+    },
+    /// QEMU's own words.
+    #[error("QEMU refused {command}: {desc}")]
+    Refused {
+        /// The command.
+        command: &'static str,
+        /// Such as `CommandNotFound`, `GenericError`.
+        class: String,
+        /// The reason, for people.
+        desc: String,
+    },
+}
+
+/// One line from QEMU: which of these it is, its field says.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Message {
+    Greeting {
+        #[serde(rename = "QMP")]
+        qmp: Greeting,
+    },
+    Event {
+        event: String,
+        #[serde(default)]
+        data: Value,
+    },
+    Error {
+        error: Refusal,
+        id: Option<u64>,
+    },
+    Return {
+        r#return: Value,
+        id: Option<u64>,
+    },
+}
+
+#[derive(Deserialize)]
+struct Greeting {
+    version: Versions,
+}
+
+#[derive(Deserialize)]
+struct Versions {
+    qemu: Version,
+}
+
+#[derive(Deserialize)]
+struct Refusal {
+    class: String,
+    desc: String,
+}
+
+#[derive(Deserialize)]
+struct ShutdownData {
+    guest: bool,
+    reason: String,
+}
+
+impl Qmp {
+    /// Connects to the socket that `-chardev socket,server=on` made, and agrees on the protocol. Every answer,
+    /// of this call and of later ones, may take `patience`.
+    ///
+    /// # Errors
+    /// Where nobody listens there (yet), another is connected, or the answer is not QMP's.
+    pub fn connect(path: &Path, patience: Duration) -> Result<Self, QmpError> {
+        let failed = |source| QmpError::Connect { path: path.to_owned(), source };
+        let stream = open(path).map_err(|errno| failed(errno.into()))?;
+        Self::begin(stream, patience)
+    }
+
+    fn begin(stream: UnixStream, patience: Duration) -> Result<Self, QmpError> {
+        let version = Version { major: 0, minor: 0, micro: 0 };
+        let (received, events) = (Vec::new(), VecDeque::new());
+        let mut qmp = Self { stream, received, events, version, patience, last: 0 };
+        qmp.version = qmp.greeting()?;
+        // Until then QEMU takes no other command.
+        qmp.execute("qmp_capabilities")?;
+        Ok(qmp)
+    }
+
+    /// The version of QEMU.
+    #[must_use]
+    pub const fn version(&self) -> Version {
+        self.version
+    }
+
+    /// Presses the guest's power button. What the guest makes of it is the guest's; where it ends,
+    /// [`Event::Shutdown`] follows, and QEMU ends.
+    ///
+    /// # Errors
+    /// Where QEMU refuses or does not answer.
+    pub fn system_powerdown(&mut self) -> Result<(), QmpError> {
+        self.execute("system_powerdown").map(drop)
+    }
+
+    /// Ends QEMU at once, and the guest with it, as pulling its plug would.
+    ///
+    /// # Errors
+    /// Where QEMU refuses or does not answer.
+    pub fn quit(&mut self) -> Result<(), QmpError> {
+        self.execute("quit").map(drop)
+    }
+
+    /// What the guest is doing.
+    ///
+    /// # Errors
+    /// Where QEMU refuses or does not answer.
+    pub fn query_status(&mut self) -> Result<Status, QmpError> {
+        let command = "query-status";
+        let answer = self.execute(command)?;
+        let what = answer_to(command);
+        Status::deserialize(answer).map_err(|source| QmpError::Malformed { what, source })
+    }
+
+    /// The next event, those included that came while an answer was waited for; `None` where none came within
+    /// `limit`.
+    ///
+    /// # Errors
+    /// Where QEMU has ended, or what it sends is not QMP.
+    pub fn next_event(&mut self, limit: Duration) -> Result<Option<Event>, QmpError> {
+        let until = now() + limit;
+        loop {
+            if let Some(event) = self.events.pop_front() {
+                return Ok(Some(event));
+            }
+            match self.message("next event", until)? {
+                None => return Ok(None),
+                Some(Message::Event { event, data }) => self.events.push_back(known(event, data)),
+                // The answer to a command that was given up.
+                Some(_) => {}
+            }
+        }
+    }
+
+    fn greeting(&mut self) -> Result<Version, QmpError> {
+        let until = now() + self.patience;
+        loop {
+            match self.message("greeting", until)? {
+                None => return Err(self.timeout("greeting")),
+                Some(Message::Greeting { qmp }) => return Ok(qmp.version.qemu),
+                Some(_) => {}
+            }
+        }
+    }
+
+    fn execute(&mut self, command: &'static str) -> Result<Value, QmpError> {
+        let until = now() + self.patience;
+        let what = answer_to(command);
+        self.last += 1;
+        let line = format!("{}\n", json!({ "execute": command, "id": self.last }));
+        self.stream.write_all(line.as_bytes()).map_err(|source| broken(&what, source))?;
+        loop {
+            match self.message(&what, until)? {
+                None => return Err(self.timeout(&what)),
+                Some(Message::Event { event, data }) => self.events.push_back(known(event, data)),
+                Some(Message::Return { r#return, id }) if id == Some(self.last) => {
+                    return Ok(r#return);
+                }
+                // What QEMU cannot read it refuses without an id.
+                Some(Message::Error { error, id }) if id.is_none_or(|id| id == self.last) => {
+                    let Refusal { class, desc } = error;
+                    return Err(QmpError::Refused { command, class, desc });
+                }
+                Some(_) => {}
+            }
+        }
+    }
+
+    /// The next line; `None` where it is not there in time.
+    fn message(&mut self, what: &str, until: Instant) -> Result<Option<Message>, QmpError> {
+        loop {
+            if let Some(end) = self.received.iter().position(|&byte| byte == b'\n') {
+                let line: Vec<u8> = self.received.drain(..=end).collect();
+                let message = serde_json::from_slice(&line);
+                return message
+                    .map(Some)
+                    .map_err(|source| QmpError::Malformed { what: what.to_owned(), source });
+            }
+            if self.received.len() > MAX_LINE {
+                return Err(broken(what, io::Error::other("a line has no end")));
+            }
+            let ready = readable(self.stream.as_fd(), until);
+            if !ready.map_err(|errno| broken(what, errno.into()))? {
+                return Ok(None);
+            }
+            let mut more = [0; 4096];
+            match self.stream.read(&mut more).map_err(|source| broken(what, source))? {
+                0 => return Err(QmpError::Closed { what: what.to_owned() }),
+                length => self.received.extend(more.iter().take(length)),
+            }
+        }
+    }
+
+    fn timeout(&self, what: &str) -> QmpError {
+        QmpError::Timeout { what: what.to_owned(), patience: self.patience }
+    }
+}
+
+impl AsFd for Qmp {
+    /// Readable where an event may have come: then [`Qmp::next_event`] until there is none.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.stream.as_fd()
+    }
+}
+
+/// What became of the connection. A command that nobody hears any more, and a peer that ends with something
+/// unread, are its end.
+fn broken(what: &str, source: io::Error) -> QmpError {
+    let what = what.to_owned();
+    match source.kind() {
+        io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => QmpError::Closed { what },
+        _ => QmpError::Connection { what, source },
+    }
+}
+
+fn answer_to(command: &str) -> String {
+    format!("answer to {command}")
+}
+
+fn known(name: String, data: Value) -> Event {
+    match ShutdownData::deserialize(&data) {
+        Ok(ShutdownData { guest, reason }) if name == "SHUTDOWN" => {
+            Event::Shutdown { guest, reason }
+        }
+        _ => Event::Other { name, data },
+    }
+}
+
+/// Does not wait where too many wait already (`EAGAIN`).
+fn open(path: &Path) -> Result<UnixStream, Errno> {
+    let address = SocketAddrUnix::new(path)?;
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    connect(&socket, &address)?;
+    Ok(UnixStream::from(socket))
+}
+
+/// Whether there is something to read, or the end, before this moment.
+fn readable(stream: BorrowedFd<'_>, until: Instant) -> Result<bool, Errno> {
+    loop {
+        let left = until.saturating_duration_since(now());
+        let left = Timespec::try_from(left).map_err(|_long| Errno::INVAL)?;
+        match poll(&mut [PollFd::from_borrowed_fd(stream, PollFlags::IN)], Some(&left)) {
+            Err(Errno::INTR) => {}
+            ready => return Ok(ready? > 0),
+        }
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "how long QEMU takes is measured here")]
+fn now() -> Instant {
+    Instant::now()
+}
+
+#[cfg(test)]
+#[path = "qmp_tests.rs"]
+mod tests;

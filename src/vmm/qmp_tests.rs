@@ -1,0 +1,247 @@
+use std::{
+    io::{BufRead, BufReader},
+    os::unix::net::UnixListener,
+    thread::{self, JoinHandle},
+};
+
+use super::*;
+
+/// Long enough for any answer that comes.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Short enough to wait for an answer that does not.
+const IMPATIENCE: Duration = Duration::from_millis(20);
+
+const GREETING: &str = r#"{"QMP": {"version": {"qemu": {"micro": 22, "minor": 2, "major": 7}, "package": "Debian"}, "capabilities": ["oob"]}}"#;
+
+/// QEMU's side of a connection.
+struct Peer(BufReader<UnixStream>);
+
+impl Peer {
+    fn say(&mut self, line: &str) {
+        self.write(&format!("{line}\r\n"));
+    }
+
+    fn write(&mut self, text: &str) {
+        self.0.get_mut().write_all(text.as_bytes()).unwrap();
+    }
+
+    /// The command that comes next, and its id.
+    fn hear(&mut self) -> (String, u64) {
+        let mut line = String::new();
+        assert_ne!(self.0.read_line(&mut line).unwrap(), 0, "no command comes");
+        let command: Value = serde_json::from_str(&line).unwrap();
+        (command["execute"].as_str().unwrap().to_owned(), command["id"].as_u64().unwrap())
+    }
+
+    /// Hears this command, and does it.
+    fn serve(&mut self, command: &str, answer: &str) {
+        let (heard, id) = self.hear();
+        assert_eq!(heard, command);
+        self.say(&format!(r#"{{"return": {answer}, "id": {id}}}"#));
+    }
+
+    fn agree(&mut self) {
+        self.say(GREETING);
+        self.serve("qmp_capabilities", "{}");
+    }
+}
+
+/// A connection whose other side does this.
+fn against(script: impl FnOnce(&mut Peer) + Send + 'static) -> (UnixStream, JoinHandle<()>) {
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    (ours, thread::spawn(move || script(&mut Peer(BufReader::new(theirs)))))
+}
+
+fn agreed(script: impl FnOnce(&mut Peer) + Send + 'static) -> (Qmp, JoinHandle<()>) {
+    let (stream, peer) = against(|peer| {
+        peer.agree();
+        script(peer);
+    });
+    (Qmp::begin(stream, PATIENCE).unwrap(), peer)
+}
+
+#[test]
+fn commands_are_answered_in_their_order() {
+    let (mut qmp, peer) = agreed(|peer| {
+        peer.serve(
+            "query-status",
+            r#"{"running": true, "singlestep": false, "status": "running"}"#,
+        );
+        peer.serve("system_powerdown", "{}");
+        peer.serve("quit", "{}");
+    });
+    assert_eq!(qmp.version(), Version { major: 7, minor: 2, micro: 22 });
+    let running = Status { running: true, status: "running".to_owned() };
+    assert_eq!(qmp.query_status().unwrap(), running);
+    qmp.system_powerdown().unwrap();
+    qmp.quit().unwrap();
+    peer.join().unwrap();
+    let closed = qmp.query_status().unwrap_err();
+    assert!(matches!(closed, QmpError::Closed { .. }), "{closed:?}");
+}
+
+#[test]
+fn events_come_whenever_they_do() {
+    let (mut qmp, peer) = agreed(|peer| {
+        peer.say(r#"{"timestamp": {"seconds": 1}, "event": "RESUME"}"#);
+        let (_, id) = peer.hear();
+        peer.say(r#"{"event": "NIC_RX_FILTER_CHANGED", "data": {"path": "/nic"}}"#);
+        peer.say(&format!(r#"{{"return": {{}}, "id": {id}}}"#));
+        for byte in "{\"event\": \"SHUTDOWN\", \"data\": {\"guest\": true, \"reason\": \"guest-shutdown\"}}\n{\"eve".chars() {
+            peer.write(&byte.to_string());
+        }
+        peer.write("nt\": \"POWERDOWN\"}\n");
+    });
+    qmp.system_powerdown().unwrap();
+    peer.join().unwrap();
+    let other = |name: &str, data| Event::Other { name: name.to_owned(), data };
+    let wanted = [
+        other("RESUME", Value::Null),
+        other("NIC_RX_FILTER_CHANGED", json!({ "path": "/nic" })),
+        Event::Shutdown { guest: true, reason: "guest-shutdown".to_owned() },
+        other("POWERDOWN", Value::Null),
+    ];
+    for event in wanted {
+        assert_eq!(qmp.next_event(PATIENCE).unwrap(), Some(event));
+    }
+    let end = qmp.next_event(PATIENCE).unwrap_err();
+    assert_eq!(end.to_string(), "QEMU closed the connection before its next event");
+}
+
+#[test]
+fn no_event_is_no_error() {
+    let (mut qmp, peer) = agreed(|peer| peer.serve("quit", "{}"));
+    assert_eq!(qmp.next_event(IMPATIENCE).unwrap(), None);
+    assert_eq!(qmp.next_event(Duration::ZERO).unwrap(), None);
+    qmp.quit().unwrap();
+    peer.join().unwrap();
+}
+
+#[test]
+fn a_refusal_has_qemus_words() {
+    let (mut qmp, peer) = agreed(|peer| {
+        let (_, id) = peer.hear();
+        let desc = "The command system_powerdown has not been found";
+        peer.say(&format!(
+            r#"{{"error": {{"class": "CommandNotFound", "desc": "{desc}"}}, "id": {id}}}"#
+        ));
+        peer.hear();
+        peer.say(r#"{"error": {"class": "GenericError", "desc": "Expecting a value"}}"#);
+    });
+    assert_eq!(
+        qmp.system_powerdown().unwrap_err().to_string(),
+        "QEMU refused system_powerdown: The command system_powerdown has not been found"
+    );
+    let second = qmp.quit().unwrap_err();
+    assert_eq!(second.to_string(), "QEMU refused quit: Expecting a value");
+    assert!(matches!(second, QmpError::Refused { class, .. } if class == "GenericError"));
+    peer.join().unwrap();
+}
+
+#[test]
+fn waiting_ends() {
+    // Each script ends when its connection does.
+    let silent = |peer: &mut Peer| assert_eq!(peer.0.read_line(&mut String::new()).unwrap(), 0);
+    let half = |peer: &mut Peer| {
+        peer.write(r#"{"QMP": {"#);
+        assert_eq!(peer.0.read_line(&mut String::new()).unwrap(), 0);
+    };
+    let expect = |stream: UnixStream, missing: &str| {
+        let timeout = Qmp::begin(stream, IMPATIENCE).unwrap_err();
+        assert_eq!(timeout.to_string(), format!("QEMU has not sent its {missing} within 20 ms"));
+    };
+    let scripts: [fn(&mut Peer); 2] = [silent, half];
+    for script in scripts {
+        let (stream, peer) = against(script);
+        expect(stream, "greeting");
+        peer.join().unwrap();
+    }
+    let (stream, mut deaf) = UnixStream::pair().unwrap();
+    deaf.write_all(format!("{GREETING}\n").as_bytes()).unwrap();
+    expect(stream, "answer to qmp_capabilities");
+}
+
+#[test]
+fn an_answer_that_came_too_late_is_nobody_elses() {
+    let (sender, receiver) = std::sync::mpsc::channel();
+    let (mut qmp, peer) = agreed(move |peer| {
+        let (_, late) = peer.hear();
+        receiver.recv().unwrap();
+        peer.say(&format!(r#"{{"return": {{"running": false, "status": "late"}}, "id": {late}}}"#));
+        peer.serve("query-status", r#"{"running": true, "status": "running"}"#);
+    });
+    qmp.patience = IMPATIENCE;
+    let timeout = qmp.query_status().unwrap_err();
+    assert!(matches!(timeout, QmpError::Timeout { .. }), "{timeout}");
+    sender.send(()).unwrap();
+    qmp.patience = PATIENCE;
+    assert_eq!(qmp.query_status().unwrap().status, "running");
+    peer.join().unwrap();
+}
+
+#[test]
+fn what_is_not_qmp_is_refused() {
+    for (text, words) in [
+        ("HTTP/1.1 400 Bad Request\r\n", "what came instead of QEMU's greeting is no QMP"),
+        ("{}\n", "what came instead of QEMU's greeting is no QMP"),
+        ("", "QEMU closed the connection before its greeting"),
+    ] {
+        let (stream, peer) = against(move |peer| peer.write(text));
+        assert_eq!(Qmp::begin(stream, PATIENCE).unwrap_err().to_string(), words);
+        peer.join().unwrap();
+    }
+    let (stream, peer) = against(|peer| {
+        let line = [b'x'; 4096];
+        while peer.0.get_mut().write_all(&line).is_ok() {}
+    });
+    let endless = Qmp::begin(stream, PATIENCE).unwrap_err();
+    assert!(matches!(endless, QmpError::Connection { .. }), "{endless}");
+    peer.join().unwrap();
+    let (mut qmp, peer) = agreed(|peer| peer.serve("query-status", "[]"));
+    let wrong = qmp.query_status().unwrap_err();
+    assert_eq!(wrong.to_string(), "what came instead of QEMU's answer to query-status is no QMP");
+    peer.join().unwrap();
+}
+
+/// A path for a socket, which is removed with this.
+struct Place(PathBuf);
+
+impl Place {
+    fn new(name: &str) -> Self {
+        Self(std::env::temp_dir().join(format!("riklet-sdn-qmp-{}-{name}", std::process::id())))
+    }
+}
+
+impl Drop for Place {
+    #[expect(clippy::disallowed_methods, reason = "the socket is the test's own")]
+    fn drop(&mut self) {
+        // Some tests make none.
+        let _missing = std::fs::remove_file(&self.0);
+    }
+}
+
+#[test]
+fn a_socket_is_found_by_its_path() {
+    let place = Place::new("served");
+    let listener = UnixListener::bind(&place.0).unwrap();
+    let peer = thread::spawn(move || {
+        let (stream, _) = listener.accept().unwrap();
+        Peer(BufReader::new(stream)).agree();
+    });
+    Qmp::connect(&place.0, PATIENCE).unwrap();
+    peer.join().unwrap();
+}
+
+#[test]
+fn nobody_there_is_said_at_once() {
+    let refused = |place: &Place| match Qmp::connect(&place.0, PATIENCE).unwrap_err() {
+        QmpError::Connect { source, .. } => source.kind(),
+        other => panic!("{other}"),
+    };
+    let place = Place::new("missing");
+    assert_eq!(refused(&place), io::ErrorKind::NotFound);
+    drop(UnixListener::bind(&place.0).unwrap());
+    assert_eq!(refused(&place), io::ErrorKind::ConnectionRefused);
+    let long = Place::new(&"x".repeat(200));
+    assert_eq!(refused(&long), io::ErrorKind::InvalidFilename);
+}
