@@ -2,9 +2,13 @@ use std::{error::Error, io, path::PathBuf, process::ExitCode};
 
 use riklet_sdn::{
     definition::{self, Place},
+    kernel::AccountKind,
     sdn::{ConfigError, ErrorKind, Failure, SdnError},
     store::StoreError,
-    vmm::{builtin::GuestError, choose::Unusable, launch::LaunchError, runs::RunError},
+    vmm::{
+        builtin::GuestError, choose::Unusable, image::ImageError, launch::LaunchError,
+        runs::RunError,
+    },
 };
 use serde_json::{Value, json};
 
@@ -42,6 +46,10 @@ pub(crate) enum CliError {
     Run(#[from] RunError),
     #[error("{name} cannot be run")]
     Vmm { name: String, source: Unusable },
+    #[error("{name} cannot be run")]
+    Image { name: String, source: ImageError },
+    #[error("the host has no {kind} {name}")]
+    Account { kind: AccountKind, name: String },
     #[error("{name} cannot be run")]
     Launch { name: String, source: LaunchError },
     #[error("cannot wait for the end of the VMM of {name}")]
@@ -108,6 +116,7 @@ impl CliError {
             | Self::TooLarge { .. }
             | Self::NotText { .. }
             | Self::Console { .. }
+            | Self::Account { .. }
             | Self::Definition(_)
             | Self::Config(_) => ErrorKind::Invalid,
             Self::Privilege | Self::Tun { .. } | Self::Vmm { .. } => ErrorKind::Host,
@@ -132,6 +141,7 @@ impl CliError {
             Self::Recorded { name } => Some(format!("`riklet-sdn down {name}` first")),
             Self::Run(error) => run_hint(error),
             Self::Vmm { source, .. } => Some(source.hint()),
+            Self::Image { source, .. } => source.hint(),
             Self::NotReady { .. } => Some("`riklet-sdn doctor` says what may be wrong".to_owned()),
             _ => None,
         }

@@ -12,6 +12,7 @@ mod list;
 mod logs;
 mod output;
 mod plan;
+mod progress;
 mod ps;
 mod repair;
 mod run;

@@ -1,6 +1,7 @@
 use std::process::ExitCode;
 
 use riklet_sdn::{
+    process::ProcessId,
     sdn::Config,
     store::{Run, Store},
     vmm::runs::{self, RunState},
@@ -61,7 +62,7 @@ fn described(run: &Run, state: RunState) -> Value {
         "name": run.name.as_str(),
         "vmm": run.vmm,
         "state": state.as_str(),
-        "pid": run.process.map(|process| process.pid()),
+        "pid": run.process.map(ProcessId::pid),
         "supervisorPid": run.supervisor.pid(),
         "startedMs": run.started,
         "readyAfterMs": run.ready,

@@ -1,6 +1,8 @@
 //! `run`: functions with their guests behind them, in the foreground.
 
 mod announce;
+mod console;
+mod detach;
 mod fleet;
 mod prepare;
 mod ready;
@@ -14,7 +16,8 @@ use std::{
 };
 
 use self::{
-    announce::{Ready, Times},
+    announce::{Ends, Ready, Times},
+    console::Console,
     fleet::{Ended, Event, Fleet},
     prepare::Prepared,
     ready::Outcome,
@@ -41,24 +44,37 @@ pub(crate) fn run<K: Kernel>(
 ) -> Result<ExitCode, CliError> {
     let workloads = input::definitions(&args.files)?;
     input::require_taps()?;
+    if args.console && workloads.len() != 1 {
+        return Err(CliError::Console { count: workloads.len() });
+    }
+    if args.detach {
+        return detach::run(sdn.config(), &workloads, args, output);
+    }
+    if args.supervise {
+        detach::leave_terminal()?;
+    }
     for (run, _) in runs::clear_lost(sdn, epoch_millis())? {
         output.remark(&format!("{}: its supervisor died; cleared away what it left", run.name));
     }
     refuse_recorded(sdn, &workloads)?;
-    let prepared = prepare::prepare(sdn.config(), &workloads)?;
+    let prepared = prepare::prepare(sdn, &workloads, output)?;
     let state_dir = sdn.config().state_dir.clone();
     let signals = Signals::watch().map_err(|source| CliError::Signals { source })?;
     let supervisor = ProcessId::current().map_err(|source| CliError::Supervisor { source })?;
     let names: Vec<_> = prepared.iter().map(|p| (p.name().clone(), p.choice.vmm)).collect();
     runs::begin(&mut Store::open(&state_dir)?, &names, supervisor, epoch_millis())?;
     let mut fleet = Fleet::new(signals, state_dir);
-    let supervised = Supervision { sdn, fleet: &mut fleet, args, output }.supervise(&prepared);
+    let mut supervision = Supervision { sdn, fleet: &mut fleet, args, output, console: None };
+    let supervised = supervision.supervise(&prepared);
+    let console = supervision.console.take();
     // Whatever happened, nothing stays.
     let stopped = fleet.stop(sdn, Patience::default());
+    let shown = console.map_or(Ok(()), Console::end);
     let left = leave(sdn, &names, &supervised, output);
     let code = supervised?;
     stopped?;
     left?;
+    shown?;
     Ok(code)
 }
 
@@ -82,6 +98,7 @@ struct Supervision<'a, K> {
     fleet: &'a mut Fleet,
     args: &'a RunArgs,
     output: Output,
+    console: Option<Console>,
 }
 
 impl<K: Kernel> Supervision<'_, K> {
@@ -92,8 +109,14 @@ impl<K: Kernel> Supervision<'_, K> {
         self.output.complaints(&mut report)?;
         let networked = now();
         let instances: Vec<_> = prepared.iter().zip(ordered(&report, prepared)).collect();
+        let resolvers = self.sdn.kernel().resolvers().map_err(SdnError::from)?;
         for (prepared, instance) in &instances {
-            self.fleet.start(instance.name(), &prepared.launch(instance)?)?;
+            let launch = prepared.launch(instance, &resolvers);
+            self.fleet.start(instance.name(), &launch)?;
+            if self.args.console {
+                let log = runs::log(&self.sdn.config().state_dir, instance.name());
+                self.console = Some(Console::show(&log, self.output)?);
+            }
         }
         let launched = now();
         let vmms: Vec<_> = instances.iter().map(|(p, i)| (*i, p.choice.vmm)).collect();
@@ -112,7 +135,11 @@ impl<K: Kernel> Supervision<'_, K> {
         self.fleet.set_ready(ready)?;
         let ready =
             Ready { instances: &vmms, prepared, readiness: &readiness, times, report: &report };
-        ready.announce(self.output, ready::uplink_address(self.sdn)?)?;
+        let ends = if self.args.supervise { Ends::Stop } else { Ends::Interrupt };
+        ready.announce(self.output, ready::uplink_address(self.sdn)?, ends)?;
+        if self.args.supervise {
+            detach::close_output()?;
+        }
         self.watch()
     }
 

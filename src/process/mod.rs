@@ -1,8 +1,10 @@
 //! The one place that starts programs, and how a process is known to others.
 
+mod detached;
 mod id;
 mod tied;
 
+pub use detached::spawn_detached;
 pub use id::{ProcessId, ProcessIdError};
 pub use tied::{Credentials, Tied, spawn_tied};
 

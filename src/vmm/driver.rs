@@ -7,6 +7,8 @@ use super::{
     cloud_hypervisor, firecracker,
     http::{Client, HttpError},
     machine::{Machine, MachineError},
+    qemu::{self, Board, Console},
+    qmp::{Qmp, QmpError},
 };
 use crate::model::Vmm;
 
@@ -35,6 +37,9 @@ pub enum DriverError {
     /// The VMM does not do what it is asked.
     #[error(transparent)]
     Api(#[from] ApiError),
+    /// QEMU does not do what it is asked.
+    #[error(transparent)]
+    Qmp(#[from] QmpError),
 }
 
 /// The program of a VMM, as it is looked for on the `PATH`.
@@ -63,8 +68,29 @@ pub fn arguments(
     Ok(match vmm {
         Vmm::Firecracker => firecracker::arguments(socket, &machine.attachment.name),
         Vmm::CloudHypervisor => cloud_hypervisor::arguments(socket),
-        Vmm::Qemu | Vmm::Builtin => vec![],
+        Vmm::Qemu => qemu_arguments(machine, socket),
+        Vmm::Builtin => vec![],
     })
+}
+
+fn qemu_arguments(machine: &Machine, socket: &Path) -> Vec<OsString> {
+    let accelerator = machine.accelerator;
+    qemu::Arguments {
+        attachment: machine.attachment.clone(),
+        board: Board::of(accelerator),
+        accelerator,
+        kernel: machine.kernel.clone(),
+        initrd: machine.initrd.clone(),
+        rootfs: machine.rootfs.clone(),
+        read_only: machine.read_only,
+        vcpus: machine.vcpus.get(),
+        memory_mib: machine.memory_mib.get(),
+        command_line: machine.command_line(&[]),
+        console: Console::Stdio,
+        qmp: socket.to_owned(),
+        sandbox: true,
+    }
+    .render()
 }
 
 /// Has a VMM that was just started run the machine.
@@ -99,7 +125,8 @@ pub fn ask_to_power_off(vmm: Vmm, socket: &Path) -> Result<(), DriverError> {
     match vmm {
         Vmm::Firecracker => firecracker::press_ctrl_alt_del(&client)?,
         Vmm::CloudHypervisor => cloud_hypervisor::press_power_button(&client)?,
-        Vmm::Qemu | Vmm::Builtin => return Err(DriverError::NoButton { vmm }),
+        Vmm::Qemu => Qmp::connect(socket, EXCHANGE)?.system_powerdown()?,
+        Vmm::Builtin => return Err(DriverError::NoButton { vmm }),
     }
     Ok(())
 }

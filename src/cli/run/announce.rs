@@ -25,6 +25,13 @@ pub(super) struct Times {
     pub(super) answer: Duration,
 }
 
+/// What takes it down.
+#[derive(Clone, Copy)]
+pub(super) enum Ends {
+    Interrupt,
+    Stop,
+}
+
 /// All of it.
 pub(super) struct Ready<'a> {
     pub(super) instances: &'a [(&'a Instance, Vmm)],
@@ -40,12 +47,13 @@ impl Ready<'_> {
         &self,
         output: Output,
         elsewhere: Option<Ipv4Addr>,
+        ends: Ends,
     ) -> Result<(), CliError> {
         let urls = ready::urls(self.instances, &self.readiness.answers, elsewhere);
-        output.print(|| self.text(&urls), || self.json(&urls))
+        output.print(|| self.text(&urls, ends), || self.json(&urls))
     }
 
-    fn text(&self, urls: &[String]) -> String {
+    fn text(&self, urls: &[String], ends: Ends) -> String {
         let rows = self.instances.iter().map(|(i, vmm)| (*i, vec![vmm.to_string()]));
         let chosen = self.prepared.iter().map(|p| format!("{}: {}", p.name(), p.choice));
         let answers = self.readiness.answers.iter().filter_map(|answer| {
@@ -53,7 +61,13 @@ impl Ready<'_> {
         });
         let mut lines: Vec<_> = chosen.chain(urls.iter().cloned()).chain(answers).collect();
         lines.push(self.times.to_string());
-        lines.push("Ctrl-C takes it down\n".to_owned());
+        lines.push(match ends {
+            Ends::Interrupt => "Ctrl-C takes it down\n".to_owned(),
+            Ends::Stop => {
+                let names: Vec<_> = self.prepared.iter().map(|p| p.name().as_str()).collect();
+                format!("`riklet-sdn stop {}` takes it down\n", names.join(" "))
+            }
+        });
         output::instances(&["VMM"], rows) + &lines.join("\n")
     }
 

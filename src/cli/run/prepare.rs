@@ -1,42 +1,122 @@
 //! What must be known before anything is changed: which VMM runs a function, and with which files.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{
+    collections::BTreeMap,
+    net::Ipv4Addr,
+    num::{NonZeroU8, NonZeroU32},
+    path::PathBuf,
+};
 
 use ipnet::Ipv4Net;
 use riklet_sdn::{
-    model::{Addresses, Exposure, InstanceName, Vmm, Workload},
-    sdn::{Config, Instance},
+    kernel::{AccountKind, Kernel},
+    model::{Account, Addresses, Execution, Exposure, Image, InstanceName, Sha256, Vmm, Workload},
+    process::Credentials,
+    sdn::{Instance, Sdn, SdnError},
     vmm::{
+        attachment::Attachment,
         builtin::Guest,
         choose::{self, Choice, Facts, Kvm},
         driver,
+        image::{Access, ImageError, Images, Role, Settings, Wanted},
         launch::Launch,
+        machine::Machine,
     },
 };
 use rustix::{
     fs::{Mode, OFlags},
     io::Errno,
+    process::geteuid,
 };
 
-use crate::cli::error::CliError;
+use crate::cli::{error::CliError, output::Output, progress};
 
 /// A function that can be run.
 pub(super) struct Prepared {
     pub(super) workload: Workload,
     pub(super) choice: Choice,
+    files: Option<Files>,
+    credentials: Option<Credentials>,
 }
 
-/// Chooses the VMM of each.
-pub(super) fn prepare(_config: &Config, workloads: &[Workload]) -> Result<Vec<Prepared>, CliError> {
+/// The files of a microVM, there and fit to be opened.
+struct Files {
+    kernel: PathBuf,
+    initrd: Option<PathBuf>,
+    rootfs: Option<PathBuf>,
+}
+
+/// Chooses the VMM of each, and downloads what is not there.
+pub(super) fn prepare<K: Kernel>(
+    sdn: &mut Sdn<K>,
+    workloads: &[Workload],
+    output: Output,
+) -> Result<Vec<Prepared>, CliError> {
     let facts = facts();
-    let prepare = |workload: &Workload| {
-        let Workload::Function(function) = workload;
-        let choice = choose::choose(&function.execution, &facts);
-        let choice =
-            choice.map_err(|source| CliError::Vmm { name: function.name.to_string(), source })?;
-        Ok(Prepared { workload: workload.clone(), choice })
+    let images = Images::new(&sdn.config().state_dir, Settings::default());
+    let mut prepared = Vec::new();
+    for workload in workloads {
+        let name = || workload.name().to_string();
+        let execution = workload.execution();
+        let choice = choose::choose(execution, &facts);
+        let choice = choice.map_err(|source| CliError::Vmm { name: name(), source })?;
+        let (mut files, mut credentials) = (None, None);
+        if choice.vmm != Vmm::Builtin {
+            credentials = credentials_of(sdn, execution)?;
+            let obtained = Files::obtain(&images, execution, credentials, output);
+            files = obtained.map_err(|source| CliError::Image { name: name(), source })?;
+        }
+        prepared.push(Prepared { workload: workload.clone(), choice, files, credentials });
+    }
+    Ok(prepared)
+}
+
+impl Files {
+    /// `None` where no kernel is named: no VMM is chosen then.
+    fn obtain(
+        images: &Images,
+        execution: &Execution,
+        user: Option<Credentials>,
+        output: Output,
+    ) -> Result<Option<Self>, ImageError> {
+        let obtain = |role: Role, image: &Option<Image>, access: Access| {
+            let Some(image) = image else { return Ok(None) };
+            let sha256 = image.sha256().map(Sha256::bytes);
+            let wanted = Wanted { role, source: image.source(), sha256, access, user };
+            let mut progress = progress::shown(&format!("{role} {}", image.source()), output);
+            images.obtain(&wanted, &mut progress).map(Some)
+        };
+        let disk = if execution.read_only == Some(true) { Access::Read } else { Access::Write };
+        let kernel = obtain(Role::Kernel, &execution.kernel, Access::Read)?;
+        let initrd = obtain(Role::Initrd, &execution.initrd, Access::Read)?;
+        let rootfs = obtain(Role::Rootfs, &execution.rootfs, disk)?;
+        Ok(kernel.map(|kernel| Self { kernel, initrd, rootfs }))
+    }
+}
+
+/// Who the VMM runs as; `None` is whoever we are. A user whose group is not said has the one of passwd(5).
+fn credentials_of<K: Kernel>(
+    sdn: &mut Sdn<K>,
+    execution: &Execution,
+) -> Result<Option<Credentials>, CliError> {
+    let mut number = |kind, account: &Option<Account>| match account {
+        None => Ok(None),
+        Some(Account::Id(id)) => Ok(Some(*id)),
+        Some(Account::Name(name)) => {
+            let found = sdn.kernel().account(kind, name).map_err(SdnError::from)?;
+            let unknown = || CliError::Account { kind, name: name.to_string() };
+            found.map(Some).ok_or_else(unknown)
+        }
     };
-    workloads.iter().map(prepare).collect()
+    let uid = number(AccountKind::User, &execution.user)?;
+    let gid = number(AccountKind::Group, &execution.group)?;
+    let uid = match (uid, gid) {
+        (None, None) => return Ok(None),
+        (uid, _) => uid.unwrap_or_else(|| geteuid().as_raw()),
+    };
+    let own = || nix::unistd::User::from_uid(uid.into()).ok().flatten();
+    let gid = gid.unwrap_or_else(|| own().map_or(uid, |user| user.gid.as_raw()));
+    Ok(Some(Credentials { uid, gid }))
 }
 
 impl Prepared {
@@ -44,9 +124,30 @@ impl Prepared {
         self.workload.name()
     }
 
-    /// What plays the guest in this instance's slot.
-    pub(super) fn launch(&self, instance: &Instance) -> Result<Launch, CliError> {
-        Ok(Launch::Builtin(guest_of(instance)))
+    /// What plays the guest in this instance's slot. The host's resolvers are for a guest whose definition names
+    /// none.
+    pub(super) fn launch(&self, instance: &Instance, resolvers: &[Ipv4Addr]) -> Launch {
+        let (Some(files), Some(program)) = (&self.files, &self.choice.program) else {
+            return Launch::Builtin(guest_of(instance));
+        };
+        let execution = self.workload.execution();
+        let mut machine = Machine::new(Attachment::of(instance, resolvers), files.kernel.clone());
+        machine.initrd.clone_from(&files.initrd);
+        machine.rootfs.clone_from(&files.rootfs);
+        machine.read_only = execution.read_only == Some(true);
+        machine.accelerator = self.choice.accelerator;
+        let vcpus = execution.vcpus.and_then(|vcpus| NonZeroU8::new(vcpus.get()));
+        machine.vcpus = vcpus.unwrap_or(Machine::VCPUS);
+        let memory = execution.memory.and_then(|memory| NonZeroU32::new(memory.mib()));
+        machine.memory_mib = memory.unwrap_or(Machine::MEMORY_MIB);
+        machine.boot_args =
+            execution.boot_args.as_ref().map(|args| args.as_str().to_owned()).unwrap_or_default();
+        Launch::Vmm {
+            vmm: self.choice.vmm,
+            program: program.clone(),
+            machine: Box::new(machine),
+            credentials: self.credentials,
+        }
     }
 }
 

@@ -1,0 +1,136 @@
+//! `run --detach`: a supervisor for each function, which outlives the terminal.
+
+use std::{
+    ffi::OsString,
+    fs::{DirBuilder, File, OpenOptions},
+    io::{self, Read},
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    path::Path,
+    process::ExitCode,
+};
+
+use riklet_sdn::{
+    definition,
+    model::{InterfaceName, Workload},
+    process,
+    sdn::Config,
+    vmm::runs,
+};
+use serde_json::Value;
+
+use crate::cli::{
+    args::RunArgs,
+    error::CliError,
+    input,
+    output::{self, Output},
+};
+
+/// Starts the supervisors, one after another, and returns once each is ready or has failed. The exit status is
+/// that of the first that failed.
+pub(super) fn run(
+    config: &Config,
+    workloads: &[Workload],
+    args: &RunArgs,
+    output: Output,
+) -> Result<ExitCode, CliError> {
+    let mut documents = Vec::new();
+    let mut failed: Option<u8> = None;
+    for workload in workloads {
+        let name = workload.name();
+        let detached = supervise(config, workload, args, output);
+        let detached =
+            detached.map_err(|source| CliError::Detach { name: name.to_string(), source })?;
+        match detached {
+            Detached::Ready(text) if output.is_json() => {
+                documents.extend(serde_json::from_str::<Value>(&text));
+            }
+            Detached::Ready(text) => output.raw(text.as_bytes())?,
+            Detached::Failed { code, words } => {
+                output::note(words.trim_end());
+                failed.get_or_insert(code);
+            }
+        }
+    }
+    if output.is_json() {
+        output.print(String::new, || Value::Array(documents))?;
+    }
+    Ok(failed.map_or(ExitCode::SUCCESS, ExitCode::from))
+}
+
+enum Detached {
+    /// What the supervisor announced.
+    Ready(String),
+    /// How it ended, and what it said.
+    Failed { code: u8, words: String },
+}
+
+fn supervise(
+    config: &Config,
+    workload: &Workload,
+    args: &RunArgs,
+    output: Output,
+) -> io::Result<Detached> {
+    let directory = runs::directory(&config.state_dir, workload.name());
+    if let Some(machines) = directory.parent() {
+        DirBuilder::new().recursive(true).mode(0o711).create(machines)?;
+    }
+    DirBuilder::new().recursive(true).mode(0o700).create(&directory)?;
+    let log = directory.join("supervisor.log");
+    let program = std::env::current_exe()?;
+    let definition = definition::to_json(workload);
+    let arguments = arguments(config, args, output);
+    let mut child =
+        process::spawn_detached(&program, &arguments, definition.as_bytes(), empty(&log)?)?;
+    let mut announced = String::new();
+    if let Some(mut stdout) = child.stdout.take() {
+        // It closes its end once it is ready, and when it ends.
+        stdout.read_to_string(&mut announced)?;
+    }
+    if !announced.is_empty() {
+        return Ok(Detached::Ready(announced));
+    }
+    let code = child.wait()?.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1);
+    let words = input::read(&log).unwrap_or_default();
+    Ok(Detached::Failed { code, words })
+}
+
+/// What this process was told, however it was told it. Relative paths stay right: the working directory does.
+fn arguments(config: &Config, args: &RunArgs, output: Output) -> Vec<OsString> {
+    let Config { state_dir, firewall, pool, uplinks, mtu } = config;
+    let mut all: Vec<OsString> = vec!["--state-dir".into(), state_dir.into()];
+    let mut option = |name: &str, value: &str| all.extend([name.into(), value.into()]);
+    option("--firewall", firewall.as_str());
+    if let Some(pool) = pool {
+        option("--pool", &pool.to_string());
+    }
+    if let Some(uplinks) = uplinks {
+        let names: Vec<_> = uplinks.iter().map(InterfaceName::as_str).collect();
+        option("--uplink", &names.join(","));
+    }
+    if let Some(mtu) = mtu {
+        option("--mtu", &mtu.bytes().to_string());
+    }
+    if output.is_json() {
+        option("--output", "json");
+    }
+    let timeout = args.ready_timeout.to_string();
+    all.extend(["run", "--supervise", "--ready-timeout", &timeout, "-"].map(OsString::from));
+    all
+}
+
+fn empty(log: &Path) -> io::Result<File> {
+    OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(log)
+}
+
+/// Leaves the terminal that `run --detach` was called from.
+pub(super) fn leave_terminal() -> Result<(), CliError> {
+    let left = rustix::process::setsid();
+    left.map(drop).map_err(|errno| CliError::Supervisor { source: errno.into() })
+}
+
+/// Tells whoever waits that all is ready: nothing more comes on standard output.
+pub(super) fn close_output() -> Result<(), CliError> {
+    let failed = |source| CliError::Write { source };
+    let null = File::options().write(true).open("/dev/null").map_err(failed)?;
+    rustix::stdio::dup2_stdout(&null).map_err(|errno| failed(errno.into()))
+}
