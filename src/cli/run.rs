@@ -68,9 +68,10 @@ pub(crate) fn run<K: Kernel>(
     let supervised = supervision.supervise(&prepared);
     let console = supervision.console.take();
     // Whatever happened, nothing stays.
-    let stopped = fleet.stop(sdn, Patience::default());
+    let failure = supervised.as_ref().err().map(|error| super::error::chain(error));
+    let stopped = fleet.stop(sdn, Patience::default(), failure.as_deref());
     let shown = console.map_or(Ok(()), Console::end);
-    let left = leave(sdn, &names, &supervised, output);
+    let left = leave(sdn, &names, failure, output);
     let code = supervised?;
     stopped?;
     left?;
@@ -172,7 +173,7 @@ fn ordered<'a>(report: &'a Report, prepared: &[Prepared]) -> Vec<&'a Instance> {
 fn leave<K: Kernel>(
     sdn: &mut Sdn<K>,
     names: &[(InstanceName, Vmm)],
-    supervised: &Result<ExitCode, CliError>,
+    failure: Option<String>,
     output: Output,
 ) -> Result<(), CliError> {
     let mut store = Store::open(&sdn.config().state_dir)?;
@@ -182,10 +183,8 @@ fn leave<K: Kernel>(
             remaining.insert(name.clone());
         }
     }
-    let (reason, failed) = match supervised {
-        Ok(_) => ("stopped".to_owned(), false),
-        Err(error) => (super::error::chain(error), true),
-    };
+    let failed = failure.is_some();
+    let reason = failure.unwrap_or_else(|| "stopped".to_owned());
     let tx = store.transaction()?;
     for (name, _) in names {
         let reason = reason.clone();

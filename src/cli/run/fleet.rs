@@ -100,13 +100,19 @@ impl Fleet {
         // The end of a VMM comes first: its port must not lead nowhere while the others are stopped.
         if let Some(index) = ready.iter().skip(1).position(|ready| *ready) {
             let running = self.running.remove(index);
-            return Ok(Some(Event::Ended(self.bury(sdn, running)?)));
+            return Ok(Some(Event::Ended(self.bury(sdn, running, None)?)));
         }
         Ok(Some(Event::Signal))
     }
 
-    /// What is to be done when a VMM has ended: first the port, then the records, then the words.
-    fn bury<K: Kernel>(&self, sdn: &mut Sdn<K>, running: Running) -> Result<Ended, CliError> {
+    /// What is to be done when a VMM has ended: first the port, then the records, then the words. Where we ended
+    /// it for a failure of ours, that is the reason.
+    fn bury<K: Kernel>(
+        &self,
+        sdn: &mut Sdn<K>,
+        running: Running,
+        failure: Option<&str>,
+    ) -> Result<Ended, CliError> {
         let name = running.name().clone();
         let vmm = running.handle().vmm;
         let down = runs::take_down(sdn, &name);
@@ -115,7 +121,10 @@ impl Fleet {
         let mut store = Store::open(&self.state_dir)?;
         let stopping = store.run(&name)?.is_some_and(|run| run.stopping);
         let said = console::last_line(&runs::log(&self.state_dir, &name));
-        let (reason, failed) = launch::reason(vmm, status, stopping, said.as_deref());
+        let (reason, failed) = match failure {
+            Some(failure) => (failure.to_owned(), true),
+            None => launch::reason(vmm, status, stopping, said.as_deref()),
+        };
         let tx = store.transaction()?;
         tx.end_run(&name, &End { at: super::epoch_millis(), reason: reason.clone(), failed })?;
         tx.commit()?;
@@ -123,11 +132,13 @@ impl Fleet {
         Ok(Ended { name, reason, failed })
     }
 
-    /// Ends all of them at once, each in its own time, and takes their instances down.
+    /// Ends all of them at once, each in its own time, and takes their instances down. `failure` is why, where
+    /// nobody asked for it.
     pub(super) fn stop<K: Kernel>(
         &mut self,
         sdn: &mut Sdn<K>,
         patience: Patience,
+        failure: Option<&str>,
     ) -> Result<(), CliError> {
         let mut store = Store::open(&self.state_dir)?;
         let tx = store.transaction()?;
@@ -148,7 +159,7 @@ impl Fleet {
         for (running, result) in std::mem::take(&mut self.running).into_iter().zip(results) {
             let name = running.name().to_string();
             let ended = match result {
-                Ok(_) => self.bury(sdn, running).map(drop),
+                Ok(_) => self.bury(sdn, running, failure).map(drop),
                 // It holds its TAP: what is left of it is for `repair`, once it is gone.
                 Err(source) => Err(CliError::Wait { name, source }),
             };

@@ -56,17 +56,18 @@ enum Waiting {
     Port,
 }
 
-/// An exposure that is waited for.
+/// An exposure that is waited for; or an instance that publishes nothing by TCP, for its carrier.
 struct Pending<'a> {
     instance: &'a Instance,
-    exposure: &'a Exposure,
+    exposure: Option<&'a Exposure>,
     builtin: bool,
     attempt: Duration,
     waiting: Waiting,
     answer: Option<Answer>,
+    done: bool,
 }
 
-/// Waits until every TCP exposure answers.
+/// Waits until every TCP exposure answers, and every TAP has been opened.
 pub(super) fn wait<K: Kernel>(
     sdn: &mut Sdn<K>,
     fleet: &mut Fleet,
@@ -81,17 +82,24 @@ pub(super) fn wait<K: Kernel>(
         attempt: FIRST_ATTEMPT,
         waiting: Waiting::Carrier,
         answer: None,
+        done: false,
     };
-    let mut all: Vec<_> = exposures(instances).map(pending).collect();
+    let published =
+        exposures(instances).map(|(instance, exposure, vmm)| (instance, Some(exposure), vmm));
+    let is_published =
+        |instance: &Instance| exposures(instances).any(|(other, ..)| other == instance);
+    let others = instances.iter().filter(|(instance, _)| !is_published(instance));
+    let others = others.map(|(instance, vmm)| (*instance, None, *vmm));
+    let mut all: Vec<_> = published.chain(others).map(pending).collect();
     let mut booted = None;
     loop {
-        for pending in all.iter_mut().filter(|pending| pending.answer.is_none()) {
+        for pending in all.iter_mut().filter(|pending| !pending.done) {
             pending.look(sdn)?;
         }
         if all.iter().all(|pending| matches!(pending.waiting, Waiting::Port)) {
             booted.get_or_insert_with(super::now);
         }
-        if all.iter().all(|pending| pending.answer.is_some()) {
+        if all.iter().all(|pending| pending.done) {
             let accepted = super::now();
             let answers = all.into_iter().filter_map(|pending| pending.answer).collect();
             let booted = booted.unwrap_or(accepted);
@@ -102,7 +110,7 @@ pub(super) fn wait<K: Kernel>(
             Some(Event::Ended(ended)) => return Ok(Outcome::Ended(ended)),
             None if super::now() < deadline => {}
             None => {
-                let missing = all.iter().filter(|pending| pending.answer.is_none());
+                let missing = all.iter().filter(|pending| !pending.done);
                 let waited = missing.map(Pending::describe).collect();
                 return Err(CliError::NotReady { waited, seconds });
             }
@@ -128,11 +136,17 @@ impl Pending<'_> {
             self.waiting = Waiting::Carrier;
             return Ok(());
         }
-        for target in targets(self.instance, self.exposure) {
+        let Some(exposure) = self.exposure else {
+            self.waiting = Waiting::Port;
+            self.done = true;
+            return Ok(());
+        };
+        for target in targets(self.instance, exposure) {
             match ask(target, self.attempt, self.builtin) {
                 Ok(body) => {
                     self.waiting = Waiting::Port;
                     self.answer = Some(Answer { target, body });
+                    self.done = true;
                     return Ok(());
                 }
                 Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
@@ -148,18 +162,15 @@ impl Pending<'_> {
 
     fn describe(&self) -> String {
         let Self { instance, exposure, .. } = self;
-        let name = instance.name();
+        let exposure = exposure.map(|exposure| format!(" ({exposure})")).unwrap_or_default();
         let what = match self.waiting {
             Waiting::Carrier => {
                 format!("nothing has opened {} (it has no carrier)", instance.interface())
             }
             Waiting::Guest => format!("the guest at {} does not answer", instance.addresses.guest),
-            Waiting::Port => {
-                let port = exposure.guest_ports().first();
-                format!("the guest refuses connections to its port {port}")
-            }
+            Waiting::Port => "the guest refuses connections to its port".to_owned(),
         };
-        format!("{name} ({exposure}): {what}")
+        format!("{}{exposure}: {what}", instance.name())
     }
 }
 

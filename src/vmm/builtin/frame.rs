@@ -17,14 +17,16 @@ pub(super) struct Syn {
 /// The connection request in this frame, if it is one.
 pub(super) fn syn(frame: &[u8]) -> Option<Syn> {
     let ip = ipv4(frame)?;
-    if ip.next_header() != IpProtocol::Tcp {
-        return None;
-    }
-    let tcp = TcpPacket::new_checked(ip.payload()).ok()?;
+    let tcp = tcp(&ip)?;
     (tcp.syn() && !tcp.ack() && !tcp.rst()).then(|| Syn {
         client: SocketAddrV4::new(ip.src_addr(), tcp.src_port()),
         server: SocketAddrV4::new(ip.dst_addr(), tcp.dst_port()),
     })
+}
+
+/// Whether this frame ends a TCP connection at once.
+pub(super) fn is_reset(frame: &[u8]) -> bool {
+    ipv4(frame).is_some_and(|ip| tcp(&ip).is_some_and(|tcp| tcp.rst()))
 }
 
 /// The MAC address that an IPv4 frame came from.
@@ -37,6 +39,11 @@ fn ipv4(frame: &[u8]) -> Option<Ipv4Packet<&[u8]>> {
     let ethernet = EthernetFrame::new_checked(frame).ok()?;
     let ip = ethernet.ethertype() == EthernetProtocol::Ipv4;
     ip.then(|| Ipv4Packet::new_checked(ethernet.payload()).ok()).flatten()
+}
+
+fn tcp<'a>(ip: &Ipv4Packet<&'a [u8]>) -> Option<TcpPacket<&'a [u8]>> {
+    let tcp = ip.next_header() == IpProtocol::Tcp;
+    tcp.then(|| TcpPacket::new_checked(ip.payload()).ok()).flatten()
 }
 
 /// An ARP reply: `sender` is at `sender_mac`.

@@ -101,6 +101,7 @@ impl Stack {
             let Some(frame) = tap.next_frame()? else { break };
             let syn = frame::syn(frame).filter(|syn| *syn.server.ip() == self.address.0);
             let sender = frame::ipv4_sender(frame);
+            let reset = frame::is_reset(frame);
             let listener = match syn.map(|syn| (syn, judge(syn))) {
                 Some((syn, Verdict::Accept)) => self.listen(syn.server).map(|s| (s, syn)),
                 Some((_, Verdict::Ignore)) => {
@@ -115,6 +116,9 @@ impl Stack {
             while self.interface.poll_ingress_single(now, tap, &mut self.sockets)
                 != PollIngressSingleResult::None
             {}
+            if reset {
+                self.end_listeners();
+            }
             // Still listening: the request was not good, its checksum wrong for one.
             match listener {
                 Some((socket, _)) if self.tcp(socket).is_listening() => {
@@ -124,6 +128,18 @@ impl Stack {
             }
         }
         Ok(accepted)
+    }
+
+    /// A client that gives up before it is answered has its socket listen again (RFC 9293, section 3.10.7.4,
+    /// SYN-RECEIVED): the next client would get it, and be taken for the former.
+    fn end_listeners(&mut self) {
+        for (_, socket) in self.sockets.iter_mut() {
+            if let smoltcp::socket::Socket::Tcp(socket) = socket
+                && socket.is_listening()
+            {
+                socket.abort();
+            }
+        }
     }
 
     /// Everything that comes, comes from the gateway; knowing that, the stack need not ask by ARP. While it

@@ -1,4 +1,5 @@
 #![expect(unsafe_code, reason = "a namespace for the test's thread, and a TAP's ioctl")]
+#![expect(clippy::disallowed_methods, reason = "deadlines")]
 
 use std::{
     ffi::OsStr,
@@ -6,7 +7,7 @@ use std::{
     net::{Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket},
     os::fd::AsFd,
     thread::JoinHandle,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use rustix::{
@@ -27,10 +28,11 @@ struct Net {
     stop: PipeWriter,
 }
 
-fn ip(args: &str) {
+fn ip(args: &str) -> String {
     let args: Vec<_> = args.split(' ').collect();
     let output = process::run(OsStr::new("ip"), &args, b"").unwrap();
     assert!(output.status.success(), "ip {args:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
 }
 
 /// `struct ifreq` of `<linux/if.h>`, as far as `TUNSETIFF` looks at it.
@@ -74,7 +76,13 @@ fn host() -> OwnedFd {
     ip("address add 10.231.0.1/30 dev rik0");
     ip("link set rik0 up");
     ip("neighbour add 10.231.0.2 lladdr 06:52:49:4b:00:00 dev rik0 nud permanent");
-    attach("rik0")
+    let tap = attach("rik0");
+    // Until the kernel has taken note of the carrier (net/core/link_watch.c), it drops what is sent.
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !ip("-brief link show rik0").contains(" UP ") {
+        assert!(Instant::now() < deadline, "rik0 is not up");
+    }
+    tap
 }
 
 impl Net {
@@ -149,20 +157,40 @@ fn many_clients_are_served_at_once() {
     net.end();
 }
 
+/// A connection that is only begun: its request waits in the TAP.
+fn begin() -> TcpStream {
+    let kind = SocketType::STREAM;
+    let flags = rustix::net::SocketFlags::NONBLOCK;
+    let socket = rustix::net::socket_with(AddressFamily::INET, kind, flags, None).unwrap();
+    let server: SocketAddr = SERVER.parse().unwrap();
+    let begun = rustix::net::connect(&socket, &server).unwrap_err();
+    assert_eq!(begun, Errno::INPROGRESS);
+    TcpStream::from(socket)
+}
+
+#[test]
+fn a_client_that_gave_up_leaves_no_place_to_the_next() {
+    let tap = host();
+    // Their requests are answered, and the host refuses the answers.
+    for _ in 0..8 {
+        drop(begin());
+    }
+    let net = Net::with(tap);
+    for _ in 0..32 {
+        let mut stream = connect();
+        write!(stream, "GET / HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+        let (_, body) = answer(&stream);
+        let client = stream.local_addr().unwrap().to_string();
+        let body = String::from_utf8(body).unwrap();
+        assert!(body.contains(&client), "{client} is told {body}");
+    }
+    net.end();
+}
+
 #[test]
 fn connections_that_come_in_one_burst_are_all_taken() {
     let tap = host();
-    let sockets: Vec<_> = (0..64)
-        .map(|_| {
-            let kind = SocketType::STREAM;
-            let flags = rustix::net::SocketFlags::NONBLOCK;
-            let socket = rustix::net::socket_with(AddressFamily::INET, kind, flags, None).unwrap();
-            let server: SocketAddr = SERVER.parse().unwrap();
-            let begun = rustix::net::connect(&socket, &server).unwrap_err();
-            assert_eq!(begun, Errno::INPROGRESS);
-            TcpStream::from(socket)
-        })
-        .collect();
+    let sockets: Vec<_> = (0..64).map(|_| begin()).collect();
     // All requests wait in the TAP when the guest begins.
     let net = Net::with(tap);
     for mut stream in sockets {
