@@ -8,4 +8,5 @@
 )]
 
 mod self_test;
+mod tap;
 mod world;
