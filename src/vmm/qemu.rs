@@ -61,8 +61,8 @@ pub enum Console {
 }
 
 impl Board {
-    /// The one that suits an accelerator. `Microvm` was made for KVM; under TCG, which runs where nothing else does,
-    /// a guest gets what any kernel knows.
+    /// The one that suits an accelerator. `Microvm` was made for KVM, which has a clock of its own: under TCG, and
+    /// on a busy host, a Linux guest there finds none that it can trust, and never gets beyond its first lines.
     #[must_use]
     pub const fn of(accelerator: Accelerator) -> Self {
         match accelerator {

@@ -13,5 +13,6 @@ mod internet;
 mod reach;
 mod run;
 mod self_test;
+mod tap;
 mod withdrawn;
 mod world;
