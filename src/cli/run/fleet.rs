@@ -64,7 +64,12 @@ impl Fleet {
         let mut store = Store::open(&self.state_dir)?;
         let tx = store.transaction()?;
         tx.set_run_process(name, process)?;
+        let stopping = tx.run(name)?.is_some_and(|run| run.stopping);
         tx.commit()?;
+        if stopping {
+            // Who asked for it found no process to end, and waits for us.
+            return Err(CliError::GuestEnded { name: name.to_string(), reason: "stopped".into() });
+        }
         match self.running.last_mut() {
             Some(running) => running.boot(launch).map_err(failed),
             None => Ok(()),
