@@ -72,6 +72,7 @@ fn the_program_says_what_it_can_do() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "the help of all commands is a long text")]
 fn every_command_has_help_with_one_example() {
     let environment = Environment::new();
     let help = environment.run(&["--help"]).success();

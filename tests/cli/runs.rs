@@ -1,6 +1,8 @@
 //! What the commands say of runs where there are none, and what `run` refuses. Runs themselves are in
 //! `tests/netns`.
 
+use std::fmt::Write;
+
 use serde_json::{Value, json};
 
 use crate::environment::{Environment, HELLO, transcript};
@@ -114,7 +116,7 @@ fn a_vmm_that_is_named_must_be_there() {
         ("cloud-hypervisor", json!({ "vmm": "cloud-hypervisor", "kernel": "/srv/vmlinux" })),
     ] {
         environment.write("f.json", hello(execution));
-        complaints += &format!("{what}: {}", environment.refused(3, &["run", "f.json"]));
+        write!(complaints, "{what}: {}", environment.refused(3, &["run", "f.json"])).unwrap();
     }
     insta::assert_snapshot!(complaints, @r"
     firecracker: error: hello cannot be run: firecracker cannot run it: firecracker is not on the PATH

@@ -7,11 +7,13 @@
     reason = "the harness is test code too, outside of functions marked as tests"
 )]
 
+mod crashes;
 mod exposures;
 mod forward;
 mod internet;
 mod reach;
 mod run;
 mod self_test;
+mod supervised;
 mod withdrawn;
 mod world;
