@@ -119,6 +119,8 @@ impl CliError {
             | Self::Account { .. }
             | Self::Definition(_)
             | Self::Config(_) => ErrorKind::Invalid,
+            Self::Vmm { source, .. } if source.is_of_the_definition() => ErrorKind::Invalid,
+            Self::Image { source, .. } if source.is_of_the_definition() => ErrorKind::Invalid,
             Self::Privilege | Self::Tun { .. } | Self::Vmm { .. } => ErrorKind::Host,
             Self::Run(RunError::Sdn(error)) | Self::Sdn(error) => error.kind(),
             Self::Failure(failure) => failure.kind(),

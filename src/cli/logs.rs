@@ -9,11 +9,14 @@ use riklet_sdn::{
     },
 };
 use rustix::{
-    event::{PollFd, PollFlags, poll},
+    event::{PollFd, PollFlags, Timespec, poll},
     io::Errno,
 };
 
 use super::{args::LogsArgs, error::CliError, output::Output};
+
+/// How soon the records are asked again whether the run has ended: 100 ms.
+const AGAIN: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
 
 /// Prints what is kept of the log, and with `--follow` what comes, until the run has ended.
 pub(crate) fn run(config: &Config, args: &LogsArgs, output: Output) -> Result<ExitCode, CliError> {
@@ -36,7 +39,8 @@ pub(crate) fn run(config: &Config, args: &LogsArgs, output: Output) -> Result<Ex
         };
         let files = [log.as_fd(), supervisor.as_fd()];
         let mut files = files.map(|file| PollFd::from_borrowed_fd(file, PollFlags::IN));
-        match poll(&mut files, None) {
+        // A supervisor of several says how one has ended, and goes on.
+        match poll(&mut files, Some(&AGAIN)) {
             Ok(_) | Err(Errno::INTR) => {}
             Err(errno) => return Err(failed(errno.into())),
         }

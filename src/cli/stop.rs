@@ -21,12 +21,18 @@ pub(crate) fn run<K: Kernel>(
 ) -> Result<ExitCode, CliError> {
     input::require_privilege()?;
     let state_dir = sdn.config().state_dir.clone();
-    let names: Vec<InstanceName> = match Store::open_existing(&state_dir)? {
+    let store = Store::open_existing(&state_dir)?;
+    let names: Vec<InstanceName> = match &store {
         Some(store) if args.all => {
             store.runs_under_way()?.into_iter().map(|run| run.name).collect()
         }
         _ => args.names.clone(),
     };
+    // Where there are no records, none shall be begun.
+    if let (None, Some(name)) = (&store, names.first()) {
+        return Err(RunError::Unknown { name: name.clone(), nearest: None }.into());
+    }
+    drop(store);
     let patience =
         Patience { guest: Duration::from_secs(args.timeout.into()), ..Patience::default() };
     let mut stopped = Vec::new();

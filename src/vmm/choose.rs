@@ -64,6 +64,15 @@ pub struct Unusable {
 }
 
 impl Unusable {
+    /// Whether the definition is at fault, and no host could run it.
+    #[must_use]
+    pub const fn is_of_the_definition(&self) -> bool {
+        match self.need {
+            Need::Kernel | Need::Queues | Need::Accelerator => true,
+            Need::Program | Need::Kvm(_) => false,
+        }
+    }
+
     /// What to do about it.
     #[must_use]
     pub fn hint(&self) -> String {

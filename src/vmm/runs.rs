@@ -4,6 +4,7 @@ use std::{
     collections::BTreeSet,
     io,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use super::handle::{Handle, Patience, Stopped, within};
@@ -264,13 +265,15 @@ pub fn stop(
     name: &InstanceName,
     patience: Patience,
 ) -> Result<Stopped, RunError> {
-    let run = find(store, name)?;
-    if run.end.is_some() {
+    if find(store, name)?.end.is_some() {
         return Ok(Stopped::Before);
     }
     let tx = store.transaction()?;
     tx.set_run_stopping(name)?;
+    // As of now: a process that is recorded later belongs to a supervisor that sees what was asked.
+    let run = tx.run(name)?;
     tx.commit()?;
+    let Some(run) = run else { return Ok(Stopped::Before) };
     match handle(state_dir, &run)? {
         Some(handle) => handle.stop(patience).map_err(|source| RunError::Process {
             operation: "end",
@@ -295,27 +298,35 @@ pub fn find(store: &Store, name: &InstanceName) -> Result<Run, RunError> {
     Err(RunError::Unknown { name: name.clone(), nearest })
 }
 
-/// Waits until a run has ended and its supervisor has said how.
+/// Waits until a run has ended and its supervisor has said how. A supervisor whose last run it was then takes
+/// away what its runs had in common: that is waited for as well.
 ///
 /// # Errors
 /// Where there is no run of this name, or its supervisor dies first.
 pub fn wait(store: &Store, name: &InstanceName) -> Result<End, RunError> {
     /// How soon a supervisor that lives is asked again.
-    const AGAIN: std::time::Duration = std::time::Duration::from_millis(20);
+    const AGAIN: Duration = Duration::from_millis(20);
+    /// How long a supervisor that has no run left may take to end.
+    const LEAVING: Duration = Duration::from_secs(10);
+    let failed = |source| RunError::Process { operation: "look at", name: name.clone(), source };
     loop {
         let run = find(store, name)?;
-        if let Some(end) = run.end {
-            return Ok(end);
-        }
-        let failed =
-            |source| RunError::Process { operation: "look at", name: name.clone(), source };
-        match run.supervisor.open().map_err(failed)? {
-            Some(supervisor) => drop(within(&supervisor, AGAIN).map_err(failed)?),
+        let supervisor = run.supervisor.open().map_err(failed)?;
+        match (run.end, supervisor) {
+            (Some(end), None) => return Ok(end),
+            (Some(end), Some(supervisor)) => {
+                let shared = |other: &Run| other.supervisor == run.supervisor;
+                if !store.runs_under_way()?.iter().any(shared) {
+                    within(&supervisor, LEAVING).map_err(failed)?;
+                }
+                return Ok(end);
+            }
+            (None, Some(supervisor)) => drop(within(&supervisor, AGAIN).map_err(failed)?),
             // It may have said so before it ended.
-            None => match find(store, name)?.end {
-                Some(end) => return Ok(end),
-                None => return Err(RunError::Lost { name: name.clone() }),
-            },
+            (None, None) => {
+                let end = find(store, name)?.end;
+                return end.ok_or_else(|| RunError::Lost { name: name.clone() });
+            }
         }
     }
 }

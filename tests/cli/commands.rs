@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::environment::{Environment, transcript};
+use crate::environment::{Environment, HELLO, transcript};
 
 const TWO: &str = "
 apiVersion: v1
@@ -10,6 +10,7 @@ kind: Function
 name: resolver
 spec:
   function:
+    execution: { dns: [192.0.2.53] }
     exposure:
     - { port: 53, protocol: UDP, hostAddress: 127.0.0.1 }
     - { port: 8000-8002, targetPort: 80-82 }
@@ -102,9 +103,9 @@ fn text_is_for_people() {
       }
     ]
     $ riklet-sdn inspect resolver --format boot-args
-    ip=10.231.0.6::10.231.0.5:255.255.255.252:resolver:eth0:off
+    ip=10.231.0.6::10.231.0.5:255.255.255.252:resolver:eth0:off:192.0.2.53
     $ riklet-sdn inspect resolver --format qemu
-    -netdev tap,id=eth0,ifname=rik1,script=no,downscript=no -device virtio-net-pci,netdev=eth0,mac=06:52:49:4b:00:01,host_mtu=1500
+    -netdev tap,id=eth0,ifname=rik1,script=no,downscript=no -device virtio-net-pci,netdev=eth0,mac=06:52:49:4b:00:01,host_mtu=1500,romfile=
     $ riklet-sdn inspect resolver --format env
     RIKLET_NAME=resolver
     RIKLET_TAP=rik1
@@ -185,6 +186,7 @@ fn json_is_for_programs() {
     insta::assert_snapshot!(format!("{:#}", json(&["check"])), @r#"
     {
       "blocked": [],
+      "lost": [],
       "steps": [],
       "unsettled": []
     }
@@ -204,8 +206,8 @@ fn json_is_for_programs() {
       "steps": [
         "- firewall: tcp 8080 -> 10.231.0.2:3000",
         "- firewall: hairpin 10.231.0.2",
-        "- flows: of guest 10.231.0.2",
         "- TAP rik0: down",
+        "- flows: of guest 10.231.0.2",
         "- condemned TAPs: deleted"
       ],
       "warnings": []
@@ -216,6 +218,10 @@ fn json_is_for_programs() {
 #[test]
 fn json_of_an_instance_is_the_same_everywhere() {
     let environment = Environment::new();
+    // The host's own resolvers are the host's.
+    let mut hello: Value = serde_json::from_str(HELLO).unwrap();
+    hello["spec"]["function"]["execution"]["dns"] = Value::Array(vec![]);
+    environment.write("hello.json", hello.to_string());
     let json = |arguments: &[&str]| json(&environment, arguments);
     let up = json(&["up", "hello.json"]);
     // Listed and inspected, it says more.
@@ -237,7 +243,9 @@ fn json_of_an_instance_is_the_same_everywhere() {
         "replicas": 1,
         "spec": {
           "function": {
-            "execution": {},
+            "execution": {
+              "dns": []
+            },
             "exposure": [
               {
                 "port": 8080,
@@ -279,7 +287,7 @@ fn json_of_an_instance_is_the_same_everywhere() {
         "-netdev",
         "tap,id=eth0,ifname=rik0,script=no,downscript=no",
         "-device",
-        "virtio-net-pci,netdev=eth0,mac=06:52:49:4b:00:00,host_mtu=1500"
+        "virtio-net-pci,netdev=eth0,mac=06:52:49:4b:00:00,host_mtu=1500,romfile="
       ]
     }
     "#);
@@ -322,6 +330,7 @@ fn drift_is_shown_and_repaired() {
     $ riklet-sdn check --output json
     {
       "blocked": [],
+      "lost": [],
       "steps": [
         "~ TAP rik0: up, neighbour 10.231.0.2 at 06:52:49:4b:00:00",
         "+ firewall: tcp 8080 -> 10.231.0.2:3000"
@@ -338,6 +347,7 @@ fn drift_is_shown_and_repaired() {
     $ riklet-sdn check --output json
     {
       "blocked": [],
+      "lost": [],
       "steps": [],
       "unsettled": []
     }

@@ -24,7 +24,11 @@ fn the_program_says_what_it_can_do() {
       plan         Show what `up` would do, step by step, and change nothing
       check        Compare the kernel with the records: exit status 1 where they differ
       repair       Make the kernel what the records say: what drifted comes back, what leaked goes
-      run          Bring functions up with the builtin guest behind them, until Ctrl-C or SIGTERM
+      run          Bring functions up with their microVMs behind them, until Ctrl-C or SIGTERM
+      ps           List the functions that run, and how those that ran have ended
+      logs         Print what a function's VMM and guest wrote: the console
+      stop         End functions that run: power off, then SIGTERM, then SIGKILL
+      wait         Wait until a function that runs has ended, and say how: exit status 1 where it failed
       doctor       Say what this host has and lacks, and what to do about it
       completions  Print the completions of a shell
       help         Print this message or the help of the given subcommand(s)
@@ -68,6 +72,7 @@ fn the_program_says_what_it_can_do() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "the help of all commands is a long text")]
 fn every_command_has_help_with_one_example() {
     let environment = Environment::new();
     let help = environment.run(&["--help"]).success();
@@ -161,7 +166,7 @@ fn every_command_has_help_with_one_example() {
       -h, --help     Print help
       riklet-sdn repair
 
-    Bring functions up with the builtin guest behind them, until Ctrl-C or SIGTERM
+    Bring functions up with their microVMs behind them, until Ctrl-C or SIGTERM
 
     Usage: riklet-sdn run [OPTIONS] <FILE>...
 
@@ -171,8 +176,57 @@ fn every_command_has_help_with_one_example() {
     Options:
           --ready-timeout <SECONDS>  How long to wait for the published ports to answer, in seconds
                                      [default: 10]
+          --console                  Print the guest's console as it comes; for one function
+          --detach                   Return once all is ready, and leave a supervisor behind that
+                                     outlives the terminal
       -h, --help                     Print help
       riklet-sdn run examples/hello.json
+
+    List the functions that run, and how those that ran have ended
+
+    Usage: riklet-sdn ps [OPTIONS]
+
+    Options:
+      -h, --help  Print help
+      riklet-sdn ps
+
+    Print what a function's VMM and guest wrote: the console
+
+    Usage: riklet-sdn logs [OPTIONS] <NAME>
+
+    Arguments:
+      <NAME>  The function's name
+
+    Options:
+      -f, --follow  Go on with what comes, until the function has ended
+      -h, --help    Print help
+      riklet-sdn logs hello --follow
+
+    End functions that run: power off, then SIGTERM, then SIGKILL
+
+    Usage: riklet-sdn stop [OPTIONS] <NAME>...
+           riklet-sdn stop [OPTIONS] --all
+
+    Arguments:
+      [NAME]...  The functions' names
+
+    Options:
+          --all                All that run
+          --timeout <SECONDS>  How long the guest may take to power off before SIGTERM, in seconds
+                               [default: 10]
+      -h, --help               Print help
+      riklet-sdn stop hello
+
+    Wait until a function that runs has ended, and say how: exit status 1 where it failed
+
+    Usage: riklet-sdn wait [OPTIONS] <NAME>
+
+    Arguments:
+      <NAME>  The function's name
+
+    Options:
+      -h, --help  Print help
+      riklet-sdn wait hello
 
     Say what this host has and lacks, and what to do about it
 
@@ -214,7 +268,7 @@ fn wrong_arguments_are_answered_with_what_is_right() {
     insta::assert_snapshot!(complaints.join("\n"), @r"
     error: unrecognized subcommand 'lst'
 
-      tip: a similar subcommand exists: 'list'
+      tip: some similar subcommands exist: 'stop', 'list'
 
     Usage: riklet-sdn [OPTIONS] <COMMAND>
 
@@ -302,7 +356,7 @@ fn wrong_arguments_are_answered_in_json_where_json_is_wanted() {
       },
       {
         "error": "unrecognized subcommand 'lst'",
-        "hint": "a similar subcommand exists: 'list'"
+        "hint": "some similar subcommands exist: 'stop', 'list'"
       }
     ]
     "#);

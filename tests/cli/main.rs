@@ -14,6 +14,7 @@ mod environment;
 mod examples;
 mod help;
 mod host;
+mod runs;
 mod settings;
 mod state;
 mod streams;

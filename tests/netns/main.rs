@@ -7,12 +7,14 @@
     reason = "the harness is test code too, outside of functions marked as tests"
 )]
 
+mod crashes;
 mod exposures;
 mod forward;
 mod internet;
 mod reach;
 mod run;
 mod self_test;
+mod supervised;
 mod tap;
 mod withdrawn;
 mod world;

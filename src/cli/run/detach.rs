@@ -13,7 +13,8 @@ use riklet_sdn::{
     definition,
     model::{InterfaceName, Workload},
     process,
-    sdn::Config,
+    sdn::{Config, Which},
+    store::Store,
     vmm::runs,
 };
 use serde_json::Value;
@@ -33,6 +34,11 @@ pub(super) fn run(
     args: &RunArgs,
     output: Output,
 ) -> Result<ExitCode, CliError> {
+    if let Some(store) = Store::open_existing(&config.state_dir)? {
+        // Before the log of a supervisor that lives is emptied, and before any of them is run.
+        let names = workloads.iter().map(|workload| workload.name().clone()).collect();
+        runs::refuse_running(&store, &Which::Named(names))?;
+    }
     let mut documents = Vec::new();
     let mut failed: Option<u8> = None;
     for workload in workloads {

@@ -64,7 +64,12 @@ impl Fleet {
         let mut store = Store::open(&self.state_dir)?;
         let tx = store.transaction()?;
         tx.set_run_process(name, process)?;
+        let stopping = tx.run(name)?.is_some_and(|run| run.stopping);
         tx.commit()?;
+        if stopping {
+            // Who asked for it found no process to end, and waits for us.
+            return Err(CliError::GuestEnded { name: name.to_string(), reason: "stopped".into() });
+        }
         match self.running.last_mut() {
             Some(running) => running.boot(launch).map_err(failed),
             None => Ok(()),
@@ -132,8 +137,8 @@ impl Fleet {
         Ok(Ended { name, reason, failed })
     }
 
-    /// Ends all of them at once, each in its own time, and takes their instances down. `failure` is why, where
-    /// nobody asked for it.
+    /// Ends all of them at once, each in its own time, and takes their instances down. `failure` is why, for
+    /// those that nobody has asked to stop.
     pub(super) fn stop<K: Kernel>(
         &mut self,
         sdn: &mut Sdn<K>,
@@ -142,7 +147,9 @@ impl Fleet {
     ) -> Result<(), CliError> {
         let mut store = Store::open(&self.state_dir)?;
         let tx = store.transaction()?;
+        let mut asked = Vec::new();
         for running in &self.running {
+            asked.push(tx.run(running.name())?.is_some_and(|run| run.stopping));
             tx.set_run_stopping(running.name())?;
         }
         tx.commit()?;
@@ -156,8 +163,10 @@ impl Fleet {
             threads.into_iter().map(|t| t.join().unwrap_or_else(|_panic| panicked())).collect()
         });
         let mut first = Ok(());
-        for (running, result) in std::mem::take(&mut self.running).into_iter().zip(results) {
+        let running = std::mem::take(&mut self.running).into_iter();
+        for ((running, result), asked) in running.zip(results).zip(asked) {
             let name = running.name().to_string();
+            let failure = failure.filter(|_| !asked);
             let ended = match result {
                 Ok(_) => self.bury(sdn, running, failure).map(drop),
                 // It holds its TAP: what is left of it is for `repair`, once it is gone.

@@ -226,6 +226,20 @@ pub enum ImageError {
 }
 
 impl ImageError {
+    /// Whether what the definition names is at fault, as against the way to it.
+    #[must_use]
+    pub const fn is_of_the_definition(&self) -> bool {
+        matches!(
+            self,
+            Self::Source { .. }
+                | Self::Find { .. }
+                | Self::Sort { .. }
+                | Self::Open { .. }
+                | Self::Checksum { .. }
+                | Self::Shared { .. }
+        )
+    }
+
     /// What to do about it, where there is something.
     #[must_use]
     pub fn hint(&self) -> Option<String> {

@@ -4,7 +4,6 @@ use std::{
     collections::BTreeMap,
     fmt,
     io::{self, BufRead, BufReader, Read, Write},
-    path::Path,
     process::{Child, Command, Stdio},
     sync::mpsc::{self, RecvTimeoutError},
     thread::{self, JoinHandle},
@@ -13,7 +12,7 @@ use std::{
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::{Namespace, namespace::read_proc, wait_for};
+use super::{Namespace, wait_for};
 
 /// Where the system's programs are.
 pub(super) const PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
@@ -155,19 +154,21 @@ impl Running {
         kill_process(Pid::from_child(&self.child), signal).expect("a running program");
     }
 
-    /// The processes that it has started and that have not ended (proc(5)).
-    pub(crate) fn children(&self) -> Vec<Pid> {
-        let id = self.child.id();
-        let children = read_proc(Path::new(&format!("/proc/{id}/task/{id}/children")));
-        let children = children.expect("a running program");
-        let children = children.split_whitespace().map(|id| id.parse().expect("a process id"));
-        children.map(|id| Pid::from_raw(id).expect("not 0")).collect()
+    /// Whether it has not ended.
+    pub(crate) fn is_running(&mut self) -> bool {
+        self.child.try_wait().expect("a child").is_none()
     }
 
     /// What it did, once it has ended by itself.
     #[track_caller]
-    pub(crate) fn wait(mut self) -> Output {
-        wait_for(&format!("the end of `{}`", self.command), DEADLINE, || {
+    pub(crate) fn wait(self) -> Output {
+        self.wait_within(DEADLINE)
+    }
+
+    /// The same, which must be soon.
+    #[track_caller]
+    pub(crate) fn wait_within(mut self, limit: Duration) -> Output {
+        wait_for(&format!("the end of `{}`", self.command), limit, || {
             self.child.try_wait().expect("a child").map(drop)
         });
         self.finish()

@@ -17,6 +17,7 @@ pub(crate) mod function;
 pub(crate) mod guest;
 pub(crate) mod http;
 pub(crate) mod namespace;
+pub(crate) mod runs;
 
 pub(crate) mod sctp;
 pub(crate) mod state;

@@ -1,0 +1,153 @@
+//! What the commands say of runs where there are none, and what `run` refuses. Runs themselves are in
+//! `tests/netns`.
+
+use std::fmt::Write;
+
+use serde_json::{Value, json};
+
+use crate::environment::{Environment, HELLO, transcript};
+
+/// `hello`, executed so.
+fn hello(execution: Value) -> String {
+    let mut definition: Value = serde_json::from_str(HELLO).unwrap();
+    definition["spec"]["function"]["execution"] = execution;
+    definition.to_string()
+}
+
+#[test]
+fn where_nothing_has_run_the_commands_say_so() {
+    let environment = Environment::new();
+    let commands: [&[&str]; 9] = [
+        &["ps"],
+        &["ps", "--output", "json"],
+        &["stop", "--all"],
+        &["stop", "--all", "--output", "json"],
+        &["stop", "hello"],
+        &["logs", "hello"],
+        &["logs", "--follow", "hello"],
+        &["wait", "hello"],
+        &["wait", "hello", "--output", "json"],
+    ];
+    let before = environment.snapshot();
+    insta::assert_snapshot!(transcript(&environment, commands), @r#"
+    $ riklet-sdn ps
+    NAME  VMM  STATE  PID  SINCE  READY  HOW IT ENDED
+    $ riklet-sdn ps --output json
+    []
+    $ riklet-sdn stop --all
+    ---- stderr ----
+    nothing to do
+    $ riklet-sdn stop --all --output json
+    []
+    $ riklet-sdn stop hello
+    ---- stderr ----
+    error: hello has not run
+    hint: `riklet-sdn ps` shows all
+    ---- exit code 1 ----
+    $ riklet-sdn logs hello
+    ---- stderr ----
+    error: hello has not run
+    hint: `riklet-sdn ps` shows all
+    ---- exit code 1 ----
+    $ riklet-sdn logs --follow hello
+    ---- stderr ----
+    error: hello has not run
+    hint: `riklet-sdn ps` shows all
+    ---- exit code 1 ----
+    $ riklet-sdn wait hello
+    ---- stderr ----
+    error: hello has not run
+    hint: `riklet-sdn ps` shows all
+    ---- exit code 1 ----
+    $ riklet-sdn wait hello --output json
+    ---- stderr ----
+    {
+      "error": "hello has not run",
+      "hint": "`riklet-sdn ps` shows all"
+    }
+    ---- exit code 1 ----
+    "#);
+    environment.assert_unchanged(&before, "looking");
+}
+
+#[test]
+fn run_takes_one_function_with_its_console() {
+    let environment = Environment::new();
+    environment.write(
+        "two.json",
+        format!("[{},{}]", HELLO, HELLO.replace("hello", "second").replace("8080", "9090")),
+    );
+    insta::assert_snapshot!(environment.refused(2, &["run", "--console", "two.json"]), @r"
+    error: --console is for one function, and 2 are defined
+    ");
+    insta::assert_snapshot!(environment.refused(2, &["run", "--console", "--detach", "hello.json"]), @r"
+    error: the argument '--console' cannot be used with '--detach'
+
+    Usage: riklet-sdn run [OPTIONS] <FILE>...
+
+    For more information, try '--help'.
+    ");
+    insta::assert_snapshot!(environment.refused(2, &["stop", "--all", "hello"]), @r"
+    error: the argument '--all' cannot be used with '[NAME]...'
+
+    Usage: riklet-sdn stop [OPTIONS] <NAME>...
+           riklet-sdn stop [OPTIONS] --all
+
+    For more information, try '--help'.
+    ");
+}
+
+#[test]
+fn what_is_up_is_not_run() {
+    let environment = Environment::with_hello();
+    insta::assert_snapshot!(environment.refused(1, &["run", "hello.json"]), @r"
+    error: hello is recorded already
+    hint: `riklet-sdn down hello` first
+    ");
+}
+
+#[test]
+fn a_vmm_that_is_named_must_be_there() {
+    let environment = Environment::new();
+    let mut complaints = String::new();
+    for (what, execution) in [
+        ("firecracker", json!({ "vmm": "firecracker", "kernel": "/srv/vmlinux" })),
+        ("qemu", json!({ "vmm": "qemu", "kernel": "/srv/vmlinux", "accelerator": "tcg" })),
+        ("cloud-hypervisor", json!({ "vmm": "cloud-hypervisor", "kernel": "/srv/vmlinux" })),
+    ] {
+        environment.write("f.json", hello(execution));
+        write!(complaints, "{what}: {}", environment.refused(3, &["run", "f.json"])).unwrap();
+    }
+    insta::assert_snapshot!(complaints, @r"
+    firecracker: error: hello cannot be run: firecracker cannot run it: firecracker is not on the PATH
+    hint: install firecracker, put it on the PATH, or name another vmm
+    qemu: error: hello cannot be run: qemu cannot run it: qemu-system-x86_64 is not on the PATH
+    hint: install qemu-system-x86_64, put it on the PATH, or name another vmm
+    cloud-hypervisor: error: hello cannot be run: cloud-hypervisor cannot run it: cloud-hypervisor is not on the PATH
+    hint: install cloud-hypervisor, put it on the PATH, or name another vmm
+    ");
+}
+
+#[test]
+fn a_vmm_that_is_named_must_be_able_to() {
+    let environment = Environment::new();
+    let mut complaints = String::new();
+    for execution in [
+        json!({ "vmm": "qemu" }),
+        json!({ "vmm": "firecracker", "kernel": "/srv/vmlinux", "queues": 2 }),
+        json!({ "vmm": "firecracker", "kernel": "/srv/vmlinux", "accelerator": "tcg" }),
+        json!({ "kernel": "/srv/vmlinux", "memory": 0 }),
+        json!({ "kernel": "/srv/vmlinux", "bootArgs": "quiet ip=dhcp" }),
+    ] {
+        environment.write("f.json", hello(execution));
+        complaints += &environment.refused(2, &["run", "f.json"]);
+    }
+    insta::assert_snapshot!(complaints, @r#"
+    error: hello cannot be run: qemu cannot run it: no kernel is named
+    hint: name one: spec.function.execution.kernel
+    error: f.json:1:132: spec.function.execution.queues: firecracker opens one queue of a TAP, not 2; qemu and cloud-hypervisor open several
+    error: f.json:1:113: spec.function.execution.accelerator: firecracker has no accelerator to choose; qemu has
+    error: f.json:1:132: spec.function.execution.memory: a guest needs at least 1 MiB of memory
+    error: f.json:1:110: spec.function.execution.bootArgs: "ip=dhcp" would give the guest another address than its slot's, which ip= is set to already
+    "#);
+}

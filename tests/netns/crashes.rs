@@ -1,0 +1,212 @@
+//! What is left where a run is killed, and that it goes.
+
+use std::{net::Ipv4Addr, time::Duration};
+
+use rustix::process::Pid;
+use serde_json::Value;
+
+use crate::{
+    supervised::{HELLO, SECOND, assert_answers, hello, second},
+    world::{
+        Firewall, World,
+        command::Running,
+        function::{bound, exposure, function},
+        on_every_firewall,
+        runs::{is_alive, kill, pid},
+        state::{SystemState, assert_same},
+        traffic::PATIENCE,
+        transport::{Transport::Tcp, assert_refused},
+        wait_for,
+    },
+};
+
+/// Who is killed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Victims {
+    Guest,
+    Supervisor,
+    Both,
+}
+
+const ALL: [Victims; 3] = [Victims::Guest, Victims::Supervisor, Victims::Both];
+
+impl Victims {
+    /// Kills them, and waits until there is neither: the kernel ends the guest with its supervisor, and
+    /// a supervisor ends after its guest.
+    #[track_caller]
+    fn kill(self, run: &Value) {
+        let (guest, supervisor) = (pid(&run["pid"]), pid(&run["supervisorPid"]));
+        match self {
+            Self::Guest => kill(guest),
+            Self::Supervisor => kill(supervisor),
+            Self::Both => {
+                // In this order, for a supervisor whose guest has died begins to clear away.
+                kill(supervisor);
+                if is_alive(guest) {
+                    rustix::process::kill_process(guest, rustix::process::Signal::KILL).ok();
+                }
+            }
+        }
+        gone(&[guest, supervisor]);
+    }
+}
+
+#[track_caller]
+fn gone(processes: &[Pid]) {
+    wait_for("the end of guest and supervisor", Duration::from_secs(5), || {
+        processes.iter().all(|process| !is_alive(*process)).then_some(())
+    });
+}
+
+/// The TAPs of the node, and what the firewall has for the guests' addresses.
+fn left(world: &World) -> (String, bool) {
+    let links = world.node.tool(&["ip", "-brief", "link"]);
+    let taps =
+        links.lines().filter(|line| line.starts_with("rik")).map(|line| line.to_owned() + "\n");
+    let rules = world.node.tool(&["nft", "--stateless", "list", "ruleset"])
+        + &world.program("iptables-save", &[], "").stdout;
+    (taps.collect(), rules.contains("10.231.0.2"))
+}
+
+/// The supervisor of `hello` is dead: that is said, and `repair` clears away what it left, once.
+#[track_caller]
+fn assert_repaired(world: &World) {
+    let check = world.riklet(&["check"], "");
+    assert_eq!(check.code, Some(1), "{check}");
+    assert!(check.stdout.ends_with("! run hello: its supervisor died\n"), "{check}");
+    let check = world.riklet(&["--output", "json", "check"], "");
+    let check: Value = serde_json::from_str(&check.stdout).unwrap();
+    assert_eq!(check["lost"], Value::from(["hello"].as_slice()), "{check}");
+    assert_eq!(world.state_of("hello").0, "lost");
+
+    let repaired = world.riklet(&["repair"], "");
+    assert_eq!(repaired.code, Some(0), "{repaired}");
+    assert_eq!(repaired.stderr, "hello: its supervisor died; cleared away what it left\n");
+    world.riklet(&["check"], "").success();
+    assert_refused(Tcp, &world.client, HELLO);
+    assert_eq!(world.state_of("hello"), ("ended".to_owned(), "its supervisor died".to_owned()));
+    assert_eq!(world.riklet(&["wait", "hello"], "").failure(1), "");
+    let again = world.riklet(&["repair"], "");
+    assert_eq!(again.stderr, "nothing to do\n", "{again}");
+}
+
+on_every_firewall!(what_a_killed_run_leaves_is_repaired, |world| {
+    let before = SystemState::take(&world.node);
+    for victims in ALL {
+        world.detach(&[hello(), second()]);
+        victims.kill(&world.ps("hello"));
+        if victims == Victims::Guest {
+            // Its supervisor has cleared away.
+            assert_eq!(world.state_of("hello").1, "builtin was killed by signal 9");
+            world.riklet(&["check"], "").success();
+            assert_refused(Tcp, &world.client, HELLO);
+        } else {
+            assert_repaired(world);
+        }
+        // What lives was not touched.
+        assert_answers(world, SECOND, "second");
+        let (taps, rules) = left(world);
+        assert!(taps.starts_with("rik1 ") && taps.lines().count() == 1 && !rules, "{taps}");
+        world.riklet(&["stop", "second"], "").success();
+        assert_same(&before, &SystemState::take(&world.node));
+    }
+});
+
+#[test]
+fn the_next_run_clears_away() {
+    let world = World::new(Firewall::Nftables);
+    let before = SystemState::take(&world.node);
+    for victims in [Victims::Supervisor, Victims::Both] {
+        for detached in [true, false] {
+            world.detach(&[hello(), second()]);
+            victims.kill(&world.ps("hello"));
+            if detached {
+                world.detach(&[hello()]);
+                assert_answers(&world, HELLO, "hello");
+            } else {
+                // Any run does, of whatever name.
+                world.detach(&[function("third", &[exposure(Tcp, 7070, 3000)])]);
+                assert_eq!(world.state_of("hello").1, "its supervisor died");
+                assert_refused(Tcp, &world.client, HELLO);
+            }
+            world.riklet(&["check"], "").success();
+            assert_answers(&world, SECOND, "second");
+            world.riklet(&["stop", "--all"], "").success();
+            assert_same(&before, &SystemState::take(&world.node));
+        }
+    }
+}
+
+#[test]
+fn stop_clears_away_what_is_lost() {
+    let world = World::new(Firewall::Nftables);
+    for all in [false, true] {
+        world.detach(&[hello(), second()]);
+        Victims::Both.kill(&world.ps("hello"));
+        let which = if all { "--all" } else { "hello" };
+        world.riklet(&["stop", which], "").success();
+        assert_eq!(world.state_of("hello").0, "ended");
+        world.riklet(&["check"], "").success();
+        assert_refused(Tcp, &world.client, HELLO);
+        if !all {
+            assert_answers(&world, SECOND, "second");
+            world.riklet(&["stop", "second"], "").success();
+        }
+    }
+}
+
+/// `hello`, which is never ready: nobody reaches the address that its port is published at.
+fn start_in_vain(world: &World) -> (Running, Value) {
+    let nowhere = bound(Ipv4Addr::new(192, 0, 2, 99), exposure(Tcp, 8080, 3000));
+    let definition = function("hello", &[nowhere]).to_string();
+    let starting =
+        world.riklet_in_background(&["run", "--detach", "--ready-timeout", "50", "-"], &definition);
+    let run = wait_for("the guest of a run that starts", Duration::from_secs(10), || {
+        let runs = world.riklet(&["--output", "json", "ps"], "").success();
+        let runs: Vec<Value> = serde_json::from_str(&runs).unwrap();
+        runs.into_iter().find(|run| run["state"] == "starting" && run["pid"].is_u64())
+    });
+    (starting, run)
+}
+
+#[test]
+fn what_is_killed_while_it_starts_is_repaired() {
+    let world = World::new(Firewall::Nftables);
+    world.detach(&[second()]);
+    world.wait_for_carrier("rik0");
+    let before = SystemState::take(&world.node);
+    for victims in ALL {
+        let (starting, run) = start_in_vain(&world);
+        victims.kill(&run);
+        let output = starting.wait_within(PATIENCE);
+        assert_eq!(output.code, Some(1), "{output}");
+        if victims == Victims::Guest {
+            let complaint =
+                "error: hello ended before it was ready: builtin was killed by signal 9\n";
+            assert_eq!(output.stderr, complaint);
+            assert_eq!(world.reason_of("hello"), "builtin was killed by signal 9");
+            world.riklet(&["check"], "").success();
+        } else {
+            assert_ne!(output.stderr, "", "who waits is told");
+            assert_repaired(&world);
+        }
+        assert_answers(&world, SECOND, "second");
+        assert_same(&before, &SystemState::take(&world.node));
+    }
+}
+
+#[test]
+fn what_starts_is_stopped() {
+    let world = World::new(Firewall::Nftables);
+    let before = SystemState::take(&world.node);
+    let (starting, run) = start_in_vain(&world);
+    world.riklet(&["stop", "hello"], "").success();
+    gone(&[pid(&run["pid"]), pid(&run["supervisorPid"])]);
+    let output = starting.wait_within(PATIENCE);
+    assert_eq!(
+        (output.code, &*output.stderr),
+        (Some(1), "error: hello ended before it was ready: stopped\n")
+    );
+    assert_eq!(world.state_of("hello"), ("ended".to_owned(), "stopped".to_owned()));
+    assert_same(&before, &SystemState::take(&world.node));
+}

@@ -1,0 +1,252 @@
+//! Supervision: `run --detach`, `ps`, `logs`, `stop`, `wait`, with the builtin guest.
+
+use std::{
+    io::ErrorKind,
+    net::{Ipv4Addr, TcpStream},
+    time::{Duration, Instant},
+};
+
+use rustix::process::{Signal, getsid};
+use serde_json::Value;
+
+use crate::world::{
+    Firewall, NODE_LAN, World,
+    command::Running,
+    function::{exposure, function},
+    http::http_get,
+    on_every_firewall,
+    runs::{is_alive, kill, pid},
+    state::{SystemState, assert_same},
+    traffic::PATIENCE,
+    transport::{Transport::Tcp, assert_refused},
+    wait_for,
+};
+
+pub(crate) const HELLO: (Ipv4Addr, u16) = (NODE_LAN, 8080);
+pub(crate) const SECOND: (Ipv4Addr, u16) = (NODE_LAN, 9090);
+
+pub(crate) fn hello() -> Value {
+    function("hello", &[exposure(Tcp, 8080, 3000)])
+}
+
+pub(crate) fn second() -> Value {
+    function("second", &[exposure(Tcp, 9090, 3000)])
+}
+
+/// The function of this name answers its client there.
+#[track_caller]
+pub(crate) fn assert_answers(world: &World, at: (Ipv4Addr, u16), name: &str) {
+    assert_eq!(http_get(&world.client, at, "/")["function"], name);
+}
+
+/// Both in the foreground, by one supervisor, ready.
+fn both(world: &World) -> Running {
+    let definitions = Value::from([hello(), second()]);
+    let mut running = world.riklet_in_background(&["run", "-"], &definitions.to_string());
+    running.wait_for_line("ready in");
+    running
+}
+
+on_every_firewall!(a_detached_run_answers_until_it_is_stopped, |world| {
+    let before = SystemState::take(&world.node);
+    let printed = world.detach(&[hello()]);
+    for words in
+        ["http://203.0.113.2:8080/", "ready in ", "`riklet-sdn stop hello` takes it down\n"]
+    {
+        assert!(printed.contains(words), "{printed}");
+    }
+    assert_answers(world, HELLO, "hello");
+
+    let run = world.ps("hello");
+    assert_eq!((&run["state"], &run["vmm"]), (&"running".into(), &"builtin".into()), "{run}");
+    assert!(run["readyAfterMs"].is_u64() && run["reason"].is_null(), "{run}");
+    let (guest, supervisor) = (pid(&run["pid"]), pid(&run["supervisorPid"]));
+    assert!(is_alive(guest) && is_alive(supervisor) && guest != supervisor);
+    // It has no terminal that could take it along.
+    assert_eq!(getsid(Some(supervisor)).unwrap(), supervisor);
+    let table = world.riklet(&["ps"], "").success();
+    let row: Vec<_> = table.lines().nth(1).unwrap().split_whitespace().collect();
+    let number = guest.as_raw_nonzero().to_string();
+    assert_eq!(row[..4], ["hello", "builtin", "running", &*number], "{table}");
+
+    let stopped = world.riklet(&["stop", "hello"], "");
+    assert_eq!((stopped.code, &*stopped.stderr), (Some(0), "hello: SIGTERM\n"), "{stopped}");
+    assert!(!is_alive(guest));
+    assert_refused(Tcp, &world.client, HELLO);
+    assert_eq!(world.state_of("hello"), ("ended".to_owned(), "stopped".to_owned()));
+    wait_for("the supervisor's end", PATIENCE, || (!is_alive(supervisor)).then_some(()));
+    assert_same(&before, &SystemState::take(&world.node));
+});
+
+#[test]
+fn what_runs_is_neither_run_again_nor_taken_down() {
+    let world = World::new(Firewall::Nftables);
+    world.detach(&[hello()]);
+    let run = world.ps("hello");
+    let refusal = format!(
+        "error: hello runs already: builtin, process {}\nhint: `riklet-sdn stop hello` ends it\n",
+        run["pid"]
+    );
+    let definition = hello().to_string();
+    let commands: [&[&str]; 4] = [
+        &["run", "-"],
+        &["run", "--detach", "-"],
+        &["down", "hello"],
+        &["down", "--all", "--purge"],
+    ];
+    for command in commands {
+        let complaint = world.riklet(command, &definition).failure(1);
+        assert_eq!(complaint, refusal, "{command:?}");
+        assert_answers(&world, HELLO, "hello");
+    }
+    // Nothing of two is run where one cannot be.
+    let both = Value::from([second(), hello()]).to_string();
+    let complaint = world.riklet(&["run", "--detach", "-"], &both).failure(1);
+    assert_eq!(complaint, refusal);
+    assert_refused(Tcp, &world.client, SECOND);
+    assert_eq!(world.ps("hello"), run);
+    world.riklet(&["stop", "hello"], "").success();
+}
+
+#[test]
+fn what_has_not_run_is_named_with_what_is_like_it() {
+    let world = World::new(Firewall::Nftables);
+    world.detach(&[hello()]);
+    for command in ["stop", "logs", "wait"] {
+        let complaint = world.riklet(&[command, "helo"], "").failure(1);
+        assert_eq!(complaint, "error: helo has not run\nhint: did you mean hello?\n");
+    }
+    world.riklet(&["stop", "hello"], "").success();
+    let again = world.riklet(&["stop", "hello"], "");
+    assert_eq!((again.code, &*again.stderr), (Some(0), "hello: had ended already\n"));
+}
+
+#[test]
+fn all_are_stopped_at_once() {
+    let world = World::new(Firewall::Nftables);
+    let before = SystemState::take(&world.node);
+    let printed = world.riklet(
+        &["--output", "json", "run", "--detach", "-"],
+        &Value::from([hello(), second()]).to_string(),
+    );
+    let printed: Value = serde_json::from_str(&printed.success()).unwrap();
+    for (index, name) in ["hello", "second"].iter().enumerate() {
+        let ready = &printed[index];
+        assert_eq!(ready["instances"][0]["name"], *name, "{printed}");
+        assert!(ready["readyMs"]["total"].as_f64().is_some_and(|ms| ms > 0.0), "{printed}");
+    }
+    // Each has a supervisor of its own.
+    assert_ne!(world.ps("hello")["supervisorPid"], world.ps("second")["supervisorPid"]);
+    world.riklet(&["stop", "--all"], "").success();
+    for (name, at) in [("hello", HELLO), ("second", SECOND)] {
+        assert_eq!(world.state_of(name), ("ended".to_owned(), "stopped".to_owned()));
+        assert_refused(Tcp, &world.client, at);
+    }
+    assert_same(&before, &SystemState::take(&world.node));
+}
+
+#[test]
+fn who_waits_is_told_how_it_ended() {
+    let world = World::new(Firewall::Nftables);
+    for (json, how) in [(false, "killed"), (true, "killed"), (false, "stopped")] {
+        world.detach(&[hello()]);
+        let format = if json { "json" } else { "text" };
+        let mut waiting = world.riklet_in_background(&["--output", format, "wait", "hello"], "");
+        let following = world.riklet_in_background(&["logs", "--follow", "hello"], "");
+        assert!(waiting.is_running());
+        let code = if how == "stopped" {
+            world.riklet(&["stop", "hello"], "").success();
+            0
+        } else {
+            kill(pid(&world.ps("hello")["pid"]));
+            1
+        };
+        let output = waiting.wait();
+        assert_eq!(output.code, Some(code), "{output}");
+        let reason = if code == 0 { "stopped" } else { "builtin was killed by signal 9" };
+        if json {
+            let said: Value = serde_json::from_str(&output.stdout).unwrap();
+            assert_eq!((&said["reason"], &said["failed"]), (&reason.into(), &true.into()));
+        } else {
+            assert_eq!(output.stdout, format!("{reason}\n"));
+        }
+        following.wait_within(PATIENCE).success();
+        assert_refused(Tcp, &world.client, HELLO);
+        // It is said again to whoever asks later.
+        assert_eq!(world.riklet(&["wait", "hello"], "").code, Some(code));
+    }
+}
+
+/// Whether a connection is refused at once. What is sent to a guest that is no more is lost, and sent again after
+/// a second only (RFC 6298): that is not waited for.
+fn is_refused(world: &World, at: (Ipv4Addr, u16)) -> bool {
+    let connect = || TcpStream::connect_timeout(&at.into(), Duration::from_millis(20));
+    let result = world.client.run(connect);
+    result.is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused)
+}
+
+on_every_firewall!(a_guest_that_dies_takes_its_port_along_and_no_other, |world| {
+    let before = SystemState::take(&world.node);
+    let mut running = both(world);
+    let following = world.riklet_in_background(&["logs", "--follow", "second"], "");
+    let victim = pid(&world.ps("second")["pid"]);
+    let died = now();
+    kill(victim);
+    wait_for("the port of the dead to refuse", PATIENCE, || {
+        is_refused(world, SECOND).then_some(())
+    });
+    let passed = died.elapsed();
+    #[expect(clippy::print_stdout, reason = "who measures wants to see it")]
+    {
+        println!("the port refused {passed:?} after the death of its guest");
+    }
+    assert!(passed.as_secs() < 1, "{passed:?}");
+
+    assert_answers(world, HELLO, "hello");
+    assert_eq!(world.reason_of("second"), "builtin was killed by signal 9");
+    assert_eq!(world.ps("second")["failed"], true);
+    assert_eq!(world.state_of("hello").0, "running");
+    // Its supervisor goes on, and who follows its log does not.
+    following.wait_within(PATIENCE).success();
+    assert!(running.is_running());
+    world.riklet(&["check"], "").success();
+
+    running.signal(Signal::TERM);
+    let complaint = running.wait().failure(1);
+    assert_eq!(complaint, "second: builtin was killed by signal 9\n");
+    assert_eq!(world.state_of("hello").1, "stopped");
+    assert_same(&before, &SystemState::take(&world.node));
+});
+
+#[test]
+fn a_run_ends_with_its_last_guest() {
+    let world = World::new(Firewall::Nftables);
+    let before = SystemState::take(&world.node);
+    let mut running = both(&world);
+    world.riklet(&["stop", "hello"], "").success();
+    assert_refused(Tcp, &world.client, HELLO);
+    assert_answers(&world, SECOND, "second");
+    assert!(running.is_running());
+    world.riklet(&["stop", "second"], "").success();
+    let output = running.wait();
+    assert_eq!((output.code, &*output.stderr), (Some(0), "hello: stopped\nsecond: stopped\n"));
+    assert_same(&before, &SystemState::take(&world.node));
+}
+
+#[test]
+fn one_that_cannot_be_run_is_none_of_the_others() {
+    let world = World::new(Firewall::Nftables);
+    let thief = function("thief", &[exposure(Tcp, 8080, 3000)]);
+    world.detach(&[hello()]);
+    let output = world.try_detach(&[thief, second()]);
+    assert_eq!(output.code, Some(1), "{output}");
+    assert!(output.stderr.contains("hello"), "the holder of the port is named: {output}");
+    assert_answers(&world, HELLO, "hello");
+    assert_answers(&world, SECOND, "second");
+    world.riklet(&["stop", "--all"], "").success();
+}
+
+#[expect(clippy::disallowed_methods, reason = "the test measures")]
+fn now() -> Instant {
+    Instant::now()
+}
