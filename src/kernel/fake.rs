@@ -5,7 +5,8 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::Ipv4Addr,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    os::fd::OwnedFd,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
 };
 
 use ipnet::Ipv4Net;
@@ -130,6 +131,10 @@ impl FakeKernel {
 }
 
 impl Kernel for FakeKernel {
+    fn share_lock(&mut self, _lock: Weak<OwnedFd>) {
+        // Its effects end with the caller.
+    }
+
     fn link(&mut self, name: &InterfaceName) -> Result<Option<LinkState>, KernelError> {
         Ok(self.system().links.get(name).cloned())
     }

@@ -10,6 +10,8 @@ pub mod linux;
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::Ipv4Addr,
+    os::fd::OwnedFd,
+    sync::Weak,
 };
 
 use ipnet::Ipv4Net;
@@ -72,6 +74,11 @@ pub struct Listener {
 /// Each effect is small enough that it is either done or not, except where its documentation says what
 /// partial failure leaves; each may be repeated. Nothing here decides.
 pub trait Kernel {
+    /// Lets the programs that changes are made with keep this lock, as long as somebody holds it and they
+    /// run: one of them may outlive this process, where it is killed, and its change must not come to pass
+    /// in the midst of the next process' work.
+    fn share_lock(&mut self, lock: Weak<OwnedFd>);
+
     /// The interface of this name, whoever's it is; `None` where there is none. Costs the same however
     /// many there are.
     ///

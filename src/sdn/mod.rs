@@ -141,7 +141,7 @@ impl<K: Kernel> Sdn<K> {
     /// changed for any of them. What fails later is in [`Report::failures`], or is [`SdnError::Halted`] where it
     /// concerns all; then the records are kept, and [`Self::repair`] or the next operation tries again.
     pub fn up(&mut self, workloads: &[Workload], options: UpOptions) -> Result<Report, SdnError> {
-        let _lock = Lock::exclusive(&self.config.state_dir)?;
+        let _lock = self.lock()?;
         let mut store = Store::open(&self.config.state_dir)?;
         let tx = store.transaction()?;
         let interrupted = !tx.unsettled()?.is_empty();
@@ -191,7 +191,7 @@ impl<K: Kernel> Sdn<K> {
         if nothing_recorded && !purge && *which == Which::All {
             return Ok(Report::default());
         }
-        let _lock = Lock::exclusive(&self.config.state_dir)?;
+        let _lock = self.lock()?;
         let mut store = Store::open(&self.config.state_dir)?;
         let tx = store.transaction()?;
         let interrupted = !tx.unsettled()?.is_empty();
@@ -246,7 +246,7 @@ impl<K: Kernel> Sdn<K> {
     /// # Errors
     /// As with [`Self::up`].
     pub fn repair(&mut self) -> Result<Report, SdnError> {
-        let _lock = Lock::exclusive(&self.config.state_dir)?;
+        let _lock = self.lock()?;
         let mut store = Store::open(&self.config.state_dir)?;
         let tx = store.transaction()?;
         let Some(host) = Host::decided(&mut self.kernel, &self.config, &tx)? else {
@@ -256,6 +256,13 @@ impl<K: Kernel> Sdn<K> {
         host.record(&mut self.kernel, &tx)?;
         tx.commit()?;
         self.settle(&mut store, &host, &BTreeMap::new(), true, &BTreeSet::new())
+    }
+
+    /// Waits until nobody else is at work, nor any program that a killed process left behind.
+    fn lock(&mut self) -> Result<Lock, SdnError> {
+        let lock = Lock::exclusive(&self.config.state_dir)?;
+        self.kernel.share_lock(lock.share());
+        Ok(lock)
     }
 
     /// Records the workloads, and says what that changes and shadows.

@@ -9,7 +9,7 @@ use crate::{
     model::{Execution, Function, InstanceName, Pool, Slot, Workload},
     network::alias::{self, Marked},
     plan::IP_FORWARD,
-    store::{Lock, Phase, Store, StoreError, Tx},
+    store::{Phase, Store, StoreError, Tx},
 };
 
 /// What [`Sdn::rebuild`] found and did.
@@ -33,7 +33,7 @@ impl<K: Kernel> Sdn<K> {
     /// Where the state directory cannot be used, the database is newer or another program's, or no known
     /// pool has the interfaces' addresses. Otherwise as with [`Self::repair`].
     pub fn rebuild(&mut self) -> Result<Rebuilt, SdnError> {
-        let lock = Lock::exclusive(&self.config.state_dir)?;
+        let lock = self.lock()?;
         let (mut store, set_aside) = self.usable_store()?;
         let tx = store.transaction()?;
         let links = self.kernel.links()?.into_iter();
