@@ -58,6 +58,8 @@ fn run_command(mut command: Command, args: &[&str], input: &[u8]) -> io::Result<
     let mut child = command
         .args(args)
         .env("LC_ALL", "C")
+        // Ctrl-C is for us: a terminal sends it to all processes of the group.
+        .process_group(0)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())

@@ -26,8 +26,12 @@ pub(crate) fn run<K: Kernel>(
     refuse_running(sdn, &workloads)?;
     let started = now();
     let mut guests = Guests::watching_signals()?;
-    let mut report = sdn.up(&workloads, UpOptions::default())?;
-    let served = serve(sdn, &mut report, &mut guests, args, output, started);
+    let served = match sdn.up(&workloads, UpOptions::default()) {
+        Ok(mut report) => serve(sdn, &mut report, &mut guests, args, output, started),
+        // What it came to before may stand, and is recorded.
+        Err(error @ (SdnError::Halted { .. } | SdnError::Kernel(_))) => Err(error.into()),
+        Err(error) => return Err(error.into()),
+    };
     guests.end();
     let names = workloads.iter().map(|workload| workload.name().clone()).collect();
     let ended = take_down(sdn, names);
