@@ -49,6 +49,8 @@ pub struct Observed {
     pub links: BTreeMap<Slot, LinkState>,
     /// The firewall, held against the desired ruleset.
     pub firewall: FirewallState,
+    /// Empty tables of the firewall, where nothing of ours shall remain.
+    pub empty_tables: BTreeSet<String>,
     /// The gates.
     pub gates: Vec<GateState>,
     /// The present values of the sysctls that are desired; one that does not exist is not in here.
@@ -229,14 +231,7 @@ fn firewall_steps(
     let flows = flows(desired, &add, &remove, leaving);
     let flows = (!flows.is_empty()).then_some(Step::ForgetFlows(flows));
     let Some(skeleton) = &desired.skeleton else {
-        let steps = match observed.firewall.skeleton {
-            SkeletonState::Absent => vec![],
-            _ => vec![
-                Step::Firewall(desired.backend, Change::Remove),
-                Step::RemoveEmptyTables(desired.backend, desired.foreign_tables.clone()),
-            ],
-        };
-        return (steps, flows);
+        return (firewall_removal(desired, observed), flows);
     };
     let intact =
         observed.firewall.skeleton == SkeletonState::Intact && observed.firewall.strays.is_empty();
@@ -249,6 +244,18 @@ fn firewall_steps(
     };
     let change = change.map(|change| Step::Firewall(desired.backend, change));
     (change.into_iter().collect(), flows)
+}
+
+/// The steps that leave nothing of ours in the firewall. Where the first of them was the last of a process
+/// that was killed, the second is still to be done.
+fn firewall_removal(desired: &Desired, observed: &Observed) -> Vec<Step> {
+    let backend = desired.backend;
+    let ours_stands = observed.firewall.skeleton != SkeletonState::Absent;
+    let ours_is_left = !observed.empty_tables.is_subset(&desired.foreign_tables);
+    let remove = ours_stands.then_some(Step::Firewall(backend, Change::Remove));
+    let tables = (ours_stands || ours_is_left)
+        .then(|| Step::RemoveEmptyTables(backend, desired.foreign_tables.clone()));
+    remove.into_iter().chain(tables).collect()
 }
 
 /// Established flows keep the translation that they began with; those concerned must begin anew.

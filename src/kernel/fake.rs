@@ -277,6 +277,10 @@ impl Kernel for FakeKernel {
         Ok(BTreeSet::new())
     }
 
+    fn empty_tables(&mut self, _backend: Backend) -> Result<BTreeSet<String>, KernelError> {
+        Ok(BTreeSet::new())
+    }
+
     fn remove_empty_tables(
         &mut self,
         _backend: Backend,

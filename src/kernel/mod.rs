@@ -161,8 +161,13 @@ pub trait Kernel {
     /// Where the kernel does not answer.
     fn firewall_tables(&mut self, backend: Backend) -> Result<BTreeSet<String>, KernelError>;
 
-    /// Deletes the tables of this backend that hold nothing but empty base chains with policy accept,
-    /// except those named.
+    /// Those of these tables that hold nothing but empty base chains with policy accept.
+    ///
+    /// # Errors
+    /// Where the kernel does not answer.
+    fn empty_tables(&mut self, backend: Backend) -> Result<BTreeSet<String>, KernelError>;
+
+    /// Deletes the [`Self::empty_tables`], except those named.
     ///
     /// # Errors
     /// Where the kernel refuses.

@@ -43,6 +43,7 @@ fn nothing() -> Observed {
             entries: BTreeSet::new(),
             strays: vec![],
         },
+        empty_tables: BTreeSet::new(),
         gates: vec![],
         sysctls: BTreeMap::from([(IP_FORWARD.to_owned(), "0".to_owned())]),
     }
@@ -59,6 +60,7 @@ fn after(desired: &Desired) -> Observed {
     Observed {
         links: links.map(|l| (Slot::of_interface(l.name.as_str()).unwrap(), l)).collect(),
         firewall: FirewallState { skeleton: SkeletonState::Intact, entries, strays: vec![] },
+        empty_tables: BTreeSet::new(),
         gates: vec![],
         sysctls: desired.sysctls.clone(),
     }
@@ -159,4 +161,18 @@ fn a_slot_that_failed_is_left_as_it_is() {
         panic!("{steps:?}")
     };
     assert_eq!(ruleset.entries, observed.firewall.entries);
+}
+
+#[test]
+fn empty_tables_go_where_nothing_else_is_left_unless_they_were_there_before() {
+    let mut wanted = desired([]);
+    wanted.skeleton = None;
+    wanted.sysctls = BTreeMap::new();
+    wanted.foreign_tables = ["nat".to_owned()].into();
+    let mut observed = nothing();
+    observed.empty_tables = ["nat".to_owned()].into();
+    assert!(plan(&wanted, &observed).is_empty());
+    observed.empty_tables.insert("filter".to_owned());
+    let steps = plan(&wanted, &observed).steps;
+    assert_eq!(steps, [Step::RemoveEmptyTables(Backend::Nftables, wanted.foreign_tables)]);
 }

@@ -131,7 +131,8 @@ impl Observe for Named<'_> {
         let skeleton = SkeletonState::Intact;
         let firewall = FirewallState { skeleton, entries, strays: vec![] };
         let sysctls = sysctls(self.host, kernel)?;
-        Ok(Some(Observed { links, firewall, gates: vec![], sysctls }))
+        let empty_tables = BTreeSet::new();
+        Ok(Some(Observed { links, firewall, empty_tables, gates: vec![], sysctls }))
     }
 
     /// A firewall that refuses has something else than the records say.
@@ -170,10 +171,15 @@ impl Observe for All<'_> {
 
     fn observe(&self, kernel: &mut impl Kernel) -> Result<Option<Observed>, SdnError> {
         let links = kernel.links()?.into_iter();
+        let empty_tables = match self.host.skeleton {
+            Some(_) => BTreeSet::new(),
+            None => kernel.empty_tables(self.host.backend)?,
+        };
         let slot = |link: LinkState| Some((Slot::of_interface(link.name.as_str())?, link));
         Ok(Some(Observed {
             links: links.filter_map(slot).collect(),
             firewall: kernel.firewall(self.host.backend, &self.expected())?,
+            empty_tables,
             gates: kernel.gates(self.host.backend)?,
             sysctls: sysctls(self.host, kernel)?,
         }))

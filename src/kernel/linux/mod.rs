@@ -170,6 +170,15 @@ impl Kernel for Linux {
         }
     }
 
+    fn empty_tables(&mut self, backend: Backend) -> Result<BTreeSet<String>, KernelError> {
+        match backend {
+            Backend::Iptables(IptablesVariant::Nft) => {
+                self.nftables().and_then(Nftables::empty_tables).map_err(unreadable(backend))
+            }
+            Backend::Nftables | Backend::Iptables(IptablesVariant::Legacy) => Ok(BTreeSet::new()),
+        }
+    }
+
     fn remove_empty_tables(
         &mut self,
         backend: Backend,
