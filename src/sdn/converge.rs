@@ -145,11 +145,21 @@ impl Observe for Named<'_> {
 pub(super) struct All<'a> {
     host: &'a Host,
     fragments: BTreeMap<Slot, Fragment>,
+    interrupted: BTreeSet<Slot>,
 }
 
 impl<'a> All<'a> {
-    pub(super) fn new(host: &'a Host, fragments: BTreeMap<Slot, Fragment>) -> Self {
-        Self { host, fragments }
+    pub(super) fn new(
+        host: &'a Host,
+        fragments: BTreeMap<Slot, Fragment>,
+        interrupted: &BTreeSet<Slot>,
+    ) -> Self {
+        Self { host, fragments, interrupted: interrupted.clone() }
+    }
+
+    /// No instance shall remain.
+    pub(super) fn nothing(host: &'a Host) -> Self {
+        Self::new(host, BTreeMap::new(), &BTreeSet::new())
     }
 
     /// The ruleset to hold the firewall against. Where nothing shall remain, any will do: whatever is there
@@ -166,7 +176,8 @@ impl<'a> All<'a> {
 
 impl Observe for All<'_> {
     fn desired(&self) -> Desired {
-        desired(self.host, self.fragments.clone())
+        let interrupted = self.interrupted.clone();
+        Desired { interrupted, ..desired(self.host, self.fragments.clone()) }
     }
 
     fn observe(&self, kernel: &mut impl Kernel) -> Result<Option<Observed>, SdnError> {
@@ -196,6 +207,7 @@ fn desired(host: &Host, fragments: BTreeMap<Slot, Fragment>) -> Desired {
         pool: host.node.pool,
         fragments,
         untouched: BTreeSet::new(),
+        interrupted: BTreeSet::new(),
         skeleton: host.skeleton.clone(),
         sysctls: host.sysctls.clone(),
         foreign_tables: host.foreign_tables.clone(),

@@ -144,7 +144,7 @@ impl<K: Kernel> Sdn<K> {
         let _lock = self.lock()?;
         let mut store = Store::open(&self.config.state_dir)?;
         let tx = store.transaction()?;
-        let interrupted = !tx.unsettled()?.is_empty();
+        let interrupted = interrupted(&tx)?;
         let host = Host::decide(&mut self.kernel, &self.config, &tx)?;
         let (changes, warnings) = self.record(&host, &tx, workloads)?;
         if let Some(warning) = warnings.first().filter(|_| options.strict) {
@@ -153,7 +153,7 @@ impl<K: Kernel> Sdn<K> {
         host.record(&mut self.kernel, &tx)?;
         tx.commit()?;
         let asked = workloads.iter().map(|w| w.name().clone()).collect();
-        let mut report = self.settle(&mut store, &host, &changes, interrupted, &asked)?;
+        let mut report = self.settle(&mut store, &host, Some(&changes), &interrupted, &asked)?;
         report.warnings = warnings;
         Ok(report)
     }
@@ -169,14 +169,14 @@ impl<K: Kernel> Sdn<K> {
             None => Store::in_memory()?,
         };
         let tx = store.transaction()?;
-        let interrupted = !tx.unsettled()?.is_empty();
+        let interrupted = interrupted(&tx)?;
         let host = Host::decide(&mut self.kernel, &self.config, &tx)?;
         let (changes, warnings) = self.record(&host, &tx, workloads)?;
-        let named = Named::new(&host, &changes).filter(|_| !interrupted);
+        let named = Named::new(&host, &changes).filter(|_| interrupted.is_empty());
         if let Some(plan) = named.map(|n| n.preview(&mut self.kernel)).transpose()?.flatten() {
             return Ok((plan, warnings));
         }
-        let all = All::new(&host, fragments(&host, &tx.all()?)?);
+        let all = All::new(&host, fragments(&host, &tx.all()?)?, &interrupted);
         Ok((all.preview(&mut self.kernel)?.unwrap_or_default(), warnings))
     }
 
@@ -194,7 +194,7 @@ impl<K: Kernel> Sdn<K> {
         let _lock = self.lock()?;
         let mut store = Store::open(&self.config.state_dir)?;
         let tx = store.transaction()?;
-        let interrupted = !tx.unsettled()?.is_empty();
+        let interrupted = interrupted(&tx)?;
         let leaving = leaving(&tx, which)?;
         if purge {
             refuse_remaining(&tx, &leaving)?;
@@ -214,7 +214,7 @@ impl<K: Kernel> Sdn<K> {
             return self.purge(&mut store, &host);
         }
         let asked = leaving.iter().map(|record| record.workload.name().clone()).collect();
-        self.settle(&mut store, &host, &changes, interrupted, &asked)
+        self.settle(&mut store, &host, Some(&changes), &interrupted, &asked)
     }
 
     /// How the kernel differs from the records. Changes nothing.
@@ -234,7 +234,7 @@ impl<K: Kernel> Sdn<K> {
             let plan = Plan { steps, blocked: BTreeMap::new() };
             return Ok(Drift { plan, unsettled: vec![] });
         };
-        let all = All::new(&host, fragments(&host, &store.all()?)?);
+        let all = All::new(&host, fragments(&host, &store.all()?)?, &interrupted(&store)?);
         let plan = all.preview(&mut self.kernel)?.unwrap_or_default();
         let unsettled = store.unsettled()?.into_iter();
         let unsettled = unsettled.map(|r| (r.workload.name().clone(), r.phase)).collect();
@@ -253,9 +253,10 @@ impl<K: Kernel> Sdn<K> {
             drop(tx);
             return self.remove_leftovers();
         };
+        let interrupted = interrupted(&tx)?;
         host.record(&mut self.kernel, &tx)?;
         tx.commit()?;
-        self.settle(&mut store, &host, &BTreeMap::new(), true, &BTreeSet::new())
+        self.settle(&mut store, &host, None, &interrupted, &BTreeSet::new())
     }
 
     /// Waits until nobody else is at work, nor any program that a killed process left behind.
@@ -303,23 +304,24 @@ impl<K: Kernel> Sdn<K> {
 
     /// Converges the kernel to the records, and says in the records how far it came.
     ///
-    /// Looks at the changed slots only where that is enough: where every earlier operation came to its end,
-    /// and the firewall has what the records say it has.
+    /// Looks at the changed slots only, where there are some and that is enough: where every earlier operation
+    /// came to its end, and the firewall has what the records say it has.
     fn settle(
         &mut self,
         store: &mut Store,
         host: &Host,
-        changes: &BTreeMap<Slot, Change>,
-        interrupted: bool,
+        changes: Option<&BTreeMap<Slot, Change>>,
+        interrupted: &BTreeSet<Slot>,
         asked: &BTreeSet<InstanceName>,
     ) -> Result<Report, SdnError> {
-        let named = Named::new(host, changes).filter(|_| !interrupted);
+        let changes = changes.filter(|_| interrupted.is_empty());
+        let named = changes.and_then(|changes| Named::new(host, changes));
         let outcome = if let Some(outcome) =
             named.map(|n| n.converge(&mut self.kernel)).transpose()?.flatten()
         {
             outcome
         } else {
-            let all = All::new(host, fragments(host, &store.all()?)?);
+            let all = All::new(host, fragments(host, &store.all()?)?, interrupted);
             all.converge(&mut self.kernel)?.unwrap_or_default()
         };
         let tx = store.transaction()?;
@@ -352,7 +354,7 @@ impl<K: Kernel> Sdn<K> {
     /// Removes all that is ours. Every record is being removed.
     fn purge(&mut self, store: &mut Store, host: &Host) -> Result<Report, SdnError> {
         let nothing = host.clone().removed(&mut self.kernel)?;
-        let outcome = All::new(&nothing, BTreeMap::new()).converge(&mut self.kernel)?;
+        let outcome = All::nothing(&nothing).converge(&mut self.kernel)?;
         let outcome = outcome.unwrap_or_default();
         if let Some((step, source)) = outcome.halted {
             return Err(SdnError::Halted { step: Box::new(step), source });
@@ -371,7 +373,7 @@ impl<K: Kernel> Sdn<K> {
     fn leftovers(&mut self) -> Result<Vec<(Host, Plan)>, SdnError> {
         let mut found = Vec::new();
         for host in Host::possible(&mut self.kernel, &self.config)? {
-            let plan = All::new(&host, BTreeMap::new()).preview(&mut self.kernel)?;
+            let plan = All::nothing(&host).preview(&mut self.kernel)?;
             found.extend(plan.filter(|plan| !plan.is_empty()).map(|plan| (host, plan)));
         }
         Ok(found)
@@ -380,7 +382,7 @@ impl<K: Kernel> Sdn<K> {
     fn remove_leftovers(&mut self) -> Result<Report, SdnError> {
         let mut report = Report::default();
         for (host, _) in self.leftovers()? {
-            let outcome = All::new(&host, BTreeMap::new()).converge(&mut self.kernel)?;
+            let outcome = All::nothing(&host).converge(&mut self.kernel)?;
             let outcome = outcome.unwrap_or_default();
             report.done.extend(outcome.done);
             if let Some((step, source)) = outcome.halted {
@@ -430,6 +432,11 @@ fn put_all<'a>(
 /// What an instance needs, as recorded.
 fn fragment(host: &Host, record: &Record) -> Result<Fragment, SdnError> {
     Ok(network::fragment(&record.workload, record.slot, &host.node)?)
+}
+
+/// The slots of the instances whose last operation did not come to its end.
+fn interrupted(store: &Store) -> Result<BTreeSet<Slot>, SdnError> {
+    Ok(store.unsettled()?.iter().map(|record| record.slot).collect())
 }
 
 /// What all instances that shall stay need.
