@@ -7,5 +7,9 @@
     reason = "the harness is test code too, outside of functions marked as tests"
 )]
 
+mod at_once;
+mod killed;
+mod operation;
+mod restored;
 mod self_test;
 mod world;

@@ -1,18 +1,22 @@
-//! Programs, run in a namespace to their end.
+//! Programs, run in a namespace to their end, or in the background.
 
 use std::{
     collections::BTreeMap,
     fmt,
-    io::Write,
+    io::{self, BufRead, BufReader, Read, Write},
+    path::Path,
     process::{Child, Command, Stdio},
-    sync::mpsc,
-    thread,
+    sync::mpsc::{self, RecvTimeoutError},
+    thread::{self, JoinHandle},
     time::Duration,
 };
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open},
+};
 
-use super::Namespace;
+use super::{Namespace, namespace::read_proc, wait_for};
 
 /// Where the system's programs are.
 pub(super) const PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
@@ -60,7 +64,6 @@ pub(super) fn environment() -> BTreeMap<String, String> {
 
 /// Runs a program in the namespace with this environment and no other, and waits for its end.
 #[track_caller]
-#[expect(clippy::disallowed_methods, reason = "the harness starts programs here only")]
 pub(super) fn run(
     namespace: &Namespace,
     program: &str,
@@ -69,6 +72,42 @@ pub(super) fn run(
     stdin: &str,
 ) -> Output {
     let command = [&[program], arguments].concat().join(" ");
+    let child = spawn(namespace, program, arguments, environment);
+    finish(child, command, stdin)
+}
+
+/// The same, without waiting for its end.
+#[track_caller]
+pub(super) fn start(
+    namespace: &Namespace,
+    program: &str,
+    arguments: &[&str],
+    environment: &BTreeMap<String, String>,
+    stdin: &str,
+) -> Running {
+    let command = [&[program], arguments].concat().join(" ");
+    let mut child = spawn(namespace, program, arguments, environment);
+    let mut input = child.stdin.take().expect("a pipe");
+    input.write_all(stdin.as_bytes()).expect("a program that reads, or a short input");
+    let output = BufReader::new(child.stdout.take().expect("a pipe"));
+    let (sender, lines) = mpsc::channel();
+    thread::spawn(move || output.lines().map_while(Result::ok).try_for_each(|l| sender.send(l)));
+    let mut errors = child.stderr.take().expect("a pipe");
+    let errors = thread::spawn(move || {
+        let mut text = String::new();
+        errors.read_to_string(&mut text).map(|_| text)
+    });
+    Running { child, command, lines, stdout: String::new(), errors: Some(errors) }
+}
+
+#[track_caller]
+#[expect(clippy::disallowed_methods, reason = "the harness starts programs here only")]
+fn spawn(
+    namespace: &Namespace,
+    program: &str,
+    arguments: &[&str],
+    environment: &BTreeMap<String, String>,
+) -> Child {
     let spawn = || {
         Command::new(program)
             .args(arguments)
@@ -79,9 +118,92 @@ pub(super) fn run(
             .stderr(Stdio::piped())
             .spawn()
     };
-    let child =
-        namespace.run(spawn).unwrap_or_else(|error| panic!("cannot start `{command}`: {error}"));
-    finish(child, command, stdin)
+    namespace.run(spawn).unwrap_or_else(|error| panic!("cannot start `{program}`: {error}"))
+}
+
+/// A program in the background. Dropping this kills it, if it has not ended.
+#[derive(Debug)]
+pub(crate) struct Running {
+    child: Child,
+    command: String,
+    /// Of its standard output, until it closes that.
+    lines: mpsc::Receiver<String>,
+    /// What was read of them.
+    stdout: String,
+    errors: Option<JoinHandle<io::Result<String>>>,
+}
+
+impl Running {
+    /// All that it has printed, once it has printed a line with these words.
+    #[track_caller]
+    pub(crate) fn wait_for_line(&mut self, words: &str) -> &str {
+        loop {
+            match self.lines.recv_timeout(DEADLINE) {
+                Ok(line) => {
+                    self.stdout.push_str(&line);
+                    self.stdout.push('\n');
+                    if line.contains(words) {
+                        return &self.stdout;
+                    }
+                }
+                Err(RecvTimeoutError::Timeout) => panic!("waited {DEADLINE:?} for {words:?}"),
+                Err(RecvTimeoutError::Disconnected) => {
+                    panic!("{words:?} did not come: {}", self.finish());
+                }
+            }
+        }
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).expect("a running program");
+    }
+
+    /// Waits for its end, for so long, and says whether it came.
+    pub(crate) fn ends_within(&self, limit: Duration) -> bool {
+        let id = Pid::from_child(&self.child);
+        let ended = pidfd_open(id, PidfdFlags::empty()).expect("pidfd_open");
+        let limit = Timespec::try_from(limit).expect("a short time");
+        poll(&mut [PollFd::new(&ended, PollFlags::IN)], Some(&limit)).expect("poll") == 1
+    }
+
+    /// The processes that it has started and that have not ended (proc(5)).
+    pub(crate) fn children(&self) -> Vec<Pid> {
+        let id = self.child.id();
+        let children = read_proc(Path::new(&format!("/proc/{id}/task/{id}/children")));
+        let children = children.expect("a running program");
+        let children = children.split_whitespace().map(|id| id.parse().expect("a process id"));
+        children.map(|id| Pid::from_raw(id).expect("not 0")).collect()
+    }
+
+    /// What it did, once it has ended by itself.
+    #[track_caller]
+    pub(crate) fn wait(mut self) -> Output {
+        wait_for(&format!("the end of `{}`", self.command), DEADLINE, || {
+            self.child.try_wait().expect("a child").map(drop)
+        });
+        self.finish()
+    }
+
+    /// Its status and its last words, once it has closed its standard output.
+    fn finish(&mut self) -> Output {
+        let code = self.child.wait().expect("a child").code();
+        for line in &self.lines {
+            self.stdout.push_str(&line);
+            self.stdout.push('\n');
+        }
+        let errors = self.errors.take().expect("it ends once").join().expect("no panic");
+        let stderr = errors.expect("UTF-8");
+        let (stdout, command) = (self.stdout.clone(), self.command.clone());
+        Output { code, stdout, stderr, command }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // It may have ended, and then this does nothing.
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
 }
 
 #[track_caller]

@@ -14,13 +14,16 @@ pub(crate) mod background;
 pub(crate) mod command;
 pub(crate) mod foreign;
 pub(crate) mod guest;
+pub(crate) mod held;
 pub(crate) mod namespace;
 
+pub(crate) mod random;
+pub(crate) mod records;
 pub(crate) mod sctp;
 pub(crate) mod state;
 mod system;
 pub(crate) mod traffic;
-mod wait;
+pub(crate) mod wait;
 
 use std::{
     collections::BTreeMap,
@@ -38,7 +41,7 @@ use std::{
 pub(crate) use namespace::Namespace;
 pub(crate) use wait::wait_for;
 
-use command::Output;
+use command::{Output, Running};
 
 pub(crate) const CLIENT: Ipv4Addr = Ipv4Addr::new(192, 168, 7, 2);
 pub(crate) const NODE_LAN: Ipv4Addr = Ipv4Addr::new(192, 168, 7, 1);
@@ -123,7 +126,10 @@ impl World {
     pub(crate) fn new(firewall: Firewall) -> Self {
         let [client, node, internet, other] = std::array::from_fn(|_| Namespace::new());
         // A namespace takes its first values from the host's.
-        for sysctl in ["ip_forward", "conf/all/rp_filter", "conf/default/rp_filter"] {
+        // A refusal by ICMP may come for each of many tries (icmp(7), icmp_ratelimit).
+        for sysctl in
+            ["ip_forward", "conf/all/rp_filter", "conf/default/rp_filter", "icmp_ratelimit"]
+        {
             node.set_sysctl(&format!("net/ipv4/{sysctl}"), "0");
         }
         connect(&node, &client, &internet, &other);
@@ -136,6 +142,13 @@ impl World {
     #[track_caller]
     pub(crate) fn riklet(&self, arguments: &[&str], stdin: &str) -> Output {
         self.program(env!("CARGO_BIN_EXE_riklet-sdn"), arguments, stdin)
+    }
+
+    /// Starts `riklet-sdn` on the node, in the background.
+    #[track_caller]
+    pub(crate) fn riklet_in_background(&self, arguments: &[&str], stdin: &str) -> Running {
+        let program = env!("CARGO_BIN_EXE_riklet-sdn");
+        command::start(&self.node, program, arguments, &self.environment, stdin)
     }
 
     /// Runs any program on the node, with the environment that `riklet-sdn` has.
