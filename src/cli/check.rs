@@ -20,15 +20,17 @@ fn json(drift: &Drift) -> serde_json::Value {
     let unsettled = unsettled.map(|(n, p)| json!({ "name": n.as_str(), "phase": p.as_str() }));
     let blocked: Vec<_> = drift.plan.blocked.values().map(ToString::to_string).collect();
     json!({
+        "firewall": drift.firewall,
         "steps": output::lines(&drift.plan.steps),
         "blocked": blocked,
         "unsettled": unsettled.collect::<Vec<_>>(),
     })
 }
 
-/// What `repair` would do, and what it would finish.
+/// Why the firewall must be made anew, what `repair` would do, and what it would finish.
 fn lines(drift: &Drift) -> Vec<String> {
+    let firewall = drift.firewall.iter().map(|line| format!("! firewall: {line}\n"));
     let unsettled = drift.unsettled.iter();
     let unsettled = unsettled.map(|(name, phase)| format!("! record {name}: still {phase}\n"));
-    std::iter::once(drift.plan.to_string()).chain(unsettled).collect()
+    firewall.chain([drift.plan.to_string()]).chain(unsettled).collect()
 }

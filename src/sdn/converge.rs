@@ -174,6 +174,25 @@ impl<'a> All<'a> {
     }
 }
 
+impl All<'_> {
+    /// What the kernel has.
+    pub(super) fn look(&self, kernel: &mut impl Kernel) -> Result<Observed, SdnError> {
+        let links = kernel.links()?.into_iter();
+        let empty_tables = match self.host.skeleton {
+            Some(_) => BTreeSet::new(),
+            None => kernel.empty_tables(self.host.backend)?,
+        };
+        let slot = |link: LinkState| Some((Slot::of_interface(link.name.as_str())?, link));
+        Ok(Observed {
+            links: links.filter_map(slot).collect(),
+            firewall: kernel.firewall(self.host.backend, &self.expected())?,
+            empty_tables,
+            gates: kernel.gates(self.host.backend)?,
+            sysctls: sysctls(self.host, kernel)?,
+        })
+    }
+}
+
 impl Observe for All<'_> {
     fn desired(&self) -> Desired {
         let interrupted = self.interrupted.clone();
@@ -181,19 +200,7 @@ impl Observe for All<'_> {
     }
 
     fn observe(&self, kernel: &mut impl Kernel) -> Result<Option<Observed>, SdnError> {
-        let links = kernel.links()?.into_iter();
-        let empty_tables = match self.host.skeleton {
-            Some(_) => BTreeSet::new(),
-            None => kernel.empty_tables(self.host.backend)?,
-        };
-        let slot = |link: LinkState| Some((Slot::of_interface(link.name.as_str())?, link));
-        Ok(Some(Observed {
-            links: links.filter_map(slot).collect(),
-            firewall: kernel.firewall(self.host.backend, &self.expected())?,
-            empty_tables,
-            gates: kernel.gates(self.host.backend)?,
-            sysctls: sysctls(self.host, kernel)?,
-        }))
+        self.look(kernel).map(Some)
     }
 
     fn suffices(&self, _outcome: &Outcome) -> bool {

@@ -22,7 +22,7 @@ use crate::{
     kernel::{Kernel, Listener, linux::Linux},
     model::{Exposure, InstanceName, Protocol, Slot, Workload},
     network::{self, Fragment},
-    plan::{Plan, Step},
+    plan::{self, Plan, Step},
     store::{Lock, Phase, Record, Store, Tx},
 };
 use converge::{All, Named, Observe, Outcome};
@@ -89,6 +89,8 @@ pub struct UpOptions {
 pub struct Drift {
     /// What [`Sdn::repair`] would do.
     pub plan: Plan,
+    /// In what the firewall differs, where that takes more than adding and removing entries.
+    pub firewall: Vec<String>,
     /// Instances whose last operation did not come to its end.
     pub unsettled: Vec<(InstanceName, Phase)>,
 }
@@ -232,13 +234,14 @@ impl<K: Kernel> Sdn<K> {
             let plans = self.leftovers()?.into_iter().map(|(_, plan)| plan);
             let steps = plans.flat_map(|plan| plan.steps).collect();
             let plan = Plan { steps, blocked: BTreeMap::new() };
-            return Ok(Drift { plan, unsettled: vec![] });
+            return Ok(Drift { plan, firewall: vec![], unsettled: vec![] });
         };
         let all = All::new(&host, fragments(&host, &store.all()?)?, &interrupted(&store)?);
-        let plan = all.preview(&mut self.kernel)?.unwrap_or_default();
+        let observed = all.look(&mut self.kernel)?;
         let unsettled = store.unsettled()?.into_iter();
         let unsettled = unsettled.map(|r| (r.workload.name().clone(), r.phase)).collect();
-        Ok(Drift { plan, unsettled })
+        let plan = plan::plan(&all.desired(), &observed);
+        Ok(Drift { plan, firewall: observed.firewall.differences(), unsettled })
     }
 
     /// Makes the kernel what the records say: what drifted comes back, what leaked goes.
