@@ -8,6 +8,7 @@
 )]
 
 mod at_once;
+mod drift;
 mod killed;
 mod operation;
 mod restored;
