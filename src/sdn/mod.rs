@@ -250,13 +250,19 @@ impl<K: Kernel> Sdn<K> {
     /// As with [`Self::up`].
     pub fn repair(&mut self) -> Result<Report, SdnError> {
         let _lock = self.lock()?;
+        self.mend(&BTreeSet::new())
+    }
+
+    /// The same, under the lock that the caller has. Slots that were just `recovered` from what the kernel has
+    /// go on as they are: no operation of theirs was interrupted.
+    fn mend(&mut self, recovered: &BTreeSet<Slot>) -> Result<Report, SdnError> {
         let mut store = Store::open(&self.config.state_dir)?;
         let tx = store.transaction()?;
         let Some(host) = Host::decided(&mut self.kernel, &self.config, &tx)? else {
             drop(tx);
             return self.remove_leftovers();
         };
-        let interrupted = interrupted(&tx)?;
+        let interrupted = interrupted(&tx)?.difference(recovered).copied().collect();
         host.record(&mut self.kernel, &tx)?;
         tx.commit()?;
         self.settle(&mut store, &host, None, &interrupted, &BTreeSet::new())
