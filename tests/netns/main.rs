@@ -9,7 +9,9 @@
 
 mod at_once;
 mod drift;
+mod failed;
 mod killed;
+mod lost;
 mod operation;
 mod restored;
 mod self_test;

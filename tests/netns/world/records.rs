@@ -225,15 +225,14 @@ impl World {
         let pool = Pool::candidates().remove(0);
         let guest = Guest::attach(self, Nic::of_slot(pool, recorded.slot));
         assert_eq!(guest.nic.address, recorded.guest);
-        let mut servers = Vec::new();
-        for (exposure, _, port) in ports(recorded) {
-            let at = (recorded.guest, port);
-            match exposure.protocol() {
-                Protocol::Tcp => servers.push(tcp_server(&guest.namespace, at)),
-                Protocol::Udp => servers.push(udp_server(&guest.namespace, at)),
-                Protocol::Sctp => {}
-            }
-        }
+        let served: BTreeSet<_> =
+            ports(recorded).map(|(exposure, _, port)| (exposure.protocol(), port)).collect();
+        let serve = |(protocol, port)| match protocol {
+            Protocol::Tcp => Some(tcp_server(&guest.namespace, (recorded.guest, port))),
+            Protocol::Udp => Some(udp_server(&guest.namespace, (recorded.guest, port))),
+            Protocol::Sctp => None,
+        };
+        let servers = served.into_iter().filter_map(serve).collect();
         Played { recorded: recorded.clone(), guest, _servers: servers }
     }
 }
