@@ -91,20 +91,17 @@ on_every_firewall!(whatever_is_killed_is_repaired, |world| {
     for number in 1..=OPERATIONS {
         let operation = Operation::random(&mut random, &NAMES);
         let running = operation.start(world);
-        if running.ends_within(random.part_of(usual)) {
-            if operation.is_done(&running.wait()) {
-                model.done(&operation);
-            }
-        } else {
+        if !running.ends_within(random.part_of(usual)) {
             running.signal(Signal::KILL);
-            // It may have ended at the last moment.
-            let output = running.wait();
-            if output.code.is_none() {
-                killed += 1;
-                model.killed(&operation);
-            } else if operation.is_done(&output) {
-                model.done(&operation);
-            }
+        }
+        let output = running.wait();
+        if output.code.is_none() {
+            killed += 1;
+            model.killed(&operation);
+        } else if operation.is_done(&output) {
+            model.done(&operation);
+            // What was killed before has been brought to its end too.
+            assert_eq!(world.riklet(&["check"], "").success(), "");
         }
         if number % BETWEEN_REPAIRS == 0 || number == OPERATIONS {
             assert_sound(world, &mut model);
