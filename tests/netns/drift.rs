@@ -6,7 +6,7 @@ use crate::world::{
     Firewall, NODE_LAN, World,
     foreign::{docker_like, nft_foreign},
     on_every_firewall,
-    records::{Played, workload},
+    records::{Played, assert_all_answer, workload},
     traffic::{assert_tcp_closed, assert_tcp_refused},
 };
 
@@ -207,8 +207,5 @@ fn a_tap_that_lost_its_mark_is_named_and_left_alone() {
 
     world.node.tool(&["ip", "link", "delete", "rik0"]);
     world.riklet(&["repair"], "").success();
-    world.assert_in_step();
-    for played in &play(world) {
-        played.assert_answers(world);
-    }
+    assert_all_answer(world, &world.assert_in_step());
 }

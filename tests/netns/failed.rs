@@ -1,7 +1,10 @@
 //! Law 5: one instance's failure stops no other, and is named.
 
 use crate::world::{
-    NODE_LAN, World, foreign::ALIAS, on_every_firewall, records::workload,
+    NODE_LAN, World,
+    foreign::ALIAS,
+    on_every_firewall,
+    records::{assert_all_answer, workload},
     traffic::assert_tcp_refused,
 };
 
@@ -58,9 +61,7 @@ on_every_firewall!(one_functions_failure_stops_no_other, |world| {
     world.riklet(&["repair"], "").success();
     let recorded = world.assert_in_step();
     assert_eq!(recorded.keys().collect::<Vec<_>>(), ["f1", "f2", "f3"]);
-    for recorded in recorded.values() {
-        world.play(recorded).assert_answers(world);
-    }
+    assert_all_answer(world, &recorded);
 });
 
 on_every_firewall!(what_never_came_up_can_be_taken_down, |world| {

@@ -12,7 +12,7 @@ use crate::{
         held::{Held, Place},
         on_every_firewall,
         random::Random,
-        records::{Recorded, definitions, workload},
+        records::{Recorded, assert_all_answer, definitions, workload},
         state::{SystemState, assert_same},
         traffic::{PATIENCE, UdpClient, assert_tcp_refused, udp_server},
         wait::duration_of,
@@ -74,10 +74,7 @@ fn assert_sound(world: &World, model: &mut Model) {
     world.riklet(&["repair"], "").success();
     let recorded = world.assert_in_step();
     model.settle(&recorded);
-    let played: Vec<_> = recorded.values().map(|recorded| world.play(recorded)).collect();
-    for played in &played {
-        played.assert_answers(world);
-    }
+    assert_all_answer(world, &recorded);
 }
 
 on_every_firewall!(whatever_is_killed_is_repaired, |world| {

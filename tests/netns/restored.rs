@@ -9,7 +9,7 @@ use crate::world::{
     held::{Held, Place},
     on_every_firewall,
     random::Random,
-    records::{definitions, workload},
+    records::{assert_all_answer, definitions, workload},
     state::{SystemState, assert_kept, assert_same},
     wait::duration_of,
 };
@@ -28,12 +28,8 @@ fn come_and_go(world: &World) {
     let before = SystemState::take(&world.node);
     world.try_up(&three()).success();
     let recorded = world.assert_in_step();
-    let played: Vec<_> = recorded.values().map(|recorded| world.play(recorded)).collect();
-    for played in &played {
-        played.assert_answers(world);
-    }
+    assert_all_answer(world, &recorded);
     assert_kept(&before, &SystemState::take(&world.node));
-    drop(played);
 
     world.riklet(&["down", "web", "bound"], "").success();
     world.assert_in_step();
@@ -86,9 +82,7 @@ on_every_firewall!(what_came_after_us_stays, |world| {
     world.try_up(&three()).success();
     docker_like(world, world.firewall);
     world.riklet(&["repair"], "").success();
-    for recorded in world.assert_in_step().values() {
-        world.play(recorded).assert_answers(world);
-    }
+    assert_all_answer(world, &world.assert_in_step());
     world.riklet(&["down", "--all", "--purge"], "").success();
     let (firewall, rest) = SystemState::take(&world.node).firewall_and_rest();
     assert_same(&docker, &firewall);

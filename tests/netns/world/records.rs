@@ -273,3 +273,12 @@ impl Played {
         }
     }
 }
+
+/// A guest for each instance, whose every port the client reaches.
+#[track_caller]
+pub(crate) fn assert_all_answer(world: &World, recorded: &BTreeMap<String, Recorded>) {
+    let played: Vec<_> = recorded.values().map(|recorded| world.play(recorded)).collect();
+    for played in &played {
+        played.assert_answers(world);
+    }
+}
