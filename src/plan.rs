@@ -33,6 +33,9 @@ pub struct Desired {
     pub fragments: BTreeMap<Slot, Fragment>,
     /// Slots that are left as they are, whatever is found there: an earlier attempt failed.
     pub untouched: BTreeSet<Slot>,
+    /// Slots whose last operation did not come to its end: it may have changed the firewall, and not have
+    /// come to the flows.
+    pub interrupted: BTreeSet<Slot>,
     /// The static part of the firewall; `None` where nothing of ours shall remain on the host.
     pub skeleton: Option<Skeleton>,
     /// Values that sysctls shall have.
@@ -49,6 +52,8 @@ pub struct Observed {
     pub links: BTreeMap<Slot, LinkState>,
     /// The firewall, held against the desired ruleset.
     pub firewall: FirewallState,
+    /// Empty tables of the firewall, where nothing of ours shall remain.
+    pub empty_tables: BTreeSet<String>,
     /// The gates.
     pub gates: Vec<GateState>,
     /// The present values of the sysctls that are desired; one that does not exist is not in here.
@@ -169,7 +174,9 @@ pub fn plan(desired: &Desired, observed: &Observed) -> Plan {
     let mut entries: BTreeSet<Entry> =
         fragments.values().flat_map(|fragment| &fragment.entries).copied().collect();
     entries.extend(entries_left_alone(desired.pool, &untouched, observed));
-    let (firewall, flows) = firewall_steps(desired, entries, &leaving, observed);
+    let begun = fragments.iter().filter(|(slot, _)| desired.interrupted.contains(slot));
+    let interrupted: Vec<(Slot, &Fragment)> = begun.map(|(&slot, &f)| (slot, f)).collect();
+    let (firewall, flows) = firewall_steps(desired, entries, &interrupted, &leaving, observed);
     let gates = gate_steps(desired, observed);
     let sysctls = sysctl_steps(desired, observed);
 
@@ -265,23 +272,21 @@ fn link_steps(slot: Slot, fragment: &Fragment, observed: &Observed) -> Vec<Step>
 fn firewall_steps(
     desired: &Desired,
     entries: BTreeSet<Entry>,
+    interrupted: &[(Slot, &Fragment)],
     leaving: &BTreeSet<Slot>,
     observed: &Observed,
 ) -> (Vec<Step>, Option<Step>) {
     let there = &observed.firewall.entries;
     let add: BTreeSet<Entry> = entries.difference(there).copied().collect();
     let remove: BTreeSet<Entry> = there.difference(&entries).copied().collect();
-    let flows = flows(desired, &add, &remove, leaving);
+    let begun = interrupted.iter().flat_map(|(_, fragment)| &fragment.entries);
+    let opened: BTreeSet<Entry> = add.iter().chain(begun).copied().collect();
+    let interrupted = interrupted.iter().map(|(slot, _)| *slot);
+    let restarted = leaving.iter().copied().chain(interrupted).collect();
+    let flows = flows(desired, &opened, &remove, &restarted);
     let flows = (!flows.is_empty()).then_some(Step::ForgetFlows(flows));
     let Some(skeleton) = &desired.skeleton else {
-        let steps = match observed.firewall.skeleton {
-            SkeletonState::Absent => vec![],
-            _ => vec![
-                Step::Firewall(desired.backend, Change::Remove),
-                Step::RemoveEmptyTables(desired.backend, desired.foreign_tables.clone()),
-            ],
-        };
-        return (steps, flows);
+        return (firewall_removal(desired, observed), flows);
     };
     let intact =
         observed.firewall.skeleton == SkeletonState::Intact && observed.firewall.strays.is_empty();
@@ -296,14 +301,28 @@ fn firewall_steps(
     (change.into_iter().collect(), flows)
 }
 
+/// The steps that leave nothing of ours in the firewall. Where the first of them was the last of a process
+/// that was killed, the second is still to be done.
+fn firewall_removal(desired: &Desired, observed: &Observed) -> Vec<Step> {
+    let backend = desired.backend;
+    let ours_stands = observed.firewall.skeleton != SkeletonState::Absent;
+    let ours_is_left = !observed.empty_tables.is_subset(&desired.foreign_tables);
+    let remove = ours_stands.then_some(Step::Firewall(backend, Change::Remove));
+    let tables = (ours_stands || ours_is_left)
+        .then(|| Step::RemoveEmptyTables(backend, desired.foreign_tables.clone()));
+    remove.into_iter().chain(tables).collect()
+}
+
 /// Established flows keep the translation that they began with; those concerned must begin anew.
+///
+/// `restarted`: slots that leave, or of which nobody knows what was changed for them.
 fn flows(
     desired: &Desired,
     add: &BTreeSet<Entry>,
     remove: &BTreeSet<Entry>,
-    leaving: &BTreeSet<Slot>,
+    restarted: &BTreeSet<Slot>,
 ) -> BTreeSet<Flows> {
-    let gone: BTreeSet<Ipv4Addr> = leaving
+    let gone: BTreeSet<Ipv4Addr> = restarted
         .iter()
         .filter_map(|&slot| desired.pool.addresses(slot))
         .map(|addresses| addresses.guest)

@@ -28,6 +28,7 @@ fn json(drift: &Drift, lost: &[Run]) -> serde_json::Value {
     let unsettled = unsettled.map(|(n, p)| json!({ "name": n.as_str(), "phase": p.as_str() }));
     let blocked: Vec<_> = drift.plan.blocked.values().map(ToString::to_string).collect();
     json!({
+        "firewall": drift.firewall,
         "steps": output::lines(&drift.plan.steps),
         "blocked": blocked,
         "unsettled": unsettled.collect::<Vec<_>>(),
@@ -35,10 +36,11 @@ fn json(drift: &Drift, lost: &[Run]) -> serde_json::Value {
     })
 }
 
-/// What `repair` would do, and what it would finish.
+/// Why the firewall must be made anew, what `repair` would do, and what it would finish.
 fn lines(drift: &Drift, lost: &[Run]) -> Vec<String> {
+    let firewall = drift.firewall.iter().map(|line| format!("! firewall: {line}\n"));
     let unsettled = drift.unsettled.iter();
     let unsettled = unsettled.map(|(name, phase)| format!("! record {name}: still {phase}\n"));
     let lost = lost.iter().map(|run| format!("! run {}: its supervisor died\n", run.name));
-    std::iter::once(drift.plan.to_string()).chain(unsettled).chain(lost).collect()
+    firewall.chain([drift.plan.to_string()]).chain(unsettled).chain(lost).collect()
 }

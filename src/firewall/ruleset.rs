@@ -168,6 +168,19 @@ impl FirewallState {
     pub const fn absent() -> Self {
         Self { skeleton: SkeletonState::Absent, entries: BTreeSet::new(), strays: vec![] }
     }
+
+    /// Why the ruleset is replaced as a whole, one line a reason; none where single entries are all that may
+    /// differ.
+    #[must_use]
+    pub fn differences(&self) -> Vec<String> {
+        let skeleton = match &self.skeleton {
+            SkeletonState::Absent => vec!["there is nothing of ours".to_owned()],
+            SkeletonState::Intact => vec![],
+            SkeletonState::Altered(lines) => lines.clone(),
+        };
+        let strays = self.strays.iter().map(|stray| format!("unexpected: {stray}"));
+        skeleton.into_iter().chain(strays).collect()
+    }
 }
 
 /// Whether the skeleton stands.

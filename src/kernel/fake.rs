@@ -5,7 +5,8 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::Ipv4Addr,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    os::fd::OwnedFd,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
 };
 
 use ipnet::Ipv4Net;
@@ -136,6 +137,10 @@ impl FakeKernel {
 }
 
 impl Kernel for FakeKernel {
+    fn share_lock(&mut self, _lock: Weak<OwnedFd>) {
+        // Its effects end with the caller.
+    }
+
     fn link(&mut self, name: &InterfaceName) -> Result<Option<LinkState>, KernelError> {
         Ok(self.system().links.get(name).cloned())
     }
@@ -301,6 +306,10 @@ impl Kernel for FakeKernel {
     }
 
     fn firewall_tables(&mut self, _backend: Backend) -> Result<BTreeSet<String>, KernelError> {
+        Ok(BTreeSet::new())
+    }
+
+    fn empty_tables(&mut self, _backend: Backend) -> Result<BTreeSet<String>, KernelError> {
         Ok(BTreeSet::new())
     }
 

@@ -10,6 +10,8 @@ pub mod linux;
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::Ipv4Addr,
+    os::fd::OwnedFd,
+    sync::Weak,
 };
 
 use ipnet::Ipv4Net;
@@ -97,6 +99,11 @@ impl std::fmt::Display for AccountKind {
 /// Each effect is small enough that it is either done or not, except where its documentation says what
 /// partial failure leaves; each may be repeated. Nothing here decides.
 pub trait Kernel {
+    /// Lets the programs that changes are made with keep this lock, as long as somebody holds it and they
+    /// run: one of them may outlive this process, where it is killed, and its change must not come to pass
+    /// in the midst of the next process' work.
+    fn share_lock(&mut self, lock: Weak<OwnedFd>);
+
     /// The interface of this name, whoever's it is; `None` where there is none. Costs the same however
     /// many there are.
     ///
@@ -194,8 +201,13 @@ pub trait Kernel {
     /// Where the kernel does not answer.
     fn firewall_tables(&mut self, backend: Backend) -> Result<BTreeSet<String>, KernelError>;
 
-    /// Deletes the tables of this backend that hold nothing but empty base chains with policy accept,
-    /// except those named.
+    /// Those of these tables that hold nothing but empty base chains with policy accept.
+    ///
+    /// # Errors
+    /// Where the kernel does not answer.
+    fn empty_tables(&mut self, backend: Backend) -> Result<BTreeSet<String>, KernelError>;
+
+    /// Deletes the [`Self::empty_tables`], except those named.
     ///
     /// # Errors
     /// Where the kernel refuses.

@@ -29,6 +29,7 @@ fn desired(fragments: impl IntoIterator<Item = (Slot, Fragment)>) -> Desired {
         pool: pool(),
         fragments: fragments.into_iter().collect(),
         untouched: BTreeSet::new(),
+        interrupted: BTreeSet::new(),
         skeleton: Some(Skeleton { pool: pool(), uplinks: BTreeSet::new(), guard: true }),
         sysctls: BTreeMap::from([(IP_FORWARD.to_owned(), "1".to_owned())]),
         foreign_tables: BTreeSet::new(),
@@ -43,6 +44,7 @@ fn nothing() -> Observed {
             entries: BTreeSet::new(),
             strays: vec![],
         },
+        empty_tables: BTreeSet::new(),
         gates: vec![],
         sysctls: BTreeMap::from([(IP_FORWARD.to_owned(), "0".to_owned())]),
     }
@@ -59,6 +61,7 @@ fn after(desired: &Desired) -> Observed {
     Observed {
         links: links.map(|l| (Slot::of_interface(l.name.as_str()).unwrap(), l)).collect(),
         firewall: FirewallState { skeleton: SkeletonState::Intact, entries, strays: vec![] },
+        empty_tables: BTreeSet::new(),
         gates: vec![],
         sysctls: desired.sysctls.clone(),
     }
@@ -203,4 +206,35 @@ fn a_slot_that_failed_is_left_as_it_is() {
         panic!("{steps:?}")
     };
     assert_eq!(ruleset.entries, observed.firewall.entries);
+}
+
+#[test]
+fn empty_tables_go_where_nothing_else_is_left_unless_they_were_there_before() {
+    let mut wanted = desired([]);
+    wanted.skeleton = None;
+    wanted.sysctls = BTreeMap::new();
+    wanted.foreign_tables = ["nat".to_owned()].into();
+    let mut observed = nothing();
+    observed.empty_tables = ["nat".to_owned()].into();
+    assert!(plan(&wanted, &observed).is_empty());
+    observed.empty_tables.insert("filter".to_owned());
+    let steps = plan(&wanted, &observed).steps;
+    assert_eq!(steps, [Step::RemoveEmptyTables(Backend::Nftables, wanted.foreign_tables)]);
+}
+
+#[test]
+fn an_interrupted_operation_leaves_its_guests_flows_to_be_forgotten() {
+    let ports = [(Protocol::Tcp, "80", "80"), (Protocol::Udp, "53", "53")];
+    let mut wanted = desired([fragment(0, "a", &ports), fragment(1, "b", &[])]);
+    let mut observed = after(&wanted);
+    wanted.interrupted = [Slot::new(0), Slot::new(5)].into();
+    insta::assert_snapshot!(plan(&wanted, &observed), @r"
+    - flows: of guest 10.231.0.2
+    - flows: udp to port 53, untranslated
+    ");
+    observed.links.get_mut(&Slot::new(0)).unwrap().alias = None;
+    assert!(plan(&wanted, &observed).steps.iter().all(|step| {
+        let Step::ForgetFlows(flows) = step else { return true };
+        !flows.contains(&Flows::Untranslated { protocol: Protocol::Udp, address: None, port: 53 })
+    }));
 }

@@ -136,7 +136,8 @@ impl Observe for Named<'_> {
         let skeleton = SkeletonState::Intact;
         let firewall = FirewallState { skeleton, entries, strays: vec![] };
         let sysctls = sysctls(self.host, kernel)?;
-        Ok(Some(Observed { links, firewall, gates: vec![], sysctls }))
+        let empty_tables = BTreeSet::new();
+        Ok(Some(Observed { links, firewall, empty_tables, gates: vec![], sysctls }))
     }
 
     /// A firewall that refuses has something else than the records say.
@@ -149,11 +150,21 @@ impl Observe for Named<'_> {
 pub(super) struct All<'a> {
     host: &'a Host,
     fragments: BTreeMap<Slot, Fragment>,
+    interrupted: BTreeSet<Slot>,
 }
 
 impl<'a> All<'a> {
-    pub(super) fn new(host: &'a Host, fragments: BTreeMap<Slot, Fragment>) -> Self {
-        Self { host, fragments }
+    pub(super) fn new(
+        host: &'a Host,
+        fragments: BTreeMap<Slot, Fragment>,
+        interrupted: &BTreeSet<Slot>,
+    ) -> Self {
+        Self { host, fragments, interrupted: interrupted.clone() }
+    }
+
+    /// No instance shall remain.
+    pub(super) fn nothing(host: &'a Host) -> Self {
+        Self::new(host, BTreeMap::new(), &BTreeSet::new())
     }
 
     /// The ruleset to hold the firewall against. Where nothing shall remain, any will do: whatever is there
@@ -168,20 +179,33 @@ impl<'a> All<'a> {
     }
 }
 
+impl All<'_> {
+    /// What the kernel has.
+    pub(super) fn look(&self, kernel: &mut impl Kernel) -> Result<Observed, SdnError> {
+        let links = kernel.links()?.into_iter();
+        let empty_tables = match self.host.skeleton {
+            Some(_) => BTreeSet::new(),
+            None => kernel.empty_tables(self.host.backend)?,
+        };
+        let slot = |link: LinkState| Some((Slot::of_interface(link.name.as_str())?, link));
+        Ok(Observed {
+            links: links.filter_map(slot).collect(),
+            firewall: kernel.firewall(self.host.backend, &self.expected())?,
+            empty_tables,
+            gates: kernel.gates(self.host.backend)?,
+            sysctls: sysctls(self.host, kernel)?,
+        })
+    }
+}
+
 impl Observe for All<'_> {
     fn desired(&self) -> Desired {
-        desired(self.host, self.fragments.clone())
+        let interrupted = self.interrupted.clone();
+        Desired { interrupted, ..desired(self.host, self.fragments.clone()) }
     }
 
     fn observe(&self, kernel: &mut impl Kernel) -> Result<Option<Observed>, SdnError> {
-        let links = kernel.links()?.into_iter();
-        let slot = |link: LinkState| Some((Slot::of_interface(link.name.as_str())?, link));
-        Ok(Some(Observed {
-            links: links.filter_map(slot).collect(),
-            firewall: kernel.firewall(self.host.backend, &self.expected())?,
-            gates: kernel.gates(self.host.backend)?,
-            sysctls: sysctls(self.host, kernel)?,
-        }))
+        self.look(kernel).map(Some)
     }
 
     fn suffices(&self, _outcome: &Outcome) -> bool {
@@ -195,6 +219,7 @@ fn desired(host: &Host, fragments: BTreeMap<Slot, Fragment>) -> Desired {
         pool: host.node.pool,
         fragments,
         untouched: BTreeSet::new(),
+        interrupted: BTreeSet::new(),
         skeleton: host.skeleton.clone(),
         sysctls: host.sysctls.clone(),
         foreign_tables: host.foreign_tables.clone(),

@@ -25,7 +25,7 @@ use crate::{
     kernel::{Kernel, Listener, linux::Linux},
     model::{Exposure, InstanceName, Protocol, Slot, Workload},
     network::{self, Fragment},
-    plan::{Plan, Step},
+    plan::{self, Plan, Step},
     store::{Lock, Phase, Record, Store, Tx},
 };
 use converge::{All, Named, Observe, Outcome};
@@ -92,6 +92,8 @@ pub struct UpOptions {
 pub struct Drift {
     /// What [`Sdn::repair`] would do.
     pub plan: Plan,
+    /// In what the firewall differs, where that takes more than adding and removing entries.
+    pub firewall: Vec<String>,
     /// Instances whose last operation did not come to its end.
     pub unsettled: Vec<(InstanceName, Phase)>,
 }
@@ -146,10 +148,10 @@ impl<K: Kernel> Sdn<K> {
     /// concerns all; then the records are kept, and [`Self::repair`] or the next operation tries again.
     pub fn up(&mut self, workloads: &[Workload], options: UpOptions) -> Result<Report, SdnError> {
         let workloads = &accounts::resolved(&mut self.kernel, workloads)?;
-        let _lock = Lock::exclusive(&self.config.state_dir)?;
+        let _lock = self.lock()?;
         let mut store = Store::open(&self.config.state_dir)?;
         let tx = store.transaction()?;
-        let interrupted = !tx.unsettled()?.is_empty();
+        let interrupted = interrupted(&tx)?;
         let host = Host::decide(&mut self.kernel, &self.config, &tx)?;
         let (changes, warnings) = self.record(&host, &tx, workloads)?;
         if let Some(warning) = warnings.first().filter(|_| options.strict) {
@@ -158,7 +160,7 @@ impl<K: Kernel> Sdn<K> {
         host.record(&mut self.kernel, &tx)?;
         tx.commit()?;
         let asked = workloads.iter().map(|w| w.name().clone()).collect();
-        let mut report = self.settle(&mut store, &host, &changes, interrupted, &asked)?;
+        let mut report = self.settle(&mut store, &host, Some(&changes), &interrupted, &asked)?;
         report.warnings = warnings;
         Ok(report)
     }
@@ -175,14 +177,14 @@ impl<K: Kernel> Sdn<K> {
             None => Store::in_memory()?,
         };
         let tx = store.transaction()?;
-        let interrupted = !tx.unsettled()?.is_empty();
+        let interrupted = interrupted(&tx)?;
         let host = Host::decide(&mut self.kernel, &self.config, &tx)?;
         let (changes, warnings) = self.record(&host, &tx, workloads)?;
-        let named = Named::new(&host, &changes).filter(|_| !interrupted);
+        let named = Named::new(&host, &changes).filter(|_| interrupted.is_empty());
         if let Some(plan) = named.map(|n| n.preview(&mut self.kernel)).transpose()?.flatten() {
             return Ok((plan, warnings));
         }
-        let all = All::new(&host, fragments(&host, &tx.all()?)?);
+        let all = All::new(&host, fragments(&host, &tx.all()?)?, &interrupted);
         Ok((all.preview(&mut self.kernel)?.unwrap_or_default(), warnings))
     }
 
@@ -203,10 +205,10 @@ impl<K: Kernel> Sdn<K> {
                 return Ok(Report::default());
             }
         }
-        let _lock = Lock::exclusive(&self.config.state_dir)?;
+        let _lock = self.lock()?;
         let mut store = Store::open(&self.config.state_dir)?;
         let tx = store.transaction()?;
-        let interrupted = !tx.unsettled()?.is_empty();
+        let interrupted = interrupted(&tx)?;
         let leaving = self.leaving(&tx, which)?;
         if purge {
             refuse_remaining(&tx, &leaving)?;
@@ -226,7 +228,7 @@ impl<K: Kernel> Sdn<K> {
             return self.purge(&mut store, &host);
         }
         let asked = leaving.iter().map(|record| record.workload.name().clone()).collect();
-        self.settle(&mut store, &host, &changes, interrupted, &asked)
+        self.settle(&mut store, &host, Some(&changes), &interrupted, &asked)
     }
 
     /// How the kernel differs from the records. Changes nothing.
@@ -248,13 +250,14 @@ impl<K: Kernel> Sdn<K> {
                     plan.steps.push(step);
                 }
             }
-            return Ok(Drift { plan, unsettled: vec![] });
+            return Ok(Drift { plan, firewall: vec![], unsettled: vec![] });
         };
-        let all = All::new(&host, fragments(&host, &store.all()?)?);
-        let plan = all.preview(&mut self.kernel)?.unwrap_or_default();
+        let all = All::new(&host, fragments(&host, &store.all()?)?, &interrupted(&store)?);
+        let observed = all.look(&mut self.kernel)?;
         let unsettled = store.unsettled()?.into_iter();
         let unsettled = unsettled.map(|r| (r.workload.name().clone(), r.phase)).collect();
-        Ok(Drift { plan, unsettled })
+        let plan = plan::plan(&all.desired(), &observed);
+        Ok(Drift { plan, firewall: observed.firewall.differences(), unsettled })
     }
 
     /// Makes the kernel what the records say: what drifted comes back, what leaked goes.
@@ -262,16 +265,30 @@ impl<K: Kernel> Sdn<K> {
     /// # Errors
     /// As with [`Self::up`].
     pub fn repair(&mut self) -> Result<Report, SdnError> {
-        let _lock = Lock::exclusive(&self.config.state_dir)?;
+        let _lock = self.lock()?;
+        self.mend(&BTreeSet::new())
+    }
+
+    /// The same, under the lock that the caller has. Slots that were just `recovered` from what the kernel has
+    /// go on as they are: no operation of theirs was interrupted.
+    fn mend(&mut self, recovered: &BTreeSet<Slot>) -> Result<Report, SdnError> {
         let mut store = Store::open(&self.config.state_dir)?;
         let tx = store.transaction()?;
         let Some(host) = Host::decided(&mut self.kernel, &self.config, &tx)? else {
             drop(tx);
             return self.remove_leftovers();
         };
+        let interrupted = interrupted(&tx)?.difference(recovered).copied().collect();
         host.record(&mut self.kernel, &tx)?;
         tx.commit()?;
-        self.settle(&mut store, &host, &BTreeMap::new(), true, &BTreeSet::new())
+        self.settle(&mut store, &host, None, &interrupted, &BTreeSet::new())
+    }
+
+    /// Waits until nobody else is at work, nor any program that a killed process left behind.
+    fn lock(&mut self) -> Result<Lock, SdnError> {
+        let lock = Lock::exclusive(&self.config.state_dir)?;
+        self.kernel.share_lock(lock.share());
+        Ok(lock)
     }
 
     /// Records the workloads, and says what that changes and shadows.
@@ -326,23 +343,24 @@ impl<K: Kernel> Sdn<K> {
 
     /// Converges the kernel to the records, and says in the records how far it came.
     ///
-    /// Looks at the changed slots only where that is enough: where every earlier operation came to its end,
-    /// and the firewall has what the records say it has.
+    /// Looks at the changed slots only, where there are some and that is enough: where every earlier operation
+    /// came to its end, and the firewall has what the records say it has.
     fn settle(
         &mut self,
         store: &mut Store,
         host: &Host,
-        changes: &BTreeMap<Slot, Change>,
-        interrupted: bool,
+        changes: Option<&BTreeMap<Slot, Change>>,
+        interrupted: &BTreeSet<Slot>,
         asked: &BTreeSet<InstanceName>,
     ) -> Result<Report, SdnError> {
-        let named = Named::new(host, changes).filter(|_| !interrupted);
+        let changes = changes.filter(|_| interrupted.is_empty());
+        let named = changes.and_then(|changes| Named::new(host, changes));
         let outcome = if let Some(outcome) =
             named.map(|n| n.converge(&mut self.kernel)).transpose()?.flatten()
         {
             outcome
         } else {
-            let all = All::new(host, fragments(host, &store.all()?)?);
+            let all = All::new(host, fragments(host, &store.all()?)?, interrupted);
             all.converge(&mut self.kernel)?.unwrap_or_default()
         };
         let tx = store.transaction()?;
@@ -375,7 +393,7 @@ impl<K: Kernel> Sdn<K> {
     /// Removes all that is ours. Every record is being removed.
     fn purge(&mut self, store: &mut Store, host: &Host) -> Result<Report, SdnError> {
         let nothing = host.clone().removed(&mut self.kernel)?;
-        let outcome = All::new(&nothing, BTreeMap::new()).converge(&mut self.kernel)?;
+        let outcome = All::nothing(&nothing).converge(&mut self.kernel)?;
         let outcome = outcome.unwrap_or_default();
         if let Some((step, source)) = outcome.halted {
             return Err(SdnError::Halted { step: Box::new(step), source });
@@ -394,7 +412,7 @@ impl<K: Kernel> Sdn<K> {
     fn leftovers(&mut self) -> Result<Vec<(Host, Plan)>, SdnError> {
         let mut found = Vec::new();
         for host in Host::possible(&mut self.kernel, &self.config)? {
-            let plan = All::new(&host, BTreeMap::new()).preview(&mut self.kernel)?;
+            let plan = All::nothing(&host).preview(&mut self.kernel)?;
             found.extend(plan.filter(|plan| !plan.is_empty()).map(|plan| (host, plan)));
         }
         Ok(found)
@@ -403,7 +421,7 @@ impl<K: Kernel> Sdn<K> {
     fn remove_leftovers(&mut self) -> Result<Report, SdnError> {
         let mut report = Report::default();
         for (host, _) in self.leftovers()? {
-            let outcome = All::new(&host, BTreeMap::new()).converge(&mut self.kernel)?;
+            let outcome = All::nothing(&host).converge(&mut self.kernel)?;
             let outcome = outcome.unwrap_or_default();
             report.done.extend(outcome.done);
             if let Some((step, source)) = outcome.halted {
@@ -453,6 +471,11 @@ fn put_all<'a>(
 /// What an instance needs, as recorded.
 fn fragment(host: &Host, record: &Record) -> Result<Fragment, SdnError> {
     Ok(network::fragment(&record.workload, record.slot, &host.node)?)
+}
+
+/// The slots of the instances whose last operation did not come to its end.
+fn interrupted(store: &Store) -> Result<BTreeSet<Slot>, SdnError> {
+    Ok(store.unsettled()?.iter().map(|record| record.slot).collect())
 }
 
 /// What all instances that shall stay need.

@@ -1,6 +1,6 @@
 //! The records anew, from what the kernel has: the interfaces' aliases say whose they are.
 
-use std::path::PathBuf;
+use std::{collections::BTreeSet, path::PathBuf};
 
 use super::{Host, Report, Sdn, SdnError};
 use crate::{
@@ -9,7 +9,7 @@ use crate::{
     model::{Account, Execution, Function, InstanceName, Pool, Queues, Slot, Workload},
     network::alias::{self, Marked},
     plan::IP_FORWARD,
-    store::{Lock, Phase, Store, StoreError, Tx},
+    store::{Phase, Store, StoreError, Tx},
 };
 
 /// What [`Sdn::rebuild`] found and did.
@@ -33,7 +33,7 @@ impl<K: Kernel> Sdn<K> {
     /// Where the state directory cannot be used, the database is newer or another program's, or no known
     /// pool has the interfaces' addresses. Otherwise as with [`Self::repair`].
     pub fn rebuild(&mut self) -> Result<Rebuilt, SdnError> {
-        let lock = Lock::exclusive(&self.config.state_dir)?;
+        let _lock = self.lock()?;
         let (mut store, set_aside) = self.usable_store()?;
         let tx = store.transaction()?;
         let links = self.kernel.links()?.into_iter();
@@ -46,15 +46,17 @@ impl<K: Kernel> Sdn<K> {
             host.record(&mut self.kernel, &tx)?;
         }
         let (mut recovered, mut incomplete) = (vec![], vec![]);
+        let mut slots = BTreeSet::new();
         for (slot, link, marked) in found {
             if recover(&tx, slot, &link, &marked)? {
+                slots.insert(slot);
                 recovered.push(marked.name.clone());
                 incomplete.extend((!marked.complete).then_some(marked.name));
             }
         }
         tx.commit()?;
-        drop(lock);
-        Ok(Rebuilt { set_aside, recovered, incomplete, report: self.repair()? })
+        drop(store);
+        Ok(Rebuilt { set_aside, recovered, incomplete, report: self.mend(&slots)? })
     }
 
     fn usable_store(&self) -> Result<(Store, Option<PathBuf>), SdnError> {

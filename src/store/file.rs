@@ -136,6 +136,9 @@ fn is_ours(connection: &Connection, path: &Path) -> Result<bool, StoreError> {
 }
 
 fn header(connection: &Connection) -> rusqlite::Result<Header> {
+    // One transaction, within that of the caller where there is one: another process may be writing it.
+    let deferred = || Transaction::new_unchecked(connection, TransactionBehavior::Deferred);
+    let _at_one_moment = connection.is_autocommit().then(deferred).transpose()?;
     let number = |sql| connection.query_row(sql, [], |row| row.get::<_, i64>(0));
     Ok(match (number("PRAGMA application_id")?, number("PRAGMA user_version")?) {
         (APPLICATION_ID, FORMAT) => Header::Ours,

@@ -1,4 +1,11 @@
-use std::{fs::OpenOptions, io, os::fd::OwnedFd, os::unix::fs::OpenOptionsExt, path::Path};
+use std::{
+    fs::OpenOptions,
+    io,
+    os::fd::OwnedFd,
+    os::unix::fs::OpenOptionsExt,
+    path::Path,
+    sync::{Arc, Weak},
+};
 
 use rustix::{
     fs::{FlockOperation, flock},
@@ -15,7 +22,7 @@ const FILE: &str = "lock";
 /// It is between open files, not processes: a second one in the same process waits for the first as well.
 #[derive(Debug)]
 pub struct Lock {
-    _file: OwnedFd,
+    file: Arc<OwnedFd>,
 }
 
 impl Lock {
@@ -46,11 +53,17 @@ impl Lock {
         taken.map(Some).map_err(|source| StoreError::Io { operation: "lock", path, source })
     }
 
+    /// The open file, for programs that are started under the lock and must not outlive it.
+    #[must_use]
+    pub fn share(&self) -> Weak<OwnedFd> {
+        Arc::downgrade(&self.file)
+    }
+
     fn take(file: OwnedFd, operation: FlockOperation) -> io::Result<Self> {
         loop {
             match flock(&file, operation) {
                 Err(Errno::INTR) => {}
-                result => return Ok(result.map(|()| Self { _file: file })?),
+                result => return Ok(result.map(|()| Self { file: Arc::new(file) })?),
             }
         }
     }

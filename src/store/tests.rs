@@ -327,6 +327,19 @@ fn threads_get_slots_of_their_own() {
 }
 
 #[test]
+fn who_looks_while_another_process_makes_the_database_sees_all_of_it_or_nothing() {
+    for _ in 0..100 {
+        let dir = Dir::new();
+        std::thread::scope(|scope| {
+            scope.spawn(|| Store::open(&dir.0).unwrap());
+            for _ in 0..2 {
+                scope.spawn(|| while Store::open_existing(&dir.0).unwrap().is_none() {});
+            }
+        });
+    }
+}
+
+#[test]
 fn a_lock_is_held_alone_until_it_is_dropped() {
     let dir = Dir::new();
     let inside = AtomicU32::new(0);

@@ -7,11 +7,18 @@
     reason = "the harness is test code too, outside of functions marked as tests"
 )]
 
+mod at_once;
 mod crashes;
+mod drift;
 mod exposures;
+mod failed;
 mod forward;
 mod internet;
+mod killed;
+mod lost;
+mod operation;
 mod reach;
+mod restored;
 mod run;
 mod self_test;
 mod supervised;

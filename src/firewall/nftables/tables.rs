@@ -34,7 +34,21 @@ pub(crate) fn of_iptables(tables: Vec<Table>) -> impl Iterator<Item = Table> {
     })
 }
 
-/// Deletes tables that hold nothing but empty base chains with policy accept, except those named.
+/// Those of them that hold nothing but empty base chains with policy accept.
+pub(crate) fn empty(tables: Vec<Table>, chains: &[Chain]) -> impl Iterator<Item = Table> {
+    of_iptables(tables).filter(|table| {
+        let mut within = chains.iter().filter(|chain| chain.table == table.name);
+        // A table counts its chains, sets and other objects.
+        let nothing_else = usize::try_from(table.references) == Ok(within.clone().count());
+        let idle = |chain: &Chain| {
+            let accepts = chain.base.as_ref().is_some_and(|base| base.policy == ACCEPT);
+            accepts && chain.references == 0
+        };
+        !table.is_owned() && nothing_else && within.all(idle)
+    })
+}
+
+/// Deletes these, except those named.
 ///
 /// Chain by chain and not recursively: where somebody adds something meanwhile, all of it is refused (EBUSY).
 pub(crate) fn remove_empty(
@@ -43,23 +57,9 @@ pub(crate) fn remove_empty(
     except: &BTreeSet<String>,
 ) -> Vec<Operation> {
     let mut operations = Vec::new();
-    for table in of_iptables(tables) {
-        let within: Vec<_> = chains.iter().filter(|chain| chain.table == table.name).collect();
-        let idle = |chain: &&Chain| {
-            let accepts = chain.base.as_ref().is_some_and(|base| base.policy == ACCEPT);
-            accepts && chain.references == 0
-        };
-        // A table counts its chains, sets and other objects.
-        let nothing_else = usize::try_from(table.references) == Ok(within.len());
-        if except.contains(&table.name.name)
-            || table.is_owned()
-            || !nothing_else
-            || !within.iter().all(idle)
-        {
-            continue;
-        }
-        let chains = within.iter().map(|c| table.name.delete_chain(&c.name, NLM_F_NONREC));
-        operations.extend(chains);
+    for table in empty(tables, chains).filter(|table| !except.contains(&table.name.name)) {
+        let within = chains.iter().filter(|chain| chain.table == table.name);
+        operations.extend(within.map(|c| table.name.delete_chain(&c.name, NLM_F_NONREC)));
         operations.push(table.name.delete(NLM_F_NONREC));
     }
     operations

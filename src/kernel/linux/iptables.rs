@@ -7,7 +7,7 @@ use crate::{
         Change, Entry, FirewallState, GateState, IptablesVariant, Ruleset, Skeleton, iptables,
     },
     kernel::{KernelError, Refusal},
-    process,
+    process::{self, Launcher},
 };
 
 /// The tables of the legacy iptables that are in use; reading it creates none.
@@ -38,12 +38,13 @@ pub(super) fn variant() -> Result<Option<IptablesVariant>, KernelError> {
 
 /// Whether the skeleton and these entries stand.
 pub(super) fn probe(
+    launcher: &Launcher,
     variant: IptablesVariant,
     skeleton: &Skeleton,
     entries: &BTreeSet<Entry>,
 ) -> Result<bool, Refusal> {
     let probe = iptables::Probe::new(skeleton, entries);
-    let output = run(variant, "restore", &RESTORE, &probe.input)?;
+    let output = run(launcher, variant, "restore", &RESTORE, &probe.input)?;
     match output.status.code() {
         Some(0) => Ok(probe.is_answered_by(&String::from_utf8_lossy(&output.stdout))),
         Some(code) if MISSING.contains(&code) => Ok(false),
@@ -61,17 +62,22 @@ pub(super) fn state(
 
 /// Applies one change. A [`Change::Delta`] is one transaction. The others are one for each table: a table
 /// that is refused stays as it was, and so do those after it.
-pub(super) fn change(variant: IptablesVariant, change: &Change) -> Result<(), Refusal> {
+pub(super) fn change(
+    launcher: &Launcher,
+    variant: IptablesVariant,
+    change: &Change,
+) -> Result<(), Refusal> {
+    let restore = |input: &str| restore(launcher, variant, input);
     match change {
-        Change::Delta { remove, add } => restore(variant, &iptables::delta(remove, add)),
+        Change::Delta { remove, add } => restore(&iptables::delta(remove, add)),
         Change::Reset(ruleset) => {
             if let Some(name) = iptables::unnameable(&ruleset.skeleton) {
                 return Err(Refusal::words(format!("iptables cannot name the interface {name}")));
             }
-            restore(variant, &iptables::reset(ruleset, &saved(variant)?))
+            restore(&iptables::reset(ruleset, &saved(variant)?))
         }
         Change::Remove => match iptables::remove(&saved(variant)?) {
-            Some(input) => restore(variant, &input),
+            Some(input) => restore(&input),
             None => Ok(()),
         },
     }
@@ -83,9 +89,9 @@ pub(super) fn legacy_gate() -> Result<Option<GateState>, Refusal> {
 }
 
 /// Opens or closes the chain FORWARD of the legacy variant; one that does not exist needs neither.
-pub(super) fn set_legacy_gate(open: bool) -> Result<(), Refusal> {
+pub(super) fn set_legacy_gate(launcher: &Launcher, open: bool) -> Result<(), Refusal> {
     match saved_gate()?.and_then(|saved| iptables::set_gate(open, &saved)) {
-        Some(input) => restore(IptablesVariant::Legacy, &input),
+        Some(input) => restore(launcher, IptablesVariant::Legacy, &input),
         None => Ok(()),
     }
 }
@@ -106,7 +112,8 @@ fn saved(variant: IptablesVariant) -> Result<iptables::Saved, Refusal> {
         // The program would load modules to find out.
         return Ok(iptables::Saved::default());
     }
-    let output = run(variant, "save", &[], "")?;
+    // A reader that outlives us changes nothing.
+    let output = run(&Launcher::default(), variant, "save", &[], "")?;
     if !output.status.success() {
         return Err(refusal(&output, ""));
     }
@@ -114,14 +121,15 @@ fn saved(variant: IptablesVariant) -> Result<iptables::Saved, Refusal> {
         .map_err(|iptables::Incompatible(words)| Refusal::words(words))
 }
 
-fn restore(variant: IptablesVariant, input: &str) -> Result<(), Refusal> {
-    let output = run(variant, "restore", &RESTORE, input)?;
+fn restore(launcher: &Launcher, variant: IptablesVariant, input: &str) -> Result<(), Refusal> {
+    let output = run(launcher, variant, "restore", &RESTORE, input)?;
     if output.status.success() { Ok(()) } else { Err(refusal(&output, input)) }
 }
 
 /// Runs `iptables-<variant>-<verb>`, or `iptables-<verb>` where only that exists and is of this variant.
 /// Refused with `ENOENT` where there is neither.
 fn run(
+    launcher: &Launcher,
     variant: IptablesVariant,
     verb: &str,
     args: &[&str],
@@ -132,7 +140,7 @@ fn run(
         IptablesVariant::Legacy => "legacy",
     };
     let program = format!("iptables-{name}-{verb}");
-    match process::run(OsStr::new(&program), args, input.as_bytes()) {
+    match launcher.run(OsStr::new(&program), args, input.as_bytes()) {
         Err(error) if error.kind() == ErrorKind::NotFound => {}
         other => return Ok(other?),
     }
@@ -140,7 +148,7 @@ fn run(
     if self::variant().map_err(|error| error.refusal().clone())? != Some(variant) {
         return Err(missing());
     }
-    match process::run(OsStr::new(&format!("iptables-{verb}")), args, input.as_bytes()) {
+    match launcher.run(OsStr::new(&format!("iptables-{verb}")), args, input.as_bytes()) {
         Err(error) if error.kind() == ErrorKind::NotFound => Err(missing()),
         other => Ok(other?),
     }

@@ -18,6 +18,8 @@ pub mod tap;
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::Ipv4Addr,
+    os::fd::OwnedFd,
+    sync::Weak,
 };
 
 use ipnet::Ipv4Net;
@@ -28,6 +30,7 @@ use crate::{
         Backend, Change, Entry, FirewallState, Gate, GateState, IptablesVariant, Ruleset, Skeleton,
     },
     model::{AccountName, InterfaceName, Protocol},
+    process::Launcher,
 };
 use conntrack::Conntrack;
 use nftables::Nftables;
@@ -40,6 +43,7 @@ pub struct Linux {
     route: Option<Route>,
     nftables: Option<Nftables>,
     conntrack: Option<Conntrack>,
+    launcher: Launcher,
 }
 
 impl Linux {
@@ -77,6 +81,10 @@ fn unreadable(backend: Backend) -> impl FnOnce(Refusal) -> KernelError {
 }
 
 impl Kernel for Linux {
+    fn share_lock(&mut self, lock: Weak<OwnedFd>) {
+        self.launcher = Launcher::keeping(lock);
+    }
+
     fn link(&mut self, name: &InterfaceName) -> Result<Option<LinkState>, KernelError> {
         self.route(|source| KernelError::ReadLink { name: name.clone(), source })?.link(name)
     }
@@ -135,7 +143,9 @@ impl Kernel for Linux {
     ) -> Result<bool, KernelError> {
         let probed = match backend {
             Backend::Nftables => self.nftables().and_then(|nft| nft.probe(skeleton, entries)),
-            Backend::Iptables(variant) => iptables::probe(variant, skeleton, entries),
+            Backend::Iptables(variant) => {
+                iptables::probe(&self.launcher, variant, skeleton, entries)
+            }
         };
         probed.map_err(unreadable(backend))
     }
@@ -160,7 +170,7 @@ impl Kernel for Linux {
     fn change_firewall(&mut self, backend: Backend, change: &Change) -> Result<(), KernelError> {
         let changed = match backend {
             Backend::Nftables => self.nftables().and_then(|nft| nft.change(change)),
-            Backend::Iptables(variant) => iptables::change(variant, change),
+            Backend::Iptables(variant) => iptables::change(&self.launcher, variant, change),
         };
         changed.map_err(|source| KernelError::ChangeFirewall { backend: backend.as_str(), source })
     }
@@ -171,6 +181,15 @@ impl Kernel for Linux {
                 self.nftables().and_then(Nftables::tables).map_err(unreadable(backend))
             }
             // The legacy tables are there once they were asked for, and hold nothing; they cannot be deleted.
+            Backend::Nftables | Backend::Iptables(IptablesVariant::Legacy) => Ok(BTreeSet::new()),
+        }
+    }
+
+    fn empty_tables(&mut self, backend: Backend) -> Result<BTreeSet<String>, KernelError> {
+        match backend {
+            Backend::Iptables(IptablesVariant::Nft) => {
+                self.nftables().and_then(Nftables::empty_tables).map_err(unreadable(backend))
+            }
             Backend::Nftables | Backend::Iptables(IptablesVariant::Legacy) => Ok(BTreeSet::new()),
         }
     }
@@ -208,7 +227,7 @@ impl Kernel for Linux {
             Gate::Nftables { family, table, chain } => {
                 self.nftables().and_then(|nft| nft.set_gate(*family, table, chain, open))
             }
-            Gate::LegacyIptables => iptables::set_legacy_gate(open),
+            Gate::LegacyIptables => iptables::set_legacy_gate(&self.launcher, open),
         };
         set.map_err(|source| KernelError::SetGate { gate: gate.clone(), source })
     }

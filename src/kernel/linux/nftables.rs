@@ -159,7 +159,14 @@ impl Nftables {
         Ok(tables::of_iptables(tables).map(|table| table.name.name).collect())
     }
 
-    /// Deletes those of them that hold nothing but empty base chains with policy accept, except these.
+    /// The names of those of them that hold nothing but empty base chains with policy accept.
+    pub(super) fn empty_tables(&mut self) -> Result<BTreeSet<String>, Refusal> {
+        let tables = self.tables_of(NetfilterProtoFamily::IPv4)?;
+        let chains = self.chains(NetfilterProtoFamily::IPv4)?;
+        Ok(tables::empty(tables, &chains).map(|table| table.name.name).collect())
+    }
+
+    /// Deletes those, except these.
     pub(super) fn remove_empty_tables(&mut self, except: &BTreeSet<String>) -> Result<(), Refusal> {
         let tables = self.tables_of(NetfilterProtoFamily::IPv4)?;
         let chains = self.chains(NetfilterProtoFamily::IPv4)?;

@@ -4,15 +4,19 @@ use std::{
     collections::BTreeMap,
     fmt,
     io::{self, BufRead, BufReader, Read, Write},
+    path::Path,
     process::{Child, Command, Stdio},
     sync::mpsc::{self, RecvTimeoutError},
     thread::{self, JoinHandle},
     time::Duration,
 };
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open},
+};
 
-use super::{Namespace, wait_for};
+use super::{Namespace, namespace::read_proc, wait_for};
 
 /// Where the system's programs are.
 pub(super) const PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
@@ -157,6 +161,23 @@ impl Running {
     /// Whether it has not ended.
     pub(crate) fn is_running(&mut self) -> bool {
         self.child.try_wait().expect("a child").is_none()
+    }
+
+    /// The processes that it has started and that have not ended (proc(5)).
+    pub(crate) fn children(&self) -> Vec<Pid> {
+        let id = self.child.id();
+        let children = read_proc(Path::new(&format!("/proc/{id}/task/{id}/children")));
+        let children = children.expect("a running program");
+        let children = children.split_whitespace().map(|id| id.parse().expect("a process id"));
+        children.map(|id| Pid::from_raw(id).expect("not 0")).collect()
+    }
+
+    /// Waits for its end, for so long, and says whether it came.
+    pub(crate) fn ends_within(&self, limit: Duration) -> bool {
+        let id = Pid::from_child(&self.child);
+        let ended = pidfd_open(id, PidfdFlags::empty()).expect("pidfd_open");
+        let limit = Timespec::try_from(limit).expect("a short time");
+        poll(&mut [PollFd::new(&ended, PollFlags::IN)], Some(&limit)).expect("poll") == 1
     }
 
     /// What it did, once it has ended by itself.

@@ -1,6 +1,28 @@
-//! Firewalls of others, which the program must live with and leave alone.
+//! Firewalls and interfaces of others, which the program must live with and leave alone.
+
+use riklet_sdn::kernel::LIVE_GROUP;
 
 use super::{Firewall, Namespace, World};
+
+/// The alias of an interface that has one of our names.
+pub(crate) const ALIAS: &str = "somebody's";
+
+/// Interfaces with one of our names, and in a group beside ours.
+pub(crate) fn interfaces(namespace: &Namespace) {
+    let group = LIVE_GROUP - 1;
+    let batch = format!(
+        "\
+tuntap add dev rik77 mode tap
+link set rik77 alias {ALIAS} addrgenmode none up
+address add 192.0.2.77/24 dev rik77
+neighbour add 192.0.2.78 lladdr 2:0:0:0:0:78 dev rik77
+tuntap add dev theirs mode tap
+link set theirs group {group} addrgenmode none up
+route add 198.18.0.0/15 dev theirs
+"
+    );
+    namespace.feed(&["ip", "-batch", "-"], &batch).success();
+}
 
 /// What Docker leaves on a host: forwarding that is dropped unless a container's, in chains of its own.
 pub(crate) fn docker_like(world: &World, variant: Firewall) {

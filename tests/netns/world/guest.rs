@@ -5,6 +5,7 @@ use std::{
     io::{Read, Write},
     net::Ipv4Addr,
     os::fd::AsFd,
+    time::Duration,
 };
 
 use riklet_sdn::model::{Addresses, MacAddress, Pool, Slot};
@@ -12,7 +13,7 @@ use riklet_sdn::model::{Addresses, MacAddress, Pool, Slot};
 use super::{
     Namespace, World,
     background::{Background, Stop},
-    system,
+    system, wait_for,
 };
 
 /// `struct virtio_net_hdr` and the largest frame.
@@ -70,6 +71,11 @@ impl Guest {
         );
         namespace.feed(&["ip", "-batch", "-"], &configuration).success();
         let wire = Background::start(move |stop| carry(stop, tap, eth0));
+        // The kernel notes the carrier, and lets packets through, in its own time (linkwatch).
+        wait_for("the TAP's carrier", Duration::from_secs(10), || {
+            let link = world.node.tool(&["ip", "-brief", "link", "show", &nic.interface]);
+            link.contains(" UP ").then_some(())
+        });
         Self { namespace, nic, _wire: wire }
     }
 }

@@ -15,16 +15,19 @@ pub(crate) mod command;
 pub(crate) mod foreign;
 pub(crate) mod function;
 pub(crate) mod guest;
+pub(crate) mod held;
 pub(crate) mod http;
 pub(crate) mod namespace;
 pub(crate) mod runs;
 
+pub(crate) mod random;
+pub(crate) mod records;
 pub(crate) mod sctp;
 pub(crate) mod state;
 mod system;
 pub(crate) mod traffic;
 pub(crate) mod transport;
-mod wait;
+pub(crate) mod wait;
 
 use std::{
     collections::BTreeMap,

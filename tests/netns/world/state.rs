@@ -60,6 +60,12 @@ impl SystemState {
         Self(parts.into())
     }
 
+    /// What firewalls have, and what others have; other nodes have the same of the former.
+    pub(crate) fn firewall_and_rest(self) -> (Self, Self) {
+        let (firewall, rest) = self.0.into_iter().partition(|(part, _)| part.contains("tables"));
+        (Self(firewall), Self(rest))
+    }
+
     /// What differs, a line each: `-` for what is gone, `+` for what is new. Empty where nothing differs.
     pub(crate) fn differences(&self, after: &Self) -> String {
         let mut text = String::new();
@@ -88,6 +94,23 @@ impl SystemState {
 pub(crate) fn assert_same(before: &SystemState, after: &SystemState) {
     let differences = before.differences(after);
     assert!(differences.is_empty(), "the system is not as it was:\n{differences}");
+}
+
+/// All that was there is there, in its order. More may be; and the sysctls that a node needs to forward may
+/// have changed (`inet_forward_change` of the kernel's net/ipv4/devinet.c).
+#[track_caller]
+pub(crate) fn assert_kept(before: &SystemState, after: &SystemState) {
+    let forwards = |line: &str| {
+        let name = line.split(" = ").next().unwrap_or_default();
+        ["/ip_forward", "/forwarding", "all/accept_redirects"].iter().any(|end| name.ends_with(end))
+    };
+    for (part, before) in &before.0 {
+        let mut after = after.0.get(part).into_iter().flatten();
+        for line in before.iter().filter(|line| *part != "sysctls" || !forwards(line)) {
+            let kept = after.by_ref().any(|other| other == line);
+            assert!(kept, "{part}: gone, or in another place: {line}");
+        }
+    }
 }
 
 /// The lines that are left when each line of `others` has taken away one like it.

@@ -28,3 +28,11 @@ pub(crate) fn wait_for<T>(
         thread::sleep(PAUSE);
     }
 }
+
+/// How long this takes.
+#[expect(clippy::disallowed_methods, reason = "the harness reads the clock in this file only")]
+pub(crate) fn duration_of<T>(work: impl FnOnce() -> T) -> Duration {
+    let start = Instant::now();
+    work();
+    start.elapsed()
+}

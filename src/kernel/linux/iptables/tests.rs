@@ -37,11 +37,11 @@ struct Host(IptablesVariant);
 
 impl Host {
     fn feed(self, input: &str) {
-        restore(self.0, input).unwrap();
+        restore(&Launcher::default(), self.0, input).unwrap();
     }
 
     fn change(self, change: &Change) -> Result<(), Refusal> {
-        super::change(self.0, change)
+        super::change(&Launcher::default(), self.0, change)
     }
 
     fn reset(self, ruleset: &Ruleset) {
@@ -54,7 +54,7 @@ impl Host {
     }
 
     fn probe(self, ruleset: &Ruleset) -> bool {
-        probe(self.0, &ruleset.skeleton, &ruleset.entries).unwrap()
+        probe(&Launcher::default(), self.0, &ruleset.skeleton, &ruleset.entries).unwrap()
     }
 
     fn state(self, expected: &Ruleset) -> FirewallState {
@@ -72,7 +72,7 @@ impl Host {
 
     /// The rules of all tables, without comments and counters.
     fn save(self) -> String {
-        let output = run(self.0, "save", &[], "").unwrap();
+        let output = run(&Launcher::default(), self.0, "save", &[], "").unwrap();
         assert!(output.status.success());
         let text = String::from_utf8(output.stdout).unwrap();
         let lines = text.lines().filter(|line| !line.starts_with('#'));
@@ -268,7 +268,7 @@ fn looking_and_removing_create_no_table() {
         assert_eq!(host.state(&ruleset(&[])).skeleton, SkeletonState::Absent);
         host.change(&Change::Remove).unwrap();
         assert_eq!(legacy_gate().unwrap(), None);
-        set_legacy_gate(true).unwrap();
+        set_legacy_gate(&Launcher::default(), true).unwrap();
         assert_eq!(legacy_tables().unwrap(), BTreeSet::new());
         let tables = process::run(OsStr::new("nft"), &["list", "tables"], &[]).unwrap();
         assert_eq!(String::from_utf8_lossy(&tables.stdout), "");
@@ -296,15 +296,15 @@ fn the_legacy_gate_opens_and_closes() {
         legacy.feed(FOREIGN);
         let before = legacy.save();
         assert_eq!(gate(), Some((Gate::LegacyIptables, false, false)));
-        set_legacy_gate(true).unwrap();
+        set_legacy_gate(&Launcher::default(), true).unwrap();
         assert_eq!(gate(), Some((Gate::LegacyIptables, true, true)));
         legacy.feed("*filter\n-I FORWARD -j DROP\nCOMMIT\n");
         assert_eq!(gate(), Some((Gate::LegacyIptables, false, true)));
-        set_legacy_gate(true).unwrap();
+        set_legacy_gate(&Launcher::default(), true).unwrap();
         assert_eq!(gate(), Some((Gate::LegacyIptables, true, true)));
         legacy.feed("*filter\n-D FORWARD -j DROP\nCOMMIT\n");
-        set_legacy_gate(false).unwrap();
-        set_legacy_gate(false).unwrap();
+        set_legacy_gate(&Launcher::default(), false).unwrap();
+        set_legacy_gate(&Launcher::default(), false).unwrap();
         assert_eq!(legacy.save(), before);
     });
 }
