@@ -5,7 +5,6 @@ use std::{
     io::{Read, Write},
     net::Ipv4Addr,
     os::fd::AsFd,
-    time::Duration,
 };
 
 use riklet_sdn::model::{Addresses, MacAddress, Pool, Slot};
@@ -13,7 +12,9 @@ use riklet_sdn::model::{Addresses, MacAddress, Pool, Slot};
 use super::{
     Namespace, World,
     background::{Background, Stop},
-    system, wait_for,
+    system,
+    traffic::PATIENCE,
+    wait_for,
 };
 
 /// `struct virtio_net_hdr` and the largest frame.
@@ -70,12 +71,12 @@ impl Guest {
             Addresses::PREFIX_LENGTH
         );
         namespace.feed(&["ip", "-batch", "-"], &configuration).success();
-        let wire = Background::start(move |stop| carry(stop, tap, eth0));
-        // The kernel notes the carrier, and lets packets through, in its own time (linkwatch).
-        wait_for("the TAP's carrier", Duration::from_secs(10), || {
-            let link = world.node.tool(&["ip", "-brief", "link", "show", &nic.interface]);
-            link.contains(" UP ").then_some(())
+        // The kernel notices the carrier in its own time, and drops what is sent before.
+        wait_for("the TAP to be ready", PATIENCE, || {
+            let link = world.node.tool(&["ip", "link", "show", "dev", &nic.interface]);
+            link.contains(" state UP ").then_some(())
         });
+        let wire = Background::start(move |stop| carry(stop, tap, eth0));
         Self { namespace, nic, _wire: wire }
     }
 }
