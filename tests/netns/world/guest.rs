@@ -13,6 +13,8 @@ use super::{
     Namespace, World,
     background::{Background, Stop},
     system,
+    traffic::PATIENCE,
+    wait_for,
 };
 
 /// `struct virtio_net_hdr` and the largest frame.
@@ -69,6 +71,11 @@ impl Guest {
             Addresses::PREFIX_LENGTH
         );
         namespace.feed(&["ip", "-batch", "-"], &configuration).success();
+        // The kernel notices the carrier in its own time, and drops what is sent before.
+        wait_for("the TAP to be ready", PATIENCE, || {
+            let link = world.node.tool(&["ip", "link", "show", "dev", &nic.interface]);
+            link.contains(" state UP ").then_some(())
+        });
         let wire = Background::start(move |stop| carry(stop, tap, eth0));
         Self { namespace, nic, _wire: wire }
     }
