@@ -64,7 +64,8 @@ pub struct LinkState {
     pub mtu: u32,
     /// Whether it is administratively up (`IFF_UP`).
     pub up: bool,
-    /// Whether something is attached (`IFF_LOWER_UP`; for a TAP: a process has it open).
+    /// Whether something is attached and what is sent reaches it (`IFF_LOWER_UP` and `IFF_RUNNING`; for a TAP:
+    /// a process has it open).
     pub carrier: bool,
     /// The interface group.
     pub group: u32,

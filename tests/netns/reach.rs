@@ -6,6 +6,7 @@ use crate::world::{
     CLIENT, INTERNET, NODE_LAN, NODE_LAN_SECOND, NODE_OTHER, NODE_UPLINK, OTHER, World,
     function::{Function, every_transport, function},
     on_every_firewall,
+    traffic::tcp_echo,
     transport::{Path, Transport, assert_paths},
 };
 
@@ -61,6 +62,16 @@ pub(crate) fn assert_published(
 on_every_firewall!(a_published_port_answers_everybody, |world| {
     let pair = pair(world);
     assert_published(world, &pair, &Transport::ALL);
+    let bytes: Vec<u8> = (0..=250).cycle().take(300_001).collect();
+    let [first, second] = &pair;
+    for (from, to) in [
+        (&world.client, NODE_LAN),
+        (&world.node, Ipv4Addr::LOCALHOST),
+        (&second.guest.namespace, NODE_LAN),
+        (&first.guest.namespace, NODE_LAN),
+    ] {
+        assert!(tcp_echo(from, (to, FIRST), &bytes).unwrap() == bytes, "more than one packet");
+    }
     // Also where the way back of each packet must be the way it came (RFC 3704, strict).
     world.node.set_sysctl("net/ipv4/conf/all/rp_filter", "1");
     assert_published(world, &pair, &Transport::ALL);

@@ -138,6 +138,8 @@ on_every_firewall!(who_asked_too_early_gets_through_afterwards, |world| {
 });
 
 on_every_firewall!(an_exposure_shadows_a_local_process_while_it_lasts, |world| {
+    // Connections are not tracked before the first function.
+    world.up(&[function("neighbour", &[])]);
     let [_tcp, datagrams] = [
         tcp_server(&world.node, (Ipv4Addr::UNSPECIFIED, 8080)),
         udp_server(&world.node, (NODE_LAN, 8080)),

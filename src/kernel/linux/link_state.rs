@@ -132,7 +132,9 @@ fn link(answer: &RouteNetlinkMessage) -> Option<(u32, LinkState)> {
         mac: state.mac,
         mtu: state.mtu,
         up: flags.contains(LinkFlags::Up),
-        carrier: flags.contains(LinkFlags::LowerUp),
+        // `LowerUp` comes and goes with the other end. Until the kernel has noticed that it came, which is
+        // when `Running` comes as well, it drops what is sent.
+        carrier: flags.contains(LinkFlags::LowerUp | LinkFlags::Running),
         group: state.group,
         addresses: BTreeSet::new(),
         neighbours: BTreeMap::new(),

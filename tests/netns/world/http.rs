@@ -11,15 +11,13 @@ use serde_json::Value;
 use super::{
     Namespace,
     background::Background,
-    traffic::{Answer, PATIENCE, Server, tcp_connect},
+    traffic::{Answer, PATIENCE, Server, bind, tcp_connect},
 };
 
 /// A server that answers each request with whom it sees.
 #[track_caller]
 pub(crate) fn http_server(namespace: &Namespace, at: impl Into<SocketAddr>) -> Server {
-    let at = at.into();
-    let listener = namespace.run(|| TcpListener::bind(at));
-    let listener = listener.unwrap_or_else(|error| panic!("cannot listen at {at}: {error}"));
+    let listener = bind(namespace, at.into(), TcpListener::bind);
     let address = listener.local_addr().expect("the listener's address");
     let thread = Background::start(move |stop| {
         while stop.readable([listener.as_fd()]).is_some() {

@@ -61,12 +61,25 @@ pub(crate) struct Server {
     pub(super) _thread: Background,
 }
 
+/// A socket bound in the namespace. One that was closed just now may still be held by a program that another
+/// test starts: until it executes, it has all files that are open here (fork(2)).
+#[track_caller]
+pub(super) fn bind<T: Send>(
+    namespace: &Namespace,
+    at: SocketAddr,
+    bind: impl Fn(SocketAddr) -> io::Result<T> + Sync,
+) -> T {
+    wait_for(&format!("{at} to be free"), PATIENCE, || match namespace.run(|| bind(at)) {
+        Ok(socket) => Some(socket),
+        Err(error) if error.kind() == ErrorKind::AddrInUse => None,
+        Err(error) => panic!("cannot bind to {at}: {error}"),
+    })
+}
+
 /// A server that says whom it sees, and then sends back all it gets.
 #[track_caller]
 pub(crate) fn tcp_server(namespace: &Namespace, at: impl Into<SocketAddr>) -> Server {
-    let at = at.into();
-    let listener = namespace.run(|| TcpListener::bind(at));
-    let listener = listener.unwrap_or_else(|error| panic!("cannot listen at {at}: {error}"));
+    let listener = bind(namespace, at.into(), TcpListener::bind);
     let address = listener.local_addr().expect("the listener's address");
     let thread = Background::start(move |stop| {
         while stop.readable([listener.as_fd()]).is_some() {
@@ -153,9 +166,8 @@ impl Connection {
         server: &Namespace,
         at: impl Into<SocketAddr>,
     ) -> Self {
-        let (to, at) = (to.into(), at.into());
-        let listener = server.run(|| TcpListener::bind(at));
-        let listener = listener.unwrap_or_else(|error| panic!("cannot listen at {at}: {error}"));
+        let to = to.into();
+        let listener = bind(server, at.into(), TcpListener::bind);
         let client = tcp_connect(client, to, PATIENCE);
         let client = client.unwrap_or_else(|error| panic!("cannot connect to {to}: {error}"));
         listener.set_nonblocking(true).expect("a socket");
@@ -210,9 +222,7 @@ pub(crate) fn assert_tcp_closed(namespace: &Namespace, target: impl Into<SocketA
 /// A server that answers each datagram with whom it sees.
 #[track_caller]
 pub(crate) fn udp_server(namespace: &Namespace, at: impl Into<SocketAddr>) -> Server {
-    let at = at.into();
-    let socket = namespace.run(|| UdpSocket::bind(at));
-    let socket = socket.unwrap_or_else(|error| panic!("cannot receive at {at}: {error}"));
+    let socket = bind(namespace, at.into(), UdpSocket::bind);
     let address = socket.local_addr().expect("the socket's address");
     let thread = Background::start(move |stop| {
         let mut request = [0; 64];
@@ -280,9 +290,7 @@ pub(crate) struct Ear(UdpSocket);
 impl Ear {
     #[track_caller]
     pub(crate) fn new(namespace: &Namespace, at: impl Into<SocketAddr>) -> Self {
-        let at = at.into();
-        let socket = namespace.run(|| UdpSocket::bind(at));
-        Self(socket.unwrap_or_else(|error| panic!("cannot receive at {at}: {error}")))
+        Self(bind(namespace, at.into(), UdpSocket::bind))
     }
 
     /// What was said, and by whom; `None` where nothing comes in this time.
