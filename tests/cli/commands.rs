@@ -186,6 +186,7 @@ fn json_is_for_programs() {
     insta::assert_snapshot!(format!("{:#}", json(&["check"])), @r#"
     {
       "blocked": [],
+      "firewall": [],
       "lost": [],
       "steps": [],
       "unsettled": []
@@ -330,6 +331,7 @@ fn drift_is_shown_and_repaired() {
     $ riklet-sdn check --output json
     {
       "blocked": [],
+      "firewall": [],
       "lost": [],
       "steps": [
         "~ TAP rik0: up, neighbour 10.231.0.2 at 06:52:49:4b:00:00",
@@ -347,6 +349,7 @@ fn drift_is_shown_and_repaired() {
     $ riklet-sdn check --output json
     {
       "blocked": [],
+      "firewall": [],
       "lost": [],
       "steps": [],
       "unsettled": []
