@@ -7,6 +7,7 @@ use riklet_sdn::{
     plan::IP_FORWARD,
     sdn::{Config, FirewallChoice, Sdn},
     store::{Setting, Store},
+    vmm::choose::{Facts, Kvm},
 };
 use serde_json::json;
 
@@ -14,6 +15,7 @@ use super::{
     error::{CliError, chain, tun_advice},
     input,
     output::{self, Output},
+    run,
 };
 
 const SET_POOL: &str = "set pool to a range that no route covers";
@@ -98,7 +100,37 @@ fn look(config: &Config, kernel: &mut impl Kernel) -> Vec<Finding> {
     findings.push(loopback(kernel));
     findings.extend(pool(config, decided, kernel));
     findings.push(state(config));
+    findings.extend(vmms(&run::facts()));
     findings
+}
+
+/// What `run` has to run microVMs with.
+fn vmms(facts: &Facts) -> Vec<Finding> {
+    let found: Vec<_> =
+        facts.programs.iter().map(|(vmm, path)| format!("{vmm} ({})", path.display())).collect();
+    if found.is_empty() {
+        let advice = "`run` has the builtin guest; install firecracker, qemu or cloud-hypervisor";
+        return vec![Finding::note("microVMs", "no VMM on the PATH", advice)];
+    }
+    let without = "firecracker and cloud-hypervisor need it; qemu does without: accelerator tcg";
+    let kvm = match facts.kvm {
+        Kvm::Opens if is_guest() => Finding::note(
+            "KVM",
+            "/dev/kvm can be opened, and this host is a virtual machine itself",
+            "where a microVM hangs before its first line: qemu with accelerator tcg",
+        ),
+        Kvm::Opens => Finding::ok("KVM", "/dev/kvm can be opened"),
+        Kvm::Missing => Finding::note("KVM", "there is no /dev/kvm", without),
+        Kvm::Denied => Finding::note("KVM", "/dev/kvm may not be opened", without),
+    };
+    vec![Finding::ok("microVMs", found.join(", ")), kvm]
+}
+
+/// Whether a hypervisor runs this host, as the processor says (CPUID leaf 1, ECX bit 31).
+fn is_guest() -> bool {
+    let text = input::read(Path::new("/proc/cpuinfo")).unwrap_or_default();
+    let flags = text.lines().find(|line| line.starts_with("flags"));
+    flags.is_some_and(|flags| flags.split_whitespace().any(|flag| flag == "hypervisor"))
 }
 
 fn privilege() -> Finding {

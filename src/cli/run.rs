@@ -15,6 +15,7 @@ use std::{
     time::{Instant, SystemTime},
 };
 
+pub(super) use self::prepare::facts;
 use self::{
     announce::{Ends, Ready, Times},
     console::Console,

@@ -114,6 +114,8 @@ fn doctor_says_what_the_host_has() {
     ok    loopback    up
     ok    pool        10.231.0.0/16 overlaps no route
     ok    records     none yet in $DIR/state
+    note  microVMs    no VMM on the PATH
+                      -> `run` has the builtin guest; install firecracker, qemu or cloud-hypervisor
     ");
     environment.tool("ip", &["link", "add", "eth0", "type", "veth", "peer", "eth1"]);
     environment.tool("ip", &["link", "set", "eth0", "up"]);
@@ -145,6 +147,8 @@ fn doctor_says_what_the_host_has() {
                       -> nothing to do: the next candidate is taken
     ok    pool        10.232.0.0/16 overlaps no route
     ok    records     none yet in $DIR/state
+    note  microVMs    no VMM on the PATH
+                      -> `run` has the builtin guest; install firecracker, qemu or cloud-hypervisor
     ");
     environment.run(&["up", "hello.json"]).success();
     insta::assert_snapshot!(without(&environment, NO_OTHERS, "doctor"), @r"
@@ -163,6 +167,8 @@ fn doctor_says_what_the_host_has() {
                       -> published ports do not answer at 127.0.0.1: `ip link set lo up`
     ok    pool        10.232.0.0/16 is used
     ok    records     1 in $DIR/state
+    note  microVMs    no VMM on the PATH
+                      -> `run` has the builtin guest; install firecracker, qemu or cloud-hypervisor
     ");
 }
 
@@ -186,6 +192,8 @@ fn doctor_fails_where_something_is_missing() {
     ok    loopback    up
     ok    pool        10.231.0.0/16 overlaps no route
     ok    records     none yet in $DIR/state
+    note  microVMs    no VMM on the PATH
+                      -> `run` has the builtin guest; install firecracker, qemu or cloud-hypervisor
     ---- exit code 3 ----
     ");
     environment.tool("ip", &["route", "add", "10.9.0.0/24", "dev", "lo"]);
