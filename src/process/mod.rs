@@ -1,6 +1,7 @@
 //! The one place that starts programs, and how a process is known to others.
 
 mod detached;
+mod fork;
 mod id;
 mod tied;
 
@@ -13,10 +14,8 @@ use std::{
     io::{self, Write},
     os::{fd::OwnedFd, unix::process::CommandExt},
     process::{Command, Output, Stdio},
-    sync::{Arc, Weak},
+    sync::Weak,
 };
-
-use rustix::io::{FdFlags, fcntl_setfd};
 
 /// Starts programs that keep a lock of ours as long as they run (flock(2) is of the open file, whoever has
 /// it): where this process is killed meanwhile, the lock is free when they have ended, not before.
@@ -39,19 +38,10 @@ impl Launcher {
     pub fn run(&self, program: &OsStr, args: &[&str], input: &[u8]) -> io::Result<Output> {
         let mut command = command(program);
         if let Some(lock) = self.lock.upgrade() {
-            keep_open(&mut command, lock);
+            fork::keep_open(&mut command, lock);
         }
         run_command(command, args, input)
     }
-}
-
-/// Lets the program have this file, which no other program that is started meanwhile gets.
-#[expect(unsafe_code, reason = "std hands on no files but the standard ones by itself")]
-fn keep_open(command: &mut Command, file: Arc<OwnedFd>) {
-    let inherit = move || Ok(fcntl_setfd(&*file, FdFlags::empty())?);
-    // SAFETY: between fork and exec the closure makes one system call, fcntl(2), which is async-signal-safe;
-    // it allocates nothing, takes no lock, and the descriptor is open as long as the command has the closure.
-    unsafe { command.pre_exec(inherit) };
 }
 
 /// Runs a program to its end, with this standard input, and collects what it wrote.

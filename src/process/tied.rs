@@ -1,7 +1,5 @@
 //! Programs that end with us, however we end.
 
-#![expect(unsafe_code, reason = "prctl(2) between fork and exec has no safe wrapper")]
-
 use std::{
     ffi::{OsStr, OsString},
     fmt, io,
@@ -10,10 +8,7 @@ use std::{
     process::{Child, Stdio},
 };
 
-use rustix::{
-    io::Errno,
-    process::{Signal, getpid, getppid, set_parent_process_death_signal},
-};
+use super::fork;
 
 /// Who a program runs as (credentials(7)), by number; its supplementary groups are none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,13 +62,7 @@ pub fn spawn_tied(tied: &Tied<'_>) -> io::Result<Child> {
     if let Some(credentials) = tied.credentials {
         command.gid(credentials.gid).uid(credentials.uid);
     }
-    let parent = getpid();
-    let tie = move || {
-        set_parent_process_death_signal(Some(Signal::KILL))?;
-        if getppid() == Some(parent) { Ok(()) } else { Err(Errno::SRCH.into()) }
-    };
-    // SAFETY: between fork and exec, only system calls are made: nothing is allocated and no lock is taken.
-    unsafe { command.pre_exec(tie) };
+    fork::end_with_us(&mut command);
     command.spawn()
 }
 
