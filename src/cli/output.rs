@@ -71,6 +71,9 @@ impl Output {
     /// in the [`report`].
     pub(crate) fn complaints(self, report: &mut Report) -> Result<(), CliError> {
         self.warnings(&report.warnings);
+        for failure in &report.others {
+            self.remark(&format!("warning: {}; it was not asked for", chain(failure)));
+        }
         let mut failures = std::mem::take(&mut report.failures);
         if failures.len() <= 1 {
             return failures.pop().map_or(Ok(()), |failure| Err(CliError::Failure(failure)));
@@ -202,6 +205,7 @@ pub(crate) fn report(report: &Report) -> Value {
         "steps": lines(&report.done),
         "warnings": report.warnings.iter().map(ToString::to_string).collect::<Vec<_>>(),
         "failures": report.failures.iter().map(failure).collect::<Vec<_>>(),
+        "others": report.others.iter().map(failure).collect::<Vec<_>>(),
     })
 }
 

@@ -54,8 +54,11 @@ pub struct Report {
     pub instances: Vec<Instance>,
     /// What was changed, in order. Empty where everything was as it should be.
     pub done: Vec<Step>,
-    /// The instances that are not as they should be, and why. The others are.
+    /// The instances that were asked for and are not as they should be, and why.
     pub failures: Vec<Failure>,
+    /// Those that were not asked for, and are not as they should be either: an earlier operation on them failed,
+    /// and this one could not mend it.
+    pub others: Vec<Failure>,
     /// What works, and will surprise.
     pub warnings: Vec<Warning>,
 }
@@ -160,7 +163,8 @@ impl<K: Kernel> Sdn<K> {
         host.record(&mut self.kernel, &tx)?;
         tx.commit()?;
         let asked = workloads.iter().map(|w| w.name().clone()).collect();
-        let mut report = self.settle(&mut store, &host, Some(&changes), &interrupted, &asked)?;
+        let mut report =
+            self.settle(&mut store, &host, Some(&changes), &interrupted, Some(&asked))?;
         report.warnings = warnings;
         Ok(report)
     }
@@ -228,7 +232,7 @@ impl<K: Kernel> Sdn<K> {
             return self.purge(&mut store, &host);
         }
         let asked = leaving.iter().map(|record| record.workload.name().clone()).collect();
-        self.settle(&mut store, &host, Some(&changes), &interrupted, &asked)
+        self.settle(&mut store, &host, Some(&changes), &interrupted, Some(&asked))
     }
 
     /// How the kernel differs from the records. Changes nothing.
@@ -281,7 +285,7 @@ impl<K: Kernel> Sdn<K> {
         let interrupted = interrupted(&tx)?.difference(recovered).copied().collect();
         host.record(&mut self.kernel, &tx)?;
         tx.commit()?;
-        self.settle(&mut store, &host, None, &interrupted, &BTreeSet::new())
+        self.settle(&mut store, &host, None, &interrupted, None)
     }
 
     /// Waits until nobody else is at work, nor any program that a killed process left behind.
@@ -341,7 +345,8 @@ impl<K: Kernel> Sdn<K> {
         SdnError::Unknown { name: name.clone(), nearest, state_dir }
     }
 
-    /// Converges the kernel to the records, and says in the records how far it came.
+    /// Converges the kernel to the records, and says in the records how far it came. `None` is asked for where all
+    /// are.
     ///
     /// Looks at the changed slots only, where there are some and that is enough: where every earlier operation
     /// came to its end, and the firewall has what the records say it has.
@@ -351,7 +356,7 @@ impl<K: Kernel> Sdn<K> {
         host: &Host,
         changes: Option<&BTreeMap<Slot, Change>>,
         interrupted: &BTreeSet<Slot>,
-        asked: &BTreeSet<InstanceName>,
+        asked: Option<&BTreeSet<InstanceName>>,
     ) -> Result<Report, SdnError> {
         let changes = changes.filter(|_| interrupted.is_empty());
         let named = changes.and_then(|changes| Named::new(host, changes));
@@ -377,17 +382,19 @@ impl<K: Kernel> Sdn<K> {
             }
         }
         let mut instances = Vec::new();
-        for name in asked {
+        for name in asked.into_iter().flatten() {
             if let Some(record) = tx.get(name)?.filter(|record| record.phase == Phase::Up) {
                 instances.push(Instance::new(host.node, &record)?);
             }
         }
         failures.extend(unsettle(&tx, &outcome, &failures)?);
         tx.commit()?;
-        match outcome.halted {
-            Some((step, source)) => Err(SdnError::Halted { step: Box::new(step), source }),
-            None => Ok(Report { instances, done: outcome.done, failures, warnings: vec![] }),
+        if let Some((step, source)) = outcome.halted {
+            return Err(SdnError::Halted { step: Box::new(step), source });
         }
+        let is_asked = |failure: &Failure| asked.is_none_or(|asked| asked.contains(&failure.name));
+        let (failures, others) = failures.into_iter().partition(is_asked);
+        Ok(Report { instances, done: outcome.done, failures, others, warnings: vec![] })
     }
 
     /// Removes all that is ours. Every record is being removed.

@@ -173,6 +173,7 @@ fn json_is_for_programs() {
           "tap": "rik0"
         }
       ],
+      "others": [],
       "steps": [
         "+ TAP rik0: address 10.231.0.1/30, MAC 02:52:49:4b:00:00, MTU 1500, neighbour 10.231.0.2 at 06:52:49:4b:00:00",
         "~ firewall: all of it, guests 10.231.0.0/16, uplinks none, nothing else is forwarded",
@@ -196,6 +197,7 @@ fn json_is_for_programs() {
     {
       "failures": [],
       "instances": [],
+      "others": [],
       "steps": [],
       "warnings": []
     }
@@ -204,6 +206,7 @@ fn json_is_for_programs() {
     {
       "failures": [],
       "instances": [],
+      "others": [],
       "steps": [
         "- firewall: tcp 8080 -> 10.231.0.2:3000",
         "- firewall: hairpin 10.231.0.2",

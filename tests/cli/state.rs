@@ -81,6 +81,7 @@ fn a_rebuild_is_reported_in_json() {
       "repair": {
         "failures": [],
         "instances": [],
+        "others": [],
         "steps": [],
         "warnings": []
       },
