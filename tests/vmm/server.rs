@@ -59,15 +59,27 @@ pub(crate) trait Play: Send + 'static {
 /// A server, until it is dropped.
 pub(crate) struct Server {
     directory: Directory,
+    socket: PathBuf,
     received: Arc<Mutex<Vec<Request>>>,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Server {
-    pub(crate) fn start(mut player: impl Play) -> Self {
+    /// One on a socket in its own directory.
+    pub(crate) fn start(player: impl Play) -> Self {
         let directory = Directory::new();
-        let listener = UnixListener::bind(directory.path("api.sock")).expect("a socket");
+        let socket = directory.path("api.sock");
+        Self::listen(directory, socket, player)
+    }
+
+    /// One on this socket, where nothing is yet.
+    pub(crate) fn at(socket: PathBuf, player: impl Play) -> Self {
+        Self::listen(Directory::new(), socket, player)
+    }
+
+    fn listen(directory: Directory, socket: PathBuf, mut player: impl Play) -> Self {
+        let listener = UnixListener::bind(&socket).expect("a socket");
         let received = Arc::new(Mutex::new(Vec::new()));
         let stop = Arc::new(AtomicBool::new(false));
         let thread = {
@@ -81,7 +93,7 @@ impl Server {
                 }
             })
         };
-        Self { directory, received, stop, thread: Some(thread) }
+        Self { directory, socket, received, stop, thread: Some(thread) }
     }
 
     /// A directory that goes with the server.
@@ -90,7 +102,7 @@ impl Server {
     }
 
     pub(crate) fn socket(&self) -> PathBuf {
-        self.directory.path("api.sock")
+        self.socket.clone()
     }
 
     pub(crate) fn client(&self) -> Client {
