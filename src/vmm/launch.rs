@@ -22,6 +22,7 @@ use super::{
     console::Console,
     driver::{self, DriverError},
     handle::{Handle, within},
+    image,
     machine::{Machine, MachineError},
     runs,
 };
@@ -141,7 +142,7 @@ impl Running {
         let directory = runs::directory(state_dir, name);
         let socket = runs::socket(state_dir, name);
         let home = runs::home(state_dir, name);
-        make_directories(&directory, &home, launch)?;
+        make_directories(state_dir, &directory, &home, launch)?;
         if socket.as_os_str().len() > SOCKET_PATH {
             return Err(LaunchError::SocketPath { path: socket });
         }
@@ -255,7 +256,12 @@ fn end(child: &mut Child) {
 
 /// The directory of the run, which is ours, and in it the VMM's own, where it makes its socket. Nothing that we
 /// write or read is in the latter: its owner could put a link to any file of the host in its place.
-fn make_directories(directory: &Path, home: &Path, launch: &Launch) -> Result<(), LaunchError> {
+fn make_directories(
+    state_dir: &Path,
+    directory: &Path,
+    home: &Path,
+    launch: &Launch,
+) -> Result<(), LaunchError> {
     let failed = |operation, path: &Path| {
         let path = path.to_owned();
         move |source| LaunchError::Directory { operation, path, source }
@@ -265,11 +271,14 @@ fn make_directories(directory: &Path, home: &Path, launch: &Launch) -> Result<()
     made.map_err(failed("make", directory))?;
     let made = DirBuilder::new().recursive(true).mode(0o700).create(home);
     made.map_err(failed("make", home))?;
-    let (uid, gid) = match launch {
-        Launch::Vmm { credentials: Some(Credentials { uid, gid }), .. } => (*uid, *gid),
-        // It may have been another's in an earlier run.
-        _ => (geteuid().as_raw(), getegid().as_raw()),
+    let user = match launch {
+        Launch::Vmm { credentials, .. } => *credentials,
+        Launch::Builtin(_) => None,
     };
+    image::admit(state_dir, user).map_err(failed("change the permissions of", state_dir))?;
+    // Without a user it is ours: it may have been another's in an earlier run.
+    let uid = user.map_or(geteuid().as_raw(), |user| user.uid);
+    let gid = user.map_or(getegid().as_raw(), |user| user.gid);
     chown(home, Some(uid), Some(gid)).map_err(failed("change the owner of", home))
 }
 
