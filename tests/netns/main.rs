@@ -25,11 +25,13 @@ mod lost;
 #[path = "../vmm/machine.rs"]
 #[allow(dead_code, reason = "as above")]
 mod machine;
+mod misfits;
 mod operation;
 #[path = "../vmm/played.rs"]
 mod played;
 mod program;
 mod reach;
+mod real;
 mod restored;
 mod run;
 mod self_test;

@@ -31,6 +31,8 @@ pub(crate) enum Kvm {
     Missing,
     /// One that cannot be opened.
     Denied,
+    /// One for root only.
+    Private,
 }
 
 impl Kvm {
@@ -38,7 +40,8 @@ impl Kvm {
     fn script(self) -> &'static str {
         match self {
             Self::Opens => "mknod -m 666 $DEV/kvm c 1 3",
-            Self::Missing => "",
+            Self::Private => "mknod -m 600 $DEV/kvm c 1 3",
+            Self::Missing => ":",
             // A device on a file system without devices is refused (mount(8), nodev).
             Self::Denied => {
                 "mkdir $DEV/none && mount -t tmpfs -o nodev none $DEV/none && \
@@ -57,7 +60,7 @@ impl World {
              mknod -m 666 $DEV/net/tun c 10 200; mknod -m 666 $DEV/null c 1 3; \
              mknod -m 666 $DEV/urandom c 1 9; {}; mount --rbind $DEV /dev; exec \"$@\"",
             dev.display(),
-            if kvm == Kvm::Missing { ":" } else { kvm.script() }
+            kvm.script()
         );
         let program = env!("CARGO_BIN_EXE_riklet-sdn");
         let words = ["--mount", "sh", "-c", &*script, "sh", program];
@@ -114,6 +117,11 @@ impl Program {
         Self { directory }
     }
 
+    /// Whether it was ever started.
+    pub(crate) fn has_begun(&self) -> bool {
+        self.directory.join("arguments").exists()
+    }
+
     /// What it noted, once it has begun.
     #[track_caller]
     pub(crate) fn noted(&self, what: &str) -> String {
@@ -146,7 +154,8 @@ impl Program {
     #[track_caller]
     pub(crate) fn serve(&self, player: impl Play) -> Server {
         let arguments = self.arguments();
-        let socket = arguments.iter().find_map(|word| word.ends_with(".sock").then_some(word));
+        let names = |word: &&String| word.ends_with("/api.sock");
+        let socket = arguments.iter().find(names);
         let socket = socket.unwrap_or_else(|| panic!("no socket in {arguments:?}"));
         let socket = PathBuf::from(socket.trim_start_matches("path="));
         let orders = self.directory.join("orders");

@@ -61,7 +61,7 @@ fn detach(world: &World, definition: &Value) -> Running {
 
 /// The body of this request, once it has come.
 #[track_caller]
-fn told(server: &Server, line: &str) -> Value {
+pub(crate) fn told(server: &Server, line: &str) -> Value {
     let body = |request: Request| (request.line() == line).then_some(request.body);
     let body = wait_for(line, BEGINNING, || server.received().into_iter().find_map(body));
     body.unwrap_or(Value::Null)
@@ -304,7 +304,11 @@ fn one_that_dies_later_says_why() {
 #[test]
 fn one_of_another_user_has_its_own() {
     const USER: u32 = 54_321;
-    let world = World::new(Firewall::Nftables);
+    let mut world = World::new(Firewall::Nftables);
+    // As the program makes it.
+    let state_dir = world.directory.path().join("made/state");
+    let text = state_dir.to_str().expect("UTF-8").to_owned();
+    world.environment.insert("RIKLET_SDN_STATE_DIR".to_owned(), text);
     let mut definition = hello(&world, "firecracker");
     definition["spec"]["function"]["execution"]["user"] = USER.into();
     definition["spec"]["function"]["execution"]["group"] = (USER + 1).into();
@@ -318,12 +322,14 @@ fn one_of_another_user_has_its_own() {
     let home = PathBuf::from(hello.program.noted("pwd"));
     let state = |path: &Path| fs::symlink_metadata(path).expect("a file");
     assert_eq!((state(&home).uid(), state(&home).permissions().mode() & 0o777), (USER, 0o700));
-    let run = world.directory.path().join("state/machines/hello");
+    let run = state_dir.join("machines/hello");
     assert_eq!((state(&run).uid(), state(&run).permissions().mode() & 0o777), (0, 0o711));
     for log in ["console.log", "supervisor.log"] {
         let log = state(&run.join(log));
         assert_eq!((log.uid(), log.permissions().mode() & 0o777), (0, 0o600));
     }
+    // It passes through the state directory, and does not look about there.
+    assert_eq!(state(&state_dir).permissions().mode() & 0o777, 0o711);
     world.riklet(&["stop", "hello"], "").success();
     // The next may be another's, and finds nothing of the first's.
     drop((hello.server, hello.guest));

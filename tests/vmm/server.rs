@@ -58,7 +58,7 @@ pub(crate) trait Play: Send + 'static {
 
 /// A server, until it is dropped.
 pub(crate) struct Server {
-    directory: Directory,
+    directory: Option<Directory>,
     socket: PathBuf,
     received: Arc<Mutex<Vec<Request>>>,
     stop: Arc<AtomicBool>,
@@ -69,16 +69,13 @@ impl Server {
     /// One on a socket in its own directory.
     pub(crate) fn start(player: impl Play) -> Self {
         let directory = Directory::new();
-        let socket = directory.path("api.sock");
-        Self::listen(directory, socket, player)
+        let mut server = Self::at(directory.path("api.sock"), player);
+        server.directory = Some(directory);
+        server
     }
 
     /// One on this socket, where nothing is yet.
-    pub(crate) fn at(socket: PathBuf, player: impl Play) -> Self {
-        Self::listen(Directory::new(), socket, player)
-    }
-
-    fn listen(directory: Directory, socket: PathBuf, mut player: impl Play) -> Self {
+    pub(crate) fn at(socket: PathBuf, mut player: impl Play) -> Self {
         let listener = UnixListener::bind(&socket).expect("a socket");
         let received = Arc::new(Mutex::new(Vec::new()));
         let stop = Arc::new(AtomicBool::new(false));
@@ -93,12 +90,12 @@ impl Server {
                 }
             })
         };
-        Self { directory, socket, received, stop, thread: Some(thread) }
+        Self { directory: None, socket, received, stop, thread: Some(thread) }
     }
 
     /// A directory that goes with the server.
-    pub(crate) const fn directory(&self) -> &Directory {
-        &self.directory
+    pub(crate) fn directory(&self) -> &Directory {
+        self.directory.as_ref().expect("a server with a directory")
     }
 
     pub(crate) fn socket(&self) -> PathBuf {
