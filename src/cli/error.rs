@@ -121,6 +121,7 @@ impl CliError {
             | Self::Config(_) => ErrorKind::Invalid,
             Self::Vmm { source, .. } if source.is_of_the_definition() => ErrorKind::Invalid,
             Self::Image { source, .. } if source.is_of_the_definition() => ErrorKind::Invalid,
+            Self::Launch { source, .. } if source.is_of_the_host() => ErrorKind::Host,
             Self::Privilege | Self::Tun { .. } | Self::Vmm { .. } => ErrorKind::Host,
             Self::Run(RunError::Sdn(error)) | Self::Sdn(error) => error.kind(),
             Self::Failure(failure) => failure.kind(),

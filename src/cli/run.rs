@@ -114,7 +114,7 @@ impl<K: Kernel> Supervision<'_, K> {
         let resolvers = self.sdn.kernel().resolvers().map_err(SdnError::from)?;
         for (prepared, instance) in &instances {
             let launch = prepared.launch(instance, &resolvers);
-            self.fleet.start(instance.name(), &launch)?;
+            self.fleet.start(self.sdn, instance.name(), &launch)?;
             if self.args.console {
                 let log = runs::log(&self.sdn.config().state_dir, instance.name());
                 self.console = Some(Console::show(&log, self.output)?);

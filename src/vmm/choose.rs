@@ -3,7 +3,10 @@
 use std::{collections::BTreeMap, fmt, path::PathBuf};
 
 use super::driver;
-use crate::model::{Accelerator, Execution, Vmm};
+use crate::{
+    model::{Accelerator, Execution, Vmm},
+    process::Credentials,
+};
 
 /// What a host has to run microVMs with.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,6 +50,8 @@ pub enum Need {
     Program,
     /// `/dev/kvm`.
     Kvm(Kvm),
+    /// `/dev/kvm`, as the user that the definition names.
+    KvmAs(Credentials),
     /// More than one pair of queues a NIC.
     Queues,
     /// A choice of accelerators.
@@ -69,7 +74,7 @@ impl Unusable {
     pub const fn is_of_the_definition(&self) -> bool {
         match self.need {
             Need::Kernel | Need::Queues | Need::Accelerator => true,
-            Need::Program | Need::Kvm(_) => false,
+            Need::Program | Need::Kvm(_) | Need::KvmAs(_) => false,
         }
     }
 
@@ -92,6 +97,9 @@ impl Unusable {
                 "`modprobe kvm_intel` or kvm_amd; without KVM, qemu can run it with accelerator tcg"
                     .to_owned()
             }
+            Need::KvmAs(_) => {
+                "set group to the group of /dev/kvm, which must be let open it".to_owned()
+            }
             Need::Queues | Need::Accelerator => "name another vmm".to_owned(),
         }
     }
@@ -105,6 +113,7 @@ impl Need {
             Self::Program => format!("{} is not on the PATH", driver::program(vmm)),
             Self::Kvm(Kvm::Denied) => "/dev/kvm may not be opened".to_owned(),
             Self::Kvm(_) => "there is no /dev/kvm".to_owned(),
+            Self::KvmAs(credentials) => format!("{credentials} may not open /dev/kvm"),
             Self::Queues => "it has one pair of queues".to_owned(),
             Self::Accelerator => "it has no accelerator to choose".to_owned(),
         }

@@ -11,15 +11,18 @@ use std::{
     path::{Path, PathBuf},
     process::{Child, ExitStatus},
     thread::JoinHandle,
+    time::Duration,
 };
 
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use rustix::process::{Pid, PidfdFlags, getegid, geteuid, pidfd_open};
 
 use super::{
+    api::ApiError,
     builtin,
     console::Console,
     driver::{self, DriverError},
-    handle::Handle,
+    handle::{Handle, within},
+    image,
     machine::{Machine, MachineError},
     runs,
 };
@@ -107,6 +110,14 @@ pub enum LaunchError {
     Driver(#[from] DriverError),
 }
 
+impl LaunchError {
+    /// Whether the host's VMM is at fault, and another version of it would do.
+    #[must_use]
+    pub const fn is_of_the_host(&self) -> bool {
+        matches!(self, Self::Driver(DriverError::Api(ApiError::TooOld { .. })))
+    }
+}
+
 /// A guest that is being played by a process of ours, which ends with the thread that started it.
 #[derive(Debug)]
 pub struct Running {
@@ -130,7 +141,8 @@ impl Running {
     ) -> Result<Self, LaunchError> {
         let directory = runs::directory(state_dir, name);
         let socket = runs::socket(state_dir, name);
-        make_directory(&directory, launch)?;
+        let home = runs::home(state_dir, name);
+        make_directories(state_dir, &directory, &home, launch)?;
         if socket.as_os_str().len() > SOCKET_PATH {
             return Err(LaunchError::SocketPath { path: socket });
         }
@@ -142,8 +154,7 @@ impl Running {
             source,
         })?;
         let (program, arguments, credentials) = command(launch, &socket)?;
-        let tied =
-            Tied { program: program.as_os_str(), arguments, credentials, directory: &directory };
+        let tied = Tied { program: program.as_os_str(), arguments, credentials, directory: &home };
         let child = process::spawn_tied(&tied);
         let mut child = child.map_err(|source| LaunchError::Start { program, source })?;
         let mut log = Vec::new();
@@ -170,6 +181,14 @@ impl Running {
         let child = &mut self.child;
         let runs = || matches!(child.try_wait(), Ok(None));
         Ok(driver::boot(*vmm, machine, &self.handle.socket, runs)?)
+    }
+
+    /// Whether the process ends in this time.
+    ///
+    /// # Errors
+    /// Where it cannot be waited for.
+    pub fn ends_within(&self, limit: Duration) -> io::Result<bool> {
+        within(&self.ended, limit)
     }
 
     /// The instance.
@@ -235,25 +254,32 @@ fn end(child: &mut Child) {
     }
 }
 
-/// The directory of the run, of whoever the VMM runs as: it makes its socket there.
-fn make_directory(directory: &Path, launch: &Launch) -> Result<(), LaunchError> {
+/// The directory of the run, which is ours, and in it the VMM's own, where it makes its socket. Nothing that we
+/// write or read is in the latter: its owner could put a link to any file of the host in its place.
+fn make_directories(
+    state_dir: &Path,
+    directory: &Path,
+    home: &Path,
+    launch: &Launch,
+) -> Result<(), LaunchError> {
     let failed = |operation, path: &Path| {
         let path = path.to_owned();
         move |source| LaunchError::Directory { operation, path, source }
     };
-    if let Some(machines) = directory.parent() {
-        // Others may pass through, to the one that is theirs.
-        let made = DirBuilder::new().recursive(true).mode(0o711).create(machines);
-        made.map_err(failed("make", machines))?;
-    }
-    let made = DirBuilder::new().recursive(true).mode(0o700).create(directory);
+    // Others may pass through, to the one that is theirs.
+    let made = DirBuilder::new().recursive(true).mode(0o711).create(directory);
     made.map_err(failed("make", directory))?;
-    let credentials = match launch {
-        Launch::Vmm { credentials: Some(credentials), .. } => *credentials,
-        _ => return Ok(()),
+    let made = DirBuilder::new().recursive(true).mode(0o700).create(home);
+    made.map_err(failed("make", home))?;
+    let user = match launch {
+        Launch::Vmm { credentials, .. } => *credentials,
+        Launch::Builtin(_) => None,
     };
-    chown(directory, Some(credentials.uid), Some(credentials.gid))
-        .map_err(failed("change the owner of", directory))
+    image::admit(state_dir, user).map_err(failed("change the permissions of", state_dir))?;
+    // Without a user it is ours: it may have been another's in an earlier run.
+    let uid = user.map_or(geteuid().as_raw(), |user| user.uid);
+    let gid = user.map_or(getegid().as_raw(), |user| user.gid);
+    chown(home, Some(uid), Some(gid)).map_err(failed("change the owner of", home))
 }
 
 /// A VMM does not take over a socket that an earlier one left.

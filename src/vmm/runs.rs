@@ -112,16 +112,22 @@ pub enum RunError {
     },
 }
 
-/// Where the files of an instance's run are: its VMM's socket, its log.
+/// Where the files of an instance's run are: its log, and its VMM's directory.
 #[must_use]
 pub fn directory(state_dir: &Path, name: &InstanceName) -> PathBuf {
     state_dir.join("machines").join(name.as_str())
 }
 
-/// The VMM's socket, in the directory of its run.
+/// The directory that the VMM begins in, and that is its user's.
+#[must_use]
+pub fn home(state_dir: &Path, name: &InstanceName) -> PathBuf {
+    directory(state_dir, name).join("vmm")
+}
+
+/// The VMM's socket, in its directory.
 #[must_use]
 pub fn socket(state_dir: &Path, name: &InstanceName) -> PathBuf {
-    directory(state_dir, name).join("api.sock")
+    home(state_dir, name).join("api.sock")
 }
 
 /// What the VMM and its guest wrote.

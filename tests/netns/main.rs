@@ -9,6 +9,12 @@
 
 mod at_once;
 mod crashes;
+#[path = "../vmm/description/mod.rs"]
+#[allow(dead_code, reason = "of the tests of the drivers, whose played VMMs are used here")]
+mod description;
+#[path = "../vmm/directory.rs"]
+#[allow(dead_code, reason = "as above")]
+mod directory;
 mod drift;
 mod exposures;
 mod failed;
@@ -16,12 +22,24 @@ mod forward;
 mod internet;
 mod killed;
 mod lost;
+#[path = "../vmm/machine.rs"]
+#[allow(dead_code, reason = "as above")]
+mod machine;
+mod misfits;
 mod operation;
+#[path = "../vmm/played.rs"]
+mod played;
+mod program;
 mod reach;
+mod real;
 mod restored;
 mod run;
 mod self_test;
+#[path = "../vmm/server.rs"]
+#[allow(dead_code, reason = "as above")]
+mod server;
 mod supervised;
 mod tap;
+mod vmms;
 mod withdrawn;
 mod world;

@@ -58,16 +58,25 @@ pub(crate) trait Play: Send + 'static {
 
 /// A server, until it is dropped.
 pub(crate) struct Server {
-    directory: Directory,
+    directory: Option<Directory>,
+    socket: PathBuf,
     received: Arc<Mutex<Vec<Request>>>,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Server {
-    pub(crate) fn start(mut player: impl Play) -> Self {
+    /// One on a socket in its own directory.
+    pub(crate) fn start(player: impl Play) -> Self {
         let directory = Directory::new();
-        let listener = UnixListener::bind(directory.path("api.sock")).expect("a socket");
+        let mut server = Self::at(directory.path("api.sock"), player);
+        server.directory = Some(directory);
+        server
+    }
+
+    /// One on this socket, where nothing is yet.
+    pub(crate) fn at(socket: PathBuf, mut player: impl Play) -> Self {
+        let listener = UnixListener::bind(&socket).expect("a socket");
         let received = Arc::new(Mutex::new(Vec::new()));
         let stop = Arc::new(AtomicBool::new(false));
         let thread = {
@@ -81,16 +90,16 @@ impl Server {
                 }
             })
         };
-        Self { directory, received, stop, thread: Some(thread) }
+        Self { directory: None, socket, received, stop, thread: Some(thread) }
     }
 
     /// A directory that goes with the server.
-    pub(crate) const fn directory(&self) -> &Directory {
-        &self.directory
+    pub(crate) fn directory(&self) -> &Directory {
+        self.directory.as_ref().expect("a server with a directory")
     }
 
     pub(crate) fn socket(&self) -> PathBuf {
-        self.directory.path("api.sock")
+        self.socket.clone()
     }
 
     pub(crate) fn client(&self) -> Client {

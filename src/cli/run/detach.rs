@@ -77,10 +77,8 @@ fn supervise(
     output: Output,
 ) -> io::Result<Detached> {
     let directory = runs::directory(&config.state_dir, workload.name());
-    if let Some(machines) = directory.parent() {
-        DirBuilder::new().recursive(true).mode(0o711).create(machines)?;
-    }
-    DirBuilder::new().recursive(true).mode(0o700).create(&directory)?;
+    // The VMM's directory is in it, which another user may have to reach.
+    DirBuilder::new().recursive(true).mode(0o711).create(&directory)?;
     let log = directory.join("supervisor.log");
     let program = std::env::current_exe()?;
     let definition = definition::to_json(workload);

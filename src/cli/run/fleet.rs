@@ -55,7 +55,14 @@ impl Fleet {
     }
 
     /// Starts the VMM of an instance whose network is up, and has it boot.
-    pub(super) fn start(&mut self, name: &InstanceName, launch: &Launch) -> Result<(), CliError> {
+    pub(super) fn start<K: Kernel>(
+        &mut self,
+        sdn: &mut Sdn<K>,
+        name: &InstanceName,
+        launch: &Launch,
+    ) -> Result<(), CliError> {
+        /// How long a VMM that does not answer may take to end, where it dies.
+        const DYING: Duration = Duration::from_millis(200);
         let failed = |source| CliError::Launch { name: name.to_string(), source };
         let running = Running::start(&self.state_dir, name, launch).map_err(failed)?;
         let process = running.handle().process;
@@ -70,10 +77,14 @@ impl Fleet {
             // Who asked for it found no process to end, and waits for us.
             return Err(CliError::GuestEnded { name: name.to_string(), reason: "stopped".into() });
         }
-        match self.running.last_mut() {
-            Some(running) => running.boot(launch).map_err(failed),
-            None => Ok(()),
+        let Some(mut running) = self.running.pop() else { return Ok(()) };
+        let booted = running.boot(launch);
+        // One that has ended says why better than its socket does.
+        if booted.is_err() && running.ends_within(DYING).unwrap_or(false) {
+            return Err(self.bury(sdn, running, None)?.into());
         }
+        self.running.push(running);
+        booted.map_err(failed)
     }
 
     /// Records that all of them answer, and after how many milliseconds.

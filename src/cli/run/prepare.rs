@@ -10,15 +10,18 @@ use std::{
 use ipnet::Ipv4Net;
 use riklet_sdn::{
     kernel::{AccountKind, Kernel},
-    model::{Account, Addresses, Execution, Exposure, Image, InstanceName, Sha256, Vmm, Workload},
+    model::{
+        Accelerator, Account, Addresses, Execution, Exposure, Image, InstanceName, Sha256, Vmm,
+        Workload,
+    },
     process::Credentials,
     sdn::{Instance, Sdn, SdnError},
     vmm::{
         attachment::Attachment,
         builtin::Guest,
-        choose::{self, Choice, Facts, Kvm},
+        choose::{self, Choice, Facts, Kvm, Need, Unusable},
         driver,
-        image::{Access, ImageError, Images, Role, Settings, Wanted},
+        image::{self, Access, ImageError, Images, Role, Settings, Wanted},
         launch::Launch,
         machine::Machine,
     },
@@ -63,6 +66,10 @@ pub(super) fn prepare<K: Kernel>(
         let (mut files, mut credentials) = (None, None);
         if choice.vmm != Vmm::Builtin {
             credentials = credentials_of(sdn, execution)?;
+            let lacks = lacks_kvm(&choice, credentials);
+            if let Some(source) = lacks {
+                return Err(CliError::Vmm { name: name(), source });
+            }
             let obtained = Files::obtain(&images, execution, credentials, output);
             files = obtained.map_err(|source| CliError::Image { name: name(), source })?;
         }
@@ -92,6 +99,13 @@ impl Files {
         let rootfs = obtain(Role::Rootfs, &execution.rootfs, disk)?;
         Ok(kernel.map(|kernel| Self { kernel, initrd, rootfs }))
     }
+}
+
+/// Where we can open `/dev/kvm`, the VMM's user may not.
+fn lacks_kvm(choice: &Choice, user: Option<Credentials>) -> Option<Unusable> {
+    let user = user.filter(|_| choice.accelerator == Accelerator::Kvm)?;
+    let lacks = Unusable { vmm: choice.vmm, need: Need::KvmAs(user) };
+    (!image::opens_kvm(user)).then_some(lacks)
 }
 
 /// Who the VMM runs as; `None` is whoever we are. A user whose group is not said has the one of passwd(5).

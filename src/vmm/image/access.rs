@@ -1,9 +1,9 @@
 //! Whether a VMM can open a file: it is tried, as the VMM's user, and the kernel decides.
 
 use std::{
-    fs::{self, File, FileType, OpenOptions},
+    fs::{self, File, FileType, OpenOptions, Permissions},
     io,
-    os::unix::fs::{FileTypeExt, OpenOptionsExt},
+    os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt},
     panic,
     path::{Path, PathBuf},
     sync::{Mutex, PoisonError},
@@ -42,6 +42,22 @@ pub(super) fn check(wanted: &Wanted<'_>, path: &Path, verify: bool) -> Result<Pa
         }
     }
     Ok(path)
+}
+
+/// Lets a VMM's user search a directory, which is less than to list it.
+pub(in crate::vmm) fn admit(directory: &Path, user: Option<Credentials>) -> io::Result<()> {
+    const SEARCH: u32 = 0o011;
+    let mode = fs::metadata(directory)?.mode() & 0o7777;
+    if user.is_none_or(|user| user.uid == 0) || mode & SEARCH == SEARCH {
+        return Ok(());
+    }
+    fs::set_permissions(directory, Permissions::from_mode(mode | SEARCH))
+}
+
+/// Whether this user can open `/dev/kvm`.
+#[must_use]
+pub fn opens_kvm(user: Credentials) -> bool {
+    open(Path::new("/dev/kvm"), Access::Write, Some(user)).is_ok()
 }
 
 /// What it is, with its article, where a VMM cannot use it.

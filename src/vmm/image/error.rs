@@ -235,7 +235,7 @@ impl ImageError {
                 | Self::Find { .. }
                 | Self::Sort { .. }
                 | Self::Open { .. }
-                | Self::Checksum { .. }
+                | Self::Checksum { downloaded: false, .. }
                 | Self::Shared { .. }
         )
     }

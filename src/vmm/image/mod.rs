@@ -30,6 +30,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+pub(super) use access::admit;
+pub use access::opens_kvm;
 pub use client::Settings;
 pub use digest::Digest;
 pub use error::ImageError;

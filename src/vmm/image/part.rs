@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use super::{
-    Digest, ImageError, Role, Url,
+    Digest, ImageError, Role, Url, access,
     answer::{Begun, Validator},
     digest::update,
 };
@@ -83,11 +83,9 @@ impl Place {
 
     /// Lets a VMM's user search the state directory, which is less than to list it.
     pub(super) fn admit(&self, user: Option<Credentials>) -> Result<(), ImageError> {
-        if user.is_none_or(|user| user.uid == 0) {
-            return Ok(());
-        }
         let dir = &self.state_dir;
-        let_search(dir).map_err(|error| self.failed("change the permissions of", dir, error))
+        access::admit(dir, user)
+            .map_err(|error| self.failed("change the permissions of", dir, error))
     }
 
     /// The error of an operation on a file of the download.
@@ -105,15 +103,6 @@ impl Place {
             _ => ImageError::Store { role, url, operation, path: path.to_owned(), source },
         }
     }
-}
-
-fn let_search(dir: &Path) -> io::Result<()> {
-    const SEARCH: u32 = 0o011;
-    let mode = fs::metadata(dir)?.mode() & 0o7777;
-    if mode & SEARCH == SEARCH {
-        return Ok(());
-    }
-    fs::set_permissions(dir, Permissions::from_mode(mode | SEARCH))
 }
 
 /// What is known of a part.

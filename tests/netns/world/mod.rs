@@ -151,7 +151,17 @@ impl World {
     /// Starts `riklet-sdn` on the node, in the background.
     #[track_caller]
     pub(crate) fn riklet_in_background(&self, arguments: &[&str], stdin: &str) -> Running {
-        let program = env!("CARGO_BIN_EXE_riklet-sdn");
+        self.program_in_background(env!("CARGO_BIN_EXE_riklet-sdn"), arguments, stdin)
+    }
+
+    /// Starts any program on the node, with the environment that `riklet-sdn` has, in the background.
+    #[track_caller]
+    pub(crate) fn program_in_background(
+        &self,
+        program: &str,
+        arguments: &[&str],
+        stdin: &str,
+    ) -> Running {
         command::start(&self.node, program, arguments, &self.environment, stdin)
     }
 

@@ -81,7 +81,8 @@ impl World {
 /// A test that fails leaves no supervisor behind, and with it goes what it started.
 impl Drop for World {
     fn drop(&mut self) {
-        if !self.directory.path().join("state/machines").exists() {
+        let state = std::path::Path::new(&self.environment["RIKLET_SDN_STATE_DIR"]);
+        if !state.join("machines").exists() {
             return;
         }
         let runs: Vec<Value> = serde_json::from_str(&self.runs().stdout).unwrap_or_default();

@@ -1,0 +1,212 @@
+//! VMMs on the node's PATH, played: a program that does what it is told, and a server of its API in the test.
+
+use std::{
+    fs::OpenOptions,
+    io::Write,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use rustix::process::Pid;
+use serde_json::Value;
+
+use crate::{
+    server::{Play, Reply, Request, Server},
+    world::{
+        World,
+        command::{Output, Running},
+        wait_for,
+    },
+};
+
+/// How long a program may take to begin.
+const BEGINNING: Duration = Duration::from_secs(10);
+
+/// What the node has of `/dev/kvm`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kvm {
+    /// A device that can be opened, and nothing more.
+    Opens,
+    Missing,
+    /// One that cannot be opened.
+    Denied,
+    /// One for root only.
+    Private,
+}
+
+impl Kvm {
+    /// The lines that make it.
+    fn script(self) -> &'static str {
+        match self {
+            Self::Opens => "mknod -m 666 $DEV/kvm c 1 3",
+            Self::Private => "mknod -m 600 $DEV/kvm c 1 3",
+            Self::Missing => ":",
+            // A device on a file system without devices is refused (mount(8), nodev).
+            Self::Denied => {
+                "mkdir $DEV/none && mount -t tmpfs -o nodev none $DEV/none && \
+                 mknod $DEV/none/kvm c 10 232 && touch $DEV/kvm && mount --bind $DEV/none/kvm $DEV/kvm"
+            }
+        }
+    }
+}
+
+impl World {
+    /// The arguments of `unshare` that run `riklet-sdn` where `/dev` has what TAPs need, and such a `/dev/kvm`.
+    fn with_kvm(&self, kvm: Kvm, arguments: &[&str]) -> Vec<String> {
+        let dev = self.directory.path().join("dev");
+        let script = format!(
+            "set -e; DEV={}; mkdir -p $DEV; mount -t tmpfs none $DEV; mkdir $DEV/net; \
+             mknod -m 666 $DEV/net/tun c 10 200; mknod -m 666 $DEV/null c 1 3; \
+             mknod -m 666 $DEV/urandom c 1 9; {}; mount --rbind $DEV /dev; exec \"$@\"",
+            dev.display(),
+            kvm.script()
+        );
+        let program = env!("CARGO_BIN_EXE_riklet-sdn");
+        let words = ["--mount", "sh", "-c", &*script, "sh", program];
+        words.iter().chain(arguments).map(|&word| word.to_owned()).collect()
+    }
+
+    /// Runs `riklet-sdn` on a node that has such a `/dev/kvm`.
+    #[track_caller]
+    pub(crate) fn riklet_with(&self, kvm: Kvm, arguments: &[&str], stdin: &str) -> Output {
+        let arguments = self.with_kvm(kvm, arguments);
+        let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
+        self.program("unshare", &arguments, stdin)
+    }
+
+    /// The same in the background, where `/dev/kvm` opens.
+    #[track_caller]
+    pub(crate) fn riklet_with_kvm(&self, arguments: &[&str], stdin: &str) -> Running {
+        let arguments = self.with_kvm(Kvm::Opens, arguments);
+        let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
+        self.program_in_background("unshare", &arguments, stdin)
+    }
+}
+
+/// A program on the node's PATH. It notes how it was started, says so on its standard output, and obeys.
+#[derive(Debug)]
+pub(crate) struct Program {
+    directory: PathBuf,
+}
+
+impl Program {
+    /// Puts a program of this name on the PATH. `first` is what it does before all else.
+    #[track_caller]
+    pub(crate) fn install(world: &World, name: &str, first: &str) -> Self {
+        let directory = world.directory.path().join(format!("played-{name}"));
+        let path = directory.display();
+        let script = format!(
+            "#!/bin/sh\n{first}\nexec 3<>{path}/orders\nid -u >{path}/uid\nid -g >{path}/gid\npwd >{path}/pwd\n\
+             touch mine && rm mine && touch {path}/at-home\necho $$ >{path}/pid\n\
+             for word; do echo \"$word\"; done >{path}/arguments.part\n\
+             mv {path}/arguments.part {path}/arguments\necho \"{name} begins\"\n\
+             while read -r order <&3; do eval \"$order\"; done\n"
+        );
+        let program = world.directory.path().join("bin").join(name);
+        write(&program, &script);
+        for (path, mode) in [(&program, 0o755), (&directory, 0o777)] {
+            if path == &directory {
+                std::fs::create_dir(path).expect("a directory");
+            }
+            let mode = std::fs::Permissions::from_mode(mode);
+            std::fs::set_permissions(path, mode).expect("a file of the test's own");
+        }
+        let orders = directory.join("orders");
+        world.node.tool(&["mkfifo", "-m", "666", orders.to_str().expect("UTF-8")]);
+        Self { directory }
+    }
+
+    /// Whether it was ever started.
+    pub(crate) fn has_begun(&self) -> bool {
+        self.directory.join("arguments").exists()
+    }
+
+    /// What it noted, once it has begun.
+    #[track_caller]
+    pub(crate) fn noted(&self, what: &str) -> String {
+        wait_for("a VMM to begin", BEGINNING, || read(&self.directory.join("arguments")));
+        read(&self.directory.join(what)).unwrap_or_default()
+    }
+
+    #[track_caller]
+    pub(crate) fn arguments(&self) -> Vec<String> {
+        self.noted("arguments").lines().map(ToOwned::to_owned).collect()
+    }
+
+    #[track_caller]
+    pub(crate) fn pid(&self) -> Pid {
+        Pid::from_raw(self.noted("pid").parse().expect("a number")).expect("not 0")
+    }
+
+    /// Whether it has made a file in its working directory.
+    pub(crate) fn is_at_home(&self) -> bool {
+        self.noted("at-home");
+        self.directory.join("at-home").exists()
+    }
+
+    /// Has it do this, a line of shell.
+    pub(crate) fn order(&self, line: &str) {
+        order(&self.directory.join("orders"), line);
+    }
+
+    /// Serves its API, on the socket that it was told, as this one plays it. At the power button it ends.
+    #[track_caller]
+    pub(crate) fn serve(&self, player: impl Play) -> Server {
+        let arguments = self.arguments();
+        let names = |word: &&String| word.ends_with("/api.sock");
+        let socket = arguments.iter().find(names);
+        let socket = socket.unwrap_or_else(|| panic!("no socket in {arguments:?}"));
+        let socket = PathBuf::from(socket.trim_start_matches("path="));
+        let orders = self.directory.join("orders");
+        Server::at(socket, Heeding { player, orders })
+    }
+
+    /// It may be started again.
+    pub(crate) fn forget(&self) {
+        std::fs::rename(self.directory.join("arguments"), self.directory.join("before"))
+            .expect("a program that has begun");
+    }
+}
+
+/// A guest that ends when it is asked.
+struct Heeding<P> {
+    player: P,
+    orders: PathBuf,
+}
+
+impl<P: Play> Play for Heeding<P> {
+    fn answer(&mut self, request: &Request) -> Reply {
+        let reply = self.player.answer(request);
+        let body = request.body.as_ref().unwrap_or(&Value::Null);
+        let asked =
+            body["action_type"] == "SendCtrlAltDel" || request.path.ends_with("power-button");
+        if asked && !self.orders.with_file_name("deaf").exists() {
+            order(&self.orders, "exit 0");
+        }
+        reply
+    }
+}
+
+impl Program {
+    /// From now on its guest does not heed its power button.
+    pub(crate) fn deafen(&self) {
+        write(&self.directory.join("deaf"), "");
+    }
+}
+
+fn order(orders: &Path, line: &str) {
+    // With a reader, or none yet: opening it does not wait (fifo(7)).
+    let file = OpenOptions::new().read(true).write(true).open(orders);
+    writeln!(file.expect("a pipe"), "{line}").expect("a short line");
+}
+
+#[expect(clippy::disallowed_methods, reason = "the harness' own files")]
+fn write(path: &Path, content: &str) {
+    std::fs::write(path, content).expect("a file of the test's own");
+}
+
+#[expect(clippy::disallowed_methods, reason = "the harness' own files")]
+fn read(path: &Path) -> Option<String> {
+    std::fs::read_to_string(path).ok().map(|text| text.trim_end().to_owned())
+}
