@@ -19,13 +19,15 @@ pub(crate) fn run<K: Kernel>(
         return run_rebuild(sdn, output);
     }
     let mut done = Vec::new();
-    for (run, cleared) in runs::clear_lost(sdn, super::run::epoch_millis())? {
+    let cleared = runs::clear_lost(sdn, super::run::epoch_millis())?;
+    let nothing = cleared.is_empty();
+    for (run, cleared) in cleared {
         output.remark(&format!("{}: its supervisor died; cleared away what it left", run.name));
         done.extend(cleared.done);
     }
     let mut report = sdn.repair()?;
     report.done.splice(0..0, done);
-    if report.done.is_empty() && report.failures.is_empty() {
+    if nothing && report.done.is_empty() && report.failures.is_empty() {
         output.remark("nothing to do");
     }
     output.print(|| text(&report), || output::report(&report))?;

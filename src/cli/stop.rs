@@ -1,4 +1,4 @@
-use std::{process::ExitCode, time::Duration};
+use std::{panic, path::Path, process::ExitCode, thread, time::Duration};
 
 use riklet_sdn::{
     kernel::Kernel,
@@ -6,13 +6,13 @@ use riklet_sdn::{
     sdn::Sdn,
     store::Store,
     vmm::{
-        handle::Patience,
+        handle::{Patience, Stopped},
         runs::{self, RunError},
     },
 };
 use serde_json::json;
 
-use super::{args::StopArgs, error::CliError, input, output::Output};
+use super::{args::StopArgs, error, error::CliError, input, output::Output};
 
 pub(crate) fn run<K: Kernel>(
     sdn: &mut Sdn<K>,
@@ -21,47 +21,75 @@ pub(crate) fn run<K: Kernel>(
 ) -> Result<ExitCode, CliError> {
     input::require_privilege()?;
     let state_dir = sdn.config().state_dir.clone();
-    let store = Store::open_existing(&state_dir)?;
-    let names: Vec<InstanceName> = match &store {
-        Some(store) if args.all => {
-            store.runs_under_way()?.into_iter().map(|run| run.name).collect()
-        }
-        _ => args.names.clone(),
-    };
-    // Where there are no records, none shall be begun.
-    if let (None, Some(name)) = (&store, names.first()) {
-        return Err(RunError::Unknown { name: name.clone(), nearest: None }.into());
-    }
-    drop(store);
-    let patience =
-        Patience { guest: Duration::from_secs(args.timeout.into()), ..Patience::default() };
-    let mut stopped = Vec::new();
-    for name in &names {
-        let how = stop(sdn, name, patience)?;
-        output.remark(&format!("{name}: {how}"));
-        stopped.push(json!({ "name": name.as_str(), "how": how }));
-    }
+    let names = names(&state_dir, args)?;
     if names.is_empty() {
         output.remark("nothing to do");
     }
+    let patience =
+        Patience { guest: Duration::from_secs(args.timeout.into()), ..Patience::default() };
+    let (mut stopped, mut failed) = (Vec::new(), Ok(()));
+    for (name, ended) in names.iter().zip(stop(&state_dir, &names, patience)) {
+        match ended {
+            Ok(Ended { how, lost }) => {
+                if lost {
+                    runs::clear_lost(sdn, super::run::epoch_millis())?;
+                }
+                let how = how.as_str();
+                output.remark(&format!("{name}: {how}"));
+                stopped.push(json!({ "name": name.as_str(), "how": how }));
+            }
+            // The last is what this ends with.
+            Err(source) => {
+                if let Err(earlier) = std::mem::replace(&mut failed, Err(source)) {
+                    output.remark(&error::chain(&earlier));
+                }
+            }
+        }
+    }
+    failed?;
     output.print(String::new, || json!(stopped))?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// Stops one run, and waits until nothing of it is left.
-fn stop<K: Kernel>(
-    sdn: &mut Sdn<K>,
-    name: &InstanceName,
-    patience: Patience,
-) -> Result<&'static str, CliError> {
-    let state_dir = sdn.config().state_dir.clone();
-    let mut store = Store::open(&state_dir)?;
-    let stopped = runs::stop(&mut store, &state_dir, name, patience)?;
-    match runs::wait(&store, name) {
-        Err(RunError::Lost { .. }) => {
-            runs::clear_lost(sdn, super::run::epoch_millis())?;
-        }
-        ended => drop(ended?),
+/// The runs to stop. Where one of them is none, none is stopped; and where there are no records, none are begun.
+fn names(state_dir: &Path, args: &StopArgs) -> Result<Vec<InstanceName>, CliError> {
+    let Some(store) = Store::open_existing(state_dir)? else {
+        return match args.names.first() {
+            Some(name) => Err(RunError::Unknown { name: name.clone(), nearest: None }.into()),
+            None => Ok(vec![]),
+        };
+    };
+    if args.all {
+        return Ok(store.runs_under_way()?.into_iter().map(|run| run.name).collect());
     }
-    Ok(stopped.as_str())
+    args.names.iter().try_for_each(|name| runs::find(&store, name).map(drop))?;
+    Ok(args.names.clone())
+}
+
+/// How a run was stopped.
+struct Ended {
+    how: Stopped,
+    /// Its supervisor has died, and cleared nothing away.
+    lost: bool,
+}
+
+/// Stops all of them at once, and waits until nothing of them is left.
+fn stop(
+    state_dir: &Path,
+    names: &[InstanceName],
+    patience: Patience,
+) -> Vec<Result<Ended, RunError>> {
+    let stop = |name| {
+        let mut store = Store::open(state_dir)?;
+        let how = runs::stop(&mut store, state_dir, name, patience)?;
+        match runs::wait(&store, name) {
+            Err(RunError::Lost { .. }) => Ok(Ended { how, lost: true }),
+            ended => ended.map(|_| Ended { how, lost: false }),
+        }
+    };
+    thread::scope(|scope| {
+        let threads: Vec<_> = names.iter().map(|name| scope.spawn(move || stop(name))).collect();
+        let ended = threads.into_iter().map(thread::ScopedJoinHandle::join);
+        ended.map(|ended| ended.unwrap_or_else(|reason| panic::resume_unwind(reason))).collect()
+    })
 }

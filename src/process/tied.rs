@@ -3,7 +3,7 @@
 use std::{
     ffi::{OsStr, OsString},
     fmt, io,
-    os::unix::process::CommandExt,
+    os::{fd::OwnedFd, unix::process::CommandExt},
     path::Path,
     process::{Child, Stdio},
 };
@@ -40,8 +40,9 @@ pub struct Tied<'a> {
 }
 
 /// Starts a program that the kernel kills (SIGKILL) when the calling thread ends: it must be started by a
-/// thread that lives as long as the program shall, such as the main thread. Its standard output and error are
-/// pipes; its standard input is empty.
+/// thread that lives as long as the program shall, such as the main thread. Its standard input is empty. What it
+/// writes to standard output and error comes from one pipe, the child's `stdout`, in the order in which it was
+/// written.
 ///
 /// The order matters: a change of the user forgets the signal (prctl(2), `PR_SET_PDEATHSIG`), so the user
 /// is changed first; and a parent that has ended in between is looked for after.
@@ -50,6 +51,7 @@ pub struct Tied<'a> {
 /// Where it cannot be started: the program is missing or may not be executed with these credentials, or they
 /// or the directory cannot be taken.
 pub fn spawn_tied(tied: &Tied<'_>) -> io::Result<Child> {
+    let (reader, writer) = io::pipe()?;
     let mut command = super::command(tied.program);
     command
         .args(&tied.arguments)
@@ -57,13 +59,15 @@ pub fn spawn_tied(tied: &Tied<'_>) -> io::Result<Child> {
         // Ctrl-C in a terminal is for us: how the program ends is ours to say.
         .process_group(0)
         .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
+        .stdout(writer.try_clone()?)
+        .stderr(writer);
     if let Some(credentials) = tied.credentials {
         command.gid(credentials.gid).uid(credentials.uid);
     }
     fork::end_with_us(&mut command);
-    command.spawn()
+    let mut child = command.spawn()?;
+    child.stdout = Some(OwnedFd::from(reader).into());
+    Ok(child)
 }
 
 #[cfg(test)]
@@ -107,6 +111,16 @@ mod tests {
         child.stdout.take().unwrap().read_to_string(&mut text).unwrap();
         assert!(child.wait().unwrap().success());
         assert_eq!(text, "65534\n65533\n65533\n/\n");
+    }
+
+    #[test]
+    fn what_it_writes_keeps_its_order() {
+        let script = "for n in 1 2 3; do echo out $n; echo err $n >&2; done";
+        let mut child = spawn_tied(&tied("sh", &["-c", script])).unwrap();
+        let mut text = String::new();
+        child.stdout.take().unwrap().read_to_string(&mut text).unwrap();
+        assert!(child.wait().unwrap().success());
+        assert_eq!(text, "out 1\nerr 1\nout 2\nerr 2\nout 3\nerr 3\n");
     }
 
     #[test]

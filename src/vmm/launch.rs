@@ -125,8 +125,8 @@ pub struct Running {
     handle: Handle,
     child: Child,
     ended: OwnedFd,
-    /// The threads that write the log.
-    log: Vec<JoinHandle<()>>,
+    /// The thread that writes the log.
+    log: Option<JoinHandle<()>>,
 }
 
 impl Running {
@@ -157,9 +157,7 @@ impl Running {
         let tied = Tied { program: program.as_os_str(), arguments, credentials, directory: &home };
         let child = process::spawn_tied(&tied);
         let mut child = child.map_err(|source| LaunchError::Start { program, source })?;
-        let mut log = Vec::new();
-        log.extend(child.stdout.take().map(|from| console.follow(from)));
-        log.extend(child.stderr.take().map(|from| console.follow(from)));
+        let log = child.stdout.take().map(|from| console.follow(from));
         match watch(&child) {
             Ok((process, ended)) => {
                 let handle = Handle { vmm: launch.vmm(), process, socket };
@@ -209,7 +207,7 @@ impl Running {
     /// Where it cannot be waited for.
     pub fn finish(mut self) -> io::Result<ExitStatus> {
         let status = self.child.wait()?;
-        for thread in self.log.drain(..) {
+        if let Some(thread) = self.log.take() {
             // A thread that panicked has said so on standard error.
             let _panicked = thread.join();
         }

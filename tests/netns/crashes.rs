@@ -2,6 +2,7 @@
 
 use std::{net::Ipv4Addr, time::Duration};
 
+use riklet_sdn::store::Lock;
 use rustix::process::Pid;
 use serde_json::Value;
 
@@ -209,4 +210,47 @@ fn what_starts_is_stopped() {
     );
     assert_eq!(world.state_of("hello"), ("ended".to_owned(), "stopped".to_owned()));
     assert_same(&before, &SystemState::take(&world.node));
+}
+
+/// What has begun, and waits to change the kernel, which somebody else does.
+fn hold_up(world: &World) -> (Lock, Running, Value) {
+    // The database is there.
+    world.riklet(&["up", "-"], &second().to_string()).success();
+    world.down(&["second"]);
+    let state_dir = &world.environment["RIKLET_SDN_STATE_DIR"];
+    let lock = Lock::exclusive(state_dir.as_ref()).expect("the lock");
+    let begun = world.riklet_in_background(&["run", "--detach", "-"], &hello().to_string());
+    let run = wait_for("a run that begins", Duration::from_secs(10), || {
+        let runs = world.riklet(&["--output", "json", "ps"], "").success();
+        serde_json::from_str::<Vec<Value>>(&runs).unwrap().pop()
+    });
+    assert_eq!((&run["state"], &run["pid"]), (&"starting".into(), &Value::Null));
+    (lock, begun, run)
+}
+
+#[test]
+fn what_has_no_vmm_yet_is_stopped() {
+    let world = World::new(Firewall::Nftables);
+    let (lock, begun, _) = hold_up(&world);
+    let stopping = world.riklet_in_background(&["stop", "hello"], "");
+    wait_for("the record of it", PATIENCE, || {
+        (world.state_of("hello").0 == "stopping").then_some(())
+    });
+    drop(lock);
+    stopping.wait_within(PATIENCE).success();
+    let complaint = begun.wait_within(PATIENCE).failure(1);
+    assert_eq!(complaint, "error: hello ended before it was ready: stopped\n");
+    assert_eq!(world.state_of("hello"), ("ended".to_owned(), "stopped".to_owned()));
+    world.riklet(&["check"], "").success();
+    assert_refused(Tcp, &world.client, HELLO);
+}
+
+#[test]
+fn what_has_no_vmm_yet_is_repaired() {
+    let world = World::new(Firewall::Nftables);
+    let (lock, begun, run) = hold_up(&world);
+    kill(pid(&run["supervisorPid"]));
+    drop(lock);
+    assert_eq!(begun.wait_within(PATIENCE).code, Some(1));
+    assert_repaired(&world);
 }

@@ -116,6 +116,9 @@ fn what_has_not_run_is_named_with_what_is_like_it() {
         let complaint = world.riklet(&[command, "helo"], "").failure(1);
         assert_eq!(complaint, "error: helo has not run\nhint: did you mean hello?\n");
     }
+    // Nothing is stopped where one is unknown.
+    world.riklet(&["stop", "hello", "helo"], "").failure(1);
+    assert_answers(&world, HELLO, "hello");
     world.riklet(&["stop", "hello"], "").success();
     let again = world.riklet(&["stop", "hello"], "");
     assert_eq!((again.code, &*again.stderr), (Some(0), "hello: had ended already\n"));

@@ -20,7 +20,7 @@ use crate::{
         command::Running,
         function::{Function, exposure, function},
         guest::Nic,
-        runs::is_alive,
+        runs::{is_alive, kill, pid},
         state::{SystemState, assert_same},
         traffic::tcp_ask,
         transport::{Transport::Tcp, assert_refused},
@@ -233,6 +233,43 @@ fn a_guest_that_does_not_heed_is_ended() {
         assert_eq!(world.state_of("hello").1, "stopped");
         drop(hello.guest);
         assert_nothing_left(world, &before, Some(&hello.program));
+    }
+}
+
+#[test]
+fn a_supervisor_that_dies_takes_its_vmm_along() {
+    for (user, stopping) in [(0, false), (54_321, false), (0, true)] {
+        let world = &World::new(Firewall::Nftables);
+        let mut definition = hello(world, "firecracker");
+        definition["spec"]["function"]["execution"]["user"] = user.into();
+        let hello = Hello::with(world, &definition, "");
+        hello.program.deafen();
+        let stop = ["stop", "--timeout", "50", "hello"];
+        let stop = stopping.then(|| world.riklet_in_background(&stop, ""));
+        if stopping {
+            wait_for("the guest to be asked", BEGINNING, || {
+                let asked = |request: &Request| {
+                    request
+                        .body
+                        .as_ref()
+                        .is_some_and(|body| body["action_type"] == "SendCtrlAltDel")
+                };
+                hello.server.received().iter().any(asked).then_some(())
+            });
+        }
+        kill(pid(&world.ps("hello")["supervisorPid"]));
+        wait_for("the end of the VMM", BEGINNING, || {
+            (!is_alive(hello.program.pid())).then_some(())
+        });
+        // Who had asked for its end clears away.
+        match stop {
+            Some(stop) => drop(stop.wait().success()),
+            None => drop(world.riklet(&["repair"], "").success()),
+        }
+        drop(hello.guest);
+        assert_eq!(world.state_of("hello").1, "its supervisor died");
+        world.riklet(&["check"], "").success();
+        assert_refused(Tcp, &world.client, HELLO);
     }
 }
 
