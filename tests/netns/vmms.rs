@@ -343,7 +343,7 @@ fn one_of_another_user_has_its_own() {
     const USER: u32 = 54_321;
     let mut world = World::new(Firewall::Nftables);
     // As the program makes it.
-    let state_dir = world.directory.path().join("made/state");
+    let state_dir = world.directory.path().join("made");
     let text = state_dir.to_str().expect("UTF-8").to_owned();
     world.environment.insert("RIKLET_SDN_STATE_DIR".to_owned(), text);
     let mut definition = hello(&world, "firecracker");
