@@ -258,7 +258,8 @@ fn who_names_no_vmm_is_told_which_it_is() {
     let complaint = detach(&world, &definition).wait().failure(1);
     let first = "hello ended before it was ready: the guest powered off";
     assert!(complaint.contains(first), "{complaint}");
-    assert_eq!(world.ps("hello")["vmm"], "firecracker");
+    let run = world.ps("hello");
+    assert_eq!((&run["vmm"], &run["failed"]), (&"firecracker".into(), &true.into()), "{run}");
     assert!(!program.has_begun());
 }
 
