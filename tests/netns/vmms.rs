@@ -9,11 +9,12 @@ use std::{
 };
 
 use riklet_sdn::model::MacAddress;
+use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::{
     played::{CloudHypervisor, Firecracker, Until},
-    program::Program,
+    program::{Kvm, Program},
     server::{Request, Server, answer},
     world::{
         CLIENT, Firewall, NODE_LAN, World,
@@ -215,6 +216,54 @@ fn cloud_hypervisor_is_told_what_is_defined() {
 }
 
 #[test]
+fn the_console_is_shown_in_the_foreground() {
+    let world = World::new(Firewall::Nftables);
+    let before = SystemState::take(&world.node);
+    let program = Program::install(&world, "firecracker", "");
+    let definition = hello(&world, "firecracker").to_string();
+    let mut running = world.riklet_with_kvm(&["run", "--console", "-"], &definition);
+    let server = program.serve(Firecracker::new(LATEST));
+    let interface = told(&server, "PUT /network-interfaces/eth0");
+    let source = told(&server, "PUT /boot-source");
+    let [tap, mac] = [&interface["host_dev_name"], &interface["guest_mac"]];
+    let guest = boot(&world, tap, mac, &source["boot_args"]);
+    running.wait_for_line("ready in");
+    program.order("echo Linux version 6.1; echo no such device >&2");
+    let printed = running.wait_for_line("no such device");
+    assert!(printed.contains("firecracker begins\n"), "{printed}");
+    assert!(printed.ends_with("Linux version 6.1\nno such device\n"), "{printed}");
+    // At Ctrl-C the guest is asked, and what it says then is shown as well.
+    program.order("trap 'echo Power down' EXIT");
+    running.signal(Signal::INT);
+    let output = running.wait();
+    assert_eq!((output.code, &*output.stderr), (Some(0), ""), "{output}");
+    assert!(output.stdout.ends_with("no such device\nPower down\n"), "{output}");
+    drop(guest);
+    assert_nothing_left(&world, &before, Some(&program));
+}
+
+#[test]
+fn who_names_no_vmm_is_told_which_it_is() {
+    let world = World::new(Firewall::Nftables);
+    let mut definition = hello(&world, "builtin");
+    let execution = definition["spec"]["function"]["execution"].as_object_mut().unwrap();
+    execution.remove("vmm");
+    let arguments = ["run", "--detach", "-"];
+    let printed = world.riklet_with(Kvm::Missing, &arguments, &definition.to_string()).success();
+    let reason = "hello: builtin (firecracker: firecracker is not on the PATH; ";
+    assert!(printed.contains(reason), "{printed}");
+    world.riklet(&["stop", "hello"], "").success();
+
+    let program = Program::install(&world, "firecracker", "exit 0");
+    let complaint = detach(&world, &definition).wait().failure(1);
+    let first = "hello ended before it was ready: the guest powered off";
+    assert!(complaint.contains(first), "{complaint}");
+    let run = world.ps("hello");
+    assert_eq!((&run["vmm"], &run["failed"]), (&"firecracker".into(), &true.into()), "{run}");
+    assert!(!program.has_begun());
+}
+
+#[test]
 fn a_guest_that_does_not_heed_is_ended() {
     for (order, how, least) in [(":", "SIGTERM", 1), ("trap '' TERM", "SIGKILL", 4)] {
         let world = &World::new(Firewall::Nftables);
@@ -343,7 +392,7 @@ fn one_of_another_user_has_its_own() {
     const USER: u32 = 54_321;
     let mut world = World::new(Firewall::Nftables);
     // As the program makes it.
-    let state_dir = world.directory.path().join("made/state");
+    let state_dir = world.directory.path().join("made");
     let text = state_dir.to_str().expect("UTF-8").to_owned();
     world.environment.insert("RIKLET_SDN_STATE_DIR".to_owned(), text);
     let mut definition = hello(&world, "firecracker");

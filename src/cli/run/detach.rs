@@ -77,6 +77,7 @@ fn supervise(
     output: Output,
 ) -> io::Result<Detached> {
     let directory = runs::directory(&config.state_dir, workload.name());
+    DirBuilder::new().recursive(true).mode(0o700).create(&config.state_dir)?;
     // The VMM's directory is in it, which another user may have to reach.
     DirBuilder::new().recursive(true).mode(0o711).create(&directory)?;
     let log = directory.join("supervisor.log");

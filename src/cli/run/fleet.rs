@@ -135,12 +135,14 @@ impl Fleet {
         let status = running.finish();
         let status = status.map_err(|source| CliError::Wait { name: name.to_string(), source })?;
         let mut store = Store::open(&self.state_dir)?;
-        let stopping = store.run(&name)?.is_some_and(|run| run.stopping);
+        let run = store.run(&name)?;
+        let stopping = run.as_ref().is_some_and(|run| run.stopping);
+        let was_ready = run.is_some_and(|run| run.ready.is_some());
         let said = console::last_line(&runs::log(&self.state_dir, &name));
-        let (reason, failed) = match failure {
-            Some(failure) => (failure.to_owned(), true),
-            None => launch::reason(vmm, status, stopping, said.as_deref()),
-        };
+        let (reason, failed) = launch::reason(vmm, status, stopping, said.as_deref());
+        // A guest that powers off unasked has done its work, unless it never came to it.
+        let failed = failed || failure.is_some() || !stopping && !was_ready;
+        let reason = failure.map_or(reason, ToOwned::to_owned);
         let tx = store.transaction()?;
         tx.end_run(&name, &End { at: super::epoch_millis(), reason: reason.clone(), failed })?;
         tx.commit()?;
