@@ -391,7 +391,9 @@ impl fmt::Display for Step {
                 let LinkSpec { name, address, mtu, mac, neighbour, tap, .. } = spec;
                 write!(f, "+ TAP {name}: address {address}, MAC {mac}, MTU {mtu}, ")?;
                 write!(f, "neighbour {} at {}", neighbour.address, neighbour.mac)?;
-                tap.owner.iter().try_for_each(|id| write!(f, ", owner {id}"))?;
+                // That of the administrator goes without saying.
+                let owner = tap.owner.filter(|&id| id != Tap::ROOT);
+                owner.iter().try_for_each(|id| write!(f, ", owner {id}"))?;
                 tap.group.iter().try_for_each(|id| write!(f, ", owning group {id}"))?;
                 if tap.multi_queue { f.write_str(", several queues") } else { Ok(()) }
             }

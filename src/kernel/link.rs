@@ -42,6 +42,11 @@ pub struct Tap {
     pub multi_queue: bool,
 }
 
+impl Tap {
+    /// The administrator's number.
+    pub const ROOT: u32 = 0;
+}
+
 /// An entry of the neighbour table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Neighbour {

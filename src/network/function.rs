@@ -40,11 +40,10 @@ fn tap(function: &Function) -> Result<Tap, FragmentError> {
         }
     };
     let execution = &function.execution;
-    Ok(Tap {
-        owner: id(&execution.user)?,
-        group: id(&execution.group)?,
-        multi_queue: execution.queues.is_some_and(|queues| queues.get() > 1),
-    })
+    let (owner, group) = (id(&execution.user)?, id(&execution.group)?);
+    // A TAP of nobody may be opened by everybody who may open /dev/net/tun (`tun_not_capable` of drivers/net/tun.c).
+    let owner = if group.is_none() { owner.or(Some(Tap::ROOT)) } else { owner };
+    Ok(Tap { owner, group, multi_queue: execution.queues.is_some_and(|queues| queues.get() > 1) })
 }
 
 fn entries(function: &Function, addresses: Addresses) -> BTreeSet<Entry> {
@@ -107,6 +106,13 @@ mod tests {
         let wanted = Tap { owner: Some(1000), group: Some(7), multi_queue: false };
         assert_eq!(tap(function("1000", 1)), Ok(wanted));
         assert_eq!(tap(function("1000", 2)), Ok(Tap { multi_queue: true, ..wanted }));
+        let execution = Execution::default();
+        let nobody_s = Function { execution, ..function("1000", 1) };
+        let administrator_s = Tap { owner: Some(Tap::ROOT), ..Tap::default() };
+        assert_eq!(tap(nobody_s.clone()), Ok(administrator_s));
+        let execution = Execution { group: Some(Account::Id(7)), ..Execution::default() };
+        let group_s = Tap { owner: None, group: Some(7), multi_queue: false };
+        assert_eq!(tap(Function { execution, ..nobody_s }), Ok(group_s));
         assert_eq!(
             tap(function("riklet", 1)).unwrap_err().to_string(),
             "hello is for riklet, whose number was not looked up"

@@ -176,7 +176,7 @@ fn a_tap_gets_its_owner_before_anything_else_changes() {
 fn what_no_tap_takes_makes_another() {
     let before = desired([run_as(Some(1000), 1)]);
     insta::assert_snapshot!(plan(&desired([run_as(None, 2)]), &after(&before)), @r#"
-    - TAP rik0: cannot be changed to no owner, several queues
+    - TAP rik0: cannot be changed to several queues
     + TAP rik0: address 10.231.0.1/30, MAC 02:52:49:4b:00:00, MTU 1500, neighbour 10.231.0.2 at 06:52:49:4b:00:00, several queues
     "#);
 }

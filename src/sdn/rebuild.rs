@@ -139,7 +139,8 @@ fn recover(tx: &Tx<'_>, slot: Slot, link: &LinkState, marked: &Marked) -> Result
 /// What the TAP is like because a definition said so: another would have to be made if the record did not.
 fn execution(tap: Tap) -> Execution {
     Execution {
-        user: tap.owner.map(Account::Id),
+        // The administrator's is that of a definition that names nobody.
+        user: tap.owner.filter(|&id| id != Tap::ROOT).map(Account::Id),
         group: tap.group.map(Account::Id),
         // How many is not known; two is the least that makes it such a TAP.
         queues: Queues::new(2).ok().filter(|_| tap.multi_queue),

@@ -9,7 +9,7 @@ use riklet_sdn::{
     store::{End, Store},
     vmm::{
         console,
-        handle::{Patience, Stopped},
+        handle::{Handle, Patience, Stopped},
         launch::{self, Launch, Running},
         runs,
     },
@@ -169,7 +169,9 @@ impl Fleet {
         let results: Vec<io::Result<Stopped>> = thread::scope(|scope| {
             let stop = |running: &Running| {
                 let handle = running.handle().clone();
-                scope.spawn(move || handle.stop(patience))
+                // A guest whose start failed has nothing to put in order.
+                let end = if failure.is_some() { Handle::end } else { Handle::stop };
+                scope.spawn(move || end(&handle, patience))
             };
             let threads: Vec<_> = self.running.iter().map(stop).collect();
             let panicked = || Err(io::Error::other("the thread that stops it panicked"));
