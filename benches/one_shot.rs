@@ -1,8 +1,8 @@
 //! `up` and `down` as a user meets them: a whole process each, beside the shell recipe, in one run.
 //!
 //! `cargo bench --bench one_shot` (as root) prints a table in Markdown. It runs itself in a network namespace of
-//! its own, by unshare(1). The three kinds of process take turns, so that what else the machine does falls
-//! on all of them alike.
+//! its own, by unshare(1). The program and the recipe take turns of ten, so that what else the machine does
+//! falls on both alike.
 #![expect(
     clippy::unwrap_used,
     clippy::disallowed_methods,
@@ -19,6 +19,8 @@ use std::{
 
 const INSIDE: &str = "RIKLET_SDN_BENCH_INSIDE";
 const ROUNDS: usize = 100;
+/// How many of them come in turn.
+const TURN: usize = 10;
 /// How many functions are there already.
 const PRESENT: [usize; 2] = [1, 1000];
 
@@ -40,14 +42,14 @@ fn main() {
             let mut ours = Samples::default();
             let file = node.definitions(present..present + 1);
             let name = format!("f{present}");
-            // The first call finds nothing in the caches of the kernel and the disk.
-            for round in 0..=ROUNDS {
-                let up = node.riklet(&["up", &file]);
-                let down = node.riklet(&["down", &name]);
-                let (recipe_up, recipe_down) = (sh(RECIPE_UP), sh(RECIPE_DOWN));
-                if round > 0 {
-                    ours.push(up, down);
-                    recipe.push(recipe_up, recipe_down);
+            for _ in 0..ROUNDS / TURN {
+                // The first of a turn finds the kernel at work on what the others have deleted.
+                for round in 0..=TURN {
+                    let (up, down) = (node.riklet(&["up", &file]), node.riklet(&["down", &name]));
+                    ours.push_after(round, up, down);
+                }
+                for round in 0..=TURN {
+                    recipe.push_after(round, sh(RECIPE_UP), sh(RECIPE_DOWN));
                 }
             }
             ours.print(backend, &present.to_string());
@@ -143,6 +145,13 @@ struct Samples {
 }
 
 impl Samples {
+    /// All but the first of a turn.
+    fn push_after(&mut self, round: usize, up: Duration, down: Duration) {
+        if round > 0 {
+            self.push(up, down);
+        }
+    }
+
     fn push(&mut self, up: Duration, down: Duration) {
         self.up.push(up);
         self.down.push(down);
