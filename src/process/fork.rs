@@ -4,14 +4,10 @@
     reason = "std leaves what is done there to whoever can promise what it needs"
 )]
 
-use std::{
-    os::{fd::OwnedFd, unix::process::CommandExt},
-    process::Command,
-    sync::Arc,
-};
+use std::{os::unix::process::CommandExt, process::Command};
 
 use rustix::{
-    io::{Errno, FdFlags, fcntl_setfd},
+    io::Errno,
     process::{Signal, getpid, getppid, set_parent_process_death_signal},
 };
 
@@ -27,12 +23,4 @@ pub(super) fn end_with_us(command: &mut Command) {
     // SAFETY: the closure makes two system calls, which are async-signal-safe; it allocates nothing and takes no
     // lock.
     unsafe { command.pre_exec(tie) };
-}
-
-/// Lets the program have this file, which no other program that is started meanwhile gets.
-pub(super) fn keep_open(command: &mut Command, file: Arc<OwnedFd>) {
-    let inherit = move || Ok(fcntl_setfd(&*file, FdFlags::empty())?);
-    // SAFETY: the closure makes one system call, which is async-signal-safe; it allocates nothing, takes no lock,
-    // and the descriptor is open as long as the command has the closure.
-    unsafe { command.pre_exec(inherit) };
 }

@@ -11,36 +11,47 @@ pub use tied::{Credentials, Tied, spawn_tied};
 
 use std::{
     ffi::OsStr,
-    io::{self, Write},
-    os::{fd::OwnedFd, unix::process::CommandExt},
+    fs::File,
+    io::{self, Seek, Write},
+    os::{
+        fd::OwnedFd,
+        unix::{fs::FileExt, process::CommandExt},
+    },
     process::{Command, Output, Stdio},
     sync::Weak,
 };
 
 /// Starts programs that keep a lock of ours as long as they run (flock(2) is of the open file, whoever has
 /// it): where this process is killed meanwhile, the lock is free when they have ended, not before.
+///
+/// The lock's file is their standard input, which every program inherits: so nothing has to be done between fork
+/// and exec, and the child needs no copy of our memory (`posix_spawn(3)`).
 #[derive(Debug, Clone, Default)]
 pub struct Launcher {
     lock: Weak<OwnedFd>,
 }
 
 impl Launcher {
-    /// One whose programs keep this lock; none where nobody holds it any more.
+    /// One whose programs keep this lock, whose file can be read and written; none where nobody holds it any more.
     #[must_use]
     pub const fn keeping(lock: Weak<OwnedFd>) -> Self {
         Self { lock }
     }
 
-    /// As [`run`].
+    /// As [`run`]. The lock's file holds the input meanwhile.
     ///
     /// # Errors
-    /// As [`run`].
+    /// As [`run`]; and where the input cannot be written to the lock's file.
     pub fn run(&self, program: &OsStr, args: &[&str], input: &[u8]) -> io::Result<Output> {
-        let mut command = command(program);
-        if let Some(lock) = self.lock.upgrade() {
-            fork::keep_open(&mut command, lock);
-        }
-        run_command(command, args, input)
+        let Some(lock) = self.lock.upgrade() else { return run(program, args, input) };
+        // The same open file, with the same lock and the same place in it.
+        let mut file = File::from(lock.try_clone()?);
+        file.set_len(0)?;
+        file.write_all_at(input, 0)?;
+        file.rewind()?;
+        let output = prepared(program, args, input).stdin(file.try_clone()?).output();
+        file.set_len(0)?;
+        output
     }
 }
 
@@ -49,22 +60,9 @@ impl Launcher {
 /// # Errors
 /// Where it cannot be started or fed. A program that reads no more of its input is none: its exit status says.
 pub fn run(program: &OsStr, args: &[&str], input: &[u8]) -> io::Result<Output> {
-    run_command(command(program), args, input)
-}
-
-fn run_command(mut command: Command, args: &[&str], input: &[u8]) -> io::Result<Output> {
-    let words = String::from_utf8_lossy(input);
-    let program = command.get_program().display().to_string();
-    tracing::debug!("run {program} {}\n{words}", args.join(" "));
-    let mut child = command
-        .args(args)
-        .env("LC_ALL", "C")
-        // Ctrl-C is for us: a terminal sends it to all processes of the group.
-        .process_group(0)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()?;
+    let mut command = prepared(program, args, input);
+    let mut child =
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
     if let Some(mut stdin) = child.stdin.take() {
         match stdin.write_all(input) {
             Err(error) if error.kind() != io::ErrorKind::BrokenPipe => return Err(error),
@@ -72,6 +70,15 @@ fn run_command(mut command: Command, args: &[&str], input: &[u8]) -> io::Result<
         }
     }
     child.wait_with_output()
+}
+
+fn prepared(program: &OsStr, args: &[&str], input: &[u8]) -> Command {
+    let words = String::from_utf8_lossy(input);
+    tracing::debug!("run {} {}\n{words}", program.display(), args.join(" "));
+    let mut command = command(program);
+    // Ctrl-C is for us: a terminal sends it to all processes of the group.
+    command.args(args).env("LC_ALL", "C").process_group(0);
+    command
 }
 
 #[expect(clippy::disallowed_methods, reason = "this is the place")]

@@ -34,7 +34,9 @@ impl Lock {
         file::make_dir(dir)?;
         let path = dir.join(FILE);
         let mut options = OpenOptions::new();
-        let opened = options.write(true).create(true).truncate(false).mode(0o600).open(&path);
+        // Read as well: it is what programs that keep the lock read.
+        options.read(true).write(true).create(true).truncate(false).mode(0o600);
+        let opened = options.open(&path);
         let opened = opened.and_then(|file| Self::take(file.into(), FlockOperation::LockExclusive));
         opened.map_err(|source| StoreError::Io { operation: "lock", path, source })
     }
