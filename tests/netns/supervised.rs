@@ -237,6 +237,32 @@ fn a_run_ends_with_its_last_guest() {
 }
 
 #[test]
+fn who_leaves_takes_nothing_of_anothers_along() {
+    let world = World::new(Firewall::Nftables);
+    for again in ["run", "up"] {
+        let first = both(&world);
+        world.riklet(&["stop", "second"], "").success();
+        // From here on it is somebody else's.
+        match again {
+            "run" => drop(world.detach(&[second()])),
+            _ => drop(world.riklet(&["up", "-"], &second().to_string()).success()),
+        }
+        first.signal(Signal::TERM);
+        first.wait().success();
+        assert_refused(Tcp, &world.client, HELLO);
+        world.riklet(&["check"], "").success();
+        if again == "run" {
+            assert_answers(&world, SECOND, "second");
+            assert_eq!(world.state_of("second").0, "running");
+            world.riklet(&["stop", "second"], "").success();
+        } else {
+            world.riklet(&["inspect", "second"], "").success();
+            world.down(&["second"]);
+        }
+    }
+}
+
+#[test]
 fn one_that_cannot_be_run_is_none_of_the_others() {
     let world = World::new(Firewall::Nftables);
     let thief = function("thief", &[exposure(Tcp, 8080, 3000)]);
