@@ -2,7 +2,7 @@
 
 use std::{
     io::ErrorKind,
-    net::{Ipv4Addr, TcpStream},
+    net::{Ipv4Addr, TcpListener, TcpStream},
     time::{Duration, Instant},
 };
 
@@ -260,6 +260,26 @@ fn who_leaves_takes_nothing_of_anothers_along() {
             world.down(&["second"]);
         }
     }
+}
+
+#[test]
+fn what_a_supervisor_warns_of_is_said() {
+    let world = World::new(Firewall::Nftables);
+    let _listener = world.node.run(|| TcpListener::bind(HELLO)).expect("a port");
+    let run = |format: &str| {
+        let output =
+            world.riklet(&["--output", format, "run", "--detach", "-"], &hello().to_string());
+        world.riklet(&["stop", "hello"], "").success();
+        assert_eq!(output.code, Some(0), "{output}");
+        output
+    };
+    let said = run("text").stderr;
+    assert!(said.starts_with("warning: hello: tcp 8080 -> 3000 shadows "), "{said}");
+    assert_eq!(said.lines().count(), 1, "{said}");
+    let output = run("json");
+    let printed: Value = serde_json::from_str(&output.stdout).unwrap();
+    assert_eq!(format!("warning: {}\n", printed[0]["warnings"][0].as_str().unwrap()), said);
+    assert_eq!(output.stderr, "");
 }
 
 #[test]

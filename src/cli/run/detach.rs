@@ -47,10 +47,15 @@ pub(super) fn run(
         let detached =
             detached.map_err(|source| CliError::Detach { name: name.to_string(), source })?;
         match detached {
-            Detached::Ready(text) if output.is_json() => {
-                documents.extend(serde_json::from_str::<Value>(&text));
+            Detached::Ready { text, words } => {
+                // What it warns of, and what it has downloaded.
+                words.lines().for_each(|line| output.remark(line));
+                if output.is_json() {
+                    documents.extend(serde_json::from_str::<Value>(&text));
+                } else {
+                    output.raw(text.as_bytes())?;
+                }
             }
-            Detached::Ready(text) => output.raw(text.as_bytes())?,
             Detached::Failed { code, words } => {
                 output::note(words.trim_end());
                 failed.get_or_insert(code);
@@ -64,8 +69,8 @@ pub(super) fn run(
 }
 
 enum Detached {
-    /// What the supervisor announced.
-    Ready(String),
+    /// What the supervisor announced, and what it said until then.
+    Ready { text: String, words: String },
     /// How it ended, and what it said.
     Failed { code: u8, words: String },
 }
@@ -92,7 +97,8 @@ fn supervise(
         stdout.read_to_string(&mut announced)?;
     }
     if !announced.is_empty() {
-        return Ok(Detached::Ready(announced));
+        let words = input::read(&log).unwrap_or_default();
+        return Ok(Detached::Ready { text: announced, words });
     }
     let code = child.wait()?.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1);
     let words = input::read(&log).unwrap_or_default();
