@@ -1,7 +1,8 @@
 //! Supervision: `run --detach`, `ps`, `logs`, `stop`, `wait`, with the builtin guest.
 
 use std::{
-    io::ErrorKind,
+    fs::File,
+    io::{ErrorKind, Write},
     net::{Ipv4Addr, TcpListener, TcpStream},
     time::{Duration, Instant},
 };
@@ -280,6 +281,24 @@ fn what_a_supervisor_warns_of_is_said() {
     let printed: Value = serde_json::from_str(&output.stdout).unwrap();
     assert_eq!(format!("warning: {}\n", printed[0]["warnings"][0].as_str().unwrap()), said);
     assert_eq!(output.stderr, "");
+}
+
+#[test]
+fn a_supervisor_has_the_settings_of_who_started_it() {
+    let world = World::new(Firewall::Nftables);
+    let path = |name: &str| world.directory.path().join(name);
+    let mut other = File::create(&world.environment["RIKLET_SDN_CONFIG"]).expect("a file");
+    other.write_all(b"pool = \"10.9.0.0/16\"\nmtu = 1400\n").expect("a short file");
+    let mut chosen = File::create(path("chosen.toml")).expect("a file");
+    chosen.write_all(b"mtu = 1300\n").expect("a short file");
+    let chosen = path("chosen.toml");
+    let chosen = chosen.to_str().expect("UTF-8");
+    world.riklet(&["--config", chosen, "run", "--detach", "-"], &hello().to_string()).success();
+    let hello =
+        world.riklet(&["--config", chosen, "--output", "json", "inspect", "hello"], "").success();
+    let hello: Value = serde_json::from_str(&hello).unwrap();
+    assert_eq!((&hello["guest"]["address"], &hello["mtu"]), (&"10.231.0.2".into(), &1300.into()));
+    world.riklet(&["--config", chosen, "stop", "hello"], "").success();
 }
 
 #[test]

@@ -120,6 +120,7 @@ fn arguments(config: &Config, args: &RunArgs, output: Output) -> Vec<OsString> {
     }
     if let Some(mtu) = mtu {
         option("--mtu", &mtu.bytes().to_string());
+    all.extend(["--config", "/dev/null"].map(OsString::from));
     }
     if output.is_json() {
         option("--output", "json");
