@@ -2,7 +2,7 @@
 
 use std::{
     ffi::OsString,
-    fs::{DirBuilder, File, OpenOptions},
+    fs::{self, DirBuilder, File, OpenOptions},
     io::{self, Read},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::Path,
@@ -102,13 +102,25 @@ fn supervise(
     }
     let code = child.wait()?.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1);
     let words = input::read(&log).unwrap_or_default();
+    forget(&log);
     Ok(Detached::Failed { code, words })
 }
 
-/// What this process was told, however it was told it. Relative paths stay right: the working directory does.
+/// Deletes the log of a supervisor that failed, which has been told, and its directory, unless there is more in it.
+#[expect(clippy::disallowed_methods, reason = "the log is this module's own")]
+fn forget(log: &Path) {
+    let directory = || log.parent().map_or(Ok(()), fs::remove_dir);
+    if let Err(error) = fs::remove_file(log).and_then(|()| directory()) {
+        tracing::debug!(%error, log = %log.display(), "some of the log stays");
+    }
+}
+
+/// What this process was told, however it was told it: what no option says is the default, whatever files there
+/// are. Relative paths stay right: the working directory does.
 fn arguments(config: &Config, args: &RunArgs, output: Output) -> Vec<OsString> {
     let Config { state_dir, firewall, pool, uplinks, mtu } = config;
     let mut all: Vec<OsString> = vec!["--state-dir".into(), state_dir.into()];
+    all.extend(["--config", "/dev/null"].map(OsString::from));
     let mut option = |name: &str, value: &str| all.extend([name.into(), value.into()]);
     option("--firewall", firewall.as_str());
     if let Some(pool) = pool {
@@ -120,7 +132,6 @@ fn arguments(config: &Config, args: &RunArgs, output: Output) -> Vec<OsString> {
     }
     if let Some(mtu) = mtu {
         option("--mtu", &mtu.bytes().to_string());
-    all.extend(["--config", "/dev/null"].map(OsString::from));
     }
     if output.is_json() {
         option("--output", "json");
