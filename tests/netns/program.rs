@@ -52,13 +52,15 @@ impl Kvm {
 }
 
 impl World {
-    /// The arguments of `unshare` that run `riklet-sdn` where `/dev` has what TAPs need, and such a `/dev/kvm`.
+    /// The arguments of `unshare` that run `riklet-sdn` where `/dev` has what TAPs need, and such a `/dev/kvm`; by
+    /// a root whose files are nobody else's (umask(2)).
     fn with_kvm(&self, kvm: Kvm, arguments: &[&str]) -> Vec<String> {
         let dev = self.directory.path().join("dev");
         let script = format!(
             "set -e; DEV={}; mkdir -p $DEV; mount -t tmpfs none $DEV; mkdir $DEV/net; \
              mknod -m 666 $DEV/net/tun c 10 200; mknod -m 666 $DEV/null c 1 3; \
-             mknod -m 666 $DEV/urandom c 1 9; {}; mount --rbind $DEV /dev; exec \"$@\"",
+             mknod -m 666 $DEV/urandom c 1 9; {}; mount --rbind $DEV /dev; umask 077; \
+             exec \"$@\"",
             dev.display(),
             kvm.script()
         );
