@@ -31,7 +31,7 @@ pub(super) struct Fleet {
 
 /// What a supervisor waits for.
 pub(super) enum Event {
-    /// SIGINT or SIGTERM.
+    /// SIGINT, SIGTERM or SIGHUP.
     Signal,
     /// A VMM has ended, and its instance is down.
     Ended(Ended),
