@@ -171,6 +171,11 @@ fn a_host_that_lacks_something_is_told() {
             "firecracker cannot run it: user 54321 of group 54321 may not open /dev/kvm\nhint: ",
         ),
         lacks(
+            Kvm::PrivateTun,
+            json!({ "user": USER }),
+            "firecracker cannot run it: user 54321 of group 54321 may not open /dev/net/tun\nhint: ",
+        ),
+        lacks(
             Kvm::Opens,
             json!({ "vmm": "cloud-hypervisor" }),
             "cloud-hypervisor is not on the PATH\nhint: install cloud-hypervisor",

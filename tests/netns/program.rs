@@ -33,6 +33,8 @@ pub(crate) enum Kvm {
     Denied,
     /// One for root only.
     Private,
+    /// One that can be opened, where `/dev/net/tun` is for root only.
+    PrivateTun,
 }
 
 impl Kvm {
@@ -41,6 +43,7 @@ impl Kvm {
         match self {
             Self::Opens => "mknod -m 666 $DEV/kvm c 1 3",
             Self::Private => "mknod -m 600 $DEV/kvm c 1 3",
+            Self::PrivateTun => "mknod -m 666 $DEV/kvm c 1 3; chmod 600 $DEV/net/tun",
             Self::Missing => ":",
             // A device on a file system without devices is refused (mount(8), nodev).
             Self::Denied => {
