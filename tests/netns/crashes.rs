@@ -265,6 +265,9 @@ fn hold_up(world: &World) -> (Lock, Running, Value) {
 fn what_has_no_vmm_yet_is_stopped() {
     let world = World::new(Firewall::Nftables);
     let (lock, begun, _) = hold_up(&world);
+    // It has no log yet either.
+    assert_eq!(world.riklet(&["logs", "hello"], "").success(), "");
+    let following = world.riklet_in_background(&["logs", "--follow", "hello"], "");
     let stopping = world.riklet_in_background(&["stop", "hello"], "");
     wait_for("the record of it", PATIENCE, || {
         (world.state_of("hello").0 == "stopping").then_some(())
@@ -273,6 +276,7 @@ fn what_has_no_vmm_yet_is_stopped() {
     stopping.wait_within(PATIENCE).success();
     let complaint = begun.wait_within(PATIENCE).failure(1);
     assert_eq!(complaint, "error: hello ended before it was ready: stopped\n");
+    following.wait_within(PATIENCE).success();
     assert_eq!(world.state_of("hello"), ("ended".to_owned(), "stopped".to_owned()));
     world.riklet(&["check"], "").success();
     assert_refused(Tcp, &world.client, HELLO);
