@@ -62,7 +62,7 @@
 //! | [`kernel`] | the one seam to everything outside; [`kernel::fake`] obeys its laws in memory |
 //! | [`store`] | what the node remembers, in SQLite |
 //! | [`sdn`] | the façade, which puts them together |
-//! | [`vmm`] | what a VMM needs to attach, and the builtin guest |
+//! | [`vmm`] | microVMs: what their VMMs are told, their images, processes and runs; the builtin guest |
 //! | [`process`] | the one place that starts programs |
 //!
 //! # What holds

@@ -177,6 +177,7 @@ fn run_hint(error: &RunError) -> Option<String> {
             Some(format!("did you mean {nearest}?"))
         }
         RunError::Unknown { nearest: None, .. } => Some("`riklet-sdn ps` shows all".to_owned()),
+        RunError::Lost { .. } => Some("`riklet-sdn repair` clears away what it left".to_owned()),
         _ => None,
     }
 }

@@ -33,38 +33,15 @@ pub(crate) fn run<K: Kernel>(
     match format {
         InspectFormat::Firecracker => {
             let interfaces = attachment::firecracker(&attachment);
-            output.print(
-                || {
-                    format!(
-                        "{interfaces:#}
-"
-                    )
-                },
-                || interfaces.clone(),
-            )?;
+            output.print(|| format!("{interfaces:#}\n"), || interfaces.clone())?;
         }
         InspectFormat::BootArgs => {
             let argument = attachment::boot_args(&attachment);
-            output.print(
-                || {
-                    format!(
-                        "{argument}
-"
-                    )
-                },
-                || json!(argument),
-            )?;
+            output.print(|| format!("{argument}\n"), || json!(argument))?;
         }
         InspectFormat::Qemu => {
             let arguments = qemu::network(&attachment, Board::Q35);
-            output.print(
-                || {
-                    arguments.join(" ")
-                        + "
-"
-                },
-                || json!(arguments),
-            )?;
+            output.print(|| arguments.join(" ") + "\n", || json!(arguments))?;
         }
         InspectFormat::Env => {
             let variables = attachment::env(&attachment);

@@ -1,4 +1,4 @@
-use std::{os::fd::AsFd, process::ExitCode};
+use std::{io, os::fd::AsFd, path::Path, process::ExitCode};
 
 use riklet_sdn::{
     sdn::Config,
@@ -25,24 +25,38 @@ pub(crate) fn run(config: &Config, args: &LogsArgs, output: Output) -> Result<Ex
     let run = runs::find(&store, &args.name)?;
     let path = runs::log(&config.state_dir, &args.name);
     let failed = |source| CliError::Log { path: path.clone(), source };
-    if let Ok(mut older) = Follower::open(&aside(&path)) {
+    if let Some(mut older) = open(&aside(&path)).map_err(failed)? {
         output.raw(&older.read_new().map_err(failed)?)?;
     }
-    let mut log = Follower::open(&path).map_err(failed)?;
+    let mut log = None;
     loop {
         // Looked at before the log: what was written until then is in it.
         let supervisor = run.supervisor.open().map_err(failed)?;
         let ended = supervisor.is_none() || runs::find(&store, &args.name)?.end.is_some();
-        output.raw(&log.read_new().map_err(failed)?)?;
+        if log.is_none() {
+            log = open(&path).map_err(failed)?;
+        }
+        if let Some(log) = &mut log {
+            output.raw(&log.read_new().map_err(failed)?)?;
+        }
         let Some(supervisor) = supervisor.filter(|_| args.follow && !ended) else {
             return Ok(ExitCode::SUCCESS);
         };
-        let files = [log.as_fd(), supervisor.as_fd()];
-        let mut files = files.map(|file| PollFd::from_borrowed_fd(file, PollFlags::IN));
+        let files = log.iter().map(AsFd::as_fd).chain([supervisor.as_fd()]);
+        let files = files.map(|file| PollFd::from_borrowed_fd(file, PollFlags::IN));
+        let mut files: Vec<_> = files.collect();
         // A supervisor of several says how one has ended, and goes on.
         match poll(&mut files, Some(&AGAIN)) {
             Ok(_) | Err(Errno::INTR) => {}
             Err(errno) => return Err(failed(errno.into())),
         }
+    }
+}
+
+/// `None` where there is none: a run has it once its VMM is started.
+fn open(log: &Path) -> io::Result<Option<Follower>> {
+    match Follower::open(log) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        opened => opened.map(Some),
     }
 }

@@ -72,7 +72,7 @@ pub(crate) fn run<K: Kernel>(
     let failure = supervised.as_ref().err().map(|error| super::error::chain(error));
     let stopped = fleet.stop(sdn, Patience::default(), failure.as_deref());
     let shown = console.map_or(Ok(()), Console::end);
-    let left = leave(sdn, &names, failure, output);
+    let left = leave(sdn, &names, supervisor, failure, output);
     let code = supervised?;
     stopped?;
     left?;
@@ -170,24 +170,28 @@ fn ordered<'a>(report: &'a Report, prepared: &[Prepared]) -> Vec<&'a Instance> {
     prepared.iter().filter_map(find).collect()
 }
 
-/// Leaves the host as it was, unless somebody else's instances remain.
+/// Leaves the host as it was, unless somebody else's instances remain. One whose run has ended may be another's
+/// since, by `run` or `up`.
 fn leave<K: Kernel>(
     sdn: &mut Sdn<K>,
     names: &[(InstanceName, Vmm)],
+    supervisor: ProcessId,
     failure: Option<String>,
     output: Output,
 ) -> Result<(), CliError> {
     let mut store = Store::open(&sdn.config().state_dir)?;
     let mut remaining = BTreeSet::new();
-    for (name, _) in names {
-        if store.get(name)?.is_some() {
-            remaining.insert(name.clone());
-        }
-    }
     let failed = failure.is_some();
     let reason = failure.unwrap_or_else(|| "stopped".to_owned());
     let tx = store.transaction()?;
     for (name, _) in names {
+        let run = tx.run(name)?;
+        if !run.is_some_and(|run| run.supervisor == supervisor && run.end.is_none()) {
+            continue;
+        }
+        if tx.get(name)?.is_some() {
+            remaining.insert(name.clone());
+        }
         let reason = reason.clone();
         tx.end_run(name, &End { at: epoch_millis(), reason, failed })?;
     }

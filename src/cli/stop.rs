@@ -46,8 +46,8 @@ pub(crate) fn run<K: Kernel>(
             }
         }
     }
-    failed?;
     output.print(String::new, || json!(stopped))?;
+    failed?;
     Ok(ExitCode::SUCCESS)
 }
 

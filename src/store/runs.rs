@@ -138,6 +138,23 @@ impl Tx<'_> {
         self.execute("record that a run stops", sql, [name.as_str()]).map(drop)
     }
 
+    /// Makes a process the supervisor of a run that has not ended, provided that it still has this one. Answers
+    /// whether it had.
+    ///
+    /// # Errors
+    /// Where the database cannot be written.
+    pub fn hand_over_run(
+        &self,
+        name: &InstanceName,
+        from: ProcessId,
+        to: ProcessId,
+    ) -> Result<bool, StoreError> {
+        let sql =
+            "UPDATE runs SET supervisor = ? WHERE name = ? AND supervisor = ? AND ended IS NULL";
+        let params = (to.to_string(), name.as_str(), from.to_string());
+        self.execute("hand over a run", sql, params).map(|changed| changed > 0)
+    }
+
     /// Records how a run ended. Of two that say so, the first is right.
     ///
     /// # Errors

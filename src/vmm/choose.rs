@@ -52,6 +52,8 @@ pub enum Need {
     Kvm(Kvm),
     /// `/dev/kvm`, as the user that the definition names.
     KvmAs(Credentials),
+    /// `/dev/net/tun`, as the user that the definition names: it opens the TAP by it.
+    TunAs(Credentials),
     /// More than one pair of queues a NIC.
     Queues,
     /// A choice of accelerators.
@@ -74,7 +76,7 @@ impl Unusable {
     pub const fn is_of_the_definition(&self) -> bool {
         match self.need {
             Need::Kernel | Need::Queues | Need::Accelerator => true,
-            Need::Program | Need::Kvm(_) | Need::KvmAs(_) => false,
+            Need::Program | Need::Kvm(_) | Need::KvmAs(_) | Need::TunAs(_) => false,
         }
     }
 
@@ -100,6 +102,10 @@ impl Unusable {
             Need::KvmAs(_) => {
                 "set group to the group of /dev/kvm, which must be let open it".to_owned()
             }
+            Need::TunAs(_) => {
+                "`chmod 666 /dev/net/tun`, as udev does: a TAP is its owner's all the same"
+                    .to_owned()
+            }
             Need::Queues | Need::Accelerator => "name another vmm".to_owned(),
         }
     }
@@ -114,6 +120,7 @@ impl Need {
             Self::Kvm(Kvm::Denied) => "/dev/kvm may not be opened".to_owned(),
             Self::Kvm(_) => "there is no /dev/kvm".to_owned(),
             Self::KvmAs(credentials) => format!("{credentials} may not open /dev/kvm"),
+            Self::TunAs(credentials) => format!("{credentials} may not open /dev/net/tun"),
             Self::Queues => "it has one pair of queues".to_owned(),
             Self::Accelerator => "it has no accelerator to choose".to_owned(),
         }

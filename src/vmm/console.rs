@@ -32,12 +32,14 @@ struct Log {
 }
 
 impl Console {
-    /// Begins an empty log at this path, readable by its owner only; an earlier run's is gone.
+    /// Begins an empty log at this path, readable by its owner only; an earlier run's is gone. It is another file:
+    /// who follows the earlier one sees that.
     ///
     /// # Errors
     /// Where it cannot be made.
     pub fn create(path: PathBuf) -> io::Result<Arc<Self>> {
         remove(&aside(&path))?;
+        remove(&path)?;
         let file = Mutex::new(Log { file: empty(&path)?, written: 0 });
         Ok(Arc::new(Self { path, file }))
     }
@@ -105,7 +107,7 @@ pub fn last_line(path: &Path) -> Option<String> {
     line.map(str::to_owned)
 }
 
-/// A log as it grows, across the moment at which it is set aside.
+/// A log as it grows, across the moment at which it is set aside, or a new run's begins.
 #[derive(Debug)]
 pub struct Follower {
     path: PathBuf,
@@ -144,7 +146,8 @@ impl Follower {
     }
 
     fn watch(&self) -> io::Result<()> {
-        let wanted = WatchFlags::MODIFY | WatchFlags::MOVE_SELF | WatchFlags::DELETE_SELF;
+        // Of a file that is open, the removal is told as a change of its number of links.
+        let wanted = WatchFlags::MODIFY | WatchFlags::MOVE_SELF | WatchFlags::ATTRIB;
         inotify::add_watch(&self.changes, &self.path, wanted)?;
         Ok(())
     }
@@ -193,16 +196,23 @@ mod tests {
         fs::create_dir_all(&directory).unwrap();
         let path = directory.join("console.log");
         fs::write(&path, "an earlier run").unwrap();
+        let wake = |follower: &Follower| {
+            let mut files = [PollFd::new(follower, PollFlags::IN)];
+            assert_eq!(poll(&mut files, Some(&Timespec { tv_sec: 5, tv_nsec: 0 })).unwrap(), 1);
+        };
+        let mut follower = Follower::open(&path).unwrap();
+        assert_eq!(follower.read_new().unwrap(), b"an earlier run");
         let console = Console::create(path.clone()).unwrap();
+        wake(&follower);
         console.follow(&b"first words\n"[..]).join().unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), "first words\n");
+        assert_eq!(follower.read_new().unwrap(), b"first words\n", "there is a new log");
 
         let mut follower = Follower::open(&path).unwrap();
         assert_eq!(follower.read_new().unwrap(), b"first words\n");
         assert_eq!(follower.read_new().unwrap(), b"");
         console.follow(&b"second words\n"[..]).join().unwrap();
-        let mut files = [PollFd::new(&follower, PollFlags::IN)];
-        assert_eq!(poll(&mut files, Some(&Timespec { tv_sec: 5, tv_nsec: 0 })).unwrap(), 1);
+        wake(&follower);
         assert_eq!(follower.read_new().unwrap(), b"second words\n");
 
         let much = vec![b'x'; 9 << 20];

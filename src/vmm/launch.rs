@@ -273,7 +273,10 @@ fn make_directories(
         Launch::Vmm { credentials, .. } => *credentials,
         Launch::Builtin(_) => None,
     };
-    image::admit(state_dir, user).map_err(failed("change the permissions of", state_dir))?;
+    // The state directory as well; and umask(2) may have taken it away from those that were just made.
+    for passed in directory.ancestors().take_while(|passed| passed.starts_with(state_dir)) {
+        image::admit(passed, user).map_err(failed("change the permissions of", passed))?;
+    }
     // Without a user it is ours: it may have been another's in an earlier run.
     let uid = user.map_or(geteuid().as_raw(), |user| user.uid);
     let gid = user.map_or(getegid().as_raw(), |user| user.gid);

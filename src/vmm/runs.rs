@@ -142,11 +142,7 @@ pub fn log(state_dir: &Path, name: &InstanceName) -> PathBuf {
 /// Where `/proc` cannot be read.
 pub fn state(run: &Run) -> Result<RunState, RunError> {
     let supervised = run.supervisor.is_alive();
-    let supervised = supervised.map_err(|source| RunError::Process {
-        operation: "look at",
-        name: run.name.clone(),
-        source,
-    })?;
+    let supervised = supervised.map_err(|source| process_error("look at", &run.name, source))?;
     Ok(RunState::of(run, supervised))
 }
 
@@ -220,7 +216,9 @@ pub fn handle(state_dir: &Path, run: &Run) -> Result<Option<Handle>, RunError> {
 }
 
 /// Clears away the runs whose supervisor has died: their VMM, which the kernel killed with the supervisor, or
-/// which is killed now; their network; and says so in their records. What lives is not touched.
+/// which is killed now; their network; and says so in their records. What lives is not touched. Meanwhile the
+/// calling process is their supervisor: of several that clear away one does, and a new run of the same name is
+/// refused until the old one's network is gone.
 ///
 /// # Errors
 /// Where a process cannot be ended, or the network cannot be taken down. Runs before that one are cleared.
@@ -229,25 +227,38 @@ pub fn clear_lost<K: Kernel>(sdn: &mut Sdn<K>, now: u64) -> Result<Vec<(Run, Rep
     let Some(mut store) = Store::open_existing(&state_dir)? else { return Ok(vec![]) };
     let mut cleared = Vec::new();
     for run in lost(&store)? {
-        kill(&state_dir, &run)?;
-        let report = take_down(sdn, &run.name)?;
+        let failed = |source| process_error("look at", &run.name, source);
+        let ours = ProcessId::current().map_err(failed)?;
         let tx = store.transaction()?;
-        let reason = "its supervisor died".to_owned();
-        tx.end_run(&run.name, &End { at: now, reason, failed: true })?;
+        let taken = tx.hand_over_run(&run.name, run.supervisor, ours)?;
         tx.commit()?;
-        cleared.push((run, report));
+        // Another process clears it away, or has.
+        if !taken {
+            continue;
+        }
+        let report = kill(&state_dir, &run).and_then(|()| Ok(take_down(sdn, &run.name)?));
+        let tx = store.transaction()?;
+        // Where it failed, it is as lost as before.
+        tx.hand_over_run(&run.name, ours, run.supervisor)?;
+        if report.is_ok() {
+            let reason = "its supervisor died".to_owned();
+            tx.end_run(&run.name, &End { at: now, reason, failed: true })?;
+        }
+        tx.commit()?;
+        cleared.push((run, report?));
     }
     Ok(cleared)
+}
+
+fn process_error(operation: &'static str, name: &InstanceName, source: io::Error) -> RunError {
+    RunError::Process { operation, name: name.clone(), source }
 }
 
 /// There is nobody left whom the guest's work would matter to.
 fn kill(state_dir: &Path, run: &Run) -> Result<(), RunError> {
     let Some(handle) = handle(state_dir, run)? else { return Ok(()) };
-    handle.end(Patience::default()).map(drop).map_err(|source| RunError::Process {
-        operation: "end",
-        name: run.name.clone(),
-        source,
-    })
+    let ended = handle.end(Patience::default());
+    ended.map(drop).map_err(|source| process_error("end", &run.name, source))
 }
 
 /// Takes the network of one instance down, where it is still up.
@@ -281,11 +292,7 @@ pub fn stop(
     tx.commit()?;
     let Some(run) = run else { return Ok(Stopped::Before) };
     match handle(state_dir, &run)? {
-        Some(handle) => handle.stop(patience).map_err(|source| RunError::Process {
-            operation: "end",
-            name: name.clone(),
-            source,
-        }),
+        Some(handle) => handle.stop(patience).map_err(|source| process_error("end", name, source)),
         None => Ok(Stopped::Before),
     }
 }
@@ -314,7 +321,7 @@ pub fn wait(store: &Store, name: &InstanceName) -> Result<End, RunError> {
     const AGAIN: Duration = Duration::from_millis(20);
     /// How long a supervisor that has no run left may take to end.
     const LEAVING: Duration = Duration::from_secs(10);
-    let failed = |source| RunError::Process { operation: "look at", name: name.clone(), source };
+    let failed = |source| process_error("look at", name, source);
     loop {
         let run = find(store, name)?;
         let supervisor = run.supervisor.open().map_err(failed)?;
@@ -330,8 +337,13 @@ pub fn wait(store: &Store, name: &InstanceName) -> Result<End, RunError> {
             (None, Some(supervisor)) => drop(within(&supervisor, AGAIN).map_err(failed)?),
             // It may have said so before it ended.
             (None, None) => {
-                let end = find(store, name)?.end;
-                return end.ok_or_else(|| RunError::Lost { name: name.clone() });
+                let found = find(store, name)?;
+                match found.end {
+                    Some(end) => return Ok(end),
+                    // Another process clears it away.
+                    None if found.supervisor != run.supervisor => {}
+                    None => return Err(RunError::Lost { name: name.clone() }),
+                }
             }
         }
     }

@@ -139,6 +139,39 @@ fn the_next_run_clears_away() {
 }
 
 #[test]
+fn one_process_clears_away_what_is_lost() {
+    let world = World::new(Firewall::Nftables);
+    world.detach(&[hello()]);
+    Victims::Both.kill(&world.ps("hello"));
+    let state_dir = &world.environment["RIKLET_SDN_STATE_DIR"];
+    let lock = Lock::exclusive(state_dir.as_ref()).expect("the lock");
+    let repairing = world.riklet_in_background(&["repair"], "");
+    wait_for("who clears away to say so", PATIENCE, || {
+        (world.state_of("hello").0 != "lost").then_some(())
+    });
+    // What would be run now would lose its network to it.
+    let complaint = world.riklet(&["run", "-"], &hello().to_string()).failure(1);
+    assert!(complaint.starts_with("error: hello runs already: "), "{complaint}");
+    let waiting = world.riklet_in_background(&["wait", "hello"], "");
+    drop(lock);
+    repairing.wait_within(PATIENCE).success();
+    assert_eq!(waiting.wait_within(PATIENCE).code, Some(1));
+    assert_eq!(world.state_of("hello"), ("ended".to_owned(), "its supervisor died".to_owned()));
+    world.detach(&[hello()]);
+    assert_answers(&world, HELLO, "hello");
+    // One that is killed meanwhile leaves it as it was.
+    Victims::Both.kill(&world.ps("hello"));
+    let lock = Lock::exclusive(state_dir.as_ref()).expect("the lock");
+    let repairing = world.riklet_in_background(&["repair"], "");
+    wait_for("who clears away to say so", PATIENCE, || {
+        (world.state_of("hello").0 != "lost").then_some(())
+    });
+    drop(repairing);
+    drop(lock);
+    assert_repaired(&world);
+}
+
+#[test]
 fn stop_clears_away_what_is_lost() {
     let world = World::new(Firewall::Nftables);
     for all in [false, true] {
@@ -232,6 +265,9 @@ fn hold_up(world: &World) -> (Lock, Running, Value) {
 fn what_has_no_vmm_yet_is_stopped() {
     let world = World::new(Firewall::Nftables);
     let (lock, begun, _) = hold_up(&world);
+    // It has no log yet either.
+    assert_eq!(world.riklet(&["logs", "hello"], "").success(), "");
+    let following = world.riklet_in_background(&["logs", "--follow", "hello"], "");
     let stopping = world.riklet_in_background(&["stop", "hello"], "");
     wait_for("the record of it", PATIENCE, || {
         (world.state_of("hello").0 == "stopping").then_some(())
@@ -240,6 +276,7 @@ fn what_has_no_vmm_yet_is_stopped() {
     stopping.wait_within(PATIENCE).success();
     let complaint = begun.wait_within(PATIENCE).failure(1);
     assert_eq!(complaint, "error: hello ended before it was ready: stopped\n");
+    following.wait_within(PATIENCE).success();
     assert_eq!(world.state_of("hello"), ("ended".to_owned(), "stopped".to_owned()));
     world.riklet(&["check"], "").success();
     assert_refused(Tcp, &world.client, HELLO);

@@ -5,7 +5,7 @@ use std::{
     io::{BufRead, BufReader, Write},
     net::{Ipv4Addr, TcpListener, TcpStream},
     os::{fd::AsFd, unix::fs::PermissionsExt},
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 
 use serde_json::{Value, json};
@@ -90,6 +90,9 @@ impl Site {
                 assert!(output.stderr.contains(&complaint), "{what}: {complaint:?} in {output}");
                 assert!(output.stdout.is_empty(), "{what}: {output}");
                 assert!(!self.program.has_begun(), "{what}");
+                let run =
+                    self.world.environment["RIKLET_SDN_STATE_DIR"].clone() + "/machines/hello";
+                assert!(!Path::new(&run).exists(), "{what}");
                 assert_same(&before, &SystemState::take(&self.world.node));
             }
         }
@@ -166,6 +169,11 @@ fn a_host_that_lacks_something_is_told() {
             Kvm::Private,
             json!({ "user": USER }),
             "firecracker cannot run it: user 54321 of group 54321 may not open /dev/kvm\nhint: ",
+        ),
+        lacks(
+            Kvm::PrivateTun,
+            json!({ "user": USER }),
+            "firecracker cannot run it: user 54321 of group 54321 may not open /dev/net/tun\nhint: ",
         ),
         lacks(
             Kvm::Opens,

@@ -33,6 +33,8 @@ pub(crate) enum Kvm {
     Denied,
     /// One for root only.
     Private,
+    /// One that can be opened, where `/dev/net/tun` is for root only.
+    PrivateTun,
 }
 
 impl Kvm {
@@ -41,6 +43,7 @@ impl Kvm {
         match self {
             Self::Opens => "mknod -m 666 $DEV/kvm c 1 3",
             Self::Private => "mknod -m 600 $DEV/kvm c 1 3",
+            Self::PrivateTun => "mknod -m 666 $DEV/kvm c 1 3; chmod 600 $DEV/net/tun",
             Self::Missing => ":",
             // A device on a file system without devices is refused (mount(8), nodev).
             Self::Denied => {
@@ -52,13 +55,15 @@ impl Kvm {
 }
 
 impl World {
-    /// The arguments of `unshare` that run `riklet-sdn` where `/dev` has what TAPs need, and such a `/dev/kvm`.
+    /// The arguments of `unshare` that run `riklet-sdn` where `/dev` has what TAPs need, and such a `/dev/kvm`; by
+    /// a root whose files are nobody else's (umask(2)).
     fn with_kvm(&self, kvm: Kvm, arguments: &[&str]) -> Vec<String> {
         let dev = self.directory.path().join("dev");
         let script = format!(
             "set -e; DEV={}; mkdir -p $DEV; mount -t tmpfs none $DEV; mkdir $DEV/net; \
              mknod -m 666 $DEV/net/tun c 10 200; mknod -m 666 $DEV/null c 1 3; \
-             mknod -m 666 $DEV/urandom c 1 9; {}; mount --rbind $DEV /dev; exec \"$@\"",
+             mknod -m 666 $DEV/urandom c 1 9; {}; mount --rbind $DEV /dev; umask 077; \
+             exec \"$@\"",
             dev.display(),
             kvm.script()
         );

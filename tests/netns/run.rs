@@ -53,7 +53,7 @@ fn seen(answer: &Value) -> IpAddr {
 
 on_every_firewall!(run_shows_functions_until_it_is_told_to_end, |world| {
     let before = SystemState::take(&world.node);
-    for signal in [Signal::TERM, Signal::INT] {
+    for signal in [Signal::TERM, Signal::INT, Signal::HUP] {
         let running = start(world);
         for (from, to, seen_as) in [
             (&world.client, NODE_LAN, CLIENT),

@@ -1,8 +1,9 @@
 //! Supervision: `run --detach`, `ps`, `logs`, `stop`, `wait`, with the builtin guest.
 
 use std::{
-    io::ErrorKind,
-    net::{Ipv4Addr, TcpStream},
+    fs::File,
+    io::{ErrorKind, Write},
+    net::{Ipv4Addr, TcpListener, TcpStream},
     time::{Duration, Instant},
 };
 
@@ -234,6 +235,70 @@ fn a_run_ends_with_its_last_guest() {
     let output = running.wait();
     assert_eq!((output.code, &*output.stderr), (Some(0), "hello: stopped\nsecond: stopped\n"));
     assert_same(&before, &SystemState::take(&world.node));
+}
+
+#[test]
+fn who_leaves_takes_nothing_of_anothers_along() {
+    let world = World::new(Firewall::Nftables);
+    for again in ["run", "up"] {
+        let first = both(&world);
+        world.riklet(&["stop", "second"], "").success();
+        // From here on it is somebody else's.
+        match again {
+            "run" => drop(world.detach(&[second()])),
+            _ => drop(world.riklet(&["up", "-"], &second().to_string()).success()),
+        }
+        first.signal(Signal::TERM);
+        first.wait().success();
+        assert_refused(Tcp, &world.client, HELLO);
+        world.riklet(&["check"], "").success();
+        if again == "run" {
+            assert_answers(&world, SECOND, "second");
+            assert_eq!(world.state_of("second").0, "running");
+            world.riklet(&["stop", "second"], "").success();
+        } else {
+            world.riklet(&["inspect", "second"], "").success();
+            world.down(&["second"]);
+        }
+    }
+}
+
+#[test]
+fn what_a_supervisor_warns_of_is_said() {
+    let world = World::new(Firewall::Nftables);
+    let _listener = world.node.run(|| TcpListener::bind(HELLO)).expect("a port");
+    let run = |format: &str| {
+        let output =
+            world.riklet(&["--output", format, "run", "--detach", "-"], &hello().to_string());
+        world.riklet(&["stop", "hello"], "").success();
+        assert_eq!(output.code, Some(0), "{output}");
+        output
+    };
+    let said = run("text").stderr;
+    assert!(said.starts_with("warning: hello: tcp 8080 -> 3000 shadows "), "{said}");
+    assert_eq!(said.lines().count(), 1, "{said}");
+    let output = run("json");
+    let printed: Value = serde_json::from_str(&output.stdout).unwrap();
+    assert_eq!(format!("warning: {}\n", printed[0]["warnings"][0].as_str().unwrap()), said);
+    assert_eq!(output.stderr, "");
+}
+
+#[test]
+fn a_supervisor_has_the_settings_of_who_started_it() {
+    let world = World::new(Firewall::Nftables);
+    let path = |name: &str| world.directory.path().join(name);
+    let mut other = File::create(&world.environment["RIKLET_SDN_CONFIG"]).expect("a file");
+    other.write_all(b"pool = \"10.9.0.0/16\"\nmtu = 1400\n").expect("a short file");
+    let mut chosen = File::create(path("chosen.toml")).expect("a file");
+    chosen.write_all(b"mtu = 1300\n").expect("a short file");
+    let chosen = path("chosen.toml");
+    let chosen = chosen.to_str().expect("UTF-8");
+    world.riklet(&["--config", chosen, "run", "--detach", "-"], &hello().to_string()).success();
+    let hello =
+        world.riklet(&["--config", chosen, "--output", "json", "inspect", "hello"], "").success();
+    let hello: Value = serde_json::from_str(&hello).unwrap();
+    assert_eq!((&hello["guest"]["address"], &hello["mtu"]), (&"10.231.0.2".into(), &1300.into()));
+    world.riklet(&["--config", chosen, "stop", "hello"], "").success();
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::{
     ffi::OsString,
-    fs::{DirBuilder, File, OpenOptions},
+    fs::{self, DirBuilder, File, OpenOptions},
     io::{self, Read},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::Path,
@@ -47,10 +47,15 @@ pub(super) fn run(
         let detached =
             detached.map_err(|source| CliError::Detach { name: name.to_string(), source })?;
         match detached {
-            Detached::Ready(text) if output.is_json() => {
-                documents.extend(serde_json::from_str::<Value>(&text));
+            Detached::Ready { text, words } => {
+                // What it warns of, and what it has downloaded.
+                words.lines().for_each(|line| output.remark(line));
+                if output.is_json() {
+                    documents.extend(serde_json::from_str::<Value>(&text));
+                } else {
+                    output.raw(text.as_bytes())?;
+                }
             }
-            Detached::Ready(text) => output.raw(text.as_bytes())?,
             Detached::Failed { code, words } => {
                 output::note(words.trim_end());
                 failed.get_or_insert(code);
@@ -64,8 +69,8 @@ pub(super) fn run(
 }
 
 enum Detached {
-    /// What the supervisor announced.
-    Ready(String),
+    /// What the supervisor announced, and what it said until then.
+    Ready { text: String, words: String },
     /// How it ended, and what it said.
     Failed { code: u8, words: String },
 }
@@ -92,17 +97,30 @@ fn supervise(
         stdout.read_to_string(&mut announced)?;
     }
     if !announced.is_empty() {
-        return Ok(Detached::Ready(announced));
+        let words = input::read(&log).unwrap_or_default();
+        return Ok(Detached::Ready { text: announced, words });
     }
     let code = child.wait()?.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1);
     let words = input::read(&log).unwrap_or_default();
+    forget(&log);
     Ok(Detached::Failed { code, words })
 }
 
-/// What this process was told, however it was told it. Relative paths stay right: the working directory does.
+/// Deletes the log of a supervisor that failed, which has been told, and its directory, unless there is more in it.
+#[expect(clippy::disallowed_methods, reason = "the log is this module's own")]
+fn forget(log: &Path) {
+    let directory = || log.parent().map_or(Ok(()), fs::remove_dir);
+    if let Err(error) = fs::remove_file(log).and_then(|()| directory()) {
+        tracing::debug!(%error, log = %log.display(), "some of the log stays");
+    }
+}
+
+/// What this process was told, however it was told it: what no option says is the default, whatever files there
+/// are. Relative paths stay right: the working directory does.
 fn arguments(config: &Config, args: &RunArgs, output: Output) -> Vec<OsString> {
     let Config { state_dir, firewall, pool, uplinks, mtu } = config;
     let mut all: Vec<OsString> = vec!["--state-dir".into(), state_dir.into()];
+    all.extend(["--config", "/dev/null"].map(OsString::from));
     let mut option = |name: &str, value: &str| all.extend([name.into(), value.into()]);
     option("--firewall", firewall.as_str());
     if let Some(pool) = pool {

@@ -31,7 +31,7 @@ pub(super) struct Fleet {
 
 /// What a supervisor waits for.
 pub(super) enum Event {
-    /// SIGINT or SIGTERM.
+    /// SIGINT, SIGTERM or SIGHUP.
     Signal,
     /// A VMM has ended, and its instance is down.
     Ended(Ended),
@@ -122,7 +122,8 @@ impl Fleet {
     }
 
     /// What is to be done when a VMM has ended: first the port, then the records, then the words. Where we ended
-    /// it for a failure of ours, that is the reason.
+    /// it for a failure of ours, that is the reason. Where the port cannot be closed, the run has not ended: it is
+    /// tried again when the supervisor leaves.
     fn bury<K: Kernel>(
         &self,
         sdn: &mut Sdn<K>,
@@ -134,6 +135,7 @@ impl Fleet {
         let down = runs::take_down(sdn, &name);
         let status = running.finish();
         let status = status.map_err(|source| CliError::Wait { name: name.to_string(), source })?;
+        down?;
         let mut store = Store::open(&self.state_dir)?;
         let run = store.run(&name)?;
         let stopping = run.as_ref().is_some_and(|run| run.stopping);
@@ -146,7 +148,6 @@ impl Fleet {
         let tx = store.transaction()?;
         tx.end_run(&name, &End { at: super::epoch_millis(), reason: reason.clone(), failed })?;
         tx.commit()?;
-        down?;
         Ok(Ended { name, reason, failed })
     }
 

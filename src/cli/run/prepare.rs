@@ -66,7 +66,7 @@ pub(super) fn prepare<K: Kernel>(
         let (mut files, mut credentials) = (None, None);
         if choice.vmm != Vmm::Builtin {
             credentials = credentials_of(sdn, execution)?;
-            let lacks = lacks_kvm(&choice, credentials);
+            let lacks = lacks_device(&choice, credentials);
             if let Some(source) = lacks {
                 return Err(CliError::Vmm { name: name(), source });
             }
@@ -101,11 +101,17 @@ impl Files {
     }
 }
 
-/// Where we can open `/dev/kvm`, the VMM's user may not.
-fn lacks_kvm(choice: &Choice, user: Option<Credentials>) -> Option<Unusable> {
-    let user = user.filter(|_| choice.accelerator == Accelerator::Kvm)?;
-    let lacks = Unusable { vmm: choice.vmm, need: Need::KvmAs(user) };
-    (!image::opens_kvm(user)).then_some(lacks)
+/// What we can open, the VMM's user may not.
+fn lacks_device(choice: &Choice, user: Option<Credentials>) -> Option<Unusable> {
+    let user = user?;
+    let need = if !image::opens_device("/dev/net/tun", user) {
+        Need::TunAs(user)
+    } else if choice.accelerator == Accelerator::Kvm && !image::opens_device("/dev/kvm", user) {
+        Need::KvmAs(user)
+    } else {
+        return None;
+    };
+    Some(Unusable { vmm: choice.vmm, need })
 }
 
 /// Who the VMM runs as; `None` is whoever we are. A user whose group is not said has the one of passwd(5).

@@ -141,21 +141,19 @@ impl Pending<'_> {
             self.done = true;
             return Ok(());
         };
-        for target in targets(self.instance, exposure) {
-            match ask(target, self.attempt, self.builtin) {
-                Ok(body) => {
-                    self.waiting = Waiting::Port;
-                    self.answer = Some(Answer { target, body });
-                    self.done = true;
-                    return Ok(());
-                }
-                Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-                    self.waiting = Waiting::Port;
-                }
-                Err(_) if matches!(self.waiting, Waiting::Carrier) => self.waiting = Waiting::Guest,
-                Err(_) => {}
+        let (attempt, builtin) = (self.attempt, self.builtin);
+        let answer = first_answer(&targets(self.instance, exposure), |target| {
+            let answer = ask(target, attempt, builtin);
+            let refused = |error: &io::Error| error.kind() == io::ErrorKind::ConnectionRefused;
+            if answer.as_ref().err().is_none_or(refused) {
+                self.waiting = Waiting::Port;
+            } else if matches!(self.waiting, Waiting::Carrier) {
+                self.waiting = Waiting::Guest;
             }
-        }
+            answer.ok()
+        });
+        self.done = answer.is_some();
+        self.answer = answer.map(|(target, body)| Answer { target, body });
         self.attempt = (self.attempt * 3 / 2).min(LAST_ATTEMPT);
         Ok(())
     }
@@ -183,6 +181,21 @@ fn targets(instance: &Instance, exposure: &Exposure) -> Vec<SocketAddr> {
         None => vec![Ipv4Addr::LOCALHOST, instance.addresses.host],
     };
     addresses.into_iter().map(|address| SocketAddr::new(IpAddr::V4(address), port)).collect()
+}
+
+/// The first of these that answers, and what. A guest that comes up while a later one is asked is found at the
+/// earlier one as well.
+fn first_answer<T>(
+    targets: &[SocketAddr],
+    mut ask: impl FnMut(SocketAddr) -> Option<T>,
+) -> Option<(SocketAddr, T)> {
+    let mut first = |targets: &[SocketAddr]| {
+        let mut targets = targets.iter().enumerate();
+        targets.find_map(|(index, target)| Some((index, *target, ask(*target)?)))
+    };
+    let (index, target, answer) = first(targets)?;
+    let earlier = targets.get(..index).and_then(first);
+    Some(earlier.map_or((target, answer), |(_, target, answer)| (target, answer)))
 }
 
 /// Connects, and asks what speaks HTTP who it is.
@@ -224,4 +237,26 @@ pub(super) fn urls(
         Some(format!("http://{}:{}/", elsewhere?, exposure.host_ports().first()))
     });
     here.chain(there).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_guest_that_comes_up_meanwhile_is_found_where_it_is_looked_for_first() {
+        let [here, there] = [1, 2].map(|last| SocketAddr::from(([127, 0, 0, last], 80)));
+        let answers_at = |times: usize, only: Option<SocketAddr>| {
+            let mut asked = Vec::new();
+            let answer = first_answer(&[here, there], |target| {
+                asked.push(target);
+                (asked.len() > times && only.is_none_or(|only| only == target)).then_some(())
+            });
+            (answer.map(|(target, ())| target), asked)
+        };
+        assert_eq!(answers_at(0, None), (Some(here), vec![here]));
+        assert_eq!(answers_at(1, None), (Some(here), vec![here, there, here]));
+        assert_eq!(answers_at(0, Some(there)), (Some(there), vec![here, there, here]));
+        assert_eq!(answers_at(2, None), (None, vec![here, there]));
+    }
 }

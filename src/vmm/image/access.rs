@@ -54,10 +54,10 @@ pub(in crate::vmm) fn admit(directory: &Path, user: Option<Credentials>) -> io::
     fs::set_permissions(directory, Permissions::from_mode(mode | SEARCH))
 }
 
-/// Whether this user can open `/dev/kvm`.
+/// Whether this user can open a device, such as `/dev/kvm`.
 #[must_use]
-pub fn opens_kvm(user: Credentials) -> bool {
-    open(Path::new("/dev/kvm"), Access::Write, Some(user)).is_ok()
+pub fn opens_device(path: &str, user: Credentials) -> bool {
+    open(Path::new(path), Access::Write, Some(user)).is_ok()
 }
 
 /// What it is, with its article, where a VMM cannot use it.

@@ -31,7 +31,7 @@ use std::{
 };
 
 pub(super) use access::admit;
-pub use access::opens_kvm;
+pub use access::opens_device;
 pub use client::Settings;
 pub use digest::Digest;
 pub use error::ImageError;
