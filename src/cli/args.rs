@@ -140,7 +140,8 @@ pub(crate) struct DownArgs {
     /// All that are recorded.
     #[arg(long)]
     pub(crate) all: bool,
-    /// Remove what the instances share as well, and restore the sysctls that were changed.
+    /// Remove what the instances share as well, and restore the sysctls that were changed; with --all, forget
+    /// the runs that have ended, and their logs.
     #[arg(long)]
     pub(crate) purge: bool,
 }

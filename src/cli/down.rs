@@ -21,6 +21,12 @@ pub(crate) fn run<K: Kernel>(
         runs::refuse_running(&store, &which)?;
     }
     let mut report = sdn.down(&which, args.purge)?;
+    if args.all && args.purge {
+        let state_dir = &sdn.config().state_dir;
+        if let Some(mut store) = Store::open_existing(state_dir)? {
+            runs::forget_ended(&mut store, state_dir)?;
+        }
+    }
     if report.done.is_empty() {
         output.remark("nothing to do");
     }

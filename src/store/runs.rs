@@ -155,6 +155,15 @@ impl Tx<'_> {
         self.execute("hand over a run", sql, params).map(|changed| changed > 0)
     }
 
+    /// Forgets a run that has ended. One that has not is kept.
+    ///
+    /// # Errors
+    /// Where the database cannot be written.
+    pub fn forget_run(&self, name: &InstanceName) -> Result<(), StoreError> {
+        let sql = "DELETE FROM runs WHERE name = ? AND ended IS NOT NULL";
+        self.execute("forget a run", sql, [name.as_str()]).map(drop)
+    }
+
     /// Records how a run ended. Of two that say so, the first is right.
     ///
     /// # Errors

@@ -515,6 +515,7 @@ fn a_run_outlives_its_record() {
     assert_eq!(store.runs().unwrap().len(), 2);
 
     let tx = store.transaction().unwrap();
+    tx.forget_run(&name).unwrap();
     tx.begin_run(&other, "qemu", process, 8_000).unwrap();
     tx.commit().unwrap();
     assert_eq!(store.run(&other).unwrap().unwrap().end, None, "a new run has not ended");

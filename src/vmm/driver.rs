@@ -48,9 +48,7 @@ pub const fn program(vmm: Vmm) -> &'static str {
     match vmm {
         Vmm::Firecracker => "firecracker",
         Vmm::CloudHypervisor => "cloud-hypervisor",
-        #[cfg(target_arch = "aarch64")]
-        Vmm::Qemu => "qemu-system-aarch64",
-        #[cfg(not(target_arch = "aarch64"))]
+        // The boards are PCs; on another processor they are emulated (accelerator tcg).
         Vmm::Qemu => "qemu-system-x86_64",
         Vmm::Builtin => "riklet-sdn",
     }

@@ -96,6 +96,15 @@ pub enum RunError {
         #[source]
         source: io::Error,
     },
+    /// What a run left in its directory cannot be removed.
+    #[error("cannot remove {}", path.display())]
+    Directory {
+        /// The directory.
+        path: PathBuf,
+        /// The kernel's own words.
+        #[source]
+        source: io::Error,
+    },
     /// Nobody is left who would say how it ended.
     #[error("the supervisor of {name} has died")]
     Lost {
@@ -347,4 +356,24 @@ pub fn wait(store: &Store, name: &InstanceName) -> Result<End, RunError> {
             }
         }
     }
+}
+
+/// Forgets the runs that have ended: their records, and their directories with the logs in them.
+///
+/// # Errors
+/// Where a directory cannot be removed, or the records cannot be changed. Runs before that one are forgotten.
+pub fn forget_ended(store: &mut Store, state_dir: &Path) -> Result<(), RunError> {
+    for run in store.runs()?.into_iter().filter(|run| run.end.is_some()) {
+        let path = directory(state_dir, &run.name);
+        match std::fs::remove_dir_all(&path) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                return Err(RunError::Directory { path, source });
+            }
+            _ => {}
+        }
+        let tx = store.transaction()?;
+        tx.forget_run(&run.name)?;
+        tx.commit()?;
+    }
+    Ok(())
 }
