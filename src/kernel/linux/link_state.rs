@@ -44,34 +44,34 @@ impl Route {
 
     fn read_link(&mut self, name: &InterfaceName) -> Result<Option<LinkState>, Refusal> {
         let by_name = vec![LinkAttribute::IfName(name.as_str().to_owned())];
-        let answers = match self.socket.query(get_link(by_name), 0) {
+        let answers = match self.socket.query(&get_link(by_name), 0) {
             Err(refusal) if refusal.errno == Some(Refusal::ENODEV) => return Ok(None),
             other => other?,
         };
         let Some((index, mut state)) = answers.iter().find_map(link) else {
             return Err(Refusal::words("the kernel's answer cannot be read"));
         };
-        let addresses = self.socket.query(get_addresses(index), NLM_F_DUMP)?;
+        let addresses = self.socket.query(&get_addresses(index), NLM_F_DUMP)?;
         state.addresses.extend(addresses.iter().filter_map(address).map(|(_, address)| address));
-        let neighbours = self.socket.query(get_neighbours(index), NLM_F_DUMP)?;
+        let neighbours = self.socket.query(&get_neighbours(index), NLM_F_DUMP)?;
         state.neighbours.extend(neighbours.iter().filter_map(neighbour).map(|(_, n)| n));
         Ok(Some(state))
     }
 
     fn read_links(&mut self) -> Result<Vec<LinkState>, Refusal> {
-        let links = self.socket.query(get_link(vec![]), NLM_F_DUMP)?;
+        let links = self.socket.query(&get_link(vec![]), NLM_F_DUMP)?;
         let mut ours: BTreeMap<u32, LinkState> = links
             .iter()
             .filter_map(link)
             .filter(|(_, state)| Slot::of_interface(state.name.as_str()).is_some())
             .collect();
-        let addresses = self.socket.query(get_addresses(0), NLM_F_DUMP)?;
+        let addresses = self.socket.query(&get_addresses(0), NLM_F_DUMP)?;
         for (index, address) in addresses.iter().filter_map(address) {
             if let Some(state) = ours.get_mut(&index) {
                 state.addresses.insert(address);
             }
         }
-        let neighbours = self.socket.query(get_neighbours(0), NLM_F_DUMP)?;
+        let neighbours = self.socket.query(&get_neighbours(0), NLM_F_DUMP)?;
         for (index, (address, mac)) in neighbours.iter().filter_map(neighbour) {
             if let Some(state) = ours.get_mut(&index) {
                 state.neighbours.insert(address, mac);
