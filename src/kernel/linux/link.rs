@@ -37,13 +37,30 @@ struct Part {
 impl Route {
     /// Creates a TAP as specified.
     pub(super) fn create_link(&mut self, spec: &LinkSpec) -> Result<(), KernelError> {
+        let created = NewTap::create(&spec.name, spec.tap.multi_queue);
+        let tap = created.map_err(|source| {
+            let (name, step) = (spec.name.clone(), "TUNSETIFF");
+            KernelError::CreateLink { name, step, source }
+        })?;
+        self.furnish(tap, spec)
+    }
+
+    /// Makes a new TAP what is specified, and lasting.
+    fn furnish(&mut self, tap: NewTap, spec: &LinkSpec) -> Result<(), KernelError> {
         let refused =
             |step| move |source| KernelError::CreateLink { name: spec.name.clone(), step, source };
-        let tap = NewTap::create(&spec.name, spec.tap.multi_queue).map_err(refused("TUNSETIFF"))?;
         tap.set_owner(&spec.tap).map_err(|(kind, source)| match kind {
             AccountKind::User => refused("TUNSETOWNER")(source),
             AccountKind::Group => refused("TUNSETGROUP")(source),
         })?;
+        // Before it had its user, whoever may open `/dev/net/tun` could open another queue of it, and read what is
+        // sent to the guest. From now on the kernel refuses them.
+        if spec.tap.multi_queue && self.queues(&spec.name).map_err(refused("queues"))? != 1 {
+            // It would not go with our descriptor.
+            self.delete_link(&spec.name)?;
+            let words = "somebody opened it before it had its user".to_owned();
+            return Err(refused("queues")(Refusal { errno: Some(Refusal::EBUSY), words }));
+        }
         self.configure(spec).map_err(|(part, source)| refused(part)(source))?;
         tap.persist().map_err(refused("TUNSETPERSIST"))
     }

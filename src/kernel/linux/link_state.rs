@@ -28,6 +28,8 @@ const IFLA_TUN_OWNER: u16 = 1;
 const IFLA_TUN_GROUP: u16 = 2;
 const IFLA_TUN_TYPE: u16 = 3;
 const IFLA_TUN_MULTI_QUEUE: u16 = 7;
+const IFLA_TUN_NUM_QUEUES: u16 = 8;
+const IFLA_TUN_NUM_DISABLED_QUEUES: u16 = 9;
 /// `<linux/if_tun.h>`.
 const IFF_TAP: u8 = 2;
 
@@ -40,6 +42,29 @@ impl Route {
     /// All interfaces named `rik<digits>`.
     pub(super) fn links(&mut self) -> Result<Vec<LinkState>, KernelError> {
         self.read_links().map_err(|source| KernelError::ListLinks { source })
+    }
+
+    /// How many descriptors have a TAP open that can have several queues.
+    pub(super) fn queues(&mut self, name: &InterfaceName) -> Result<u32, Refusal> {
+        let by_name = vec![LinkAttribute::IfName(name.as_str().to_owned())];
+        let answers = self.socket.query(&get_link(by_name), 0)?;
+        let info = answers.iter().find_map(|answer| match answer {
+            RouteNetlinkMessage::NewLink(message) => {
+                message.attributes.iter().find_map(|attribute| match attribute {
+                    LinkAttribute::LinkInfo(info) => Some(info),
+                    _ => None,
+                })
+            }
+            _ => None,
+        });
+        // One that is switched off (`TUNSETQUEUE`) can be switched on again.
+        let queues = [IFLA_TUN_NUM_QUEUES, IFLA_TUN_NUM_DISABLED_QUEUES];
+        let count = |info: &[LinkInfo]| {
+            let counts = queues.iter().map(|&kind| tun(info, kind)?.try_into().ok());
+            counts.map(|count| count.map(u32::from_ne_bytes)).sum::<Option<u32>>()
+        };
+        info.and_then(|info| count(info))
+            .ok_or_else(|| Refusal::words("the kernel does not say how many queues it has"))
     }
 
     fn read_link(&mut self, name: &InterfaceName) -> Result<Option<LinkState>, Refusal> {
@@ -155,24 +180,23 @@ struct Fields {
     tap: Option<Tap>,
 }
 
-/// What `tun_fill_info` of `drivers/net/tun.c` says: the library has these attributes undecoded. A user and a
-/// group are left out where there is none.
-fn tap(info: &[LinkInfo]) -> Option<Tap> {
+/// What `tun_fill_info` of `drivers/net/tun.c` says: the library has these attributes undecoded.
+fn tun(info: &[LinkInfo], kind: u16) -> Option<Vec<u8>> {
     let attributes = info.iter().find_map(|info| match info {
         LinkInfo::Data(InfoData::Tun(attributes)) => Some(attributes),
         _ => None,
     })?;
-    let value = |kind: u16| {
-        let InfoTun::Other(found) = attributes.iter().find(|attribute| attribute.kind() == kind)?
-        else {
-            return None;
-        };
-        let mut value = vec![0; found.value_len()];
-        found.emit_value(&mut value);
-        Some(value)
-    };
-    let number = |kind| value(kind)?.try_into().ok().map(u32::from_ne_bytes);
-    let byte = |kind| value(kind)?.first().copied();
+    let found = attributes.iter().find(|attribute| attribute.kind() == kind)?;
+    let InfoTun::Other(found) = found else { return None };
+    let mut value = vec![0; found.value_len()];
+    found.emit_value(&mut value);
+    Some(value)
+}
+
+/// A user and a group are left out where there is none.
+fn tap(info: &[LinkInfo]) -> Option<Tap> {
+    let number = |kind| tun(info, kind)?.try_into().ok().map(u32::from_ne_bytes);
+    let byte = |kind| tun(info, kind)?.first().copied();
     (byte(IFLA_TUN_TYPE) == Some(IFF_TAP)).then(|| Tap {
         owner: number(IFLA_TUN_OWNER),
         group: number(IFLA_TUN_GROUP),

@@ -103,6 +103,24 @@ fn a_creation_that_stops_half_way_leaves_nothing() {
 }
 
 #[test]
+fn a_queue_that_somebody_opened_before_the_tap_had_its_user_is_none() {
+    isolated(|| {
+        let several = Tap { owner: Some(0), group: None, multi_queue: true };
+        let (mut route, spec) = (route(), LinkSpec { tap: several, ..spec(1) });
+        let before = ip("-j link");
+        let new = NewTap::create(&spec.name, true).unwrap();
+        let stranger = tap::open().unwrap();
+        tap::set_interface(&stranger, &spec.name, 0x0100).unwrap();
+        assert_eq!(route.queues(&spec.name), Ok(2));
+        let refused = route.furnish(new, &spec).unwrap_err();
+        assert_eq!(refused.refusal().errno, Some(Refusal::EBUSY), "{refused}");
+        assert_eq!(ip("-j link"), before, "nobody keeps it");
+        route.create_link(&spec).unwrap();
+        assert_eq!(differences(&mut route, &spec), [""; 0]);
+    });
+}
+
+#[test]
 fn ipv6_is_not_needed() {
     isolated(|| {
         let mut route = route();
