@@ -328,6 +328,7 @@ fn foreign_link(name: &riklet_sdn::model::InterfaceName) -> LinkState {
         addresses: BTreeSet::new(),
         neighbours: BTreeMap::new(),
         route_localnet: false,
+        ipv6: true,
         tap: None,
     }
 }

@@ -15,7 +15,7 @@ use netlink_packet_route::{
 };
 use rustix::{io::Errno, net::netdevice};
 
-use super::{netlink::Request, route::Route, tap::NewTap};
+use super::{netlink::Request, route::Route, sysctl, tap::NewTap};
 use crate::{
     kernel::{AccountKind, CONDEMNED_GROUP, KernelError, LIVE_GROUP, LinkSpec, Neighbour, Refusal},
     model::InterfaceName,
@@ -137,9 +137,11 @@ impl Route {
         }
     }
 
-    /// All parts in one `send`. On refusal, the first refused part; the others are done all the same.
+    /// IPv6 first, which rtnetlink cannot turn off; then all parts in one `send`. On refusal, the first refused
+    /// part; the others of that `send` are done all the same.
     fn configure(&mut self, spec: &LinkSpec) -> Result<(), (&'static str, Refusal)> {
         let index = self.index(&spec.name).map_err(|refusal| ("interface", refusal))?;
+        let disabled = disable_ipv6(&spec.name)?;
         let mut described = Vec::new();
         let mut requests = Vec::new();
         for part in parts(index, spec) {
@@ -155,11 +157,27 @@ impl Route {
                 _ => {}
             }
         }
+        if !disabled {
+            // The MTU was below 1280, and may have grown.
+            disable_ipv6(&spec.name)?;
+        }
         Ok(())
     }
 
     fn index(&self, name: &InterfaceName) -> Result<u32, Refusal> {
         Ok(netdevice::name_to_index(&self.socket, name.as_str())?)
+    }
+}
+
+/// Turns IPv6 off; `false` where the kernel, or an MTU below 1280, has none.
+///
+/// With it, a guest could announce itself as a router (RFC 4861, section 6.2): the host would take its default route
+/// and its prefixes from it (`accept_ra` of Documentation/networking/ip-sysctl.rst), and send its own traffic there.
+fn disable_ipv6(name: &InterfaceName) -> Result<bool, (&'static str, Refusal)> {
+    match sysctl::write(&format!("net.ipv6.conf.{name}.disable_ipv6"), "1") {
+        Ok(()) => Ok(true),
+        Err(error) if error.refusal().errno == Some(Refusal::ENOENT) => Ok(false),
+        Err(error) => Err(("disable_ipv6", error.refusal().clone())),
     }
 }
 

@@ -11,8 +11,8 @@ use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
     address::{AddressAttribute, AddressMessage},
     link::{
-        AfSpecInet, AfSpecUnspec, InfoData, InfoTun, LinkAttribute, LinkExtentMask, LinkFlags,
-        LinkInfo, LinkMessage,
+        AfSpecInet, AfSpecInet6, AfSpecUnspec, InfoData, InfoTun, LinkAttribute, LinkExtentMask,
+        LinkFlags, LinkInfo, LinkMessage,
     },
     neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState},
 };
@@ -147,6 +147,7 @@ fn link(answer: &RouteNetlinkMessage) -> Option<(u32, LinkState)> {
             LinkAttribute::LinkInfo(info) => state.tap = tap(info),
             LinkAttribute::AfSpecUnspec(families) => {
                 state.route_localnet = route_localnet(families);
+                state.ipv6 = ipv6(families);
             }
             _ => {}
         }
@@ -164,6 +165,7 @@ fn link(answer: &RouteNetlinkMessage) -> Option<(u32, LinkState)> {
         addresses: BTreeSet::new(),
         neighbours: BTreeMap::new(),
         route_localnet: state.route_localnet,
+        ipv6: state.ipv6,
         tap: state.tap,
     };
     Some((message.header.index, state))
@@ -177,6 +179,7 @@ struct Fields {
     mtu: u32,
     group: u32,
     route_localnet: bool,
+    ipv6: bool,
     tap: Option<Tap>,
 }
 
@@ -211,6 +214,18 @@ fn route_localnet(families: &[AfSpecUnspec]) -> bool {
     });
     inet.flatten().any(|attribute| match attribute {
         AfSpecInet::DevConf(configuration) => configuration.route_localnet != 0,
+        _ => false,
+    })
+}
+
+/// Where the kernel, or an MTU below 1280, has no IPv6, there is no such family.
+fn ipv6(families: &[AfSpecUnspec]) -> bool {
+    let inet6 = families.iter().filter_map(|family| match family {
+        AfSpecUnspec::Inet6(attributes) => Some(attributes),
+        _ => None,
+    });
+    inet6.flatten().any(|attribute| match attribute {
+        AfSpecInet6::DevConf(configuration) => configuration.disable_ipv6 == 0,
         _ => false,
     })
 }
