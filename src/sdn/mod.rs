@@ -227,10 +227,13 @@ impl<K: Kernel> Sdn<K> {
             let before = Some(fragment(&host, record)?);
             changes.insert(record.slot, Change { before, after: None });
         }
-        tx.commit()?;
         if purge {
+            tx.commit()?;
             return self.purge(&mut store, &host);
         }
+        // Those that stay need forwarding, which somebody may have turned off meanwhile.
+        host.record(&mut self.kernel, &tx)?;
+        tx.commit()?;
         let asked = leaving.iter().map(|record| record.workload.name().clone()).collect();
         self.settle(&mut store, &host, Some(&changes), &interrupted, Some(&asked))
     }

@@ -178,6 +178,25 @@ fn drift_is_found_and_repaired() {
 }
 
 #[test]
+fn forwarding_that_a_down_turns_on_again_is_restored() {
+    let node = Node::new();
+    let forward = |value: &str| {
+        node.kernel.system().sysctls.values_mut().for_each(|v| value.clone_into(v));
+    };
+    forward("1");
+    node.sdn().up(&[function(0, &[8000]), function(1, &[8001])], UpOptions::default()).unwrap();
+    forward("0");
+    let before = node.kernel.system().sysctls.clone();
+    node.sdn().down(&Which::Named([name("f1")].into()), false).unwrap();
+    assert_ne!(node.kernel.system().sysctls, before, "f0 needs it");
+    node.sdn().up(&[function(2, &[8002])], UpOptions::default()).unwrap();
+    let guarded = node.kernel.system().firewall[&Backend::Nftables].skeleton.guard;
+    assert!(guarded, "what the host did not forward");
+    node.sdn().down(&Which::All, true).unwrap();
+    assert_eq!(node.kernel.system().sysctls, before);
+}
+
+#[test]
 fn the_next_operation_heals_a_lost_firewall() {
     let node = Node::new();
     node.sdn().up(&[function(0, &[8000])], UpOptions::default()).unwrap();
