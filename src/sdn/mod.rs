@@ -326,7 +326,9 @@ impl<K: Kernel> Sdn<K> {
         }
         let warning = |listener: Listener| {
             let (name, exposure) = opened.iter().find(|(_, exposure)| {
+                let (wanted, bound) = (exposure.host_address(), listener.address);
                 exposure.protocol() == listener.protocol
+                    && (wanted.is_none() || bound.is_none() || wanted == bound)
                     && exposure.host_ports().iter().any(|port| port == listener.port)
             })?;
             Some(Warning { name: (*name).clone(), exposure: *exposure, listener })
