@@ -120,6 +120,20 @@ fn bombs_do_not_go_off() {
 }
 
 #[test]
+fn a_record_may_be_longer_than_what_the_user_wrote() {
+    let exposures: Vec<_> = (1..=20_000).map(|port| format!("{{\"port\":{port}}}")).collect();
+    let text = format!(
+        "{{\"apiVersion\":\"v1\",\"kind\":\"Function\",\"name\":\"a\",\
+         \"spec\":{{\"function\":{{\"exposure\":[{}]}}}}}}",
+        exposures.join(",")
+    );
+    let workload = parsed(&text).unwrap().remove(0);
+    let record = to_json(&workload);
+    assert!(record.len() > MAX_BYTES);
+    assert_eq!(from_json(&record), Ok(workload));
+}
+
+#[test]
 fn only_one_definition_makes_a_record() {
     let one = r#"{"apiVersion":"v1","kind":"Function","name":"a","spec":{"function":{}}}"#;
     let two = format!("[{one},{}]", one.replace("\"a\"", "\"b\""));
