@@ -146,9 +146,9 @@ impl<K: Kernel> Sdn<K> {
     ///
     /// # Errors
     /// Where a workload cannot be recorded (its port is another's, the pool is exhausted, the host knows no user of
-    /// that name): then nothing is
-    /// changed for any of them. What fails later is in [`Report::failures`], or is [`SdnError::Halted`] where it
-    /// concerns all; then the records are kept, and [`Self::repair`] or the next operation tries again.
+    /// that name): then nothing is changed for any of them. What fails later is in [`Report::failures`], or is
+    /// [`SdnError::Halted`] where it concerns all; then the records are kept, and [`Self::repair`] or the next
+    /// operation tries again.
     pub fn up(&mut self, workloads: &[Workload], options: UpOptions) -> Result<Report, SdnError> {
         let workloads = &accounts::resolved(&mut self.kernel, workloads)?;
         let _lock = self.lock()?;
