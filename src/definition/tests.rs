@@ -117,6 +117,12 @@ fn bombs_do_not_go_off() {
         writeln!(laughs, "a{level}: &a{level} [*a{below}, *a{below}, *a{below}]").unwrap();
     }
     syntax(&laughs);
+    let exposures = "      - port: 1-1024\n".repeat(3000);
+    let ports = format!(
+        "apiVersion: v1\nkind: Function\nname: a\nspec:\n  function:\n    exposure:\n{exposures}"
+    );
+    let errors = parsed(&ports).unwrap_err();
+    assert_eq!(errors.iter().count(), 2999);
 }
 
 #[test]
