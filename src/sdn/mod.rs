@@ -10,6 +10,7 @@ mod converge;
 mod error;
 mod host;
 mod rebuild;
+mod shadow;
 mod view;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -19,11 +20,12 @@ pub use config::{
 };
 pub use error::{ErrorKind, Failure, SdnError};
 pub use rebuild::Rebuilt;
+pub use shadow::Warning;
 pub use view::{Inspection, Instance, LinkStatus, Listed};
 
 use crate::{
-    kernel::{Kernel, Listener, linux::Linux},
-    model::{Exposure, InstanceName, Protocol, Slot, Workload},
+    kernel::{Kernel, linux::Linux},
+    model::{Exposure, InstanceName, Slot, Workload},
     network::{self, Fragment},
     plan::{self, Plan, Step},
     store::{Lock, Phase, Record, Store, Tx},
@@ -61,26 +63,6 @@ pub struct Report {
     pub others: Vec<Failure>,
     /// What works, and will surprise.
     pub warnings: Vec<Warning>,
-}
-
-/// Something that works, and will surprise.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Warning {
-    /// The instance.
-    pub name: InstanceName,
-    /// The exposure concerned.
-    pub exposure: Exposure,
-    /// The local process that listens where the exposure now takes the packets.
-    pub listener: Listener,
-}
-
-impl std::fmt::Display for Warning {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { name, exposure, listener } = self;
-        let process = listener.process.as_deref().unwrap_or("a process of another namespace");
-        let (protocol, port) = (listener.protocol, listener.port);
-        write!(f, "{name}: {exposure} shadows {process}, which listens on {protocol} port {port}")
-    }
 }
 
 /// How `up` goes about surprises.
@@ -317,25 +299,6 @@ impl<K: Kernel> Sdn<K> {
         Ok((changes, self.shadowed(&opened)?))
     }
 
-    /// The local listeners that these exposures shadow.
-    fn shadowed(&mut self, opened: &[(&InstanceName, Exposure)]) -> Result<Vec<Warning>, SdnError> {
-        let wanted: BTreeSet<_> =
-            opened.iter().flat_map(|(_, exposure)| sockets(exposure)).collect();
-        if wanted.is_empty() {
-            return Ok(vec![]);
-        }
-        let warning = |listener: Listener| {
-            let (name, exposure) = opened.iter().find(|(_, exposure)| {
-                let (wanted, bound) = (exposure.host_address(), listener.address);
-                exposure.protocol() == listener.protocol
-                    && (wanted.is_none() || bound.is_none() || wanted == bound)
-                    && exposure.host_ports().iter().any(|port| port == listener.port)
-            })?;
-            Some(Warning { name: (*name).clone(), exposure: *exposure, listener })
-        };
-        Ok(self.kernel.listeners(&wanted)?.into_iter().filter_map(warning).collect())
-    }
-
     fn leaving(&self, tx: &Tx<'_>, which: &Which) -> Result<Vec<Record>, SdnError> {
         let Which::Named(names) = which else { return Ok(tx.all()?) };
         let find = |name: &InstanceName| match tx.get(name)? {
@@ -501,12 +464,4 @@ fn refuse_remaining(tx: &Tx<'_>, leaving: &[Record]) -> Result<(), SdnError> {
     let names = tx.all()?.into_iter().map(|record| record.workload.name().clone());
     let names: Vec<_> = names.filter(|name| !leaving.contains(name)).collect();
     if names.is_empty() { Ok(()) } else { Err(SdnError::Remaining { names }) }
-}
-
-/// The sockets that an exposure would shadow.
-fn sockets(
-    exposure: &Exposure,
-) -> impl Iterator<Item = (Protocol, Option<std::net::Ipv4Addr>, u16)> + use<> {
-    let (protocol, address) = (exposure.protocol(), exposure.host_address());
-    exposure.host_ports().iter().map(move |port| (protocol, address, port))
 }
