@@ -1,7 +1,7 @@
 use serde_json::{Value, json};
 
 use super::{
-    API_VERSION, EXPOSURE_TYPE, Error, Errors, Place, Reason, Source, parse, tree::Position,
+    API_VERSION, EXPOSURE_TYPE, Error, Errors, Place, Reason, Source, parse_within, tree::Position,
 };
 use crate::model::{Account, Execution, Exposure, Function, Image, PortRange, Workload};
 
@@ -24,13 +24,14 @@ pub fn to_json(workload: &Workload) -> String {
     to_value(workload).to_string()
 }
 
-/// The workload of a text that [`to_json`] wrote.
+/// The workload of a text that [`to_json`] wrote, of whatever length: with its defaults spelt out, it may be many
+/// times longer than what the user wrote.
 ///
 /// # Errors
 /// Where the text is not one definition.
 pub fn from_json(text: &str) -> Result<Workload, Errors> {
     let source = Source { name: "record".to_owned(), text: text.to_owned() };
-    let workloads = parse(std::slice::from_ref(&source))?;
+    let workloads = parse_within(usize::MAX, std::slice::from_ref(&source))?;
     <[Workload; 1]>::try_from(workloads).map(|[workload]| workload).map_err(|workloads| {
         let place = Place::new(&source.name, Position::START);
         let reason = Reason::NotOne { found: workloads.len() };

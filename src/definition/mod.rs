@@ -48,10 +48,15 @@ pub struct Source {
 /// All that is wrong, not only the first; also where two definitions, of whatever sources, have one name or
 /// clash in a port.
 pub fn parse(sources: &[Source]) -> Result<Vec<Workload>, Errors> {
+    parse_within(MAX_BYTES, sources)
+}
+
+/// The same of texts that are no longer than this.
+fn parse_within(longest: usize, sources: &[Source]) -> Result<Vec<Workload>, Errors> {
     let mut validator = Validator::default();
     for source in sources {
         validator.begin(&source.name);
-        match read(&source.text) {
+        match read(longest, &source.text) {
             Ok(documents) => documents.iter().for_each(|document| validator.document(document)),
             Err((at, reason)) => validator.refuse(at, "", reason),
         }
@@ -59,8 +64,8 @@ pub fn parse(sources: &[Source]) -> Result<Vec<Workload>, Errors> {
     validator.finish()
 }
 
-fn read(text: &str) -> Result<Vec<Node>, (Position, Reason)> {
-    if text.len() > MAX_BYTES {
+fn read(longest: usize, text: &str) -> Result<Vec<Node>, (Position, Reason)> {
+    if text.len() > longest {
         return Err((Position::START, Reason::TooLarge { bytes: text.len() }));
     }
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);

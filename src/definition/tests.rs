@@ -117,6 +117,26 @@ fn bombs_do_not_go_off() {
         writeln!(laughs, "a{level}: &a{level} [*a{below}, *a{below}, *a{below}]").unwrap();
     }
     syntax(&laughs);
+    let exposures = "      - port: 1-1024\n".repeat(3000);
+    let ports = format!(
+        "apiVersion: v1\nkind: Function\nname: a\nspec:\n  function:\n    exposure:\n{exposures}"
+    );
+    let errors = parsed(&ports).unwrap_err();
+    assert_eq!(errors.iter().count(), 2999);
+}
+
+#[test]
+fn a_record_may_be_longer_than_what_the_user_wrote() {
+    let exposures: Vec<_> = (1..=20_000).map(|port| format!("{{\"port\":{port}}}")).collect();
+    let text = format!(
+        "{{\"apiVersion\":\"v1\",\"kind\":\"Function\",\"name\":\"a\",\
+         \"spec\":{{\"function\":{{\"exposure\":[{}]}}}}}}",
+        exposures.join(",")
+    );
+    let workload = parsed(&text).unwrap().remove(0);
+    let record = to_json(&workload);
+    assert!(record.len() > MAX_BYTES);
+    assert_eq!(from_json(&record), Ok(workload));
 }
 
 #[test]

@@ -2,10 +2,7 @@
 
 mod execution;
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::Ipv4Addr,
-};
+use std::{collections::BTreeMap, net::Ipv4Addr};
 
 use super::{
     API_VERSION, EXPOSURE_TYPE, Error, Errors, KINDS, POD, Place, Reason,
@@ -31,8 +28,8 @@ pub(super) struct Validator {
     earlier: usize,
     names: BTreeMap<InstanceName, Place>,
     exposures: Vec<(Exposure, Place)>,
-    /// Which of `exposures` have a port.
-    ports: BTreeMap<(Protocol, u16), Vec<usize>>,
+    /// The first of `exposures` that has a port of an address, or of every one.
+    ports: BTreeMap<(Protocol, u16, Option<Ipv4Addr>), usize>,
 }
 
 /// An object whose fields are known, and where it stands.
@@ -220,18 +217,28 @@ impl Validator {
 
     /// Refuses an exposure that clashes with an earlier one.
     fn claim(&mut self, exposure: Exposure, at: Position, path: &str) {
-        let keys = || exposure.host_ports().iter().map(|port| (exposure.protocol(), port));
-        let same_port: BTreeSet<usize> =
-            keys().filter_map(|key| self.ports.get(&key)).flatten().copied().collect();
-        let mut earlier = same_port.into_iter().filter_map(|index| self.exposures.get(index));
-        if let Some((other, first)) = earlier.find(|(other, _)| other.clashes_with(&exposure)) {
+        let mut ports = exposure.host_ports().iter();
+        let earlier = ports.find_map(|port| self.holder(&exposure, port));
+        if let Some((other, first)) = earlier.and_then(|index| self.exposures.get(index)) {
             let reason = Reason::Clash { exposure, other: *other, first: first.clone() };
             self.refuse(at, path, reason);
         }
-        for key in keys() {
-            self.ports.entry(key).or_default().push(self.exposures.len());
+        for port in exposure.host_ports().iter() {
+            let key = (exposure.protocol(), port, exposure.host_address());
+            self.ports.entry(key).or_insert(self.exposures.len());
         }
         self.exposures.push((exposure, Place::new(&self.file, at)));
+    }
+
+    /// Which earlier exposure has this port of this one's. The look-up is one of two keys, or of the first of some,
+    /// however many have the port.
+    fn holder(&self, exposure: &Exposure, port: u16) -> Option<usize> {
+        let key = |address| (exposure.protocol(), port, address);
+        let Some(address) = exposure.host_address() else {
+            let everywhere = key(None)..=key(Some(Ipv4Addr::BROADCAST));
+            return self.ports.range(everywhere).next().map(|(_, index)| *index);
+        };
+        [None, Some(address)].into_iter().find_map(|a| self.ports.get(&key(a)).copied())
     }
 
     fn ports(&mut self, object: &Object<'_>, name: &str) -> Option<PortRange> {

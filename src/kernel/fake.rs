@@ -131,6 +131,7 @@ impl FakeKernel {
             addresses: BTreeSet::from([spec.address]),
             neighbours: BTreeMap::from([(spec.neighbour.address, spec.neighbour.mac)]),
             route_localnet: true,
+            ipv6: false,
             tap: Some(spec.tap),
         }
     }

@@ -58,6 +58,7 @@ pub struct Neighbour {
 
 /// What an interface is.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub struct LinkState {
     /// The name.
     pub name: InterfaceName,
@@ -80,6 +81,8 @@ pub struct LinkState {
     pub neighbours: BTreeMap<Ipv4Addr, MacAddress>,
     /// `net.ipv4.conf.<name>.route_localnet`.
     pub route_localnet: bool,
+    /// Whether it takes part in IPv6 (`net.ipv6.conf.<name>.disable_ipv6` is 0).
+    pub ipv6: bool,
     /// What it is as a TAP; `None` where it is none.
     pub tap: Option<Tap>,
 }
@@ -133,6 +136,7 @@ impl LinkSpec {
         note(state.mtu != self.mtu, format!("MTU {} instead of {}", self.mtu, state.mtu));
         note(state.group != super::LIVE_GROUP, format!("group {:#x}", super::LIVE_GROUP));
         note(!state.route_localnet, "route_localnet 1".to_owned());
+        note(state.ipv6, "no IPv6".to_owned());
         note(!state.up, "up".to_owned());
         note(!state.addresses.contains(&self.address), format!("address {}", self.address));
         let known = state.neighbours.get(&self.neighbour.address);

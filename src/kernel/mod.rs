@@ -195,7 +195,8 @@ pub trait Kernel {
     fn change_firewall(&mut self, backend: Backend, change: &Change) -> Result<(), KernelError>;
 
     /// The tables that calling this backend may create by itself, of those that exist: iptables-nft makes
-    /// the tables `ip filter`, `ip nat` and `ip raw` with their empty base chains when it is first called.
+    /// the tables `ip filter`, `ip nat`, `ip raw` and `ip mangle` with their empty base chains as they are first
+    /// named.
     ///
     /// # Errors
     /// Where the kernel does not answer.

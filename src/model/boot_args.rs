@@ -1,3 +1,6 @@
+/// What begins a word by which a kernel configures its NIC (`net/ipv4/ipconfig.c`).
+const ADDRESS: [&str; 2] = ["ip=", "nfsaddrs="];
+
 /// Words of a kernel's command line: none gives the guest an address, and all stand on one line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BootArgs(String);
@@ -41,7 +44,10 @@ impl TryFrom<&str> for BootArgs {
         if let Some((index, character)) = text.chars().enumerate().find(unprintable) {
             return Err(BootArgsError::Character { character, position: index + 1 });
         }
-        let address = |word: &&str| word.strip_prefix('"').unwrap_or(word).starts_with("ip=");
+        let address = |word: &&str| {
+            let word = word.strip_prefix('"').unwrap_or(word);
+            ADDRESS.iter().any(|name| word.starts_with(name))
+        };
         match words(text).find(address) {
             Some(word) => Err(BootArgsError::Address { word: word.to_owned() }),
             None => Ok(Self(text.to_owned())),
@@ -67,7 +73,9 @@ mod tests {
     #[test]
     fn a_guest_does_not_get_a_second_address() {
         let refused = |text: &str| BootArgs::try_from(text).unwrap_err().to_string();
-        for text in ["ip=dhcp", "quiet ip=dhcp", "a=\"b c\"\tip=dhcp", "quiet \"ip=dhcp\""] {
+        for text in
+            ["ip=dhcp", "nfsaddrs=dhcp", "quiet ip=dhcp", "a=\"b c\"\tip=dhcp", "quiet \"ip=dhcp\""]
+        {
             assert!(refused(text).ends_with("which ip= is set to already"), "{text}");
         }
         for text in ["", "quiet", "ipv6.disable=1", "x.ip=1", "a=\"b ip=dhcp\"", "\t"] {

@@ -10,6 +10,7 @@ mod converge;
 mod error;
 mod host;
 mod rebuild;
+mod shadow;
 mod view;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -19,11 +20,12 @@ pub use config::{
 };
 pub use error::{ErrorKind, Failure, SdnError};
 pub use rebuild::Rebuilt;
+pub use shadow::Warning;
 pub use view::{Inspection, Instance, LinkStatus, Listed};
 
 use crate::{
-    kernel::{Kernel, Listener, linux::Linux},
-    model::{Exposure, InstanceName, Protocol, Slot, Workload},
+    kernel::{Kernel, linux::Linux},
+    model::{Exposure, InstanceName, Slot, Workload},
     network::{self, Fragment},
     plan::{self, Plan, Step},
     store::{Lock, Phase, Record, Store, Tx},
@@ -61,26 +63,6 @@ pub struct Report {
     pub others: Vec<Failure>,
     /// What works, and will surprise.
     pub warnings: Vec<Warning>,
-}
-
-/// Something that works, and will surprise.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Warning {
-    /// The instance.
-    pub name: InstanceName,
-    /// The exposure concerned.
-    pub exposure: Exposure,
-    /// The local process that listens where the exposure now takes the packets.
-    pub listener: Listener,
-}
-
-impl std::fmt::Display for Warning {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { name, exposure, listener } = self;
-        let process = listener.process.as_deref().unwrap_or("a process of another namespace");
-        let (protocol, port) = (listener.protocol, listener.port);
-        write!(f, "{name}: {exposure} shadows {process}, which listens on {protocol} port {port}")
-    }
 }
 
 /// How `up` goes about surprises.
@@ -146,9 +128,9 @@ impl<K: Kernel> Sdn<K> {
     ///
     /// # Errors
     /// Where a workload cannot be recorded (its port is another's, the pool is exhausted, the host knows no user of
-    /// that name): then nothing is
-    /// changed for any of them. What fails later is in [`Report::failures`], or is [`SdnError::Halted`] where it
-    /// concerns all; then the records are kept, and [`Self::repair`] or the next operation tries again.
+    /// that name): then nothing is changed for any of them. What fails later is in [`Report::failures`], or is
+    /// [`SdnError::Halted`] where it concerns all; then the records are kept, and [`Self::repair`] or the next
+    /// operation tries again.
     pub fn up(&mut self, workloads: &[Workload], options: UpOptions) -> Result<Report, SdnError> {
         let workloads = &accounts::resolved(&mut self.kernel, workloads)?;
         let _lock = self.lock()?;
@@ -227,10 +209,13 @@ impl<K: Kernel> Sdn<K> {
             let before = Some(fragment(&host, record)?);
             changes.insert(record.slot, Change { before, after: None });
         }
-        tx.commit()?;
         if purge {
+            tx.commit()?;
             return self.purge(&mut store, &host);
         }
+        // Those that stay need forwarding, which somebody may have turned off meanwhile.
+        host.record(&mut self.kernel, &tx)?;
+        tx.commit()?;
         let asked = leaving.iter().map(|record| record.workload.name().clone()).collect();
         self.settle(&mut store, &host, Some(&changes), &interrupted, Some(&asked))
     }
@@ -312,23 +297,6 @@ impl<K: Kernel> Sdn<K> {
             changes.insert(record.slot, Change { before, after: Some(fragment(host, &record)?) });
         }
         Ok((changes, self.shadowed(&opened)?))
-    }
-
-    /// The local listeners that these exposures shadow.
-    fn shadowed(&mut self, opened: &[(&InstanceName, Exposure)]) -> Result<Vec<Warning>, SdnError> {
-        let wanted: BTreeSet<_> =
-            opened.iter().flat_map(|(_, exposure)| sockets(exposure)).collect();
-        if wanted.is_empty() {
-            return Ok(vec![]);
-        }
-        let warning = |listener: Listener| {
-            let (name, exposure) = opened.iter().find(|(_, exposure)| {
-                exposure.protocol() == listener.protocol
-                    && exposure.host_ports().iter().any(|port| port == listener.port)
-            })?;
-            Some(Warning { name: (*name).clone(), exposure: *exposure, listener })
-        };
-        Ok(self.kernel.listeners(&wanted)?.into_iter().filter_map(warning).collect())
     }
 
     fn leaving(&self, tx: &Tx<'_>, which: &Which) -> Result<Vec<Record>, SdnError> {
@@ -496,12 +464,4 @@ fn refuse_remaining(tx: &Tx<'_>, leaving: &[Record]) -> Result<(), SdnError> {
     let names = tx.all()?.into_iter().map(|record| record.workload.name().clone());
     let names: Vec<_> = names.filter(|name| !leaving.contains(name)).collect();
     if names.is_empty() { Ok(()) } else { Err(SdnError::Remaining { names }) }
-}
-
-/// The sockets that an exposure would shadow.
-fn sockets(
-    exposure: &Exposure,
-) -> impl Iterator<Item = (Protocol, Option<std::net::Ipv4Addr>, u16)> + use<> {
-    let (protocol, address) = (exposure.protocol(), exposure.host_address());
-    exposure.host_ports().iter().map(move |port| (protocol, address, port))
 }

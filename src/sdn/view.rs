@@ -5,8 +5,7 @@ use std::collections::BTreeMap;
 use super::{Host, Sdn, SdnError};
 use crate::{
     kernel::{Kernel, LinkState},
-    model::{Addresses, InterfaceName, Kind, MacAddress, Slot, Workload},
-    model::{Exposure, InstanceName},
+    model::{Addresses, Exposure, InstanceName, InterfaceName, Kind, MacAddress, Slot, Workload},
     network::{self, Node, alias},
     store::{Lock, Phase, Record, Store},
 };

@@ -5,14 +5,17 @@
 
 mod node;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::Ipv4Addr,
+};
 
 use node::{Node, Operation, function, operation, run_as};
 use proptest::prelude::*;
 use riklet_sdn::{
     firewall::{Backend, Gate, GateFamily},
-    kernel::{AccountKind, LinkState, fake::Fault},
-    model::{Account, Execution, InstanceName, Queues, Slot},
+    kernel::{AccountKind, LinkState, Listener, fake::Fault},
+    model::{Account, Execution, Exposure, InstanceName, Protocol, Queues, Slot, Workload},
     sdn::{ErrorKind, Report, SdnError, UpOptions, Which},
 };
 
@@ -178,6 +181,25 @@ fn drift_is_found_and_repaired() {
 }
 
 #[test]
+fn forwarding_that_a_down_turns_on_again_is_restored() {
+    let node = Node::new();
+    let forward = |value: &str| {
+        node.kernel.system().sysctls.values_mut().for_each(|v| value.clone_into(v));
+    };
+    forward("1");
+    node.sdn().up(&[function(0, &[8000]), function(1, &[8001])], UpOptions::default()).unwrap();
+    forward("0");
+    let before = node.kernel.system().sysctls.clone();
+    node.sdn().down(&Which::Named([name("f1")].into()), false).unwrap();
+    assert_ne!(node.kernel.system().sysctls, before, "f0 needs it");
+    node.sdn().up(&[function(2, &[8002])], UpOptions::default()).unwrap();
+    let guarded = node.kernel.system().firewall[&Backend::Nftables].skeleton.guard;
+    assert!(guarded, "what the host did not forward");
+    node.sdn().down(&Which::All, true).unwrap();
+    assert_eq!(node.kernel.system().sysctls, before);
+}
+
+#[test]
 fn the_next_operation_heals_a_lost_firewall() {
     let node = Node::new();
     node.sdn().up(&[function(0, &[8000])], UpOptions::default()).unwrap();
@@ -224,6 +246,25 @@ fn ports_move_between_instances_of_one_call() {
     node.sdn().up(&[function(0, &[8001]), function(1, &[8000])], UpOptions::default()).unwrap();
     assert!(node.sdn().check().unwrap().is_empty());
     assert_eq!(node.exposed(), 2);
+}
+
+#[test]
+fn a_warning_names_the_exposure_that_has_the_listeners_address() {
+    let node = Node::new();
+    let [first, second] = [Ipv4Addr::new(192, 0, 2, 1), Ipv4Addr::new(192, 0, 2, 2)];
+    let port = "8080".parse().unwrap();
+    let bound = |number, address| {
+        let Workload::Function(mut function) = function(number, &[]);
+        function.exposures = vec![Exposure::new(Protocol::Tcp, Some(address), port, port).unwrap()];
+        Workload::Function(function)
+    };
+    let listener =
+        Listener { protocol: Protocol::Tcp, address: Some(second), port: 8080, process: None };
+    node.kernel.system().listeners.push(listener.clone());
+    let workloads = [bound(0, first), bound(1, second)];
+    let report = node.sdn().up(&workloads, UpOptions::default()).unwrap();
+    let warned: Vec<_> = report.warnings.iter().map(|w| (&w.name, &w.listener)).collect();
+    assert_eq!(warned, [(&name("f1"), &listener)]);
 }
 
 fn taps(node: &Node, mut change: impl FnMut(&mut riklet_sdn::kernel::Tap)) {
@@ -328,6 +369,7 @@ fn foreign_link(name: &riklet_sdn::model::InterfaceName) -> LinkState {
         addresses: BTreeSet::new(),
         neighbours: BTreeMap::new(),
         route_localnet: false,
+        ipv6: true,
         tap: None,
     }
 }

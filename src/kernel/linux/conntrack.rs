@@ -163,7 +163,7 @@ impl Conntrack {
     }
 
     fn dump(&mut self, request: ConntrackMessage) -> Result<Vec<Vec<ConntrackAttribute>>, Refusal> {
-        let answers = self.socket.query(message(request), NLM_F_DUMP)?;
+        let answers = self.socket.query(&message(request), NLM_F_DUMP)?;
         let entry = |answer: NetfilterMessage| match answer.inner {
             NetfilterMessageInner::Conntrack(ConntrackMessage::New(entry)) => Some(entry),
             _ => None,

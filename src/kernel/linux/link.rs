@@ -15,7 +15,7 @@ use netlink_packet_route::{
 };
 use rustix::{io::Errno, net::netdevice};
 
-use super::{netlink::Request, route::Route, tap::NewTap};
+use super::{netlink::Request, route::Route, sysctl, tap::NewTap};
 use crate::{
     kernel::{AccountKind, CONDEMNED_GROUP, KernelError, LIVE_GROUP, LinkSpec, Neighbour, Refusal},
     model::InterfaceName,
@@ -37,13 +37,30 @@ struct Part {
 impl Route {
     /// Creates a TAP as specified.
     pub(super) fn create_link(&mut self, spec: &LinkSpec) -> Result<(), KernelError> {
+        let created = NewTap::create(&spec.name, spec.tap.multi_queue);
+        let tap = created.map_err(|source| {
+            let (name, step) = (spec.name.clone(), "TUNSETIFF");
+            KernelError::CreateLink { name, step, source }
+        })?;
+        self.furnish(tap, spec)
+    }
+
+    /// Makes a new TAP what is specified, and lasting.
+    fn furnish(&mut self, tap: NewTap, spec: &LinkSpec) -> Result<(), KernelError> {
         let refused =
             |step| move |source| KernelError::CreateLink { name: spec.name.clone(), step, source };
-        let tap = NewTap::create(&spec.name, spec.tap.multi_queue).map_err(refused("TUNSETIFF"))?;
         tap.set_owner(&spec.tap).map_err(|(kind, source)| match kind {
             AccountKind::User => refused("TUNSETOWNER")(source),
             AccountKind::Group => refused("TUNSETGROUP")(source),
         })?;
+        // Before it had its user, whoever may open `/dev/net/tun` could open another queue of it, and read what is
+        // sent to the guest. From now on the kernel refuses them.
+        if spec.tap.multi_queue && self.queues(&spec.name).map_err(refused("queues"))? != 1 {
+            // It would not go with our descriptor.
+            self.delete_link(&spec.name)?;
+            let words = "somebody opened it before it had its user".to_owned();
+            return Err(refused("queues")(Refusal { errno: Some(Refusal::EBUSY), words }));
+        }
         self.configure(spec).map_err(|(part, source)| refused(part)(source))?;
         tap.persist().map_err(refused("TUNSETPERSIST"))
     }
@@ -120,9 +137,11 @@ impl Route {
         }
     }
 
-    /// All parts in one `send`. On refusal, the first refused part; the others are done all the same.
+    /// IPv6 first, which rtnetlink cannot turn off; then all parts in one `send`. On refusal, the first refused
+    /// part; the others of that `send` are done all the same.
     fn configure(&mut self, spec: &LinkSpec) -> Result<(), (&'static str, Refusal)> {
         let index = self.index(&spec.name).map_err(|refusal| ("interface", refusal))?;
+        let disabled = disable_ipv6(&spec.name)?;
         let mut described = Vec::new();
         let mut requests = Vec::new();
         for part in parts(index, spec) {
@@ -138,11 +157,27 @@ impl Route {
                 _ => {}
             }
         }
+        if !disabled {
+            // The MTU was below 1280, and may have grown.
+            disable_ipv6(&spec.name)?;
+        }
         Ok(())
     }
 
     fn index(&self, name: &InterfaceName) -> Result<u32, Refusal> {
         Ok(netdevice::name_to_index(&self.socket, name.as_str())?)
+    }
+}
+
+/// Turns IPv6 off; `false` where the kernel, or an MTU below 1280, has none.
+///
+/// With it, a guest could announce itself as a router (RFC 4861, section 6.2): the host would take its default route
+/// and its prefixes from it (`accept_ra` of Documentation/networking/ip-sysctl.rst), and send its own traffic there.
+fn disable_ipv6(name: &InterfaceName) -> Result<bool, (&'static str, Refusal)> {
+    match sysctl::write(&format!("net.ipv6.conf.{name}.disable_ipv6"), "1") {
+        Ok(()) => Ok(true),
+        Err(error) if error.refusal().errno == Some(Refusal::ENOENT) => Ok(false),
+        Err(error) => Err(("disable_ipv6", error.refusal().clone())),
     }
 }
 

@@ -11,8 +11,8 @@ use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
     address::{AddressAttribute, AddressMessage},
     link::{
-        AfSpecInet, AfSpecUnspec, InfoData, InfoTun, LinkAttribute, LinkExtentMask, LinkFlags,
-        LinkInfo, LinkMessage,
+        AfSpecInet, AfSpecInet6, AfSpecUnspec, InfoData, InfoTun, LinkAttribute, LinkExtentMask,
+        LinkFlags, LinkInfo, LinkMessage,
     },
     neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState},
 };
@@ -28,6 +28,8 @@ const IFLA_TUN_OWNER: u16 = 1;
 const IFLA_TUN_GROUP: u16 = 2;
 const IFLA_TUN_TYPE: u16 = 3;
 const IFLA_TUN_MULTI_QUEUE: u16 = 7;
+const IFLA_TUN_NUM_QUEUES: u16 = 8;
+const IFLA_TUN_NUM_DISABLED_QUEUES: u16 = 9;
 /// `<linux/if_tun.h>`.
 const IFF_TAP: u8 = 2;
 
@@ -42,36 +44,59 @@ impl Route {
         self.read_links().map_err(|source| KernelError::ListLinks { source })
     }
 
+    /// How many descriptors have a TAP open that can have several queues.
+    pub(super) fn queues(&mut self, name: &InterfaceName) -> Result<u32, Refusal> {
+        let by_name = vec![LinkAttribute::IfName(name.as_str().to_owned())];
+        let answers = self.socket.query(&get_link(by_name), 0)?;
+        let info = answers.iter().find_map(|answer| match answer {
+            RouteNetlinkMessage::NewLink(message) => {
+                message.attributes.iter().find_map(|attribute| match attribute {
+                    LinkAttribute::LinkInfo(info) => Some(info),
+                    _ => None,
+                })
+            }
+            _ => None,
+        });
+        // One that is switched off (`TUNSETQUEUE`) can be switched on again.
+        let queues = [IFLA_TUN_NUM_QUEUES, IFLA_TUN_NUM_DISABLED_QUEUES];
+        let count = |info: &[LinkInfo]| {
+            let counts = queues.iter().map(|&kind| tun(info, kind)?.try_into().ok());
+            counts.map(|count| count.map(u32::from_ne_bytes)).sum::<Option<u32>>()
+        };
+        info.and_then(|info| count(info))
+            .ok_or_else(|| Refusal::words("the kernel does not say how many queues it has"))
+    }
+
     fn read_link(&mut self, name: &InterfaceName) -> Result<Option<LinkState>, Refusal> {
         let by_name = vec![LinkAttribute::IfName(name.as_str().to_owned())];
-        let answers = match self.socket.query(get_link(by_name), 0) {
+        let answers = match self.socket.query(&get_link(by_name), 0) {
             Err(refusal) if refusal.errno == Some(Refusal::ENODEV) => return Ok(None),
             other => other?,
         };
         let Some((index, mut state)) = answers.iter().find_map(link) else {
             return Err(Refusal::words("the kernel's answer cannot be read"));
         };
-        let addresses = self.socket.query(get_addresses(index), NLM_F_DUMP)?;
+        let addresses = self.socket.query(&get_addresses(index), NLM_F_DUMP)?;
         state.addresses.extend(addresses.iter().filter_map(address).map(|(_, address)| address));
-        let neighbours = self.socket.query(get_neighbours(index), NLM_F_DUMP)?;
+        let neighbours = self.socket.query(&get_neighbours(index), NLM_F_DUMP)?;
         state.neighbours.extend(neighbours.iter().filter_map(neighbour).map(|(_, n)| n));
         Ok(Some(state))
     }
 
     fn read_links(&mut self) -> Result<Vec<LinkState>, Refusal> {
-        let links = self.socket.query(get_link(vec![]), NLM_F_DUMP)?;
+        let links = self.socket.query(&get_link(vec![]), NLM_F_DUMP)?;
         let mut ours: BTreeMap<u32, LinkState> = links
             .iter()
             .filter_map(link)
             .filter(|(_, state)| Slot::of_interface(state.name.as_str()).is_some())
             .collect();
-        let addresses = self.socket.query(get_addresses(0), NLM_F_DUMP)?;
+        let addresses = self.socket.query(&get_addresses(0), NLM_F_DUMP)?;
         for (index, address) in addresses.iter().filter_map(address) {
             if let Some(state) = ours.get_mut(&index) {
                 state.addresses.insert(address);
             }
         }
-        let neighbours = self.socket.query(get_neighbours(0), NLM_F_DUMP)?;
+        let neighbours = self.socket.query(&get_neighbours(0), NLM_F_DUMP)?;
         for (index, (address, mac)) in neighbours.iter().filter_map(neighbour) {
             if let Some(state) = ours.get_mut(&index) {
                 state.neighbours.insert(address, mac);
@@ -122,6 +147,7 @@ fn link(answer: &RouteNetlinkMessage) -> Option<(u32, LinkState)> {
             LinkAttribute::LinkInfo(info) => state.tap = tap(info),
             LinkAttribute::AfSpecUnspec(families) => {
                 state.route_localnet = route_localnet(families);
+                state.ipv6 = ipv6(families);
             }
             _ => {}
         }
@@ -139,6 +165,7 @@ fn link(answer: &RouteNetlinkMessage) -> Option<(u32, LinkState)> {
         addresses: BTreeSet::new(),
         neighbours: BTreeMap::new(),
         route_localnet: state.route_localnet,
+        ipv6: state.ipv6,
         tap: state.tap,
     };
     Some((message.header.index, state))
@@ -152,27 +179,27 @@ struct Fields {
     mtu: u32,
     group: u32,
     route_localnet: bool,
+    ipv6: bool,
     tap: Option<Tap>,
 }
 
-/// What `tun_fill_info` of `drivers/net/tun.c` says: the library has these attributes undecoded. A user and a
-/// group are left out where there is none.
-fn tap(info: &[LinkInfo]) -> Option<Tap> {
+/// What `tun_fill_info` of `drivers/net/tun.c` says: the library has these attributes undecoded.
+fn tun(info: &[LinkInfo], kind: u16) -> Option<Vec<u8>> {
     let attributes = info.iter().find_map(|info| match info {
         LinkInfo::Data(InfoData::Tun(attributes)) => Some(attributes),
         _ => None,
     })?;
-    let value = |kind: u16| {
-        let InfoTun::Other(found) = attributes.iter().find(|attribute| attribute.kind() == kind)?
-        else {
-            return None;
-        };
-        let mut value = vec![0; found.value_len()];
-        found.emit_value(&mut value);
-        Some(value)
-    };
-    let number = |kind| value(kind)?.try_into().ok().map(u32::from_ne_bytes);
-    let byte = |kind| value(kind)?.first().copied();
+    let found = attributes.iter().find(|attribute| attribute.kind() == kind)?;
+    let InfoTun::Other(found) = found else { return None };
+    let mut value = vec![0; found.value_len()];
+    found.emit_value(&mut value);
+    Some(value)
+}
+
+/// A user and a group are left out where there is none.
+fn tap(info: &[LinkInfo]) -> Option<Tap> {
+    let number = |kind| tun(info, kind)?.try_into().ok().map(u32::from_ne_bytes);
+    let byte = |kind| tun(info, kind)?.first().copied();
     (byte(IFLA_TUN_TYPE) == Some(IFF_TAP)).then(|| Tap {
         owner: number(IFLA_TUN_OWNER),
         group: number(IFLA_TUN_GROUP),
@@ -187,6 +214,18 @@ fn route_localnet(families: &[AfSpecUnspec]) -> bool {
     });
     inet.flatten().any(|attribute| match attribute {
         AfSpecInet::DevConf(configuration) => configuration.route_localnet != 0,
+        _ => false,
+    })
+}
+
+/// Where the kernel, or an MTU below 1280, has no IPv6, there is no such family.
+fn ipv6(families: &[AfSpecUnspec]) -> bool {
+    let inet6 = families.iter().filter_map(|family| match family {
+        AfSpecUnspec::Inet6(attributes) => Some(attributes),
+        _ => None,
+    });
+    inet6.flatten().any(|attribute| match attribute {
+        AfSpecInet6::DevConf(configuration) => configuration.disable_ipv6 == 0,
         _ => false,
     })
 }

@@ -103,6 +103,24 @@ fn a_creation_that_stops_half_way_leaves_nothing() {
 }
 
 #[test]
+fn a_queue_that_somebody_opened_before_the_tap_had_its_user_is_none() {
+    isolated(|| {
+        let several = Tap { owner: Some(0), group: None, multi_queue: true };
+        let (mut route, spec) = (route(), LinkSpec { tap: several, ..spec(1) });
+        let before = ip("-j link");
+        let new = NewTap::create(&spec.name, true).unwrap();
+        let stranger = tap::open().unwrap();
+        tap::set_interface(&stranger, &spec.name, 0x0100).unwrap();
+        assert_eq!(route.queues(&spec.name), Ok(2));
+        let refused = route.furnish(new, &spec).unwrap_err();
+        assert_eq!(refused.refusal().errno, Some(Refusal::EBUSY), "{refused}");
+        assert_eq!(ip("-j link"), before, "nobody keeps it");
+        route.create_link(&spec).unwrap();
+        assert_eq!(differences(&mut route, &spec), [""; 0]);
+    });
+}
+
+#[test]
 fn ipv6_is_not_needed() {
     isolated(|| {
         let mut route = route();
@@ -113,6 +131,46 @@ fn ipv6_is_not_needed() {
         run("sysctl", "-qw net.ipv6.conf.all.disable_ipv6=1 net.ipv6.conf.default.disable_ipv6=1");
         route.create_link(&spec(2)).unwrap();
         assert_eq!(differences(&mut route, &spec(2)), [""; 0]);
+    });
+}
+
+/// A router advertisement (RFC 4861, section 4.2) as a guest sends it, behind the header of its TAP.
+fn advertisement() -> Vec<u8> {
+    let link_local = |last: u8| [&[0xfe, 0x80][..], &[0; 13], &[last]].concat();
+    let all_nodes = [&[0xff, 0x02][..], &[0; 13], &[1]].concat();
+    // Type, code, checksum, hop limit, flags, lifetime of half an hour, two timers.
+    let mut message = vec![134, 0, 0, 0, 64, 0, 0x07, 0x08, 0, 0, 0, 0, 0, 0, 0, 0];
+    let pseudo = [&link_local(2)[..], &all_nodes, &[0, 0, 0, 16, 0, 0, 0, 58]].concat();
+    let words = pseudo.iter().chain(&message).copied().collect::<Vec<u8>>();
+    let sum: u32 = words.chunks(2).map(|w| u32::from(w[0]) << 8 | u32::from(w[1])).sum();
+    let sum = u16::try_from((sum & 0xffff) + (sum >> 16)).unwrap();
+    message[2..4].copy_from_slice(&(!sum).to_be_bytes());
+    let ethernet = [&[0x33, 0x33, 0, 0, 0, 1][..], &[6, 0x52, 0x49, 0x4b, 0, 1], &[0x86, 0xdd]];
+    let header = [&[0x60, 0, 0, 0, 0, 16, 58, 255][..], &link_local(2), &all_nodes];
+    [&[0; tap::VNET_HEADER][..], &ethernet.concat(), &header.concat(), &message].concat()
+}
+
+#[test]
+fn a_guest_does_not_become_the_hosts_router() {
+    isolated(|| {
+        let (mut route, spec) = (route(), spec(1));
+        route.create_link(&spec).unwrap();
+        let guest = attach(&spec);
+        rustix::io::write(&guest, &advertisement()).unwrap();
+        assert_eq!(ip("-6 route show default"), "");
+        // Where IPv6 comes back, so does the danger; that is drift.
+        run("sysctl", "-qw net.ipv6.conf.rik1.disable_ipv6=0");
+        assert_eq!(differences(&mut route, &spec), ["no IPv6"]);
+        rustix::io::write(&guest, &advertisement()).unwrap();
+        assert_ne!(ip("-6 route show default"), "", "the advertisement is a good one");
+        route.configure_link(&spec).unwrap();
+        assert_eq!(differences(&mut route, &spec), [""; 0]);
+        assert_eq!(ip("-6 route show default"), "");
+
+        let small = LinkSpec { mtu: 1279, ..spec.clone() };
+        route.configure_link(&small).unwrap();
+        route.configure_link(&spec).unwrap();
+        assert_eq!(differences(&mut route, &spec), [""; 0]);
     });
 }
 

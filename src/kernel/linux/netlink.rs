@@ -29,6 +29,11 @@ const DONE: u16 = 3;
 const ERROR_WORDS: u16 = 1;
 /// `NLM_F_ACK_TLVS`: attributes follow the acknowledged header.
 const ERROR_HAS_ATTRIBUTES: u16 = 0x200;
+/// `NLM_F_DUMP_INTR`.
+const DUMP_INTERRUPTED: u16 = 0x10;
+/// How often a dump is begun that others keep interrupting.
+const ATTEMPTS: usize = 16;
+const EINTR: i32 = 4;
 const ENOBUFS: i32 = 105;
 const EAGAIN: i32 = 11;
 
@@ -52,8 +57,10 @@ enum Answer<'a> {
     /// `NLMSG_ERROR` with code 0.
     Acknowledged,
     Refused(Refusal),
-    /// The end of a dump.
-    Done,
+    /// The end of a dump, and whether something changed before it.
+    Done {
+        interrupted: bool,
+    },
     Message(&'a [u8]),
 }
 
@@ -90,7 +97,7 @@ impl Socket {
                 let result = match answer {
                     Answer::Acknowledged => Ok(()),
                     Answer::Refused(refusal) => Err(refusal),
-                    Answer::Done | Answer::Message(_) => return,
+                    Answer::Done { .. } | Answer::Message(_) => return,
                 };
                 if let Some(place) = results.get_mut(index) {
                     *place = Some(result);
@@ -100,32 +107,47 @@ impl Socket {
         Ok(results.into_iter().flatten().collect())
     }
 
-    /// Sends one request and collects what the kernel answers. Messages that the library cannot decode are
-    /// left out: an attribute of somebody else's object that it does not know must not hide the others.
-    pub(super) fn query<T: NetlinkSerializable + NetlinkDeserializable>(
+    /// Sends one request and collects what the kernel answers. A dump during which something changed, by whomever,
+    /// is begun anew, a few times: it may lack what did not change, or have it twice.
+    pub(super) fn query<T: NetlinkSerializable + NetlinkDeserializable + Clone>(
         &mut self,
-        message: T,
+        message: &T,
         flags: u16,
     ) -> Result<Vec<T>, Refusal> {
         let dump = flags & NLM_F_DUMP == NLM_F_DUMP;
         let flags = if dump { flags } else { flags | NLM_F_ACK };
-        let sent = self.send(vec![Request { message, flags }])?;
+        for _ in 0..ATTEMPTS {
+            let sent = self.send(vec![Request { message: message.clone(), flags }])?;
+            if let Some(found) = self.collect(&sent)? {
+                return Ok(found);
+            }
+        }
+        Err(Refusal { errno: Some(EINTR), words: "it changed whenever it was listed".to_owned() })
+    }
+
+    /// What the kernel answers to this request; `None` where something changed between its answers.
+    fn collect<T: NetlinkDeserializable>(
+        &mut self,
+        sent: &Range<u32>,
+    ) -> Result<Option<Vec<T>>, Refusal> {
         let mut found = Vec::new();
+        let mut consistent = true;
         let mut end = None;
         while end.is_none() {
-            self.receive(&sent, |_, answer| match answer {
-                Answer::Acknowledged | Answer::Done => end = Some(Ok(())),
+            self.receive(sent, |_, answer| match answer {
+                Answer::Acknowledged => end = Some(Ok(())),
+                Answer::Done { interrupted } => {
+                    consistent &= !interrupted;
+                    end = Some(Ok(()));
+                }
                 Answer::Refused(refusal) => end = Some(Err(refusal)),
-                Answer::Message(bytes) => match NetlinkMessage::<T>::deserialize(bytes) {
-                    Ok(NetlinkMessage { payload: NetlinkPayload::InnerMessage(inner), .. }) => {
-                        found.push(inner);
-                    }
-                    Ok(_) => {}
-                    Err(error) => tracing::debug!(%error, "left out a message of netlink"),
-                },
+                Answer::Message(bytes) => {
+                    consistent &= !is_interrupted(bytes);
+                    found.extend(decode(bytes));
+                }
             })?;
         }
-        end.unwrap_or(Ok(())).map(|()| found)
+        end.unwrap_or(Ok(())).map(|()| consistent.then_some(found))
     }
 
     /// Sends all messages in one `send`, of which the last but one asks for an acknowledgement: a batch of
@@ -152,7 +174,7 @@ impl Socket {
                     answered |= index == last || index == 0;
                     refused.get_or_insert((index, refusal));
                 }
-                Answer::Done | Answer::Message(_) => {}
+                Answer::Done { .. } | Answer::Message(_) => {}
             });
             match received {
                 // So many messages were refused that not all refusals fitted.
@@ -242,6 +264,19 @@ impl AsFd for Socket {
     }
 }
 
+/// What a message holds; `None` where the library cannot decode it: an attribute of somebody else's object that it
+/// does not know must not hide the others.
+fn decode<T: NetlinkDeserializable>(message: &[u8]) -> Option<T> {
+    match NetlinkMessage::<T>::deserialize(message) {
+        Ok(NetlinkMessage { payload: NetlinkPayload::InnerMessage(inner), .. }) => Some(inner),
+        Ok(_) => None,
+        Err(error) => {
+            tracing::debug!(%error, "left out a message of netlink");
+            None
+        }
+    }
+}
+
 fn answer(message: &[u8]) -> Answer<'_> {
     match read_u16(message, 4) {
         Some(ERROR) => match read_u32(message, HEADER).map(u32::cast_signed) {
@@ -253,10 +288,16 @@ fn answer(message: &[u8]) -> Answer<'_> {
         },
         Some(DONE) => match read_u32(message, HEADER).map_or(0, u32::cast_signed) {
             code @ ..0 => Answer::Refused(Refusal::errno(code.saturating_neg())),
-            _ => Answer::Done,
+            _ => Answer::Done { interrupted: is_interrupted(message) },
         },
         _ => Answer::Message(message),
     }
+}
+
+/// Whether what is listed has changed since the message before this one (`nl_dump_check_consistent` of
+/// `<net/netlink.h>`).
+fn is_interrupted(message: &[u8]) -> bool {
+    read_u16(message, 6).is_some_and(|flags| flags & DUMP_INTERRUPTED != 0)
 }
 
 /// The kernel's words of an extended acknowledgement.
@@ -283,4 +324,34 @@ fn read_u16(bytes: &[u8], at: usize) -> Option<u16> {
 
 fn read_u32(bytes: &[u8], at: usize) -> Option<u32> {
     bytes.get(at..at + 4)?.try_into().ok().map(u32::from_ne_bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use netlink_packet_route::{RouteNetlinkMessage, link::LinkMessage};
+    use netlink_sys::protocols::NETLINK_ROUTE;
+
+    use super::*;
+    use crate::kernel::linux::namespace::{ip, isolated};
+
+    #[test]
+    fn what_changed_while_it_was_listed_is_listed_again() {
+        isolated(|| {
+            // More than one piece of an answer.
+            for number in 0..40 {
+                ip(&format!("link add near{number} type veth peer name far{number}"));
+            }
+            let mut socket = Socket::open(NETLINK_ROUTE).unwrap();
+            let message = RouteNetlinkMessage::GetLink(LinkMessage::default());
+            let request = || vec![Request { message: message.clone(), flags: NLM_F_DUMP }];
+
+            let sent = socket.send(request()).unwrap();
+            let listed = socket.collect::<RouteNetlinkMessage>(&sent).unwrap().unwrap();
+            let sent = socket.send(request()).unwrap();
+            ip("link add late type veth peer name later");
+            assert!(socket.collect::<RouteNetlinkMessage>(&sent).unwrap().is_none());
+            let again = socket.query(&message.clone(), NLM_F_DUMP).unwrap();
+            assert_eq!(again.len(), listed.len() + 2);
+        });
+    }
 }

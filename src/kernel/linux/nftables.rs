@@ -76,10 +76,10 @@ impl Nftables {
         let mut chains = self.chains(name.family)?;
         chains.retain(|chain| chain.table == name);
         let rules = self.rules(&name, None)?;
-        let sets: Vec<_> = self.dump(name.get_sets())?.into_iter().filter_map(Set::read).collect();
+        let sets: Vec<_> = self.dump(&name.get_sets())?.into_iter().filter_map(Set::read).collect();
         let mut elements = BTreeMap::new();
         for set in &sets {
-            let found = self.dump(element::get(&name, &set.name, &[]))?;
+            let found = self.dump(&element::get(&name, &set.name, &[]))?;
             elements.insert(set.name.clone(), found.into_iter().flat_map(element::read).collect());
         }
         Ok(Found { table, chains, rules, sets, elements }.against(expected))
@@ -183,7 +183,7 @@ impl Nftables {
         for (set, elements) in wanted {
             for chunk in elements.chunks(ELEMENTS_A_REQUEST) {
                 let request = element::get(&skeleton::name(), set, chunk);
-                let Some(answer) = self.get(request)? else { return Ok(false) };
+                let Some(answer) = self.get(&request)? else { return Ok(false) };
                 let found: BTreeSet<_> = answer.into_iter().flat_map(element::read).collect();
                 if !chunk.iter().all(|element| found.contains(element)) {
                     return Ok(false);
@@ -194,39 +194,42 @@ impl Nftables {
     }
 
     fn table(&mut self, name: &TableName) -> Result<Option<Table>, Refusal> {
-        let answer = self.get(name.get())?;
+        let answer = self.get(&name.get())?;
         Ok(answer.into_iter().flatten().find_map(Table::read))
     }
 
     fn chain(&mut self, table: &TableName, name: &str) -> Result<Option<Chain>, Refusal> {
-        let answer = self.get(table.get_chain(name))?;
+        let answer = self.get(&table.get_chain(name))?;
         Ok(answer.into_iter().flatten().find_map(Chain::read))
     }
 
     fn tables_of(&mut self, family: NetfilterProtoFamily) -> Result<Vec<Table>, Refusal> {
-        let found = self.dump(tables::get_tables(family))?;
+        let found = self.dump(&tables::get_tables(family))?;
         Ok(found.into_iter().filter_map(Table::read).collect())
     }
 
     fn chains(&mut self, family: NetfilterProtoFamily) -> Result<Vec<Chain>, Refusal> {
-        let found = self.dump(tables::get_chains(family))?;
+        let found = self.dump(&tables::get_chains(family))?;
         Ok(found.into_iter().filter_map(Chain::read).collect())
     }
 
     fn rules(&mut self, table: &TableName, chain: Option<&str>) -> Result<Vec<Rule>, Refusal> {
-        let found = self.dump(table.get_rules(chain))?;
+        let found = self.dump(&table.get_rules(chain))?;
         Ok(found.into_iter().filter_map(Rule::read).collect())
     }
 
     /// What the kernel answers; `None` where what was asked for is not there.
-    fn get(&mut self, message: NetfilterMessage) -> Result<Option<Vec<NetfilterMessage>>, Refusal> {
+    fn get(
+        &mut self,
+        message: &NetfilterMessage,
+    ) -> Result<Option<Vec<NetfilterMessage>>, Refusal> {
         match self.socket.query(message, 0) {
             Err(refusal) if refusal.errno == Some(Refusal::ENOENT) => Ok(None),
             answer => answer.map(Some),
         }
     }
 
-    fn dump(&mut self, message: NetfilterMessage) -> Result<Vec<NetfilterMessage>, Refusal> {
+    fn dump(&mut self, message: &NetfilterMessage) -> Result<Vec<NetfilterMessage>, Refusal> {
         self.socket.query(message, NLM_F_DUMP)
     }
 

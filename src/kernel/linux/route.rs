@@ -56,7 +56,7 @@ impl Route {
     /// The destinations of the main table.
     pub(super) fn routes(&mut self) -> Result<Vec<Ipv4Net>, KernelError> {
         let header = RouteHeader { table: RouteHeader::RT_TABLE_MAIN, ..inet() };
-        let answers = match self.socket.query(get(header, vec![]), NLM_F_DUMP) {
+        let answers = match self.socket.query(&get(header, vec![]), NLM_F_DUMP) {
             // The main table comes into being with its first route.
             Err(refusal) if refusal.errno == Some(Refusal::ENOENT) => vec![],
             other => other.map_err(|source| KernelError::Routes { source })?,
@@ -89,7 +89,7 @@ impl Route {
     ) -> Result<Option<RouteMessage>, Refusal> {
         let header = RouteHeader { destination_prefix_length: 32, flags, ..inet() };
         let to = RouteAttribute::Destination(RouteAddress::Inet(destination));
-        match self.socket.query(get(header, vec![to]), 0) {
+        match self.socket.query(&get(header, vec![to]), 0) {
             Ok(answers) => Ok(routes_of(answers).into_iter().next()),
             Err(refusal) if NO_ROUTE.iter().any(|e| refusal.errno == Some(e.raw_os_error())) => {
                 Ok(None)

@@ -35,7 +35,7 @@ pub(super) fn sockets(protocol: Protocol, ports: &BTreeSet<u16>) -> Result<Vec<S
             states: states.clone(),
             socket_id: SocketId { source_port: port, ..id },
         });
-        for answer in socket.query(request, NLM_F_DUMP)? {
+        for answer in socket.query(&request, NLM_F_DUMP)? {
             if let SockDiagMessage::InetResponse(response) = answer {
                 found.extend(takes_ipv4(&response).then(|| of(&response)));
             }
