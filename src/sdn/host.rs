@@ -139,7 +139,7 @@ impl Host {
         let guard = !forwards || !former_sysctls.is_empty();
         Ok(Self {
             backend,
-            node: Node { pool, mtu: mtu.unwrap_or(ETHERNET_MTU) },
+            node: Node { pool, mtu: mtu.map_or(ETHERNET_MTU, |mtu| mtu.min(Mtu::MAX)) },
             skeleton: Some(Skeleton { pool, uplinks, guard }),
             sysctls: BTreeMap::from([(IP_FORWARD.to_owned(), "1".to_owned())]),
             foreign_tables,

@@ -112,7 +112,7 @@ fn every_command_has_help_with_one_example() {
     Options:
           --all    All that are recorded
           --purge  Remove what the instances share as well, and restore the sysctls that were changed;
-               with --all, forget the runs that have ended, and their logs
+                   with --all, forget the runs that have ended, and their logs
       -h, --help   Print help
       riklet-sdn down hello
 

@@ -147,6 +147,11 @@ fn all_are_stopped_at_once() {
         assert_refused(Tcp, &world.client, at);
     }
     assert_same(&before, &SystemState::take(&world.node));
+    // Their logs stay until all is purged.
+    world.riklet(&["logs", "hello"], "").success();
+    world.riklet(&["down", "--all", "--purge"], "").success();
+    assert_eq!(world.riklet(&["ps", "--output", "json"], "").success().trim(), "[]");
+    assert!(world.riklet(&["logs", "hello"], "").failure(1).contains("hello has not run"));
 }
 
 #[test]
