@@ -59,6 +59,8 @@ pub(crate) fn run<K: Kernel>(
     }
     refuse_recorded(sdn, &workloads)?;
     let prepared = prepare::prepare(sdn, &workloads, output)?;
+    // A download takes its time: who was quicker keeps what they brought up.
+    refuse_recorded(sdn, &workloads)?;
     let state_dir = sdn.config().state_dir.clone();
     let signals = Signals::watch().map_err(|source| CliError::Signals { source })?;
     let supervisor = ProcessId::current().map_err(|source| CliError::Supervisor { source })?;
