@@ -86,7 +86,9 @@ pub(super) fn start(
     stdin: &str,
 ) -> Running {
     let command = [&[program], arguments].concat().join(" ");
-    let mut child = spawn(namespace, program, arguments, environment);
+    // Whoever starts the tests may ignore signals, as nohup(1) does, and a child inherits that.
+    let heeding = [&["--default-signal=HUP,INT,TERM", program], arguments].concat();
+    let mut child = spawn(namespace, "env", &heeding, environment);
     let mut input = child.stdin.take().expect("a pipe");
     input.write_all(stdin.as_bytes()).expect("a program that reads, or a short input");
     let output = BufReader::new(child.stdout.take().expect("a pipe"));
