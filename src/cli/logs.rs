@@ -2,7 +2,6 @@ use std::{io, os::fd::AsFd, path::Path, process::ExitCode};
 
 use riklet_sdn::{
     sdn::Config,
-    store::Store,
     vmm::{
         console::{Follower, aside},
         runs,
@@ -20,8 +19,7 @@ const AGAIN: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
 
 /// Prints what is kept of the log, and with `--follow` what comes, until the run has ended.
 pub(crate) fn run(config: &Config, args: &LogsArgs, output: Output) -> Result<ExitCode, CliError> {
-    let unknown = || runs::RunError::Unknown { name: args.name.clone(), nearest: None };
-    let store = Store::open_existing(&config.state_dir)?.ok_or_else(unknown)?;
+    let store = runs::store_of(&config.state_dir, &args.name)?;
     let run = runs::find(&store, &args.name)?;
     let path = runs::log(&config.state_dir, &args.name);
     let failed = |source| CliError::Log { path: path.clone(), source };

@@ -1,18 +1,13 @@
 use std::process::ExitCode;
 
-use riklet_sdn::{
-    sdn::Config,
-    store::Store,
-    vmm::runs::{self, RunError},
-};
+use riklet_sdn::{sdn::Config, vmm::runs};
 use serde_json::json;
 
 use super::{args::WaitArgs, error::CliError, output::Output};
 
 /// Exit status 1 where the run ended by itself with a failure.
 pub(crate) fn run(config: &Config, args: &WaitArgs, output: Output) -> Result<ExitCode, CliError> {
-    let unknown = || RunError::Unknown { name: args.name.clone(), nearest: None };
-    let store = Store::open_existing(&config.state_dir)?.ok_or_else(unknown)?;
+    let store = runs::store_of(&config.state_dir, &args.name)?;
     let end = runs::wait(&store, &args.name)?;
     output.print(
         || format!("{}\n", end.reason),

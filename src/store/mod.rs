@@ -297,8 +297,6 @@ fn raw_record(row: &Row<'_>) -> rusqlite::Result<RawRecord> {
 
 /// The statements of an `up` and a `down`: a test holds that none of them scans a table.
 mod sql {
-    pub(super) const RUNS_UNDER_WAY: &str = "SELECT name, vmm, supervisor, process, started, ready, stopping, ended, reason, failed FROM runs \
-         WHERE ended IS NULL ORDER BY name";
     pub(super) const GET: &str = "SELECT slot, phase, definition FROM records WHERE name = ?";
     pub(super) const SLOT: &str = "SELECT slot FROM records WHERE name = ?";
     pub(super) const HOLDER: &str = "SELECT slot, phase, definition FROM records WHERE slot = ?";

@@ -373,7 +373,7 @@ fn no_statement_of_an_up_or_a_down_scans_a_table() {
     for statement in [
         sql::GET,
         sql::UNSETTLED,
-        sql::RUNS_UNDER_WAY,
+        &runs::under_way(),
         sql::SLOT,
         sql::HOLDER,
         sql::FREE,

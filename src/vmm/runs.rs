@@ -306,6 +306,15 @@ pub fn stop(
     }
 }
 
+/// The store of a node that has run something; one that has none has not run this name.
+///
+/// # Errors
+/// Where there is none, or it cannot be opened.
+pub fn store_of(state_dir: &Path, name: &InstanceName) -> Result<Store, RunError> {
+    let unknown = || RunError::Unknown { name: name.clone(), nearest: None };
+    Store::open_existing(state_dir)?.ok_or_else(unknown)
+}
+
 /// The last run of this name.
 ///
 /// # Errors
