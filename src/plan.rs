@@ -65,6 +65,8 @@ pub struct Observed {
 pub enum Step {
     /// Create an instance's TAP, configured and up.
     CreateLink(LinkSpec),
+    /// Give an existing TAP, which is as it must be otherwise, its alias.
+    SetAlias(InterfaceName, String),
     /// Make an existing TAP what it must be.
     ConfigureLink(LinkSpec, Vec<LinkDifference>),
     /// Give an existing TAP to its user and its group.
@@ -125,9 +127,10 @@ impl Step {
             Self::CreateLink(spec) | Self::ConfigureLink(spec, _) => {
                 Slot::of_interface(spec.name.as_str())
             }
-            Self::SetOwner(name, ..) | Self::DeleteLink(name, _) | Self::RemoveAddress(name, _) => {
-                Slot::of_interface(name.as_str())
-            }
+            Self::SetAlias(name, _)
+            | Self::SetOwner(name, ..)
+            | Self::DeleteLink(name, _)
+            | Self::RemoveAddress(name, _) => Slot::of_interface(name.as_str()),
             _ => None,
         }
     }
@@ -264,7 +267,14 @@ fn link_steps(slot: Slot, fragment: &Fragment, observed: &Observed) -> Vec<Step>
     // The owner comes first: where a VMM has the TAP open it is refused, and the rest stays as it is, too.
     let owner = by(Remedy::SetOwner).map(|d| Step::SetOwner(name(), spec.tap, d));
     let strays = spec.stray_addresses(state).map(|address| Step::RemoveAddress(name(), address));
-    let rest = by(Remedy::Configure).map(|d| Step::ConfigureLink(spec.clone(), d));
+    let alias = by(Remedy::SetAlias);
+    let rest = match by(Remedy::Configure) {
+        Some(rest) => {
+            let differences = alias.into_iter().flatten().chain(rest).collect();
+            Some(Step::ConfigureLink(spec.clone(), differences))
+        }
+        None => alias.map(|_| Step::SetAlias(name(), spec.alias.clone())),
+    };
     owner.into_iter().chain(strays).chain(rest).collect()
 }
 
@@ -397,6 +407,7 @@ impl fmt::Display for Step {
                 tap.group.iter().try_for_each(|id| write!(f, ", owning group {id}"))?;
                 if tap.multi_queue { f.write_str(", several queues") } else { Ok(()) }
             }
+            Self::SetAlias(name, alias) => write!(f, "~ TAP {name}: alias {alias:?}"),
             Self::SetOwner(name, _, differences) => {
                 write!(f, "~ TAP {name}: {}", list(differences))
             }

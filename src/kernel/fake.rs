@@ -167,6 +167,26 @@ impl Kernel for FakeKernel {
         Ok(())
     }
 
+    fn set_aliases(
+        &mut self,
+        aliases: &BTreeMap<InterfaceName, String>,
+    ) -> BTreeMap<InterfaceName, KernelError> {
+        let mut failed = BTreeMap::new();
+        for (name, alias) in aliases {
+            let done = self.effect().and_then(|mut system| {
+                let link = system.links.get_mut(name);
+                link.ok_or(Refusal::errno(Refusal::ENODEV))?.alias = Some(alias.clone());
+                Ok(())
+            });
+            if let Err(source) = done {
+                let refused =
+                    KernelError::ConfigureLink { name: name.clone(), part: "alias", source };
+                failed.insert(name.clone(), refused);
+            }
+        }
+        failed
+    }
+
     fn configure_link(&mut self, spec: &LinkSpec) -> Result<(), KernelError> {
         let refused = |part| {
             move |source| KernelError::ConfigureLink { name: spec.name.clone(), part, source }

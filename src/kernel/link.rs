@@ -97,6 +97,8 @@ pub struct LinkDifference {
 /// What mends a [`LinkDifference`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Remedy {
+    /// [`super::Kernel::set_aliases`], whoever has it open: many in one call.
+    SetAlias,
     /// [`super::Kernel::configure_link`], whoever has it open.
     Configure,
     /// [`super::Kernel::set_owner`], while nobody has it open.
@@ -126,12 +128,15 @@ impl LinkSpec {
     #[must_use]
     pub fn differences(&self, state: &LinkState) -> Vec<LinkDifference> {
         let mut found = self.tap_differences(state.tap.as_ref());
+        if state.alias.as_deref() != Some(&self.alias) {
+            let text = format!("alias {:?}", self.alias);
+            found.push(LinkDifference { text, remedy: Remedy::SetAlias });
+        }
         let mut note = |differs: bool, text: String| {
             if differs {
                 found.push(LinkDifference { text, remedy: Remedy::Configure });
             }
         };
-        note(state.alias.as_deref() != Some(&self.alias), format!("alias {:?}", self.alias));
         note(state.mac != Some(self.mac), format!("MAC address {}", self.mac));
         note(state.mtu != self.mtu, format!("MTU {} instead of {}", self.mtu, state.mtu));
         note(state.group != super::LIVE_GROUP, format!("group {:#x}", super::LIVE_GROUP));

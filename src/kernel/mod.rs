@@ -124,6 +124,15 @@ pub trait Kernel {
     /// Where an interface of that name exists (`EBUSY` or `EEXIST`), or the kernel refuses a part.
     fn create_link(&mut self, spec: &LinkSpec) -> Result<(), KernelError>;
 
+    /// Gives existing interfaces their aliases, all in one `send`, and answers for each.
+    ///
+    /// # Errors
+    /// Where an interface is gone (`ENODEV`), or the kernel refuses; the others have theirs all the same.
+    fn set_aliases(
+        &mut self,
+        aliases: &BTreeMap<InterfaceName, String>,
+    ) -> BTreeMap<InterfaceName, KernelError>;
+
     /// Makes an existing interface what the specification says, except for what only [`Self::set_owner`] and
     /// another interface can. Not a transaction: what comes before the refused part stays. Addresses that are
     /// not in the specification stay too.

@@ -6,7 +6,7 @@ use super::{Change, SdnError, error::InstanceError, host::Host};
 use crate::{
     firewall::{Entry, FirewallState, Ruleset, Skeleton, SkeletonState},
     kernel::{Kernel, KernelError, LinkState},
-    model::Slot,
+    model::{InterfaceName, Slot},
     network::Fragment,
     plan::{self, Desired, Observed, Plan, Step},
 };
@@ -61,17 +61,25 @@ pub(super) trait Observe {
 /// where one failed, the steps for all are left for the next plan, which leaves the slot out.
 fn apply(plan: Plan, kernel: &mut impl Kernel, outcome: &mut Outcome) -> BTreeSet<Slot> {
     let mut failed = BTreeSet::new();
-    for step in plan.steps {
+    let mut steps = plan.steps.into_iter().peekable();
+    while let Some(step) = steps.next() {
         match step.slot() {
             Some(slot) if failed.contains(&slot) => continue,
             None if !failed.is_empty() => break,
             _ => {}
         }
-        match (do_step(&step, kernel), step.slot()) {
-            (Ok(()), _) => {
-                tracing::info!("{step}");
-                outcome.done.push(step);
+        if let Step::SetAlias(name, alias) = step {
+            let mut aliases = BTreeMap::from([(name, alias)]);
+            while let Some(Step::SetAlias(name, alias)) =
+                steps.next_if(|step| matches!(step, Step::SetAlias(..)))
+            {
+                aliases.insert(name, alias);
             }
+            failed.extend(set_aliases(aliases, kernel, outcome));
+            continue;
+        }
+        match (do_step(&step, kernel), step.slot()) {
+            (Ok(()), _) => note(step, outcome),
             (Err(error), Some(slot)) => {
                 failed.insert(slot);
                 outcome.failed.insert(slot, error.into());
@@ -85,9 +93,38 @@ fn apply(plan: Plan, kernel: &mut impl Kernel, outcome: &mut Outcome) -> BTreeSe
     failed
 }
 
+fn note(step: Step, outcome: &mut Outcome) {
+    tracing::info!("{step}");
+    outcome.done.push(step);
+}
+
+/// Carries out the steps that give aliases, which stand beside each other, in one call.
+fn set_aliases(
+    aliases: BTreeMap<InterfaceName, String>,
+    kernel: &mut impl Kernel,
+    outcome: &mut Outcome,
+) -> BTreeSet<Slot> {
+    let mut refused = kernel.set_aliases(&aliases);
+    let mut failed = BTreeSet::new();
+    for (name, alias) in aliases {
+        match (refused.remove(&name), Slot::of_interface(name.as_str())) {
+            (Some(error), Some(slot)) => {
+                failed.insert(slot);
+                outcome.failed.insert(slot, error.into());
+            }
+            _ => note(Step::SetAlias(name, alias), outcome),
+        }
+    }
+    failed
+}
+
 fn do_step(step: &Step, kernel: &mut impl Kernel) -> Result<(), KernelError> {
     match step {
         Step::CreateLink(spec) => kernel.create_link(spec),
+        Step::SetAlias(name, alias) => {
+            let aliases = BTreeMap::from([(name.clone(), alias.clone())]);
+            kernel.set_aliases(&aliases).into_values().next().map_or(Ok(()), Err)
+        }
         Step::ConfigureLink(spec, _) => kernel.configure_link(spec),
         Step::SetOwner(name, tap, _) => kernel.set_owner(name, tap),
         Step::DeleteLink(name, _) => kernel.delete_link(name),

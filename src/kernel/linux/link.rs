@@ -1,6 +1,9 @@
 //! What is done to interfaces: rtnetlink(7), and for creating one `/dev/net/tun`.
 
-use std::{collections::BTreeSet, net::IpAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use ipnet::Ipv4Net;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_REPLACE};
@@ -73,6 +76,42 @@ impl Route {
         })
     }
 
+    /// Gives interfaces their aliases.
+    pub(super) fn set_aliases(
+        &mut self,
+        aliases: &BTreeMap<InterfaceName, String>,
+    ) -> BTreeMap<InterfaceName, KernelError> {
+        let all: Vec<_> = aliases.iter().collect();
+        let requests = all.iter().map(|(name, alias)| (*name, set_alias(name, alias)));
+        let refused = self.send_for_each(requests.collect());
+        let part = "alias";
+        let error = |(name, source): (&InterfaceName, Refusal)| {
+            (name.clone(), KernelError::ConfigureLink { name: name.clone(), part, source })
+        };
+        refused.into_iter().map(error).collect()
+    }
+
+    /// Sends a message for each of these interfaces, and returns those that were refused.
+    fn send_for_each<'a>(
+        &mut self,
+        messages: Vec<(&'a InterfaceName, RouteNetlinkMessage)>,
+    ) -> Vec<(&'a InterfaceName, Refusal)> {
+        let mut refused = Vec::new();
+        for batch in messages.chunks(BATCH) {
+            let request = |(_, message): &(_, RouteNetlinkMessage)| Request {
+                message: message.clone(),
+                flags: 0,
+            };
+            let results = match self.socket.send_each(batch.iter().map(request).collect()) {
+                Ok(results) => results,
+                Err(refusal) => batch.iter().map(|_| Err(refusal.clone())).collect(),
+            };
+            let results = batch.iter().zip(results);
+            refused.extend(results.filter_map(|((name, _), result)| Some((*name, result.err()?))));
+        }
+        refused
+    }
+
     /// Removes an address.
     pub(super) fn remove_address(
         &mut self,
@@ -91,25 +130,12 @@ impl Route {
         &mut self,
         names: &BTreeSet<InterfaceName>,
     ) -> Result<(), KernelError> {
-        let names: Vec<_> = names.iter().collect();
-        let mut first = Ok(());
-        for batch in names.chunks(BATCH) {
-            let requests = batch.iter().map(|name| Request { message: condemn(name), flags: 0 });
-            let results = match self.socket.send_each(requests.collect()) {
-                Ok(results) => results,
-                Err(refusal) => vec![Err(refusal)],
-            };
-            for (name, result) in batch.iter().zip(results) {
-                match result {
-                    Err(source) if source.errno != Some(Refusal::ENODEV) => {
-                        let name = (*name).clone();
-                        first = first.and(Err(KernelError::CondemnLink { name, source }));
-                    }
-                    _ => {}
-                }
-            }
-        }
-        first
+        let requests = names.iter().map(|name| (name, condemn(name))).collect();
+        let gone = |refusal: &Refusal| refusal.errno == Some(Refusal::ENODEV);
+        let mut refused = self.send_for_each(requests).into_iter();
+        refused.find(|(_, refusal)| !gone(refusal)).map_or(Ok(()), |(name, source)| {
+            Err(KernelError::CondemnLink { name: name.clone(), source })
+        })
     }
 
     /// Deletes one interface.
@@ -239,6 +265,16 @@ fn set_up(index: u32) -> RouteNetlinkMessage {
 }
 
 /// By name, so that no look-up comes before it.
+fn set_alias(name: &InterfaceName, alias: &str) -> RouteNetlinkMessage {
+    let mut message = LinkMessage::default();
+    message.attributes = vec![
+        LinkAttribute::IfName(name.as_str().to_owned()),
+        LinkAttribute::IfAlias(alias.to_owned()),
+    ];
+    RouteNetlinkMessage::SetLink(message)
+}
+
+/// By name as well.
 fn condemn(name: &InterfaceName) -> RouteNetlinkMessage {
     let mut message = LinkMessage::default();
     message.header.change_mask = LinkFlags::Up;

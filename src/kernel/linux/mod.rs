@@ -99,6 +99,23 @@ impl Kernel for Linux {
             .create_link(spec)
     }
 
+    fn set_aliases(
+        &mut self,
+        aliases: &BTreeMap<InterfaceName, String>,
+    ) -> BTreeMap<InterfaceName, KernelError> {
+        match opened(&mut self.route, Route::open) {
+            Ok(route) => route.set_aliases(aliases),
+            Err(source) => {
+                let part = "open a socket of rtnetlink";
+                let refused = |name: &InterfaceName| {
+                    let (name, source) = (name.clone(), source.clone());
+                    KernelError::ConfigureLink { name, part, source }
+                };
+                aliases.keys().map(|name| (name.clone(), refused(name))).collect()
+            }
+        }
+    }
+
     fn configure_link(&mut self, spec: &LinkSpec) -> Result<(), KernelError> {
         let part = "open a socket of rtnetlink";
         self.route(|source| KernelError::ConfigureLink { name: spec.name.clone(), part, source })?
