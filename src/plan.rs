@@ -36,12 +36,27 @@ pub struct Desired {
     /// Slots whose last operation did not come to its end: it may have changed the firewall, and not have
     /// come to the flows.
     pub interrupted: BTreeSet<Slot>,
+    /// Slots whose instances are gone, and whose flows may still be there.
+    pub condemned: BTreeSet<Slot>,
+    /// What becomes of interfaces that no instance has any more.
+    pub reaping: Reaping,
     /// The static part of the firewall; `None` where nothing of ours shall remain on the host.
     pub skeleton: Option<Skeleton>,
     /// Values that sysctls shall have.
     pub sysctls: BTreeMap<String, String>,
     /// Empty tables of the firewall that were there before us. Used only where nothing shall remain.
     pub foreign_tables: BTreeSet<String>,
+}
+
+/// When interfaces that no instance has are deleted, and their flows forgotten. Deleting takes the kernel some 20 ms,
+/// of one or of a hundred.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Reaping {
+    /// At once.
+    #[default]
+    Now,
+    /// By somebody else, later: they are set down only. Their slots must not be used again before.
+    Later,
 }
 
 /// What the kernel has, as far as it was looked at. What was not looked at is not in here, and no step
@@ -173,7 +188,8 @@ pub fn plan(desired: &Desired, observed: &Observed) -> Plan {
     let links = fragments.iter().flat_map(|(slot, fragment)| link_steps(*slot, fragment, observed));
     let condemn = (!leaving.is_empty())
         .then(|| Step::CondemnLinks(leaving.iter().map(|slot| slot.interface()).collect()));
-    let delete = (!leaving.is_empty()).then_some(Step::DeleteCondemnedLinks);
+    let delete = (!leaving.is_empty() && desired.reaping == Reaping::Now)
+        .then_some(Step::DeleteCondemnedLinks);
     let mut entries: BTreeSet<Entry> =
         fragments.values().flat_map(|fragment| &fragment.entries).copied().collect();
     entries.extend(entries_left_alone(desired.pool, &untouched, observed));
@@ -292,8 +308,8 @@ fn firewall_steps(
     let begun = interrupted.iter().flat_map(|(_, fragment)| &fragment.entries);
     let opened: BTreeSet<Entry> = add.iter().chain(begun).copied().collect();
     let interrupted = interrupted.iter().map(|(slot, _)| *slot);
-    let restarted = leaving.iter().copied().chain(interrupted).collect();
-    let flows = flows(desired, &opened, &remove, &restarted);
+    let restarted: BTreeSet<Slot> = interrupted.chain(desired.condemned.iter().copied()).collect();
+    let flows = flows(desired, &opened, &remove, &restarted, leaving);
     let flows = (!flows.is_empty()).then_some(Step::ForgetFlows(flows));
     let Some(skeleton) = &desired.skeleton else {
         return (firewall_removal(desired, observed), flows);
@@ -325,19 +341,21 @@ fn firewall_removal(desired: &Desired, observed: &Observed) -> Vec<Step> {
 
 /// Established flows keep the translation that they began with; those concerned must begin anew.
 ///
-/// `restarted`: slots that leave, or of which nobody knows what was changed for them.
+/// `restarted`: slots of which nobody knows what was changed for them. `leaving`: slots whose flows go with them.
 fn flows(
     desired: &Desired,
     add: &BTreeSet<Entry>,
     remove: &BTreeSet<Entry>,
     restarted: &BTreeSet<Slot>,
+    leaving: &BTreeSet<Slot>,
 ) -> BTreeSet<Flows> {
-    let gone: BTreeSet<Ipv4Addr> = restarted
-        .iter()
-        .filter_map(|&slot| desired.pool.addresses(slot))
-        .map(|addresses| addresses.guest)
-        .collect();
-    let guests = gone.iter().map(|&guest| Flows::Guest { guest });
+    let guest = |slot: &Slot| Some(desired.pool.addresses(*slot)?.guest);
+    let gone: BTreeSet<Ipv4Addr> = restarted.iter().chain(leaving).filter_map(guest).collect();
+    let now = match desired.reaping {
+        Reaping::Now => gone.clone(),
+        Reaping::Later => restarted.iter().filter_map(guest).collect(),
+    };
+    let guests = now.iter().map(|&guest| Flows::Guest { guest });
     let withdrawn = remove.iter().filter_map(|entry| match *entry {
         Entry::Exposure { protocol, host_address, host_port, guest, guest_port }
             if !gone.contains(&guest) =>

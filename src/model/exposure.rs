@@ -254,11 +254,22 @@ impl Exposure {
     /// host address or one of them bound to all (as `bind(2)` has it).
     #[must_use]
     pub fn clashes_with(&self, other: &Self) -> bool {
-        let address = match (self.host_address, other.host_address) {
+        self.meets(other.protocol, other.host_address) && self.host_ports.overlaps(other.host_ports)
+    }
+
+    /// Whether it takes packets to this port of this address, or of any where it is `None`.
+    #[must_use]
+    pub fn takes(&self, protocol: Protocol, address: Option<Ipv4Addr>, port: u16) -> bool {
+        let ports = self.host_ports.first()..=self.host_ports.last();
+        self.meets(protocol, address) && ports.contains(&port)
+    }
+
+    fn meets(&self, protocol: Protocol, address: Option<Ipv4Addr>) -> bool {
+        let same = match (self.host_address, address) {
             (Some(a), Some(b)) => a == b,
             _ => true,
         };
-        address && self.protocol == other.protocol && self.host_ports.overlaps(other.host_ports)
+        same && self.protocol == protocol
     }
 }
 

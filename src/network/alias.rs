@@ -42,6 +42,12 @@ pub fn render(name: &InstanceName, exposures: &[Exposure]) -> String {
     alias
 }
 
+/// The alias of an interface that no instance has yet. It says whose it is, and of no instance ([`parse`]).
+#[must_use]
+pub fn spare() -> String {
+    MARK.to_owned()
+}
+
 /// Whether an interface with this alias is ours.
 #[must_use]
 pub fn is_ours(alias: Option<&str>) -> bool {

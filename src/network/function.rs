@@ -16,19 +16,38 @@ pub(super) fn fragment(
     slot: Slot,
     node: &Node,
 ) -> Result<Fragment, FragmentError> {
+    let alias = alias::render(&function.name, &function.exposures);
+    let (link, addresses) = link(slot, node, alias, tap(function)?)?;
+    Ok(Fragment { link, addresses, entries: entries(function, addresses) })
+}
+
+/// What the next function in this slot will need, whichever it is: its TAP, which lacks nothing but its alias where
+/// the definition asks for no other user, group or queues.
+pub(super) fn spare(slot: Slot, node: &Node) -> Result<Fragment, FragmentError> {
+    let tap = Tap { owner: Some(Tap::ROOT), ..Tap::default() };
+    let (link, addresses) = link(slot, node, alias::spare(), tap)?;
+    Ok(Fragment { link, addresses, entries: BTreeSet::new() })
+}
+
+fn link(
+    slot: Slot,
+    node: &Node,
+    alias: String,
+    tap: Tap,
+) -> Result<(LinkSpec, Addresses), FragmentError> {
     let missing = FragmentError::NoSuchSlot { pool: node.pool, slot };
     let addresses = node.pool.addresses(slot).ok_or_else(|| missing.clone())?;
     let address = Ipv4Net::new(addresses.host, Addresses::PREFIX_LENGTH);
     let link = LinkSpec {
         name: slot.interface(),
-        alias: alias::render(&function.name, &function.exposures),
+        alias,
         mac: slot.host_mac(),
         mtu: node.mtu,
         address: address.map_err(|_too_long| missing)?,
         neighbour: Neighbour { address: addresses.guest, mac: slot.guest_mac() },
-        tap: tap(function)?,
+        tap,
     };
-    Ok(Fragment { link, addresses, entries: entries(function, addresses) })
+    Ok((link, addresses))
 }
 
 fn tap(function: &Function) -> Result<Tap, FragmentError> {

@@ -61,3 +61,11 @@ pub fn fragment(workload: &Workload, slot: Slot, node: &Node) -> Result<Fragment
         Workload::Function(function) => function::fragment(function, slot, node),
     }
 }
+
+/// What a warm slot needs: as much of what an instance will need as can be there before it.
+///
+/// # Errors
+/// Where the pool has no such slot.
+pub fn spare(slot: Slot, node: &Node) -> Result<Fragment, FragmentError> {
+    function::spare(slot, node)
+}

@@ -25,6 +25,8 @@ fn fragment(slot: u16, name: &str, exposures: &[(Protocol, &str, &str)]) -> (Slo
 
 fn desired(fragments: impl IntoIterator<Item = (Slot, Fragment)>) -> Desired {
     Desired {
+        condemned: BTreeSet::new(),
+        reaping: Reaping::Now,
         backend: Backend::Nftables,
         pool: pool(),
         fragments: fragments.into_iter().collect(),

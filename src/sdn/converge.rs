@@ -1,14 +1,17 @@
 //! Observe, plan, apply, until nothing new fails: the only code that changes the system.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::Ipv4Addr,
+};
 
 use super::{Change, SdnError, error::InstanceError, host::Host};
 use crate::{
     firewall::{Entry, FirewallState, Ruleset, Skeleton, SkeletonState},
     kernel::{Kernel, KernelError, LinkState},
-    model::{InterfaceName, Slot},
+    model::{InterfaceName, Protocol, Slot},
     network::Fragment,
-    plan::{self, Desired, Observed, Plan, Step},
+    plan::{self, Desired, Observed, Plan, Reaping, Step},
 };
 
 /// How far a converge came.
@@ -145,19 +148,55 @@ pub(super) struct Named<'a> {
     host: &'a Host,
     skeleton: &'a Skeleton,
     changes: &'a BTreeMap<Slot, Change>,
+    reaping: Reaping,
+    condemned: BTreeSet<Slot>,
+    /// Whether to look at the gates as well.
+    gates: bool,
 }
 
 impl<'a> Named<'a> {
     /// `None` where nothing shall remain, which takes looking at everything.
     pub(super) fn new(host: &'a Host, changes: &'a BTreeMap<Slot, Change>) -> Option<Self> {
-        host.skeleton.as_ref().map(|skeleton| Self { host, skeleton, changes })
+        let (reaping, condemned) = (Reaping::Now, BTreeSet::new());
+        let skeleton = host.skeleton.as_ref()?;
+        Some(Self { host, skeleton, changes, reaping, condemned, gates: false })
+    }
+
+    /// Looks at the gates as well.
+    pub(super) fn with_gates(self) -> Self {
+        Self { gates: true, ..self }
+    }
+
+    /// When the TAPs of those that leave are deleted, and the slots whose flows must be forgotten besides.
+    pub(super) fn reaping(self, reaping: Reaping, condemned: BTreeSet<Slot>) -> Self {
+        Self { reaping, condemned, ..self }
+    }
+
+    /// The ports that come.
+    pub(super) fn opened(&self) -> BTreeSet<(Protocol, Option<Ipv4Addr>, u16)> {
+        let entries = |fragment: &Option<Fragment>| {
+            fragment.as_ref().map(|fragment| fragment.entries.clone()).unwrap_or_default()
+        };
+        let opened = self.changes.values().flat_map(|change| {
+            let before = entries(&change.before);
+            entries(&change.after).into_iter().filter(move |entry| !before.contains(entry))
+        });
+        let port = |entry| match entry {
+            Entry::Exposure { protocol, host_address, host_port, .. } => {
+                Some((protocol, host_address, host_port))
+            }
+            Entry::Hairpin { .. } => None,
+        };
+        opened.filter_map(port).collect()
     }
 }
 
 impl Observe for Named<'_> {
     fn desired(&self) -> Desired {
         let after = |(&slot, change): (&Slot, &Change)| Some((slot, change.after.clone()?));
-        desired(self.host, self.changes.iter().filter_map(after).collect())
+        let fragments = self.changes.iter().filter_map(after).collect();
+        let (reaping, condemned) = (self.reaping, self.condemned.clone());
+        Desired { reaping, condemned, ..desired(self.host, fragments) }
     }
 
     fn observe(&self, kernel: &mut impl Kernel) -> Result<Option<Observed>, SdnError> {
@@ -174,7 +213,8 @@ impl Observe for Named<'_> {
         let firewall = FirewallState { skeleton, entries, strays: vec![] };
         let sysctls = sysctls(self.host, kernel)?;
         let empty_tables = BTreeSet::new();
-        Ok(Some(Observed { links, firewall, empty_tables, gates: vec![], sysctls }))
+        let gates = if self.gates { kernel.gates(self.host.backend)? } else { vec![] };
+        Ok(Some(Observed { links, firewall, empty_tables, gates, sysctls }))
     }
 
     /// A firewall that refuses has something else than the records say.
@@ -188,6 +228,8 @@ pub(super) struct All<'a> {
     host: &'a Host,
     fragments: BTreeMap<Slot, Fragment>,
     interrupted: BTreeSet<Slot>,
+    condemned: BTreeSet<Slot>,
+    untouched: BTreeSet<Slot>,
 }
 
 impl<'a> All<'a> {
@@ -196,7 +238,14 @@ impl<'a> All<'a> {
         fragments: BTreeMap<Slot, Fragment>,
         interrupted: &BTreeSet<Slot>,
     ) -> Self {
-        Self { host, fragments, interrupted: interrupted.clone() }
+        let interrupted = interrupted.clone();
+        let (condemned, untouched) = Default::default();
+        Self { host, fragments, interrupted, condemned, untouched }
+    }
+
+    /// Slots whose flows may still be there, and those that somebody else is at work on.
+    pub(super) fn with_spares(self, condemned: BTreeSet<Slot>, untouched: BTreeSet<Slot>) -> Self {
+        Self { condemned, untouched, ..self }
     }
 
     /// No instance shall remain.
@@ -237,8 +286,10 @@ impl All<'_> {
 
 impl Observe for All<'_> {
     fn desired(&self) -> Desired {
-        let interrupted = self.interrupted.clone();
-        Desired { interrupted, ..desired(self.host, self.fragments.clone()) }
+        let (interrupted, condemned) = (self.interrupted.clone(), self.condemned.clone());
+        let untouched = self.untouched.clone();
+        let desired = desired(self.host, self.fragments.clone());
+        Desired { interrupted, condemned, untouched, ..desired }
     }
 
     fn observe(&self, kernel: &mut impl Kernel) -> Result<Option<Observed>, SdnError> {
@@ -257,6 +308,8 @@ fn desired(host: &Host, fragments: BTreeMap<Slot, Fragment>) -> Desired {
         fragments,
         untouched: BTreeSet::new(),
         interrupted: BTreeSet::new(),
+        condemned: BTreeSet::new(),
+        reaping: Reaping::Now,
         skeleton: host.skeleton.clone(),
         sysctls: host.sysctls.clone(),
         foreign_tables: host.foreign_tables.clone(),

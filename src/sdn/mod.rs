@@ -5,16 +5,22 @@
 //! records that are not settled, and the next operation, whichever it is, finishes the work.
 
 mod accounts;
+mod batch;
+mod chore;
 mod config;
 mod converge;
 mod error;
 mod host;
 mod rebuild;
+mod resident;
+mod settle;
 mod shadow;
 mod view;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+pub use batch::Request;
+pub use chore::{Chore, Done};
 pub use config::{
     Config, ConfigError, ConfigReason, DEFAULT_STATE_DIR, FirewallChoice, FirewallChoiceError,
 };
@@ -28,16 +34,20 @@ use crate::{
     model::{Exposure, InstanceName, Slot, Workload},
     network::{self, Fragment},
     plan::{self, Plan, Step},
-    store::{Lock, Phase, Record, Store, Tx},
+    store::{Phase, Record, Spare, Store, Tx},
 };
-use converge::{All, Named, Observe, Outcome};
+use converge::{All, Named, Observe};
 use host::Host;
+use resident::Resident;
 
 /// The network of this node.
 #[derive(Debug)]
 pub struct Sdn<K = Linux> {
     config: Config,
     kernel: K,
+    /// The database, from one operation to the next.
+    store: Option<Store>,
+    resident: Option<Resident>,
 }
 
 /// Which instances an operation is for.
@@ -109,7 +119,7 @@ impl Sdn<Linux> {
 impl<K: Kernel> Sdn<K> {
     /// The same on another kernel, as on [`crate::kernel::fake::FakeKernel`].
     pub fn with_kernel(config: Config, kernel: K) -> Self {
-        Self { config, kernel }
+        Self { config, kernel, store: None, resident: None }
     }
 
     /// The kernel that it works on.
@@ -132,23 +142,7 @@ impl<K: Kernel> Sdn<K> {
     /// [`SdnError::Halted`] where it concerns all; then the records are kept, and [`Self::repair`] or the next
     /// operation tries again.
     pub fn up(&mut self, workloads: &[Workload], options: UpOptions) -> Result<Report, SdnError> {
-        let workloads = &accounts::resolved(&mut self.kernel, workloads)?;
-        let _lock = self.lock()?;
-        let mut store = Store::open(&self.config.state_dir)?;
-        let tx = store.transaction()?;
-        let interrupted = interrupted(&tx)?;
-        let host = Host::decide(&mut self.kernel, &self.config, &tx)?;
-        let (changes, warnings) = self.record(&host, &tx, workloads)?;
-        if let Some(warning) = warnings.first().filter(|_| options.strict) {
-            return Err(SdnError::Shadows { warning: Box::new(warning.clone()) });
-        }
-        host.record(&mut self.kernel, &tx)?;
-        tx.commit()?;
-        let asked = workloads.iter().map(|w| w.name().clone()).collect();
-        let mut report =
-            self.settle(&mut store, &host, Some(&changes), &interrupted, Some(&asked))?;
-        report.warnings = warnings;
-        Ok(report)
+        self.apply_one(&Request::Up(workloads.to_vec(), options))
     }
 
     /// What [`Self::up`] would do. Changes nothing.
@@ -157,7 +151,7 @@ impl<K: Kernel> Sdn<K> {
     /// Where `up` would refuse, or the kernel cannot be read.
     pub fn plan(&mut self, workloads: &[Workload]) -> Result<(Plan, Vec<Warning>), SdnError> {
         let workloads = &accounts::resolved(&mut self.kernel, workloads)?;
-        let _lock = Lock::shared(&self.config.state_dir)?;
+        let _lock = self.look_lock()?;
         let mut store = match Store::open_existing(&self.config.state_dir)? {
             Some(store) => store,
             None => Store::in_memory()?,
@@ -170,7 +164,7 @@ impl<K: Kernel> Sdn<K> {
         if let Some(plan) = named.map(|n| n.preview(&mut self.kernel)).transpose()?.flatten() {
             return Ok((plan, warnings));
         }
-        let all = All::new(&host, fragments(&host, &tx.all()?)?, &interrupted);
+        let all = self.all(&host, &tx, &interrupted)?;
         Ok((all.preview(&mut self.kernel)?.unwrap_or_default(), warnings))
     }
 
@@ -181,43 +175,29 @@ impl<K: Kernel> Sdn<K> {
     /// Where a name is not recorded, or `purge` is asked for and other instances remain: then nothing is
     /// changed. Failures as with [`Self::up`].
     pub fn down(&mut self, which: &Which, purge: bool) -> Result<Report, SdnError> {
-        if Store::open_existing(&self.config.state_dir)?.is_none() {
-            if let Which::Named(names) = which
-                && let Some(name) = names.first()
-            {
-                return Err(self.unknown(name, None));
-            }
-            if !purge {
-                return Ok(Report::default());
-            }
+        if !purge {
+            return self.apply_one(&Request::Down(which.clone()));
+        }
+        let nothing = Store::open_existing(&self.config.state_dir)?.is_none();
+        if let (true, Which::Named(names)) = (nothing, which)
+            && let Some(name) = names.first()
+        {
+            return Err(self.unknown(name, None));
         }
         let _lock = self.lock()?;
-        let mut store = Store::open(&self.config.state_dir)?;
+        let mut store = self.open_store()?;
         let tx = store.transaction()?;
-        let interrupted = interrupted(&tx)?;
         let leaving = self.leaving(&tx, which)?;
-        if purge {
-            refuse_remaining(&tx, &leaving)?;
-        }
+        refuse_remaining(&tx, &leaving)?;
         let Some(host) = Host::decided(&mut self.kernel, &self.config, &tx)? else {
             drop(tx);
-            return if purge { self.remove_leftovers() } else { Ok(Report::default()) };
+            return self.remove_leftovers();
         };
-        let mut changes = BTreeMap::new();
         for record in &leaving {
             tx.set_phase(record.workload.name(), Phase::Removing)?;
-            let before = Some(fragment(&host, record)?);
-            changes.insert(record.slot, Change { before, after: None });
         }
-        if purge {
-            tx.commit()?;
-            return self.purge(&mut store, &host);
-        }
-        // Those that stay need forwarding, which somebody may have turned off meanwhile.
-        host.record(&mut self.kernel, &tx)?;
         tx.commit()?;
-        let asked = leaving.iter().map(|record| record.workload.name().clone()).collect();
-        self.settle(&mut store, &host, Some(&changes), &interrupted, Some(&asked))
+        self.purge(&mut store, &host)
     }
 
     /// How the kernel differs from the records. Changes nothing.
@@ -225,7 +205,7 @@ impl<K: Kernel> Sdn<K> {
     /// # Errors
     /// Where the store or the kernel cannot be read.
     pub fn check(&mut self) -> Result<Drift, SdnError> {
-        let _lock = Lock::shared(&self.config.state_dir)?;
+        let _lock = self.look_lock()?;
         let store = Store::open_existing(&self.config.state_dir)?;
         let host = match &store {
             Some(store) => Host::decided(&mut self.kernel, &self.config, store)?,
@@ -241,7 +221,7 @@ impl<K: Kernel> Sdn<K> {
             }
             return Ok(Drift { plan, firewall: vec![], unsettled: vec![] });
         };
-        let all = All::new(&host, fragments(&host, &store.all()?)?, &interrupted(&store)?);
+        let all = self.all(&host, &store, &interrupted(&store)?)?;
         let observed = all.look(&mut self.kernel)?;
         let unsettled = store.unsettled()?.into_iter();
         let unsettled = unsettled.map(|r| (r.workload.name().clone(), r.phase)).collect();
@@ -261,7 +241,7 @@ impl<K: Kernel> Sdn<K> {
     /// The same, under the lock that the caller has. Slots that were just `recovered` from what the kernel has
     /// go on as they are: no operation of theirs was interrupted.
     fn mend(&mut self, recovered: &BTreeSet<Slot>) -> Result<Report, SdnError> {
-        let mut store = Store::open(&self.config.state_dir)?;
+        let mut store = self.open_store()?;
         let tx = store.transaction()?;
         let Some(host) = Host::decided(&mut self.kernel, &self.config, &tx)? else {
             drop(tx);
@@ -270,14 +250,28 @@ impl<K: Kernel> Sdn<K> {
         let interrupted = interrupted(&tx)?.difference(recovered).copied().collect();
         host.record(&mut self.kernel, &tx)?;
         tx.commit()?;
-        self.settle(&mut store, &host, None, &interrupted, None)
+        let settled = self.settle(&mut store, &host, None, &interrupted)?;
+        self.keep_store(store);
+        Ok(settled.report())
     }
 
-    /// Waits until nobody else is at work, nor any program that a killed process left behind.
-    fn lock(&mut self) -> Result<Lock, SdnError> {
-        let lock = Lock::exclusive(&self.config.state_dir)?;
-        self.kernel.share_lock(lock.share());
-        Ok(lock)
+    /// All that there shall be by the records.
+    fn all<'a>(
+        &self,
+        host: &'a Host,
+        store: &Store,
+        interrupted: &BTreeSet<Slot>,
+    ) -> Result<All<'a>, SdnError> {
+        let busy = self.resident.as_ref().map(Resident::busy).cloned().unwrap_or_default();
+        let mut fragments = fragments(host, &store.all()?)?;
+        for slot in store.spares(Spare::Warm)? {
+            fragments.insert(slot, network::spare(slot, &host.node)?);
+        }
+        let mut condemned = BTreeSet::new();
+        for spare in [Spare::Preparing, Spare::Condemned] {
+            condemned.extend(store.spares(spare)?.into_iter().filter(|slot| !busy.contains(slot)));
+        }
+        Ok(All::new(host, fragments, interrupted).with_spares(condemned, busy))
     }
 
     /// Records the workloads, and says what that changes and shadows.
@@ -313,58 +307,6 @@ impl<K: Kernel> Sdn<K> {
         SdnError::Unknown { name: name.clone(), nearest, state_dir }
     }
 
-    /// Converges the kernel to the records, and says in the records how far it came. `None` is asked for where all
-    /// are.
-    ///
-    /// Looks at the changed slots only, where there are some and that is enough: where every earlier operation
-    /// came to its end, and the firewall has what the records say it has.
-    fn settle(
-        &mut self,
-        store: &mut Store,
-        host: &Host,
-        changes: Option<&BTreeMap<Slot, Change>>,
-        interrupted: &BTreeSet<Slot>,
-        asked: Option<&BTreeSet<InstanceName>>,
-    ) -> Result<Report, SdnError> {
-        let changes = changes.filter(|_| interrupted.is_empty());
-        let named = changes.and_then(|changes| Named::new(host, changes));
-        let outcome = if let Some(outcome) =
-            named.map(|n| n.converge(&mut self.kernel)).transpose()?.flatten()
-        {
-            outcome
-        } else {
-            let all = All::new(host, fragments(host, &store.all()?)?, interrupted);
-            all.converge(&mut self.kernel)?.unwrap_or_default()
-        };
-        let tx = store.transaction()?;
-        let mut failures = Vec::new();
-        for record in tx.unsettled()? {
-            let name = record.workload.name();
-            match (outcome.failed.get(&record.slot), record.phase) {
-                (Some(error), _) => {
-                    failures.push(Failure { name: name.clone(), error: error.clone() });
-                }
-                (None, _) if outcome.halted.is_some() => {}
-                (None, Phase::Removing) => drop(tx.remove(name)?),
-                (None, Phase::Pending | Phase::Up) => tx.set_phase(name, Phase::Up)?,
-            }
-        }
-        let mut instances = Vec::new();
-        for name in asked.into_iter().flatten() {
-            if let Some(record) = tx.get(name)?.filter(|record| record.phase == Phase::Up) {
-                instances.push(Instance::new(host.node, &record)?);
-            }
-        }
-        failures.extend(unsettle(&tx, &outcome, &failures)?);
-        tx.commit()?;
-        if let Some((step, source)) = outcome.halted {
-            return Err(SdnError::Halted { step: Box::new(step), source });
-        }
-        let is_asked = |failure: &Failure| asked.is_none_or(|asked| asked.contains(&failure.name));
-        let (failures, others) = failures.into_iter().partition(is_asked);
-        Ok(Report { instances, done: outcome.done, failures, others, warnings: vec![] })
-    }
-
     /// Removes all that is ours. Every record is being removed.
     fn purge(&mut self, store: &mut Store, host: &Host) -> Result<Report, SdnError> {
         let nothing = host.clone().removed(&mut self.kernel)?;
@@ -376,6 +318,9 @@ impl<K: Kernel> Sdn<K> {
         let tx = store.transaction()?;
         for record in tx.all()? {
             tx.remove(record.workload.name())?;
+        }
+        for spare in Spare::ALL {
+            tx.spares(spare)?.into_iter().try_for_each(|slot| tx.free_spare(slot))?;
         }
         tx.clear_settings()?;
         tx.forget_sysctls()?;
@@ -405,22 +350,6 @@ impl<K: Kernel> Sdn<K> {
         }
         Ok(report)
     }
-}
-
-/// Instances that were settled and turned out to be broken: the next operation shall look at them again.
-fn unsettle(tx: &Tx<'_>, outcome: &Outcome, known: &[Failure]) -> Result<Vec<Failure>, SdnError> {
-    if outcome.failed.len() == known.len() {
-        return Ok(vec![]);
-    }
-    let mut found = Vec::new();
-    for record in tx.all()?.into_iter().filter(|record| record.phase == Phase::Up) {
-        if let Some(error) = outcome.failed.get(&record.slot) {
-            let name = record.workload.name();
-            tx.set_phase(name, Phase::Pending)?;
-            found.push(Failure { name: name.clone(), error: error.clone() });
-        }
-    }
-    Ok(found)
 }
 
 /// A workload, what was recorded of it before, and what is now.

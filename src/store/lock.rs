@@ -17,10 +17,10 @@ use super::{StoreError, file};
 const FILE: &str = "lock";
 
 /// The advisory lock under which the kernel is changed: flock(2) on a file of the state directory, held
-/// until the value is dropped or the process ends, however it ends.
+/// until the last clone of the value is dropped or the process ends, however it ends.
 ///
 /// It is between open files, not processes: a second one in the same process waits for the first as well.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Lock {
     file: Arc<OwnedFd>,
 }
@@ -53,6 +53,12 @@ impl Lock {
             opened => opened.and_then(|file| Self::take(file.into(), FlockOperation::LockShared)),
         };
         taken.map(Some).map_err(|source| StoreError::Io { operation: "lock", path, source })
+    }
+
+    /// The same lock, where somebody of this process still holds it.
+    #[must_use]
+    pub fn shared_with(other: &Weak<OwnedFd>) -> Option<Self> {
+        other.upgrade().map(|file| Self { file })
     }
 
     /// The open file, for programs that are started under the lock and must not outlive it.

@@ -7,6 +7,7 @@ mod error;
 mod file;
 mod lock;
 mod runs;
+mod spares;
 #[cfg(test)]
 mod tests;
 mod tx;
@@ -22,6 +23,7 @@ use rusqlite::{Connection, OptionalExtension, Params, Row};
 pub use error::StoreError;
 pub use lock::Lock;
 pub use runs::{End, Run};
+pub use spares::Spare;
 pub use tx::Tx;
 
 use crate::{
@@ -110,6 +112,8 @@ impl Setting {
 pub struct Store {
     connection: Connection,
     path: PathBuf,
+    /// Which file it was as it was opened.
+    file: Option<file::Identity>,
 }
 
 impl Store {
@@ -122,7 +126,8 @@ impl Store {
     pub fn open(dir: &Path) -> Result<Self, StoreError> {
         file::make_dir(dir)?;
         let path = file::path(dir);
-        Ok(Self { connection: file::open(&path)?, path })
+        let connection = file::open(&path)?;
+        Ok(Self { connection, file: file::identity(&path), path })
     }
 
     /// Opens the store in this directory; `None` where there is none. Makes nothing.
@@ -131,7 +136,8 @@ impl Store {
     /// As [`Self::open`].
     pub fn open_existing(dir: &Path) -> Result<Option<Self>, StoreError> {
         let path = file::path(dir);
-        Ok(file::open_existing(&path)?.map(|connection| Self { connection, path }))
+        let connection = file::open_existing(&path)?;
+        Ok(connection.map(|connection| Self { connection, file: file::identity(&path), path }))
     }
 
     /// A store that ends with the value.
@@ -140,7 +146,7 @@ impl Store {
     /// Where memory runs out.
     pub fn in_memory() -> Result<Self, StoreError> {
         let path = PathBuf::from(":memory:");
-        Ok(Self { connection: file::open_in_memory(&path)?, path })
+        Ok(Self { connection: file::open_in_memory(&path)?, file: None, path })
     }
 
     /// Moves the database in this directory, whatever it holds, out of the way, to the first free name
@@ -150,6 +156,12 @@ impl Store {
     /// Where it cannot be moved.
     pub fn set_aside(dir: &Path) -> Result<Option<PathBuf>, StoreError> {
         file::set_aside(&file::path(dir))
+    }
+
+    /// Whether the file that it has open is still the database: somebody may have set it aside since, or removed it.
+    #[must_use]
+    pub fn is_current(&self) -> bool {
+        self.file.is_some() && self.file == file::identity(&self.path)
     }
 
     /// Where the database is.
@@ -173,6 +185,15 @@ impl Store {
     pub fn get(&self, name: &InstanceName) -> Result<Option<Record>, StoreError> {
         let row = self.row("read a record", sql::GET, [name.as_str()], raw_record)?;
         row.map(|raw| self.record(raw)).transpose()
+    }
+
+    /// The record that holds this slot.
+    ///
+    /// # Errors
+    /// Where the database cannot be read.
+    pub fn holder(&self, slot: Slot) -> Result<Option<Record>, StoreError> {
+        let raw = self.row("look up a slot", sql::HOLDER, [slot.number()], raw_record)?;
+        raw.map(|raw| self.record(raw)).transpose()
     }
 
     /// All records, ordered by name.
@@ -303,6 +324,11 @@ mod sql {
     pub(super) const UNSETTLED: &str =
         "SELECT slot, phase, definition FROM records WHERE phase <> 1 ORDER BY name";
     pub(super) const FREE: &str = "SELECT min(slot) FROM free_slots";
+    pub(super) const SPARE: &str = "SELECT state FROM spares WHERE slot = ?";
+    pub(super) const WARM: &str = "SELECT min(slot) FROM spares WHERE state = 1";
+    pub(super) const HIGHEST_SPARE: &str = "SELECT max(slot) FROM spares";
+    pub(super) const TAKE_SPARE: &str = "DELETE FROM spares WHERE slot = ?";
+    pub(super) const FREE_SLOT: &str = "INSERT INTO free_slots (slot) VALUES (?)";
     pub(super) const HIGHEST_TAKEN: &str = "SELECT max(slot) FROM records";
     pub(super) const HIGHEST_FREE: &str = "SELECT max(slot) FROM free_slots";
     pub(super) const TAKE_SLOT: &str = "DELETE FROM free_slots WHERE slot = ?";

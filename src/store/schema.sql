@@ -6,11 +6,18 @@ CREATE TABLE records (
 ) STRICT;
 CREATE INDEX records_unsettled ON records (name) WHERE phase <> 1;
 
--- Every slot below the highest one ever taken is either in records or in here: the lowest free slot is the
--- lowest of these, or the one above the highest of both.
+-- Every slot below the highest one ever taken is either in records, in spares or in here: the lowest free slot
+-- is the lowest of these, or the one above the highest of all three.
 CREATE TABLE free_slots (
     slot INTEGER PRIMARY KEY
 ) STRICT;
+
+-- Slots that nobody holds and that are not free either: 0 is being prepared, 1 is warm, 2 is condemned.
+CREATE TABLE spares (
+    slot  INTEGER PRIMARY KEY CHECK (slot BETWEEN 0 AND 65535),
+    state INTEGER NOT NULL CHECK (state BETWEEN 0 AND 2)
+) STRICT;
+CREATE INDEX spares_state ON spares (state, slot);
 
 -- One row a port of the host; host_address 0 is every address.
 CREATE TABLE ports (

@@ -256,7 +256,7 @@ fn databases_that_are_not_ours_to_change_stay_as_they_are() {
     };
     refused(
         &|dir| dir.sql("PRAGMA user_version = 7"),
-        "DB has format 7; this version knows formats up to 1",
+        "DB has format 7; this version knows formats up to 2",
     );
     refused(&|dir| dir.sql("PRAGMA application_id = 7"), "DB is a database of another program");
     refused(
@@ -379,6 +379,11 @@ fn no_statement_of_an_up_or_a_down_scans_a_table() {
         sql::FREE,
         sql::HIGHEST_TAKEN,
         sql::HIGHEST_FREE,
+        sql::HIGHEST_SPARE,
+        sql::WARM,
+        sql::SPARE,
+        sql::TAKE_SPARE,
+        sql::FREE_SLOT,
         sql::CLASH,
         sql::RELEASE_PORTS,
         sql::TAKE_SLOT,

@@ -2,7 +2,7 @@ use std::ops::Deref;
 
 use rusqlite::{Params, Transaction, TransactionBehavior};
 
-use super::{Phase, Record, Setting, Store, StoreError, raw_record, sql};
+use super::{Phase, Record, Setting, Store, StoreError, sql};
 use crate::{
     definition,
     model::{Exposure, InstanceName, Slot, Workload},
@@ -39,8 +39,26 @@ impl<'a> Tx<'a> {
         self.transaction.commit().map_err(self.store.failed("commit"))
     }
 
-    /// Records a workload as [`Phase::Pending`]. A new name takes the lowest free slot below `capacity`; a
-    /// recorded one keeps its slot, and its definition and ports are replaced.
+    /// Does a part of the transaction, which leaves nothing behind where it fails; what came before it stays.
+    ///
+    /// # Errors
+    /// Those of the part, and where the database cannot be written.
+    pub fn attempt<T, E: From<StoreError>>(
+        &self,
+        part: impl FnOnce() -> Result<T, E>,
+    ) -> Result<T, E> {
+        let operation = "write a part";
+        self.execute(operation, "SAVEPOINT part", [])?;
+        let done = part();
+        if done.is_err() {
+            self.execute(operation, "ROLLBACK TO part", [])?;
+        }
+        self.execute(operation, "RELEASE part", [])?;
+        done
+    }
+
+    /// Records a workload as [`Phase::Pending`]. A new name takes the lowest warm slot, or else the lowest free
+    /// one below `capacity`; a recorded one keeps its slot, and its definition and ports are replaced.
     ///
     /// # Errors
     /// Where another instance has one of its ports, or all slots are taken: then nothing is changed. Where
@@ -98,13 +116,8 @@ impl<'a> Tx<'a> {
     /// # Errors
     /// Where the database cannot be written.
     pub fn remove(&self, name: &InstanceName) -> Result<bool, StoreError> {
-        let operation = "remove a record";
-        let slot: Option<u16> =
-            self.row(operation, sql::REMOVE, [name.as_str()], |row| row.get(0))?;
-        let Some(slot) = slot else { return Ok(false) };
-        self.execute(operation, sql::RELEASE_PORTS, [slot])?;
-        self.execute(operation, "INSERT INTO free_slots (slot) VALUES (?)", [slot])?;
-        Ok(true)
+        let Some(slot) = self.forget(name)? else { return Ok(false) };
+        self.execute("free a slot", sql::FREE_SLOT, [slot.number()]).map(|_| true)
     }
 
     /// Decides a setting, or decides it anew.
@@ -153,6 +166,7 @@ impl<'a> Tx<'a> {
         let json = definition::to_json(workload);
         self.execute(operation, sql, (number, workload.name().as_str(), phase.number(), json))?;
         self.execute(operation, sql::TAKE_SLOT, [number])?;
+        self.execute(operation, sql::TAKE_SPARE, [number])?;
         self.execute(operation, sql::RELEASE_PORTS, [number])?;
         let sql = "INSERT INTO ports (protocol, port, host_address, slot) VALUES (?, ?, ?, ?)";
         for exposure in workload.exposures() {
@@ -197,14 +211,10 @@ impl<'a> Tx<'a> {
         self.row("look up a slot", sql::SLOT, [name.as_str()], |row| row.get(0).map(Slot::new))
     }
 
-    fn holder(&self, slot: Slot) -> Result<Option<Record>, StoreError> {
-        let raw = self.row("look up a slot", sql::HOLDER, [slot.number()], raw_record)?;
-        raw.map(|raw| self.record(raw)).transpose()
-    }
-
     fn lowest_free(&self, name: &InstanceName, capacity: u32) -> Result<Slot, StoreError> {
-        let free = self.number(sql::FREE)?;
-        let lowest = match free {
+        let warm = self.number(sql::WARM)?;
+        let free = || self.number(sql::FREE);
+        let lowest = match warm.map_or_else(free, |warm| Ok(Some(warm)))? {
             Some(slot) => slot,
             None => self.next_above()?,
         };
@@ -214,16 +224,16 @@ impl<'a> Tx<'a> {
     }
 
     /// The slot above the highest one ever taken.
-    fn next_above(&self) -> Result<u32, StoreError> {
-        let highest = self.number(sql::HIGHEST_TAKEN)?.max(self.number(sql::HIGHEST_FREE)?);
+    pub(super) fn next_above(&self) -> Result<u32, StoreError> {
+        let free_or_spare = self.number(sql::HIGHEST_FREE)?.max(self.number(sql::HIGHEST_SPARE)?);
+        let highest = self.number(sql::HIGHEST_TAKEN)?.max(free_or_spare);
         Ok(highest.map_or(0, |slot| slot + 1))
     }
 
     /// Frees the slots that are passed over where `slot` is taken out of turn.
     fn free_below(&self, slot: Slot) -> Result<(), StoreError> {
-        let sql = "INSERT INTO free_slots (slot) VALUES (?)";
         for passed in self.next_above()?..u32::from(slot.number()) {
-            self.execute("free a slot", sql, [passed])?;
+            self.execute("free a slot", sql::FREE_SLOT, [passed])?;
         }
         Ok(())
     }

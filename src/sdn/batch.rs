@@ -1,0 +1,290 @@
+//! Requests that are done together: one transaction of the store, one of the firewall, one `send` for each kind of
+//! change to the interfaces. Each has its own answer.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{
+    Change, Report, Sdn, SdnError, UpOptions, Warning, Which, accounts, fragment, host::Host,
+    interrupted, settle::Settled,
+};
+use crate::{
+    firewall,
+    kernel::Kernel,
+    model::{InstanceName, Pool, Slot, Workload},
+    plan::Step,
+    store::{Phase, Store, StoreError, Tx},
+};
+
+/// A change of the records, and of the kernel with them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Request {
+    /// [`Sdn::up`].
+    Up(Vec<Workload>, UpOptions),
+    /// [`Sdn::down`], without `purge`.
+    Down(Which),
+}
+
+/// What a request changed in the records.
+#[derive(Debug, Default)]
+struct Recorded {
+    asked: BTreeSet<InstanceName>,
+    changes: BTreeMap<Slot, Change>,
+    warnings: Vec<Warning>,
+}
+
+/// What becomes of the requests of a batch, each at its place; `None` is not done yet.
+type Answers = Vec<Option<Result<Report, SdnError>>>;
+
+impl<K: Kernel> Sdn<K> {
+    /// Does all of these, as if one after another, and answers each as [`Self::up`] and [`Self::down`] would. Those
+    /// that do not depend on each other are done together.
+    pub fn apply(&mut self, requests: &[Request]) -> Vec<Result<Report, SdnError>> {
+        let mut answers: Answers = requests.iter().map(|_| None).collect();
+        // Each round does the first of those that are left, if nothing else.
+        while let Some(first) = answers.iter().position(Option::is_none) {
+            if self.round(requests, &mut answers).is_err() {
+                // What fails for all is said to each: one after another, each with its own words.
+                if let (Some(request), Some(answer)) = (requests.get(first), answers.get_mut(first))
+                {
+                    *answer = Some(self.apply_one(request));
+                }
+            }
+        }
+        answers.into_iter().flatten().collect()
+    }
+
+    /// Does one.
+    pub(super) fn apply_one(&mut self, request: &Request) -> Result<Report, SdnError> {
+        let mut answer = vec![None];
+        self.round(std::slice::from_ref(request), &mut answer)?;
+        answer.pop().flatten().unwrap_or_else(|| Ok(Report::default()))
+    }
+
+    /// Does together what of the requests that are left can be done together.
+    fn round(&mut self, requests: &[Request], answers: &mut Answers) -> Result<(), SdnError> {
+        let mut left = Vec::new();
+        for (index, request) in requests.iter().enumerate() {
+            let Some(answer) = answers.get_mut(index).filter(|answer| answer.is_none()) else {
+                continue;
+            };
+            match self.resolved(request) {
+                Ok(request) => left.push((index, request)),
+                Err(error) => *answer = Some(Err(error)),
+            }
+        }
+        let Some((_, first)) = left.first() else { return Ok(()) };
+        if matches!(first, Request::Down(_)) && self.is_blank()? {
+            // There is nothing to take down, and nothing is made.
+            for (index, request) in &left {
+                if let (Request::Down(which), Some(answer)) = (request, answers.get_mut(*index)) {
+                    *answer = Some(self.down_of_nothing(which));
+                }
+            }
+            return Ok(());
+        }
+        let _lock = self.lock()?;
+        let mut store = self.open_store()?;
+        let tx = store.transaction()?;
+        let interrupted = self.without_broken(interrupted(&tx)?);
+        let any_up = left.iter().any(|(_, request)| matches!(request, Request::Up(..)));
+        let host = if any_up {
+            Some(Host::decide(&mut self.kernel, &self.config, &tx)?)
+        } else {
+            Host::decided(&mut self.kernel, &self.config, &tx)?
+        };
+        let Some(host) = host else {
+            for (index, request) in &left {
+                if let (Request::Down(which), Some(answer)) = (request, answers.get_mut(*index)) {
+                    *answer = Some(self.leaving(&tx, which).map(|_| Report::default()));
+                }
+            }
+            return Ok(());
+        };
+        let done = self.record_each(&host, &tx, &left, answers);
+        if done.is_empty() {
+            return Ok(());
+        }
+        // Those that stay need forwarding, which somebody may have turned off meanwhile.
+        host.record(&mut self.kernel, &tx)?;
+        tx.commit()?;
+        let changes = done.values().flat_map(|recorded| recorded.changes.clone()).collect();
+        let settled = self.settle(&mut store, &host, Some(&changes), &interrupted)?;
+        let alone = done.len() == 1;
+        let asked: BTreeSet<_> = done.values().flat_map(|r| r.asked.clone()).collect();
+        for (index, recorded) in done {
+            let report = report(&store, &host, &settled, recorded, &asked, alone);
+            if let Some(answer) = answers.get_mut(index) {
+                *answer = Some(report.map_err(SdnError::from));
+            }
+        }
+        self.keep_store(store);
+        Ok(())
+    }
+
+    /// Records what can be recorded together, and answers what is refused. What concerns an instance that an earlier
+    /// one concerns, or is refused for what an earlier one holds, is left.
+    fn record_each(
+        &mut self,
+        host: &Host,
+        tx: &Tx<'_>,
+        left: &[(usize, Request)],
+        answers: &mut Answers,
+    ) -> BTreeMap<usize, Recorded> {
+        let mut done: BTreeMap<usize, Recorded> = BTreeMap::new();
+        let mut touched: BTreeSet<InstanceName> = BTreeSet::new();
+        for (index, request) in left {
+            let names = names(request);
+            let meets = match &names {
+                Some(names) => !names.is_disjoint(&touched),
+                None => !done.is_empty(),
+            };
+            if meets {
+                // Those behind it must not overtake it.
+                touched.extend(names.into_iter().flatten());
+                if matches!(request, Request::Down(Which::All)) {
+                    break;
+                }
+                continue;
+            }
+            touched.extend(names.into_iter().flatten());
+            match tx.attempt(|| self.record_one(host, tx, request)) {
+                Ok(recorded) => drop(done.insert(*index, recorded)),
+                Err(error) if error.is_contended() && !done.is_empty() => {}
+                Err(error) => {
+                    if let Some(answer) = answers.get_mut(*index) {
+                        *answer = Some(Err(error));
+                    }
+                }
+            }
+            if matches!(request, Request::Down(Which::All)) {
+                break;
+            }
+        }
+        done
+    }
+
+    fn record_one(
+        &mut self,
+        host: &Host,
+        tx: &Tx<'_>,
+        request: &Request,
+    ) -> Result<Recorded, SdnError> {
+        match request {
+            Request::Up(workloads, options) => {
+                let (changes, warnings) = self.record(host, tx, workloads)?;
+                if let Some(warning) = warnings.first().filter(|_| options.strict) {
+                    return Err(SdnError::Shadows { warning: Box::new(warning.clone()) });
+                }
+                let asked = workloads.iter().map(|w| w.name().clone()).collect();
+                Ok(Recorded { asked, changes, warnings })
+            }
+            Request::Down(which) => {
+                let mut recorded = Recorded::default();
+                for record in self.leaving(tx, which)? {
+                    let name = record.workload.name();
+                    tx.set_phase(name, Phase::Removing)?;
+                    recorded.asked.insert(name.clone());
+                    let before = Some(fragment(host, &record)?);
+                    recorded.changes.insert(record.slot, Change { before, after: None });
+                }
+                Ok(recorded)
+            }
+        }
+    }
+
+    fn resolved(&mut self, request: &Request) -> Result<Request, SdnError> {
+        Ok(match request {
+            Request::Up(workloads, options) => {
+                Request::Up(accounts::resolved(&mut self.kernel, workloads)?, *options)
+            }
+            Request::Down(which) => Request::Down(which.clone()),
+        })
+    }
+
+    /// Whether nothing was ever recorded here.
+    fn is_blank(&self) -> Result<bool, SdnError> {
+        let open = self.store.as_ref().is_some_and(Store::is_current);
+        Ok(!open && Store::open_existing(&self.config.state_dir)?.is_none())
+    }
+
+    fn down_of_nothing(&self, which: &Which) -> Result<Report, SdnError> {
+        match which {
+            Which::Named(names) => match names.first() {
+                Some(name) => Err(self.unknown(name, None)),
+                None => Ok(Report::default()),
+            },
+            Which::All => Ok(Report::default()),
+        }
+    }
+}
+
+/// The instances that a request names; `None` where it is for all.
+fn names(request: &Request) -> Option<BTreeSet<InstanceName>> {
+    match request {
+        Request::Up(workloads, _) => Some(workloads.iter().map(|w| w.name().clone()).collect()),
+        Request::Down(Which::Named(names)) => Some(names.clone()),
+        Request::Down(Which::All) => None,
+    }
+}
+
+/// What of all that was done answers one request.
+fn report(
+    store: &Store,
+    host: &Host,
+    settled: &Settled,
+    recorded: Recorded,
+    asked: &BTreeSet<InstanceName>,
+    alone: bool,
+) -> Result<Report, SdnError> {
+    let Recorded { asked: mine, changes, warnings } = recorded;
+    let done = if alone {
+        settled.done.clone()
+    } else {
+        let slots = changes.keys().copied().collect();
+        let part = |step| part(step, &slots, host.node.pool);
+        settled.done.iter().filter_map(part).collect()
+    };
+    let of = |wanted: &dyn Fn(&InstanceName) -> bool| {
+        settled.failures.iter().filter(|failure| wanted(&failure.name)).cloned().collect()
+    };
+    Ok(Report {
+        instances: super::settle::instances(store, host, &mine)?,
+        done,
+        failures: of(&|name| mine.contains(name)),
+        others: of(&|name| !asked.contains(name)),
+        warnings,
+    })
+}
+
+/// The part of a step that is for these slots, or for all.
+fn part(step: &Step, slots: &BTreeSet<Slot>, pool: Pool) -> Option<Step> {
+    if let Some(slot) = step.slot() {
+        return slots.contains(&slot).then(|| step.clone());
+    }
+    match step {
+        Step::Firewall(backend, firewall::Change::Delta { remove, add }) => {
+            let guests: BTreeSet<_> =
+                slots.iter().filter_map(|&slot| Some(pool.addresses(slot)?.guest)).collect();
+            let mine = |entries: &BTreeSet<firewall::Entry>| {
+                entries.iter().filter(|entry| guests.contains(&entry.guest())).copied().collect()
+            };
+            let (remove, add): (BTreeSet<_>, BTreeSet<_>) = (mine(remove), mine(add));
+            let any = !(remove.is_empty() && add.is_empty());
+            any.then(|| Step::Firewall(*backend, firewall::Change::Delta { remove, add }))
+        }
+        Step::CondemnLinks(names) => {
+            let interfaces = slots.iter().map(|slot| slot.interface());
+            let mine: BTreeSet<_> = interfaces.filter(|name| names.contains(name)).collect();
+            (!mine.is_empty()).then_some(Step::CondemnLinks(mine))
+        }
+        other => Some(other.clone()),
+    }
+}
+
+impl SdnError {
+    /// Whether it may be otherwise once what is under way has come to its end: a port or a slot is still held.
+    #[must_use]
+    pub fn is_contended(&self) -> bool {
+        matches!(self, Self::Store(StoreError::PortTaken { .. } | StoreError::PoolExhausted { .. }))
+    }
+}
