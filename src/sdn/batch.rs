@@ -76,7 +76,8 @@ impl<K: Kernel> Sdn<K> {
         if matches!(first, Request::Down(_)) && self.is_blank()? {
             // There is nothing to take down, and nothing is made.
             for (index, request) in &left {
-                if let (Request::Down(which), Some(answer)) = (request, answers.get_mut(*index)) {
+                let Request::Down(which) = request else { break };
+                if let Some(answer) = answers.get_mut(*index) {
                     *answer = Some(self.down_of_nothing(which));
                 }
             }
@@ -121,8 +122,8 @@ impl<K: Kernel> Sdn<K> {
         Ok(())
     }
 
-    /// Records what can be recorded together, and answers what is refused. What concerns an instance that an earlier
-    /// one concerns, or is refused for what an earlier one holds, is left.
+    /// Records what can be recorded together, and answers what is refused: up to the first request that concerns an
+    /// instance of an earlier one, or is refused for what an earlier one holds.
     fn record_each(
         &mut self,
         host: &Host,
@@ -134,30 +135,22 @@ impl<K: Kernel> Sdn<K> {
         let mut touched: BTreeSet<InstanceName> = BTreeSet::new();
         for (index, request) in left {
             let names = names(request);
-            let meets = match &names {
-                Some(names) => !names.is_disjoint(&touched),
-                None => !done.is_empty(),
-            };
+            let meets = names.as_ref().map_or(!done.is_empty(), |names| !names.is_disjoint(&touched));
             if meets {
-                // Those behind it must not overtake it.
-                touched.extend(names.into_iter().flatten());
-                if matches!(request, Request::Down(Which::All)) {
-                    break;
-                }
-                continue;
+                break;
             }
-            touched.extend(names.into_iter().flatten());
             match tx.attempt(|| self.record_one(host, tx, request)) {
                 Ok(recorded) => drop(done.insert(*index, recorded)),
-                Err(error) if error.is_contended() && !done.is_empty() => {}
+                Err(error) if error.is_contended() && !done.is_empty() => break,
                 Err(error) => {
                     if let Some(answer) = answers.get_mut(*index) {
                         *answer = Some(Err(error));
                     }
                 }
             }
-            if matches!(request, Request::Down(Which::All)) {
-                break;
+            match names {
+                Some(names) => touched.extend(names),
+                None => break,
             }
         }
         done
@@ -283,8 +276,13 @@ fn part(step: &Step, slots: &BTreeSet<Slot>, pool: Pool) -> Option<Step> {
 
 impl SdnError {
     /// Whether it may be otherwise once what is under way has come to its end: a port or a slot is still held.
+    fn is_contended(&self) -> bool {
+        matches!(self, Self::Store(StoreError::PortTaken { .. })) || self.is_exhausted()
+    }
+
+    /// Whether every slot is taken. Those of instances that are gone become free once their TAPs are.
     #[must_use]
-    pub fn is_contended(&self) -> bool {
-        matches!(self, Self::Store(StoreError::PortTaken { .. } | StoreError::PoolExhausted { .. }))
+    pub const fn is_exhausted(&self) -> bool {
+        matches!(self, Self::Store(StoreError::PoolExhausted { .. }))
     }
 }

@@ -5,7 +5,7 @@ use ipnet::Ipv4Net;
 use super::Warning;
 use crate::{
     kernel::{AccountKind, KernelError, Refusal},
-    model::{AccountName, InstanceName, Pool},
+    model::{AccountName, InstanceName, Pool, Slot},
     network::FragmentError,
     plan::{ForeignLink, Obstacle, Step},
     store::StoreError,
@@ -122,6 +122,8 @@ pub enum InstanceError {
 pub struct Failure {
     /// The instance.
     pub name: InstanceName,
+    /// Its slot.
+    pub slot: Slot,
     /// Why.
     #[source]
     pub error: InstanceError,

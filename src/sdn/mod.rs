@@ -33,7 +33,7 @@ use crate::{
     kernel::{Kernel, linux::Linux},
     model::{Exposure, InstanceName, Slot, Workload},
     network::{self, Fragment},
-    plan::{self, Plan, Step},
+    plan::{self, Plan, Reaping, Step},
     store::{Phase, Record, Spare, Store, Tx},
 };
 use converge::{All, Named, Observe};
@@ -164,7 +164,7 @@ impl<K: Kernel> Sdn<K> {
         if let Some(plan) = named.map(|n| n.preview(&mut self.kernel)).transpose()?.flatten() {
             return Ok((plan, warnings));
         }
-        let all = self.all(&host, &tx, &interrupted)?;
+        let all = self.all(&host, &tx, &interrupted, Reaping::Later)?;
         Ok((all.preview(&mut self.kernel)?.unwrap_or_default(), warnings))
     }
 
@@ -221,7 +221,7 @@ impl<K: Kernel> Sdn<K> {
             }
             return Ok(Drift { plan, firewall: vec![], unsettled: vec![] });
         };
-        let all = self.all(&host, &store, &interrupted(&store)?)?;
+        let all = self.all(&host, &store, &interrupted(&store)?, Reaping::Later)?;
         let observed = all.look(&mut self.kernel)?;
         let unsettled = store.unsettled()?.into_iter();
         let unsettled = unsettled.map(|r| (r.workload.name().clone(), r.phase)).collect();
@@ -255,14 +255,18 @@ impl<K: Kernel> Sdn<K> {
         Ok(settled.report())
     }
 
-    /// All that there shall be by the records.
+    /// All that there shall be by the records. A process that stays may leave to its chores what is theirs.
     fn all<'a>(
         &self,
         host: &'a Host,
         store: &Store,
         interrupted: &BTreeSet<Slot>,
+        reaping: Reaping,
     ) -> Result<All<'a>, SdnError> {
-        let busy = self.resident.as_ref().map(Resident::busy).cloned().unwrap_or_default();
+        let mut busy = self.resident.as_ref().map(Resident::busy).cloned().unwrap_or_default();
+        if self.resident.is_some() && reaping == Reaping::Later {
+            busy.extend(store.spares(Spare::Condemned)?);
+        }
         let mut fragments = fragments(host, &store.all()?)?;
         for slot in store.spares(Spare::Warm)? {
             fragments.insert(slot, network::spare(slot, &host.node)?);

@@ -72,6 +72,32 @@ impl<K: Kernel> Sdn<K> {
         self
     }
 
+    /// Decides for a node that has not been used yet, so that slots can be prepared before its first instance.
+    ///
+    /// # Errors
+    /// Where nothing can be decided, or not be recorded. [`Self::repair`] then makes what all instances share.
+    pub fn begin(&mut self) -> Result<(), SdnError> {
+        let _lock = self.lock()?;
+        let mut store = self.open_store()?;
+        let tx = store.transaction()?;
+        let host = Host::decide(&mut self.kernel, &self.config, &tx)?;
+        host.record(&mut self.kernel, &tx)?;
+        tx.commit()?;
+        self.keep_store(store);
+        Ok(())
+    }
+
+    /// How many slots are spare, by what is the matter with them, and how many are taken.
+    ///
+    /// # Errors
+    /// Where the records cannot be read.
+    pub fn counts(&mut self) -> Result<(u32, BTreeMap<Spare, usize>), SdnError> {
+        let store = self.open_store()?;
+        let counts = (store.count()?, store.count_spares()?);
+        self.keep_store(store);
+        Ok(counts)
+    }
+
     /// Waits until nobody else is at work, nor any program that a killed process left behind.
     pub(super) fn lock(&mut self) -> Result<Lock, SdnError> {
         let lent = self.resident.as_ref().and_then(|resident| Lock::shared_with(&resident.lock));

@@ -5,13 +5,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{
     Change, Failure, Instance, Report, Sdn, SdnError,
     converge::{Named, Observe, Outcome},
+    error::InstanceError,
     host::Host,
 };
 use crate::{
     kernel::Kernel,
     model::{InstanceName, Slot},
     plan::{Reaping, Step},
-    store::{Phase, Spare, Store, Tx},
+    store::{Phase, Record, Spare, Store, Tx},
 };
 
 /// How far it came.
@@ -50,7 +51,7 @@ impl<K: Kernel> Sdn<K> {
         let (outcome, looked_at, reaping) = match (named, changes) {
             (Some(outcome), Some(changes)) => (outcome, Some(changes), reaping),
             _ => {
-                let all = self.all(host, store, interrupted)?;
+                let all = self.all(host, store, interrupted, Reaping::Now)?;
                 let outcome = all.converge(&mut self.kernel)?.unwrap_or_default();
                 (outcome, None, Reaping::Now)
             }
@@ -84,7 +85,7 @@ impl<K: Kernel> Sdn<K> {
             }
             match (outcome.failed.get(&record.slot), record.phase) {
                 (Some(error), _) => {
-                    failures.push(Failure { name: name.clone(), error: error.clone() });
+                    failures.push(failure(&record, error));
                 }
                 (None, _) if outcome.halted.is_some() => {}
                 (None, Phase::Removing) if reaping == Reaping::Later => {
@@ -149,9 +150,13 @@ fn unsettle(tx: &Tx<'_>, outcome: &Outcome, known: &[Failure]) -> Result<Vec<Fai
         if let Some(record) = record.filter(|record| !known.contains(record.workload.name())) {
             let name = record.workload.name();
             tx.set_phase(name, Phase::Pending)?;
-            found.push(Failure { name: name.clone(), error: error.clone() });
+            found.push(failure(&record, error));
         }
     }
     found.sort_by(|one, other| one.name.cmp(&other.name));
     Ok(found)
+}
+
+fn failure(record: &Record, error: &InstanceError) -> Failure {
+    Failure { name: record.workload.name().clone(), slot: record.slot, error: error.clone() }
 }

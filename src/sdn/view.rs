@@ -7,7 +7,7 @@ use crate::{
     kernel::{Kernel, LinkState},
     model::{Addresses, Exposure, InstanceName, InterfaceName, Kind, MacAddress, Slot, Workload},
     network::{self, Node, alias},
-    store::{Lock, Phase, Record, Store},
+    store::{Phase, Record, Store},
 };
 
 /// A recorded instance, with all that its slot determines.
@@ -133,7 +133,7 @@ impl<K: Kernel> Sdn<K> {
     /// # Errors
     /// Where the store or the kernel cannot be read.
     pub fn list(&mut self) -> Result<Vec<Listed>, SdnError> {
-        let _lock = Lock::shared(&self.config.state_dir)?;
+        let _lock = self.look_lock()?;
         let Some((store, host)) = self.recorded()? else { return Ok(vec![]) };
         let links = self.kernel.links()?.into_iter();
         let links: BTreeMap<_, _> = links.map(|link| (link.name.clone(), link)).collect();
@@ -150,7 +150,7 @@ impl<K: Kernel> Sdn<K> {
     /// # Errors
     /// Where there is none of this name, or the store or the kernel cannot be read.
     pub fn inspect(&mut self, name: &InstanceName) -> Result<Inspection, SdnError> {
-        let _lock = Lock::shared(&self.config.state_dir)?;
+        let _lock = self.look_lock()?;
         let Some((store, host)) = self.recorded()? else { return Err(self.unknown(name, None)) };
         let Some(record) = store.get(name)? else {
             return Err(self.unknown(name, store.nearest(name.as_str())?));

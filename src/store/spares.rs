@@ -1,5 +1,7 @@
 //! Slots that nobody holds and that are not free either.
 
+use std::collections::BTreeMap;
+
 use super::{Store, StoreError, Tx, sql};
 use crate::model::{InstanceName, Slot};
 
@@ -35,6 +37,18 @@ impl Store {
     pub fn spare_of(&self, slot: Slot) -> Result<Option<Spare>, StoreError> {
         let row = self.row("look up a slot", sql::SPARE, [slot.number()], |row| row.get(0))?;
         Ok(row.and_then(|state: i64| Spare::ALL.into_iter().find(|spare| spare.number() == state)))
+    }
+
+    /// How many slots there are in each of these states.
+    ///
+    /// # Errors
+    /// Where the database cannot be read.
+    pub fn count_spares(&self) -> Result<BTreeMap<Spare, usize>, StoreError> {
+        let sql = "SELECT state, count(*) FROM spares GROUP BY state";
+        let rows: Vec<(i64, usize)> =
+            self.rows("count the spare slots", sql, |row| Ok((row.get(0)?, row.get(1)?)))?;
+        let spare = |number| Spare::ALL.into_iter().find(|spare| spare.number() == number);
+        Ok(rows.into_iter().filter_map(|(number, count)| Some((spare(number)?, count))).collect())
     }
 
     /// The spare slots in this state, lowest first.

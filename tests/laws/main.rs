@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails where it panics")]
 
 mod node;
+mod resident;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
