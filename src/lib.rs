@@ -77,6 +77,7 @@
 //! * What was not done is not reported as done, and one instance's failure does not stop the others.
 //! * Any number of processes may call at once.
 
+pub mod daemon;
 pub mod definition;
 pub mod firewall;
 pub mod kernel;

@@ -135,7 +135,8 @@ impl<K: Kernel> Sdn<K> {
         let mut touched: BTreeSet<InstanceName> = BTreeSet::new();
         for (index, request) in left {
             let names = names(request);
-            let meets = names.as_ref().map_or(!done.is_empty(), |names| !names.is_disjoint(&touched));
+            let meets =
+                names.as_ref().map_or(!done.is_empty(), |names| !names.is_disjoint(&touched));
             if meets {
                 break;
             }

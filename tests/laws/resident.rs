@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use riklet_sdn::{
     kernel::{
         Flows,
-        fake::{Fault, FakeKernel, Stopped},
+        fake::{FakeKernel, Fault, Stopped},
     },
     sdn::{Request, Sdn, UpOptions, Which},
     store::Spare,
@@ -163,7 +163,9 @@ fn a_warm_slot_costs_an_alias_and_one_transaction() {
     take(&Turn::Prepare(2), &mut daemon);
     let before = node.kernel.system().effects;
     let requests: Vec<_> = (0..2)
-        .map(|number| Request::Up(vec![function(number, &[8000 + number * 2])], UpOptions::default()))
+        .map(|number| {
+            Request::Up(vec![function(number, &[8000 + number * 2])], UpOptions::default())
+        })
         .collect();
     let answers = daemon.apply(&requests);
     let steps: Vec<_> = answers.iter().map(|a| a.as_ref().unwrap().done.len()).collect();

@@ -79,7 +79,9 @@ impl Core {
         }
         let report = node.repair()?;
         let answers = queue.clone();
-        let done = move |done| drop(answers.send(Message::Done(done)));
+        let done = move |done| {
+            let _engine_is_gone = answers.send(Message::Done(done));
+        };
         let worker = Worker::start(Linux::new(), done).map_err(EngineError::Start)?;
         let now = now();
         let mut core = Self {
@@ -108,7 +110,7 @@ impl Core {
     pub(super) fn run(mut self) {
         while !self.stopping {
             if let Err(errno) = self.wait() {
-                self.events.error(format!("cannot wait for anything to happen: {errno}"));
+                self.events.error(&std::io::Error::from(errno));
                 return;
             }
             self.take_messages();
@@ -123,9 +125,11 @@ impl Core {
         let due = [Some(self.tick), self.healer.next(), self.next_chore()];
         let due = due.into_iter().flatten().min().unwrap_or(self.tick);
         let limit = Timespec::try_from(due.saturating_duration_since(now())).ok();
-        let kernel = self.node.kernel();
+        let kernel = &*self.node.kernel();
         let mut files = vec![PollFd::new(&*self.queue.wake, PollFlags::IN)];
-        files.extend(kernel.as_fds().into_iter().map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
+        files.extend(
+            kernel.as_fds().into_iter().map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)),
+        );
         match poll(&mut files, limit.as_ref()) {
             Ok(_) | Err(Errno::INTR) => {}
             Err(errno) => return Err(errno),
@@ -271,7 +275,7 @@ impl Core {
         match healed {
             Ok(report) => self.report_repair(&report, now),
             Err(error) => {
-                self.events.error(error_text(&error));
+                self.events.error(&error);
                 for subject in subjects {
                     self.healer.failed(subject, now);
                 }
@@ -291,7 +295,7 @@ impl Core {
         }
         for subject in repaired {
             if let Some(pause) = self.healer.repaired(subject, now) {
-                self.events.backs_off(subject, pause);
+                self.events.backs_off(subject.slot(), pause);
             }
         }
         for failure in &report.failures {
@@ -318,7 +322,7 @@ impl Core {
             return;
         }
         if let Err(error) = self.next_chores() {
-            self.events.error(error_text(&error));
+            self.events.error(&error);
             // The tick tries again.
             self.refill = false;
             self.condemned = None;
@@ -327,7 +331,8 @@ impl Core {
 
     fn next_chores(&mut self) -> Result<(), SdnError> {
         let now = now();
-        let status = if self.refill || self.condemned.is_some() { self.status()? } else { return Ok(()) };
+        let status =
+            if self.refill || self.condemned.is_some() { self.status()? } else { return Ok(()) };
         let reap_due = self.condemned.is_some_and(|since| now >= since + REAP_AFTER);
         if status.condemned == 0 {
             self.condemned = None;
@@ -341,7 +346,8 @@ impl Core {
         let wanted = self.options.warm.saturating_sub(status.warm + status.preparing);
         if wanted == 0 {
             self.refill = false;
-        } else if self.refill && (now >= self.asked + QUIET || status.warm * 2 <= self.options.warm) {
+        } else if self.refill && (now >= self.asked + QUIET || status.warm * 2 <= self.options.warm)
+        {
             match self.node.prepare(wanted.min(PREPARED))? {
                 Some(chore) => self.worker.give(chore),
                 None => self.refill = false,
@@ -356,11 +362,11 @@ impl Core {
         self.own.extend(done.warm.iter().chain(&done.free));
         let now = now();
         if let Err(error) = self.node.finish(done) {
-            self.events.error(error_text(&error));
+            self.events.error(&error);
             self.healer.suspect(Subject::Shared, now);
         }
         for error in done.failed.values().chain(done.kept.as_ref().map(|(_, error)| error)) {
-            self.events.error(error_text(error));
+            self.events.error(error);
         }
         if done.kept.is_some() {
             self.condemned = Some(now + TICK);
@@ -396,15 +402,4 @@ impl Core {
 #[expect(clippy::disallowed_methods, reason = "the engine is where time comes in")]
 fn now() -> Instant {
     Instant::now()
-}
-
-/// An error and all that is behind it.
-fn error_text(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(source) = next {
-        text = format!("{text}: {source}");
-        next = source.source();
-    }
-    text
 }

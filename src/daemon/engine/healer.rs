@@ -28,6 +28,16 @@ pub(crate) enum Subject {
     Slot(Slot),
 }
 
+impl Subject {
+    /// The slot, where it is one.
+    pub(crate) const fn slot(self) -> Option<Slot> {
+        match self {
+            Self::Shared => None,
+            Self::Slot(slot) => Some(slot),
+        }
+    }
+}
+
 /// What is to be looked at now.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Look {
@@ -99,12 +109,10 @@ impl Healer {
         }
         let due = self.due.iter().filter(|(_, due)| **due <= now).map(|(subject, _)| *subject);
         let due: Vec<_> = due.take(SLOTS).collect();
-        let slot = |subject: &Subject| match subject {
-            Subject::Slot(slot) => Some(*slot),
-            Subject::Shared => None,
-        };
-        due.iter().for_each(|subject| drop(self.due.remove(subject)));
-        let slots: BTreeSet<_> = due.iter().filter_map(slot).collect();
+        for subject in &due {
+            self.due.remove(subject);
+        }
+        let slots: BTreeSet<_> = due.iter().filter_map(|subject| subject.slot()).collect();
         (!slots.is_empty()).then_some(Look::Slots(slots))
     }
 

@@ -26,7 +26,9 @@ impl Worker {
         done: impl Fn(Done) + Send + 'static,
     ) -> io::Result<Self> {
         let (chores, queue) = mpsc::channel();
-        thread::Builder::new().name("worker".to_owned()).spawn(move || work(kernel, queue, done))?;
+        thread::Builder::new()
+            .name("worker".to_owned())
+            .spawn(move || work(kernel, queue, done))?;
         Ok(Self { chores, at_work: false })
     }
 
