@@ -93,6 +93,8 @@ impl std::error::Error for Refusal {}
 pub enum KernelError {
     #[error("cannot read interface {name}")]
     ReadLink { name: InterfaceName, source: Refusal },
+    #[error("cannot listen to the kernel's notifications")]
+    Listen { source: Refusal },
     #[error("cannot list the interfaces")]
     ListLinks { source: Refusal },
     #[error("cannot create TAP {name}: {step}")]
@@ -141,6 +143,7 @@ impl KernelError {
     pub const fn refusal(&self) -> &Refusal {
         match self {
             Self::ReadLink { source, .. }
+            | Self::Listen { source }
             | Self::ListLinks { source }
             | Self::CreateLink { source, .. }
             | Self::ConfigureLink { source, .. }

@@ -6,7 +6,6 @@ mod error;
 pub mod fake;
 mod link;
 pub mod linux;
-pub mod watched;
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -115,7 +115,7 @@ impl<K: Kernel> Sdn<K> {
         for (index, recorded) in done {
             let report = report(&store, &host, &settled, recorded, &asked, alone);
             if let Some(answer) = answers.get_mut(index) {
-                *answer = Some(report.map_err(SdnError::from));
+                *answer = Some(report);
             }
         }
         self.keep_store(store);
@@ -264,7 +264,7 @@ fn part(step: &Step, slots: &BTreeSet<Slot>, pool: Pool) -> Option<Step> {
             };
             let (remove, add): (BTreeSet<_>, BTreeSet<_>) = (mine(remove), mine(add));
             let any = !(remove.is_empty() && add.is_empty());
-            any.then(|| Step::Firewall(*backend, firewall::Change::Delta { remove, add }))
+            any.then_some(Step::Firewall(*backend, firewall::Change::Delta { remove, add }))
         }
         Step::CondemnLinks(names) => {
             let interfaces = slots.iter().map(|slot| slot.interface());

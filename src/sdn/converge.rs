@@ -196,7 +196,7 @@ impl Observe for Named<'_> {
         let after = |(&slot, change): (&Slot, &Change)| Some((slot, change.after.clone()?));
         let fragments = self.changes.iter().filter_map(after).collect();
         let (reaping, condemned) = (self.reaping, self.condemned.clone());
-        Desired { reaping, condemned, ..desired(self.host, fragments) }
+        Desired { condemned, reaping, ..desired(self.host, fragments) }
     }
 
     fn observe(&self, kernel: &mut impl Kernel) -> Result<Option<Observed>, SdnError> {
@@ -289,7 +289,7 @@ impl Observe for All<'_> {
         let (interrupted, condemned) = (self.interrupted.clone(), self.condemned.clone());
         let untouched = self.untouched.clone();
         let desired = desired(self.host, self.fragments.clone());
-        Desired { interrupted, condemned, untouched, ..desired }
+        Desired { untouched, interrupted, condemned, ..desired }
     }
 
     fn observe(&self, kernel: &mut impl Kernel) -> Result<Option<Observed>, SdnError> {

@@ -48,13 +48,13 @@ impl<K: Kernel> Sdn<K> {
         let named = changes.and_then(|changes| Named::new(host, changes));
         let named = named.map(|named| self.as_resident(named));
         let named = named.map(|named| named.converge(&mut self.kernel)).transpose()?.flatten();
-        let (outcome, looked_at, reaping) = match (named, changes) {
-            (Some(outcome), Some(changes)) => (outcome, Some(changes), reaping),
-            _ => {
-                let all = self.all(host, store, interrupted, Reaping::Now)?;
-                let outcome = all.converge(&mut self.kernel)?.unwrap_or_default();
-                (outcome, None, Reaping::Now)
-            }
+        let (outcome, looked_at, reaping) = if let (Some(outcome), Some(changes)) = (named, changes)
+        {
+            (outcome, Some(changes), reaping)
+        } else {
+            let all = self.all(host, store, interrupted, Reaping::Now)?;
+            let outcome = all.converge(&mut self.kernel)?.unwrap_or_default();
+            (outcome, None, Reaping::Now)
         };
         let tx = store.transaction()?;
         let mut failures = self.settle_records(&tx, &outcome, looked_at, reaping)?;

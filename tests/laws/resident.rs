@@ -128,7 +128,9 @@ proptest! {
         let prepared = || {
             let node = Node::new();
             let mut daemon = node.sdn().resident();
-            before.iter().for_each(|turn| drop(take(turn, &mut daemon)));
+            for turn in &before {
+                take(turn, &mut daemon);
+            }
             (node, daemon)
         };
         let (sound, mut daemon) = prepared();

@@ -17,8 +17,9 @@ use super::{
 };
 use crate::{
     daemon::events::Events,
-    kernel::{linux::Linux, watched::Watched},
+    kernel::linux::{Linux, watched::Watched},
     model::Slot,
+    plan::Step,
     sdn::{Config, Failure, Report, Request, Sdn, SdnError},
     store::Spare,
 };
@@ -102,7 +103,7 @@ impl Core {
             stopping: false,
         };
         core.report_repair(&report, now);
-        core.node.kernel().changes();
+        core.node.kernel().changes()?;
         Ok(core)
     }
 
@@ -214,7 +215,7 @@ impl Core {
     fn note(&mut self, request: &Request, report: &Report, now: Instant) {
         for step in &report.done {
             match step {
-                crate::plan::Step::CondemnLinks(names) => {
+                Step::CondemnLinks(names) => {
                     self.own.extend(names.iter().filter_map(|n| Slot::of_interface(n.as_str())));
                     self.condemned = self.condemned.or(Some(now));
                 }
@@ -240,13 +241,23 @@ impl Core {
     /// What the kernel said unasked.
     fn listen(&mut self) {
         let now = now();
-        let changes = self.node.kernel().changes();
         let own = std::mem::take(&mut self.own);
-        if changes.firewall || changes.gates || changes.uplinks || changes.sysctls || changes.lost {
-            self.healer.suspect(Subject::Shared, now);
-            for cause in &changes.causes {
-                self.events.noticed(cause);
+        let changes = match self.node.kernel().changes() {
+            Ok(changes) => changes,
+            Err(error) => {
+                self.events.error(&error);
+                self.healer.failed(Subject::All, now);
+                return;
             }
+        };
+        if changes.firewall || changes.uplinks || changes.lost {
+            self.healer.suspect(Subject::All, now);
+        }
+        if changes.gates || changes.sysctls {
+            self.healer.suspect(Subject::Shared, now);
+        }
+        for cause in &changes.causes {
+            self.events.noticed(cause);
         }
         for slot in changes.links {
             if own.contains(&slot) {
@@ -257,8 +268,8 @@ impl Core {
         }
         if now >= self.tick {
             self.tick = now + TICK;
-            self.node.kernel().refresh();
-            self.healer.suspect(Subject::Shared, now);
+            let whole = self.node.kernel().refresh();
+            self.healer.suspect(if whole { Subject::All } else { Subject::Shared }, now);
         }
     }
 
@@ -267,9 +278,10 @@ impl Core {
         let now = now();
         let Some(look) = self.healer.take(now) else { return };
         let (healed, subjects) = match &look {
-            Look::All => (self.node.repair(), vec![Subject::Shared]),
+            Look::All => (self.node.repair(), vec![Subject::All]),
             Look::Slots(slots) => {
-                (self.node.heal(slots), slots.iter().copied().map(Subject::Slot).collect())
+                let subjects = slots.iter().copied().map(Subject::Slot);
+                (self.node.heal(slots), subjects.chain([Subject::Shared]).collect())
             }
         };
         match healed {
@@ -286,8 +298,11 @@ impl Core {
     fn report_repair(&mut self, report: &Report, now: Instant) {
         let mut repaired = BTreeSet::new();
         for step in &report.done {
-            let subject = step.slot().map_or(Subject::Shared, Subject::Slot);
-            repaired.insert(subject);
+            let shared = match step {
+                Step::Firewall(..) => Subject::All,
+                _ => Subject::Shared,
+            };
+            repaired.insert(step.slot().map_or(shared, Subject::Slot));
             self.own.extend(step.slot());
         }
         if !report.done.is_empty() {
@@ -336,12 +351,12 @@ impl Core {
         let reap_due = self.condemned.is_some_and(|since| now >= since + REAP_AFTER);
         if status.condemned == 0 {
             self.condemned = None;
-        } else if reap_due || status.condemned >= CROWD {
-            if let Some(chore) = self.node.condemned()? {
-                self.condemned = None;
-                self.worker.give(chore);
-                return Ok(());
-            }
+        } else if (reap_due || status.condemned >= CROWD)
+            && let Some(chore) = self.node.condemned()?
+        {
+            self.condemned = None;
+            self.worker.give(chore);
+            return Ok(());
         }
         let wanted = self.options.warm.saturating_sub(status.warm + status.preparing);
         if wanted == 0 {
@@ -363,7 +378,7 @@ impl Core {
         let now = now();
         if let Err(error) = self.node.finish(done) {
             self.events.error(&error);
-            self.healer.suspect(Subject::Shared, now);
+            self.healer.suspect(Subject::All, now);
         }
         for error in done.failed.values().chain(done.kept.as_ref().map(|(_, error)| error)) {
             self.events.error(error);

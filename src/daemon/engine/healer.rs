@@ -11,7 +11,7 @@ use crate::model::Slot;
 const AT_ONCE: u32 = 5;
 /// The first pause; each further one is twice as long.
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
-const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+const LONGEST_PAUSE: Duration = Duration::from_mins(1);
 /// What stayed as it was for so long is no longer fought over.
 const PEACE: Duration = Duration::from_secs(10);
 /// What we changed ourselves is looked at when the rush is over.
@@ -22,7 +22,9 @@ const SLOTS: usize = 256;
 /// What may drift, in the unit that is left alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Subject {
-    /// What all instances share: the firewall, gates, sysctls.
+    /// Anything: the firewall is not what it was.
+    All,
+    /// What all instances share: the firewall's skeleton, gates, sysctls.
     Shared,
     /// The interface of one slot.
     Slot(Slot),
@@ -32,7 +34,7 @@ impl Subject {
     /// The slot, where it is one.
     pub(crate) const fn slot(self) -> Option<Slot> {
         match self {
-            Self::Shared => None,
+            Self::All | Self::Shared => None,
             Self::Slot(slot) => Some(slot),
         }
     }
@@ -43,7 +45,7 @@ impl Subject {
 pub(crate) enum Look {
     /// Everything.
     All,
-    /// These slots.
+    /// These slots, and what all share.
     Slots(BTreeSet<Slot>),
 }
 
@@ -101,9 +103,7 @@ impl Healer {
 
     /// What is to be looked at now; `None` where nothing is due.
     pub(crate) fn take(&mut self, now: Instant) -> Option<Look> {
-        if self.due.get(&Subject::Shared).is_some_and(|due| *due <= now) {
-            self.due.remove(&Subject::Shared);
-            // Slots that are left alone are so by a look at everything as well: it repairs them, though.
+        if self.due.get(&Subject::All).is_some_and(|due| *due <= now) {
             self.due.retain(|_, due| *due > now);
             return Some(Look::All);
         }
@@ -113,7 +113,7 @@ impl Healer {
             self.due.remove(subject);
         }
         let slots: BTreeSet<_> = due.iter().filter_map(|subject| subject.slot()).collect();
-        (!slots.is_empty()).then_some(Look::Slots(slots))
+        (!due.is_empty()).then_some(Look::Slots(slots))
     }
 
     /// When something is due next.
@@ -135,8 +135,8 @@ mod tests {
 
     const SLOT: Subject = Subject::Slot(Slot::new(3));
 
-    fn look(slots: &[u16]) -> Option<Look> {
-        Some(Look::Slots(slots.iter().map(|&slot| Slot::new(slot)).collect()))
+    fn slots(slots: &[u16]) -> Look {
+        Look::Slots(slots.iter().map(|&slot| Slot::new(slot)).collect())
     }
 
     #[test]
@@ -151,7 +151,7 @@ mod tests {
             let due = healer.next().unwrap();
             pauses.push(due.duration_since(now));
             now = due;
-            assert_eq!(healer.take(now), look(&[3]));
+            assert_eq!(healer.take(now), Some(slots(&[3])));
             healer.repaired(SLOT, now);
         }
         let millis: Vec<_> = pauses.iter().map(Duration::as_millis).collect();
@@ -164,7 +164,7 @@ mod tests {
         );
         now += Duration::from_secs(121);
         healer.suspect(SLOT, now);
-        assert_eq!(healer.take(now), look(&[3]), "it had its peace");
+        assert_eq!(healer.take(now), Some(slots(&[3])), "it had its peace");
         assert_eq!(healer.repaired(SLOT, now), None);
     }
 
@@ -177,13 +177,15 @@ mod tests {
         healer.own(Slot::new(2), now);
         assert_eq!(healer.take(now), None);
         healer.suspect(Subject::Slot(Slot::new(2)), now);
-        assert_eq!(healer.take(now), look(&[2]));
-        assert_eq!(healer.take(now + OWN), look(&[1]));
+        assert_eq!(healer.take(now), Some(slots(&[2])));
+        assert_eq!(healer.take(now + OWN), Some(slots(&[1])));
         assert_eq!(healer.next(), None);
         healer.own(Slot::new(1), now);
         healer.suspect(Subject::Shared, now);
+        assert_eq!(healer.take(now), Some(slots(&[])));
+        healer.suspect(Subject::All, now);
         assert_eq!(healer.take(now), Some(Look::All));
-        assert_eq!(healer.take(now + OWN), look(&[1]));
+        assert_eq!(healer.take(now + OWN), Some(slots(&[1])));
     }
 
     #[test]
@@ -193,6 +195,6 @@ mod tests {
         let mut healer = Healer::default();
         healer.failed(SLOT, now);
         assert_eq!(healer.take(now), None);
-        assert_eq!(healer.take(now + FIRST_PAUSE), look(&[3]));
+        assert_eq!(healer.take(now + FIRST_PAUSE), Some(slots(&[3])));
     }
 }

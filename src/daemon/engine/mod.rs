@@ -23,12 +23,12 @@ use tokio::sync::oneshot;
 use self::core::Core;
 use super::events::Events;
 use crate::{
-    kernel::{KernelError, linux::Linux, watched::Watched},
+    kernel::{KernelError, linux::watched::Watched},
     sdn::{Config, Done, Report, Request, Sdn, SdnError},
 };
 
 /// The façade as the engine has it.
-pub type Node = Sdn<Watched<Linux>>;
+pub type Node = Sdn<Watched>;
 
 /// How the engine works.
 #[derive(Debug, Clone)]

@@ -47,7 +47,6 @@ impl Worker {
     }
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "they are this thread's")]
 fn work(mut kernel: impl Kernel, queue: Receiver<Chore>, done: impl Fn(Done)) {
     for chore in queue {
         done(chore.run(&mut kernel));

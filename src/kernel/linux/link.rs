@@ -83,7 +83,7 @@ impl Route {
     ) -> BTreeMap<InterfaceName, KernelError> {
         let all: Vec<_> = aliases.iter().collect();
         let requests = all.iter().map(|(name, alias)| (*name, set_alias(name, alias)));
-        let refused = self.send_for_each(requests.collect());
+        let refused = self.send_for_each(&requests.collect::<Vec<_>>());
         let part = "alias";
         let error = |(name, source): (&InterfaceName, Refusal)| {
             (name.clone(), KernelError::ConfigureLink { name: name.clone(), part, source })
@@ -94,7 +94,7 @@ impl Route {
     /// Sends a message for each of these interfaces, and returns those that were refused.
     fn send_for_each<'a>(
         &mut self,
-        messages: Vec<(&'a InterfaceName, RouteNetlinkMessage)>,
+        messages: &[(&'a InterfaceName, RouteNetlinkMessage)],
     ) -> Vec<(&'a InterfaceName, Refusal)> {
         let mut refused = Vec::new();
         for batch in messages.chunks(BATCH) {
@@ -130,9 +130,9 @@ impl Route {
         &mut self,
         names: &BTreeSet<InterfaceName>,
     ) -> Result<(), KernelError> {
-        let requests = names.iter().map(|name| (name, condemn(name))).collect();
+        let requests: Vec<_> = names.iter().map(|name| (name, condemn(name))).collect();
         let gone = |refusal: &Refusal| refusal.errno == Some(Refusal::ENODEV);
-        let mut refused = self.send_for_each(requests).into_iter();
+        let mut refused = self.send_for_each(&requests).into_iter();
         refused.find(|(_, refusal)| !gone(refusal)).map_or(Ok(()), |(name, source)| {
             Err(KernelError::CondemnLink { name: name.clone(), source })
         })

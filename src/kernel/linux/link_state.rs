@@ -41,6 +41,11 @@ impl Route {
 
     /// All interfaces named `rik<digits>`.
     pub(super) fn links(&mut self) -> Result<Vec<LinkState>, KernelError> {
+        Ok(self.links_by_index()?.into_values().collect())
+    }
+
+    /// The same, by their indices.
+    pub(super) fn links_by_index(&mut self) -> Result<BTreeMap<u32, LinkState>, KernelError> {
         self.read_links().map_err(|source| KernelError::ListLinks { source })
     }
 
@@ -83,7 +88,7 @@ impl Route {
         Ok(Some(state))
     }
 
-    fn read_links(&mut self) -> Result<Vec<LinkState>, Refusal> {
+    fn read_links(&mut self) -> Result<BTreeMap<u32, LinkState>, Refusal> {
         let links = self.socket.query(&get_link(vec![]), NLM_F_DUMP)?;
         let mut ours: BTreeMap<u32, LinkState> = links
             .iter()
@@ -102,7 +107,7 @@ impl Route {
                 state.neighbours.insert(address, mac);
             }
         }
-        Ok(ours.into_values().collect())
+        Ok(ours)
     }
 }
 
@@ -132,7 +137,7 @@ fn get_neighbours(index: u32) -> RouteNetlinkMessage {
 }
 
 /// An interface by its index, without addresses and neighbours.
-fn link(answer: &RouteNetlinkMessage) -> Option<(u32, LinkState)> {
+pub(super) fn link(answer: &RouteNetlinkMessage) -> Option<(u32, LinkState)> {
     let RouteNetlinkMessage::NewLink(message) = answer else { return None };
     let flags = message.header.flags;
     let mut name = None;
@@ -234,8 +239,12 @@ fn mac(octets: &[u8]) -> Option<MacAddress> {
     octets.try_into().ok().map(MacAddress::new)
 }
 
-fn address(answer: &RouteNetlinkMessage) -> Option<(u32, Ipv4Net)> {
-    let RouteNetlinkMessage::NewAddress(message) = answer else { return None };
+pub(super) fn address(answer: &RouteNetlinkMessage) -> Option<(u32, Ipv4Net)> {
+    let (RouteNetlinkMessage::NewAddress(message) | RouteNetlinkMessage::DelAddress(message)) =
+        answer
+    else {
+        return None;
+    };
     // IFA_ADDRESS is the peer's address where there is one.
     let local = message.attributes.iter().find_map(|attribute| match attribute {
         AddressAttribute::Local(IpAddr::V4(address)) => Some(*address),
@@ -247,9 +256,19 @@ fn address(answer: &RouteNetlinkMessage) -> Option<(u32, Ipv4Net)> {
 
 fn neighbour(answer: &RouteNetlinkMessage) -> Option<(u32, (Ipv4Addr, MacAddress))> {
     let RouteNetlinkMessage::NewNeighbour(message) = answer else { return None };
-    if message.header.state != NeighbourState::Permanent {
+    let (address, permanent) = said_of_neighbour(answer)?;
+    Some((message.header.ifindex, (address, permanent?)))
+}
+
+/// A neighbour, and where it is if that is permanent.
+pub(super) fn said_of_neighbour(
+    answer: &RouteNetlinkMessage,
+) -> Option<(Ipv4Addr, Option<MacAddress>)> {
+    let (RouteNetlinkMessage::NewNeighbour(message) | RouteNetlinkMessage::DelNeighbour(message)) =
+        answer
+    else {
         return None;
-    }
+    };
     let mut found = (None, None);
     for attribute in &message.attributes {
         match attribute {
@@ -260,5 +279,6 @@ fn neighbour(answer: &RouteNetlinkMessage) -> Option<(u32, (Ipv4Addr, MacAddress
             _ => {}
         }
     }
-    Some((message.header.ifindex, (found.0?, found.1?)))
+    let permanent = message.header.state == NeighbourState::Permanent;
+    Some((found.0?, found.1.filter(|_| permanent)))
 }

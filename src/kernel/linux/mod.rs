@@ -14,6 +14,7 @@ mod resolvers;
 mod route;
 mod sysctl;
 pub mod tap;
+pub mod watched;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -58,6 +59,16 @@ impl Linux {
         wrap: impl FnOnce(Refusal) -> KernelError,
     ) -> Result<&mut Route, KernelError> {
         opened(&mut self.route, Route::open).map_err(wrap)
+    }
+
+    /// All interfaces named `rik<digits>`, by their indices.
+    fn links_by_index(&mut self) -> Result<BTreeMap<u32, LinkState>, KernelError> {
+        self.route(|source| KernelError::ListLinks { source })?.links_by_index()
+    }
+
+    /// By which nf_tables names us to others; `None` where nothing was asked of it yet.
+    fn nftables_port(&self) -> Option<u32> {
+        self.nftables.as_ref().and_then(Nftables::port)
     }
 
     fn nftables(&mut self) -> Result<&mut Nftables, Refusal> {

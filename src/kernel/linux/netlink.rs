@@ -15,13 +15,13 @@ use rustix::net::sockopt::set_socket_send_buffer_size_force;
 use crate::kernel::Refusal;
 
 /// Large enough for any message of a dump: the kernel never makes one larger than 32 KiB.
-const BUFFER: usize = 64 * 1024;
+pub(super) const BUFFER: usize = 64 * 1024;
 /// Fits the send buffer that a socket begins with (`net.core.wmem_default`, 208 KiB).
 const LARGE: usize = 64 * 1024;
 /// Lengths of messages and attributes are rounded up to this (`NLMSG_ALIGNTO`, `NLA_ALIGNTO`).
-const ALIGNMENT: usize = 4;
+pub(super) const ALIGNMENT: usize = 4;
 /// `sizeof(struct nlmsghdr)`.
-const HEADER: usize = 16;
+pub(super) const HEADER: usize = 16;
 /// `NLMSG_ERROR`, `NLMSG_DONE` of `<linux/netlink.h>`.
 const ERROR: u16 = 2;
 const DONE: u16 = 3;
@@ -33,9 +33,9 @@ const ERROR_HAS_ATTRIBUTES: u16 = 0x200;
 const DUMP_INTERRUPTED: u16 = 0x10;
 /// How often a dump is begun that others keep interrupting.
 const ATTEMPTS: usize = 16;
-const EINTR: i32 = 4;
-const ENOBUFS: i32 = 105;
-const EAGAIN: i32 = 11;
+pub(super) const EINTR: i32 = 4;
+pub(super) const ENOBUFS: i32 = 105;
+pub(super) const EAGAIN: i32 = 11;
 
 /// A message and its flags (`NLM_F_*`); `NLM_F_REQUEST` is understood.
 #[derive(Debug, Clone)]
@@ -73,6 +73,13 @@ impl Socket {
         socket.set_cap_ack(true)?;
         socket.connect(&SocketAddr::new(0, 0))?;
         Ok(Self { inner: socket, sequence: 0, buffer: Vec::with_capacity(BUFFER) })
+    }
+
+    /// By which the kernel names the socket (`nl_pid`).
+    pub(super) fn port(&self) -> Option<u32> {
+        let mut address = SocketAddr::new(0, 0);
+        self.inner.get_address(&mut address).ok()?;
+        Some(address.port_number())
     }
 
     /// Has the kernel check and use every field of a dump's request, as a filter
@@ -318,11 +325,11 @@ fn words(message: &[u8]) -> Option<String> {
     }
 }
 
-fn read_u16(bytes: &[u8], at: usize) -> Option<u16> {
+pub(super) fn read_u16(bytes: &[u8], at: usize) -> Option<u16> {
     bytes.get(at..at + 2)?.try_into().ok().map(u16::from_ne_bytes)
 }
 
-fn read_u32(bytes: &[u8], at: usize) -> Option<u32> {
+pub(super) fn read_u32(bytes: &[u8], at: usize) -> Option<u32> {
     bytes.get(at..at + 4)?.try_into().ok().map(u32::from_ne_bytes)
 }
 

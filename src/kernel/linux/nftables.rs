@@ -28,11 +28,18 @@ const ELEMENTS_A_REQUEST: usize = 16;
 #[derive(Debug)]
 pub(super) struct Nftables {
     socket: Socket,
+    port: Option<u32>,
 }
 
 impl Nftables {
     pub(super) fn open() -> Result<Self, Refusal> {
-        Ok(Self { socket: Socket::open(NETLINK_NETFILTER)? })
+        let socket = Socket::open(NETLINK_NETFILTER)?;
+        Ok(Self { port: socket.port(), socket })
+    }
+
+    /// By which the kernel names it in what it tells others of its changes.
+    pub(super) const fn port(&self) -> Option<u32> {
+        self.port
     }
 
     /// Whether the skeleton and these entries stand, and no firewall of iptables-nft came after it.
