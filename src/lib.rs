@@ -89,6 +89,7 @@ pub mod process;
 pub mod sdn;
 pub mod store;
 pub mod vmm;
+pub mod wire;
 
 pub use model::{InstanceName, Workload};
 pub use sdn::{

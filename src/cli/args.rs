@@ -3,7 +3,7 @@ use std::path::PathBuf;
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use riklet_sdn::{
-    model::{InstanceName, InterfaceName, Mtu, Pool},
+    model::{Account, InstanceName, InterfaceName, Mtu, Pool},
     sdn::FirewallChoice,
 };
 
@@ -56,6 +56,10 @@ pub(crate) struct NodeArgs {
     #[arg(long, global = true, value_name = "BYTES")]
     #[arg(env = "RIKLET_SDN_MTU", hide_env_values = true)]
     pub(crate) mtu: Option<Mtu>,
+    /// The daemon's socket [default: api.sock in the state directory]. Commands work alone where nobody listens.
+    #[arg(long, global = true, value_name = "SOCKET")]
+    #[arg(env = "RIKLET_SDN_API", hide_env_values = true)]
+    pub(crate) api: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
@@ -88,6 +92,8 @@ pub(crate) enum Command {
         #[arg(long)]
         rebuild: bool,
     },
+    /// Serve the API: the daemon, which keeps TAPs ready and repairs what drifts. Until Ctrl-C or SIGTERM.
+    Serve(ServeArgs),
     /// Bring functions up with their microVMs behind them, until Ctrl-C or SIGTERM.
     Run(RunArgs),
     /// List the functions that run, and how those that ran have ended.
@@ -195,6 +201,21 @@ pub(crate) struct RunArgs {
     /// Be that supervisor.
     #[arg(long, hide = true, conflicts_with = "detach")]
     pub(crate) supervise: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(after_help = "Example:\n  riklet-sdn serve --api-group kvm")]
+pub(crate) struct ServeArgs {
+    /// Who may use the API besides root: the name or the number of a group.
+    #[arg(long, value_name = "GROUP", env = "RIKLET_SDN_API_GROUP", hide_env_values = true)]
+    pub(crate) api_group: Option<Account>,
+    /// How many TAPs are made in advance; 0 is none.
+    #[arg(long, value_name = "COUNT", default_value_t = 64)]
+    #[arg(value_parser = clap::value_parser!(u16).range(0..=4096))]
+    pub(crate) warm: u16,
+    /// How long a client may take to send a request, in milliseconds.
+    #[arg(long, value_name = "MS", hide = true, default_value_t = 10_000)]
+    pub(crate) patience: u32,
 }
 
 #[derive(Debug, ClapArgs)]

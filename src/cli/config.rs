@@ -1,4 +1,8 @@
-use std::{collections::BTreeSet, io::ErrorKind, path::Path};
+use std::{
+    collections::BTreeSet,
+    io::ErrorKind,
+    path::{Path, PathBuf},
+};
 
 use riklet_sdn::sdn::Config;
 
@@ -6,6 +10,9 @@ use super::{args::NodeArgs, error::CliError, input};
 
 /// Read where it exists; `--config` names another, which must exist.
 const DEFAULT: &str = "/etc/riklet-sdn/config.toml";
+
+/// The daemon's socket, in the state directory.
+const SOCKET: &str = "api.sock";
 
 /// Flags and environment, then the file, then the defaults.
 pub(crate) fn load(args: &NodeArgs) -> Result<Config, CliError> {
@@ -27,4 +34,9 @@ pub(crate) fn load(args: &NodeArgs) -> Result<Config, CliError> {
         uplinks: if uplinks.is_empty() { file.uplinks } else { Some(uplinks) },
         mtu: args.mtu.or(file.mtu),
     })
+}
+
+/// Where the daemon listens.
+pub(crate) fn socket(args: &NodeArgs, config: &Config) -> PathBuf {
+    args.api.clone().unwrap_or_else(|| config.state_dir.join(SOCKET))
 }

@@ -1,6 +1,7 @@
-use std::{error::Error, io, path::PathBuf, process::ExitCode};
+use std::{io, path::PathBuf, process::ExitCode};
 
 use riklet_sdn::{
+    daemon::server::ServeError,
     definition::{self, Place},
     kernel::AccountKind,
     sdn::{ConfigError, ErrorKind, Failure, SdnError},
@@ -11,6 +12,8 @@ use riklet_sdn::{
     },
 };
 use serde_json::{Value, json};
+
+pub(crate) use riklet_sdn::wire::chain;
 
 use super::args::OutputFormat;
 
@@ -70,6 +73,8 @@ pub(crate) enum CliError {
     Signals { source: io::Error },
     #[error(transparent)]
     Guest(#[from] GuestError),
+    #[error(transparent)]
+    Serve(#[from] ServeError),
 }
 
 impl From<StoreError> for CliError {
@@ -142,43 +147,12 @@ impl CliError {
             Self::Privilege => Some("run it as root".to_owned()),
             Self::Tun { source } => Some(tun_advice(source).to_owned()),
             Self::Recorded { name } => Some(format!("`riklet-sdn down {name}` first")),
-            Self::Run(error) => run_hint(error),
+            Self::Run(error) => error.hint(),
             Self::Vmm { source, .. } => Some(source.hint()),
             Self::Image { source, .. } => source.hint(),
             Self::NotReady { .. } => Some("`riklet-sdn doctor` says what may be wrong".to_owned()),
             _ => None,
         }
-    }
-}
-
-/// The messages of an error and of all that is behind it.
-pub(crate) fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(source) = next {
-        let words = source.to_string();
-        // SQLite's error has its code behind it, and that has the same words again.
-        let repeated = words.strip_prefix("Error code ").and_then(|code| code.split_once(": "));
-        let repeated = repeated.is_some_and(|(_, words)| text.contains(words));
-        if !repeated {
-            text = format!("{text}: {words}");
-        }
-        next = source.source();
-    }
-    text
-}
-
-fn run_hint(error: &RunError) -> Option<String> {
-    match error {
-        RunError::Store(source) => source.hint(),
-        RunError::Sdn(source) => source.hint(),
-        RunError::Running { name, .. } => Some(format!("`riklet-sdn stop {name}` ends it")),
-        RunError::Unknown { nearest: Some(nearest), .. } => {
-            Some(format!("did you mean {nearest}?"))
-        }
-        RunError::Unknown { nearest: None, .. } => Some("`riklet-sdn ps` shows all".to_owned()),
-        RunError::Lost { .. } => Some("`riklet-sdn repair` clears away what it left".to_owned()),
-        _ => None,
     }
 }
 

@@ -16,6 +16,7 @@ mod progress;
 mod ps;
 mod repair;
 mod run;
+mod serve;
 mod stop;
 mod up;
 mod usage;
@@ -60,6 +61,11 @@ fn dispatch(args: Args) -> Result<ExitCode, CliError> {
         Command::Plan(plan) => plan::run(&mut sdn()?, &plan, output),
         Command::Check => check::run(&mut sdn()?, output),
         Command::Repair { rebuild } => repair::run(&mut sdn()?, rebuild, output),
+        Command::Serve(serve) => {
+            let config = config::load(&args.node)?;
+            let socket = config::socket(&args.node, &config);
+            serve::run(config, socket, serve)
+        }
         Command::Run(run) => run::run(&mut sdn()?, &run, output),
         Command::Ps => ps::run(sdn()?.config(), output),
         Command::Logs(logs) => logs::run(sdn()?.config(), &logs, output),

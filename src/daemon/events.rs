@@ -11,6 +11,7 @@ use tokio::sync::broadcast;
 use crate::{
     model::{InstanceName, Slot},
     sdn::{Failure, Report, Request},
+    wire::chain,
 };
 
 /// How many events are remembered, and how far a watcher may fall behind before it misses some.
@@ -156,7 +157,7 @@ impl Events {
 
     /// An instance that is not as it should be.
     pub(super) fn failed(&self, failure: &Failure) {
-        self.say(EventKind::Failed, Some(&failure.name), error_text(failure));
+        self.say(EventKind::Failed, Some(&failure.name), chain(failure));
     }
 
     /// What somebody else changed.
@@ -166,19 +167,8 @@ impl Events {
 
     /// What could not be done.
     pub(super) fn error(&self, error: &dyn std::error::Error) {
-        self.say(EventKind::Error, None, error_text(error));
+        self.say(EventKind::Error, None, chain(error));
     }
-}
-
-/// An error and all that is behind it.
-fn error_text(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(source) = next {
-        text = format!("{text}: {source}");
-        next = source.source();
-    }
-    text
 }
 
 #[expect(clippy::disallowed_methods, reason = "the daemon is where time comes in")]

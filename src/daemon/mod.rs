@@ -9,3 +9,4 @@
 
 pub mod engine;
 pub mod events;
+pub mod server;

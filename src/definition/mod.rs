@@ -24,7 +24,7 @@ const POD: &str = "Pod";
 /// The kinds that RIK has.
 const KINDS: [&str; 2] = [Kind::Function.as_str(), POD];
 /// The one type of an exposure: a port of the node.
-const EXPOSURE_TYPE: &str = "NodePort";
+pub(crate) const EXPOSURE_TYPE: &str = "NodePort";
 /// The longest text that is read, in bytes.
 pub const MAX_BYTES: usize = 1 << 20;
 /// How deep values may be nested.

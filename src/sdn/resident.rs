@@ -87,6 +87,17 @@ impl<K: Kernel> Sdn<K> {
         Ok(())
     }
 
+    /// Looks at the records, as they are kept open from one operation to the next.
+    ///
+    /// # Errors
+    /// Where they cannot be opened.
+    pub fn look_at_records<T>(&mut self, look: impl FnOnce(&Store) -> T) -> Result<T, SdnError> {
+        let store = self.open_store()?;
+        let found = look(&store);
+        self.keep_store(store);
+        Ok(found)
+    }
+
     /// How many slots are spare, by what is the matter with them, and how many are taken.
     ///
     /// # Errors

@@ -12,7 +12,7 @@ use crate::{
     kernel::Kernel,
     model::{InstanceName, Vmm},
     process::ProcessId,
-    sdn::{Report, Sdn, SdnError, Which},
+    sdn::{Drift, Report, Sdn, SdnError, Which},
     store::{End, Run, Store, StoreError},
 };
 
@@ -184,6 +184,67 @@ fn refuse_live(run: &Run) -> Result<(), RunError> {
             vmm: run.vmm.clone(),
             pid: run.process.unwrap_or(run.supervisor).pid(),
         }),
+    }
+}
+
+/// How the kernel differs from the records, and the runs whose supervisor has died.
+///
+/// # Errors
+/// As [`Sdn::check`] and [`lost`].
+pub fn check<K: Kernel>(sdn: &mut Sdn<K>) -> Result<(Drift, Vec<Run>), RunError> {
+    let drift = sdn.check()?;
+    let store = Store::open_existing(&sdn.config().state_dir)?;
+    Ok((drift, store.map(|store| lost(&store)).transpose()?.unwrap_or_default()))
+}
+
+/// Clears away what lost runs left, and repairs. The runs, and what was done for all of it.
+///
+/// # Errors
+/// As [`clear_lost`] and [`Sdn::repair`].
+pub fn repair<K: Kernel>(sdn: &mut Sdn<K>, now: u64) -> Result<(Vec<Run>, Report), RunError> {
+    let (mut runs, mut done) = (Vec::new(), Vec::new());
+    for (run, cleared) in clear_lost(sdn, now)? {
+        runs.push(run);
+        done.extend(cleared.done);
+    }
+    let mut report = sdn.repair()?;
+    report.done.splice(0..0, done);
+    Ok((runs, report))
+}
+
+/// Takes down, with what all share; where that is all of them, forgets the runs that have ended as well.
+///
+/// # Errors
+/// Where one of them is being run; as [`Sdn::down`] and [`forget_ended`].
+pub fn purge<K: Kernel>(sdn: &mut Sdn<K>, which: &Which) -> Result<Report, RunError> {
+    let state_dir = sdn.config().state_dir.clone();
+    if let Some(store) = Store::open_existing(&state_dir)? {
+        refuse_running(&store, which)?;
+    }
+    let report = sdn.down(which, true)?;
+    if *which == Which::All
+        && let Some(mut store) = Store::open_existing(&state_dir)?
+    {
+        forget_ended(&mut store, &state_dir)?;
+    }
+    Ok(report)
+}
+
+impl RunError {
+    /// What to do about it, where there is something.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Store(source) => source.hint(),
+            Self::Sdn(source) => source.hint(),
+            Self::Running { name, .. } => Some(format!("`riklet-sdn stop {name}` ends it")),
+            Self::Unknown { nearest: Some(nearest), .. } => {
+                Some(format!("did you mean {nearest}?"))
+            }
+            Self::Unknown { nearest: None, .. } => Some("`riklet-sdn ps` shows all".to_owned()),
+            Self::Lost { .. } => Some("`riklet-sdn repair` clears away what it left".to_owned()),
+            _ => None,
+        }
     }
 }
 

@@ -22,6 +22,7 @@ use crate::{
     plan::Step,
     sdn::{Config, Failure, Report, Request, Sdn, SdnError},
     store::Spare,
+    vmm::runs::{self, RunError},
 };
 
 /// The most requests of one batch.
@@ -36,7 +37,7 @@ const REAP_AFTER: Duration = Duration::from_millis(50);
 /// How often what has no notification is looked at.
 const TICK: Duration = Duration::from_secs(10);
 
-type Answer = oneshot::Sender<Result<Report, SdnError>>;
+type Answer = oneshot::Sender<Result<Report, RunError>>;
 
 /// What the engine's thread has.
 pub(super) struct Core {
@@ -189,10 +190,21 @@ impl Core {
 
     /// Does these together, and answers each.
     fn change(&mut self, batch: Vec<(Request, Answer)>) {
-        if batch.is_empty() {
+        let (mut requests, mut answers) = (Vec::new(), Vec::new());
+        for (request, answer) in batch {
+            match self.refuse_running(&request) {
+                Ok(()) => {
+                    requests.push(request);
+                    answers.push(answer);
+                }
+                Err(error) => {
+                    let _nobody_waits = answer.send(Err(error));
+                }
+            }
+        }
+        if requests.is_empty() {
             return;
         }
-        let (requests, answers): (Vec<_>, Vec<_>) = batch.into_iter().unzip();
         let results = self.node.apply(&requests);
         let now = now();
         let may_wait = self.worker_may_free();
@@ -206,9 +218,19 @@ impl Core {
                 Err(_) => {}
                 Ok(report) => self.note(&request, report, now),
             }
-            let _nobody_waits = answer.send(result);
+            let _nobody_waits = answer.send(result.map_err(RunError::from));
         }
         self.asked = now;
+    }
+
+    /// What a VMM runs on is taken down by whoever runs it.
+    fn refuse_running(&mut self, request: &Request) -> Result<(), RunError> {
+        match request {
+            Request::Down(which) => {
+                self.node.look_at_records(|store| runs::refuse_running(store, which))?
+            }
+            Request::Up(..) => Ok(()),
+        }
     }
 
     /// What was done, for those who watch, and for what is suspected.

@@ -25,6 +25,7 @@ use super::events::Events;
 use crate::{
     kernel::{KernelError, linux::watched::Watched},
     sdn::{Config, Done, Report, Request, Sdn, SdnError},
+    vmm::runs::RunError,
 };
 
 /// The façade as the engine has it.
@@ -39,7 +40,7 @@ pub struct Options {
 
 /// What the engine is asked.
 enum Message {
-    Change(Request, oneshot::Sender<Result<Report, SdnError>>),
+    Change(Request, oneshot::Sender<Result<Report, RunError>>),
     Call(Box<dyn FnOnce(&mut Node) + Send>),
     /// The same, while the worker has nothing to do.
     Alone(Box<dyn FnOnce(&mut Node) + Send>),
@@ -138,11 +139,11 @@ impl Engine {
         }
     }
 
-    /// Does this, together with what else is waiting.
+    /// Does this, together with what else is waiting. What a VMM runs on is not taken down.
     ///
     /// # Errors
     /// Where the engine has ended. The inner result is [`Sdn::up`]'s and [`Sdn::down`]'s.
-    pub async fn change(&self, request: Request) -> Result<Result<Report, SdnError>, Gone> {
+    pub async fn change(&self, request: Request) -> Result<Result<Report, RunError>, Gone> {
         let (answer, outcome) = oneshot::channel();
         self.queue.send(Message::Change(request, answer))?;
         outcome.await.map_err(|_gone| Gone)

@@ -1,0 +1,22 @@
+use std::{path::PathBuf, process::ExitCode, time::Duration};
+
+use riklet_sdn::{
+    daemon::{
+        engine::Options,
+        server::{self, Settings},
+    },
+    sdn::Config,
+};
+
+use super::{args::ServeArgs, error::CliError, input};
+
+pub(crate) fn run(config: Config, socket: PathBuf, args: ServeArgs) -> Result<ExitCode, CliError> {
+    input::require_taps()?;
+    let settings = Settings {
+        socket,
+        group: args.api_group,
+        patience: Duration::from_millis(args.patience.into()),
+    };
+    server::serve(config, Options { warm: args.warm.into() }, &settings)?;
+    Ok(ExitCode::SUCCESS)
+}

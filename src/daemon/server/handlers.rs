@@ -1,0 +1,186 @@
+//! What each path does.
+
+use axum::{
+    Json, Router,
+    extract::{Path, RawQuery, Request, State},
+    http::StatusCode,
+    response::{IntoResponse, Response},
+    routing::{get, post, put},
+};
+
+use super::{Api, openapi, problem::invalid, request, stream};
+use crate::{
+    sdn::{self, UpOptions, Which},
+    vmm::runs,
+    wire::{Check, Health, Inspection, Listed, Plan, Problem, Report, Version},
+};
+
+/// The version of the API.
+const API: &str = "v1";
+
+pub(super) fn router() -> Router<Api> {
+    Router::new()
+        .route("/v1/functions", get(list).post(up).delete(down_many))
+        .route("/v1/functions/{name}", put(up_one).get(inspect).delete(down_one))
+        .route("/v1/plan", post(plan))
+        .route("/v1/check", get(check))
+        .route("/v1/repair", post(repair))
+        .route("/v1/events", get(stream::events))
+        .route("/v1/health", get(health))
+        .route("/v1/version", get(version))
+        .route("/v1/openapi.json", get(async || Json(openapi())))
+}
+
+/// Brings up a function's network, or makes it what a changed definition says.
+#[utoipa::path(put, path = "/v1/functions/{name}", request_body(content = Object, description = "A definition"),
+    params(("name" = String, Path), ("strict" = Option<bool>, Query, description = "Refuse to shadow a local process")),
+    responses((status = 200, body = Report), (status = "default", body = Problem, content_type = "application/problem+json")))]
+pub(super) async fn up_one(
+    State(api): State<Api>,
+    Path(name): Path<String>,
+    RawQuery(query): RawQuery,
+    request: Request,
+) -> Result<Json<Report>, Problem> {
+    let parameters = request::parameters(query.as_deref(), &["strict"])?;
+    let strict = request::flag(&parameters, "strict")?;
+    let workloads = request::definitions(&api, request).await?;
+    match &*workloads {
+        [only] if only.name().as_str() == name => {}
+        [only] => {
+            let detail = format!("the definition is of {}, the path of {name}", only.name());
+            return Err(invalid(StatusCode::UNPROCESSABLE_ENTITY, detail));
+        }
+        many => {
+            let detail = format!("{} definitions; POST /v1/functions takes many", many.len());
+            return Err(invalid(StatusCode::UNPROCESSABLE_ENTITY, detail));
+        }
+    }
+    change(&api, sdn::Request::Up(workloads, UpOptions { strict })).await
+}
+
+/// Brings up the networks of several functions: all are recorded, or none.
+#[utoipa::path(post, path = "/v1/functions", request_body(content = Vec<Object>, description = "Definitions"),
+    params(("strict" = Option<bool>, Query, description = "Refuse to shadow a local process")),
+    responses((status = 200, body = Report), (status = "default", body = Problem, content_type = "application/problem+json")))]
+pub(super) async fn up(
+    State(api): State<Api>,
+    RawQuery(query): RawQuery,
+    request: Request,
+) -> Result<Json<Report>, Problem> {
+    let parameters = request::parameters(query.as_deref(), &["strict"])?;
+    let strict = request::flag(&parameters, "strict")?;
+    let workloads = request::definitions(&api, request).await?;
+    change(&api, sdn::Request::Up(workloads, UpOptions { strict })).await
+}
+
+/// Takes a function's network down. The answer comes when its ports lead nowhere and its TAP is down.
+#[utoipa::path(delete, path = "/v1/functions/{name}", params(("name" = String, Path)),
+    responses((status = 200, body = Report), (status = "default", body = Problem, content_type = "application/problem+json")))]
+pub(super) async fn down_one(
+    State(api): State<Api>,
+    Path(name): Path<String>,
+) -> Result<Json<Report>, Problem> {
+    let which = Which::Named([request::name(&name)?].into());
+    change(&api, sdn::Request::Down(which)).await
+}
+
+/// Takes several functions' networks down, or all. With `purge`, what all share goes as well, and the host is as it was.
+#[utoipa::path(delete, path = "/v1/functions",
+    params(("name" = Vec<String>, Query, explode), ("all" = Option<bool>, Query), ("purge" = Option<bool>, Query)),
+    responses((status = 200, body = Report), (status = "default", body = Problem, content_type = "application/problem+json")))]
+pub(super) async fn down_many(
+    State(api): State<Api>,
+    RawQuery(query): RawQuery,
+) -> Result<Json<Report>, Problem> {
+    let parameters = request::parameters(query.as_deref(), &["name", "all", "purge"])?;
+    let which = request::which(&parameters)?;
+    if !request::flag(&parameters, "purge")? {
+        return change(&api, sdn::Request::Down(which)).await;
+    }
+    let report = api.engine.alone(move |node| runs::purge(node, &which)).await??;
+    Ok(Json(Report::from(&report)))
+}
+
+async fn change(api: &Api, request: sdn::Request) -> Result<Json<Report>, Problem> {
+    let report = api.engine.change(request).await??;
+    Ok(Json(Report::from(&report)))
+}
+
+/// Lists what is recorded, and what the kernel has of it. With `watch`, a stream of server-sent events: first the
+/// list, then each change.
+#[utoipa::path(get, path = "/v1/functions", params(("watch" = Option<bool>, Query)),
+    responses((status = 200, body = Vec<Listed>), (status = "default", body = Problem, content_type = "application/problem+json")))]
+pub(super) async fn list(
+    State(api): State<Api>,
+    RawQuery(query): RawQuery,
+) -> Result<Response, Problem> {
+    let parameters = request::parameters(query.as_deref(), &["watch"])?;
+    if request::flag(&parameters, "watch")? {
+        return stream::functions(api).await;
+    }
+    Ok(Json(listed(&api).await?).into_response())
+}
+
+pub(super) async fn listed(api: &Api) -> Result<Vec<Listed>, Problem> {
+    let listed = api.engine.with(sdn::Sdn::list).await??;
+    Ok(listed.iter().map(Listed::from).collect())
+}
+
+/// One function, and all that is known of it.
+#[utoipa::path(get, path = "/v1/functions/{name}", params(("name" = String, Path)),
+    responses((status = 200, body = Inspection), (status = "default", body = Problem, content_type = "application/problem+json")))]
+pub(super) async fn inspect(
+    State(api): State<Api>,
+    Path(name): Path<String>,
+) -> Result<Json<Inspection>, Problem> {
+    let name = request::name(&name)?;
+    let found = api.engine.with(move |node| node.inspect(&name)).await??;
+    Ok(Json(Inspection::from(&found)))
+}
+
+/// What bringing these functions up would do. Changes nothing.
+#[utoipa::path(post, path = "/v1/plan", request_body(content = Vec<Object>, description = "Definitions"),
+    responses((status = 200, body = Plan), (status = "default", body = Problem, content_type = "application/problem+json")))]
+pub(super) async fn plan(State(api): State<Api>, request: Request) -> Result<Json<Plan>, Problem> {
+    let workloads = request::definitions(&api, request).await?;
+    let planned = api.engine.with(move |node| node.plan(&workloads)).await??;
+    Ok(Json(Plan::from(&planned)))
+}
+
+/// How the kernel differs from the records.
+#[utoipa::path(get, path = "/v1/check",
+    responses((status = 200, body = Check), (status = "default", body = Problem, content_type = "application/problem+json")))]
+pub(super) async fn check(State(api): State<Api>) -> Result<Json<Check>, Problem> {
+    let (drift, lost) = api.engine.with(runs::check).await??;
+    Ok(Json(Check::new(&drift, lost.into_iter().map(|run| run.name.to_string()))))
+}
+
+/// Makes the kernel what the records say.
+#[utoipa::path(post, path = "/v1/repair",
+    responses((status = 200, body = Report), (status = "default", body = Problem, content_type = "application/problem+json")))]
+pub(super) async fn repair(State(api): State<Api>) -> Result<Json<Report>, Problem> {
+    let (_, report) = api.engine.alone(|node| runs::repair(node, super::epoch_millis())).await??;
+    Ok(Json(Report::from(&report)))
+}
+
+/// Whether the daemon works, and how it stands.
+#[utoipa::path(get, path = "/v1/health",
+    responses((status = 200, body = Health), (status = "default", body = Problem, content_type = "application/problem+json")))]
+pub(super) async fn health(State(api): State<Api>) -> Result<Json<Health>, Problem> {
+    let status = api.engine.status().await?;
+    Ok(Json(Health {
+        status: "ok".to_owned(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        functions: status.functions,
+        warm_slots: status.warm,
+        preparing_slots: status.preparing,
+        condemned_slots: status.condemned,
+    }))
+}
+
+/// Which program answers, and which version of the API.
+#[utoipa::path(get, path = "/v1/version", responses((status = 200, body = Version)))]
+pub(super) async fn version() -> Json<Version> {
+    let version = env!("CARGO_PKG_VERSION").to_owned();
+    Json(Version { version, api: API.to_owned() })
+}

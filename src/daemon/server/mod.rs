@@ -1,0 +1,208 @@
+//! The API: HTTP/1.1 and JSON on a unix socket.
+
+mod handlers;
+mod openapi;
+mod problem;
+mod request;
+mod socket;
+mod stream;
+
+use std::{io, path::PathBuf, time::Duration};
+
+use axum::Router;
+use hyper::server::conn::http1;
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    service::TowerToHyperService,
+};
+use rustix::process::{Resource, getrlimit, setrlimit};
+use tokio::{
+    net::{UnixListener, UnixStream},
+    signal::unix::{SignalKind, signal},
+    sync::watch,
+    task::JoinSet,
+    time,
+};
+
+pub use openapi::document as openapi;
+pub use socket::SocketError;
+
+use super::{
+    engine::{Engine, EngineError, Options},
+    events::Events,
+};
+use crate::{model::Account, sdn::Config};
+
+/// How the API is served.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Where it listens.
+    pub socket: PathBuf,
+    /// Who may use it besides root.
+    pub group: Option<Account>,
+    /// How long a client may take to send a request.
+    pub patience: Duration,
+}
+
+impl Settings {
+    /// How long a client may take, where nothing else is said.
+    pub const PATIENCE: Duration = Duration::from_secs(10);
+}
+
+/// How long requests under way may take once the daemon ends.
+const LAST_ANSWERS: Duration = Duration::from_secs(5);
+
+/// Why the daemon does not serve.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The engine cannot start.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// The socket cannot be made.
+    #[error(transparent)]
+    Socket(#[from] SocketError),
+    /// What the server needs of the host cannot be had.
+    #[error("cannot {operation}")]
+    Io {
+        /// What was attempted.
+        operation: &'static str,
+        /// The kernel's own words.
+        source: io::Error,
+    },
+}
+
+/// What every handler has.
+#[derive(Debug, Clone)]
+pub(super) struct Api {
+    engine: Engine,
+    events: Events,
+    patience: Duration,
+    /// Whether the daemon ends: streams end then.
+    ending: watch::Receiver<bool>,
+}
+
+/// Serves until SIGTERM or SIGINT. Functions stay up.
+///
+/// # Errors
+/// Where it cannot begin, or can no longer accept connections.
+pub fn serve(config: Config, options: Options, settings: &Settings) -> Result<(), ServeError> {
+    let io = |operation| move |source| ServeError::Io { operation, source };
+    raise_limit();
+    // Before the engine: of two daemons one does nothing at all.
+    let listener = socket::listen(&config.state_dir, settings)?;
+    let events = Events::default();
+    let (engine, thread) = Engine::start(config, options, events.clone())?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(io("start the server"))?;
+    let served = runtime.block_on(accept(listener, engine.clone(), events, settings));
+    let _not_supervised = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+    engine.stop();
+    let _panicked = thread.join();
+    socket::remove(settings);
+    served.map_err(io("accept connections"))
+}
+
+async fn accept(
+    listener: std::os::unix::net::UnixListener,
+    engine: Engine,
+    events: Events,
+    settings: &Settings,
+) -> io::Result<()> {
+    let listener = UnixListener::from_std(listener)?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let (end, ending) = watch::channel(false);
+    let patience = settings.patience;
+    let router = router(Api { engine: engine.clone(), events, patience, ending: ending.clone() });
+    let mut connections = JoinSet::new();
+    let watchdog = tokio::spawn(feed_watchdog(engine));
+    let _not_supervised = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+    tracing::info!("listening on {}", settings.socket.display());
+    loop {
+        tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => {
+                    connections.spawn(converse(stream, router.clone(), ending.clone(), patience));
+                }
+                // The client is gone, or there are no descriptors left: those that are open end some time.
+                Err(error) => {
+                    tracing::warn!("cannot accept a connection: {error}");
+                    time::sleep(Duration::from_millis(10)).await;
+                }
+            },
+            Some(_) = connections.join_next() => {}
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+        }
+    }
+    watchdog.abort();
+    let _nobody_listens = end.send(true);
+    let all = async { while connections.join_next().await.is_some() {} };
+    if time::timeout(LAST_ANSWERS, all).await.is_err() {
+        tracing::warn!("some requests were not answered in time");
+    }
+    Ok(())
+}
+
+/// Serves one connection, until the client or the daemon ends it.
+async fn converse(
+    stream: UnixStream,
+    router: Router,
+    mut ending: watch::Receiver<bool>,
+    patience: Duration,
+) {
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new()).header_read_timeout(patience);
+    let service = TowerToHyperService::new(router);
+    let mut connection = std::pin::pin!(http.serve_connection(TokioIo::new(stream), service));
+    let result = tokio::select! {
+        result = &mut connection => result,
+        () = ended(&mut ending) => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = result {
+        tracing::debug!("a connection ended: {error}");
+    }
+}
+
+/// Waits until the daemon ends.
+async fn ended(ending: &mut watch::Receiver<bool>) {
+    let _sender_is_gone = ending.wait_for(|ending| *ending).await.map(drop);
+}
+
+/// Says to systemd that the daemon is alive, while its engine answers (`WatchdogSec=` of systemd.service(5)).
+async fn feed_watchdog(engine: Engine) {
+    let Some(limit) = sd_notify::watchdog_enabled() else { return };
+    let mut interval = time::interval(limit / 2);
+    loop {
+        interval.tick().await;
+        if engine.status().await.is_err() {
+            return;
+        }
+        let _not_supervised = sd_notify::notify(&[sd_notify::NotifyState::Watchdog]);
+    }
+}
+
+/// Each connection takes a descriptor, and the usual limit is 1,024.
+fn raise_limit() {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        tracing::warn!("cannot raise the limit of open files: {error}");
+    }
+}
+
+fn router(api: Api) -> Router {
+    handlers::router()
+        .fallback(problem::unknown_path)
+        .method_not_allowed_fallback(problem::wrong_method)
+        .with_state(api)
+}
+
+#[expect(clippy::disallowed_methods, reason = "the daemon is where time comes in")]
+fn epoch_millis() -> u64 {
+    let passed = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    passed.map_or(0, |passed| u64::try_from(passed.as_millis()).unwrap_or(u64::MAX))
+}
