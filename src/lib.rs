@@ -80,6 +80,7 @@
 pub mod daemon;
 pub mod definition;
 pub mod firewall;
+pub mod http;
 pub mod kernel;
 pub mod model;
 mod nearest;

@@ -92,6 +92,8 @@ pub(crate) enum Command {
         #[arg(long)]
         rebuild: bool,
     },
+    /// Print what the daemon did.
+    Events(EventsArgs),
     /// Serve the API: the daemon, which keeps TAPs ready and repairs what drifts. Until Ctrl-C or SIGTERM.
     Serve(ServeArgs),
     /// Bring functions up with their microVMs behind them, until Ctrl-C or SIGTERM.
@@ -201,6 +203,14 @@ pub(crate) struct RunArgs {
     /// Be that supervisor.
     #[arg(long, hide = true, conflicts_with = "detach")]
     pub(crate) supervise: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(after_help = "Example:\n  riklet-sdn events -f")]
+pub(crate) struct EventsArgs {
+    /// Go on with what comes.
+    #[arg(long, short)]
+    pub(crate) follow: bool,
 }
 
 #[derive(Debug, ClapArgs)]

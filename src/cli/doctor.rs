@@ -63,7 +63,7 @@ pub(crate) fn run<K: Kernel>(sdn: &mut Sdn<K>, output: Output) -> Result<ExitCod
             let rows: Vec<_> = findings.iter().flat_map(row).collect();
             output::table(&["", "WHAT", "FOUND"], &rows)
         },
-        || findings.iter().map(json).collect(),
+        || findings.iter().map(json).collect::<Vec<_>>(),
     )?;
     let failed = findings.iter().any(|finding| finding.level == Level::Fail);
     Ok(if failed { ExitCode::from(HOST) } else { ExitCode::SUCCESS })

@@ -2,14 +2,16 @@ use std::{io, path::PathBuf, process::ExitCode};
 
 use riklet_sdn::{
     daemon::server::ServeError,
-    definition::{self, Place},
+    definition,
+    http::{ExchangeError, HttpError},
     kernel::AccountKind,
-    sdn::{ConfigError, ErrorKind, Failure, SdnError},
+    sdn::{ConfigError, ErrorKind, SdnError},
     store::StoreError,
     vmm::{
         builtin::GuestError, choose::Unusable, image::ImageError, launch::LaunchError,
         runs::RunError,
     },
+    wire::{Detail, Failure, Kind, NotAnInstance, Problem},
 };
 use serde_json::{Value, json};
 
@@ -32,11 +34,11 @@ pub(crate) enum CliError {
     Config(#[from] ConfigError),
     #[error(transparent)]
     Sdn(#[from] SdnError),
-    #[error(transparent)]
+    #[error("{}", .0.error)]
     Failure(Failure),
     /// The failures are printed already.
     #[error("{count} of the instances are not up")]
-    Failures { count: usize, kind: ErrorKind },
+    Failures { count: usize, kind: Kind },
     #[error("the capability CAP_NET_ADMIN is needed")]
     Privilege,
     #[error("cannot open /dev/net/tun, which TAPs are made with")]
@@ -75,6 +77,24 @@ pub(crate) enum CliError {
     Guest(#[from] GuestError),
     #[error(transparent)]
     Serve(#[from] ServeError),
+    #[error("cannot connect to the daemon at {}", path.display())]
+    Daemon { path: PathBuf, source: io::Error },
+    #[error("a daemon runs, and has the database open: it listens on {}", path.display())]
+    DaemonRuns { path: PathBuf },
+    #[error("no daemon listens on {}", path.display())]
+    NoDaemon { path: PathBuf },
+    #[error("the daemon does not answer")]
+    Http { source: HttpError },
+    #[error("the daemon does not tell of what happens")]
+    Stream { source: ExchangeError },
+    #[error("the daemon's answer to {path} is not understood: it may be of another version")]
+    Answer { path: String, source: serde_json::Error },
+    #[error("{}", .0.detail)]
+    Problem(Box<Problem>),
+    #[error(transparent)]
+    NotAnInstance(#[from] NotAnInstance),
+    #[error("cannot render the output")]
+    Render { source: serde_json::Error },
 }
 
 impl From<StoreError> for CliError {
@@ -91,25 +111,15 @@ impl CliError {
 
     /// Where each thing is wrong, for programs.
     fn details(&self) -> Option<Value> {
-        let detail = |place: &Place, field: &str, reason: String, hint: Option<String>| {
-            let Place { file, line, column } = place;
-            json!({
-                "file": file, "line": line, "column": column,
-                "field": field, "reason": reason, "hint": hint,
-            })
-        };
-        match self {
-            Self::Definition(errors) => Some(
-                errors
-                    .iter()
-                    .map(|e| detail(&e.place, &e.field, e.reason.to_string(), e.reason.hint()))
-                    .collect(),
-            ),
+        let details = match self {
+            Self::Definition(errors) => Detail::of(errors),
             Self::Config(e) => {
-                Some(json!([detail(&e.place, &e.key, e.reason.to_string(), e.reason.hint())]))
+                vec![Detail::new(&e.place, &e.key, e.reason.to_string(), e.reason.hint())]
             }
-            _ => None,
-        }
+            Self::Problem(problem) => problem.details.clone(),
+            _ => vec![],
+        };
+        (!details.is_empty()).then(|| json!(details))
     }
 
     pub(crate) fn exit_code(&self) -> ExitCode {
@@ -129,8 +139,11 @@ impl CliError {
             Self::Launch { source, .. } if source.is_of_the_host() => ErrorKind::Host,
             Self::Privilege | Self::Tun { .. } | Self::Vmm { .. } => ErrorKind::Host,
             Self::Run(RunError::Sdn(error)) | Self::Sdn(error) => error.kind(),
-            Self::Failure(failure) => failure.kind(),
-            Self::Failures { kind, .. } => *kind,
+            Self::Failure(failure) => failure.kind.into(),
+            Self::Failures { kind, .. } => (*kind).into(),
+            Self::Problem(problem) => problem.kind.into(),
+            Self::Daemon { .. } => ErrorKind::Host,
+            Self::Serve(error) => error.kind(),
             _ => ErrorKind::Failed,
         };
         ExitCode::from(match kind {
@@ -143,7 +156,16 @@ impl CliError {
     fn hint(&self) -> Option<String> {
         match self {
             Self::Sdn(error) => error.hint(),
-            Self::Failure(failure) => failure.hint(),
+            Self::Failure(failure) => failure.hint.clone(),
+            Self::Problem(problem) => problem.hint.clone(),
+            Self::Serve(error) => error.hint(),
+            Self::Daemon { .. } => {
+                Some("run it as root, or as a member of the socket's group".to_owned())
+            }
+            Self::DaemonRuns { .. } => {
+                Some("end it first (`systemctl stop riklet-sdn`)".to_owned())
+            }
+            Self::NoDaemon { .. } => Some("`riklet-sdn serve` is one".to_owned()),
             Self::Privilege => Some("run it as root".to_owned()),
             Self::Tun { source } => Some(tun_advice(source).to_owned()),
             Self::Recorded { name } => Some(format!("`riklet-sdn down {name}` first")),

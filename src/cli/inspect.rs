@@ -1,35 +1,36 @@
 use std::process::ExitCode;
 
 use riklet_sdn::{
-    definition,
-    kernel::Kernel,
-    sdn::{Inspection, Sdn, SdnError},
+    kernel::{Kernel, linux::Linux},
+    model::Addresses,
+    sdn::SdnError,
     vmm::{
         attachment::{self, Attachment},
         qemu::{self, Board},
     },
+    wire::{Attached, Inspection},
 };
 use serde_json::{Value, json};
 
 use super::{
     args::{InspectArgs, InspectFormat},
     error::CliError,
-    output,
+    node::Node,
     output::Output,
 };
 
-pub(crate) fn run<K: Kernel>(
-    sdn: &mut Sdn<K>,
+pub(crate) fn run(
+    node: &mut Node,
     args: &InspectArgs,
     output: Output,
 ) -> Result<ExitCode, CliError> {
-    let found = sdn.inspect(&args.name)?;
+    let found = node.inspect(&args.name)?;
     let Some(format) = args.format else {
-        output.print(|| text(&found), || json(&found))?;
+        output.print(|| text(&found), || &found)?;
         return Ok(ExitCode::SUCCESS);
     };
-    let resolvers = sdn.kernel().resolvers().map_err(SdnError::from)?;
-    let attachment = Attachment::of(&found.instance, &resolvers);
+    let resolvers = Linux::new().resolvers().map_err(SdnError::from)?;
+    let attachment = Attachment::of(&Attached::try_from(&found)?, &resolvers);
     match format {
         InspectFormat::Firecracker => {
             let interfaces = attachment::firecracker(&attachment);
@@ -45,8 +46,10 @@ pub(crate) fn run<K: Kernel>(
         }
         InspectFormat::Env => {
             let variables = attachment::env(&attachment);
-            output
-                .print(|| variables.clone(), || variables.lines().filter_map(variable).collect())?;
+            output.print(
+                || variables.clone(),
+                || variables.lines().filter_map(variable).collect::<Value>(),
+            )?;
         }
     }
     Ok(ExitCode::SUCCESS)
@@ -59,33 +62,20 @@ fn variable(line: &str) -> Option<(String, Value)> {
 fn text(found: &Inspection) -> String {
     let instance = &found.instance;
     let exposed = if found.exposed { "in the firewall" } else { "MISSING in the firewall" };
+    let length = Addresses::PREFIX_LENGTH;
     let mut lines = vec![
-        ("name", instance.name().to_string()),
-        ("kind", instance.kind().to_string()),
-        ("phase", instance.phase.to_string()),
-        ("tap", format!("{} ({})", instance.interface(), found.status.as_str())),
-        ("guest", format!("{}/30 {}", instance.addresses.guest, instance.guest_mac())),
-        ("host", format!("{}/30 {}", instance.addresses.host, instance.slot.host_mac())),
+        ("name", instance.name.clone()),
+        ("kind", instance.kind.clone()),
+        ("phase", instance.phase.clone()),
+        ("tap", format!("{} ({})", instance.tap, found.link)),
+        ("guest", format!("{}/{length} {}", instance.guest.address, instance.guest.mac)),
+        ("host", format!("{}/{length} {}", instance.host.address, instance.host.mac)),
         ("mtu", instance.mtu.to_string()),
     ];
-    for exposure in instance.exposures() {
+    for exposure in &instance.exposures {
         lines.push(("exposure", format!("{exposure} ({exposed})")));
     }
     lines.extend(found.drift.iter().map(|line| ("lacks", line.clone())));
     let lines: Vec<_> = lines.iter().map(|(field, value)| format!("{field:9} {value}")).collect();
     lines.join("\n") + "\n"
-}
-
-fn json(found: &Inspection) -> Value {
-    let mut value = output::instance(&found.instance);
-    let more = json!({
-        "link": found.status.as_str(),
-        "exposed": found.exposed,
-        "drift": found.drift,
-        "definition": definition::to_value(&found.instance.workload),
-    });
-    if let (Some(fields), Value::Object(more)) = (value.as_object_mut(), more) {
-        fields.extend(more);
-    }
-    value
 }

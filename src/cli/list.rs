@@ -1,29 +1,23 @@
 use std::process::ExitCode;
 
-use riklet_sdn::{
-    kernel::Kernel,
-    sdn::{Listed, Sdn},
-    store::Phase,
-};
+use riklet_sdn::{store::Phase, wire::Listed};
 
-use super::{error::CliError, output, output::Output};
+use super::{error::CliError, node::Node, output, output::Output};
 
-pub(crate) fn run<K: Kernel>(sdn: &mut Sdn<K>, output: Output) -> Result<ExitCode, CliError> {
-    let listed = sdn.list()?;
+pub(crate) fn run(node: &mut Node, output: Output) -> Result<ExitCode, CliError> {
+    let listed = node.list()?;
     output.print(
         || {
             let rows = listed.iter().map(|line| (&line.instance, vec![state(line)]));
             output::instances(&["STATE"], rows)
         },
-        || listed.iter().map(output::listed).collect(),
+        || &listed,
     )?;
     Ok(ExitCode::SUCCESS)
 }
 
 /// What the kernel has, unless the last operation did not come to its end.
-fn state(line: &Listed) -> String {
-    match line.instance.phase {
-        Phase::Up => line.link.as_str().to_owned(),
-        phase @ (Phase::Pending | Phase::Removing) => phase.to_string(),
-    }
+pub(crate) fn state(line: &Listed) -> String {
+    let phase = &line.instance.phase;
+    if phase == Phase::Up.as_str() { line.link.clone() } else { phase.clone() }
 }

@@ -6,10 +6,12 @@ mod config;
 mod doctor;
 mod down;
 mod error;
+mod events;
 mod input;
 mod inspect;
 mod list;
 mod logs;
+mod node;
 mod output;
 mod plan;
 mod progress;
@@ -30,6 +32,7 @@ use riklet_sdn::sdn::Sdn;
 
 use args::{Args, Command};
 use error::CliError;
+use node::Node;
 use output::Output;
 
 /// Runs the program.
@@ -53,14 +56,16 @@ fn dispatch(args: Args) -> Result<ExitCode, CliError> {
     let output = Output::new(args.output);
     let Some(command) = args.command else { return Ok(usage::missing_command(args.output)) };
     let sdn = || Ok::<_, CliError>(Sdn::new(config::load(&args.node)?));
+    let node = || Node::of(&args.node);
     match command {
-        Command::Up(up) => up::run(&mut sdn()?, &up, output),
-        Command::Down(down) => down::run(&mut sdn()?, &down, output),
-        Command::List => list::run(&mut sdn()?, output),
-        Command::Inspect(inspect) => inspect::run(&mut sdn()?, &inspect, output),
-        Command::Plan(plan) => plan::run(&mut sdn()?, &plan, output),
-        Command::Check => check::run(&mut sdn()?, output),
-        Command::Repair { rebuild } => repair::run(&mut sdn()?, rebuild, output),
+        Command::Up(up) => up::run(&mut node()?, &up, output),
+        Command::Down(down) => down::run(&mut node()?, &down, output),
+        Command::List => list::run(&mut node()?, output),
+        Command::Inspect(inspect) => inspect::run(&mut node()?, &inspect, output),
+        Command::Plan(plan) => plan::run(&mut node()?, &plan, output),
+        Command::Check => check::run(&mut node()?, output),
+        Command::Repair { rebuild } => repair::run(&mut node()?, rebuild, output),
+        Command::Events(events) => events::run(&args.node, &events, output),
         Command::Serve(serve) => {
             let config = config::load(&args.node)?;
             let socket = config::socket(&args.node, &config);

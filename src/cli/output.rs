@@ -2,17 +2,11 @@
 
 use std::io::{self, Write};
 
-use riklet_sdn::{
-    definition,
-    model::Exposure,
-    sdn::{ErrorKind, Failure, Instance, Listed, Report, Warning},
-};
+use riklet_sdn::wire::{Failure, Instance, Kind, Report};
+use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::{
-    args::OutputFormat,
-    error::{CliError, chain},
-};
+use super::{args::OutputFormat, error::CliError};
 
 /// Where and how data is printed.
 #[derive(Debug, Clone, Copy)]
@@ -26,14 +20,18 @@ impl Output {
     }
 
     /// Prints data, in the form that was asked for.
-    pub(crate) fn print(
+    pub(crate) fn print<T: Serialize>(
         self,
         text: impl FnOnce() -> String,
-        json: impl FnOnce() -> Value,
+        document: impl FnOnce() -> T,
     ) -> Result<(), CliError> {
         let text = match self.format {
             OutputFormat::Text => text(),
-            OutputFormat::Json => format!("{:#}\n", json()),
+            // By way of a value: fields come in the order of their names.
+            OutputFormat::Json => {
+                let value = serde_json::to_value(document());
+                format!("{:#}\n", value.map_err(|source| CliError::Render { source })?)
+            }
         };
         self.raw(text.as_bytes())
     }
@@ -61,28 +59,28 @@ impl Output {
         }
     }
 
-    pub(crate) fn warnings(self, warnings: &[Warning]) {
+    pub(crate) fn warnings(self, warnings: &[String]) {
         for warning in warnings {
             self.remark(&format!("warning: {warning}"));
         }
     }
 
     /// Says what surprises and what failed in an operation; the error that it amounts to. As JSON, both are
-    /// in the [`report`].
+    /// in the report.
     pub(crate) fn complaints(self, report: &mut Report) -> Result<(), CliError> {
         self.warnings(&report.warnings);
         for failure in &report.others {
-            self.remark(&format!("warning: {}; it was not asked for", chain(failure)));
+            self.remark(&format!("warning: {}; it was not asked for", failure.error));
         }
         let mut failures = std::mem::take(&mut report.failures);
         if failures.len() <= 1 {
             return failures.pop().map_or(Ok(()), |failure| Err(CliError::Failure(failure)));
         }
         for failure in &failures {
-            self.remark(&format!("error: {}", chain(failure)));
-            failure.hint().iter().for_each(|hint| self.remark(&format!("hint: {hint}")));
+            self.remark(&format!("error: {}", failure.error));
+            failure.hint.iter().for_each(|hint| self.remark(&format!("hint: {hint}")));
         }
-        let kind = failures.first().map_or(ErrorKind::Failed, Failure::kind);
+        let kind = failures.first().map_or(Kind::Failed, |failure: &Failure| failure.kind);
         Err(CliError::Failures { count: failures.len(), kind })
     }
 }
@@ -142,14 +140,14 @@ pub(crate) fn instances<'a>(
     let mut lines = Vec::new();
     for (instance, cells) in rows {
         let mut first = vec![
-            instance.name().to_string(),
-            instance.interface().to_string(),
-            instance.addresses.guest.to_string(),
-            instance.addresses.host.to_string(),
+            instance.name.clone(),
+            instance.tap.clone(),
+            instance.guest.address.to_string(),
+            instance.host.address.to_string(),
         ];
         first.extend(cells);
         let blank = vec![String::new(); first.len()];
-        let exposures = instance.exposures();
+        let exposures = &instance.exposures;
         first.push(exposures.first().map_or_else(|| "-".to_owned(), ToString::to_string));
         lines.push(first);
         for exposure in exposures.iter().skip(1) {
@@ -159,58 +157,4 @@ pub(crate) fn instances<'a>(
         }
     }
     table(&header, &lines)
-}
-
-/// An instance as JSON: the documented form, in `list`, `inspect` and `up` alike.
-pub(crate) fn instance(instance: &Instance) -> Value {
-    let exposures: Vec<_> = instance.exposures().iter().map(exposure).collect();
-    json!({
-        "name": instance.name().as_str(),
-        "kind": instance.kind().as_str(),
-        "slot": instance.slot.number(),
-        "tap": instance.interface().as_str(),
-        "phase": instance.phase.as_str(),
-        "guest": {
-            "address": instance.addresses.guest,
-            "mac": instance.guest_mac().to_string(),
-        },
-        "host": {
-            "address": instance.addresses.host,
-            "mac": instance.slot.host_mac().to_string(),
-        },
-        "prefixLength": riklet_sdn::model::Addresses::PREFIX_LENGTH,
-        "mtu": instance.mtu,
-        "exposures": exposures,
-    })
-}
-
-pub(crate) fn listed(listed: &Listed) -> Value {
-    let mut value = instance(&listed.instance);
-    if let Some(fields) = value.as_object_mut() {
-        fields.insert("link".to_owned(), listed.link.as_str().into());
-    }
-    value
-}
-
-/// An exposure with the fields of a definition.
-fn exposure(exposure: &Exposure) -> Value {
-    definition::exposure_to_value(exposure)
-}
-
-/// What an operation did, as JSON.
-pub(crate) fn report(report: &Report) -> Value {
-    let failure = |failure: &Failure| json!({ "name": failure.name.as_str(), "error": chain(failure), "hint": failure.hint() });
-    json!({
-        "instances": report.instances.iter().map(instance).collect::<Vec<_>>(),
-        "steps": lines(&report.done),
-        "warnings": report.warnings.iter().map(ToString::to_string).collect::<Vec<_>>(),
-        "failures": report.failures.iter().map(failure).collect::<Vec<_>>(),
-        "others": report.others.iter().map(failure).collect::<Vec<_>>(),
-    })
-}
-
-/// The lines that some steps print as.
-pub(crate) fn lines<T: ToString>(steps: &[T]) -> Vec<String> {
-    let text = |step: &T| step.to_string().lines().map(str::to_owned).collect::<Vec<_>>();
-    steps.iter().flat_map(text).collect()
 }

@@ -26,7 +26,7 @@ pub(crate) fn run(config: &Config, output: Output) -> Result<ExitCode, CliError>
             let rows: Vec<_> = all.iter().map(|(run, state)| row(run, *state, now)).collect();
             output::table(&["NAME", "VMM", "STATE", "PID", "SINCE", "READY", "HOW IT ENDED"], &rows)
         },
-        || all.iter().map(|(run, state)| described(run, *state)).collect(),
+        || all.iter().map(|(run, state)| described(run, *state)).collect::<Vec<_>>(),
     )?;
     Ok(ExitCode::SUCCESS)
 }

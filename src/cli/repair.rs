@@ -1,41 +1,33 @@
 use std::process::ExitCode;
 
-use riklet_sdn::{
-    kernel::Kernel,
-    sdn::{Report, Sdn},
-    vmm::runs,
-};
+use riklet_sdn::wire::Report;
 use serde_json::json;
 
-use super::{error::CliError, input, output, output::Output};
+use super::{error::CliError, input, node::Node, output::Output};
 
-pub(crate) fn run<K: Kernel>(
-    sdn: &mut Sdn<K>,
-    rebuild: bool,
-    output: Output,
-) -> Result<ExitCode, CliError> {
-    input::require_privilege()?;
+pub(crate) fn run(node: &mut Node, rebuild: bool, output: Output) -> Result<ExitCode, CliError> {
     if rebuild {
-        return run_rebuild(sdn, output);
+        return run_rebuild(node, output);
     }
-    let mut done = Vec::new();
-    let cleared = runs::clear_lost(sdn, super::run::epoch_millis())?;
-    let nothing = cleared.is_empty();
-    for (run, cleared) in cleared {
-        output.remark(&format!("{}: its supervisor died; cleared away what it left", run.name));
-        done.extend(cleared.done);
-    }
-    let mut report = sdn.repair()?;
-    report.done.splice(0..0, done);
-    if nothing && report.done.is_empty() && report.failures.is_empty() {
+    let mut report = node.repair()?;
+    if report.warnings.is_empty() && report.steps.is_empty() && report.failures.is_empty() {
         output.remark("nothing to do");
     }
-    output.print(|| text(&report), || output::report(&report))?;
+    output.print(|| text(&report), || &report)?;
     output.complaints(&mut report).map(|()| ExitCode::SUCCESS)
 }
 
-fn run_rebuild<K: Kernel>(sdn: &mut Sdn<K>, output: Output) -> Result<ExitCode, CliError> {
-    let mut rebuilt = sdn.rebuild()?;
+/// Sets the database aside, which a daemon has open.
+fn run_rebuild(node: &mut Node, output: Output) -> Result<ExitCode, CliError> {
+    let sdn = match node {
+        Node::Alone(sdn) => sdn,
+        Node::Daemon(client) => {
+            return Err(CliError::DaemonRuns { path: client.socket().to_owned() });
+        }
+    };
+    input::require_privilege()?;
+    let rebuilt = sdn.rebuild()?;
+    let mut report = Report::from(&rebuilt.report);
     if let Some(path) = &rebuilt.set_aside {
         output.remark(&format!("the corrupt database is now {}", path.display()));
     }
@@ -47,20 +39,20 @@ fn run_rebuild<K: Kernel>(sdn: &mut Sdn<K>, output: Output) -> Result<ExitCode, 
     output.print(
         || {
             let lines = rebuilt.recovered.iter().map(|name| format!("recorded {name}\n"));
-            lines.chain([text(&rebuilt.report)]).collect()
+            lines.chain([text(&report)]).collect()
         },
         || {
             json!({
                 "setAside": rebuilt.set_aside,
                 "recovered": rebuilt.recovered.iter().map(ToString::to_string).collect::<Vec<_>>(),
                 "incomplete": rebuilt.incomplete.iter().map(ToString::to_string).collect::<Vec<_>>(),
-                "repair": output::report(&rebuilt.report),
+                "repair": report,
             })
         },
     )?;
-    output.complaints(&mut rebuilt.report).map(|()| ExitCode::SUCCESS)
+    output.complaints(&mut report).map(|()| ExitCode::SUCCESS)
 }
 
 fn text(report: &Report) -> String {
-    output::lines(&report.done).into_iter().map(|line| line + "\n").collect()
+    report.steps.iter().map(|line| format!("{line}\n")).collect()
 }

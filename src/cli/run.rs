@@ -36,6 +36,7 @@ use riklet_sdn::{
         handle::Patience,
         runs,
     },
+    wire,
 };
 
 pub(crate) fn run<K: Kernel>(
@@ -109,8 +110,8 @@ impl<K: Kernel> Supervision<'_, K> {
     fn supervise(&mut self, prepared: &[Prepared]) -> Result<ExitCode, CliError> {
         let started = now();
         let workloads: Vec<_> = prepared.iter().map(|p| p.workload.clone()).collect();
-        let mut report = self.sdn.up(&workloads, UpOptions::default())?;
-        self.output.complaints(&mut report)?;
+        let report = self.sdn.up(&workloads, UpOptions::default())?;
+        self.output.complaints(&mut wire::Report::from(&report))?;
         let networked = now();
         let instances: Vec<_> = prepared.iter().zip(ordered(&report, prepared)).collect();
         let resolvers = self.sdn.kernel().resolvers().map_err(SdnError::from)?;
@@ -200,11 +201,11 @@ fn leave<K: Kernel>(
     tx.commit()?;
     drop(store);
     let which = Which::Named(remaining);
-    let mut report = match sdn.down(&which, true) {
+    let report = match sdn.down(&which, true) {
         Err(SdnError::Remaining { .. }) => sdn.down(&which, false)?,
         report => report?,
     };
-    output.complaints(&mut report)
+    output.complaints(&mut wire::Report::from(&report))
 }
 
 impl From<Ended> for CliError {

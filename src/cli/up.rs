@@ -1,26 +1,16 @@
 use std::process::ExitCode;
 
-use riklet_sdn::{
-    kernel::Kernel,
-    sdn::{Sdn, UpOptions},
-};
+use super::{args::UpArgs, error::CliError, input, node::Node, output, output::Output};
 
-use super::{args::UpArgs, error::CliError, input, output, output::Output};
-
-pub(crate) fn run<K: Kernel>(
-    sdn: &mut Sdn<K>,
-    args: &UpArgs,
-    output: Output,
-) -> Result<ExitCode, CliError> {
+pub(crate) fn run(node: &mut Node, args: &UpArgs, output: Output) -> Result<ExitCode, CliError> {
     let workloads = input::definitions(&args.files)?;
-    input::require_taps()?;
-    let mut report = sdn.up(&workloads, UpOptions { strict: args.strict })?;
+    let mut report = node.up(&workloads, args.strict)?;
     output.print(
         || match &*report.instances {
             [] => String::new(),
             up => output::instances(&[], up.iter().map(|instance| (instance, vec![]))),
         },
-        || output::report(&report),
+        || &report,
     )?;
     output.complaints(&mut report).map(|()| ExitCode::SUCCESS)
 }

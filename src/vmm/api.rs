@@ -4,10 +4,10 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::{
-    http::{Answer, ApiCall, Client, HttpError},
     machine::MachineError,
     version::{Version, VersionError},
 };
+use crate::http::{Answer, ApiCall, Client, HttpError};
 
 /// Why a VMM does not do what it is asked.
 #[derive(Debug, thiserror::Error)]

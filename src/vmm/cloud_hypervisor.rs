@@ -7,10 +7,10 @@ use serde_json::{Value, json};
 
 use super::{
     api::{Api, ApiError},
-    http::{ApiCall, Client},
     machine::{Machine, MachineError},
     version::Version,
 };
+use crate::http::{ApiCall, Client};
 
 const VMM: &str = "cloud-hypervisor";
 /// The least version that works: the first that tells its guest the TAP's MTU. `payload` is of version 26.

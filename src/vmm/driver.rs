@@ -5,12 +5,14 @@ use std::{ffi::OsString, path::Path, time::Duration};
 use super::{
     api::ApiError,
     cloud_hypervisor, firecracker,
-    http::{Client, HttpError},
     machine::{Machine, MachineError},
     qemu::{self, Board, Console},
     qmp::{Qmp, QmpError},
 };
-use crate::model::Vmm;
+use crate::{
+    http::{Client, HttpError},
+    model::Vmm,
+};
 
 /// How long one exchange with a VMM may last, and how long a VMM may take until it listens.
 const EXCHANGE: Duration = Duration::from_secs(5);

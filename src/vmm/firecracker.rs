@@ -8,11 +8,13 @@ use serde_json::{Value, json};
 use super::{
     api::{Api, ApiError},
     attachment::{self, GUEST_INTERFACE},
-    http::{ApiCall, Client},
     machine::{Machine, MachineError},
     version::Version,
 };
-use crate::model::InstanceName;
+use crate::{
+    http::{ApiCall, Client},
+    model::InstanceName,
+};
 
 const VMM: &str = "firecracker";
 /// The least version that works: before it, `machine-config` required the field `ht_enabled`.

@@ -9,7 +9,6 @@ pub mod console;
 pub mod driver;
 pub mod firecracker;
 pub mod handle;
-pub mod http;
 pub mod image;
 pub mod launch;
 pub mod machine;

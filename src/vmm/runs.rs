@@ -14,6 +14,7 @@ use crate::{
     process::ProcessId,
     sdn::{Drift, Report, Sdn, SdnError, Which},
     store::{End, Run, Store, StoreError},
+    wire,
 };
 
 /// What a run is doing.
@@ -197,19 +198,19 @@ pub fn check<K: Kernel>(sdn: &mut Sdn<K>) -> Result<(Drift, Vec<Run>), RunError>
     Ok((drift, store.map(|store| lost(&store)).transpose()?.unwrap_or_default()))
 }
 
-/// Clears away what lost runs left, and repairs. The runs, and what was done for all of it.
+/// Clears away what lost runs left, of which it warns, and repairs.
 ///
 /// # Errors
 /// As [`clear_lost`] and [`Sdn::repair`].
-pub fn repair<K: Kernel>(sdn: &mut Sdn<K>, now: u64) -> Result<(Vec<Run>, Report), RunError> {
-    let (mut runs, mut done) = (Vec::new(), Vec::new());
+pub fn repair<K: Kernel>(sdn: &mut Sdn<K>, now: u64) -> Result<wire::Report, RunError> {
+    let (mut warnings, mut steps) = (Vec::new(), Vec::new());
     for (run, cleared) in clear_lost(sdn, now)? {
-        runs.push(run);
-        done.extend(cleared.done);
+        warnings.push(format!("{}: its supervisor died; cleared away what it left", run.name));
+        steps.extend(wire::lines(&cleared.done));
     }
-    let mut report = sdn.repair()?;
-    report.done.splice(0..0, done);
-    Ok((runs, report))
+    let report = wire::Report::from(&sdn.repair()?);
+    steps.extend(report.steps);
+    Ok(wire::Report { steps, warnings, ..report })
 }
 
 /// Takes down, with what all share; where that is all of them, forgets the runs that have ended as well.

@@ -2,8 +2,9 @@
 
 use std::{thread, time::Duration};
 
-use riklet_sdn::vmm::{
-    api::ApiError, cloud_hypervisor, firecracker, http::Client, machine::Machine, version::Version,
+use riklet_sdn::{
+    http::Client,
+    vmm::{api::ApiError, cloud_hypervisor, firecracker, machine::Machine, version::Version},
 };
 
 use crate::{

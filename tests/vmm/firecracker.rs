@@ -3,14 +3,9 @@
 use std::{env, ffi::OsString, path::Path, process::Child};
 
 use riklet_sdn::{
+    http::{ApiCall, Client},
     process::{self, Tied},
-    vmm::{
-        api::ApiError,
-        firecracker,
-        http::{ApiCall, Client},
-        machine::Machine,
-        version::Version,
-    },
+    vmm::{api::ApiError, firecracker, machine::Machine, version::Version},
 };
 use serde_json::{Value, json};
 

@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use riklet_sdn::vmm::http::{Answer, ApiCall, Client, ExchangeError, HttpError};
+use riklet_sdn::http::{Answer, ApiCall, Client, ExchangeError, HttpError};
 use rustix::{
     event::{PollFd, PollFlags, poll},
     net::{AddressFamily, SocketAddrUnix, SocketType},

@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use riklet_sdn::vmm::http::Client;
+use riklet_sdn::http::Client;
 use serde_json::Value;
 
 use crate::directory::Directory;

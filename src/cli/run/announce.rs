@@ -5,6 +5,7 @@ use std::{fmt, net::Ipv4Addr, time::Duration};
 use riklet_sdn::{
     model::Vmm,
     sdn::{Instance, Report},
+    wire,
 };
 use serde_json::{Value, json};
 
@@ -54,7 +55,9 @@ impl Ready<'_> {
     }
 
     fn text(&self, urls: &[String], ends: Ends) -> String {
-        let rows = self.instances.iter().map(|(i, vmm)| (*i, vec![vmm.to_string()]));
+        let instances = self.instances.iter();
+        let instances: Vec<_> = instances.map(|(i, vmm)| (wire::Instance::from(*i), vmm)).collect();
+        let rows = instances.iter().map(|(i, vmm)| (i, vec![vmm.to_string()]));
         let chosen = self.prepared.iter().map(|p| format!("{}: {}", p.name(), p.choice));
         let answers = self.readiness.answers.iter().filter_map(|answer| {
             Some(format!("GET http://{}/ -> {}", answer.target, answer.body.as_ref()?))
@@ -73,7 +76,7 @@ impl Ready<'_> {
 
     fn json(&self, urls: &[String]) -> Value {
         let described = |(instance, vmm): &(&Instance, Vmm)| {
-            let mut value = output::instance(instance);
+            let mut value = json!(wire::Instance::from(*instance));
             value["vmm"] = vmm.as_str().into();
             value
         };
@@ -81,7 +84,7 @@ impl Ready<'_> {
             "instances": self.instances.iter().map(described).collect::<Vec<_>>(),
             "urls": urls,
             "readyMs": self.times.json(),
-            "warnings": output::lines(&self.report.warnings),
+            "warnings": wire::lines(&self.report.warnings),
         })
     }
 }

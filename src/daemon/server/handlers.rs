@@ -159,8 +159,7 @@ pub(super) async fn check(State(api): State<Api>) -> Result<Json<Check>, Problem
 #[utoipa::path(post, path = "/v1/repair",
     responses((status = 200, body = Report), (status = "default", body = Problem, content_type = "application/problem+json")))]
 pub(super) async fn repair(State(api): State<Api>) -> Result<Json<Report>, Problem> {
-    let (_, report) = api.engine.alone(|node| runs::repair(node, super::epoch_millis())).await??;
-    Ok(Json(Report::from(&report)))
+    Ok(Json(api.engine.alone(|node| runs::repair(node, super::epoch_millis())).await??))
 }
 
 /// Whether the daemon works, and how it stands.

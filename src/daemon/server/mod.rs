@@ -31,7 +31,10 @@ use super::{
     engine::{Engine, EngineError, Options},
     events::Events,
 };
-use crate::{model::Account, sdn::Config};
+use crate::{
+    model::Account,
+    sdn::{Config, ErrorKind},
+};
 
 /// How the API is served.
 #[derive(Debug, Clone)]
@@ -69,6 +72,33 @@ pub enum ServeError {
         /// The kernel's own words.
         source: io::Error,
     },
+}
+
+impl ServeError {
+    /// What kind of answer it needs.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Engine(EngineError::Sdn(error)) => error.kind(),
+            Self::Socket(SocketError::UnknownGroup { .. }) => ErrorKind::Invalid,
+            _ => ErrorKind::Failed,
+        }
+    }
+
+    /// What to do about it, where there is something.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Engine(EngineError::Sdn(error)) => error.hint(),
+            Self::Socket(SocketError::Foreign { .. }) => {
+                Some("choose another socket (`--api`)".to_owned())
+            }
+            Self::Socket(SocketError::UnknownGroup { name }) => {
+                Some(format!("`groupadd --system {name}`, or write a number"))
+            }
+            _ => None,
+        }
+    }
 }
 
 /// What every handler has.

@@ -27,7 +27,7 @@ use super::{handlers, stream};
 )]
 struct Description;
 
-/// The description (OpenAPI 3.1), as docs/openapi.json has it.
+/// The description (`OpenAPI` 3.1), as docs/openapi.json has it.
 #[must_use]
 pub fn document() -> utoipa::openapi::OpenApi {
     Description::openapi()

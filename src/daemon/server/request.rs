@@ -1,4 +1,5 @@
 //! What a client sends, as far as it is understood.
+#![expect(clippy::result_large_err, reason = "an error is said once, and goes to the client")]
 
 use axum::{
     body::Body,
@@ -101,9 +102,9 @@ pub(super) fn flag(parameters: &[(&str, &str)], wanted: &str) -> Result<bool, Pr
 
 /// Which instances the query of a DELETE is for.
 pub(super) fn which(parameters: &[(&str, &str)]) -> Result<Which, Problem> {
-    let named = parameters.iter().filter(|(name, _)| *name == "name");
+    let given = parameters.iter().filter(|(name, _)| *name == "name");
     let names =
-        named.map(|(_, text)| name(text)).collect::<Result<std::collections::BTreeSet<_>, _>>()?;
+        given.map(|(_, text)| name(text)).collect::<Result<std::collections::BTreeSet<_>, _>>()?;
     match (flag(parameters, "all")?, names.is_empty()) {
         (true, true) => Ok(Which::All),
         (false, false) => Ok(Which::Named(names)),

@@ -7,7 +7,7 @@ mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use riklet_sdn::vmm::http::Method;
+use riklet_sdn::http::Method;
 use serde_json::Value;
 
 /// The part of an API that is used.
@@ -62,6 +62,8 @@ pub(crate) enum Refusal {
 
 pub(crate) const fn method_name(method: Method) -> &'static str {
     match method {
+        Method::Post => "POST",
+        Method::Delete => "DELETE",
         Method::Get => "GET",
         Method::Put => "PUT",
     }

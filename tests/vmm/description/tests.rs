@@ -2,7 +2,10 @@
 
 use std::{env, path::Path};
 
-use riklet_sdn::vmm::{cloud_hypervisor, firecracker, http::ApiCall, version::Version};
+use riklet_sdn::{
+    http::ApiCall,
+    vmm::{cloud_hypervisor, firecracker, version::Version},
+};
 use serde_json::{Value, json};
 
 use super::{Description, Refusal, method_name, published};

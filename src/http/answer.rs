@@ -4,7 +4,7 @@ use httparse::{EMPTY_HEADER, Header, Status};
 
 /// The longest status line and header fields together, those of interim answers included.
 pub(super) const MAX_HEAD: usize = 64 * 1024;
-/// The longest body, as it is sent.
+/// The longest body, as it is sent, where nothing else is said.
 pub(super) const MAX_BODY: usize = 1024 * 1024;
 /// The most header fields.
 const MAX_FIELDS: usize = 64;
@@ -46,7 +46,7 @@ pub enum Malformed {
     #[error("its head is longer than {MAX_HEAD} bytes")]
     LongHead,
     /// The body is too long.
-    #[error("its body is longer than {MAX_BODY} bytes")]
+    #[error("its body is longer than is taken")]
     LongBody,
 }
 
@@ -58,7 +58,7 @@ enum Framing {
 }
 
 /// Reads an answer from the bytes received so far; `ended` says that no more will come.
-pub(super) fn parse(bytes: &[u8], ended: bool) -> Result<Parsed, Malformed> {
+pub(super) fn parse(bytes: &[u8], ended: bool, longest: usize) -> Result<Parsed, Malformed> {
     let mut start = 0;
     loop {
         let mut fields = [EMPTY_HEADER; MAX_FIELDS];
@@ -77,7 +77,7 @@ pub(super) fn parse(bytes: &[u8], ended: bool) -> Result<Parsed, Malformed> {
         if !(100..200).contains(&status) {
             let rest = bytes.get(start..).unwrap_or_default();
             let framing = framing(status, head.headers)?;
-            let body = body(rest, &framing, ended)?;
+            let body = body(rest, &framing, ended, longest)?;
             return Ok(body.map_or(Parsed::Partial, |body| Parsed::Whole(Answer { status, body })));
         }
     }
@@ -112,9 +112,14 @@ fn framing(status: u16, fields: &[Header<'_>]) -> Result<Framing, Malformed> {
 }
 
 /// The body, where it is whole.
-fn body(bytes: &[u8], framing: &Framing, ended: bool) -> Result<Option<Vec<u8>>, Malformed> {
+fn body(
+    bytes: &[u8],
+    framing: &Framing,
+    ended: bool,
+    longest: usize,
+) -> Result<Option<Vec<u8>>, Malformed> {
     let announced = if let Framing::Bytes(length) = framing { *length } else { bytes.len() };
-    if announced > MAX_BODY {
+    if announced > longest {
         return Err(Malformed::LongBody);
     }
     match framing {
@@ -153,7 +158,7 @@ mod tests {
     use super::*;
 
     fn whole(bytes: &str) -> Answer {
-        match parse(bytes.as_bytes(), true) {
+        match parse(bytes.as_bytes(), true, MAX_BODY) {
             Ok(Parsed::Whole(answer)) => answer,
             other => panic!("{bytes:?}: {other:?}"),
         }
@@ -162,17 +167,17 @@ mod tests {
     /// Every beginning of these bytes is partial while more may come.
     fn whole_with_its_last_byte(bytes: &str) -> Answer {
         for length in 0..bytes.len() {
-            let parsed = parse(&bytes.as_bytes()[..length], false);
+            let parsed = parse(&bytes.as_bytes()[..length], false, MAX_BODY);
             assert_eq!(parsed, Ok(Parsed::Partial), "{length} bytes of {bytes:?}");
         }
-        match parse(bytes.as_bytes(), false) {
+        match parse(bytes.as_bytes(), false, MAX_BODY) {
             Ok(Parsed::Whole(answer)) => answer,
             other => panic!("{bytes:?}: {other:?}"),
         }
     }
 
     fn refused(bytes: &str) -> Malformed {
-        parse(bytes.as_bytes(), false).unwrap_err()
+        parse(bytes.as_bytes(), false, MAX_BODY).unwrap_err()
     }
 
     #[test]
@@ -204,7 +209,7 @@ mod tests {
     #[test]
     fn a_body_without_a_length_ends_with_the_connection() {
         let bytes = "HTTP/1.0 500 Oh\r\nServer: x\r\n\r\nit broke";
-        assert_eq!(parse(bytes.as_bytes(), false), Ok(Parsed::Partial));
+        assert_eq!(parse(bytes.as_bytes(), false, MAX_BODY), Ok(Parsed::Partial));
         assert_eq!(whole(bytes), Answer { status: 500, body: b"it broke".into() });
     }
 

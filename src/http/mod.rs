@@ -4,7 +4,7 @@ mod answer;
 
 use std::{
     fmt,
-    io::{self, Read, Write},
+    io::{self, BufRead, Read, Write},
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
     thread,
@@ -18,7 +18,7 @@ use rustix::{
 use serde_json::Value;
 
 pub use self::answer::{Answer, Malformed};
-use self::answer::{Parsed, parse};
+use self::answer::{MAX_BODY, Parsed, parse};
 
 /// The pause between two looks whether a server listens.
 const PAUSE: Duration = Duration::from_millis(2);
@@ -30,6 +30,10 @@ pub enum Method {
     Get,
     /// Makes, sets or does.
     Put,
+    /// Does, or makes what gets its name there.
+    Post,
+    /// Removes.
+    Delete,
 }
 
 /// One request, as data.
@@ -79,6 +83,8 @@ impl fmt::Display for ApiCall {
         let method = match self.method {
             Method::Get => "GET",
             Method::Put => "PUT",
+            Method::Post => "POST",
+            Method::Delete => "DELETE",
         };
         write!(f, "{method} {}", self.path)
     }
@@ -120,7 +126,7 @@ pub enum HttpError {
 
 impl HttpError {
     /// Whether the server closed the connection without an answer.
-    pub(super) fn is_closed(&self) -> bool {
+    pub(crate) fn is_closed(&self) -> bool {
         matches!(self, Self::Exchange { source: ExchangeError::Closed, .. })
     }
 }
@@ -154,13 +160,21 @@ pub enum ExchangeError {
 pub struct Client {
     socket: PathBuf,
     timeout: Duration,
+    /// The longest body of an answer, in bytes.
+    longest: usize,
 }
 
 impl Client {
     /// A client of the server on this socket, each of whose exchanges may last this long.
     #[must_use]
     pub fn new(socket: impl Into<PathBuf>, timeout: Duration) -> Self {
-        Self { socket: socket.into(), timeout }
+        Self { socket: socket.into(), timeout, longest: MAX_BODY }
+    }
+
+    /// The same, which takes answers with bodies of so many bytes.
+    #[must_use]
+    pub fn with_longest(self, longest: usize) -> Self {
+        Self { longest, ..self }
     }
 
     /// The socket.
@@ -221,7 +235,7 @@ impl Client {
             Err(ExchangeError::Send(error)) if error.kind() == io::ErrorKind::BrokenPipe => {}
             sent => sent?,
         }
-        receive(&mut stream, &deadline)
+        receive(&mut stream, self.longest, &deadline)
     }
 }
 
@@ -260,7 +274,11 @@ fn send(
     Ok(())
 }
 
-fn receive(stream: &mut UnixStream, deadline: &Deadline) -> Result<Answer, ExchangeError> {
+fn receive(
+    stream: &mut UnixStream,
+    longest: usize,
+    deadline: &Deadline,
+) -> Result<Answer, ExchangeError> {
     let mut bytes = Vec::new();
     let mut buffer = [0; 16 * 1024];
     loop {
@@ -275,7 +293,7 @@ fn receive(stream: &mut UnixStream, deadline: &Deadline) -> Result<Answer, Excha
             Err(error) if error.kind() == io::ErrorKind::ConnectionReset => true,
             Err(error) => return Err(ExchangeError::Receive(error)),
         };
-        match parse(&bytes, ended).map_err(ExchangeError::Malformed)? {
+        match parse(&bytes, ended, longest).map_err(ExchangeError::Malformed)? {
             Parsed::Whole(answer) => return Ok(answer),
             Parsed::Partial if ended => return Err(ExchangeError::Closed),
             Parsed::Partial => {}
@@ -286,6 +304,60 @@ fn receive(stream: &mut UnixStream, deadline: &Deadline) -> Result<Answer, Excha
 /// A signal, or the end of the time that was set for the call, which the deadline then says.
 fn is_retried(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock)
+}
+
+/// The server-sent events of one answer, as they come (the living standard of HTML, section 9.2): of each, its data. No
+/// time limits it, since nothing may happen for long.
+#[derive(Debug)]
+pub struct EventStream {
+    lines: io::Lines<io::BufReader<UnixStream>>,
+}
+
+impl Client {
+    /// Asks for a stream of events.
+    ///
+    /// # Errors
+    /// Where there is no connection, or the answer is no stream: then the exchange is to be repeated, for what it
+    /// says.
+    pub fn events(&self, path: &str) -> Result<EventStream, ExchangeError> {
+        let deadline = Deadline::after(self.timeout);
+        let mut stream = connect(&self.socket, &deadline)?;
+        let request =
+            format!("GET {path} HTTP/1.0\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n");
+        send(&mut stream, request.as_bytes(), &deadline)?;
+        stream.set_read_timeout(None).map_err(ExchangeError::Receive)?;
+        let mut lines = io::BufReader::new(stream).lines();
+        let status = lines.next().transpose().map_err(ExchangeError::Receive)?;
+        if status.and_then(|line| Some(line.split(' ').nth(1)? == "200")) != Some(true) {
+            return Err(ExchangeError::Closed);
+        }
+        // The head ends with an empty line. HTTP/1.0 knows no chunks: what follows is the body.
+        for line in lines.by_ref() {
+            if line.map_err(ExchangeError::Receive)?.is_empty() {
+                break;
+            }
+        }
+        Ok(EventStream { lines })
+    }
+}
+
+impl Iterator for EventStream {
+    type Item = io::Result<String>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let mut data = String::new();
+        loop {
+            match self.lines.next()? {
+                Ok(line) if line.is_empty() && !data.is_empty() => return Some(Ok(data)),
+                Ok(line) => {
+                    if let Some(more) = line.strip_prefix("data:") {
+                        data.push_str(more.strip_prefix(' ').unwrap_or(more));
+                    }
+                }
+                Err(error) => return Some(Err(error)),
+            }
+        }
+    }
 }
 
 /// When an exchange must be over.
