@@ -4,15 +4,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    Change, Report, Sdn, SdnError, UpOptions, Warning, Which, accounts, fragment, host::Host,
-    interrupted, settle::Settled,
+    Change, Instance, Report, Sdn, SdnError, UpOptions, Warning, Which, accounts, fragment,
+    host::Host, interrupted, settle::Settled,
 };
 use crate::{
     firewall,
     kernel::Kernel,
     model::{InstanceName, Pool, Slot, Workload},
     plan::Step,
-    store::{Phase, Store, StoreError, Tx},
+    store::{Phase, Record, Store, StoreError, Tx},
 };
 
 /// A change of the records, and of the kernel with them.
@@ -27,7 +27,7 @@ pub enum Request {
 /// What a request changed in the records.
 #[derive(Debug, Default)]
 struct Recorded {
-    asked: BTreeSet<InstanceName>,
+    records: Vec<Record>,
     changes: BTreeMap<Slot, Change>,
     warnings: Vec<Warning>,
 }
@@ -84,8 +84,20 @@ impl<K: Kernel> Sdn<K> {
             return Ok(());
         }
         let _lock = self.lock()?;
-        let mut store = self.open_store()?;
+        let mut store = self.take_store()?;
+        let done = self.round_in(&mut store, &left, answers);
+        self.keep_store(store);
+        done
+    }
+
+    fn round_in(
+        &mut self,
+        store: &mut Store,
+        left: &[(usize, Request)],
+        answers: &mut Answers,
+    ) -> Result<(), SdnError> {
         let tx = store.transaction()?;
+        self.write_deferred(&tx)?;
         let interrupted = self.without_broken(interrupted(&tx)?);
         let any_up = left.iter().any(|(_, request)| matches!(request, Request::Up(..)));
         let host = if any_up {
@@ -94,31 +106,32 @@ impl<K: Kernel> Sdn<K> {
             Host::decided(&mut self.kernel, &self.config, &tx)?
         };
         let Some(host) = host else {
-            for (index, request) in &left {
+            for (index, request) in left {
                 if let (Request::Down(which), Some(answer)) = (request, answers.get_mut(*index)) {
                     *answer = Some(self.leaving(&tx, which).map(|_| Report::default()));
                 }
             }
             return Ok(());
         };
-        let done = self.record_each(&host, &tx, &left, answers);
+        let done = self.record_each(&host, &tx, left, answers);
         if done.is_empty() {
             return Ok(());
         }
         // Those that stay need forwarding, which somebody may have turned off meanwhile.
         host.record(&mut self.kernel, &tx)?;
         tx.commit()?;
+        self.deferred_are_written();
         let changes = done.values().flat_map(|recorded| recorded.changes.clone()).collect();
-        let settled = self.settle(&mut store, &host, Some(&changes), &interrupted)?;
+        let records: Vec<_> = done.values().flat_map(|recorded| recorded.records.clone()).collect();
+        let settled = self.settle(store, &host, Some(&changes), &interrupted, &records)?;
         let alone = done.len() == 1;
-        let asked: BTreeSet<_> = done.values().flat_map(|r| r.asked.clone()).collect();
+        let asked = records.iter().map(|record| record.workload.name()).collect();
         for (index, recorded) in done {
-            let report = report(&store, &host, &settled, recorded, &asked, alone);
+            let report = report(&host, &settled, recorded, &asked, alone);
             if let Some(answer) = answers.get_mut(index) {
                 *answer = Some(report);
             }
         }
-        self.keep_store(store);
         Ok(())
     }
 
@@ -165,21 +178,19 @@ impl<K: Kernel> Sdn<K> {
     ) -> Result<Recorded, SdnError> {
         match request {
             Request::Up(workloads, options) => {
-                let (changes, warnings) = self.record(host, tx, workloads)?;
+                let (records, changes, warnings) = self.record(host, tx, workloads)?;
                 if let Some(warning) = warnings.first().filter(|_| options.strict) {
                     return Err(SdnError::Shadows { warning: Box::new(warning.clone()) });
                 }
-                let asked = workloads.iter().map(|w| w.name().clone()).collect();
-                Ok(Recorded { asked, changes, warnings })
+                Ok(Recorded { records, changes, warnings })
             }
             Request::Down(which) => {
                 let mut recorded = Recorded::default();
                 for record in self.leaving(tx, which)? {
-                    let name = record.workload.name();
-                    tx.set_phase(name, Phase::Removing)?;
-                    recorded.asked.insert(name.clone());
+                    tx.set_phase(record.workload.name(), Phase::Removing)?;
                     let before = Some(fragment(host, &record)?);
                     recorded.changes.insert(record.slot, Change { before, after: None });
+                    recorded.records.push(Record { phase: Phase::Removing, ..record });
                 }
                 Ok(recorded)
             }
@@ -223,14 +234,13 @@ fn names(request: &Request) -> Option<BTreeSet<InstanceName>> {
 
 /// What of all that was done answers one request.
 fn report(
-    store: &Store,
     host: &Host,
     settled: &Settled,
     recorded: Recorded,
-    asked: &BTreeSet<InstanceName>,
+    asked: &BTreeSet<&InstanceName>,
     alone: bool,
 ) -> Result<Report, SdnError> {
-    let Recorded { asked: mine, changes, warnings } = recorded;
+    let Recorded { records, changes, warnings } = recorded;
     let done = if alone {
         settled.done.clone()
     } else {
@@ -238,16 +248,21 @@ fn report(
         let part = |step| part(step, &slots, host.node.pool);
         settled.done.iter().filter_map(part).collect()
     };
+    let failed: BTreeSet<_> = settled.failures.iter().map(|failure| &failure.name).collect();
+    let mine: BTreeSet<_> = records.iter().map(|record| record.workload.name()).collect();
     let of = |wanted: &dyn Fn(&InstanceName) -> bool| {
         settled.failures.iter().filter(|failure| wanted(&failure.name)).cloned().collect()
     };
-    Ok(Report {
-        instances: super::settle::instances(store, host, &mine)?,
-        done,
-        failures: of(&|name| mine.contains(name)),
-        others: of(&|name| !asked.contains(name)),
-        warnings,
-    })
+    let (failures, others) = (of(&|name| mine.contains(name)), of(&|name| !asked.contains(name)));
+    let mut instances = Vec::new();
+    for record in &records {
+        if record.phase != Phase::Removing && !failed.contains(record.workload.name()) {
+            let up = Record { phase: Phase::Up, ..record.clone() };
+            instances.push(Instance::new(host.node, &up)?);
+        }
+    }
+    instances.sort_by(|one, other| one.name().cmp(other.name()));
+    Ok(Report { instances, done, failures, others, warnings })
 }
 
 /// The part of a step that is for these slots, or for all.

@@ -25,6 +25,13 @@ pub(super) struct Outcome {
     pub(super) halted: Option<(Step, KernelError)>,
 }
 
+impl Outcome {
+    /// Whether all is as desired.
+    pub(super) fn is_clean(&self) -> bool {
+        self.failed.is_empty() && self.halted.is_none()
+    }
+}
+
 /// A part of the desired state, and how to look at the same part of the kernel.
 pub(super) trait Observe {
     fn desired(&self) -> Desired;

@@ -152,6 +152,7 @@ impl<K: Kernel> Sdn<K> {
     pub fn plan(&mut self, workloads: &[Workload]) -> Result<(Plan, Vec<Warning>), SdnError> {
         let workloads = &accounts::resolved(&mut self.kernel, workloads)?;
         let _lock = self.look_lock()?;
+        self.flush()?;
         let mut store = match Store::open_existing(&self.config.state_dir)? {
             Some(store) => store,
             None => Store::in_memory()?,
@@ -159,7 +160,7 @@ impl<K: Kernel> Sdn<K> {
         let tx = store.transaction()?;
         let interrupted = interrupted(&tx)?;
         let host = Host::decide(&mut self.kernel, &self.config, &tx)?;
-        let (changes, warnings) = self.record(&host, &tx, workloads)?;
+        let (_, changes, warnings) = self.record(&host, &tx, workloads)?;
         let named = Named::new(&host, &changes).filter(|_| interrupted.is_empty());
         if let Some(plan) = named.map(|n| n.preview(&mut self.kernel)).transpose()?.flatten() {
             return Ok((plan, warnings));
@@ -206,6 +207,7 @@ impl<K: Kernel> Sdn<K> {
     /// Where the store or the kernel cannot be read.
     pub fn check(&mut self) -> Result<Drift, SdnError> {
         let _lock = self.look_lock()?;
+        self.flush()?;
         let store = Store::open_existing(&self.config.state_dir)?;
         let host = match &store {
             Some(store) => Host::decided(&mut self.kernel, &self.config, store)?,
@@ -250,7 +252,7 @@ impl<K: Kernel> Sdn<K> {
         let interrupted = interrupted(&tx)?.difference(recovered).copied().collect();
         host.record(&mut self.kernel, &tx)?;
         tx.commit()?;
-        let settled = self.settle(&mut store, &host, None, &interrupted)?;
+        let settled = self.settle(&mut store, &host, None, &interrupted, &[])?;
         self.keep_store(store);
         Ok(settled.report())
     }
@@ -284,8 +286,9 @@ impl<K: Kernel> Sdn<K> {
         host: &Host,
         tx: &Tx<'_>,
         workloads: &[Workload],
-    ) -> Result<(BTreeMap<Slot, Change>, Vec<Warning>), SdnError> {
+    ) -> Result<(Vec<Record>, BTreeMap<Slot, Change>, Vec<Warning>), SdnError> {
         let mut changes = BTreeMap::new();
+        let mut records = Vec::new();
         let mut opened = Vec::new();
         for (workload, before, record) in put_all(tx, workloads, host.node.pool.capacity())? {
             let old: &[Exposure] = before.as_ref().map_or(&[], |b| b.workload.exposures());
@@ -293,8 +296,9 @@ impl<K: Kernel> Sdn<K> {
             opened.extend(new.map(|exposure| (workload.name(), *exposure)));
             let before = before.map(|before| fragment(host, &before)).transpose()?;
             changes.insert(record.slot, Change { before, after: Some(fragment(host, &record)?) });
+            records.push(record);
         }
-        Ok((changes, self.shadowed(&opened)?))
+        Ok((records, changes, self.shadowed(&opened)?))
     }
 
     fn leaving(&self, tx: &Tx<'_>, which: &Which) -> Result<Vec<Record>, SdnError> {

@@ -15,10 +15,10 @@ use super::{
 };
 use crate::{
     kernel::Kernel,
-    model::{Exposure, Slot},
+    model::{Exposure, InstanceName, Slot},
     network,
     plan::Reaping,
-    store::{Lock, Phase, Record, Spare, Store},
+    store::{Lock, Phase, Record, Spare, Store, StoreError, Tx},
 };
 
 /// What it knows.
@@ -34,6 +34,8 @@ pub(super) struct Resident {
     pub(super) broken: BTreeSet<Slot>,
     /// Slots whose TAP could not be made.
     pub(super) avoid: BTreeSet<Slot>,
+    /// What the kernel has followed, and the records do not say yet: whether somebody came or went.
+    deferred: Vec<(InstanceName, Phase)>,
 }
 
 impl Resident {
@@ -41,11 +43,7 @@ impl Resident {
         &self.busy
     }
 
-    pub(super) fn settled(
-        &mut self,
-        outcome: &Outcome,
-        looked_at: Option<&BTreeMap<Slot, Change>>,
-    ) {
+    fn settled(&mut self, outcome: &Outcome, looked_at: Option<&BTreeMap<Slot, Change>>) {
         match looked_at {
             Some(changes) => self.broken.retain(|slot| !changes.contains_key(slot)),
             None => self.broken.clear(),
@@ -129,11 +127,105 @@ impl<K: Kernel> Sdn<K> {
         }
     }
 
-    /// The store, open, and the directory made where it is missing.
+    /// The store, open, and the directory made where it is missing. What was deferred is written.
     pub(super) fn open_store(&mut self) -> Result<Store, SdnError> {
-        match self.store.take().filter(Store::is_current) {
-            Some(store) => Ok(store),
-            None => Ok(Store::open(&self.config.state_dir)?),
+        let mut store = self.take_store()?;
+        if self.has_deferred() {
+            let tx = store.transaction()?;
+            self.write_deferred(&tx)?;
+            tx.commit()?;
+            self.deferred_are_written();
+        }
+        Ok(store)
+    }
+
+    /// The same, for a transaction that writes what was deferred itself.
+    pub(super) fn take_store(&mut self) -> Result<Store, SdnError> {
+        let open = self.store.take().filter(Store::is_current);
+        if let Some(store) = open {
+            return Ok(store);
+        }
+        let store = Store::open(&self.config.state_dir)?;
+        if self.resident.is_some() {
+            store.stay_open()?;
+        }
+        Ok(store)
+    }
+
+    /// Writes what was deferred, and closes the records for one that stays.
+    ///
+    /// # Errors
+    /// Where the records cannot be written.
+    pub fn leave(&mut self) -> Result<(), SdnError> {
+        let store = self.open_store()?;
+        Ok(store.close()?)
+    }
+
+    /// Whether something is deferred ([`Self::flush`]).
+    #[must_use]
+    pub fn has_deferred(&self) -> bool {
+        self.resident.as_ref().is_some_and(|resident| !resident.deferred.is_empty())
+    }
+
+    /// Has the records say how far the kernel followed. A process that stays writes that together with what it
+    /// records next, or by this once it has nothing else to do: an operation is one transaction then. Where it is
+    /// killed before, the operation counts as interrupted, and is looked at.
+    ///
+    /// # Errors
+    /// Where the records cannot be written.
+    pub fn flush(&mut self) -> Result<(), SdnError> {
+        if self.has_deferred() {
+            let store = self.open_store()?;
+            self.keep_store(store);
+        }
+        Ok(())
+    }
+
+    pub(super) fn write_deferred(&self, tx: &Tx<'_>) -> Result<(), SdnError> {
+        for (name, phase) in self.resident.iter().flat_map(|resident| &resident.deferred) {
+            match phase {
+                Phase::Removing => drop(tx.condemn(name)?),
+                phase => match tx.set_phase(name, *phase) {
+                    // The records were lost since.
+                    Err(StoreError::Unknown { .. }) => {}
+                    written => written?,
+                },
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn deferred_are_written(&mut self) {
+        if let Some(resident) = &mut self.resident {
+            resident.deferred.clear();
+        }
+    }
+
+    /// Whether it defers saying that the kernel followed these records.
+    pub(super) fn defers(&mut self, records: &[Record]) -> bool {
+        let Some(resident) = &mut self.resident else { return false };
+        for record in records {
+            let phase = match record.phase {
+                Phase::Removing => {
+                    let exposures = record.workload.exposures().to_vec();
+                    resident.parted.insert(record.slot, exposures);
+                    Phase::Removing
+                }
+                Phase::Pending | Phase::Up => Phase::Up,
+            };
+            resident.deferred.push((record.workload.name().clone(), phase));
+        }
+        true
+    }
+
+    /// What is broken, and what is no longer.
+    pub(super) fn note_settled(
+        &mut self,
+        outcome: &Outcome,
+        looked_at: Option<&BTreeMap<Slot, Change>>,
+    ) {
+        if let Some(resident) = &mut self.resident {
+            resident.settled(outcome, looked_at);
         }
     }
 
@@ -215,7 +307,7 @@ impl<K: Kernel> Sdn<K> {
         }
         host.record(&mut self.kernel, &tx)?;
         tx.commit()?;
-        let settled = self.settle(&mut store, &host, Some(&changes), &interrupted)?;
+        let settled = self.settle(&mut store, &host, Some(&changes), &interrupted, &[])?;
         self.keep_store(store);
         Ok(settled.report())
     }

@@ -3,14 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    Change, Failure, Instance, Report, Sdn, SdnError,
+    Change, Failure, Report, Sdn, SdnError,
     converge::{Named, Observe, Outcome},
     error::InstanceError,
     host::Host,
 };
 use crate::{
     kernel::Kernel,
-    model::{InstanceName, Slot},
+    model::Slot,
     plan::{Reaping, Step},
     store::{Phase, Record, Spare, Store, Tx},
 };
@@ -35,13 +35,15 @@ impl<K: Kernel> Sdn<K> {
     /// Converges the kernel to the records, and says in the records how far it came.
     ///
     /// Looks at the changed slots only, where there are some and that is enough: where every earlier operation
-    /// came to its end, and the firewall has what the records say it has.
+    /// came to its end, and the firewall has what the records say it has. `records` are those whose operation comes
+    /// to its end by this.
     pub(super) fn settle(
         &mut self,
         store: &mut Store,
         host: &Host,
         changes: Option<&BTreeMap<Slot, Change>>,
         interrupted: &BTreeSet<Slot>,
+        records: &[Record],
     ) -> Result<Settled, SdnError> {
         let changes = changes.filter(|_| interrupted.is_empty());
         let reaping = if self.resident.is_some() { Reaping::Later } else { Reaping::Now };
@@ -56,6 +58,10 @@ impl<K: Kernel> Sdn<K> {
             let outcome = all.converge(&mut self.kernel)?.unwrap_or_default();
             (outcome, None, Reaping::Now)
         };
+        if looked_at.is_some() && outcome.is_clean() && self.defers(records) {
+            self.note_settled(&outcome, looked_at);
+            return Ok(Settled { done: outcome.done, failures: vec![] });
+        }
         let tx = store.transaction()?;
         let mut failures = self.settle_records(&tx, &outcome, looked_at, reaping)?;
         if looked_at.is_none() {
@@ -96,9 +102,7 @@ impl<K: Kernel> Sdn<K> {
                 (None, Phase::Pending | Phase::Up) => tx.set_phase(name, Phase::Up)?,
             }
         }
-        if let Some(resident) = &mut self.resident {
-            resident.settled(outcome, looked_at);
-        }
+        self.note_settled(outcome, looked_at);
         Ok(failures)
     }
 
@@ -124,21 +128,6 @@ impl<K: Kernel> Sdn<K> {
         }
         Ok(())
     }
-}
-
-/// The instances of these names that are up.
-pub(super) fn instances(
-    store: &Store,
-    host: &Host,
-    names: &BTreeSet<InstanceName>,
-) -> Result<Vec<Instance>, SdnError> {
-    let mut instances = Vec::new();
-    for name in names {
-        if let Some(record) = store.get(name)?.filter(|record| record.phase == Phase::Up) {
-            instances.push(Instance::new(host.node, &record)?);
-        }
-    }
-    Ok(instances)
 }
 
 /// Instances that were settled and turned out to be broken: the next operation shall look at them again.

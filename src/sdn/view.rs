@@ -174,6 +174,7 @@ impl<K: Kernel> Sdn<K> {
     }
 
     fn recorded(&mut self) -> Result<Option<(Store, Host)>, SdnError> {
+        self.flush()?;
         let Some(store) = Store::open_existing(&self.config.state_dir)? else { return Ok(None) };
         let host = Host::decided(&mut self.kernel, &self.config, &store)?;
         Ok(host.map(|host| (store, host)))

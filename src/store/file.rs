@@ -4,6 +4,7 @@ use std::{
     fs::{self, DirBuilder, OpenOptions},
     os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
@@ -187,9 +188,27 @@ fn header(connection: &Connection) -> rusqlite::Result<Header> {
 /// write-ahead log).
 fn tune(connection: &Connection, path: &Path) -> Result<(), StoreError> {
     connection.set_prepared_statement_cache_capacity(STATEMENTS);
-    let tuned =
-        connection.execute_batch("PRAGMA synchronous = OFF; PRAGMA journal_mode = PERSIST;");
-    tuned.map_err(|source| StoreError::sqlite("open the database", path.to_owned(), source))
+    let failed = |source| StoreError::sqlite("open the database", path.to_owned(), source);
+    connection.execute_batch("PRAGMA synchronous = OFF").map_err(failed)?;
+    let journal: String =
+        connection.query_row("PRAGMA journal_mode", [], |row| row.get(0)).map_err(failed)?;
+    // A daemon keeps a log, and has the database open: it stays so.
+    if journal == "wal" { Ok(()) } else { set_log(connection, path, "PERSIST") }
+}
+
+/// Has commits written in this way (<https://sqlite.org/pragma.html#pragma_journal_mode>), unless somebody else has the
+/// database open.
+pub(super) fn set_log(connection: &Connection, path: &Path, mode: &str) -> Result<(), StoreError> {
+    let failed = |source| StoreError::sqlite("open the database", path.to_owned(), source);
+    let wait = |time| connection.busy_timeout(time).map_err(failed);
+    wait(Duration::ZERO)?;
+    let sql = format!("PRAGMA journal_mode = {mode}");
+    let set = connection.query_row(&sql, [], |_row| Ok(()));
+    wait(BUSY_TIMEOUT)?;
+    match set.map_err(failed) {
+        Err(StoreError::Busy { .. }) => Ok(()),
+        set => set,
+    }
 }
 
 /// Writes the schema, unless another process was quicker.

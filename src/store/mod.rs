@@ -158,6 +158,23 @@ impl Store {
         file::set_aside(&file::path(dir))
     }
 
+    /// For a process that keeps the database open: commits go to a write-ahead log, a fifth of the writing. Others
+    /// go along with it; it ends by [`Self::close`], or where the process is killed, with the next that stays.
+    ///
+    /// # Errors
+    /// Where the database cannot be read. That others have it open is none: then it goes on as it is.
+    pub fn stay_open(&self) -> Result<(), StoreError> {
+        file::set_log(&self.connection, &self.path, "WAL")
+    }
+
+    /// Ends what [`Self::stay_open`] began.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn close(self) -> Result<(), StoreError> {
+        file::set_log(&self.connection, &self.path, "PERSIST")
+    }
+
     /// Whether the file that it has open is still the database: somebody may have set it aside since, or removed it.
     #[must_use]
     pub fn is_current(&self) -> bool {

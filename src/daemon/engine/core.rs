@@ -120,6 +120,9 @@ impl Core {
             self.heal();
             self.give_chores();
         }
+        if let Err(error) = self.node.leave() {
+            self.events.error(&error);
+        }
     }
 
     /// Waits for a message, a notification, or the time that something is due.
@@ -346,16 +349,26 @@ impl Core {
 impl Core {
     /// When a chore is due that nothing else wakes us for.
     fn next_chore(&self) -> Option<Instant> {
+        let flush = self.node.has_deferred().then_some(self.asked + QUIET);
         if !self.worker.is_idle() {
-            return None;
+            return flush;
         }
         let reap = self.condemned.map(|since| since + REAP_AFTER);
         let refill = (self.refill && self.options.warm > 0).then_some(self.asked + QUIET);
-        reap.into_iter().chain(refill).min()
+        reap.into_iter().chain(refill).chain(flush).min()
     }
 
     fn give_chores(&mut self) {
-        if !self.worker.is_idle() || self.stopping {
+        if self.stopping {
+            return;
+        }
+        if self.node.has_deferred()
+            && now() >= self.asked + QUIET
+            && let Err(error) = self.node.flush()
+        {
+            self.events.error(&error);
+        }
+        if !self.worker.is_idle() {
             return;
         }
         if let Err(error) = self.next_chores() {
