@@ -5,13 +5,16 @@ use std::{
     os::unix::net::UnixDatagram,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    time::Duration,
+    thread,
+    time::{Duration, Instant},
 };
+
+use rustix::process::{Pid, Signal, kill_process};
 
 use super::{command::PATH, http::Client, namespace::Namespace, wait_for};
 
 /// How long anything may take.
-const PATIENCE: Duration = Duration::from_mins(2);
+pub(crate) const PATIENCE: Duration = Duration::from_mins(2);
 
 /// A running daemon. Dropping this kills it.
 #[derive(Debug)]
@@ -19,6 +22,8 @@ pub(crate) struct Daemon {
     child: Child,
     state: PathBuf,
     warm: usize,
+    /// From exec to READY.
+    pub(crate) start_took: Duration,
 }
 
 impl Daemon {
@@ -28,7 +33,7 @@ impl Daemon {
         let notifications = state.join("notify");
         fs::remove_file(&notifications).ok();
         let socket = UnixDatagram::bind(&notifications).unwrap();
-        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        socket.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
         let mut command = program(state, backend);
         command
             .args(["serve", "--warm", &warm.to_string()])
@@ -37,19 +42,27 @@ impl Daemon {
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(fs::File::create(state.join("log")).unwrap());
-        let child = node.run(|| command.spawn().unwrap());
+        let (started, child) = node.run(|| (Instant::now(), command.spawn().unwrap()));
+        let mut daemon = Self { child, state: state.to_owned(), warm, start_took: Duration::ZERO };
         let mut buffer = [0; 4096];
-        loop {
-            let length = socket.recv(&mut buffer).unwrap();
-            if String::from_utf8_lossy(&buffer[..length]).lines().any(|line| line == "READY=1") {
-                break;
-            }
-        }
-        Self { child, state: state.to_owned(), warm }
+        wait_for("the daemon to be ready", PATIENCE, || {
+            let length = socket.recv(&mut buffer).unwrap_or_default();
+            let ready = String::from_utf8_lossy(&buffer[..length]).lines().any(|l| l == "READY=1");
+            let ended = daemon.child.try_wait().unwrap();
+            assert!(ended.is_none(), "the daemon ended: {ended:?}");
+            ready.then_some(())
+        });
+        daemon.start_took = started.elapsed();
+        daemon
     }
 
     pub(crate) fn client(&self) -> Client {
         Client::connect(&self.state.join("api.sock")).unwrap()
+    }
+
+    /// Its process id.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
     }
 
     /// Waits until all warm slots are there.
@@ -59,6 +72,12 @@ impl Daemon {
             (health["warmSlots"] == self.warm).then_some(())
         });
     }
+
+    /// Ends it as systemd does, and waits until it has ended.
+    pub(crate) fn stop(mut self) {
+        kill_process(Pid::from_child(&self.child), Signal::TERM).unwrap();
+        wait_for("the daemon's end", PATIENCE, || self.child.try_wait().unwrap().map(drop));
+    }
 }
 
 impl Drop for Daemon {
@@ -66,6 +85,11 @@ impl Drop for Daemon {
         // It may have ended, and then this does nothing.
         self.child.kill().ok();
         self.child.wait().ok();
+        if thread::panicking() {
+            let log = fs::read_to_string(self.state.join("log")).unwrap_or_default();
+            eprintln!("the daemon's last words:");
+            log.lines().rev().take(20).for_each(|line| eprintln!("  {line}"));
+        }
     }
 }
 

@@ -15,13 +15,15 @@ pub(crate) fn is_inside() -> bool {
 }
 
 /// Runs this program again with its arguments, in namespaces of its own for the network, processes and mounts
-/// (unshare(1)). The end of their first process, which is that one, ends every other; and that one ends with us.
+/// (unshare(1)). The end of their first process, which is that one, ends every other; and that one ends with
+/// unshare, which ends with us, whatever ends us (setpriv(1)): it heeds no signal but SIGKILL.
 ///
 /// # Panics
 /// Where it fails.
 pub(crate) fn enter() {
     let itself = env::current_exe().unwrap();
-    let status = Command::new("unshare")
+    let status = Command::new("setpriv")
+        .args(["--pdeathsig", "KILL", "unshare"])
         .args(["--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"])
         .arg(itself)
         .args(env::args_os().skip(1))

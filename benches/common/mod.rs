@@ -5,6 +5,7 @@ pub(crate) mod daemon;
 pub(crate) mod enclosure;
 pub(crate) mod http;
 pub(crate) mod namespace;
+pub(crate) mod plot;
 pub(crate) mod report;
 pub(crate) mod samples;
 

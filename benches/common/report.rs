@@ -1,6 +1,11 @@
 //! What is found, in Markdown.
 
-use std::fmt::{self, Display};
+use std::{
+    fmt::{self, Display},
+    time::Duration,
+};
+
+use super::samples::milliseconds;
 
 /// Sections, and before them which targets were reached.
 #[derive(Debug, Default)]
@@ -12,12 +17,14 @@ pub(crate) struct Report {
 /// What a figure must reach.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Goal {
+    AtMost(f64),
     AtLeast(f64),
 }
 
 impl Goal {
     fn is_reached(self, value: f64) -> bool {
         match self {
+            Self::AtMost(limit) => value <= limit,
             Self::AtLeast(limit) => value >= limit,
         }
     }
@@ -25,6 +32,7 @@ impl Goal {
     /// With its unit.
     fn text(self, unit: &str) -> String {
         match self {
+            Self::AtMost(limit) => format!("≤ {limit}{unit}"),
             Self::AtLeast(limit) => format!("≥ {limit}{unit}"),
         }
     }
@@ -44,6 +52,18 @@ impl Report {
         self.body += &(row(&header) + &row(&rule));
         self.body.extend(rows.iter().map(|cells| row(cells)));
         self.body += "\n";
+    }
+
+    /// A picture that lies in docs/benchmarks/.
+    pub(crate) fn picture(&mut self, file: &str, says: &str) {
+        self.body.extend(["![", says, "](benchmarks/", file, ")\n\n"]);
+    }
+
+    /// A time that has a limit, in milliseconds.
+    pub(crate) fn limit(&mut self, figure: &str, limit_ms: f64, measured: Duration) {
+        let goal = Goal::AtMost(limit_ms);
+        let reached = goal.is_reached(measured.as_secs_f64() * 1e3);
+        self.note(figure, goal.text(" ms"), milliseconds(measured), reached);
     }
 
     /// A number that has a goal, with its unit.
