@@ -14,6 +14,7 @@ use super::{
 use crate::common::{
     report::Report,
     samples::{Samples, milliseconds},
+    wait_for,
 };
 
 const PRESENT: usize = 1000;
@@ -22,8 +23,10 @@ const ROUNDS: usize = 5;
 const PAUSE: Duration = Duration::from_millis(1);
 /// When an attempt has failed.
 const PATIENCE: Duration = Duration::from_millis(20);
-/// How long the client goes on before and after: longer than a repair may take.
+/// How long the client goes on before and after, at least.
 const AROUND: Duration = Duration::from_millis(500);
+/// How long a repair may take.
+const REPAIR: Duration = Duration::from_secs(30);
 
 /// One attempt of the client.
 #[derive(Clone, Copy)]
@@ -77,25 +80,28 @@ pub(crate) fn measure(report: &mut Report) {
 
 /// When the firewall was flushed, and what the client met before and after.
 fn around_flush(world: &World) -> (Instant, Vec<Attempt>) {
-    let ended = AtomicBool::new(false);
+    let (ended, works) = (AtomicBool::new(false), AtomicBool::new(false));
     let target = world.last_published();
     thread::scope(|scope| {
-        let client = scope.spawn(|| world.cable.client.run(|| connect(target, &ended)));
+        let client = scope.spawn(|| world.cable.client.run(|| connect(target, &ended, &works)));
         thread::sleep(AROUND);
         let flushed = Instant::now();
         world.cable.node.sh("exec nft flush ruleset");
         thread::sleep(AROUND);
+        let works = || works.load(Ordering::Relaxed).then_some(());
+        wait_for("a connection that works again", REPAIR, works);
         ended.store(true, Ordering::Relaxed);
         (flushed, client.join().unwrap())
     })
 }
 
-fn connect(target: SocketAddr, ended: &AtomicBool) -> Vec<Attempt> {
+fn connect(target: SocketAddr, ended: &AtomicBool, works: &AtomicBool) -> Vec<Attempt> {
     let mut attempts = Vec::new();
     while !ended.load(Ordering::Relaxed) {
         let started = Instant::now();
         let connected = TcpStream::connect_timeout(&target, PATIENCE).is_ok();
         attempts.push(Attempt { started, ended: Instant::now(), connected });
+        works.store(connected, Ordering::Relaxed);
         thread::sleep(PAUSE);
     }
     attempts

@@ -4,7 +4,7 @@ use std::{iter, time::Duration};
 
 use super::{
     kernel::Bare,
-    world::{BATCH, WARM, World},
+    world::{BATCH, Memory, WARM, World},
 };
 use crate::common::{
     namespace::Namespace,
@@ -65,10 +65,12 @@ pub(crate) fn measure(report: &mut Report) {
     let mut world = World::new("batches", "nftables", WARM);
     let thousands = of_batches(&world.fill(MANY));
     world.settle();
-    let [resident, anonymous] = world.memory();
+    let mut memory = [world.memory(); 2];
     let mut restarts = Samples::default();
     for _ in 0..RESTARTS {
-        restarts.push(world.restart());
+        let (took, after) = world.restart();
+        restarts.push(took);
+        memory[1] = after;
         world.settle();
     }
     let (down, gone) = world.down_all();
@@ -77,7 +79,7 @@ pub(crate) fn measure(report: &mut Report) {
     let kernel = alone();
     let parallel = parallel();
     describe(report, &[batches, parallel, kernel]);
-    describe_rest(report, [resident, anonymous].map(|kib| kib / 1024.0), &restarts);
+    describe_rest(report, memory, &restarts);
 }
 
 fn of_batches(times: &[Duration]) -> Vec<Duration> {
@@ -152,13 +154,27 @@ fn describe(report: &mut Report, ways: &[Way; 3]) {
     report.limit("10,000 down to nothing left in the kernel", 6000.0, batches.gone);
 }
 
-fn describe_rest(report: &mut Report, [resident, anonymous]: [f64; 2], restarts: &Samples) {
+fn describe_rest(report: &mut Report, memory: [Memory; 2], restarts: &Samples) {
     report.paragraph(&format!(
-        "With these {MANY} up, the daemon has {resident:.1} MiB resident, {anonymous:.1} MiB of which are anonymous (the \
-         rest is the program and mapped files). Stopped and started again {RESTARTS} times without drift, it is ready \
-         after {:.0} ms (the median; from exec to `READY=1`).",
+        "Stopped and started again {RESTARTS} times with these {MANY} up and no drift, the daemon is ready after {:.0} ms \
+         (the median; from exec to `READY=1`). Its memory, of which the anonymous part is its own, and the rest the program \
+         and mapped files:",
         millis(restarts.p50())
     ));
-    report.goal("the daemon's memory with 10,000 functions", Goal::AtMost(64.0), resident, " MiB");
+    let row = |when: &str, memory: Memory| {
+        let mebibytes = |value: f64| format!("{value:.1} MiB");
+        [when.to_owned(), mebibytes(memory.resident), mebibytes(memory.anonymous)]
+    };
+    let [grown, started] = memory;
+    report.table(
+        ["", "resident", "anonymous"],
+        &[row("it brought them up", grown), row("it was started with them up", started)],
+    );
     report.limit("start-up with 10,000 up, no drift", 1000.0, restarts.p50());
+    report.goal(
+        "the daemon's memory with 10,000 functions, whichever is more",
+        Goal::AtMost(64.0),
+        grown.resident.max(started.resident),
+        " MiB",
+    );
 }

@@ -53,6 +53,15 @@ impl Cable {
     }
 }
 
+/// What the daemon has in memory, in MiB (proc(5)).
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Memory {
+    /// `VmRSS`.
+    pub(super) resident: f64,
+    /// `RssAnon`.
+    pub(super) anonymous: f64,
+}
+
 pub(super) struct World {
     pub(super) cable: Cable,
     state: PathBuf,
@@ -162,26 +171,28 @@ impl World {
         (answered, started.elapsed())
     }
 
-    /// Stops the daemon as systemd does, and starts it again: from exec to READY.
-    pub(super) fn restart(&mut self) -> Duration {
+    /// Stops the daemon as systemd does, and starts it again: from exec to READY, and its memory then.
+    pub(super) fn restart(&mut self) -> (Duration, Memory) {
         self.daemon.take().unwrap().stop();
         let daemon = Daemon::start(&self.cable.node, &self.state, self.backend, self.warm);
         let took = daemon.start_took;
         self.api = daemon.client();
         self.daemon = Some(daemon);
+        let memory = self.memory();
         let listed = self.api.json("GET", "/v1/functions", "");
         assert_eq!(listed.as_array().unwrap().len(), self.present);
-        took
+        (took, memory)
     }
 
-    /// What the daemon has in memory, in KiB: `VmRSS` and `RssAnon` (proc(5)).
-    pub(super) fn memory(&mut self) -> [f64; 2] {
+    pub(super) fn memory(&self) -> Memory {
         let id = self.daemon.as_ref().unwrap().id();
         let status = fs::read_to_string(format!("/proc/{id}/status")).unwrap();
-        ["VmRSS:", "RssAnon:"].map(|field| {
-            let line = status.lines().find_map(|line| line.strip_prefix(field)).unwrap();
-            line.trim().trim_end_matches(" kB").parse().unwrap()
-        })
+        let field = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+            let kib: f64 = line.trim().trim_end_matches(" kB").parse().unwrap();
+            kib / 1024.0
+        };
+        Memory { resident: field("VmRSS:"), anonymous: field("RssAnon:") }
     }
 
     /// Plays the guest of the function that was brought up last.
