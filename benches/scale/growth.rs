@@ -88,6 +88,7 @@ impl Growing {
 
     /// The same, for connections only.
     fn grow_published(&mut self, until: usize, present: f64, fixed: &Fixed) {
+        eprintln!("  {until} functions");
         self.world.fill(until);
         self.world.settle();
         let guest = self.world.play_last(LATENCY);
