@@ -1,0 +1,101 @@
+//! `riklet-sdn serve`.
+
+use std::{
+    fs,
+    os::unix::net::UnixDatagram,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use super::{command::PATH, http::Client, namespace::Namespace, wait_for};
+
+/// How long anything may take.
+pub(crate) const PATIENCE: Duration = Duration::from_mins(2);
+
+/// A running daemon. Dropping this kills it.
+#[derive(Debug)]
+pub(crate) struct Daemon {
+    child: Child,
+    state: PathBuf,
+    warm: usize,
+    /// From exec to READY.
+    pub(crate) start_took: Duration,
+}
+
+impl Daemon {
+    /// Starts one in a namespace, with its state in a directory, and waits until it is ready (`sd_notify(3)`).
+    pub(crate) fn start(node: &Namespace, state: &Path, backend: &str, warm: usize) -> Self {
+        fs::create_dir_all(state).unwrap();
+        let notifications = state.join("notify");
+        fs::remove_file(&notifications).ok();
+        let socket = UnixDatagram::bind(&notifications).unwrap();
+        socket.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
+        let mut command = program(state, backend);
+        command
+            .args(["serve", "--warm", &warm.to_string()])
+            .env("NOTIFY_SOCKET", &notifications)
+            .env("PATH", PATH)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(fs::File::create(state.join("log")).unwrap());
+        let (started, child) = node.run(|| (Instant::now(), command.spawn().unwrap()));
+        let mut daemon = Self { child, state: state.to_owned(), warm, start_took: Duration::ZERO };
+        let mut buffer = [0; 4096];
+        wait_for("the daemon to be ready", PATIENCE, || {
+            let length = socket.recv(&mut buffer).unwrap_or_default();
+            let ready = String::from_utf8_lossy(&buffer[..length]).lines().any(|l| l == "READY=1");
+            let ended = daemon.child.try_wait().unwrap();
+            assert!(ended.is_none(), "the daemon ended: {ended:?}");
+            ready.then_some(())
+        });
+        daemon.start_took = started.elapsed();
+        daemon
+    }
+
+    pub(crate) fn client(&self) -> Client {
+        Client::connect(&self.state.join("api.sock")).unwrap()
+    }
+
+    /// Its process id.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Waits until all warm slots are there.
+    pub(crate) fn wait_for_warm(&self, client: &mut Client) {
+        wait_for("the warm slots", PATIENCE, || {
+            let health = client.json("GET", "/v1/health", "");
+            (health["warmSlots"] == self.warm).then_some(())
+        });
+    }
+
+    /// Ends it as systemd does, and waits until it has ended.
+    pub(crate) fn stop(mut self) {
+        kill_process(Pid::from_child(&self.child), Signal::TERM).unwrap();
+        wait_for("the daemon's end", PATIENCE, || self.child.try_wait().unwrap().map(drop));
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        // It may have ended, and then this does nothing.
+        self.child.kill().ok();
+        self.child.wait().ok();
+        if thread::panicking() {
+            let log = fs::read_to_string(self.state.join("log")).unwrap_or_default();
+            eprintln!("the daemon's last words:");
+            log.lines().rev().take(20).for_each(|line| eprintln!("  {line}"));
+        }
+    }
+}
+
+/// The program, with its state in a directory.
+pub(crate) fn program(state: &Path, backend: &str) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_riklet-sdn"));
+    command.arg("--state-dir").arg(state).args(["--firewall", backend]);
+    command
+}

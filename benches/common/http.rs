@@ -1,0 +1,86 @@
+//! A client of the daemon's API: one connection over its unix socket, kept.
+
+use std::{
+    io::{BufRead, BufReader, Read, Write},
+    os::unix::net::UnixStream,
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use serde_json::Value;
+
+/// A connection.
+#[derive(Debug)]
+pub(crate) struct Client(BufReader<UnixStream>);
+
+impl Client {
+    pub(crate) fn connect(socket: &Path) -> std::io::Result<Self> {
+        Ok(Self(BufReader::new(UnixStream::connect(socket)?)))
+    }
+
+    /// The answer's document to a request that must succeed.
+    #[track_caller]
+    pub(crate) fn json(&mut self, method: &str, target: &str, body: &str) -> Value {
+        serde_json::from_slice(&self.send(method, target, body)).unwrap()
+    }
+
+    /// How long it takes from the request to the whole answer.
+    #[track_caller]
+    pub(crate) fn timed(&mut self, method: &str, target: &str, body: &str) -> Duration {
+        let started = Instant::now();
+        self.send(method, target, body);
+        started.elapsed()
+    }
+
+    #[track_caller]
+    fn send(&mut self, method: &str, target: &str, body: &str) -> Vec<u8> {
+        let request = format!(
+            "{method} {target} HTTP/1.1\r\nhost: riklet-sdn\r\ncontent-type: application/json\r\n\
+             content-length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        self.0.get_mut().write_all(request.as_bytes()).unwrap();
+        let status = self.line();
+        let mut length = None;
+        loop {
+            let line = self.line().to_ascii_lowercase();
+            match line.split_once(':') {
+                None => break,
+                Some(("content-length", value)) => length = value.trim().parse().ok(),
+                Some(_) => {}
+            }
+        }
+        let body = match length {
+            Some(length) => self.exactly(length),
+            None => self.chunks(),
+        };
+        let what = || String::from_utf8_lossy(&body).into_owned();
+        assert!(status.contains(" 200 "), "{method} {target}: {status}: {}", what());
+        body
+    }
+
+    /// RFC 9112, section 7.1.
+    fn chunks(&mut self) -> Vec<u8> {
+        let mut body = Vec::new();
+        loop {
+            let length = usize::from_str_radix(&self.line(), 16).unwrap();
+            body.extend(self.exactly(length));
+            assert_eq!(self.line(), "");
+            if length == 0 {
+                return body;
+            }
+        }
+    }
+
+    fn exactly(&mut self, length: usize) -> Vec<u8> {
+        let mut bytes = vec![0; length];
+        self.0.read_exact(&mut bytes).unwrap();
+        bytes
+    }
+
+    fn line(&mut self) -> String {
+        let mut line = String::new();
+        assert!(self.0.read_line(&mut line).unwrap() > 0, "the daemon closed the connection");
+        line.trim_end().to_owned()
+    }
+}

@@ -1,0 +1,63 @@
+//! Measured times.
+
+use std::time::Duration;
+
+/// How long something took, again and again.
+#[derive(Debug, Default, Clone)]
+pub(crate) struct Samples(Vec<Duration>);
+
+impl Samples {
+    pub(crate) fn push(&mut self, took: Duration) {
+        self.0.push(took);
+    }
+
+    pub(crate) fn p50(&self) -> Duration {
+        self.percentile(50)
+    }
+
+    pub(crate) fn p99(&self) -> Duration {
+        self.percentile(99)
+    }
+
+    /// The sample that so many percent are below.
+    fn percentile(&self, percent: usize) -> Duration {
+        let mut sorted = self.0.clone();
+        sorted.sort();
+        sorted[(sorted.len() * percent / 100).min(sorted.len() - 1)]
+    }
+}
+
+/// Ups and downs.
+#[derive(Debug, Default, Clone)]
+pub(crate) struct Cycles {
+    pub(crate) up: Samples,
+    pub(crate) down: Samples,
+}
+
+impl Cycles {
+    pub(crate) fn push(&mut self, up: Duration, down: Duration) {
+        self.up.push(up);
+        self.down.push(down);
+    }
+
+    /// Cells of a table: the medians and 99th percentiles.
+    pub(crate) fn cells(&self) -> [String; 4] {
+        [self.up.p50(), self.up.p99(), self.down.p50(), self.down.p99()].map(milliseconds)
+    }
+}
+
+/// Milliseconds with three significant digits or so.
+pub(crate) fn milliseconds(duration: Duration) -> String {
+    let value = millis(duration);
+    let digits = if value < 1.0 { 3 } else { 2 };
+    format!("{value:.digits$} ms")
+}
+
+pub(crate) fn millis(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1e3
+}
+
+/// How many times the one is the other.
+pub(crate) fn ratio(of: Duration, to: Duration) -> f64 {
+    of.as_secs_f64() / to.as_secs_f64()
+}

@@ -1,0 +1,61 @@
+//! The figures of docs/benchmarks.md, in one run: `cargo bench --bench figures`, as root, prints them in Markdown
+//! and draws the curves to docs/benchmarks/. `scripts/bench` installs what is compared, and writes the document.
+//!
+//! `cargo bench --bench figures -- peers scale/flush` measures these sections, and `scale` all of that name. All of it happens in namespaces of its own.
+#![expect(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "a measurement ends where it panics"
+)]
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "what it is for")]
+
+mod common;
+mod one_shot;
+mod peers;
+mod ready;
+mod scale;
+
+use std::{env, time::Instant};
+
+use common::{enclosure, report::Report};
+
+type Section = fn(&mut Report);
+
+/// In the order of the document.
+const SECTIONS: [(&str, Section); 8] = [
+    ("peers", peers::measure),
+    ("scale/single", scale::single::measure),
+    ("scale/thousands", scale::thousands::measure),
+    ("scale/growth", scale::growth::measure),
+    ("scale/throughput", scale::throughput::measure),
+    ("scale/flush", scale::flush::measure),
+    ("one_shot", one_shot::measure),
+    ("ready", ready::measure),
+];
+
+fn main() {
+    if !enclosure::is_inside() {
+        enclosure::enter();
+        return;
+    }
+    enclosure::furnish();
+    // cargo adds `--bench`.
+    let wanted: Vec<String> = env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
+    let is_wanted = |name: &str, wanted: &String| {
+        name.strip_prefix(wanted.as_str())
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    };
+    for wanted in &wanted {
+        let known = SECTIONS.iter().any(|(name, _)| is_wanted(name, wanted));
+        assert!(known, "there is no section {wanted}");
+    }
+    let mut report = Report::default();
+    for (name, measure) in SECTIONS {
+        if wanted.is_empty() || wanted.iter().any(|wanted| is_wanted(name, wanted)) {
+            let started = Instant::now();
+            measure(&mut report);
+            eprintln!("{name}: {:.0} s", started.elapsed().as_secs_f64());
+        }
+    }
+    println!("{report}");
+}

@@ -1,0 +1,120 @@
+//! How long a client is without connections after somebody has flushed the firewall.
+
+use std::{
+    net::{SocketAddr, TcpStream},
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::{Duration, Instant},
+};
+
+use super::{
+    guest::Processor,
+    world::{WARM, World},
+};
+use crate::common::{
+    report::Report,
+    samples::{Samples, milliseconds},
+    wait_for,
+};
+
+const PRESENT: usize = 1000;
+const ROUNDS: usize = 5;
+/// Between two attempts of the client.
+const PAUSE: Duration = Duration::from_millis(1);
+/// When an attempt has failed.
+const PATIENCE: Duration = Duration::from_millis(20);
+/// How long the client goes on before and after, at least.
+const AROUND: Duration = Duration::from_millis(500);
+/// How long a repair may take.
+const REPAIR: Duration = Duration::from_secs(30);
+
+/// One attempt of the client.
+#[derive(Clone, Copy)]
+struct Attempt {
+    started: Instant,
+    ended: Instant,
+    connected: bool,
+}
+
+pub(crate) fn measure(report: &mut Report) {
+    let mut world = World::new("flush", "nftables", WARM);
+    world.fill(PRESENT);
+    world.settle();
+    let guest = world.play_last(Processor::Any);
+    let mut gaps = Samples::default();
+    let mut from_flush = Samples::default();
+    let mut failures = 0;
+    for _ in 0..ROUNDS {
+        let (flushed, attempts) = around_flush(&world);
+        let (gap, back) = outage(flushed, &attempts);
+        gaps.push(gap);
+        from_flush.push(back);
+        failures += attempts.iter().filter(|attempt| !attempt.connected).count();
+    }
+    drop(guest);
+    world.down_all();
+    report.heading("A flushed firewall");
+    report.paragraph(&format!(
+        "With {PRESENT} functions up, `nft flush ruleset`, {ROUNDS} times, while a client in another namespace connects to \
+         a published port every millisecond. *From the flush* is from the start of the program `nft` to the end of the \
+         first attempt that succeeded after one had failed; *between connections* is what the client saw: the longest time between two \
+         successful attempts. {failures} attempts failed in all."
+    ));
+    report.table(
+        ["", "p50", "longest"],
+        &[
+            [
+                "from the flush".to_owned(),
+                milliseconds(from_flush.p50()),
+                milliseconds(from_flush.p99()),
+            ],
+            ["between connections".to_owned(), milliseconds(gaps.p50()), milliseconds(gaps.p99())],
+        ],
+    );
+    report.limit(
+        "from `nft flush ruleset` with 1,000 up to the first connection that works again, longest",
+        50.0,
+        gaps.p99(),
+    );
+}
+
+/// When the firewall was flushed, and what the client met before and after.
+fn around_flush(world: &World) -> (Instant, Vec<Attempt>) {
+    let (ended, works) = (AtomicBool::new(false), AtomicBool::new(false));
+    let target = world.last_published();
+    thread::scope(|scope| {
+        let client = scope.spawn(|| world.cable.client.run(|| connect(target, &ended, &works)));
+        thread::sleep(AROUND);
+        let flushed = Instant::now();
+        world.cable.node.sh("exec nft flush ruleset");
+        thread::sleep(AROUND);
+        let works = || works.load(Ordering::Relaxed).then_some(());
+        wait_for("a connection that works again", REPAIR, works);
+        ended.store(true, Ordering::Relaxed);
+        (flushed, client.join().unwrap())
+    })
+}
+
+fn connect(target: SocketAddr, ended: &AtomicBool, works: &AtomicBool) -> Vec<Attempt> {
+    let mut attempts = Vec::new();
+    while !ended.load(Ordering::Relaxed) {
+        let started = Instant::now();
+        let connected = TcpStream::connect_timeout(&target, PATIENCE).is_ok();
+        attempts.push(Attempt { started, ended: Instant::now(), connected });
+        works.store(connected, Ordering::Relaxed);
+        thread::sleep(PAUSE);
+    }
+    attempts
+}
+
+/// The longest time between two successful attempts; and how long after the flush connections worked again.
+fn outage(flushed: Instant, attempts: &[Attempt]) -> (Duration, Duration) {
+    let successful: Vec<_> = attempts.iter().filter(|attempt| attempt.connected).collect();
+    let gaps = successful.windows(2).map(|pair| pair[1].ended - pair[0].ended);
+    let failed = attempts.iter().rfind(|attempt| !attempt.connected && attempt.ended > flushed);
+    let back = failed.map_or(Duration::ZERO, |failed| {
+        let again = successful.iter().find(|attempt| attempt.started > failed.started);
+        again.unwrap().ended - flushed
+    });
+    (gaps.max().unwrap(), back)
+}

@@ -1,0 +1,207 @@
+//! What one more function, and one more connection, cost where more and more functions are there.
+
+use std::time::Duration;
+
+use super::{
+    guest::Guest,
+    world::{LATENCY, WARM, World},
+};
+use crate::common::{
+    plot::{Line, Plot},
+    report::{Goal, Report},
+    samples::{Cycles, Samples, millis, milliseconds, ratio},
+};
+
+const STEPS: [(usize, f64); 5] =
+    [(1, 1.0), (10, 10.0), (100, 100.0), (1000, 1000.0), (10_000, 10_000.0)];
+/// iptables has 1,000 at most: it looks through its rules one by one.
+const STEPS_OF_IPTABLES: usize = 4;
+/// Turns of ups and downs, and how many there are in one: fewer than warm slots.
+const TURNS: usize = 5;
+const TURN: usize = 20;
+/// Connections: turns, and how many there are in one.
+const CONNECTION_TURNS: usize = 20;
+const CONNECTIONS: usize = 50;
+
+/// A node on which more and more functions are, and what was measured at each step.
+struct Growing {
+    world: World,
+    steps: Vec<Step>,
+}
+
+struct Step {
+    present: f64,
+    cycles: Cycles,
+    connections: Samples,
+    /// Of the nodes that stay as they are, in the same turns.
+    few: Cycles,
+    one: Samples,
+}
+
+/// The nodes that stay as they are: what is measured elsewhere is measured here in turns, so that what else
+/// the machine does falls on both alike.
+struct Fixed {
+    /// With ten functions.
+    ten: World,
+    /// With one function, and its guest.
+    one: World,
+    _guest: Guest,
+}
+
+pub(crate) fn measure(report: &mut Report) {
+    let mut ten = World::new("ten", "nftables", WARM);
+    ten.fill(10);
+    let mut one = World::new("one", "nftables", WARM);
+    one.fill(1);
+    let guest = one.play_last(LATENCY);
+    let mut fixed = Fixed { ten, one, _guest: guest };
+    let mut nftables = Growing::new("growing");
+    for (step, present) in STEPS {
+        nftables.grow(step, present, &mut fixed);
+    }
+    let nftables = nftables.end();
+    let mut iptables =
+        Growing { world: World::new("growing-iptables", "iptables", 0), steps: Vec::new() };
+    for (step, present) in &STEPS[..STEPS_OF_IPTABLES] {
+        iptables.grow_published(*step, *present, &fixed);
+    }
+    describe_operations(report, &nftables);
+    describe_connections(report, &nftables, &iptables.end());
+}
+
+impl Growing {
+    fn new(name: &str) -> Self {
+        Self { world: World::new(name, "nftables", WARM), steps: Vec::new() }
+    }
+
+    /// Brings up what is missing, and measures.
+    fn grow(&mut self, until: usize, present: f64, fixed: &mut Fixed) {
+        self.grow_published(until, present, fixed);
+        let step = self.steps.last_mut().unwrap();
+        for _ in 0..TURNS {
+            self.world.cycles(TURN, &mut step.cycles);
+            self.world.settle();
+            fixed.ten.cycles(TURN, &mut step.few);
+            fixed.ten.settle();
+        }
+    }
+
+    /// The same, for connections only.
+    fn grow_published(&mut self, until: usize, present: f64, fixed: &Fixed) {
+        eprintln!("  {until} functions");
+        self.world.fill(until);
+        self.world.settle();
+        let guest = self.world.play_last(LATENCY);
+        let mut connections = Samples::default();
+        let mut one = Samples::default();
+        for _ in 0..CONNECTION_TURNS {
+            self.world.connect(CONNECTIONS, &mut connections);
+            fixed.one.connect(CONNECTIONS, &mut one);
+        }
+        drop(guest);
+        let (cycles, few) = (Cycles::default(), Cycles::default());
+        self.steps.push(Step { present, cycles, connections, few, one });
+    }
+
+    /// What was measured, once all is taken down.
+    fn end(mut self) -> Vec<Step> {
+        self.world.down_all();
+        self.steps
+    }
+}
+
+fn describe_operations(report: &mut Report, steps: &[Step]) {
+    report.heading("One more, where many are");
+    report.paragraph(&format!(
+        "`PUT` and `DELETE` of one function through the API, with warm slots, with so many others present: {TURNS} turns of \
+         {TURN} at each step, in turns with another node that has ten. A ratio is the median to that of the node with \
+         ten in the same turns."
+    ));
+    let row = |step: &Step| {
+        let [up, up99, down, down99] = step.cycles.cells();
+        let (cycles, few) = (&step.cycles, &step.few);
+        let times = |of: &Samples, to: &Samples| format!("{:.2}", ratio(of.p50(), to.p50()));
+        [
+            step.present.to_string(),
+            up,
+            up99,
+            times(&cycles.up, &few.up),
+            down,
+            down99,
+            times(&cycles.down, &few.down),
+        ]
+    };
+    let rows: Vec<_> = steps.iter().map(row).collect();
+    let header = ["present", "up p50", "up p99", "ratio", "down p50", "down p99", "ratio"];
+    report.table(header, &rows);
+    Plot {
+        title: "One more function",
+        x: "functions present",
+        y: "p50 (ms)",
+        logarithmic: true,
+        lines: vec![
+            line("up", steps, |step| step.cycles.up.p50()),
+            line("down", steps, |step| step.cycles.down.p50()),
+        ],
+    }
+    .draw("operations.svg");
+    report.picture("operations.svg", "Up and down with more and more functions present");
+    let last = steps.last().unwrap();
+    for (what, of, to) in
+        [("up", &last.cycles.up, &last.few.up), ("down", &last.cycles.down, &last.few.down)]
+    {
+        let figure = format!("`{what}` p50 with 10,000 present to that with 10");
+        report.goal(&figure, Goal::AtMost(1.3), ratio(of.p50(), to.p50()), " times");
+    }
+}
+
+fn describe_connections(report: &mut Report, nftables: &[Step], iptables: &[Step]) {
+    report.heading("A new connection, where many are published");
+    report.paragraph(&format!(
+        "How long connect(2) takes a client in another namespace, over a cable (veth), to the port that was published \
+         last, with so many published: {CONNECTION_TURNS} turns of {CONNECTIONS}, in turns with another node that \
+         publishes one by nftables. The guest is another namespace, to which a thread carries frames from the TAP, as a \
+         VMM does; it and the client run on one processor, since where a thread is woken matters more than what is \
+         measured. iptables looks through its rules one by one, nftables looks up an element."
+    ));
+    let row = |backend: &str, step: &Step| {
+        let (here, one) = (&step.connections, &step.one);
+        [
+            backend.to_owned(),
+            step.present.to_string(),
+            milliseconds(here.p50()),
+            milliseconds(here.p99()),
+            format!("{:.2}", ratio(here.p50(), one.p50())),
+        ]
+    };
+    let rows: Vec<_> = nftables
+        .iter()
+        .map(|step| row("nftables", step))
+        .chain(iptables.iter().map(|step| row("iptables", step)))
+        .collect();
+    report.table(["backend", "published", "p50", "p99", "ratio"], &rows);
+    Plot {
+        title: "A new connection through a published port",
+        x: "ports published",
+        y: "p50 (ms)",
+        logarithmic: true,
+        lines: vec![
+            line("nftables", nftables, |step| step.connections.p50()),
+            line("iptables", iptables, |step| step.connections.p50()),
+        ],
+    }
+    .draw("connections.svg");
+    report.picture("connections.svg", "A new connection with more and more published");
+    let last = nftables.last().unwrap();
+    report.goal(
+        "new TCP connection with 10,000 published to that with 1, p50 (nftables)",
+        Goal::AtMost(1.1),
+        ratio(last.connections.p50(), last.one.p50()),
+        " times",
+    );
+}
+
+fn line(name: &'static str, steps: &[Step], of: impl Fn(&Step) -> Duration) -> Line {
+    let points = steps.iter().map(|step| (step.present, millis(of(step)))).collect();
+    Line { name, points }
+}
