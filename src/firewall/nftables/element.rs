@@ -2,9 +2,9 @@
 
 use std::net::Ipv4Addr;
 
-use netlink_packet_core::NLM_F_EXCL;
+use netlink_packet_core::{NLM_F_EXCL, NlasIterator};
 use netlink_packet_netfilter::{
-    NetfilterMessage, NetfilterMessageInner,
+    NetfilterMessage,
     nftables::{
         DataAttribute, ListAttribute, NfTablesMessage, SetElementAttribute, SetElementList,
         SetElementMessage,
@@ -19,6 +19,15 @@ use crate::{
     firewall::Entry,
     model::{InterfaceName, Protocol},
 };
+
+/// `sizeof(struct nlmsghdr)` and `sizeof(struct nfgenmsg)`.
+const HEADERS: usize = 16 + 4;
+/// `NFTA_SET_ELEM_LIST_ELEMENTS`, `NFTA_SET_ELEM_KEY`, `NFTA_SET_ELEM_DATA`, `NFTA_DATA_VALUE` of
+/// `<linux/netfilter/nf_tables.h>`.
+const ELEMENTS: u16 = 3;
+const KEY: u16 = 1;
+const DATA: u16 = 2;
+const VALUE: u16 = 1;
 
 /// An element of one of our sets or maps.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -67,31 +76,33 @@ fn list(table: &TableName, set: &str, elements: &[Element]) -> SetElementMessage
     SetElementMessage { attributes }
 }
 
-/// The elements that a message tells of.
-pub(crate) fn read(message: NetfilterMessage) -> Vec<Element> {
-    let NetfilterMessageInner::NfTables(NfTablesMessage::NewSetElement(list)) = message.inner
-    else {
-        return Vec::new();
-    };
-    let lists = list.attributes.into_iter().filter_map(|attribute| match attribute {
-        SetElementList::Elements(elements) => Some(elements),
-        _ => None,
-    });
-    lists.flatten().map(element).collect()
+/// The elements that a message of the kernel tells of (`NFT_MSG_NEWSETELEM`, with its header).
+///
+/// Read by hand: the library makes an error message of the whole list for each element, in case that it cannot be read,
+/// which takes minutes for ten thousand.
+pub(crate) fn read(message: &[u8]) -> Option<Vec<Element>> {
+    let attributes = message.get(HEADERS..)?;
+    let elements = attribute(attributes, ELEMENTS)?;
+    Some(
+        NlasIterator::new(elements)
+            .map_while(Result::ok)
+            .map(|item| element(item.value()))
+            .collect(),
+    )
 }
 
-fn element(item: ListAttribute<SetElementAttribute>) -> Element {
+fn element(attributes: &[u8]) -> Element {
+    let value = |kind| Some(attribute(attribute(attributes, kind)?, VALUE)?.to_vec());
     // What has no key, as the catch-all element, becomes one that no entry has.
-    let mut found = Element { key: Vec::new(), data: None };
-    let ListAttribute::Element(attributes) = item else { return found };
-    for attribute in attributes {
-        match attribute {
-            SetElementAttribute::Key(DataAttribute::Value(key)) => found.key = key,
-            SetElementAttribute::Data(DataAttribute::Value(data)) => found.data = Some(data),
-            _ => {}
-        }
-    }
-    found
+    Element { key: value(KEY).unwrap_or_default(), data: value(DATA) }
+}
+
+/// The value of the first attribute of this type.
+fn attribute(attributes: &[u8], wanted: u16) -> Option<&[u8]> {
+    let mut all = NlasIterator::new(attributes).map_while(Result::ok);
+    all.find(|attribute| attribute.kind() == wanted)
+        .map(|found| found.into_inner().get(4..))
+        .flatten()
 }
 
 /// The element of the set of uplinks: a name padded to `IFNAMSIZ`.

@@ -121,11 +121,21 @@ impl Socket {
         message: &T,
         flags: u16,
     ) -> Result<Vec<T>, Refusal> {
+        self.query_as(message, flags, decode)
+    }
+
+    /// The same, where each message of the answer is read by `read`; `None` is left out.
+    pub(super) fn query_as<T: NetlinkSerializable + Clone, U>(
+        &mut self,
+        message: &T,
+        flags: u16,
+        read: impl Fn(&[u8]) -> Option<U>,
+    ) -> Result<Vec<U>, Refusal> {
         let dump = flags & NLM_F_DUMP == NLM_F_DUMP;
         let flags = if dump { flags } else { flags | NLM_F_ACK };
         for _ in 0..ATTEMPTS {
             let sent = self.send(vec![Request { message: message.clone(), flags }])?;
-            if let Some(found) = self.collect(&sent)? {
+            if let Some(found) = self.collect(&sent, &read)? {
                 return Ok(found);
             }
         }
@@ -133,10 +143,11 @@ impl Socket {
     }
 
     /// What the kernel answers to this request; `None` where something changed between its answers.
-    fn collect<T: NetlinkDeserializable>(
+    fn collect<U>(
         &mut self,
         sent: &Range<u32>,
-    ) -> Result<Option<Vec<T>>, Refusal> {
+        read: impl Fn(&[u8]) -> Option<U>,
+    ) -> Result<Option<Vec<U>>, Refusal> {
         let mut found = Vec::new();
         let mut consistent = true;
         let mut end = None;
@@ -150,7 +161,7 @@ impl Socket {
                 Answer::Refused(refusal) => end = Some(Err(refusal)),
                 Answer::Message(bytes) => {
                     consistent &= !is_interrupted(bytes);
-                    found.extend(decode(bytes));
+                    found.extend(read(bytes));
                 }
             })?;
         }
@@ -353,10 +364,11 @@ mod tests {
             let request = || vec![Request { message: message.clone(), flags: NLM_F_DUMP }];
 
             let sent = socket.send(request()).unwrap();
-            let listed = socket.collect::<RouteNetlinkMessage>(&sent).unwrap().unwrap();
+            let read = decode::<RouteNetlinkMessage>;
+            let listed = socket.collect(&sent, read).unwrap().unwrap();
             let sent = socket.send(request()).unwrap();
             ip("link add late type veth peer name later");
-            assert!(socket.collect::<RouteNetlinkMessage>(&sent).unwrap().is_none());
+            assert!(socket.collect(&sent, read).unwrap().is_none());
             let again = socket.query(&message.clone(), NLM_F_DUMP).unwrap();
             assert_eq!(again.len(), listed.len() + 2);
         });

@@ -86,8 +86,9 @@ impl Nftables {
         let sets: Vec<_> = self.dump(&name.get_sets())?.into_iter().filter_map(Set::read).collect();
         let mut elements = BTreeMap::new();
         for set in &sets {
-            let found = self.dump(&element::get(&name, &set.name, &[]))?;
-            elements.insert(set.name.clone(), found.into_iter().flat_map(element::read).collect());
+            let request = element::get(&name, &set.name, &[]);
+            let found = self.socket.query_as(&request, NLM_F_DUMP, element::read)?;
+            elements.insert(set.name.clone(), found.into_iter().flatten().collect());
         }
         Ok(Found { table, chains, rules, sets, elements }.against(expected))
     }
@@ -190,8 +191,9 @@ impl Nftables {
         for (set, elements) in wanted {
             for chunk in elements.chunks(ELEMENTS_A_REQUEST) {
                 let request = element::get(&skeleton::name(), set, chunk);
-                let Some(answer) = self.get(&request)? else { return Ok(false) };
-                let found: BTreeSet<_> = answer.into_iter().flat_map(element::read).collect();
+                let answer = self.socket.query_as(&request, 0, element::read);
+                let Some(answer) = found(answer)? else { return Ok(false) };
+                let found: BTreeSet<_> = answer.into_iter().flatten().collect();
                 if !chunk.iter().all(|element| found.contains(element)) {
                     return Ok(false);
                 }
@@ -230,10 +232,7 @@ impl Nftables {
         &mut self,
         message: &NetfilterMessage,
     ) -> Result<Option<Vec<NetfilterMessage>>, Refusal> {
-        match self.socket.query(message, 0) {
-            Err(refusal) if refusal.errno == Some(Refusal::ENOENT) => Ok(None),
-            answer => answer.map(Some),
-        }
+        found(self.socket.query(message, 0))
     }
 
     fn dump(&mut self, message: &NetfilterMessage) -> Result<Vec<NetfilterMessage>, Refusal> {
@@ -262,6 +261,14 @@ impl Nftables {
                 None => refusal,
             }
         })
+    }
+}
+
+/// `None` where what was asked for is not there.
+fn found<T>(answer: Result<T, Refusal>) -> Result<Option<T>, Refusal> {
+    match answer {
+        Err(refusal) if refusal.errno == Some(Refusal::ENOENT) => Ok(None),
+        answer => answer.map(Some),
     }
 }
 
