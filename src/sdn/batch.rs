@@ -26,10 +26,10 @@ pub enum Request {
 
 /// What a request changed in the records.
 #[derive(Debug, Default)]
-struct Recorded {
-    records: Vec<Record>,
-    changes: BTreeMap<Slot, Change>,
-    warnings: Vec<Warning>,
+pub(super) struct Recorded {
+    pub(super) records: Vec<Record>,
+    pub(super) changes: BTreeMap<Slot, Change>,
+    pub(super) warnings: Vec<Warning>,
 }
 
 /// What becomes of the requests of a batch, each at its place; `None` is not done yet.
@@ -178,11 +178,11 @@ impl<K: Kernel> Sdn<K> {
     ) -> Result<Recorded, SdnError> {
         match request {
             Request::Up(workloads, options) => {
-                let (records, changes, warnings) = self.record(host, tx, workloads)?;
-                if let Some(warning) = warnings.first().filter(|_| options.strict) {
+                let recorded = self.record(host, tx, workloads)?;
+                if let Some(warning) = recorded.warnings.first().filter(|_| options.strict) {
                     return Err(SdnError::Shadows { warning: Box::new(warning.clone()) });
                 }
-                Ok(Recorded { records, changes, warnings })
+                Ok(recorded)
             }
             Request::Down(which) => {
                 let mut recorded = Recorded::default();

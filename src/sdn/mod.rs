@@ -36,6 +36,7 @@ use crate::{
     plan::{self, Plan, Reaping, Step},
     store::{Phase, Record, Spare, Store, Tx},
 };
+use batch::Recorded;
 use converge::{All, Named, Observe};
 use host::Host;
 use resident::Resident;
@@ -160,7 +161,7 @@ impl<K: Kernel> Sdn<K> {
         let tx = store.transaction()?;
         let interrupted = interrupted(&tx)?;
         let host = Host::decide(&mut self.kernel, &self.config, &tx)?;
-        let (_, changes, warnings) = self.record(&host, &tx, workloads)?;
+        let Recorded { changes, warnings, .. } = self.record(&host, &tx, workloads)?;
         let named = Named::new(&host, &changes).filter(|_| interrupted.is_empty());
         if let Some(plan) = named.map(|n| n.preview(&mut self.kernel)).transpose()?.flatten() {
             return Ok((plan, warnings));
@@ -286,7 +287,7 @@ impl<K: Kernel> Sdn<K> {
         host: &Host,
         tx: &Tx<'_>,
         workloads: &[Workload],
-    ) -> Result<(Vec<Record>, BTreeMap<Slot, Change>, Vec<Warning>), SdnError> {
+    ) -> Result<Recorded, SdnError> {
         let mut changes = BTreeMap::new();
         let mut records = Vec::new();
         let mut opened = Vec::new();
@@ -298,7 +299,7 @@ impl<K: Kernel> Sdn<K> {
             changes.insert(record.slot, Change { before, after: Some(fragment(host, &record)?) });
             records.push(record);
         }
-        Ok((records, changes, self.shadowed(&opened)?))
+        Ok(Recorded { records, changes, warnings: self.shadowed(&opened)? })
     }
 
     fn leaving(&self, tx: &Tx<'_>, which: &Which) -> Result<Vec<Record>, SdnError> {

@@ -100,9 +100,9 @@ fn element(attributes: &[u8]) -> Element {
 /// The value of the first attribute of this type.
 fn attribute(attributes: &[u8], wanted: u16) -> Option<&[u8]> {
     let mut all = NlasIterator::new(attributes).map_while(Result::ok);
-    all.find(|attribute| attribute.kind() == wanted)
-        .map(|found| found.into_inner().get(4..))
-        .flatten()
+    let found = all.find(|attribute| attribute.kind() == wanted)?;
+    let end = usize::from(found.length());
+    found.into_inner().get(4..end)
 }
 
 /// The element of the set of uplinks: a name padded to `IFNAMSIZ`.
