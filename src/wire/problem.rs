@@ -80,6 +80,7 @@ impl Detail {
     }
 
     /// Of all that is wrong in definitions.
+    #[must_use]
     pub fn of(errors: &definition::Errors) -> Vec<Self> {
         let detail = |e: &definition::Error| {
             Self::new(&e.place, &e.field, e.reason.to_string(), e.reason.hint())

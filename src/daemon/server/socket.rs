@@ -1,4 +1,5 @@
 //! The socket: made so that nobody can use it who may not, at any moment.
+#![expect(clippy::disallowed_methods, reason = "the socket and its directory are the server's own")]
 
 use std::{
     fs::{self, Permissions},
@@ -68,7 +69,6 @@ pub(super) fn listen(state_dir: &Path, settings: &Settings) -> Result<UnixListen
     let group = settings.group.as_ref().map(group).transpose()?;
     Store::open(state_dir)?;
     if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-        #[expect(clippy::disallowed_methods, reason = "the socket's own directory")]
         fs::create_dir_all(parent).map_err(io("make", parent))?;
     }
     refuse_live(path)?;
