@@ -68,8 +68,7 @@ fn dispatch(args: Args) -> Result<ExitCode, CliError> {
         Command::Events(events) => events::run(&args.node, &events, output),
         Command::Serve(serve) => {
             let config = config::load(&args.node)?;
-            let socket = config::socket(&args.node, &config);
-            serve::run(config, socket, serve)
+            serve::run(config, serve)
         }
         Command::Run(run) => run::run(&mut sdn()?, &run, output),
         Command::Ps => ps::run(sdn()?.config(), output),
