@@ -94,7 +94,7 @@ pub(crate) enum Command {
     },
     /// Print what the daemon did.
     Events(EventsArgs),
-    /// Serve the API: the daemon, which keeps TAPs ready and repairs what drifts. Until Ctrl-C or SIGTERM.
+    /// Serve the API, keep TAPs ready and repair what drifts, until Ctrl-C or SIGTERM.
     Serve(ServeArgs),
     /// Bring functions up with their microVMs behind them, until Ctrl-C or SIGTERM.
     Run(RunArgs),

@@ -4,10 +4,10 @@ use super::{error::CliError, node::Node, output::Output};
 
 pub(crate) fn run(node: &mut Node, output: Output) -> Result<ExitCode, CliError> {
     let found = node.check()?;
-    let none = found.is_empty();
-    if none {
+    let sound = found.is_empty();
+    if sound {
         output.remark("no drift");
     }
     output.print(|| found.text(), || &found)?;
-    Ok(if none { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if sound { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
