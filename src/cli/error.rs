@@ -89,6 +89,10 @@ pub(crate) enum CliError {
     Answer { call: String, source: serde_json::Error },
     #[error("that is more than the daemon on {} takes in one request", path.display())]
     TooMuch { path: PathBuf },
+    #[error("standard output is no terminal")]
+    NoTerminal,
+    #[error("cannot use the terminal")]
+    Terminal { source: io::Error },
     #[error("the daemon has ended")]
     DaemonEnded,
     #[error("{}", .0.detail)]
@@ -135,6 +139,7 @@ impl CliError {
             | Self::Console { .. }
             | Self::Account { .. }
             | Self::TooMuch { .. }
+            | Self::NoTerminal
             | Self::Definition(_)
             | Self::Config(_) => ErrorKind::Invalid,
             Self::Vmm { source, .. } if source.is_of_the_definition() => ErrorKind::Invalid,
@@ -163,6 +168,7 @@ impl CliError {
             Self::Failure(failure) => failure.hint.clone(),
             Self::Problem(problem) => problem.hint.clone(),
             Self::Serve(error) => error.hint(),
+            Self::NoTerminal => Some("`--once` prints one table".to_owned()),
             Self::TooMuch { .. } => {
                 Some("name fewer functions at once, or run it as root".to_owned())
             }

@@ -1,6 +1,9 @@
 use std::{io, process::ExitCode};
 
-use riklet_sdn::{http::ServerEvent, wire::Event};
+use riklet_sdn::{
+    http::{Client, ServerEvent},
+    wire::Event,
+};
 use serde_json::{Value, json};
 
 use super::{
@@ -10,6 +13,9 @@ use super::{
     node,
     output::Output,
 };
+
+/// What is remembered, and no more.
+const RECENT: &str = "/v1/events?recent=true";
 
 /// Prints what is remembered and, where that is asked for, what comes: a line each, as JSON a document each.
 pub(crate) fn run(
@@ -25,7 +31,7 @@ pub(crate) fn run(
         }
         Err(_nobody_listens) => return Err(CliError::NoDaemon { path }),
     };
-    let path = if args.follow { "/v1/events" } else { "/v1/events?recent=true" };
+    let path = if args.follow { "/v1/events" } else { RECENT };
     for event in client.events(path)? {
         let event = event?;
         let line = match missed(&event) {
@@ -41,6 +47,11 @@ pub(crate) fn run(
     if args.follow { Err(CliError::DaemonEnded) } else { Ok(ExitCode::SUCCESS) }
 }
 
+/// What the daemon remembers, oldest first.
+pub(crate) fn recent(client: &Client) -> Result<Vec<Event>, CliError> {
+    client.events(RECENT)?.map(|event| parsed(&event?.data)).collect()
+}
+
 fn parsed(data: &str) -> Result<Event, CliError> {
     serde_json::from_str(data)
         .map_err(|source| CliError::Answer { call: "GET /v1/events".to_owned(), source })
@@ -53,7 +64,7 @@ fn missed(event: &ServerEvent) -> Option<u64> {
 }
 
 /// The time, what kind of thing, whose, and what; further lines of it indented.
-fn line(event: &Event) -> String {
+pub(crate) fn line(event: &Event) -> String {
     let name = event.name.as_deref().map(|name| format!(" {name}")).unwrap_or_default();
     let text = event.text.replace('\n', "\n    ");
     format!("{} {:11}{name} {text}\n", time(event.at_ms), event.kind)

@@ -9,7 +9,7 @@ use riklet_sdn::{
     sdn::{Config, Rebuilt, Sdn, UpOptions, Which},
     store::Store,
     vmm::runs,
-    wire::{Check, Inspection, Listed, Plan, Problem, Report},
+    wire::{Check, Health, Inspection, Listed, Plan, Problem, Report},
 };
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -107,6 +107,16 @@ impl Node {
         }
         input::require_privilege()?;
         Ok(self.sdn.rebuild()?)
+    }
+
+    /// How the daemon stands; `None` where none runs.
+    pub(crate) fn health(&self) -> Result<Option<Health>, CliError> {
+        self.ask(|| ApiCall::get("/v1/health"))
+    }
+
+    /// The daemon's client; `None` where none runs.
+    pub(crate) fn daemon(&self) -> Option<&Client> {
+        self.daemon.as_ref()
     }
 
     /// What the daemon answers; `None` where this process is to do it. That is so where none runs, and where more is

@@ -25,6 +25,7 @@ fn the_program_says_what_it_can_do() {
       check        Compare the kernel with the records: exit status 1 where they differ
       repair       Make the kernel what the records say: what drifted comes back, what leaked goes
       events       Print what the daemon did
+      top          Show the functions with what goes in and out of them, and what is wrong
       serve        Serve the API, keep TAPs ready and repair what drifts, until Ctrl-C or SIGTERM
       run          Bring functions up with their microVMs behind them, until Ctrl-C or SIGTERM
       ps           List the functions that run, and how those that ran have ended
@@ -179,6 +180,17 @@ fn every_command_has_help_with_one_example() {
       -f, --follow  Go on with what comes
       -h, --help    Print help
       riklet-sdn events -f
+
+    Show the functions with what goes in and out of them, and what is wrong
+
+    Usage: riklet-sdn top [OPTIONS]
+
+    Options:
+          --once                Print one table, for scripts; with `--output json` always
+          --interval <SECONDS>  What the rates are over, and how often they are shown anew, in seconds
+                                [default: 1]
+      -h, --help                Print help
+      riklet-sdn top --once
 
     Serve the API, keep TAPs ready and repair what drifts, until Ctrl-C or SIGTERM
 
