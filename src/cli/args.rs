@@ -1,4 +1,4 @@
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
@@ -94,7 +94,9 @@ pub(crate) enum Command {
     },
     /// Print what the daemon did.
     Events(EventsArgs),
-    /// Serve the API: the daemon, which keeps TAPs ready and repairs what drifts. Until Ctrl-C or SIGTERM.
+    /// Show the functions with what goes in and out of them, and what is wrong.
+    Top(TopArgs),
+    /// Serve the API, keep TAPs ready and repair what drifts, until Ctrl-C or SIGTERM.
     Serve(ServeArgs),
     /// Bring functions up with their microVMs behind them, until Ctrl-C or SIGTERM.
     Run(RunArgs),
@@ -211,6 +213,17 @@ pub(crate) struct EventsArgs {
     /// Go on with what comes.
     #[arg(long, short)]
     pub(crate) follow: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(after_help = "Example:\n  riklet-sdn top --once")]
+pub(crate) struct TopArgs {
+    /// Print one table, for scripts; with `--output json` always.
+    #[arg(long)]
+    pub(crate) once: bool,
+    /// What the rates are over, and how often they are shown anew, in seconds.
+    #[arg(long, value_name = "SECONDS", default_value = "1", value_parser = super::top::interval)]
+    pub(crate) interval: Duration,
 }
 
 #[derive(Debug, ClapArgs)]

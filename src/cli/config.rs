@@ -1,8 +1,4 @@
-use std::{
-    collections::BTreeSet,
-    io::ErrorKind,
-    path::{Path, PathBuf},
-};
+use std::{collections::BTreeSet, io::ErrorKind, path::Path};
 
 use riklet_sdn::sdn::Config;
 
@@ -10,9 +6,6 @@ use super::{args::NodeArgs, error::CliError, input};
 
 /// Read where it exists; `--config` names another, which must exist.
 const DEFAULT: &str = "/etc/riklet-sdn/config.toml";
-
-/// The daemon's socket, in the state directory.
-const SOCKET: &str = "api.sock";
 
 /// Flags and environment, then the file, then the defaults.
 pub(crate) fn load(args: &NodeArgs) -> Result<Config, CliError> {
@@ -33,10 +26,6 @@ pub(crate) fn load(args: &NodeArgs) -> Result<Config, CliError> {
         pool: args.pool.or(file.pool),
         uplinks: if uplinks.is_empty() { file.uplinks } else { Some(uplinks) },
         mtu: args.mtu.or(file.mtu),
+        api: args.api.clone().or(file.api),
     })
-}
-
-/// Where the daemon listens.
-pub(crate) fn socket(args: &NodeArgs, config: &Config) -> PathBuf {
-    args.api.clone().unwrap_or_else(|| config.state_dir.join(SOCKET))
 }

@@ -3,7 +3,7 @@ use std::{io, path::PathBuf, process::ExitCode};
 use riklet_sdn::{
     daemon::server::ServeError,
     definition,
-    http::{ExchangeError, HttpError},
+    http::HttpError,
     kernel::AccountKind,
     sdn::{ConfigError, ErrorKind, SdnError},
     store::StoreError,
@@ -85,10 +85,16 @@ pub(crate) enum CliError {
     NoDaemon { path: PathBuf },
     #[error("the daemon does not answer")]
     Http { source: HttpError },
-    #[error("the daemon does not tell of what happens")]
-    Stream { source: ExchangeError },
-    #[error("the daemon's answer to {path} is not understood: it may be of another version")]
-    Answer { path: String, source: serde_json::Error },
+    #[error("the daemon's answer to {call} is not understood: it may be of another version")]
+    Answer { call: String, source: serde_json::Error },
+    #[error("that is more than the daemon on {} takes in one request", path.display())]
+    TooMuch { path: PathBuf },
+    #[error("standard output is no terminal")]
+    NoTerminal,
+    #[error("cannot use the terminal")]
+    Terminal { source: io::Error },
+    #[error("the daemon has ended")]
+    DaemonEnded,
     #[error("{}", .0.detail)]
     Problem(Box<Problem>),
     #[error(transparent)]
@@ -132,17 +138,20 @@ impl CliError {
             | Self::NotText { .. }
             | Self::Console { .. }
             | Self::Account { .. }
+            | Self::TooMuch { .. }
+            | Self::NoTerminal
             | Self::Definition(_)
             | Self::Config(_) => ErrorKind::Invalid,
             Self::Vmm { source, .. } if source.is_of_the_definition() => ErrorKind::Invalid,
             Self::Image { source, .. } if source.is_of_the_definition() => ErrorKind::Invalid,
             Self::Launch { source, .. } if source.is_of_the_host() => ErrorKind::Host,
-            Self::Privilege | Self::Tun { .. } | Self::Vmm { .. } => ErrorKind::Host,
+            Self::Privilege | Self::Tun { .. } | Self::Daemon { .. } | Self::Vmm { .. } => {
+                ErrorKind::Host
+            }
             Self::Run(RunError::Sdn(error)) | Self::Sdn(error) => error.kind(),
             Self::Failure(failure) => failure.kind.into(),
             Self::Failures { kind, .. } => (*kind).into(),
             Self::Problem(problem) => problem.kind.into(),
-            Self::Daemon { .. } => ErrorKind::Host,
             Self::Serve(error) => error.kind(),
             _ => ErrorKind::Failed,
         };
@@ -159,6 +168,10 @@ impl CliError {
             Self::Failure(failure) => failure.hint.clone(),
             Self::Problem(problem) => problem.hint.clone(),
             Self::Serve(error) => error.hint(),
+            Self::NoTerminal => Some("`--once` prints one table".to_owned()),
+            Self::TooMuch { .. } => {
+                Some("name fewer functions at once, or run it as root".to_owned())
+            }
             Self::Daemon { .. } => {
                 Some("run it as root, or as a member of the socket's group".to_owned())
             }

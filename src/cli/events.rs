@@ -1,6 +1,10 @@
-use std::process::ExitCode;
+use std::{io, process::ExitCode};
 
-use riklet_sdn::wire::Event;
+use riklet_sdn::{
+    http::{Client, ServerEvent},
+    wire::Event,
+};
+use serde_json::{Value, json};
 
 use super::{
     args::{EventsArgs, NodeArgs},
@@ -10,32 +14,57 @@ use super::{
     output::Output,
 };
 
+/// What is remembered, and no more.
+const RECENT: &str = "/v1/events?recent=true";
+
 /// Prints what is remembered and, where that is asked for, what comes: a line each, as JSON a document each.
 pub(crate) fn run(
     node: &NodeArgs,
     args: &EventsArgs,
     output: Output,
 ) -> Result<ExitCode, CliError> {
-    let socket = config::socket(node, &config::load(node)?);
-    let Some(client) = node::daemon(&socket)? else {
-        return Err(CliError::NoDaemon { path: socket });
+    let path = config::load(node)?.socket();
+    let client = match node::client(&path) {
+        Ok(client) => client,
+        Err(source) if source.kind() == io::ErrorKind::PermissionDenied => {
+            return Err(CliError::Daemon { path, source });
+        }
+        Err(_nobody_listens) => return Err(CliError::NoDaemon { path }),
     };
-    let path = if args.follow { "/v1/events" } else { "/v1/events?recent=true" };
-    for data in client.events(path)? {
-        let data = data.map_err(|source| CliError::Read { path: socket.clone(), source })?;
-        let event: Event = serde_json::from_str(&data)
-            .map_err(|source| CliError::Answer { path: path.to_owned(), source })?;
-        if output.is_json() {
-            output.raw(format!("{data}\n").as_bytes())?;
-        } else {
-            output.raw(line(&event).as_bytes())?;
+    let path = if args.follow { "/v1/events" } else { RECENT };
+    for event in client.events(path)? {
+        let event = event?;
+        let line = match missed(&event) {
+            Some(count) if output.is_json() => format!("{}\n", json!({ "missed": count })),
+            Some(count) => format!("! {count} events came too fast to be told\n"),
+            None if output.is_json() => format!("{}\n", event.data),
+            None => line(&parsed(&event.data)?),
+        };
+        if !output.stream(line.as_bytes())? {
+            return Ok(ExitCode::SUCCESS);
         }
     }
-    Ok(ExitCode::SUCCESS)
+    if args.follow { Err(CliError::DaemonEnded) } else { Ok(ExitCode::SUCCESS) }
+}
+
+/// What the daemon remembers, oldest first.
+pub(crate) fn recent(client: &Client) -> Result<Vec<Event>, CliError> {
+    client.events(RECENT)?.map(|event| parsed(&event?.data)).collect()
+}
+
+fn parsed(data: &str) -> Result<Event, CliError> {
+    serde_json::from_str(data)
+        .map_err(|source| CliError::Answer { call: "GET /v1/events".to_owned(), source })
+}
+
+/// How many events were passed over, where that is what this one says: the reader was too slow.
+fn missed(event: &ServerEvent) -> Option<u64> {
+    let said = serde_json::from_str::<Value>(&event.data).ok();
+    (event.name == "lost").then(|| said.and_then(|said| said["count"].as_u64()).unwrap_or_default())
 }
 
 /// The time, what kind of thing, whose, and what; further lines of it indented.
-fn line(event: &Event) -> String {
+pub(crate) fn line(event: &Event) -> String {
     let name = event.name.as_deref().map(|name| format!(" {name}")).unwrap_or_default();
     let text = event.text.replace('\n', "\n    ");
     format!("{} {:11}{name} {text}\n", time(event.at_ms), event.kind)

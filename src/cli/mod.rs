@@ -20,6 +20,7 @@ mod repair;
 mod run;
 mod serve;
 mod stop;
+mod top;
 mod up;
 mod usage;
 mod wait;
@@ -66,10 +67,10 @@ fn dispatch(args: Args) -> Result<ExitCode, CliError> {
         Command::Check => check::run(&mut node()?, output),
         Command::Repair { rebuild } => repair::run(&mut node()?, rebuild, output),
         Command::Events(events) => events::run(&args.node, &events, output),
+        Command::Top(top) => top::run(args.node, &top, output),
         Command::Serve(serve) => {
             let config = config::load(&args.node)?;
-            let socket = config::socket(&args.node, &config);
-            serve::run(config, socket, serve)
+            serve::run(config, serve)
         }
         Command::Run(run) => run::run(&mut sdn()?, &run, output),
         Command::Ps => ps::run(sdn()?.config(), output),

@@ -37,14 +37,18 @@ impl Output {
     }
 
     /// Prints bytes. A reader that has read enough is no error.
-    #[expect(clippy::unused_self, reason = "standard output is printed to through this only")]
     pub(crate) fn raw(self, bytes: &[u8]) -> Result<(), CliError> {
+        self.stream(bytes).map(drop)
+    }
+
+    /// The same for output that does not end by itself: whether somebody still reads.
+    #[expect(clippy::unused_self, reason = "standard output is printed to through this only")]
+    pub(crate) fn stream(self, bytes: &[u8]) -> Result<bool, CliError> {
         let mut out = io::stdout().lock();
         match out.write_all(bytes).and_then(|()| out.flush()) {
-            Err(source) if source.kind() != io::ErrorKind::BrokenPipe => {
-                Err(CliError::Write { source })
-            }
-            _ => Ok(()),
+            Ok(()) => Ok(true),
+            Err(source) if source.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+            Err(source) => Err(CliError::Write { source }),
         }
     }
 

@@ -3,7 +3,7 @@ use std::process::ExitCode;
 use riklet_sdn::wire::Report;
 use serde_json::json;
 
-use super::{error::CliError, input, node::Node, output::Output};
+use super::{error::CliError, node::Node, output::Output};
 
 pub(crate) fn run(node: &mut Node, rebuild: bool, output: Output) -> Result<ExitCode, CliError> {
     if rebuild {
@@ -17,16 +17,8 @@ pub(crate) fn run(node: &mut Node, rebuild: bool, output: Output) -> Result<Exit
     output.complaints(&mut report).map(|()| ExitCode::SUCCESS)
 }
 
-/// Sets the database aside, which a daemon has open.
 fn run_rebuild(node: &mut Node, output: Output) -> Result<ExitCode, CliError> {
-    let sdn = match node {
-        Node::Alone(sdn) => sdn,
-        Node::Daemon(client) => {
-            return Err(CliError::DaemonRuns { path: client.socket().to_owned() });
-        }
-    };
-    input::require_privilege()?;
-    let rebuilt = sdn.rebuild()?;
+    let rebuilt = node.rebuild()?;
     let mut report = Report::from(&rebuilt.report);
     if let Some(path) = &rebuilt.set_aside {
         output.remark(&format!("the corrupt database is now {}", path.display()));
@@ -54,5 +46,5 @@ fn run_rebuild(node: &mut Node, output: Output) -> Result<ExitCode, CliError> {
 }
 
 fn text(report: &Report) -> String {
-    report.steps.iter().map(|line| format!("{line}\n")).collect()
+    report.steps.iter().flat_map(|line| [line, "\n"]).collect()
 }

@@ -1,4 +1,4 @@
-use std::{path::PathBuf, process::ExitCode, time::Duration};
+use std::{process::ExitCode, time::Duration};
 
 use riklet_sdn::{
     daemon::{
@@ -10,10 +10,10 @@ use riklet_sdn::{
 
 use super::{args::ServeArgs, error::CliError, input};
 
-pub(crate) fn run(config: Config, socket: PathBuf, args: ServeArgs) -> Result<ExitCode, CliError> {
+pub(crate) fn run(config: Config, args: ServeArgs) -> Result<ExitCode, CliError> {
     input::require_taps()?;
     let settings = Settings {
-        socket,
+        socket: config.socket(),
         group: args.api_group,
         patience: Duration::from_millis(args.patience.into()),
     };

@@ -7,7 +7,7 @@ pub(super) const MAX_HEAD: usize = 64 * 1024;
 /// The longest body, as it is sent, where nothing else is said.
 pub(super) const MAX_BODY: usize = 1024 * 1024;
 /// The most header fields.
-const MAX_FIELDS: usize = 64;
+pub(super) const MAX_FIELDS: usize = 64;
 
 /// What a server answered.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,8 +46,8 @@ pub enum Malformed {
     #[error("its head is longer than {MAX_HEAD} bytes")]
     LongHead,
     /// The body is too long.
-    #[error("its body is longer than is taken")]
-    LongBody,
+    #[error("its body is longer than {0} bytes")]
+    LongBody(usize),
 }
 
 /// How long the body is (RFC 9112, section 6.3).
@@ -120,7 +120,7 @@ fn body(
 ) -> Result<Option<Vec<u8>>, Malformed> {
     let announced = if let Framing::Bytes(length) = framing { *length } else { bytes.len() };
     if announced > longest {
-        return Err(Malformed::LongBody);
+        return Err(Malformed::LongBody(longest));
     }
     match framing {
         Framing::Bytes(length) => Ok(bytes.get(..*length).map(<[u8]>::to_vec)),
@@ -222,8 +222,8 @@ mod tests {
         assert_eq!(length("+5"), Malformed::Length);
         assert_eq!(length(""), Malformed::Length);
         assert_eq!(length("5\r\nContent-Length: 6"), Malformed::Length);
-        assert_eq!(length("1048577"), Malformed::LongBody);
-        assert_eq!(length("99999999999999999999999"), Malformed::LongBody);
+        assert_eq!(length("1048577"), Malformed::LongBody(MAX_BODY));
+        assert_eq!(length("99999999999999999999999"), Malformed::LongBody(MAX_BODY));
         let coded = |coding: &str, body: &str| {
             refused(&format!("HTTP/1.1 200 OK\r\nTransfer-Encoding: {coding}\r\n\r\n{body}"))
         };
@@ -238,9 +238,9 @@ mod tests {
         assert_eq!(refused(&field), Malformed::LongHead);
         assert_eq!(refused(&"HTTP/1.1 100 \r\n\r\n".repeat(4096)), Malformed::LongHead);
         let body = format!("HTTP/1.1 200 OK\r\n\r\n{}", "x".repeat(MAX_BODY + 1));
-        assert_eq!(refused(&body), Malformed::LongBody);
+        assert_eq!(refused(&body), Malformed::LongBody(MAX_BODY));
         let chunk = format!("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{body}");
-        assert_eq!(refused(&chunk), Malformed::LongBody);
+        assert_eq!(refused(&chunk), Malformed::LongBody(MAX_BODY));
         let body = format!("HTTP/1.1 200 OK\r\nContent-Length: {MAX_BODY}\r\n\r\n");
         assert_eq!(whole(&format!("{body}{}", "x".repeat(MAX_BODY))).body.len(), MAX_BODY);
     }

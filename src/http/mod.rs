@@ -1,10 +1,11 @@
 //! A client of HTTP/1.1 over a unix socket: blocking, one exchange a connection, each with a deadline.
 
 mod answer;
+mod events;
 
 use std::{
     fmt,
-    io::{self, BufRead, Read, Write},
+    io::{self, Read, Write},
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
     thread,
@@ -17,8 +18,11 @@ use rustix::{
 };
 use serde_json::Value;
 
-pub use self::answer::{Answer, Malformed};
 use self::answer::{MAX_BODY, Parsed, parse};
+pub use self::{
+    answer::{Answer, Malformed},
+    events::{EventStream, ServerEvent},
+};
 
 /// The pause between two looks whether a server listens.
 const PAUSE: Duration = Duration::from_millis(2);
@@ -64,6 +68,18 @@ impl ApiCall {
     #[must_use]
     pub fn command(path: &str) -> Self {
         Self { method: Method::Put, path: path.to_owned(), body: None }
+    }
+
+    /// A request to do something with this.
+    #[must_use]
+    pub fn post(path: &str, body: Option<Value>) -> Self {
+        Self { method: Method::Post, path: path.to_owned(), body }
+    }
+
+    /// A request that removes.
+    #[must_use]
+    pub fn delete(path: &str) -> Self {
+        Self { method: Method::Delete, path: path.to_owned(), body: None }
     }
 
     /// What goes over the wire.
@@ -153,6 +169,9 @@ pub enum ExchangeError {
     /// What came is not HTTP, or too long.
     #[error("the answer is not HTTP that is understood")]
     Malformed(#[source] Malformed),
+    /// The answer is no stream of events.
+    #[error("the answer is no stream of events: its status is {0}")]
+    NoStream(u16),
 }
 
 /// A client of one socket.
@@ -220,11 +239,11 @@ impl Client {
     /// # Errors
     /// Where there is no whole answer in time.
     pub fn exchange(&self, call: &ApiCall) -> Result<Answer, HttpError> {
-        self.converse(call).map_err(|source| HttpError::Exchange {
-            call: call.to_string(),
-            socket: self.socket.clone(),
-            source,
-        })
+        self.converse(call).map_err(|source| self.failed(&call.to_string(), source))
+    }
+
+    fn failed(&self, call: &str, source: ExchangeError) -> HttpError {
+        HttpError::Exchange { call: call.to_owned(), socket: self.socket.clone(), source }
     }
 
     fn converse(&self, call: &ApiCall) -> Result<Answer, ExchangeError> {
@@ -306,60 +325,6 @@ fn is_retried(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock)
 }
 
-/// The server-sent events of one answer, as they come (the living standard of HTML, section 9.2): of each, its data. No
-/// time limits it, since nothing may happen for long.
-#[derive(Debug)]
-pub struct EventStream {
-    lines: io::Lines<io::BufReader<UnixStream>>,
-}
-
-impl Client {
-    /// Asks for a stream of events.
-    ///
-    /// # Errors
-    /// Where there is no connection, or the answer is no stream: then the exchange is to be repeated, for what it
-    /// says.
-    pub fn events(&self, path: &str) -> Result<EventStream, ExchangeError> {
-        let deadline = Deadline::after(self.timeout);
-        let mut stream = connect(&self.socket, &deadline)?;
-        let request =
-            format!("GET {path} HTTP/1.0\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n");
-        send(&mut stream, request.as_bytes(), &deadline)?;
-        stream.set_read_timeout(None).map_err(ExchangeError::Receive)?;
-        let mut lines = io::BufReader::new(stream).lines();
-        let status = lines.next().transpose().map_err(ExchangeError::Receive)?;
-        if status.and_then(|line| Some(line.split(' ').nth(1)? == "200")) != Some(true) {
-            return Err(ExchangeError::Closed);
-        }
-        // The head ends with an empty line. HTTP/1.0 knows no chunks: what follows is the body.
-        for line in lines.by_ref() {
-            if line.map_err(ExchangeError::Receive)?.is_empty() {
-                break;
-            }
-        }
-        Ok(EventStream { lines })
-    }
-}
-
-impl Iterator for EventStream {
-    type Item = io::Result<String>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        let mut data = String::new();
-        loop {
-            match self.lines.next()? {
-                Ok(line) if line.is_empty() && !data.is_empty() => return Some(Ok(data)),
-                Ok(line) => {
-                    if let Some(more) = line.strip_prefix("data:") {
-                        data.push_str(more.strip_prefix(' ').unwrap_or(more));
-                    }
-                }
-                Err(error) => return Some(Err(error)),
-            }
-        }
-    }
-}
-
 /// When an exchange must be over.
 struct Deadline {
     start: Instant,
@@ -412,5 +377,12 @@ mod tests {
             "GET / HTTP/1.1\r\nHost: localhost\r\nAccept: application/json\r\n\r\n"
         );
         assert_eq!(ApiCall::command("/vm.boot").to_string(), "PUT /vm.boot");
+        let post = ApiCall::post("/v1/functions", Some(json!([])));
+        assert_eq!(
+            String::from_utf8(post.render()).unwrap(),
+            "POST /v1/functions HTTP/1.1\r\nHost: localhost\r\nAccept: application/json\r\n\
+             Content-Type: application/json\r\nContent-Length: 2\r\n\r\n[]"
+        );
+        assert_eq!(ApiCall::delete("/v1/functions/x").to_string(), "DELETE /v1/functions/x");
     }
 }

@@ -12,6 +12,9 @@ use crate::{
 /// Where the records are kept by default: what they describe lives until reboot, and so does `/run`.
 pub const DEFAULT_STATE_DIR: &str = "/run/riklet-sdn";
 
+/// The name of the daemon's socket in the state directory, by default.
+pub const API_SOCKET: &str = "api.sock";
+
 /// What an administrator may set. Nothing needs to be.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
@@ -26,6 +29,8 @@ pub struct Config {
     pub uplinks: Option<BTreeSet<InterfaceName>>,
     /// The MTU of the TAPs; `None` is the lowest of the uplinks'.
     pub mtu: Option<Mtu>,
+    /// The daemon's socket; `None` is [`API_SOCKET`] in the state directory.
+    pub api: Option<PathBuf>,
 }
 
 impl Default for Config {
@@ -36,7 +41,16 @@ impl Default for Config {
             pool: None,
             uplinks: None,
             mtu: None,
+            api: None,
         }
+    }
+}
+
+impl Config {
+    /// Where the daemon listens.
+    #[must_use]
+    pub fn socket(&self) -> PathBuf {
+        self.api.clone().unwrap_or_else(|| self.state_dir.join(API_SOCKET))
     }
 }
 

@@ -22,7 +22,8 @@ use std::collections::{BTreeMap, BTreeSet};
 pub use batch::Request;
 pub use chore::{Chore, Done};
 pub use config::{
-    Config, ConfigError, ConfigReason, DEFAULT_STATE_DIR, FirewallChoice, FirewallChoiceError,
+    API_SOCKET, Config, ConfigError, ConfigReason, DEFAULT_STATE_DIR, FirewallChoice,
+    FirewallChoiceError,
 };
 pub use error::{ErrorKind, Failure, SdnError};
 pub use rebuild::Rebuilt;

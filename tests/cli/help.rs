@@ -24,6 +24,9 @@ fn the_program_says_what_it_can_do() {
       plan         Show what `up` would do, step by step, and change nothing
       check        Compare the kernel with the records: exit status 1 where they differ
       repair       Make the kernel what the records say: what drifted comes back, what leaked goes
+      events       Print what the daemon did
+      top          Show the functions with what goes in and out of them, and what is wrong
+      serve        Serve the API, keep TAPs ready and repair what drifts, until Ctrl-C or SIGTERM
       run          Bring functions up with their microVMs behind them, until Ctrl-C or SIGTERM
       ps           List the functions that run, and how those that ran have ended
       logs         Print what a function's VMM and guest wrote: the console
@@ -50,6 +53,8 @@ fn the_program_says_what_it_can_do() {
                                 the default route's] [env: RIKLET_SDN_UPLINK]
           --mtu <BYTES>         The MTU of the TAPs in bytes [default: the uplink's] [env:
                                 RIKLET_SDN_MTU]
+          --api <SOCKET>        The daemon's socket [default: api.sock in the state directory]. Commands
+                                work alone where nobody listens [env: RIKLET_SDN_API]
           --output <FORMAT>     Print data as text or as JSON [env: RIKLET_SDN_OUTPUT] [default: text]
                                 [possible values: text, json]
       -v, --verbose...          Print each change once it is made, to standard error; twice: each
@@ -166,6 +171,37 @@ fn every_command_has_help_with_one_example() {
                      say
       -h, --help     Print help
       riklet-sdn repair
+
+    Print what the daemon did
+
+    Usage: riklet-sdn events [OPTIONS]
+
+    Options:
+      -f, --follow  Go on with what comes
+      -h, --help    Print help
+      riklet-sdn events -f
+
+    Show the functions with what goes in and out of them, and what is wrong
+
+    Usage: riklet-sdn top [OPTIONS]
+
+    Options:
+          --once                Print one table, for scripts; with `--output json` always
+          --interval <SECONDS>  What the rates are over, and how often they are shown anew, in seconds
+                                [default: 1]
+      -h, --help                Print help
+      riklet-sdn top --once
+
+    Serve the API, keep TAPs ready and repair what drifts, until Ctrl-C or SIGTERM
+
+    Usage: riklet-sdn serve [OPTIONS]
+
+    Options:
+          --api-group <GROUP>  Who may use the API besides root: the name or the number of a group [env:
+                               RIKLET_SDN_API_GROUP]
+          --warm <COUNT>       How many TAPs are made in advance; 0 is none [default: 64]
+      -h, --help               Print help
+      riklet-sdn serve --api-group kvm
 
     Bring functions up with their microVMs behind them, until Ctrl-C or SIGTERM
 

@@ -122,7 +122,7 @@ fn wrong_values_are_named_where_they_stand() {
         environment.refused(2, &["list"])
     });
     insta::assert_snapshot!(refused.concat(), @r#"
-    error: $DIR/config.toml:1:1: colour: unknown key; known are firewall, pool, uplink, mtu, state_dir
+    error: $DIR/config.toml:1:1: colour: unknown key; known are firewall, pool, uplink, mtu, state_dir, api
     error: $DIR/config.toml:2:1: firewal: unknown key; did you mean "firewall"?
     error: $DIR/config.toml:1:12: firewall: "ufw" is none of auto, iptables, nftables
     error: $DIR/config.toml:1:8: pool: a pool's prefix length must be 14 to 30, not 8

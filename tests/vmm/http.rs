@@ -59,6 +59,31 @@ fn failed(result: Result<(u16, String), HttpError>) -> ExchangeError {
     }
 }
 
+/// What the client reads of a stream of events, and how that ends.
+fn events(reply: Reply) -> (Vec<(String, String)>, Option<ExchangeError>) {
+    let server = Server::start(Always(reply));
+    let client = Client::new(server.socket(), SHORT).with_longest(64);
+    let reason = |error| match error {
+        HttpError::Exchange { call, source, .. } => {
+            assert_eq!(call, "GET /x");
+            source
+        }
+        other => panic!("{other:?}"),
+    };
+    let stream = match client.events("/x") {
+        Ok(stream) => stream,
+        Err(error) => return (vec![], Some(reason(error))),
+    };
+    let mut found = Vec::new();
+    for event in stream {
+        match event {
+            Ok(event) => found.push((event.name, event.data)),
+            Err(error) => return (found, Some(reason(error))),
+        }
+    }
+    (found, None)
+}
+
 fn sent(bytes: &str) -> Reply {
     Reply::Send(bytes.as_bytes().to_vec())
 }
@@ -109,6 +134,48 @@ fn what_is_not_http_is_an_error_at_once() {
         Reply::SendAndClose(b"HTTP/1.1 200 OK\r\nContent-Length: 1048577\r\n\r\n".to_vec());
     let reason = failed(exchange(endless, LONG));
     assert!(chain(&reason).ends_with(": its body is longer than 1048576 bytes"));
+}
+
+#[test]
+fn an_answer_may_be_as_long_as_the_client_says() {
+    const MIB: usize = 1 << 20;
+    let head = "HTTP/1.1 200 OK\r\n";
+    let body = "x".repeat(7 * MIB);
+    let whole = format!("{head}Content-Length: {}\r\n\r\n{body}", body.len());
+    let chunks = format!("{MIB:x}\r\n{}\r\n", "x".repeat(MIB)).repeat(7);
+    let chunked = format!("{head}Transfer-Encoding: chunked\r\n\r\n{chunks}0\r\n\r\n");
+    for reply in [sent(&whole), sent(&chunked)] {
+        let server = Server::start(Always(reply));
+        let client = server.client().with_longest(8 * MIB);
+        assert!(client.exchange(&ApiCall::get("/x")).unwrap().body == body.as_bytes());
+    }
+    let server = Server::start(Always(closed(&format!("{head}Content-Length: 9\r\n\r\n"))));
+    let error = server.client().with_longest(8).exchange(&ApiCall::get("/x")).unwrap_err();
+    assert!(chain(&error).ends_with(": its body is longer than 8 bytes"), "{}", chain(&error));
+}
+
+#[test]
+fn events_are_read_as_they_come() {
+    let head = "HTTP/1.0 200 OK\r\nContent-Type: text/event-stream\r\n\r\n";
+    let body = ": alive\n\nevent: up\ndata: {\ndata:}\n\ndata: x\r\n\r\nevent: none\n\nid: 7\ndata\n\ndata: cut";
+    let expected = [("up", "{\n}"), ("message", "x"), ("message", "")];
+    let expected = expected.map(|(name, data)| (name.to_owned(), data.to_owned())).to_vec();
+    let (found, reason) = events(closed(&format!("{head}{body}")));
+    assert_eq!(found, expected, "an event that is cut off is none");
+    assert!(reason.is_none(), "{reason:?}");
+    let (found, reason) = events(closed(&format!("{head}data: 1\n\ndata: {}\n\n", "x".repeat(64))));
+    assert_eq!(found.len(), 1);
+    assert!(matches!(reason, Some(ExchangeError::Malformed(_))), "{reason:?}");
+    let (_, reason) = events(closed("HTTP/1.0 404 Not Found\r\n\r\n{}"));
+    assert!(matches!(reason, Some(ExchangeError::NoStream(404))), "{reason:?}");
+    let (_, reason) = events(closed("HTTP/1.0 200 OK\r\nContent"));
+    assert!(matches!(reason, Some(ExchangeError::Closed)), "{reason:?}");
+    let (_, reason) = events(closed("SSH-2.0-OpenSSH_9.2\r\n"));
+    assert!(matches!(reason, Some(ExchangeError::Malformed(_))), "{reason:?}");
+    for reply in [Reply::Silence, sent("HTTP/1.0 200 OK\r\nContent")] {
+        let (_, reason) = events(reply);
+        assert!(matches!(reason, Some(ExchangeError::Timeout(SHORT))), "{reason:?}");
+    }
 }
 
 #[test]

@@ -118,7 +118,8 @@ fn forget(log: &Path) {
 /// What this process was told, however it was told it: what no option says is the default, whatever files there
 /// are. Relative paths stay right: the working directory does.
 fn arguments(config: &Config, args: &RunArgs, output: Output) -> Vec<OsString> {
-    let Config { state_dir, firewall, pool, uplinks, mtu } = config;
+    // `run` does its own work, and asks no daemon.
+    let Config { state_dir, firewall, pool, uplinks, mtu, api: _ } = config;
     let mut all: Vec<OsString> = vec!["--state-dir".into(), state_dir.into()];
     all.extend(["--config", "/dev/null"].map(OsString::from));
     let mut option = |name: &str, value: &str| all.extend([name.into(), value.into()]);

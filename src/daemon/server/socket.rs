@@ -1,5 +1,5 @@
 //! The socket: made so that nobody can use it who may not, at any moment.
-#![expect(clippy::disallowed_methods, reason = "the socket is a file of the daemon's own")]
+#![expect(clippy::disallowed_methods, reason = "the socket and its directory are the server's own")]
 
 use std::{
     fs::{self, Permissions},

@@ -12,6 +12,7 @@ mod netlink;
 mod nftables;
 mod resolvers;
 mod route;
+pub mod stats;
 mod sysctl;
 pub mod tap;
 pub mod watched;

@@ -16,7 +16,7 @@ use crate::{
     nearest::nearest,
 };
 
-const KEYS: [&str; 5] = ["firewall", "pool", "uplink", "mtu", "state_dir"];
+const KEYS: [&str; 6] = ["firewall", "pool", "uplink", "mtu", "state_dir", "api"];
 
 /// What is wrong in a configuration file, and where: `FILE:LINE:COLUMN: KEY: REASON`.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -114,7 +114,8 @@ fn set(config: &mut Config, key: &str, value: &DeValue<'_>) -> Result<(), Config
         "pool" => config.pool = Some(string(value)?.parse::<Pool>()?),
         "uplink" => config.uplinks = Some(uplinks(value)?),
         "mtu" => config.mtu = Some(mtu(value)?),
-        "state_dir" => config.state_dir = state_dir(value)?,
+        "state_dir" => config.state_dir = absolute(value)?,
+        "api" => config.api = Some(absolute(value)?),
         _ => return Err(ConfigReason::UnknownKey { nearest: nearest(key, KEYS) }),
     }
     Ok(())
@@ -144,7 +145,7 @@ fn mtu(value: &DeValue<'_>) -> Result<Mtu, ConfigReason> {
 }
 
 /// A relative one would depend on where the program is started.
-fn state_dir(value: &DeValue<'_>) -> Result<PathBuf, ConfigReason> {
+fn absolute(value: &DeValue<'_>) -> Result<PathBuf, ConfigReason> {
     let text = string(value)?;
     let path = Path::new(text);
     if !path.is_absolute() {
@@ -180,14 +181,17 @@ mod tests {
     #[test]
     fn every_key_is_read() {
         let text = "# a comment\nfirewall = \"nftables\"\npool = \"10.9.0.0/16\"\n\
-             uplink = [\"eth0\", \"wlan0\"]\nmtu = 0x578\nstate_dir = \"/var/lib/riklet-sdn\"\n";
+             uplink = [\"eth0\", \"wlan0\"]\nmtu = 0x578\nstate_dir = \"/var/lib/riklet-sdn\"\n\
+             api = \"/run/sdn.sock\"\n";
         let config = Config::parse("config.toml", text).unwrap();
         assert_eq!(config.firewall, FirewallChoice::Nftables);
         assert_eq!(config.pool.unwrap().to_string(), "10.9.0.0/16");
+        assert_eq!(config.socket(), Path::new("/run/sdn.sock"));
         assert_eq!(config.uplinks.unwrap().len(), 2);
         assert_eq!(config.mtu.unwrap().bytes(), 1400);
         assert_eq!(config.state_dir, Path::new("/var/lib/riklet-sdn"));
         assert_eq!(Config::parse("config.toml", "").unwrap(), Config::default());
+        assert_eq!(Config::default().socket(), Path::new("/run/riklet-sdn/api.sock"));
         let one = Config::parse("config.toml", "uplink = \"eth0\"").unwrap();
         assert_eq!(one.uplinks.unwrap().len(), 1);
     }
@@ -211,13 +215,14 @@ mod tests {
             "mtu = \"1500\"",
             "state_dir = \"\"",
             "state_dir = \"run\"",
+            "api = \"api.sock\"",
             "mtu = 1500\nmtu = 1400",
             "# é\nmtu",
             "pool = \"10.9.0.0/16",
         ];
         let refused = texts.map(|text| Config::parse("c.toml", text).unwrap_err().to_string());
         insta::assert_snapshot!(refused.join("\n"), @r#"
-        c.toml:2:1: colour: unknown key; known are firewall, pool, uplink, mtu, state_dir
+        c.toml:2:1: colour: unknown key; known are firewall, pool, uplink, mtu, state_dir, api
         c.toml:1:1: firewal: unknown key; did you mean "firewall"?
         c.toml:1:1: state-dir: unknown key; did you mean "state_dir"?
         c.toml:1:12: firewall: "ufw" is none of auto, iptables, nftables
@@ -233,6 +238,7 @@ mod tests {
         c.toml:1:7: mtu: expected a number, found a string
         c.toml:1:13: state_dir: "" is not an absolute path
         c.toml:1:13: state_dir: "run" is not an absolute path
+        c.toml:1:7: api: "api.sock" is not an absolute path
         c.toml:2:1: not valid TOML: duplicate key
         c.toml:2:4: not valid TOML: key with no value, expected `=`
         c.toml:1:20: not valid TOML: invalid basic string, expected `"`
