@@ -1,4 +1,4 @@
-use std::{path::PathBuf, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
@@ -236,6 +236,9 @@ pub(crate) struct ServeArgs {
     #[arg(long, value_name = "COUNT", default_value_t = 64)]
     #[arg(value_parser = clap::value_parser!(u16).range(0..=4096))]
     pub(crate) warm: u16,
+    /// Where /metrics can be read by TCP as well, such as 127.0.0.1:9464: by whoever reaches that address.
+    #[arg(long, value_name = "ADDRESS:PORT", env = "RIKLET_SDN_METRICS", hide_env_values = true)]
+    pub(crate) metrics: Option<SocketAddr>,
     /// How long a client may take to send a request, in milliseconds.
     #[arg(long, value_name = "MS", hide = true, default_value_t = 10_000)]
     pub(crate) patience: u32,

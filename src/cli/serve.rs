@@ -15,6 +15,7 @@ pub(crate) fn run(config: Config, args: ServeArgs) -> Result<ExitCode, CliError>
     let settings = Settings {
         socket: config.socket(),
         group: args.api_group,
+        metrics: args.metrics,
         patience: Duration::from_millis(args.patience.into()),
     };
     server::serve(config, Options { warm: args.warm.into() }, &settings)?;

@@ -8,6 +8,7 @@ use std::{
 
 use tokio::sync::broadcast;
 
+use super::metrics::Metrics;
 use crate::{
     model::{InstanceName, Slot},
     sdn::{Failure, Report, Request},
@@ -73,12 +74,13 @@ pub struct Event {
 pub struct Events {
     remembered: Arc<Mutex<VecDeque<Event>>>,
     sender: broadcast::Sender<Event>,
+    metrics: Metrics,
 }
 
 impl Default for Events {
     fn default() -> Self {
         let (sender, _) = broadcast::channel(REMEMBERED);
-        Self { remembered: Arc::default(), sender }
+        Self { remembered: Arc::default(), sender, metrics: Metrics::default() }
     }
 }
 
@@ -90,8 +92,19 @@ impl Events {
         (remembered.iter().cloned().collect(), self.sender.subscribe())
     }
 
+    /// What is counted.
+    #[must_use]
+    pub const fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
     /// Says that something happened.
     pub fn say(&self, kind: EventKind, name: Option<&InstanceName>, text: String) {
+        match kind {
+            EventKind::Repaired => self.metrics.repaired(),
+            EventKind::Failed | EventKind::Error => self.metrics.failed(),
+            _ => {}
+        }
         match kind {
             EventKind::Failed | EventKind::Error => tracing::warn!("{text}"),
             EventKind::Noticed | EventKind::Repaired | EventKind::BackingOff => {

@@ -9,4 +9,5 @@
 
 pub mod engine;
 pub mod events;
+pub mod metrics;
 pub mod server;

@@ -95,6 +95,8 @@ pub enum KernelError {
     ReadLink { name: InterfaceName, source: Refusal },
     #[error("cannot listen to the kernel's notifications")]
     Listen { source: Refusal },
+    #[error("cannot list the connections that are tracked")]
+    ListFlows { source: Refusal },
     #[error("cannot list the interfaces")]
     ListLinks { source: Refusal },
     #[error("cannot create TAP {name}: {step}")]
@@ -144,6 +146,7 @@ impl KernelError {
         match self {
             Self::ReadLink { source, .. }
             | Self::Listen { source }
+            | Self::ListFlows { source }
             | Self::ListLinks { source }
             | Self::CreateLink { source, .. }
             | Self::ConfigureLink { source, .. }

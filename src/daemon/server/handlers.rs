@@ -3,13 +3,17 @@
 use axum::{
     Json, Router,
     extract::{Path, RawQuery, Request, State},
-    http::StatusCode,
+    http::{StatusCode, header::CONTENT_TYPE},
     response::{IntoResponse, Response},
     routing::{get, post, put},
 };
 
 use super::{Api, openapi, problem::invalid, request, stream};
 use crate::{
+    daemon::{
+        engine::Gone,
+        metrics::{MEDIA_TYPE, Snapshot},
+    },
     sdn::{self, UpOptions, Which},
     vmm::runs,
     wire::{Check, Health, Inspection, Listed, Plan, Problem, Report, Version},
@@ -28,6 +32,7 @@ pub(super) fn router() -> Router<Api> {
         .route("/v1/events", get(stream::events))
         .route("/v1/health", get(health))
         .route("/v1/version", get(version))
+        .route("/metrics", get(metrics))
         .route("/v1/openapi.json", get(async || Json(openapi())))
 }
 
@@ -102,8 +107,28 @@ pub(super) async fn down_many(
 }
 
 async fn change(api: &Api, request: sdn::Request) -> Result<Json<Report>, Problem> {
-    let report = api.engine.change(request).await??;
-    Ok(Json(Report::from(&report)))
+    let operation = match request {
+        sdn::Request::Up(..) => "up",
+        sdn::Request::Down(_) => "down",
+    };
+    let began = super::now();
+    let done = api.engine.change(request).await?;
+    api.events.metrics().operation(operation, done.is_err(), began.elapsed());
+    Ok(Json(Report::from(&done?)))
+}
+
+/// What the daemon counts, as Prometheus reads it.
+#[utoipa::path(get, path = "/metrics",
+    responses((status = 200, body = String, content_type = "application/openmetrics-text"),
+        (status = "default", body = Problem, content_type = "application/problem+json")))]
+pub(super) async fn metrics(State(api): State<Api>) -> Result<Response, Problem> {
+    let status = api.engine.status().await?;
+    let functions = api.engine.with(sdn::Sdn::list).await??;
+    // What takes long is not done where others wait for their answers.
+    let snapshot = tokio::task::spawn_blocking(move || Snapshot::take(status, functions));
+    let snapshot = snapshot.await.map_err(|_panicked| Gone)?.map_err(sdn::SdnError::from)?;
+    let text = api.events.metrics().render(snapshot);
+    Ok(([(CONTENT_TYPE, MEDIA_TYPE)], text).into_response())
 }
 
 /// Lists what is recorded, and what the kernel has of it. With `watch`, a stream of server-sent events: first the

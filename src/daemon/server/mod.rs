@@ -7,9 +7,14 @@ mod request;
 mod socket;
 mod stream;
 
-use std::{io, path::PathBuf, time::Duration};
+use std::{
+    io,
+    net::SocketAddr,
+    path::PathBuf,
+    time::{Duration, Instant},
+};
 
-use axum::Router;
+use axum::{Router, routing::get};
 use hyper::server::conn::http1;
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
@@ -17,7 +22,8 @@ use hyper_util::{
 };
 use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::{
-    net::{UnixListener, UnixStream},
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpListener, TcpStream, UnixListener},
     signal::unix::{SignalKind, signal},
     sync::watch,
     task::JoinSet,
@@ -43,6 +49,8 @@ pub struct Settings {
     pub socket: PathBuf,
     /// Who may use it besides root.
     pub group: Option<Account>,
+    /// Where what is counted can be read by TCP as well, by whoever reaches that address.
+    pub metrics: Option<SocketAddr>,
     /// How long a client may take to send a request.
     pub patience: Duration,
 }
@@ -120,11 +128,13 @@ pub fn serve(config: Config, options: Options, settings: &Settings) -> Result<()
     raise_limit();
     // Before the engine: of two daemons one does nothing at all.
     let listener = socket::listen(&config.state_dir, settings)?;
+    let metrics = settings.metrics.map(std::net::TcpListener::bind).transpose();
+    let metrics = metrics.map_err(io("listen for those who read the metrics"))?;
     let events = Events::default();
     let (engine, thread) = Engine::start(config, options, events.clone())?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(io("start the server"))?;
-    let served = runtime.block_on(accept(listener, engine.clone(), events, settings));
+    let served = runtime.block_on(accept(listener, metrics, engine.clone(), events, settings));
     let _not_supervised = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
     engine.stop();
     let _panicked = thread.join();
@@ -134,16 +144,23 @@ pub fn serve(config: Config, options: Options, settings: &Settings) -> Result<()
 
 async fn accept(
     listener: std::os::unix::net::UnixListener,
+    metrics: Option<std::net::TcpListener>,
     engine: Engine,
     events: Events,
     settings: &Settings,
 ) -> io::Result<()> {
     let listener = UnixListener::from_std(listener)?;
+    let metrics = metrics.map(|listener| {
+        listener.set_nonblocking(true)?;
+        TcpListener::from_std(listener)
+    });
+    let metrics = metrics.transpose()?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let (end, ending) = watch::channel(false);
     let patience = settings.patience;
-    let router = router(Api { engine: engine.clone(), events, patience, ending: ending.clone() });
+    let api = Api { engine: engine.clone(), events, patience, ending: ending.clone() };
+    let (router, to_read) = (router(api.clone()), metrics_router(api));
     let mut connections = JoinSet::new();
     let watchdog = tokio::spawn(feed_watchdog(engine));
     let _not_supervised = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
@@ -154,11 +171,13 @@ async fn accept(
                 Ok((stream, _)) => {
                     connections.spawn(converse(stream, router.clone(), ending.clone(), patience));
                 }
-                // The client is gone, or there are no descriptors left: those that are open end some time.
-                Err(error) => {
-                    tracing::warn!("cannot accept a connection: {error}");
-                    time::sleep(Duration::from_millis(10)).await;
+                Err(error) => not_accepted(&error).await,
+            },
+            accepted = accept_tcp(metrics.as_ref()) => match accepted {
+                Ok(stream) => {
+                    connections.spawn(converse(stream, to_read.clone(), ending.clone(), patience));
                 }
+                Err(error) => not_accepted(&error).await,
             },
             Some(_) = connections.join_next() => {}
             _ = terminate.recv() => break,
@@ -174,9 +193,23 @@ async fn accept(
     Ok(())
 }
 
+/// The client is gone, or there are no descriptors left: those that are open end some time.
+async fn not_accepted(error: &io::Error) {
+    tracing::warn!("cannot accept a connection: {error}");
+    time::sleep(Duration::from_millis(10)).await;
+}
+
+/// Waits for ever where nobody listens.
+async fn accept_tcp(listener: Option<&TcpListener>) -> io::Result<TcpStream> {
+    match listener {
+        Some(listener) => Ok(listener.accept().await?.0),
+        None => std::future::pending().await,
+    }
+}
+
 /// Serves one connection, until the client or the daemon ends it.
 async fn converse(
-    stream: UnixStream,
+    stream: impl AsyncRead + AsyncWrite + Unpin,
     router: Router,
     mut ending: watch::Receiver<bool>,
     patience: Duration,
@@ -222,6 +255,18 @@ fn raise_limit() {
     if let Err(error) = setrlimit(Resource::Nofile, limit) {
         tracing::warn!("cannot raise the limit of open files: {error}");
     }
+}
+
+#[expect(clippy::disallowed_methods, reason = "the daemon is where time comes in")]
+fn now() -> Instant {
+    Instant::now()
+}
+
+fn metrics_router(api: Api) -> Router {
+    Router::new()
+        .route("/metrics", get(handlers::metrics))
+        .fallback(problem::unknown_path)
+        .with_state(api)
 }
 
 fn router(api: Api) -> Router {

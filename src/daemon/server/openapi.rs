@@ -23,6 +23,7 @@ use super::{handlers, stream};
         stream::events,
         handlers::health,
         handlers::version,
+        handlers::metrics,
     )
 )]
 struct Description;

@@ -1,7 +1,7 @@
 //! Entries of the connection tracking table, by ctnetlink (`<linux/netfilter/nfnetlink_conntrack.h>`).
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv4Addr},
 };
 
@@ -78,6 +78,24 @@ impl Conntrack {
     /// Deletes the entries of these flows.
     pub(super) fn forget(&mut self, flows: &BTreeSet<Flows>) -> Result<(), KernelError> {
         self.delete_all(flows).map_err(|source| KernelError::ForgetFlows { source })
+    }
+
+    /// How many entries there are of each address: those that it began, or that were led to it. One of a
+    /// connection between two guests counts for both.
+    pub(super) fn count_by_guest(&mut self) -> Result<BTreeMap<Ipv4Addr, u64>, Refusal> {
+        let mut counts = BTreeMap::new();
+        for entry in self.dump_everything()? {
+            let guests: BTreeSet<_> = flows_of(&entry)
+                .filter_map(|flow| match flow {
+                    Flows::Guest { guest } => Some(guest),
+                    _ => None,
+                })
+                .collect();
+            for guest in guests {
+                *counts.entry(guest).or_default() += 1;
+            }
+        }
+        Ok(counts)
     }
 
     fn delete_all(&mut self, flows: &BTreeSet<Flows>) -> Result<(), Refusal> {

@@ -1,6 +1,6 @@
 //! What went through each TAP: rtnetlink(7) counts it (`IFLA_STATS64`), also for whoever has no privilege.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, net::Ipv4Addr};
 
 use netlink_packet_core::NLM_F_DUMP;
 use netlink_packet_route::{
@@ -8,7 +8,7 @@ use netlink_packet_route::{
     link::{InfoKind, LinkAttribute, LinkInfo, LinkMessage},
 };
 
-use super::{Linux, route::Route};
+use super::{Linux, conntrack::Conntrack, opened, route::Route};
 use crate::{
     kernel::{KernelError, Refusal},
     model::{InterfaceName, Slot},
@@ -37,6 +37,18 @@ impl Linux {
     pub fn traffic(&mut self) -> Result<BTreeMap<InterfaceName, Traffic>, KernelError> {
         let failed = |source| KernelError::ListLinks { source };
         self.route(failed)?.traffic().map_err(failed)
+    }
+}
+
+impl Linux {
+    /// How many entries of the connection tracking table there are of each address, guests' or not.
+    ///
+    /// # Errors
+    /// Where the kernel does not say.
+    pub fn flows_by_guest(&mut self) -> Result<BTreeMap<Ipv4Addr, u64>, KernelError> {
+        let failed = |source| KernelError::ListFlows { source };
+        let conntrack = opened(&mut self.conntrack, Conntrack::open).map_err(failed)?;
+        conntrack.count_by_guest().map_err(failed)
     }
 }
 
