@@ -236,6 +236,10 @@ pub(crate) struct ServeArgs {
     #[arg(long, value_name = "COUNT", default_value_t = 64)]
     #[arg(value_parser = clap::value_parser!(u16).range(0..=4096))]
     pub(crate) warm: u16,
+    /// A directory whose definition files are brought up, and taken down as they go [default:
+    /// /etc/riklet-sdn/functions.d, where there is one].
+    #[arg(long, value_name = "DIR", env = "RIKLET_SDN_MANIFESTS", hide_env_values = true)]
+    pub(crate) manifests: Option<PathBuf>,
     /// Where /metrics can be read by TCP as well, such as 127.0.0.1:9464: by whoever reaches that address.
     #[arg(long, value_name = "ADDRESS:PORT", env = "RIKLET_SDN_METRICS", hide_env_values = true)]
     pub(crate) metrics: Option<SocketAddr>,

@@ -9,5 +9,6 @@
 
 pub mod engine;
 pub mod events;
+pub mod manifests;
 pub mod metrics;
 pub mod server;

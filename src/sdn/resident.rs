@@ -96,6 +96,23 @@ impl<K: Kernel> Sdn<K> {
         Ok(found)
     }
 
+    /// Says which names definition files ask for, each with its file, in place of what was said before.
+    ///
+    /// # Errors
+    /// Where the records cannot be written.
+    pub fn set_manifests(
+        &mut self,
+        owners: &BTreeMap<InstanceName, String>,
+    ) -> Result<(), SdnError> {
+        let _lock = self.lock()?;
+        let mut store = self.open_store()?;
+        let tx = store.transaction()?;
+        tx.set_manifests(owners)?;
+        tx.commit()?;
+        self.keep_store(store);
+        Ok(())
+    }
+
     /// How many slots are spare, by what is the matter with them, and how many are taken.
     ///
     /// # Errors

@@ -6,6 +6,7 @@
 mod error;
 mod file;
 mod lock;
+mod manifests;
 mod runs;
 mod spares;
 #[cfg(test)]

@@ -56,3 +56,9 @@ CREATE TABLE runs (
     failed     INTEGER NOT NULL DEFAULT 0
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX runs_unended ON runs (name) WHERE ended IS NULL;
+
+-- The names that definition files ask for, and which file: what is in here goes with its file.
+CREATE TABLE manifests (
+    name TEXT PRIMARY KEY,
+    file TEXT NOT NULL
+) STRICT, WITHOUT ROWID;

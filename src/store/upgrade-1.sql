@@ -3,3 +3,7 @@ CREATE TABLE spares (
     state INTEGER NOT NULL CHECK (state BETWEEN 0 AND 2)
 ) STRICT;
 CREATE INDEX spares_state ON spares (state, slot);
+CREATE TABLE manifests (
+    name TEXT PRIMARY KEY,
+    file TEXT NOT NULL
+) STRICT, WITHOUT ROWID;

@@ -163,6 +163,30 @@ impl Engine {
         outcome.await.map_err(|_gone| Gone)
     }
 
+    /// [`Self::change`] for a thread.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn blocking_change(&self, request: Request) -> Result<Result<Report, RunError>, Gone> {
+        let (answer, outcome) = oneshot::channel();
+        self.queue.send(Message::Change(request, answer))?;
+        outcome.blocking_recv().map_err(|_gone| Gone)
+    }
+
+    /// [`Self::with`] for a thread.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn blocking_with<T: Send + 'static>(
+        &self,
+        call: impl FnOnce(&mut Node) -> T + Send + 'static,
+    ) -> Result<T, Gone> {
+        let (answer, outcome) = oneshot::channel();
+        let call = Box::new(move |node: &mut Node| drop(answer.send(call(node))));
+        self.queue.send(Message::Call(call))?;
+        outcome.blocking_recv().map_err(|_gone| Gone)
+    }
+
     /// The same, while no chore is being done: for what concerns spare slots as well, as taking all down with `purge`.
     ///
     /// # Errors

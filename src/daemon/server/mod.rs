@@ -36,6 +36,7 @@ pub use socket::SocketError;
 use super::{
     engine::{Engine, EngineError, Options},
     events::Events,
+    manifests::Manifests,
 };
 use crate::{
     model::Account,
@@ -51,6 +52,8 @@ pub struct Settings {
     pub group: Option<Account>,
     /// Where what is counted can be read by TCP as well, by whoever reaches that address.
     pub metrics: Option<SocketAddr>,
+    /// The directory whose definition files are the desired state.
+    pub manifests: Option<PathBuf>,
     /// How long a client may take to send a request.
     pub patience: Duration,
 }
@@ -72,6 +75,14 @@ pub enum ServeError {
     /// The socket cannot be made.
     #[error(transparent)]
     Socket(#[from] SocketError),
+    /// The directory with definition files cannot be watched.
+    #[error("cannot watch {}", path.display())]
+    Manifests {
+        /// The directory.
+        path: PathBuf,
+        /// The kernel's own words.
+        source: io::Error,
+    },
     /// What the server needs of the host cannot be had.
     #[error("cannot {operation}")]
     Io {
@@ -132,10 +143,18 @@ pub fn serve(config: Config, options: Options, settings: &Settings) -> Result<()
     let metrics = metrics.map_err(io("listen for those who read the metrics"))?;
     let events = Events::default();
     let (engine, thread) = Engine::start(config, options, events.clone())?;
+    let manifests = settings.manifests.as_deref().map(|path| {
+        Manifests::follow(path, engine.clone(), events.clone())
+            .map_err(|source| ServeError::Manifests { path: path.to_owned(), source })
+    });
+    let manifests = manifests.transpose()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(io("start the server"))?;
     let served = runtime.block_on(accept(listener, metrics, engine.clone(), events, settings));
     let _not_supervised = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+    if let Some(manifests) = manifests {
+        manifests.stop();
+    }
     engine.stop();
     let _panicked = thread.join();
     socket::remove(settings);
