@@ -7,8 +7,10 @@
     reason = "the harness is test code too, outside of functions marked as tests"
 )]
 
+mod api;
 mod at_once;
 mod crashes;
+mod daemon;
 #[path = "../vmm/description/mod.rs"]
 #[allow(dead_code, reason = "of the tests of the drivers, whose played VMMs are used here")]
 mod description;
@@ -19,6 +21,7 @@ mod drift;
 mod exposures;
 mod failed;
 mod forward;
+mod healed;
 mod internet;
 mod killed;
 mod lost;

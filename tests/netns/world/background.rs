@@ -8,7 +8,7 @@ use std::{
     thread::{self, JoinHandle},
 };
 
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 /// A thread. Dropping this tells it to stop and waits until it has.
 pub(crate) struct Background {
@@ -46,6 +46,12 @@ impl fmt::Debug for Background {
 }
 
 impl Stop {
+    /// Whether the owner is still there.
+    pub(crate) fn goes_on(&self) -> bool {
+        let mut stop = [PollFd::from_borrowed_fd(self.0.as_fd(), PollFlags::IN)];
+        poll(&mut stop, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).expect("poll") == 0
+    }
+
     /// Waits until one of these can be read, or has failed, and says which; `None` once the owner is gone.
     pub(crate) fn readable<const N: usize>(&self, files: [BorrowedFd<'_>; N]) -> Option<[bool; N]> {
         let ready = |entry: &PollFd<'_>| !entry.revents().is_empty();

@@ -160,6 +160,15 @@ impl Running {
         kill_process(Pid::from_child(&self.child), signal).expect("a running program");
     }
 
+    /// The processor time that it has taken, in seconds (fields 14 and 15 of `/proc/PID/stat`, in ticks of 10 ms).
+    pub(crate) fn processor_time(&self) -> f64 {
+        let id = self.child.id();
+        let stat = read_proc(Path::new(&format!("/proc/{id}/stat"))).expect("a running program");
+        let (_, fields) = stat.rsplit_once(')').expect("the name stands in parentheses");
+        let ticks = fields.split_whitespace().skip(11).take(2);
+        ticks.map(|ticks| ticks.parse::<f64>().expect("a number")).sum::<f64>() / 100.0
+    }
+
     /// Whether it has not ended.
     pub(crate) fn is_running(&mut self) -> bool {
         self.child.try_wait().expect("a child").is_none()

@@ -12,12 +12,14 @@
 
 pub(crate) mod background;
 pub(crate) mod command;
+pub(crate) mod daemon;
 pub(crate) mod foreign;
 pub(crate) mod function;
 pub(crate) mod guest;
 pub(crate) mod held;
 pub(crate) mod http;
 pub(crate) mod namespace;
+pub(crate) mod probe;
 pub(crate) mod runs;
 
 pub(crate) mod random;

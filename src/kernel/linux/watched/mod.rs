@@ -182,7 +182,8 @@ impl Watched {
         unheard
     }
 
-    fn forget(&mut self) {
+    /// Forgets everything: the next look is one at the kernel itself.
+    pub fn forget(&mut self) {
         self.mirrored = false;
         self.forwarding = None;
         self.gates = None;

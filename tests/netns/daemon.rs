@@ -1,0 +1,115 @@
+//! The daemon's life: it ends and begins without a ripple, and goes along with others who change the same records.
+
+use std::{thread, time::Duration};
+
+use rustix::process::Signal;
+
+use crate::world::{
+    Firewall, NODE_LAN, World,
+    daemon::Api,
+    function::{Function, exposure, function},
+    on_every_firewall,
+    probe::Probe,
+    state::{SystemState, assert_same},
+    traffic::{Connection, UdpClient, tcp_ask},
+    transport::Transport,
+    wait_for,
+};
+
+const SOON: Duration = Duration::from_secs(5);
+
+on_every_firewall!(a_restart_makes_no_ripple, |world| {
+    let before = SystemState::take(&world.node);
+    let mut daemon = world.daemon(&[]);
+    let web = function("web", &[exposure(Transport::Tcp, 8080, 3000)]);
+    let long = function("long", &[exposure(Transport::Tcp, 9000, 4000)]);
+    let [web, long] = world.start([(web, &[(Transport::Tcp, 3000)]), (long, &[])]);
+    let at = (long.address(), 4000);
+    let connection = Connection::new(&world.client, (NODE_LAN, 9000), &long.guest.namespace, at);
+    daemon.settle();
+    let taps = |world: &World| world.node.tool(&["ip", "-brief", "link", "show"]);
+    let present = taps(world);
+    let probe = Probe::start(&world.client, (NODE_LAN, 8080));
+    probe.wait_for(5, SOON);
+    for signal in [Signal::TERM, Signal::KILL] {
+        daemon.end(signal);
+        connection.assert_alive();
+        daemon = world.daemon(&[]);
+        daemon.settle();
+        connection.assert_alive();
+        assert_eq!(taps(world), present, "the same TAPs, warm ones too");
+    }
+    probe.wait_for(5, SOON);
+    let heard = probe.look();
+    assert_eq!(heard.refused, 0, "{heard:?}");
+    drop((probe, web, long));
+    let reply = daemon.ask("DELETE", "/v1/functions?all=true&purge=true", "");
+    assert_eq!(reply.status, 200, "{reply:?}");
+    daemon.end(Signal::TERM);
+    assert_same(&before, &SystemState::take(&world.node));
+});
+
+on_every_firewall!(commands_beside_the_daemon_share_its_records, |world| {
+    let daemon = world.daemon(&[]);
+    let alone = |arguments: &[&str], file: &str| {
+        world.riklet(&[&["--api", "/nowhere"], arguments].concat(), file).success()
+    };
+    let definition = function("alone", &[exposure(Transport::Tcp, 8080, 3000)]);
+    alone(&["up", "-"], &definition.to_string());
+    let [web] = world.start([(
+        function("web", &[exposure(Transport::Tcp, 8081, 3000)]),
+        &[(Transport::Tcp, 3000)],
+    )]);
+    daemon.settle();
+    let names = |document: &serde_json::Value| -> Vec<String> {
+        let all = document.as_array().expect("a list").iter();
+        all.map(|listed| listed["name"].as_str().expect("a name").to_owned()).collect()
+    };
+    assert_eq!(names(&daemon.get("/v1/functions")), ["alone", "web"]);
+    let listed = alone(&["--output", "json", "list"], "");
+    assert_eq!(names(&serde_json::from_str(&listed).expect("JSON")), ["alone", "web"]);
+    alone(&["down", "alone"], "");
+    daemon.settle();
+    assert_eq!(names(&daemon.get("/v1/functions")), ["web"]);
+    tcp_ask(&world.client, (NODE_LAN, 8081)).expect("it is reached");
+    drop(web);
+});
+
+on_every_firewall!(a_port_that_moves_takes_its_flows_along, |world| {
+    let _daemon = world.daemon(&[]);
+    let definition = |name: &str| function(name, &[exposure(Transport::Udp, 5300, 53)]);
+    let [first] = world.start([(definition("first"), &[(Transport::Udp, 53)])]);
+    let mut client = UdpClient::new(&world.client, (NODE_LAN, 5300));
+    let seen = client.ask(SOON).expect("the first answers").server.ip();
+    assert_eq!(seen, first.address());
+    world.down(&["first"]);
+    let nic = world.up(&[definition("second")]).remove(0);
+    let second = Function::start(world, nic, &[(Transport::Udp, 53)]);
+    assert_ne!(second.address(), first.address(), "its slot is not used again yet");
+    let again = wait_for("the second to answer", SOON, || {
+        client.ask(Duration::from_millis(200)).map(|answer| answer.server.ip())
+    });
+    assert_eq!(again, second.address());
+});
+
+#[test]
+fn of_many_who_want_one_port_one_gets_it() {
+    let world = &World::new(Firewall::Nftables);
+    let daemon = world.daemon(&[]);
+    let api: &Api = &daemon;
+    let statuses: Vec<_> = thread::scope(|scope| {
+        let ask = |number| {
+            let name = format!("f{number}");
+            let definition = function(&name, &[exposure(Transport::Tcp, 8080, 3000)]);
+            move || {
+                let path = format!("/v1/functions/{name}");
+                api.ask("PUT", &path, &definition.to_string()).status
+            }
+        };
+        let threads: Vec<_> = (0..16).map(|number| scope.spawn(ask(number))).collect();
+        threads.into_iter().map(|thread| thread.join().expect("no panic")).collect()
+    });
+    assert_eq!(statuses.iter().filter(|status| **status == 200).count(), 1, "{statuses:?}");
+    assert_eq!(statuses.iter().filter(|status| **status == 409).count(), 15, "{statuses:?}");
+    daemon.settle();
+}

@@ -1,0 +1,182 @@
+//! The daemon repairs what others break, while a client connects every millisecond.
+
+use std::time::Duration;
+
+use crate::world::{
+    Firewall, NODE_LAN, World,
+    daemon::Daemon,
+    foreign::docker_like,
+    function::{Function, exposure, function},
+    on_every_firewall,
+    probe::Probe,
+    traffic::Connection,
+    transport::Transport,
+    wait::duration_of,
+    wait_for,
+};
+
+/// Longer than any repair that is told of takes on a machine that does ten other things.
+const SOON: Duration = Duration::from_secs(2);
+/// The legacy tables are looked at every ten seconds.
+const SLOWLY: Duration = Duration::from_secs(25);
+
+/// A node whose function is reached, and a daemon that sees to it.
+struct Scene<'a> {
+    world: &'a World,
+    daemon: Daemon,
+    function: Function,
+    probe: Probe,
+    /// Established before anything was broken.
+    connection: Connection,
+}
+
+impl<'a> Scene<'a> {
+    #[track_caller]
+    fn new(world: &'a World) -> Self {
+        let daemon = world.daemon(&[]);
+        let definition = function("web", &[exposure(Transport::Tcp, 8080, 3000)]);
+        let other = function("long", &[exposure(Transport::Tcp, 9000, 4000)]);
+        let [function] = world.start([(definition, &[(Transport::Tcp, 3000)])]);
+        let [long] = world.start([(other, &[])]);
+        let at = (long.address(), 4000);
+        let connection =
+            Connection::new(&world.client, (NODE_LAN, 9000), &long.guest.namespace, at);
+        // Its guest stays attached as long as the world.
+        std::mem::forget(long);
+        daemon.settle();
+        let probe = Probe::start(&world.client, (NODE_LAN, 8080));
+        probe.wait_for(5, SOON);
+        Self { world, daemon, function, probe, connection }
+    }
+
+    /// Breaks something, and holds that it is whole again within this time, and was said to be repaired.
+    #[track_caller]
+    #[expect(clippy::print_stderr, reason = "how long it took is worth knowing")]
+    fn heals(&self, what: &str, within: Duration, broken: impl FnOnce(&World)) {
+        self.probe.forget_gaps();
+        let before = self.probe.look();
+        broken(self.world);
+        let whole = || {
+            let check = self.daemon.get("/v1/check");
+            let empty = |field: &str| check[field].as_array().is_some_and(Vec::is_empty);
+            (empty("steps") && empty("blocked")).then_some(())
+        };
+        let took = duration_of(|| wait_for(what, within, whole));
+        self.probe.wait_for(3, within);
+        let after = self.probe.look();
+        eprintln!(
+            "{:?}, {what}: whole after {took:.1?}; {} of {} connections refused, longest gap {:.1?}",
+            self.world.firewall,
+            after.refused - before.refused,
+            after.connected + after.refused - before.connected - before.refused,
+            after.gap
+        );
+        assert!(self.daemon.events().contains("repaired"), "{what}");
+    }
+}
+
+/// The program that changes the rules of this backend.
+fn iptables(world: &World, arguments: &str) {
+    let arguments: Vec<_> = arguments.split(' ').collect();
+    world.program("iptables", &arguments, "").success();
+}
+
+on_every_firewall!(a_firewall_that_others_flush_comes_back, |world| {
+    let scene = Scene::new(world);
+    match world.firewall {
+        Firewall::Nftables => {
+            let nft = |rule: &str| {
+                world.node.tool(&[&["nft"], &*rule.split(' ').collect::<Vec<_>>()].concat());
+            };
+            scene.heals("nft flush ruleset", SOON, |_| nft("flush ruleset"));
+            scene.heals("our table deleted", SOON, |_| nft("delete table inet riklet"));
+            scene.heals("an exposure deleted", SOON, |_| {
+                nft("delete element inet riklet exposures { tcp . 8080 }");
+            });
+            scene.heals("our rules flushed", SOON, |_| nft("flush chain inet riklet RIKLET"));
+            scene.heals("a rule of somebody else's in our chain", SOON, |_| {
+                nft("insert rule inet riklet forward drop");
+            });
+            scene.heals("Docker's policy", SOON, |world| docker_like(world, Firewall::IptablesNft));
+        }
+        Firewall::IptablesNft | Firewall::IptablesLegacy => {
+            let within = if world.firewall == Firewall::IptablesLegacy { SLOWLY } else { SOON };
+            scene.heals("iptables -t nat -F", within, |world| iptables(world, "-t nat -F"));
+            scene.heals("iptables -F", within, |world| {
+                iptables(world, "-P FORWARD DROP");
+                iptables(world, "-F");
+            });
+        }
+    }
+    scene.connection.assert_alive();
+});
+
+on_every_firewall!(interfaces_that_others_change_are_mended, |world| {
+    let scene = Scene::new(world);
+    let tap = scene.function.guest.nic.interface.clone();
+    let ip = |command: &str| {
+        let command = command.replace("TAP", &tap);
+        scene.world.node.tool(&[&["ip"], &*command.split(' ').collect::<Vec<_>>()].concat());
+    };
+    scene.heals("TAP down", SOON, |_| ip("link set TAP down"));
+    scene.heals("address flushed", SOON, |_| ip("address flush dev TAP"));
+    scene.heals("neighbours flushed", SOON, |_| ip("neighbour flush all nud permanent dev TAP"));
+    scene.heals("MTU and group", SOON, |_| ip("link set TAP group 7 mtu 1300"));
+    scene.heals("ip_forward 0", SOON, |world| world.node.set_sysctl("net/ipv4/ip_forward", "0"));
+    scene.connection.assert_alive();
+});
+
+on_every_firewall!(a_tap_that_others_delete_is_made_anew, |world| {
+    let scene = Scene::new(world);
+    let Scene { function, daemon, probe, .. } = scene;
+    let nic = function.guest.nic.clone();
+    world.node.tool(&["ip", "link", "delete", &nic.interface]);
+    // Its VMM has to be started anew, and its connections are gone with it.
+    drop(function);
+    wait_for("the TAP to be there", SOON, || {
+        let check = daemon.get("/v1/check");
+        check["steps"].as_array().is_some_and(Vec::is_empty).then_some(())
+    });
+    let _again = Function::start(world, nic, &[(Transport::Tcp, 3000)]);
+    probe.wait_for(3, SOON);
+    scene.connection.assert_alive();
+});
+
+on_every_firewall!(masquerading_follows_the_default_route, |world| {
+    let scene = Scene::new(world);
+    let from = |world: &World| {
+        let server = crate::world::traffic::tcp_server(&world.other, (crate::world::OTHER, 7000));
+        let seen = crate::world::traffic::tcp_ask(
+            &scene.function.guest.namespace,
+            (crate::world::OTHER, 7000),
+        );
+        drop(server);
+        seen.map(|answer| answer.client.ip().to_string())
+    };
+    assert!(from(world).is_err(), "only the uplink is the Internet");
+    scene.heals("another default route", SOON, |world| {
+        let via = crate::world::OTHER.to_string();
+        world.node.tool(&["ip", "route", "replace", "default", "via", &via]);
+    });
+    let seen = wait_for("the guest to get out by the new uplink", SOON, || from(world).ok());
+    assert_eq!(seen, crate::world::NODE_OTHER.to_string());
+});
+
+#[test]
+#[expect(clippy::disallowed_methods, reason = "the fight takes its time")]
+fn what_is_fought_over_is_left_alone() {
+    let world = &World::new(Firewall::Nftables);
+    let scene = Scene::new(world);
+    let before = scene.daemon.processor_time();
+    let fight = duration_of(|| {
+        for _ in 0..100 {
+            // It need not be there at that moment.
+            let _refused = world.node.feed(&["nft", "delete", "table", "inet", "riklet"], "");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    });
+    let spent = scene.daemon.processor_time() - before;
+    assert!(scene.daemon.events().contains("backing-off"));
+    assert!(spent < fight.as_secs_f64() / 2.0, "{spent} s of {fight:?}");
+    scene.probe.wait_for(3, Duration::from_secs(90));
+}

@@ -1,0 +1,147 @@
+//! The daemon on the node, and what it says on its socket.
+
+use std::{
+    io::{Read, Write},
+    ops::Deref,
+    os::unix::net::UnixStream,
+    path::PathBuf,
+    time::Duration,
+};
+
+use rustix::process::Signal;
+use serde_json::Value;
+
+use super::{World, command::Running, wait_for};
+
+/// How long a daemon may take to begin or to end.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A running daemon. Dropping it kills it.
+#[derive(Debug)]
+pub(crate) struct Daemon {
+    running: Running,
+    api: Api,
+}
+
+/// Its socket.
+#[derive(Debug, Clone)]
+pub(crate) struct Api(PathBuf);
+
+impl Deref for Daemon {
+    type Target = Api;
+
+    fn deref(&self) -> &Api {
+        &self.api
+    }
+}
+
+/// What was answered.
+#[derive(Debug)]
+pub(crate) struct Reply {
+    pub(crate) status: u16,
+    pub(crate) head: String,
+    pub(crate) body: String,
+}
+
+impl Reply {
+    #[track_caller]
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
+}
+
+impl World {
+    /// Where the daemon listens.
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.directory.path().join("state/api.sock")
+    }
+
+    /// Starts the daemon, with few warm slots, and waits until it answers.
+    #[track_caller]
+    pub(crate) fn daemon(&self, arguments: &[&str]) -> Daemon {
+        let arguments = [&["serve", "--warm", "4"], arguments].concat();
+        let running = self.riklet_in_background(&arguments, "");
+        let mut daemon = Daemon { running, api: Api(self.socket()) };
+        wait_for("the daemon to answer", PATIENCE, || {
+            assert!(daemon.running.is_running(), "the daemon has ended");
+            daemon.try_ask("GET", "/v1/health", "").ok()
+        });
+        daemon
+    }
+}
+
+impl Api {
+    pub(crate) fn try_ask(&self, method: &str, path: &str, body: &str) -> std::io::Result<Reply> {
+        let length = body.len();
+        let request = format!(
+            "{method} {path} HTTP/1.1\r\nHost: node\r\nConnection: close\r\nContent-Type: application/json\r\n\
+             Content-Length: {length}\r\n\r\n{body}"
+        );
+        self.say(request.as_bytes())
+    }
+
+    /// Sends these bytes, and reads until the daemon closes.
+    pub(crate) fn say(&self, request: &[u8]) -> std::io::Result<Reply> {
+        let mut stream = UnixStream::connect(&self.0)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        // It may answer, and close, before it has read all.
+        stream.write_all(request).ok();
+        let mut text = Vec::new();
+        stream.read_to_end(&mut text).ok();
+        let text = String::from_utf8_lossy(&text).into_owned();
+        let (head, body) = text.split_once("\r\n\r\n").unwrap_or((&text, ""));
+        let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0);
+        Ok(Reply { status, head: head.to_owned(), body: body.to_owned() })
+    }
+
+    #[track_caller]
+    pub(crate) fn ask(&self, method: &str, path: &str, body: &str) -> Reply {
+        let reply = self.try_ask(method, path, body);
+        reply.unwrap_or_else(|error| panic!("{method} {path}: {error}"))
+    }
+
+    /// The document that is answered with status 200.
+    #[track_caller]
+    pub(crate) fn get(&self, path: &str) -> Value {
+        let reply = self.ask("GET", path, "");
+        assert_eq!(reply.status, 200, "{reply:?}");
+        reply.json()
+    }
+
+    /// What it remembers having done, a line each.
+    #[track_caller]
+    pub(crate) fn events(&self) -> String {
+        self.ask("GET", "/v1/events?recent=true", "").body
+    }
+
+    /// Waits until the kernel is as the records say, nothing is under way, and the warm slots are filled.
+    #[track_caller]
+    pub(crate) fn settle(&self) {
+        wait_for("the daemon to come to rest", PATIENCE, || {
+            let health = self.get("/v1/health");
+            let at_rest = health["preparingSlots"] == 0
+                && health["condemnedSlots"] == 0
+                && health["warmSlots"] == 4;
+            let check = self.get("/v1/check");
+            let empty = |field: &str| check[field].as_array().is_some_and(Vec::is_empty);
+            (at_rest && empty("steps") && empty("unsettled")).then_some(())
+        });
+    }
+}
+
+impl Daemon {
+    /// Its processor time in seconds (`utime` and `stime` of proc(5), in ticks of 10 ms).
+    pub(crate) fn processor_time(&self) -> f64 {
+        self.running.processor_time()
+    }
+
+    /// Ends it by this signal, and waits until it has ended.
+    #[track_caller]
+    pub(crate) fn end(self, signal: Signal) {
+        self.running.signal(signal);
+        let output = self.running.wait();
+        if signal == Signal::TERM {
+            output.success();
+        }
+    }
+}
