@@ -65,6 +65,16 @@ impl Environment {
         self.run_with(arguments, &[], "")
     }
 
+    /// Starts the program, which goes on beside the test. What it complains of stands in `log`.
+    #[expect(clippy::disallowed_methods, reason = "a program of the test's own, in its background")]
+    pub(crate) fn spawn(&self, arguments: &[&str]) -> process::Child {
+        let log = fs::File::create(self.path("log")).expect("a file");
+        let mut command = process::Command::new(PROGRAM);
+        command.env_clear().envs(&self.variables).current_dir(&self.directory).args(arguments);
+        command.stdin(process::Stdio::null()).stdout(process::Stdio::null()).stderr(log);
+        command.spawn().expect("the program can be started")
+    }
+
     /// Runs the program with more in its environment, and with this input.
     pub(crate) fn run_with(
         &self,

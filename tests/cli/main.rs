@@ -9,12 +9,14 @@
 
 mod commands;
 mod conflicts;
+mod daemon;
 mod definitions;
 mod environment;
 mod examples;
 mod help;
 mod host;
 mod runs;
+mod same;
 mod settings;
 mod state;
 mod streams;
