@@ -19,12 +19,18 @@ pub(crate) struct Daemon {
 }
 
 impl Daemon {
-    /// Starts one with these arguments, and waits until it serves. It makes no TAPs in advance: its steps are those
-    /// that a program takes alone.
+    /// Starts one with these arguments, and waits until it serves. It makes no TAPs in advance unless they say
+    /// so: its steps are those that a program takes alone.
     pub(crate) fn start(environment: &Environment, arguments: &[&str]) -> Self {
-        let all = [&["serve", "--warm", "0"], arguments].concat();
+        Self::start_at(environment, "state/api.sock", arguments)
+    }
+
+    /// The same, where it listens on another socket, by its configuration.
+    pub(crate) fn start_at(environment: &Environment, socket: &str, arguments: &[&str]) -> Self {
+        let warm: &[_] = if arguments.contains(&"--warm") { &[] } else { &["--warm", "0"] };
+        let all = [&["serve"], warm, arguments].concat();
         let mut child = environment.spawn(&all);
-        let socket = environment.path("state/api.sock");
+        let socket = environment.path(socket);
         let client = Client::new(&socket, PATIENCE);
         let listens = client.wait(|| matches!(child.try_wait(), Ok(None)));
         assert!(listens.is_ok(), "{}", words(listens));
@@ -37,6 +43,12 @@ impl Daemon {
         let status = self.child.wait().expect("its end");
         assert!(status.success(), "{status}");
         assert!(UnixStream::connect(&self.socket).is_err());
+    }
+
+    /// Kills it, and waits until it is gone.
+    pub(crate) fn kill(mut self) {
+        self.child.kill().expect("a process");
+        self.child.wait().expect("its end");
     }
 
     fn terminate(&self) {

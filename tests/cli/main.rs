@@ -7,6 +7,7 @@
     reason = "the harness is test code too, outside of functions marked as tests"
 )]
 
+mod client;
 mod commands;
 mod conflicts;
 mod daemon;

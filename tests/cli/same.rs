@@ -1,6 +1,6 @@
 //! With a daemon the commands say what they say without one, to the byte, and end with the same code.
 
-use std::thread;
+use std::{fmt::Write, thread};
 
 use serde_json::Value;
 
@@ -105,13 +105,12 @@ fn played(format: &'static str, with_daemon: bool) -> Vec<Output> {
         environment.write("conflict.yaml", CONFLICT);
         environment.write("bad.yaml", BAD);
         let daemon = with_daemon.then(|| Daemon::start(&environment, &[]));
-        let run = |line: &str| match line.strip_prefix('!') {
-            Some(script) => environment.shell(script),
-            None => {
-                let words: Vec<_> =
-                    ["--output", format].into_iter().chain(line.split(' ')).collect();
-                environment.run(&words)
+        let run = |line: &str| {
+            if let Some(script) = line.strip_prefix('!') {
+                return environment.shell(script);
             }
+            let words = ["--output", format].into_iter().chain(line.split(' '));
+            environment.run(&words.collect::<Vec<_>>())
         };
         let outputs = SCRIPT.map(run).to_vec();
         if let Some(daemon) = daemon {
@@ -138,7 +137,7 @@ fn compare(format: &'static str) {
             (output.code, stdout, output.stderr.clone())
         };
         if facts(alone) != facts(through) {
-            differences += &format!("$ {line}\nalone:\n{alone}\nthrough the daemon:\n{through}\n");
+            write!(differences, "$ {line}\nalone:\n{alone}\nthe daemon:\n{through}\n").unwrap();
         }
     }
     assert!(differences.is_empty(), "{differences}");
