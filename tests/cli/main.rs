@@ -21,3 +21,4 @@ mod same;
 mod settings;
 mod state;
 mod streams;
+mod top;
