@@ -1,6 +1,6 @@
 //! Who does what a command asks for: the daemon, where one runs, or this process.
 
-use std::{fs, io, path::Path, time::Duration};
+use std::{cell::OnceCell, fs, io, path::Path, time::Duration};
 
 use riklet_sdn::{
     definition,
@@ -25,16 +25,15 @@ const LONGEST_PATH: usize = 32 * 1024;
 
 /// Who does it. The answers are the same.
 pub(crate) struct Node {
-    daemon: Option<Client>,
+    /// Looked for when something is asked: input that is wrong is said first.
+    daemon: OnceCell<Option<Client>>,
     sdn: Sdn,
 }
 
 impl Node {
-    /// The daemon where one listens.
+    /// As the arguments and the configuration say.
     pub(crate) fn of(args: &NodeArgs) -> Result<Self, CliError> {
-        let config = config::load(args)?;
-        let daemon = daemon(&config)?;
-        Ok(Self { daemon, sdn: Sdn::new(config) })
+        Ok(Self { daemon: OnceCell::new(), sdn: Sdn::new(config::load(args)?) })
     }
 
     pub(crate) fn up(&mut self, workloads: &[Workload], strict: bool) -> Result<Report, CliError> {
@@ -102,7 +101,7 @@ impl Node {
 
     /// Sets the database aside, which a daemon would have open: it does not go on where one runs.
     pub(crate) fn rebuild(&mut self) -> Result<Rebuilt, CliError> {
-        if let Some(client) = &self.daemon {
+        if let Some(client) = self.daemon()? {
             return Err(CliError::DaemonRuns { path: client.socket().to_owned() });
         }
         input::require_privilege()?;
@@ -115,8 +114,12 @@ impl Node {
     }
 
     /// The daemon's client; `None` where none runs.
-    pub(crate) fn daemon(&self) -> Option<&Client> {
-        self.daemon.as_ref()
+    pub(crate) fn daemon(&self) -> Result<Option<&Client>, CliError> {
+        if let Some(found) = self.daemon.get() {
+            return Ok(found.as_ref());
+        }
+        let found = daemon(self.sdn.config())?;
+        Ok(self.daemon.get_or_init(|| found).as_ref())
     }
 
     /// What the daemon answers; `None` where this process is to do it. That is so where none runs, and where more is
@@ -125,7 +128,7 @@ impl Node {
         &self,
         call: impl FnOnce() -> ApiCall,
     ) -> Result<Option<T>, CliError> {
-        let Some(client) = &self.daemon else { return Ok(None) };
+        let Some(client) = self.daemon()? else { return Ok(None) };
         let call = call();
         let body = call.body.as_ref().map_or(0, |body| body.to_string().len());
         if body > definition::MAX_BYTES || call.path.len() > LONGEST_PATH {

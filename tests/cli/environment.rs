@@ -6,7 +6,7 @@ use std::{
     fmt::{self, Write},
     fs,
     path::{Path, PathBuf},
-    process,
+    process::{self, Child, Stdio},
     sync::atomic::{AtomicU32, Ordering},
     time::Duration,
 };
@@ -63,6 +63,30 @@ impl Environment {
     /// Runs the program.
     pub(crate) fn run(&self, arguments: &[&str]) -> Output {
         self.run_with(arguments, &[], "")
+    }
+
+    /// Starts the program, which goes on beside the test. What it complains of is in the [`Self::log`].
+    pub(crate) fn spawn(&self, arguments: &[&str]) -> Child {
+        self.start(arguments, Stdio::null())
+    }
+
+    /// The same, and what it prints can be read.
+    pub(crate) fn spawn_piped(&self, arguments: &[&str]) -> Child {
+        self.start(arguments, Stdio::piped())
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "a program of the test's own, in its background")]
+    fn start(&self, arguments: &[&str], output: Stdio) -> Child {
+        let log = fs::File::create(self.path("log")).expect("a file");
+        let mut command = process::Command::new(PROGRAM);
+        command.env_clear().envs(&self.variables).current_dir(&self.directory).args(arguments);
+        command.stdin(Stdio::null()).stdout(output).stderr(log);
+        command.spawn().expect("the program can be started")
+    }
+
+    /// What the program complained of that was started last.
+    pub(crate) fn log(&self) -> String {
+        String::from_utf8(read(&self.path("log"))).expect("UTF-8")
     }
 
     /// Runs the program with more in its environment, and with this input.

@@ -7,14 +7,18 @@
     reason = "the harness is test code too, outside of functions marked as tests"
 )]
 
+mod client;
 mod commands;
 mod conflicts;
+mod daemon;
 mod definitions;
 mod environment;
 mod examples;
 mod help;
 mod host;
 mod runs;
+mod same;
 mod settings;
 mod state;
 mod streams;
+mod top;

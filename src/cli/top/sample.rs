@@ -64,7 +64,7 @@ impl Sampler {
         let mut node = Node::of(&self.node)?;
         let functions = node.list()?;
         let health = node.health()?;
-        let mut events = node.daemon().map(events::recent).transpose()?.unwrap_or_default();
+        let mut events = node.daemon()?.map(events::recent).transpose()?.unwrap_or_default();
         events.drain(..events.len().saturating_sub(EVENTS));
         if check {
             let begun = now();

@@ -1,0 +1,263 @@
+//! The commands as clients of a daemon: who may, what is too much, what of runs, and events.
+
+use std::{
+    io::{BufRead, BufReader},
+    thread,
+};
+
+use serde_json::Value;
+
+use crate::{
+    daemon::Daemon,
+    environment::{Environment, HELLO, Output},
+};
+
+/// Runs the program as a user who has no capability, in one more group.
+fn as_nobody(environment: &Environment, group: u32, arguments: &str) -> Output {
+    // The program itself may be where only root may look.
+    environment.shell(&format!(
+        "[ -x riklet-sdn ] || cp $PROGRAM riklet-sdn; \
+         exec setpriv --bounding-set -all --inh-caps -all --reuid 65534 --regid 65534 \
+         --groups {group} env PATH=/nonexistent ./riklet-sdn {arguments}"
+    ))
+}
+
+/// Three functions whose definitions are too long for one request, though none of the files is.
+fn too_long(environment: &Environment) -> [&'static str; 3] {
+    let files = ["long0.json", "long1.json", "long2.json"];
+    for (name, port) in files.into_iter().zip(9000..) {
+        let mut definition: Value = serde_json::from_str(HELLO).unwrap();
+        definition["name"] = name.replace(".json", "").into();
+        let function = &mut definition["spec"]["function"];
+        function["exposure"]["port"] = Value::from(port);
+        function["execution"]["rootfs"] = format!("file:///{}", "x".repeat(400_000)).into();
+        environment.write(name, definition.to_string());
+    }
+    files
+}
+
+#[test]
+fn whoever_is_in_the_group_of_the_socket_needs_no_root() {
+    let environment = Environment::new();
+    let daemon = Daemon::start(&environment, &["--api-group", "4242"]);
+    let member = |arguments: &str| as_nobody(&environment, 4242, arguments);
+    assert_eq!(
+        member("plan hello.json").success(),
+        environment.run(&["plan", "hello.json"]).success()
+    );
+    assert!(member("up hello.json").success().contains("rik0"));
+    for command in [
+        "list",
+        "inspect hello",
+        "inspect hello --format env",
+        "events",
+        "top --once --interval 0.1",
+    ] {
+        assert!(member(command).success().contains("hello"), "{command}");
+    }
+    assert_eq!(member("check").failure(0), "no drift\n");
+    assert_eq!(member("repair").failure(0), "nothing to do\n");
+    // Who is not is told so, whatever is asked.
+    let stranger = |arguments: &str| as_nobody(&environment, 4243, arguments);
+    let commands = [
+        "up hello.json",
+        "down hello",
+        "list",
+        "check",
+        "plan hello.json",
+        "inspect hello",
+        "repair",
+        "events",
+        "top --once",
+    ];
+    for command in commands {
+        insta::allow_duplicates! {
+            insta::assert_snapshot!(stranger(command).failure(3), @r"
+        error: cannot connect to the daemon at $DIR/state/api.sock: Permission denied (os error 13)
+        hint: run it as root, or as a member of the socket's group
+        ");
+        }
+    }
+    assert!(stranger("up missing.json").failure(2).contains("missing.json"));
+    assert_eq!(member("down hello").success(), "");
+    assert_eq!(environment.run(&["list", "--output", "json"]).json(), Value::Array(vec![]));
+    daemon.end();
+}
+
+#[test]
+fn where_no_daemon_listens_the_commands_work_alone() {
+    let environment = Environment::with_hello();
+    let list = environment.run(&["list"]).success();
+    let daemon = Daemon::start(&environment, &[]);
+    assert_eq!(environment.run(&["list"]).success(), list);
+    // One that was killed leaves its socket.
+    daemon.kill();
+    assert!(environment.path("state/api.sock").exists());
+    assert_eq!(environment.run(&["list"]).success(), list);
+    insta::assert_snapshot!(environment.run(&["events"]).failure(1), @r"
+        error: no daemon listens on $DIR/state/api.sock
+        hint: `riklet-sdn serve` is one
+        ");
+    // A path that no socket can have, one below a file, and one that is no socket.
+    let long = "x".repeat(120);
+    for socket in [&*long, "hello.json/api.sock", "hello.json", "/"] {
+        assert_eq!(environment.run(&["--api", socket, "list"]).success(), list, "{socket}");
+    }
+    environment.run(&["--state-dir", &long, "list"]).success();
+}
+
+#[test]
+fn the_socket_is_chosen_by_flag_environment_and_file() {
+    let environment = Environment::with_hello();
+    let path = environment.path("elsewhere.sock");
+    let socket = path.to_str().unwrap();
+    environment.write("config.toml", format!("api = \"{socket}\"\n"));
+    let daemon = Daemon::start_at(&environment, "elsewhere.sock", &[]);
+    let events = |arguments: &[&str], variables: &[(&str, &str)]| {
+        environment.run_with(&[arguments, &["events"]].concat(), variables, "").code
+    };
+    assert_eq!(events(&[], &[]), Some(0), "by the file");
+    environment.write("config.toml", "");
+    assert_eq!(events(&[], &[]), Some(1), "by nothing");
+    assert_eq!(events(&[], &[("RIKLET_SDN_API", socket)]), Some(0), "by the environment");
+    assert_eq!(
+        events(&["--api", "other.sock"], &[("RIKLET_SDN_API", socket)]),
+        Some(1),
+        "the flag comes first"
+    );
+    assert_eq!(events(&["--api", socket], &[]), Some(0), "by the flag");
+    daemon.end();
+}
+
+#[test]
+fn what_is_too_much_for_a_request_is_done_alone_by_who_may() {
+    let environment = Environment::new();
+    let files = too_long(&environment);
+    let run = |command| environment.run(&[&[command], &files[..]].concat());
+    let daemon = Daemon::start(&environment, &["--api-group", "4242", "--warm", "4"]);
+    let member = |arguments: &str| as_nobody(&environment, 4242, arguments);
+    for command in ["plan", "up"] {
+        let command = format!("{command} {}", files.join(" "));
+        insta::allow_duplicates! {
+            insta::assert_snapshot!(member(&command).failure(2), @r"
+            error: that is more than the daemon on $DIR/state/api.sock takes in one request
+            hint: name fewer functions at once, or run it as root
+            ");
+        }
+    }
+    assert!(run("plan").success().contains("+ firewall: tcp 9002 -> "));
+    run("up").success();
+    // The daemon goes on with what another has recorded.
+    assert_eq!(environment.run(&["list", "--output", "json"]).json().as_array().unwrap().len(), 3);
+    assert_eq!(member("check").failure(0), "no drift\n");
+    member("down long0").success();
+    // Names, too: more than fit a path.
+    let names: Vec<_> = (0..2000).map(|number| format!("function-{number}-of-so-many")).collect();
+    let down = format!("down {}", names.join(" "));
+    assert!(member(&down).failure(2).contains("more than the daemon"));
+    let arguments: Vec<_> = down.split(' ').collect();
+    let unknown = environment.run(&arguments).failure(1);
+    assert!(unknown.contains("there is no instance function-0-of-so-many"), "{unknown}");
+    environment.run(&["down", "--all"]).done();
+    assert_eq!(environment.run(&["list", "--output", "json"]).json(), Value::Array(vec![]));
+    let events = environment.run(&["events"]).success();
+    assert!(!events.contains(" error ") && !events.contains(" failed "), "{events}");
+    daemon.end();
+}
+
+#[test]
+fn the_database_is_not_rebuilt_under_a_daemon() {
+    let environment = Environment::with_hello();
+    let daemon = Daemon::start(&environment, &[]);
+    insta::assert_snapshot!(environment.run(&["repair", "--rebuild"]).failure(1), @r"
+        error: a daemon runs, and has the database open: it listens on $DIR/state/api.sock
+        hint: end it first (`systemctl stop riklet-sdn`)
+        ");
+    daemon.end();
+    environment.run(&["repair", "--rebuild"]).done();
+}
+
+#[test]
+fn runs_are_looked_after_through_a_daemon_as_well() {
+    let environment = Environment::new();
+    let daemon = Daemon::start(&environment, &[]);
+    environment.run(&["run", "--detach", "hello.json"]).done();
+    let runs = environment.run(&["ps", "--output", "json"]).json();
+    let running = format!(
+        "error: hello runs already: builtin, process {}\nhint: `riklet-sdn stop hello` ends it\n",
+        runs[0]["pid"]
+    );
+    for down in ["down hello", "down --all", "down --all --purge", "down hello --purge"] {
+        let arguments: Vec<_> = down.split(' ').collect();
+        assert_eq!(environment.run(&arguments).failure(1), running, "{down}");
+    }
+    let supervisor = runs[0]["supervisorPid"].as_i64().unwrap();
+    environment.tool("kill", &["-9", &supervisor.to_string()]);
+    let lost = |environment: &Environment| environment.run(&["check"]);
+    while lost(&environment).code == Some(0) {}
+    let found = lost(&environment);
+    assert_eq!(
+        (found.code, &*found.stdout),
+        (Some(1), "! run hello: its supervisor died\n"),
+        "{found}"
+    );
+    let repaired = environment.run(&["repair"]);
+    assert!(
+        repaired.stderr.contains("hello: its supervisor died; cleared away what it left"),
+        "{repaired}"
+    );
+    assert!(repaired.stdout.contains("- TAP rik0: down"), "{repaired}");
+    environment.run(&["check"]).done();
+    assert_eq!(environment.run(&["list", "--output", "json"]).json(), Value::Array(vec![]));
+    assert!(environment.path("state/machines/hello").exists());
+    environment.run(&["down", "--all", "--purge"]).done();
+    assert!(!environment.path("state/machines/hello").exists(), "what has ended is forgotten");
+    assert_eq!(environment.run(&["ps", "--output", "json"]).json(), Value::Array(vec![]));
+    daemon.end();
+}
+
+#[test]
+fn events_say_what_the_daemon_did_and_does() {
+    let environment = Environment::new();
+    let daemon = Daemon::start(&environment, &[]);
+    environment.run(&["up", "hello.json"]).success();
+    let line = environment.run(&["events"]).success();
+    let (time, rest) = line.split_once(' ').unwrap();
+    assert_eq!(rest, "up          hello rik0: 10.231.0.2 tcp 8080 -> 3000\n");
+    assert!(time.len() == 24 && time.ends_with('Z') && time.contains('T'), "{time}");
+    let event = environment.run(&["events", "--output", "json"]).json();
+    assert_eq!((&event["kind"], &event["name"]), (&"up".into(), &"hello".into()));
+    assert!(event["atMs"].as_u64().unwrap() > 1_700_000_000_000);
+    // What comes, until the daemon ends.
+    let mut follower = environment.spawn_piped(&["events", "--follow"]);
+    let output = BufReader::new(follower.stdout.take().unwrap());
+    let mut lines = output.lines().map(|line| line.unwrap().split_once(' ').unwrap().1.to_owned());
+    assert_eq!(lines.next().unwrap(), "up          hello rik0: 10.231.0.2 tcp 8080 -> 3000");
+    environment.run(&["down", "hello"]).success();
+    assert_eq!(lines.next().unwrap(), "down        hello taken down");
+    daemon.end();
+    assert_eq!(lines.next(), None);
+    assert_eq!(follower.wait().unwrap().code(), Some(1));
+    assert_eq!(environment.log(), "error: the daemon has ended\n");
+}
+
+#[test]
+fn events_end_where_nobody_reads_them() {
+    let environment = Environment::with_hello();
+    let daemon = Daemon::start(&environment, &[]);
+    environment.run(&["down", "hello"]).success();
+    let mut follower = environment.spawn_piped(&["events", "-f"]);
+    let mut output = BufReader::new(follower.stdout.take().unwrap());
+    output.read_line(&mut String::new()).unwrap();
+    drop(output);
+    let ended = thread::scope(|scope| {
+        let waiter = scope.spawn(|| follower.wait().unwrap());
+        while !waiter.is_finished() {
+            environment.run(&["up", "hello.json"]).success();
+            environment.run(&["down", "hello"]).success();
+        }
+        waiter.join().unwrap()
+    });
+    assert_eq!(ended.code(), Some(0));
+    daemon.end();
+}

@@ -1,0 +1,178 @@
+//! `top`: with real traffic, once; and in a terminal, which it gives back.
+
+use std::{
+    io::{Read, Write},
+    net::TcpStream,
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    thread,
+};
+
+use serde_json::Value;
+
+use crate::{
+    daemon::Daemon,
+    environment::{Environment, HELLO},
+};
+
+/// Runs this while a client asks `hello` for its answer over and over; answers how many answers came meanwhile.
+fn with_traffic<T>(work: impl FnOnce(&AtomicU64) -> T) -> (T, u64) {
+    let (stop, answers) = (AtomicBool::new(false), AtomicU64::new(0));
+    let done = thread::scope(|scope| {
+        scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                let mut stream = TcpStream::connect("127.0.0.1:8080").unwrap();
+                stream
+                    .write_all(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+                    .unwrap();
+                let mut answer = String::new();
+                stream.read_to_string(&mut answer).unwrap();
+                assert!(answer.contains("hello"), "{answer}");
+                answers.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+        // However it ends, the client shall.
+        let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| work(&answers)));
+        stop.store(true, Ordering::Relaxed);
+        done
+    });
+    let done = done.unwrap_or_else(|reason| std::panic::resume_unwind(reason));
+    (done, answers.into_inner())
+}
+
+fn environment() -> Environment {
+    let environment = Environment::new();
+    environment.run(&["run", "--detach", "hello.json"]).done();
+    environment.write("quiet.json", HELLO.replace("hello", "quiet").replace("8080", "9090"));
+    environment.run(&["up", "quiet.json"]).success();
+    environment
+}
+
+fn number(value: &Value, path: &str) -> u64 {
+    value.pointer(path).and_then(Value::as_u64).unwrap_or_else(|| panic!("{path} in {value:#}"))
+}
+
+fn rates_are_those_of_the_traffic(environment: &Environment) -> Value {
+    let once = ["top", "--once", "--interval", "0.5", "--output", "json"];
+    let ((top, answered), _) = with_traffic(|answers| {
+        let before = answers.load(Ordering::Relaxed);
+        let top = environment.run(&once).json();
+        (top, answers.load(Ordering::Relaxed) - before)
+    });
+    let [hello, quiet] = &**top["functions"].as_array().unwrap() else { panic!("{top:#}") };
+    assert_eq!((&hello["name"], &hello["state"]), (&"hello".into(), &"attached".into()));
+    assert_eq!((&quiet["name"], &quiet["state"]), (&"quiet".into(), &"ready".into()));
+    let interval = number(&top, "/intervalMs");
+    assert!((500..20_000).contains(&interval), "{interval}");
+    for way in ["in", "out"] {
+        let rate = |what: &str| number(hello, &format!("/{way}/{what}PerSecond"));
+        let total = |what: &str| number(hello, &format!("/{way}/{what}"));
+        // Of a connection there are 4 packets each way at least, and 20 at most; the client makes one after the other.
+        let packets = rate("packets") * interval / 1000;
+        assert!(packets > 0 && packets <= (answered + 1) * 20, "{packets} for {answered}: {top:#}");
+        // An Ethernet, an IPv4 and a TCP header.
+        assert!(rate("bytes") >= rate("packets") * 54 - 54, "{top:#}");
+        assert!(total("packets") >= packets && total("bytes") >= total("packets") * 42, "{top:#}");
+        assert_eq!(number(quiet, &format!("/{way}/packetsPerSecond")), 0, "{top:#}");
+    }
+    // What stopped has no rate, and what went through stays counted.
+    let after = environment.run(&once).json();
+    assert_eq!(number(&after, "/functions/0/in/packetsPerSecond"), 0, "{after:#}");
+    assert!(number(&after, "/functions/0/in/packets") >= number(hello, "/in/packets"));
+    top
+}
+
+#[test]
+fn rates_are_counted_alone() {
+    let environment = environment();
+    let top = rates_are_those_of_the_traffic(&environment);
+    let none = Value::Array(vec![]);
+    assert_eq!((&top["slots"], &top["events"], &top["drift"]), (&Value::Null, &none, &none));
+    let text = environment.run(&["top", "--once", "--interval", "0.1"]).success();
+    insta::assert_snapshot!(text, @r"
+    NAME   TAP   GUEST       STATE     IN P/S  IN B/S  OUT P/S  OUT B/S  EXPOSURES
+    hello  rik0  10.231.0.2  attached  0       0       0        0        tcp 8080 -> 3000
+    quiet  rik1  10.231.0.6  ready     0       0       0        0        tcp 9090 -> 3000
+    ");
+    // What is wrong is said beside the table.
+    environment.tool("ip", &["link", "set", "rik1", "down"]);
+    let output = environment.run(&["top", "--once", "--interval", "0.1"]);
+    assert!(output.stdout.contains("  down   "), "{output}");
+    assert_eq!(output.stderr, "drift: 1 differences; `riklet-sdn check` shows them\n");
+    environment.run(&["stop", "hello"]).done();
+}
+
+#[test]
+fn rates_are_counted_with_a_daemon() {
+    let environment = environment();
+    let daemon = Daemon::start(&environment, &["--warm", "3"]);
+    environment.run(&["down", "quiet"]).success();
+    environment.run(&["up", "quiet.json"]).success();
+    let top = rates_are_those_of_the_traffic(&environment);
+    let slots = &top["slots"];
+    assert_eq!(number(slots, "/warm") + number(slots, "/preparing"), 3, "{slots}");
+    let kinds: Vec<_> =
+        top["events"].as_array().unwrap().iter().map(|event| &event["kind"]).collect();
+    assert!(kinds.contains(&&"down".into()) && kinds.contains(&&"up".into()), "{kinds:?}");
+    environment.run(&["stop", "hello"]).done();
+    daemon.end();
+}
+
+#[test]
+fn where_there_is_no_terminal_that_is_said() {
+    let environment = Environment::with_hello();
+    insta::assert_snapshot!(environment.run(&["top"]).failure(2), @r"
+    error: standard output is no terminal
+    hint: `--once` prints one table
+    ");
+    for interval in ["0", "-1", "x", "NaN", "inf", "3601"] {
+        environment.run(&["top", "--once", &format!("--interval={interval}")]).failure(2);
+    }
+}
+
+/// What switches to the alternate screen, and back (xterm's control sequences).
+const ENTER: &str = "\u{1b}[?1049h";
+const LEAVE: &str = "\u{1b}[?1049l";
+
+/// Runs `top` on a terminal of script(1), with what this shell script does once it is drawn; its output and its code.
+fn in_terminal(environment: &Environment, once_drawn: &str) -> (String, String) {
+    environment.write(
+        "session.sh",
+        "stty rows 12 cols 100; sh -c 'echo $$ >pid; exec $RIKLET top'; echo code $?; stty -a",
+    );
+    let script = format!(
+        "rm -f keys seen; mkfifo keys; touch seen
+         script --quiet --flush --return --command 'sh session.sh' typescript <keys >seen &
+         exec 3>keys
+         until grep -q quits seen && grep -q hello seen; do :; done
+         {once_drawn}
+         exec 3>&-
+         wait"
+    );
+    environment.write("top.sh", script);
+    environment.shell("timeout 50 sh top.sh").done();
+    let seen = environment.tool("cat", &["seen"]);
+    let (drawn, after) = seen.split_once(LEAVE).unwrap_or_else(|| panic!("{seen:?}"));
+    assert!(drawn.contains(ENTER) && !after.contains(ENTER), "{seen:?}");
+    // Keys are echoed, and read by lines.
+    assert!(after.contains(" icanon") && after.contains(" echo "), "{after:?}");
+    (drawn.to_owned(), after.to_owned())
+}
+
+#[test]
+fn a_terminal_is_given_back_once_somebody_quits() {
+    let environment = Environment::with_hello();
+    let (drawn, after) = in_terminal(&environment, "printf o >&3; printf q >&3");
+    assert!(drawn.contains("rik0"), "{drawn:?}");
+    assert!(after.contains("code 0"), "{after:?}");
+    let (_, after) = in_terminal(&environment, "printf '\\003' >&3");
+    assert!(after.contains("code 0"), "{after:?}");
+}
+
+#[test]
+fn a_terminal_is_given_back_when_a_signal_comes() {
+    let environment = Environment::with_hello();
+    for (signal, code) in [("TERM", 143), ("HUP", 129)] {
+        let (_, after) = in_terminal(&environment, &format!("kill -{signal} $(cat pid)"));
+        assert!(after.contains(&format!("code {code}")), "{after:?}");
+    }
+}
