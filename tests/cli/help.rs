@@ -197,10 +197,15 @@ fn every_command_has_help_with_one_example() {
     Usage: riklet-sdn serve [OPTIONS]
 
     Options:
-          --api-group <GROUP>  Who may use the API besides root: the name or the number of a group [env:
-                               RIKLET_SDN_API_GROUP]
-          --warm <COUNT>       How many TAPs are made in advance; 0 is none [default: 64]
-      -h, --help               Print help
+          --api-group <GROUP>       Who may use the API besides root: the name or the number of a group
+                                    [env: RIKLET_SDN_API_GROUP]
+          --warm <COUNT>            How many TAPs are made in advance; 0 is none [default: 64]
+          --manifests <DIR>         A directory whose definition files are brought up, and taken down as
+                                    they go [default: /etc/riklet-sdn/functions.d, where there is one]
+                                    [env: RIKLET_SDN_MANIFESTS]
+          --metrics <ADDRESS:PORT>  Where /metrics can be read by TCP as well, such as 127.0.0.1:9464:
+                                    by whoever reaches that address [env: RIKLET_SDN_METRICS]
+      -h, --help                    Print help
       riklet-sdn serve --api-group kvm
 
     Bring functions up with their microVMs behind them, until Ctrl-C or SIGTERM
