@@ -82,7 +82,7 @@ fn assert_repaired(world: &World) {
 
     let repaired = world.riklet(&["repair"], "");
     assert_eq!(repaired.code, Some(0), "{repaired}");
-    assert_eq!(repaired.stderr, "hello: its supervisor died; cleared away what it left\n");
+    assert_eq!(repaired.stderr, "warning: hello: its supervisor died; cleared away what it left\n");
     world.riklet(&["check"], "").success();
     assert_refused(Tcp, &world.client, HELLO);
     assert_eq!(world.state_of("hello"), ("ended".to_owned(), "its supervisor died".to_owned()));

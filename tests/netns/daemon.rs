@@ -27,7 +27,12 @@ on_every_firewall!(a_restart_makes_no_ripple, |world| {
     let at = (long.address(), 4000);
     let connection = Connection::new(&world.client, (NODE_LAN, 9000), &long.guest.namespace, at);
     daemon.settle();
-    let taps = |world: &World| world.node.tool(&["ip", "-brief", "link", "show"]);
+    // By index and name: one that was made anew has another index.
+    let taps = |world: &World| -> Vec<String> {
+        let links = world.node.tool(&["ip", "-oneline", "link", "show"]);
+        let named = |line: &str| line.splitn(3, ": ").take(2).collect::<Vec<_>>().join(": ");
+        links.lines().map(named).collect()
+    };
     let present = taps(world);
     let probe = Probe::start(&world.client, (NODE_LAN, 8080));
     probe.wait_for(5, SOON);
