@@ -137,7 +137,7 @@ const LEAVE: &str = "\u{1b}[?1049l";
 fn in_terminal(environment: &Environment, once_drawn: &str) -> (String, String) {
     environment.write(
         "session.sh",
-        "stty rows 12 cols 100; sh -c 'echo $$ >pid; exec $RIKLET top'; echo code $?; stty -a",
+        "tty >tty; stty rows 12 cols 100; sh -c 'echo $$ >pid; exec $RIKLET top'; echo code $?; stty -a",
     );
     let script = format!(
         "rm -f keys seen; mkfifo keys; touch seen
@@ -161,7 +161,9 @@ fn in_terminal(environment: &Environment, once_drawn: &str) -> (String, String) 
 #[test]
 fn a_terminal_is_given_back_once_somebody_quits() {
     let environment = Environment::with_hello();
-    let (drawn, after) = in_terminal(&environment, "printf o >&3; printf q >&3");
+    // Made larger, it is drawn to the last line.
+    let resized = "stty -F $(cat tty) rows 20; until grep -q '\\[20;1H' seen; do :; done";
+    let (drawn, after) = in_terminal(&environment, &format!("{resized}; printf oq >&3"));
     assert!(drawn.contains("rik0"), "{drawn:?}");
     assert!(after.contains("code 0"), "{after:?}");
     let (_, after) = in_terminal(&environment, "printf '\\003' >&3");

@@ -1,7 +1,7 @@
 //! The terminal: what is typed, and what is shown. It is given back as it was, however this ends.
 
 use std::{
-    io,
+    io, panic,
     process::ExitCode,
     sync::{
         Arc,
@@ -14,7 +14,11 @@ use std::{
 
 use ratatui::{
     DefaultTerminal,
-    crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers},
+    crossterm::{
+        cursor,
+        event::{self, Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers},
+        execute,
+    },
 };
 use signal_hook::{
     consts::{SIGHUP, SIGINT, SIGTERM},
@@ -48,8 +52,9 @@ pub(super) fn run(node: NodeArgs, interval: Duration) -> Result<ExitCode, CliErr
     let (sender, coming) = mpsc::channel();
     let (_running, ended) = mpsc::channel();
     thread::spawn(move || sample(&mut sampler, interval, &sender, &ended));
-    // It sees to it that a panic gives the terminal back as well.
+    // It sees to it that a panic gives the terminal back as well, but for the cursor.
     let mut terminal = ratatui::try_init().map_err(|source| CliError::Terminal { source })?;
+    show_cursor_on_panic();
     let shown = show(&mut terminal, first, &coming, &signal);
     ratatui::restore();
     shown.map_err(|source| CliError::Terminal { source })?;
@@ -61,6 +66,15 @@ pub(super) fn run(node: NodeArgs, interval: Duration) -> Result<ExitCode, CliErr
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The cursor is shown again when the terminal is dropped, which a program that aborts on a panic never comes to.
+fn show_cursor_on_panic() {
+    let before = panic::take_hook();
+    panic::set_hook(Box::new(move |reason| {
+        let _unwritable = execute!(io::stdout(), cursor::Show);
+        before(reason);
+    }));
 }
 
 /// The last signal that came; 0 is none.
