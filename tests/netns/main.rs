@@ -41,6 +41,7 @@ mod self_test;
 #[path = "../vmm/server.rs"]
 #[allow(dead_code, reason = "as above")]
 mod server;
+mod soak;
 mod supervised;
 mod tap;
 mod vmms;
