@@ -28,6 +28,7 @@ mod lost;
 #[path = "../vmm/machine.rs"]
 #[allow(dead_code, reason = "as above")]
 mod machine;
+mod manifests;
 mod misfits;
 mod operation;
 #[path = "../vmm/played.rs"]
