@@ -213,6 +213,10 @@ impl Environment {
 
 impl Drop for Environment {
     fn drop(&mut self) {
+        // What a test that failed has left running would go on.
+        if std::thread::panicking() && self.path("state/machines").exists() {
+            let _not_stopped = self.run(&["stop", "--all", "--timeout", "0"]);
+        }
         fs::remove_dir_all(&self.directory).ok();
     }
 }
