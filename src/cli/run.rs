@@ -30,7 +30,7 @@ use riklet_sdn::{
     model::{InstanceName, Vmm, Workload},
     process::ProcessId,
     sdn::{Instance, Report, Sdn, SdnError, UpOptions, Which},
-    store::{End, Store},
+    store::{End, Spare, Store},
     vmm::{
         builtin::{self, Guest},
         handle::Patience,
@@ -199,9 +199,11 @@ fn leave<K: Kernel>(
         tx.end_run(name, &End { at: epoch_millis(), reason, failed })?;
     }
     tx.commit()?;
+    // A daemon's: it keeps the node ready.
+    let kept_ready = !store.spares(Spare::Warm)?.is_empty();
     drop(store);
     let which = Which::Named(remaining);
-    let report = match sdn.down(&which, true) {
+    let report = match sdn.down(&which, !kept_ready) {
         Err(SdnError::Remaining { .. }) => sdn.down(&which, false)?,
         report => report?,
     };

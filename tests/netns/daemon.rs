@@ -97,6 +97,22 @@ on_every_firewall!(a_port_that_moves_takes_its_flows_along, |world| {
     assert_eq!(again, second.address());
 });
 
+on_every_firewall!(a_run_beside_the_daemon_leaves_it_as_it_was, |world| {
+    let daemon = world.daemon(&[]);
+    daemon.settle();
+    let hello = function("hello", &[exposure(Transport::Tcp, 8080, 3000)]);
+    world.riklet(&["run", "--detach", "-"], &hello.to_string()).success();
+    let refused = world.riklet(&["down", "hello"], "").failure(1);
+    assert!(refused.contains("hello runs already"), "{refused}");
+    let taken = function("other", &[exposure(Transport::Tcp, 8080, 3000)]).to_string();
+    assert_eq!(daemon.ask("PUT", "/v1/functions/other", &taken).status, 409);
+    daemon.settle();
+    world.riklet(&["stop", "hello"], "").success();
+    daemon.settle();
+    assert_eq!(daemon.get("/v1/functions"), serde_json::json!([]));
+    assert_eq!(daemon.ask("PUT", "/v1/functions/other", &taken).status, 200);
+});
+
 #[test]
 fn of_many_who_want_one_port_one_gets_it() {
     let world = &World::new(Firewall::Nftables);

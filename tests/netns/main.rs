@@ -28,6 +28,7 @@ mod lost;
 #[path = "../vmm/machine.rs"]
 #[allow(dead_code, reason = "as above")]
 mod machine;
+mod manifests;
 mod misfits;
 mod operation;
 #[path = "../vmm/played.rs"]
@@ -41,6 +42,7 @@ mod self_test;
 #[path = "../vmm/server.rs"]
 #[allow(dead_code, reason = "as above")]
 mod server;
+mod soak;
 mod supervised;
 mod tap;
 mod vmms;

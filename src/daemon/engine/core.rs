@@ -289,6 +289,9 @@ impl Core {
                 self.healer.own(slot, now);
             } else {
                 self.healer.suspect(Subject::Slot(slot), now);
+                // Another process may have taken a warm one, or condemned its own.
+                self.refill = true;
+                self.condemned = self.condemned.or(Some(now));
             }
         }
         if now >= self.tick {

@@ -169,6 +169,15 @@ impl Running {
         ticks.map(|ticks| ticks.parse::<f64>().expect("a number")).sum::<f64>() / 100.0
     }
 
+    /// The memory that it has, in KiB (`VmRSS` of `/proc/PID/status`).
+    pub(crate) fn resident_kib(&self) -> u64 {
+        let status = read_proc(Path::new(&format!("/proc/{}/status", self.child.id())));
+        let status = status.expect("a running program");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let number = line.and_then(|line| line.split_whitespace().next()?.parse().ok());
+        number.expect("a number of KiB")
+    }
+
     /// Whether it has not ended.
     pub(crate) fn is_running(&mut self) -> bool {
         self.child.try_wait().expect("a child").is_none()

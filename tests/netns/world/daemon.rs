@@ -130,6 +130,16 @@ impl Api {
 }
 
 impl Daemon {
+    /// Its socket, which another daemon will have when this is gone.
+    pub(crate) fn clone_api(&self) -> Api {
+        self.api.clone()
+    }
+
+    /// The memory that it has (`VmRSS` of `/proc/PID/status`).
+    pub(crate) fn resident_kib(&self) -> u64 {
+        self.running.resident_kib()
+    }
+
     /// Its processor time in seconds (`utime` and `stime` of proc(5), in ticks of 10 ms).
     pub(crate) fn processor_time(&self) -> f64 {
         self.running.processor_time()
