@@ -100,8 +100,8 @@ pub enum Step {
     SetSysctl(String, String),
     /// Delete connection tracking entries.
     ForgetFlows(BTreeSet<Flows>),
-    /// Set interfaces down and mark them to be deleted.
-    CondemnLinks(BTreeSet<InterfaceName>),
+    /// Take interfaces' addresses away, set them down and mark them to be deleted.
+    CondemnLinks(BTreeMap<InterfaceName, BTreeSet<Ipv4Net>>),
     /// Delete the condemned interfaces, all in one call.
     DeleteCondemnedLinks,
     /// Delete the empty tables that the firewall's program created by being called, except these.
@@ -186,8 +186,12 @@ pub fn plan(desired: &Desired, observed: &Observed) -> Plan {
         .collect();
     let leaving = leaving_links(&untouched, &fragments, observed);
     let links = fragments.iter().flat_map(|(slot, fragment)| link_steps(*slot, fragment, observed));
-    let condemn = (!leaving.is_empty())
-        .then(|| Step::CondemnLinks(leaving.iter().map(|slot| slot.interface()).collect()));
+    let condemned = |slot: &Slot| {
+        let addresses = observed.links.get(slot).map(|link| link.addresses.clone());
+        (slot.interface(), addresses.unwrap_or_default())
+    };
+    let condemn =
+        (!leaving.is_empty()).then(|| Step::CondemnLinks(leaving.iter().map(condemned).collect()));
     let delete = (!leaving.is_empty() && desired.reaping == Reaping::Now)
         .then_some(Step::DeleteCondemnedLinks);
     let mut entries: BTreeSet<Entry> =
@@ -446,7 +450,7 @@ impl fmt::Display for Step {
             }
             Self::CondemnLinks(names) => {
                 let lines: Vec<_> =
-                    names.iter().map(|name| format!("- TAP {name}: down")).collect();
+                    names.keys().map(|name| format!("- TAP {name}: down")).collect();
                 join(f, &lines, "\n")
             }
             Self::DeleteCondemnedLinks => f.write_str("- condemned TAPs: deleted"),

@@ -75,10 +75,11 @@ impl Bare {
 
     /// One transaction without their elements; their TAPs down and condemned; then the deletion of these.
     pub(super) fn down(&mut self, fragments: &[Fragment]) -> Duration {
-        let names = fragments.iter().map(|fragment| fragment.link.name.clone()).collect();
+        let links = fragments.iter().map(|fragment| &fragment.link);
+        let links = links.map(|link| (link.name.clone(), [link.address].into())).collect();
         let withdrawn = self.withdraw(fragments);
         let started = Instant::now();
-        self.kernel.condemn_links(&names).unwrap();
+        self.kernel.condemn_links(&links).unwrap();
         self.kernel.delete_condemned_links().unwrap();
         withdrawn + started.elapsed()
     }

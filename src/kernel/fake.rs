@@ -246,14 +246,18 @@ impl Kernel for FakeKernel {
         found.then_some(()).ok_or_else(|| refused(Refusal::errno(EADDRNOTAVAIL)))
     }
 
-    fn condemn_links(&mut self, names: &BTreeSet<InterfaceName>) -> Result<(), KernelError> {
-        for name in names {
+    fn condemn_links(
+        &mut self,
+        links: &BTreeMap<InterfaceName, BTreeSet<Ipv4Net>>,
+    ) -> Result<(), KernelError> {
+        for (name, addresses) in links {
             let refused = |source| KernelError::CondemnLink { name: name.clone(), source };
             let mut system = self.effect().map_err(refused)?;
             if let Some(link) = system.links.get_mut(name) {
                 link.up = false;
                 link.group = CONDEMNED_GROUP;
                 link.neighbours.clear();
+                link.addresses.retain(|address| !addresses.contains(address));
             }
         }
         Ok(())

@@ -283,7 +283,9 @@ fn part(step: &Step, slots: &BTreeSet<Slot>, pool: Pool) -> Option<Step> {
         }
         Step::CondemnLinks(names) => {
             let interfaces = slots.iter().map(|slot| slot.interface());
-            let mine: BTreeSet<_> = interfaces.filter(|name| names.contains(name)).collect();
+            let mine: BTreeMap<_, _> = interfaces
+                .filter_map(|name| names.get(&name).map(|addresses| (name, addresses.clone())))
+                .collect();
             (!mine.is_empty()).then_some(Step::CondemnLinks(mine))
         }
         other => Some(other.clone()),

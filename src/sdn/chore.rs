@@ -59,7 +59,7 @@ impl Chore {
                 }
             }
             Work::Reap { slots, flows } => {
-                let names = slots.iter().map(|slot| slot.interface()).collect();
+                let names = slots.iter().map(|slot| (slot.interface(), BTreeSet::new())).collect();
                 // They are down already, unless somebody set one up since.
                 let reaped = kernel
                     .condemn_links(&names)

@@ -241,7 +241,7 @@ impl Core {
         for step in &report.done {
             match step {
                 Step::CondemnLinks(names) => {
-                    self.own.extend(names.iter().filter_map(|n| Slot::of_interface(n.as_str())));
+                    self.own.extend(names.keys().filter_map(|n| Slot::of_interface(n.as_str())));
                     self.condemned = self.condemned.or(Some(now));
                 }
                 step => self.own.extend(step.slot()),

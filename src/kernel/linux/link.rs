@@ -125,12 +125,23 @@ impl Route {
         results.and_then(|results| results.into_iter().collect()).map_err(refused)
     }
 
-    /// Sets interfaces down, into the condemned group.
+    /// Takes addresses away, and sets interfaces down, into the condemned group.
     pub(super) fn condemn_links(
         &mut self,
-        names: &BTreeSet<InterfaceName>,
+        links: &BTreeMap<InterfaceName, BTreeSet<Ipv4Net>>,
     ) -> Result<(), KernelError> {
-        let requests: Vec<_> = names.iter().map(|name| (name, condemn(name))).collect();
+        let mut removed = Vec::new();
+        for (name, addresses) in links.iter().filter(|(_, addresses)| !addresses.is_empty()) {
+            // One that is gone has none either.
+            if let Ok(index) = self.index(name) {
+                let message =
+                    |&address| RouteNetlinkMessage::DelAddress(address_message(index, address));
+                removed.extend(addresses.iter().map(|address| (name, message(address))));
+            }
+        }
+        // What is not there any more is what was wanted; whatever else is refused goes with the interface.
+        let _gone = self.send_for_each(&removed);
+        let requests: Vec<_> = links.keys().map(|name| (name, condemn(name))).collect();
         let gone = |refusal: &Refusal| refusal.errno == Some(Refusal::ENODEV);
         let mut refused = self.send_for_each(&requests).into_iter();
         refused.find(|(_, refusal)| !gone(refusal)).map_or(Ok(()), |(name, source)| {

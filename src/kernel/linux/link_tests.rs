@@ -397,11 +397,15 @@ fn the_condemned_go_and_nobody_else() {
         }
         let guest = attach(&spec(100));
         let names = numbers.iter().flat_map(|n| [*n, n + 1000]).map(|n| Slot::new(n).interface());
-        let names: BTreeSet<_> = names.collect();
+        let addresses = |name: &InterfaceName| {
+            let slot = Slot::of_interface(name.as_str()).unwrap();
+            BTreeSet::from([spec(slot.number()).address])
+        };
+        let names: BTreeMap<_, _> = names.map(|name| (name.clone(), addresses(&name))).collect();
         route.condemn_links(&names).unwrap();
         let state = route.link(&spec(100).name).unwrap().unwrap();
         assert_eq!((state.up, state.group), (false, CONDEMNED_GROUP));
-        assert!(state.neighbours.is_empty());
+        assert!(state.neighbours.is_empty() && state.addresses.is_empty());
         route.condemn_links(&names).unwrap();
         route.delete_condemned_links().unwrap();
         drop(guest);
@@ -426,7 +430,7 @@ fn links_lists_all_of_the_name_whoever_s_they_are() {
             assert_eq!(spec.differences(state), []);
             assert_eq!(route.link(&spec.name).unwrap().as_ref(), Some(state));
         }
-        let names = specs.into_iter().map(|spec| spec.name).collect();
+        let names = specs.into_iter().map(|spec| (spec.name, BTreeSet::new())).collect();
         route.condemn_links(&names).unwrap();
         route.delete_condemned_links().unwrap();
     });

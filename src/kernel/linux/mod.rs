@@ -156,8 +156,11 @@ impl Kernel for Linux {
             .remove_address(link, address)
     }
 
-    fn condemn_links(&mut self, names: &BTreeSet<InterfaceName>) -> Result<(), KernelError> {
-        self.route(|source| KernelError::DeleteLinks { source })?.condemn_links(names)
+    fn condemn_links(
+        &mut self,
+        links: &BTreeMap<InterfaceName, BTreeSet<Ipv4Net>>,
+    ) -> Result<(), KernelError> {
+        self.route(|source| KernelError::DeleteLinks { source })?.condemn_links(links)
     }
 
     fn delete_condemned_links(&mut self) -> Result<(), KernelError> {

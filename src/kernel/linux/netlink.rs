@@ -284,7 +284,7 @@ impl AsFd for Socket {
 
 /// What a message holds; `None` where the library cannot decode it: an attribute of somebody else's object that it
 /// does not know must not hide the others.
-fn decode<T: NetlinkDeserializable>(message: &[u8]) -> Option<T> {
+pub(super) fn decode<T: NetlinkDeserializable>(message: &[u8]) -> Option<T> {
     match NetlinkMessage::<T>::deserialize(message) {
         Ok(NetlinkMessage { payload: NetlinkPayload::InnerMessage(inner), .. }) => Some(inner),
         Ok(_) => None,

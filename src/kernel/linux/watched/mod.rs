@@ -294,7 +294,9 @@ impl Watched {
             }
             Change::Delta { remove, add } => {
                 if let Some(known) = &mut self.firewall {
-                    known.entries.retain(|entry| !remove.contains(entry));
+                    for entry in remove {
+                        known.entries.remove(entry);
+                    }
                     known.entries.extend(add);
                 }
             }
@@ -384,8 +386,13 @@ impl Kernel for Watched {
         self.kernel.remove_address(link, address)
     }
 
-    fn condemn_links(&mut self, names: &BTreeSet<InterfaceName>) -> Result<(), KernelError> {
-        self.kernel.condemn_links(names)
+    fn condemn_links(
+        &mut self,
+        links: &BTreeMap<InterfaceName, BTreeSet<Ipv4Net>>,
+    ) -> Result<(), KernelError> {
+        let done = self.kernel.condemn_links(links);
+        self.listen()?;
+        done
     }
 
     fn delete_condemned_links(&mut self) -> Result<(), KernelError> {
