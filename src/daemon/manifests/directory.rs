@@ -149,3 +149,40 @@ impl AsFd for Directory {
         self.inotify.as_fd()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+
+    use super::*;
+
+    #[test]
+    fn only_the_directory_itself_is_heard() {
+        let above = std::env::temp_dir().join(format!("riklet-manifests-{}", std::process::id()));
+        fs::create_dir(&above).unwrap();
+        let path = above.join("functions.d");
+        let mut directory = Directory::watch(&path).unwrap();
+        let mut heard = |what: &str, change: &dyn Fn() -> io::Result<()>, wanted: bool| {
+            change().unwrap();
+            assert_eq!(directory.hear().unwrap(), wanted, "{what}");
+            assert!(!directory.hear().unwrap(), "{what}, once");
+        };
+        let file = |path: PathBuf| move || File::create(&path).map(drop);
+        heard("a neighbour", &file(above.join("other")), false);
+        heard("the directory", &|| fs::create_dir(&path), true);
+        heard(
+            "a neighbour that is renamed",
+            &|| fs::rename(above.join("other"), above.join("else")),
+            false,
+        );
+        heard("a file", &file(path.join("a.json")), true);
+        heard("its end", &|| fs::rename(path.join("a.json"), above.join("a.json")), true);
+        heard("the directory's end", &|| fs::remove_dir(&path), true);
+        heard("another in its place", &|| fs::create_dir(&path), true);
+        let moved = above.join("moved");
+        heard("its move", &|| fs::rename(&path, &moved), true);
+        heard("a file of what was moved", &file(moved.join("b.json")), false);
+        heard("its move back", &|| fs::rename(&moved, &path), true);
+        fs::remove_dir_all(&above).unwrap();
+    }
+}
