@@ -96,18 +96,20 @@ impl<K: Kernel> Sdn<K> {
         Ok(found)
     }
 
-    /// Says which names definition files ask for, each with its file, in place of what was said before.
+    /// Says of these names which definition file asks for each from now on, or that none does.
     ///
     /// # Errors
-    /// Where the records cannot be written.
+    /// Where the records cannot be written; then nothing is changed.
     pub fn set_manifests(
         &mut self,
-        owners: &BTreeMap<InstanceName, String>,
+        changes: &BTreeMap<InstanceName, Option<String>>,
     ) -> Result<(), SdnError> {
         let _lock = self.lock()?;
         let mut store = self.open_store()?;
         let tx = store.transaction()?;
-        tx.set_manifests(owners)?;
+        for (name, file) in changes {
+            tx.set_manifest(name, file.as_deref())?;
+        }
         tx.commit()?;
         self.keep_store(store);
         Ok(())

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Store, StoreError, Tx};
+use super::{Store, StoreError, Tx, sql};
 use crate::model::InstanceName;
 
 impl Store {
@@ -22,17 +22,16 @@ impl Store {
 }
 
 impl Tx<'_> {
-    /// Says which names definition files ask for, each with its file, in place of what was said before.
+    /// Says which file asks for a name from now on, or that none does. What is taken down is no file's any more by itself.
     ///
     /// # Errors
     /// Where the database cannot be written.
-    pub fn set_manifests(&self, owners: &BTreeMap<InstanceName, String>) -> Result<(), StoreError> {
+    pub fn set_manifest(&self, name: &InstanceName, file: Option<&str>) -> Result<(), StoreError> {
         let operation = "write the manifests' instances";
-        self.execute(operation, "DELETE FROM manifests", [])?;
-        let sql = "INSERT INTO manifests (name, file) VALUES (?, ?)";
-        for (name, file) in owners {
-            self.execute(operation, sql, (name.as_str(), file))?;
-        }
-        Ok(())
+        let Some(file) = file else {
+            return self.execute(operation, sql::FORGET_MANIFEST, [name.as_str()]).map(drop);
+        };
+        let sql = "INSERT OR REPLACE INTO manifests (name, file) VALUES (?, ?)";
+        self.execute(operation, sql, (name.as_str(), file)).map(drop)
     }
 }

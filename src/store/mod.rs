@@ -356,4 +356,5 @@ mod sql {
     pub(super) const RELEASE_PORTS: &str = "DELETE FROM ports WHERE slot = ?";
     pub(super) const SET_PHASE: &str = "UPDATE records SET phase = ? WHERE name = ?";
     pub(super) const REMOVE: &str = "DELETE FROM records WHERE name = ? RETURNING slot";
+    pub(super) const FORGET_MANIFEST: &str = "DELETE FROM manifests WHERE name = ?";
 }

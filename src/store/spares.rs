@@ -148,13 +148,14 @@ impl Tx<'_> {
         self.set_spare(slot, Spare::Condemned).map(|()| true)
     }
 
-    /// Forgets a record, and frees its ports. Returns its slot.
+    /// Forgets a record, and which file asked for it, and frees its ports. Returns its slot.
     pub(super) fn forget(&self, name: &InstanceName) -> Result<Option<Slot>, StoreError> {
         let operation = "remove a record";
         let slot: Option<u16> =
             self.row(operation, sql::REMOVE, [name.as_str()], |row| row.get(0))?;
         let Some(slot) = slot else { return Ok(None) };
         self.execute(operation, sql::RELEASE_PORTS, [slot])?;
+        self.execute(operation, sql::FORGET_MANIFEST, [name.as_str()])?;
         Ok(Some(Slot::new(slot)))
     }
 }

@@ -388,6 +388,7 @@ fn no_statement_of_an_up_or_a_down_scans_a_table() {
         sql::RELEASE_PORTS,
         sql::TAKE_SLOT,
         sql::REMOVE,
+        sql::FORGET_MANIFEST,
         sql::SET_PHASE,
     ] {
         let explain = format!("EXPLAIN QUERY PLAN {statement}");

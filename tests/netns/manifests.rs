@@ -163,3 +163,148 @@ fn a_directory_that_is_swapped_as_a_whole_is_followed() {
     scene.put("again.json", &definition("again", 8083));
     assert_functions(&daemon, &[("again", 8083)]);
 }
+
+#[test]
+fn who_was_first_keeps_its_name_whatever_the_files_are_called() {
+    let world = &World::new(Firewall::Nftables);
+    let scene = Scene::new(world);
+    scene.put("m.json", &definition("web", 8080));
+    let daemon = scene.daemon();
+    assert_functions(&daemon, &[("web", 8080)]);
+    scene.put("a.json", &definition("web", 9000));
+    assert_said(&daemon, "a.json: web is defined in m.json as well");
+    // Nor does anybody get what a file asked for last that cannot be read now.
+    scene.put("m.json", "{");
+    assert_said(&daemon, "m.json:1:");
+    scene.put("z.json", &definition("end", 9009));
+    assert_functions(&daemon, &[("end", 9009), ("web", 8080)]);
+    // Where it asks for it no more, the other gets it, and the function stays up.
+    scene.put("m.json", &definition("other", 9001));
+    assert_functions(&daemon, &[("end", 9009), ("other", 9001), ("web", 9000)]);
+    assert!(!daemon.events().contains("\"kind\":\"down\""), "{}", daemon.events());
+}
+
+#[test]
+fn ports_go_from_file_to_file_in_one_breath() {
+    let world = &World::new(Firewall::Nftables);
+    let scene = Scene::new(world);
+    scene.put("a.json", &definition("one", 8080));
+    scene.put("b.json", &definition("two", 8081));
+    let daemon = scene.daemon();
+    let theirs = daemon.ask("PUT", "/v1/functions/theirs", &definition("theirs", 9000));
+    assert_eq!(theirs.status, 200, "{theirs:?}");
+    // Both at once, and beside one that is refused.
+    let program = "mv one a.json && mv two b.json && mv three c.json";
+    for (file, name, port) in [("one", "one", 8081), ("two", "two", 8080), ("three", "three", 9000)]
+    {
+        scene.put(file, &definition(name, port));
+    }
+    let directory = scene.directory.to_str().expect("UTF-8");
+    world.program("sh", &["-c", &format!("cd {directory} && {program}")], "").success();
+    assert_functions(&daemon, &[("one", 8081), ("theirs", 9000), ("two", 8080)]);
+    assert_said(&daemon, "c.json: ");
+}
+
+#[test]
+fn a_link_that_leads_nowhere_takes_nothing_down() {
+    let world = &World::new(Firewall::Nftables);
+    let scene = Scene::new(world);
+    let target = world.directory.path().join("elsewhere.json");
+    let target = target.to_str().expect("UTF-8");
+    world.program("tee", &[target], &definition("web", 8080)).success();
+    symlink(target, scene.directory.join("web.json")).expect("a link");
+    let daemon = scene.daemon();
+    assert_functions(&daemon, &[("web", 8080)]);
+    world.program("rm", &[target], "").success();
+    scene.put("more.json", &definition("more", 8081));
+    assert_said(&daemon, "web.json: ");
+    assert_functions(&daemon, &[("more", 8081), ("web", 8080)]);
+    scene.remove("web.json");
+    assert_functions(&daemon, &[("more", 8081)]);
+}
+
+#[test]
+fn a_directory_whose_parents_are_missing_is_followed_once_it_is_there() {
+    let world = &World::new(Firewall::Nftables);
+    let mut scene = Scene::new(world);
+    scene.directory.push("by/and/by");
+    let daemon = scene.daemon();
+    let directory = scene.directory.to_str().expect("UTF-8");
+    world.program("mkdir", &["-p", directory], "").success();
+    scene.put("web.json", &definition("web", 8080));
+    assert_functions(&daemon, &[("web", 8080)]);
+    let parent = scene.directory.parent().expect("a parent");
+    fs::rename(parent, parent.with_file_name("away")).expect("one file system");
+    assert_functions(&daemon, &[]);
+    fs::rename(parent.with_file_name("away"), parent).expect("one file system");
+    assert_functions(&daemon, &[("web", 8080)]);
+}
+
+#[test]
+fn a_file_is_written_in_place() {
+    let world = &World::new(Firewall::Nftables);
+    let scene = Scene::new(world);
+    let daemon = scene.daemon();
+    let path = scene.directory.join("web.json");
+    for port in [8080, 8081] {
+        let text = definition("web", port);
+        world.program("tee", &[path.to_str().expect("UTF-8")], &text).success();
+        assert_functions(&daemon, &[("web", port)]);
+    }
+}
+
+#[test]
+fn what_a_refused_file_asks_for_may_be_brought_up_by_hand() {
+    let world = &World::new(Firewall::Nftables);
+    let scene = Scene::new(world);
+    let daemon = scene.daemon();
+    assert_eq!(daemon.ask("PUT", "/v1/functions/web", &definition("web", 8080)).status, 200);
+    scene.put("late.json", &definition("late", 8080));
+    assert_said(&daemon, "web has tcp 8080");
+    // From now on it is not the file's.
+    assert_eq!(daemon.ask("PUT", "/v1/functions/late", &definition("late", 8082)).status, 200);
+    scene.put("more.json", &definition("more", 9000));
+    assert_functions(&daemon, &[("late", 8082), ("more", 9000), ("web", 8080)]);
+    assert_said(&daemon, "late was brought up by somebody else");
+    scene.remove("late.json");
+    scene.remove("more.json");
+    assert_functions(&daemon, &[("late", 8082), ("web", 8080)]);
+}
+
+#[test]
+fn what_was_taken_down_and_run_by_hand_is_no_file_s() {
+    let world = &World::new(Firewall::Nftables);
+    let scene = Scene::new(world);
+    let both = format!("[{}, {}]", definition("runs", 8080), definition("rests", 8081));
+    scene.put("both.json", &both);
+    let daemon = scene.daemon();
+    assert_functions(&daemon, &[("rests", 8081), ("runs", 8080)]);
+    assert_eq!(daemon.ask("DELETE", "/v1/functions/runs", "").status, 200);
+    world.detach(&[function("runs", &[exposure(Transport::Tcp, 8080, 3000)])]);
+    scene.remove("both.json");
+    assert_functions(&daemon, &[("runs", 8080)]);
+    world.riklet(&["stop", "runs"], "").success();
+    assert_functions(&daemon, &[]);
+}
+
+#[test]
+fn what_all_was_taken_down_with_is_forgotten() {
+    let world = &World::new(Firewall::Nftables);
+    let scene = Scene::new(world);
+    scene.put("web.json", &definition("web", 8080));
+    let daemon = scene.daemon();
+    assert_functions(&daemon, &[("web", 8080)]);
+    let purged = daemon.ask("DELETE", "/v1/functions?all=true&purge=true", "");
+    assert_eq!(purged.status, 200, "{purged:?}");
+    assert_said(
+        &daemon,
+        "come back once a file that defines them changes, or the daemon starts anew",
+    );
+    // What has that name now is somebody else's, and stays without the file.
+    assert_eq!(daemon.ask("PUT", "/v1/functions/web", &definition("web", 8082)).status, 200);
+    scene.put("more.json", &definition("more", 9000));
+    assert_functions(&daemon, &[("more", 9000), ("web", 8082)]);
+    scene.remove("web.json");
+    scene.remove("more.json");
+    assert_functions(&daemon, &[("web", 8082)]);
+}

@@ -20,6 +20,9 @@ pub(super) struct Decision {
     pub(super) complaints: BTreeMap<String, String>,
 }
 
+/// What each name belongs to.
+type Claims<'a> = BTreeMap<&'a InstanceName, &'a String>;
+
 /// `owners`: the names that files asked for so far. `recorded`: all names that are recorded. `applied`: what was brought
 /// up of each file already.
 pub(super) fn decide(
@@ -28,58 +31,79 @@ pub(super) fn decide(
     recorded: &BTreeSet<InstanceName>,
     applied: &BTreeMap<String, Vec<Workload>>,
 ) -> Decision {
-    let mut decision = Decision::default();
-    let mut good: BTreeMap<&String, &Vec<Workload>> = BTreeMap::new();
-    let mut claimed: BTreeMap<&InstanceName, &String> = BTreeMap::new();
-    for (file, found) in files {
-        let refused = match found {
-            Ok(workloads) => refusal(workloads, owners, recorded, &claimed),
-            Err(why) => Some(why.clone()),
-        };
-        match (found, refused) {
-            (Ok(workloads), None) => {
-                claimed.extend(workloads.iter().map(|workload| (workload.name(), file)));
-                good.insert(file, workloads);
-            }
-            (_, why) => drop(decision.complaints.insert(file.clone(), why.unwrap_or_default())),
+    let unread = files
+        .iter()
+        .filter_map(|(file, found)| found.as_ref().err().map(|why| (file.clone(), why.clone())));
+    let mut decision = Decision { complaints: unread.collect(), ..Decision::default() };
+    // What a refused file asked for last is its own still, and may be what another asks for.
+    let claimed = loop {
+        let known = decision.complaints.len();
+        let claimed = claims(files, owners, recorded, &mut decision.complaints);
+        if decision.complaints.len() == known {
+            break claimed;
+        }
+    };
+    for (name, file) in owners.iter().filter(|(name, _)| !claimed.contains_key(name)) {
+        if decision.complaints.contains_key(file) {
+            decision.owners.insert(name.clone(), file.clone());
+        } else if recorded.contains(name) {
+            decision.down.insert(name.clone());
         }
     }
-    for (name, file) in owners {
-        match claimed.get(name) {
-            Some(file) => drop(decision.owners.insert(name.clone(), (*file).clone())),
-            // Its file is there, and cannot be understood.
-            None if decision.complaints.contains_key(file) => {
-                decision.owners.insert(name.clone(), file.clone());
-            }
-            None if recorded.contains(name) => drop(decision.down.insert(name.clone())),
-            None => {}
-        }
-    }
+    let done = |file: &String| {
+        let wanted = files.get(file).and_then(|found| found.as_ref().ok());
+        wanted.is_some() && applied.get(file) == wanted
+    };
     for (name, file) in claimed {
-        decision.owners.insert(name.clone(), file.clone());
+        // Somebody has taken it down since: whoever brings it up next has it.
+        if recorded.contains(name) || !done(file) {
+            decision.owners.insert(name.clone(), file.clone());
+        }
     }
-    for (file, workloads) in good {
-        if applied.get(file) != Some(workloads) {
+    for (file, found) in files {
+        if let Ok(workloads) = found
+            && !decision.complaints.contains_key(file)
+            && !done(file)
+        {
             decision.up.insert(file.clone(), workloads.clone());
         }
     }
     decision
 }
 
-/// Why a file is not applied although it can be read.
-fn refusal(
-    workloads: &[Workload],
+/// Which file has which name, of those that are not at fault. Where several ask for one, the file that has it keeps it;
+/// the others are at fault.
+fn claims<'a>(
+    files: &'a Files,
     owners: &BTreeMap<InstanceName, String>,
     recorded: &BTreeSet<InstanceName>,
-    claimed: &BTreeMap<&InstanceName, &String>,
-) -> Option<String> {
-    workloads.iter().map(Workload::name).find_map(|name| {
-        if let Some(other) = claimed.get(name) {
-            return Some(format!("{name} is defined in {other} as well"));
+    complaints: &mut BTreeMap<String, String>,
+) -> Claims<'a> {
+    let defines = |file: &String, name: &InstanceName| {
+        let found = files.get(file).and_then(|found| found.as_ref().ok());
+        found.is_some_and(|workloads| workloads.iter().any(|workload| workload.name() == name))
+    };
+    let mut claimed = Claims::new();
+    for (file, found) in files {
+        let Ok(workloads) = found else { continue };
+        if complaints.contains_key(file) {
+            continue;
         }
-        let strangers = recorded.contains(name) && !owners.contains_key(name);
-        strangers.then(|| format!("{name} was brought up by somebody else: it is left alone"))
-    })
+        let refusal = workloads.iter().map(Workload::name).find_map(|name| {
+            let owner = owners.get(name).filter(|owner| *owner != file);
+            let owner = owner.filter(|o| complaints.contains_key(*o) || defines(o, name));
+            if let Some(other) = owner.or_else(|| claimed.get(name).copied()) {
+                return Some(format!("{name} is defined in {other} as well"));
+            }
+            let strangers = recorded.contains(name) && !owners.contains_key(name);
+            strangers.then(|| format!("{name} was brought up by somebody else: it is left alone"))
+        });
+        match refusal {
+            Some(why) => drop(complaints.insert(file.clone(), why)),
+            None => claimed.extend(workloads.iter().map(|workload| (workload.name(), file))),
+        }
+    }
+    claimed
 }
 
 #[cfg(test)]
@@ -161,5 +185,38 @@ mod tests {
                 "two is defined in b as well"
             ]
         );
+    }
+
+    #[test]
+    fn a_newcomer_gets_no_name_that_a_file_has() {
+        let known = owners(&[("one", "m"), ("two", "m")]);
+        let all = names(&["one", "two"]);
+        let mine = || Ok(vec![workload("one", 1), workload("two", 2)]);
+        let newcomer = || Ok(vec![workload("one", 9)]);
+        let complaint: BTreeMap<_, _> =
+            [("a".to_owned(), "one is defined in m as well".to_owned())].into();
+        let decision =
+            decide(&files(vec![("a", newcomer()), ("m", mine())]), &known, &all, &BTreeMap::new());
+        assert_eq!((&decision.complaints, &decision.owners), (&complaint, &known));
+        assert_eq!(decision.up.keys().collect::<Vec<_>>(), ["m"]);
+        // The same where it cannot be read, or asks for it no more and is refused.
+        let stranger = Ok(vec![workload("theirs", 3)]);
+        for bad in [Err("m:1:1: no"), stranger] {
+            let found = files(vec![("a", newcomer()), ("m", bad)]);
+            let decision = decide(&found, &known, &names(&["one", "two", "theirs"]), &[].into());
+            assert_eq!(decision.complaints.get("a"), complaint.get("a"));
+            assert_eq!((decision.owners, decision.down), (known.clone(), names(&[])));
+        }
+    }
+
+    #[test]
+    fn what_was_taken_down_by_hand_is_no_file_s() {
+        let found = files(vec![("a", Ok(vec![workload("one", 1)]))]);
+        let applied = BTreeMap::from([("a".to_owned(), vec![workload("one", 1)])]);
+        let decision = decide(&found, &owners(&[]), &names(&[]), &applied);
+        assert_eq!(decision, Decision::default());
+        let decision = decide(&found, &owners(&[]), &names(&["one"]), &applied);
+        assert_eq!(decision.complaints.len(), 1);
+        assert_eq!(decision.up, BTreeMap::new());
     }
 }

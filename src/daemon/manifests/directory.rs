@@ -9,7 +9,7 @@ use std::{
 };
 
 use rustix::{
-    fs::inotify::{self, CreateFlags, Reader, WatchFlags},
+    fs::inotify::{self, CreateFlags, ReadFlags, Reader, WatchFlags},
     io::Errno,
 };
 
@@ -25,52 +25,80 @@ const ENDINGS: [&str; 3] = ["json", "yaml", "yml"];
 /// The directory, watched.
 #[derive(Debug)]
 pub(super) struct Directory {
+    /// Absolute: its parents are watched as well.
     path: PathBuf,
     inotify: OwnedFd,
+    /// The number of the directory's watch, while it is there.
+    watched: Option<i32>,
 }
 
 impl Directory {
-    /// Watches from now on. The directory need not be there yet.
+    /// Watches from now on. The directory need not be there yet, nor the ones that it is in.
     pub(super) fn watch(path: &Path) -> io::Result<Self> {
         let inotify = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
-        let directory = Self { path: path.to_owned(), inotify };
+        let path = std::path::absolute(path)?;
+        let mut directory = Self { path, inotify, watched: None };
         directory.attend()?;
         Ok(directory)
     }
 
-    /// Watches the directory, and the one that it is in for when it is made anew. Watching it again changes nothing.
-    fn attend(&self) -> io::Result<()> {
+    /// Watches the directory, and the nearest one above that is there, for when it is made anew. Watching one again
+    /// changes nothing.
+    fn attend(&mut self) -> io::Result<()> {
         let changes = WatchFlags::CREATE
             | WatchFlags::CLOSE_WRITE
             | WatchFlags::MOVE
             | WatchFlags::DELETE
+            | WatchFlags::ATTRIB
             | WatchFlags::DELETE_SELF
             | WatchFlags::MOVE_SELF;
-        let names = WatchFlags::CREATE | WatchFlags::MOVE | WatchFlags::DELETE;
-        if let Some(parent) = self.path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-            match inotify::add_watch(&self.inotify, parent, names) {
-                Ok(_) | Err(Errno::NOENT) => {}
-                Err(errno) => return Err(errno.into()),
+        let names = WatchFlags::CREATE
+            | WatchFlags::MOVE
+            | WatchFlags::DELETE
+            | WatchFlags::DELETE_SELF
+            | WatchFlags::MOVE_SELF;
+        // What is made between the look and the watch is seen by the next look.
+        let mut attended = None;
+        while let Some(nearest) = self.path.ancestors().skip(1).find(|above| above.is_dir())
+            && attended != Some(nearest)
+        {
+            if self.add(nearest, names)?.is_some() {
+                attended = Some(nearest);
             }
         }
-        match inotify::add_watch(&self.inotify, &self.path, changes) {
-            Ok(_) | Err(Errno::NOENT) => Ok(()),
+        self.watched = self.add(&self.path, changes)?;
+        Ok(())
+    }
+
+    /// The number of the watch; `None` where there is no such directory.
+    fn add(&self, path: &Path, events: WatchFlags) -> io::Result<Option<i32>> {
+        match inotify::add_watch(&self.inotify, path, events | WatchFlags::ONLYDIR) {
+            Ok(number) => Ok(Some(number)),
+            Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
             Err(errno) => Err(errno.into()),
         }
     }
 
-    /// Takes note of what changed, whatever it is: all is read again.
-    pub(super) fn hear(&self) -> io::Result<()> {
+    /// Whether the directory changed, or is another now: then all is to be read again. What else is in the directories
+    /// above may change as it likes.
+    pub(super) fn hear(&mut self) -> io::Result<bool> {
+        let before = self.watched;
+        let mut changed = false;
         let mut buffer = [MaybeUninit::uninit(); 4096];
         let mut reader = Reader::new(&self.inotify, &mut buffer);
         loop {
             match reader.next() {
-                Ok(_) | Err(Errno::INTR) => {}
+                Ok(event) => {
+                    changed |= event.events().contains(ReadFlags::QUEUE_OVERFLOW)
+                        || Some(event.wd()) == before;
+                }
+                Err(Errno::INTR) => {}
                 Err(Errno::AGAIN) => break,
                 Err(errno) => return Err(errno.into()),
             }
         }
-        self.attend()
+        self.attend()?;
+        Ok(changed || self.watched != before)
     }
 
     /// What each file defines; none where there is no directory.
@@ -88,8 +116,10 @@ impl Directory {
                 continue;
             }
             match read(&path) {
-                // It has gone since it was listed.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                // It has gone since it was listed. A link that leads nowhere is there.
+                Err(error)
+                    if error.kind() == io::ErrorKind::NotFound
+                        && fs::symlink_metadata(&path).is_err() => {}
                 Err(error) => drop(files.insert(name.to_owned(), Err(chain(&error)))),
                 Ok(text) => {
                     let parsed = definition::parse(&[Source { name: name.to_owned(), text }]);
@@ -117,5 +147,42 @@ fn read(path: &Path) -> io::Result<String> {
 impl AsFd for Directory {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.inotify.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+
+    use super::*;
+
+    #[test]
+    fn only_the_directory_itself_is_heard() {
+        let above = std::env::temp_dir().join(format!("riklet-manifests-{}", std::process::id()));
+        fs::create_dir(&above).unwrap();
+        let path = above.join("functions.d");
+        let mut directory = Directory::watch(&path).unwrap();
+        let mut heard = |what: &str, change: &dyn Fn() -> io::Result<()>, wanted: bool| {
+            change().unwrap();
+            assert_eq!(directory.hear().unwrap(), wanted, "{what}");
+            assert!(!directory.hear().unwrap(), "{what}, once");
+        };
+        let file = |path: PathBuf| move || File::create(&path).map(drop);
+        heard("a neighbour", &file(above.join("other")), false);
+        heard("the directory", &|| fs::create_dir(&path), true);
+        heard(
+            "a neighbour that is renamed",
+            &|| fs::rename(above.join("other"), above.join("else")),
+            false,
+        );
+        heard("a file", &file(path.join("a.json")), true);
+        heard("its end", &|| fs::rename(path.join("a.json"), above.join("a.json")), true);
+        heard("the directory's end", &|| fs::remove_dir(&path), true);
+        heard("another in its place", &|| fs::create_dir(&path), true);
+        let moved = above.join("moved");
+        heard("its move", &|| fs::rename(&path, &moved), true);
+        heard("a file of what was moved", &file(moved.join("b.json")), false);
+        heard("its move back", &|| fs::rename(&moved, &path), true);
+        fs::remove_dir_all(&above).unwrap();
     }
 }

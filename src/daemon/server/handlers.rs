@@ -12,10 +12,12 @@ use super::{Api, openapi, problem::invalid, request, stream};
 use crate::{
     daemon::{
         engine::{Gone, Node},
+        events::EventKind,
         metrics::{MEDIA_TYPE, Snapshot},
     },
     sdn::{self, UpOptions, Which},
-    vmm::runs,
+    store::Store,
+    vmm::runs::{self, RunError},
     wire::{Check, Health, Inspection, Listed, Plan, Problem, Report, Version},
 };
 
@@ -102,7 +104,16 @@ pub(super) async fn down_many(
     if !request::flag(&parameters, "purge")? {
         return change(&api, sdn::Request::Down(which)).await;
     }
-    let report = api.engine.alone(move |node| runs::purge(node, &which)).await??;
+    let purged = api.engine.alone(move |node| {
+        let owned = node.look_at_records(Store::manifests)??;
+        Ok::<_, RunError>((owned, runs::purge(node, &which)?))
+    });
+    let (owned, report) = purged.await??;
+    if !owned.is_empty() {
+        let text = "the functions of definition files come back once a file that defines them changes, or the \
+                    daemon starts anew";
+        api.events.say(EventKind::Manifest, None, text.to_owned());
+    }
     Ok(Json(Report::from(&report)))
 }
 
