@@ -115,7 +115,9 @@ fn describe_operations(report: &mut Report, steps: &[Step]) {
     report.paragraph(&format!(
         "`PUT` and `DELETE` of one function through the API, with warm slots, with so many others present: {TURNS} turns of \
          {TURN} at each step, in turns with another node that has ten. A ratio is the median to that of the node with \
-         ten in the same turns."
+         ten in the same turns. This node has tracked the connections of the next section by then, and that one has not: the \
+         kernel's masquerading looks through all that are tracked for each interface that goes down, and for each address \
+         (`nf_nat_masquerade_inet_register_notifiers`), which is what a `down` waits for here."
     ));
     let row = |step: &Step| {
         let [up, up99, down, down99] = step.cycles.cells();

@@ -54,6 +54,7 @@ fn bad_input_is_answered_and_the_daemon_serves_on() {
         ("GET", "/v2/functions", String::new(), 404, "there is no /v2/functions"),
         ("GET", "/v1/functions/helo", String::new(), 404, "there is no instance helo"),
         ("DELETE", "/v1/functions/helo", String::new(), 404, "there is no instance helo"),
+        ("GET", "/v1/functions/%ff", String::new(), 400, "UTF-8"),
         ("DELETE", "/v1/functions", String::new(), 400, "either name=NAME"),
         (
             "DELETE",

@@ -2,7 +2,7 @@
 
 use axum::{
     Json, Router,
-    extract::{Path, RawQuery, Request, State},
+    extract::{Path, RawQuery, Request, State, rejection::PathRejection},
     http::{StatusCode, header::CONTENT_TYPE},
     response::{IntoResponse, Response},
     routing::{get, post, put},
@@ -44,15 +44,16 @@ pub(super) fn router() -> Router<Api> {
     responses((status = 200, body = Report), (status = "default", body = Problem, content_type = "application/problem+json")))]
 pub(super) async fn up_one(
     State(api): State<Api>,
-    Path(name): Path<String>,
+    name: Result<Path<String>, PathRejection>,
     RawQuery(query): RawQuery,
     request: Request,
 ) -> Result<Json<Report>, Problem> {
+    let name = request::name(name)?;
     let parameters = request::parameters(query.as_deref(), &["strict"])?;
     let strict = request::flag(&parameters, "strict")?;
     let workloads = request::definitions(&api, request).await?;
     match &*workloads {
-        [only] if only.name().as_str() == name => {}
+        [only] if *only.name() == name => {}
         [only] => {
             let detail = format!("the definition is of {}, the path of {name}", only.name());
             return Err(invalid(StatusCode::UNPROCESSABLE_ENTITY, detail));
@@ -85,9 +86,9 @@ pub(super) async fn up(
     responses((status = 200, body = Report), (status = "default", body = Problem, content_type = "application/problem+json")))]
 pub(super) async fn down_one(
     State(api): State<Api>,
-    Path(name): Path<String>,
+    name: Result<Path<String>, PathRejection>,
 ) -> Result<Json<Report>, Problem> {
-    let which = Which::Named([request::name(&name)?].into());
+    let which = Which::Named([request::name(name)?].into());
     change(&api, sdn::Request::Down(which)).await
 }
 
@@ -167,9 +168,9 @@ pub(super) async fn listed(api: &Api) -> Result<Vec<Listed>, Problem> {
     responses((status = 200, body = Inspection), (status = "default", body = Problem, content_type = "application/problem+json")))]
 pub(super) async fn inspect(
     State(api): State<Api>,
-    Path(name): Path<String>,
+    name: Result<Path<String>, PathRejection>,
 ) -> Result<Json<Inspection>, Problem> {
-    let name = request::name(&name)?;
+    let name = request::name(name)?;
     let found = api.engine.with(move |node| node.inspect(&name)).await??;
     Ok(Json(Inspection::from(&found)))
 }

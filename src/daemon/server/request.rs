@@ -3,7 +3,7 @@
 
 use axum::{
     body::Body,
-    extract::Request,
+    extract::{Path, Request, rejection::PathRejection},
     http::{StatusCode, header::CONTENT_TYPE},
 };
 use http_body_util::{BodyExt, LengthLimitError, Limited};
@@ -24,7 +24,8 @@ const SOURCE: &str = "request body";
 pub(super) async fn definitions(api: &Api, request: Request) -> Result<Vec<Workload>, Problem> {
     let kind = request.headers().get(CONTENT_TYPE).map(|kind| kind.to_str().unwrap_or_default());
     let essence = kind.and_then(|kind| kind.split(';').next()).map(str::trim);
-    let json = match essence {
+    let essence = essence.map(str::to_ascii_lowercase);
+    let json = match essence.as_deref() {
         None | Some("application/json") => true,
         Some("application/yaml" | "application/x-yaml" | "text/yaml") => false,
         Some(other) => {
@@ -64,7 +65,12 @@ async fn text(api: &Api, body: Body) -> Result<String, Problem> {
 }
 
 /// The name in a path.
-pub(super) fn name(text: &str) -> Result<InstanceName, Problem> {
+pub(super) fn name(path: Result<Path<String>, PathRejection>) -> Result<InstanceName, Problem> {
+    let Path(text) = path.map_err(|error| invalid(StatusCode::BAD_REQUEST, error.body_text()))?;
+    parse_name(&text)
+}
+
+fn parse_name(text: &str) -> Result<InstanceName, Problem> {
     InstanceName::try_from(text)
         .map_err(|error| invalid(StatusCode::UNPROCESSABLE_ENTITY, format!("{text:?}: {error}")))
 }
@@ -103,8 +109,9 @@ pub(super) fn flag(parameters: &[(&str, &str)], wanted: &str) -> Result<bool, Pr
 /// Which instances the query of a DELETE is for.
 pub(super) fn which(parameters: &[(&str, &str)]) -> Result<Which, Problem> {
     let given = parameters.iter().filter(|(name, _)| *name == "name");
-    let names =
-        given.map(|(_, text)| name(text)).collect::<Result<std::collections::BTreeSet<_>, _>>()?;
+    let names = given
+        .map(|(_, text)| parse_name(text))
+        .collect::<Result<std::collections::BTreeSet<_>, _>>()?;
     match (flag(parameters, "all")?, names.is_empty()) {
         (true, true) => Ok(Which::All),
         (false, false) => Ok(Which::Named(names)),

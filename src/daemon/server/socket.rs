@@ -11,7 +11,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use rustix::{fs::chown, process::Gid};
+use rustix::{
+    fs::{Mode, chown},
+    process::{Gid, umask},
+};
 
 use super::Settings;
 use crate::{
@@ -75,9 +78,12 @@ pub(super) fn listen(state_dir: &Path, settings: &Settings) -> Result<UnixListen
     // A name of its own, so that two daemons that begin at once do not take each other's.
     let new = path.with_extension(format!("{}.new", std::process::id()));
     let _left_by_another_of_this_number = fs::remove_file(&new);
-    let listener = UnixListener::bind(&new).map_err(io("listen on", &new))?;
+    // Nobody else may connect before it is its group's, wherever it is made.
+    let usual = umask(Mode::from_raw_mode(0o177));
+    let listener = UnixListener::bind(&new);
+    umask(usual);
+    let listener = listener.map_err(io("listen on", &new))?;
     let made = || -> Result<(), SocketError> {
-        fs::set_permissions(&new, Permissions::from_mode(0o600)).map_err(io("protect", &new))?;
         if let Some(group) = group {
             chown(&new, None, Some(group)).map_err(|errno| io("give away", &new)(errno.into()))?;
             if path.parent() == Some(state_dir) {
