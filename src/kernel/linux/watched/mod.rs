@@ -7,6 +7,7 @@
 //! whatever is in the legacy iptables: [`Watched::refresh`] forgets these.
 
 mod feed;
+mod kernel;
 mod mirror;
 mod ruleset;
 #[cfg(test)]
@@ -14,12 +15,9 @@ mod tests;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::Ipv4Addr,
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
-    sync::Weak,
+    os::fd::{AsFd, BorrowedFd},
 };
 
-use ipnet::Ipv4Net;
 use netlink_sys::protocols::{NETLINK_NETFILTER, NETLINK_ROUTE};
 
 use self::{
@@ -29,13 +27,9 @@ use self::{
 };
 use super::Linux;
 use crate::{
-    firewall::{
-        Backend, Change, Entry, FirewallState, Gate, GateState, IptablesVariant, Ruleset, Skeleton,
-        SkeletonState,
-    },
-    kernel::{AccountKind, Flows, Kernel, KernelError, LinkSpec, LinkState, Listener, Tap},
-    model::{AccountName, InterfaceName, Protocol, Slot},
-    plan::IP_FORWARD,
+    firewall::{Backend, Change, Entry, GateState, IptablesVariant, Ruleset, Skeleton},
+    kernel::{Kernel, KernelError, LinkState},
+    model::{InterfaceName, Slot},
 };
 
 /// `RTNLGRP_*` of `<linux/rtnetlink.h>`: `LINK`, `NEIGH`, `IPV4_IFADDR`, `IPV4_ROUTE`, `IPV4_RULE`, `IPV4_NETCONF` and
@@ -323,233 +317,4 @@ fn is_of_forwarding(message: Message<'_>) -> bool {
     message.kind == NEW_NETCONF
         && message.body().first() == Some(&AF_INET)
         && message.attribute(HEADER, NETCONF_INDEX) == Some(&NETCONF_ALL.to_ne_bytes())
-}
-
-impl Kernel for Watched {
-    fn link(&mut self, name: &InterfaceName) -> Result<Option<LinkState>, KernelError> {
-        self.look()?;
-        if Slot::of_interface(name.as_str()).is_some() {
-            return Ok(self.mirror.link(name).cloned());
-        }
-        if let Some(known) = self.strangers.get(name) {
-            return Ok(known.clone());
-        }
-        let found = self.kernel.link(name)?;
-        self.strangers.insert(name.clone(), found.clone());
-        Ok(found)
-    }
-
-    fn links(&mut self) -> Result<Vec<LinkState>, KernelError> {
-        self.look()?;
-        Ok(self.mirror.links().cloned().collect())
-    }
-
-    fn create_link(&mut self, spec: &LinkSpec) -> Result<(), KernelError> {
-        let done = self.kernel.create_link(spec);
-        // Of many, what is said would not fit.
-        self.listen()?;
-        done
-    }
-
-    fn set_aliases(
-        &mut self,
-        aliases: &BTreeMap<InterfaceName, String>,
-    ) -> BTreeMap<InterfaceName, KernelError> {
-        let failed = self.kernel.set_aliases(aliases);
-        for (name, alias) in aliases.iter().filter(|(name, _)| !failed.contains_key(*name)) {
-            self.mirror.expect_alias(name, alias);
-        }
-        failed
-    }
-
-    fn configure_link(&mut self, spec: &LinkSpec) -> Result<(), KernelError> {
-        let done = self.kernel.configure_link(spec);
-        // It sets what nobody is told of.
-        self.mirror.expect(spec);
-        self.listen()?;
-        done
-    }
-
-    fn set_owner(&mut self, name: &InterfaceName, tap: &Tap) -> Result<(), KernelError> {
-        self.kernel.set_owner(name, tap)
-    }
-
-    fn delete_link(&mut self, name: &InterfaceName) -> Result<(), KernelError> {
-        self.kernel.delete_link(name)
-    }
-
-    fn remove_address(
-        &mut self,
-        link: &InterfaceName,
-        address: Ipv4Net,
-    ) -> Result<(), KernelError> {
-        self.kernel.remove_address(link, address)
-    }
-
-    fn condemn_links(
-        &mut self,
-        links: &BTreeMap<InterfaceName, BTreeSet<Ipv4Net>>,
-    ) -> Result<(), KernelError> {
-        let done = self.kernel.condemn_links(links);
-        self.listen()?;
-        done
-    }
-
-    fn delete_condemned_links(&mut self) -> Result<(), KernelError> {
-        self.kernel.delete_condemned_links()
-    }
-
-    fn probe_firewall(
-        &mut self,
-        backend: Backend,
-        skeleton: &Skeleton,
-        entries: &BTreeSet<Entry>,
-    ) -> Result<bool, KernelError> {
-        self.backend = Some(backend);
-        self.listen()?;
-        if self.is_known(backend, skeleton, entries) {
-            return Ok(true);
-        }
-        self.kernel.probe_firewall(backend, skeleton, entries)
-    }
-
-    fn firewall(
-        &mut self,
-        backend: Backend,
-        expected: &Ruleset,
-    ) -> Result<FirewallState, KernelError> {
-        self.backend = Some(backend);
-        self.listen()?;
-        if self.is_known(backend, &expected.skeleton, &BTreeSet::new())
-            && let Some(known) = &self.firewall
-        {
-            let (skeleton, entries) = (SkeletonState::Intact, known.entries.clone());
-            return Ok(FirewallState { skeleton, entries, strays: vec![] });
-        }
-        self.firewall = None;
-        let state = self.kernel.firewall(backend, expected)?;
-        let whole = state.skeleton == SkeletonState::Intact && state.strays.is_empty();
-        self.firewall = whole.then(|| Known {
-            backend,
-            skeleton: expected.skeleton.clone(),
-            entries: state.entries.clone(),
-        });
-        // What somebody changed while it was read makes it unknown again.
-        self.listen()?;
-        Ok(state)
-    }
-
-    fn change_firewall(&mut self, backend: Backend, change: &Change) -> Result<(), KernelError> {
-        self.backend = Some(backend);
-        self.listen()?;
-        self.iptables_at_work = matches!(backend, Backend::Iptables(_));
-        let done = self.kernel.change_firewall(backend, change);
-        match done {
-            Ok(()) => self.follow(backend, change),
-            // What is there is not what we believed.
-            Err(_) => self.firewall = None,
-        }
-        let heard = self.listen();
-        self.iptables_at_work = false;
-        done.and(heard)
-    }
-
-    fn gates(&mut self, backend: Backend) -> Result<Vec<GateState>, KernelError> {
-        self.listen()?;
-        if let Some(gates) = &self.gates {
-            return Ok(gates.clone());
-        }
-        let gates = self.kernel.gates(backend)?;
-        self.gates = Some(gates.clone());
-        Ok(gates)
-    }
-
-    fn set_gate(&mut self, gate: &Gate, open: bool) -> Result<(), KernelError> {
-        self.iptables_at_work = true;
-        let done = self.kernel.set_gate(gate, open);
-        let heard = self.listen();
-        self.iptables_at_work = false;
-        self.gates = None;
-        done.and(heard)
-    }
-
-    fn sysctl(&mut self, name: &str) -> Result<Option<String>, KernelError> {
-        if name != IP_FORWARD {
-            return self.kernel.sysctl(name);
-        }
-        self.listen()?;
-        if self.forwarding.is_none() {
-            self.forwarding = self.kernel.sysctl(name)?;
-        }
-        Ok(self.forwarding.clone())
-    }
-
-    fn set_sysctl(&mut self, name: &str, value: &str) -> Result<(), KernelError> {
-        self.kernel.set_sysctl(name, value)
-    }
-
-    fn uplinks(&mut self) -> Result<BTreeSet<InterfaceName>, KernelError> {
-        self.listen()?;
-        if let Some(uplinks) = &self.uplinks {
-            return Ok(uplinks.clone());
-        }
-        let uplinks = self.kernel.uplinks()?;
-        self.uplinks = Some(uplinks.clone());
-        Ok(uplinks)
-    }
-
-    fn share_lock(&mut self, lock: Weak<OwnedFd>) {
-        self.kernel.share_lock(lock);
-    }
-
-    fn firewall_tables(&mut self, backend: Backend) -> Result<BTreeSet<String>, KernelError> {
-        self.kernel.firewall_tables(backend)
-    }
-
-    fn empty_tables(&mut self, backend: Backend) -> Result<BTreeSet<String>, KernelError> {
-        self.kernel.empty_tables(backend)
-    }
-
-    fn remove_empty_tables(
-        &mut self,
-        backend: Backend,
-        except: &BTreeSet<String>,
-    ) -> Result<(), KernelError> {
-        self.kernel.remove_empty_tables(backend, except)
-    }
-
-    fn forget_flows(&mut self, flows: &BTreeSet<Flows>) -> Result<(), KernelError> {
-        self.kernel.forget_flows(flows)
-    }
-
-    fn forwarding_sysctls(&mut self) -> Result<BTreeMap<String, String>, KernelError> {
-        self.kernel.forwarding_sysctls()
-    }
-
-    fn routes(&mut self) -> Result<Vec<Ipv4Net>, KernelError> {
-        self.kernel.routes()
-    }
-
-    fn listeners(
-        &mut self,
-        wanted: &BTreeSet<(Protocol, Option<Ipv4Addr>, u16)>,
-    ) -> Result<Vec<Listener>, KernelError> {
-        self.kernel.listeners(wanted)
-    }
-
-    fn resolvers(&mut self) -> Result<Vec<Ipv4Addr>, KernelError> {
-        self.kernel.resolvers()
-    }
-
-    fn account(
-        &mut self,
-        kind: AccountKind,
-        name: &AccountName,
-    ) -> Result<Option<u32>, KernelError> {
-        self.kernel.account(kind, name)
-    }
-
-    fn iptables(&mut self) -> Result<Option<IptablesVariant>, KernelError> {
-        self.kernel.iptables()
-    }
 }

@@ -2,8 +2,14 @@ use std::net::Ipv4Addr;
 
 use super::*;
 use crate::{
-    kernel::linux::namespace::{ip, isolated, run},
+    firewall::{FirewallState, SkeletonState},
+    kernel::{
+        LinkSpec,
+        linux::namespace::{ip, isolated, run},
+    },
+    model::Protocol,
     network::{Node, spare},
+    plan::IP_FORWARD,
 };
 
 fn spec(number: u16) -> LinkSpec {
