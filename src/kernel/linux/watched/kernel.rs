@@ -160,6 +160,7 @@ impl Kernel for Watched {
     }
 
     fn set_gate(&mut self, gate: &Gate, open: bool) -> Result<(), KernelError> {
+        self.listen()?;
         self.iptables_at_work = true;
         let done = self.kernel.set_gate(gate, open);
         let heard = self.listen();

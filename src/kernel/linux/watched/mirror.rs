@@ -7,7 +7,7 @@ use netlink_packet_route::RouteNetlinkMessage;
 
 use super::{super::link_state, feed::Message};
 use crate::{
-    kernel::{LinkSpec, LinkState, linux::netlink::read_u32},
+    kernel::{CONDEMNED_GROUP, LinkSpec, LinkState, linux::netlink::read_u32},
     model::{InterfaceName, Slot},
 };
 
@@ -19,6 +19,9 @@ const DELETED_ADDRESS: u16 = 21;
 const NEW_NEIGHBOUR: u16 = 28;
 const DELETED_NEIGHBOUR: u16 = 29;
 
+/// The least MTU with which an interface takes part in IPv6 (`IPV6_MIN_MTU`).
+const LEAST_OF_IPV6: u32 = 1280;
+
 /// What is known of the interfaces named `rik<digits>`.
 #[derive(Debug, Default)]
 pub(super) struct Mirror {
@@ -28,6 +31,8 @@ pub(super) struct Mirror {
     unread: BTreeMap<u32, Vec<u8>>,
     /// Interfaces that have to be asked for: they were there before we heard of them, or may have changed unheard.
     unknown: BTreeMap<InterfaceName, u32>,
+    /// Interfaces that are down, and not condemned: nobody is told of their alias, group and owner.
+    down: BTreeMap<InterfaceName, u32>,
     /// The last that was asked for since it may have changed unheard.
     last: Option<InterfaceName>,
     /// Slots whose interfaces changed.
@@ -48,6 +53,11 @@ impl Mirror {
         self.names = self.links.iter().map(|(index, s)| (s.name.clone(), *index)).collect();
         self.unread.clear();
         self.unknown.clear();
+        let down = |(index, state): (&u32, &LinkState)| {
+            let quiet = !state.up && state.group != CONDEMNED_GROUP;
+            quiet.then(|| (state.name.clone(), *index))
+        };
+        self.down = self.links.iter().filter_map(down).collect();
     }
 
     /// Takes note of a notification. Links are read later, once each: of many that are said of one, the last counts.
@@ -102,12 +112,29 @@ impl Mirror {
             state.neighbours.clone_from(&before.neighbours);
             if before.name != state.name {
                 self.changed.extend(Slot::of_interface(before.name.as_str()));
-                self.names.remove(&before.name);
+                // Two may have changed their names for each other's.
+                if self.names.get(&before.name) == Some(&index) {
+                    self.names.remove(&before.name);
+                }
+                self.down.remove(&before.name);
+            }
+            if before.mtu < LEAST_OF_IPV6 && state.mtu >= LEAST_OF_IPV6 {
+                // IPv6 is made for it after this was said.
+                self.unknown.insert(state.name.clone(), index);
             }
         }
         if before.is_none() && !new {
             self.unknown.insert(state.name.clone(), index);
             return;
+        }
+        self.keep(index, state);
+    }
+
+    fn keep(&mut self, index: u32, state: LinkState) {
+        if state.up || state.group == CONDEMNED_GROUP {
+            self.down.remove(&state.name);
+        } else {
+            self.down.insert(state.name.clone(), index);
         }
         self.names.insert(state.name.clone(), index);
         self.links.insert(index, state);
@@ -128,6 +155,7 @@ impl Mirror {
         let Some(state) = self.links.remove(&index) else { return was_unknown };
         if self.names.get(&state.name) == Some(&index) {
             self.names.remove(&state.name);
+            self.down.remove(&state.name);
         }
         self.changed.extend(Slot::of_interface(state.name.as_str()));
         true
@@ -163,7 +191,7 @@ impl Mirror {
 
     /// The interfaces that have to be asked for.
     pub(super) fn unknown(&self) -> Vec<InterfaceName> {
-        self.unknown.keys().cloned().collect()
+        self.unknown.keys().chain(self.down.keys()).cloned().collect()
     }
 
     /// Has so many of the interfaces asked for again, in turn.
@@ -180,14 +208,13 @@ impl Mirror {
 
     /// What was answered of such an interface.
     pub(super) fn learn(&mut self, name: &InterfaceName, found: Option<LinkState>) {
-        let Some(index) = self.unknown.remove(name) else { return };
+        let unknown = self.unknown.remove(name).or_else(|| self.down.get(name).copied());
         // One that is gone is told of.
-        let Some(state) = found else { return };
+        let (Some(index), Some(state)) = (unknown, found) else { return };
         if self.links.get(&index) != Some(&state) {
             self.changed.extend(Slot::of_interface(name.as_str()));
         }
-        self.names.insert(name.clone(), index);
-        self.links.insert(index, state);
+        self.keep(index, state);
     }
 
     /// What we have set, and nobody is told of.

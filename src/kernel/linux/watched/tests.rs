@@ -4,7 +4,7 @@ use super::*;
 use crate::{
     firewall::{FirewallState, SkeletonState},
     kernel::{
-        LinkSpec,
+        Kernel, LinkSpec, Tap,
         linux::namespace::{ip, isolated, run},
     },
     model::Protocol,
@@ -300,5 +300,64 @@ fn forwarding_is_told_of() {
         assert_eq!(watched.sysctl(IP_FORWARD).unwrap().as_deref(), Some("0"));
         watched.create_link(&spec(1)).unwrap();
         assert!(!watched.changes().unwrap().sysctls, "that an interface came is nothing of it");
+    });
+}
+
+#[test]
+fn of_what_is_down_the_kernel_is_asked() {
+    isolated(|| {
+        let mut watched = watched();
+        watched.create_link(&spec(3)).unwrap();
+        ip("link set rik3 down");
+        assert_mirrors(&mut watched, "down");
+        for silent in ["link set rik3 group 9", "link set rik3 alias theirs"] {
+            ip(silent);
+            assert_mirrors(&mut watched, silent);
+        }
+        watched.set_owner(&name(3), &Tap { owner: Some(7), ..Tap::default() }).unwrap();
+        assert_mirrors(&mut watched, "another owner");
+        watched.condemn_links(&[(name(3), BTreeSet::new())].into()).unwrap();
+        assert_mirrors(&mut watched, "condemned");
+    });
+}
+
+#[test]
+fn an_mtu_that_lets_ipv6_in_again_is_seen_for_what_it_does() {
+    isolated(|| {
+        let mut watched = watched();
+        watched.create_link(&spec(3)).unwrap();
+        for change in ["link set rik3 mtu 1000", "link set rik3 mtu 1400"] {
+            ip(change);
+            assert_mirrors(&mut watched, change);
+        }
+        assert!(watched.link(&name(3)).unwrap().unwrap().ipv6, "which is to be turned off");
+    });
+}
+
+#[test]
+fn two_may_change_their_names_for_each_other_s() {
+    isolated(|| {
+        let mut watched = watched();
+        watched.create_link(&spec(1)).unwrap();
+        watched.create_link(&spec(2)).unwrap();
+        for change in ["rik1 name x", "rik2 name rik1", "x name rik2"] {
+            ip(&format!("link set {change}"));
+        }
+        assert_mirrors(&mut watched, "a swap in one breath");
+    });
+}
+
+#[test]
+fn what_iptables_did_before_us_is_not_ours() {
+    isolated(|| {
+        run("iptables-nft", "-P FORWARD DROP");
+        let mut watched = with_firewall(&[8080]);
+        let gate = watched.gates(Backend::Nftables).unwrap().remove(0).gate;
+        watched.set_gate(&gate, true).unwrap();
+        watched.gates(Backend::Nftables).unwrap();
+        watched.changes().unwrap();
+        run("iptables-nft", "-P FORWARD ACCEPT");
+        watched.set_gate(&gate, true).unwrap();
+        assert!(watched.changes().unwrap().gates);
     });
 }
