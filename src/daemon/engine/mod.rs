@@ -38,12 +38,15 @@ pub struct Options {
     pub warm: usize,
 }
 
+/// Whatever else the engine's thread shall do.
+type Call = Box<dyn FnOnce(&mut Node) + Send>;
+
 /// What the engine is asked.
 enum Message {
     Change(Request, oneshot::Sender<Result<Report, RunError>>),
-    Call(Box<dyn FnOnce(&mut Node) + Send>),
+    Call(Call),
     /// The same, while the worker has nothing to do.
-    Alone(Box<dyn FnOnce(&mut Node) + Send>),
+    Alone(Call),
     Status(oneshot::Sender<Status>),
     Done(Done),
     Stop,
@@ -144,9 +147,16 @@ impl Engine {
     /// # Errors
     /// Where the engine has ended. The inner result is [`Sdn::up`]'s and [`Sdn::down`]'s.
     pub async fn change(&self, request: Request) -> Result<Result<Report, RunError>, Gone> {
-        let (answer, outcome) = oneshot::channel();
-        self.queue.send(Message::Change(request, answer))?;
-        outcome.await.map_err(|_gone| Gone)
+        self.ask(|answer| Message::Change(request, answer))?.await.map_err(|_gone| Gone)
+    }
+
+    /// [`Self::change`] for a thread.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn blocking_change(&self, request: Request) -> Result<Result<Report, RunError>, Gone> {
+        let outcome = self.ask(|answer| Message::Change(request, answer))?;
+        outcome.blocking_recv().map_err(|_gone| Gone)
     }
 
     /// Does anything else, once what was asked before is done.
@@ -157,20 +167,7 @@ impl Engine {
         &self,
         call: impl FnOnce(&mut Node) -> T + Send + 'static,
     ) -> Result<T, Gone> {
-        let (answer, outcome) = oneshot::channel();
-        let call = Box::new(move |node: &mut Node| drop(answer.send(call(node))));
-        self.queue.send(Message::Call(call))?;
-        outcome.await.map_err(|_gone| Gone)
-    }
-
-    /// [`Self::change`] for a thread.
-    ///
-    /// # Errors
-    /// As there.
-    pub fn blocking_change(&self, request: Request) -> Result<Result<Report, RunError>, Gone> {
-        let (answer, outcome) = oneshot::channel();
-        self.queue.send(Message::Change(request, answer))?;
-        outcome.blocking_recv().map_err(|_gone| Gone)
+        self.ask(|answer| Message::Call(answering(call, answer)))?.await.map_err(|_gone| Gone)
     }
 
     /// [`Self::with`] for a thread.
@@ -181,9 +178,7 @@ impl Engine {
         &self,
         call: impl FnOnce(&mut Node) -> T + Send + 'static,
     ) -> Result<T, Gone> {
-        let (answer, outcome) = oneshot::channel();
-        let call = Box::new(move |node: &mut Node| drop(answer.send(call(node))));
-        self.queue.send(Message::Call(call))?;
+        let outcome = self.ask(|answer| Message::Call(answering(call, answer)))?;
         outcome.blocking_recv().map_err(|_gone| Gone)
     }
 
@@ -195,10 +190,7 @@ impl Engine {
         &self,
         call: impl FnOnce(&mut Node) -> T + Send + 'static,
     ) -> Result<T, Gone> {
-        let (answer, outcome) = oneshot::channel();
-        let call = Box::new(move |node: &mut Node| drop(answer.send(call(node))));
-        self.queue.send(Message::Alone(call))?;
-        outcome.await.map_err(|_gone| Gone)
+        self.ask(|answer| Message::Alone(answering(call, answer)))?.await.map_err(|_gone| Gone)
     }
 
     /// How it stands. An answer also shows that it is alive.
@@ -206,13 +198,29 @@ impl Engine {
     /// # Errors
     /// Where the engine has ended.
     pub async fn status(&self) -> Result<Status, Gone> {
+        self.ask(Message::Status)?.await.map_err(|_gone| Gone)
+    }
+
+    /// Sends a message, and says where its answer comes.
+    fn ask<T>(
+        &self,
+        message: impl FnOnce(oneshot::Sender<T>) -> Message,
+    ) -> Result<oneshot::Receiver<T>, Gone> {
         let (answer, outcome) = oneshot::channel();
-        self.queue.send(Message::Status(answer))?;
-        outcome.await.map_err(|_gone| Gone)
+        self.queue.send(message(answer))?;
+        Ok(outcome)
     }
 
     /// Ends the engine once what was asked before is done. What is up stays up.
     pub fn stop(&self) {
         let _gone = self.queue.send(Message::Stop);
     }
+}
+
+/// What does this, and answers what comes of it.
+fn answering<T: Send + 'static>(
+    call: impl FnOnce(&mut Node) -> T + Send + 'static,
+    answer: oneshot::Sender<T>,
+) -> Call {
+    Box::new(move |node| drop(answer.send(call(node))))
 }
