@@ -115,15 +115,32 @@ impl<K: Kernel> Sdn<K> {
         Ok(())
     }
 
-    /// How many slots are spare, by what is the matter with them, and how many are taken.
+    /// Looks at the runs in the records, of which nothing is ever deferred.
+    ///
+    /// # Errors
+    /// Where the records cannot be opened.
+    pub fn look_at_runs<T>(&mut self, look: impl FnOnce(&Store) -> T) -> Result<T, SdnError> {
+        let store = self.take_store()?;
+        let found = look(&store);
+        self.keep_store(store);
+        Ok(found)
+    }
+
+    /// How many slots are taken, and how many are spare, by what is the matter with them. What is deferred counts as
+    /// written, and is not written for this.
     ///
     /// # Errors
     /// Where the records cannot be read.
     pub fn counts(&mut self) -> Result<(u32, BTreeMap<Spare, usize>), SdnError> {
-        let store = self.open_store()?;
-        let counts = (store.count()?, store.count_spares()?);
+        let store = self.take_store()?;
+        let (mut taken, mut spares) = (store.count()?, store.count_spares()?);
         self.keep_store(store);
-        Ok(counts)
+        let deferred = self.resident.iter().flat_map(|resident| &resident.deferred);
+        for _gone in deferred.filter(|(_, phase)| *phase == Phase::Removing) {
+            taken = taken.saturating_sub(1);
+            *spares.entry(Spare::Condemned).or_default() += 1;
+        }
+        Ok((taken, spares))
     }
 
     /// Waits until nobody else is at work, nor any program that a killed process left behind.

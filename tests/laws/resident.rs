@@ -235,3 +235,17 @@ fn one_that_nothing_can_be_done_for_does_not_slow_the_others() {
     daemon.heal(&[riklet_sdn::model::Slot::new(0)].into()).unwrap();
     assert_sound(&node, &mut daemon);
 }
+
+#[test]
+fn counting_slots_writes_nothing() {
+    let node = Node::new();
+    let mut daemon = node.sdn().resident();
+    let up = |number| Request::Up(vec![function(number, &[])], UpOptions::default());
+    daemon.apply(&[up(0), up(1)]);
+    daemon.apply(&[Request::Down(Which::Named([function(0, &[]).name().clone()].into()))]);
+    let counted = daemon.counts().unwrap();
+    assert!(daemon.has_deferred());
+    assert_eq!(counted, (1, [(Spare::Condemned, 1)].into()));
+    daemon.flush().unwrap();
+    assert_eq!(daemon.counts().unwrap(), counted);
+}

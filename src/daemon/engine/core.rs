@@ -230,7 +230,7 @@ impl Core {
     fn refuse_running(&mut self, request: &Request) -> Result<(), RunError> {
         match request {
             Request::Down(which) => {
-                self.node.look_at_records(|store| runs::refuse_running(store, which))?
+                self.node.look_at_runs(|store| runs::refuse_running(store, which))?
             }
             Request::Up(..) => Ok(()),
         }
