@@ -236,6 +236,5 @@ fn now() -> Instant {
 /// Milliseconds since 1970.
 #[expect(clippy::disallowed_methods, reason = "the program's edge")]
 pub(super) fn epoch_millis() -> u64 {
-    let passed = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(passed.as_millis()).unwrap_or(u64::MAX)
+    wire::epoch_millis(SystemTime::now())
 }

@@ -8,7 +8,7 @@ use std::{
 
 use tokio::sync::broadcast;
 
-use super::metrics::Metrics;
+use super::{metrics::Metrics, wall_clock};
 use crate::{
     model::{InstanceName, Slot},
     sdn::{Failure, Report, Request},
@@ -114,7 +114,7 @@ impl Events {
                 tracing::debug!("{}: {text}", kind.as_str());
             }
         }
-        let event = Event { at: now(), kind, name: name.cloned(), text };
+        let event = Event { at: wall_clock(), kind, name: name.cloned(), text };
         let mut remembered = self.remembered.lock().unwrap_or_else(PoisonError::into_inner);
         if remembered.len() == REMEMBERED {
             remembered.pop_front();
@@ -182,9 +182,4 @@ impl Events {
     pub(super) fn error(&self, error: &dyn std::error::Error) {
         self.say(EventKind::Error, None, chain(error));
     }
-}
-
-#[expect(clippy::disallowed_methods, reason = "the daemon is where time comes in")]
-fn now() -> SystemTime {
-    SystemTime::now()
 }

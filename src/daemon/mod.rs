@@ -12,3 +12,17 @@ pub mod events;
 pub mod manifests;
 pub mod metrics;
 pub mod server;
+
+use std::time::{Instant, SystemTime};
+
+/// What passes; for how long something takes, and when it is due.
+#[expect(clippy::disallowed_methods, reason = "the daemon is where time comes in")]
+fn now() -> Instant {
+    Instant::now()
+}
+
+/// What people call the time.
+#[expect(clippy::disallowed_methods, reason = "the daemon is where time comes in")]
+fn wall_clock() -> SystemTime {
+    SystemTime::now()
+}

@@ -1,9 +1,10 @@
 use serde_json::{Value, json};
 
-use super::{
-    API_VERSION, EXPOSURE_TYPE, Error, Errors, Place, Reason, Source, parse_within, tree::Position,
+use super::{API_VERSION, Error, Errors, Place, Reason, Source, parse_within, tree::Position};
+use crate::{
+    model::{Account, Execution, Function, Image, Workload},
+    wire,
 };
-use crate::model::{Account, Execution, Exposure, Function, Image, PortRange, Workload};
 
 /// The definition of a workload, with every default of its network spelt out.
 #[must_use]
@@ -42,7 +43,8 @@ pub fn from_json(text: &str) -> Result<Workload, Errors> {
 fn function_value(function: &Function) -> Value {
     let mut value = json!({ "execution": execution_value(&function.execution) });
     if !function.exposures.is_empty() {
-        value["exposure"] = function.exposures.iter().map(exposure_to_value).collect();
+        value["exposure"] =
+            json!(function.exposures.iter().map(wire::Exposure::from).collect::<Vec<_>>());
     }
     value
 }
@@ -83,23 +85,4 @@ fn account(account: &Account) -> Value {
         Account::Id(id) => json!(id),
         Account::Name(name) => json!(name.as_str()),
     }
-}
-
-/// An exposure with the fields of a definition.
-#[must_use]
-pub fn exposure_to_value(exposure: &Exposure) -> Value {
-    let mut value = json!({
-        "port": ports(exposure.host_ports()),
-        "targetPort": ports(exposure.guest_ports()),
-        "protocol": exposure.protocol().as_str().to_uppercase(),
-        "type": EXPOSURE_TYPE,
-    });
-    if let Some(address) = exposure.host_address() {
-        value["hostAddress"] = json!(address.to_string());
-    }
-    value
-}
-
-fn ports(range: PortRange) -> Value {
-    if range.count() == 1 { json!(range.first()) } else { json!(range.to_string()) }
 }

@@ -9,7 +9,7 @@ mod tree;
 mod validate;
 mod yaml;
 
-pub use canonical::{exposure_to_value, from_json, to_json, to_value};
+pub use canonical::{from_json, to_json, to_value};
 pub use error::{Error, Errors, Place, Reason};
 pub use tree::Sort;
 

@@ -207,12 +207,12 @@ impl<K: Kernel> Sdn<K> {
     }
 
     /// Whether nothing was ever recorded here.
-    fn is_blank(&self) -> Result<bool, SdnError> {
+    pub(super) fn is_blank(&self) -> Result<bool, SdnError> {
         let open = self.store.as_ref().is_some_and(Store::is_current);
         Ok(!open && Store::open_existing(&self.config.state_dir)?.is_none())
     }
 
-    fn down_of_nothing(&self, which: &Which) -> Result<Report, SdnError> {
+    pub(super) fn down_of_nothing(&self, which: &Which) -> Result<Report, SdnError> {
         match which {
             Which::Named(names) => match names.first() {
                 Some(name) => Err(self.unknown(name, None)),

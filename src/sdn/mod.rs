@@ -181,11 +181,8 @@ impl<K: Kernel> Sdn<K> {
         if !purge {
             return self.apply_one(&Request::Down(which.clone()));
         }
-        let nothing = Store::open_existing(&self.config.state_dir)?.is_none();
-        if let (true, Which::Named(names)) = (nothing, which)
-            && let Some(name) = names.first()
-        {
-            return Err(self.unknown(name, None));
+        if self.is_blank()? {
+            self.down_of_nothing(which)?;
         }
         let _lock = self.lock()?;
         let mut store = self.open_store()?;

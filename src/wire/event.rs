@@ -1,8 +1,7 @@
-use std::time::{SystemTime, UNIX_EPOCH};
-
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::epoch_millis;
 use crate::daemon::events;
 
 /// Something that the daemon did.
@@ -22,15 +21,10 @@ pub struct Event {
 impl From<&events::Event> for Event {
     fn from(event: &events::Event) -> Self {
         Self {
-            at_ms: millis(event.at),
+            at_ms: epoch_millis(event.at),
             kind: event.kind.as_str().to_owned(),
             name: event.name.as_ref().map(ToString::to_string),
             text: event.text.clone(),
         }
     }
-}
-
-fn millis(at: SystemTime) -> u64 {
-    let passed = at.duration_since(UNIX_EPOCH);
-    passed.map_or(0, |passed| u64::try_from(passed.as_millis()).unwrap_or(u64::MAX))
 }

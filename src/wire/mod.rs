@@ -11,6 +11,8 @@ pub use instance::{Attached, End, Exposure, Inspection, Instance, Listed, NotAnI
 pub use problem::{Detail, Problem};
 pub use report::{Check, Failure, Health, Lost, Plan, Report, Unsettled, Version};
 
+use std::time::SystemTime;
+
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -70,4 +72,11 @@ pub fn chain(error: &dyn std::error::Error) -> String {
 pub fn lines<T: ToString>(steps: &[T]) -> Vec<String> {
     let text = |step: &T| step.to_string().lines().map(str::to_owned).collect::<Vec<_>>();
     steps.iter().flat_map(text).collect()
+}
+
+/// A time as documents and records have it: in milliseconds since 1970.
+#[must_use]
+pub fn epoch_millis(at: SystemTime) -> u64 {
+    let passed = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(passed.as_millis()).unwrap_or(u64::MAX)
 }

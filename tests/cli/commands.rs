@@ -2,24 +2,7 @@
 
 use serde_json::Value;
 
-use crate::environment::{Environment, HELLO, transcript};
-
-const TWO: &str = "
-apiVersion: v1
-kind: Function
-name: resolver
-spec:
-  function:
-    execution: { dns: [192.0.2.53] }
-    exposure:
-    - { port: 53, protocol: UDP, hostAddress: 127.0.0.1 }
-    - { port: 8000-8002, targetPort: 80-82 }
----
-apiVersion: v1
-kind: Function
-name: worker
-spec: { function: {} }
-";
+use crate::environment::{Environment, HELLO, TWO, transcript};
 
 fn json(environment: &Environment, arguments: &[&str]) -> Value {
     environment.run(&[&["--output", "json"], arguments].concat()).json()

@@ -26,6 +26,24 @@ pub(crate) type Snapshot = BTreeMap<String, Vec<u8>>;
 /// One function, `hello`, with one exposure.
 pub(crate) const HELLO: &str = include_str!("../../examples/hello.json");
 
+/// Two more: one with what an exposure and an execution may have besides, and one with nothing.
+pub(crate) const TWO: &str = "
+apiVersion: v1
+kind: Function
+name: resolver
+spec:
+  function:
+    execution: { dns: [192.0.2.53] }
+    exposure:
+    - { port: 53, protocol: UDP, hostAddress: 127.0.0.1 }
+    - { port: 8000-8002, targetPort: 80-82 }
+---
+apiVersion: v1
+kind: Function
+name: worker
+spec: { function: {} }
+";
+
 /// A network namespace, which the test's thread moves into, and a directory. The program runs in both, with
 /// a state directory and an empty configuration there, and finds no other program: the firewall is nftables.
 #[derive(Debug)]

@@ -6,25 +6,9 @@ use serde_json::Value;
 
 use crate::{
     daemon::Daemon,
-    environment::{Environment, Output},
+    environment::{Environment, Output, TWO},
 };
 
-const OTHERS: &str = "
-apiVersion: v1
-kind: Function
-name: resolver
-spec:
-  function:
-    execution: { dns: [192.0.2.53] }
-    exposure:
-    - { port: 53, protocol: UDP, hostAddress: 127.0.0.1 }
-    - { port: 8000-8002, targetPort: 80-82 }
----
-apiVersion: v1
-kind: Function
-name: worker
-spec: { function: {} }
-";
 const CONFLICT: &str = "
 apiVersion: v1
 kind: Function
@@ -101,7 +85,7 @@ const SCRIPT: [&str; 46] = [
 fn played(format: &'static str, with_daemon: bool) -> Vec<Output> {
     let play = move || {
         let environment = Environment::new();
-        environment.write("others.yaml", OTHERS);
+        environment.write("others.yaml", TWO);
         environment.write("conflict.yaml", CONFLICT);
         environment.write("bad.yaml", BAD);
         let daemon = with_daemon.then(|| Daemon::start(&environment, &[]));

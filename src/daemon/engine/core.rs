@@ -16,7 +16,7 @@ use super::{
     worker::Worker,
 };
 use crate::{
-    daemon::events::Events,
+    daemon::{events::Events, now},
     kernel::linux::{Linux, watched::Watched},
     model::Slot,
     plan::Step,
@@ -450,9 +450,4 @@ impl Core {
             condemned: count(Spare::Condemned),
         })
     }
-}
-
-#[expect(clippy::disallowed_methods, reason = "the engine is where time comes in")]
-fn now() -> Instant {
-    Instant::now()
 }

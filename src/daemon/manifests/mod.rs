@@ -23,6 +23,7 @@ use self::{decide::decide, directory::Directory};
 use super::{
     engine::Engine,
     events::{EventKind, Events},
+    now,
 };
 use crate::{
     model::{InstanceName, Workload},
@@ -347,9 +348,4 @@ enum Woken {
     Elsewhere,
     /// The time is up.
     Quiet,
-}
-
-#[expect(clippy::disallowed_methods, reason = "the daemon is where time comes in")]
-fn now() -> Instant {
-    Instant::now()
 }

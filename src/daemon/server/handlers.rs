@@ -11,6 +11,7 @@ use axum::{
 use super::{Api, openapi, problem::invalid, request, stream};
 use crate::{
     daemon::{
+        self,
         engine::{Gone, Node},
         events::EventKind,
         metrics::{MEDIA_TYPE, Snapshot},
@@ -18,7 +19,7 @@ use crate::{
     sdn::{self, UpOptions, Which},
     store::Store,
     vmm::runs::{self, RunError},
-    wire::{Check, Health, Inspection, Listed, Plan, Problem, Report, Version},
+    wire::{Check, Health, Inspection, Listed, Plan, Problem, Report, Version, epoch_millis},
 };
 
 /// The version of the API.
@@ -123,7 +124,7 @@ async fn change(api: &Api, request: sdn::Request) -> Result<Json<Report>, Proble
         sdn::Request::Up(..) => "up",
         sdn::Request::Down(_) => "down",
     };
-    let began = super::now();
+    let began = daemon::now();
     let done = api.engine.change(request).await?;
     api.events.metrics().operation(operation, done.is_err(), began.elapsed());
     Ok(Json(Report::from(&done?)))
@@ -201,7 +202,8 @@ pub(super) async fn check(State(api): State<Api>) -> Result<Json<Check>, Problem
 #[utoipa::path(post, path = "/v1/repair",
     responses((status = 200, body = Report), (status = "default", body = Problem, content_type = "application/problem+json")))]
 pub(super) async fn repair(State(api): State<Api>) -> Result<Json<Report>, Problem> {
-    Ok(Json(api.engine.alone(|node| runs::repair(node, super::epoch_millis())).await??))
+    let now = epoch_millis(daemon::wall_clock());
+    Ok(Json(api.engine.alone(move |node| runs::repair(node, now)).await??))
 }
 
 /// Whether the daemon works, and how it stands.

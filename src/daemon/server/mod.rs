@@ -7,12 +7,7 @@ mod request;
 mod socket;
 mod stream;
 
-use std::{
-    io,
-    net::SocketAddr,
-    path::PathBuf,
-    time::{Duration, Instant},
-};
+use std::{io, net::SocketAddr, path::PathBuf, time::Duration};
 
 use axum::{Router, routing::get};
 use hyper::server::conn::http1;
@@ -276,11 +271,6 @@ fn raise_limit() {
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "the daemon is where time comes in")]
-fn now() -> Instant {
-    Instant::now()
-}
-
 fn metrics_router(api: Api) -> Router {
     Router::new()
         .route("/metrics", get(handlers::metrics))
@@ -293,10 +283,4 @@ fn router(api: Api) -> Router {
         .fallback(problem::unknown_path)
         .method_not_allowed_fallback(problem::wrong_method)
         .with_state(api)
-}
-
-#[expect(clippy::disallowed_methods, reason = "the daemon is where time comes in")]
-fn epoch_millis() -> u64 {
-    let passed = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    passed.map_or(0, |passed| u64::try_from(passed.as_millis()).unwrap_or(u64::MAX))
 }
