@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     Change, Instance, Report, Sdn, SdnError, UpOptions, Warning, Which, accounts, fragment,
-    host::Host, interrupted, settle::Settled,
+    host::Host, settle::Settled,
 };
 use crate::{
     firewall,
@@ -98,7 +98,7 @@ impl<K: Kernel> Sdn<K> {
     ) -> Result<(), SdnError> {
         let tx = store.transaction()?;
         self.write_deferred(&tx)?;
-        let interrupted = self.without_broken(interrupted(&tx)?);
+        let interrupted = self.interrupted(&tx)?;
         let any_up = left.iter().any(|(_, request)| matches!(request, Request::Up(..)));
         let host = if any_up {
             Some(Host::decide(&mut self.kernel, &self.config, &tx)?)
@@ -187,10 +187,12 @@ impl<K: Kernel> Sdn<K> {
             Request::Down(which) => {
                 let mut recorded = Recorded::default();
                 for record in self.leaving(tx, which)? {
-                    tx.set_phase(record.workload.name(), Phase::Removing)?;
                     let before = Some(fragment(host, &record)?);
+                    let phase = Phase::Removing;
+                    let set = tx.set_phase(record.workload.name(), record.generation, phase)?;
+                    let Some(generation) = set else { continue };
                     recorded.changes.insert(record.slot, Change { before, after: None });
-                    recorded.records.push(Record { phase: Phase::Removing, ..record });
+                    recorded.records.push(Record { phase, generation, ..record });
                 }
                 Ok(recorded)
             }

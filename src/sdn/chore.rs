@@ -144,8 +144,11 @@ impl<K: Kernel> Sdn<K> {
         for &slot in &done.warm {
             tx.warm(slot)?;
         }
-        for &slot in done.free.iter().chain(done.failed.keys()) {
-            tx.free_spare(slot)?;
+        for &slot in &done.free {
+            tx.free_spare(slot, Spare::Condemned)?;
+        }
+        for &slot in done.failed.keys() {
+            tx.free_spare(slot, Spare::Preparing)?;
         }
         tx.commit()?;
         self.keep_store(store);

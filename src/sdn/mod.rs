@@ -194,7 +194,7 @@ impl<K: Kernel> Sdn<K> {
             return self.remove_leftovers();
         };
         for record in &leaving {
-            tx.set_phase(record.workload.name(), Phase::Removing)?;
+            tx.set_phase(record.workload.name(), record.generation, Phase::Removing)?;
         }
         tx.commit()?;
         self.purge(&mut store, &host)
@@ -324,10 +324,10 @@ impl<K: Kernel> Sdn<K> {
         }
         let tx = store.transaction()?;
         for record in tx.all()? {
-            tx.remove(record.workload.name())?;
+            tx.remove(record.workload.name(), record.generation)?;
         }
         for spare in Spare::ALL {
-            tx.spares(spare)?.into_iter().try_for_each(|slot| tx.free_spare(slot))?;
+            tx.spares(spare)?.into_iter().try_for_each(|slot| tx.free_spare(slot, spare))?;
         }
         tx.clear_settings()?;
         tx.forget_sysctls()?;

@@ -6,19 +6,13 @@ use std::{
     sync::Weak,
 };
 
-use super::{
-    Change, Report, Sdn, SdnError,
-    converge::{Named, Outcome},
-    fragment,
-    host::Host,
-    interrupted,
-};
+use super::{Change, Report, Sdn, SdnError, converge::Named, fragment, host::Host};
 use crate::{
     kernel::Kernel,
     model::{Exposure, InstanceName, Slot},
     network,
     plan::Reaping,
-    store::{Lock, Phase, Record, Spare, Store, StoreError, Tx},
+    store::{Generation, Lock, Phase, Record, Spare, Store, StoreError, Tx},
 };
 
 /// What it knows.
@@ -30,12 +24,29 @@ pub(super) struct Resident {
     pub(super) busy: BTreeSet<Slot>,
     /// The condemned slots, and what led to them: their flows are still there.
     parted: BTreeMap<Slot, Vec<Exposure>>,
-    /// Slots that nothing could be done for when all was looked at.
-    pub(super) broken: BTreeSet<Slot>,
+    /// Slots that nothing could be done for when all was looked at, as of one state of their records.
+    broken: BTreeMap<Slot, Generation>,
     /// Slots whose TAP could not be made.
     pub(super) avoid: BTreeSet<Slot>,
-    /// What the kernel has followed, and the records do not say yet: whether somebody came or went.
-    deferred: Vec<(InstanceName, Phase)>,
+    /// What the kernel has followed, and the records do not say yet.
+    deferred: Vec<Deferred>,
+}
+
+/// An instance that came or went, as of one state of its record: another process may have changed that since, and
+/// what it acknowledged holds.
+#[derive(Debug)]
+struct Deferred {
+    name: InstanceName,
+    generation: Generation,
+    /// [`Phase::Removing`] where it went, [`Phase::Up`] where it came.
+    phase: Phase,
+}
+
+impl Deferred {
+    /// Whether the record is as it was.
+    fn holds(&self, store: &Store) -> Result<bool, StoreError> {
+        Ok(store.generation(&self.name)? == Some(self.generation))
+    }
 }
 
 impl Resident {
@@ -43,12 +54,16 @@ impl Resident {
         &self.busy
     }
 
-    fn settled(&mut self, outcome: &Outcome, looked_at: Option<&BTreeMap<Slot, Change>>) {
+    fn settled(
+        &mut self,
+        failed: BTreeMap<Slot, Generation>,
+        looked_at: Option<&BTreeMap<Slot, Change>>,
+    ) {
         match looked_at {
-            Some(changes) => self.broken.retain(|slot| !changes.contains_key(slot)),
+            Some(changes) => self.broken.retain(|slot, _| !changes.contains_key(slot)),
             None => self.broken.clear(),
         }
-        self.broken.extend(outcome.failed.keys());
+        self.broken.extend(failed);
     }
 
     pub(super) fn forget_parted(&mut self) {
@@ -134,12 +149,14 @@ impl<K: Kernel> Sdn<K> {
     pub fn counts(&mut self) -> Result<(u32, BTreeMap<Spare, usize>), SdnError> {
         let store = self.take_store()?;
         let (mut taken, mut spares) = (store.count()?, store.count_spares()?);
-        self.keep_store(store);
         let deferred = self.resident.iter().flat_map(|resident| &resident.deferred);
-        for _gone in deferred.filter(|(_, phase)| *phase == Phase::Removing) {
-            taken = taken.saturating_sub(1);
-            *spares.entry(Spare::Condemned).or_default() += 1;
+        for gone in deferred.filter(|deferred| deferred.phase == Phase::Removing) {
+            if gone.holds(&store)? {
+                taken = taken.saturating_sub(1);
+                *spares.entry(Spare::Condemned).or_default() += 1;
+            }
         }
+        self.keep_store(store);
         Ok((taken, spares))
     }
 
@@ -217,15 +234,13 @@ impl<K: Kernel> Sdn<K> {
         Ok(())
     }
 
+    /// Writes what was deferred, except of records that were changed since.
     pub(super) fn write_deferred(&self, tx: &Tx<'_>) -> Result<(), SdnError> {
-        for (name, phase) in self.resident.iter().flat_map(|resident| &resident.deferred) {
+        let deferred = self.resident.iter().flat_map(|resident| &resident.deferred);
+        for &Deferred { ref name, generation, phase } in deferred {
             match phase {
-                Phase::Removing => drop(tx.condemn(name)?),
-                phase => match tx.set_phase(name, *phase) {
-                    // The records were lost since.
-                    Err(StoreError::Unknown { .. }) => {}
-                    written => written?,
-                },
+                Phase::Removing => drop(tx.condemn(name, generation)?),
+                phase => drop(tx.set_phase(name, generation, phase)?),
             }
         }
         Ok(())
@@ -249,7 +264,8 @@ impl<K: Kernel> Sdn<K> {
                 }
                 Phase::Pending | Phase::Up => Phase::Up,
             };
-            resident.deferred.push((record.workload.name().clone(), phase));
+            let (name, generation) = (record.workload.name().clone(), record.generation);
+            resident.deferred.push(Deferred { name, generation, phase });
         }
         true
     }
@@ -257,11 +273,11 @@ impl<K: Kernel> Sdn<K> {
     /// What is broken, and what is no longer.
     pub(super) fn note_settled(
         &mut self,
-        outcome: &Outcome,
+        failed: BTreeMap<Slot, Generation>,
         looked_at: Option<&BTreeMap<Slot, Change>>,
     ) {
         if let Some(resident) = &mut self.resident {
-            resident.settled(outcome, looked_at);
+            resident.settled(failed, looked_at);
         }
     }
 
@@ -274,12 +290,14 @@ impl<K: Kernel> Sdn<K> {
         self.resident.as_ref().is_some_and(|resident| resident.busy.contains(&slot))
     }
 
-    /// The slots of these that an operation has to look at.
-    pub(super) fn without_broken(&self, interrupted: BTreeSet<Slot>) -> BTreeSet<Slot> {
-        match &self.resident {
-            Some(resident) => interrupted.difference(&resident.broken).copied().collect(),
-            None => interrupted,
-        }
+    /// The slots of the instances whose last operation did not come to its end, and that an operation has to look at.
+    pub(super) fn interrupted(&self, store: &Store) -> Result<BTreeSet<Slot>, SdnError> {
+        let broken = |record: &Record| {
+            let resident = self.resident.as_ref();
+            resident.and_then(|r| r.broken.get(&record.slot)) == Some(&record.generation)
+        };
+        let unsettled = store.unsettled()?.into_iter().filter(|record| !broken(record));
+        Ok(unsettled.map(|record| record.slot).collect())
     }
 
     /// An instance is gone, and its flows are not.
@@ -291,11 +309,15 @@ impl<K: Kernel> Sdn<K> {
 
     /// A process that stays looks at the gates as well, and has TAPs deleted later. What leads to a guest by a port
     /// that led to another's a moment ago must begin anew at once, though.
-    pub(super) fn as_resident<'a>(&self, named: Named<'a>) -> Named<'a> {
-        let Some(resident) = &self.resident else { return named };
+    pub(super) fn as_resident<'a>(
+        &self,
+        named: Named<'a>,
+        store: &Store,
+    ) -> Result<Named<'a>, SdnError> {
+        let Some(resident) = &self.resident else { return Ok(named) };
         let named = named.with_gates();
         if resident.parted.is_empty() {
-            return named.reaping(Reaping::Later, BTreeSet::new());
+            return Ok(named.reaping(Reaping::Later, BTreeSet::new()));
         }
         let opened = named.opened();
         let clash = |exposures: &Vec<Exposure>| {
@@ -305,8 +327,14 @@ impl<K: Kernel> Sdn<K> {
             })
         };
         let parted = resident.parted.iter().filter(|(_, exposures)| clash(exposures));
-        let condemned = parted.map(|(&slot, _)| slot).collect();
-        named.reaping(Reaping::Later, condemned)
+        let mut condemned = BTreeSet::new();
+        for (&slot, _) in parted {
+            // Another process may have put an instance there since, whose flows are its own.
+            if store.spare_of(slot)? == Some(Spare::Condemned) {
+                condemned.insert(slot);
+            }
+        }
+        Ok(named.reaping(Reaping::Later, condemned))
     }
 
     /// Makes these slots what the records say, and what all share: the firewall's skeleton, the gates, the sysctls.
@@ -323,7 +351,7 @@ impl<K: Kernel> Sdn<K> {
             self.keep_store(store);
             return Ok(Report::default());
         };
-        let interrupted = self.without_broken(interrupted(&tx)?);
+        let interrupted = self.interrupted(&tx)?;
         let mut changes = BTreeMap::new();
         for &slot in slots {
             let after = match (tx.holder(slot)?, tx.spare_of(slot)?) {

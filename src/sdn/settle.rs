@@ -12,7 +12,7 @@ use crate::{
     kernel::Kernel,
     model::Slot,
     plan::{Reaping, Step},
-    store::{Phase, Record, Spare, Store, Tx},
+    store::{Generation, Phase, Record, Spare, Store, Tx},
 };
 
 /// How far it came.
@@ -48,7 +48,7 @@ impl<K: Kernel> Sdn<K> {
         let changes = changes.filter(|_| interrupted.is_empty());
         let reaping = if self.resident.is_some() { Reaping::Later } else { Reaping::Now };
         let named = changes.and_then(|changes| Named::new(host, changes));
-        let named = named.map(|named| self.as_resident(named));
+        let named = named.map(|named| self.as_resident(named, store)).transpose()?;
         let named = named.map(|named| named.converge(&mut self.kernel)).transpose()?.flatten();
         let (outcome, looked_at, reaping) = if let (Some(outcome), Some(changes)) = (named, changes)
         {
@@ -59,7 +59,7 @@ impl<K: Kernel> Sdn<K> {
             (outcome, None, Reaping::Now)
         };
         if looked_at.is_some() && outcome.is_clean() && self.defers(records) {
-            self.note_settled(&outcome, looked_at);
+            self.note_settled(BTreeMap::new(), looked_at);
             return Ok(Settled { done: outcome.done, failures: vec![] });
         }
         let tx = store.transaction()?;
@@ -68,7 +68,9 @@ impl<K: Kernel> Sdn<K> {
             failures.extend(unsettle(&tx, &outcome, &failures)?);
             self.settle_spares(&tx, &outcome)?;
         }
+        let failed = generations(&tx, outcome.failed.keys())?;
         tx.commit()?;
+        self.note_settled(failed, looked_at);
         if let Some((step, source)) = outcome.halted {
             return Err(SdnError::Halted { step: Box::new(step), source });
         }
@@ -85,7 +87,7 @@ impl<K: Kernel> Sdn<K> {
     ) -> Result<Vec<Failure>, SdnError> {
         let mut failures = Vec::new();
         for record in tx.unsettled()? {
-            let name = record.workload.name();
+            let (name, generation) = (record.workload.name(), record.generation);
             if looked_at.is_some_and(|changes| !changes.contains_key(&record.slot)) {
                 continue;
             }
@@ -95,14 +97,15 @@ impl<K: Kernel> Sdn<K> {
                 }
                 (None, _) if outcome.halted.is_some() => {}
                 (None, Phase::Removing) if reaping == Reaping::Later => {
-                    tx.condemn(name)?;
+                    tx.condemn(name, generation)?;
                     self.parts(&record);
                 }
-                (None, Phase::Removing) => drop(tx.remove(name)?),
-                (None, Phase::Pending | Phase::Up) => tx.set_phase(name, Phase::Up)?,
+                (None, Phase::Removing) => drop(tx.remove(name, generation)?),
+                (None, Phase::Pending | Phase::Up) => {
+                    tx.set_phase(name, generation, Phase::Up)?;
+                }
             }
         }
-        self.note_settled(outcome, looked_at);
         Ok(failures)
     }
 
@@ -110,7 +113,7 @@ impl<K: Kernel> Sdn<K> {
     fn settle_spares(&mut self, tx: &Tx<'_>, outcome: &Outcome) -> Result<(), SdnError> {
         for slot in tx.spares(Spare::Warm)? {
             if outcome.failed.contains_key(&slot) {
-                tx.free_spare(slot)?;
+                tx.free_spare(slot, Spare::Warm)?;
             }
         }
         if outcome.halted.is_some() {
@@ -119,7 +122,7 @@ impl<K: Kernel> Sdn<K> {
         for spare in [Spare::Preparing, Spare::Condemned] {
             for slot in tx.spares(spare)? {
                 if !self.is_busy(slot) {
-                    tx.free_spare(slot)?;
+                    tx.free_spare(slot, spare)?;
                 }
             }
         }
@@ -137,12 +140,23 @@ fn unsettle(tx: &Tx<'_>, outcome: &Outcome, known: &[Failure]) -> Result<Vec<Fai
     for (&slot, error) in &outcome.failed {
         let record = tx.holder(slot)?.filter(|record| record.phase == Phase::Up);
         if let Some(record) = record.filter(|record| !known.contains(record.workload.name())) {
-            let name = record.workload.name();
-            tx.set_phase(name, Phase::Pending)?;
+            tx.set_phase(record.workload.name(), record.generation, Phase::Pending)?;
             found.push(failure(&record, error));
         }
     }
     found.sort_by(|one, other| one.name.cmp(&other.name));
+    Ok(found)
+}
+
+/// Which state of which record is in each of these slots; one that is spare has none.
+fn generations<'a>(
+    tx: &Tx<'_>,
+    slots: impl Iterator<Item = &'a Slot>,
+) -> Result<BTreeMap<Slot, Generation>, SdnError> {
+    let mut found = BTreeMap::new();
+    for &slot in slots {
+        found.extend(tx.holder(slot)?.map(|record| (slot, record.generation)));
+    }
     Ok(found)
 }
 

@@ -76,12 +76,6 @@ pub enum StoreError {
         /// Its slot.
         held: Slot,
     },
-    /// There is no record of this name.
-    #[error("{name} is not recorded")]
-    Unknown {
-        /// The name.
-        name: InstanceName,
-    },
     /// The state directory cannot be used.
     #[error("cannot {operation} {}", path.display())]
     Io {
@@ -136,7 +130,7 @@ impl StoreError {
                 ErrorCode::CannotOpen => "use another state directory".into(),
                 _ => return None,
             },
-            Self::SlotTaken { .. } | Self::Unknown { .. } => return None,
+            Self::SlotTaken { .. } => return None,
         })
     }
 

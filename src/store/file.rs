@@ -14,11 +14,11 @@ use super::{BUSY_TIMEOUT, StoreError};
 const FILE: &str = "riklet-sdn.db";
 const SCHEMA: &str = include_str!("schema.sql");
 /// What makes a database of the format before of it, for each format from 1 on.
-const UPGRADES: [&str; 1] = [include_str!("upgrade-1.sql")];
+const UPGRADES: [&str; 2] = [include_str!("upgrade-1.sql"), include_str!("upgrade-2.sql")];
 /// `application_id` of the database header (<https://sqlite.org/fileformat2.html>, offset 68): "RIKN".
 const APPLICATION_ID: i64 = 0x5249_4b4e;
 /// `user_version` of the database header: the version of the schema.
-pub(super) const FORMAT: i64 = 2;
+pub(super) const FORMAT: i64 = 3;
 
 /// More than there are: where the database stays open, each is prepared once.
 const STATEMENTS: usize = 64;

@@ -76,6 +76,13 @@ impl std::fmt::Display for Phase {
     }
 }
 
+/// Tells one state of a record from all others: it changes whenever the record does, and is not used again, not
+/// even where the record is removed and comes again, or the database is made anew.
+///
+/// A process that writes later what it learnt of a record says by this which state it means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Generation(i64);
+
 /// What the store keeps of an instance.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Record {
@@ -85,6 +92,8 @@ pub struct Record {
     pub slot: Slot,
     /// How far the kernel follows.
     pub phase: Phase,
+    /// Which state of the record this is.
+    pub generation: Generation,
 }
 
 /// What was decided once for the node, and stays.
@@ -214,12 +223,21 @@ impl Store {
         raw.map(|raw| self.record(raw)).transpose()
     }
 
+    /// The generation that the record of this name has now; `None` where there is no such record.
+    ///
+    /// # Errors
+    /// Where the database cannot be read.
+    pub fn generation(&self, name: &InstanceName) -> Result<Option<Generation>, StoreError> {
+        let read = |row: &Row<'_>| row.get(0).map(Generation);
+        self.row("read a generation", sql::GENERATION, [name.as_str()], read)
+    }
+
     /// All records, ordered by name.
     ///
     /// # Errors
     /// Where the database cannot be read.
     pub fn all(&self) -> Result<Vec<Record>, StoreError> {
-        let sql = "SELECT slot, phase, definition FROM records ORDER BY name";
+        let sql = "SELECT slot, phase, definition, generation FROM records ORDER BY name";
         self.records("list the records", sql)
     }
 
@@ -277,13 +295,16 @@ impl Store {
         rows.into_iter().map(|raw| self.record(raw)).collect()
     }
 
-    fn record(&self, (slot, phase, definition): RawRecord) -> Result<Record, StoreError> {
+    fn record(
+        &self,
+        (slot, phase, definition, generation): RawRecord,
+    ) -> Result<Record, StoreError> {
         let operation = "read a record";
         let workload = definition::from_json(&definition)
             .map_err(|source| self.corrupt(operation, source.into()))?;
         let phase = Phase::ALL.into_iter().find(|known| known.number() == phase);
         let phase = phase.ok_or_else(|| self.corrupt(operation, "no such phase".into()))?;
-        Ok(Record { workload, slot: Slot::new(slot), phase })
+        Ok(Record { workload, slot: Slot::new(slot), phase, generation: Generation(generation) })
     }
 
     fn name(&self, operation: &'static str, name: &str) -> Result<InstanceName, StoreError> {
@@ -327,25 +348,29 @@ impl Store {
     }
 }
 
-/// Slot, phase and definition as their columns have them.
-type RawRecord = (u16, i64, String);
+/// Slot, phase, definition and generation as their columns have them.
+type RawRecord = (u16, i64, String, i64);
 
 fn raw_record(row: &Row<'_>) -> rusqlite::Result<RawRecord> {
-    Ok((row.get(0)?, row.get(1)?, row.get(2)?))
+    Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?))
 }
 
 /// The statements of an `up` and a `down`: a test holds that none of them scans a table.
 mod sql {
-    pub(super) const GET: &str = "SELECT slot, phase, definition FROM records WHERE name = ?";
+    pub(super) const GET: &str =
+        "SELECT slot, phase, definition, generation FROM records WHERE name = ?";
+    pub(super) const GENERATION: &str = "SELECT generation FROM records WHERE name = ?";
     pub(super) const SLOT: &str = "SELECT slot FROM records WHERE name = ?";
-    pub(super) const HOLDER: &str = "SELECT slot, phase, definition FROM records WHERE slot = ?";
+    pub(super) const HOLDER: &str =
+        "SELECT slot, phase, definition, generation FROM records WHERE slot = ?";
     pub(super) const UNSETTLED: &str =
-        "SELECT slot, phase, definition FROM records WHERE phase <> 1 ORDER BY name";
+        "SELECT slot, phase, definition, generation FROM records WHERE phase <> 1 ORDER BY name";
     pub(super) const FREE: &str = "SELECT min(slot) FROM free_slots";
     pub(super) const SPARE: &str = "SELECT state FROM spares WHERE slot = ?";
     pub(super) const WARM: &str = "SELECT min(slot) FROM spares WHERE state = 1";
     pub(super) const HIGHEST_SPARE: &str = "SELECT max(slot) FROM spares";
     pub(super) const TAKE_SPARE: &str = "DELETE FROM spares WHERE slot = ?";
+    pub(super) const FREE_SPARE: &str = "DELETE FROM spares WHERE slot = ? AND state = ?";
     pub(super) const FREE_SLOT: &str = "INSERT INTO free_slots (slot) VALUES (?)";
     pub(super) const HIGHEST_TAKEN: &str = "SELECT max(slot) FROM records";
     pub(super) const HIGHEST_FREE: &str = "SELECT max(slot) FROM free_slots";
@@ -354,7 +379,13 @@ mod sql {
          WHERE protocol = ?1 AND port BETWEEN ?2 AND ?3 AND slot <> ?5 \
          AND (host_address = 0 OR ?4 = 0 OR host_address = ?4) ORDER BY port LIMIT 1";
     pub(super) const RELEASE_PORTS: &str = "DELETE FROM ports WHERE slot = ?";
-    pub(super) const SET_PHASE: &str = "UPDATE records SET phase = ? WHERE name = ?";
-    pub(super) const REMOVE: &str = "DELETE FROM records WHERE name = ? RETURNING slot";
+    pub(super) const PUT: &str = "INSERT INTO records (slot, name, phase, definition, generation) \
+         VALUES (?, ?, ?, ?, random() & 0x3fffffffffffffff) \
+         ON CONFLICT (slot) DO UPDATE SET phase = excluded.phase, \
+         definition = excluded.definition, generation = generation + 1 RETURNING generation";
+    pub(super) const SET_PHASE: &str = "UPDATE records SET phase = ?, generation = generation + 1 \
+         WHERE name = ? AND generation = ? RETURNING generation";
+    pub(super) const REMOVE: &str =
+        "DELETE FROM records WHERE name = ? AND generation = ? RETURNING slot";
     pub(super) const FORGET_MANIFEST: &str = "DELETE FROM manifests WHERE name = ?";
 }

@@ -2,7 +2,9 @@ CREATE TABLE records (
     slot       INTEGER PRIMARY KEY CHECK (slot BETWEEN 0 AND 65535),
     name       TEXT    NOT NULL UNIQUE,
     phase      INTEGER NOT NULL CHECK (phase BETWEEN 0 AND 2),
-    definition TEXT    NOT NULL
+    definition TEXT    NOT NULL,
+    -- Random at first, and one more with every change.
+    generation INTEGER NOT NULL
 ) STRICT;
 CREATE INDEX records_unsettled ON records (name) WHERE phase <> 1;
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Store, StoreError, Tx, sql};
+use super::{Generation, Store, StoreError, Tx, sql};
 use crate::model::{InstanceName, Slot};
 
 /// What is the matter with a spare slot.
@@ -127,32 +127,38 @@ impl Tx<'_> {
         self.execute("warm a slot", sql, [slot.number()]).map(drop)
     }
 
-    /// Frees a spare slot. One that is not spare, since an instance has it by now, is left as it is.
+    /// Frees a spare slot that is in this state. One that is not, since an instance has it by now or another process
+    /// was quicker, is left as it is.
     ///
     /// # Errors
     /// Where the database cannot be written.
-    pub fn free_spare(&self, slot: Slot) -> Result<(), StoreError> {
+    pub fn free_spare(&self, slot: Slot, spare: Spare) -> Result<(), StoreError> {
         let operation = "free a spare slot";
-        if self.execute(operation, sql::TAKE_SPARE, [slot.number()])? == 0 {
+        if self.execute(operation, sql::FREE_SPARE, (slot.number(), spare.number()))? == 0 {
             return Ok(());
         }
         self.execute(operation, sql::FREE_SLOT, [slot.number()]).map(drop)
     }
 
-    /// Forgets a record, and frees its ports; its slot becomes [`Spare::Condemned`]. Returns whether there was one.
+    /// Removes a record of this generation, and frees its ports; its slot becomes [`Spare::Condemned`]. Returns
+    /// `false` where the record was changed or removed since: then nothing is changed.
     ///
     /// # Errors
     /// Where the database cannot be written.
-    pub fn condemn(&self, name: &InstanceName) -> Result<bool, StoreError> {
-        let Some(slot) = self.forget(name)? else { return Ok(false) };
+    pub fn condemn(&self, name: &InstanceName, generation: Generation) -> Result<bool, StoreError> {
+        let Some(slot) = self.forget(name, generation)? else { return Ok(false) };
         self.set_spare(slot, Spare::Condemned).map(|()| true)
     }
 
     /// Forgets a record, and which file asked for it, and frees its ports. Returns its slot.
-    pub(super) fn forget(&self, name: &InstanceName) -> Result<Option<Slot>, StoreError> {
+    pub(super) fn forget(
+        &self,
+        name: &InstanceName,
+        generation: Generation,
+    ) -> Result<Option<Slot>, StoreError> {
         let operation = "remove a record";
-        let slot: Option<u16> =
-            self.row(operation, sql::REMOVE, [name.as_str()], |row| row.get(0))?;
+        let params = (name.as_str(), generation.0);
+        let slot: Option<u16> = self.row(operation, sql::REMOVE, params, |row| row.get(0))?;
         let Some(slot) = slot else { return Ok(None) };
         self.execute(operation, sql::RELEASE_PORTS, [slot])?;
         self.execute(operation, sql::FORGET_MANIFEST, [name.as_str()])?;

@@ -2,7 +2,7 @@ use std::ops::Deref;
 
 use rusqlite::{Params, Transaction, TransactionBehavior};
 
-use super::{Phase, Record, Setting, Store, StoreError, sql};
+use super::{Generation, Phase, Record, Setting, Store, StoreError, sql};
 use crate::{
     definition,
     model::{Exposure, InstanceName, Slot, Workload},
@@ -100,23 +100,28 @@ impl<'a> Tx<'a> {
         self.execute("release ports", sql::RELEASE_PORTS, [slot.number()]).map(drop)
     }
 
-    /// Says how far the kernel follows a record.
-    ///
-    /// # Errors
-    /// Where there is no such record, or the database cannot be written.
-    pub fn set_phase(&self, name: &InstanceName, phase: Phase) -> Result<(), StoreError> {
-        match self.execute("set a phase", sql::SET_PHASE, (phase.number(), name.as_str()))? {
-            0 => Err(StoreError::Unknown { name: name.clone() }),
-            _ => Ok(()),
-        }
-    }
-
-    /// Forgets a record, and frees its slot and ports. Returns whether there was one.
+    /// Records how far the kernel follows a record of this generation, and returns the next one. `None` where the
+    /// record was changed or removed since: then nothing is changed.
     ///
     /// # Errors
     /// Where the database cannot be written.
-    pub fn remove(&self, name: &InstanceName) -> Result<bool, StoreError> {
-        let Some(slot) = self.forget(name)? else { return Ok(false) };
+    pub fn set_phase(
+        &self,
+        name: &InstanceName,
+        generation: Generation,
+        phase: Phase,
+    ) -> Result<Option<Generation>, StoreError> {
+        let params = (phase.number(), name.as_str(), generation.0);
+        self.row("set a phase", sql::SET_PHASE, params, |row| row.get(0).map(Generation))
+    }
+
+    /// Removes a record of this generation, and frees its slot and ports. Returns `false` where the record was
+    /// changed or removed since: then nothing is changed.
+    ///
+    /// # Errors
+    /// Where the database cannot be written.
+    pub fn remove(&self, name: &InstanceName, generation: Generation) -> Result<bool, StoreError> {
+        let Some(slot) = self.forget(name, generation)? else { return Ok(false) };
         self.execute("free a slot", sql::FREE_SLOT, [slot.number()]).map(|_| true)
     }
 
@@ -160,11 +165,12 @@ impl<'a> Tx<'a> {
         for exposure in workload.exposures() {
             self.refuse_clash(workload.name(), slot, exposure)?;
         }
-        let sql = "INSERT INTO records (slot, name, phase, definition) VALUES (?, ?, ?, ?) \
-             ON CONFLICT (slot) DO UPDATE SET phase = excluded.phase, definition = excluded.definition";
         let phase = Phase::Pending;
         let json = definition::to_json(workload);
-        self.execute(operation, sql, (number, workload.name().as_str(), phase.number(), json))?;
+        let params = (number, workload.name().as_str(), phase.number(), json);
+        let generation = self.row(operation, sql::PUT, params, |row| row.get(0).map(Generation))?;
+        let generation =
+            generation.ok_or_else(|| self.corrupt(operation, "a record is not kept".into()))?;
         self.execute(operation, sql::TAKE_SLOT, [number])?;
         self.execute(operation, sql::TAKE_SPARE, [number])?;
         self.execute(operation, sql::RELEASE_PORTS, [number])?;
@@ -175,7 +181,7 @@ impl<'a> Tx<'a> {
                 self.execute(operation, sql, (protocol, port, address, number))?;
             }
         }
-        Ok(Record { workload: workload.clone(), slot, phase })
+        Ok(Record { workload: workload.clone(), slot, phase, generation })
     }
 
     /// Refuses an exposure that clashes with one of another slot.

@@ -19,7 +19,7 @@ use crate::node::{Node, Operation, function, operation};
 
 /// What a daemon does in turn.
 #[derive(Debug, Clone)]
-enum Turn {
+pub(crate) enum Turn {
     /// These requests at once.
     Batch(Vec<Operation>),
     /// So many TAPs in advance.
@@ -51,7 +51,7 @@ fn request(operation: &Operation) -> Request {
 }
 
 /// Does it; for a batch, which of its requests were refused.
-fn take(turn: &Turn, daemon: &mut Sdn<FakeKernel>) -> Vec<Option<String>> {
+pub(crate) fn take(turn: &Turn, daemon: &mut Sdn<FakeKernel>) -> Vec<Option<String>> {
     let kernel = &mut daemon.kernel().clone();
     let chore = match turn {
         Turn::Batch(operations) => {
@@ -75,7 +75,7 @@ fn take(turn: &Turn, daemon: &mut Sdn<FakeKernel>) -> Vec<Option<String>> {
 }
 
 /// Nothing is there but what is recorded, and what is kept warm.
-fn assert_sound(node: &Node, daemon: &mut Sdn<FakeKernel>) {
+pub(crate) fn assert_sound(node: &Node, daemon: &mut Sdn<FakeKernel>) {
     assert!(daemon.check().unwrap().is_empty(), "{:#?}", daemon.check().unwrap());
     let (_, spares) = daemon.counts().unwrap();
     let count = |spare| spares.get(&spare).copied().unwrap_or_default();

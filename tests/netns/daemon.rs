@@ -1,8 +1,11 @@
 //! The daemon's life: it ends and begins without a ripple, and goes along with others who change the same records.
 
-use std::{thread, time::Duration};
+use std::{fs::OpenOptions, io::Write, thread, time::Duration};
 
-use rustix::process::Signal;
+use rustix::{
+    fs::{CWD, FileType, Mode, mknodat},
+    process::Signal,
+};
 
 use crate::world::{
     Firewall, NODE_LAN, World,
@@ -77,6 +80,36 @@ on_every_firewall!(commands_beside_the_daemon_share_its_records, |world| {
     daemon.settle();
     assert_eq!(names(&daemon.get("/v1/functions")), ["web"]);
     tcp_ask(&world.client, (NODE_LAN, 8081)).expect("it is reached");
+    drop(web);
+});
+
+// The daemon records a moment later that the kernel followed its `down`; another process may have the name by then.
+on_every_firewall!(what_another_process_brings_up_again_stays_up, |world| {
+    /// In how many tries the two come close enough to each other.
+    const TRIES: usize = 20;
+    let daemon = world.daemon(&[]);
+    daemon.settle();
+    let web = function("web", &[exposure(Transport::Tcp, 8080, 3000)]);
+    let file = world.directory.path().join("definition");
+    mknodat(CWD, &file, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).expect("a pipe");
+    let path = file.to_str().expect("UTF-8");
+    for number in 0..TRIES {
+        let reply = daemon.ask("PUT", "/v1/functions/web", &web.to_string());
+        assert_eq!(reply.status, 200, "{reply:?}");
+        let other = world.riklet_in_background(&["--api", "/nowhere", "up", path], "");
+        // Returns once the other has it open, and waits for what it says.
+        let mut definition = OpenOptions::new().write(true).open(&file).expect("a reader");
+        let reply = daemon.ask("DELETE", "/v1/functions/web", "");
+        assert_eq!(reply.status, 200, "{reply:?}");
+        definition.write_all(web.to_string().as_bytes()).expect("a reader");
+        drop(definition);
+        other.wait().success();
+        daemon.settle();
+        let recorded = daemon.ask("GET", "/v1/functions/web", "");
+        assert_eq!(recorded.status, 200, "try {number}: {recorded:?}");
+    }
+    let [web] = world.start([(web, &[(Transport::Tcp, 3000)])]);
+    tcp_ask(&world.client, (NODE_LAN, 8080)).expect("it is reached");
     drop(web);
 });
 
