@@ -22,11 +22,12 @@ use common::{enclosure, report::Report};
 type Section = fn(&mut Report);
 
 /// In the order of the document.
-const SECTIONS: [(&str, Section); 8] = [
+const SECTIONS: [(&str, Section); 9] = [
     ("peers", peers::measure),
     ("scale/single", scale::single::measure),
     ("scale/thousands", scale::thousands::measure),
     ("scale/growth", scale::growth::measure),
+    ("scale/runs", scale::runs::measure),
     ("scale/throughput", scale::throughput::measure),
     ("scale/flush", scale::flush::measure),
     ("one_shot", one_shot::measure),

@@ -5,6 +5,7 @@ pub(crate) mod growth;
 mod guest;
 mod kernel;
 mod offload;
+pub(crate) mod runs;
 pub(crate) mod single;
 pub(crate) mod thousands;
 pub(crate) mod throughput;

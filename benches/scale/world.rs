@@ -9,6 +9,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use riklet_sdn::{process::ProcessId, store::Store};
+
 use super::guest::{Guest, Nic, Processor};
 use crate::common::{
     daemon::{Daemon, PATIENCE},
@@ -102,6 +104,18 @@ impl World {
             .lines()
             .filter(|line| line.trim_start().starts_with("rik"))
             .count()
+    }
+
+    /// Records so many runs that this process supervises, and that have not ended.
+    pub(super) fn record_runs(&self, count: usize) {
+        let supervisor = ProcessId::current().unwrap();
+        let mut store = Store::open(&self.state).unwrap();
+        let records = store.transaction().unwrap();
+        for number in 0..count {
+            let name = format!("run{number}").parse().unwrap();
+            records.begin_run(&name, "builtin", supervisor, 0).unwrap();
+        }
+        records.commit().unwrap();
     }
 
     /// Brings functions up until so many are, in requests of [`BATCH`]: how long each took.

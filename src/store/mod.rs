@@ -290,6 +290,26 @@ impl Store {
         Ok(rows.into_iter().collect())
     }
 
+    /// What `work` answers, and how many instructions of SQLite's virtual machine it took (those that jump, which is
+    /// enough to tell one look-up from thousands).
+    #[cfg(test)]
+    pub(crate) fn steps<T>(&mut self, work: impl FnOnce(&mut Self) -> T) -> (usize, T) {
+        use std::sync::{
+            Arc,
+            atomic::{AtomicUsize, Ordering},
+        };
+        let steps = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&steps);
+        let count = move || {
+            count.fetch_add(1, Ordering::Relaxed);
+            false
+        };
+        self.connection.progress_handler(1, Some(count)).unwrap();
+        let answer = work(self);
+        self.connection.progress_handler(1, None::<fn() -> bool>).unwrap();
+        (steps.load(Ordering::Relaxed), answer)
+    }
+
     fn records(&self, operation: &'static str, sql: &str) -> Result<Vec<Record>, StoreError> {
         let rows = self.rows(operation, sql, raw_record)?;
         rows.into_iter().map(|raw| self.record(raw)).collect()

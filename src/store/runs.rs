@@ -44,8 +44,7 @@ impl Store {
     /// # Errors
     /// Where the database cannot be read.
     pub fn run(&self, name: &InstanceName) -> Result<Option<Run>, StoreError> {
-        let sql = format!("{RUNS} WHERE name = ?");
-        let row = self.row("read a run", &sql, [name.as_str()], raw_run)?;
+        let row = self.row("read a run", &one(), [name.as_str()], raw_run)?;
         row.map(|raw| self.parse_run(raw)).transpose()
     }
 
@@ -62,7 +61,7 @@ impl Store {
     /// # Errors
     /// Where the database cannot be read.
     pub fn runs_under_way(&self) -> Result<Vec<Run>, StoreError> {
-        self.many_runs(&under_way())
+        self.many_runs(&format!("{RUNS} WHERE ended IS NULL ORDER BY name"))
     }
 
     fn many_runs(&self, sql: &str) -> Result<Vec<Run>, StoreError> {
@@ -176,9 +175,9 @@ impl Tx<'_> {
     }
 }
 
-/// A `down` asks for these: a test holds that it scans no table.
-pub(super) fn under_way() -> String {
-    format!("{RUNS} WHERE ended IS NULL ORDER BY name")
+/// The statement that a `down` asks of each instance: a test holds that it scans no table.
+pub(super) fn one() -> String {
+    format!("{RUNS} WHERE name = ?")
 }
 
 const RUNS: &str = "SELECT name, vmm, supervisor, process, started, ready, stopping, ended, reason, failed FROM runs";

@@ -151,6 +151,9 @@ pub fn log(state_dir: &Path, name: &InstanceName) -> PathBuf {
 /// # Errors
 /// Where `/proc` cannot be read.
 pub fn state(run: &Run) -> Result<RunState, RunError> {
+    if run.end.is_some() {
+        return Ok(RunState::Ended);
+    }
     let supervised = run.supervisor.is_alive();
     let supervised = supervised.map_err(|source| process_error("look at", &run.name, source))?;
     Ok(RunState::of(run, supervised))
@@ -249,16 +252,17 @@ impl RunError {
     }
 }
 
-/// Refuses where one of these instances is being run.
+/// Refuses where one of these instances is being run. Looks at the runs of these only.
 ///
 /// # Errors
 /// Where it is, or the records cannot be read.
 pub fn refuse_running(store: &Store, which: &Which) -> Result<(), RunError> {
-    let concerned = |run: &Run| match which {
-        Which::All => true,
-        Which::Named(names) => names.contains(&run.name),
-    };
-    store.runs_under_way()?.iter().filter(|run| concerned(run)).try_for_each(refuse_live)
+    match which {
+        Which::All => store.runs_under_way()?.iter().try_for_each(refuse_live),
+        Which::Named(names) => {
+            names.iter().try_for_each(|name| store.run(name)?.as_ref().map_or(Ok(()), refuse_live))
+        }
+    }
 }
 
 /// The runs whose supervisor has died.
@@ -447,4 +451,37 @@ pub fn forget_ended(store: &mut Store, state_dir: &Path) -> Result<(), RunError>
         tx.commit()?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// So many functions, each with a run that this process supervises.
+    fn with_runs(count: usize) -> Store {
+        let mut store = Store::in_memory().unwrap();
+        let ours = ProcessId::current().unwrap();
+        let tx = store.transaction().unwrap();
+        for number in 0..count {
+            let name = format!("r{number}").parse().unwrap();
+            tx.begin_run(&name, "builtin", ours, 5_000).unwrap();
+        }
+        tx.commit().unwrap();
+        store
+    }
+
+    #[test]
+    fn a_down_looks_at_the_runs_of_its_own_instances_only() {
+        let which = |name: &str| Which::Named([name.parse().unwrap()].into());
+        let costs = [10, 10_000].map(|count| {
+            let mut store = with_runs(count);
+            let (running, others) = (which("r7"), which("other"));
+            assert!(refuse_running(&store, &running).is_err());
+            assert!(refuse_running(&store, &Which::All).is_err());
+            let (steps, refused) = store.steps(|store| refuse_running(store, &others));
+            refused.unwrap();
+            steps
+        });
+        assert_eq!(costs[0], costs[1], "instructions of SQLite");
+    }
 }

@@ -1,0 +1,43 @@
+//! What one more function costs where many are being run.
+
+use super::world::{WARM, World};
+use crate::common::{
+    report::{Goal, Report},
+    samples::{Cycles, ratio},
+};
+
+const RUNS: usize = 10_000;
+/// Turns of ups and downs, and how many there are in one: fewer than warm slots.
+const TURNS: usize = 5;
+const TURN: usize = 20;
+
+pub(crate) fn measure(report: &mut Report) {
+    let mut none = World::new("no-runs", "nftables", WARM);
+    let mut many = World::new("runs", "nftables", WARM);
+    many.record_runs(RUNS);
+    let (mut beside_none, mut beside_many) = (Cycles::default(), Cycles::default());
+    for _ in 0..TURNS {
+        none.cycles(TURN, &mut beside_none);
+        none.settle();
+        many.cycles(TURN, &mut beside_many);
+        many.settle();
+    }
+    report.heading("One more, where many are run");
+    report.paragraph(&format!(
+        "`PUT` and `DELETE` of one function through the API, with warm slots, where {RUNS} runs are recorded that have not \
+         ended, in turns with another node that has none: {TURNS} turns of {TURN}."
+    ));
+    let row = |name: &str, cycles: &Cycles| {
+        let [up, up99, down, down99] = cycles.cells();
+        [name.to_owned(), up, up99, down, down99]
+    };
+    let many = RUNS.to_string();
+    let rows = [row("0", &beside_none), row(&many, &beside_many)];
+    report.table(["runs", "up p50", "up p99", "down p50", "down p99"], &rows);
+    report.goal(
+        "`down` p50 with 10,000 runs to that with none",
+        Goal::AtMost(1.3),
+        ratio(beside_many.down.p50(), beside_none.down.p50()),
+        " times",
+    );
+}
