@@ -67,7 +67,7 @@ pub(crate) fn run<K: Kernel>(
     let supervisor = ProcessId::current().map_err(|source| CliError::Supervisor { source })?;
     let names: Vec<_> = prepared.iter().map(|p| (p.name().clone(), p.choice.vmm)).collect();
     runs::begin(&mut Store::open(&state_dir)?, &names, supervisor, epoch_millis())?;
-    let mut fleet = Fleet::new(signals, state_dir);
+    let mut fleet = Fleet::new(signals, state_dir, supervisor);
     let mut supervision = Supervision { sdn, fleet: &mut fleet, args, output, console: None };
     let supervised = supervision.supervise(&prepared);
     let console = supervision.console.take();
@@ -174,7 +174,7 @@ fn ordered<'a>(report: &'a Report, prepared: &[Prepared]) -> Vec<&'a Instance> {
 }
 
 /// Leaves the host as it was, unless somebody else's instances remain. One whose run has ended may be another's
-/// since, by `run` or `up`.
+/// since, by `run` or `up`: so the network goes first, while nobody else may have it.
 fn leave<K: Kernel>(
     sdn: &mut Sdn<K>,
     names: &[(InstanceName, Vmm)],
@@ -182,32 +182,33 @@ fn leave<K: Kernel>(
     failure: Option<String>,
     output: Output,
 ) -> Result<(), CliError> {
-    let mut store = Store::open(&sdn.config().state_dir)?;
+    let store = Store::open(&sdn.config().state_dir)?;
     let mut remaining = BTreeSet::new();
-    let failed = failure.is_some();
-    let reason = failure.unwrap_or_else(|| "stopped".to_owned());
-    let tx = store.transaction()?;
     for (name, _) in names {
-        let run = tx.run(name)?;
-        if !run.is_some_and(|run| run.supervisor == supervisor && run.end.is_none()) {
-            continue;
-        }
-        if tx.get(name)?.is_some() {
+        let run = store.run(name)?;
+        let ours = run.is_some_and(|run| run.supervisor == supervisor && run.end.is_none());
+        if ours && store.get(name)?.is_some() {
             remaining.insert(name.clone());
         }
-        let reason = reason.clone();
-        tx.end_run(name, &End { at: epoch_millis(), reason, failed })?;
     }
-    tx.commit()?;
     // A daemon's: it keeps the node ready.
     let kept_ready = !store.spares(Spare::Warm)?.is_empty();
     drop(store);
     let which = Which::Named(remaining);
     let report = match sdn.down(&which, !kept_ready) {
-        Err(SdnError::Remaining { .. }) => sdn.down(&which, false)?,
-        report => report?,
+        Err(SdnError::Remaining { .. }) => sdn.down(&which, false),
+        report => report,
     };
-    output.complaints(&mut wire::Report::from(&report))
+    let failed = failure.is_some();
+    let reason = failure.unwrap_or_else(|| "stopped".to_owned());
+    let mut store = Store::open(&sdn.config().state_dir)?;
+    let tx = store.transaction()?;
+    for (name, _) in names {
+        let reason = reason.clone();
+        tx.end_run(name, supervisor, &End { at: epoch_millis(), reason, failed })?;
+    }
+    tx.commit()?;
+    output.complaints(&mut wire::Report::from(&report?))
 }
 
 impl From<Ended> for CliError {
@@ -237,4 +238,49 @@ fn now() -> Instant {
 #[expect(clippy::disallowed_methods, reason = "the program's edge")]
 pub(super) fn epoch_millis() -> u64 {
     wire::epoch_millis(SystemTime::now())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    use riklet_sdn::{
+        definition::{self, Source},
+        kernel::fake::{FakeKernel, Fault, Stopped},
+        sdn::Config,
+    };
+
+    use super::*;
+    use crate::cli::args::OutputFormat;
+
+    /// Whoever runs or brings up the same name next must not lose it to this supervisor.
+    #[test]
+    fn a_run_has_not_ended_before_its_network_is_down() {
+        let state_dir = std::env::temp_dir().join(format!("riklet-leave-{}", std::process::id()));
+        let (kernel, config) =
+            (FakeKernel::new(), Config { state_dir: state_dir.clone(), ..Config::default() });
+        let mut sdn = Sdn::with_kernel(config, kernel.clone());
+        let text = r#"{"apiVersion": "v1", "kind": "Function", "name": "hello", "spec": {"function": {}}}"#;
+        let source = Source { name: String::new(), text: text.to_owned() };
+        let workloads = definition::parse(&[source]).unwrap();
+        let name = workloads[0].name().clone();
+        let ours = ProcessId::current().unwrap();
+        let names = [(name.clone(), Vmm::Builtin)];
+        runs::begin(&mut Store::open(&state_dir).unwrap(), &names, ours, 0).unwrap();
+        sdn.up(&workloads, UpOptions::default()).unwrap();
+        let mut leave = || leave(&mut sdn, &names, ours, None, Output::new(OutputFormat::Text));
+        let end = || Store::open(&state_dir).unwrap().run(&name).unwrap().unwrap().end;
+
+        let at = kernel.system().effects;
+        kernel.system().fault = Some((at, Fault::Stop));
+        let stopped = catch_unwind(AssertUnwindSafe(&mut leave)).unwrap_err();
+        assert!(stopped.is::<Stopped>());
+        kernel.system().fault = None;
+        assert_eq!(end(), None);
+
+        leave().unwrap();
+        assert_eq!(end().unwrap().reason, "stopped");
+        assert!(kernel.system().links.is_empty());
+        std::fs::remove_dir_all(&state_dir).unwrap();
+    }
 }

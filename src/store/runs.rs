@@ -106,35 +106,51 @@ impl Tx<'_> {
         self.execute("record a run", sql, params).map(drop)
     }
 
-    /// Records the VMM's process.
+    /// Records the VMM's process of a run. One that has ended, or has another supervisor by now, is left as it is.
     ///
     /// # Errors
     /// Where the database cannot be written.
     pub fn set_run_process(
         &self,
         name: &InstanceName,
+        supervisor: ProcessId,
         process: ProcessId,
     ) -> Result<(), StoreError> {
-        let sql = "UPDATE runs SET process = ? WHERE name = ?";
-        self.execute("record a process", sql, (process.to_string(), name.as_str())).map(drop)
+        let sql = "UPDATE runs SET process = ? WHERE name = ? AND supervisor = ? AND ended IS NULL";
+        let params = (process.to_string(), name.as_str(), supervisor.to_string());
+        self.execute("record a process", sql, params).map(drop)
     }
 
-    /// Records that the published ports answer, and after how many milliseconds.
+    /// Records that the published ports of a run answer, and after how many milliseconds. One that has ended, or has
+    /// another supervisor by now, is left as it is.
     ///
     /// # Errors
     /// Where the database cannot be written.
-    pub fn set_run_ready(&self, name: &InstanceName, after: u64) -> Result<(), StoreError> {
-        let sql = "UPDATE runs SET ready = ? WHERE name = ?";
-        self.execute("record that a run is ready", sql, (after, name.as_str())).map(drop)
+    pub fn set_run_ready(
+        &self,
+        name: &InstanceName,
+        supervisor: ProcessId,
+        after: u64,
+    ) -> Result<(), StoreError> {
+        let sql = "UPDATE runs SET ready = ? WHERE name = ? AND supervisor = ? AND ended IS NULL";
+        let params = (after, name.as_str(), supervisor.to_string());
+        self.execute("record that a run is ready", sql, params).map(drop)
     }
 
-    /// Records that somebody asked the run to stop.
+    /// Records that somebody asked a run to stop. One that has ended, or has another supervisor by now, is left as it
+    /// is.
     ///
     /// # Errors
     /// Where the database cannot be written.
-    pub fn set_run_stopping(&self, name: &InstanceName) -> Result<(), StoreError> {
-        let sql = "UPDATE runs SET stopping = 1 WHERE name = ?";
-        self.execute("record that a run stops", sql, [name.as_str()]).map(drop)
+    pub fn set_run_stopping(
+        &self,
+        name: &InstanceName,
+        supervisor: ProcessId,
+    ) -> Result<(), StoreError> {
+        let sql =
+            "UPDATE runs SET stopping = 1 WHERE name = ? AND supervisor = ? AND ended IS NULL";
+        let params = (name.as_str(), supervisor.to_string());
+        self.execute("record that a run stops", sql, params).map(drop)
     }
 
     /// Makes a process the supervisor of a run that has not ended, provided that it still has this one. Answers
@@ -163,14 +179,19 @@ impl Tx<'_> {
         self.execute("forget a run", sql, [name.as_str()]).map(drop)
     }
 
-    /// Records how a run ended. Of two that say so, the first is right.
+    /// Records how a run ended. The first writer wins; a run that has another supervisor by now is left as it is.
     ///
     /// # Errors
     /// Where the database cannot be written.
-    pub fn end_run(&self, name: &InstanceName, end: &End) -> Result<(), StoreError> {
-        let sql =
-            "UPDATE runs SET ended = ?, reason = ?, failed = ? WHERE name = ? AND ended IS NULL";
-        let params = (end.at, &end.reason, end.failed, name.as_str());
+    pub fn end_run(
+        &self,
+        name: &InstanceName,
+        supervisor: ProcessId,
+        end: &End,
+    ) -> Result<(), StoreError> {
+        let sql = "UPDATE runs SET ended = ?, reason = ?, failed = ? \
+             WHERE name = ? AND supervisor = ? AND ended IS NULL";
+        let params = (end.at, &end.reason, end.failed, name.as_str(), supervisor.to_string());
         self.execute("record the end of a run", sql, params).map(drop)
     }
 }

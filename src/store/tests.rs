@@ -547,11 +547,17 @@ fn a_run_outlives_its_record() {
     let tx = store.transaction().unwrap();
     tx.begin_run(&name, "qemu", supervisor, 5_000).unwrap();
     tx.begin_run(&other, "builtin", supervisor, 5_001).unwrap();
-    tx.set_run_process(&name, process).unwrap();
-    tx.set_run_ready(&name, 750).unwrap();
-    tx.set_run_stopping(&name).unwrap();
-    tx.end_run(&other, &End { at: 6_000, reason: "powered off".into(), failed: true }).unwrap();
-    tx.end_run(&other, &End { at: 7_000, reason: "lost".into(), failed: false }).unwrap();
+    tx.set_run_process(&name, supervisor, process).unwrap();
+    tx.set_run_ready(&name, supervisor, 750).unwrap();
+    tx.set_run_stopping(&name, supervisor).unwrap();
+    let end = |at, reason: &str, failed| End { at, reason: reason.into(), failed };
+    tx.end_run(&other, supervisor, &end(6_000, "powered off", true)).unwrap();
+    tx.end_run(&other, supervisor, &end(7_000, "lost", false)).unwrap();
+    // Whoever is not its supervisor, and comes too late, says nothing of it.
+    tx.set_run_stopping(&other, supervisor).unwrap();
+    tx.set_run_process(&name, process, supervisor).unwrap();
+    tx.set_run_ready(&name, process, 1).unwrap();
+    tx.end_run(&name, process, &end(8_000, "stopped", false)).unwrap();
     tx.commit().unwrap();
 
     let run = Run {
@@ -567,8 +573,8 @@ fn a_run_outlives_its_record() {
     assert_eq!(store.run(&name).unwrap().as_ref(), Some(&run));
     assert_eq!(store.runs_under_way().unwrap(), [run]);
     let ended = store.run(&other).unwrap().unwrap();
-    assert_eq!(ended.end, Some(End { at: 6_000, reason: "powered off".into(), failed: true }));
-    assert_eq!(ended.process, None);
+    assert_eq!(ended.end, Some(end(6_000, "powered off", true)));
+    assert_eq!((ended.process, ended.stopping), (None, false));
     assert_eq!(store.runs().unwrap().len(), 2);
 
     let tx = store.transaction().unwrap();

@@ -5,6 +5,7 @@ use std::{io, os::fd::AsFd, path::PathBuf, thread, time::Duration};
 use riklet_sdn::{
     kernel::Kernel,
     model::InstanceName,
+    process::ProcessId,
     sdn::Sdn,
     store::{End, Store},
     vmm::{
@@ -26,6 +27,7 @@ use crate::cli::error::CliError;
 pub(super) struct Fleet {
     signals: Signals,
     state_dir: PathBuf,
+    supervisor: ProcessId,
     running: Vec<Running>,
 }
 
@@ -46,8 +48,8 @@ pub(super) struct Ended {
 }
 
 impl Fleet {
-    pub(super) fn new(signals: Signals, state_dir: PathBuf) -> Self {
-        Self { signals, state_dir, running: vec![] }
+    pub(super) fn new(signals: Signals, state_dir: PathBuf, supervisor: ProcessId) -> Self {
+        Self { signals, state_dir, supervisor, running: vec![] }
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -70,7 +72,7 @@ impl Fleet {
         self.running.push(running);
         let mut store = Store::open(&self.state_dir)?;
         let tx = store.transaction()?;
-        tx.set_run_process(name, process)?;
+        tx.set_run_process(name, self.supervisor, process)?;
         let stopping = tx.run(name)?.is_some_and(|run| run.stopping);
         tx.commit()?;
         if stopping {
@@ -92,7 +94,7 @@ impl Fleet {
         let mut store = Store::open(&self.state_dir)?;
         let tx = store.transaction()?;
         for running in &self.running {
-            tx.set_run_ready(running.name(), after)?;
+            tx.set_run_ready(running.name(), self.supervisor, after)?;
         }
         Ok(tx.commit()?)
     }
@@ -146,7 +148,8 @@ impl Fleet {
         let failed = failed || failure.is_some() || !stopping && !was_ready;
         let reason = failure.map_or(reason, ToOwned::to_owned);
         let tx = store.transaction()?;
-        tx.end_run(&name, &End { at: super::epoch_millis(), reason: reason.clone(), failed })?;
+        let end = End { at: super::epoch_millis(), reason: reason.clone(), failed };
+        tx.end_run(&name, self.supervisor, &end)?;
         tx.commit()?;
         Ok(Ended { name, reason, failed })
     }
@@ -164,7 +167,7 @@ impl Fleet {
         let mut asked = Vec::new();
         for running in &self.running {
             asked.push(tx.run(running.name())?.is_some_and(|run| run.stopping));
-            tx.set_run_stopping(running.name())?;
+            tx.set_run_stopping(running.name(), self.supervisor)?;
         }
         tx.commit()?;
         let results: Vec<io::Result<Stopped>> = thread::scope(|scope| {

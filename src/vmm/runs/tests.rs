@@ -1,0 +1,48 @@
+use super::*;
+
+/// So many functions, each with a run that this process supervises.
+fn with_runs(count: usize) -> Store {
+    let mut store = Store::in_memory().unwrap();
+    let ours = ProcessId::current().unwrap();
+    let tx = store.transaction().unwrap();
+    for number in 0..count {
+        let name = format!("r{number}").parse().unwrap();
+        tx.begin_run(&name, "builtin", ours, 5_000).unwrap();
+    }
+    tx.commit().unwrap();
+    store
+}
+
+#[test]
+fn a_down_looks_at_the_runs_of_its_own_instances_only() {
+    let which = |name: &str| Which::Named([name.parse().unwrap()].into());
+    let costs = [10, 10_000].map(|count| {
+        let mut store = with_runs(count);
+        let (running, others) = (which("r7"), which("other"));
+        assert!(refuse_running(&store, &running).is_err());
+        assert!(refuse_running(&store, &Which::All).is_err());
+        let (steps, refused) = store.steps(|store| refuse_running(store, &others));
+        refused.unwrap();
+        steps
+    });
+    assert_eq!(costs[0], costs[1], "instructions of SQLite");
+}
+
+#[test]
+#[expect(clippy::disallowed_methods, reason = "the directory is the test's own")]
+fn a_run_that_began_again_keeps_its_files() {
+    let state_dir = std::env::temp_dir().join(format!("riklet-forget-{}", std::process::id()));
+    let (name, mut store) = ("r0".parse().unwrap(), with_runs(1));
+    let files = directory(&state_dir, &name);
+    std::fs::create_dir_all(&files).unwrap();
+    forget_if_ended(&mut store, &state_dir, &name).unwrap();
+    assert!(files.exists() && store.run(&name).unwrap().is_some());
+
+    let tx = store.transaction().unwrap();
+    let end = End { at: 6_000, reason: "stopped".into(), failed: false };
+    tx.end_run(&name, ProcessId::current().unwrap(), &end).unwrap();
+    tx.commit().unwrap();
+    forget_if_ended(&mut store, &state_dir, &name).unwrap();
+    assert!(!files.exists() && store.run(&name).unwrap().is_none());
+    std::fs::remove_dir_all(&state_dir).unwrap();
+}
