@@ -1,11 +1,11 @@
 use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
 
 use super::epoch_millis;
 use crate::daemon::events;
 
 /// Something that the daemon did.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(utoipa::ToSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct Event {
     /// When, in milliseconds since 1970.

@@ -2,7 +2,6 @@ use std::{fmt, net::Ipv4Addr};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use utoipa::ToSchema;
 
 use crate::{
     definition,
@@ -12,7 +11,8 @@ use crate::{
 };
 
 /// A recorded instance.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(utoipa::ToSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct Instance {
     /// The name, unique on the node.
@@ -38,17 +38,19 @@ pub struct Instance {
 }
 
 /// One end of a link.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(utoipa::ToSchema))]
 pub struct End {
     /// The IPv4 address.
-    #[schema(value_type = String, format = "ipv4")]
+    #[cfg_attr(test, schema(value_type = String, format = "ipv4"))]
     pub address: Ipv4Addr,
     /// The MAC address.
     pub mac: String,
 }
 
 /// An exposure, with the fields of a definition.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(utoipa::ToSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct Exposure {
     /// The host's.
@@ -62,12 +64,13 @@ pub struct Exposure {
     pub kind: String,
     /// The address of the host that it is bound to, where it is bound to one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<String>, format = "ipv4")]
+    #[cfg_attr(test, schema(value_type = Option<String>, format = "ipv4"))]
     pub host_address: Option<Ipv4Addr>,
 }
 
 /// A port, or a range of ports such as `8000-8010`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(utoipa::ToSchema))]
 #[serde(untagged)]
 pub enum Ports {
     /// One.
@@ -77,7 +80,8 @@ pub enum Ports {
 }
 
 /// An instance, and what the kernel has of it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(utoipa::ToSchema))]
 pub struct Listed {
     /// The instance.
     #[serde(flatten)]
@@ -87,7 +91,8 @@ pub struct Listed {
 }
 
 /// An instance, and all that is known of it.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(utoipa::ToSchema))]
 pub struct Inspection {
     /// The instance.
     #[serde(flatten)]
@@ -99,7 +104,7 @@ pub struct Inspection {
     /// In what the TAP is not as it should be.
     pub drift: Vec<String>,
     /// The definition.
-    #[schema(value_type = Object)]
+    #[cfg_attr(test, schema(value_type = Object))]
     pub definition: Value,
 }
 

@@ -14,12 +14,12 @@ pub use report::{Check, Failure, Health, Lost, Plan, Report, Unsettled, Version}
 use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
 
 use crate::sdn::ErrorKind;
 
 /// What kind of answer an error needs: that of the exit status.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(utoipa::ToSchema))]
 #[serde(rename_all = "camelCase")]
 pub enum Kind {
     /// The operation failed, or drift was found: exit status 1.

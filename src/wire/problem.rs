@@ -1,11 +1,11 @@
 use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
 
 use super::Kind;
 use crate::definition::{self, Place};
 
 /// An error, as RFC 9457 has it (`application/problem+json`).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(utoipa::ToSchema))]
 pub struct Problem {
     /// `urn:riklet-sdn:problem:` and the kind.
     #[serde(rename = "type")]
@@ -27,7 +27,8 @@ pub struct Problem {
 }
 
 /// A place in a definition or a configuration, and what is wrong there.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(utoipa::ToSchema))]
 pub struct Detail {
     /// The file, or `request body`.
     pub file: String,

@@ -1,11 +1,11 @@
 use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
 
 use super::{Instance, Kind, chain, lines};
 use crate::sdn;
 
 /// What an operation did.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(test, derive(utoipa::ToSchema))]
 pub struct Report {
     /// The instances that were asked for and are as asked.
     pub instances: Vec<Instance>,
@@ -20,7 +20,8 @@ pub struct Report {
 }
 
 /// An instance that is not as it should be.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(utoipa::ToSchema))]
 pub struct Failure {
     /// Its name.
     pub name: String,
@@ -56,7 +57,8 @@ impl From<&sdn::Failure> for Failure {
 }
 
 /// What `up` would do.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(utoipa::ToSchema))]
 pub struct Plan {
     /// The steps, in order.
     pub steps: Vec<String>,
@@ -96,7 +98,8 @@ fn text(steps: &[String], blocked: &[String]) -> String {
 }
 
 /// How the kernel differs from the records. All empty where it does not.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(utoipa::ToSchema))]
 pub struct Check {
     /// Why the firewall must be made anew.
     pub firewall: Vec<String>,
@@ -114,7 +117,8 @@ pub struct Check {
 pub type Lost = String;
 
 /// An instance whose last operation did not come to its end.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(utoipa::ToSchema))]
 pub struct Unsettled {
     /// Its name.
     pub name: String,
@@ -160,7 +164,8 @@ impl Check {
 }
 
 /// Whether the daemon works, and how it stands.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(utoipa::ToSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct Health {
     /// `ok`.
@@ -178,7 +183,8 @@ pub struct Health {
 }
 
 /// Which program it is.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(utoipa::ToSchema))]
 pub struct Version {
     /// The version of the program.
     pub version: String,

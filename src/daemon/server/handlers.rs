@@ -8,7 +8,7 @@ use axum::{
     routing::{get, post, put},
 };
 
-use super::{Api, openapi, problem::invalid, request, stream};
+use super::{Api, openapi::DESCRIPTION, problem::invalid, request, stream};
 use crate::{
     daemon::{
         self,
@@ -36,13 +36,13 @@ pub(super) fn router() -> Router<Api> {
         .route("/v1/health", get(health))
         .route("/v1/version", get(version))
         .route("/metrics", get(metrics))
-        .route("/v1/openapi.json", get(async || Json(openapi())))
+        .route("/v1/openapi.json", get(([(CONTENT_TYPE, "application/json")], DESCRIPTION)))
 }
 
 /// Brings up a function's network, or makes it what a changed definition says.
-#[utoipa::path(put, path = "/v1/functions/{name}", request_body(content = Object, description = "A definition"),
+#[cfg_attr(test, utoipa::path(put, path = "/v1/functions/{name}", request_body(content = Object, description = "A definition"),
     params(("name" = String, Path), ("strict" = Option<bool>, Query, description = "Refuse to shadow a local process")),
-    responses((status = 200, body = Report), (status = "default", body = Problem, content_type = "application/problem+json")))]
+    responses((status = 200, body = Report), (status = "default", body = Problem, content_type = "application/problem+json"))))]
 pub(super) async fn up_one(
     State(api): State<Api>,
     name: Result<Path<String>, PathRejection>,
@@ -68,9 +68,9 @@ pub(super) async fn up_one(
 }
 
 /// Brings up the networks of several functions: all are recorded, or none.
-#[utoipa::path(post, path = "/v1/functions", request_body(content = Vec<Object>, description = "Definitions"),
+#[cfg_attr(test, utoipa::path(post, path = "/v1/functions", request_body(content = Vec<Object>, description = "Definitions"),
     params(("strict" = Option<bool>, Query, description = "Refuse to shadow a local process")),
-    responses((status = 200, body = Report), (status = "default", body = Problem, content_type = "application/problem+json")))]
+    responses((status = 200, body = Report), (status = "default", body = Problem, content_type = "application/problem+json"))))]
 pub(super) async fn up(
     State(api): State<Api>,
     RawQuery(query): RawQuery,
@@ -83,8 +83,8 @@ pub(super) async fn up(
 }
 
 /// Takes a function's network down. The answer comes when its ports lead nowhere and its TAP is down.
-#[utoipa::path(delete, path = "/v1/functions/{name}", params(("name" = String, Path)),
-    responses((status = 200, body = Report), (status = "default", body = Problem, content_type = "application/problem+json")))]
+#[cfg_attr(test, utoipa::path(delete, path = "/v1/functions/{name}", params(("name" = String, Path)),
+    responses((status = 200, body = Report), (status = "default", body = Problem, content_type = "application/problem+json"))))]
 pub(super) async fn down_one(
     State(api): State<Api>,
     name: Result<Path<String>, PathRejection>,
@@ -94,9 +94,9 @@ pub(super) async fn down_one(
 }
 
 /// Takes several functions' networks down, or all. With `purge`, what all share goes as well, and the host is as it was.
-#[utoipa::path(delete, path = "/v1/functions",
+#[cfg_attr(test, utoipa::path(delete, path = "/v1/functions",
     params(("name" = Vec<String>, Query, explode), ("all" = Option<bool>, Query), ("purge" = Option<bool>, Query)),
-    responses((status = 200, body = Report), (status = "default", body = Problem, content_type = "application/problem+json")))]
+    responses((status = 200, body = Report), (status = "default", body = Problem, content_type = "application/problem+json"))))]
 pub(super) async fn down_many(
     State(api): State<Api>,
     RawQuery(query): RawQuery,
@@ -131,9 +131,9 @@ async fn change(api: &Api, request: sdn::Request) -> Result<Json<Report>, Proble
 }
 
 /// What the daemon counts, as Prometheus reads it.
-#[utoipa::path(get, path = "/metrics",
+#[cfg_attr(test, utoipa::path(get, path = "/metrics",
     responses((status = 200, body = String, content_type = "application/openmetrics-text"),
-        (status = "default", body = Problem, content_type = "application/problem+json")))]
+        (status = "default", body = Problem, content_type = "application/problem+json"))))]
 pub(super) async fn metrics(State(api): State<Api>) -> Result<Response, Problem> {
     let status = api.engine.status().await?;
     let functions = api.engine.with(sdn::Sdn::list).await??;
@@ -146,8 +146,8 @@ pub(super) async fn metrics(State(api): State<Api>) -> Result<Response, Problem>
 
 /// Lists what is recorded, and what the kernel has of it. With `watch`, a stream of server-sent events: first the
 /// list, then each change.
-#[utoipa::path(get, path = "/v1/functions", params(("watch" = Option<bool>, Query)),
-    responses((status = 200, body = Vec<Listed>), (status = "default", body = Problem, content_type = "application/problem+json")))]
+#[cfg_attr(test, utoipa::path(get, path = "/v1/functions", params(("watch" = Option<bool>, Query)),
+    responses((status = 200, body = Vec<Listed>), (status = "default", body = Problem, content_type = "application/problem+json"))))]
 pub(super) async fn list(
     State(api): State<Api>,
     RawQuery(query): RawQuery,
@@ -165,8 +165,8 @@ pub(super) async fn listed(api: &Api) -> Result<Vec<Listed>, Problem> {
 }
 
 /// One function, and all that is known of it.
-#[utoipa::path(get, path = "/v1/functions/{name}", params(("name" = String, Path)),
-    responses((status = 200, body = Inspection), (status = "default", body = Problem, content_type = "application/problem+json")))]
+#[cfg_attr(test, utoipa::path(get, path = "/v1/functions/{name}", params(("name" = String, Path)),
+    responses((status = 200, body = Inspection), (status = "default", body = Problem, content_type = "application/problem+json"))))]
 pub(super) async fn inspect(
     State(api): State<Api>,
     name: Result<Path<String>, PathRejection>,
@@ -177,8 +177,8 @@ pub(super) async fn inspect(
 }
 
 /// What bringing these functions up would do. Changes nothing.
-#[utoipa::path(post, path = "/v1/plan", request_body(content = Vec<Object>, description = "Definitions"),
-    responses((status = 200, body = Plan), (status = "default", body = Problem, content_type = "application/problem+json")))]
+#[cfg_attr(test, utoipa::path(post, path = "/v1/plan", request_body(content = Vec<Object>, description = "Definitions"),
+    responses((status = 200, body = Plan), (status = "default", body = Problem, content_type = "application/problem+json"))))]
 pub(super) async fn plan(State(api): State<Api>, request: Request) -> Result<Json<Plan>, Problem> {
     let workloads = request::definitions(&api, request).await?;
     let planned = api.engine.with(move |node| node.plan(&workloads)).await??;
@@ -186,8 +186,8 @@ pub(super) async fn plan(State(api): State<Api>, request: Request) -> Result<Jso
 }
 
 /// How the kernel differs from the records.
-#[utoipa::path(get, path = "/v1/check",
-    responses((status = 200, body = Check), (status = "default", body = Problem, content_type = "application/problem+json")))]
+#[cfg_attr(test, utoipa::path(get, path = "/v1/check",
+    responses((status = 200, body = Check), (status = "default", body = Problem, content_type = "application/problem+json"))))]
 pub(super) async fn check(State(api): State<Api>) -> Result<Json<Check>, Problem> {
     let check = |node: &mut Node| {
         // Who asks does not want to hear what is remembered.
@@ -199,16 +199,16 @@ pub(super) async fn check(State(api): State<Api>) -> Result<Json<Check>, Problem
 }
 
 /// Makes the kernel what the records say.
-#[utoipa::path(post, path = "/v1/repair",
-    responses((status = 200, body = Report), (status = "default", body = Problem, content_type = "application/problem+json")))]
+#[cfg_attr(test, utoipa::path(post, path = "/v1/repair",
+    responses((status = 200, body = Report), (status = "default", body = Problem, content_type = "application/problem+json"))))]
 pub(super) async fn repair(State(api): State<Api>) -> Result<Json<Report>, Problem> {
     let now = epoch_millis(daemon::wall_clock());
     Ok(Json(api.engine.alone(move |node| runs::repair(node, now)).await??))
 }
 
 /// Whether the daemon works, and how it stands.
-#[utoipa::path(get, path = "/v1/health",
-    responses((status = 200, body = Health), (status = "default", body = Problem, content_type = "application/problem+json")))]
+#[cfg_attr(test, utoipa::path(get, path = "/v1/health",
+    responses((status = 200, body = Health), (status = "default", body = Problem, content_type = "application/problem+json"))))]
 pub(super) async fn health(State(api): State<Api>) -> Result<Json<Health>, Problem> {
     let status = api.engine.status().await?;
     Ok(Json(Health {
@@ -222,7 +222,7 @@ pub(super) async fn health(State(api): State<Api>) -> Result<Json<Health>, Probl
 }
 
 /// Which program answers, and which version of the API.
-#[utoipa::path(get, path = "/v1/version", responses((status = 200, body = Version)))]
+#[cfg_attr(test, utoipa::path(get, path = "/v1/version", responses((status = 200, body = Version))))]
 pub(super) async fn version() -> Json<Version> {
     let version = env!("CARGO_PKG_VERSION").to_owned();
     Json(Version { version, api: API.to_owned() })

@@ -25,7 +25,6 @@ use tokio::{
     time,
 };
 
-pub use openapi::document as openapi;
 pub use socket::SocketError;
 
 use super::{

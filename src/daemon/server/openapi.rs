@@ -1,47 +1,47 @@
-//! The API's description, made of the types that go over the wire.
+//! The API's description (`OpenAPI` 3.1): the text of docs/openapi.json.
+//!
+//! A test makes it of the handlers and of the types that go over the wire, so that only tests compile utoipa.
 
-use utoipa::OpenApi;
-
-use super::{handlers, stream};
-
-#[derive(OpenApi)]
-#[openapi(
-    info(
-        title = "riklet-sdn",
-        description = "The network of a node that runs functions as microVMs, on a unix socket.",
-    ),
-    paths(
-        handlers::list,
-        handlers::up,
-        handlers::down_many,
-        handlers::up_one,
-        handlers::inspect,
-        handlers::down_one,
-        handlers::plan,
-        handlers::check,
-        handlers::repair,
-        stream::events,
-        handlers::health,
-        handlers::version,
-        handlers::metrics,
-    )
-)]
-struct Description;
-
-/// The description (`OpenAPI` 3.1), as docs/openapi.json has it.
-#[must_use]
-pub fn document() -> utoipa::openapi::OpenApi {
-    Description::openapi()
-}
+/// The description, as JSON.
+pub(super) const DESCRIPTION: &str =
+    include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/openapi.json"));
 
 #[cfg(test)]
 mod tests {
+    use utoipa::OpenApi;
+
+    use super::super::{handlers, stream};
+
+    #[derive(OpenApi)]
+    #[openapi(
+        info(
+            title = "riklet-sdn",
+            description = "The network of a node that runs functions as microVMs, on a unix socket.",
+        ),
+        paths(
+            handlers::list,
+            handlers::up,
+            handlers::down_many,
+            handlers::up_one,
+            handlers::inspect,
+            handlers::down_one,
+            handlers::plan,
+            handlers::check,
+            handlers::repair,
+            stream::events,
+            handlers::health,
+            handlers::version,
+            handlers::metrics,
+        )
+    )]
+    struct Description;
+
     /// `UPDATE_OPENAPI=1 cargo test --lib openapi` writes it.
     #[test]
     #[expect(clippy::disallowed_methods, reason = "the file is the test's subject")]
     fn the_description_is_checked_in() {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/openapi.json");
-        let text = super::document().to_pretty_json().unwrap() + "\n";
+        let text = Description::openapi().to_pretty_json().unwrap() + "\n";
         if std::env::var("UPDATE_OPENAPI").is_ok() {
             std::fs::write(path, &text).unwrap();
         }

@@ -25,9 +25,9 @@ const ALIVE: Duration = Duration::from_secs(15);
 
 /// What the daemon did and does, as server-sent events: what is remembered, then what comes. With `recent`, only the
 /// former.
-#[utoipa::path(get, path = "/v1/events", params(("recent" = Option<bool>, Query)),
+#[cfg_attr(test, utoipa::path(get, path = "/v1/events", params(("recent" = Option<bool>, Query)),
     responses((status = 200, body = wire::Event, content_type = "text/event-stream"),
-        (status = "default", body = Problem, content_type = "application/problem+json")))]
+        (status = "default", body = Problem, content_type = "application/problem+json"))))]
 pub(super) async fn events(
     State(api): State<Api>,
     RawQuery(query): RawQuery,
