@@ -1,0 +1,211 @@
+use std::{fmt, net::Ipv4Addr};
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use riklet_core::{
+    definition,
+    model::{Addresses, Slot},
+};
+use riklet_sdn as sdn;
+use riklet_sdn::store::Phase;
+
+/// A recorded instance.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+#[serde(rename_all = "camelCase")]
+pub struct Instance {
+    /// The name, unique on the node.
+    pub name: String,
+    /// The kind of workload.
+    pub kind: String,
+    /// The number of its slot.
+    pub slot: u16,
+    /// The interface.
+    pub tap: String,
+    /// `up`; `pending` or `removing` where the last operation did not come to its end.
+    pub phase: String,
+    /// The guest's end of the link.
+    pub guest: End,
+    /// The host's end of the link.
+    pub host: End,
+    /// The prefix length of both addresses.
+    pub prefix_length: u8,
+    /// The MTU of the link in bytes.
+    pub mtu: u32,
+    /// The ports of the host that lead to it.
+    pub exposures: Vec<Exposure>,
+}
+
+/// One end of a link.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+pub struct End {
+    /// The IPv4 address.
+    #[cfg_attr(feature = "schema", schema(value_type = String, format = "ipv4"))]
+    pub address: Ipv4Addr,
+    /// The MAC address.
+    pub mac: String,
+}
+
+/// An exposure, with the fields of a definition.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+#[serde(rename_all = "camelCase")]
+pub struct Exposure {
+    /// The host's.
+    pub port: Ports,
+    /// The guest's.
+    pub target_port: Ports,
+    /// `TCP`, `UDP` or `SCTP`.
+    pub protocol: String,
+    /// `NodePort`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// The address of the host that it is bound to, where it is bound to one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schema(value_type = Option<String>, format = "ipv4"))]
+    pub host_address: Option<Ipv4Addr>,
+}
+
+/// A port, or a range of ports such as `8000-8010`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+#[serde(untagged)]
+pub enum Ports {
+    /// One.
+    One(u16),
+    /// A range.
+    Range(String),
+}
+
+/// An instance, and what the kernel has of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+pub struct Listed {
+    /// The instance.
+    #[serde(flatten)]
+    pub instance: Instance,
+    /// `attached` (a VMM has the TAP open), `ready`, `down` or `missing`.
+    pub link: String,
+}
+
+/// An instance, and all that is known of it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+pub struct Inspection {
+    /// The instance.
+    #[serde(flatten)]
+    pub instance: Instance,
+    /// `attached` (a VMM has the TAP open), `ready`, `down` or `missing`.
+    pub link: String,
+    /// Whether the firewall has its exposures.
+    pub exposed: bool,
+    /// In what the TAP is not as it should be.
+    pub drift: Vec<String>,
+    /// The definition.
+    #[cfg_attr(feature = "schema", schema(value_type = Object))]
+    pub definition: Value,
+}
+
+impl From<&sdn::Instance> for Instance {
+    fn from(instance: &sdn::Instance) -> Self {
+        let end =
+            |address, mac: riklet_core::model::MacAddress| End { address, mac: mac.to_string() };
+        Self {
+            name: instance.name().to_string(),
+            kind: instance.kind().as_str().to_owned(),
+            slot: instance.slot.number(),
+            tap: instance.interface().to_string(),
+            phase: instance.phase.as_str().to_owned(),
+            guest: end(instance.addresses.guest, instance.guest_mac()),
+            host: end(instance.addresses.host, instance.slot.host_mac()),
+            prefix_length: Addresses::PREFIX_LENGTH,
+            mtu: instance.mtu,
+            exposures: instance.exposures().iter().map(Exposure::from).collect(),
+        }
+    }
+}
+
+impl From<&riklet_core::model::Exposure> for Exposure {
+    fn from(exposure: &riklet_core::model::Exposure) -> Self {
+        let ports = |range: riklet_core::model::PortRange| {
+            if range.count() == 1 {
+                Ports::One(range.first())
+            } else {
+                Ports::Range(range.to_string())
+            }
+        };
+        Self {
+            port: ports(exposure.host_ports()),
+            target_port: ports(exposure.guest_ports()),
+            protocol: exposure.protocol().as_str().to_uppercase(),
+            kind: definition::EXPOSURE_TYPE.to_owned(),
+            host_address: exposure.host_address(),
+        }
+    }
+}
+
+impl fmt::Display for Ports {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::One(port) => port.fmt(f),
+            Self::Range(range) => range.fmt(f),
+        }
+    }
+}
+
+impl fmt::Display for Exposure {
+    /// As [`riklet_core::model::Exposure`].
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ", self.protocol.to_lowercase())?;
+        if let Some(address) = self.host_address {
+            write!(f, "{address}:")?;
+        }
+        write!(f, "{} -> {}", self.port, self.target_port)
+    }
+}
+
+impl From<&sdn::Listed> for Listed {
+    fn from(listed: &sdn::Listed) -> Self {
+        Self { instance: Instance::from(&listed.instance), link: listed.link.as_str().to_owned() }
+    }
+}
+
+impl From<&sdn::Inspection> for Inspection {
+    fn from(found: &sdn::Inspection) -> Self {
+        Self {
+            instance: Instance::from(&found.instance),
+            link: found.status.as_str().to_owned(),
+            exposed: found.exposed,
+            drift: found.drift.clone(),
+            definition: definition::to_value(&found.instance.workload),
+        }
+    }
+}
+
+/// A document is not of this version: it says what is not understood.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the daemon's answer has a {what} that is not understood: it may be of another version")]
+pub struct NotAnInstance {
+    what: &'static str,
+}
+
+/// The instance that an inspection is of, for what needs all of it.
+pub type Attached = sdn::Instance;
+
+impl TryFrom<&Inspection> for Attached {
+    type Error = NotAnInstance;
+
+    fn try_from(found: &Inspection) -> Result<Self, NotAnInstance> {
+        let Instance { slot, phase, guest, host, mtu, .. } = &found.instance;
+        let workload = definition::from_json(&found.definition.to_string())
+            .map_err(|_errors| NotAnInstance { what: "definition" })?;
+        let phase = [Phase::Pending, Phase::Up, Phase::Removing]
+            .into_iter()
+            .find(|known| known.as_str() == phase)
+            .ok_or(NotAnInstance { what: "phase" })?;
+        let addresses = Addresses { host: host.address, guest: guest.address };
+        Ok(Self { workload, slot: Slot::new(*slot), phase, addresses, mtu: *mtu })
+    }
+}

@@ -1,0 +1,98 @@
+//! The same system calls without us: what the kernel itself takes.
+
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
+
+use riklet_core::{
+    definition::{self, Source},
+    firewall::{Backend, Change, Ruleset, Skeleton},
+    link::LinkSpec,
+    model::Slot,
+    workload::{self, Fragment, Node},
+};
+use riklet_kernel::{Kernel, linux::Linux};
+
+use super::guest::Nic;
+use crate::common;
+
+/// The kernel layer in the namespace of the calling thread, with nothing above it: no records, no plan, no looks.
+pub(super) struct Bare {
+    kernel: Linux,
+    node: Node,
+}
+
+impl Bare {
+    pub(super) fn new() -> Self {
+        let node = Node { pool: "10.231.0.0/16".parse().unwrap(), mtu: 1500 };
+        Self { kernel: Linux::new(), node }
+    }
+
+    /// The tables and chains, without any function.
+    pub(super) fn lay_skeleton(&mut self) {
+        let skeleton = Skeleton { pool: self.node.pool, uplinks: BTreeSet::new(), guard: false };
+        let change = Change::Reset(Ruleset { skeleton, entries: BTreeSet::new() });
+        self.kernel.change_firewall(Backend::Nftables, &change).unwrap();
+    }
+
+    /// What the functions of these numbers need.
+    pub(super) fn fragments(&self, numbers: std::ops::Range<u16>) -> Vec<Fragment> {
+        let fragment = |number: u16| {
+            let text = common::definition(&format!("f{number}"), 10_000 + usize::from(number));
+            let source = Source { name: String::new(), text };
+            let workload = definition::parse(&[source]).unwrap().remove(0);
+            workload::fragment(&workload, Slot::new(number), &self.node).unwrap()
+        };
+        numbers.map(fragment).collect()
+    }
+
+    /// Their TAPs, each created and configured, and one transaction with their elements.
+    pub(super) fn up(&mut self, fragments: &[Fragment]) -> Duration {
+        let started = Instant::now();
+        for fragment in fragments {
+            self.kernel.create_link(&fragment.link).unwrap();
+        }
+        started.elapsed() + self.publish(fragments)
+    }
+
+    /// One transaction with their elements, where their TAPs are there already: what remains to be done with warm slots.
+    pub(super) fn publish(&mut self, fragments: &[Fragment]) -> Duration {
+        let add = fragments.iter().flat_map(|fragment| fragment.entries.clone()).collect();
+        let change = Change::Delta { remove: BTreeSet::new(), add };
+        let started = Instant::now();
+        self.kernel.change_firewall(Backend::Nftables, &change).unwrap();
+        started.elapsed()
+    }
+
+    /// One transaction without their elements.
+    pub(super) fn withdraw(&mut self, fragments: &[Fragment]) -> Duration {
+        let remove = fragments.iter().flat_map(|fragment| fragment.entries.clone()).collect();
+        let change = Change::Delta { remove, add: BTreeSet::new() };
+        let started = Instant::now();
+        self.kernel.change_firewall(Backend::Nftables, &change).unwrap();
+        started.elapsed()
+    }
+
+    /// One transaction without their elements; their TAPs down and condemned; then the deletion of these.
+    pub(super) fn down(&mut self, fragments: &[Fragment]) -> Duration {
+        let links = fragments.iter().map(|fragment| &fragment.link);
+        let links = links.map(|link| (link.name.clone(), [link.address].into())).collect();
+        let withdrawn = self.withdraw(fragments);
+        let started = Instant::now();
+        self.kernel.condemn_links(&links).unwrap();
+        self.kernel.delete_condemned_links().unwrap();
+        withdrawn + started.elapsed()
+    }
+}
+
+/// The guest's side of it.
+pub(super) fn nic(link: &LinkSpec) -> Nic {
+    Nic {
+        tap: link.name.to_string(),
+        address: link.neighbour.address.to_string(),
+        gateway: link.address.addr().to_string(),
+        mac: link.neighbour.mac.to_string(),
+        mtu: link.mtu.into(),
+    }
+}

@@ -1,0 +1,254 @@
+//! A node with a daemon, and a client on a cable to it.
+
+use std::{
+    fs,
+    net::{Ipv4Addr, SocketAddr, TcpStream},
+    path::PathBuf,
+    sync::atomic::{AtomicUsize, Ordering},
+    thread,
+    time::{Duration, Instant},
+};
+
+use riklet_kernel::process::ProcessId;
+use riklet_sdn::store::Store;
+
+use super::guest::{Guest, Nic, Processor};
+use crate::common::{
+    daemon::{Daemon, PATIENCE},
+    definition, enclosure,
+    http::Client,
+    namespace::Namespace,
+    samples::{Cycles, Samples},
+    wait_for,
+};
+
+/// The node's, towards the client.
+pub(super) const NODE: Ipv4Addr = Ipv4Addr::new(192, 168, 7, 1);
+/// Warm slots, where nothing else is said: the program's own default.
+pub(super) const WARM: usize = 64;
+/// How many definitions are sent in one request.
+pub(super) const BATCH: usize = 100;
+/// Where everything runs that a new connection goes through.
+pub(super) const LATENCY: Processor = Processor::Only(0);
+const FIRST_PORT: usize = 10_000;
+
+/// The node's and the client's namespace, with a cable between them.
+pub(super) struct Cable {
+    pub(super) node: Namespace,
+    pub(super) client: Namespace,
+}
+
+impl Cable {
+    pub(super) fn new() -> Self {
+        let (node, client) = (Namespace::new(), Namespace::new());
+        let far = client.path();
+        node.sh(&format!(
+            "sysctl -q net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.default.rp_filter=0 && \
+             ip link add lan0 type veth peer name eth0 netns {far} && \
+             ip address add {NODE}/24 dev lan0 && ip link set lan0 up"
+        ));
+        client.sh(&format!(
+            "ip address add 192.168.7.2/24 dev eth0 && ip link set eth0 up && \
+             ip route add default via {NODE}"
+        ));
+        node.sh("ip route add default via 192.168.7.2");
+        Self { node, client }
+    }
+}
+
+/// What the daemon has in memory, in MiB (proc(5)).
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Memory {
+    /// `VmRSS`.
+    pub(super) resident: f64,
+    /// `RssAnon`.
+    pub(super) anonymous: f64,
+}
+
+pub(super) struct World {
+    pub(super) cable: Cable,
+    state: PathBuf,
+    backend: &'static str,
+    warm: usize,
+    /// There but while it is restarted.
+    daemon: Option<Daemon>,
+    api: Client,
+    /// How many functions are up.
+    pub(super) present: usize,
+}
+
+impl World {
+    pub(super) fn new(name: &str, backend: &'static str, warm: usize) -> Self {
+        let (cable, state) = (Cable::new(), enclosure::directory(name));
+        let daemon = Daemon::start(&cable.node, &state, backend, warm);
+        let api = daemon.client();
+        let mut world = Self { cable, state, backend, warm, daemon: Some(daemon), api, present: 0 };
+        world.settle();
+        world
+    }
+
+    /// Waits until nothing is under way: all warm slots are there, and what was taken down has gone.
+    pub(super) fn settle(&mut self) {
+        let (warm, wanted) = (self.warm, self.present + self.warm);
+        wait_for("the daemon to be at rest", PATIENCE, || {
+            let health = self.api.json("GET", "/v1/health", "");
+            (health["warmSlots"] == warm && self.taps() == wanted).then_some(())
+        });
+    }
+
+    /// How many TAPs are there, of all kinds.
+    pub(super) fn taps(&self) -> usize {
+        let list = || fs::read_to_string("/proc/thread-self/net/dev").unwrap();
+        self.cable
+            .node
+            .run(list)
+            .lines()
+            .filter(|line| line.trim_start().starts_with("rik"))
+            .count()
+    }
+
+    /// Records so many runs that this process supervises, and that have not ended.
+    pub(super) fn record_runs(&self, count: usize) {
+        let supervisor = ProcessId::current().unwrap();
+        let mut store = Store::open(&self.state).unwrap();
+        let records = store.transaction().unwrap();
+        for number in 0..count {
+            let name = format!("run{number}").parse().unwrap();
+            records.begin_run(&name, "builtin", supervisor, 0).unwrap();
+        }
+        records.commit().unwrap();
+    }
+
+    /// Brings functions up until so many are, in requests of [`BATCH`]: how long each took.
+    pub(super) fn fill(&mut self, until: usize) -> Vec<Duration> {
+        let mut times = Vec::new();
+        while self.present < until {
+            let count = BATCH.min(until - self.present);
+            let numbers = self.present..self.present + count;
+            let definitions: Vec<_> = numbers.map(|n| definition(&name(n), port(n))).collect();
+            let body = format!("[{}]", definitions.join(","));
+            times.push(self.api.timed("POST", "/v1/functions", &body));
+            self.present += count;
+        }
+        times
+    }
+
+    /// Brings functions up until so many are, a request each, from so many clients at once: when each was
+    /// up, from the beginning.
+    pub(super) fn fill_in_parallel(&mut self, until: usize, clients: usize) -> Vec<Duration> {
+        let daemon = self.daemon.as_ref().unwrap();
+        let next = AtomicUsize::new(self.present);
+        let connections: Vec<_> = (0..clients).map(|_| daemon.client()).collect();
+        let started = Instant::now();
+        let work = |mut connection: Client| {
+            let mut ends = Vec::new();
+            loop {
+                let number = next.fetch_add(1, Ordering::Relaxed);
+                if number >= until {
+                    return ends;
+                }
+                up(&mut connection, number);
+                ends.push(started.elapsed());
+            }
+        };
+        let mut ends: Vec<Duration> = thread::scope(|scope| {
+            let threads: Vec<_> = connections
+                .into_iter()
+                .map(|connection| scope.spawn(move || work(connection)))
+                .collect();
+            threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
+        });
+        ends.sort();
+        self.present = until;
+        ends
+    }
+
+    /// Brings so many more functions up, one after the other, then down again; begins at rest.
+    pub(super) fn cycles(&mut self, count: usize, cycles: &mut Cycles) {
+        self.settle();
+        let numbers = self.present..self.present + count;
+        let ups: Vec<_> = numbers.clone().map(|number| up(&mut self.api, number)).collect();
+        self.present += count;
+        self.settle();
+        for (number, up) in numbers.zip(ups) {
+            let target = format!("/v1/functions/{}", name(number));
+            cycles.push(up, self.api.timed("DELETE", &target, ""));
+        }
+        self.present -= count;
+    }
+
+    /// Takes all down: until the answer, and until the kernel has no more than the warm slots' TAPs.
+    pub(super) fn down_all(&mut self) -> (Duration, Duration) {
+        let started = Instant::now();
+        let answered = self.api.timed("DELETE", "/v1/functions?all=true", "");
+        self.present = 0;
+        wait_for("nothing to be left", PATIENCE, || {
+            // Listing thousands of interfaces keeps a processor busy.
+            thread::sleep(Duration::from_millis(20));
+            (self.taps() <= self.warm).then_some(())
+        });
+        (answered, started.elapsed())
+    }
+
+    /// Stops the daemon as systemd does, and starts it again: from exec to READY, and its memory then.
+    pub(super) fn restart(&mut self) -> (Duration, Memory) {
+        self.daemon.take().unwrap().stop();
+        let daemon = Daemon::start(&self.cable.node, &self.state, self.backend, self.warm);
+        let took = daemon.start_took;
+        self.api = daemon.client();
+        self.daemon = Some(daemon);
+        let memory = self.memory();
+        let listed = self.api.json("GET", "/v1/functions", "");
+        assert_eq!(listed.as_array().unwrap().len(), self.present);
+        (took, memory)
+    }
+
+    pub(super) fn memory(&self) -> Memory {
+        let id = self.daemon.as_ref().unwrap().id();
+        let status = fs::read_to_string(format!("/proc/{id}/status")).unwrap();
+        let field = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+            let kib: f64 = line.trim().trim_end_matches(" kB").parse().unwrap();
+            kib / 1024.0
+        };
+        Memory { resident: field("VmRSS:"), anonymous: field("RssAnon:") }
+    }
+
+    /// Plays the guest of the function that was brought up last.
+    pub(super) fn play_last(&mut self, processor: Processor) -> Guest {
+        let target = format!("/v1/functions/{}", name(self.present - 1));
+        Guest::attach(&self.cable.node, &Nic::of(&self.api.json("GET", &target, "")), processor)
+    }
+
+    /// Where the function that was brought up last is published.
+    pub(super) fn last_published(&self) -> SocketAddr {
+        (NODE, u16::try_from(port(self.present - 1)).unwrap()).into()
+    }
+
+    /// How long the client waits for connections to what was published last, whose guest runs where [`LATENCY`] says.
+    pub(super) fn connect(&self, count: usize, samples: &mut Samples) {
+        let target = self.last_published();
+        self.cable.client.run(|| {
+            LATENCY.take();
+            for _ in 0..count {
+                let started = Instant::now();
+                let connection = TcpStream::connect(target).unwrap();
+                samples.push(started.elapsed());
+                drop(connection);
+            }
+        });
+    }
+}
+
+fn up(api: &mut Client, number: usize) -> Duration {
+    let name = name(number);
+    api.timed("PUT", &format!("/v1/functions/{name}"), &definition(&name, port(number)))
+}
+
+fn name(number: usize) -> String {
+    format!("f{number}")
+}
+
+fn port(number: usize) -> usize {
+    FIRST_PORT + number
+}

@@ -1,0 +1,336 @@
+use std::{io, path::Path, process::ExitCode};
+
+use riklet_core::{
+    firewall::{Backend, GateState},
+    model::{InterfaceName, Pool},
+    plan::IP_FORWARD,
+};
+use riklet_kernel::{Kernel, KernelError};
+use riklet_sdn::{
+    Config, FirewallChoice, Sdn,
+    store::{Setting, Store},
+};
+use riklet_vmm::choose::{Facts, Kvm};
+use serde_json::json;
+
+use super::{
+    error::{CliError, chain, tun_advice},
+    input,
+    output::{self, Output},
+    run,
+};
+
+const SET_POOL: &str = "set pool to a range that no route covers";
+
+/// How bad it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Level {
+    Ok,
+    /// Works, and is worth knowing.
+    Note,
+    /// Does not work without help.
+    Fail,
+}
+
+/// One thing that was looked at.
+#[derive(Debug)]
+struct Finding {
+    level: Level,
+    subject: &'static str,
+    found: String,
+    advice: Option<String>,
+}
+
+impl Finding {
+    fn ok(subject: &'static str, found: impl Into<String>) -> Self {
+        Self { level: Level::Ok, subject, found: found.into(), advice: None }
+    }
+
+    fn note(subject: &'static str, found: impl Into<String>, advice: impl Into<String>) -> Self {
+        Self { level: Level::Note, subject, found: found.into(), advice: Some(advice.into()) }
+    }
+
+    fn fail(subject: &'static str, found: impl Into<String>, advice: impl Into<String>) -> Self {
+        Self { level: Level::Fail, subject, found: found.into(), advice: Some(advice.into()) }
+    }
+}
+
+/// Exit status 3 where something fails.
+pub(crate) fn run<K: Kernel>(sdn: &mut Sdn<K>, output: Output) -> Result<ExitCode, CliError> {
+    const HOST: u8 = 3;
+    let config = sdn.config().clone();
+    let findings = look(&config, sdn.kernel());
+    output.print(
+        || {
+            let rows: Vec<_> = findings.iter().flat_map(row).collect();
+            output::table(&["", "WHAT", "FOUND"], &rows)
+        },
+        || findings.iter().map(json).collect::<Vec<_>>(),
+    )?;
+    let failed = findings.iter().any(|finding| finding.level == Level::Fail);
+    Ok(if failed { ExitCode::from(HOST) } else { ExitCode::SUCCESS })
+}
+
+fn level(level: Level) -> &'static str {
+    match level {
+        Level::Ok => "ok",
+        Level::Note => "note",
+        Level::Fail => "FAIL",
+    }
+}
+
+fn row(finding: &Finding) -> Vec<Vec<String>> {
+    let Finding { level: how, subject, found, advice } = finding;
+    let mut rows = vec![vec![level(*how).to_owned(), (*subject).to_owned(), found.clone()]];
+    rows.extend(advice.iter().map(|a| vec![String::new(), String::new(), format!("-> {a}")]));
+    rows
+}
+
+fn json(finding: &Finding) -> serde_json::Value {
+    let Finding { level: how, subject, found, advice } = finding;
+    let how = level(*how).to_lowercase();
+    json!({ "level": how, "subject": subject, "found": found, "advice": advice })
+}
+
+fn look(config: &Config, kernel: &mut impl Kernel) -> Vec<Finding> {
+    let decided = decided(config);
+    let mut findings = vec![privilege(), tun()];
+    findings.extend(firewall(config, decided, kernel));
+    findings.push(forwarding(kernel));
+    findings.extend(other_firewalls(kernel));
+    findings.push(uplink(config, kernel));
+    findings.push(loopback(kernel));
+    findings.extend(pool(config, decided, kernel));
+    findings.push(state(config));
+    findings.extend(vmms(&run::facts()));
+    findings
+}
+
+/// What `run` has to run microVMs with.
+fn vmms(facts: &Facts) -> Vec<Finding> {
+    let found: Vec<_> =
+        facts.programs.iter().map(|(vmm, path)| format!("{vmm} ({})", path.display())).collect();
+    if found.is_empty() {
+        let advice = "`run` has the builtin guest; install firecracker, qemu or cloud-hypervisor";
+        return vec![Finding::note("microVMs", "no VMM on the PATH", advice)];
+    }
+    let without = "firecracker and cloud-hypervisor need it; qemu does without: accelerator tcg";
+    let kvm = match facts.kvm {
+        Kvm::Opens if is_guest() => Finding::note(
+            "KVM",
+            "/dev/kvm can be opened, and this host is a virtual machine itself",
+            "where a microVM hangs before its first line: qemu with accelerator tcg",
+        ),
+        Kvm::Opens => Finding::ok("KVM", "/dev/kvm can be opened"),
+        Kvm::Missing => Finding::note("KVM", "there is no /dev/kvm", without),
+        Kvm::Denied => Finding::note("KVM", "/dev/kvm may not be opened", without),
+    };
+    vec![Finding::ok("microVMs", found.join(", ")), kvm]
+}
+
+/// Whether a hypervisor runs this host, as the processor says (CPUID leaf 1, ECX bit 31).
+fn is_guest() -> bool {
+    let text = input::read(Path::new("/proc/cpuinfo")).unwrap_or_default();
+    let flags = text.lines().find(|line| line.starts_with("flags"));
+    flags.is_some_and(|flags| flags.split_whitespace().any(|flag| flag == "hypervisor"))
+}
+
+fn privilege() -> Finding {
+    match input::require_privilege() {
+        Ok(()) => Finding::ok("privilege", "CAP_NET_ADMIN"),
+        Err(_) => Finding::fail("privilege", "no CAP_NET_ADMIN", "run it as root"),
+    }
+}
+
+fn tun() -> Finding {
+    match input::open_tun().map_err(io::Error::from) {
+        Ok(()) => Finding::ok("TAPs", "/dev/net/tun can be opened"),
+        Err(error) => {
+            let advice = tun_advice(&error);
+            Finding::fail("TAPs", format!("/dev/net/tun: {error}"), advice)
+        }
+    }
+}
+
+fn firewall(
+    config: &Config,
+    decided: Option<(Backend, Pool)>,
+    kernel: &mut impl Kernel,
+) -> Vec<Finding> {
+    let nftables = match kernel.gates(Backend::Nftables) {
+        Ok(_) => Finding::ok("nf_tables", "the kernel has it"),
+        Err(error) => unreadable("nf_tables", &error, "`modprobe nf_tables`, or use iptables"),
+    };
+    let variant = kernel.iptables();
+    let iptables = match &variant {
+        Ok(Some(variant)) => Finding::ok("iptables", Backend::Iptables(*variant).as_str()),
+        Ok(None) if config.firewall == FirewallChoice::Iptables => Finding::fail(
+            "iptables",
+            "configured, and not there",
+            "install it, or set firewall to nftables",
+        ),
+        Ok(None) => Finding::ok("iptables", "not there; nf_tables needs no program"),
+        Err(error) => unreadable("iptables", error, "repair it, or set firewall to nftables"),
+    };
+    let mut findings = vec![nftables, iptables];
+    let backend = match (decided, config.firewall, variant) {
+        (Some((backend, _)), ..) => Some((backend, "is used")),
+        (None, FirewallChoice::Auto | FirewallChoice::Iptables, Ok(Some(variant))) => {
+            Some((Backend::Iptables(variant), "will be used"))
+        }
+        (None, FirewallChoice::Auto, Ok(None)) | (None, FirewallChoice::Nftables, _) => {
+            Some((Backend::Nftables, "will be used"))
+        }
+        (None, ..) => None,
+    };
+    if let Some((backend, how)) = backend {
+        findings.push(Finding::ok("firewall", format!("{backend} {how}")));
+        let gates = kernel.gates(backend).unwrap_or_default();
+        findings.extend(gates.iter().map(gate));
+    }
+    findings
+}
+
+fn gate(state: &GateState) -> Finding {
+    if state.open {
+        return Finding::ok("FORWARD", format!("{}: guests' packets pass", state.gate));
+    }
+    Finding::note(
+        "FORWARD",
+        format!("{}: somebody else's chain, may drop guests' packets", state.gate),
+        "nothing to do: `up` lets guests' packets pass it, and no others",
+    )
+}
+
+/// What the node has used since its first instance.
+fn decided(config: &Config) -> Option<(Backend, Pool)> {
+    let store = Store::open_existing(&config.state_dir).ok()??;
+    let setting = |setting| store.setting(setting).ok().flatten();
+    let backend = Backend::from_name(&setting(Setting::Backend)?)?;
+    Some((backend, setting(Setting::Pool)?.parse().ok()?))
+}
+
+fn forwarding(kernel: &mut impl Kernel) -> Finding {
+    match kernel.sysctl(IP_FORWARD) {
+        Ok(Some(value)) if value == "1" => Finding::ok("forwarding", "on"),
+        Ok(Some(_)) => Finding::note(
+            "forwarding",
+            "off",
+            "nothing to do: `up` turns it on for guests only, and `down --all --purge` off again",
+        ),
+        Ok(None) => Finding::fail("forwarding", format!("no sysctl {IP_FORWARD}"), "mount /proc"),
+        Err(error) => unreadable("forwarding", &error, "mount /proc"),
+    }
+}
+
+/// Firewalls that reload their rules at will, by what they leave on a host.
+fn other_firewalls(kernel: &mut impl Kernel) -> Vec<Finding> {
+    let mut has_link = |name: &str| {
+        let name = InterfaceName::try_from(name).ok();
+        name.is_some_and(|name| matches!(kernel.link(&name), Ok(Some(_))))
+    };
+    let docker = has_link("docker0");
+    let podman = has_link("podman0") || has_link("cni-podman0");
+    let ufw = input::read(Path::new("/etc/ufw/ufw.conf"));
+    let ufw = ufw.is_ok_and(|text| text.lines().any(|line| line.trim() == "ENABLED=yes"));
+    let firewalld = Path::new("/run/firewalld").exists();
+    let seen = [("Docker", docker), ("Podman", podman), ("ufw", ufw), ("firewalld", firewalld)];
+    let seen = seen.into_iter().filter(|(_, seen)| *seen);
+    seen.map(|(name, _)| {
+        Finding::note(
+            "firewall",
+            format!("{name} seen"),
+            "after it reloads its rules: `riklet-sdn repair`",
+        )
+    })
+    .collect()
+}
+
+fn uplink(config: &Config, kernel: &mut impl Kernel) -> Finding {
+    let found = match &config.uplinks {
+        Some(configured) => Ok(configured.clone()),
+        None => kernel.uplinks(),
+    };
+    let names = match found {
+        Err(error) => return unreadable("uplink", &error, "set uplink"),
+        Ok(names) => names,
+    };
+    if names.is_empty() {
+        return Finding::note(
+            "uplink",
+            "no default route",
+            "guests do not reach the Internet; published ports work. Add a route, or set uplink",
+        );
+    }
+    if let Some(missing) = names.iter().find(|name| matches!(kernel.link(name), Ok(None))) {
+        let advice = "guests do not reach the Internet by it; published ports work. Correct uplink";
+        return Finding::note("uplink", format!("there is no interface {missing}"), advice);
+    }
+    let names: Vec<_> = names.iter().map(ToString::to_string).collect();
+    Finding::ok("uplink", names.join(", "))
+}
+
+fn loopback(kernel: &mut impl Kernel) -> Finding {
+    let link = InterfaceName::try_from("lo").ok().map(|name| kernel.link(&name));
+    match link {
+        Some(Ok(Some(link))) if link.up => Finding::ok("loopback", "up"),
+        Some(Err(error)) => unreadable("loopback", &error, "a kernel with rtnetlink is needed"),
+        _ => Finding::note(
+            "loopback",
+            "lo is down",
+            "published ports do not answer at 127.0.0.1: `ip link set lo up`",
+        ),
+    }
+}
+
+fn pool(
+    config: &Config,
+    decided: Option<(Backend, Pool)>,
+    kernel: &mut impl Kernel,
+) -> Vec<Finding> {
+    // Once in use, the routes that it overlaps are those to its own guests.
+    if let Some((_, pool)) = decided {
+        return vec![Finding::ok("pool", format!("{pool} is used"))];
+    }
+    let routes = match kernel.routes() {
+        Ok(routes) => routes,
+        Err(error) => return vec![unreadable("pool", &error, "a kernel with rtnetlink is needed")],
+    };
+    let overlap = |pool: Pool| routes.iter().copied().find(|&route| pool.overlaps(route));
+    let overlaps = |pool, route| format!("{pool} overlaps the route to {route}");
+    let free = |pool| Finding::ok("pool", format!("{pool} overlaps no route"));
+    if let Some(pool) = config.pool {
+        return vec![overlap(pool).map_or_else(
+            || free(pool),
+            |route| Finding::fail("pool", overlaps(pool, route), SET_POOL),
+        )];
+    }
+    let mut findings = Vec::new();
+    for pool in Pool::candidates() {
+        let Some(route) = overlap(pool) else {
+            findings.push(free(pool));
+            return findings;
+        };
+        let advice = "nothing to do: the next candidate is taken";
+        findings.push(Finding::note("pool", overlaps(pool, route), advice));
+    }
+    findings.push(Finding::fail("pool", "every candidate overlaps a route", SET_POOL));
+    findings
+}
+
+fn state(config: &Config) -> Finding {
+    let dir = config.state_dir.display();
+    match Store::open_existing(&config.state_dir).and_then(|s| s.map(|s| s.count()).transpose()) {
+        Ok(None) => Finding::ok("records", format!("none yet in {dir}")),
+        Ok(Some(count)) => Finding::ok("records", format!("{count} in {dir}")),
+        Err(error) => {
+            let advice = error.hint().unwrap_or_else(|| "use another --state-dir".to_owned());
+            Finding::fail("records", chain(&error), advice)
+        }
+    }
+}
+
+fn unreadable(subject: &'static str, error: &KernelError, advice: &'static str) -> Finding {
+    let advice = if error.refusal().is_permission() { "run it as root" } else { advice };
+    Finding::fail(subject, chain(error), advice)
+}

@@ -1,0 +1,196 @@
+use std::{io, path::PathBuf, process::ExitCode};
+
+use riklet_api::{Detail, Failure, Kind, NotAnInstance, Problem};
+use riklet_core::definition;
+use riklet_daemon::server::ServeError;
+use riklet_guest::GuestError;
+use riklet_http::HttpError;
+use riklet_kernel::AccountKind;
+use riklet_sdn::{ConfigError, ErrorKind, SdnError, store::StoreError};
+use riklet_vmm::{choose::Unusable, image::ImageError, launch::LaunchError, runs::RunError};
+use serde_json::{Value, json};
+
+pub(crate) use riklet_api::chain;
+
+use super::args::OutputFormat;
+
+/// Why the program does not exit with 0.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CliError {
+    #[error("cannot read {}", path.display())]
+    Read { path: PathBuf, source: io::Error },
+    #[error("{}: longer than {} bytes, the most that is read", path.display(), definition::MAX_BYTES)]
+    TooLarge { path: PathBuf },
+    #[error("{}:{line}:{column}: not UTF-8 text", path.display())]
+    NotText { path: PathBuf, line: usize, column: usize },
+    #[error(transparent)]
+    Definition(#[from] definition::Errors),
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error(transparent)]
+    Sdn(#[from] SdnError),
+    #[error("{}", .0.error)]
+    Failure(Failure),
+    /// The failures are printed already.
+    #[error("{count} of the instances are not up")]
+    Failures { count: usize, kind: Kind },
+    #[error("the capability CAP_NET_ADMIN is needed")]
+    Privilege,
+    #[error("cannot open /dev/net/tun, which TAPs are made with")]
+    Tun { source: io::Error },
+    #[error("cannot write the output")]
+    Write { source: io::Error },
+    #[error("{name} is recorded already")]
+    Recorded { name: String },
+    #[error(transparent)]
+    Run(#[from] RunError),
+    #[error("{name} cannot be run")]
+    Vmm { name: String, source: Unusable },
+    #[error("{name} cannot be run")]
+    Image { name: String, source: ImageError },
+    #[error("the host has no {kind} {name}")]
+    Account { kind: AccountKind, name: String },
+    #[error("{name} cannot be run")]
+    Launch { name: String, source: LaunchError },
+    #[error("cannot wait for the end of the VMM of {name}")]
+    Wait { name: String, source: io::Error },
+    #[error("cannot read {}", path.display())]
+    Log { path: PathBuf, source: io::Error },
+    #[error("--console is for one function, and {count} are defined")]
+    Console { count: usize },
+    #[error("cannot start a supervisor for {name}")]
+    Detach { name: String, source: io::Error },
+    #[error("cannot tell which process this is")]
+    Supervisor { source: io::Error },
+    #[error("{name} ended before it was ready: {reason}")]
+    GuestEnded { name: String, reason: String },
+    #[error("not ready after {seconds} s: {}", waited.join("; "))]
+    NotReady { waited: Vec<String>, seconds: u16 },
+    #[error("cannot listen for signals")]
+    Signals { source: io::Error },
+    #[error(transparent)]
+    Guest(#[from] GuestError),
+    #[error(transparent)]
+    Serve(#[from] ServeError),
+    #[error("cannot connect to the daemon at {}", path.display())]
+    Daemon { path: PathBuf, source: io::Error },
+    #[error("a daemon runs, and has the database open: it listens on {}", path.display())]
+    DaemonRuns { path: PathBuf },
+    #[error("no daemon listens on {}", path.display())]
+    NoDaemon { path: PathBuf },
+    #[error("the daemon does not answer")]
+    Http { source: HttpError },
+    #[error("the daemon's answer to {call} is not understood: it may be of another version")]
+    Answer { call: String, source: serde_json::Error },
+    #[error("that is more than the daemon on {} takes in one request", path.display())]
+    TooMuch { path: PathBuf },
+    #[error("standard output is no terminal")]
+    NoTerminal,
+    #[error("cannot use the terminal")]
+    Terminal { source: io::Error },
+    #[error("the daemon has ended")]
+    DaemonEnded,
+    #[error("{}", .0.detail)]
+    Problem(Box<Problem>),
+    #[error(transparent)]
+    NotAnInstance(#[from] NotAnInstance),
+    #[error("cannot render the output")]
+    Render { source: serde_json::Error },
+}
+
+impl From<StoreError> for CliError {
+    fn from(error: StoreError) -> Self {
+        Self::Sdn(error.into())
+    }
+}
+
+impl CliError {
+    /// The error, what is behind it, and what to do about it, on standard error.
+    pub(crate) fn print(&self, format: OutputFormat) {
+        super::output::error(format, &chain(self), self.hint().as_deref(), self.details());
+    }
+
+    /// Where each thing is wrong, for programs.
+    fn details(&self) -> Option<Value> {
+        let details = match self {
+            Self::Definition(errors) => Detail::of(errors),
+            Self::Config(e) => {
+                vec![Detail::new(&e.place, &e.key, e.reason.to_string(), e.reason.hint())]
+            }
+            Self::Problem(problem) => problem.details.clone(),
+            _ => vec![],
+        };
+        (!details.is_empty()).then(|| json!(details))
+    }
+
+    pub(crate) fn exit_code(&self) -> ExitCode {
+        const FAILED: u8 = 1;
+        const INVALID: u8 = 2;
+        const HOST: u8 = 3;
+        let kind = match self {
+            Self::Read { .. }
+            | Self::TooLarge { .. }
+            | Self::NotText { .. }
+            | Self::Console { .. }
+            | Self::Account { .. }
+            | Self::TooMuch { .. }
+            | Self::NoTerminal
+            | Self::Definition(_)
+            | Self::Config(_) => ErrorKind::Invalid,
+            Self::Vmm { source, .. } if source.is_of_the_definition() => ErrorKind::Invalid,
+            Self::Image { source, .. } if source.is_of_the_definition() => ErrorKind::Invalid,
+            Self::Launch { source, .. } if source.is_of_the_host() => ErrorKind::Host,
+            Self::Privilege | Self::Tun { .. } | Self::Daemon { .. } | Self::Vmm { .. } => {
+                ErrorKind::Host
+            }
+            Self::Run(RunError::Sdn(error)) | Self::Sdn(error) => error.kind(),
+            Self::Failure(failure) => failure.kind.into(),
+            Self::Failures { kind, .. } => (*kind).into(),
+            Self::Problem(problem) => problem.kind.into(),
+            Self::Serve(error) => error.kind(),
+            _ => ErrorKind::Failed,
+        };
+        ExitCode::from(match kind {
+            ErrorKind::Failed => FAILED,
+            ErrorKind::Invalid => INVALID,
+            ErrorKind::Host => HOST,
+        })
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::Sdn(error) => error.hint(),
+            Self::Failure(failure) => failure.hint.clone(),
+            Self::Problem(problem) => problem.hint.clone(),
+            Self::Serve(error) => error.hint(),
+            Self::NoTerminal => Some("`--once` prints one table".to_owned()),
+            Self::TooMuch { .. } => {
+                Some("name fewer functions at once, or run it as root".to_owned())
+            }
+            Self::Daemon { .. } => {
+                Some("run it as root, or as a member of the socket's group".to_owned())
+            }
+            Self::DaemonRuns { .. } => {
+                Some("end it first (`systemctl stop riklet-sdn`)".to_owned())
+            }
+            Self::NoDaemon { .. } => Some("`riklet-sdn serve` is one".to_owned()),
+            Self::Privilege => Some("run it as root".to_owned()),
+            Self::Tun { source } => Some(tun_advice(source).to_owned()),
+            Self::Recorded { name } => Some(format!("`riklet-sdn down {name}` first")),
+            Self::Run(error) => error.hint(),
+            Self::Vmm { source, .. } => Some(source.hint()),
+            Self::Image { source, .. } => source.hint(),
+            Self::NotReady { .. } => Some("`riklet-sdn doctor` says what may be wrong".to_owned()),
+            _ => None,
+        }
+    }
+}
+
+/// What to do where `/dev/net/tun` cannot be opened.
+pub(crate) fn tun_advice(error: &io::Error) -> &'static str {
+    if error.kind() == io::ErrorKind::PermissionDenied {
+        "run it as root"
+    } else {
+        "`modprobe tun`; in a container, pass the device through"
+    }
+}

@@ -1,0 +1,58 @@
+use std::{io, os::fd::AsFd, path::Path, process::ExitCode};
+
+use riklet_sdn::Config;
+use riklet_vmm::{
+    console::{Follower, aside},
+    runs,
+};
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    io::Errno,
+};
+
+use super::{args::LogsArgs, error::CliError, output::Output};
+
+/// How soon the records are asked again whether the run has ended: 100 ms.
+const AGAIN: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
+
+/// Prints what is kept of the log, and with `--follow` what comes, until the run has ended.
+pub(crate) fn run(config: &Config, args: &LogsArgs, output: Output) -> Result<ExitCode, CliError> {
+    let store = runs::store_of(&config.state_dir, &args.name)?;
+    let run = runs::find(&store, &args.name)?;
+    let path = runs::log(&config.state_dir, &args.name);
+    let failed = |source| CliError::Log { path: path.clone(), source };
+    if let Some(mut older) = open(&aside(&path)).map_err(failed)? {
+        output.raw(&older.read_new().map_err(failed)?)?;
+    }
+    let mut log = None;
+    loop {
+        // Looked at before the log: what was written until then is in it.
+        let supervisor = run.supervisor.open().map_err(failed)?;
+        let ended = supervisor.is_none() || runs::find(&store, &args.name)?.end.is_some();
+        if log.is_none() {
+            log = open(&path).map_err(failed)?;
+        }
+        if let Some(log) = &mut log {
+            output.raw(&log.read_new().map_err(failed)?)?;
+        }
+        let Some(supervisor) = supervisor.filter(|_| args.follow && !ended) else {
+            return Ok(ExitCode::SUCCESS);
+        };
+        let files = log.iter().map(AsFd::as_fd).chain([supervisor.as_fd()]);
+        let files = files.map(|file| PollFd::from_borrowed_fd(file, PollFlags::IN));
+        let mut files: Vec<_> = files.collect();
+        // A supervisor of several says how one has ended, and goes on.
+        match poll(&mut files, Some(&AGAIN)) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(errno) => return Err(failed(errno.into())),
+        }
+    }
+}
+
+/// `None` where there is none: a run has it once its VMM is started.
+fn open(log: &Path) -> io::Result<Option<Follower>> {
+    match Follower::open(log) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        opened => opened.map(Some),
+    }
+}

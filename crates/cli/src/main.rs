@@ -1,0 +1,114 @@
+//! `riklet-sdn`: the command line. Arguments in, text or JSON out: one file per command.
+
+mod args;
+mod check;
+mod config;
+mod doctor;
+mod down;
+mod error;
+mod events;
+mod input;
+mod inspect;
+mod list;
+mod logs;
+mod node;
+mod output;
+mod plan;
+mod progress;
+mod ps;
+mod repair;
+mod run;
+mod serve;
+mod stop;
+mod top;
+mod up;
+mod usage;
+mod wait;
+
+use std::process::ExitCode;
+
+use clap::CommandFactory;
+use clap_complete::Shell;
+use riklet_sdn::Sdn;
+
+use args::{Args, Command};
+use error::CliError;
+use node::Node;
+use output::Output;
+
+fn main() -> ExitCode {
+    let args = match usage::parse() {
+        Ok(args) => args,
+        Err(code) => return code,
+    };
+    log(args.verbose);
+    let output = args.output;
+    match dispatch(args) {
+        Ok(code) => code,
+        Err(error) => {
+            error.print(output);
+            error.exit_code()
+        }
+    }
+}
+
+fn dispatch(args: Args) -> Result<ExitCode, CliError> {
+    let output = Output::new(args.output);
+    let Some(command) = args.command else { return Ok(usage::missing_command(args.output)) };
+    let sdn = || Ok::<_, CliError>(Sdn::new(config::load(&args.node)?));
+    let node = || Node::of(&args.node);
+    match command {
+        Command::Up(up) => up::run(&mut node()?, &up, output),
+        Command::Down(down) => down::run(&mut node()?, &down, output),
+        Command::List => list::run(&mut node()?, output),
+        Command::Inspect(inspect) => inspect::run(&mut node()?, &inspect, output),
+        Command::Plan(plan) => plan::run(&mut node()?, &plan, output),
+        Command::Check => check::run(&mut node()?, output),
+        Command::Repair { rebuild } => repair::run(&mut node()?, rebuild, output),
+        Command::Events(events) => events::run(&args.node, &events, output),
+        Command::Top(top) => top::run(args.node, &top, output),
+        Command::Serve(serve) => {
+            let config = config::load(&args.node)?;
+            serve::run(config, serve)
+        }
+        Command::Run(run) => run::run(&mut sdn()?, &run, output),
+        Command::Ps => ps::run(sdn()?.config(), output),
+        Command::Logs(logs) => logs::run(sdn()?.config(), &logs, output),
+        Command::Stop(stop) => stop::run(&mut sdn()?, &stop, output),
+        Command::Wait(wait) => wait::run(sdn()?.config(), &wait, output),
+        Command::Doctor => doctor::run(&mut sdn()?, output),
+        Command::Completions { shell } => completions(shell, output),
+        Command::Guest { guest } => run::guest(&guest),
+    }
+}
+
+fn completions(shell: Shell, output: Output) -> Result<ExitCode, CliError> {
+    let all = Args::command();
+    let visible = all.get_subcommands().filter(|command| !command.is_hide_set());
+    // A command cannot be taken out of its parent.
+    let mut shown =
+        clap::Command::new("riklet-sdn").args(all.get_arguments()).subcommands(visible.cloned());
+    let mut text = Vec::new();
+    clap_complete::generate(shell, &mut shown, "riklet-sdn", &mut text);
+    output.raw(&text)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What the library notes goes to standard error: with `-v` each change of the system once it is made, with
+/// `-vv` each program that is run as well.
+fn log(verbose: u8) {
+    let level = match verbose {
+        0 => tracing::Level::WARN,
+        1 => tracing::Level::INFO,
+        _ => tracing::Level::DEBUG,
+    };
+    tracing_subscriber::fmt()
+        .with_max_level(level)
+        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        // Where the reader is gone, this would panic, and stop an operation half-way.
+        .log_internal_errors(false)
+        .without_time()
+        .with_target(false)
+        .init();
+}

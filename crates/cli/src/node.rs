@@ -1,0 +1,194 @@
+//! Who does what a command asks for: the daemon, where one runs, or this process.
+
+use std::{cell::OnceCell, fs, io, path::Path, time::Duration};
+
+use riklet_api::{Check, Health, Inspection, Listed, Plan, Problem, Report};
+use riklet_core::{
+    definition,
+    model::{InstanceName, Workload},
+};
+use riklet_http::{ApiCall, Client, HttpError};
+use riklet_sdn::{Config, Rebuilt, Sdn, UpOptions, Which, store::Store};
+use riklet_vmm::runs;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use super::{args::NodeArgs, config, error::CliError, input};
+
+/// How long an answer may take: ten thousand functions take some seconds.
+const PATIENCE: Duration = Duration::from_mins(2);
+/// A list of ten thousand functions has some 6 MB.
+const LONGEST: usize = 64 * 1024 * 1024;
+/// The longest path with its query that is asked for: servers refuse those of 64 KiB and more.
+const LONGEST_PATH: usize = 32 * 1024;
+
+/// Who does it. The answers are the same.
+pub(crate) struct Node {
+    /// Looked for when something is asked: input that is wrong is said first.
+    daemon: OnceCell<Option<Client>>,
+    sdn: Sdn,
+}
+
+impl Node {
+    /// As the arguments and the configuration say.
+    pub(crate) fn of(args: &NodeArgs) -> Result<Self, CliError> {
+        Ok(Self { daemon: OnceCell::new(), sdn: Sdn::new(config::load(args)?) })
+    }
+
+    pub(crate) fn up(&mut self, workloads: &[Workload], strict: bool) -> Result<Report, CliError> {
+        let path = if strict { "/v1/functions?strict=true" } else { "/v1/functions" };
+        let call = || ApiCall::post(path, Some(definitions(workloads)));
+        if let Some(report) = self.ask(call)? {
+            return Ok(report);
+        }
+        input::require_taps()?;
+        Ok(Report::from(&self.sdn.up(workloads, UpOptions { strict })?))
+    }
+
+    pub(crate) fn down(&mut self, which: &Which, purge: bool) -> Result<Report, CliError> {
+        if let Some(report) = self.ask(|| ApiCall::delete(&down_path(which, purge)))? {
+            return Ok(report);
+        }
+        input::require_privilege()?;
+        if purge {
+            return Ok(Report::from(&runs::purge(&mut self.sdn, which)?));
+        }
+        if let Some(store) = Store::open_existing(&self.sdn.config().state_dir)? {
+            runs::refuse_running(&store, which)?;
+        }
+        Ok(Report::from(&self.sdn.down(which, false)?))
+    }
+
+    pub(crate) fn list(&mut self) -> Result<Vec<Listed>, CliError> {
+        match self.ask(|| ApiCall::get("/v1/functions"))? {
+            Some(listed) => Ok(listed),
+            None => Ok(self.sdn.list()?.iter().map(Listed::from).collect()),
+        }
+    }
+
+    pub(crate) fn inspect(&mut self, name: &InstanceName) -> Result<Inspection, CliError> {
+        match self.ask(|| ApiCall::get(&format!("/v1/functions/{name}")))? {
+            Some(found) => Ok(found),
+            None => Ok(Inspection::from(&self.sdn.inspect(name)?)),
+        }
+    }
+
+    pub(crate) fn plan(&mut self, workloads: &[Workload]) -> Result<Plan, CliError> {
+        if let Some(plan) = self.ask(|| ApiCall::post("/v1/plan", Some(definitions(workloads))))? {
+            return Ok(plan);
+        }
+        input::require_privilege()?;
+        Ok(Plan::from(&self.sdn.plan(workloads)?))
+    }
+
+    pub(crate) fn check(&mut self) -> Result<Check, CliError> {
+        if let Some(check) = self.ask(|| ApiCall::get("/v1/check"))? {
+            return Ok(check);
+        }
+        input::require_privilege()?;
+        let (drift, lost) = runs::check(&mut self.sdn)?;
+        Ok(Check::new(&drift, lost.into_iter().map(|run| run.name.to_string())))
+    }
+
+    pub(crate) fn repair(&mut self) -> Result<Report, CliError> {
+        if let Some(report) = self.ask(|| ApiCall::post("/v1/repair", None))? {
+            return Ok(report);
+        }
+        input::require_privilege()?;
+        Ok(runs::repair(&mut self.sdn, super::run::epoch_millis())?)
+    }
+
+    /// Sets the database aside, which a daemon would have open: it does not go on where one runs.
+    pub(crate) fn rebuild(&mut self) -> Result<Rebuilt, CliError> {
+        if let Some(client) = self.daemon()? {
+            return Err(CliError::DaemonRuns { path: client.socket().to_owned() });
+        }
+        input::require_privilege()?;
+        Ok(self.sdn.rebuild()?)
+    }
+
+    /// How the daemon stands; `None` where none runs.
+    pub(crate) fn health(&self) -> Result<Option<Health>, CliError> {
+        self.ask(|| ApiCall::get("/v1/health"))
+    }
+
+    /// The daemon's client; `None` where none runs.
+    pub(crate) fn daemon(&self) -> Result<Option<&Client>, CliError> {
+        if let Some(found) = self.daemon.get() {
+            return Ok(found.as_ref());
+        }
+        let found = daemon(self.sdn.config())?;
+        Ok(self.daemon.get_or_init(|| found).as_ref())
+    }
+
+    /// What the daemon answers; `None` where this process is to do it. That is so where none runs, and where more is
+    /// asked than a request may have: who may work alone does, on the same records and under the same lock.
+    fn ask<T: DeserializeOwned>(
+        &self,
+        call: impl FnOnce() -> ApiCall,
+    ) -> Result<Option<T>, CliError> {
+        let Some(client) = self.daemon()? else { return Ok(None) };
+        let call = call();
+        let body = call.body.as_ref().map_or(0, |body| body.to_string().len());
+        if body > definition::MAX_BYTES || call.path.len() > LONGEST_PATH {
+            return input::require_privilege()
+                .map(|()| None)
+                .map_err(|_unprivileged| CliError::TooMuch { path: client.socket().to_owned() });
+        }
+        let answer = client.exchange(&call)?;
+        let read = |source| CliError::Answer { call: call.to_string(), source };
+        if answer.status == 200 {
+            return serde_json::from_slice(&answer.body).map(Some).map_err(read);
+        }
+        let problem: Problem = serde_json::from_slice(&answer.body).map_err(read)?;
+        Err(CliError::Problem(Box::new(problem)))
+    }
+}
+
+/// A client of the daemon; `None` where none listens that is to be seen. Whoever must not look into the state
+/// directory may not work alone either, and is told so by that.
+fn daemon(config: &Config) -> Result<Option<Client>, CliError> {
+    let socket = config.socket();
+    match client(&socket) {
+        Ok(client) => Ok(Some(client)),
+        Err(source)
+            if source.kind() == io::ErrorKind::PermissionDenied
+                && input::require_privilege().is_err()
+                && fs::symlink_metadata(&socket).is_ok() =>
+        {
+            Err(CliError::Daemon { path: socket, source })
+        }
+        Err(_nobody_listens) => Ok(None),
+    }
+}
+
+/// A client of the daemon that listens on this socket.
+pub(crate) fn client(socket: &Path) -> io::Result<Client> {
+    std::os::unix::net::UnixStream::connect(socket)?;
+    Ok(Client::new(socket, PATIENCE).with_longest(LONGEST))
+}
+
+fn down_path(which: &Which, purge: bool) -> String {
+    let mut query = match which {
+        Which::All => "all=true".to_owned(),
+        Which::Named(names) => {
+            let names = names.iter().map(|name| format!("name={name}"));
+            names.collect::<Vec<_>>().join("&")
+        }
+    };
+    if purge {
+        query.push_str("&purge=true");
+    }
+    format!("/v1/functions?{query}")
+}
+
+/// The definitions as they go over the wire.
+fn definitions(workloads: &[Workload]) -> Value {
+    workloads.iter().map(definition::to_value).collect()
+}
+
+impl From<HttpError> for CliError {
+    fn from(source: HttpError) -> Self {
+        Self::Http { source }
+    }
+}

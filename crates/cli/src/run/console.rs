@@ -1,0 +1,54 @@
+//! The guest's console on standard output, as it comes.
+
+use std::{
+    io::{self, PipeWriter},
+    os::fd::AsFd,
+    path::Path,
+    thread::{self, JoinHandle},
+};
+
+use riklet_vmm::console::Follower;
+use rustix::{
+    event::{PollFd, PollFlags, poll},
+    io::Errno,
+};
+
+use crate::{error::CliError, output::Output};
+
+/// A thread that copies the log until this is ended.
+pub(super) struct Console {
+    /// Closing it ends the thread.
+    stop: PipeWriter,
+    thread: JoinHandle<Result<(), CliError>>,
+}
+
+impl Console {
+    /// From the beginning of the log.
+    pub(super) fn show(log: &Path, output: Output) -> Result<Self, CliError> {
+        let path = log.to_owned();
+        let failed = move |source| CliError::Log { path: path.clone(), source };
+        let mut follower = Follower::open(log).map_err(&failed)?;
+        let (stopped, stop) = io::pipe().map_err(&failed)?;
+        let copy = move || loop {
+            let files = [follower.as_fd(), stopped.as_fd()];
+            let mut files = files.map(|file| PollFd::from_borrowed_fd(file, PollFlags::IN));
+            match poll(&mut files, None) {
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(errno) => return Err(failed(errno.into())),
+            }
+            let last = files.last().is_some_and(|stop| !stop.revents().is_empty());
+            output.raw(&follower.read_new().map_err(&failed)?)?;
+            if last {
+                return Ok(());
+            }
+        };
+        Ok(Self { stop, thread: thread::spawn(copy) })
+    }
+
+    /// Copies what is left.
+    pub(super) fn end(self) -> Result<(), CliError> {
+        drop(self.stop);
+        // A thread that panicked has said so on standard error.
+        self.thread.join().unwrap_or(Ok(()))
+    }
+}

@@ -1,0 +1,159 @@
+//! `run --detach`: a supervisor for each function, which outlives the terminal.
+
+use std::{
+    ffi::OsString,
+    fs::{self, DirBuilder, File, OpenOptions},
+    io::{self, Read},
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    path::Path,
+    process::ExitCode,
+};
+
+use riklet_core::{
+    definition,
+    model::{InterfaceName, Workload},
+};
+use riklet_kernel::process;
+use riklet_sdn::{Config, Which, store::Store};
+use riklet_vmm::runs;
+use serde_json::Value;
+
+use crate::{
+    args::RunArgs,
+    error::CliError,
+    input,
+    output::{self, Output},
+};
+
+/// Starts the supervisors, one after another, and returns once each is ready or has failed. The exit status is
+/// that of the first that failed.
+pub(super) fn run(
+    config: &Config,
+    workloads: &[Workload],
+    args: &RunArgs,
+    output: Output,
+) -> Result<ExitCode, CliError> {
+    if let Some(store) = Store::open_existing(&config.state_dir)? {
+        // Before the log of a supervisor that lives is emptied, and before any of them is run.
+        let names = workloads.iter().map(|workload| workload.name().clone()).collect();
+        runs::refuse_running(&store, &Which::Named(names))?;
+    }
+    let mut documents = Vec::new();
+    let mut failed: Option<u8> = None;
+    for workload in workloads {
+        let name = workload.name();
+        let detached = supervise(config, workload, args, output);
+        let detached =
+            detached.map_err(|source| CliError::Detach { name: name.to_string(), source })?;
+        match detached {
+            Detached::Ready { text, words } => {
+                // What it warns of, and what it has downloaded.
+                words.lines().for_each(|line| output.remark(line));
+                if output.is_json() {
+                    documents.extend(serde_json::from_str::<Value>(&text));
+                } else {
+                    output.raw(text.as_bytes())?;
+                }
+            }
+            Detached::Failed { code, words } => {
+                output::note(words.trim_end());
+                failed.get_or_insert(code);
+            }
+        }
+    }
+    if output.is_json() {
+        output.print(String::new, || Value::Array(documents))?;
+    }
+    Ok(failed.map_or(ExitCode::SUCCESS, ExitCode::from))
+}
+
+enum Detached {
+    /// What the supervisor announced, and what it said until then.
+    Ready { text: String, words: String },
+    /// How it ended, and what it said.
+    Failed { code: u8, words: String },
+}
+
+fn supervise(
+    config: &Config,
+    workload: &Workload,
+    args: &RunArgs,
+    output: Output,
+) -> io::Result<Detached> {
+    let directory = runs::directory(&config.state_dir, workload.name());
+    DirBuilder::new().recursive(true).mode(0o700).create(&config.state_dir)?;
+    // The VMM's directory is in it, which another user may have to reach.
+    DirBuilder::new().recursive(true).mode(0o711).create(&directory)?;
+    let log = directory.join("supervisor.log");
+    let program = std::env::current_exe()?;
+    let definition = definition::to_json(workload);
+    let arguments = arguments(config, args, output);
+    let mut child =
+        process::spawn_detached(&program, &arguments, definition.as_bytes(), empty(&log)?)?;
+    let mut announced = String::new();
+    if let Some(mut stdout) = child.stdout.take() {
+        // It closes its end once it is ready, and when it ends.
+        stdout.read_to_string(&mut announced)?;
+    }
+    if !announced.is_empty() {
+        let words = input::read(&log).unwrap_or_default();
+        return Ok(Detached::Ready { text: announced, words });
+    }
+    let code = child.wait()?.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1);
+    let words = input::read(&log).unwrap_or_default();
+    forget(&log);
+    Ok(Detached::Failed { code, words })
+}
+
+/// Deletes the log of a supervisor that failed, which has been told, and its directory, unless there is more in it.
+#[expect(clippy::disallowed_methods, reason = "the log is this module's own")]
+fn forget(log: &Path) {
+    let directory = || log.parent().map_or(Ok(()), fs::remove_dir);
+    if let Err(error) = fs::remove_file(log).and_then(|()| directory()) {
+        tracing::debug!(%error, log = %log.display(), "some of the log stays");
+    }
+}
+
+/// What this process was told, however it was told it: what no option says is the default, whatever files there
+/// are. Relative paths stay right: the working directory does.
+fn arguments(config: &Config, args: &RunArgs, output: Output) -> Vec<OsString> {
+    // `run` does its own work, and asks no daemon.
+    let Config { state_dir, firewall, pool, uplinks, mtu, api: _ } = config;
+    let mut all: Vec<OsString> = vec!["--state-dir".into(), state_dir.into()];
+    all.extend(["--config", "/dev/null"].map(OsString::from));
+    let mut option = |name: &str, value: &str| all.extend([name.into(), value.into()]);
+    option("--firewall", firewall.as_str());
+    if let Some(pool) = pool {
+        option("--pool", &pool.to_string());
+    }
+    if let Some(uplinks) = uplinks {
+        let names: Vec<_> = uplinks.iter().map(InterfaceName::as_str).collect();
+        option("--uplink", &names.join(","));
+    }
+    if let Some(mtu) = mtu {
+        option("--mtu", &mtu.bytes().to_string());
+    }
+    if output.is_json() {
+        option("--output", "json");
+    }
+    let timeout = args.ready_timeout.to_string();
+    all.extend(["run", "--supervise", "--ready-timeout", &timeout, "-"].map(OsString::from));
+    all
+}
+
+fn empty(log: &Path) -> io::Result<File> {
+    OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(log)
+}
+
+/// Leaves the terminal that `run --detach` was called from.
+pub(super) fn leave_terminal() -> Result<(), CliError> {
+    let left = rustix::process::setsid();
+    left.map(drop).map_err(|errno| CliError::Supervisor { source: errno.into() })
+}
+
+/// Tells whoever waits that all is ready: nothing more comes on standard output.
+pub(super) fn close_output() -> Result<(), CliError> {
+    let failed = |source| CliError::Write { source };
+    let null = File::options().write(true).open("/dev/null").map_err(failed)?;
+    rustix::stdio::dup2_stdout(&null).map_err(|errno| failed(errno.into()))
+}

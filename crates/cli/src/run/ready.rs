@@ -1,0 +1,260 @@
+//! When a function is ready: each of its TCP exposures accepts a connection from this node.
+
+use std::{
+    io::{self, Read, Write},
+    net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream},
+    time::{Duration, Instant},
+};
+
+use riklet_core::model::{Exposure, Protocol, Vmm};
+use riklet_kernel::Kernel;
+use riklet_sdn::{Instance, Sdn, SdnError};
+
+use super::fleet::{Ended, Event, Fleet};
+use crate::error::CliError;
+
+/// How long the first attempts may take, and the last ones. A packet that came before the guest had its address
+/// is sent again after a second only: a new attempt is quicker.
+const FIRST_ATTEMPT: Duration = Duration::from_millis(20);
+const LAST_ATTEMPT: Duration = Duration::from_millis(500);
+/// How long to wait before the next.
+const PAUSE: Duration = Duration::from_millis(2);
+/// How much of an answer is shown, in bytes.
+const MAX_BODY: u64 = 4096;
+
+pub(super) enum Outcome {
+    Ready(Readiness),
+    /// A signal came first.
+    Stopped,
+    /// A VMM ended first.
+    Ended(Ended),
+}
+
+/// What answered, and when.
+pub(super) struct Readiness {
+    /// Where each TCP exposure answered, in the order of [`exposures`].
+    pub(super) answers: Vec<Answer>,
+    /// When every guest had answered something, if only with a refusal.
+    pub(super) booted: Instant,
+    /// When every exposure had accepted.
+    pub(super) accepted: Instant,
+}
+
+pub(super) struct Answer {
+    pub(super) target: SocketAddr,
+    /// What the builtin guest says.
+    pub(super) body: Option<String>,
+}
+
+/// What an exposure is waited for.
+#[derive(Clone, Copy)]
+enum Waiting {
+    Carrier,
+    Guest,
+    Port,
+}
+
+/// An exposure that is waited for; or an instance that publishes nothing by TCP, for its carrier.
+struct Pending<'a> {
+    instance: &'a Instance,
+    exposure: Option<&'a Exposure>,
+    builtin: bool,
+    attempt: Duration,
+    waiting: Waiting,
+    answer: Option<Answer>,
+    done: bool,
+}
+
+/// Waits until every TCP exposure answers, and every TAP has been opened.
+pub(super) fn wait<K: Kernel>(
+    sdn: &mut Sdn<K>,
+    fleet: &mut Fleet,
+    instances: &[(&Instance, Vmm)],
+    seconds: u16,
+) -> Result<Outcome, CliError> {
+    let deadline = super::now() + Duration::from_secs(seconds.into());
+    let pending = |(instance, exposure, vmm)| Pending {
+        instance,
+        exposure,
+        builtin: vmm == Vmm::Builtin,
+        attempt: FIRST_ATTEMPT,
+        waiting: Waiting::Carrier,
+        answer: None,
+        done: false,
+    };
+    let published =
+        exposures(instances).map(|(instance, exposure, vmm)| (instance, Some(exposure), vmm));
+    let is_published =
+        |instance: &Instance| exposures(instances).any(|(other, ..)| other == instance);
+    let others = instances.iter().filter(|(instance, _)| !is_published(instance));
+    let others = others.map(|(instance, vmm)| (*instance, None, *vmm));
+    let mut all: Vec<_> = published.chain(others).map(pending).collect();
+    let mut booted = None;
+    loop {
+        for pending in all.iter_mut().filter(|pending| !pending.done) {
+            pending.look(sdn)?;
+        }
+        if all.iter().all(|pending| matches!(pending.waiting, Waiting::Port)) {
+            booted.get_or_insert_with(super::now);
+        }
+        if all.iter().all(|pending| pending.done) {
+            let accepted = super::now();
+            let answers = all.into_iter().filter_map(|pending| pending.answer).collect();
+            let booted = booted.unwrap_or(accepted);
+            return Ok(Outcome::Ready(Readiness { answers, booted, accepted }));
+        }
+        match fleet.wait(sdn, Some(PAUSE))? {
+            Some(Event::Signal) => return Ok(Outcome::Stopped),
+            Some(Event::Ended(ended)) => return Ok(Outcome::Ended(ended)),
+            None if super::now() < deadline => {}
+            None => {
+                let missing = all.iter().filter(|pending| !pending.done);
+                let waited = missing.map(Pending::describe).collect();
+                return Err(CliError::NotReady { waited, seconds });
+            }
+        }
+    }
+}
+
+/// What is published by TCP.
+pub(super) fn exposures<'a>(
+    instances: &'a [(&'a Instance, Vmm)],
+) -> impl Iterator<Item = (&'a Instance, &'a Exposure, Vmm)> {
+    let all = instances
+        .iter()
+        .flat_map(|(instance, vmm)| instance.exposures().iter().map(move |e| (*instance, e, *vmm)));
+    all.filter(|(_, exposure, _)| exposure.protocol() == Protocol::Tcp)
+}
+
+impl Pending<'_> {
+    /// Looks how far it is. Before the guest has its TAP open, a packet would be lost.
+    fn look<K: Kernel>(&mut self, sdn: &mut Sdn<K>) -> Result<(), CliError> {
+        let link = sdn.kernel().link(&self.instance.interface()).map_err(SdnError::from)?;
+        if !link.is_some_and(|link| link.carrier) {
+            self.waiting = Waiting::Carrier;
+            return Ok(());
+        }
+        let Some(exposure) = self.exposure else {
+            self.waiting = Waiting::Port;
+            self.done = true;
+            return Ok(());
+        };
+        let (attempt, builtin) = (self.attempt, self.builtin);
+        let answer = first_answer(&targets(self.instance, exposure), |target| {
+            let answer = ask(target, attempt, builtin);
+            let refused = |error: &io::Error| error.kind() == io::ErrorKind::ConnectionRefused;
+            if answer.as_ref().err().is_none_or(refused) {
+                self.waiting = Waiting::Port;
+            } else if matches!(self.waiting, Waiting::Carrier) {
+                self.waiting = Waiting::Guest;
+            }
+            answer.ok()
+        });
+        self.done = answer.is_some();
+        self.answer = answer.map(|(target, body)| Answer { target, body });
+        self.attempt = (self.attempt * 3 / 2).min(LAST_ATTEMPT);
+        Ok(())
+    }
+
+    fn describe(&self) -> String {
+        let Self { instance, exposure, .. } = self;
+        let exposure = exposure.map(|exposure| format!(" ({exposure})")).unwrap_or_default();
+        let what = match self.waiting {
+            Waiting::Carrier => {
+                format!("nothing has opened {} (it has no carrier)", instance.interface())
+            }
+            Waiting::Guest => format!("the guest at {} does not answer", instance.addresses.guest),
+            Waiting::Port => "the guest refuses connections to its port".to_owned(),
+        };
+        format!("{}{exposure}: {what}", instance.name())
+    }
+}
+
+/// Where the node itself reaches an exposure. 127.0.0.1 is out of reach where lo is down, and an address of
+/// the node's own TAP is not.
+fn targets(instance: &Instance, exposure: &Exposure) -> Vec<SocketAddr> {
+    let port = exposure.host_ports().first();
+    let addresses = match exposure.host_address() {
+        Some(address) => vec![address],
+        None => vec![Ipv4Addr::LOCALHOST, instance.addresses.host],
+    };
+    addresses.into_iter().map(|address| SocketAddr::new(IpAddr::V4(address), port)).collect()
+}
+
+/// The first of these that answers, and what. A guest that comes up while a later one is asked is found at the
+/// earlier one as well.
+fn first_answer<T>(
+    targets: &[SocketAddr],
+    mut ask: impl FnMut(SocketAddr) -> Option<T>,
+) -> Option<(SocketAddr, T)> {
+    let mut first = |targets: &[SocketAddr]| {
+        let mut targets = targets.iter().enumerate();
+        targets.find_map(|(index, target)| Some((index, *target, ask(*target)?)))
+    };
+    let (index, target, answer) = first(targets)?;
+    let earlier = targets.get(..index).and_then(first);
+    Some(earlier.map_or((target, answer), |(_, target, answer)| (target, answer)))
+}
+
+/// Connects, and asks what speaks HTTP who it is.
+fn ask(target: SocketAddr, limit: Duration, http: bool) -> io::Result<Option<String>> {
+    let mut stream = TcpStream::connect_timeout(&target, limit)?;
+    if !http {
+        return Ok(None);
+    }
+    stream.set_read_timeout(Some(LAST_ATTEMPT))?;
+    stream.write_all(b"GET / HTTP/1.0\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.take(MAX_BODY).read_to_string(&mut answer)?;
+    let body = answer.split_once("\r\n\r\n").filter(|(head, _)| head.contains(" 200 "));
+    let body = body.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))?;
+    Ok(Some(body.1.trim_end().to_owned()))
+}
+
+/// The address that other machines reach the node by, as far as it can be told.
+pub(super) fn uplink_address<K: Kernel>(sdn: &mut Sdn<K>) -> Result<Option<Ipv4Addr>, CliError> {
+    let uplinks = sdn.kernel().uplinks().map_err(SdnError::from)?;
+    for uplink in uplinks {
+        let link = sdn.kernel().link(&uplink).map_err(SdnError::from)?;
+        if let Some(address) = link.and_then(|link| link.addresses.first().copied()) {
+            return Ok(Some(address.addr()));
+        }
+    }
+    Ok(None)
+}
+
+/// What a user can try: on this node, and from elsewhere.
+pub(super) fn urls(
+    instances: &[(&Instance, Vmm)],
+    answers: &[Answer],
+    elsewhere: Option<Ipv4Addr>,
+) -> Vec<String> {
+    let here = answers.iter().map(|answer| format!("http://{}/", answer.target));
+    let there = exposures(instances).filter(|(_, exposure, _)| exposure.host_address().is_none());
+    let there = there.filter_map(|(_, exposure, _)| {
+        Some(format!("http://{}:{}/", elsewhere?, exposure.host_ports().first()))
+    });
+    here.chain(there).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_guest_that_comes_up_meanwhile_is_found_where_it_is_looked_for_first() {
+        let [here, there] = [1, 2].map(|last| SocketAddr::from(([127, 0, 0, last], 80)));
+        let answers_at = |times: usize, only: Option<SocketAddr>| {
+            let mut asked = Vec::new();
+            let answer = first_answer(&[here, there], |target| {
+                asked.push(target);
+                (asked.len() > times && only.is_none_or(|only| only == target)).then_some(())
+            });
+            (answer.map(|(target, ())| target), asked)
+        };
+        assert_eq!(answers_at(0, None), (Some(here), vec![here]));
+        assert_eq!(answers_at(1, None), (Some(here), vec![here, there, here]));
+        assert_eq!(answers_at(0, Some(there)), (Some(there), vec![here, there, here]));
+        assert_eq!(answers_at(2, None), (None, vec![here, there]));
+    }
+}

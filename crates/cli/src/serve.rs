@@ -1,0 +1,25 @@
+use std::{path::PathBuf, process::ExitCode, time::Duration};
+
+use riklet_daemon::{
+    engine::Options,
+    server::{self, Settings},
+};
+use riklet_sdn::Config;
+
+use super::{args::ServeArgs, error::CliError, input};
+
+/// Followed where it exists; `--manifests` names another, which need not exist yet.
+const MANIFESTS: &str = "/etc/riklet-sdn/functions.d";
+
+pub(crate) fn run(config: Config, args: ServeArgs) -> Result<ExitCode, CliError> {
+    input::require_taps()?;
+    let settings = Settings {
+        socket: config.socket(),
+        group: args.api_group,
+        metrics: args.metrics,
+        manifests: args.manifests.or_else(|| Some(PathBuf::from(MANIFESTS)).filter(|p| p.is_dir())),
+        patience: Duration::from_millis(args.patience.into()),
+    };
+    server::serve(config, Options { warm: args.warm.into() }, &settings)?;
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,92 @@
+use std::{panic, path::Path, process::ExitCode, thread, time::Duration};
+
+use riklet_core::model::InstanceName;
+use riklet_kernel::Kernel;
+use riklet_sdn::{Sdn, store::Store};
+use riklet_vmm::{
+    handle::{Patience, Stopped},
+    runs::{self, RunError},
+};
+use serde_json::json;
+
+use super::{args::StopArgs, error, error::CliError, input, output::Output};
+
+pub(crate) fn run<K: Kernel>(
+    sdn: &mut Sdn<K>,
+    args: &StopArgs,
+    output: Output,
+) -> Result<ExitCode, CliError> {
+    input::require_privilege()?;
+    let state_dir = sdn.config().state_dir.clone();
+    let names = names(&state_dir, args)?;
+    if names.is_empty() {
+        output.remark("nothing to do");
+    }
+    let patience =
+        Patience { guest: Duration::from_secs(args.timeout.into()), ..Patience::default() };
+    let (mut stopped, mut failed) = (Vec::new(), Ok(()));
+    for (name, ended) in names.iter().zip(stop(&state_dir, &names, patience)) {
+        match ended {
+            Ok(Ended { how, lost }) => {
+                if lost {
+                    runs::clear_lost(sdn, super::run::epoch_millis())?;
+                }
+                let how = how.as_str();
+                output.remark(&format!("{name}: {how}"));
+                stopped.push(json!({ "name": name.as_str(), "how": how }));
+            }
+            // The last is what this ends with.
+            Err(source) => {
+                if let Err(earlier) = std::mem::replace(&mut failed, Err(source)) {
+                    output.remark(&error::chain(&earlier));
+                }
+            }
+        }
+    }
+    output.print(String::new, || json!(stopped))?;
+    failed?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The runs to stop. Where one of them is none, none is stopped; and where there are no records, none are begun.
+fn names(state_dir: &Path, args: &StopArgs) -> Result<Vec<InstanceName>, CliError> {
+    let Some(store) = Store::open_existing(state_dir)? else {
+        return match args.names.first() {
+            Some(name) => Err(RunError::Unknown { name: name.clone(), nearest: None }.into()),
+            None => Ok(vec![]),
+        };
+    };
+    if args.all {
+        return Ok(store.runs_under_way()?.into_iter().map(|run| run.name).collect());
+    }
+    args.names.iter().try_for_each(|name| runs::find(&store, name).map(drop))?;
+    Ok(args.names.clone())
+}
+
+/// How a run was stopped.
+struct Ended {
+    how: Stopped,
+    /// Its supervisor has died, and cleared nothing away.
+    lost: bool,
+}
+
+/// Stops all of them at once, and waits until nothing of them is left.
+fn stop(
+    state_dir: &Path,
+    names: &[InstanceName],
+    patience: Patience,
+) -> Vec<Result<Ended, RunError>> {
+    let stop = |name| {
+        let mut store = Store::open(state_dir)?;
+        let how = runs::stop(&mut store, state_dir, name, patience)?;
+        match runs::wait(&store, name) {
+            Err(RunError::Lost { .. }) => Ok(Ended { how, lost: true }),
+            ended => ended.map(|_| Ended { how, lost: false }),
+        }
+    };
+    thread::scope(|scope| {
+        let threads: Vec<_> = names.iter().map(|name| scope.spawn(move || stop(name))).collect();
+        let ended = threads.into_iter().map(thread::ScopedJoinHandle::join);
+        ended.map(|ended| ended.unwrap_or_else(|reason| panic::resume_unwind(reason))).collect()
+    })
+}

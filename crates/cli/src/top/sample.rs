@@ -1,0 +1,96 @@
+//! What there is to show: asked of the daemon, where one runs, and counted by the kernel.
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
+
+use riklet_api::{Event, Listed};
+use riklet_core::model::InterfaceName;
+use riklet_kernel::linux::{Linux, stats::Traffic};
+use riklet_sdn::SdnError;
+
+use super::view::Slots;
+use crate::{args::NodeArgs, error::CliError, events, node::Node};
+
+/// So many events are shown at most.
+const EVENTS: usize = 20;
+
+/// What went through the TAPs until a moment.
+#[derive(Debug, Clone)]
+pub(super) struct Counted {
+    pub(super) at: Instant,
+    pub(super) traffic: BTreeMap<InterfaceName, Traffic>,
+}
+
+/// All that there is to show at a moment.
+#[derive(Debug, Clone)]
+pub(super) struct Sample {
+    pub(super) counted: Counted,
+    pub(super) functions: Vec<Listed>,
+    /// What the last look for it found.
+    pub(super) drift: Vec<String>,
+    /// How the daemon stands, where one runs.
+    pub(super) slots: Option<Slots>,
+    /// What it did last, oldest first.
+    pub(super) events: Vec<Event>,
+}
+
+/// What takes samples.
+pub(super) struct Sampler {
+    node: NodeArgs,
+    kernel: Linux,
+    drift: Vec<String>,
+    checked: Option<Instant>,
+    /// How long the last look for drift took.
+    check_took: Duration,
+}
+
+impl Sampler {
+    pub(super) fn new(node: NodeArgs) -> Self {
+        Self {
+            node,
+            kernel: Linux::new(),
+            drift: vec![],
+            checked: None,
+            check_took: Duration::ZERO,
+        }
+    }
+
+    /// Takes a sample. Whether a daemon runs is seen anew each time.
+    pub(super) fn take(&mut self, check: bool) -> Result<Sample, CliError> {
+        let mut node = Node::of(&self.node)?;
+        let functions = node.list()?;
+        let health = node.health()?;
+        let mut events = node.daemon()?.map(events::recent).transpose()?.unwrap_or_default();
+        events.drain(..events.len().saturating_sub(EVENTS));
+        if check {
+            let begun = now();
+            self.drift = node.check()?.text().lines().map(str::to_owned).collect();
+            self.checked = Some(now());
+            self.check_took = now().duration_since(begun);
+        }
+        let traffic = self.kernel.traffic().map_err(SdnError::from)?;
+        Ok(Sample {
+            counted: Counted { at: now(), traffic },
+            functions,
+            drift: self.drift.clone(),
+            slots: health.as_ref().map(Slots::from),
+            events,
+        })
+    }
+
+    /// Takes a sample, and looks for drift where that is due: it reads all there is, and shall take no more than a
+    /// twentieth of the time.
+    pub(super) fn take_in_turn(&mut self) -> Result<Sample, CliError> {
+        const SELDOM: Duration = Duration::from_secs(5);
+        let pause = SELDOM.max(self.check_took * 20);
+        let due = self.checked.is_none_or(|checked| now().duration_since(checked) >= pause);
+        self.take(due)
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "the program's edge: a rate is over a time")]
+fn now() -> Instant {
+    Instant::now()
+}

@@ -1,0 +1,159 @@
+//! The terminal: what is typed, and what is shown. It is given back as it was, however this ends.
+
+use std::{
+    io, panic,
+    process::ExitCode,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+        mpsc::{self, Receiver, RecvTimeoutError, Sender},
+    },
+    thread,
+    time::Duration,
+};
+
+use ratatui::{
+    DefaultTerminal,
+    crossterm::{
+        cursor,
+        event::{self, Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers},
+        execute,
+    },
+};
+use signal_hook::{
+    consts::{SIGHUP, SIGINT, SIGTERM},
+    flag,
+    low_level::emulate_default_handler,
+};
+
+use super::{
+    sample::{Sample, Sampler},
+    screen::{Screen, draw},
+    view::{Order, View},
+};
+use crate::{
+    args::NodeArgs,
+    error::{CliError, chain},
+};
+
+/// How soon a signal, or a sample, is seen: what reads the keys does not wake for them.
+const GLANCE: Duration = Duration::from_millis(100);
+/// So many lines are a page.
+const PAGE: isize = 10;
+
+type Samples = Receiver<Result<Sample, CliError>>;
+
+/// Shows what there is, until somebody quits or a signal comes. The first sample is taken before the terminal is: why
+/// there is none is printed as always.
+pub(super) fn run(node: NodeArgs, interval: Duration) -> Result<ExitCode, CliError> {
+    let mut sampler = Sampler::new(node);
+    let first = sampler.take_in_turn()?;
+    let signal = watch_signals().map_err(|source| CliError::Signals { source })?;
+    let (sender, coming) = mpsc::channel();
+    let (_running, ended) = mpsc::channel();
+    thread::spawn(move || sample(&mut sampler, interval, &sender, &ended));
+    // It sees to it that a panic gives the terminal back as well, but for the cursor.
+    let mut terminal = ratatui::try_init().map_err(|source| CliError::Terminal { source })?;
+    show_cursor_on_panic();
+    let shown = show(&mut terminal, first, &coming, &signal);
+    ratatui::restore();
+    shown.map_err(|source| CliError::Terminal { source })?;
+    match i32::try_from(signal.load(Ordering::Relaxed)) {
+        Ok(0) | Err(_) => {}
+        // Whoever sent it sees that it ended this.
+        Ok(signal) => {
+            emulate_default_handler(signal).map_err(|source| CliError::Signals { source })?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The cursor is shown again when the terminal is dropped, which a program that aborts on a panic never comes to.
+fn show_cursor_on_panic() {
+    let before = panic::take_hook();
+    panic::set_hook(Box::new(move |reason| {
+        let _unwritable = execute!(io::stdout(), cursor::Show);
+        before(reason);
+    }));
+}
+
+/// The last signal that came; 0 is none.
+fn watch_signals() -> io::Result<Arc<AtomicUsize>> {
+    let last = Arc::new(AtomicUsize::new(0));
+    for signal in [SIGINT, SIGTERM, SIGHUP] {
+        let number = usize::try_from(signal).unwrap_or_default();
+        flag::register_usize(signal, Arc::clone(&last), number)?;
+    }
+    Ok(last)
+}
+
+/// Takes samples, until nobody wants them any more.
+fn sample(
+    sampler: &mut Sampler,
+    interval: Duration,
+    coming: &Sender<Result<Sample, CliError>>,
+    ended: &Receiver<()>,
+) {
+    while ended.recv_timeout(interval) == Err(RecvTimeoutError::Timeout) {
+        if coming.send(sampler.take_in_turn()).is_err() {
+            return;
+        }
+    }
+}
+
+fn show(
+    terminal: &mut DefaultTerminal,
+    first: Sample,
+    samples: &Samples,
+    signal: &AtomicUsize,
+) -> io::Result<()> {
+    let mut screen = Screen::default();
+    screen.show(View::new(None, &first));
+    let mut before = first.counted;
+    let mut stale = true;
+    while signal.load(Ordering::Relaxed) == 0 {
+        for sample in samples.try_iter() {
+            stale = true;
+            match sample {
+                Ok(sample) => {
+                    screen.show(View::new(Some(&before), &sample));
+                    before = sample.counted;
+                }
+                Err(error) => screen.problem = Some(chain(&error)),
+            }
+        }
+        if std::mem::take(&mut stale) {
+            terminal.draw(|frame| draw(frame, &screen))?;
+        }
+        if event::poll(GLANCE)? {
+            stale = true;
+            if let Event::Key(key) = event::read()?
+                && key.kind == KeyEventKind::Press
+                && !press(&mut screen, key)
+            {
+                return Ok(());
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Does what a key is for: whether that is to go on.
+fn press(screen: &mut Screen, key: KeyEvent) -> bool {
+    match key.code {
+        KeyCode::Char('q') | KeyCode::Esc => return false,
+        // A terminal that is read key by key sends no SIGINT.
+        KeyCode::Char('c') if key.modifiers.contains(KeyModifiers::CONTROL) => return false,
+        KeyCode::Char('n') => screen.order_by(Order::Name),
+        KeyCode::Char('i') => screen.order_by(Order::In),
+        KeyCode::Char('o') => screen.order_by(Order::Out),
+        KeyCode::Up => screen.scroll(-1),
+        KeyCode::Down => screen.scroll(1),
+        KeyCode::PageUp => screen.scroll(-PAGE),
+        KeyCode::PageDown => screen.scroll(PAGE),
+        KeyCode::Home => screen.scroll(isize::MIN),
+        KeyCode::End => screen.scroll(isize::MAX),
+        _ => {}
+    }
+    true
+}

@@ -1,0 +1,18 @@
+use std::process::ExitCode;
+
+use riklet_sdn::Config;
+use riklet_vmm::runs;
+use serde_json::json;
+
+use super::{args::WaitArgs, error::CliError, output::Output};
+
+/// Exit status 1 where the run ended by itself with a failure.
+pub(crate) fn run(config: &Config, args: &WaitArgs, output: Output) -> Result<ExitCode, CliError> {
+    let store = runs::store_of(&config.state_dir, &args.name)?;
+    let end = runs::wait(&store, &args.name)?;
+    output.print(
+        || format!("{}\n", end.reason),
+        || json!({ "name": args.name.as_str(), "reason": end.reason, "failed": end.failed }),
+    )?;
+    Ok(if end.failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}

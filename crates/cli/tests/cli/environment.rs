@@ -1,0 +1,336 @@
+//! Where a test runs the program: nothing of the host's reaches it, and it reaches nothing of the host's.
+
+use std::{
+    collections::BTreeMap,
+    env,
+    fmt::{self, Write},
+    fs,
+    path::{Path, PathBuf},
+    process::{self, Child, Stdio},
+    sync::atomic::{AtomicU32, Ordering},
+    time::Duration,
+};
+
+use assert_cmd::Command;
+use serde_json::Value;
+
+/// Where the system's programs are.
+const SYSTEM: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
+/// When a program is killed.
+const DEADLINE: Duration = Duration::from_mins(1);
+const PROGRAM: &str = env!("CARGO_BIN_EXE_riklet-sdn");
+
+/// What can be changed, by its name.
+pub(crate) type Snapshot = BTreeMap<String, Vec<u8>>;
+
+/// One function, `hello`, with one exposure.
+pub(crate) const HELLO: &str = include_str!("../../../../examples/hello.json");
+
+/// Two more: one with what an exposure and an execution may have besides, and one with nothing.
+pub(crate) const TWO: &str = "
+apiVersion: v1
+kind: Function
+name: resolver
+spec:
+  function:
+    execution: { dns: [192.0.2.53] }
+    exposure:
+    - { port: 53, protocol: UDP, hostAddress: 127.0.0.1 }
+    - { port: 8000-8002, targetPort: 80-82 }
+---
+apiVersion: v1
+kind: Function
+name: worker
+spec: { function: {} }
+";
+
+/// A network namespace, which the test's thread moves into, and a directory. The program runs in both, with
+/// a state directory and an empty configuration there, and finds no other program: the firewall is nftables.
+#[derive(Debug)]
+pub(crate) struct Environment {
+    directory: PathBuf,
+    variables: BTreeMap<String, String>,
+}
+
+impl Environment {
+    /// A new one: only `lo`, up; nothing is forwarded; `hello.json` is in the directory.
+    pub(crate) fn new() -> Self {
+        unshare_network();
+        let directory = directory();
+        let path = |name: &str| directory.join(name).to_str().expect("UTF-8").to_owned();
+        let variables = BTreeMap::from([
+            ("PATH".to_owned(), path("no-programs")),
+            ("RIKLET_SDN_STATE_DIR".to_owned(), path("state")),
+            ("RIKLET_SDN_CONFIG".to_owned(), path("config.toml")),
+        ]);
+        let environment = Self { directory, variables };
+        environment.tool("ip", &["link", "set", "lo", "up"]);
+        Self::forward(false);
+        environment.write("config.toml", "");
+        environment.write("hello.json", HELLO);
+        environment
+    }
+
+    /// The same, in which `hello` is up.
+    pub(crate) fn with_hello() -> Self {
+        let environment = Self::new();
+        environment.run(&["up", "hello.json"]).success();
+        environment
+    }
+
+    /// Runs the program.
+    pub(crate) fn run(&self, arguments: &[&str]) -> Output {
+        self.run_with(arguments, &[], "")
+    }
+
+    /// Starts the program, which goes on beside the test. What it complains of is in the [`Self::log`].
+    pub(crate) fn spawn(&self, arguments: &[&str]) -> Child {
+        self.start(arguments, Stdio::null())
+    }
+
+    /// The same, and what it prints can be read.
+    pub(crate) fn spawn_piped(&self, arguments: &[&str]) -> Child {
+        self.start(arguments, Stdio::piped())
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "a program of the test's own, in its background")]
+    fn start(&self, arguments: &[&str], output: Stdio) -> Child {
+        let log = fs::File::create(self.path("log")).expect("a file");
+        let mut command = process::Command::new(PROGRAM);
+        command.env_clear().envs(&self.variables).current_dir(&self.directory).args(arguments);
+        command.stdin(Stdio::null()).stdout(output).stderr(log);
+        command.spawn().expect("the program can be started")
+    }
+
+    /// What the program complained of that was started last.
+    pub(crate) fn log(&self) -> String {
+        String::from_utf8(read(&self.path("log"))).expect("UTF-8")
+    }
+
+    /// Runs the program with more in its environment, and with this input.
+    pub(crate) fn run_with(
+        &self,
+        arguments: &[&str],
+        variables: &[(&str, &str)],
+        input: &str,
+    ) -> Output {
+        let mut command = self.command(PROGRAM);
+        self.finish(command.args(arguments).envs(variables.iter().copied()).write_stdin(input))
+    }
+
+    /// Runs the program, which must refuse with this code and change nothing. Answers its complaint.
+    #[track_caller]
+    pub(crate) fn refused(&self, code: i32, arguments: &[&str]) -> String {
+        self.refused_with(code, arguments, &[])
+    }
+
+    #[track_caller]
+    pub(crate) fn refused_with(
+        &self,
+        code: i32,
+        arguments: &[&str],
+        variables: &[(&str, &str)],
+    ) -> String {
+        let before = self.snapshot();
+        let complaint = self.run_with(arguments, variables, "").failure(code);
+        self.assert_unchanged(&before, &arguments.join(" "));
+        complaint
+    }
+
+    /// Runs a script in which `$RIKLET` is the program, and the system's programs are found.
+    pub(crate) fn shell(&self, script: &str) -> Output {
+        let mut command = self.command("/bin/sh");
+        let riklet = format!("env PATH={} {PROGRAM}", self.path("no-programs").display());
+        let variables = [("PATH", SYSTEM), ("RIKLET", &riklet), ("PROGRAM", PROGRAM)];
+        self.finish(command.args(["-c", script]).envs(variables))
+    }
+
+    /// Runs such a script where it may mount what it likes: nobody else sees it.
+    pub(crate) fn shell_that_mounts(&self, script: &str) -> Output {
+        self.shell(&format!("exec unshare --mount sh -c '{script}'"))
+    }
+
+    /// Runs a program of the system, which must succeed, and answers what it printed.
+    pub(crate) fn tool(&self, program: &str, arguments: &[&str]) -> String {
+        let mut command = self.command(program);
+        self.finish(command.args(arguments).env("PATH", SYSTEM)).success()
+    }
+
+    /// A path below the directory.
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.directory.join(name)
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "the test's own files")]
+    pub(crate) fn write(&self, name: &str, content: impl AsRef<[u8]>) {
+        fs::write(self.path(name), content).expect("a file");
+    }
+
+    /// Makes the host forward IPv4, or not.
+    #[expect(clippy::disallowed_methods, reason = "a sysctl of the thread's namespace")]
+    pub(crate) fn forward(forward: bool) {
+        let value = if forward { "1" } else { "0" };
+        fs::write("/proc/sys/net/ipv4/ip_forward", value).expect("a sysctl");
+    }
+
+    /// The records as they are on disk, and what the kernel has. (What SQLite keeps beside its database, to
+    /// take back what was not done, is no record.)
+    pub(crate) fn snapshot(&self) -> Snapshot {
+        let mut snapshot = Snapshot::new();
+        for entry in fs::read_dir(self.path("state")).into_iter().flatten() {
+            let path = entry.expect("an entry").path();
+            if path.extension().is_none_or(|extension| extension != "db-journal") {
+                snapshot.insert(path.display().to_string(), read(&path));
+            }
+        }
+        let commands =
+            ["ip -d link", "ip address", "ip -4 route show table all", "nft -s list ruleset"];
+        for command in commands {
+            let words: Vec<_> = command.split(' ').collect();
+            let mut text = self.tool(words[0], &words[1..]);
+            // What the kernel makes of a carrier, in its own time.
+            for volatile in ["NO-CARRIER,", " state UNKNOWN", " state DOWN", " linkdown"] {
+                text = text.replace(volatile, "");
+            }
+            snapshot.insert(command.to_owned(), text.into());
+        }
+        snapshot.insert("ip_forward".to_owned(), read(Path::new("/proc/sys/net/ipv4/ip_forward")));
+        snapshot
+    }
+
+    /// Everything is as it was before `what`.
+    #[track_caller]
+    pub(crate) fn assert_unchanged(&self, before: &Snapshot, what: &str) {
+        let after = self.snapshot();
+        for name in before.keys().chain(after.keys()) {
+            let text = |snapshot: &Snapshot| {
+                snapshot.get(name).map(|bytes| String::from_utf8_lossy(bytes).into_owned())
+            };
+            let same = before.get(name) == after.get(name);
+            assert!(same, "{what} changed {name}: from {:#?} to {:#?}", text(before), text(&after));
+        }
+    }
+
+    fn command(&self, program: &str) -> Command {
+        let mut command = Command::new(program);
+        command.env_clear().envs(&self.variables).current_dir(&self.directory).timeout(DEADLINE);
+        command
+    }
+
+    fn finish(&self, command: &mut Command) -> Output {
+        let output = command.output().expect("the program can be started");
+        let directory = self.directory.to_str().expect("UTF-8");
+        let text = |bytes| String::from_utf8(bytes).expect("UTF-8").replace(directory, "$DIR");
+        Output {
+            code: output.status.code(),
+            stdout: text(output.stdout),
+            stderr: text(output.stderr),
+        }
+    }
+}
+
+impl Drop for Environment {
+    fn drop(&mut self) {
+        // What a test that failed has left running would go on.
+        if std::thread::panicking() && self.path("state/machines").exists() {
+            let _not_stopped = self.run(&["stop", "--all", "--timeout", "0"]);
+        }
+        fs::remove_dir_all(&self.directory).ok();
+    }
+}
+
+/// What a program did. The environment's directory is `$DIR` in it.
+#[derive(Debug, Clone)]
+#[must_use = "a program may have failed"]
+pub(crate) struct Output {
+    /// The exit code; `None` where a signal ended it.
+    pub(crate) code: Option<i32>,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+}
+
+impl Output {
+    /// What the program printed. It must have succeeded, and have complained of nothing.
+    #[track_caller]
+    pub(crate) fn success(self) -> String {
+        assert_eq!((self.code, &*self.stderr), (Some(0), ""), "{self}");
+        self.stdout
+    }
+
+    /// What the program printed. It must have succeeded, whatever it remarked.
+    #[track_caller]
+    pub(crate) fn done(self) -> String {
+        assert_eq!(self.code, Some(0), "{self}");
+        self.stdout
+    }
+
+    /// What [`Self::success`] answers, as JSON.
+    #[track_caller]
+    pub(crate) fn json(self) -> Value {
+        let text = self.success();
+        serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}:\n{text}"))
+    }
+
+    /// What the program complained of. It must have ended with this code, and have printed nothing.
+    #[track_caller]
+    pub(crate) fn failure(self, code: i32) -> String {
+        assert_eq!((self.code, &*self.stdout), (Some(code), ""), "{self}");
+        self.stderr
+    }
+}
+
+impl fmt::Display for Output {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.stdout)?;
+        if !self.stderr.is_empty() {
+            write!(f, "---- stderr ----\n{}", self.stderr)?;
+        }
+        match self.code {
+            Some(0) => Ok(()),
+            Some(code) => write!(f, "---- exit code {code} ----"),
+            None => f.write_str("---- killed ----"),
+        }
+    }
+}
+
+/// What some commands did, each below its arguments.
+pub(crate) fn transcript<'a>(
+    environment: &Environment,
+    commands: impl IntoIterator<Item = &'a [&'a str]>,
+) -> String {
+    let mut text = String::new();
+    for arguments in commands {
+        let output = environment.run(arguments).to_string();
+        writeln!(text, "$ riklet-sdn {}", arguments.join(" ")).unwrap();
+        text += &output;
+        if !output.is_empty() && !output.ends_with('\n') {
+            text.push('\n');
+        }
+    }
+    text
+}
+
+#[expect(clippy::disallowed_methods, reason = "the test's own files, and a sysctl")]
+fn read(path: &Path) -> Vec<u8> {
+    fs::read(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// A new directory, in which everybody may look about.
+fn directory() -> PathBuf {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    let path = env::temp_dir().join(format!("riklet-sdn-cli-{}-{number}", process::id()));
+    // A killed test with the same process id may have left one.
+    fs::remove_dir_all(&path).ok();
+    fs::create_dir(&path).expect("a directory");
+    path
+}
+
+/// Moves the calling thread, which is the test's own, into a new network namespace. It vanishes with the
+/// thread and the programs that were started from it.
+#[expect(unsafe_code, reason = "unshare(2) has no safe wrapper")]
+fn unshare_network() {
+    use rustix::thread::{UnshareFlags, unshare_unsafe};
+    // SAFETY: only `CLONE_FILES` is unsafe, and it is not given.
+    unsafe { unshare_unsafe(UnshareFlags::NEWNET) }.expect("these tests need root");
+}

@@ -1,0 +1,212 @@
+//! Drift: what somebody changes behind the program's back is found, named and put right.
+
+use riklet_core::model::Workload;
+
+use crate::world::{
+    Firewall, NODE_LAN, World,
+    foreign::{docker_like, nft_foreign},
+    on_every_firewall,
+    records::{Played, assert_all_answer, workload},
+    traffic::{assert_tcp_closed, assert_tcp_refused},
+};
+
+/// A change behind the program's back.
+struct Drift {
+    /// Commands, a line each.
+    commands: &'static str,
+    /// What `check` must say of it.
+    words: &'static [&'static str],
+}
+
+const fn drift(commands: &'static str, words: &'static [&'static str]) -> Drift {
+    Drift { commands, words }
+}
+
+/// What can happen to a TAP and to the sysctls.
+const OF_THE_NODE: [Drift; 14] = [
+    drift("ip link delete rik0", &["+ TAP rik0: address 10.231.0.1/30"]),
+    drift("ip link set rik0 down", &["~ TAP rik0: up"]),
+    drift("ip address delete 10.231.0.1/30 dev rik0", &["~ TAP rik0: address 10.231.0.1/30"]),
+    drift("ip address flush dev rik0", &["~ TAP rik0: address 10.231.0.1/30"]),
+    drift("ip address add 192.0.2.9/32 dev rik0", &["- address 192.0.2.9/32 of rik0"]),
+    drift("ip link set rik0 alias riklet-sdn:other", &["~ TAP rik0: alias \"riklet-sdn:f0 "]),
+    drift(
+        "ip link set rik0 address 02:00:00:00:00:99",
+        &["~ TAP rik0: MAC address 02:52:49:4b:00:00"],
+    ),
+    drift("ip link set rik0 mtu 1400", &["~ TAP rik0: MTU 1500 instead of 1400"]),
+    drift("ip link set rik0 group default", &["~ TAP rik0: group 0x52494b"]),
+    drift("sysctl -qw net.ipv4.conf.rik0.route_localnet=0", &["~ TAP rik0: route_localnet 1"]),
+    drift("sysctl -qw net.ipv6.conf.rik0.disable_ipv6=0", &["~ TAP rik0: no IPv6"]),
+    drift(
+        "ip neighbour delete 10.231.0.2 dev rik0",
+        &["~ TAP rik0: neighbour 10.231.0.2 at 06:52:49:4b:00:00"],
+    ),
+    drift(
+        "ip neighbour replace 10.231.0.2 lladdr 2:0:0:0:0:1 dev rik0",
+        &["~ TAP rik0: neighbour 10.231.0.2 at 06:52:49:4b:00:00"],
+    ),
+    drift("sysctl -qw net.ipv4.ip_forward=0", &["~ sysctl net.ipv4.ip_forward = 1"]),
+];
+
+/// What can happen to the table `inet riklet`, and to the passage through somebody else's chain.
+const OF_NFTABLES: [Drift; 10] = [
+    drift("nft delete table inet riklet", &["! firewall: there is nothing of ours"]),
+    drift("nft flush table inet riklet", &["! firewall: chain inet riklet RIKLET: rule "]),
+    drift("nft flush chain inet riklet RIKLET", &["! firewall: chain inet riklet RIKLET: rule "]),
+    drift(
+        "nft flush chain inet riklet prerouting",
+        &["! firewall: chain inet riklet prerouting: "],
+    ),
+    drift(
+        "nft delete element inet riklet exposures { tcp . 8000 }",
+        &["+ firewall: tcp 8000 -> 10.231.0.2:3000"],
+    ),
+    drift(
+        "nft add element inet riklet exposures { tcp . 9999 : 10.231.0.2 . 22 }",
+        &["- firewall: tcp 9999 -> 10.231.0.2:22"],
+    ),
+    drift(
+        "nft add rule inet riklet RIKLET tcp dport 9999 accept",
+        &["! firewall: chain inet riklet RIKLET: rule with handle "],
+    ),
+    drift(
+        "nft insert rule inet riklet forward drop",
+        &["! firewall: chain inet riklet forward: rule with handle "],
+    ),
+    drift(
+        "iptables -D FORWARD -j RIKLET-FORWARD",
+        &["+ passage through the foreign chain ip filter FORWARD"],
+    ),
+    drift("iptables -F RIKLET-FORWARD", &["+ passage through the foreign chain ip filter FORWARD"]),
+];
+
+/// What can happen to the chains `RIKLET*` and to what leads to them.
+const OF_IPTABLES: [Drift; 12] = [
+    drift("iptables -t nat -D RIKLET 1", &["+ firewall: tcp 8000 -> 10.231.0.2:3000"]),
+    drift("iptables -t nat -F RIKLET", &["+ firewall: udp 8000 -> 10.231.0.6:3000"]),
+    drift("iptables -t nat -F RIKLET-HAIRPIN", &["+ firewall: hairpin 10.231.0.2"]),
+    drift("iptables -t nat -F", &["! firewall: nat: missing: -A PREROUTING "]),
+    drift("iptables -t nat -F\niptables -t nat -X", &["! firewall: nat: no chain RIKLET"]),
+    drift("iptables -t nat -D PREROUTING 1", &["! firewall: nat: missing: -A PREROUTING "]),
+    drift(
+        "iptables -t nat -I PREROUTING -s 192.0.2.1 -j ACCEPT",
+        &["! firewall: nat: not first: -A PREROUTING "],
+    ),
+    drift(
+        "iptables -t nat -A RIKLET -p tcp --dport 9999 -j ACCEPT",
+        &["! firewall: unexpected: -A RIKLET -p tcp -m tcp --dport 9999 -j ACCEPT"],
+    ),
+    drift(
+        "iptables -t nat -A RIKLET -p tcp --dport 8000 -j DNAT --to-destination 10.231.0.2:3000",
+        &["! firewall: unexpected: -A RIKLET -p tcp -m tcp --dport 8000 -j DNAT "],
+    ),
+    drift(
+        "iptables -t nat -I RIKLET -p tcp --dport 9999 -j DNAT --to-destination 10.231.0.2:22",
+        &["- firewall: tcp 9999 -> 10.231.0.2:22"],
+    ),
+    drift("iptables -F FORWARD", &["! firewall: filter: missing: -A FORWARD -j RIKLET-FORWARD"]),
+    drift(
+        "iptables -I FORWARD -s 192.0.2.1 -j DROP",
+        &["! firewall: filter: not first: -A FORWARD -j RIKLET-FORWARD"],
+    ),
+];
+
+on_every_firewall!(what_drifts_is_named_and_comes_back, |world| {
+    docker_like(world, world.firewall);
+    world.try_up(&functions()).success();
+    let mut played = play(world);
+    let of_the_firewall = match world.firewall {
+        Firewall::Nftables => &OF_NFTABLES[..],
+        Firewall::IptablesNft | Firewall::IptablesLegacy => &OF_IPTABLES[..],
+    };
+    for Drift { commands, words } in OF_THE_NODE.iter().chain(of_the_firewall) {
+        for command in commands.lines() {
+            world.program("sh", &["-c", command], "").success();
+        }
+        assert_drift(world, words);
+        world.riklet(&["repair"], "").success();
+        if commands.contains("link delete") {
+            played.clear();
+            played = play(world);
+        }
+        world.assert_in_step();
+        for played in &played {
+            played.assert_answers(world);
+        }
+    }
+});
+
+/// `check` says these words, each at the beginning of a line.
+#[track_caller]
+fn assert_drift(world: &World, words: &[&str]) {
+    let check = world.riklet(&["check"], "");
+    assert_eq!(check.code, Some(1), "{words:?}: {check}");
+    let named = |words: &&str| check.stdout.lines().any(|line| line.starts_with(words));
+    assert!(words.iter().all(named), "{words:?} not in {check}");
+}
+
+fn functions() -> [Workload; 2] {
+    [
+        workload("f0", &["tcp 8000 3000", "tcp 192.168.7.10 8005 3005"]),
+        workload("f1", &["udp 8000 3000"]),
+    ]
+}
+
+/// Guests for all functions.
+fn play(world: &World) -> Vec<Played> {
+    world.recorded().values().map(|recorded| world.play(recorded)).collect()
+}
+
+/// Somebody's firewall shuts, after the fact, what was open.
+#[test]
+fn a_gate_that_is_shut_is_named_and_opened() {
+    type Shut = fn(&World);
+    let legacy: Shut = |world| docker_like(world, Firewall::IptablesLegacy);
+    let shut: [(Shut, &[&str]); 3] = [
+        (
+            |world| nft_foreign(&world.node),
+            &[
+                "+ passage through the foreign chain ip filter FORWARD",
+                "+ passage through the foreign chain inet mine forward",
+            ],
+        ),
+        (legacy, &["+ passage through the foreign chain iptables-legacy filter FORWARD"]),
+        (
+            |world| docker_like(world, Firewall::IptablesNft),
+            &["+ passage through the foreign chain ip filter FORWARD"],
+        ),
+    ];
+    for (shut, words) in shut {
+        let world = &World::new(Firewall::Nftables);
+        world.try_up(&functions()).success();
+        let played = play(world);
+        shut(world);
+        assert_tcp_closed(&world.client, (NODE_LAN, 8000));
+        assert_drift(world, words);
+        world.riklet(&["repair"], "").success();
+        world.assert_in_step();
+        for played in &played {
+            played.assert_answers(world);
+        }
+    }
+}
+
+/// An interface without our mark is not ours to touch, whatever it was.
+#[test]
+fn a_tap_that_lost_its_mark_is_named_and_left_alone() {
+    let world = &World::new(Firewall::Nftables);
+    world.try_up(&functions()).success();
+    world.node.tool(&["ip", "link", "set", "rik0", "alias", "mine now"]);
+    assert_drift(world, &["! the interface rik0 exists and is not ours: its alias is mine now"]);
+    let before = world.node.tool(&["ip", "address", "show", "rik0"]);
+    let complaint = world.riklet(&["repair"], "").failure(1);
+    assert!(complaint.contains("f0 is not up: the interface rik0 exists and is not ours"));
+    assert!(complaint.contains("hint: "), "{complaint}");
+    assert_eq!(world.node.tool(&["ip", "address", "show", "rik0"]), before);
+    assert_tcp_refused(&world.client, (NODE_LAN, 8000));
+
+    world.node.tool(&["ip", "link", "delete", "rik0"]);
+    world.riklet(&["repair"], "").success();
+    assert_all_answer(world, &world.assert_in_step());
+}

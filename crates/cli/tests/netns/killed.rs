@@ -1,0 +1,217 @@
+//! Laws 1 and 2 on the real kernel: whenever the program is killed, the next one ends the work.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use riklet_core::model::Workload;
+use rustix::process::Signal;
+
+use crate::{
+    operation::Operation,
+    world::{
+        Firewall, NODE_LAN, World,
+        held::{Held, Place},
+        on_every_firewall,
+        random::Random,
+        records::{Recorded, assert_all_answer, definitions, workload},
+        state::{SystemState, assert_same},
+        traffic::{PATIENCE, UdpClient, assert_tcp_refused, udp_server},
+        wait::duration_of,
+        wait_for,
+    },
+};
+
+/// On each firewall; on all of them 200.
+const OPERATIONS: usize = 67;
+/// How many there are between two repairs.
+const BETWEEN_REPAIRS: usize = 8;
+const NAMES: [&str; 5] = ["f0", "f1", "f2", "f3", "f4"];
+
+/// What may be recorded of each name: more than one thing where an operation was killed.
+#[derive(Debug)]
+struct Model(BTreeMap<String, Vec<Option<Workload>>>);
+
+impl Model {
+    fn new() -> Self {
+        Self(NAMES.map(|name| (name.to_owned(), vec![None])).into())
+    }
+
+    /// The names that an operation is for, and what they are after it.
+    fn effects(&self, operation: &Operation) -> Vec<(String, Option<Workload>)> {
+        match operation {
+            Operation::Up(function) => {
+                vec![(function.name().to_string(), Some((**function).clone()))]
+            }
+            Operation::Down(name) => vec![(name.clone(), None)],
+            Operation::DownAll | Operation::Purge => {
+                self.0.keys().map(|name| (name.clone(), None)).collect()
+            }
+            Operation::Repair => vec![],
+        }
+    }
+
+    fn killed(&mut self, operation: &Operation) {
+        for (name, state) in self.effects(operation) {
+            self.0.entry(name).or_default().push(state);
+        }
+    }
+
+    fn done(&mut self, operation: &Operation) {
+        self.0.extend(self.effects(operation).into_iter().map(|(name, state)| (name, vec![state])));
+    }
+
+    /// What is recorded is what may be. From now on, nothing else may.
+    #[track_caller]
+    fn settle(&mut self, recorded: &BTreeMap<String, Recorded>) {
+        for (name, possible) in &mut self.0 {
+            let found = recorded.get(name).map(|recorded| recorded.workload.clone());
+            assert!(possible.contains(&found), "{name}: {found:?} is none of {possible:?}");
+            *possible = vec![found];
+        }
+        assert!(recorded.keys().all(|name| self.0.contains_key(name)), "{recorded:?}");
+    }
+}
+
+/// Repairs, and holds everything against everything: what is recorded, what the kernel has, what answers.
+fn assert_sound(world: &World, model: &mut Model) {
+    world.riklet(&["repair"], "").success();
+    let recorded = world.assert_in_step();
+    model.settle(&recorded);
+    assert_all_answer(world, &recorded);
+}
+
+on_every_firewall!(whatever_is_killed_is_repaired, |world| {
+    let mut random = Random::new();
+    let before = SystemState::take(&world.node);
+    let usual = usual_duration(world);
+    assert_same(&before, &SystemState::take(&world.node));
+
+    let mut model = Model::new();
+    let mut killed = 0;
+    for number in 1..=OPERATIONS {
+        let operation = Operation::random(&mut random, &NAMES);
+        let running = operation.start(world);
+        if !running.ends_within(random.part_of(usual)) {
+            running.signal(Signal::KILL);
+        }
+        let output = running.wait();
+        if output.code.is_none() {
+            killed += 1;
+            model.killed(&operation);
+        } else if operation.is_done(&output) {
+            model.done(&operation);
+            // What was killed before has been brought to its end too.
+            assert_eq!(world.riklet(&["check"], "").success(), "");
+        }
+        if number % BETWEEN_REPAIRS == 0 || number == OPERATIONS {
+            assert_sound(world, &mut model);
+        }
+    }
+    assert!(killed > OPERATIONS / 8, "only {killed} of {OPERATIONS} were killed within {usual:?}");
+    world.riklet(&["down", "--all", "--purge"], "").success();
+    assert_same(&before, &SystemState::take(&world.node));
+    assert_tcp_refused(&world.client, (NODE_LAN, 8000));
+});
+
+/// How long an `up` takes that has everything to do, when nobody else needs the processors.
+fn usual_duration(world: &World) -> Duration {
+    let functions = [workload("f0", &["tcp 8000 3000"]), workload("f1", &["udp 8000 3000"])];
+    let taken = (0..3).map(|_| {
+        let taken = duration_of(|| world.try_up(&functions).success());
+        world.riklet(&["down", "--all", "--purge"], "").success();
+        taken
+    });
+    taken.min().unwrap()
+}
+
+/// Starts an operation, and kills it when the `iptables-restore` that it started, with this text in its
+/// input, has come to this place. That program goes on when the answer is dropped.
+#[track_caller]
+fn kill_at(world: &World, operation: &Operation, text: &str, place: Place) -> Held {
+    let held = Held::restore(world, text, place);
+    let running = operation.start(world);
+    held.wait();
+    running.signal(Signal::KILL);
+    assert_eq!(running.wait().code, None);
+    held
+}
+
+/// What a killed `up` had begun comes to pass before the next operation looks, not after it.
+fn next_waits_for_the_programs_of_the_killed(firewall: Firewall) {
+    let world = &World::new(firewall);
+    world.try_up(&[workload("f0", &["tcp 8000 3000"])]).success();
+    let up = Operation::Up(Box::new(workload("f1", &["tcp 8001 3001"])));
+    let held = kill_at(world, &up, "-A RIKLET -p tcp", Place::Before);
+    let down = Operation::Down("f1".to_owned()).start(world);
+    assert!(!down.ends_within(Duration::from_millis(500)), "{}", down.wait());
+    drop(held);
+    down.wait().success();
+    let recorded = world.assert_in_step();
+    assert_eq!(recorded.keys().collect::<Vec<_>>(), ["f0"]);
+}
+
+#[test]
+fn the_next_operation_waits_for_the_programs_of_the_killed_on_iptables_nft() {
+    next_waits_for_the_programs_of_the_killed(Firewall::IptablesNft);
+}
+
+#[test]
+fn the_next_operation_waits_for_the_programs_of_the_killed_on_iptables_legacy() {
+    next_waits_for_the_programs_of_the_killed(Firewall::IptablesLegacy);
+}
+
+/// iptables-nft makes tables by being called; whoever purges next removes them.
+#[test]
+fn tables_that_a_killed_purge_left_empty_go_with_the_next() {
+    let world = &World::new(Firewall::IptablesNft);
+    let before = SystemState::take(&world.node);
+    world.try_up(&[workload("f0", &["tcp 8000 3000"])]).success();
+    drop(kill_at(world, &Operation::Purge, "-X RIKLET-FORWARD", Place::After));
+    world.riklet(&["down", "--all", "--purge"], "").success();
+    assert_same(&before, &SystemState::take(&world.node));
+}
+
+/// An established flow keeps the translation that it began with, unless the kernel is told to forget it.
+#[test]
+fn a_flow_follows_a_change_that_was_killed_before_it_was_forgotten() {
+    let world = &World::new(Firewall::IptablesLegacy);
+    let target = (NODE_LAN, 8000);
+    world.try_up(&[workload("f0", &["udp 8000 3000"])]).success();
+    let played = world.play(&world.recorded()["f0"]);
+    let address = played.recorded.guest;
+    let _changed = udp_server(&played.guest.namespace, (address, 3100));
+    let mut client = UdpClient::new(&world.client, target);
+    assert_eq!(client.ask(PATIENCE).unwrap().server, (address, 3000).into());
+
+    let up = Operation::Up(Box::new(workload("f0", &["udp 8000 3100"])));
+    drop(kill_at(world, &up, "-A RIKLET -p udp", Place::After));
+    world.riklet(&["repair"], "").success();
+    assert_eq!(client.ask(PATIENCE).unwrap().server, (address, 3100).into());
+    assert_eq!(world.assert_in_step().len(), 1);
+}
+
+#[test]
+fn the_guest_of_a_killed_run_ends_and_repair_clears_its_function_away() {
+    let world = &World::new(Firewall::Nftables);
+    let before = SystemState::take(&world.node);
+    let functions = [workload("f0", &["tcp 8000 3000"]), workload("f1", &["tcp 8001 3000"])];
+    let mut run = world.riklet_in_background(&["run", "-"], &definitions(&functions));
+    run.wait_for_line("ready in ");
+    assert_eq!(run.children().len(), 2);
+    run.signal(Signal::KILL);
+    assert_eq!(run.wait().code, None);
+    for tap in ["rik0", "rik1"] {
+        wait_for("the guest to let go of its TAP", PATIENCE, || {
+            world.node.tool(&["ip", "link", "show", tap]).contains("NO-CARRIER").then_some(())
+        });
+    }
+    let lost = world.riklet(&["check"], "");
+    assert_eq!(
+        (lost.code, lost.stdout.matches("its supervisor died").count()),
+        (Some(1), 2),
+        "{lost}"
+    );
+    world.riklet(&["repair"], "").success();
+    assert_eq!(world.assert_in_step().len(), 0);
+    world.riklet(&["down", "--all", "--purge"], "").success();
+    assert_same(&before, &SystemState::take(&world.node));
+}

@@ -1,0 +1,50 @@
+//! Tests with real traffic, in network namespaces that each test makes for itself. They need root, `ip`,
+//! `nft` and both variants of `iptables`; what is missing fails the test.
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "the harness is test code too, outside of functions marked as tests"
+)]
+
+mod api;
+mod at_once;
+mod crashes;
+mod daemon;
+#[path = "../../../vmm/tests/vmm/description/mod.rs"]
+#[allow(dead_code, reason = "of the tests of the drivers, whose played VMMs are used here")]
+mod description;
+#[path = "../../../vmm/tests/vmm/directory.rs"]
+#[allow(dead_code, reason = "as above")]
+mod directory;
+mod drift;
+mod exposures;
+mod failed;
+mod forward;
+mod healed;
+mod internet;
+mod killed;
+mod lost;
+#[path = "../../../vmm/tests/vmm/machine.rs"]
+#[allow(dead_code, reason = "as above")]
+mod machine;
+mod manifests;
+mod misfits;
+mod operation;
+#[path = "../../../vmm/tests/vmm/played.rs"]
+mod played;
+mod program;
+mod reach;
+mod real;
+mod restored;
+mod run;
+mod self_test;
+#[path = "../../../vmm/tests/vmm/server.rs"]
+#[allow(dead_code, reason = "as above")]
+mod server;
+mod soak;
+mod supervised;
+mod tap;
+mod vmms;
+mod withdrawn;
+mod world;

@@ -1,0 +1,285 @@
+//! What `run` refuses, and what it gives up: each with an error that says what and why, and nothing stays.
+
+use std::{
+    fs,
+    io::{BufRead, BufReader, Write},
+    net::{Ipv4Addr, TcpListener, TcpStream},
+    os::{fd::AsFd, unix::fs::PermissionsExt},
+    path::{Path, PathBuf},
+};
+
+use serde_json::{Value, json};
+
+use crate::{
+    played::Firecracker,
+    program::{Kvm, Program},
+    vmms::told,
+    world::{
+        Firewall, World,
+        background::Background,
+        function::{Function, exposure, function},
+        guest::Nic,
+        runs::is_alive,
+        state::{SystemState, assert_same},
+        transport::Transport::Tcp,
+    },
+};
+
+/// Somebody who has nothing here.
+const USER: u32 = 54_321;
+const SERVER: (Ipv4Addr, u16) = (Ipv4Addr::LOCALHOST, 8000);
+const SHA256: &str = "2222222222222222222222222222222222222222222222222222222222222222";
+
+fn hello(execution: Value) -> Value {
+    let mut definition = function("hello", &[exposure(Tcp, 8080, 3000)]);
+    definition["spec"]["function"]["execution"] = execution;
+    definition
+}
+
+/// Something that cannot be run.
+struct Misfit {
+    what: &'static str,
+    kvm: Kvm,
+    /// What differs from what could be run.
+    execution: Value,
+    code: i32,
+    complaint: String,
+}
+
+impl Misfit {
+    /// On a host that has all.
+    fn new(what: &'static str, execution: Value, code: i32, complaint: impl Into<String>) -> Self {
+        Self { what, kvm: Kvm::Opens, execution, code, complaint: complaint.into() }
+    }
+}
+
+/// A world with a Firecracker that must not be started, and files that could be run.
+struct Site {
+    world: World,
+    program: Program,
+}
+
+impl Site {
+    fn new() -> Self {
+        let world = World::new(Firewall::Nftables);
+        let program = Program::install(&world, "firecracker", "");
+        let site = Self { world, program };
+        for name in ["vmlinux", "rootfs"] {
+            fs::File::create(site.path(name)).expect("a file");
+        }
+        site
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.world.directory.path().join(name)
+    }
+
+    /// Each is refused, before anything is changed.
+    #[track_caller]
+    fn refuses(&self, misfits: Vec<Misfit>) {
+        let before = SystemState::take(&self.world.node);
+        for Misfit { what, kvm, execution, code, complaint } in misfits {
+            let mut whole = json!({ "vmm": "firecracker", "kernel": self.path("vmlinux") });
+            for (field, value) in execution.as_object().expect("fields") {
+                whole[field] = value.clone();
+            }
+            let definition = hello(whole).to_string();
+            for detach in [&["run", "-"][..], &["run", "--detach", "-"]] {
+                let output = self.world.riklet_with(kvm, detach, &definition);
+                assert_eq!(output.code, Some(code), "{what}: {output}");
+                assert!(output.stderr.contains(&complaint), "{what}: {complaint:?} in {output}");
+                assert!(output.stdout.is_empty(), "{what}: {output}");
+                assert!(!self.program.has_begun(), "{what}");
+                let run =
+                    self.world.environment["RIKLET_SDN_STATE_DIR"].clone() + "/machines/hello";
+                assert!(!Path::new(&run).exists(), "{what}");
+                assert_same(&before, &SystemState::take(&self.world.node));
+            }
+        }
+        assert_eq!(self.world.riklet(&["list"], "").success().lines().count(), 1);
+        self.world.riklet(&["check"], "").success();
+    }
+}
+
+#[test]
+fn files_that_no_vmm_can_open_are_refused() {
+    let site = Site::new();
+    let path = |name: &str| site.path(name).to_str().expect("UTF-8").to_owned();
+    fs::create_dir(path("directory")).expect("a directory");
+    for (name, mode) in [("private", 0o600), ("rootfs", 0o644)] {
+        fs::File::create(path(name)).expect("a file");
+        fs::set_permissions(path(name), fs::Permissions::from_mode(mode)).expect("a file");
+    }
+    let misfit = |what, execution, complaint: String| Misfit::new(what, execution, 2, complaint);
+    let (none, directory, private) = (path("none"), path("directory"), path("private"));
+    let as_user = "user 54321 of group 54321 cannot";
+    site.refuses(vec![
+        misfit("no kernel", json!({ "kernel": none }), format!("cannot find the kernel {none}: No such")),
+        misfit(
+            "a directory",
+            json!({ "kernel": directory }),
+            format!("the kernel {directory} is a directory, not a file"),
+        ),
+        misfit(
+            "not readable",
+            json!({ "kernel": private, "user": USER }),
+            format!("{as_user} read the kernel {private}: Permission denied"),
+        ),
+        misfit("no initrd", json!({ "initrd": none }), format!("cannot find the initrd {none}: No such")),
+        misfit("no rootfs", json!({ "rootfs": none }), format!("cannot find the rootfs {none}: No such")),
+        misfit(
+            "a directory",
+            json!({ "rootfs": directory }),
+            format!("the rootfs {directory} is a directory, not a file"),
+        ),
+        misfit(
+            "not writable",
+            json!({ "rootfs": path("rootfs"), "user": USER }),
+            format!("{as_user} write the rootfs {}: Permission denied", path("rootfs")),
+        ),
+        misfit(
+            "the wrong checksum",
+            json!({ "kernel": { "source": path("vmlinux"), "sha256": SHA256 } }),
+            format!("the kernel {} has the SHA-256 e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855, not {SHA256}", path("vmlinux")),
+        ),
+        misfit("nobody", json!({ "user": "nosuch" }), "the host has no user nosuch".to_owned()),
+        misfit("no memory", json!({ "memory": 0 }), "a guest needs at least 1 MiB of memory".to_owned()),
+    ]);
+}
+
+#[test]
+fn a_host_that_lacks_something_is_told() {
+    let site = Site::new();
+    let lacks = |kvm, execution: Value, complaint: &str| Misfit {
+        kvm,
+        ..Misfit::new("the host", execution, 3, complaint)
+    };
+    site.refuses(vec![
+        lacks(
+            Kvm::Missing,
+            json!({}),
+            "firecracker cannot run it: there is no /dev/kvm\nhint: `modprobe kvm_intel`",
+        ),
+        lacks(
+            Kvm::Denied,
+            json!({}),
+            "firecracker cannot run it: /dev/kvm may not be opened\nhint: ",
+        ),
+        lacks(
+            Kvm::Private,
+            json!({ "user": USER }),
+            "firecracker cannot run it: user 54321 of group 54321 may not open /dev/kvm\nhint: ",
+        ),
+        lacks(
+            Kvm::PrivateTun,
+            json!({ "user": USER }),
+            "firecracker cannot run it: user 54321 of group 54321 may not open /dev/net/tun\nhint: ",
+        ),
+        lacks(
+            Kvm::Opens,
+            json!({ "vmm": "cloud-hypervisor" }),
+            "cloud-hypervisor is not on the PATH\nhint: install cloud-hypervisor",
+        ),
+    ]);
+}
+
+/// Serves `/kernel`, and `/short`, which ends early.
+fn file_server(world: &World) -> Background {
+    let listener = world.node.run(|| TcpListener::bind(SERVER)).expect("a port");
+    let answer = |stream: &TcpStream| {
+        let mut lines = BufReader::new(stream).lines();
+        let request = lines.next().transpose()?.unwrap_or_default();
+        while !lines.next().transpose()?.unwrap_or_default().is_empty() {}
+        let answer = match request.split(' ').nth(1) {
+            Some("/kernel") => "200 OK\r\nContent-Length: 3\r\n\r\nELF",
+            Some("/short") => "200 OK\r\nContent-Length: 30\r\n\r\nELF",
+            _ => "404 Not Found\r\nContent-Length: 0\r\n\r\n",
+        };
+        let mut stream = stream;
+        write!(stream, "HTTP/1.1 {answer}")
+    };
+    Background::start(move |stop| {
+        while stop.readable([listener.as_fd()]).is_some() {
+            // A client that has gone meanwhile is not the server's failure.
+            listener.accept().and_then(|(stream, _)| answer(&stream)).ok();
+        }
+    })
+}
+
+#[test]
+fn downloads_that_fail_are_told() {
+    let site = Site::new();
+    let _server = file_server(&site.world);
+    let url = |path: &str| format!("http://{}:{}{path}", SERVER.0, SERVER.1);
+    let failed = |what, source: Value, complaint: String| {
+        Misfit::new(what, json!({ "kernel": source }), 1, complaint)
+    };
+    let (none, short, kernel) = (url("/none"), url("/short"), url("/kernel"));
+    let nobody = "http://127.0.0.1:8001/kernel";
+    site.refuses(vec![
+        failed(
+            "not found",
+            json!(none),
+            format!("cannot download the kernel {none}: the server answers 404 Not Found"),
+        ),
+        failed(
+            "too short",
+            json!(short),
+            format!("the download of the kernel {short} broke off after 3 of 30 bytes"),
+        ),
+        failed(
+            "the wrong checksum",
+            json!({ "source": kernel, "sha256": SHA256 }),
+            format!("the kernel {kernel} has the SHA-256 "),
+        ),
+        failed(
+            "no server",
+            json!(nobody),
+            format!("cannot download the kernel {nobody}: its server cannot be reached"),
+        ),
+    ]);
+}
+
+/// How far a guest gets.
+#[derive(Debug, Clone, Copy)]
+enum Reached {
+    Nothing,
+    Tap,
+    Address,
+}
+
+#[test]
+fn what_is_waited_for_in_vain_is_named() {
+    for (reached, waited) in [
+        (Reached::Nothing, "nothing has opened rik0 (it has no carrier)"),
+        (Reached::Tap, "the guest at 10.231.0.2 does not answer"),
+        (Reached::Address, "the guest refuses connections to its port"),
+    ] {
+        let site = Site::new();
+        let world = &site.world;
+        let before = SystemState::take(&world.node);
+        let definition = hello(json!({ "vmm": "firecracker", "kernel": site.path("vmlinux") }));
+        let arguments = ["run", "--detach", "--ready-timeout", "2", "-"];
+        let running = world.riklet_with_kvm(&arguments, &definition.to_string());
+        let server = site.program.serve(Firecracker::new("1.17.0"));
+        told(&server, "PUT /actions");
+        let nic = Nic::of_slot("10.231.0.0/16".parse().unwrap(), riklet_core::model::Slot::new(0));
+        let elsewhere = |last| Ipv4Addr::new(10, 99, 0, last);
+        let guest = match reached {
+            Reached::Nothing => None,
+            Reached::Tap => {
+                let (address, gateway) = (elsewhere(2), elsewhere(1));
+                Some(Function::start(world, Nic { address, gateway, ..nic }, &[]))
+            }
+            Reached::Address => Some(Function::start(world, nic, &[(Tcp, 3001)])),
+        };
+        let complaint = running.wait().failure(1);
+        let expected = format!("error: not ready after 2 s: hello (tcp 8080 -> 3000): {waited}\n");
+        assert!(complaint.starts_with(&expected), "{reached:?}: {complaint}");
+        drop(guest);
+        assert!(!is_alive(site.program.pid()), "{reached:?}");
+        assert_same(&before, &SystemState::take(&world.node));
+        assert!(world.state_of("hello").1.contains(waited), "{}", world.ps("hello"));
+        world.riklet(&["check"], "").success();
+    }
+}

@@ -1,0 +1,96 @@
+//! What is asked of the program at random, and the answers that are documented.
+
+use riklet_core::model::Workload;
+
+use crate::world::{
+    World,
+    command::{Output, Running},
+    random::Random,
+    records::{definitions, workload},
+};
+
+/// Exposures of which none clashes with another, each with two ports that it may lead to.
+const EXPOSURES: [[&str; 2]; 6] = [
+    ["tcp 8000 3000", "tcp 8000 3100"],
+    ["tcp 8001 3001", "tcp 8001 3101"],
+    ["udp 8000 3000", "udp 8000 3100"],
+    ["udp 8001 3001", "udp 8001 3101"],
+    ["tcp 192.168.7.10 8005 3005", "tcp 192.168.7.10 8005 3105"],
+    ["tcp 8010-8013 3010-3013", "tcp 8010-8013 3110-3113"],
+];
+
+/// One run of the program.
+#[derive(Debug, Clone)]
+pub(crate) enum Operation {
+    Up(Box<Workload>),
+    Down(String),
+    DownAll,
+    Purge,
+    Repair,
+}
+
+impl Operation {
+    /// An operation on one of these names, or on all.
+    pub(crate) fn random(random: &mut Random, names: &[&str]) -> Self {
+        match random.below(20) {
+            0 => Self::DownAll,
+            1 => Self::Purge,
+            2..4 => Self::Repair,
+            _ => {
+                let name: &&str = random.pick(names);
+                Self::on(random, name)
+            }
+        }
+    }
+
+    /// An operation on this name.
+    pub(crate) fn on(random: &mut Random, name: &str) -> Self {
+        match random.below(3) {
+            0 => Self::Down(name.to_owned()),
+            _ => Self::Up(Box::new(some_function(random, name))),
+        }
+    }
+
+    /// Starts the program.
+    #[track_caller]
+    pub(crate) fn start(&self, world: &World) -> Running {
+        match self {
+            Self::Up(function) => world.riklet_in_background(
+                &["up", "-"],
+                &definitions(std::slice::from_ref(&**function)),
+            ),
+            Self::Down(name) => world.riklet_in_background(&["down", name], ""),
+            Self::DownAll => world.riklet_in_background(&["down", "--all"], ""),
+            Self::Purge => world.riklet_in_background(&["down", "--all", "--purge"], ""),
+            Self::Repair => world.riklet_in_background(&["repair"], ""),
+        }
+    }
+
+    /// Whether it was done; the other answers that are documented are that a port is another's, and that
+    /// there is no such name.
+    #[track_caller]
+    pub(crate) fn is_done(&self, output: &Output) -> bool {
+        if output.code == Some(0) {
+            return true;
+        }
+        let refusal = match self {
+            Self::Up(_) => "error: cannot expose ",
+            Self::Down(_) => "error: there is no instance ",
+            Self::DownAll | Self::Purge | Self::Repair => panic!("{output}"),
+        };
+        let refused = output.code == Some(1) && output.stderr.starts_with(refusal);
+        assert!(refused, "{output}");
+        false
+    }
+}
+
+/// A function with any of the exposures, or none.
+fn some_function(random: &mut Random, name: &str) -> Workload {
+    let mut exposures = Vec::new();
+    for targets in &EXPOSURES {
+        if random.below(3) == 0 {
+            exposures.push(*random.pick(targets));
+        }
+    }
+    workload(name, &exposures)
+}

@@ -1,0 +1,173 @@
+//! Law 3: the host is as it was, and what is foreign stays as it is.
+
+use riklet_core::model::Workload;
+use rustix::process::Signal;
+
+use crate::world::{
+    Firewall, World,
+    foreign::{self, docker_like, nft_foreign},
+    held::{Held, Place},
+    on_every_firewall,
+    random::Random,
+    records::{assert_all_answer, definitions, workload},
+    state::{SystemState, assert_kept, assert_same},
+    wait::duration_of,
+};
+
+/// By TCP, by UDP, a range, and bound to one address.
+fn three() -> [Workload; 3] {
+    [
+        workload("web", &["tcp 8080 3000"]),
+        workload("dns.v2", &["udp 53 5353", "tcp 9000-9010 7000-7010"]),
+        workload("bound", &["tcp 192.168.7.10 8081 80", "udp 192.168.7.10 8081 80"]),
+    ]
+}
+
+/// Three functions come up, answer, and go, once by name and once with all that is ours.
+fn come_and_go(world: &World) {
+    let before = SystemState::take(&world.node);
+    world.try_up(&three()).success();
+    let recorded = world.assert_in_step();
+    assert_all_answer(world, &recorded);
+    assert_kept(&before, &SystemState::take(&world.node));
+
+    world.riklet(&["down", "web", "bound"], "").success();
+    world.assert_in_step();
+    assert_kept(&before, &SystemState::take(&world.node));
+    world.try_up(&three()).success();
+    world.riklet(&["down", "--all", "--purge"], "").success();
+    assert_same(&before, &SystemState::take(&world.node));
+    assert!(world.assert_in_step().is_empty());
+}
+
+on_every_firewall!(nothing_is_left_on_a_bare_node, |world| {
+    come_and_go(world);
+});
+
+on_every_firewall!(nothing_is_left_on_a_node_that_forwards, |world| {
+    world.node.set_sysctl("net/ipv4/ip_forward", "1");
+    come_and_go(world);
+    assert_eq!(world.node.sysctl("net/ipv4/ip_forward"), "1");
+});
+
+on_every_firewall!(beside_docker_all_that_is_foreign_stays, |world| {
+    docker_like(world, world.firewall);
+    foreign::interfaces(&world.node);
+    world.node.set_sysctl("net/ipv4/ip_forward", "1");
+    come_and_go(world);
+});
+
+on_every_firewall!(beside_an_nft_firewall_all_that_is_foreign_stays, |world| {
+    nft_foreign(&world.node);
+    foreign::interfaces(&world.node);
+    come_and_go(world);
+});
+
+#[test]
+fn beside_the_legacy_firewall_of_another_all_that_is_foreign_stays() {
+    let world = World::new(Firewall::Nftables);
+    docker_like(&world, Firewall::IptablesLegacy);
+    nft_foreign(&world.node);
+    come_and_go(&world);
+}
+
+on_every_firewall!(what_came_after_us_stays, |world| {
+    let bare = SystemState::take(&world.node);
+    docker_like(world, world.firewall);
+    let (docker, _) = SystemState::take(&world.node).firewall_and_rest();
+
+    let world = &World::new(world.firewall);
+    let (nothing, before) = SystemState::take(&world.node).firewall_and_rest();
+    assert_same(&bare.firewall_and_rest().0, &nothing);
+    world.try_up(&three()).success();
+    docker_like(world, world.firewall);
+    world.riklet(&["repair"], "").success();
+    assert_all_answer(world, &world.assert_in_step());
+    world.riklet(&["down", "--all", "--purge"], "").success();
+    let (firewall, rest) = SystemState::take(&world.node).firewall_and_rest();
+    assert_same(&docker, &firewall);
+    assert_same(&before, &rest);
+});
+
+on_every_firewall!(what_a_down_without_purge_leaves_a_later_purge_removes, |world| {
+    let before = SystemState::take(&world.node);
+    world.try_up(&three()).success();
+    world.riklet(&["down", "--all"], "").success();
+    assert!(world.assert_in_step().is_empty());
+    // Another `down` has nothing to do, and says so to nobody.
+    world.riklet(&["down", "--all"], "").success();
+    world.riklet(&["repair"], "").success();
+    assert!(world.assert_in_step().is_empty());
+    for _ in 0..2 {
+        world.riklet(&["down", "--all", "--purge"], "").success();
+        assert_same(&before, &SystemState::take(&world.node));
+    }
+});
+
+on_every_firewall!(what_records_were_lost_of_a_purge_removes, |world| {
+    world.node.set_sysctl("net/ipv4/ip_forward", "1");
+    docker_like(world, world.firewall);
+    // An empty table of iptables-nft may be somebody's, and stays where nobody knows any more.
+    let empty = "*raw\n:PREROUTING ACCEPT\n:OUTPUT ACCEPT\nCOMMIT\n";
+    world.program("iptables-restore", &["--noflush"], empty).success();
+    let before = SystemState::take(&world.node);
+    world.try_up(&three()).success();
+    let state = world.directory.path().join("state");
+    std::fs::remove_dir_all(&state).unwrap();
+    let drift = world.riklet(&["check"], "");
+    assert_eq!((drift.code, drift.stdout.lines().count() > 1), (Some(1), true), "{drift}");
+    world.riklet(&["down", "--all", "--purge"], "").success();
+    assert_same(&before, &SystemState::take(&world.node));
+    assert_eq!(world.riklet(&["check"], "").success(), "");
+});
+
+on_every_firewall!(run_leaves_nothing_whenever_a_signal_ends_it, |world| {
+    docker_like(world, world.firewall);
+    let before = SystemState::take(&world.node);
+    let mut random = Random::new();
+    let start = || world.riklet_in_background(&["run", "-"], &definitions(&three()));
+    let usual = duration_of(|| {
+        let mut run = start();
+        run.wait_for_line("ready in ");
+        run.signal(Signal::INT);
+        run.wait().success()
+    });
+    assert_same(&before, &SystemState::take(&world.node));
+    for signal in [Signal::TERM, Signal::INT].into_iter().cycle().take(6) {
+        let run = start();
+        assert!(!run.ends_within(random.part_of(usual)), "{}", run.wait());
+        run.signal(signal);
+        // At its very beginning, before it has done anything, a signal just ends it.
+        let output = run.wait();
+        assert!(matches!(output.code, Some(0) | None), "{output}");
+        assert_same(&before, &SystemState::take(&world.node));
+    }
+});
+
+/// A terminal sends its signals to all processes of the group, those that change the firewall included.
+#[test]
+fn an_interrupt_from_a_terminal_leaves_nothing_either() {
+    let world = &World::new(Firewall::IptablesNft);
+    let before = SystemState::take(&world.node);
+    let held = Held::restore(world, "-A RIKLET -p tcp", Place::Before);
+    let (arrived, gate) = (held.arrived.display(), held.gate.display());
+    let file = world.directory.path().join("functions.json");
+    let (file, program) = (file.display(), env!("CARGO_BIN_EXE_riklet-sdn"));
+    // With `-m`, what is in the background is a group of its own, as at a terminal.
+    let script = format!(
+        "set -m; cat >'{file}'; {program} run '{file}' & while [ ! -e '{arrived}' ]; do sleep 0.01; done; \
+         kill -INT -- -$!; rm '{gate}'; wait $!"
+    );
+    world.program("bash", &["-c", &script], &definitions(&three())).success();
+    assert_same(&before, &SystemState::take(&world.node));
+}
+
+#[test]
+fn run_leaves_nothing_where_the_firewall_refuses() {
+    let world = &World::new(Firewall::IptablesNft);
+    let before = SystemState::take(&world.node);
+    let _refusing = Held::refuse(world, "-A RIKLET -p tcp");
+    let complaint = world.riklet(&["run", "-"], &definitions(&three())).failure(1);
+    assert!(complaint.contains("refused the change: out of order"), "{complaint}");
+    assert_same(&before, &SystemState::take(&world.node));
+}

@@ -1,0 +1,433 @@
+//! Functions run by Firecracker and Cloud Hypervisor, played: what they are told, and how they end.
+
+use std::{
+    fs,
+    net::Ipv4Addr,
+    os::unix::fs::{MetadataExt, PermissionsExt},
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use riklet_core::model::MacAddress;
+use rustix::process::Signal;
+use serde_json::{Value, json};
+
+use crate::{
+    played::{CloudHypervisor, Firecracker, Until},
+    program::{Kvm, Program},
+    server::{Request, Server, answer},
+    world::{
+        CLIENT, Firewall, NODE_LAN, World,
+        command::Running,
+        function::{Function, exposure, function},
+        guest::Nic,
+        runs::{is_alive, kill, pid},
+        state::{SystemState, assert_same},
+        traffic::tcp_ask,
+        transport::{Transport::Tcp, assert_refused},
+        wait_for,
+    },
+};
+
+const HELLO: (Ipv4Addr, u16) = (NODE_LAN, 8080);
+const LATEST: &str = "1.17.0";
+const BEGINNING: Duration = Duration::from_secs(10);
+
+/// An empty file of the world's.
+fn file(world: &World, name: &str) -> PathBuf {
+    let path = world.directory.path().join(name);
+    fs::File::create(&path).expect("a file");
+    path
+}
+
+/// A microVM `hello` of this VMM, whose kernel and rootfs are there.
+fn hello(world: &World, vmm: &str) -> Value {
+    let mut definition = function("hello", &[exposure(Tcp, 8080, 3000)]);
+    definition["spec"]["function"]["execution"] = json!({
+        "vmm": vmm,
+        "kernel": file(world, "vmlinux"),
+        "rootfs": file(world, "rootfs.ext4"),
+        "vcpus": 2,
+        "memory": "256M",
+        "bootArgs": "quiet init=/sbin/hello",
+        "dns": ["192.0.2.53"],
+        "readOnly": true,
+    });
+    definition
+}
+
+fn detach(world: &World, definition: &Value) -> Running {
+    world.riklet_with_kvm(&["run", "--detach", "-"], &definition.to_string())
+}
+
+/// The body of this request, once it has come.
+#[track_caller]
+pub(crate) fn told(server: &Server, line: &str) -> Value {
+    let body = |request: Request| (request.line() == line).then_some(request.body);
+    let body = wait_for(line, BEGINNING, || server.received().into_iter().find_map(body));
+    body.unwrap_or(Value::Null)
+}
+
+/// The guest, of whom all is known from its VMM: its NIC, and its kernel's command line.
+#[track_caller]
+fn boot(world: &World, tap: &Value, mac: &Value, command_line: &Value) -> Function {
+    let text = |value: &Value| value.as_str().expect("a text").to_owned();
+    let command_line = text(command_line);
+    let ip = command_line.split(' ').find_map(|word| word.strip_prefix("ip=")).expect("an address");
+    let fields: Vec<_> = ip.split(':').collect();
+    assert_eq!(fields[3..], ["255.255.255.252", "hello", "eth0", "off", "192.0.2.53"], "{ip}");
+    let octets = text(mac);
+    let octets = octets.split(':').map(|octet| u8::from_str_radix(octet, 16).expect("a MAC"));
+    let nic = Nic {
+        interface: text(tap),
+        address: fields[0].parse().expect("an address"),
+        gateway: fields[2].parse().expect("an address"),
+        mac: MacAddress::new(octets.collect::<Vec<_>>().try_into().expect("six octets")),
+        mtu: 1500,
+    };
+    Function::start(world, nic, &[(Tcp, 3000)])
+}
+
+/// A played Firecracker that runs `hello`, ready.
+struct Hello {
+    program: Program,
+    server: Server,
+    guest: Function,
+}
+
+impl Hello {
+    #[track_caller]
+    fn start(world: &World) -> Self {
+        Self::with(world, &hello(world, "firecracker"), "")
+    }
+
+    #[track_caller]
+    fn with(world: &World, definition: &Value, first: &str) -> Self {
+        let program = Program::install(world, "firecracker", first);
+        let running = detach(world, definition);
+        let server = program.serve(Firecracker::new(LATEST));
+        let interface = told(&server, "PUT /network-interfaces/eth0");
+        let source = told(&server, "PUT /boot-source");
+        assert_eq!(told(&server, "PUT /actions"), json!({ "action_type": "InstanceStart" }));
+        let [tap, mac] = [&interface["host_dev_name"], &interface["guest_mac"]];
+        let guest = boot(world, tap, mac, &source["boot_args"]);
+        let printed = running.wait().success();
+        assert!(printed.contains("hello: firecracker (the definition names it)\n"), "{printed}");
+        assert!(printed.contains("ready in"), "{printed}");
+        Self { program, server, guest }
+    }
+}
+
+/// Nothing of a run of `hello` that failed stays, and its VMM has ended.
+#[track_caller]
+fn assert_nothing_left(world: &World, before: &SystemState, program: Option<&Program>) {
+    if let Some(program) = program {
+        assert!(!is_alive(program.pid()), "the VMM runs on");
+    }
+    assert_same(before, &SystemState::take(&world.node));
+    world.riklet(&["check"], "").success();
+}
+
+#[test]
+fn firecracker_is_told_what_is_defined() {
+    let world = World::new(Firewall::Nftables);
+    let before = SystemState::take(&world.node);
+    let hello = Hello::start(&world);
+    let path = |name: &str| Value::from(world.directory.path().join(name).to_str().unwrap());
+    let machine = told(&hello.server, "PUT /machine-config");
+    assert_eq!(machine, json!({ "vcpu_count": 2, "mem_size_mib": 256 }));
+    let source = told(&hello.server, "PUT /boot-source");
+    assert_eq!(source["kernel_image_path"], path("vmlinux"));
+    assert_eq!(
+        source["boot_args"],
+        "console=ttyS0 reboot=k panic=1 pci=off root=/dev/vda ro \
+         ip=10.231.0.2::10.231.0.1:255.255.255.252:hello:eth0:off:192.0.2.53 quiet init=/sbin/hello"
+    );
+    assert_eq!(
+        told(&hello.server, "PUT /drives/rootfs"),
+        json!({
+            "drive_id": "rootfs", "path_on_host": path("rootfs.ext4"), "is_root_device": true,
+            "is_read_only": true,
+        })
+    );
+    assert_eq!(
+        told(&hello.server, "PUT /network-interfaces/eth0"),
+        json!({
+            "iface_id": "eth0", "host_dev_name": "rik0", "guest_mac": "06:52:49:4b:00:00", "mtu": 1500,
+        })
+    );
+    assert_eq!(hello.program.arguments()[2..], ["--id", "hello"]);
+
+    let answer = tcp_ask(&world.client, HELLO).unwrap();
+    assert_eq!(
+        (answer.client.ip(), answer.server),
+        (CLIENT.into(), (hello.guest.address(), 3000).into())
+    );
+    let run = world.ps("hello");
+    assert_eq!((&run["vmm"], &run["state"]), (&"firecracker".into(), &"running".into()));
+    let pid = i64::from(hello.program.pid().as_raw_nonzero().get());
+    assert_eq!(run["pid"], pid);
+    let mut following = world.riklet_in_background(&["logs", "-f", "hello"], "");
+    hello.program.order("echo Linux version 6.1");
+    following.wait_for_line("Linux version 6.1");
+
+    // The guest heeds Ctrl+Alt+Del.
+    let stopped = world.riklet(&["stop", "hello"], "");
+    assert_eq!(stopped.stderr, "hello: the guest powered off\n", "{stopped}");
+    assert_eq!(hello.server.lines().last().unwrap(), "PUT /actions");
+    assert_eq!(following.wait().success(), "firecracker begins\nLinux version 6.1\n");
+    let logs = world.riklet(&["logs", "hello"], "").success();
+    assert_eq!(logs, "firecracker begins\nLinux version 6.1\n");
+    assert_eq!(world.state_of("hello").1, "stopped");
+    assert_refused(Tcp, &world.client, HELLO);
+    drop(hello.guest);
+    assert_nothing_left(&world, &before, Some(&hello.program));
+}
+
+#[test]
+fn cloud_hypervisor_is_told_what_is_defined() {
+    let world = World::new(Firewall::Nftables);
+    let before = SystemState::take(&world.node);
+    let program = Program::install(&world, "cloud-hypervisor", "");
+    let mut definition = hello(&world, "cloud-hypervisor");
+    definition["spec"]["function"]["execution"]["initrd"] = file(&world, "initrd").to_str().into();
+    let running = detach(&world, &definition);
+    let server = program.serve(CloudHypervisor::new("v51.1.0"));
+    let machine = told(&server, "PUT /api/v1/vm.create");
+    told(&server, "PUT /api/v1/vm.boot");
+    let path = |name: &str| Value::from(world.directory.path().join(name).to_str().unwrap());
+    assert_eq!(machine["payload"]["kernel"], path("vmlinux"));
+    assert_eq!(machine["payload"]["initramfs"], path("initrd"));
+    assert_eq!(machine["cpus"], json!({ "boot_vcpus": 2, "max_vcpus": 2 }));
+    assert_eq!(machine["memory"]["size"], 256 << 20);
+    assert_eq!(machine["disks"][0]["path"], path("rootfs.ext4"));
+    assert_eq!(machine["disks"][0]["readonly"], true);
+    let net = &machine["net"][0];
+    assert_eq!((&net["tap"], &net["mac"]), (&"rik0".into(), &"06:52:49:4b:00:00".into()));
+    let guest = boot(&world, &net["tap"], &net["mac"], &machine["payload"]["cmdline"]);
+    running.wait().success();
+    assert_eq!(tcp_ask(&world.client, HELLO).unwrap().client.ip(), CLIENT);
+
+    let stopped = world.riklet(&["stop", "hello"], "");
+    assert_eq!(stopped.stderr, "hello: the guest powered off\n", "{stopped}");
+    assert_eq!(server.lines().last().unwrap(), "PUT /api/v1/vm.power-button");
+    drop(guest);
+    assert_nothing_left(&world, &before, Some(&program));
+}
+
+#[test]
+fn the_console_is_shown_in_the_foreground() {
+    let world = World::new(Firewall::Nftables);
+    let before = SystemState::take(&world.node);
+    let program = Program::install(&world, "firecracker", "");
+    let definition = hello(&world, "firecracker").to_string();
+    let mut running = world.riklet_with_kvm(&["run", "--console", "-"], &definition);
+    let server = program.serve(Firecracker::new(LATEST));
+    let interface = told(&server, "PUT /network-interfaces/eth0");
+    let source = told(&server, "PUT /boot-source");
+    let [tap, mac] = [&interface["host_dev_name"], &interface["guest_mac"]];
+    let guest = boot(&world, tap, mac, &source["boot_args"]);
+    running.wait_for_line("ready in");
+    program.order("echo Linux version 6.1; echo no such device >&2");
+    let printed = running.wait_for_line("no such device");
+    assert!(printed.contains("firecracker begins\n"), "{printed}");
+    assert!(printed.ends_with("Linux version 6.1\nno such device\n"), "{printed}");
+    // At Ctrl-C the guest is asked, and what it says then is shown as well.
+    program.order("trap 'echo Power down' EXIT");
+    running.signal(Signal::INT);
+    let output = running.wait();
+    assert_eq!((output.code, &*output.stderr), (Some(0), ""), "{output}");
+    assert!(output.stdout.ends_with("no such device\nPower down\n"), "{output}");
+    drop(guest);
+    assert_nothing_left(&world, &before, Some(&program));
+}
+
+#[test]
+fn who_names_no_vmm_is_told_which_it_is() {
+    let world = World::new(Firewall::Nftables);
+    let mut definition = hello(&world, "builtin");
+    let execution = definition["spec"]["function"]["execution"].as_object_mut().unwrap();
+    execution.remove("vmm");
+    let arguments = ["run", "--detach", "-"];
+    let printed = world.riklet_with(Kvm::Missing, &arguments, &definition.to_string()).success();
+    let reason = "hello: builtin (firecracker: firecracker is not on the PATH; ";
+    assert!(printed.contains(reason), "{printed}");
+    world.riklet(&["stop", "hello"], "").success();
+
+    let program = Program::install(&world, "firecracker", "exit 0");
+    let complaint = detach(&world, &definition).wait().failure(1);
+    let first = "hello ended before it was ready: the guest powered off";
+    assert!(complaint.contains(first), "{complaint}");
+    let run = world.ps("hello");
+    assert_eq!((&run["vmm"], &run["failed"]), (&"firecracker".into(), &true.into()), "{run}");
+    assert!(!program.has_begun());
+}
+
+#[test]
+fn a_guest_that_does_not_heed_is_ended() {
+    for (order, how, least) in [(":", "SIGTERM", 1), ("trap '' TERM", "SIGKILL", 4)] {
+        let world = &World::new(Firewall::Nftables);
+        let before = SystemState::take(&world.node);
+        let hello = Hello::start(world);
+        hello.program.deafen();
+        hello.program.order(order);
+        hello.program.order("echo obeyed");
+        let mut following = world.riklet_in_background(&["logs", "-f", "hello"], "");
+        following.wait_for_line("obeyed");
+        let asked = now();
+        let stopped = world.riklet(&["stop", "--timeout", "1", "hello"], "");
+        assert_eq!(stopped.stderr, format!("hello: {how}\n"), "{stopped}");
+        assert!(asked.elapsed() >= Duration::from_secs(least), "after {:?}", asked.elapsed());
+        assert_eq!(told(&hello.server, "PUT /actions")["action_type"], "InstanceStart");
+        assert_eq!(world.state_of("hello").1, "stopped");
+        drop(hello.guest);
+        assert_nothing_left(world, &before, Some(&hello.program));
+    }
+}
+
+#[test]
+fn a_supervisor_that_dies_takes_its_vmm_along() {
+    for (user, stopping) in [(0, false), (54_321, false), (0, true)] {
+        let world = &World::new(Firewall::Nftables);
+        let mut definition = hello(world, "firecracker");
+        definition["spec"]["function"]["execution"]["user"] = user.into();
+        let hello = Hello::with(world, &definition, "");
+        hello.program.deafen();
+        let stop = ["stop", "--timeout", "50", "hello"];
+        let stop = stopping.then(|| world.riklet_in_background(&stop, ""));
+        if stopping {
+            wait_for("the guest to be asked", BEGINNING, || {
+                let asked = |request: &Request| {
+                    request
+                        .body
+                        .as_ref()
+                        .is_some_and(|body| body["action_type"] == "SendCtrlAltDel")
+                };
+                hello.server.received().iter().any(asked).then_some(())
+            });
+        }
+        kill(pid(&world.ps("hello")["supervisorPid"]));
+        wait_for("the end of the VMM", BEGINNING, || {
+            (!is_alive(hello.program.pid())).then_some(())
+        });
+        // Who had asked for its end clears away.
+        match stop {
+            Some(stop) => drop(stop.wait().success()),
+            None => drop(world.riklet(&["repair"], "").success()),
+        }
+        drop(hello.guest);
+        assert_eq!(world.state_of("hello").1, "its supervisor died");
+        world.riklet(&["check"], "").success();
+        assert_refused(Tcp, &world.client, HELLO);
+    }
+}
+
+#[test]
+fn a_refusal_reaches_the_user() {
+    let world = World::new(Firewall::Nftables);
+    let before = SystemState::take(&world.node);
+    let program = Program::install(&world, "firecracker", "");
+    for line in ["PUT /boot-source", "PUT /network-interfaces/eth0", "PUT /actions"] {
+        let running = detach(&world, &hello(&world, "firecracker"));
+        let reply = answer(400, Some(&json!({ "fault_message": "no, for a reason" })));
+        let player = Firecracker::new(LATEST);
+        let _server = program.serve(Until { player, line, reply });
+        let complaint = running.wait().failure(1);
+        let expected =
+            format!("error: hello cannot be run: firecracker refused {line}: no, for a reason\n");
+        assert_eq!(complaint, expected);
+        assert_nothing_left(&world, &before, Some(&program));
+        let reason = world.state_of("hello").1;
+        assert!(reason.contains("no, for a reason"), "{reason}");
+        program.forget();
+    }
+}
+
+#[test]
+fn one_that_is_too_old_is_refused() {
+    let world = World::new(Firewall::Nftables);
+    let before = SystemState::take(&world.node);
+    let program = Program::install(&world, "firecracker", "");
+    let running = detach(&world, &hello(&world, "firecracker"));
+    let _server = program.serve(Firecracker::new("0.25.2"));
+    let complaint = running.wait().failure(3);
+    let expected = "firecracker 0.25.2 is too old: 1.0.0 is the least version that works";
+    assert!(complaint.contains(expected), "{complaint}");
+    assert_nothing_left(&world, &before, Some(&program));
+}
+
+#[test]
+fn one_that_dies_says_why() {
+    let world = World::new(Firewall::Nftables);
+    let before = SystemState::take(&world.node);
+    let first = "echo starting; echo 'cannot start: no luck' >&2; exit 7";
+    for vmm in ["firecracker", "cloud-hypervisor"] {
+        Program::install(&world, vmm, first);
+        let complaint = detach(&world, &hello(&world, vmm)).wait().failure(1);
+        let expected = format!("{vmm} ended with status 7; its last words: cannot start: no luck");
+        assert!(complaint.contains(&expected), "{complaint}");
+        assert_nothing_left(&world, &before, None);
+        let reason = world.state_of("hello").1;
+        assert!(reason.contains(&expected), "{reason}");
+    }
+}
+
+#[test]
+fn one_that_dies_later_says_why() {
+    let world = World::new(Firewall::Nftables);
+    let before = SystemState::take(&world.node);
+    let hello = Hello::start(&world);
+    hello.program.order("echo 'kvm: out of luck' >&2; exit 148");
+    let waited = world.riklet(&["wait", "hello"], "");
+    assert_eq!(
+        (waited.code, &*waited.stdout),
+        (Some(1), "firecracker ended with status 148; its last words: kvm: out of luck\n")
+    );
+    drop(hello.guest);
+    assert_nothing_left(&world, &before, Some(&hello.program));
+}
+
+#[test]
+fn one_of_another_user_has_its_own() {
+    const USER: u32 = 54_321;
+    let mut world = World::new(Firewall::Nftables);
+    // As the program makes it.
+    let state_dir = world.directory.path().join("made");
+    let text = state_dir.to_str().expect("UTF-8").to_owned();
+    world.environment.insert("RIKLET_SDN_STATE_DIR".to_owned(), text);
+    let mut definition = hello(&world, "firecracker");
+    definition["spec"]["function"]["execution"]["user"] = USER.into();
+    definition["spec"]["function"]["execution"]["group"] = (USER + 1).into();
+    let hello = Hello::with(&world, &definition, "");
+    assert_eq!(hello.program.noted("uid"), USER.to_string());
+    assert_eq!(hello.program.noted("gid"), (USER + 1).to_string());
+    assert!(hello.program.is_at_home(), "it cannot make its socket");
+    let tap = world.node.tool(&["ip", "-d", "link", "show", "rik0"]);
+    assert!(tap.contains(&format!("user {USER} group {}", USER + 1)), "{tap}");
+    // Its directory is its own, and of nobody else; what others read as root is not in it.
+    let home = PathBuf::from(hello.program.noted("pwd"));
+    let state = |path: &Path| fs::symlink_metadata(path).expect("a file");
+    assert_eq!((state(&home).uid(), state(&home).permissions().mode() & 0o777), (USER, 0o700));
+    let run = state_dir.join("machines/hello");
+    assert_eq!((state(&run).uid(), state(&run).permissions().mode() & 0o777), (0, 0o711));
+    for log in ["console.log", "supervisor.log"] {
+        let log = state(&run.join(log));
+        assert_eq!((log.uid(), log.permissions().mode() & 0o777), (0, 0o600));
+    }
+    // It passes through the state directory, and does not look about there.
+    assert_eq!(state(&state_dir).permissions().mode() & 0o777, 0o711);
+    world.riklet(&["stop", "hello"], "").success();
+    // The next may be another's, and finds nothing of the first's.
+    drop((hello.server, hello.guest));
+    fs::remove_dir_all(world.directory.path().join("played-firecracker")).expect("a directory");
+    definition["spec"]["function"]["execution"]["user"] = (USER + 2).into();
+    let hello = Hello::with(&world, &definition, "");
+    assert_eq!(hello.program.noted("uid"), (USER + 2).to_string());
+    assert!(hello.program.is_at_home(), "it cannot make its socket");
+    world.riklet(&["stop", "hello"], "").success();
+}
+
+#[expect(clippy::disallowed_methods, reason = "the test measures")]
+fn now() -> Instant {
+    Instant::now()
+}

@@ -1,0 +1,103 @@
+//! Guests with all of Linux' network stack, in place of a microVM.
+
+use std::{
+    fs::File,
+    io::{Read, Write},
+    net::Ipv4Addr,
+    os::fd::AsFd,
+};
+
+use riklet_core::model::{Addresses, MacAddress, Pool, Slot};
+
+use super::{
+    Namespace, World,
+    background::{Background, Stop},
+    system,
+    traffic::PATIENCE,
+    wait_for,
+};
+
+/// `struct virtio_net_hdr` and the largest frame.
+const FRAME: usize = 10 + 64 * 1024;
+
+/// How a guest's NIC is configured.
+#[derive(Debug, Clone)]
+pub(crate) struct Nic {
+    /// The TAP on the node that it is attached to.
+    pub(crate) interface: String,
+    pub(crate) address: Ipv4Addr,
+    pub(crate) gateway: Ipv4Addr,
+    pub(crate) mac: MacAddress,
+    pub(crate) mtu: u32,
+}
+
+impl Nic {
+    /// What the guest of this slot must have.
+    pub(crate) fn of_slot(pool: Pool, slot: Slot) -> Self {
+        let Addresses { host, guest } = pool.addresses(slot).expect("a slot of the pool");
+        Self {
+            interface: slot.interface().to_string(),
+            address: guest,
+            gateway: host,
+            mac: slot.guest_mac(),
+            mtu: 1500,
+        }
+    }
+}
+
+/// A namespace whose `eth0` is wired to a TAP of the node. Dropping it detaches from the TAP, as the end of a
+/// VMM does.
+#[derive(Debug)]
+pub(crate) struct Guest {
+    pub(crate) namespace: Namespace,
+    pub(crate) nic: Nic,
+    _wire: Background,
+}
+
+impl Guest {
+    /// Attaches to the TAP, which must exist and be free.
+    #[track_caller]
+    pub(crate) fn attach(world: &World, nic: Nic) -> Self {
+        // Attaching would create it.
+        world.node.tool(&["ip", "link", "show", "dev", &nic.interface]);
+        let tap = world.node.run(|| system::attach_tap(&nic.interface));
+        let tap = tap.unwrap_or_else(|error| panic!("cannot attach to {}: {error}", nic.interface));
+        let namespace = Namespace::new();
+        let eth0 = namespace.run(|| system::attach_tap("eth0")).expect("a TAP for the guest");
+        let Nic { address, gateway, mac, mtu, .. } = &nic;
+        let configuration = format!(
+            "link set eth0 addrgenmode none\nlink set eth0 address {mac} mtu {mtu} up\n\
+             address add {address}/{} dev eth0\nroute add default via {gateway}\n",
+            Addresses::PREFIX_LENGTH
+        );
+        namespace.feed(&["ip", "-batch", "-"], &configuration).success();
+        // The kernel notices the carrier in its own time, and drops what is sent before.
+        wait_for("the TAP to be ready", PATIENCE, || {
+            let link = world.node.tool(&["ip", "link", "show", "dev", &nic.interface]);
+            link.contains(" state UP ").then_some(())
+        });
+        let wire = Background::start(move |stop| carry(stop, tap, eth0));
+        Self { namespace, nic, _wire: wire }
+    }
+}
+
+/// Copies frames both ways until the owner or one of the TAPs is gone. The header goes with the frame: it says
+/// where a checksum is still to be filled in.
+fn carry(stop: &Stop, mut tap: File, mut eth0: File) {
+    let mut frame = vec![0; FRAME];
+    while let Some([from_node, from_guest]) = stop.readable([tap.as_fd(), eth0.as_fd()]) {
+        let alive = (!from_node || copy(&mut tap, &mut eth0, &mut frame))
+            && (!from_guest || copy(&mut eth0, &mut tap, &mut frame));
+        if !alive {
+            return;
+        }
+    }
+}
+
+/// Copies one frame, and says whether its source still exists.
+fn copy(from: &mut File, to: &mut File, frame: &mut [u8]) -> bool {
+    let Ok(length) = from.read(frame) else { return false };
+    // A TAP that is down refuses the frame (EIO): it is lost, as on a cable.
+    to.write_all(&frame[..length]).ok();
+    true
+}

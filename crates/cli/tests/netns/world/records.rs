@@ -1,0 +1,284 @@
+//! What the program has recorded, held against what the kernel has and what answers.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    net::{IpAddr, Ipv4Addr},
+};
+
+use riklet_core::{
+    definition::{self, Source},
+    firewall::Entry,
+    model::{Execution, Exposure, Function, Pool, Protocol, Slot, Workload},
+};
+use serde_json::{Value, json};
+
+use super::{
+    CLIENT, Firewall, NODE_LAN, World,
+    command::Output,
+    foreign,
+    guest::{Guest, Nic},
+    traffic::{Answer, PATIENCE, Server, tcp_ask, tcp_server, udp_ask, udp_server},
+};
+
+/// A function with these exposures, each `PROTOCOL [ADDRESS] PORTS GUEST_PORTS`.
+pub(crate) fn workload(name: &str, exposures: &[&str]) -> Workload {
+    Workload::Function(Function {
+        name: name.parse().expect("a name"),
+        execution: Execution::default(),
+        exposures: exposures.iter().map(|text| exposure(text)).collect(),
+    })
+}
+
+fn exposure(text: &str) -> Exposure {
+    let words: Vec<&str> = text.split(' ').collect();
+    let (protocol, address, host, guest) = match *words {
+        [protocol, host, guest] => (protocol, None, host, guest),
+        [protocol, address, host, guest] => (protocol, Some(address), host, guest),
+        _ => panic!("{text} is no exposure"),
+    };
+    let address = address.map(|address| address.parse().expect("an address"));
+    let protocol = Protocol::from_name(protocol).expect("a protocol");
+    let ports = |text: &str| text.parse().expect("ports");
+    Exposure::new(protocol, address, ports(host), ports(guest)).expect("an exposure")
+}
+
+/// What `up -` reads.
+pub(crate) fn definitions(workloads: &[Workload]) -> String {
+    workloads.iter().map(definition::to_value).collect::<Value>().to_string()
+}
+
+/// What the program has recorded of one instance.
+#[derive(Debug, Clone)]
+pub(crate) struct Recorded {
+    pub(crate) workload: Workload,
+    pub(crate) slot: Slot,
+    pub(crate) guest: Ipv4Addr,
+    /// The host's address on the TAP, and the length of its prefix.
+    pub(crate) host: String,
+}
+
+impl Recorded {
+    fn read(listed: &Value) -> Self {
+        let text = |value: &Value| value.as_str().expect("a string").to_owned();
+        let function = json!({ "exposure": listed["exposures"] });
+        let definition = json!({
+            "apiVersion": "v1", "kind": listed["kind"], "name": listed["name"],
+            "spec": { "function": function },
+        });
+        let source = Source { name: "list".to_owned(), text: definition.to_string() };
+        let [workload] = <[_; 1]>::try_from(definition::parse(&[source]).expect("a definition"))
+            .expect("one definition is one workload");
+        Self {
+            workload,
+            slot: Slot::of_interface(&text(&listed["tap"])).expect("a TAP"),
+            guest: text(&listed["guest"]["address"]).parse().expect("an address"),
+            host: format!("{}/{}", text(&listed["host"]["address"]), listed["prefixLength"]),
+        }
+    }
+
+    pub(crate) fn tap(&self) -> String {
+        self.slot.interface().to_string()
+    }
+
+    /// What the firewall needs for it, in the program's own words.
+    fn entries(&self) -> impl Iterator<Item = String> {
+        let exposures = self.workload.exposures().iter();
+        let exposed = exposures.flat_map(|exposure| {
+            exposure.ports().map(|(host_port, guest_port)| Entry::Exposure {
+                protocol: exposure.protocol(),
+                host_address: exposure.host_address(),
+                host_port,
+                guest: self.guest,
+                guest_port,
+            })
+        });
+        let hairpin = Entry::Hairpin { guest: self.guest };
+        let hairpin = (!self.workload.exposures().is_empty()).then_some(hairpin);
+        exposed.chain(hairpin).map(|entry| entry.to_string())
+    }
+}
+
+impl World {
+    /// Brings up what these define, or says why not.
+    #[track_caller]
+    pub(crate) fn try_up(&self, workloads: &[Workload]) -> Output {
+        self.riklet(&["up", "-"], &definitions(workloads))
+    }
+
+    /// What is recorded, by name.
+    #[track_caller]
+    pub(crate) fn recorded(&self) -> BTreeMap<String, Recorded> {
+        let listed = self.riklet(&["list", "--output", "json"], "").success();
+        let listed: Vec<Value> = serde_json::from_str(&listed).expect("a list");
+        let recorded = listed.iter().map(Recorded::read);
+        recorded.map(|recorded| (recorded.workload.name().to_string(), recorded)).collect()
+    }
+
+    /// The kernel has what is recorded, no more and no less, as the program finds and as others see it.
+    #[track_caller]
+    pub(crate) fn assert_in_step(&self) -> BTreeMap<String, Recorded> {
+        let checked = self.riklet(&["check"], "").success();
+        assert_eq!(checked, "");
+        let recorded = self.recorded();
+        let taps: BTreeSet<_> =
+            recorded.values().map(|one| (one.tap(), one.host.clone())).collect();
+        assert_eq!(self.taps(), taps, "TAPs, and recorded ones");
+        let entries: BTreeSet<_> = recorded.values().flat_map(Recorded::entries).collect();
+        assert_eq!(self.firewall_entries(), entries, "entries of the firewall, and recorded ones");
+        recorded
+    }
+
+    /// The interfaces that have a slot's name and are not known to be somebody's, each with each of its
+    /// addresses.
+    fn taps(&self) -> BTreeSet<(String, String)> {
+        let links: Vec<Value> =
+            serde_json::from_str(&self.node.tool(&["ip", "-j", "-d", "address"]))
+                .expect("JSON of `ip`");
+        let mut found = BTreeSet::new();
+        for link in &links {
+            let name = link["ifname"].as_str().unwrap_or_default();
+            if Slot::of_interface(name).is_none() || link["ifalias"] == foreign::ALIAS {
+                continue;
+            }
+            let addresses = link["addr_info"].as_array().into_iter().flatten();
+            let mut addresses: Vec<_> = addresses
+                .map(|a| format!("{}/{}", a["local"].as_str().unwrap_or_default(), a["prefixlen"]))
+                .collect();
+            if addresses.is_empty() {
+                addresses.push("no address".to_owned());
+            }
+            found.extend(addresses.into_iter().map(|address| (name.to_owned(), address)));
+        }
+        found
+    }
+
+    /// What the firewall has for single instances, read by the system's tools, in the program's words.
+    fn firewall_entries(&self) -> BTreeSet<String> {
+        match self.firewall {
+            Firewall::Nftables => self.nft_entries(),
+            Firewall::IptablesNft | Firewall::IptablesLegacy => self.iptables_entries(),
+        }
+    }
+
+    fn nft_entries(&self) -> BTreeSet<String> {
+        let ruleset = self.node.tool(&["nft", "-j", "list", "ruleset"]);
+        let ruleset: Value = serde_json::from_str(&ruleset).expect("JSON of `nft`");
+        let mut found = BTreeSet::new();
+        for object in ruleset["nftables"].as_array().into_iter().flatten() {
+            let set = if object["map"].is_null() { &object["set"] } else { &object["map"] };
+            if set["table"] != "riklet" {
+                continue;
+            }
+            for element in set["elem"].as_array().into_iter().flatten() {
+                let of = |value: &Value| -> Vec<String> {
+                    let parts = value["concat"].as_array().into_iter().flatten();
+                    parts.map(|part| part.to_string().replace('"', "")).collect()
+                };
+                let key = of(if element.is_array() { &element[0] } else { element }).join(" ");
+                let (guest, name) = (of(&element[1]).join(":"), set["name"].as_str());
+                match (name, key.split(' ').collect::<Vec<_>>().as_slice()) {
+                    (Some("exposures"), [protocol, port]) => {
+                        found.insert(format!("{protocol} {port} -> {guest}"));
+                    }
+                    (Some("bound"), [address, protocol, port]) => {
+                        found.insert(format!("{protocol} {address}:{port} -> {guest}"));
+                    }
+                    (Some("hairpin"), [from, _]) => {
+                        found.insert(format!("hairpin {from}"));
+                    }
+                    _ => {}
+                }
+            }
+        }
+        found
+    }
+
+    fn iptables_entries(&self) -> BTreeSet<String> {
+        let mut found = BTreeSet::new();
+        for chain in ["RIKLET", "RIKLET-HAIRPIN"] {
+            let listed = self.program("iptables", &["-t", "nat", "-S", chain], "");
+            for rule in listed.stdout.lines().filter(|line| line.starts_with("-A ")) {
+                let words: Vec<&str> = rule.split(' ').collect();
+                let value = |option: &str| {
+                    let place = words.iter().position(|word| *word == option);
+                    place.and_then(|place| words.get(place + 1)).map(|v| v.trim_end_matches("/32"))
+                };
+                found.insert(match (value("--to-destination"), value("-s")) {
+                    (Some(guest), None) => {
+                        let bound = value("-d").map(|a| format!("{a}:")).unwrap_or_default();
+                        let (protocol, port) = (value("-p"), value("--dport"));
+                        let (protocol, port) = (protocol.unwrap_or("?"), port.unwrap_or("?"));
+                        format!("{protocol} {bound}{port} -> {guest}")
+                    }
+                    (None, Some(guest)) => format!("hairpin {guest}"),
+                    _ => rule.to_owned(),
+                });
+            }
+        }
+        found
+    }
+
+    /// Attaches a guest to the instance's TAP, with a server at each of its ports by TCP and UDP.
+    #[track_caller]
+    pub(crate) fn play(&self, recorded: &Recorded) -> Played {
+        let pool = Pool::candidates().remove(0);
+        let guest = Guest::attach(self, Nic::of_slot(pool, recorded.slot));
+        assert_eq!(guest.nic.address, recorded.guest);
+        let served: BTreeSet<_> =
+            ports(recorded).map(|(exposure, _, port)| (exposure.protocol(), port)).collect();
+        let serve = |(protocol, port)| match protocol {
+            Protocol::Tcp => Some(tcp_server(&guest.namespace, (recorded.guest, port))),
+            Protocol::Udp => Some(udp_server(&guest.namespace, (recorded.guest, port))),
+            Protocol::Sctp => None,
+        };
+        let servers = served.into_iter().filter_map(serve).collect();
+        Played { recorded: recorded.clone(), guest, _servers: servers }
+    }
+}
+
+/// Each port of an instance: its exposure, the host's port and the guest's.
+fn ports(recorded: &Recorded) -> impl Iterator<Item = (&Exposure, u16, u16)> {
+    let exposures = recorded.workload.exposures().iter();
+    exposures
+        .flat_map(|exposure| exposure.ports().map(move |(host, guest)| (exposure, host, guest)))
+}
+
+/// A guest that serves what the instance exposes.
+#[derive(Debug)]
+pub(crate) struct Played {
+    pub(crate) recorded: Recorded,
+    pub(crate) guest: Guest,
+    _servers: Vec<Server>,
+}
+
+impl Played {
+    /// The client reaches every port, and the guest sees the client.
+    #[track_caller]
+    pub(crate) fn assert_answers(&self, world: &World) {
+        for (exposure, host, guest) in ports(&self.recorded) {
+            let target = (exposure.host_address().unwrap_or(NODE_LAN), host);
+            let answer = match exposure.protocol() {
+                Protocol::Tcp => tcp_ask(&world.client, target),
+                Protocol::Udp => udp_ask(&world.client, target, PATIENCE)
+                    .ok_or_else(|| io::ErrorKind::TimedOut.into()),
+                Protocol::Sctp => continue,
+            };
+            let name = self.recorded.workload.name();
+            let Answer { client, server } = answer.unwrap_or_else(|error| {
+                panic!("{name} does not answer at {}:{host} ({exposure}): {error}", target.0)
+            });
+            assert_eq!(client.ip(), IpAddr::V4(CLIENT));
+            assert_eq!(server, (self.recorded.guest, guest).into());
+        }
+    }
+}
+
+/// A guest for each instance, whose every port the client reaches.
+#[track_caller]
+pub(crate) fn assert_all_answer(world: &World, recorded: &BTreeMap<String, Recorded>) {
+    let played: Vec<_> = recorded.values().map(|recorded| world.play(recorded)).collect();
+    for played in &played {
+        played.assert_answers(world);
+    }
+}

@@ -1,0 +1,201 @@
+//! Guests that really boot: QEMU without KVM, Debian's kernel, and the network that the program makes. They need
+//! what the tests in `netns` need, `qemu-system-x86_64` and `curl`, and the guest that `scripts/guest` makes; what is
+//! missing fails the test.
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "the harness is test code too, outside of functions marked as tests"
+)]
+
+mod http;
+mod vm;
+#[expect(dead_code, reason = "the harness of the tests in netns, of which these need a part")]
+#[path = "../netns/world/mod.rs"]
+mod world;
+
+use std::{
+    net::{Ipv4Addr, SocketAddrV4},
+    time::Duration,
+};
+
+use riklet_vmm::{
+    qemu::Board,
+    qmp::{Event, Qmp, QmpError},
+};
+
+use http::{get, udp_echo, who_server};
+use vm::Vm;
+use world::{
+    CLIENT, Firewall, INTERNET, NODE_LAN, NODE_UPLINK, World, on_every_firewall,
+    state::{SystemState, assert_same},
+};
+
+/// How long a command of QEMU may take on a host that has much else to do.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+const HELLO: &str = r"
+apiVersion: v1
+kind: Function
+name: hello
+spec:
+  function:
+    execution: {dns: [192.0.2.53, 198.51.100.53]}
+    exposure:
+    - {port: 8080, targetPort: 3000}
+    - {port: 5353, targetPort: 53, protocol: UDP}
+---
+apiVersion: v1
+kind: Function
+name: world
+spec:
+  function:
+    execution: {dns: []}
+    exposure: {port: 8081, targetPort: 3000}
+";
+
+on_every_firewall!(guests_boot_and_are_reached, |world| {
+    let before = SystemState::take(&world.node);
+    world.riklet(&["up", "-"], HELLO).success();
+    let hello = Vm::start(world, "hello", &[], |arguments| {
+        arguments.command_line.push_str(" riklet.udp=53");
+    });
+    let other = Vm::start(world, "world", &[], |_| {});
+    let (published, others) = (at(NODE_LAN, 8080), at(NODE_LAN, 8081));
+
+    // From outside, with the client's own address.
+    let answer = hello.wait_for_answer(&world.client, published);
+    assert_eq!(answer["function"], "hello");
+    assert_eq!(answer["address"], hello.guest().to_string());
+    assert_eq!(answer["port"], 3000);
+    assert_eq!(answer["mtu"], 1500);
+    assert_eq!(answer["dns"], serde_json::json!(["192.0.2.53", "198.51.100.53"]));
+    assert_eq!(client(&answer), CLIENT);
+    let answer = get(&world.internet, at(NODE_UPLINK, 8080), "/");
+    assert_eq!(client(&answer), INTERNET);
+    let answer = other.wait_for_answer(&world.client, others);
+    assert_eq!((&answer["function"], &answer["dns"]), (&"world".into(), &serde_json::json!([])));
+
+    // From the node itself, which 127.0.0.1 is an address of.
+    let answer = get(&world.node, at(Ipv4Addr::LOCALHOST, 8080), "/");
+    assert_eq!(client(&answer), hello.host());
+
+    let words = "all of this, and no more";
+    assert_eq!(udp_echo(&world.client, at(NODE_LAN, 5353), words).as_deref(), Some(words));
+
+    // The guest itself: the Internet sees the uplink's address, the other guest this guest's.
+    let server = who_server(&world.internet, at(INTERNET, 80));
+    let fetch = |url: String| get(&world.client, published, &format!("/cgi-bin/fetch?{url}"));
+    assert_eq!(client(&fetch(format!("http://{}/", server.address))), NODE_UPLINK);
+    let answer = fetch(format!("http://{others}/"));
+    assert_eq!(answer["function"], "world");
+    assert_eq!(client(&answer), hello.guest());
+    // Itself, by the way around.
+    let answer = fetch(format!("http://{published}/"));
+    assert_eq!((&answer["function"], client(&answer)), (&"hello".into(), hello.host()));
+
+    hello.power_down();
+    other.power_down();
+    world.riklet(&["down", "--all", "--purge"], "").success();
+    assert_same(&before, &SystemState::take(&world.node));
+});
+
+const MANY: &str = r"
+apiVersion: v1
+kind: Function
+name: many
+spec:
+  function:
+    execution: {queues: 2, user: nobody}
+    exposure: {port: 8080, targetPort: 3000}
+";
+
+#[test]
+fn a_guest_has_what_its_arguments_say() {
+    let mut world = World::new(Firewall::Nftables);
+    world.environment.insert("RIKLET_SDN_MTU".to_owned(), "1400".to_owned());
+    let before = SystemState::take(&world.node);
+    world.riklet(&["up", "-"], MANY).success();
+    let tap = world.node.tool(&["ip", "-details", "link", "show", "dev", "rik0"]);
+    assert!(tap.contains("multi_queue") && tap.contains("user nobody"), "{tap}");
+
+    // A path is a path, whatever QEMU makes of such characters elsewhere.
+    let disk = world.directory.path().join("nbd:a,b=c.img");
+    vm::write_disk(&disk, b"the first bytes");
+    let vm = Vm::start(&world, "many", &[], |arguments| {
+        arguments.vcpus = 2;
+        arguments.rootfs = Some(disk.clone());
+        arguments.read_only = true;
+    });
+    let published = at(NODE_LAN, 8080);
+    let answer = vm.wait_for_answer(&world.client, published);
+    for (what, wanted) in [("mtu", 1400), ("queues", 2), ("cpus", 2)] {
+        assert_eq!(answer[what], wanted, "{what} of {answer}");
+    }
+    let answer = get(&world.client, published, "/cgi-bin/disk");
+    let wanted = r#"{"bytes":1048576,"text":"the first bytes","written":false}"#;
+    assert_eq!(answer.to_string(), wanted);
+
+    vm.power_down();
+    world.riklet(&["down", "--all", "--purge"], "").success();
+    assert_same(&before, &SystemState::take(&world.node));
+}
+
+/// The board for KVM, as far as it can be tried without.
+#[test]
+fn a_microvm_boots_and_powers_down() {
+    let world = World::new(Firewall::Nftables);
+    world.riklet(&["up", "-"], HELLO).success();
+    let disk = world.directory.path().join("disk.img");
+    vm::write_disk(&disk, b"writable");
+    // Time goes by in the guest as its instructions do: where the host is busy, its kernel would find no clock among
+    // the few that this board has.
+    let clock = ["-icount", "shift=auto,sleep=off"];
+    let vm = Vm::start(&world, "hello", &clock, |arguments| {
+        arguments.board = Board::Microvm;
+        arguments.rootfs = Some(disk.clone());
+    });
+    let published = at(NODE_LAN, 8080);
+    assert_eq!(client(&vm.wait_for_answer(&world.client, published)), CLIENT);
+    let answer = get(&world.client, published, "/cgi-bin/disk");
+    let wanted = r#"{"bytes":1048576,"text":"writable","written":true}"#;
+    assert_eq!(answer.to_string(), wanted);
+    vm.power_down();
+}
+
+#[test]
+fn a_running_qemu_speaks_qmp() {
+    let world = World::new(Firewall::Nftables);
+    world.riklet(&["up", "-"], HELLO).success();
+    let vm = Vm::start(&world, "hello", &[], |_| {});
+    let mut qmp = vm.qmp();
+    assert!(qmp.version().major >= 5, "{:?}", qmp.version());
+    let status = qmp.query_status().unwrap();
+    assert!(status.running && status.status == "running", "{status:?}");
+    assert_eq!(qmp.next_event(Duration::ZERO).unwrap(), None);
+
+    // One at a time: QEMU greets the second when the first has gone.
+    let busy = Qmp::connect(&vm.arguments.qmp, Duration::from_millis(50)).unwrap_err();
+    assert!(matches!(busy, QmpError::Timeout { .. }), "{busy}");
+
+    qmp.quit().unwrap();
+    let event = qmp.next_event(PATIENCE).unwrap();
+    let reason = "host-qmp-quit".to_owned();
+    assert_eq!(event, Some(Event::Shutdown { guest: false, reason }));
+    let end = qmp.next_event(PATIENCE).unwrap_err();
+    assert!(matches!(end, QmpError::Closed { .. }), "{end}");
+    vm.wait_for_end();
+    let gone = Qmp::connect(&vm.arguments.qmp, PATIENCE).unwrap_err();
+    assert!(matches!(gone, QmpError::Connect { .. }), "{gone}");
+}
+
+fn at(address: Ipv4Addr, port: u16) -> SocketAddrV4 {
+    SocketAddrV4::new(address, port)
+}
+
+/// The address of the client, as a server saw it.
+#[track_caller]
+fn client(answer: &serde_json::Value) -> Ipv4Addr {
+    let seen = answer["client"].as_str().unwrap_or_else(|| panic!("no client in {answer}"));
+    *seen.parse::<SocketAddrV4>().expect("an address and a port").ip()
+}

@@ -1,0 +1,103 @@
+use serde_json::{Value, json};
+
+use super::{
+    API_VERSION, EXPOSURE_TYPE, Error, Errors, Place, Reason, Source, parse_within, tree::Position,
+};
+use crate::model::{Account, Execution, Exposure, Function, Image, PortRange, Workload};
+
+/// The definition of a workload, with every default of its network spelt out.
+#[must_use]
+pub fn to_value(workload: &Workload) -> Value {
+    let Workload::Function(function) = workload;
+    json!({
+        "apiVersion": API_VERSION,
+        "kind": workload.kind().as_str(),
+        "name": workload.name().as_str(),
+        "replicas": 1,
+        "spec": { "function": function_value(function) },
+    })
+}
+
+/// As [`to_value`], on one line. Equal workloads have equal texts.
+#[must_use]
+pub fn to_json(workload: &Workload) -> String {
+    to_value(workload).to_string()
+}
+
+/// The workload of a text that [`to_json`] wrote, of whatever length: with its defaults spelt out, it may be many
+/// times longer than what the user wrote.
+///
+/// # Errors
+/// Where the text is not one definition.
+pub fn from_json(text: &str) -> Result<Workload, Errors> {
+    let source = Source { name: "record".to_owned(), text: text.to_owned() };
+    let workloads = parse_within(usize::MAX, std::slice::from_ref(&source))?;
+    <[Workload; 1]>::try_from(workloads).map(|[workload]| workload).map_err(|workloads| {
+        let place = Place::new(&source.name, Position::START);
+        let reason = Reason::NotOne { found: workloads.len() };
+        Errors(vec![Error { place, field: String::new(), reason }])
+    })
+}
+
+fn function_value(function: &Function) -> Value {
+    let mut value = json!({ "execution": execution_value(&function.execution) });
+    if !function.exposures.is_empty() {
+        value["exposure"] = function.exposures.iter().map(exposure).collect();
+    }
+    value
+}
+
+/// Only what was said: a default may be another tomorrow.
+fn execution_value(execution: &Execution) -> Value {
+    let Execution { vmm, kernel, initrd, rootfs, .. } = execution;
+    let Execution { read_only, vcpus, memory, boot_args, accelerator, .. } = execution;
+    let Execution { user, group, queues, dns, .. } = execution;
+    let said = [
+        ("vmm", vmm.map(|vmm| json!(vmm.as_str()))),
+        ("kernel", kernel.as_ref().map(image)),
+        ("initrd", initrd.as_ref().map(image)),
+        ("rootfs", rootfs.as_ref().map(image)),
+        ("readOnly", read_only.map(Value::from)),
+        ("vcpus", vcpus.map(|vcpus| json!(vcpus.get()))),
+        ("memory", memory.map(|memory| json!(memory.mib()))),
+        ("bootArgs", boot_args.as_ref().map(|words| json!(words.as_str()))),
+        ("accelerator", accelerator.map(|accelerator| json!(accelerator.as_str()))),
+        ("user", user.as_ref().map(account)),
+        ("group", group.as_ref().map(account)),
+        ("queues", queues.map(|queues| json!(queues.get()))),
+        ("dns", dns.as_ref().map(|dns| json!(dns.servers()))),
+    ];
+    let said = said.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?)));
+    Value::Object(said.collect())
+}
+
+fn exposure(exposure: &Exposure) -> Value {
+    let mut value = json!({
+        "port": ports(exposure.host_ports()),
+        "targetPort": ports(exposure.guest_ports()),
+        "protocol": exposure.protocol().as_str().to_uppercase(),
+        "type": EXPOSURE_TYPE,
+    });
+    if let Some(address) = exposure.host_address() {
+        value["hostAddress"] = json!(address);
+    }
+    value
+}
+
+fn ports(range: PortRange) -> Value {
+    if range.count() == 1 { json!(range.first()) } else { json!(range.to_string()) }
+}
+
+fn image(image: &Image) -> Value {
+    match image.sha256() {
+        None => json!(image.source()),
+        Some(sum) => json!({ "source": image.source(), "sha256": sum.to_string() }),
+    }
+}
+
+fn account(account: &Account) -> Value {
+    match account {
+        Account::Id(id) => json!(id),
+        Account::Name(name) => json!(name.as_str()),
+    }
+}

@@ -1,0 +1,82 @@
+//! The wire format: what a user writes, JSON or YAML, becomes [`Workload`]s or located reasons why not. Pure.
+
+mod canonical;
+mod error;
+mod json;
+#[cfg(test)]
+mod tests;
+mod tree;
+mod validate;
+mod yaml;
+
+pub use canonical::{from_json, to_json, to_value};
+pub use error::{Error, Errors, Place, Reason};
+pub use tree::Sort;
+
+use crate::model::{Kind, Workload};
+use tree::{Node, Position, Value};
+use validate::Validator;
+
+/// The one version of the format.
+const API_VERSION: &str = "v1";
+/// RIK's other kind.
+const POD: &str = "Pod";
+/// The kinds that RIK has.
+const KINDS: [&str; 2] = [Kind::Function.as_str(), POD];
+/// The one type of an exposure: a port of the node.
+pub const EXPOSURE_TYPE: &str = "NodePort";
+/// The longest text that is read, in bytes.
+pub const MAX_BYTES: usize = 1 << 20;
+/// How deep values may be nested.
+const MAX_DEPTH: usize = 32;
+
+/// A text with definitions.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Source {
+    /// The file's name, or `-`, as errors shall have it.
+    pub name: String,
+    /// What is in it.
+    pub text: String,
+}
+
+/// The workloads that the sources define, in their order.
+///
+/// A text that begins with `{` or `[` is JSON: an object or a list of them. Any other is YAML: one document
+/// or several, each an object or a list of them.
+///
+/// # Errors
+/// All that is wrong, not only the first; also where two definitions, of whatever sources, have one name or
+/// clash in a port.
+pub fn parse(sources: &[Source]) -> Result<Vec<Workload>, Errors> {
+    parse_within(MAX_BYTES, sources)
+}
+
+/// The same of texts that are no longer than this.
+fn parse_within(longest: usize, sources: &[Source]) -> Result<Vec<Workload>, Errors> {
+    let mut validator = Validator::default();
+    for source in sources {
+        validator.begin(&source.name);
+        match read(longest, &source.text) {
+            Ok(documents) => documents.iter().for_each(|document| validator.document(document)),
+            Err((at, reason)) => validator.refuse(at, "", reason),
+        }
+    }
+    validator.finish()
+}
+
+fn read(longest: usize, text: &str) -> Result<Vec<Node>, (Position, Reason)> {
+    if text.len() > longest {
+        return Err((Position::START, Reason::TooLarge { bytes: text.len() }));
+    }
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let documents = if text.trim_start().starts_with(['{', '[']) {
+        vec![json::read(text)?]
+    } else {
+        yaml::read(text)?
+    };
+    let empty = |node: &Node| matches!(&node.value, Value::List(items) if items.is_empty());
+    if documents.iter().all(empty) {
+        return Err((Position::START, Reason::Empty));
+    }
+    Ok(documents)
+}

@@ -1,0 +1,127 @@
+//! What `iptables-save` prints.
+
+use std::{collections::BTreeMap, iter::Peekable, str::Chars};
+
+use super::{Rule, Table, is_ours};
+
+/// The three tables, as `iptables-save` printed them.
+#[derive(Debug, Default)]
+pub struct Saved(BTreeMap<Table, SavedTable>);
+
+#[derive(Debug, Default)]
+struct SavedTable {
+    /// Every chain, with its policy, which is `-` for one that is not the table's own.
+    policies: BTreeMap<String, String>,
+    rules: Vec<Rule>,
+}
+
+/// A table that iptables-nft cannot print, since it has rules that another program made.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Incompatible(pub String);
+
+impl Saved {
+    /// Reads the output of `iptables-save`. Other tables than the three are left out.
+    ///
+    /// # Errors
+    /// Where iptables-nft cannot write down a rule of the table.
+    pub fn parse(text: &str) -> Result<Self, Incompatible> {
+        let mut tables: BTreeMap<Table, SavedTable> = BTreeMap::new();
+        let mut current = None;
+        for line in text.lines().map(str::trim_end) {
+            if let Some(name) = line.strip_prefix('*') {
+                current = Table::ALL.into_iter().find(|table| table.to_string() == name);
+            } else if let Some(words) = line.strip_prefix("# ").filter(|_| concerns_us(line)) {
+                return Err(Incompatible(words.to_owned()));
+            } else if let Some(table) = current {
+                tables.entry(table).or_default().read(line);
+            }
+        }
+        Ok(Self(tables))
+    }
+
+    /// Whether the table has a chain of ours, or a jump to one.
+    pub(super) fn has_ours(&self, table: Table) -> bool {
+        self.chains(table).next().is_some() || self.jumps(table).next().is_some()
+    }
+
+    /// The policy of a chain; `None` where there is no such chain.
+    pub(super) fn policy(&self, table: Table, chain: &str) -> Option<&str> {
+        self.0.get(&table)?.policies.get(chain).map(String::as_str)
+    }
+
+    /// Our chains.
+    pub(super) fn chains(&self, table: Table) -> impl Iterator<Item = &str> {
+        let chains = self.0.get(&table).into_iter().flat_map(|table| table.policies.keys());
+        chains.map(String::as_str).filter(|chain| is_ours(chain))
+    }
+
+    /// All rules, those of one chain in their order.
+    pub(super) fn rules(&self, table: Table) -> &[Rule] {
+        self.0.get(&table).map_or(&[], |table| &table.rules)
+    }
+
+    /// The first rule of a chain.
+    pub(super) fn first(&self, table: Table, chain: &str) -> Option<&Rule> {
+        self.rules(table).iter().find(|rule| rule.chain == chain)
+    }
+
+    /// The rules that lead from chains of others to ours.
+    pub(super) fn jumps(&self, table: Table) -> impl Iterator<Item = &Rule> {
+        self.rules(table)
+            .iter()
+            .filter(|rule| !is_ours(&rule.chain) && target(&rule.body).is_some_and(|t| is_ours(&t)))
+    }
+
+    /// The rules that lead from this chain to ours.
+    pub(super) fn jumps_in(&self, table: Table, chain: &str) -> impl Iterator<Item = &Rule> {
+        self.jumps(table).filter(move |jump| jump.chain == chain)
+    }
+}
+
+impl SavedTable {
+    fn read(&mut self, line: &str) {
+        if let Some((chain, rest)) = line.strip_prefix(':').and_then(|rest| rest.split_once(' ')) {
+            let policy = rest.split(' ').next().unwrap_or_default();
+            self.policies.insert(chain.to_owned(), policy.to_owned());
+        } else if let Some(rest) = line.strip_prefix("-A ") {
+            let (chain, body) = rest.split_once(' ').unwrap_or((rest, ""));
+            self.rules.push(Rule { chain: chain.to_owned(), body: body.to_owned() });
+        }
+    }
+}
+
+/// Whether a comment says that one of our tables is left out:
+/// ``# Table `nat' is incompatible, use 'nft' tool.``
+fn concerns_us(line: &str) -> bool {
+    line.contains("is incompatible")
+        && Table::ALL.into_iter().any(|table| line.contains(&format!("`{table}'")))
+}
+
+/// The chain or the extension that a rule leads to. A text that is quoted in a rule is none.
+fn target(body: &str) -> Option<String> {
+    let mut chars = body.chars().peekable();
+    let mut previous = String::new();
+    while let Some(word) = word(&mut chars) {
+        if matches!(&*previous, "-j" | "-g") {
+            return Some(word);
+        }
+        previous = word;
+    }
+    None
+}
+
+/// The next word. One in quotes keeps the first quote, so that it equals no option.
+fn word(chars: &mut Peekable<Chars<'_>>) -> Option<String> {
+    while chars.next_if_eq(&' ').is_some() {}
+    let quoted = chars.next_if_eq(&'"').is_some();
+    let mut word = String::from(if quoted { "\"" } else { "" });
+    while let Some(c) = chars.next() {
+        match c {
+            '"' if quoted => return Some(word),
+            ' ' if !quoted => return Some(word),
+            '\\' => word.extend(chars.next()),
+            c => word.push(c),
+        }
+    }
+    (!word.is_empty()).then_some(word)
+}

@@ -1,0 +1,61 @@
+//! A change as one transaction.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{
+    element::{self, Element},
+    object::Operation,
+    skeleton,
+};
+use crate::firewall::{Change, Entry};
+
+/// The length of an attribute is 16 bits, and the list of elements is one; an element takes up to 40 bytes.
+const ELEMENTS_A_MESSAGE: usize = 200;
+
+/// The messages of the transaction that makes the change.
+#[must_use]
+pub fn operations(change: &Change) -> Vec<Operation> {
+    let table = skeleton::name();
+    // A table that is not there cannot be deleted; one that is there can be added.
+    let remove = [table.add(None), table.delete(0)];
+    match change {
+        Change::Reset(ruleset) => {
+            let skeleton = skeleton::add(&ruleset.skeleton);
+            remove.into_iter().chain(skeleton).chain(add_many(&ruleset.entries)).collect()
+        }
+        Change::Delta { remove, add } => {
+            // One element a message: a refusal then names the entry.
+            let remove = remove.iter().map(|entry| {
+                let (set, element) = element::of_entry(entry);
+                element::delete(&table, set, &[element], format!("removing {entry}"))
+            });
+            let add = add.iter().map(|entry| {
+                let (set, element) = element::of_entry(entry);
+                element::add(&table, set, &[element], format!("adding {entry}"))
+            });
+            remove.chain(add).collect()
+        }
+        Change::Remove => remove.into(),
+    }
+}
+
+fn add_many(entries: &BTreeSet<Entry>) -> Vec<Operation> {
+    let mut sets: BTreeMap<&str, Vec<(&Entry, Element)>> = BTreeMap::new();
+    for entry in entries {
+        let (set, element) = element::of_entry(entry);
+        sets.entry(set).or_default().push((entry, element));
+    }
+    let mut operations = Vec::new();
+    for (set, members) in sets {
+        for chunk in members.chunks(ELEMENTS_A_MESSAGE) {
+            let what = match chunk {
+                [(first, _), .., (last, _)] => format!("adding {first} to {last}"),
+                [(only, _)] => format!("adding {only}"),
+                [] => String::new(),
+            };
+            let elements: Vec<_> = chunk.iter().map(|(_, element)| element.clone()).collect();
+            operations.push(element::add(&skeleton::name(), set, &elements, what));
+        }
+    }
+    operations
+}

@@ -1,0 +1,229 @@
+//! Entries as elements of sets and maps.
+
+use std::net::Ipv4Addr;
+
+use netlink_packet_core::{NLM_F_EXCL, NlasIterator};
+use netlink_packet_netfilter::{
+    NetfilterMessage,
+    nftables::{
+        DataAttribute, ListAttribute, NfTablesMessage, SetElementAttribute, SetElementList,
+        SetElementMessage,
+    },
+};
+
+use super::{
+    object::{Operation, TableName},
+    skeleton::{BOUND, EXPOSURES, HAIRPIN},
+};
+use crate::{
+    firewall::Entry,
+    model::{InterfaceName, Protocol},
+};
+
+/// `sizeof(struct nlmsghdr)` and `sizeof(struct nfgenmsg)`.
+const HEADERS: usize = 16 + 4;
+/// `NFTA_SET_ELEM_LIST_ELEMENTS`, `NFTA_SET_ELEM_KEY`, `NFTA_SET_ELEM_DATA`, `NFTA_DATA_VALUE` of
+/// `<linux/netfilter/nf_tables.h>`.
+const ELEMENTS: u16 = 3;
+const KEY: u16 = 1;
+const DATA: u16 = 2;
+const VALUE: u16 = 1;
+
+/// An element of one of our sets or maps.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Element {
+    pub key: Vec<u8>,
+    /// What a map has for it.
+    pub data: Option<Vec<u8>>,
+}
+
+/// The request for elements: for all of the set where none are given.
+#[must_use]
+pub fn get(table: &TableName, set: &str, elements: &[Element]) -> NetfilterMessage {
+    let keys: Vec<_> =
+        elements.iter().map(|e| Element { key: e.key.clone(), data: None }).collect();
+    table.message(NfTablesMessage::GetSetElement(list(table, set, &keys)))
+}
+
+/// Adds elements, none of which may be there.
+pub(super) fn add(table: &TableName, set: &str, elements: &[Element], what: String) -> Operation {
+    let message = NfTablesMessage::NewSetElement(list(table, set, elements));
+    table.operation(what, message, NLM_F_EXCL)
+}
+
+/// Deletes elements, all of which must be there.
+pub(super) fn delete(
+    table: &TableName,
+    set: &str,
+    elements: &[Element],
+    what: String,
+) -> Operation {
+    let message = NfTablesMessage::DeleteSetElement(list(table, set, elements));
+    Operation { what, message: table.message(message), flags: 0 }
+}
+
+fn list(table: &TableName, set: &str, elements: &[Element]) -> SetElementMessage {
+    let mut attributes =
+        vec![SetElementList::Table(table.name.clone()), SetElementList::Set(set.to_owned())];
+    if !elements.is_empty() {
+        let item = |element: &Element| {
+            let key = SetElementAttribute::Key(DataAttribute::Value(element.key.clone()));
+            let data = element.data.clone();
+            let data = data.map(|data| SetElementAttribute::Data(DataAttribute::Value(data)));
+            ListAttribute::Element([key].into_iter().chain(data).collect())
+        };
+        attributes.push(SetElementList::Elements(elements.iter().map(item).collect()));
+    }
+    SetElementMessage { attributes }
+}
+
+/// The elements that a message of the kernel tells of (`NFT_MSG_NEWSETELEM`, with its header).
+///
+/// Read by hand: the library makes an error message of the whole list for each element, in case that it cannot be read,
+/// which takes minutes for ten thousand.
+pub fn read(message: &[u8]) -> Option<Vec<Element>> {
+    let attributes = message.get(HEADERS..)?;
+    let elements = attribute(attributes, ELEMENTS)?;
+    Some(
+        NlasIterator::new(elements)
+            .map_while(Result::ok)
+            .map(|item| element(item.value()))
+            .collect(),
+    )
+}
+
+fn element(attributes: &[u8]) -> Element {
+    let value = |kind| Some(attribute(attribute(attributes, kind)?, VALUE)?.to_vec());
+    // What has no key, as the catch-all element, becomes one that no entry has.
+    Element { key: value(KEY).unwrap_or_default(), data: value(DATA) }
+}
+
+/// The value of the first attribute of this type.
+fn attribute(attributes: &[u8], wanted: u16) -> Option<&[u8]> {
+    let mut all = NlasIterator::new(attributes).map_while(Result::ok);
+    let found = all.find(|attribute| attribute.kind() == wanted)?;
+    let end = usize::from(found.length());
+    found.into_inner().get(4..end)
+}
+
+/// The element of the set of uplinks: a name padded to `IFNAMSIZ`.
+pub(super) fn uplink(name: &InterfaceName) -> Element {
+    let mut key = name.as_str().as_bytes().to_vec();
+    key.resize(InterfaceName::MAX_LENGTH + 1, 0);
+    Element { key, data: None }
+}
+
+/// The set that an entry is in, and its element there.
+#[must_use]
+pub fn of_entry(entry: &Entry) -> (&'static str, Element) {
+    match *entry {
+        Entry::Exposure { protocol, host_address, host_port, guest, guest_port } => {
+            let place = [[protocol.number(), 0, 0, 0], port(host_port)];
+            let data = Some([guest.octets(), port(guest_port)].concat());
+            match host_address {
+                None => (EXPOSURES, Element { key: place.concat(), data }),
+                Some(address) => {
+                    let key = [&address.octets()[..], &place.concat()].concat();
+                    (BOUND, Element { key, data })
+                }
+            }
+        }
+        Entry::Hairpin { guest } => {
+            (HAIRPIN, Element { key: [guest.octets(); 2].concat(), data: None })
+        }
+    }
+}
+
+/// The entry that has this element in this set; `None` where no entry has.
+#[must_use]
+pub fn to_entry(set: &str, element: &Element) -> Option<Entry> {
+    let (key, []) = element.key.as_chunks::<4>() else { return None };
+    let (data, []) = element.data.as_deref().unwrap_or_default().as_chunks::<4>() else {
+        return None;
+    };
+    let entry = match (set, key, data) {
+        (EXPOSURES, [proto, host_port], [guest, guest_port]) => {
+            exposure(None, *proto, *host_port, *guest, *guest_port)?
+        }
+        (BOUND, [address, proto, host_port], [guest, guest_port]) => {
+            exposure(Some((*address).into()), *proto, *host_port, *guest, *guest_port)?
+        }
+        (HAIRPIN, [guest, _], []) => Entry::Hairpin { guest: (*guest).into() },
+        _ => return None,
+    };
+    // Padding, and the second half of a hairpin, are as we write them.
+    (of_entry(&entry) == (set, element.clone())).then_some(entry)
+}
+
+fn exposure(
+    host_address: Option<Ipv4Addr>,
+    [number, ..]: [u8; 4],
+    [high, low, ..]: [u8; 4],
+    guest: [u8; 4],
+    [guest_high, guest_low, ..]: [u8; 4],
+) -> Option<Entry> {
+    let protocol = Protocol::ALL.into_iter().find(|protocol| protocol.number() == number)?;
+    let host_port = u16::from_be_bytes([high, low]);
+    let guest_port = u16::from_be_bytes([guest_high, guest_low]);
+    let guest = guest.into();
+    (host_port != 0 && guest_port != 0).then_some(Entry::Exposure {
+        protocol,
+        host_address,
+        host_port,
+        guest,
+        guest_port,
+    })
+}
+
+/// Fields of a concatenation are padded to four bytes.
+const fn port(port: u16) -> [u8; 4] {
+    let [high, low] = port.to_be_bytes();
+    [high, low, 0, 0]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn exposure(host_address: Option<Ipv4Addr>) -> Entry {
+        let guest = Ipv4Addr::new(10, 231, 0, 2);
+        Entry::Exposure {
+            protocol: Protocol::Udp,
+            host_address,
+            host_port: 8080,
+            guest,
+            guest_port: 53,
+        }
+    }
+
+    #[test]
+    fn entries_survive_the_way_there_and_back() {
+        let bound = exposure(Some(Ipv4Addr::new(192, 0, 2, 1)));
+        let hairpin = Entry::Hairpin { guest: Ipv4Addr::new(10, 231, 0, 2) };
+        for entry in [exposure(None), bound, hairpin] {
+            let (set, element) = of_entry(&entry);
+            assert_eq!(to_entry(set, &element), Some(entry));
+        }
+        let (_, element) = of_entry(&exposure(None));
+        assert_eq!(element.key, [17, 0, 0, 0, 0x1f, 0x90, 0, 0]);
+        assert_eq!(element.data.unwrap(), [10, 231, 0, 2, 0, 53, 0, 0]);
+    }
+
+    #[test]
+    fn what_we_would_not_write_is_no_entry() {
+        let (_, good) = of_entry(&exposure(None));
+        let refused = |key: &[u8], data: &[u8]| {
+            let element = Element { key: key.to_vec(), data: Some(data.to_vec()) };
+            assert_eq!(to_entry(EXPOSURES, &element), None, "{element:?}");
+        };
+        let data = good.data.clone().unwrap();
+        refused(&[1, 0, 0, 0, 0x1f, 0x90, 0, 0], &data);
+        refused(&[17, 0, 0, 0, 0, 0, 0, 0], &data);
+        refused(&[17, 0, 0, 9, 0x1f, 0x90, 0, 0], &data);
+        refused(&[17, 0, 0, 0], &data);
+        refused(&good.key, &[10, 231, 0, 2]);
+        refused(&[], &[]);
+        let other = Element { key: vec![10, 0, 0, 1, 10, 0, 0, 2], data: None };
+        assert_eq!(to_entry(HAIRPIN, &other), None);
+    }
+}

@@ -1,0 +1,330 @@
+//! Expressions of rules: each loads a register, compares one, or ends the rule
+//! (`<linux/netfilter/nf_tables.h>`; `nft --debug=netlink` shows them).
+
+use std::collections::BTreeMap;
+
+use ipnet::Ipv4Net;
+use netlink_packet_core::{DefaultNla, Emitable, NLA_TYPE_MASK, Nla};
+use netlink_packet_netfilter::nftables::{
+    Bitwise, Cmp, DataAttribute, Expressions, Immediate, Lookup, Meta, MetaKey, Operator, Payload,
+    Register, Verdict, VerdictAttribute,
+};
+
+use crate::model::Slot;
+
+/// `NF_DROP` and `NF_ACCEPT` of `<linux/netfilter.h>`: verdicts, and policies of base chains.
+pub(super) const DROP: u32 = 0;
+pub(super) const ACCEPT: u32 = 1;
+
+/// `NFT_PAYLOAD_NETWORK_HEADER`, `NFT_PAYLOAD_TRANSPORT_HEADER`.
+const NETWORK_HEADER: u32 = 1;
+const TRANSPORT_HEADER: u32 = 2;
+/// The addresses of `struct iphdr`, and the destination port of TCP, UDP and SCTP.
+const SOURCE_ADDRESS: (u32, u32, u32) = (NETWORK_HEADER, 12, 4);
+const DESTINATION_ADDRESS: (u32, u32, u32) = (NETWORK_HEADER, 16, 4);
+const DESTINATION_PORT: (u32, u32, u32) = (TRANSPORT_HEADER, 2, 2);
+
+/// `NFPROTO_IPV4`.
+const IPV4: u8 = 2;
+/// `IPS_DST_NAT` of `<linux/netfilter/nf_conntrack_common.h>`.
+const DESTINATION_TRANSLATED: u32 = 1 << 5;
+/// `NF_CT_STATE_BIT(IP_CT_ESTABLISHED)` and `NF_CT_STATE_BIT(IP_CT_RELATED)`.
+const ESTABLISHED_OR_RELATED: u32 = 2 | 4;
+
+/// A part of a rule.
+pub(super) type Expression = Expressions;
+
+fn meta(key: MetaKey, register: Register) -> Expression {
+    Expressions::Meta(vec![Meta::DestinationRegister(register), Meta::Key(key)])
+}
+
+fn payload((base, offset, length): (u32, u32, u32), register: Register) -> Expression {
+    Expressions::Payload(vec![
+        Payload::DestinationRegister(register),
+        Payload::Base(base),
+        Payload::Offset(offset),
+        Payload::Len(length),
+    ])
+}
+
+fn compare(operator: Operator, data: &[u8]) -> Expression {
+    Expressions::Cmp(vec![
+        Cmp::SourceRegister(Register::Reg1),
+        Cmp::Op(operator),
+        Cmp::Data(DataAttribute::Value(data.to_vec())),
+    ])
+}
+
+fn equals(data: &[u8]) -> Expression {
+    compare(Operator::Equal, data)
+}
+
+fn mask(mask: [u8; 4]) -> Expression {
+    Expressions::Bitwise(vec![
+        Bitwise::SourceRegister(Register::Reg1),
+        Bitwise::DestinationRegister(Register::Reg1),
+        Bitwise::Length(4),
+        Bitwise::Mask(DataAttribute::Value(mask.to_vec())),
+        Bitwise::Xor(DataAttribute::Value(vec![0; 4])),
+    ])
+}
+
+fn lookup(set: &str, data: Option<Register>) -> Expression {
+    let from = [Lookup::Set(set.to_owned()), Lookup::SourceRegister(Register::Reg1)];
+    let into = data.map(Lookup::DestinationRegister);
+    Expressions::Lookup(from.into_iter().chain(into).collect())
+}
+
+fn verdict(attributes: Vec<VerdictAttribute>) -> Expression {
+    Expressions::Immediate(vec![
+        Immediate::DestinationRegister(Register::Verdict),
+        Immediate::Data(DataAttribute::Verdict(attributes)),
+    ])
+}
+
+/// An expression that the library has no type for, with 32-bit attributes in network byte order.
+fn other(expression_type: &str, attributes: &[(u16, u32)]) -> Expression {
+    let attribute = |&(kind, value): &(u16, u32)| DefaultNla::new(kind, value.to_be_bytes().into());
+    Expressions::Other {
+        expression_type: expression_type.to_owned(),
+        attributes: attributes.iter().map(attribute).collect(),
+    }
+}
+
+/// `ct <key>`, loaded into register 1, has one of these bits.
+fn conntrack_has(key: u32, bits: u32) -> Vec<Expression> {
+    // NFTA_CT_DREG, NFTA_CT_KEY
+    let load = other("ct", &[(1, Register::Reg1.into()), (2, key)]);
+    vec![load, mask(bits.to_ne_bytes()), compare(Operator::NotEqual, &[0; 4])]
+}
+
+/// `meta nfproto ipv4`
+pub(super) fn ipv4() -> Vec<Expression> {
+    vec![meta(MetaKey::Nfproto, Register::Reg1), equals(&[IPV4])]
+}
+
+/// `iifname "rik*"`: a comparison shorter than the name is a wildcard.
+pub(super) fn from_guest() -> Vec<Expression> {
+    vec![meta(MetaKey::Iifname, Register::Reg1), equals(Slot::PREFIX.as_bytes())]
+}
+
+/// `oifname "rik*"`
+pub(super) fn to_guest() -> Vec<Expression> {
+    vec![meta(MetaKey::Oifname, Register::Reg1), equals(Slot::PREFIX.as_bytes())]
+}
+
+/// `oifname @set`
+pub(super) fn out_of(set: &str) -> Vec<Expression> {
+    vec![meta(MetaKey::Oifname, Register::Reg1), lookup(set, None)]
+}
+
+/// `ip saddr <network>`
+pub(super) fn source(network: Ipv4Net) -> Vec<Expression> {
+    matched(SOURCE_ADDRESS, Operator::Equal, network)
+}
+
+/// `ip daddr <network>`
+pub(super) fn destination(network: Ipv4Net) -> Vec<Expression> {
+    matched(DESTINATION_ADDRESS, Operator::Equal, network)
+}
+
+/// `ip daddr != <network>`
+pub(super) fn destination_outside(network: Ipv4Net) -> Vec<Expression> {
+    matched(DESTINATION_ADDRESS, Operator::NotEqual, network)
+}
+
+/// As nft(8) writes it: where the prefix ends at a byte, only that much is loaded, and needs no mask.
+fn matched(
+    (base, offset, length): (u32, u32, u32),
+    operator: Operator,
+    network: Ipv4Net,
+) -> Vec<Expression> {
+    let address = network.network().octets();
+    let prefix = address.get(..usize::from(network.prefix_len() / 8));
+    let matches = match prefix {
+        Some(prefix) if network.prefix_len().is_multiple_of(8) => {
+            let length = u32::from(network.prefix_len() / 8);
+            vec![payload((base, offset, length), Register::Reg1), compare(operator, prefix)]
+        }
+        _ => vec![
+            payload((base, offset, length), Register::Reg1),
+            mask(network.netmask().octets()),
+            compare(operator, &address),
+        ],
+    };
+    [ipv4(), matches].concat()
+}
+
+/// `ip saddr . ip daddr @set`
+pub(super) fn addresses_in(set: &str) -> Vec<Expression> {
+    let load = vec![
+        payload(SOURCE_ADDRESS, Register::Reg1),
+        payload(DESTINATION_ADDRESS, Register::Reg32_01),
+        lookup(set, None),
+    ];
+    [ipv4(), load].concat()
+}
+
+/// `fib daddr type local`
+pub(super) fn destination_is_local() -> Vec<Expression> {
+    /// `NFTA_FIB_F_DADDR`, `NFT_FIB_RESULT_ADDRTYPE`, and `RTN_LOCAL` of `<linux/rtnetlink.h>`.
+    const DESTINATION: u32 = 1 << 1;
+    const ADDRESS_TYPE: u32 = 3;
+    const LOCAL: u32 = 2;
+    // NFTA_FIB_DREG, NFTA_FIB_RESULT, NFTA_FIB_FLAGS
+    let load = other("fib", &[(1, Register::Reg1.into()), (2, ADDRESS_TYPE), (3, DESTINATION)]);
+    vec![load, equals(&LOCAL.to_ne_bytes())]
+}
+
+/// `ct state established,related`
+pub(super) fn established() -> Vec<Expression> {
+    // NFT_CT_STATE
+    conntrack_has(0, ESTABLISHED_OR_RELATED)
+}
+
+/// `ct status dnat`
+pub(super) fn destination_translated() -> Vec<Expression> {
+    // NFT_CT_STATUS
+    conntrack_has(2, DESTINATION_TRANSLATED)
+}
+
+/// `dnat ip to meta l4proto . th dport map @map`
+pub(super) fn translate_by_port(map: &str) -> Vec<Expression> {
+    let key =
+        vec![meta(MetaKey::L4Proto, Register::Reg1), payload(DESTINATION_PORT, Register::Reg32_01)];
+    [key, translate(map)].concat()
+}
+
+/// `dnat ip to ip daddr . meta l4proto . th dport map @map`
+pub(super) fn translate_by_address(map: &str) -> Vec<Expression> {
+    let key = vec![
+        payload(DESTINATION_ADDRESS, Register::Reg1),
+        meta(MetaKey::L4Proto, Register::Reg32_01),
+        payload(DESTINATION_PORT, Register::Reg32_02),
+    ];
+    [ipv4(), key, translate(map)].concat()
+}
+
+fn translate(map: &str) -> Vec<Expression> {
+    /// `NFT_NAT_DNAT`, and `NF_NAT_RANGE_MAP_IPS | NF_NAT_RANGE_PROTO_SPECIFIED` of `<linux/netfilter/nf_nat.h>`.
+    const DESTINATION: u32 = 1;
+    const ADDRESS_AND_PORT: u32 = 1 | 2;
+    let (address, port) = (Register::Reg1.into(), Register::Reg32_01.into());
+    // NFTA_NAT_TYPE, _FAMILY, _REG_ADDR_MIN, _REG_ADDR_MAX, _REG_PROTO_MIN, _REG_PROTO_MAX, _FLAGS
+    let attributes = [
+        (1, DESTINATION),
+        (2, IPV4.into()),
+        (3, address),
+        (4, address),
+        (5, port),
+        (6, port),
+        (7, ADDRESS_AND_PORT),
+    ];
+    vec![lookup(map, Some(Register::Reg1)), other("nat", &attributes)]
+}
+
+/// `masquerade`
+pub(super) fn masquerade() -> Vec<Expression> {
+    vec![other("masq", &[])]
+}
+
+/// `counter`
+pub(super) fn counter() -> Vec<Expression> {
+    vec![other(COUNTER, &[])]
+}
+
+/// `accept`
+pub(super) fn accept() -> Vec<Expression> {
+    vec![verdict(vec![VerdictAttribute::Code(Verdict::Other(ACCEPT))])]
+}
+
+/// `drop`
+pub(super) fn drop() -> Vec<Expression> {
+    vec![verdict(vec![VerdictAttribute::Code(Verdict::Other(DROP))])]
+}
+
+/// `jump <chain>`
+pub(super) fn jump(chain: &str) -> Vec<Expression> {
+    let code = VerdictAttribute::Code(Verdict::Jump);
+    vec![verdict(vec![code, VerdictAttribute::Chain(chain.to_owned())])]
+}
+
+/// The chain that an expression jumps or goes to.
+pub(super) fn target(expression: &Expression) -> Option<&str> {
+    let Expressions::Immediate(attributes) = expression else { return None };
+    attributes.iter().find_map(|attribute| match attribute {
+        Immediate::Data(DataAttribute::Verdict(verdict)) => {
+            verdict.iter().find_map(|attribute| match attribute {
+                VerdictAttribute::Chain(chain) => Some(&**chain),
+                _ => None,
+            })
+        }
+        _ => None,
+    })
+}
+
+const COUNTER: &str = "counter";
+
+/// An expression in the form in which two that mean the same are equal.
+///
+/// The kernel fills in what was left to its default, which is 0: a top-level attribute of 0 is one that is
+/// not there. What a counter has counted is left out.
+pub(super) fn normal(expression: &Expression) -> (String, BTreeMap<u16, Vec<u8>>) {
+    let (name, attributes) = match expression {
+        Expressions::Bitwise(a) => ("bitwise", values(a)),
+        Expressions::Cmp(a) => ("cmp", values(a)),
+        Expressions::Immediate(a) => ("immediate", values(a)),
+        Expressions::Lookup(a) => ("lookup", values(a)),
+        Expressions::Meta(a) => ("meta", values(a)),
+        Expressions::Payload(a) => ("payload", values(a)),
+        Expressions::Other { expression_type, .. } if expression_type == COUNTER => {
+            (COUNTER, BTreeMap::new())
+        }
+        Expressions::Other { expression_type, attributes } => {
+            (&**expression_type, values(attributes))
+        }
+        other => ("", BTreeMap::from([(0, emitted(other))])),
+    };
+    (name.to_owned(), attributes)
+}
+
+fn values<T: Nla>(attributes: &[T]) -> BTreeMap<u16, Vec<u8>> {
+    let value = |attribute: &T| {
+        let mut value = vec![0; attribute.value_len()];
+        attribute.emit_value(&mut value);
+        (attribute.kind() & NLA_TYPE_MASK, value)
+    };
+    let all = attributes.iter().map(value);
+    all.filter(|(_, value)| value.iter().any(|&byte| byte != 0)).collect()
+}
+
+fn emitted(emitable: &impl Emitable) -> Vec<u8> {
+    let mut bytes = vec![0; emitable.buffer_len()];
+    emitable.emit(&mut bytes);
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_dump_fills_in_makes_no_difference() {
+        let sent = lookup("uplinks", None);
+        let Expressions::Lookup(mut attributes) = sent.clone() else { panic!() };
+        attributes.reverse();
+        attributes.push(Lookup::Flags(0));
+        assert_eq!(normal(&sent), normal(&Expressions::Lookup(attributes.clone())));
+        attributes.push(Lookup::Flags(1));
+        assert_ne!(normal(&sent), normal(&Expressions::Lookup(attributes)));
+        assert_eq!(normal(&counter()[0]), normal(&other("counter", &[(1, 7), (2, 9)])));
+        assert_ne!(normal(&accept()[0]), normal(&drop()[0]));
+        assert_ne!(normal(&jump("a")[0]), normal(&jump("b")[0]));
+    }
+
+    #[test]
+    fn the_target_of_a_jump_is_found() {
+        assert_eq!(target(&jump("RIKLET")[0]), Some("RIKLET"));
+        assert_eq!(target(&accept()[0]), None);
+    }
+}

@@ -1,0 +1,16 @@
+//! The ruleset as messages of nf_tables: the table `inet riklet`, and the passage through foreign tables.
+
+#![expect(missing_docs, reason = "the words of the backend, for the crate that speaks them")]
+
+mod change;
+pub mod element;
+mod expression;
+pub mod gate;
+mod object;
+pub mod skeleton;
+mod state;
+pub mod tables;
+
+pub use change::operations;
+pub use object::{Chain, Operation, Rule, Set, Table, TableName};
+pub use state::Found;

@@ -1,0 +1,437 @@
+//! Tables, chains, rules and sets: the same types say what shall be and what was read.
+
+use std::{collections::BTreeMap, fmt};
+
+use netlink_packet_core::{NLM_F_APPEND, NLM_F_CREATE};
+use netlink_packet_netfilter::{
+    NetfilterHeader, NetfilterMessage, NetfilterMessageInner, NetfilterProtoFamily,
+    nftables::{
+        ChainAttribute, ChainMessage, ExpressionAttribute, Expressions, Hook, HookNumber,
+        ListAttribute, NfTablesMessage, RuleAttribute, RuleMessage, SetAttribute, SetFlags,
+        SetMessage, TableAttribute, TableMessage,
+    },
+};
+
+use super::expression::{Expression, normal, target};
+
+/// `TYPE_IFNAME` of nft(8) (`enum datatypes` of its datatype.h).
+pub(super) const INTERFACE: u32 = 41;
+
+/// A message of a transaction.
+#[derive(Debug, Clone)]
+pub struct Operation {
+    /// What it does, in words: "adding tcp 8080 -> 10.231.0.2:3000".
+    pub what: String,
+    /// The message.
+    pub message: NetfilterMessage,
+    /// `NLM_F_*` of netlink(7).
+    pub flags: u16,
+}
+
+/// A table's family and name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TableName {
+    pub family: NetfilterProtoFamily,
+    pub name: String,
+}
+
+/// A table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Table {
+    pub name: TableName,
+    /// `NFT_TABLE_F_*`.
+    pub flags: u32,
+    /// How many chains, sets and other objects it has.
+    pub references: u32,
+    pub userdata: Vec<u8>,
+}
+
+/// A chain.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Chain {
+    pub table: TableName,
+    pub name: String,
+    /// Where packets enter; `None` for a regular chain.
+    pub base: Option<Base>,
+    /// How many rules it has, and how many jump to it.
+    pub references: u32,
+}
+
+/// What makes a chain a base chain.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Base {
+    /// `filter`, `nat` or `route`.
+    pub kind: String,
+    pub hook: HookNumber,
+    pub priority: i32,
+    /// `NF_DROP` or `NF_ACCEPT`.
+    pub policy: u32,
+}
+
+/// A rule.
+#[derive(Debug, Clone)]
+pub struct Rule {
+    pub table: TableName,
+    pub chain: String,
+    /// What the kernel knows it by; 0 in one that is yet to be added.
+    pub handle: u64,
+    pub userdata: Vec<u8>,
+    pub expressions: Vec<Expression>,
+}
+
+/// A set or a map, without its elements.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Set {
+    pub table: TableName,
+    pub name: String,
+    pub flags: u32,
+    /// The type that nft(8) shows, and the length in bytes.
+    pub key: (u32, u32),
+    /// The same of a map's values.
+    pub data: Option<(u32, u32)>,
+}
+
+/// A text as nft(8) stores and shows comments: type 0, length, text, NUL.
+pub(super) fn comment(text: &str) -> Vec<u8> {
+    let length = u8::try_from(text.len() + 1).unwrap_or(u8::MAX);
+    let text = text.bytes().chain([0]).take(length.into());
+    [0, length].into_iter().chain(text).collect()
+}
+
+/// What [`comment`] stored.
+fn commented(userdata: &[u8]) -> Option<&str> {
+    let [0, length, text @ ..] = userdata else { return None };
+    std::str::from_utf8(text.get(..usize::from(*length))?.strip_suffix(&[0])?).ok()
+}
+
+impl TableName {
+    #[must_use]
+    pub fn new(family: NetfilterProtoFamily, name: &str) -> Self {
+        Self { family, name: name.to_owned() }
+    }
+
+    /// A message that concerns something of this family.
+    pub(super) fn message(&self, inner: NfTablesMessage) -> NetfilterMessage {
+        NetfilterMessage::new(NetfilterHeader::new(self.family, 0, 0), inner)
+    }
+
+    /// The request for this table.
+    #[must_use]
+    pub fn get(&self) -> NetfilterMessage {
+        self.message(NfTablesMessage::GetTable(self.named()))
+    }
+
+    /// The request for one chain of this table.
+    #[must_use]
+    pub fn get_chain(&self, chain: &str) -> NetfilterMessage {
+        self.message(NfTablesMessage::GetChain(self.chain_named(chain)))
+    }
+
+    /// The request for the rules of one chain, or of all.
+    #[must_use]
+    pub fn get_rules(&self, chain: Option<&str>) -> NetfilterMessage {
+        let table = RuleAttribute::Table(self.name.clone());
+        let chain = chain.map(|chain| RuleAttribute::Chain(chain.to_owned()));
+        let attributes = [table].into_iter().chain(chain).collect();
+        self.message(NfTablesMessage::GetRule(RuleMessage { attributes }))
+    }
+
+    /// The request for the sets of this table.
+    #[must_use]
+    pub fn get_sets(&self) -> NetfilterMessage {
+        let attributes = vec![SetAttribute::Table(self.name.clone())];
+        self.message(NfTablesMessage::GetSet(SetMessage { attributes }))
+    }
+
+    pub(super) fn add(&self, userdata: Option<Vec<u8>>) -> Operation {
+        let mut message = self.named();
+        message.attributes.extend(userdata.map(TableAttribute::UserData));
+        self.operation(format!("adding table {self}"), NfTablesMessage::NewTable(message), 0)
+    }
+
+    pub(super) fn delete(&self, flags: u16) -> Operation {
+        let message = NfTablesMessage::DeleteTable(self.named());
+        Operation { what: format!("deleting table {self}"), message: self.message(message), flags }
+    }
+
+    pub(super) fn delete_chain(&self, chain: &str, flags: u16) -> Operation {
+        let message = NfTablesMessage::DeleteChain(self.chain_named(chain));
+        let what = format!("deleting chain {self} {chain}");
+        Operation { what, message: self.message(message), flags }
+    }
+
+    /// Deletes one rule, or all of a chain.
+    pub(super) fn delete_rules(&self, chain: &str, handle: Option<u64>) -> Operation {
+        let place =
+            [RuleAttribute::Table(self.name.clone()), RuleAttribute::Chain(chain.to_owned())];
+        let attributes = place.into_iter().chain(handle.map(RuleAttribute::Handle)).collect();
+        let message = NfTablesMessage::DeleteRule(RuleMessage { attributes });
+        let what = format!("deleting our rules of chain {self} {chain}");
+        Operation { what, message: self.message(message), flags: 0 }
+    }
+
+    pub(super) fn operation(
+        &self,
+        what: String,
+        message: NfTablesMessage,
+        flags: u16,
+    ) -> Operation {
+        Operation { what, message: self.message(message), flags: NLM_F_CREATE | flags }
+    }
+
+    fn named(&self) -> TableMessage {
+        TableMessage { attributes: vec![TableAttribute::Name(self.name.clone())] }
+    }
+
+    fn chain_named(&self, chain: &str) -> ChainMessage {
+        let table = ChainAttribute::Table(self.name.clone());
+        ChainMessage { attributes: vec![table, ChainAttribute::Name(chain.to_owned())] }
+    }
+}
+
+impl Table {
+    /// The table that a message tells of.
+    #[must_use]
+    pub fn read(message: NetfilterMessage) -> Option<Self> {
+        let family = message.header.family;
+        let NetfilterMessageInner::NfTables(NfTablesMessage::NewTable(table)) = message.inner
+        else {
+            return None;
+        };
+        let name = TableName { family, name: String::new() };
+        let mut found = Self { name, flags: 0, references: 0, userdata: Vec::new() };
+        for attribute in table.attributes {
+            match attribute {
+                TableAttribute::Name(name) => found.name.name = name,
+                TableAttribute::Flags(flags) => found.flags = flags.bits(),
+                TableAttribute::Use(references) => found.references = references,
+                TableAttribute::UserData(userdata) => found.userdata = userdata,
+                _ => {}
+            }
+        }
+        Some(found)
+    }
+
+    /// `NFT_TABLE_F_OWNER`: only the process that made it can change it.
+    #[must_use]
+    pub const fn is_owned(&self) -> bool {
+        self.flags & 2 != 0
+    }
+}
+
+impl Chain {
+    /// The chain that a message tells of.
+    #[must_use]
+    pub fn read(message: NetfilterMessage) -> Option<Self> {
+        let family = message.header.family;
+        let NetfilterMessageInner::NfTables(NfTablesMessage::NewChain(chain)) = message.inner
+        else {
+            return None;
+        };
+        let table = TableName { family, name: String::new() };
+        let mut found = Self { table, name: String::new(), base: None, references: 0 };
+        let (mut kind, mut policy) = (String::new(), 0);
+        let mut entry = None;
+        for attribute in chain.attributes {
+            match attribute {
+                ChainAttribute::Table(name) => found.table.name = name,
+                ChainAttribute::Name(name) => found.name = name,
+                ChainAttribute::Use(references) => found.references = references,
+                ChainAttribute::Type(name) => kind = name,
+                ChainAttribute::Policy(number) => policy = number,
+                ChainAttribute::Hook(attributes) => entry = hook(&attributes),
+                _ => {}
+            }
+        }
+        found.base = entry.map(|(hook, priority)| Base { kind, hook, priority, policy });
+        Some(found)
+    }
+
+    pub(super) fn add(&self) -> Operation {
+        let mut message = self.table.chain_named(&self.name);
+        if let Some(Base { kind, hook, priority, policy }) = &self.base {
+            message.attributes.extend([
+                ChainAttribute::Type(kind.clone()),
+                ChainAttribute::Hook(vec![
+                    Hook::Number(*hook),
+                    Hook::Priority(priority.cast_unsigned()),
+                ]),
+                ChainAttribute::Policy(*policy),
+            ]);
+        }
+        let what = format!("adding chain {} {}", self.table, self.name);
+        self.table.operation(what, NfTablesMessage::NewChain(message), 0)
+    }
+}
+
+fn hook(attributes: &[Hook]) -> Option<(HookNumber, i32)> {
+    let number = attributes.iter().find_map(|attribute| match attribute {
+        Hook::Number(number) => Some(*number),
+        _ => None,
+    });
+    let priority = attributes.iter().find_map(|attribute| match attribute {
+        Hook::Priority(priority) => Some(priority.cast_signed()),
+        _ => None,
+    });
+    Some((number?, priority?))
+}
+
+impl Rule {
+    /// A rule to be added.
+    pub(super) fn new(
+        table: &TableName,
+        chain: &str,
+        userdata: Vec<u8>,
+        parts: &[Vec<Expression>],
+    ) -> Self {
+        let chain = chain.to_owned();
+        Self { table: table.clone(), chain, handle: 0, userdata, expressions: parts.concat() }
+    }
+
+    /// The rule that a message tells of.
+    pub fn read(message: NetfilterMessage) -> Option<Self> {
+        let table = TableName { family: message.header.family, name: String::new() };
+        let NetfilterMessageInner::NfTables(NfTablesMessage::NewRule(rule)) = message.inner else {
+            return None;
+        };
+        let mut found = Self::new(&table, "", Vec::new(), &[]);
+        for attribute in rule.attributes {
+            match attribute {
+                RuleAttribute::Table(name) => found.table.name = name,
+                RuleAttribute::Chain(name) => found.chain = name,
+                RuleAttribute::Handle(handle) => found.handle = handle,
+                RuleAttribute::UserData(userdata) => found.userdata = userdata,
+                RuleAttribute::Expressions(list) => {
+                    found.expressions = list.into_iter().filter_map(expression).collect();
+                }
+                _ => {}
+            }
+        }
+        Some(found)
+    }
+
+    /// Adds it after the chain's other rules.
+    pub(super) fn append(&self) -> Operation {
+        self.add(NLM_F_APPEND)
+    }
+
+    /// Adds it before the chain's other rules.
+    pub(super) fn insert(&self) -> Operation {
+        self.add(0)
+    }
+
+    fn add(&self, flags: u16) -> Operation {
+        let mut attributes = vec![
+            RuleAttribute::Table(self.table.name.clone()),
+            RuleAttribute::Chain(self.chain.clone()),
+            RuleAttribute::Expressions(self.expressions.iter().cloned().map(Into::into).collect()),
+        ];
+        if !self.userdata.is_empty() {
+            attributes.push(RuleAttribute::UserData(self.userdata.clone()));
+        }
+        let message = NfTablesMessage::NewRule(RuleMessage { attributes });
+        self.table.operation(format!("adding to {self}"), message, flags)
+    }
+
+    /// Whether both do the same in the same chain.
+    pub(super) fn means(&self, other: &Self) -> bool {
+        let normals = |rule: &Self| rule.expressions.iter().map(normal).collect::<Vec<Normal>>();
+        self.chain == other.chain
+            && self.userdata == other.userdata
+            && normals(self) == normals(other)
+    }
+
+    /// The chain that it jumps or goes to.
+    pub(super) fn target(&self) -> Option<&str> {
+        self.expressions.iter().find_map(target)
+    }
+}
+
+type Normal = (String, BTreeMap<u16, Vec<u8>>);
+
+/// An expression of a rule's list. One without data, which no expression of ours is, is kept by its name.
+fn expression(item: ListAttribute<ExpressionAttribute>) -> Option<Expression> {
+    let ListAttribute::Element(attributes) = item else { return None };
+    let mut name = String::new();
+    for attribute in attributes {
+        match attribute {
+            ExpressionAttribute::Data(expression) => return Some(expression),
+            ExpressionAttribute::Name(text) => name = text,
+            _ => {}
+        }
+    }
+    Some(Expressions::Other { expression_type: name, attributes: Vec::new() })
+}
+
+impl Set {
+    /// The set that a message tells of.
+    #[must_use]
+    pub fn read(message: NetfilterMessage) -> Option<Self> {
+        let table = TableName { family: message.header.family, name: String::new() };
+        let NetfilterMessageInner::NfTables(NfTablesMessage::NewSet(set)) = message.inner else {
+            return None;
+        };
+        let mut found = Self { table, name: String::new(), flags: 0, key: (0, 0), data: None };
+        let mut data = (0, 0);
+        for attribute in set.attributes {
+            match attribute {
+                SetAttribute::Table(name) => found.table.name = name,
+                SetAttribute::Name(name) => found.name = name,
+                SetAttribute::Flags(flags) => found.flags = flags.bits(),
+                SetAttribute::KeyType(number) => found.key.0 = number,
+                SetAttribute::KeyLen(length) => found.key.1 = length,
+                SetAttribute::DataType(number) => data.0 = number,
+                SetAttribute::DataLen(length) => data.1 = length,
+                _ => {}
+            }
+        }
+        found.data = (data != (0, 0)).then_some(data);
+        Some(found)
+    }
+
+    /// `id` tells the sets of one transaction apart.
+    pub(super) fn add(&self, id: u32) -> Operation {
+        // NFTNL_UDATA_SET_KEYBYTEORDER: without BYTEORDER_HOST_ENDIAN, nft(8) shows names of interfaces
+        // reversed, which are empty texts.
+        let [a, b, c, d] = 1_u32.to_ne_bytes();
+        let mut attributes = vec![
+            SetAttribute::Table(self.table.name.clone()),
+            SetAttribute::Name(self.name.clone()),
+            SetAttribute::Flags(SetFlags::from_bits_retain(self.flags)),
+            SetAttribute::KeyType(self.key.0),
+            SetAttribute::KeyLen(self.key.1),
+            SetAttribute::Id(id),
+        ];
+        if let Some((number, length)) = self.data {
+            attributes.extend([SetAttribute::DataType(number), SetAttribute::DataLen(length)]);
+        }
+        if self.key.0 == INTERFACE {
+            attributes.push(SetAttribute::UserData(vec![0, 4, a, b, c, d]));
+        }
+        let what = format!("adding set {} {}", self.table, self.name);
+        self.table.operation(what, NfTablesMessage::NewSet(SetMessage { attributes }), 0)
+    }
+}
+
+impl fmt::Display for TableName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let family = match self.family {
+            NetfilterProtoFamily::Inet => "inet",
+            NetfilterProtoFamily::IPv4 => "ip",
+            _ => "another family's",
+        };
+        write!(f, "{family} {}", self.name)
+    }
+}
+
+impl fmt::Display for Rule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "chain {} {}: ", self.table, self.chain)?;
+        match (commented(&self.userdata), self.target(), self.handle) {
+            (Some(comment), _, _) => write!(f, "rule {comment:?}"),
+            (None, Some(chain), _) => write!(f, "rule that jumps to {chain}"),
+            (None, None, 0) => f.write_str("rule"),
+            (None, None, handle) => write!(f, "rule with handle {handle}"),
+        }
+    }
+}

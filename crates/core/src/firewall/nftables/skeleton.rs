@@ -1,0 +1,222 @@
+//! The static part: the table, its chains, its sets, its rules.
+
+use std::{iter, net::Ipv4Addr};
+
+use ipnet::Ipv4Net;
+use netlink_packet_core::NetlinkSerializable;
+use netlink_packet_netfilter::{
+    NetfilterProtoFamily,
+    nftables::{HookNumber, InetHookNumber},
+};
+
+use super::{
+    element,
+    expression::{
+        ACCEPT, Expression, accept, addresses_in, destination, destination_is_local,
+        destination_outside, destination_translated, drop, established, from_guest, ipv4, jump,
+        masquerade, out_of, source, to_guest, translate_by_address, translate_by_port,
+    },
+    object::{Base, Chain, INTERFACE, Operation, Rule, Set, Table, TableName, comment},
+};
+use crate::firewall::{CHAIN, Skeleton};
+
+pub(super) const EXPOSURES: &str = "exposures";
+pub(super) const BOUND: &str = "bound";
+pub(super) const HAIRPIN: &str = "hairpin";
+pub(super) const UPLINKS: &str = "uplinks";
+
+const ANTISPOOF: &str = "antispoof";
+const PREROUTING: &str = "prerouting";
+const OUTPUT: &str = "output";
+const FORWARD: &str = "forward";
+const POSTROUTING: &str = "postrouting";
+
+/// `NFT_SET_MAP`.
+const MAP: u32 = 8;
+/// Types of nft(8) (`enum datatypes` of its datatype.h); a concatenation has six bits for each.
+const ADDRESS: u32 = 7;
+const PROTOCOL: u32 = 12;
+const PORT: u32 = 13;
+
+/// The name of our table.
+#[must_use]
+pub fn name() -> TableName {
+    TableName::new(NetfilterProtoFamily::Inet, "riklet")
+}
+
+/// The table. Its comment tells this skeleton from every other that some version of this program made.
+#[must_use]
+pub fn table(skeleton: &Skeleton) -> Table {
+    let references = chains(skeleton).len() + sets().len();
+    let userdata = comment(&format!("riklet-sdn 1 {:016x}", digest(skeleton)));
+    let references = u32::try_from(references).unwrap_or(u32::MAX);
+    Table { name: name(), flags: 0, references, userdata }
+}
+
+/// FNV-1a, 64 bits, of the messages that make the skeleton.
+fn digest(skeleton: &Skeleton) -> u64 {
+    const OFFSET_BASIS: u64 = 0xcbf2_9ce4_8422_2325;
+    const PRIME: u64 = 0x0100_0000_01b3;
+    let bytes = parts(skeleton).into_iter().flat_map(|operation| {
+        let mut bytes = vec![0; NetlinkSerializable::buffer_len(&operation.message)];
+        operation.message.serialize(&mut bytes);
+        bytes
+    });
+    bytes.fold(OFFSET_BASIS, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(PRIME))
+}
+
+/// Adds the skeleton where there is no table.
+pub(super) fn add(skeleton: &Skeleton) -> impl Iterator<Item = Operation> {
+    let table = name().add(Some(table(skeleton).userdata));
+    iter::once(table).chain(parts(skeleton))
+}
+
+fn parts(skeleton: &Skeleton) -> Vec<Operation> {
+    let chains = chains(skeleton).into_iter().map(|chain| chain.add());
+    let sets = (1..).zip(sets()).map(|(id, set)| set.add(id));
+    let uplinks = skeleton.uplinks.iter().map(|uplink| {
+        let what = format!("adding uplink {uplink}");
+        element::add(&name(), UPLINKS, &[element::uplink(uplink)], what)
+    });
+    let rules = rules(skeleton).into_iter().map(|rule| rule.append());
+    chains.chain(sets).chain(uplinks).chain(rules).collect()
+}
+
+/// The sets and maps. Each look-up in them is one of a hash.
+#[must_use]
+pub fn sets() -> Vec<Set> {
+    let target = Some((concatenation(&[ADDRESS, PORT]), 8));
+    let set = |name: &str, key: (u32, u32), data: Option<(u32, u32)>| Set {
+        table: self::name(),
+        name: name.to_owned(),
+        flags: if data.is_some() { MAP } else { 0 },
+        key,
+        data,
+    };
+    vec![
+        set(EXPOSURES, (concatenation(&[PROTOCOL, PORT]), 8), target),
+        set(BOUND, (concatenation(&[ADDRESS, PROTOCOL, PORT]), 12), target),
+        set(HAIRPIN, (concatenation(&[ADDRESS, ADDRESS]), 8), None),
+        set(UPLINKS, (INTERFACE, 16), None),
+    ]
+}
+
+fn concatenation(types: &[u32]) -> u32 {
+    types.iter().fold(0, |all, one| all << 6 | one)
+}
+
+/// The chains, with as many references as the rules make.
+#[must_use]
+pub fn chains(skeleton: &Skeleton) -> Vec<Chain> {
+    let base = |kind: &str, hook: InetHookNumber, priority: i32| {
+        let kind = kind.to_owned();
+        Some(Base { kind, hook: HookNumber::Inet(hook), priority, policy: ACCEPT })
+    };
+    let rules = rules(skeleton);
+    let chain = |(name, base): (&str, Option<Base>)| {
+        let refers = |rule: &&Rule| rule.chain == name || rule.target() == Some(name);
+        let references = rules.iter().filter(refers).count();
+        let references = u32::try_from(references).unwrap_or(u32::MAX);
+        Chain { table: self::name(), name: name.to_owned(), base, references }
+    };
+    // Priorities of <linux/netfilter_ipv4.h>: raw, dstnat, filter, srcnat.
+    let all = [
+        (CHAIN, None),
+        (ANTISPOOF, base("filter", InetHookNumber::PreRouting, -300)),
+        (PREROUTING, base("nat", InetHookNumber::PreRouting, -100)),
+        (OUTPUT, base("nat", InetHookNumber::LocalOut, -100)),
+        (FORWARD, base("filter", InetHookNumber::Forward, 0)),
+        (POSTROUTING, base("nat", InetHookNumber::PostRouting, 100)),
+    ];
+    all.into_iter().map(chain).collect()
+}
+
+/// The rules, in order.
+#[must_use]
+pub fn rules(skeleton: &Skeleton) -> Vec<Rule> {
+    let table = name();
+    let rule = |chain: &str, text: &str, parts: &[Vec<Expression>]| {
+        Rule::new(&table, chain, comment(text), parts)
+    };
+    let pool = skeleton.pool.network();
+    let loopback = Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8);
+    // Keys have the transport protocol, and no key has one without ports; only the first fragment has
+    // ports, and conntrack puts fragments together before: no other packet can match by accident.
+    let mut all = vec![
+        rule(CHAIN, "exposures of one address", &[translate_by_address(BOUND)]),
+        rule(CHAIN, "exposures of every address", &[translate_by_port(EXPOSURES)]),
+        rule(
+            ANTISPOOF,
+            "guests do not reach 127.0.0.0/8",
+            &[from_guest(), destination(loopback), drop()],
+        ),
+        rule(ANTISPOOF, "guests are not 127.0.0.0/8", &[from_guest(), source(loopback), drop()]),
+        // What arrives for 127.0.0.0/8 is dropped as martian, but only after this has translated it.
+        rule(
+            PREROUTING,
+            "to the host",
+            &[destination_outside(loopback), destination_is_local(), jump(CHAIN)],
+        ),
+        rule(OUTPUT, "from the host to itself", &[ipv4(), destination_is_local(), jump(CHAIN)]),
+        rule(FORWARD, "what guests go on with", &[from_guest(), established(), accept()]),
+        rule(FORWARD, "what goes on with guests", &[to_guest(), established(), accept()]),
+        rule(FORWARD, "exposures", &[to_guest(), destination_translated(), accept()]),
+        rule(
+            FORWARD,
+            "guests to the Internet",
+            &[from_guest(), source(pool), out_of(UPLINKS), accept()],
+        ),
+        rule(FORWARD, "nothing else from guests", &[from_guest(), drop()]),
+        rule(FORWARD, "nothing else to guests", &[to_guest(), drop()]),
+        rule(POSTROUTING, "guests to the Internet", &[source(pool), out_of(UPLINKS), masquerade()]),
+        rule(
+            POSTROUTING,
+            "guests to themselves",
+            &[addresses_in(HAIRPIN), destination_translated(), masquerade()],
+        ),
+        rule(POSTROUTING, "127.0.0.0/8 to guests", &[to_guest(), source(loopback), masquerade()]),
+    ];
+    if skeleton.guard {
+        all.push(rule(FORWARD, "the host did not forward before", &[ipv4(), drop()]));
+    }
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn skeleton() -> Skeleton {
+        let pool = "10.231.0.0/16".parse().unwrap();
+        Skeleton { pool, uplinks: ["eth0".parse().unwrap()].into(), guard: false }
+    }
+
+    #[test]
+    fn the_comment_differs_where_the_skeleton_does() {
+        let mine = skeleton();
+        let guarded = Skeleton { guard: true, ..skeleton() };
+        let elsewhere = Skeleton { pool: "10.232.0.0/16".parse().unwrap(), ..skeleton() };
+        let offline = Skeleton { uplinks: [].into(), ..skeleton() };
+        assert_eq!(table(&mine), table(&skeleton()));
+        for other in [guarded, elsewhere, offline] {
+            assert_ne!(table(&mine).userdata, table(&other).userdata, "{other:?}");
+        }
+    }
+
+    #[test]
+    fn comments_fit() {
+        // NFTNL_UDATA_COMMENT_MAXLEN is 128.
+        for rule in rules(&Skeleton { guard: true, ..skeleton() }) {
+            assert!(rule.userdata.len() < 128, "{rule}");
+        }
+    }
+
+    #[test]
+    fn references_count_rules_and_jumps() {
+        let chains = chains(&skeleton());
+        let of = |name| chains.iter().find(|chain| chain.name == name).unwrap().references;
+        assert_eq!(of(CHAIN), 4);
+        assert_eq!(of(OUTPUT), 1);
+        assert_eq!(of(FORWARD), 6);
+    }
+}

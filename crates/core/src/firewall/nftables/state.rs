@@ -1,0 +1,145 @@
+//! What was read, held against what shall be.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{
+    element::{self, Element},
+    object::{Chain, Rule, Set, Table},
+    skeleton::{self, UPLINKS},
+};
+use crate::firewall::{Entry, FirewallState, Ruleset, Skeleton, SkeletonState};
+
+/// Everything in our table.
+#[derive(Debug)]
+pub struct Found {
+    pub table: Table,
+    pub chains: Vec<Chain>,
+    pub rules: Vec<Rule>,
+    pub sets: Vec<Set>,
+    /// The elements of each set.
+    pub elements: BTreeMap<String, Vec<Element>>,
+}
+
+impl Found {
+    /// What it is, and in what it differs from the expected.
+    #[must_use]
+    pub fn against(&self, expected: &Ruleset) -> FirewallState {
+        let mut lines = self.table_differences(&expected.skeleton);
+        lines.extend(self.chain_differences(&expected.skeleton));
+        lines.extend(self.rule_differences(&expected.skeleton));
+        lines.extend(self.set_differences(&expected.skeleton));
+        let (entries, strays) = self.entries();
+        let skeleton =
+            if lines.is_empty() { SkeletonState::Intact } else { SkeletonState::Altered(lines) };
+        FirewallState { skeleton, entries, strays }
+    }
+
+    fn table_differences(&self, skeleton: &Skeleton) -> Vec<String> {
+        let expected = skeleton::table(skeleton);
+        let mut lines = Vec::new();
+        if self.table.userdata != expected.userdata {
+            lines.push(format!("table {}: made for other settings", expected.name));
+        }
+        if self.table.flags != expected.flags {
+            lines.push(format!("table {}: flags {:#x}", expected.name, self.table.flags));
+        }
+        // Chains and sets are named one by one; what is left are stateful objects and flow tables.
+        let known = u32::try_from(self.chains.len() + self.sets.len()).unwrap_or(u32::MAX);
+        if self.table.references > known {
+            lines.push(format!("table {}: foreign objects", expected.name));
+        }
+        lines
+    }
+
+    fn chain_differences(&self, skeleton: &Skeleton) -> Vec<String> {
+        let expected = skeleton::chains(skeleton);
+        let mut lines = Vec::new();
+        for wanted in &expected {
+            let found = self.chains.iter().find(|chain| chain.name == wanted.name);
+            match found {
+                None => lines.push(format!("chain {}: missing", wanted.name)),
+                Some(found) if found.base != wanted.base => {
+                    lines.push(format!("chain {}: another type, hook or policy", wanted.name));
+                }
+                Some(_) => {}
+            }
+        }
+        let foreign = |chain: &&Chain| !expected.iter().any(|wanted| wanted.name == chain.name);
+        let foreign = self.chains.iter().filter(foreign);
+        lines.extend(foreign.map(|chain| format!("chain {}: foreign", chain.name)));
+        lines
+    }
+
+    fn rule_differences(&self, skeleton: &Skeleton) -> Vec<String> {
+        let mut expected: BTreeMap<String, Vec<Rule>> = BTreeMap::new();
+        for rule in skeleton::rules(skeleton) {
+            expected.entry(rule.chain.clone()).or_default().push(rule);
+        }
+        let chains = expected.iter().flat_map(|(chain, wanted)| {
+            let found: Vec<_> = self.rules.iter().filter(|rule| rule.chain == *chain).collect();
+            differences(chain, wanted, &found)
+        });
+        chains.collect()
+    }
+
+    fn set_differences(&self, skeleton: &Skeleton) -> Vec<String> {
+        let expected = skeleton::sets();
+        let mut lines = Vec::new();
+        for wanted in &expected {
+            match self.sets.iter().find(|set| set.name == wanted.name) {
+                None => lines.push(format!("set {}: missing", wanted.name)),
+                Some(found) if found != wanted => {
+                    lines.push(format!("set {}: another type", wanted.name));
+                }
+                Some(_) => {}
+            }
+        }
+        let foreign = |set: &&Set| !expected.iter().any(|wanted| wanted.name == set.name);
+        let foreign = self.sets.iter().filter(foreign);
+        lines.extend(foreign.map(|set| format!("set {}: foreign", set.name)));
+        let uplinks: BTreeSet<_> = skeleton.uplinks.iter().map(element::uplink).collect();
+        let found = self.elements.get(UPLINKS).into_iter().flatten().cloned().collect();
+        if uplinks != found {
+            lines.push(format!("set {UPLINKS}: other interfaces"));
+        }
+        lines
+    }
+
+    fn entries(&self) -> (BTreeSet<Entry>, Vec<String>) {
+        let mut entries = BTreeSet::new();
+        let mut strays = Vec::new();
+        for (set, elements) in self.elements.iter().filter(|(set, _)| *set != UPLINKS) {
+            for element in elements {
+                match element::to_entry(set, element) {
+                    Some(entry) => drop(entries.insert(entry)),
+                    None => strays.push(stray(set, element)),
+                }
+            }
+        }
+        (entries, strays)
+    }
+}
+
+fn differences(chain: &str, wanted: &[Rule], found: &[&Rule]) -> Vec<String> {
+    let mut left: Vec<_> = found.to_vec();
+    let mut lines = Vec::new();
+    for rule in wanted {
+        match left.iter().position(|other| other.means(rule)) {
+            Some(index) => drop(left.remove(index)),
+            None => lines.push(format!("{rule}: missing or altered")),
+        }
+    }
+    lines.extend(left.iter().map(|rule| format!("{rule}: foreign or altered")));
+    let in_order = wanted.iter().zip(found).all(|(wanted, found)| wanted.means(found));
+    if lines.is_empty() && !in_order {
+        lines.push(format!("chain {chain}: another order"));
+    }
+    lines
+}
+
+fn stray(set: &str, Element { key, data }: &Element) -> String {
+    match data {
+        Some(data) => format!("{set}: element {key:02x?} : {data:02x?}"),
+        None => format!("{set}: element {key:02x?}"),
+    }
+}

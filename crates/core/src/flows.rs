@@ -1,0 +1,39 @@
+//! Entries of the connection tracking table, by what they have in common.
+
+use std::net::Ipv4Addr;
+
+use crate::model::Protocol;
+
+/// Entries of the connection tracking table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Flows {
+    /// Everything that was sent by this guest, or translated to it.
+    Guest {
+        /// The guest's address.
+        guest: Ipv4Addr,
+    },
+    /// What an exposure translated: from this port of the host to this port of this guest. What another port
+    /// of the host leads there is not meant.
+    Exposed {
+        /// The transport protocol.
+        protocol: Protocol,
+        /// The address of the host that it was sent to; `None` is every one.
+        host_address: Option<Ipv4Addr>,
+        /// The host's port.
+        host_port: u16,
+        /// The guest's address.
+        guest: Ipv4Addr,
+        /// The guest's port.
+        guest_port: u16,
+    },
+    /// What was sent to this port and not translated at all: a client that was there before the exposure.
+    /// Flows that somebody else translates or masquerades stay.
+    Untranslated {
+        /// The transport protocol.
+        protocol: Protocol,
+        /// The destination address; `None` is every one.
+        address: Option<Ipv4Addr>,
+        /// The destination port.
+        port: u16,
+    },
+}

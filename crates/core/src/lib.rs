@@ -1,0 +1,14 @@
+//! The pure part of Riklet SDN: it decides, and does nothing.
+//!
+//! ```text
+//! text ── definition::parse ──► Workload ─► workload::fragment ─► Fragment ─► plan::plan ─► Plan
+//! ```
+
+pub mod definition;
+pub mod firewall;
+pub mod flows;
+pub mod link;
+pub mod model;
+pub mod nearest;
+pub mod plan;
+pub mod workload;

@@ -1,0 +1,210 @@
+//! Interfaces: what one of ours must be, what one is, and in what they differ.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    net::Ipv4Addr,
+};
+
+use ipnet::Ipv4Net;
+
+use crate::model::{InterfaceName, MacAddress};
+
+/// The interface group of live TAPs: 0x52494b, "RIK".
+pub const LIVE_GROUP: u32 = 0x0052_494b;
+/// The interface group of TAPs to be deleted together: 0x52494c.
+pub const CONDEMNED_GROUP: u32 = 0x0052_494c;
+
+/// What one of our interfaces must be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LinkSpec {
+    /// `rik<slot>`.
+    pub name: InterfaceName,
+    /// What marks the interface as ours and says whose it is; at most 255 bytes (`IFALIASZ`).
+    pub alias: String,
+    /// The host's MAC address.
+    pub mac: MacAddress,
+    /// The MTU in bytes.
+    pub mtu: u32,
+    /// The host's address and its prefix length.
+    pub address: Ipv4Net,
+    /// The guest, as a permanent neighbour: no ARP is needed, and none can be spoofed.
+    pub neighbour: Neighbour,
+    /// Who may open it, and how.
+    pub tap: Tap,
+}
+
+/// What a TAP has and no other interface (`IFLA_TUN_*` of `<linux/if_link.h>`).
+///
+/// Whoever has `CAP_NET_ADMIN` opens any TAP. Others open `/dev/net/tun`, where its mode lets them, and then the
+/// TAPs whose owner they are and whose group they are in: a TAP with neither is everybody's
+/// (`tun_not_capable` of `drivers/net/tun.c`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Tap {
+    /// The user, by number; `None` is any.
+    pub owner: Option<u32>,
+    /// The group, by number; `None` is any.
+    pub group: Option<u32>,
+    /// Whether it can have more than one queue. Then it is opened with `IFF_MULTI_QUEUE`, and else without.
+    pub multi_queue: bool,
+}
+
+impl Tap {
+    /// The administrator's number.
+    pub const ROOT: u32 = 0;
+}
+
+/// An entry of the neighbour table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Neighbour {
+    /// The IPv4 address.
+    pub address: Ipv4Addr,
+    /// The MAC address it is at.
+    pub mac: MacAddress,
+}
+
+/// What an interface is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
+pub struct LinkState {
+    /// The name.
+    pub name: InterfaceName,
+    /// Its alias; `None` where it has none.
+    pub alias: Option<String>,
+    /// The MAC address; `None` where it has none of six octets.
+    pub mac: Option<MacAddress>,
+    /// The MTU in bytes.
+    pub mtu: u32,
+    /// Whether it is administratively up (`IFF_UP`).
+    pub up: bool,
+    /// Whether something is attached and what is sent reaches it (`IFF_LOWER_UP` and `IFF_RUNNING`; for a TAP:
+    /// a process has it open).
+    pub carrier: bool,
+    /// The interface group.
+    pub group: u32,
+    /// Its IPv4 addresses.
+    pub addresses: BTreeSet<Ipv4Net>,
+    /// Its permanent IPv4 neighbours.
+    pub neighbours: BTreeMap<Ipv4Addr, MacAddress>,
+    /// `net.ipv4.conf.<name>.route_localnet`.
+    pub route_localnet: bool,
+    /// Whether it takes part in IPv6 (`net.ipv6.conf.<name>.disable_ipv6` is 0).
+    pub ipv6: bool,
+    /// What it is as a TAP; `None` where it is none.
+    pub tap: Option<Tap>,
+}
+
+/// One thing in which an interface is not as it must be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LinkDifference {
+    text: String,
+    remedy: Remedy,
+}
+
+/// What mends a [`LinkDifference`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Remedy {
+    /// `set_aliases` of the kernel, whoever has it open: many in one call.
+    SetAlias,
+    /// `configure_link` of the kernel, whoever has it open.
+    Configure,
+    /// `set_owner` of the kernel, while nobody has it open.
+    SetOwner,
+    /// Nothing but another interface: the kernel sets `IFF_MULTI_QUEUE` at creation only, and takes no user and
+    /// no group away (`TUNSETOWNER` and `TUNSETGROUP` refuse -1 with EINVAL).
+    Replace,
+}
+
+impl LinkDifference {
+    /// What mends it.
+    #[must_use]
+    pub const fn remedy(&self) -> Remedy {
+        self.remedy
+    }
+}
+
+impl fmt::Display for LinkDifference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.text.fmt(f)
+    }
+}
+
+impl LinkSpec {
+    /// Returns the state of an interface that is as specified and that nobody has open.
+    #[must_use]
+    pub fn state(&self) -> LinkState {
+        LinkState {
+            name: self.name.clone(),
+            alias: Some(self.alias.clone()),
+            mac: Some(self.mac),
+            mtu: self.mtu,
+            up: true,
+            carrier: false,
+            group: LIVE_GROUP,
+            addresses: BTreeSet::from([self.address]),
+            neighbours: BTreeMap::from([(self.neighbour.address, self.neighbour.mac)]),
+            route_localnet: true,
+            ipv6: false,
+            tap: Some(self.tap),
+        }
+    }
+
+    /// In what the interface differs, besides addresses that it has and should not have
+    /// ([`Self::stray_addresses`]).
+    #[must_use]
+    pub fn differences(&self, state: &LinkState) -> Vec<LinkDifference> {
+        let mut found = self.tap_differences(state.tap.as_ref());
+        if state.alias.as_deref() != Some(&self.alias) {
+            let text = format!("alias {:?}", self.alias);
+            found.push(LinkDifference { text, remedy: Remedy::SetAlias });
+        }
+        let mut note = |differs: bool, text: String| {
+            if differs {
+                found.push(LinkDifference { text, remedy: Remedy::Configure });
+            }
+        };
+        note(state.mac != Some(self.mac), format!("MAC address {}", self.mac));
+        note(state.mtu != self.mtu, format!("MTU {} instead of {}", self.mtu, state.mtu));
+        note(state.group != LIVE_GROUP, format!("group {LIVE_GROUP:#x}"));
+        note(!state.route_localnet, "route_localnet 1".to_owned());
+        note(state.ipv6, "no IPv6".to_owned());
+        note(!state.up, "up".to_owned());
+        note(!state.addresses.contains(&self.address), format!("address {}", self.address));
+        let known = state.neighbours.get(&self.neighbour.address);
+        note(
+            known != Some(&self.neighbour.mac),
+            format!("neighbour {} at {}", self.neighbour.address, self.neighbour.mac),
+        );
+        found
+    }
+
+    fn tap_differences(&self, state: Option<&Tap>) -> Vec<LinkDifference> {
+        let Some(state) = state else {
+            return vec![LinkDifference { text: "a TAP".to_owned(), remedy: Remedy::Replace }];
+        };
+        let account = |what: &str, wanted: Option<u32>, found: Option<u32>| {
+            let (text, remedy) = match wanted {
+                _ if wanted == found => return None,
+                Some(id) => (format!("{what} {id}"), Remedy::SetOwner),
+                None => (format!("no {what}"), Remedy::Replace),
+            };
+            Some(LinkDifference { text, remedy })
+        };
+        let queues = (self.tap.multi_queue != state.multi_queue).then(|| {
+            let text = if self.tap.multi_queue { "several queues" } else { "one queue" };
+            LinkDifference { text: text.to_owned(), remedy: Remedy::Replace }
+        });
+        let owner = account("owner", self.tap.owner, state.owner);
+        let group = account("owning group", self.tap.group, state.group);
+        owner.into_iter().chain(group).chain(queues).collect()
+    }
+
+    /// Addresses that the interface has and should not have.
+    pub fn stray_addresses<'a>(
+        &self,
+        state: &'a LinkState,
+    ) -> impl Iterator<Item = Ipv4Net> + use<'a, '_> {
+        let wanted = self.address;
+        state.addresses.iter().copied().filter(move |&address| address != wanted)
+    }
+}

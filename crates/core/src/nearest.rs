@@ -1,0 +1,28 @@
+//! The word that was probably meant.
+
+/// The candidate nearest to `word`; `None` where none is near enough to have been meant.
+pub fn nearest<S: AsRef<str>>(word: &str, candidates: impl IntoIterator<Item = S>) -> Option<S> {
+    // A third of the letters may differ, in upper or lower case.
+    let limit = word.chars().count().max(3) / 3;
+    let lower = word.to_lowercase();
+    let distance =
+        |candidate: &S| strsim::damerau_levenshtein(&lower, &candidate.as_ref().to_lowercase());
+    let distances = candidates.into_iter().map(|candidate| (distance(&candidate), candidate));
+    let near = distances.filter(|&(distance, _)| distance <= limit);
+    near.min_by_key(|&(distance, _)| distance).map(|(_, candidate)| candidate)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::nearest;
+
+    #[test]
+    fn only_what_is_near_was_meant() {
+        let known = ["port", "targetPort", "type", "protocol", "hostAddress"];
+        assert_eq!(nearest("prot", known), Some("port"));
+        assert_eq!(nearest("targetport", known), Some("targetPort"));
+        assert_eq!(nearest("hostAdress", known), Some("hostAddress"));
+        assert_eq!(nearest("replicas", known), None);
+        assert_eq!(nearest("", known), None);
+    }
+}

@@ -1,0 +1,521 @@
+//! What must be done: desired state against observed state. Pure.
+//!
+//! A plan leaves nothing to decide to whoever carries it out, and prints itself.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    net::Ipv4Addr,
+};
+
+use ipnet::Ipv4Net;
+
+use crate::{
+    firewall::{
+        Backend, Change, Entry, FirewallState, Gate, GateState, Ruleset, Skeleton, SkeletonState,
+    },
+    flows::Flows,
+    link::{LinkDifference, LinkSpec, LinkState, Remedy, Tap},
+    model::{InterfaceName, Pool, Protocol, Slot},
+    workload::{Fragment, alias},
+};
+
+/// The sysctl that lets the host forward IPv4 packets.
+pub const IP_FORWARD: &str = "net.ipv4.ip_forward";
+
+/// What the records ask for.
+#[derive(Debug, Clone)]
+pub struct Desired {
+    /// Who enforces the ruleset.
+    pub backend: Backend,
+    /// What the slots' addresses are cut from.
+    pub pool: Pool,
+    /// What each instance needs.
+    pub fragments: BTreeMap<Slot, Fragment>,
+    /// Slots that are left as they are, whatever is found there: an earlier attempt failed.
+    pub untouched: BTreeSet<Slot>,
+    /// Slots whose last operation did not come to its end: it may have changed the firewall, and not have
+    /// come to the flows.
+    pub interrupted: BTreeSet<Slot>,
+    /// Slots whose instances are gone, and whose flows may still be there.
+    pub condemned: BTreeSet<Slot>,
+    /// What becomes of interfaces that no instance has any more.
+    pub reaping: Reaping,
+    /// The static part of the firewall; `None` where nothing of ours shall remain on the host.
+    pub skeleton: Option<Skeleton>,
+    /// Values that sysctls shall have.
+    pub sysctls: BTreeMap<String, String>,
+    /// Empty tables of the firewall that were there before us. Used only where nothing shall remain.
+    pub foreign_tables: BTreeSet<String>,
+}
+
+/// When interfaces that no instance has are deleted, and their flows forgotten. Deleting takes the kernel some 20 ms,
+/// of one or of a hundred.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Reaping {
+    /// At once.
+    #[default]
+    Now,
+    /// By somebody else, later: they are set down only. Their slots must not be used again before.
+    Later,
+}
+
+/// What the kernel has, as far as it was looked at. What was not looked at is not in here, and no step
+/// concerns it.
+#[derive(Debug, Clone)]
+pub struct Observed {
+    /// Interfaces named `rik<digits>`.
+    pub links: BTreeMap<Slot, LinkState>,
+    /// The firewall, held against the desired ruleset.
+    pub firewall: FirewallState,
+    /// Empty tables of the firewall, where nothing of ours shall remain.
+    pub empty_tables: BTreeSet<String>,
+    /// The gates.
+    pub gates: Vec<GateState>,
+    /// The present values of the sysctls that are desired; one that does not exist is not in here.
+    pub sysctls: BTreeMap<String, String>,
+}
+
+/// One change of the system, small enough to be done or not.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    /// Create an instance's TAP, configured and up.
+    CreateLink(LinkSpec),
+    /// Give an existing TAP, which is as it must be otherwise, its alias.
+    SetAlias(InterfaceName, String),
+    /// Make an existing TAP what it must be.
+    ConfigureLink(LinkSpec, Vec<LinkDifference>),
+    /// Give an existing TAP to its user and its group.
+    SetOwner(InterfaceName, Tap, Vec<LinkDifference>),
+    /// Delete a TAP that only another can be what it must be. Its creation follows.
+    DeleteLink(InterfaceName, Vec<LinkDifference>),
+    /// Remove an address that the TAP should not have.
+    RemoveAddress(InterfaceName, Ipv4Net),
+    /// Change the firewall in one transaction.
+    Firewall(Backend, Change),
+    /// Let our traffic pass a foreign chain.
+    OpenGate(Gate),
+    /// Take what is ours out of a foreign chain.
+    CloseGate(Gate),
+    /// Set a sysctl.
+    SetSysctl(String, String),
+    /// Delete connection tracking entries.
+    ForgetFlows(BTreeSet<Flows>),
+    /// Take interfaces' addresses away, set them down and mark them to be deleted.
+    CondemnLinks(BTreeMap<InterfaceName, BTreeSet<Ipv4Net>>),
+    /// Delete the condemned interfaces, all in one call.
+    DeleteCondemnedLinks,
+    /// Delete the empty tables that the firewall's program created by being called, except these.
+    RemoveEmptyTables(Backend, BTreeSet<String>),
+}
+
+/// An interface has the name that a slot needs, and is not ours.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the interface {name} exists and is not ours: its alias is {}", alias.as_deref().unwrap_or("empty"))]
+pub struct ForeignLink {
+    /// The interface.
+    pub name: InterfaceName,
+    /// Its alias.
+    pub alias: Option<String>,
+}
+
+/// Why nothing can be done for a slot.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Obstacle {
+    /// Its interface's name is taken.
+    #[error(transparent)]
+    Foreign(#[from] ForeignLink),
+    /// Its TAP must be made anew, which would cut a running guest off. The slot is left as it is.
+    #[error("a VMM has the TAP {name} open, which cannot be changed to {}", list(differences))]
+    InUse {
+        /// The TAP.
+        name: InterfaceName,
+        /// What it must have and has not.
+        differences: Vec<LinkDifference>,
+    },
+}
+
+impl Step {
+    /// The one instance that the step is for; `None` where it is for all of them.
+    #[must_use]
+    pub fn slot(&self) -> Option<Slot> {
+        match self {
+            Self::CreateLink(spec) | Self::ConfigureLink(spec, _) => {
+                Slot::of_interface(spec.name.as_str())
+            }
+            Self::SetAlias(name, _)
+            | Self::SetOwner(name, ..)
+            | Self::DeleteLink(name, _)
+            | Self::RemoveAddress(name, _) => Slot::of_interface(name.as_str()),
+            _ => None,
+        }
+    }
+}
+
+/// What must be done, in this order.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Plan {
+    /// The steps; none where the kernel has what is desired.
+    pub steps: Vec<Step>,
+    /// Slots that nothing can be done for, and why.
+    pub blocked: BTreeMap<Slot, Obstacle>,
+}
+
+impl Plan {
+    /// Whether nothing is to be done and nothing stands in the way.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.steps.is_empty() && self.blocked.is_empty()
+    }
+}
+
+/// What leads from `observed` to `desired`.
+///
+/// Where the skeleton does not stand as it should, the whole ruleset is replaced: then `desired` must have
+/// all instances, not some.
+#[must_use]
+pub fn plan(desired: &Desired, observed: &Observed) -> Plan {
+    let blocked = blocked(desired, observed);
+    let in_use = blocked.iter().filter(|(_, why)| matches!(why, Obstacle::InUse { .. }));
+    let untouched: BTreeSet<Slot> =
+        desired.untouched.iter().chain(in_use.map(|(slot, _)| slot)).copied().collect();
+    let fragments: BTreeMap<Slot, &Fragment> = desired
+        .fragments
+        .iter()
+        .filter(|(slot, _)| !blocked.contains_key(slot) && !untouched.contains(slot))
+        .map(|(&slot, fragment)| (slot, fragment))
+        .collect();
+    let leaving = leaving_links(&untouched, &fragments, observed);
+    let links = fragments.iter().flat_map(|(slot, fragment)| link_steps(*slot, fragment, observed));
+    let condemned = |slot: &Slot| {
+        let addresses = observed.links.get(slot).map(|link| link.addresses.clone());
+        (slot.interface(), addresses.unwrap_or_default())
+    };
+    let condemn =
+        (!leaving.is_empty()).then(|| Step::CondemnLinks(leaving.iter().map(condemned).collect()));
+    let delete = (!leaving.is_empty() && desired.reaping == Reaping::Now)
+        .then_some(Step::DeleteCondemnedLinks);
+    let mut entries: BTreeSet<Entry> =
+        fragments.values().flat_map(|fragment| &fragment.entries).copied().collect();
+    entries.extend(entries_left_alone(desired.pool, &untouched, observed));
+    let begun = fragments.iter().filter(|(slot, _)| desired.interrupted.contains(slot));
+    let interrupted: Vec<(Slot, &Fragment)> = begun.map(|(&slot, &f)| (slot, f)).collect();
+    let (firewall, flows) = firewall_steps(desired, entries, &interrupted, &leaving, observed);
+    let gates = gate_steps(desired, observed);
+    let sysctls = sysctl_steps(desired, observed);
+
+    let mut steps = Vec::new();
+    if desired.skeleton.is_some() {
+        // The firewall stands before forwarding is enabled; TAPs before ports lead to them.
+        steps.extend(links);
+        steps.extend(firewall);
+        steps.extend(gates);
+        steps.extend(sysctls);
+        // A guest that still sends would begin a flow anew while its flows are forgotten.
+        steps.extend(condemn);
+        steps.extend(flows);
+        steps.extend(delete);
+    } else {
+        // Forwarding ends, and the TAPs are down, before the firewall that confined both goes.
+        steps.extend(condemn);
+        steps.extend(sysctls);
+        steps.extend(gates);
+        steps.extend(firewall);
+        steps.extend(flows);
+        steps.extend(delete);
+    }
+    Plan { steps, blocked }
+}
+
+/// What the firewall has for the slots that are left as they are.
+fn entries_left_alone<'a>(
+    pool: Pool,
+    untouched: &BTreeSet<Slot>,
+    observed: &'a Observed,
+) -> impl Iterator<Item = &'a Entry> + use<'a> {
+    let addresses = untouched.iter().filter_map(|&slot| pool.addresses(slot));
+    let guests: BTreeSet<Ipv4Addr> = addresses.map(|addresses| addresses.guest).collect();
+    observed.firewall.entries.iter().filter(move |entry| guests.contains(&entry.guest()))
+}
+
+fn blocked(desired: &Desired, observed: &Observed) -> BTreeMap<Slot, Obstacle> {
+    let wanted = desired.fragments.iter().filter(|(slot, _)| !desired.untouched.contains(slot));
+    let obstacle = |(slot, fragment): (&Slot, &Fragment)| {
+        let link = observed.links.get(slot)?;
+        Some((*slot, obstacle(&fragment.link, link)?))
+    };
+    wanted.filter_map(obstacle).collect()
+}
+
+fn obstacle(spec: &LinkSpec, link: &LinkState) -> Option<Obstacle> {
+    let name = link.name.clone();
+    if !alias::is_ours(link.alias.as_deref()) {
+        return Some(ForeignLink { name, alias: link.alias.clone() }.into());
+    }
+    let differences = mended_by(spec.differences(link), Remedy::Replace);
+    (link.carrier && !differences.is_empty()).then_some(Obstacle::InUse { name, differences })
+}
+
+fn mended_by(differences: Vec<LinkDifference>, remedy: Remedy) -> Vec<LinkDifference> {
+    differences.into_iter().filter(|difference| difference.remedy() == remedy).collect()
+}
+
+/// The slots whose interfaces are ours and belong to no instance.
+fn leaving_links(
+    untouched: &BTreeSet<Slot>,
+    fragments: &BTreeMap<Slot, &Fragment>,
+    observed: &Observed,
+) -> BTreeSet<Slot> {
+    let ours = observed.links.iter().filter(|(_, link)| alias::is_ours(link.alias.as_deref()));
+    ours.map(|(&slot, _)| slot)
+        .filter(|slot| !fragments.contains_key(slot) && !untouched.contains(slot))
+        .collect()
+}
+
+fn link_steps(slot: Slot, fragment: &Fragment, observed: &Observed) -> Vec<Step> {
+    let spec = &fragment.link;
+    let Some(state) = observed.links.get(&slot) else {
+        return vec![Step::CreateLink(spec.clone())];
+    };
+    let name = || spec.name.clone();
+    let by = |remedy| {
+        let differences = mended_by(spec.differences(state), remedy);
+        (!differences.is_empty()).then_some(differences)
+    };
+    if let Some(differences) = by(Remedy::Replace) {
+        return vec![Step::DeleteLink(name(), differences), Step::CreateLink(spec.clone())];
+    }
+    // The owner comes first: where a VMM has the TAP open it is refused, and the rest stays as it is, too.
+    let owner = by(Remedy::SetOwner).map(|d| Step::SetOwner(name(), spec.tap, d));
+    let strays = spec.stray_addresses(state).map(|address| Step::RemoveAddress(name(), address));
+    let alias = by(Remedy::SetAlias);
+    let rest = match by(Remedy::Configure) {
+        Some(rest) => {
+            let differences = alias.into_iter().flatten().chain(rest).collect();
+            Some(Step::ConfigureLink(spec.clone(), differences))
+        }
+        None => alias.map(|_| Step::SetAlias(name(), spec.alias.clone())),
+    };
+    owner.into_iter().chain(strays).chain(rest).collect()
+}
+
+/// The step that changes the firewall, and the one that makes flows follow it.
+fn firewall_steps(
+    desired: &Desired,
+    entries: BTreeSet<Entry>,
+    interrupted: &[(Slot, &Fragment)],
+    leaving: &BTreeSet<Slot>,
+    observed: &Observed,
+) -> (Vec<Step>, Option<Step>) {
+    let there = &observed.firewall.entries;
+    let add: BTreeSet<Entry> = entries.difference(there).copied().collect();
+    let remove: BTreeSet<Entry> = there.difference(&entries).copied().collect();
+    let begun = interrupted.iter().flat_map(|(_, fragment)| &fragment.entries);
+    let opened: BTreeSet<Entry> = add.iter().chain(begun).copied().collect();
+    let interrupted = interrupted.iter().map(|(slot, _)| *slot);
+    let restarted: BTreeSet<Slot> = interrupted.chain(desired.condemned.iter().copied()).collect();
+    let flows = flows(desired, &opened, &remove, &restarted, leaving);
+    let flows = (!flows.is_empty()).then_some(Step::ForgetFlows(flows));
+    let Some(skeleton) = &desired.skeleton else {
+        return (firewall_removal(desired, observed), flows);
+    };
+    let intact =
+        observed.firewall.skeleton == SkeletonState::Intact && observed.firewall.strays.is_empty();
+    let change = if !intact {
+        Some(Change::Reset(Ruleset { skeleton: skeleton.clone(), entries }))
+    } else if add.is_empty() && remove.is_empty() {
+        None
+    } else {
+        Some(Change::Delta { remove, add })
+    };
+    let change = change.map(|change| Step::Firewall(desired.backend, change));
+    (change.into_iter().collect(), flows)
+}
+
+/// The steps that leave nothing of ours in the firewall. Where the first of them was the last of a process
+/// that was killed, the second is still to be done.
+fn firewall_removal(desired: &Desired, observed: &Observed) -> Vec<Step> {
+    let backend = desired.backend;
+    let ours_stands = observed.firewall.skeleton != SkeletonState::Absent;
+    let ours_is_left = !observed.empty_tables.is_subset(&desired.foreign_tables);
+    let remove = ours_stands.then_some(Step::Firewall(backend, Change::Remove));
+    let tables = (ours_stands || ours_is_left)
+        .then(|| Step::RemoveEmptyTables(backend, desired.foreign_tables.clone()));
+    remove.into_iter().chain(tables).collect()
+}
+
+/// Established flows keep the translation that they began with; those concerned must begin anew.
+///
+/// `restarted`: slots of which nobody knows what was changed for them. `leaving`: slots whose flows go with them.
+fn flows(
+    desired: &Desired,
+    add: &BTreeSet<Entry>,
+    remove: &BTreeSet<Entry>,
+    restarted: &BTreeSet<Slot>,
+    leaving: &BTreeSet<Slot>,
+) -> BTreeSet<Flows> {
+    let guest = |slot: &Slot| Some(desired.pool.addresses(*slot)?.guest);
+    let gone: BTreeSet<Ipv4Addr> = restarted.iter().chain(leaving).filter_map(guest).collect();
+    let now = match desired.reaping {
+        Reaping::Now => gone.clone(),
+        Reaping::Later => restarted.iter().filter_map(guest).collect(),
+    };
+    let guests = now.iter().map(|&guest| Flows::Guest { guest });
+    let withdrawn = remove.iter().filter_map(|entry| match *entry {
+        Entry::Exposure { protocol, host_address, host_port, guest, guest_port }
+            if !gone.contains(&guest) =>
+        {
+            Some(Flows::Exposed { protocol, host_address, host_port, guest, guest_port })
+        }
+        _ => None,
+    });
+    // A client that keeps its port would go on to speak to what was there before, or be refused for as long
+    // as it tries. Not so with TCP: a refusal (RST) ends the flow, and a connection that stands may stay.
+    let opened = add.iter().filter_map(|entry| match *entry {
+        Entry::Exposure { protocol, host_address, host_port, .. } if protocol != Protocol::Tcp => {
+            Some(Flows::Untranslated { protocol, address: host_address, port: host_port })
+        }
+        _ => None,
+    });
+    guests.chain(withdrawn).chain(opened).collect()
+}
+
+fn gate_steps(desired: &Desired, observed: &Observed) -> Vec<Step> {
+    let step = |state: &GateState| match desired.skeleton {
+        Some(_) if !state.open => Some(Step::OpenGate(state.gate.clone())),
+        None if state.touched => Some(Step::CloseGate(state.gate.clone())),
+        _ => None,
+    };
+    observed.gates.iter().filter_map(step).collect()
+}
+
+/// `ip_forward` comes first, since setting it changes others.
+fn sysctl_steps(desired: &Desired, observed: &Observed) -> Vec<Step> {
+    let forward_differs = desired.sysctls.get(IP_FORWARD) != observed.sysctls.get(IP_FORWARD);
+    let mut wanted: Vec<_> = desired
+        .sysctls
+        .iter()
+        .filter(|(name, value)| match observed.sysctls.get(*name) {
+            Some(present) => present != *value || forward_differs,
+            None => false,
+        })
+        .collect();
+    wanted.sort_by_key(|(name, _)| *name != IP_FORWARD);
+    wanted.into_iter().map(|(name, value)| Step::SetSysctl(name.clone(), value.clone())).collect()
+}
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for step in &self.steps {
+            writeln!(f, "{step}")?;
+        }
+        for conflict in self.blocked.values() {
+            writeln!(f, "! {conflict}")?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Step {
+    /// One or more lines, each beginning with `+` (comes), `~` (changes) or `-` (goes); no final newline.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::CreateLink(spec) => {
+                let LinkSpec { name, address, mtu, mac, neighbour, tap, .. } = spec;
+                write!(f, "+ TAP {name}: address {address}, MAC {mac}, MTU {mtu}, ")?;
+                write!(f, "neighbour {} at {}", neighbour.address, neighbour.mac)?;
+                // That of the administrator goes without saying.
+                let owner = tap.owner.filter(|&id| id != Tap::ROOT);
+                owner.iter().try_for_each(|id| write!(f, ", owner {id}"))?;
+                tap.group.iter().try_for_each(|id| write!(f, ", owning group {id}"))?;
+                if tap.multi_queue { f.write_str(", several queues") } else { Ok(()) }
+            }
+            Self::SetAlias(name, alias) => write!(f, "~ TAP {name}: alias {alias:?}"),
+            Self::SetOwner(name, _, differences) => {
+                write!(f, "~ TAP {name}: {}", list(differences))
+            }
+            Self::DeleteLink(name, differences) => {
+                write!(f, "- TAP {name}: cannot be changed to {}", list(differences))
+            }
+            Self::ConfigureLink(spec, differences) => {
+                write!(f, "~ TAP {}: {}", spec.name, list(differences))
+            }
+            Self::RemoveAddress(name, address) => write!(f, "- address {address} of {name}"),
+            Self::Firewall(_, change) => change.fmt(f),
+            Self::OpenGate(gate) => write!(f, "+ passage through the foreign chain {gate}"),
+            Self::CloseGate(gate) => write!(f, "- passage through the foreign chain {gate}"),
+            Self::SetSysctl(name, value) => write!(f, "~ sysctl {name} = {value}"),
+            Self::ForgetFlows(flows) => {
+                let lines: Vec<_> = flows.iter().map(|f| format!("- flows: {f}")).collect();
+                join(f, &lines, "\n")
+            }
+            Self::CondemnLinks(names) => {
+                let lines: Vec<_> =
+                    names.keys().map(|name| format!("- TAP {name}: down")).collect();
+                join(f, &lines, "\n")
+            }
+            Self::DeleteCondemnedLinks => f.write_str("- condemned TAPs: deleted"),
+            Self::RemoveEmptyTables(..) => f.write_str("- firewall: tables left empty"),
+        }
+    }
+}
+
+impl fmt::Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Reset(ruleset) => {
+                let Skeleton { pool, uplinks, guard } = &ruleset.skeleton;
+                let uplinks: Vec<_> = uplinks.iter().map(ToString::to_string).collect();
+                let uplinks = if uplinks.is_empty() { "none".into() } else { uplinks.join(", ") };
+                write!(f, "~ firewall: all of it, guests {pool}, uplinks {uplinks}")?;
+                if *guard {
+                    write!(f, ", nothing else is forwarded")?;
+                }
+                ruleset.entries.iter().try_for_each(|entry| write!(f, "\n+ firewall: {entry}"))
+            }
+            Self::Delta { remove, add } => {
+                let removed = remove.iter().map(|entry| format!("- firewall: {entry}"));
+                let added = add.iter().map(|entry| format!("+ firewall: {entry}"));
+                join(f, &removed.chain(added).collect::<Vec<_>>(), "\n")
+            }
+            Self::Remove => f.write_str("- firewall: all of it"),
+        }
+    }
+}
+
+impl fmt::Display for Flows {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Guest { guest } => write!(f, "of guest {guest}"),
+            Self::Exposed { protocol, host_address, host_port, guest, guest_port } => {
+                let (host_address, host_port) = (*host_address, *host_port);
+                let (guest, guest_port) = (*guest, *guest_port);
+                Entry::Exposure { protocol: *protocol, host_address, host_port, guest, guest_port }
+                    .fmt(f)
+            }
+            Self::Untranslated { protocol, address: Some(address), port } => {
+                write!(f, "{protocol} to {address}:{port}, untranslated")
+            }
+            Self::Untranslated { protocol, address: None, port } => {
+                write!(f, "{protocol} to port {port}, untranslated")
+            }
+        }
+    }
+}
+
+fn list(differences: &[LinkDifference]) -> String {
+    differences.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
+fn join<T: fmt::Display>(f: &mut fmt::Formatter<'_>, items: &[T], with: &str) -> fmt::Result {
+    for (index, item) in items.iter().enumerate() {
+        if index > 0 {
+            f.write_str(with)?;
+        }
+        item.fmt(f)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,237 @@
+use super::*;
+use crate::{
+    model::{Account, Execution, Exposure, Function, Queues, Workload},
+    workload::{self, Node},
+};
+
+fn pool() -> Pool {
+    "10.231.0.0/16".parse().unwrap()
+}
+
+fn fragment(slot: u16, name: &str, exposures: &[(Protocol, &str, &str)]) -> (Slot, Fragment) {
+    let exposure = |&(protocol, host, guest): &(Protocol, &str, &str)| {
+        Exposure::new(protocol, None, host.parse().unwrap(), guest.parse().unwrap()).unwrap()
+    };
+    let function = Function {
+        name: name.parse().unwrap(),
+        execution: Execution::default(),
+        exposures: exposures.iter().map(exposure).collect(),
+    };
+    let node = Node { pool: pool(), mtu: 1500 };
+    let slot = Slot::new(slot);
+    (slot, workload::fragment(&Workload::Function(function), slot, &node).unwrap())
+}
+
+fn desired(fragments: impl IntoIterator<Item = (Slot, Fragment)>) -> Desired {
+    Desired {
+        condemned: BTreeSet::new(),
+        reaping: Reaping::Now,
+        backend: Backend::Nftables,
+        pool: pool(),
+        fragments: fragments.into_iter().collect(),
+        untouched: BTreeSet::new(),
+        interrupted: BTreeSet::new(),
+        skeleton: Some(Skeleton { pool: pool(), uplinks: BTreeSet::new(), guard: true }),
+        sysctls: BTreeMap::from([(IP_FORWARD.to_owned(), "1".to_owned())]),
+        foreign_tables: BTreeSet::new(),
+    }
+}
+
+fn nothing() -> Observed {
+    Observed {
+        links: BTreeMap::new(),
+        firewall: FirewallState {
+            skeleton: SkeletonState::Absent,
+            entries: BTreeSet::new(),
+            strays: vec![],
+        },
+        empty_tables: BTreeSet::new(),
+        gates: vec![],
+        sysctls: BTreeMap::from([(IP_FORWARD.to_owned(), "0".to_owned())]),
+    }
+}
+
+/// What the kernel has after these fragments were brought up.
+fn after(desired: &Desired) -> Observed {
+    let links = desired.fragments.iter().map(|(slot, fragment)| (*slot, fragment.link.state()));
+    let entries = desired.fragments.values().flat_map(|f| &f.entries).copied().collect();
+    Observed {
+        links: links.collect(),
+        firewall: FirewallState { skeleton: SkeletonState::Intact, entries, strays: vec![] },
+        empty_tables: BTreeSet::new(),
+        gates: vec![],
+        sysctls: desired.sysctls.clone(),
+    }
+}
+
+#[test]
+fn from_nothing_the_firewall_stands_before_the_host_forwards() {
+    let plan =
+        plan(&desired([fragment(0, "hello", &[(Protocol::Tcp, "8080", "3000")])]), &nothing());
+    insta::assert_snapshot!(plan, @r"
+    + TAP rik0: address 10.231.0.1/30, MAC 02:52:49:4b:00:00, MTU 1500, neighbour 10.231.0.2 at 06:52:49:4b:00:00
+    ~ firewall: all of it, guests 10.231.0.0/16, uplinks none, nothing else is forwarded
+    + firewall: tcp 8080 -> 10.231.0.2:3000
+    + firewall: hairpin 10.231.0.2
+    ~ sysctl net.ipv4.ip_forward = 1
+    ");
+}
+
+#[test]
+fn what_stands_needs_nothing() {
+    let desired = desired([fragment(0, "hello", &[(Protocol::Tcp, "8080", "3000")])]);
+    assert!(plan(&desired, &after(&desired)).is_empty());
+}
+
+#[test]
+fn a_changed_definition_touches_only_what_changed() {
+    let two = [(Protocol::Tcp, "80", "80"), (Protocol::Udp, "53", "53")];
+    let before =
+        desired([fragment(0, "a", &two), fragment(1, "b", &[(Protocol::Tcp, "81", "81")])]);
+    let changed = [(Protocol::Tcp, "80", "80"), (Protocol::Udp, "54", "53")];
+    let wanted =
+        desired([fragment(0, "a", &changed), fragment(1, "b", &[(Protocol::Tcp, "81", "81")])]);
+    insta::assert_snapshot!(plan(&wanted, &after(&before)), @r#"
+    ~ TAP rik0: alias "riklet-sdn:a tcp:80:80 udp:54:53"
+    - firewall: udp 53 -> 10.231.0.2:53
+    + firewall: udp 54 -> 10.231.0.2:53
+    - flows: udp 53 -> 10.231.0.2:53
+    - flows: udp to port 54, untranslated
+    "#);
+}
+
+#[test]
+fn what_leaves_is_closed_before_its_tap_goes() {
+    let before = desired([fragment(0, "a", &[(Protocol::Tcp, "80", "80")])]);
+    insta::assert_snapshot!(plan(&desired([]), &after(&before)), @r"
+    - firewall: tcp 80 -> 10.231.0.2:80
+    - firewall: hairpin 10.231.0.2
+    - TAP rik0: down
+    - flows: of guest 10.231.0.2
+    - condemned TAPs: deleted
+    ");
+}
+
+#[test]
+fn where_nothing_shall_remain_forwarding_ends_before_the_firewall_goes() {
+    let before = desired([fragment(0, "a", &[])]);
+    let mut observed = after(&before);
+    let gate = Gate::LegacyIptables;
+    observed.gates = vec![GateState { gate, open: true, touched: true }];
+    let mut wanted = desired([]);
+    wanted.skeleton = None;
+    wanted.sysctls = BTreeMap::from([(IP_FORWARD.to_owned(), "0".to_owned())]);
+    insta::assert_snapshot!(plan(&wanted, &observed), @r"
+    - TAP rik0: down
+    ~ sysctl net.ipv4.ip_forward = 0
+    - passage through the foreign chain iptables-legacy filter FORWARD
+    - firewall: all of it
+    - firewall: tables left empty
+    - flows: of guest 10.231.0.2
+    - condemned TAPs: deleted
+    ");
+}
+
+#[test]
+fn an_interface_that_is_not_ours_blocks_its_slot_only() {
+    let wanted = desired([fragment(0, "a", &[]), fragment(1, "b", &[])]);
+    let mut observed = after(&wanted);
+    observed.links.get_mut(&Slot::new(0)).unwrap().alias = Some("somebody's".to_owned());
+    observed.links.remove(&Slot::new(1));
+    let plan = plan(&wanted, &observed);
+    assert!(matches!(&*plan.steps, [Step::CreateLink(spec)] if spec.name.as_str() == "rik1"));
+    assert_eq!(
+        plan.blocked.values().map(ToString::to_string).collect::<Vec<_>>(),
+        ["the interface rik0 exists and is not ours: its alias is somebody's"]
+    );
+}
+
+/// The function `a` in slot 0, whose VMM runs as this user and opens this many queues.
+fn run_as(user: Option<u32>, queues: i64) -> (Slot, Fragment) {
+    let execution = Execution {
+        user: user.map(Account::Id),
+        queues: Some(Queues::new(queues).unwrap()),
+        ..Execution::default()
+    };
+    let function = Function { name: "a".parse().unwrap(), execution, exposures: vec![] };
+    let node = Node { pool: pool(), mtu: 1500 };
+    let slot = Slot::new(0);
+    (slot, workload::fragment(&Workload::Function(function), slot, &node).unwrap())
+}
+
+#[test]
+fn a_tap_gets_its_owner_before_anything_else_changes() {
+    let mut observed = after(&desired([run_as(None, 1)]));
+    observed.links.get_mut(&Slot::new(0)).unwrap().mtu = 1400;
+    insta::assert_snapshot!(plan(&desired([run_as(Some(1000), 1)]), &observed), @r#"
+    ~ TAP rik0: owner 1000
+    ~ TAP rik0: MTU 1500 instead of 1400
+    "#);
+}
+
+#[test]
+fn what_no_tap_takes_makes_another() {
+    let before = desired([run_as(Some(1000), 1)]);
+    insta::assert_snapshot!(plan(&desired([run_as(None, 2)]), &after(&before)), @r#"
+    - TAP rik0: cannot be changed to several queues
+    + TAP rik0: address 10.231.0.1/30, MAC 02:52:49:4b:00:00, MTU 1500, neighbour 10.231.0.2 at 06:52:49:4b:00:00, several queues
+    "#);
+}
+
+#[test]
+fn a_guest_is_not_cut_off() {
+    let (slot, fragment) = fragment(0, "a", &[(Protocol::Tcp, "80", "80")]);
+    let mut observed = after(&desired([(slot, fragment)]));
+    observed.links.get_mut(&slot).unwrap().carrier = true;
+    let wanted = desired([run_as(None, 2), self::fragment(1, "b", &[])]);
+    insta::assert_snapshot!(plan(&wanted, &observed), @r#"
+    + TAP rik1: address 10.231.0.5/30, MAC 02:52:49:4b:00:01, MTU 1500, neighbour 10.231.0.6 at 06:52:49:4b:00:01
+    ! a VMM has the TAP rik0 open, which cannot be changed to several queues
+    "#);
+}
+
+#[test]
+fn a_slot_that_failed_is_left_as_it_is() {
+    let before = desired([fragment(0, "a", &[(Protocol::Tcp, "80", "80")])]);
+    let mut wanted = desired([fragment(0, "a", &[(Protocol::Tcp, "81", "80")])]);
+    wanted.untouched.insert(Slot::new(0));
+    let mut observed = after(&before);
+    assert!(plan(&wanted, &observed).is_empty());
+    observed.firewall.skeleton = SkeletonState::Altered(vec![]);
+    let steps = plan(&wanted, &observed).steps;
+    let Some(Step::Firewall(_, Change::Reset(ruleset))) = steps.first() else {
+        panic!("{steps:?}")
+    };
+    assert_eq!(ruleset.entries, observed.firewall.entries);
+}
+
+#[test]
+fn empty_tables_go_where_nothing_else_is_left_unless_they_were_there_before() {
+    let mut wanted = desired([]);
+    wanted.skeleton = None;
+    wanted.sysctls = BTreeMap::new();
+    wanted.foreign_tables = ["nat".to_owned()].into();
+    let mut observed = nothing();
+    observed.empty_tables = ["nat".to_owned()].into();
+    assert!(plan(&wanted, &observed).is_empty());
+    observed.empty_tables.insert("filter".to_owned());
+    let steps = plan(&wanted, &observed).steps;
+    assert_eq!(steps, [Step::RemoveEmptyTables(Backend::Nftables, wanted.foreign_tables)]);
+}
+
+#[test]
+fn an_interrupted_operation_leaves_its_guests_flows_to_be_forgotten() {
+    let ports = [(Protocol::Tcp, "80", "80"), (Protocol::Udp, "53", "53")];
+    let mut wanted = desired([fragment(0, "a", &ports), fragment(1, "b", &[])]);
+    let mut observed = after(&wanted);
+    wanted.interrupted = [Slot::new(0), Slot::new(5)].into();
+    insta::assert_snapshot!(plan(&wanted, &observed), @r"
+    - flows: of guest 10.231.0.2
+    - flows: udp to port 53, untranslated
+    ");
+    observed.links.get_mut(&Slot::new(0)).unwrap().alias = None;
+    assert!(plan(&wanted, &observed).steps.iter().all(|step| {
+        let Step::ForgetFlows(flows) = step else { return true };
+        !flows.contains(&Flows::Untranslated { protocol: Protocol::Udp, address: None, port: 53 })
+    }));
+}

@@ -1,0 +1,194 @@
+//! What the daemon did, for those who watch.
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, SystemTime},
+};
+
+use tokio::sync::broadcast;
+
+use super::{metrics::Metrics, wall_clock};
+use riklet_api::chain;
+use riklet_core::model::{InstanceName, Slot};
+use riklet_sdn::{Failure, Report, Request};
+
+/// How many events are remembered, and how far a watcher may fall behind before it misses some.
+const REMEMBERED: usize = 1000;
+
+/// What happened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum EventKind {
+    /// A function's network was brought up, or changed.
+    Up,
+    /// A function's network was taken down.
+    Down,
+    /// A function is not as it should be.
+    Failed,
+    /// Somebody else changed something that matters.
+    Noticed,
+    /// What drifted is as it should be again.
+    Repaired,
+    /// What drifts again and again is left alone for a while.
+    BackingOff,
+    /// A definition file was applied.
+    Manifest,
+    /// Something could not be done.
+    Error,
+}
+
+impl EventKind {
+    /// The word, as output has it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Up => "up",
+            Self::Down => "down",
+            Self::Failed => "failed",
+            Self::Noticed => "noticed",
+            Self::Repaired => "repaired",
+            Self::BackingOff => "backing-off",
+            Self::Manifest => "manifest",
+            Self::Error => "error",
+        }
+    }
+}
+
+/// Something that happened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Event {
+    /// When.
+    pub at: SystemTime,
+    /// What kind of thing.
+    pub kind: EventKind,
+    /// The function, where it is one's.
+    pub name: Option<InstanceName>,
+    /// What, in words: one or more lines.
+    pub text: String,
+}
+
+impl From<&Event> for riklet_api::Event {
+    fn from(event: &Event) -> Self {
+        Self {
+            at_ms: riklet_api::epoch_millis(event.at),
+            kind: event.kind.as_str().to_owned(),
+            name: event.name.as_ref().map(ToString::to_string),
+            text: event.text.clone(),
+        }
+    }
+}
+
+/// Where events are said and heard; clones are of the same.
+#[derive(Debug, Clone)]
+pub struct Events {
+    remembered: Arc<Mutex<VecDeque<Event>>>,
+    sender: broadcast::Sender<Event>,
+    metrics: Metrics,
+}
+
+impl Default for Events {
+    fn default() -> Self {
+        let (sender, _) = broadcast::channel(REMEMBERED);
+        Self { remembered: Arc::default(), sender, metrics: Metrics::default() }
+    }
+}
+
+impl Events {
+    /// The events that are remembered, oldest first, and from then on all that come.
+    #[must_use]
+    pub fn listen(&self) -> (Vec<Event>, broadcast::Receiver<Event>) {
+        let remembered = self.remembered.lock().unwrap_or_else(PoisonError::into_inner);
+        (remembered.iter().cloned().collect(), self.sender.subscribe())
+    }
+
+    /// What is counted.
+    #[must_use]
+    pub const fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    /// Says that something happened.
+    pub fn say(&self, kind: EventKind, name: Option<&InstanceName>, text: String) {
+        match kind {
+            EventKind::Repaired => self.metrics.repaired(),
+            EventKind::Failed | EventKind::Error => self.metrics.failed(),
+            _ => {}
+        }
+        match kind {
+            EventKind::Failed | EventKind::Error => tracing::warn!("{text}"),
+            EventKind::Noticed | EventKind::Repaired | EventKind::BackingOff => {
+                tracing::warn!("{}: {text}", kind.as_str());
+            }
+            EventKind::Up | EventKind::Down | EventKind::Manifest => {
+                tracing::debug!("{}: {text}", kind.as_str());
+            }
+        }
+        let event = Event { at: wall_clock(), kind, name: name.cloned(), text };
+        let mut remembered = self.remembered.lock().unwrap_or_else(PoisonError::into_inner);
+        if remembered.len() == REMEMBERED {
+            remembered.pop_front();
+        }
+        remembered.push_back(event.clone());
+        let _nobody_listens = self.sender.send(event);
+    }
+
+    /// What a request changed.
+    pub(super) fn changed(&self, request: &Request, report: &Report) {
+        if report.done.is_empty() {
+            return;
+        }
+        match request {
+            Request::Up(..) => {
+                for instance in &report.instances {
+                    let exposures = instance.exposures().iter().map(ToString::to_string);
+                    let exposures: Vec<_> = exposures.collect();
+                    let text = format!(
+                        "{}: {} {}",
+                        instance.interface(),
+                        instance.addresses.guest,
+                        exposures.join(", ")
+                    );
+                    self.say(EventKind::Up, Some(instance.name()), text.trim_end().to_owned());
+                }
+            }
+            Request::Down(riklet_sdn::Which::Named(names)) => {
+                for name in names {
+                    self.say(EventKind::Down, Some(name), "taken down".to_owned());
+                }
+            }
+            Request::Down(riklet_sdn::Which::All) => {
+                self.say(EventKind::Down, None, "all taken down".to_owned());
+            }
+        }
+        report.failures.iter().for_each(|failure| self.failed(failure));
+    }
+
+    /// What was repaired.
+    pub(super) fn repaired(&self, report: &Report) {
+        let lines: Vec<_> = report.done.iter().map(ToString::to_string).collect();
+        self.say(EventKind::Repaired, None, lines.join("\n"));
+    }
+
+    /// What is left alone, and for how long.
+    pub(super) fn backs_off(&self, slot: Option<Slot>, pause: Duration) {
+        let what =
+            slot.map_or_else(|| "the firewall".to_owned(), |slot| slot.interface().to_string());
+        let text = format!("something changes {what} again and again: left alone for {pause:?}");
+        self.say(EventKind::BackingOff, None, text);
+    }
+
+    /// An instance that is not as it should be.
+    pub(super) fn failed(&self, failure: &Failure) {
+        self.say(EventKind::Failed, Some(&failure.name), chain(failure));
+    }
+
+    /// What somebody else changed.
+    pub(super) fn noticed(&self, cause: &str) {
+        self.say(EventKind::Noticed, None, cause.to_owned());
+    }
+
+    /// What could not be done.
+    pub(super) fn error(&self, error: &dyn std::error::Error) {
+        self.say(EventKind::Error, None, chain(error));
+    }
+}

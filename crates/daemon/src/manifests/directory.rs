@@ -1,0 +1,186 @@
+//! The directory with the definition files: what is in it, and when that changes (inotify(7)).
+
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    mem::MaybeUninit,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    path::{Path, PathBuf},
+};
+
+use rustix::{
+    fs::inotify::{self, CreateFlags, ReadFlags, Reader, WatchFlags},
+    io::Errno,
+};
+
+use super::decide::Files;
+use riklet_api::chain;
+use riklet_core::definition::{self, MAX_BYTES, Source};
+
+/// What these files are called.
+const ENDINGS: [&str; 3] = ["json", "yaml", "yml"];
+
+/// The directory, watched.
+#[derive(Debug)]
+pub(super) struct Directory {
+    /// Absolute: its parents are watched as well.
+    path: PathBuf,
+    inotify: OwnedFd,
+    /// The number of the directory's watch, while it is there.
+    watched: Option<i32>,
+}
+
+impl Directory {
+    /// Watches from now on. The directory need not be there yet, nor the ones that it is in.
+    pub(super) fn watch(path: &Path) -> io::Result<Self> {
+        let inotify = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
+        let path = std::path::absolute(path)?;
+        let mut directory = Self { path, inotify, watched: None };
+        directory.attend()?;
+        Ok(directory)
+    }
+
+    /// Watches the directory, and the nearest one above that is there, for when it is made anew. Watching one again
+    /// changes nothing.
+    fn attend(&mut self) -> io::Result<()> {
+        let changes = WatchFlags::CREATE
+            | WatchFlags::CLOSE_WRITE
+            | WatchFlags::MOVE
+            | WatchFlags::DELETE
+            | WatchFlags::ATTRIB
+            | WatchFlags::DELETE_SELF
+            | WatchFlags::MOVE_SELF;
+        let names = WatchFlags::CREATE
+            | WatchFlags::MOVE
+            | WatchFlags::DELETE
+            | WatchFlags::DELETE_SELF
+            | WatchFlags::MOVE_SELF;
+        // What is made between the look and the watch is seen by the next look.
+        let mut attended = None;
+        while let Some(nearest) = self.path.ancestors().skip(1).find(|above| above.is_dir())
+            && attended != Some(nearest)
+        {
+            if self.add(nearest, names)?.is_some() {
+                attended = Some(nearest);
+            }
+        }
+        self.watched = self.add(&self.path, changes)?;
+        Ok(())
+    }
+
+    /// The number of the watch; `None` where there is no such directory.
+    fn add(&self, path: &Path, events: WatchFlags) -> io::Result<Option<i32>> {
+        match inotify::add_watch(&self.inotify, path, events | WatchFlags::ONLYDIR) {
+            Ok(number) => Ok(Some(number)),
+            Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+
+    /// Whether the directory changed, or is another now: then all is to be read again. What else is in the directories
+    /// above may change as it likes.
+    pub(super) fn hear(&mut self) -> io::Result<bool> {
+        let before = self.watched;
+        let mut changed = false;
+        let mut buffer = [MaybeUninit::uninit(); 4096];
+        let mut reader = Reader::new(&self.inotify, &mut buffer);
+        loop {
+            match reader.next() {
+                Ok(event) => {
+                    changed |= event.events().contains(ReadFlags::QUEUE_OVERFLOW)
+                        || Some(event.wd()) == before;
+                }
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => break,
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+        self.attend()?;
+        Ok(changed || self.watched != before)
+    }
+
+    /// What each file defines; none where there is no directory.
+    pub(super) fn read(&self) -> io::Result<Files> {
+        let entries = match fs::read_dir(&self.path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
+            entries => entries?,
+        };
+        let mut files = Files::new();
+        for entry in entries {
+            let path = entry?.path();
+            let Some(name) = path.file_name().and_then(|name| name.to_str()) else { continue };
+            let known = path.extension().and_then(|ending| ending.to_str());
+            if name.starts_with('.') || !known.is_some_and(|ending| ENDINGS.contains(&ending)) {
+                continue;
+            }
+            match read(&path) {
+                // It has gone since it was listed. A link that leads nowhere is there.
+                Err(error)
+                    if error.kind() == io::ErrorKind::NotFound
+                        && fs::symlink_metadata(&path).is_err() => {}
+                Err(error) => drop(files.insert(name.to_owned(), Err(chain(&error)))),
+                Ok(text) => {
+                    let parsed = definition::parse(&[Source { name: name.to_owned(), text }]);
+                    files.insert(name.to_owned(), parsed.map_err(|errors| errors.to_string()));
+                }
+            }
+        }
+        Ok(files)
+    }
+}
+
+/// The text of a file that is not too long.
+#[expect(clippy::disallowed_methods, reason = "the daemon's edge to files")]
+fn read(path: &Path) -> io::Result<String> {
+    let found = fs::metadata(path)?;
+    if !found.is_file() {
+        return Err(io::Error::other("it is no file"));
+    }
+    if usize::try_from(found.len()).is_ok_and(|length| length > MAX_BYTES) {
+        return Err(io::Error::other(format!("it has more than {MAX_BYTES} bytes")));
+    }
+    fs::read_to_string(path)
+}
+
+impl AsFd for Directory {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.inotify.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+
+    use super::*;
+
+    #[test]
+    fn only_the_directory_itself_is_heard() {
+        let above = std::env::temp_dir().join(format!("riklet-manifests-{}", std::process::id()));
+        fs::create_dir(&above).unwrap();
+        let path = above.join("functions.d");
+        let mut directory = Directory::watch(&path).unwrap();
+        let mut heard = |what: &str, change: &dyn Fn() -> io::Result<()>, wanted: bool| {
+            change().unwrap();
+            assert_eq!(directory.hear().unwrap(), wanted, "{what}");
+            assert!(!directory.hear().unwrap(), "{what}, once");
+        };
+        let file = |path: PathBuf| move || File::create(&path).map(drop);
+        heard("a neighbour", &file(above.join("other")), false);
+        heard("the directory", &|| fs::create_dir(&path), true);
+        heard(
+            "a neighbour that is renamed",
+            &|| fs::rename(above.join("other"), above.join("else")),
+            false,
+        );
+        heard("a file", &file(path.join("a.json")), true);
+        heard("its end", &|| fs::rename(path.join("a.json"), above.join("a.json")), true);
+        heard("the directory's end", &|| fs::remove_dir(&path), true);
+        heard("another in its place", &|| fs::create_dir(&path), true);
+        let moved = above.join("moved");
+        heard("its move", &|| fs::rename(&path, &moved), true);
+        heard("a file of what was moved", &file(moved.join("b.json")), false);
+        heard("its move back", &|| fs::rename(&moved, &path), true);
+        fs::remove_dir_all(&above).unwrap();
+    }
+}

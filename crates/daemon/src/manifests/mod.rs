@@ -1,0 +1,351 @@
+//! Definition files as the desired state: what they define is up, and what they no longer define goes. What was brought
+//! up by others is not touched. A file at fault leaves in place what it asked for last.
+//!
+//! A function that somebody takes down stays down until its file changes, or the daemon starts anew, and is no file's
+//! meanwhile: whoever brings it up has it.
+
+mod decide;
+mod directory;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    os::fd::OwnedFd,
+    path::Path,
+    sync::Arc,
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+
+use self::{decide::decide, directory::Directory};
+use super::{
+    engine::Engine,
+    events::{EventKind, Events},
+    now,
+};
+use riklet_api::chain;
+use riklet_core::model::{InstanceName, Workload};
+use riklet_sdn::{
+    Request, SdnError, UpOptions, Which,
+    store::{Store, StoreError},
+};
+use riklet_vmm::runs::RunError;
+
+/// Files that change in one breath are read once: after so long a pause, or so long after the first.
+const PAUSE: Duration = Duration::from_millis(50);
+const BREATH: Duration = Duration::from_millis(500);
+/// When what was refused is tried again although no file has changed.
+const AGAIN: Duration = Duration::from_secs(30);
+
+/// The thread that follows the files.
+#[derive(Debug)]
+pub struct Manifests {
+    thread: Option<JoinHandle<()>>,
+    end: Arc<OwnedFd>,
+}
+
+/// What the thread has.
+struct Follower {
+    directory: Directory,
+    engine: Engine,
+    events: Events,
+    /// What was brought up of each file.
+    applied: BTreeMap<String, Vec<Workload>>,
+    /// What was last said of each file that is at fault.
+    complaints: BTreeMap<String, String>,
+    /// When all is tried again, where something is amiss.
+    again: Option<Instant>,
+}
+
+/// What could not be done, and why; `None` where the engine has ended.
+type Refused = Option<BTreeMap<String, String>>;
+
+/// Names, each with the file that asks for it from now on, or none.
+type Owned = BTreeMap<InstanceName, Option<String>>;
+
+impl Manifests {
+    /// Applies what is in the directory, and follows it from then on.
+    ///
+    /// # Errors
+    /// Where the directory cannot be watched. What cannot be applied is an event.
+    pub fn follow(path: &Path, engine: Engine, events: Events) -> io::Result<Self> {
+        let directory = Directory::watch(path)?;
+        let end = Arc::new(eventfd(0, EventfdFlags::CLOEXEC)?);
+        let (applied, complaints) = Default::default();
+        let mut follower = Follower { directory, engine, events, applied, complaints, again: None };
+        follower.apply_or_say();
+        let ending = Arc::clone(&end);
+        let thread = thread::Builder::new().name("manifests".to_owned());
+        let thread = thread.spawn(move || follower.run(&ending))?;
+        Ok(Self { thread: Some(thread), end })
+    }
+
+    /// Ends the thread. What is up stays up.
+    pub fn stop(mut self) {
+        let _cannot_be_full = rustix::io::write(&*self.end, &1_u64.to_ne_bytes());
+        let _panicked = self.thread.take().map(JoinHandle::join);
+    }
+}
+
+impl Follower {
+    fn run(mut self, end: &OwnedFd) {
+        loop {
+            let patience = self.again.map(|at| at.saturating_duration_since(now()));
+            match self.wait(end, patience) {
+                Ok(Woken::Ended) => return,
+                Ok(Woken::Elsewhere) => continue,
+                Ok(Woken::Changed) => {
+                    if self.let_settle(end) {
+                        return;
+                    }
+                }
+                Ok(Woken::Quiet) => {}
+                Err(error) => {
+                    self.events.error(&error);
+                    // Of nothing else: what cannot be waited for would be tried again at once.
+                    if ends_within(end, AGAIN) {
+                        return;
+                    }
+                }
+            }
+            self.apply_or_say();
+        }
+    }
+
+    /// Waits until no more changes come, and says whether the daemon ends.
+    fn let_settle(&mut self, end: &OwnedFd) -> bool {
+        let first = now();
+        while now().duration_since(first) < BREATH {
+            match self.wait(end, Some(PAUSE)) {
+                Ok(Woken::Ended) => return true,
+                Ok(Woken::Changed | Woken::Elsewhere) => {}
+                Ok(Woken::Quiet) | Err(_) => break,
+            }
+        }
+        false
+    }
+
+    fn wait(&mut self, end: &OwnedFd, limit: Option<Duration>) -> io::Result<Woken> {
+        let limit = limit.and_then(|limit| Timespec::try_from(limit).ok());
+        let mut files =
+            [PollFd::new(end, PollFlags::IN), PollFd::new(&self.directory, PollFlags::IN)];
+        match poll(&mut files, limit.as_ref()) {
+            Ok(0) => return Ok(Woken::Quiet),
+            Err(rustix::io::Errno::INTR) => return Ok(Woken::Elsewhere),
+            polled => polled?,
+        };
+        let [end, _] = files;
+        if !end.revents().is_empty() {
+            return Ok(Woken::Ended);
+        }
+        Ok(if self.directory.hear()? { Woken::Changed } else { Woken::Elsewhere })
+    }
+
+    /// Makes what the files ask for. What is amiss is said, and tried again after a while.
+    fn apply_or_say(&mut self) {
+        let amiss = match self.apply() {
+            Ok(Some(complaints)) => {
+                self.complain(complaints);
+                !self.complaints.is_empty()
+            }
+            Ok(None) => false,
+            Err(error) => {
+                self.events.error(&*error);
+                true
+            }
+        };
+        self.again = amiss.then(|| now() + AGAIN);
+    }
+
+    fn apply(&mut self) -> Result<Refused, Box<dyn std::error::Error>> {
+        let files = self.directory.read()?;
+        let known = self.engine.blocking_with(|node| {
+            let owners = node.look_at_records(Store::manifests)??;
+            let recorded = node.list()?.into_iter().map(|l| l.instance.name().clone()).collect();
+            Ok::<(_, BTreeSet<_>), SdnError>((owners, recorded))
+        });
+        let Ok(known) = known else { return Ok(None) };
+        let (owners, recorded) = known?;
+        self.applied.retain(|file, _| files.contains_key(file));
+        let mut decision = decide(&files, &owners, &recorded, &self.applied);
+        // Before anything is brought up: what is up and nobody's is somebody else's.
+        let taken = decision.owners.iter().filter(|(name, file)| owners.get(name) != Some(file));
+        let mut changes: Owned =
+            taken.map(|(name, file)| (name.clone(), Some(file.clone()))).collect();
+        let left = |name: &&InstanceName| {
+            !(decision.owners.contains_key(*name) || decision.down.contains(*name))
+        };
+        changes.extend(owners.keys().filter(left).map(|name| (name.clone(), None)));
+        self.own(changes)?;
+        let mut complaints = std::mem::take(&mut decision.complaints);
+        let Some(refused) = self.take_down(decision.down) else { return Ok(None) };
+        complaints.extend(refused);
+        let wanted = decision.up.clone();
+        let Some(refused) = self.bring_up(decision.up, &recorded) else { return Ok(None) };
+        let names = wanted.iter().filter(|(file, _)| refused.contains_key(*file));
+        let names = names.flat_map(|(_, workloads)| workloads).map(Workload::name);
+        let names: Vec<_> = names.filter(|name| !recorded.contains(*name)).cloned().collect();
+        self.disown(names)?;
+        complaints.extend(refused);
+        Ok(Some(complaints))
+    }
+
+    /// Says what is new of this.
+    fn complain(&mut self, complaints: BTreeMap<String, String>) {
+        for (file, why) in &complaints {
+            if self.complaints.get(file) != Some(why) {
+                let located = why.starts_with(&format!("{file}:"));
+                let text = if located { why.clone() } else { format!("{file}: {why}") };
+                tracing::warn!("{text}");
+                self.events.say(EventKind::Manifest, None, text);
+            }
+        }
+        self.complaints = complaints;
+    }
+
+    /// Takes these down: together, or those of them that can be.
+    fn take_down(&self, names: BTreeSet<InstanceName>) -> Refused {
+        let mut refused = BTreeMap::new();
+        if names.is_empty() || self.down(names.clone())?.is_ok() {
+            return Some(refused);
+        }
+        for name in names {
+            if let Err(error) = self.down([name.clone()].into())? {
+                refused.insert(format!("no file defines {name} any more"), chain(&error));
+            }
+        }
+        Some(refused)
+    }
+
+    fn down(&self, names: BTreeSet<InstanceName>) -> Option<Result<(), RunError>> {
+        let listed: Vec<_> = names.iter().map(ToString::to_string).collect();
+        let done = self.engine.blocking_change(Request::Down(Which::Named(names))).ok()?;
+        if done.is_ok() {
+            let text = format!("no file defines {} any more", listed.join(", "));
+            self.events.say(EventKind::Manifest, None, text);
+        }
+        Some(done.map(drop))
+    }
+
+    /// Brings up all of these together: a port may go from one file to another. A file that is refused is left out, and
+    /// tried by itself after the others.
+    fn bring_up(
+        &mut self,
+        mut files: BTreeMap<String, Vec<Workload>>,
+        recorded: &BTreeSet<InstanceName>,
+    ) -> Refused {
+        let mut refused = BTreeMap::new();
+        let mut alone = BTreeMap::new();
+        while !files.is_empty() {
+            match self.up(&files, recorded)? {
+                Ok(failed) => {
+                    refused.extend(failed);
+                    break;
+                }
+                Err(error) => {
+                    let of =
+                        |name| files.iter().find(|(_, all)| all.iter().any(|w| w.name() == name));
+                    let file = culprit(&error).and_then(of).map(|(file, _)| file.clone());
+                    let left_out = file.and_then(|file| files.remove_entry(&file));
+                    // Where nobody is to blame, each is tried by itself.
+                    let left_out = left_out.map(|entry| [entry].into());
+                    alone.extend(left_out.unwrap_or_else(|| std::mem::take(&mut files)));
+                }
+            }
+        }
+        for (file, workloads) in alone {
+            match self.up(&[(file.clone(), workloads)].into(), recorded)? {
+                Ok(failed) => refused.extend(failed),
+                Err(error) => drop(refused.insert(file, chain(&error))),
+            }
+        }
+        Some(refused)
+    }
+
+    /// Brings these up, all or none. What could not be made of the kernel is answered for each file.
+    fn up(
+        &mut self,
+        files: &BTreeMap<String, Vec<Workload>>,
+        recorded: &BTreeSet<InstanceName>,
+    ) -> Option<Result<BTreeMap<String, String>, RunError>> {
+        let mut workloads: Vec<_> = files.values().flatten().cloned().collect();
+        // Of two that ask for one port, the one that is up keeps it.
+        workloads.sort_by_key(|workload| !recorded.contains(workload.name()));
+        let request = Request::Up(workloads, UpOptions::default());
+        let report = match self.engine.blocking_change(request).ok()? {
+            Ok(report) => report,
+            Err(error) => return Some(Err(error)),
+        };
+        let mut failed = BTreeMap::new();
+        for (file, workloads) in files {
+            let mine = |name| workloads.iter().any(|workload| workload.name() == name);
+            if let Some(failure) = report.failures.iter().find(|failure| mine(&failure.name)) {
+                failed.insert(file.clone(), chain(failure));
+                continue;
+            }
+            self.applied.insert(file.clone(), workloads.clone());
+            if !report.done.is_empty() {
+                self.events.say(EventKind::Manifest, None, format!("{file}: applied"));
+            }
+        }
+        Some(Ok(failed))
+    }
+
+    /// Records which files ask for these names from now on.
+    fn own(&self, changes: Owned) -> Result<(), SdnError> {
+        if changes.is_empty() {
+            return Ok(());
+        }
+        let owned = self.engine.blocking_with(move |node| node.set_manifests(&changes));
+        owned.unwrap_or(Ok(()))
+    }
+
+    /// Lets go of what is not up after all: whoever brings it up meanwhile has it.
+    fn disown(&self, names: Vec<InstanceName>) -> Result<(), SdnError> {
+        if names.is_empty() {
+            return Ok(());
+        }
+        let disowned = self.engine.blocking_with(move |node| {
+            let mut gone = Owned::new();
+            for name in names {
+                if node.look_at_records(|store| store.get(&name))??.is_none() {
+                    gone.insert(name, None);
+                }
+            }
+            node.set_manifests(&gone)
+        });
+        disowned.unwrap_or(Ok(()))
+    }
+}
+
+/// Which instance a request was refused for.
+fn culprit(error: &RunError) -> Option<&InstanceName> {
+    match error {
+        RunError::Store(error) | RunError::Sdn(SdnError::Store(error)) => match error {
+            StoreError::PortTaken { name, .. } | StoreError::PoolExhausted { name, .. } => {
+                Some(name)
+            }
+            _ => None,
+        },
+        RunError::Sdn(SdnError::UnknownAccount { name, .. }) => Some(name),
+        _ => None,
+    }
+}
+
+/// Whether the daemon ends within this time.
+fn ends_within(end: &OwnedFd, limit: Duration) -> bool {
+    let limit = Timespec::try_from(limit).ok();
+    poll(&mut [PollFd::new(end, PollFlags::IN)], limit.as_ref()).is_ok_and(|ready| ready > 0)
+}
+
+/// Why a wait is over.
+enum Woken {
+    Ended,
+    Changed,
+    /// Nothing of the directory changed.
+    Elsewhere,
+    /// The time is up.
+    Quiet,
+}

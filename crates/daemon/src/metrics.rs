@@ -1,0 +1,206 @@
+//! What the daemon counts, as Prometheus and `OpenMetrics` read it.
+
+use std::{
+    collections::BTreeMap,
+    fmt::{self, Write},
+    net::Ipv4Addr,
+    time::Duration,
+};
+
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, EncodeLabelSet, NoLabelSet, text},
+    metrics::{
+        MetricType,
+        counter::Counter,
+        family::Family,
+        histogram::{Histogram, exponential_buckets},
+    },
+    registry::{Registry, Unit},
+};
+
+use super::engine::Status;
+use riklet_core::model::InterfaceName;
+use riklet_kernel::{
+    KernelError,
+    linux::{Linux, stats::Traffic},
+};
+use riklet_sdn::Listed;
+
+/// The media type of what [`Metrics::render`] writes.
+pub const MEDIA_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// The shortest operation that is told from a shorter one, in seconds; each further bucket is twice as wide.
+const SHORTEST: f64 = 0.000_05;
+const BUCKETS: u16 = 18;
+
+/// What is counted while the daemon runs; clones are of the same.
+#[derive(Debug, Clone)]
+pub struct Metrics {
+    operations: Family<Operation, Histogram>,
+    repairs: Counter,
+    errors: Counter,
+}
+
+/// What an operation is called.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Operation {
+    operation: &'static str,
+    outcome: &'static str,
+}
+
+/// The function that a number is of.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfFunction {
+    function: String,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let buckets = || Histogram::new(exponential_buckets(SHORTEST, 2.0, BUCKETS));
+        Self {
+            operations: Family::new_with_constructor(buckets),
+            repairs: Counter::default(),
+            errors: Counter::default(),
+        }
+    }
+}
+
+/// What is looked at for each rendering.
+#[derive(Debug)]
+pub struct Snapshot {
+    status: Status,
+    functions: Vec<Listed>,
+    traffic: BTreeMap<InterfaceName, Traffic>,
+    flows: BTreeMap<Ipv4Addr, u64>,
+}
+
+impl Snapshot {
+    /// Reads what the kernel counts, on any thread of the network namespace.
+    ///
+    /// # Errors
+    /// Where the kernel does not say.
+    pub fn take(status: Status, functions: Vec<Listed>) -> Result<Self, KernelError> {
+        let mut kernel = Linux::new();
+        let (traffic, flows) = (kernel.traffic()?, kernel.flows_by_guest()?);
+        Ok(Self { status, functions, traffic, flows })
+    }
+}
+
+impl Metrics {
+    /// An operation is done: `up` or `down`, whether it was refused, and how long it took from the request to the answer.
+    pub fn operation(&self, operation: &'static str, refused: bool, took: Duration) {
+        let outcome = if refused { "refused" } else { "done" };
+        let labels = Operation { operation, outcome };
+        self.operations.get_or_create(&labels).observe(took.as_secs_f64());
+    }
+
+    /// Something was repaired.
+    pub(super) fn repaired(&self) {
+        self.repairs.inc();
+    }
+
+    /// Something could not be done.
+    pub(super) fn failed(&self) {
+        self.errors.inc();
+    }
+
+    /// All of it as text.
+    #[must_use]
+    pub fn render(&self, snapshot: Snapshot) -> String {
+        let mut registry = Registry::with_prefix("riklet_sdn");
+        registry.register_with_unit(
+            "operation",
+            "From a request to its answer",
+            Unit::Seconds,
+            self.operations.clone(),
+        );
+        registry.register("repairs", "What drifted and was repaired", self.repairs.clone());
+        registry.register("errors", "What could not be done", self.errors.clone());
+        registry.register_collector(Box::new(snapshot));
+        let mut text = String::new();
+        if text::encode(&mut text, &registry).is_err() {
+            text.clear();
+            let _always_possible = text.write_str("# EOF\n");
+        }
+        text
+    }
+}
+
+/// One of the numbers of a TAP.
+type Counted = fn(&Traffic) -> u64;
+
+impl Collector for Snapshot {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let Status { functions, warm, preparing, condemned } = self.status;
+        let count = |number: usize| i64::try_from(number).unwrap_or(i64::MAX);
+        let gauges = [
+            ("functions", "Functions that are recorded", i64::from(functions)),
+            ("warm_slots", "TAPs that were made in advance", count(warm)),
+            ("preparing_slots", "TAPs that are being made in advance", count(preparing)),
+            ("condemned_slots", "TAPs that are to be deleted", count(condemned)),
+            (
+                "slots",
+                "Slots that are not free",
+                i64::from(functions) + count(warm + preparing + condemned),
+            ),
+        ];
+        for (name, help, value) in gauges {
+            let mut gauge = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+            gauge.encode_gauge(&value)?;
+        }
+        let traffic: [(&str, &str, Counted); 4] = [
+            ("function_received_packets", "Packets that the guest took", |t| t.packets_in),
+            ("function_received_bytes", "Bytes that the guest took", |t| t.bytes_in),
+            ("function_sent_packets", "Packets that the guest sent", |t| t.packets_out),
+            ("function_sent_bytes", "Bytes that the guest sent", |t| t.bytes_out),
+        ];
+        for (name, help, value) in traffic {
+            let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+            for listed in &self.functions {
+                if let Some(found) = self.traffic.get(&listed.instance.interface()) {
+                    let labels = OfFunction { function: listed.instance.name().to_string() };
+                    let mut counter = family.encode_family(&labels)?;
+                    counter.encode_counter::<NoLabelSet, _, u64>(&value(found), None)?;
+                }
+            }
+        }
+        let (name, help) = ("function_conntrack_entries", "Connections that are tracked");
+        let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        for listed in &self.functions {
+            let labels = OfFunction { function: listed.instance.name().to_string() };
+            let flows = self.flows.get(&listed.instance.addresses.guest).copied();
+            let flows = i64::try_from(flows.unwrap_or_default()).unwrap_or(i64::MAX);
+            family.encode_family(&labels)?.encode_gauge(&flows)?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_rendered_as_prometheus_reads_them() {
+        let metrics = Metrics::default();
+        metrics.operation("up", false, Duration::from_micros(300));
+        metrics.repaired();
+        let status = Status { functions: 1, warm: 64, preparing: 0, condemned: 2 };
+        let (functions, traffic, flows) = Default::default();
+        let text = metrics.render(Snapshot { status, functions, traffic, flows });
+        for line in [
+            "# TYPE riklet_sdn_operation_seconds histogram",
+            "riklet_sdn_operation_seconds_count{operation=\"up\",outcome=\"done\"} 1",
+            "riklet_sdn_operation_seconds_bucket{le=\"0.0004\",operation=\"up\",outcome=\"done\"} 1",
+            "riklet_sdn_repairs_total 1",
+            "riklet_sdn_errors_total 0",
+            "riklet_sdn_functions 1",
+            "riklet_sdn_slots 67",
+            "riklet_sdn_warm_slots 64",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line}\n{text}");
+        }
+        assert!(text.ends_with("# EOF\n"));
+    }
+}

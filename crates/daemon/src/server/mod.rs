@@ -1,0 +1,283 @@
+//! The API: HTTP/1.1 and JSON on a unix socket.
+
+mod handlers;
+mod openapi;
+mod problem;
+mod request;
+mod socket;
+mod stream;
+
+use std::{io, net::SocketAddr, path::PathBuf, time::Duration};
+
+use axum::{Router, routing::get};
+use hyper::server::conn::http1;
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    service::TowerToHyperService,
+};
+use rustix::process::{Resource, getrlimit, setrlimit};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpListener, TcpStream, UnixListener},
+    signal::unix::{SignalKind, signal},
+    sync::watch,
+    task::JoinSet,
+    time,
+};
+
+pub use socket::SocketError;
+
+use super::{
+    engine::{Engine, EngineError, Options},
+    events::Events,
+    manifests::Manifests,
+};
+use riklet_core::model::Account;
+use riklet_sdn::{Config, ErrorKind};
+
+/// How the API is served.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Where it listens.
+    pub socket: PathBuf,
+    /// Who may use it besides root.
+    pub group: Option<Account>,
+    /// Where what is counted can be read by TCP as well, by whoever reaches that address.
+    pub metrics: Option<SocketAddr>,
+    /// The directory whose definition files are the desired state.
+    pub manifests: Option<PathBuf>,
+    /// How long a client may take to send a request.
+    pub patience: Duration,
+}
+
+impl Settings {
+    /// How long a client may take, where nothing else is said.
+    pub const PATIENCE: Duration = Duration::from_secs(10);
+}
+
+/// How long requests under way may take once the daemon ends.
+const LAST_ANSWERS: Duration = Duration::from_secs(5);
+
+/// Why the daemon does not serve.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The engine cannot start.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// The socket cannot be made.
+    #[error(transparent)]
+    Socket(#[from] SocketError),
+    /// The directory with definition files cannot be watched.
+    #[error("cannot watch {}", path.display())]
+    Manifests {
+        /// The directory.
+        path: PathBuf,
+        /// The kernel's own words.
+        source: io::Error,
+    },
+    /// What the server needs of the host cannot be had.
+    #[error("cannot {operation}")]
+    Io {
+        /// What was attempted.
+        operation: &'static str,
+        /// The kernel's own words.
+        source: io::Error,
+    },
+}
+
+impl ServeError {
+    /// What kind of answer it needs.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Engine(EngineError::Sdn(error)) => error.kind(),
+            Self::Socket(SocketError::UnknownGroup { .. }) => ErrorKind::Invalid,
+            _ => ErrorKind::Failed,
+        }
+    }
+
+    /// What to do about it, where there is something.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Engine(EngineError::Sdn(error)) => error.hint(),
+            Self::Socket(SocketError::Foreign { .. }) => {
+                Some("choose another socket (`--api`)".to_owned())
+            }
+            Self::Socket(SocketError::UnknownGroup { name }) => {
+                Some(format!("`groupadd --system {name}`, or write a number"))
+            }
+            _ => None,
+        }
+    }
+}
+
+/// What every handler has.
+#[derive(Debug, Clone)]
+pub(super) struct Api {
+    engine: Engine,
+    events: Events,
+    patience: Duration,
+    /// Whether the daemon ends: streams end then.
+    ending: watch::Receiver<bool>,
+}
+
+/// Serves until SIGTERM or SIGINT. Functions stay up.
+///
+/// # Errors
+/// Where it cannot begin, or can no longer accept connections.
+pub fn serve(config: Config, options: Options, settings: &Settings) -> Result<(), ServeError> {
+    let io = |operation| move |source| ServeError::Io { operation, source };
+    raise_limit();
+    // Before the engine: of two daemons one does nothing at all.
+    let listener = socket::listen(&config.state_dir, settings)?;
+    let metrics = settings.metrics.map(std::net::TcpListener::bind).transpose();
+    let metrics = metrics.map_err(io("listen for those who read the metrics"))?;
+    let events = Events::default();
+    let (engine, thread) = Engine::start(config, options, events.clone())?;
+    let manifests = settings.manifests.as_deref().map(|path| {
+        Manifests::follow(path, engine.clone(), events.clone())
+            .map_err(|source| ServeError::Manifests { path: path.to_owned(), source })
+    });
+    let manifests = manifests.transpose()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(io("start the server"))?;
+    let served = runtime.block_on(accept(listener, metrics, engine.clone(), events, settings));
+    let _not_supervised = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+    if let Some(manifests) = manifests {
+        manifests.stop();
+    }
+    engine.stop();
+    let _panicked = thread.join();
+    socket::remove(settings);
+    served.map_err(io("accept connections"))
+}
+
+async fn accept(
+    listener: std::os::unix::net::UnixListener,
+    metrics: Option<std::net::TcpListener>,
+    engine: Engine,
+    events: Events,
+    settings: &Settings,
+) -> io::Result<()> {
+    let listener = UnixListener::from_std(listener)?;
+    let metrics = metrics.map(|listener| {
+        listener.set_nonblocking(true)?;
+        TcpListener::from_std(listener)
+    });
+    let metrics = metrics.transpose()?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let (end, ending) = watch::channel(false);
+    let patience = settings.patience;
+    let api = Api { engine: engine.clone(), events, patience, ending: ending.clone() };
+    let (router, to_read) = (router(api.clone()), metrics_router(api));
+    let mut connections = JoinSet::new();
+    let watchdog = tokio::spawn(feed_watchdog(engine));
+    let _not_supervised = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+    tracing::info!("listening on {}", settings.socket.display());
+    loop {
+        tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => {
+                    connections.spawn(converse(stream, router.clone(), ending.clone(), patience));
+                }
+                Err(error) => not_accepted(&error).await,
+            },
+            accepted = accept_tcp(metrics.as_ref()) => match accepted {
+                Ok(stream) => {
+                    connections.spawn(converse(stream, to_read.clone(), ending.clone(), patience));
+                }
+                Err(error) => not_accepted(&error).await,
+            },
+            Some(_) = connections.join_next() => {}
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+        }
+    }
+    watchdog.abort();
+    let _nobody_listens = end.send(true);
+    let all = async { while connections.join_next().await.is_some() {} };
+    if time::timeout(LAST_ANSWERS, all).await.is_err() {
+        tracing::warn!("some requests were not answered in time");
+    }
+    Ok(())
+}
+
+/// The client is gone, or there are no descriptors left: those that are open end some time.
+async fn not_accepted(error: &io::Error) {
+    tracing::warn!("cannot accept a connection: {error}");
+    time::sleep(Duration::from_millis(10)).await;
+}
+
+/// Waits for ever where nobody listens.
+async fn accept_tcp(listener: Option<&TcpListener>) -> io::Result<TcpStream> {
+    match listener {
+        Some(listener) => Ok(listener.accept().await?.0),
+        None => std::future::pending().await,
+    }
+}
+
+/// Serves one connection, until the client or the daemon ends it.
+async fn converse(
+    stream: impl AsyncRead + AsyncWrite + Unpin,
+    router: Router,
+    mut ending: watch::Receiver<bool>,
+    patience: Duration,
+) {
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new()).header_read_timeout(patience);
+    let service = TowerToHyperService::new(router);
+    let mut connection = std::pin::pin!(http.serve_connection(TokioIo::new(stream), service));
+    let result = tokio::select! {
+        result = &mut connection => result,
+        () = ended(&mut ending) => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = result {
+        tracing::debug!("a connection ended: {error}");
+    }
+}
+
+/// Waits until the daemon ends.
+async fn ended(ending: &mut watch::Receiver<bool>) {
+    let _sender_is_gone = ending.wait_for(|ending| *ending).await.map(drop);
+}
+
+/// Says to systemd that the daemon is alive, while its engine answers (`WatchdogSec=` of systemd.service(5)).
+async fn feed_watchdog(engine: Engine) {
+    let Some(limit) = sd_notify::watchdog_enabled() else { return };
+    let mut interval = time::interval(limit / 2);
+    loop {
+        interval.tick().await;
+        if engine.status().await.is_err() {
+            return;
+        }
+        let _not_supervised = sd_notify::notify(&[sd_notify::NotifyState::Watchdog]);
+    }
+}
+
+/// Each connection takes a descriptor, and the usual limit is 1,024.
+fn raise_limit() {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        tracing::warn!("cannot raise the limit of open files: {error}");
+    }
+}
+
+fn metrics_router(api: Api) -> Router {
+    Router::new()
+        .route("/metrics", get(handlers::metrics))
+        .fallback(problem::unknown_path)
+        .with_state(api)
+}
+
+fn router(api: Api) -> Router {
+    handlers::router()
+        .fallback(problem::unknown_path)
+        .method_not_allowed_fallback(problem::wrong_method)
+        .with_state(api)
+}

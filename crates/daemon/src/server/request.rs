@@ -1,0 +1,126 @@
+//! What a client sends, as far as it is understood.
+#![expect(clippy::result_large_err, reason = "an error is said once, and goes to the client")]
+
+use axum::{
+    body::Body,
+    extract::{Path, Request, rejection::PathRejection},
+    http::{StatusCode, header::CONTENT_TYPE},
+};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use tokio::time;
+
+use super::{
+    Api,
+    problem::{Rejection, invalid},
+};
+
+use riklet_core::{
+    definition::{self, MAX_BYTES, Source},
+    model::{InstanceName, Workload},
+};
+use riklet_sdn::Which;
+
+/// What errors call the text that was sent.
+const SOURCE: &str = "request body";
+
+/// The definitions that a request has in its body.
+pub(super) async fn definitions(api: &Api, request: Request) -> Result<Vec<Workload>, Rejection> {
+    let kind = request.headers().get(CONTENT_TYPE).map(|kind| kind.to_str().unwrap_or_default());
+    let essence = kind.and_then(|kind| kind.split(';').next()).map(str::trim);
+    let essence = essence.map(str::to_ascii_lowercase);
+    let json = match essence.as_deref() {
+        None | Some("application/json") => true,
+        Some("application/yaml" | "application/x-yaml" | "text/yaml") => false,
+        Some(other) => {
+            let detail =
+                format!("a definition is application/json or application/yaml, not {other}");
+            return Err(invalid(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail));
+        }
+    };
+    let text = text(api, request.into_body()).await?;
+    if json && !text.trim_start().starts_with(['{', '[']) {
+        let detail = format!("{SOURCE}:1:1: not valid JSON: a definition begins with {{ or [");
+        return Err(invalid(StatusCode::BAD_REQUEST, detail));
+    }
+    Ok(definition::parse(&[Source { name: SOURCE.to_owned(), text }])?)
+}
+
+/// The body as text. One that is too long is not read to its end, and one that does not come not waited for.
+async fn text(api: &Api, body: Body) -> Result<String, Rejection> {
+    let limited = Limited::new(body, MAX_BYTES);
+    let Ok(read) = time::timeout(api.patience, limited.collect()).await else {
+        let detail = format!("the body did not come within {:?}", api.patience);
+        return Err(invalid(StatusCode::REQUEST_TIMEOUT, detail));
+    };
+    let bytes = match read {
+        Ok(collected) => collected.to_bytes(),
+        Err(error) if error.is::<LengthLimitError>() => {
+            let detail = format!("the body has more than {MAX_BYTES} bytes, the most that is read");
+            return Err(invalid(StatusCode::PAYLOAD_TOO_LARGE, detail));
+        }
+        Err(error) => {
+            let detail = format!("the body cannot be read: {error}");
+            return Err(invalid(StatusCode::BAD_REQUEST, detail));
+        }
+    };
+    String::from_utf8(bytes.into())
+        .map_err(|_error| invalid(StatusCode::BAD_REQUEST, "the body is not UTF-8 text"))
+}
+
+/// The name in a path.
+pub(super) fn name(path: Result<Path<String>, PathRejection>) -> Result<InstanceName, Rejection> {
+    let Path(text) = path.map_err(|error| invalid(StatusCode::BAD_REQUEST, error.body_text()))?;
+    parse_name(&text)
+}
+
+fn parse_name(text: &str) -> Result<InstanceName, Rejection> {
+    InstanceName::try_from(text)
+        .map_err(|error| invalid(StatusCode::UNPROCESSABLE_ENTITY, format!("{text:?}: {error}")))
+}
+
+/// The parameters of a query, each of which must be one of `known`.
+pub(super) fn parameters<'a>(
+    query: Option<&'a str>,
+    known: &[&str],
+) -> Result<Vec<(&'a str, &'a str)>, Rejection> {
+    let mut found = Vec::new();
+    for part in query.unwrap_or_default().split('&').filter(|part| !part.is_empty()) {
+        let (name, value) = part.split_once('=').unwrap_or((part, "true"));
+        if !known.contains(&name) {
+            let known = known.join(", ");
+            let detail = format!("unknown parameter {name}; known are: {known}");
+            return Err(invalid(StatusCode::BAD_REQUEST, detail));
+        }
+        found.push((name, value));
+    }
+    Ok(found)
+}
+
+/// Whether a parameter is `true`.
+pub(super) fn flag(parameters: &[(&str, &str)], wanted: &str) -> Result<bool, Rejection> {
+    let given = parameters.iter().rev().find(|(name, _)| *name == wanted);
+    match given.map(|(_, value)| *value) {
+        None | Some("false") => Ok(false),
+        Some("true") => Ok(true),
+        Some(other) => {
+            let detail = format!("{wanted} is true or false, not {other:?}");
+            Err(invalid(StatusCode::BAD_REQUEST, detail))
+        }
+    }
+}
+
+/// Which instances the query of a DELETE is for.
+pub(super) fn which(parameters: &[(&str, &str)]) -> Result<Which, Rejection> {
+    let given = parameters.iter().filter(|(name, _)| *name == "name");
+    let names = given
+        .map(|(_, text)| parse_name(text))
+        .collect::<Result<std::collections::BTreeSet<_>, _>>()?;
+    match (flag(parameters, "all")?, names.is_empty()) {
+        (true, true) => Ok(Which::All),
+        (false, false) => Ok(Which::Named(names)),
+        _ => {
+            let detail = "either name=NAME, as often as there are names, or all=true";
+            Err(invalid(StatusCode::BAD_REQUEST, detail))
+        }
+    }
+}

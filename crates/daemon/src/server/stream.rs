@@ -1,0 +1,113 @@
+//! What happens, as it happens: server-sent events (the living standard of HTML, section 9.2).
+
+use std::{convert::Infallible, time::Duration};
+
+use axum::{
+    extract::{RawQuery, State},
+    response::{
+        IntoResponse, Response, Sse,
+        sse::{Event, KeepAlive},
+    },
+};
+use futures_util::{Stream, StreamExt, stream};
+use serde::Serialize;
+use tokio::sync::{broadcast, watch};
+use tokio_stream::wrappers::{BroadcastStream, errors::BroadcastStreamRecvError};
+
+use super::{Api, handlers, problem::Rejection, request};
+use crate::events::{self, EventKind};
+use riklet_api as wire;
+use riklet_api::Listed;
+#[cfg(test)]
+use riklet_api::Problem;
+
+/// How often an idle stream shows that it is alive.
+const ALIVE: Duration = Duration::from_secs(15);
+
+/// What the daemon did and does, as server-sent events: what is remembered, then what comes. With `recent`, only the
+/// former.
+#[cfg_attr(test, utoipa::path(get, path = "/v1/events", params(("recent" = Option<bool>, Query)),
+    responses((status = 200, body = wire::Event, content_type = "text/event-stream"),
+        (status = "default", body = Problem, content_type = "application/problem+json"))))]
+pub(super) async fn events(
+    State(api): State<Api>,
+    RawQuery(query): RawQuery,
+) -> Result<Response, Rejection> {
+    let parameters = request::parameters(query.as_deref(), &["recent"])?;
+    let recent = request::flag(&parameters, "recent")?;
+    let (remembered, coming) = api.events.listen();
+    let remembered = stream::iter(remembered).map(|event| Some(said(&event)));
+    if recent {
+        return Ok(answer(remembered, api.ending));
+    }
+    let coming = BroadcastStream::new(coming).map(|event| {
+        Some(match event {
+            Ok(event) => said(&event),
+            Err(BroadcastStreamRecvError::Lagged(count)) => lost(count),
+        })
+    });
+    Ok(answer(remembered.chain(coming), api.ending))
+}
+
+/// The functions, then each that changes.
+pub(super) async fn functions(api: Api) -> Result<Response, Rejection> {
+    let (_, coming) = api.events.listen();
+    let first = handlers::listed(&api).await?;
+    let first = stream::iter([Some(data("list", &first))]);
+    let ending = api.ending.clone();
+    let changes = stream::unfold((api, coming), |(api, mut coming)| async move {
+        let event = match coming.recv().await {
+            Ok(event) => change(&api, &event).await,
+            Err(broadcast::error::RecvError::Lagged(count)) => Some(lost(count)),
+            Err(broadcast::error::RecvError::Closed) => return None,
+        };
+        Some((event, (api, coming)))
+    });
+    Ok(answer(first.chain(changes), ending))
+}
+
+/// What a watcher of functions is told of an event.
+async fn change(api: &Api, event: &events::Event) -> Option<Event> {
+    match (event.kind, &event.name) {
+        (EventKind::Up | EventKind::Failed, Some(name)) => {
+            let name = name.clone();
+            let found = api.engine.with(move |node| node.inspect(&name)).await.ok()?.ok()?;
+            let listed = wire::Inspection::from(&found);
+            let listed = Listed { instance: listed.instance, link: listed.link };
+            Some(data(event.kind.as_str(), &listed))
+        }
+        (EventKind::Down, Some(name)) => {
+            Some(data("down", &serde_json::json!({ "name": name.as_str() })))
+        }
+        // All at once.
+        (EventKind::Down | EventKind::Repaired, None) => {
+            Some(data("list", &handlers::listed(api).await.ok()?))
+        }
+        _ => None,
+    }
+}
+
+fn said(event: &events::Event) -> Event {
+    data(event.kind.as_str(), &wire::Event::from(event))
+}
+
+/// The client reads too slowly: so many were passed over.
+fn lost(count: u64) -> Event {
+    data("lost", &serde_json::json!({ "count": count }))
+}
+
+fn data(name: &str, document: &impl Serialize) -> Event {
+    let event = Event::default().event(name);
+    event.json_data(document).unwrap_or_else(|_unwritable| Event::default().event("lost"))
+}
+
+/// The stream, until the daemon ends.
+fn answer(
+    events: impl Stream<Item = Option<Event>> + Send + 'static,
+    mut ending: watch::Receiver<bool>,
+) -> Response {
+    let events = events.filter_map(async |event| event.map(Ok::<_, Infallible>));
+    let end = async move { super::ended(&mut ending).await };
+    let events = events.take_until(Box::pin(end));
+    Sse::new(events).keep_alive(KeepAlive::new().interval(ALIVE)).into_response()
+}

@@ -1,0 +1,171 @@
+//! A guest without a hypervisor: a TCP/IP host of its own (smoltcp) at the other end of a TAP, in a process
+//! of its own, to see that a function's network does what it shall.
+//!
+//! It answers a ping, serves HTTP on the TCP ports and sends datagrams back on the UDP ports. SCTP is not
+//! served: smoltcp has none. The paths:
+//!
+//! | request | answer |
+//! | --- | --- |
+//! | `GET /` | who answers, and to whom: `{"function":"hello","address":"10.231.0.2","gateway":"10.231.0.1","port":3000,"client":"192.168.7.2:41234"}` |
+//! | `GET /connect/IP:PORT` | the guest connects to there and sends `GET / HTTP/1.0`: `{"connected":true,"body":"…","local":"10.231.0.2:49152"}`, or 502 (refused) or 504 (timeout, 3 s): `{"connected":false,"reason":"refused"}` |
+//! | `GET /udp/IP:PORT/TEXT` | the guest sends a datagram to there: `{"answered":true,"body":"…"}`, or 504 after 3 s: `{"answered":false,"reason":"timeout"}` |
+//! | `POST /echo` | the body, of at most 1 MiB |
+//!
+//! Each connection has one request. A refusal is `{"error":"…"}`.
+
+mod connection;
+mod device;
+mod errand;
+mod frame;
+mod http;
+mod route;
+mod server;
+mod stack;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::BTreeSet,
+    io,
+    net::Ipv4Addr,
+    os::fd::{BorrowedFd, OwnedFd},
+};
+
+use ipnet::Ipv4Net;
+use rustix::io::Errno;
+use serde::Deserialize;
+
+use riklet_core::model::{InstanceName, InterfaceName, MacAddress, Protocol};
+
+/// What the guest must be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Guest {
+    /// The instance that it plays.
+    pub name: InstanceName,
+    /// The TAP, for messages: which one it is attached to is the caller's choice.
+    pub interface: InterfaceName,
+    /// Its own address, and the length of the prefix.
+    pub address: Ipv4Net,
+    /// The host's address on the TAP.
+    pub gateway: Ipv4Addr,
+    /// Its own MAC address.
+    pub mac: MacAddress,
+    /// The MTU in bytes, as Linux counts it: without the Ethernet header.
+    pub mtu: u32,
+    /// The ports to serve: HTTP on TCP, an echo on UDP. Those of SCTP are passed over.
+    pub ports: BTreeSet<(Protocol, u16)>,
+}
+
+/// Why a guest does not run, or no longer.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum GuestError {
+    /// The TAP cannot be used, or has been deleted (`EBADFD`).
+    #[error("cannot read from {interface}")]
+    Tap {
+        /// The TAP.
+        interface: InterfaceName,
+        /// The kernel's own words.
+        #[source]
+        source: io::Error,
+    },
+    /// Nothing can be waited for.
+    #[error("cannot wait for frames")]
+    Poll {
+        /// The kernel's own words.
+        #[source]
+        source: io::Error,
+    },
+    /// The stack has no room for a default route.
+    #[error("cannot route by {gateway}")]
+    Gateway {
+        /// The host's address.
+        gateway: Ipv4Addr,
+    },
+    /// What [`Guest::from_argument`] got is nothing that [`Guest::to_argument`] wrote.
+    #[error("the guest's description cannot be read")]
+    Argument {
+        /// Where and why.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// The description has a value that cannot be.
+    #[error("the guest's description has no valid {field}")]
+    Value {
+        /// Which one.
+        field: &'static str,
+    },
+}
+
+impl GuestError {
+    fn tap(guest: &Guest, errno: Errno) -> Self {
+        Self::Tap { interface: guest.interface.clone(), source: errno.into() }
+    }
+}
+
+/// Plays the guest on a TAP until `stop` is readable or its other end is closed (a pipe or an eventfd).
+///
+/// The TAP must have been attached with `IFF_VNET_HDR` and a header of 10 bytes (`TUNSETVNETHDRSZ`, which a
+/// persistent TAP keeps from its last owner). It is closed at the end.
+///
+/// # Errors
+/// Where the TAP cannot be used, or is deleted.
+pub fn serve(guest: &Guest, tap: OwnedFd, stop: BorrowedFd<'_>) -> Result<(), GuestError> {
+    let mtu = usize::try_from(guest.mtu).map_err(|_overflow| GuestError::Value { field: "mtu" })?;
+    let tap = device::Tap::new(tap, mtu).map_err(|errno| GuestError::tap(guest, errno))?;
+    server::Server::new(guest, tap)?.run(stop)
+}
+
+/// A guest as JSON.
+#[derive(Deserialize)]
+struct Description {
+    name: String,
+    interface: String,
+    address: Ipv4Net,
+    gateway: Ipv4Addr,
+    mac: [u8; 6],
+    mtu: u32,
+    ports: Vec<(String, u16)>,
+}
+
+impl Guest {
+    /// The guest as one argument of a command line, for the process that is to play it.
+    #[must_use]
+    pub fn to_argument(&self) -> String {
+        let ports: Vec<_> =
+            self.ports.iter().map(|(protocol, port)| (protocol.as_str(), port)).collect();
+        serde_json::json!({
+            "name": self.name.as_str(),
+            "interface": self.interface.as_str(),
+            "address": self.address,
+            "gateway": self.gateway,
+            "mac": self.mac.octets(),
+            "mtu": self.mtu,
+            "ports": ports,
+        })
+        .to_string()
+    }
+
+    /// The guest that [`Self::to_argument`] wrote.
+    ///
+    /// # Errors
+    /// Where it is not that.
+    pub fn from_argument(argument: &str) -> Result<Self, GuestError> {
+        let description: Description =
+            serde_json::from_str(argument).map_err(|source| GuestError::Argument { source })?;
+        let value = |field| move || GuestError::Value { field };
+        let port = |(protocol, port): (String, u16)| {
+            Some((Protocol::from_name(&protocol)?, port)).filter(|_| port != 0)
+        };
+        let ports: Option<_> = description.ports.into_iter().map(port).collect();
+        Ok(Self {
+            name: description.name.parse().ok().ok_or_else(value("name"))?,
+            interface: description.interface.parse().ok().ok_or_else(value("interface"))?,
+            address: description.address,
+            gateway: description.gateway,
+            mac: MacAddress::new(description.mac),
+            mtu: description.mtu,
+            ports: ports.ok_or_else(value("ports"))?,
+        })
+    }
+}

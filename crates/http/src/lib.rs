@@ -1,0 +1,389 @@
+//! A client of HTTP/1.1 over a unix socket: blocking, one exchange a connection, each with a deadline.
+
+mod answer;
+mod events;
+
+use std::{
+    fmt,
+    io::{self, Read, Write},
+    os::unix::net::UnixStream,
+    path::{Path, PathBuf},
+    thread,
+    time::{Duration, Instant},
+};
+
+use rustix::{
+    io::Errno,
+    net::{self, AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt},
+};
+use serde_json::Value;
+
+use self::answer::{MAX_BODY, Parsed, parse};
+pub use self::{
+    answer::{Answer, Malformed},
+    events::{EventStream, ServerEvent},
+};
+
+/// The pause between two looks whether a server listens.
+const PAUSE: Duration = Duration::from_millis(2);
+
+/// What a call does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Method {
+    /// Reads.
+    Get,
+    /// Makes, sets or does.
+    Put,
+    /// Does, or makes what gets its name there.
+    Post,
+    /// Removes.
+    Delete,
+}
+
+/// One request, as data.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ApiCall {
+    /// What it does.
+    pub method: Method,
+    /// What it does that to. It begins with `/` and is sent as it is.
+    pub path: String,
+    /// The JSON that it sends.
+    pub body: Option<Value>,
+}
+
+impl ApiCall {
+    /// A request that reads.
+    #[must_use]
+    pub fn get(path: &str) -> Self {
+        Self { method: Method::Get, path: path.to_owned(), body: None }
+    }
+
+    /// A request that sends this.
+    #[must_use]
+    pub fn put(path: &str, body: Value) -> Self {
+        Self { method: Method::Put, path: path.to_owned(), body: Some(body) }
+    }
+
+    /// A request to do what its path says.
+    #[must_use]
+    pub fn command(path: &str) -> Self {
+        Self { method: Method::Put, path: path.to_owned(), body: None }
+    }
+
+    /// A request to do something with this.
+    #[must_use]
+    pub fn post(path: &str, body: Option<Value>) -> Self {
+        Self { method: Method::Post, path: path.to_owned(), body }
+    }
+
+    /// A request that removes.
+    #[must_use]
+    pub fn delete(path: &str) -> Self {
+        Self { method: Method::Delete, path: path.to_owned(), body: None }
+    }
+
+    /// What goes over the wire.
+    fn render(&self) -> Vec<u8> {
+        let head = format!("{self} HTTP/1.1\r\nHost: localhost\r\nAccept: application/json\r\n");
+        let Some(body) = &self.body else { return format!("{head}\r\n").into_bytes() };
+        let body = body.to_string();
+        let length = body.len();
+        format!("{head}Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}")
+            .into_bytes()
+    }
+}
+
+/// `PUT /boot-source`: the method and the path.
+impl fmt::Display for ApiCall {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let method = match self.method {
+            Method::Get => "GET",
+            Method::Put => "PUT",
+            Method::Post => "POST",
+            Method::Delete => "DELETE",
+        };
+        write!(f, "{method} {}", self.path)
+    }
+}
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum HttpError {
+    /// Nothing listens on the socket, or not for us.
+    #[error("no connection to {} after {waited:.1?}", socket.display())]
+    NotListening {
+        /// The socket.
+        socket: PathBuf,
+        /// For how long it was tried.
+        waited: Duration,
+        /// What became of the last try.
+        #[source]
+        source: ExchangeError,
+    },
+    /// The process that was to listen is gone.
+    #[error("the process that was to listen on {} has ended", socket.display())]
+    NoProcess {
+        /// The socket.
+        socket: PathBuf,
+    },
+    /// An exchange did not come to its end. Whether the server has done what it was asked is unknown.
+    #[error("{call} over {} failed", socket.display())]
+    Exchange {
+        /// Method and path.
+        call: String,
+        /// The socket.
+        socket: PathBuf,
+        /// What went wrong.
+        #[source]
+        source: ExchangeError,
+    },
+}
+
+impl HttpError {
+    /// Whether the server closed the connection without an answer.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        matches!(self, Self::Exchange { source: ExchangeError::Closed, .. })
+    }
+}
+
+/// What can go wrong in an exchange.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ExchangeError {
+    /// There is no such socket, nobody listens on it, or it must not be used.
+    #[error("cannot connect")]
+    Connect(#[source] io::Error),
+    /// The request was not taken.
+    #[error("cannot send the request")]
+    Send(#[source] io::Error),
+    /// The answer cannot be read.
+    #[error("cannot read the answer")]
+    Receive(#[source] io::Error),
+    /// It took too long.
+    #[error("there was no whole answer within {0:?}")]
+    Timeout(Duration),
+    /// The server closed the connection.
+    #[error("the connection ended before the answer was whole")]
+    Closed,
+    /// What came is not HTTP, or too long.
+    #[error("the answer is not HTTP that is understood")]
+    Malformed(#[source] Malformed),
+    /// The answer is no stream of events.
+    #[error("the answer is no stream of events: its status is {0}")]
+    NoStream(u16),
+}
+
+/// A client of one socket.
+#[derive(Debug, Clone)]
+pub struct Client {
+    socket: PathBuf,
+    timeout: Duration,
+    /// The longest body of an answer, in bytes.
+    longest: usize,
+}
+
+impl Client {
+    /// A client of the server on this socket, each of whose exchanges may last this long.
+    #[must_use]
+    pub fn new(socket: impl Into<PathBuf>, timeout: Duration) -> Self {
+        Self { socket: socket.into(), timeout, longest: MAX_BODY }
+    }
+
+    /// The same, which takes answers with bodies of so many bytes.
+    #[must_use]
+    pub fn with_longest(self, longest: usize) -> Self {
+        Self { longest, ..self }
+    }
+
+    /// The socket.
+    #[must_use]
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// Waits until a server accepts connections, but not longer than an exchange may last. A server that was
+    /// just started makes its socket a moment later: `runs` says whether there is still one to wait for.
+    ///
+    /// # Errors
+    /// Where none does in time, the server's process has ended, or the socket cannot be used by us.
+    pub fn wait(&self, mut runs: impl FnMut() -> bool) -> Result<(), HttpError> {
+        let deadline = Deadline::after(self.timeout);
+        let mut early = None;
+        loop {
+            let Err(source) = connect(&self.socket, &deadline) else { return Ok(()) };
+            let over = match &source {
+                // No socket yet, or one that was bound and does not listen yet.
+                ExchangeError::Connect(error) => !matches!(
+                    error.kind(),
+                    io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused
+                ),
+                _ => true,
+            };
+            if over {
+                let (socket, waited) = (self.socket.clone(), deadline.passed());
+                // At the end of the time, what the last try found says more than that.
+                let source = early.unwrap_or(source);
+                return Err(HttpError::NotListening { socket, waited, source });
+            }
+            if !runs() {
+                return Err(HttpError::NoProcess { socket: self.socket.clone() });
+            }
+            early = Some(source);
+            pause();
+        }
+    }
+
+    /// Sends a request and waits for the answer, whatever its status.
+    ///
+    /// # Errors
+    /// Where there is no whole answer in time.
+    pub fn exchange(&self, call: &ApiCall) -> Result<Answer, HttpError> {
+        self.converse(call).map_err(|source| self.failed(&call.to_string(), source))
+    }
+
+    fn failed(&self, call: &str, source: ExchangeError) -> HttpError {
+        HttpError::Exchange { call: call.to_owned(), socket: self.socket.clone(), source }
+    }
+
+    fn converse(&self, call: &ApiCall) -> Result<Answer, ExchangeError> {
+        let deadline = Deadline::after(self.timeout);
+        let mut stream = connect(&self.socket, &deadline)?;
+        match send(&mut stream, &call.render(), &deadline) {
+            // It has closed before it read all, maybe with an answer.
+            Err(ExchangeError::Send(error)) if error.kind() == io::ErrorKind::BrokenPipe => {}
+            sent => sent?,
+        }
+        receive(&mut stream, self.longest, &deadline)
+    }
+}
+
+/// Connects. A server that lets connections wait in its queue (listen(2)) until that is full is waited for.
+fn connect(socket: &Path, deadline: &Deadline) -> Result<UnixStream, ExchangeError> {
+    let failed = |errno: Errno| ExchangeError::Connect(errno.into());
+    let address = SocketAddrUnix::new(socket).map_err(failed)?;
+    let stream =
+        net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
+            .map_err(failed)?;
+    loop {
+        let left = Some(deadline.left()?);
+        sockopt::set_socket_timeout(&stream, sockopt::Timeout::Send, left).map_err(failed)?;
+        match net::connect(&stream, &address) {
+            Ok(()) => return Ok(UnixStream::from(stream)),
+            // unix(7): the time that was set for sending is over, or a signal came.
+            Err(Errno::AGAIN | Errno::INTR) => {}
+            Err(errno) => return Err(failed(errno)),
+        }
+    }
+}
+
+fn send(
+    stream: &mut UnixStream,
+    mut bytes: &[u8],
+    deadline: &Deadline,
+) -> Result<(), ExchangeError> {
+    while !bytes.is_empty() {
+        stream.set_write_timeout(Some(deadline.left()?)).map_err(ExchangeError::Send)?;
+        match stream.write(bytes) {
+            Ok(count) => bytes = bytes.get(count..).unwrap_or_default(),
+            Err(error) if is_retried(&error) => {}
+            Err(error) => return Err(ExchangeError::Send(error)),
+        }
+    }
+    Ok(())
+}
+
+fn receive(
+    stream: &mut UnixStream,
+    longest: usize,
+    deadline: &Deadline,
+) -> Result<Answer, ExchangeError> {
+    let mut bytes = Vec::new();
+    let mut buffer = [0; 16 * 1024];
+    loop {
+        stream.set_read_timeout(Some(deadline.left()?)).map_err(ExchangeError::Receive)?;
+        let ended = match stream.read(&mut buffer) {
+            Ok(count) => {
+                bytes.extend_from_slice(buffer.get(..count).unwrap_or_default());
+                count == 0
+            }
+            Err(error) if is_retried(&error) => continue,
+            // The server closed with some of the request unread (unix(7)).
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => true,
+            Err(error) => return Err(ExchangeError::Receive(error)),
+        };
+        match parse(&bytes, ended, longest).map_err(ExchangeError::Malformed)? {
+            Parsed::Whole(answer) => return Ok(answer),
+            Parsed::Partial if ended => return Err(ExchangeError::Closed),
+            Parsed::Partial => {}
+        }
+    }
+}
+
+/// A signal, or the end of the time that was set for the call, which the deadline then says.
+fn is_retried(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock)
+}
+
+/// When an exchange must be over.
+struct Deadline {
+    start: Instant,
+    timeout: Duration,
+}
+
+impl Deadline {
+    fn after(timeout: Duration) -> Self {
+        Self { start: now(), timeout }
+    }
+
+    fn passed(&self) -> Duration {
+        now().duration_since(self.start)
+    }
+
+    /// The time that is left, which is not zero: to a socket, zero is no limit at all.
+    fn left(&self) -> Result<Duration, ExchangeError> {
+        let left = self.timeout.saturating_sub(self.passed());
+        if left.is_zero() { Err(ExchangeError::Timeout(self.timeout)) } else { Ok(left) }
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "the wait for another process is measured here")]
+fn now() -> Instant {
+    Instant::now()
+}
+
+#[expect(clippy::disallowed_methods, reason = "nothing tells when a server begins to listen")]
+fn pause() {
+    thread::sleep(PAUSE);
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_request_says_how_long_its_body_is() {
+        let call = ApiCall::put("/actions", json!({ "action_type": "InstanceStart" }));
+        assert_eq!(
+            String::from_utf8(call.render()).unwrap(),
+            "PUT /actions HTTP/1.1\r\nHost: localhost\r\nAccept: application/json\r\n\
+             Content-Type: application/json\r\nContent-Length: 31\r\n\r\n\
+             {\"action_type\":\"InstanceStart\"}"
+        );
+        assert_eq!(
+            String::from_utf8(ApiCall::get("/").render()).unwrap(),
+            "GET / HTTP/1.1\r\nHost: localhost\r\nAccept: application/json\r\n\r\n"
+        );
+        assert_eq!(ApiCall::command("/vm.boot").to_string(), "PUT /vm.boot");
+        let post = ApiCall::post("/v1/functions", Some(json!([])));
+        assert_eq!(
+            String::from_utf8(post.render()).unwrap(),
+            "POST /v1/functions HTTP/1.1\r\nHost: localhost\r\nAccept: application/json\r\n\
+             Content-Type: application/json\r\nContent-Length: 2\r\n\r\n[]"
+        );
+        assert_eq!(ApiCall::delete("/v1/functions/x").to_string(), "DELETE /v1/functions/x");
+    }
+}

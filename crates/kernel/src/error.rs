@@ -1,0 +1,172 @@
+use std::fmt;
+
+use ipnet::Ipv4Net;
+
+use super::AccountKind;
+use riklet_core::{
+    firewall::Gate,
+    model::{AccountName, InterfaceName},
+};
+
+/// Why the kernel, or a program that speaks to it, did not do something: its own words.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// The error number (errno(3)), where there is one.
+    pub errno: Option<i32>,
+    /// The extended acknowledgement of netlink, or what a program wrote to its standard error; may be empty.
+    pub words: String,
+}
+
+impl Refusal {
+    /// `EPERM`: the caller lacks a capability.
+    pub const EPERM: i32 = 1;
+    /// `ENOENT`: what was named is not there.
+    pub const ENOENT: i32 = 2;
+    /// `EBUSY`: taken.
+    pub const EBUSY: i32 = 16;
+    /// `EEXIST`: there already.
+    pub const EEXIST: i32 = 17;
+    /// `ENODEV`: no such interface.
+    pub const ENODEV: i32 = 19;
+
+    /// A refusal with an error number and nothing more.
+    #[must_use]
+    pub const fn errno(errno: i32) -> Self {
+        Self { errno: Some(errno), words: String::new() }
+    }
+
+    /// A refusal in words only.
+    #[must_use]
+    pub fn words(words: impl Into<String>) -> Self {
+        Self { errno: None, words: words.into() }
+    }
+
+    /// Whether a capability is missing.
+    #[must_use]
+    pub fn is_permission(&self) -> bool {
+        // EPERM, EACCES
+        matches!(self.errno, Some(1 | 13))
+    }
+
+    /// Whether iptables-nft refuses a table because of rules that only `nft` can write. Its words are all
+    /// that it says.
+    #[must_use]
+    pub fn is_incompatible(&self) -> bool {
+        self.words.contains("is incompatible, use 'nft' tool")
+    }
+}
+
+impl From<std::io::Error> for Refusal {
+    fn from(error: std::io::Error) -> Self {
+        match error.raw_os_error() {
+            Some(errno) => Self::errno(errno),
+            None => Self::words(error.to_string()),
+        }
+    }
+}
+
+impl From<rustix::io::Errno> for Refusal {
+    fn from(errno: rustix::io::Errno) -> Self {
+        Self::errno(errno.raw_os_error())
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.errno, self.words.trim()) {
+            (Some(errno), "") => std::io::Error::from_raw_os_error(errno).fmt(f),
+            (Some(errno), words) => {
+                write!(f, "{words}: {}", std::io::Error::from_raw_os_error(errno))
+            }
+            (None, "") => f.write_str("no reason given"),
+            (None, words) => f.write_str(words),
+        }
+    }
+}
+
+impl std::error::Error for Refusal {}
+
+/// An operation on the system that failed: which, on what, and why.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[expect(missing_docs, reason = "each variant is its message; `source` is the kernel's own words")]
+#[non_exhaustive]
+pub enum KernelError {
+    #[error("cannot read interface {name}")]
+    ReadLink { name: InterfaceName, source: Refusal },
+    #[error("cannot listen to the kernel's notifications")]
+    Listen { source: Refusal },
+    #[error("cannot list the connections that are tracked")]
+    ListFlows { source: Refusal },
+    #[error("cannot list the interfaces")]
+    ListLinks { source: Refusal },
+    #[error("cannot create TAP {name}: {step}")]
+    CreateLink { name: InterfaceName, step: &'static str, source: Refusal },
+    #[error("cannot configure {name}: {part}")]
+    ConfigureLink { name: InterfaceName, part: &'static str, source: Refusal },
+    #[error("cannot give TAP {name} to its {kind}")]
+    SetOwner { name: InterfaceName, kind: AccountKind, source: Refusal },
+    #[error("cannot delete {name}")]
+    DeleteLink { name: InterfaceName, source: Refusal },
+    #[error("cannot remove address {address} from {name}")]
+    RemoveAddress { name: InterfaceName, address: Ipv4Net, source: Refusal },
+    #[error("cannot take {name} down")]
+    CondemnLink { name: InterfaceName, source: Refusal },
+    #[error("cannot delete the interfaces of the condemned group")]
+    DeleteLinks { source: Refusal },
+    #[error("cannot read the firewall ({backend})")]
+    ReadFirewall { backend: &'static str, source: Refusal },
+    #[error("the firewall ({backend}) refused the change")]
+    ChangeFirewall { backend: &'static str, source: Refusal },
+    #[error("cannot list the chains on the hook forward")]
+    ListGates { source: Refusal },
+    #[error("cannot change the foreign chain {gate}")]
+    SetGate { gate: Gate, source: Refusal },
+    #[error("cannot delete connection tracking entries")]
+    ForgetFlows { source: Refusal },
+    #[error("cannot read sysctl {name}")]
+    ReadSysctl { name: String, source: Refusal },
+    #[error("cannot set sysctl {name} to {value}")]
+    SetSysctl { name: String, value: String, source: Refusal },
+    #[error("cannot look up the host's routes")]
+    Routes { source: Refusal },
+    #[error("cannot list the listening sockets")]
+    Listeners { source: Refusal },
+    #[error("cannot read {path}")]
+    Resolvers { path: &'static str, source: Refusal },
+    #[error("cannot look up the {kind} {name}")]
+    Account { kind: AccountKind, name: AccountName, source: Refusal },
+    #[error("cannot run {program}")]
+    Program { program: String, source: Refusal },
+}
+
+impl KernelError {
+    /// The kernel's own words.
+    #[must_use]
+    pub const fn refusal(&self) -> &Refusal {
+        match self {
+            Self::ReadLink { source, .. }
+            | Self::Listen { source }
+            | Self::ListFlows { source }
+            | Self::ListLinks { source }
+            | Self::CreateLink { source, .. }
+            | Self::ConfigureLink { source, .. }
+            | Self::SetOwner { source, .. }
+            | Self::DeleteLink { source, .. }
+            | Self::RemoveAddress { source, .. }
+            | Self::CondemnLink { source, .. }
+            | Self::DeleteLinks { source }
+            | Self::ReadFirewall { source, .. }
+            | Self::ChangeFirewall { source, .. }
+            | Self::ListGates { source }
+            | Self::SetGate { source, .. }
+            | Self::ForgetFlows { source }
+            | Self::ReadSysctl { source, .. }
+            | Self::SetSysctl { source, .. }
+            | Self::Routes { source }
+            | Self::Listeners { source }
+            | Self::Resolvers { source, .. }
+            | Self::Account { source, .. }
+            | Self::Program { source, .. } => source,
+        }
+    }
+}

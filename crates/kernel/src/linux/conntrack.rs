@@ -1,0 +1,355 @@
+//! Entries of the connection tracking table, by ctnetlink (`<linux/netfilter/nfnetlink_conntrack.h>`).
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, Ipv4Addr},
+};
+
+use netlink_packet_core::{DefaultNla, Emitable, NLA_F_NESTED, NLM_F_DUMP, Nla};
+use netlink_packet_netfilter::{
+    NetfilterHeader, NetfilterMessage, NetfilterMessageInner, NetfilterProtoFamily,
+    conntrack::{
+        ConntrackAttribute, ConntrackMessage, ConntrackMessageType, IPTuple, ProtoTuple,
+        Protocol as Number, Status, Tuple,
+    },
+};
+use netlink_sys::protocols::NETLINK_NETFILTER;
+
+use super::{
+    netlink::{Request, Socket},
+    sysctl,
+};
+use crate::{KernelError, Refusal};
+use riklet_core::{flows::Flows, model::Protocol};
+
+/// `CTA_STATUS`, `CTA_ID`, `CTA_ZONE`, `CTA_STATUS_MASK`, and `CTA_FILTER` with what stands in it.
+const STATUS: u16 = 3;
+const ID: u16 = 12;
+const ZONE: u16 = 18;
+const STATUS_MASK: u16 = 26;
+const FILTER: u16 = 25;
+const FILTER_ORIGINAL: u16 = 1;
+const FILTER_REPLY: u16 = 2;
+/// What a filter compares: `CTA_FILTER_F_*` of `net/netfilter/nf_internals.h`.
+const BY_SOURCE: u32 = 1;
+const BY_DESTINATION: u32 = 1 << 1;
+const BY_PROTOCOL: u32 = 1 << 3;
+const BY_SOURCE_PORT: u32 = 1 << 4;
+const BY_DESTINATION_PORT: u32 = 1 << 5;
+
+/// As many entries are deleted by one `send`; each is answered, in about 1 KiB of the receive buffer.
+const BATCH: usize = 64;
+/// From this many filters on, one look at every entry costs less than a look at every bucket for each.
+const MANY_FILTERS: usize = 16;
+
+/// A socket of ctnetlink.
+#[derive(Debug)]
+pub(super) struct Conntrack {
+    socket: Socket,
+}
+
+/// What the kernel shall compare: a tuple for each direction that matters, and which parts of it.
+#[derive(Default)]
+struct Filter {
+    original: Option<(u32, Vec<Tuple>)>,
+    reply: Option<(u32, Vec<Tuple>)>,
+    /// Only what is not translated.
+    untranslated: bool,
+}
+
+/// One direction of an entry.
+#[derive(Default)]
+struct Direction {
+    source: Option<Ipv4Addr>,
+    destination: Option<Ipv4Addr>,
+    protocol: Option<Protocol>,
+    source_port: Option<u16>,
+    destination_port: Option<u16>,
+}
+
+impl Conntrack {
+    /// In the network namespace of the calling thread.
+    pub(super) fn open() -> Result<Self, Refusal> {
+        Ok(Self { socket: Socket::open(NETLINK_NETFILTER)? })
+    }
+
+    /// Deletes the entries of these flows.
+    pub(super) fn forget(&mut self, flows: &BTreeSet<Flows>) -> Result<(), KernelError> {
+        self.delete_all(flows).map_err(|source| KernelError::ForgetFlows { source })
+    }
+
+    /// How many entries there are of each address: those that it began, or that were led to it. One of a
+    /// connection between two guests counts for both.
+    pub(super) fn count_by_guest(&mut self) -> Result<BTreeMap<Ipv4Addr, u64>, Refusal> {
+        let mut counts = BTreeMap::new();
+        for entry in self.dump_everything()? {
+            let guests: BTreeSet<_> = flows_of(&entry)
+                .filter_map(|flow| match flow {
+                    Flows::Guest { guest } => Some(guest),
+                    _ => None,
+                })
+                .collect();
+            for guest in guests {
+                *counts.entry(guest).or_default() += 1;
+            }
+        }
+        Ok(counts)
+    }
+
+    fn delete_all(&mut self, flows: &BTreeSet<Flows>) -> Result<(), Refusal> {
+        let filters = || flows.iter().copied().flat_map(filters).collect::<Vec<_>>();
+        if flows.is_empty() {
+            return Ok(());
+        }
+        if filters().len() < MANY_FILTERS {
+            return self
+                .delete_filtered(filters())
+                .or_else(|_refused| {
+                    let entries = self.dump_filtered(filters())?;
+                    self.delete_of(flows, entries)
+                })
+                .or_else(|_refused| self.delete_listed(flows));
+        }
+        self.delete_listed(flows)
+    }
+
+    /// From Linux 6.11 on, and much faster than a dump, which locks each bucket of the table in turn.
+    ///
+    /// An older kernel does not take this for a request to delete everything: it refuses the filter, or
+    /// (before 5.8) the tuple, which is incomplete.
+    fn delete_filtered(&mut self, filters: Vec<Filter>) -> Result<(), Refusal> {
+        let request = |filter: Filter| {
+            let message = message(filter.request(ConntrackMessageType::Delete));
+            Request { message, flags: 0 }
+        };
+        let results = self.socket.send_each(filters.into_iter().map(request).collect())?;
+        results.into_iter().collect()
+    }
+
+    fn delete_listed(&mut self, flows: &BTreeSet<Flows>) -> Result<(), Refusal> {
+        let entries = self.dump_everything()?;
+        self.delete_of(flows, entries)
+    }
+
+    /// Of these entries, deletes those that are these flows.
+    fn delete_of(
+        &mut self,
+        flows: &BTreeSet<Flows>,
+        entries: Vec<Vec<ConntrackAttribute>>,
+    ) -> Result<(), Refusal> {
+        // A kernel that does not know filters may also have ignored them: what is deleted is decided here.
+        let doomed: Vec<_> = entries
+            .into_iter()
+            .filter(|entry| flows_of(entry).any(|flow| flows.contains(&flow)))
+            .collect();
+        for batch in doomed.chunks(BATCH) {
+            let deletion = |entry: &Vec<_>| Request { message: delete(entry), flags: 0 };
+            for result in self.socket.send_each(batch.iter().map(deletion).collect())? {
+                match result {
+                    // It ended by itself, or two filters found it.
+                    Err(refusal) if refusal.errno == Some(Refusal::ENOENT) => {}
+                    other => other?,
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// From Linux 5.8 on.
+    fn dump_filtered(
+        &mut self,
+        filters: Vec<Filter>,
+    ) -> Result<Vec<Vec<ConntrackAttribute>>, Refusal> {
+        let mut entries = Vec::new();
+        for filter in filters {
+            entries.extend(self.dump(filter.request(ConntrackMessageType::Get))?);
+        }
+        Ok(entries)
+    }
+
+    fn dump_everything(&mut self) -> Result<Vec<Vec<ConntrackAttribute>>, Refusal> {
+        self.dump(ConntrackMessage::Get(vec![])).or_else(|refusal| {
+            // Where nothing is tracked, ctnetlink need not be there either.
+            match sysctl::read("net.netfilter.nf_conntrack_count") {
+                Ok(None) => Ok(vec![]),
+                Ok(Some(count)) if count == "0" => Ok(vec![]),
+                _ => Err(refusal),
+            }
+        })
+    }
+
+    fn dump(&mut self, request: ConntrackMessage) -> Result<Vec<Vec<ConntrackAttribute>>, Refusal> {
+        let answers = self.socket.query(&message(request), NLM_F_DUMP)?;
+        let entry = |answer: NetfilterMessage| match answer.inner {
+            NetfilterMessageInner::Conntrack(ConntrackMessage::New(entry)) => Some(entry),
+            _ => None,
+        };
+        Ok(answers.into_iter().filter_map(entry).collect())
+    }
+}
+
+impl Filter {
+    /// As attributes without a type: the library's would lose the flag `NLA_F_NESTED` of `CTA_FILTER`,
+    /// which the kernel insists on.
+    fn request(self, request: ConntrackMessageType) -> ConntrackMessage {
+        let original = self.original.map(|(flags, parts)| {
+            (FILTER_ORIGINAL, flags, ConntrackAttribute::CtaTupleOrig(parts))
+        });
+        let reply = self
+            .reply
+            .map(|(flags, parts)| (FILTER_REPLY, flags, ConntrackAttribute::CtaTupleReply(parts)));
+        let mut compared = Vec::new();
+        let mut attributes = Vec::new();
+        for (kind, flags, tuple) in original.into_iter().chain(reply) {
+            let flags = DefaultNla::new(kind, flags.to_ne_bytes().to_vec());
+            let mut bytes = vec![0; flags.buffer_len()];
+            flags.emit(&mut bytes);
+            compared.append(&mut bytes);
+            let mut value = vec![0; tuple.value_len()];
+            tuple.emit_value(&mut value);
+            attributes.push(DefaultNla::new(tuple.kind() | NLA_F_NESTED, value));
+        }
+        attributes.push(DefaultNla::new(FILTER | NLA_F_NESTED, compared));
+        if self.untranslated {
+            let mask = Status::NatMask.bits().to_be_bytes().to_vec();
+            attributes.push(DefaultNla::new(STATUS, vec![0; mask.len()]));
+            attributes.push(DefaultNla::new(STATUS_MASK, mask));
+        }
+        ConntrackMessage::Other { message_type: request.into(), attributes }
+    }
+}
+
+/// What finds the entries of these flows.
+fn filters(flows: Flows) -> Vec<Filter> {
+    match flows {
+        Flows::Guest { guest } => {
+            let sent = || Some((BY_SOURCE, vec![source(guest)]));
+            vec![
+                Filter { original: sent(), ..Filter::default() },
+                Filter { reply: sent(), ..Filter::default() },
+            ]
+        }
+        Flows::Exposed { protocol, host_address, host_port, guest, guest_port } => {
+            let ports = vec![number(protocol), ProtoTuple::SourcePort(guest_port)];
+            let flags = BY_SOURCE | BY_PROTOCOL | BY_SOURCE_PORT;
+            vec![Filter {
+                original: Some(sent_to(protocol, host_address, host_port)),
+                reply: Some((flags, vec![source(guest), Tuple::Proto(ports)])),
+                untranslated: false,
+            }]
+        }
+        Flows::Untranslated { protocol, address, port } => {
+            let original = Some(sent_to(protocol, address, port));
+            vec![Filter { original, reply: None, untranslated: true }]
+        }
+    }
+}
+
+fn sent_to(protocol: Protocol, address: Option<Ipv4Addr>, port: u16) -> (u32, Vec<Tuple>) {
+    let ports = vec![number(protocol), ProtoTuple::DestinationPort(port)];
+    let by_address = if address.is_some() { BY_DESTINATION } else { 0 };
+    let address = address.map(|a| Tuple::Ip(vec![IPTuple::DestinationAddress(a.into())]));
+    let tuple = address.into_iter().chain([Tuple::Proto(ports)]).collect();
+    (by_address | BY_PROTOCOL | BY_DESTINATION_PORT, tuple)
+}
+
+fn number(protocol: Protocol) -> ProtoTuple {
+    ProtoTuple::Protocol(Number::from(protocol.number()))
+}
+
+fn source(address: Ipv4Addr) -> Tuple {
+    Tuple::Ip(vec![IPTuple::SourceAddress(address.into())])
+}
+
+/// All that an entry may be called. The answers to a translated packet come from the guest, so its address
+/// and port are the source of the reply direction.
+fn flows_of(entry: &[ConntrackAttribute]) -> impl Iterator<Item = Flows> + use<> {
+    let (original, reply) = directions(entry);
+    let translated = is_translated(entry);
+    let guests = [original.source, reply.source].into_iter().flatten();
+    let guests = guests.map(|guest| Flows::Guest { guest });
+    let sent_to = [None, original.destination].into_iter().filter_map(move |address| {
+        let (protocol, port) = (original.protocol?, original.destination_port?);
+        if !translated {
+            return Some(Flows::Untranslated { protocol, address, port });
+        }
+        let (guest, guest_port) = (reply.source?, reply.source_port?);
+        let (host_address, host_port) = (address, port);
+        Some(Flows::Exposed { protocol, host_address, host_port, guest, guest_port })
+    });
+    guests.chain(sent_to)
+}
+
+fn directions(entry: &[ConntrackAttribute]) -> (Direction, Direction) {
+    let mut found = (Direction::default(), Direction::default());
+    for attribute in entry {
+        match attribute {
+            ConntrackAttribute::CtaTupleOrig(tuple) => found.0 = direction(tuple),
+            ConntrackAttribute::CtaTupleReply(tuple) => found.1 = direction(tuple),
+            _ => {}
+        }
+    }
+    found
+}
+
+fn direction(tuple: &[Tuple]) -> Direction {
+    let mut direction = Direction::default();
+    for part in tuple {
+        match part {
+            Tuple::Ip(addresses) => {
+                for address in addresses {
+                    match address {
+                        IPTuple::SourceAddress(IpAddr::V4(address)) => {
+                            direction.source = Some(*address);
+                        }
+                        IPTuple::DestinationAddress(IpAddr::V4(address)) => {
+                            direction.destination = Some(*address);
+                        }
+                        _ => {}
+                    }
+                }
+            }
+            Tuple::Proto(fields) => {
+                for field in fields {
+                    match field {
+                        ProtoTuple::Protocol(number) => {
+                            let same = |p: &Protocol| p.number() == u8::from(*number);
+                            direction.protocol = Protocol::ALL.into_iter().find(same);
+                        }
+                        ProtoTuple::SourcePort(port) => direction.source_port = Some(*port),
+                        ProtoTuple::DestinationPort(port) => {
+                            direction.destination_port = Some(*port);
+                        }
+                        _ => {}
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    direction
+}
+
+fn is_translated(entry: &[ConntrackAttribute]) -> bool {
+    entry.iter().any(|attribute| match attribute {
+        ConntrackAttribute::CtaStatus(status) => status.intersects(Status::NatMask),
+        _ => false,
+    })
+}
+
+/// By its original direction in its zone; the identifier keeps an entry that has taken its place since.
+fn delete(entry: &[ConntrackAttribute]) -> NetfilterMessage {
+    let names = |attribute: &&ConntrackAttribute| match attribute {
+        ConntrackAttribute::CtaTupleOrig(_) => true,
+        ConntrackAttribute::Other(other) => matches!(other.kind(), ID | ZONE),
+        _ => false,
+    };
+    message(ConntrackMessage::Delete(entry.iter().filter(names).cloned().collect()))
+}
+
+fn message(message: ConntrackMessage) -> NetfilterMessage {
+    NetfilterMessage::new(NetfilterHeader::new(NetfilterProtoFamily::IPv4, 0, 0), message)
+}
+
+#[cfg(test)]
+mod tests;

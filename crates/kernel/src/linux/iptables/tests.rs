@@ -1,0 +1,318 @@
+//! On the real kernel, each test in a network namespace of its own thread.
+
+use std::net::Ipv4Addr;
+
+use rustix::thread::{UnshareFlags, unshare_unsafe};
+
+use super::*;
+use riklet_core::{
+    firewall::{Gate, SkeletonState},
+    model::Protocol,
+};
+
+const VARIANTS: [IptablesVariant; 2] = [IptablesVariant::Nft, IptablesVariant::Legacy];
+
+/// Runs the test in a fresh namespace for each variant.
+fn each_variant(test: fn(Host)) {
+    for variant in VARIANTS {
+        in_namespace(move || test(Host(variant)));
+    }
+}
+
+fn in_namespace(test: impl FnOnce() + Send + 'static) {
+    let thread = std::thread::spawn(|| {
+        #[expect(unsafe_code, reason = "rustix marks every unshare(2) so, for CLONE_FILES")]
+        // SAFETY: CLONE_NEWNET shares nothing that memory safety rests on.
+        unsafe { unshare_unsafe(UnshareFlags::NEWNET) }.expect("the tests are run as root");
+        test();
+    });
+    if let Err(panic) = thread.join() {
+        std::panic::resume_unwind(panic);
+    }
+}
+
+/// A host without rules, and its variant of iptables.
+#[derive(Clone, Copy)]
+struct Host(IptablesVariant);
+
+impl Host {
+    fn feed(self, input: &str) {
+        restore(&Launcher::default(), self.0, input).unwrap();
+    }
+
+    fn change(self, change: &Change) -> Result<(), Refusal> {
+        super::change(&Launcher::default(), self.0, change)
+    }
+
+    fn reset(self, ruleset: &Ruleset) {
+        self.change(&Change::Reset(ruleset.clone())).unwrap();
+    }
+
+    fn delta(self, remove: &[Entry], add: &[Entry]) -> Result<(), Refusal> {
+        let (remove, add) = (remove.iter().copied().collect(), add.iter().copied().collect());
+        self.change(&Change::Delta { remove, add })
+    }
+
+    fn probe(self, ruleset: &Ruleset) -> bool {
+        probe(&Launcher::default(), self.0, &ruleset.skeleton, &ruleset.entries).unwrap()
+    }
+
+    fn state(self, expected: &Ruleset) -> FirewallState {
+        state(self.0, expected).unwrap()
+    }
+
+    /// Asserts that exactly this stands, and returns nothing that could differ.
+    #[track_caller]
+    fn assert_stands(self, expected: &Ruleset) {
+        let entries = expected.entries.clone();
+        let intact = FirewallState { skeleton: SkeletonState::Intact, entries, strays: vec![] };
+        assert_eq!(self.state(expected), intact, "{:?}", self.0);
+        assert!(self.probe(expected), "{:?}", self.0);
+    }
+
+    /// The rules of all tables, without comments and counters.
+    fn save(self) -> String {
+        let output = run(&Launcher::default(), self.0, "save", &[], "").unwrap();
+        assert!(output.status.success());
+        let text = String::from_utf8(output.stdout).unwrap();
+        let lines = text.lines().filter(|line| !line.starts_with('#'));
+        lines.map(|line| line.split(" [").next().unwrap().to_owned() + "\n").collect()
+    }
+}
+
+fn exposure(slot: u8, port: u16) -> Entry {
+    Entry::Exposure {
+        protocol: Protocol::Tcp,
+        host_address: None,
+        host_port: port,
+        guest: Ipv4Addr::new(10, 231, 0, slot * 4 + 2),
+        guest_port: 3000,
+    }
+}
+
+fn hairpin(slot: u8) -> Entry {
+    Entry::Hairpin { guest: Ipv4Addr::new(10, 231, 0, slot * 4 + 2) }
+}
+
+fn ruleset(entries: &[Entry]) -> Ruleset {
+    let uplinks = ["eth0", "wlan0"].map(|name| name.try_into().unwrap());
+    let pool = "10.231.0.0/16".parse().unwrap();
+    Ruleset {
+        skeleton: Skeleton { pool, uplinks: BTreeSet::from(uplinks), guard: true },
+        entries: entries.iter().copied().collect(),
+    }
+}
+
+/// What another program has: chains, policies and rules in all three tables.
+const FOREIGN: &str = "\
+*filter
+:FORWARD DROP [0:0]
+:OTHER - [0:0]
+-A FORWARD -m comment --comment \"to -j RIKLET \\\"x\\\"\" -j OTHER
+-A FORWARD -i docker0 -j ACCEPT
+-A OTHER -s 192.0.2.0/24 -j RETURN
+COMMIT
+*raw
+-A PREROUTING -i eth9 -j ACCEPT
+COMMIT
+*nat
+:DOCKER - [0:0]
+-A PREROUTING -m addrtype --dst-type LOCAL -j DOCKER
+-A POSTROUTING -s 172.17.0.0/16 ! -o docker0 -j MASQUERADE
+-A DOCKER -p tcp -m tcp --dport 8080 -j DNAT --to-destination 172.17.0.2:80
+COMMIT
+";
+
+#[test]
+fn what_is_changed_is_found() {
+    each_variant(|host| {
+        let bound = Entry::Exposure {
+            protocol: Protocol::Sctp,
+            host_address: Some(Ipv4Addr::new(192, 0, 2, 1)),
+            host_port: 53,
+            guest: Ipv4Addr::new(10, 231, 0, 6),
+            guest_port: 5353,
+        };
+        let before = ruleset(&[exposure(0, 8080), hairpin(0)]);
+        assert_eq!(host.state(&before).skeleton, SkeletonState::Absent);
+        assert!(!host.probe(&before));
+        host.reset(&before);
+        host.assert_stands(&before);
+        host.delta(&[exposure(0, 8080)], &[bound, hairpin(1)]).unwrap();
+        host.assert_stands(&ruleset(&[bound, hairpin(0), hairpin(1)]));
+        assert!(!host.probe(&before), "an entry is gone");
+        host.reset(&ruleset(&[]));
+        host.assert_stands(&ruleset(&[]));
+    });
+}
+
+#[test]
+fn a_probe_sees_every_change_of_the_skeleton() {
+    each_variant(|host| {
+        let stands = ruleset(&[]);
+        host.reset(&stands);
+        let differs = |change: fn(&mut Skeleton)| {
+            let mut other = stands.clone();
+            change(&mut other.skeleton);
+            assert!(!host.probe(&other));
+            assert!(matches!(host.state(&other).skeleton, SkeletonState::Altered(_)));
+        };
+        differs(|skeleton| skeleton.guard = false);
+        differs(|skeleton| skeleton.pool = "10.232.0.0/16".parse().unwrap());
+        differs(|skeleton| skeleton.uplinks.retain(|name| name.as_str() == "eth0"));
+        differs(|skeleton| skeleton.uplinks.extend("eth1".try_into()));
+    });
+}
+
+#[test]
+fn a_delta_is_refused_as_a_whole() {
+    each_variant(|host| {
+        let stands = ruleset(&[exposure(0, 8080), hairpin(0)]);
+        let refused = host.delta(&[], &[exposure(1, 9090)]).unwrap_err();
+        assert!(!refused.words.is_empty(), "without a skeleton");
+        assert_eq!(host.state(&stands).skeleton, SkeletonState::Absent);
+
+        host.reset(&stands);
+        let remove = [exposure(0, 8080), exposure(0, 8081)];
+        let refused = host.delta(&remove, &[exposure(1, 9090)]).unwrap_err();
+        assert!(refused.words.contains("--dport 8081"), "{refused}");
+        host.assert_stands(&stands);
+
+        for table in ["filter", "raw", "nat"] {
+            host.feed(&format!("*{table}\n-F\nCOMMIT\n"));
+            host.delta(&[], &[exposure(1, 9090)]).unwrap_err();
+            assert!(!host.state(&stands).entries.contains(&exposure(1, 9090)));
+            host.reset(&stands);
+        }
+    });
+}
+
+#[test]
+fn a_second_entry_of_the_same_kind_is_found() {
+    each_variant(|host| {
+        let stands = ruleset(&[exposure(0, 8080)]);
+        host.reset(&stands);
+        host.delta(&[], &[exposure(0, 8080)]).unwrap();
+        assert_eq!(host.state(&stands).strays.len(), 1);
+        host.reset(&stands);
+        host.assert_stands(&stands);
+    });
+}
+
+#[test]
+fn drift_is_found_and_mended() {
+    const DRIFT: [(&str, &str); 10] = [
+        ("*filter\n-F\nCOMMIT", "missing: -A FORWARD"),
+        ("*filter\n-D RIKLET-FORWARD -i rik+ -j DROP\nCOMMIT", "missing: -A RIKLET-FORWARD"),
+        ("*filter\n-I RIKLET-FORWARD -j ACCEPT\nCOMMIT", "unexpected: -A RIKLET-FORWARD -j ACCEPT"),
+        ("*filter\n-I FORWARD -j ACCEPT\nCOMMIT", "not first: -A FORWARD"),
+        ("*filter\n-A FORWARD -j RIKLET-FORWARD\nCOMMIT", "2 times: -A FORWARD"),
+        ("*filter\n-A INPUT -i rik+ -j RIKLET-FORWARD\nCOMMIT", "unexpected: -A INPUT"),
+        ("*nat\n-D OUTPUT -m addrtype --dst-type LOCAL -j RIKLET\nCOMMIT", "missing: -A OUTPUT"),
+        (
+            "*nat\n-D RIKLET-POSTROUTING 1\n-A RIKLET-POSTROUTING -s 10.231.0.0/16 -o eth0 -j MASQUERADE\nCOMMIT",
+            "out of order: RIKLET-POSTROUTING",
+        ),
+        ("*raw\n-F\n-X\nCOMMIT", "no chain RIKLET-RAW"),
+        ("*nat\n:RIKLET-OLD - [0:0]\n-A RIKLET-OLD -j RIKLET\nCOMMIT", "unexpected chain"),
+    ];
+    each_variant(|host| {
+        let stands = ruleset(&[exposure(0, 8080), hairpin(0)]);
+        host.feed(FOREIGN);
+        host.reset(&stands);
+        for (drift, words) in DRIFT {
+            host.feed(&format!("{drift}\n"));
+            let SkeletonState::Altered(found) = host.state(&stands).skeleton else {
+                panic!("{:?}: {drift}: not found", host.0)
+            };
+            assert!(found.iter().any(|line| line.contains(words)), "{drift}: {found:?}");
+            host.reset(&stands);
+            host.assert_stands(&stands);
+        }
+        host.feed("*nat\n-A RIKLET -p tcp -j ACCEPT\nCOMMIT\n");
+        assert_eq!(host.state(&stands).strays, ["-A RIKLET -p tcp -j ACCEPT"]);
+        host.reset(&stands);
+        host.assert_stands(&stands);
+    });
+}
+
+#[test]
+fn a_reset_of_what_stands_moves_no_jump() {
+    each_variant(|host| {
+        host.feed(FOREIGN);
+        host.reset(&ruleset(&[exposure(0, 8080)]));
+        let before = host.save();
+        host.reset(&ruleset(&[exposure(0, 8080)]));
+        assert_eq!(host.save(), before);
+    });
+}
+
+#[test]
+fn removing_leaves_what_was_there() {
+    each_variant(|host| {
+        host.feed(FOREIGN);
+        let before = host.save();
+        host.reset(&ruleset(&[exposure(0, 8080), hairpin(0)]));
+        host.feed("*filter\n-A INPUT -g RIKLET-FORWARD\nCOMMIT\n");
+        assert_ne!(host.save(), before);
+        host.change(&Change::Remove).unwrap();
+        assert_eq!(host.save(), before);
+        host.change(&Change::Remove).unwrap();
+        assert_eq!(host.save(), before);
+    });
+}
+
+#[test]
+fn looking_and_removing_create_no_table() {
+    each_variant(|host| {
+        assert_eq!(host.state(&ruleset(&[])).skeleton, SkeletonState::Absent);
+        host.change(&Change::Remove).unwrap();
+        assert_eq!(legacy_gate().unwrap(), None);
+        set_legacy_gate(&Launcher::default(), true).unwrap();
+        assert_eq!(legacy_tables().unwrap(), BTreeSet::new());
+        let tables = process::run(OsStr::new("nft"), &["list", "tables"], &[]).unwrap();
+        assert_eq!(String::from_utf8_lossy(&tables.stdout), "");
+    });
+}
+
+#[test]
+fn an_interface_that_iptables_cannot_name_is_refused() {
+    each_variant(|host| {
+        let mut ruleset = ruleset(&[]);
+        ruleset.skeleton.uplinks.insert("eth+".try_into().unwrap());
+        let refused = host.change(&Change::Reset(ruleset.clone())).unwrap_err();
+        assert!(refused.words.contains("eth+"), "{refused}");
+        assert_eq!(host.state(&ruleset).skeleton, SkeletonState::Absent);
+    });
+}
+
+#[test]
+fn the_legacy_gate_opens_and_closes() {
+    in_namespace(|| {
+        let legacy = Host(IptablesVariant::Legacy);
+        let gate = || legacy_gate().unwrap().map(|state| (state.gate, state.open, state.touched));
+        legacy.feed("*filter\n:FORWARD ACCEPT [0:0]\nCOMMIT\n");
+        assert_eq!(gate(), None, "it stops nothing");
+        legacy.feed(FOREIGN);
+        let before = legacy.save();
+        assert_eq!(gate(), Some((Gate::LegacyIptables, false, false)));
+        set_legacy_gate(&Launcher::default(), true).unwrap();
+        assert_eq!(gate(), Some((Gate::LegacyIptables, true, true)));
+        legacy.feed("*filter\n-I FORWARD -j DROP\nCOMMIT\n");
+        assert_eq!(gate(), Some((Gate::LegacyIptables, false, true)));
+        set_legacy_gate(&Launcher::default(), true).unwrap();
+        assert_eq!(gate(), Some((Gate::LegacyIptables, true, true)));
+        legacy.feed("*filter\n-D FORWARD -j DROP\nCOMMIT\n");
+        set_legacy_gate(&Launcher::default(), false).unwrap();
+        set_legacy_gate(&Launcher::default(), false).unwrap();
+        assert_eq!(legacy.save(), before);
+    });
+}
+
+#[test]
+fn the_variant_is_the_one_that_the_program_names() {
+    let output = process::run(OsStr::new("iptables"), &["-V"], &[]).unwrap();
+    let nft = String::from_utf8_lossy(&output.stdout).contains("nf_tables");
+    let expected = if nft { IptablesVariant::Nft } else { IptablesVariant::Legacy };
+    assert_eq!(variant().unwrap(), Some(expected));
+}

@@ -1,0 +1,324 @@
+//! What is done to interfaces: rtnetlink(7), and for creating one `/dev/net/tun`.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
+
+use ipnet::Ipv4Net;
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_REPLACE};
+use netlink_packet_route::{
+    AddressFamily, RouteNetlinkMessage,
+    address::{AddressAttribute, AddressMessage},
+    link::{
+        AfSpecInet, AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InetDevConf, LinkAttribute,
+        LinkFlags, LinkMessage,
+    },
+    neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState},
+};
+use rustix::{io::Errno, net::netdevice};
+
+use super::{netlink::Request, route::Route, sysctl, tap::NewTap};
+use crate::{AccountKind, KernelError, Refusal};
+use riklet_core::{
+    link::{CONDEMNED_GROUP, LIVE_GROUP, LinkSpec, Neighbour},
+    model::InterfaceName,
+};
+
+/// As many requests as are sent at once. An answer takes about 1 KiB of the receive buffer, which has
+/// 208 KiB where nobody changed `net.core.rmem_default`.
+const BATCH: usize = 64;
+
+/// One request of a configuration, and what it is about.
+struct Part {
+    name: &'static str,
+    message: RouteNetlinkMessage,
+    flags: u16,
+    /// An error that says that there is nothing to configure.
+    excused: Option<Errno>,
+}
+
+impl Route {
+    /// Creates a TAP as specified.
+    pub(super) fn create_link(&mut self, spec: &LinkSpec) -> Result<(), KernelError> {
+        let created = NewTap::create(&spec.name, spec.tap.multi_queue);
+        let tap = created.map_err(|source| {
+            let (name, step) = (spec.name.clone(), "TUNSETIFF");
+            KernelError::CreateLink { name, step, source }
+        })?;
+        self.furnish(tap, spec)
+    }
+
+    /// Makes a new TAP what is specified, and lasting.
+    fn furnish(&mut self, tap: NewTap, spec: &LinkSpec) -> Result<(), KernelError> {
+        let refused =
+            |step| move |source| KernelError::CreateLink { name: spec.name.clone(), step, source };
+        tap.set_owner(&spec.tap).map_err(|(kind, source)| match kind {
+            AccountKind::User => refused("TUNSETOWNER")(source),
+            AccountKind::Group => refused("TUNSETGROUP")(source),
+        })?;
+        // Before it had its user, whoever may open `/dev/net/tun` could open another queue of it, and read what is
+        // sent to the guest. From now on the kernel refuses them.
+        if spec.tap.multi_queue && self.queues(&spec.name).map_err(refused("queues"))? != 1 {
+            // It would not go with our descriptor.
+            self.delete_link(&spec.name)?;
+            let words = "somebody opened it before it had its user".to_owned();
+            return Err(refused("queues")(Refusal { errno: Some(Refusal::EBUSY), words }));
+        }
+        self.configure(spec).map_err(|(part, source)| refused(part)(source))?;
+        tap.persist().map_err(refused("TUNSETPERSIST"))
+    }
+
+    /// Makes an interface what is specified.
+    pub(super) fn configure_link(&mut self, spec: &LinkSpec) -> Result<(), KernelError> {
+        self.configure(spec).map_err(|(part, source)| {
+            let name = spec.name.clone();
+            KernelError::ConfigureLink { name, part, source }
+        })
+    }
+
+    /// Gives interfaces their aliases.
+    pub(super) fn set_aliases(
+        &mut self,
+        aliases: &BTreeMap<InterfaceName, String>,
+    ) -> BTreeMap<InterfaceName, KernelError> {
+        let all: Vec<_> = aliases.iter().collect();
+        let requests = all.iter().map(|(name, alias)| (*name, set_alias(name, alias)));
+        let refused = self.send_for_each(&requests.collect::<Vec<_>>());
+        let part = "alias";
+        let error = |(name, source): (&InterfaceName, Refusal)| {
+            (name.clone(), KernelError::ConfigureLink { name: name.clone(), part, source })
+        };
+        refused.into_iter().map(error).collect()
+    }
+
+    /// Sends a message for each of these interfaces, and returns those that were refused.
+    fn send_for_each<'a>(
+        &mut self,
+        messages: &[(&'a InterfaceName, RouteNetlinkMessage)],
+    ) -> Vec<(&'a InterfaceName, Refusal)> {
+        let mut refused = Vec::new();
+        for batch in messages.chunks(BATCH) {
+            let request = |(_, message): &(_, RouteNetlinkMessage)| Request {
+                message: message.clone(),
+                flags: 0,
+            };
+            let results = match self.socket.send_each(batch.iter().map(request).collect()) {
+                Ok(results) => results,
+                Err(refusal) => batch.iter().map(|_| Err(refusal.clone())).collect(),
+            };
+            let results = batch.iter().zip(results);
+            refused.extend(results.filter_map(|((name, _), result)| Some((*name, result.err()?))));
+        }
+        refused
+    }
+
+    /// Removes an address.
+    pub(super) fn remove_address(
+        &mut self,
+        link: &InterfaceName,
+        address: Ipv4Net,
+    ) -> Result<(), KernelError> {
+        let refused = |source| KernelError::RemoveAddress { name: link.clone(), address, source };
+        let index = self.index(link).map_err(refused)?;
+        let message = RouteNetlinkMessage::DelAddress(address_message(index, address));
+        let results = self.socket.send_each(vec![Request { message, flags: 0 }]);
+        results.and_then(|results| results.into_iter().collect()).map_err(refused)
+    }
+
+    /// Takes addresses away, and sets interfaces down, into the condemned group.
+    pub(super) fn condemn_links(
+        &mut self,
+        links: &BTreeMap<InterfaceName, BTreeSet<Ipv4Net>>,
+    ) -> Result<(), KernelError> {
+        let mut removed = Vec::new();
+        for (name, addresses) in links.iter().filter(|(_, addresses)| !addresses.is_empty()) {
+            // One that is gone has none either.
+            if let Ok(index) = self.index(name) {
+                let message =
+                    |&address| RouteNetlinkMessage::DelAddress(address_message(index, address));
+                removed.extend(addresses.iter().map(|address| (name, message(address))));
+            }
+        }
+        // What is not there any more is what was wanted; whatever else is refused goes with the interface.
+        let _gone = self.send_for_each(&removed);
+        let requests: Vec<_> = links.keys().map(|name| (name, condemn(name))).collect();
+        let gone = |refusal: &Refusal| refusal.errno == Some(Refusal::ENODEV);
+        let mut refused = self.send_for_each(&requests).into_iter();
+        refused.find(|(_, refusal)| !gone(refusal)).map_or(Ok(()), |(name, source)| {
+            Err(KernelError::CondemnLink { name: name.clone(), source })
+        })
+    }
+
+    /// Deletes one interface.
+    pub(super) fn delete_link(&mut self, name: &InterfaceName) -> Result<(), KernelError> {
+        let by_name = LinkAttribute::IfName(name.as_str().to_owned());
+        self.delete(by_name)
+            .map_err(|source| KernelError::DeleteLink { name: name.clone(), source })
+    }
+
+    /// Deletes the condemned group.
+    pub(super) fn delete_condemned_links(&mut self) -> Result<(), KernelError> {
+        let by_group = LinkAttribute::Group(CONDEMNED_GROUP);
+        self.delete(by_group).map_err(|source| KernelError::DeleteLinks { source })
+    }
+
+    /// Deletes whatever this selects; nothing is no error.
+    fn delete(&mut self, selector: LinkAttribute) -> Result<(), Refusal> {
+        let mut message = LinkMessage::default();
+        message.attributes.push(selector);
+        let message = RouteNetlinkMessage::DelLink(message);
+        let results = self.socket.send_each(vec![Request { message, flags: 0 }]);
+        match results.and_then(|results| results.into_iter().collect()) {
+            Err(refusal) if refusal.errno == Some(Refusal::ENODEV) => Ok(()),
+            result => result,
+        }
+    }
+
+    /// IPv6 first, which rtnetlink cannot turn off; then all parts in one `send`. On refusal, the first refused
+    /// part; the others of that `send` are done all the same.
+    fn configure(&mut self, spec: &LinkSpec) -> Result<(), (&'static str, Refusal)> {
+        let index = self.index(&spec.name).map_err(|refusal| ("interface", refusal))?;
+        let disabled = disable_ipv6(&spec.name)?;
+        let mut described = Vec::new();
+        let mut requests = Vec::new();
+        for part in parts(index, spec) {
+            described.push((part.name, part.excused));
+            requests.push(Request { message: part.message, flags: part.flags });
+        }
+        let results = self.socket.send_each(requests).map_err(|refusal| ("interface", refusal))?;
+        for ((name, excused), result) in described.into_iter().zip(results) {
+            match result {
+                Err(refusal) if excused.is_none_or(|e| refusal.errno != Some(e.raw_os_error())) => {
+                    return Err((name, refusal));
+                }
+                _ => {}
+            }
+        }
+        if !disabled {
+            // The MTU was below 1280, and may have grown.
+            disable_ipv6(&spec.name)?;
+        }
+        Ok(())
+    }
+
+    fn index(&self, name: &InterfaceName) -> Result<u32, Refusal> {
+        Ok(netdevice::name_to_index(&self.socket, name.as_str())?)
+    }
+}
+
+/// Turns IPv6 off; `false` where the kernel, or an MTU below 1280, has none.
+///
+/// With it, a guest could announce itself as a router (RFC 4861, section 6.2): the host would take its default route
+/// and its prefixes from it (`accept_ra` of Documentation/networking/ip-sysctl.rst), and send its own traffic there.
+fn disable_ipv6(name: &InterfaceName) -> Result<bool, (&'static str, Refusal)> {
+    match sysctl::write(&format!("net.ipv6.conf.{name}.disable_ipv6"), "1") {
+        Ok(()) => Ok(true),
+        Err(error) if error.refusal().errno == Some(Refusal::ENOENT) => Ok(false),
+        Err(error) => Err(("disable_ipv6", error.refusal().clone())),
+    }
+}
+
+/// The order matters: a new MAC address flushes the neighbours, and so does going down; going up makes the
+/// IPv6 link-local address, unless none is wanted.
+fn parts(index: u32, spec: &LinkSpec) -> Vec<Part> {
+    let link = |name, attribute| Part {
+        name,
+        message: set_link(index, vec![attribute]),
+        flags: 0,
+        excused: None,
+    };
+    // Only what is not 0 is sent, so nothing else changes.
+    let mut configuration = InetDevConf::default();
+    configuration.route_localnet = 1;
+    let route_localnet = AfSpecUnspec::Inet(vec![AfSpecInet::DevConfRequest(configuration)]);
+    let no_link_local = AfSpecUnspec::Inet6(vec![AfSpecInet6::AddrGenMode(In6AddrGenMode::None)]);
+    let create = NLM_F_CREATE | NLM_F_REPLACE;
+    vec![
+        link("alias", LinkAttribute::IfAlias(spec.alias.clone())),
+        link("MAC address", LinkAttribute::Address(spec.mac.octets().to_vec())),
+        link("MTU", LinkAttribute::Mtu(spec.mtu)),
+        link("group", LinkAttribute::Group(LIVE_GROUP)),
+        link("route_localnet", LinkAttribute::AfSpecUnspec(vec![route_localnet])),
+        Part {
+            // Where the kernel, or an MTU below 1280, has no IPv6, no address is made either.
+            excused: Some(Errno::AFNOSUPPORT),
+            ..link("IPv6 link-local address", LinkAttribute::AfSpecUnspec(vec![no_link_local]))
+        },
+        Part { name: "up", message: set_up(index), flags: 0, excused: None },
+        Part {
+            name: "address",
+            message: RouteNetlinkMessage::NewAddress(address_message(index, spec.address)),
+            flags: create,
+            excused: None,
+        },
+        Part {
+            name: "neighbour",
+            message: neighbour_message(index, spec.neighbour),
+            flags: create,
+            excused: None,
+        },
+    ]
+}
+
+fn set_link(index: u32, attributes: Vec<LinkAttribute>) -> RouteNetlinkMessage {
+    let mut message = LinkMessage::default();
+    message.header.index = index;
+    message.attributes = attributes;
+    RouteNetlinkMessage::SetLink(message)
+}
+
+fn set_up(index: u32) -> RouteNetlinkMessage {
+    let mut message = LinkMessage::default();
+    message.header.index = index;
+    message.header.flags = LinkFlags::Up;
+    message.header.change_mask = LinkFlags::Up;
+    RouteNetlinkMessage::SetLink(message)
+}
+
+/// By name, so that no look-up comes before it.
+fn set_alias(name: &InterfaceName, alias: &str) -> RouteNetlinkMessage {
+    let mut message = LinkMessage::default();
+    message.attributes = vec![
+        LinkAttribute::IfName(name.as_str().to_owned()),
+        LinkAttribute::IfAlias(alias.to_owned()),
+    ];
+    RouteNetlinkMessage::SetLink(message)
+}
+
+/// By name as well.
+fn condemn(name: &InterfaceName) -> RouteNetlinkMessage {
+    let mut message = LinkMessage::default();
+    message.header.change_mask = LinkFlags::Up;
+    message.attributes = vec![
+        LinkAttribute::IfName(name.as_str().to_owned()),
+        LinkAttribute::Group(CONDEMNED_GROUP),
+    ];
+    RouteNetlinkMessage::SetLink(message)
+}
+
+fn address_message(index: u32, address: Ipv4Net) -> AddressMessage {
+    let mut message = AddressMessage::default();
+    message.header.family = AddressFamily::Inet;
+    message.header.index = index;
+    message.header.prefix_len = address.prefix_len();
+    let ip = IpAddr::V4(address.addr());
+    message.attributes = vec![AddressAttribute::Local(ip), AddressAttribute::Address(ip)];
+    message
+}
+
+fn neighbour_message(index: u32, neighbour: Neighbour) -> RouteNetlinkMessage {
+    let mut message = NeighbourMessage::default();
+    message.header.family = AddressFamily::Inet;
+    message.header.ifindex = index;
+    message.header.state = NeighbourState::Permanent;
+    message.attributes = vec![
+        NeighbourAttribute::Destination(NeighbourAddress::Inet(neighbour.address)),
+        NeighbourAttribute::LinkLayerAddress(neighbour.mac.octets().to_vec()),
+    ];
+    RouteNetlinkMessage::NewNeighbour(message)
+}
+
+#[cfg(test)]
+#[path = "link_tests.rs"]
+mod tests;

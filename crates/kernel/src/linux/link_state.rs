@@ -1,0 +1,288 @@
+//! What interfaces are: rtnetlink(7), with filters in the kernel.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, Ipv4Addr},
+};
+
+use ipnet::Ipv4Net;
+use netlink_packet_core::{NLM_F_DUMP, Nla};
+use netlink_packet_route::{
+    AddressFamily, RouteNetlinkMessage,
+    address::{AddressAttribute, AddressMessage},
+    link::{
+        AfSpecInet, AfSpecInet6, AfSpecUnspec, InfoData, InfoTun, LinkAttribute, LinkExtentMask,
+        LinkFlags, LinkInfo, LinkMessage,
+    },
+    neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState},
+};
+
+use super::{netlink::decode, route::Route};
+use crate::{KernelError, Refusal};
+use riklet_core::{
+    link::{LinkState, Tap},
+    model::{InterfaceName, MacAddress, Slot},
+};
+
+/// `<linux/if_link.h>`.
+const IFLA_TUN_OWNER: u16 = 1;
+const IFLA_TUN_GROUP: u16 = 2;
+const IFLA_TUN_TYPE: u16 = 3;
+const IFLA_TUN_MULTI_QUEUE: u16 = 7;
+const IFLA_TUN_NUM_QUEUES: u16 = 8;
+const IFLA_TUN_NUM_DISABLED_QUEUES: u16 = 9;
+/// `<linux/if_tun.h>`.
+const IFF_TAP: u8 = 2;
+
+impl Route {
+    /// The interface of this name; `None` where there is none.
+    pub(super) fn link(&mut self, name: &InterfaceName) -> Result<Option<LinkState>, KernelError> {
+        self.read_link(name).map_err(|source| KernelError::ReadLink { name: name.clone(), source })
+    }
+
+    /// All interfaces named `rik<digits>`.
+    pub(super) fn links(&mut self) -> Result<Vec<LinkState>, KernelError> {
+        Ok(self.links_by_index()?.into_values().collect())
+    }
+
+    /// The same, by their indices.
+    pub(super) fn links_by_index(&mut self) -> Result<BTreeMap<u32, LinkState>, KernelError> {
+        self.read_links().map_err(|source| KernelError::ListLinks { source })
+    }
+
+    /// How many descriptors have a TAP open that can have several queues.
+    pub(super) fn queues(&mut self, name: &InterfaceName) -> Result<u32, Refusal> {
+        let by_name = vec![LinkAttribute::IfName(name.as_str().to_owned())];
+        let answers = self.socket.query(&get_link(by_name), 0)?;
+        let info = answers.iter().find_map(|answer| match answer {
+            RouteNetlinkMessage::NewLink(message) => {
+                message.attributes.iter().find_map(|attribute| match attribute {
+                    LinkAttribute::LinkInfo(info) => Some(info),
+                    _ => None,
+                })
+            }
+            _ => None,
+        });
+        // One that is switched off (`TUNSETQUEUE`) can be switched on again.
+        let queues = [IFLA_TUN_NUM_QUEUES, IFLA_TUN_NUM_DISABLED_QUEUES];
+        let count = |info: &[LinkInfo]| {
+            let counts = queues.iter().map(|&kind| tun(info, kind)?.try_into().ok());
+            counts.map(|count| count.map(u32::from_ne_bytes)).sum::<Option<u32>>()
+        };
+        info.and_then(|info| count(info))
+            .ok_or_else(|| Refusal::words("the kernel does not say how many queues it has"))
+    }
+
+    fn read_link(&mut self, name: &InterfaceName) -> Result<Option<LinkState>, Refusal> {
+        let by_name = vec![LinkAttribute::IfName(name.as_str().to_owned())];
+        let answers = match self.socket.query(&get_link(by_name), 0) {
+            Err(refusal) if refusal.errno == Some(Refusal::ENODEV) => return Ok(None),
+            other => other?,
+        };
+        let Some((index, mut state)) = answers.iter().find_map(link) else {
+            return Err(Refusal::words("the kernel's answer cannot be read"));
+        };
+        let addresses = self.socket.query(&get_addresses(index), NLM_F_DUMP)?;
+        state.addresses.extend(addresses.iter().filter_map(address).map(|(_, address)| address));
+        let neighbours = self.socket.query(&get_neighbours(index), NLM_F_DUMP)?;
+        state.neighbours.extend(neighbours.iter().filter_map(neighbour).map(|(_, n)| n));
+        Ok(Some(state))
+    }
+
+    fn read_links(&mut self) -> Result<BTreeMap<u32, LinkState>, Refusal> {
+        // Each message is read as it comes: whole, those of ten thousand interfaces take 180 MiB.
+        let link = |message: &[u8]| {
+            let (index, state) = decode(message).as_ref().and_then(link)?;
+            Slot::of_interface(state.name.as_str()).map(|_| (index, state))
+        };
+        let links = self.socket.query_as(&get_link(vec![]), NLM_F_DUMP, link)?;
+        let mut ours: BTreeMap<u32, LinkState> = links.into_iter().collect();
+        let address = |message: &[u8]| decode(message).as_ref().and_then(address);
+        for (index, address) in self.socket.query_as(&get_addresses(0), NLM_F_DUMP, address)? {
+            if let Some(state) = ours.get_mut(&index) {
+                state.addresses.insert(address);
+            }
+        }
+        let neighbour = |message: &[u8]| decode(message).as_ref().and_then(neighbour);
+        for (index, (address, mac)) in
+            self.socket.query_as(&get_neighbours(0), NLM_F_DUMP, neighbour)?
+        {
+            if let Some(state) = ours.get_mut(&index) {
+                state.neighbours.insert(address, mac);
+            }
+        }
+        Ok(ours)
+    }
+}
+
+fn get_link(mut attributes: Vec<LinkAttribute>) -> RouteNetlinkMessage {
+    attributes.push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
+    let mut message = LinkMessage::default();
+    message.attributes = attributes;
+    RouteNetlinkMessage::GetLink(message)
+}
+
+/// Those of one interface; of all for index 0.
+fn get_addresses(index: u32) -> RouteNetlinkMessage {
+    let mut message = AddressMessage::default();
+    message.header.family = AddressFamily::Inet;
+    message.header.index = index;
+    RouteNetlinkMessage::GetAddress(message)
+}
+
+/// Those of one interface; of all for index 0.
+fn get_neighbours(index: u32) -> RouteNetlinkMessage {
+    let mut message = NeighbourMessage::default();
+    message.header.family = AddressFamily::Inet;
+    if index != 0 {
+        message.attributes.push(NeighbourAttribute::IfIndex(index));
+    }
+    RouteNetlinkMessage::GetNeighbour(message)
+}
+
+/// An interface by its index, without addresses and neighbours.
+pub(super) fn link(answer: &RouteNetlinkMessage) -> Option<(u32, LinkState)> {
+    let RouteNetlinkMessage::NewLink(message) = answer else { return None };
+    let flags = message.header.flags;
+    let mut name = None;
+    let mut state = Fields::default();
+    for attribute in &message.attributes {
+        match attribute {
+            LinkAttribute::IfName(text) => name = InterfaceName::try_from(text.as_str()).ok(),
+            LinkAttribute::IfAlias(text) => state.alias = Some(text.clone()),
+            LinkAttribute::Address(octets) => state.mac = mac(octets),
+            LinkAttribute::Mtu(mtu) => state.mtu = *mtu,
+            LinkAttribute::Group(group) => state.group = *group,
+            LinkAttribute::LinkInfo(info) => state.tap = tap(info),
+            LinkAttribute::AfSpecUnspec(families) => {
+                state.route_localnet = route_localnet(families);
+                state.ipv6 = ipv6(families);
+            }
+            _ => {}
+        }
+    }
+    let state = LinkState {
+        name: name?,
+        alias: state.alias,
+        mac: state.mac,
+        mtu: state.mtu,
+        up: flags.contains(LinkFlags::Up),
+        // `LowerUp` comes and goes with the other end. Until the kernel has noticed that it came, which is
+        // when `Running` comes as well, it drops what is sent.
+        carrier: flags.contains(LinkFlags::LowerUp | LinkFlags::Running),
+        group: state.group,
+        addresses: BTreeSet::new(),
+        neighbours: BTreeMap::new(),
+        route_localnet: state.route_localnet,
+        ipv6: state.ipv6,
+        tap: state.tap,
+    };
+    Some((message.header.index, state))
+}
+
+/// What of an interface stands in attributes.
+#[derive(Default)]
+struct Fields {
+    alias: Option<String>,
+    mac: Option<MacAddress>,
+    mtu: u32,
+    group: u32,
+    route_localnet: bool,
+    ipv6: bool,
+    tap: Option<Tap>,
+}
+
+/// What `tun_fill_info` of `drivers/net/tun.c` says: the library has these attributes undecoded.
+fn tun(info: &[LinkInfo], kind: u16) -> Option<Vec<u8>> {
+    let attributes = info.iter().find_map(|info| match info {
+        LinkInfo::Data(InfoData::Tun(attributes)) => Some(attributes),
+        _ => None,
+    })?;
+    let found = attributes.iter().find(|attribute| attribute.kind() == kind)?;
+    let InfoTun::Other(found) = found else { return None };
+    let mut value = vec![0; found.value_len()];
+    found.emit_value(&mut value);
+    Some(value)
+}
+
+/// A user and a group are left out where there is none.
+fn tap(info: &[LinkInfo]) -> Option<Tap> {
+    let number = |kind| tun(info, kind)?.try_into().ok().map(u32::from_ne_bytes);
+    let byte = |kind| tun(info, kind)?.first().copied();
+    (byte(IFLA_TUN_TYPE) == Some(IFF_TAP)).then(|| Tap {
+        owner: number(IFLA_TUN_OWNER),
+        group: number(IFLA_TUN_GROUP),
+        multi_queue: byte(IFLA_TUN_MULTI_QUEUE) == Some(1),
+    })
+}
+
+fn route_localnet(families: &[AfSpecUnspec]) -> bool {
+    let inet = families.iter().filter_map(|family| match family {
+        AfSpecUnspec::Inet(attributes) => Some(attributes),
+        _ => None,
+    });
+    inet.flatten().any(|attribute| match attribute {
+        AfSpecInet::DevConf(configuration) => configuration.route_localnet != 0,
+        _ => false,
+    })
+}
+
+/// Where the kernel, or an MTU below 1280, has no IPv6, there is no such family.
+fn ipv6(families: &[AfSpecUnspec]) -> bool {
+    let inet6 = families.iter().filter_map(|family| match family {
+        AfSpecUnspec::Inet6(attributes) => Some(attributes),
+        _ => None,
+    });
+    inet6.flatten().any(|attribute| match attribute {
+        AfSpecInet6::DevConf(configuration) => configuration.disable_ipv6 == 0,
+        _ => false,
+    })
+}
+
+fn mac(octets: &[u8]) -> Option<MacAddress> {
+    octets.try_into().ok().map(MacAddress::new)
+}
+
+pub(super) fn address(answer: &RouteNetlinkMessage) -> Option<(u32, Ipv4Net)> {
+    let (RouteNetlinkMessage::NewAddress(message) | RouteNetlinkMessage::DelAddress(message)) =
+        answer
+    else {
+        return None;
+    };
+    // IFA_ADDRESS is the peer's address where there is one.
+    let local = message.attributes.iter().find_map(|attribute| match attribute {
+        AddressAttribute::Local(IpAddr::V4(address)) => Some(*address),
+        _ => None,
+    })?;
+    let network = Ipv4Net::new(local, message.header.prefix_len).ok()?;
+    Some((message.header.index, network))
+}
+
+fn neighbour(answer: &RouteNetlinkMessage) -> Option<(u32, (Ipv4Addr, MacAddress))> {
+    let RouteNetlinkMessage::NewNeighbour(message) = answer else { return None };
+    let (address, permanent) = said_of_neighbour(answer)?;
+    Some((message.header.ifindex, (address, permanent?)))
+}
+
+/// A neighbour, and where it is if that is permanent.
+pub(super) fn said_of_neighbour(
+    answer: &RouteNetlinkMessage,
+) -> Option<(Ipv4Addr, Option<MacAddress>)> {
+    let (RouteNetlinkMessage::NewNeighbour(message) | RouteNetlinkMessage::DelNeighbour(message)) =
+        answer
+    else {
+        return None;
+    };
+    let mut found = (None, None);
+    for attribute in &message.attributes {
+        match attribute {
+            NeighbourAttribute::Destination(NeighbourAddress::Inet(address)) => {
+                found.0 = Some(*address);
+            }
+            NeighbourAttribute::LinkLayerAddress(octets) => found.1 = mac(octets),
+            _ => {}
+        }
+    }
+    let permanent = message.header.state == NeighbourState::Permanent;
+    Some((found.0?, found.1.filter(|_| permanent)))
+}

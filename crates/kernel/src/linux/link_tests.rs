@@ -1,0 +1,434 @@
+use riklet_testkit::namespace::{ip, isolated, run};
+
+use std::os::fd::OwnedFd;
+
+use super::*;
+use crate::linux::tap;
+use riklet_core::{
+    link::{Remedy, Tap},
+    model::{MacAddress, Pool, Slot},
+};
+
+fn spec(number: u16) -> LinkSpec {
+    let slot = Slot::new(number);
+    let addresses = "10.231.0.0/16".parse::<Pool>().unwrap().addresses(slot).unwrap();
+    LinkSpec {
+        name: slot.interface(),
+        alias: format!("riklet-sdn:test{number} tcp:8080:80"),
+        mac: slot.host_mac(),
+        mtu: 1400,
+        address: Ipv4Net::new(addresses.host, 30).unwrap(),
+        neighbour: Neighbour { address: addresses.guest, mac: slot.guest_mac() },
+        tap: Tap::default(),
+    }
+}
+
+fn route() -> Route {
+    Route::open().unwrap()
+}
+
+fn differences(route: &mut Route, spec: &LinkSpec) -> Vec<String> {
+    let state = route.link(&spec.name).unwrap().expect("the link is there");
+    assert_eq!(spec.stray_addresses(&state).count(), 0);
+    spec.differences(&state).iter().map(ToString::to_string).collect()
+}
+
+fn attach(spec: &LinkSpec) -> OwnedFd {
+    tap::attach(&spec.name).unwrap()
+}
+
+#[test]
+fn what_is_created_is_what_was_specified() {
+    isolated(|| {
+        let (mut route, spec) = (route(), spec(5));
+        assert_eq!(route.link(&spec.name).unwrap(), None);
+        route.create_link(&spec).unwrap();
+        assert_eq!(differences(&mut route, &spec), [""; 0]);
+        assert_eq!(ip("-6 addr show dev rik5"), "", "no link-local address");
+        assert_eq!(run("cat", "/proc/sys/net/ipv4/conf/rik5/route_localnet"), "1\n");
+        // Every interface must be what it was before the second attempt.
+        let before = route.links().unwrap();
+        let refused = route.create_link(&spec).unwrap_err();
+        assert_eq!(refused.refusal().errno, Some(Refusal::EBUSY), "{refused}");
+        assert_eq!(route.links().unwrap(), before);
+    });
+}
+
+#[test]
+fn a_foreign_interface_of_the_name_is_left_alone() {
+    isolated(|| {
+        ip("link add rik3 type veth peer name peer3");
+        let before = ip("-j link");
+        let refused = route().create_link(&spec(3)).unwrap_err();
+        assert!(matches!(refused, KernelError::CreateLink { step: "TUNSETIFF", .. }), "{refused}");
+        assert_eq!(ip("-j link"), before);
+    });
+}
+
+#[test]
+fn a_refused_part_leaves_nothing_of_a_new_link() {
+    isolated(|| {
+        let before = ip("-j link");
+        for (part, spec) in [
+            ("alias", LinkSpec { alias: "x".repeat(300), ..spec(1) }),
+            ("MTU", LinkSpec { mtu: 3, ..spec(1) }),
+            ("MAC address", LinkSpec { mac: MacAddress::new([0xff; 6]), ..spec(1) }),
+        ] {
+            let refused = route().create_link(&spec);
+            if let Err(KernelError::CreateLink { step, .. }) = &refused {
+                assert_eq!(*step, part);
+            } else {
+                panic!("{part}: {refused:?}");
+            }
+            assert_eq!(ip("-j link"), before);
+        }
+    });
+}
+
+#[test]
+fn a_creation_that_stops_half_way_leaves_nothing() {
+    isolated(|| {
+        let (mut route, spec) = (route(), spec(1));
+        let before = ip("-j link");
+        let tap = NewTap::create(&spec.name, false).unwrap();
+        route.configure(&spec).unwrap();
+        assert!(route.link(&spec.name).unwrap().is_some());
+        drop(tap);
+        assert_eq!(route.link(&spec.name).unwrap(), None);
+        assert_eq!(ip("-j link"), before);
+    });
+}
+
+#[test]
+fn a_queue_that_somebody_opened_before_the_tap_had_its_user_is_none() {
+    isolated(|| {
+        let several = Tap { owner: Some(0), group: None, multi_queue: true };
+        let (mut route, spec) = (route(), LinkSpec { tap: several, ..spec(1) });
+        let before = ip("-j link");
+        let new = NewTap::create(&spec.name, true).unwrap();
+        let stranger = tap::open().unwrap();
+        tap::set_interface(&stranger, &spec.name, 0x0100).unwrap();
+        assert_eq!(route.queues(&spec.name), Ok(2));
+        let refused = route.furnish(new, &spec).unwrap_err();
+        assert_eq!(refused.refusal().errno, Some(Refusal::EBUSY), "{refused}");
+        assert_eq!(ip("-j link"), before, "nobody keeps it");
+        route.create_link(&spec).unwrap();
+        assert_eq!(differences(&mut route, &spec), [""; 0]);
+    });
+}
+
+#[test]
+fn ipv6_is_not_needed() {
+    isolated(|| {
+        let mut route = route();
+        // Below this MTU the kernel has no IPv6 on an interface (RFC 8200, section 5).
+        let small = LinkSpec { mtu: 1279, ..spec(1) };
+        route.create_link(&small).unwrap();
+        assert_eq!(differences(&mut route, &small), [""; 0]);
+        run("sysctl", "-qw net.ipv6.conf.all.disable_ipv6=1 net.ipv6.conf.default.disable_ipv6=1");
+        route.create_link(&spec(2)).unwrap();
+        assert_eq!(differences(&mut route, &spec(2)), [""; 0]);
+    });
+}
+
+/// A router advertisement (RFC 4861, section 4.2) as a guest sends it, behind the header of its TAP.
+fn advertisement() -> Vec<u8> {
+    let link_local = |last: u8| [&[0xfe, 0x80][..], &[0; 13], &[last]].concat();
+    let all_nodes = [&[0xff, 0x02][..], &[0; 13], &[1]].concat();
+    // Type, code, checksum, hop limit, flags, lifetime of half an hour, two timers.
+    let mut message = vec![134, 0, 0, 0, 64, 0, 0x07, 0x08, 0, 0, 0, 0, 0, 0, 0, 0];
+    let pseudo = [&link_local(2)[..], &all_nodes, &[0, 0, 0, 16, 0, 0, 0, 58]].concat();
+    let words = pseudo.iter().chain(&message).copied().collect::<Vec<u8>>();
+    let sum: u32 = words.chunks(2).map(|w| u32::from(w[0]) << 8 | u32::from(w[1])).sum();
+    let sum = u16::try_from((sum & 0xffff) + (sum >> 16)).unwrap();
+    message[2..4].copy_from_slice(&(!sum).to_be_bytes());
+    let ethernet = [&[0x33, 0x33, 0, 0, 0, 1][..], &[6, 0x52, 0x49, 0x4b, 0, 1], &[0x86, 0xdd]];
+    let header = [&[0x60, 0, 0, 0, 0, 16, 58, 255][..], &link_local(2), &all_nodes];
+    [&[0; tap::VNET_HEADER][..], &ethernet.concat(), &header.concat(), &message].concat()
+}
+
+#[test]
+fn a_guest_does_not_become_the_hosts_router() {
+    isolated(|| {
+        let (mut route, spec) = (route(), spec(1));
+        route.create_link(&spec).unwrap();
+        let guest = attach(&spec);
+        rustix::io::write(&guest, &advertisement()).unwrap();
+        assert_eq!(ip("-6 route show default"), "");
+        // Where IPv6 comes back, so does the danger; that is drift.
+        run("sysctl", "-qw net.ipv6.conf.rik1.disable_ipv6=0");
+        assert_eq!(differences(&mut route, &spec), ["no IPv6"]);
+        rustix::io::write(&guest, &advertisement()).unwrap();
+        assert_ne!(ip("-6 route show default"), "", "the advertisement is a good one");
+        route.configure_link(&spec).unwrap();
+        assert_eq!(differences(&mut route, &spec), [""; 0]);
+        assert_eq!(ip("-6 route show default"), "");
+
+        let small = LinkSpec { mtu: 1279, ..spec.clone() };
+        route.configure_link(&small).unwrap();
+        route.configure_link(&spec).unwrap();
+        assert_eq!(differences(&mut route, &spec), [""; 0]);
+    });
+}
+
+#[test]
+fn attaching_gives_carrier_and_needs_a_persistent_tap() {
+    isolated(|| {
+        let (mut route, spec) = (route(), spec(1));
+        let missing = tap::attach(&spec.name).unwrap_err();
+        assert_eq!(missing.errno, Some(Refusal::ENODEV));
+        assert_eq!(route.link(&spec.name).unwrap(), None, "nothing was made");
+
+        route.create_link(&spec).unwrap();
+        let carrier = |route: &mut Route| route.link(&spec.name).unwrap().unwrap().carrier;
+        assert!(!carrier(&mut route));
+        let guest = attach(&spec);
+        assert!(carrier(&mut route));
+        assert_eq!(tap::attach(&spec.name).unwrap_err().errno, Some(Refusal::EBUSY));
+        drop(guest);
+        assert!(!carrier(&mut route));
+        assert_eq!(differences(&mut route, &spec), [""; 0], "the TAP survives its guest");
+        assert!(ip("-d link show dev rik1").contains("vnet_hdr on"));
+    });
+}
+
+/// Runs a job as this user and group, without any capability. The calling thread stays what it is.
+fn as_user<T: Send>(user: u32, group: u32, job: impl FnOnce() -> T + Send) -> T {
+    use rustix::{process, thread};
+    let inside = || {
+        let (user, group) = (process::Uid::from_raw(user), process::Gid::from_raw(group));
+        thread::set_thread_groups(&[]).unwrap();
+        thread::set_thread_res_gid(group, group, group).unwrap();
+        thread::set_thread_res_uid(user, user, user).unwrap();
+        job()
+    };
+    std::thread::scope(|scope| scope.spawn(inside).join().unwrap())
+}
+
+#[test]
+fn a_tap_is_its_owners() {
+    isolated(|| {
+        let mut route = route();
+        let owned = Tap { owner: Some(4321), group: Some(8765), multi_queue: false };
+        let taps = [(1, Tap::default()), (2, owned), (3, Tap { group: None, ..owned })];
+        for (number, tap) in taps {
+            let spec = LinkSpec { tap, ..spec(number) };
+            route.create_link(&spec).unwrap();
+            assert_eq!(differences(&mut route, &spec), [""; 0]);
+            assert_eq!(route.link(&spec.name).unwrap().unwrap().tap, Some(tap));
+        }
+        // The device itself may be the administrator's only: it is opened before the change of user.
+        let attach = |user, group, number| {
+            let device = tap::open().unwrap();
+            as_user(user, group, || tap::set_interface(&device, &spec(number).name, 0))
+        };
+        for (user, group, number) in [(9, 9, 1), (4321, 8765, 2), (4321, 9, 3)] {
+            assert_eq!(attach(user, group, number), Ok(()), "{user}:{group} and rik{number}");
+        }
+        for (user, group, number) in [(9, 8765, 2), (4321, 9, 2), (9, 9, 3)] {
+            let refused = attach(user, group, number);
+            assert_eq!(refused, Err(Errno::PERM), "{user}:{group} and rik{number}");
+        }
+    });
+}
+
+#[test]
+fn a_tap_changes_hands_while_nobody_has_it_open() {
+    isolated(|| {
+        let (mut route, spec) = (route(), spec(1));
+        route.create_link(&spec).unwrap();
+        let given = LinkSpec {
+            tap: Tap { owner: Some(0), group: Some(8765), multi_queue: false },
+            ..spec.clone()
+        };
+        let state = route.link(&spec.name).unwrap().unwrap();
+        let found = given.differences(&state);
+        assert!(
+            found.iter().all(|difference| difference.remedy() == Remedy::SetOwner),
+            "{found:?}"
+        );
+        assert_eq!(differences(&mut route, &given), ["owner 0", "owning group 8765"]);
+
+        let guest = attach(&spec);
+        let (kind, refused) = tap::set_owner(&given.name, &given.tap).unwrap_err();
+        assert_eq!((kind, refused.errno), (AccountKind::User, Some(Refusal::EBUSY)));
+        drop(guest);
+        tap::set_owner(&given.name, &given.tap).unwrap();
+        assert_eq!(differences(&mut route, &given), [""; 0]);
+        assert!(ip("-d link show dev rik1").contains("vnet_hdr on"));
+
+        // What was given cannot be taken away: the kernel has no number for nobody.
+        let nobody = Tap { owner: Some(u32::MAX), ..given.tap };
+        let (_, refused) = tap::set_owner(&given.name, &nobody).unwrap_err();
+        assert_eq!(refused.errno, Some(Errno::INVAL.raw_os_error()));
+        let state = route.link(&spec.name).unwrap().unwrap();
+        let found = spec.differences(&state);
+        assert!(found.iter().all(|difference| difference.remedy() == Remedy::Replace), "{found:?}");
+        assert_eq!(differences(&mut route, &spec), ["no owner", "no owning group"]);
+
+        let (_, missing) = tap::set_owner(&self::spec(2).name, &given.tap).unwrap_err();
+        assert_eq!(missing.errno, Some(Refusal::ENODEV));
+    });
+}
+
+#[test]
+fn a_tap_of_several_queues_is_another_tap() {
+    isolated(|| {
+        let (mut route, one) = (route(), spec(1));
+        let several = LinkSpec { tap: Tap { multi_queue: true, ..one.tap }, ..one.clone() };
+        for (made, wanted, difference) in
+            [(&one, &several, "several queues"), (&several, &one, "one queue")]
+        {
+            route.create_link(made).unwrap();
+            assert_eq!(differences(&mut route, made), [""; 0]);
+            assert_eq!(differences(&mut route, wanted), [difference]);
+            let state = route.link(&made.name).unwrap().unwrap();
+            assert_eq!(wanted.differences(&state)[0].remedy(), Remedy::Replace);
+            let guest = attach(made);
+            assert_eq!(tap::attach(&made.name).is_ok(), made.tap.multi_queue);
+            assert!(route.link(&made.name).unwrap().unwrap().carrier);
+            drop(guest);
+            route.delete_link(&made.name).unwrap();
+            assert_eq!(route.link(&made.name).unwrap(), None);
+            route.delete_link(&made.name).unwrap();
+        }
+    });
+}
+
+#[test]
+fn what_is_no_tap_is_known() {
+    isolated(|| {
+        let mut route = route();
+        ip("link add rik1 type veth peer name rik2");
+        ip("tuntap add rik3 mode tun");
+        for number in 1..=3 {
+            let state = route.link(&spec(number).name).unwrap().unwrap();
+            assert_eq!(state.tap, None);
+            assert_eq!(spec(number).differences(&state)[0].to_string(), "a TAP");
+        }
+    });
+}
+
+#[test]
+fn drift_is_mended() {
+    isolated(|| {
+        let (mut route, spec) = (route(), spec(1));
+        route.create_link(&spec).unwrap();
+        let drifts = [
+            "link set rik1 alias other",
+            "link set rik1 address 02:00:00:00:00:01",
+            "link set rik1 mtu 1500",
+            "link set rik1 group 7",
+            "link set rik1 down",
+            "addr del 10.231.0.5/30 dev rik1",
+            "neigh replace 10.231.0.6 lladdr 02:00:00:00:00:02 nud permanent dev rik1",
+            "neigh del 10.231.0.6 dev rik1",
+        ];
+        for drift in drifts {
+            ip(drift);
+            let state = route.link(&spec.name).unwrap().unwrap();
+            assert_ne!(spec.differences(&state), [], "{drift}");
+            route.configure_link(&spec).unwrap();
+            assert_eq!(differences(&mut route, &spec), [""; 0], "{drift}");
+        }
+        run("sysctl", "-qw net.ipv4.conf.rik1.route_localnet=0");
+        assert_eq!(differences(&mut route, &spec), ["route_localnet 1"]);
+        for drift in drifts {
+            ip(drift);
+        }
+        let guest = attach(&spec);
+        route.configure_link(&spec).unwrap();
+        assert_eq!(differences(&mut route, &spec), [""; 0], "all at once, with a guest");
+        drop(guest);
+    });
+}
+
+#[test]
+fn configuring_names_the_refused_part_and_does_the_others() {
+    isolated(|| {
+        let (mut route, good) = (route(), spec(1));
+        route.create_link(&good).unwrap();
+        let bad = LinkSpec { alias: "changed".to_owned(), mtu: 3, ..good.clone() };
+        let refused = route.configure_link(&bad).unwrap_err();
+        assert_eq!(refused.to_string(), "cannot configure rik1: MTU");
+        assert!(refused.refusal().to_string().contains("mtu less than device minimum"));
+        let state = route.link(&good.name).unwrap().unwrap();
+        assert_eq!((state.alias.as_deref(), state.mtu), (Some("changed"), 1400));
+
+        let missing = route.configure_link(&spec(2)).unwrap_err();
+        assert_eq!(missing.refusal().errno, Some(Refusal::ENODEV));
+    });
+}
+
+#[test]
+fn a_stray_address_is_seen_and_removed() {
+    isolated(|| {
+        let (mut route, spec) = (route(), spec(1));
+        route.create_link(&spec).unwrap();
+        ip("addr add 192.0.2.9/24 dev rik1");
+        ip("addr add 192.0.2.10 peer 192.0.2.11/32 dev rik1");
+        let state = route.link(&spec.name).unwrap().unwrap();
+        let strays: Vec<_> = spec.stray_addresses(&state).collect();
+        assert_eq!(strays.len(), 2, "{strays:?}");
+        ip("addr del 192.0.2.10 peer 192.0.2.11/32 dev rik1");
+        let stray = "192.0.2.9/24".parse().unwrap();
+        route.remove_address(&spec.name, stray).unwrap();
+        assert_eq!(differences(&mut route, &spec), [""; 0]);
+        let refused = route.remove_address(&spec.name, stray).unwrap_err();
+        assert_eq!(refused.refusal().errno, Some(Errno::ADDRNOTAVAIL.raw_os_error()));
+    });
+}
+
+#[test]
+fn the_condemned_go_and_nobody_else() {
+    isolated(|| {
+        let mut route = route();
+        ip("link add rik9 type veth peer name peer9");
+        ip("tuntap add rik8 mode tap");
+        let before = ip("-j link");
+        route.delete_condemned_links().unwrap();
+        // More than one batch, with some that are not there in between.
+        let numbers: Vec<u16> = (100..200).collect();
+        for number in &numbers {
+            route.create_link(&spec(*number)).unwrap();
+        }
+        let guest = attach(&spec(100));
+        let names = numbers.iter().flat_map(|n| [*n, n + 1000]).map(|n| Slot::new(n).interface());
+        let addresses = |name: &InterfaceName| {
+            let slot = Slot::of_interface(name.as_str()).unwrap();
+            BTreeSet::from([spec(slot.number()).address])
+        };
+        let names: BTreeMap<_, _> = names.map(|name| (name.clone(), addresses(&name))).collect();
+        route.condemn_links(&names).unwrap();
+        let state = route.link(&spec(100).name).unwrap().unwrap();
+        assert_eq!((state.up, state.group), (false, CONDEMNED_GROUP));
+        assert!(state.neighbours.is_empty() && state.addresses.is_empty());
+        route.condemn_links(&names).unwrap();
+        route.delete_condemned_links().unwrap();
+        drop(guest);
+        assert_eq!(ip("-j link"), before);
+        route.condemn_links(&names).unwrap();
+    });
+}
+
+#[test]
+fn links_lists_all_of_the_name_whoever_s_they_are() {
+    isolated(|| {
+        let mut route = route();
+        ip("link add rik900 type veth peer name rikx");
+        let specs: Vec<_> = (0..300).map(spec).collect();
+        for spec in &specs {
+            route.create_link(spec).unwrap();
+        }
+        let states = route.links().unwrap();
+        assert_eq!(states.len(), 301);
+        for spec in &specs {
+            let state = states.iter().find(|state| state.name == spec.name).unwrap();
+            assert_eq!(spec.differences(state), []);
+            assert_eq!(route.link(&spec.name).unwrap().as_ref(), Some(state));
+        }
+        let names = specs.into_iter().map(|spec| (spec.name, BTreeSet::new())).collect();
+        route.condemn_links(&names).unwrap();
+        route.delete_condemned_links().unwrap();
+    });
+}

@@ -1,0 +1,245 @@
+//! Local sockets that take connections or datagrams, and whose they are.
+
+mod diag;
+mod proc;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    net::{IpAddr, Ipv4Addr},
+};
+
+use crate::{KernelError, Listener, Refusal};
+use riklet_core::model::Protocol;
+
+/// `TCP_LISTEN` and `TCP_CLOSE` (here: not connected) of `<net/tcp_states.h>`.
+const LISTEN: u8 = 10;
+const CLOSE: u8 = 7;
+
+/// A socket that takes what is sent to its addresses.
+#[derive(Debug, PartialEq, Eq)]
+struct Socket {
+    addresses: Vec<IpAddr>,
+    port: u16,
+    inode: u64,
+}
+
+/// The sockets that clash with one of these as in bind(2): the same protocol and port, and the same address
+/// or one of the two bound to all. One bound to all of IPv6 takes IPv4 as well, unless it says otherwise
+/// (`IPV6_V6ONLY`, which `/proc/net` does not show).
+pub(super) fn listeners(
+    wanted: &BTreeSet<(Protocol, Option<Ipv4Addr>, u16)>,
+) -> Result<Vec<Listener>, KernelError> {
+    let mut found = BTreeSet::new();
+    for protocol in Protocol::ALL {
+        let ports: BTreeSet<u16> =
+            wanted.iter().filter(|(p, ..)| *p == protocol).map(|&(.., port)| port).collect();
+        if ports.is_empty() {
+            continue;
+        }
+        let sockets = sockets(protocol, &ports);
+        let sockets = sockets.map_err(|source| KernelError::Listeners { source })?;
+        for (socket, address) in sockets.iter().flat_map(|s| s.ipv4().map(move |a| (s, a))) {
+            let clash = |&(of, wanted, port): &(Protocol, Option<Ipv4Addr>, u16)| {
+                (of, port) == (protocol, socket.port)
+                    && (wanted.is_none() || address.is_none() || wanted == address)
+            };
+            if wanted.iter().any(clash) {
+                found.insert((protocol, address, socket.port, socket.inode));
+            }
+        }
+    }
+    let processes = processes(found.iter().map(|(.., inode)| *inode).collect());
+    let listeners = found.into_iter().map(|(protocol, address, port, inode)| Listener {
+        protocol,
+        address,
+        port,
+        process: processes.get(&inode).cloned(),
+    });
+    // A process that is bound to all of IPv4 and to all of IPv6 is one.
+    Ok(listeners.collect::<BTreeSet<_>>().into_iter().collect())
+}
+
+/// The sockets of a protocol, at least those at one of these ports.
+///
+/// The kernel is asked for those that listen only (`sock_diag(7)`): `/proc/net/tcp` walks the whole table of
+/// connections, which takes 1.6 ms a read where it has half a million places, however few are used.
+fn sockets(protocol: Protocol, ports: &BTreeSet<u16>) -> Result<Vec<Socket>, Refusal> {
+    match diag::sockets(protocol, ports) {
+        // A kernel without sock_diag for the protocol.
+        Err(refusal) if refusal.errno == Some(Refusal::ENOENT) => proc::sockets(protocol),
+        other => other,
+    }
+}
+
+impl Socket {
+    /// The IPv4 addresses that it takes packets for; `None` is every one.
+    fn ipv4(&self) -> impl Iterator<Item = Option<Ipv4Addr>> {
+        self.addresses.iter().filter_map(|address| match address.to_canonical() {
+            any if any.is_unspecified() => Some(None),
+            IpAddr::V4(address) => Some(Some(address)),
+            IpAddr::V6(_) => None,
+        })
+    }
+}
+
+/// Who has these sockets open: `name (pid 123)` by inode. Looks through `/proc` only until all are found.
+fn processes(mut inodes: BTreeSet<u64>) -> BTreeMap<u64, String> {
+    let mut found = BTreeMap::new();
+    if inodes.is_empty() {
+        return found;
+    }
+    let ids =
+        fs::read_dir("/proc").into_iter().flatten().flatten().filter_map(|entry| {
+            entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok())
+        });
+    for id in ids {
+        // A process may go, and its descriptors may be hidden from us, at any moment.
+        let descriptors = fs::read_dir(format!("/proc/{id}/fd")).into_iter().flatten().flatten();
+        for descriptor in descriptors {
+            let inode = fs::read_link(descriptor.path()).ok().and_then(|target| {
+                target.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
+            });
+            if let Some(inode) = inode.filter(|inode| inodes.remove(inode)) {
+                let name = command(id).unwrap_or_else(|| "unknown".to_owned());
+                found.insert(inode, format!("{name} (pid {id})"));
+            }
+        }
+        if inodes.is_empty() {
+            break;
+        }
+    }
+    found
+}
+
+#[expect(clippy::disallowed_methods, reason = "the name of a process is a file")]
+fn command(id: u32) -> Option<String> {
+    let name = fs::read_to_string(format!("/proc/{id}/comm")).ok()?;
+    Some(name.trim_end_matches('\n').to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+
+    use rustix::net::{AddressFamily, SocketType, bind, listen, socket, sockopt::set_ipv6_v6only};
+
+    use super::*;
+    use riklet_testkit::namespace::{ip, isolated, isolated_with_shared_descriptors as shared};
+
+    fn find(protocol: Protocol, address: Option<&str>, port: u16) -> Vec<String> {
+        let address = address.map(|a| a.parse().unwrap());
+        let found = listeners(&BTreeSet::from([(protocol, address, port)])).unwrap();
+        let text = |listener: Listener| {
+            assert_eq!((listener.protocol, listener.port), (protocol, port));
+            listener.address.map_or("any".to_owned(), |a| a.to_string())
+        };
+        found.into_iter().map(text).collect()
+    }
+
+    #[test]
+    fn listeners_clash_as_sockets_do() {
+        isolated(|| {
+            ip("addr add 192.0.2.1/24 dev lo");
+            let bound = TcpListener::bind("127.0.0.1:8080").unwrap();
+            assert_eq!(find(Protocol::Tcp, None, 8080), ["127.0.0.1"]);
+            assert_eq!(find(Protocol::Tcp, Some("127.0.0.1"), 8080), ["127.0.0.1"]);
+            assert_eq!(find(Protocol::Tcp, Some("192.0.2.1"), 8080), [""; 0]);
+            assert_eq!(find(Protocol::Tcp, None, 8081), [""; 0]);
+            assert_eq!(find(Protocol::Udp, None, 8080), [""; 0]);
+            let second = TcpListener::bind("192.0.2.1:8080").unwrap();
+            assert_eq!(find(Protocol::Tcp, None, 8080), ["127.0.0.1", "192.0.2.1"]);
+            drop((bound, second));
+            let any = TcpListener::bind("0.0.0.0:8080").unwrap();
+            assert_eq!(find(Protocol::Tcp, Some("192.0.2.1"), 8080), ["any"]);
+            drop(any);
+            assert_eq!(find(Protocol::Tcp, None, 8080), [""; 0]);
+        });
+    }
+
+    #[test]
+    fn the_process_is_named() {
+        shared(|| {
+            let first = UdpSocket::bind("0.0.0.0:5353").unwrap();
+            let second = TcpListener::bind("[::]:5353").unwrap();
+            let wanted = [Protocol::Udp, Protocol::Tcp].map(|protocol| (protocol, None, 5353));
+            let found = listeners(&wanted.into()).unwrap();
+            let id = std::process::id();
+            let name = command(id).unwrap();
+            let process = Some(format!("{name} (pid {id})"));
+            let expected = [Protocol::Tcp, Protocol::Udp].map(|protocol| Listener {
+                protocol,
+                address: None,
+                port: 5353,
+                process: process.clone(),
+            });
+            assert_eq!(found, expected);
+            drop((first, second));
+        });
+    }
+
+    #[test]
+    fn ipv6_sockets_count_where_they_take_ipv4() {
+        isolated(|| {
+            let any = TcpListener::bind("[::]:80").unwrap();
+            assert_eq!(find(Protocol::Tcp, Some("127.0.0.1"), 80), ["any"]);
+            drop(any);
+            let mapped = TcpListener::bind("[::ffff:127.0.0.1]:80").unwrap();
+            assert_eq!(find(Protocol::Tcp, None, 80), ["127.0.0.1"]);
+            drop(mapped);
+            let _local = TcpListener::bind("[::1]:80").unwrap();
+            assert_eq!(find(Protocol::Tcp, None, 80), [""; 0]);
+            let _datagrams = UdpSocket::bind("[::]:80").unwrap();
+            assert_eq!(find(Protocol::Udp, None, 80), ["any"]);
+        });
+    }
+
+    #[test]
+    fn clients_are_no_listeners() {
+        isolated(|| {
+            let server = TcpListener::bind("127.0.0.1:9000").unwrap();
+            let client = TcpStream::connect("127.0.0.1:9000").unwrap();
+            assert_eq!(find(Protocol::Tcp, None, client.local_addr().unwrap().port()), [""; 0]);
+            assert_eq!(find(Protocol::Tcp, None, 9000), ["127.0.0.1"]);
+            drop(server);
+            let server = UdpSocket::bind("127.0.0.1:9000").unwrap();
+            let client = UdpSocket::bind("127.0.0.1:9001").unwrap();
+            client.connect("127.0.0.1:9000").unwrap();
+            assert_eq!(find(Protocol::Udp, None, 9000), ["127.0.0.1"]);
+            assert_eq!(find(Protocol::Udp, None, 9001), [""; 0]);
+            drop((server, client));
+        });
+    }
+
+    #[test]
+    fn sockets_for_ipv6_only_do_not_count() {
+        isolated(|| {
+            let only = socket(AddressFamily::INET6, SocketType::STREAM, None).unwrap();
+            set_ipv6_v6only(&only, true).unwrap();
+            bind(&only, &"[::]:80".parse::<SocketAddr>().unwrap()).unwrap();
+            listen(&only, 1).unwrap();
+            assert_eq!(find(Protocol::Tcp, None, 80), [""; 0]);
+        });
+    }
+
+    #[test]
+    fn proc_tells_the_same() {
+        isolated(|| {
+            let _sockets = (
+                TcpListener::bind("127.0.0.1:80").unwrap(),
+                TcpListener::bind("[::]:81").unwrap(),
+                UdpSocket::bind("0.0.0.0:82").unwrap(),
+            );
+            for (protocol, ports) in [(Protocol::Tcp, [80, 81]), (Protocol::Udp, [82, 83])] {
+                let ports = ports.into();
+                let sort = |mut sockets: Vec<Socket>| {
+                    sockets.sort_by_key(|socket| socket.port);
+                    sockets
+                };
+                let told = sort(diag::sockets(protocol, &ports).unwrap());
+                assert!(!told.is_empty());
+                assert_eq!(told, sort(proc::sockets(protocol).unwrap()));
+            }
+        });
+    }
+}

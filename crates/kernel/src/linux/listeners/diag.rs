@@ -1,0 +1,54 @@
+//! `sock_diag(7)`: the kernel looks through the sockets, and answers those that were asked for.
+
+use std::{collections::BTreeSet, net::IpAddr};
+
+use netlink_packet_core::NLM_F_DUMP;
+use netlink_packet_sock_diag::{
+    AF_INET, AF_INET6, SockDiagMessage,
+    inet::{ExtensionFlags, InetRequest, InetResponse, SocketId, StateFlags, nlas::Nla},
+};
+use netlink_sys::protocols::NETLINK_SOCK_DIAG;
+
+use super::Socket;
+use crate::{Refusal, linux::netlink};
+use riklet_core::model::Protocol;
+
+/// The sockets of the protocol that take something; where there is one port only, those at that port.
+pub(super) fn sockets(protocol: Protocol, ports: &BTreeSet<u16>) -> Result<Vec<Socket>, Refusal> {
+    let states = match protocol {
+        Protocol::Tcp => StateFlags::LISTEN,
+        // Not connected.
+        Protocol::Udp => StateFlags::CLOSE,
+        // `/proc/net/sctp/eps` has endpoints only, and is short.
+        Protocol::Sctp => return Err(Refusal::errno(Refusal::ENOENT)),
+    };
+    let port = ports.first().copied().filter(|_| ports.len() == 1).unwrap_or_default();
+    let mut socket = netlink::Socket::open(NETLINK_SOCK_DIAG)?;
+    let mut found = Vec::new();
+    for (family, id) in [(AF_INET, SocketId::new_v4()), (AF_INET6, SocketId::new_v6())] {
+        let request = SockDiagMessage::InetRequest(InetRequest {
+            family,
+            protocol: protocol.number(),
+            extensions: ExtensionFlags::empty(),
+            states: states.clone(),
+            socket_id: SocketId { source_port: port, ..id },
+        });
+        for answer in socket.query(&request, NLM_F_DUMP)? {
+            if let SockDiagMessage::InetResponse(response) = answer {
+                found.extend(takes_ipv4(&response).then(|| of(&response)));
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// Whether it is not one that takes IPv6 only, by its own choice.
+fn takes_ipv4(response: &InetResponse) -> bool {
+    !response.nlas.iter().any(|nla| matches!(nla, Nla::SkV6Only(true)))
+}
+
+fn of(response: &InetResponse) -> Socket {
+    let id = &response.header.socket_id;
+    let addresses: Vec<IpAddr> = vec![id.source_address];
+    Socket { addresses, port: id.source_port, inode: response.header.inode.into() }
+}

@@ -1,0 +1,376 @@
+//! One netlink socket: requests out, answers and refusals in the kernel's own words back (netlink(7)).
+
+use std::{
+    ops::Range,
+    os::fd::{AsFd, BorrowedFd},
+};
+
+use netlink_packet_core::{
+    NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkDeserializable, NetlinkHeader, NetlinkMessage,
+    NetlinkPayload, NetlinkSerializable,
+};
+use netlink_sys::SocketAddr;
+use rustix::net::sockopt::set_socket_send_buffer_size_force;
+
+use crate::Refusal;
+
+/// Large enough for any message of a dump: the kernel never makes one larger than 32 KiB.
+pub(super) const BUFFER: usize = 64 * 1024;
+/// Fits the send buffer that a socket begins with (`net.core.wmem_default`, 208 KiB).
+const LARGE: usize = 64 * 1024;
+/// Lengths of messages and attributes are rounded up to this (`NLMSG_ALIGNTO`, `NLA_ALIGNTO`).
+pub(super) const ALIGNMENT: usize = 4;
+/// `sizeof(struct nlmsghdr)`.
+pub(super) const HEADER: usize = 16;
+/// `NLMSG_ERROR`, `NLMSG_DONE` of `<linux/netlink.h>`.
+const ERROR: u16 = 2;
+const DONE: u16 = 3;
+/// `NLMSGERR_ATTR_MSG`: the words of an extended acknowledgement.
+const ERROR_WORDS: u16 = 1;
+/// `NLM_F_ACK_TLVS`: attributes follow the acknowledged header.
+const ERROR_HAS_ATTRIBUTES: u16 = 0x200;
+/// `NLM_F_DUMP_INTR`.
+const DUMP_INTERRUPTED: u16 = 0x10;
+/// How often a dump is begun that others keep interrupting.
+const ATTEMPTS: usize = 16;
+pub(super) const EINTR: i32 = 4;
+pub(super) const ENOBUFS: i32 = 105;
+pub(super) const EAGAIN: i32 = 11;
+
+/// A message and its flags (`NLM_F_*`); `NLM_F_REQUEST` is understood.
+#[derive(Debug, Clone)]
+pub(super) struct Request<T> {
+    pub(super) message: T,
+    pub(super) flags: u16,
+}
+
+/// A socket of one netlink family.
+#[derive(Debug)]
+pub(super) struct Socket {
+    inner: netlink_sys::Socket,
+    sequence: u32,
+    buffer: Vec<u8>,
+}
+
+/// What stands in one received message.
+enum Answer<'a> {
+    /// `NLMSG_ERROR` with code 0.
+    Acknowledged,
+    Refused(Refusal),
+    /// The end of a dump, and whether something changed before it.
+    Done {
+        interrupted: bool,
+    },
+    Message(&'a [u8]),
+}
+
+impl Socket {
+    /// A socket to the kernel's side of this family (`NETLINK_ROUTE`, `NETLINK_NETFILTER`), in the network
+    /// namespace of the calling thread.
+    pub(super) fn open(family: isize) -> Result<Self, Refusal> {
+        let socket = netlink_sys::Socket::new(family)?;
+        socket.set_ext_ack(true)?;
+        socket.set_cap_ack(true)?;
+        socket.connect(&SocketAddr::new(0, 0))?;
+        Ok(Self { inner: socket, sequence: 0, buffer: Vec::with_capacity(BUFFER) })
+    }
+
+    /// By which the kernel names the socket (`nl_pid`).
+    pub(super) fn port(&self) -> Option<u32> {
+        let mut address = SocketAddr::new(0, 0);
+        self.inner.get_address(&mut address).ok()?;
+        Some(address.port_number())
+    }
+
+    /// Has the kernel check and use every field of a dump's request, as a filter
+    /// (`NETLINK_GET_STRICT_CHK` of netlink(7)).
+    pub(super) fn check_strictly(&self) -> Result<(), Refusal> {
+        Ok(self.inner.set_netlink_get_strict_chk(true)?)
+    }
+
+    /// Sends all requests in one `send` and waits for the answer to each. They are no transaction.
+    pub(super) fn send_each<T: NetlinkSerializable>(
+        &mut self,
+        requests: Vec<Request<T>>,
+    ) -> Result<Vec<Result<(), Refusal>>, Refusal> {
+        let acknowledged = requests
+            .into_iter()
+            .map(|request| Request { flags: request.flags | NLM_F_ACK, ..request })
+            .collect();
+        let sent = self.send(acknowledged)?;
+        let mut results: Vec<Option<Result<(), Refusal>>> = sent.clone().map(|_| None).collect();
+        while results.iter().any(Option::is_none) {
+            self.receive(&sent, |index, answer| {
+                let result = match answer {
+                    Answer::Acknowledged => Ok(()),
+                    Answer::Refused(refusal) => Err(refusal),
+                    Answer::Done { .. } | Answer::Message(_) => return,
+                };
+                if let Some(place) = results.get_mut(index) {
+                    *place = Some(result);
+                }
+            })?;
+        }
+        Ok(results.into_iter().flatten().collect())
+    }
+
+    /// Sends one request and collects what the kernel answers. A dump during which something changed, by whomever,
+    /// is begun anew, a few times: it may lack what did not change, or have it twice.
+    pub(super) fn query<T: NetlinkSerializable + NetlinkDeserializable + Clone>(
+        &mut self,
+        message: &T,
+        flags: u16,
+    ) -> Result<Vec<T>, Refusal> {
+        self.query_as(message, flags, decode)
+    }
+
+    /// The same, where each message of the answer is read by `read`; `None` is left out.
+    pub(super) fn query_as<T: NetlinkSerializable + Clone, U>(
+        &mut self,
+        message: &T,
+        flags: u16,
+        read: impl Fn(&[u8]) -> Option<U>,
+    ) -> Result<Vec<U>, Refusal> {
+        let dump = flags & NLM_F_DUMP == NLM_F_DUMP;
+        let flags = if dump { flags } else { flags | NLM_F_ACK };
+        for _ in 0..ATTEMPTS {
+            let sent = self.send(vec![Request { message: message.clone(), flags }])?;
+            if let Some(found) = self.collect(&sent, &read)? {
+                return Ok(found);
+            }
+        }
+        Err(Refusal { errno: Some(EINTR), words: "it changed whenever it was listed".to_owned() })
+    }
+
+    /// What the kernel answers to this request; `None` where something changed between its answers.
+    fn collect<U>(
+        &mut self,
+        sent: &Range<u32>,
+        read: impl Fn(&[u8]) -> Option<U>,
+    ) -> Result<Option<Vec<U>>, Refusal> {
+        let mut found = Vec::new();
+        let mut consistent = true;
+        let mut end = None;
+        while end.is_none() {
+            self.receive(sent, |_, answer| match answer {
+                Answer::Acknowledged => end = Some(Ok(())),
+                Answer::Done { interrupted } => {
+                    consistent &= !interrupted;
+                    end = Some(Ok(()));
+                }
+                Answer::Refused(refusal) => end = Some(Err(refusal)),
+                Answer::Message(bytes) => {
+                    consistent &= !is_interrupted(bytes);
+                    found.extend(read(bytes));
+                }
+            })?;
+        }
+        end.unwrap_or(Ok(())).map(|()| consistent.then_some(found))
+    }
+
+    /// Sends all messages in one `send`, of which the last but one asks for an acknowledgement: a batch of
+    /// nfnetlink, with its begin and its end. Answers which message was refused first, and why.
+    ///
+    /// One acknowledgement only: one for each message would overflow the receive buffer of a large batch
+    /// after it has been committed. The end of a batch is acknowledged from Linux 6.10 on only.
+    pub(super) fn transaction<T: NetlinkSerializable>(
+        &mut self,
+        mut messages: Vec<Request<T>>,
+    ) -> Result<(), (usize, Refusal)> {
+        let last = messages.len().saturating_sub(2);
+        if let Some(message) = messages.get_mut(last) {
+            message.flags |= NLM_F_ACK;
+        }
+        let sent = self.send(messages).map_err(|refusal| (0, refusal))?;
+        let mut refused: Option<(usize, Refusal)> = None;
+        let mut answered = false;
+        while !answered {
+            let received = self.receive(&sent, |index, answer| match answer {
+                Answer::Acknowledged => answered |= index == last,
+                Answer::Refused(refusal) => {
+                    // What concerns the whole batch is said of its begin: nothing else may follow.
+                    answered |= index == last || index == 0;
+                    refused.get_or_insert((index, refusal));
+                }
+                Answer::Done { .. } | Answer::Message(_) => {}
+            });
+            match received {
+                // So many messages were refused that not all refusals fitted.
+                Err(overflow) if overflow.errno == Some(ENOBUFS) => {
+                    self.drain(&sent, &mut refused);
+                    answered = true;
+                    refused.get_or_insert((0, overflow));
+                }
+                other => other.map_err(|refusal| (0, refusal))?,
+            }
+        }
+        refused.map_or(Ok(()), Err)
+    }
+
+    /// Takes the refusals that did fit.
+    fn drain(&mut self, sent: &Range<u32>, refused: &mut Option<(usize, Refusal)>) {
+        let non_blocking = self.inner.set_non_blocking(true);
+        let mut end = non_blocking.is_err();
+        while !end {
+            let received = self.receive(sent, |index, answer| {
+                if let Answer::Refused(refusal) = answer {
+                    refused.get_or_insert((index, refusal));
+                }
+            });
+            end = received.is_err_and(|refusal| refusal.errno == Some(EAGAIN));
+        }
+        if let Err(error) = self.inner.set_non_blocking(false) {
+            tracing::debug!(%error, "a netlink socket stays non-blocking");
+        }
+    }
+
+    /// The sequence numbers of what was sent.
+    fn send<T: NetlinkSerializable>(
+        &mut self,
+        requests: Vec<Request<T>>,
+    ) -> Result<Range<u32>, Refusal> {
+        let first = self.sequence.wrapping_add(1);
+        let mut bytes = Vec::new();
+        for request in requests {
+            self.sequence = self.sequence.wrapping_add(1);
+            let mut header = NetlinkHeader::default();
+            header.flags = request.flags | NLM_F_REQUEST;
+            header.sequence_number = self.sequence;
+            let mut message =
+                NetlinkMessage::new(header, NetlinkPayload::InnerMessage(request.message));
+            message.finalize();
+            let start = bytes.len();
+            bytes.resize(start + message.buffer_len().next_multiple_of(ALIGNMENT), 0);
+            if let Some(place) = bytes.get_mut(start..start + message.buffer_len()) {
+                message.serialize(place);
+            }
+        }
+        if bytes.len() > LARGE {
+            // What does not fit the send buffer is refused (EMSGSIZE).
+            set_socket_send_buffer_size_force(&self.inner, bytes.len())?;
+        }
+        self.inner.send(&bytes, 0)?;
+        Ok(first..self.sequence.wrapping_add(1))
+    }
+
+    /// Receives once, and hands over each answer to what was sent, with the index of what it answers.
+    /// Answers to earlier requests, which nobody waits for any more, are dropped.
+    fn receive(
+        &mut self,
+        sent: &Range<u32>,
+        mut each: impl FnMut(usize, Answer<'_>),
+    ) -> Result<(), Refusal> {
+        self.buffer.clear();
+        self.inner.recv(&mut self.buffer, 0)?;
+        let mut rest = &*self.buffer;
+        while let Some(length) = read_u32(rest, 0).and_then(|l| usize::try_from(l).ok()) {
+            let Some(message) = rest.get(..length).filter(|m| m.len() >= HEADER) else { break };
+            let sequence = read_u32(message, 8).unwrap_or(0);
+            if sent.contains(&sequence) {
+                let index = usize::try_from(sequence - sent.start).unwrap_or(usize::MAX);
+                each(index, answer(message));
+            }
+            rest = rest.get(length.next_multiple_of(ALIGNMENT)..).unwrap_or_default();
+        }
+        Ok(())
+    }
+}
+
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.inner.as_fd()
+    }
+}
+
+/// What a message holds; `None` where the library cannot decode it: an attribute of somebody else's object that it
+/// does not know must not hide the others.
+pub(super) fn decode<T: NetlinkDeserializable>(message: &[u8]) -> Option<T> {
+    match NetlinkMessage::<T>::deserialize(message) {
+        Ok(NetlinkMessage { payload: NetlinkPayload::InnerMessage(inner), .. }) => Some(inner),
+        Ok(_) => None,
+        Err(error) => {
+            tracing::debug!(%error, "left out a message of netlink");
+            None
+        }
+    }
+}
+
+fn answer(message: &[u8]) -> Answer<'_> {
+    match read_u16(message, 4) {
+        Some(ERROR) => match read_u32(message, HEADER).map(u32::cast_signed) {
+            Some(0) => Answer::Acknowledged,
+            code => Answer::Refused(Refusal {
+                errno: code.and_then(i32::checked_neg),
+                words: words(message).unwrap_or_default(),
+            }),
+        },
+        Some(DONE) => match read_u32(message, HEADER).map_or(0, u32::cast_signed) {
+            code @ ..0 => Answer::Refused(Refusal::errno(code.saturating_neg())),
+            _ => Answer::Done { interrupted: is_interrupted(message) },
+        },
+        _ => Answer::Message(message),
+    }
+}
+
+/// Whether what is listed has changed since the message before this one (`nl_dump_check_consistent` of
+/// `<net/netlink.h>`).
+fn is_interrupted(message: &[u8]) -> bool {
+    read_u16(message, 6).is_some_and(|flags| flags & DUMP_INTERRUPTED != 0)
+}
+
+/// The kernel's words of an extended acknowledgement.
+fn words(message: &[u8]) -> Option<String> {
+    let flags = read_u16(message, 6)?;
+    let mut rest = message.get(HEADER + 4 + HEADER..)?;
+    if flags & ERROR_HAS_ATTRIBUTES == 0 {
+        return None;
+    }
+    loop {
+        let length = usize::from(read_u16(rest, 0)?);
+        if read_u16(rest, 2)? == ERROR_WORDS {
+            let text = rest.get(4..length)?;
+            let text = text.strip_suffix(&[0]).unwrap_or(text);
+            return Some(String::from_utf8_lossy(text).into_owned());
+        }
+        rest = rest.get(length.max(4).next_multiple_of(ALIGNMENT)..)?;
+    }
+}
+
+pub(super) fn read_u16(bytes: &[u8], at: usize) -> Option<u16> {
+    bytes.get(at..at + 2)?.try_into().ok().map(u16::from_ne_bytes)
+}
+
+pub(super) fn read_u32(bytes: &[u8], at: usize) -> Option<u32> {
+    bytes.get(at..at + 4)?.try_into().ok().map(u32::from_ne_bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use netlink_packet_route::{RouteNetlinkMessage, link::LinkMessage};
+    use netlink_sys::protocols::NETLINK_ROUTE;
+
+    use super::*;
+    use riklet_testkit::namespace::{ip, isolated};
+
+    #[test]
+    fn what_changed_while_it_was_listed_is_listed_again() {
+        isolated(|| {
+            // More than one piece of an answer.
+            for number in 0..40 {
+                ip(&format!("link add near{number} type veth peer name far{number}"));
+            }
+            let mut socket = Socket::open(NETLINK_ROUTE).unwrap();
+            let message = RouteNetlinkMessage::GetLink(LinkMessage::default());
+            let request = || vec![Request { message: message.clone(), flags: NLM_F_DUMP }];
+
+            let sent = socket.send(request()).unwrap();
+            let read = decode::<RouteNetlinkMessage>;
+            let listed = socket.collect(&sent, read).unwrap().unwrap();
+            let sent = socket.send(request()).unwrap();
+            ip("link add late type veth peer name later");
+            assert!(socket.collect(&sent, read).unwrap().is_none());
+            let again = socket.query(&message.clone(), NLM_F_DUMP).unwrap();
+            assert_eq!(again.len(), listed.len() + 2);
+        });
+    }
+}

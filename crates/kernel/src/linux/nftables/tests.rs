@@ -1,0 +1,480 @@
+use std::{ffi::OsStr, net::Ipv4Addr};
+
+use netlink_packet_core::NLM_F_CREATE;
+use netlink_packet_netfilter::nftables::{
+    ChainAttribute, ChainMessage, Hook, HookNumber, InetHookNumber, NfTablesMessage,
+    TableAttribute, TableFlags, TableMessage,
+};
+use rustix::thread::{UnshareFlags, unshare_unsafe};
+
+use super::*;
+use crate::process;
+use riklet_core::{
+    firewall::Gate,
+    model::{Protocol, Slot},
+};
+
+/// Runs a test on a thread of its own, in a network namespace of its own.
+fn in_namespace(test: impl FnOnce() + Send) {
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            #[expect(unsafe_code, reason = "a namespace for a test")]
+            // SAFETY: no UnshareFlags::FILES.
+            unsafe { unshare_unsafe(UnshareFlags::NEWNET) }.unwrap();
+            test();
+        });
+        if let Err(panic) = thread.join() {
+            std::panic::resume_unwind(panic);
+        }
+    });
+}
+
+fn run(program: &str, args: &[&str], input: &str) -> Result<String, String> {
+    let output = process::run(OsStr::new(program), args, input.as_bytes()).unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    if output.status.success() { Ok(text(output.stdout)) } else { Err(text(output.stderr)) }
+}
+
+fn nft(commands: &str) -> String {
+    run("nft", &["-f", "-"], commands).unwrap()
+}
+
+fn iptables(arguments: &str) {
+    let args: Vec<_> = arguments.split(' ').collect();
+    run("iptables-nft", &args, "").unwrap();
+}
+
+/// The rules as iptables-save has them, without counters and the comment with the time.
+fn iptables_save() -> String {
+    let all = run("iptables-nft-save", &[], "").unwrap();
+    let rules = all.lines().filter(|line| !line.starts_with('#'));
+    rules.map(|line| line.split(" [").next().unwrap().to_owned() + "\n").collect()
+}
+
+fn listing() -> String {
+    run("nft", &["list", "ruleset"], "").unwrap()
+}
+
+fn exposure(host_port: u16, guest: u8) -> Entry {
+    Entry::Exposure {
+        protocol: Protocol::Tcp,
+        host_address: None,
+        host_port,
+        guest: Ipv4Addr::new(10, 231, 0, guest),
+        guest_port: 80,
+    }
+}
+
+fn bound(host_port: u16) -> Entry {
+    Entry::Exposure {
+        protocol: Protocol::Udp,
+        host_address: Some(Ipv4Addr::new(192, 0, 2, 1)),
+        host_port,
+        guest: Ipv4Addr::new(10, 231, 0, 6),
+        guest_port: 53,
+    }
+}
+
+fn hairpin(guest: u8) -> Entry {
+    Entry::Hairpin { guest: Ipv4Addr::new(10, 231, 0, guest) }
+}
+
+fn skeleton() -> Skeleton {
+    Skeleton {
+        pool: "10.231.0.0/16".parse().unwrap(),
+        uplinks: ["eth0".parse().unwrap(), "wlan0".parse().unwrap()].into(),
+        guard: true,
+    }
+}
+
+fn ruleset(entries: impl IntoIterator<Item = Entry>) -> Ruleset {
+    Ruleset { skeleton: skeleton(), entries: entries.into_iter().collect() }
+}
+
+fn delta(remove: &[Entry], add: &[Entry]) -> Change {
+    Change::Delta { remove: remove.iter().copied().collect(), add: add.iter().copied().collect() }
+}
+
+fn intact(entries: impl IntoIterator<Item = Entry>) -> FirewallState {
+    let entries = entries.into_iter().collect();
+    FirewallState { skeleton: SkeletonState::Intact, entries, strays: vec![] }
+}
+
+#[test]
+fn a_ruleset_comes_changes_and_goes() {
+    in_namespace(|| {
+        nft("table ip other { chain c { type filter hook forward priority 0; policy accept; }; }");
+        let before = run("nft", &["-j", "list", "ruleset"], "").unwrap();
+        let mut kernel = Nftables::open().unwrap();
+        let expected = ruleset([exposure(8080, 2), bound(53), hairpin(2)]);
+        let absent = kernel.state(&expected).unwrap();
+        assert_eq!(absent.skeleton, SkeletonState::Absent);
+        assert!(!kernel.probe(&skeleton(), &BTreeSet::new()).unwrap());
+        kernel.change(&Change::Remove).unwrap();
+
+        kernel.change(&Change::Reset(expected.clone())).unwrap();
+        assert!(kernel.probe(&skeleton(), &expected.entries).unwrap());
+        assert!(!kernel.probe(&skeleton(), &[exposure(8081, 2)].into()).unwrap());
+        assert!(!kernel.probe(&skeleton(), &[exposure(8080, 3)].into()).unwrap());
+        assert_eq!(kernel.state(&expected).unwrap(), intact(expected.entries.clone()));
+
+        kernel.change(&delta(&[bound(53), exposure(8080, 2)], &[exposure(8080, 9)])).unwrap();
+        let entries = [exposure(8080, 9), hairpin(2)];
+        assert!(kernel.probe(&skeleton(), &entries.into()).unwrap());
+        assert_eq!(kernel.state(&expected).unwrap(), intact(entries));
+
+        let unguarded = Skeleton { guard: false, ..skeleton() };
+        assert!(!kernel.probe(&unguarded, &BTreeSet::new()).unwrap());
+        let other = Ruleset { skeleton: unguarded.clone(), entries: BTreeSet::new() };
+        let state = kernel.state(&other).unwrap();
+        assert!(matches!(state.skeleton, SkeletonState::Altered(_)), "{state:?}");
+        kernel.change(&Change::Reset(other.clone())).unwrap();
+        assert!(kernel.probe(&unguarded, &BTreeSet::new()).unwrap());
+        assert_eq!(kernel.state(&other).unwrap(), intact([]));
+
+        kernel.change(&Change::Remove).unwrap();
+        assert_eq!(run("nft", &["-j", "list", "ruleset"], "").unwrap(), before);
+    });
+}
+
+#[test]
+fn nft_shows_the_table_and_accepts_what_it_shows() {
+    in_namespace(|| {
+        let mut kernel = Nftables::open().unwrap();
+        let entries = [exposure(8080, 2), bound(53), hairpin(2)];
+        let mut expected = ruleset(entries);
+        expected.skeleton.pool = "10.231.192.0/18".parse().unwrap();
+        kernel.change(&Change::Reset(expected.clone())).unwrap();
+        let shown = run("nft", &["list", "table", "inet", "riklet"], "").unwrap();
+        assert!(shown.contains("ip saddr 10.231.192.0/18 oifname @uplinks masquerade"), "{shown}");
+        run("nft", &["-f", "-"], &format!("delete table inet riklet\n{shown}")).unwrap();
+        assert_eq!(kernel.state(&expected).unwrap(), intact(entries));
+
+        kernel.change(&Change::Reset(ruleset(entries))).unwrap();
+        let shown = run("nft", &["list", "table", "inet", "riklet"], "").unwrap();
+        for line in [
+            "tcp . 8080 : 10.231.0.2 . 80",
+            "192.0.2.1 . udp . 53 : 10.231.0.6 . 53",
+            "10.231.0.2 . 10.231.0.2",
+            "elements = { \"eth0\",",
+            "dnat ip to ip daddr . meta l4proto . th dport map @bound comment",
+            "dnat ip to meta l4proto . th dport map @exposures comment",
+            "meta nfproto ipv4 fib daddr type local jump RIKLET comment",
+            "iifname \"rik*\" ip daddr 127.0.0.0/8 drop comment",
+            "iifname \"rik*\" ct state established,related accept comment",
+            "oifname \"rik*\" ct status dnat accept comment",
+            "iifname \"rik*\" ip saddr 10.231.0.0/16 oifname @uplinks accept comment",
+            "ip saddr . ip daddr @hairpin ct status dnat masquerade comment",
+        ] {
+            assert!(shown.contains(line), "{line} is not in\n{shown}");
+        }
+        run("nft", &["-c", "-f", "-"], &shown).unwrap();
+        // What nft makes of its own listing is still what we would send.
+        run("nft", &["-f", "-"], &format!("delete table inet riklet\n{shown}")).unwrap();
+        assert_eq!(kernel.state(&ruleset(entries)).unwrap(), intact(entries));
+    });
+}
+
+#[test]
+fn a_delta_is_done_whole_or_not_at_all() {
+    in_namespace(|| {
+        let mut kernel = Nftables::open().unwrap();
+        let refused = kernel.change(&delta(&[], &[exposure(1, 2)])).unwrap_err();
+        assert_eq!(refused.errno, Some(Refusal::ENOENT), "{refused}");
+
+        let entries = [exposure(8080, 2), hairpin(2)];
+        kernel.change(&Change::Reset(ruleset(entries))).unwrap();
+        let taken = delta(&[hairpin(2)], &[exposure(8000, 2), exposure(8080, 3)]);
+        let refused = kernel.change(&taken).unwrap_err();
+        assert_eq!(refused.errno, Some(Refusal::EEXIST));
+        assert!(refused.words.contains("adding tcp 8080 -> 10.231.0.3:80"), "{refused}");
+        assert_eq!(kernel.state(&ruleset([])).unwrap(), intact(entries));
+
+        for missing in [exposure(8081, 2), exposure(8080, 3), hairpin(3)] {
+            let refused = kernel.change(&delta(&[missing], &[exposure(8000, 2)])).unwrap_err();
+            assert_eq!(refused.errno, Some(Refusal::ENOENT));
+            assert!(refused.words.contains(&format!("removing {missing}")), "{refused}");
+            assert_eq!(kernel.state(&ruleset([])).unwrap(), intact(entries));
+        }
+        // Replacing what a key leads to is one transaction.
+        kernel.change(&delta(&[exposure(8080, 2)], &[exposure(8080, 3)])).unwrap();
+        assert_eq!(kernel.state(&ruleset([])).unwrap(), intact([exposure(8080, 3), hairpin(2)]));
+    });
+}
+
+/// The handle of the rule with this comment, by `nft -a`.
+fn handle(comment: &str) -> String {
+    let listing = run("nft", &["-a", "list", "table", "inet", "riklet"], "").unwrap();
+    let line = listing.lines().find(|line| line.contains(comment)).unwrap();
+    line.rsplit(' ').next().unwrap().to_owned()
+}
+
+#[test]
+fn every_alteration_of_the_skeleton_is_seen() {
+    in_namespace(|| {
+        let mut kernel = Nftables::open().unwrap();
+        let expected = ruleset([exposure(8080, 2)]);
+        let forward = "inet riklet forward";
+        let commands: [(&str, &dyn Fn() -> String); 14] = [
+            ("deleted", &|| format!("delete rule {forward} handle {}", handle("nothing else to"))),
+            ("appended", &|| format!("add rule {forward} counter accept")),
+            ("inserted", &|| format!("insert rule {forward} accept")),
+            ("in RIKLET", &|| "insert rule inet riklet RIKLET tcp dport 8080 return".into()),
+            ("altered", &|| {
+                let rule = "iifname \"rik*\" accept comment \"nothing else from guests\"";
+                format!("replace rule {forward} handle {} {rule}", handle("nothing else from"))
+            }),
+            ("without its comment", &|| {
+                let handle = handle("nothing else from");
+                format!("replace rule {forward} handle {handle} iifname \"rik*\" drop")
+            }),
+            ("reordered", &|| {
+                let rule = "oifname \"rik*\" drop comment \"nothing else to guests\"";
+                let handle = handle("nothing else to guests");
+                format!("delete rule {forward} handle {handle}\ninsert rule {forward} {rule}")
+            }),
+            ("flushed", &|| format!("flush chain {forward}")),
+            ("policy", &|| format!("add chain {forward} {{ policy drop; }}")),
+            ("chain", &|| "add chain inet riklet foreign".into()),
+            ("set", &|| "add set inet riklet foreign { type ipv4_addr; }".into()),
+            ("object", &|| "add counter inet riklet foreign".into()),
+            ("uplink", &|| "add element inet riklet uplinks { eth9 }".into()),
+            ("no uplink", &|| "delete element inet riklet uplinks { eth0 }".into()),
+        ];
+        for (what, command) in commands {
+            kernel.change(&Change::Reset(expected.clone())).unwrap();
+            assert_eq!(kernel.state(&expected).unwrap(), intact(expected.entries.clone()));
+            nft(&command());
+            let state = kernel.state(&expected).unwrap();
+            let SkeletonState::Altered(lines) = &state.skeleton else {
+                panic!("{what}: {state:?}")
+            };
+            assert!(!lines.is_empty() && lines.len() < 10, "{what}: {lines:#?}");
+            assert_eq!(state.entries, expected.entries, "{what}");
+        }
+        kernel.change(&Change::Reset(expected.clone())).unwrap();
+        nft("add element inet riklet exposures { icmp . 80 : 10.231.0.2 . 80 }
+             add element inet riklet hairpin { 10.231.0.2 . 10.231.0.3 }");
+        let state = kernel.state(&expected).unwrap();
+        assert_eq!(state.skeleton, SkeletonState::Intact);
+        assert_eq!(state.entries, expected.entries);
+        assert_eq!(state.strays.len(), 2, "{:?}", state.strays);
+    });
+}
+
+#[test]
+fn the_probe_sees_rules_come_and_go() {
+    in_namespace(|| {
+        let mut kernel = Nftables::open().unwrap();
+        for command in [
+            "flush chain inet riklet antispoof",
+            "add rule inet riklet forward accept",
+            "add chain inet riklet forward { policy drop; }",
+            "add chain inet riklet foreign",
+            "add table inet riklet { flags dormant; }",
+        ] {
+            kernel.change(&Change::Reset(ruleset([]))).unwrap();
+            assert!(kernel.probe(&skeleton(), &BTreeSet::new()).unwrap());
+            nft(command);
+            assert!(!kernel.probe(&skeleton(), &BTreeSet::new()).unwrap(), "{command}");
+        }
+        // More entries than one request asks for.
+        let many: BTreeSet<_> = (1..=200).map(|port| exposure(port, 2)).collect();
+        kernel.change(&Change::Reset(ruleset(many.clone()))).unwrap();
+        assert!(kernel.probe(&skeleton(), &many).unwrap());
+        // A firewall that came after us.
+        iptables("-P FORWARD DROP");
+        assert!(!kernel.probe(&skeleton(), &BTreeSet::new()).unwrap());
+        kernel.set_gate(GateFamily::Ip, "filter", "FORWARD", true).unwrap();
+        assert!(kernel.probe(&skeleton(), &BTreeSet::new()).unwrap());
+    });
+}
+
+fn gate(family: GateFamily, table: &str, chain: &str, open: bool, touched: bool) -> GateState {
+    let (table, chain) = (table.to_owned(), chain.to_owned());
+    GateState { gate: Gate::Nftables { family, table, chain }, open, touched }
+}
+
+#[test]
+fn the_gate_of_iptables_opens_is_mended_and_closes() {
+    in_namespace(|| {
+        for rule in
+            ["-P FORWARD DROP", "-A FORWARD -i eth7 -j ACCEPT", "-N DOCKER", "-A FORWARD -j DOCKER"]
+        {
+            iptables(rule);
+        }
+        let before = (iptables_save(), listing());
+        let mut kernel = Nftables::open().unwrap();
+        let forward =
+            |open, touched| vec![gate(GateFamily::Ip, "filter", "FORWARD", open, touched)];
+        let mut set = |open| kernel.set_gate(GateFamily::Ip, "filter", "FORWARD", open).unwrap();
+        let gates = || Nftables::open().unwrap().gates(false).unwrap();
+        assert_eq!(gates(), forward(false, false));
+        assert_eq!(Nftables::open().unwrap().gates(true).unwrap(), []);
+        set(false);
+        assert_eq!((iptables_save(), listing()), before);
+
+        set(true);
+        assert_eq!(gates(), forward(true, true));
+        let open = (iptables_save(), listing());
+        let rules = "-A FORWARD -j RIKLET-FORWARD\n-A FORWARD -i eth7 -j ACCEPT\n-A FORWARD -j DOCKER\n\
+                     -A RIKLET-FORWARD -i rik+ -j ACCEPT\n-A RIKLET-FORWARD -o rik+ -j ACCEPT\n";
+        assert!(open.0.contains(rules), "{}", open.0);
+        set(true);
+        assert_eq!((iptables_save(), listing()), open);
+
+        for damage in [
+            "-D FORWARD -j RIKLET-FORWARD",
+            "-A FORWARD -j RIKLET-FORWARD",
+            "-I FORWARD -j DOCKER",
+            "-F RIKLET-FORWARD",
+            "-D RIKLET-FORWARD -i rik+ -j ACCEPT",
+            "-I RIKLET-FORWARD -i rik3 -j DROP",
+        ] {
+            iptables(damage);
+            assert_eq!(gates(), forward(false, true), "{damage}");
+            set(true);
+            assert_eq!(gates(), forward(true, true), "{damage}");
+            if damage == "-I FORWARD -j DOCKER" {
+                iptables("-D FORWARD -j DOCKER");
+            }
+        }
+        assert_eq!(iptables_save(), open.0);
+        set(false);
+        assert_eq!((iptables_save(), listing()), before);
+    });
+}
+
+#[test]
+fn only_chains_that_drop_or_have_something_of_ours_are_gates() {
+    in_namespace(|| {
+        nft("table inet foo {
+               chain forward { type filter hook forward priority 0; policy drop; tcp dport 22 accept; }
+               chain later { type filter hook forward priority 5; policy drop; }
+               chain open { type filter hook forward priority 6; policy accept; }
+               chain input { type filter hook input priority 0; policy drop; }
+             }
+             table ip6 foo { chain f { type filter hook forward priority 0; policy drop; }; }
+             table ip bar { chain f { type filter hook forward priority 0; policy accept; }; }");
+        let before = listing();
+        let mut kernel = Nftables::open().unwrap();
+        kernel.change(&Change::Reset(ruleset([]))).unwrap();
+        let foo = |chain, open, touched| gate(GateFamily::Inet, "foo", chain, open, touched);
+        let first = kernel.gates(false).unwrap();
+        assert_eq!(first, [foo("forward", false, false), foo("later", false, false)]);
+        for chain in ["forward", "later"] {
+            kernel.set_gate(GateFamily::Inet, "foo", chain, true).unwrap();
+        }
+        let both = [foo("forward", true, true), foo("later", true, true)];
+        assert_eq!(kernel.gates(false).unwrap(), both);
+
+        kernel.set_gate(GateFamily::Inet, "foo", "forward", false).unwrap();
+        assert_eq!(kernel.gates(false).unwrap(), [foo("forward", false, true), both[1].clone()]);
+        // A policy that has become accept leaves something to close.
+        nft("add chain inet foo later { policy accept; }");
+        assert!(kernel.gates(false).unwrap().contains(&both[1]));
+        nft("add chain inet foo later { policy drop; }");
+        kernel.set_gate(GateFamily::Inet, "foo", "later", false).unwrap();
+        kernel.change(&Change::Remove).unwrap();
+        assert_eq!(listing(), before);
+
+        kernel.set_gate(GateFamily::Inet, "gone", "forward", false).unwrap();
+        let refused = kernel.set_gate(GateFamily::Inet, "gone", "forward", true).unwrap_err();
+        assert_eq!(refused.errno, Some(Refusal::ENOENT));
+    });
+}
+
+/// Makes a table with a base chain that drops, which only the returned connection can change.
+fn owned(table: &TableName, chain: &str) -> Nftables {
+    let forward = HookNumber::Inet(InetHookNumber::Forward);
+    let name = table.name.clone();
+    let attributes =
+        vec![TableAttribute::Name(name.clone()), TableAttribute::Flags(TableFlags::Owner)];
+    let add_table = NfTablesMessage::NewTable(TableMessage { attributes });
+    let attributes = vec![
+        ChainAttribute::Table(name),
+        ChainAttribute::Name(chain.to_owned()),
+        ChainAttribute::Type("filter".to_owned()),
+        ChainAttribute::Hook(vec![Hook::Number(forward), Hook::Priority(0)]),
+        ChainAttribute::Policy(0),
+    ];
+    let add_chain = NfTablesMessage::NewChain(ChainMessage { attributes });
+    let operation = |message| Operation {
+        what: String::new(),
+        message: NetfilterMessage::new(NetfilterHeader::new(table.family, 0, 0), message),
+        flags: NLM_F_CREATE,
+    };
+    let mut owner = Nftables::open().unwrap();
+    owner.commit([add_table, add_chain].map(operation).into()).unwrap();
+    owner
+}
+
+#[test]
+fn a_table_with_an_owner_is_no_gate() {
+    in_namespace(|| {
+        let owners = [
+            owned(&gate::table(GateFamily::Ip, "filter"), "FORWARD"),
+            owned(&gate::table(GateFamily::Inet, "firewalld"), "forward"),
+        ];
+        let mut kernel = Nftables::open().unwrap();
+        assert_eq!(kernel.gates(false).unwrap(), []);
+        kernel.change(&Change::Reset(ruleset([]))).unwrap();
+        assert!(kernel.probe(&skeleton(), &BTreeSet::new()).unwrap());
+        drop(owners);
+    });
+}
+
+#[test]
+fn five_thousand_entries_are_written_and_read_back() {
+    in_namespace(|| {
+        let mut kernel = Nftables::open().unwrap();
+        let pool = skeleton().pool;
+        let guests = (0..2_500).map(|slot| pool.addresses(Slot::new(slot)).unwrap().guest);
+        let entries: BTreeSet<_> = (1..)
+            .zip(guests)
+            .flat_map(|(host_port, guest)| {
+                let protocol = Protocol::Sctp;
+                let host_address = None;
+                let guest_port = 80;
+                [
+                    Entry::Exposure { protocol, host_address, host_port, guest, guest_port },
+                    Entry::Hairpin { guest },
+                ]
+            })
+            .collect();
+        assert_eq!(entries.len(), 5_000);
+        let expected = ruleset(entries.clone());
+        kernel.change(&Change::Reset(expected.clone())).unwrap();
+        assert_eq!(kernel.state(&expected).unwrap(), intact(entries.clone()));
+        assert!(kernel.probe(&skeleton(), &entries).unwrap());
+        // As one delta, which has a message an entry.
+        kernel.change(&Change::Delta { remove: entries.clone(), add: BTreeSet::new() }).unwrap();
+        kernel.change(&Change::Delta { remove: BTreeSet::new(), add: entries.clone() }).unwrap();
+        assert_eq!(kernel.state(&expected).unwrap(), intact(entries));
+    });
+}
+
+#[test]
+fn empty_tables_of_iptables_are_removed() {
+    in_namespace(|| {
+        let mut kernel = Nftables::open().unwrap();
+        assert_eq!(kernel.tables().unwrap(), BTreeSet::new());
+        iptables("-A INPUT -i lo -j ACCEPT");
+        iptables("-D INPUT -i lo -j ACCEPT");
+        iptables("-t nat -P PREROUTING ACCEPT");
+        iptables("-t mangle -A INPUT -j ACCEPT");
+        iptables("-t raw -P PREROUTING DROP");
+        nft("add table ip other");
+        let names = |names: &[&str]| names.iter().map(|&n| n.to_owned()).collect::<BTreeSet<_>>();
+        let there = names(&["filter", "mangle", "nat", "raw"]);
+        assert_eq!(kernel.tables().unwrap(), there);
+        kernel.remove_empty_tables(&there).unwrap();
+        assert_eq!(kernel.tables().unwrap(), there);
+        kernel.remove_empty_tables(&names(&["nat"])).unwrap();
+        assert_eq!(kernel.tables().unwrap(), names(&["mangle", "nat", "raw"]));
+        nft("add set ip nat s { type ipv4_addr; }");
+        kernel.remove_empty_tables(&BTreeSet::new()).unwrap();
+        assert_eq!(kernel.tables().unwrap(), names(&["mangle", "nat", "raw"]));
+        assert!(listing().contains("table ip other"));
+    });
+}

@@ -1,0 +1,74 @@
+//! Whom the host asks for names: resolv.conf(5).
+
+use std::{
+    io::ErrorKind,
+    net::{IpAddr, Ipv4Addr},
+};
+
+use crate::{KernelError, Refusal};
+
+/// What the C library reads. Where systemd-resolved runs, it names only its stub at 127.0.0.53.
+const LIBRARY: &str = "/etc/resolv.conf";
+/// The servers that systemd-resolved itself asks (systemd-resolved.service(8)).
+const RESOLVED: &str = "/run/systemd/resolve/resolv.conf";
+
+/// The host's servers that its guests reach, too.
+pub(super) fn resolvers() -> Result<Vec<Ipv4Addr>, KernelError> {
+    let servers = servers(&read(LIBRARY)?);
+    if servers.is_empty() { read(RESOLVED).map(|text| self::servers(&text)) } else { Ok(servers) }
+}
+
+/// A file that is not there says nothing.
+#[expect(clippy::disallowed_methods, reason = "the kernel's view of the host")]
+fn read(path: &'static str) -> Result<String, KernelError> {
+    match std::fs::read_to_string(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(String::new()),
+        read => read.map_err(|error| KernelError::Resolvers { path, source: Refusal::from(error) }),
+    }
+}
+
+/// The IPv4 servers of a resolv.conf(5), in its order, each once. A loopback address is the host itself, and
+/// so is 0.0.0.0: in a guest, either would be the guest.
+fn servers(text: &str) -> Vec<Ipv4Addr> {
+    let mut found = Vec::new();
+    for line in text.lines() {
+        // The keyword starts the line, and white space follows it; what follows the address is not read.
+        let Some(rest) = line.strip_prefix("nameserver") else { continue };
+        let word = rest.split_ascii_whitespace().next().filter(|_| rest.starts_with([' ', '\t']));
+        if let Some(Ok(IpAddr::V4(server))) = word.map(str::parse)
+            && !server.is_loopback()
+            && !server.is_unspecified()
+            && !found.contains(&server)
+        {
+            found.push(server);
+        }
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn found(text: &str) -> Vec<String> {
+        servers(text).iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn servers_are_those_that_a_guest_reaches() {
+        let text = "# nameserver 192.0.2.1\n; nameserver 192.0.2.2\nsearch example.net\n\
+            nameserver 192.0.2.53\nnameserver\t198.51.100.53 # second\nnameserver 192.0.2.53\n\
+            nameserver 127.0.0.53\nnameserver 0.0.0.0\nnameserver 2001:db8::53\n\
+            nameserver fe80::1%eth0\nnameservers 192.0.2.3\nnameserver192.0.2.4\n \
+            nameserver 192.0.2.5\nnameserver\nnameserver resolver.example.net\noptions ndots:2\n\
+            nameserver 203.0.113.53";
+        assert_eq!(found(text), ["192.0.2.53", "198.51.100.53", "203.0.113.53"]);
+        assert_eq!(found("nameserver 192.0.2.53\r\n"), ["192.0.2.53"]);
+    }
+
+    #[test]
+    fn a_stub_is_no_server() {
+        assert_eq!(found("nameserver 127.0.0.53\noptions edns0 trust-ad\nsearch .\n"), [""; 0]);
+        assert_eq!(found(""), [""; 0]);
+    }
+}

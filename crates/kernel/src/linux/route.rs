@@ -1,0 +1,247 @@
+//! rtnetlink(7): the socket, and routes. Links are in `link` and `link_state`.
+
+use std::{collections::BTreeSet, net::Ipv4Addr};
+
+use ipnet::Ipv4Net;
+use netlink_packet_core::NLM_F_DUMP;
+use netlink_packet_route::{
+    AddressFamily, RouteNetlinkMessage,
+    route::{RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteType},
+};
+use netlink_sys::protocols::NETLINK_ROUTE;
+use rustix::{io::Errno, net::netdevice};
+
+use super::netlink::Socket;
+use crate::{KernelError, Refusal};
+use riklet_core::model::{InterfaceName, Slot};
+
+/// Addresses of the Internet, one in each half of the address space. Nothing is sent to them: what matters
+/// is only that hosts have no route of their own for them, and that both halves are looked at where a VPN
+/// has cut the default route in two.
+const INTERNET: [Ipv4Addr; 2] = [Ipv4Addr::new(17, 0, 0, 1), Ipv4Addr::new(199, 7, 91, 13)];
+/// A route to the Internet is the default route or a large piece of it: VPNs cut it into two halves, or
+/// into pieces that leave out the private ranges. What is longer leads to somebody in particular.
+const LONGEST_DEFAULT: u8 = 8;
+/// How a look-up ends at no route, or one of type unreachable, prohibit or blackhole (`fib_props` in
+/// `net/ipv4/fib_semantics.c`).
+const NO_ROUTE: [Errno; 4] = [Errno::NETUNREACH, Errno::HOSTUNREACH, Errno::ACCESS, Errno::INVAL];
+
+/// A socket of rtnetlink.
+#[derive(Debug)]
+pub(super) struct Route {
+    pub(super) socket: Socket,
+}
+
+impl Route {
+    /// In the network namespace of the calling thread.
+    pub(super) fn open() -> Result<Self, Refusal> {
+        let socket = Socket::open(NETLINK_ROUTE)?;
+        socket.check_strictly()?;
+        Ok(Self { socket })
+    }
+
+    /// The interfaces that a packet to the Internet leaves by, ours excepted.
+    pub(super) fn uplinks(&mut self) -> Result<BTreeSet<InterfaceName>, KernelError> {
+        let mut names = BTreeSet::new();
+        for destination in INTERNET {
+            let found = self.default_hops(destination).and_then(|hops| self.names(&hops));
+            names.extend(found.map_err(|source| KernelError::Routes { source })?);
+        }
+        names.retain(|name| Slot::of_interface(name.as_str()).is_none());
+        Ok(names)
+    }
+
+    /// The destinations of the main table.
+    pub(super) fn routes(&mut self) -> Result<Vec<Ipv4Net>, KernelError> {
+        let header = RouteHeader { table: RouteHeader::RT_TABLE_MAIN, ..inet() };
+        let answers = match self.socket.query(&get(header, vec![]), NLM_F_DUMP) {
+            // The main table comes into being with its first route.
+            Err(refusal) if refusal.errno == Some(Refusal::ENOENT) => vec![],
+            other => other.map_err(|source| KernelError::Routes { source })?,
+        };
+        Ok(routes_of(answers).iter().filter_map(destination).collect())
+    }
+
+    /// The interfaces, by index, of the default route that a packet to this destination takes.
+    fn default_hops(&mut self, destination: Ipv4Addr) -> Result<Vec<u32>, Refusal> {
+        let matched = self.look_up(destination, RouteFlags::FibMatch)?;
+        let is_default = |route: &&RouteMessage| {
+            route.header.kind == RouteType::Unicast
+                && route.header.destination_prefix_length <= LONGEST_DEFAULT
+        };
+        let Some(route) = matched.as_ref().filter(is_default) else { return Ok(vec![]) };
+        let hops = hops(route);
+        if hops.is_empty() {
+            // A route by a nexthop object shows its hops only where `net.ipv4.nexthop_compat_mode` is 1;
+            // the look-up of one packet shows the hop that it takes.
+            let taken = self.look_up(destination, RouteFlags::empty())?;
+            return Ok(taken.as_ref().map(self::hops).unwrap_or_default());
+        }
+        Ok(hops)
+    }
+
+    fn look_up(
+        &mut self,
+        destination: Ipv4Addr,
+        flags: RouteFlags,
+    ) -> Result<Option<RouteMessage>, Refusal> {
+        let header = RouteHeader { destination_prefix_length: 32, flags, ..inet() };
+        let to = RouteAttribute::Destination(RouteAddress::Inet(destination));
+        match self.socket.query(&get(header, vec![to]), 0) {
+            Ok(answers) => Ok(routes_of(answers).into_iter().next()),
+            Err(refusal) if NO_ROUTE.iter().any(|e| refusal.errno == Some(e.raw_os_error())) => {
+                Ok(None)
+            }
+            Err(refusal) => Err(refusal),
+        }
+    }
+
+    fn names(&self, hops: &[u32]) -> Result<BTreeSet<InterfaceName>, Refusal> {
+        let mut names = BTreeSet::new();
+        for &index in hops {
+            match netdevice::index_to_name_inlined(&self.socket, index) {
+                Ok(name) => names.extend(InterfaceName::try_from(name.as_str())),
+                // Gone since: then it is no uplink.
+                Err(Errno::NODEV | Errno::NXIO) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+        Ok(names)
+    }
+}
+
+fn inet() -> RouteHeader {
+    RouteHeader { address_family: AddressFamily::Inet, ..RouteHeader::default() }
+}
+
+fn get(header: RouteHeader, attributes: Vec<RouteAttribute>) -> RouteNetlinkMessage {
+    let mut message = RouteMessage::default();
+    message.header = header;
+    message.attributes = attributes;
+    RouteNetlinkMessage::GetRoute(message)
+}
+
+fn routes_of(answers: Vec<RouteNetlinkMessage>) -> Vec<RouteMessage> {
+    let route = |answer| match answer {
+        RouteNetlinkMessage::NewRoute(route) => Some(route),
+        _ => None,
+    };
+    answers.into_iter().filter_map(route).collect()
+}
+
+fn hops(route: &RouteMessage) -> Vec<u32> {
+    let mut found = Vec::new();
+    for attribute in &route.attributes {
+        match attribute {
+            RouteAttribute::Oif(index) => found.push(*index),
+            RouteAttribute::MultiPath(hops) => {
+                found.extend(hops.iter().map(|hop| hop.interface_index));
+            }
+            _ => {}
+        }
+    }
+    found
+}
+
+/// A default route has a prefix length of 0 and no destination.
+fn destination(route: &RouteMessage) -> Option<Ipv4Net> {
+    let address = route.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Destination(RouteAddress::Inet(address)) => Some(*address),
+        _ => None,
+    });
+    let address = address.unwrap_or(Ipv4Addr::UNSPECIFIED);
+    Ipv4Net::new(address, route.header.destination_prefix_length).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use riklet_testkit::namespace::{ip, isolated};
+
+    fn uplinks() -> Vec<String> {
+        let names = Route::open().unwrap().uplinks().unwrap();
+        names.iter().map(ToString::to_string).collect()
+    }
+
+    fn veth(name: &str, address: &str) {
+        ip(&format!("link add {name} type veth peer name far-{name}"));
+        ip(&format!("link set far-{name} up"));
+        ip(&format!("addr add {address}/24 dev {name}"));
+        ip(&format!("link set {name} up"));
+    }
+
+    #[test]
+    fn uplinks_are_those_of_the_default_route() {
+        isolated(|| {
+            assert!(uplinks().is_empty());
+            veth("up0", "192.0.2.1");
+            veth("up1", "198.51.100.1");
+            ip("route add 10.0.0.0/8 via 192.0.2.2");
+            ip("route add 17.0.0.1/32 via 192.0.2.2");
+            ip("route add 199.7.91.0/24 via 192.0.2.2");
+            assert!(uplinks().is_empty(), "longer routes are no default route");
+            ip("route del 199.7.91.0/24");
+            ip("route add default via 198.51.100.2");
+            assert_eq!(uplinks(), ["up1"]);
+            ip("route replace default nexthop via 192.0.2.2 nexthop via 198.51.100.2");
+            assert_eq!(uplinks(), ["up0", "up1"]);
+            ip("route replace default via 192.0.2.2");
+            assert_eq!(uplinks(), ["up0"]);
+            ip("route add 128.0.0.0/1 via 198.51.100.2");
+            ip("route del 17.0.0.1/32");
+            ip("route add 0.0.0.0/1 via 198.51.100.2");
+            assert_eq!(uplinks(), ["up1"], "a VPN overrides the default route by its two halves");
+            ip("route del 0.0.0.0/1");
+            ip("route del 128.0.0.0/1");
+            ip("route del default");
+            assert!(uplinks().is_empty());
+        });
+    }
+
+    #[test]
+    fn a_default_route_that_leads_nowhere_has_no_uplink() {
+        isolated(|| {
+            for kind in ["unreachable", "blackhole", "prohibit"] {
+                ip(&format!("route add {kind} default"));
+                assert!(uplinks().is_empty(), "{kind}");
+                ip(&format!("route del {kind} default"));
+            }
+            veth("rik7", "192.0.2.1");
+            ip("route add default via 192.0.2.2");
+            assert!(uplinks().is_empty(), "an interface of ours");
+        });
+    }
+
+    #[test]
+    fn uplinks_are_found_behind_nexthop_objects_and_routing_rules() {
+        isolated(|| {
+            veth("up0", "192.0.2.1");
+            veth("up1", "198.51.100.1");
+            ip("nexthop add id 1 via 192.0.2.2 dev up0");
+            ip("route add default nhid 1");
+            assert_eq!(uplinks(), ["up0"]);
+            crate::linux::sysctl::write("net.ipv4.nexthop_compat_mode", "0").unwrap();
+            assert_eq!(uplinks(), ["up0"]);
+            ip("route add default via 198.51.100.2 table 100");
+            ip("rule add pref 100 lookup 100");
+            assert_eq!(uplinks(), ["up1"]);
+        });
+    }
+
+    #[test]
+    fn routes_are_those_of_the_main_table() {
+        isolated(|| {
+            let routes = || -> BTreeSet<String> {
+                let routes = Route::open().unwrap().routes().unwrap();
+                routes.iter().map(ToString::to_string).collect()
+            };
+            assert!(routes().is_empty());
+            veth("up0", "192.0.2.1");
+            ip("route add default via 192.0.2.2");
+            ip("route add blackhole 10.231.0.0/17");
+            ip("route add 10.9.0.0/16 via 192.0.2.2 table 100");
+            let expected = ["0.0.0.0/0", "10.231.0.0/17", "192.0.2.0/24"];
+            assert_eq!(routes(), expected.map(str::to_owned).into());
+        });
+    }
+}

@@ -1,0 +1,104 @@
+//! What the kernel says unasked: multicast groups of netlink(7).
+
+use std::os::fd::{AsFd, BorrowedFd};
+
+use netlink_sys::SocketAddr;
+use rustix::net::sockopt::set_socket_recv_buffer_size_force;
+
+use super::super::netlink::{
+    ALIGNMENT, BUFFER, EAGAIN, EINTR, ENOBUFS, HEADER, read_u16, read_u32,
+};
+use crate::Refusal;
+
+/// Room for what comes while nobody reads: some 8,000 notifications of links, each of which takes 4 KiB.
+const ROOM: usize = 32 * 1024 * 1024;
+/// `MSG_DONTWAIT` of `<linux/socket.h>`.
+const WITHOUT_WAITING: i32 = 0x40;
+
+/// A socket that only listens.
+#[derive(Debug)]
+pub(super) struct Feed {
+    socket: netlink_sys::Socket,
+    buffer: Vec<u8>,
+}
+
+/// One notification.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Message<'a> {
+    /// `nlmsg_type`.
+    pub(super) kind: u16,
+    /// `nlmsg_pid`: whose request made it; 0 is the kernel's own.
+    pub(super) port: u32,
+    /// The message, with its header.
+    pub(super) whole: &'a [u8],
+}
+
+impl<'a> Message<'a> {
+    /// What follows the header.
+    pub(super) fn body(&self) -> &'a [u8] {
+        self.whole.get(HEADER..).unwrap_or_default()
+    }
+
+    /// The attribute of this type, behind a body of this length.
+    pub(super) fn attribute(&self, after: usize, wanted: u16) -> Option<&'a [u8]> {
+        let mut rest = self.body().get(after..)?;
+        loop {
+            let length = usize::from(read_u16(rest, 0)?);
+            // Without the flags NLA_F_NESTED and NLA_F_NET_BYTEORDER.
+            if read_u16(rest, 2)? & 0x3fff == wanted {
+                return rest.get(4..length);
+            }
+            rest = rest.get(length.max(4).next_multiple_of(ALIGNMENT)..)?;
+        }
+    }
+
+    /// The same as text.
+    pub(super) fn text(&self, after: usize, wanted: u16) -> Option<&'a str> {
+        let value = self.attribute(after, wanted)?;
+        std::str::from_utf8(value.strip_suffix(&[0]).unwrap_or(value)).ok()
+    }
+}
+
+impl Feed {
+    /// Listens to these groups, in the network namespace of the calling thread.
+    pub(super) fn open(family: isize, groups: &[u32]) -> Result<Self, Refusal> {
+        let mut socket = netlink_sys::Socket::new(family)?;
+        set_socket_recv_buffer_size_force(&socket, ROOM)?;
+        socket.bind(&SocketAddr::new(0, 0))?;
+        for &group in groups {
+            socket.add_membership(group)?;
+        }
+        Ok(Self { socket, buffer: Vec::with_capacity(BUFFER) })
+    }
+
+    /// Hands over what has come. Returns whether something was lost: there was no room for it.
+    pub(super) fn drain(&mut self, mut each: impl FnMut(Message<'_>)) -> Result<bool, Refusal> {
+        let mut lost = false;
+        loop {
+            self.buffer.clear();
+            match self.socket.recv(&mut self.buffer, WITHOUT_WAITING).map_err(Refusal::from) {
+                Ok(_) => {}
+                Err(refusal) if refusal.errno == Some(EAGAIN) => return Ok(lost),
+                Err(refusal) if refusal.errno == Some(EINTR) => continue,
+                Err(refusal) if refusal.errno == Some(ENOBUFS) => {
+                    lost = true;
+                    continue;
+                }
+                Err(refusal) => return Err(refusal),
+            }
+            let mut rest = &*self.buffer;
+            while let Some(length) = read_u32(rest, 0).and_then(|l| usize::try_from(l).ok()) {
+                let Some(whole) = rest.get(..length).filter(|m| m.len() >= HEADER) else { break };
+                let kind = read_u16(whole, 4).unwrap_or_default();
+                each(Message { kind, port: read_u32(whole, 12).unwrap_or_default(), whole });
+                rest = rest.get(length.next_multiple_of(ALIGNMENT)..).unwrap_or_default();
+            }
+        }
+    }
+}
+
+impl AsFd for Feed {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}

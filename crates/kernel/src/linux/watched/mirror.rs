@@ -1,0 +1,271 @@
+//! Our interfaces, as notifications tell of them. Pure.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
+use netlink_packet_route::RouteNetlinkMessage;
+
+use super::{super::link_state, feed::Message};
+use crate::linux::netlink::read_u32;
+use riklet_core::{
+    link::{CONDEMNED_GROUP, LinkSpec, LinkState},
+    model::{InterfaceName, Slot},
+};
+
+/// `RTM_*` of `<linux/rtnetlink.h>`.
+const NEW_LINK: u16 = 16;
+const DELETED_LINK: u16 = 17;
+const NEW_ADDRESS: u16 = 20;
+const DELETED_ADDRESS: u16 = 21;
+const NEW_NEIGHBOUR: u16 = 28;
+const DELETED_NEIGHBOUR: u16 = 29;
+
+/// The least MTU with which an interface takes part in IPv6 (`IPV6_MIN_MTU`).
+const LEAST_OF_IPV6: u32 = 1280;
+
+/// What is known of the interfaces named `rik<digits>`.
+#[derive(Debug, Default)]
+pub(super) struct Mirror {
+    links: BTreeMap<u32, LinkState>,
+    names: BTreeMap<InterfaceName, u32>,
+    /// The last that was said of each link and was not read yet.
+    unread: BTreeMap<u32, Vec<u8>>,
+    /// Interfaces that have to be asked for: they were there before we heard of them, or may have changed unheard.
+    unknown: BTreeMap<InterfaceName, u32>,
+    /// Interfaces that are down, and not condemned: nobody is told of their alias, group and owner.
+    down: BTreeMap<InterfaceName, u32>,
+    /// The last that was asked for since it may have changed unheard.
+    last: Option<InterfaceName>,
+    /// Slots whose interfaces changed.
+    changed: BTreeSet<Slot>,
+    /// Whether an interface that is not ours changed.
+    strangers: bool,
+}
+
+impl Mirror {
+    /// What there is, all of it.
+    pub(super) fn fill(&mut self, links: BTreeMap<u32, LinkState>) {
+        let before = std::mem::replace(&mut self.links, links);
+        for (index, state) in before {
+            if self.links.get(&index) != Some(&state) {
+                self.changed.extend(Slot::of_interface(state.name.as_str()));
+            }
+        }
+        self.names = self.links.iter().map(|(index, s)| (s.name.clone(), *index)).collect();
+        self.unread.clear();
+        self.unknown.clear();
+        let down = |(index, state): (&u32, &LinkState)| {
+            let quiet = !state.up && state.group != CONDEMNED_GROUP;
+            quiet.then(|| (state.name.clone(), *index))
+        };
+        self.down = self.links.iter().filter_map(down).collect();
+    }
+
+    /// Takes note of a notification. Links are read later, once each: of many that are said of one, the last counts.
+    pub(super) fn hear(&mut self, message: Message<'_>) {
+        match message.kind {
+            NEW_LINK => self.hear_link(message),
+            DELETED_LINK => {
+                // AF_BRIDGE tells of a port that leaves its bridge.
+                if let Some(index) = index_of_link(message).filter(|_| family(message) == 0) {
+                    self.forget(index);
+                }
+            }
+            NEW_ADDRESS | DELETED_ADDRESS => self.hear_address(message),
+            NEW_NEIGHBOUR | DELETED_NEIGHBOUR => self.hear_neighbour(message),
+            _ => {}
+        }
+    }
+
+    fn hear_link(&mut self, message: Message<'_>) {
+        let Some(index) = index_of_link(message).filter(|_| family(message) == 0) else { return };
+        // `ifi_change` is all ones for an interface that has just come: it has no addresses that we have not heard of.
+        let new = read_u32(message.body(), 12) == Some(u32::MAX);
+        if new && !self.links.contains_key(&index) && !self.unread.contains_key(&index) {
+            self.read(index, message.whole, true);
+            return;
+        }
+        let unread = self.unread.entry(index).or_default();
+        unread.clear();
+        unread.extend_from_slice(message.whole);
+    }
+
+    /// Reads what was said of links.
+    pub(super) fn catch_up(&mut self) {
+        for (index, message) in std::mem::take(&mut self.unread) {
+            self.read(index, &message, false);
+        }
+    }
+
+    fn read(&mut self, index: u32, message: &[u8], new: bool) {
+        let decoded = decode(message).as_ref().and_then(link_state::link);
+        let Some((_, mut state)) = decoded else { return };
+        let Some(slot) = Slot::of_interface(state.name.as_str()) else {
+            self.strangers = true;
+            // It had one of our names.
+            self.forget_known(index);
+            return;
+        };
+        self.changed.insert(slot);
+        let before = self.links.remove(&index);
+        if let Some(before) = &before {
+            state.addresses.clone_from(&before.addresses);
+            state.neighbours.clone_from(&before.neighbours);
+            if before.name != state.name {
+                self.changed.extend(Slot::of_interface(before.name.as_str()));
+                // Two may have changed their names for each other's.
+                if self.names.get(&before.name) == Some(&index) {
+                    self.names.remove(&before.name);
+                }
+                self.down.remove(&before.name);
+            }
+            if before.mtu < LEAST_OF_IPV6 && state.mtu >= LEAST_OF_IPV6 {
+                // IPv6 is made for it after this was said.
+                self.unknown.insert(state.name.clone(), index);
+            }
+        }
+        if before.is_none() && !new {
+            self.unknown.insert(state.name.clone(), index);
+            return;
+        }
+        self.keep(index, state);
+    }
+
+    fn keep(&mut self, index: u32, state: LinkState) {
+        if state.up || state.group == CONDEMNED_GROUP {
+            self.down.remove(&state.name);
+        } else {
+            self.down.insert(state.name.clone(), index);
+        }
+        self.names.insert(state.name.clone(), index);
+        self.links.insert(index, state);
+    }
+
+    fn forget(&mut self, index: u32) {
+        self.unread.remove(&index);
+        if !self.forget_known(index) {
+            self.strangers = true;
+        }
+    }
+
+    /// Whether it was one of ours.
+    fn forget_known(&mut self, index: u32) -> bool {
+        let before = self.unknown.len();
+        self.unknown.retain(|_, other| *other != index);
+        let was_unknown = self.unknown.len() < before;
+        let Some(state) = self.links.remove(&index) else { return was_unknown };
+        if self.names.get(&state.name) == Some(&index) {
+            self.names.remove(&state.name);
+            self.down.remove(&state.name);
+        }
+        self.changed.extend(Slot::of_interface(state.name.as_str()));
+        true
+    }
+
+    fn hear_address(&mut self, message: Message<'_>) {
+        let Some(state) = read_u32(message.body(), 4).and_then(|i| self.links.get_mut(&i)) else {
+            return;
+        };
+        let Some(decoded) = decode(message.whole) else { return };
+        let Some((_, address)) = link_state::address(&decoded) else { return };
+        if message.kind == NEW_ADDRESS {
+            state.addresses.insert(address);
+        } else {
+            state.addresses.remove(&address);
+        }
+        self.changed.extend(Slot::of_interface(state.name.as_str()));
+    }
+
+    /// A neighbour that is there and not permanent any more is none of those that we keep.
+    fn hear_neighbour(&mut self, message: Message<'_>) {
+        let Some(state) = read_u32(message.body(), 4).and_then(|i| self.links.get_mut(&i)) else {
+            return;
+        };
+        let Some(decoded) = decode(message.whole) else { return };
+        let Some((address, permanent)) = link_state::said_of_neighbour(&decoded) else { return };
+        match permanent.filter(|_| message.kind == NEW_NEIGHBOUR) {
+            Some(mac) => drop(state.neighbours.insert(address, mac)),
+            None => drop(state.neighbours.remove(&address)),
+        }
+        self.changed.extend(Slot::of_interface(state.name.as_str()));
+    }
+
+    /// The interfaces that have to be asked for.
+    pub(super) fn unknown(&self) -> Vec<InterfaceName> {
+        self.unknown.keys().chain(self.down.keys()).cloned().collect()
+    }
+
+    /// Has so many of the interfaces asked for again, in turn.
+    pub(super) fn doubt(&mut self, count: usize) {
+        let after = |name: &&InterfaceName| self.last.as_ref().is_none_or(|last| *name > last);
+        let next: Vec<_> = self.names.keys().filter(after).take(count).cloned().collect();
+        self.last = if next.len() < count { None } else { next.last().cloned() };
+        for name in next {
+            if let Some(&index) = self.names.get(&name) {
+                self.unknown.insert(name, index);
+            }
+        }
+    }
+
+    /// What was answered of such an interface.
+    pub(super) fn learn(&mut self, name: &InterfaceName, found: Option<LinkState>) {
+        let unknown = self.unknown.remove(name).or_else(|| self.down.get(name).copied());
+        // One that is gone is told of.
+        let (Some(index), Some(state)) = (unknown, found) else { return };
+        if self.links.get(&index) != Some(&state) {
+            self.changed.extend(Slot::of_interface(name.as_str()));
+        }
+        self.keep(index, state);
+    }
+
+    /// What we have set, and nobody is told of.
+    pub(super) fn expect(&mut self, spec: &LinkSpec) {
+        let state = self.names.get(&spec.name).and_then(|index| self.links.get_mut(index));
+        if let Some(state) = state {
+            (state.route_localnet, state.ipv6) = (true, false);
+        }
+    }
+
+    /// The same for an alias: nobody is told of that of an interface that is down.
+    pub(super) fn expect_alias(&mut self, name: &InterfaceName, alias: &str) {
+        let state = self.names.get(name).and_then(|index| self.links.get_mut(index));
+        if let Some(state) = state {
+            state.alias = Some(alias.to_owned());
+        }
+    }
+
+    pub(super) fn link(&self, name: &InterfaceName) -> Option<&LinkState> {
+        self.links.get(self.names.get(name)?)
+    }
+
+    pub(super) fn links(&self) -> impl Iterator<Item = &LinkState> {
+        self.names.values().filter_map(|index| self.links.get(index))
+    }
+
+    /// The slots whose interfaces changed since this was last asked.
+    pub(super) fn take_changed(&mut self) -> BTreeSet<Slot> {
+        std::mem::take(&mut self.changed)
+    }
+
+    /// Whether an interface of somebody else's changed since this was last asked.
+    pub(super) fn take_strangers(&mut self) -> bool {
+        std::mem::take(&mut self.strangers)
+    }
+}
+
+/// `ifi_family`.
+fn family(message: Message<'_>) -> u8 {
+    message.body().first().copied().unwrap_or_default()
+}
+
+/// `ifi_index`.
+fn index_of_link(message: Message<'_>) -> Option<u32> {
+    read_u32(message.body(), 4)
+}
+
+fn decode(message: &[u8]) -> Option<RouteNetlinkMessage> {
+    match NetlinkMessage::<RouteNetlinkMessage>::deserialize(message) {
+        Ok(NetlinkMessage { payload: NetlinkPayload::InnerMessage(inner), .. }) => Some(inner),
+        _ => None,
+    }
+}

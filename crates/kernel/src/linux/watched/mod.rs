@@ -1,0 +1,321 @@
+//! A kernel that answers from memory what it would be told of if it changed.
+//!
+//! A process that stays listens to the kernel's notifications, which are queued before the change that they tell of
+//! returns to whoever made it. So what was heard, up to the last, is what is: nothing needs to be asked again.
+//!
+//! Not told of are `route_localnet` and `disable_ipv6` of an interface, the alias and the group of one that is down, and
+//! whatever is in the legacy iptables: [`Watched::refresh`] forgets these.
+
+mod feed;
+mod kernel;
+mod mirror;
+mod ruleset;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    os::fd::{AsFd, BorrowedFd},
+};
+
+use netlink_sys::protocols::{NETLINK_NETFILTER, NETLINK_ROUTE};
+
+use self::{
+    feed::{Feed, Message},
+    mirror::Mirror,
+    ruleset::{Ours, Touched, Transactions},
+};
+use super::Linux;
+use crate::{Kernel, KernelError};
+use riklet_core::{
+    firewall::{Backend, Change, Entry, GateState, IptablesVariant, Ruleset, Skeleton},
+    link::LinkState,
+    model::{InterfaceName, Slot},
+};
+
+/// `RTNLGRP_*` of `<linux/rtnetlink.h>`: `LINK`, `NEIGH`, `IPV4_IFADDR`, `IPV4_ROUTE`, `IPV4_RULE`, `IPV4_NETCONF` and
+/// `NEXTHOP`.
+const ROUTE_GROUPS: [u32; 7] = [1, 3, 5, 7, 8, 24, 32];
+/// `NFNLGRP_NFTABLES`.
+const NFTABLES_GROUPS: [u32; 1] = [7];
+/// `RTM_*`: routes, rules, nexthops.
+const NEW_ROUTE: u16 = 24;
+const DELETED_ROUTE: u16 = 25;
+const RULES_AND_NEXTHOPS: [u16; 4] = [32, 33, 104, 105];
+const NEW_NETCONF: u16 = 80;
+/// `NETCONFA_IFINDEX`, and its value for all of them (-1).
+const NETCONF_INDEX: u16 = 1;
+const NETCONF_ALL: u32 = u32::MAX;
+const AF_INET: u8 = 2;
+/// A route to more than this is none to the Internet ([`super::route`]).
+const LONGEST_DEFAULT: u8 = 8;
+
+/// So many interfaces are asked for again at once: it takes some 20 ms.
+const DOUBTED: usize = 256;
+
+/// What changed since it was last asked.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
+pub struct Changes {
+    /// Our interfaces that changed, whoever changed them.
+    pub links: BTreeSet<Slot>,
+    /// Somebody else changed what is ours in the firewall.
+    pub firewall: bool,
+    /// Somebody else changed what is or may be a gate.
+    pub gates: bool,
+    /// The uplinks, or their MTU, are others.
+    pub uplinks: bool,
+    /// Forwarding was turned on or off.
+    pub sysctls: bool,
+    /// Not everything was heard.
+    pub lost: bool,
+    /// Who it was, and what, as far as is known.
+    pub causes: Vec<String>,
+}
+
+/// The uplinks, each with its MTU.
+type Uplinks = BTreeMap<InterfaceName, Option<u32>>;
+
+/// The firewall as it was last seen whole, and as we changed it since.
+#[derive(Debug)]
+struct Known {
+    backend: Backend,
+    skeleton: Skeleton,
+    entries: BTreeSet<Entry>,
+}
+
+/// The Linux kernel, watched.
+#[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
+pub struct Watched {
+    kernel: Linux,
+    route: Feed,
+    netfilter: Feed,
+    mirror: Mirror,
+    /// Whether the mirror has everything.
+    mirrored: bool,
+    /// Interfaces of others that were asked for.
+    strangers: BTreeMap<InterfaceName, Option<LinkState>>,
+    transactions: Transactions,
+    iptables_at_work: bool,
+    firewall: Option<Known>,
+    /// The backend that was last spoken to.
+    backend: Option<Backend>,
+    gates: Option<Vec<GateState>>,
+    uplinks: Option<BTreeSet<InterfaceName>>,
+    /// The uplinks as they were when it was last asked for changes.
+    uplinks_before: Option<Uplinks>,
+    uplinks_suspected: bool,
+    /// `net.ipv4.ip_forward`.
+    forwarding: Option<String>,
+    sysctls_changed: bool,
+    lost: bool,
+}
+
+impl Watched {
+    /// Listens from now on, in the network namespace of the calling thread.
+    ///
+    /// # Errors
+    /// Where the kernel's notifications cannot be had.
+    pub fn open(kernel: Linux) -> Result<Self, KernelError> {
+        let failed = |source| KernelError::Listen { source };
+        Ok(Self {
+            kernel,
+            route: Feed::open(NETLINK_ROUTE, &ROUTE_GROUPS).map_err(failed)?,
+            netfilter: Feed::open(NETLINK_NETFILTER, &NFTABLES_GROUPS).map_err(failed)?,
+            mirror: Mirror::default(),
+            mirrored: false,
+            strangers: BTreeMap::new(),
+            transactions: Transactions::default(),
+            iptables_at_work: false,
+            firewall: None,
+            backend: None,
+            gates: None,
+            uplinks: None,
+            uplinks_before: None,
+            uplinks_suspected: false,
+            forwarding: None,
+            sysctls_changed: false,
+            lost: false,
+        })
+    }
+
+    /// What becomes readable when something changes.
+    #[must_use]
+    pub fn as_fds(&self) -> [BorrowedFd<'_>; 2] {
+        [self.route.as_fd(), self.netfilter.as_fd()]
+    }
+
+    /// What changed since this was last asked.
+    ///
+    /// # Errors
+    /// Where the kernel does not answer what had to be asked; then everything is forgotten.
+    pub fn changes(&mut self) -> Result<Changes, KernelError> {
+        self.listen()?;
+        self.learn()?;
+        let (Touched { firewall, gates }, mut causes) = self.transactions.take();
+        let uplinks = self.uplinks_changed()?;
+        if uplinks {
+            causes.push("the uplink changed".to_owned());
+        }
+        let sysctls = std::mem::take(&mut self.sysctls_changed);
+        let lost = std::mem::take(&mut self.lost);
+        let links = self.mirror.take_changed();
+        Ok(Changes { links, firewall, gates, uplinks, sysctls, lost, causes })
+    }
+
+    /// Forgets what nobody would be told of if it changed; of interfaces some, the next in turn. Returns whether the
+    /// firewall is of that kind.
+    pub fn refresh(&mut self) -> bool {
+        self.mirror.doubt(DOUBTED);
+        self.forwarding = None;
+        self.gates = None;
+        let unheard = self.backend == Some(Backend::Iptables(IptablesVariant::Legacy));
+        if unheard {
+            self.firewall = None;
+        }
+        unheard
+    }
+
+    /// Forgets everything: the next look is one at the kernel itself.
+    pub fn forget(&mut self) {
+        self.mirrored = false;
+        self.forwarding = None;
+        self.gates = None;
+        self.firewall = None;
+        self.uplinks = None;
+        self.strangers.clear();
+        self.uplinks_suspected = true;
+    }
+
+    /// Hears what has been said.
+    fn listen(&mut self) -> Result<(), KernelError> {
+        let failed = |source| KernelError::Listen { source };
+        let Self { route, netfilter, mirror, transactions, .. } = self;
+        let (mut uplinks, mut forwarding) = (false, false);
+        let mut lost = route
+            .drain(|message| {
+                mirror.hear(message);
+                uplinks |= may_move_uplinks(message);
+                forwarding |= is_of_forwarding(message);
+            })
+            .map_err(failed)?;
+        mirror.catch_up();
+        let ours = Ours {
+            backend: self.backend,
+            port: self.kernel.nftables_port(),
+            iptables_at_work: self.iptables_at_work,
+            gates: self.gates.as_deref().unwrap_or_default(),
+        };
+        lost |= netfilter.drain(|message| transactions.hear(message, ours)).map_err(failed)?;
+        if mirror.take_strangers() {
+            self.strangers.clear();
+            uplinks = true;
+        }
+        if uplinks {
+            self.uplinks = None;
+            self.uplinks_suspected = true;
+        }
+        if forwarding {
+            self.forwarding = None;
+            self.sysctls_changed = true;
+        }
+        let fresh = self.transactions.take_fresh();
+        if fresh.firewall {
+            self.firewall = None;
+        }
+        if fresh.gates {
+            self.gates = None;
+        }
+        if lost {
+            self.lost = true;
+            self.forget();
+        }
+        Ok(())
+    }
+
+    /// Asks for interfaces that were there before they were heard of.
+    fn learn(&mut self) -> Result<(), KernelError> {
+        for name in self.mirror.unknown() {
+            let found = self.kernel.link(&name)?;
+            self.mirror.learn(&name, found);
+        }
+        Ok(())
+    }
+
+    /// Has the mirror whole, and up to date.
+    fn look(&mut self) -> Result<(), KernelError> {
+        self.listen()?;
+        if !self.mirrored {
+            let links = self.kernel.links_by_index()?;
+            self.mirror.fill(links);
+            self.mirrored = true;
+            // What was said before it was listed is in the list; what was said since is not.
+            self.listen()?;
+        }
+        self.learn()
+    }
+
+    fn uplinks_changed(&mut self) -> Result<bool, KernelError> {
+        if !std::mem::take(&mut self.uplinks_suspected) && self.uplinks_before.is_some() {
+            return Ok(false);
+        }
+        let mut now = Uplinks::new();
+        for name in self.uplinks()? {
+            let mtu = self.link(&name)?.map(|link| link.mtu);
+            now.insert(name, mtu);
+        }
+        let before = self.uplinks_before.replace(now);
+        Ok(before.is_some() && before != self.uplinks_before)
+    }
+
+    /// Whether it is known to have this, without asking.
+    fn is_known(&self, backend: Backend, skeleton: &Skeleton, entries: &BTreeSet<Entry>) -> bool {
+        let open = self.gates.as_ref().is_some_and(|gates| gates.iter().all(|gate| gate.open));
+        let stands = self.firewall.as_ref().is_some_and(|known| {
+            known.backend == backend
+                && known.skeleton == *skeleton
+                && entries.iter().all(|entry| known.entries.contains(entry))
+        });
+        open && stands
+    }
+
+    /// What the firewall has after a change that was made.
+    fn follow(&mut self, backend: Backend, change: &Change) {
+        match change {
+            Change::Reset(Ruleset { skeleton, entries }) => {
+                let (skeleton, entries) = (skeleton.clone(), entries.clone());
+                self.firewall = Some(Known { backend, skeleton, entries });
+            }
+            Change::Delta { remove, add } => {
+                if let Some(known) = &mut self.firewall {
+                    for entry in remove {
+                        known.entries.remove(entry);
+                    }
+                    known.entries.extend(add);
+                }
+            }
+            Change::Remove => self.firewall = None,
+        }
+    }
+}
+
+/// Whether a packet to the Internet may leave by another interface from now on.
+fn may_move_uplinks(message: Message<'_>) -> bool {
+    match message.kind {
+        // `rtm_dst_len`
+        NEW_ROUTE | DELETED_ROUTE => {
+            message.body().get(1).is_some_and(|length| *length <= LONGEST_DEFAULT)
+        }
+        kind => RULES_AND_NEXTHOPS.contains(&kind),
+    }
+}
+
+/// Whether `ip_forward` was set: the devices follow it.
+fn is_of_forwarding(message: Message<'_>) -> bool {
+    /// `sizeof(struct netconfmsg)`, rounded up.
+    const HEADER: usize = 4;
+    message.kind == NEW_NETCONF
+        && message.body().first() == Some(&AF_INET)
+        && message.attribute(HEADER, NETCONF_INDEX) == Some(&NETCONF_ALL.to_ne_bytes())
+}

@@ -1,0 +1,363 @@
+use std::net::Ipv4Addr;
+
+use riklet_testkit::namespace::{ip, isolated, run};
+
+use super::*;
+use crate::Kernel;
+use riklet_core::{
+    firewall::{FirewallState, SkeletonState},
+    link::{LinkSpec, Tap},
+    model::Protocol,
+    plan::IP_FORWARD,
+    workload::{Node, spare},
+};
+
+fn spec(number: u16) -> LinkSpec {
+    let node = Node { pool: "10.231.0.0/16".parse().unwrap(), mtu: 1500 };
+    spare(Slot::new(number), &node).unwrap().link
+}
+
+fn name(number: u16) -> InterfaceName {
+    Slot::new(number).interface()
+}
+
+fn watched() -> Watched {
+    let mut watched = Watched::open(Linux::new()).unwrap();
+    watched.links().unwrap();
+    watched.changes().unwrap();
+    watched
+}
+
+fn slots(watched: &mut Watched) -> Vec<u16> {
+    watched.changes().unwrap().links.into_iter().map(Slot::number).collect()
+}
+
+/// What is remembered is what is.
+#[track_caller]
+fn assert_mirrors(watched: &mut Watched, after: &str) {
+    let by_name = |links: Vec<LinkState>| -> BTreeMap<InterfaceName, LinkState> {
+        links.into_iter().map(|link| (link.name.clone(), link)).collect()
+    };
+    let (found, wanted) = (watched.links().unwrap(), Linux::new().links().unwrap());
+    assert_eq!(by_name(found), by_name(wanted), "after {after}");
+}
+
+fn skeleton() -> Skeleton {
+    let pool = "10.231.0.0/16".parse().unwrap();
+    Skeleton { pool, uplinks: BTreeSet::new(), guard: false }
+}
+
+fn exposure(port: u16) -> Entry {
+    let guest = Ipv4Addr::new(10, 231, 0, 2);
+    Entry::Exposure {
+        protocol: Protocol::Tcp,
+        host_address: None,
+        host_port: port,
+        guest,
+        guest_port: 80,
+    }
+}
+
+/// A firewall with these ports, which it knows.
+fn with_firewall(ports: &[u16]) -> Watched {
+    let mut watched = watched();
+    let entries = ports.iter().map(|&port| exposure(port)).collect();
+    let ruleset = Ruleset { skeleton: skeleton(), entries };
+    watched.change_firewall(Backend::Nftables, &Change::Reset(ruleset)).unwrap();
+    watched.gates(Backend::Nftables).unwrap();
+    watched.changes().unwrap();
+    watched
+}
+
+impl Watched {
+    fn knows(&self, ports: &[u16]) -> bool {
+        let entries = ports.iter().map(|&port| exposure(port)).collect();
+        self.is_known(Backend::Nftables, &skeleton(), &entries)
+    }
+}
+
+#[test]
+fn whoever_changes_an_interface_the_mirror_has_it() {
+    isolated(|| {
+        let mut watched = watched();
+        watched.create_link(&spec(3)).unwrap();
+        // Another thread's, or another process'.
+        Linux::new().create_link(&spec(5)).unwrap();
+        assert_mirrors(&mut watched, "creation");
+        assert_eq!(slots(&mut watched), [3, 5]);
+        let changes = [
+            "link set rik3 alias riklet-sdn:hello",
+            "link set rik3 mtu 1400",
+            "link set rik3 address 02:00:00:00:00:01",
+            "link set rik3 group 7",
+            "addr add 192.0.2.1/24 dev rik3",
+            "addr del 192.0.2.1/24 dev rik3",
+            "addr del 10.231.0.13/30 dev rik3",
+            "neigh replace 10.231.0.14 lladdr 06:00:00:00:00:02 dev rik3 nud permanent",
+            "neigh del 10.231.0.14 dev rik3",
+            "neigh add 10.231.0.14 lladdr 06:00:00:00:00:01 dev rik3 nud permanent",
+            "neigh change 10.231.0.14 lladdr 06:00:00:00:00:01 dev rik3 nud stale",
+            "link set rik3 down",
+            "link set rik3 up",
+            "link set rik3 down",
+            "link set rik3 name rik9",
+            "link set rik9 up",
+            "link del rik9",
+            "link set rik5 down",
+            "link set rik5 name other0",
+            "link set other0 name rik6",
+            "link del rik6",
+        ];
+        for change in changes {
+            ip(change);
+            assert_mirrors(&mut watched, change);
+            assert!(!slots(&mut watched).is_empty(), "{change}");
+        }
+    });
+}
+
+#[test]
+fn an_interface_that_comes_anew_has_nothing_of_the_one_before() {
+    isolated(|| {
+        let mut watched = watched();
+        watched.create_link(&spec(3)).unwrap();
+        ip("link del rik3");
+        ip("tuntap add rik3 mode tap");
+        assert_mirrors(&mut watched, "both in one breath");
+        ip("link add rik4 type veth peer name far0");
+        ip("addr add 192.0.2.1/24 dev far0");
+        ip("link set far0 name rik7");
+        assert_mirrors(&mut watched, "a stranger takes our name, and brings its address");
+        assert_eq!(watched.link(&name(7)).unwrap().unwrap().addresses.len(), 1);
+    });
+}
+
+#[test]
+fn what_is_set_without_a_word_is_looked_for_in_turn() {
+    isolated(|| {
+        let mut watched = watched();
+        watched.create_link(&spec(3)).unwrap();
+        watched.changes().unwrap();
+        super::super::sysctl::write("net.ipv6.conf.rik3.disable_ipv6", "0").unwrap();
+        super::super::sysctl::write("net.ipv4.conf.rik3.route_localnet", "0").unwrap();
+        assert_eq!(slots(&mut watched), [0; 0], "nobody is told");
+        watched.refresh();
+        assert_eq!(slots(&mut watched), [3]);
+        assert_mirrors(&mut watched, "a refresh");
+        watched.configure_link(&spec(3)).unwrap();
+        assert_mirrors(&mut watched, "mending it");
+    });
+}
+
+#[test]
+fn what_was_not_heard_is_listed_again() {
+    isolated(|| {
+        let mut watched = watched();
+        rustix::net::sockopt::set_socket_recv_buffer_size_force(&watched.route, 4096).unwrap();
+        for number in 0..20 {
+            Linux::new().create_link(&spec(number)).unwrap();
+        }
+        ip("link set rik7 down");
+        assert!(watched.changes().unwrap().lost);
+        assert_mirrors(&mut watched, "an overflow");
+    });
+}
+
+#[test]
+fn our_own_transactions_are_not_suspected() {
+    isolated(|| {
+        let mut watched = with_firewall(&[8080]);
+        assert!(watched.knows(&[8080]));
+        let delta = Change::Delta {
+            remove: [exposure(8080)].into(),
+            add: [exposure(8081), exposure(8082)].into(),
+        };
+        watched.change_firewall(Backend::Nftables, &delta).unwrap();
+        assert!(watched.knows(&[8081, 8082]) && !watched.knows(&[8080]));
+        assert_eq!(watched.changes().unwrap(), Changes::default());
+        let wrong = Change::Delta { remove: [exposure(8080)].into(), add: [].into() };
+        watched.change_firewall(Backend::Nftables, &wrong).unwrap_err();
+        assert!(!watched.knows(&[8081]), "what was refused is not as believed");
+    });
+}
+
+#[test]
+fn whoever_changes_our_table_is_found_out() {
+    let changes = [
+        "flush ruleset",
+        "delete table inet riklet",
+        "add element inet riklet exposures { tcp . 9000 : 10.231.0.2 . 80 }",
+        "delete element inet riklet exposures { tcp . 8080 }",
+        "insert rule inet riklet forward drop",
+        "flush chain inet riklet RIKLET",
+        "add chain inet riklet more",
+        "add set inet riklet more { type ipv4_addr ; }",
+    ];
+    for change in changes {
+        isolated(move || {
+            let mut watched = with_firewall(&[8080]);
+            run("nft", change);
+            let found = watched.changes().unwrap();
+            assert!(found.firewall, "{change}");
+            assert!(found.causes[0].starts_with("nft (pid "), "{:?}", found.causes);
+            assert!(!watched.knows(&[]), "{change}");
+            let ruleset = Ruleset { skeleton: skeleton(), entries: [exposure(8080)].into() };
+            let state = watched.firewall(Backend::Nftables, &ruleset).unwrap();
+            assert_ne!(state, with_firewall_state(), "{change}");
+        });
+    }
+}
+
+fn with_firewall_state() -> FirewallState {
+    let entries = [exposure(8080)].into();
+    FirewallState { skeleton: SkeletonState::Intact, entries, strays: vec![] }
+}
+
+#[test]
+fn what_others_do_to_theirs_is_theirs() {
+    isolated(|| {
+        let mut watched = with_firewall(&[8080]);
+        for change in [
+            "add table ip docker",
+            "add chain ip docker nat { type nat hook prerouting priority -100 ; }",
+            "add rule ip docker nat tcp dport 80 dnat to 192.0.2.1",
+            "flush table ip docker",
+        ] {
+            run("nft", change);
+        }
+        let found = watched.changes().unwrap();
+        assert!(!found.firewall);
+        assert!(watched.firewall.is_some());
+        run(
+            "nft",
+            "add chain ip docker forward { type filter hook forward priority 0 ; policy drop ; }",
+        );
+        assert!(watched.changes().unwrap().gates);
+        let gates = watched.gates(Backend::Nftables).unwrap();
+        assert_eq!(gates.len(), 1);
+        watched.set_gate(&gates[0].gate, true).unwrap();
+        assert!(watched.gates(Backend::Nftables).unwrap()[0].open);
+        watched.changes().unwrap();
+        run("nft", "insert rule ip docker forward drop");
+        assert!(watched.changes().unwrap().gates, "a rule before ours");
+        assert!(!watched.gates(Backend::Nftables).unwrap()[0].open);
+    });
+}
+
+#[test]
+fn iptables_is_ours_while_we_call_it() {
+    isolated(|| {
+        let backend = Backend::Iptables(IptablesVariant::Nft);
+        let mut watched = watched();
+        let ruleset = Ruleset { skeleton: skeleton(), entries: [exposure(8080)].into() };
+        watched.change_firewall(backend, &Change::Reset(ruleset)).unwrap();
+        assert!(!watched.changes().unwrap().firewall);
+        run("iptables-nft", "-t nat -A POSTROUTING -s 192.0.2.0/24 -j MASQUERADE");
+        assert!(watched.changes().unwrap().firewall);
+        run("iptables-nft", "-t nat -F RIKLET");
+        let found = watched.changes().unwrap();
+        assert!(found.causes[0].starts_with("iptables"), "{:?}", found.causes);
+    });
+}
+
+#[test]
+fn a_default_route_that_moves_moves_the_uplink_and_ours_do_not() {
+    isolated(|| {
+        for (near, address) in [("up0", "192.0.2.1/24"), ("up1", "198.51.100.1/24")] {
+            ip(&format!("link add {near} type veth peer name {near}-far"));
+            ip(&format!("addr add {address} dev {near}"));
+            ip(&format!("link set {near} up"));
+            ip(&format!("link set {near}-far up"));
+        }
+        ip("route add default via 192.0.2.2");
+        let mut watched = watched();
+        assert_eq!(watched.uplinks().unwrap(), ["up0".parse().unwrap()].into());
+        watched.create_link(&spec(0)).unwrap();
+        assert!(watched.uplinks.is_some(), "our route is no default route");
+        assert!(!watched.changes().unwrap().uplinks);
+        ip("route replace default via 198.51.100.2");
+        assert!(watched.changes().unwrap().uplinks);
+        assert_eq!(watched.uplinks().unwrap(), ["up1".parse().unwrap()].into());
+        ip("link set up1 mtu 1400");
+        assert!(watched.changes().unwrap().uplinks);
+        assert_eq!(watched.link(&"up1".parse().unwrap()).unwrap().unwrap().mtu, 1400);
+        ip("link set up0 mtu 1400");
+        assert!(!watched.changes().unwrap().uplinks, "it is none any more");
+    });
+}
+
+#[test]
+fn forwarding_is_told_of() {
+    isolated(|| {
+        let mut watched = watched();
+        watched.create_link(&spec(0)).unwrap();
+        assert_eq!(watched.sysctl(IP_FORWARD).unwrap().as_deref(), Some("0"));
+        watched.set_sysctl(IP_FORWARD, "1").unwrap();
+        assert_eq!(watched.sysctl(IP_FORWARD).unwrap().as_deref(), Some("1"));
+        watched.changes().unwrap();
+        super::super::sysctl::write(IP_FORWARD, "0").unwrap();
+        assert!(watched.changes().unwrap().sysctls);
+        assert_eq!(watched.sysctl(IP_FORWARD).unwrap().as_deref(), Some("0"));
+        watched.create_link(&spec(1)).unwrap();
+        assert!(!watched.changes().unwrap().sysctls, "that an interface came is nothing of it");
+    });
+}
+
+#[test]
+fn of_what_is_down_the_kernel_is_asked() {
+    isolated(|| {
+        let mut watched = watched();
+        watched.create_link(&spec(3)).unwrap();
+        ip("link set rik3 down");
+        assert_mirrors(&mut watched, "down");
+        for silent in ["link set rik3 group 9", "link set rik3 alias theirs"] {
+            ip(silent);
+            assert_mirrors(&mut watched, silent);
+        }
+        watched.set_owner(&name(3), &Tap { owner: Some(7), ..Tap::default() }).unwrap();
+        assert_mirrors(&mut watched, "another owner");
+        watched.condemn_links(&[(name(3), BTreeSet::new())].into()).unwrap();
+        assert_mirrors(&mut watched, "condemned");
+    });
+}
+
+#[test]
+fn an_mtu_that_lets_ipv6_in_again_is_seen_for_what_it_does() {
+    isolated(|| {
+        let mut watched = watched();
+        watched.create_link(&spec(3)).unwrap();
+        for change in ["link set rik3 mtu 1000", "link set rik3 mtu 1400"] {
+            ip(change);
+            assert_mirrors(&mut watched, change);
+        }
+        assert!(watched.link(&name(3)).unwrap().unwrap().ipv6, "which is to be turned off");
+    });
+}
+
+#[test]
+fn two_may_change_their_names_for_each_other_s() {
+    isolated(|| {
+        let mut watched = watched();
+        watched.create_link(&spec(1)).unwrap();
+        watched.create_link(&spec(2)).unwrap();
+        for change in ["rik1 name x", "rik2 name rik1", "x name rik2"] {
+            ip(&format!("link set {change}"));
+        }
+        assert_mirrors(&mut watched, "a swap in one breath");
+    });
+}
+
+#[test]
+fn what_iptables_did_before_us_is_not_ours() {
+    isolated(|| {
+        run("iptables-nft", "-P FORWARD DROP");
+        let mut watched = with_firewall(&[8080]);
+        let gate = watched.gates(Backend::Nftables).unwrap().remove(0).gate;
+        watched.set_gate(&gate, true).unwrap();
+        watched.gates(Backend::Nftables).unwrap();
+        watched.changes().unwrap();
+        run("iptables-nft", "-P FORWARD ACCEPT");
+        watched.set_gate(&gate, true).unwrap();
+        assert!(watched.changes().unwrap().gates);
+    });
+}

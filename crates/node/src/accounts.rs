@@ -1,0 +1,36 @@
+//! Users and groups become numbers once, when a definition is brought up: what is recorded is what the TAP has,
+//! whatever the host later calls it.
+
+use super::SdnError;
+use riklet_core::model::{Account, Function, InstanceName, Workload};
+use riklet_kernel::{AccountKind, Kernel};
+
+/// The same workloads, with numbers for names.
+pub(super) fn resolved(
+    kernel: &mut impl Kernel,
+    workloads: &[Workload],
+) -> Result<Vec<Workload>, SdnError> {
+    let mut found = workloads.to_vec();
+    for Workload::Function(Function { name, execution, .. }) in &mut found {
+        resolve(kernel, name, AccountKind::User, &mut execution.user)?;
+        resolve(kernel, name, AccountKind::Group, &mut execution.group)?;
+    }
+    Ok(found)
+}
+
+fn resolve(
+    kernel: &mut impl Kernel,
+    name: &InstanceName,
+    kind: AccountKind,
+    account: &mut Option<Account>,
+) -> Result<(), SdnError> {
+    if let Some(Account::Name(named)) = account {
+        let id = kernel.account(kind, named)?.ok_or_else(|| SdnError::UnknownAccount {
+            name: name.clone(),
+            kind,
+            account: named.clone(),
+        })?;
+        *account = Some(Account::Id(id));
+    }
+    Ok(())
+}

@@ -1,0 +1,106 @@
+mod file;
+
+use std::{collections::BTreeSet, path::PathBuf};
+
+pub use file::{ConfigError, ConfigReason};
+
+use riklet_core::{
+    firewall::Backend,
+    model::{InterfaceName, Mtu, Pool},
+};
+
+/// Where the records are kept by default: what they describe lives until reboot, and so does `/run`.
+pub const DEFAULT_STATE_DIR: &str = "/run/riklet-sdn";
+
+/// The name of the daemon's socket in the state directory, by default.
+pub const API_SOCKET: &str = "api.sock";
+
+/// What an administrator may set. Nothing needs to be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// Where the records are kept.
+    pub state_dir: PathBuf,
+    /// Who enforces the ruleset. Decided at the first use, and recorded.
+    pub firewall: FirewallChoice,
+    /// What the guests' addresses are cut from; `None` is the first of [`Pool::candidates`] that overlaps no
+    /// route of the host. Decided at the first use, and recorded.
+    pub pool: Option<Pool>,
+    /// The interfaces that lead to the Internet; `None` is those of the host's default route.
+    pub uplinks: Option<BTreeSet<InterfaceName>>,
+    /// The MTU of the TAPs; `None` is the lowest of the uplinks'.
+    pub mtu: Option<Mtu>,
+    /// The daemon's socket; `None` is [`API_SOCKET`] in the state directory.
+    pub api: Option<PathBuf>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            state_dir: PathBuf::from(DEFAULT_STATE_DIR),
+            firewall: FirewallChoice::Auto,
+            pool: None,
+            uplinks: None,
+            mtu: None,
+            api: None,
+        }
+    }
+}
+
+impl Config {
+    /// Where the daemon listens.
+    #[must_use]
+    pub fn socket(&self) -> PathBuf {
+        self.api.clone().unwrap_or_else(|| self.state_dir.join(API_SOCKET))
+    }
+}
+
+/// Who shall enforce the ruleset.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum FirewallChoice {
+    /// iptables where the host has the program, else nf_tables.
+    #[default]
+    Auto,
+    /// The host's iptables, whichever variant it is.
+    Iptables,
+    /// nf_tables by netlink; no program is needed.
+    Nftables,
+}
+
+impl FirewallChoice {
+    /// Whether the backend is what was chosen.
+    #[must_use]
+    pub const fn allows(self, backend: Backend) -> bool {
+        match self {
+            Self::Auto => true,
+            Self::Iptables => matches!(backend, Backend::Iptables(_)),
+            Self::Nftables => matches!(backend, Backend::Nftables),
+        }
+    }
+
+    /// The name, as the configuration has it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Iptables => "iptables",
+            Self::Nftables => "nftables",
+        }
+    }
+}
+
+/// A text that is no [`FirewallChoice`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{text:?} is none of auto, iptables, nftables")]
+pub struct FirewallChoiceError {
+    text: String,
+}
+
+impl std::str::FromStr for FirewallChoice {
+    type Err = FirewallChoiceError;
+
+    fn from_str(text: &str) -> Result<Self, FirewallChoiceError> {
+        let all = [Self::Auto, Self::Iptables, Self::Nftables];
+        let found = all.into_iter().find(|choice| choice.as_str() == text);
+        found.ok_or_else(|| FirewallChoiceError { text: text.to_owned() })
+    }
+}

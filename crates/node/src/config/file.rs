@@ -1,0 +1,247 @@
+//! The configuration file: TOML becomes a [`Config`], or a located reason why not. Pure.
+
+use std::{
+    collections::BTreeSet,
+    fmt,
+    ops::Range,
+    path::{Path, PathBuf},
+};
+
+use toml::de::{DeTable, DeValue};
+
+use super::{Config, FirewallChoice, FirewallChoiceError};
+use riklet_core::{
+    definition::Place,
+    model::{InterfaceName, InterfaceNameError, Mtu, MtuError, Pool, PoolError},
+    nearest::nearest,
+};
+
+const KEYS: [&str; 6] = ["firewall", "pool", "uplink", "mtu", "state_dir", "api"];
+
+/// What is wrong in a configuration file, and where: `FILE:LINE:COLUMN: KEY: REASON`.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub struct ConfigError {
+    /// Where.
+    pub place: Place,
+    /// The key; empty where it is the whole text.
+    pub key: String,
+    /// What is wrong. Its message is part of this one's.
+    pub reason: ConfigReason,
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: ", self.place)?;
+        if !self.key.is_empty() {
+            write!(f, "{}: ", self.key)?;
+        }
+        write!(f, "{}", self.reason)?;
+        match self.reason.hint() {
+            Some(hint) => write!(f, "; {hint}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// What is wrong with a key or its value.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[expect(missing_docs, reason = "each variant is its message")]
+#[non_exhaustive]
+pub enum ConfigReason {
+    #[error("not valid TOML: {words}")]
+    Syntax { words: String },
+    #[error("unknown key")]
+    UnknownKey { nearest: Option<&'static str> },
+    #[error("expected {expected}, found {found}")]
+    Sort { expected: &'static str, found: &'static str },
+    #[error("{found:?} is not an absolute path")]
+    Path { found: String },
+    #[error(transparent)]
+    Firewall(#[from] FirewallChoiceError),
+    #[error(transparent)]
+    Pool(#[from] PoolError),
+    #[error(transparent)]
+    Uplink(#[from] InterfaceNameError),
+    #[error(transparent)]
+    Mtu(#[from] MtuError),
+}
+
+impl ConfigReason {
+    /// What to write instead, where that is known.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::UnknownKey { nearest: Some(nearest) } => {
+                Some(format!("did you mean {nearest:?}?"))
+            }
+            Self::UnknownKey { nearest: None } => Some(format!("known are {}", KEYS.join(", "))),
+            _ => None,
+        }
+    }
+}
+
+impl Config {
+    /// What a configuration file of this name and text says, and the default for what it does not mention.
+    ///
+    /// # Errors
+    /// Where it is not TOML, has an unknown key, or a value is wrong: the first such place.
+    pub fn parse(file: &str, text: &str) -> Result<Self, ConfigError> {
+        let refused = |span: Range<usize>, key: &str, reason| ConfigError {
+            place: place(file, text, span.start),
+            key: key.to_owned(),
+            reason,
+        };
+        let table = DeTable::parse(text).map_err(|error| {
+            let words = error.message().to_owned();
+            refused(error.span().unwrap_or_default(), "", ConfigReason::Syntax { words })
+        })?;
+        let mut entries: Vec<_> = table.get_ref().iter().collect();
+        entries.sort_by_key(|(key, _)| key.span().start);
+        let mut config = Self::default();
+        for (key, value) in entries {
+            set(&mut config, key.get_ref(), value.get_ref()).map_err(|reason| {
+                let unknown = matches!(reason, ConfigReason::UnknownKey { .. });
+                refused(if unknown { key.span() } else { value.span() }, key.get_ref(), reason)
+            })?;
+        }
+        Ok(config)
+    }
+}
+
+fn set(config: &mut Config, key: &str, value: &DeValue<'_>) -> Result<(), ConfigReason> {
+    match key {
+        "firewall" => config.firewall = string(value)?.parse::<FirewallChoice>()?,
+        "pool" => config.pool = Some(string(value)?.parse::<Pool>()?),
+        "uplink" => config.uplinks = Some(uplinks(value)?),
+        "mtu" => config.mtu = Some(mtu(value)?),
+        "state_dir" => config.state_dir = absolute(value)?,
+        "api" => config.api = Some(absolute(value)?),
+        _ => return Err(ConfigReason::UnknownKey { nearest: nearest(key, KEYS) }),
+    }
+    Ok(())
+}
+
+fn string<'a>(value: &'a DeValue<'_>) -> Result<&'a str, ConfigReason> {
+    value.as_str().ok_or_else(|| unexpected("a string", value))
+}
+
+/// One name, or a list of them.
+fn uplinks(value: &DeValue<'_>) -> Result<BTreeSet<InterfaceName>, ConfigReason> {
+    let name = |value| -> Result<_, ConfigReason> {
+        let text = DeValue::as_str(value);
+        let text = text.ok_or_else(|| unexpected("a string or a list of them", value))?;
+        Ok(InterfaceName::try_from(text)?)
+    };
+    match value {
+        DeValue::Array(items) => items.iter().map(|item| name(item.get_ref())).collect(),
+        one => name(one).map(|name| BTreeSet::from([name])),
+    }
+}
+
+fn mtu(value: &DeValue<'_>) -> Result<Mtu, ConfigReason> {
+    let DeValue::Integer(integer) = value else { return Err(unexpected("a number", value)) };
+    let number = i64::from_str_radix(integer.as_str(), integer.radix());
+    Ok(number.map_or_else(|_too_large| integer.as_str().parse(), Mtu::try_from)?)
+}
+
+/// A relative one would depend on where the program is started.
+fn absolute(value: &DeValue<'_>) -> Result<PathBuf, ConfigReason> {
+    let text = string(value)?;
+    let path = Path::new(text);
+    if !path.is_absolute() {
+        return Err(ConfigReason::Path { found: text.to_owned() });
+    }
+    Ok(path.to_owned())
+}
+
+fn unexpected(expected: &'static str, value: &DeValue<'_>) -> ConfigReason {
+    let found = match value {
+        DeValue::String(_) => "a string",
+        DeValue::Integer(_) | DeValue::Float(_) => "a number",
+        DeValue::Boolean(_) => "a boolean",
+        DeValue::Datetime(_) => "a date",
+        DeValue::Array(_) => "a list",
+        DeValue::Table(_) => "a table",
+    };
+    ConfigReason::Sort { expected, found }
+}
+
+/// The place of a byte of the text.
+fn place(file: &str, text: &str, offset: usize) -> Place {
+    let before = text.get(..offset).unwrap_or(text);
+    let line = before.matches('\n').count() + 1;
+    let column = before.chars().rev().take_while(|c| *c != '\n').count() + 1;
+    Place { file: file.to_owned(), line, column }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_key_is_read() {
+        let text = "# a comment\nfirewall = \"nftables\"\npool = \"10.9.0.0/16\"\n\
+             uplink = [\"eth0\", \"wlan0\"]\nmtu = 0x578\nstate_dir = \"/var/lib/riklet-sdn\"\n\
+             api = \"/run/sdn.sock\"\n";
+        let config = Config::parse("config.toml", text).unwrap();
+        assert_eq!(config.firewall, FirewallChoice::Nftables);
+        assert_eq!(config.pool.unwrap().to_string(), "10.9.0.0/16");
+        assert_eq!(config.socket(), Path::new("/run/sdn.sock"));
+        assert_eq!(config.uplinks.unwrap().len(), 2);
+        assert_eq!(config.mtu.unwrap().bytes(), 1400);
+        assert_eq!(config.state_dir, Path::new("/var/lib/riklet-sdn"));
+        assert_eq!(Config::parse("config.toml", "").unwrap(), Config::default());
+        assert_eq!(Config::default().socket(), Path::new("/run/riklet-sdn/api.sock"));
+        let one = Config::parse("config.toml", "uplink = \"eth0\"").unwrap();
+        assert_eq!(one.uplinks.unwrap().len(), 1);
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_with_its_place() {
+        let texts = [
+            "mtu = 1500\ncolour = \"blue\"",
+            "firewal = \"auto\"",
+            "state-dir = \"/tmp\"",
+            "firewall = \"ufw\"",
+            "firewall = true",
+            "[firewall]\nbackend = \"auto\"",
+            "pool = \"10.231.4.1/16\"",
+            "pool = 10",
+            "mtu = 1500\nuplink = \"a/b\"",
+            "uplink = [\"eth0\", 7]",
+            "uplink = \"\"",
+            "mtu = 67",
+            "mtu = 99999999999999999999",
+            "mtu = \"1500\"",
+            "state_dir = \"\"",
+            "state_dir = \"run\"",
+            "api = \"api.sock\"",
+            "mtu = 1500\nmtu = 1400",
+            "# é\nmtu",
+            "pool = \"10.9.0.0/16",
+        ];
+        let refused = texts.map(|text| Config::parse("c.toml", text).unwrap_err().to_string());
+        insta::assert_snapshot!(refused.join("\n"), @r#"
+        c.toml:2:1: colour: unknown key; known are firewall, pool, uplink, mtu, state_dir, api
+        c.toml:1:1: firewal: unknown key; did you mean "firewall"?
+        c.toml:1:1: state-dir: unknown key; did you mean "state_dir"?
+        c.toml:1:12: firewall: "ufw" is none of auto, iptables, nftables
+        c.toml:1:12: firewall: expected a string, found a boolean
+        c.toml:1:1: firewall: expected a string, found a table
+        c.toml:1:8: pool: 10.231.4.1/16 has bits set after its prefix; the network is 10.231.0.0/16
+        c.toml:1:8: pool: expected a string, found a number
+        c.toml:2:10: uplink: "a/b" is not an interface name: 1 to 15 bytes without '/', ':' and white space are
+        c.toml:1:10: uplink: expected a string or a list of them, found a number
+        c.toml:1:10: uplink: "" is not an interface name: 1 to 15 bytes without '/', ':' and white space are
+        c.toml:1:7: mtu: 67 is not an MTU: 68 to 65521 bytes are
+        c.toml:1:7: mtu: "99999999999999999999" is not an MTU: 68 to 65521 bytes are
+        c.toml:1:7: mtu: expected a number, found a string
+        c.toml:1:13: state_dir: "" is not an absolute path
+        c.toml:1:13: state_dir: "run" is not an absolute path
+        c.toml:1:7: api: "api.sock" is not an absolute path
+        c.toml:2:1: not valid TOML: duplicate key
+        c.toml:2:4: not valid TOML: key with no value, expected `=`
+        c.toml:1:20: not valid TOML: invalid basic string, expected `"`
+        "#);
+    }
+}

@@ -1,0 +1,334 @@
+//! Observe, plan, apply, until nothing new fails: the only code that changes the system.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::Ipv4Addr,
+};
+
+use super::{Change, SdnError, error::InstanceError, host::Host};
+use riklet_core::{
+    firewall::{Entry, FirewallState, Ruleset, Skeleton, SkeletonState},
+    link::LinkState,
+    model::{InterfaceName, Protocol, Slot},
+    plan::{self, Desired, Observed, Plan, Reaping, Step},
+    workload::Fragment,
+};
+use riklet_kernel::{Kernel, KernelError};
+
+/// How far a converge came.
+#[derive(Debug, Default)]
+pub(super) struct Outcome {
+    /// The steps that were done, in order.
+    pub(super) done: Vec<Step>,
+    /// The slots that are not as desired, and why.
+    pub(super) failed: BTreeMap<Slot, InstanceError>,
+    /// The step that was refused and concerns all slots; those after it were not tried.
+    pub(super) halted: Option<(Step, KernelError)>,
+}
+
+impl Outcome {
+    /// Whether all is as desired.
+    pub(super) fn is_clean(&self) -> bool {
+        self.failed.is_empty() && self.halted.is_none()
+    }
+}
+
+/// A part of the desired state, and how to look at the same part of the kernel.
+pub(super) trait Observe {
+    fn desired(&self) -> Desired;
+
+    /// What the kernel has; `None` where looking at this part only is not enough.
+    fn observe(&self, kernel: &mut impl Kernel) -> Result<Option<Observed>, SdnError>;
+
+    /// What [`Self::converge`] would do first.
+    fn preview(&self, kernel: &mut impl Kernel) -> Result<Option<Plan>, SdnError> {
+        let observed = self.observe(kernel)?;
+        Ok(observed.map(|observed| plan::plan(&self.desired(), &observed)))
+    }
+
+    /// Makes the kernel as desired. A slot whose own step fails is left as it is, and the others go on; a
+    /// step that concerns all ends it. `None` where looking at this part only turned out not to be enough.
+    fn converge(&self, kernel: &mut impl Kernel) -> Result<Option<Outcome>, SdnError> {
+        let mut desired = self.desired();
+        let mut outcome = Outcome::default();
+        loop {
+            let Some(observed) = self.observe(kernel)? else { return Ok(None) };
+            let plan = plan::plan(&desired, &observed);
+            let blocked = plan.blocked.iter();
+            outcome.failed.extend(blocked.map(|(&slot, obstacle)| (slot, obstacle.clone().into())));
+            let failed = apply(plan, kernel, &mut outcome);
+            if failed.is_empty() {
+                return Ok(self.suffices(&outcome).then_some(outcome));
+            }
+            desired.untouched.extend(failed);
+        }
+    }
+
+    /// Whether the outcome would not have been better for looking at everything.
+    fn suffices(&self, outcome: &Outcome) -> bool;
+}
+
+/// Carries out the steps, and returns the slots whose own step failed. Those steps come first in a plan;
+/// where one failed, the steps for all are left for the next plan, which leaves the slot out.
+fn apply(plan: Plan, kernel: &mut impl Kernel, outcome: &mut Outcome) -> BTreeSet<Slot> {
+    let mut failed = BTreeSet::new();
+    let mut steps = plan.steps.into_iter().peekable();
+    while let Some(step) = steps.next() {
+        match step.slot() {
+            Some(slot) if failed.contains(&slot) => continue,
+            None if !failed.is_empty() => break,
+            _ => {}
+        }
+        if let Step::SetAlias(name, alias) = step {
+            let mut aliases = BTreeMap::from([(name, alias)]);
+            while let Some(Step::SetAlias(name, alias)) =
+                steps.next_if(|step| matches!(step, Step::SetAlias(..)))
+            {
+                aliases.insert(name, alias);
+            }
+            failed.extend(set_aliases(aliases, kernel, outcome));
+            continue;
+        }
+        match (do_step(&step, kernel), step.slot()) {
+            (Ok(()), _) => note(step, outcome),
+            (Err(error), Some(slot)) => {
+                failed.insert(slot);
+                outcome.failed.insert(slot, error.into());
+            }
+            (Err(error), None) => {
+                outcome.halted = Some((step, error));
+                break;
+            }
+        }
+    }
+    failed
+}
+
+fn note(step: Step, outcome: &mut Outcome) {
+    tracing::info!("{step}");
+    outcome.done.push(step);
+}
+
+/// Carries out the steps that give aliases, which stand beside each other, in one call.
+fn set_aliases(
+    aliases: BTreeMap<InterfaceName, String>,
+    kernel: &mut impl Kernel,
+    outcome: &mut Outcome,
+) -> BTreeSet<Slot> {
+    let mut refused = kernel.set_aliases(&aliases);
+    let mut failed = BTreeSet::new();
+    for (name, alias) in aliases {
+        match (refused.remove(&name), Slot::of_interface(name.as_str())) {
+            (Some(error), Some(slot)) => {
+                failed.insert(slot);
+                outcome.failed.insert(slot, error.into());
+            }
+            _ => note(Step::SetAlias(name, alias), outcome),
+        }
+    }
+    failed
+}
+
+fn do_step(step: &Step, kernel: &mut impl Kernel) -> Result<(), KernelError> {
+    match step {
+        Step::CreateLink(spec) => kernel.create_link(spec),
+        Step::SetAlias(name, alias) => {
+            let aliases = BTreeMap::from([(name.clone(), alias.clone())]);
+            kernel.set_aliases(&aliases).into_values().next().map_or(Ok(()), Err)
+        }
+        Step::ConfigureLink(spec, _) => kernel.configure_link(spec),
+        Step::SetOwner(name, tap, _) => kernel.set_owner(name, tap),
+        Step::DeleteLink(name, _) => kernel.delete_link(name),
+        Step::RemoveAddress(name, address) => kernel.remove_address(name, *address),
+        Step::Firewall(backend, change) => kernel.change_firewall(*backend, change),
+        Step::OpenGate(gate) => kernel.set_gate(gate, true),
+        Step::CloseGate(gate) => kernel.set_gate(gate, false),
+        Step::SetSysctl(name, value) => kernel.set_sysctl(name, value),
+        Step::ForgetFlows(flows) => kernel.forget_flows(flows),
+        Step::CondemnLinks(names) => kernel.condemn_links(names),
+        Step::DeleteCondemnedLinks => kernel.delete_condemned_links(),
+        Step::RemoveEmptyTables(backend, except) => kernel.remove_empty_tables(*backend, except),
+    }
+}
+
+/// The changed slots only: costs the same however many others there are.
+pub(super) struct Named<'a> {
+    host: &'a Host,
+    skeleton: &'a Skeleton,
+    changes: &'a BTreeMap<Slot, Change>,
+    reaping: Reaping,
+    condemned: BTreeSet<Slot>,
+    /// Whether to look at the gates as well.
+    gates: bool,
+}
+
+impl<'a> Named<'a> {
+    /// `None` where nothing shall remain, which takes looking at everything.
+    pub(super) fn new(host: &'a Host, changes: &'a BTreeMap<Slot, Change>) -> Option<Self> {
+        let (reaping, condemned) = (Reaping::Now, BTreeSet::new());
+        let skeleton = host.skeleton.as_ref()?;
+        Some(Self { host, skeleton, changes, reaping, condemned, gates: false })
+    }
+
+    /// Looks at the gates as well.
+    pub(super) fn with_gates(self) -> Self {
+        Self { gates: true, ..self }
+    }
+
+    /// When the TAPs of those that leave are deleted, and the slots whose flows must be forgotten besides.
+    pub(super) fn reaping(self, reaping: Reaping, condemned: BTreeSet<Slot>) -> Self {
+        Self { reaping, condemned, ..self }
+    }
+
+    /// The ports that come.
+    pub(super) fn opened(&self) -> BTreeSet<(Protocol, Option<Ipv4Addr>, u16)> {
+        let entries = |fragment: &Option<Fragment>| {
+            fragment.as_ref().map(|fragment| fragment.entries.clone()).unwrap_or_default()
+        };
+        let opened = self.changes.values().flat_map(|change| {
+            let before = entries(&change.before);
+            entries(&change.after).into_iter().filter(move |entry| !before.contains(entry))
+        });
+        let port = |entry| match entry {
+            Entry::Exposure { protocol, host_address, host_port, .. } => {
+                Some((protocol, host_address, host_port))
+            }
+            Entry::Hairpin { .. } => None,
+        };
+        opened.filter_map(port).collect()
+    }
+}
+
+impl Observe for Named<'_> {
+    fn desired(&self) -> Desired {
+        let after = |(&slot, change): (&Slot, &Change)| Some((slot, change.after.clone()?));
+        let fragments = self.changes.iter().filter_map(after).collect();
+        let (reaping, condemned) = (self.reaping, self.condemned.clone());
+        Desired { condemned, reaping, ..desired(self.host, fragments) }
+    }
+
+    fn observe(&self, kernel: &mut impl Kernel) -> Result<Option<Observed>, SdnError> {
+        let before = self.changes.values().filter_map(|change| change.before.as_ref());
+        let entries: BTreeSet<Entry> = before.flat_map(|before| &before.entries).copied().collect();
+        if !kernel.probe_firewall(self.host.backend, self.skeleton, &entries)? {
+            return Ok(None);
+        }
+        let mut links = BTreeMap::new();
+        for &slot in self.changes.keys() {
+            links.extend(kernel.link(&slot.interface())?.map(|link| (slot, link)));
+        }
+        let skeleton = SkeletonState::Intact;
+        let firewall = FirewallState { skeleton, entries, strays: vec![] };
+        let sysctls = sysctls(self.host, kernel)?;
+        let empty_tables = BTreeSet::new();
+        let gates = if self.gates { kernel.gates(self.host.backend)? } else { vec![] };
+        Ok(Some(Observed { links, firewall, empty_tables, gates, sysctls }))
+    }
+
+    /// A firewall that refuses has something else than the records say.
+    fn suffices(&self, outcome: &Outcome) -> bool {
+        !matches!(outcome.halted, Some((Step::Firewall(..), _)))
+    }
+}
+
+/// Everything: whatever is ours, and whatever is recorded.
+pub(super) struct All<'a> {
+    host: &'a Host,
+    fragments: BTreeMap<Slot, Fragment>,
+    interrupted: BTreeSet<Slot>,
+    condemned: BTreeSet<Slot>,
+    untouched: BTreeSet<Slot>,
+}
+
+impl<'a> All<'a> {
+    pub(super) fn new(
+        host: &'a Host,
+        fragments: BTreeMap<Slot, Fragment>,
+        interrupted: &BTreeSet<Slot>,
+    ) -> Self {
+        let interrupted = interrupted.clone();
+        let (condemned, untouched) = Default::default();
+        Self { host, fragments, interrupted, condemned, untouched }
+    }
+
+    /// Slots whose flows may still be there, and those that somebody else is at work on.
+    pub(super) fn with_spares(self, condemned: BTreeSet<Slot>, untouched: BTreeSet<Slot>) -> Self {
+        Self { condemned, untouched, ..self }
+    }
+
+    /// No instance shall remain.
+    pub(super) fn nothing(host: &'a Host) -> Self {
+        Self::new(host, BTreeMap::new(), &BTreeSet::new())
+    }
+
+    /// The ruleset to hold the firewall against. Where nothing shall remain, any will do: whatever is there
+    /// goes.
+    fn expected(&self) -> Ruleset {
+        let nothing =
+            || Skeleton { pool: self.host.node.pool, uplinks: BTreeSet::new(), guard: false };
+        Ruleset {
+            skeleton: self.host.skeleton.clone().unwrap_or_else(nothing),
+            entries: self.fragments.values().flat_map(|f| &f.entries).copied().collect(),
+        }
+    }
+}
+
+impl All<'_> {
+    /// What the kernel has.
+    pub(super) fn look(&self, kernel: &mut impl Kernel) -> Result<Observed, SdnError> {
+        let links = kernel.links()?.into_iter();
+        let empty_tables = match self.host.skeleton {
+            Some(_) => BTreeSet::new(),
+            None => kernel.empty_tables(self.host.backend)?,
+        };
+        let slot = |link: LinkState| Some((Slot::of_interface(link.name.as_str())?, link));
+        Ok(Observed {
+            links: links.filter_map(slot).collect(),
+            firewall: kernel.firewall(self.host.backend, &self.expected())?,
+            empty_tables,
+            gates: kernel.gates(self.host.backend)?,
+            sysctls: sysctls(self.host, kernel)?,
+        })
+    }
+}
+
+impl Observe for All<'_> {
+    fn desired(&self) -> Desired {
+        let (interrupted, condemned) = (self.interrupted.clone(), self.condemned.clone());
+        let untouched = self.untouched.clone();
+        let desired = desired(self.host, self.fragments.clone());
+        Desired { untouched, interrupted, condemned, ..desired }
+    }
+
+    fn observe(&self, kernel: &mut impl Kernel) -> Result<Option<Observed>, SdnError> {
+        self.look(kernel).map(Some)
+    }
+
+    fn suffices(&self, _outcome: &Outcome) -> bool {
+        true
+    }
+}
+
+fn desired(host: &Host, fragments: BTreeMap<Slot, Fragment>) -> Desired {
+    Desired {
+        backend: host.backend,
+        pool: host.node.pool,
+        fragments,
+        untouched: BTreeSet::new(),
+        interrupted: BTreeSet::new(),
+        condemned: BTreeSet::new(),
+        reaping: Reaping::Now,
+        skeleton: host.skeleton.clone(),
+        sysctls: host.sysctls.clone(),
+        foreign_tables: host.foreign_tables.clone(),
+    }
+}
+
+/// The present values of the sysctls that matter.
+fn sysctls(host: &Host, kernel: &mut impl Kernel) -> Result<BTreeMap<String, String>, SdnError> {
+    let mut found = BTreeMap::new();
+    for name in host.sysctls.keys() {
+        found.extend(kernel.sysctl(name)?.map(|value| (name.clone(), value)));
+    }
+    Ok(found)
+}

@@ -1,0 +1,270 @@
+use std::path::PathBuf;
+
+use ipnet::Ipv4Net;
+
+use super::Warning;
+use crate::store::StoreError;
+use riklet_core::{
+    model::{AccountName, InstanceName, Pool, Slot},
+    plan::{ForeignLink, Obstacle, Step},
+    workload::FragmentError,
+};
+use riklet_kernel::{AccountKind, KernelError, Refusal};
+
+/// Why an operation was not done, or not to its end.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SdnError {
+    /// The records cannot be read or changed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The kernel cannot be read.
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+    /// A step that concerns all instances was refused. What came before it stays done.
+    #[error("stopped at this step:\n{step}")]
+    Halted {
+        /// The step.
+        step: Box<Step>,
+        /// Why.
+        source: KernelError,
+    },
+    /// No instance of this name is recorded.
+    #[error("there is no instance {name}")]
+    Unknown {
+        /// The name.
+        name: InstanceName,
+        /// The recorded name that is most like it.
+        nearest: Option<InstanceName>,
+        /// Where it was looked for.
+        state_dir: PathBuf,
+    },
+    /// The host cannot be left as it was while instances remain.
+    #[error("--purge removes what all instances share, and these remain: {}", list(names))]
+    Remaining {
+        /// The instances that were not named.
+        names: Vec<InstanceName>,
+    },
+    /// An exposure takes the packets of a local process, and that shall be an error.
+    #[error("{warning}")]
+    Shadows {
+        /// Which, and whose.
+        warning: Box<Warning>,
+    },
+    /// The configuration differs from what was decided at the first use.
+    #[error(
+        "{what} is configured as {configured}, and this node has used {recorded} since its first instance"
+    )]
+    Decided {
+        /// `firewall` or `pool`.
+        what: &'static str,
+        /// The configured value.
+        configured: String,
+        /// The value in use.
+        recorded: String,
+    },
+    /// `iptables` is configured and not there.
+    #[error("firewall is configured as iptables, and there is no program iptables")]
+    NoIptables,
+    /// The pool overlaps a route of the host.
+    #[error("the pool {pool} overlaps the host's route to {route}")]
+    PoolOverlaps {
+        /// The pool.
+        pool: Pool,
+        /// The route.
+        route: Ipv4Net,
+    },
+    /// What was decided at the first use cannot be understood.
+    #[error("the recorded {what} {value:?} is not one")]
+    Setting {
+        /// `firewall` or `pool`.
+        what: &'static str,
+        /// The value.
+        value: String,
+    },
+    /// The records hold what cannot be.
+    #[error(transparent)]
+    Fragment(#[from] FragmentError),
+    /// A definition names a user or a group that the host does not know.
+    #[error("{name}: spec.function.execution.{kind}: this host knows no {kind} {account}")]
+    UnknownAccount {
+        /// The instance.
+        name: InstanceName,
+        /// Which of both.
+        kind: AccountKind,
+        /// The name that is not known.
+        account: AccountName,
+    },
+    /// Interfaces of ours have addresses of no pool that is known.
+    #[error("{interface} has the address {address}, which is in no known pool")]
+    UnknownPool {
+        /// The interface.
+        interface: String,
+        /// Its address.
+        address: Ipv4Net,
+    },
+}
+
+/// Why one instance is not as it should be.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum InstanceError {
+    /// Nothing can be done for it.
+    #[error(transparent)]
+    Blocked(#[from] Obstacle),
+    /// The kernel refused.
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+}
+
+/// One instance that is not as it should be.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{name} is not up")]
+pub struct Failure {
+    /// The instance.
+    pub name: InstanceName,
+    /// Its slot.
+    pub slot: Slot,
+    /// Why.
+    #[source]
+    pub error: InstanceError,
+}
+
+/// What kind of answer an error needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ErrorKind {
+    /// The operation failed.
+    Failed,
+    /// The input or the configuration is wrong.
+    Invalid,
+    /// The host lacks something.
+    Host,
+}
+
+impl SdnError {
+    /// What kind of answer it needs.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Kernel(source) | Self::Halted { source, .. } => kernel_kind(source),
+            Self::NoIptables => ErrorKind::Host,
+            Self::Store(source) if source.is_permission() => ErrorKind::Host,
+            Self::Decided { .. } | Self::PoolOverlaps { .. } | Self::UnknownAccount { .. } => {
+                ErrorKind::Invalid
+            }
+            _ => ErrorKind::Failed,
+        }
+    }
+
+    /// What to do about it, where there is something.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Store(source) => source.hint(),
+            Self::Kernel(source) | Self::Halted { source, .. } => kernel_hint(source),
+            Self::Unknown { nearest: Some(nearest), .. } => {
+                Some(format!("did you mean {nearest}?"))
+            }
+            Self::Unknown { nearest: None, state_dir, .. } => {
+                Some(format!("`riklet-sdn list` shows what {} records", state_dir.display()))
+            }
+            Self::Remaining { .. } => Some("use `riklet-sdn down --all --purge`".to_owned()),
+            Self::Shadows { .. } => {
+                Some("end that process, choose another port, or leave --strict out".to_owned())
+            }
+            Self::Decided { .. } => Some(
+                "take all instances down with `riklet-sdn down --all --purge`; the next `up` decides anew"
+                    .to_owned(),
+            ),
+            Self::NoIptables => Some("install iptables, or set firewall to nftables".to_owned()),
+            Self::PoolOverlaps { .. } => Some("set pool to a range that no route covers".to_owned()),
+            Self::UnknownPool { .. } => Some("set pool to the range that was in use".to_owned()),
+            Self::UnknownAccount { kind: AccountKind::User, account, .. } => {
+                Some(format!("`useradd --system {account}`, or write a number"))
+            }
+            Self::UnknownAccount { kind: AccountKind::Group, account, .. } => {
+                Some(format!("`groupadd --system {account}`, or write a number"))
+            }
+            Self::Setting { .. } | Self::Fragment(_) => None,
+        }
+    }
+}
+
+impl Failure {
+    /// What kind of answer it needs.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        match &self.error {
+            InstanceError::Kernel(source) => kernel_kind(source),
+            InstanceError::Blocked(_) => ErrorKind::Failed,
+        }
+    }
+
+    /// What to do about it, where there is something.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
+        match &self.error {
+            InstanceError::Kernel(source) => kernel_hint(source),
+            InstanceError::Blocked(Obstacle::Foreign(ForeignLink { name, .. })) => Some(format!(
+                "rename or delete {name} (`ip link delete {name}`), then `riklet-sdn repair`",
+            )),
+            InstanceError::Blocked(Obstacle::InUse { .. }) => Some(STOP_VMM.to_owned()),
+        }
+    }
+}
+
+const STOP_VMM: &str = "stop the VMM that has it open, then `riklet-sdn repair`";
+
+/// errno(3) of what a kernel without the feature answers: ENOENT, ENXIO and ENODEV for a device,
+/// EPROTONOSUPPORT, EOPNOTSUPP and EAFNOSUPPORT for a netlink family.
+const MISSING: [i32; 6] = [2, 6, 19, 93, 95, 97];
+
+fn kernel_kind(error: &KernelError) -> ErrorKind {
+    if error.refusal().is_permission() || lacks(error).is_some() {
+        ErrorKind::Host
+    } else {
+        ErrorKind::Failed
+    }
+}
+
+fn kernel_hint(error: &KernelError) -> Option<String> {
+    if error.refusal().is_permission() {
+        return Some("run it as root, or with the capability CAP_NET_ADMIN".to_owned());
+    }
+    if error.refusal().is_incompatible() {
+        return Some(
+            "rules that only `nft` can write stand in a table of iptables: take them out; a node that has not \
+             been used yet can do without iptables (`--firewall nftables`)"
+                .to_owned(),
+        );
+    }
+    if let KernelError::SetOwner { source, .. } = error
+        && source.errno == Some(Refusal::EBUSY)
+    {
+        return Some(STOP_VMM.to_owned());
+    }
+    lacks(error).map(|what| format!("the host lacks {what}; `riklet-sdn doctor` says more"))
+}
+
+/// What of the host is missing, where that is the reason.
+fn lacks(error: &KernelError) -> Option<&'static str> {
+    let refusal = error.refusal();
+    let errno = refusal.errno.filter(|errno| MISSING.contains(errno))?;
+    match error {
+        KernelError::CreateLink { .. } if refusal.words == "/dev/net/tun" => {
+            Some("/dev/net/tun (kernel module tun)")
+        }
+        KernelError::ReadSysctl { .. } => Some("/proc (proc(5), mounted)"),
+        KernelError::ReadFirewall { .. } | KernelError::ChangeFirewall { .. } if errno != 2 => {
+            Some("nf_tables (kernel module nf_tables)")
+        }
+        _ => None,
+    }
+}
+
+fn list(names: &[InstanceName]) -> String {
+    const SHOWN: usize = 5;
+    let shown: Vec<_> = names.iter().take(SHOWN).map(ToString::to_string).collect();
+    let more = names.len().saturating_sub(SHOWN);
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    format!("{}{more}", shown.join(", "))
+}

@@ -1,0 +1,228 @@
+//! What was decided for the node, and what the host is like at this moment.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::config::FirewallChoice;
+use super::{Config, SdnError};
+use crate::store::{Setting, Store, Tx};
+use riklet_core::{
+    firewall::{Backend, Ruleset, Skeleton},
+    model::{Mtu, Pool},
+    plan::IP_FORWARD,
+    workload::Node,
+};
+use riklet_kernel::{Kernel, KernelError};
+
+/// The MTU of Ethernet (RFC 894), for a host that has no uplink.
+const ETHERNET_MTU: u32 = 1500;
+
+/// The node as an operation finds it.
+#[derive(Debug, Clone)]
+pub(super) struct Host {
+    pub(super) backend: Backend,
+    pub(super) node: Node,
+    /// `None` where nothing of ours shall remain.
+    pub(super) skeleton: Option<Skeleton>,
+    /// Values that sysctls shall have.
+    pub(super) sysctls: BTreeMap<String, String>,
+    /// The firewall's tables that were there before us.
+    pub(super) foreign_tables: BTreeSet<String>,
+    /// Whether forwarding is off, and nothing is recorded of it yet.
+    must_record_sysctls: bool,
+    /// Whether the node has recorded no decision yet.
+    first_use: bool,
+    /// What the sysctls were before we changed them.
+    former_sysctls: BTreeMap<String, String>,
+}
+
+impl Host {
+    /// The node, with what was decided at its first use; `None` where it was not used yet.
+    pub(super) fn decided(
+        kernel: &mut impl Kernel,
+        config: &Config,
+        store: &Store,
+    ) -> Result<Option<Self>, SdnError> {
+        let backend = store.setting(Setting::Backend)?;
+        let pool = store.setting(Setting::Pool)?;
+        let (Some(backend), Some(pool)) = (backend, pool) else { return Ok(None) };
+        let backend = Backend::from_name(&backend)
+            .ok_or(SdnError::Setting { what: "firewall", value: backend })?;
+        let pool =
+            pool.parse().map_err(|_wrong| SdnError::Setting { what: "pool", value: pool })?;
+        refuse_conflict(config, backend, pool)?;
+        let tables = store.setting(Setting::Tables)?.unwrap_or_default();
+        let tables = tables.split(',').filter(|t| !t.is_empty()).map(str::to_owned).collect();
+        let former = store.recorded_sysctls()?;
+        Self::look(kernel, config, backend, pool, former, tables).map(Some)
+    }
+
+    /// The same, and decides where nothing is decided yet; [`Self::record`] makes the decision last.
+    pub(super) fn decide(
+        kernel: &mut impl Kernel,
+        config: &Config,
+        store: &Store,
+    ) -> Result<Self, SdnError> {
+        if let Some(host) = Self::decided(kernel, config, store)? {
+            return Ok(host);
+        }
+        let pool = choose_pool(kernel, config)?;
+        let backend = choose_backend(kernel, config, pool)?;
+        Self::first(kernel, config, backend, pool)
+    }
+
+    /// A node that is used for the first time.
+    pub(super) fn first(
+        kernel: &mut impl Kernel,
+        config: &Config,
+        backend: Backend,
+        pool: Pool,
+    ) -> Result<Self, SdnError> {
+        let tables = kernel.firewall_tables(backend)?;
+        let mut host = Self::look(kernel, config, backend, pool, BTreeMap::new(), tables)?;
+        host.first_use = true;
+        Ok(host)
+    }
+
+    /// A node that has recorded nothing and shall have nothing, by each backend that the host has.
+    pub(super) fn possible(
+        kernel: &mut impl Kernel,
+        config: &Config,
+    ) -> Result<Vec<Self>, SdnError> {
+        let pool = config.pool.or_else(|| Pool::candidates().first().copied());
+        let Some(pool) = pool else { return Ok(vec![]) };
+        let iptables = kernel.iptables()?.map(Backend::Iptables);
+        let mut found = Vec::new();
+        for backend in [Some(Backend::Nftables), iptables].into_iter().flatten() {
+            match try_to_read(kernel, backend, pool) {
+                Err(error) if error.refusal().is_incompatible() => continue,
+                read => read?,
+            }
+            let host = Self::first(kernel, config, backend, pool)?;
+            found.push(host.removed(kernel)?);
+        }
+        Ok(found)
+    }
+
+    /// The same host, where nothing of ours shall remain.
+    pub(super) fn removed(mut self, kernel: &mut impl Kernel) -> Result<Self, SdnError> {
+        self.skeleton = None;
+        self.sysctls = BTreeMap::new();
+        for (name, former) in &self.former_sysctls {
+            // An interface that has gone takes its sysctls along.
+            if kernel.sysctl(name)?.is_some() {
+                self.sysctls.insert(name.clone(), former.clone());
+            }
+        }
+        Ok(self)
+    }
+
+    fn look(
+        kernel: &mut impl Kernel,
+        config: &Config,
+        backend: Backend,
+        pool: Pool,
+        former_sysctls: BTreeMap<String, String>,
+        foreign_tables: BTreeSet<String>,
+    ) -> Result<Self, SdnError> {
+        let uplinks = match &config.uplinks {
+            Some(uplinks) => uplinks.clone(),
+            None => kernel.uplinks()?,
+        };
+        let mut mtu = config.mtu.map(Mtu::bytes);
+        if mtu.is_none() {
+            for uplink in &uplinks {
+                let found = kernel.link(uplink)?.map(|link| link.mtu);
+                mtu = mtu.into_iter().chain(found).min();
+            }
+        }
+        let forwards = kernel.sysctl(IP_FORWARD)?.as_deref() == Some("1");
+        let guard = !forwards || !former_sysctls.is_empty();
+        Ok(Self {
+            backend,
+            node: Node { pool, mtu: mtu.map_or(ETHERNET_MTU, |mtu| mtu.min(Mtu::MAX)) },
+            skeleton: Some(Skeleton { pool, uplinks, guard }),
+            sysctls: BTreeMap::from([(IP_FORWARD.to_owned(), "1".to_owned())]),
+            foreign_tables,
+            must_record_sysctls: !forwards && former_sysctls.is_empty(),
+            first_use: false,
+            former_sysctls,
+        })
+    }
+
+    /// Records what was decided, and what is about to be changed and must be restored.
+    pub(super) fn record(&self, kernel: &mut impl Kernel, tx: &Tx<'_>) -> Result<(), SdnError> {
+        if self.first_use {
+            let tables: Vec<_> = self.foreign_tables.iter().map(String::as_str).collect();
+            tx.set_setting(Setting::Backend, self.backend.as_str())?;
+            tx.set_setting(Setting::Pool, &self.node.pool.to_string())?;
+            tx.set_setting(Setting::Tables, &tables.join(","))?;
+        }
+        if self.must_record_sysctls {
+            for (name, value) in kernel.forwarding_sysctls()? {
+                tx.record_sysctl(&name, &value)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn refuse_conflict(config: &Config, backend: Backend, pool: Pool) -> Result<(), SdnError> {
+    let decided = |what, configured: String, recorded: String| {
+        Err(SdnError::Decided { what, configured, recorded })
+    };
+    if !config.firewall.allows(backend) {
+        return decided("firewall", config.firewall.as_str().to_owned(), backend.to_string());
+    }
+    match config.pool {
+        Some(configured) if configured != pool => {
+            decided("pool", configured.to_string(), pool.to_string())
+        }
+        _ => Ok(()),
+    }
+}
+
+/// What the backend has at this moment, which matters only in that it can be read: what is decided stays, and
+/// iptables-nft refuses a whole table because of one rule that only `nft` can write.
+fn try_to_read(kernel: &mut impl Kernel, backend: Backend, pool: Pool) -> Result<(), KernelError> {
+    let skeleton = Skeleton { pool, uplinks: BTreeSet::new(), guard: false };
+    kernel.firewall(backend, &Ruleset { skeleton, entries: BTreeSet::new() }).map(drop)
+}
+
+fn choose_backend(
+    kernel: &mut impl Kernel,
+    config: &Config,
+    pool: Pool,
+) -> Result<Backend, SdnError> {
+    if config.firewall == FirewallChoice::Nftables {
+        return Ok(Backend::Nftables);
+    }
+    let Some(backend) = kernel.iptables()?.map(Backend::Iptables) else {
+        return match config.firewall {
+            FirewallChoice::Iptables => Err(SdnError::NoIptables),
+            _ => Ok(Backend::Nftables),
+        };
+    };
+    match try_to_read(kernel, backend, pool) {
+        Ok(()) => Ok(backend),
+        Err(error)
+            if error.refusal().is_incompatible() && config.firewall == FirewallChoice::Auto =>
+        {
+            Ok(Backend::Nftables)
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn choose_pool(kernel: &mut impl Kernel, config: &Config) -> Result<Pool, SdnError> {
+    let routes = kernel.routes()?;
+    let covered = |pool: Pool| routes.iter().copied().find(|&route| pool.overlaps(route));
+    let candidates = config.pool.map_or_else(Pool::candidates, |pool| vec![pool]);
+    let mut overlap = None;
+    for pool in candidates {
+        match covered(pool) {
+            None => return Ok(pool),
+            Some(route) => overlap = overlap.or(Some(SdnError::PoolOverlaps { pool, route })),
+        }
+    }
+    Err(overlap.unwrap_or(SdnError::Setting { what: "pool", value: String::new() }))
+}

@@ -1,0 +1,165 @@
+//! Converging the kernel to the records, and saying in the records how far it came.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{
+    Change, Failure, Report, Sdn, SdnError,
+    converge::{Named, Observe, Outcome},
+    error::InstanceError,
+    host::Host,
+};
+use crate::store::{Generation, Phase, Record, Spare, Store, Tx};
+use riklet_core::{
+    model::Slot,
+    plan::{Reaping, Step},
+};
+use riklet_kernel::Kernel;
+
+/// How far it came.
+#[derive(Debug, Default)]
+pub(super) struct Settled {
+    /// What was changed, in order.
+    pub(super) done: Vec<Step>,
+    /// The instances that are not as they should be.
+    pub(super) failures: Vec<Failure>,
+}
+
+impl Settled {
+    /// Of an operation that was for all.
+    pub(super) fn report(self) -> Report {
+        Report { done: self.done, failures: self.failures, ..Report::default() }
+    }
+}
+
+impl<K: Kernel> Sdn<K> {
+    /// Converges the kernel to the records, and says in the records how far it came.
+    ///
+    /// Looks at the changed slots only, where there are some and that is enough: where every earlier operation
+    /// came to its end, and the firewall has what the records say it has. `records` are those whose operation comes
+    /// to its end by this.
+    pub(super) fn settle(
+        &mut self,
+        store: &mut Store,
+        host: &Host,
+        changes: Option<&BTreeMap<Slot, Change>>,
+        interrupted: &BTreeSet<Slot>,
+        records: &[Record],
+    ) -> Result<Settled, SdnError> {
+        let changes = changes.filter(|_| interrupted.is_empty());
+        let reaping = if self.resident.is_some() { Reaping::Later } else { Reaping::Now };
+        let named = changes.and_then(|changes| Named::new(host, changes));
+        let named = named.map(|named| self.as_resident(named, store)).transpose()?;
+        let named = named.map(|named| named.converge(&mut self.kernel)).transpose()?.flatten();
+        let (outcome, looked_at, reaping) = if let (Some(outcome), Some(changes)) = (named, changes)
+        {
+            (outcome, Some(changes), reaping)
+        } else {
+            let all = self.all(host, store, interrupted, Reaping::Now)?;
+            let outcome = all.converge(&mut self.kernel)?.unwrap_or_default();
+            (outcome, None, Reaping::Now)
+        };
+        if looked_at.is_some() && outcome.is_clean() && self.defers(records) {
+            self.note_settled(BTreeMap::new(), looked_at);
+            return Ok(Settled { done: outcome.done, failures: vec![] });
+        }
+        let tx = store.transaction()?;
+        let mut failures = self.settle_records(&tx, &outcome, looked_at, reaping)?;
+        if looked_at.is_none() {
+            failures.extend(unsettle(&tx, &outcome, &failures)?);
+            self.settle_spares(&tx, &outcome)?;
+        }
+        let failed = generations(&tx, outcome.failed.keys())?;
+        tx.commit()?;
+        self.note_settled(failed, looked_at);
+        if let Some((step, source)) = outcome.halted {
+            return Err(SdnError::Halted { step: Box::new(step), source });
+        }
+        Ok(Settled { done: outcome.done, failures })
+    }
+
+    /// Says of the records that were looked at how far the kernel followed; those that it did not follow.
+    fn settle_records(
+        &mut self,
+        tx: &Tx<'_>,
+        outcome: &Outcome,
+        looked_at: Option<&BTreeMap<Slot, Change>>,
+        reaping: Reaping,
+    ) -> Result<Vec<Failure>, SdnError> {
+        let mut failures = Vec::new();
+        for record in tx.unsettled()? {
+            let (name, generation) = (record.workload.name(), record.generation);
+            if looked_at.is_some_and(|changes| !changes.contains_key(&record.slot)) {
+                continue;
+            }
+            match (outcome.failed.get(&record.slot), record.phase) {
+                (Some(error), _) => {
+                    failures.push(failure(&record, error));
+                }
+                (None, _) if outcome.halted.is_some() => {}
+                (None, Phase::Removing) if reaping == Reaping::Later => {
+                    tx.condemn(name, generation)?;
+                    self.parts(&record);
+                }
+                (None, Phase::Removing) => drop(tx.remove(name, generation)?),
+                (None, Phase::Pending | Phase::Up) => {
+                    tx.set_phase(name, generation, Phase::Up)?;
+                }
+            }
+        }
+        Ok(failures)
+    }
+
+    /// Frees the slots whose interfaces are gone now, and warm ones that could not be kept as they must be.
+    fn settle_spares(&mut self, tx: &Tx<'_>, outcome: &Outcome) -> Result<(), SdnError> {
+        for slot in tx.spares(Spare::Warm)? {
+            if outcome.failed.contains_key(&slot) {
+                tx.free_spare(slot, Spare::Warm)?;
+            }
+        }
+        if outcome.halted.is_some() {
+            return Ok(());
+        }
+        for spare in [Spare::Preparing, Spare::Condemned] {
+            for slot in tx.spares(spare)? {
+                if !self.is_busy(slot) {
+                    tx.free_spare(slot, spare)?;
+                }
+            }
+        }
+        if let Some(resident) = &mut self.resident {
+            resident.forget_parted();
+        }
+        Ok(())
+    }
+}
+
+/// Instances that were settled and turned out to be broken: the next operation shall look at them again.
+fn unsettle(tx: &Tx<'_>, outcome: &Outcome, known: &[Failure]) -> Result<Vec<Failure>, SdnError> {
+    let known: BTreeSet<_> = known.iter().map(|failure| &failure.name).collect();
+    let mut found = Vec::new();
+    for (&slot, error) in &outcome.failed {
+        let record = tx.holder(slot)?.filter(|record| record.phase == Phase::Up);
+        if let Some(record) = record.filter(|record| !known.contains(record.workload.name())) {
+            tx.set_phase(record.workload.name(), record.generation, Phase::Pending)?;
+            found.push(failure(&record, error));
+        }
+    }
+    found.sort_by(|one, other| one.name.cmp(&other.name));
+    Ok(found)
+}
+
+/// Which state of which record is in each of these slots; one that is spare has none.
+fn generations<'a>(
+    tx: &Tx<'_>,
+    slots: impl Iterator<Item = &'a Slot>,
+) -> Result<BTreeMap<Slot, Generation>, SdnError> {
+    let mut found = BTreeMap::new();
+    for &slot in slots {
+        found.extend(tx.holder(slot)?.map(|record| (slot, record.generation)));
+    }
+    Ok(found)
+}
+
+fn failure(record: &Record, error: &InstanceError) -> Failure {
+    Failure { name: record.workload.name().clone(), slot: record.slot, error: error.clone() }
+}

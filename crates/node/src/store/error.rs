@@ -1,0 +1,174 @@
+use std::{io, path::PathBuf};
+
+use rusqlite::{Error as Sqlite, ErrorCode};
+
+use riklet_core::model::{Exposure, InstanceName, Slot};
+
+/// Why the store did not do something.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StoreError {
+    /// Another process kept the database locked for longer than [`super::BUSY_TIMEOUT`].
+    #[error("cannot {operation}: {} stays locked by another process", path.display())]
+    Busy {
+        /// What was attempted.
+        operation: &'static str,
+        /// The database.
+        path: PathBuf,
+        /// SQLite's own words.
+        source: Sqlite,
+    },
+    /// A later version wrote the database. It was left as it is.
+    #[error("{} has format {found}; this version knows formats up to {known}", path.display())]
+    Newer {
+        /// The database.
+        path: PathBuf,
+        /// Its format.
+        found: i64,
+        /// The latest format known.
+        known: i64,
+    },
+    /// The database is another program's. It was left as it is.
+    #[error("{} is a database of another program", path.display())]
+    Foreign {
+        /// The database.
+        path: PathBuf,
+    },
+    /// The database does not hold what was once written to it.
+    #[error("cannot {operation}: {} is corrupt", path.display())]
+    Corrupt {
+        /// What was attempted.
+        operation: &'static str,
+        /// The database.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// Another instance has the port of the host.
+    #[error("cannot expose {exposure} for {name}: {holder} has {held}")]
+    PortTaken {
+        /// The instance that asked.
+        name: InstanceName,
+        /// What it asked for.
+        exposure: Exposure,
+        /// The instance that has the port.
+        holder: InstanceName,
+        /// The holder's exposure.
+        held: Exposure,
+    },
+    /// All slots are taken.
+    #[error("no free slot for {name}: the pool has {capacity}, and all are taken")]
+    PoolExhausted {
+        /// The instance that asked.
+        name: InstanceName,
+        /// How many slots the pool has.
+        capacity: u32,
+    },
+    /// Another instance has the slot, or the instance has another slot.
+    #[error("cannot record {name} in slot {slot}: {holder} is in slot {held}")]
+    SlotTaken {
+        /// The instance that asked.
+        name: InstanceName,
+        /// The slot that it asked for.
+        slot: Slot,
+        /// The instance that stands in the way.
+        holder: InstanceName,
+        /// Its slot.
+        held: Slot,
+    },
+    /// The state directory cannot be used.
+    #[error("cannot {operation} {}", path.display())]
+    Io {
+        /// What was attempted.
+        operation: &'static str,
+        /// The file or directory.
+        path: PathBuf,
+        /// The system's own words.
+        source: io::Error,
+    },
+    /// SQLite could not do something for another reason.
+    #[error("cannot {operation} in {}", path.display())]
+    Database {
+        /// What was attempted.
+        operation: &'static str,
+        /// The database.
+        path: PathBuf,
+        /// SQLite's own words.
+        source: Sqlite,
+    },
+}
+
+impl StoreError {
+    /// What to do about it, where there is something.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
+        Some(match self {
+            Self::Busy { .. } => {
+                "another riklet-sdn is at work; try again when it has ended".into()
+            }
+            Self::Newer { .. } => {
+                "use the version of riklet-sdn that wrote it, or a later one".into()
+            }
+            Self::Foreign { .. } => "use another state directory".into(),
+            Self::Corrupt { .. } => {
+                "run `riklet-sdn repair --rebuild`: it sets the database aside \
+                 and records anew what runs, as the interfaces' aliases have it"
+                    .into()
+            }
+            Self::PortTaken { holder, .. } => {
+                format!("choose another port, or run `riklet-sdn down {holder}` first")
+            }
+            Self::PoolExhausted { .. } => {
+                "take an instance down; or all with `riklet-sdn down --all --purge`, and set pool \
+                 to a larger network"
+                    .into()
+            }
+            _ if self.is_permission() => "run it as root".into(),
+            Self::Io { .. } => "use another state directory".into(),
+            Self::Database { source, .. } => match source.sqlite_error_code()? {
+                ErrorCode::DiskFull => "make room on the file system of the state directory".into(),
+                ErrorCode::CannotOpen => "use another state directory".into(),
+                _ => return None,
+            },
+            Self::SlotTaken { .. } => return None,
+        })
+    }
+
+    /// Whether the files are there, and are not this user's to use.
+    #[must_use]
+    pub fn is_permission(&self) -> bool {
+        match self {
+            Self::Io { source, .. } => source.kind() == io::ErrorKind::PermissionDenied,
+            Self::Database { source, .. } => matches!(
+                source.sqlite_error_code(),
+                Some(ErrorCode::ReadOnly | ErrorCode::PermissionDenied)
+            ),
+            _ => false,
+        }
+    }
+
+    /// Whether the database must be set aside and rebuilt.
+    #[must_use]
+    pub const fn is_corrupt(&self) -> bool {
+        matches!(self, Self::Corrupt { .. })
+    }
+
+    pub(super) fn sqlite(operation: &'static str, path: PathBuf, source: Sqlite) -> Self {
+        match &source {
+            // A column that does not hold what was written to it.
+            Sqlite::FromSqlConversionFailure(..)
+            | Sqlite::InvalidColumnType(..)
+            | Sqlite::IntegralValueOutOfRange(..)
+            | Sqlite::Utf8Error(..) => Self::Corrupt { operation, path, source: source.into() },
+            _ => match source.sqlite_error_code() {
+                Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
+                    Self::Busy { operation, path, source }
+                }
+                Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {
+                    Self::Corrupt { operation, path, source: source.into() }
+                }
+                _ => Self::Database { operation, path, source },
+            },
+        }
+    }
+}

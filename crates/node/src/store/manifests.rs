@@ -1,0 +1,37 @@
+//! Which instances definition files ask for: where such a file goes, so do they.
+
+use std::collections::BTreeMap;
+
+use super::{Store, StoreError, Tx, sql};
+use riklet_core::model::InstanceName;
+
+impl Store {
+    /// The names that definition files ask for, each with its file. Not all of them need to be recorded.
+    ///
+    /// # Errors
+    /// Where the database cannot be read.
+    pub fn manifests(&self) -> Result<BTreeMap<InstanceName, String>, StoreError> {
+        let operation = "list the manifests' instances";
+        let rows: Vec<(String, String)> =
+            self.rows(operation, "SELECT name, file FROM manifests", |row| {
+                Ok((row.get(0)?, row.get(1)?))
+            })?;
+        let named = |(name, file): (String, String)| Ok((self.name(operation, &name)?, file));
+        rows.into_iter().map(named).collect()
+    }
+}
+
+impl Tx<'_> {
+    /// Says which file asks for a name from now on, or that none does. What is taken down is no file's any more by itself.
+    ///
+    /// # Errors
+    /// Where the database cannot be written.
+    pub fn set_manifest(&self, name: &InstanceName, file: Option<&str>) -> Result<(), StoreError> {
+        let operation = "write the manifests' instances";
+        let Some(file) = file else {
+            return self.execute(operation, sql::FORGET_MANIFEST, [name.as_str()]).map(drop);
+        };
+        let sql = "INSERT OR REPLACE INTO manifests (name, file) VALUES (?, ?)";
+        self.execute(operation, sql, (name.as_str(), file)).map(drop)
+    }
+}

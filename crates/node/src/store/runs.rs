@@ -1,0 +1,234 @@
+//! Who plays the guest of an instance, and what became of it. A run outlives its instance's record: how it
+//! ended is known until the next run of the same name.
+
+use rusqlite::Row;
+
+use super::{Store, StoreError, Tx};
+use riklet_core::model::InstanceName;
+use riklet_kernel::process::ProcessId;
+
+/// A run of an instance: the last one of its name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Run {
+    /// The instance.
+    pub name: InstanceName,
+    /// The name of the VMM.
+    pub vmm: String,
+    /// The process that takes the instance down when the VMM ends.
+    pub supervisor: ProcessId,
+    /// The VMM's process; `None` while it was not started yet.
+    pub process: Option<ProcessId>,
+    /// When it was begun, in milliseconds since 1970.
+    pub started: u64,
+    /// How long it took until the published ports answered, in milliseconds; `None` while they have not.
+    pub ready: Option<u64>,
+    /// Whether somebody asked it to stop: then its end is no failure.
+    pub stopping: bool,
+    /// How it ended; `None` while it has not.
+    pub end: Option<End>,
+}
+
+/// How a run ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct End {
+    /// When, in milliseconds since 1970.
+    pub at: u64,
+    /// Why, in words.
+    pub reason: String,
+    /// Whether nobody asked for it.
+    pub failed: bool,
+}
+
+impl Store {
+    /// The last run of this name; `None` where it never ran.
+    ///
+    /// # Errors
+    /// Where the database cannot be read.
+    pub fn run(&self, name: &InstanceName) -> Result<Option<Run>, StoreError> {
+        let row = self.row("read a run", &one(), [name.as_str()], raw_run)?;
+        row.map(|raw| self.parse_run(raw)).transpose()
+    }
+
+    /// The last run of every name, ordered by name.
+    ///
+    /// # Errors
+    /// Where the database cannot be read.
+    pub fn runs(&self) -> Result<Vec<Run>, StoreError> {
+        self.many_runs(&format!("{RUNS} ORDER BY name"))
+    }
+
+    /// The runs that have not ended by the records, ordered by name. Costs as much as there are of them.
+    ///
+    /// # Errors
+    /// Where the database cannot be read.
+    pub fn runs_under_way(&self) -> Result<Vec<Run>, StoreError> {
+        self.many_runs(&format!("{RUNS} WHERE ended IS NULL ORDER BY name"))
+    }
+
+    fn many_runs(&self, sql: &str) -> Result<Vec<Run>, StoreError> {
+        let rows = self.rows("list the runs", sql, raw_run)?;
+        rows.into_iter().map(|raw| self.parse_run(raw)).collect()
+    }
+
+    fn parse_run(&self, raw: RawRun) -> Result<Run, StoreError> {
+        let operation = "read a run";
+        let process =
+            |text: &str| text.parse().map_err(|error| self.corrupt(operation, Box::new(error)));
+        let failed = raw.failed;
+        let end = raw.ended.zip(raw.reason).map(|(at, reason)| End { at, reason, failed });
+        Ok(Run {
+            name: self.name(operation, &raw.name)?,
+            vmm: raw.vmm,
+            supervisor: process(&raw.supervisor)?,
+            process: raw.process.as_deref().map(process).transpose()?,
+            started: raw.started,
+            ready: raw.ready,
+            stopping: raw.stopping,
+            end,
+        })
+    }
+}
+
+impl Tx<'_> {
+    /// Records that a run begins, in place of an earlier one of this name.
+    ///
+    /// # Errors
+    /// Where the database cannot be written.
+    pub fn begin_run(
+        &self,
+        name: &InstanceName,
+        vmm: &str,
+        supervisor: ProcessId,
+        started: u64,
+    ) -> Result<(), StoreError> {
+        let sql =
+            "INSERT OR REPLACE INTO runs (name, vmm, supervisor, started) VALUES (?, ?, ?, ?)";
+        let params = (name.as_str(), vmm, supervisor.to_string(), started);
+        self.execute("record a run", sql, params).map(drop)
+    }
+
+    /// Records the VMM's process of a run. One that has ended, or has another supervisor by now, is left as it is.
+    ///
+    /// # Errors
+    /// Where the database cannot be written.
+    pub fn set_run_process(
+        &self,
+        name: &InstanceName,
+        supervisor: ProcessId,
+        process: ProcessId,
+    ) -> Result<(), StoreError> {
+        let sql = "UPDATE runs SET process = ? WHERE name = ? AND supervisor = ? AND ended IS NULL";
+        let params = (process.to_string(), name.as_str(), supervisor.to_string());
+        self.execute("record a process", sql, params).map(drop)
+    }
+
+    /// Records that the published ports of a run answer, and after how many milliseconds. One that has ended, or has
+    /// another supervisor by now, is left as it is.
+    ///
+    /// # Errors
+    /// Where the database cannot be written.
+    pub fn set_run_ready(
+        &self,
+        name: &InstanceName,
+        supervisor: ProcessId,
+        after: u64,
+    ) -> Result<(), StoreError> {
+        let sql = "UPDATE runs SET ready = ? WHERE name = ? AND supervisor = ? AND ended IS NULL";
+        let params = (after, name.as_str(), supervisor.to_string());
+        self.execute("record that a run is ready", sql, params).map(drop)
+    }
+
+    /// Records that somebody asked a run to stop. One that has ended, or has another supervisor by now, is left as it
+    /// is.
+    ///
+    /// # Errors
+    /// Where the database cannot be written.
+    pub fn set_run_stopping(
+        &self,
+        name: &InstanceName,
+        supervisor: ProcessId,
+    ) -> Result<(), StoreError> {
+        let sql =
+            "UPDATE runs SET stopping = 1 WHERE name = ? AND supervisor = ? AND ended IS NULL";
+        let params = (name.as_str(), supervisor.to_string());
+        self.execute("record that a run stops", sql, params).map(drop)
+    }
+
+    /// Makes a process the supervisor of a run that has not ended, provided that it still has this one. Answers
+    /// whether it had.
+    ///
+    /// # Errors
+    /// Where the database cannot be written.
+    pub fn hand_over_run(
+        &self,
+        name: &InstanceName,
+        from: ProcessId,
+        to: ProcessId,
+    ) -> Result<bool, StoreError> {
+        let sql =
+            "UPDATE runs SET supervisor = ? WHERE name = ? AND supervisor = ? AND ended IS NULL";
+        let params = (to.to_string(), name.as_str(), from.to_string());
+        self.execute("hand over a run", sql, params).map(|changed| changed > 0)
+    }
+
+    /// Forgets a run that has ended. One that has not is kept.
+    ///
+    /// # Errors
+    /// Where the database cannot be written.
+    pub fn forget_run(&self, name: &InstanceName) -> Result<(), StoreError> {
+        let sql = "DELETE FROM runs WHERE name = ? AND ended IS NOT NULL";
+        self.execute("forget a run", sql, [name.as_str()]).map(drop)
+    }
+
+    /// Records how a run ended. The first writer wins; a run that has another supervisor by now is left as it is.
+    ///
+    /// # Errors
+    /// Where the database cannot be written.
+    pub fn end_run(
+        &self,
+        name: &InstanceName,
+        supervisor: ProcessId,
+        end: &End,
+    ) -> Result<(), StoreError> {
+        let sql = "UPDATE runs SET ended = ?, reason = ?, failed = ? \
+             WHERE name = ? AND supervisor = ? AND ended IS NULL";
+        let params = (end.at, &end.reason, end.failed, name.as_str(), supervisor.to_string());
+        self.execute("record the end of a run", sql, params).map(drop)
+    }
+}
+
+/// The statement that a `down` asks of each instance: a test holds that it scans no table.
+pub(super) fn one() -> String {
+    format!("{RUNS} WHERE name = ?")
+}
+
+const RUNS: &str = "SELECT name, vmm, supervisor, process, started, ready, stopping, ended, reason, failed FROM runs";
+
+/// A run as its columns have it.
+struct RawRun {
+    name: String,
+    vmm: String,
+    supervisor: String,
+    process: Option<String>,
+    started: u64,
+    ready: Option<u64>,
+    stopping: bool,
+    ended: Option<u64>,
+    reason: Option<String>,
+    failed: bool,
+}
+
+fn raw_run(row: &Row<'_>) -> rusqlite::Result<RawRun> {
+    Ok(RawRun {
+        name: row.get(0)?,
+        vmm: row.get(1)?,
+        supervisor: row.get(2)?,
+        process: row.get(3)?,
+        started: row.get(4)?,
+        ready: row.get(5)?,
+        stopping: row.get(6)?,
+        ended: row.get(7)?,
+        reason: row.get(8)?,
+        failed: row.get(9)?,
+    })
+}

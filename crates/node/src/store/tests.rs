@@ -1,0 +1,585 @@
+use std::{
+    collections::BTreeSet,
+    fs::DirBuilder,
+    os::unix::fs::{DirBuilderExt, PermissionsExt},
+    sync::atomic::{AtomicU32, Ordering},
+};
+
+use proptest::prelude::*;
+
+use super::*;
+use riklet_core::model::{Execution, Exposure, Function, Protocol};
+
+/// A directory of this test's own, removed at its end.
+struct Dir(PathBuf);
+
+impl Dir {
+    fn new() -> Self {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let path =
+            std::env::temp_dir().join(format!("riklet-store-{}-{number}", std::process::id()));
+        DirBuilder::new().mode(0o700).create(&path).unwrap();
+        Self(path)
+    }
+
+    fn files(&self) -> BTreeSet<String> {
+        let entries = std::fs::read_dir(&self.0).unwrap();
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+    }
+
+    /// The database's bytes.
+    #[expect(clippy::disallowed_methods, reason = "a test looks at what the store left")]
+    fn bytes(&self) -> Vec<u8> {
+        std::fs::read(file::path(&self.0)).unwrap()
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "a test writes what the store must not accept")]
+    fn write(&self, bytes: &[u8]) {
+        std::fs::write(file::path(&self.0), bytes).unwrap();
+    }
+
+    fn sql(&self, sql: &str) {
+        Connection::open(file::path(&self.0)).unwrap().execute_batch(sql).unwrap();
+    }
+}
+
+impl Drop for Dir {
+    fn drop(&mut self) {
+        std::fs::remove_dir_all(&self.0).unwrap();
+    }
+}
+
+fn name(text: &str) -> InstanceName {
+    text.parse().unwrap()
+}
+
+/// A function that exposes `tcp|udp [ADDRESS:]PORTS`, each to the same ports.
+fn function(text: &str, exposures: &[&str]) -> Workload {
+    let exposures = exposures.iter().map(|text| {
+        let (protocol, rest) = text.split_once(' ').unwrap();
+        let (address, ports) = match rest.split_once(':') {
+            Some((address, ports)) => (Some(address.parse().unwrap()), ports),
+            None => (None, rest),
+        };
+        let ports = ports.parse().unwrap();
+        Exposure::new(Protocol::from_name(protocol).unwrap(), address, ports, ports).unwrap()
+    });
+    let exposures = exposures.collect();
+    Workload::Function(Function { name: name(text), execution: Execution::default(), exposures })
+}
+
+const CAPACITY: u32 = 16_384;
+
+/// Sets the phase of a record as it is now.
+fn set_phase(tx: &Tx<'_>, text: &str, phase: Phase) -> Option<Generation> {
+    let now = tx.generation(&name(text)).unwrap()?;
+    tx.set_phase(&name(text), now, phase).unwrap()
+}
+
+/// Removes a record as it is now. Returns whether there was one.
+fn remove(tx: &Tx<'_>, text: &str) -> bool {
+    let now = tx.generation(&name(text)).unwrap();
+    now.is_some_and(|now| tx.remove(&name(text), now).unwrap())
+}
+
+#[test]
+fn a_record_lasts_once_committed() {
+    let dir = Dir::new();
+    let hello = function("hello", &["tcp 8080", "udp 192.0.2.1:53"]);
+    let mut store = Store::open(&dir.0).unwrap();
+    let tx = store.transaction().unwrap();
+    let record = tx.put(&hello, CAPACITY).unwrap();
+    assert_eq!(tx.get(&name("hello")).unwrap(), Some(record.clone()));
+    tx.commit().unwrap();
+    let tx = store.transaction().unwrap();
+    tx.put(&function("lost", &[]), CAPACITY).unwrap();
+    assert!(remove(&tx, "hello"));
+    drop(tx);
+    drop(store);
+
+    let store = Store::open_existing(&dir.0).unwrap().unwrap();
+    let generation = record.generation;
+    let expected =
+        Record { workload: hello, slot: Slot::new(0), phase: Phase::Pending, generation };
+    assert_eq!(record, expected);
+    assert_eq!(store.all().unwrap(), [record]);
+    assert_eq!(store.count().unwrap(), 1);
+}
+
+#[test]
+fn only_open_makes_anything_and_for_its_owner_only() {
+    let dir = Dir::new();
+    assert!(Store::open_existing(&dir.0).unwrap().is_none());
+    assert!(Store::set_aside(&dir.0).unwrap().is_none());
+    assert!(Lock::shared(&dir.0).unwrap().is_none());
+    assert_eq!(dir.files(), BTreeSet::new());
+    // What a process leaves that ended between making the file and writing to it.
+    dir.write(b"");
+    assert!(Store::open_existing(&dir.0).unwrap().is_none());
+    assert_eq!(dir.bytes(), b"");
+
+    let inner = dir.0.join("a/b");
+    let mut store = Store::open(&inner).unwrap();
+    let tx = store.transaction().unwrap();
+    tx.put(&function("a", &[]), CAPACITY).unwrap();
+    tx.commit().unwrap();
+    let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(&inner), 0o700);
+    let database = file::path(&inner);
+    assert_eq!((mode(&database), mode(&database.with_extension("db-journal"))), (0o600, 0o600));
+}
+
+#[test]
+fn a_name_keeps_its_slot_and_its_definition_is_replaced() {
+    let mut store = Store::in_memory().unwrap();
+    let tx = store.transaction().unwrap();
+    tx.put(&function("a", &["tcp 1-3"]), CAPACITY).unwrap();
+    tx.put(&function("b", &[]), CAPACITY).unwrap();
+    set_phase(&tx, "a", Phase::Up).unwrap();
+    let changed = tx.put(&function("a", &["tcp 3-4"]), CAPACITY).unwrap();
+    assert_eq!((changed.slot, changed.phase), (Slot::new(0), Phase::Pending));
+    tx.put(&function("b", &["tcp 1-2"]), CAPACITY).unwrap();
+    assert_eq!(tx.get(&name("a")).unwrap(), Some(changed));
+}
+
+#[test]
+fn what_is_removed_is_free_and_what_is_being_removed_is_not() {
+    let mut store = Store::in_memory().unwrap();
+    let tx = store.transaction().unwrap();
+    for text in ["a", "b", "c"] {
+        tx.put(&function(text, &[]), 3).unwrap();
+        set_phase(&tx, text, Phase::Up).unwrap();
+    }
+    tx.put(&function("a", &["tcp 80"]), 3).unwrap();
+    set_phase(&tx, "a", Phase::Removing).unwrap();
+    let full = tx.put(&function("d", &[]), 3).unwrap_err();
+    assert!(matches!(full, StoreError::PoolExhausted { capacity: 3, .. }), "{full:?}");
+    assert_eq!(full.to_string(), "no free slot for d: the pool has 3, and all are taken");
+    assert!(tx.put(&function("b", &["tcp 80"]), 3).is_err());
+    let unsettled: Vec<_> = tx.unsettled().unwrap().into_iter().map(|r| r.phase).collect();
+    assert_eq!(unsettled, [Phase::Removing]);
+
+    assert!(remove(&tx, "a"));
+    assert!(!remove(&tx, "a"));
+    assert_eq!(tx.put(&function("d", &["tcp 80"]), 3).unwrap().slot, Slot::new(0));
+    assert_eq!(set_phase(&tx, "a", Phase::Up), None);
+}
+
+#[test]
+fn ports_clash_as_sockets_do() {
+    for (held, asked, clash) in [
+        ("tcp 80", "tcp 80", true),
+        ("tcp 80", "udp 80", false),
+        ("tcp 80", "tcp 81", false),
+        ("tcp 80", "tcp 192.0.2.1:80", true),
+        ("tcp 192.0.2.1:80", "tcp 80", true),
+        ("tcp 192.0.2.1:80", "tcp 192.0.2.1:80", true),
+        ("tcp 192.0.2.1:80", "tcp 192.0.2.2:80", false),
+        ("tcp 80-90", "tcp 90-99", true),
+        ("tcp 80-90", "tcp 91-99", false),
+        ("tcp 80-90", "tcp 192.0.2.1:85", true),
+        ("sctp 85", "sctp 80-90", true),
+    ] {
+        let mut store = Store::in_memory().unwrap();
+        let tx = store.transaction().unwrap();
+        tx.put(&function("holder", &["udp 1", held]), CAPACITY).unwrap();
+        let put = tx.put(&function("asker", &["udp 2", asked]), CAPACITY);
+        assert_eq!(put.is_err(), clash, "{held} and {asked}: {put:?}");
+        if let Err(error) = put {
+            let StoreError::PortTaken { holder, held: by, .. } = &error else {
+                panic!("{error:?}")
+            };
+            let Workload::Function(function) = function("x", &[held]);
+            assert_eq!((holder.as_str(), by), ("holder", &function.exposures[0]));
+            assert_eq!(tx.count().unwrap(), 1, "nothing is recorded of a refused workload");
+        }
+    }
+    let mut store = Store::in_memory().unwrap();
+    let tx = store.transaction().unwrap();
+    tx.put(&function("web", &["tcp 8000-8010"]), CAPACITY).unwrap();
+    let error = tx.put(&function("api", &["tcp 192.0.2.1:8004"]), CAPACITY).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "cannot expose tcp 192.0.2.1:8004 -> 8004 for api: web has tcp 8000-8010 -> 8000-8010"
+    );
+    assert_eq!(error.hint().unwrap(), "choose another port, or run `riklet-sdn down web` first");
+}
+
+#[test]
+fn a_slot_can_be_taken_out_of_turn() {
+    let mut store = Store::in_memory().unwrap();
+    let tx = store.transaction().unwrap();
+    tx.put_at(&function("c", &[]), Slot::new(2)).unwrap();
+    assert_eq!(tx.put_at(&function("c", &[]), Slot::new(2)).unwrap().slot, Slot::new(2));
+    let taken = tx.put_at(&function("d", &[]), Slot::new(2)).unwrap_err();
+    assert_eq!(taken.to_string(), "cannot record d in slot 2: c is in slot 2");
+    let elsewhere = tx.put_at(&function("c", &[]), Slot::new(0)).unwrap_err();
+    assert_eq!(elsewhere.to_string(), "cannot record c in slot 0: c is in slot 2");
+    let slots = ["a", "b", "d"].map(|text| tx.put(&function(text, &[]), CAPACITY).unwrap().slot);
+    assert_eq!(slots, [0, 1, 3].map(Slot::new));
+    tx.put_at(&function("last", &[]), Slot::new(u16::MAX)).unwrap();
+    assert_eq!(tx.put(&function("e", &[]), 65_536).unwrap().slot, Slot::new(4));
+}
+
+#[test]
+fn settings_and_sysctls_are_kept() {
+    let mut store = Store::in_memory().unwrap();
+    let tx = store.transaction().unwrap();
+    assert_eq!(tx.setting(Setting::Pool).unwrap(), None);
+    tx.set_setting(Setting::Pool, "10.231.0.0/16").unwrap();
+    tx.set_setting(Setting::Pool, "10.232.0.0/16").unwrap();
+    tx.record_sysctl("net.ipv4.ip_forward", "0").unwrap();
+    tx.record_sysctl("net.ipv4.ip_forward", "1").unwrap();
+    tx.commit().unwrap();
+    assert_eq!(store.setting(Setting::Pool).unwrap().as_deref(), Some("10.232.0.0/16"));
+    assert_eq!(store.setting(Setting::Backend).unwrap(), None);
+    let sysctls = [("net.ipv4.ip_forward".to_owned(), "0".to_owned())];
+    assert_eq!(store.recorded_sysctls().unwrap(), BTreeMap::from(sysctls));
+    let tx = store.transaction().unwrap();
+    tx.clear_settings().unwrap();
+    tx.forget_sysctls().unwrap();
+    assert_eq!(tx.setting(Setting::Pool).unwrap(), None);
+    assert!(tx.recorded_sysctls().unwrap().is_empty());
+}
+
+#[test]
+fn the_nearest_name_is_found() {
+    let mut store = Store::in_memory().unwrap();
+    let tx = store.transaction().unwrap();
+    for text in ["hello", "help", "world"] {
+        tx.put(&function(text, &[]), CAPACITY).unwrap();
+    }
+    assert_eq!(tx.nearest("helo").unwrap(), Some(name("hello")));
+    assert_eq!(tx.nearest("elsewhere").unwrap(), None);
+}
+
+#[test]
+fn databases_that_are_not_ours_to_change_stay_as_they_are() {
+    let refused = |prepare: &dyn Fn(&Dir), expected: &str| {
+        let dir = Dir::new();
+        Store::open(&dir.0).unwrap();
+        prepare(&dir);
+        let (bytes, files) = (dir.bytes(), dir.files());
+        for error in [Store::open(&dir.0).unwrap_err(), Store::open_existing(&dir.0).unwrap_err()] {
+            let path = file::path(&dir.0).display().to_string();
+            assert_eq!(error.to_string().replace(&path, "DB"), expected);
+            assert!(error.hint().is_some());
+        }
+        assert_eq!((dir.bytes(), dir.files()), (bytes, files));
+    };
+    refused(
+        &|dir| dir.sql("PRAGMA user_version = 7"),
+        "DB has format 7; this version knows formats up to 3",
+    );
+    refused(&|dir| dir.sql("PRAGMA application_id = 7"), "DB is a database of another program");
+    refused(
+        &|dir| {
+            dir.write(b"");
+            dir.sql("CREATE TABLE theirs (x)");
+        },
+        "DB is a database of another program",
+    );
+    refused(&|dir| dir.write(&[b'x'; 8192]), "cannot open the database: DB is corrupt");
+    refused(&|dir| dir.write(b"short"), "cannot open the database: DB is corrupt");
+}
+
+#[test]
+fn a_record_that_does_not_parse_is_corruption() {
+    for damage in [
+        "UPDATE records SET definition = '{}'",
+        "UPDATE records SET definition = CAST(x'ff' AS TEXT)",
+        "PRAGMA ignore_check_constraints = 1; UPDATE records SET phase = 9",
+        "PRAGMA ignore_check_constraints = 1; UPDATE records SET slot = 70000",
+    ] {
+        let dir = Dir::new();
+        let mut store = Store::open(&dir.0).unwrap();
+        let tx = store.transaction().unwrap();
+        tx.put(&function("hello", &[]), CAPACITY).unwrap();
+        tx.commit().unwrap();
+        dir.sql(damage);
+        let error = store.all().unwrap_err();
+        assert!(error.is_corrupt(), "{damage}: {error:?}");
+        assert!(error.hint().unwrap().contains("repair --rebuild"));
+    }
+}
+
+#[test]
+fn a_corrupt_database_is_set_aside() {
+    let dir = Dir::new();
+    for number in 1..=2 {
+        Store::open(&dir.0).unwrap();
+        dir.write(&[b'x'; 8192]);
+        let aside = Store::set_aside(&dir.0).unwrap().unwrap();
+        assert_eq!(aside, dir.0.join(format!("riklet-sdn.db.corrupt-{number}")));
+        assert!(aside.exists());
+    }
+    assert!(dir.files().iter().all(|file| file.contains(".corrupt-")), "{:?}", dir.files());
+    assert_eq!(Store::open(&dir.0).unwrap().count().unwrap(), 0);
+}
+
+#[test]
+fn threads_get_slots_of_their_own() {
+    let dir = Dir::new();
+    std::thread::scope(|scope| {
+        for thread in 0..8 {
+            let dir = &dir.0;
+            scope.spawn(move || {
+                for number in 0..10 {
+                    let mut store = Store::open(dir).unwrap();
+                    let tx = store.transaction().unwrap();
+                    let name = format!("f{thread}-{number}");
+                    tx.put(&function(&name, &[]), CAPACITY).unwrap();
+                    tx.commit().unwrap();
+                }
+            });
+        }
+    });
+    let store = Store::open(&dir.0).unwrap();
+    let slots: BTreeSet<u16> = store.all().unwrap().iter().map(|r| r.slot.number()).collect();
+    assert_eq!(slots, (0..80).collect());
+}
+
+#[test]
+fn who_looks_while_another_process_makes_the_database_sees_all_of_it_or_nothing() {
+    for _ in 0..100 {
+        let dir = Dir::new();
+        std::thread::scope(|scope| {
+            scope.spawn(|| Store::open(&dir.0).unwrap());
+            for _ in 0..2 {
+                scope.spawn(|| while Store::open_existing(&dir.0).unwrap().is_none() {});
+            }
+        });
+    }
+}
+
+#[test]
+fn a_lock_is_held_alone_until_it_is_dropped() {
+    let dir = Dir::new();
+    let inside = AtomicU32::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                for _ in 0..50 {
+                    let lock = Lock::exclusive(&dir.0).unwrap();
+                    assert_eq!(inside.fetch_add(1, Ordering::SeqCst), 0);
+                    std::thread::yield_now();
+                    inside.fetch_sub(1, Ordering::SeqCst);
+                    drop(lock);
+                }
+            });
+        }
+    });
+    let _one = Lock::shared(&dir.0).unwrap().unwrap();
+    let _other = Lock::shared(&dir.0).unwrap().unwrap();
+}
+
+#[test]
+fn no_statement_of_an_up_or_a_down_scans_a_table() {
+    let mut store = Store::in_memory().unwrap();
+    let tx = store.transaction().unwrap();
+    for number in 0..10_000 {
+        let name = format!("f{number}");
+        let record = tx.put(&function(&name, &[&format!("tcp {}", 1000 + number)]), CAPACITY);
+        set_phase(&tx, record.unwrap().workload.name().as_str(), Phase::Up).unwrap();
+    }
+    tx.commit().unwrap();
+    for statement in [
+        sql::GET,
+        sql::UNSETTLED,
+        &runs::one(),
+        sql::SLOT,
+        sql::HOLDER,
+        sql::FREE,
+        sql::HIGHEST_TAKEN,
+        sql::HIGHEST_FREE,
+        sql::HIGHEST_SPARE,
+        sql::WARM,
+        sql::SPARE,
+        sql::TAKE_SPARE,
+        sql::FREE_SLOT,
+        sql::CLASH,
+        sql::RELEASE_PORTS,
+        sql::TAKE_SLOT,
+        sql::REMOVE,
+        sql::FORGET_MANIFEST,
+        sql::SET_PHASE,
+        sql::PUT,
+        sql::GENERATION,
+        sql::FREE_SPARE,
+    ] {
+        let explain = format!("EXPLAIN QUERY PLAN {statement}");
+        let mut query = store.connection.prepare(&explain).unwrap();
+        let count = query.parameter_count();
+        let rows = query.query_map(rusqlite::params_from_iter(vec![0; count]), |row| row.get(3));
+        let steps: Vec<String> = rows.unwrap().collect::<Result<_, _>>().unwrap();
+        let scans = steps.iter().filter(|step| step.contains("SCAN"));
+        // A partial index is read whole: it has the unsettled records only.
+        let whole = |step: &&String| step.contains("records_unsettled");
+        let scans: Vec<_> = scans.filter(|step| !whole(step)).collect();
+        assert!(scans.is_empty(), "{statement}: {scans:?}");
+        assert!(steps.iter().all(|step| !step.contains("TEMP B-TREE")), "{statement}: {steps:?}");
+    }
+}
+
+#[test]
+fn an_up_and_a_down_cost_the_same_however_many_there_are() {
+    let supervisor = "10@100".parse().unwrap();
+    let costs = [10, 10_000].map(|count| {
+        let mut store = Store::in_memory().unwrap();
+        let tx = store.transaction().unwrap();
+        for number in 0..count {
+            let text = format!("f{number}");
+            tx.put(&function(&text, &[&format!("tcp {}", 1000 + number)]), CAPACITY).unwrap();
+            set_phase(&tx, &text, Phase::Up).unwrap();
+            tx.begin_run(&name(&text), "qemu", supervisor, 5_000).unwrap();
+        }
+        for number in 0..count {
+            let slot = u16::try_from(count + number).unwrap();
+            tx.set_spare(Slot::new(slot), Spare::ALL[number % 3]).unwrap();
+        }
+        tx.commit().unwrap();
+        let (steps, ()) = store.steps(|store| {
+            let tx = store.transaction().unwrap();
+            assert!(tx.unsettled().unwrap().is_empty());
+            assert_eq!(tx.run(&name("new")).unwrap(), None);
+            let record = tx.put(&function("new", &["tcp 500-509"]), 2 * CAPACITY).unwrap();
+            let settled = tx.set_phase(&name("new"), record.generation, Phase::Up).unwrap();
+            assert_eq!(tx.unsettled().unwrap(), []);
+            let found = tx.get(&name("new")).unwrap().unwrap();
+            assert_eq!(Some(found.generation), settled);
+            set_phase(&tx, "new", Phase::Removing).unwrap();
+            let now = tx.generation(&name("new")).unwrap().unwrap();
+            assert!(tx.condemn(&name("new"), now).unwrap());
+            tx.commit().unwrap();
+        });
+        steps
+    });
+    assert_eq!(costs[0], costs[1]);
+}
+
+#[derive(Debug, Clone)]
+enum Operation {
+    Put(u8, Option<u16>),
+    PutAt(u8, u16),
+    Remove(u8),
+}
+
+fn operation() -> impl Strategy<Value = Operation> {
+    let name = 0..12_u8;
+    prop_oneof![
+        3 => (name.clone(), proptest::option::of(1..6_u16)).prop_map(|(n, p)| Operation::Put(n, p)),
+        1 => (name.clone(), 0..12_u16).prop_map(|(n, slot)| Operation::PutAt(n, slot)),
+        2 => name.prop_map(Operation::Remove),
+    ]
+}
+
+proptest! {
+    /// The store against a map from names to slots and ports.
+    #[test]
+    fn allocation_obeys_its_laws(operations in proptest::collection::vec(operation(), 1..60)) {
+        const SLOTS: u32 = 8;
+        let mut store = Store::in_memory().unwrap();
+        let mut model = BTreeMap::<String, (u16, Option<u16>)>::new();
+        for operation in operations {
+            let tx = store.transaction().unwrap();
+            let taken: BTreeSet<u16> = model.values().map(|&(slot, _)| slot).collect();
+            match operation {
+                Operation::Put(number, port) => {
+                    let name = format!("n{number}");
+                    let exposures: Vec<_> = port.iter().map(|port| format!("tcp {port}")).collect();
+                    let exposures: Vec<_> = exposures.iter().map(String::as_str).collect();
+                    let put = tx.put(&function(&name, &exposures), SLOTS);
+                    let lowest = (0..8).find(|slot| !taken.contains(slot));
+                    let slot = model.get(&name).map(|&(slot, _)| slot).or(lowest);
+                    let holds = |(other, &(_, held)): (&String, &(_, Option<u16>))| {
+                        *other != name && held.is_some() && held == port
+                    };
+                    let clash = model.iter().any(holds);
+                    match (slot, clash) {
+                        (None, _) => {
+                            let exhausted = matches!(put, Err(StoreError::PoolExhausted { .. }));
+                            prop_assert!(exhausted);
+                        }
+                        (_, true) => {
+                            let taken = matches!(put, Err(StoreError::PortTaken { .. }));
+                            prop_assert!(taken);
+                        }
+                        (Some(slot), false) => {
+                            prop_assert_eq!(put.unwrap().slot, Slot::new(slot));
+                            model.insert(name, (slot, port));
+                        }
+                    }
+                }
+                Operation::PutAt(number, slot) => {
+                    let name = format!("n{number}");
+                    let put = tx.put_at(&function(&name, &[]), Slot::new(slot));
+                    let held = model.get(&name).map(|&(held, _)| held);
+                    let allowed = held.map_or(!taken.contains(&slot), |held| held == slot);
+                    prop_assert_eq!(put.is_ok(), allowed);
+                    if allowed {
+                        model.insert(name, (slot, None));
+                    }
+                }
+                Operation::Remove(number) => {
+                    let text = format!("n{number}");
+                    let removed = remove(&tx, &text);
+                    prop_assert_eq!(removed, model.remove(&text).is_some());
+                }
+            }
+            tx.commit().unwrap();
+            let found = store.all().unwrap();
+            let found = found.iter().map(|record| {
+                let port = record.workload.exposures().first().map(|e| e.host_ports().first());
+                (record.workload.name().to_string(), (record.slot.number(), port))
+            });
+            prop_assert_eq!(found.collect::<BTreeMap<_, _>>(), model.clone());
+        }
+    }
+}
+
+#[test]
+fn a_run_outlives_its_record() {
+    let mut store = Store::in_memory().unwrap();
+    let (name, other): (InstanceName, InstanceName) =
+        ("hello".parse().unwrap(), "other".parse().unwrap());
+    let (supervisor, process) = ("10@100".parse().unwrap(), "11@101".parse().unwrap());
+    let tx = store.transaction().unwrap();
+    tx.begin_run(&name, "qemu", supervisor, 5_000).unwrap();
+    tx.begin_run(&other, "builtin", supervisor, 5_001).unwrap();
+    tx.set_run_process(&name, supervisor, process).unwrap();
+    tx.set_run_ready(&name, supervisor, 750).unwrap();
+    tx.set_run_stopping(&name, supervisor).unwrap();
+    let end = |at, reason: &str, failed| End { at, reason: reason.into(), failed };
+    tx.end_run(&other, supervisor, &end(6_000, "powered off", true)).unwrap();
+    tx.end_run(&other, supervisor, &end(7_000, "lost", false)).unwrap();
+    // Whoever is not its supervisor, and comes too late, says nothing of it.
+    tx.set_run_stopping(&other, supervisor).unwrap();
+    tx.set_run_process(&name, process, supervisor).unwrap();
+    tx.set_run_ready(&name, process, 1).unwrap();
+    tx.end_run(&name, process, &end(8_000, "stopped", false)).unwrap();
+    tx.commit().unwrap();
+
+    let run = Run {
+        name: name.clone(),
+        vmm: "qemu".into(),
+        supervisor,
+        process: Some(process),
+        started: 5_000,
+        ready: Some(750),
+        stopping: true,
+        end: None,
+    };
+    assert_eq!(store.run(&name).unwrap().as_ref(), Some(&run));
+    assert_eq!(store.runs_under_way().unwrap(), [run]);
+    let ended = store.run(&other).unwrap().unwrap();
+    assert_eq!(ended.end, Some(end(6_000, "powered off", true)));
+    assert_eq!((ended.process, ended.stopping), (None, false));
+    assert_eq!(store.runs().unwrap().len(), 2);
+
+    let tx = store.transaction().unwrap();
+    tx.forget_run(&name).unwrap();
+    tx.begin_run(&other, "qemu", process, 8_000).unwrap();
+    tx.commit().unwrap();
+    assert_eq!(store.run(&other).unwrap().unwrap().end, None, "a new run has not ended");
+}

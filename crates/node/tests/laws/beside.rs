@@ -1,0 +1,178 @@
+//! Law 6 for a process that stays, beside others that change the same records: what it writes later is of the records
+//! as it knew them, and what another process acknowledged meanwhile holds.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use riklet_core::{
+    flows::Flows,
+    model::{InstanceName, Slot, Workload},
+};
+use riklet_kernel::fake::{FakeKernel, Fault};
+use riklet_sdn::{Request, Sdn, UpOptions, Which};
+
+use crate::{
+    node::{Node, Operation, function},
+    resident::{Turn, assert_sound, take},
+};
+
+/// What another process does between two turns of the daemon.
+#[derive(Debug, Clone)]
+enum Beside {
+    /// It comes to its end.
+    Done(Operation),
+    /// It is killed before the first change of the kernel.
+    Killed(Operation),
+}
+
+fn up(number: u16, ports: &[u16]) -> Operation {
+    Operation::Up(vec![function(number, ports)])
+}
+
+fn down(number: u16) -> Operation {
+    Operation::Down(function(number, &[]).name().clone())
+}
+
+/// What is recorded once an operation is recorded, whether or not the kernel follows yet.
+fn note(operation: &Operation, model: &mut BTreeMap<InstanceName, Workload>) {
+    if let Operation::Up(workloads) = operation {
+        model.extend(workloads.iter().map(|w| (w.name().clone(), w.clone())));
+    }
+    operation.remove_from(model);
+}
+
+fn recorded(daemon: &mut Sdn<FakeKernel>) -> BTreeMap<InstanceName, Workload> {
+    let listed = daemon.list().unwrap().into_iter();
+    listed.map(|l| (l.instance.name().clone(), l.instance.workload)).collect()
+}
+
+/// The histories of one name that another process may make while something is deferred.
+fn histories() -> Vec<Vec<Beside>> {
+    use Beside::{Done, Killed};
+    vec![
+        vec![],
+        vec![Done(up(0, &[8000]))],
+        vec![Done(up(0, &[8003]))],
+        vec![Done(down(0))],
+        vec![Done(down(0)), Done(up(0, &[8000]))],
+        vec![Done(up(0, &[8000])), Done(down(0)), Done(up(0, &[8001]))],
+        vec![Done(down(0)), Done(up(1, &[8000]))],
+        vec![Done(up(1, &[8002]))],
+        vec![Done(Operation::Repair), Done(up(0, &[8000]))],
+        vec![Done(Operation::DownAll { purge: false }), Done(up(0, &[]))],
+        vec![Done(Operation::DownAll { purge: true }), Done(up(0, &[8001]))],
+        vec![Killed(up(0, &[8003]))],
+        vec![Killed(down(0))],
+        vec![Done(up(0, &[8000])), Killed(down(0))],
+        vec![Done(down(0)), Killed(up(0, &[8003]))],
+        vec![Killed(down(0)), Killed(up(0, &[8003]))],
+    ]
+}
+
+#[test]
+fn what_another_process_acknowledges_holds() {
+    let later = [
+        vec![],
+        vec![Turn::Batch(vec![up(2, &[8000])])],
+        vec![Turn::Batch(vec![down(0)])],
+        vec![Turn::Batch(vec![up(0, &[8005])])],
+        vec![Turn::Prepare(2), Turn::Batch(vec![up(2, &[8004])])],
+        vec![Turn::Reap, Turn::Batch(vec![up(2, &[8004])])],
+        vec![Turn::Heal],
+    ];
+    let first = [
+        vec![Turn::Batch(vec![up(0, &[8000])])],
+        vec![Turn::Batch(vec![up(0, &[8000])]), Turn::Batch(vec![down(0)])],
+        vec![Turn::Batch(vec![up(0, &[8000]), up(1, &[])]), Turn::Batch(vec![down(0)])],
+        vec![Turn::Batch(vec![up(0, &[8000])]), Turn::Batch(vec![down(0), up(3, &[])])],
+        vec![
+            Turn::Prepare(2),
+            Turn::Batch(vec![up(0, &[8000])]),
+            Turn::Batch(vec![up(0, &[8001])]),
+        ],
+    ];
+    for first in &first {
+        for history in histories() {
+            for later in &later {
+                one_history(first, &history, later);
+            }
+        }
+    }
+}
+
+fn one_history(first: &[Turn], history: &[Beside], later: &[Turn]) {
+    let mut node = Node::new();
+    let mut daemon = node.sdn().resident();
+    let mut model = BTreeMap::new();
+    let turn = |turn: &Turn, daemon: &mut Sdn<FakeKernel>, model: &mut _| {
+        let refused = take(turn, daemon);
+        if let Turn::Batch(operations) = turn {
+            let done = operations.iter().zip(refused).filter(|(_, refused)| refused.is_none());
+            done.for_each(|(operation, _)| note(operation, model));
+        }
+    };
+    for first in first {
+        turn(first, &mut daemon, &mut model);
+    }
+    for beside in history {
+        let (operation, killed) = match beside {
+            Beside::Done(operation) => (operation, false),
+            Beside::Killed(operation) => (operation, true),
+        };
+        let at = node.kernel.system().effects;
+        node.kernel.system().fault = killed.then_some((at, Fault::Stop));
+        let done = node.run_to_the_fault(operation);
+        node.kernel.system().fault = None;
+        if done.is_none_or(|done| done.is_ok()) {
+            note(operation, &mut model);
+        }
+    }
+    for later in later {
+        turn(later, &mut daemon, &mut model);
+    }
+    daemon.flush().unwrap();
+    let told = format!("{first:?}, beside it {history:?}, then {later:?}");
+    // Whoever is killed leaves it to the next.
+    daemon.repair().unwrap();
+    assert_eq!(recorded(&mut daemon), model, "{told}");
+    assert_sound(&node, &mut daemon);
+    let exposures = model.values().map(|workload| workload.exposures().len());
+    assert_eq!(node.exposed(), exposures.sum::<usize>(), "{told}");
+}
+
+#[test]
+fn the_flows_of_another_s_instance_are_its_own() {
+    let mut node = Node::new();
+    let mut daemon = node.sdn().resident();
+    // An odd port is UDP.
+    take(&Turn::Batch(vec![up(0, &[8001])]), &mut daemon);
+    take(&Turn::Batch(vec![down(0)]), &mut daemon);
+    daemon.flush().unwrap();
+    node.run(&Operation::Repair).unwrap();
+    node.run(&up(1, &[])).unwrap();
+    let listed = daemon.list().unwrap();
+    assert_eq!(listed[0].instance.slot, Slot::new(0), "the slot that the daemon's had");
+    let guest = listed[0].instance.addresses.guest;
+    node.kernel.system().forgotten.clear();
+    take(&Turn::Batch(vec![up(2, &[8001])]), &mut daemon);
+    let forgotten: BTreeSet<_> = node.kernel.system().forgotten.iter().copied().collect();
+    assert!(!forgotten.contains(&Flows::Guest { guest }), "{forgotten:?}");
+}
+
+#[test]
+fn what_could_not_be_done_once_is_tried_again_when_another_process_asks_for_something_else() {
+    let mut node = Node::new();
+    let mut daemon = node.sdn().resident();
+    take(&Turn::Batch(vec![up(0, &[8000])]), &mut daemon);
+    let interface = Slot::new(0).interface();
+    let alias = node.kernel.system().links.get_mut(&interface).unwrap().alias.take();
+    assert_eq!(daemon.repair().unwrap().failures.len(), 1);
+    node.kernel.system().links.get_mut(&interface).unwrap().alias = alias;
+    let at = node.kernel.system().effects;
+    node.kernel.system().fault = Some((at, Fault::Stop));
+    assert!(node.run_to_the_fault(&up(0, &[8002])).is_none());
+    node.kernel.system().fault = None;
+    let other = Request::Up(vec![function(1, &[])], UpOptions::default());
+    daemon.apply(&[other]).remove(0).unwrap();
+    assert_sound(&node, &mut daemon);
+    daemon.down(&Which::All, true).unwrap();
+}

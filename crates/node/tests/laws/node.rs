@@ -1,0 +1,153 @@
+use std::{
+    collections::BTreeMap,
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::PathBuf,
+    sync::atomic::{AtomicU32, Ordering},
+};
+
+use proptest::prelude::*;
+use riklet_core::{
+    firewall::Entry,
+    model::{
+        Account, Execution, Exposure, Function, InstanceName, PortRange, Protocol, Queues, Workload,
+    },
+};
+use riklet_kernel::fake::{FakeKernel, Stopped, System};
+use riklet_sdn::{Config, Report, Sdn, SdnError, UpOptions, Which};
+
+/// A node with a kernel in memory, and a state directory that goes with it.
+pub(crate) struct Node {
+    pub(crate) kernel: FakeKernel,
+    state_dir: PathBuf,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) enum Operation {
+    Up(Vec<Workload>),
+    Down(InstanceName),
+    DownAll { purge: bool },
+    Repair,
+}
+
+/// Few names and few ports, so that operations meet.
+pub(crate) fn operation() -> impl Strategy<Value = Operation> {
+    let ports = prop::collection::btree_set(8000..8006u16, 0..3);
+    let user = prop::option::of((1000..1002u32).prop_map(Account::Id));
+    let workload = (0..4u16, ports, user, 1..=2i64).prop_map(|(number, ports, user, queues)| {
+        let queues = Queues::new(queues).ok();
+        let execution = Execution { user, queues, ..Execution::default() };
+        run_as(execution, number, &ports.into_iter().collect::<Vec<_>>())
+    });
+    let distinct = prop::collection::vec(workload, 1..3).prop_map(|workloads| {
+        let named = workloads.into_iter().map(|workload| (workload.name().clone(), workload));
+        Operation::Up(named.collect::<BTreeMap<_, _>>().into_values().collect())
+    });
+    prop_oneof![
+        6 => distinct,
+        3 => (0..4u16).prop_map(|number| Operation::Down(function(number, &[]).name().clone())),
+        1 => any::<bool>().prop_map(|purge| Operation::DownAll { purge }),
+        1 => Just(Operation::Repair),
+    ]
+}
+
+/// The function `f<number>`, with these ports of the host by TCP (even) or UDP (odd).
+pub(crate) fn function(number: u16, ports: &[u16]) -> Workload {
+    run_as(Execution::default(), number, ports)
+}
+
+/// The same, run like this.
+pub(crate) fn run_as(execution: Execution, number: u16, ports: &[u16]) -> Workload {
+    let exposure = |&port: &u16| {
+        let protocol = if port % 2 == 0 { Protocol::Tcp } else { Protocol::Udp };
+        let host = PortRange::new(port.into(), port.into()).unwrap();
+        Exposure::new(protocol, None, host, "80".parse().unwrap()).unwrap()
+    };
+    Workload::Function(Function {
+        name: format!("f{number}").parse().unwrap(),
+        execution,
+        exposures: ports.iter().map(exposure).collect(),
+    })
+}
+
+impl Operation {
+    pub(crate) fn remove_from(&self, model: &mut BTreeMap<InstanceName, Workload>) {
+        match self {
+            Self::Down(name) => drop(model.remove(name)),
+            Self::DownAll { .. } => model.clear(),
+            Self::Up(_) | Self::Repair => {}
+        }
+    }
+}
+
+impl Node {
+    pub(crate) fn new() -> Self {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let name = format!("riklet-sdn-laws-{}-{number}", std::process::id());
+        Self { kernel: FakeKernel::new(), state_dir: std::env::temp_dir().join(name) }
+    }
+
+    /// A process of its own: nothing but the kernel and the state directory lasts from one to the next.
+    pub(crate) fn sdn(&self) -> Sdn<FakeKernel> {
+        let config = Config { state_dir: self.state_dir.clone(), ..Config::default() };
+        Sdn::with_kernel(config, self.kernel.clone())
+    }
+
+    /// Does it. Taking down what is not there does nothing.
+    pub(crate) fn run(&mut self, operation: &Operation) -> Result<Report, SdnError> {
+        let mut sdn = self.sdn();
+        match operation {
+            Operation::Up(workloads) => sdn.up(workloads, UpOptions::default()),
+            Operation::Down(name) => match sdn.down(&Which::Named([name.clone()].into()), false) {
+                Err(SdnError::Unknown { .. }) => Ok(Report::default()),
+                done => done,
+            },
+            Operation::DownAll { purge } => sdn.down(&Which::All, *purge),
+            Operation::Repair => sdn.repair(),
+        }
+    }
+
+    /// Does it, as far as the fault lets it; `None` where that stopped it.
+    pub(crate) fn run_to_the_fault(
+        &mut self,
+        operation: &Operation,
+    ) -> Option<Result<Report, SdnError>> {
+        match catch_unwind(AssertUnwindSafe(|| self.run(operation))) {
+            Ok(done) => Some(done),
+            Err(stop) if stop.is::<Stopped>() => None,
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
+    }
+
+    /// What was asked for beyond the records: a purge that was stopped is asked for again.
+    pub(crate) fn finish(&mut self, operation: &Operation) {
+        if let Operation::DownAll { purge: true } = operation {
+            self.run(operation).unwrap();
+        }
+    }
+
+    /// What the kernel holds, without what is only a count or a log.
+    pub(crate) fn state(&self) -> System {
+        let system = self.kernel.system().clone();
+        System { effects: 0, listings: 0, forgotten: vec![], fault: None, ..system }
+    }
+
+    /// How many ports of the host lead somewhere.
+    pub(crate) fn exposed(&self) -> usize {
+        let system = self.kernel.system();
+        let entries = system.firewall.values().flat_map(|ruleset| &ruleset.entries);
+        entries.filter(|entry| matches!(entry, Entry::Exposure { .. })).count()
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "the damage is the test's own")]
+    pub(crate) fn corrupt_the_store(&self) {
+        std::fs::write(self.state_dir.join("riklet-sdn.db"), "no database at all").unwrap();
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        // Where the test never got so far as to make it, there is none.
+        let _missing = std::fs::remove_dir_all(&self.state_dir);
+    }
+}

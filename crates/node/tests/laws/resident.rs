@@ -1,0 +1,246 @@
+//! The same laws for a process that stays: batches, warm and condemned slots, chores.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    panic::{AssertUnwindSafe, catch_unwind},
+};
+
+use proptest::prelude::*;
+use riklet_core::flows::Flows;
+use riklet_kernel::fake::{FakeKernel, Fault, Stopped};
+use riklet_sdn::{Request, Sdn, UpOptions, Which, store::Spare};
+
+use crate::node::{Node, Operation, function, operation};
+
+/// What a daemon does in turn.
+#[derive(Debug, Clone)]
+pub(crate) enum Turn {
+    /// These requests at once.
+    Batch(Vec<Operation>),
+    /// So many TAPs in advance.
+    Prepare(usize),
+    /// The TAPs of those that are gone.
+    Reap,
+    /// Every slot, and what all share.
+    Heal,
+}
+
+fn turn() -> impl Strategy<Value = Turn> {
+    let change = operation().prop_filter("of the records only", |operation| {
+        !matches!(operation, Operation::DownAll { purge: true } | Operation::Repair)
+    });
+    prop_oneof![
+        5 => prop::collection::vec(change, 1..6).prop_map(Turn::Batch),
+        2 => (1..4usize).prop_map(Turn::Prepare),
+        2 => Just(Turn::Reap),
+        1 => Just(Turn::Heal),
+    ]
+}
+
+fn request(operation: &Operation) -> Request {
+    match operation {
+        Operation::Up(workloads) => Request::Up(workloads.clone(), UpOptions::default()),
+        Operation::Down(name) => Request::Down(Which::Named([name.clone()].into())),
+        Operation::DownAll { .. } | Operation::Repair => Request::Down(Which::All),
+    }
+}
+
+/// Does it; for a batch, which of its requests were refused.
+pub(crate) fn take(turn: &Turn, daemon: &mut Sdn<FakeKernel>) -> Vec<Option<String>> {
+    let kernel = &mut daemon.kernel().clone();
+    let chore = match turn {
+        Turn::Batch(operations) => {
+            let requests: Vec<_> = operations.iter().map(request).collect();
+            let answers = daemon.apply(&requests).into_iter();
+            return answers.map(|answer| answer.err().map(|error| error.to_string())).collect();
+        }
+        Turn::Heal => {
+            let slots = (0..12).map(riklet_core::model::Slot::new).collect();
+            daemon.heal(&slots).unwrap();
+            return vec![];
+        }
+        Turn::Prepare(count) => daemon.prepare(*count).unwrap(),
+        Turn::Reap => daemon.condemned().unwrap(),
+    };
+    if let Some(chore) = chore {
+        let done = chore.run(kernel);
+        daemon.finish(&done).unwrap();
+    }
+    vec![]
+}
+
+/// Nothing is there but what is recorded, and what is kept warm.
+pub(crate) fn assert_sound(node: &Node, daemon: &mut Sdn<FakeKernel>) {
+    assert!(daemon.check().unwrap().is_empty(), "{:#?}", daemon.check().unwrap());
+    let (_, spares) = daemon.counts().unwrap();
+    let count = |spare| spares.get(&spare).copied().unwrap_or_default();
+    let links = node.kernel.system().links.len();
+    let recorded = daemon.list().unwrap().len();
+    assert_eq!(links, recorded + count(Spare::Warm) + count(Spare::Condemned), "{spares:?}");
+    assert_eq!(count(Spare::Preparing), 0);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+
+    /// Law 6 within one process: a batch ends as its requests would one after another, each with the same answer;
+    /// and law 1: then there is no drift.
+    #[test]
+    fn a_batch_is_its_requests_one_after_another(turns in prop::collection::vec(turn(), 1..10)) {
+        let (together, mut apart) = (Node::new(), Node::new());
+        let mut daemon = together.sdn().resident();
+        for turn in &turns {
+            let answers = take(turn, &mut daemon);
+            if let Turn::Batch(operations) = turn {
+                let alone = operations.iter().map(|operation| {
+                    let mut sdn = apart.sdn();
+                    sdn.apply(&[request(operation)]).remove(0).err().map(|error| error.to_string())
+                });
+                let told = |text: Option<String>| text.map(|text| text.split(" is held").next().unwrap().to_owned());
+                let alone: Vec<_> = alone.map(told).collect();
+                let answers: Vec<_> = answers.into_iter().map(told).collect();
+                prop_assert_eq!(answers, alone);
+            }
+            assert_sound(&together, &mut daemon);
+        }
+        let recorded = |sdn: &mut Sdn<FakeKernel>| -> BTreeMap<_, _> {
+            let listed = sdn.list().unwrap().into_iter();
+            listed.map(|l| (l.instance.name().clone(), l.instance.workload)).collect()
+        };
+        prop_assert_eq!(recorded(&mut daemon), recorded(&mut apart.sdn()));
+        prop_assert_eq!(together.exposed(), apart.exposed());
+        apart.run(&Operation::Repair).unwrap();
+    }
+
+    /// Law 2: killed before any effect of a turn, or refused any, the daemon that is started next ends where it
+    /// would have ended, as far as functions see it, and nothing leaks.
+    #[test]
+    fn a_fault_anywhere_is_repaired_by_the_next(
+        before in prop::collection::vec(turn(), 0..5),
+        faulty in turn(),
+        fault in prop_oneof![Just(Fault::Stop), Just(Fault::Refuse)],
+    ) {
+        let prepared = || {
+            let node = Node::new();
+            let mut daemon = node.sdn().resident();
+            for turn in &before {
+                take(turn, &mut daemon);
+            }
+            (node, daemon)
+        };
+        let (sound, mut daemon) = prepared();
+        let start = sound.kernel.system().effects;
+        take(&faulty, &mut daemon);
+        let effects = sound.kernel.system().effects - start;
+        for at in 0..effects {
+            let (node, mut daemon) = prepared();
+            node.kernel.system().fault = Some((start + at, fault));
+            let caught = catch_unwind(AssertUnwindSafe(|| take(&faulty, &mut daemon)));
+            if let Err(panic) = caught && !panic.is::<Stopped>() {
+                std::panic::resume_unwind(panic);
+            }
+            node.kernel.system().fault = None;
+            drop(daemon);
+            let mut next = node.sdn().resident();
+            next.repair().unwrap();
+            assert_sound(&node, &mut next);
+            next.down(&Which::All, true).unwrap();
+            prop_assert!(node.kernel.system().links.is_empty());
+            prop_assert!(node.kernel.system().firewall.is_empty());
+        }
+    }
+}
+
+#[test]
+fn a_warm_slot_costs_an_alias_and_one_transaction() {
+    let node = Node::new();
+    let mut daemon = node.sdn().resident();
+    daemon.begin().unwrap();
+    daemon.repair().unwrap();
+    take(&Turn::Prepare(2), &mut daemon);
+    let before = node.kernel.system().effects;
+    let requests: Vec<_> = (0..2)
+        .map(|number| {
+            Request::Up(vec![function(number, &[8000 + number * 2])], UpOptions::default())
+        })
+        .collect();
+    let answers = daemon.apply(&requests);
+    let steps: Vec<_> = answers.iter().map(|a| a.as_ref().unwrap().done.len()).collect();
+    assert_eq!(steps, [2, 2], "its own part of what was done together");
+    assert_eq!(node.kernel.system().effects - before, 3, "two aliases, one transaction");
+    assert_eq!(node.exposed(), 2);
+    assert_sound(&node, &mut daemon);
+}
+
+#[test]
+fn a_slot_is_not_used_again_before_its_tap_is_gone() {
+    let node = Node::new();
+    let mut daemon = node.sdn().resident();
+    let up = |number| Request::Up(vec![function(number, &[])], UpOptions::default());
+    daemon.apply(&[up(0)]);
+    daemon.apply(&[Request::Down(Which::All)]);
+    let chore = daemon.condemned().unwrap().unwrap();
+    daemon.apply(&[up(1)]);
+    let slots = |daemon: &mut Sdn<FakeKernel>| -> Vec<_> {
+        daemon.list().unwrap().iter().map(|l| l.instance.slot.number()).collect()
+    };
+    assert_eq!(slots(&mut daemon), [1]);
+    assert!(daemon.condemned().unwrap().is_none(), "somebody is at it");
+    let done = chore.run(&mut node.kernel.clone());
+    daemon.finish(&done).unwrap();
+    daemon.apply(&[up(2)]);
+    assert_eq!(slots(&mut daemon), [1, 0]);
+}
+
+#[test]
+fn a_port_that_moves_takes_its_flows_along_at_once() {
+    let node = Node::new();
+    let mut daemon = node.sdn().resident();
+    // An odd port is UDP.
+    let up = |number, port| Request::Up(vec![function(number, &[port])], UpOptions::default());
+    daemon.apply(&[up(0, 8001), up(1, 8003)]);
+    let guest = daemon.list().unwrap()[0].instance.addresses.guest;
+    node.kernel.system().forgotten.clear();
+    daemon.apply(&[Request::Down(Which::All)]);
+    let forgotten = || -> BTreeSet<_> { node.kernel.system().forgotten.iter().copied().collect() };
+    assert_eq!(forgotten(), [].into(), "it is answered before");
+    daemon.apply(&[up(2, 8001)]);
+    assert!(forgotten().contains(&Flows::Guest { guest }), "{:?}", forgotten());
+    assert_eq!(forgotten().iter().filter(|f| matches!(f, Flows::Guest { .. })).count(), 1);
+}
+
+#[test]
+fn one_that_nothing_can_be_done_for_does_not_slow_the_others() {
+    let node = Node::new();
+    let mut daemon = node.sdn().resident();
+    let up = |number: u16| {
+        Request::Up(vec![function(number, &[8000 + number * 2])], UpOptions::default())
+    };
+    daemon.apply(&[up(0)]);
+    let name = riklet_core::model::Slot::new(0).interface();
+    node.kernel.system().links.get_mut(&name).unwrap().alias = None;
+    assert_eq!(daemon.repair().unwrap().failures.len(), 1);
+    daemon.apply(&[up(1)]);
+    let listings = node.kernel.system().listings;
+    let answers = daemon.apply(&[up(2)]);
+    assert!(answers[0].as_ref().unwrap().failures.is_empty());
+    // Of the gates, which a watched kernel remembers.
+    assert_eq!(node.kernel.system().listings - listings, 1);
+    node.kernel.system().links.remove(&name);
+    daemon.heal(&[riklet_core::model::Slot::new(0)].into()).unwrap();
+    assert_sound(&node, &mut daemon);
+}
+
+#[test]
+fn counting_slots_writes_nothing() {
+    let node = Node::new();
+    let mut daemon = node.sdn().resident();
+    let up = |number| Request::Up(vec![function(number, &[])], UpOptions::default());
+    daemon.apply(&[up(0), up(1)]);
+    daemon.apply(&[Request::Down(Which::Named([function(0, &[]).name().clone()].into()))]);
+    let counted = daemon.counts().unwrap();
+    assert!(daemon.has_deferred());
+    assert_eq!(counted, (1, [(Spare::Condemned, 1)].into()));
+    daemon.flush().unwrap();
+    assert_eq!(daemon.counts().unwrap(), counted);
+}

@@ -1,0 +1,160 @@
+//! What a VMM needs to attach a guest to its TAP, in each VMM's own words. Pure.
+
+use std::net::Ipv4Addr;
+
+use serde_json::{Value, json};
+
+use riklet_core::model::{Addresses, Dns, InstanceName, InterfaceName, MacAddress, Queues};
+use riklet_sdn::Instance;
+
+/// The guest's own name of its NIC.
+pub(super) const GUEST_INTERFACE: &str = "eth0";
+
+/// An instance as its VMM sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Attachment {
+    /// The instance's name.
+    pub name: InstanceName,
+    /// The TAP.
+    pub interface: InterfaceName,
+    /// The guest's address, in a /30.
+    pub guest: Ipv4Addr,
+    /// The host's address: the guest's gateway.
+    pub host: Ipv4Addr,
+    /// The MAC address that the guest's NIC must have.
+    pub guest_mac: MacAddress,
+    /// The MTU in bytes.
+    pub mtu: u32,
+    /// How many pairs of queues the TAP is opened with, at least one.
+    pub queues: u8,
+    /// Whom the guest asks for names, at most [`Dns::MAX`].
+    pub dns: Vec<Ipv4Addr>,
+}
+
+impl Attachment {
+    /// The attachment of this instance. Where its definition does not say whom the guest asks for names, these are
+    /// the first of the host's `resolvers` ([`riklet_kernel::Kernel::resolvers`]).
+    #[must_use]
+    pub fn of(instance: &Instance, resolvers: &[Ipv4Addr]) -> Self {
+        let execution = instance.workload.execution();
+        let servers = execution.dns.as_ref().map_or(resolvers, Dns::servers);
+        Self {
+            name: instance.name().clone(),
+            interface: instance.interface(),
+            guest: instance.addresses.guest,
+            host: instance.addresses.host,
+            guest_mac: instance.guest_mac(),
+            mtu: instance.mtu,
+            queues: execution.queues.map_or(1, Queues::get),
+            dns: servers.iter().take(Dns::MAX).copied().collect(),
+        }
+    }
+}
+
+/// The `network-interfaces` of a Firecracker configuration file (`NetworkInterface` of its API).
+#[must_use]
+pub fn firecracker(attachment: &Attachment) -> Value {
+    json!([firecracker_interface(attachment)])
+}
+
+/// One `NetworkInterface` of Firecracker's API, with the fields that every version has.
+pub(super) fn firecracker_interface(attachment: &Attachment) -> Value {
+    json!({
+        "iface_id": GUEST_INTERFACE,
+        "host_dev_name": attachment.interface.as_str(),
+        "guest_mac": attachment.guest_mac.to_string(),
+    })
+}
+
+/// The argument of a Linux kernel that configures its NIC before anything runs
+/// (Documentation/admin-guide/nfs/nfsroot.rst): client, no server, gateway, netmask, host name, device, no
+/// autoconfiguration, and the servers for names. A kernel without `CONFIG_IP_PNP`, as Debian's, leaves it to the
+/// guest's first program.
+///
+/// The host name is the part of the instance's name before the first `.`: the kernel would take what follows
+/// as the NIS domain.
+#[must_use]
+pub fn boot_args(attachment: &Attachment) -> String {
+    let Attachment { name, guest, host, dns, .. } = attachment;
+    let host_name = name.as_str().split('.').next().unwrap_or_default();
+    let netmask = Addresses::NETMASK;
+    let argument = format!("ip={guest}::{host}:{netmask}:{host_name}:{GUEST_INTERFACE}:off");
+    dns.iter().fold(argument, |argument, server| format!("{argument}:{server}"))
+}
+
+/// Variables of a POSIX shell, one a line. No value needs quotes: names, addresses and numbers only.
+#[must_use]
+pub fn env(attachment: &Attachment) -> String {
+    let Attachment { name, interface, guest, host, guest_mac, mtu, .. } = attachment;
+    let netmask = Addresses::NETMASK;
+    format!(
+        "RIKLET_NAME={name}\nRIKLET_TAP={interface}\nRIKLET_GUEST_ADDRESS={guest}\n\
+         RIKLET_GUEST_MAC={guest_mac}\nRIKLET_GATEWAY={host}\nRIKLET_NETMASK={netmask}\n\
+         RIKLET_MTU={mtu}\n"
+    )
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use riklet_core::model::{Execution, Function, Pool, Slot, Workload};
+    use riklet_sdn::store::Phase;
+
+    pub(crate) fn attachment() -> Attachment {
+        let slot = Slot::new(1);
+        let addresses = "10.231.0.0/16".parse::<Pool>().unwrap().addresses(slot).unwrap();
+        Attachment {
+            name: "hello.v2".parse().unwrap(),
+            interface: slot.interface(),
+            guest: addresses.guest,
+            host: addresses.host,
+            guest_mac: slot.guest_mac(),
+            mtu: 1400,
+            queues: 1,
+            dns: vec![],
+        }
+    }
+
+    #[test]
+    fn a_guest_asks_whom_its_definition_or_its_host_names() {
+        let servers: Vec<_> = (1..=3).map(|last| Ipv4Addr::new(192, 0, 2, last)).collect();
+        let attached = |dns: Option<&[Ipv4Addr]>| {
+            let dns = dns.map(|servers| Dns::try_from(servers.to_vec()).unwrap());
+            let execution = Execution { queues: Queues::new(4).ok(), dns, ..Execution::default() };
+            let function =
+                Function { name: "hello".parse().unwrap(), execution, exposures: vec![] };
+            let slot = Slot::new(0);
+            let instance = Instance {
+                workload: Workload::Function(function),
+                slot,
+                phase: Phase::Up,
+                addresses: "10.231.0.0/16".parse::<Pool>().unwrap().addresses(slot).unwrap(),
+                mtu: 1500,
+            };
+            Attachment::of(&instance, &servers)
+        };
+        assert_eq!(attached(None).queues, 4);
+        assert_eq!(attached(None).dns, servers[..2]);
+        assert_eq!(attached(Some(&servers[2..])).dns, servers[2..]);
+        assert_eq!(attached(Some(&[])).dns, [Ipv4Addr::UNSPECIFIED; 0], "none is none");
+    }
+
+    #[test]
+    fn each_vmm_gets_its_own_words() {
+        let attachment = attachment();
+        assert_eq!(
+            firecracker(&attachment).to_string(),
+            r#"[{"guest_mac":"06:52:49:4b:00:01","host_dev_name":"rik1","iface_id":"eth0"}]"#
+        );
+        assert_eq!(
+            boot_args(&attachment),
+            "ip=10.231.0.6::10.231.0.5:255.255.255.252:hello:eth0:off"
+        );
+        let dns = vec![Ipv4Addr::new(192, 0, 2, 53), Ipv4Addr::new(198, 51, 100, 53)];
+        assert_eq!(
+            boot_args(&Attachment { dns, ..attachment.clone() }),
+            "ip=10.231.0.6::10.231.0.5:255.255.255.252:hello:eth0:off:192.0.2.53:198.51.100.53"
+        );
+        assert!(env(&attachment).contains("RIKLET_GATEWAY=10.231.0.5\n"));
+    }
+}

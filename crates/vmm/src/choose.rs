@@ -1,0 +1,261 @@
+//! Which VMM runs a function, and why. Pure.
+
+use std::{collections::BTreeMap, fmt, path::PathBuf};
+
+use super::driver;
+use riklet_core::model::{Accelerator, Execution, Vmm};
+use riklet_kernel::process::Credentials;
+
+/// What a host has to run microVMs with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Facts {
+    /// The programs of the VMMs that are there.
+    pub programs: BTreeMap<Vmm, PathBuf>,
+    /// What has become of `/dev/kvm`.
+    pub kvm: Kvm,
+}
+
+/// What has become of `/dev/kvm`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kvm {
+    /// It can be opened. On a host that is itself a guest, a microVM may hang all the same.
+    Opens,
+    /// It is not there: the processor or the kernel lacks it, or the module is not loaded.
+    Missing,
+    /// It is there, and not for us.
+    Denied,
+}
+
+/// The VMM that runs a function.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Choice {
+    /// Which.
+    pub vmm: Vmm,
+    /// Where its program is; `None` for the builtin guest.
+    pub program: Option<PathBuf>,
+    /// What executes the guest's instructions.
+    pub accelerator: Accelerator,
+    /// Why this one.
+    pub why: String,
+}
+
+/// What a VMM needs, and does not have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Need {
+    /// A kernel to boot.
+    Kernel,
+    /// Its program.
+    Program,
+    /// `/dev/kvm`.
+    Kvm(Kvm),
+    /// `/dev/kvm`, as the user that the definition names.
+    KvmAs(Credentials),
+    /// `/dev/net/tun`, as the user that the definition names: it opens the TAP by it.
+    TunAs(Credentials),
+    /// More than one pair of queues a NIC.
+    Queues,
+    /// A choice of accelerators.
+    Accelerator,
+}
+
+/// The VMM that a definition names cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{vmm} cannot run it: {}", need.of(*vmm))]
+pub struct Unusable {
+    /// The VMM.
+    pub vmm: Vmm,
+    /// What it lacks.
+    pub need: Need,
+}
+
+impl Unusable {
+    /// Whether the definition is at fault, and no host could run it.
+    #[must_use]
+    pub const fn is_of_the_definition(&self) -> bool {
+        match self.need {
+            Need::Kernel | Need::Queues | Need::Accelerator => true,
+            Need::Program | Need::Kvm(_) | Need::KvmAs(_) | Need::TunAs(_) => false,
+        }
+    }
+
+    /// What to do about it.
+    #[must_use]
+    pub fn hint(&self) -> String {
+        match self.need {
+            Need::Kernel => "name one: spec.function.execution.kernel".to_owned(),
+            Need::Program => format!(
+                "install {}, put it on the PATH, or name another vmm",
+                driver::program(self.vmm)
+            ),
+            Need::Kvm(Kvm::Denied) => {
+                "run as root, or as a member of the group of /dev/kvm".to_owned()
+            }
+            Need::Kvm(_) if self.vmm == Vmm::Qemu => {
+                "`modprobe kvm_intel` or kvm_amd; without KVM, set accelerator to tcg".to_owned()
+            }
+            Need::Kvm(_) => {
+                "`modprobe kvm_intel` or kvm_amd; without KVM, qemu can run it with accelerator tcg"
+                    .to_owned()
+            }
+            Need::KvmAs(_) => {
+                "set group to the group of /dev/kvm, which must be let open it".to_owned()
+            }
+            Need::TunAs(_) => {
+                "`chmod 666 /dev/net/tun`, as udev does: a TAP is its owner's all the same"
+                    .to_owned()
+            }
+            Need::Queues | Need::Accelerator => "name another vmm".to_owned(),
+        }
+    }
+}
+
+impl Need {
+    /// In words, of this VMM.
+    fn of(self, vmm: Vmm) -> String {
+        match self {
+            Self::Kernel => "no kernel is named".to_owned(),
+            Self::Program => format!("{} is not on the PATH", driver::program(vmm)),
+            Self::Kvm(Kvm::Denied) => "/dev/kvm may not be opened".to_owned(),
+            Self::Kvm(_) => "there is no /dev/kvm".to_owned(),
+            Self::KvmAs(credentials) => format!("{credentials} may not open /dev/kvm"),
+            Self::TunAs(credentials) => format!("{credentials} may not open /dev/net/tun"),
+            Self::Queues => "it has one pair of queues".to_owned(),
+            Self::Accelerator => "it has no accelerator to choose".to_owned(),
+        }
+    }
+}
+
+/// The VMM that the definition names, or else the first that can run it, or else the builtin guest.
+///
+/// # Errors
+/// Where the VMM that is named cannot be used.
+pub fn choose(execution: &Execution, facts: &Facts) -> Result<Choice, Unusable> {
+    let choice = |vmm: Vmm, why: String| Choice {
+        vmm,
+        program: facts.programs.get(&vmm).cloned(),
+        accelerator: execution.accelerator.unwrap_or(Accelerator::Kvm),
+        why,
+    };
+    if let Some(vmm) = execution.vmm {
+        return match lacks(vmm, execution, facts) {
+            Some(need) => Err(Unusable { vmm, need }),
+            None => Ok(choice(vmm, "the definition names it".to_owned())),
+        };
+    }
+    let mut passed_over = Vec::new();
+    for vmm in Vmm::ALL {
+        match lacks(vmm, execution, facts) {
+            // What all of them need is said once.
+            Some(Need::Kernel) => {
+                return Ok(choice(Vmm::Builtin, Need::Kernel.of(vmm)));
+            }
+            Some(need) => passed_over.push(format!("{vmm}: {}", need.of(vmm))),
+            None => {
+                let why = if passed_over.is_empty() {
+                    "it is the first that can run it".to_owned()
+                } else {
+                    passed_over.join("; ")
+                };
+                return Ok(choice(vmm, why));
+            }
+        }
+    }
+    Ok(choice(Vmm::Builtin, passed_over.join("; ")))
+}
+
+/// What the VMM lacks to run this.
+fn lacks(vmm: Vmm, execution: &Execution, facts: &Facts) -> Option<Need> {
+    if vmm == Vmm::Builtin {
+        return None;
+    }
+    let tcg = execution.accelerator == Some(Accelerator::Tcg);
+    let several = execution.queues.is_some_and(|queues| queues.get() > 1);
+    if execution.kernel.is_none() {
+        Some(Need::Kernel)
+    } else if vmm != Vmm::Qemu && execution.accelerator.is_some() {
+        Some(Need::Accelerator)
+    } else if vmm == Vmm::Firecracker && several {
+        Some(Need::Queues)
+    } else if !facts.programs.contains_key(&vmm) {
+        Some(Need::Program)
+    } else if !tcg && facts.kvm != Kvm::Opens {
+        Some(Need::Kvm(facts.kvm))
+    } else {
+        None
+    }
+}
+
+impl fmt::Display for Choice {
+    /// `qemu (firecracker: firecracker is not on the PATH)`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({})", self.vmm, self.why)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use riklet_core::model::{Image, Queues};
+
+    fn facts(programs: &[Vmm], kvm: Kvm) -> Facts {
+        let path = |vmm: &Vmm| (*vmm, PathBuf::from("/usr/bin").join(driver::program(*vmm)));
+        Facts { programs: programs.iter().map(path).collect(), kvm }
+    }
+
+    fn bootable() -> Execution {
+        let kernel = Some(Image::new("/srv/vmlinux", None).unwrap());
+        Execution { kernel, ..Execution::default() }
+    }
+
+    fn chosen(execution: &Execution, facts: &Facts) -> String {
+        choose(execution, facts).map_or_else(|e| format!("{e}; {}", e.hint()), |c| c.to_string())
+    }
+
+    #[test]
+    fn the_first_that_can_run_it_does() {
+        let all = facts(&Vmm::ALL, Kvm::Opens);
+        let execution = bootable();
+        assert_eq!(chosen(&execution, &all), "firecracker (it is the first that can run it)");
+        let qemu = facts(&[Vmm::Qemu], Kvm::Opens);
+        assert_eq!(chosen(&execution, &qemu), "qemu (firecracker: firecracker is not on the PATH)");
+        let tcg = Execution { accelerator: Some(Accelerator::Tcg), ..bootable() };
+        assert_eq!(
+            chosen(&tcg, &facts(&Vmm::ALL, Kvm::Missing)),
+            "qemu (firecracker: it has no accelerator to choose)"
+        );
+        let queues = Execution { queues: Some(Queues::new(2).unwrap()), ..bootable() };
+        assert_eq!(chosen(&queues, &all), "qemu (firecracker: it has one pair of queues)");
+    }
+
+    #[test]
+    fn the_builtin_guest_says_why() {
+        let all = facts(&Vmm::ALL, Kvm::Opens);
+        assert_eq!(chosen(&Execution::default(), &all), "builtin (no kernel is named)");
+        assert_eq!(
+            chosen(&bootable(), &facts(&Vmm::ALL, Kvm::Denied)),
+            "builtin (firecracker: /dev/kvm may not be opened; qemu: /dev/kvm may not be opened; \
+             cloud-hypervisor: /dev/kvm may not be opened)"
+        );
+    }
+
+    #[test]
+    fn what_is_named_is_not_replaced() {
+        let named = |vmm| Execution { vmm: Some(vmm), ..bootable() };
+        let none = facts(&[], Kvm::Missing);
+        assert_eq!(
+            chosen(&named(Vmm::Firecracker), &none),
+            "firecracker cannot run it: firecracker is not on the PATH; install firecracker, put it on \
+             the PATH, or name another vmm"
+        );
+        assert_eq!(
+            chosen(&named(Vmm::Qemu), &facts(&Vmm::ALL, Kvm::Missing)),
+            "qemu cannot run it: there is no /dev/kvm; `modprobe kvm_intel` or kvm_amd; without KVM, \
+             set accelerator to tcg"
+        );
+        let kernelless = Execution { kernel: None, ..named(Vmm::CloudHypervisor) };
+        assert!(
+            chosen(&kernelless, &none).starts_with("cloud-hypervisor cannot run it: no kernel")
+        );
+        assert_eq!(chosen(&named(Vmm::Builtin), &none), "builtin (the definition names it)");
+    }
+}

@@ -1,0 +1,130 @@
+//! The drivers of the VMMs by one name each.
+
+use std::{ffi::OsString, path::Path, time::Duration};
+
+use super::{
+    api::ApiError,
+    cloud_hypervisor, firecracker,
+    machine::{Machine, MachineError},
+    qemu::{self, Board, Console},
+    qmp::{Qmp, QmpError},
+};
+use riklet_core::model::Vmm;
+use riklet_http::{Client, HttpError};
+
+/// How long one exchange with a VMM may last, and how long a VMM may take until it listens.
+const EXCHANGE: Duration = Duration::from_secs(5);
+
+/// Why a VMM does not boot its machine.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DriverError {
+    /// The VMM's process does not listen.
+    #[error("{vmm} does not serve its API")]
+    Listen {
+        /// The VMM.
+        vmm: Vmm,
+        /// What was found instead.
+        #[source]
+        source: HttpError,
+    },
+    /// The VMM has no way to ask its guest.
+    #[error("{vmm} has no way to ask its guest to power off")]
+    NoButton {
+        /// The VMM.
+        vmm: Vmm,
+    },
+    /// The VMM does not do what it is asked.
+    #[error(transparent)]
+    Api(#[from] ApiError),
+    /// QEMU does not do what it is asked.
+    #[error(transparent)]
+    Qmp(#[from] QmpError),
+}
+
+/// The program of a VMM, as it is looked for on the `PATH`.
+#[must_use]
+pub const fn program(vmm: Vmm) -> &'static str {
+    match vmm {
+        Vmm::Firecracker => "firecracker",
+        Vmm::CloudHypervisor => "cloud-hypervisor",
+        // The boards are PCs; on another processor they are emulated (accelerator tcg).
+        Vmm::Qemu => "qemu-system-x86_64",
+        Vmm::Builtin => "riklet-sdn",
+    }
+}
+
+/// The arguments of a VMM that serves its API on this socket.
+///
+/// # Errors
+/// Where the VMM cannot run the machine.
+pub fn arguments(
+    vmm: Vmm,
+    machine: &Machine,
+    socket: &Path,
+) -> Result<Vec<OsString>, MachineError> {
+    Ok(match vmm {
+        Vmm::Firecracker => firecracker::arguments(socket, &machine.attachment.name),
+        Vmm::CloudHypervisor => cloud_hypervisor::arguments(socket),
+        Vmm::Qemu => qemu_arguments(machine, socket),
+        Vmm::Builtin => vec![],
+    })
+}
+
+fn qemu_arguments(machine: &Machine, socket: &Path) -> Vec<OsString> {
+    let accelerator = machine.accelerator;
+    qemu::Arguments {
+        attachment: machine.attachment.clone(),
+        board: Board::of(accelerator),
+        accelerator,
+        kernel: machine.kernel.clone(),
+        initrd: machine.initrd.clone(),
+        rootfs: machine.rootfs.clone(),
+        read_only: machine.read_only,
+        vcpus: machine.vcpus.get(),
+        memory_mib: machine.memory_mib.get(),
+        command_line: machine.command_line(&[]),
+        console: Console::Stdio,
+        qmp: socket.to_owned(),
+        sandbox: true,
+    }
+    .render()
+}
+
+/// Has a VMM that was just started run the machine.
+///
+/// # Errors
+/// Where it does not listen in time, or does not do what it is asked: it can only be ended then.
+pub fn boot(
+    vmm: Vmm,
+    machine: &Machine,
+    socket: &Path,
+    runs: impl FnMut() -> bool,
+) -> Result<(), DriverError> {
+    let client = Client::new(socket, EXCHANGE);
+    if matches!(vmm, Vmm::Firecracker | Vmm::CloudHypervisor) {
+        client.wait(runs).map_err(|source| DriverError::Listen { vmm, source })?;
+    }
+    match vmm {
+        Vmm::Firecracker => firecracker::start(&client, machine).map(drop)?,
+        Vmm::CloudHypervisor => cloud_hypervisor::start(&client, machine).map(drop)?,
+        // It began with its process.
+        Vmm::Qemu | Vmm::Builtin => {}
+    }
+    Ok(())
+}
+
+/// Asks the guest to power off, by the VMM on this socket, and does not wait for it.
+///
+/// # Errors
+/// Where the VMM cannot ask: it has no guest yet, or does not answer. The builtin guest has nothing to be asked by.
+pub fn ask_to_power_off(vmm: Vmm, socket: &Path) -> Result<(), DriverError> {
+    let client = Client::new(socket, EXCHANGE);
+    match vmm {
+        Vmm::Firecracker => firecracker::press_ctrl_alt_del(&client)?,
+        Vmm::CloudHypervisor => cloud_hypervisor::press_power_button(&client)?,
+        Vmm::Qemu => Qmp::connect(socket, EXCHANGE)?.system_powerdown()?,
+        Vmm::Builtin => return Err(DriverError::NoButton { vmm }),
+    }
+    Ok(())
+}

@@ -1,0 +1,168 @@
+//! Whether a VMM can open a file: it is tried, as the VMM's user, and the kernel decides.
+
+use std::{
+    fs::{self, File, FileType, OpenOptions, Permissions},
+    io,
+    os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt},
+    panic,
+    path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
+    thread,
+};
+
+use rustix::{
+    fs::OFlags,
+    io::Errno,
+    process::{Gid, Uid, dumpable_behavior, getegid, geteuid, set_dumpable_behavior},
+    thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid},
+};
+
+use super::{Access, Digest, ImageError, Role, Wanted};
+use riklet_kernel::process::Credentials;
+
+/// Answers the absolute path of a file that the VMM can open, and that has the checksum where `verify` says
+/// so. Symbolic links stay in the path.
+pub(super) fn check(wanted: &Wanted<'_>, path: &Path, verify: bool) -> Result<PathBuf, ImageError> {
+    let Wanted { role, access, user, .. } = *wanted;
+    let unfound = |source| ImageError::Find { role, path: path.to_owned(), source };
+    let path = std::path::absolute(path).map_err(unfound)?;
+    let unfound = |source| ImageError::Find { role, path: path.clone(), source };
+    let sort = fs::metadata(&path).map_err(unfound)?.file_type();
+    if let Some(found) = unsuitable(sort, role) {
+        return Err(ImageError::Sort { role, path, found });
+    }
+    let opened = open(&path, access, user);
+    let file = opened.map_err(|failure| failure.with(wanted, &path))?;
+    if verify && let Some(expected) = wanted.sha256.map(Digest) {
+        let unread = |source| ImageError::Read { role, path: path.clone(), source };
+        let found = Digest::of_reader(file).map_err(unread)?;
+        if found != expected {
+            let origin = path.display().to_string();
+            return Err(ImageError::Checksum { role, origin, downloaded: false, expected, found });
+        }
+    }
+    Ok(path)
+}
+
+/// Lets a VMM's user search a directory, which is less than to list it.
+pub(crate) fn admit(directory: &Path, user: Option<Credentials>) -> io::Result<()> {
+    const SEARCH: u32 = 0o011;
+    let mode = fs::metadata(directory)?.mode() & 0o7777;
+    if user.is_none_or(|user| user.uid == 0) || mode & SEARCH == SEARCH {
+        return Ok(());
+    }
+    fs::set_permissions(directory, Permissions::from_mode(mode | SEARCH))
+}
+
+/// Whether this user can open a device, such as `/dev/kvm`.
+#[must_use]
+pub fn opens_device(path: &str, user: Credentials) -> bool {
+    open(Path::new(path), Access::Write, Some(user)).is_ok()
+}
+
+/// What it is, with its article, where a VMM cannot use it.
+fn unsuitable(sort: FileType, role: Role) -> Option<&'static str> {
+    if sort.is_file() || sort.is_block_device() && role == Role::Rootfs {
+        return None;
+    }
+    Some(if sort.is_dir() {
+        "a directory"
+    } else if sort.is_block_device() {
+        "a block device"
+    } else if sort.is_char_device() {
+        "a character device"
+    } else if sort.is_fifo() {
+        "a FIFO"
+    } else {
+        "a socket"
+    })
+}
+
+/// Why a file is not open.
+enum Failure {
+    /// The calling thread cannot become the user.
+    Become(Credentials, io::Error),
+    Open(io::Error),
+}
+
+impl Failure {
+    fn with(self, wanted: &Wanted<'_>, path: &Path) -> ImageError {
+        let Wanted { role, access, user, .. } = *wanted;
+        let path = path.to_owned();
+        match self {
+            Self::Become(user, source) => ImageError::Become { role, path, access, user, source },
+            Self::Open(source) => ImageError::Open { role, path, access, user, source },
+        }
+    }
+}
+
+fn open(path: &Path, access: Access, user: Option<Credentials>) -> Result<File, Failure> {
+    // A device whose driver waits does not hold us up.
+    let flags = OFlags::NONBLOCK | OFlags::NOCTTY;
+    let mut options = OpenOptions::new();
+    options.read(true).write(access == Access::Write);
+    options.custom_flags(i32::try_from(flags.bits()).unwrap_or_default());
+    match user {
+        Some(user) if !is_ours(user) => opened_as(user, || options.open(path)),
+        _ => options.open(path).map_err(Failure::Open),
+    }
+}
+
+fn is_ours(user: Credentials) -> bool {
+    (user.uid, user.gid) == (geteuid().as_raw(), getegid().as_raw())
+}
+
+/// Held while a thread has other credentials: with them, the whole process becomes undumpable (`commit_creds`
+/// in kernel/cred.c) until it is set back.
+static BECOMING: Mutex<()> = Mutex::new(());
+
+/// Opens on a thread that becomes the user: credentials(7) are a thread's own, as far as the kernel goes.
+fn opened_as(
+    user: Credentials,
+    open: impl FnOnce() -> io::Result<File> + Send,
+) -> Result<File, Failure> {
+    let _one_at_a_time = BECOMING.lock().unwrap_or_else(PoisonError::into_inner);
+    let dumpable = dumpable_behavior();
+    let opened = thread::scope(|scope| {
+        let thread = scope.spawn(move || {
+            take_on(user).map_err(|errno| Failure::Become(user, errno.into()))?;
+            open().map_err(Failure::Open)
+        });
+        thread.join().unwrap_or_else(|panic| panic::resume_unwind(panic))
+    });
+    if let Err(error) = dumpable.and_then(set_dumpable_behavior) {
+        tracing::debug!(%error, "the process stays undumpable");
+    }
+    opened
+}
+
+fn take_on(Credentials { uid, gid }: Credentials) -> Result<(), Errno> {
+    // setresuid(2) takes this for "as it is".
+    if uid == u32::MAX || gid == u32::MAX {
+        return Err(Errno::INVAL);
+    }
+    let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
+    set_thread_groups(&[])?;
+    set_thread_res_gid(gid, gid, gid)?;
+    set_thread_res_uid(uid, uid, uid)
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::process::DumpableBehavior;
+
+    use super::*;
+
+    #[test]
+    fn the_process_stays_dumpable() {
+        let nobody = Credentials { uid: 65534, gid: 65534 };
+        // Other tests change the credentials of their threads too, and what they leave is not ours.
+        let stays = (0..5).any(|_| {
+            set_dumpable_behavior(DumpableBehavior::Dumpable).unwrap();
+            assert!(opened_as(nobody, || File::open("/dev/null")).is_ok());
+            let _nobody_else = BECOMING.lock().unwrap();
+            dumpable_behavior().unwrap() == DumpableBehavior::Dumpable
+        });
+        assert!(stays);
+    }
+}

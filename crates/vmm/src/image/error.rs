@@ -1,0 +1,333 @@
+use std::{error::Error, io, path::PathBuf, time::Duration};
+
+use super::{Access, Digest, Role, SourceError, Url};
+use riklet_kernel::process::Credentials;
+
+/// Why there is no image that a VMM can open.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ImageError {
+    /// The definition names nothing that can be understood.
+    #[error("cannot use the {role}")]
+    Source {
+        /// What it is for.
+        role: Role,
+        /// What is wrong with it.
+        source: SourceError,
+    },
+    /// Nothing is there, or nobody may look.
+    #[error("cannot find the {role} {}", path.display())]
+    Find {
+        /// What it is for.
+        role: Role,
+        /// Where it shall be.
+        path: PathBuf,
+        /// The kernel's own words.
+        source: io::Error,
+    },
+    /// It is not a file.
+    #[error("the {role} {} is {found}, not a file", path.display())]
+    Sort {
+        /// What it is for.
+        role: Role,
+        /// Where it is.
+        path: PathBuf,
+        /// What is there instead, with its article.
+        found: &'static str,
+    },
+    /// It cannot be opened.
+    #[error("{} cannot {access} the {role} {}", who(*user), path.display())]
+    Open {
+        /// What it is for.
+        role: Role,
+        /// Where it is.
+        path: PathBuf,
+        /// What it was opened for.
+        access: Access,
+        /// Who opened it; `None` for this process.
+        user: Option<Credentials>,
+        /// The kernel's own words.
+        source: io::Error,
+    },
+    /// Whether the VMM's user can open it cannot be tried.
+    #[error("cannot try to {access} the {role} {} as {user}", path.display())]
+    Become {
+        /// What it is for.
+        role: Role,
+        /// Where it is.
+        path: PathBuf,
+        /// What it shall be opened for.
+        access: Access,
+        /// The VMM's user.
+        user: Credentials,
+        /// The kernel's own words.
+        source: io::Error,
+    },
+    /// It is open, and cannot be read.
+    #[error("cannot read the {role} {}", path.display())]
+    Read {
+        /// What it is for.
+        role: Role,
+        /// Where it is.
+        path: PathBuf,
+        /// The kernel's own words.
+        source: io::Error,
+    },
+    /// It is another file than the one that was meant.
+    #[error("the {role} {origin} has the SHA-256 {found}, not {expected}")]
+    Checksum {
+        /// What it is for.
+        role: Role,
+        /// Its path or URL.
+        origin: String,
+        /// Whether it was downloaded.
+        downloaded: bool,
+        /// The checksum that was given.
+        expected: Digest,
+        /// Its checksum.
+        found: Digest,
+    },
+    /// It shall be written, and others read it.
+    #[error("the {role} {url} is shared by all that name it, and cannot be written to")]
+    Shared {
+        /// What it is for.
+        role: Role,
+        /// Its URL.
+        url: Url,
+    },
+    /// There is no connection to its server.
+    #[error("cannot download the {role} {url}: its server cannot be reached")]
+    Unreachable {
+        /// What it is for.
+        role: Role,
+        /// Its URL.
+        url: Url,
+        /// Why.
+        source: Box<dyn Error + Send + Sync>,
+    },
+    /// The server is not who it must be.
+    #[error("cannot download the {role} {url}: the server's certificate is refused: {why}")]
+    Certificate {
+        /// What it is for.
+        role: Role,
+        /// Its URL.
+        url: Url,
+        /// Why.
+        why: String,
+    },
+    /// The server is silent.
+    #[error("cannot download the {role} {url}: no {what} within {limit:?}")]
+    Timeout {
+        /// What it is for.
+        role: Role,
+        /// Its URL.
+        url: Url,
+        /// `connection` or `data`.
+        what: &'static str,
+        /// How long was waited.
+        limit: Duration,
+    },
+    /// The server refuses.
+    #[error("cannot download the {role} {url}: the server answers {status}")]
+    Status {
+        /// What it is for.
+        role: Role,
+        /// Its URL.
+        url: Url,
+        /// Such as `404 Not Found`.
+        status: ureq::http::StatusCode,
+    },
+    /// The server sends from one URL to the next.
+    #[error("cannot download the {role} {url}: more than {limit} redirects")]
+    Redirects {
+        /// What it is for.
+        role: Role,
+        /// Its URL.
+        url: Url,
+        /// How many are followed.
+        limit: u32,
+    },
+    /// The server sends to a connection that is not authenticated.
+    #[error("cannot download the {role} {url}: it redirects from https to http")]
+    Downgrade {
+        /// What it is for.
+        role: Role,
+        /// Its URL.
+        url: Url,
+    },
+    /// The server does not speak HTTP as it must.
+    #[error("cannot download the {role} {url}: the server's answer cannot be understood")]
+    Answer {
+        /// What it is for.
+        role: Role,
+        /// Its URL.
+        url: Url,
+        /// What is wrong with it.
+        source: Box<dyn Error + Send + Sync>,
+    },
+    /// Nothing tells a whole download from one that broke off.
+    #[error("cannot download the {role} {url}: the server does not say how long it is")]
+    UnknownLength {
+        /// What it is for.
+        role: Role,
+        /// Its URL.
+        url: Url,
+    },
+    /// More came than the server said.
+    #[error("cannot download the {role} {url}: more than the stated {stated} bytes came")]
+    Length {
+        /// What it is for.
+        role: Role,
+        /// Its URL.
+        url: Url,
+        /// The stated length in bytes.
+        stated: u64,
+    },
+    /// The connection ended early, again and again. What came is kept where the server can go on from there.
+    #[error("the download of the {role} {url} broke off after {}", extent(*received, *total))]
+    Broken {
+        /// What it is for.
+        role: Role,
+        /// Its URL.
+        url: Url,
+        /// How many bytes are there.
+        received: u64,
+        /// How many there shall be, where that is known.
+        total: Option<u64>,
+        /// How it ended the last time.
+        source: Box<dyn Error + Send + Sync>,
+    },
+    /// The file system has no room. What came is kept where the server can go on from there.
+    #[error("no room for the {role} {url} in {}", dir.display())]
+    Full {
+        /// What it is for.
+        role: Role,
+        /// Its URL.
+        url: Url,
+        /// The directory of the downloads.
+        dir: PathBuf,
+        /// The kernel's own words.
+        source: io::Error,
+    },
+    /// The download cannot be stored for another reason.
+    #[error("cannot store the {role} {url}: cannot {operation} {}", path.display())]
+    Store {
+        /// What it is for.
+        role: Role,
+        /// Its URL.
+        url: Url,
+        /// What was attempted.
+        operation: &'static str,
+        /// The file or directory.
+        path: PathBuf,
+        /// The kernel's own words.
+        source: io::Error,
+    },
+}
+
+impl ImageError {
+    /// Whether what the definition names is at fault, as against the way to it.
+    #[must_use]
+    pub const fn is_of_the_definition(&self) -> bool {
+        matches!(
+            self,
+            Self::Source { .. }
+                | Self::Find { .. }
+                | Self::Sort { .. }
+                | Self::Open { .. }
+                | Self::Checksum { downloaded: false, .. }
+                | Self::Shared { .. }
+        )
+    }
+
+    /// What to do about it, where there is something.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
+        Some(match self {
+            Self::Source { source, .. } => source.hint().to_owned(),
+            Self::Open { user, path, access, source, .. } => {
+                return open_hint(*user, path, *access, source);
+            }
+            Self::Become { .. } => "run it as root".to_owned(),
+            Self::Checksum { origin, downloaded: false, .. } => {
+                format!("`sha256sum {origin}` says what it is; correct the definition or the file")
+            }
+            Self::Checksum { downloaded: true, .. } => {
+                "what came is deleted; compare the definition's sha256 with the publisher's"
+                    .to_owned()
+            }
+            Self::Shared { .. } => {
+                "set readOnly to true, or name a file that is this function's own".to_owned()
+            }
+            Self::Unreachable { .. } | Self::Timeout { what: "connection", .. } => {
+                "check the host's name, the network, and the proxy (https_proxy, no_proxy)"
+                    .to_owned()
+            }
+            Self::Certificate { .. } => {
+                "check the clock and the package ca-certificates, or let SSL_CERT_FILE name \
+                 the certificate of who signed it"
+                    .to_owned()
+            }
+            Self::Timeout { .. } | Self::Broken { .. } => {
+                "try again: what came is kept where the server can go on from there".to_owned()
+            }
+            Self::Status { status, .. } => return status_hint(*status),
+            Self::Redirects { .. } => "name the URL where the file is".to_owned(),
+            Self::Downgrade { .. } => {
+                "name the http:// URL itself, with the file's sha256".to_owned()
+            }
+            Self::UnknownLength { .. } => {
+                "give the file's sha256: a whole download is known by it".to_owned()
+            }
+            Self::Full { dir, .. } => format!(
+                "make room on the file system of {}, or use a state directory on another",
+                dir.display()
+            ),
+            Self::Store { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
+                "run it as root".to_owned()
+            }
+            _ => return None,
+        })
+    }
+}
+
+fn open_hint(
+    user: Option<Credentials>,
+    path: &std::path::Path,
+    access: Access,
+    source: &io::Error,
+) -> Option<String> {
+    if source.kind() != io::ErrorKind::PermissionDenied {
+        return None;
+    }
+    Some(match user {
+        None => "run it as root".to_owned(),
+        Some(user) => format!(
+            "let {user} {access} it, and search the directories that it is in: \
+             `namei -l {}` shows them",
+            path.display()
+        ),
+    })
+}
+
+fn status_hint(status: ureq::http::StatusCode) -> Option<String> {
+    Some(match status.as_u16() {
+        401 | 403 | 407 => {
+            "no credentials are sent; download the file yourself, and name its path".to_owned()
+        }
+        404 | 410 => "check the URL".to_owned(),
+        429 | 500..=599 => "try again later".to_owned(),
+        _ => return None,
+    })
+}
+
+fn who(user: Option<Credentials>) -> String {
+    user.map_or_else(|| "this process".to_owned(), |user| user.to_string())
+}
+
+fn extent(received: u64, total: Option<u64>) -> String {
+    match total {
+        Some(total) => format!("{received} of {total} bytes"),
+        None => format!("{received} bytes"),
+    }
+}

@@ -1,0 +1,297 @@
+//! A download as files: its place, the part that is there, and what names that part's version.
+
+use std::{
+    fs::{self, DirBuilder, File, OpenOptions, Permissions},
+    io::{self, BufReader, Seek, SeekFrom, Write},
+    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt},
+    path::{Path, PathBuf},
+};
+
+use rustix::{
+    fs::{FallocateFlags, FlockOperation, fallocate, flock},
+    io::Errno,
+};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+
+use super::{
+    Digest, ImageError, Role, Url, access,
+    answer::{Begun, Validator},
+    digest::update,
+};
+use riklet_kernel::process::Credentials;
+
+const DIRECTORY: &str = "images";
+/// Everybody may read an image: VMMs run as users of their own.
+const FILE_MODE: u32 = 0o644;
+const DIRECTORY_MODE: u32 = 0o755;
+
+/// Where a download belongs.
+#[derive(Debug)]
+pub(super) struct Place {
+    pub(super) role: Role,
+    pub(super) url: Url,
+    state_dir: PathBuf,
+    dir: PathBuf,
+    key: String,
+}
+
+impl Place {
+    pub(super) fn new(state_dir: &Path, role: Role, url: Url) -> Self {
+        let key = Digest::of(url.as_str().as_bytes()).to_string();
+        Self { role, url, state_dir: state_dir.to_owned(), dir: state_dir.join(DIRECTORY), key }
+    }
+
+    /// The whole file.
+    pub(super) fn complete(&self) -> PathBuf {
+        self.dir.join(&self.key)
+    }
+
+    fn part(&self) -> PathBuf {
+        self.dir.join(format!("{}.part", self.key))
+    }
+
+    fn state(&self) -> PathBuf {
+        self.dir.join(format!("{}.part.json", self.key))
+    }
+
+    /// Whether the whole file is there, with the checksum where one is expected.
+    pub(super) fn has(&self, expected: Option<Digest>) -> Result<bool, ImageError> {
+        let path = self.complete();
+        let file = match File::open(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            opened => opened.map_err(|error| self.failed("open", &path, error))?,
+        };
+        let Some(expected) = expected else { return Ok(true) };
+        let found = Digest::of_reader(file);
+        Ok(found.map_err(|error| self.failed("read", &path, error))? == expected)
+    }
+
+    /// Makes the directories: the state directory is its owner's alone.
+    pub(super) fn prepare(&self) -> Result<(), ImageError> {
+        let made = DirBuilder::new().recursive(true).mode(0o700).create(&self.state_dir);
+        made.map_err(|error| self.failed("make", &self.state_dir, error))?;
+        let made = match DirBuilder::new().mode(DIRECTORY_MODE).create(&self.dir) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+            // Whatever umask(2) took away.
+            made => made.and_then(|()| {
+                fs::set_permissions(&self.dir, Permissions::from_mode(DIRECTORY_MODE))
+            }),
+        };
+        made.map_err(|error| self.failed("make", &self.dir, error))
+    }
+
+    /// Lets a VMM's user search the state directory, which is less than to list it.
+    pub(super) fn admit(&self, user: Option<Credentials>) -> Result<(), ImageError> {
+        let dir = &self.state_dir;
+        access::admit(dir, user)
+            .map_err(|error| self.failed("change the permissions of", dir, error))
+    }
+
+    /// The error of an operation on a file of the download.
+    pub(super) fn failed(
+        &self,
+        operation: &'static str,
+        path: &Path,
+        source: io::Error,
+    ) -> ImageError {
+        let (role, url) = (self.role, self.url.clone());
+        match source.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                ImageError::Full { role, url, dir: self.dir.clone(), source }
+            }
+            _ => ImageError::Store { role, url, operation, path: path.to_owned(), source },
+        }
+    }
+}
+
+/// What is known of a part.
+#[derive(Debug, Serialize, Deserialize)]
+struct State {
+    validator: Option<Validator>,
+    total: Option<u64>,
+    /// The boot in which it was written: after another one, its length may be on the disk and its bytes not.
+    boot: String,
+}
+
+/// The part of a download that is there; nobody else writes to it.
+#[derive(Debug)]
+pub(super) struct Part<'a> {
+    place: &'a Place,
+    file: File,
+    hasher: Sha256,
+    received: u64,
+    /// Where something was received.
+    state: Option<State>,
+}
+
+impl<'a> Part<'a> {
+    /// Waits until nobody else has it; `wait` is called once where somebody has. `None` where that one has
+    /// moved or deleted it.
+    pub(super) fn lock(
+        place: &'a Place,
+        wait: &mut dyn FnMut(),
+    ) -> Result<Option<Self>, ImageError> {
+        let path = place.part();
+        let failed = |operation| move |error| place.failed(operation, &place.part(), error);
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(false).mode(FILE_MODE);
+        let file = options.open(&path).map_err(failed("make"))?;
+        take(&file, wait).map_err(failed("lock"))?;
+        if !is_at(&file, &path).map_err(failed("look for"))? {
+            return Ok(None);
+        }
+        file.set_permissions(Permissions::from_mode(FILE_MODE))
+            .map_err(failed("change the permissions of"))?;
+        let received = file.metadata().map_err(failed("read"))?.len();
+        let mut part = Self { place, file, hasher: Sha256::new(), received, state: None };
+        part.state = part.usable_state()?;
+        if part.state.is_some() {
+            let mut hasher = Sha256::new();
+            update(&mut hasher, &part.file).map_err(failed("read"))?;
+            part.hasher = hasher;
+        } else {
+            part.clear()?;
+        }
+        Ok(Some(part))
+    }
+
+    /// What names the part that is there, where it can be completed.
+    pub(super) fn begun(&self) -> Option<Begun> {
+        let state = self.state.as_ref().filter(|_| self.received > 0)?;
+        let validator = state.validator.clone()?;
+        Some(Begun { received: self.received, validator, total: state.total })
+    }
+
+    pub(super) const fn received(&self) -> u64 {
+        self.received
+    }
+
+    /// Whether all that was stated is there.
+    pub(super) fn is_whole(&self) -> bool {
+        self.state.as_ref().is_some_and(|state| state.total == Some(self.received))
+    }
+
+    /// Begins anew, with a version of the file.
+    pub(super) fn begin(
+        &mut self,
+        total: Option<u64>,
+        validator: Option<Validator>,
+    ) -> Result<(), ImageError> {
+        self.clear()?;
+        let state = State { validator, total, boot: boot() };
+        let path = self.place.state();
+        write(&path, &state).map_err(|error| self.place.failed("write", &path, error))?;
+        self.state = Some(state);
+        self.reserve(total)
+    }
+
+    /// Takes room for what is to come, where the file system can: it fails before the download does.
+    pub(super) fn reserve(&self, total: Option<u64>) -> Result<(), ImageError> {
+        let missing = total.and_then(|total| total.checked_sub(self.received));
+        let Some(missing) = missing.filter(|missing| *missing > 0) else { return Ok(()) };
+        match fallocate(&self.file, FallocateFlags::KEEP_SIZE, self.received, missing) {
+            Err(error @ (Errno::NOSPC | Errno::DQUOT)) => {
+                Err(self.place.failed("write", &self.place.part(), error.into()))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    pub(super) fn append(&mut self, bytes: &[u8]) -> Result<(), ImageError> {
+        let written = self.file.write_all(bytes);
+        written.map_err(|error| self.place.failed("write", &self.place.part(), error))?;
+        self.hasher.update(bytes);
+        self.received += u64::try_from(bytes.len()).unwrap_or_default();
+        Ok(())
+    }
+
+    pub(super) fn digest(&self) -> Digest {
+        Digest(self.hasher.clone().finalize().into())
+    }
+
+    /// Puts the file in its place, on the disk.
+    pub(super) fn finish(self) -> Result<(), ImageError> {
+        let (path, complete) = (self.place.part(), self.place.complete());
+        let failed = |operation, path| move |error| self.place.failed(operation, path, error);
+        self.file.sync_all().map_err(failed("write", &path))?;
+        fs::rename(&path, &complete).map_err(failed("rename", &path))?;
+        let dir = &self.place.dir;
+        File::open(dir).and_then(|dir| dir.sync_all()).map_err(failed("write", dir))?;
+        remove(&self.place.state()).map_err(failed("delete", &self.place.state()))
+    }
+
+    /// Deletes what is there.
+    pub(super) fn discard(self) -> Result<(), ImageError> {
+        for path in [self.place.state(), self.place.part()] {
+            remove(&path).map_err(|error| self.place.failed("delete", &path, error))?;
+        }
+        Ok(())
+    }
+
+    fn clear(&mut self) -> Result<(), ImageError> {
+        let (part, state) = (self.place.part(), self.place.state());
+        remove(&state).map_err(|error| self.place.failed("delete", &state, error))?;
+        let cleared = self.file.set_len(0).and_then(|()| self.file.seek(SeekFrom::Start(0)));
+        cleared.map_err(|error| self.place.failed("clear", &part, error))?;
+        (self.hasher, self.received, self.state) = (Sha256::new(), 0, None);
+        Ok(())
+    }
+
+    /// What is known of the part, where it can be completed or is whole. What cannot be read is not known.
+    fn usable_state(&self) -> Result<Option<State>, ImageError> {
+        let path = self.place.state();
+        let state = match File::open(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            opened => opened.map_err(|error| self.place.failed("open", &path, error))?,
+        };
+        let state = serde_json::from_reader(BufReader::new(state)).ok();
+        Ok(state.filter(|State { validator, total, boot: then }| {
+            let whole = *total == Some(self.received);
+            let too_long = total.is_some_and(|total| total < self.received);
+            self.received > 0 && *then == boot() && (whole || validator.is_some() && !too_long)
+        }))
+    }
+}
+
+fn take(file: &File, wait: &mut dyn FnMut()) -> io::Result<()> {
+    match flock(file, FlockOperation::NonBlockingLockExclusive) {
+        Err(Errno::WOULDBLOCK) => wait(),
+        result => return Ok(result?),
+    }
+    loop {
+        match flock(file, FlockOperation::LockExclusive) {
+            Err(Errno::INTR) => {}
+            result => return Ok(result?),
+        }
+    }
+}
+
+/// Whether the path still leads to the file.
+fn is_at(file: &File, path: &Path) -> io::Result<bool> {
+    let found = match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        found => found?,
+    };
+    let open = file.metadata()?;
+    Ok((found.dev(), found.ino()) == (open.dev(), open.ino()))
+}
+
+#[expect(clippy::disallowed_methods, reason = "a file of procfs, which only the kernel writes")]
+fn boot() -> String {
+    fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default()
+}
+
+#[expect(clippy::disallowed_methods, reason = "this is the place that stores downloads")]
+fn write(path: &Path, state: &State) -> io::Result<()> {
+    fs::write(path, serde_json::to_vec(state)?)
+}
+
+/// Deletes a file, where it is there.
+#[expect(clippy::disallowed_methods, reason = "this is the place that stores downloads")]
+fn remove(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        result => result,
+    }
+}

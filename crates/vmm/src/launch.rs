@@ -1,0 +1,305 @@
+//! Starting the process that plays an instance's guest, and what is needed to watch it.
+
+use std::{
+    ffi::OsString,
+    fs::{self, DirBuilder},
+    io,
+    os::{
+        fd::{AsFd, BorrowedFd, OwnedFd},
+        unix::fs::{DirBuilderExt, chown},
+    },
+    path::{Path, PathBuf},
+    process::{Child, ExitStatus},
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use rustix::process::{Pid, PidfdFlags, getegid, geteuid, pidfd_open};
+
+use super::{
+    api::ApiError,
+    console::Console,
+    driver::{self, DriverError},
+    handle::{Handle, within},
+    image,
+    machine::{Machine, MachineError},
+    runs,
+};
+use riklet_core::model::{InstanceName, Vmm};
+use riklet_kernel::process::{self, Credentials, ProcessId, Tied};
+
+/// The longest path of a unix socket (`sun_path` of unix(7)), less the final NUL.
+const SOCKET_PATH: usize = 107;
+
+/// What shall play the guest, decided.
+#[derive(Debug, Clone)]
+pub enum Launch {
+    /// A program that plays the guest itself, with its arguments.
+    Builtin {
+        /// The program.
+        program: PathBuf,
+        /// Its arguments.
+        arguments: Vec<OsString>,
+    },
+    /// A VMM.
+    Vmm {
+        /// Which.
+        vmm: Vmm,
+        /// Its program.
+        program: PathBuf,
+        /// What it is to run.
+        machine: Box<Machine>,
+        /// Who it runs as; `None` is whoever we are.
+        credentials: Option<Credentials>,
+    },
+}
+
+impl Launch {
+    /// Which VMM it is.
+    #[must_use]
+    pub const fn vmm(&self) -> Vmm {
+        match self {
+            Self::Builtin { .. } => Vmm::Builtin,
+            Self::Vmm { vmm, .. } => *vmm,
+        }
+    }
+}
+
+/// Why a guest is not played.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LaunchError {
+    /// The files of the run have no place.
+    #[error("cannot {operation} {}", path.display())]
+    Directory {
+        /// What was attempted.
+        operation: &'static str,
+        /// Where.
+        path: PathBuf,
+        /// The kernel's own words.
+        #[source]
+        source: io::Error,
+    },
+    /// The state directory's path leaves no room for a socket's name.
+    #[error("{} is too long for the path of a socket: {SOCKET_PATH} bytes are allowed", path.display())]
+    SocketPath {
+        /// The socket.
+        path: PathBuf,
+    },
+    /// The VMM cannot run this machine.
+    #[error(transparent)]
+    Machine(#[from] MachineError),
+    /// The program cannot be started.
+    #[error("cannot start {}", program.display())]
+    Start {
+        /// The program.
+        program: PathBuf,
+        /// The kernel's own words.
+        #[source]
+        source: io::Error,
+    },
+    /// The process cannot be watched.
+    #[error("cannot watch the process of {name}")]
+    Watch {
+        /// The instance.
+        name: InstanceName,
+        /// The kernel's own words.
+        #[source]
+        source: io::Error,
+    },
+    /// The VMM does not boot the machine.
+    #[error(transparent)]
+    Driver(#[from] DriverError),
+}
+
+impl LaunchError {
+    /// Whether the host's VMM is at fault, and another version of it would do.
+    #[must_use]
+    pub const fn is_of_the_host(&self) -> bool {
+        matches!(self, Self::Driver(DriverError::Api(ApiError::TooOld { .. })))
+    }
+}
+
+/// A guest that is being played by a process of ours, which ends with the thread that started it.
+#[derive(Debug)]
+pub struct Running {
+    name: InstanceName,
+    handle: Handle,
+    child: Child,
+    ended: OwnedFd,
+    /// The thread that writes the log.
+    log: Option<JoinHandle<()>>,
+}
+
+impl Running {
+    /// Starts the process. A VMM does not run a guest yet: [`Self::boot`] tells it to.
+    ///
+    /// # Errors
+    /// Where the process cannot be started. Its directory may have been made.
+    pub fn start(
+        state_dir: &Path,
+        name: &InstanceName,
+        launch: &Launch,
+    ) -> Result<Self, LaunchError> {
+        let directory = runs::directory(state_dir, name);
+        let socket = runs::socket(state_dir, name);
+        let home = runs::home(state_dir, name);
+        make_directories(state_dir, &directory, &home, launch)?;
+        if socket.as_os_str().len() > SOCKET_PATH {
+            return Err(LaunchError::SocketPath { path: socket });
+        }
+        remove_socket(&socket)?;
+        let path = runs::log(state_dir, name);
+        let console = Console::create(path.clone()).map_err(|source| LaunchError::Directory {
+            operation: "make",
+            path,
+            source,
+        })?;
+        let (program, arguments, credentials) = command(launch, &socket)?;
+        let tied = Tied { program: program.as_os_str(), arguments, credentials, directory: &home };
+        let child = process::spawn_tied(&tied);
+        let mut child = child.map_err(|source| LaunchError::Start { program, source })?;
+        let log = child.stdout.take().map(|from| console.follow(from));
+        match watch(&child) {
+            Ok((process, ended)) => {
+                let handle = Handle { vmm: launch.vmm(), process, socket };
+                Ok(Self { name: name.clone(), handle, child, ended, log })
+            }
+            Err(source) => {
+                end(&mut child);
+                Err(LaunchError::Watch { name: name.clone(), source })
+            }
+        }
+    }
+
+    /// Has the VMM run the guest.
+    ///
+    /// # Errors
+    /// Where it refuses or does not answer.
+    pub fn boot(&mut self, launch: &Launch) -> Result<(), LaunchError> {
+        let Launch::Vmm { vmm, machine, .. } = launch else { return Ok(()) };
+        let child = &mut self.child;
+        let runs = || matches!(child.try_wait(), Ok(None));
+        Ok(driver::boot(*vmm, machine, &self.handle.socket, runs)?)
+    }
+
+    /// Whether the process ends in this time.
+    ///
+    /// # Errors
+    /// Where it cannot be waited for.
+    pub fn ends_within(&self, limit: Duration) -> io::Result<bool> {
+        within(&self.ended, limit)
+    }
+
+    /// The instance.
+    #[must_use]
+    pub const fn name(&self) -> &InstanceName {
+        &self.name
+    }
+
+    /// What it takes to end it.
+    #[must_use]
+    pub const fn handle(&self) -> &Handle {
+        &self.handle
+    }
+
+    /// Waits until the process has ended and all that it wrote is in the log.
+    ///
+    /// # Errors
+    /// Where it cannot be waited for.
+    pub fn finish(mut self) -> io::Result<ExitStatus> {
+        let status = self.child.wait()?;
+        if let Some(thread) = self.log.take() {
+            // A thread that panicked has said so on standard error.
+            let _panicked = thread.join();
+        }
+        Ok(status)
+    }
+}
+
+impl AsFd for Running {
+    /// Readable once the process has ended.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.ended.as_fd()
+    }
+}
+
+fn command(
+    launch: &Launch,
+    socket: &Path,
+) -> Result<(PathBuf, Vec<OsString>, Option<Credentials>), LaunchError> {
+    match launch {
+        Launch::Builtin { program, arguments } => Ok((program.clone(), arguments.clone(), None)),
+        Launch::Vmm { vmm, program, machine, credentials } => {
+            Ok((program.clone(), driver::arguments(*vmm, machine, socket)?, *credentials))
+        }
+    }
+}
+
+fn watch(child: &Child) -> io::Result<(ProcessId, OwnedFd)> {
+    Ok((ProcessId::of_child(child)?, pidfd_open(Pid::from_child(child), PidfdFlags::empty())?))
+}
+
+/// Nobody else knows of it yet.
+fn end(child: &mut Child) {
+    if let Err(error) = child.kill().and_then(|()| child.wait()) {
+        tracing::warn!(%error, pid = child.id(), "cannot end the process");
+    }
+}
+
+/// The directory of the run, which is ours, and in it the VMM's own, where it makes its socket. Nothing that we
+/// write or read is in the latter: its owner could put a link to any file of the host in its place.
+fn make_directories(
+    state_dir: &Path,
+    directory: &Path,
+    home: &Path,
+    launch: &Launch,
+) -> Result<(), LaunchError> {
+    let failed = |operation, path: &Path| {
+        let path = path.to_owned();
+        move |source| LaunchError::Directory { operation, path, source }
+    };
+    // Others may pass through, to the one that is theirs.
+    let made = DirBuilder::new().recursive(true).mode(0o711).create(directory);
+    made.map_err(failed("make", directory))?;
+    let made = DirBuilder::new().recursive(true).mode(0o700).create(home);
+    made.map_err(failed("make", home))?;
+    let user = match launch {
+        Launch::Vmm { credentials, .. } => *credentials,
+        Launch::Builtin { .. } => None,
+    };
+    // The state directory as well; and umask(2) may have taken it away from those that were just made.
+    for passed in directory.ancestors().take_while(|passed| passed.starts_with(state_dir)) {
+        image::admit(passed, user).map_err(failed("change the permissions of", passed))?;
+    }
+    // Without a user it is ours: it may have been another's in an earlier run.
+    let uid = user.map_or(geteuid().as_raw(), |user| user.uid);
+    let gid = user.map_or(getegid().as_raw(), |user| user.gid);
+    chown(home, Some(uid), Some(gid)).map_err(failed("change the owner of", home))
+}
+
+/// A VMM does not take over a socket that an earlier one left.
+#[expect(clippy::disallowed_methods, reason = "the socket is of an earlier run")]
+fn remove_socket(socket: &Path) -> Result<(), LaunchError> {
+    match fs::remove_file(socket) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => {
+            let path = socket.to_owned();
+            Err(LaunchError::Directory { operation: "remove", path, source })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// How a run ended, and whether that is a failure. `said` is the last line that the VMM wrote. Pure.
+#[must_use]
+pub fn reason(vmm: Vmm, status: ExitStatus, stopping: bool, said: Option<&str>) -> (String, bool) {
+    use std::os::unix::process::ExitStatusExt;
+    let said = said.map(|line| format!("; its last words: {line}")).unwrap_or_default();
+    match (status.code(), status.signal()) {
+        _ if stopping => ("stopped".to_owned(), false),
+        (Some(0), _) => ("the guest powered off".to_owned(), false),
+        (Some(code), _) => (format!("{vmm} ended with status {code}{said}"), true),
+        (None, Some(signal)) => (format!("{vmm} was killed by signal {signal}"), true),
+        (None, None) => (format!("{vmm} ended: {status}"), true),
+    }
+}

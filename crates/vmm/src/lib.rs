@@ -1,0 +1,17 @@
+//! Running an instance: what a VMM needs to attach to it, the drivers of VMMs, and a guest that needs no VMM.
+
+pub mod api;
+pub mod attachment;
+pub mod choose;
+pub mod cloud_hypervisor;
+pub mod console;
+pub mod driver;
+pub mod firecracker;
+pub mod handle;
+pub mod image;
+pub mod launch;
+pub mod machine;
+pub mod qemu;
+pub mod qmp;
+pub mod runs;
+pub mod version;

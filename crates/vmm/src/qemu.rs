@@ -1,0 +1,326 @@
+//! QEMU's arguments, as data. Pure. See qemu(1); what is said of machines was tried with QEMU 7.2.
+
+use std::{
+    ffi::{OsStr, OsString},
+    os::unix::ffi::{OsStrExt, OsStringExt},
+    path::{Path, PathBuf},
+};
+
+use super::attachment::{Attachment, GUEST_INTERFACE};
+use riklet_core::model::Accelerator;
+
+/// All that QEMU must be told to run one guest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Arguments {
+    /// The guest's name, and the TAP that it is attached to.
+    pub attachment: Attachment,
+    /// The machine that the guest finds itself in.
+    pub board: Board,
+    /// What executes its instructions.
+    pub accelerator: Accelerator,
+    /// The file with its kernel.
+    pub kernel: PathBuf,
+    /// The file with its first file system.
+    pub initrd: Option<PathBuf>,
+    /// The file with its root file system, `/dev/vda` in the guest. Its bytes are the disk's, whatever they are.
+    pub rootfs: Option<PathBuf>,
+    /// Whether the guest may not write to its root file system.
+    pub read_only: bool,
+    /// How many processors it has.
+    pub vcpus: u8,
+    /// How much memory it has, in MiB.
+    pub memory_mib: u32,
+    /// The whole command line of its kernel.
+    pub command_line: String,
+    /// Where its first serial port leads.
+    pub console: Console,
+    /// The socket for [`super::qmp::Qmp`], which QEMU makes when it starts; at most 107 bytes (unix(7)).
+    pub qmp: PathBuf,
+    /// Whether QEMU confines itself by seccomp(2). One that was built without it refuses to.
+    pub sandbox: bool,
+}
+
+/// The machine that a guest finds itself in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Board {
+    /// No PCI, no BIOS to speak of: virtio devices at fixed addresses, which the guest's kernel learns from ACPI
+    /// (`CONFIG_ACPI`, `CONFIG_VIRTIO_MMIO`). ACPI stays on: without it there is no power button, and the kernel
+    /// would need `CONFIG_VIRTIO_MMIO_CMDLINE_DEVICES`, which Debian's has not. It boots in half the time.
+    Microvm,
+    /// A PC of 2009 with PCI, which any kernel knows.
+    Q35,
+}
+
+/// Where a guest's first serial port leads.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Console {
+    /// To the end of this file, which is made where there is none. Nothing is read.
+    File(PathBuf),
+    /// To QEMU's standard output, and from its standard input; Ctrl-C is the guest's.
+    Stdio,
+}
+
+impl Board {
+    /// The one that suits an accelerator. `Microvm` was made for KVM, which has a clock of its own: under TCG, and
+    /// on a busy host, a Linux guest there finds none that it can trust, and never gets beyond its first lines.
+    #[must_use]
+    pub const fn of(accelerator: Accelerator) -> Self {
+        match accelerator {
+            Accelerator::Kvm => Self::Microvm,
+            Accelerator::Tcg => Self::Q35,
+        }
+    }
+
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Microvm => "microvm",
+            Self::Q35 => "q35",
+        }
+    }
+
+    /// How the names of virtio devices end on its bus.
+    const fn suffix(self) -> &'static str {
+        match self {
+            Self::Microvm => "device",
+            Self::Q35 => "pci",
+        }
+    }
+}
+
+impl Arguments {
+    /// What follows the program's name, an argument each.
+    #[must_use]
+    pub fn render(&self) -> Vec<OsString> {
+        let Self { attachment, board, accelerator, command_line, vcpus, memory_mib, .. } = self;
+        let mut all = Words::default();
+        all.flag("-nodefaults").flag("-no-user-config").flag("-nographic");
+        // A guest that reboots, as one does after a panic with `panic=1`, ends.
+        all.flag("-no-reboot");
+        all.option("-name", format!("guest={}", attachment.name));
+        all.option("-machine", board.as_str());
+        all.option("-accel", accelerator.as_str());
+        // All that the accelerator has on this host: under KVM the host's processor.
+        all.option("-cpu", "max");
+        all.option("-smp", vcpus.to_string());
+        all.option("-m", format!("{memory_mib}M"));
+        all.option("-kernel", &self.kernel);
+        if let Some(initrd) = &self.initrd {
+            all.option("-initrd", initrd);
+        }
+        all.option("-append", command_line);
+        if *board == Board::Microvm {
+            // Virtio 1, as every other VMM has it; by default the devices are those of a draft.
+            all.option("-global", "virtio-mmio.force-legacy=false");
+        }
+        if let Some(rootfs) = &self.rootfs {
+            all.disk(rootfs, self.read_only, *board);
+        }
+        all.0.extend(network(attachment, *board).into_iter().map(OsString::from));
+        all.console(&self.console);
+        all.option("-chardev", socket(&self.qmp)).option("-mon", "chardev=qmp,mode=control");
+        if self.sandbox {
+            // QEMU opens the TAP before it confines itself, and starts no program after: there are no scripts.
+            let denied = "obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny";
+            all.option("-sandbox", format!("on,{denied}"));
+        }
+        all.0
+    }
+}
+
+/// The arguments that attach a guest to its TAP. The TAP exists, so no script makes or ends it.
+#[must_use]
+pub fn network(attachment: &Attachment, board: Board) -> [String; 4] {
+    let Attachment { interface, guest_mac, mtu, queues, .. } = attachment;
+    let (pairs, several) = match board {
+        _ if *queues < 2 => (String::new(), String::new()),
+        Board::Microvm => (format!(",queues={queues}"), ",mq=on".to_owned()),
+        // An interrupt for each queue, one for the configuration, one for the control queue.
+        Board::Q35 => {
+            (format!(",queues={queues}"), format!(",mq=on,vectors={}", u16::from(*queues) * 2 + 2))
+        }
+    };
+    // Nothing boots from the network; the ROM for that is in a package of its own.
+    let rom = if board == Board::Q35 { ",romfile=" } else { "" };
+    let netdev =
+        format!("tap,id={GUEST_INTERFACE},ifname={interface},script=no,downscript=no{pairs}");
+    let nic = format!("netdev={GUEST_INTERFACE},mac={guest_mac},host_mtu={mtu}{several}{rom}");
+    let device = format!("virtio-net-{},{nic}", board.suffix());
+    ["-netdev".to_owned(), netdev, "-device".to_owned(), device]
+}
+
+fn socket(path: &Path) -> OsString {
+    let mut socket = OsString::from("socket,id=qmp,server=on,wait=off,path=");
+    socket.push(value(path));
+    socket
+}
+
+/// A path as the value of a field: a comma would end it, and is doubled.
+fn value(path: &Path) -> OsString {
+    let bytes = path.as_os_str().as_bytes().iter();
+    let doubled = bytes.flat_map(|&byte| std::iter::repeat_n(byte, 1 + usize::from(byte == b',')));
+    OsString::from_vec(doubled.collect())
+}
+
+/// Arguments, as they are put together.
+#[derive(Default)]
+struct Words(Vec<OsString>);
+
+impl Words {
+    fn flag(&mut self, word: &str) -> &mut Self {
+        self.0.push(word.into());
+        self
+    }
+
+    fn option(&mut self, name: &str, value: impl AsRef<OsStr>) -> &mut Self {
+        self.0.push(name.into());
+        self.0.push(value.as_ref().into());
+        self
+    }
+
+    /// By `-blockdev`, which takes a path for a path: `-drive` looks for a protocol such as `nbd:` in it. The format
+    /// is said: a guest could write the header of another, and name a file of the host in it.
+    fn disk(&mut self, path: &Path, read_only: bool, board: Board) -> &mut Self {
+        let read_only = if read_only { "on" } else { "off" };
+        let mut disk = OsString::from(format!(
+            "driver=raw,node-name=root,read-only={read_only},file.driver=file,file.filename="
+        ));
+        disk.push(value(path));
+        self.option("-blockdev", disk);
+        self.option("-device", format!("virtio-blk-{},drive=root", board.suffix()))
+    }
+
+    fn console(&mut self, console: &Console) -> &mut Self {
+        let chardev = match console {
+            Console::Stdio => OsString::from("stdio,id=console,signal=off"),
+            Console::File(path) => {
+                let mut file = OsString::from("file,id=console,append=on,path=");
+                file.push(value(path));
+                file
+            }
+        };
+        self.option("-chardev", chardev).option("-serial", "chardev:console")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use riklet_core::model::{Pool, Slot};
+
+    fn arguments(board: Board, queues: u8) -> Arguments {
+        let slot = Slot::new(1);
+        let addresses = "10.231.0.0/16".parse::<Pool>().unwrap().addresses(slot).unwrap();
+        let attachment = Attachment {
+            name: "hello".parse().unwrap(),
+            interface: slot.interface(),
+            guest: addresses.guest,
+            host: addresses.host,
+            guest_mac: slot.guest_mac(),
+            mtu: 1400,
+            queues,
+            dns: vec![],
+        };
+        Arguments {
+            attachment,
+            board,
+            accelerator: Accelerator::Tcg,
+            kernel: "/boot/vmlinuz".into(),
+            initrd: None,
+            rootfs: None,
+            read_only: false,
+            vcpus: 2,
+            memory_mib: 256,
+            command_line: "console=ttyS0 quiet".to_owned(),
+            console: Console::Stdio,
+            qmp: "/run/qmp".into(),
+            sandbox: false,
+        }
+    }
+
+    /// An option with its values a line.
+    fn lines(arguments: &Arguments) -> String {
+        let words = arguments.render();
+        let words: Vec<_> = words.iter().map(|word| word.to_str().unwrap()).collect();
+        words.join(" ").replace(" -", "\n-")
+    }
+
+    #[test]
+    fn a_pc() {
+        insta::assert_snapshot!(lines(&arguments(Board::Q35, 1)), @r#"
+        -nodefaults
+        -no-user-config
+        -nographic
+        -no-reboot
+        -name guest=hello
+        -machine q35
+        -accel tcg
+        -cpu max
+        -smp 2
+        -m 256M
+        -kernel /boot/vmlinuz
+        -append console=ttyS0 quiet
+        -netdev tap,id=eth0,ifname=rik1,script=no,downscript=no
+        -device virtio-net-pci,netdev=eth0,mac=06:52:49:4b:00:01,host_mtu=1400,romfile=
+        -chardev stdio,id=console,signal=off
+        -serial chardev:console
+        -chardev socket,id=qmp,server=on,wait=off,path=/run/qmp
+        -mon chardev=qmp,mode=control
+        "#);
+    }
+
+    #[test]
+    fn a_microvm_with_all_that_can_be_said() {
+        let all = Arguments {
+            accelerator: Accelerator::Kvm,
+            initrd: Some("/boot/initrd".into()),
+            rootfs: Some("/srv/a,b=c/nbd:root.ext4".into()),
+            read_only: true,
+            console: Console::File("/var/log/a,b".into()),
+            qmp: "/run/a,b".into(),
+            sandbox: true,
+            ..arguments(Board::Microvm, 4)
+        };
+        insta::assert_snapshot!(lines(&all), @r#"
+        -nodefaults
+        -no-user-config
+        -nographic
+        -no-reboot
+        -name guest=hello
+        -machine microvm
+        -accel kvm
+        -cpu max
+        -smp 2
+        -m 256M
+        -kernel /boot/vmlinuz
+        -initrd /boot/initrd
+        -append console=ttyS0 quiet
+        -global virtio-mmio.force-legacy=false
+        -blockdev driver=raw,node-name=root,read-only=on,file.driver=file,file.filename=/srv/a,,b=c/nbd:root.ext4
+        -device virtio-blk-device,drive=root
+        -netdev tap,id=eth0,ifname=rik1,script=no,downscript=no,queues=4
+        -device virtio-net-device,netdev=eth0,mac=06:52:49:4b:00:01,host_mtu=1400,mq=on
+        -chardev file,id=console,append=on,path=/var/log/a,,b
+        -serial chardev:console
+        -chardev socket,id=qmp,server=on,wait=off,path=/run/a,,b
+        -mon chardev=qmp,mode=control
+        -sandbox on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny
+        "#);
+    }
+
+    #[test]
+    fn the_tap_is_attached_in_the_words_of_the_board() {
+        let network =
+            |board, queues| network(&arguments(board, queues).attachment, board).join(" ");
+        let tap = "-netdev tap,id=eth0,ifname=rik1,script=no,downscript=no";
+        let nic = "netdev=eth0,mac=06:52:49:4b:00:01,host_mtu=1400";
+        assert_eq!(network(Board::Q35, 1), format!("{tap} -device virtio-net-pci,{nic},romfile="));
+        assert_eq!(
+            network(Board::Q35, 16),
+            format!("{tap},queues=16 -device virtio-net-pci,{nic},mq=on,vectors=34,romfile=")
+        );
+        assert_eq!(
+            network(Board::Microvm, 2),
+            format!("{tap},queues=2 -device virtio-net-device,{nic},mq=on")
+        );
+    }
+}

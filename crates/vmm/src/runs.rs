@@ -1,0 +1,471 @@
+//! The runs of a node: begun, looked at, stopped, and cleared away after a crash.
+
+use std::{
+    collections::BTreeSet,
+    io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use super::handle::{Handle, Patience, Stopped, within};
+use riklet_api as wire;
+use riklet_core::model::{InstanceName, Vmm};
+use riklet_kernel::{Kernel, process::ProcessId};
+use riklet_sdn::{
+    Drift, Report, Sdn, SdnError, Which,
+    store::{End, Run, Store, StoreError},
+};
+
+/// What a run is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum RunState {
+    /// The published ports do not answer yet.
+    Starting,
+    /// The published ports answered.
+    Running,
+    /// Somebody asked it to stop.
+    Stopping,
+    /// It has ended, and nothing of it is left.
+    Ended,
+    /// Its supervisor has died: `repair` clears it away.
+    Lost,
+}
+
+impl RunState {
+    /// The state as output has it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Running => "running",
+            Self::Stopping => "stopping",
+            Self::Ended => "ended",
+            Self::Lost => "lost",
+        }
+    }
+
+    /// The state of a run whose supervisor lives, or does not. Pure.
+    #[must_use]
+    pub const fn of(run: &Run, supervised: bool) -> Self {
+        match run {
+            Run { end: Some(_), .. } => Self::Ended,
+            _ if !supervised => Self::Lost,
+            Run { stopping: true, .. } => Self::Stopping,
+            Run { ready: Some(_), .. } => Self::Running,
+            _ => Self::Starting,
+        }
+    }
+}
+
+/// Why a run cannot be begun, found or stopped.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RunError {
+    /// The records cannot be read or changed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The network of the instance cannot be taken down.
+    #[error(transparent)]
+    Sdn(#[from] SdnError),
+    /// It runs.
+    #[error("{name} runs already: {vmm}, process {pid}")]
+    Running {
+        /// The instance.
+        name: InstanceName,
+        /// The VMM.
+        vmm: String,
+        /// The number of the VMM's process, or of its supervisor's.
+        pid: u32,
+    },
+    /// It does not run, and has not.
+    #[error("{name} has not run")]
+    Unknown {
+        /// The instance.
+        name: InstanceName,
+        /// The name of a run that is most like it.
+        nearest: Option<InstanceName>,
+    },
+    /// A process cannot be looked at or signalled.
+    #[error("cannot {operation} the process of {name}")]
+    Process {
+        /// What was attempted.
+        operation: &'static str,
+        /// The instance.
+        name: InstanceName,
+        /// The kernel's own words.
+        #[source]
+        source: io::Error,
+    },
+    /// What a run left in its directory cannot be removed.
+    #[error("cannot remove {}", path.display())]
+    Directory {
+        /// The directory.
+        path: PathBuf,
+        /// The kernel's own words.
+        #[source]
+        source: io::Error,
+    },
+    /// Nobody is left who would say how it ended.
+    #[error("the supervisor of {name} has died")]
+    Lost {
+        /// The instance.
+        name: InstanceName,
+    },
+    /// The record names a VMM that this version does not know.
+    #[error("{name} was run by {vmm}, which this version does not know")]
+    Vmm {
+        /// The instance.
+        name: InstanceName,
+        /// What is recorded.
+        vmm: String,
+    },
+}
+
+/// Where the files of an instance's run are: its log, and its VMM's directory.
+#[must_use]
+pub fn directory(state_dir: &Path, name: &InstanceName) -> PathBuf {
+    state_dir.join("machines").join(name.as_str())
+}
+
+/// The directory that the VMM begins in, and that is its user's.
+#[must_use]
+pub fn home(state_dir: &Path, name: &InstanceName) -> PathBuf {
+    directory(state_dir, name).join("vmm")
+}
+
+/// The VMM's socket, in its directory.
+#[must_use]
+pub fn socket(state_dir: &Path, name: &InstanceName) -> PathBuf {
+    home(state_dir, name).join("api.sock")
+}
+
+/// What the VMM and its guest wrote.
+#[must_use]
+pub fn log(state_dir: &Path, name: &InstanceName) -> PathBuf {
+    directory(state_dir, name).join("console.log")
+}
+
+/// The state of a run, now.
+///
+/// # Errors
+/// Where `/proc` cannot be read.
+pub fn state(run: &Run) -> Result<RunState, RunError> {
+    if run.end.is_some() {
+        return Ok(RunState::Ended);
+    }
+    let supervised = run.supervisor.is_alive();
+    let supervised = supervised.map_err(|source| process_error("look at", &run.name, source))?;
+    Ok(RunState::of(run, supervised))
+}
+
+/// Records that these runs begin, with the calling process as their supervisor. All of them, or none.
+///
+/// # Errors
+/// Where one of them runs.
+pub fn begin(
+    store: &mut Store,
+    names: &[(InstanceName, Vmm)],
+    supervisor: ProcessId,
+    now: u64,
+) -> Result<(), RunError> {
+    let tx = store.transaction()?;
+    for (name, vmm) in names {
+        if let Some(run) = tx.run(name)? {
+            refuse_live(&run)?;
+        }
+        tx.begin_run(name, vmm.as_str(), supervisor, now)?;
+    }
+    Ok(tx.commit()?)
+}
+
+/// Refuses a run that is under way: taking its network away is for its supervisor.
+fn refuse_live(run: &Run) -> Result<(), RunError> {
+    match state(run)? {
+        RunState::Ended | RunState::Lost => Ok(()),
+        RunState::Starting | RunState::Running | RunState::Stopping => Err(RunError::Running {
+            name: run.name.clone(),
+            vmm: run.vmm.clone(),
+            pid: run.process.unwrap_or(run.supervisor).pid(),
+        }),
+    }
+}
+
+/// How the kernel differs from the records, and the runs whose supervisor has died.
+///
+/// # Errors
+/// As [`Sdn::check`] and [`lost`].
+pub fn check<K: Kernel>(sdn: &mut Sdn<K>) -> Result<(Drift, Vec<Run>), RunError> {
+    let drift = sdn.check()?;
+    let store = Store::open_existing(&sdn.config().state_dir)?;
+    Ok((drift, store.map(|store| lost(&store)).transpose()?.unwrap_or_default()))
+}
+
+/// Clears away what lost runs left, of which it warns, and repairs.
+///
+/// # Errors
+/// As [`clear_lost`] and [`Sdn::repair`].
+pub fn repair<K: Kernel>(sdn: &mut Sdn<K>, now: u64) -> Result<wire::Report, RunError> {
+    let (mut warnings, mut steps) = (Vec::new(), Vec::new());
+    for (run, cleared) in clear_lost(sdn, now)? {
+        warnings.push(format!("{}: its supervisor died; cleared away what it left", run.name));
+        steps.extend(wire::lines(&cleared.done));
+    }
+    let report = wire::Report::from(&sdn.repair()?);
+    steps.extend(report.steps);
+    Ok(wire::Report { steps, warnings, ..report })
+}
+
+/// Takes down, with what all share; where that is all of them, forgets the runs that have ended as well.
+///
+/// # Errors
+/// Where one of them is being run; as [`Sdn::down`] and [`forget_ended`].
+pub fn purge<K: Kernel>(sdn: &mut Sdn<K>, which: &Which) -> Result<Report, RunError> {
+    let state_dir = sdn.config().state_dir.clone();
+    if let Some(store) = Store::open_existing(&state_dir)? {
+        refuse_running(&store, which)?;
+    }
+    let report = sdn.down(which, true)?;
+    if *which == Which::All
+        && let Some(mut store) = Store::open_existing(&state_dir)?
+    {
+        forget_ended(&mut store, &state_dir)?;
+    }
+    Ok(report)
+}
+
+impl RunError {
+    /// What to do about it, where there is something.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Store(source) => source.hint(),
+            Self::Sdn(source) => source.hint(),
+            Self::Running { name, .. } => Some(format!("`riklet-sdn stop {name}` ends it")),
+            Self::Unknown { nearest: Some(nearest), .. } => {
+                Some(format!("did you mean {nearest}?"))
+            }
+            Self::Unknown { nearest: None, .. } => Some("`riklet-sdn ps` shows all".to_owned()),
+            Self::Lost { .. } => Some("`riklet-sdn repair` clears away what it left".to_owned()),
+            _ => None,
+        }
+    }
+}
+
+/// Refuses where one of these instances is being run. Looks at the runs of these only.
+///
+/// # Errors
+/// Where it is, or the records cannot be read.
+pub fn refuse_running(store: &Store, which: &Which) -> Result<(), RunError> {
+    match which {
+        Which::All => store.runs_under_way()?.iter().try_for_each(refuse_live),
+        Which::Named(names) => {
+            names.iter().try_for_each(|name| store.run(name)?.as_ref().map_or(Ok(()), refuse_live))
+        }
+    }
+}
+
+/// The runs whose supervisor has died.
+///
+/// # Errors
+/// Where the records or `/proc` cannot be read.
+pub fn lost(store: &Store) -> Result<Vec<Run>, RunError> {
+    let mut lost = Vec::new();
+    for run in store.runs_under_way()? {
+        if state(&run)? == RunState::Lost {
+            lost.push(run);
+        }
+    }
+    Ok(lost)
+}
+
+/// What is needed to end the VMM of a run; `None` where it was not started.
+///
+/// # Errors
+/// Where the record names an unknown VMM.
+pub fn handle(state_dir: &Path, run: &Run) -> Result<Option<Handle>, RunError> {
+    let unknown = || RunError::Vmm { name: run.name.clone(), vmm: run.vmm.clone() };
+    let vmm = Vmm::from_name(&run.vmm).ok_or_else(unknown)?;
+    let socket = socket(state_dir, &run.name);
+    Ok(run.process.map(|process| Handle { vmm, process, socket }))
+}
+
+/// Clears away the runs whose supervisor has died: their VMM, which the kernel killed with the supervisor, or
+/// which is killed now; their network; and says so in their records. What lives is not touched. Meanwhile the
+/// calling process is their supervisor: of several that clear away one does, and a new run of the same name is
+/// refused until the old one's network is gone.
+///
+/// # Errors
+/// Where a process cannot be ended, or the network cannot be taken down. Runs before that one are cleared.
+pub fn clear_lost<K: Kernel>(sdn: &mut Sdn<K>, now: u64) -> Result<Vec<(Run, Report)>, RunError> {
+    let state_dir = sdn.config().state_dir.clone();
+    let Some(mut store) = Store::open_existing(&state_dir)? else { return Ok(vec![]) };
+    let mut cleared = Vec::new();
+    for run in lost(&store)? {
+        let failed = |source| process_error("look at", &run.name, source);
+        let ours = ProcessId::current().map_err(failed)?;
+        let tx = store.transaction()?;
+        let taken = tx.hand_over_run(&run.name, run.supervisor, ours)?;
+        tx.commit()?;
+        // Another process clears it away, or has.
+        if !taken {
+            continue;
+        }
+        let report = kill(&state_dir, &run).and_then(|()| Ok(take_down(sdn, &run.name)?));
+        let tx = store.transaction()?;
+        // Where it failed, it is as lost as before.
+        tx.hand_over_run(&run.name, ours, run.supervisor)?;
+        if report.is_ok() {
+            let reason = "its supervisor died".to_owned();
+            let end = End { at: now, reason, failed: true };
+            tx.end_run(&run.name, run.supervisor, &end)?;
+        }
+        tx.commit()?;
+        cleared.push((run, report?));
+    }
+    Ok(cleared)
+}
+
+fn process_error(operation: &'static str, name: &InstanceName, source: io::Error) -> RunError {
+    RunError::Process { operation, name: name.clone(), source }
+}
+
+/// There is nobody left whom the guest's work would matter to.
+fn kill(state_dir: &Path, run: &Run) -> Result<(), RunError> {
+    let Some(handle) = handle(state_dir, run)? else { return Ok(()) };
+    let ended = handle.end(Patience::default());
+    ended.map(drop).map_err(|source| process_error("end", &run.name, source))
+}
+
+/// Takes the network of one instance down, where it is still up.
+///
+/// # Errors
+/// As [`Sdn::down`].
+pub fn take_down<K: Kernel>(sdn: &mut Sdn<K>, name: &InstanceName) -> Result<Report, SdnError> {
+    match sdn.down(&Which::Named(BTreeSet::from([name.clone()])), false) {
+        Err(SdnError::Unknown { .. }) => Ok(Report::default()),
+        report => report,
+    }
+}
+
+/// Asks a run to stop, and waits until its VMM has ended. Its supervisor takes the network down then.
+///
+/// # Errors
+/// Where there is no run of this name, or its process cannot be ended.
+pub fn stop(
+    store: &mut Store,
+    state_dir: &Path,
+    name: &InstanceName,
+    patience: Patience,
+) -> Result<Stopped, RunError> {
+    if find(store, name)?.end.is_some() {
+        return Ok(Stopped::Before);
+    }
+    let tx = store.transaction()?;
+    // As of now: a process that is recorded later belongs to a supervisor that sees what was asked.
+    let Some(run) = tx.run(name)?.filter(|run| run.end.is_none()) else {
+        return Ok(Stopped::Before);
+    };
+    tx.set_run_stopping(name, run.supervisor)?;
+    tx.commit()?;
+    match handle(state_dir, &run)? {
+        Some(handle) => handle.stop(patience).map_err(|source| process_error("end", name, source)),
+        None => Ok(Stopped::Before),
+    }
+}
+
+/// The store of a node that has run something; one that has none has not run this name.
+///
+/// # Errors
+/// Where there is none, or it cannot be opened.
+pub fn store_of(state_dir: &Path, name: &InstanceName) -> Result<Store, RunError> {
+    let unknown = || RunError::Unknown { name: name.clone(), nearest: None };
+    Store::open_existing(state_dir)?.ok_or_else(unknown)
+}
+
+/// The last run of this name.
+///
+/// # Errors
+/// Where there is none, or the records cannot be read.
+pub fn find(store: &Store, name: &InstanceName) -> Result<Run, RunError> {
+    if let Some(run) = store.run(name)? {
+        return Ok(run);
+    }
+    let runs = store.runs()?;
+    let nearest =
+        riklet_core::nearest::nearest(name.as_str(), runs.iter().map(|run| run.name.as_str()));
+    let nearest = nearest.and_then(|name| name.parse().ok());
+    Err(RunError::Unknown { name: name.clone(), nearest })
+}
+
+/// Waits until a run has ended and its supervisor has said how. A supervisor whose last run it was then takes
+/// away what its runs had in common: that is waited for as well.
+///
+/// # Errors
+/// Where there is no run of this name, or its supervisor dies first.
+pub fn wait(store: &Store, name: &InstanceName) -> Result<End, RunError> {
+    /// How soon a supervisor that lives is asked again.
+    const AGAIN: Duration = Duration::from_millis(20);
+    /// How long a supervisor that has no run left may take to end.
+    const LEAVING: Duration = Duration::from_secs(10);
+    let failed = |source| process_error("look at", name, source);
+    loop {
+        let run = find(store, name)?;
+        let supervisor = run.supervisor.open().map_err(failed)?;
+        match (run.end, supervisor) {
+            (Some(end), None) => return Ok(end),
+            (Some(end), Some(supervisor)) => {
+                let shared = |other: &Run| other.supervisor == run.supervisor;
+                if !store.runs_under_way()?.iter().any(shared) {
+                    within(&supervisor, LEAVING).map_err(failed)?;
+                }
+                return Ok(end);
+            }
+            (None, Some(supervisor)) => drop(within(&supervisor, AGAIN).map_err(failed)?),
+            // It may have said so before it ended.
+            (None, None) => {
+                let found = find(store, name)?;
+                match found.end {
+                    Some(end) => return Ok(end),
+                    // Another process clears it away.
+                    None if found.supervisor != run.supervisor => {}
+                    None => return Err(RunError::Lost { name: name.clone() }),
+                }
+            }
+        }
+    }
+}
+
+/// Forgets the runs that have ended: their records, and their directories with the logs in them.
+///
+/// # Errors
+/// Where a directory cannot be removed, or the records cannot be changed. Runs before that one are forgotten.
+pub fn forget_ended(store: &mut Store, state_dir: &Path) -> Result<(), RunError> {
+    for run in store.runs()?.into_iter().filter(|run| run.end.is_some()) {
+        forget_if_ended(store, state_dir, &run.name)?;
+    }
+    Ok(())
+}
+
+/// In one transaction: a run that begins anew meanwhile, and has the same directory, waits until it is gone.
+fn forget_if_ended(
+    store: &mut Store,
+    state_dir: &Path,
+    name: &InstanceName,
+) -> Result<(), RunError> {
+    let tx = store.transaction()?;
+    if tx.run(name)?.is_none_or(|run| run.end.is_none()) {
+        return Ok(());
+    }
+    let path = directory(state_dir, name);
+    match std::fs::remove_dir_all(&path) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => {
+            return Err(RunError::Directory { path, source });
+        }
+        _ => {}
+    }
+    tx.forget_run(name)?;
+    Ok(tx.commit()?)
+}
+
+#[cfg(test)]
+mod tests;

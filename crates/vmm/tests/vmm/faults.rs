@@ -1,0 +1,119 @@
+//! What becomes of a driver whose VMM does not answer as an API does, at each of its calls.
+
+use std::{thread, time::Duration};
+
+use riklet_http::Client;
+use riklet_vmm::{
+    api::ApiError, cloud_hypervisor, firecracker, machine::Machine, version::Version,
+};
+
+use crate::{
+    directory::Directory,
+    http::chain,
+    machine::machine,
+    played::{CloudHypervisor, Firecracker, Until},
+    server::{LONG, Reply, Server},
+};
+
+type Start = fn(&Client, &Machine) -> Result<Version, ApiError>;
+
+/// Starts a machine in a VMM that replies so to this request. What the error says, and what it is.
+fn start(line: &'static str, reply: Reply, timeout: Duration) -> (String, ApiError) {
+    let directory = Directory::new();
+    let (server, start): (_, Start) = if line.contains("/api/v1/") {
+        let player = CloudHypervisor::new("51.1.0");
+        (Server::start(Until { player, line, reply }), cloud_hypervisor::start)
+    } else {
+        let player = Firecracker::new("1.17.0");
+        (Server::start(Until { player, line, reply }), firecracker::start)
+    };
+    let error = start(&Client::new(server.socket(), timeout), &machine(&directory)).unwrap_err();
+    assert_eq!(server.lines().last().unwrap(), line);
+    (chain(&error), error)
+}
+
+const CALLS: [&str; 9] = [
+    "GET /",
+    "PUT /machine-config",
+    "PUT /boot-source",
+    "PUT /drives/rootfs",
+    "PUT /network-interfaces/eth0",
+    "PUT /actions",
+    "GET /api/v1/vmm.ping",
+    "PUT /api/v1/vm.create",
+    "PUT /api/v1/vm.boot",
+];
+
+#[test]
+fn a_vmm_that_dies_is_an_error_that_names_the_call() {
+    for line in CALLS {
+        let (text, _) = start(line, Reply::SendAndClose(b"HTTP/1.1 20".to_vec()), LONG);
+        assert!(text.contains(&format!(" did not answer: {line} over /")), "{text}");
+        assert!(text.ends_with(": the connection ended before the answer was whole"), "{text}");
+    }
+}
+
+#[test]
+fn garbage_is_an_error_that_names_the_call() {
+    for line in CALLS {
+        let (text, _) = start(line, Reply::Send(b"\x7fELF\x02\x01\x01\0\r\n\r\n".to_vec()), LONG);
+        assert!(text.contains(&format!(" did not answer: {line} over /")), "{text}");
+        assert!(text.contains(": the answer is not HTTP that is understood: "), "{text}");
+    }
+}
+
+#[test]
+fn silence_is_an_error_at_the_deadline() {
+    let wait = |line| {
+        // Enough for the calls before it on a busy machine.
+        let (text, _) = start(line, Reply::Silence, Duration::from_secs(2));
+        assert!(text.contains(&format!(" did not answer: {line} over /")), "{text}");
+        assert!(text.ends_with(": there was no whole answer within 2s"), "{text}");
+    };
+    thread::scope(|scope| {
+        for line in CALLS {
+            scope.spawn(move || wait(line));
+        }
+    });
+}
+
+#[test]
+fn an_answer_that_says_something_else_is_an_error() {
+    let json = |body: &str| {
+        let length = body.len();
+        let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n{body}");
+        Reply::Send(answer.into_bytes())
+    };
+    for line in ["GET /", "GET /api/v1/vmm.ping"] {
+        for body in ["", "[]", "{}", r#"{"vmm_version":1,"version":1,"state":"x"}"#] {
+            let (text, error) = start(line, json(body), LONG);
+            let expected = format!(" answered {line} with what its API does not have: ");
+            assert!(text.contains(&expected), "{text}");
+            assert!(matches!(error, ApiError::Answer { .. }), "{error:?}");
+        }
+        let strange = r#"{"vmm_version":"dev","version":"dev","state":"Not started"}"#;
+        let (text, _) = start(line, json(strange), LONG);
+        let expected = " is unknown: \"dev\" is no version: it begins with no number";
+        assert!(text.ends_with(expected), "{text}");
+    }
+}
+
+#[test]
+fn a_vmm_that_is_not_there_is_an_error() {
+    let directory = Directory::new();
+    let client = Client::new(directory.path("api.sock"), LONG);
+    let drivers: [(&str, Start); 2] =
+        [("firecracker", firecracker::start), ("cloud-hypervisor", cloud_hypervisor::start)];
+    for (vmm, start) in drivers {
+        let files = Directory::new();
+        let error = chain(&start(&client, &machine(&files)).unwrap_err());
+        assert!(error.starts_with(&format!("{vmm} did not answer: GET /")), "{error}");
+        assert!(error.ends_with(": No such file or directory (os error 2)"), "{error}");
+    }
+    let error = chain(&firecracker::press_ctrl_alt_del(&client).unwrap_err());
+    assert!(error.contains("PUT /actions over "), "{error}");
+    let error = chain(&cloud_hypervisor::press_power_button(&client).unwrap_err());
+    assert!(error.contains("PUT /api/v1/vm.power-button over "), "{error}");
+    let error = chain(&cloud_hypervisor::shut_down(&client).unwrap_err());
+    assert!(error.contains("PUT /api/v1/vmm.shutdown over "), "{error}");
+}

@@ -1,0 +1,216 @@
+//! A server on a unix socket that answers as it is told: what VMMs have in common.
+
+use std::{
+    io::{self, Read, Write},
+    os::unix::net::{UnixListener, UnixStream},
+    path::PathBuf,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+use riklet_http::Client;
+use serde_json::Value;
+
+use crate::directory::Directory;
+
+/// Longer than anything here takes.
+pub(crate) const LONG: Duration = Duration::from_secs(20);
+
+/// The pause between two bytes of an answer that trickles.
+const PAUSE: Duration = Duration::from_millis(5);
+
+/// A request, whole.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Request {
+    pub(crate) method: String,
+    pub(crate) path: String,
+    pub(crate) body: Option<Value>,
+}
+
+impl Request {
+    /// `PUT /boot-source`.
+    pub(crate) fn line(&self) -> String {
+        format!("{} {}", self.method, self.path)
+    }
+}
+
+/// What a server does about a request.
+#[derive(Debug, Clone)]
+pub(crate) enum Reply {
+    /// Sends this, and waits for the next request.
+    Send(Vec<u8>),
+    /// Sends this, and closes.
+    SendAndClose(Vec<u8>),
+    /// Sends these bytes over and over, one at a time.
+    Trickle(Vec<u8>),
+    /// Does nothing until the client goes.
+    Silence,
+}
+
+/// What answers.
+pub(crate) trait Play: Send + 'static {
+    fn answer(&mut self, request: &Request) -> Reply;
+}
+
+/// A server, until it is dropped.
+pub(crate) struct Server {
+    directory: Option<Directory>,
+    socket: PathBuf,
+    received: Arc<Mutex<Vec<Request>>>,
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Server {
+    /// One on a socket in its own directory.
+    pub(crate) fn start(player: impl Play) -> Self {
+        let directory = Directory::new();
+        let mut server = Self::at(directory.path("api.sock"), player);
+        server.directory = Some(directory);
+        server
+    }
+
+    /// One on this socket, where nothing is yet.
+    pub(crate) fn at(socket: PathBuf, mut player: impl Play) -> Self {
+        let listener = UnixListener::bind(&socket).expect("a socket");
+        let received = Arc::new(Mutex::new(Vec::new()));
+        let stop = Arc::new(AtomicBool::new(false));
+        let thread = {
+            let (received, stop) = (Arc::clone(&received), Arc::clone(&stop));
+            thread::spawn(move || {
+                for stream in listener.incoming() {
+                    if stop.load(Ordering::Relaxed) {
+                        break;
+                    }
+                    converse(stream.expect("a connection"), &mut player, &received);
+                }
+            })
+        };
+        Self { directory: None, socket, received, stop, thread: Some(thread) }
+    }
+
+    /// A directory that goes with the server.
+    pub(crate) fn directory(&self) -> &Directory {
+        self.directory.as_ref().expect("a server with a directory")
+    }
+
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.socket.clone()
+    }
+
+    pub(crate) fn client(&self) -> Client {
+        Client::new(self.socket(), LONG)
+    }
+
+    /// The requests so far.
+    pub(crate) fn received(&self) -> Vec<Request> {
+        self.received.lock().expect("a server that did not panic").clone()
+    }
+
+    /// The methods and paths of the requests so far.
+    pub(crate) fn lines(&self) -> Vec<String> {
+        self.received().iter().map(Request::line).collect()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        drop(UnixStream::connect(self.socket()));
+        let ended = self.thread.take().map_or(Ok(()), JoinHandle::join);
+        assert!(ended.is_ok() || thread::panicking(), "the server panicked");
+    }
+}
+
+/// Answers the requests of one connection.
+fn converse(mut stream: UnixStream, player: &mut impl Play, received: &Mutex<Vec<Request>>) {
+    while let Some(request) = receive(&mut stream) {
+        received.lock().expect("a test that did not panic").push(request.clone());
+        match player.answer(&request) {
+            Reply::Send(bytes) => stream.write_all(&bytes).expect("an answer"),
+            Reply::SendAndClose(bytes) => return stream.write_all(&bytes).expect("an answer"),
+            Reply::Trickle(bytes) => return trickle(&mut stream, &bytes),
+            Reply::Silence => {
+                let rest = io::copy(&mut stream, &mut io::sink());
+                assert_eq!(rest.expect("the end"), 0, "a client that does not wait its turn");
+                return;
+            }
+        }
+    }
+}
+
+/// The next request; `None` where the client has gone.
+fn receive(stream: &mut UnixStream) -> Option<Request> {
+    let mut bytes = Vec::new();
+    let mut buffer = [0; 4096];
+    loop {
+        if let Some(request) = parse(&bytes) {
+            return Some(request);
+        }
+        match stream.read(&mut buffer).expect("a request") {
+            0 => {
+                assert!(bytes.is_empty(), "half a request: {:?}", String::from_utf8_lossy(&bytes));
+                return None;
+            }
+            count => bytes.extend_from_slice(&buffer[..count]),
+        }
+    }
+}
+
+fn parse(bytes: &[u8]) -> Option<Request> {
+    let mut fields = [httparse::EMPTY_HEADER; 16];
+    let mut head = httparse::Request::new(&mut fields);
+    let httparse::Status::Complete(start) = head.parse(bytes).expect("a request") else {
+        return None;
+    };
+    let field = |name: &str| {
+        let field = head.headers.iter().find(|field| field.name.eq_ignore_ascii_case(name));
+        field.map(|field| str::from_utf8(field.value).expect("text"))
+    };
+    assert_eq!(field("Host"), Some("localhost"));
+    // HTTP/1.0 is spoken for streams: it knows no chunks.
+    let wanted = if head.version == Some(0) { "text/event-stream" } else { "application/json" };
+    assert_eq!(field("Accept"), Some(wanted));
+    let body = field("Content-Length").map(|length| {
+        assert_eq!(field("Content-Type"), Some("application/json"));
+        length.parse::<usize>().expect("a length")
+    });
+    let rest = &bytes[start..];
+    let body = match body {
+        None => None,
+        Some(length) if rest.len() < length => return None,
+        Some(length) => Some(serde_json::from_slice(&rest[..length]).expect("JSON")),
+    };
+    let (method, path) = (head.method.expect("a method"), head.path.expect("a path"));
+    Some(Request { method: method.to_owned(), path: path.to_owned(), body })
+}
+
+fn trickle(stream: &mut UnixStream, bytes: &[u8]) {
+    stream.set_read_timeout(Some(PAUSE)).expect("a timeout");
+    for byte in bytes.iter().cycle() {
+        // Each read is a pause, until the client has gone.
+        let gone = matches!(stream.read(&mut [0]), Ok(0));
+        if gone || stream.write_all(&[*byte]).is_err() {
+            return;
+        }
+    }
+}
+
+/// An answer as `micro_http` writes it, the HTTP server in both VMMs: without a reason phrase, and without a length
+/// where there is no body.
+pub(crate) fn answer(status: u16, body: Option<&Value>) -> Reply {
+    let head = format!("HTTP/1.1 {status} \r\nServer: played\r\nConnection: keep-alive\r\n");
+    let body = body.map_or_else(
+        || "\r\n".to_owned(),
+        |body| {
+            let body = body.to_string();
+            let length = body.len();
+            format!("Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}")
+        },
+    );
+    Reply::Send(format!("{head}{body}").into_bytes())
+}

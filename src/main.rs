@@ -1,7 +1,0 @@
-//! `riklet-sdn`: the command line.
-
-mod cli;
-
-fn main() -> std::process::ExitCode {
-    cli::main()
-}
