@@ -7,7 +7,7 @@ use riklet_core::{
     definition,
     model::{Addresses, Slot},
 };
-use riklet_sdn as sdn;
+
 use riklet_sdn::store::Phase;
 
 /// A recorded instance.
@@ -108,8 +108,8 @@ pub struct Inspection {
     pub definition: Value,
 }
 
-impl From<&sdn::Instance> for Instance {
-    fn from(instance: &sdn::Instance) -> Self {
+impl From<&riklet_sdn::Instance> for Instance {
+    fn from(instance: &riklet_sdn::Instance) -> Self {
         let end =
             |address, mac: riklet_core::model::MacAddress| End { address, mac: mac.to_string() };
         Self {
@@ -166,14 +166,14 @@ impl fmt::Display for Exposure {
     }
 }
 
-impl From<&sdn::Listed> for Listed {
-    fn from(listed: &sdn::Listed) -> Self {
+impl From<&riklet_sdn::Listed> for Listed {
+    fn from(listed: &riklet_sdn::Listed) -> Self {
         Self { instance: Instance::from(&listed.instance), link: listed.link.as_str().to_owned() }
     }
 }
 
-impl From<&sdn::Inspection> for Inspection {
-    fn from(found: &sdn::Inspection) -> Self {
+impl From<&riklet_sdn::Inspection> for Inspection {
+    fn from(found: &riklet_sdn::Inspection) -> Self {
         Self {
             instance: Instance::from(&found.instance),
             link: found.status.as_str().to_owned(),
@@ -192,7 +192,7 @@ pub struct NotAnInstance {
 }
 
 /// The instance that an inspection is of, for what needs all of it.
-pub type Attached = sdn::Instance;
+pub type Attached = riklet_sdn::Instance;
 
 impl TryFrom<&Inspection> for Attached {
     type Error = NotAnInstance;

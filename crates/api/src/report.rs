@@ -1,7 +1,6 @@
 use serde::{Deserialize, Serialize};
 
 use super::{Instance, Kind, chain, lines};
-use riklet_sdn as sdn;
 
 /// What an operation did.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -33,8 +32,8 @@ pub struct Failure {
     pub kind: Kind,
 }
 
-impl From<&sdn::Report> for Report {
-    fn from(report: &sdn::Report) -> Self {
+impl From<&riklet_sdn::Report> for Report {
+    fn from(report: &riklet_sdn::Report) -> Self {
         Self {
             instances: report.instances.iter().map(Instance::from).collect(),
             steps: lines(&report.done),
@@ -45,8 +44,8 @@ impl From<&sdn::Report> for Report {
     }
 }
 
-impl From<&sdn::Failure> for Failure {
-    fn from(failure: &sdn::Failure) -> Self {
+impl From<&riklet_sdn::Failure> for Failure {
+    fn from(failure: &riklet_sdn::Failure) -> Self {
         Self {
             name: failure.name.to_string(),
             error: chain(failure),
@@ -68,8 +67,8 @@ pub struct Plan {
     pub warnings: Vec<String>,
 }
 
-impl From<&(riklet_core::plan::Plan, Vec<sdn::Warning>)> for Plan {
-    fn from((plan, warnings): &(riklet_core::plan::Plan, Vec<sdn::Warning>)) -> Self {
+impl From<&(riklet_core::plan::Plan, Vec<riklet_sdn::Warning>)> for Plan {
+    fn from((plan, warnings): &(riklet_core::plan::Plan, Vec<riklet_sdn::Warning>)) -> Self {
         Self {
             steps: lines(&plan.steps),
             blocked: plan.blocked.values().map(ToString::to_string).collect(),
@@ -128,7 +127,7 @@ pub struct Unsettled {
 
 impl Check {
     /// Of this drift, and these runs.
-    pub fn new(drift: &sdn::Drift, lost: impl IntoIterator<Item = Lost>) -> Self {
+    pub fn new(drift: &riklet_sdn::Drift, lost: impl IntoIterator<Item = Lost>) -> Self {
         let unsettled = drift.unsettled.iter();
         let unsettled =
             unsettled.map(|(n, p)| Unsettled { name: n.to_string(), phase: p.to_string() });

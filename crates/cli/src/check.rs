@@ -1,8 +1,8 @@
 use std::process::ExitCode;
 
-use super::{error::CliError, node::Node, output::Output};
+use super::{error::CliError, node::AnyNode, output::Output};
 
-pub(crate) fn run(node: &mut Node, output: Output) -> Result<ExitCode, CliError> {
+pub(crate) fn run(node: &mut AnyNode, output: Output) -> Result<ExitCode, CliError> {
     let found = node.check()?;
     let sound = found.is_empty();
     if sound {

@@ -1,13 +1,13 @@
 use std::{io, path::Path, process::ExitCode};
 
 use riklet_core::{
-    firewall::{Backend, GateState},
+    firewall::{Backend, ForeignChainState},
     model::{InterfaceName, Pool},
     plan::IP_FORWARD,
 };
 use riklet_kernel::{Kernel, KernelError};
 use riklet_sdn::{
-    Config, FirewallChoice, Sdn,
+    Config, FirewallChoice, Node,
     store::{Setting, Store},
 };
 use riklet_vmm::choose::{Facts, Kvm};
@@ -56,10 +56,10 @@ impl Finding {
 }
 
 /// Exit status 3 where something fails.
-pub(crate) fn run<K: Kernel>(sdn: &mut Sdn<K>, output: Output) -> Result<ExitCode, CliError> {
+pub(crate) fn run<K: Kernel>(node: &mut Node<K>, output: Output) -> Result<ExitCode, CliError> {
     const HOST: u8 = 3;
-    let config = sdn.config().clone();
-    let findings = look(&config, sdn.kernel());
+    let config = node.config().clone();
+    let findings = look(&config, node.kernel());
     output.print(
         || {
             let rows: Vec<_> = findings.iter().flat_map(row).collect();
@@ -157,7 +157,7 @@ fn firewall(
     decided: Option<(Backend, Pool)>,
     kernel: &mut impl Kernel,
 ) -> Vec<Finding> {
-    let nftables = match kernel.gates(Backend::Nftables) {
+    let nftables = match kernel.foreign_chains(Backend::Nftables) {
         Ok(_) => Finding::ok("nf_tables", "the kernel has it"),
         Err(error) => unreadable("nf_tables", &error, "`modprobe nf_tables`, or use iptables"),
     };
@@ -185,19 +185,19 @@ fn firewall(
     };
     if let Some((backend, how)) = backend {
         findings.push(Finding::ok("firewall", format!("{backend} {how}")));
-        let gates = kernel.gates(backend).unwrap_or_default();
-        findings.extend(gates.iter().map(gate));
+        let foreign_chains = kernel.foreign_chains(backend).unwrap_or_default();
+        findings.extend(foreign_chains.iter().map(foreign_chain));
     }
     findings
 }
 
-fn gate(state: &GateState) -> Finding {
+fn foreign_chain(state: &ForeignChainState) -> Finding {
     if state.open {
-        return Finding::ok("FORWARD", format!("{}: guests' packets pass", state.gate));
+        return Finding::ok("FORWARD", format!("{}: guests' packets pass", state.foreign_chain));
     }
     Finding::note(
         "FORWARD",
-        format!("{}: somebody else's chain, may drop guests' packets", state.gate),
+        format!("{}: somebody else's chain, may drop guests' packets", state.foreign_chain),
         "nothing to do: `up` lets guests' packets pass it, and no others",
     )
 }

@@ -1,13 +1,20 @@
 use std::process::ExitCode;
 
-use riklet_sdn::Which;
+use riklet_sdn::Selector;
 
-use super::{args::DownArgs, error::CliError, node::Node, output::Output};
+use super::{args::DownArgs, error::CliError, node::AnyNode, output::Output};
 
-pub(crate) fn run(node: &mut Node, args: &DownArgs, output: Output) -> Result<ExitCode, CliError> {
-    let which =
-        if args.all { Which::All } else { Which::Named(args.names.iter().cloned().collect()) };
-    let mut report = node.down(&which, args.purge)?;
+pub(crate) fn run(
+    node: &mut AnyNode,
+    args: &DownArgs,
+    output: Output,
+) -> Result<ExitCode, CliError> {
+    let selector = if args.all {
+        Selector::All
+    } else {
+        Selector::Named(args.names.iter().cloned().collect())
+    };
+    let mut report = node.down(&selector, args.purge)?;
     if report.steps.is_empty() {
         output.remark("nothing to do");
     }

@@ -6,7 +6,7 @@ use riklet_daemon::server::ServeError;
 use riklet_guest::GuestError;
 use riklet_http::HttpError;
 use riklet_kernel::AccountKind;
-use riklet_sdn::{ConfigError, ErrorKind, SdnError, store::StoreError};
+use riklet_sdn::{ConfigError, ErrorKind, NodeError, store::StoreError};
 use riklet_vmm::{choose::Unusable, image::ImageError, launch::LaunchError, runs::RunError};
 use serde_json::{Value, json};
 
@@ -28,7 +28,7 @@ pub(crate) enum CliError {
     #[error(transparent)]
     Config(#[from] ConfigError),
     #[error(transparent)]
-    Sdn(#[from] SdnError),
+    Node(#[from] NodeError),
     #[error("{}", .0.error)]
     Failure(Failure),
     /// The failures are printed already.
@@ -100,7 +100,7 @@ pub(crate) enum CliError {
 
 impl From<StoreError> for CliError {
     fn from(error: StoreError) -> Self {
-        Self::Sdn(error.into())
+        Self::Node(error.into())
     }
 }
 
@@ -143,7 +143,7 @@ impl CliError {
             Self::Privilege | Self::Tun { .. } | Self::Daemon { .. } | Self::Vmm { .. } => {
                 ErrorKind::Host
             }
-            Self::Run(RunError::Sdn(error)) | Self::Sdn(error) => error.kind(),
+            Self::Run(RunError::Node(error)) | Self::Node(error) => error.kind(),
             Self::Failure(failure) => failure.kind.into(),
             Self::Failures { kind, .. } => (*kind).into(),
             Self::Problem(problem) => problem.kind.into(),
@@ -159,7 +159,7 @@ impl CliError {
 
     fn hint(&self) -> Option<String> {
         match self {
-            Self::Sdn(error) => error.hint(),
+            Self::Node(error) => error.hint(),
             Self::Failure(failure) => failure.hint.clone(),
             Self::Problem(problem) => problem.hint.clone(),
             Self::Serve(error) => error.hint(),

@@ -3,7 +3,7 @@ use std::process::ExitCode;
 use riklet_api::{Attached, Inspection};
 use riklet_core::model::Addresses;
 use riklet_kernel::{Kernel, linux::Linux};
-use riklet_sdn::SdnError;
+use riklet_sdn::NodeError;
 use riklet_vmm::{
     attachment::{self, Attachment},
     qemu::{self, Board},
@@ -13,12 +13,12 @@ use serde_json::{Value, json};
 use super::{
     args::{InspectArgs, InspectFormat},
     error::CliError,
-    node::Node,
+    node::AnyNode,
     output::Output,
 };
 
 pub(crate) fn run(
-    node: &mut Node,
+    node: &mut AnyNode,
     args: &InspectArgs,
     output: Output,
 ) -> Result<ExitCode, CliError> {
@@ -27,7 +27,7 @@ pub(crate) fn run(
         output.print(|| text(&found), || &found)?;
         return Ok(ExitCode::SUCCESS);
     };
-    let resolvers = Linux::new().resolvers().map_err(SdnError::from)?;
+    let resolvers = Linux::new().resolvers().map_err(NodeError::from)?;
     let attachment = Attachment::of(&Attached::try_from(&found)?, &resolvers);
     match format {
         InspectFormat::Firecracker => {

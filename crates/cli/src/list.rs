@@ -3,9 +3,9 @@ use std::process::ExitCode;
 use riklet_api::Listed;
 use riklet_sdn::store::Phase;
 
-use super::{error::CliError, node::Node, output, output::Output};
+use super::{error::CliError, node::AnyNode, output, output::Output};
 
-pub(crate) fn run(node: &mut Node, output: Output) -> Result<ExitCode, CliError> {
+pub(crate) fn run(node: &mut AnyNode, output: Output) -> Result<ExitCode, CliError> {
     let listed = node.list()?;
     output.print(
         || {

@@ -29,11 +29,11 @@ use std::process::ExitCode;
 
 use clap::CommandFactory;
 use clap_complete::Shell;
-use riklet_sdn::Sdn;
+use riklet_sdn::Node;
 
 use args::{Args, Command};
 use error::CliError;
-use node::Node;
+use node::AnyNode;
 use output::Output;
 
 fn main() -> ExitCode {
@@ -55,8 +55,8 @@ fn main() -> ExitCode {
 fn dispatch(args: Args) -> Result<ExitCode, CliError> {
     let output = Output::new(args.output);
     let Some(command) = args.command else { return Ok(usage::missing_command(args.output)) };
-    let sdn = || Ok::<_, CliError>(Sdn::new(config::load(&args.node)?));
-    let node = || Node::of(&args.node);
+    let local = || Ok::<_, CliError>(Node::new(config::load(&args.node)?));
+    let node = || AnyNode::of(&args.node);
     match command {
         Command::Up(up) => up::run(&mut node()?, &up, output),
         Command::Down(down) => down::run(&mut node()?, &down, output),
@@ -71,12 +71,12 @@ fn dispatch(args: Args) -> Result<ExitCode, CliError> {
             let config = config::load(&args.node)?;
             serve::run(config, serve)
         }
-        Command::Run(run) => run::run(&mut sdn()?, &run, output),
-        Command::Ps => ps::run(sdn()?.config(), output),
-        Command::Logs(logs) => logs::run(sdn()?.config(), &logs, output),
-        Command::Stop(stop) => stop::run(&mut sdn()?, &stop, output),
-        Command::Wait(wait) => wait::run(sdn()?.config(), &wait, output),
-        Command::Doctor => doctor::run(&mut sdn()?, output),
+        Command::Run(run) => run::run(&mut local()?, &run, output),
+        Command::Ps => ps::run(local()?.config(), output),
+        Command::Logs(logs) => logs::run(local()?.config(), &logs, output),
+        Command::Stop(stop) => stop::run(&mut local()?, &stop, output),
+        Command::Wait(wait) => wait::run(local()?.config(), &wait, output),
+        Command::Doctor => doctor::run(&mut local()?, output),
         Command::Completions { shell } => completions(shell, output),
         Command::Guest { guest } => run::guest(&guest),
     }

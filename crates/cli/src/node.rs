@@ -8,7 +8,7 @@ use riklet_core::{
     model::{InstanceName, Workload},
 };
 use riklet_http::{ApiCall, Client, HttpError};
-use riklet_sdn::{Config, Rebuilt, Sdn, UpOptions, Which, store::Store};
+use riklet_sdn::{Config, Node, Rebuilt, Selector, UpOptions, store::Store};
 use riklet_vmm::runs;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -23,16 +23,16 @@ const LONGEST: usize = 64 * 1024 * 1024;
 const LONGEST_PATH: usize = 32 * 1024;
 
 /// Who does it. The answers are the same.
-pub(crate) struct Node {
+pub(crate) struct AnyNode {
     /// Looked for when something is asked: input that is wrong is said first.
     daemon: OnceCell<Option<Client>>,
-    sdn: Sdn,
+    node: Node,
 }
 
-impl Node {
+impl AnyNode {
     /// As the arguments and the configuration say.
     pub(crate) fn of(args: &NodeArgs) -> Result<Self, CliError> {
-        Ok(Self { daemon: OnceCell::new(), sdn: Sdn::new(config::load(args)?) })
+        Ok(Self { daemon: OnceCell::new(), node: Node::new(config::load(args)?) })
     }
 
     pub(crate) fn up(&mut self, workloads: &[Workload], strict: bool) -> Result<Report, CliError> {
@@ -42,34 +42,34 @@ impl Node {
             return Ok(report);
         }
         input::require_taps()?;
-        Ok(Report::from(&self.sdn.up(workloads, UpOptions { strict })?))
+        Ok(Report::from(&self.node.up(workloads, UpOptions { strict })?))
     }
 
-    pub(crate) fn down(&mut self, which: &Which, purge: bool) -> Result<Report, CliError> {
-        if let Some(report) = self.ask(|| ApiCall::delete(&down_path(which, purge)))? {
+    pub(crate) fn down(&mut self, selector: &Selector, purge: bool) -> Result<Report, CliError> {
+        if let Some(report) = self.ask(|| ApiCall::delete(&down_path(selector, purge)))? {
             return Ok(report);
         }
         input::require_privilege()?;
         if purge {
-            return Ok(Report::from(&runs::purge(&mut self.sdn, which)?));
+            return Ok(Report::from(&runs::purge(&mut self.node, selector)?));
         }
-        if let Some(store) = Store::open_existing(&self.sdn.config().state_dir)? {
-            runs::refuse_running(&store, which)?;
+        if let Some(store) = Store::open_existing(&self.node.config().state_dir)? {
+            runs::refuse_running(&store, selector)?;
         }
-        Ok(Report::from(&self.sdn.down(which, false)?))
+        Ok(Report::from(&self.node.down(selector, false)?))
     }
 
     pub(crate) fn list(&mut self) -> Result<Vec<Listed>, CliError> {
         match self.ask(|| ApiCall::get("/v1/functions"))? {
             Some(listed) => Ok(listed),
-            None => Ok(self.sdn.list()?.iter().map(Listed::from).collect()),
+            None => Ok(self.node.list()?.iter().map(Listed::from).collect()),
         }
     }
 
     pub(crate) fn inspect(&mut self, name: &InstanceName) -> Result<Inspection, CliError> {
         match self.ask(|| ApiCall::get(&format!("/v1/functions/{name}")))? {
             Some(found) => Ok(found),
-            None => Ok(Inspection::from(&self.sdn.inspect(name)?)),
+            None => Ok(Inspection::from(&self.node.inspect(name)?)),
         }
     }
 
@@ -78,7 +78,7 @@ impl Node {
             return Ok(plan);
         }
         input::require_privilege()?;
-        Ok(Plan::from(&self.sdn.plan(workloads)?))
+        Ok(Plan::from(&self.node.plan(workloads)?))
     }
 
     pub(crate) fn check(&mut self) -> Result<Check, CliError> {
@@ -86,7 +86,7 @@ impl Node {
             return Ok(check);
         }
         input::require_privilege()?;
-        let (drift, lost) = runs::check(&mut self.sdn)?;
+        let (drift, lost) = runs::check(&mut self.node)?;
         Ok(Check::new(&drift, lost.into_iter().map(|run| run.name.to_string())))
     }
 
@@ -95,7 +95,7 @@ impl Node {
             return Ok(report);
         }
         input::require_privilege()?;
-        Ok(runs::repair(&mut self.sdn, super::run::epoch_millis())?)
+        Ok(runs::repair(&mut self.node, super::run::epoch_millis())?)
     }
 
     /// Sets the database aside, which a daemon would have open: it does not go on where one runs.
@@ -104,7 +104,7 @@ impl Node {
             return Err(CliError::DaemonRuns { path: client.socket().to_owned() });
         }
         input::require_privilege()?;
-        Ok(self.sdn.rebuild()?)
+        Ok(self.node.rebuild()?)
     }
 
     /// How the daemon stands; `None` where none runs.
@@ -117,7 +117,7 @@ impl Node {
         if let Some(found) = self.daemon.get() {
             return Ok(found.as_ref());
         }
-        let found = daemon(self.sdn.config())?;
+        let found = daemon(self.node.config())?;
         Ok(self.daemon.get_or_init(|| found).as_ref())
     }
 
@@ -168,10 +168,10 @@ pub(crate) fn client(socket: &Path) -> io::Result<Client> {
     Ok(Client::new(socket, PATIENCE).with_longest(LONGEST))
 }
 
-fn down_path(which: &Which, purge: bool) -> String {
-    let mut query = match which {
-        Which::All => "all=true".to_owned(),
-        Which::Named(names) => {
+fn down_path(selector: &Selector, purge: bool) -> String {
+    let mut query = match selector {
+        Selector::All => "all=true".to_owned(),
+        Selector::Named(names) => {
             let names = names.iter().map(|name| format!("name={name}"));
             names.collect::<Vec<_>>().join("&")
         }

@@ -1,8 +1,12 @@
 use std::process::ExitCode;
 
-use super::{args::PlanArgs, error::CliError, input, node::Node, output::Output};
+use super::{args::PlanArgs, error::CliError, input, node::AnyNode, output::Output};
 
-pub(crate) fn run(node: &mut Node, args: &PlanArgs, output: Output) -> Result<ExitCode, CliError> {
+pub(crate) fn run(
+    node: &mut AnyNode,
+    args: &PlanArgs,
+    output: Output,
+) -> Result<ExitCode, CliError> {
     let workloads = input::definitions(&args.files)?;
     let plan = node.plan(&workloads)?;
     output.warnings(&plan.warnings);

@@ -3,9 +3,9 @@ use std::process::ExitCode;
 use riklet_api::Report;
 use serde_json::json;
 
-use super::{error::CliError, node::Node, output::Output};
+use super::{error::CliError, node::AnyNode, output::Output};
 
-pub(crate) fn run(node: &mut Node, rebuild: bool, output: Output) -> Result<ExitCode, CliError> {
+pub(crate) fn run(node: &mut AnyNode, rebuild: bool, output: Output) -> Result<ExitCode, CliError> {
     if rebuild {
         return run_rebuild(node, output);
     }
@@ -17,7 +17,7 @@ pub(crate) fn run(node: &mut Node, rebuild: bool, output: Output) -> Result<Exit
     output.complaints(&mut report).map(|()| ExitCode::SUCCESS)
 }
 
-fn run_rebuild(node: &mut Node, output: Output) -> Result<ExitCode, CliError> {
+fn run_rebuild(node: &mut AnyNode, output: Output) -> Result<ExitCode, CliError> {
     let rebuilt = node.rebuild()?;
     let mut report = Report::from(&rebuilt.report);
     if let Some(path) = &rebuilt.set_aside {

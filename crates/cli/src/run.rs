@@ -31,13 +31,13 @@ use riklet_guest as builtin;
 use riklet_guest::Guest;
 use riklet_kernel::{Kernel, KernelError, linux::tap, process::ProcessId};
 use riklet_sdn::{
-    Instance, Report, Sdn, SdnError, UpOptions, Which,
-    store::{End, Spare, Store},
+    Instance, Node, NodeError, Report, Selector, UpOptions,
+    store::{End, ReservedSlot, Store},
 };
 use riklet_vmm::{handle::Patience, runs};
 
 pub(crate) fn run<K: Kernel>(
-    sdn: &mut Sdn<K>,
+    node: &mut Node<K>,
     args: &RunArgs,
     output: Output,
 ) -> Result<ExitCode, CliError> {
@@ -47,32 +47,32 @@ pub(crate) fn run<K: Kernel>(
         return Err(CliError::Console { count: workloads.len() });
     }
     if args.detach {
-        return detach::run(sdn.config(), &workloads, args, output);
+        return detach::run(node.config(), &workloads, args, output);
     }
     if args.supervise {
         detach::leave_terminal()?;
     }
-    for (run, _) in runs::clear_lost(sdn, epoch_millis())? {
+    for (run, _) in runs::clear_lost(node, epoch_millis())? {
         output.remark(&format!("{}: its supervisor died; cleared away what it left", run.name));
     }
-    refuse_recorded(sdn, &workloads)?;
-    let prepared = prepare::prepare(sdn, &workloads, output)?;
+    refuse_recorded(node, &workloads)?;
+    let prepared = prepare::prepare(node, &workloads, output)?;
     // A download takes its time: who was quicker keeps what they brought up.
-    refuse_recorded(sdn, &workloads)?;
-    let state_dir = sdn.config().state_dir.clone();
+    refuse_recorded(node, &workloads)?;
+    let state_dir = node.config().state_dir.clone();
     let signals = Signals::watch().map_err(|source| CliError::Signals { source })?;
     let supervisor = ProcessId::current().map_err(|source| CliError::Supervisor { source })?;
     let names: Vec<_> = prepared.iter().map(|p| (p.name().clone(), p.choice.vmm)).collect();
     runs::begin(&mut Store::open(&state_dir)?, &names, supervisor, epoch_millis())?;
     let mut fleet = Fleet::new(signals, state_dir, supervisor);
-    let mut supervision = Supervision { sdn, fleet: &mut fleet, args, output, console: None };
+    let mut supervision = Supervision { node, fleet: &mut fleet, args, output, console: None };
     let supervised = supervision.supervise(&prepared);
     let console = supervision.console.take();
     // Whatever happened, nothing stays.
     let failure = supervised.as_ref().err().map(|error| super::error::chain(error));
-    let stopped = fleet.stop(sdn, Patience::default(), failure.as_deref());
+    let stopped = fleet.stop(node, Patience::default(), failure.as_deref());
     let shown = console.map_or(Ok(()), Console::end);
-    let left = leave(sdn, &names, supervisor, failure, output);
+    let left = leave(node, &names, supervisor, failure, output);
     let code = supervised?;
     stopped?;
     left?;
@@ -81,12 +81,12 @@ pub(crate) fn run<K: Kernel>(
 }
 
 /// What is up belongs to whoever brought it up: `run` would take it down.
-fn refuse_recorded<K: Kernel>(sdn: &mut Sdn<K>, workloads: &[Workload]) -> Result<(), CliError> {
-    let Some(store) = Store::open_existing(&sdn.config().state_dir)? else { return Ok(()) };
+fn refuse_recorded<K: Kernel>(node: &mut Node<K>, workloads: &[Workload]) -> Result<(), CliError> {
+    let Some(store) = Store::open_existing(&node.config().state_dir)? else { return Ok(()) };
     for workload in workloads {
         let name = workload.name();
-        let which = Which::Named([name.clone()].into());
-        runs::refuse_running(&store, &which)?;
+        let selector = Selector::Named([name.clone()].into());
+        runs::refuse_running(&store, &selector)?;
         if store.get(name)?.is_some() {
             return Err(CliError::Recorded { name: name.to_string() });
         }
@@ -96,7 +96,7 @@ fn refuse_recorded<K: Kernel>(sdn: &mut Sdn<K>, workloads: &[Workload]) -> Resul
 
 /// The functions of one `run`, from their network to their end.
 struct Supervision<'a, K> {
-    sdn: &'a mut Sdn<K>,
+    node: &'a mut Node<K>,
     fleet: &'a mut Fleet,
     args: &'a RunArgs,
     output: Output,
@@ -107,22 +107,22 @@ impl<K: Kernel> Supervision<'_, K> {
     fn supervise(&mut self, prepared: &[Prepared]) -> Result<ExitCode, CliError> {
         let started = now();
         let workloads: Vec<_> = prepared.iter().map(|p| p.workload.clone()).collect();
-        let report = self.sdn.up(&workloads, UpOptions::default())?;
+        let report = self.node.up(&workloads, UpOptions::default())?;
         self.output.complaints(&mut wire::Report::from(&report))?;
         let networked = now();
         let instances: Vec<_> = prepared.iter().zip(ordered(&report, prepared)).collect();
-        let resolvers = self.sdn.kernel().resolvers().map_err(SdnError::from)?;
+        let resolvers = self.node.kernel().resolvers().map_err(NodeError::from)?;
         for (prepared, instance) in &instances {
             let launch = prepared.launch(instance, &resolvers)?;
-            self.fleet.start(self.sdn, instance.name(), &launch)?;
+            self.fleet.start(self.node, instance.name(), &launch)?;
             if self.args.console {
-                let log = runs::log(&self.sdn.config().state_dir, instance.name());
+                let log = runs::log(&self.node.config().state_dir, instance.name());
                 self.console = Some(Console::show(&log, self.output)?);
             }
         }
         let launched = now();
         let vmms: Vec<_> = instances.iter().map(|(p, i)| (*i, p.choice.vmm)).collect();
-        let readiness = match ready::wait(self.sdn, self.fleet, &vmms, self.args.ready_timeout)? {
+        let readiness = match ready::wait(self.node, self.fleet, &vmms, self.args.ready_timeout)? {
             Outcome::Ready(readiness) => readiness,
             Outcome::Stopped => return Ok(ExitCode::SUCCESS),
             Outcome::Ended(ended) => return Err(ended.into()),
@@ -138,7 +138,7 @@ impl<K: Kernel> Supervision<'_, K> {
         let ready =
             Ready { instances: &vmms, prepared, readiness: &readiness, times, report: &report };
         let ends = if self.args.supervise { Ends::Stop } else { Ends::Interrupt };
-        ready.announce(self.output, ready::uplink_address(self.sdn)?, ends)?;
+        ready.announce(self.output, ready::uplink_address(self.node)?, ends)?;
         if self.args.supervise {
             detach::close_output()?;
         }
@@ -149,7 +149,7 @@ impl<K: Kernel> Supervision<'_, K> {
     fn watch(&mut self) -> Result<ExitCode, CliError> {
         let mut code = ExitCode::SUCCESS;
         while !self.fleet.is_empty() {
-            match self.fleet.wait(self.sdn, None)? {
+            match self.fleet.wait(self.node, None)? {
                 Some(Event::Signal) => break,
                 Some(Event::Ended(ended)) => {
                     self.output.remark(&format!("{}: {}", ended.name, ended.reason));
@@ -173,13 +173,13 @@ fn ordered<'a>(report: &'a Report, prepared: &[Prepared]) -> Vec<&'a Instance> {
 /// Leaves the host as it was, unless somebody else's instances remain. One whose run has ended may be another's
 /// since, by `run` or `up`: so the network goes first, while nobody else may have it.
 fn leave<K: Kernel>(
-    sdn: &mut Sdn<K>,
+    node: &mut Node<K>,
     names: &[(InstanceName, Vmm)],
     supervisor: ProcessId,
     failure: Option<String>,
     output: Output,
 ) -> Result<(), CliError> {
-    let store = Store::open(&sdn.config().state_dir)?;
+    let store = Store::open(&node.config().state_dir)?;
     let mut remaining = BTreeSet::new();
     for (name, _) in names {
         let run = store.run(name)?;
@@ -189,16 +189,16 @@ fn leave<K: Kernel>(
         }
     }
     // A daemon's: it keeps the node ready.
-    let kept_ready = !store.spares(Spare::Warm)?.is_empty();
+    let kept_ready = !store.spares(ReservedSlot::Ready)?.is_empty();
     drop(store);
-    let which = Which::Named(remaining);
-    let report = match sdn.down(&which, !kept_ready) {
-        Err(SdnError::Remaining { .. }) => sdn.down(&which, false),
+    let selector = Selector::Named(remaining);
+    let report = match node.down(&selector, !kept_ready) {
+        Err(NodeError::Remaining { .. }) => node.down(&selector, false),
         report => report,
     };
     let failed = failure.is_some();
     let reason = failure.unwrap_or_else(|| "stopped".to_owned());
-    let mut store = Store::open(&sdn.config().state_dir)?;
+    let mut store = Store::open(&node.config().state_dir)?;
     let tx = store.transaction()?;
     for (name, _) in names {
         let reason = reason.clone();
@@ -219,7 +219,7 @@ pub(crate) fn guest(argument: &str) -> Result<ExitCode, CliError> {
     let guest = Guest::from_argument(argument)?;
     let attached = tap::attach(&guest.interface).map_err(|source| {
         let name = guest.interface.clone();
-        SdnError::Kernel(KernelError::CreateLink { name, step: "attach", source })
+        NodeError::Kernel(KernelError::CreateLink { name, step: "attach", source })
     })?;
     let (never, _held) = std::io::pipe().map_err(|source| CliError::Signals { source })?;
     builtin::serve(&guest, attached, never.as_fd())?;
@@ -254,7 +254,7 @@ mod tests {
         let state_dir = std::env::temp_dir().join(format!("riklet-leave-{}", std::process::id()));
         let (kernel, config) =
             (FakeKernel::new(), Config { state_dir: state_dir.clone(), ..Config::default() });
-        let mut sdn = Sdn::with_kernel(config, kernel.clone());
+        let mut node = Node::with_kernel(config, kernel.clone());
         let text = r#"{"apiVersion": "v1", "kind": "Function", "name": "hello", "spec": {"function": {}}}"#;
         let source = Source { name: String::new(), text: text.to_owned() };
         let workloads = definition::parse(&[source]).unwrap();
@@ -262,8 +262,8 @@ mod tests {
         let ours = ProcessId::current().unwrap();
         let names = [(name.clone(), Vmm::Builtin)];
         runs::begin(&mut Store::open(&state_dir).unwrap(), &names, ours, 0).unwrap();
-        sdn.up(&workloads, UpOptions::default()).unwrap();
-        let mut leave = || leave(&mut sdn, &names, ours, None, Output::new(OutputFormat::Text));
+        node.up(&workloads, UpOptions::default()).unwrap();
+        let mut leave = || leave(&mut node, &names, ours, None, Output::new(OutputFormat::Text));
         let end = || Store::open(&state_dir).unwrap().run(&name).unwrap().unwrap().end;
 
         let at = kernel.system().effects;

@@ -2,7 +2,7 @@ use std::{panic, path::Path, process::ExitCode, thread, time::Duration};
 
 use riklet_core::model::InstanceName;
 use riklet_kernel::Kernel;
-use riklet_sdn::{Sdn, store::Store};
+use riklet_sdn::{Node, store::Store};
 use riklet_vmm::{
     handle::{Patience, Stopped},
     runs::{self, RunError},
@@ -12,12 +12,12 @@ use serde_json::json;
 use super::{args::StopArgs, error, error::CliError, input, output::Output};
 
 pub(crate) fn run<K: Kernel>(
-    sdn: &mut Sdn<K>,
+    node: &mut Node<K>,
     args: &StopArgs,
     output: Output,
 ) -> Result<ExitCode, CliError> {
     input::require_privilege()?;
-    let state_dir = sdn.config().state_dir.clone();
+    let state_dir = node.config().state_dir.clone();
     let names = names(&state_dir, args)?;
     if names.is_empty() {
         output.remark("nothing to do");
@@ -29,7 +29,7 @@ pub(crate) fn run<K: Kernel>(
         match ended {
             Ok(Ended { how, lost }) => {
                 if lost {
-                    runs::clear_lost(sdn, super::run::epoch_millis())?;
+                    runs::clear_lost(node, super::run::epoch_millis())?;
                 }
                 let how = how.as_str();
                 output.remark(&format!("{name}: {how}"));

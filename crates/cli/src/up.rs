@@ -1,8 +1,8 @@
 use std::process::ExitCode;
 
-use super::{args::UpArgs, error::CliError, input, node::Node, output, output::Output};
+use super::{args::UpArgs, error::CliError, input, node::AnyNode, output, output::Output};
 
-pub(crate) fn run(node: &mut Node, args: &UpArgs, output: Output) -> Result<ExitCode, CliError> {
+pub(crate) fn run(node: &mut AnyNode, args: &UpArgs, output: Output) -> Result<ExitCode, CliError> {
     let workloads = input::definitions(&args.files)?;
     let mut report = node.up(&workloads, args.strict)?;
     output.print(

@@ -13,7 +13,7 @@ use crate::model::{InterfaceName, MacAddress};
 /// The interface group of live TAPs: 0x52494b, "RIK".
 pub const LIVE_GROUP: u32 = 0x0052_494b;
 /// The interface group of TAPs to be deleted together: 0x52494c.
-pub const CONDEMNED_GROUP: u32 = 0x0052_494c;
+pub const DRAINING_GROUP: u32 = 0x0052_494c;
 
 /// What one of our interfaces must be.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -12,7 +12,8 @@ use ipnet::Ipv4Net;
 
 use crate::{
     firewall::{
-        Backend, Change, Entry, FirewallState, Gate, GateState, Ruleset, Skeleton, SkeletonState,
+        Backend, BaseRuleset, BaseState, Change, Entry, FirewallState, ForeignChain,
+        ForeignChainState, Ruleset,
     },
     flows::Flows,
     link::{LinkDifference, LinkSpec, LinkState, Remedy, Tap},
@@ -38,11 +39,11 @@ pub struct Desired {
     /// come to the flows.
     pub interrupted: BTreeSet<Slot>,
     /// Slots whose instances are gone, and whose flows may still be there.
-    pub condemned: BTreeSet<Slot>,
+    pub draining: BTreeSet<Slot>,
     /// What becomes of interfaces that no instance has any more.
-    pub reaping: Reaping,
+    pub deletion: LinkDeletion,
     /// The static part of the firewall; `None` where nothing of ours shall remain on the host.
-    pub skeleton: Option<Skeleton>,
+    pub base_ruleset: Option<BaseRuleset>,
     /// Values that sysctls shall have.
     pub sysctls: BTreeMap<String, String>,
     /// Empty tables of the firewall that were there before us. Used only where nothing shall remain.
@@ -52,12 +53,12 @@ pub struct Desired {
 /// When interfaces that no instance has are deleted, and their flows forgotten. Deleting takes the kernel some 20 ms,
 /// of one or of a hundred.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Reaping {
+pub enum LinkDeletion {
     /// At once.
     #[default]
-    Now,
+    Immediate,
     /// By somebody else, later: they are set down only. Their slots must not be used again before.
-    Later,
+    Deferred,
 }
 
 /// What the kernel has, as far as it was looked at. What was not looked at is not in here, and no step
@@ -71,7 +72,7 @@ pub struct Observed {
     /// Empty tables of the firewall, where nothing of ours shall remain.
     pub empty_tables: BTreeSet<String>,
     /// The gates.
-    pub gates: Vec<GateState>,
+    pub foreign_chains: Vec<ForeignChainState>,
     /// The present values of the sysctls that are desired; one that does not exist is not in here.
     pub sysctls: BTreeMap<String, String>,
 }
@@ -94,17 +95,17 @@ pub enum Step {
     /// Change the firewall in one transaction.
     Firewall(Backend, Change),
     /// Let our traffic pass a foreign chain.
-    OpenGate(Gate),
+    OpenPassage(ForeignChain),
     /// Take what is ours out of a foreign chain.
-    CloseGate(Gate),
+    ClosePassage(ForeignChain),
     /// Set a sysctl.
     SetSysctl(String, String),
     /// Delete connection tracking entries.
     ForgetFlows(BTreeSet<Flows>),
     /// Take interfaces' addresses away, set them down and mark them to be deleted.
-    CondemnLinks(BTreeMap<InterfaceName, BTreeSet<Ipv4Net>>),
+    DrainLinks(BTreeMap<InterfaceName, BTreeSet<Ipv4Net>>),
     /// Delete the condemned interfaces, all in one call.
-    DeleteCondemnedLinks,
+    DeleteDrainingLinks,
     /// Delete the empty tables that the firewall's program created by being called, except these.
     RemoveEmptyTables(Backend, BTreeSet<String>),
 }
@@ -187,39 +188,39 @@ pub fn plan(desired: &Desired, observed: &Observed) -> Plan {
         .collect();
     let leaving = leaving_links(&untouched, &fragments, observed);
     let links = fragments.iter().flat_map(|(slot, fragment)| link_steps(*slot, fragment, observed));
-    let condemned = |slot: &Slot| {
+    let draining = |slot: &Slot| {
         let addresses = observed.links.get(slot).map(|link| link.addresses.clone());
         (slot.interface(), addresses.unwrap_or_default())
     };
-    let condemn =
-        (!leaving.is_empty()).then(|| Step::CondemnLinks(leaving.iter().map(condemned).collect()));
-    let delete = (!leaving.is_empty() && desired.reaping == Reaping::Now)
-        .then_some(Step::DeleteCondemnedLinks);
+    let drain =
+        (!leaving.is_empty()).then(|| Step::DrainLinks(leaving.iter().map(draining).collect()));
+    let delete = (!leaving.is_empty() && desired.deletion == LinkDeletion::Immediate)
+        .then_some(Step::DeleteDrainingLinks);
     let mut entries: BTreeSet<Entry> =
         fragments.values().flat_map(|fragment| &fragment.entries).copied().collect();
     entries.extend(entries_left_alone(desired.pool, &untouched, observed));
     let begun = fragments.iter().filter(|(slot, _)| desired.interrupted.contains(slot));
     let interrupted: Vec<(Slot, &Fragment)> = begun.map(|(&slot, &f)| (slot, f)).collect();
     let (firewall, flows) = firewall_steps(desired, entries, &interrupted, &leaving, observed);
-    let gates = gate_steps(desired, observed);
+    let foreign_chains = gate_steps(desired, observed);
     let sysctls = sysctl_steps(desired, observed);
 
     let mut steps = Vec::new();
-    if desired.skeleton.is_some() {
+    if desired.base_ruleset.is_some() {
         // The firewall stands before forwarding is enabled; TAPs before ports lead to them.
         steps.extend(links);
         steps.extend(firewall);
-        steps.extend(gates);
+        steps.extend(foreign_chains);
         steps.extend(sysctls);
         // A guest that still sends would begin a flow anew while its flows are forgotten.
-        steps.extend(condemn);
+        steps.extend(drain);
         steps.extend(flows);
         steps.extend(delete);
     } else {
         // Forwarding ends, and the TAPs are down, before the firewall that confined both goes.
-        steps.extend(condemn);
+        steps.extend(drain);
         steps.extend(sysctls);
-        steps.extend(gates);
+        steps.extend(foreign_chains);
         steps.extend(firewall);
         steps.extend(flows);
         steps.extend(delete);
@@ -313,16 +314,16 @@ fn firewall_steps(
     let begun = interrupted.iter().flat_map(|(_, fragment)| &fragment.entries);
     let opened: BTreeSet<Entry> = add.iter().chain(begun).copied().collect();
     let interrupted = interrupted.iter().map(|(slot, _)| *slot);
-    let restarted: BTreeSet<Slot> = interrupted.chain(desired.condemned.iter().copied()).collect();
+    let restarted: BTreeSet<Slot> = interrupted.chain(desired.draining.iter().copied()).collect();
     let flows = flows(desired, &opened, &remove, &restarted, leaving);
     let flows = (!flows.is_empty()).then_some(Step::ForgetFlows(flows));
-    let Some(skeleton) = &desired.skeleton else {
+    let Some(base_ruleset) = &desired.base_ruleset else {
         return (firewall_removal(desired, observed), flows);
     };
     let intact =
-        observed.firewall.skeleton == SkeletonState::Intact && observed.firewall.strays.is_empty();
+        observed.firewall.base_ruleset == BaseState::Intact && observed.firewall.strays.is_empty();
     let change = if !intact {
-        Some(Change::Reset(Ruleset { skeleton: skeleton.clone(), entries }))
+        Some(Change::Reset(Ruleset { base_ruleset: base_ruleset.clone(), entries }))
     } else if add.is_empty() && remove.is_empty() {
         None
     } else {
@@ -336,7 +337,7 @@ fn firewall_steps(
 /// that was killed, the second is still to be done.
 fn firewall_removal(desired: &Desired, observed: &Observed) -> Vec<Step> {
     let backend = desired.backend;
-    let ours_stands = observed.firewall.skeleton != SkeletonState::Absent;
+    let ours_stands = observed.firewall.base_ruleset != BaseState::Absent;
     let ours_is_left = !observed.empty_tables.is_subset(&desired.foreign_tables);
     let remove = ours_stands.then_some(Step::Firewall(backend, Change::Remove));
     let tables = (ours_stands || ours_is_left)
@@ -356,9 +357,9 @@ fn flows(
 ) -> BTreeSet<Flows> {
     let guest = |slot: &Slot| Some(desired.pool.addresses(*slot)?.guest);
     let gone: BTreeSet<Ipv4Addr> = restarted.iter().chain(leaving).filter_map(guest).collect();
-    let now = match desired.reaping {
-        Reaping::Now => gone.clone(),
-        Reaping::Later => restarted.iter().filter_map(guest).collect(),
+    let now = match desired.deletion {
+        LinkDeletion::Immediate => gone.clone(),
+        LinkDeletion::Deferred => restarted.iter().filter_map(guest).collect(),
     };
     let guests = now.iter().map(|&guest| Flows::Guest { guest });
     let withdrawn = remove.iter().filter_map(|entry| match *entry {
@@ -381,12 +382,12 @@ fn flows(
 }
 
 fn gate_steps(desired: &Desired, observed: &Observed) -> Vec<Step> {
-    let step = |state: &GateState| match desired.skeleton {
-        Some(_) if !state.open => Some(Step::OpenGate(state.gate.clone())),
-        None if state.touched => Some(Step::CloseGate(state.gate.clone())),
+    let step = |state: &ForeignChainState| match desired.base_ruleset {
+        Some(_) if !state.open => Some(Step::OpenPassage(state.foreign_chain.clone())),
+        None if state.touched => Some(Step::ClosePassage(state.foreign_chain.clone())),
         _ => None,
     };
-    observed.gates.iter().filter_map(step).collect()
+    observed.foreign_chains.iter().filter_map(step).collect()
 }
 
 /// `ip_forward` comes first, since setting it changes others.
@@ -442,19 +443,23 @@ impl fmt::Display for Step {
             }
             Self::RemoveAddress(name, address) => write!(f, "- address {address} of {name}"),
             Self::Firewall(_, change) => change.fmt(f),
-            Self::OpenGate(gate) => write!(f, "+ passage through the foreign chain {gate}"),
-            Self::CloseGate(gate) => write!(f, "- passage through the foreign chain {gate}"),
+            Self::OpenPassage(foreign_chain) => {
+                write!(f, "+ passage through the foreign chain {foreign_chain}")
+            }
+            Self::ClosePassage(foreign_chain) => {
+                write!(f, "- passage through the foreign chain {foreign_chain}")
+            }
             Self::SetSysctl(name, value) => write!(f, "~ sysctl {name} = {value}"),
             Self::ForgetFlows(flows) => {
                 let lines: Vec<_> = flows.iter().map(|f| format!("- flows: {f}")).collect();
                 join(f, &lines, "\n")
             }
-            Self::CondemnLinks(names) => {
+            Self::DrainLinks(names) => {
                 let lines: Vec<_> =
                     names.keys().map(|name| format!("- TAP {name}: down")).collect();
                 join(f, &lines, "\n")
             }
-            Self::DeleteCondemnedLinks => f.write_str("- condemned TAPs: deleted"),
+            Self::DeleteDrainingLinks => f.write_str("- condemned TAPs: deleted"),
             Self::RemoveEmptyTables(..) => f.write_str("- firewall: tables left empty"),
         }
     }
@@ -464,7 +469,7 @@ impl fmt::Display for Change {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Reset(ruleset) => {
-                let Skeleton { pool, uplinks, guard } = &ruleset.skeleton;
+                let BaseRuleset { pool, uplinks, guard } = &ruleset.base_ruleset;
                 let uplinks: Vec<_> = uplinks.iter().map(ToString::to_string).collect();
                 let uplinks = if uplinks.is_empty() { "none".into() } else { uplinks.join(", ") };
                 write!(f, "~ firewall: all of it, guests {pool}, uplinks {uplinks}")?;

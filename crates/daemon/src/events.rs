@@ -151,12 +151,12 @@ impl Events {
                     self.say(EventKind::Up, Some(instance.name()), text.trim_end().to_owned());
                 }
             }
-            Request::Down(riklet_sdn::Which::Named(names)) => {
+            Request::Down(riklet_sdn::Selector::Named(names)) => {
                 for name in names {
                     self.say(EventKind::Down, Some(name), "taken down".to_owned());
                 }
             }
-            Request::Down(riklet_sdn::Which::All) => {
+            Request::Down(riklet_sdn::Selector::All) => {
                 self.say(EventKind::Down, None, "all taken down".to_owned());
             }
         }

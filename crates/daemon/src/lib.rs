@@ -1,7 +1,7 @@
 //! The daemon: what `riklet-sdn serve` is made of.
 //!
 //! ```text
-//!  clients ──► server (HTTP on a unix socket, async) ──► engine (one thread) ──► Sdn ──► kernel
+//!  clients ──► server (HTTP on a unix socket, async) ──► engine (one thread) ──► Node ──► kernel
 //!                                                          │  ▲ notifications
 //!                                                          ▼  │
 //!                                                        worker (one thread): TAPs made in advance, and deleted

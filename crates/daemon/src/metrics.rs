@@ -132,17 +132,17 @@ type Counted = fn(&Traffic) -> u64;
 
 impl Collector for Snapshot {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
-        let Status { functions, warm, preparing, condemned } = self.status;
+        let Status { functions, warm, preparing, draining } = self.status;
         let count = |number: usize| i64::try_from(number).unwrap_or(i64::MAX);
         let gauges = [
             ("functions", "Functions that are recorded", i64::from(functions)),
             ("warm_slots", "TAPs that were made in advance", count(warm)),
             ("preparing_slots", "TAPs that are being made in advance", count(preparing)),
-            ("condemned_slots", "TAPs that are to be deleted", count(condemned)),
+            ("condemned_slots", "TAPs that are to be deleted", count(draining)),
             (
                 "slots",
                 "Slots that are not free",
-                i64::from(functions) + count(warm + preparing + condemned),
+                i64::from(functions) + count(warm + preparing + draining),
             ),
         ];
         for (name, help, value) in gauges {
@@ -186,7 +186,7 @@ mod tests {
         let metrics = Metrics::default();
         metrics.operation("up", false, Duration::from_micros(300));
         metrics.repaired();
-        let status = Status { functions: 1, warm: 64, preparing: 0, condemned: 2 };
+        let status = Status { functions: 1, warm: 64, preparing: 0, draining: 2 };
         let (functions, traffic, flows) = Default::default();
         let text = metrics.render(Snapshot { status, functions, traffic, flows });
         for line in [

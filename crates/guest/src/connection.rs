@@ -10,9 +10,9 @@ use smoltcp::{
 
 use super::{
     Guest,
-    errand::Errand,
     frame::Syn,
     http::{self, Parsed, Request, Response},
+    outbound_probe::OutboundProbe,
     route::Route,
     stack::Stack,
 };
@@ -32,7 +32,7 @@ enum Phase {
     /// The request comes; whether the client was told to go on.
     Reading { input: Vec<u8>, continued: bool },
     /// The answer depends on others.
-    Waiting { errand: Errand, to_head: bool },
+    Waiting { outbound_probe: OutboundProbe, to_head: bool },
     /// The answer goes.
     Answering { output: Vec<u8>, sent: usize },
 }
@@ -61,7 +61,7 @@ impl Connection {
     /// When it must be looked at even if nothing comes.
     pub(super) fn deadline(&self) -> Instant {
         match &self.phase {
-            Phase::Waiting { errand, .. } => errand.deadline(),
+            Phase::Waiting { outbound_probe, .. } => outbound_probe.deadline(),
             _ => self.until,
         }
     }
@@ -71,8 +71,8 @@ impl Connection {
         loop {
             let next = match &mut self.phase {
                 Phase::Reading { .. } => self.read(guest, stack, now),
-                Phase::Waiting { errand, to_head } => {
-                    let answer = errand.advance(stack, now);
+                Phase::Waiting { outbound_probe, to_head } => {
+                    let answer = outbound_probe.advance(stack, now);
                     answer.map(|response| answering(&response, *to_head))
                 }
                 Phase::Answering { output, sent } => {
@@ -96,9 +96,10 @@ impl Connection {
                 }
                 None if self.is_lost(stack, now) => {
                     let idle = Phase::Answering { output: Vec::new(), sent: 0 };
-                    if let Phase::Waiting { errand, .. } = std::mem::replace(&mut self.phase, idle)
+                    if let Phase::Waiting { outbound_probe, .. } =
+                        std::mem::replace(&mut self.phase, idle)
                     {
-                        errand.cancel(stack, now);
+                        outbound_probe.cancel(stack, now);
                     }
                     stack.abort(self.socket, now);
                     return false;
@@ -160,14 +161,14 @@ impl Connection {
     fn answer(&self, request: Request, guest: &Guest, stack: &mut Stack, now: Instant) -> Phase {
         let to_head = request.method == "HEAD";
         let (method, path) = (request.method.clone(), request.path.clone());
-        let errand = Route::of(&request).and_then(|route| match route {
+        let outbound_probe = Route::of(&request).and_then(|route| match route {
             Route::Identity => Err(self.identity(guest)),
             Route::Echo => Err(Response::bytes(request.body)),
-            Route::Connect(to) => Errand::connect(to, stack, now),
-            Route::Datagram(to, text) => Errand::datagram(to, &text, stack, now),
+            Route::Connect(to) => OutboundProbe::connect(to, stack, now),
+            Route::Datagram(to, text) => OutboundProbe::datagram(to, &text, stack, now),
         });
-        match errand {
-            Ok(errand) => Phase::Waiting { errand, to_head },
+        match outbound_probe {
+            Ok(outbound_probe) => Phase::Waiting { outbound_probe, to_head },
             Err(response) => {
                 self.log(&method, &path, response.status());
                 answering(&response, to_head)

@@ -15,9 +15,9 @@
 
 mod connection;
 mod device;
-mod errand;
 mod frame;
 mod http;
+mod outbound_probe;
 mod route;
 mod server;
 mod stack;

@@ -4,7 +4,7 @@ use ipnet::Ipv4Net;
 
 use super::AccountKind;
 use riklet_core::{
-    firewall::Gate,
+    firewall::ForeignChain,
     model::{AccountName, InterfaceName},
 };
 
@@ -119,8 +119,8 @@ pub enum KernelError {
     ChangeFirewall { backend: &'static str, source: Refusal },
     #[error("cannot list the chains on the hook forward")]
     ListGates { source: Refusal },
-    #[error("cannot change the foreign chain {gate}")]
-    SetGate { gate: Gate, source: Refusal },
+    #[error("cannot change the foreign chain {foreign_chain}")]
+    SetGate { foreign_chain: ForeignChain, source: Refusal },
     #[error("cannot delete connection tracking entries")]
     ForgetFlows { source: Refusal },
     #[error("cannot read sysctl {name}")]

@@ -14,11 +14,11 @@ use ipnet::Ipv4Net;
 use super::{AccountKind, Kernel, KernelError, Listener, Refusal};
 use riklet_core::{
     firewall::{
-        Backend, Change, Entry, FirewallState, Gate, GateState, IptablesVariant, Ruleset, Skeleton,
-        SkeletonState,
+        Backend, BaseRuleset, BaseState, Change, Entry, FirewallState, ForeignChain,
+        ForeignChainState, IptablesVariant, Ruleset,
     },
     flows::Flows,
-    link::{CONDEMNED_GROUP, LinkSpec, LinkState, Tap},
+    link::{DRAINING_GROUP, LinkSpec, LinkState, Tap},
     model::{AccountName, InterfaceName, Protocol},
     plan::IP_FORWARD,
 };
@@ -33,7 +33,7 @@ pub struct FakeKernel(Arc<Mutex<System>>);
 pub struct System {
     pub links: BTreeMap<InterfaceName, LinkState>,
     pub firewall: BTreeMap<Backend, Ruleset>,
-    pub gates: BTreeMap<Gate, bool>,
+    pub foreign_chains: BTreeMap<ForeignChain, bool>,
     pub sysctls: BTreeMap<String, String>,
     pub uplinks: BTreeSet<InterfaceName>,
     pub routes: Vec<Ipv4Net>,
@@ -69,7 +69,7 @@ impl Default for System {
         Self {
             links: BTreeMap::new(),
             firewall: BTreeMap::new(),
-            gates: BTreeMap::new(),
+            foreign_chains: BTreeMap::new(),
             sysctls: BTreeMap::from([(IP_FORWARD.to_owned(), "0".to_owned())]),
             uplinks: InterfaceName::try_from("eth0").into_iter().collect(),
             routes: Vec::new(),
@@ -228,7 +228,7 @@ impl Kernel for FakeKernel {
         found.then_some(()).ok_or_else(|| refused(Refusal::errno(EADDRNOTAVAIL)))
     }
 
-    fn condemn_links(
+    fn drain_links(
         &mut self,
         links: &BTreeMap<InterfaceName, BTreeSet<Ipv4Net>>,
     ) -> Result<(), KernelError> {
@@ -237,7 +237,7 @@ impl Kernel for FakeKernel {
             let mut system = self.effect().map_err(refused)?;
             if let Some(link) = system.links.get_mut(name) {
                 link.up = false;
-                link.group = CONDEMNED_GROUP;
+                link.group = DRAINING_GROUP;
                 link.neighbours.clear();
                 link.addresses.retain(|address| !addresses.contains(address));
             }
@@ -245,23 +245,23 @@ impl Kernel for FakeKernel {
         Ok(())
     }
 
-    fn delete_condemned_links(&mut self) -> Result<(), KernelError> {
+    fn delete_draining_links(&mut self) -> Result<(), KernelError> {
         let mut system = self.effect().map_err(|source| KernelError::DeleteLinks { source })?;
-        system.links.retain(|_, link| link.group != CONDEMNED_GROUP);
+        system.links.retain(|_, link| link.group != DRAINING_GROUP);
         Ok(())
     }
 
     fn probe_firewall(
         &mut self,
         backend: Backend,
-        skeleton: &Skeleton,
+        base_ruleset: &BaseRuleset,
         entries: &BTreeSet<Entry>,
     ) -> Result<bool, KernelError> {
         let system = self.system();
         let ruleset = system.firewall.get(&backend);
-        let stands =
-            ruleset.is_some_and(|r| r.skeleton == *skeleton && r.entries.is_superset(entries));
-        Ok(stands && system.gates.values().all(|open| *open))
+        let stands = ruleset
+            .is_some_and(|r| r.base_ruleset == *base_ruleset && r.entries.is_superset(entries));
+        Ok(stands && system.foreign_chains.values().all(|open| *open))
     }
 
     fn firewall(
@@ -274,12 +274,12 @@ impl Kernel for FakeKernel {
         let Some(ruleset) = system.firewall.get(&backend) else {
             return Ok(FirewallState::absent());
         };
-        let skeleton = if ruleset.skeleton == expected.skeleton {
-            SkeletonState::Intact
+        let base_ruleset = if ruleset.base_ruleset == expected.base_ruleset {
+            BaseState::Intact
         } else {
-            SkeletonState::Altered(vec!["the skeleton differs".to_owned()])
+            BaseState::Altered(vec!["the skeleton differs".to_owned()])
         };
-        Ok(FirewallState { skeleton, entries: ruleset.entries.clone(), strays: vec![] })
+        Ok(FirewallState { base_ruleset, entries: ruleset.entries.clone(), strays: vec![] })
     }
 
     fn change_firewall(&mut self, backend: Backend, change: &Change) -> Result<(), KernelError> {
@@ -328,21 +328,22 @@ impl Kernel for FakeKernel {
         Ok(())
     }
 
-    fn gates(&mut self, _backend: Backend) -> Result<Vec<GateState>, KernelError> {
+    fn foreign_chains(&mut self, _backend: Backend) -> Result<Vec<ForeignChainState>, KernelError> {
         let mut system = self.system();
         system.listings += 1;
-        let state = |(gate, open): (&Gate, &bool)| GateState {
-            gate: gate.clone(),
+        let state = |(foreign_chain, open): (&ForeignChain, &bool)| ForeignChainState {
+            foreign_chain: foreign_chain.clone(),
             open: *open,
             touched: *open,
         };
-        Ok(system.gates.iter().map(state).collect())
+        Ok(system.foreign_chains.iter().map(state).collect())
     }
 
-    fn set_gate(&mut self, gate: &Gate, open: bool) -> Result<(), KernelError> {
-        let refused = |source| KernelError::SetGate { gate: gate.clone(), source };
+    fn set_passage(&mut self, foreign_chain: &ForeignChain, open: bool) -> Result<(), KernelError> {
+        let refused =
+            |source| KernelError::SetGate { foreign_chain: foreign_chain.clone(), source };
         let mut system = self.effect().map_err(refused)?;
-        if let Some(state) = system.gates.get_mut(gate) {
+        if let Some(state) = system.foreign_chains.get_mut(foreign_chain) {
             *state = open;
         }
         Ok(())

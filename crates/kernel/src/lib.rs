@@ -19,7 +19,10 @@ use ipnet::Ipv4Net;
 pub use error::{KernelError, Refusal};
 
 use riklet_core::{
-    firewall::{Backend, Change, Entry, FirewallState, Gate, GateState, Ruleset, Skeleton},
+    firewall::{
+        Backend, BaseRuleset, Change, Entry, FirewallState, ForeignChain, ForeignChainState,
+        Ruleset,
+    },
     flows::Flows,
     link::{LinkSpec, LinkState, Tap},
     model::{AccountName, InterfaceName, Protocol},
@@ -124,7 +127,7 @@ pub trait Kernel {
     fn remove_address(&mut self, link: &InterfaceName, address: Ipv4Net)
     -> Result<(), KernelError>;
 
-    /// Takes these addresses of interfaces away, sets the interfaces down and moves them to [`CONDEMNED_GROUP`](riklet_core::link::CONDEMNED_GROUP). One that
+    /// Takes these addresses of interfaces away, sets the interfaces down and moves them to [`DRAINING_GROUP`](riklet_core::link::DRAINING_GROUP). One that
     /// is gone already is none.
     ///
     /// With its address the routes of an interface go one by one. Without that, each interface that goes down has the
@@ -133,16 +136,16 @@ pub trait Kernel {
     ///
     /// # Errors
     /// Where the kernel refuses one; the others are condemned all the same.
-    fn condemn_links(
+    fn drain_links(
         &mut self,
         links: &BTreeMap<InterfaceName, BTreeSet<Ipv4Net>>,
     ) -> Result<(), KernelError>;
 
-    /// Deletes every interface of [`CONDEMNED_GROUP`](riklet_core::link::CONDEMNED_GROUP); none there is no error.
+    /// Deletes every interface of [`DRAINING_GROUP`](riklet_core::link::DRAINING_GROUP); none there is no error.
     ///
     /// # Errors
     /// Where the kernel refuses.
-    fn delete_condemned_links(&mut self) -> Result<(), KernelError>;
+    fn delete_draining_links(&mut self) -> Result<(), KernelError>;
 
     /// Whether the skeleton and these entries stand, as far as can be told without listing what belongs to
     /// others. A backend for which that is not possible answers `true`: its [`Change::Delta`] finds out.
@@ -152,7 +155,7 @@ pub trait Kernel {
     fn probe_firewall(
         &mut self,
         backend: Backend,
-        skeleton: &Skeleton,
+        base_ruleset: &BaseRuleset,
         entries: &BTreeSet<Entry>,
     ) -> Result<bool, KernelError>;
 
@@ -201,14 +204,14 @@ pub trait Kernel {
     ///
     /// # Errors
     /// Where the kernel does not answer.
-    fn gates(&mut self, backend: Backend) -> Result<Vec<GateState>, KernelError>;
+    fn foreign_chains(&mut self, backend: Backend) -> Result<Vec<ForeignChainState>, KernelError>;
 
     /// Opens or closes one gate, in one transaction. Opening an open gate mends it; closing a closed one,
     /// or one whose table is gone, does nothing.
     ///
     /// # Errors
     /// Where the kernel refuses.
-    fn set_gate(&mut self, gate: &Gate, open: bool) -> Result<(), KernelError>;
+    fn set_passage(&mut self, foreign_chain: &ForeignChain, open: bool) -> Result<(), KernelError>;
 
     /// Deletes entries of the connection tracking table, so that these flows start anew.
     ///

@@ -1,7 +1,7 @@
 //! Users and groups become numbers once, when a definition is brought up: what is recorded is what the TAP has,
 //! whatever the host later calls it.
 
-use super::SdnError;
+use super::NodeError;
 use riklet_core::model::{Account, Function, InstanceName, Workload};
 use riklet_kernel::{AccountKind, Kernel};
 
@@ -9,7 +9,7 @@ use riklet_kernel::{AccountKind, Kernel};
 pub(super) fn resolved(
     kernel: &mut impl Kernel,
     workloads: &[Workload],
-) -> Result<Vec<Workload>, SdnError> {
+) -> Result<Vec<Workload>, NodeError> {
     let mut found = workloads.to_vec();
     for Workload::Function(Function { name, execution, .. }) in &mut found {
         resolve(kernel, name, AccountKind::User, &mut execution.user)?;
@@ -23,9 +23,9 @@ fn resolve(
     name: &InstanceName,
     kind: AccountKind,
     account: &mut Option<Account>,
-) -> Result<(), SdnError> {
+) -> Result<(), NodeError> {
     if let Some(Account::Name(named)) = account {
-        let id = kernel.account(kind, named)?.ok_or_else(|| SdnError::UnknownAccount {
+        let id = kernel.account(kind, named)?.ok_or_else(|| NodeError::UnknownAccount {
             name: name.clone(),
             kind,
             account: named.clone(),

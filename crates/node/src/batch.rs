@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    Change, Instance, Report, Sdn, SdnError, UpOptions, Warning, Which, accounts, fragment,
+    Change, Instance, Node, NodeError, Report, Selector, UpOptions, Warning, accounts, fragment,
     host::Host, settle::Settled,
 };
 use crate::store::{Phase, Record, Store, StoreError, Tx};
@@ -18,10 +18,10 @@ use riklet_kernel::Kernel;
 /// A change of the records, and of the kernel with them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Request {
-    /// [`Sdn::up`].
+    /// [`Node::up`].
     Up(Vec<Workload>, UpOptions),
-    /// [`Sdn::down`], without `purge`.
-    Down(Which),
+    /// [`Node::down`], without `purge`.
+    Down(Selector),
 }
 
 /// What a request changed in the records.
@@ -33,12 +33,12 @@ pub(super) struct Recorded {
 }
 
 /// What becomes of the requests of a batch, each at its place; `None` is not done yet.
-type Answers = Vec<Option<Result<Report, SdnError>>>;
+type Answers = Vec<Option<Result<Report, NodeError>>>;
 
-impl<K: Kernel> Sdn<K> {
+impl<K: Kernel> Node<K> {
     /// Does all of these, as if one after another, and answers each as [`Self::up`] and [`Self::down`] would. Those
     /// that do not depend on each other are done together.
-    pub fn apply(&mut self, requests: &[Request]) -> Vec<Result<Report, SdnError>> {
+    pub fn apply(&mut self, requests: &[Request]) -> Vec<Result<Report, NodeError>> {
         let mut answers: Answers = requests.iter().map(|_| None).collect();
         // Each round does the first of those that are left, if nothing else.
         while let Some(first) = answers.iter().position(Option::is_none) {
@@ -54,14 +54,14 @@ impl<K: Kernel> Sdn<K> {
     }
 
     /// Does one.
-    pub(super) fn apply_one(&mut self, request: &Request) -> Result<Report, SdnError> {
+    pub(super) fn apply_one(&mut self, request: &Request) -> Result<Report, NodeError> {
         let mut answer = vec![None];
         self.round(std::slice::from_ref(request), &mut answer)?;
         answer.pop().flatten().unwrap_or_else(|| Ok(Report::default()))
     }
 
     /// Does together what of the requests that are left can be done together.
-    fn round(&mut self, requests: &[Request], answers: &mut Answers) -> Result<(), SdnError> {
+    fn round(&mut self, requests: &[Request], answers: &mut Answers) -> Result<(), NodeError> {
         let mut left = Vec::new();
         for (index, request) in requests.iter().enumerate() {
             let Some(answer) = answers.get_mut(index).filter(|answer| answer.is_none()) else {
@@ -76,9 +76,9 @@ impl<K: Kernel> Sdn<K> {
         if matches!(first, Request::Down(_)) && self.is_blank()? {
             // There is nothing to take down, and nothing is made.
             for (index, request) in &left {
-                let Request::Down(which) = request else { break };
+                let Request::Down(selector) = request else { break };
                 if let Some(answer) = answers.get_mut(*index) {
-                    *answer = Some(self.down_of_nothing(which));
+                    *answer = Some(self.down_of_nothing(selector));
                 }
             }
             return Ok(());
@@ -95,7 +95,7 @@ impl<K: Kernel> Sdn<K> {
         store: &mut Store,
         left: &[(usize, Request)],
         answers: &mut Answers,
-    ) -> Result<(), SdnError> {
+    ) -> Result<(), NodeError> {
         let tx = store.transaction()?;
         self.write_deferred(&tx)?;
         let interrupted = self.interrupted(&tx)?;
@@ -107,8 +107,9 @@ impl<K: Kernel> Sdn<K> {
         };
         let Some(host) = host else {
             for (index, request) in left {
-                if let (Request::Down(which), Some(answer)) = (request, answers.get_mut(*index)) {
-                    *answer = Some(self.leaving(&tx, which).map(|_| Report::default()));
+                if let (Request::Down(selector), Some(answer)) = (request, answers.get_mut(*index))
+                {
+                    *answer = Some(self.leaving(&tx, selector).map(|_| Report::default()));
                 }
             }
             return Ok(());
@@ -175,18 +176,18 @@ impl<K: Kernel> Sdn<K> {
         host: &Host,
         tx: &Tx<'_>,
         request: &Request,
-    ) -> Result<Recorded, SdnError> {
+    ) -> Result<Recorded, NodeError> {
         match request {
             Request::Up(workloads, options) => {
                 let recorded = self.record(host, tx, workloads)?;
                 if let Some(warning) = recorded.warnings.first().filter(|_| options.strict) {
-                    return Err(SdnError::Shadows { warning: Box::new(warning.clone()) });
+                    return Err(NodeError::Shadows { warning: Box::new(warning.clone()) });
                 }
                 Ok(recorded)
             }
-            Request::Down(which) => {
+            Request::Down(selector) => {
                 let mut recorded = Recorded::default();
-                for record in self.leaving(tx, which)? {
+                for record in self.leaving(tx, selector)? {
                     let before = Some(fragment(host, &record)?);
                     let phase = Phase::Removing;
                     let set = tx.set_phase(record.workload.name(), record.generation, phase)?;
@@ -199,28 +200,28 @@ impl<K: Kernel> Sdn<K> {
         }
     }
 
-    fn resolved(&mut self, request: &Request) -> Result<Request, SdnError> {
+    fn resolved(&mut self, request: &Request) -> Result<Request, NodeError> {
         Ok(match request {
             Request::Up(workloads, options) => {
                 Request::Up(accounts::resolved(&mut self.kernel, workloads)?, *options)
             }
-            Request::Down(which) => Request::Down(which.clone()),
+            Request::Down(selector) => Request::Down(selector.clone()),
         })
     }
 
     /// Whether nothing was ever recorded here.
-    pub(super) fn is_blank(&self) -> Result<bool, SdnError> {
+    pub(super) fn is_blank(&self) -> Result<bool, NodeError> {
         let open = self.store.as_ref().is_some_and(Store::is_current);
         Ok(!open && Store::open_existing(&self.config.state_dir)?.is_none())
     }
 
-    pub(super) fn down_of_nothing(&self, which: &Which) -> Result<Report, SdnError> {
-        match which {
-            Which::Named(names) => match names.first() {
+    pub(super) fn down_of_nothing(&self, selector: &Selector) -> Result<Report, NodeError> {
+        match selector {
+            Selector::Named(names) => match names.first() {
                 Some(name) => Err(self.unknown(name, None)),
                 None => Ok(Report::default()),
             },
-            Which::All => Ok(Report::default()),
+            Selector::All => Ok(Report::default()),
         }
     }
 }
@@ -229,8 +230,8 @@ impl<K: Kernel> Sdn<K> {
 fn names(request: &Request) -> Option<BTreeSet<InstanceName>> {
     match request {
         Request::Up(workloads, _) => Some(workloads.iter().map(|w| w.name().clone()).collect()),
-        Request::Down(Which::Named(names)) => Some(names.clone()),
-        Request::Down(Which::All) => None,
+        Request::Down(Selector::Named(names)) => Some(names.clone()),
+        Request::Down(Selector::All) => None,
     }
 }
 
@@ -241,7 +242,7 @@ fn report(
     recorded: Recorded,
     asked: &BTreeSet<&InstanceName>,
     alone: bool,
-) -> Result<Report, SdnError> {
+) -> Result<Report, NodeError> {
     let Recorded { records, changes, warnings } = recorded;
     let done = if alone {
         settled.done.clone()
@@ -283,18 +284,18 @@ fn part(step: &Step, slots: &BTreeSet<Slot>, pool: Pool) -> Option<Step> {
             let any = !(remove.is_empty() && add.is_empty());
             any.then_some(Step::Firewall(*backend, firewall::Change::Delta { remove, add }))
         }
-        Step::CondemnLinks(names) => {
+        Step::DrainLinks(names) => {
             let interfaces = slots.iter().map(|slot| slot.interface());
             let mine: BTreeMap<_, _> = interfaces
                 .filter_map(|name| names.get(&name).map(|addresses| (name, addresses.clone())))
                 .collect();
-            (!mine.is_empty()).then_some(Step::CondemnLinks(mine))
+            (!mine.is_empty()).then_some(Step::DrainLinks(mine))
         }
         other => Some(other.clone()),
     }
 }
 
-impl SdnError {
+impl NodeError {
     /// Whether it may be otherwise once what is under way has come to its end: a port or a slot is still held.
     fn is_contended(&self) -> bool {
         matches!(self, Self::Store(StoreError::PortTaken { .. })) || self.is_exhausted()

@@ -5,12 +5,12 @@ use std::{
     net::Ipv4Addr,
 };
 
-use super::{Change, SdnError, error::InstanceError, host::Host};
+use super::{Change, NodeError, error::InstanceError, host::Host};
 use riklet_core::{
-    firewall::{Entry, FirewallState, Ruleset, Skeleton, SkeletonState},
+    firewall::{BaseRuleset, BaseState, Entry, FirewallState, Ruleset},
     link::LinkState,
     model::{InterfaceName, Protocol, Slot},
-    plan::{self, Desired, Observed, Plan, Reaping, Step},
+    plan::{self, Desired, LinkDeletion, Observed, Plan, Step},
     workload::Fragment,
 };
 use riklet_kernel::{Kernel, KernelError};
@@ -38,17 +38,17 @@ pub(super) trait Observe {
     fn desired(&self) -> Desired;
 
     /// What the kernel has; `None` where looking at this part only is not enough.
-    fn observe(&self, kernel: &mut impl Kernel) -> Result<Option<Observed>, SdnError>;
+    fn observe(&self, kernel: &mut impl Kernel) -> Result<Option<Observed>, NodeError>;
 
     /// What [`Self::converge`] would do first.
-    fn preview(&self, kernel: &mut impl Kernel) -> Result<Option<Plan>, SdnError> {
+    fn preview(&self, kernel: &mut impl Kernel) -> Result<Option<Plan>, NodeError> {
         let observed = self.observe(kernel)?;
         Ok(observed.map(|observed| plan::plan(&self.desired(), &observed)))
     }
 
     /// Makes the kernel as desired. A slot whose own step fails is left as it is, and the others go on; a
     /// step that concerns all ends it. `None` where looking at this part only turned out not to be enough.
-    fn converge(&self, kernel: &mut impl Kernel) -> Result<Option<Outcome>, SdnError> {
+    fn converge(&self, kernel: &mut impl Kernel) -> Result<Option<Outcome>, NodeError> {
         let mut desired = self.desired();
         let mut outcome = Outcome::default();
         loop {
@@ -141,12 +141,12 @@ fn do_step(step: &Step, kernel: &mut impl Kernel) -> Result<(), KernelError> {
         Step::DeleteLink(name, _) => kernel.delete_link(name),
         Step::RemoveAddress(name, address) => kernel.remove_address(name, *address),
         Step::Firewall(backend, change) => kernel.change_firewall(*backend, change),
-        Step::OpenGate(gate) => kernel.set_gate(gate, true),
-        Step::CloseGate(gate) => kernel.set_gate(gate, false),
+        Step::OpenPassage(foreign_chain) => kernel.set_passage(foreign_chain, true),
+        Step::ClosePassage(foreign_chain) => kernel.set_passage(foreign_chain, false),
         Step::SetSysctl(name, value) => kernel.set_sysctl(name, value),
         Step::ForgetFlows(flows) => kernel.forget_flows(flows),
-        Step::CondemnLinks(names) => kernel.condemn_links(names),
-        Step::DeleteCondemnedLinks => kernel.delete_condemned_links(),
+        Step::DrainLinks(names) => kernel.drain_links(names),
+        Step::DeleteDrainingLinks => kernel.delete_draining_links(),
         Step::RemoveEmptyTables(backend, except) => kernel.remove_empty_tables(*backend, except),
     }
 }
@@ -154,30 +154,30 @@ fn do_step(step: &Step, kernel: &mut impl Kernel) -> Result<(), KernelError> {
 /// The changed slots only: costs the same however many others there are.
 pub(super) struct Named<'a> {
     host: &'a Host,
-    skeleton: &'a Skeleton,
+    base_ruleset: &'a BaseRuleset,
     changes: &'a BTreeMap<Slot, Change>,
-    reaping: Reaping,
-    condemned: BTreeSet<Slot>,
+    deletion: LinkDeletion,
+    draining: BTreeSet<Slot>,
     /// Whether to look at the gates as well.
-    gates: bool,
+    foreign_chains: bool,
 }
 
 impl<'a> Named<'a> {
     /// `None` where nothing shall remain, which takes looking at everything.
     pub(super) fn new(host: &'a Host, changes: &'a BTreeMap<Slot, Change>) -> Option<Self> {
-        let (reaping, condemned) = (Reaping::Now, BTreeSet::new());
-        let skeleton = host.skeleton.as_ref()?;
-        Some(Self { host, skeleton, changes, reaping, condemned, gates: false })
+        let (deletion, draining) = (LinkDeletion::Immediate, BTreeSet::new());
+        let base_ruleset = host.base_ruleset.as_ref()?;
+        Some(Self { host, base_ruleset, changes, deletion, draining, foreign_chains: false })
     }
 
     /// Looks at the gates as well.
-    pub(super) fn with_gates(self) -> Self {
-        Self { gates: true, ..self }
+    pub(super) fn with_foreign_chains(self) -> Self {
+        Self { foreign_chains: true, ..self }
     }
 
     /// When the TAPs of those that leave are deleted, and the slots whose flows must be forgotten besides.
-    pub(super) fn reaping(self, reaping: Reaping, condemned: BTreeSet<Slot>) -> Self {
-        Self { reaping, condemned, ..self }
+    pub(super) fn deletion(self, deletion: LinkDeletion, draining: BTreeSet<Slot>) -> Self {
+        Self { deletion, draining, ..self }
     }
 
     /// The ports that come.
@@ -203,26 +203,27 @@ impl Observe for Named<'_> {
     fn desired(&self) -> Desired {
         let after = |(&slot, change): (&Slot, &Change)| Some((slot, change.after.clone()?));
         let fragments = self.changes.iter().filter_map(after).collect();
-        let (reaping, condemned) = (self.reaping, self.condemned.clone());
-        Desired { condemned, reaping, ..desired(self.host, fragments) }
+        let (deletion, draining) = (self.deletion, self.draining.clone());
+        Desired { draining, deletion, ..desired(self.host, fragments) }
     }
 
-    fn observe(&self, kernel: &mut impl Kernel) -> Result<Option<Observed>, SdnError> {
+    fn observe(&self, kernel: &mut impl Kernel) -> Result<Option<Observed>, NodeError> {
         let before = self.changes.values().filter_map(|change| change.before.as_ref());
         let entries: BTreeSet<Entry> = before.flat_map(|before| &before.entries).copied().collect();
-        if !kernel.probe_firewall(self.host.backend, self.skeleton, &entries)? {
+        if !kernel.probe_firewall(self.host.backend, self.base_ruleset, &entries)? {
             return Ok(None);
         }
         let mut links = BTreeMap::new();
         for &slot in self.changes.keys() {
             links.extend(kernel.link(&slot.interface())?.map(|link| (slot, link)));
         }
-        let skeleton = SkeletonState::Intact;
-        let firewall = FirewallState { skeleton, entries, strays: vec![] };
+        let base_ruleset = BaseState::Intact;
+        let firewall = FirewallState { base_ruleset, entries, strays: vec![] };
         let sysctls = sysctls(self.host, kernel)?;
         let empty_tables = BTreeSet::new();
-        let gates = if self.gates { kernel.gates(self.host.backend)? } else { vec![] };
-        Ok(Some(Observed { links, firewall, empty_tables, gates, sysctls }))
+        let foreign_chains =
+            if self.foreign_chains { kernel.foreign_chains(self.host.backend)? } else { vec![] };
+        Ok(Some(Observed { links, firewall, empty_tables, foreign_chains, sysctls }))
     }
 
     /// A firewall that refuses has something else than the records say.
@@ -236,7 +237,7 @@ pub(super) struct All<'a> {
     host: &'a Host,
     fragments: BTreeMap<Slot, Fragment>,
     interrupted: BTreeSet<Slot>,
-    condemned: BTreeSet<Slot>,
+    draining: BTreeSet<Slot>,
     untouched: BTreeSet<Slot>,
 }
 
@@ -247,13 +248,13 @@ impl<'a> All<'a> {
         interrupted: &BTreeSet<Slot>,
     ) -> Self {
         let interrupted = interrupted.clone();
-        let (condemned, untouched) = Default::default();
-        Self { host, fragments, interrupted, condemned, untouched }
+        let (draining, untouched) = Default::default();
+        Self { host, fragments, interrupted, draining, untouched }
     }
 
     /// Slots whose flows may still be there, and those that somebody else is at work on.
-    pub(super) fn with_spares(self, condemned: BTreeSet<Slot>, untouched: BTreeSet<Slot>) -> Self {
-        Self { condemned, untouched, ..self }
+    pub(super) fn with_spares(self, draining: BTreeSet<Slot>, untouched: BTreeSet<Slot>) -> Self {
+        Self { draining, untouched, ..self }
     }
 
     /// No instance shall remain.
@@ -265,9 +266,9 @@ impl<'a> All<'a> {
     /// goes.
     fn expected(&self) -> Ruleset {
         let nothing =
-            || Skeleton { pool: self.host.node.pool, uplinks: BTreeSet::new(), guard: false };
+            || BaseRuleset { pool: self.host.node.pool, uplinks: BTreeSet::new(), guard: false };
         Ruleset {
-            skeleton: self.host.skeleton.clone().unwrap_or_else(nothing),
+            base_ruleset: self.host.base_ruleset.clone().unwrap_or_else(nothing),
             entries: self.fragments.values().flat_map(|f| &f.entries).copied().collect(),
         }
     }
@@ -275,9 +276,9 @@ impl<'a> All<'a> {
 
 impl All<'_> {
     /// What the kernel has.
-    pub(super) fn look(&self, kernel: &mut impl Kernel) -> Result<Observed, SdnError> {
+    pub(super) fn look(&self, kernel: &mut impl Kernel) -> Result<Observed, NodeError> {
         let links = kernel.links()?.into_iter();
-        let empty_tables = match self.host.skeleton {
+        let empty_tables = match self.host.base_ruleset {
             Some(_) => BTreeSet::new(),
             None => kernel.empty_tables(self.host.backend)?,
         };
@@ -286,7 +287,7 @@ impl All<'_> {
             links: links.filter_map(slot).collect(),
             firewall: kernel.firewall(self.host.backend, &self.expected())?,
             empty_tables,
-            gates: kernel.gates(self.host.backend)?,
+            foreign_chains: kernel.foreign_chains(self.host.backend)?,
             sysctls: sysctls(self.host, kernel)?,
         })
     }
@@ -294,13 +295,13 @@ impl All<'_> {
 
 impl Observe for All<'_> {
     fn desired(&self) -> Desired {
-        let (interrupted, condemned) = (self.interrupted.clone(), self.condemned.clone());
+        let (interrupted, draining) = (self.interrupted.clone(), self.draining.clone());
         let untouched = self.untouched.clone();
         let desired = desired(self.host, self.fragments.clone());
-        Desired { untouched, interrupted, condemned, ..desired }
+        Desired { untouched, interrupted, draining, ..desired }
     }
 
-    fn observe(&self, kernel: &mut impl Kernel) -> Result<Option<Observed>, SdnError> {
+    fn observe(&self, kernel: &mut impl Kernel) -> Result<Option<Observed>, NodeError> {
         self.look(kernel).map(Some)
     }
 
@@ -316,16 +317,16 @@ fn desired(host: &Host, fragments: BTreeMap<Slot, Fragment>) -> Desired {
         fragments,
         untouched: BTreeSet::new(),
         interrupted: BTreeSet::new(),
-        condemned: BTreeSet::new(),
-        reaping: Reaping::Now,
-        skeleton: host.skeleton.clone(),
+        draining: BTreeSet::new(),
+        deletion: LinkDeletion::Immediate,
+        base_ruleset: host.base_ruleset.clone(),
         sysctls: host.sysctls.clone(),
         foreign_tables: host.foreign_tables.clone(),
     }
 }
 
 /// The present values of the sysctls that matter.
-fn sysctls(host: &Host, kernel: &mut impl Kernel) -> Result<BTreeMap<String, String>, SdnError> {
+fn sysctls(host: &Host, kernel: &mut impl Kernel) -> Result<BTreeMap<String, String>, NodeError> {
     let mut found = BTreeMap::new();
     for name in host.sysctls.keys() {
         found.extend(kernel.sysctl(name)?.map(|value| (name.clone(), value)));

@@ -14,7 +14,7 @@ use riklet_kernel::{AccountKind, KernelError, Refusal};
 /// Why an operation was not done, or not to its end.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum SdnError {
+pub enum NodeError {
     /// The records cannot be read or changed.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -140,7 +140,7 @@ pub enum ErrorKind {
     Host,
 }
 
-impl SdnError {
+impl NodeError {
     /// What kind of answer it needs.
     #[must_use]
     pub fn kind(&self) -> ErrorKind {

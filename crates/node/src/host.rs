@@ -3,13 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::config::FirewallChoice;
-use super::{Config, SdnError};
+use super::{Config, NodeError};
 use crate::store::{Setting, Store, Tx};
 use riklet_core::{
-    firewall::{Backend, Ruleset, Skeleton},
+    firewall::{Backend, BaseRuleset, Ruleset},
     model::{Mtu, Pool},
     plan::IP_FORWARD,
-    workload::Node,
+    workload::NodeFacts,
 };
 use riklet_kernel::{Kernel, KernelError};
 
@@ -20,9 +20,9 @@ const ETHERNET_MTU: u32 = 1500;
 #[derive(Debug, Clone)]
 pub(super) struct Host {
     pub(super) backend: Backend,
-    pub(super) node: Node,
+    pub(super) node: NodeFacts,
     /// `None` where nothing of ours shall remain.
-    pub(super) skeleton: Option<Skeleton>,
+    pub(super) base_ruleset: Option<BaseRuleset>,
     /// Values that sysctls shall have.
     pub(super) sysctls: BTreeMap<String, String>,
     /// The firewall's tables that were there before us.
@@ -41,14 +41,14 @@ impl Host {
         kernel: &mut impl Kernel,
         config: &Config,
         store: &Store,
-    ) -> Result<Option<Self>, SdnError> {
+    ) -> Result<Option<Self>, NodeError> {
         let backend = store.setting(Setting::Backend)?;
         let pool = store.setting(Setting::Pool)?;
         let (Some(backend), Some(pool)) = (backend, pool) else { return Ok(None) };
         let backend = Backend::from_name(&backend)
-            .ok_or(SdnError::Setting { what: "firewall", value: backend })?;
+            .ok_or(NodeError::Setting { what: "firewall", value: backend })?;
         let pool =
-            pool.parse().map_err(|_wrong| SdnError::Setting { what: "pool", value: pool })?;
+            pool.parse().map_err(|_wrong| NodeError::Setting { what: "pool", value: pool })?;
         refuse_conflict(config, backend, pool)?;
         let tables = store.setting(Setting::Tables)?.unwrap_or_default();
         let tables = tables.split(',').filter(|t| !t.is_empty()).map(str::to_owned).collect();
@@ -61,7 +61,7 @@ impl Host {
         kernel: &mut impl Kernel,
         config: &Config,
         store: &Store,
-    ) -> Result<Self, SdnError> {
+    ) -> Result<Self, NodeError> {
         if let Some(host) = Self::decided(kernel, config, store)? {
             return Ok(host);
         }
@@ -76,7 +76,7 @@ impl Host {
         config: &Config,
         backend: Backend,
         pool: Pool,
-    ) -> Result<Self, SdnError> {
+    ) -> Result<Self, NodeError> {
         let tables = kernel.firewall_tables(backend)?;
         let mut host = Self::look(kernel, config, backend, pool, BTreeMap::new(), tables)?;
         host.first_use = true;
@@ -87,7 +87,7 @@ impl Host {
     pub(super) fn possible(
         kernel: &mut impl Kernel,
         config: &Config,
-    ) -> Result<Vec<Self>, SdnError> {
+    ) -> Result<Vec<Self>, NodeError> {
         let pool = config.pool.or_else(|| Pool::candidates().first().copied());
         let Some(pool) = pool else { return Ok(vec![]) };
         let iptables = kernel.iptables()?.map(Backend::Iptables);
@@ -104,8 +104,8 @@ impl Host {
     }
 
     /// The same host, where nothing of ours shall remain.
-    pub(super) fn removed(mut self, kernel: &mut impl Kernel) -> Result<Self, SdnError> {
-        self.skeleton = None;
+    pub(super) fn removed(mut self, kernel: &mut impl Kernel) -> Result<Self, NodeError> {
+        self.base_ruleset = None;
         self.sysctls = BTreeMap::new();
         for (name, former) in &self.former_sysctls {
             // An interface that has gone takes its sysctls along.
@@ -123,7 +123,7 @@ impl Host {
         pool: Pool,
         former_sysctls: BTreeMap<String, String>,
         foreign_tables: BTreeSet<String>,
-    ) -> Result<Self, SdnError> {
+    ) -> Result<Self, NodeError> {
         let uplinks = match &config.uplinks {
             Some(uplinks) => uplinks.clone(),
             None => kernel.uplinks()?,
@@ -139,8 +139,8 @@ impl Host {
         let guard = !forwards || !former_sysctls.is_empty();
         Ok(Self {
             backend,
-            node: Node { pool, mtu: mtu.map_or(ETHERNET_MTU, |mtu| mtu.min(Mtu::MAX)) },
-            skeleton: Some(Skeleton { pool, uplinks, guard }),
+            node: NodeFacts { pool, mtu: mtu.map_or(ETHERNET_MTU, |mtu| mtu.min(Mtu::MAX)) },
+            base_ruleset: Some(BaseRuleset { pool, uplinks, guard }),
             sysctls: BTreeMap::from([(IP_FORWARD.to_owned(), "1".to_owned())]),
             foreign_tables,
             must_record_sysctls: !forwards && former_sysctls.is_empty(),
@@ -150,7 +150,7 @@ impl Host {
     }
 
     /// Records what was decided, and what is about to be changed and must be restored.
-    pub(super) fn record(&self, kernel: &mut impl Kernel, tx: &Tx<'_>) -> Result<(), SdnError> {
+    pub(super) fn record(&self, kernel: &mut impl Kernel, tx: &Tx<'_>) -> Result<(), NodeError> {
         if self.first_use {
             let tables: Vec<_> = self.foreign_tables.iter().map(String::as_str).collect();
             tx.set_setting(Setting::Backend, self.backend.as_str())?;
@@ -166,9 +166,9 @@ impl Host {
     }
 }
 
-fn refuse_conflict(config: &Config, backend: Backend, pool: Pool) -> Result<(), SdnError> {
+fn refuse_conflict(config: &Config, backend: Backend, pool: Pool) -> Result<(), NodeError> {
     let decided = |what, configured: String, recorded: String| {
-        Err(SdnError::Decided { what, configured, recorded })
+        Err(NodeError::Decided { what, configured, recorded })
     };
     if !config.firewall.allows(backend) {
         return decided("firewall", config.firewall.as_str().to_owned(), backend.to_string());
@@ -184,21 +184,21 @@ fn refuse_conflict(config: &Config, backend: Backend, pool: Pool) -> Result<(), 
 /// What the backend has at this moment, which matters only in that it can be read: what is decided stays, and
 /// iptables-nft refuses a whole table because of one rule that only `nft` can write.
 fn try_to_read(kernel: &mut impl Kernel, backend: Backend, pool: Pool) -> Result<(), KernelError> {
-    let skeleton = Skeleton { pool, uplinks: BTreeSet::new(), guard: false };
-    kernel.firewall(backend, &Ruleset { skeleton, entries: BTreeSet::new() }).map(drop)
+    let base_ruleset = BaseRuleset { pool, uplinks: BTreeSet::new(), guard: false };
+    kernel.firewall(backend, &Ruleset { base_ruleset, entries: BTreeSet::new() }).map(drop)
 }
 
 fn choose_backend(
     kernel: &mut impl Kernel,
     config: &Config,
     pool: Pool,
-) -> Result<Backend, SdnError> {
+) -> Result<Backend, NodeError> {
     if config.firewall == FirewallChoice::Nftables {
         return Ok(Backend::Nftables);
     }
     let Some(backend) = kernel.iptables()?.map(Backend::Iptables) else {
         return match config.firewall {
-            FirewallChoice::Iptables => Err(SdnError::NoIptables),
+            FirewallChoice::Iptables => Err(NodeError::NoIptables),
             _ => Ok(Backend::Nftables),
         };
     };
@@ -213,7 +213,7 @@ fn choose_backend(
     }
 }
 
-fn choose_pool(kernel: &mut impl Kernel, config: &Config) -> Result<Pool, SdnError> {
+fn choose_pool(kernel: &mut impl Kernel, config: &Config) -> Result<Pool, NodeError> {
     let routes = kernel.routes()?;
     let covered = |pool: Pool| routes.iter().copied().find(|&route| pool.overlaps(route));
     let candidates = config.pool.map_or_else(Pool::candidates, |pool| vec![pool]);
@@ -221,8 +221,8 @@ fn choose_pool(kernel: &mut impl Kernel, config: &Config) -> Result<Pool, SdnErr
     for pool in candidates {
         match covered(pool) {
             None => return Ok(pool),
-            Some(route) => overlap = overlap.or(Some(SdnError::PoolOverlaps { pool, route })),
+            Some(route) => overlap = overlap.or(Some(NodeError::PoolOverlaps { pool, route })),
         }
     }
-    Err(overlap.unwrap_or(SdnError::Setting { what: "pool", value: String::new() }))
+    Err(overlap.unwrap_or(NodeError::Setting { what: "pool", value: String::new() }))
 }

@@ -5,13 +5,13 @@
 //!
 //! # In use
 //!
-//! [`Sdn`] does what a node agent asks for, in one call each. On an instance's TAP runs whatever VMM the
+//! [`Node`] does what a node agent asks for, in one call each. On an instance's TAP runs whatever VMM the
 //! agent starts. `examples/embed` is such an agent.
 //!
 //! ```
 //! use riklet_core::definition::{self, Source};
 //! use riklet_kernel::fake::FakeKernel;
-//! use riklet_sdn::{Config, Sdn, UpOptions, Which};
+//! use riklet_sdn::{Config, Node, UpOptions, Which};
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let text = r#"{ "apiVersion": "v1", "kind": "Function", "name": "hello",
@@ -21,17 +21,17 @@
 //! # let state_dir = std::env::temp_dir().join(format!("riklet-sdn-tour-{}", std::process::id()));
 //! # let made = state_dir.clone();
 //! let config = Config { state_dir, ..Config::default() };
-//! // `Sdn::new(config)` is the same on the kernel of this host.
-//! let mut sdn = Sdn::with_kernel(config, FakeKernel::new());
+//! // `Node::new(config)` is the same on the kernel of this host.
+//! let mut node = Node::with_kernel(config, FakeKernel::new());
 //!
-//! let report = sdn.up(&workloads, UpOptions::default())?;
+//! let report = node.up(&workloads, UpOptions::default())?;
 //! let hello = &report.instances[0];
 //! assert_eq!(hello.interface().to_string(), "rik0");
 //! assert_eq!(hello.addresses.guest.to_string(), "10.231.0.2");
 //! assert_eq!(hello.exposures()[0].to_string(), "tcp 8080 -> 3000");
 //!
-//! assert!(sdn.check()?.is_empty());
-//! sdn.down(&Which::All, true)?;
+//! assert!(node.check()?.is_empty());
+//! node.down(&Which::All, true)?;
 //! # std::fs::remove_dir_all(made)?;
 //! # Ok(())
 //! # }
@@ -56,7 +56,7 @@
 //! | --- | --- |
 //! | [`riklet_core`] | definitions, addresses, the firewall's ruleset, the plan: pure |
 //! | [`riklet_kernel`] | the effects on a Linux host, and a kernel in memory that obeys the same laws |
-//! | this one | the records ([`store`]), and the operations that put all together ([`Sdn`]) |
+//! | this one | the records ([`store`]), and the operations that put all together ([`Node`]) |
 //!
 //! # What holds
 //!
@@ -72,7 +72,6 @@
 
 mod accounts;
 mod batch;
-mod chore;
 mod config;
 mod converge;
 mod error;
@@ -82,36 +81,37 @@ mod resident;
 mod settle;
 mod shadow;
 pub mod store;
+mod task;
 mod view;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 pub use batch::Request;
-pub use chore::{Chore, Done};
 pub use config::{
     API_SOCKET, Config, ConfigError, ConfigReason, DEFAULT_STATE_DIR, FirewallChoice,
     FirewallChoiceError,
 };
-pub use error::{ErrorKind, Failure, SdnError};
+pub use error::{ErrorKind, Failure, NodeError};
 pub use rebuild::Rebuilt;
 pub use shadow::Warning;
+pub use task::{BackgroundTask, TaskOutcome};
 pub use view::{Inspection, Instance, LinkStatus, Listed};
 
-use crate::store::{Phase, Record, Spare, Store, Tx};
+use crate::store::{Phase, Record, ReservedSlot, Store, Tx};
 use batch::Recorded;
 use converge::{All, Named, Observe};
 use host::Host;
 use resident::Resident;
 use riklet_core::{
     model::{Exposure, InstanceName, Slot, Workload},
-    plan::{self, Plan, Reaping, Step},
+    plan::{self, LinkDeletion, Plan, Step},
     workload::{self, Fragment},
 };
 use riklet_kernel::{Kernel, linux::Linux};
 
 /// The network of this node.
 #[derive(Debug)]
-pub struct Sdn<K = Linux> {
+pub struct Node<K = Linux> {
     config: Config,
     kernel: K,
     /// The database, from one operation to the next.
@@ -121,7 +121,7 @@ pub struct Sdn<K = Linux> {
 
 /// Which instances an operation is for.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Which {
+pub enum Selector {
     /// These.
     Named(BTreeSet<InstanceName>),
     /// All that are recorded.
@@ -154,7 +154,7 @@ pub struct UpOptions {
 /// How the kernel differs from the records.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Drift {
-    /// What [`Sdn::repair`] would do.
+    /// What [`Node::repair`] would do.
     pub plan: Plan,
     /// In what the firewall differs, where that takes more than adding and removing entries.
     pub firewall: Vec<String>,
@@ -177,7 +177,7 @@ struct Change {
     after: Option<Fragment>,
 }
 
-impl Sdn<Linux> {
+impl Node<Linux> {
     /// The network of this node: of the network namespace of the calling thread, at each call.
     #[must_use]
     pub fn new(config: Config) -> Self {
@@ -185,7 +185,7 @@ impl Sdn<Linux> {
     }
 }
 
-impl<K: Kernel> Sdn<K> {
+impl<K: Kernel> Node<K> {
     /// The same on another kernel, as on [`riklet_kernel::fake::FakeKernel`].
     pub fn with_kernel(config: Config, kernel: K) -> Self {
         Self { config, kernel, store: None, resident: None }
@@ -208,9 +208,9 @@ impl<K: Kernel> Sdn<K> {
     /// # Errors
     /// Where a workload cannot be recorded (its port is another's, the pool is exhausted, the host knows no user of
     /// that name): then nothing is changed for any of them. What fails later is in [`Report::failures`], or is
-    /// [`SdnError::Halted`] where it concerns all; then the records are kept, and [`Self::repair`] or the next
+    /// [`NodeError::Halted`] where it concerns all; then the records are kept, and [`Self::repair`] or the next
     /// operation tries again.
-    pub fn up(&mut self, workloads: &[Workload], options: UpOptions) -> Result<Report, SdnError> {
+    pub fn up(&mut self, workloads: &[Workload], options: UpOptions) -> Result<Report, NodeError> {
         self.apply_one(&Request::Up(workloads.to_vec(), options))
     }
 
@@ -218,7 +218,7 @@ impl<K: Kernel> Sdn<K> {
     ///
     /// # Errors
     /// Where `up` would refuse, or the kernel cannot be read.
-    pub fn plan(&mut self, workloads: &[Workload]) -> Result<(Plan, Vec<Warning>), SdnError> {
+    pub fn plan(&mut self, workloads: &[Workload]) -> Result<(Plan, Vec<Warning>), NodeError> {
         let workloads = &accounts::resolved(&mut self.kernel, workloads)?;
         let _lock = self.look_lock()?;
         self.flush()?;
@@ -234,7 +234,7 @@ impl<K: Kernel> Sdn<K> {
         if let Some(plan) = named.map(|n| n.preview(&mut self.kernel)).transpose()?.flatten() {
             return Ok((plan, warnings));
         }
-        let all = self.all(&host, &tx, &interrupted, Reaping::Later)?;
+        let all = self.all(&host, &tx, &interrupted, LinkDeletion::Deferred)?;
         Ok((all.preview(&mut self.kernel)?.unwrap_or_default(), warnings))
     }
 
@@ -244,17 +244,17 @@ impl<K: Kernel> Sdn<K> {
     /// # Errors
     /// Where a name is not recorded, or `purge` is asked for and other instances remain: then nothing is
     /// changed. Failures as with [`Self::up`].
-    pub fn down(&mut self, which: &Which, purge: bool) -> Result<Report, SdnError> {
+    pub fn down(&mut self, selector: &Selector, purge: bool) -> Result<Report, NodeError> {
         if !purge {
-            return self.apply_one(&Request::Down(which.clone()));
+            return self.apply_one(&Request::Down(selector.clone()));
         }
         if self.is_blank()? {
-            self.down_of_nothing(which)?;
+            self.down_of_nothing(selector)?;
         }
         let _lock = self.lock()?;
         let mut store = self.open_store()?;
         let tx = store.transaction()?;
-        let leaving = self.leaving(&tx, which)?;
+        let leaving = self.leaving(&tx, selector)?;
         refuse_remaining(&tx, &leaving)?;
         let Some(host) = Host::decided(&mut self.kernel, &self.config, &tx)? else {
             drop(tx);
@@ -271,7 +271,7 @@ impl<K: Kernel> Sdn<K> {
     ///
     /// # Errors
     /// Where the store or the kernel cannot be read.
-    pub fn check(&mut self) -> Result<Drift, SdnError> {
+    pub fn check(&mut self) -> Result<Drift, NodeError> {
         let _lock = self.look_lock()?;
         self.flush()?;
         let store = Store::open_existing(&self.config.state_dir)?;
@@ -289,7 +289,7 @@ impl<K: Kernel> Sdn<K> {
             }
             return Ok(Drift { plan, firewall: vec![], unsettled: vec![] });
         };
-        let all = self.all(&host, &store, &interrupted(&store)?, Reaping::Later)?;
+        let all = self.all(&host, &store, &interrupted(&store)?, LinkDeletion::Deferred)?;
         let observed = all.look(&mut self.kernel)?;
         let unsettled = store.unsettled()?.into_iter();
         let unsettled = unsettled.map(|r| (r.workload.name().clone(), r.phase)).collect();
@@ -301,14 +301,14 @@ impl<K: Kernel> Sdn<K> {
     ///
     /// # Errors
     /// As with [`Self::up`].
-    pub fn repair(&mut self) -> Result<Report, SdnError> {
+    pub fn repair(&mut self) -> Result<Report, NodeError> {
         let _lock = self.lock()?;
         self.mend(&BTreeSet::new())
     }
 
     /// The same, under the lock that the caller has. Slots that were just `recovered` from what the kernel has
     /// go on as they are: no operation of theirs was interrupted.
-    fn mend(&mut self, recovered: &BTreeSet<Slot>) -> Result<Report, SdnError> {
+    fn mend(&mut self, recovered: &BTreeSet<Slot>) -> Result<Report, NodeError> {
         let mut store = self.open_store()?;
         let tx = store.transaction()?;
         let Some(host) = Host::decided(&mut self.kernel, &self.config, &tx)? else {
@@ -329,21 +329,21 @@ impl<K: Kernel> Sdn<K> {
         host: &'a Host,
         store: &Store,
         interrupted: &BTreeSet<Slot>,
-        reaping: Reaping,
-    ) -> Result<All<'a>, SdnError> {
+        deletion: LinkDeletion,
+    ) -> Result<All<'a>, NodeError> {
         let mut busy = self.resident.as_ref().map(Resident::busy).cloned().unwrap_or_default();
-        if self.resident.is_some() && reaping == Reaping::Later {
-            busy.extend(store.spares(Spare::Condemned)?);
+        if self.resident.is_some() && deletion == LinkDeletion::Deferred {
+            busy.extend(store.spares(ReservedSlot::Draining)?);
         }
         let mut fragments = fragments(host, &store.all()?)?;
-        for slot in store.spares(Spare::Warm)? {
+        for slot in store.spares(ReservedSlot::Ready)? {
             fragments.insert(slot, workload::spare(slot, &host.node)?);
         }
-        let mut condemned = BTreeSet::new();
-        for spare in [Spare::Preparing, Spare::Condemned] {
-            condemned.extend(store.spares(spare)?.into_iter().filter(|slot| !busy.contains(slot)));
+        let mut draining = BTreeSet::new();
+        for spare in [ReservedSlot::Creating, ReservedSlot::Draining] {
+            draining.extend(store.spares(spare)?.into_iter().filter(|slot| !busy.contains(slot)));
         }
-        Ok(All::new(host, fragments, interrupted).with_spares(condemned, busy))
+        Ok(All::new(host, fragments, interrupted).with_spares(draining, busy))
     }
 
     /// Records the workloads, and says what that changes and shadows.
@@ -352,7 +352,7 @@ impl<K: Kernel> Sdn<K> {
         host: &Host,
         tx: &Tx<'_>,
         workloads: &[Workload],
-    ) -> Result<Recorded, SdnError> {
+    ) -> Result<Recorded, NodeError> {
         let mut changes = BTreeMap::new();
         let mut records = Vec::new();
         let mut opened = Vec::new();
@@ -367,8 +367,8 @@ impl<K: Kernel> Sdn<K> {
         Ok(Recorded { records, changes, warnings: self.shadowed(&opened)? })
     }
 
-    fn leaving(&self, tx: &Tx<'_>, which: &Which) -> Result<Vec<Record>, SdnError> {
-        let Which::Named(names) = which else { return Ok(tx.all()?) };
+    fn leaving(&self, tx: &Tx<'_>, selector: &Selector) -> Result<Vec<Record>, NodeError> {
+        let Selector::Named(names) = selector else { return Ok(tx.all()?) };
         let find = |name: &InstanceName| match tx.get(name)? {
             Some(record) => Ok(record),
             None => Err(self.unknown(name, tx.nearest(name.as_str())?)),
@@ -376,24 +376,24 @@ impl<K: Kernel> Sdn<K> {
         names.iter().map(find).collect()
     }
 
-    fn unknown(&self, name: &InstanceName, nearest: Option<InstanceName>) -> SdnError {
+    fn unknown(&self, name: &InstanceName, nearest: Option<InstanceName>) -> NodeError {
         let state_dir = self.config.state_dir.clone();
-        SdnError::Unknown { name: name.clone(), nearest, state_dir }
+        NodeError::Unknown { name: name.clone(), nearest, state_dir }
     }
 
     /// Removes all that is ours. Every record is being removed.
-    fn purge(&mut self, store: &mut Store, host: &Host) -> Result<Report, SdnError> {
+    fn purge(&mut self, store: &mut Store, host: &Host) -> Result<Report, NodeError> {
         let nothing = host.clone().removed(&mut self.kernel)?;
         let outcome = All::nothing(&nothing).converge(&mut self.kernel)?;
         let outcome = outcome.unwrap_or_default();
         if let Some((step, source)) = outcome.halted {
-            return Err(SdnError::Halted { step: Box::new(step), source });
+            return Err(NodeError::Halted { step: Box::new(step), source });
         }
         let tx = store.transaction()?;
         for record in tx.all()? {
             tx.remove(record.workload.name(), record.generation)?;
         }
-        for spare in Spare::ALL {
+        for spare in ReservedSlot::ALL {
             tx.spares(spare)?.into_iter().try_for_each(|slot| tx.free_spare(slot, spare))?;
         }
         tx.clear_settings()?;
@@ -403,7 +403,7 @@ impl<K: Kernel> Sdn<K> {
     }
 
     /// What there is of ours on a node that has recorded nothing, by each backend that the host has.
-    fn leftovers(&mut self) -> Result<Vec<(Host, Plan)>, SdnError> {
+    fn leftovers(&mut self) -> Result<Vec<(Host, Plan)>, NodeError> {
         let mut found = Vec::new();
         for host in Host::possible(&mut self.kernel, &self.config)? {
             let plan = All::nothing(&host).preview(&mut self.kernel)?;
@@ -412,14 +412,14 @@ impl<K: Kernel> Sdn<K> {
         Ok(found)
     }
 
-    fn remove_leftovers(&mut self) -> Result<Report, SdnError> {
+    fn remove_leftovers(&mut self) -> Result<Report, NodeError> {
         let mut report = Report::default();
         for (host, _) in self.leftovers()? {
             let outcome = All::nothing(&host).converge(&mut self.kernel)?;
             let outcome = outcome.unwrap_or_default();
             report.done.extend(outcome.done);
             if let Some((step, source)) = outcome.halted {
-                return Err(SdnError::Halted { step: Box::new(step), source });
+                return Err(NodeError::Halted { step: Box::new(step), source });
             }
         }
         Ok(report)
@@ -433,7 +433,7 @@ fn put_all<'a>(
     tx: &Tx<'_>,
     workloads: &'a [Workload],
     capacity: u32,
-) -> Result<Vec<Put<'a>>, SdnError> {
+) -> Result<Vec<Put<'a>>, NodeError> {
     // A port may go from one of them to another.
     for workload in workloads {
         tx.release_ports(workload.name())?;
@@ -447,24 +447,24 @@ fn put_all<'a>(
 }
 
 /// What an instance needs, as recorded.
-fn fragment(host: &Host, record: &Record) -> Result<Fragment, SdnError> {
+fn fragment(host: &Host, record: &Record) -> Result<Fragment, NodeError> {
     Ok(workload::fragment(&record.workload, record.slot, &host.node)?)
 }
 
 /// The slots of the instances whose last operation did not come to its end.
-fn interrupted(store: &Store) -> Result<BTreeSet<Slot>, SdnError> {
+fn interrupted(store: &Store) -> Result<BTreeSet<Slot>, NodeError> {
     Ok(store.unsettled()?.iter().map(|record| record.slot).collect())
 }
 
 /// What all instances that shall stay need.
-fn fragments(host: &Host, records: &[Record]) -> Result<BTreeMap<Slot, Fragment>, SdnError> {
+fn fragments(host: &Host, records: &[Record]) -> Result<BTreeMap<Slot, Fragment>, NodeError> {
     let staying = records.iter().filter(|record| record.phase != Phase::Removing);
     staying.map(|record| Ok((record.slot, fragment(host, record)?))).collect()
 }
 
-fn refuse_remaining(tx: &Tx<'_>, leaving: &[Record]) -> Result<(), SdnError> {
+fn refuse_remaining(tx: &Tx<'_>, leaving: &[Record]) -> Result<(), NodeError> {
     let leaving: BTreeSet<_> = leaving.iter().map(|record| record.workload.name()).collect();
     let names = tx.all()?.into_iter().map(|record| record.workload.name().clone());
     let names: Vec<_> = names.filter(|name| !leaving.contains(name)).collect();
-    if names.is_empty() { Ok(()) } else { Err(SdnError::Remaining { names }) }
+    if names.is_empty() { Ok(()) } else { Err(NodeError::Remaining { names }) }
 }

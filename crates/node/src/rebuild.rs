@@ -2,10 +2,10 @@
 
 use std::{collections::BTreeSet, path::PathBuf};
 
-use super::{Host, Report, Sdn, SdnError};
+use super::{Host, Node, NodeError, Report};
 use crate::store::{Phase, Store, StoreError, Tx};
 use riklet_core::{
-    firewall::{Backend, Ruleset, Skeleton, SkeletonState},
+    firewall::{Backend, BaseRuleset, BaseState, Ruleset},
     link::{LinkState, Tap},
     model::{Account, Execution, Function, InstanceName, Pool, Queues, Slot, Workload},
     plan::IP_FORWARD,
@@ -13,7 +13,7 @@ use riklet_core::{
 };
 use riklet_kernel::Kernel;
 
-/// What [`Sdn::rebuild`] found and did.
+/// What [`Node::rebuild`] found and did.
 #[derive(Debug)]
 pub struct Rebuilt {
     /// Where the corrupt database is now; `None` where it was sound, or there was none.
@@ -26,14 +26,14 @@ pub struct Rebuilt {
     pub report: Report,
 }
 
-impl<K: Kernel> Sdn<K> {
+impl<K: Kernel> Node<K> {
     /// Sets a corrupt database aside, records every interface of ours that is not recorded, and repairs.
     /// What a definition had besides its exposures and what its TAP shows is lost: the kernel does not know it.
     ///
     /// # Errors
     /// Where the state directory cannot be used, the database is newer or another program's, or no known
     /// pool has the interfaces' addresses. Otherwise as with [`Self::repair`].
-    pub fn rebuild(&mut self) -> Result<Rebuilt, SdnError> {
+    pub fn rebuild(&mut self) -> Result<Rebuilt, NodeError> {
         let _lock = self.lock()?;
         let (mut store, set_aside) = self.usable_store()?;
         let tx = store.transaction()?;
@@ -60,7 +60,7 @@ impl<K: Kernel> Sdn<K> {
         Ok(Rebuilt { set_aside, recovered, incomplete, report: self.mend(&slots)? })
     }
 
-    fn usable_store(&self) -> Result<(Store, Option<PathBuf>), SdnError> {
+    fn usable_store(&self) -> Result<(Store, Option<PathBuf>), NodeError> {
         let dir = &self.config.state_dir;
         let opened = Store::open(dir).and_then(|store| store.all().map(|_| store));
         match opened {
@@ -74,18 +74,18 @@ impl<K: Kernel> Sdn<K> {
 
     /// The decisions of a node whose records are lost: the backend is the one that has our rules, the pool
     /// the one that this interface's address is of.
-    fn deduce(&mut self, tx: &Tx<'_>, link: &LinkState) -> Result<Host, SdnError> {
+    fn deduce(&mut self, tx: &Tx<'_>, link: &LinkState) -> Result<Host, NodeError> {
         let pool = self.deduce_pool(link)?;
         let iptables = self.kernel.iptables()?.map(Backend::Iptables);
         for backend in [Some(Backend::Nftables), iptables].into_iter().flatten() {
             let host = Host::first(&mut self.kernel, &self.config, backend, pool)?;
-            let Some(skeleton) = &host.skeleton else { continue };
-            let guarded = Skeleton { guard: true, ..skeleton.clone() };
-            let expected = Ruleset { skeleton: guarded, entries: [].into() };
-            match self.kernel.firewall(backend, &expected)?.skeleton {
-                SkeletonState::Absent => {}
-                SkeletonState::Altered(_) => return Ok(host),
-                SkeletonState::Intact => {
+            let Some(base_ruleset) = &host.base_ruleset else { continue };
+            let guarded = BaseRuleset { guard: true, ..base_ruleset.clone() };
+            let expected = Ruleset { base_ruleset: guarded, entries: [].into() };
+            match self.kernel.firewall(backend, &expected)?.base_ruleset {
+                BaseState::Absent => {}
+                BaseState::Altered(_) => return Ok(host),
+                BaseState::Intact => {
                     // We had enabled forwarding: the guard is there only then.
                     tx.record_sysctl(IP_FORWARD, "0")?;
                     return Ok(host);
@@ -96,7 +96,7 @@ impl<K: Kernel> Sdn<K> {
         Host::first(&mut self.kernel, &self.config, fresh.backend, pool)
     }
 
-    fn deduce_pool(&self, link: &LinkState) -> Result<Pool, SdnError> {
+    fn deduce_pool(&self, link: &LinkState) -> Result<Pool, NodeError> {
         let slot = Slot::of_interface(link.name.as_str());
         let fits = |pool: &Pool| {
             let host = slot.and_then(|slot| pool.addresses(slot)).map(|a| a.host);
@@ -106,7 +106,7 @@ impl<K: Kernel> Sdn<K> {
         known.find(fits).map_or_else(
             || {
                 let address = link.addresses.first().copied().unwrap_or_default();
-                Err(SdnError::UnknownPool { interface: link.name.to_string(), address })
+                Err(NodeError::UnknownPool { interface: link.name.to_string(), address })
             },
             Ok,
         )
@@ -121,7 +121,7 @@ fn marked(link: LinkState) -> Option<(Slot, LinkState, Marked)> {
 
 /// Records an instance in its slot, unless it is recorded or being removed. An interface whose slot, name or
 /// port is another's by the records leaked, and goes with the repair.
-fn recover(tx: &Tx<'_>, slot: Slot, link: &LinkState, marked: &Marked) -> Result<bool, SdnError> {
+fn recover(tx: &Tx<'_>, slot: Slot, link: &LinkState, marked: &Marked) -> Result<bool, NodeError> {
     if tx.get(&marked.name)?.is_some() {
         return Ok(false);
     }

@@ -6,11 +6,11 @@ use std::{
     sync::Weak,
 };
 
-use super::{Change, Report, Sdn, SdnError, converge::Named, fragment, host::Host};
-use crate::store::{Generation, Lock, Phase, Record, Spare, Store, StoreError, Tx};
+use super::{Change, Node, NodeError, Report, converge::Named, fragment, host::Host};
+use crate::store::{Generation, Lock, Phase, Record, ReservedSlot, Store, StoreError, Tx};
 use riklet_core::{
     model::{Exposure, InstanceName, Slot},
-    plan::Reaping,
+    plan::LinkDeletion,
     workload,
 };
 use riklet_kernel::Kernel;
@@ -75,9 +75,9 @@ impl Resident {
     }
 }
 
-impl<K: Kernel> Sdn<K> {
+impl<K: Kernel> Node<K> {
     /// For a process that stays, and has another thread for what takes long: `down` leaves TAPs condemned, to be
-    /// deleted by a [`super::Chore`]; an instance that nothing can be done for does not make every operation look
+    /// deleted by a [`super::BackgroundTask`]; an instance that nothing can be done for does not make every operation look
     /// at everything.
     #[must_use]
     pub fn resident(mut self) -> Self {
@@ -89,7 +89,7 @@ impl<K: Kernel> Sdn<K> {
     ///
     /// # Errors
     /// Where nothing can be decided, or not be recorded. [`Self::repair`] then makes what all instances share.
-    pub fn begin(&mut self) -> Result<(), SdnError> {
+    pub fn begin(&mut self) -> Result<(), NodeError> {
         let _lock = self.lock()?;
         let mut store = self.open_store()?;
         let tx = store.transaction()?;
@@ -104,7 +104,7 @@ impl<K: Kernel> Sdn<K> {
     ///
     /// # Errors
     /// Where they cannot be opened.
-    pub fn look_at_records<T>(&mut self, look: impl FnOnce(&Store) -> T) -> Result<T, SdnError> {
+    pub fn look_at_records<T>(&mut self, look: impl FnOnce(&Store) -> T) -> Result<T, NodeError> {
         let store = self.open_store()?;
         let found = look(&store);
         self.keep_store(store);
@@ -118,7 +118,7 @@ impl<K: Kernel> Sdn<K> {
     pub fn set_manifests(
         &mut self,
         changes: &BTreeMap<InstanceName, Option<String>>,
-    ) -> Result<(), SdnError> {
+    ) -> Result<(), NodeError> {
         let _lock = self.lock()?;
         let mut store = self.open_store()?;
         let tx = store.transaction()?;
@@ -134,7 +134,7 @@ impl<K: Kernel> Sdn<K> {
     ///
     /// # Errors
     /// Where the records cannot be opened.
-    pub fn look_at_runs<T>(&mut self, look: impl FnOnce(&Store) -> T) -> Result<T, SdnError> {
+    pub fn look_at_runs<T>(&mut self, look: impl FnOnce(&Store) -> T) -> Result<T, NodeError> {
         let store = self.take_store()?;
         let found = look(&store);
         self.keep_store(store);
@@ -146,14 +146,14 @@ impl<K: Kernel> Sdn<K> {
     ///
     /// # Errors
     /// Where the records cannot be read.
-    pub fn counts(&mut self) -> Result<(u32, BTreeMap<Spare, usize>), SdnError> {
+    pub fn counts(&mut self) -> Result<(u32, BTreeMap<ReservedSlot, usize>), NodeError> {
         let store = self.take_store()?;
         let (mut taken, mut spares) = (store.count()?, store.count_spares()?);
         let deferred = self.resident.iter().flat_map(|resident| &resident.deferred);
         for gone in deferred.filter(|deferred| deferred.phase == Phase::Removing) {
             if gone.holds(&store)? {
                 taken = taken.saturating_sub(1);
-                *spares.entry(Spare::Condemned).or_default() += 1;
+                *spares.entry(ReservedSlot::Draining).or_default() += 1;
             }
         }
         self.keep_store(store);
@@ -161,7 +161,7 @@ impl<K: Kernel> Sdn<K> {
     }
 
     /// Waits until nobody else is at work, nor any program that a killed process left behind.
-    pub(super) fn lock(&mut self) -> Result<Lock, SdnError> {
+    pub(super) fn lock(&mut self) -> Result<Lock, NodeError> {
         let lent = self.resident.as_ref().and_then(|resident| Lock::shared_with(&resident.lock));
         let lock = lent.map_or_else(|| Lock::exclusive(&self.config.state_dir), Ok)?;
         self.kernel.share_lock(lock.share());
@@ -172,7 +172,7 @@ impl<K: Kernel> Sdn<K> {
     }
 
     /// Waits until nobody changes anything. `None` where nobody ever did.
-    pub(super) fn look_lock(&self) -> Result<Option<Lock>, SdnError> {
+    pub(super) fn look_lock(&self) -> Result<Option<Lock>, NodeError> {
         let lent = self.resident.as_ref().and_then(|resident| Lock::shared_with(&resident.lock));
         match lent {
             Some(lock) => Ok(Some(lock)),
@@ -181,7 +181,7 @@ impl<K: Kernel> Sdn<K> {
     }
 
     /// The store, open, and the directory made where it is missing. What was deferred is written.
-    pub(super) fn open_store(&mut self) -> Result<Store, SdnError> {
+    pub(super) fn open_store(&mut self) -> Result<Store, NodeError> {
         let mut store = self.take_store()?;
         if self.has_deferred() {
             let tx = store.transaction()?;
@@ -193,7 +193,7 @@ impl<K: Kernel> Sdn<K> {
     }
 
     /// The same, for a transaction that writes what was deferred itself.
-    pub(super) fn take_store(&mut self) -> Result<Store, SdnError> {
+    pub(super) fn take_store(&mut self) -> Result<Store, NodeError> {
         let open = self.store.take().filter(Store::is_current);
         if let Some(store) = open {
             return Ok(store);
@@ -209,7 +209,7 @@ impl<K: Kernel> Sdn<K> {
     ///
     /// # Errors
     /// Where the records cannot be written.
-    pub fn leave(&mut self) -> Result<(), SdnError> {
+    pub fn leave(&mut self) -> Result<(), NodeError> {
         let store = self.open_store()?;
         Ok(store.close()?)
     }
@@ -226,7 +226,7 @@ impl<K: Kernel> Sdn<K> {
     ///
     /// # Errors
     /// Where the records cannot be written.
-    pub fn flush(&mut self) -> Result<(), SdnError> {
+    pub fn flush(&mut self) -> Result<(), NodeError> {
         if self.has_deferred() {
             let store = self.open_store()?;
             self.keep_store(store);
@@ -235,11 +235,11 @@ impl<K: Kernel> Sdn<K> {
     }
 
     /// Writes what was deferred, except of records that were changed since.
-    pub(super) fn write_deferred(&self, tx: &Tx<'_>) -> Result<(), SdnError> {
+    pub(super) fn write_deferred(&self, tx: &Tx<'_>) -> Result<(), NodeError> {
         let deferred = self.resident.iter().flat_map(|resident| &resident.deferred);
         for &Deferred { ref name, generation, phase } in deferred {
             match phase {
-                Phase::Removing => drop(tx.condemn(name, generation)?),
+                Phase::Removing => drop(tx.drain(name, generation)?),
                 phase => drop(tx.set_phase(name, generation, phase)?),
             }
         }
@@ -291,7 +291,7 @@ impl<K: Kernel> Sdn<K> {
     }
 
     /// The slots of the instances whose last operation did not come to its end, and that an operation has to look at.
-    pub(super) fn interrupted(&self, store: &Store) -> Result<BTreeSet<Slot>, SdnError> {
+    pub(super) fn interrupted(&self, store: &Store) -> Result<BTreeSet<Slot>, NodeError> {
         let broken = |record: &Record| {
             let resident = self.resident.as_ref();
             resident.and_then(|r| r.broken.get(&record.slot)) == Some(&record.generation)
@@ -313,11 +313,11 @@ impl<K: Kernel> Sdn<K> {
         &self,
         named: Named<'a>,
         store: &Store,
-    ) -> Result<Named<'a>, SdnError> {
+    ) -> Result<Named<'a>, NodeError> {
         let Some(resident) = &self.resident else { return Ok(named) };
-        let named = named.with_gates();
+        let named = named.with_foreign_chains();
         if resident.parted.is_empty() {
-            return Ok(named.reaping(Reaping::Later, BTreeSet::new()));
+            return Ok(named.deletion(LinkDeletion::Deferred, BTreeSet::new()));
         }
         let opened = named.opened();
         let clash = |exposures: &Vec<Exposure>| {
@@ -327,14 +327,14 @@ impl<K: Kernel> Sdn<K> {
             })
         };
         let parted = resident.parted.iter().filter(|(_, exposures)| clash(exposures));
-        let mut condemned = BTreeSet::new();
+        let mut draining = BTreeSet::new();
         for (&slot, _) in parted {
             // Another process may have put an instance there since, whose flows are its own.
-            if store.spare_of(slot)? == Some(Spare::Condemned) {
-                condemned.insert(slot);
+            if store.spare_of(slot)? == Some(ReservedSlot::Draining) {
+                draining.insert(slot);
             }
         }
-        Ok(named.reaping(Reaping::Later, condemned))
+        Ok(named.deletion(LinkDeletion::Deferred, draining))
     }
 
     /// Makes these slots what the records say, and what all share: the firewall's skeleton, the gates, the sysctls.
@@ -342,7 +342,7 @@ impl<K: Kernel> Sdn<K> {
     ///
     /// # Errors
     /// As with [`Self::up`].
-    pub fn heal(&mut self, slots: &BTreeSet<Slot>) -> Result<Report, SdnError> {
+    pub fn heal(&mut self, slots: &BTreeSet<Slot>) -> Result<Report, NodeError> {
         let lock = self.lock()?;
         let mut store = self.open_store()?;
         let tx = store.transaction()?;
@@ -358,8 +358,8 @@ impl<K: Kernel> Sdn<K> {
                 _ if self.is_busy(slot) => continue,
                 (Some(record), _) if record.phase == Phase::Removing => continue,
                 (Some(record), _) => fragment(&host, &record)?,
-                (None, Some(Spare::Warm)) => workload::spare(slot, &host.node)?,
-                (None, Some(Spare::Condemned)) => continue,
+                (None, Some(ReservedSlot::Ready)) => workload::spare(slot, &host.node)?,
+                (None, Some(ReservedSlot::Draining)) => continue,
                 _ if self.kernel.link(&slot.interface())?.is_none() => continue,
                 // It leaked, or is a stranger's.
                 _ => {

@@ -3,15 +3,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    Change, Failure, Report, Sdn, SdnError,
+    Change, Failure, Node, NodeError, Report,
     converge::{Named, Observe, Outcome},
     error::InstanceError,
     host::Host,
 };
-use crate::store::{Generation, Phase, Record, Spare, Store, Tx};
+use crate::store::{Generation, Phase, Record, ReservedSlot, Store, Tx};
 use riklet_core::{
     model::Slot,
-    plan::{Reaping, Step},
+    plan::{LinkDeletion, Step},
 };
 use riklet_kernel::Kernel;
 
@@ -31,7 +31,7 @@ impl Settled {
     }
 }
 
-impl<K: Kernel> Sdn<K> {
+impl<K: Kernel> Node<K> {
     /// Converges the kernel to the records, and says in the records how far it came.
     ///
     /// Looks at the changed slots only, where there are some and that is enough: where every earlier operation
@@ -44,26 +44,27 @@ impl<K: Kernel> Sdn<K> {
         changes: Option<&BTreeMap<Slot, Change>>,
         interrupted: &BTreeSet<Slot>,
         records: &[Record],
-    ) -> Result<Settled, SdnError> {
+    ) -> Result<Settled, NodeError> {
         let changes = changes.filter(|_| interrupted.is_empty());
-        let reaping = if self.resident.is_some() { Reaping::Later } else { Reaping::Now };
+        let deletion =
+            if self.resident.is_some() { LinkDeletion::Deferred } else { LinkDeletion::Immediate };
         let named = changes.and_then(|changes| Named::new(host, changes));
         let named = named.map(|named| self.as_resident(named, store)).transpose()?;
         let named = named.map(|named| named.converge(&mut self.kernel)).transpose()?.flatten();
-        let (outcome, looked_at, reaping) = if let (Some(outcome), Some(changes)) = (named, changes)
-        {
-            (outcome, Some(changes), reaping)
-        } else {
-            let all = self.all(host, store, interrupted, Reaping::Now)?;
-            let outcome = all.converge(&mut self.kernel)?.unwrap_or_default();
-            (outcome, None, Reaping::Now)
-        };
+        let (outcome, looked_at, deletion) =
+            if let (Some(outcome), Some(changes)) = (named, changes) {
+                (outcome, Some(changes), deletion)
+            } else {
+                let all = self.all(host, store, interrupted, LinkDeletion::Immediate)?;
+                let outcome = all.converge(&mut self.kernel)?.unwrap_or_default();
+                (outcome, None, LinkDeletion::Immediate)
+            };
         if looked_at.is_some() && outcome.is_clean() && self.defers(records) {
             self.note_settled(BTreeMap::new(), looked_at);
             return Ok(Settled { done: outcome.done, failures: vec![] });
         }
         let tx = store.transaction()?;
-        let mut failures = self.settle_records(&tx, &outcome, looked_at, reaping)?;
+        let mut failures = self.settle_records(&tx, &outcome, looked_at, deletion)?;
         if looked_at.is_none() {
             failures.extend(unsettle(&tx, &outcome, &failures)?);
             self.settle_spares(&tx, &outcome)?;
@@ -72,7 +73,7 @@ impl<K: Kernel> Sdn<K> {
         tx.commit()?;
         self.note_settled(failed, looked_at);
         if let Some((step, source)) = outcome.halted {
-            return Err(SdnError::Halted { step: Box::new(step), source });
+            return Err(NodeError::Halted { step: Box::new(step), source });
         }
         Ok(Settled { done: outcome.done, failures })
     }
@@ -83,8 +84,8 @@ impl<K: Kernel> Sdn<K> {
         tx: &Tx<'_>,
         outcome: &Outcome,
         looked_at: Option<&BTreeMap<Slot, Change>>,
-        reaping: Reaping,
-    ) -> Result<Vec<Failure>, SdnError> {
+        deletion: LinkDeletion,
+    ) -> Result<Vec<Failure>, NodeError> {
         let mut failures = Vec::new();
         for record in tx.unsettled()? {
             let (name, generation) = (record.workload.name(), record.generation);
@@ -96,8 +97,8 @@ impl<K: Kernel> Sdn<K> {
                     failures.push(failure(&record, error));
                 }
                 (None, _) if outcome.halted.is_some() => {}
-                (None, Phase::Removing) if reaping == Reaping::Later => {
-                    tx.condemn(name, generation)?;
+                (None, Phase::Removing) if deletion == LinkDeletion::Deferred => {
+                    tx.drain(name, generation)?;
                     self.parts(&record);
                 }
                 (None, Phase::Removing) => drop(tx.remove(name, generation)?),
@@ -110,16 +111,16 @@ impl<K: Kernel> Sdn<K> {
     }
 
     /// Frees the slots whose interfaces are gone now, and warm ones that could not be kept as they must be.
-    fn settle_spares(&mut self, tx: &Tx<'_>, outcome: &Outcome) -> Result<(), SdnError> {
-        for slot in tx.spares(Spare::Warm)? {
+    fn settle_spares(&mut self, tx: &Tx<'_>, outcome: &Outcome) -> Result<(), NodeError> {
+        for slot in tx.spares(ReservedSlot::Ready)? {
             if outcome.failed.contains_key(&slot) {
-                tx.free_spare(slot, Spare::Warm)?;
+                tx.free_spare(slot, ReservedSlot::Ready)?;
             }
         }
         if outcome.halted.is_some() {
             return Ok(());
         }
-        for spare in [Spare::Preparing, Spare::Condemned] {
+        for spare in [ReservedSlot::Creating, ReservedSlot::Draining] {
             for slot in tx.spares(spare)? {
                 if !self.is_busy(slot) {
                     tx.free_spare(slot, spare)?;
@@ -134,7 +135,7 @@ impl<K: Kernel> Sdn<K> {
 }
 
 /// Instances that were settled and turned out to be broken: the next operation shall look at them again.
-fn unsettle(tx: &Tx<'_>, outcome: &Outcome, known: &[Failure]) -> Result<Vec<Failure>, SdnError> {
+fn unsettle(tx: &Tx<'_>, outcome: &Outcome, known: &[Failure]) -> Result<Vec<Failure>, NodeError> {
     let known: BTreeSet<_> = known.iter().map(|failure| &failure.name).collect();
     let mut found = Vec::new();
     for (&slot, error) in &outcome.failed {
@@ -152,7 +153,7 @@ fn unsettle(tx: &Tx<'_>, outcome: &Outcome, known: &[Failure]) -> Result<Vec<Fai
 fn generations<'a>(
     tx: &Tx<'_>,
     slots: impl Iterator<Item = &'a Slot>,
-) -> Result<BTreeMap<Slot, Generation>, SdnError> {
+) -> Result<BTreeMap<Slot, Generation>, NodeError> {
     let mut found = BTreeMap::new();
     for &slot in slots {
         found.extend(tx.holder(slot)?.map(|record| (slot, record.generation)));

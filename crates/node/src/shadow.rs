@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, net::Ipv4Addr};
 
-use super::{Sdn, SdnError};
+use super::{Node, NodeError};
 use riklet_core::model::{Exposure, InstanceName, Protocol};
 use riklet_kernel::{Kernel, Listener};
 
@@ -26,12 +26,12 @@ impl std::fmt::Display for Warning {
     }
 }
 
-impl<K: Kernel> Sdn<K> {
+impl<K: Kernel> Node<K> {
     /// The local listeners that these exposures shadow.
     pub(super) fn shadowed(
         &mut self,
         opened: &[(&InstanceName, Exposure)],
-    ) -> Result<Vec<Warning>, SdnError> {
+    ) -> Result<Vec<Warning>, NodeError> {
         let wanted: BTreeSet<_> =
             opened.iter().flat_map(|(_, exposure)| sockets(exposure)).collect();
         if wanted.is_empty() {

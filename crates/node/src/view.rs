@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use super::{Host, Sdn, SdnError};
+use super::{Host, Node, NodeError};
 use crate::store::{Phase, Record, Store};
 use riklet_core::{
     link::LinkState,
     model::{Addresses, Exposure, InstanceName, InterfaceName, Kind, MacAddress, Slot, Workload},
-    workload::{self, Node, alias},
+    workload::{self, NodeFacts, alias},
 };
 use riklet_kernel::Kernel;
 
@@ -27,7 +27,7 @@ pub struct Instance {
 }
 
 impl Instance {
-    pub(super) fn new(node: Node, record: &Record) -> Result<Self, SdnError> {
+    pub(super) fn new(node: NodeFacts, record: &Record) -> Result<Self, NodeError> {
         let fragment = workload::fragment(&record.workload, record.slot, &node)?;
         Ok(Self {
             workload: record.workload.clone(),
@@ -104,7 +104,7 @@ impl LinkStatus {
     }
 }
 
-/// One line of [`Sdn::list`].
+/// One line of [`Node::list`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listed {
     /// What is recorded.
@@ -113,7 +113,7 @@ pub struct Listed {
     pub link: LinkStatus,
 }
 
-/// What [`Sdn::inspect`] finds.
+/// What [`Node::inspect`] finds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Inspection {
     /// What is recorded.
@@ -128,12 +128,12 @@ pub struct Inspection {
     pub exposed: bool,
 }
 
-impl<K: Kernel> Sdn<K> {
+impl<K: Kernel> Node<K> {
     /// All recorded instances, ordered by name.
     ///
     /// # Errors
     /// Where the store or the kernel cannot be read.
-    pub fn list(&mut self) -> Result<Vec<Listed>, SdnError> {
+    pub fn list(&mut self) -> Result<Vec<Listed>, NodeError> {
         let _lock = self.look_lock()?;
         let Some((store, host)) = self.recorded()? else { return Ok(vec![]) };
         let links = self.kernel.links()?.into_iter();
@@ -150,7 +150,7 @@ impl<K: Kernel> Sdn<K> {
     ///
     /// # Errors
     /// Where there is none of this name, or the store or the kernel cannot be read.
-    pub fn inspect(&mut self, name: &InstanceName) -> Result<Inspection, SdnError> {
+    pub fn inspect(&mut self, name: &InstanceName) -> Result<Inspection, NodeError> {
         let _lock = self.look_lock()?;
         let Some((store, host)) = self.recorded()? else { return Err(self.unknown(name, None)) };
         let Some(record) = store.get(name)? else {
@@ -159,9 +159,9 @@ impl<K: Kernel> Sdn<K> {
         let link = self.kernel.link(&record.slot.interface())?;
         let fragment = super::fragment(&host, &record)?;
         let drift = link.as_ref().map(|link| fragment.link.differences(link)).unwrap_or_default();
-        let exposed = match &host.skeleton {
-            Some(skeleton) => {
-                self.kernel.probe_firewall(host.backend, skeleton, &fragment.entries)?
+        let exposed = match &host.base_ruleset {
+            Some(base_ruleset) => {
+                self.kernel.probe_firewall(host.backend, base_ruleset, &fragment.entries)?
             }
             None => false,
         };
@@ -174,7 +174,7 @@ impl<K: Kernel> Sdn<K> {
         })
     }
 
-    fn recorded(&mut self) -> Result<Option<(Store, Host)>, SdnError> {
+    fn recorded(&mut self) -> Result<Option<(Store, Host)>, NodeError> {
         self.flush()?;
         let Some(store) = Store::open_existing(&self.config.state_dir)? else { return Ok(None) };
         let host = Host::decided(&mut self.kernel, &self.config, &store)?;

@@ -12,7 +12,7 @@ use riklet_api as wire;
 use riklet_core::model::{InstanceName, Vmm};
 use riklet_kernel::{Kernel, process::ProcessId};
 use riklet_sdn::{
-    Drift, Report, Sdn, SdnError, Which,
+    Drift, Node, NodeError, Report, Selector,
     store::{End, Run, Store, StoreError},
 };
 
@@ -66,7 +66,7 @@ pub enum RunError {
     Store(#[from] StoreError),
     /// The network of the instance cannot be taken down.
     #[error(transparent)]
-    Sdn(#[from] SdnError),
+    Node(#[from] NodeError),
     /// It runs.
     #[error("{name} runs already: {vmm}, process {pid}")]
     Running {
@@ -193,24 +193,24 @@ fn refuse_live(run: &Run) -> Result<(), RunError> {
 /// How the kernel differs from the records, and the runs whose supervisor has died.
 ///
 /// # Errors
-/// As [`Sdn::check`] and [`lost`].
-pub fn check<K: Kernel>(sdn: &mut Sdn<K>) -> Result<(Drift, Vec<Run>), RunError> {
-    let drift = sdn.check()?;
-    let store = Store::open_existing(&sdn.config().state_dir)?;
+/// As [`Node::check`] and [`lost`].
+pub fn check<K: Kernel>(node: &mut Node<K>) -> Result<(Drift, Vec<Run>), RunError> {
+    let drift = node.check()?;
+    let store = Store::open_existing(&node.config().state_dir)?;
     Ok((drift, store.map(|store| lost(&store)).transpose()?.unwrap_or_default()))
 }
 
 /// Clears away what lost runs left, of which it warns, and repairs.
 ///
 /// # Errors
-/// As [`clear_lost`] and [`Sdn::repair`].
-pub fn repair<K: Kernel>(sdn: &mut Sdn<K>, now: u64) -> Result<wire::Report, RunError> {
+/// As [`clear_lost`] and [`Node::repair`].
+pub fn repair<K: Kernel>(node: &mut Node<K>, now: u64) -> Result<wire::Report, RunError> {
     let (mut warnings, mut steps) = (Vec::new(), Vec::new());
-    for (run, cleared) in clear_lost(sdn, now)? {
+    for (run, cleared) in clear_lost(node, now)? {
         warnings.push(format!("{}: its supervisor died; cleared away what it left", run.name));
         steps.extend(wire::lines(&cleared.done));
     }
-    let report = wire::Report::from(&sdn.repair()?);
+    let report = wire::Report::from(&node.repair()?);
     steps.extend(report.steps);
     Ok(wire::Report { steps, warnings, ..report })
 }
@@ -218,14 +218,14 @@ pub fn repair<K: Kernel>(sdn: &mut Sdn<K>, now: u64) -> Result<wire::Report, Run
 /// Takes down, with what all share; where that is all of them, forgets the runs that have ended as well.
 ///
 /// # Errors
-/// Where one of them is being run; as [`Sdn::down`] and [`forget_ended`].
-pub fn purge<K: Kernel>(sdn: &mut Sdn<K>, which: &Which) -> Result<Report, RunError> {
-    let state_dir = sdn.config().state_dir.clone();
+/// Where one of them is being run; as [`Node::down`] and [`forget_ended`].
+pub fn purge<K: Kernel>(node: &mut Node<K>, selector: &Selector) -> Result<Report, RunError> {
+    let state_dir = node.config().state_dir.clone();
     if let Some(store) = Store::open_existing(&state_dir)? {
-        refuse_running(&store, which)?;
+        refuse_running(&store, selector)?;
     }
-    let report = sdn.down(which, true)?;
-    if *which == Which::All
+    let report = node.down(selector, true)?;
+    if *selector == Selector::All
         && let Some(mut store) = Store::open_existing(&state_dir)?
     {
         forget_ended(&mut store, &state_dir)?;
@@ -239,7 +239,7 @@ impl RunError {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Store(source) => source.hint(),
-            Self::Sdn(source) => source.hint(),
+            Self::Node(source) => source.hint(),
             Self::Running { name, .. } => Some(format!("`riklet-sdn stop {name}` ends it")),
             Self::Unknown { nearest: Some(nearest), .. } => {
                 Some(format!("did you mean {nearest}?"))
@@ -255,10 +255,10 @@ impl RunError {
 ///
 /// # Errors
 /// Where it is, or the records cannot be read.
-pub fn refuse_running(store: &Store, which: &Which) -> Result<(), RunError> {
-    match which {
-        Which::All => store.runs_under_way()?.iter().try_for_each(refuse_live),
-        Which::Named(names) => {
+pub fn refuse_running(store: &Store, selector: &Selector) -> Result<(), RunError> {
+    match selector {
+        Selector::All => store.runs_under_way()?.iter().try_for_each(refuse_live),
+        Selector::Named(names) => {
             names.iter().try_for_each(|name| store.run(name)?.as_ref().map_or(Ok(()), refuse_live))
         }
     }
@@ -296,8 +296,8 @@ pub fn handle(state_dir: &Path, run: &Run) -> Result<Option<Handle>, RunError> {
 ///
 /// # Errors
 /// Where a process cannot be ended, or the network cannot be taken down. Runs before that one are cleared.
-pub fn clear_lost<K: Kernel>(sdn: &mut Sdn<K>, now: u64) -> Result<Vec<(Run, Report)>, RunError> {
-    let state_dir = sdn.config().state_dir.clone();
+pub fn clear_lost<K: Kernel>(node: &mut Node<K>, now: u64) -> Result<Vec<(Run, Report)>, RunError> {
+    let state_dir = node.config().state_dir.clone();
     let Some(mut store) = Store::open_existing(&state_dir)? else { return Ok(vec![]) };
     let mut cleared = Vec::new();
     for run in lost(&store)? {
@@ -310,7 +310,7 @@ pub fn clear_lost<K: Kernel>(sdn: &mut Sdn<K>, now: u64) -> Result<Vec<(Run, Rep
         if !taken {
             continue;
         }
-        let report = kill(&state_dir, &run).and_then(|()| Ok(take_down(sdn, &run.name)?));
+        let report = kill(&state_dir, &run).and_then(|()| Ok(take_down(node, &run.name)?));
         let tx = store.transaction()?;
         // Where it failed, it is as lost as before.
         tx.hand_over_run(&run.name, ours, run.supervisor)?;
@@ -339,10 +339,10 @@ fn kill(state_dir: &Path, run: &Run) -> Result<(), RunError> {
 /// Takes the network of one instance down, where it is still up.
 ///
 /// # Errors
-/// As [`Sdn::down`].
-pub fn take_down<K: Kernel>(sdn: &mut Sdn<K>, name: &InstanceName) -> Result<Report, SdnError> {
-    match sdn.down(&Which::Named(BTreeSet::from([name.clone()])), false) {
-        Err(SdnError::Unknown { .. }) => Ok(Report::default()),
+/// As [`Node::down`].
+pub fn take_down<K: Kernel>(node: &mut Node<K>, name: &InstanceName) -> Result<Report, NodeError> {
+    match node.down(&Selector::Named(BTreeSet::from([name.clone()])), false) {
+        Err(NodeError::Unknown { .. }) => Ok(Report::default()),
         report => report,
     }
 }

@@ -8,7 +8,7 @@ use std::error::Error;
 
 use riklet_core::definition::{self, Source};
 use riklet_kernel::Kernel;
-use riklet_sdn::{Config, Sdn, UpOptions, Which};
+use riklet_sdn::{Config, Node, Selector, UpOptions};
 use riklet_vmm::attachment::{self, Attachment};
 
 #[expect(clippy::print_stdout, reason = "an agent would start something")]
@@ -24,18 +24,18 @@ pub(crate) fn serve(config: Config, run_vmm: impl Fn(&str)) -> Result<(), Box<dy
         Source { name: "hello.json".into(), text: include_str!("../../hello.json").into() };
     let workloads = definition::parse(&[source])?;
 
-    let mut sdn = Sdn::new(config);
-    let report = sdn.up(&workloads, UpOptions::default())?;
+    let mut node = Node::new(config);
+    let report = node.up(&workloads, UpOptions::default())?;
     if let Some(failure) = report.failures.into_iter().next() {
         return Err(failure.into());
     }
     // The host's own: the guest asks them for names.
-    let resolvers = sdn.kernel().resolvers()?;
+    let resolvers = node.kernel().resolvers()?;
     for instance in &report.instances {
         let attachment = Attachment::of(instance, &resolvers);
         run_vmm(&attachment::firecracker(&attachment).to_string());
     }
     let names = report.instances.iter().map(|instance| instance.name().clone());
-    sdn.down(&Which::Named(names.collect()), false)?;
+    node.down(&Selector::Named(names.collect()), false)?;
     Ok(())
 }

@@ -7,10 +7,10 @@ use std::{
 
 use riklet_core::{
     definition::{self, Source},
-    firewall::{Backend, Change, Ruleset, Skeleton},
+    firewall::{Backend, BaseRuleset, Change, Ruleset},
     link::LinkSpec,
     model::Slot,
-    workload::{self, Fragment, Node},
+    workload::{self, Fragment, NodeFacts},
 };
 use riklet_kernel::{Kernel, linux::Linux};
 
@@ -20,19 +20,20 @@ use crate::common;
 /// The kernel layer in the namespace of the calling thread, with nothing above it: no records, no plan, no looks.
 pub(super) struct Bare {
     kernel: Linux,
-    node: Node,
+    node: NodeFacts,
 }
 
 impl Bare {
     pub(super) fn new() -> Self {
-        let node = Node { pool: "10.231.0.0/16".parse().unwrap(), mtu: 1500 };
+        let node = NodeFacts { pool: "10.231.0.0/16".parse().unwrap(), mtu: 1500 };
         Self { kernel: Linux::new(), node }
     }
 
     /// The tables and chains, without any function.
     pub(super) fn lay_skeleton(&mut self) {
-        let skeleton = Skeleton { pool: self.node.pool, uplinks: BTreeSet::new(), guard: false };
-        let change = Change::Reset(Ruleset { skeleton, entries: BTreeSet::new() });
+        let base_ruleset =
+            BaseRuleset { pool: self.node.pool, uplinks: BTreeSet::new(), guard: false };
+        let change = Change::Reset(Ruleset { base_ruleset, entries: BTreeSet::new() });
         self.kernel.change_firewall(Backend::Nftables, &change).unwrap();
     }
 
@@ -80,8 +81,8 @@ impl Bare {
         let links = links.map(|link| (link.name.clone(), [link.address].into())).collect();
         let withdrawn = self.withdraw(fragments);
         let started = Instant::now();
-        self.kernel.condemn_links(&links).unwrap();
-        self.kernel.delete_condemned_links().unwrap();
+        self.kernel.drain_links(&links).unwrap();
+        self.kernel.delete_draining_links().unwrap();
         withdrawn + started.elapsed()
     }
 }

@@ -14,7 +14,7 @@ use riklet_core::{
     model::{InterfaceName, Workload},
 };
 use riklet_kernel::process;
-use riklet_sdn::{Config, Which, store::Store};
+use riklet_sdn::{Config, Selector, store::Store};
 use riklet_vmm::runs;
 use serde_json::Value;
 
@@ -36,7 +36,7 @@ pub(super) fn run(
     if let Some(store) = Store::open_existing(&config.state_dir)? {
         // Before the log of a supervisor that lives is emptied, and before any of them is run.
         let names = workloads.iter().map(|workload| workload.name().clone()).collect();
-        runs::refuse_running(&store, &Which::Named(names))?;
+        runs::refuse_running(&store, &Selector::Named(names))?;
     }
     let mut documents = Vec::new();
     let mut failed: Option<u8> = None;

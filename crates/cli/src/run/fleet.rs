@@ -5,7 +5,7 @@ use std::{io, os::fd::AsFd, path::PathBuf, thread, time::Duration};
 use riklet_core::model::InstanceName;
 use riklet_kernel::{Kernel, process::ProcessId};
 use riklet_sdn::{
-    Sdn,
+    Node,
     store::{End, Store},
 };
 use riklet_vmm::{
@@ -58,12 +58,12 @@ impl Fleet {
     /// Starts the VMM of an instance whose network is up, and has it boot.
     pub(super) fn start<K: Kernel>(
         &mut self,
-        sdn: &mut Sdn<K>,
+        node: &mut Node<K>,
         name: &InstanceName,
         launch: &Launch,
     ) -> Result<(), CliError> {
         /// How long a VMM that does not answer may take to end, where it dies.
-        const DYING: Duration = Duration::from_millis(200);
+        const EXIT_GRACE: Duration = Duration::from_millis(200);
         let failed = |source| CliError::Launch { name: name.to_string(), source };
         let running = Running::start(&self.state_dir, name, launch).map_err(failed)?;
         let process = running.handle().process;
@@ -81,8 +81,8 @@ impl Fleet {
         let Some(mut running) = self.running.pop() else { return Ok(()) };
         let booted = running.boot(launch);
         // One that has ended says why better than its socket does.
-        if booted.is_err() && running.ends_within(DYING).unwrap_or(false) {
-            return Err(self.bury(sdn, running, None)?.into());
+        if booted.is_err() && running.ends_within(EXIT_GRACE).unwrap_or(false) {
+            return Err(self.bury(node, running, None)?.into());
         }
         self.running.push(running);
         booted.map_err(failed)
@@ -101,7 +101,7 @@ impl Fleet {
     /// Waits for an event; `None` where there was none in this time.
     pub(super) fn wait<K: Kernel>(
         &mut self,
-        sdn: &mut Sdn<K>,
+        node: &mut Node<K>,
         limit: Option<Duration>,
     ) -> Result<Option<Event>, CliError> {
         let limit = limit.and_then(|limit| Timespec::try_from(limit).ok());
@@ -117,7 +117,7 @@ impl Fleet {
         // The end of a VMM comes first: its port must not lead nowhere while the others are stopped.
         if let Some(index) = ready.iter().skip(1).position(|ready| *ready) {
             let running = self.running.remove(index);
-            return Ok(Some(Event::Ended(self.bury(sdn, running, None)?)));
+            return Ok(Some(Event::Ended(self.bury(node, running, None)?)));
         }
         Ok(Some(Event::Signal))
     }
@@ -127,13 +127,13 @@ impl Fleet {
     /// tried again when the supervisor leaves.
     fn bury<K: Kernel>(
         &self,
-        sdn: &mut Sdn<K>,
+        node: &mut Node<K>,
         running: Running,
         failure: Option<&str>,
     ) -> Result<Ended, CliError> {
         let name = running.name().clone();
         let vmm = running.handle().vmm;
-        let down = runs::take_down(sdn, &name);
+        let down = runs::take_down(node, &name);
         let status = running.finish();
         let status = status.map_err(|source| CliError::Wait { name: name.to_string(), source })?;
         down?;
@@ -157,7 +157,7 @@ impl Fleet {
     /// those that nobody has asked to stop.
     pub(super) fn stop<K: Kernel>(
         &mut self,
-        sdn: &mut Sdn<K>,
+        node: &mut Node<K>,
         patience: Patience,
         failure: Option<&str>,
     ) -> Result<(), CliError> {
@@ -186,7 +186,7 @@ impl Fleet {
             let name = running.name().to_string();
             let failure = failure.filter(|_| !asked);
             let ended = match result {
-                Ok(_) => self.bury(sdn, running, failure).map(drop),
+                Ok(_) => self.bury(node, running, failure).map(drop),
                 // It holds its TAP: what is left of it is for `repair`, once it is gone.
                 Err(source) => Err(CliError::Wait { name, source }),
             };

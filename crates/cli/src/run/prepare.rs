@@ -14,7 +14,7 @@ use riklet_core::model::{
 };
 use riklet_guest::Guest;
 use riklet_kernel::{AccountKind, Kernel, process::Credentials};
-use riklet_sdn::{Instance, Sdn, SdnError};
+use riklet_sdn::{Instance, Node, NodeError};
 use riklet_vmm::{
     attachment::Attachment,
     choose::{self, Choice, Facts, Kvm, Need, Unusable},
@@ -48,12 +48,12 @@ struct Files {
 
 /// Chooses the VMM of each, and downloads what is not there.
 pub(super) fn prepare<K: Kernel>(
-    sdn: &mut Sdn<K>,
+    node: &mut Node<K>,
     workloads: &[Workload],
     output: Output,
 ) -> Result<Vec<Prepared>, CliError> {
     let facts = facts();
-    let images = Images::new(&sdn.config().state_dir, Settings::default());
+    let images = Images::new(&node.config().state_dir, Settings::default());
     let mut prepared = Vec::new();
     for workload in workloads {
         let name = || workload.name().to_string();
@@ -62,7 +62,7 @@ pub(super) fn prepare<K: Kernel>(
         let choice = choice.map_err(|source| CliError::Vmm { name: name(), source })?;
         let (mut files, mut credentials) = (None, None);
         if choice.vmm != Vmm::Builtin {
-            credentials = credentials_of(sdn, execution)?;
+            credentials = credentials_of(node, execution)?;
             let lacks = lacks_device(&choice, credentials);
             if let Some(source) = lacks {
                 return Err(CliError::Vmm { name: name(), source });
@@ -113,14 +113,14 @@ fn lacks_device(choice: &Choice, user: Option<Credentials>) -> Option<Unusable> 
 
 /// Who the VMM runs as; `None` is whoever we are. A user whose group is not said has the one of passwd(5).
 fn credentials_of<K: Kernel>(
-    sdn: &mut Sdn<K>,
+    node: &mut Node<K>,
     execution: &Execution,
 ) -> Result<Option<Credentials>, CliError> {
     let mut number = |kind, account: &Option<Account>| match account {
         None => Ok(None),
         Some(Account::Id(id)) => Ok(Some(*id)),
         Some(Account::Name(name)) => {
-            let found = sdn.kernel().account(kind, name).map_err(SdnError::from)?;
+            let found = node.kernel().account(kind, name).map_err(NodeError::from)?;
             let unknown = || CliError::Account { kind, name: name.to_string() };
             found.map(Some).ok_or_else(unknown)
         }

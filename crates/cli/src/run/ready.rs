@@ -8,7 +8,7 @@ use std::{
 
 use riklet_core::model::{Exposure, Protocol, Vmm};
 use riklet_kernel::Kernel;
-use riklet_sdn::{Instance, Sdn, SdnError};
+use riklet_sdn::{Instance, Node, NodeError};
 
 use super::fleet::{Ended, Event, Fleet};
 use crate::error::CliError;
@@ -67,7 +67,7 @@ struct Pending<'a> {
 
 /// Waits until every TCP exposure answers, and every TAP has been opened.
 pub(super) fn wait<K: Kernel>(
-    sdn: &mut Sdn<K>,
+    node: &mut Node<K>,
     fleet: &mut Fleet,
     instances: &[(&Instance, Vmm)],
     seconds: u16,
@@ -92,7 +92,7 @@ pub(super) fn wait<K: Kernel>(
     let mut booted = None;
     loop {
         for pending in all.iter_mut().filter(|pending| !pending.done) {
-            pending.look(sdn)?;
+            pending.look(node)?;
         }
         if all.iter().all(|pending| matches!(pending.waiting, Waiting::Port)) {
             booted.get_or_insert_with(super::now);
@@ -103,7 +103,7 @@ pub(super) fn wait<K: Kernel>(
             let booted = booted.unwrap_or(accepted);
             return Ok(Outcome::Ready(Readiness { answers, booted, accepted }));
         }
-        match fleet.wait(sdn, Some(PAUSE))? {
+        match fleet.wait(node, Some(PAUSE))? {
             Some(Event::Signal) => return Ok(Outcome::Stopped),
             Some(Event::Ended(ended)) => return Ok(Outcome::Ended(ended)),
             None if super::now() < deadline => {}
@@ -128,8 +128,8 @@ pub(super) fn exposures<'a>(
 
 impl Pending<'_> {
     /// Looks how far it is. Before the guest has its TAP open, a packet would be lost.
-    fn look<K: Kernel>(&mut self, sdn: &mut Sdn<K>) -> Result<(), CliError> {
-        let link = sdn.kernel().link(&self.instance.interface()).map_err(SdnError::from)?;
+    fn look<K: Kernel>(&mut self, node: &mut Node<K>) -> Result<(), CliError> {
+        let link = node.kernel().link(&self.instance.interface()).map_err(NodeError::from)?;
         if !link.is_some_and(|link| link.carrier) {
             self.waiting = Waiting::Carrier;
             return Ok(());
@@ -212,10 +212,10 @@ fn ask(target: SocketAddr, limit: Duration, http: bool) -> io::Result<Option<Str
 }
 
 /// The address that other machines reach the node by, as far as it can be told.
-pub(super) fn uplink_address<K: Kernel>(sdn: &mut Sdn<K>) -> Result<Option<Ipv4Addr>, CliError> {
-    let uplinks = sdn.kernel().uplinks().map_err(SdnError::from)?;
+pub(super) fn uplink_address<K: Kernel>(node: &mut Node<K>) -> Result<Option<Ipv4Addr>, CliError> {
+    let uplinks = node.kernel().uplinks().map_err(NodeError::from)?;
     for uplink in uplinks {
-        let link = sdn.kernel().link(&uplink).map_err(SdnError::from)?;
+        let link = node.kernel().link(&uplink).map_err(NodeError::from)?;
         if let Some(address) = link.and_then(|link| link.addresses.first().copied()) {
             return Ok(Some(address.addr()));
         }

@@ -8,10 +8,10 @@ use std::{
 use riklet_api::{Event, Listed};
 use riklet_core::model::InterfaceName;
 use riklet_kernel::linux::{Linux, stats::Traffic};
-use riklet_sdn::SdnError;
+use riklet_sdn::NodeError;
 
 use super::view::Slots;
-use crate::{args::NodeArgs, error::CliError, events, node::Node};
+use crate::{args::NodeArgs, error::CliError, events, node::AnyNode};
 
 /// So many events are shown at most.
 const EVENTS: usize = 20;
@@ -59,7 +59,7 @@ impl Sampler {
 
     /// Takes a sample. Whether a daemon runs is seen anew each time.
     pub(super) fn take(&mut self, check: bool) -> Result<Sample, CliError> {
-        let mut node = Node::of(&self.node)?;
+        let mut node = AnyNode::of(&self.node)?;
         let functions = node.list()?;
         let health = node.health()?;
         let mut events = node.daemon()?.map(events::recent).transpose()?.unwrap_or_default();
@@ -70,7 +70,7 @@ impl Sampler {
             self.checked = Some(now());
             self.check_took = now().duration_since(begun);
         }
-        let traffic = self.kernel.traffic().map_err(SdnError::from)?;
+        let traffic = self.kernel.traffic().map_err(NodeError::from)?;
         Ok(Sample {
             counted: Counted { at: now(), traffic },
             functions,

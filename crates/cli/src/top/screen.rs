@@ -86,7 +86,7 @@ fn summary(screen: &Screen) -> Text<'static> {
                     0 => String::new(),
                     count => format!(" (and {count} coming)"),
                 };
-                format!("slots: {} warm{preparing}, {} condemned", slots.warm, slots.condemned)
+                format!("slots: {} warm{preparing}, {} condemned", slots.warm, slots.draining)
             }
             None => "no daemon".to_owned(),
         };

@@ -37,7 +37,7 @@ use crate::{
 };
 
 /// How soon a signal, or a sample, is seen: what reads the keys does not wake for them.
-const GLANCE: Duration = Duration::from_millis(100);
+const REFRESH_INTERVAL: Duration = Duration::from_millis(100);
 /// So many lines are a page.
 const PAGE: isize = 10;
 
@@ -125,7 +125,7 @@ fn show(
         if std::mem::take(&mut stale) {
             terminal.draw(|frame| draw(frame, &screen))?;
         }
-        if event::poll(GLANCE)? {
+        if event::poll(REFRESH_INTERVAL)? {
             stale = true;
             if let Event::Key(key) = event::read()?
                 && key.kind == KeyEventKind::Press

@@ -59,7 +59,7 @@ pub(super) struct Flow {
 pub(super) struct Slots {
     pub(super) warm: usize,
     pub(super) preparing: usize,
-    pub(super) condemned: usize,
+    pub(super) draining: usize,
 }
 
 /// What the functions are ordered by.
@@ -78,7 +78,7 @@ impl From<&Health> for Slots {
         Self {
             warm: health.warm_slots,
             preparing: health.preparing_slots,
-            condemned: health.condemned_slots,
+            draining: health.condemned_slots,
         }
     }
 }
@@ -251,7 +251,7 @@ pub(super) mod tests {
                 listed("new", 2, "down"),
             ],
             drift: vec!["~ TAP rik2: up".to_owned()],
-            slots: Some(Slots { warm: 64, preparing: 0, condemned: 3 }),
+            slots: Some(Slots { warm: 64, preparing: 0, draining: 3 }),
             events: vec![event],
         };
         View::new(Some(&before), &sample)

@@ -177,8 +177,8 @@ fn stop_clears_away_what_is_lost() {
     for all in [false, true] {
         world.detach(&[hello(), second()]);
         Victims::Both.kill(&world.ps("hello"));
-        let which = if all { "--all" } else { "hello" };
-        world.riklet(&["stop", which], "").success();
+        let selector = if all { "--all" } else { "hello" };
+        world.riklet(&["stop", selector], "").success();
         assert_eq!(world.state_of("hello").0, "ended");
         world.riklet(&["check"], "").success();
         assert_refused(Tcp, &world.client, HELLO);

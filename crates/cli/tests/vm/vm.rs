@@ -11,7 +11,7 @@ use std::{
 };
 
 use riklet_core::model::Accelerator;
-use riklet_sdn::{Config, Instance, Sdn};
+use riklet_sdn::{Config, Instance, Node};
 use riklet_vmm::{
     attachment::{self, Attachment},
     qemu::{Arguments, Board, Console},
@@ -177,7 +177,7 @@ fn instance(world: &World, name: &str) -> Instance {
     let state_dir = world.environment["RIKLET_SDN_STATE_DIR"].clone().into();
     let mtu = world.environment.get("RIKLET_SDN_MTU").map(|mtu| mtu.parse().expect("a number"));
     let config = Config { state_dir, mtu, ..Config::default() };
-    let listed = world.node.run(|| Sdn::new(config).list());
+    let listed = world.node.run(|| Node::new(config).list());
     let mut instances = listed.expect("a readable store").into_iter().map(|l| l.instance);
     instances.find(|instance| instance.name().as_str() == name).expect("an instance that is up")
 }

@@ -10,11 +10,11 @@ use serde_json::value::RawValue;
 
 use super::{
     MAX_DEPTH, Reason,
-    tree::{Field, Node, Position, Value},
+    tree::{Field, Position, TreeNode, Value},
 };
 
 /// Reads a text that holds one value.
-pub(super) fn read(text: &str) -> Result<Node, (Position, Reason)> {
+pub(super) fn read(text: &str) -> Result<TreeNode, (Position, Reason)> {
     let root: &RawValue =
         serde_json::from_str(text).map_err(|error| (position(text, &error), reason(&error)))?;
     Reader { text, offset: 0, at: Position::START }.node(root, 0)
@@ -42,7 +42,7 @@ impl<'a> Reader<'a> {
         self.at
     }
 
-    fn node(&mut self, raw: &'a RawValue, depth: usize) -> Result<Node, (Position, Reason)> {
+    fn node(&mut self, raw: &'a RawValue, depth: usize) -> Result<TreeNode, (Position, Reason)> {
         let at = self.position(raw);
         if depth > MAX_DEPTH {
             return Err((at, Reason::TooDeep));
@@ -65,7 +65,7 @@ impl<'a> Reader<'a> {
             Some(b'n') => Value::Null,
             _ => text.parse().map_or_else(|_big| Value::Number(text.to_owned()), Value::Integer),
         };
-        Ok(Node { at, value })
+        Ok(TreeNode { at, value })
     }
 
     fn field(

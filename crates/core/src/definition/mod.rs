@@ -14,7 +14,7 @@ pub use error::{Error, Errors, Place, Reason};
 pub use tree::Sort;
 
 use crate::model::{Kind, Workload};
-use tree::{Node, Position, Value};
+use tree::{Position, TreeNode, Value};
 use validate::Validator;
 
 /// The one version of the format.
@@ -64,7 +64,7 @@ fn parse_within(longest: usize, sources: &[Source]) -> Result<Vec<Workload>, Err
     validator.finish()
 }
 
-fn read(longest: usize, text: &str) -> Result<Vec<Node>, (Position, Reason)> {
+fn read(longest: usize, text: &str) -> Result<Vec<TreeNode>, (Position, Reason)> {
     if text.len() > longest {
         return Err((Position::START, Reason::TooLarge { bytes: text.len() }));
     }
@@ -74,7 +74,7 @@ fn read(longest: usize, text: &str) -> Result<Vec<Node>, (Position, Reason)> {
     } else {
         yaml::read(text)?
     };
-    let empty = |node: &Node| matches!(&node.value, Value::List(items) if items.is_empty());
+    let empty = |node: &TreeNode| matches!(&node.value, Value::List(items) if items.is_empty());
     if documents.iter().all(empty) {
         return Err((Position::START, Reason::Empty));
     }

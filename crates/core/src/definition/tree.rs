@@ -14,7 +14,7 @@ impl Position {
 }
 
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Node {
+pub(super) struct TreeNode {
     pub(super) at: Position,
     pub(super) value: Value,
 }
@@ -27,7 +27,7 @@ pub(super) enum Value {
     /// Any other number, as text.
     Number(String),
     String(String),
-    List(Vec<Node>),
+    List(Vec<TreeNode>),
     /// In the order of the text, duplicates included.
     Map(Vec<Field>),
 }
@@ -36,7 +36,7 @@ pub(super) enum Value {
 pub(super) struct Field {
     pub(super) name: String,
     pub(super) at: Position,
-    pub(super) node: Node,
+    pub(super) node: TreeNode,
 }
 
 /// The sort of a value.

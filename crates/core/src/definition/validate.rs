@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, net::Ipv4Addr};
 
 use super::{
     API_VERSION, EXPOSURE_TYPE, Error, Errors, KINDS, POD, Place, Reason,
-    tree::{Field, Node, Position, Value},
+    tree::{Field, Position, TreeNode, Value},
 };
 use crate::{
     model::{Exposure, Function, InstanceName, Kind, PortRange, Protocol, Workload},
@@ -40,7 +40,7 @@ struct Object<'a> {
 }
 
 impl<'a> Object<'a> {
-    fn get(&self, name: &str) -> Option<&'a Node> {
+    fn get(&self, name: &str) -> Option<&'a TreeNode> {
         self.fields.get(name).map(|field| &field.node)
     }
 
@@ -79,7 +79,7 @@ impl Validator {
     }
 
     /// A definition, or a list of them.
-    pub(super) fn document(&mut self, node: &Node) {
+    pub(super) fn document(&mut self, node: &TreeNode) {
         if let Value::List(items) = &node.value {
             for (index, item) in items.iter().enumerate() {
                 self.definition(item, &format!("[{index}]"));
@@ -89,7 +89,7 @@ impl Validator {
         }
     }
 
-    fn definition(&mut self, node: &Node, path: &str) {
+    fn definition(&mut self, node: &TreeNode, path: &str) {
         let Some(definition) = self.object(node, path, DEFINITION) else { return };
         self.version(&definition);
         let name = self.name(&definition);
@@ -172,12 +172,12 @@ impl Validator {
         let path = function.path("exposure");
         match function.get("exposure") {
             None => vec![],
-            Some(Node { value: Value::List(items), .. }) => items
+            Some(TreeNode { value: Value::List(items), .. }) => items
                 .iter()
                 .enumerate()
                 .filter_map(|(index, item)| self.exposure(item, &format!("{path}[{index}]")))
                 .collect(),
-            Some(node @ Node { value: Value::Map(_), .. }) => {
+            Some(node @ TreeNode { value: Value::Map(_), .. }) => {
                 self.exposure(node, &path).into_iter().collect()
             }
             Some(node) => {
@@ -189,7 +189,7 @@ impl Validator {
         }
     }
 
-    fn exposure(&mut self, node: &Node, path: &str) -> Option<Exposure> {
+    fn exposure(&mut self, node: &TreeNode, path: &str) -> Option<Exposure> {
         let object = self.object(node, path, EXPOSURE)?;
         // Each is looked at whether or not those before it are right.
         let protocol = self.protocol(&object);
@@ -328,7 +328,7 @@ impl Validator {
     /// An object with none but the known fields, each at most once. What else it has is refused, and left out.
     fn object<'a>(
         &mut self,
-        node: &'a Node,
+        node: &'a TreeNode,
         path: &str,
         known: &'static [&'static str],
     ) -> Option<Object<'a>> {

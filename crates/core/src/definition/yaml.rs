@@ -10,7 +10,7 @@ use serde_saphyr::{DuplicateKeyPolicy, Location, Spanned};
 
 use super::{
     MAX_DEPTH, Reason,
-    tree::{Field, Node, Position, Value},
+    tree::{Field, Position, TreeNode, Value},
 };
 
 /// More than a text of the largest size could have by itself.
@@ -19,7 +19,7 @@ const MAX_DOCUMENTS: usize = 1 << 18;
 const MAX_REPEATED: usize = 100_000;
 
 /// Reads all documents of a text; empty ones are none.
-pub(super) fn read(text: &str) -> Result<Vec<Node>, (Position, Reason)> {
+pub(super) fn read(text: &str) -> Result<Vec<TreeNode>, (Position, Reason)> {
     let options = serde_saphyr::options! {
         budget: serde_saphyr::budget! { max_depth: MAX_DEPTH, max_documents: MAX_DOCUMENTS },
         alias_limits: serde_saphyr::alias_limits! { max_total_replayed_events: MAX_REPEATED },
@@ -31,17 +31,19 @@ pub(super) fn read(text: &str) -> Result<Vec<Node>, (Position, Reason)> {
     };
     let documents =
         serde_saphyr::from_str_multiple_with_options::<Spanned<Value>, Vec<_>>(text, options);
-    documents.map(|documents| documents.into_iter().map(Node::from).collect()).map_err(|error| {
-        let error = error.without_snippet();
-        let words = error.to_string();
-        let Some(location) = error.location() else {
-            return (Position::START, Reason::Syntax { format: "YAML", words });
-        };
-        let at = position(location);
-        let place = format!(" at line {}, column {}", at.line, at.column);
-        let words = words.strip_suffix(&place).unwrap_or(&words).to_owned();
-        (at, Reason::Syntax { format: "YAML", words })
-    })
+    documents.map(|documents| documents.into_iter().map(TreeNode::from).collect()).map_err(
+        |error| {
+            let error = error.without_snippet();
+            let words = error.to_string();
+            let Some(location) = error.location() else {
+                return (Position::START, Reason::Syntax { format: "YAML", words });
+            };
+            let at = position(location);
+            let place = format!(" at line {}, column {}", at.line, at.column);
+            let words = words.strip_suffix(&place).unwrap_or(&words).to_owned();
+            (at, Reason::Syntax { format: "YAML", words })
+        },
+    )
 }
 
 fn position(location: Location) -> Position {
@@ -49,7 +51,7 @@ fn position(location: Location) -> Position {
     Position { line: number(location.line()), column: number(location.column()) }
 }
 
-impl From<Spanned<Value>> for Node {
+impl From<Spanned<Value>> for TreeNode {
     fn from(spanned: Spanned<Value>) -> Self {
         Self { at: position(spanned.referenced), value: spanned.value }
     }

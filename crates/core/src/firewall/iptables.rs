@@ -14,7 +14,9 @@ use std::{collections::BTreeSet, fmt};
 
 use self::layout::{BaseChain, Layout};
 pub use self::saved::{Incompatible, Saved};
-use super::{CHAIN, Entry, FirewallState, Gate, GateState, Ruleset, Skeleton, SkeletonState};
+use super::{
+    BaseRuleset, BaseState, CHAIN, Entry, FirewallState, ForeignChain, ForeignChainState, Ruleset,
+};
 use crate::model::InterfaceName;
 
 /// A table, in the order in which they are committed: nothing leads to a guest before the filter stands.
@@ -76,9 +78,9 @@ impl Probe {
     /// `-S` reads the named chain only, and `-C` the whole chain of the rule. A jump that stands twice is
     /// not seen; it is without effect.
     #[must_use]
-    pub fn new(skeleton: &Skeleton, entries: &BTreeSet<Entry>) -> Self {
+    pub fn new(base_ruleset: &BaseRuleset, entries: &BTreeSet<Entry>) -> Self {
         let (mut input, mut answer) = (Vec::new(), Vec::new());
-        for layout in layout::of_skeleton(skeleton) {
+        for layout in layout::of_skeleton(base_ruleset) {
             input.push(format!("*{}", layout.table));
             for jump in &layout.jumps {
                 input.push(format!("-S {} 1", jump.chain));
@@ -149,7 +151,7 @@ pub fn state(expected: &Ruleset, saved: &Saved) -> FirewallState {
     let mut entries = BTreeSet::new();
     let mut strays = Vec::new();
     if !Table::ALL.into_iter().any(|table| saved.has_ours(table)) {
-        return FirewallState { skeleton: SkeletonState::Absent, entries, strays };
+        return FirewallState { base_ruleset: BaseState::Absent, entries, strays };
     }
     for rule in saved.rules(Table::Nat).iter().filter(|rule| layout::holds_entries(&rule.chain)) {
         match layout::entry_of(rule) {
@@ -157,22 +159,19 @@ pub fn state(expected: &Ruleset, saved: &Saved) -> FirewallState {
             _ => strays.push(format!("-A {rule}")),
         }
     }
-    let skeleton = layout::of_skeleton(&expected.skeleton);
+    let base_ruleset = layout::of_skeleton(&expected.base_ruleset);
     let differences: Vec<_> =
-        skeleton.iter().flat_map(|layout| differences(layout, saved)).collect();
-    let skeleton = if differences.is_empty() {
-        SkeletonState::Intact
-    } else {
-        SkeletonState::Altered(differences)
-    };
-    FirewallState { skeleton, entries, strays }
+        base_ruleset.iter().flat_map(|layout| differences(layout, saved)).collect();
+    let base_ruleset =
+        if differences.is_empty() { BaseState::Intact } else { BaseState::Altered(differences) };
+    FirewallState { base_ruleset, entries, strays }
 }
 
 /// The first uplink that iptables cannot name: it reads a `+` at the end as a wildcard, and `!`, quotes
 /// and backslashes in its own way.
 #[must_use]
-pub fn unnameable(skeleton: &Skeleton) -> Option<&InterfaceName> {
-    skeleton
+pub fn unnameable(base_ruleset: &BaseRuleset) -> Option<&InterfaceName> {
+    base_ruleset
         .uplinks
         .iter()
         .find(|name| name.as_str().ends_with('+') || name.as_str().contains(['!', '"', '\'', '\\']))
@@ -181,14 +180,14 @@ pub fn unnameable(skeleton: &Skeleton) -> Option<&InterfaceName> {
 /// The chain FORWARD of the legacy iptables as a gate; `None` where it lets everything pass and has
 /// nothing of ours.
 #[must_use]
-pub fn gate_state(saved: &Saved) -> Option<GateState> {
+pub fn foreign_chain_state(saved: &Saved) -> Option<ForeignChainState> {
     let forward = BaseChain::FORWARD;
     let touched = saved.has_ours(Table::Filter);
     let matters = touched
         || saved.policy(Table::Filter, forward).is_some_and(|policy| policy != "ACCEPT")
         || saved.first(Table::Filter, forward).is_some();
-    matters.then(|| GateState {
-        gate: Gate::LegacyIptables,
+    matters.then(|| ForeignChainState {
+        foreign_chain: ForeignChain::LegacyIptables,
         open: differences(&layout::of_gate(), saved).is_empty(),
         touched,
     })
@@ -196,7 +195,7 @@ pub fn gate_state(saved: &Saved) -> Option<GateState> {
 
 /// Input that opens the gate, or closes it; `None` where it has no table, or nothing of ours to close.
 #[must_use]
-pub fn set_gate(open: bool, saved: &Saved) -> Option<String> {
+pub fn set_passage(open: bool, saved: &Saved) -> Option<String> {
     if open {
         let present = saved.policy(Table::Filter, BaseChain::FORWARD).is_some();
         present.then(|| put(&layout::of_gate(), saved))

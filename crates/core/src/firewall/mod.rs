@@ -1,14 +1,14 @@
 //! What the firewall must mean ([`Ruleset`]), and how each backend says it. Pure: nothing here touches
 //! the kernel, and no text of a rule exists anywhere else.
 
-mod gate;
+mod foreign_chain;
 pub mod iptables;
 pub mod nftables;
 mod ruleset;
 
-pub use gate::{Gate, GateFamily, GateState};
+pub use foreign_chain::{ForeignChain, ForeignChainState, ForeignFamily};
 pub use ruleset::{
-    Backend, Change, Entry, FirewallState, IptablesVariant, Ruleset, Skeleton, SkeletonState,
+    Backend, BaseRuleset, BaseState, Change, Entry, FirewallState, IptablesVariant, Ruleset,
 };
 
 /// The chain that exposures stand in, in either backend, and what the names of all our chains begin with.

@@ -55,7 +55,7 @@ impl fmt::Display for Backend {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ruleset {
     /// What does not depend on the instances.
-    pub skeleton: Skeleton,
+    pub base_ruleset: BaseRuleset,
     /// What the instances need.
     pub entries: BTreeSet<Entry>,
 }
@@ -72,7 +72,7 @@ pub struct Ruleset {
 ///   reaches itself (hairpin); nothing else;
 /// * a guest does not send to or from 127.0.0.0/8, which `route_localnet` would otherwise let in.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Skeleton {
+pub struct BaseRuleset {
     /// The guests' addresses.
     pub pool: Pool,
     /// The interfaces of the host's default route; none where it has no default route.
@@ -154,7 +154,7 @@ pub enum Change {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FirewallState {
     /// The part that does not depend on instances.
-    pub skeleton: SkeletonState,
+    pub base_ruleset: BaseState,
     /// The entries found. A backend whose rules cannot be read back as entries reports those of the
     /// expected ones that it found, and the rest as `strays`.
     pub entries: BTreeSet<Entry>,
@@ -166,26 +166,26 @@ impl FirewallState {
     /// There is nothing of ours.
     #[must_use]
     pub const fn absent() -> Self {
-        Self { skeleton: SkeletonState::Absent, entries: BTreeSet::new(), strays: vec![] }
+        Self { base_ruleset: BaseState::Absent, entries: BTreeSet::new(), strays: vec![] }
     }
 
     /// Why the ruleset is replaced as a whole, one line a reason; none where single entries are all that may
     /// differ.
     #[must_use]
     pub fn differences(&self) -> Vec<String> {
-        let skeleton = match &self.skeleton {
-            SkeletonState::Absent => vec!["there is nothing of ours".to_owned()],
-            SkeletonState::Intact => vec![],
-            SkeletonState::Altered(lines) => lines.clone(),
+        let base_ruleset = match &self.base_ruleset {
+            BaseState::Absent => vec!["there is nothing of ours".to_owned()],
+            BaseState::Intact => vec![],
+            BaseState::Altered(lines) => lines.clone(),
         };
         let strays = self.strays.iter().map(|stray| format!("unexpected: {stray}"));
-        skeleton.into_iter().chain(strays).collect()
+        base_ruleset.into_iter().chain(strays).collect()
     }
 }
 
 /// Whether the skeleton stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum SkeletonState {
+pub enum BaseState {
     /// There is nothing of ours.
     Absent,
     /// As expected.

@@ -1,7 +1,7 @@
 use super::*;
 use crate::{
     model::{Account, Execution, Exposure, Function, Queues, Workload},
-    workload::{self, Node},
+    workload::{self, NodeFacts},
 };
 
 fn pool() -> Pool {
@@ -17,21 +17,21 @@ fn fragment(slot: u16, name: &str, exposures: &[(Protocol, &str, &str)]) -> (Slo
         execution: Execution::default(),
         exposures: exposures.iter().map(exposure).collect(),
     };
-    let node = Node { pool: pool(), mtu: 1500 };
+    let node = NodeFacts { pool: pool(), mtu: 1500 };
     let slot = Slot::new(slot);
     (slot, workload::fragment(&Workload::Function(function), slot, &node).unwrap())
 }
 
 fn desired(fragments: impl IntoIterator<Item = (Slot, Fragment)>) -> Desired {
     Desired {
-        condemned: BTreeSet::new(),
-        reaping: Reaping::Now,
+        draining: BTreeSet::new(),
+        deletion: LinkDeletion::Immediate,
         backend: Backend::Nftables,
         pool: pool(),
         fragments: fragments.into_iter().collect(),
         untouched: BTreeSet::new(),
         interrupted: BTreeSet::new(),
-        skeleton: Some(Skeleton { pool: pool(), uplinks: BTreeSet::new(), guard: true }),
+        base_ruleset: Some(BaseRuleset { pool: pool(), uplinks: BTreeSet::new(), guard: true }),
         sysctls: BTreeMap::from([(IP_FORWARD.to_owned(), "1".to_owned())]),
         foreign_tables: BTreeSet::new(),
     }
@@ -41,12 +41,12 @@ fn nothing() -> Observed {
     Observed {
         links: BTreeMap::new(),
         firewall: FirewallState {
-            skeleton: SkeletonState::Absent,
+            base_ruleset: BaseState::Absent,
             entries: BTreeSet::new(),
             strays: vec![],
         },
         empty_tables: BTreeSet::new(),
-        gates: vec![],
+        foreign_chains: vec![],
         sysctls: BTreeMap::from([(IP_FORWARD.to_owned(), "0".to_owned())]),
     }
 }
@@ -57,9 +57,9 @@ fn after(desired: &Desired) -> Observed {
     let entries = desired.fragments.values().flat_map(|f| &f.entries).copied().collect();
     Observed {
         links: links.collect(),
-        firewall: FirewallState { skeleton: SkeletonState::Intact, entries, strays: vec![] },
+        firewall: FirewallState { base_ruleset: BaseState::Intact, entries, strays: vec![] },
         empty_tables: BTreeSet::new(),
-        gates: vec![],
+        foreign_chains: vec![],
         sysctls: desired.sysctls.clone(),
     }
 }
@@ -116,10 +116,10 @@ fn what_leaves_is_closed_before_its_tap_goes() {
 fn where_nothing_shall_remain_forwarding_ends_before_the_firewall_goes() {
     let before = desired([fragment(0, "a", &[])]);
     let mut observed = after(&before);
-    let gate = Gate::LegacyIptables;
-    observed.gates = vec![GateState { gate, open: true, touched: true }];
+    let foreign_chain = ForeignChain::LegacyIptables;
+    observed.foreign_chains = vec![ForeignChainState { foreign_chain, open: true, touched: true }];
     let mut wanted = desired([]);
-    wanted.skeleton = None;
+    wanted.base_ruleset = None;
     wanted.sysctls = BTreeMap::from([(IP_FORWARD.to_owned(), "0".to_owned())]);
     insta::assert_snapshot!(plan(&wanted, &observed), @r"
     - TAP rik0: down
@@ -154,7 +154,7 @@ fn run_as(user: Option<u32>, queues: i64) -> (Slot, Fragment) {
         ..Execution::default()
     };
     let function = Function { name: "a".parse().unwrap(), execution, exposures: vec![] };
-    let node = Node { pool: pool(), mtu: 1500 };
+    let node = NodeFacts { pool: pool(), mtu: 1500 };
     let slot = Slot::new(0);
     (slot, workload::fragment(&Workload::Function(function), slot, &node).unwrap())
 }
@@ -197,7 +197,7 @@ fn a_slot_that_failed_is_left_as_it_is() {
     wanted.untouched.insert(Slot::new(0));
     let mut observed = after(&before);
     assert!(plan(&wanted, &observed).is_empty());
-    observed.firewall.skeleton = SkeletonState::Altered(vec![]);
+    observed.firewall.base_ruleset = BaseState::Altered(vec![]);
     let steps = plan(&wanted, &observed).steps;
     let Some(Step::Firewall(_, Change::Reset(ruleset))) = steps.first() else {
         panic!("{steps:?}")
@@ -208,7 +208,7 @@ fn a_slot_that_failed_is_left_as_it_is() {
 #[test]
 fn empty_tables_go_where_nothing_else_is_left_unless_they_were_there_before() {
     let mut wanted = desired([]);
-    wanted.skeleton = None;
+    wanted.base_ruleset = None;
     wanted.sysctls = BTreeMap::new();
     wanted.foreign_tables = ["nat".to_owned()].into();
     let mut observed = nothing();

@@ -2,7 +2,7 @@ use std::collections::BTreeSet;
 
 use ipnet::Ipv4Net;
 
-use super::{Fragment, FragmentError, Node, alias};
+use super::{Fragment, FragmentError, NodeFacts, alias};
 use crate::{
     firewall::Entry,
     link::{LinkSpec, Neighbour, Tap},
@@ -14,7 +14,7 @@ use crate::{
 pub(super) fn fragment(
     function: &Function,
     slot: Slot,
-    node: &Node,
+    node: &NodeFacts,
 ) -> Result<Fragment, FragmentError> {
     let alias = alias::render(&function.name, &function.exposures);
     let (link, addresses) = link(slot, node, alias, tap(function)?)?;
@@ -23,7 +23,7 @@ pub(super) fn fragment(
 
 /// What the next function in this slot will need, whichever it is: its TAP, which lacks nothing but its alias where
 /// the definition asks for no other user, group or queues.
-pub(super) fn spare(slot: Slot, node: &Node) -> Result<Fragment, FragmentError> {
+pub(super) fn spare(slot: Slot, node: &NodeFacts) -> Result<Fragment, FragmentError> {
     let tap = Tap { owner: Some(Tap::ROOT), ..Tap::default() };
     let (link, addresses) = link(slot, node, alias::spare(), tap)?;
     Ok(Fragment { link, addresses, entries: BTreeSet::new() })
@@ -31,7 +31,7 @@ pub(super) fn spare(slot: Slot, node: &Node) -> Result<Fragment, FragmentError> 
 
 fn link(
     slot: Slot,
-    node: &Node,
+    node: &NodeFacts,
     alias: String,
     tap: Tap,
 ) -> Result<(LinkSpec, Addresses), FragmentError> {
@@ -95,7 +95,7 @@ mod tests {
                 Exposure::new(Protocol::Tcp, None, ports("8000-8001"), ports("80-81")).unwrap(),
             ],
         };
-        let node = Node { pool: "10.231.0.0/16".parse().unwrap(), mtu: 1400 };
+        let node = NodeFacts { pool: "10.231.0.0/16".parse().unwrap(), mtu: 1400 };
         let fragment = fragment(&function, Slot::new(5), &node).unwrap();
         assert_eq!(fragment.link.name.as_str(), "rik5");
         assert_eq!(fragment.link.address.to_string(), "10.231.0.21/30");
@@ -120,7 +120,7 @@ mod tests {
             },
             exposures: vec![],
         };
-        let node = Node { pool: "10.231.0.0/16".parse().unwrap(), mtu: 1400 };
+        let node = NodeFacts { pool: "10.231.0.0/16".parse().unwrap(), mtu: 1400 };
         let tap = |function| fragment(&function, Slot::new(0), &node).map(|found| found.link.tap);
         let wanted = Tap { owner: Some(1000), group: Some(7), multi_queue: false };
         assert_eq!(tap(function("1000", 1)), Ok(wanted));
@@ -145,7 +145,7 @@ mod tests {
             execution: Execution::default(),
             exposures: vec![],
         };
-        let node = Node { pool: "10.231.0.0/30".parse().unwrap(), mtu: 1500 };
+        let node = NodeFacts { pool: "10.231.0.0/30".parse().unwrap(), mtu: 1500 };
         assert!(fragment(&function, Slot::new(0), &node).unwrap().entries.is_empty());
         assert!(fragment(&function, Slot::new(1), &node).is_err());
     }

@@ -13,7 +13,7 @@ use crate::{
 
 /// What an implementation may know of the node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Node {
+pub struct NodeFacts {
     /// What the slots' addresses are cut from.
     pub pool: Pool,
     /// The MTU of the interfaces, in bytes.
@@ -56,7 +56,11 @@ pub enum FragmentError {
 ///
 /// # Errors
 /// Where the pool has no such slot, or the workload's user or group is a name.
-pub fn fragment(workload: &Workload, slot: Slot, node: &Node) -> Result<Fragment, FragmentError> {
+pub fn fragment(
+    workload: &Workload,
+    slot: Slot,
+    node: &NodeFacts,
+) -> Result<Fragment, FragmentError> {
     match workload {
         Workload::Function(function) => function::fragment(function, slot, node),
     }
@@ -66,6 +70,6 @@ pub fn fragment(workload: &Workload, slot: Slot, node: &Node) -> Result<Fragment
 ///
 /// # Errors
 /// Where the pool has no such slot.
-pub fn spare(slot: Slot, node: &Node) -> Result<Fragment, FragmentError> {
+pub fn spare(slot: Slot, node: &NodeFacts) -> Result<Fragment, FragmentError> {
     function::spare(slot, node)
 }

@@ -11,14 +11,14 @@ use rustix::{
 use tokio::sync::oneshot;
 
 use super::{
-    EngineError, Message, Node, Options, Queue, Status,
+    EngineError, Message, Options, Queue, Status, WatchedNode,
     healer::{Healer, Look, Subject},
     worker::Worker,
 };
 use crate::{events::Events, now};
 use riklet_core::{model::Slot, plan::Step};
 use riklet_kernel::linux::{Linux, watched::Watched};
-use riklet_sdn::{Config, Failure, Report, Request, Sdn, SdnError, store::Spare};
+use riklet_sdn::{Config, Failure, Node, NodeError, Report, Request, store::ReservedSlot};
 use riklet_vmm::runs::{self, RunError};
 
 /// The most requests of one batch.
@@ -28,7 +28,7 @@ const QUIET: Duration = Duration::from_millis(3);
 /// So many are made by one chore.
 const PREPARED: usize = 16;
 /// Condemned TAPs are deleted together: once there are so many, or the first of them has waited for so long.
-const CROWD: usize = 256;
+const DRAIN_BATCH: usize = 256;
 const REAP_AFTER: Duration = Duration::from_millis(50);
 /// How often what has no notification is looked at.
 const TICK: Duration = Duration::from_secs(10);
@@ -37,7 +37,7 @@ type Answer = oneshot::Sender<Result<Report, RunError>>;
 
 /// What the engine's thread has.
 pub(super) struct Core {
-    node: Node,
+    node: WatchedNode,
     options: Options,
     events: Events,
     inbox: Receiver<Message>,
@@ -51,7 +51,7 @@ pub(super) struct Core {
     /// When somebody last asked for something.
     asked: Instant,
     /// Since when something is condemned.
-    condemned: Option<Instant>,
+    draining: Option<Instant>,
     /// When what has no notification is looked at next.
     tick: Instant,
     /// Whether slots may be fewer than they should.
@@ -71,14 +71,14 @@ impl Core {
         queue: Queue,
     ) -> Result<Self, EngineError> {
         let kernel = Watched::open(Linux::new())?;
-        let mut node = Sdn::with_kernel(config, kernel).resident();
+        let mut node = Node::with_kernel(config, kernel).resident();
         if options.warm > 0 {
             node.begin()?;
         }
         let report = node.repair()?;
         let answers = queue.clone();
         let done = move |done| {
-            let _engine_is_gone = answers.send(Message::Done(done));
+            let _engine_is_gone = answers.send(Message::TaskOutcome(done));
         };
         let worker = Worker::start(Linux::new(), done).map_err(EngineError::Start)?;
         let now = now();
@@ -93,7 +93,7 @@ impl Core {
             own: BTreeSet::new(),
             waiting: Vec::new(),
             asked: now,
-            condemned: Some(now),
+            draining: Some(now),
             tick: now + TICK,
             refill: true,
             later: VecDeque::new(),
@@ -177,12 +177,12 @@ impl Core {
                 self.let_worker_rest();
                 call(&mut self.node);
                 self.refill = true;
-                self.condemned = self.condemned.or(Some(now()));
+                self.draining = self.draining.or(Some(now()));
             }
             Message::Status(answer) => {
                 let _nobody_waits = answer.send(self.status().unwrap_or_default());
             }
-            Message::Done(done) => self.finish(&done),
+            Message::TaskOutcome(done) => self.finish(&done),
             Message::Stop => self.stopping = true,
         }
     }
@@ -211,7 +211,7 @@ impl Core {
             match &result {
                 Err(error) if error.is_exhausted() && may_wait => {
                     self.waiting.push((request, answer));
-                    self.condemned = Some(now.checked_sub(REAP_AFTER).unwrap_or(now));
+                    self.draining = Some(now.checked_sub(REAP_AFTER).unwrap_or(now));
                     continue;
                 }
                 Err(_) => {}
@@ -225,8 +225,8 @@ impl Core {
     /// What a VMM runs on is taken down by whoever runs it.
     fn refuse_running(&mut self, request: &Request) -> Result<(), RunError> {
         match request {
-            Request::Down(which) => {
-                self.node.look_at_runs(|store| runs::refuse_running(store, which))?
+            Request::Down(selector) => {
+                self.node.look_at_runs(|store| runs::refuse_running(store, selector))?
             }
             Request::Up(..) => Ok(()),
         }
@@ -236,9 +236,9 @@ impl Core {
     fn note(&mut self, request: &Request, report: &Report, now: Instant) {
         for step in &report.done {
             match step {
-                Step::CondemnLinks(names) => {
+                Step::DrainLinks(names) => {
                     self.own.extend(names.keys().filter_map(|n| Slot::of_interface(n.as_str())));
-                    self.condemned = self.condemned.or(Some(now));
+                    self.draining = self.draining.or(Some(now));
                 }
                 step => self.own.extend(step.slot()),
             }
@@ -256,7 +256,7 @@ impl Core {
 
     /// Whether a slot that is taken now may be free soon.
     fn worker_may_free(&self) -> bool {
-        !self.worker.is_idle() || self.condemned.is_some()
+        !self.worker.is_idle() || self.draining.is_some()
     }
 
     /// What the kernel said unasked.
@@ -274,7 +274,7 @@ impl Core {
         if changes.firewall || changes.uplinks || changes.lost {
             self.healer.suspect(Subject::All, now);
         }
-        if changes.gates || changes.sysctls {
+        if changes.foreign_chains || changes.sysctls {
             self.healer.suspect(Subject::Shared, now);
         }
         for cause in &changes.causes {
@@ -287,7 +287,7 @@ impl Core {
                 self.healer.suspect(Subject::Slot(slot), now);
                 // Another process may have taken a warm one, or condemned its own.
                 self.refill = true;
-                self.condemned = self.condemned.or(Some(now));
+                self.draining = self.draining.or(Some(now));
             }
         }
         if now >= self.tick {
@@ -352,7 +352,7 @@ impl Core {
         if !self.worker.is_idle() {
             return flush;
         }
-        let reap = self.condemned.map(|since| since + REAP_AFTER);
+        let reap = self.draining.map(|since| since + REAP_AFTER);
         let refill = (self.refill && self.options.warm > 0).then_some(self.asked + QUIET);
         reap.into_iter().chain(refill).chain(flush).min()
     }
@@ -374,22 +374,22 @@ impl Core {
             self.events.error(&error);
             // The tick tries again.
             self.refill = false;
-            self.condemned = None;
+            self.draining = None;
         }
     }
 
-    fn next_chores(&mut self) -> Result<(), SdnError> {
+    fn next_chores(&mut self) -> Result<(), NodeError> {
         let now = now();
         let status =
-            if self.refill || self.condemned.is_some() { self.status()? } else { return Ok(()) };
-        let reap_due = self.condemned.is_some_and(|since| now >= since + REAP_AFTER);
-        if status.condemned == 0 {
-            self.condemned = None;
-        } else if (reap_due || status.condemned >= CROWD)
-            && let Some(chore) = self.node.condemned()?
+            if self.refill || self.draining.is_some() { self.status()? } else { return Ok(()) };
+        let reap_due = self.draining.is_some_and(|since| now >= since + REAP_AFTER);
+        if status.draining == 0 {
+            self.draining = None;
+        } else if (reap_due || status.draining >= DRAIN_BATCH)
+            && let Some(task) = self.node.draining()?
         {
-            self.condemned = None;
-            self.worker.give(chore);
+            self.draining = None;
+            self.worker.give(task);
             return Ok(());
         }
         let wanted = self.options.warm.saturating_sub(status.warm + status.preparing);
@@ -398,7 +398,7 @@ impl Core {
         } else if self.refill && (now >= self.asked + QUIET || status.warm * 2 <= self.options.warm)
         {
             match self.node.prepare(wanted.min(PREPARED))? {
-                Some(chore) => self.worker.give(chore),
+                Some(task) => self.worker.give(task),
                 None => self.refill = false,
             }
         }
@@ -406,7 +406,7 @@ impl Core {
     }
 
     /// A chore is done: its slots are warm or free, and those who waited for one try again.
-    fn finish(&mut self, done: &riklet_sdn::Done) {
+    fn finish(&mut self, done: &riklet_sdn::TaskOutcome) {
         self.worker.rests();
         self.own.extend(done.warm.iter().chain(&done.free));
         let now = now();
@@ -418,7 +418,7 @@ impl Core {
             self.events.error(error);
         }
         if done.kept.is_some() {
-            self.condemned = Some(now + TICK);
+            self.draining = Some(now + TICK);
         }
         self.refill = true;
         let waiting = std::mem::take(&mut self.waiting);
@@ -429,21 +429,21 @@ impl Core {
     fn let_worker_rest(&mut self) {
         while !self.worker.is_idle() {
             match self.inbox.recv() {
-                Ok(Message::Done(done)) => self.finish(&done),
+                Ok(Message::TaskOutcome(done)) => self.finish(&done),
                 Ok(other) => self.later.push_back(other),
                 Err(_gone) => return,
             }
         }
     }
 
-    fn status(&mut self) -> Result<Status, SdnError> {
+    fn status(&mut self) -> Result<Status, NodeError> {
         let (functions, spares) = self.node.counts()?;
         let count = |spare| spares.get(&spare).copied().unwrap_or_default();
         Ok(Status {
             functions,
-            warm: count(Spare::Warm),
-            preparing: count(Spare::Preparing),
-            condemned: count(Spare::Condemned),
+            warm: count(ReservedSlot::Ready),
+            preparing: count(ReservedSlot::Creating),
+            draining: count(ReservedSlot::Draining),
         })
     }
 }

@@ -13,7 +13,7 @@ const AT_ONCE: u32 = 5;
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_mins(1);
 /// What stayed as it was for so long is no longer fought over.
-const PEACE: Duration = Duration::from_secs(10);
+const QUIET_PERIOD: Duration = Duration::from_secs(10);
 /// What we changed ourselves is looked at when the rush is over.
 const OWN: Duration = Duration::from_millis(20);
 /// So many slots are looked at in one go: others wait meanwhile.
@@ -93,7 +93,7 @@ impl Healer {
     /// What was repaired. Returns how long it is left alone if it drifts again, where that is not at once.
     pub(crate) fn repaired(&mut self, subject: Subject, now: Instant) -> Option<Duration> {
         let fight = self.fights.entry(subject).or_insert(Fight { repairs: 0, last: now });
-        if now.duration_since(fight.last) > PEACE.max(fight.pause().saturating_mul(2)) {
+        if now.duration_since(fight.last) > QUIET_PERIOD.max(fight.pause().saturating_mul(2)) {
             fight.repairs = 0;
         }
         fight.repairs += 1;
@@ -123,7 +123,7 @@ impl Healer {
 
     fn pause(&self, subject: Subject, now: Instant) -> Duration {
         let fight = self.fights.get(&subject).filter(|fight| {
-            now.duration_since(fight.last) <= PEACE.max(fight.pause().saturating_mul(2))
+            now.duration_since(fight.last) <= QUIET_PERIOD.max(fight.pause().saturating_mul(2))
         });
         fight.map_or(Duration::ZERO, |fight| fight.pause())
     }

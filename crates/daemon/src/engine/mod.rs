@@ -23,11 +23,11 @@ use tokio::sync::oneshot;
 use self::core::Core;
 use super::events::Events;
 use riklet_kernel::{KernelError, linux::watched::Watched};
-use riklet_sdn::{Config, Done, Report, Request, Sdn, SdnError};
+use riklet_sdn::{Config, Node, NodeError, Report, Request, TaskOutcome};
 use riklet_vmm::runs::RunError;
 
 /// The façade as the engine has it.
-pub type Node = Sdn<Watched>;
+pub type WatchedNode = Node<Watched>;
 
 /// How the engine works.
 #[derive(Debug, Clone)]
@@ -37,7 +37,7 @@ pub struct Options {
 }
 
 /// Whatever else the engine's thread shall do.
-type Call = Box<dyn FnOnce(&mut Node) + Send>;
+type Call = Box<dyn FnOnce(&mut WatchedNode) + Send>;
 
 /// What the engine is asked.
 enum Message {
@@ -46,7 +46,7 @@ enum Message {
     /// The same, while the worker has nothing to do.
     Alone(Call),
     Status(oneshot::Sender<Status>),
-    Done(Done),
+    TaskOutcome(TaskOutcome),
     Stop,
 }
 
@@ -60,7 +60,7 @@ pub struct Status {
     /// Their TAPs are being made.
     pub preparing: usize,
     /// Their TAPs are to be deleted.
-    pub condemned: usize,
+    pub draining: usize,
 }
 
 /// Why the engine cannot start.
@@ -74,7 +74,7 @@ pub enum EngineError {
     Kernel(#[from] KernelError),
     /// What is recorded cannot be brought up.
     #[error(transparent)]
-    Sdn(#[from] SdnError),
+    Node(#[from] NodeError),
 }
 
 /// The engine has ended: it was asked to, or it panicked.
@@ -143,7 +143,7 @@ impl Engine {
     /// Does this, together with what else is waiting. What a VMM runs on is not taken down.
     ///
     /// # Errors
-    /// Where the engine has ended. The inner result is [`Sdn::up`]'s and [`Sdn::down`]'s.
+    /// Where the engine has ended. The inner result is [`Node::up`]'s and [`Node::down`]'s.
     pub async fn change(&self, request: Request) -> Result<Result<Report, RunError>, Gone> {
         self.ask(|answer| Message::Change(request, answer))?.await.map_err(|_gone| Gone)
     }
@@ -163,7 +163,7 @@ impl Engine {
     /// Where the engine has ended.
     pub async fn with<T: Send + 'static>(
         &self,
-        call: impl FnOnce(&mut Node) -> T + Send + 'static,
+        call: impl FnOnce(&mut WatchedNode) -> T + Send + 'static,
     ) -> Result<T, Gone> {
         self.ask(|answer| Message::Call(answering(call, answer)))?.await.map_err(|_gone| Gone)
     }
@@ -174,7 +174,7 @@ impl Engine {
     /// As there.
     pub fn blocking_with<T: Send + 'static>(
         &self,
-        call: impl FnOnce(&mut Node) -> T + Send + 'static,
+        call: impl FnOnce(&mut WatchedNode) -> T + Send + 'static,
     ) -> Result<T, Gone> {
         let outcome = self.ask(|answer| Message::Call(answering(call, answer)))?;
         outcome.blocking_recv().map_err(|_gone| Gone)
@@ -186,7 +186,7 @@ impl Engine {
     /// Where the engine has ended.
     pub async fn alone<T: Send + 'static>(
         &self,
-        call: impl FnOnce(&mut Node) -> T + Send + 'static,
+        call: impl FnOnce(&mut WatchedNode) -> T + Send + 'static,
     ) -> Result<T, Gone> {
         self.ask(|answer| Message::Alone(answering(call, answer)))?.await.map_err(|_gone| Gone)
     }
@@ -217,7 +217,7 @@ impl Engine {
 
 /// What does this, and answers what comes of it.
 fn answering<T: Send + 'static>(
-    call: impl FnOnce(&mut Node) -> T + Send + 'static,
+    call: impl FnOnce(&mut WatchedNode) -> T + Send + 'static,
     answer: oneshot::Sender<T>,
 ) -> Call {
     Box::new(move |node| drop(answer.send(call(node))))

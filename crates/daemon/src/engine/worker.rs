@@ -7,12 +7,12 @@ use std::{
 };
 
 use riklet_kernel::Kernel;
-use riklet_sdn::{Chore, Done};
+use riklet_sdn::{BackgroundTask, TaskOutcome};
 
 /// The thread. It ends once this is dropped, after the chore that it is at.
 #[derive(Debug)]
 pub(super) struct Worker {
-    chores: Sender<Chore>,
+    tasks: Sender<BackgroundTask>,
     /// Whether it has one.
     at_work: bool,
 }
@@ -21,13 +21,13 @@ impl Worker {
     /// Starts it. `done` is called on its thread.
     pub(super) fn start(
         kernel: impl Kernel + Send + 'static,
-        done: impl Fn(Done) + Send + 'static,
+        done: impl Fn(TaskOutcome) + Send + 'static,
     ) -> io::Result<Self> {
-        let (chores, queue) = mpsc::channel();
+        let (tasks, queue) = mpsc::channel();
         thread::Builder::new()
             .name("worker".to_owned())
             .spawn(move || work(kernel, queue, done))?;
-        Ok(Self { chores, at_work: false })
+        Ok(Self { tasks, at_work: false })
     }
 
     pub(super) fn is_idle(&self) -> bool {
@@ -35,8 +35,8 @@ impl Worker {
     }
 
     /// Hands it a chore.
-    pub(super) fn give(&mut self, chore: Chore) {
-        self.at_work = self.chores.send(chore).is_ok();
+    pub(super) fn give(&mut self, task: BackgroundTask) {
+        self.at_work = self.tasks.send(task).is_ok();
     }
 
     /// It said that it has done its chore.
@@ -45,8 +45,8 @@ impl Worker {
     }
 }
 
-fn work(mut kernel: impl Kernel, queue: Receiver<Chore>, done: impl Fn(Done)) {
-    for chore in queue {
-        done(chore.run(&mut kernel));
+fn work(mut kernel: impl Kernel, queue: Receiver<BackgroundTask>, done: impl Fn(TaskOutcome)) {
+    for task in queue {
+        done(task.run(&mut kernel));
     }
 }

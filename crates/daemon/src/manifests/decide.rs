@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_takes_what_is_another_s() {
+    fn manifest_cannot_claim_an_owned_name() {
         let found = files(vec![
             ("a", Ok(vec![workload("one", 1), workload("theirs", 2)])),
             ("b", Ok(vec![workload("two", 3)])),

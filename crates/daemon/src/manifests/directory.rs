@@ -36,13 +36,13 @@ impl Directory {
         let inotify = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
         let path = std::path::absolute(path)?;
         let mut directory = Self { path, inotify, watched: None };
-        directory.attend()?;
+        directory.rewatch()?;
         Ok(directory)
     }
 
     /// Watches the directory, and the nearest one above that is there, for when it is made anew. Watching one again
     /// changes nothing.
-    fn attend(&mut self) -> io::Result<()> {
+    fn rewatch(&mut self) -> io::Result<()> {
         let changes = WatchFlags::CREATE
             | WatchFlags::CLOSE_WRITE
             | WatchFlags::MOVE
@@ -95,7 +95,7 @@ impl Directory {
                 Err(errno) => return Err(errno.into()),
             }
         }
-        self.attend()?;
+        self.rewatch()?;
         Ok(changed || self.watched != before)
     }
 

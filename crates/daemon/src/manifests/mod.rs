@@ -28,14 +28,14 @@ use super::{
 use riklet_api::chain;
 use riklet_core::model::{InstanceName, Workload};
 use riklet_sdn::{
-    Request, SdnError, UpOptions, Which,
+    NodeError, Request, Selector, UpOptions,
     store::{Store, StoreError},
 };
 use riklet_vmm::runs::RunError;
 
 /// Files that change in one breath are read once: after so long a pause, or so long after the first.
 const PAUSE: Duration = Duration::from_millis(50);
-const BREATH: Duration = Duration::from_millis(500);
+const DEBOUNCE: Duration = Duration::from_millis(500);
 /// When what was refused is tried again although no file has changed.
 const AGAIN: Duration = Duration::from_secs(30);
 
@@ -117,7 +117,7 @@ impl Follower {
     /// Waits until no more changes come, and says whether the daemon ends.
     fn let_settle(&mut self, end: &OwnedFd) -> bool {
         let first = now();
-        while now().duration_since(first) < BREATH {
+        while now().duration_since(first) < DEBOUNCE {
             match self.wait(end, Some(PAUSE)) {
                 Ok(Woken::Ended) => return true,
                 Ok(Woken::Changed | Woken::Elsewhere) => {}
@@ -164,7 +164,7 @@ impl Follower {
         let known = self.engine.blocking_with(|node| {
             let owners = node.look_at_records(Store::manifests)??;
             let recorded = node.list()?.into_iter().map(|l| l.instance.name().clone()).collect();
-            Ok::<(_, BTreeSet<_>), SdnError>((owners, recorded))
+            Ok::<(_, BTreeSet<_>), NodeError>((owners, recorded))
         });
         let Ok(known) = known else { return Ok(None) };
         let (owners, recorded) = known?;
@@ -221,7 +221,7 @@ impl Follower {
 
     fn down(&self, names: BTreeSet<InstanceName>) -> Option<Result<(), RunError>> {
         let listed: Vec<_> = names.iter().map(ToString::to_string).collect();
-        let done = self.engine.blocking_change(Request::Down(Which::Named(names))).ok()?;
+        let done = self.engine.blocking_change(Request::Down(Selector::Named(names))).ok()?;
         if done.is_ok() {
             let text = format!("no file defines {} any more", listed.join(", "));
             self.events.say(EventKind::Manifest, None, text);
@@ -294,7 +294,7 @@ impl Follower {
     }
 
     /// Records which files ask for these names from now on.
-    fn own(&self, changes: Owned) -> Result<(), SdnError> {
+    fn own(&self, changes: Owned) -> Result<(), NodeError> {
         if changes.is_empty() {
             return Ok(());
         }
@@ -303,7 +303,7 @@ impl Follower {
     }
 
     /// Lets go of what is not up after all: whoever brings it up meanwhile has it.
-    fn disown(&self, names: Vec<InstanceName>) -> Result<(), SdnError> {
+    fn disown(&self, names: Vec<InstanceName>) -> Result<(), NodeError> {
         if names.is_empty() {
             return Ok(());
         }
@@ -323,13 +323,13 @@ impl Follower {
 /// Which instance a request was refused for.
 fn culprit(error: &RunError) -> Option<&InstanceName> {
     match error {
-        RunError::Store(error) | RunError::Sdn(SdnError::Store(error)) => match error {
+        RunError::Store(error) | RunError::Node(NodeError::Store(error)) => match error {
             StoreError::PortTaken { name, .. } | StoreError::PoolExhausted { name, .. } => {
                 Some(name)
             }
             _ => None,
         },
-        RunError::Sdn(SdnError::UnknownAccount { name, .. }) => Some(name),
+        RunError::Node(NodeError::UnknownAccount { name, .. }) => Some(name),
         _ => None,
     }
 }

@@ -16,15 +16,15 @@ use super::{
 };
 use crate as daemon;
 use crate::{
-    engine::{Gone, Node},
+    engine::{Gone, WatchedNode},
     events::EventKind,
     metrics::{MEDIA_TYPE, Snapshot},
 };
 #[cfg(test)]
 use riklet_api::Problem;
 use riklet_api::{Check, Health, Inspection, Listed, Plan, Report, Version, epoch_millis};
-use riklet_sdn as sdn;
-use riklet_sdn::{UpOptions, Which, store::Store};
+
+use riklet_sdn::{Selector, UpOptions, store::Store};
 use riklet_vmm::runs::{self, RunError};
 
 /// The version of the API.
@@ -69,7 +69,7 @@ pub(super) async fn up_one(
             return Err(invalid(StatusCode::UNPROCESSABLE_ENTITY, detail));
         }
     }
-    change(&api, sdn::Request::Up(workloads, UpOptions { strict })).await
+    change(&api, riklet_sdn::Request::Up(workloads, UpOptions { strict })).await
 }
 
 /// Brings up the networks of several functions: all are recorded, or none.
@@ -84,7 +84,7 @@ pub(super) async fn up(
     let parameters = request::parameters(query.as_deref(), &["strict"])?;
     let strict = request::flag(&parameters, "strict")?;
     let workloads = request::definitions(&api, request).await?;
-    change(&api, sdn::Request::Up(workloads, UpOptions { strict })).await
+    change(&api, riklet_sdn::Request::Up(workloads, UpOptions { strict })).await
 }
 
 /// Takes a function's network down. The answer comes when its ports lead nowhere and its TAP is down.
@@ -94,8 +94,8 @@ pub(super) async fn down_one(
     State(api): State<Api>,
     name: Result<Path<String>, PathRejection>,
 ) -> Result<Json<Report>, Rejection> {
-    let which = Which::Named([request::name(name)?].into());
-    change(&api, sdn::Request::Down(which)).await
+    let selector = Selector::Named([request::name(name)?].into());
+    change(&api, riklet_sdn::Request::Down(selector)).await
 }
 
 /// Takes several functions' networks down, or all. With `purge`, what all share goes as well, and the host is as it was.
@@ -107,13 +107,13 @@ pub(super) async fn down_many(
     RawQuery(query): RawQuery,
 ) -> Result<Json<Report>, Rejection> {
     let parameters = request::parameters(query.as_deref(), &["name", "all", "purge"])?;
-    let which = request::which(&parameters)?;
+    let selector = request::selector(&parameters)?;
     if !request::flag(&parameters, "purge")? {
-        return change(&api, sdn::Request::Down(which)).await;
+        return change(&api, riklet_sdn::Request::Down(selector)).await;
     }
     let purged = api.engine.alone(move |node| {
         let owned = node.look_at_records(Store::manifests)??;
-        Ok::<_, RunError>((owned, runs::purge(node, &which)?))
+        Ok::<_, RunError>((owned, runs::purge(node, &selector)?))
     });
     let (owned, report) = purged.await??;
     if !owned.is_empty() {
@@ -124,10 +124,10 @@ pub(super) async fn down_many(
     Ok(Json(Report::from(&report)))
 }
 
-async fn change(api: &Api, request: sdn::Request) -> Result<Json<Report>, Rejection> {
+async fn change(api: &Api, request: riklet_sdn::Request) -> Result<Json<Report>, Rejection> {
     let operation = match request {
-        sdn::Request::Up(..) => "up",
-        sdn::Request::Down(_) => "down",
+        riklet_sdn::Request::Up(..) => "up",
+        riklet_sdn::Request::Down(_) => "down",
     };
     let began = daemon::now();
     let done = api.engine.change(request).await?;
@@ -141,10 +141,11 @@ async fn change(api: &Api, request: sdn::Request) -> Result<Json<Report>, Reject
         (status = "default", body = Problem, content_type = "application/problem+json"))))]
 pub(super) async fn metrics(State(api): State<Api>) -> Result<Response, Rejection> {
     let status = api.engine.status().await?;
-    let functions = api.engine.with(sdn::Sdn::list).await??;
+    let functions = api.engine.with(riklet_sdn::Node::list).await??;
     // What takes long is not done where others wait for their answers.
     let snapshot = tokio::task::spawn_blocking(move || Snapshot::take(status, functions));
-    let snapshot = snapshot.await.map_err(|_panicked| Gone)?.map_err(sdn::SdnError::from)?;
+    let snapshot =
+        snapshot.await.map_err(|_panicked| Gone)?.map_err(riklet_sdn::NodeError::from)?;
     let text = api.events.metrics().render(snapshot);
     Ok(([(CONTENT_TYPE, MEDIA_TYPE)], text).into_response())
 }
@@ -165,7 +166,7 @@ pub(super) async fn list(
 }
 
 pub(super) async fn listed(api: &Api) -> Result<Vec<Listed>, Rejection> {
-    let listed = api.engine.with(sdn::Sdn::list).await??;
+    let listed = api.engine.with(riklet_sdn::Node::list).await??;
     Ok(listed.iter().map(Listed::from).collect())
 }
 
@@ -197,7 +198,7 @@ pub(super) async fn plan(
 #[cfg_attr(test, utoipa::path(get, path = "/v1/check",
     responses((status = 200, body = Check), (status = "default", body = Problem, content_type = "application/problem+json"))))]
 pub(super) async fn check(State(api): State<Api>) -> Result<Json<Check>, Rejection> {
-    let check = |node: &mut Node| {
+    let check = |node: &mut WatchedNode| {
         // Who asks does not want to hear what is remembered.
         node.kernel().forget();
         runs::check(node)
@@ -225,7 +226,7 @@ pub(super) async fn health(State(api): State<Api>) -> Result<Json<Health>, Rejec
         functions: status.functions,
         warm_slots: status.warm,
         preparing_slots: status.preparing,
-        condemned_slots: status.condemned,
+        condemned_slots: status.draining,
     }))
 }
 

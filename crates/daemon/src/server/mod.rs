@@ -90,7 +90,7 @@ impl ServeError {
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::Engine(EngineError::Sdn(error)) => error.kind(),
+            Self::Engine(EngineError::Node(error)) => error.kind(),
             Self::Socket(SocketError::UnknownGroup { .. }) => ErrorKind::Invalid,
             _ => ErrorKind::Failed,
         }
@@ -100,7 +100,7 @@ impl ServeError {
     #[must_use]
     pub fn hint(&self) -> Option<String> {
         match self {
-            Self::Engine(EngineError::Sdn(error)) => error.hint(),
+            Self::Engine(EngineError::Node(error)) => error.hint(),
             Self::Socket(SocketError::Foreign { .. }) => {
                 Some("choose another socket (`--api`)".to_owned())
             }

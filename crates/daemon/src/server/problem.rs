@@ -9,7 +9,7 @@ use axum::{
 use crate::engine::Gone;
 use riklet_api::{Detail, Kind, Problem, chain};
 use riklet_core::definition;
-use riklet_sdn::{ErrorKind, SdnError, store::StoreError};
+use riklet_sdn::{ErrorKind, NodeError, store::StoreError};
 use riklet_vmm::runs::RunError;
 
 /// A refusal of the API: answers with the problem as `application/problem+json`.
@@ -69,8 +69,8 @@ impl From<definition::Errors> for Rejection {
 impl From<RunError> for Rejection {
     fn from(error: RunError) -> Self {
         match error {
-            RunError::Sdn(error) => error.into(),
-            RunError::Store(error) => SdnError::from(error).into(),
+            RunError::Node(error) => error.into(),
+            RunError::Store(error) => NodeError::from(error).into(),
             RunError::Running { .. } => {
                 let hint = error.hint();
                 problem(StatusCode::CONFLICT, Kind::Failed, chain(&error)).with_hint(hint)
@@ -84,8 +84,8 @@ impl From<RunError> for Rejection {
     }
 }
 
-impl From<SdnError> for Rejection {
-    fn from(error: SdnError) -> Self {
+impl From<NodeError> for Rejection {
+    fn from(error: NodeError) -> Self {
         let hint = error.hint();
         problem(status(&error), error.kind().into(), chain(&error)).with_hint(hint)
     }
@@ -98,15 +98,15 @@ impl From<Gone> for Rejection {
 }
 
 /// The status of an error.
-fn status(error: &SdnError) -> StatusCode {
+fn status(error: &NodeError) -> StatusCode {
     match error {
-        SdnError::Unknown { .. } => StatusCode::NOT_FOUND,
-        SdnError::Remaining { .. }
-        | SdnError::Shadows { .. }
-        | SdnError::Store(StoreError::PortTaken { .. } | StoreError::SlotTaken { .. }) => {
+        NodeError::Unknown { .. } => StatusCode::NOT_FOUND,
+        NodeError::Remaining { .. }
+        | NodeError::Shadows { .. }
+        | NodeError::Store(StoreError::PortTaken { .. } | StoreError::SlotTaken { .. }) => {
             StatusCode::CONFLICT
         }
-        SdnError::Store(StoreError::PoolExhausted { .. }) => StatusCode::INSUFFICIENT_STORAGE,
+        NodeError::Store(StoreError::PoolExhausted { .. }) => StatusCode::INSUFFICIENT_STORAGE,
         other => match other.kind() {
             ErrorKind::Invalid => StatusCode::UNPROCESSABLE_ENTITY,
             ErrorKind::Host => StatusCode::SERVICE_UNAVAILABLE,
@@ -136,20 +136,20 @@ mod tests {
         };
         let cases = [
             (
-                SdnError::Unknown { name: name.clone(), nearest: None, state_dir: "/run".into() },
+                NodeError::Unknown { name: name.clone(), nearest: None, state_dir: "/run".into() },
                 404,
                 Kind::Failed,
             ),
-            (SdnError::Remaining { names: vec![name.clone()] }, 409, Kind::Failed),
+            (NodeError::Remaining { names: vec![name.clone()] }, 409, Kind::Failed),
             (taken.into(), 409, Kind::Failed),
             (StoreError::PoolExhausted { name, capacity: 4 }.into(), 507, Kind::Failed),
-            (SdnError::NoIptables, 503, Kind::Host),
+            (NodeError::NoIptables, 503, Kind::Host),
             (
-                SdnError::Decided { what: "pool", configured: "a".into(), recorded: "b".into() },
+                NodeError::Decided { what: "pool", configured: "a".into(), recorded: "b".into() },
                 422,
                 Kind::Invalid,
             ),
-            (SdnError::Setting { what: "pool", value: "x".into() }, 500, Kind::Failed),
+            (NodeError::Setting { what: "pool", value: "x".into() }, 500, Kind::Failed),
         ];
         for (error, status, kind) in cases {
             let text = error.to_string();

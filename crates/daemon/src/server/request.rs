@@ -18,7 +18,7 @@ use riklet_core::{
     definition::{self, MAX_BYTES, Source},
     model::{InstanceName, Workload},
 };
-use riklet_sdn::Which;
+use riklet_sdn::Selector;
 
 /// What errors call the text that was sent.
 const SOURCE: &str = "request body";
@@ -110,14 +110,14 @@ pub(super) fn flag(parameters: &[(&str, &str)], wanted: &str) -> Result<bool, Re
 }
 
 /// Which instances the query of a DELETE is for.
-pub(super) fn which(parameters: &[(&str, &str)]) -> Result<Which, Rejection> {
+pub(super) fn selector(parameters: &[(&str, &str)]) -> Result<Selector, Rejection> {
     let given = parameters.iter().filter(|(name, _)| *name == "name");
     let names = given
         .map(|(_, text)| parse_name(text))
         .collect::<Result<std::collections::BTreeSet<_>, _>>()?;
     match (flag(parameters, "all")?, names.is_empty()) {
-        (true, true) => Ok(Which::All),
-        (false, false) => Ok(Which::Named(names)),
+        (true, true) => Ok(Selector::All),
+        (false, false) => Ok(Selector::Named(names)),
         _ => {
             let detail = "either name=NAME, as often as there are names, or all=true";
             Err(invalid(StatusCode::BAD_REQUEST, detail))

@@ -7,7 +7,8 @@ use crate::{
     process::{self, Launcher},
 };
 use riklet_core::firewall::{
-    Change, Entry, FirewallState, GateState, IptablesVariant, Ruleset, Skeleton, iptables,
+    BaseRuleset, Change, Entry, FirewallState, ForeignChainState, IptablesVariant, Ruleset,
+    iptables,
 };
 
 /// The tables of the legacy iptables that are in use; reading it creates none.
@@ -40,10 +41,10 @@ pub(super) fn variant() -> Result<Option<IptablesVariant>, KernelError> {
 pub(super) fn probe(
     launcher: &Launcher,
     variant: IptablesVariant,
-    skeleton: &Skeleton,
+    base_ruleset: &BaseRuleset,
     entries: &BTreeSet<Entry>,
 ) -> Result<bool, Refusal> {
-    let probe = iptables::Probe::new(skeleton, entries);
+    let probe = iptables::Probe::new(base_ruleset, entries);
     let output = run(launcher, variant, "restore", &RESTORE, &probe.input)?;
     match output.status.code() {
         Some(0) => Ok(probe.is_answered_by(&String::from_utf8_lossy(&output.stdout))),
@@ -71,7 +72,7 @@ pub(super) fn change(
     match change {
         Change::Delta { remove, add } => restore(&iptables::delta(remove, add)),
         Change::Reset(ruleset) => {
-            if let Some(name) = iptables::unnameable(&ruleset.skeleton) {
+            if let Some(name) = iptables::unnameable(&ruleset.base_ruleset) {
                 return Err(Refusal::words(format!("iptables cannot name the interface {name}")));
             }
             restore(&iptables::reset(ruleset, &saved(variant)?))
@@ -84,13 +85,13 @@ pub(super) fn change(
 }
 
 /// The chain FORWARD of the legacy variant; `None` where it stops nothing, and has nothing of ours.
-pub(super) fn legacy_gate() -> Result<Option<GateState>, Refusal> {
-    Ok(saved_gate()?.as_ref().and_then(iptables::gate_state))
+pub(super) fn legacy_gate() -> Result<Option<ForeignChainState>, Refusal> {
+    Ok(saved_gate()?.as_ref().and_then(iptables::foreign_chain_state))
 }
 
 /// Opens or closes the chain FORWARD of the legacy variant; one that does not exist needs neither.
 pub(super) fn set_legacy_gate(launcher: &Launcher, open: bool) -> Result<(), Refusal> {
-    match saved_gate()?.and_then(|saved| iptables::set_gate(open, &saved)) {
+    match saved_gate()?.and_then(|saved| iptables::set_passage(open, &saved)) {
         Some(input) => restore(launcher, IptablesVariant::Legacy, &input),
         None => Ok(()),
     }

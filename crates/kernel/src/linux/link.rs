@@ -21,7 +21,7 @@ use rustix::{io::Errno, net::netdevice};
 use super::{netlink::Request, route::Route, sysctl, tap::NewTap};
 use crate::{AccountKind, KernelError, Refusal};
 use riklet_core::{
-    link::{CONDEMNED_GROUP, LIVE_GROUP, LinkSpec, Neighbour},
+    link::{DRAINING_GROUP, LIVE_GROUP, LinkSpec, Neighbour},
     model::InterfaceName,
 };
 
@@ -127,7 +127,7 @@ impl Route {
     }
 
     /// Takes addresses away, and sets interfaces down, into the condemned group.
-    pub(super) fn condemn_links(
+    pub(super) fn drain_links(
         &mut self,
         links: &BTreeMap<InterfaceName, BTreeSet<Ipv4Net>>,
     ) -> Result<(), KernelError> {
@@ -142,7 +142,7 @@ impl Route {
         }
         // What is not there any more is what was wanted; whatever else is refused goes with the interface.
         let _gone = self.send_for_each(&removed);
-        let requests: Vec<_> = links.keys().map(|name| (name, condemn(name))).collect();
+        let requests: Vec<_> = links.keys().map(|name| (name, drain(name))).collect();
         let gone = |refusal: &Refusal| refusal.errno == Some(Refusal::ENODEV);
         let mut refused = self.send_for_each(&requests).into_iter();
         refused.find(|(_, refusal)| !gone(refusal)).map_or(Ok(()), |(name, source)| {
@@ -158,8 +158,8 @@ impl Route {
     }
 
     /// Deletes the condemned group.
-    pub(super) fn delete_condemned_links(&mut self) -> Result<(), KernelError> {
-        let by_group = LinkAttribute::Group(CONDEMNED_GROUP);
+    pub(super) fn delete_draining_links(&mut self) -> Result<(), KernelError> {
+        let by_group = LinkAttribute::Group(DRAINING_GROUP);
         self.delete(by_group).map_err(|source| KernelError::DeleteLinks { source })
     }
 
@@ -287,13 +287,11 @@ fn set_alias(name: &InterfaceName, alias: &str) -> RouteNetlinkMessage {
 }
 
 /// By name as well.
-fn condemn(name: &InterfaceName) -> RouteNetlinkMessage {
+fn drain(name: &InterfaceName) -> RouteNetlinkMessage {
     let mut message = LinkMessage::default();
     message.header.change_mask = LinkFlags::Up;
-    message.attributes = vec![
-        LinkAttribute::IfName(name.as_str().to_owned()),
-        LinkAttribute::Group(CONDEMNED_GROUP),
-    ];
+    message.attributes =
+        vec![LinkAttribute::IfName(name.as_str().to_owned()), LinkAttribute::Group(DRAINING_GROUP)];
     RouteNetlinkMessage::SetLink(message)
 }
 

@@ -386,7 +386,7 @@ fn the_condemned_go_and_nobody_else() {
         ip("link add rik9 type veth peer name peer9");
         ip("tuntap add rik8 mode tap");
         let before = ip("-j link");
-        route.delete_condemned_links().unwrap();
+        route.delete_draining_links().unwrap();
         // More than one batch, with some that are not there in between.
         let numbers: Vec<u16> = (100..200).collect();
         for number in &numbers {
@@ -399,15 +399,15 @@ fn the_condemned_go_and_nobody_else() {
             BTreeSet::from([spec(slot.number()).address])
         };
         let names: BTreeMap<_, _> = names.map(|name| (name.clone(), addresses(&name))).collect();
-        route.condemn_links(&names).unwrap();
+        route.drain_links(&names).unwrap();
         let state = route.link(&spec(100).name).unwrap().unwrap();
-        assert_eq!((state.up, state.group), (false, CONDEMNED_GROUP));
+        assert_eq!((state.up, state.group), (false, DRAINING_GROUP));
         assert!(state.neighbours.is_empty() && state.addresses.is_empty());
-        route.condemn_links(&names).unwrap();
-        route.delete_condemned_links().unwrap();
+        route.drain_links(&names).unwrap();
+        route.delete_draining_links().unwrap();
         drop(guest);
         assert_eq!(ip("-j link"), before);
-        route.condemn_links(&names).unwrap();
+        route.drain_links(&names).unwrap();
     });
 }
 
@@ -428,7 +428,7 @@ fn links_lists_all_of_the_name_whoever_s_they_are() {
             assert_eq!(route.link(&spec.name).unwrap().as_ref(), Some(state));
         }
         let names = specs.into_iter().map(|spec| (spec.name, BTreeSet::new())).collect();
-        route.condemn_links(&names).unwrap();
-        route.delete_condemned_links().unwrap();
+        route.drain_links(&names).unwrap();
+        route.delete_draining_links().unwrap();
     });
 }

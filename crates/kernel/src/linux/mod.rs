@@ -30,7 +30,8 @@ use conntrack::Conntrack;
 use nftables::Nftables;
 use riklet_core::{
     firewall::{
-        Backend, Change, Entry, FirewallState, Gate, GateState, IptablesVariant, Ruleset, Skeleton,
+        Backend, BaseRuleset, Change, Entry, FirewallState, ForeignChain, ForeignChainState,
+        IptablesVariant, Ruleset,
     },
     flows::Flows,
     link::{LinkSpec, LinkState, Tap},
@@ -156,27 +157,27 @@ impl Kernel for Linux {
             .remove_address(link, address)
     }
 
-    fn condemn_links(
+    fn drain_links(
         &mut self,
         links: &BTreeMap<InterfaceName, BTreeSet<Ipv4Net>>,
     ) -> Result<(), KernelError> {
-        self.route(|source| KernelError::DeleteLinks { source })?.condemn_links(links)
+        self.route(|source| KernelError::DeleteLinks { source })?.drain_links(links)
     }
 
-    fn delete_condemned_links(&mut self) -> Result<(), KernelError> {
-        self.route(|source| KernelError::DeleteLinks { source })?.delete_condemned_links()
+    fn delete_draining_links(&mut self) -> Result<(), KernelError> {
+        self.route(|source| KernelError::DeleteLinks { source })?.delete_draining_links()
     }
 
     fn probe_firewall(
         &mut self,
         backend: Backend,
-        skeleton: &Skeleton,
+        base_ruleset: &BaseRuleset,
         entries: &BTreeSet<Entry>,
     ) -> Result<bool, KernelError> {
         let probed = match backend {
-            Backend::Nftables => self.nftables().and_then(|nft| nft.probe(skeleton, entries)),
+            Backend::Nftables => self.nftables().and_then(|nft| nft.probe(base_ruleset, entries)),
             Backend::Iptables(variant) => {
-                iptables::probe(&self.launcher, variant, skeleton, entries)
+                iptables::probe(&self.launcher, variant, base_ruleset, entries)
             }
         };
         probed.map_err(unreadable(backend))
@@ -243,25 +244,26 @@ impl Kernel for Linux {
         }
     }
 
-    fn gates(&mut self, backend: Backend) -> Result<Vec<GateState>, KernelError> {
+    fn foreign_chains(&mut self, backend: Backend) -> Result<Vec<ForeignChainState>, KernelError> {
         let ours = backend == Backend::Iptables(IptablesVariant::Nft);
-        let gates = self.nftables().and_then(|nft| nft.gates(ours));
-        let mut gates = gates.map_err(|source| KernelError::ListGates { source })?;
+        let foreign_chains = self.nftables().and_then(|nft| nft.foreign_chains(ours));
+        let mut foreign_chains =
+            foreign_chains.map_err(|source| KernelError::ListGates { source })?;
         if backend != Backend::Iptables(IptablesVariant::Legacy) {
             let legacy = iptables::legacy_gate();
-            gates.extend(legacy.map_err(|source| KernelError::ListGates { source })?);
+            foreign_chains.extend(legacy.map_err(|source| KernelError::ListGates { source })?);
         }
-        Ok(gates)
+        Ok(foreign_chains)
     }
 
-    fn set_gate(&mut self, gate: &Gate, open: bool) -> Result<(), KernelError> {
-        let set = match gate {
-            Gate::Nftables { family, table, chain } => {
-                self.nftables().and_then(|nft| nft.set_gate(*family, table, chain, open))
+    fn set_passage(&mut self, foreign_chain: &ForeignChain, open: bool) -> Result<(), KernelError> {
+        let set = match foreign_chain {
+            ForeignChain::Nftables { family, table, chain } => {
+                self.nftables().and_then(|nft| nft.set_passage(*family, table, chain, open))
             }
-            Gate::LegacyIptables => iptables::set_legacy_gate(&self.launcher, open),
+            ForeignChain::LegacyIptables => iptables::set_legacy_gate(&self.launcher, open),
         };
-        set.map_err(|source| KernelError::SetGate { gate: gate.clone(), source })
+        set.map_err(|source| KernelError::SetGate { foreign_chain: foreign_chain.clone(), source })
     }
 
     fn forget_flows(&mut self, flows: &BTreeSet<Flows>) -> Result<(), KernelError> {

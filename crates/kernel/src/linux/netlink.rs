@@ -58,7 +58,7 @@ enum Answer<'a> {
     Acknowledged,
     Refused(Refusal),
     /// The end of a dump, and whether something changed before it.
-    Done {
+    TaskOutcome {
         interrupted: bool,
     },
     Message(&'a [u8]),
@@ -104,7 +104,7 @@ impl Socket {
                 let result = match answer {
                     Answer::Acknowledged => Ok(()),
                     Answer::Refused(refusal) => Err(refusal),
-                    Answer::Done { .. } | Answer::Message(_) => return,
+                    Answer::TaskOutcome { .. } | Answer::Message(_) => return,
                 };
                 if let Some(place) = results.get_mut(index) {
                     *place = Some(result);
@@ -154,7 +154,7 @@ impl Socket {
         while end.is_none() {
             self.receive(sent, |_, answer| match answer {
                 Answer::Acknowledged => end = Some(Ok(())),
-                Answer::Done { interrupted } => {
+                Answer::TaskOutcome { interrupted } => {
                     consistent &= !interrupted;
                     end = Some(Ok(()));
                 }
@@ -192,7 +192,7 @@ impl Socket {
                     answered |= index == last || index == 0;
                     refused.get_or_insert((index, refusal));
                 }
-                Answer::Done { .. } | Answer::Message(_) => {}
+                Answer::TaskOutcome { .. } | Answer::Message(_) => {}
             });
             match received {
                 // So many messages were refused that not all refusals fitted.
@@ -306,7 +306,7 @@ fn answer(message: &[u8]) -> Answer<'_> {
         },
         Some(DONE) => match read_u32(message, HEADER).map_or(0, u32::cast_signed) {
             code @ ..0 => Answer::Refused(Refusal::errno(code.saturating_neg())),
-            _ => Answer::Done { interrupted: is_interrupted(message) },
+            _ => Answer::TaskOutcome { interrupted: is_interrupted(message) },
         },
         _ => Answer::Message(message),
     }

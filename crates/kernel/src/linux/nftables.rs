@@ -12,10 +12,11 @@ use netlink_sys::protocols::NETLINK_NETFILTER;
 use super::netlink::{Request, Socket};
 use crate::Refusal;
 use riklet_core::firewall::{
-    Change, Entry, FirewallState, GateFamily, GateState, Ruleset, Skeleton, SkeletonState,
+    BaseRuleset, BaseState, Change, Entry, FirewallState, ForeignChainState, ForeignFamily,
+    Ruleset,
     nftables::{
-        Chain, Found, Operation, Rule, Set, Table, TableName, element, gate, operations, skeleton,
-        tables,
+        Chain, Found, Operation, Rule, Set, Table, TableName, base_ruleset, element, foreign_chain,
+        operations, tables,
     },
 };
 
@@ -44,14 +45,14 @@ impl Nftables {
     /// Costs the same however many entries there are.
     pub(super) fn probe(
         &mut self,
-        skeleton: &Skeleton,
+        base_ruleset: &BaseRuleset,
         entries: &BTreeSet<Entry>,
     ) -> Result<bool, Refusal> {
-        let expected = skeleton::table(skeleton);
+        let expected = base_ruleset::table(base_ruleset);
         if self.table(&expected.name)?.as_ref() != Some(&expected) {
             return Ok(false);
         }
-        for expected in skeleton::chains(skeleton) {
+        for expected in base_ruleset::chains(base_ruleset) {
             if self.chain(&expected.table, &expected.name)?.as_ref() != Some(&expected) {
                 return Ok(false);
             }
@@ -61,10 +62,10 @@ impl Nftables {
 
     /// Whether the chain FORWARD of iptables-nft is there and has never been opened.
     fn is_shut_by_iptables(&mut self) -> Result<bool, Refusal> {
-        let table = gate::iptables_filter();
-        let forward = self.chain(&table, gate::IPTABLES_FORWARD)?;
-        if !forward.is_some_and(|chain| gate::filters_forwarded(&chain))
-            || self.chain(&table, gate::PASSAGE)?.is_some()
+        let table = foreign_chain::iptables_filter();
+        let forward = self.chain(&table, foreign_chain::IPTABLES_FORWARD)?;
+        if !forward.is_some_and(|chain| foreign_chain::filters_forwarded(&chain))
+            || self.chain(&table, foreign_chain::PASSAGE)?.is_some()
         {
             return Ok(false);
         }
@@ -73,10 +74,14 @@ impl Nftables {
 
     /// Everything in our table, held against what is expected.
     pub(super) fn state(&mut self, expected: &Ruleset) -> Result<FirewallState, Refusal> {
-        let name = skeleton::name();
+        let name = base_ruleset::name();
         let Some(table) = self.table(&name)? else {
-            let skeleton = SkeletonState::Absent;
-            return Ok(FirewallState { skeleton, entries: BTreeSet::new(), strays: Vec::new() });
+            let base_ruleset = BaseState::Absent;
+            return Ok(FirewallState {
+                base_ruleset,
+                entries: BTreeSet::new(),
+                strays: Vec::new(),
+            });
         };
         let mut chains = self.chains(name.family)?;
         chains.retain(|chain| chain.table == name);
@@ -108,46 +113,53 @@ impl Nftables {
     /// The foreign chains that drop what is forwarded, and those that have something of ours.
     ///
     /// `iptables_nft_is_ours`: the backend is iptables-nft, which itself keeps what is ours in `ip filter`.
-    pub(super) fn gates(&mut self, iptables_nft_is_ours: bool) -> Result<Vec<GateState>, Refusal> {
+    pub(super) fn foreign_chains(
+        &mut self,
+        iptables_nft_is_ours: bool,
+    ) -> Result<Vec<ForeignChainState>, Refusal> {
         let mut states = Vec::new();
         for family in [NetfilterProtoFamily::IPv4, NetfilterProtoFamily::Inet] {
             let tables = self.tables_of(family)?;
             let chains = self.chains(family)?;
-            let candidates = gate::candidates(&tables, &chains, iptables_nft_is_ours);
+            let candidates = foreign_chain::candidates(&tables, &chains, iptables_nft_is_ours);
             let mut found = Vec::new();
             for chain in candidates {
-                let passage = chains
-                    .iter()
-                    .find(|other| other.table == chain.table && other.name == gate::PASSAGE);
-                if passage.is_some() || gate::drops(chain) {
-                    found.push(self.gate(chain.clone(), passage.cloned())?);
+                let passage = chains.iter().find(|other| {
+                    other.table == chain.table && other.name == foreign_chain::PASSAGE
+                });
+                if passage.is_some() || foreign_chain::drops(chain) {
+                    found.push(self.foreign_chain(chain.clone(), passage.cloned())?);
                 }
             }
-            states.extend(gate::states(&found));
+            states.extend(foreign_chain::states(&found));
         }
         Ok(states)
     }
 
     /// Opens (or mends) or closes one gate.
-    pub(super) fn set_gate(
+    pub(super) fn set_passage(
         &mut self,
-        family: GateFamily,
+        family: ForeignFamily,
         table: &str,
         chain: &str,
         open: bool,
     ) -> Result<(), Refusal> {
-        let table = gate::table(family, table);
+        let table = foreign_chain::table(family, table);
         let Some(found) = self.chain(&table, chain)? else {
             let words = format!("chain {table} {chain}");
             let missing = Refusal { errno: Some(Refusal::ENOENT), words };
             return if open { Err(missing) } else { Ok(()) };
         };
-        let passage = self.chain(&table, gate::PASSAGE)?;
-        let found = self.gate(found, passage)?;
+        let passage = self.chain(&table, foreign_chain::PASSAGE)?;
+        let found = self.foreign_chain(found, passage)?;
         self.commit(if open { found.open() } else { found.close() })
     }
 
-    fn gate(&mut self, chain: Chain, passage: Option<Chain>) -> Result<gate::Found, Refusal> {
+    fn foreign_chain(
+        &mut self,
+        chain: Chain,
+        passage: Option<Chain>,
+    ) -> Result<foreign_chain::Found, Refusal> {
         let rules = self.rules(&chain.table, Some(&chain.name))?;
         let passage = match passage {
             Some(passage) => {
@@ -156,7 +168,7 @@ impl Nftables {
             }
             None => None,
         };
-        Ok(gate::Found { chain, rules, passage })
+        Ok(foreign_chain::Found { chain, rules, passage })
     }
 
     /// The names of the IPv4 tables that are there of those that iptables-nft makes by being called.
@@ -188,7 +200,7 @@ impl Nftables {
         }
         for (set, elements) in wanted {
             for chunk in elements.chunks(ELEMENTS_A_REQUEST) {
-                let request = element::get(&skeleton::name(), set, chunk);
+                let request = element::get(&base_ruleset::name(), set, chunk);
                 let answer = self.socket.query_as(&request, 0, element::read);
                 let Some(answer) = found(answer)? else { return Ok(false) };
                 let found: BTreeSet<_> = answer.into_iter().flatten().collect();

@@ -182,11 +182,11 @@ mod tests {
     fn every_key_is_read() {
         let text = "# a comment\nfirewall = \"nftables\"\npool = \"10.9.0.0/16\"\n\
              uplink = [\"eth0\", \"wlan0\"]\nmtu = 0x578\nstate_dir = \"/var/lib/riklet-sdn\"\n\
-             api = \"/run/sdn.sock\"\n";
+             api = \"/run/node.sock\"\n";
         let config = Config::parse("config.toml", text).unwrap();
         assert_eq!(config.firewall, FirewallChoice::Nftables);
         assert_eq!(config.pool.unwrap().to_string(), "10.9.0.0/16");
-        assert_eq!(config.socket(), Path::new("/run/sdn.sock"));
+        assert_eq!(config.socket(), Path::new("/run/node.sock"));
         assert_eq!(config.uplinks.unwrap().len(), 2);
         assert_eq!(config.mtu.unwrap().bytes(), 1400);
         assert_eq!(config.state_dir, Path::new("/var/lib/riklet-sdn"));

@@ -7,8 +7,8 @@ mod error;
 mod file;
 mod lock;
 mod manifests;
+mod reserved;
 mod runs;
-mod spares;
 #[cfg(test)]
 mod tests;
 mod tx;
@@ -23,8 +23,8 @@ use rusqlite::{Connection, OptionalExtension, Params, Row};
 
 pub use error::StoreError;
 pub use lock::Lock;
+pub use reserved::ReservedSlot;
 pub use runs::{End, Run};
-pub use spares::Spare;
 pub use tx::Tx;
 
 use riklet_core::{

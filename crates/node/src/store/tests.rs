@@ -436,7 +436,7 @@ fn an_up_and_a_down_cost_the_same_however_many_there_are() {
         }
         for number in 0..count {
             let slot = u16::try_from(count + number).unwrap();
-            tx.set_spare(Slot::new(slot), Spare::ALL[number % 3]).unwrap();
+            tx.set_spare(Slot::new(slot), ReservedSlot::ALL[number % 3]).unwrap();
         }
         tx.commit().unwrap();
         let (steps, ()) = store.steps(|store| {
@@ -450,7 +450,7 @@ fn an_up_and_a_down_cost_the_same_however_many_there_are() {
             assert_eq!(Some(found.generation), settled);
             set_phase(&tx, "new", Phase::Removing).unwrap();
             let now = tx.generation(&name("new")).unwrap().unwrap();
-            assert!(tx.condemn(&name("new"), now).unwrap());
+            assert!(tx.drain(&name("new"), now).unwrap());
             tx.commit().unwrap();
         });
         steps

@@ -8,10 +8,10 @@ use riklet_core::{
     model::{InstanceName, Slot, Workload},
 };
 use riklet_kernel::fake::{FakeKernel, Fault};
-use riklet_sdn::{Request, Sdn, UpOptions, Which};
+use riklet_sdn::{Node, Request, Selector, UpOptions};
 
 use crate::{
-    node::{Node, Operation, function},
+    node::{Operation, TestNode, function},
     resident::{Turn, assert_sound, take},
 };
 
@@ -19,7 +19,7 @@ use crate::{
 #[derive(Debug, Clone)]
 enum Beside {
     /// It comes to its end.
-    Done(Operation),
+    TaskOutcome(Operation),
     /// It is killed before the first change of the kernel.
     Killed(Operation),
 }
@@ -40,30 +40,30 @@ fn note(operation: &Operation, model: &mut BTreeMap<InstanceName, Workload>) {
     operation.remove_from(model);
 }
 
-fn recorded(daemon: &mut Sdn<FakeKernel>) -> BTreeMap<InstanceName, Workload> {
+fn recorded(daemon: &mut Node<FakeKernel>) -> BTreeMap<InstanceName, Workload> {
     let listed = daemon.list().unwrap().into_iter();
     listed.map(|l| (l.instance.name().clone(), l.instance.workload)).collect()
 }
 
 /// The histories of one name that another process may make while something is deferred.
 fn histories() -> Vec<Vec<Beside>> {
-    use Beside::{Done, Killed};
+    use Beside::{Killed, TaskOutcome};
     vec![
         vec![],
-        vec![Done(up(0, &[8000]))],
-        vec![Done(up(0, &[8003]))],
-        vec![Done(down(0))],
-        vec![Done(down(0)), Done(up(0, &[8000]))],
-        vec![Done(up(0, &[8000])), Done(down(0)), Done(up(0, &[8001]))],
-        vec![Done(down(0)), Done(up(1, &[8000]))],
-        vec![Done(up(1, &[8002]))],
-        vec![Done(Operation::Repair), Done(up(0, &[8000]))],
-        vec![Done(Operation::DownAll { purge: false }), Done(up(0, &[]))],
-        vec![Done(Operation::DownAll { purge: true }), Done(up(0, &[8001]))],
+        vec![TaskOutcome(up(0, &[8000]))],
+        vec![TaskOutcome(up(0, &[8003]))],
+        vec![TaskOutcome(down(0))],
+        vec![TaskOutcome(down(0)), TaskOutcome(up(0, &[8000]))],
+        vec![TaskOutcome(up(0, &[8000])), TaskOutcome(down(0)), TaskOutcome(up(0, &[8001]))],
+        vec![TaskOutcome(down(0)), TaskOutcome(up(1, &[8000]))],
+        vec![TaskOutcome(up(1, &[8002]))],
+        vec![TaskOutcome(Operation::Repair), TaskOutcome(up(0, &[8000]))],
+        vec![TaskOutcome(Operation::DownAll { purge: false }), TaskOutcome(up(0, &[]))],
+        vec![TaskOutcome(Operation::DownAll { purge: true }), TaskOutcome(up(0, &[8001]))],
         vec![Killed(up(0, &[8003]))],
         vec![Killed(down(0))],
-        vec![Done(up(0, &[8000])), Killed(down(0))],
-        vec![Done(down(0)), Killed(up(0, &[8003]))],
+        vec![TaskOutcome(up(0, &[8000])), Killed(down(0))],
+        vec![TaskOutcome(down(0)), Killed(up(0, &[8003]))],
         vec![Killed(down(0)), Killed(up(0, &[8003]))],
     ]
 }
@@ -100,10 +100,10 @@ fn what_another_process_acknowledges_holds() {
 }
 
 fn one_history(first: &[Turn], history: &[Beside], later: &[Turn]) {
-    let mut node = Node::new();
-    let mut daemon = node.sdn().resident();
+    let mut node = TestNode::new();
+    let mut daemon = node.node().resident();
     let mut model = BTreeMap::new();
-    let turn = |turn: &Turn, daemon: &mut Sdn<FakeKernel>, model: &mut _| {
+    let turn = |turn: &Turn, daemon: &mut Node<FakeKernel>, model: &mut _| {
         let refused = take(turn, daemon);
         if let Turn::Batch(operations) = turn {
             let done = operations.iter().zip(refused).filter(|(_, refused)| refused.is_none());
@@ -115,7 +115,7 @@ fn one_history(first: &[Turn], history: &[Beside], later: &[Turn]) {
     }
     for beside in history {
         let (operation, killed) = match beside {
-            Beside::Done(operation) => (operation, false),
+            Beside::TaskOutcome(operation) => (operation, false),
             Beside::Killed(operation) => (operation, true),
         };
         let at = node.kernel.system().effects;
@@ -141,8 +141,8 @@ fn one_history(first: &[Turn], history: &[Beside], later: &[Turn]) {
 
 #[test]
 fn the_flows_of_another_s_instance_are_its_own() {
-    let mut node = Node::new();
-    let mut daemon = node.sdn().resident();
+    let mut node = TestNode::new();
+    let mut daemon = node.node().resident();
     // An odd port is UDP.
     take(&Turn::Batch(vec![up(0, &[8001])]), &mut daemon);
     take(&Turn::Batch(vec![down(0)]), &mut daemon);
@@ -160,8 +160,8 @@ fn the_flows_of_another_s_instance_are_its_own() {
 
 #[test]
 fn what_could_not_be_done_once_is_tried_again_when_another_process_asks_for_something_else() {
-    let mut node = Node::new();
-    let mut daemon = node.sdn().resident();
+    let mut node = TestNode::new();
+    let mut daemon = node.node().resident();
     take(&Turn::Batch(vec![up(0, &[8000])]), &mut daemon);
     let interface = Slot::new(0).interface();
     let alias = node.kernel.system().links.get_mut(&interface).unwrap().alias.take();
@@ -174,5 +174,5 @@ fn what_could_not_be_done_once_is_tried_again_when_another_process_asks_for_some
     let other = Request::Up(vec![function(1, &[])], UpOptions::default());
     daemon.apply(&[other]).remove(0).unwrap();
     assert_sound(&node, &mut daemon);
-    daemon.down(&Which::All, true).unwrap();
+    daemon.down(&Selector::All, true).unwrap();
 }

@@ -12,15 +12,15 @@ use std::{
     net::Ipv4Addr,
 };
 
-use node::{Node, Operation, function, operation, run_as};
+use node::{Operation, TestNode, function, operation, run_as};
 use proptest::prelude::*;
 use riklet_core::{
-    firewall::{Backend, Gate, GateFamily},
+    firewall::{Backend, ForeignChain, ForeignFamily},
     link::LinkState,
     model::{Account, Execution, Exposure, InstanceName, Protocol, Queues, Slot, Workload},
 };
 use riklet_kernel::{AccountKind, Listener, fake::Fault};
-use riklet_sdn::{ErrorKind, Report, SdnError, UpOptions, Which};
+use riklet_sdn::{ErrorKind, NodeError, Report, Selector, UpOptions};
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
@@ -31,7 +31,7 @@ proptest! {
     fn after_a_successful_operation_there_is_no_drift(
         operations in prop::collection::vec(operation(), 1..12),
     ) {
-        let mut node = Node::new();
+        let mut node = TestNode::new();
         let mut model = BTreeMap::new();
         for operation in operations {
             let done = node.run(&operation);
@@ -44,14 +44,14 @@ proptest! {
                 done.unwrap();
                 operation.remove_from(&mut model);
             }
-            prop_assert!(node.sdn().check().unwrap().is_empty());
-            let recorded = node.sdn().list().unwrap().into_iter();
+            prop_assert!(node.node().check().unwrap().is_empty());
+            let recorded = node.node().list().unwrap().into_iter();
             let recorded: BTreeMap<_, _> =
                 recorded.map(|l| (l.instance.name().clone(), l.instance.workload)).collect();
             prop_assert_eq!(&recorded, &model);
             let links: BTreeSet<_> = node.kernel.system().links.keys().cloned().collect();
             let expected: BTreeSet<_> =
-                node.sdn().list().unwrap().iter().map(|l| l.instance.interface()).collect();
+                node.node().list().unwrap().iter().map(|l| l.instance.interface()).collect();
             prop_assert_eq!(links, expected);
             prop_assert_eq!(node.exposed(), model.values().map(|w| w.exposures().len()).sum::<usize>());
         }
@@ -66,7 +66,7 @@ proptest! {
         fault in prop_oneof![Just(Fault::Stop), Just(Fault::Refuse)],
     ) {
         let prepared = || {
-            let mut node = Node::new();
+            let mut node = TestNode::new();
             for operation in &before {
                 // Refused for a port that is taken: the same on every node.
                 let _refused = node.run(operation);
@@ -89,9 +89,9 @@ proptest! {
             if outcome.is_some_and(|done| done.is_ok_and(silent)) {
                 prop_assert_eq!(node.state(), sound.state(), "effect {} failed in silence", at);
             }
-            node.sdn().repair().unwrap();
+            node.node().repair().unwrap();
             node.finish(&faulty);
-            prop_assert!(node.sdn().check().unwrap().is_empty());
+            prop_assert!(node.node().check().unwrap().is_empty());
             prop_assert_eq!(node.state(), sound.state(), "stopped at effect {} of {}", at, effects);
         }
     }
@@ -99,11 +99,11 @@ proptest! {
 
 #[test]
 fn one_instances_failure_does_not_stop_the_others() {
-    let node = Node::new();
+    let node = TestNode::new();
     let foreign = Slot::new(1).interface();
     node.kernel.system().links.insert(foreign.clone(), foreign_link(&foreign));
     let workloads: Vec<_> = (0..3).map(|n| function(n, &[8000 + n])).collect();
-    let report = node.sdn().up(&workloads, UpOptions::default()).unwrap();
+    let report = node.node().up(&workloads, UpOptions::default()).unwrap();
     let up: Vec<_> = report.instances.iter().map(|i| i.interface().to_string()).collect();
     assert_eq!(up, ["rik0", "rik2"]);
     let failures: Vec<_> = report.failures.iter().map(|f| f.name.to_string()).collect();
@@ -112,56 +112,56 @@ fn one_instances_failure_does_not_stop_the_others() {
     assert_eq!(node.kernel.system().links.get(&foreign), Some(&foreign_link(&foreign)));
 
     node.kernel.system().links.remove(&foreign);
-    node.sdn().repair().unwrap();
-    assert!(node.sdn().check().unwrap().is_empty());
+    node.node().repair().unwrap();
+    assert!(node.node().check().unwrap().is_empty());
     assert_eq!(node.exposed(), 3);
 }
 
 #[test]
 fn nothing_is_left_and_nothing_foreign_is_touched() {
-    let node = Node::new();
+    let node = TestNode::new();
     let foreign = Slot::new(7).interface();
     {
         let mut system = node.kernel.system();
         system.links.insert(foreign.clone(), foreign_link(&foreign));
-        let gate = Gate::Nftables {
-            family: GateFamily::Ip,
+        let foreign_chain = ForeignChain::Nftables {
+            family: ForeignFamily::Ip,
             table: "filter".to_owned(),
             chain: "FORWARD".to_owned(),
         };
-        system.gates.insert(gate, false);
+        system.foreign_chains.insert(foreign_chain, false);
     }
     let before = node.state();
     let workloads: Vec<_> = (0..3).map(|n| function(n, &[8000 + n])).collect();
-    node.sdn().up(&workloads, UpOptions::default()).unwrap();
-    assert!(node.kernel.system().gates.values().all(|open| *open));
-    let named = Which::Named(workloads.iter().take(2).map(|w| w.name().clone()).collect());
-    let refused = node.sdn().down(&named, true).unwrap_err();
-    assert!(matches!(refused, SdnError::Remaining { .. }), "{refused}");
-    assert_eq!(node.sdn().list().unwrap().len(), 3, "a refused purge changes nothing");
-    node.sdn().down(&Which::All, true).unwrap();
+    node.node().up(&workloads, UpOptions::default()).unwrap();
+    assert!(node.kernel.system().foreign_chains.values().all(|open| *open));
+    let named = Selector::Named(workloads.iter().take(2).map(|w| w.name().clone()).collect());
+    let refused = node.node().down(&named, true).unwrap_err();
+    assert!(matches!(refused, NodeError::Remaining { .. }), "{refused}");
+    assert_eq!(node.node().list().unwrap().len(), 3, "a refused purge changes nothing");
+    node.node().down(&Selector::All, true).unwrap();
     assert_eq!(node.state(), before);
 }
 
 #[test]
 fn an_operation_lists_nothing_however_many_there_are() {
-    let node = Node::new();
+    let node = TestNode::new();
     let workloads: Vec<_> = (0..50).map(|n| function(n, &[8000 + n])).collect();
-    node.sdn().up(&workloads, UpOptions::default()).unwrap();
-    let listings = |node: &Node| node.kernel.system().listings;
+    node.node().up(&workloads, UpOptions::default()).unwrap();
+    let listings = |node: &TestNode| node.kernel.system().listings;
     let before = listings(&node);
-    node.sdn().up(&[function(50, &[9000])], UpOptions::default()).unwrap();
-    node.sdn().up(&[function(50, &[9001])], UpOptions::default()).unwrap();
-    node.sdn().down(&Which::Named([name("f50")].into()), false).unwrap();
+    node.node().up(&[function(50, &[9000])], UpOptions::default()).unwrap();
+    node.node().up(&[function(50, &[9001])], UpOptions::default()).unwrap();
+    node.node().down(&Selector::Named([name("f50")].into()), false).unwrap();
     assert_eq!(listings(&node), before);
 }
 
 #[test]
 fn drift_is_found_and_repaired() {
-    let mut node = Node::new();
-    node.sdn().up(&[function(0, &[8000]), function(1, &[8001])], UpOptions::default()).unwrap();
+    let mut node = TestNode::new();
+    node.node().up(&[function(0, &[8000]), function(1, &[8001])], UpOptions::default()).unwrap();
     let sound = node.state();
-    let drifts: [fn(&mut Node); 7] = [
+    let drifts: [fn(&mut TestNode); 7] = [
         |node| node.kernel.system().firewall.clear(),
         |node| {
             let mut system = node.kernel.system();
@@ -176,84 +176,84 @@ fn drift_is_found_and_repaired() {
     ];
     for (index, drift) in drifts.into_iter().enumerate() {
         drift(&mut node);
-        assert!(!node.sdn().check().unwrap().is_empty(), "drift {index} is not seen");
+        assert!(!node.node().check().unwrap().is_empty(), "drift {index} is not seen");
         assert_ne!(node.state(), sound, "a check changes nothing");
-        node.sdn().repair().unwrap();
+        node.node().repair().unwrap();
         assert_eq!(node.state(), sound, "drift {index} is not repaired");
     }
 }
 
 #[test]
 fn forwarding_that_a_down_turns_on_again_is_restored() {
-    let node = Node::new();
+    let node = TestNode::new();
     let forward = |value: &str| {
         node.kernel.system().sysctls.values_mut().for_each(|v| value.clone_into(v));
     };
     forward("1");
-    node.sdn().up(&[function(0, &[8000]), function(1, &[8001])], UpOptions::default()).unwrap();
+    node.node().up(&[function(0, &[8000]), function(1, &[8001])], UpOptions::default()).unwrap();
     forward("0");
     let before = node.kernel.system().sysctls.clone();
-    node.sdn().down(&Which::Named([name("f1")].into()), false).unwrap();
+    node.node().down(&Selector::Named([name("f1")].into()), false).unwrap();
     assert_ne!(node.kernel.system().sysctls, before, "f0 needs it");
-    node.sdn().up(&[function(2, &[8002])], UpOptions::default()).unwrap();
-    let guarded = node.kernel.system().firewall[&Backend::Nftables].skeleton.guard;
+    node.node().up(&[function(2, &[8002])], UpOptions::default()).unwrap();
+    let guarded = node.kernel.system().firewall[&Backend::Nftables].base_ruleset.guard;
     assert!(guarded, "what the host did not forward");
-    node.sdn().down(&Which::All, true).unwrap();
+    node.node().down(&Selector::All, true).unwrap();
     assert_eq!(node.kernel.system().sysctls, before);
 }
 
 #[test]
 fn the_next_operation_heals_a_lost_firewall() {
-    let node = Node::new();
-    node.sdn().up(&[function(0, &[8000])], UpOptions::default()).unwrap();
+    let node = TestNode::new();
+    node.node().up(&[function(0, &[8000])], UpOptions::default()).unwrap();
     node.kernel.system().firewall.clear();
-    node.sdn().up(&[function(1, &[8001])], UpOptions::default()).unwrap();
+    node.node().up(&[function(1, &[8001])], UpOptions::default()).unwrap();
     assert_eq!(node.exposed(), 2);
-    assert!(node.sdn().check().unwrap().is_empty());
+    assert!(node.node().check().unwrap().is_empty());
 }
 
 #[test]
 fn a_lost_store_is_rebuilt_from_the_interfaces() {
-    let node = Node::new();
-    node.sdn()
+    let node = TestNode::new();
+    node.node()
         .up(&[function(0, &[8000]), function(3, &[8003, 8004])], UpOptions::default())
         .unwrap();
     let before = node.state();
-    let recorded = node.sdn().list().unwrap();
+    let recorded = node.node().list().unwrap();
     node.corrupt_the_store();
-    let refused = node.sdn().list().unwrap_err();
+    let refused = node.node().list().unwrap_err();
     assert!(refused.hint().unwrap().contains("repair --rebuild"), "{refused}");
-    let rebuilt = node.sdn().rebuild().unwrap();
+    let rebuilt = node.node().rebuild().unwrap();
     assert!(rebuilt.set_aside.is_some());
     assert_eq!(rebuilt.recovered, [name("f0"), name("f3")]);
-    assert_eq!(node.sdn().list().unwrap(), recorded);
+    assert_eq!(node.node().list().unwrap(), recorded);
     assert_eq!(node.state(), before);
 }
 
 #[test]
 fn planning_changes_nothing_and_tells_what_up_does() {
-    let node = Node::new();
+    let node = TestNode::new();
     let before = node.state();
-    let (plan, _) = node.sdn().plan(&[function(0, &[8000])]).unwrap();
+    let (plan, _) = node.node().plan(&[function(0, &[8000])]).unwrap();
     assert_eq!(node.state(), before);
-    assert!(node.sdn().list().unwrap().is_empty());
-    let report = node.sdn().up(&[function(0, &[8000])], UpOptions::default()).unwrap();
+    assert!(node.node().list().unwrap().is_empty());
+    let report = node.node().up(&[function(0, &[8000])], UpOptions::default()).unwrap();
     assert_eq!(report.done, plan.steps);
-    assert!(node.sdn().plan(&[function(0, &[8000])]).unwrap().0.is_empty());
+    assert!(node.node().plan(&[function(0, &[8000])]).unwrap().0.is_empty());
 }
 
 #[test]
 fn ports_move_between_instances_of_one_call() {
-    let node = Node::new();
-    node.sdn().up(&[function(0, &[8000]), function(1, &[8001])], UpOptions::default()).unwrap();
-    node.sdn().up(&[function(0, &[8001]), function(1, &[8000])], UpOptions::default()).unwrap();
-    assert!(node.sdn().check().unwrap().is_empty());
+    let node = TestNode::new();
+    node.node().up(&[function(0, &[8000]), function(1, &[8001])], UpOptions::default()).unwrap();
+    node.node().up(&[function(0, &[8001]), function(1, &[8000])], UpOptions::default()).unwrap();
+    assert!(node.node().check().unwrap().is_empty());
     assert_eq!(node.exposed(), 2);
 }
 
 #[test]
 fn a_warning_names_the_exposure_that_has_the_listeners_address() {
-    let node = Node::new();
+    let node = TestNode::new();
     let [first, second] = [Ipv4Addr::new(192, 0, 2, 1), Ipv4Addr::new(192, 0, 2, 2)];
     let port = "8080".parse().unwrap();
     let bound = |number, address| {
@@ -265,12 +265,12 @@ fn a_warning_names_the_exposure_that_has_the_listeners_address() {
         Listener { protocol: Protocol::Tcp, address: Some(second), port: 8080, process: None };
     node.kernel.system().listeners.push(listener.clone());
     let workloads = [bound(0, first), bound(1, second)];
-    let report = node.sdn().up(&workloads, UpOptions::default()).unwrap();
+    let report = node.node().up(&workloads, UpOptions::default()).unwrap();
     let warned: Vec<_> = report.warnings.iter().map(|w| (&w.name, &w.listener)).collect();
     assert_eq!(warned, [(&name("f1"), &listener)]);
 }
 
-fn taps(node: &Node, mut change: impl FnMut(&mut riklet_core::link::Tap)) {
+fn taps(node: &TestNode, mut change: impl FnMut(&mut riklet_core::link::Tap)) {
     let mut system = node.kernel.system();
     system.links.values_mut().filter_map(|link| link.tap.as_mut()).for_each(&mut change);
 }
@@ -285,39 +285,40 @@ fn run_by(user: &str, group: &str) -> Execution {
 
 #[test]
 fn names_become_numbers_when_they_are_brought_up() {
-    let node = Node::new();
+    let node = TestNode::new();
     let accounts = [((AccountKind::User, "vmm".to_owned()), 1000)];
     node.kernel.system().accounts.extend(accounts);
     let before = node.state();
 
     let workload = run_as(run_by("vmm", "kvm"), 0, &[8000]);
-    let refused = node.sdn().up(std::slice::from_ref(&workload), UpOptions::default()).unwrap_err();
+    let refused =
+        node.node().up(std::slice::from_ref(&workload), UpOptions::default()).unwrap_err();
     assert_eq!(
         refused.to_string(),
         "f0: spec.function.execution.group: this host knows no group kvm"
     );
     assert_eq!(refused.kind(), ErrorKind::Invalid);
-    assert!(node.sdn().plan(std::slice::from_ref(&workload)).is_err());
+    assert!(node.node().plan(std::slice::from_ref(&workload)).is_err());
     assert_eq!(node.state(), before);
-    assert!(node.sdn().list().unwrap().is_empty());
+    assert!(node.node().list().unwrap().is_empty());
 
     node.kernel.system().accounts.insert((AccountKind::Group, "kvm".to_owned()), 36);
-    node.sdn().up(&[workload], UpOptions::default()).unwrap();
-    let listed = node.sdn().list().unwrap();
+    node.node().up(&[workload], UpOptions::default()).unwrap();
+    let listed = node.node().list().unwrap();
     assert_eq!(listed[0].instance.workload, run_as(run_by("1000", "36"), 0, &[8000]));
     let tap = node.kernel.system().links[&Slot::new(0).interface()].tap.unwrap();
     assert_eq!((tap.owner, tap.group), (Some(1000), Some(36)));
     // What is recorded is the number: the name may be somebody else's by now.
     node.kernel.system().accounts.clear();
-    node.sdn().repair().unwrap();
-    assert!(node.sdn().check().unwrap().is_empty());
+    node.node().repair().unwrap();
+    assert!(node.node().check().unwrap().is_empty());
 }
 
 #[test]
 fn a_running_guest_keeps_its_tap() {
-    let node = Node::new();
+    let node = TestNode::new();
     let before = run_as(run_by("1000", "36"), 0, &[8000]);
-    node.sdn().up(std::slice::from_ref(&before), UpOptions::default()).unwrap();
+    node.node().up(std::slice::from_ref(&before), UpOptions::default()).unwrap();
     let open = |open| node.kernel.system().links.values_mut().for_each(|link| link.carrier = open);
     open(true);
     let running = node.state();
@@ -325,34 +326,34 @@ fn a_running_guest_keeps_its_tap() {
     let owner = Execution { user: Some(Account::Id(1001)), ..run_by("1000", "36") };
     for changed in [queues, owner, Execution::default()] {
         let wanted = run_as(changed, 0, &[9000]);
-        let report = node.sdn().up(std::slice::from_ref(&wanted), UpOptions::default()).unwrap();
+        let report = node.node().up(std::slice::from_ref(&wanted), UpOptions::default()).unwrap();
         assert_eq!(report.failures.len(), 1, "{report:?}");
         assert!(report.failures[0].hint().unwrap().starts_with("stop the VMM"), "{report:?}");
         assert_eq!(node.state(), running, "not half of it either");
-        assert!(!node.sdn().check().unwrap().is_empty());
+        assert!(!node.node().check().unwrap().is_empty());
 
         open(false);
-        node.sdn().repair().unwrap();
-        assert!(node.sdn().check().unwrap().is_empty());
-        node.sdn().up(std::slice::from_ref(&before), UpOptions::default()).unwrap();
+        node.node().repair().unwrap();
+        assert!(node.node().check().unwrap().is_empty());
+        node.node().up(std::slice::from_ref(&before), UpOptions::default()).unwrap();
         open(true);
         assert_eq!(node.state(), running);
     }
     // What does not concern the TAP itself does not need it.
     let wanted = run_as(run_by("1000", "36"), 0, &[9000]);
-    assert!(node.sdn().up(&[wanted], UpOptions::default()).unwrap().failures.is_empty());
-    assert!(node.sdn().check().unwrap().is_empty());
+    assert!(node.node().up(&[wanted], UpOptions::default()).unwrap().failures.is_empty());
+    assert!(node.node().check().unwrap().is_empty());
 }
 
 #[test]
 fn a_rebuilt_record_keeps_the_tap() {
-    let node = Node::new();
+    let node = TestNode::new();
     let execution = Execution { queues: Queues::new(4).ok(), ..run_by("1000", "36") };
-    node.sdn().up(&[run_as(execution, 0, &[8000])], UpOptions::default()).unwrap();
+    node.node().up(&[run_as(execution, 0, &[8000])], UpOptions::default()).unwrap();
     node.kernel.system().links.values_mut().for_each(|link| link.carrier = true);
     let before = node.state();
     node.corrupt_the_store();
-    assert!(node.sdn().rebuild().unwrap().report.failures.is_empty());
+    assert!(node.node().rebuild().unwrap().report.failures.is_empty());
     assert_eq!(node.state(), before);
 }
 

@@ -13,10 +13,10 @@ use riklet_core::{
     },
 };
 use riklet_kernel::fake::{FakeKernel, Stopped, System};
-use riklet_sdn::{Config, Report, Sdn, SdnError, UpOptions, Which};
+use riklet_sdn::{Config, Node, NodeError, Report, Selector, UpOptions};
 
 /// A node with a kernel in memory, and a state directory that goes with it.
-pub(crate) struct Node {
+pub(crate) struct TestNode {
     pub(crate) kernel: FakeKernel,
     state_dir: PathBuf,
 }
@@ -79,7 +79,7 @@ impl Operation {
     }
 }
 
-impl Node {
+impl TestNode {
     pub(crate) fn new() -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
@@ -88,22 +88,24 @@ impl Node {
     }
 
     /// A process of its own: nothing but the kernel and the state directory lasts from one to the next.
-    pub(crate) fn sdn(&self) -> Sdn<FakeKernel> {
+    pub(crate) fn node(&self) -> Node<FakeKernel> {
         let config = Config { state_dir: self.state_dir.clone(), ..Config::default() };
-        Sdn::with_kernel(config, self.kernel.clone())
+        Node::with_kernel(config, self.kernel.clone())
     }
 
     /// Does it. Taking down what is not there does nothing.
-    pub(crate) fn run(&mut self, operation: &Operation) -> Result<Report, SdnError> {
-        let mut sdn = self.sdn();
+    pub(crate) fn run(&mut self, operation: &Operation) -> Result<Report, NodeError> {
+        let mut node = self.node();
         match operation {
-            Operation::Up(workloads) => sdn.up(workloads, UpOptions::default()),
-            Operation::Down(name) => match sdn.down(&Which::Named([name.clone()].into()), false) {
-                Err(SdnError::Unknown { .. }) => Ok(Report::default()),
-                done => done,
-            },
-            Operation::DownAll { purge } => sdn.down(&Which::All, *purge),
-            Operation::Repair => sdn.repair(),
+            Operation::Up(workloads) => node.up(workloads, UpOptions::default()),
+            Operation::Down(name) => {
+                match node.down(&Selector::Named([name.clone()].into()), false) {
+                    Err(NodeError::Unknown { .. }) => Ok(Report::default()),
+                    done => done,
+                }
+            }
+            Operation::DownAll { purge } => node.down(&Selector::All, *purge),
+            Operation::Repair => node.repair(),
         }
     }
 
@@ -111,7 +113,7 @@ impl Node {
     pub(crate) fn run_to_the_fault(
         &mut self,
         operation: &Operation,
-    ) -> Option<Result<Report, SdnError>> {
+    ) -> Option<Result<Report, NodeError>> {
         match catch_unwind(AssertUnwindSafe(|| self.run(operation))) {
             Ok(done) => Some(done),
             Err(stop) if stop.is::<Stopped>() => None,
@@ -145,7 +147,7 @@ impl Node {
     }
 }
 
-impl Drop for Node {
+impl Drop for TestNode {
     fn drop(&mut self) {
         // Where the test never got so far as to make it, there is none.
         let _missing = std::fs::remove_dir_all(&self.state_dir);

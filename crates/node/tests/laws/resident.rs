@@ -8,9 +8,9 @@ use std::{
 use proptest::prelude::*;
 use riklet_core::flows::Flows;
 use riklet_kernel::fake::{FakeKernel, Fault, Stopped};
-use riklet_sdn::{Request, Sdn, UpOptions, Which, store::Spare};
+use riklet_sdn::{Node, Request, Selector, UpOptions, store::ReservedSlot};
 
-use crate::node::{Node, Operation, function, operation};
+use crate::node::{Operation, TestNode, function, operation};
 
 /// What a daemon does in turn.
 #[derive(Debug, Clone)]
@@ -40,15 +40,15 @@ fn turn() -> impl Strategy<Value = Turn> {
 fn request(operation: &Operation) -> Request {
     match operation {
         Operation::Up(workloads) => Request::Up(workloads.clone(), UpOptions::default()),
-        Operation::Down(name) => Request::Down(Which::Named([name.clone()].into())),
-        Operation::DownAll { .. } | Operation::Repair => Request::Down(Which::All),
+        Operation::Down(name) => Request::Down(Selector::Named([name.clone()].into())),
+        Operation::DownAll { .. } | Operation::Repair => Request::Down(Selector::All),
     }
 }
 
 /// Does it; for a batch, which of its requests were refused.
-pub(crate) fn take(turn: &Turn, daemon: &mut Sdn<FakeKernel>) -> Vec<Option<String>> {
+pub(crate) fn take(turn: &Turn, daemon: &mut Node<FakeKernel>) -> Vec<Option<String>> {
     let kernel = &mut daemon.kernel().clone();
-    let chore = match turn {
+    let task = match turn {
         Turn::Batch(operations) => {
             let requests: Vec<_> = operations.iter().map(request).collect();
             let answers = daemon.apply(&requests).into_iter();
@@ -60,24 +60,28 @@ pub(crate) fn take(turn: &Turn, daemon: &mut Sdn<FakeKernel>) -> Vec<Option<Stri
             return vec![];
         }
         Turn::Prepare(count) => daemon.prepare(*count).unwrap(),
-        Turn::Reap => daemon.condemned().unwrap(),
+        Turn::Reap => daemon.draining().unwrap(),
     };
-    if let Some(chore) = chore {
-        let done = chore.run(kernel);
+    if let Some(task) = task {
+        let done = task.run(kernel);
         daemon.finish(&done).unwrap();
     }
     vec![]
 }
 
 /// Nothing is there but what is recorded, and what is kept warm.
-pub(crate) fn assert_sound(node: &Node, daemon: &mut Sdn<FakeKernel>) {
+pub(crate) fn assert_sound(node: &TestNode, daemon: &mut Node<FakeKernel>) {
     assert!(daemon.check().unwrap().is_empty(), "{:#?}", daemon.check().unwrap());
     let (_, spares) = daemon.counts().unwrap();
     let count = |spare| spares.get(&spare).copied().unwrap_or_default();
     let links = node.kernel.system().links.len();
     let recorded = daemon.list().unwrap().len();
-    assert_eq!(links, recorded + count(Spare::Warm) + count(Spare::Condemned), "{spares:?}");
-    assert_eq!(count(Spare::Preparing), 0);
+    assert_eq!(
+        links,
+        recorded + count(ReservedSlot::Ready) + count(ReservedSlot::Draining),
+        "{spares:?}"
+    );
+    assert_eq!(count(ReservedSlot::Creating), 0);
 }
 
 proptest! {
@@ -87,14 +91,14 @@ proptest! {
     /// and law 1: then there is no drift.
     #[test]
     fn a_batch_is_its_requests_one_after_another(turns in prop::collection::vec(turn(), 1..10)) {
-        let (together, mut apart) = (Node::new(), Node::new());
-        let mut daemon = together.sdn().resident();
+        let (together, mut apart) = (TestNode::new(), TestNode::new());
+        let mut daemon = together.node().resident();
         for turn in &turns {
             let answers = take(turn, &mut daemon);
             if let Turn::Batch(operations) = turn {
                 let alone = operations.iter().map(|operation| {
-                    let mut sdn = apart.sdn();
-                    sdn.apply(&[request(operation)]).remove(0).err().map(|error| error.to_string())
+                    let mut node = apart.node();
+                    node.apply(&[request(operation)]).remove(0).err().map(|error| error.to_string())
                 });
                 let told = |text: Option<String>| text.map(|text| text.split(" is held").next().unwrap().to_owned());
                 let alone: Vec<_> = alone.map(told).collect();
@@ -103,11 +107,11 @@ proptest! {
             }
             assert_sound(&together, &mut daemon);
         }
-        let recorded = |sdn: &mut Sdn<FakeKernel>| -> BTreeMap<_, _> {
-            let listed = sdn.list().unwrap().into_iter();
+        let recorded = |node: &mut Node<FakeKernel>| -> BTreeMap<_, _> {
+            let listed = node.list().unwrap().into_iter();
             listed.map(|l| (l.instance.name().clone(), l.instance.workload)).collect()
         };
-        prop_assert_eq!(recorded(&mut daemon), recorded(&mut apart.sdn()));
+        prop_assert_eq!(recorded(&mut daemon), recorded(&mut apart.node()));
         prop_assert_eq!(together.exposed(), apart.exposed());
         apart.run(&Operation::Repair).unwrap();
     }
@@ -121,8 +125,8 @@ proptest! {
         fault in prop_oneof![Just(Fault::Stop), Just(Fault::Refuse)],
     ) {
         let prepared = || {
-            let node = Node::new();
-            let mut daemon = node.sdn().resident();
+            let node = TestNode::new();
+            let mut daemon = node.node().resident();
             for turn in &before {
                 take(turn, &mut daemon);
             }
@@ -141,10 +145,10 @@ proptest! {
             }
             node.kernel.system().fault = None;
             drop(daemon);
-            let mut next = node.sdn().resident();
+            let mut next = node.node().resident();
             next.repair().unwrap();
             assert_sound(&node, &mut next);
-            next.down(&Which::All, true).unwrap();
+            next.down(&Selector::All, true).unwrap();
             prop_assert!(node.kernel.system().links.is_empty());
             prop_assert!(node.kernel.system().firewall.is_empty());
         }
@@ -153,8 +157,8 @@ proptest! {
 
 #[test]
 fn a_warm_slot_costs_an_alias_and_one_transaction() {
-    let node = Node::new();
-    let mut daemon = node.sdn().resident();
+    let node = TestNode::new();
+    let mut daemon = node.node().resident();
     daemon.begin().unwrap();
     daemon.repair().unwrap();
     take(&Turn::Prepare(2), &mut daemon);
@@ -174,19 +178,19 @@ fn a_warm_slot_costs_an_alias_and_one_transaction() {
 
 #[test]
 fn a_slot_is_not_used_again_before_its_tap_is_gone() {
-    let node = Node::new();
-    let mut daemon = node.sdn().resident();
+    let node = TestNode::new();
+    let mut daemon = node.node().resident();
     let up = |number| Request::Up(vec![function(number, &[])], UpOptions::default());
     daemon.apply(&[up(0)]);
-    daemon.apply(&[Request::Down(Which::All)]);
-    let chore = daemon.condemned().unwrap().unwrap();
+    daemon.apply(&[Request::Down(Selector::All)]);
+    let task = daemon.draining().unwrap().unwrap();
     daemon.apply(&[up(1)]);
-    let slots = |daemon: &mut Sdn<FakeKernel>| -> Vec<_> {
+    let slots = |daemon: &mut Node<FakeKernel>| -> Vec<_> {
         daemon.list().unwrap().iter().map(|l| l.instance.slot.number()).collect()
     };
     assert_eq!(slots(&mut daemon), [1]);
-    assert!(daemon.condemned().unwrap().is_none(), "somebody is at it");
-    let done = chore.run(&mut node.kernel.clone());
+    assert!(daemon.draining().unwrap().is_none(), "somebody is at it");
+    let done = task.run(&mut node.kernel.clone());
     daemon.finish(&done).unwrap();
     daemon.apply(&[up(2)]);
     assert_eq!(slots(&mut daemon), [1, 0]);
@@ -194,14 +198,14 @@ fn a_slot_is_not_used_again_before_its_tap_is_gone() {
 
 #[test]
 fn a_port_that_moves_takes_its_flows_along_at_once() {
-    let node = Node::new();
-    let mut daemon = node.sdn().resident();
+    let node = TestNode::new();
+    let mut daemon = node.node().resident();
     // An odd port is UDP.
     let up = |number, port| Request::Up(vec![function(number, &[port])], UpOptions::default());
     daemon.apply(&[up(0, 8001), up(1, 8003)]);
     let guest = daemon.list().unwrap()[0].instance.addresses.guest;
     node.kernel.system().forgotten.clear();
-    daemon.apply(&[Request::Down(Which::All)]);
+    daemon.apply(&[Request::Down(Selector::All)]);
     let forgotten = || -> BTreeSet<_> { node.kernel.system().forgotten.iter().copied().collect() };
     assert_eq!(forgotten(), [].into(), "it is answered before");
     daemon.apply(&[up(2, 8001)]);
@@ -211,8 +215,8 @@ fn a_port_that_moves_takes_its_flows_along_at_once() {
 
 #[test]
 fn one_that_nothing_can_be_done_for_does_not_slow_the_others() {
-    let node = Node::new();
-    let mut daemon = node.sdn().resident();
+    let node = TestNode::new();
+    let mut daemon = node.node().resident();
     let up = |number: u16| {
         Request::Up(vec![function(number, &[8000 + number * 2])], UpOptions::default())
     };
@@ -233,14 +237,14 @@ fn one_that_nothing_can_be_done_for_does_not_slow_the_others() {
 
 #[test]
 fn counting_slots_writes_nothing() {
-    let node = Node::new();
-    let mut daemon = node.sdn().resident();
+    let node = TestNode::new();
+    let mut daemon = node.node().resident();
     let up = |number| Request::Up(vec![function(number, &[])], UpOptions::default());
     daemon.apply(&[up(0), up(1)]);
-    daemon.apply(&[Request::Down(Which::Named([function(0, &[]).name().clone()].into()))]);
+    daemon.apply(&[Request::Down(Selector::Named([function(0, &[]).name().clone()].into()))]);
     let counted = daemon.counts().unwrap();
     assert!(daemon.has_deferred());
-    assert_eq!(counted, (1, [(Spare::Condemned, 1)].into()));
+    assert_eq!(counted, (1, [(ReservedSlot::Draining, 1)].into()));
     daemon.flush().unwrap();
     assert_eq!(daemon.counts().unwrap(), counted);
 }

@@ -15,12 +15,12 @@ fn with_runs(count: usize) -> Store {
 
 #[test]
 fn a_down_looks_at_the_runs_of_its_own_instances_only() {
-    let which = |name: &str| Which::Named([name.parse().unwrap()].into());
+    let selector = |name: &str| Selector::Named([name.parse().unwrap()].into());
     let costs = [10, 10_000].map(|count| {
         let mut store = with_runs(count);
-        let (running, others) = (which("r7"), which("other"));
+        let (running, others) = (selector("r7"), selector("other"));
         assert!(refuse_running(&store, &running).is_err());
-        assert!(refuse_running(&store, &Which::All).is_err());
+        assert!(refuse_running(&store, &Selector::All).is_err());
         let (steps, refused) = store.steps(|store| refuse_running(store, &others));
         refused.unwrap();
         steps

@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 
 use super::{Object, Reason, Validator};
 use crate::{
-    definition::tree::{Node, Value},
+    definition::tree::{TreeNode, Value},
     model::{
         Accelerator, Account, BootArgs, Dns, Execution, ExecutionConflict, Image, Memory,
         MemoryError, Queues, Sha256, Vcpus, Vmm,
@@ -191,7 +191,7 @@ impl Validator {
         self.accept(Dns::try_from(servers).map_err(Reason::from), node.at, || path)
     }
 
-    fn server(&mut self, node: &Node, path: String) -> Option<Ipv4Addr> {
+    fn server(&mut self, node: &TreeNode, path: String) -> Option<Ipv4Addr> {
         let address = match &node.value {
             Value::String(text) => {
                 text.parse().map_err(|_syntax| Reason::Address { found: text.clone() })

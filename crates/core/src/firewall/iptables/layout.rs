@@ -2,7 +2,7 @@
 
 use super::{CHAIN, Rule, Table};
 use crate::{
-    firewall::{Entry, Ruleset, Skeleton},
+    firewall::{BaseRuleset, Entry, Ruleset},
     model::{Protocol, Slot},
 };
 
@@ -79,7 +79,7 @@ pub(super) fn jumps(table: Table) -> Vec<Rule> {
 
 /// The whole ruleset, in the order of [`Table`].
 pub(super) fn of_ruleset(ruleset: &Ruleset) -> [Layout; 3] {
-    let mut layouts = of_skeleton(&ruleset.skeleton);
+    let mut layouts = of_skeleton(&ruleset.base_ruleset);
     for layout in layouts.iter_mut().filter(|layout| layout.table == Table::Nat) {
         layout.rules.extend(ruleset.entries.iter().map(of_entry));
     }
@@ -87,11 +87,11 @@ pub(super) fn of_ruleset(ruleset: &Ruleset) -> [Layout; 3] {
 }
 
 /// The skeleton, in the order of [`Table`].
-pub(super) fn of_skeleton(skeleton: &Skeleton) -> [Layout; 3] {
-    [filter(skeleton), raw(), nat(skeleton)]
+pub(super) fn of_skeleton(base_ruleset: &BaseRuleset) -> [Layout; 3] {
+    [filter(base_ruleset), raw(), nat(base_ruleset)]
 }
 
-fn filter(Skeleton { pool, uplinks, guard }: &Skeleton) -> Layout {
+fn filter(BaseRuleset { pool, uplinks, guard }: &BaseRuleset) -> Layout {
     let ours = ours();
     let established = "-m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT";
     let mut bodies = vec![
@@ -123,7 +123,7 @@ fn raw() -> Layout {
     }
 }
 
-fn nat(Skeleton { pool, uplinks, .. }: &Skeleton) -> Layout {
+fn nat(BaseRuleset { pool, uplinks, .. }: &BaseRuleset) -> Layout {
     let masquerade = |uplink| format!("-s {pool} -o {uplink} -j MASQUERADE");
     let mut bodies: Vec<_> = uplinks.iter().map(masquerade).collect();
     bodies.push(format!("-s 127.0.0.0/8 -o {} -j MASQUERADE", ours()));

@@ -18,7 +18,7 @@ const HAIRPIN: Entry = Entry::Hairpin { guest: Ipv4Addr::new(10, 231, 0, 2) };
 fn ruleset(uplinks: &[&str], guard: bool) -> Ruleset {
     let uplinks = uplinks.iter().map(|&name| name.try_into().unwrap()).collect();
     Ruleset {
-        skeleton: Skeleton { pool: "10.231.0.0/16".parse().unwrap(), uplinks, guard },
+        base_ruleset: BaseRuleset { pool: "10.231.0.0/16".parse().unwrap(), uplinks, guard },
         entries: BTreeSet::from([
             exposure(Protocol::Tcp, None, 8080),
             exposure(Protocol::Udp, Some([192, 0, 2, 1]), 53),
@@ -148,7 +148,7 @@ fn what_is_misplaced_is_removed_by_its_own_words() {
 #[test]
 fn differences_are_named() {
     let state = state(&ruleset(&[], false), &Saved::parse(FOREIGN).unwrap());
-    let SkeletonState::Altered(differences) = state.skeleton else { panic!("not altered") };
+    let BaseState::Altered(differences) = state.base_ruleset else { panic!("not altered") };
     insta::assert_snapshot!(differences.join("\n"), @r#"
     filter: unexpected chain RIKLET-OLD
     filter: missing: -A RIKLET-FORWARD -i rik+ -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
@@ -185,11 +185,11 @@ fn stands(ruleset: &Ruleset) -> String {
 fn what_was_reset_is_intact() {
     let ruleset = ruleset(&["eth0"], true);
     let found = state(&ruleset, &Saved::parse(&stands(&ruleset)).unwrap());
-    assert_eq!(found.skeleton, SkeletonState::Intact);
+    assert_eq!(found.base_ruleset, BaseState::Intact);
     assert_eq!(found.entries, ruleset.entries);
     assert_eq!(found.strays, Vec::<String>::new());
     let nothing = state(&ruleset, &Saved::default());
-    assert_eq!(nothing.skeleton, SkeletonState::Absent);
+    assert_eq!(nothing.base_ruleset, BaseState::Absent);
     assert_eq!(remove(&Saved::default()), None);
 }
 
@@ -211,7 +211,7 @@ fn entries_are_read_in_the_written_form_only() {
         &format!("{}\n-A {}\n-A RIKLET-HAIRPIN", strays.join("\n"), layout::of_entry(&other)),
     );
     let found = state(&ruleset, &Saved::parse(&text).unwrap());
-    assert_eq!(found.skeleton, SkeletonState::Intact);
+    assert_eq!(found.base_ruleset, BaseState::Intact);
     assert_eq!(found.strays.len(), strays.len(), "{:?}", found.strays);
     assert_eq!(found.entries.difference(&ruleset.entries).collect::<Vec<_>>(), [&other]);
 }
@@ -226,26 +226,29 @@ fn a_table_that_cannot_be_printed_is_refused() {
 
 #[test]
 fn names_that_iptables_reads_otherwise_are_found() {
-    assert_eq!(unnameable(&ruleset(&["eth0", "wg-home.5"], false).skeleton), None);
-    let skeleton = ruleset(&["eth+"], false).skeleton;
-    assert_eq!(unnameable(&skeleton).map(InterfaceName::as_str), Some("eth+"));
+    assert_eq!(unnameable(&ruleset(&["eth0", "wg-home.5"], false).base_ruleset), None);
+    let base_ruleset = ruleset(&["eth+"], false).base_ruleset;
+    assert_eq!(unnameable(&base_ruleset).map(InterfaceName::as_str), Some("eth+"));
 }
 
 #[test]
 fn a_gate_matters_where_it_can_stop_something() {
-    let gate = |rules: &str| {
+    let foreign_chain = |rules: &str| {
         let text = format!("*filter\n:INPUT ACCEPT [0:0]\n:FORWARD {rules}\nCOMMIT\n");
-        gate_state(&Saved::parse(&text).unwrap()).map(|state| (state.open, state.touched))
+        foreign_chain_state(&Saved::parse(&text).unwrap()).map(|state| (state.open, state.touched))
     };
-    assert_eq!(gate("ACCEPT [0:0]"), None);
-    assert_eq!(gate("DROP [0:0]"), Some((false, false)));
-    assert_eq!(gate("ACCEPT [0:0]\n-A FORWARD -j LOG"), Some((false, false)));
+    assert_eq!(foreign_chain("ACCEPT [0:0]"), None);
+    assert_eq!(foreign_chain("DROP [0:0]"), Some((false, false)));
+    assert_eq!(foreign_chain("ACCEPT [0:0]\n-A FORWARD -j LOG"), Some((false, false)));
     let chain = ":RIKLET-FORWARD - [0:0]\n-A RIKLET-FORWARD -i rik+ -j ACCEPT";
-    assert_eq!(gate(&format!("ACCEPT [0:0]\n{chain}")), Some((false, true)));
+    assert_eq!(foreign_chain(&format!("ACCEPT [0:0]\n{chain}")), Some((false, true)));
     let chain = format!("{chain}\n-A RIKLET-FORWARD -o rik+ -j ACCEPT\n");
     let jump = "-A FORWARD -j RIKLET-FORWARD";
-    assert_eq!(gate(&format!("DROP [0:0]\n{chain}{jump}")), Some((true, true)));
-    assert_eq!(gate(&format!("DROP [0:0]\n{chain}-A FORWARD -j LOG\n{jump}")), Some((false, true)));
-    assert_eq!(gate_state(&Saved::default()), None);
-    assert_eq!(set_gate(true, &Saved::default()), None);
+    assert_eq!(foreign_chain(&format!("DROP [0:0]\n{chain}{jump}")), Some((true, true)));
+    assert_eq!(
+        foreign_chain(&format!("DROP [0:0]\n{chain}-A FORWARD -j LOG\n{jump}")),
+        Some((false, true))
+    );
+    assert_eq!(foreign_chain_state(&Saved::default()), None);
+    assert_eq!(set_passage(true, &Saved::default()), None);
 }

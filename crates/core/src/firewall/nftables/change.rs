@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
+    base_ruleset,
     element::{self, Element},
     object::Operation,
-    skeleton,
 };
 use crate::firewall::{Change, Entry};
 
@@ -15,13 +15,13 @@ const ELEMENTS_A_MESSAGE: usize = 200;
 /// The messages of the transaction that makes the change.
 #[must_use]
 pub fn operations(change: &Change) -> Vec<Operation> {
-    let table = skeleton::name();
+    let table = base_ruleset::name();
     // A table that is not there cannot be deleted; one that is there can be added.
     let remove = [table.add(None), table.delete(0)];
     match change {
         Change::Reset(ruleset) => {
-            let skeleton = skeleton::add(&ruleset.skeleton);
-            remove.into_iter().chain(skeleton).chain(add_many(&ruleset.entries)).collect()
+            let base_ruleset = base_ruleset::add(&ruleset.base_ruleset);
+            remove.into_iter().chain(base_ruleset).chain(add_many(&ruleset.entries)).collect()
         }
         Change::Delta { remove, add } => {
             // One element a message: a refusal then names the entry.
@@ -54,7 +54,7 @@ fn add_many(entries: &BTreeSet<Entry>) -> Vec<Operation> {
                 [] => String::new(),
             };
             let elements: Vec<_> = chunk.iter().map(|(_, element)| element.clone()).collect();
-            operations.push(element::add(&skeleton::name(), set, &elements, what));
+            operations.push(element::add(&base_ruleset::name(), set, &elements, what));
         }
     }
     operations

@@ -12,8 +12,8 @@ use netlink_packet_netfilter::{
 };
 
 use super::{
+    base_ruleset::{BOUND, EXPOSURES, HAIRPIN},
     object::{Operation, TableName},
-    skeleton::{BOUND, EXPOSURES, HAIRPIN},
 };
 use crate::{
     firewall::Entry,

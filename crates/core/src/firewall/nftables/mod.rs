@@ -2,12 +2,12 @@
 
 #![expect(missing_docs, reason = "the words of the backend, for the crate that speaks them")]
 
+pub mod base_ruleset;
 mod change;
 pub mod element;
 mod expression;
-pub mod gate;
+pub mod foreign_chain;
 mod object;
-pub mod skeleton;
 mod state;
 pub mod tables;
 

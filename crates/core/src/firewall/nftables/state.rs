@@ -3,11 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
+    base_ruleset::{self, UPLINKS},
     element::{self, Element},
     object::{Chain, Rule, Set, Table},
-    skeleton::{self, UPLINKS},
 };
-use crate::firewall::{Entry, FirewallState, Ruleset, Skeleton, SkeletonState};
+use crate::firewall::{BaseRuleset, BaseState, Entry, FirewallState, Ruleset};
 
 /// Everything in our table.
 #[derive(Debug)]
@@ -24,18 +24,18 @@ impl Found {
     /// What it is, and in what it differs from the expected.
     #[must_use]
     pub fn against(&self, expected: &Ruleset) -> FirewallState {
-        let mut lines = self.table_differences(&expected.skeleton);
-        lines.extend(self.chain_differences(&expected.skeleton));
-        lines.extend(self.rule_differences(&expected.skeleton));
-        lines.extend(self.set_differences(&expected.skeleton));
+        let mut lines = self.table_differences(&expected.base_ruleset);
+        lines.extend(self.chain_differences(&expected.base_ruleset));
+        lines.extend(self.rule_differences(&expected.base_ruleset));
+        lines.extend(self.set_differences(&expected.base_ruleset));
         let (entries, strays) = self.entries();
-        let skeleton =
-            if lines.is_empty() { SkeletonState::Intact } else { SkeletonState::Altered(lines) };
-        FirewallState { skeleton, entries, strays }
+        let base_ruleset =
+            if lines.is_empty() { BaseState::Intact } else { BaseState::Altered(lines) };
+        FirewallState { base_ruleset, entries, strays }
     }
 
-    fn table_differences(&self, skeleton: &Skeleton) -> Vec<String> {
-        let expected = skeleton::table(skeleton);
+    fn table_differences(&self, base_ruleset: &BaseRuleset) -> Vec<String> {
+        let expected = base_ruleset::table(base_ruleset);
         let mut lines = Vec::new();
         if self.table.userdata != expected.userdata {
             lines.push(format!("table {}: made for other settings", expected.name));
@@ -51,8 +51,8 @@ impl Found {
         lines
     }
 
-    fn chain_differences(&self, skeleton: &Skeleton) -> Vec<String> {
-        let expected = skeleton::chains(skeleton);
+    fn chain_differences(&self, base_ruleset: &BaseRuleset) -> Vec<String> {
+        let expected = base_ruleset::chains(base_ruleset);
         let mut lines = Vec::new();
         for wanted in &expected {
             let found = self.chains.iter().find(|chain| chain.name == wanted.name);
@@ -70,9 +70,9 @@ impl Found {
         lines
     }
 
-    fn rule_differences(&self, skeleton: &Skeleton) -> Vec<String> {
+    fn rule_differences(&self, base_ruleset: &BaseRuleset) -> Vec<String> {
         let mut expected: BTreeMap<String, Vec<Rule>> = BTreeMap::new();
-        for rule in skeleton::rules(skeleton) {
+        for rule in base_ruleset::rules(base_ruleset) {
             expected.entry(rule.chain.clone()).or_default().push(rule);
         }
         let chains = expected.iter().flat_map(|(chain, wanted)| {
@@ -82,8 +82,8 @@ impl Found {
         chains.collect()
     }
 
-    fn set_differences(&self, skeleton: &Skeleton) -> Vec<String> {
-        let expected = skeleton::sets();
+    fn set_differences(&self, base_ruleset: &BaseRuleset) -> Vec<String> {
+        let expected = base_ruleset::sets();
         let mut lines = Vec::new();
         for wanted in &expected {
             match self.sets.iter().find(|set| set.name == wanted.name) {
@@ -97,7 +97,7 @@ impl Found {
         let foreign = |set: &&Set| !expected.iter().any(|wanted| wanted.name == set.name);
         let foreign = self.sets.iter().filter(foreign);
         lines.extend(foreign.map(|set| format!("set {}: foreign", set.name)));
-        let uplinks: BTreeSet<_> = skeleton.uplinks.iter().map(element::uplink).collect();
+        let uplinks: BTreeSet<_> = base_ruleset.uplinks.iter().map(element::uplink).collect();
         let found = self.elements.get(UPLINKS).into_iter().flatten().cloned().collect();
         if uplinks != found {
             lines.push(format!("set {UPLINKS}: other interfaces"));

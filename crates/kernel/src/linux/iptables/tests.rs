@@ -6,7 +6,7 @@ use rustix::thread::{UnshareFlags, unshare_unsafe};
 
 use super::*;
 use riklet_core::{
-    firewall::{Gate, SkeletonState},
+    firewall::{BaseState, ForeignChain},
     model::Protocol,
 };
 
@@ -54,7 +54,7 @@ impl Host {
     }
 
     fn probe(self, ruleset: &Ruleset) -> bool {
-        probe(&Launcher::default(), self.0, &ruleset.skeleton, &ruleset.entries).unwrap()
+        probe(&Launcher::default(), self.0, &ruleset.base_ruleset, &ruleset.entries).unwrap()
     }
 
     fn state(self, expected: &Ruleset) -> FirewallState {
@@ -65,7 +65,7 @@ impl Host {
     #[track_caller]
     fn assert_stands(self, expected: &Ruleset) {
         let entries = expected.entries.clone();
-        let intact = FirewallState { skeleton: SkeletonState::Intact, entries, strays: vec![] };
+        let intact = FirewallState { base_ruleset: BaseState::Intact, entries, strays: vec![] };
         assert_eq!(self.state(expected), intact, "{:?}", self.0);
         assert!(self.probe(expected), "{:?}", self.0);
     }
@@ -98,7 +98,7 @@ fn ruleset(entries: &[Entry]) -> Ruleset {
     let uplinks = ["eth0", "wlan0"].map(|name| name.try_into().unwrap());
     let pool = "10.231.0.0/16".parse().unwrap();
     Ruleset {
-        skeleton: Skeleton { pool, uplinks: BTreeSet::from(uplinks), guard: true },
+        base_ruleset: BaseRuleset { pool, uplinks: BTreeSet::from(uplinks), guard: true },
         entries: entries.iter().copied().collect(),
     }
 }
@@ -134,7 +134,7 @@ fn what_is_changed_is_found() {
             guest_port: 5353,
         };
         let before = ruleset(&[exposure(0, 8080), hairpin(0)]);
-        assert_eq!(host.state(&before).skeleton, SkeletonState::Absent);
+        assert_eq!(host.state(&before).base_ruleset, BaseState::Absent);
         assert!(!host.probe(&before));
         host.reset(&before);
         host.assert_stands(&before);
@@ -151,16 +151,16 @@ fn a_probe_sees_every_change_of_the_skeleton() {
     each_variant(|host| {
         let stands = ruleset(&[]);
         host.reset(&stands);
-        let differs = |change: fn(&mut Skeleton)| {
+        let differs = |change: fn(&mut BaseRuleset)| {
             let mut other = stands.clone();
-            change(&mut other.skeleton);
+            change(&mut other.base_ruleset);
             assert!(!host.probe(&other));
-            assert!(matches!(host.state(&other).skeleton, SkeletonState::Altered(_)));
+            assert!(matches!(host.state(&other).base_ruleset, BaseState::Altered(_)));
         };
-        differs(|skeleton| skeleton.guard = false);
-        differs(|skeleton| skeleton.pool = "10.232.0.0/16".parse().unwrap());
-        differs(|skeleton| skeleton.uplinks.retain(|name| name.as_str() == "eth0"));
-        differs(|skeleton| skeleton.uplinks.extend("eth1".try_into()));
+        differs(|base_ruleset| base_ruleset.guard = false);
+        differs(|base_ruleset| base_ruleset.pool = "10.232.0.0/16".parse().unwrap());
+        differs(|base_ruleset| base_ruleset.uplinks.retain(|name| name.as_str() == "eth0"));
+        differs(|base_ruleset| base_ruleset.uplinks.extend("eth1".try_into()));
     });
 }
 
@@ -170,7 +170,7 @@ fn a_delta_is_refused_as_a_whole() {
         let stands = ruleset(&[exposure(0, 8080), hairpin(0)]);
         let refused = host.delta(&[], &[exposure(1, 9090)]).unwrap_err();
         assert!(!refused.words.is_empty(), "without a skeleton");
-        assert_eq!(host.state(&stands).skeleton, SkeletonState::Absent);
+        assert_eq!(host.state(&stands).base_ruleset, BaseState::Absent);
 
         host.reset(&stands);
         let remove = [exposure(0, 8080), exposure(0, 8081)];
@@ -222,7 +222,7 @@ fn drift_is_found_and_mended() {
         host.reset(&stands);
         for (drift, words) in DRIFT {
             host.feed(&format!("{drift}\n"));
-            let SkeletonState::Altered(found) = host.state(&stands).skeleton else {
+            let BaseState::Altered(found) = host.state(&stands).base_ruleset else {
                 panic!("{:?}: {drift}: not found", host.0)
             };
             assert!(found.iter().any(|line| line.contains(words)), "{drift}: {found:?}");
@@ -265,7 +265,7 @@ fn removing_leaves_what_was_there() {
 #[test]
 fn looking_and_removing_create_no_table() {
     each_variant(|host| {
-        assert_eq!(host.state(&ruleset(&[])).skeleton, SkeletonState::Absent);
+        assert_eq!(host.state(&ruleset(&[])).base_ruleset, BaseState::Absent);
         host.change(&Change::Remove).unwrap();
         assert_eq!(legacy_gate().unwrap(), None);
         set_legacy_gate(&Launcher::default(), true).unwrap();
@@ -279,10 +279,10 @@ fn looking_and_removing_create_no_table() {
 fn an_interface_that_iptables_cannot_name_is_refused() {
     each_variant(|host| {
         let mut ruleset = ruleset(&[]);
-        ruleset.skeleton.uplinks.insert("eth+".try_into().unwrap());
+        ruleset.base_ruleset.uplinks.insert("eth+".try_into().unwrap());
         let refused = host.change(&Change::Reset(ruleset.clone())).unwrap_err();
         assert!(refused.words.contains("eth+"), "{refused}");
-        assert_eq!(host.state(&ruleset).skeleton, SkeletonState::Absent);
+        assert_eq!(host.state(&ruleset).base_ruleset, BaseState::Absent);
     });
 }
 
@@ -290,18 +290,19 @@ fn an_interface_that_iptables_cannot_name_is_refused() {
 fn the_legacy_gate_opens_and_closes() {
     in_namespace(|| {
         let legacy = Host(IptablesVariant::Legacy);
-        let gate = || legacy_gate().unwrap().map(|state| (state.gate, state.open, state.touched));
+        let foreign_chain =
+            || legacy_gate().unwrap().map(|state| (state.foreign_chain, state.open, state.touched));
         legacy.feed("*filter\n:FORWARD ACCEPT [0:0]\nCOMMIT\n");
-        assert_eq!(gate(), None, "it stops nothing");
+        assert_eq!(foreign_chain(), None, "it stops nothing");
         legacy.feed(FOREIGN);
         let before = legacy.save();
-        assert_eq!(gate(), Some((Gate::LegacyIptables, false, false)));
+        assert_eq!(foreign_chain(), Some((ForeignChain::LegacyIptables, false, false)));
         set_legacy_gate(&Launcher::default(), true).unwrap();
-        assert_eq!(gate(), Some((Gate::LegacyIptables, true, true)));
+        assert_eq!(foreign_chain(), Some((ForeignChain::LegacyIptables, true, true)));
         legacy.feed("*filter\n-I FORWARD -j DROP\nCOMMIT\n");
-        assert_eq!(gate(), Some((Gate::LegacyIptables, false, true)));
+        assert_eq!(foreign_chain(), Some((ForeignChain::LegacyIptables, false, true)));
         set_legacy_gate(&Launcher::default(), true).unwrap();
-        assert_eq!(gate(), Some((Gate::LegacyIptables, true, true)));
+        assert_eq!(foreign_chain(), Some((ForeignChain::LegacyIptables, true, true)));
         legacy.feed("*filter\n-D FORWARD -j DROP\nCOMMIT\n");
         set_legacy_gate(&Launcher::default(), false).unwrap();
         set_legacy_gate(&Launcher::default(), false).unwrap();

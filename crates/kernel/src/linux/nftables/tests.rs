@@ -10,7 +10,7 @@ use rustix::thread::{UnshareFlags, unshare_unsafe};
 use super::*;
 use crate::process;
 use riklet_core::{
-    firewall::Gate,
+    firewall::ForeignChain,
     model::{Protocol, Slot},
 };
 
@@ -79,8 +79,8 @@ fn hairpin(guest: u8) -> Entry {
     Entry::Hairpin { guest: Ipv4Addr::new(10, 231, 0, guest) }
 }
 
-fn skeleton() -> Skeleton {
-    Skeleton {
+fn base_ruleset() -> BaseRuleset {
+    BaseRuleset {
         pool: "10.231.0.0/16".parse().unwrap(),
         uplinks: ["eth0".parse().unwrap(), "wlan0".parse().unwrap()].into(),
         guard: true,
@@ -88,7 +88,7 @@ fn skeleton() -> Skeleton {
 }
 
 fn ruleset(entries: impl IntoIterator<Item = Entry>) -> Ruleset {
-    Ruleset { skeleton: skeleton(), entries: entries.into_iter().collect() }
+    Ruleset { base_ruleset: base_ruleset(), entries: entries.into_iter().collect() }
 }
 
 fn delta(remove: &[Entry], add: &[Entry]) -> Change {
@@ -97,7 +97,7 @@ fn delta(remove: &[Entry], add: &[Entry]) -> Change {
 
 fn intact(entries: impl IntoIterator<Item = Entry>) -> FirewallState {
     let entries = entries.into_iter().collect();
-    FirewallState { skeleton: SkeletonState::Intact, entries, strays: vec![] }
+    FirewallState { base_ruleset: BaseState::Intact, entries, strays: vec![] }
 }
 
 #[test]
@@ -108,26 +108,26 @@ fn a_ruleset_comes_changes_and_goes() {
         let mut kernel = Nftables::open().unwrap();
         let expected = ruleset([exposure(8080, 2), bound(53), hairpin(2)]);
         let absent = kernel.state(&expected).unwrap();
-        assert_eq!(absent.skeleton, SkeletonState::Absent);
-        assert!(!kernel.probe(&skeleton(), &BTreeSet::new()).unwrap());
+        assert_eq!(absent.base_ruleset, BaseState::Absent);
+        assert!(!kernel.probe(&base_ruleset(), &BTreeSet::new()).unwrap());
         kernel.change(&Change::Remove).unwrap();
 
         kernel.change(&Change::Reset(expected.clone())).unwrap();
-        assert!(kernel.probe(&skeleton(), &expected.entries).unwrap());
-        assert!(!kernel.probe(&skeleton(), &[exposure(8081, 2)].into()).unwrap());
-        assert!(!kernel.probe(&skeleton(), &[exposure(8080, 3)].into()).unwrap());
+        assert!(kernel.probe(&base_ruleset(), &expected.entries).unwrap());
+        assert!(!kernel.probe(&base_ruleset(), &[exposure(8081, 2)].into()).unwrap());
+        assert!(!kernel.probe(&base_ruleset(), &[exposure(8080, 3)].into()).unwrap());
         assert_eq!(kernel.state(&expected).unwrap(), intact(expected.entries.clone()));
 
         kernel.change(&delta(&[bound(53), exposure(8080, 2)], &[exposure(8080, 9)])).unwrap();
         let entries = [exposure(8080, 9), hairpin(2)];
-        assert!(kernel.probe(&skeleton(), &entries.into()).unwrap());
+        assert!(kernel.probe(&base_ruleset(), &entries.into()).unwrap());
         assert_eq!(kernel.state(&expected).unwrap(), intact(entries));
 
-        let unguarded = Skeleton { guard: false, ..skeleton() };
+        let unguarded = BaseRuleset { guard: false, ..base_ruleset() };
         assert!(!kernel.probe(&unguarded, &BTreeSet::new()).unwrap());
-        let other = Ruleset { skeleton: unguarded.clone(), entries: BTreeSet::new() };
+        let other = Ruleset { base_ruleset: unguarded.clone(), entries: BTreeSet::new() };
         let state = kernel.state(&other).unwrap();
-        assert!(matches!(state.skeleton, SkeletonState::Altered(_)), "{state:?}");
+        assert!(matches!(state.base_ruleset, BaseState::Altered(_)), "{state:?}");
         kernel.change(&Change::Reset(other.clone())).unwrap();
         assert!(kernel.probe(&unguarded, &BTreeSet::new()).unwrap());
         assert_eq!(kernel.state(&other).unwrap(), intact([]));
@@ -143,7 +143,7 @@ fn nft_shows_the_table_and_accepts_what_it_shows() {
         let mut kernel = Nftables::open().unwrap();
         let entries = [exposure(8080, 2), bound(53), hairpin(2)];
         let mut expected = ruleset(entries);
-        expected.skeleton.pool = "10.231.192.0/18".parse().unwrap();
+        expected.base_ruleset.pool = "10.231.192.0/18".parse().unwrap();
         kernel.change(&Change::Reset(expected.clone())).unwrap();
         let shown = run("nft", &["list", "table", "inet", "riklet"], "").unwrap();
         assert!(shown.contains("ip saddr 10.231.192.0/18 oifname @uplinks masquerade"), "{shown}");
@@ -246,7 +246,7 @@ fn every_alteration_of_the_skeleton_is_seen() {
             assert_eq!(kernel.state(&expected).unwrap(), intact(expected.entries.clone()));
             nft(&command());
             let state = kernel.state(&expected).unwrap();
-            let SkeletonState::Altered(lines) = &state.skeleton else {
+            let BaseState::Altered(lines) = &state.base_ruleset else {
                 panic!("{what}: {state:?}")
             };
             assert!(!lines.is_empty() && lines.len() < 10, "{what}: {lines:#?}");
@@ -256,7 +256,7 @@ fn every_alteration_of_the_skeleton_is_seen() {
         nft("add element inet riklet exposures { icmp . 80 : 10.231.0.2 . 80 }
              add element inet riklet hairpin { 10.231.0.2 . 10.231.0.3 }");
         let state = kernel.state(&expected).unwrap();
-        assert_eq!(state.skeleton, SkeletonState::Intact);
+        assert_eq!(state.base_ruleset, BaseState::Intact);
         assert_eq!(state.entries, expected.entries);
         assert_eq!(state.strays.len(), 2, "{:?}", state.strays);
     });
@@ -274,25 +274,35 @@ fn the_probe_sees_rules_come_and_go() {
             "add table inet riklet { flags dormant; }",
         ] {
             kernel.change(&Change::Reset(ruleset([]))).unwrap();
-            assert!(kernel.probe(&skeleton(), &BTreeSet::new()).unwrap());
+            assert!(kernel.probe(&base_ruleset(), &BTreeSet::new()).unwrap());
             nft(command);
-            assert!(!kernel.probe(&skeleton(), &BTreeSet::new()).unwrap(), "{command}");
+            assert!(!kernel.probe(&base_ruleset(), &BTreeSet::new()).unwrap(), "{command}");
         }
         // More entries than one request asks for.
         let many: BTreeSet<_> = (1..=200).map(|port| exposure(port, 2)).collect();
         kernel.change(&Change::Reset(ruleset(many.clone()))).unwrap();
-        assert!(kernel.probe(&skeleton(), &many).unwrap());
+        assert!(kernel.probe(&base_ruleset(), &many).unwrap());
         // A firewall that came after us.
         iptables("-P FORWARD DROP");
-        assert!(!kernel.probe(&skeleton(), &BTreeSet::new()).unwrap());
-        kernel.set_gate(GateFamily::Ip, "filter", "FORWARD", true).unwrap();
-        assert!(kernel.probe(&skeleton(), &BTreeSet::new()).unwrap());
+        assert!(!kernel.probe(&base_ruleset(), &BTreeSet::new()).unwrap());
+        kernel.set_passage(ForeignFamily::Ip, "filter", "FORWARD", true).unwrap();
+        assert!(kernel.probe(&base_ruleset(), &BTreeSet::new()).unwrap());
     });
 }
 
-fn gate(family: GateFamily, table: &str, chain: &str, open: bool, touched: bool) -> GateState {
+fn foreign_chain(
+    family: ForeignFamily,
+    table: &str,
+    chain: &str,
+    open: bool,
+    touched: bool,
+) -> ForeignChainState {
     let (table, chain) = (table.to_owned(), chain.to_owned());
-    GateState { gate: Gate::Nftables { family, table, chain }, open, touched }
+    ForeignChainState {
+        foreign_chain: ForeignChain::Nftables { family, table, chain },
+        open,
+        touched,
+    }
 }
 
 #[test]
@@ -305,17 +315,19 @@ fn the_gate_of_iptables_opens_is_mended_and_closes() {
         }
         let before = (iptables_save(), listing());
         let mut kernel = Nftables::open().unwrap();
-        let forward =
-            |open, touched| vec![gate(GateFamily::Ip, "filter", "FORWARD", open, touched)];
-        let mut set = |open| kernel.set_gate(GateFamily::Ip, "filter", "FORWARD", open).unwrap();
-        let gates = || Nftables::open().unwrap().gates(false).unwrap();
-        assert_eq!(gates(), forward(false, false));
-        assert_eq!(Nftables::open().unwrap().gates(true).unwrap(), []);
+        let forward = |open, touched| {
+            vec![foreign_chain(ForeignFamily::Ip, "filter", "FORWARD", open, touched)]
+        };
+        let mut set =
+            |open| kernel.set_passage(ForeignFamily::Ip, "filter", "FORWARD", open).unwrap();
+        let foreign_chains = || Nftables::open().unwrap().foreign_chains(false).unwrap();
+        assert_eq!(foreign_chains(), forward(false, false));
+        assert_eq!(Nftables::open().unwrap().foreign_chains(true).unwrap(), []);
         set(false);
         assert_eq!((iptables_save(), listing()), before);
 
         set(true);
-        assert_eq!(gates(), forward(true, true));
+        assert_eq!(foreign_chains(), forward(true, true));
         let open = (iptables_save(), listing());
         let rules = "-A FORWARD -j RIKLET-FORWARD\n-A FORWARD -i eth7 -j ACCEPT\n-A FORWARD -j DOCKER\n\
                      -A RIKLET-FORWARD -i rik+ -j ACCEPT\n-A RIKLET-FORWARD -o rik+ -j ACCEPT\n";
@@ -332,9 +344,9 @@ fn the_gate_of_iptables_opens_is_mended_and_closes() {
             "-I RIKLET-FORWARD -i rik3 -j DROP",
         ] {
             iptables(damage);
-            assert_eq!(gates(), forward(false, true), "{damage}");
+            assert_eq!(foreign_chains(), forward(false, true), "{damage}");
             set(true);
-            assert_eq!(gates(), forward(true, true), "{damage}");
+            assert_eq!(foreign_chains(), forward(true, true), "{damage}");
             if damage == "-I FORWARD -j DOCKER" {
                 iptables("-D FORWARD -j DOCKER");
             }
@@ -359,27 +371,31 @@ fn only_chains_that_drop_or_have_something_of_ours_are_gates() {
         let before = listing();
         let mut kernel = Nftables::open().unwrap();
         kernel.change(&Change::Reset(ruleset([]))).unwrap();
-        let foo = |chain, open, touched| gate(GateFamily::Inet, "foo", chain, open, touched);
-        let first = kernel.gates(false).unwrap();
+        let foo =
+            |chain, open, touched| foreign_chain(ForeignFamily::Inet, "foo", chain, open, touched);
+        let first = kernel.foreign_chains(false).unwrap();
         assert_eq!(first, [foo("forward", false, false), foo("later", false, false)]);
         for chain in ["forward", "later"] {
-            kernel.set_gate(GateFamily::Inet, "foo", chain, true).unwrap();
+            kernel.set_passage(ForeignFamily::Inet, "foo", chain, true).unwrap();
         }
         let both = [foo("forward", true, true), foo("later", true, true)];
-        assert_eq!(kernel.gates(false).unwrap(), both);
+        assert_eq!(kernel.foreign_chains(false).unwrap(), both);
 
-        kernel.set_gate(GateFamily::Inet, "foo", "forward", false).unwrap();
-        assert_eq!(kernel.gates(false).unwrap(), [foo("forward", false, true), both[1].clone()]);
+        kernel.set_passage(ForeignFamily::Inet, "foo", "forward", false).unwrap();
+        assert_eq!(
+            kernel.foreign_chains(false).unwrap(),
+            [foo("forward", false, true), both[1].clone()]
+        );
         // A policy that has become accept leaves something to close.
         nft("add chain inet foo later { policy accept; }");
-        assert!(kernel.gates(false).unwrap().contains(&both[1]));
+        assert!(kernel.foreign_chains(false).unwrap().contains(&both[1]));
         nft("add chain inet foo later { policy drop; }");
-        kernel.set_gate(GateFamily::Inet, "foo", "later", false).unwrap();
+        kernel.set_passage(ForeignFamily::Inet, "foo", "later", false).unwrap();
         kernel.change(&Change::Remove).unwrap();
         assert_eq!(listing(), before);
 
-        kernel.set_gate(GateFamily::Inet, "gone", "forward", false).unwrap();
-        let refused = kernel.set_gate(GateFamily::Inet, "gone", "forward", true).unwrap_err();
+        kernel.set_passage(ForeignFamily::Inet, "gone", "forward", false).unwrap();
+        let refused = kernel.set_passage(ForeignFamily::Inet, "gone", "forward", true).unwrap_err();
         assert_eq!(refused.errno, Some(Refusal::ENOENT));
     });
 }
@@ -413,13 +429,13 @@ fn owned(table: &TableName, chain: &str) -> Nftables {
 fn a_table_with_an_owner_is_no_gate() {
     in_namespace(|| {
         let owners = [
-            owned(&gate::table(GateFamily::Ip, "filter"), "FORWARD"),
-            owned(&gate::table(GateFamily::Inet, "firewalld"), "forward"),
+            owned(&foreign_chain::table(ForeignFamily::Ip, "filter"), "FORWARD"),
+            owned(&foreign_chain::table(ForeignFamily::Inet, "firewalld"), "forward"),
         ];
         let mut kernel = Nftables::open().unwrap();
-        assert_eq!(kernel.gates(false).unwrap(), []);
+        assert_eq!(kernel.foreign_chains(false).unwrap(), []);
         kernel.change(&Change::Reset(ruleset([]))).unwrap();
-        assert!(kernel.probe(&skeleton(), &BTreeSet::new()).unwrap());
+        assert!(kernel.probe(&base_ruleset(), &BTreeSet::new()).unwrap());
         drop(owners);
     });
 }
@@ -428,7 +444,7 @@ fn a_table_with_an_owner_is_no_gate() {
 fn five_thousand_entries_are_written_and_read_back() {
     in_namespace(|| {
         let mut kernel = Nftables::open().unwrap();
-        let pool = skeleton().pool;
+        let pool = base_ruleset().pool;
         let guests = (0..2_500).map(|slot| pool.addresses(Slot::new(slot)).unwrap().guest);
         let entries: BTreeSet<_> = (1..)
             .zip(guests)
@@ -446,7 +462,7 @@ fn five_thousand_entries_are_written_and_read_back() {
         let expected = ruleset(entries.clone());
         kernel.change(&Change::Reset(expected.clone())).unwrap();
         assert_eq!(kernel.state(&expected).unwrap(), intact(entries.clone()));
-        assert!(kernel.probe(&skeleton(), &entries).unwrap());
+        assert!(kernel.probe(&base_ruleset(), &entries).unwrap());
         // As one delta, which has a message an entry.
         kernel.change(&Change::Delta { remove: entries.clone(), add: BTreeSet::new() }).unwrap();
         kernel.change(&Change::Delta { remove: BTreeSet::new(), add: entries.clone() }).unwrap();

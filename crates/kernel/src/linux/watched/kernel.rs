@@ -13,8 +13,8 @@ use super::{Known, Watched};
 use crate::{AccountKind, Kernel, KernelError, Listener};
 use riklet_core::{
     firewall::{
-        Backend, Change, Entry, FirewallState, Gate, GateState, IptablesVariant, Ruleset, Skeleton,
-        SkeletonState,
+        Backend, BaseRuleset, BaseState, Change, Entry, FirewallState, ForeignChain,
+        ForeignChainState, IptablesVariant, Ruleset,
     },
     flows::Flows,
     link::{LinkSpec, LinkState, Tap},
@@ -83,31 +83,31 @@ impl Kernel for Watched {
         self.kernel.remove_address(link, address)
     }
 
-    fn condemn_links(
+    fn drain_links(
         &mut self,
         links: &BTreeMap<InterfaceName, BTreeSet<Ipv4Net>>,
     ) -> Result<(), KernelError> {
-        let done = self.kernel.condemn_links(links);
+        let done = self.kernel.drain_links(links);
         self.listen()?;
         done
     }
 
-    fn delete_condemned_links(&mut self) -> Result<(), KernelError> {
-        self.kernel.delete_condemned_links()
+    fn delete_draining_links(&mut self) -> Result<(), KernelError> {
+        self.kernel.delete_draining_links()
     }
 
     fn probe_firewall(
         &mut self,
         backend: Backend,
-        skeleton: &Skeleton,
+        base_ruleset: &BaseRuleset,
         entries: &BTreeSet<Entry>,
     ) -> Result<bool, KernelError> {
         self.backend = Some(backend);
         self.listen()?;
-        if self.is_known(backend, skeleton, entries) {
+        if self.is_known(backend, base_ruleset, entries) {
             return Ok(true);
         }
-        self.kernel.probe_firewall(backend, skeleton, entries)
+        self.kernel.probe_firewall(backend, base_ruleset, entries)
     }
 
     fn firewall(
@@ -117,18 +117,18 @@ impl Kernel for Watched {
     ) -> Result<FirewallState, KernelError> {
         self.backend = Some(backend);
         self.listen()?;
-        if self.is_known(backend, &expected.skeleton, &BTreeSet::new())
+        if self.is_known(backend, &expected.base_ruleset, &BTreeSet::new())
             && let Some(known) = &self.firewall
         {
-            let (skeleton, entries) = (SkeletonState::Intact, known.entries.clone());
-            return Ok(FirewallState { skeleton, entries, strays: vec![] });
+            let (base_ruleset, entries) = (BaseState::Intact, known.entries.clone());
+            return Ok(FirewallState { base_ruleset, entries, strays: vec![] });
         }
         self.firewall = None;
         let state = self.kernel.firewall(backend, expected)?;
-        let whole = state.skeleton == SkeletonState::Intact && state.strays.is_empty();
+        let whole = state.base_ruleset == BaseState::Intact && state.strays.is_empty();
         self.firewall = whole.then(|| Known {
             backend,
-            skeleton: expected.skeleton.clone(),
+            base_ruleset: expected.base_ruleset.clone(),
             entries: state.entries.clone(),
         });
         // What somebody changed while it was read makes it unknown again.
@@ -151,23 +151,23 @@ impl Kernel for Watched {
         done.and(heard)
     }
 
-    fn gates(&mut self, backend: Backend) -> Result<Vec<GateState>, KernelError> {
+    fn foreign_chains(&mut self, backend: Backend) -> Result<Vec<ForeignChainState>, KernelError> {
         self.listen()?;
-        if let Some(gates) = &self.gates {
-            return Ok(gates.clone());
+        if let Some(foreign_chains) = &self.foreign_chains {
+            return Ok(foreign_chains.clone());
         }
-        let gates = self.kernel.gates(backend)?;
-        self.gates = Some(gates.clone());
-        Ok(gates)
+        let foreign_chains = self.kernel.foreign_chains(backend)?;
+        self.foreign_chains = Some(foreign_chains.clone());
+        Ok(foreign_chains)
     }
 
-    fn set_gate(&mut self, gate: &Gate, open: bool) -> Result<(), KernelError> {
+    fn set_passage(&mut self, foreign_chain: &ForeignChain, open: bool) -> Result<(), KernelError> {
         self.listen()?;
         self.iptables_at_work = true;
-        let done = self.kernel.set_gate(gate, open);
+        let done = self.kernel.set_passage(foreign_chain, open);
         let heard = self.listen();
         self.iptables_at_work = false;
-        self.gates = None;
+        self.foreign_chains = None;
         done.and(heard)
     }
 

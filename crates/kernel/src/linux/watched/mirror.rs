@@ -8,7 +8,7 @@ use netlink_packet_route::RouteNetlinkMessage;
 use super::{super::link_state, feed::Message};
 use crate::linux::netlink::read_u32;
 use riklet_core::{
-    link::{CONDEMNED_GROUP, LinkSpec, LinkState},
+    link::{DRAINING_GROUP, LinkSpec, LinkState},
     model::{InterfaceName, Slot},
 };
 
@@ -55,7 +55,7 @@ impl Mirror {
         self.unread.clear();
         self.unknown.clear();
         let down = |(index, state): (&u32, &LinkState)| {
-            let quiet = !state.up && state.group != CONDEMNED_GROUP;
+            let quiet = !state.up && state.group != DRAINING_GROUP;
             quiet.then(|| (state.name.clone(), *index))
         };
         self.down = self.links.iter().filter_map(down).collect();
@@ -132,7 +132,7 @@ impl Mirror {
     }
 
     fn keep(&mut self, index: u32, state: LinkState) {
-        if state.up || state.group == CONDEMNED_GROUP {
+        if state.up || state.group == DRAINING_GROUP {
             self.down.remove(&state.name);
         } else {
             self.down.insert(state.name.clone(), index);
@@ -196,7 +196,7 @@ impl Mirror {
     }
 
     /// Has so many of the interfaces asked for again, in turn.
-    pub(super) fn doubt(&mut self, count: usize) {
+    pub(super) fn mark_stale(&mut self, count: usize) {
         let after = |name: &&InterfaceName| self.last.as_ref().is_none_or(|last| *name > last);
         let next: Vec<_> = self.names.keys().filter(after).take(count).cloned().collect();
         self.last = if next.len() < count { None } else { next.last().cloned() };

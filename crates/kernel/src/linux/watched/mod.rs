@@ -28,7 +28,7 @@ use self::{
 use super::Linux;
 use crate::{Kernel, KernelError};
 use riklet_core::{
-    firewall::{Backend, Change, Entry, GateState, IptablesVariant, Ruleset, Skeleton},
+    firewall::{Backend, BaseRuleset, Change, Entry, ForeignChainState, IptablesVariant, Ruleset},
     link::LinkState,
     model::{InterfaceName, Slot},
 };
@@ -51,7 +51,7 @@ const AF_INET: u8 = 2;
 const LONGEST_DEFAULT: u8 = 8;
 
 /// So many interfaces are asked for again at once: it takes some 20 ms.
-const DOUBTED: usize = 256;
+const STALE: usize = 256;
 
 /// What changed since it was last asked.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -62,7 +62,7 @@ pub struct Changes {
     /// Somebody else changed what is ours in the firewall.
     pub firewall: bool,
     /// Somebody else changed what is or may be a gate.
-    pub gates: bool,
+    pub foreign_chains: bool,
     /// The uplinks, or their MTU, are others.
     pub uplinks: bool,
     /// Forwarding was turned on or off.
@@ -80,7 +80,7 @@ type Uplinks = BTreeMap<InterfaceName, Option<u32>>;
 #[derive(Debug)]
 struct Known {
     backend: Backend,
-    skeleton: Skeleton,
+    base_ruleset: BaseRuleset,
     entries: BTreeSet<Entry>,
 }
 
@@ -101,7 +101,7 @@ pub struct Watched {
     firewall: Option<Known>,
     /// The backend that was last spoken to.
     backend: Option<Backend>,
-    gates: Option<Vec<GateState>>,
+    foreign_chains: Option<Vec<ForeignChainState>>,
     uplinks: Option<BTreeSet<InterfaceName>>,
     /// The uplinks as they were when it was last asked for changes.
     uplinks_before: Option<Uplinks>,
@@ -130,7 +130,7 @@ impl Watched {
             iptables_at_work: false,
             firewall: None,
             backend: None,
-            gates: None,
+            foreign_chains: None,
             uplinks: None,
             uplinks_before: None,
             uplinks_suspected: false,
@@ -153,7 +153,7 @@ impl Watched {
     pub fn changes(&mut self) -> Result<Changes, KernelError> {
         self.listen()?;
         self.learn()?;
-        let (Touched { firewall, gates }, mut causes) = self.transactions.take();
+        let (Touched { firewall, foreign_chains }, mut causes) = self.transactions.take();
         let uplinks = self.uplinks_changed()?;
         if uplinks {
             causes.push("the uplink changed".to_owned());
@@ -161,15 +161,15 @@ impl Watched {
         let sysctls = std::mem::take(&mut self.sysctls_changed);
         let lost = std::mem::take(&mut self.lost);
         let links = self.mirror.take_changed();
-        Ok(Changes { links, firewall, gates, uplinks, sysctls, lost, causes })
+        Ok(Changes { links, firewall, foreign_chains, uplinks, sysctls, lost, causes })
     }
 
     /// Forgets what nobody would be told of if it changed; of interfaces some, the next in turn. Returns whether the
     /// firewall is of that kind.
     pub fn refresh(&mut self) -> bool {
-        self.mirror.doubt(DOUBTED);
+        self.mirror.mark_stale(STALE);
         self.forwarding = None;
-        self.gates = None;
+        self.foreign_chains = None;
         let unheard = self.backend == Some(Backend::Iptables(IptablesVariant::Legacy));
         if unheard {
             self.firewall = None;
@@ -181,7 +181,7 @@ impl Watched {
     pub fn forget(&mut self) {
         self.mirrored = false;
         self.forwarding = None;
-        self.gates = None;
+        self.foreign_chains = None;
         self.firewall = None;
         self.uplinks = None;
         self.strangers.clear();
@@ -205,7 +205,7 @@ impl Watched {
             backend: self.backend,
             port: self.kernel.nftables_port(),
             iptables_at_work: self.iptables_at_work,
-            gates: self.gates.as_deref().unwrap_or_default(),
+            foreign_chains: self.foreign_chains.as_deref().unwrap_or_default(),
         };
         lost |= netfilter.drain(|message| transactions.hear(message, ours)).map_err(failed)?;
         if mirror.take_strangers() {
@@ -224,8 +224,8 @@ impl Watched {
         if fresh.firewall {
             self.firewall = None;
         }
-        if fresh.gates {
-            self.gates = None;
+        if fresh.foreign_chains {
+            self.foreign_chains = None;
         }
         if lost {
             self.lost = true;
@@ -270,11 +270,18 @@ impl Watched {
     }
 
     /// Whether it is known to have this, without asking.
-    fn is_known(&self, backend: Backend, skeleton: &Skeleton, entries: &BTreeSet<Entry>) -> bool {
-        let open = self.gates.as_ref().is_some_and(|gates| gates.iter().all(|gate| gate.open));
+    fn is_known(
+        &self,
+        backend: Backend,
+        base_ruleset: &BaseRuleset,
+        entries: &BTreeSet<Entry>,
+    ) -> bool {
+        let open = self.foreign_chains.as_ref().is_some_and(|foreign_chains| {
+            foreign_chains.iter().all(|foreign_chain| foreign_chain.open)
+        });
         let stands = self.firewall.as_ref().is_some_and(|known| {
             known.backend == backend
-                && known.skeleton == *skeleton
+                && known.base_ruleset == *base_ruleset
                 && entries.iter().all(|entry| known.entries.contains(entry))
         });
         open && stands
@@ -283,9 +290,9 @@ impl Watched {
     /// What the firewall has after a change that was made.
     fn follow(&mut self, backend: Backend, change: &Change) {
         match change {
-            Change::Reset(Ruleset { skeleton, entries }) => {
-                let (skeleton, entries) = (skeleton.clone(), entries.clone());
-                self.firewall = Some(Known { backend, skeleton, entries });
+            Change::Reset(Ruleset { base_ruleset, entries }) => {
+                let (base_ruleset, entries) = (base_ruleset.clone(), entries.clone());
+                self.firewall = Some(Known { backend, base_ruleset, entries });
             }
             Change::Delta { remove, add } => {
                 if let Some(known) = &mut self.firewall {

@@ -2,7 +2,9 @@
 
 use super::feed::Message;
 use crate::linux::netlink::read_u32;
-use riklet_core::firewall::{Backend, Gate, GateFamily, GateState, IptablesVariant};
+use riklet_core::firewall::{
+    Backend, ForeignChain, ForeignChainState, ForeignFamily, IptablesVariant,
+};
 
 /// `NFNL_SUBSYS_NFTABLES`, and `NFT_MSG_*` of `<linux/netfilter/nf_tables.h>`.
 const SUBSYSTEM: u16 = 10;
@@ -35,7 +37,7 @@ pub(super) struct Touched {
     /// What is ours.
     pub(super) firewall: bool,
     /// What is, or may become, a gate.
-    pub(super) gates: bool,
+    pub(super) foreign_chains: bool,
 }
 
 /// Transactions, as they are told of: each object that they touched, and at the end who it was.
@@ -59,7 +61,7 @@ pub(super) struct Ours<'a> {
     /// Whether a program of iptables is at work for us.
     pub(super) iptables_at_work: bool,
     /// The gates that are known.
-    pub(super) gates: &'a [GateState],
+    pub(super) foreign_chains: &'a [ForeignChainState],
 }
 
 impl Transactions {
@@ -75,7 +77,7 @@ impl Transactions {
         } else if !by_us {
             let touched = touched(kind, message, ours);
             self.under_way.firewall |= touched.firewall;
-            self.under_way.gates |= touched.gates;
+            self.under_way.foreign_chains |= touched.foreign_chains;
         }
     }
 
@@ -87,7 +89,7 @@ impl Transactions {
         }
         for place in [&mut self.fresh, &mut self.touched] {
             place.firewall |= touched.firewall;
-            place.gates |= touched.gates;
+            place.foreign_chains |= touched.foreign_chains;
         }
         if touched.firewall {
             let process = message.attribute(GENERAL, GENERATION_PROCESS);
@@ -113,7 +115,7 @@ fn touched(kind: u16, message: Message<'_>, ours: Ours<'_>) -> Touched {
     let Some(table) = message.text(GENERAL, TABLE) else { return Touched::default() };
     if family == INET && table == "riklet" {
         let firewall = !matches!(ours.backend, Some(Backend::Iptables(_)));
-        return Touched { firewall, gates: false };
+        return Touched { firewall, foreign_chains: false };
     }
     let chain = match kind {
         NEW_CHAIN | DELETED_CHAIN => message.text(GENERAL, CHAIN_NAME),
@@ -125,7 +127,10 @@ fn touched(kind: u16, message: Message<'_>, ours: Ours<'_>) -> Touched {
         && matches!(table, "filter" | "nat" | "raw");
     let named = |chain: &str| chain.starts_with(OURS) || BUILT_IN.contains(&chain);
     let firewall = iptables && (kind == DELETED_TABLE || chain.is_some_and(named));
-    Touched { firewall, gates: touches_gate(kind, family, table, chain, message, ours.gates) }
+    Touched {
+        firewall,
+        foreign_chains: touches_gate(kind, family, table, chain, message, ours.foreign_chains),
+    }
 }
 
 fn touches_gate(
@@ -134,19 +139,19 @@ fn touches_gate(
     table: &str,
     chain: Option<&str>,
     message: Message<'_>,
-    gates: &[GateState],
+    foreign_chains: &[ForeignChainState],
 ) -> bool {
     let wanted = match family {
-        INET => GateFamily::Inet,
-        IPV4 => GateFamily::Ip,
+        INET => ForeignFamily::Inet,
+        IPV4 => ForeignFamily::Ip,
         _ => return false,
     };
     let of_gate = |chain: Option<&str>| {
-        gates.iter().any(|state| match &state.gate {
-            Gate::Nftables { family, table: of, chain: named } => {
+        foreign_chains.iter().any(|state| match &state.foreign_chain {
+            ForeignChain::Nftables { family, table: of, chain: named } => {
                 *family == wanted && of == table && chain.is_none_or(|chain| chain == named)
             }
-            Gate::LegacyIptables => false,
+            ForeignChain::LegacyIptables => false,
         })
     };
     let ours = chain.is_some_and(|chain| chain.starts_with(OURS));

@@ -5,15 +5,15 @@ use riklet_testkit::namespace::{ip, isolated, run};
 use super::*;
 use crate::Kernel;
 use riklet_core::{
-    firewall::{FirewallState, SkeletonState},
+    firewall::{BaseState, FirewallState},
     link::{LinkSpec, Tap},
     model::Protocol,
     plan::IP_FORWARD,
-    workload::{Node, spare},
+    workload::{NodeFacts, spare},
 };
 
 fn spec(number: u16) -> LinkSpec {
-    let node = Node { pool: "10.231.0.0/16".parse().unwrap(), mtu: 1500 };
+    let node = NodeFacts { pool: "10.231.0.0/16".parse().unwrap(), mtu: 1500 };
     spare(Slot::new(number), &node).unwrap().link
 }
 
@@ -42,9 +42,9 @@ fn assert_mirrors(watched: &mut Watched, after: &str) {
     assert_eq!(by_name(found), by_name(wanted), "after {after}");
 }
 
-fn skeleton() -> Skeleton {
+fn base_ruleset() -> BaseRuleset {
     let pool = "10.231.0.0/16".parse().unwrap();
-    Skeleton { pool, uplinks: BTreeSet::new(), guard: false }
+    BaseRuleset { pool, uplinks: BTreeSet::new(), guard: false }
 }
 
 fn exposure(port: u16) -> Entry {
@@ -62,9 +62,9 @@ fn exposure(port: u16) -> Entry {
 fn with_firewall(ports: &[u16]) -> Watched {
     let mut watched = watched();
     let entries = ports.iter().map(|&port| exposure(port)).collect();
-    let ruleset = Ruleset { skeleton: skeleton(), entries };
+    let ruleset = Ruleset { base_ruleset: base_ruleset(), entries };
     watched.change_firewall(Backend::Nftables, &Change::Reset(ruleset)).unwrap();
-    watched.gates(Backend::Nftables).unwrap();
+    watched.foreign_chains(Backend::Nftables).unwrap();
     watched.changes().unwrap();
     watched
 }
@@ -72,7 +72,7 @@ fn with_firewall(ports: &[u16]) -> Watched {
 impl Watched {
     fn knows(&self, ports: &[u16]) -> bool {
         let entries = ports.iter().map(|&port| exposure(port)).collect();
-        self.is_known(Backend::Nftables, &skeleton(), &entries)
+        self.is_known(Backend::Nftables, &base_ruleset(), &entries)
     }
 }
 
@@ -201,7 +201,8 @@ fn whoever_changes_our_table_is_found_out() {
             assert!(found.firewall, "{change}");
             assert!(found.causes[0].starts_with("nft (pid "), "{:?}", found.causes);
             assert!(!watched.knows(&[]), "{change}");
-            let ruleset = Ruleset { skeleton: skeleton(), entries: [exposure(8080)].into() };
+            let ruleset =
+                Ruleset { base_ruleset: base_ruleset(), entries: [exposure(8080)].into() };
             let state = watched.firewall(Backend::Nftables, &ruleset).unwrap();
             assert_ne!(state, with_firewall_state(), "{change}");
         });
@@ -210,7 +211,7 @@ fn whoever_changes_our_table_is_found_out() {
 
 fn with_firewall_state() -> FirewallState {
     let entries = [exposure(8080)].into();
-    FirewallState { skeleton: SkeletonState::Intact, entries, strays: vec![] }
+    FirewallState { base_ruleset: BaseState::Intact, entries, strays: vec![] }
 }
 
 #[test]
@@ -232,15 +233,15 @@ fn what_others_do_to_theirs_is_theirs() {
             "nft",
             "add chain ip docker forward { type filter hook forward priority 0 ; policy drop ; }",
         );
-        assert!(watched.changes().unwrap().gates);
-        let gates = watched.gates(Backend::Nftables).unwrap();
-        assert_eq!(gates.len(), 1);
-        watched.set_gate(&gates[0].gate, true).unwrap();
-        assert!(watched.gates(Backend::Nftables).unwrap()[0].open);
+        assert!(watched.changes().unwrap().foreign_chains);
+        let foreign_chains = watched.foreign_chains(Backend::Nftables).unwrap();
+        assert_eq!(foreign_chains.len(), 1);
+        watched.set_passage(&foreign_chains[0].foreign_chain, true).unwrap();
+        assert!(watched.foreign_chains(Backend::Nftables).unwrap()[0].open);
         watched.changes().unwrap();
         run("nft", "insert rule ip docker forward drop");
-        assert!(watched.changes().unwrap().gates, "a rule before ours");
-        assert!(!watched.gates(Backend::Nftables).unwrap()[0].open);
+        assert!(watched.changes().unwrap().foreign_chains, "a rule before ours");
+        assert!(!watched.foreign_chains(Backend::Nftables).unwrap()[0].open);
     });
 }
 
@@ -249,7 +250,7 @@ fn iptables_is_ours_while_we_call_it() {
     isolated(|| {
         let backend = Backend::Iptables(IptablesVariant::Nft);
         let mut watched = watched();
-        let ruleset = Ruleset { skeleton: skeleton(), entries: [exposure(8080)].into() };
+        let ruleset = Ruleset { base_ruleset: base_ruleset(), entries: [exposure(8080)].into() };
         watched.change_firewall(backend, &Change::Reset(ruleset)).unwrap();
         assert!(!watched.changes().unwrap().firewall);
         run("iptables-nft", "-t nat -A POSTROUTING -s 192.0.2.0/24 -j MASQUERADE");
@@ -316,7 +317,7 @@ fn of_what_is_down_the_kernel_is_asked() {
         }
         watched.set_owner(&name(3), &Tap { owner: Some(7), ..Tap::default() }).unwrap();
         assert_mirrors(&mut watched, "another owner");
-        watched.condemn_links(&[(name(3), BTreeSet::new())].into()).unwrap();
+        watched.drain_links(&[(name(3), BTreeSet::new())].into()).unwrap();
         assert_mirrors(&mut watched, "condemned");
     });
 }
@@ -352,12 +353,13 @@ fn what_iptables_did_before_us_is_not_ours() {
     isolated(|| {
         run("iptables-nft", "-P FORWARD DROP");
         let mut watched = with_firewall(&[8080]);
-        let gate = watched.gates(Backend::Nftables).unwrap().remove(0).gate;
-        watched.set_gate(&gate, true).unwrap();
-        watched.gates(Backend::Nftables).unwrap();
+        let foreign_chain =
+            watched.foreign_chains(Backend::Nftables).unwrap().remove(0).foreign_chain;
+        watched.set_passage(&foreign_chain, true).unwrap();
+        watched.foreign_chains(Backend::Nftables).unwrap();
         watched.changes().unwrap();
         run("iptables-nft", "-P FORWARD ACCEPT");
-        watched.set_gate(&gate, true).unwrap();
-        assert!(watched.changes().unwrap().gates);
+        watched.set_passage(&foreign_chain, true).unwrap();
+        assert!(watched.changes().unwrap().foreign_chains);
     });
 }

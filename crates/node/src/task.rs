@@ -3,15 +3,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Sdn, SdnError, host::Host};
-use crate::store::{Lock, Spare};
+use super::{Node, NodeError, host::Host};
+use crate::store::{Lock, ReservedSlot};
 use riklet_core::{flows::Flows, link::LinkSpec, model::Slot, workload};
 use riklet_kernel::{Kernel, KernelError};
 
 /// Work on spare slots, to be done by any thread, with a kernel of its own of the same network namespace. Where it is
-/// not done, or not to its end, [`Sdn::repair`] does it.
+/// not done, or not to its end, [`Node::repair`] does it.
 #[derive(Debug)]
-pub struct Chore {
+pub struct BackgroundTask {
     work: Work,
     lock: Lock,
 }
@@ -22,9 +22,9 @@ enum Work {
     Reap { slots: BTreeSet<Slot>, flows: BTreeSet<Flows> },
 }
 
-/// A chore that was done, for [`Sdn::finish`].
+/// A chore that was done, for [`Node::finish`].
 #[derive(Debug)]
-pub struct Done {
+pub struct TaskOutcome {
     /// Slots whose TAPs are there now.
     pub warm: BTreeSet<Slot>,
     /// Slots whose TAPs and flows are gone now.
@@ -36,10 +36,10 @@ pub struct Done {
     _lock: Lock,
 }
 
-impl Chore {
+impl BackgroundTask {
     /// Does it. The kernel's changes are made under the lock of whoever asked for them.
-    pub fn run(self, kernel: &mut impl Kernel) -> Done {
-        let mut done = Done {
+    pub fn run(self, kernel: &mut impl Kernel) -> TaskOutcome {
+        let mut done = TaskOutcome {
             warm: BTreeSet::new(),
             free: BTreeSet::new(),
             failed: BTreeMap::new(),
@@ -59,9 +59,9 @@ impl Chore {
                 let names = slots.iter().map(|slot| (slot.interface(), BTreeSet::new())).collect();
                 // They are down already, unless somebody set one up since.
                 let reaped = kernel
-                    .condemn_links(&names)
+                    .drain_links(&names)
                     .and_then(|()| kernel.forget_flows(&flows))
-                    .and_then(|()| kernel.delete_condemned_links());
+                    .and_then(|()| kernel.delete_draining_links());
                 match reaped {
                     Ok(()) => done.free = slots,
                     Err(error) => done.kept = Some((slots, error)),
@@ -72,13 +72,13 @@ impl Chore {
     }
 }
 
-impl<K: Kernel> Sdn<K> {
+impl<K: Kernel> Node<K> {
     /// Reserves so many slots, whose TAPs are to be made; `None` where there is none to reserve, or the node has not
-    /// been used yet. The process must be [`Sdn::resident`], and hand what the chore says to [`Self::finish`].
+    /// been used yet. The process must be [`Node::resident`], and hand what the chore says to [`Self::finish`].
     ///
     /// # Errors
     /// Where the records cannot be changed.
-    pub fn prepare(&mut self, count: usize) -> Result<Option<Chore>, SdnError> {
+    pub fn prepare(&mut self, count: usize) -> Result<Option<BackgroundTask>, NodeError> {
         let lock = self.lock()?;
         let mut store = self.open_store()?;
         let tx = store.transaction()?;
@@ -98,18 +98,18 @@ impl<K: Kernel> Sdn<K> {
         }
         let resident = self.resident.get_or_insert_default();
         resident.busy.extend(specs.keys());
-        Ok(Some(Chore { work: Work::Prepare(specs), lock }))
+        Ok(Some(BackgroundTask { work: Work::Prepare(specs), lock }))
     }
 
     /// The condemned slots, whose TAPs are to be deleted; `None` where there is none that no chore works on.
     ///
     /// # Errors
     /// Where the records cannot be read.
-    pub fn condemned(&mut self) -> Result<Option<Chore>, SdnError> {
+    pub fn draining(&mut self) -> Result<Option<BackgroundTask>, NodeError> {
         let lock = self.lock()?;
         let mut store = self.open_store()?;
         let tx = store.transaction()?;
-        let slots = tx.spares(Spare::Condemned)?;
+        let slots = tx.spares(ReservedSlot::Draining)?;
         let host = Host::decided(&mut self.kernel, &self.config, &tx)?;
         drop(tx);
         self.keep_store(store);
@@ -120,14 +120,14 @@ impl<K: Kernel> Sdn<K> {
         resident.busy.extend(&slots);
         let guest = |&slot: &Slot| Some(host.node.pool.addresses(slot)?.guest);
         let flows = slots.iter().filter_map(guest).map(|guest| Flows::Guest { guest }).collect();
-        Ok(Some(Chore { work: Work::Reap { slots, flows }, lock }))
+        Ok(Some(BackgroundTask { work: Work::Reap { slots, flows }, lock }))
     }
 
     /// Records what a chore did. Slots whose TAPs could not be made are not prepared again by this process.
     ///
     /// # Errors
     /// Where the records cannot be changed: then [`Self::repair`] finds the chore undone.
-    pub fn finish(&mut self, done: &Done) -> Result<(), SdnError> {
+    pub fn finish(&mut self, done: &TaskOutcome) -> Result<(), NodeError> {
         let _lock = self.lock()?;
         let resident = self.resident.get_or_insert_default();
         let kept = done.kept.iter().flat_map(|(slots, _)| slots);
@@ -142,10 +142,10 @@ impl<K: Kernel> Sdn<K> {
             tx.warm(slot)?;
         }
         for &slot in &done.free {
-            tx.free_spare(slot, Spare::Condemned)?;
+            tx.free_spare(slot, ReservedSlot::Draining)?;
         }
         for &slot in done.failed.keys() {
-            tx.free_spare(slot, Spare::Preparing)?;
+            tx.free_spare(slot, ReservedSlot::Creating)?;
         }
         tx.commit()?;
         self.keep_store(store);

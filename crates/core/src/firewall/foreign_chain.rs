@@ -7,11 +7,11 @@ use std::fmt;
 /// comes from or goes to one of our interfaces. What of that may pass is decided in our own chains, which
 /// the packet passes too; so a gate needs no more than the interfaces' name.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Gate {
+pub enum ForeignChain {
     /// A base chain of nf_tables: of iptables-nft, Docker, ufw, or somebody's own ruleset.
     Nftables {
         /// `ip` or `inet`.
-        family: GateFamily,
+        family: ForeignFamily,
         /// The table.
         table: String,
         /// The base chain.
@@ -23,7 +23,7 @@ pub enum Gate {
 
 /// The address family of a gate's table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum GateFamily {
+pub enum ForeignFamily {
     /// IPv4 only.
     Ip,
     /// IPv4 and IPv6.
@@ -32,16 +32,16 @@ pub enum GateFamily {
 
 /// A gate of the host, as found.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct GateState {
+pub struct ForeignChainState {
     /// Which one.
-    pub gate: Gate,
+    pub foreign_chain: ForeignChain,
     /// Whether our traffic passes: our chain is there, complete, and jumped to first.
     pub open: bool,
     /// Whether it has something of ours that closing it would remove (also where it is not `open`).
     pub touched: bool,
 }
 
-impl fmt::Display for GateFamily {
+impl fmt::Display for ForeignFamily {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Ip => "ip",
@@ -50,7 +50,7 @@ impl fmt::Display for GateFamily {
     }
 }
 
-impl fmt::Display for Gate {
+impl fmt::Display for ForeignChain {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Nftables { family, table, chain } => write!(f, "{family} {table} {chain}"),

@@ -7,24 +7,24 @@ use riklet_core::model::{InstanceName, Slot};
 
 /// What is the matter with a spare slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Spare {
+pub enum ReservedSlot {
     /// Its TAP is being made; the kernel may have all, some or nothing of it.
-    Preparing,
+    Creating,
     /// Its TAP is there and waits for an instance. A new name takes the lowest of these.
-    Warm,
+    Ready,
     /// The instance that had it is gone; its TAP and its flows may still be there.
-    Condemned,
+    Draining,
 }
 
-impl Spare {
-    pub(crate) const ALL: [Self; 3] = [Self::Preparing, Self::Warm, Self::Condemned];
+impl ReservedSlot {
+    pub(crate) const ALL: [Self; 3] = [Self::Creating, Self::Ready, Self::Draining];
 
     /// The number in the column `state`.
     const fn number(self) -> i64 {
         match self {
-            Self::Preparing => 0,
-            Self::Warm => 1,
-            Self::Condemned => 2,
+            Self::Creating => 0,
+            Self::Ready => 1,
+            Self::Draining => 2,
         }
     }
 }
@@ -34,20 +34,22 @@ impl Store {
     ///
     /// # Errors
     /// Where the database cannot be read.
-    pub fn spare_of(&self, slot: Slot) -> Result<Option<Spare>, StoreError> {
+    pub fn spare_of(&self, slot: Slot) -> Result<Option<ReservedSlot>, StoreError> {
         let row = self.row("look up a slot", sql::SPARE, [slot.number()], |row| row.get(0))?;
-        Ok(row.and_then(|state: i64| Spare::ALL.into_iter().find(|spare| spare.number() == state)))
+        Ok(row.and_then(|state: i64| {
+            ReservedSlot::ALL.into_iter().find(|spare| spare.number() == state)
+        }))
     }
 
     /// How many slots there are in each of these states.
     ///
     /// # Errors
     /// Where the database cannot be read.
-    pub fn count_spares(&self) -> Result<BTreeMap<Spare, usize>, StoreError> {
+    pub fn count_spares(&self) -> Result<BTreeMap<ReservedSlot, usize>, StoreError> {
         let sql = "SELECT state, count(*) FROM spares GROUP BY state";
         let rows: Vec<(i64, usize)> =
             self.rows("count the spare slots", sql, |row| Ok((row.get(0)?, row.get(1)?)))?;
-        let spare = |number| Spare::ALL.into_iter().find(|spare| spare.number() == number);
+        let spare = |number| ReservedSlot::ALL.into_iter().find(|spare| spare.number() == number);
         Ok(rows.into_iter().filter_map(|(number, count)| Some((spare(number)?, count))).collect())
     }
 
@@ -55,7 +57,7 @@ impl Store {
     ///
     /// # Errors
     /// Where the database cannot be read.
-    pub fn spares(&self, spare: Spare) -> Result<Vec<Slot>, StoreError> {
+    pub fn spares(&self, spare: ReservedSlot) -> Result<Vec<Slot>, StoreError> {
         let sql = format!("SELECT slot FROM spares WHERE state = {} ORDER BY slot", spare.number());
         let slots: Vec<u16> = self.rows("list the spare slots", &sql, |row| row.get(0))?;
         Ok(slots.into_iter().map(Slot::new).collect())
@@ -64,7 +66,7 @@ impl Store {
 
 impl Tx<'_> {
     /// Takes so many of the lowest free slots below `capacity`, those to `avoid` left out, as
-    /// [`Spare::Preparing`]; fewer where there are not so many.
+    /// [`ReservedSlot::Creating`]; fewer where there are not so many.
     ///
     /// # Errors
     /// Where the database cannot be written.
@@ -91,7 +93,7 @@ impl Tx<'_> {
             next += 1;
         }
         for &slot in &taken {
-            self.set_spare(slot, Spare::Preparing)?;
+            self.set_spare(slot, ReservedSlot::Creating)?;
         }
         Ok(taken)
     }
@@ -113,7 +115,7 @@ impl Tx<'_> {
     ///
     /// # Errors
     /// Where the database cannot be written.
-    pub fn set_spare(&self, slot: Slot, spare: Spare) -> Result<(), StoreError> {
+    pub fn set_spare(&self, slot: Slot, spare: ReservedSlot) -> Result<(), StoreError> {
         let sql = "INSERT OR REPLACE INTO spares (slot, state) VALUES (?, ?)";
         self.execute("spare a slot", sql, (slot.number(), spare.number())).map(drop)
     }
@@ -132,7 +134,7 @@ impl Tx<'_> {
     ///
     /// # Errors
     /// Where the database cannot be written.
-    pub fn free_spare(&self, slot: Slot, spare: Spare) -> Result<(), StoreError> {
+    pub fn free_spare(&self, slot: Slot, spare: ReservedSlot) -> Result<(), StoreError> {
         let operation = "free a spare slot";
         if self.execute(operation, sql::FREE_SPARE, (slot.number(), spare.number()))? == 0 {
             return Ok(());
@@ -140,14 +142,14 @@ impl Tx<'_> {
         self.execute(operation, sql::FREE_SLOT, [slot.number()]).map(drop)
     }
 
-    /// Removes a record of this generation, and frees its ports; its slot becomes [`Spare::Condemned`]. Returns
+    /// Removes a record of this generation, and frees its ports; its slot becomes [`ReservedSlot::Draining`]. Returns
     /// `false` where the record was changed or removed since: then nothing is changed.
     ///
     /// # Errors
     /// Where the database cannot be written.
-    pub fn condemn(&self, name: &InstanceName, generation: Generation) -> Result<bool, StoreError> {
+    pub fn drain(&self, name: &InstanceName, generation: Generation) -> Result<bool, StoreError> {
         let Some(slot) = self.forget(name, generation)? else { return Ok(false) };
-        self.set_spare(slot, Spare::Condemned).map(|()| true)
+        self.set_spare(slot, ReservedSlot::Draining).map(|()| true)
     }
 
     /// Forgets a record, and which file asked for it, and frees its ports. Returns its slot.

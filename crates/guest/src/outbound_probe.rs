@@ -17,7 +17,7 @@ const TIMEOUT: Duration = Duration::from_secs(3);
 const MAX_ANSWER: usize = 64 * 1024;
 
 /// An errand under way.
-pub(super) enum Errand {
+pub(super) enum OutboundProbe {
     /// A TCP connection, a request sent, an answer read to its end.
     Connect { socket: SocketHandle, to: SocketAddrV4, asked: bool, answer: Vec<u8>, until: Instant },
     /// A datagram sent, one awaited.
@@ -49,7 +49,7 @@ struct UdpFailure {
     reason: &'static str,
 }
 
-impl Errand {
+impl OutboundProbe {
     /// Begins to connect.
     pub(super) fn connect(
         to: SocketAddrV4,

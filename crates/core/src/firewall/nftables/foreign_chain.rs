@@ -8,11 +8,11 @@ use netlink_packet_netfilter::{
 };
 
 use super::{
+    base_ruleset,
     expression::{DROP, accept, counter, from_guest, jump, to_guest},
     object::{Chain, Operation, Rule, Table, TableName},
-    skeleton,
 };
-use crate::firewall::{Gate, GateFamily, GateState};
+use crate::firewall::{ForeignChain, ForeignChainState, ForeignFamily};
 
 /// The regular chain beside the foreign one.
 pub const PASSAGE: &str = "RIKLET-FORWARD";
@@ -27,10 +27,10 @@ pub fn iptables_filter() -> TableName {
 
 /// The table of a gate.
 #[must_use]
-pub fn table(family: GateFamily, name: &str) -> TableName {
+pub fn table(family: ForeignFamily, name: &str) -> TableName {
     let family = match family {
-        GateFamily::Ip => NetfilterProtoFamily::IPv4,
-        GateFamily::Inet => NetfilterProtoFamily::Inet,
+        ForeignFamily::Ip => NetfilterProtoFamily::IPv4,
+        ForeignFamily::Inet => NetfilterProtoFamily::Inet,
     };
     TableName::new(family, name)
 }
@@ -61,7 +61,7 @@ pub fn candidates<'a>(
 ) -> Vec<&'a Chain> {
     let owned = |name: &TableName| tables.iter().any(|t| t.name == *name && t.is_owned());
     let ours = |name: &TableName| {
-        *name == skeleton::name() || (iptables_nft_is_ours && *name == iptables_filter())
+        *name == base_ruleset::name() || (iptables_nft_is_ours && *name == iptables_filter())
     };
     let candidate = |c: &&Chain| filters_forwarded(c) && !ours(&c.table) && !owned(&c.table);
     chains.iter().filter(candidate).collect()
@@ -85,7 +85,7 @@ pub fn is_of_iptables(chain: &Chain) -> bool {
 /// One that accepts by policy is a gate only where it has something of ours: a rule that leads into the
 /// passage, or a passage that no other gate of its table accounts for.
 #[must_use]
-pub fn states(found: &[Found]) -> Vec<GateState> {
+pub fn states(found: &[Found]) -> Vec<ForeignChainState> {
     let mut states = Vec::new();
     let mut accounted: Vec<&TableName> = Vec::new();
     for found in found.iter().filter(|found| drops(&found.chain) || found.is_jumped_from()) {
@@ -104,15 +104,15 @@ pub fn states(found: &[Found]) -> Vec<GateState> {
 impl Found {
     /// The gate, and whether it is open.
     #[must_use]
-    pub fn state(&self) -> Option<GateState> {
+    pub fn state(&self) -> Option<ForeignChainState> {
         let family = match self.chain.table.family {
-            NetfilterProtoFamily::IPv4 => GateFamily::Ip,
-            NetfilterProtoFamily::Inet => GateFamily::Inet,
+            NetfilterProtoFamily::IPv4 => ForeignFamily::Ip,
+            NetfilterProtoFamily::Inet => ForeignFamily::Inet,
             _ => return None,
         };
         let (table, chain) = (self.chain.table.name.clone(), self.chain.name.clone());
-        Some(GateState {
-            gate: Gate::Nftables { family, table, chain },
+        Some(ForeignChainState {
+            foreign_chain: ForeignChain::Nftables { family, table, chain },
             open: self.jumps_once_and_first() && self.passage_is_complete(),
             touched: self.is_jumped_from() || self.passage.is_some(),
         })

@@ -18,7 +18,7 @@ use super::{
     },
     object::{Base, Chain, INTERFACE, Operation, Rule, Set, Table, TableName, comment},
 };
-use crate::firewall::{CHAIN, Skeleton};
+use crate::firewall::{BaseRuleset, CHAIN};
 
 pub(super) const EXPOSURES: &str = "exposures";
 pub(super) const BOUND: &str = "bound";
@@ -46,18 +46,18 @@ pub fn name() -> TableName {
 
 /// The table. Its comment tells this skeleton from every other that some version of this program made.
 #[must_use]
-pub fn table(skeleton: &Skeleton) -> Table {
-    let references = chains(skeleton).len() + sets().len();
-    let userdata = comment(&format!("riklet-sdn 1 {:016x}", digest(skeleton)));
+pub fn table(base_ruleset: &BaseRuleset) -> Table {
+    let references = chains(base_ruleset).len() + sets().len();
+    let userdata = comment(&format!("riklet-sdn 1 {:016x}", digest(base_ruleset)));
     let references = u32::try_from(references).unwrap_or(u32::MAX);
     Table { name: name(), flags: 0, references, userdata }
 }
 
 /// FNV-1a, 64 bits, of the messages that make the skeleton.
-fn digest(skeleton: &Skeleton) -> u64 {
+fn digest(base_ruleset: &BaseRuleset) -> u64 {
     const OFFSET_BASIS: u64 = 0xcbf2_9ce4_8422_2325;
     const PRIME: u64 = 0x0100_0000_01b3;
-    let bytes = parts(skeleton).into_iter().flat_map(|operation| {
+    let bytes = parts(base_ruleset).into_iter().flat_map(|operation| {
         let mut bytes = vec![0; NetlinkSerializable::buffer_len(&operation.message)];
         operation.message.serialize(&mut bytes);
         bytes
@@ -66,19 +66,19 @@ fn digest(skeleton: &Skeleton) -> u64 {
 }
 
 /// Adds the skeleton where there is no table.
-pub(super) fn add(skeleton: &Skeleton) -> impl Iterator<Item = Operation> {
-    let table = name().add(Some(table(skeleton).userdata));
-    iter::once(table).chain(parts(skeleton))
+pub(super) fn add(base_ruleset: &BaseRuleset) -> impl Iterator<Item = Operation> {
+    let table = name().add(Some(table(base_ruleset).userdata));
+    iter::once(table).chain(parts(base_ruleset))
 }
 
-fn parts(skeleton: &Skeleton) -> Vec<Operation> {
-    let chains = chains(skeleton).into_iter().map(|chain| chain.add());
+fn parts(base_ruleset: &BaseRuleset) -> Vec<Operation> {
+    let chains = chains(base_ruleset).into_iter().map(|chain| chain.add());
     let sets = (1..).zip(sets()).map(|(id, set)| set.add(id));
-    let uplinks = skeleton.uplinks.iter().map(|uplink| {
+    let uplinks = base_ruleset.uplinks.iter().map(|uplink| {
         let what = format!("adding uplink {uplink}");
         element::add(&name(), UPLINKS, &[element::uplink(uplink)], what)
     });
-    let rules = rules(skeleton).into_iter().map(|rule| rule.append());
+    let rules = rules(base_ruleset).into_iter().map(|rule| rule.append());
     chains.chain(sets).chain(uplinks).chain(rules).collect()
 }
 
@@ -107,12 +107,12 @@ fn concatenation(types: &[u32]) -> u32 {
 
 /// The chains, with as many references as the rules make.
 #[must_use]
-pub fn chains(skeleton: &Skeleton) -> Vec<Chain> {
+pub fn chains(base_ruleset: &BaseRuleset) -> Vec<Chain> {
     let base = |kind: &str, hook: InetHookNumber, priority: i32| {
         let kind = kind.to_owned();
         Some(Base { kind, hook: HookNumber::Inet(hook), priority, policy: ACCEPT })
     };
-    let rules = rules(skeleton);
+    let rules = rules(base_ruleset);
     let chain = |(name, base): (&str, Option<Base>)| {
         let refers = |rule: &&Rule| rule.chain == name || rule.target() == Some(name);
         let references = rules.iter().filter(refers).count();
@@ -133,12 +133,12 @@ pub fn chains(skeleton: &Skeleton) -> Vec<Chain> {
 
 /// The rules, in order.
 #[must_use]
-pub fn rules(skeleton: &Skeleton) -> Vec<Rule> {
+pub fn rules(base_ruleset: &BaseRuleset) -> Vec<Rule> {
     let table = name();
     let rule = |chain: &str, text: &str, parts: &[Vec<Expression>]| {
         Rule::new(&table, chain, comment(text), parts)
     };
-    let pool = skeleton.pool.network();
+    let pool = base_ruleset.pool.network();
     let loopback = Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8);
     // Keys have the transport protocol, and no key has one without ports; only the first fragment has
     // ports, and conntrack puts fragments together before: no other packet can match by accident.
@@ -176,7 +176,7 @@ pub fn rules(skeleton: &Skeleton) -> Vec<Rule> {
         ),
         rule(POSTROUTING, "127.0.0.0/8 to guests", &[to_guest(), source(loopback), masquerade()]),
     ];
-    if skeleton.guard {
+    if base_ruleset.guard {
         all.push(rule(FORWARD, "the host did not forward before", &[ipv4(), drop()]));
     }
     all
@@ -186,18 +186,18 @@ pub fn rules(skeleton: &Skeleton) -> Vec<Rule> {
 mod tests {
     use super::*;
 
-    fn skeleton() -> Skeleton {
+    fn base_ruleset() -> BaseRuleset {
         let pool = "10.231.0.0/16".parse().unwrap();
-        Skeleton { pool, uplinks: ["eth0".parse().unwrap()].into(), guard: false }
+        BaseRuleset { pool, uplinks: ["eth0".parse().unwrap()].into(), guard: false }
     }
 
     #[test]
     fn the_comment_differs_where_the_skeleton_does() {
-        let mine = skeleton();
-        let guarded = Skeleton { guard: true, ..skeleton() };
-        let elsewhere = Skeleton { pool: "10.232.0.0/16".parse().unwrap(), ..skeleton() };
-        let offline = Skeleton { uplinks: [].into(), ..skeleton() };
-        assert_eq!(table(&mine), table(&skeleton()));
+        let mine = base_ruleset();
+        let guarded = BaseRuleset { guard: true, ..base_ruleset() };
+        let elsewhere = BaseRuleset { pool: "10.232.0.0/16".parse().unwrap(), ..base_ruleset() };
+        let offline = BaseRuleset { uplinks: [].into(), ..base_ruleset() };
+        assert_eq!(table(&mine), table(&base_ruleset()));
         for other in [guarded, elsewhere, offline] {
             assert_ne!(table(&mine).userdata, table(&other).userdata, "{other:?}");
         }
@@ -206,14 +206,14 @@ mod tests {
     #[test]
     fn comments_fit() {
         // NFTNL_UDATA_COMMENT_MAXLEN is 128.
-        for rule in rules(&Skeleton { guard: true, ..skeleton() }) {
+        for rule in rules(&BaseRuleset { guard: true, ..base_ruleset() }) {
             assert!(rule.userdata.len() < 128, "{rule}");
         }
     }
 
     #[test]
     fn references_count_rules_and_jumps() {
-        let chains = chains(&skeleton());
+        let chains = chains(&base_ruleset());
         let of = |name| chains.iter().find(|chain| chain.name == name).unwrap().references;
         assert_eq!(of(CHAIN), 4);
         assert_eq!(of(OUTPUT), 1);
