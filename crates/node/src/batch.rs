@@ -189,11 +189,8 @@ impl<K: Kernel> Node<K> {
                 let mut recorded = Recorded::default();
                 for record in self.leaving(tx, selector)? {
                     let before = Some(fragment(host, &record)?);
-                    let phase = Phase::Removing;
-                    let set = tx.set_phase(record.workload.name(), record.generation, phase)?;
-                    let Some(generation) = set else { continue };
                     recorded.changes.insert(record.slot, Change { before, after: None });
-                    recorded.records.push(Record { phase, generation, ..record });
+                    recorded.records.extend(tx.set_phase(&record, Phase::Removing)?);
                 }
                 Ok(recorded)
             }

@@ -261,7 +261,7 @@ impl<K: Kernel> Node<K> {
             return self.remove_leftovers();
         };
         for record in &leaving {
-            tx.set_phase(record.workload.name(), record.generation, Phase::Removing)?;
+            tx.set_phase(record, Phase::Removing)?;
         }
         tx.commit()?;
         self.purge(&mut store, &host)
@@ -356,7 +356,8 @@ impl<K: Kernel> Node<K> {
         let mut changes = BTreeMap::new();
         let mut records = Vec::new();
         let mut opened = Vec::new();
-        for (workload, before, record) in put_all(tx, workloads, host.node.pool.capacity())? {
+        let put = tx.put_all(workloads, host.node.pool.capacity())?;
+        for (workload, (before, record)) in workloads.iter().zip(put) {
             let old: &[Exposure] = before.as_ref().map_or(&[], |b| b.workload.exposures());
             let new = workload.exposures().iter().filter(|exposure| !old.contains(exposure));
             opened.extend(new.map(|exposure| (workload.name(), *exposure)));
@@ -391,7 +392,7 @@ impl<K: Kernel> Node<K> {
         }
         let tx = store.transaction()?;
         for record in tx.all()? {
-            tx.remove(record.workload.name(), record.generation)?;
+            tx.remove(&record)?;
         }
         for spare in ReservedSlot::ALL {
             tx.spares(spare)?.into_iter().try_for_each(|slot| tx.free_spare(slot, spare))?;
@@ -424,26 +425,6 @@ impl<K: Kernel> Node<K> {
         }
         Ok(report)
     }
-}
-
-/// A workload, what was recorded of it before, and what is now.
-type Put<'a> = (&'a Workload, Option<Record>, Record);
-
-fn put_all<'a>(
-    tx: &Tx<'_>,
-    workloads: &'a [Workload],
-    capacity: u32,
-) -> Result<Vec<Put<'a>>, NodeError> {
-    // A port may go from one of them to another.
-    for workload in workloads {
-        tx.release_ports(workload.name())?;
-    }
-    let mut put = Vec::new();
-    for workload in workloads {
-        let before = tx.get(workload.name())?;
-        put.push((workload, before, tx.put(workload, capacity)?));
-    }
-    Ok(put)
 }
 
 /// What an instance needs, as recorded.

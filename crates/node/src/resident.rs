@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{Change, Node, NodeError, Report, converge::Named, fragment, host::Host};
-use crate::store::{Generation, Lock, Phase, Record, ReservedSlot, Store, StoreError, Tx};
+use crate::store::{Generation, Lock, Phase, Record, ReservedSlot, Store, Tx};
 use riklet_core::{
     model::{Exposure, InstanceName, Slot},
     plan::LinkDeletion,
@@ -36,17 +36,9 @@ pub(super) struct Resident {
 /// what it acknowledged holds.
 #[derive(Debug)]
 struct Deferred {
-    name: InstanceName,
-    generation: Generation,
+    record: Record,
     /// [`Phase::Removing`] where it went, [`Phase::Up`] where it came.
     phase: Phase,
-}
-
-impl Deferred {
-    /// Whether the record is as it was.
-    fn holds(&self, store: &Store) -> Result<bool, StoreError> {
-        Ok(store.generation(&self.name)? == Some(self.generation))
-    }
 }
 
 impl Resident {
@@ -148,16 +140,33 @@ impl<K: Kernel> Node<K> {
     /// Where the records cannot be read.
     pub fn counts(&mut self) -> Result<(u32, BTreeMap<ReservedSlot, usize>), NodeError> {
         let store = self.take_store()?;
-        let (mut taken, mut spares) = (store.count()?, store.count_spares()?);
-        let deferred = self.resident.iter().flat_map(|resident| &resident.deferred);
-        for gone in deferred.filter(|deferred| deferred.phase == Phase::Removing) {
-            if gone.holds(&store)? {
-                taken = taken.saturating_sub(1);
+        let (gone, spares) = self.spares_in(&store)?;
+        let taken = store.count()?.saturating_sub(gone);
+        self.keep_store(store);
+        Ok((taken, spares))
+    }
+
+    /// The same of the spare slots only, which costs as much as there are of them.
+    ///
+    /// # Errors
+    /// Where the records cannot be read.
+    pub fn count_spares(&mut self) -> Result<BTreeMap<ReservedSlot, usize>, NodeError> {
+        let store = self.take_store()?;
+        let (_, spares) = self.spares_in(&store)?;
+        self.keep_store(store);
+        Ok(spares)
+    }
+
+    /// How many records are gone, but for what is deferred, and the spare slots, with those of these.
+    fn spares_in(&self, store: &Store) -> Result<(u32, BTreeMap<ReservedSlot, usize>), NodeError> {
+        let (mut gone, mut spares) = (0, store.count_spares()?);
+        for deferred in self.resident.iter().flat_map(|resident| &resident.deferred) {
+            if deferred.phase == Phase::Removing && store.holds(&deferred.record)? {
+                gone += 1;
                 *spares.entry(ReservedSlot::Draining).or_default() += 1;
             }
         }
-        self.keep_store(store);
-        Ok((taken, spares))
+        Ok((gone, spares))
     }
 
     /// Waits until nobody else is at work, nor any program that a killed process left behind.
@@ -237,10 +246,10 @@ impl<K: Kernel> Node<K> {
     /// Writes what was deferred, except of records that were changed since.
     pub(super) fn write_deferred(&self, tx: &Tx<'_>) -> Result<(), NodeError> {
         let deferred = self.resident.iter().flat_map(|resident| &resident.deferred);
-        for &Deferred { ref name, generation, phase } in deferred {
+        for Deferred { record, phase } in deferred {
             match phase {
-                Phase::Removing => drop(tx.drain(name, generation)?),
-                phase => drop(tx.set_phase(name, generation, phase)?),
+                Phase::Removing => drop(tx.drain(record)?),
+                phase => drop(tx.set_phase(record, *phase)?),
             }
         }
         Ok(())
@@ -264,8 +273,7 @@ impl<K: Kernel> Node<K> {
                 }
                 Phase::Pending | Phase::Up => Phase::Up,
             };
-            let (name, generation) = (record.workload.name().clone(), record.generation);
-            resident.deferred.push(Deferred { name, generation, phase });
+            resident.deferred.push(Deferred { record: record.clone(), phase });
         }
         true
     }

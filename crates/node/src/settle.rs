@@ -88,7 +88,6 @@ impl<K: Kernel> Node<K> {
     ) -> Result<Vec<Failure>, NodeError> {
         let mut failures = Vec::new();
         for record in tx.unsettled()? {
-            let (name, generation) = (record.workload.name(), record.generation);
             if looked_at.is_some_and(|changes| !changes.contains_key(&record.slot)) {
                 continue;
             }
@@ -98,13 +97,11 @@ impl<K: Kernel> Node<K> {
                 }
                 (None, _) if outcome.halted.is_some() => {}
                 (None, Phase::Removing) if deletion == LinkDeletion::Deferred => {
-                    tx.drain(name, generation)?;
+                    tx.drain(&record)?;
                     self.parts(&record);
                 }
-                (None, Phase::Removing) => drop(tx.remove(name, generation)?),
-                (None, Phase::Pending | Phase::Up) => {
-                    tx.set_phase(name, generation, Phase::Up)?;
-                }
+                (None, Phase::Removing) => drop(tx.remove(&record)?),
+                (None, Phase::Pending | Phase::Up) => drop(tx.set_phase(&record, Phase::Up)?),
             }
         }
         Ok(failures)
@@ -141,7 +138,7 @@ fn unsettle(tx: &Tx<'_>, outcome: &Outcome, known: &[Failure]) -> Result<Vec<Fai
     for (&slot, error) in &outcome.failed {
         let record = tx.holder(slot)?.filter(|record| record.phase == Phase::Up);
         if let Some(record) = record.filter(|record| !known.contains(record.workload.name())) {
-            tx.set_phase(record.workload.name(), record.generation, Phase::Pending)?;
+            tx.set_phase(&record, Phase::Pending)?;
             found.push(failure(&record, error));
         }
     }

@@ -414,8 +414,7 @@ pub fn wait(store: &Store, name: &InstanceName) -> Result<End, RunError> {
         match (run.end, supervisor) {
             (Some(end), None) => return Ok(end),
             (Some(end), Some(supervisor)) => {
-                let shared = |other: &Run| other.supervisor == run.supervisor;
-                if !store.runs_under_way()?.iter().any(shared) {
+                if !store.supervises(run.supervisor)? {
                     within(&supervisor, LEAVING).map_err(failed)?;
                 }
                 return Ok(end);

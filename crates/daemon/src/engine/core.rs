@@ -380,23 +380,26 @@ impl Core {
 
     fn next_chores(&mut self) -> Result<(), NodeError> {
         let now = now();
-        let status =
-            if self.refill || self.draining.is_some() { self.status()? } else { return Ok(()) };
+        if !self.refill && self.draining.is_none() {
+            return Ok(());
+        }
+        let spares = self.node.count_spares()?;
+        let count = |spare| spares.get(&spare).copied().unwrap_or_default();
+        let (warm, draining) = (count(ReservedSlot::Ready), count(ReservedSlot::Draining));
         let reap_due = self.draining.is_some_and(|since| now >= since + REAP_AFTER);
-        if status.draining == 0 {
+        if draining == 0 {
             self.draining = None;
-        } else if (reap_due || status.draining >= DRAIN_BATCH)
+        } else if (reap_due || draining >= DRAIN_BATCH)
             && let Some(task) = self.node.draining()?
         {
             self.draining = None;
             self.worker.give(task);
             return Ok(());
         }
-        let wanted = self.options.warm.saturating_sub(status.warm + status.preparing);
+        let wanted = self.options.warm.saturating_sub(warm + count(ReservedSlot::Creating));
         if wanted == 0 {
             self.refill = false;
-        } else if self.refill && (now >= self.asked + QUIET || status.warm * 2 <= self.options.warm)
-        {
+        } else if self.refill && (now >= self.asked + QUIET || warm * 2 <= self.options.warm) {
             match self.node.prepare(wanted.min(PREPARED))? {
                 Some(task) => self.worker.give(task),
                 None => self.refill = false,

@@ -9,12 +9,10 @@ use std::{
 
 use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
 
-use super::{BUSY_TIMEOUT, StoreError};
+use super::{BUSY_TIMEOUT, StoreError, upgrade::upgrade};
 
 const FILE: &str = "riklet-sdn.db";
 const SCHEMA: &str = include_str!("schema.sql");
-/// What makes a database of the format before of it, for each format from 1 on.
-const UPGRADES: [&str; 2] = [include_str!("upgrade-1.sql"), include_str!("upgrade-2.sql")];
 /// `application_id` of the database header (<https://sqlite.org/fileformat2.html>, offset 68): "RIKN".
 const APPLICATION_ID: i64 = 0x5249_4b4e;
 /// `user_version` of the database header: the version of the schema.
@@ -25,7 +23,7 @@ const STATEMENTS: usize = 64;
 
 /// What stands in a database's header.
 #[derive(Debug, PartialEq, Eq)]
-enum Header {
+pub(super) enum Header {
     /// Nothing was written yet.
     Blank,
     Ours,
@@ -153,22 +151,7 @@ fn is_ours(connection: &Connection, path: &Path) -> Result<bool, StoreError> {
     }
 }
 
-/// Makes a database of an older format one of this, unless another process was quicker. A program of the older
-/// format that is at work has its lock, and refuses it afterwards.
-fn upgrade(connection: &Connection, path: &Path) -> Result<(), StoreError> {
-    let failed = |source| StoreError::sqlite("upgrade the database", path.to_owned(), source);
-    let transaction = Transaction::new_unchecked(connection, TransactionBehavior::Immediate);
-    let transaction = transaction.map_err(failed)?;
-    let Header::Older(found) = header(connection).map_err(failed)? else { return Ok(()) };
-    let done = usize::try_from(found).unwrap_or(usize::MAX);
-    for upgrade in UPGRADES.iter().skip(done - 1) {
-        transaction.execute_batch(upgrade).map_err(failed)?;
-    }
-    transaction.execute_batch(&format!("PRAGMA user_version = {FORMAT};")).map_err(failed)?;
-    transaction.commit().map_err(failed)
-}
-
-fn header(connection: &Connection) -> rusqlite::Result<Header> {
+pub(super) fn header(connection: &Connection) -> rusqlite::Result<Header> {
     // One transaction, within that of the caller where there is one: another process may be writing it.
     let deferred = || Transaction::new_unchecked(connection, TransactionBehavior::Deferred);
     let _at_one_moment = connection.is_autocommit().then(deferred).transpose()?;

@@ -13,7 +13,7 @@ impl Store {
     pub fn manifests(&self) -> Result<BTreeMap<InstanceName, String>, StoreError> {
         let operation = "list the manifests' instances";
         let rows: Vec<(String, String)> =
-            self.rows(operation, "SELECT name, file FROM manifests", |row| {
+            self.rows(operation, "SELECT workload, file FROM manifests", [], |row| {
                 Ok((row.get(0)?, row.get(1)?))
             })?;
         let named = |(name, file): (String, String)| Ok((self.name(operation, &name)?, file));
@@ -31,7 +31,7 @@ impl Tx<'_> {
         let Some(file) = file else {
             return self.execute(operation, sql::FORGET_MANIFEST, [name.as_str()]).map(drop);
         };
-        let sql = "INSERT OR REPLACE INTO manifests (name, file) VALUES (?, ?)";
+        let sql = "INSERT OR REPLACE INTO manifests (workload, file) VALUES (?, ?)";
         self.execute(operation, sql, (name.as_str(), file)).map(drop)
     }
 }

@@ -3,7 +3,7 @@
 
 use rusqlite::Row;
 
-use super::{Store, StoreError, Tx};
+use super::{Store, StoreError, Tx, key};
 use riklet_core::model::InstanceName;
 use riklet_kernel::process::ProcessId;
 
@@ -45,7 +45,7 @@ impl Store {
     /// # Errors
     /// Where the database cannot be read.
     pub fn run(&self, name: &InstanceName) -> Result<Option<Run>, StoreError> {
-        let row = self.row("read a run", &one(), [name.as_str()], raw_run)?;
+        let row = self.row("read a run", &one(), key(name), raw_run)?;
         row.map(|raw| self.parse_run(raw)).transpose()
     }
 
@@ -54,7 +54,7 @@ impl Store {
     /// # Errors
     /// Where the database cannot be read.
     pub fn runs(&self) -> Result<Vec<Run>, StoreError> {
-        self.many_runs(&format!("{RUNS} ORDER BY name"))
+        self.many_runs(&format!("{RUNS} ORDER BY workload, ordinal"))
     }
 
     /// The runs that have not ended by the records, ordered by name. Costs as much as there are of them.
@@ -62,11 +62,20 @@ impl Store {
     /// # Errors
     /// Where the database cannot be read.
     pub fn runs_under_way(&self) -> Result<Vec<Run>, StoreError> {
-        self.many_runs(&format!("{RUNS} WHERE ended IS NULL ORDER BY name"))
+        self.many_runs(&format!("{RUNS} WHERE ended IS NULL ORDER BY workload, ordinal"))
+    }
+
+    /// Returns `true` where a run that has not ended has this supervisor.
+    ///
+    /// # Errors
+    /// Where the database cannot be read.
+    pub fn supervises(&self, supervisor: ProcessId) -> Result<bool, StoreError> {
+        let supervisor = [supervisor.to_string()];
+        Ok(self.row("look for runs", SUPERVISED, supervisor, |_row| Ok(()))?.is_some())
     }
 
     fn many_runs(&self, sql: &str) -> Result<Vec<Run>, StoreError> {
-        let rows = self.rows("list the runs", sql, raw_run)?;
+        let rows = self.rows("list the runs", sql, [], raw_run)?;
         rows.into_iter().map(|raw| self.parse_run(raw)).collect()
     }
 
@@ -101,9 +110,10 @@ impl Tx<'_> {
         supervisor: ProcessId,
         started: u64,
     ) -> Result<(), StoreError> {
-        let sql =
-            "INSERT OR REPLACE INTO runs (name, vmm, supervisor, started) VALUES (?, ?, ?, ?)";
-        let params = (name.as_str(), vmm, supervisor.to_string(), started);
+        let sql = "INSERT OR REPLACE INTO runs (workload, ordinal, vmm, supervisor, started) \
+             VALUES (?, ?, ?, ?, ?)";
+        let (workload, ordinal) = key(name);
+        let params = (workload, ordinal, vmm, supervisor.to_string(), started);
         self.execute("record a run", sql, params).map(drop)
     }
 
@@ -117,8 +127,9 @@ impl Tx<'_> {
         supervisor: ProcessId,
         process: ProcessId,
     ) -> Result<(), StoreError> {
-        let sql = "UPDATE runs SET process = ? WHERE name = ? AND supervisor = ? AND ended IS NULL";
-        let params = (process.to_string(), name.as_str(), supervisor.to_string());
+        let sql = "UPDATE runs SET process = ? WHERE workload = ? AND ordinal = ? AND supervisor = ? AND ended IS NULL";
+        let (workload, ordinal) = key(name);
+        let params = (process.to_string(), workload, ordinal, supervisor.to_string());
         self.execute("record a process", sql, params).map(drop)
     }
 
@@ -133,8 +144,9 @@ impl Tx<'_> {
         supervisor: ProcessId,
         after: u64,
     ) -> Result<(), StoreError> {
-        let sql = "UPDATE runs SET ready = ? WHERE name = ? AND supervisor = ? AND ended IS NULL";
-        let params = (after, name.as_str(), supervisor.to_string());
+        let sql = "UPDATE runs SET ready = ? WHERE workload = ? AND ordinal = ? AND supervisor = ? AND ended IS NULL";
+        let (workload, ordinal) = key(name);
+        let params = (after, workload, ordinal, supervisor.to_string());
         self.execute("record that a run is ready", sql, params).map(drop)
     }
 
@@ -148,9 +160,9 @@ impl Tx<'_> {
         name: &InstanceName,
         supervisor: ProcessId,
     ) -> Result<(), StoreError> {
-        let sql =
-            "UPDATE runs SET stopping = 1 WHERE name = ? AND supervisor = ? AND ended IS NULL";
-        let params = (name.as_str(), supervisor.to_string());
+        let sql = "UPDATE runs SET stopping = 1 WHERE workload = ? AND ordinal = ? AND supervisor = ? AND ended IS NULL";
+        let (workload, ordinal) = key(name);
+        let params = (workload, ordinal, supervisor.to_string());
         self.execute("record that a run stops", sql, params).map(drop)
     }
 
@@ -165,9 +177,9 @@ impl Tx<'_> {
         from: ProcessId,
         to: ProcessId,
     ) -> Result<bool, StoreError> {
-        let sql =
-            "UPDATE runs SET supervisor = ? WHERE name = ? AND supervisor = ? AND ended IS NULL";
-        let params = (to.to_string(), name.as_str(), from.to_string());
+        let sql = "UPDATE runs SET supervisor = ? WHERE workload = ? AND ordinal = ? AND supervisor = ? AND ended IS NULL";
+        let (workload, ordinal) = key(name);
+        let params = (to.to_string(), workload, ordinal, from.to_string());
         self.execute("hand over a run", sql, params).map(|changed| changed > 0)
     }
 
@@ -176,8 +188,8 @@ impl Tx<'_> {
     /// # Errors
     /// Where the database cannot be written.
     pub fn forget_run(&self, name: &InstanceName) -> Result<(), StoreError> {
-        let sql = "DELETE FROM runs WHERE name = ? AND ended IS NOT NULL";
-        self.execute("forget a run", sql, [name.as_str()]).map(drop)
+        let sql = "DELETE FROM runs WHERE workload = ? AND ordinal = ? AND ended IS NOT NULL";
+        self.execute("forget a run", sql, key(name)).map(drop)
     }
 
     /// Records how a run ended. The first writer wins; a run that has another supervisor by now is left as it is.
@@ -191,18 +203,24 @@ impl Tx<'_> {
         end: &End,
     ) -> Result<(), StoreError> {
         let sql = "UPDATE runs SET ended = ?, reason = ?, failed = ? \
-             WHERE name = ? AND supervisor = ? AND ended IS NULL";
-        let params = (end.at, &end.reason, end.failed, name.as_str(), supervisor.to_string());
+             WHERE workload = ? AND ordinal = ? AND supervisor = ? AND ended IS NULL";
+        let (workload, ordinal) = key(name);
+        let supervisor = supervisor.to_string();
+        let params = (end.at, &end.reason, end.failed, workload, ordinal, supervisor);
         self.execute("record the end of a run", sql, params).map(drop)
     }
 }
 
 /// The statement that a `down` asks of each instance: a test holds that it scans no table.
 pub(super) fn one() -> String {
-    format!("{RUNS} WHERE name = ?")
+    format!("{RUNS} WHERE workload = ? AND ordinal = ?")
 }
 
-const RUNS: &str = "SELECT name, vmm, supervisor, process, started, ready, stopping, ended, reason, failed FROM runs";
+/// A `wait` asks this: a test holds that it scans no table.
+pub(super) const SUPERVISED: &str =
+    "SELECT 1 FROM runs WHERE ended IS NULL AND supervisor = ? LIMIT 1";
+
+const RUNS: &str = "SELECT workload, vmm, supervisor, process, started, ready, stopping, ended, reason, failed FROM runs";
 
 /// A run as its columns have it.
 struct RawRun {

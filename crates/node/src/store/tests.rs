@@ -1,3 +1,5 @@
+mod cost;
+
 use std::{
     collections::BTreeSet,
     fs::DirBuilder,
@@ -8,13 +10,13 @@ use std::{
 use proptest::prelude::*;
 
 use super::*;
-use riklet_core::model::{Execution, Exposure, Function, Protocol};
+use riklet_core::model::{Execution, Exposure, Function, Protocol, Slot, Workload};
 
 /// A directory of this test's own, removed at its end.
-struct Dir(PathBuf);
+pub(super) struct Dir(pub(super) PathBuf);
 
 impl Dir {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let path =
@@ -23,14 +25,14 @@ impl Dir {
         Self(path)
     }
 
-    fn files(&self) -> BTreeSet<String> {
+    pub(super) fn files(&self) -> BTreeSet<String> {
         let entries = std::fs::read_dir(&self.0).unwrap();
         entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
     }
 
     /// The database's bytes.
     #[expect(clippy::disallowed_methods, reason = "a test looks at what the store left")]
-    fn bytes(&self) -> Vec<u8> {
+    pub(super) fn bytes(&self) -> Vec<u8> {
         std::fs::read(file::path(&self.0)).unwrap()
     }
 
@@ -39,7 +41,7 @@ impl Dir {
         std::fs::write(file::path(&self.0), bytes).unwrap();
     }
 
-    fn sql(&self, sql: &str) {
+    pub(super) fn sql(&self, sql: &str) {
         Connection::open(file::path(&self.0)).unwrap().execute_batch(sql).unwrap();
     }
 }
@@ -50,12 +52,12 @@ impl Drop for Dir {
     }
 }
 
-fn name(text: &str) -> InstanceName {
+pub(super) fn name(text: &str) -> InstanceName {
     text.parse().unwrap()
 }
 
 /// A function that exposes `tcp|udp [ADDRESS:]PORTS`, each to the same ports.
-fn function(text: &str, exposures: &[&str]) -> Workload {
+pub(super) fn function(text: &str, exposures: &[&str]) -> Workload {
     let exposures = exposures.iter().map(|text| {
         let (protocol, rest) = text.split_once(' ').unwrap();
         let (address, ports) = match rest.split_once(':') {
@@ -69,18 +71,16 @@ fn function(text: &str, exposures: &[&str]) -> Workload {
     Workload::Function(Function { name: name(text), execution: Execution::default(), exposures })
 }
 
-const CAPACITY: u32 = 16_384;
+pub(super) const CAPACITY: u32 = 16_384;
 
 /// Sets the phase of a record as it is now.
-fn set_phase(tx: &Tx<'_>, text: &str, phase: Phase) -> Option<Generation> {
-    let now = tx.generation(&name(text)).unwrap()?;
-    tx.set_phase(&name(text), now, phase).unwrap()
+fn set_phase(tx: &Tx<'_>, text: &str, phase: Phase) -> Option<Record> {
+    tx.set_phase(&tx.get(&name(text)).unwrap()?, phase).unwrap()
 }
 
 /// Removes a record as it is now. Returns whether there was one.
 fn remove(tx: &Tx<'_>, text: &str) -> bool {
-    let now = tx.generation(&name(text)).unwrap();
-    now.is_some_and(|now| tx.remove(&name(text), now).unwrap())
+    tx.get(&name(text)).unwrap().is_some_and(|record| tx.remove(&record).unwrap())
 }
 
 #[test]
@@ -287,10 +287,10 @@ fn databases_that_are_not_ours_to_change_stay_as_they_are() {
 #[test]
 fn a_record_that_does_not_parse_is_corruption() {
     for damage in [
-        "UPDATE records SET definition = '{}'",
-        "UPDATE records SET definition = CAST(x'ff' AS TEXT)",
-        "PRAGMA ignore_check_constraints = 1; UPDATE records SET phase = 9",
-        "PRAGMA ignore_check_constraints = 1; UPDATE records SET slot = 70000",
+        "UPDATE slots SET definition = '{}'",
+        "UPDATE slots SET definition = CAST(x'ff' AS TEXT)",
+        "PRAGMA ignore_check_constraints = 1; UPDATE slots SET state = 9",
+        "PRAGMA ignore_check_constraints = 1; UPDATE slots SET slot = 70000",
     ] {
         let dir = Dir::new();
         let mut store = Store::open(&dir.0).unwrap();
@@ -372,90 +372,6 @@ fn a_lock_is_held_alone_until_it_is_dropped() {
     });
     let _one = Lock::shared(&dir.0).unwrap().unwrap();
     let _other = Lock::shared(&dir.0).unwrap().unwrap();
-}
-
-#[test]
-fn no_statement_of_an_up_or_a_down_scans_a_table() {
-    let mut store = Store::in_memory().unwrap();
-    let tx = store.transaction().unwrap();
-    for number in 0..10_000 {
-        let name = format!("f{number}");
-        let record = tx.put(&function(&name, &[&format!("tcp {}", 1000 + number)]), CAPACITY);
-        set_phase(&tx, record.unwrap().workload.name().as_str(), Phase::Up).unwrap();
-    }
-    tx.commit().unwrap();
-    for statement in [
-        sql::GET,
-        sql::UNSETTLED,
-        &runs::one(),
-        sql::SLOT,
-        sql::HOLDER,
-        sql::FREE,
-        sql::HIGHEST_TAKEN,
-        sql::HIGHEST_FREE,
-        sql::HIGHEST_SPARE,
-        sql::WARM,
-        sql::SPARE,
-        sql::TAKE_SPARE,
-        sql::FREE_SLOT,
-        sql::CLASH,
-        sql::RELEASE_PORTS,
-        sql::TAKE_SLOT,
-        sql::REMOVE,
-        sql::FORGET_MANIFEST,
-        sql::SET_PHASE,
-        sql::PUT,
-        sql::GENERATION,
-        sql::FREE_SPARE,
-    ] {
-        let explain = format!("EXPLAIN QUERY PLAN {statement}");
-        let mut query = store.connection.prepare(&explain).unwrap();
-        let count = query.parameter_count();
-        let rows = query.query_map(rusqlite::params_from_iter(vec![0; count]), |row| row.get(3));
-        let steps: Vec<String> = rows.unwrap().collect::<Result<_, _>>().unwrap();
-        let scans = steps.iter().filter(|step| step.contains("SCAN"));
-        // A partial index is read whole: it has the unsettled records only.
-        let whole = |step: &&String| step.contains("records_unsettled");
-        let scans: Vec<_> = scans.filter(|step| !whole(step)).collect();
-        assert!(scans.is_empty(), "{statement}: {scans:?}");
-        assert!(steps.iter().all(|step| !step.contains("TEMP B-TREE")), "{statement}: {steps:?}");
-    }
-}
-
-#[test]
-fn an_up_and_a_down_cost_the_same_however_many_there_are() {
-    let supervisor = "10@100".parse().unwrap();
-    let costs = [10, 10_000].map(|count| {
-        let mut store = Store::in_memory().unwrap();
-        let tx = store.transaction().unwrap();
-        for number in 0..count {
-            let text = format!("f{number}");
-            tx.put(&function(&text, &[&format!("tcp {}", 1000 + number)]), CAPACITY).unwrap();
-            set_phase(&tx, &text, Phase::Up).unwrap();
-            tx.begin_run(&name(&text), "qemu", supervisor, 5_000).unwrap();
-        }
-        for number in 0..count {
-            let slot = u16::try_from(count + number).unwrap();
-            tx.set_spare(Slot::new(slot), ReservedSlot::ALL[number % 3]).unwrap();
-        }
-        tx.commit().unwrap();
-        let (steps, ()) = store.steps(|store| {
-            let tx = store.transaction().unwrap();
-            assert!(tx.unsettled().unwrap().is_empty());
-            assert_eq!(tx.run(&name("new")).unwrap(), None);
-            let record = tx.put(&function("new", &["tcp 500-509"]), 2 * CAPACITY).unwrap();
-            let settled = tx.set_phase(&name("new"), record.generation, Phase::Up).unwrap();
-            assert_eq!(tx.unsettled().unwrap(), []);
-            let found = tx.get(&name("new")).unwrap().unwrap();
-            assert_eq!(Some(found.generation), settled);
-            set_phase(&tx, "new", Phase::Removing).unwrap();
-            let now = tx.generation(&name("new")).unwrap().unwrap();
-            assert!(tx.drain(&name("new"), now).unwrap());
-            tx.commit().unwrap();
-        });
-        steps
-    });
-    assert_eq!(costs[0], costs[1]);
 }
 
 #[derive(Debug, Clone)]
@@ -572,6 +488,7 @@ fn a_run_outlives_its_record() {
     };
     assert_eq!(store.run(&name).unwrap().as_ref(), Some(&run));
     assert_eq!(store.runs_under_way().unwrap(), [run]);
+    assert!(store.supervises(supervisor).unwrap() && !store.supervises(process).unwrap());
     let ended = store.run(&other).unwrap().unwrap();
     assert_eq!(ended.end, Some(end(6_000, "powered off", true)));
     assert_eq!((ended.process, ended.stopping), (None, false));

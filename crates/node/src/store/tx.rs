@@ -2,10 +2,10 @@ use std::ops::Deref;
 
 use rusqlite::{Params, Transaction, TransactionBehavior};
 
-use super::{Generation, Phase, Record, Setting, Store, StoreError, sql};
+use super::{Generation, Phase, Record, Setting, Store, StoreError, key, reserved, sql};
 use riklet_core::{
     definition,
-    model::{Exposure, InstanceName, Slot, Workload},
+    model::{InstanceName, Slot, Workload},
 };
 
 /// A transaction of the store, which it reads through as well. Dropped without [`Tx::commit`], it changed
@@ -64,11 +64,36 @@ impl<'a> Tx<'a> {
     /// Where another instance has one of its ports, or all slots are taken: then nothing is changed. Where
     /// the database cannot be written, the transaction must not be committed: it may have half of the change.
     pub fn put(&self, workload: &Workload, capacity: u32) -> Result<Record, StoreError> {
-        let slot = match self.slot(workload.name())? {
-            Some(slot) => slot,
-            None => self.lowest_free(workload.name(), capacity)?,
-        };
-        self.write(workload, slot)
+        self.attempt(|| {
+            let before = self.get(workload.name())?;
+            self.release_before(before.as_ref())?;
+            self.put_over(workload, before.as_ref(), capacity)
+        })
+    }
+
+    /// Records these workloads together, each as [`Self::put`] does: a port may go from one of them to another. Returns
+    /// of each what was recorded before, and what is now.
+    ///
+    /// # Errors
+    /// As [`Self::put`], but where one is refused, others may have been recorded: call it within [`Self::attempt`], or
+    /// do not commit.
+    pub fn put_all(
+        &self,
+        workloads: &[Workload],
+        capacity: u32,
+    ) -> Result<Vec<(Option<Record>, Record)>, StoreError> {
+        let mut before = Vec::new();
+        for workload in workloads {
+            let record = self.get(workload.name())?;
+            self.release_before(record.as_ref())?;
+            before.push(record);
+        }
+        let mut put = Vec::new();
+        for (workload, before) in workloads.iter().zip(before) {
+            let record = self.put_over(workload, before.as_ref(), capacity)?;
+            put.push((before, record));
+        }
+        Ok(put)
     }
 
     /// Records a workload as [`Phase::Pending`] in this slot, where it was found running.
@@ -79,50 +104,40 @@ impl<'a> Tx<'a> {
         let name = workload.name();
         let taken =
             |holder, held| Err(StoreError::SlotTaken { name: name.clone(), slot, holder, held });
-        match self.slot(name)? {
-            Some(held) if held != slot => return taken(name.clone(), held),
-            Some(_) => {}
-            None => match self.holder(slot)? {
-                Some(holder) => return taken(holder.workload.name().clone(), slot),
-                None => self.free_below(slot)?,
-            },
-        }
-        self.write(workload, slot)
+        self.attempt(|| {
+            let before = self.get(name)?;
+            match &before {
+                Some(before) if before.slot != slot => return taken(name.clone(), before.slot),
+                Some(_) => {}
+                None => match self.holder(slot)? {
+                    Some(holder) => return taken(holder.workload.name().clone(), slot),
+                    None => self.free_below(slot)?,
+                },
+            }
+            self.release_before(before.as_ref())?;
+            self.write(workload, slot)
+        })
     }
 
-    /// Gives the ports of a recorded instance free, for others that are recorded in the same transaction; it
-    /// must be put again in it. A name that is not recorded has none.
+    /// Records how far the kernel follows, and returns the record as it is then. `None` where it was changed or
+    /// removed since it was read: then nothing is changed.
     ///
     /// # Errors
     /// Where the database cannot be written.
-    pub fn release_ports(&self, name: &InstanceName) -> Result<(), StoreError> {
-        let Some(slot) = self.slot(name)? else { return Ok(()) };
-        self.execute("release ports", sql::RELEASE_PORTS, [slot.number()]).map(drop)
+    pub fn set_phase(&self, record: &Record, phase: Phase) -> Result<Option<Record>, StoreError> {
+        let params = (phase.number(), record.slot.number(), record.generation.0);
+        let set = self.row("set a phase", sql::SET_PHASE, params, |row| row.get(0))?;
+        let changed = |generation| Record { phase, generation, ..record.clone() };
+        Ok(set.map(Generation).map(changed))
     }
 
-    /// Records how far the kernel follows a record of this generation, and returns the next one. `None` where the
-    /// record was changed or removed since: then nothing is changed.
+    /// Removes a record, and frees its slot and ports. Returns `false` where it was changed or removed since it was
+    /// read: then nothing is changed.
     ///
     /// # Errors
     /// Where the database cannot be written.
-    pub fn set_phase(
-        &self,
-        name: &InstanceName,
-        generation: Generation,
-        phase: Phase,
-    ) -> Result<Option<Generation>, StoreError> {
-        let params = (phase.number(), name.as_str(), generation.0);
-        self.row("set a phase", sql::SET_PHASE, params, |row| row.get(0).map(Generation))
-    }
-
-    /// Removes a record of this generation, and frees its slot and ports. Returns `false` where the record was
-    /// changed or removed since: then nothing is changed.
-    ///
-    /// # Errors
-    /// Where the database cannot be written.
-    pub fn remove(&self, name: &InstanceName, generation: Generation) -> Result<bool, StoreError> {
-        let Some(slot) = self.forget(name, generation)? else { return Ok(false) };
-        self.execute("free a slot", sql::FREE_SLOT, [slot.number()]).map(|_| true)
+    pub fn remove(&self, record: &Record) -> Result<bool, StoreError> {
+        self.forget(record, reserved::FREE)
     }
 
     /// Decides a setting, or decides it anew.
@@ -159,67 +174,54 @@ impl<'a> Tx<'a> {
         self.execute("forget the sysctls", "DELETE FROM sysctls", []).map(drop)
     }
 
+    fn release_before(&self, before: Option<&Record>) -> Result<(), StoreError> {
+        before.map_or(Ok(()), |before| self.release_ports(before))
+    }
+
+    /// Records a workload over what is recorded of it, whose ports are released.
+    fn put_over(
+        &self,
+        workload: &Workload,
+        before: Option<&Record>,
+        capacity: u32,
+    ) -> Result<Record, StoreError> {
+        let slot = match before {
+            Some(before) => before.slot,
+            None => self.lowest_free(workload.name(), capacity)?,
+        };
+        self.write(workload, slot)
+    }
+
     fn write(&self, workload: &Workload, slot: Slot) -> Result<Record, StoreError> {
         let operation = "write a record";
-        let number = slot.number();
         for exposure in workload.exposures() {
             self.refuse_clash(workload.name(), slot, exposure)?;
         }
-        let phase = Phase::Pending;
+        let (phase, (name, ordinal)) = (Phase::Pending, key(workload.name()));
         let json = definition::to_json(workload);
-        let params = (number, workload.name().as_str(), phase.number(), json);
+        let params = (slot.number(), phase.number(), name, ordinal, json);
         let generation = self.row(operation, sql::PUT, params, |row| row.get(0).map(Generation))?;
-        let generation =
-            generation.ok_or_else(|| self.corrupt(operation, "a record is not kept".into()))?;
-        self.execute(operation, sql::TAKE_SLOT, [number])?;
-        self.execute(operation, sql::TAKE_SPARE, [number])?;
-        self.execute(operation, sql::RELEASE_PORTS, [number])?;
-        let sql = "INSERT INTO ports (protocol, port, host_address, slot) VALUES (?, ?, ?, ?)";
-        for exposure in workload.exposures() {
-            let (protocol, address) = (exposure.protocol().number(), address(exposure));
-            for port in exposure.host_ports().iter() {
-                self.execute(operation, sql, (protocol, port, address, number))?;
-            }
-        }
+        let generation = generation
+            .ok_or_else(|| self.corrupt(operation, "the slot is another instance's".into()))?;
+        self.take_ports(slot, workload.exposures())?;
         Ok(Record { workload: workload.clone(), slot, phase, generation })
     }
 
-    /// Refuses an exposure that clashes with one of another slot.
-    fn refuse_clash(
-        &self,
-        name: &InstanceName,
-        slot: Slot,
-        exposure: &Exposure,
-    ) -> Result<(), StoreError> {
-        let operation = "look up a port";
-        let ports = exposure.host_ports();
-        let params = (
-            exposure.protocol().number(),
-            ports.first(),
-            ports.last(),
-            address(exposure),
-            slot.number(),
-        );
-        let holder: Option<u16> = self.row(operation, sql::CLASH, params, |row| row.get(0))?;
-        let Some(holder) = holder else { return Ok(()) };
-        let holder = self.holder(Slot::new(holder))?;
-        let held = holder.and_then(|holder| {
-            let mut exposures = holder.workload.exposures().iter();
-            let held = exposures.find(|held| held.clashes_with(exposure)).copied()?;
-            Some((holder.workload.name().clone(), held))
-        });
-        let (holder, held) = held
-            .ok_or_else(|| self.corrupt(operation, "a port's holder does not expose it".into()))?;
-        Err(StoreError::PortTaken { name: name.clone(), exposure: *exposure, holder, held })
-    }
-
-    fn slot(&self, name: &InstanceName) -> Result<Option<Slot>, StoreError> {
-        self.row("look up a slot", sql::SLOT, [name.as_str()], |row| row.get(0).map(Slot::new))
+    /// Forgets a record, and which file asked for it, and frees its ports; its slot gets this state.
+    pub(super) fn forget(&self, record: &Record, state: i64) -> Result<bool, StoreError> {
+        let operation = "remove a record";
+        let params = (state, record.slot.number(), record.generation.0);
+        if self.execute(operation, sql::FORGET, params)? == 0 {
+            return Ok(false);
+        }
+        self.release_ports(record)?;
+        self.execute(operation, sql::FORGET_MANIFEST, [record.workload.name().as_str()])?;
+        Ok(true)
     }
 
     fn lowest_free(&self, name: &InstanceName, capacity: u32) -> Result<Slot, StoreError> {
-        let warm = self.number(sql::WARM)?;
-        let free = || self.number(sql::FREE);
+        let warm = self.number(sql::LOWEST_READY)?;
+        let free = || self.number(sql::LOWEST_FREE);
         let lowest = match warm.map_or_else(free, |warm| Ok(Some(warm)))? {
             Some(slot) => slot,
             None => self.next_above()?,
@@ -231,15 +233,13 @@ impl<'a> Tx<'a> {
 
     /// The slot above the highest one ever taken.
     pub(super) fn next_above(&self) -> Result<u32, StoreError> {
-        let free_or_spare = self.number(sql::HIGHEST_FREE)?.max(self.number(sql::HIGHEST_SPARE)?);
-        let highest = self.number(sql::HIGHEST_TAKEN)?.max(free_or_spare);
-        Ok(highest.map_or(0, |slot| slot + 1))
+        Ok(self.number(sql::HIGHEST)?.map_or(0, |slot| slot + 1))
     }
 
     /// Frees the slots that are passed over where `slot` is taken out of turn.
     fn free_below(&self, slot: Slot) -> Result<(), StoreError> {
         for passed in self.next_above()?..u32::from(slot.number()) {
-            self.execute("free a slot", sql::FREE_SLOT, [passed])?;
+            self.execute("free a slot", sql::SET_SPARE, (passed, reserved::FREE))?;
         }
         Ok(())
     }
@@ -259,9 +259,4 @@ impl<'a> Tx<'a> {
         let changed = statement.and_then(|mut statement| statement.execute(params));
         changed.map_err(self.failed(operation))
     }
-}
-
-/// The column `host_address`: 0 is every address, which no exposure can be bound to by itself.
-fn address(exposure: &Exposure) -> u32 {
-    exposure.host_address().map_or(0, u32::from)
 }

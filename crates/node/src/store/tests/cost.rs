@@ -1,0 +1,138 @@
+//! What an operation costs, however many there are.
+
+use super::*;
+
+#[test]
+fn no_statement_of_an_up_or_a_down_scans_a_table() {
+    let mut store = Store::in_memory().unwrap();
+    let tx = store.transaction().unwrap();
+    for number in 0..10_000 {
+        let name = format!("f{number}");
+        let record = tx.put(&function(&name, &[&format!("tcp {}", 1000 + number)]), CAPACITY);
+        set_phase(&tx, record.unwrap().workload.name().as_str(), Phase::Up).unwrap();
+    }
+    tx.commit().unwrap();
+    for statement in [
+        sql::GET,
+        sql::HOLDER,
+        sql::HOLDS,
+        sql::UNSETTLED,
+        sql::PUT,
+        sql::SET_PHASE,
+        sql::FORGET,
+        sql::FORGET_MANIFEST,
+        sql::LOWEST_FREE,
+        sql::LOWEST_READY,
+        sql::HIGHEST,
+        sql::SPARE,
+        sql::SPARES,
+        sql::SET_SPARE,
+        sql::CHANGE_SPARE,
+        sql::CLASH,
+        sql::TAKE_PORT,
+        sql::RELEASE_PORTS,
+        &runs::one(),
+        runs::SUPERVISED,
+    ] {
+        let explain = format!("EXPLAIN QUERY PLAN {statement}");
+        let mut query = store.connection.prepare(&explain).unwrap();
+        let count = query.parameter_count();
+        let rows = query.query_map(rusqlite::params_from_iter(vec![0; count]), |row| row.get(3));
+        let steps: Vec<String> = rows.unwrap().collect::<Result<_, _>>().unwrap();
+        let scans = steps.iter().filter(|step| step.contains("SCAN"));
+        let scans: Vec<_> = scans.collect();
+        assert!(scans.is_empty(), "{statement}: {scans:?}");
+        assert!(steps.iter().all(|step| !step.contains("TEMP B-TREE")), "{statement}: {steps:?}");
+    }
+}
+
+#[test]
+fn an_up_and_a_down_cost_the_same_however_many_there_are() {
+    let supervisor = "10@100".parse().unwrap();
+    let costs = [10, 10_000].map(|count| {
+        let mut store = Store::in_memory().unwrap();
+        let tx = store.transaction().unwrap();
+        for number in 0..count {
+            let text = format!("f{number}");
+            tx.put(&function(&text, &[&format!("tcp {}", 1000 + number)]), CAPACITY).unwrap();
+            set_phase(&tx, &text, Phase::Up).unwrap();
+            tx.begin_run(&name(&text), "qemu", supervisor, 5_000).unwrap();
+        }
+        for number in 0..count {
+            let slot = u16::try_from(count + number).unwrap();
+            tx.set_spare(Slot::new(slot), ReservedSlot::ALL[number % 3]).unwrap();
+        }
+        tx.commit().unwrap();
+        let (steps, ()) = store.steps(|store| {
+            let tx = store.transaction().unwrap();
+            assert!(tx.unsettled().unwrap().is_empty());
+            assert_eq!(tx.run(&name("new")).unwrap(), None);
+            let record = tx.put(&function("new", &["tcp 500-509"]), 2 * CAPACITY).unwrap();
+            let settled = tx.set_phase(&record, Phase::Up).unwrap();
+            assert_eq!(tx.unsettled().unwrap(), []);
+            assert_eq!(tx.get(&name("new")).unwrap(), settled);
+            let leaving = tx.set_phase(&settled.unwrap(), Phase::Removing).unwrap().unwrap();
+            assert!(tx.drain(&leaving).unwrap());
+            tx.commit().unwrap();
+        });
+        steps
+    });
+    assert_eq!(costs[0], costs[1]);
+}
+
+/// What the operations of a daemon write, where a thousand functions are up and 64 slots are warm.
+#[test]
+fn an_operation_writes_few_pages() {
+    let dir = Dir::new();
+    let mut store = Store::open(&dir.0).unwrap();
+    store.stay_open().unwrap();
+    let tx = store.transaction().unwrap();
+    for number in 0..1_000 {
+        let text = format!("f{number}");
+        tx.put(&function(&text, &[&format!("tcp {}", 10_000 + number)]), CAPACITY).unwrap();
+        set_phase(&tx, &text, Phase::Up).unwrap();
+    }
+    for slot in tx.spare(64, CAPACITY, |_| false).unwrap() {
+        tx.warm(slot).unwrap();
+    }
+    tx.commit().unwrap();
+    let frames = |store: &Store| -> i64 {
+        let checkpoint = "PRAGMA wal_checkpoint(PASSIVE)";
+        store.connection.query_row(checkpoint, [], |row| row.get(1)).unwrap()
+    };
+    let truncate = |store: &Store| {
+        store.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).unwrap();
+    };
+    // Each records as well what the one before it deferred.
+    let mut deferred: Option<Record> = None;
+    let mut up = |number| {
+        truncate(&store);
+        let tx = store.transaction().unwrap();
+        if let Some(before) = deferred.take() {
+            tx.set_phase(&before, Phase::Up).unwrap();
+        }
+        let (name, port) = (format!("new{number}"), format!("tcp {}", 20_000 + number));
+        deferred = Some(tx.put(&function(&name, &[&port]), CAPACITY).unwrap());
+        tx.commit().unwrap();
+        frames(&store)
+    };
+    let ups: Vec<_> = (0..20).map(&mut up).collect();
+    let mut deferred: Option<Record> = None;
+    let mut down = |number| {
+        truncate(&store);
+        let tx = store.transaction().unwrap();
+        if let Some(before) = deferred.take() {
+            tx.drain(&before).unwrap();
+        }
+        deferred = set_phase(&tx, &format!("new{number}"), Phase::Removing);
+        tx.commit().unwrap();
+        frames(&store)
+    };
+    let downs: Vec<_> = (0..20).map(&mut down).collect();
+    let median = |mut pages: Vec<i64>| {
+        pages.sort_unstable();
+        pages[pages.len() / 2]
+    };
+    // The slot, the name, the slots that are not up, and the port.
+    assert_eq!((median(ups), median(downs)), (4, 4));
+}
