@@ -5,7 +5,7 @@ use riklet_core::{
     model::{InterfaceName, Pool},
     plan::IP_FORWARD,
 };
-use riklet_kernel::{Kernel, KernelError};
+use riklet_kernel::{ForeignChains, HostFacts, Kernel, KernelError, Links, Routes, Sysctls};
 use riklet_sdn::{
     Config, FirewallChoice, Node,
     store::{Setting, Store},
@@ -155,7 +155,7 @@ fn tun() -> Finding {
 fn firewall(
     config: &Config,
     decided: Option<(Backend, Pool)>,
-    kernel: &mut impl Kernel,
+    kernel: &mut (impl ForeignChains + HostFacts),
 ) -> Vec<Finding> {
     let nftables = match kernel.foreign_chains(Backend::Nftables) {
         Ok(_) => Finding::ok("nf_tables", "the kernel has it"),
@@ -210,7 +210,7 @@ fn decided(config: &Config) -> Option<(Backend, Pool)> {
     Some((backend, setting(Setting::Pool)?.parse().ok()?))
 }
 
-fn forwarding(kernel: &mut impl Kernel) -> Finding {
+fn forwarding(kernel: &mut impl Sysctls) -> Finding {
     match kernel.sysctl(IP_FORWARD) {
         Ok(Some(value)) if value == "1" => Finding::ok("forwarding", "on"),
         Ok(Some(_)) => Finding::note(
@@ -224,7 +224,7 @@ fn forwarding(kernel: &mut impl Kernel) -> Finding {
 }
 
 /// Firewalls that reload their rules at will, by what they leave on a host.
-fn other_firewalls(kernel: &mut impl Kernel) -> Vec<Finding> {
+fn other_firewalls(kernel: &mut impl Links) -> Vec<Finding> {
     let mut has_link = |name: &str| {
         let name = InterfaceName::try_from(name).ok();
         name.is_some_and(|name| matches!(kernel.link(&name), Ok(Some(_))))
@@ -246,7 +246,7 @@ fn other_firewalls(kernel: &mut impl Kernel) -> Vec<Finding> {
     .collect()
 }
 
-fn uplink(config: &Config, kernel: &mut impl Kernel) -> Finding {
+fn uplink(config: &Config, kernel: &mut (impl Links + Routes)) -> Finding {
     let found = match &config.uplinks {
         Some(configured) => Ok(configured.clone()),
         None => kernel.uplinks(),
@@ -270,7 +270,7 @@ fn uplink(config: &Config, kernel: &mut impl Kernel) -> Finding {
     Finding::ok("uplink", names.join(", "))
 }
 
-fn loopback(kernel: &mut impl Kernel) -> Finding {
+fn loopback(kernel: &mut impl Links) -> Finding {
     let link = InterfaceName::try_from("lo").ok().map(|name| kernel.link(&name));
     match link {
         Some(Ok(Some(link))) if link.up => Finding::ok("loopback", "up"),
@@ -286,7 +286,7 @@ fn loopback(kernel: &mut impl Kernel) -> Finding {
 fn pool(
     config: &Config,
     decided: Option<(Backend, Pool)>,
-    kernel: &mut impl Kernel,
+    kernel: &mut impl Routes,
 ) -> Vec<Finding> {
     // Once in use, the routes that it overlaps are those to its own guests.
     if let Some((_, pool)) = decided {

@@ -2,7 +2,7 @@ use std::process::ExitCode;
 
 use riklet_api::{Attached, Inspection};
 use riklet_core::model::Addresses;
-use riklet_kernel::{Kernel, linux::Linux};
+use riklet_kernel::{HostFacts, linux::Linux};
 use riklet_sdn::NodeError;
 use riklet_vmm::{
     attachment::{self, Attachment},

@@ -3,11 +3,11 @@
 
 use super::NodeError;
 use riklet_core::model::{Account, Function, InstanceName, Workload};
-use riklet_kernel::{AccountKind, Kernel};
+use riklet_kernel::{AccountKind, HostFacts};
 
 /// The same workloads, with numbers for names.
 pub(super) fn resolved(
-    kernel: &mut impl Kernel,
+    kernel: &mut impl HostFacts,
     workloads: &[Workload],
 ) -> Result<Vec<Workload>, NodeError> {
     let mut found = workloads.to_vec();
@@ -19,7 +19,7 @@ pub(super) fn resolved(
 }
 
 fn resolve(
-    kernel: &mut impl Kernel,
+    kernel: &mut impl HostFacts,
     name: &InstanceName,
     kind: AccountKind,
     account: &mut Option<Account>,

@@ -7,7 +7,7 @@
 use std::error::Error;
 
 use riklet_core::definition::{self, Source};
-use riklet_kernel::Kernel;
+use riklet_kernel::HostFacts;
 use riklet_sdn::{Config, Node, Selector, UpOptions};
 use riklet_vmm::attachment::{self, Attachment};
 

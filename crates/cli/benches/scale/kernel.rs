@@ -12,7 +12,7 @@ use riklet_core::{
     model::Slot,
     workload::{self, Fragment, NodeFacts},
 };
-use riklet_kernel::{Kernel, linux::Linux};
+use riklet_kernel::{Firewall, LinkDeletion, Links, linux::Linux};
 
 use super::guest::Nic;
 use crate::common;

@@ -18,7 +18,7 @@ use rustix::{
 
 use super::Settings;
 use riklet_core::model::{Account, AccountName};
-use riklet_kernel::{AccountKind, Kernel, KernelError, linux::Linux};
+use riklet_kernel::{AccountKind, HostFacts, KernelError, linux::Linux};
 use riklet_sdn::store::{Store, StoreError};
 
 /// Why there is no socket.

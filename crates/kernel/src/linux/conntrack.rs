@@ -16,8 +16,9 @@ use netlink_packet_netfilter::{
 use netlink_sys::protocols::NETLINK_NETFILTER;
 
 use super::{
+    Linux,
     netlink::{Request, Socket},
-    sysctl,
+    opened, sysctl,
 };
 use crate::{KernelError, Refusal};
 use riklet_core::{flows::Flows, model::Protocol};
@@ -349,6 +350,14 @@ fn delete(entry: &[ConntrackAttribute]) -> NetfilterMessage {
 
 fn message(message: ConntrackMessage) -> NetfilterMessage {
     NetfilterMessage::new(NetfilterHeader::new(NetfilterProtoFamily::IPv4, 0, 0), message)
+}
+
+impl crate::Conntrack for Linux {
+    fn forget_flows(&mut self, flows: &BTreeSet<Flows>) -> Result<(), KernelError> {
+        opened(&mut self.conntrack, Conntrack::open)
+            .map_err(|source| KernelError::ForgetFlows { source })?
+            .forget(flows)
+    }
 }
 
 #[cfg(test)]

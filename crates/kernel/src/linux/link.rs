@@ -18,10 +18,17 @@ use netlink_packet_route::{
 };
 use rustix::{io::Errno, net::netdevice};
 
-use super::{netlink::Request, route::Route, sysctl, tap::NewTap};
-use crate::{AccountKind, KernelError, Refusal};
+use super::{
+    Linux,
+    netlink::Request,
+    opened,
+    route::Route,
+    sysctl,
+    tap::{self, NewTap},
+};
+use crate::{AccountKind, KernelError, LinkDeletion, Links, Refusal};
 use riklet_core::{
-    link::{DRAINING_GROUP, LIVE_GROUP, LinkSpec, Neighbour},
+    link::{DRAINING_GROUP, LIVE_GROUP, LinkSpec, LinkState, Neighbour, Tap},
     model::InterfaceName,
 };
 
@@ -315,6 +322,80 @@ fn neighbour_message(index: u32, neighbour: Neighbour) -> RouteNetlinkMessage {
         NeighbourAttribute::LinkLayerAddress(neighbour.mac.octets().to_vec()),
     ];
     RouteNetlinkMessage::NewNeighbour(message)
+}
+
+impl Links for Linux {
+    fn link(&mut self, name: &InterfaceName) -> Result<Option<LinkState>, KernelError> {
+        self.route(|source| KernelError::ReadLink { name: name.clone(), source })?.link(name)
+    }
+
+    fn links(&mut self) -> Result<Vec<LinkState>, KernelError> {
+        self.route(|source| KernelError::ListLinks { source })?.links()
+    }
+
+    fn create_link(&mut self, spec: &LinkSpec) -> Result<(), KernelError> {
+        let step = "open a socket of rtnetlink";
+        self.route(|source| KernelError::CreateLink { name: spec.name.clone(), step, source })?
+            .create_link(spec)
+    }
+
+    fn configure_link(&mut self, spec: &LinkSpec) -> Result<(), KernelError> {
+        let part = "open a socket of rtnetlink";
+        self.route(|source| KernelError::ConfigureLink { name: spec.name.clone(), part, source })?
+            .configure_link(spec)
+    }
+
+    fn set_aliases(
+        &mut self,
+        aliases: &BTreeMap<InterfaceName, String>,
+    ) -> BTreeMap<InterfaceName, KernelError> {
+        match opened(&mut self.route, Route::open) {
+            Ok(route) => route.set_aliases(aliases),
+            Err(source) => {
+                let part = "open a socket of rtnetlink";
+                let refused = |name: &InterfaceName| {
+                    let (name, source) = (name.clone(), source.clone());
+                    KernelError::ConfigureLink { name, part, source }
+                };
+                aliases.keys().map(|name| (name.clone(), refused(name))).collect()
+            }
+        }
+    }
+
+    fn set_owner(&mut self, name: &InterfaceName, tap: &Tap) -> Result<(), KernelError> {
+        tap::set_owner(name, tap).map_err(|(kind, source)| KernelError::SetOwner {
+            name: name.clone(),
+            kind,
+            source,
+        })
+    }
+
+    fn remove_address(
+        &mut self,
+        link: &InterfaceName,
+        address: Ipv4Net,
+    ) -> Result<(), KernelError> {
+        self.route(|source| KernelError::RemoveAddress { name: link.clone(), address, source })?
+            .remove_address(link, address)
+    }
+}
+
+impl LinkDeletion for Linux {
+    fn delete_link(&mut self, name: &InterfaceName) -> Result<(), KernelError> {
+        self.route(|source| KernelError::DeleteLink { name: name.clone(), source })?
+            .delete_link(name)
+    }
+
+    fn drain_links(
+        &mut self,
+        links: &BTreeMap<InterfaceName, BTreeSet<Ipv4Net>>,
+    ) -> Result<(), KernelError> {
+        self.route(|source| KernelError::DeleteLinks { source })?.drain_links(links)
+    }
+
+    fn delete_draining_links(&mut self) -> Result<(), KernelError> {
+        self.route(|source| KernelError::DeleteLinks { source })?.delete_draining_links()
+    }
 }
 
 #[cfg(test)]

@@ -11,8 +11,8 @@ use netlink_packet_route::{
 use netlink_sys::protocols::NETLINK_ROUTE;
 use rustix::{io::Errno, net::netdevice};
 
-use super::netlink::Socket;
-use crate::{KernelError, Refusal};
+use super::{Linux, netlink::Socket};
+use crate::{KernelError, Refusal, Routes};
 use riklet_core::model::{InterfaceName, Slot};
 
 /// Addresses of the Internet, one in each half of the address space. Nothing is sent to them: what matters
@@ -151,6 +151,16 @@ fn destination(route: &RouteMessage) -> Option<Ipv4Net> {
     });
     let address = address.unwrap_or(Ipv4Addr::UNSPECIFIED);
     Ipv4Net::new(address, route.header.destination_prefix_length).ok()
+}
+
+impl Routes for Linux {
+    fn uplinks(&mut self) -> Result<BTreeSet<InterfaceName>, KernelError> {
+        self.route(|source| KernelError::Routes { source })?.uplinks()
+    }
+
+    fn routes(&mut self) -> Result<Vec<Ipv4Net>, KernelError> {
+        self.route(|source| KernelError::Routes { source })?.routes()
+    }
 }
 
 #[cfg(test)]

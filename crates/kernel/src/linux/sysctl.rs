@@ -2,7 +2,8 @@
 
 use std::{collections::BTreeMap, fs, io, path::PathBuf};
 
-use crate::{KernelError, Refusal};
+use super::Linux;
+use crate::{KernelError, Refusal, Sysctls};
 
 const CONFIGURATIONS: &str = "/proc/sys/net/ipv4/conf";
 
@@ -70,6 +71,20 @@ fn read_file(path: &PathBuf) -> io::Result<String> {
 #[expect(clippy::disallowed_methods, reason = "sysctls are files")]
 fn write_file(path: &PathBuf, value: &str) -> io::Result<()> {
     fs::write(path, value)
+}
+
+impl Sysctls for Linux {
+    fn sysctl(&mut self, name: &str) -> Result<Option<String>, KernelError> {
+        read(name)
+    }
+
+    fn set_sysctl(&mut self, name: &str, value: &str) -> Result<(), KernelError> {
+        write(name, value)
+    }
+
+    fn forwarding_sysctls(&mut self) -> Result<BTreeMap<String, String>, KernelError> {
+        forwarding()
+    }
 }
 
 #[cfg(test)]

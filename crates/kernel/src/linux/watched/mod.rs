@@ -7,7 +7,9 @@
 //! whatever is in the legacy iptables: [`Watched::refresh`] forgets these.
 
 mod feed;
-mod kernel;
+mod firewall;
+mod host;
+mod links;
 mod mirror;
 mod ruleset;
 #[cfg(test)]
@@ -26,7 +28,7 @@ use self::{
     ruleset::{Ours, Touched, Transactions},
 };
 use super::Linux;
-use crate::{Kernel, KernelError};
+use crate::{KernelError, Links, Routes};
 use riklet_core::{
     firewall::{Backend, BaseRuleset, Change, Entry, ForeignChainState, IptablesVariant, Ruleset},
     link::LinkState,

@@ -3,7 +3,7 @@ use std::net::Ipv4Addr;
 use riklet_testkit::namespace::{ip, isolated, run};
 
 use super::*;
-use crate::Kernel;
+use crate::{Firewall, ForeignChains, LinkDeletion, Sysctls};
 use riklet_core::{
     firewall::{BaseState, FirewallState},
     link::{LinkSpec, Tap},

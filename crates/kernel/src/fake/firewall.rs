@@ -1,0 +1,131 @@
+use std::{collections::BTreeSet, net::Ipv4Addr};
+
+use super::FakeKernel;
+use crate::{Firewall, ForeignChains, ImplicitTables, KernelError, Refusal};
+use riklet_core::{
+    firewall::{
+        Backend, BaseRuleset, BaseState, Change, Entry, FirewallState, ForeignChain,
+        ForeignChainState, Ruleset,
+    },
+    model::Protocol,
+};
+
+impl Firewall for FakeKernel {
+    fn probe_firewall(
+        &mut self,
+        backend: Backend,
+        base_ruleset: &BaseRuleset,
+        entries: &BTreeSet<Entry>,
+    ) -> Result<bool, KernelError> {
+        let system = self.system();
+        let ruleset = system.firewall.get(&backend);
+        let stands = ruleset
+            .is_some_and(|r| r.base_ruleset == *base_ruleset && r.entries.is_superset(entries));
+        Ok(stands && system.foreign_chains.values().all(|open| *open))
+    }
+
+    fn firewall(
+        &mut self,
+        backend: Backend,
+        expected: &Ruleset,
+    ) -> Result<FirewallState, KernelError> {
+        let mut system = self.system();
+        system.listings += 1;
+        let Some(ruleset) = system.firewall.get(&backend) else {
+            return Ok(FirewallState::absent());
+        };
+        let base_ruleset = if ruleset.base_ruleset == expected.base_ruleset {
+            BaseState::Intact
+        } else {
+            BaseState::Altered(vec!["the skeleton differs".to_owned()])
+        };
+        Ok(FirewallState { base_ruleset, entries: ruleset.entries.clone(), strays: vec![] })
+    }
+
+    fn change_firewall(&mut self, backend: Backend, change: &Change) -> Result<(), KernelError> {
+        let refused = |source| KernelError::ChangeFirewall { backend: backend.as_str(), source };
+        let mut system = self.effect().map_err(refused)?;
+        match change {
+            Change::Reset(ruleset) => {
+                system.firewall.insert(backend, ruleset.clone());
+            }
+            Change::Remove => {
+                system.firewall.remove(&backend);
+            }
+            Change::Delta { remove, add } => {
+                let ruleset = system.firewall.get_mut(&backend);
+                let missing = || refused(Refusal::errno(Refusal::ENOENT));
+                let ruleset = ruleset.ok_or_else(missing)?;
+                if !ruleset.entries.is_superset(remove) {
+                    return Err(missing());
+                }
+                let mut entries: BTreeSet<Entry> =
+                    ruleset.entries.difference(remove).copied().collect();
+                let taken: BTreeSet<_> = entries.iter().map(key).collect();
+                if add.iter().any(|entry| taken.contains(&key(entry))) {
+                    return Err(refused(Refusal::errno(Refusal::EEXIST)));
+                }
+                entries.extend(add);
+                ruleset.entries = entries;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl ForeignChains for FakeKernel {
+    fn foreign_chains(&mut self, _backend: Backend) -> Result<Vec<ForeignChainState>, KernelError> {
+        let mut system = self.system();
+        system.listings += 1;
+        let state = |(foreign_chain, open): (&ForeignChain, &bool)| ForeignChainState {
+            foreign_chain: foreign_chain.clone(),
+            open: *open,
+            touched: *open,
+        };
+        Ok(system.foreign_chains.iter().map(state).collect())
+    }
+
+    fn set_passage(&mut self, foreign_chain: &ForeignChain, open: bool) -> Result<(), KernelError> {
+        let refused =
+            |source| KernelError::SetGate { foreign_chain: foreign_chain.clone(), source };
+        let mut system = self.effect().map_err(refused)?;
+        if let Some(state) = system.foreign_chains.get_mut(foreign_chain) {
+            *state = open;
+        }
+        Ok(())
+    }
+}
+
+impl ImplicitTables for FakeKernel {
+    fn firewall_tables(&mut self, _backend: Backend) -> Result<BTreeSet<String>, KernelError> {
+        Ok(BTreeSet::new())
+    }
+
+    fn empty_tables(&mut self, _backend: Backend) -> Result<BTreeSet<String>, KernelError> {
+        Ok(BTreeSet::new())
+    }
+
+    fn remove_empty_tables(
+        &mut self,
+        _backend: Backend,
+        _except: &BTreeSet<String>,
+    ) -> Result<(), KernelError> {
+        Ok(())
+    }
+}
+
+/// What of an entry is unique.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+enum Key {
+    Port(Protocol, Option<Ipv4Addr>, u16),
+    Guest(Ipv4Addr),
+}
+
+fn key(entry: &Entry) -> Key {
+    match *entry {
+        Entry::Exposure { protocol, host_address, host_port, .. } => {
+            Key::Port(protocol, host_address, host_port)
+        }
+        Entry::Hairpin { guest } => Key::Guest(guest),
+    }
+}

@@ -1,0 +1,144 @@
+use std::collections::{BTreeMap, BTreeSet};
+
+use ipnet::Ipv4Net;
+
+use super::FakeKernel;
+use crate::{AccountKind, KernelError, LinkDeletion, Links, Refusal};
+use riklet_core::{
+    link::{DRAINING_GROUP, LinkSpec, LinkState, Tap},
+    model::{InterfaceName, Slot},
+};
+
+/// One message of a netlink batch.
+type Part = fn(&mut LinkState, &LinkState);
+
+/// Where a TAP keeps its user or its group.
+type Place = fn(&mut Tap) -> &mut Option<u32>;
+
+impl Links for FakeKernel {
+    fn link(&mut self, name: &InterfaceName) -> Result<Option<LinkState>, KernelError> {
+        Ok(self.system().links.get(name).cloned())
+    }
+
+    fn links(&mut self) -> Result<Vec<LinkState>, KernelError> {
+        let mut system = self.system();
+        system.listings += 1;
+        let named = system.links.values();
+        Ok(named.filter(|l| Slot::of_interface(l.name.as_str()).is_some()).cloned().collect())
+    }
+
+    fn create_link(&mut self, spec: &LinkSpec) -> Result<(), KernelError> {
+        let refused =
+            |source| KernelError::CreateLink { name: spec.name.clone(), step: "TUNSETIFF", source };
+        let mut system = self.effect().map_err(refused)?;
+        if system.links.contains_key(&spec.name) {
+            return Err(refused(Refusal::errno(Refusal::EBUSY)));
+        }
+        system.links.insert(spec.name.clone(), spec.state());
+        Ok(())
+    }
+
+    fn configure_link(&mut self, spec: &LinkSpec) -> Result<(), KernelError> {
+        let refused = |part| {
+            move |source| KernelError::ConfigureLink { name: spec.name.clone(), part, source }
+        };
+        let wanted = spec.state();
+        let parts: [(&str, Part); 3] = [
+            ("link", |link, wanted| {
+                let (addresses, neighbours) = (link.addresses.clone(), link.neighbours.clone());
+                let (carrier, tap) = (link.carrier, link.tap);
+                *link = LinkState { carrier, addresses, neighbours, tap, ..wanted.clone() };
+            }),
+            ("address", |link, wanted| link.addresses.extend(&wanted.addresses)),
+            ("neighbour", |link, wanted| link.neighbours.extend(&wanted.neighbours)),
+        ];
+        for (part, change) in parts {
+            let mut system = self.effect().map_err(refused(part))?;
+            let link = system.links.get_mut(&spec.name);
+            change(link.ok_or_else(|| refused(part)(Refusal::errno(Refusal::ENODEV)))?, &wanted);
+        }
+        Ok(())
+    }
+
+    fn set_aliases(
+        &mut self,
+        aliases: &BTreeMap<InterfaceName, String>,
+    ) -> BTreeMap<InterfaceName, KernelError> {
+        let mut failed = BTreeMap::new();
+        for (name, alias) in aliases {
+            let done = self.effect().and_then(|mut system| {
+                let link = system.links.get_mut(name);
+                link.ok_or(Refusal::errno(Refusal::ENODEV))?.alias = Some(alias.clone());
+                Ok(())
+            });
+            if let Err(source) = done {
+                let refused =
+                    KernelError::ConfigureLink { name: name.clone(), part: "alias", source };
+                failed.insert(name.clone(), refused);
+            }
+        }
+        failed
+    }
+
+    fn set_owner(&mut self, name: &InterfaceName, tap: &Tap) -> Result<(), KernelError> {
+        let parts: [(AccountKind, Option<u32>, Place); 2] = [
+            (AccountKind::User, tap.owner, |tap| &mut tap.owner),
+            (AccountKind::Group, tap.group, |tap| &mut tap.group),
+        ];
+        for (kind, wanted, place) in parts {
+            let refused = |source| KernelError::SetOwner { name: name.clone(), kind, source };
+            let missing = || refused(Refusal::errno(Refusal::ENODEV));
+            let mut system = self.effect().map_err(refused)?;
+            let link = system.links.get_mut(name).ok_or_else(missing)?;
+            let found = link.tap.as_mut().ok_or_else(missing)?;
+            if link.carrier && !found.multi_queue {
+                return Err(refused(Refusal::errno(Refusal::EBUSY)));
+            }
+            *place(found) = wanted.or(*place(found));
+        }
+        Ok(())
+    }
+
+    fn remove_address(
+        &mut self,
+        link: &InterfaceName,
+        address: Ipv4Net,
+    ) -> Result<(), KernelError> {
+        const EADDRNOTAVAIL: i32 = 99;
+        let refused = |source| KernelError::RemoveAddress { name: link.clone(), address, source };
+        let mut system = self.effect().map_err(refused)?;
+        let found = system.links.get_mut(link).is_some_and(|l| l.addresses.remove(&address));
+        found.then_some(()).ok_or_else(|| refused(Refusal::errno(EADDRNOTAVAIL)))
+    }
+}
+
+impl LinkDeletion for FakeKernel {
+    fn delete_link(&mut self, name: &InterfaceName) -> Result<(), KernelError> {
+        let refused = |source| KernelError::DeleteLink { name: name.clone(), source };
+        self.effect().map_err(refused)?.links.remove(name);
+        Ok(())
+    }
+
+    fn drain_links(
+        &mut self,
+        links: &BTreeMap<InterfaceName, BTreeSet<Ipv4Net>>,
+    ) -> Result<(), KernelError> {
+        for (name, addresses) in links {
+            let refused = |source| KernelError::CondemnLink { name: name.clone(), source };
+            let mut system = self.effect().map_err(refused)?;
+            if let Some(link) = system.links.get_mut(name) {
+                link.up = false;
+                link.group = DRAINING_GROUP;
+                link.neighbours.clear();
+                link.addresses.retain(|address| !addresses.contains(address));
+            }
+        }
+        Ok(())
+    }
+
+    fn delete_draining_links(&mut self) -> Result<(), KernelError> {
+        let mut system = self.effect().map_err(|source| KernelError::DeleteLinks { source })?;
+        system.links.retain(|_, link| link.group != DRAINING_GROUP);
+        Ok(())
+    }
+}

@@ -1,0 +1,84 @@
+use std::collections::BTreeSet;
+
+use crate::{KernelError, sealed::Sealed};
+use riklet_core::firewall::{
+    Backend, BaseRuleset, Change, Entry, FirewallState, ForeignChain, ForeignChainState, Ruleset,
+};
+
+/// The ruleset of this program, in any of the firewall backends.
+pub trait Firewall: Sealed {
+    /// Reports whether the base ruleset and these entries are in place, as far as this can be told without
+    /// listing rules of others. A backend that cannot tell answers `true`; its [`Change::Delta`] then fails.
+    ///
+    /// # Errors
+    /// Fails if the kernel does not answer.
+    fn probe_firewall(
+        &mut self,
+        backend: Backend,
+        base_ruleset: &BaseRuleset,
+        entries: &BTreeSet<Entry>,
+    ) -> Result<bool, KernelError>;
+
+    /// Reads everything of ours in the firewall and compares it with the expected ruleset.
+    ///
+    /// # Errors
+    /// Fails if the kernel does not answer.
+    fn firewall(
+        &mut self,
+        backend: Backend,
+        expected: &Ruleset,
+    ) -> Result<FirewallState, KernelError>;
+
+    /// Applies one transaction. [`Change::Reset`] and [`Change::Remove`] may be repeated.
+    ///
+    /// # Errors
+    /// Fails if the change is refused; then nothing has changed. With iptables, each table is a transaction
+    /// of its own: the tables before the refused one have changed (filter comes before nat, and jumps come
+    /// last). A [`Change::Delta`] is refused on repetition.
+    fn change_firewall(&mut self, backend: Backend, change: &Change) -> Result<(), KernelError>;
+}
+
+/// Base chains of others on the hook `forward`, and our passage through them.
+pub trait ForeignChains: Sealed {
+    /// Returns the foreign forward chains that can drop our traffic or that hold something of ours, beside
+    /// this backend's own chains.
+    ///
+    /// # Errors
+    /// Fails if the kernel does not answer.
+    fn foreign_chains(&mut self, backend: Backend) -> Result<Vec<ForeignChainState>, KernelError>;
+
+    /// Opens or closes our passage through one chain, in one transaction.
+    ///
+    /// Opening a passage that is open repairs it. Closing one that is closed, or whose table does not exist,
+    /// changes nothing.
+    ///
+    /// # Errors
+    /// Fails if the kernel refuses; then nothing has changed.
+    fn set_passage(&mut self, foreign_chain: &ForeignChain, open: bool) -> Result<(), KernelError>;
+}
+
+/// Tables that a backend creates by being called: iptables-nft creates `ip filter`, `ip nat`, `ip raw` and
+/// `ip mangle`, with empty base chains, when they are first named.
+pub trait ImplicitTables: Sealed {
+    /// Returns the names of the implicit tables that exist.
+    ///
+    /// # Errors
+    /// Fails if the kernel does not answer.
+    fn firewall_tables(&mut self, backend: Backend) -> Result<BTreeSet<String>, KernelError>;
+
+    /// Returns the names of the implicit tables that hold nothing but empty base chains with policy accept.
+    ///
+    /// # Errors
+    /// Fails if the kernel does not answer.
+    fn empty_tables(&mut self, backend: Backend) -> Result<BTreeSet<String>, KernelError>;
+
+    /// Deletes the [`Self::empty_tables`], except those named. Repetition changes nothing more.
+    ///
+    /// # Errors
+    /// Fails if the kernel refuses, as it does if somebody fills a table meanwhile; then none is deleted.
+    fn remove_empty_tables(
+        &mut self,
+        backend: Backend,
+        except: &BTreeSet<String>,
+    ) -> Result<(), KernelError>;
+}

@@ -1,0 +1,73 @@
+use std::{collections::BTreeSet, net::Ipv4Addr};
+
+use crate::{KernelError, sealed::Sealed};
+use riklet_core::{
+    firewall::IptablesVariant,
+    model::{AccountName, Protocol},
+};
+
+/// A local process that listens on a port that an exposure wants.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Listener {
+    /// The transport protocol.
+    pub protocol: Protocol,
+    /// The local address; `None` stands for every address.
+    pub address: Option<Ipv4Addr>,
+    /// The port.
+    pub port: u16,
+    /// The process, as `name (pid 123)`; `None` if it is in another PID namespace or has ended.
+    pub process: Option<String>,
+}
+
+/// A kind of account that a host knows by name and by number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum AccountKind {
+    /// A user (passwd(5)).
+    User,
+    /// A group (group(5)).
+    Group,
+}
+
+impl std::fmt::Display for AccountKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
+            Self::User => "user",
+            Self::Group => "group",
+        })
+    }
+}
+
+/// Facts about the host, which are only read.
+pub trait HostFacts: Sealed {
+    /// Returns the local sockets that clash with one of these (protocol, address, port), as bind(2) would
+    /// find; an address of `None` stands for every address.
+    ///
+    /// # Errors
+    /// Fails if `/proc/net` cannot be read.
+    fn listeners(
+        &mut self,
+        wanted: &BTreeSet<(Protocol, Option<Ipv4Addr>, u16)>,
+    ) -> Result<Vec<Listener>, KernelError>;
+
+    /// Returns the IPv4 name servers of the host in its order, except those that are the host itself.
+    ///
+    /// # Errors
+    /// Fails if resolv.conf(5) exists and cannot be read.
+    fn resolvers(&mut self) -> Result<Vec<Ipv4Addr>, KernelError>;
+
+    /// Returns the number of a user or a group, or `None` if the host knows no such name.
+    ///
+    /// # Errors
+    /// Fails if the host's sources of names (nsswitch.conf(5)) do not answer.
+    fn account(
+        &mut self,
+        kind: AccountKind,
+        name: &AccountName,
+    ) -> Result<Option<u32>, KernelError>;
+
+    /// Returns the variant of the host's program `iptables`, or `None` if there is no such program.
+    ///
+    /// # Errors
+    /// Fails if the program cannot be run or fails.
+    fn iptables(&mut self) -> Result<Option<IptablesVariant>, KernelError>;
+}

@@ -1,0 +1,110 @@
+use std::collections::{BTreeMap, BTreeSet};
+
+use ipnet::Ipv4Net;
+
+use crate::{KernelError, sealed::Sealed};
+use riklet_core::{
+    link::{LinkSpec, LinkState, Tap},
+    model::InterfaceName,
+};
+
+/// Network interfaces: reads them, creates TAPs, and configures them (rtnetlink(7), `/dev/net/tun`).
+///
+/// Interfaces are deleted by [`LinkDeletion`].
+pub trait Links: Sealed {
+    /// Returns the interface of this name, whoever owns it, or `None` if there is none. The cost does not
+    /// depend on the number of interfaces.
+    ///
+    /// # Errors
+    /// Fails if the kernel does not answer.
+    fn link(&mut self, name: &InterfaceName) -> Result<Option<LinkState>, KernelError>;
+
+    /// Returns every interface named `rik<digits>`, whoever owns it.
+    ///
+    /// # Errors
+    /// Fails if the kernel does not answer.
+    fn links(&mut self) -> Result<Vec<LinkState>, KernelError>;
+
+    /// Creates a persistent TAP that has everything in the specification, and sets it up.
+    ///
+    /// The TAP becomes persistent last: a failure, or the end of this process half-way, leaves nothing.
+    ///
+    /// # Errors
+    /// Fails with `EBUSY` or `EEXIST` if an interface of that name exists, as it does on repetition, and if
+    /// the kernel refuses a part.
+    fn create_link(&mut self, spec: &LinkSpec) -> Result<(), KernelError>;
+
+    /// Configures an existing interface as the specification says, except for its user and group
+    /// ([`Self::set_owner`]) and for what is fixed when a TAP is created. Addresses that the specification
+    /// does not name stay.
+    ///
+    /// This is not a transaction: if a part is refused, the parts before it stay. Repetition changes
+    /// nothing more.
+    ///
+    /// # Errors
+    /// Fails with `ENODEV` if the interface does not exist, and if the kernel refuses a part.
+    fn configure_link(&mut self, spec: &LinkSpec) -> Result<(), KernelError>;
+
+    /// Sets the aliases of existing interfaces, many in one `send`, and returns an error for each interface
+    /// whose alias was not set. The failure of one does not affect the others; repetition changes nothing
+    /// more.
+    ///
+    /// The error of an interface that does not exist is `ENODEV`.
+    fn set_aliases(
+        &mut self,
+        aliases: &BTreeMap<InterfaceName, String>,
+    ) -> BTreeMap<InterfaceName, KernelError>;
+
+    /// Sets the user and the group of a TAP, as far as `tap` names them. The TAP is opened for this, and has
+    /// a carrier meanwhile.
+    ///
+    /// If the group is refused, the user stays set. Repetition changes nothing more.
+    ///
+    /// # Errors
+    /// Fails with `ENODEV` if the TAP does not exist, and with `EBUSY` if a process has it open (a TAP with
+    /// several queues can be opened by more than one).
+    fn set_owner(&mut self, name: &InterfaceName, tap: &Tap) -> Result<(), KernelError>;
+
+    /// Removes an address from an interface.
+    ///
+    /// # Errors
+    /// Fails with `EADDRNOTAVAIL` if the interface does not have the address, as on repetition, and if the
+    /// kernel refuses.
+    fn remove_address(&mut self, link: &InterfaceName, address: Ipv4Net)
+    -> Result<(), KernelError>;
+}
+
+/// Deletion of interfaces: immediate for one, deferred for many.
+///
+/// Deleting an interface takes about 20 ms, since the kernel waits for a grace period of RCU. Deferred
+/// deletion pays that once for many: [`Self::drain_links`] stops them, [`Self::delete_draining_links`]
+/// deletes them together.
+pub trait LinkDeletion: Sealed {
+    /// Deletes an interface. Succeeds if it does not exist, and so on repetition.
+    ///
+    /// # Errors
+    /// Fails if the kernel refuses.
+    fn delete_link(&mut self, name: &InterfaceName) -> Result<(), KernelError>;
+
+    /// Removes these addresses from these interfaces, sets the interfaces down and moves them to
+    /// [`DRAINING_GROUP`](riklet_core::link::DRAINING_GROUP). Interfaces that do not exist are skipped.
+    /// Repetition changes nothing more.
+    ///
+    /// The addresses go first because each takes its own routes along. For an interface that goes down with
+    /// addresses, the kernel walks all routes of the host (`fib_flush` in `net/ipv4/fib_frontend.c`): 0.3 ms
+    /// with 6,000 routes, against a constant 0.09 ms.
+    ///
+    /// # Errors
+    /// Fails if the kernel refuses an interface; the others are drained all the same.
+    fn drain_links(
+        &mut self,
+        links: &BTreeMap<InterfaceName, BTreeSet<Ipv4Net>>,
+    ) -> Result<(), KernelError>;
+
+    /// Deletes every interface in [`DRAINING_GROUP`](riklet_core::link::DRAINING_GROUP). Succeeds if the
+    /// group is empty, and so on repetition.
+    ///
+    /// # Errors
+    /// Fails if the kernel refuses; then none is deleted.
+    fn delete_draining_links(&mut self) -> Result<(), KernelError>;
+}

@@ -1,0 +1,35 @@
+//! Facts about the host, each read in a module of its own.
+
+use std::{collections::BTreeSet, net::Ipv4Addr};
+
+use super::{Linux, account, iptables, listeners, resolvers};
+use crate::{AccountKind, HostFacts, KernelError, Listener};
+use riklet_core::{
+    firewall::IptablesVariant,
+    model::{AccountName, Protocol},
+};
+
+impl HostFacts for Linux {
+    fn listeners(
+        &mut self,
+        wanted: &BTreeSet<(Protocol, Option<Ipv4Addr>, u16)>,
+    ) -> Result<Vec<Listener>, KernelError> {
+        listeners::listeners(wanted)
+    }
+
+    fn resolvers(&mut self) -> Result<Vec<Ipv4Addr>, KernelError> {
+        resolvers::resolvers()
+    }
+
+    fn account(
+        &mut self,
+        kind: AccountKind,
+        name: &AccountName,
+    ) -> Result<Option<u32>, KernelError> {
+        account::id(kind, name)
+    }
+
+    fn iptables(&mut self) -> Result<Option<IptablesVariant>, KernelError> {
+        iptables::variant()
+    }
+}

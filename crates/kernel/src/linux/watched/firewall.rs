@@ -1,0 +1,107 @@
+//! The firewall, answered as it was last seen whole and as we changed it since.
+
+use std::collections::BTreeSet;
+
+use super::{Known, Watched};
+use crate::{Firewall, ForeignChains, ImplicitTables, KernelError};
+use riklet_core::firewall::{
+    Backend, BaseRuleset, BaseState, Change, Entry, FirewallState, ForeignChain, ForeignChainState,
+    Ruleset,
+};
+
+impl Firewall for Watched {
+    fn probe_firewall(
+        &mut self,
+        backend: Backend,
+        base_ruleset: &BaseRuleset,
+        entries: &BTreeSet<Entry>,
+    ) -> Result<bool, KernelError> {
+        self.backend = Some(backend);
+        self.listen()?;
+        if self.is_known(backend, base_ruleset, entries) {
+            return Ok(true);
+        }
+        self.kernel.probe_firewall(backend, base_ruleset, entries)
+    }
+
+    fn firewall(
+        &mut self,
+        backend: Backend,
+        expected: &Ruleset,
+    ) -> Result<FirewallState, KernelError> {
+        self.backend = Some(backend);
+        self.listen()?;
+        if self.is_known(backend, &expected.base_ruleset, &BTreeSet::new())
+            && let Some(known) = &self.firewall
+        {
+            let (base_ruleset, entries) = (BaseState::Intact, known.entries.clone());
+            return Ok(FirewallState { base_ruleset, entries, strays: vec![] });
+        }
+        self.firewall = None;
+        let state = self.kernel.firewall(backend, expected)?;
+        let whole = state.base_ruleset == BaseState::Intact && state.strays.is_empty();
+        self.firewall = whole.then(|| Known {
+            backend,
+            base_ruleset: expected.base_ruleset.clone(),
+            entries: state.entries.clone(),
+        });
+        // What somebody changed while it was read makes it unknown again.
+        self.listen()?;
+        Ok(state)
+    }
+
+    fn change_firewall(&mut self, backend: Backend, change: &Change) -> Result<(), KernelError> {
+        self.backend = Some(backend);
+        self.listen()?;
+        self.iptables_at_work = matches!(backend, Backend::Iptables(_));
+        let done = self.kernel.change_firewall(backend, change);
+        match done {
+            Ok(()) => self.follow(backend, change),
+            // What is there is not what we believed.
+            Err(_) => self.firewall = None,
+        }
+        let heard = self.listen();
+        self.iptables_at_work = false;
+        done.and(heard)
+    }
+}
+
+impl ForeignChains for Watched {
+    fn foreign_chains(&mut self, backend: Backend) -> Result<Vec<ForeignChainState>, KernelError> {
+        self.listen()?;
+        if let Some(foreign_chains) = &self.foreign_chains {
+            return Ok(foreign_chains.clone());
+        }
+        let foreign_chains = self.kernel.foreign_chains(backend)?;
+        self.foreign_chains = Some(foreign_chains.clone());
+        Ok(foreign_chains)
+    }
+
+    fn set_passage(&mut self, foreign_chain: &ForeignChain, open: bool) -> Result<(), KernelError> {
+        self.listen()?;
+        self.iptables_at_work = true;
+        let done = self.kernel.set_passage(foreign_chain, open);
+        let heard = self.listen();
+        self.iptables_at_work = false;
+        self.foreign_chains = None;
+        done.and(heard)
+    }
+}
+
+impl ImplicitTables for Watched {
+    fn firewall_tables(&mut self, backend: Backend) -> Result<BTreeSet<String>, KernelError> {
+        self.kernel.firewall_tables(backend)
+    }
+
+    fn empty_tables(&mut self, backend: Backend) -> Result<BTreeSet<String>, KernelError> {
+        self.kernel.empty_tables(backend)
+    }
+
+    fn remove_empty_tables(
+        &mut self,
+        backend: Backend,
+        except: &BTreeSet<String>,
+    ) -> Result<(), KernelError> {
+        self.kernel.remove_empty_tables(backend, except)
+    }
+}

@@ -1,0 +1,89 @@
+//! Interfaces, answered from the mirror.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use ipnet::Ipv4Net;
+
+use super::Watched;
+use crate::{KernelError, LinkDeletion, Links};
+use riklet_core::{
+    link::{LinkSpec, LinkState, Tap},
+    model::{InterfaceName, Slot},
+};
+
+impl Links for Watched {
+    fn link(&mut self, name: &InterfaceName) -> Result<Option<LinkState>, KernelError> {
+        self.look()?;
+        if Slot::of_interface(name.as_str()).is_some() {
+            return Ok(self.mirror.link(name).cloned());
+        }
+        if let Some(known) = self.strangers.get(name) {
+            return Ok(known.clone());
+        }
+        let found = self.kernel.link(name)?;
+        self.strangers.insert(name.clone(), found.clone());
+        Ok(found)
+    }
+
+    fn links(&mut self) -> Result<Vec<LinkState>, KernelError> {
+        self.look()?;
+        Ok(self.mirror.links().cloned().collect())
+    }
+
+    fn create_link(&mut self, spec: &LinkSpec) -> Result<(), KernelError> {
+        let done = self.kernel.create_link(spec);
+        // Of many, what is said would not fit.
+        self.listen()?;
+        done
+    }
+
+    fn configure_link(&mut self, spec: &LinkSpec) -> Result<(), KernelError> {
+        let done = self.kernel.configure_link(spec);
+        // It sets what nobody is told of.
+        self.mirror.expect(spec);
+        self.listen()?;
+        done
+    }
+
+    fn set_aliases(
+        &mut self,
+        aliases: &BTreeMap<InterfaceName, String>,
+    ) -> BTreeMap<InterfaceName, KernelError> {
+        let failed = self.kernel.set_aliases(aliases);
+        for (name, alias) in aliases.iter().filter(|(name, _)| !failed.contains_key(*name)) {
+            self.mirror.expect_alias(name, alias);
+        }
+        failed
+    }
+
+    fn set_owner(&mut self, name: &InterfaceName, tap: &Tap) -> Result<(), KernelError> {
+        self.kernel.set_owner(name, tap)
+    }
+
+    fn remove_address(
+        &mut self,
+        link: &InterfaceName,
+        address: Ipv4Net,
+    ) -> Result<(), KernelError> {
+        self.kernel.remove_address(link, address)
+    }
+}
+
+impl LinkDeletion for Watched {
+    fn delete_link(&mut self, name: &InterfaceName) -> Result<(), KernelError> {
+        self.kernel.delete_link(name)
+    }
+
+    fn drain_links(
+        &mut self,
+        links: &BTreeMap<InterfaceName, BTreeSet<Ipv4Net>>,
+    ) -> Result<(), KernelError> {
+        let done = self.kernel.drain_links(links);
+        self.listen()?;
+        done
+    }
+
+    fn delete_draining_links(&mut self) -> Result<(), KernelError> {
+        self.kernel.delete_draining_links()
+    }
+}

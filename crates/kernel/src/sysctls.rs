@@ -1,0 +1,29 @@
+use std::collections::BTreeMap;
+
+use crate::{KernelError, sealed::Sealed};
+
+/// Kernel parameters below `/proc/sys`.
+///
+/// Names have dots, as in sysctl(8): `net.ipv4.ip_forward`. A dot within the name of an interface is written
+/// as a slash.
+pub trait Sysctls: Sealed {
+    /// Returns a value without its final newline, or `None` if there is no parameter of this name.
+    ///
+    /// # Errors
+    /// Fails if it cannot be read.
+    fn sysctl(&mut self, name: &str) -> Result<Option<String>, KernelError>;
+
+    /// Sets a value. Repetition changes nothing more.
+    ///
+    /// # Errors
+    /// Fails if it cannot be written; then it has not changed.
+    fn set_sysctl(&mut self, name: &str, value: &str) -> Result<(), KernelError>;
+
+    /// Returns the present values of all parameters that setting `net.ipv4.ip_forward` to 1 changes: it
+    /// resets the `forwarding` of every interface and turns `accept_redirects` off (`inet_forward_change` in
+    /// `net/ipv4/devinet.c`; Documentation/networking/ip-sysctl.rst).
+    ///
+    /// # Errors
+    /// Fails if they cannot be read.
+    fn forwarding_sysctls(&mut self) -> Result<BTreeMap<String, String>, KernelError>;
+}
