@@ -1,6 +1,8 @@
 //! The figures of docs/benchmarks.md, in one run: `cargo bench --bench figures`, as root, prints them in Markdown
 //! and draws the curves to docs/benchmarks/. `scripts/bench` installs what is compared, and writes the document.
 //!
+//! It fails if a figure misses the bound that is stated for it.
+//!
 //! `cargo bench --bench figures -- peers scale/flush` measures these sections, and `scale` all of that name. All of it happens in namespaces of its own.
 #![expect(
     clippy::unwrap_used,
@@ -15,7 +17,7 @@ mod peers;
 mod ready;
 mod scale;
 
-use std::{env, time::Instant};
+use std::{env, process::ExitCode, time::Instant};
 
 use common::{enclosure, report::Report};
 
@@ -34,10 +36,10 @@ const SECTIONS: [(&str, Section); 9] = [
     ("ready", ready::measure),
 ];
 
-fn main() {
+/// Succeeds if every bound is kept.
+fn main() -> ExitCode {
     if !enclosure::is_inside() {
-        enclosure::enter();
-        return;
+        return enclosure::enter();
     }
     enclosure::furnish();
     // cargo adds `--bench`.
@@ -59,4 +61,8 @@ fn main() {
         }
     }
     println!("{report}");
+    for missed in report.missed() {
+        eprintln!("a bound is missed: {missed}");
+    }
+    if report.missed().is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

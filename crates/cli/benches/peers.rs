@@ -13,7 +13,7 @@ use crate::{
         definition, enclosure,
         http::Client,
         namespace::Namespace,
-        report::{Goal, Report},
+        report::Report,
         samples::{Cycles, milliseconds, ratio},
     },
     one_shot::Node,
@@ -88,13 +88,6 @@ fn describe(report: &mut Report, measured: &[(&str, &Cycles)]) {
     let header = ["", "add p50", "add p99", "ratio", "delete p50", "delete p99", "ratio"];
     report.table(header, &rows);
     report.paragraph(NOTES);
-    let (_, cni) = measured.iter().find(|(name, _)| *name == cni::NAME).unwrap();
-    report.goal(
-        &format!("`{}` to `up` through the API, warm slot, p50", cni::NAME),
-        Goal::AtLeast(150.0),
-        ratio(cni.up.p50(), ours.up.p50()),
-        " times",
-    );
     let rest: Vec<_> = measured[1..]
         .iter()
         .map(|(name, cycles)| format!("{name} {}", milliseconds(cycles.up.p50())))

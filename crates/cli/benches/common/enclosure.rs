@@ -3,7 +3,7 @@
 use std::{
     env,
     path::{Path, PathBuf},
-    process::Command,
+    process::{Command, ExitCode},
 };
 
 use super::command::sh;
@@ -16,11 +16,11 @@ pub(crate) fn is_inside() -> bool {
 
 /// Runs this program again with its arguments, in namespaces of its own for the network, processes and mounts
 /// (unshare(1)). The end of their first process, which is that one, ends every other; and that one ends with
-/// unshare, which ends with us, whatever ends us (setpriv(1)): it heeds no signal but SIGKILL.
+/// unshare, which ends with us, whatever ends us (setpriv(1)): it heeds no signal but SIGKILL. Returns its exit code.
 ///
 /// # Panics
-/// Where it fails.
-pub(crate) fn enter() {
+/// Where it cannot be started, or is ended by a signal.
+pub(crate) fn enter() -> ExitCode {
     let itself = env::current_exe().unwrap();
     let status = Command::new("setpriv")
         .args(["--pdeathsig", "KILL", "unshare"])
@@ -30,7 +30,8 @@ pub(crate) fn enter() {
         .env(INSIDE, "1")
         .status()
         .unwrap();
-    assert!(status.success(), "{status}");
+    assert!(status.code().is_some(), "{status}");
+    ExitCode::from(u8::try_from(status.code().unwrap()).unwrap())
 }
 
 /// Makes the namespaces usable. State, locks and temporary files go to memory that nobody else sees.

@@ -7,22 +7,23 @@ use std::{
 
 use super::samples::milliseconds;
 
-/// Sections, and before them which targets were reached.
+/// Sections, and before them the bounds with the figures that must keep them.
 #[derive(Debug, Default)]
 pub(crate) struct Report {
-    targets: Vec<[String; 4]>,
+    bounds: Vec<[String; 4]>,
+    missed: Vec<String>,
     body: String,
 }
 
-/// What a figure must reach.
+/// A bound of a figure.
 #[derive(Debug, Clone, Copy)]
-pub(crate) enum Goal {
+pub(crate) enum Bound {
     AtMost(f64),
     AtLeast(f64),
 }
 
-impl Goal {
-    fn is_reached(self, value: f64) -> bool {
+impl Bound {
+    fn is_kept(self, value: f64) -> bool {
         match self {
             Self::AtMost(limit) => value <= limit,
             Self::AtLeast(limit) => value >= limit,
@@ -59,32 +60,40 @@ impl Report {
         self.body.extend(["![", says, "](benchmarks/", file, ")\n\n"]);
     }
 
-    /// A time that has a limit, in milliseconds.
+    /// States a bound of a time, in milliseconds.
     pub(crate) fn limit(&mut self, figure: &str, limit_ms: f64, measured: Duration) {
-        let goal = Goal::AtMost(limit_ms);
-        let reached = goal.is_reached(measured.as_secs_f64() * 1e3);
-        self.note(figure, goal.text(" ms"), milliseconds(measured), reached);
+        let bound = Bound::AtMost(limit_ms);
+        let kept = bound.is_kept(measured.as_secs_f64() * 1e3);
+        self.note(figure, bound.text(" ms"), milliseconds(measured), kept);
     }
 
-    /// A number that has a goal, with its unit.
-    pub(crate) fn goal(&mut self, figure: &str, goal: Goal, measured: f64, unit: &str) {
-        let reached = goal.is_reached(measured);
-        self.note(figure, goal.text(unit), format!("{measured:.2}{unit}"), reached);
+    /// States a bound of a number, with its unit.
+    pub(crate) fn bound(&mut self, figure: &str, bound: Bound, measured: f64, unit: &str) {
+        let kept = bound.is_kept(measured);
+        self.note(figure, bound.text(unit), format!("{measured:.2}{unit}"), kept);
     }
 
-    fn note(&mut self, figure: &str, goal: String, measured: String, reached: bool) {
-        let verdict = if reached { "yes" } else { "**no**" };
-        self.targets.push([figure.to_owned(), goal, measured, verdict.to_owned()]);
+    /// Returns each figure that misses its bound, with both.
+    pub(crate) fn missed(&self) -> &[String] {
+        &self.missed
+    }
+
+    fn note(&mut self, figure: &str, bound: String, measured: String, kept: bool) {
+        if !kept {
+            self.missed.push(format!("{figure}: {measured}, must be {bound}"));
+        }
+        let verdict = if kept { "yes" } else { "**no**" };
+        self.bounds.push([figure.to_owned(), bound, measured, verdict.to_owned()]);
     }
 }
 
 impl Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if !self.targets.is_empty() {
-            write!(f, "## What must be reached\n\n")?;
-            f.write_str(&row(&["figure", "must be", "is", "reached"]))?;
+        if !self.bounds.is_empty() {
+            write!(f, "## Bounds\n\n")?;
+            f.write_str(&row(&["figure", "must be", "is", "kept"]))?;
             f.write_str(&row(&["---"; 4]))?;
-            self.targets.iter().try_for_each(|target| f.write_str(&row(target)))?;
+            self.bounds.iter().try_for_each(|bound| f.write_str(&row(bound)))?;
             writeln!(f)?;
         }
         f.write_str(self.body.trim_end())

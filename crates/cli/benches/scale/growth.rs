@@ -8,7 +8,7 @@ use super::{
 };
 use crate::common::{
     plot::{Line, Plot},
-    report::{Goal, Report},
+    report::{Bound, Report},
     samples::{Cycles, Samples, millis, milliseconds, ratio},
 };
 
@@ -149,12 +149,13 @@ fn describe_operations(report: &mut Report, steps: &[Step]) {
     .draw("operations.svg");
     report.picture("operations.svg", "Up and down with more and more functions present");
     let last = steps.last().unwrap();
-    for (what, of, to) in
-        [("up", &last.cycles.up, &last.few.up), ("down", &last.cycles.down, &last.few.down)]
-    {
-        let figure = format!("`{what}` p50 with 10,000 present to that with 10");
-        report.goal(&figure, Goal::AtMost(1.3), ratio(of.p50(), to.p50()), " times");
-    }
+    // None is stated for `down` yet: the kernel's masquerading makes it grow with the connections that are tracked.
+    report.bound(
+        "`up` p50 with 10,000 present to that with 10",
+        Bound::AtMost(1.3),
+        ratio(last.cycles.up.p50(), last.few.up.p50()),
+        " times",
+    );
 }
 
 fn describe_connections(report: &mut Report, nftables: &[Step], iptables: &[Step]) {
@@ -195,9 +196,9 @@ fn describe_connections(report: &mut Report, nftables: &[Step], iptables: &[Step
     .draw("connections.svg");
     report.picture("connections.svg", "A new connection with more and more published");
     let last = nftables.last().unwrap();
-    report.goal(
+    report.bound(
         "new TCP connection with 10,000 published to that with 1, p50 (nftables)",
-        Goal::AtMost(1.1),
+        Bound::AtMost(1.1),
         ratio(last.connections.p50(), last.one.p50()),
         " times",
     );

@@ -2,7 +2,7 @@
 
 use super::world::{WARM, World};
 use crate::common::{
-    report::{Goal, Report},
+    report::{Bound, Report},
     samples::{Cycles, ratio},
 };
 
@@ -34,9 +34,9 @@ pub(crate) fn measure(report: &mut Report) {
     let many = RUNS.to_string();
     let rows = [row("0", &beside_none), row(&many, &beside_many)];
     report.table(["runs", "up p50", "up p99", "down p50", "down p99"], &rows);
-    report.goal(
+    report.bound(
         "`down` p50 with 10,000 runs to that with none",
-        Goal::AtMost(1.3),
+        Bound::AtMost(1.3),
         ratio(beside_many.down.p50(), beside_none.down.p50()),
         " times",
     );

@@ -6,7 +6,7 @@ use super::{
 };
 use crate::common::{
     namespace::Namespace,
-    report::{Goal, Report},
+    report::Report,
     samples::{Cycles, milliseconds},
 };
 
@@ -75,5 +75,4 @@ fn describe(report: &mut Report, [warm, cold, elements, kernel]: [&Cycles; 4]) {
     report.limit("`up` through the API, warm slot, one at a time, p50", 0.4, warm.up.p50());
     report.limit("`up` cold (no warm slot), p50", 1.5, total);
     report.limit("`down` through the API to the answer, p50", 0.5, warm.down.p50());
-    report.goal("`up` cold, our share of the total", Goal::AtMost(0.3), ours, "");
 }

@@ -9,7 +9,7 @@ use super::{
 use crate::common::{
     namespace::Namespace,
     plot::{Line, Plot},
-    report::{Goal, Report},
+    report::{Bound, Report},
     samples::{Samples, millis},
 };
 
@@ -149,8 +149,8 @@ fn describe(report: &mut Report, ways: &[Way; 3]) {
         share(batches.gone, kernel.gone)
     ));
     report.limit("10,000 functions up in batches, from nothing", 12_000.0, batches.total());
-    report.goal("the last thousand to the first", Goal::AtMost(2.0), batches.growth(), " times");
-    report.goal("10,000 up in batches, our share of the total", Goal::AtMost(0.3), ours, "");
+    report.bound("the last thousand to the first", Bound::AtMost(2.0), batches.growth(), " times");
+    report.bound("10,000 up in batches, our share of the total", Bound::AtMost(0.3), ours, "");
     report.limit("10,000 down to nothing left in the kernel", 6000.0, batches.gone);
 }
 
@@ -171,9 +171,9 @@ fn describe_rest(report: &mut Report, memory: [Memory; 2], restarts: &Samples) {
         &[row("it brought them up", grown), row("it was started with them up", started)],
     );
     report.limit("start-up with 10,000 up, no drift", 1000.0, restarts.p50());
-    report.goal(
+    report.bound(
         "the daemon's memory with 10,000 functions, whichever is more",
-        Goal::AtMost(64.0),
+        Bound::AtMost(64.0),
         grown.resident.max(started.resident),
         " MiB",
     );

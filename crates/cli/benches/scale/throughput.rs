@@ -13,7 +13,7 @@ use super::{
 };
 use crate::common::{
     namespace::Namespace,
-    report::{Goal, Report},
+    report::{Bound, Report},
 };
 
 const TURNS: usize = 11;
@@ -111,9 +111,9 @@ fn describe(report: &mut Report, paths: &[Path<'_>; 4]) {
         .map(|(path, (rate, to))| row(path.name, *rate, to))
         .collect();
     report.table(["client", "throughput", "ratio"], &rows);
-    let goal = Goal::AtLeast(0.95);
+    let bound = Bound::AtLeast(0.95);
     let figure = "throughput by the published port to that by the guest's address";
-    report.goal(&format!("{figure}, on the node"), goal, by_port / direct, "");
+    report.bound(&format!("{figure}, on the node"), bound, by_port / direct, "");
     let figure = "throughput by the published port to that of plain routing";
-    report.goal(&format!("{figure}, from another machine"), goal, far / plain, "");
+    report.bound(&format!("{figure}, from another machine"), bound, far / plain, "");
 }
