@@ -17,7 +17,6 @@ use super::{
     error::{CliError, chain, tun_advice},
     input,
     output::{self, Output},
-    run,
 };
 
 const SET_POOL: &str = "set pool to a range that no route covers";
@@ -102,7 +101,7 @@ fn look(config: &Config, kernel: &mut impl Kernel) -> Vec<Finding> {
     findings.push(loopback(kernel));
     findings.extend(pool(config, decided, kernel));
     findings.push(state(config));
-    findings.extend(vmms(&run::facts()));
+    findings.extend(vmms(&riklet_vmm::supervisor::facts()));
     findings
 }
 

@@ -5,9 +5,8 @@ use riklet_core::definition;
 use riklet_daemon::server::ServeError;
 use riklet_guest::GuestError;
 use riklet_http::HttpError;
-use riklet_kernel::AccountKind;
 use riklet_sdn::{ConfigError, ErrorKind, NodeError, store::StoreError};
-use riklet_vmm::{choose::Unusable, image::ImageError, launch::LaunchError, runs::RunError};
+use riklet_vmm::{runs::RunError, supervisor::SupervisorError};
 use serde_json::{Value, json};
 
 pub(crate) use riklet_api::chain;
@@ -40,32 +39,18 @@ pub(crate) enum CliError {
     Tun { source: io::Error },
     #[error("cannot write the output")]
     Write { source: io::Error },
-    #[error("{name} is recorded already")]
-    Recorded { name: String },
     #[error(transparent)]
     Run(#[from] RunError),
-    #[error("{name} cannot be run")]
-    Vmm { name: String, source: Unusable },
-    #[error("{name} cannot be run")]
-    Image { name: String, source: ImageError },
-    #[error("the host has no {kind} {name}")]
-    Account { kind: AccountKind, name: String },
-    #[error("{name} cannot be run")]
-    Launch { name: String, source: LaunchError },
-    #[error("cannot wait for the end of the VMM of {name}")]
-    Wait { name: String, source: io::Error },
+    #[error(transparent)]
+    Supervisor(Box<SupervisorError>),
+    #[error("cannot leave the terminal")]
+    Session { source: io::Error },
     #[error("cannot read {}", path.display())]
     Log { path: PathBuf, source: io::Error },
     #[error("--console is for one function, and {count} are defined")]
     Console { count: usize },
     #[error("cannot start a supervisor for {name}")]
     Detach { name: String, source: io::Error },
-    #[error("cannot tell which process this is")]
-    Supervisor { source: io::Error },
-    #[error("{name} ended before it was ready: {reason}")]
-    GuestEnded { name: String, reason: String },
-    #[error("not ready after {seconds} s: {}", waited.join("; "))]
-    NotReady { waited: Vec<String>, seconds: u16 },
     #[error("cannot listen for signals")]
     Signals { source: io::Error },
     #[error(transparent)]
@@ -96,6 +81,12 @@ pub(crate) enum CliError {
     NotAnInstance(#[from] NotAnInstance),
     #[error("cannot render the output")]
     Render { source: serde_json::Error },
+}
+
+impl From<SupervisorError> for CliError {
+    fn from(error: SupervisorError) -> Self {
+        Self::Supervisor(Box::new(error))
+    }
 }
 
 impl From<StoreError> for CliError {
@@ -132,17 +123,12 @@ impl CliError {
             | Self::TooLarge { .. }
             | Self::NotText { .. }
             | Self::Console { .. }
-            | Self::Account { .. }
             | Self::TooMuch { .. }
             | Self::NoTerminal
             | Self::Definition(_)
             | Self::Config(_) => ErrorKind::Invalid,
-            Self::Vmm { source, .. } if source.is_of_the_definition() => ErrorKind::Invalid,
-            Self::Image { source, .. } if source.is_of_the_definition() => ErrorKind::Invalid,
-            Self::Launch { source, .. } if source.is_of_the_host() => ErrorKind::Host,
-            Self::Privilege | Self::Tun { .. } | Self::Daemon { .. } | Self::Vmm { .. } => {
-                ErrorKind::Host
-            }
+            Self::Privilege | Self::Tun { .. } | Self::Daemon { .. } => ErrorKind::Host,
+            Self::Supervisor(error) => error.kind(),
             Self::Run(RunError::Node(error)) | Self::Node(error) => error.kind(),
             Self::Failure(failure) => failure.kind.into(),
             Self::Failures { kind, .. } => (*kind).into(),
@@ -176,11 +162,8 @@ impl CliError {
             Self::NoDaemon { .. } => Some("`riklet-sdn serve` is one".to_owned()),
             Self::Privilege => Some("run it as root".to_owned()),
             Self::Tun { source } => Some(tun_advice(source).to_owned()),
-            Self::Recorded { name } => Some(format!("`riklet-sdn down {name}` first")),
+            Self::Supervisor(error) => error.hint(),
             Self::Run(error) => error.hint(),
-            Self::Vmm { source, .. } => Some(source.hint()),
-            Self::Image { source, .. } => source.hint(),
-            Self::NotReady { .. } => Some("`riklet-sdn doctor` says what may be wrong".to_owned()),
             _ => None,
         }
     }

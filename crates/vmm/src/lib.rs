@@ -14,4 +14,5 @@ pub mod machine;
 pub mod qemu;
 pub mod qmp;
 pub mod runs;
+pub mod supervisor;
 pub mod version;

@@ -148,7 +148,7 @@ fn empty(log: &Path) -> io::Result<File> {
 /// Leaves the terminal that `run --detach` was called from.
 pub(super) fn leave_terminal() -> Result<(), CliError> {
     let left = rustix::process::setsid();
-    left.map(drop).map_err(|errno| CliError::Supervisor { source: errno.into() })
+    left.map(drop).map_err(|errno| CliError::Session { source: errno.into() })
 }
 
 /// Tells whoever waits that all is ready: nothing more comes on standard output.

@@ -1,4 +1,4 @@
-//! When a function is ready: each of its TCP exposures accepts a connection from this node.
+//! Waits until functions are ready: until each of their TCP exposures accepts a connection from this node.
 
 use std::{
     io::{self, Read, Write},
@@ -8,10 +8,13 @@ use std::{
 
 use riklet_core::model::{Exposure, Protocol, Vmm};
 use riklet_kernel::Kernel;
-use riklet_sdn::{Instance, Node, NodeError};
+use riklet_sdn::{Instance, Node};
 
-use super::fleet::{Ended, Event, Fleet};
-use crate::error::CliError;
+use super::{
+    SupervisorError,
+    error::Played,
+    guests::{Ended, Event, RunningGuests},
+};
 
 /// How long the first attempts may take, and the last ones. A packet that came before the guest had its address
 /// is sent again after a second only: a new attempt is quicker.
@@ -24,26 +27,30 @@ const MAX_BODY: u64 = 4096;
 
 pub(super) enum Outcome {
     Ready(Readiness),
-    /// A signal came first.
+    /// The supervisor shall stop.
     Stopped,
     /// A VMM ended first.
     Ended(Ended),
 }
 
-/// What answered, and when.
-pub(super) struct Readiness {
-    /// Where each TCP exposure answered, in the order of [`exposures`].
-    pub(super) answers: Vec<Answer>,
+/// The answers of the published ports, and when they came.
+#[derive(Debug)]
+pub struct Readiness {
+    /// Where each TCP exposure answered, in the order of [`tcp_exposures`].
+    pub answers: Vec<Answer>,
     /// When every guest had answered something, if only with a refusal.
-    pub(super) booted: Instant,
+    pub booted: Instant,
     /// When every exposure had accepted.
-    pub(super) accepted: Instant,
+    pub accepted: Instant,
 }
 
-pub(super) struct Answer {
-    pub(super) target: SocketAddr,
-    /// What the builtin guest says.
-    pub(super) body: Option<String>,
+/// The answer of one published port.
+#[derive(Debug)]
+pub struct Answer {
+    /// Where it answered.
+    pub target: SocketAddr,
+    /// What the built-in guest says of itself; `None` for any other guest.
+    pub body: Option<String>,
 }
 
 /// What an exposure is waited for.
@@ -68,11 +75,11 @@ struct Pending<'a> {
 /// Waits until every TCP exposure answers, and every TAP has been opened.
 pub(super) fn wait<K: Kernel>(
     node: &mut Node<K>,
-    fleet: &mut Fleet,
-    instances: &[(&Instance, Vmm)],
-    seconds: u16,
-) -> Result<Outcome, CliError> {
-    let deadline = super::now() + Duration::from_secs(seconds.into());
+    guests: &mut RunningGuests<'_>,
+    instances: &[Played<'_>],
+    limit: Duration,
+) -> Result<Outcome, SupervisorError> {
+    let deadline = super::now() + limit;
     let pending = |(instance, exposure, vmm)| Pending {
         instance,
         exposure,
@@ -83,9 +90,9 @@ pub(super) fn wait<K: Kernel>(
         done: false,
     };
     let published =
-        exposures(instances).map(|(instance, exposure, vmm)| (instance, Some(exposure), vmm));
+        tcp_exposures(instances).map(|(instance, exposure, vmm)| (instance, Some(exposure), vmm));
     let is_published =
-        |instance: &Instance| exposures(instances).any(|(other, ..)| other == instance);
+        |instance: &Instance| tcp_exposures(instances).any(|(other, ..)| other == instance);
     let others = instances.iter().filter(|(instance, _)| !is_published(instance));
     let others = others.map(|(instance, vmm)| (*instance, None, *vmm));
     let mut all: Vec<_> = published.chain(others).map(pending).collect();
@@ -103,21 +110,21 @@ pub(super) fn wait<K: Kernel>(
             let booted = booted.unwrap_or(accepted);
             return Ok(Outcome::Ready(Readiness { answers, booted, accepted }));
         }
-        match fleet.wait(node, Some(PAUSE))? {
-            Some(Event::Signal) => return Ok(Outcome::Stopped),
+        match guests.wait(node, Some(PAUSE))? {
+            Some(Event::Stop) => return Ok(Outcome::Stopped),
             Some(Event::Ended(ended)) => return Ok(Outcome::Ended(ended)),
             None if super::now() < deadline => {}
             None => {
                 let missing = all.iter().filter(|pending| !pending.done);
                 let waited = missing.map(Pending::describe).collect();
-                return Err(CliError::NotReady { waited, seconds });
+                return Err(SupervisorError::NotReady { waited, limit });
             }
         }
     }
 }
 
-/// What is published by TCP.
-pub(super) fn exposures<'a>(
+/// Returns what these instances publish by TCP.
+pub fn tcp_exposures<'a>(
     instances: &'a [(&'a Instance, Vmm)],
 ) -> impl Iterator<Item = (&'a Instance, &'a Exposure, Vmm)> {
     let all = instances
@@ -128,8 +135,8 @@ pub(super) fn exposures<'a>(
 
 impl Pending<'_> {
     /// Looks how far it is. Before the guest has its TAP open, a packet would be lost.
-    fn look<K: Kernel>(&mut self, node: &mut Node<K>) -> Result<(), CliError> {
-        let link = node.kernel().link(&self.instance.interface()).map_err(NodeError::from)?;
+    fn look<K: Kernel>(&mut self, node: &mut Node<K>) -> Result<(), SupervisorError> {
+        let link = node.kernel().link(&self.instance.interface())?;
         if !link.is_some_and(|link| link.carrier) {
             self.waiting = Waiting::Carrier;
             return Ok(());
@@ -209,32 +216,6 @@ fn ask(target: SocketAddr, limit: Duration, http: bool) -> io::Result<Option<Str
     let body = answer.split_once("\r\n\r\n").filter(|(head, _)| head.contains(" 200 "));
     let body = body.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))?;
     Ok(Some(body.1.trim_end().to_owned()))
-}
-
-/// The address that other machines reach the node by, as far as it can be told.
-pub(super) fn uplink_address<K: Kernel>(node: &mut Node<K>) -> Result<Option<Ipv4Addr>, CliError> {
-    let uplinks = node.kernel().uplinks().map_err(NodeError::from)?;
-    for uplink in uplinks {
-        let link = node.kernel().link(&uplink).map_err(NodeError::from)?;
-        if let Some(address) = link.and_then(|link| link.addresses.first().copied()) {
-            return Ok(Some(address.addr()));
-        }
-    }
-    Ok(None)
-}
-
-/// What a user can try: on this node, and from elsewhere.
-pub(super) fn urls(
-    instances: &[(&Instance, Vmm)],
-    answers: &[Answer],
-    elsewhere: Option<Ipv4Addr>,
-) -> Vec<String> {
-    let here = answers.iter().map(|answer| format!("http://{}/", answer.target));
-    let there = exposures(instances).filter(|(_, exposure, _)| exposure.host_address().is_none());
-    let there = there.filter_map(|(_, exposure, _)| {
-        Some(format!("http://{}:{}/", elsewhere?, exposure.host_ports().first()))
-    });
-    here.chain(there).collect()
 }
 
 #[cfg(test)]

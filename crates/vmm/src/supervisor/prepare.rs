@@ -1,4 +1,4 @@
-//! What must be known before anything is changed: which VMM runs a function, and with which files.
+//! Decides, before anything is changed, which VMM runs each function, and obtains its files.
 
 use std::{
     collections::BTreeMap,
@@ -7,68 +7,75 @@ use std::{
     path::PathBuf,
 };
 
-use ipnet::Ipv4Net;
 use riklet_core::model::{
-    Accelerator, Account, Addresses, Execution, Exposure, Image, InstanceName, Sha256, Vmm,
-    Workload,
+    Accelerator, Account, Execution, Image, InstanceName, Sha256, Vmm, Workload,
 };
-use riklet_guest::Guest;
 use riklet_kernel::{AccountKind, Kernel, process::Credentials};
-use riklet_sdn::{Instance, Node, NodeError};
-use riklet_vmm::{
-    attachment::Attachment,
-    choose::{self, Choice, Facts, Kvm, Need, Unusable},
-    driver,
-    image::{self, Access, ImageError, Images, Role, Settings, Wanted},
-    launch::{Launch, LaunchError},
-    machine::Machine,
-};
+use riklet_sdn::{Instance, Node};
 use rustix::{
     fs::{Mode, OFlags},
     io::Errno,
     process::geteuid,
 };
 
-use crate::{error::CliError, output::Output, progress};
+use super::SupervisorError;
+use crate::{
+    attachment::Attachment,
+    choose::{self, Choice, Facts, Kvm, Need, Unusable},
+    driver,
+    image::{self, Access, ImageError, Images, Progress, Role, Settings, Wanted},
+    launch::{Launch, LaunchError},
+    machine::Machine,
+};
 
-/// A function that can be run.
-pub(super) struct Prepared {
-    pub(super) workload: Workload,
-    pub(super) choice: Choice,
+/// Starts the built-in guest of an instance: a program and its arguments ([`Launch::Builtin`]).
+pub type Player<'a> = &'a dyn Fn(&Instance) -> Result<Launch, LaunchError>;
+
+/// A function that can be run: its VMM is chosen, and its files are there.
+#[derive(Debug)]
+pub struct Prepared {
+    /// The function.
+    pub workload: Workload,
+    /// The VMM that runs it, and why.
+    pub choice: Choice,
     files: Option<Files>,
     credentials: Option<Credentials>,
 }
 
-/// The files of a microVM, there and fit to be opened.
+/// The files of a microVM, which its user can open.
+#[derive(Debug)]
 struct Files {
     kernel: PathBuf,
     initrd: Option<PathBuf>,
     rootfs: Option<PathBuf>,
 }
 
-/// Chooses the VMM of each, and downloads what is not there.
-pub(super) fn prepare<K: Kernel>(
+/// Chooses the VMM of each function, and downloads the images that are not there. `show` names an image and returns what
+/// is told of its download. Changes nothing but the cache of images, so it can be repeated.
+///
+/// # Errors
+/// Where one of them cannot be run on this host, or an image cannot be had: those before it may have been downloaded.
+pub fn prepare<K: Kernel, P: FnMut(Progress)>(
     node: &mut Node<K>,
     workloads: &[Workload],
-    output: Output,
-) -> Result<Vec<Prepared>, CliError> {
+    show: impl Fn(&str) -> P,
+) -> Result<Vec<Prepared>, SupervisorError> {
     let facts = facts();
     let images = Images::new(&node.config().state_dir, Settings::default());
     let mut prepared = Vec::new();
     for workload in workloads {
-        let name = || workload.name().to_string();
+        let name = || workload.name().clone();
         let execution = workload.execution();
         let choice = choose::choose(execution, &facts);
-        let choice = choice.map_err(|source| CliError::Vmm { name: name(), source })?;
+        let choice = choice.map_err(|source| SupervisorError::Vmm { name: name(), source })?;
         let (mut files, mut credentials) = (None, None);
         if choice.vmm != Vmm::Builtin {
             credentials = credentials_of(node, execution)?;
-            let lacks = lacks_device(&choice, credentials);
-            if let Some(source) = lacks {
-                return Err(CliError::Vmm { name: name(), source });
+            if let Some(source) = lacks_device(&choice, credentials) {
+                return Err(SupervisorError::Vmm { name: name(), source });
             }
-            let obtained = Files::obtain(&images, execution, credentials, output);
-            files = obtained.map_err(|source| CliError::Image { name: name(), source })?;
+            let obtained = Files::obtain(&images, execution, credentials, &show);
+            files = obtained.map_err(|source| SupervisorError::Image { name: name(), source })?;
         }
         prepared.push(Prepared { workload: workload.clone(), choice, files, credentials });
     }
@@ -77,17 +84,17 @@ pub(super) fn prepare<K: Kernel>(
 
 impl Files {
     /// `None` where no kernel is named: no VMM is chosen then.
-    fn obtain(
+    fn obtain<P: FnMut(Progress)>(
         images: &Images,
         execution: &Execution,
         user: Option<Credentials>,
-        output: Output,
+        show: impl Fn(&str) -> P,
     ) -> Result<Option<Self>, ImageError> {
         let obtain = |role: Role, image: &Option<Image>, access: Access| {
             let Some(image) = image else { return Ok(None) };
             let sha256 = image.sha256().map(Sha256::bytes);
             let wanted = Wanted { role, source: image.source(), sha256, access, user };
-            let mut progress = progress::shown(&format!("{role} {}", image.source()), output);
+            let mut progress = show(&format!("{role} {}", image.source()));
             images.obtain(&wanted, &mut progress).map(Some)
         };
         let disk = if execution.read_only == Some(true) { Access::Read } else { Access::Write };
@@ -98,7 +105,7 @@ impl Files {
     }
 }
 
-/// What we can open, the VMM's user may not.
+/// Returns the device that the VMM's user cannot open, though we can.
 fn lacks_device(choice: &Choice, user: Option<Credentials>) -> Option<Unusable> {
     let user = user?;
     let need = if !image::opens_device("/dev/net/tun", user) {
@@ -111,17 +118,17 @@ fn lacks_device(choice: &Choice, user: Option<Credentials>) -> Option<Unusable> 
     Some(Unusable { vmm: choice.vmm, need })
 }
 
-/// Who the VMM runs as; `None` is whoever we are. A user whose group is not said has the one of passwd(5).
+/// Returns who the VMM runs as; `None` is the user that we are. A user whose group is not given has the one of passwd(5).
 fn credentials_of<K: Kernel>(
     node: &mut Node<K>,
     execution: &Execution,
-) -> Result<Option<Credentials>, CliError> {
+) -> Result<Option<Credentials>, SupervisorError> {
     let mut number = |kind, account: &Option<Account>| match account {
         None => Ok(None),
         Some(Account::Id(id)) => Ok(Some(*id)),
         Some(Account::Name(name)) => {
-            let found = node.kernel().account(kind, name).map_err(NodeError::from)?;
-            let unknown = || CliError::Account { kind, name: name.to_string() };
+            let found = node.kernel().account(kind, name)?;
+            let unknown = || SupervisorError::Account { kind, name: name.to_string() };
             found.map(Some).ok_or_else(unknown)
         }
     };
@@ -137,24 +144,22 @@ fn credentials_of<K: Kernel>(
 }
 
 impl Prepared {
-    pub(super) fn name(&self) -> &InstanceName {
+    /// Returns the name of the instance.
+    #[must_use]
+    pub const fn name(&self) -> &InstanceName {
         self.workload.name()
     }
 
-    /// What plays the guest in this instance's slot. The host's resolvers are for a guest whose definition names
-    /// none.
+    /// Returns the program that plays the guest in this instance's slot. A guest whose definition names no resolvers
+    /// has the host's. `player` starts the built-in guest.
     pub(super) fn launch(
         &self,
         instance: &Instance,
         resolvers: &[Ipv4Addr],
-    ) -> Result<Launch, CliError> {
+        player: Player<'_>,
+    ) -> Result<Launch, LaunchError> {
         let (Some(files), Some(program)) = (&self.files, &self.choice.program) else {
-            let program = std::env::current_exe().map_err(|source| CliError::Launch {
-                name: instance.name().to_string(),
-                source: LaunchError::Start { program: PathBuf::from("riklet-sdn"), source },
-            })?;
-            let arguments = vec!["guest".into(), guest_of(instance).to_argument().into()];
-            return Ok(Launch::Builtin { program, arguments });
+            return player(instance);
         };
         let execution = self.workload.execution();
         let mut machine = Machine::new(Attachment::of(instance, resolvers), files.kernel.clone());
@@ -177,14 +182,15 @@ impl Prepared {
     }
 }
 
-/// What this host has to run microVMs with.
-pub(crate) fn facts() -> Facts {
+/// Returns what this host has to run microVMs with.
+#[must_use]
+pub fn facts() -> Facts {
     let programs = Vmm::ALL.into_iter().filter(|vmm| *vmm != Vmm::Builtin);
     let programs = programs.filter_map(|vmm| Some((vmm, on_path(driver::program(vmm))?)));
     Facts { programs: programs.collect::<BTreeMap<_, _>>(), kvm: kvm() }
 }
 
-/// Where the `PATH` has a program of this name.
+/// Returns where the `PATH` has a program of this name.
 fn on_path(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
     std::env::split_paths(&path).map(|directory| directory.join(name)).find(|candidate| {
@@ -197,21 +203,5 @@ fn kvm() -> Kvm {
         Ok(_) => Kvm::Opens,
         Err(Errno::ACCESS | Errno::PERM) => Kvm::Denied,
         Err(_) => Kvm::Missing,
-    }
-}
-
-fn guest_of(instance: &Instance) -> Guest {
-    let ports = |exposure: &Exposure| {
-        let protocol = exposure.protocol();
-        exposure.guest_ports().iter().map(move |port| (protocol, port))
-    };
-    Guest {
-        name: instance.name().clone(),
-        interface: instance.interface(),
-        address: Ipv4Net::new_assert(instance.addresses.guest, Addresses::PREFIX_LENGTH),
-        gateway: instance.addresses.host,
-        mac: instance.guest_mac(),
-        mtu: instance.mtu,
-        ports: instance.exposures().iter().flat_map(ports).collect(),
     }
 }

@@ -1,6 +1,12 @@
-//! The guests that a supervisor plays, and what happens to them.
+//! The running guests of a supervisor: started, waited for, ended.
 
-use std::{io, os::fd::AsFd, path::PathBuf, thread, time::Duration};
+use std::{
+    io,
+    os::fd::{AsFd, BorrowedFd},
+    path::PathBuf,
+    thread,
+    time::Duration,
+};
 
 use riklet_core::model::InstanceName;
 use riklet_kernel::{Kernel, process::ProcessId};
@@ -8,47 +14,50 @@ use riklet_sdn::{
     Node,
     store::{End, Store},
 };
-use riklet_vmm::{
-    console,
-    handle::{Handle, Patience, Stopped},
-    launch::{self, Launch, Running},
-    runs,
-};
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     io::Errno,
 };
 
-use super::signals::Signals;
-use crate::error::CliError;
+use super::SupervisorError;
+use crate::{
+    console,
+    handle::{Handle, Patience, Stopped},
+    launch::{self, Launch, Running},
+    runs,
+};
 
-/// The runs of one supervisor: this process.
-pub(super) struct Fleet {
-    signals: Signals,
+/// The running guests of one supervisor, which is this process.
+pub(super) struct RunningGuests<'a> {
+    /// Readable once the supervisor shall stop.
+    stop: BorrowedFd<'a>,
     state_dir: PathBuf,
     supervisor: ProcessId,
     running: Vec<Running>,
 }
 
-/// What a supervisor waits for.
+/// An event that a supervisor waits for.
 pub(super) enum Event {
-    /// SIGINT, SIGTERM or SIGHUP.
-    Signal,
+    /// The supervisor shall stop.
+    Stop,
     /// A VMM has ended, and its instance is down.
     Ended(Ended),
 }
 
-/// How a run ended.
-pub(super) struct Ended {
-    pub(super) name: InstanceName,
-    pub(super) reason: String,
-    /// Whether nobody asked for it.
-    pub(super) failed: bool,
+/// The end of a run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ended {
+    /// The instance.
+    pub name: InstanceName,
+    /// How the VMM ended, in words.
+    pub reason: String,
+    /// Tells a failure from an end that was asked for, or that a ready guest chose.
+    pub failed: bool,
 }
 
-impl Fleet {
-    pub(super) fn new(signals: Signals, state_dir: PathBuf, supervisor: ProcessId) -> Self {
-        Self { signals, state_dir, supervisor, running: vec![] }
+impl<'a> RunningGuests<'a> {
+    pub(super) fn new(stop: BorrowedFd<'a>, state_dir: PathBuf, supervisor: ProcessId) -> Self {
+        Self { stop, state_dir, supervisor, running: vec![] }
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -61,10 +70,10 @@ impl Fleet {
         node: &mut Node<K>,
         name: &InstanceName,
         launch: &Launch,
-    ) -> Result<(), CliError> {
+    ) -> Result<(), SupervisorError> {
         /// How long a VMM that does not answer may take to end, where it dies.
         const EXIT_GRACE: Duration = Duration::from_millis(200);
-        let failed = |source| CliError::Launch { name: name.to_string(), source };
+        let failed = |source| SupervisorError::Launch { name: name.clone(), source };
         let running = Running::start(&self.state_dir, name, launch).map_err(failed)?;
         let process = running.handle().process;
         // From here on it is ended with the others.
@@ -76,20 +85,23 @@ impl Fleet {
         tx.commit()?;
         if stopping {
             // Who asked for it found no process to end, and waits for us.
-            return Err(CliError::GuestEnded { name: name.to_string(), reason: "stopped".into() });
+            return Err(SupervisorError::GuestEnded {
+                name: name.clone(),
+                reason: "stopped".into(),
+            });
         }
         let Some(mut running) = self.running.pop() else { return Ok(()) };
         let booted = running.boot(launch);
         // One that has ended says why better than its socket does.
         if booted.is_err() && running.ends_within(EXIT_GRACE).unwrap_or(false) {
-            return Err(self.bury(node, running, None)?.into());
+            return Err(self.on_exit(node, running, None)?.into());
         }
         self.running.push(running);
         booted.map_err(failed)
     }
 
     /// Records that all of them answer, and after how many milliseconds.
-    pub(super) fn set_ready(&self, after: u64) -> Result<(), CliError> {
+    pub(super) fn set_ready(&self, after: u64) -> Result<(), SupervisorError> {
         let mut store = Store::open(&self.state_dir)?;
         let tx = store.transaction()?;
         for running in &self.running {
@@ -103,39 +115,40 @@ impl Fleet {
         &mut self,
         node: &mut Node<K>,
         limit: Option<Duration>,
-    ) -> Result<Option<Event>, CliError> {
+    ) -> Result<Option<Event>, SupervisorError> {
         let limit = limit.and_then(|limit| Timespec::try_from(limit).ok());
-        let mut files = vec![PollFd::from_borrowed_fd(self.signals.as_fd(), PollFlags::IN)];
+        let mut files = vec![PollFd::from_borrowed_fd(self.stop, PollFlags::IN)];
         files.extend(
             self.running.iter().map(|r| PollFd::from_borrowed_fd(r.as_fd(), PollFlags::IN)),
         );
         match poll(&mut files, limit.as_ref()) {
             Ok(0) | Err(Errno::INTR) => return Ok(None),
-            result => result.map_err(|errno| CliError::Signals { source: errno.into() })?,
+            result => result.map_err(|errno| SupervisorError::Poll { source: errno.into() })?,
         };
         let ready: Vec<_> = files.iter().map(|file| !file.revents().is_empty()).collect();
         // The end of a VMM comes first: its port must not lead nowhere while the others are stopped.
         if let Some(index) = ready.iter().skip(1).position(|ready| *ready) {
             let running = self.running.remove(index);
-            return Ok(Some(Event::Ended(self.bury(node, running, None)?)));
+            return Ok(Some(Event::Ended(self.on_exit(node, running, None)?)));
         }
-        Ok(Some(Event::Signal))
+        Ok(Some(Event::Stop))
     }
 
-    /// What is to be done when a VMM has ended: first the port, then the records, then the words. Where we ended
+    /// Does what follows the end of a VMM: first the port, then the records, then the words. Where we ended
     /// it for a failure of ours, that is the reason. Where the port cannot be closed, the run has not ended: it is
     /// tried again when the supervisor leaves.
-    fn bury<K: Kernel>(
+    fn on_exit<K: Kernel>(
         &self,
         node: &mut Node<K>,
         running: Running,
         failure: Option<&str>,
-    ) -> Result<Ended, CliError> {
+    ) -> Result<Ended, SupervisorError> {
         let name = running.name().clone();
         let vmm = running.handle().vmm;
         let down = runs::take_down(node, &name);
         let status = running.finish();
-        let status = status.map_err(|source| CliError::Wait { name: name.to_string(), source })?;
+        let status =
+            status.map_err(|source| SupervisorError::Wait { name: name.clone(), source })?;
         down?;
         let mut store = Store::open(&self.state_dir)?;
         let run = store.run(&name)?;
@@ -160,7 +173,7 @@ impl Fleet {
         node: &mut Node<K>,
         patience: Patience,
         failure: Option<&str>,
-    ) -> Result<(), CliError> {
+    ) -> Result<(), SupervisorError> {
         let mut store = Store::open(&self.state_dir)?;
         let tx = store.transaction()?;
         let mut asked = Vec::new();
@@ -183,12 +196,12 @@ impl Fleet {
         let mut first = Ok(());
         let running = std::mem::take(&mut self.running).into_iter();
         for ((running, result), asked) in running.zip(results).zip(asked) {
-            let name = running.name().to_string();
+            let name = running.name().clone();
             let failure = failure.filter(|_| !asked);
             let ended = match result {
-                Ok(_) => self.bury(node, running, failure).map(drop),
+                Ok(_) => self.on_exit(node, running, failure).map(drop),
                 // It holds its TAP: what is left of it is for `repair`, once it is gone.
-                Err(source) => Err(CliError::Wait { name, source }),
+                Err(source) => Err(SupervisorError::Wait { name, source }),
             };
             first = first.and(ended);
         }

@@ -1,0 +1,145 @@
+use std::{io, time::Duration};
+
+use riklet_core::model::{InstanceName, Vmm};
+use riklet_kernel::{AccountKind, KernelError};
+use riklet_sdn::{ErrorKind, NodeError, store::StoreError};
+
+use super::Ended;
+use crate::{choose::Unusable, image::ImageError, launch::LaunchError, runs::RunError};
+
+/// The reason why functions cannot be run, or run no longer.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SupervisorError {
+    /// The network of an instance cannot be brought up or taken down.
+    #[error(transparent)]
+    Node(#[from] NodeError),
+    /// A run cannot be recorded.
+    #[error(transparent)]
+    Run(#[from] RunError),
+    /// The instance is up already: it belongs to whoever brought it up.
+    #[error("{name} is recorded already")]
+    Recorded {
+        /// The instance.
+        name: InstanceName,
+    },
+    /// No VMM of this host can run it.
+    #[error("{name} cannot be run")]
+    Vmm {
+        /// The instance.
+        name: InstanceName,
+        /// What is missing.
+        source: Unusable,
+    },
+    /// An image cannot be had.
+    #[error("{name} cannot be run")]
+    Image {
+        /// The instance.
+        name: InstanceName,
+        /// Why.
+        source: ImageError,
+    },
+    /// The host does not know the VMM's user or group.
+    #[error("the host has no {kind} {name}")]
+    Account {
+        /// User or group.
+        kind: AccountKind,
+        /// The name that is not known.
+        name: String,
+    },
+    /// The VMM cannot be started, or refuses its machine.
+    #[error("{name} cannot be run")]
+    Launch {
+        /// The instance.
+        name: InstanceName,
+        /// Why.
+        source: LaunchError,
+    },
+    /// The end of a VMM cannot be waited for.
+    #[error("cannot wait for the end of the VMM of {name}")]
+    Wait {
+        /// The instance.
+        name: InstanceName,
+        /// The kernel's own words.
+        source: io::Error,
+    },
+    /// The calling process cannot be identified.
+    #[error("cannot tell which process this is")]
+    Identity {
+        /// The kernel's own words.
+        source: io::Error,
+    },
+    /// A guest ended before its published ports answered.
+    #[error("{name} ended before it was ready: {reason}")]
+    GuestEnded {
+        /// The instance.
+        name: InstanceName,
+        /// How it ended.
+        reason: String,
+    },
+    /// The published ports did not answer in time.
+    #[error("not ready after {} s: {}", limit.as_secs(), waited.join("; "))]
+    NotReady {
+        /// What each of them was waited for.
+        waited: Vec<String>,
+        /// The time that they had.
+        limit: Duration,
+    },
+    /// Events cannot be waited for.
+    #[error("cannot wait for events")]
+    Poll {
+        /// The kernel's own words.
+        source: io::Error,
+    },
+}
+
+impl From<Ended> for SupervisorError {
+    fn from(Ended { name, reason, .. }: Ended) -> Self {
+        Self::GuestEnded { name, reason }
+    }
+}
+
+impl From<StoreError> for SupervisorError {
+    fn from(error: StoreError) -> Self {
+        Self::Node(error.into())
+    }
+}
+
+impl From<KernelError> for SupervisorError {
+    fn from(error: KernelError) -> Self {
+        Self::Node(error.into())
+    }
+}
+
+impl SupervisorError {
+    /// Returns the kind of answer that it needs.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Node(error) | Self::Run(RunError::Node(error)) => error.kind(),
+            Self::Account { .. } => ErrorKind::Invalid,
+            Self::Vmm { source, .. } if source.is_of_the_definition() => ErrorKind::Invalid,
+            Self::Image { source, .. } if source.is_of_the_definition() => ErrorKind::Invalid,
+            Self::Vmm { .. } => ErrorKind::Host,
+            Self::Launch { source, .. } if source.is_of_the_host() => ErrorKind::Host,
+            _ => ErrorKind::Failed,
+        }
+    }
+
+    /// Returns what to do about it, where there is something.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Node(error) => error.hint(),
+            Self::Run(error) => error.hint(),
+            Self::Recorded { name } => Some(format!("`riklet-sdn down {name}` first")),
+            Self::Vmm { source, .. } => Some(source.hint()),
+            Self::Image { source, .. } => source.hint(),
+            Self::NotReady { .. } => Some("`riklet-sdn doctor` says what may be wrong".to_owned()),
+            _ => None,
+        }
+    }
+}
+
+/// An instance and the VMM that runs it.
+pub(super) type Played<'a> = (&'a riklet_sdn::Instance, Vmm);

@@ -1,0 +1,313 @@
+//! Supervises functions: their network comes up, their VMMs start, and whatever happens, nothing of them stays.
+//!
+//! ```text
+//! prepare (choose a VMM, obtain its files) ► supervise: record ► up ► start ► ready ► watch ► stop ► down ► record the end
+//! ```
+//!
+//! The supervisor of a run is the calling process: the kernel ends its VMMs with it (`PR_SET_PDEATHSIG`), and a run whose
+//! supervisor died is cleared away by the next operation ([`crate::runs::clear_lost`]).
+
+mod error;
+mod guests;
+mod prepare;
+mod readiness;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::BTreeSet,
+    os::fd::BorrowedFd,
+    time::{Duration, Instant, SystemTime},
+};
+
+use riklet_core::model::{InstanceName, Vmm};
+use riklet_kernel::{Kernel, process::ProcessId};
+use riklet_sdn::{
+    Instance, Node, NodeError, Report, Selector, UpOptions,
+    store::{End, ReservedSlot, Store},
+};
+
+use self::{
+    error::Played,
+    guests::{Event, RunningGuests},
+    readiness::Outcome,
+};
+pub use self::{
+    error::SupervisorError,
+    guests::Ended,
+    prepare::{Player, Prepared, facts, prepare},
+    readiness::{Answer, Readiness, tcp_exposures},
+};
+use crate::{handle::Patience, runs};
+
+/// How functions are supervised.
+#[derive(Clone, Copy)]
+pub struct Options<'a> {
+    /// The time that the published ports have to answer.
+    pub ready_timeout: Duration,
+    /// Starts the built-in guest, for a function that no VMM runs.
+    pub player: Player<'a>,
+    /// Readable once the supervisor shall stop: a signal came, say.
+    pub stop: BorrowedFd<'a>,
+}
+
+impl std::fmt::Debug for Options<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Options")
+            .field("ready_timeout", &self.ready_timeout)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The durations of the parts of a start, each after the one before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Times {
+    /// Bringing up the network.
+    pub network: Duration,
+    /// Starting the VMMs.
+    pub vmm: Duration,
+    /// The guests' boot, until each has answered something.
+    pub boot: Duration,
+    /// From then until every published port accepts.
+    pub answer: Duration,
+}
+
+/// Functions that are ready.
+#[derive(Debug)]
+pub struct Ready<'a> {
+    /// The instances in the order in which they were prepared, and what runs them.
+    pub instances: &'a [(&'a Instance, Vmm)],
+    /// What was prepared.
+    pub prepared: &'a [Prepared],
+    /// The answers of their ports.
+    pub readiness: &'a Readiness,
+    /// How long each part took.
+    pub times: Times,
+    /// The report of the `up`.
+    pub report: &'a Report,
+}
+
+/// Watches what a supervisor does. An error of one of these ends the run, as any other does.
+pub trait Observer<K> {
+    /// The error that a run ends with.
+    type Error: From<SupervisorError>;
+
+    /// Is told when the network of all is up.
+    ///
+    /// # Errors
+    /// Where the run shall end.
+    fn networked(&mut self, report: &Report) -> Result<(), Self::Error>;
+
+    /// Is told when the VMM of one has been started, and boots.
+    ///
+    /// # Errors
+    /// Where the run shall end.
+    fn started(&mut self, node: &Node<K>, instance: &Instance) -> Result<(), Self::Error>;
+
+    /// Is told when every published port answers.
+    ///
+    /// # Errors
+    /// Where the run shall end.
+    fn ready(&mut self, node: &mut Node<K>, ready: &Ready<'_>) -> Result<(), Self::Error>;
+
+    /// Is told when a VMM has ended by itself.
+    fn ended(&mut self, ended: &Ended);
+
+    /// Is told when the network of all is down again.
+    ///
+    /// # Errors
+    /// Where the run shall count as failed.
+    fn left(&mut self, report: &Report) -> Result<(), Self::Error>;
+
+    /// Returns an error in words: they are recorded as the reason why the runs ended.
+    fn words(error: &Self::Error) -> String;
+}
+
+/// Refuses functions that are recorded: they belong to whoever brought them up, and their run would take them down.
+///
+/// # Errors
+/// Where one of them is, or runs, or the records cannot be read.
+pub fn refuse_recorded<'a, K: Kernel>(
+    node: &Node<K>,
+    names: impl IntoIterator<Item = &'a InstanceName>,
+) -> Result<(), SupervisorError> {
+    let Some(store) = Store::open_existing(&node.config().state_dir)? else { return Ok(()) };
+    for name in names {
+        runs::refuse_running(&store, &Selector::Named([name.clone()].into()))?;
+        if store.get(name)?.is_some() {
+            return Err(SupervisorError::Recorded { name: name.clone() });
+        }
+    }
+    Ok(())
+}
+
+/// Runs these functions until `options.stop` is readable or no VMM is left, and takes their network down. Returns
+/// whether all that ended did so without a failure.
+///
+/// # Errors
+/// Where one of them is recorded or runs already: then nothing is changed. Where one cannot be started, is not ready in
+/// time, or the observer refuses: then all of them are ended, and their network is down unless that failed as well.
+pub fn supervise<K: Kernel, O: Observer<K>>(
+    node: &mut Node<K>,
+    prepared: &[Prepared],
+    options: &Options<'_>,
+    observer: &mut O,
+) -> Result<bool, O::Error> {
+    // A download takes its time: whoever was quicker keeps what they brought up.
+    refuse_recorded(node, prepared.iter().map(Prepared::name))?;
+    let state_dir = node.config().state_dir.clone();
+    let current = ProcessId::current();
+    let supervisor = current.map_err(|source| SupervisorError::Identity { source })?;
+    let names: Vec<_> = prepared.iter().map(|p| (p.name().clone(), p.choice.vmm)).collect();
+    let mut store = Store::open(&state_dir).map_err(SupervisorError::from)?;
+    let begun = runs::begin(&mut store, &names, supervisor, epoch_millis());
+    begun.map_err(SupervisorError::from)?;
+    drop(store);
+    let guests = RunningGuests::new(options.stop, state_dir, supervisor);
+    let mut supervision = Supervision { node, guests, options, observer };
+    let supervised = supervision.run(prepared);
+    // Whatever happened, nothing stays.
+    let failure = supervised.as_ref().err().map(O::words);
+    let Supervision { node, mut guests, observer, .. } = supervision;
+    let stopped = guests.stop(node, Patience::default(), failure.as_deref());
+    let left = leave(node, &names, supervisor, failure, observer);
+    let sound = supervised?;
+    stopped?;
+    left?;
+    Ok(sound)
+}
+
+/// The functions of one supervisor, from their network to their end.
+struct Supervision<'a, K, O> {
+    node: &'a mut Node<K>,
+    guests: RunningGuests<'a>,
+    options: &'a Options<'a>,
+    observer: &'a mut O,
+}
+
+impl<K: Kernel, O: Observer<K>> Supervision<'_, K, O> {
+    fn run(&mut self, prepared: &[Prepared]) -> Result<bool, O::Error> {
+        let started = now();
+        let workloads: Vec<_> = prepared.iter().map(|p| p.workload.clone()).collect();
+        let report = self.node.up(&workloads, UpOptions::default());
+        let report = report.map_err(SupervisorError::from)?;
+        self.observer.networked(&report)?;
+        let networked = now();
+        let instances: Vec<_> = prepared.iter().zip(ordered(&report, prepared)).collect();
+        self.start(&instances)?;
+        let launched = now();
+        let played: Vec<Played<'_>> = instances.iter().map(|(p, i)| (*i, p.choice.vmm)).collect();
+        let limit = self.options.ready_timeout;
+        let readiness = match readiness::wait(self.node, &mut self.guests, &played, limit)? {
+            Outcome::Ready(readiness) => readiness,
+            Outcome::Stopped => return Ok(true),
+            Outcome::Ended(ended) => return Err(SupervisorError::from(ended).into()),
+        };
+        let times = Times {
+            network: networked - started,
+            vmm: launched - networked,
+            boot: readiness.booted.saturating_duration_since(launched),
+            answer: readiness.accepted - readiness.booted,
+        };
+        let after = u64::try_from((readiness.accepted - started).as_millis()).unwrap_or(u64::MAX);
+        self.guests.set_ready(after)?;
+        let (instances, readiness) = (&*played, &readiness);
+        let ready = Ready { instances, prepared, readiness, times, report: &report };
+        self.observer.ready(self.node, &ready)?;
+        Ok(self.watch()?)
+    }
+
+    fn start(&mut self, instances: &[(&Prepared, &Instance)]) -> Result<(), O::Error> {
+        let resolvers = self.node.kernel().resolvers().map_err(SupervisorError::from)?;
+        for (prepared, instance) in instances {
+            let launch = prepared.launch(instance, &resolvers, self.options.player);
+            let name = || instance.name().clone();
+            let failed = |source| SupervisorError::Launch { name: name(), source };
+            self.guests.start(self.node, instance.name(), &launch.map_err(failed)?)?;
+            self.observer.started(self.node, instance)?;
+        }
+        Ok(())
+    }
+
+    /// Waits until it shall stop, or no VMM is left. The end of one does not concern the others.
+    fn watch(&mut self) -> Result<bool, SupervisorError> {
+        let mut sound = true;
+        while !self.guests.is_empty() {
+            match self.guests.wait(self.node, None)? {
+                Some(Event::Stop) => break,
+                Some(Event::Ended(ended)) => {
+                    self.observer.ended(&ended);
+                    sound &= !ended.failed;
+                }
+                None => {}
+            }
+        }
+        Ok(sound)
+    }
+}
+
+/// The instances of the report in the order of what was prepared.
+fn ordered<'a>(report: &'a Report, prepared: &[Prepared]) -> Vec<&'a Instance> {
+    let find = |p: &Prepared| report.instances.iter().find(|i| i.name() == p.name());
+    prepared.iter().filter_map(find).collect()
+}
+
+/// Leaves the host as it was, unless somebody else's instances remain. A name whose run has ended may have been taken
+/// since, by `run` or `up`: so the network goes first, while nobody else may have it.
+fn leave<K: Kernel, O: Observer<K>>(
+    node: &mut Node<K>,
+    names: &[(InstanceName, Vmm)],
+    supervisor: ProcessId,
+    failure: Option<String>,
+    observer: &mut O,
+) -> Result<(), O::Error> {
+    let report = take_down(node, names, supervisor, failure)?;
+    observer.left(&report)
+}
+
+fn take_down<K: Kernel>(
+    node: &mut Node<K>,
+    names: &[(InstanceName, Vmm)],
+    supervisor: ProcessId,
+    failure: Option<String>,
+) -> Result<Report, SupervisorError> {
+    let store = Store::open(&node.config().state_dir)?;
+    let mut remaining = BTreeSet::new();
+    for (name, _) in names {
+        let run = store.run(name)?;
+        let ours = run.is_some_and(|run| run.supervisor == supervisor && run.end.is_none());
+        if ours && store.get(name)?.is_some() {
+            remaining.insert(name.clone());
+        }
+    }
+    // A daemon's: it keeps the node ready.
+    let kept_ready = !store.spares(ReservedSlot::Ready)?.is_empty();
+    drop(store);
+    let selector = Selector::Named(remaining);
+    let report = match node.down(&selector, !kept_ready) {
+        Err(NodeError::Remaining { .. }) => node.down(&selector, false),
+        report => report,
+    };
+    let failed = failure.is_some();
+    let reason = failure.unwrap_or_else(|| "stopped".to_owned());
+    let mut store = Store::open(&node.config().state_dir)?;
+    let tx = store.transaction()?;
+    for (name, _) in names {
+        let reason = reason.clone();
+        tx.end_run(name, supervisor, &End { at: epoch_millis(), reason, failed })?;
+    }
+    tx.commit()?;
+    Ok(report?)
+}
+
+#[expect(clippy::disallowed_methods, reason = "a supervisor measures how long a start takes")]
+fn now() -> Instant {
+    Instant::now()
+}
+
+/// Milliseconds since 1970, as records have them.
+#[expect(clippy::disallowed_methods, reason = "a supervisor records when a run ended")]
+fn epoch_millis() -> u64 {
+    let passed = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(passed.as_millis()).unwrap_or(u64::MAX)
+}

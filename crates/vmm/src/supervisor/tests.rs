@@ -1,0 +1,39 @@
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use riklet_core::definition::{self, Source};
+use riklet_kernel::fake::{FakeKernel, Fault, Stopped};
+use riklet_sdn::Config;
+
+use super::*;
+
+/// Whoever runs or brings up the same name next must not lose it to this supervisor.
+#[test]
+fn a_run_has_not_ended_before_its_network_is_down() {
+    let state_dir = std::env::temp_dir().join(format!("riklet-leave-{}", std::process::id()));
+    let (kernel, config) =
+        (FakeKernel::new(), Config { state_dir: state_dir.clone(), ..Config::default() });
+    let mut node = Node::with_kernel(config, kernel.clone());
+    let text =
+        r#"{"apiVersion": "v1", "kind": "Function", "name": "hello", "spec": {"function": {}}}"#;
+    let source = Source { name: String::new(), text: text.to_owned() };
+    let workloads = definition::parse(&[source]).unwrap();
+    let name = workloads[0].name().clone();
+    let ours = ProcessId::current().unwrap();
+    let names = [(name.clone(), Vmm::Builtin)];
+    runs::begin(&mut Store::open(&state_dir).unwrap(), &names, ours, 0).unwrap();
+    node.up(&workloads, UpOptions::default()).unwrap();
+    let mut leave = || take_down(&mut node, &names, ours, None);
+    let end = || Store::open(&state_dir).unwrap().run(&name).unwrap().unwrap().end;
+
+    let at = kernel.system().effects;
+    kernel.system().fault = Some((at, Fault::Stop));
+    let stopped = catch_unwind(AssertUnwindSafe(&mut leave)).unwrap_err();
+    assert!(stopped.is::<Stopped>());
+    kernel.system().fault = None;
+    assert_eq!(end(), None);
+
+    leave().unwrap();
+    assert_eq!(end().unwrap().reason, "stopped");
+    assert!(kernel.system().links.is_empty());
+    std::fs::remove_dir_all(&state_dir).unwrap();
+}
