@@ -71,7 +71,7 @@ impl From<&(riklet_core::plan::Plan, Vec<riklet_sdn::Warning>)> for Plan {
     fn from((plan, warnings): &(riklet_core::plan::Plan, Vec<riklet_sdn::Warning>)) -> Self {
         Self {
             steps: lines(&plan.steps),
-            blocked: plan.blocked.values().map(ToString::to_string).collect(),
+            blocked: blocked(plan),
             warnings: warnings.iter().map(ToString::to_string).collect(),
         }
     }
@@ -89,6 +89,12 @@ impl Plan {
     pub fn text(&self) -> String {
         text(&self.steps, &self.blocked)
     }
+}
+
+/// What stands in the way of a plan.
+fn blocked(plan: &riklet_core::plan::Plan) -> Vec<String> {
+    let obstacles = plan.blocked.values().map(ToString::to_string);
+    obstacles.chain(plan.claims.iter().map(ToString::to_string)).collect()
 }
 
 fn text(steps: &[String], blocked: &[String]) -> String {
@@ -134,7 +140,7 @@ impl Check {
         Self {
             firewall: drift.firewall.clone(),
             steps: lines(&drift.plan.steps),
-            blocked: drift.plan.blocked.values().map(ToString::to_string).collect(),
+            blocked: blocked(&drift.plan),
             unsettled: unsettled.collect(),
             lost: lost.into_iter().collect(),
         }

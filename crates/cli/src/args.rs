@@ -87,8 +87,11 @@ pub(crate) enum Command {
     #[command(after_help = "Example:\n  riklet-sdn repair")]
     Repair {
         /// Set a corrupt database aside first, and record anew what the interfaces' aliases say.
-        #[arg(long)]
+        #[arg(long, conflicts_with = "adopt")]
         rebuild: bool,
+        /// Take over the functions of another state directory, and record them here.
+        #[arg(long)]
+        adopt: bool,
     },
     /// Print what the daemon did.
     Events(EventsArgs),
@@ -241,6 +244,9 @@ pub(crate) struct ServeArgs {
     /// Where /metrics can be read by TCP as well, such as 127.0.0.1:9464: by whoever reaches that address.
     #[arg(long, value_name = "ADDRESS:PORT", env = "RIKLET_SDN_METRICS", hide_env_values = true)]
     pub(crate) metrics: Option<SocketAddr>,
+    /// Take over the functions of another state directory first, and record them here.
+    #[arg(long)]
+    pub(crate) adopt: bool,
     /// How long a client may take to send a request, in milliseconds.
     #[arg(long, value_name = "MS", hide = true, default_value_t = 10_000)]
     pub(crate) patience: u32,

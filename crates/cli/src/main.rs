@@ -64,7 +64,8 @@ fn dispatch(args: Args) -> Result<ExitCode, CliError> {
         Command::Inspect(inspect) => inspect::run(&mut node()?, &inspect, output),
         Command::Plan(plan) => plan::run(&mut node()?, &plan, output),
         Command::Check => check::run(&mut node()?, output),
-        Command::Repair { rebuild } => repair::run(&mut node()?, rebuild, output),
+        Command::Repair { adopt: true, .. } => repair::adopt(&mut node()?, output),
+        Command::Repair { rebuild, .. } => repair::run(&mut node()?, rebuild, output),
         Command::Events(events) => events::run(&args.node, &events, output),
         Command::Top(top) => top::run(args.node, &top, output),
         Command::Serve(serve) => {

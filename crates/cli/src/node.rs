@@ -107,6 +107,15 @@ impl AnyNode {
         Ok(self.node.rebuild()?)
     }
 
+    /// Takes over what belongs to the records in another state directory. A daemon does so with `serve --adopt`.
+    pub(crate) fn adopt(&mut self) -> Result<Rebuilt, CliError> {
+        if let Some(client) = self.daemon()? {
+            return Err(CliError::DaemonRuns { path: client.socket().to_owned() });
+        }
+        input::require_privilege()?;
+        Ok(self.node.adopt()?)
+    }
+
     /// How the daemon stands; `None` where none runs.
     pub(crate) fn health(&self) -> Result<Option<Health>, CliError> {
         self.ask(|| ApiCall::get("/v1/health"))

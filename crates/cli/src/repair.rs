@@ -1,13 +1,14 @@
 use std::process::ExitCode;
 
 use riklet_api::Report;
+use riklet_sdn::Rebuilt;
 use serde_json::json;
 
 use super::{error::CliError, node::AnyNode, output::Output};
 
 pub(crate) fn run(node: &mut AnyNode, rebuild: bool, output: Output) -> Result<ExitCode, CliError> {
     if rebuild {
-        return run_rebuild(node, output);
+        return recovered(&node.rebuild()?, output);
     }
     let mut report = node.repair()?;
     if report.warnings.is_empty() && report.steps.is_empty() && report.failures.is_empty() {
@@ -17,8 +18,11 @@ pub(crate) fn run(node: &mut AnyNode, rebuild: bool, output: Output) -> Result<E
     output.complaints(&mut report).map(|()| ExitCode::SUCCESS)
 }
 
-fn run_rebuild(node: &mut AnyNode, output: Output) -> Result<ExitCode, CliError> {
-    let rebuilt = node.rebuild()?;
+pub(crate) fn adopt(node: &mut AnyNode, output: Output) -> Result<ExitCode, CliError> {
+    recovered(&node.adopt()?, output)
+}
+
+fn recovered(rebuilt: &Rebuilt, output: Output) -> Result<ExitCode, CliError> {
     let mut report = Report::from(&rebuilt.report);
     if let Some(path) = &rebuilt.set_aside {
         output.remark(&format!("the corrupt database is now {}", path.display()));

@@ -20,6 +20,6 @@ pub(crate) fn run(config: Config, args: ServeArgs) -> Result<ExitCode, CliError>
         manifests: args.manifests.or_else(|| Some(PathBuf::from(MANIFESTS)).filter(|p| p.is_dir())),
         patience: Duration::from_millis(args.patience.into()),
     };
-    server::serve(config, Options { warm: args.warm.into() }, &settings)?;
+    server::serve(config, Options { warm: args.warm.into(), adopt: args.adopt }, &settings)?;
     Ok(ExitCode::SUCCESS)
 }

@@ -2,6 +2,8 @@
 //!
 //! A plan leaves nothing to decide to whoever carries it out, and prints itself.
 
+mod claim;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
@@ -17,9 +19,11 @@ use crate::{
     },
     flows::Flows,
     link::{LinkDifference, LinkSpec, LinkState, Remedy, Tap},
-    model::{InterfaceName, Pool, Protocol, Slot},
+    model::{InterfaceName, Mark, Owner, Pool, Protocol, Slot},
     workload::{Fragment, alias},
 };
+
+pub use claim::{Adoption, Claim, Holder, Object, claims, lost_owner};
 
 /// The sysctl that lets the host forward IPv4 packets.
 pub const IP_FORWARD: &str = "net.ipv4.ip_forward";
@@ -31,6 +35,10 @@ pub struct Desired {
     pub backend: Backend,
     /// What the slots' addresses are cut from.
     pub pool: Pool,
+    /// The state directory that what we make belongs to.
+    pub owner: Owner,
+    /// What of others is taken over.
+    pub adoption: Adoption,
     /// What each instance needs.
     pub fragments: BTreeMap<Slot, Fragment>,
     /// Slots that are left as they are, whatever is found there: an earlier attempt failed.
@@ -40,6 +48,8 @@ pub struct Desired {
     pub interrupted: BTreeSet<Slot>,
     /// Slots whose instances are gone, and whose flows may still be there.
     pub draining: BTreeSet<Slot>,
+    /// Slots whose instances were taken down: their TAPs go, whoever has them open.
+    pub leaving: BTreeSet<Slot>,
     /// What becomes of interfaces that no instance has any more.
     pub deletion: LinkDeletion,
     /// The static part of the firewall; `None` where nothing of ours shall remain on the host.
@@ -134,6 +144,16 @@ pub enum Obstacle {
         /// What it must have and has not.
         differences: Vec<LinkDifference>,
     },
+    /// A VMM has a TAP of ours open that no record knows. It is not deleted, nor given to another instance.
+    #[error(
+        "a VMM has the TAP {name} open, and it is no instance's by the records: its alias is {alias}"
+    )]
+    Unrecorded {
+        /// The TAP.
+        name: InterfaceName,
+        /// Its alias.
+        alias: String,
+    },
 }
 
 impl Step {
@@ -160,13 +180,15 @@ pub struct Plan {
     pub steps: Vec<Step>,
     /// Slots that nothing can be done for, and why.
     pub blocked: BTreeMap<Slot, Obstacle>,
+    /// What belongs to other records. Where there is such a thing there are no steps.
+    pub claims: Vec<Claim>,
 }
 
 impl Plan {
     /// Whether nothing is to be done and nothing stands in the way.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.steps.is_empty() && self.blocked.is_empty()
+        self.steps.is_empty() && self.blocked.is_empty() && self.claims.is_empty()
     }
 }
 
@@ -174,10 +196,16 @@ impl Plan {
 ///
 /// Where the skeleton does not stand as it should, the whole ruleset is replaced: then `desired` must have
 /// all instances, not some.
+///
+/// Nothing is done where something belongs to other records: they share the firewall and the slots with ours.
 #[must_use]
 pub fn plan(desired: &Desired, observed: &Observed) -> Plan {
+    let claims = claims_on(desired, observed);
+    if !claims.is_empty() {
+        return Plan { claims, ..Plan::default() };
+    }
     let blocked = blocked(desired, observed);
-    let in_use = blocked.iter().filter(|(_, why)| matches!(why, Obstacle::InUse { .. }));
+    let in_use = blocked.iter().filter(|(_, why)| !matches!(why, Obstacle::Foreign(_)));
     let untouched: BTreeSet<Slot> =
         desired.untouched.iter().chain(in_use.map(|(slot, _)| slot)).copied().collect();
     let fragments: BTreeMap<Slot, &Fragment> = desired
@@ -186,7 +214,7 @@ pub fn plan(desired: &Desired, observed: &Observed) -> Plan {
         .filter(|(slot, _)| !blocked.contains_key(slot) && !untouched.contains(slot))
         .map(|(&slot, fragment)| (slot, fragment))
         .collect();
-    let leaving = leaving_links(&untouched, &fragments, observed);
+    let leaving = leaving_links(desired, &untouched, &fragments, observed);
     let links = fragments.iter().flat_map(|(slot, fragment)| link_steps(*slot, fragment, observed));
     let draining = |slot: &Slot| {
         let addresses = observed.links.get(slot).map(|link| link.addresses.clone());
@@ -225,7 +253,22 @@ pub fn plan(desired: &Desired, observed: &Observed) -> Plan {
         steps.extend(flows);
         steps.extend(delete);
     }
-    Plan { steps, blocked }
+    Plan { steps, blocked, claims }
+}
+
+/// The claims of other records on what was observed, in a state directory that has records.
+#[must_use]
+pub fn claims_on(desired: &Desired, observed: &Observed) -> Vec<Claim> {
+    claims(&desired.owner, true, desired.adoption, &marked(observed, desired.backend))
+}
+
+/// What was found that bears a mark.
+fn marked(observed: &Observed, backend: Backend) -> Vec<(Object, Mark)> {
+    let links = observed.links.values().filter_map(|link| {
+        Some((Object::Link(link.name.clone()), alias::mark(link.alias.as_deref())?))
+    });
+    let firewall = observed.firewall.marks.iter();
+    links.chain(firewall.map(|mark| (Object::Firewall(backend), mark.clone()))).collect()
 }
 
 /// What the firewall has for the slots that are left as they are.
@@ -243,15 +286,38 @@ fn blocked(desired: &Desired, observed: &Observed) -> BTreeMap<Slot, Obstacle> {
     let wanted = desired.fragments.iter().filter(|(slot, _)| !desired.untouched.contains(slot));
     let obstacle = |(slot, fragment): (&Slot, &Fragment)| {
         let link = observed.links.get(slot)?;
-        Some((*slot, obstacle(&fragment.link, link)?))
+        Some((*slot, obstacle(&desired.owner, &fragment.link, link)?))
     };
-    wanted.filter_map(obstacle).collect()
+    let mut found: BTreeMap<_, _> = wanted.filter_map(obstacle).collect();
+    if desired.base_ruleset.is_some() {
+        let kept = |slot: &Slot| {
+            desired.fragments.contains_key(slot)
+                || desired.untouched.contains(slot)
+                || desired.leaving.contains(slot)
+        };
+        let unrecorded = observed.links.iter().filter(|(slot, _)| !kept(slot));
+        let open = unrecorded.filter(|(_, link)| link.carrier && is_ours(desired, link));
+        found.extend(open.map(|(&slot, link)| (slot, Obstacle::unrecorded(link))));
+    }
+    found
 }
 
-fn obstacle(spec: &LinkSpec, link: &LinkState) -> Option<Obstacle> {
+impl Obstacle {
+    fn unrecorded(link: &LinkState) -> Self {
+        let alias = link.alias.clone().unwrap_or_default();
+        Self::Unrecorded { name: link.name.clone(), alias }
+    }
+}
+
+fn obstacle(owner: &Owner, spec: &LinkSpec, link: &LinkState) -> Option<Obstacle> {
     let name = link.name.clone();
-    if !alias::is_ours(link.alias.as_deref()) {
+    let Some(mark) = alias::mark(link.alias.as_deref()) else {
         return Some(ForeignLink { name, alias: link.alias.clone() }.into());
+    };
+    let named = |alias: &str| alias::parse(alias).map(|marked| marked.name);
+    let taken_over = !owner.signed(&mark) && mark != Mark::Unsigned;
+    if taken_over && link.carrier && link.alias.as_deref().and_then(named) != named(&spec.alias) {
+        return Some(Obstacle::unrecorded(link));
     }
     let differences = mended_by(spec.differences(link), Remedy::Replace);
     (link.carrier && !differences.is_empty()).then_some(Obstacle::InUse { name, differences })
@@ -261,13 +327,29 @@ fn mended_by(differences: Vec<LinkDifference>, remedy: Remedy) -> Vec<LinkDiffer
     differences.into_iter().filter(|difference| difference.remedy() == remedy).collect()
 }
 
+/// Whether an interface that no instance has is ours to delete. One that names no owner may be of any earlier version's
+/// records.
+fn is_ours(desired: &Desired, link: &LinkState) -> bool {
+    match alias::mark(link.alias.as_deref()) {
+        None => false,
+        Some(Mark::Unsigned) => {
+            let leaves = |slot| desired.leaving.contains(&slot);
+            desired.adoption != Adoption::Nothing
+                || Slot::of_interface(link.name.as_str()).is_some_and(leaves)
+        }
+        // Where another has a claim, nothing is done at all.
+        Some(Mark::Signed { .. }) => true,
+    }
+}
+
 /// The slots whose interfaces are ours and belong to no instance.
 fn leaving_links(
+    desired: &Desired,
     untouched: &BTreeSet<Slot>,
     fragments: &BTreeMap<Slot, &Fragment>,
     observed: &Observed,
 ) -> BTreeSet<Slot> {
-    let ours = observed.links.iter().filter(|(_, link)| alias::is_ours(link.alias.as_deref()));
+    let ours = observed.links.iter().filter(|(_, link)| is_ours(desired, link));
     ours.map(|(&slot, _)| slot)
         .filter(|slot| !fragments.contains_key(slot) && !untouched.contains(slot))
         .collect()
@@ -327,7 +409,7 @@ fn firewall_steps(
     } else if add.is_empty() && remove.is_empty() {
         None
     } else {
-        Some(Change::Delta { remove, add })
+        Some(Change::Delta { remove, add, owner: base_ruleset.owner.clone() })
     };
     let change = change.map(|change| Step::Firewall(desired.backend, change));
     (change.into_iter().collect(), flows)
@@ -413,6 +495,9 @@ impl fmt::Display for Plan {
         for conflict in self.blocked.values() {
             writeln!(f, "! {conflict}")?;
         }
+        for claim in &self.claims {
+            writeln!(f, "! {claim}")?;
+        }
         Ok(())
     }
 }
@@ -469,7 +554,7 @@ impl fmt::Display for Change {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Reset(ruleset) => {
-                let BaseRuleset { pool, uplinks, guard } = &ruleset.base_ruleset;
+                let BaseRuleset { pool, uplinks, guard, .. } = &ruleset.base_ruleset;
                 let uplinks: Vec<_> = uplinks.iter().map(ToString::to_string).collect();
                 let uplinks = if uplinks.is_empty() { "none".into() } else { uplinks.join(", ") };
                 write!(f, "~ firewall: all of it, guests {pool}, uplinks {uplinks}")?;
@@ -478,7 +563,7 @@ impl fmt::Display for Change {
                 }
                 ruleset.entries.iter().try_for_each(|entry| write!(f, "\n+ firewall: {entry}"))
             }
-            Self::Delta { remove, add } => {
+            Self::Delta { remove, add, .. } => {
                 let removed = remove.iter().map(|entry| format!("- firewall: {entry}"));
                 let added = add.iter().map(|entry| format!("+ firewall: {entry}"));
                 join(f, &removed.chain(added).collect::<Vec<_>>(), "\n")

@@ -11,7 +11,7 @@ use tokio::sync::broadcast;
 use super::{metrics::Metrics, wall_clock};
 use riklet_api::chain;
 use riklet_core::model::{InstanceName, Slot};
-use riklet_sdn::{Failure, Report, Request};
+use riklet_sdn::{Failure, Rebuilt, Report, Request};
 
 /// How many events are remembered, and how far a watcher may fall behind before it misses some.
 const REMEMBERED: usize = 1000;
@@ -161,6 +161,22 @@ impl Events {
             }
         }
         report.failures.iter().for_each(|failure| self.failed(failure));
+    }
+
+    /// Says what was taken over from other records.
+    pub(super) fn adopted(&self, rebuilt: &Rebuilt) {
+        for name in &rebuilt.recovered {
+            let lost = if rebuilt.incomplete.contains(name) {
+                "; it lost exposures that its alias had no room for: bring it up again from its file"
+            } else {
+                ""
+            };
+            self.say(EventKind::Up, Some(name), format!("taken over{lost}"));
+        }
+        if !rebuilt.report.done.is_empty() {
+            self.repaired(&rebuilt.report);
+        }
+        rebuilt.report.failures.iter().for_each(|failure| self.failed(failure));
     }
 
     /// What was repaired.

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     Change, Instance, Node, NodeError, Report, Selector, UpOptions, Warning, accounts, fragment,
-    host::Host, settle::Settled,
+    host::Host, ownership::unless_claimed, settle::Settled,
 };
 use crate::store::{Phase, Record, Store, StoreError, Tx};
 use riklet_core::{
@@ -73,6 +73,7 @@ impl<K: Kernel> Node<K> {
             }
         }
         let Some((_, first)) = left.first() else { return Ok(()) };
+        self.refuse_blank()?;
         if matches!(first, Request::Down(_)) && self.is_blank()? {
             // There is nothing to take down, and nothing is made.
             for (index, request) in &left {
@@ -105,6 +106,9 @@ impl<K: Kernel> Node<K> {
         } else {
             Host::decided(&mut self.kernel, &self.config, &tx)?
         };
+        if host.as_ref().is_none_or(|host| host.first_use) {
+            self.refuse_unrecorded()?;
+        }
         let Some(host) = host else {
             for (index, request) in left {
                 if let (Request::Down(selector), Some(answer)) = (request, answers.get_mut(*index))
@@ -120,11 +124,13 @@ impl<K: Kernel> Node<K> {
         }
         // Those that stay need forwarding, which somebody may have turned off meanwhile.
         host.record(&mut self.kernel, &tx)?;
+        let changes = done.values().flat_map(|recorded| recorded.changes.clone()).collect();
+        let look = self.look(&tx, &host, Some(&changes), &interrupted);
+        let look = unless_claimed(look)?;
         tx.commit()?;
         self.deferred_are_written();
-        let changes = done.values().flat_map(|recorded| recorded.changes.clone()).collect();
         let records: Vec<_> = done.values().flat_map(|recorded| recorded.records.clone()).collect();
-        let settled = self.settle(store, &host, Some(&changes), &interrupted, &records)?;
+        let settled = self.settle(store, &host, look?, &interrupted, &records)?;
         let alone = done.len() == 1;
         let asked = records.iter().map(|record| record.workload.name()).collect();
         for (index, recorded) in done {
@@ -258,7 +264,7 @@ fn report(
     for record in &records {
         if record.phase != Phase::Removing && !failed.contains(record.workload.name()) {
             let up = Record { phase: Phase::Up, ..record.clone() };
-            instances.push(Instance::new(host.node, &up)?);
+            instances.push(Instance::new(&host.node, &up)?);
         }
     }
     instances.sort_by(|one, other| one.name().cmp(other.name()));
@@ -271,7 +277,7 @@ fn part(step: &Step, slots: &BTreeSet<Slot>, pool: Pool) -> Option<Step> {
         return slots.contains(&slot).then(|| step.clone());
     }
     match step {
-        Step::Firewall(backend, firewall::Change::Delta { remove, add }) => {
+        Step::Firewall(backend, firewall::Change::Delta { remove, add, owner }) => {
             let guests: BTreeSet<_> =
                 slots.iter().filter_map(|&slot| Some(pool.addresses(slot)?.guest)).collect();
             let mine = |entries: &BTreeSet<firewall::Entry>| {
@@ -279,7 +285,9 @@ fn part(step: &Step, slots: &BTreeSet<Slot>, pool: Pool) -> Option<Step> {
             };
             let (remove, add): (BTreeSet<_>, BTreeSet<_>) = (mine(remove), mine(add));
             let any = !(remove.is_empty() && add.is_empty());
-            any.then_some(Step::Firewall(*backend, firewall::Change::Delta { remove, add }))
+            let owner = owner.clone();
+            let delta = firewall::Change::Delta { remove, add, owner };
+            any.then_some(Step::Firewall(*backend, delta))
         }
         Step::DrainLinks(names) => {
             let interfaces = slots.iter().map(|slot| slot.interface());

@@ -10,7 +10,7 @@ use riklet_core::{
     firewall::{BaseRuleset, BaseState, Entry, FirewallState, Ruleset},
     link::LinkState,
     model::{InterfaceName, Protocol, Slot},
-    plan::{self, Desired, LinkDeletion, Observed, Plan, Step},
+    plan::{self, Adoption, Claim, Desired, LinkDeletion, Observed, Plan, Step},
     workload::Fragment,
 };
 use riklet_kernel::{Kernel, KernelError};
@@ -46,13 +46,22 @@ pub(super) trait Observe {
         Ok(observed.map(|observed| plan::plan(&self.desired(), &observed)))
     }
 
-    /// Makes the kernel as desired. A slot whose own step fails is left as it is, and the others go on; a
+    /// The claims of other records on what was found: then there is nothing to converge.
+    fn claims(&self, observed: &Observed) -> Vec<Claim> {
+        plan::claims_on(&self.desired(), observed)
+    }
+
+    /// Makes the kernel, as it was just `found`, as desired. A slot whose own step fails is left as it is, and the others go on; a
     /// step that concerns all ends it. `None` where looking at this part only turned out not to be enough.
-    fn converge(&self, kernel: &mut impl Kernel) -> Result<Option<Outcome>, NodeError> {
+    fn converge(
+        &self,
+        kernel: &mut impl Kernel,
+        found: Observed,
+    ) -> Result<Option<Outcome>, NodeError> {
         let mut desired = self.desired();
         let mut outcome = Outcome::default();
+        let mut observed = found;
         loop {
-            let Some(observed) = self.observe(kernel)? else { return Ok(None) };
             let plan = plan::plan(&desired, &observed);
             let blocked = plan.blocked.iter();
             outcome.failed.extend(blocked.map(|(&slot, obstacle)| (slot, obstacle.clone().into())));
@@ -61,6 +70,8 @@ pub(super) trait Observe {
                 return Ok(self.suffices(&outcome).then_some(outcome));
             }
             desired.untouched.extend(failed);
+            let Some(again) = self.observe(kernel)? else { return Ok(None) };
+            observed = again;
         }
     }
 
@@ -170,6 +181,11 @@ impl<'a> Named<'a> {
         Some(Self { host, base_ruleset, changes, deletion, draining, foreign_chains: false })
     }
 
+    /// The slots that it is about.
+    pub(super) const fn changes(&self) -> &'a BTreeMap<Slot, Change> {
+        self.changes
+    }
+
     /// Looks at the gates as well.
     pub(super) fn with_foreign_chains(self) -> Self {
         Self { foreign_chains: true, ..self }
@@ -204,7 +220,9 @@ impl Observe for Named<'_> {
         let after = |(&slot, change): (&Slot, &Change)| Some((slot, change.after.clone()?));
         let fragments = self.changes.iter().filter_map(after).collect();
         let (deletion, draining) = (self.deletion, self.draining.clone());
-        Desired { draining, deletion, ..desired(self.host, fragments) }
+        let leaving = self.changes.iter().filter(|(_, change)| change.after.is_none());
+        let leaving = leaving.map(|(&slot, _)| slot).collect();
+        Desired { draining, leaving, deletion, ..desired(self.host, fragments) }
     }
 
     fn observe(&self, kernel: &mut impl Kernel) -> Result<Option<Observed>, NodeError> {
@@ -218,7 +236,8 @@ impl Observe for Named<'_> {
             links.extend(kernel.link(&slot.interface())?.map(|link| (slot, link)));
         }
         let base_ruleset = BaseState::Intact;
-        let firewall = FirewallState { base_ruleset, entries, strays: vec![] };
+        let marks = [self.host.node.owner.mark()].into();
+        let firewall = FirewallState { base_ruleset, entries, strays: vec![], marks };
         let sysctls = sysctls(self.host, kernel)?;
         let empty_tables = BTreeSet::new();
         let foreign_chains =
@@ -238,7 +257,10 @@ pub(super) struct All<'a> {
     fragments: BTreeMap<Slot, Fragment>,
     interrupted: BTreeSet<Slot>,
     draining: BTreeSet<Slot>,
+    /// Slots whose instances were taken down.
+    leaving: BTreeSet<Slot>,
     untouched: BTreeSet<Slot>,
+    adoption: Adoption,
 }
 
 impl<'a> All<'a> {
@@ -248,8 +270,19 @@ impl<'a> All<'a> {
         interrupted: &BTreeSet<Slot>,
     ) -> Self {
         let interrupted = interrupted.clone();
-        let (draining, untouched) = Default::default();
-        Self { host, fragments, interrupted, draining, untouched }
+        let (draining, leaving, untouched) = Default::default();
+        let adoption = Adoption::Nothing;
+        Self { host, fragments, interrupted, draining, leaving, untouched, adoption }
+    }
+
+    /// Slots whose instances were taken down: their TAPs go, whoever has them open.
+    pub(super) fn with_leaving(self, leaving: BTreeSet<Slot>) -> Self {
+        Self { leaving, ..self }
+    }
+
+    /// Takes over what belongs to other records.
+    pub(super) fn adopting(self, adoption: Adoption) -> Self {
+        Self { adoption, ..self }
     }
 
     /// Slots whose flows may still be there, and those that somebody else is at work on.
@@ -265,8 +298,8 @@ impl<'a> All<'a> {
     /// The ruleset to hold the firewall against. Where nothing shall remain, any will do: whatever is there
     /// goes.
     fn expected(&self) -> Ruleset {
-        let nothing =
-            || BaseRuleset { pool: self.host.node.pool, uplinks: BTreeSet::new(), guard: false };
+        let (pool, owner) = (self.host.node.pool, None);
+        let nothing = || BaseRuleset { pool, uplinks: BTreeSet::new(), guard: false, owner };
         Ruleset {
             base_ruleset: self.host.base_ruleset.clone().unwrap_or_else(nothing),
             entries: self.fragments.values().flat_map(|f| &f.entries).copied().collect(),
@@ -296,9 +329,10 @@ impl All<'_> {
 impl Observe for All<'_> {
     fn desired(&self) -> Desired {
         let (interrupted, draining) = (self.interrupted.clone(), self.draining.clone());
-        let untouched = self.untouched.clone();
+        let (untouched, leaving) = (self.untouched.clone(), self.leaving.clone());
+        let adoption = self.adoption;
         let desired = desired(self.host, self.fragments.clone());
-        Desired { untouched, interrupted, draining, ..desired }
+        Desired { adoption, untouched, interrupted, draining, leaving, ..desired }
     }
 
     fn observe(&self, kernel: &mut impl Kernel) -> Result<Option<Observed>, NodeError> {
@@ -314,10 +348,13 @@ fn desired(host: &Host, fragments: BTreeMap<Slot, Fragment>) -> Desired {
     Desired {
         backend: host.backend,
         pool: host.node.pool,
+        owner: host.node.owner.clone(),
+        adoption: Adoption::Nothing,
         fragments,
         untouched: BTreeSet::new(),
         interrupted: BTreeSet::new(),
         draining: BTreeSet::new(),
+        leaving: BTreeSet::new(),
         deletion: LinkDeletion::Immediate,
         base_ruleset: host.base_ruleset.clone(),
         sysctls: host.sysctls.clone(),

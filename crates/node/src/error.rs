@@ -6,7 +6,7 @@ use super::Warning;
 use crate::store::StoreError;
 use riklet_core::{
     model::{AccountName, InstanceName, Pool, Slot},
-    plan::{ForeignLink, Obstacle, Step},
+    plan::{Claim, ForeignLink, Holder, Obstacle, Step},
     workload::FragmentError,
 };
 use riklet_kernel::{AccountKind, KernelError, Refusal};
@@ -95,6 +95,14 @@ pub enum NodeError {
         /// The name that is not known.
         account: AccountName,
     },
+    /// Something on the host belongs to records that this state directory does not have. Nothing was changed.
+    #[error("{}", claimed(claims))]
+    Claimed {
+        /// What it is.
+        claims: Vec<Claim>,
+        /// The state directory in use.
+        state_dir: PathBuf,
+    },
     /// Interfaces of ours have addresses of no pool that is known.
     #[error("{interface} has the address {address}, which is in no known pool")]
     UnknownPool {
@@ -177,6 +185,7 @@ impl NodeError {
             ),
             Self::NoIptables => Some("install iptables, or set firewall to nftables".to_owned()),
             Self::PoolOverlaps { .. } => Some("set pool to a range that no route covers".to_owned()),
+            Self::Claimed { claims, .. } => claims.first().map(claim_hint),
             Self::UnknownPool { .. } => Some("set pool to the range that was in use".to_owned()),
             Self::UnknownAccount { kind: AccountKind::User, account, .. } => {
                 Some(format!("`useradd --system {account}`, or write a number"))
@@ -207,7 +216,9 @@ impl Failure {
             InstanceError::Blocked(Obstacle::Foreign(ForeignLink { name, .. })) => Some(format!(
                 "rename or delete {name} (`ip link delete {name}`), then `riklet-sdn repair`",
             )),
-            InstanceError::Blocked(Obstacle::InUse { .. }) => Some(STOP_VMM.to_owned()),
+            InstanceError::Blocked(Obstacle::InUse { .. } | Obstacle::Unrecorded { .. }) => {
+                Some(STOP_VMM.to_owned())
+            }
         }
     }
 }
@@ -258,6 +269,27 @@ fn lacks(error: &KernelError) -> Option<&'static str> {
             Some("nf_tables (kernel module nf_tables)")
         }
         _ => None,
+    }
+}
+
+fn claimed(claims: &[Claim]) -> String {
+    let first = claims.first().map(ToString::to_string).unwrap_or_default();
+    match claims.len().saturating_sub(1) {
+        0 => first,
+        more => format!("{first} (and {more} more)"),
+    }
+}
+
+fn claim_hint(claim: &Claim) -> String {
+    match &claim.holder {
+        Holder::Lost => "`riklet-sdn repair --rebuild` records it anew".to_owned(),
+        Holder::Other { directory: Some(directory) } => format!(
+            "use `--state-dir {directory}`, or take it over with `riklet-sdn repair --adopt`"
+        ),
+        Holder::Other { directory: None } => {
+            "use the --state-dir that it was made with, or take it over with `riklet-sdn repair --adopt`"
+                .to_owned()
+        }
     }
 }
 

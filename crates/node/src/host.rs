@@ -6,8 +6,8 @@ use super::config::FirewallChoice;
 use super::{Config, NodeError};
 use crate::store::{Setting, Store, Tx};
 use riklet_core::{
-    firewall::{Backend, BaseRuleset, Ruleset},
-    model::{Mtu, Pool},
+    firewall::{Backend, BaseRuleset, FirewallState, Ruleset},
+    model::{Mtu, Owner, OwnerError, Pool},
     plan::IP_FORWARD,
     workload::NodeFacts,
 };
@@ -30,7 +30,9 @@ pub(super) struct Host {
     /// Whether forwarding is off, and nothing is recorded of it yet.
     must_record_sysctls: bool,
     /// Whether the node has recorded no decision yet.
-    first_use: bool,
+    pub(super) first_use: bool,
+    /// Whether the owner is not recorded yet: this is the first use, or an earlier version made the records.
+    must_record_owner: bool,
     /// What the sysctls were before we changed them.
     former_sysctls: BTreeMap<String, String>,
 }
@@ -52,8 +54,7 @@ impl Host {
         refuse_conflict(config, backend, pool)?;
         let tables = store.setting(Setting::Tables)?.unwrap_or_default();
         let tables = tables.split(',').filter(|t| !t.is_empty()).map(str::to_owned).collect();
-        let former = store.recorded_sysctls()?;
-        Self::look(kernel, config, backend, pool, former, tables).map(Some)
+        Self::look(kernel, config, store, (backend, pool), tables).map(Some)
     }
 
     /// The same, and decides where nothing is decided yet; [`Self::record`] makes the decision last.
@@ -67,40 +68,20 @@ impl Host {
         }
         let pool = choose_pool(kernel, config)?;
         let backend = choose_backend(kernel, config, pool)?;
-        Self::first(kernel, config, backend, pool)
+        Self::first(kernel, config, store, (backend, pool))
     }
 
     /// A node that is used for the first time.
     pub(super) fn first(
         kernel: &mut impl Kernel,
         config: &Config,
-        backend: Backend,
-        pool: Pool,
+        store: &Store,
+        (backend, pool): (Backend, Pool),
     ) -> Result<Self, NodeError> {
         let tables = kernel.firewall_tables(backend)?;
-        let mut host = Self::look(kernel, config, backend, pool, BTreeMap::new(), tables)?;
+        let mut host = Self::look(kernel, config, store, (backend, pool), tables)?;
         host.first_use = true;
         Ok(host)
-    }
-
-    /// A node that has recorded nothing and shall have nothing, by each backend that the host has.
-    pub(super) fn possible(
-        kernel: &mut impl Kernel,
-        config: &Config,
-    ) -> Result<Vec<Self>, NodeError> {
-        let pool = config.pool.or_else(|| Pool::candidates().first().copied());
-        let Some(pool) = pool else { return Ok(vec![]) };
-        let iptables = kernel.iptables()?.map(Backend::Iptables);
-        let mut found = Vec::new();
-        for backend in [Some(Backend::Nftables), iptables].into_iter().flatten() {
-            match try_to_read(kernel, backend, pool) {
-                Err(error) if error.refusal().is_incompatible() => continue,
-                read => read?,
-            }
-            let host = Self::first(kernel, config, backend, pool)?;
-            found.push(host.removed(kernel)?);
-        }
-        Ok(found)
     }
 
     /// The same host, where nothing of ours shall remain.
@@ -119,9 +100,8 @@ impl Host {
     fn look(
         kernel: &mut impl Kernel,
         config: &Config,
-        backend: Backend,
-        pool: Pool,
-        former_sysctls: BTreeMap<String, String>,
+        store: &Store,
+        (backend, pool): (Backend, Pool),
         foreign_tables: BTreeSet<String>,
     ) -> Result<Self, NodeError> {
         let uplinks = match &config.uplinks {
@@ -136,15 +116,18 @@ impl Host {
             }
         }
         let forwards = kernel.sysctl(IP_FORWARD)?.as_deref() == Some("1");
+        let former_sysctls = store.recorded_sysctls()?;
+        let (owner, must_record_owner) = owner(config, store)?;
         let guard = !forwards || !former_sysctls.is_empty();
         Ok(Self {
             backend,
-            node: NodeFacts { pool, mtu: mtu.map_or(ETHERNET_MTU, |mtu| mtu.min(Mtu::MAX)) },
-            base_ruleset: Some(BaseRuleset { pool, uplinks, guard }),
+            base_ruleset: Some(BaseRuleset { pool, uplinks, guard, owner: Some(owner.clone()) }),
+            node: NodeFacts { pool, mtu: mtu.map_or(ETHERNET_MTU, |mtu| mtu.min(Mtu::MAX)), owner },
             sysctls: BTreeMap::from([(IP_FORWARD.to_owned(), "1".to_owned())]),
             foreign_tables,
             must_record_sysctls: !forwards && former_sysctls.is_empty(),
             first_use: false,
+            must_record_owner,
             former_sysctls,
         })
     }
@@ -156,6 +139,9 @@ impl Host {
             tx.set_setting(Setting::Backend, self.backend.as_str())?;
             tx.set_setting(Setting::Pool, &self.node.pool.to_string())?;
             tx.set_setting(Setting::Tables, &tables.join(","))?;
+        }
+        if self.must_record_owner {
+            tx.set_setting(Setting::Owner, &self.node.owner.to_string())?;
         }
         if self.must_record_sysctls {
             for (name, value) in kernel.forwarding_sysctls()? {
@@ -184,8 +170,42 @@ fn refuse_conflict(config: &Config, backend: Backend, pool: Pool) -> Result<(), 
 /// What the backend has at this moment, which matters only in that it can be read: what is decided stays, and
 /// iptables-nft refuses a whole table because of one rule that only `nft` can write.
 fn try_to_read(kernel: &mut impl Kernel, backend: Backend, pool: Pool) -> Result<(), KernelError> {
-    let base_ruleset = BaseRuleset { pool, uplinks: BTreeSet::new(), guard: false };
-    kernel.firewall(backend, &Ruleset { base_ruleset, entries: BTreeSet::new() }).map(drop)
+    kernel.firewall(backend, &any_ruleset(pool)).map(drop)
+}
+
+/// A ruleset to look at a firewall with, of which only that it can be read matters, or whose it is.
+fn any_ruleset(pool: Pool) -> Ruleset {
+    let base_ruleset = BaseRuleset { pool, uplinks: BTreeSet::new(), guard: false, owner: None };
+    Ruleset { base_ruleset, entries: BTreeSet::new() }
+}
+
+/// The owner of what this state directory records, and whether that is not recorded yet.
+pub(super) fn owner(config: &Config, store: &Store) -> Result<(Owner, bool), NodeError> {
+    if let Some(text) = store.setting(Setting::Owner)? {
+        let owner = text.parse();
+        let wrong = |OwnerError| NodeError::Setting { what: "owner", value: text };
+        return Ok((owner.map_err(wrong)?, false));
+    }
+    let directory = Store::canonical(&config.state_dir);
+    Ok((Owner::new(store.random_owner()?, &directory.to_string_lossy()), true))
+}
+
+/// The firewalls of ours that the host has, by each backend that can be read.
+pub(super) fn firewalls(
+    kernel: &mut impl Kernel,
+    config: &Config,
+) -> Result<Vec<(Backend, FirewallState)>, NodeError> {
+    let pool = config.pool.or_else(|| Pool::candidates().first().copied());
+    let Some(pool) = pool else { return Ok(vec![]) };
+    let iptables = kernel.iptables()?.map(Backend::Iptables);
+    let mut found = Vec::new();
+    for backend in [Some(Backend::Nftables), iptables].into_iter().flatten() {
+        match kernel.firewall(backend, &any_ruleset(pool)) {
+            Err(error) if error.refusal().is_incompatible() => {}
+            state => found.push((backend, state?)),
+        }
+    }
+    Ok(found)
 }
 
 fn choose_backend(

@@ -76,6 +76,7 @@ mod config;
 mod converge;
 mod error;
 mod host;
+mod ownership;
 mod rebuild;
 mod resident;
 mod settle;
@@ -101,13 +102,15 @@ use crate::store::{Phase, Record, ReservedSlot, Store, Tx};
 use batch::Recorded;
 use converge::{All, Named, Observe};
 use host::Host;
+use ownership::unless_claimed;
 use resident::Resident;
 use riklet_core::{
     model::{Exposure, InstanceName, Slot, Workload},
-    plan::{self, LinkDeletion, Plan, Step},
+    plan::{self, Adoption, LinkDeletion, Observed, Plan, Step},
     workload::{self, Fragment},
 };
 use riklet_kernel::{Kernel, linux::Linux};
+use settle::Look;
 
 /// The network of this node.
 #[derive(Debug)]
@@ -229,6 +232,9 @@ impl<K: Kernel> Node<K> {
         let tx = store.transaction()?;
         let interrupted = interrupted(&tx)?;
         let host = Host::decide(&mut self.kernel, &self.config, &tx)?;
+        if host.first_use {
+            self.refuse_unrecorded()?;
+        }
         let Recorded { changes, warnings, .. } = self.record(&host, &tx, workloads)?;
         let named = Named::new(&host, &changes).filter(|_| interrupted.is_empty());
         if let Some(plan) = named.map(|n| n.preview(&mut self.kernel)).transpose()?.flatten() {
@@ -248,6 +254,7 @@ impl<K: Kernel> Node<K> {
         if !purge {
             return self.apply_one(&Request::Down(selector.clone()));
         }
+        self.refuse_blank()?;
         if self.is_blank()? {
             self.down_of_nothing(selector)?;
         }
@@ -257,14 +264,17 @@ impl<K: Kernel> Node<K> {
         let leaving = self.leaving(&tx, selector)?;
         refuse_remaining(&tx, &leaving)?;
         let Some(host) = Host::decided(&mut self.kernel, &self.config, &tx)? else {
-            drop(tx);
-            return self.remove_leftovers();
+            self.refuse_unrecorded()?;
+            return Ok(Report::default());
         };
         for record in &leaving {
             tx.set_phase(record, Phase::Removing)?;
         }
+        let nothing = host.removed(&mut self.kernel)?;
+        let all = All::nothing(&nothing);
+        let found = unless_claimed(self.look_at_all(&all))?;
         tx.commit()?;
-        self.purge(&mut store, &host)
+        self.purge(&mut store, &all, found?)
     }
 
     /// How the kernel differs from the records. Changes nothing.
@@ -280,13 +290,7 @@ impl<K: Kernel> Node<K> {
             None => None,
         };
         let (Some(store), Some(host)) = (store, host) else {
-            let mut plan = Plan::default();
-            for step in self.leftovers()?.into_iter().flat_map(|(_, plan)| plan.steps) {
-                // Each backend's plan has the interfaces.
-                if !plan.steps.contains(&step) {
-                    plan.steps.push(step);
-                }
-            }
+            let plan = Plan { claims: self.claims_of_unrecorded()?, ..Plan::default() };
             return Ok(Drift { plan, firewall: vec![], unsettled: vec![] });
         };
         let all = self.all(&host, &store, &interrupted(&store)?, LinkDeletion::Deferred)?;
@@ -302,23 +306,31 @@ impl<K: Kernel> Node<K> {
     /// # Errors
     /// As with [`Self::up`].
     pub fn repair(&mut self) -> Result<Report, NodeError> {
+        self.refuse_blank()?;
         let _lock = self.lock()?;
-        self.mend(&BTreeSet::new())
+        self.mend(&BTreeSet::new(), Adoption::Nothing)
     }
 
     /// The same, under the lock that the caller has. Slots that were just `recovered` from what the kernel has
     /// go on as they are: no operation of theirs was interrupted.
-    fn mend(&mut self, recovered: &BTreeSet<Slot>) -> Result<Report, NodeError> {
+    fn mend(
+        &mut self,
+        recovered: &BTreeSet<Slot>,
+        adoption: Adoption,
+    ) -> Result<Report, NodeError> {
         let mut store = self.open_store()?;
         let tx = store.transaction()?;
         let Some(host) = Host::decided(&mut self.kernel, &self.config, &tx)? else {
-            drop(tx);
-            return self.remove_leftovers();
+            self.refuse_unrecorded()?;
+            return Ok(Report::default());
         };
         let interrupted = interrupted(&tx)?.difference(recovered).copied().collect();
+        let all = self.all(&host, &tx, &interrupted, LinkDeletion::Immediate)?.adopting(adoption);
+        let found = self.look_at_all(&all)?;
         host.record(&mut self.kernel, &tx)?;
         tx.commit()?;
-        let settled = self.settle(&mut store, &host, None, &interrupted, &[])?;
+        let look = Look::All(all, found);
+        let settled = self.settle(&mut store, &host, look, &interrupted, &[])?;
         self.keep_store(store);
         Ok(settled.report())
     }
@@ -335,7 +347,11 @@ impl<K: Kernel> Node<K> {
         if self.resident.is_some() && deletion == LinkDeletion::Deferred {
             busy.extend(store.spares(ReservedSlot::Draining)?);
         }
-        let mut fragments = fragments(host, &store.all()?)?;
+        let records = store.all()?;
+        let leaving = records.iter().filter(|record| record.phase == Phase::Removing);
+        let mut leaving: BTreeSet<_> = leaving.map(|record| record.slot).collect();
+        leaving.extend(store.spares(ReservedSlot::Draining)?);
+        let mut fragments = fragments(host, &records)?;
         for slot in store.spares(ReservedSlot::Ready)? {
             fragments.insert(slot, workload::spare(slot, &host.node)?);
         }
@@ -343,7 +359,8 @@ impl<K: Kernel> Node<K> {
         for spare in [ReservedSlot::Creating, ReservedSlot::Draining] {
             draining.extend(store.spares(spare)?.into_iter().filter(|slot| !busy.contains(slot)));
         }
-        Ok(All::new(host, fragments, interrupted).with_spares(draining, busy))
+        let all = All::new(host, fragments, interrupted).with_leaving(leaving);
+        Ok(all.with_spares(draining, busy))
     }
 
     /// Records the workloads, and says what that changes and shadows.
@@ -383,10 +400,13 @@ impl<K: Kernel> Node<K> {
     }
 
     /// Removes all that is ours. Every record is being removed.
-    fn purge(&mut self, store: &mut Store, host: &Host) -> Result<Report, NodeError> {
-        let nothing = host.clone().removed(&mut self.kernel)?;
-        let outcome = All::nothing(&nothing).converge(&mut self.kernel)?;
-        let outcome = outcome.unwrap_or_default();
+    fn purge(
+        &mut self,
+        store: &mut Store,
+        nothing: &All<'_>,
+        found: Observed,
+    ) -> Result<Report, NodeError> {
+        let outcome = nothing.converge(&mut self.kernel, found)?.unwrap_or_default();
         if let Some((step, source)) = outcome.halted {
             return Err(NodeError::Halted { step: Box::new(step), source });
         }
@@ -401,29 +421,6 @@ impl<K: Kernel> Node<K> {
         tx.forget_sysctls()?;
         tx.commit()?;
         Ok(Report { done: outcome.done, ..Report::default() })
-    }
-
-    /// What there is of ours on a node that has recorded nothing, by each backend that the host has.
-    fn leftovers(&mut self) -> Result<Vec<(Host, Plan)>, NodeError> {
-        let mut found = Vec::new();
-        for host in Host::possible(&mut self.kernel, &self.config)? {
-            let plan = All::nothing(&host).preview(&mut self.kernel)?;
-            found.extend(plan.filter(|plan| !plan.is_empty()).map(|plan| (host, plan)));
-        }
-        Ok(found)
-    }
-
-    fn remove_leftovers(&mut self) -> Result<Report, NodeError> {
-        let mut report = Report::default();
-        for (host, _) in self.leftovers()? {
-            let outcome = All::nothing(&host).converge(&mut self.kernel)?;
-            let outcome = outcome.unwrap_or_default();
-            report.done.extend(outcome.done);
-            if let Some((step, source)) = outcome.halted {
-                return Err(NodeError::Halted { step: Box::new(step), source });
-            }
-        }
-        Ok(report)
     }
 }
 

@@ -2,13 +2,17 @@
 
 use std::{collections::BTreeSet, path::PathBuf};
 
-use super::{Host, Node, NodeError, Report};
-use crate::store::{Phase, Store, StoreError, Tx};
+use ipnet::Ipv4Net;
+
+use super::{Host, Node, NodeError, Report, host};
+use crate::store::{Phase, Setting, Store, StoreError, Tx};
 use riklet_core::{
-    firewall::{Backend, BaseRuleset, BaseState, Ruleset},
+    firewall::{Backend, BaseRuleset, BaseState, Change, Ruleset},
     link::{LinkState, Tap},
-    model::{Account, Execution, Function, InstanceName, Pool, Queues, Slot, Workload},
-    plan::IP_FORWARD,
+    model::{
+        Account, Execution, Function, InstanceName, Mark, Owner, Pool, Queues, Slot, Workload,
+    },
+    plan::{self, Adoption, IP_FORWARD, Object, Step},
     workload::alias::{self, Marked},
 };
 use riklet_kernel::Kernel;
@@ -31,24 +35,51 @@ impl<K: Kernel> Node<K> {
     /// What a definition had besides its exposures and what its TAP shows is lost: the kernel does not know it.
     ///
     /// # Errors
-    /// Where the state directory cannot be used, the database is newer or another program's, or no known
-    /// pool has the interfaces' addresses. Otherwise as with [`Self::repair`].
+    /// Where something belongs to the records in another state directory; then nothing is changed. Where the state
+    /// directory cannot be used, the database is newer or another program's, or no known pool has the interfaces'
+    /// addresses. Otherwise as with [`Self::repair`].
     pub fn rebuild(&mut self) -> Result<Rebuilt, NodeError> {
+        self.recover_all(Adoption::Lost)
+    }
+
+    /// Takes over what belongs to the records in another state directory: as [`Self::rebuild`], and it all bears our
+    /// mark afterwards. Connections stay. The other records keep what they have, and their operations are refused.
+    ///
+    /// A TAP that a VMM has open stays with its instance: where our records have another instance in its slot, that one
+    /// is a failure of the report.
+    ///
+    /// # Errors
+    /// As with [`Self::rebuild`], except for what belongs to other records; and where our pool is not theirs.
+    pub fn adopt(&mut self) -> Result<Rebuilt, NodeError> {
+        self.recover_all(Adoption::All)
+    }
+
+    fn recover_all(&mut self, adoption: Adoption) -> Result<Rebuilt, NodeError> {
         let _lock = self.lock()?;
-        let (mut store, set_aside) = self.usable_store()?;
+        let found = self.marked()?;
+        let (mut store, set_aside) = self.usable_store(adoption, &found)?;
         let tx = store.transaction()?;
         let links = self.kernel.links()?.into_iter();
-        let found: Vec<_> = links.filter_map(marked).collect();
-        if let Some((_, link, _)) = found.first() {
+        let links: Vec<_> = links.filter_map(marked).collect();
+        if !found.is_empty() {
+            let (owner, is_new) = host::owner(&self.config, &tx)?;
+            if let Some(lost) = plan::lost_owner(&owner, &found).filter(|_| is_new) {
+                // What bears its mark needs no other then.
+                let owner = Owner::new(lost, owner.directory());
+                tx.set_setting(Setting::Owner, &owner.to_string())?;
+            }
             let host = match Host::decided(&mut self.kernel, &self.config, &tx)? {
                 Some(host) => host,
-                None => self.deduce(&tx, link)?,
+                None => self.deduce(&tx, links.first().map(|(_, link, _)| link))?,
             };
+            if adoption == Adoption::All {
+                refuse_other_pool(&host, &links)?;
+            }
             host.record(&mut self.kernel, &tx)?;
         }
         let (mut recovered, mut incomplete) = (vec![], vec![]);
         let mut slots = BTreeSet::new();
-        for (slot, link, marked) in found {
+        for (slot, link, marked) in links {
             if recover(&tx, slot, &link, &marked)? {
                 slots.insert(slot);
                 recovered.push(marked.name.clone());
@@ -57,28 +88,46 @@ impl<K: Kernel> Node<K> {
         }
         tx.commit()?;
         drop(store);
-        Ok(Rebuilt { set_aside, recovered, incomplete, report: self.mend(&slots)? })
+        let mut report = self.mend(&slots, adoption)?;
+        report.done.extend(self.remove_other_firewalls()?);
+        Ok(Rebuilt { set_aside, recovered, incomplete, report })
     }
 
-    fn usable_store(&self) -> Result<(Store, Option<PathBuf>), NodeError> {
+    /// The records, and where the corrupt ones are now. Refuses before anything is moved.
+    fn usable_store(
+        &self,
+        adoption: Adoption,
+        found: &[(Object, Mark)],
+    ) -> Result<(Store, Option<PathBuf>), NodeError> {
         let dir = &self.config.state_dir;
         let opened = Store::open(dir).and_then(|store| store.all().map(|_| store));
         match opened {
             Err(error) if error.is_corrupt() => {
+                let (owner, _) = host::owner(&self.config, &Store::in_memory()?)?;
+                self.refuse(plan::claims(&owner, false, adoption, found))?;
                 let set_aside = Store::set_aside(dir)?;
                 Ok((Store::open(dir)?, set_aside))
             }
-            opened => Ok((opened?, None)),
+            opened => {
+                let store = opened?;
+                let (owner, _) = host::owner(&self.config, &store)?;
+                let recorded = store.setting(Setting::Backend)?.is_some();
+                self.refuse(plan::claims(&owner, recorded, adoption, found))?;
+                Ok((store, None))
+            }
         }
     }
 
     /// The decisions of a node whose records are lost: the backend is the one that has our rules, the pool
     /// the one that this interface's address is of.
-    fn deduce(&mut self, tx: &Tx<'_>, link: &LinkState) -> Result<Host, NodeError> {
-        let pool = self.deduce_pool(link)?;
+    fn deduce(&mut self, tx: &Tx<'_>, link: Option<&LinkState>) -> Result<Host, NodeError> {
+        let pool = match link {
+            Some(link) => self.deduce_pool(link)?,
+            None => Host::decide(&mut self.kernel, &self.config, tx)?.node.pool,
+        };
         let iptables = self.kernel.iptables()?.map(Backend::Iptables);
         for backend in [Some(Backend::Nftables), iptables].into_iter().flatten() {
-            let host = Host::first(&mut self.kernel, &self.config, backend, pool)?;
+            let host = Host::first(&mut self.kernel, &self.config, tx, (backend, pool))?;
             let Some(base_ruleset) = &host.base_ruleset else { continue };
             let guarded = BaseRuleset { guard: true, ..base_ruleset.clone() };
             let expected = Ruleset { base_ruleset: guarded, entries: [].into() };
@@ -93,7 +142,23 @@ impl<K: Kernel> Node<K> {
             }
         }
         let fresh = Host::decide(&mut self.kernel, &self.config, tx)?;
-        Host::first(&mut self.kernel, &self.config, fresh.backend, pool)
+        Host::first(&mut self.kernel, &self.config, tx, (fresh.backend, pool))
+    }
+
+    /// Removes what another backend has of ours: other records may have used it, and both would translate.
+    fn remove_other_firewalls(&mut self) -> Result<Vec<Step>, NodeError> {
+        let store = self.open_store()?;
+        let host = Host::decided(&mut self.kernel, &self.config, &store)?;
+        self.keep_store(store);
+        let Some(host) = host else { return Ok(vec![]) };
+        let mut done = Vec::new();
+        for (backend, state) in host::firewalls(&mut self.kernel, &self.config)? {
+            if backend != host.backend && !state.marks.is_empty() {
+                self.kernel.change_firewall(backend, &Change::Remove)?;
+                done.push(Step::Firewall(backend, Change::Remove));
+            }
+        }
+        Ok(done)
     }
 
     fn deduce_pool(&self, link: &LinkState) -> Result<Pool, NodeError> {
@@ -111,6 +176,20 @@ impl<K: Kernel> Node<K> {
             Ok,
         )
     }
+}
+
+/// Refuses interfaces whose addresses would have to change, which their guests would not hear of.
+fn refuse_other_pool(host: &Host, links: &[(Slot, LinkState, Marked)]) -> Result<(), NodeError> {
+    for (slot, link, _) in links {
+        let wanted = host.node.pool.addresses(*slot).map(|addresses| addresses.host);
+        let has = |address: &Ipv4Net| Some(address.addr()) == wanted;
+        if let Some(&address) = link.addresses.first()
+            && !link.addresses.iter().any(has)
+        {
+            return Err(NodeError::UnknownPool { interface: link.name.to_string(), address });
+        }
+    }
+    Ok(())
 }
 
 fn marked(link: LinkState) -> Option<(Slot, LinkState, Marked)> {

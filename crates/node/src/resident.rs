@@ -86,6 +86,9 @@ impl<K: Kernel> Node<K> {
         let mut store = self.open_store()?;
         let tx = store.transaction()?;
         let host = Host::decide(&mut self.kernel, &self.config, &tx)?;
+        if host.first_use {
+            self.refuse_unrecorded()?;
+        }
         host.record(&mut self.kernel, &tx)?;
         tx.commit()?;
         self.keep_store(store);
@@ -378,8 +381,9 @@ impl<K: Kernel> Node<K> {
             changes.insert(slot, Change { before: Some(after.clone()), after: Some(after) });
         }
         host.record(&mut self.kernel, &tx)?;
+        let seen = self.look(&tx, &host, Some(&changes), &interrupted)?;
         tx.commit()?;
-        let settled = self.settle(&mut store, &host, Some(&changes), &interrupted, &[])?;
+        let settled = self.settle(&mut store, &host, seen, &interrupted, &[])?;
         self.keep_store(store);
         Ok(settled.report())
     }

@@ -4,14 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     Change, Failure, Node, NodeError, Report,
-    converge::{Named, Observe, Outcome},
+    converge::{All, Named, Observe, Outcome},
     error::InstanceError,
     host::Host,
 };
 use crate::store::{Generation, Phase, Record, ReservedSlot, Store, Tx};
 use riklet_core::{
     model::Slot,
-    plan::{LinkDeletion, Step},
+    plan::{LinkDeletion, Observed, Step},
 };
 use riklet_kernel::Kernel;
 
@@ -31,34 +31,94 @@ impl Settled {
     }
 }
 
+/// The part of the desired state that an operation is about, and what the kernel had of it before the records changed.
+pub(super) enum Look<'a> {
+    /// The changed slots.
+    Named(Named<'a>, Observed),
+    /// Everything.
+    All(All<'a>, Observed),
+}
+
+/// How far a converge came, and the slots that it was about, where it was not about all.
+type Converged<'a> = (Outcome, Option<&'a BTreeMap<Slot, Change>>);
+
 impl<K: Kernel> Node<K> {
-    /// Converges the kernel to the records, and says in the records how far it came.
+    /// Looks at the kernel, before what is to be changed is recorded.
     ///
     /// Looks at the changed slots only, where there are some and that is enough: where every earlier operation
-    /// came to its end, and the firewall has what the records say it has. `records` are those whose operation comes
-    /// to its end by this.
+    /// came to its end, and the firewall has what the records say it has.
+    ///
+    /// # Errors
+    /// Where something belongs to other records, or the kernel cannot be read.
+    pub(super) fn look<'a>(
+        &mut self,
+        store: &Store,
+        host: &'a Host,
+        changes: Option<&'a BTreeMap<Slot, Change>>,
+        interrupted: &BTreeSet<Slot>,
+    ) -> Result<Look<'a>, NodeError> {
+        let changes = changes.filter(|_| interrupted.is_empty());
+        let named = changes.and_then(|changes| Named::new(host, changes));
+        let named = named.map(|named| self.as_resident(named, store)).transpose()?;
+        if let Some(named) = named
+            && let Some(found) = named.observe(&mut self.kernel)?
+        {
+            self.refuse(named.claims(&found))?;
+            return Ok(Look::Named(named, found));
+        }
+        let all = self.all(host, store, interrupted, LinkDeletion::Immediate)?;
+        let found = self.look_at_all(&all)?;
+        Ok(Look::All(all, found))
+    }
+
+    /// Looks at everything.
+    ///
+    /// # Errors
+    /// As [`Self::look`].
+    pub(super) fn look_at_all(&mut self, all: &All<'_>) -> Result<Observed, NodeError> {
+        let found = all.look(&mut self.kernel)?;
+        self.refuse(all.claims(&found))?;
+        Ok(found)
+    }
+
+    /// Converges the kernel to the records.
+    fn converge<'a>(
+        &mut self,
+        store: &Store,
+        host: &Host,
+        look: Look<'a>,
+        interrupted: &BTreeSet<Slot>,
+    ) -> Result<Converged<'a>, NodeError> {
+        let outcome = match look {
+            Look::Named(named, found) => {
+                if let Some(outcome) = named.converge(&mut self.kernel, found)? {
+                    return Ok((outcome, Some(named.changes())));
+                }
+                let all = self.all(host, store, interrupted, LinkDeletion::Immediate)?;
+                let found = self.look_at_all(&all)?;
+                all.converge(&mut self.kernel, found)?
+            }
+            Look::All(all, found) => all.converge(&mut self.kernel, found)?,
+        };
+        Ok((outcome.unwrap_or_default(), None))
+    }
+
+    /// Converges the kernel to the records, and says in the records how far it came.
+    ///
+    /// `records` are those whose operation comes to its end by this.
     pub(super) fn settle(
         &mut self,
         store: &mut Store,
         host: &Host,
-        changes: Option<&BTreeMap<Slot, Change>>,
+        look: Look<'_>,
         interrupted: &BTreeSet<Slot>,
         records: &[Record],
     ) -> Result<Settled, NodeError> {
-        let changes = changes.filter(|_| interrupted.is_empty());
-        let deletion =
-            if self.resident.is_some() { LinkDeletion::Deferred } else { LinkDeletion::Immediate };
-        let named = changes.and_then(|changes| Named::new(host, changes));
-        let named = named.map(|named| self.as_resident(named, store)).transpose()?;
-        let named = named.map(|named| named.converge(&mut self.kernel)).transpose()?.flatten();
-        let (outcome, looked_at, deletion) =
-            if let (Some(outcome), Some(changes)) = (named, changes) {
-                (outcome, Some(changes), deletion)
-            } else {
-                let all = self.all(host, store, interrupted, LinkDeletion::Immediate)?;
-                let outcome = all.converge(&mut self.kernel)?.unwrap_or_default();
-                (outcome, None, LinkDeletion::Immediate)
-            };
+        let (outcome, looked_at) = self.converge(store, host, look, interrupted)?;
+        let deletion = match (&self.resident, looked_at) {
+            (Some(_), Some(_)) => LinkDeletion::Deferred,
+            _ => LinkDeletion::Immediate,
+        };
         if looked_at.is_some() && outcome.is_clean() && self.defers(records) {
             self.note_settled(BTreeMap::new(), looked_at);
             return Ok(Settled { done: outcome.done, failures: vec![] });

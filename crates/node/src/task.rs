@@ -91,6 +91,7 @@ impl<K: Kernel> Node<K> {
         for slot in tx.spare(count, host.node.pool.capacity(), avoid)? {
             specs.insert(slot, workload::spare(slot, &host.node)?.link);
         }
+        host.record(&mut self.kernel, &tx)?;
         tx.commit()?;
         self.keep_store(store);
         if specs.is_empty() {

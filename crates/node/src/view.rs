@@ -6,7 +6,10 @@ use super::{Host, Node, NodeError};
 use crate::store::{Phase, Record, Store};
 use riklet_core::{
     link::LinkState,
-    model::{Addresses, Exposure, InstanceName, InterfaceName, Kind, MacAddress, Slot, Workload},
+    model::{
+        Addresses, Exposure, InstanceName, InterfaceName, Kind, MacAddress, Mark, Owner, Slot,
+        Workload,
+    },
     workload::{self, NodeFacts, alias},
 };
 use riklet_kernel::Kernel;
@@ -27,8 +30,8 @@ pub struct Instance {
 }
 
 impl Instance {
-    pub(super) fn new(node: NodeFacts, record: &Record) -> Result<Self, NodeError> {
-        let fragment = workload::fragment(&record.workload, record.slot, &node)?;
+    pub(super) fn new(node: &NodeFacts, record: &Record) -> Result<Self, NodeError> {
+        let fragment = workload::fragment(&record.workload, record.slot, node)?;
         Ok(Self {
             workload: record.workload.clone(),
             slot: record.slot,
@@ -94,8 +97,12 @@ impl LinkStatus {
         }
     }
 
-    fn of(link: Option<&LinkState>) -> Self {
-        match link.filter(|link| alias::is_ours(link.alias.as_deref())) {
+    fn of(owner: &Owner, link: Option<&LinkState>) -> Self {
+        let is_ours = |link: &&LinkState| {
+            let mark = alias::mark(link.alias.as_deref());
+            mark.is_some_and(|mark| mark == Mark::Unsigned || owner.signed(&mark))
+        };
+        match link.filter(is_ours) {
             None => Self::Missing,
             Some(link) if !link.up => Self::Down,
             Some(link) if link.carrier => Self::Attached,
@@ -140,8 +147,8 @@ impl<K: Kernel> Node<K> {
         let links: BTreeMap<_, _> = links.map(|link| (link.name.clone(), link)).collect();
         let listed = |record: &Record| {
             let link = links.get(&record.slot.interface());
-            let instance = Instance::new(host.node, record)?;
-            Ok(Listed { instance, link: LinkStatus::of(link) })
+            let instance = Instance::new(&host.node, record)?;
+            Ok(Listed { instance, link: LinkStatus::of(&host.node.owner, link) })
         };
         store.all()?.iter().map(listed).collect()
     }
@@ -166,8 +173,8 @@ impl<K: Kernel> Node<K> {
             None => false,
         };
         Ok(Inspection {
-            instance: Instance::new(host.node, &record)?,
-            status: LinkStatus::of(link.as_ref()),
+            instance: Instance::new(&host.node, &record)?,
+            status: LinkStatus::of(&host.node.owner, link.as_ref()),
             link,
             drift: drift.iter().map(ToString::to_string).collect(),
             exposed,

@@ -9,7 +9,7 @@ use riklet_core::{
     definition::{self, Source},
     firewall::{Backend, BaseRuleset, Change, Ruleset},
     link::LinkSpec,
-    model::Slot,
+    model::{Owner, OwnerId, Slot},
     workload::{self, Fragment, NodeFacts},
 };
 use riklet_kernel::{Firewall, LinkDeletion, Links, linux::Linux};
@@ -25,14 +25,19 @@ pub(super) struct Bare {
 
 impl Bare {
     pub(super) fn new() -> Self {
-        let node = NodeFacts { pool: "10.231.0.0/16".parse().unwrap(), mtu: 1500 };
+        let owner = Owner::new(OwnerId::new(1), "/run/riklet-sdn");
+        let node = NodeFacts { pool: "10.231.0.0/16".parse().unwrap(), mtu: 1500, owner };
         Self { kernel: Linux::new(), node }
     }
 
     /// The tables and chains, without any function.
     pub(super) fn lay_skeleton(&mut self) {
-        let base_ruleset =
-            BaseRuleset { pool: self.node.pool, uplinks: BTreeSet::new(), guard: false };
+        let base_ruleset = BaseRuleset {
+            pool: self.node.pool,
+            uplinks: BTreeSet::new(),
+            guard: false,
+            owner: Some(self.node.owner.clone()),
+        };
         let change = Change::Reset(Ruleset { base_ruleset, entries: BTreeSet::new() });
         self.kernel.change_firewall(Backend::Nftables, &change).unwrap();
     }
@@ -60,7 +65,7 @@ impl Bare {
     /// One transaction with their elements, where their TAPs are there already: what remains to be done with warm slots.
     pub(super) fn publish(&mut self, fragments: &[Fragment]) -> Duration {
         let add = fragments.iter().flat_map(|fragment| fragment.entries.clone()).collect();
-        let change = Change::Delta { remove: BTreeSet::new(), add };
+        let change = Change::Delta { remove: BTreeSet::new(), add, owner: None };
         let started = Instant::now();
         self.kernel.change_firewall(Backend::Nftables, &change).unwrap();
         started.elapsed()
@@ -69,7 +74,7 @@ impl Bare {
     /// One transaction without their elements.
     pub(super) fn withdraw(&mut self, fragments: &[Fragment]) -> Duration {
         let remove = fragments.iter().flat_map(|fragment| fragment.entries.clone()).collect();
-        let change = Change::Delta { remove, add: BTreeSet::new() };
+        let change = Change::Delta { remove, add: BTreeSet::new(), owner: None };
         let started = Instant::now();
         self.kernel.change_firewall(Backend::Nftables, &change).unwrap();
         started.elapsed()

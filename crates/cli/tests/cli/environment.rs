@@ -221,6 +221,7 @@ impl Environment {
         let output = command.output().expect("the program can be started");
         let directory = self.directory.to_str().expect("UTF-8");
         let text = |bytes| String::from_utf8(bytes).expect("UTF-8").replace(directory, "$DIR");
+        let text = |bytes| without_owner(&text(bytes));
         Output {
             code: output.status.code(),
             stdout: text(output.stdout),
@@ -333,4 +334,15 @@ fn unshare_network() {
     use rustix::thread::{UnshareFlags, unshare_unsafe};
     // SAFETY: only `CLONE_FILES` is unsafe, and it is not given.
     unsafe { unshare_unsafe(UnshareFlags::NEWNET) }.expect("these tests need root");
+}
+
+/// A text without the identifier of the state directory, which is another in each, in the aliases.
+fn without_owner(text: &str) -> String {
+    let mut parts = text.split("riklet-sdn@");
+    let mut plain = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        plain.push_str("riklet-sdn@$ID");
+        plain.push_str(part.get(16..).expect("an identifier"));
+    }
+    plain
 }

@@ -169,6 +169,7 @@ fn every_command_has_help_with_one_example() {
     Options:
           --rebuild  Set a corrupt database aside first, and record anew what the interfaces' aliases
                      say
+          --adopt    Take over the functions of another state directory, and record them here
       -h, --help     Print help
       riklet-sdn repair
 
@@ -205,6 +206,8 @@ fn every_command_has_help_with_one_example() {
                                     [env: RIKLET_SDN_MANIFESTS]
           --metrics <ADDRESS:PORT>  Where /metrics can be read by TCP as well, such as 127.0.0.1:9464:
                                     by whoever reaches that address [env: RIKLET_SDN_METRICS]
+          --adopt                   Take over the functions of another state directory first, and record
+                                    them here
       -h, --help                    Print help
       riklet-sdn serve --api-group kvm
 

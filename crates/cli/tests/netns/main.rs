@@ -31,6 +31,7 @@ mod machine;
 mod manifests;
 mod misfits;
 mod operation;
+mod owners;
 #[path = "../../../vmm/tests/vmm/played.rs"]
 mod played;
 mod program;

@@ -11,7 +11,8 @@ use crate::world::{
     random::Random,
     records::{assert_all_answer, definitions, workload},
     state::{SystemState, assert_kept, assert_same},
-    wait::duration_of,
+    traffic::PATIENCE,
+    wait::{duration_of, wait_for},
 };
 
 /// By TCP, by UDP, a range, and bound to one address.
@@ -104,7 +105,7 @@ on_every_firewall!(what_a_down_without_purge_leaves_a_later_purge_removes, |worl
     }
 });
 
-on_every_firewall!(what_records_were_lost_of_a_purge_removes, |world| {
+on_every_firewall!(what_lost_its_records_goes_once_they_are_rebuilt, |world| {
     world.node.set_sysctl("net/ipv4/ip_forward", "1");
     docker_like(world, world.firewall);
     // An empty table of iptables-nft may be somebody's, and stays where nobody knows any more.
@@ -116,6 +117,17 @@ on_every_firewall!(what_records_were_lost_of_a_purge_removes, |world| {
     std::fs::remove_dir_all(&state).unwrap();
     let drift = world.riklet(&["check"], "");
     assert_eq!((drift.code, drift.stdout.lines().count() > 1), (Some(1), true), "{drift}");
+    wait_for("the TAPs to have lost the carrier of their creation", PATIENCE, || {
+        let links = world.node.tool(&["ip", "link"]);
+        (links.matches("NO-CARRIER").count() == three().len()).then_some(())
+    });
+    let up = SystemState::take(&world.node);
+    for command in [&["down", "--all", "--purge"][..], &["repair"], &["up", "-"]] {
+        let refused = world.riklet(command, &definitions(&three())).failure(1);
+        assert!(refused.contains("hint: `riklet-sdn repair --rebuild` "), "{refused}");
+        assert_same(&up, &SystemState::take(&world.node));
+    }
+    world.riklet(&["repair", "--rebuild"], "").success();
     world.riklet(&["down", "--all", "--purge"], "").success();
     assert_same(&before, &SystemState::take(&world.node));
     assert_eq!(world.riklet(&["check"], "").success(), "");

@@ -17,7 +17,7 @@ pub use self::saved::{Incompatible, Saved};
 use super::{
     BaseRuleset, BaseState, CHAIN, Entry, FirewallState, ForeignChain, ForeignChainState, Ruleset,
 };
-use crate::model::InterfaceName;
+use crate::model::{InterfaceName, Mark, Owner};
 
 /// A table, in the order in which they are committed: nothing leads to a guest before the filter stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -113,12 +113,12 @@ impl Probe {
 /// there already is added once more: iptables has no keys. The second one is without effect, and [`state`]
 /// reports it.
 #[must_use]
-pub fn delta(remove: &BTreeSet<Entry>, add: &BTreeSet<Entry>) -> String {
+pub fn delta(remove: &BTreeSet<Entry>, add: &BTreeSet<Entry>, owner: Option<&Owner>) -> String {
     let to_exposures = format!(" {CHAIN}");
     let mut input = Vec::new();
     for table in Table::ALL {
         input.push(format!("*{table}"));
-        let jumps = layout::jumps(table);
+        let jumps = layout::jumps(table, owner);
         let checked = jumps.iter().filter(|jump| !jump.body.ends_with(&to_exposures));
         input.extend(checked.map(|jump| format!("-C {jump}")));
         if table == Table::Nat {
@@ -151,7 +151,7 @@ pub fn state(expected: &Ruleset, saved: &Saved) -> FirewallState {
     let mut entries = BTreeSet::new();
     let mut strays = Vec::new();
     if !Table::ALL.into_iter().any(|table| saved.has_ours(table)) {
-        return FirewallState { base_ruleset: BaseState::Absent, entries, strays };
+        return FirewallState::absent();
     }
     for rule in saved.rules(Table::Nat).iter().filter(|rule| layout::holds_entries(&rule.chain)) {
         match layout::entry_of(rule) {
@@ -164,7 +164,20 @@ pub fn state(expected: &Ruleset, saved: &Saved) -> FirewallState {
         base_ruleset.iter().flat_map(|layout| differences(layout, saved)).collect();
     let base_ruleset =
         if differences.is_empty() { BaseState::Intact } else { BaseState::Altered(differences) };
-    FirewallState { base_ruleset, entries, strays }
+    FirewallState { base_ruleset, entries, strays, marks: marks(saved) }
+}
+
+/// The marks on what is ours. The passage that another backend has in the chain FORWARD bears none.
+fn marks(saved: &Saved) -> BTreeSet<Mark> {
+    let jumps = Table::ALL.into_iter().flat_map(|table| saved.jumps(table));
+    let mut marks: BTreeSet<_> = jumps.map(layout::mark).collect();
+    let passage_only = ![Table::Raw, Table::Nat].into_iter().any(|table| saved.has_ours(table));
+    if passage_only {
+        marks.remove(&Mark::Unsigned);
+    } else if marks.is_empty() {
+        marks.insert(Mark::Unsigned);
+    }
+    marks
 }
 
 /// The first uplink that iptables cannot name: it reads a `+` at the end as a wildcard, and `!`, quotes

@@ -1,6 +1,6 @@
 use std::{collections::BTreeSet, fmt, net::Ipv4Addr};
 
-use crate::model::{InterfaceName, Pool, Protocol};
+use crate::model::{InterfaceName, Mark, Owner, Pool, Protocol};
 
 /// Who enforces the ruleset.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -80,6 +80,8 @@ pub struct BaseRuleset {
     /// Whether forwarding was enabled by us: then traffic that is neither from nor to one of our interfaces
     /// is dropped, as it was not forwarded before.
     pub guard: bool,
+    /// The state directory that it belongs to; `None` names none, as earlier versions did.
+    pub owner: Option<Owner>,
 }
 
 /// The part of a ruleset that an instance needs, in the unit that a backend adds and removes.
@@ -145,6 +147,8 @@ pub enum Change {
         remove: BTreeSet<Entry>,
         /// Entries that are not there and shall be.
         add: BTreeSet<Entry>,
+        /// The owner of the base ruleset.
+        owner: Option<Owner>,
     },
     /// Nothing of ours remains.
     Remove,
@@ -160,13 +164,20 @@ pub struct FirewallState {
     pub entries: BTreeSet<Entry>,
     /// What stands in our chains and is no entry, or no expected one, in the backend's own words.
     pub strays: Vec<String>,
+    /// The marks on what was found; none where there is nothing of ours.
+    pub marks: BTreeSet<Mark>,
 }
 
 impl FirewallState {
     /// There is nothing of ours.
     #[must_use]
     pub const fn absent() -> Self {
-        Self { base_ruleset: BaseState::Absent, entries: BTreeSet::new(), strays: vec![] }
+        Self {
+            base_ruleset: BaseState::Absent,
+            entries: BTreeSet::new(),
+            strays: vec![],
+            marks: BTreeSet::new(),
+        }
     }
 
     /// Why the ruleset is replaced as a whole, one line a reason; none where single entries are all that may

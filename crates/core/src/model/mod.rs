@@ -12,6 +12,7 @@ mod mac;
 mod memory;
 mod mtu;
 mod name;
+mod owner;
 mod pool;
 mod workload;
 
@@ -27,5 +28,6 @@ pub use mac::MacAddress;
 pub use memory::{Memory, MemoryError};
 pub use mtu::{Mtu, MtuError};
 pub use name::{InstanceName, NameError};
+pub use owner::{Mark, Owner, OwnerError, OwnerId, OwnerIdError};
 pub use pool::{Addresses, Pool, PoolError, Slot};
 pub use workload::{Function, Kind, Workload};

@@ -1,11 +1,19 @@
 use super::*;
 use crate::{
-    model::{Account, Execution, Exposure, Function, Queues, Workload},
+    model::{Account, Execution, Exposure, Function, OwnerId, Queues, Workload},
     workload::{self, NodeFacts},
 };
 
 fn pool() -> Pool {
     "10.231.0.0/16".parse().unwrap()
+}
+
+fn owner() -> Owner {
+    Owner::new(OwnerId::new(1), "/run/riklet-sdn")
+}
+
+fn node() -> NodeFacts {
+    NodeFacts { pool: pool(), mtu: 1500, owner: owner() }
 }
 
 fn fragment(slot: u16, name: &str, exposures: &[(Protocol, &str, &str)]) -> (Slot, Fragment) {
@@ -17,7 +25,7 @@ fn fragment(slot: u16, name: &str, exposures: &[(Protocol, &str, &str)]) -> (Slo
         execution: Execution::default(),
         exposures: exposures.iter().map(exposure).collect(),
     };
-    let node = NodeFacts { pool: pool(), mtu: 1500 };
+    let node = node();
     let slot = Slot::new(slot);
     (slot, workload::fragment(&Workload::Function(function), slot, &node).unwrap())
 }
@@ -25,13 +33,21 @@ fn fragment(slot: u16, name: &str, exposures: &[(Protocol, &str, &str)]) -> (Slo
 fn desired(fragments: impl IntoIterator<Item = (Slot, Fragment)>) -> Desired {
     Desired {
         draining: BTreeSet::new(),
+        leaving: BTreeSet::new(),
+        owner: owner(),
+        adoption: Adoption::Nothing,
         deletion: LinkDeletion::Immediate,
         backend: Backend::Nftables,
         pool: pool(),
         fragments: fragments.into_iter().collect(),
         untouched: BTreeSet::new(),
         interrupted: BTreeSet::new(),
-        base_ruleset: Some(BaseRuleset { pool: pool(), uplinks: BTreeSet::new(), guard: true }),
+        base_ruleset: Some(BaseRuleset {
+            pool: pool(),
+            uplinks: BTreeSet::new(),
+            guard: true,
+            owner: Some(owner()),
+        }),
         sysctls: BTreeMap::from([(IP_FORWARD.to_owned(), "1".to_owned())]),
         foreign_tables: BTreeSet::new(),
     }
@@ -40,11 +56,7 @@ fn desired(fragments: impl IntoIterator<Item = (Slot, Fragment)>) -> Desired {
 fn nothing() -> Observed {
     Observed {
         links: BTreeMap::new(),
-        firewall: FirewallState {
-            base_ruleset: BaseState::Absent,
-            entries: BTreeSet::new(),
-            strays: vec![],
-        },
+        firewall: FirewallState::absent(),
         empty_tables: BTreeSet::new(),
         foreign_chains: vec![],
         sysctls: BTreeMap::from([(IP_FORWARD.to_owned(), "0".to_owned())]),
@@ -57,7 +69,12 @@ fn after(desired: &Desired) -> Observed {
     let entries = desired.fragments.values().flat_map(|f| &f.entries).copied().collect();
     Observed {
         links: links.collect(),
-        firewall: FirewallState { base_ruleset: BaseState::Intact, entries, strays: vec![] },
+        firewall: FirewallState {
+            base_ruleset: BaseState::Intact,
+            entries,
+            strays: vec![],
+            marks: [owner().mark()].into(),
+        },
         empty_tables: BTreeSet::new(),
         foreign_chains: vec![],
         sysctls: desired.sysctls.clone(),
@@ -92,7 +109,7 @@ fn a_changed_definition_touches_only_what_changed() {
     let wanted =
         desired([fragment(0, "a", &changed), fragment(1, "b", &[(Protocol::Tcp, "81", "81")])]);
     insta::assert_snapshot!(plan(&wanted, &after(&before)), @r#"
-    ~ TAP rik0: alias "riklet-sdn:a tcp:80:80 udp:54:53"
+    ~ TAP rik0: alias "riklet-sdn@0000000000000001:a tcp:80:80 udp:54:53 /run/riklet-sdn"
     - firewall: udp 53 -> 10.231.0.2:53
     + firewall: udp 54 -> 10.231.0.2:53
     - flows: udp 53 -> 10.231.0.2:53
@@ -154,7 +171,7 @@ fn run_as(user: Option<u32>, queues: i64) -> (Slot, Fragment) {
         ..Execution::default()
     };
     let function = Function { name: "a".parse().unwrap(), execution, exposures: vec![] };
-    let node = NodeFacts { pool: pool(), mtu: 1500 };
+    let node = node();
     let slot = Slot::new(0);
     (slot, workload::fragment(&Workload::Function(function), slot, &node).unwrap())
 }

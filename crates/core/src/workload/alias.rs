@@ -1,19 +1,25 @@
-//! The alias of an interface: what marks it as ours, and what a lost store is rebuilt from.
+//! The alias of an interface: what marks it as ours, says whose it is, and what a lost store is rebuilt from.
 //!
-//! `riklet-sdn:NAME[ PROTOCOL:[ADDRESS:]PORTS:GUEST_PORTS]…`, and ` …` where not all exposures fit.
+//! `riklet-sdn@OWNER:NAME[ PROTOCOL:[ADDRESS:]PORTS:GUEST_PORTS]…[ DIRECTORY]`. OWNER is the identifier of the state
+//! directory (16 hexadecimal digits), DIRECTORY its path: it stands only where all exposures leave room for it, and the
+//! comment of the firewall's table or jumps has it in any case. ` ...` follows the exposures where not all of them fit.
+//!
+//! Earlier versions wrote `riklet-sdn:NAME…`, which names no owner ([`Mark::Unsigned`]).
 
-use crate::model::{Exposure, InstanceName, Protocol};
+use crate::model::{Exposure, InstanceName, Mark, Owner, Protocol};
 
-/// What the alias of every interface of ours begins with.
-const MARK: &str = "riklet-sdn:";
+/// The beginning of the alias of every interface of ours.
+const MARK: &str = "riklet-sdn";
 /// What stands at the end where exposures are missing.
 const CUT: &str = " ...";
 /// `IFALIASZ` of `<linux/if.h>`, less the final NUL.
 const MAX_LENGTH: usize = 255;
 
-/// What an alias says.
+/// The content of an alias.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Marked {
+    /// The owner.
+    pub mark: Mark,
     /// The instance's name.
     pub name: InstanceName,
     /// Its exposures, as many as fitted.
@@ -22,10 +28,10 @@ pub struct Marked {
     pub complete: bool,
 }
 
-/// The alias of this instance's interface, at most 255 bytes.
+/// Returns the alias of this instance's interface, at most 255 bytes.
 #[must_use]
-pub fn render(name: &InstanceName, exposures: &[Exposure]) -> String {
-    let mut alias = format!("{MARK}{name}");
+pub fn render(owner: &Owner, name: &InstanceName, exposures: &[Exposure]) -> String {
+    let mut alias = format!("{}{name}", signature(owner));
     for (index, exposure) in exposures.iter().enumerate() {
         let address = exposure.host_address().map(|a| format!("{a}:")).unwrap_or_default();
         let (protocol, host, guest) =
@@ -35,29 +41,41 @@ pub fn render(name: &InstanceName, exposures: &[Exposure]) -> String {
         let reserve = if last { 0 } else { CUT.len() };
         if alias.len() + word.len() + reserve > MAX_LENGTH {
             alias.push_str(CUT);
-            break;
+            return alias;
         }
         alias.push_str(&word);
+    }
+    with_directory(alias, owner)
+}
+
+/// Returns the alias of an interface that no instance has yet. It says whose it is, and of no instance ([`parse`]).
+#[must_use]
+pub fn spare(owner: &Owner) -> String {
+    with_directory(signature(owner), owner)
+}
+
+fn signature(owner: &Owner) -> String {
+    format!("{MARK}@{}:", owner.id())
+}
+
+fn with_directory(mut alias: String, owner: &Owner) -> String {
+    if alias.len() + 1 + owner.directory().len() <= MAX_LENGTH {
+        alias.push(' ');
+        alias.push_str(owner.directory());
     }
     alias
 }
 
-/// The alias of an interface that no instance has yet. It says whose it is, and of no instance ([`parse`]).
+/// Returns the mark on an interface with this alias; `None` where it is not one of ours.
 #[must_use]
-pub fn spare() -> String {
-    MARK.to_owned()
+pub fn mark(alias: Option<&str>) -> Option<Mark> {
+    Some(split(alias?)?.0)
 }
 
-/// Whether an interface with this alias is ours.
-#[must_use]
-pub fn is_ours(alias: Option<&str>) -> bool {
-    alias.is_some_and(|alias| alias.starts_with(MARK))
-}
-
-/// What an alias says; `None` where it is not one of ours, or somebody changed it.
+/// Returns the content of an alias; `None` where it is not one of ours, or somebody changed it.
 #[must_use]
 pub fn parse(alias: &str) -> Option<Marked> {
-    let text = alias.strip_prefix(MARK)?;
+    let (mark, text) = split(alias)?;
     let (text, complete) = match text.strip_suffix(CUT) {
         Some(cut) => (cut, false),
         None => (text, true),
@@ -65,7 +83,26 @@ pub fn parse(alias: &str) -> Option<Marked> {
     let mut words = text.split(' ');
     let name = words.next()?.parse().ok()?;
     let exposures = words.map(parse_exposure).collect::<Option<_>>()?;
-    Some(Marked { name, exposures, complete })
+    Some(Marked { mark, name, exposures, complete })
+}
+
+/// The mark of an alias, and what stands between it and the directory.
+fn split(alias: &str) -> Option<(Mark, &str)> {
+    let rest = alias.strip_prefix(MARK)?;
+    if let Some(text) = rest.strip_prefix(':') {
+        return Some((Mark::Unsigned, text));
+    }
+    let (id, text) = rest.strip_prefix('@')?.split_once(':')?;
+    let id = id.parse().ok()?;
+    // Neither a name nor an exposure begins with a slash; a directory does, unless it was shortened. Where exposures are
+    // missing, no directory follows.
+    let shortened = text.find(CUT).filter(|at| text.len() > at + CUT.len());
+    let place = text.find(" /").into_iter().chain(shortened).min();
+    let (text, directory) = match place {
+        Some(at) => (text.get(..at)?, text.get(at + 1..).map(str::to_owned)),
+        None => (text, None),
+    };
+    Some((Mark::Signed { id, directory }, text))
 }
 
 fn parse_exposure(word: &str) -> Option<Exposure> {
@@ -82,6 +119,7 @@ fn parse_exposure(word: &str) -> Option<Exposure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::OwnerId;
 
     fn exposure(address: Option<&str>, host: &str, guest: &str) -> Exposure {
         let address = address.map(|a| a.parse().unwrap());
@@ -89,16 +127,39 @@ mod tests {
             .unwrap()
     }
 
+    fn owner(directory: &str) -> Owner {
+        Owner::new(OwnerId::new(0xab), directory)
+    }
+
     #[test]
     fn an_alias_reads_back() {
         let name = InstanceName::try_from("my.function-2").unwrap();
         let exposures =
             vec![exposure(None, "8000-8010", "1-11"), exposure(Some("192.0.2.1"), "53", "5353")];
-        let alias = render(&name, &exposures);
-        assert_eq!(alias, "riklet-sdn:my.function-2 udp:8000-8010:1-11 udp:192.0.2.1:53:5353");
-        assert_eq!(parse(&alias), Some(Marked { name, exposures, complete: true }));
-        assert_eq!(parse("docker:hello"), None);
-        assert_eq!(parse("riklet-sdn:hello nonsense"), None);
+        let owner = owner("/run/riklet sdn");
+        let alias = render(&owner, &name, &exposures);
+        assert_eq!(
+            alias,
+            "riklet-sdn@00000000000000ab:my.function-2 udp:8000-8010:1-11 udp:192.0.2.1:53:5353 \
+             /run/riklet sdn"
+        );
+        assert_eq!(mark(Some(&alias)), Some(owner.mark()));
+        assert_eq!(mark(Some(&spare(&owner))), Some(owner.mark()));
+        assert_eq!(parse(&spare(&owner)), None, "of no instance");
+        let mark = owner.mark();
+        assert_eq!(parse(&alias), Some(Marked { mark, name, exposures, complete: true }));
+        assert_eq!(parse("riklet-sdn@00000000000000ab:hello nonsense"), None);
+    }
+
+    #[test]
+    fn an_alias_of_an_earlier_version_names_no_owner() {
+        let marked = parse("riklet-sdn:hello udp:53:5353").unwrap();
+        assert_eq!((marked.mark, marked.name.as_str()), (Mark::Unsigned, "hello"));
+        assert_eq!(marked.exposures, [exposure(None, "53", "5353")]);
+        assert_eq!(mark(Some("riklet-sdn:")), Some(Mark::Unsigned));
+        for foreign in ["docker:hello", "riklet-sdn", "riklet-sdn@12:hello", "riklet-sdnx:hello"] {
+            assert_eq!((mark(Some(foreign)), parse(foreign)), (None, None), "{foreign}");
+        }
     }
 
     #[test]
@@ -106,13 +167,19 @@ mod tests {
         let name = InstanceName::try_from(&*"n".repeat(63)).unwrap();
         let all: Vec<_> =
             (1..40u16).map(|n| exposure(None, &format!("{}", 60000 + n), "65535")).collect();
-        for count in 0..all.len() {
-            let some: Vec<_> = all.iter().take(count).copied().collect();
-            let alias = render(&name, &some);
-            assert!(alias.len() <= MAX_LENGTH, "{count}: {}", alias.len());
-            let marked = parse(&alias).unwrap();
-            assert_eq!(marked.complete, marked.exposures.len() == count);
-            assert!(some.starts_with(&marked.exposures));
+        for directory in ["/run/riklet-sdn".to_owned(), format!("/{}/sdn", "d".repeat(90))] {
+            let owner = owner(&directory);
+            for count in 0..all.len() {
+                let some: Vec<_> = all.iter().take(count).copied().collect();
+                let alias = render(&owner, &name, &some);
+                assert!(alias.len() <= MAX_LENGTH, "{count}: {}", alias.len());
+                let marked = parse(&alias).unwrap();
+                assert_eq!(marked.complete, marked.exposures.len() == count);
+                assert!(some.starts_with(&marked.exposures));
+                assert!(owner.signed(&marked.mark), "{alias}");
+                let named = matches!(&marked.mark, Mark::Signed { directory: Some(_), .. });
+                assert!(named || !marked.complete || count > 4, "{alias}");
+            }
         }
     }
 }

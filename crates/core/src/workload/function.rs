@@ -16,7 +16,7 @@ pub(super) fn fragment(
     slot: Slot,
     node: &NodeFacts,
 ) -> Result<Fragment, FragmentError> {
-    let alias = alias::render(&function.name, &function.exposures);
+    let alias = alias::render(&node.owner, &function.name, &function.exposures);
     let (link, addresses) = link(slot, node, alias, tap(function)?)?;
     Ok(Fragment { link, addresses, entries: entries(function, addresses) })
 }
@@ -25,7 +25,7 @@ pub(super) fn fragment(
 /// the definition asks for no other user, group or queues.
 pub(super) fn spare(slot: Slot, node: &NodeFacts) -> Result<Fragment, FragmentError> {
     let tap = Tap { owner: Some(Tap::ROOT), ..Tap::default() };
-    let (link, addresses) = link(slot, node, alias::spare(), tap)?;
+    let (link, addresses) = link(slot, node, alias::spare(&node.owner), tap)?;
     Ok(Fragment { link, addresses, entries: BTreeSet::new() })
 }
 
@@ -83,7 +83,12 @@ fn entries(function: &Function, addresses: Addresses) -> BTreeSet<Entry> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Execution, Exposure, Protocol, Queues};
+    use crate::model::{Execution, Exposure, Owner, OwnerId, Protocol, Queues};
+
+    fn node(pool: &str, mtu: u32) -> NodeFacts {
+        let owner = Owner::new(OwnerId::new(1), "/run/riklet-sdn");
+        NodeFacts { pool: pool.parse().unwrap(), mtu, owner }
+    }
 
     #[test]
     fn a_function_gets_a_tap_and_an_entry_for_each_port() {
@@ -95,7 +100,7 @@ mod tests {
                 Exposure::new(Protocol::Tcp, None, ports("8000-8001"), ports("80-81")).unwrap(),
             ],
         };
-        let node = NodeFacts { pool: "10.231.0.0/16".parse().unwrap(), mtu: 1400 };
+        let node = node("10.231.0.0/16", 1400);
         let fragment = fragment(&function, Slot::new(5), &node).unwrap();
         assert_eq!(fragment.link.name.as_str(), "rik5");
         assert_eq!(fragment.link.address.to_string(), "10.231.0.21/30");
@@ -120,7 +125,7 @@ mod tests {
             },
             exposures: vec![],
         };
-        let node = NodeFacts { pool: "10.231.0.0/16".parse().unwrap(), mtu: 1400 };
+        let node = node("10.231.0.0/16", 1400);
         let tap = |function| fragment(&function, Slot::new(0), &node).map(|found| found.link.tap);
         let wanted = Tap { owner: Some(1000), group: Some(7), multi_queue: false };
         assert_eq!(tap(function("1000", 1)), Ok(wanted));
@@ -145,7 +150,7 @@ mod tests {
             execution: Execution::default(),
             exposures: vec![],
         };
-        let node = NodeFacts { pool: "10.231.0.0/30".parse().unwrap(), mtu: 1500 };
+        let node = node("10.231.0.0/30", 1500);
         assert!(fragment(&function, Slot::new(0), &node).unwrap().entries.is_empty());
         assert!(fragment(&function, Slot::new(1), &node).is_err());
     }

@@ -8,16 +8,18 @@ use std::collections::BTreeSet;
 use crate::{
     firewall::Entry,
     link::LinkSpec,
-    model::{AccountName, Addresses, InstanceName, Pool, Slot, Workload},
+    model::{AccountName, Addresses, InstanceName, Owner, Pool, Slot, Workload},
 };
 
 /// What an implementation may know of the node.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NodeFacts {
     /// What the slots' addresses are cut from.
     pub pool: Pool,
     /// The MTU of the interfaces, in bytes.
     pub mtu: u32,
+    /// The state directory that the interfaces belong to.
+    pub owner: Owner,
 }
 
 /// What one instance needs from the node.

@@ -72,6 +72,9 @@ impl Core {
     ) -> Result<Self, EngineError> {
         let kernel = Watched::open(Linux::new())?;
         let mut node = Node::with_kernel(config, kernel).resident();
+        if options.adopt {
+            events.adopted(&node.adopt()?);
+        }
         if options.warm > 0 {
             node.begin()?;
         }

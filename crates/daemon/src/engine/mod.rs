@@ -34,6 +34,8 @@ pub type WatchedNode = Node<Watched>;
 pub struct Options {
     /// How many TAPs are made in advance; 0 is none.
     pub warm: usize,
+    /// Whether to take over what belongs to the records in another state directory, before anything else.
+    pub adopt: bool,
 }
 
 /// Whatever else the engine's thread shall do.

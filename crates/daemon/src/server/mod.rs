@@ -134,7 +134,8 @@ pub fn serve(config: Config, options: Options, settings: &Settings) -> Result<()
     let metrics = settings.metrics.map(std::net::TcpListener::bind).transpose();
     let metrics = metrics.map_err(io("listen for those who read the metrics"))?;
     let events = Events::default();
-    let (engine, thread) = Engine::start(config, options, events.clone())?;
+    let started = Engine::start(config, options, events.clone());
+    let (engine, thread) = started.inspect_err(|_refused| socket::remove(settings))?;
     let manifests = settings.manifests.as_deref().map(|path| {
         Manifests::follow(path, engine.clone(), events.clone())
             .map_err(|source| ServeError::Manifests { path: path.to_owned(), source })

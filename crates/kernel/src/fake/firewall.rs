@@ -7,7 +7,7 @@ use riklet_core::{
         Backend, BaseRuleset, BaseState, Change, Entry, FirewallState, ForeignChain,
         ForeignChainState, Ruleset,
     },
-    model::Protocol,
+    model::{Mark, Owner, Protocol},
 };
 
 impl Firewall for FakeKernel {
@@ -39,7 +39,9 @@ impl Firewall for FakeKernel {
         } else {
             BaseState::Altered(vec!["the skeleton differs".to_owned()])
         };
-        Ok(FirewallState { base_ruleset, entries: ruleset.entries.clone(), strays: vec![] })
+        let mark = ruleset.base_ruleset.owner.as_ref().map_or(Mark::Unsigned, Owner::mark);
+        let entries = ruleset.entries.clone();
+        Ok(FirewallState { base_ruleset, entries, strays: vec![], marks: [mark].into() })
     }
 
     fn change_firewall(&mut self, backend: Backend, change: &Change) -> Result<(), KernelError> {
@@ -52,7 +54,7 @@ impl Firewall for FakeKernel {
             Change::Remove => {
                 system.firewall.remove(&backend);
             }
-            Change::Delta { remove, add } => {
+            Change::Delta { remove, add, .. } => {
                 let ruleset = system.firewall.get_mut(&backend);
                 let missing = || refused(Refusal::errno(Refusal::ENOENT));
                 let ruleset = ruleset.ok_or_else(missing)?;

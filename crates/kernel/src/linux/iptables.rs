@@ -70,7 +70,9 @@ pub(super) fn change(
 ) -> Result<(), Refusal> {
     let restore = |input: &str| restore(launcher, variant, input);
     match change {
-        Change::Delta { remove, add } => restore(&iptables::delta(remove, add)),
+        Change::Delta { remove, add, owner } => {
+            restore(&iptables::delta(remove, add, owner.as_ref()))
+        }
         Change::Reset(ruleset) => {
             if let Some(name) = iptables::unnameable(&ruleset.base_ruleset) {
                 return Err(Refusal::words(format!("iptables cannot name the interface {name}")));

@@ -12,8 +12,7 @@ use netlink_sys::protocols::NETLINK_NETFILTER;
 use super::netlink::{Request, Socket};
 use crate::Refusal;
 use riklet_core::firewall::{
-    BaseRuleset, BaseState, Change, Entry, FirewallState, ForeignChainState, ForeignFamily,
-    Ruleset,
+    BaseRuleset, Change, Entry, FirewallState, ForeignChainState, ForeignFamily, Ruleset,
     nftables::{
         Chain, Found, Operation, Rule, Set, Table, TableName, base_ruleset, element, foreign_chain,
         operations, tables,
@@ -76,12 +75,7 @@ impl Nftables {
     pub(super) fn state(&mut self, expected: &Ruleset) -> Result<FirewallState, Refusal> {
         let name = base_ruleset::name();
         let Some(table) = self.table(&name)? else {
-            let base_ruleset = BaseState::Absent;
-            return Ok(FirewallState {
-                base_ruleset,
-                entries: BTreeSet::new(),
-                strays: Vec::new(),
-            });
+            return Ok(FirewallState::absent());
         };
         let mut chains = self.chains(name.family)?;
         chains.retain(|chain| chain.table == name);

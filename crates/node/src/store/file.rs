@@ -36,6 +36,12 @@ pub(super) fn path(dir: &Path) -> PathBuf {
     dir.join(FILE)
 }
 
+pub(super) fn canonical(dir: &Path) -> PathBuf {
+    fs::canonicalize(dir)
+        .or_else(|_missing| std::path::absolute(dir))
+        .unwrap_or_else(|_| dir.into())
+}
+
 /// Makes the directory, for its owner only; one that exists is left as it is.
 pub(super) fn make_dir(dir: &Path) -> Result<(), StoreError> {
     let made = DirBuilder::new().recursive(true).mode(0o700).create(dir);
@@ -114,7 +120,7 @@ fn suffixed(path: &Path, suffix: &str) -> PathBuf {
     name.into()
 }
 
-fn exists(path: &Path) -> Result<bool, StoreError> {
+pub(super) fn exists(path: &Path) -> Result<bool, StoreError> {
     let found = path.try_exists();
     found.map_err(|source| StoreError::Io { operation: "look for", path: path.to_owned(), source })
 }

@@ -33,7 +33,7 @@ pub use reserved::ReservedSlot;
 pub use runs::{End, Run};
 pub use tx::Tx;
 
-use riklet_core::model::InstanceName;
+use riklet_core::model::{InstanceName, OwnerId};
 
 /// How long an operation waits for a transaction of another process.
 pub const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
@@ -47,6 +47,8 @@ pub enum Setting {
     Pool,
     /// The firewall's tables that were there before us.
     Tables,
+    /// The identifier of the state directory, and its path.
+    Owner,
 }
 
 impl Setting {
@@ -55,6 +57,7 @@ impl Setting {
             Self::Backend => "backend",
             Self::Pool => "pool",
             Self::Tables => "tables",
+            Self::Owner => "owner",
         }
     }
 }
@@ -92,6 +95,14 @@ impl Store {
         Ok(connection.map(|connection| Self { connection, file: file::identity(&path), path }))
     }
 
+    /// Returns whether there is a database in this directory, whatever is in it.
+    ///
+    /// # Errors
+    /// Where the directory cannot be searched.
+    pub fn exists(dir: &Path) -> Result<bool, StoreError> {
+        file::exists(&file::path(dir))
+    }
+
     /// A store that ends with the value.
     ///
     /// # Errors
@@ -108,6 +119,12 @@ impl Store {
     /// Where it cannot be moved.
     pub fn set_aside(dir: &Path) -> Result<Option<PathBuf>, StoreError> {
         file::set_aside(&file::path(dir))
+    }
+
+    /// Returns the path of this directory without symbolic links, or as it is where it cannot be looked up.
+    #[must_use]
+    pub fn canonical(dir: &Path) -> PathBuf {
+        file::canonical(dir)
     }
 
     /// For a process that keeps the database open: commits go to a write-ahead log, a fifth of the writing. Others
@@ -154,6 +171,18 @@ impl Store {
     pub fn setting(&self, setting: Setting) -> Result<Option<String>, StoreError> {
         let sql = "SELECT value FROM settings WHERE name = ?";
         self.row("read a setting", sql, [setting.key()], |row| row.get(0))
+    }
+
+    /// Returns a new identifier: 64 random bits. It is not recorded.
+    ///
+    /// # Errors
+    /// Where the database cannot be read.
+    pub fn random_owner(&self) -> Result<OwnerId, StoreError> {
+        let operation = "choose an identifier";
+        let read = |row: &Row<'_>| row.get::<_, i64>(0);
+        let bits = self.row(operation, "SELECT random()", [], read)?;
+        bits.map(|bits| OwnerId::new(bits.cast_unsigned()))
+            .ok_or_else(|| self.corrupt(operation, "no row".into()))
     }
 
     /// The sysctls that were changed, and the values that they had before.

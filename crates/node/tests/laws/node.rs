@@ -9,11 +9,15 @@ use proptest::prelude::*;
 use riklet_core::{
     firewall::Entry,
     model::{
-        Account, Execution, Exposure, Function, InstanceName, PortRange, Protocol, Queues, Workload,
+        Account, Execution, Exposure, Function, InstanceName, Owner, OwnerId, PortRange, Protocol,
+        Queues, Workload,
     },
 };
 use riklet_kernel::fake::{FakeKernel, Stopped, System};
-use riklet_sdn::{Config, Node, NodeError, Report, Selector, UpOptions};
+use riklet_sdn::{
+    Config, Node, NodeError, Report, Selector, UpOptions,
+    store::{Setting, Store},
+};
 
 /// A node with a kernel in memory, and a state directory that goes with it.
 pub(crate) struct TestNode {
@@ -128,10 +132,35 @@ impl TestNode {
         }
     }
 
-    /// What the kernel holds, without what is only a count or a log.
+    /// What the kernel holds, without what is only a count or a log, and with one owner for what is ours: every state
+    /// directory has an identifier of its own.
     pub(crate) fn state(&self) -> System {
-        let system = self.kernel.system().clone();
+        let mut system = self.kernel.system().clone();
+        let ours = self.owner();
+        let same = Owner::new(OwnerId::new(1), "/");
+        for link in system.links.values_mut() {
+            let alias = link.alias.take();
+            let of_all = |alias: String, ours: &Owner| {
+                let alias = alias.replace(&ours.id().to_string(), &same.id().to_string());
+                alias.replace(ours.directory(), same.directory())
+            };
+            link.alias = match (alias, &ours) {
+                (Some(alias), Some(ours)) => Some(of_all(alias, ours)),
+                (alias, _) => alias,
+            };
+        }
+        for ruleset in system.firewall.values_mut() {
+            if ruleset.base_ruleset.owner == ours {
+                ruleset.base_ruleset.owner = Some(same.clone());
+            }
+        }
         System { effects: 0, listings: 0, forgotten: vec![], fault: None, ..system }
+    }
+
+    /// The owner that the records name.
+    pub(crate) fn owner(&self) -> Option<Owner> {
+        let store = Store::open_existing(&self.state_dir).ok()??;
+        Some(store.setting(Setting::Owner).ok()??.parse().unwrap())
     }
 
     /// How many ports of the host lead somewhere.

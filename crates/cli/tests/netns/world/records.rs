@@ -282,3 +282,14 @@ pub(crate) fn assert_all_answer(world: &World, recorded: &BTreeMap<String, Recor
         played.assert_answers(world);
     }
 }
+
+/// A text without the identifier of the state directory, which is another in each, in the aliases.
+pub(crate) fn without_owner(text: &str) -> String {
+    let mut parts = text.split("riklet-sdn@");
+    let mut plain = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        plain.push_str("riklet-sdn");
+        plain.push_str(part.get(16..).expect("an identifier"));
+    }
+    plain
+}

@@ -3,12 +3,14 @@
 use super::{CHAIN, Rule, Table};
 use crate::{
     firewall::{BaseRuleset, Entry, Ruleset},
-    model::{Protocol, Slot},
+    model::{Mark, Owner, Protocol, Slot},
 };
 
 const FORWARD: &str = "RIKLET-FORWARD";
 const RAW: &str = "RIKLET-RAW";
 const POSTROUTING: &str = "RIKLET-POSTROUTING";
+/// What the comment of our jumps begins with.
+const SIGNATURE: &str = "riklet-sdn ";
 const HAIRPIN: &str = "RIKLET-HAIRPIN";
 
 /// The chains of the tables themselves, as far as they concern us.
@@ -62,19 +64,30 @@ pub(super) fn holds_entries(chain: &str) -> bool {
 }
 
 /// The rules that lead to our chains of this table.
-pub(super) fn jumps(table: Table) -> Vec<Rule> {
-    let local = format!("-m addrtype --dst-type LOCAL -j {CHAIN}");
+///
+/// Each bears the mark of its owner as a comment.
+pub(super) fn jumps(table: Table, owner: Option<&Owner>) -> Vec<Rule> {
+    let mark = owner.map(|owner| format!("-m comment --comment \"{SIGNATURE}{owner}\" "));
+    let mark = mark.unwrap_or_default();
+    let local = format!("-m addrtype --dst-type LOCAL {mark}-j {CHAIN}");
     // What arrives for 127.0.0.0/8 is dropped as martian, but only after this has translated it.
     let arriving = format!("! -d 127.0.0.0/8 {local}");
     match table {
-        Table::Filter => vec![rule(BaseChain::FORWARD, format!("-j {FORWARD}"))],
-        Table::Raw => vec![rule(BaseChain::PREROUTING, format!("-i {} -j {RAW}", ours()))],
+        Table::Filter => vec![rule(BaseChain::FORWARD, format!("{mark}-j {FORWARD}"))],
+        Table::Raw => vec![rule(BaseChain::PREROUTING, format!("-i {} {mark}-j {RAW}", ours()))],
         Table::Nat => vec![
             rule(BaseChain::PREROUTING, arriving),
             rule(BaseChain::OUTPUT, local),
-            rule(BaseChain::POSTROUTING, format!("-j {POSTROUTING}")),
+            rule(BaseChain::POSTROUTING, format!("{mark}-j {POSTROUTING}")),
         ],
     }
+}
+
+/// Returns the mark on a jump of ours.
+pub(super) fn mark(jump: &Rule) -> Mark {
+    let comment = jump.body.split_once(&format!("--comment \"{SIGNATURE}"));
+    let owner = comment.and_then(|(_, rest)| rest.split_once('"')?.0.parse::<Owner>().ok());
+    owner.map_or(Mark::Unsigned, |owner| owner.mark())
 }
 
 /// The whole ruleset, in the order of [`Table`].
@@ -88,10 +101,10 @@ pub(super) fn of_ruleset(ruleset: &Ruleset) -> [Layout; 3] {
 
 /// The skeleton, in the order of [`Table`].
 pub(super) fn of_skeleton(base_ruleset: &BaseRuleset) -> [Layout; 3] {
-    [filter(base_ruleset), raw(), nat(base_ruleset)]
+    [filter(base_ruleset), raw(base_ruleset), nat(base_ruleset)]
 }
 
-fn filter(BaseRuleset { pool, uplinks, guard }: &BaseRuleset) -> Layout {
+fn filter(BaseRuleset { pool, uplinks, guard, owner }: &BaseRuleset) -> Layout {
     let ours = ours();
     let established = "-m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT";
     let mut bodies = vec![
@@ -110,20 +123,20 @@ fn filter(BaseRuleset { pool, uplinks, guard }: &BaseRuleset) -> Layout {
         table: Table::Filter,
         chains: vec![FORWARD],
         rules: bodies.into_iter().map(|body| rule(FORWARD, body)).collect(),
-        jumps: jumps(Table::Filter),
+        jumps: jumps(Table::Filter, owner.as_ref()),
     }
 }
 
-fn raw() -> Layout {
+fn raw(BaseRuleset { owner, .. }: &BaseRuleset) -> Layout {
     Layout {
         table: Table::Raw,
         chains: vec![RAW],
         rules: ["-d 127.0.0.0/8 -j DROP", "-s 127.0.0.0/8 -j DROP"].map(|b| rule(RAW, b)).into(),
-        jumps: jumps(Table::Raw),
+        jumps: jumps(Table::Raw, owner.as_ref()),
     }
 }
 
-fn nat(BaseRuleset { pool, uplinks, .. }: &BaseRuleset) -> Layout {
+fn nat(BaseRuleset { pool, uplinks, owner, .. }: &BaseRuleset) -> Layout {
     let masquerade = |uplink| format!("-s {pool} -o {uplink} -j MASQUERADE");
     let mut bodies: Vec<_> = uplinks.iter().map(masquerade).collect();
     bodies.push(format!("-s 127.0.0.0/8 -o {} -j MASQUERADE", ours()));
@@ -132,7 +145,7 @@ fn nat(BaseRuleset { pool, uplinks, .. }: &BaseRuleset) -> Layout {
         table: Table::Nat,
         chains: vec![CHAIN, POSTROUTING, HAIRPIN],
         rules: bodies.into_iter().map(|body| rule(POSTROUTING, body)).collect(),
-        jumps: jumps(Table::Nat),
+        jumps: jumps(Table::Nat, owner.as_ref()),
     }
 }
 
@@ -143,7 +156,7 @@ pub(super) fn of_gate() -> Layout {
         table: Table::Filter,
         chains: vec![FORWARD],
         rules: ["-i", "-o"].map(|end| rule(FORWARD, format!("{end} {ours} -j ACCEPT"))).into(),
-        jumps: jumps(Table::Filter),
+        jumps: jumps(Table::Filter, None),
     }
 }
 

@@ -1,7 +1,7 @@
 use std::{collections::BTreeSet, net::Ipv4Addr};
 
 use super::*;
-use crate::model::Protocol;
+use crate::model::{OwnerId, Protocol};
 
 fn exposure(protocol: Protocol, address: Option<[u8; 4]>, port: u16) -> Entry {
     Entry::Exposure {
@@ -18,7 +18,12 @@ const HAIRPIN: Entry = Entry::Hairpin { guest: Ipv4Addr::new(10, 231, 0, 2) };
 fn ruleset(uplinks: &[&str], guard: bool) -> Ruleset {
     let uplinks = uplinks.iter().map(|&name| name.try_into().unwrap()).collect();
     Ruleset {
-        base_ruleset: BaseRuleset { pool: "10.231.0.0/16".parse().unwrap(), uplinks, guard },
+        base_ruleset: BaseRuleset {
+            pool: "10.231.0.0/16".parse().unwrap(),
+            uplinks,
+            guard,
+            owner: None,
+        },
         entries: BTreeSet::from([
             exposure(Protocol::Tcp, None, 8080),
             exposure(Protocol::Udp, Some([192, 0, 2, 1]), 53),
@@ -72,7 +77,7 @@ fn a_reset_of_an_empty_host() {
 #[test]
 fn a_delta_checks_removes_and_adds() {
     let remove = BTreeSet::from([exposure(Protocol::Tcp, None, 8080)]);
-    let input = delta(&remove, &BTreeSet::from([HAIRPIN]));
+    let input = delta(&remove, &BTreeSet::from([HAIRPIN]), None);
     insta::assert_snapshot!(input, @r"
     *filter
     -C FORWARD -j RIKLET-FORWARD
@@ -167,6 +172,28 @@ fn differences_are_named() {
     nat: missing: -A OUTPUT -m addrtype --dst-type LOCAL -j RIKLET
     nat: missing: -A POSTROUTING -j RIKLET-POSTROUTING
     "#);
+}
+
+#[test]
+fn jumps_name_their_owner() {
+    let owner = Owner::new(OwnerId::new(0xab), "/run/riklet sdn");
+    let mut ruleset = ruleset(&["eth0"], false);
+    ruleset.base_ruleset.owner = Some(owner.clone());
+    let text = stands(&ruleset);
+    let jump = "-A OUTPUT -m addrtype --dst-type LOCAL \
+                -m comment --comment \"riklet-sdn 00000000000000ab /run/riklet sdn\" -j RIKLET";
+    assert!(text.lines().any(|line| line == jump), "{text}");
+    let found = state(&ruleset, &Saved::parse(&text).unwrap());
+    assert_eq!((found.base_ruleset, found.marks), (BaseState::Intact, [owner.mark()].into()));
+
+    // As an earlier version left it.
+    ruleset.base_ruleset.owner = None;
+    let earlier = Saved::parse(&stands(&ruleset)).unwrap();
+    let found = state(&ruleset, &earlier);
+    assert_eq!((found.base_ruleset, found.marks), (BaseState::Intact, [Mark::Unsigned].into()));
+    ruleset.base_ruleset.owner = Some(owner);
+    let input = reset(&ruleset, &earlier);
+    assert!(input.contains("-D OUTPUT -m addrtype --dst-type LOCAL -j RIKLET\n"), "{input}");
 }
 
 /// What `iptables-save` would print of a reset.

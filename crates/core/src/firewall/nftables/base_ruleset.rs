@@ -16,14 +16,20 @@ use super::{
         destination_outside, destination_translated, drop, established, from_guest, ipv4, jump,
         masquerade, out_of, source, to_guest, translate_by_address, translate_by_port,
     },
-    object::{Base, Chain, INTERFACE, Operation, Rule, Set, Table, TableName, comment},
+    object::{Base, Chain, INTERFACE, Operation, Rule, Set, Table, TableName, comment, commented},
 };
-use crate::firewall::{BaseRuleset, CHAIN};
+use crate::{
+    firewall::{BaseRuleset, CHAIN},
+    model::{Mark, Owner},
+};
 
 pub(super) const EXPOSURES: &str = "exposures";
 pub(super) const BOUND: &str = "bound";
 pub(super) const HAIRPIN: &str = "hairpin";
 pub(super) const UPLINKS: &str = "uplinks";
+
+/// What the table's comment begins with. The digest of the base ruleset follows, and the owner.
+const SIGNATURE: &str = "riklet-sdn 1 ";
 
 const ANTISPOOF: &str = "antispoof";
 const PREROUTING: &str = "prerouting";
@@ -44,13 +50,22 @@ pub fn name() -> TableName {
     TableName::new(NetfilterProtoFamily::Inet, "riklet")
 }
 
-/// The table. Its comment tells this skeleton from every other that some version of this program made.
+/// The table. Its comment tells this base ruleset from every other that some version of this program made, and names its
+/// owner.
 #[must_use]
 pub fn table(base_ruleset: &BaseRuleset) -> Table {
     let references = chains(base_ruleset).len() + sets().len();
-    let userdata = comment(&format!("riklet-sdn 1 {:016x}", digest(base_ruleset)));
+    let owner = base_ruleset.owner.as_ref().map(|owner| format!(" {owner}")).unwrap_or_default();
+    let userdata = comment(&format!("{SIGNATURE}{:016x}{owner}", digest(base_ruleset)));
     let references = u32::try_from(references).unwrap_or(u32::MAX);
     Table { name: name(), flags: 0, references, userdata }
+}
+
+/// Returns the mark on our table.
+pub(super) fn mark(table: &Table) -> Mark {
+    let owner = commented(&table.userdata)
+        .and_then(|text| text.strip_prefix(SIGNATURE)?.split_once(' ')?.1.parse::<Owner>().ok());
+    owner.map_or(Mark::Unsigned, |owner| owner.mark())
 }
 
 /// FNV-1a, 64 bits, of the messages that make the skeleton.
@@ -185,10 +200,13 @@ pub fn rules(base_ruleset: &BaseRuleset) -> Vec<Rule> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::OwnerId;
 
     fn base_ruleset() -> BaseRuleset {
         let pool = "10.231.0.0/16".parse().unwrap();
-        BaseRuleset { pool, uplinks: ["eth0".parse().unwrap()].into(), guard: false }
+        let uplinks = ["eth0".parse().unwrap()].into();
+        let owner = Some(Owner::new(OwnerId::new(1), "/run/riklet-sdn"));
+        BaseRuleset { pool, uplinks, guard: false, owner }
     }
 
     #[test]
@@ -198,13 +216,28 @@ mod tests {
         let elsewhere = BaseRuleset { pool: "10.232.0.0/16".parse().unwrap(), ..base_ruleset() };
         let offline = BaseRuleset { uplinks: [].into(), ..base_ruleset() };
         assert_eq!(table(&mine), table(&base_ruleset()));
-        for other in [guarded, elsewhere, offline] {
+        let unsigned = BaseRuleset { owner: None, ..base_ruleset() };
+        let moved = Owner::new(OwnerId::new(1), "/run/other");
+        let moved = BaseRuleset { owner: Some(moved), ..base_ruleset() };
+        for other in [guarded, elsewhere, offline, unsigned, moved] {
             assert_ne!(table(&mine).userdata, table(&other).userdata, "{other:?}");
         }
     }
 
     #[test]
+    fn the_table_names_its_owner() {
+        let owner = base_ruleset().owner.unwrap();
+        assert_eq!(mark(&table(&base_ruleset())), owner.mark());
+        let unsigned = BaseRuleset { owner: None, ..base_ruleset() };
+        assert_eq!(mark(&table(&unsigned)), Mark::Unsigned);
+    }
+
+    #[test]
     fn comments_fit() {
+        // nft(8) reads 128 characters of what it lists.
+        let longest = Owner::new(OwnerId::new(u64::MAX), &format!("/{}", "d".repeat(100)));
+        let table = table(&BaseRuleset { owner: Some(longest), ..base_ruleset() });
+        assert!(commented(&table.userdata).unwrap().len() < 128, "{table:?}");
         // NFTNL_UDATA_COMMENT_MAXLEN is 128.
         for rule in rules(&BaseRuleset { guard: true, ..base_ruleset() }) {
             assert!(rule.userdata.len() < 128, "{rule}");

@@ -23,7 +23,7 @@ pub fn operations(change: &Change) -> Vec<Operation> {
             let base_ruleset = base_ruleset::add(&ruleset.base_ruleset);
             remove.into_iter().chain(base_ruleset).chain(add_many(&ruleset.entries)).collect()
         }
-        Change::Delta { remove, add } => {
+        Change::Delta { remove, add, .. } => {
             // One element a message: a refusal then names the entry.
             let remove = remove.iter().map(|entry| {
                 let (set, element) = element::of_entry(entry);

@@ -99,7 +99,7 @@ pub(super) fn comment(text: &str) -> Vec<u8> {
 }
 
 /// What [`comment`] stored.
-fn commented(userdata: &[u8]) -> Option<&str> {
+pub(super) fn commented(userdata: &[u8]) -> Option<&str> {
     let [0, length, text @ ..] = userdata else { return None };
     std::str::from_utf8(text.get(..usize::from(*length))?.strip_suffix(&[0])?).ok()
 }

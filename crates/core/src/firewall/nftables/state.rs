@@ -31,7 +31,8 @@ impl Found {
         let (entries, strays) = self.entries();
         let base_ruleset =
             if lines.is_empty() { BaseState::Intact } else { BaseState::Altered(lines) };
-        FirewallState { base_ruleset, entries, strays }
+        let marks = BTreeSet::from([base_ruleset::mark(&self.table)]);
+        FirewallState { base_ruleset, entries, strays, marks }
     }
 
     fn table_differences(&self, base_ruleset: &BaseRuleset) -> Vec<String> {

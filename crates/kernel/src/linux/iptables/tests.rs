@@ -7,7 +7,7 @@ use rustix::thread::{UnshareFlags, unshare_unsafe};
 use super::*;
 use riklet_core::{
     firewall::{BaseState, ForeignChain},
-    model::Protocol,
+    model::{Owner, OwnerId, Protocol},
 };
 
 const VARIANTS: [IptablesVariant; 2] = [IptablesVariant::Nft, IptablesVariant::Legacy];
@@ -50,7 +50,7 @@ impl Host {
 
     fn delta(self, remove: &[Entry], add: &[Entry]) -> Result<(), Refusal> {
         let (remove, add) = (remove.iter().copied().collect(), add.iter().copied().collect());
-        self.change(&Change::Delta { remove, add })
+        self.change(&Change::Delta { remove, add, owner: Some(owner()) })
     }
 
     fn probe(self, ruleset: &Ruleset) -> bool {
@@ -65,7 +65,9 @@ impl Host {
     #[track_caller]
     fn assert_stands(self, expected: &Ruleset) {
         let entries = expected.entries.clone();
-        let intact = FirewallState { base_ruleset: BaseState::Intact, entries, strays: vec![] };
+        let marks = [owner().mark()].into();
+        let base_ruleset = BaseState::Intact;
+        let intact = FirewallState { base_ruleset, entries, strays: vec![], marks };
         assert_eq!(self.state(expected), intact, "{:?}", self.0);
         assert!(self.probe(expected), "{:?}", self.0);
     }
@@ -78,6 +80,10 @@ impl Host {
         let lines = text.lines().filter(|line| !line.starts_with('#'));
         lines.map(|line| line.split(" [").next().unwrap().to_owned() + "\n").collect()
     }
+}
+
+fn owner() -> Owner {
+    Owner::new(OwnerId::new(1), "/run/riklet-sdn")
 }
 
 fn exposure(slot: u8, port: u16) -> Entry {
@@ -98,7 +104,12 @@ fn ruleset(entries: &[Entry]) -> Ruleset {
     let uplinks = ["eth0", "wlan0"].map(|name| name.try_into().unwrap());
     let pool = "10.231.0.0/16".parse().unwrap();
     Ruleset {
-        base_ruleset: BaseRuleset { pool, uplinks: BTreeSet::from(uplinks), guard: true },
+        base_ruleset: BaseRuleset {
+            pool,
+            uplinks: BTreeSet::from(uplinks),
+            guard: true,
+            owner: Some(owner()),
+        },
         entries: entries.iter().copied().collect(),
     }
 }
@@ -206,9 +217,12 @@ fn drift_is_found_and_mended() {
         ("*filter\n-D RIKLET-FORWARD -i rik+ -j DROP\nCOMMIT", "missing: -A RIKLET-FORWARD"),
         ("*filter\n-I RIKLET-FORWARD -j ACCEPT\nCOMMIT", "unexpected: -A RIKLET-FORWARD -j ACCEPT"),
         ("*filter\n-I FORWARD -j ACCEPT\nCOMMIT", "not first: -A FORWARD"),
-        ("*filter\n-A FORWARD -j RIKLET-FORWARD\nCOMMIT", "2 times: -A FORWARD"),
+        ("*filter\n-A FORWARD MARK -j RIKLET-FORWARD\nCOMMIT", "2 times: -A FORWARD"),
         ("*filter\n-A INPUT -i rik+ -j RIKLET-FORWARD\nCOMMIT", "unexpected: -A INPUT"),
-        ("*nat\n-D OUTPUT -m addrtype --dst-type LOCAL -j RIKLET\nCOMMIT", "missing: -A OUTPUT"),
+        (
+            "*nat\n-D OUTPUT -m addrtype --dst-type LOCAL MARK -j RIKLET\nCOMMIT",
+            "missing: -A OUTPUT",
+        ),
         (
             "*nat\n-D RIKLET-POSTROUTING 1\n-A RIKLET-POSTROUTING -s 10.231.0.0/16 -o eth0 -j MASQUERADE\nCOMMIT",
             "out of order: RIKLET-POSTROUTING",
@@ -221,7 +235,8 @@ fn drift_is_found_and_mended() {
         host.feed(FOREIGN);
         host.reset(&stands);
         for (drift, words) in DRIFT {
-            host.feed(&format!("{drift}\n"));
+            let mark = format!("-m comment --comment \"riklet-sdn {}\"", owner());
+            host.feed(&format!("{}\n", drift.replace("MARK", &mark)));
             let BaseState::Altered(found) = host.state(&stands).base_ruleset else {
                 panic!("{:?}: {drift}: not found", host.0)
             };

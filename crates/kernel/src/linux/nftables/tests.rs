@@ -10,8 +10,8 @@ use rustix::thread::{UnshareFlags, unshare_unsafe};
 use super::*;
 use crate::process;
 use riklet_core::{
-    firewall::ForeignChain,
-    model::{Protocol, Slot},
+    firewall::{BaseState, ForeignChain},
+    model::{Owner, OwnerId, Protocol, Slot},
 };
 
 /// Runs a test on a thread of its own, in a network namespace of its own.
@@ -79,11 +79,16 @@ fn hairpin(guest: u8) -> Entry {
     Entry::Hairpin { guest: Ipv4Addr::new(10, 231, 0, guest) }
 }
 
+fn owner() -> Owner {
+    Owner::new(OwnerId::new(1), "/run/riklet-sdn")
+}
+
 fn base_ruleset() -> BaseRuleset {
     BaseRuleset {
         pool: "10.231.0.0/16".parse().unwrap(),
         uplinks: ["eth0".parse().unwrap(), "wlan0".parse().unwrap()].into(),
         guard: true,
+        owner: Some(owner()),
     }
 }
 
@@ -92,12 +97,14 @@ fn ruleset(entries: impl IntoIterator<Item = Entry>) -> Ruleset {
 }
 
 fn delta(remove: &[Entry], add: &[Entry]) -> Change {
-    Change::Delta { remove: remove.iter().copied().collect(), add: add.iter().copied().collect() }
+    let (remove, add) = (remove.iter().copied().collect(), add.iter().copied().collect());
+    Change::Delta { remove, add, owner: Some(owner()) }
 }
 
 fn intact(entries: impl IntoIterator<Item = Entry>) -> FirewallState {
     let entries = entries.into_iter().collect();
-    FirewallState { base_ruleset: BaseState::Intact, entries, strays: vec![] }
+    let marks = [owner().mark()].into();
+    FirewallState { base_ruleset: BaseState::Intact, entries, strays: vec![], marks }
 }
 
 #[test]
@@ -464,8 +471,9 @@ fn five_thousand_entries_are_written_and_read_back() {
         assert_eq!(kernel.state(&expected).unwrap(), intact(entries.clone()));
         assert!(kernel.probe(&base_ruleset(), &entries).unwrap());
         // As one delta, which has a message an entry.
-        kernel.change(&Change::Delta { remove: entries.clone(), add: BTreeSet::new() }).unwrap();
-        kernel.change(&Change::Delta { remove: BTreeSet::new(), add: entries.clone() }).unwrap();
+        let all: Vec<_> = entries.iter().copied().collect();
+        kernel.change(&delta(&all, &[])).unwrap();
+        kernel.change(&delta(&[], &all)).unwrap();
         assert_eq!(kernel.state(&expected).unwrap(), intact(entries));
     });
 }

@@ -4,9 +4,12 @@ use std::collections::BTreeSet;
 
 use super::{Known, Watched};
 use crate::{Firewall, ForeignChains, ImplicitTables, KernelError};
-use riklet_core::firewall::{
-    Backend, BaseRuleset, BaseState, Change, Entry, FirewallState, ForeignChain, ForeignChainState,
-    Ruleset,
+use riklet_core::{
+    firewall::{
+        Backend, BaseRuleset, BaseState, Change, Entry, FirewallState, ForeignChain,
+        ForeignChainState, Ruleset,
+    },
+    model::Owner,
 };
 
 impl Firewall for Watched {
@@ -35,7 +38,8 @@ impl Firewall for Watched {
             && let Some(known) = &self.firewall
         {
             let (base_ruleset, entries) = (BaseState::Intact, known.entries.clone());
-            return Ok(FirewallState { base_ruleset, entries, strays: vec![] });
+            let marks = known.base_ruleset.owner.iter().map(Owner::mark).collect();
+            return Ok(FirewallState { base_ruleset, entries, strays: vec![], marks });
         }
         self.firewall = None;
         let state = self.kernel.firewall(backend, expected)?;

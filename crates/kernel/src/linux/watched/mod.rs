@@ -296,7 +296,7 @@ impl Watched {
                 let (base_ruleset, entries) = (base_ruleset.clone(), entries.clone());
                 self.firewall = Some(Known { backend, base_ruleset, entries });
             }
-            Change::Delta { remove, add } => {
+            Change::Delta { remove, add, .. } => {
                 if let Some(known) = &mut self.firewall {
                     for entry in remove {
                         known.entries.remove(entry);

@@ -7,13 +7,18 @@ use crate::{Firewall, ForeignChains, LinkDeletion, Sysctls};
 use riklet_core::{
     firewall::{BaseState, FirewallState},
     link::{LinkSpec, Tap},
-    model::Protocol,
+    model::{Owner, OwnerId, Protocol},
     plan::IP_FORWARD,
     workload::{NodeFacts, spare},
 };
 
+fn owner() -> Owner {
+    Owner::new(OwnerId::new(1), "/run/riklet-sdn")
+}
+
 fn spec(number: u16) -> LinkSpec {
-    let node = NodeFacts { pool: "10.231.0.0/16".parse().unwrap(), mtu: 1500 };
+    let owner = owner();
+    let node = NodeFacts { pool: "10.231.0.0/16".parse().unwrap(), mtu: 1500, owner };
     spare(Slot::new(number), &node).unwrap().link
 }
 
@@ -44,7 +49,7 @@ fn assert_mirrors(watched: &mut Watched, after: &str) {
 
 fn base_ruleset() -> BaseRuleset {
     let pool = "10.231.0.0/16".parse().unwrap();
-    BaseRuleset { pool, uplinks: BTreeSet::new(), guard: false }
+    BaseRuleset { pool, uplinks: BTreeSet::new(), guard: false, owner: Some(owner()) }
 }
 
 fn exposure(port: u16) -> Entry {
@@ -171,11 +176,13 @@ fn our_own_transactions_are_not_suspected() {
         let delta = Change::Delta {
             remove: [exposure(8080)].into(),
             add: [exposure(8081), exposure(8082)].into(),
+            owner: Some(owner()),
         };
         watched.change_firewall(Backend::Nftables, &delta).unwrap();
         assert!(watched.knows(&[8081, 8082]) && !watched.knows(&[8080]));
         assert_eq!(watched.changes().unwrap(), Changes::default());
-        let wrong = Change::Delta { remove: [exposure(8080)].into(), add: [].into() };
+        let remove = [exposure(8080)].into();
+        let wrong = Change::Delta { remove, add: [].into(), owner: Some(owner()) };
         watched.change_firewall(Backend::Nftables, &wrong).unwrap_err();
         assert!(!watched.knows(&[8081]), "what was refused is not as believed");
     });
@@ -211,7 +218,12 @@ fn whoever_changes_our_table_is_found_out() {
 
 fn with_firewall_state() -> FirewallState {
     let entries = [exposure(8080)].into();
-    FirewallState { base_ruleset: BaseState::Intact, entries, strays: vec![] }
+    FirewallState {
+        base_ruleset: BaseState::Intact,
+        entries,
+        strays: vec![],
+        marks: [owner().mark()].into(),
+    }
 }
 
 #[test]

@@ -1,0 +1,177 @@
+//! Two state directories on one node: each operation of the second refuses, and the first's functions go on.
+
+use std::path::PathBuf;
+
+use serde_json::Value;
+
+use crate::world::{
+    CLIENT, Firewall, NODE_LAN, World,
+    command::Output,
+    function::{Function, exposure, function},
+    on_every_firewall,
+    state::{SystemState, assert_same},
+    traffic::{Connection, tcp_ask},
+    transport::Transport::Tcp,
+};
+
+/// A state directory besides the world's own, which does not exist yet.
+fn other(world: &World) -> PathBuf {
+    world.directory.path().join("other")
+}
+
+/// Runs the program with the other state directory.
+#[track_caller]
+fn with_other(world: &World, arguments: &[&str], stdin: &str) -> Output {
+    let directory = other(world).display().to_string();
+    world.riklet(&[&["--state-dir", &directory], arguments].concat(), stdin)
+}
+
+fn definition(name: &str, port: u16) -> String {
+    function(name, &[exposure(Tcp, port, 3000)]).to_string()
+}
+
+/// A function that answers at port 8080, and a client that is connected to it by port 8081.
+#[track_caller]
+fn start(world: &World) -> (Function, Connection) {
+    let [web] = world.start([(web(), &[(Tcp, 3000)])]);
+    let guest = &web.guest.namespace;
+    let connection = Connection::new(&world.client, (NODE_LAN, 8081), guest, (web.address(), 4000));
+    connection.assert_alive();
+    (web, connection)
+}
+
+fn web() -> Value {
+    function("web", &[exposure(Tcp, 8080, 3000), exposure(Tcp, 8081, 4000)])
+}
+
+/// What refuses names the first state directory, and the way out.
+#[track_caller]
+fn assert_refused(world: &World, arguments: &[&str], stdin: &str) {
+    let complaint = with_other(world, arguments, stdin).failure(1);
+    let directory = world.directory.path().join("state");
+    let belongs = format!("belongs to the records in {}", directory.display());
+    let hint = format!(
+        "hint: use `--state-dir {}`, or take it over with `riklet-sdn repair --adopt`",
+        directory.display()
+    );
+    assert!(complaint.contains(&belongs), "{arguments:?}: {complaint}");
+    assert!(complaint.contains(&hint), "{arguments:?}: {complaint}");
+}
+
+on_every_firewall!(another_state_directory_changes_nothing, |world| {
+    let (_web, connection) = start(world);
+    let before = SystemState::take(&world.node);
+    let new = definition("new", 9090);
+    for (arguments, stdin) in [
+        (&["up", "-"][..], &*new),
+        (&["plan", "-"], &new),
+        (&["down", "web"], ""),
+        (&["down", "--all"], ""),
+        (&["down", "--all", "--purge"], ""),
+        (&["repair"], ""),
+        (&["repair", "--rebuild"], ""),
+        (&["serve"], ""),
+        (&["serve", "--warm", "0"], ""),
+    ] {
+        assert_refused(world, arguments, stdin);
+        assert_same(&before, &SystemState::take(&world.node));
+    }
+    let checked = with_other(world, &["check"], "");
+    assert_eq!(checked.code, Some(1), "{checked}");
+    let lines: Vec<_> = checked.stdout.lines().collect();
+    assert!(lines.len() >= 2 && lines.iter().all(|l| l.starts_with("! ")), "no steps: {checked}");
+    assert!(
+        checked.stdout.contains("! the interface rik0 belongs to the records in "),
+        "{checked}"
+    );
+    assert_eq!(with_other(world, &["--output", "json", "list"], "").success(), "[]\n");
+    assert_same(&before, &SystemState::take(&world.node));
+    connection.assert_alive();
+    tcp_ask(&world.client, (NODE_LAN, 8080)).expect("the function answers");
+
+    world.riklet(&["down", "--all", "--purge"], "").success();
+    with_other(world, &["up", "-"], &new).success();
+});
+
+on_every_firewall!(adopted_functions_go_on_and_are_lost_to_the_others, |world| {
+    let (_web, connection) = start(world);
+    let said = with_other(world, &["repair", "--adopt"], "").success();
+    assert!(said.contains("recorded web\n"), "{said}");
+    connection.assert_alive();
+    let answer = tcp_ask(&world.client, (NODE_LAN, 8080)).expect("the function answers");
+    assert_eq!(answer.client.ip(), CLIENT);
+    with_other(world, &["check"], "").success();
+
+    // The first has records, and what they are about belongs to others now.
+    let before = SystemState::take(&world.node);
+    let directory = other(world).display().to_string();
+    for (arguments, stdin) in [
+        (&["up", "-"][..], &*definition("new", 9090)),
+        (&["up", "-"], &definition("web", 9090)),
+        (&["down", "web"], ""),
+        (&["down", "--all", "--purge"], ""),
+        (&["repair"], ""),
+        (&["repair", "--rebuild"], ""),
+        (&["serve"], ""),
+    ] {
+        let complaint = world.riklet(arguments, stdin).failure(1);
+        assert!(
+            complaint.contains(&format!("belongs to the records in {directory}")),
+            "{complaint}"
+        );
+        assert_same(&before, &SystemState::take(&world.node));
+    }
+    let listed = world.riklet(&["list"], "").success();
+    assert!(listed.contains("web") && !listed.contains("new"), "{listed}");
+    connection.assert_alive();
+    with_other(world, &["down", "web"], "").success();
+    connection.assert_reset();
+});
+
+/// A rule without the comment that names its owner.
+fn unsign(rule: &str) -> String {
+    let comment = rule.split_once(" -m comment --comment \"riklet-sdn ");
+    let rest = comment.and_then(|(head, rest)| Some((head, rest.split_once('"')?.1)));
+    rest.map_or_else(|| rule.to_owned(), |(head, rest)| format!("{head}{rest}"))
+}
+
+/// Makes the firewall what an earlier version made: its table or its jumps name no owner.
+#[track_caller]
+fn unsign_firewall(world: &World) {
+    match world.firewall {
+        Firewall::Nftables => {
+            let table = world.node.tool(&["nft", "list", "table", "inet", "riklet"]);
+            let (head, rest) = table.split_once("comment \"riklet-sdn 1 ").expect("a comment");
+            let (comment, rest) = rest.split_once('"').expect("its end");
+            let digest = comment.split(' ').next().expect("a digest");
+            let unsigned = format!("{head}comment \"riklet-sdn 1 {digest}\"{rest}");
+            let input = format!("delete table inet riklet\n{unsigned}");
+            world.node.feed(&["nft", "-f", "-"], &input).success();
+        }
+        Firewall::IptablesNft | Firewall::IptablesLegacy => {
+            let saved = world.program("iptables-save", &[], "").success();
+            let unsigned: String = saved.lines().map(|line| unsign(line) + "\n").collect();
+            assert_ne!(saved, unsigned, "there are marks");
+            world.program("iptables-restore", &[], &unsigned).success();
+        }
+    }
+}
+
+on_every_firewall!(what_an_earlier_version_made_is_marked_without_a_stop, |world| {
+    let (_web, connection) = start(world);
+    // As an earlier version left it: no identifier, in the records or on the interface.
+    let path = world.directory.path().join("state/riklet-sdn.db");
+    let records = rusqlite::Connection::open(path).unwrap();
+    records.execute("DELETE FROM settings WHERE name = 'owner'", []).unwrap();
+    drop(records);
+    let alias = "riklet-sdn:web tcp:8080:3000 tcp:8081:4000";
+    world.node.tool(&["ip", "link", "set", "rik0", "alias", alias]);
+    unsign_firewall(world);
+    connection.assert_alive();
+    world.riklet(&["up", "-"], &web().to_string()).success();
+    let found = world.node.tool(&["ip", "link", "show", "rik0"]);
+    assert!(found.contains("alias riklet-sdn@") && found.contains(":web tcp:8080"), "{found}");
+    world.riklet(&["check"], "").success();
+    connection.assert_alive();
+    assert_refused(world, &["repair"], "");
+});
