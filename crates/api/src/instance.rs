@@ -3,12 +3,7 @@ use std::{fmt, net::Ipv4Addr};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use riklet_core::{
-    definition,
-    model::{Addresses, Slot},
-};
-
-use riklet_sdn::store::Phase;
+use riklet_core::definition;
 
 /// A recorded instance.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -108,25 +103,6 @@ pub struct Inspection {
     pub definition: Value,
 }
 
-impl From<&riklet_sdn::Instance> for Instance {
-    fn from(instance: &riklet_sdn::Instance) -> Self {
-        let end =
-            |address, mac: riklet_core::model::MacAddress| End { address, mac: mac.to_string() };
-        Self {
-            name: instance.name().to_string(),
-            kind: instance.kind().as_str().to_owned(),
-            slot: instance.slot.number(),
-            tap: instance.interface().to_string(),
-            phase: instance.phase.as_str().to_owned(),
-            guest: end(instance.addresses.guest, instance.guest_mac()),
-            host: end(instance.addresses.host, instance.slot.host_mac()),
-            prefix_length: Addresses::PREFIX_LENGTH,
-            mtu: instance.mtu,
-            exposures: instance.exposures().iter().map(Exposure::from).collect(),
-        }
-    }
-}
-
 impl From<&riklet_core::model::Exposure> for Exposure {
     fn from(exposure: &riklet_core::model::Exposure) -> Self {
         let ports = |range: riklet_core::model::PortRange| {
@@ -163,49 +139,5 @@ impl fmt::Display for Exposure {
             write!(f, "{address}:")?;
         }
         write!(f, "{} -> {}", self.port, self.target_port)
-    }
-}
-
-impl From<&riklet_sdn::Listed> for Listed {
-    fn from(listed: &riklet_sdn::Listed) -> Self {
-        Self { instance: Instance::from(&listed.instance), link: listed.link.as_str().to_owned() }
-    }
-}
-
-impl From<&riklet_sdn::Inspection> for Inspection {
-    fn from(found: &riklet_sdn::Inspection) -> Self {
-        Self {
-            instance: Instance::from(&found.instance),
-            link: found.status.as_str().to_owned(),
-            exposed: found.exposed,
-            drift: found.drift.clone(),
-            definition: definition::to_value(&found.instance.workload),
-        }
-    }
-}
-
-/// A document is not of this version: it says what is not understood.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("the daemon's answer has a {what} that is not understood: it may be of another version")]
-pub struct NotAnInstance {
-    what: &'static str,
-}
-
-/// The instance that an inspection is of, for what needs all of it.
-pub type Attached = riklet_sdn::Instance;
-
-impl TryFrom<&Inspection> for Attached {
-    type Error = NotAnInstance;
-
-    fn try_from(found: &Inspection) -> Result<Self, NotAnInstance> {
-        let Instance { slot, phase, guest, host, mtu, .. } = &found.instance;
-        let workload = definition::from_json(&found.definition.to_string())
-            .map_err(|_errors| NotAnInstance { what: "definition" })?;
-        let phase = [Phase::Pending, Phase::Up, Phase::Removing]
-            .into_iter()
-            .find(|known| known.as_str() == phase)
-            .ok_or(NotAnInstance { what: "phase" })?;
-        let addresses = Addresses { host: host.address, guest: guest.address };
-        Ok(Self { workload, slot: Slot::new(*slot), phase, addresses, mtu: *mtu })
     }
 }

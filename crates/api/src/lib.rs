@@ -7,48 +7,12 @@ mod problem;
 mod report;
 
 pub use event::Event;
-pub use instance::{Attached, End, Exposure, Inspection, Instance, Listed, NotAnInstance, Ports};
+pub use instance::{End, Exposure, Inspection, Instance, Listed, Ports};
 pub use problem::{Detail, Problem};
-pub use report::{Check, Failure, Health, Lost, Plan, Report, Unsettled, Version};
+pub use report::{Check, Failure, Health, Plan, Report, Unsettled, Version};
+pub use riklet_core::ErrorKind;
 
 use std::time::SystemTime;
-
-use serde::{Deserialize, Serialize};
-
-use riklet_sdn::ErrorKind;
-
-/// What kind of answer an error needs: that of the exit status.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
-#[serde(rename_all = "camelCase")]
-pub enum Kind {
-    /// The operation failed, or drift was found: exit status 1.
-    Failed,
-    /// The input or the configuration is wrong: exit status 2.
-    Invalid,
-    /// The host lacks something, or root is needed: exit status 3.
-    Host,
-}
-
-impl From<ErrorKind> for Kind {
-    fn from(kind: ErrorKind) -> Self {
-        match kind {
-            ErrorKind::Failed => Self::Failed,
-            ErrorKind::Invalid => Self::Invalid,
-            ErrorKind::Host => Self::Host,
-        }
-    }
-}
-
-impl From<Kind> for ErrorKind {
-    fn from(kind: Kind) -> Self {
-        match kind {
-            Kind::Failed => Self::Failed,
-            Kind::Invalid => Self::Invalid,
-            Kind::Host => Self::Host,
-        }
-    }
-}
 
 /// The messages of an error and of all that is behind it, as everything here prints them.
 #[must_use]

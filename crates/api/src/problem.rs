@@ -1,7 +1,9 @@
 use serde::{Deserialize, Serialize};
 
-use super::Kind;
-use riklet_core::definition::{self, Place};
+use riklet_core::{
+    ErrorKind,
+    definition::{self, Place},
+};
 
 /// An error, as RFC 9457 has it (`application/problem+json`).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -17,7 +19,7 @@ pub struct Problem {
     /// What went wrong: the text that the command line prints.
     pub detail: String,
     /// What kind of answer it needs.
-    pub kind: Kind,
+    pub kind: ErrorKind,
     /// What to do about it.
     #[serde(default)]
     pub hint: Option<String>,
@@ -47,14 +49,9 @@ pub struct Detail {
 impl Problem {
     /// A problem without a hint.
     #[must_use]
-    pub fn new(status: u16, title: &str, kind: Kind, detail: String) -> Self {
-        let word = match kind {
-            Kind::Failed => "failed",
-            Kind::Invalid => "invalid",
-            Kind::Host => "host",
-        };
+    pub fn new(status: u16, title: &str, kind: ErrorKind, detail: String) -> Self {
         Self {
-            type_uri: format!("urn:riklet-sdn:problem:{word}"),
+            type_uri: format!("urn:riklet-sdn:problem:{}", kind.as_str()),
             title: title.to_owned(),
             status,
             detail,

@@ -1,6 +1,8 @@
 use serde::{Deserialize, Serialize};
 
-use super::{Instance, Kind, chain, lines};
+use riklet_core::ErrorKind;
+
+use super::Instance;
 
 /// What an operation did.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -29,30 +31,7 @@ pub struct Failure {
     /// What to do about it.
     pub hint: Option<String>,
     /// What kind of answer it needs.
-    pub kind: Kind,
-}
-
-impl From<&riklet_sdn::Report> for Report {
-    fn from(report: &riklet_sdn::Report) -> Self {
-        Self {
-            instances: report.instances.iter().map(Instance::from).collect(),
-            steps: lines(&report.done),
-            warnings: report.warnings.iter().map(ToString::to_string).collect(),
-            failures: report.failures.iter().map(Failure::from).collect(),
-            others: report.others.iter().map(Failure::from).collect(),
-        }
-    }
-}
-
-impl From<&riklet_sdn::Failure> for Failure {
-    fn from(failure: &riklet_sdn::Failure) -> Self {
-        Self {
-            name: failure.name.to_string(),
-            error: chain(failure),
-            hint: failure.hint(),
-            kind: failure.kind().into(),
-        }
-    }
+    pub kind: ErrorKind,
 }
 
 /// What `up` would do.
@@ -67,16 +46,6 @@ pub struct Plan {
     pub warnings: Vec<String>,
 }
 
-impl From<&(riklet_core::plan::Plan, Vec<riklet_sdn::Warning>)> for Plan {
-    fn from((plan, warnings): &(riklet_core::plan::Plan, Vec<riklet_sdn::Warning>)) -> Self {
-        Self {
-            steps: lines(&plan.steps),
-            blocked: blocked(plan),
-            warnings: warnings.iter().map(ToString::to_string).collect(),
-        }
-    }
-}
-
 impl Plan {
     /// Whether nothing is to be done, and nothing stands in the way.
     #[must_use]
@@ -89,12 +58,6 @@ impl Plan {
     pub fn text(&self) -> String {
         text(&self.steps, &self.blocked)
     }
-}
-
-/// What stands in the way of a plan.
-fn blocked(plan: &riklet_core::plan::Plan) -> Vec<String> {
-    let obstacles = plan.blocked.values().map(ToString::to_string);
-    obstacles.chain(plan.claims.iter().map(ToString::to_string)).collect()
 }
 
 fn text(steps: &[String], blocked: &[String]) -> String {
@@ -115,11 +78,8 @@ pub struct Check {
     /// Instances whose last operation did not come to its end.
     pub unsettled: Vec<Unsettled>,
     /// The names of runs whose supervisor died.
-    pub lost: Vec<Lost>,
+    pub lost: Vec<String>,
 }
-
-/// The name of a run.
-pub type Lost = String;
 
 /// An instance whose last operation did not come to its end.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -132,20 +92,6 @@ pub struct Unsettled {
 }
 
 impl Check {
-    /// Of this drift, and these runs.
-    pub fn new(drift: &riklet_sdn::Drift, lost: impl IntoIterator<Item = Lost>) -> Self {
-        let unsettled = drift.unsettled.iter();
-        let unsettled =
-            unsettled.map(|(n, p)| Unsettled { name: n.to_string(), phase: p.to_string() });
-        Self {
-            firewall: drift.firewall.clone(),
-            steps: lines(&drift.plan.steps),
-            blocked: blocked(&drift.plan),
-            unsettled: unsettled.collect(),
-            lost: lost.into_iter().collect(),
-        }
-    }
-
     /// Whether there is no drift.
     #[must_use]
     pub fn is_empty(&self) -> bool {

@@ -1,11 +1,11 @@
 use std::{io, path::PathBuf, process::ExitCode};
 
-use riklet_api::{Detail, Failure, Kind, NotAnInstance, Problem};
+use riklet_api::{Detail, ErrorKind, Failure, Problem};
 use riklet_core::definition;
-use riklet_daemon::server::ServeError;
+use riklet_daemon::{documents::NotUnderstood, server::ServeError};
 use riklet_guest::GuestError;
 use riklet_http::HttpError;
-use riklet_sdn::{ConfigError, ErrorKind, NodeError, store::StoreError};
+use riklet_sdn::{ConfigError, NodeError, store::StoreError};
 use riklet_vmm::{runs::RunError, supervisor::SupervisorError};
 use serde_json::{Value, json};
 
@@ -32,7 +32,7 @@ pub(crate) enum CliError {
     Failure(Failure),
     /// The failures are printed already.
     #[error("{count} of the instances are not up")]
-    Failures { count: usize, kind: Kind },
+    Failures { count: usize, kind: ErrorKind },
     #[error("the capability CAP_NET_ADMIN is needed")]
     Privilege,
     #[error("cannot open /dev/net/tun, which TAPs are made with")]
@@ -78,7 +78,7 @@ pub(crate) enum CliError {
     #[error("{}", .0.detail)]
     Problem(Box<Problem>),
     #[error(transparent)]
-    NotAnInstance(#[from] NotAnInstance),
+    NotUnderstood(#[from] NotUnderstood),
     #[error("cannot render the output")]
     Render { source: serde_json::Error },
 }
@@ -130,9 +130,9 @@ impl CliError {
             Self::Privilege | Self::Tun { .. } | Self::Daemon { .. } => ErrorKind::Host,
             Self::Supervisor(error) => error.kind(),
             Self::Run(RunError::Node(error)) | Self::Node(error) => error.kind(),
-            Self::Failure(failure) => failure.kind.into(),
-            Self::Failures { kind, .. } => (*kind).into(),
-            Self::Problem(problem) => problem.kind.into(),
+            Self::Failure(failure) => failure.kind,
+            Self::Failures { kind, .. } => *kind,
+            Self::Problem(problem) => problem.kind,
             Self::Serve(error) => error.kind(),
             _ => ErrorKind::Failed,
         };

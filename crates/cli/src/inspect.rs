@@ -1,7 +1,8 @@
 use std::process::ExitCode;
 
-use riklet_api::{Attached, Inspection};
+use riklet_api::Inspection;
 use riklet_core::model::Addresses;
+use riklet_daemon::documents;
 use riklet_kernel::{HostFacts, linux::Linux};
 use riklet_sdn::NodeError;
 use riklet_vmm::{
@@ -28,7 +29,7 @@ pub(crate) fn run(
         return Ok(ExitCode::SUCCESS);
     };
     let resolvers = Linux::new().resolvers().map_err(NodeError::from)?;
-    let attachment = Attachment::of(&Attached::try_from(&found)?, &resolvers);
+    let attachment = Attachment::of(&documents::inspected(&found)?, &resolvers);
     match format {
         InspectFormat::Firecracker => {
             let interfaces = attachment::firecracker(&attachment);

@@ -7,6 +7,7 @@ use riklet_core::{
     definition,
     model::{InstanceName, Workload},
 };
+use riklet_daemon::documents;
 use riklet_http::{ApiCall, Client, HttpError};
 use riklet_sdn::{Config, Node, Rebuilt, Selector, UpOptions, store::Store};
 use riklet_vmm::runs;
@@ -42,7 +43,7 @@ impl AnyNode {
             return Ok(report);
         }
         input::require_taps()?;
-        Ok(Report::from(&self.node.up(workloads, UpOptions { strict })?))
+        Ok(documents::report(&self.node.up(workloads, UpOptions { strict })?))
     }
 
     pub(crate) fn down(&mut self, selector: &Selector, purge: bool) -> Result<Report, CliError> {
@@ -51,25 +52,25 @@ impl AnyNode {
         }
         input::require_privilege()?;
         if purge {
-            return Ok(Report::from(&runs::purge(&mut self.node, selector)?));
+            return Ok(documents::report(&runs::purge(&mut self.node, selector)?));
         }
         if let Some(store) = Store::open_existing(&self.node.config().state_dir)? {
             runs::refuse_running(&store, selector)?;
         }
-        Ok(Report::from(&self.node.down(selector, false)?))
+        Ok(documents::report(&self.node.down(selector, false)?))
     }
 
     pub(crate) fn list(&mut self) -> Result<Vec<Listed>, CliError> {
         match self.ask(|| ApiCall::get("/v1/functions"))? {
             Some(listed) => Ok(listed),
-            None => Ok(self.node.list()?.iter().map(Listed::from).collect()),
+            None => Ok(self.node.list()?.iter().map(documents::listed).collect()),
         }
     }
 
     pub(crate) fn inspect(&mut self, name: &InstanceName) -> Result<Inspection, CliError> {
         match self.ask(|| ApiCall::get(&format!("/v1/functions/{name}")))? {
             Some(found) => Ok(found),
-            None => Ok(Inspection::from(&self.node.inspect(name)?)),
+            None => Ok(documents::inspection(&self.node.inspect(name)?)),
         }
     }
 
@@ -78,7 +79,8 @@ impl AnyNode {
             return Ok(plan);
         }
         input::require_privilege()?;
-        Ok(Plan::from(&self.node.plan(workloads)?))
+        let (plan, warnings) = self.node.plan(workloads)?;
+        Ok(documents::plan(&plan, &warnings))
     }
 
     pub(crate) fn check(&mut self) -> Result<Check, CliError> {
@@ -87,7 +89,7 @@ impl AnyNode {
         }
         input::require_privilege()?;
         let (drift, lost) = runs::check(&mut self.node)?;
-        Ok(Check::new(&drift, lost.into_iter().map(|run| run.name.to_string())))
+        Ok(documents::check(&drift, lost.into_iter().map(|run| run.name.to_string())))
     }
 
     pub(crate) fn repair(&mut self) -> Result<Report, CliError> {
@@ -95,7 +97,8 @@ impl AnyNode {
             return Ok(report);
         }
         input::require_privilege()?;
-        Ok(runs::repair(&mut self.node, super::run::epoch_millis())?)
+        let repaired = runs::repair(&mut self.node, super::run::epoch_millis())?;
+        Ok(documents::repaired(&repaired))
     }
 
     /// Sets the database aside, which a daemon would have open: it does not go on where one runs.

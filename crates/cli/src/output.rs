@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 
-use riklet_api::{Failure, Instance, Kind, Report};
+use riklet_api::{ErrorKind, Failure, Instance, Report};
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -84,7 +84,7 @@ impl Output {
             self.remark(&format!("error: {}", failure.error));
             failure.hint.iter().for_each(|hint| self.remark(&format!("hint: {hint}")));
         }
-        let kind = failures.first().map_or(Kind::Failed, |failure: &Failure| failure.kind);
+        let kind = failures.first().map_or(ErrorKind::Failed, |failure: &Failure| failure.kind);
         Err(CliError::Failures { count: failures.len(), kind })
     }
 }

@@ -1,6 +1,7 @@
 use std::process::ExitCode;
 
 use riklet_api::Report;
+use riklet_daemon::documents;
 use riklet_sdn::Rebuilt;
 use serde_json::json;
 
@@ -23,7 +24,7 @@ pub(crate) fn adopt(node: &mut AnyNode, output: Output) -> Result<ExitCode, CliE
 }
 
 fn recovered(rebuilt: &Rebuilt, output: Output) -> Result<ExitCode, CliError> {
-    let mut report = Report::from(&rebuilt.report);
+    let mut report = documents::report(&rebuilt.report);
     if let Some(path) = &rebuilt.set_aside {
         output.remark(&format!("the corrupt database is now {}", path.display()));
     }

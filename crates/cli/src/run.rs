@@ -14,6 +14,7 @@ use std::{
 use ipnet::Ipv4Net;
 use riklet_api as wire;
 use riklet_core::model::{Addresses, Exposure, Workload};
+use riklet_daemon::documents;
 use riklet_guest::Guest;
 use riklet_kernel::{Kernel, KernelError, linux::tap};
 use riklet_sdn::{Instance, Node, NodeError, Report};
@@ -72,7 +73,7 @@ impl<K: Kernel> Observer<K> for Screen<'_> {
     type Error = CliError;
 
     fn networked(&mut self, report: &Report) -> Result<(), CliError> {
-        self.output.complaints(&mut wire::Report::from(report))
+        self.output.complaints(&mut documents::report(report))
     }
 
     fn started(&mut self, node: &Node<K>, instance: &Instance) -> Result<(), CliError> {
@@ -94,7 +95,7 @@ impl<K: Kernel> Observer<K> for Screen<'_> {
     }
 
     fn left(&mut self, report: &Report) -> Result<(), CliError> {
-        self.output.complaints(&mut wire::Report::from(report))
+        self.output.complaints(&mut documents::report(report))
     }
 
     fn words(error: &CliError) -> String {

@@ -5,6 +5,7 @@
 //! ```
 
 pub mod definition;
+mod error_kind;
 pub mod firewall;
 pub mod flows;
 pub mod link;
@@ -12,3 +13,5 @@ pub mod model;
 pub mod nearest;
 pub mod plan;
 pub mod workload;
+
+pub use error_kind::ErrorKind;

@@ -7,6 +7,7 @@
 //!                                                        worker (one thread): TAPs made in advance, and deleted
 //! ```
 
+pub mod documents;
 pub mod engine;
 pub mod events;
 pub mod manifests;

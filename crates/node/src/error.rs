@@ -5,6 +5,7 @@ use ipnet::Ipv4Net;
 use super::Warning;
 use crate::store::StoreError;
 use riklet_core::{
+    ErrorKind,
     model::{AccountName, InstanceName, Pool, Slot},
     plan::{Claim, ForeignLink, Holder, Obstacle, Step},
     workload::FragmentError,
@@ -135,17 +136,6 @@ pub struct Failure {
     /// Why.
     #[source]
     pub error: InstanceError,
-}
-
-/// What kind of answer an error needs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ErrorKind {
-    /// The operation failed.
-    Failed,
-    /// The input or the configuration is wrong.
-    Invalid,
-    /// The host lacks something.
-    Host,
 }
 
 impl NodeError {

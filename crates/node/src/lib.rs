@@ -11,7 +11,7 @@
 //! ```
 //! use riklet_core::definition::{self, Source};
 //! use riklet_kernel::fake::FakeKernel;
-//! use riklet_sdn::{Config, Node, UpOptions, Which};
+//! use riklet_sdn::{Config, Node, Selector, UpOptions};
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let text = r#"{ "apiVersion": "v1", "kind": "Function", "name": "hello",
@@ -31,7 +31,7 @@
 //! assert_eq!(hello.exposures()[0].to_string(), "tcp 8080 -> 3000");
 //!
 //! assert!(node.check()?.is_empty());
-//! node.down(&Which::All, true)?;
+//! node.down(&Selector::All, true)?;
 //! # std::fs::remove_dir_all(made)?;
 //! # Ok(())
 //! # }
@@ -92,8 +92,9 @@ pub use config::{
     API_SOCKET, Config, ConfigError, ConfigReason, DEFAULT_STATE_DIR, FirewallChoice,
     FirewallChoiceError,
 };
-pub use error::{ErrorKind, Failure, NodeError};
+pub use error::{Failure, NodeError};
 pub use rebuild::Rebuilt;
+pub use riklet_core::{ErrorKind, model::Selector};
 pub use shadow::Warning;
 pub use task::{BackgroundTask, TaskOutcome};
 pub use view::{Inspection, Instance, LinkStatus, Listed};
@@ -120,15 +121,6 @@ pub struct Node<K = Linux> {
     /// The database, from one operation to the next.
     store: Option<Store>,
     resident: Option<Resident>,
-}
-
-/// Which instances an operation is for.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Selector {
-    /// These.
-    Named(BTreeSet<InstanceName>),
-    /// All that are recorded.
-    All,
 }
 
 /// What an operation did.

@@ -8,7 +8,6 @@ use std::{
 };
 
 use super::handle::{Handle, Patience, Stopped, within};
-use riklet_api as wire;
 use riklet_core::model::{InstanceName, Vmm};
 use riklet_kernel::{Kernel, process::ProcessId};
 use riklet_sdn::{
@@ -200,19 +199,21 @@ pub fn check<K: Kernel>(node: &mut Node<K>) -> Result<(Drift, Vec<Run>), RunErro
     Ok((drift, store.map(|store| lost(&store)).transpose()?.unwrap_or_default()))
 }
 
-/// Clears away what lost runs left, of which it warns, and repairs.
+/// The outcome of [`repair`].
+#[derive(Debug)]
+pub struct Repaired {
+    /// The runs whose supervisor had died, each with what taking its network down changed.
+    pub cleared: Vec<(Run, Report)>,
+    /// The repair of the network that followed.
+    pub report: Report,
+}
+
+/// Clears away what lost runs left, then repairs the network.
 ///
 /// # Errors
-/// As [`clear_lost`] and [`Node::repair`].
-pub fn repair<K: Kernel>(node: &mut Node<K>, now: u64) -> Result<wire::Report, RunError> {
-    let (mut warnings, mut steps) = (Vec::new(), Vec::new());
-    for (run, cleared) in clear_lost(node, now)? {
-        warnings.push(format!("{}: its supervisor died; cleared away what it left", run.name));
-        steps.extend(wire::lines(&cleared.done));
-    }
-    let report = wire::Report::from(&node.repair()?);
-    steps.extend(report.steps);
-    Ok(wire::Report { steps, warnings, ..report })
+/// As [`clear_lost`] and [`Node::repair`]. Runs that were cleared before the error stay cleared.
+pub fn repair<K: Kernel>(node: &mut Node<K>, now: u64) -> Result<Repaired, RunError> {
+    Ok(Repaired { cleared: clear_lost(node, now)?, report: node.repair()? })
 }
 
 /// Takes down, with what all share; where that is all of them, forgets the runs that have ended as well.

@@ -4,6 +4,7 @@ use std::{net::Ipv4Addr, time::Duration};
 
 use riklet_api as wire;
 use riklet_core::model::Vmm;
+use riklet_daemon::documents;
 use riklet_kernel::Kernel;
 use riklet_sdn::{Instance, Node, NodeError};
 use riklet_vmm::supervisor::{Answer, Ready, Times, tcp_exposures};
@@ -61,7 +62,7 @@ fn urls(
 
 fn text(ready: &Ready<'_>, urls: &[String], ends: Ends) -> String {
     let instances = ready.instances.iter();
-    let instances: Vec<_> = instances.map(|(i, vmm)| (wire::Instance::from(*i), vmm)).collect();
+    let instances: Vec<_> = instances.map(|(i, vmm)| (documents::instance(i), vmm)).collect();
     let rows = instances.iter().map(|(i, vmm)| (i, vec![vmm.to_string()]));
     let chosen = ready.prepared.iter().map(|p| format!("{}: {}", p.name(), p.choice));
     let answers = ready.readiness.answers.iter().filter_map(|answer| {
@@ -81,7 +82,7 @@ fn text(ready: &Ready<'_>, urls: &[String], ends: Ends) -> String {
 
 fn json_of(ready: &Ready<'_>, urls: &[String]) -> Value {
     let described = |(instance, vmm): &(&Instance, Vmm)| {
-        let mut value = json!(wire::Instance::from(*instance));
+        let mut value = json!(documents::instance(instance));
         value["vmm"] = vmm.as_str().into();
         value
     };

@@ -14,6 +14,7 @@ mod mtu;
 mod name;
 mod owner;
 mod pool;
+mod selector;
 mod workload;
 
 pub use account::{Account, AccountError, AccountName};
@@ -30,4 +31,5 @@ pub use mtu::{Mtu, MtuError};
 pub use name::{InstanceName, NameError};
 pub use owner::{Mark, Owner, OwnerError, OwnerId, OwnerIdError};
 pub use pool::{Addresses, Pool, PoolError, Slot};
+pub use selector::Selector;
 pub use workload::{Function, Kind, Workload};

@@ -16,6 +16,7 @@ use super::{
 };
 use crate as daemon;
 use crate::{
+    documents,
     engine::{Gone, WatchedNode},
     events::EventKind,
     metrics::{MEDIA_TYPE, Snapshot},
@@ -121,7 +122,7 @@ pub(super) async fn down_many(
                     daemon starts anew";
         api.events.say(EventKind::Manifest, None, text.to_owned());
     }
-    Ok(Json(Report::from(&report)))
+    Ok(Json(documents::report(&report)))
 }
 
 async fn change(api: &Api, request: riklet_sdn::Request) -> Result<Json<Report>, Rejection> {
@@ -132,7 +133,7 @@ async fn change(api: &Api, request: riklet_sdn::Request) -> Result<Json<Report>,
     let began = daemon::now();
     let done = api.engine.change(request).await?;
     api.events.metrics().operation(operation, done.is_err(), began.elapsed());
-    Ok(Json(Report::from(&done?)))
+    Ok(Json(documents::report(&done?)))
 }
 
 /// What the daemon counts, as Prometheus reads it.
@@ -167,7 +168,7 @@ pub(super) async fn list(
 
 pub(super) async fn listed(api: &Api) -> Result<Vec<Listed>, Rejection> {
     let listed = api.engine.with(riklet_sdn::Node::list).await??;
-    Ok(listed.iter().map(Listed::from).collect())
+    Ok(listed.iter().map(documents::listed).collect())
 }
 
 /// One function, and all that is known of it.
@@ -179,7 +180,7 @@ pub(super) async fn inspect(
 ) -> Result<Json<Inspection>, Rejection> {
     let name = request::name(name)?;
     let found = api.engine.with(move |node| node.inspect(&name)).await??;
-    Ok(Json(Inspection::from(&found)))
+    Ok(Json(documents::inspection(&found)))
 }
 
 /// What bringing these functions up would do. Changes nothing.
@@ -190,8 +191,8 @@ pub(super) async fn plan(
     request: Request,
 ) -> Result<Json<Plan>, Rejection> {
     let workloads = request::definitions(&api, request).await?;
-    let planned = api.engine.with(move |node| node.plan(&workloads)).await??;
-    Ok(Json(Plan::from(&planned)))
+    let (plan, warnings) = api.engine.with(move |node| node.plan(&workloads)).await??;
+    Ok(Json(documents::plan(&plan, &warnings)))
 }
 
 /// How the kernel differs from the records.
@@ -204,7 +205,7 @@ pub(super) async fn check(State(api): State<Api>) -> Result<Json<Check>, Rejecti
         runs::check(node)
     };
     let (drift, lost) = api.engine.with(check).await??;
-    Ok(Json(Check::new(&drift, lost.into_iter().map(|run| run.name.to_string()))))
+    Ok(Json(documents::check(&drift, lost.into_iter().map(|run| run.name.to_string()))))
 }
 
 /// Makes the kernel what the records say.
@@ -212,7 +213,8 @@ pub(super) async fn check(State(api): State<Api>) -> Result<Json<Check>, Rejecti
     responses((status = 200, body = Report), (status = "default", body = Problem, content_type = "application/problem+json"))))]
 pub(super) async fn repair(State(api): State<Api>) -> Result<Json<Report>, Rejection> {
     let now = epoch_millis(daemon::wall_clock());
-    Ok(Json(api.engine.alone(move |node| runs::repair(node, now)).await??))
+    let repaired = api.engine.alone(move |node| runs::repair(node, now)).await??;
+    Ok(Json(documents::repaired(&repaired)))
 }
 
 /// Whether the daemon works, and how it stands.

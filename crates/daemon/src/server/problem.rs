@@ -7,9 +7,9 @@ use axum::{
 };
 
 use crate::engine::Gone;
-use riklet_api::{Detail, Kind, Problem, chain};
-use riklet_core::definition;
-use riklet_sdn::{ErrorKind, NodeError, store::StoreError};
+use riklet_api::{Detail, Problem, chain};
+use riklet_core::{ErrorKind, definition};
+use riklet_sdn::{NodeError, store::StoreError};
 use riklet_vmm::runs::RunError;
 
 /// A refusal of the API: answers with the problem as `application/problem+json`.
@@ -36,14 +36,14 @@ impl IntoResponse for Rejection {
 }
 
 /// A problem with what a status is called.
-pub(super) fn problem(status: StatusCode, kind: Kind, detail: impl Into<String>) -> Rejection {
+pub(super) fn problem(status: StatusCode, kind: ErrorKind, detail: impl Into<String>) -> Rejection {
     let title = status.canonical_reason().unwrap_or("error");
     Rejection(Problem::new(status.as_u16(), title, kind, detail.into()))
 }
 
 /// What was sent is at fault.
 pub(super) fn invalid(status: StatusCode, detail: impl Into<String>) -> Rejection {
-    problem(status, Kind::Invalid, detail)
+    problem(status, ErrorKind::Invalid, detail)
 }
 
 pub(super) async fn unknown_path(uri: Uri) -> Rejection {
@@ -73,12 +73,12 @@ impl From<RunError> for Rejection {
             RunError::Store(error) => NodeError::from(error).into(),
             RunError::Running { .. } => {
                 let hint = error.hint();
-                problem(StatusCode::CONFLICT, Kind::Failed, chain(&error)).with_hint(hint)
+                problem(StatusCode::CONFLICT, ErrorKind::Failed, chain(&error)).with_hint(hint)
             }
             other => {
                 let hint = other.hint();
                 let status = StatusCode::INTERNAL_SERVER_ERROR;
-                problem(status, Kind::Failed, chain(&other)).with_hint(hint)
+                problem(status, ErrorKind::Failed, chain(&other)).with_hint(hint)
             }
         }
     }
@@ -87,13 +87,13 @@ impl From<RunError> for Rejection {
 impl From<NodeError> for Rejection {
     fn from(error: NodeError) -> Self {
         let hint = error.hint();
-        problem(status(&error), error.kind().into(), chain(&error)).with_hint(hint)
+        problem(status(&error), error.kind(), chain(&error)).with_hint(hint)
     }
 }
 
 impl From<Gone> for Rejection {
     fn from(gone: Gone) -> Self {
-        problem(StatusCode::SERVICE_UNAVAILABLE, Kind::Failed, gone.to_string())
+        problem(StatusCode::SERVICE_UNAVAILABLE, ErrorKind::Failed, gone.to_string())
     }
 }
 
@@ -138,18 +138,18 @@ mod tests {
             (
                 NodeError::Unknown { name: name.clone(), nearest: None, state_dir: "/run".into() },
                 404,
-                Kind::Failed,
+                ErrorKind::Failed,
             ),
-            (NodeError::Remaining { names: vec![name.clone()] }, 409, Kind::Failed),
-            (taken.into(), 409, Kind::Failed),
-            (StoreError::PoolExhausted { name, capacity: 4 }.into(), 507, Kind::Failed),
-            (NodeError::NoIptables, 503, Kind::Host),
+            (NodeError::Remaining { names: vec![name.clone()] }, 409, ErrorKind::Failed),
+            (taken.into(), 409, ErrorKind::Failed),
+            (StoreError::PoolExhausted { name, capacity: 4 }.into(), 507, ErrorKind::Failed),
+            (NodeError::NoIptables, 503, ErrorKind::Host),
             (
                 NodeError::Decided { what: "pool", configured: "a".into(), recorded: "b".into() },
                 422,
-                Kind::Invalid,
+                ErrorKind::Invalid,
             ),
-            (NodeError::Setting { what: "pool", value: "x".into() }, 500, Kind::Failed),
+            (NodeError::Setting { what: "pool", value: "x".into() }, 500, ErrorKind::Failed),
         ];
         for (error, status, kind) in cases {
             let text = error.to_string();

@@ -15,7 +15,10 @@ use tokio::sync::{broadcast, watch};
 use tokio_stream::wrappers::{BroadcastStream, errors::BroadcastStreamRecvError};
 
 use super::{Api, handlers, problem::Rejection, request};
-use crate::events::{self, EventKind};
+use crate::{
+    documents,
+    events::{self, EventKind},
+};
 use riklet_api as wire;
 use riklet_api::Listed;
 #[cfg(test)]
@@ -72,8 +75,8 @@ async fn change(api: &Api, event: &events::Event) -> Option<Event> {
         (EventKind::Up | EventKind::Failed, Some(name)) => {
             let name = name.clone();
             let found = api.engine.with(move |node| node.inspect(&name)).await.ok()?.ok()?;
-            let listed = wire::Inspection::from(&found);
-            let listed = Listed { instance: listed.instance, link: listed.link };
+            let link = found.status.as_str().to_owned();
+            let listed = Listed { instance: documents::instance(&found.instance), link };
             Some(data(event.kind.as_str(), &listed))
         }
         (EventKind::Down, Some(name)) => {

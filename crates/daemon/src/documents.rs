@@ -1,0 +1,136 @@
+//! Turns the node's types into the documents of the API, and an inspection back into an instance.
+
+use riklet_api::{
+    Check, End, Exposure, Failure, Inspection, Instance, Listed, Plan, Report, Unsettled, lines,
+};
+use riklet_core::{
+    definition,
+    model::{Addresses, MacAddress, Slot},
+};
+use riklet_sdn::{Drift, Warning, store::Phase};
+use riklet_vmm::runs::Repaired;
+
+/// Describes a recorded instance.
+#[must_use]
+pub fn instance(instance: &riklet_sdn::Instance) -> Instance {
+    let end = |address, mac: MacAddress| End { address, mac: mac.to_string() };
+    Instance {
+        name: instance.name().to_string(),
+        kind: instance.kind().as_str().to_owned(),
+        slot: instance.slot.number(),
+        tap: instance.interface().to_string(),
+        phase: instance.phase.as_str().to_owned(),
+        guest: end(instance.addresses.guest, instance.guest_mac()),
+        host: end(instance.addresses.host, instance.slot.host_mac()),
+        prefix_length: Addresses::PREFIX_LENGTH,
+        mtu: instance.mtu,
+        exposures: instance.exposures().iter().map(Exposure::from).collect(),
+    }
+}
+
+/// Describes a line of [`riklet_sdn::Node::list`].
+#[must_use]
+pub fn listed(listed: &riklet_sdn::Listed) -> Listed {
+    Listed { instance: instance(&listed.instance), link: listed.link.as_str().to_owned() }
+}
+
+/// Describes the result of [`riklet_sdn::Node::inspect`].
+#[must_use]
+pub fn inspection(found: &riklet_sdn::Inspection) -> Inspection {
+    Inspection {
+        instance: instance(&found.instance),
+        link: found.status.as_str().to_owned(),
+        exposed: found.exposed,
+        drift: found.drift.clone(),
+        definition: definition::to_value(&found.instance.workload),
+    }
+}
+
+/// Describes the result of an operation.
+#[must_use]
+pub fn report(report: &riklet_sdn::Report) -> Report {
+    Report {
+        instances: report.instances.iter().map(instance).collect(),
+        steps: lines(&report.done),
+        warnings: report.warnings.iter().map(ToString::to_string).collect(),
+        failures: report.failures.iter().map(failure).collect(),
+        others: report.others.iter().map(failure).collect(),
+    }
+}
+
+/// Describes a repair, with a warning for each run that was cleared away.
+#[must_use]
+pub fn repaired(repaired: &Repaired) -> Report {
+    let Report { steps, instances, failures, others, .. } = report(&repaired.report);
+    let cleared = repaired.cleared.iter();
+    let warning = |name| format!("{name}: its supervisor died; cleared away what it left");
+    Report {
+        steps: cleared.clone().flat_map(|(_, report)| lines(&report.done)).chain(steps).collect(),
+        warnings: cleared.map(|(run, _)| warning(&run.name)).collect(),
+        instances,
+        failures,
+        others,
+    }
+}
+
+fn failure(failure: &riklet_sdn::Failure) -> Failure {
+    Failure {
+        name: failure.name.to_string(),
+        error: riklet_api::chain(failure),
+        hint: failure.hint(),
+        kind: failure.kind(),
+    }
+}
+
+/// Describes what `up` would do, with the warnings that it would give.
+#[must_use]
+pub fn plan(plan: &riklet_core::plan::Plan, warnings: &[Warning]) -> Plan {
+    Plan {
+        steps: lines(&plan.steps),
+        blocked: blocked(plan),
+        warnings: warnings.iter().map(ToString::to_string).collect(),
+    }
+}
+
+/// Describes what stands in the way of a plan.
+fn blocked(plan: &riklet_core::plan::Plan) -> Vec<String> {
+    let obstacles = plan.blocked.values().map(ToString::to_string);
+    obstacles.chain(plan.claims.iter().map(ToString::to_string)).collect()
+}
+
+/// Describes the drift of the kernel, and the names of runs whose supervisor has died.
+pub fn check(drift: &Drift, lost: impl IntoIterator<Item = String>) -> Check {
+    let unsettled = drift.unsettled.iter();
+    let unsettled = unsettled
+        .map(|(name, phase)| Unsettled { name: name.to_string(), phase: phase.to_string() });
+    Check {
+        firewall: drift.firewall.clone(),
+        steps: lines(&drift.plan.steps),
+        blocked: blocked(&drift.plan),
+        unsettled: unsettled.collect(),
+        lost: lost.into_iter().collect(),
+    }
+}
+
+/// A field of an answer that this version does not understand.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the daemon's answer has a {field} that is not understood: it may be of another version")]
+pub struct NotUnderstood {
+    field: &'static str,
+}
+
+/// Reads the instance that an inspection describes.
+///
+/// # Errors
+/// Where the definition or the phase is not of this version.
+pub fn inspected(found: &Inspection) -> Result<riklet_sdn::Instance, NotUnderstood> {
+    let Instance { slot, phase, guest, host, mtu, .. } = &found.instance;
+    let workload = definition::from_json(&found.definition.to_string())
+        .map_err(|_errors| NotUnderstood { field: "definition" })?;
+    let phase = [Phase::Pending, Phase::Up, Phase::Removing]
+        .into_iter()
+        .find(|known| known.as_str() == phase)
+        .ok_or(NotUnderstood { field: "phase" })?;
+    let addresses = Addresses { host: host.address, guest: guest.address };
+    Ok(riklet_sdn::Instance { workload, slot: Slot::new(*slot), phase, addresses, mtu: *mtu })
+}
