@@ -1,67 +1,13 @@
-//! Sysctls and uplinks from memory; what the kernel does not tell of is passed on.
+//! Facts about the host, passed on: the kernel tells nobody of them.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::Ipv4Addr,
-    os::fd::OwnedFd,
-    sync::Weak,
-};
-
-use ipnet::Ipv4Net;
+use std::{collections::BTreeSet, net::Ipv4Addr, os::fd::OwnedFd, sync::Weak};
 
 use super::Watched;
-use crate::{
-    AccountKind, Conntrack, HostFacts, KernelError, Listener, LockSharing, Routes, Sysctls,
-};
+use crate::{AccountKind, HostFacts, KernelError, Listener, LockSharing};
 use riklet_core::{
     firewall::IptablesVariant,
-    flows::Flows,
-    model::{AccountName, InterfaceName, Protocol},
-    plan::IP_FORWARD,
+    model::{AccountName, Protocol},
 };
-
-impl Sysctls for Watched {
-    fn sysctl(&mut self, name: &str) -> Result<Option<String>, KernelError> {
-        if name != IP_FORWARD {
-            return self.kernel.sysctl(name);
-        }
-        self.listen()?;
-        if self.forwarding.is_none() {
-            self.forwarding = self.kernel.sysctl(name)?;
-        }
-        Ok(self.forwarding.clone())
-    }
-
-    fn set_sysctl(&mut self, name: &str, value: &str) -> Result<(), KernelError> {
-        self.kernel.set_sysctl(name, value)
-    }
-
-    fn forwarding_sysctls(&mut self) -> Result<BTreeMap<String, String>, KernelError> {
-        self.kernel.forwarding_sysctls()
-    }
-}
-
-impl Routes for Watched {
-    fn uplinks(&mut self) -> Result<BTreeSet<InterfaceName>, KernelError> {
-        self.listen()?;
-        if let Some(uplinks) = &self.uplinks {
-            return Ok(uplinks.clone());
-        }
-        let uplinks = self.kernel.uplinks()?;
-        self.uplinks = Some(uplinks.clone());
-        Ok(uplinks)
-    }
-
-    fn routes(&mut self) -> Result<Vec<Ipv4Net>, KernelError> {
-        self.kernel.routes()
-    }
-}
-
-impl Conntrack for Watched {
-    fn forget_flows(&mut self, flows: &BTreeSet<Flows>) -> Result<(), KernelError> {
-        self.kernel.forget_flows(flows)
-    }
-}
 
 impl HostFacts for Watched {
     fn listeners(

@@ -6,12 +6,15 @@
 //! Not told of are `route_localnet` and `disable_ipv6` of an interface, the alias and the group of one that is down, and
 //! whatever is in the legacy iptables: [`Watched::refresh`] forgets these.
 
+mod conntrack;
 mod feed;
 mod firewall;
 mod host;
 mod links;
 mod mirror;
+mod routes;
 mod ruleset;
+mod sysctls;
 #[cfg(test)]
 mod tests;
 

@@ -1,0 +1,25 @@
+//! Uplinks from memory; routes are passed on.
+
+use std::collections::BTreeSet;
+
+use ipnet::Ipv4Net;
+
+use super::Watched;
+use crate::{KernelError, Routes};
+use riklet_core::model::InterfaceName;
+
+impl Routes for Watched {
+    fn uplinks(&mut self) -> Result<BTreeSet<InterfaceName>, KernelError> {
+        self.listen()?;
+        if let Some(uplinks) = &self.uplinks {
+            return Ok(uplinks.clone());
+        }
+        let uplinks = self.kernel.uplinks()?;
+        self.uplinks = Some(uplinks.clone());
+        Ok(uplinks)
+    }
+
+    fn routes(&mut self) -> Result<Vec<Ipv4Net>, KernelError> {
+        self.kernel.routes()
+    }
+}
