@@ -5,7 +5,7 @@ use crate::{Firewall, ForeignChains, ImplicitTables, KernelError, Refusal};
 use riklet_core::{
     firewall::{
         Backend, BaseRuleset, BaseState, Change, Entry, FirewallState, ForeignChain,
-        ForeignChainState, Ruleset,
+        ForeignChainState, IptablesVariant, Ruleset,
     },
     model::{Mark, Owner, Protocol},
 };
@@ -17,7 +17,7 @@ impl Firewall for FakeKernel {
         base_ruleset: &BaseRuleset,
         entries: &BTreeSet<Entry>,
     ) -> Result<bool, KernelError> {
-        let system = self.system();
+        let system = self.observe();
         let ruleset = system.firewall.get(&backend);
         let stands = ruleset
             .is_some_and(|r| r.base_ruleset == *base_ruleset && r.entries.is_superset(entries));
@@ -29,8 +29,7 @@ impl Firewall for FakeKernel {
         backend: Backend,
         expected: &Ruleset,
     ) -> Result<FirewallState, KernelError> {
-        let mut system = self.system();
-        system.listings += 1;
+        let system = self.list();
         let Some(ruleset) = system.firewall.get(&backend) else {
             return Ok(FirewallState::absent());
         };
@@ -77,8 +76,7 @@ impl Firewall for FakeKernel {
 
 impl ForeignChains for FakeKernel {
     fn foreign_chains(&mut self, _backend: Backend) -> Result<Vec<ForeignChainState>, KernelError> {
-        let mut system = self.system();
-        system.listings += 1;
+        let system = self.list();
         let state = |(foreign_chain, open): (&ForeignChain, &bool)| ForeignChainState {
             foreign_chain: foreign_chain.clone(),
             open: *open,
@@ -99,19 +97,26 @@ impl ForeignChains for FakeKernel {
 }
 
 impl ImplicitTables for FakeKernel {
-    fn firewall_tables(&mut self, _backend: Backend) -> Result<BTreeSet<String>, KernelError> {
-        Ok(BTreeSet::new())
+    fn firewall_tables(&mut self, backend: Backend) -> Result<BTreeSet<String>, KernelError> {
+        self.empty_tables(backend)
     }
 
-    fn empty_tables(&mut self, _backend: Backend) -> Result<BTreeSet<String>, KernelError> {
-        Ok(BTreeSet::new())
+    fn empty_tables(&mut self, backend: Backend) -> Result<BTreeSet<String>, KernelError> {
+        let makes_tables = backend == Backend::Iptables(IptablesVariant::Nft);
+        let system = self.observe();
+        Ok(if makes_tables { system.implicit_tables.clone() } else { BTreeSet::new() })
     }
 
     fn remove_empty_tables(
         &mut self,
-        _backend: Backend,
-        _except: &BTreeSet<String>,
+        backend: Backend,
+        except: &BTreeSet<String>,
     ) -> Result<(), KernelError> {
+        let refused = |source| KernelError::ChangeFirewall { backend: backend.as_str(), source };
+        let mut system = self.effect().map_err(refused)?;
+        if backend == Backend::Iptables(IptablesVariant::Nft) {
+            system.implicit_tables.retain(|table| except.contains(table));
+        }
         Ok(())
     }
 }

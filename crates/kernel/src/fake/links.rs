@@ -17,12 +17,11 @@ type Place = fn(&mut Tap) -> &mut Option<u32>;
 
 impl Links for FakeKernel {
     fn link(&mut self, name: &InterfaceName) -> Result<Option<LinkState>, KernelError> {
-        Ok(self.system().links.get(name).cloned())
+        Ok(self.observe().links.get(name).cloned())
     }
 
     fn links(&mut self) -> Result<Vec<LinkState>, KernelError> {
-        let mut system = self.system();
-        system.listings += 1;
+        let system = self.list();
         let named = system.links.values();
         Ok(named.filter(|l| Slot::of_interface(l.name.as_str()).is_some()).cloned().collect())
     }

@@ -1,120 +1,17 @@
-//! A kernel in memory that obeys the laws of the real one: names are unique, what is not there cannot be
-//! removed, a firewall transaction is all or nothing, a netlink batch is not. It can refuse an effect, or
-//! stop the caller at one as a kill would.
+//! A kernel in memory that obeys the laws of the real one.
+//!
+//! Names are unique, an object that does not exist cannot be removed, a firewall transaction is all or
+//! nothing, and a netlink batch is not. [`Fault`] makes it refuse an effect, or stop the caller at one as
+//! SIGKILL would.
 
+mod conntrack;
 mod firewall;
 mod host;
 mod links;
+mod routes;
+mod sysctls;
+mod system;
+#[cfg(test)]
+mod tests;
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::Ipv4Addr,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-};
-
-use ipnet::Ipv4Net;
-
-use crate::{AccountKind, Listener, Refusal};
-use riklet_core::{
-    firewall::{Backend, ForeignChain, IptablesVariant, Ruleset},
-    flows::Flows,
-    link::LinkState,
-    model::InterfaceName,
-    plan::IP_FORWARD,
-};
-
-/// A handle on a kernel in memory. Clones share the kernel, as processes do.
-#[derive(Debug, Clone, Default)]
-pub struct FakeKernel(Arc<Mutex<System>>);
-
-/// What the kernel holds. Everything may be changed, as an administrator or a crash might.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[expect(missing_docs, reason = "each field is named after the observation that returns it")]
-pub struct System {
-    pub links: BTreeMap<InterfaceName, LinkState>,
-    pub firewall: BTreeMap<Backend, Ruleset>,
-    pub foreign_chains: BTreeMap<ForeignChain, bool>,
-    pub sysctls: BTreeMap<String, String>,
-    pub uplinks: BTreeSet<InterfaceName>,
-    pub routes: Vec<Ipv4Net>,
-    pub listeners: Vec<Listener>,
-    pub iptables: Option<IptablesVariant>,
-    pub resolvers: Vec<Ipv4Addr>,
-    pub accounts: BTreeMap<(AccountKind, String), u32>,
-    /// Flows that were forgotten, in order of the calls.
-    pub forgotten: Vec<Flows>,
-    /// Effects so far; each part of a batch is one.
-    pub effects: usize,
-    /// How often everything was listed: all interfaces, the whole firewall, all gates.
-    pub listings: usize,
-    /// What happens at which effect, counted from 0.
-    pub fault: Option<(usize, Fault)>,
-}
-
-/// What goes wrong at an effect.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fault {
-    /// The kernel refuses this one effect (`ENOMEM`).
-    Refuse,
-    /// The caller is stopped before it, as by SIGKILL: an unwinding that carries [`Stopped`].
-    Stop,
-}
-
-/// What a [`Fault::Stop`] unwinds with.
-#[derive(Debug)]
-pub struct Stopped;
-
-impl Default for System {
-    fn default() -> Self {
-        Self {
-            links: BTreeMap::new(),
-            firewall: BTreeMap::new(),
-            foreign_chains: BTreeMap::new(),
-            sysctls: BTreeMap::from([(IP_FORWARD.to_owned(), "0".to_owned())]),
-            uplinks: InterfaceName::try_from("eth0").into_iter().collect(),
-            routes: Vec::new(),
-            listeners: Vec::new(),
-            iptables: None,
-            resolvers: Vec::new(),
-            accounts: BTreeMap::new(),
-            forgotten: Vec::new(),
-            effects: 0,
-            listings: 0,
-            fault: None,
-        }
-    }
-}
-
-impl FakeKernel {
-    /// A host with the uplink `eth0`, without iptables, that does not forward.
-    #[must_use]
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// What the kernel holds, to look at or to change.
-    pub fn system(&self) -> MutexGuard<'_, System> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Counts one effect, and does the fault that is due at it.
-    fn effect(&self) -> Result<MutexGuard<'_, System>, Refusal> {
-        const ENOMEM: i32 = 12;
-        let mut system = self.system();
-        let due = system.fault.filter(|(at, _)| *at == system.effects);
-        match due {
-            Some((_, Fault::Stop)) => {
-                drop(system);
-                std::panic::resume_unwind(Box::new(Stopped))
-            }
-            Some((_, Fault::Refuse)) => {
-                system.effects += 1;
-                Err(Refusal::errno(ENOMEM))
-            }
-            None => {
-                system.effects += 1;
-                Ok(system)
-            }
-        }
-    }
-}
+pub use system::{FakeKernel, Fault, Stopped, System};

@@ -1,0 +1,130 @@
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::Ipv4Addr,
+    ops::Deref,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use ipnet::Ipv4Net;
+
+use crate::{AccountKind, Listener, Refusal};
+use riklet_core::{
+    firewall::{Backend, ForeignChain, IptablesVariant, Ruleset},
+    flows::Flows,
+    link::LinkState,
+    model::InterfaceName,
+    plan::IP_FORWARD,
+};
+
+/// A handle on a kernel in memory. Clones share the kernel, as processes do.
+#[derive(Debug, Clone, Default)]
+pub struct FakeKernel(Arc<Mutex<System>>);
+
+/// What the kernel holds. Everything may be changed, as an administrator or a crash might.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(missing_docs, reason = "each field is named after the observation that returns it")]
+pub struct System {
+    pub links: BTreeMap<InterfaceName, LinkState>,
+    pub firewall: BTreeMap<Backend, Ruleset>,
+    pub foreign_chains: BTreeMap<ForeignChain, bool>,
+    /// Tables that calling iptables-nft created, all of them empty.
+    pub implicit_tables: BTreeSet<String>,
+    pub sysctls: BTreeMap<String, String>,
+    pub uplinks: BTreeSet<InterfaceName>,
+    pub routes: Vec<Ipv4Net>,
+    pub listeners: Vec<Listener>,
+    pub iptables: Option<IptablesVariant>,
+    pub resolvers: Vec<Ipv4Addr>,
+    pub accounts: BTreeMap<(AccountKind, String), u32>,
+    /// Flows that were forgotten, in order of the calls.
+    pub forgotten: Vec<Flows>,
+    /// Effects so far; each part of a batch is one.
+    pub effects: usize,
+    /// How often everything was listed: all interfaces, the whole firewall, all gates.
+    pub listings: usize,
+    /// What happens at which effect, counted from 0.
+    pub fault: Option<(usize, Fault)>,
+}
+
+/// What goes wrong at an effect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// The kernel refuses this one effect (`ENOMEM`).
+    Refuse,
+    /// The caller is stopped before it, as by SIGKILL: an unwinding that carries [`Stopped`].
+    Stop,
+}
+
+/// What a [`Fault::Stop`] unwinds with.
+#[derive(Debug)]
+pub struct Stopped;
+
+impl Default for System {
+    fn default() -> Self {
+        Self {
+            links: BTreeMap::new(),
+            firewall: BTreeMap::new(),
+            foreign_chains: BTreeMap::new(),
+            implicit_tables: BTreeSet::new(),
+            sysctls: BTreeMap::from([(IP_FORWARD.to_owned(), "0".to_owned())]),
+            uplinks: InterfaceName::try_from("eth0").into_iter().collect(),
+            routes: Vec::new(),
+            listeners: Vec::new(),
+            iptables: None,
+            resolvers: Vec::new(),
+            accounts: BTreeMap::new(),
+            forgotten: Vec::new(),
+            effects: 0,
+            listings: 0,
+            fault: None,
+        }
+    }
+}
+
+impl FakeKernel {
+    /// A host with the uplink `eth0`, without iptables, that does not forward.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Returns what the kernel holds, to look at or to change past the kernel, as an administrator or a crash
+    /// might. The methods of the traits use [`Self::observe`], [`Self::list`] and [`Self::effect`] instead.
+    pub fn system(&self) -> MutexGuard<'_, System> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns what the kernel holds, only to be read.
+    pub(super) fn observe(&self) -> impl Deref<Target = System> + '_ {
+        self.system()
+    }
+
+    /// Counts one listing of everything, and returns what the kernel holds, only to be read.
+    pub(super) fn list(&self) -> impl Deref<Target = System> + '_ {
+        let mut system = self.system();
+        system.listings += 1;
+        system
+    }
+
+    /// Counts one effect, and lets the fault happen that is due at it. What it returns is the only way for a
+    /// method of a trait to change something, so that none is without a fault point.
+    pub(super) fn effect(&self) -> Result<MutexGuard<'_, System>, Refusal> {
+        const ENOMEM: i32 = 12;
+        let mut system = self.system();
+        let due = system.fault.filter(|(at, _)| *at == system.effects);
+        match due {
+            Some((_, Fault::Stop)) => {
+                drop(system);
+                std::panic::resume_unwind(Box::new(Stopped))
+            }
+            Some((_, Fault::Refuse)) => {
+                system.effects += 1;
+                Err(Refusal::errno(ENOMEM))
+            }
+            None => {
+                system.effects += 1;
+                Ok(system)
+            }
+        }
+    }
+}

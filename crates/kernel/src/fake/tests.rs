@@ -1,0 +1,209 @@
+//! Every effect has a fault point, and no observation is one.
+
+use std::{
+    collections::BTreeSet,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Weak,
+};
+
+use ipnet::Ipv4Net;
+
+use super::{FakeKernel, Fault, Stopped, System};
+use crate::{
+    AccountKind, Conntrack, Firewall, ForeignChains, HostFacts, ImplicitTables, KernelError,
+    LinkDeletion, Links, LockSharing, Routes, Sysctls,
+};
+use riklet_core::{
+    firewall::{Backend, BaseRuleset, Change, ForeignChain, IptablesVariant, Ruleset},
+    flows::Flows,
+    link::{DRAINING_GROUP, LinkSpec, Tap},
+    model::{Account, AccountName, InterfaceName, Owner, OwnerId, Slot},
+    plan::IP_FORWARD,
+    workload::{NodeFacts, spare},
+};
+
+const IPTABLES: Backend = Backend::Iptables(IptablesVariant::Nft);
+
+/// The files of the traits.
+const TRAITS: [&str; 7] = [
+    include_str!("../conntrack.rs"),
+    include_str!("../firewall.rs"),
+    include_str!("../host.rs"),
+    include_str!("../links.rs"),
+    include_str!("../lock.rs"),
+    include_str!("../routes.rs"),
+    include_str!("../sysctls.rs"),
+];
+
+type Call = fn(&mut FakeKernel) -> Result<(), KernelError>;
+
+/// Every method that changes the system, with a call that has something to change on [`system`].
+const EFFECTS: [(&str, Call); 13] = [
+    ("create_link", |kernel| kernel.create_link(&spec(9))),
+    ("configure_link", |kernel| kernel.configure_link(&LinkSpec { mtu: 1280, ..spec(1) })),
+    ("set_aliases", |kernel| {
+        let failed = kernel.set_aliases(&[(name(1), "another".to_owned())].into());
+        failed.into_values().next().map_or(Ok(()), Err)
+    }),
+    ("set_owner", |kernel| kernel.set_owner(&name(1), &Tap { owner: Some(7), ..Tap::default() })),
+    ("remove_address", |kernel| kernel.remove_address(&name(1), spec(1).address)),
+    ("delete_link", |kernel| kernel.delete_link(&name(1))),
+    ("drain_links", |kernel| kernel.drain_links(&[(name(1), BTreeSet::new())].into())),
+    ("delete_draining_links", FakeKernel::delete_draining_links),
+    ("change_firewall", |kernel| {
+        kernel.change_firewall(Backend::Nftables, &Change::Reset(ruleset()))
+    }),
+    ("set_passage", |kernel| kernel.set_passage(&ForeignChain::LegacyIptables, true)),
+    ("remove_empty_tables", |kernel| kernel.remove_empty_tables(IPTABLES, &BTreeSet::new())),
+    ("forget_flows", |kernel| kernel.forget_flows(&[flows()].into())),
+    ("set_sysctl", |kernel| kernel.set_sysctl(IP_FORWARD, "1")),
+];
+
+/// Every other method.
+const OBSERVATIONS: [(&str, Call); 16] = [
+    ("link", |kernel| kernel.link(&name(1)).map(drop)),
+    ("links", |kernel| kernel.links().map(drop)),
+    ("probe_firewall", |kernel| {
+        let base_ruleset = ruleset().base_ruleset;
+        kernel.probe_firewall(Backend::Nftables, &base_ruleset, &BTreeSet::new()).map(drop)
+    }),
+    ("firewall", |kernel| kernel.firewall(Backend::Nftables, &ruleset()).map(drop)),
+    ("foreign_chains", |kernel| kernel.foreign_chains(Backend::Nftables).map(drop)),
+    ("firewall_tables", |kernel| kernel.firewall_tables(IPTABLES).map(drop)),
+    ("empty_tables", |kernel| kernel.empty_tables(IPTABLES).map(drop)),
+    ("sysctl", |kernel| kernel.sysctl(IP_FORWARD).map(drop)),
+    ("forwarding_sysctls", |kernel| kernel.forwarding_sysctls().map(drop)),
+    ("uplinks", |kernel| kernel.uplinks().map(drop)),
+    ("routes", |kernel| kernel.routes().map(drop)),
+    ("listeners", |kernel| kernel.listeners(&BTreeSet::new()).map(drop)),
+    ("resolvers", |kernel| kernel.resolvers().map(drop)),
+    ("account", |kernel| kernel.account(AccountKind::User, &account()).map(drop)),
+    ("iptables", |kernel| kernel.iptables().map(drop)),
+    ("share_lock", |kernel| {
+        kernel.share_lock(Weak::new());
+        Ok(())
+    }),
+];
+
+fn name(number: u16) -> InterfaceName {
+    Slot::new(number).interface()
+}
+
+fn owner() -> Owner {
+    Owner::new(OwnerId::new(1), "/run/riklet-sdn")
+}
+
+fn spec(number: u16) -> LinkSpec {
+    let owner = owner();
+    let node = NodeFacts { pool: "10.231.0.0/16".parse().unwrap(), mtu: 1500, owner };
+    spare(Slot::new(number), &node).unwrap().link
+}
+
+fn account() -> AccountName {
+    match "somebody".parse().unwrap() {
+        Account::Name(name) => name,
+        Account::Id(_) => panic!("it is a name"),
+    }
+}
+
+fn ruleset() -> Ruleset {
+    let pool = "10.231.0.0/16".parse().unwrap();
+    let base_ruleset =
+        BaseRuleset { pool, uplinks: BTreeSet::new(), guard: false, owner: Some(owner()) };
+    Ruleset { base_ruleset, entries: BTreeSet::new() }
+}
+
+fn flows() -> Flows {
+    Flows::Guest { guest: [10, 231, 0, 2].into() }
+}
+
+/// A host on which every effect has something to change.
+fn system() -> System {
+    let mut draining = spec(2).state();
+    draining.group = DRAINING_GROUP;
+    System {
+        links: [spec(1).state(), draining].map(|link| (link.name.clone(), link)).into(),
+        foreign_chains: [(ForeignChain::LegacyIptables, false)].into(),
+        implicit_tables: ["filter".to_owned()].into(),
+        routes: vec![Ipv4Net::default()],
+        ..System::default()
+    }
+}
+
+fn kernel() -> FakeKernel {
+    let kernel = FakeKernel::new();
+    *kernel.system() = system();
+    kernel
+}
+
+/// The system, except for what is counted.
+fn held(kernel: &FakeKernel) -> System {
+    System { effects: 0, listings: 0, fault: None, ..kernel.system().clone() }
+}
+
+#[test]
+fn the_files_of_all_traits_are_read() {
+    let declared = TRAITS.iter().flat_map(|file| file.lines()).filter_map(|line| {
+        line.strip_prefix("pub trait ")?.strip_suffix(": Sealed {").map(str::to_owned)
+    });
+    let sum = include_str!("../lib.rs").split_once("pub trait Kernel:").unwrap().1;
+    let sum = sum.split_once('{').unwrap().0.split('+').map(|name| name.trim().to_owned());
+    assert_eq!(declared.collect::<BTreeSet<_>>(), sum.collect());
+}
+
+#[test]
+fn every_method_of_every_trait_is_an_effect_or_an_observation() {
+    let declared = TRAITS.iter().flat_map(|file| file.lines()).filter_map(|line| {
+        // `fmt` is of an implementation that looks alike.
+        let rest = line.strip_prefix("    fn ")?;
+        rest.split('(').next().filter(|name| *name != "fmt").map(str::to_owned)
+    });
+    let declared: BTreeSet<String> = declared.collect();
+    let called = EFFECTS.iter().chain(&OBSERVATIONS);
+    let called: BTreeSet<String> = called.map(|(name, _)| (*name).to_owned()).collect();
+    assert_eq!(declared, called);
+    assert_eq!(called.len(), EFFECTS.len() + OBSERVATIONS.len(), "one is named twice");
+}
+
+#[test]
+fn every_effect_changes_something_and_is_counted() {
+    for (name, call) in EFFECTS {
+        let mut kernel = kernel();
+        call(&mut kernel).unwrap_or_else(|error| panic!("{name}: {error}"));
+        assert_ne!(held(&kernel), system(), "{name}");
+        assert_ne!(kernel.system().effects, 0, "{name}");
+    }
+}
+
+#[test]
+fn every_effect_can_be_refused() {
+    for (name, call) in EFFECTS {
+        let mut kernel = kernel();
+        kernel.system().fault = Some((0, Fault::Refuse));
+        let refused = call(&mut kernel).expect_err(name);
+        assert_eq!(refused.refusal().errno, Some(12), "{name}: ENOMEM");
+        assert_eq!(held(&kernel), system(), "{name}");
+    }
+}
+
+#[test]
+fn every_effect_can_stop_the_caller() {
+    for (name, call) in EFFECTS {
+        let mut kernel = kernel();
+        kernel.system().fault = Some((0, Fault::Stop));
+        let stopped = catch_unwind(AssertUnwindSafe(|| call(&mut kernel)));
+        assert!(stopped.is_err_and(|unwound| unwound.is::<Stopped>()), "{name}");
+        assert_eq!(held(&kernel), system(), "{name}");
+    }
+}
+
+#[test]
+fn no_observation_changes_or_counts_as_an_effect() {
+    for (name, call) in OBSERVATIONS {
+        let mut kernel = kernel();
+        kernel.system().fault = Some((0, Fault::Refuse));
+        call(&mut kernel).unwrap_or_else(|error| panic!("{name}: {error}"));
+        assert_eq!(held(&kernel), system(), "{name}");
+        assert_eq!(kernel.system().effects, 0, "{name}");
+    }
+}
