@@ -1,9 +1,12 @@
-use std::{fmt, net::Ipv4Addr};
+use std::{
+    fmt,
+    net::{IpAddr, Ipv6Addr},
+};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use riklet_core::definition;
+use riklet_core::{definition, model::Bracketed};
 
 /// A recorded instance.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,7 +27,7 @@ pub struct Instance {
     pub guest: End,
     /// The host's end of the link.
     pub host: End,
-    /// The prefix length of both addresses.
+    /// The prefix length of both IPv4 addresses.
     pub prefix_length: u8,
     /// The MTU of the link in bytes.
     pub mtu: u32,
@@ -36,9 +39,13 @@ pub struct Instance {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct End {
-    /// The IPv4 address.
-    #[cfg_attr(feature = "schema", schema(value_type = String, format = "ipv4"))]
-    pub address: Ipv4Addr,
+    /// The address: that of IPv4.
+    #[cfg_attr(feature = "schema", schema(value_type = String, format = "ip"))]
+    pub address: IpAddr,
+    /// The IPv6 address, where the link has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schema(value_type = Option<String>, format = "ipv6"))]
+    pub address6: Option<Ipv6Addr>,
     /// The MAC address.
     pub mac: String,
 }
@@ -59,8 +66,8 @@ pub struct Exposure {
     pub kind: String,
     /// The address of the host that it is bound to, where it is bound to one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[cfg_attr(feature = "schema", schema(value_type = Option<String>, format = "ipv4"))]
-    pub host_address: Option<Ipv4Addr>,
+    #[cfg_attr(feature = "schema", schema(value_type = Option<String>, format = "ip"))]
+    pub host_address: Option<IpAddr>,
 }
 
 /// A port, or a range of ports such as `8000-8010`.
@@ -136,7 +143,7 @@ impl fmt::Display for Exposure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} ", self.protocol.to_lowercase())?;
         if let Some(address) = self.host_address {
-            write!(f, "{address}:")?;
+            write!(f, "{}:", Bracketed(address))?;
         }
         write!(f, "{} -> {}", self.port, self.target_port)
     }

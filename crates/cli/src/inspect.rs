@@ -1,6 +1,6 @@
-use std::process::ExitCode;
+use std::{net::IpAddr, process::ExitCode};
 
-use riklet_api::Inspection;
+use riklet_api::{End, Inspection};
 use riklet_core::model::Addresses;
 use riklet_daemon::documents;
 use riklet_kernel::{HostFacts, linux::Linux};
@@ -61,14 +61,19 @@ fn variable(line: &str) -> Option<(String, Value)> {
 fn text(found: &Inspection) -> String {
     let instance = &found.instance;
     let exposed = if found.exposed { "in the firewall" } else { "MISSING in the firewall" };
-    let length = Addresses::PREFIX_LENGTH;
+    let end = |end: &End| {
+        let address6 = end.address6.map(IpAddr::V6);
+        let addresses = [end.address].into_iter().chain(address6).map(Addresses::network);
+        let words = addresses.map(|address| address.to_string()).chain([end.mac.clone()]);
+        words.collect::<Vec<_>>().join(" ")
+    };
     let mut lines = vec![
         ("name", instance.name.clone()),
         ("kind", instance.kind.clone()),
         ("phase", instance.phase.clone()),
         ("tap", format!("{} ({})", instance.tap, found.link)),
-        ("guest", format!("{}/{length} {}", instance.guest.address, instance.guest.mac)),
-        ("host", format!("{}/{length} {}", instance.host.address, instance.host.mac)),
+        ("guest", end(&instance.guest)),
+        ("host", end(&instance.host)),
         ("mtu", instance.mtu.to_string()),
     ];
     for exposure in &instance.exposures {

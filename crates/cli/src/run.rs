@@ -120,8 +120,8 @@ fn guest_of(instance: &Instance) -> Guest {
     Guest {
         name: instance.name().clone(),
         interface: instance.interface(),
-        address: Ipv4Net::new_assert(instance.addresses.guest, Addresses::PREFIX_LENGTH),
-        gateway: instance.addresses.host,
+        address: Ipv4Net::new_assert(instance.addresses.v4.guest, Addresses::PREFIX_LENGTH),
+        gateway: instance.addresses.v4.host,
         mac: instance.guest_mac(),
         mtu: instance.mtu,
         ports: instance.exposures().iter().flat_map(ports).collect(),

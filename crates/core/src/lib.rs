@@ -4,6 +4,7 @@
 //! text ── definition::parse ──► Workload ─► workload::fragment ─► Fragment ─► plan::plan ─► Plan
 //! ```
 
+pub mod address;
 pub mod definition;
 mod error_kind;
 pub mod firewall;

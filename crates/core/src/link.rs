@@ -3,10 +3,10 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
-    net::Ipv4Addr,
+    net::IpAddr,
 };
 
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 
 use crate::model::{InterfaceName, MacAddress};
 
@@ -26,10 +26,11 @@ pub struct LinkSpec {
     pub mac: MacAddress,
     /// The MTU in bytes.
     pub mtu: u32,
-    /// The host's address and its prefix length.
-    pub address: Ipv4Net,
-    /// The guest, as a permanent neighbour: no ARP is needed, and none can be spoofed.
-    pub neighbour: Neighbour,
+    /// The host's addresses and their prefix lengths, one a family.
+    pub addresses: BTreeSet<IpNet>,
+    /// The guest, as a permanent neighbour by each of its addresses: neither ARP nor neighbour discovery is needed, and
+    /// neither can be spoofed.
+    pub neighbours: BTreeMap<IpAddr, MacAddress>,
     /// Who may open it, and how.
     pub tap: Tap,
 }
@@ -54,15 +55,6 @@ impl Tap {
     pub const ROOT: u32 = 0;
 }
 
-/// An entry of the neighbour table.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Neighbour {
-    /// The IPv4 address.
-    pub address: Ipv4Addr,
-    /// The MAC address it is at.
-    pub mac: MacAddress,
-}
-
 /// What an interface is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
@@ -82,10 +74,10 @@ pub struct LinkState {
     pub carrier: bool,
     /// The interface group.
     pub group: u32,
-    /// Its IPv4 addresses.
-    pub addresses: BTreeSet<Ipv4Net>,
-    /// Its permanent IPv4 neighbours.
-    pub neighbours: BTreeMap<Ipv4Addr, MacAddress>,
+    /// Its addresses.
+    pub addresses: BTreeSet<IpNet>,
+    /// Its permanent neighbours.
+    pub neighbours: BTreeMap<IpAddr, MacAddress>,
     /// `net.ipv4.conf.<name>.route_localnet`.
     pub route_localnet: bool,
     /// Whether it takes part in IPv6 (`net.ipv6.conf.<name>.disable_ipv6` is 0).
@@ -141,8 +133,8 @@ impl LinkSpec {
             up: true,
             carrier: false,
             group: LIVE_GROUP,
-            addresses: BTreeSet::from([self.address]),
-            neighbours: BTreeMap::from([(self.neighbour.address, self.neighbour.mac)]),
+            addresses: self.addresses.clone(),
+            neighbours: self.neighbours.clone(),
             route_localnet: true,
             ipv6: false,
             tap: Some(self.tap),
@@ -169,12 +161,13 @@ impl LinkSpec {
         note(!state.route_localnet, "route_localnet 1".to_owned());
         note(state.ipv6, "no IPv6".to_owned());
         note(!state.up, "up".to_owned());
-        note(!state.addresses.contains(&self.address), format!("address {}", self.address));
-        let known = state.neighbours.get(&self.neighbour.address);
-        note(
-            known != Some(&self.neighbour.mac),
-            format!("neighbour {} at {}", self.neighbour.address, self.neighbour.mac),
-        );
+        for address in &self.addresses {
+            note(!state.addresses.contains(address), format!("address {address}"));
+        }
+        for (neighbour, mac) in &self.neighbours {
+            let known = state.neighbours.get(neighbour);
+            note(known != Some(mac), format!("neighbour {neighbour} at {mac}"));
+        }
         found
     }
 
@@ -201,10 +194,9 @@ impl LinkSpec {
 
     /// Addresses that the interface has and should not have.
     pub fn stray_addresses<'a>(
-        &self,
+        &'a self,
         state: &'a LinkState,
-    ) -> impl Iterator<Item = Ipv4Net> + use<'a, '_> {
-        let wanted = self.address;
-        state.addresses.iter().copied().filter(move |&address| address != wanted)
+    ) -> impl Iterator<Item = IpNet> + use<'a> {
+        state.addresses.difference(&self.addresses).copied()
     }
 }

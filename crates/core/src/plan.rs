@@ -7,10 +7,10 @@ mod claim;
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
-    net::Ipv4Addr,
+    net::{IpAddr, SocketAddr},
 };
 
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 
 use crate::{
     firewall::{
@@ -19,7 +19,7 @@ use crate::{
     },
     flows::Flows,
     link::{LinkDifference, LinkSpec, LinkState, Remedy, Tap},
-    model::{InterfaceName, Mark, Owner, Pool, Protocol, Slot},
+    model::{Family, InterfaceName, Mark, Owner, Pool, Protocol, Slot},
     workload::{Fragment, alias},
 };
 
@@ -101,7 +101,7 @@ pub enum Step {
     /// Delete a TAP that only another can be what it must be. Its creation follows.
     DeleteLink(InterfaceName, Vec<LinkDifference>),
     /// Remove an address that the TAP should not have.
-    RemoveAddress(InterfaceName, Ipv4Net),
+    RemoveAddress(InterfaceName, IpNet),
     /// Change the firewall in one transaction.
     Firewall(Backend, Change),
     /// Let our traffic pass a foreign chain.
@@ -113,7 +113,7 @@ pub enum Step {
     /// Delete connection tracking entries.
     ForgetFlows(BTreeSet<Flows>),
     /// Take interfaces' addresses away, set them down and mark them to be deleted.
-    DrainLinks(BTreeMap<InterfaceName, BTreeSet<Ipv4Net>>),
+    DrainLinks(BTreeMap<InterfaceName, BTreeSet<IpNet>>),
     /// Delete the condemned interfaces, all in one call.
     DeleteDrainingLinks,
     /// Delete the empty tables that the firewall's program created by being called, except these.
@@ -278,7 +278,7 @@ fn entries_left_alone<'a>(
     observed: &'a Observed,
 ) -> impl Iterator<Item = &'a Entry> + use<'a> {
     let addresses = untouched.iter().filter_map(|&slot| pool.addresses(slot));
-    let guests: BTreeSet<Ipv4Addr> = addresses.map(|addresses| addresses.guest).collect();
+    let guests: BTreeSet<IpAddr> = addresses.flat_map(|addresses| addresses.guests()).collect();
     observed.firewall.entries.iter().filter(move |entry| guests.contains(&entry.guest()))
 }
 
@@ -437,11 +437,13 @@ fn flows(
     restarted: &BTreeSet<Slot>,
     leaving: &BTreeSet<Slot>,
 ) -> BTreeSet<Flows> {
-    let guest = |slot: &Slot| Some(desired.pool.addresses(*slot)?.guest);
-    let gone: BTreeSet<Ipv4Addr> = restarted.iter().chain(leaving).filter_map(guest).collect();
+    let guests = |slot: &Slot| {
+        desired.pool.addresses(*slot).into_iter().flat_map(|addresses| addresses.guests())
+    };
+    let gone: BTreeSet<IpAddr> = restarted.iter().chain(leaving).flat_map(guests).collect();
     let now = match desired.deletion {
         LinkDeletion::Immediate => gone.clone(),
-        LinkDeletion::Deferred => restarted.iter().filter_map(guest).collect(),
+        LinkDeletion::Deferred => restarted.iter().flat_map(guests).collect(),
     };
     let guests = now.iter().map(|&guest| Flows::Guest { guest });
     let withdrawn = remove.iter().filter_map(|entry| match *entry {
@@ -455,8 +457,11 @@ fn flows(
     // A client that keeps its port would go on to speak to what was there before, or be refused for as long
     // as it tries. Not so with TCP: a refusal (RST) ends the flow, and a connection that stands may stay.
     let opened = add.iter().filter_map(|entry| match *entry {
-        Entry::Exposure { protocol, host_address, host_port, .. } if protocol != Protocol::Tcp => {
-            Some(Flows::Untranslated { protocol, address: host_address, port: host_port })
+        Entry::Exposure { protocol, host_address, host_port, guest, .. }
+            if protocol != Protocol::Tcp =>
+        {
+            let (family, address, port) = (Family::of(guest), host_address, host_port);
+            Some(Flows::Untranslated { family, protocol, address, port })
         }
         _ => None,
     });
@@ -507,9 +512,11 @@ impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::CreateLink(spec) => {
-                let LinkSpec { name, address, mtu, mac, neighbour, tap, .. } = spec;
-                write!(f, "+ TAP {name}: address {address}, MAC {mac}, MTU {mtu}, ")?;
-                write!(f, "neighbour {} at {}", neighbour.address, neighbour.mac)?;
+                let LinkSpec { name, addresses, mtu, mac, neighbours, tap, .. } = spec;
+                write!(f, "+ TAP {name}: ")?;
+                addresses.iter().try_for_each(|address| write!(f, "address {address}, "))?;
+                write!(f, "MAC {mac}, MTU {mtu}")?;
+                neighbours.iter().try_for_each(|(a, mac)| write!(f, ", neighbour {a} at {mac}"))?;
                 // That of the administrator goes without saying.
                 let owner = tap.owner.filter(|&id| id != Tap::ROOT);
                 owner.iter().try_for_each(|id| write!(f, ", owner {id}"))?;
@@ -583,11 +590,14 @@ impl fmt::Display for Flows {
                 Entry::Exposure { protocol: *protocol, host_address, host_port, guest, guest_port }
                     .fmt(f)
             }
-            Self::Untranslated { protocol, address: Some(address), port } => {
-                write!(f, "{protocol} to {address}:{port}, untranslated")
+            Self::Untranslated { protocol, address: Some(address), port, .. } => {
+                write!(f, "{protocol} to {}, untranslated", SocketAddr::new(*address, *port))
             }
-            Self::Untranslated { protocol, address: None, port } => {
+            Self::Untranslated { family: Family::V4, protocol, address: None, port } => {
                 write!(f, "{protocol} to port {port}, untranslated")
+            }
+            Self::Untranslated { family: Family::V6, protocol, address: None, port } => {
+                write!(f, "{protocol} to port {port} by IPv6, untranslated")
             }
         }
     }

@@ -1,11 +1,13 @@
 //! Turns the node's types into the documents of the API, and an inspection back into an instance.
 
+use std::net::{IpAddr, Ipv4Addr};
+
 use riklet_api::{
     Check, End, Exposure, Failure, Inspection, Instance, Listed, Plan, Report, Unsettled, lines,
 };
 use riklet_core::{
     definition,
-    model::{Addresses, MacAddress, Slot},
+    model::{Addresses, Ends, MacAddress, Slot},
 };
 use riklet_sdn::{Drift, Warning, store::Phase};
 use riklet_vmm::runs::Repaired;
@@ -13,15 +15,20 @@ use riklet_vmm::runs::Repaired;
 /// Describes a recorded instance.
 #[must_use]
 pub fn instance(instance: &riklet_sdn::Instance) -> Instance {
-    let end = |address, mac: MacAddress| End { address, mac: mac.to_string() };
+    let Addresses { v4, v6 } = instance.addresses;
+    let end = |address: Ipv4Addr, address6, mac: MacAddress| End {
+        address: address.into(),
+        address6,
+        mac: mac.to_string(),
+    };
     Instance {
         name: instance.name().to_string(),
         kind: instance.kind().as_str().to_owned(),
         slot: instance.slot.number(),
         tap: instance.interface().to_string(),
         phase: instance.phase.as_str().to_owned(),
-        guest: end(instance.addresses.guest, instance.guest_mac()),
-        host: end(instance.addresses.host, instance.slot.host_mac()),
+        guest: end(v4.guest, v6.map(|v6| v6.guest), instance.guest_mac()),
+        host: end(v4.host, v6.map(|v6| v6.host), instance.slot.host_mac()),
         prefix_length: Addresses::PREFIX_LENGTH,
         mtu: instance.mtu,
         exposures: instance.exposures().iter().map(Exposure::from).collect(),
@@ -122,7 +129,7 @@ pub struct NotUnderstood {
 /// Reads the instance that an inspection describes.
 ///
 /// # Errors
-/// Where the definition or the phase is not of this version.
+/// Where the definition, the phase or an address is not of this version.
 pub fn inspected(found: &Inspection) -> Result<riklet_sdn::Instance, NotUnderstood> {
     let Instance { slot, phase, guest, host, mtu, .. } = &found.instance;
     let workload = definition::from_json(&found.definition.to_string())
@@ -131,6 +138,11 @@ pub fn inspected(found: &Inspection) -> Result<riklet_sdn::Instance, NotUndersto
         .into_iter()
         .find(|known| known.as_str() == phase)
         .ok_or(NotUnderstood { field: "phase" })?;
-    let addresses = Addresses { host: host.address, guest: guest.address };
+    let ends = (host.address, guest.address, host.address6.zip(guest.address6));
+    let (IpAddr::V4(host), IpAddr::V4(guest), v6) = ends else {
+        return Err(NotUnderstood { field: "address" });
+    };
+    let v6 = v6.map(|(host, guest)| Ends { host, guest });
+    let addresses = Addresses { v4: Ends { host, guest }, v6 };
     Ok(riklet_sdn::Instance { workload, slot: Slot::new(*slot), phase, addresses, mtu: *mtu })
 }

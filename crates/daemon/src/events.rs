@@ -142,10 +142,11 @@ impl Events {
                 for instance in &report.instances {
                     let exposures = instance.exposures().iter().map(ToString::to_string);
                     let exposures: Vec<_> = exposures.collect();
+                    let guests = instance.addresses.guests().map(|guest| guest.to_string());
                     let text = format!(
                         "{}: {} {}",
                         instance.interface(),
-                        instance.addresses.guest,
+                        guests.collect::<Vec<_>>().join(", "),
                         exposures.join(", ")
                     );
                     self.say(EventKind::Up, Some(instance.name()), text.trim_end().to_owned());

@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     fmt::{self, Write},
-    net::Ipv4Addr,
+    net::IpAddr,
     time::Duration,
 };
 
@@ -72,7 +72,7 @@ pub struct Snapshot {
     status: Status,
     functions: Vec<Listed>,
     traffic: BTreeMap<InterfaceName, Traffic>,
-    flows: BTreeMap<Ipv4Addr, u64>,
+    flows: BTreeMap<IpAddr, u64>,
 }
 
 impl Snapshot {
@@ -169,8 +169,9 @@ impl Collector for Snapshot {
         let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
         for listed in &self.functions {
             let labels = OfFunction { function: listed.instance.name().to_string() };
-            let flows = self.flows.get(&listed.instance.addresses.guest).copied();
-            let flows = i64::try_from(flows.unwrap_or_default()).unwrap_or(i64::MAX);
+            let guests = listed.instance.addresses.guests();
+            let flows: u64 = guests.filter_map(|guest| self.flows.get(&guest)).sum();
+            let flows = i64::try_from(flows).unwrap_or(i64::MAX);
             family.encode_family(&labels)?.encode_gauge(&flows)?;
         }
         Ok(())

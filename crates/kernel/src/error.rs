@@ -1,11 +1,11 @@
 use std::fmt;
 
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 
 use super::AccountKind;
 use riklet_core::{
     firewall::ForeignChain,
-    model::{AccountName, InterfaceName},
+    model::{AccountName, InterfaceName, Ipv6Unsupported},
 };
 
 /// Why the kernel, or a program that speaks to it, did not do something: its own words.
@@ -53,6 +53,12 @@ impl Refusal {
     #[must_use]
     pub fn is_incompatible(&self) -> bool {
         self.words.contains("is incompatible, use 'nft' tool")
+    }
+}
+
+impl From<Ipv6Unsupported> for Refusal {
+    fn from(error: Ipv6Unsupported) -> Self {
+        Self::words(error.to_string())
     }
 }
 
@@ -108,7 +114,7 @@ pub enum KernelError {
     #[error("cannot delete {name}")]
     DeleteLink { name: InterfaceName, source: Refusal },
     #[error("cannot remove address {address} from {name}")]
-    RemoveAddress { name: InterfaceName, address: Ipv4Net, source: Refusal },
+    RemoveAddress { name: InterfaceName, address: IpNet, source: Refusal },
     #[error("cannot take {name} down")]
     CondemnLink { name: InterfaceName, source: Refusal },
     #[error("cannot delete the interfaces of the condemned group")]

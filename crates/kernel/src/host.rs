@@ -1,4 +1,4 @@
-use std::{collections::BTreeSet, net::Ipv4Addr};
+use std::{collections::BTreeSet, net::IpAddr};
 
 use crate::{KernelError, sealed::Sealed};
 use riklet_core::{
@@ -12,7 +12,7 @@ pub struct Listener {
     /// The transport protocol.
     pub protocol: Protocol,
     /// The local address; `None` stands for every address.
-    pub address: Option<Ipv4Addr>,
+    pub address: Option<IpAddr>,
     /// The port.
     pub port: u16,
     /// The process, as `name (pid 123)`; `None` if it is in another PID namespace or has ended.
@@ -46,14 +46,14 @@ pub trait HostFacts: Sealed {
     /// Fails if `/proc/net` cannot be read.
     fn listeners(
         &mut self,
-        wanted: &BTreeSet<(Protocol, Option<Ipv4Addr>, u16)>,
+        wanted: &BTreeSet<(Protocol, Option<IpAddr>, u16)>,
     ) -> Result<Vec<Listener>, KernelError>;
 
     /// Returns the IPv4 name servers of the host in its order, except those that are the host itself.
     ///
     /// # Errors
     /// Fails if resolv.conf(5) exists and cannot be read.
-    fn resolvers(&mut self) -> Result<Vec<Ipv4Addr>, KernelError>;
+    fn resolvers(&mut self) -> Result<Vec<IpAddr>, KernelError>;
 
     /// Returns the number of a user or a group, or `None` if the host knows no such name.
     ///

@@ -1,6 +1,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 
 use crate::{KernelError, sealed::Sealed};
 use riklet_core::{
@@ -70,8 +70,7 @@ pub trait Links: Sealed {
     /// # Errors
     /// Fails with `EADDRNOTAVAIL` if the interface does not have the address, as on repetition, and if the
     /// kernel refuses.
-    fn remove_address(&mut self, link: &InterfaceName, address: Ipv4Net)
-    -> Result<(), KernelError>;
+    fn remove_address(&mut self, link: &InterfaceName, address: IpNet) -> Result<(), KernelError>;
 }
 
 /// Deletion of interfaces: immediate for one, deferred for many.
@@ -98,7 +97,7 @@ pub trait LinkDeletion: Sealed {
     /// Fails if the kernel refuses an interface; the others are drained all the same.
     fn drain_links(
         &mut self,
-        links: &BTreeMap<InterfaceName, BTreeSet<Ipv4Net>>,
+        links: &BTreeMap<InterfaceName, BTreeSet<IpNet>>,
     ) -> Result<(), KernelError>;
 
     /// Deletes every interface in [`DRAINING_GROUP`](riklet_core::link::DRAINING_GROUP). Succeeds if the

@@ -1,6 +1,6 @@
 use std::collections::BTreeSet;
 
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 
 use crate::{KernelError, sealed::Sealed};
 use riklet_core::model::InterfaceName;
@@ -18,5 +18,5 @@ pub trait Routes: Sealed {
     ///
     /// # Errors
     /// Fails if the kernel does not answer.
-    fn routes(&mut self) -> Result<Vec<Ipv4Net>, KernelError>;
+    fn routes(&mut self) -> Result<Vec<IpNet>, KernelError>;
 }

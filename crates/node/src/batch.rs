@@ -278,8 +278,8 @@ fn part(step: &Step, slots: &BTreeSet<Slot>, pool: Pool) -> Option<Step> {
     }
     match step {
         Step::Firewall(backend, firewall::Change::Delta { remove, add, owner }) => {
-            let guests: BTreeSet<_> =
-                slots.iter().filter_map(|&slot| Some(pool.addresses(slot)?.guest)).collect();
+            let addresses = slots.iter().filter_map(|&slot| pool.addresses(slot));
+            let guests: BTreeSet<_> = addresses.flat_map(|addresses| addresses.guests()).collect();
             let mine = |entries: &BTreeSet<firewall::Entry>| {
                 entries.iter().filter(|entry| guests.contains(&entry.guest())).copied().collect()
             };

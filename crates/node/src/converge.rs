@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::Ipv4Addr,
+    net::IpAddr,
 };
 
 use super::{Change, NodeError, error::InstanceError, host::Host};
@@ -197,7 +197,7 @@ impl<'a> Named<'a> {
     }
 
     /// The ports that come.
-    pub(super) fn opened(&self) -> BTreeSet<(Protocol, Option<Ipv4Addr>, u16)> {
+    pub(super) fn opened(&self) -> BTreeSet<(Protocol, Option<IpAddr>, u16)> {
         let entries = |fragment: &Option<Fragment>| {
             fragment.as_ref().map(|fragment| fragment.entries.clone()).unwrap_or_default()
         };

@@ -1,6 +1,6 @@
 use std::path::PathBuf;
 
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 
 use super::Warning;
 use crate::store::StoreError;
@@ -73,7 +73,7 @@ pub enum NodeError {
         /// The pool.
         pool: Pool,
         /// The route.
-        route: Ipv4Net,
+        route: IpNet,
     },
     /// What was decided at the first use cannot be understood.
     #[error("the recorded {what} {value:?} is not one")]
@@ -110,7 +110,7 @@ pub enum NodeError {
         /// The interface.
         interface: String,
         /// Its address.
-        address: Ipv4Net,
+        address: IpNet,
     },
 }
 

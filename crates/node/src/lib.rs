@@ -27,7 +27,7 @@
 //! let report = node.up(&workloads, UpOptions::default())?;
 //! let hello = &report.instances[0];
 //! assert_eq!(hello.interface().to_string(), "rik0");
-//! assert_eq!(hello.addresses.guest.to_string(), "10.231.0.2");
+//! assert_eq!(hello.addresses.v4.guest.to_string(), "10.231.0.2");
 //! assert_eq!(hello.exposures()[0].to_string(), "tcp 8080 -> 3000");
 //!
 //! assert!(node.check()?.is_empty());

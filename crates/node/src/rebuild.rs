@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, path::PathBuf};
 
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 
 use super::{Host, Node, NodeError, Report, host};
 use crate::store::{Phase, Setting, Store, StoreError, Tx};
@@ -164,8 +164,9 @@ impl<K: Kernel> Node<K> {
     fn deduce_pool(&self, link: &LinkState) -> Result<Pool, NodeError> {
         let slot = Slot::of_interface(link.name.as_str());
         let fits = |pool: &Pool| {
-            let host = slot.and_then(|slot| pool.addresses(slot)).map(|a| a.host);
-            link.addresses.iter().any(|address| Some(address.addr()) == host)
+            let addresses = slot.and_then(|slot| pool.addresses(slot));
+            let mut hosts = addresses.into_iter().flat_map(|addresses| addresses.hosts());
+            hosts.any(|host| link.addresses.iter().any(|address| address.addr() == host))
         };
         let mut known = self.config.pool.into_iter().chain(Pool::candidates());
         known.find(fits).map_or_else(
@@ -181,8 +182,9 @@ impl<K: Kernel> Node<K> {
 /// Refuses interfaces whose addresses would have to change, which their guests would not hear of.
 fn refuse_other_pool(host: &Host, links: &[(Slot, LinkState, Marked)]) -> Result<(), NodeError> {
     for (slot, link, _) in links {
-        let wanted = host.node.pool.addresses(*slot).map(|addresses| addresses.host);
-        let has = |address: &Ipv4Net| Some(address.addr()) == wanted;
+        let wanted = host.node.pool.addresses(*slot);
+        let wanted: Vec<_> = wanted.into_iter().flat_map(|addresses| addresses.hosts()).collect();
+        let has = |address: &IpNet| wanted.contains(&address.addr());
         if let Some(&address) = link.addresses.first()
             && !link.addresses.iter().any(has)
         {

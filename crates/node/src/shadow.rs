@@ -1,6 +1,6 @@
 //! Local processes whose packets an exposure takes.
 
-use std::{collections::BTreeSet, net::Ipv4Addr};
+use std::{collections::BTreeSet, net::IpAddr};
 
 use super::{Node, NodeError};
 use riklet_core::model::{Exposure, InstanceName, Protocol};
@@ -51,7 +51,7 @@ impl<K: Kernel> Node<K> {
 }
 
 /// The sockets that an exposure would shadow.
-fn sockets(exposure: &Exposure) -> impl Iterator<Item = (Protocol, Option<Ipv4Addr>, u16)> + use<> {
+fn sockets(exposure: &Exposure) -> impl Iterator<Item = (Protocol, Option<IpAddr>, u16)> + use<> {
     let (protocol, address) = (exposure.protocol(), exposure.host_address());
     exposure.host_ports().iter().map(move |port| (protocol, address, port))
 }

@@ -119,8 +119,9 @@ impl<K: Kernel> Node<K> {
             slots.into_iter().filter(|slot| !resident.busy.contains(slot)).collect();
         let Some(host) = host.filter(|_| !slots.is_empty()) else { return Ok(None) };
         resident.busy.extend(&slots);
-        let guest = |&slot: &Slot| Some(host.node.pool.addresses(slot)?.guest);
-        let flows = slots.iter().filter_map(guest).map(|guest| Flows::Guest { guest }).collect();
+        let addresses = slots.iter().filter_map(|&slot| host.node.pool.addresses(slot));
+        let guests = addresses.flat_map(|addresses| addresses.guests());
+        let flows = guests.map(|guest| Flows::Guest { guest }).collect();
         Ok(Some(BackgroundTask { work: Work::Reap { slots, flows }, lock }))
     }
 

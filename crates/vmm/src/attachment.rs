@@ -1,10 +1,10 @@
 //! What a VMM needs to attach a guest to its TAP, in each VMM's own words. Pure.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use serde_json::{Value, json};
 
-use riklet_core::model::{Addresses, Dns, InstanceName, InterfaceName, MacAddress, Queues};
+use riklet_core::model::{Addresses, Dns, Ends, InstanceName, InterfaceName, MacAddress, Queues};
 use riklet_sdn::Instance;
 
 /// The guest's own name of its NIC.
@@ -17,10 +17,8 @@ pub struct Attachment {
     pub name: InstanceName,
     /// The TAP.
     pub interface: InterfaceName,
-    /// The guest's address, in a /30.
-    pub guest: Ipv4Addr,
-    /// The host's address: the guest's gateway.
-    pub host: Ipv4Addr,
+    /// The guest's addresses, and those of the host: its gateways.
+    pub addresses: Addresses,
     /// The MAC address that the guest's NIC must have.
     pub guest_mac: MacAddress,
     /// The MTU in bytes.
@@ -28,21 +26,20 @@ pub struct Attachment {
     /// How many pairs of queues the TAP is opened with, at least one.
     pub queues: u8,
     /// Whom the guest asks for names, at most [`Dns::MAX`].
-    pub dns: Vec<Ipv4Addr>,
+    pub dns: Vec<IpAddr>,
 }
 
 impl Attachment {
     /// The attachment of this instance. Where its definition does not say whom the guest asks for names, these are
     /// the first of the host's `resolvers` ([`riklet_kernel::Kernel::resolvers`]).
     #[must_use]
-    pub fn of(instance: &Instance, resolvers: &[Ipv4Addr]) -> Self {
+    pub fn of(instance: &Instance, resolvers: &[IpAddr]) -> Self {
         let execution = instance.workload.execution();
         let servers = execution.dns.as_ref().map_or(resolvers, Dns::servers);
         Self {
             name: instance.name().clone(),
             interface: instance.interface(),
-            guest: instance.addresses.guest,
-            host: instance.addresses.host,
+            addresses: instance.addresses,
             guest_mac: instance.guest_mac(),
             mtu: instance.mtu,
             queues: execution.queues.map_or(1, Queues::get),
@@ -69,23 +66,27 @@ pub(super) fn firecracker_interface(attachment: &Attachment) -> Value {
 /// The argument of a Linux kernel that configures its NIC before anything runs
 /// (Documentation/admin-guide/nfs/nfsroot.rst): client, no server, gateway, netmask, host name, device, no
 /// autoconfiguration, and the servers for names. A kernel without `CONFIG_IP_PNP`, as Debian's, leaves it to the
-/// guest's first program.
+/// guest's first program. It is one of IPv4, and so are its servers.
 ///
 /// The host name is the part of the instance's name before the first `.`: the kernel would take what follows
 /// as the NIS domain.
 #[must_use]
 pub fn boot_args(attachment: &Attachment) -> String {
-    let Attachment { name, guest, host, dns, .. } = attachment;
+    let Attachment { name, addresses, dns, .. } = attachment;
+    let Ends { host, guest } = addresses.v4;
     let host_name = name.as_str().split('.').next().unwrap_or_default();
     let netmask = Addresses::NETMASK;
     let argument = format!("ip={guest}::{host}:{netmask}:{host_name}:{GUEST_INTERFACE}:off");
-    dns.iter().fold(argument, |argument, server| format!("{argument}:{server}"))
+    dns.iter()
+        .filter(|server| server.is_ipv4())
+        .fold(argument, |argument, server| format!("{argument}:{server}"))
 }
 
 /// Variables of a POSIX shell, one a line. No value needs quotes: names, addresses and numbers only.
 #[must_use]
 pub fn env(attachment: &Attachment) -> String {
-    let Attachment { name, interface, guest, host, guest_mac, mtu, .. } = attachment;
+    let Attachment { name, interface, addresses, guest_mac, mtu, .. } = attachment;
+    let Ends { host, guest } = addresses.v4;
     let netmask = Addresses::NETMASK;
     format!(
         "RIKLET_NAME={name}\nRIKLET_TAP={interface}\nRIKLET_GUEST_ADDRESS={guest}\n\
@@ -106,8 +107,7 @@ pub(super) mod tests {
         Attachment {
             name: "hello.v2".parse().unwrap(),
             interface: slot.interface(),
-            guest: addresses.guest,
-            host: addresses.host,
+            addresses,
             guest_mac: slot.guest_mac(),
             mtu: 1400,
             queues: 1,
@@ -117,8 +117,8 @@ pub(super) mod tests {
 
     #[test]
     fn a_guest_asks_whom_its_definition_or_its_host_names() {
-        let servers: Vec<_> = (1..=3).map(|last| Ipv4Addr::new(192, 0, 2, last)).collect();
-        let attached = |dns: Option<&[Ipv4Addr]>| {
+        let servers: Vec<_> = (1..=3).map(|last| IpAddr::from([192, 0, 2, last])).collect();
+        let attached = |dns: Option<&[IpAddr]>| {
             let dns = dns.map(|servers| Dns::try_from(servers.to_vec()).unwrap());
             let execution = Execution { queues: Queues::new(4).ok(), dns, ..Execution::default() };
             let function =
@@ -136,7 +136,7 @@ pub(super) mod tests {
         assert_eq!(attached(None).queues, 4);
         assert_eq!(attached(None).dns, servers[..2]);
         assert_eq!(attached(Some(&servers[2..])).dns, servers[2..]);
-        assert_eq!(attached(Some(&[])).dns, [Ipv4Addr::UNSPECIFIED; 0], "none is none");
+        assert!(attached(Some(&[])).dns.is_empty(), "none is none");
     }
 
     #[test]
@@ -150,7 +150,7 @@ pub(super) mod tests {
             boot_args(&attachment),
             "ip=10.231.0.6::10.231.0.5:255.255.255.252:hello:eth0:off"
         );
-        let dns = vec![Ipv4Addr::new(192, 0, 2, 53), Ipv4Addr::new(198, 51, 100, 53)];
+        let dns = vec![[192, 0, 2, 53].into(), [198, 51, 100, 53].into()];
         assert_eq!(
             boot_args(&Attachment { dns, ..attachment.clone() }),
             "ip=10.231.0.6::10.231.0.5:255.255.255.252:hello:eth0:off:192.0.2.53:198.51.100.53"

@@ -119,7 +119,7 @@ fn text<'a>(
 /// A machine for the tests of the drivers: every field says something.
 #[cfg(test)]
 pub(super) fn example() -> Machine {
-    let dns = vec![std::net::Ipv4Addr::new(9, 9, 9, 9)];
+    let dns = vec![[9, 9, 9, 9].into()];
     let attachment = Attachment { dns, ..attachment::tests::attachment() };
     Machine {
         initrd: Some("/srv/initrd".into()),

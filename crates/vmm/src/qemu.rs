@@ -213,8 +213,7 @@ mod tests {
         let attachment = Attachment {
             name: "hello".parse().unwrap(),
             interface: slot.interface(),
-            guest: addresses.guest,
-            host: addresses.host,
+            addresses,
             guest_mac: slot.guest_mac(),
             mtu: 1400,
             queues,

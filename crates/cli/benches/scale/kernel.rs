@@ -83,7 +83,7 @@ impl Bare {
     /// One transaction without their elements; their TAPs down and condemned; then the deletion of these.
     pub(super) fn down(&mut self, fragments: &[Fragment]) -> Duration {
         let links = fragments.iter().map(|fragment| &fragment.link);
-        let links = links.map(|link| (link.name.clone(), [link.address].into())).collect();
+        let links = links.map(|link| (link.name.clone(), link.addresses.clone())).collect();
         let withdrawn = self.withdraw(fragments);
         let started = Instant::now();
         self.kernel.drain_links(&links).unwrap();
@@ -94,11 +94,12 @@ impl Bare {
 
 /// The guest's side of it.
 pub(super) fn nic(link: &LinkSpec) -> Nic {
+    let (address, mac) = link.neighbours.first_key_value().unwrap();
     Nic {
         tap: link.name.to_string(),
-        address: link.neighbour.address.to_string(),
-        gateway: link.address.addr().to_string(),
-        mac: link.neighbour.mac.to_string(),
+        address: address.to_string(),
+        gateway: link.addresses.first().unwrap().addr().to_string(),
+        mac: mac.to_string(),
         mtu: link.mtu.into(),
     }
 }

@@ -1,6 +1,9 @@
 //! What `run` says once all is ready.
 
-use std::{net::Ipv4Addr, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 
 use riklet_api as wire;
 use riklet_core::model::Vmm;
@@ -26,7 +29,7 @@ pub(super) enum Ends {
 pub(super) fn announce(
     ready: &Ready<'_>,
     output: Output,
-    elsewhere: Option<Ipv4Addr>,
+    elsewhere: Option<IpAddr>,
     ends: Ends,
 ) -> Result<(), CliError> {
     let urls = urls(ready.instances, &ready.readiness.answers, elsewhere);
@@ -34,7 +37,7 @@ pub(super) fn announce(
 }
 
 /// Returns the address that other machines reach the node by, as far as it can be told.
-pub(super) fn uplink_address<K: Kernel>(node: &mut Node<K>) -> Result<Option<Ipv4Addr>, CliError> {
+pub(super) fn uplink_address<K: Kernel>(node: &mut Node<K>) -> Result<Option<IpAddr>, CliError> {
     let uplinks = node.kernel().uplinks().map_err(NodeError::from)?;
     for uplink in uplinks {
         let link = node.kernel().link(&uplink).map_err(NodeError::from)?;
@@ -49,13 +52,13 @@ pub(super) fn uplink_address<K: Kernel>(node: &mut Node<K>) -> Result<Option<Ipv
 fn urls(
     instances: &[(&Instance, Vmm)],
     answers: &[Answer],
-    elsewhere: Option<Ipv4Addr>,
+    elsewhere: Option<IpAddr>,
 ) -> Vec<String> {
     let here = answers.iter().map(|answer| format!("http://{}/", answer.target));
     let there =
         tcp_exposures(instances).filter(|(_, exposure, _)| exposure.host_address().is_none());
     let there = there.filter_map(|(_, exposure, _)| {
-        Some(format!("http://{}:{}/", elsewhere?, exposure.host_ports().first()))
+        Some(format!("http://{}/", SocketAddr::new(elsewhere?, exposure.host_ports().first())))
     });
     here.chain(there).collect()
 }

@@ -1,6 +1,6 @@
 //! What is shown, as data. Pure.
 
-use std::{net::Ipv4Addr, time::Duration};
+use std::{net::IpAddr, time::Duration};
 
 use riklet_api::{Event, Exposure, Health, Listed};
 use riklet_core::model::InterfaceName;
@@ -33,7 +33,7 @@ pub(super) struct View {
 pub(super) struct Line {
     pub(super) name: String,
     pub(super) tap: String,
-    pub(super) guest: Ipv4Addr,
+    pub(super) guest: IpAddr,
     pub(super) state: String,
     /// What the guest took.
     #[serde(rename = "in")]

@@ -76,12 +76,12 @@ impl Vm {
 
     /// The guest's address.
     pub(crate) fn guest(&self) -> Ipv4Addr {
-        self.arguments.attachment.guest
+        self.arguments.attachment.addresses.v4.guest
     }
 
     /// The node's address on the guest's TAP.
     pub(crate) fn host(&self) -> Ipv4Addr {
-        self.arguments.attachment.host
+        self.arguments.attachment.addresses.v4.host
     }
 
     /// What the guest answers to `GET /`, as soon as it does.

@@ -3,8 +3,8 @@ use std::fmt;
 use super::tree::{Position, Sort};
 use crate::model::{
     AccountError, BootArgsError, EmptySource, ExecutionConflict, Exposure, ExposureError,
-    InstanceName, Kind, MemoryError, NameError, OutOfRange, PortRangeError, Sha256Error,
-    TooManyServers,
+    InstanceName, Ipv6Unsupported, Kind, MemoryError, NameError, OutOfRange, PortRangeError,
+    Sha256Error, TooManyServers,
 };
 
 /// A place in a source.
@@ -132,6 +132,8 @@ pub enum Reason {
     Fraction { found: String },
     #[error("{found:?} is not an IPv4 address")]
     Address { found: String },
+    #[error(transparent)]
+    Ipv6(#[from] Ipv6Unsupported),
     #[error("{name} is defined at {first} already")]
     DuplicateName { name: InstanceName, first: Place },
     #[error("{exposure} clashes with {other} at {first}")]
@@ -183,6 +185,7 @@ impl Reason {
                 expected: "a string" | "a string or an object",
                 found: Sort::Number | Sort::Boolean,
             } => Some("put it in quotes".into()),
+            Self::Ipv6(_) => Some("give an IPv4 address".into()),
             Self::Replicas { .. } => {
                 Some("set it to 1, and write a definition with a name of its own for each".into())
             }

@@ -161,7 +161,7 @@ fn ports() -> impl Strategy<Value = (PortRange, PortRange)> {
 fn workload() -> impl Strategy<Value = Workload> {
     let address = option::of((1..=223_u8, any::<[u8; 3]>()));
     let exposure = (0..3_usize, address, ports()).prop_map(|(protocol, address, (host, guest))| {
-        let address = address.map(|(a, [b, c, d])| std::net::Ipv4Addr::new(a, b, c, d));
+        let address = address.map(|(a, [b, c, d])| std::net::IpAddr::from([a, b, c, d]));
         Exposure::new(Protocol::ALL[protocol], address, host, guest).unwrap()
     });
     let exposures = proptest::collection::vec(exposure, 0..5).prop_map(|all| {
@@ -189,7 +189,8 @@ fn execution() -> impl Strategy<Value = Execution> {
         let id = (0..u32::MAX).prop_map(Account::Id);
         option::of(prop_oneof![id, "[a-z_][a-z0-9_-]{0,30}".prop_map(|name| name.parse().unwrap())])
     };
-    let dns = proptest::collection::vec(any::<std::net::Ipv4Addr>(), 0..=Dns::MAX);
+    let dns =
+        proptest::collection::vec(any::<std::net::Ipv4Addr>().prop_map(Into::into), 0..=Dns::MAX);
     let files = (image(), image(), image(), option::of(any::<bool>()));
     let size = (
         option::of((1..=i64::from(Vcpus::MAX)).prop_map(|n| Vcpus::new(n).unwrap())),

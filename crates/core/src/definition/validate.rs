@@ -2,14 +2,19 @@
 
 mod execution;
 
-use std::{collections::BTreeMap, net::Ipv4Addr};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv6Addr},
+};
 
 use super::{
     API_VERSION, EXPOSURE_TYPE, Error, Errors, KINDS, POD, Place, Reason,
     tree::{Field, Position, TreeNode, Value},
 };
 use crate::{
-    model::{Exposure, Function, InstanceName, Kind, PortRange, Protocol, Workload},
+    model::{
+        Exposure, Function, InstanceName, Ipv6Unsupported, Kind, PortRange, Protocol, Workload,
+    },
     nearest::nearest,
 };
 
@@ -29,7 +34,7 @@ pub(super) struct Validator {
     names: BTreeMap<InstanceName, Place>,
     exposures: Vec<(Exposure, Place)>,
     /// The first of `exposures` that has a port of an address, or of every one.
-    ports: BTreeMap<(Protocol, u16, Option<Ipv4Addr>), usize>,
+    ports: BTreeMap<(Protocol, u16, Option<IpAddr>), usize>,
 }
 
 /// An object whose fields are known, and where it stands.
@@ -51,6 +56,12 @@ impl<'a> Object<'a> {
 
 fn join(path: &str, name: &str) -> String {
     if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") }
+}
+
+/// Reads an IP address. One of IPv6 is refused: nothing here has one yet.
+fn address(text: &str) -> Result<IpAddr, Reason> {
+    let address = text.parse().map_err(|_syntax| Reason::Address { found: text.to_owned() })?;
+    Ok(Ipv6Unsupported::refuse(address)?.into())
 }
 
 impl Validator {
@@ -235,7 +246,7 @@ impl Validator {
     fn holder(&self, exposure: &Exposure, port: u16) -> Option<usize> {
         let key = |address| (exposure.protocol(), port, address);
         let Some(address) = exposure.host_address() else {
-            let everywhere = key(None)..=key(Some(Ipv4Addr::BROADCAST));
+            let everywhere = key(None)..=key(Some(Ipv6Addr::from(u128::MAX).into()));
             return self.ports.range(everywhere).next().map(|(_, index)| *index);
         };
         [None, Some(address)].into_iter().find_map(|a| self.ports.get(&key(a)).copied())
@@ -264,14 +275,12 @@ impl Validator {
 
     /// `Some(None)` where none is given; `None` where it is wrong.
     #[expect(clippy::option_option, reason = "the inner one is the exposure's own")]
-    fn host_address(&mut self, object: &Object<'_>) -> Option<Option<Ipv4Addr>> {
+    fn host_address(&mut self, object: &Object<'_>) -> Option<Option<IpAddr>> {
         if object.get("hostAddress").is_none() {
             return Some(None);
         }
         let (at, text) = self.string(object, "hostAddress", false)?;
-        let address = text.parse().map(Some);
-        let address = address.map_err(|_syntax| Reason::Address { found: text.to_owned() });
-        self.accept(address, at, || object.path("hostAddress"))
+        self.accept(address(text).map(Some), at, || object.path("hostAddress"))
     }
 
     fn exposure_type(&mut self, object: &Object<'_>) {

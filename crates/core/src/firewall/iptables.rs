@@ -17,7 +17,7 @@ pub use self::saved::{Incompatible, Saved};
 use super::{
     BaseRuleset, BaseState, CHAIN, Entry, FirewallState, ForeignChain, ForeignChainState, Ruleset,
 };
-use crate::model::{InterfaceName, Mark, Owner};
+use crate::model::{InterfaceName, Ipv6Unsupported, Mark, Owner};
 
 /// A table, in the order in which they are committed: nothing leads to a guest before the filter stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -77,8 +77,13 @@ impl Probe {
     /// it costs does not depend on how many exposures there are, except for `entries`: with iptables-nft,
     /// `-S` reads the named chain only, and `-C` the whole chain of the rule. A jump that stands twice is
     /// not seen; it is without effect.
-    #[must_use]
-    pub fn new(base_ruleset: &BaseRuleset, entries: &BTreeSet<Entry>) -> Self {
+    ///
+    /// # Errors
+    /// Where an entry is one of IPv6.
+    pub fn new(
+        base_ruleset: &BaseRuleset,
+        entries: &BTreeSet<Entry>,
+    ) -> Result<Self, Ipv6Unsupported> {
         let (mut input, mut answer) = (Vec::new(), Vec::new());
         for layout in layout::of_skeleton(base_ruleset) {
             input.push(format!("*{}", layout.table));
@@ -92,11 +97,11 @@ impl Probe {
                 answer.extend(layout.rules_of(chain).map(|rule| format!("-A {rule}")));
             }
             if layout.table == Table::Nat {
-                input.extend(entries.iter().map(|e| format!("-C {}", layout::of_entry(e))));
+                input.extend(entry_lines("-C", entries)?);
             }
             input.push("COMMIT".to_owned());
         }
-        Self { input: text(&input), answer }
+        Ok(Self { input: text(&input), answer })
     }
 
     /// Whether this output of a successful run says that all stands.
@@ -112,8 +117,14 @@ impl Probe {
 /// iptables-nft, that reads all exposures (50 ms for 10,000; [`Probe`] sees them in 1 ms). An entry that is
 /// there already is added once more: iptables has no keys. The second one is without effect, and [`state`]
 /// reports it.
-#[must_use]
-pub fn delta(remove: &BTreeSet<Entry>, add: &BTreeSet<Entry>, owner: Option<&Owner>) -> String {
+///
+/// # Errors
+/// Where an entry is one of IPv6.
+pub fn delta(
+    remove: &BTreeSet<Entry>,
+    add: &BTreeSet<Entry>,
+    owner: Option<&Owner>,
+) -> Result<String, Ipv6Unsupported> {
     let to_exposures = format!(" {CHAIN}");
     let mut input = Vec::new();
     for table in Table::ALL {
@@ -122,18 +133,26 @@ pub fn delta(remove: &BTreeSet<Entry>, add: &BTreeSet<Entry>, owner: Option<&Own
         let checked = jumps.iter().filter(|jump| !jump.body.ends_with(&to_exposures));
         input.extend(checked.map(|jump| format!("-C {jump}")));
         if table == Table::Nat {
-            input.extend(remove.iter().map(|entry| format!("-D {}", layout::of_entry(entry))));
-            input.extend(add.iter().map(|entry| format!("-A {}", layout::of_entry(entry))));
+            input.extend(entry_lines("-D", remove)?);
+            input.extend(entry_lines("-A", add)?);
         }
         input.push("COMMIT".to_owned());
     }
-    text(&input)
+    Ok(text(&input))
+}
+
+/// A line for the rule of each entry.
+fn entry_lines(operation: &str, entries: &BTreeSet<Entry>) -> Result<Vec<String>, Ipv6Unsupported> {
+    let line = |entry| layout::of_entry(entry).map(|rule| format!("{operation} {rule}"));
+    entries.iter().map(line).collect()
 }
 
 /// Input that makes of what is there what must be, whatever is there of ours; everything else stays.
-#[must_use]
-pub fn reset(ruleset: &Ruleset, saved: &Saved) -> String {
-    layout::of_ruleset(ruleset).iter().map(|layout| put(layout, saved)).collect()
+///
+/// # Errors
+/// Where an entry is one of IPv6.
+pub fn reset(ruleset: &Ruleset, saved: &Saved) -> Result<String, Ipv6Unsupported> {
+    Ok(layout::of_ruleset(ruleset)?.iter().map(|layout| put(layout, saved)).collect())
 }
 
 /// Input that removes everything of ours; `None` where there is nothing.

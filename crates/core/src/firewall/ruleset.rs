@@ -1,4 +1,8 @@
-use std::{collections::BTreeSet, fmt, net::Ipv4Addr};
+use std::{
+    collections::BTreeSet,
+    fmt,
+    net::{IpAddr, SocketAddr},
+};
 
 use crate::model::{InterfaceName, Mark, Owner, Pool, Protocol};
 
@@ -92,25 +96,25 @@ pub enum Entry {
         /// The transport protocol.
         protocol: Protocol,
         /// The address of the host that it is bound to; `None` is every one.
-        host_address: Option<Ipv4Addr>,
+        host_address: Option<IpAddr>,
         /// The host's port, never 0.
         host_port: u16,
         /// The guest's address.
-        guest: Ipv4Addr,
+        guest: IpAddr,
         /// The guest's port, never 0.
         guest_port: u16,
     },
     /// What this guest sends to itself by way of the host is masqueraded, or the answer would not come back.
     Hairpin {
         /// The guest's address.
-        guest: Ipv4Addr,
+        guest: IpAddr,
     },
 }
 
 impl Entry {
     /// The guest that it is for.
     #[must_use]
-    pub const fn guest(&self) -> Ipv4Addr {
+    pub const fn guest(&self) -> IpAddr {
         match self {
             Self::Exposure { guest, .. } | Self::Hairpin { guest } => *guest,
         }
@@ -123,10 +127,10 @@ impl fmt::Display for Entry {
             Self::Exposure { protocol, host_address, host_port, guest, guest_port } => {
                 write!(f, "{protocol} ")?;
                 match host_address {
-                    Some(address) => write!(f, "{address}:{host_port}")?,
+                    Some(address) => write!(f, "{}", SocketAddr::new(*address, *host_port))?,
                     None => write!(f, "{host_port}")?,
                 }
-                write!(f, " -> {guest}:{guest_port}")
+                write!(f, " -> {}", SocketAddr::new(*guest, *guest_port))
             }
             Self::Hairpin { guest } => write!(f, "hairpin {guest}"),
         }

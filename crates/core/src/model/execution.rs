@@ -1,6 +1,6 @@
 //! What runs in a function's microVM, and how: what a definition says of it, and nothing decided yet.
 
-use std::{fmt, net::Ipv4Addr};
+use std::{fmt, net::IpAddr};
 
 use super::{Account, BootArgs, Image, Memory};
 
@@ -222,7 +222,7 @@ impl fmt::Display for Queues {
 
 /// The servers that a guest asks for names: at most [`Dns::MAX`].
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Dns(Vec<Ipv4Addr>);
+pub struct Dns(Vec<IpAddr>);
 
 /// Why some addresses are no [`Dns`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -238,15 +238,15 @@ impl Dns {
 
     /// The servers, in the order in which they are asked.
     #[must_use]
-    pub fn servers(&self) -> &[Ipv4Addr] {
+    pub fn servers(&self) -> &[IpAddr] {
         &self.0
     }
 }
 
-impl TryFrom<Vec<Ipv4Addr>> for Dns {
+impl TryFrom<Vec<IpAddr>> for Dns {
     type Error = TooManyServers;
 
-    fn try_from(servers: Vec<Ipv4Addr>) -> Result<Self, TooManyServers> {
+    fn try_from(servers: Vec<IpAddr>) -> Result<Self, TooManyServers> {
         let found = servers.len();
         if found <= Self::MAX { Ok(Self(servers)) } else { Err(TooManyServers { found }) }
     }

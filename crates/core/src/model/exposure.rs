@@ -1,4 +1,10 @@
-use std::{fmt, net::Ipv4Addr, num::NonZeroU16};
+use std::{
+    fmt,
+    net::{IpAddr, Ipv4Addr},
+    num::NonZeroU16,
+};
+
+use crate::address::Bracketed;
 
 /// A transport protocol that a port can be exposed for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -175,7 +181,7 @@ impl fmt::Display for PortRange {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Exposure {
     protocol: Protocol,
-    host_address: Option<Ipv4Addr>,
+    host_address: Option<IpAddr>,
     host_ports: PortRange,
     guest_ports: PortRange,
 }
@@ -195,7 +201,7 @@ pub enum ExposureError {
     #[error("hostAddress {address} is a multicast, broadcast or reserved address")]
     HostAddress {
         /// The address as given.
-        address: Ipv4Addr,
+        address: IpAddr,
     },
 }
 
@@ -207,15 +213,19 @@ impl Exposure {
     /// Where the ranges differ in length, or no host can have the address.
     pub fn new(
         protocol: Protocol,
-        host_address: Option<Ipv4Addr>,
+        host_address: Option<IpAddr>,
         host_ports: PortRange,
         guest_ports: PortRange,
     ) -> Result<Self, ExposureError> {
-        let host_address = host_address.filter(|address| !address.is_unspecified());
+        let host_address = host_address.filter(|&address| address != Ipv4Addr::UNSPECIFIED);
         if host_ports.count() != guest_ports.count() {
             return Err(ExposureError::Lengths { host: host_ports, guest: guest_ports });
         }
-        if let Some(address) = host_address.filter(|a| a.octets()[0] == 0 || a.octets()[0] >= 224) {
+        let impossible = |address: &IpAddr| match address {
+            IpAddr::V4(address) => address.octets()[0] == 0 || address.octets()[0] >= 224,
+            IpAddr::V6(address) => address.is_unspecified() || address.is_multicast(),
+        };
+        if let Some(address) = host_address.filter(impossible) {
             return Err(ExposureError::HostAddress { address });
         }
         Ok(Self { protocol, host_address, host_ports, guest_ports })
@@ -229,7 +239,7 @@ impl Exposure {
 
     /// The address of the host that it is bound to; `None` is every one.
     #[must_use]
-    pub const fn host_address(&self) -> Option<Ipv4Addr> {
+    pub const fn host_address(&self) -> Option<IpAddr> {
         self.host_address
     }
 
@@ -259,12 +269,12 @@ impl Exposure {
 
     /// Whether it takes packets to this port of this address, or of any where it is `None`.
     #[must_use]
-    pub fn takes(&self, protocol: Protocol, address: Option<Ipv4Addr>, port: u16) -> bool {
+    pub fn takes(&self, protocol: Protocol, address: Option<IpAddr>, port: u16) -> bool {
         let ports = self.host_ports.first()..=self.host_ports.last();
         self.meets(protocol, address) && ports.contains(&port)
     }
 
-    fn meets(&self, protocol: Protocol, address: Option<Ipv4Addr>) -> bool {
+    fn meets(&self, protocol: Protocol, address: Option<IpAddr>) -> bool {
         let same = match (self.host_address, address) {
             (Some(a), Some(b)) => a == b,
             _ => true,
@@ -278,7 +288,7 @@ impl fmt::Display for Exposure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} ", self.protocol)?;
         if let Some(address) = self.host_address {
-            write!(f, "{address}:")?;
+            write!(f, "{}:", Bracketed(address))?;
         }
         write!(f, "{} -> {}", self.host_ports, self.guest_ports)
     }

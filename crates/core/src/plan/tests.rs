@@ -249,6 +249,11 @@ fn an_interrupted_operation_leaves_its_guests_flows_to_be_forgotten() {
     observed.links.get_mut(&Slot::new(0)).unwrap().alias = None;
     assert!(plan(&wanted, &observed).steps.iter().all(|step| {
         let Step::ForgetFlows(flows) = step else { return true };
-        !flows.contains(&Flows::Untranslated { protocol: Protocol::Udp, address: None, port: 53 })
+        !flows.contains(&Flows::Untranslated {
+            family: Family::V4,
+            protocol: Protocol::Udp,
+            address: None,
+            port: 53,
+        })
     }));
 }

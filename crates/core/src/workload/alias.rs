@@ -6,7 +6,9 @@
 //!
 //! Earlier versions wrote `riklet-sdn:NAME…`, which names no owner ([`Mark::Unsigned`]).
 
-use crate::model::{Exposure, InstanceName, Mark, Owner, Protocol};
+use std::net::Ipv4Addr;
+
+use crate::model::{Bracketed, Exposure, InstanceName, Mark, Owner, Protocol};
 
 /// The beginning of the alias of every interface of ours.
 const MARK: &str = "riklet-sdn";
@@ -33,7 +35,8 @@ pub struct Marked {
 pub fn render(owner: &Owner, name: &InstanceName, exposures: &[Exposure]) -> String {
     let mut alias = format!("{}{name}", signature(owner));
     for (index, exposure) in exposures.iter().enumerate() {
-        let address = exposure.host_address().map(|a| format!("{a}:")).unwrap_or_default();
+        let address =
+            exposure.host_address().map(|a| format!("{}:", Bracketed(a))).unwrap_or_default();
         let (protocol, host, guest) =
             (exposure.protocol(), exposure.host_ports(), exposure.guest_ports());
         let word = format!(" {protocol}:{address}{host}:{guest}");
@@ -109,7 +112,11 @@ fn parse_exposure(word: &str) -> Option<Exposure> {
     let fields: Vec<_> = word.split(':').collect();
     let (protocol, address, host, guest) = match *fields {
         [protocol, host, guest] => (protocol, None, host, guest),
-        [protocol, address, host, guest] => (protocol, Some(address.parse().ok()?), host, guest),
+        // No record can have an IPv6 address yet.
+        [protocol, address, host, guest] => {
+            let address: Ipv4Addr = address.parse().ok()?;
+            (protocol, Some(address.into()), host, guest)
+        }
         _ => return None,
     };
     let protocol = Protocol::from_name(protocol)?;

@@ -1,12 +1,10 @@
-use std::collections::BTreeSet;
-
-use ipnet::Ipv4Net;
+use std::{collections::BTreeSet, net::IpAddr};
 
 use super::{Fragment, FragmentError, NodeFacts, alias};
 use crate::{
     firewall::Entry,
-    link::{LinkSpec, Neighbour, Tap},
-    model::{Account, Addresses, Function, Slot},
+    link::{LinkSpec, Tap},
+    model::{Account, Addresses, Family, Function, Pool, Slot},
 };
 
 /// A function gets a TAP with the host's end of the slot's /30, its guest as a permanent neighbour, an
@@ -18,7 +16,7 @@ pub(super) fn fragment(
 ) -> Result<Fragment, FragmentError> {
     let alias = alias::render(&node.owner, &function.name, &function.exposures);
     let (link, addresses) = link(slot, node, alias, tap(function)?)?;
-    Ok(Fragment { link, addresses, entries: entries(function, addresses) })
+    Ok(Fragment { link, addresses, entries: entries(function, node.pool, addresses)? })
 }
 
 /// What the next function in this slot will need, whichever it is: its TAP, which lacks nothing but its alias where
@@ -36,15 +34,14 @@ fn link(
     tap: Tap,
 ) -> Result<(LinkSpec, Addresses), FragmentError> {
     let missing = FragmentError::NoSuchSlot { pool: node.pool, slot };
-    let addresses = node.pool.addresses(slot).ok_or_else(|| missing.clone())?;
-    let address = Ipv4Net::new(addresses.host, Addresses::PREFIX_LENGTH);
+    let addresses = node.pool.addresses(slot).ok_or(missing)?;
     let link = LinkSpec {
         name: slot.interface(),
         alias,
         mac: slot.host_mac(),
         mtu: node.mtu,
-        address: address.map_err(|_too_long| missing)?,
-        neighbour: Neighbour { address: addresses.guest, mac: slot.guest_mac() },
+        addresses: addresses.hosts().map(Addresses::network).collect(),
+        neighbours: addresses.guests().map(|guest| (guest, slot.guest_mac())).collect(),
         tap,
     };
     Ok((link, addresses))
@@ -65,19 +62,36 @@ fn tap(function: &Function) -> Result<Tap, FragmentError> {
     Ok(Tap { owner, group, multi_queue: execution.queues.is_some_and(|queues| queues.get() > 1) })
 }
 
-fn entries(function: &Function, addresses: Addresses) -> BTreeSet<Entry> {
-    let guest = addresses.guest;
-    let exposed = function.exposures.iter().flat_map(|exposure| {
-        exposure.ports().map(move |(host_port, guest_port)| Entry::Exposure {
-            protocol: exposure.protocol(),
-            host_address: exposure.host_address(),
-            host_port,
-            guest,
-            guest_port,
-        })
-    });
-    let hairpin = (!function.exposures.is_empty()).then_some(Entry::Hairpin { guest });
-    exposed.chain(hairpin).collect()
+/// What is bound to no address leads to the guest by every family that it has, and what is bound to one by the
+/// family of that.
+fn entries(
+    function: &Function,
+    pool: Pool,
+    addresses: Addresses,
+) -> Result<BTreeSet<Entry>, FragmentError> {
+    let mut entries = BTreeSet::new();
+    for exposure in &function.exposures {
+        let host_address = exposure.host_address();
+        let family = host_address.map(Family::of);
+        let meant = |guest: &IpAddr| family.is_none_or(|family| family == Family::of(*guest));
+        let mut guests = addresses.guests().filter(meant).peekable();
+        if guests.peek().is_none() {
+            let (name, exposure) = (function.name.clone(), *exposure);
+            return Err(FragmentError::NoAddress { name, exposure, pool });
+        }
+        for guest in guests {
+            let protocol = exposure.protocol();
+            entries.insert(Entry::Hairpin { guest });
+            entries.extend(exposure.ports().map(|(host_port, guest_port)| Entry::Exposure {
+                protocol,
+                host_address,
+                host_port,
+                guest,
+                guest_port,
+            }));
+        }
+    }
+    Ok(entries)
 }
 
 #[cfg(test)]
@@ -103,13 +117,60 @@ mod tests {
         let node = node("10.231.0.0/16", 1400);
         let fragment = fragment(&function, Slot::new(5), &node).unwrap();
         assert_eq!(fragment.link.name.as_str(), "rik5");
-        assert_eq!(fragment.link.address.to_string(), "10.231.0.21/30");
+        let addresses: Vec<_> = fragment.link.addresses.iter().map(ToString::to_string).collect();
+        assert_eq!(addresses, ["10.231.0.21/30"]);
         assert_eq!(fragment.link.mtu, 1400);
-        assert_eq!(fragment.link.neighbour.mac, Slot::new(5).guest_mac());
+        let guest = "10.231.0.22".parse().unwrap();
+        assert_eq!(fragment.link.neighbours, [(guest, Slot::new(5).guest_mac())].into());
         let text: Vec<_> = fragment.entries.iter().map(ToString::to_string).collect();
         assert_eq!(
             text,
             ["tcp 8000 -> 10.231.0.22:80", "tcp 8001 -> 10.231.0.22:81", "hairpin 10.231.0.22"]
+        );
+    }
+
+    #[test]
+    fn a_pool_of_both_families_serves_each_exposure_by_those_that_it_is_for() {
+        let exposure = |address: Option<&str>, port: &str| {
+            let (address, port) = (address.map(|a| a.parse().unwrap()), port.parse().unwrap());
+            Exposure::new(Protocol::Tcp, address, port, port).unwrap()
+        };
+        let function = |exposures| Function {
+            name: "hello".parse().unwrap(),
+            execution: Execution::default(),
+            exposures,
+        };
+        let only_v4 = node("10.231.0.0/16", 1500);
+        let pool = only_v4.pool.with_v6("fd52:494b::/64".parse().unwrap()).unwrap();
+        let both = NodeFacts { pool, ..only_v4.clone() };
+        let all = vec![
+            exposure(None, "80"),
+            exposure(Some("192.0.2.1"), "81"),
+            exposure(Some("2001:db8::1"), "82"),
+        ];
+        let found = fragment(&function(all), Slot::new(5), &both).unwrap();
+        let text: Vec<_> = found.entries.iter().map(ToString::to_string).collect();
+        assert_eq!(
+            text,
+            [
+                "tcp 80 -> 10.231.0.22:80",
+                "tcp 80 -> [fd52:494b::b]:80",
+                "tcp 192.0.2.1:81 -> 10.231.0.22:81",
+                "tcp [2001:db8::1]:82 -> [fd52:494b::b]:82",
+                "hairpin 10.231.0.22",
+                "hairpin fd52:494b::b",
+            ]
+        );
+        let addresses: Vec<_> = found.link.addresses.iter().map(ToString::to_string).collect();
+        assert_eq!(addresses, ["10.231.0.21/30", "fd52:494b::a/127"]);
+        assert!(found.link.neighbours.values().all(|&mac| mac == Slot::new(5).guest_mac()));
+        assert_eq!(found.link.neighbours.len(), 2);
+
+        let only_v6 = function(vec![exposure(Some("2001:db8::1"), "82")]);
+        assert_eq!(
+            fragment(&only_v6, Slot::new(5), &only_v4).unwrap_err().to_string(),
+            "hello: tcp [2001:db8::1]:82 -> 82 needs a guest with an address of the same family, and \
+             10.231.0.0/16 has none"
         );
     }
 

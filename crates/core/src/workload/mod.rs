@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use crate::{
     firewall::Entry,
     link::LinkSpec,
-    model::{AccountName, Addresses, InstanceName, Owner, Pool, Slot, Workload},
+    model::{AccountName, Addresses, Exposure, InstanceName, Owner, Pool, Slot, Workload},
 };
 
 /// What an implementation may know of the node.
@@ -43,6 +43,18 @@ pub enum FragmentError {
         pool: Pool,
         /// The slot.
         slot: Slot,
+    },
+    /// An exposure is bound to an address of a family that the pool has no range of.
+    #[error(
+        "{name}: {exposure} needs a guest with an address of the same family, and {pool} has none"
+    )]
+    NoAddress {
+        /// The instance.
+        name: InstanceName,
+        /// The exposure.
+        exposure: Exposure,
+        /// The pool.
+        pool: Pool,
     },
     /// A TAP is given to numbers, and only the host knows which number a name has.
     #[error("{name} is for {account}, whose number was not looked up")]

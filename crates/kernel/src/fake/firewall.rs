@@ -1,4 +1,4 @@
-use std::{collections::BTreeSet, net::Ipv4Addr};
+use std::{collections::BTreeSet, net::IpAddr};
 
 use super::FakeKernel;
 use crate::{Firewall, ForeignChains, ImplicitTables, KernelError, Refusal};
@@ -124,8 +124,8 @@ impl ImplicitTables for FakeKernel {
 /// What of an entry is unique.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 enum Key {
-    Port(Protocol, Option<Ipv4Addr>, u16),
-    Guest(Ipv4Addr),
+    Port(Protocol, Option<IpAddr>, u16),
+    Guest(IpAddr),
 }
 
 fn key(entry: &Entry) -> Key {

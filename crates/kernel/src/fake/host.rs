@@ -1,4 +1,4 @@
-use std::{collections::BTreeSet, net::Ipv4Addr, os::fd::OwnedFd, sync::Weak};
+use std::{collections::BTreeSet, net::IpAddr, os::fd::OwnedFd, sync::Weak};
 
 use super::FakeKernel;
 use crate::{AccountKind, HostFacts, KernelError, Listener, LockSharing};
@@ -10,7 +10,7 @@ use riklet_core::{
 impl HostFacts for FakeKernel {
     fn listeners(
         &mut self,
-        wanted: &BTreeSet<(Protocol, Option<Ipv4Addr>, u16)>,
+        wanted: &BTreeSet<(Protocol, Option<IpAddr>, u16)>,
     ) -> Result<Vec<Listener>, KernelError> {
         let system = self.observe();
         let hit = |l: &&Listener| {
@@ -19,7 +19,7 @@ impl HostFacts for FakeKernel {
         Ok(system.listeners.iter().filter(hit).cloned().collect())
     }
 
-    fn resolvers(&mut self) -> Result<Vec<Ipv4Addr>, KernelError> {
+    fn resolvers(&mut self) -> Result<Vec<IpAddr>, KernelError> {
         Ok(self.observe().resolvers.clone())
     }
 

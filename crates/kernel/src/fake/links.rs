@@ -1,6 +1,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 
 use super::FakeKernel;
 use crate::{AccountKind, KernelError, LinkDeletion, Links, Refusal};
@@ -98,11 +98,7 @@ impl Links for FakeKernel {
         Ok(())
     }
 
-    fn remove_address(
-        &mut self,
-        link: &InterfaceName,
-        address: Ipv4Net,
-    ) -> Result<(), KernelError> {
+    fn remove_address(&mut self, link: &InterfaceName, address: IpNet) -> Result<(), KernelError> {
         const EADDRNOTAVAIL: i32 = 99;
         let refused = |source| KernelError::RemoveAddress { name: link.clone(), address, source };
         let mut system = self.effect().map_err(refused)?;
@@ -120,7 +116,7 @@ impl LinkDeletion for FakeKernel {
 
     fn drain_links(
         &mut self,
-        links: &BTreeMap<InterfaceName, BTreeSet<Ipv4Net>>,
+        links: &BTreeMap<InterfaceName, BTreeSet<IpNet>>,
     ) -> Result<(), KernelError> {
         for (name, addresses) in links {
             let refused = |source| KernelError::CondemnLink { name: name.clone(), source };

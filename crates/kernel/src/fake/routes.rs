@@ -1,6 +1,6 @@
 use std::collections::BTreeSet;
 
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 
 use super::FakeKernel;
 use crate::{KernelError, Routes};
@@ -11,7 +11,7 @@ impl Routes for FakeKernel {
         Ok(self.observe().uplinks.clone())
     }
 
-    fn routes(&mut self) -> Result<Vec<Ipv4Net>, KernelError> {
+    fn routes(&mut self) -> Result<Vec<IpNet>, KernelError> {
         Ok(self.observe().routes.clone())
     }
 }

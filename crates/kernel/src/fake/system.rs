@@ -1,11 +1,11 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::Ipv4Addr,
+    net::IpAddr,
     ops::Deref,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 
 use crate::{AccountKind, Listener, Refusal};
 use riklet_core::{
@@ -31,10 +31,10 @@ pub struct System {
     pub implicit_tables: BTreeSet<String>,
     pub sysctls: BTreeMap<String, String>,
     pub uplinks: BTreeSet<InterfaceName>,
-    pub routes: Vec<Ipv4Net>,
+    pub routes: Vec<IpNet>,
     pub listeners: Vec<Listener>,
     pub iptables: Option<IptablesVariant>,
-    pub resolvers: Vec<Ipv4Addr>,
+    pub resolvers: Vec<IpAddr>,
     pub accounts: BTreeMap<(AccountKind, String), u32>,
     /// Flows that were forgotten, in order of the calls.
     pub forgotten: Vec<Flows>,

@@ -6,7 +6,7 @@ use std::{
     sync::Weak,
 };
 
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 
 use super::{FakeKernel, Fault, Stopped, System};
 use crate::{
@@ -46,7 +46,9 @@ const EFFECTS: [(&str, Call); 13] = [
         failed.into_values().next().map_or(Ok(()), Err)
     }),
     ("set_owner", |kernel| kernel.set_owner(&name(1), &Tap { owner: Some(7), ..Tap::default() })),
-    ("remove_address", |kernel| kernel.remove_address(&name(1), spec(1).address)),
+    ("remove_address", |kernel| {
+        kernel.remove_address(&name(1), *spec(1).addresses.first().unwrap())
+    }),
     ("delete_link", |kernel| kernel.delete_link(&name(1))),
     ("drain_links", |kernel| kernel.drain_links(&[(name(1), BTreeSet::new())].into())),
     ("delete_draining_links", FakeKernel::delete_draining_links),
@@ -125,7 +127,7 @@ fn system() -> System {
         links: [spec(1).state(), draining].map(|link| (link.name.clone(), link)).into(),
         foreign_chains: [(ForeignChain::LegacyIptables, false)].into(),
         implicit_tables: ["filter".to_owned()].into(),
-        routes: vec![Ipv4Net::default()],
+        routes: vec![IpNet::default()],
         ..System::default()
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::{IpAddr, Ipv4Addr},
+    net::IpAddr,
 };
 
 use netlink_packet_core::{DefaultNla, Emitable, NLA_F_NESTED, NLM_F_DUMP, Nla};
@@ -21,7 +21,10 @@ use super::{
     opened, sysctl,
 };
 use crate::{KernelError, Refusal};
-use riklet_core::{flows::Flows, model::Protocol};
+use riklet_core::{
+    flows::Flows,
+    model::{Family, Protocol},
+};
 
 /// `CTA_STATUS`, `CTA_ID`, `CTA_ZONE`, `CTA_STATUS_MASK`, and `CTA_FILTER` with what stands in it.
 const STATUS: u16 = 3;
@@ -50,8 +53,8 @@ pub(super) struct Conntrack {
 }
 
 /// What the kernel shall compare: a tuple for each direction that matters, and which parts of it.
-#[derive(Default)]
 struct Filter {
+    family: Family,
     original: Option<(u32, Vec<Tuple>)>,
     reply: Option<(u32, Vec<Tuple>)>,
     /// Only what is not translated.
@@ -61,8 +64,8 @@ struct Filter {
 /// One direction of an entry.
 #[derive(Default)]
 struct Direction {
-    source: Option<Ipv4Addr>,
-    destination: Option<Ipv4Addr>,
+    source: Option<IpAddr>,
+    destination: Option<IpAddr>,
     protocol: Option<Protocol>,
     source_port: Option<u16>,
     destination_port: Option<u16>,
@@ -79,11 +82,11 @@ impl Conntrack {
         self.delete_all(flows).map_err(|source| KernelError::ForgetFlows { source })
     }
 
-    /// How many entries there are of each address: those that it began, or that were led to it. One of a
+    /// How many entries of IPv4 there are of each address: those that it began, or that were led to it. One of a
     /// connection between two guests counts for both.
-    pub(super) fn count_by_guest(&mut self) -> Result<BTreeMap<Ipv4Addr, u64>, Refusal> {
+    pub(super) fn count_by_guest(&mut self) -> Result<BTreeMap<IpAddr, u64>, Refusal> {
         let mut counts = BTreeMap::new();
-        for entry in self.dump_everything()? {
+        for entry in self.dump_everything(Family::V4)? {
             let guests: BTreeSet<_> = flows_of(&entry)
                 .filter_map(|flow| match flow {
                     Flows::Guest { guest } => Some(guest),
@@ -98,20 +101,22 @@ impl Conntrack {
     }
 
     fn delete_all(&mut self, flows: &BTreeSet<Flows>) -> Result<(), Refusal> {
-        let filters = || flows.iter().copied().flat_map(filters).collect::<Vec<_>>();
-        if flows.is_empty() {
-            return Ok(());
-        }
-        if filters().len() < MANY_FILTERS {
-            return self
-                .delete_filtered(filters())
+        let of = |family| flows.iter().copied().filter(|f| f.family() == family).collect();
+        let (v4, v6): (BTreeSet<Flows>, BTreeSet<Flows>) = (of(Family::V4), of(Family::V6));
+        let filters = || v4.iter().copied().flat_map(filters).collect::<Vec<_>>();
+        if !v4.is_empty() && filters().len() < MANY_FILTERS {
+            self.delete_filtered(filters())
                 .or_else(|_refused| {
                     let entries = self.dump_filtered(filters())?;
-                    self.delete_of(flows, entries)
+                    self.delete_of(&v4, entries)
                 })
-                .or_else(|_refused| self.delete_listed(flows));
+                .or_else(|_refused| self.delete_listed(&v4, Family::V4))?;
+        } else if !v4.is_empty() {
+            self.delete_listed(&v4, Family::V4)?;
         }
-        self.delete_listed(flows)
+        // By IPv6 addresses the kernel would delete the others: `ctnetlink_filter_match_tuple` takes the equality of
+        // ipv6_addr_cmp() for a difference (tried with 6.18).
+        if v6.is_empty() { Ok(()) } else { self.delete_listed(&v6, Family::V6) }
     }
 
     /// From Linux 6.11 on, and much faster than a dump, which locks each bucket of the table in turn.
@@ -120,15 +125,16 @@ impl Conntrack {
     /// (before 5.8) the tuple, which is incomplete.
     fn delete_filtered(&mut self, filters: Vec<Filter>) -> Result<(), Refusal> {
         let request = |filter: Filter| {
-            let message = message(filter.request(ConntrackMessageType::Delete));
+            let family = filter.family;
+            let message = message(family, filter.request(ConntrackMessageType::Delete));
             Request { message, flags: 0 }
         };
         let results = self.socket.send_each(filters.into_iter().map(request).collect())?;
         results.into_iter().collect()
     }
 
-    fn delete_listed(&mut self, flows: &BTreeSet<Flows>) -> Result<(), Refusal> {
-        let entries = self.dump_everything()?;
+    fn delete_listed(&mut self, flows: &BTreeSet<Flows>, family: Family) -> Result<(), Refusal> {
+        let entries = self.dump_everything(family)?;
         self.delete_of(flows, entries)
     }
 
@@ -163,13 +169,14 @@ impl Conntrack {
     ) -> Result<Vec<Vec<ConntrackAttribute>>, Refusal> {
         let mut entries = Vec::new();
         for filter in filters {
-            entries.extend(self.dump(filter.request(ConntrackMessageType::Get))?);
+            let family = filter.family;
+            entries.extend(self.dump(family, filter.request(ConntrackMessageType::Get))?);
         }
         Ok(entries)
     }
 
-    fn dump_everything(&mut self) -> Result<Vec<Vec<ConntrackAttribute>>, Refusal> {
-        self.dump(ConntrackMessage::Get(vec![])).or_else(|refusal| {
+    fn dump_everything(&mut self, family: Family) -> Result<Vec<Vec<ConntrackAttribute>>, Refusal> {
+        self.dump(family, ConntrackMessage::Get(vec![])).or_else(|refusal| {
             // Where nothing is tracked, ctnetlink need not be there either.
             match sysctl::read("net.netfilter.nf_conntrack_count") {
                 Ok(None) => Ok(vec![]),
@@ -179,8 +186,12 @@ impl Conntrack {
         })
     }
 
-    fn dump(&mut self, request: ConntrackMessage) -> Result<Vec<Vec<ConntrackAttribute>>, Refusal> {
-        let answers = self.socket.query(&message(request), NLM_F_DUMP)?;
+    fn dump(
+        &mut self,
+        family: Family,
+        request: ConntrackMessage,
+    ) -> Result<Vec<Vec<ConntrackAttribute>>, Refusal> {
+        let answers = self.socket.query(&message(family, request), NLM_F_DUMP)?;
         let entry = |answer: NetfilterMessage| match answer.inner {
             NetfilterMessageInner::Conntrack(ConntrackMessage::New(entry)) => Some(entry),
             _ => None,
@@ -222,34 +233,36 @@ impl Filter {
 
 /// What finds the entries of these flows.
 fn filters(flows: Flows) -> Vec<Filter> {
+    let family = flows.family();
     match flows {
         Flows::Guest { guest } => {
             let sent = || Some((BY_SOURCE, vec![source(guest)]));
             vec![
-                Filter { original: sent(), ..Filter::default() },
-                Filter { reply: sent(), ..Filter::default() },
+                Filter { family, original: sent(), reply: None, untranslated: false },
+                Filter { family, original: None, reply: sent(), untranslated: false },
             ]
         }
         Flows::Exposed { protocol, host_address, host_port, guest, guest_port } => {
             let ports = vec![number(protocol), ProtoTuple::SourcePort(guest_port)];
             let flags = BY_SOURCE | BY_PROTOCOL | BY_SOURCE_PORT;
             vec![Filter {
+                family,
                 original: Some(sent_to(protocol, host_address, host_port)),
                 reply: Some((flags, vec![source(guest), Tuple::Proto(ports)])),
                 untranslated: false,
             }]
         }
-        Flows::Untranslated { protocol, address, port } => {
+        Flows::Untranslated { protocol, address, port, .. } => {
             let original = Some(sent_to(protocol, address, port));
-            vec![Filter { original, reply: None, untranslated: true }]
+            vec![Filter { family, original, reply: None, untranslated: true }]
         }
     }
 }
 
-fn sent_to(protocol: Protocol, address: Option<Ipv4Addr>, port: u16) -> (u32, Vec<Tuple>) {
+fn sent_to(protocol: Protocol, address: Option<IpAddr>, port: u16) -> (u32, Vec<Tuple>) {
     let ports = vec![number(protocol), ProtoTuple::DestinationPort(port)];
     let by_address = if address.is_some() { BY_DESTINATION } else { 0 };
-    let address = address.map(|a| Tuple::Ip(vec![IPTuple::DestinationAddress(a.into())]));
+    let address = address.map(|a| Tuple::Ip(vec![IPTuple::DestinationAddress(a)]));
     let tuple = address.into_iter().chain([Tuple::Proto(ports)]).collect();
     (by_address | BY_PROTOCOL | BY_DESTINATION_PORT, tuple)
 }
@@ -258,8 +271,8 @@ fn number(protocol: Protocol) -> ProtoTuple {
     ProtoTuple::Protocol(Number::from(protocol.number()))
 }
 
-fn source(address: Ipv4Addr) -> Tuple {
-    Tuple::Ip(vec![IPTuple::SourceAddress(address.into())])
+fn source(address: IpAddr) -> Tuple {
+    Tuple::Ip(vec![IPTuple::SourceAddress(address)])
 }
 
 /// All that an entry may be called. The answers to a translated packet come from the guest, so its address
@@ -272,7 +285,8 @@ fn flows_of(entry: &[ConntrackAttribute]) -> impl Iterator<Item = Flows> + use<>
     let sent_to = [None, original.destination].into_iter().filter_map(move |address| {
         let (protocol, port) = (original.protocol?, original.destination_port?);
         if !translated {
-            return Some(Flows::Untranslated { protocol, address, port });
+            let family = Family::of(original.destination?);
+            return Some(Flows::Untranslated { family, protocol, address, port });
         }
         let (guest, guest_port) = (reply.source?, reply.source_port?);
         let (host_address, host_port) = (address, port);
@@ -300,10 +314,8 @@ fn direction(tuple: &[Tuple]) -> Direction {
             Tuple::Ip(addresses) => {
                 for address in addresses {
                     match address {
-                        IPTuple::SourceAddress(IpAddr::V4(address)) => {
-                            direction.source = Some(*address);
-                        }
-                        IPTuple::DestinationAddress(IpAddr::V4(address)) => {
+                        IPTuple::SourceAddress(address) => direction.source = Some(*address),
+                        IPTuple::DestinationAddress(address) => {
                             direction.destination = Some(*address);
                         }
                         _ => {}
@@ -345,11 +357,18 @@ fn delete(entry: &[ConntrackAttribute]) -> NetfilterMessage {
         ConntrackAttribute::Other(other) => matches!(other.kind(), ID | ZONE),
         _ => false,
     };
-    message(ConntrackMessage::Delete(entry.iter().filter(names).cloned().collect()))
+    let source = directions(entry).0.source;
+    let family = source.map_or(Family::V4, Family::of);
+    let key = entry.iter().filter(names).cloned().collect();
+    message(family, ConntrackMessage::Delete(key))
 }
 
-fn message(message: ConntrackMessage) -> NetfilterMessage {
-    NetfilterMessage::new(NetfilterHeader::new(NetfilterProtoFamily::IPv4, 0, 0), message)
+fn message(family: Family, message: ConntrackMessage) -> NetfilterMessage {
+    let family = match family {
+        Family::V4 => NetfilterProtoFamily::IPv4,
+        Family::V6 => NetfilterProtoFamily::IPv6,
+    };
+    NetfilterMessage::new(NetfilterHeader::new(family, 0, 0), message)
 }
 
 impl crate::Conntrack for Linux {

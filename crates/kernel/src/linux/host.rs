@@ -1,6 +1,6 @@
 //! Facts about the host, each read in a module of its own.
 
-use std::{collections::BTreeSet, net::Ipv4Addr};
+use std::{collections::BTreeSet, net::IpAddr};
 
 use super::{Linux, account, iptables, listeners, resolvers};
 use crate::{AccountKind, HostFacts, KernelError, Listener};
@@ -12,12 +12,12 @@ use riklet_core::{
 impl HostFacts for Linux {
     fn listeners(
         &mut self,
-        wanted: &BTreeSet<(Protocol, Option<Ipv4Addr>, u16)>,
+        wanted: &BTreeSet<(Protocol, Option<IpAddr>, u16)>,
     ) -> Result<Vec<Listener>, KernelError> {
         listeners::listeners(wanted)
     }
 
-    fn resolvers(&mut self) -> Result<Vec<Ipv4Addr>, KernelError> {
+    fn resolvers(&mut self) -> Result<Vec<IpAddr>, KernelError> {
         resolvers::resolvers()
     }
 

@@ -44,7 +44,7 @@ pub(super) fn probe(
     base_ruleset: &BaseRuleset,
     entries: &BTreeSet<Entry>,
 ) -> Result<bool, Refusal> {
-    let probe = iptables::Probe::new(base_ruleset, entries);
+    let probe = iptables::Probe::new(base_ruleset, entries)?;
     let output = run(launcher, variant, "restore", &RESTORE, &probe.input)?;
     match output.status.code() {
         Some(0) => Ok(probe.is_answered_by(&String::from_utf8_lossy(&output.stdout))),
@@ -71,13 +71,13 @@ pub(super) fn change(
     let restore = |input: &str| restore(launcher, variant, input);
     match change {
         Change::Delta { remove, add, owner } => {
-            restore(&iptables::delta(remove, add, owner.as_ref()))
+            restore(&iptables::delta(remove, add, owner.as_ref())?)
         }
         Change::Reset(ruleset) => {
             if let Some(name) = iptables::unnameable(&ruleset.base_ruleset) {
                 return Err(Refusal::words(format!("iptables cannot name the interface {name}")));
             }
-            restore(&iptables::reset(ruleset, &saved(variant)?))
+            restore(&iptables::reset(ruleset, &saved(variant)?)?)
         }
         Change::Remove => match iptables::remove(&saved(variant)?) {
             Some(input) => restore(&input),

@@ -5,16 +5,16 @@ use std::{
     net::IpAddr,
 };
 
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_REPLACE};
 use netlink_packet_route::{
-    AddressFamily, RouteNetlinkMessage,
+    RouteNetlinkMessage,
     address::{AddressAttribute, AddressMessage},
     link::{
         AfSpecInet, AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InetDevConf, LinkAttribute,
         LinkFlags, LinkMessage,
     },
-    neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState},
+    neighbour::{NeighbourAttribute, NeighbourMessage, NeighbourState},
 };
 use rustix::{io::Errno, net::netdevice};
 
@@ -22,14 +22,14 @@ use super::{
     Linux,
     netlink::Request,
     opened,
-    route::Route,
+    route::{Route, netlink_family},
     sysctl,
     tap::{self, NewTap},
 };
 use crate::{AccountKind, KernelError, LinkDeletion, Links, Refusal};
 use riklet_core::{
-    link::{DRAINING_GROUP, LIVE_GROUP, LinkSpec, LinkState, Neighbour, Tap},
-    model::InterfaceName,
+    link::{DRAINING_GROUP, LIVE_GROUP, LinkSpec, LinkState, Tap},
+    model::{InterfaceName, MacAddress},
 };
 
 /// As many requests as are sent at once. An answer takes about 1 KiB of the receive buffer, which has
@@ -124,7 +124,7 @@ impl Route {
     pub(super) fn remove_address(
         &mut self,
         link: &InterfaceName,
-        address: Ipv4Net,
+        address: IpNet,
     ) -> Result<(), KernelError> {
         let refused = |source| KernelError::RemoveAddress { name: link.clone(), address, source };
         let index = self.index(link).map_err(refused)?;
@@ -136,7 +136,7 @@ impl Route {
     /// Takes addresses away, and sets interfaces down, into the condemned group.
     pub(super) fn drain_links(
         &mut self,
-        links: &BTreeMap<InterfaceName, BTreeSet<Ipv4Net>>,
+        links: &BTreeMap<InterfaceName, BTreeSet<IpNet>>,
     ) -> Result<(), KernelError> {
         let mut removed = Vec::new();
         for (name, addresses) in links.iter().filter(|(_, addresses)| !addresses.is_empty()) {
@@ -241,7 +241,7 @@ fn parts(index: u32, spec: &LinkSpec) -> Vec<Part> {
     let route_localnet = AfSpecUnspec::Inet(vec![AfSpecInet::DevConfRequest(configuration)]);
     let no_link_local = AfSpecUnspec::Inet6(vec![AfSpecInet6::AddrGenMode(In6AddrGenMode::None)]);
     let create = NLM_F_CREATE | NLM_F_REPLACE;
-    vec![
+    let mut parts = vec![
         link("alias", LinkAttribute::IfAlias(spec.alias.clone())),
         link("MAC address", LinkAttribute::Address(spec.mac.octets().to_vec())),
         link("MTU", LinkAttribute::Mtu(spec.mtu)),
@@ -253,19 +253,20 @@ fn parts(index: u32, spec: &LinkSpec) -> Vec<Part> {
             ..link("IPv6 link-local address", LinkAttribute::AfSpecUnspec(vec![no_link_local]))
         },
         Part { name: "up", message: set_up(index), flags: 0, excused: None },
-        Part {
-            name: "address",
-            message: RouteNetlinkMessage::NewAddress(address_message(index, spec.address)),
-            flags: create,
-            excused: None,
-        },
-        Part {
-            name: "neighbour",
-            message: neighbour_message(index, spec.neighbour),
-            flags: create,
-            excused: None,
-        },
-    ]
+    ];
+    parts.extend(spec.addresses.iter().map(|&address| Part {
+        name: "address",
+        message: RouteNetlinkMessage::NewAddress(address_message(index, address)),
+        flags: create,
+        excused: None,
+    }));
+    parts.extend(spec.neighbours.iter().map(|(&address, &mac)| Part {
+        name: "neighbour",
+        message: neighbour_message(index, address, mac),
+        flags: create,
+        excused: None,
+    }));
+    parts
 }
 
 fn set_link(index: u32, attributes: Vec<LinkAttribute>) -> RouteNetlinkMessage {
@@ -302,24 +303,24 @@ fn drain(name: &InterfaceName) -> RouteNetlinkMessage {
     RouteNetlinkMessage::SetLink(message)
 }
 
-fn address_message(index: u32, address: Ipv4Net) -> AddressMessage {
+fn address_message(index: u32, address: IpNet) -> AddressMessage {
     let mut message = AddressMessage::default();
-    message.header.family = AddressFamily::Inet;
+    let ip = address.addr();
+    message.header.family = netlink_family(ip);
     message.header.index = index;
     message.header.prefix_len = address.prefix_len();
-    let ip = IpAddr::V4(address.addr());
     message.attributes = vec![AddressAttribute::Local(ip), AddressAttribute::Address(ip)];
     message
 }
 
-fn neighbour_message(index: u32, neighbour: Neighbour) -> RouteNetlinkMessage {
+fn neighbour_message(index: u32, address: IpAddr, mac: MacAddress) -> RouteNetlinkMessage {
     let mut message = NeighbourMessage::default();
-    message.header.family = AddressFamily::Inet;
+    message.header.family = netlink_family(address);
     message.header.ifindex = index;
     message.header.state = NeighbourState::Permanent;
     message.attributes = vec![
-        NeighbourAttribute::Destination(NeighbourAddress::Inet(neighbour.address)),
-        NeighbourAttribute::LinkLayerAddress(neighbour.mac.octets().to_vec()),
+        NeighbourAttribute::Destination(address.into()),
+        NeighbourAttribute::LinkLayerAddress(mac.octets().to_vec()),
     ];
     RouteNetlinkMessage::NewNeighbour(message)
 }
@@ -370,11 +371,7 @@ impl Links for Linux {
         })
     }
 
-    fn remove_address(
-        &mut self,
-        link: &InterfaceName,
-        address: Ipv4Net,
-    ) -> Result<(), KernelError> {
+    fn remove_address(&mut self, link: &InterfaceName, address: IpNet) -> Result<(), KernelError> {
         self.route(|source| KernelError::RemoveAddress { name: link.clone(), address, source })?
             .remove_address(link, address)
     }
@@ -388,7 +385,7 @@ impl LinkDeletion for Linux {
 
     fn drain_links(
         &mut self,
-        links: &BTreeMap<InterfaceName, BTreeSet<Ipv4Net>>,
+        links: &BTreeMap<InterfaceName, BTreeSet<IpNet>>,
     ) -> Result<(), KernelError> {
         self.route(|source| KernelError::DeleteLinks { source })?.drain_links(links)
     }

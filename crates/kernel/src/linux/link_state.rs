@@ -2,10 +2,10 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::{IpAddr, Ipv4Addr},
+    net::IpAddr,
 };
 
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use netlink_packet_core::{NLM_F_DUMP, Nla};
 use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
@@ -243,22 +243,26 @@ fn mac(octets: &[u8]) -> Option<MacAddress> {
     octets.try_into().ok().map(MacAddress::new)
 }
 
-pub(super) fn address(answer: &RouteNetlinkMessage) -> Option<(u32, Ipv4Net)> {
+pub(super) fn address(answer: &RouteNetlinkMessage) -> Option<(u32, IpNet)> {
     let (RouteNetlinkMessage::NewAddress(message) | RouteNetlinkMessage::DelAddress(message)) =
         answer
     else {
         return None;
     };
-    // IFA_ADDRESS is the peer's address where there is one.
-    let local = message.attributes.iter().find_map(|attribute| match attribute {
-        AddressAttribute::Local(IpAddr::V4(address)) => Some(*address),
-        _ => None,
-    })?;
-    let network = Ipv4Net::new(local, message.header.prefix_len).ok()?;
+    // IFA_ADDRESS is the peer's address where there is one; IPv6 has IFA_LOCAL there only.
+    let (mut local, mut other) = (None, None);
+    for attribute in &message.attributes {
+        match attribute {
+            AddressAttribute::Local(address) => local = Some(*address),
+            AddressAttribute::Address(address) => other = Some(*address),
+            _ => {}
+        }
+    }
+    let network = IpNet::new(local.or(other)?, message.header.prefix_len).ok()?;
     Some((message.header.index, network))
 }
 
-fn neighbour(answer: &RouteNetlinkMessage) -> Option<(u32, (Ipv4Addr, MacAddress))> {
+fn neighbour(answer: &RouteNetlinkMessage) -> Option<(u32, (IpAddr, MacAddress))> {
     let RouteNetlinkMessage::NewNeighbour(message) = answer else { return None };
     let (address, permanent) = said_of_neighbour(answer)?;
     Some((message.header.ifindex, (address, permanent?)))
@@ -267,7 +271,7 @@ fn neighbour(answer: &RouteNetlinkMessage) -> Option<(u32, (Ipv4Addr, MacAddress
 /// A neighbour, and where it is if that is permanent.
 pub(super) fn said_of_neighbour(
     answer: &RouteNetlinkMessage,
-) -> Option<(Ipv4Addr, Option<MacAddress>)> {
+) -> Option<(IpAddr, Option<MacAddress>)> {
     let (RouteNetlinkMessage::NewNeighbour(message) | RouteNetlinkMessage::DelNeighbour(message)) =
         answer
     else {
@@ -277,7 +281,10 @@ pub(super) fn said_of_neighbour(
     for attribute in &message.attributes {
         match attribute {
             NeighbourAttribute::Destination(NeighbourAddress::Inet(address)) => {
-                found.0 = Some(*address);
+                found.0 = Some((*address).into());
+            }
+            NeighbourAttribute::Destination(NeighbourAddress::Inet6(address)) => {
+                found.0 = Some((*address).into());
             }
             NeighbourAttribute::LinkLayerAddress(octets) => found.1 = mac(octets),
             _ => {}

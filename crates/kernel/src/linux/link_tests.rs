@@ -6,7 +6,7 @@ use super::*;
 use crate::linux::tap;
 use riklet_core::{
     link::{Remedy, Tap},
-    model::{MacAddress, Pool, Slot},
+    model::{Addresses, MacAddress, Pool, Slot},
 };
 
 fn spec(number: u16) -> LinkSpec {
@@ -17,8 +17,8 @@ fn spec(number: u16) -> LinkSpec {
         alias: format!("riklet-sdn:test{number} tcp:8080:80"),
         mac: slot.host_mac(),
         mtu: 1400,
-        address: Ipv4Net::new(addresses.host, 30).unwrap(),
-        neighbour: Neighbour { address: addresses.guest, mac: slot.guest_mac() },
+        addresses: addresses.hosts().map(Addresses::network).collect(),
+        neighbours: addresses.guests().map(|guest| (guest, slot.guest_mac())).collect(),
         tap: Tap::default(),
     }
 }
@@ -396,7 +396,7 @@ fn the_condemned_go_and_nobody_else() {
         let names = numbers.iter().flat_map(|n| [*n, n + 1000]).map(|n| Slot::new(n).interface());
         let addresses = |name: &InterfaceName| {
             let slot = Slot::of_interface(name.as_str()).unwrap();
-            BTreeSet::from([spec(slot.number()).address])
+            spec(slot.number()).addresses
         };
         let names: BTreeMap<_, _> = names.map(|name| (name.clone(), addresses(&name))).collect();
         route.drain_links(&names).unwrap();

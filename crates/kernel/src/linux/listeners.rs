@@ -6,11 +6,11 @@ mod proc;
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
-    net::{IpAddr, Ipv4Addr},
+    net::IpAddr,
 };
 
 use crate::{KernelError, Listener, Refusal};
-use riklet_core::model::Protocol;
+use riklet_core::model::{Family, Protocol};
 
 /// `TCP_LISTEN` and `TCP_CLOSE` (here: not connected) of `<net/tcp_states.h>`.
 const LISTEN: u8 = 10;
@@ -20,15 +20,17 @@ const CLOSE: u8 = 7;
 #[derive(Debug, PartialEq, Eq)]
 struct Socket {
     addresses: Vec<IpAddr>,
+    /// Whether it takes IPv6 only, by its own choice.
+    v6_only: bool,
     port: u16,
     inode: u64,
 }
 
 /// The sockets that clash with one of these as in bind(2): the same protocol and port, and the same address
 /// or one of the two bound to all. One bound to all of IPv6 takes IPv4 as well, unless it says otherwise
-/// (`IPV6_V6ONLY`, which `/proc/net` does not show).
+/// (`IPV6_V6ONLY`, which `/proc/net` does not show). What is bound to no address is looked for in IPv4.
 pub(super) fn listeners(
-    wanted: &BTreeSet<(Protocol, Option<Ipv4Addr>, u16)>,
+    wanted: &BTreeSet<(Protocol, Option<IpAddr>, u16)>,
 ) -> Result<Vec<Listener>, KernelError> {
     let mut found = BTreeSet::new();
     for protocol in Protocol::ALL {
@@ -39,13 +41,12 @@ pub(super) fn listeners(
         }
         let sockets = sockets(protocol, &ports);
         let sockets = sockets.map_err(|source| KernelError::Listeners { source })?;
-        for (socket, address) in sockets.iter().flat_map(|s| s.ipv4().map(move |a| (s, a))) {
-            let clash = |&(of, wanted, port): &(Protocol, Option<Ipv4Addr>, u16)| {
-                (of, port) == (protocol, socket.port)
-                    && (wanted.is_none() || address.is_none() || wanted == address)
-            };
-            if wanted.iter().any(clash) {
-                found.insert((protocol, address, socket.port, socket.inode));
+        for &(_, wanted, port) in wanted.iter().filter(|(p, ..)| *p == protocol) {
+            let family = wanted.map_or(Family::V4, Family::of);
+            for socket in sockets.iter().filter(|socket| socket.port == port) {
+                let taken = socket.taken(family);
+                let clash = taken.filter(|a| wanted.is_none() || a.is_none() || wanted == *a);
+                found.extend(clash.map(|address| (protocol, address, port, socket.inode)));
             }
         }
     }
@@ -73,12 +74,15 @@ fn sockets(protocol: Protocol, ports: &BTreeSet<u16>) -> Result<Vec<Socket>, Ref
 }
 
 impl Socket {
-    /// The IPv4 addresses that it takes packets for; `None` is every one.
-    fn ipv4(&self) -> impl Iterator<Item = Option<Ipv4Addr>> {
-        self.addresses.iter().filter_map(|address| match address.to_canonical() {
+    /// The addresses of a family that it takes packets for; `None` is every one.
+    fn taken(&self, family: Family) -> impl Iterator<Item = Option<IpAddr>> {
+        self.addresses.iter().filter_map(move |address| match address.to_canonical() {
+            IpAddr::V6(any) if any.is_unspecified() => {
+                (family == Family::V6 || !self.v6_only).then_some(None)
+            }
+            address if Family::of(address) != family => None,
             any if any.is_unspecified() => Some(None),
-            IpAddr::V4(address) => Some(Some(address)),
-            IpAddr::V6(_) => None,
+            address => Some(Some(address)),
         })
     }
 }
@@ -191,6 +195,24 @@ mod tests {
             assert_eq!(find(Protocol::Tcp, None, 80), [""; 0]);
             let _datagrams = UdpSocket::bind("[::]:80").unwrap();
             assert_eq!(find(Protocol::Udp, None, 80), ["any"]);
+        });
+    }
+
+    #[test]
+    fn an_ipv6_address_clashes_with_what_is_bound_to_it_or_to_all() {
+        isolated(|| {
+            let wanted = Some("::1");
+            let _v4 = TcpListener::bind("0.0.0.0:80").unwrap();
+            assert_eq!(find(Protocol::Tcp, wanted, 80), [""; 0]);
+            let bound = TcpListener::bind("[::1]:80").unwrap();
+            assert_eq!(find(Protocol::Tcp, wanted, 80), ["::1"]);
+            assert_eq!(find(Protocol::Tcp, Some("2001:db8::1"), 80), [""; 0]);
+            drop(bound);
+            let only = socket(AddressFamily::INET6, SocketType::STREAM, None).unwrap();
+            set_ipv6_v6only(&only, true).unwrap();
+            bind(&only, &"[::]:80".parse::<SocketAddr>().unwrap()).unwrap();
+            listen(&only, 1).unwrap();
+            assert_eq!(find(Protocol::Tcp, wanted, 80), ["any"]);
         });
     }
 

@@ -101,7 +101,7 @@ impl Nftables {
                 }
             }
         }
-        self.commit(operations(change))
+        self.commit(operations(change)?)
     }
 
     /// The foreign chains that drop what is forwarded, and those that have something of ours.
@@ -189,7 +189,7 @@ impl Nftables {
     fn holds(&mut self, entries: &BTreeSet<Entry>) -> Result<bool, Refusal> {
         let mut wanted: BTreeMap<&str, Vec<_>> = BTreeMap::new();
         for entry in entries {
-            let (set, element) = element::of_entry(entry);
+            let (set, element) = element::of_entry(entry)?;
             wanted.entry(set).or_default().push(element);
         }
         for (set, elements) in wanted {

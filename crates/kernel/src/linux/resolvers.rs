@@ -1,9 +1,6 @@
 //! Whom the host asks for names: resolv.conf(5).
 
-use std::{
-    io::ErrorKind,
-    net::{IpAddr, Ipv4Addr},
-};
+use std::{io::ErrorKind, net::IpAddr};
 
 use crate::{KernelError, Refusal};
 
@@ -13,7 +10,7 @@ const LIBRARY: &str = "/etc/resolv.conf";
 const RESOLVED: &str = "/run/systemd/resolve/resolv.conf";
 
 /// The host's servers that its guests reach, too.
-pub(super) fn resolvers() -> Result<Vec<Ipv4Addr>, KernelError> {
+pub(super) fn resolvers() -> Result<Vec<IpAddr>, KernelError> {
     let servers = servers(&read(LIBRARY)?);
     if servers.is_empty() { read(RESOLVED).map(|text| self::servers(&text)) } else { Ok(servers) }
 }
@@ -29,13 +26,14 @@ fn read(path: &'static str) -> Result<String, KernelError> {
 
 /// The IPv4 servers of a resolv.conf(5), in its order, each once. A loopback address is the host itself, and
 /// so is 0.0.0.0: in a guest, either would be the guest.
-fn servers(text: &str) -> Vec<Ipv4Addr> {
+fn servers(text: &str) -> Vec<IpAddr> {
     let mut found = Vec::new();
     for line in text.lines() {
         // The keyword starts the line, and white space follows it; what follows the address is not read.
         let Some(rest) = line.strip_prefix("nameserver") else { continue };
         let word = rest.split_ascii_whitespace().next().filter(|_| rest.starts_with([' ', '\t']));
-        if let Some(Ok(IpAddr::V4(server))) = word.map(str::parse)
+        if let Some(Ok(server)) = word.map(str::parse::<IpAddr>)
+            && server.is_ipv4()
             && !server.is_loopback()
             && !server.is_unspecified()
             && !found.contains(&server)

@@ -1,8 +1,11 @@
 //! rtnetlink(7): the socket, and routes. Links are in `link` and `link_state`.
 
-use std::{collections::BTreeSet, net::Ipv4Addr};
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
 
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use netlink_packet_core::NLM_F_DUMP;
 use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
@@ -15,10 +18,11 @@ use super::{Linux, netlink::Socket};
 use crate::{KernelError, Refusal, Routes};
 use riklet_core::model::{InterfaceName, Slot};
 
-/// Addresses of the Internet, one in each half of the address space. Nothing is sent to them: what matters
+/// Addresses of the IPv4 Internet, one in each half of the address space. Nothing is sent to them: what matters
 /// is only that hosts have no route of their own for them, and that both halves are looked at where a VPN
 /// has cut the default route in two.
-const INTERNET: [Ipv4Addr; 2] = [Ipv4Addr::new(17, 0, 0, 1), Ipv4Addr::new(199, 7, 91, 13)];
+const INTERNET: [IpAddr; 2] =
+    [IpAddr::V4(Ipv4Addr::new(17, 0, 0, 1)), IpAddr::V4(Ipv4Addr::new(199, 7, 91, 13))];
 /// A route to the Internet is the default route or a large piece of it: VPNs cut it into two halves, or
 /// into pieces that leave out the private ranges. What is longer leads to somebody in particular.
 const LONGEST_DEFAULT: u8 = 8;
@@ -51,9 +55,10 @@ impl Route {
         Ok(names)
     }
 
-    /// The destinations of the main table.
-    pub(super) fn routes(&mut self) -> Result<Vec<Ipv4Net>, KernelError> {
-        let header = RouteHeader { table: RouteHeader::RT_TABLE_MAIN, ..inet() };
+    /// The IPv4 destinations of the main table.
+    pub(super) fn routes(&mut self) -> Result<Vec<IpNet>, KernelError> {
+        let header =
+            RouteHeader { table: RouteHeader::RT_TABLE_MAIN, ..header(AddressFamily::Inet) };
         let answers = match self.socket.query(&get(header, vec![]), NLM_F_DUMP) {
             // The main table comes into being with its first route.
             Err(refusal) if refusal.errno == Some(Refusal::ENOENT) => vec![],
@@ -63,7 +68,7 @@ impl Route {
     }
 
     /// The interfaces, by index, of the default route that a packet to this destination takes.
-    fn default_hops(&mut self, destination: Ipv4Addr) -> Result<Vec<u32>, Refusal> {
+    fn default_hops(&mut self, destination: IpAddr) -> Result<Vec<u32>, Refusal> {
         let matched = self.look_up(destination, RouteFlags::FibMatch)?;
         let is_default = |route: &&RouteMessage| {
             route.header.kind == RouteType::Unicast
@@ -82,11 +87,16 @@ impl Route {
 
     fn look_up(
         &mut self,
-        destination: Ipv4Addr,
+        destination: IpAddr,
         flags: RouteFlags,
     ) -> Result<Option<RouteMessage>, Refusal> {
-        let header = RouteHeader { destination_prefix_length: 32, flags, ..inet() };
-        let to = RouteAttribute::Destination(RouteAddress::Inet(destination));
+        let (length, address) = match destination {
+            IpAddr::V4(address) => (32, RouteAddress::Inet(address)),
+            IpAddr::V6(address) => (128, RouteAddress::Inet6(address)),
+        };
+        let header = header(netlink_family(destination));
+        let header = RouteHeader { destination_prefix_length: length, flags, ..header };
+        let to = RouteAttribute::Destination(address);
         match self.socket.query(&get(header, vec![to]), 0) {
             Ok(answers) => Ok(routes_of(answers).into_iter().next()),
             Err(refusal) if NO_ROUTE.iter().any(|e| refusal.errno == Some(e.raw_os_error())) => {
@@ -110,8 +120,16 @@ impl Route {
     }
 }
 
-fn inet() -> RouteHeader {
-    RouteHeader { address_family: AddressFamily::Inet, ..RouteHeader::default() }
+/// The family of an address, in the words of rtnetlink.
+pub(super) const fn netlink_family(address: IpAddr) -> AddressFamily {
+    match address {
+        IpAddr::V4(_) => AddressFamily::Inet,
+        IpAddr::V6(_) => AddressFamily::Inet6,
+    }
+}
+
+fn header(family: AddressFamily) -> RouteHeader {
+    RouteHeader { address_family: family, ..RouteHeader::default() }
 }
 
 fn get(header: RouteHeader, attributes: Vec<RouteAttribute>) -> RouteNetlinkMessage {
@@ -144,13 +162,18 @@ fn hops(route: &RouteMessage) -> Vec<u32> {
 }
 
 /// A default route has a prefix length of 0 and no destination.
-fn destination(route: &RouteMessage) -> Option<Ipv4Net> {
+fn destination(route: &RouteMessage) -> Option<IpNet> {
     let address = route.attributes.iter().find_map(|attribute| match attribute {
-        RouteAttribute::Destination(RouteAddress::Inet(address)) => Some(*address),
+        RouteAttribute::Destination(RouteAddress::Inet(address)) => Some((*address).into()),
+        RouteAttribute::Destination(RouteAddress::Inet6(address)) => Some((*address).into()),
         _ => None,
     });
-    let address = address.unwrap_or(Ipv4Addr::UNSPECIFIED);
-    Ipv4Net::new(address, route.header.destination_prefix_length).ok()
+    let everything: IpAddr = match route.header.address_family {
+        AddressFamily::Inet => Ipv4Addr::UNSPECIFIED.into(),
+        AddressFamily::Inet6 => Ipv6Addr::UNSPECIFIED.into(),
+        _ => return None,
+    };
+    IpNet::new(address.unwrap_or(everything), route.header.destination_prefix_length).ok()
 }
 
 impl Routes for Linux {
@@ -158,7 +181,7 @@ impl Routes for Linux {
         self.route(|source| KernelError::Routes { source })?.uplinks()
     }
 
-    fn routes(&mut self) -> Result<Vec<Ipv4Net>, KernelError> {
+    fn routes(&mut self) -> Result<Vec<IpNet>, KernelError> {
         self.route(|source| KernelError::Routes { source })?.routes()
     }
 }

@@ -1,6 +1,6 @@
 //! What went through each TAP: rtnetlink(7) counts it (`IFLA_STATS64`), also for whoever has no privilege.
 
-use std::{collections::BTreeMap, net::Ipv4Addr};
+use std::{collections::BTreeMap, net::IpAddr};
 
 use netlink_packet_core::NLM_F_DUMP;
 use netlink_packet_route::{
@@ -43,7 +43,7 @@ impl Linux {
     ///
     /// # Errors
     /// Where the kernel does not say.
-    pub fn flows_by_guest(&mut self) -> Result<BTreeMap<Ipv4Addr, u64>, KernelError> {
+    pub fn flows_by_guest(&mut self) -> Result<BTreeMap<IpAddr, u64>, KernelError> {
         let failed = |source| KernelError::ListFlows { source };
         let conntrack = opened(&mut self.conntrack, Conntrack::open).map_err(failed)?;
         conntrack.count_by_guest().map_err(failed)

@@ -151,7 +151,7 @@ fn the_flows_of_another_s_instance_are_its_own() {
     node.run(&up(1, &[])).unwrap();
     let listed = daemon.list().unwrap();
     assert_eq!(listed[0].instance.slot, Slot::new(0), "the slot that the daemon's had");
-    let guest = listed[0].instance.addresses.guest;
+    let guest = listed[0].instance.addresses.v4.guest.into();
     node.kernel.system().forgotten.clear();
     take(&Turn::Batch(vec![up(2, &[8001])]), &mut daemon);
     let forgotten: BTreeSet<_> = node.kernel.system().forgotten.iter().copied().collect();

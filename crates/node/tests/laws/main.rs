@@ -9,7 +9,7 @@ mod resident;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::Ipv4Addr,
+    net::IpAddr,
 };
 
 use node::{Operation, TestNode, function, operation, run_as};
@@ -257,7 +257,7 @@ fn ports_move_between_instances_of_one_call() {
 #[test]
 fn a_warning_names_the_exposure_that_has_the_listeners_address() {
     let node = TestNode::new();
-    let [first, second] = [Ipv4Addr::new(192, 0, 2, 1), Ipv4Addr::new(192, 0, 2, 2)];
+    let [first, second] = [1, 2].map(|last| IpAddr::from([192, 0, 2, last]));
     let port = "8080".parse().unwrap();
     let bound = |number, address| {
         let Workload::Function(mut function) = function(number, &[]);

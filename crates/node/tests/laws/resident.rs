@@ -203,7 +203,7 @@ fn a_port_that_moves_takes_its_flows_along_at_once() {
     // An odd port is UDP.
     let up = |number, port| Request::Up(vec![function(number, &[port])], UpOptions::default());
     daemon.apply(&[up(0, 8001), up(1, 8003)]);
-    let guest = daemon.list().unwrap()[0].instance.addresses.guest;
+    let guest = daemon.list().unwrap()[0].instance.addresses.v4.guest.into();
     node.kernel.system().forgotten.clear();
     daemon.apply(&[Request::Down(Selector::All)]);
     let forgotten = || -> BTreeSet<_> { node.kernel.system().forgotten.iter().copied().collect() };

@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    net::Ipv4Addr,
+    net::IpAddr,
     num::{NonZeroU8, NonZeroU32},
     path::PathBuf,
 };
@@ -155,7 +155,7 @@ impl Prepared {
     pub(super) fn launch(
         &self,
         instance: &Instance,
-        resolvers: &[Ipv4Addr],
+        resolvers: &[IpAddr],
         player: Player<'_>,
     ) -> Result<Launch, LaunchError> {
         let (Some(files), Some(program)) = (&self.files, &self.choice.program) else {

@@ -2,7 +2,7 @@
 
 use std::{
     io::{self, Read, Write},
-    net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream},
+    net::{Ipv4Addr, SocketAddr, TcpStream},
     time::{Duration, Instant},
 };
 
@@ -170,7 +170,9 @@ impl Pending<'_> {
             Waiting::Carrier => {
                 format!("nothing has opened {} (it has no carrier)", instance.interface())
             }
-            Waiting::Guest => format!("the guest at {} does not answer", instance.addresses.guest),
+            Waiting::Guest => {
+                format!("the guest at {} does not answer", instance.addresses.v4.guest)
+            }
             Waiting::Port => "the guest refuses connections to its port".to_owned(),
         };
         format!("{}{exposure}: {what}", instance.name())
@@ -183,9 +185,11 @@ fn targets(instance: &Instance, exposure: &Exposure) -> Vec<SocketAddr> {
     let port = exposure.host_ports().first();
     let addresses = match exposure.host_address() {
         Some(address) => vec![address],
-        None => vec![Ipv4Addr::LOCALHOST, instance.addresses.host],
+        None => {
+            [Ipv4Addr::LOCALHOST.into()].into_iter().chain(instance.addresses.hosts()).collect()
+        }
     };
-    addresses.into_iter().map(|address| SocketAddr::new(IpAddr::V4(address), port)).collect()
+    addresses.into_iter().map(|address| SocketAddr::new(address, port)).collect()
 }
 
 /// The first of these that answers, and what. A guest that comes up while a later one is asked is found at the

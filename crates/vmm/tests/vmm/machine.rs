@@ -14,8 +14,7 @@ pub(crate) fn machine(directory: &Directory) -> Machine {
     let attachment = Attachment {
         name: "hello.v2".parse().unwrap(),
         interface: slot.interface(),
-        guest: addresses.guest,
-        host: addresses.host,
+        addresses,
         guest_mac: slot.guest_mac(),
         mtu: 1400,
         queues: 1,

@@ -7,7 +7,7 @@ use std::{
     os::fd::AsFd,
 };
 
-use riklet_core::model::{Addresses, MacAddress, Pool, Slot};
+use riklet_core::model::{Addresses, Ends, MacAddress, Pool, Slot};
 
 use super::{
     Namespace, World,
@@ -34,7 +34,7 @@ pub(crate) struct Nic {
 impl Nic {
     /// What the guest of this slot must have.
     pub(crate) fn of_slot(pool: Pool, slot: Slot) -> Self {
-        let Addresses { host, guest } = pool.addresses(slot).expect("a slot of the pool");
+        let Ends { host, guest } = pool.addresses(slot).expect("a slot of the pool").v4;
         Self {
             interface: slot.interface().to_string(),
             address: guest,

@@ -89,11 +89,11 @@ impl Recorded {
                 protocol: exposure.protocol(),
                 host_address: exposure.host_address(),
                 host_port,
-                guest: self.guest,
+                guest: self.guest.into(),
                 guest_port,
             })
         });
-        let hairpin = Entry::Hairpin { guest: self.guest };
+        let hairpin = Entry::Hairpin { guest: self.guest.into() };
         let hairpin = (!self.workload.exposures().is_empty()).then_some(hairpin);
         exposed.chain(hairpin).map(|entry| entry.to_string())
     }
@@ -257,7 +257,7 @@ impl Played {
     #[track_caller]
     pub(crate) fn assert_answers(&self, world: &World) {
         for (exposure, host, guest) in ports(&self.recorded) {
-            let target = (exposure.host_address().unwrap_or(NODE_LAN), host);
+            let target = (exposure.host_address().unwrap_or(NODE_LAN.into()), host);
             let answer = match exposure.protocol() {
                 Protocol::Tcp => tcp_ask(&world.client, target),
                 Protocol::Udp => udp_ask(&world.client, target, PATIENCE)

@@ -286,7 +286,7 @@ spec:
     insta::assert_snapshot!(refused(&sources), @r#"
     other.yaml:8:17: spec.function.exposure.protocol: unknown protocol "ICMP"; TCP, UDP and SCTP are known
     other.yaml:9:13: spec.function.exposure.type: unknown type "LoadBalancer"; "NodePort" is the only one
-    other.yaml:10:20: spec.function.exposure.hostAddress: "::1" is not an IPv4 address
+    other.yaml:10:20: spec.function.exposure.hostAddress: ::1 is an IPv6 address, which is not supported yet; give an IPv4 address
     range.yaml:7:7: spec.function.exposure: hostAddress 224.0.0.1 is a multicast, broadcast or reserved address
     string.yaml:7:7: spec.function.exposure: expected an object or a list of them, found a string
     "#);
@@ -429,7 +429,7 @@ fn the_rest_of_a_microvm_is_refused_with_its_reason() {
     m.yaml:82:6: spec.function.execution.dns: expected a list of IPv4 addresses, found a string
     m.yaml:89:6: spec.function.execution.dns: 3 servers; a kernel takes at most 2 by ip=
     m.yaml:96:7: spec.function.execution.dns[0]: "resolver" is not an IPv4 address
-    m.yaml:96:17: spec.function.execution.dns[1]: "::1" is not an IPv4 address
+    m.yaml:96:17: spec.function.execution.dns[1]: ::1 is an IPv6 address, which is not supported yet; give an IPv4 address
     m.yaml:96:24: spec.function.execution.dns[2]: expected a string, found a number; put it in quotes
     "#);
 }

@@ -1,8 +1,8 @@
 //! `execution`: what runs in the microVM.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
-use super::{Object, Reason, Validator};
+use super::{Object, Reason, Validator, address};
 use crate::{
     definition::tree::{TreeNode, Value},
     model::{
@@ -191,11 +191,9 @@ impl Validator {
         self.accept(Dns::try_from(servers).map_err(Reason::from), node.at, || path)
     }
 
-    fn server(&mut self, node: &TreeNode, path: String) -> Option<Ipv4Addr> {
+    fn server(&mut self, node: &TreeNode, path: String) -> Option<IpAddr> {
         let address = match &node.value {
-            Value::String(text) => {
-                text.parse().map_err(|_syntax| Reason::Address { found: text.clone() })
-            }
+            Value::String(text) => address(text),
             other => Err(Reason::Sort { expected: "a string", found: other.sort() }),
         };
         self.accept(address, node.at, || path)

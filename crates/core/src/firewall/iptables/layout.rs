@@ -2,6 +2,7 @@
 
 use super::{CHAIN, Rule, Table};
 use crate::{
+    address::Ipv6Unsupported,
     firewall::{BaseRuleset, Entry, Ruleset},
     model::{Mark, Owner, Protocol, Slot},
 };
@@ -91,12 +92,13 @@ pub(super) fn mark(jump: &Rule) -> Mark {
 }
 
 /// The whole ruleset, in the order of [`Table`].
-pub(super) fn of_ruleset(ruleset: &Ruleset) -> [Layout; 3] {
+pub(super) fn of_ruleset(ruleset: &Ruleset) -> Result<[Layout; 3], Ipv6Unsupported> {
     let mut layouts = of_skeleton(&ruleset.base_ruleset);
     for layout in layouts.iter_mut().filter(|layout| layout.table == Table::Nat) {
-        layout.rules.extend(ruleset.entries.iter().map(of_entry));
+        let rules: Result<Vec<_>, _> = ruleset.entries.iter().map(of_entry).collect();
+        layout.rules.extend(rules?);
     }
-    layouts
+    Ok(layouts)
 }
 
 /// The skeleton, in the order of [`Table`].
@@ -105,7 +107,7 @@ pub(super) fn of_skeleton(base_ruleset: &BaseRuleset) -> [Layout; 3] {
 }
 
 fn filter(BaseRuleset { pool, uplinks, guard, owner }: &BaseRuleset) -> Layout {
-    let ours = ours();
+    let (ours, pool) = (ours(), pool.v4());
     let established = "-m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT";
     let mut bodies = vec![
         format!("-i {ours} {established}"),
@@ -137,6 +139,7 @@ fn raw(BaseRuleset { owner, .. }: &BaseRuleset) -> Layout {
 }
 
 fn nat(BaseRuleset { pool, uplinks, owner, .. }: &BaseRuleset) -> Layout {
+    let pool = pool.v4();
     let masquerade = |uplink| format!("-s {pool} -o {uplink} -j MASQUERADE");
     let mut bodies: Vec<_> = uplinks.iter().map(masquerade).collect();
     bodies.push(format!("-s 127.0.0.0/8 -o {} -j MASQUERADE", ours()));
@@ -160,11 +163,13 @@ pub(super) fn of_gate() -> Layout {
     }
 }
 
-/// The rule of an entry.
-pub(super) fn of_entry(entry: &Entry) -> Rule {
-    match entry {
+/// The rule of an entry. One of IPv6 is refused: it has no place in these tables.
+pub(super) fn of_entry(entry: &Entry) -> Result<Rule, Ipv6Unsupported> {
+    Ok(match *entry {
         Entry::Exposure { protocol, host_address, host_port, guest, guest_port } => {
-            let bound = host_address.map(|address| format!("-d {address}/32 ")).unwrap_or_default();
+            let guest = Ipv6Unsupported::refuse(guest)?;
+            let address = host_address.map(Ipv6Unsupported::refuse).transpose()?;
+            let bound = address.map(|address| format!("-d {address}/32 ")).unwrap_or_default();
             rule(
                 CHAIN,
                 format!(
@@ -174,9 +179,10 @@ pub(super) fn of_entry(entry: &Entry) -> Rule {
             )
         }
         Entry::Hairpin { guest } => {
+            let guest = Ipv6Unsupported::refuse(guest)?;
             rule(HAIRPIN, format!("-s {guest}/32 -d {guest}/32 -j MASQUERADE"))
         }
-    }
+    })
 }
 
 /// The entry of a rule; `None` where it is not exactly one that [`of_entry`] writes.
@@ -203,5 +209,5 @@ pub(super) fn entry_of(rule: &Rule) -> Option<Entry> {
         }
         _ => return None,
     };
-    (of_entry(&entry) == *rule).then_some(entry)
+    of_entry(&entry).is_ok_and(|written| written == *rule).then_some(entry)
 }

@@ -1,4 +1,7 @@
-use std::{collections::BTreeSet, net::Ipv4Addr};
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, Ipv4Addr},
+};
 
 use super::*;
 use crate::model::{OwnerId, Protocol};
@@ -6,14 +9,15 @@ use crate::model::{OwnerId, Protocol};
 fn exposure(protocol: Protocol, address: Option<[u8; 4]>, port: u16) -> Entry {
     Entry::Exposure {
         protocol,
-        host_address: address.map(Ipv4Addr::from),
+        host_address: address.map(IpAddr::from),
         host_port: port,
-        guest: Ipv4Addr::new(10, 231, 0, 2),
+        guest: GUEST,
         guest_port: 3000,
     }
 }
 
-const HAIRPIN: Entry = Entry::Hairpin { guest: Ipv4Addr::new(10, 231, 0, 2) };
+const GUEST: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 231, 0, 2));
+const HAIRPIN: Entry = Entry::Hairpin { guest: GUEST };
 
 fn ruleset(uplinks: &[&str], guard: bool) -> Ruleset {
     let uplinks = uplinks.iter().map(|&name| name.try_into().unwrap()).collect();
@@ -35,7 +39,7 @@ fn ruleset(uplinks: &[&str], guard: bool) -> Ruleset {
 
 #[test]
 fn a_reset_of_an_empty_host() {
-    let input = reset(&ruleset(&["eth0", "eth1"], true), &Saved::default());
+    let input = reset(&ruleset(&["eth0", "eth1"], true), &Saved::default()).unwrap();
     insta::assert_snapshot!(input, @r"
     *filter
     :RIKLET-FORWARD - [0:0]
@@ -77,7 +81,7 @@ fn a_reset_of_an_empty_host() {
 #[test]
 fn a_delta_checks_removes_and_adds() {
     let remove = BTreeSet::from([exposure(Protocol::Tcp, None, 8080)]);
-    let input = delta(&remove, &BTreeSet::from([HAIRPIN]), None);
+    let input = delta(&remove, &BTreeSet::from([HAIRPIN]), None).unwrap();
     insta::assert_snapshot!(input, @r"
     *filter
     -C FORWARD -j RIKLET-FORWARD
@@ -129,7 +133,7 @@ fn what_is_misplaced_is_removed_by_its_own_words() {
     -X RIKLET-OLD
     COMMIT
     "#);
-    let input = reset(&ruleset(&["eth0"], false), &saved);
+    let input = reset(&ruleset(&["eth0"], false), &saved).unwrap();
     let (filter, _) = input.split_once("*raw").unwrap();
     insta::assert_snapshot!(filter, @r#"
     *filter
@@ -192,13 +196,13 @@ fn jumps_name_their_owner() {
     let found = state(&ruleset, &earlier);
     assert_eq!((found.base_ruleset, found.marks), (BaseState::Intact, [Mark::Unsigned].into()));
     ruleset.base_ruleset.owner = Some(owner);
-    let input = reset(&ruleset, &earlier);
+    let input = reset(&ruleset, &earlier).unwrap();
     assert!(input.contains("-D OUTPUT -m addrtype --dst-type LOCAL -j RIKLET\n"), "{input}");
 }
 
 /// What `iptables-save` would print of a reset.
 fn stands(ruleset: &Ruleset) -> String {
-    let input = reset(ruleset, &Saved::default());
+    let input = reset(ruleset, &Saved::default()).unwrap();
     let base = ":PREROUTING ACCEPT [0:0]\n:FORWARD ACCEPT [0:0]\n:OUTPUT ACCEPT [0:0]\n";
     let lines = input.lines().map(|line| match line.strip_prefix("-I ") {
         Some(jump) => format!("-A {jump}\n"),
@@ -235,7 +239,11 @@ fn entries_are_read_in_the_written_form_only() {
     let other = exposure(Protocol::Tcp, None, 9090);
     let text = stands(&ruleset).replace(
         "-A RIKLET-HAIRPIN",
-        &format!("{}\n-A {}\n-A RIKLET-HAIRPIN", strays.join("\n"), layout::of_entry(&other)),
+        &format!(
+            "{}\n-A {}\n-A RIKLET-HAIRPIN",
+            strays.join("\n"),
+            layout::of_entry(&other).unwrap()
+        ),
     );
     let found = state(&ruleset, &Saved::parse(&text).unwrap());
     assert_eq!(found.base_ruleset, BaseState::Intact);
@@ -278,4 +286,18 @@ fn a_gate_matters_where_it_can_stop_something() {
     );
     assert_eq!(foreign_chain_state(&Saved::default()), None);
     assert_eq!(set_passage(true, &Saved::default()), None);
+}
+
+#[test]
+fn an_entry_of_ipv6_is_refused() {
+    let guest = "fd52::3".parse().unwrap();
+    let entries = BTreeSet::from([Entry::Hairpin { guest }]);
+    let nothing = BTreeSet::new();
+    let base_ruleset = ruleset(&["eth0"], false).base_ruleset;
+    let refused = Ipv6Unsupported { address: "fd52::3".parse().unwrap() };
+    assert_eq!(delta(&entries, &nothing, None), Err(refused));
+    assert_eq!(delta(&nothing, &entries, None), Err(refused));
+    assert_eq!(Probe::new(&base_ruleset, &entries), Err(refused));
+    let ruleset = Ruleset { base_ruleset, entries };
+    assert_eq!(reset(&ruleset, &Saved::default()), Err(refused));
 }

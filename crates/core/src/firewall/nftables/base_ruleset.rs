@@ -153,7 +153,7 @@ pub fn rules(base_ruleset: &BaseRuleset) -> Vec<Rule> {
     let rule = |chain: &str, text: &str, parts: &[Vec<Expression>]| {
         Rule::new(&table, chain, comment(text), parts)
     };
-    let pool = base_ruleset.pool.network();
+    let pool = base_ruleset.pool.v4();
     let loopback = Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8);
     // Keys have the transport protocol, and no key has one without ports; only the first fragment has
     // ports, and conntrack puts fragments together before: no other packet can match by accident.

@@ -7,42 +7,47 @@ use super::{
     element::{self, Element},
     object::Operation,
 };
-use crate::firewall::{Change, Entry};
+use crate::{
+    address::Ipv6Unsupported,
+    firewall::{Change, Entry},
+};
 
 /// The length of an attribute is 16 bits, and the list of elements is one; an element takes up to 40 bytes.
 const ELEMENTS_A_MESSAGE: usize = 200;
 
 /// The messages of the transaction that makes the change.
-#[must_use]
-pub fn operations(change: &Change) -> Vec<Operation> {
+///
+/// # Errors
+/// Where an entry to be added or removed is one of IPv6.
+pub fn operations(change: &Change) -> Result<Vec<Operation>, Ipv6Unsupported> {
     let table = base_ruleset::name();
     // A table that is not there cannot be deleted; one that is there can be added.
     let remove = [table.add(None), table.delete(0)];
-    match change {
+    Ok(match change {
         Change::Reset(ruleset) => {
             let base_ruleset = base_ruleset::add(&ruleset.base_ruleset);
-            remove.into_iter().chain(base_ruleset).chain(add_many(&ruleset.entries)).collect()
+            remove.into_iter().chain(base_ruleset).chain(add_many(&ruleset.entries)?).collect()
         }
         Change::Delta { remove, add, .. } => {
             // One element a message: a refusal then names the entry.
             let remove = remove.iter().map(|entry| {
-                let (set, element) = element::of_entry(entry);
-                element::delete(&table, set, &[element], format!("removing {entry}"))
+                let (set, element) = element::of_entry(entry)?;
+                Ok(element::delete(&table, set, &[element], format!("removing {entry}")))
             });
             let add = add.iter().map(|entry| {
-                let (set, element) = element::of_entry(entry);
-                element::add(&table, set, &[element], format!("adding {entry}"))
+                let (set, element) = element::of_entry(entry)?;
+                Ok(element::add(&table, set, &[element], format!("adding {entry}")))
             });
-            remove.chain(add).collect()
+            remove.chain(add).collect::<Result<_, _>>()?
         }
         Change::Remove => remove.into(),
-    }
+    })
 }
 
-fn add_many(entries: &BTreeSet<Entry>) -> Vec<Operation> {
+fn add_many(entries: &BTreeSet<Entry>) -> Result<Vec<Operation>, Ipv6Unsupported> {
     let mut sets: BTreeMap<&str, Vec<(&Entry, Element)>> = BTreeMap::new();
     for entry in entries {
-        let (set, element) = element::of_entry(entry);
+        let (set, element) = element::of_entry(entry)?;
         sets.entry(set).or_default().push((entry, element));
     }
     let mut operations = Vec::new();
@@ -57,5 +62,5 @@ fn add_many(entries: &BTreeSet<Entry>) -> Vec<Operation> {
             operations.push(element::add(&base_ruleset::name(), set, &elements, what));
         }
     }
-    operations
+    Ok(operations)
 }

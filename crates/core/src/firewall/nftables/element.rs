@@ -1,6 +1,6 @@
 //! Entries as elements of sets and maps.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use netlink_packet_core::{NLM_F_EXCL, NlasIterator};
 use netlink_packet_netfilter::{
@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     firewall::Entry,
-    model::{InterfaceName, Protocol},
+    model::{InterfaceName, Ipv6Unsupported, Protocol},
 };
 
 /// `sizeof(struct nlmsghdr)` and `sizeof(struct nfgenmsg)`.
@@ -114,24 +114,27 @@ pub(super) fn uplink(name: &InterfaceName) -> Element {
 }
 
 /// The set that an entry is in, and its element there.
-#[must_use]
-pub fn of_entry(entry: &Entry) -> (&'static str, Element) {
-    match *entry {
+///
+/// # Errors
+/// Where it is one of IPv6: there is no set for those yet.
+pub fn of_entry(entry: &Entry) -> Result<(&'static str, Element), Ipv6Unsupported> {
+    let octets = |address| Ok(Ipv6Unsupported::refuse(address)?.octets());
+    Ok(match *entry {
         Entry::Exposure { protocol, host_address, host_port, guest, guest_port } => {
             let place = [[protocol.number(), 0, 0, 0], port(host_port)];
-            let data = Some([guest.octets(), port(guest_port)].concat());
+            let data = Some([octets(guest)?, port(guest_port)].concat());
             match host_address {
                 None => (EXPOSURES, Element { key: place.concat(), data }),
                 Some(address) => {
-                    let key = [&address.octets()[..], &place.concat()].concat();
+                    let key = [&octets(address)?[..], &place.concat()].concat();
                     (BOUND, Element { key, data })
                 }
             }
         }
         Entry::Hairpin { guest } => {
-            (HAIRPIN, Element { key: [guest.octets(); 2].concat(), data: None })
+            (HAIRPIN, Element { key: [octets(guest)?; 2].concat(), data: None })
         }
-    }
+    })
 }
 
 /// The entry that has this element in this set; `None` where no entry has.
@@ -146,17 +149,17 @@ pub fn to_entry(set: &str, element: &Element) -> Option<Entry> {
             exposure(None, *proto, *host_port, *guest, *guest_port)?
         }
         (BOUND, [address, proto, host_port], [guest, guest_port]) => {
-            exposure(Some((*address).into()), *proto, *host_port, *guest, *guest_port)?
+            exposure(Some(*address), *proto, *host_port, *guest, *guest_port)?
         }
         (HAIRPIN, [guest, _], []) => Entry::Hairpin { guest: (*guest).into() },
         _ => return None,
     };
     // Padding, and the second half of a hairpin, are as we write them.
-    (of_entry(&entry) == (set, element.clone())).then_some(entry)
+    of_entry(&entry).is_ok_and(|written| written == (set, element.clone())).then_some(entry)
 }
 
 fn exposure(
-    host_address: Option<Ipv4Addr>,
+    host_address: Option<[u8; 4]>,
     [number, ..]: [u8; 4],
     [high, low, ..]: [u8; 4],
     guest: [u8; 4],
@@ -165,7 +168,7 @@ fn exposure(
     let protocol = Protocol::ALL.into_iter().find(|protocol| protocol.number() == number)?;
     let host_port = u16::from_be_bytes([high, low]);
     let guest_port = u16::from_be_bytes([guest_high, guest_low]);
-    let guest = guest.into();
+    let (host_address, guest) = (host_address.map(IpAddr::from), guest.into());
     (host_port != 0 && guest_port != 0).then_some(Entry::Exposure {
         protocol,
         host_address,
@@ -185,8 +188,8 @@ const fn port(port: u16) -> [u8; 4] {
 mod tests {
     use super::*;
 
-    fn exposure(host_address: Option<Ipv4Addr>) -> Entry {
-        let guest = Ipv4Addr::new(10, 231, 0, 2);
+    fn exposure(host_address: Option<IpAddr>) -> Entry {
+        let guest = IpAddr::from([10, 231, 0, 2]);
         Entry::Exposure {
             protocol: Protocol::Udp,
             host_address,
@@ -198,20 +201,29 @@ mod tests {
 
     #[test]
     fn entries_survive_the_way_there_and_back() {
-        let bound = exposure(Some(Ipv4Addr::new(192, 0, 2, 1)));
-        let hairpin = Entry::Hairpin { guest: Ipv4Addr::new(10, 231, 0, 2) };
+        let bound = exposure(Some([192, 0, 2, 1].into()));
+        let hairpin = Entry::Hairpin { guest: [10, 231, 0, 2].into() };
         for entry in [exposure(None), bound, hairpin] {
-            let (set, element) = of_entry(&entry);
+            let (set, element) = of_entry(&entry).unwrap();
             assert_eq!(to_entry(set, &element), Some(entry));
         }
-        let (_, element) = of_entry(&exposure(None));
+        let (_, element) = of_entry(&exposure(None)).unwrap();
         assert_eq!(element.key, [17, 0, 0, 0, 0x1f, 0x90, 0, 0]);
         assert_eq!(element.data.unwrap(), [10, 231, 0, 2, 0, 53, 0, 0]);
     }
 
     #[test]
+    fn an_entry_of_ipv6_is_refused() {
+        let address: IpAddr = "2001:db8::1".parse().unwrap();
+        for entry in [exposure(Some(address)), Entry::Hairpin { guest: address }] {
+            let refused = of_entry(&entry).unwrap_err().to_string();
+            assert_eq!(refused, "2001:db8::1 is an IPv6 address, which is not supported yet");
+        }
+    }
+
+    #[test]
     fn what_we_would_not_write_is_no_entry() {
-        let (_, good) = of_entry(&exposure(None));
+        let (_, good) = of_entry(&exposure(None)).unwrap();
         let refused = |key: &[u8], data: &[u8]| {
             let element = Element { key: key.to_vec(), data: Some(data.to_vec()) };
             assert_eq!(to_entry(EXPOSURES, &element), None, "{element:?}");

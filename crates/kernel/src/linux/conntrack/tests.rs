@@ -1,6 +1,6 @@
 use std::{
     ffi::OsStr,
-    net::{SocketAddrV4, UdpSocket},
+    net::{Ipv4Addr, SocketAddr, UdpSocket},
 };
 
 use super::*;
@@ -9,8 +9,8 @@ use riklet_testkit::namespace::{ip, isolated, run};
 /// One of the ways to forget flows.
 type Way<'a> = &'a dyn Fn(&[Flows]);
 
-const GUEST: Ipv4Addr = Ipv4Addr::new(10, 231, 0, 2);
-const OTHER: Ipv4Addr = Ipv4Addr::new(10, 231, 0, 6);
+const GUEST: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 231, 0, 2));
+const OTHER: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 231, 0, 6));
 
 /// Tracking, two guests on the loopback, and translation: ports 80 to 82 lead to the one (80 and 82 to the
 /// same port), 90 to the other, and port 99 is masqueraded.
@@ -42,12 +42,12 @@ fn send(from: &str, to: &str) {
 }
 
 /// Sends one echo request (RFC 792) to 192.0.2.1.
-fn ping(from: Ipv4Addr) {
+fn ping(from: IpAddr) {
     use rustix::net::{AddressFamily, SendFlags, SocketType, bind, ipproto, sendto, socket};
     let socket = socket(AddressFamily::INET, SocketType::RAW, Some(ipproto::ICMP)).unwrap();
-    bind(&socket, &SocketAddrV4::new(from, 0)).unwrap();
+    bind(&socket, &SocketAddr::new(from, 0)).unwrap();
     let echo = [8, 0, 0xf7, 0xff, 0, 0, 0, 0];
-    let to = SocketAddrV4::new([192, 0, 2, 1].into(), 0);
+    let to = SocketAddr::from(([192, 0, 2, 1], 0));
     sendto(&socket, &echo, SendFlags::empty(), &to).unwrap();
 }
 
@@ -89,9 +89,10 @@ fn exactly_the_flows_named_are_forgotten() {
         guest,
         guest_port,
     };
-    let [here, elsewhere] = [1, 9].map(|last| Some(Ipv4Addr::new(192, 0, 2, last)));
-    let untranslated = |address, port| Flows::Untranslated { protocol: udp, address, port };
-    let tcp = Flows::Untranslated { protocol: Protocol::Tcp, address: None, port: 53 };
+    let [here, elsewhere] = [1, 9].map(|last| Some(IpAddr::from([192, 0, 2, last])));
+    let family = Family::V4;
+    let untranslated = |address, port| Flows::Untranslated { family, protocol: udp, address, port };
+    let tcp = Flows::Untranslated { family, protocol: Protocol::Tcp, address: None, port: 53 };
     let cases = [
         (vec![], vec![]),
         (vec![Flows::Guest { guest: GUEST }], vec![1001, 1002, 1004, 1009]),
@@ -107,7 +108,7 @@ fn exactly_the_flows_named_are_forgotten() {
         (vec![exposed(None, 81, GUEST, 8081), untranslated(None, 54)], vec![1002, 1008]),
     ];
     // The same with so many filters that the whole table is read, and as older kernels have it.
-    let more: Vec<_> = (0..20).map(|n| exposed(None, 80, Ipv4Addr::new(10, 99, 0, n), 1)).collect();
+    let more: Vec<_> = (0..20).map(|n| exposed(None, 80, [10, 99, 0, n].into(), 1)).collect();
     let with_more = move |named: &[Flows]| forget(&[named, &more].concat());
     let by_dump = |named: &[Flows]| {
         let mut conntrack = Conntrack::open().unwrap();
@@ -137,7 +138,9 @@ fn the_kernel_filters() {
         let mut conntrack = Conntrack::open().unwrap();
         let mut count = |flows| {
             let found = filters(flows).into_iter().map(|filter| {
-                conntrack.dump(filter.request(ConntrackMessageType::Get)).unwrap().len()
+                let family = filter.family;
+                let request = filter.request(ConntrackMessageType::Get);
+                conntrack.dump(family, request).unwrap().len()
             });
             found.collect::<Vec<_>>()
         };
@@ -147,9 +150,10 @@ fn the_kernel_filters() {
             let (host_port, guest, guest_port) = (80, GUEST, 8080);
             Flows::Exposed { protocol, host_address, host_port, guest, guest_port }
         };
-        let [here, elsewhere] = [1, 9].map(|last| Some(Ipv4Addr::new(192, 0, 2, last)));
+        let [here, elsewhere] = [1, 9].map(|last| Some(IpAddr::from([192, 0, 2, last])));
         assert_eq!([None, here, elsewhere].map(|at| count(exposed(at))), [[1], [1], [0]]);
-        let untranslated = |address, port| Flows::Untranslated { protocol, address, port };
+        let family = Family::V4;
+        let untranslated = |address, port| Flows::Untranslated { family, protocol, address, port };
         assert_eq!(count(untranslated(None, 53)), [3]);
         assert_eq!(count(untranslated(elsewhere, 53)), [0]);
         assert_eq!(count(untranslated(None, 99)), [0]);
@@ -172,6 +176,56 @@ fn flows_in_zones_and_of_icmp_are_forgotten() {
         let left = run("conntrack", "-L -f ipv4");
         assert!(left.contains("icmp") && left.contains("src=10.231.0.6"), "{left}");
         assert!(!left.contains("10.231.0.2"), "{left}");
+    });
+}
+
+#[test]
+fn flows_of_ipv6_are_forgotten_and_leave_those_of_ipv4_alone() {
+    let address = Some("::1".parse().unwrap());
+    let guest = "fd52::3".parse().unwrap();
+    let (protocol, host_port, guest_port) = (Protocol::Udp, 80, 8080);
+    let untranslated =
+        |family, address, port| Flows::Untranslated { family, protocol, address, port };
+    let v6 = Family::V6;
+    let cases = [
+        (Flows::Guest { guest }, vec![2001, 2002]),
+        (Flows::Exposed { protocol, host_address: None, host_port, guest, guest_port }, vec![2001]),
+        (
+            Flows::Exposed { protocol, host_address: address, host_port, guest, guest_port },
+            vec![2001],
+        ),
+        (untranslated(v6, None, 53), vec![2002, 2003]),
+        (untranslated(v6, address, 53), vec![2002, 2003]),
+        (untranslated(Family::V4, None, 53), vec![1004]),
+    ];
+    let list = || {
+        let tracked = run("conntrack", "-L -f ipv6") + &run("conntrack", "-L -f ipv4");
+        let ports = tracked
+            .lines()
+            .filter_map(|line| line.split("sport=").nth(1)?.split(' ').next()?.parse::<u16>().ok());
+        ports.collect::<BTreeSet<_>>()
+    };
+    let more: Vec<_> = (0..20).map(|n| Flows::Guest { guest: [10, 99, 0, n].into() }).collect();
+    isolated(move || {
+        host();
+        ip("addr add fd52::3/128 dev lo nodad");
+        run("nft", "add table ip6 test");
+        run("nft", "add chain ip6 test output { type nat hook output priority -100 ; }");
+        run("nft", "add rule ip6 test output ip6 daddr ::1 udp dport 80 dnat to [fd52::3]:8080");
+        for (named, gone) in cases {
+            for more in [&[], &more[..]] {
+                send("10.231.0.2:1004", "192.0.2.1:53");
+                send("[::1]:2001", "[::1]:80");
+                send("[fd52::3]:2002", "[::1]:53");
+                send("[::1]:2003", "[::1]:53");
+                let all = BTreeSet::from([1004, 2001, 2002, 2003]);
+                assert_eq!(list(), all);
+                forget(&[&[named], more].concat());
+                let left = all.into_iter().filter(|port| !gone.contains(port)).collect();
+                assert_eq!(list(), left, "{named:?}");
+                run("conntrack", "-F");
+            }
+        }
     });
 }
 

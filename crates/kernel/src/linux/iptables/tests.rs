@@ -1,6 +1,6 @@
 //! On the real kernel, each test in a network namespace of its own thread.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use rustix::thread::{UnshareFlags, unshare_unsafe};
 
@@ -91,13 +91,13 @@ fn exposure(slot: u8, port: u16) -> Entry {
         protocol: Protocol::Tcp,
         host_address: None,
         host_port: port,
-        guest: Ipv4Addr::new(10, 231, 0, slot * 4 + 2),
+        guest: IpAddr::from([10, 231, 0, slot * 4 + 2]),
         guest_port: 3000,
     }
 }
 
 fn hairpin(slot: u8) -> Entry {
-    Entry::Hairpin { guest: Ipv4Addr::new(10, 231, 0, slot * 4 + 2) }
+    Entry::Hairpin { guest: IpAddr::from([10, 231, 0, slot * 4 + 2]) }
 }
 
 fn ruleset(entries: &[Entry]) -> Ruleset {
@@ -139,9 +139,9 @@ fn what_is_changed_is_found() {
     each_variant(|host| {
         let bound = Entry::Exposure {
             protocol: Protocol::Sctp,
-            host_address: Some(Ipv4Addr::new(192, 0, 2, 1)),
+            host_address: Some(IpAddr::from([192, 0, 2, 1])),
             host_port: 53,
-            guest: Ipv4Addr::new(10, 231, 0, 6),
+            guest: IpAddr::from([10, 231, 0, 6]),
             guest_port: 5353,
         };
         let before = ruleset(&[exposure(0, 8080), hairpin(0)]);

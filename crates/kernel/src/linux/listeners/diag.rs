@@ -35,20 +35,16 @@ pub(super) fn sockets(protocol: Protocol, ports: &BTreeSet<u16>) -> Result<Vec<S
         });
         for answer in socket.query(&request, NLM_F_DUMP)? {
             if let SockDiagMessage::InetResponse(response) = answer {
-                found.extend(takes_ipv4(&response).then(|| of(&response)));
+                found.push(of(&response));
             }
         }
     }
     Ok(found)
 }
 
-/// Whether it is not one that takes IPv6 only, by its own choice.
-fn takes_ipv4(response: &InetResponse) -> bool {
-    !response.nlas.iter().any(|nla| matches!(nla, Nla::SkV6Only(true)))
-}
-
 fn of(response: &InetResponse) -> Socket {
     let id = &response.header.socket_id;
     let addresses: Vec<IpAddr> = vec![id.source_address];
-    Socket { addresses, port: id.source_port, inode: response.header.inode.into() }
+    let v6_only = response.nlas.iter().any(|nla| matches!(nla, Nla::SkV6Only(true)));
+    Socket { addresses, v6_only, port: id.source_port, inode: response.header.inode.into() }
 }

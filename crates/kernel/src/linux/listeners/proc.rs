@@ -72,7 +72,7 @@ fn row(line: &str) -> Option<(u8, Socket)> {
     let state = u8::from_str_radix(words.nth(1)?, 16).ok()?;
     let inode = words.nth(5)?.parse().ok()?;
     let port = u16::from_str_radix(port, 16).ok()?;
-    Some((state, Socket { addresses: vec![hex_address(address)?], port, inode }))
+    Some((state, Socket { addresses: vec![hex_address(address)?], v6_only: false, port, inode }))
 }
 
 /// `ENDPT SOCK STY SST HBKT LPORT UID INODE LADDRS` (net/sctp/proc.c).
@@ -82,7 +82,7 @@ fn endpoint(line: &str) -> Option<(u8, Socket)> {
     let port = words.nth(1)?.parse().ok()?;
     let inode = words.nth(1)?.parse().ok()?;
     let addresses = words.filter_map(|word| word.parse().ok()).collect();
-    Some((state, Socket { addresses, port, inode }))
+    Some((state, Socket { addresses, v6_only: false, port, inode }))
 }
 
 /// One or four words of 32 bits, each printed as a number although it is in network byte order.
@@ -100,6 +100,8 @@ fn hex_address(digits: &str) -> Option<IpAddr> {
 
 #[cfg(test)]
 mod tests {
+    use riklet_core::model::Family;
+
     use super::*;
 
     #[test]
@@ -107,10 +109,10 @@ mod tests {
         let line = "ffff8880 ffff8881 2   10  29   9899      0 31337 192.0.2.1 \
                     0000:0000:0000:0000:0000:0000:0000:0000 ";
         let addresses = vec!["192.0.2.1".parse().unwrap(), Ipv6Addr::UNSPECIFIED.into()];
-        let expected = Socket { addresses, port: 9899, inode: 31337 };
+        let expected = Socket { addresses, v6_only: false, port: 9899, inode: 31337 };
         let (state, socket) = endpoint(line).unwrap();
         assert_eq!((state, &socket), (LISTEN, &expected));
-        let taken: Vec<_> = expected.ipv4().collect();
-        assert_eq!(taken, [Some(Ipv4Addr::new(192, 0, 2, 1)), None]);
+        let taken: Vec<_> = expected.taken(Family::V4).collect();
+        assert_eq!(taken, [Some([192, 0, 2, 1].into()), None]);
     }
 }

@@ -1,4 +1,4 @@
-use std::{ffi::OsStr, net::Ipv4Addr};
+use std::{ffi::OsStr, net::IpAddr};
 
 use netlink_packet_core::NLM_F_CREATE;
 use netlink_packet_netfilter::nftables::{
@@ -60,7 +60,7 @@ fn exposure(host_port: u16, guest: u8) -> Entry {
         protocol: Protocol::Tcp,
         host_address: None,
         host_port,
-        guest: Ipv4Addr::new(10, 231, 0, guest),
+        guest: IpAddr::from([10, 231, 0, guest]),
         guest_port: 80,
     }
 }
@@ -68,15 +68,15 @@ fn exposure(host_port: u16, guest: u8) -> Entry {
 fn bound(host_port: u16) -> Entry {
     Entry::Exposure {
         protocol: Protocol::Udp,
-        host_address: Some(Ipv4Addr::new(192, 0, 2, 1)),
+        host_address: Some(IpAddr::from([192, 0, 2, 1])),
         host_port,
-        guest: Ipv4Addr::new(10, 231, 0, 6),
+        guest: IpAddr::from([10, 231, 0, 6]),
         guest_port: 53,
     }
 }
 
 fn hairpin(guest: u8) -> Entry {
-    Entry::Hairpin { guest: Ipv4Addr::new(10, 231, 0, guest) }
+    Entry::Hairpin { guest: IpAddr::from([10, 231, 0, guest]) }
 }
 
 fn owner() -> Owner {
@@ -452,7 +452,8 @@ fn five_thousand_entries_are_written_and_read_back() {
     in_namespace(|| {
         let mut kernel = Nftables::open().unwrap();
         let pool = base_ruleset().pool;
-        let guests = (0..2_500).map(|slot| pool.addresses(Slot::new(slot)).unwrap().guest);
+        let guests =
+            (0..2_500).map(|slot| IpAddr::from(pool.addresses(Slot::new(slot)).unwrap().v4.guest));
         let entries: BTreeSet<_> = (1..)
             .zip(guests)
             .flat_map(|(host_port, guest)| {

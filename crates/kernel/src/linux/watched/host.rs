@@ -1,6 +1,6 @@
 //! Facts about the host, passed on: the kernel tells nobody of them.
 
-use std::{collections::BTreeSet, net::Ipv4Addr, os::fd::OwnedFd, sync::Weak};
+use std::{collections::BTreeSet, net::IpAddr, os::fd::OwnedFd, sync::Weak};
 
 use super::Watched;
 use crate::{AccountKind, HostFacts, KernelError, Listener, LockSharing};
@@ -12,12 +12,12 @@ use riklet_core::{
 impl HostFacts for Watched {
     fn listeners(
         &mut self,
-        wanted: &BTreeSet<(Protocol, Option<Ipv4Addr>, u16)>,
+        wanted: &BTreeSet<(Protocol, Option<IpAddr>, u16)>,
     ) -> Result<Vec<Listener>, KernelError> {
         self.kernel.listeners(wanted)
     }
 
-    fn resolvers(&mut self) -> Result<Vec<Ipv4Addr>, KernelError> {
+    fn resolvers(&mut self) -> Result<Vec<IpAddr>, KernelError> {
         self.kernel.resolvers()
     }
 

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 
 use super::Watched;
 use crate::{KernelError, LinkDeletion, Links};
@@ -60,11 +60,7 @@ impl Links for Watched {
         self.kernel.set_owner(name, tap)
     }
 
-    fn remove_address(
-        &mut self,
-        link: &InterfaceName,
-        address: Ipv4Net,
-    ) -> Result<(), KernelError> {
+    fn remove_address(&mut self, link: &InterfaceName, address: IpNet) -> Result<(), KernelError> {
         self.kernel.remove_address(link, address)
     }
 }
@@ -76,7 +72,7 @@ impl LinkDeletion for Watched {
 
     fn drain_links(
         &mut self,
-        links: &BTreeMap<InterfaceName, BTreeSet<Ipv4Net>>,
+        links: &BTreeMap<InterfaceName, BTreeSet<IpNet>>,
     ) -> Result<(), KernelError> {
         let done = self.kernel.drain_links(links);
         self.listen()?;

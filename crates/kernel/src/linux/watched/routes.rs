@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 
 use super::Watched;
 use crate::{KernelError, Routes};
@@ -19,7 +19,7 @@ impl Routes for Watched {
         Ok(uplinks)
     }
 
-    fn routes(&mut self) -> Result<Vec<Ipv4Net>, KernelError> {
+    fn routes(&mut self) -> Result<Vec<IpNet>, KernelError> {
         self.kernel.routes()
     }
 }

@@ -1,4 +1,4 @@
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use riklet_testkit::namespace::{ip, isolated, run};
 
@@ -53,7 +53,7 @@ fn base_ruleset() -> BaseRuleset {
 }
 
 fn exposure(port: u16) -> Entry {
-    let guest = Ipv4Addr::new(10, 231, 0, 2);
+    let guest = IpAddr::from([10, 231, 0, 2]);
     Entry::Exposure {
         protocol: Protocol::Tcp,
         host_address: None,

@@ -1,0 +1,18 @@
+//! Addresses of interfaces and guests: what a slot determines, for both families. Pure.
+//!
+//! A node has a [`Pool`], and each [`Slot`] of it an interface, MAC addresses and [`Addresses`]. IPv4 is always
+//! there; IPv6 is there where the pool has a range for it, which no node decides on yet.
+
+mod ends;
+mod interface;
+mod mac;
+mod mtu;
+mod pool;
+mod slot;
+
+pub use ends::{Addresses, Bracketed, Ends, Family, Ipv6Unsupported};
+pub use interface::{InterfaceName, InterfaceNameError};
+pub use mac::MacAddress;
+pub use mtu::{Mtu, MtuError};
+pub use pool::{Pool, PoolError};
+pub use slot::Slot;

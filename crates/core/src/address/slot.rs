@@ -1,0 +1,80 @@
+use std::fmt;
+
+use super::{InterfaceName, MacAddress};
+
+/// A small integer that determines everything an instance needs from the node.
+///
+/// Its interface is `rik<slot>`, its addresses come from [`Pool::addresses`](super::Pool::addresses), its MAC
+/// addresses from [`Slot::host_mac`] and [`Slot::guest_mac`]. Allocating a network is allocating the lowest free slot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Slot(u16);
+
+impl Slot {
+    /// What the name of every interface of ours begins with.
+    pub const PREFIX: &'static str = "rik";
+
+    /// The slot with this number. Whether a pool has it is [`Pool::addresses`](super::Pool::addresses)' to say.
+    #[must_use]
+    pub const fn new(number: u16) -> Self {
+        Self(number)
+    }
+
+    /// The number.
+    #[must_use]
+    pub const fn number(self) -> u16 {
+        self.0
+    }
+
+    /// The slot's interface on the host, `rik<slot>`.
+    #[must_use]
+    #[expect(
+        clippy::missing_panics_doc,
+        clippy::expect_used,
+        reason = "`rik` and at most five digits are a valid interface name"
+    )]
+    pub fn interface(self) -> InterfaceName {
+        InterfaceName::try_from(&*format!("{}{}", Self::PREFIX, self.0)).expect("a valid name")
+    }
+
+    /// The slot whose interface has this name; `None` where no slot's has (`rik01`, `rikx`, `eth0`).
+    #[must_use]
+    pub fn of_interface(name: &str) -> Option<Self> {
+        let digits = name.strip_prefix(Self::PREFIX)?;
+        let canonical = digits == "0" || !digits.starts_with(['0', '+']);
+        digits.parse().ok().filter(|_| canonical).map(Self)
+    }
+
+    /// The MAC address of the TAP on the host: locally administered (IEEE 802, bit 1 of the first octet).
+    #[must_use]
+    pub const fn host_mac(self) -> MacAddress {
+        let [high, low] = self.0.to_be_bytes();
+        MacAddress::new([0x02, b'R', b'I', b'K', high, low])
+    }
+
+    /// The MAC address that the guest's NIC must have: the host keeps a permanent neighbour entry for it.
+    #[must_use]
+    pub const fn guest_mac(self) -> MacAddress {
+        let [high, low] = self.0.to_be_bytes();
+        MacAddress::new([0x06, b'R', b'I', b'K', high, low])
+    }
+}
+
+impl fmt::Display for Slot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_slots_own_spelling_is_its_interface() {
+        assert_eq!(Slot::of_interface("rik0"), Some(Slot::new(0)));
+        assert_eq!(Slot::of_interface("rik65535"), Some(Slot::new(65_535)));
+        for other in ["rik", "rik01", "rik+1", "rikx", "rik65536", "eth0", "rik-1"] {
+            assert_eq!(Slot::of_interface(other), None, "{other}");
+        }
+    }
+}
