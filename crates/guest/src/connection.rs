@@ -17,7 +17,7 @@ use super::{
     stack::Stack,
 };
 
-/// How long nothing may happen.
+/// The longest time without progress.
 const IDLE: Duration = Duration::from_secs(10);
 
 /// A connection of a client.
@@ -58,7 +58,7 @@ impl Connection {
         (self.syn.client, self.syn.server.port())
     }
 
-    /// When it must be looked at even if nothing comes.
+    /// Returns the time of the next look, even if nothing arrives.
     pub(super) fn deadline(&self) -> Instant {
         match &self.phase {
             Phase::Waiting { outbound_probe, .. } => outbound_probe.deadline(),
@@ -109,7 +109,7 @@ impl Connection {
         }
     }
 
-    /// Whether the client has gone, or is too slow.
+    /// Tells whether the client has gone, or is too slow.
     fn is_lost(&self, stack: &mut Stack, now: Instant) -> bool {
         let socket = stack.tcp(self.socket);
         let late = !matches!(self.phase, Phase::Waiting { .. }) && self.until <= now;
@@ -192,7 +192,7 @@ impl Connection {
     }
 }
 
-/// Whether the client ended its side and everything it sent was read.
+/// Tells whether the client closed its side and everything it sent was read.
 fn closed_by_client(socket: &smoltcp::socket::tcp::Socket<'_>) -> bool {
     use smoltcp::socket::tcp::State;
     !matches!(socket.state(), State::Listen | State::SynReceived) && !socket.may_recv()

@@ -7,7 +7,7 @@ use smoltcp::wire::{
     EthernetRepr, IpProtocol, Ipv4Packet, TcpPacket,
 };
 
-/// What asks for a new TCP connection: a SYN without ACK.
+/// A request for a new TCP connection: a SYN without ACK.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Syn {
     pub(super) client: SocketAddrV4,
@@ -24,7 +24,7 @@ pub(super) fn syn(frame: &[u8]) -> Option<Syn> {
     })
 }
 
-/// Whether this frame ends a TCP connection at once.
+/// Tells whether this frame resets a TCP connection.
 pub(super) fn is_reset(frame: &[u8]) -> bool {
     ipv4(frame).is_some_and(|ip| tcp(&ip).is_some_and(|tcp| tcp.rst()))
 }

@@ -16,7 +16,7 @@ pub(super) struct Request {
     pub(super) body: Vec<u8>,
 }
 
-/// What the bytes so far are.
+/// The state of the bytes received so far.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Parsed {
     /// The beginning of a request; whether the client waits to be told to send the rest
@@ -24,7 +24,7 @@ pub(super) enum Parsed {
     Partial { expects_continue: bool },
     /// A request.
     Whole(Request),
-    /// What no request begins with.
+    /// The bytes are not the beginning of a request.
     Refused(Response),
 }
 
@@ -36,7 +36,7 @@ pub(super) struct Response {
     body: Vec<u8>,
 }
 
-/// What a client that expects it is told.
+/// The interim answer for a client that expects it.
 pub(super) const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
 /// Reads a request from the bytes received so far.
@@ -193,7 +193,7 @@ impl Response {
         self.status
     }
 
-    /// What goes over the wire; to HEAD, the same without the body.
+    /// Returns the bytes of the answer; to HEAD, without the body.
     pub(super) fn render(&self, to_head: bool) -> Vec<u8> {
         let Self { status, content_type, body } = self;
         let allow = if *status == 405 { "Allow: GET, HEAD, POST\r\n" } else { "" };

@@ -37,7 +37,7 @@ use serde::Deserialize;
 
 use riklet_core::model::{InstanceName, InterfaceName, MacAddress, Protocol};
 
-/// What the guest must be.
+/// The configuration of a guest.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Guest {
     /// The instance that it plays.
@@ -56,7 +56,7 @@ pub struct Guest {
     pub ports: BTreeSet<(Protocol, u16)>,
 }
 
-/// Why a guest does not run, or no longer.
+/// The reason why a guest does not run, or no longer.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum GuestError {
@@ -82,17 +82,17 @@ pub enum GuestError {
         /// The host's address.
         gateway: Ipv4Addr,
     },
-    /// What [`Guest::from_argument`] got is nothing that [`Guest::to_argument`] wrote.
+    /// The argument is not one that [`Guest::to_argument`] wrote.
     #[error("the guest's description cannot be read")]
     Argument {
-        /// Where and why.
+        /// The place and the reason.
         #[source]
         source: serde_json::Error,
     },
     /// The description has a value that cannot be.
     #[error("the guest's description has no valid {field}")]
     Value {
-        /// Which one.
+        /// The name of the field.
         field: &'static str,
     },
 }

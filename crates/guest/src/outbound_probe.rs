@@ -1,4 +1,4 @@
-//! What the guest does on the network itself, because a client asked it to.
+//! Outbound probes: connections and datagrams that the guest sends because a client asked for them.
 
 use std::net::SocketAddrV4;
 
@@ -11,9 +11,9 @@ use smoltcp::{
 
 use super::{http::Response, stack::Stack};
 
-/// How long an errand may take.
+/// The time limit of a probe.
 const TIMEOUT: Duration = Duration::from_secs(3);
-/// How much of what the other side says is repeated to the client.
+/// The most bytes of the peer's answer that are passed on to the client.
 const MAX_ANSWER: usize = 64 * 1024;
 
 /// An errand under way.
@@ -75,7 +75,7 @@ impl OutboundProbe {
         Ok(Self::Datagram { socket, to, until: now + TIMEOUT })
     }
 
-    /// When it fails.
+    /// Returns the time at which the probe fails.
     pub(super) const fn deadline(&self) -> Instant {
         match self {
             Self::Connect { until, .. } | Self::Datagram { until, .. } => *until,
@@ -178,7 +178,7 @@ fn advance_datagram(
     Some(response)
 }
 
-/// What follows the header fields, where it is HTTP; all of it where it is not.
+/// Returns the body, if the answer is HTTP, and else all of it.
 fn body_of(answer: &[u8]) -> &[u8] {
     let head = answer.windows(4).position(|window| window == b"\r\n\r\n");
     let head = head.filter(|_| answer.starts_with(b"HTTP/")).map_or(0, |at| at + 4);

@@ -1,10 +1,10 @@
-//! What a request asks for. Pure.
+//! Routes: the action that a request asks for. Pure.
 
 use std::net::SocketAddrV4;
 
 use super::http::{Request, Response, percent_decode};
 
-/// What a request asks for.
+/// The action that a request asks for.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Route {
     /// `GET /`: who answers, and to whom.
@@ -21,7 +21,7 @@ pub(super) enum Route {
 const MAX_TEXT: usize = 512;
 
 impl Route {
-    /// What the request asks for.
+    /// Returns the action that the request asks for.
     pub(super) fn of(request: &Request) -> Result<Self, Response> {
         let get = matches!(&*request.method, "GET" | "HEAD");
         let allow = |allowed: bool, route: Self| {

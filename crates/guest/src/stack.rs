@@ -25,9 +25,9 @@ const TCP_BUFFER: usize = 32 * 1024;
 const UDP_BUFFER: usize = 16 * 1024;
 /// Each way, in datagrams.
 const UDP_DATAGRAMS: usize = 32;
-/// How long the other side may take to close its side after we closed ours.
+/// The time that the peer has to close its side after we closed ours.
 const LINGER: Duration = Duration::from_secs(10);
-/// How often the gateway is introduced: before smoltcp forgets a neighbour (60 s).
+/// The interval of announcing the gateway, shorter than the lifetime of a neighbour in smoltcp (60 s).
 const INTRODUCTION: Duration = Duration::from_secs(30);
 /// Frames taken before replies are sent, so that a flood of them does not keep us from replying.
 const BURST: usize = 128;
@@ -49,7 +49,7 @@ pub(super) struct Stack {
     next_port: u16,
 }
 
-/// What to do with a connection request.
+/// The answer to a connection request.
 pub(super) enum Verdict {
     /// Let a socket answer it.
     Accept,
@@ -156,7 +156,7 @@ impl Stack {
         self.interface.poll_egress(now, tap, &mut self.sockets) == PollResult::SocketStateChanged
     }
 
-    /// When the stack has something to do by itself; `None` is never.
+    /// Returns the time at which the stack has work to do; `None` is never.
     pub(super) fn next_wake(&mut self, now: Instant) -> Option<Instant> {
         let lingering = self.closing.iter().map(|closing| closing.until).min();
         let stack = self.interface.poll_at(now, &self.sockets);

@@ -9,7 +9,7 @@ pub(super) const MAX_BODY: usize = 1024 * 1024;
 /// The most header fields.
 pub(super) const MAX_FIELDS: usize = 64;
 
-/// What a server answered.
+/// The answer of a server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Answer {
     /// The status code: 200 to 999.
@@ -18,7 +18,7 @@ pub struct Answer {
     pub body: Vec<u8>,
 }
 
-/// What the bytes so far are.
+/// The state of the bytes received so far.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Parsed {
     /// The beginning of an answer.
@@ -27,7 +27,7 @@ pub(super) enum Parsed {
     Whole(Answer),
 }
 
-/// Why bytes are no answer.
+/// The reason why bytes are not an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Malformed {
     /// The status line or the header fields.
@@ -50,7 +50,7 @@ pub enum Malformed {
     LongBody(usize),
 }
 
-/// How long the body is (RFC 9112, section 6.3).
+/// The length of the body (RFC 9112, section 6.3).
 enum Framing {
     Bytes(usize),
     Chunked,

@@ -16,9 +16,9 @@ use super::{
 /// One event of a stream.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ServerEvent {
-    /// What kind of event: `message` where the server does not say.
+    /// The kind of event; `message` where the server does not say.
     pub name: String,
-    /// What it says.
+    /// The data of the event.
     pub data: String,
 }
 
@@ -28,13 +28,13 @@ pub struct EventStream {
     reader: BufReader<UnixStream>,
     /// The longest event, in bytes.
     longest: usize,
-    /// What an event that cannot be read is said to be of.
+    /// The request, for errors.
     call: String,
     client: Client,
 }
 
 impl Client {
-    /// Asks for a stream of events. That it begins may last as long as an exchange.
+    /// Asks for a stream of events. Its beginning may take as long as an exchange.
     ///
     /// # Errors
     /// Where there is no connection, or the answer is no stream.
@@ -87,7 +87,7 @@ fn head(reader: &mut BufReader<UnixStream>, deadline: &Deadline) -> Result<u16, 
 }
 
 impl EventStream {
-    /// The next event; `None` where the server has ended the stream.
+    /// Reads the next event; `None` once the server has ended the stream.
     fn read(&mut self) -> Result<Option<ServerEvent>, ExchangeError> {
         let mut event = ServerEvent { name: "message".to_owned(), data: String::new() };
         let mut lines = 0_usize;
@@ -128,7 +128,7 @@ impl Iterator for EventStream {
     }
 }
 
-/// A line of at most so many bytes, without its end; `None` where no whole one comes any more.
+/// Reads a line of at most this many bytes, without its end; `None` once no whole line comes.
 fn line(reader: &mut impl BufRead, longest: usize) -> Result<Option<String>, ExchangeError> {
     let mut bytes = Vec::new();
     let limit = u64::try_from(longest).unwrap_or(u64::MAX);

@@ -24,10 +24,10 @@ pub use self::{
     events::{EventStream, ServerEvent},
 };
 
-/// The pause between two looks whether a server listens.
+/// The pause between two attempts to connect.
 const PAUSE: Duration = Duration::from_millis(2);
 
-/// What a call does.
+/// The method of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Method {
     /// Reads.
@@ -43,46 +43,46 @@ pub enum Method {
 /// One request, as data.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ApiCall {
-    /// What it does.
+    /// The method.
     pub method: Method,
-    /// What it does that to. It begins with `/` and is sent as it is.
+    /// The path, which begins with `/` and is sent as it is.
     pub path: String,
-    /// The JSON that it sends.
+    /// The JSON body.
     pub body: Option<Value>,
 }
 
 impl ApiCall {
-    /// A request that reads.
+    /// Returns a GET request.
     #[must_use]
     pub fn get(path: &str) -> Self {
         Self { method: Method::Get, path: path.to_owned(), body: None }
     }
 
-    /// A request that sends this.
+    /// Returns a PUT request with this body.
     #[must_use]
     pub fn put(path: &str, body: Value) -> Self {
         Self { method: Method::Put, path: path.to_owned(), body: Some(body) }
     }
 
-    /// A request to do what its path says.
+    /// Returns a PUT request without a body, for a command.
     #[must_use]
     pub fn command(path: &str) -> Self {
         Self { method: Method::Put, path: path.to_owned(), body: None }
     }
 
-    /// A request to do something with this.
+    /// Returns a POST request.
     #[must_use]
     pub fn post(path: &str, body: Option<Value>) -> Self {
         Self { method: Method::Post, path: path.to_owned(), body }
     }
 
-    /// A request that removes.
+    /// Returns a DELETE request.
     #[must_use]
     pub fn delete(path: &str) -> Self {
         Self { method: Method::Delete, path: path.to_owned(), body: None }
     }
 
-    /// What goes over the wire.
+    /// Returns the bytes of the request.
     fn render(&self) -> Vec<u8> {
         let head = format!("{self} HTTP/1.1\r\nHost: localhost\r\nAccept: application/json\r\n");
         let Some(body) = &self.body else { return format!("{head}\r\n").into_bytes() };
@@ -106,7 +106,7 @@ impl fmt::Display for ApiCall {
     }
 }
 
-/// Why there is no answer.
+/// The reason why there is no answer.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum HttpError {
@@ -115,9 +115,9 @@ pub enum HttpError {
     NotListening {
         /// The socket.
         socket: PathBuf,
-        /// For how long it was tried.
+        /// The time spent trying.
         waited: Duration,
-        /// What became of the last try.
+        /// The failure of the last attempt.
         #[source]
         source: ExchangeError,
     },
@@ -134,21 +134,21 @@ pub enum HttpError {
         call: String,
         /// The socket.
         socket: PathBuf,
-        /// What went wrong.
+        /// The failure.
         #[source]
         source: ExchangeError,
     },
 }
 
 impl HttpError {
-    /// Whether the server closed the connection without an answer.
+    /// Tells whether the server closed the connection without an answer.
     #[must_use]
     pub fn is_closed(&self) -> bool {
         matches!(self, Self::Exchange { source: ExchangeError::Closed, .. })
     }
 }
 
-/// What can go wrong in an exchange.
+/// The reason why an exchange failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ExchangeError {
@@ -167,7 +167,7 @@ pub enum ExchangeError {
     /// The server closed the connection.
     #[error("the connection ended before the answer was whole")]
     Closed,
-    /// What came is not HTTP, or too long.
+    /// The answer is not HTTP, or too long.
     #[error("the answer is not HTTP that is understood")]
     Malformed(#[source] Malformed),
     /// The answer is no stream of events.
@@ -185,13 +185,13 @@ pub struct Client {
 }
 
 impl Client {
-    /// A client of the server on this socket, each of whose exchanges may last this long.
+    /// Creates a client of the server on this socket. Each exchange may take `timeout`.
     #[must_use]
     pub fn new(socket: impl Into<PathBuf>, timeout: Duration) -> Self {
         Self { socket: socket.into(), timeout, longest: MAX_BODY }
     }
 
-    /// The same, which takes answers with bodies of so many bytes.
+    /// Accepts answers with bodies of up to this many bytes.
     #[must_use]
     pub fn with_longest(self, longest: usize) -> Self {
         Self { longest, ..self }
@@ -259,7 +259,7 @@ impl Client {
     }
 }
 
-/// Connects. A server that lets connections wait in its queue (listen(2)) until that is full is waited for.
+/// Connects. Waits while the server's queue of connections (listen(2)) is full.
 fn connect(socket: &Path, deadline: &Deadline) -> Result<UnixStream, ExchangeError> {
     let failed = |errno: Errno| ExchangeError::Connect(errno.into());
     let address = SocketAddrUnix::new(socket).map_err(failed)?;
@@ -326,7 +326,7 @@ fn is_retried(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock)
 }
 
-/// When an exchange must be over.
+/// The time by which an exchange must be over.
 struct Deadline {
     start: Instant,
     timeout: Duration,
@@ -341,7 +341,7 @@ impl Deadline {
         now().duration_since(self.start)
     }
 
-    /// The time that is left, which is not zero: to a socket, zero is no limit at all.
+    /// Returns the time that is left. It is never zero, which a socket takes for no limit.
     fn left(&self) -> Result<Duration, ExchangeError> {
         let left = self.timeout.saturating_sub(self.passed());
         if left.is_zero() { Err(ExchangeError::Timeout(self.timeout)) } else { Ok(left) }

@@ -1,4 +1,4 @@
-//! What the tests share: network namespaces, guests, traffic and servers.
+//! Shared parts of the tests: network namespaces, guests, traffic and servers.
 
 #![expect(
     clippy::expect_used,

@@ -9,7 +9,7 @@ use super::{
 };
 use riklet_http::{Answer, ApiCall, Client, HttpError};
 
-/// Why a VMM does not do what it is asked.
+/// The reason why a VMM does not do what it is asked.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ApiError {
@@ -21,7 +21,7 @@ pub enum ApiError {
     Exchange {
         /// The VMM.
         vmm: &'static str,
-        /// What went wrong.
+        /// The cause.
         #[source]
         source: HttpError,
     },
@@ -44,7 +44,7 @@ pub enum ApiError {
         vmm: &'static str,
         /// Method and path.
         call: String,
-        /// What is wrong with it.
+        /// The cause.
         #[source]
         source: serde_json::Error,
     },
@@ -53,7 +53,7 @@ pub enum ApiError {
     Version {
         /// The VMM.
         vmm: &'static str,
-        /// What it says.
+        /// The cause.
         #[source]
         source: VersionError,
     },
@@ -119,7 +119,7 @@ impl Api<'_> {
     }
 }
 
-/// What a VMM says about a refusal: Firecracker in the field `fault_message`, its HTTP server in `error`, Cloud
+/// Returns the VMM's words about a refusal: Firecracker has them in the field `fault_message`, its HTTP server in `error`, Cloud
 /// Hypervisor in a list of an error and its causes, and its older versions in a text.
 fn words(answer: &Answer) -> String {
     let words = match serde_json::from_slice(&answer.body) {

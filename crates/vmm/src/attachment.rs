@@ -1,4 +1,4 @@
-//! What a VMM needs to attach a guest to its TAP, in each VMM's own words. Pure.
+//! Attachments: all that a VMM needs to attach a guest to its TAP, in each VMM's own words. Pure.
 
 use std::net::IpAddr;
 
@@ -23,7 +23,7 @@ pub struct Attachment {
     pub guest_mac: MacAddress,
     /// The MTU in bytes.
     pub mtu: u32,
-    /// How many pairs of queues the TAP is opened with, at least one.
+    /// The number of queue pairs that the TAP is opened with; at least one.
     pub queues: u8,
     /// Whom the guest asks for names, at most [`Dns::MAX`].
     pub dns: Vec<IpAddr>,

@@ -1,4 +1,4 @@
-//! Which VMM runs a function, and why. Pure.
+//! Chooses the VMM that runs a function, with the reason. Pure.
 
 use std::{collections::BTreeMap, fmt, path::PathBuf};
 
@@ -6,16 +6,16 @@ use super::driver;
 use riklet_core::model::{Accelerator, Execution, Vmm};
 use riklet_kernel::process::Credentials;
 
-/// What a host has to run microVMs with.
+/// The means of a host to run microVMs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Facts {
     /// The programs of the VMMs that are there.
     pub programs: BTreeMap<Vmm, PathBuf>,
-    /// What has become of `/dev/kvm`.
+    /// The state of `/dev/kvm`.
     pub kvm: Kvm,
 }
 
-/// What has become of `/dev/kvm`.
+/// The state of `/dev/kvm`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kvm {
     /// It can be opened. On a host that is itself a guest, a microVM may hang all the same.
@@ -29,17 +29,17 @@ pub enum Kvm {
 /// The VMM that runs a function.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Choice {
-    /// Which.
+    /// The VMM.
     pub vmm: Vmm,
-    /// Where its program is; `None` for the builtin guest.
+    /// The path of its program; `None` for the built-in guest.
     pub program: Option<PathBuf>,
-    /// What executes the guest's instructions.
+    /// The accelerator that executes the guest's instructions.
     pub accelerator: Accelerator,
-    /// Why this one.
+    /// The reason for this choice.
     pub why: String,
 }
 
-/// What a VMM needs, and does not have.
+/// A need of a VMM that the host or the definition does not meet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Need {
     /// A kernel to boot.
@@ -64,12 +64,12 @@ pub enum Need {
 pub struct Unusable {
     /// The VMM.
     pub vmm: Vmm,
-    /// What it lacks.
+    /// The unmet need.
     pub need: Need,
 }
 
 impl Unusable {
-    /// Whether the definition is at fault, and no host could run it.
+    /// Tells whether the definition is at fault, so that no host could run it.
     #[must_use]
     pub const fn is_of_the_definition(&self) -> bool {
         match self.need {
@@ -78,7 +78,7 @@ impl Unusable {
         }
     }
 
-    /// What to do about it.
+    /// Returns a hint.
     #[must_use]
     pub fn hint(&self) -> String {
         match self.need {
@@ -125,7 +125,7 @@ impl Need {
     }
 }
 
-/// The VMM that the definition names, or else the first that can run it, or else the builtin guest.
+/// Returns the VMM that the definition names, or else the first that can run it, or else the built-in guest.
 ///
 /// # Errors
 /// Where the VMM that is named cannot be used.
@@ -163,7 +163,7 @@ pub fn choose(execution: &Execution, facts: &Facts) -> Result<Choice, Unusable> 
     Ok(choice(Vmm::Builtin, passed_over.join("; ")))
 }
 
-/// What the VMM lacks to run this.
+/// Returns the need that is not met, if there is one.
 fn lacks(vmm: Vmm, execution: &Execution, facts: &Facts) -> Option<Need> {
     if vmm == Vmm::Builtin {
         return None;

@@ -15,7 +15,7 @@ use riklet_http::{ApiCall, Client};
 const VMM: &str = "cloud-hypervisor";
 /// The least version that works: the first that tells its guest the TAP's MTU. `payload` is of version 26.
 pub const LEAST: Version = Version::new(27, 0, 0);
-/// Where the API begins (`servers` of its description).
+/// The root of the API's paths (`servers` of its description).
 const ROOT: &str = "/api/v1";
 
 /// The arguments of `cloud-hypervisor`, which serves its API on this socket. There must be no such file yet.
@@ -76,7 +76,7 @@ fn command(name: &str) -> ApiCall {
     ApiCall::command(&format!("{ROOT}/{name}"))
 }
 
-/// What `vmm.ping` answers (`VmmPingResponse`), as much as is used.
+/// The answer of `vmm.ping` (`VmmPingResponse`), as far as it is used.
 #[derive(Deserialize)]
 struct Pong {
     version: String,

@@ -1,4 +1,4 @@
-//! What a VMM and its guest write: a log that is kept, and does not grow without end.
+//! Keeps what a VMM and its guest write in a log of bounded size.
 
 use std::{
     fs::{File, OpenOptions},
@@ -14,7 +14,7 @@ use std::{
 
 use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
 
-/// How much a log has before it is set aside as `<log>.1`, in bytes: what is kept is between one and two of
+/// The size in bytes at which a log is set aside as `<log>.1`: between one and two of
 /// these.
 pub const LIMIT: u64 = 4 << 20;
 
@@ -84,7 +84,7 @@ impl Console {
     }
 }
 
-/// Where the older part of a log is.
+/// Returns the path of the older part of a log.
 #[must_use]
 pub fn aside(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
@@ -127,7 +127,7 @@ impl Follower {
         Ok(follower)
     }
 
-    /// What was written since the last call.
+    /// Reads what was written since the last call.
     ///
     /// # Errors
     /// Where it cannot be read.

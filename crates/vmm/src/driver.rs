@@ -12,10 +12,10 @@ use super::{
 use riklet_core::model::Vmm;
 use riklet_http::{Client, HttpError};
 
-/// How long one exchange with a VMM may last, and how long a VMM may take until it listens.
+/// The time limit of one exchange with a VMM, and of its start until it listens.
 const EXCHANGE: Duration = Duration::from_secs(5);
 
-/// Why a VMM does not boot its machine.
+/// The reason why a VMM does not boot its machine.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum DriverError {
@@ -24,7 +24,7 @@ pub enum DriverError {
     Listen {
         /// The VMM.
         vmm: Vmm,
-        /// What was found instead.
+        /// The cause.
         #[source]
         source: HttpError,
     },
@@ -117,7 +117,7 @@ pub fn boot(
 /// Asks the guest to power off, by the VMM on this socket, and does not wait for it.
 ///
 /// # Errors
-/// Where the VMM cannot ask: it has no guest yet, or does not answer. The builtin guest has nothing to be asked by.
+/// Where the VMM cannot ask: it has no guest yet, or does not answer. The built-in guest has no API.
 pub fn ask_to_power_off(vmm: Vmm, socket: &Path) -> Result<(), DriverError> {
     let client = Client::new(socket, EXCHANGE);
     match vmm {

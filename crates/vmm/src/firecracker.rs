@@ -91,7 +91,7 @@ fn action(kind: &str) -> ApiCall {
     ApiCall::put("/actions", json!({ "action_type": kind }))
 }
 
-/// What `GET /` answers (`InstanceInfo`), as much as is used. Unlike `GET /version`, versions that are too old
+/// The answer of `GET /` (`InstanceInfo`), as far as it is used. Unlike `GET /version`, versions that are too old
 /// answer it as well.
 #[derive(Deserialize)]
 struct InstanceInfo {

@@ -12,18 +12,18 @@ use super::driver;
 use riklet_core::model::Vmm;
 use riklet_kernel::process::ProcessId;
 
-/// What it takes to end a VMM.
+/// A handle with which a VMM can be ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Handle {
-    /// Which VMM.
+    /// The VMM.
     pub vmm: Vmm,
     /// Its process.
     pub process: ProcessId,
-    /// Where it serves its API.
+    /// The socket of its API.
     pub socket: PathBuf,
 }
 
-/// How long each way to end a VMM may take before the next is tried.
+/// The time that each way to end a VMM has before the next is tried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Patience {
     /// After the guest was asked to power off.
@@ -39,7 +39,7 @@ impl Default for Patience {
     }
 }
 
-/// What ended a VMM.
+/// The way in which a VMM ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stopped {
     /// It had ended already.
@@ -106,7 +106,7 @@ impl Handle {
     }
 }
 
-/// Whether the process of this file ends in this time.
+/// Waits for the end of the process of this pidfd; `false` once the time is over.
 pub(crate) fn within(ended: &OwnedFd, limit: Duration) -> io::Result<bool> {
     let limit = Timespec::try_from(limit).ok();
     loop {

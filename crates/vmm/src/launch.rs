@@ -31,7 +31,7 @@ use riklet_kernel::process::{self, Credentials, ProcessId, Tied};
 /// The longest path of a unix socket (`sun_path` of unix(7)), less the final NUL.
 const SOCKET_PATH: usize = 107;
 
-/// What shall play the guest, decided.
+/// The decided way to start a guest.
 #[derive(Debug, Clone)]
 pub enum Launch {
     /// A program that plays the guest itself, with its arguments.
@@ -43,19 +43,19 @@ pub enum Launch {
     },
     /// A VMM.
     Vmm {
-        /// Which.
+        /// The VMM.
         vmm: Vmm,
         /// Its program.
         program: PathBuf,
-        /// What it is to run.
+        /// The machine.
         machine: Box<Machine>,
-        /// Who it runs as; `None` is whoever we are.
+        /// The user that it runs as; `None` for the user of this process.
         credentials: Option<Credentials>,
     },
 }
 
 impl Launch {
-    /// Which VMM it is.
+    /// Returns the VMM.
     #[must_use]
     pub const fn vmm(&self) -> Vmm {
         match self {
@@ -65,16 +65,16 @@ impl Launch {
     }
 }
 
-/// Why a guest is not played.
+/// The reason why a guest cannot be started.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum LaunchError {
     /// The files of the run have no place.
     #[error("cannot {operation} {}", path.display())]
     Directory {
-        /// What was attempted.
+        /// The operation.
         operation: &'static str,
-        /// Where.
+        /// The path.
         path: PathBuf,
         /// The kernel's own words.
         #[source]
@@ -113,7 +113,7 @@ pub enum LaunchError {
 }
 
 impl LaunchError {
-    /// Whether the host's VMM is at fault, and another version of it would do.
+    /// Tells whether the host's VMM is at fault, so that another version of it would do.
     #[must_use]
     pub const fn is_of_the_host(&self) -> bool {
         matches!(self, Self::Driver(DriverError::Api(ApiError::TooOld { .. })))
@@ -183,7 +183,7 @@ impl Running {
         Ok(driver::boot(*vmm, machine, &self.handle.socket, runs)?)
     }
 
-    /// Whether the process ends in this time.
+    /// Waits for the end of the process; `false` once the time is over.
     ///
     /// # Errors
     /// Where it cannot be waited for.
@@ -197,7 +197,7 @@ impl Running {
         &self.name
     }
 
-    /// What it takes to end it.
+    /// Returns the handle that ends it.
     #[must_use]
     pub const fn handle(&self) -> &Handle {
         &self.handle
@@ -290,7 +290,7 @@ fn remove_socket(socket: &Path) -> Result<(), LaunchError> {
     }
 }
 
-/// How a run ended, and whether that is a failure. `said` is the last line that the VMM wrote. Pure.
+/// Returns how a run ended, and whether that is a failure. `said` is the last line that the VMM wrote. Pure.
 #[must_use]
 pub fn reason(vmm: Vmm, status: ExitStatus, stopping: bool, said: Option<&str>) -> (String, bool) {
     use std::os::unix::process::ExitStatusExt;

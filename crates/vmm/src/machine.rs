@@ -19,19 +19,19 @@ pub struct Machine {
     pub initrd: Option<PathBuf>,
     /// The image of the root file system, raw: the first virtio disk, `/dev/vda`.
     pub rootfs: Option<PathBuf>,
-    /// Whether the guest may not write to its root file system.
+    /// Makes the root file system read-only.
     pub read_only: bool,
     /// The number of virtual processors.
     pub vcpus: NonZeroU8,
     /// The memory in MiB.
     pub memory_mib: NonZeroU32,
-    /// What executes the guest's instructions. Only QEMU has a choice.
+    /// The accelerator that executes the guest's instructions. Only QEMU has a choice.
     pub accelerator: Accelerator,
-    /// What the user adds to the kernel's command line.
+    /// The user's additions to the kernel command line.
     pub boot_args: String,
 }
 
-/// Why a VMM cannot run a machine, whatever its state.
+/// The reason why a VMM can never run a machine.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum MachineError {

@@ -16,7 +16,7 @@ pub struct Arguments {
     pub attachment: Attachment,
     /// The machine that the guest finds itself in.
     pub board: Board,
-    /// What executes its instructions.
+    /// The accelerator that executes its instructions.
     pub accelerator: Accelerator,
     /// The file with its kernel.
     pub kernel: PathBuf,
@@ -24,19 +24,19 @@ pub struct Arguments {
     pub initrd: Option<PathBuf>,
     /// The file with its root file system, `/dev/vda` in the guest. Its bytes are the disk's, whatever they are.
     pub rootfs: Option<PathBuf>,
-    /// Whether the guest may not write to its root file system.
+    /// Makes the root file system read-only.
     pub read_only: bool,
-    /// How many processors it has.
+    /// The number of processors.
     pub vcpus: u8,
-    /// How much memory it has, in MiB.
+    /// The memory in MiB.
     pub memory_mib: u32,
     /// The whole command line of its kernel.
     pub command_line: String,
-    /// Where its first serial port leads.
+    /// The end of its first serial port.
     pub console: Console,
     /// The socket for [`super::qmp::Qmp`], which QEMU makes when it starts; at most 107 bytes (unix(7)).
     pub qmp: PathBuf,
-    /// Whether QEMU confines itself by seccomp(2). One that was built without it refuses to.
+    /// Makes QEMU confine itself by seccomp(2). A QEMU that was built without it refuses.
     pub sandbox: bool,
 }
 
@@ -51,7 +51,7 @@ pub enum Board {
     Q35,
 }
 
-/// Where a guest's first serial port leads.
+/// The end of a guest's first serial port.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Console {
     /// To the end of this file, which is made where there is none. Nothing is read.
@@ -78,7 +78,7 @@ impl Board {
         }
     }
 
-    /// How the names of virtio devices end on its bus.
+    /// Returns the suffix of the names of virtio devices on its bus.
     const fn suffix(self) -> &'static str {
         match self {
             Self::Microvm => "device",
@@ -88,7 +88,7 @@ impl Board {
 }
 
 impl Arguments {
-    /// What follows the program's name, an argument each.
+    /// Returns the arguments of the program.
     #[must_use]
     pub fn render(&self) -> Vec<OsString> {
         let Self { attachment, board, accelerator, command_line, vcpus, memory_mib, .. } = self;

@@ -27,11 +27,11 @@ const MAX_LINE: usize = 1 << 20;
 #[derive(Debug)]
 pub struct Qmp {
     stream: UnixStream,
-    /// What was received and not looked at.
+    /// The bytes received and not read yet.
     received: Vec<u8>,
     events: VecDeque<Event>,
     version: Version,
-    /// How long any answer may take.
+    /// The time limit of an answer.
     patience: Duration,
     /// The number of the last command.
     last: u64,
@@ -46,12 +46,12 @@ pub struct Version {
     pub micro: u32,
 }
 
-/// What QEMU says without being asked.
+/// An event that QEMU sends without being asked.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event {
     /// The guest ends, and with `-no-reboot` QEMU as well.
     Shutdown {
-        /// Whether the guest did it itself.
+        /// The guest did it itself.
         guest: bool,
         /// Such as `guest-shutdown`, `guest-reset`, `host-qmp-quit`, `host-signal` (`ShutdownCause`).
         reason: String,
@@ -60,21 +60,21 @@ pub enum Event {
     Other {
         /// The name, such as `POWERDOWN`.
         name: String,
-        /// What it carries; null where that is nothing.
+        /// The data that it carries; null if there is none.
         data: Value,
     },
 }
 
-/// What a guest is doing.
+/// The state of a guest.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct Status {
-    /// Whether its processors run.
+    /// Its processors run.
     pub running: bool,
     /// In one word: `running`, `paused`, `shutdown`, `internal-error`, … (`RunState`).
     pub status: String,
 }
 
-/// Why QEMU could not be asked, or did not do it.
+/// The reason why QEMU could not be asked, or did not do it.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum QmpError {
@@ -91,7 +91,7 @@ pub enum QmpError {
     Timeout {
         /// `greeting`, or `answer to` a command.
         what: String,
-        /// How long was waited.
+        /// The time waited.
         patience: Duration,
     },
     /// QEMU has ended.
@@ -113,7 +113,7 @@ pub enum QmpError {
     Malformed {
         /// As above.
         what: String,
-        /// Where and why.
+        /// The place and the reason.
         source: serde_json::Error,
     },
     /// QEMU's own words.
@@ -218,7 +218,7 @@ impl Qmp {
         self.execute("quit").map(drop)
     }
 
-    /// What the guest is doing.
+    /// Asks for the state of the guest.
     ///
     /// # Errors
     /// Where QEMU refuses or does not answer.
@@ -320,7 +320,7 @@ impl AsFd for Qmp {
     }
 }
 
-/// What became of the connection. A command that nobody hears any more, and a peer that ends with something
+/// Classifies a failure of the connection. A command that nobody hears any more, and a peer that ends with something
 /// unread, are its end.
 fn broken(what: &str, source: io::Error) -> QmpError {
     let what = what.to_owned();
@@ -352,7 +352,7 @@ fn open(path: &Path) -> Result<UnixStream, Errno> {
     Ok(UnixStream::from(socket))
 }
 
-/// Whether there is something to read, or the end, before this moment.
+/// Waits for something to read, or for the end; `false` once this moment has passed.
 fn readable(stream: BorrowedFd<'_>, until: Instant) -> Result<bool, Errno> {
     loop {
         let left = until.saturating_duration_since(now());

@@ -15,7 +15,7 @@ use riklet_sdn::{
     store::{End, Run, Store, StoreError},
 };
 
-/// What a run is doing.
+/// The state of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum RunState {
     /// The published ports do not answer yet.
@@ -56,7 +56,7 @@ impl RunState {
     }
 }
 
-/// Why a run cannot be begun, found or stopped.
+/// The reason why a run cannot be begun, found or stopped.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RunError {
@@ -87,7 +87,7 @@ pub enum RunError {
     /// A process cannot be looked at or signalled.
     #[error("cannot {operation} the process of {name}")]
     Process {
-        /// What was attempted.
+        /// The operation.
         operation: &'static str,
         /// The instance.
         name: InstanceName,
@@ -95,7 +95,7 @@ pub enum RunError {
         #[source]
         source: io::Error,
     },
-    /// What a run left in its directory cannot be removed.
+    /// The files that a run left in its directory cannot be removed.
     #[error("cannot remove {}", path.display())]
     Directory {
         /// The directory.
@@ -115,12 +115,12 @@ pub enum RunError {
     Vmm {
         /// The instance.
         name: InstanceName,
-        /// What is recorded.
+        /// The recorded name of the VMM.
         vmm: String,
     },
 }
 
-/// Where the files of an instance's run are: its log, and its VMM's directory.
+/// Returns the directory of an instance's run: its log, and its VMM's directory.
 #[must_use]
 pub fn directory(state_dir: &Path, name: &InstanceName) -> PathBuf {
     state_dir.join("machines").join(name.as_str())
@@ -138,7 +138,7 @@ pub fn socket(state_dir: &Path, name: &InstanceName) -> PathBuf {
     home(state_dir, name).join("api.sock")
 }
 
-/// What the VMM and its guest wrote.
+/// Returns the path of the log of the VMM and its guest.
 #[must_use]
 pub fn log(state_dir: &Path, name: &InstanceName) -> PathBuf {
     directory(state_dir, name).join("console.log")
@@ -189,7 +189,7 @@ fn refuse_live(run: &Run) -> Result<(), RunError> {
     }
 }
 
-/// How the kernel differs from the records, and the runs whose supervisor has died.
+/// Returns the drift of the kernel from the records, and the runs whose supervisor has died.
 ///
 /// # Errors
 /// As [`Node::check`] and [`lost`].
@@ -235,7 +235,7 @@ pub fn purge<K: Kernel>(node: &mut Node<K>, selector: &Selector) -> Result<Repor
 }
 
 impl RunError {
-    /// What to do about it, where there is something.
+    /// Returns a hint, if there is one.
     #[must_use]
     pub fn hint(&self) -> Option<String> {
         match self {
@@ -279,7 +279,7 @@ pub fn lost(store: &Store) -> Result<Vec<Run>, RunError> {
     Ok(lost)
 }
 
-/// What is needed to end the VMM of a run; `None` where it was not started.
+/// Returns the handle that ends the VMM of a run; `None` if it was not started.
 ///
 /// # Errors
 /// Where the record names an unknown VMM.
@@ -404,9 +404,9 @@ pub fn find(store: &Store, name: &InstanceName) -> Result<Run, RunError> {
 /// # Errors
 /// Where there is no run of this name, or its supervisor dies first.
 pub fn wait(store: &Store, name: &InstanceName) -> Result<End, RunError> {
-    /// How soon a supervisor that lives is asked again.
+    /// The interval of looks at a living supervisor.
     const AGAIN: Duration = Duration::from_millis(20);
-    /// How long a supervisor that has no run left may take to end.
+    /// The time in which a supervisor without runs ends.
     const LEAVING: Duration = Duration::from_secs(10);
     let failed = |source| process_error("look at", name, source);
     loop {

@@ -1,4 +1,4 @@
-//! Whether a VMM can open a file: it is tried, as the VMM's user, and the kernel decides.
+//! Tests whether a VMM can open a file, by opening it as the VMM's user: the kernel decides.
 
 use std::{
     fs::{self, File, FileType, OpenOptions, Permissions},
@@ -54,13 +54,13 @@ pub(crate) fn admit(directory: &Path, user: Option<Credentials>) -> io::Result<(
     fs::set_permissions(directory, Permissions::from_mode(mode | SEARCH))
 }
 
-/// Whether this user can open a device, such as `/dev/kvm`.
+/// Tells whether this user can open a device, such as `/dev/kvm`.
 #[must_use]
 pub fn opens_device(path: &str, user: Credentials) -> bool {
     open(Path::new(path), Access::Write, Some(user)).is_ok()
 }
 
-/// What it is, with its article, where a VMM cannot use it.
+/// Returns the kind of file, with its article, if a VMM cannot use it.
 fn unsuitable(sort: FileType, role: Role) -> Option<&'static str> {
     if sort.is_file() || sort.is_block_device() && role == Role::Rootfs {
         return None;
@@ -78,7 +78,7 @@ fn unsuitable(sort: FileType, role: Role) -> Option<&'static str> {
     })
 }
 
-/// Why a file is not open.
+/// The reason why a file is not open.
 enum Failure {
     /// The calling thread cannot become the user.
     Become(Credentials, io::Error),

@@ -1,9 +1,9 @@
-//! What a server's answer means for a download that may be begun already. Pure.
+//! Interprets a server's answer for a download that may have begun. Pure.
 
 use serde::{Deserialize, Serialize};
 use ureq::http::{HeaderMap, StatusCode, header};
 
-/// What names one version of a file, byte for byte (RFC 9110, 8.8.1: a strong validator).
+/// The name of one version of a file, byte for byte: a strong validator (RFC 9110, 8.8.1).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) enum Validator {
@@ -16,19 +16,19 @@ pub(super) enum Validator {
 /// The part of a file that is there already, and what it was asked for with.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Begun {
-    /// How many bytes; at least one.
+    /// The number of bytes received; at least one.
     pub(super) received: u64,
     pub(super) validator: Validator,
-    /// How many there shall be, where that was said.
+    /// The number of bytes in all, if the server said so.
     pub(super) total: Option<u64>,
 }
 
-/// What comes next.
+/// The next step of a download.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
     /// The whole file, from its beginning.
     Whole { total: Option<u64>, validator: Option<Validator> },
-    /// What is missing.
+    /// The missing rest.
     Rest { total: Option<u64> },
     /// Nothing that can be used: ask for the whole.
     AskAnew,
@@ -75,7 +75,7 @@ fn rest(begun: &Begun, headers: &HeaderMap) -> Verdict {
     }
 }
 
-/// What the version can be named by in `If-Range`: a strong entity tag, and only where there is none at all, a
+/// Returns the validator for `If-Range`: a strong entity tag, and only where there is none at all, a
 /// date that is earlier than the answer (RFC 9110, 13.1.5 and 8.8.2.2). A date is never later (8.8.2.1), so
 /// another one is an earlier one.
 fn validator(headers: &HeaderMap) -> Option<Validator> {

@@ -10,20 +10,20 @@ use ureq::{
 
 use super::{ImageError, part::Place};
 
-/// How a server is spoken to.
+/// Limits and options of the HTTP client.
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// For the look-up of the host's name, and then for a connection with TLS.
     pub connect: Duration,
     /// For the next byte.
     pub silence: Duration,
-    /// How often a download goes on by itself after its connection broke.
+    /// The number of times that a download resumes after a broken connection.
     pub retries: u32,
     /// Before the first such time; twice as long before each next one.
     pub pause: Duration,
-    /// How many redirects are followed.
+    /// The number of redirects that are followed.
     pub redirects: u32,
-    /// Whether the proxies are used that `https_proxy`, `http_proxy`, `all_proxy` and `no_proxy` name, in lower
+    /// Uses the proxies that `https_proxy`, `http_proxy`, `all_proxy` and `no_proxy` name, in lower
     /// or upper case.
     pub proxies: bool,
     /// The certificates (DER) whose owners may vouch for a server; `None` for those that the host trusts, or
@@ -86,7 +86,7 @@ fn host_certificates() -> Vec<Certificate<'static>> {
     found.certs.iter().map(|der| Certificate::from_der(der).to_owned()).collect()
 }
 
-/// Whether the connection ended before it should.
+/// Tells whether the connection ended too early.
 pub(super) fn is_break(error: &ureq::Error) -> bool {
     let ureq::Error::Io(error) = error else { return false };
     matches!(
@@ -98,7 +98,7 @@ pub(super) fn is_break(error: &ureq::Error) -> bool {
     )
 }
 
-/// Whether the server has been silent for too long.
+/// Tells whether the server was silent for too long.
 pub(super) fn is_silence(error: &ureq::Error) -> bool {
     matches!(error, ureq::Error::Timeout(Timeout::PerRead))
 }

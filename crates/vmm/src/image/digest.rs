@@ -5,7 +5,7 @@ use std::{
 
 use sha2::{Digest as _, Sha256};
 
-/// How much is read at once.
+/// The number of bytes read at once.
 pub(super) const CHUNK: usize = 128 * 1024;
 
 /// A SHA-256 (FIPS 180-4); prints as 64 hex digits.
@@ -13,13 +13,13 @@ pub(super) const CHUNK: usize = 128 * 1024;
 pub struct Digest(pub [u8; 32]);
 
 impl Digest {
-    /// Of some bytes.
+    /// Computes the digest of some bytes.
     #[must_use]
     pub fn of(bytes: &[u8]) -> Self {
         Self(Sha256::digest(bytes).into())
     }
 
-    /// Of all that can be read.
+    /// Computes the digest of all that can be read.
     ///
     /// # Errors
     /// Where it cannot be read to its end.

@@ -24,7 +24,7 @@ pub(super) struct Download<'a> {
     progress: &'a mut dyn FnMut(Progress),
 }
 
-/// Why an attempt did not bring the whole file.
+/// The reason why an attempt did not bring the whole file.
 enum Stop {
     /// The connection broke; another one may do.
     Break(Box<dyn Error + Send + Sync>, Option<u64>),
@@ -158,7 +158,7 @@ impl<'a> Download<'a> {
         }
     }
 
-    /// What an error in the midst of a file is: silence too is cured by another connection at times.
+    /// Classifies an error in the middle of a file. Another connection may cure silence as well.
     fn broken(&self, error: ureq::Error, total: Option<u64>) -> Stop {
         if client::is_silence(&error) {
             let limit = self.settings.silence;

@@ -3,24 +3,24 @@ use std::{error::Error, io, path::PathBuf, time::Duration};
 use super::{Access, Digest, Role, SourceError, Url};
 use riklet_kernel::process::Credentials;
 
-/// Why there is no image that a VMM can open.
+/// The reason why there is no image that a VMM can open.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ImageError {
     /// The definition names nothing that can be understood.
     #[error("cannot use the {role}")]
     Source {
-        /// What it is for.
+        /// The role of the image.
         role: Role,
-        /// What is wrong with it.
+        /// The cause.
         source: SourceError,
     },
     /// Nothing is there, or nobody may look.
     #[error("cannot find the {role} {}", path.display())]
     Find {
-        /// What it is for.
+        /// The role of the image.
         role: Role,
-        /// Where it shall be.
+        /// The path of the download.
         path: PathBuf,
         /// The kernel's own words.
         source: io::Error,
@@ -28,35 +28,35 @@ pub enum ImageError {
     /// It is not a file.
     #[error("the {role} {} is {found}, not a file", path.display())]
     Sort {
-        /// What it is for.
+        /// The role of the image.
         role: Role,
-        /// Where it is.
+        /// The path of the file.
         path: PathBuf,
-        /// What is there instead, with its article.
+        /// The kind of file found instead, with its article.
         found: &'static str,
     },
     /// It cannot be opened.
     #[error("{} cannot {access} the {role} {}", who(*user), path.display())]
     Open {
-        /// What it is for.
+        /// The role of the image.
         role: Role,
-        /// Where it is.
+        /// The path of the file.
         path: PathBuf,
-        /// What it was opened for.
+        /// The access that was tried.
         access: Access,
-        /// Who opened it; `None` for this process.
+        /// The user who opened it; `None` for this process.
         user: Option<Credentials>,
         /// The kernel's own words.
         source: io::Error,
     },
-    /// Whether the VMM's user can open it cannot be tried.
+    /// Opening it as the VMM's user cannot be tried.
     #[error("cannot try to {access} the {role} {} as {user}", path.display())]
     Become {
-        /// What it is for.
+        /// The role of the image.
         role: Role,
-        /// Where it is.
+        /// The path of the file.
         path: PathBuf,
-        /// What it shall be opened for.
+        /// The access that is wanted.
         access: Access,
         /// The VMM's user.
         user: Credentials,
@@ -66,9 +66,9 @@ pub enum ImageError {
     /// It is open, and cannot be read.
     #[error("cannot read the {role} {}", path.display())]
     Read {
-        /// What it is for.
+        /// The role of the image.
         role: Role,
-        /// Where it is.
+        /// The path of the file.
         path: PathBuf,
         /// The kernel's own words.
         source: io::Error,
@@ -76,11 +76,11 @@ pub enum ImageError {
     /// It is another file than the one that was meant.
     #[error("the {role} {origin} has the SHA-256 {found}, not {expected}")]
     Checksum {
-        /// What it is for.
+        /// The role of the image.
         role: Role,
         /// Its path or URL.
         origin: String,
-        /// Whether it was downloaded.
+        /// Tells a downloaded file from one that a path names.
         downloaded: bool,
         /// The checksum that was given.
         expected: Digest,
@@ -90,7 +90,7 @@ pub enum ImageError {
     /// It shall be written, and others read it.
     #[error("the {role} {url} is shared by all that name it, and cannot be written to")]
     Shared {
-        /// What it is for.
+        /// The role of the image.
         role: Role,
         /// Its URL.
         url: Url,
@@ -98,39 +98,39 @@ pub enum ImageError {
     /// There is no connection to its server.
     #[error("cannot download the {role} {url}: its server cannot be reached")]
     Unreachable {
-        /// What it is for.
+        /// The role of the image.
         role: Role,
         /// Its URL.
         url: Url,
-        /// Why.
+        /// The cause.
         source: Box<dyn Error + Send + Sync>,
     },
     /// The server is not who it must be.
     #[error("cannot download the {role} {url}: the server's certificate is refused: {why}")]
     Certificate {
-        /// What it is for.
+        /// The role of the image.
         role: Role,
         /// Its URL.
         url: Url,
-        /// Why.
+        /// The cause.
         why: String,
     },
     /// The server is silent.
     #[error("cannot download the {role} {url}: no {what} within {limit:?}")]
     Timeout {
-        /// What it is for.
+        /// The role of the image.
         role: Role,
         /// Its URL.
         url: Url,
         /// `connection` or `data`.
         what: &'static str,
-        /// How long was waited.
+        /// The time waited.
         limit: Duration,
     },
     /// The server refuses.
     #[error("cannot download the {role} {url}: the server answers {status}")]
     Status {
-        /// What it is for.
+        /// The role of the image.
         role: Role,
         /// Its URL.
         url: Url,
@@ -140,17 +140,17 @@ pub enum ImageError {
     /// The server sends from one URL to the next.
     #[error("cannot download the {role} {url}: more than {limit} redirects")]
     Redirects {
-        /// What it is for.
+        /// The role of the image.
         role: Role,
         /// Its URL.
         url: Url,
-        /// How many are followed.
+        /// The number of redirects that are followed.
         limit: u32,
     },
     /// The server sends to a connection that is not authenticated.
     #[error("cannot download the {role} {url}: it redirects from https to http")]
     Downgrade {
-        /// What it is for.
+        /// The role of the image.
         role: Role,
         /// Its URL.
         url: Url,
@@ -158,17 +158,17 @@ pub enum ImageError {
     /// The server does not speak HTTP as it must.
     #[error("cannot download the {role} {url}: the server's answer cannot be understood")]
     Answer {
-        /// What it is for.
+        /// The role of the image.
         role: Role,
         /// Its URL.
         url: Url,
-        /// What is wrong with it.
+        /// The cause.
         source: Box<dyn Error + Send + Sync>,
     },
     /// Nothing tells a whole download from one that broke off.
     #[error("cannot download the {role} {url}: the server does not say how long it is")]
     UnknownLength {
-        /// What it is for.
+        /// The role of the image.
         role: Role,
         /// Its URL.
         url: Url,
@@ -176,7 +176,7 @@ pub enum ImageError {
     /// More came than the server said.
     #[error("cannot download the {role} {url}: more than the stated {stated} bytes came")]
     Length {
-        /// What it is for.
+        /// The role of the image.
         role: Role,
         /// Its URL.
         url: Url,
@@ -186,21 +186,21 @@ pub enum ImageError {
     /// The connection ended early, again and again. What came is kept where the server can go on from there.
     #[error("the download of the {role} {url} broke off after {}", extent(*received, *total))]
     Broken {
-        /// What it is for.
+        /// The role of the image.
         role: Role,
         /// Its URL.
         url: Url,
-        /// How many bytes are there.
+        /// The number of bytes received.
         received: u64,
-        /// How many there shall be, where that is known.
+        /// The number of bytes in all, if known.
         total: Option<u64>,
-        /// How it ended the last time.
+        /// The failure of the last attempt.
         source: Box<dyn Error + Send + Sync>,
     },
     /// The file system has no room. What came is kept where the server can go on from there.
     #[error("no room for the {role} {url} in {}", dir.display())]
     Full {
-        /// What it is for.
+        /// The role of the image.
         role: Role,
         /// Its URL.
         url: Url,
@@ -212,11 +212,11 @@ pub enum ImageError {
     /// The download cannot be stored for another reason.
     #[error("cannot store the {role} {url}: cannot {operation} {}", path.display())]
     Store {
-        /// What it is for.
+        /// The role of the image.
         role: Role,
         /// Its URL.
         url: Url,
-        /// What was attempted.
+        /// The operation.
         operation: &'static str,
         /// The file or directory.
         path: PathBuf,
@@ -226,7 +226,7 @@ pub enum ImageError {
 }
 
 impl ImageError {
-    /// Whether what the definition names is at fault, as against the way to it.
+    /// Tells whether the definition is at fault, and not the way to the image.
     #[must_use]
     pub const fn is_of_the_definition(&self) -> bool {
         matches!(
@@ -240,7 +240,7 @@ impl ImageError {
         )
     }
 
-    /// What to do about it, where there is something.
+    /// Returns a hint, if there is one.
     #[must_use]
     pub fn hint(&self) -> Option<String> {
         Some(match self {

@@ -41,7 +41,7 @@ use download::Download;
 use part::{Part, Place};
 use riklet_kernel::process::Credentials;
 
-/// What an image is for.
+/// The role of an image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
     /// The guest's kernel.
@@ -52,7 +52,7 @@ pub enum Role {
     Rootfs,
 }
 
-/// What a VMM opens an image for.
+/// The access that a VMM needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Access {
     /// To read.
@@ -61,27 +61,27 @@ pub enum Access {
     Write,
 }
 
-/// What is wanted.
+/// An image that is wanted.
 #[derive(Debug, Clone, Copy)]
 pub struct Wanted<'a> {
-    /// What it is for.
+    /// The role.
     pub role: Role,
     /// A path or a URL, as the definition has it.
     pub source: &'a str,
     /// The SHA-256 that it must have.
     pub sha256: Option<[u8; 32]>,
-    /// What the VMM opens it for.
+    /// The access that the VMM needs.
     pub access: Access,
-    /// Who the VMM runs as; `None` where it runs as this process does.
+    /// The user that the VMM runs as; `None` for the user of this process.
     pub user: Option<Credentials>,
 }
 
-/// How far a download is.
+/// The progress of a download.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Progress {
-    /// How many bytes are there. Fewer than before where the server sends it from its beginning again.
+    /// The number of bytes received. It drops when the server starts over.
     pub received: u64,
-    /// How many there will be, where the server says so.
+    /// The number of bytes in all, if the server says so.
     pub total: Option<u64>,
     /// Another process downloads it, and this one waits for it to end. Told once, with nothing received.
     pub waiting: bool,

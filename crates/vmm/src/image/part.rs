@@ -26,7 +26,7 @@ const DIRECTORY: &str = "images";
 const FILE_MODE: u32 = 0o644;
 const DIRECTORY_MODE: u32 = 0o755;
 
-/// Where a download belongs.
+/// The place of a download.
 #[derive(Debug)]
 pub(super) struct Place {
     pub(super) role: Role,
@@ -55,7 +55,7 @@ impl Place {
         self.dir.join(format!("{}.part.json", self.key))
     }
 
-    /// Whether the whole file is there, with the checksum where one is expected.
+    /// Tells whether the whole file is there, with the expected checksum if there is one.
     pub(super) fn has(&self, expected: Option<Digest>) -> Result<bool, ImageError> {
         let path = self.complete();
         let file = match File::open(&path) {
@@ -105,7 +105,7 @@ impl Place {
     }
 }
 
-/// What is known of a part.
+/// The facts known about a partial file.
 #[derive(Debug, Serialize, Deserialize)]
 struct State {
     validator: Option<Validator>,
@@ -121,7 +121,7 @@ pub(super) struct Part<'a> {
     file: File,
     hasher: Sha256,
     received: u64,
-    /// Where something was received.
+    /// The facts, once something was received.
     state: Option<State>,
 }
 
@@ -156,7 +156,7 @@ impl<'a> Part<'a> {
         Ok(Some(part))
     }
 
-    /// What names the part that is there, where it can be completed.
+    /// Returns the version of the partial file, if it can be completed.
     pub(super) fn begun(&self) -> Option<Begun> {
         let state = self.state.as_ref().filter(|_| self.received > 0)?;
         let validator = state.validator.clone()?;
@@ -167,7 +167,7 @@ impl<'a> Part<'a> {
         self.received
     }
 
-    /// Whether all that was stated is there.
+    /// Tells whether all announced bytes are there.
     pub(super) fn is_whole(&self) -> bool {
         self.state.as_ref().is_some_and(|state| state.total == Some(self.received))
     }
@@ -238,7 +238,7 @@ impl<'a> Part<'a> {
         Ok(())
     }
 
-    /// What is known of the part, where it can be completed or is whole. What cannot be read is not known.
+    /// Returns the facts about the partial file, if it is whole or can be completed. Unreadable facts count as unknown.
     fn usable_state(&self) -> Result<Option<State>, ImageError> {
         let path = self.place.state();
         let state = match File::open(&path) {
@@ -267,7 +267,7 @@ fn take(file: &File, wait: &mut dyn FnMut()) -> io::Result<()> {
     }
 }
 
-/// Whether the path still leads to the file.
+/// Tells whether the path still leads to the file.
 fn is_at(file: &File, path: &Path) -> io::Result<bool> {
     let found = match fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),

@@ -1,10 +1,10 @@
-//! What a definition names as a kernel, an initrd or a rootfs. Pure.
+//! Sources of images: the paths and URLs that definitions name. Pure.
 
 use std::{ffi::OsString, fmt, os::unix::ffi::OsStringExt, path::PathBuf};
 
 use ureq::http::{Uri, uri::InvalidUri};
 
-/// Where an image is.
+/// The place of an image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Source {
     /// In the file system; a relative path is relative to the current directory.
@@ -17,7 +17,7 @@ pub enum Source {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Url(String);
 
-/// Why a text names no image.
+/// The reason why a text names no image.
 #[derive(Debug, thiserror::Error)]
 #[expect(missing_docs, reason = "each variant is its message")]
 #[non_exhaustive]
@@ -93,7 +93,7 @@ impl Url {
         &self.0
     }
 
-    /// Whether the connection is authenticated.
+    /// Tells whether the connection is authenticated.
     #[must_use]
     pub fn is_https(&self) -> bool {
         self.0.starts_with("https:")
@@ -107,7 +107,7 @@ impl fmt::Display for Url {
 }
 
 impl SourceError {
-    /// What to write instead.
+    /// Returns what to write instead.
     #[must_use]
     pub fn hint(&self) -> &'static str {
         match self {

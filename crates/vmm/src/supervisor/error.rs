@@ -28,7 +28,7 @@ pub enum SupervisorError {
     Vmm {
         /// The instance.
         name: InstanceName,
-        /// What is missing.
+        /// The missing part of the host.
         source: Unusable,
     },
     /// An image cannot be had.
@@ -36,7 +36,7 @@ pub enum SupervisorError {
     Image {
         /// The instance.
         name: InstanceName,
-        /// Why.
+        /// The cause.
         source: ImageError,
     },
     /// The host does not know the VMM's user or group.
@@ -52,7 +52,7 @@ pub enum SupervisorError {
     Launch {
         /// The instance.
         name: InstanceName,
-        /// Why.
+        /// The cause.
         source: LaunchError,
     },
     /// The end of a VMM cannot be waited for.
@@ -74,15 +74,15 @@ pub enum SupervisorError {
     GuestEnded {
         /// The instance.
         name: InstanceName,
-        /// How it ended.
+        /// The end, in words.
         reason: String,
     },
     /// The published ports did not answer in time.
     #[error("not ready after {} s: {}", limit.as_secs(), waited.join("; "))]
     NotReady {
-        /// What each of them was waited for.
+        /// The stage that each of them had reached.
         waited: Vec<String>,
-        /// The time that they had.
+        /// The time limit.
         limit: Duration,
     },
     /// Events cannot be waited for.

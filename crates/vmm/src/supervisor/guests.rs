@@ -49,7 +49,7 @@ pub(super) enum Event {
 pub struct Ended {
     /// The instance.
     pub name: InstanceName,
-    /// How the VMM ended, in words.
+    /// The end of the VMM, in words.
     pub reason: String,
     /// Tells a failure from an end that was asked for, or that a ready guest chose.
     pub failed: bool,
@@ -71,7 +71,7 @@ impl<'a> RunningGuests<'a> {
         name: &InstanceName,
         launch: &Launch,
     ) -> Result<(), SupervisorError> {
-        /// How long a VMM that does not answer may take to end, where it dies.
+        /// The time in which a dying VMM that does not answer ends.
         const EXIT_GRACE: Duration = Duration::from_millis(200);
         let failed = |source| SupervisorError::Launch { name: name.clone(), source };
         let running = Running::start(&self.state_dir, name, launch).map_err(failed)?;

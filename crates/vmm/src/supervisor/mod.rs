@@ -40,7 +40,7 @@ pub use self::{
 };
 use crate::{handle::Patience, runs};
 
-/// How functions are supervised.
+/// Options of a supervisor.
 #[derive(Clone, Copy)]
 pub struct Options<'a> {
     /// The time that the published ports have to answer.
@@ -77,11 +77,11 @@ pub struct Times {
 pub struct Ready<'a> {
     /// The instances in the order in which they were prepared, and what runs them.
     pub instances: &'a [(&'a Instance, Vmm)],
-    /// What was prepared.
+    /// The prepared functions.
     pub prepared: &'a [Prepared],
     /// The answers of their ports.
     pub readiness: &'a Readiness,
-    /// How long each part took.
+    /// The durations of the parts.
     pub times: Times,
     /// The report of the `up`.
     pub report: &'a Report,

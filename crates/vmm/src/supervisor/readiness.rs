@@ -16,13 +16,13 @@ use super::{
     guests::{Ended, Event, RunningGuests},
 };
 
-/// How long the first attempts may take, and the last ones. A packet that came before the guest had its address
+/// The time limits of the first attempts and of the last ones. A packet that came before the guest had its address
 /// is sent again after a second only: a new attempt is quicker.
 const FIRST_ATTEMPT: Duration = Duration::from_millis(20);
 const LAST_ATTEMPT: Duration = Duration::from_millis(500);
-/// How long to wait before the next.
+/// The pause before the next attempt.
 const PAUSE: Duration = Duration::from_millis(2);
-/// How much of an answer is shown, in bytes.
+/// The most bytes of an answer that are shown.
 const MAX_BODY: u64 = 4096;
 
 pub(super) enum Outcome {
@@ -36,24 +36,24 @@ pub(super) enum Outcome {
 /// The answers of the published ports, and when they came.
 #[derive(Debug)]
 pub struct Readiness {
-    /// Where each TCP exposure answered, in the order of [`tcp_exposures`].
+    /// The answer of each TCP exposure, in the order of [`tcp_exposures`].
     pub answers: Vec<Answer>,
-    /// When every guest had answered something, if only with a refusal.
+    /// The time at which every guest had answered something, if only with a refusal.
     pub booted: Instant,
-    /// When every exposure had accepted.
+    /// The time at which every exposure had accepted.
     pub accepted: Instant,
 }
 
 /// The answer of one published port.
 #[derive(Debug)]
 pub struct Answer {
-    /// Where it answered.
+    /// The address that answered.
     pub target: SocketAddr,
-    /// What the built-in guest says of itself; `None` for any other guest.
+    /// The words of the built-in guest about itself; `None` for any other guest.
     pub body: Option<String>,
 }
 
-/// What an exposure is waited for.
+/// The stage that an exposure has reached.
 #[derive(Clone, Copy)]
 enum Waiting {
     Carrier,
@@ -179,7 +179,7 @@ impl Pending<'_> {
     }
 }
 
-/// Where the node itself reaches an exposure. 127.0.0.1 is out of reach where lo is down, and an address of
+/// Returns the addresses at which the node itself reaches an exposure. 127.0.0.1 is unreachable if lo is down; an address of
 /// the node's own TAP is not.
 fn targets(instance: &Instance, exposure: &Exposure) -> Vec<SocketAddr> {
     let port = exposure.host_ports().first();

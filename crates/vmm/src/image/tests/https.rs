@@ -20,7 +20,7 @@ fn a_trusted_server_is_downloaded_from() {
     });
 }
 
-/// Why a server with this certificate is not asked.
+/// Returns the reason why a server with this certificate is refused.
 fn refused(certificate: &[u8], trusted: Option<Vec<Vec<u8>>>) -> String {
     let node = Node::with(|settings| settings.certificates = trusted);
     let server = Server::start_tls(certificate, [serve(b"file", TAG)]);

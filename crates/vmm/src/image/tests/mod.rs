@@ -93,7 +93,7 @@ impl Node {
         self.images().obtain(&wanted, &mut |_| {})
     }
 
-    /// What is in the directory of the images: `whole`, `part`, `json`.
+    /// Lists the files in the directory of the images: `whole`, `part`, `json`.
     fn files(&self) -> BTreeSet<String> {
         let Ok(entries) = fs::read_dir(self.state_dir().join("images")) else {
             return BTreeSet::new();

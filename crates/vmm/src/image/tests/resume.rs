@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// What each request asked to be completed.
+/// Returns the ranges that the requests asked for.
 fn ranges(requests: &[Request]) -> Vec<Option<(&str, &str)>> {
     requests.iter().map(Request::range).collect()
 }

@@ -40,7 +40,7 @@ impl Request {
         lines.into_iter().find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, value)| value)
     }
 
-    /// What is missing, and the version that it is missing of.
+    /// Returns the missing range, and the version that it belongs to.
     pub(super) fn range(&self) -> Option<(&str, &str)> {
         Some((self.header("range")?, self.header("if-range")?))
     }
@@ -49,7 +49,7 @@ impl Request {
 pub(super) trait Stream: Read + Write {}
 impl<T: Read + Write> Stream for T {}
 
-/// How a connection ends.
+/// The end of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum End {
     Close,
@@ -114,7 +114,7 @@ impl Server {
         format!("{}://{}/vmlinux", self.scheme, self.address)
     }
 
-    /// What was asked; each step was needed.
+    /// Returns the requests; every step of the script was used.
     pub(super) fn end(self) -> Vec<Request> {
         self.closing.store(true, Ordering::SeqCst);
         TcpStream::connect(self.address).expect("the server still runs");
