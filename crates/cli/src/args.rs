@@ -86,9 +86,12 @@ pub(crate) enum Command {
     /// Make the kernel what the records say: what drifted comes back, what leaked goes.
     #[command(after_help = "Example:\n  riklet-sdn repair")]
     Repair {
-        /// Set a corrupt database aside first, and record anew what the interfaces' aliases say.
+        /// Verify the database; if it is not sound, set it aside and record anew what the interfaces' aliases say.
         #[arg(long, conflicts_with = "adopt")]
         rebuild: bool,
+        /// Set the database aside even if it seems sound.
+        #[arg(long, requires = "rebuild")]
+        force: bool,
         /// Take over the functions of another state directory, and record them here.
         #[arg(long)]
         adopt: bool,

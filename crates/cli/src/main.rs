@@ -65,7 +65,10 @@ fn dispatch(args: Args) -> Result<ExitCode, CliError> {
         Command::Plan(plan) => plan::run(&mut node()?, &plan, output),
         Command::Check => check::run(&mut node()?, output),
         Command::Repair { adopt: true, .. } => repair::adopt(&mut node()?, output),
-        Command::Repair { rebuild, .. } => repair::run(&mut node()?, rebuild, output),
+        Command::Repair { rebuild: true, force, .. } => {
+            repair::rebuild(&mut node()?, force, output)
+        }
+        Command::Repair { .. } => repair::run(&mut node()?, output),
         Command::Events(events) => events::run(&args.node, &events, output),
         Command::Top(top) => top::run(args.node, &top, output),
         Command::Serve(serve) => {

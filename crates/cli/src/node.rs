@@ -9,7 +9,7 @@ use riklet_core::{
 };
 use riklet_daemon::documents;
 use riklet_http::{ApiCall, Client, HttpError};
-use riklet_sdn::{Config, Node, Rebuilt, Selector, UpOptions, store::Store};
+use riklet_sdn::{Config, Node, RebuildOptions, Rebuilt, Selector, UpOptions, store::Store};
 use riklet_vmm::runs;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -102,12 +102,12 @@ impl AnyNode {
     }
 
     /// Sets the database aside, which a daemon would have open: it does not go on where one runs.
-    pub(crate) fn rebuild(&mut self) -> Result<Rebuilt, CliError> {
+    pub(crate) fn rebuild(&mut self, options: RebuildOptions) -> Result<Rebuilt, CliError> {
         if let Some(client) = self.daemon()? {
             return Err(CliError::DaemonRuns { path: client.socket().to_owned() });
         }
         input::require_privilege()?;
-        Ok(self.node.rebuild()?)
+        Ok(self.node.rebuild(options)?)
     }
 
     /// Takes over what belongs to the records in another state directory. A daemon does so with `serve --adopt`.

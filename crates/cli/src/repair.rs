@@ -2,15 +2,12 @@ use std::process::ExitCode;
 
 use riklet_api::Report;
 use riklet_daemon::documents;
-use riklet_sdn::Rebuilt;
+use riklet_sdn::{RebuildOptions, Rebuilt};
 use serde_json::json;
 
 use super::{error::CliError, node::AnyNode, output::Output};
 
-pub(crate) fn run(node: &mut AnyNode, rebuild: bool, output: Output) -> Result<ExitCode, CliError> {
-    if rebuild {
-        return recovered(&node.rebuild()?, output);
-    }
+pub(crate) fn run(node: &mut AnyNode, output: Output) -> Result<ExitCode, CliError> {
     let mut report = node.repair()?;
     if report.warnings.is_empty() && report.steps.is_empty() && report.failures.is_empty() {
         output.remark("nothing to do");
@@ -23,10 +20,18 @@ pub(crate) fn adopt(node: &mut AnyNode, output: Output) -> Result<ExitCode, CliE
     recovered(&node.adopt()?, output)
 }
 
+pub(crate) fn rebuild(
+    node: &mut AnyNode,
+    force: bool,
+    output: Output,
+) -> Result<ExitCode, CliError> {
+    recovered(&node.rebuild(RebuildOptions { force })?, output)
+}
+
 fn recovered(rebuilt: &Rebuilt, output: Output) -> Result<ExitCode, CliError> {
     let mut report = documents::report(&rebuilt.report);
     if let Some(path) = &rebuilt.set_aside {
-        output.remark(&format!("the corrupt database is now {}", path.display()));
+        output.remark(&format!("the former database is now {}", path.display()));
     }
     for name in &rebuilt.incomplete {
         output.remark(&format!(

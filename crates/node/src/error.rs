@@ -3,7 +3,7 @@ use std::path::PathBuf;
 use ipnet::IpNet;
 
 use super::Warning;
-use crate::store::StoreError;
+use crate::store::{REBUILD, StoreError};
 use riklet_core::{
     ErrorKind,
     model::{AccountName, InstanceName, Pool, Slot},
@@ -153,6 +153,15 @@ impl NodeError {
         }
     }
 
+    /// Whether the records do not hold what was written to them.
+    pub(super) const fn is_unsound(&self) -> bool {
+        match self {
+            Self::Store(source) => source.is_corrupt(),
+            Self::Setting { .. } | Self::Fragment(_) => true,
+            _ => false,
+        }
+    }
+
     /// What to do about it, where there is something.
     #[must_use]
     pub fn hint(&self) -> Option<String> {
@@ -183,7 +192,7 @@ impl NodeError {
             Self::UnknownAccount { kind: AccountKind::Group, account, .. } => {
                 Some(format!("`groupadd --system {account}`, or write a number"))
             }
-            Self::Setting { .. } | Self::Fragment(_) => None,
+            Self::Setting { .. } | Self::Fragment(_) => Some(REBUILD.to_owned()),
         }
     }
 }

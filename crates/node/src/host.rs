@@ -44,13 +44,7 @@ impl Host {
         config: &Config,
         store: &Store,
     ) -> Result<Option<Self>, NodeError> {
-        let backend = store.setting(Setting::Backend)?;
-        let pool = store.setting(Setting::Pool)?;
-        let (Some(backend), Some(pool)) = (backend, pool) else { return Ok(None) };
-        let backend = Backend::from_name(&backend)
-            .ok_or(NodeError::Setting { what: "firewall", value: backend })?;
-        let pool =
-            pool.parse().map_err(|_wrong| NodeError::Setting { what: "pool", value: pool })?;
+        let Some((backend, pool)) = decision(store)? else { return Ok(None) };
         refuse_conflict(config, backend, pool)?;
         let tables = store.setting(Setting::Tables)?.unwrap_or_default();
         let tables = tables.split(',').filter(|t| !t.is_empty()).map(str::to_owned).collect();
@@ -150,6 +144,17 @@ impl Host {
         }
         Ok(())
     }
+}
+
+/// The firewall's backend and the pool that were decided at the first use; `None` where the node was not used yet.
+pub(super) fn decision(store: &Store) -> Result<Option<(Backend, Pool)>, NodeError> {
+    let backend = store.setting(Setting::Backend)?;
+    let pool = store.setting(Setting::Pool)?;
+    let (Some(backend), Some(pool)) = (backend, pool) else { return Ok(None) };
+    let backend = Backend::from_name(&backend)
+        .ok_or(NodeError::Setting { what: "firewall", value: backend })?;
+    let pool = pool.parse().map_err(|_wrong| NodeError::Setting { what: "pool", value: pool })?;
+    Ok(Some((backend, pool)))
 }
 
 fn refuse_conflict(config: &Config, backend: Backend, pool: Pool) -> Result<(), NodeError> {

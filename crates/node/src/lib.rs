@@ -93,7 +93,7 @@ pub use config::{
     FirewallChoiceError,
 };
 pub use error::{Failure, NodeError};
-pub use rebuild::Rebuilt;
+pub use rebuild::{RebuildOptions, Rebuilt};
 pub use riklet_core::{ErrorKind, model::Selector};
 pub use shadow::Warning;
 pub use task::{BackgroundTask, TaskOutcome};

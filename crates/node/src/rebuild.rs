@@ -4,23 +4,36 @@ use std::{collections::BTreeSet, path::PathBuf};
 
 use ipnet::IpNet;
 
-use super::{Host, Node, NodeError, Report, host};
+use super::{
+    Host, Node, NodeError, Report,
+    host::{self, decision},
+};
 use crate::store::{Phase, Setting, Store, StoreError, Tx};
 use riklet_core::{
     firewall::{Backend, BaseRuleset, BaseState, Change, Ruleset},
     link::{LinkState, Tap},
     model::{
-        Account, Execution, Function, InstanceName, Mark, Owner, Pool, Queues, Slot, Workload,
+        Account, Execution, Function, InstanceName, Mark, Mtu, Owner, Pool, Queues, Slot, Workload,
     },
     plan::{self, Adoption, IP_FORWARD, Object, Step},
-    workload::alias::{self, Marked},
+    workload::{
+        self, NodeFacts,
+        alias::{self, Marked},
+    },
 };
 use riklet_kernel::Kernel;
+
+/// How [`Node::rebuild`] goes about the present database.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct RebuildOptions {
+    /// Sets it aside whatever it holds, even where it seems sound, is of a newer version or another program's.
+    pub force: bool,
+}
 
 /// What [`Node::rebuild`] found and did.
 #[derive(Debug)]
 pub struct Rebuilt {
-    /// Where the corrupt database is now; `None` where it was sound, or there was none.
+    /// Where the former database is now; `None` where it was kept, or there was none.
     pub set_aside: Option<PathBuf>,
     /// The instances that were recorded anew.
     pub recovered: Vec<InstanceName>,
@@ -31,15 +44,16 @@ pub struct Rebuilt {
 }
 
 impl<K: Kernel> Node<K> {
-    /// Sets a corrupt database aside, records every interface of ours that is not recorded, and repairs.
-    /// What a definition had besides its exposures and what its TAP shows is lost: the kernel does not know it.
+    /// Sets a database aside that does not hold what was written to it, records every interface of ours that is not
+    /// recorded, and repairs. What a definition had besides its exposures and what its TAP shows is lost with such a
+    /// database: the kernel does not know it.
     ///
     /// # Errors
     /// Where something belongs to the records in another state directory; then nothing is changed. Where the state
-    /// directory cannot be used, the database is newer or another program's, or no known pool has the interfaces'
-    /// addresses. Otherwise as with [`Self::repair`].
-    pub fn rebuild(&mut self) -> Result<Rebuilt, NodeError> {
-        self.recover_all(Adoption::Lost)
+    /// directory cannot be used, no known pool has the interfaces' addresses, or, without [`RebuildOptions::force`], the
+    /// database is newer or another program's. Otherwise as with [`Self::repair`].
+    pub fn rebuild(&mut self, options: RebuildOptions) -> Result<Rebuilt, NodeError> {
+        self.recover_all(options, Adoption::Lost)
     }
 
     /// Takes over what belongs to the records in another state directory: as [`Self::rebuild`], and it all bears our
@@ -51,13 +65,18 @@ impl<K: Kernel> Node<K> {
     /// # Errors
     /// As with [`Self::rebuild`], except for what belongs to other records; and where our pool is not theirs.
     pub fn adopt(&mut self) -> Result<Rebuilt, NodeError> {
-        self.recover_all(Adoption::All)
+        self.recover_all(RebuildOptions::default(), Adoption::All)
     }
 
-    fn recover_all(&mut self, adoption: Adoption) -> Result<Rebuilt, NodeError> {
+    fn recover_all(
+        &mut self,
+        options: RebuildOptions,
+        adoption: Adoption,
+    ) -> Result<Rebuilt, NodeError> {
         let _lock = self.lock()?;
+        self.forget_store();
         let found = self.marked()?;
-        let (mut store, set_aside) = self.usable_store(adoption, &found)?;
+        let (mut store, set_aside) = self.usable_store(options, adoption, &found)?;
         let tx = store.transaction()?;
         let links = self.kernel.links()?.into_iter();
         let links: Vec<_> = links.filter_map(marked).collect();
@@ -79,7 +98,11 @@ impl<K: Kernel> Node<K> {
         }
         let (mut recovered, mut incomplete) = (vec![], vec![]);
         let mut slots = BTreeSet::new();
+        let pool = decision(&tx)?.map(|(_, pool)| pool);
         for (slot, link, marked) in links {
+            if pool.and_then(|pool| pool.addresses(slot)).is_none() {
+                continue;
+            }
             if recover(&tx, slot, &link, &marked)? {
                 slots.insert(slot);
                 recovered.push(marked.name.clone());
@@ -93,29 +116,50 @@ impl<K: Kernel> Node<K> {
         Ok(Rebuilt { set_aside, recovered, incomplete, report })
     }
 
-    /// The records, and where the corrupt ones are now. Refuses before anything is moved.
+    /// The present database where it is sound, or else a new one, and where the present one is then. Refuses before
+    /// anything is moved.
     fn usable_store(
         &self,
+        options: RebuildOptions,
         adoption: Adoption,
         found: &[(Object, Mark)],
     ) -> Result<(Store, Option<PathBuf>), NodeError> {
         let dir = &self.config.state_dir;
-        let opened = Store::open(dir).and_then(|store| store.all().map(|_| store));
-        match opened {
-            Err(error) if error.is_corrupt() => {
-                let (owner, _) = host::owner(&self.config, &Store::in_memory()?)?;
-                self.refuse(plan::claims(&owner, false, adoption, found))?;
-                let set_aside = Store::set_aside(dir)?;
-                Ok((Store::open(dir)?, set_aside))
-            }
-            opened => {
-                let store = opened?;
-                let (owner, _) = host::owner(&self.config, &store)?;
-                let recorded = store.setting(Setting::Backend)?.is_some();
-                self.refuse(plan::claims(&owner, recorded, adoption, found))?;
-                Ok((store, None))
+        if !options.force {
+            match self.sound_store() {
+                Err(error) if error.is_unsound() => {}
+                sound => {
+                    let store = sound?;
+                    let (owner, _) = host::owner(&self.config, &store)?;
+                    let recorded = store.setting(Setting::Backend)?.is_some();
+                    self.refuse(plan::claims(&owner, recorded, adoption, found))?;
+                    return Ok((store, None));
+                }
             }
         }
+        let (owner, _) = host::owner(&self.config, &Store::in_memory()?)?;
+        self.refuse(plan::claims(&owner, false, adoption, found))?;
+        let set_aside = Store::set_aside(dir)?;
+        Ok((Store::open(dir)?, set_aside))
+    }
+
+    fn sound_store(&self) -> Result<Store, NodeError> {
+        let store = Store::open(&self.config.state_dir)?;
+        store.verify()?;
+        let (owner, _) = host::owner(&self.config, &store)?;
+        let records = store.all()?;
+        match decision(&store)? {
+            Some((_, pool)) => {
+                let node = NodeFacts { pool, mtu: Mtu::MAX, owner };
+                for record in &records {
+                    workload::fragment(&record.workload, record.slot, &node)?;
+                }
+            }
+            None if records.is_empty() => {}
+            // The records are of some pool.
+            None => return Err(NodeError::Setting { what: "pool", value: String::new() }),
+        }
+        Ok(store)
     }
 
     /// The decisions of a node whose records are lost: the backend is the one that has our rules, the pool

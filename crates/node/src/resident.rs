@@ -292,6 +292,11 @@ impl<K: Kernel> Node<K> {
         }
     }
 
+    /// Closes the store, which is about to be set aside.
+    pub(super) fn forget_store(&mut self) {
+        self.store = None;
+    }
+
     /// Keeps the store for the next operation.
     pub(super) fn keep_store(&mut self, store: Store) {
         self.store = Some(store);

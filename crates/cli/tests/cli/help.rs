@@ -167,8 +167,9 @@ fn every_command_has_help_with_one_example() {
     Usage: riklet-sdn repair [OPTIONS]
 
     Options:
-          --rebuild  Set a corrupt database aside first, and record anew what the interfaces' aliases
-                     say
+          --rebuild  Verify the database; if it is not sound, set it aside and record anew what the
+                     interfaces' aliases say
+          --force    Set the database aside even if it seems sound
           --adopt    Take over the functions of another state directory, and record them here
       -h, --help     Print help
       riklet-sdn repair

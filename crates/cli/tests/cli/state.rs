@@ -31,7 +31,7 @@ fn that_of_a_newer_version_is_left_alone() {
         insta::allow_duplicates! {
             insta::assert_snapshot!(environment.refused(1, arguments), @r"
             error: $DIR/state/riklet-sdn.db has format 9; this version knows formats up to 3
-            hint: use the version of riklet-sdn that wrote it, or a later one
+            hint: use the version of riklet-sdn that wrote it, or a later one; `riklet-sdn repair --rebuild --force` sets the database aside
             ");
         }
     }
@@ -56,7 +56,7 @@ fn a_corrupt_one_is_left_alone_until_it_is_rebuilt() {
     insta::assert_snapshot!(rebuilt, @r"
     recorded hello
     ---- stderr ----
-    the corrupt database is now $DIR/state/riklet-sdn.db.corrupt-1
+    the former database is now $DIR/state/riklet-sdn.db.corrupt-1
     ");
     assert_eq!(environment.run(&["list"]).success(), listed);
     insta::assert_snapshot!(transcript(&environment, [commands[1], commands[2]]), @r"
@@ -99,6 +99,56 @@ fn a_page_that_is_corrupt_is_found_when_it_is_read() {
     assert!(refused.contains("repair --rebuild"), "{refused}");
     environment.run(&["repair", "--rebuild"]).done();
     environment.run(&["inspect", "hello"]).success();
+}
+
+#[test]
+fn a_part_that_no_record_is_in_is_verified_as_well() {
+    let environment = Environment::with_hello();
+    let root = |table: &str| {
+        let query = "SELECT rootpage FROM sqlite_schema WHERE name = ?";
+        let database = rusqlite::Connection::open(environment.path(DATABASE)).unwrap();
+        database.query_row(query, [table], |row| row.get::<_, u64>(0)).unwrap()
+    };
+    damage(&environment, (root("runs") - 1) * 4096, &[0xff; 4096]);
+    let purge: &[&str] = &["down", "--all", "--purge"];
+    let refused = environment.refused(1, purge);
+    assert!(refused.contains("hint: run `riklet-sdn repair --rebuild`"), "{refused}");
+    environment.run(&["repair", "--rebuild"]).done();
+    environment.run(&["inspect", "hello"]).success();
+    environment.run(purge).success();
+}
+
+#[test]
+fn a_sound_one_is_set_aside_where_that_is_insisted_on() {
+    const APPLICATION: u64 = 68;
+    let environment = Environment::with_hello();
+    let rebuild: &[&str] = &["repair", "--rebuild"];
+    let insist: &[&str] = &["repair", "--rebuild", "--force"];
+    let commands = [rebuild, insist, &["list"]];
+    insta::assert_snapshot!(transcript(&environment, commands), @r"
+    $ riklet-sdn repair --rebuild
+    $ riklet-sdn repair --rebuild --force
+    recorded hello
+    ---- stderr ----
+    the former database is now $DIR/state/riklet-sdn.db.corrupt-1
+    $ riklet-sdn list
+    NAME   TAP   GUEST       HOST ADDRESS  STATE  EXPOSURES
+    hello  rik0  10.231.0.2  10.231.0.1    ready  tcp 8080 -> 3000
+    ");
+    damage(&environment, APPLICATION, &[0, 0, 0, 9]);
+    insta::assert_snapshot!(transcript(&environment, [rebuild, insist]), @r"
+    $ riklet-sdn repair --rebuild
+    ---- stderr ----
+    error: $DIR/state/riklet-sdn.db is a database of another program
+    hint: use another state directory; if this one is damaged, `riklet-sdn repair --rebuild --force` sets it aside
+    ---- exit code 1 ----
+    $ riklet-sdn repair --rebuild --force
+    recorded hello
+    ---- stderr ----
+    the former database is now $DIR/state/riklet-sdn.db.corrupt-2
+    ");
+    let alone = environment.refused(2, &["repair", "--force"]);
+    assert!(alone.contains("not provided:\n  --rebuild"), "{alone}");
 }
 
 #[test]

@@ -1,6 +1,7 @@
 use std::{io, path::PathBuf};
 
 use rusqlite::{Error as Sqlite, ErrorCode};
+use rustix::fs::{Access, access};
 
 use riklet_core::model::{Exposure, InstanceName, Slot};
 
@@ -98,6 +99,10 @@ pub enum StoreError {
     },
 }
 
+/// What to do about a database that does not hold what was written to it.
+pub(crate) const REBUILD: &str = "run `riklet-sdn repair --rebuild`: it sets the database aside \
+     and records anew what runs, as the interfaces' aliases have it";
+
 impl StoreError {
     /// What to do about it, where there is something.
     #[must_use]
@@ -106,15 +111,13 @@ impl StoreError {
             Self::Busy { .. } => {
                 "another riklet-sdn is at work; try again when it has ended".into()
             }
-            Self::Newer { .. } => {
-                "use the version of riklet-sdn that wrote it, or a later one".into()
-            }
-            Self::Foreign { .. } => "use another state directory".into(),
-            Self::Corrupt { .. } => {
-                "run `riklet-sdn repair --rebuild`: it sets the database aside \
-                 and records anew what runs, as the interfaces' aliases have it"
-                    .into()
-            }
+            Self::Newer { .. } => "use the version of riklet-sdn that wrote it, or a later one; \
+                 `riklet-sdn repair --rebuild --force` sets the database aside"
+                .into(),
+            Self::Foreign { .. } => "use another state directory; if this one is damaged, \
+                 `riklet-sdn repair --rebuild --force` sets it aside"
+                .into(),
+            Self::Corrupt { .. } => REBUILD.into(),
             Self::PortTaken { holder, .. } => {
                 format!("choose another port, or run `riklet-sdn down {holder}` first")
             }
@@ -155,8 +158,9 @@ impl StoreError {
 
     pub(super) fn sqlite(operation: &'static str, path: PathBuf, source: Sqlite) -> Self {
         match &source {
-            // A column that does not hold what was written to it.
-            Sqlite::FromSqlConversionFailure(..)
+            // A column that does not hold what was written to it, or a table that is not there.
+            Sqlite::SqlInputError { .. }
+            | Sqlite::FromSqlConversionFailure(..)
             | Sqlite::InvalidColumnType(..)
             | Sqlite::IntegralValueOutOfRange(..)
             | Sqlite::Utf8Error(..) => Self::Corrupt { operation, path, source: source.into() },
@@ -164,7 +168,16 @@ impl StoreError {
                 Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
                     Self::Busy { operation, path, source }
                 }
-                Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {
+                // Unknown is SQLITE_ERROR: a table or a column is missing. What breaks a constraint was looked up before,
+                // where it could be right.
+                Some(
+                    ErrorCode::DatabaseCorrupt
+                    | ErrorCode::NotADatabase
+                    | ErrorCode::Unknown
+                    | ErrorCode::ConstraintViolation,
+                ) => Self::Corrupt { operation, path, source: source.into() },
+                // Where the file can be written, its header says that it cannot.
+                Some(ErrorCode::ReadOnly) if access(&path, Access::WRITE_OK).is_ok() => {
                     Self::Corrupt { operation, path, source: source.into() }
                 }
                 _ => Self::Database { operation, path, source },

@@ -17,6 +17,7 @@ mod sql;
 mod tests;
 mod tx;
 mod upgrade;
+mod verify;
 
 use std::{
     collections::BTreeMap,
@@ -26,6 +27,7 @@ use std::{
 
 use rusqlite::{Connection, OptionalExtension, Params, Row};
 
+pub(crate) use error::REBUILD;
 pub use error::StoreError;
 pub use lock::Lock;
 pub use record::{Generation, Phase, Record};

@@ -6,13 +6,13 @@ use super::{Record, StoreError, Tx, sql};
 use riklet_core::model::{Exposure, InstanceName, Slot};
 
 /// The columns `family` and `address`: 0 is both families, and an empty address is every one of the family.
-struct Bound {
-    family: u8,
-    address: String,
+pub(super) struct Bound {
+    pub(super) family: u8,
+    pub(super) address: String,
 }
 
 impl Bound {
-    fn of(exposure: &Exposure) -> Self {
+    pub(super) fn of(exposure: &Exposure) -> Self {
         exposure.host_address().map_or(Self { family: 0, address: String::new() }, Self::to)
     }
 

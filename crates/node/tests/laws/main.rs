@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails where it panics")]
 
 mod beside;
+mod corrupt;
 mod node;
 mod resident;
 
@@ -21,7 +22,7 @@ use riklet_core::{
     plan::Step,
 };
 use riklet_kernel::{AccountKind, Listener, fake::Fault};
-use riklet_sdn::{ErrorKind, NodeError, Report, Selector, UpOptions};
+use riklet_sdn::{ErrorKind, NodeError, RebuildOptions, Report, Selector, UpOptions};
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
@@ -224,7 +225,7 @@ fn a_lost_store_is_rebuilt_from_the_interfaces() {
     node.corrupt_the_store();
     let refused = node.node().list().unwrap_err();
     assert!(refused.hint().unwrap().contains("repair --rebuild"), "{refused}");
-    let rebuilt = node.node().rebuild().unwrap();
+    let rebuilt = node.node().rebuild(RebuildOptions::default()).unwrap();
     assert!(rebuilt.set_aside.is_some());
     assert_eq!(rebuilt.recovered, [name("f0"), name("f3")]);
     assert_eq!(node.node().list().unwrap(), recorded);
@@ -356,7 +357,7 @@ fn a_rebuilt_record_keeps_the_tap() {
     node.kernel.system().links.values_mut().for_each(|link| link.carrier = true);
     let before = node.state();
     node.corrupt_the_store();
-    assert!(node.node().rebuild().unwrap().report.failures.is_empty());
+    assert!(node.node().rebuild(RebuildOptions::default()).unwrap().report.failures.is_empty());
     assert_eq!(node.state(), before);
 }
 

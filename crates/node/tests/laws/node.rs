@@ -1,7 +1,7 @@
 use std::{
     collections::BTreeMap,
     panic::{AssertUnwindSafe, catch_unwind},
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::atomic::{AtomicU32, Ordering},
 };
 
@@ -171,8 +171,19 @@ impl TestNode {
     }
 
     #[expect(clippy::disallowed_methods, reason = "the damage is the test's own")]
+    pub(crate) fn damage_the_store(&self, damage: impl FnOnce(&mut Vec<u8>)) {
+        let path = self.state_dir.join("riklet-sdn.db");
+        let mut bytes = std::fs::read(&path).unwrap();
+        damage(&mut bytes);
+        std::fs::write(path, bytes).unwrap();
+    }
+
     pub(crate) fn corrupt_the_store(&self) {
-        std::fs::write(self.state_dir.join("riklet-sdn.db"), "no database at all").unwrap();
+        self.damage_the_store(|bytes| *bytes = b"no database at all".to_vec());
+    }
+
+    pub(crate) fn state_dir(&self) -> &Path {
+        &self.state_dir
     }
 }
 

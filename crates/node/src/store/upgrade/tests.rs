@@ -1,4 +1,4 @@
-use std::{collections::BTreeMap, path::PathBuf};
+use std::path::PathBuf;
 
 use super::*;
 use crate::store::{
@@ -40,25 +40,10 @@ fn dump(path: PathBuf) -> Vec<String> {
     dump
 }
 
-/// The tables of a database, without comments and spaces.
-fn schema(store: &Store) -> BTreeMap<String, String> {
-    let sql = "SELECT name, sql FROM sqlite_schema WHERE sql IS NOT NULL";
-    let read = |row: &rusqlite::Row<'_>| Ok((row.get(0)?, row.get::<_, String>(1)?));
-    let rows = store.rows("read the schema", sql, [], read).unwrap();
-    let plain = |sql: String| -> String {
-        let lines = sql.lines().map(|line| line.split("--").next().unwrap_or_default());
-        lines.flat_map(str::split_whitespace).collect()
-    };
-    rows.into_iter().map(|(name, sql)| (name, plain(sql))).collect()
-}
-
 /// What both formats recorded is there, and the database is as one that was made anew.
 fn assert_upgraded(dir: &Dir, format: i64) {
     let mut store = Store::open(&dir.0).unwrap();
-    assert_eq!(schema(&store), schema(&Store::in_memory().unwrap()));
-    let checked: String =
-        store.connection.query_row("PRAGMA integrity_check", [], |row| row.get(0)).unwrap();
-    assert_eq!(checked, "ok");
+    store.verify().unwrap();
 
     let records = store.all().unwrap();
     let found = records.iter().map(|r| (r.workload.name().as_str(), r.slot.number(), r.phase));

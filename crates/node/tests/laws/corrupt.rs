@@ -1,0 +1,129 @@
+//! However the database is spoilt: each operation succeeds, or one of the ways out does and then the operation.
+
+use proptest::{prelude::*, sample::Index};
+use riklet_core::model::InstanceName;
+use riklet_kernel::{fake::FakeKernel, process::ProcessId};
+use riklet_sdn::{Node, NodeError, RebuildOptions, Selector, UpOptions, store::Store};
+
+use crate::node::{TestNode, function};
+
+/// What becomes of the database's file.
+#[derive(Debug, Clone)]
+enum Damage {
+    /// Other bytes from somewhere on.
+    Bytes(Index, Vec<u8>),
+    /// One bit is the other one.
+    Bit(Index, u8),
+    /// A page of this byte.
+    Page(Index, u8),
+    /// One page in place of another.
+    Copied(Index, Index),
+    /// It ends there, but has something.
+    Truncated(Index),
+}
+
+const PAGE: usize = 4096;
+
+impl Damage {
+    fn apply(&self, file: &mut Vec<u8>) {
+        match self {
+            Self::Page(..) | Self::Copied(..) if file.len() < PAGE => {}
+            Self::Bytes(at, bytes) => {
+                let at = at.index(file.len());
+                file.iter_mut().skip(at).zip(bytes).for_each(|(to, from)| *to = *from);
+            }
+            Self::Bit(at, bit) => {
+                let at = at.index(file.len());
+                file[at] ^= 1 << bit;
+            }
+            Self::Page(number, byte) => {
+                let at = number.index(file.len() / PAGE) * PAGE;
+                file[at..at + PAGE].fill(*byte);
+            }
+            Self::Copied(from, to) => {
+                let pages = file.len() / PAGE;
+                let (from, to) = (from.index(pages) * PAGE, to.index(pages) * PAGE);
+                file.copy_within(from..from + PAGE, to);
+            }
+            Self::Truncated(at) => file.truncate(1 + at.index(file.len())),
+        }
+    }
+}
+
+fn damage() -> impl Strategy<Value = Damage> {
+    let index = any::<Index>;
+    prop_oneof![
+        3 => (index(), prop::collection::vec(any::<u8>(), 1..64)).prop_map(|(at, b)| Damage::Bytes(at, b)),
+        3 => (index(), 0..8_u8).prop_map(|(at, bit)| Damage::Bit(at, bit)),
+        2 => (index(), any::<u8>()).prop_map(|(page, byte)| Damage::Page(page, byte)),
+        1 => (index(), index()).prop_map(|(from, to)| Damage::Copied(from, to)),
+        1 => index().prop_map(Damage::Truncated),
+    ]
+}
+
+/// A node on which everything is recorded that can be.
+fn used_node() -> TestNode {
+    let node = TestNode::new();
+    let functions: Vec<_> = (0..6).map(|n| function(n, &[8000 + n, 8010 + n])).collect();
+    node.node().up(&functions, UpOptions::default()).unwrap();
+    node.node().down(&Selector::Named([functions[2].name().clone()].into()), false).unwrap();
+    let owned = [(functions[3].name().clone(), Some("file.json".to_owned()))];
+    node.node().set_manifests(&owned.into()).unwrap();
+    let mut store = Store::open(node.state_dir()).unwrap();
+    let records = store.transaction().unwrap();
+    let supervisor = ProcessId::current().unwrap();
+    records.begin_run(functions[4].name(), "builtin", supervisor, 1).unwrap();
+    records.commit().unwrap();
+    node
+}
+
+/// Does it, after a way out where it fails. Returns how it failed.
+fn succeed<T>(
+    node: &TestNode,
+    operation: impl Fn(&mut Node<FakeKernel>) -> Result<T, NodeError>,
+) -> Option<NodeError> {
+    let failed = operation(&mut node.node()).err()?;
+    let rebuilt = node.node().rebuild(RebuildOptions::default());
+    match rebuilt {
+        Ok(_) if operation(&mut node.node()).is_ok() => return Some(failed),
+        Ok(_) => {}
+        Err(refused) => assert!(refused.hint().unwrap().contains("--force"), "{refused:?}"),
+    }
+    let rebuilt = node.node().rebuild(RebuildOptions { force: true }).unwrap();
+    assert!(rebuilt.set_aside.is_some());
+    operation(&mut node.node()).unwrap();
+    Some(failed)
+}
+
+/// What was gone before the way out, which takes its time, is gone.
+fn take_down(node: &mut Node<FakeKernel>, name: &InstanceName) -> Result<(), NodeError> {
+    match node.down(&Selector::Named([name.clone()].into()), false) {
+        Err(NodeError::Unknown { .. }) => Ok(()),
+        done => done.map(drop),
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
+
+    #[test]
+    fn there_is_a_way_out_of_every_damage(damages in prop::collection::vec(damage(), 1..4)) {
+        let node = used_node();
+        node.damage_the_store(|file| damages.iter().for_each(|damage| damage.apply(file)));
+        let failures = [
+            succeed(&node, |node| node.list().map(drop)),
+            succeed(&node, |node| node.look_at_runs(Store::runs)?.map(drop).map_err(NodeError::from)),
+            succeed(&node, |node| node.check().map(drop)),
+            succeed(&node, |node| node.repair().map(drop)),
+            succeed(&node, |node| node.up(&[function(9, &[9000])], UpOptions::default()).map(drop)),
+            succeed(&node, |node| take_down(node, function(9, &[]).name())),
+            succeed(&node, |node| node.down(&Selector::All, true).map(drop)),
+        ];
+        for failure in failures.into_iter().flatten() {
+            let hint = failure.hint().unwrap_or_default();
+            prop_assert!(hint.contains("repair --rebuild"), "{failure:?}: {hint}");
+        }
+        prop_assert!(node.kernel.system().links.is_empty());
+        prop_assert!(node.kernel.system().firewall.is_empty());
+    }
+}
