@@ -1,9 +1,9 @@
 use std::{io, path::Path, process::ExitCode};
 
 use riklet_core::{
-    firewall::{Backend, ForeignChainState},
+    firewall::{Backend, Confinement, ForeignChainState},
     model::{InterfaceName, Pool},
-    plan::IP_FORWARD,
+    switch::IP_FORWARD,
 };
 use riklet_kernel::{ForeignChains, HostFacts, Kernel, KernelError, Links, Routes, Sysctls};
 use riklet_sdn::{
@@ -58,7 +58,8 @@ impl Finding {
 pub(crate) fn run<K: Kernel>(node: &mut Node<K>, output: Output) -> Result<ExitCode, CliError> {
     const HOST: u8 = 3;
     let config = node.config().clone();
-    let findings = look(&config, node.kernel());
+    let open = node.left_open().ok();
+    let findings = look(&config, node.kernel(), open.as_ref());
     output.print(
         || {
             let rows: Vec<_> = findings.iter().flat_map(row).collect();
@@ -91,11 +92,12 @@ fn json(finding: &Finding) -> serde_json::Value {
     json!({ "level": how, "subject": subject, "found": found, "advice": advice })
 }
 
-fn look(config: &Config, kernel: &mut impl Kernel) -> Vec<Finding> {
+fn look(config: &Config, kernel: &mut impl Kernel, open: Option<&Confinement>) -> Vec<Finding> {
     let decided = decided(config);
     let mut findings = vec![privilege(), tun()];
     findings.extend(firewall(config, decided, kernel));
     findings.push(forwarding(kernel));
+    findings.extend(open.filter(|open| !open.is_empty()).map(left_open));
     findings.extend(other_firewalls(kernel));
     findings.push(uplink(config, kernel));
     findings.push(loopback(kernel));
@@ -214,12 +216,28 @@ fn forwarding(kernel: &mut impl Sysctls) -> Finding {
         Ok(Some(value)) if value == "1" => Finding::ok("forwarding", "on"),
         Ok(Some(_)) => Finding::note(
             "forwarding",
-            "off",
-            "nothing to do: `up` turns it on for guests only, and `down --all --purge` off again",
+            "off for the host as a whole",
+            "nothing to do: `up` turns it on for the interfaces that guests are reached by, and \
+             `down --all --purge` off again",
         ),
         Ok(None) => Finding::fail("forwarding", format!("no sysctl {IP_FORWARD}"), "mount /proc"),
         Err(error) => unreadable("forwarding", &error, "mount /proc"),
     }
+}
+
+/// Packets that pass the node since functions are up, and did not before.
+fn left_open(open: &Confinement) -> Finding {
+    let list = |names: Vec<&InterfaceName>| {
+        names.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+    };
+    let from = list(open.from().iter().collect());
+    let to = list(open.to().iter().filter(|name| !open.from().contains(name)).collect());
+    Finding::note(
+        "forwarding",
+        format!("packets from {from} to {to} pass, without answers"),
+        "`riklet-sdn serve` drops them: it hears when somebody has the host forward, and lets them \
+         pass then",
+    )
 }
 
 /// Firewalls that reload their rules at will, by what they leave on a host.

@@ -9,10 +9,12 @@ pub mod definition;
 mod error_kind;
 pub mod firewall;
 pub mod flows;
+pub mod forwarding;
 pub mod link;
 pub mod model;
 pub mod nearest;
 pub mod plan;
+pub mod switch;
 pub mod workload;
 
 pub use error_kind::ErrorKind;

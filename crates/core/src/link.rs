@@ -78,12 +78,23 @@ pub struct LinkState {
     pub addresses: BTreeSet<IpNet>,
     /// Its permanent neighbours.
     pub neighbours: BTreeMap<IpAddr, MacAddress>,
+    /// `net.ipv4.conf.<name>.forwarding`: what comes in by it may be sent on.
+    pub forwarding: bool,
     /// `net.ipv4.conf.<name>.route_localnet`.
     pub route_localnet: bool,
     /// Whether it takes part in IPv6 (`net.ipv6.conf.<name>.disable_ipv6` is 0).
     pub ipv6: bool,
     /// What it is as a TAP; `None` where it is none.
     pub tap: Option<Tap>,
+}
+
+/// An interface that is not ours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HostInterface {
+    /// Its number, which a later interface of the same name does not have.
+    pub index: u32,
+    /// Whether it has an IPv4 address.
+    pub addressed: bool,
 }
 
 /// One thing in which an interface is not as it must be.
@@ -135,6 +146,7 @@ impl LinkSpec {
             group: LIVE_GROUP,
             addresses: self.addresses.clone(),
             neighbours: self.neighbours.clone(),
+            forwarding: true,
             route_localnet: true,
             ipv6: false,
             tap: Some(self.tap),
@@ -158,6 +170,7 @@ impl LinkSpec {
         note(state.mac != Some(self.mac), format!("MAC address {}", self.mac));
         note(state.mtu != self.mtu, format!("MTU {} instead of {}", self.mtu, state.mtu));
         note(state.group != LIVE_GROUP, format!("group {LIVE_GROUP:#x}"));
+        note(!state.forwarding, "forwarding 1".to_owned());
         note(!state.route_localnet, "route_localnet 1".to_owned());
         note(state.ipv6, "no IPv6".to_owned());
         note(!state.up, "up".to_owned());

@@ -25,9 +25,6 @@ use crate::{
 
 pub use claim::{Adoption, Claim, Holder, Object, claims, lost_owner};
 
-/// The sysctl that lets the host forward IPv4 packets.
-pub const IP_FORWARD: &str = "net.ipv4.ip_forward";
-
 /// What the records ask for.
 #[derive(Debug, Clone)]
 pub struct Desired {
@@ -477,19 +474,13 @@ fn gate_steps(desired: &Desired, observed: &Observed) -> Vec<Step> {
     observed.foreign_chains.iter().filter_map(step).collect()
 }
 
-/// `ip_forward` comes first, since setting it changes others.
+/// A sysctl that is not there belongs to an interface that is not.
 fn sysctl_steps(desired: &Desired, observed: &Observed) -> Vec<Step> {
-    let forward_differs = desired.sysctls.get(IP_FORWARD) != observed.sysctls.get(IP_FORWARD);
-    let mut wanted: Vec<_> = desired
-        .sysctls
-        .iter()
-        .filter(|(name, value)| match observed.sysctls.get(*name) {
-            Some(present) => present != *value || forward_differs,
-            None => false,
-        })
-        .collect();
-    wanted.sort_by_key(|(name, _)| *name != IP_FORWARD);
-    wanted.into_iter().map(|(name, value)| Step::SetSysctl(name.clone(), value.clone())).collect()
+    let differs = |(name, value): &(&String, &String)| {
+        observed.sysctls.get(*name).is_some_and(|present| present != *value)
+    };
+    let differing = desired.sysctls.iter().filter(differs);
+    differing.map(|(name, value)| Step::SetSysctl(name.clone(), value.clone())).collect()
 }
 
 impl fmt::Display for Plan {
@@ -561,12 +552,13 @@ impl fmt::Display for Change {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Reset(ruleset) => {
-                let BaseRuleset { pool, uplinks, guard, .. } = &ruleset.base_ruleset;
+                let BaseRuleset { pool, uplinks, confined, .. } = &ruleset.base_ruleset;
                 let uplinks: Vec<_> = uplinks.iter().map(ToString::to_string).collect();
                 let uplinks = if uplinks.is_empty() { "none".into() } else { uplinks.join(", ") };
                 write!(f, "~ firewall: all of it, guests {pool}, uplinks {uplinks}")?;
-                if *guard {
-                    write!(f, ", nothing else is forwarded")?;
+                if !confined.is_empty() {
+                    let from: Vec<_> = confined.from().iter().map(ToString::to_string).collect();
+                    write!(f, ", nothing else is forwarded from {}", from.join(", "))?;
                 }
                 ruleset.entries.iter().try_for_each(|entry| write!(f, "\n+ firewall: {entry}"))
             }

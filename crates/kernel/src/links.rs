@@ -4,7 +4,7 @@ use ipnet::IpNet;
 
 use crate::{KernelError, sealed::Sealed};
 use riklet_core::{
-    link::{LinkSpec, LinkState, Tap},
+    link::{HostInterface, LinkSpec, LinkState, Tap},
     model::InterfaceName,
 };
 
@@ -24,6 +24,12 @@ pub trait Links: Sealed {
     /// # Errors
     /// Fails if the kernel does not answer.
     fn links(&mut self) -> Result<Vec<LinkState>, KernelError>;
+
+    /// Returns the interfaces of the host that do not have such a name, without the loopback.
+    ///
+    /// # Errors
+    /// Fails if the kernel does not answer, or `/proc/sys` cannot be read.
+    fn host_interfaces(&mut self) -> Result<BTreeMap<InterfaceName, HostInterface>, KernelError>;
 
     /// Creates a persistent TAP that has everything in the specification, and sets it up.
     ///

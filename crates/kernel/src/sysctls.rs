@@ -1,5 +1,3 @@
-use std::collections::BTreeMap;
-
 use crate::{KernelError, sealed::Sealed};
 
 /// Kernel parameters below `/proc/sys`.
@@ -18,12 +16,4 @@ pub trait Sysctls: Sealed {
     /// # Errors
     /// Fails if it cannot be written; then it has not changed.
     fn set_sysctl(&mut self, name: &str, value: &str) -> Result<(), KernelError>;
-
-    /// Returns the present values of all parameters that setting `net.ipv4.ip_forward` to 1 changes: it
-    /// resets the `forwarding` of every interface and turns `accept_redirects` off (`inet_forward_change` in
-    /// `net/ipv4/devinet.c`; Documentation/networking/ip-sysctl.rst).
-    ///
-    /// # Errors
-    /// Fails if they cannot be read.
-    fn forwarding_sysctls(&mut self) -> Result<BTreeMap<String, String>, KernelError>;
 }

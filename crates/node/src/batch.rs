@@ -101,11 +101,7 @@ impl<K: Kernel> Node<K> {
         self.write_deferred(&tx)?;
         let interrupted = self.interrupted(&tx)?;
         let any_up = left.iter().any(|(_, request)| matches!(request, Request::Up(..)));
-        let host = if any_up {
-            Some(Host::decide(&mut self.kernel, &self.config, &tx)?)
-        } else {
-            Host::decided(&mut self.kernel, &self.config, &tx)?
-        };
+        let host = if any_up { Some(self.decide(&tx, false)?) } else { self.decided(&tx, false)? };
         if host.as_ref().is_none_or(|host| host.first_use) {
             self.refuse_unrecorded()?;
         }
@@ -123,7 +119,7 @@ impl<K: Kernel> Node<K> {
             return Ok(());
         }
         // Those that stay need forwarding, which somebody may have turned off meanwhile.
-        host.record(&mut self.kernel, &tx)?;
+        host.record(&tx)?;
         let changes = done.values().flat_map(|recorded| recorded.changes.clone()).collect();
         let look = self.look(&tx, &host, Some(&changes), &interrupted);
         let look = unless_claimed(look)?;

@@ -7,7 +7,7 @@ use std::{
 
 use super::{Change, NodeError, error::InstanceError, host::Host};
 use riklet_core::{
-    firewall::{BaseRuleset, BaseState, Entry, FirewallState, Ruleset},
+    firewall::{BaseRuleset, BaseState, Confinement, Entry, FirewallState, Ruleset},
     link::LinkState,
     model::{InterfaceName, Protocol, Slot},
     plan::{self, Adoption, Claim, Desired, LinkDeletion, Observed, Plan, Step},
@@ -231,6 +231,14 @@ impl Observe for Named<'_> {
         if !kernel.probe_firewall(self.host.backend, self.base_ruleset, &entries)? {
             return Ok(None);
         }
+        let sysctls = sysctls(self.host, kernel)?;
+        let differs = |(name, value): (&String, &String)| {
+            self.host.sysctls.get(name).is_some_and(|wanted| wanted != value)
+        };
+        if sysctls.iter().any(differs) {
+            // Who has the host forward, or not, does the same to every TAP.
+            return Ok(None);
+        }
         let mut links = BTreeMap::new();
         for &slot in self.changes.keys() {
             links.extend(kernel.link(&slot.interface())?.map(|link| (slot, link)));
@@ -238,7 +246,6 @@ impl Observe for Named<'_> {
         let base_ruleset = BaseState::Intact;
         let marks = [self.host.node.owner.mark()].into();
         let firewall = FirewallState { base_ruleset, entries, strays: vec![], marks };
-        let sysctls = sysctls(self.host, kernel)?;
         let empty_tables = BTreeSet::new();
         let foreign_chains =
             if self.foreign_chains { kernel.foreign_chains(self.host.backend)? } else { vec![] };
@@ -298,8 +305,8 @@ impl<'a> All<'a> {
     /// The ruleset to hold the firewall against. Where nothing shall remain, any will do: whatever is there
     /// goes.
     fn expected(&self) -> Ruleset {
-        let (pool, owner) = (self.host.node.pool, None);
-        let nothing = || BaseRuleset { pool, uplinks: BTreeSet::new(), guard: false, owner };
+        let (pool, owner, confined) = (self.host.node.pool, None, Confinement::default());
+        let nothing = || BaseRuleset { pool, uplinks: BTreeSet::new(), confined, owner };
         Ruleset {
             base_ruleset: self.host.base_ruleset.clone().unwrap_or_else(nothing),
             entries: self.fragments.values().flat_map(|f| &f.entries).copied().collect(),

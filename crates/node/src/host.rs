@@ -2,16 +2,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::config::FirewallChoice;
-use super::{Config, NodeError};
+use super::{Config, NodeError, config::FirewallChoice};
 use crate::store::{Setting, Store, Tx};
 use riklet_core::{
-    firewall::{Backend, BaseRuleset, FirewallState, Ruleset},
-    model::{Mtu, Owner, OwnerError, Pool},
-    plan::IP_FORWARD,
+    firewall::{Backend, BaseRuleset, Confinement, FirewallState, Ruleset},
+    forwarding::{self, Forwarding, Recorded, Sight},
+    model::{InterfaceName, Mtu, Owner, OwnerError, Pool},
+    switch,
     workload::NodeFacts,
 };
-use riklet_kernel::{Kernel, KernelError};
+use riklet_kernel::{Kernel, KernelError, process::ProcessId};
 
 /// The MTU of Ethernet (RFC 894), for a host that has no uplink.
 const ETHERNET_MTU: u32 = 1500;
@@ -27,14 +27,26 @@ pub(super) struct Host {
     pub(super) sysctls: BTreeMap<String, String>,
     /// The firewall's tables that were there before us.
     pub(super) foreign_tables: BTreeSet<String>,
-    /// Whether forwarding is off, and nothing is recorded of it yet.
-    must_record_sysctls: bool,
     /// Whether the node has recorded no decision yet.
     pub(super) first_use: bool,
     /// Whether the owner is not recorded yet: this is the first use, or an earlier version made the records.
     must_record_owner: bool,
-    /// What the sysctls were before we changed them.
-    former_sysctls: BTreeMap<String, String>,
+    /// Which interfaces forward, and what is to be recorded of that.
+    pub(super) forwarding: Forwarding,
+    /// Whether the host forwards as a whole.
+    globally: bool,
+    recorded: Recorded,
+    /// What is to be recorded as the process that hears what changes, where that is news.
+    watcher: Option<ProcessId>,
+}
+
+/// How much an operation looks at, and who asks.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Scope {
+    /// Whether to list the host's interfaces, or go by those that are recorded.
+    pub(super) lists: bool,
+    /// This process, where it stays and hears what changes.
+    pub(super) resident: Option<ProcessId>,
 }
 
 impl Host {
@@ -43,12 +55,13 @@ impl Host {
         kernel: &mut impl Kernel,
         config: &Config,
         store: &Store,
+        scope: Scope,
     ) -> Result<Option<Self>, NodeError> {
         let Some((backend, pool)) = decision(store)? else { return Ok(None) };
         refuse_conflict(config, backend, pool)?;
         let tables = store.setting(Setting::Tables)?.unwrap_or_default();
         let tables = tables.split(',').filter(|t| !t.is_empty()).map(str::to_owned).collect();
-        Self::look(kernel, config, store, (backend, pool), tables).map(Some)
+        Self::look(kernel, config, store, (backend, pool), tables, scope).map(Some)
     }
 
     /// The same, and decides where nothing is decided yet; [`Self::record`] makes the decision last.
@@ -56,13 +69,14 @@ impl Host {
         kernel: &mut impl Kernel,
         config: &Config,
         store: &Store,
+        scope: Scope,
     ) -> Result<Self, NodeError> {
-        if let Some(host) = Self::decided(kernel, config, store)? {
+        if let Some(host) = Self::decided(kernel, config, store, scope)? {
             return Ok(host);
         }
         let pool = choose_pool(kernel, config)?;
         let backend = choose_backend(kernel, config, pool)?;
-        Self::first(kernel, config, store, (backend, pool))
+        Self::first(kernel, config, store, (backend, pool), scope)
     }
 
     /// A node that is used for the first time.
@@ -71,24 +85,24 @@ impl Host {
         config: &Config,
         store: &Store,
         (backend, pool): (Backend, Pool),
+        scope: Scope,
     ) -> Result<Self, NodeError> {
         let tables = kernel.firewall_tables(backend)?;
-        let mut host = Self::look(kernel, config, store, (backend, pool), tables)?;
+        let mut host = Self::look(kernel, config, store, (backend, pool), tables, scope)?;
         host.first_use = true;
         Ok(host)
     }
 
     /// The same host, where nothing of ours shall remain.
-    pub(super) fn removed(mut self, kernel: &mut impl Kernel) -> Result<Self, NodeError> {
+    ///
+    /// Interfaces that we switched on are switched off again, but not where the host forwards as a whole: somebody
+    /// relies on that.
+    pub(super) fn removed(mut self) -> Self {
         self.base_ruleset = None;
-        self.sysctls = BTreeMap::new();
-        for (name, former) in &self.former_sysctls {
-            // An interface that has gone takes its sysctls along.
-            if kernel.sysctl(name)?.is_some() {
-                self.sysctls.insert(name.clone(), former.clone());
-            }
-        }
-        Ok(self)
+        let restored = self.recorded.switched().filter(|_| !self.globally);
+        let off = restored.map(|name| (switch::forwarding(&name), forwarding::OFF.to_owned()));
+        self.sysctls = off.collect();
+        self
     }
 
     fn look(
@@ -97,6 +111,7 @@ impl Host {
         store: &Store,
         (backend, pool): (Backend, Pool),
         foreign_tables: BTreeSet<String>,
+        scope: Scope,
     ) -> Result<Self, NodeError> {
         let uplinks = match &config.uplinks {
             Some(uplinks) => uplinks.clone(),
@@ -109,25 +124,47 @@ impl Host {
                 mtu = mtu.into_iter().chain(found).min();
             }
         }
-        let forwards = kernel.sysctl(IP_FORWARD)?.as_deref() == Some("1");
-        let former_sysctls = store.recorded_sysctls()?;
+        let neighbours = store.setting(Setting::Neighbours)?;
+        let recorded = Recorded::new(store.recorded_sysctls()?, neighbours.as_deref());
+        let watcher: Option<ProcessId> =
+            store.setting(Setting::Watcher)?.and_then(|watcher| watcher.parse().ok());
+        let heard = match scope.resident {
+            Some(_) => true,
+            None => watcher.is_some_and(|watcher| watcher.is_alive().unwrap_or(false)),
+        };
+        let globally = kernel.sysctl(switch::IP_FORWARD)?.as_deref() == Some(forwarding::ON);
+        let forwarding = look_at_forwarding(kernel, &recorded, globally, &uplinks, heard, scope)?;
+        let on = |name| (switch::forwarding(name), forwarding::ON.to_owned());
+        let confined = forwarding.confined.clone();
         let (owner, must_record_owner) = owner(config, store)?;
-        let guard = !forwards || !former_sysctls.is_empty();
         Ok(Self {
             backend,
-            base_ruleset: Some(BaseRuleset { pool, uplinks, guard, owner: Some(owner.clone()) }),
+            base_ruleset: Some(BaseRuleset { pool, uplinks, confined, owner: Some(owner.clone()) }),
             node: NodeFacts { pool, mtu: mtu.map_or(ETHERNET_MTU, |mtu| mtu.min(Mtu::MAX)), owner },
-            sysctls: BTreeMap::from([(IP_FORWARD.to_owned(), "1".to_owned())]),
+            sysctls: forwarding.needed.iter().map(on).collect(),
             foreign_tables,
-            must_record_sysctls: !forwards && former_sysctls.is_empty(),
             first_use: false,
             must_record_owner,
-            former_sysctls,
+            forwarding,
+            globally,
+            recorded,
+            watcher: scope.resident.filter(|_| scope.resident != watcher),
         })
     }
 
+    /// Says what stays as an earlier version left it.
+    pub(super) fn warn_of_inheritance(&self) {
+        if self.recorded.is_inherited() && self.globally {
+            tracing::warn!(
+                "{} stays 1: an earlier version of this program set it, and others may rely on it by \
+                 now; functions do not need it",
+                switch::IP_FORWARD
+            );
+        }
+    }
+
     /// Records what was decided, and what is about to be changed and must be restored.
-    pub(super) fn record(&self, kernel: &mut impl Kernel, tx: &Tx<'_>) -> Result<(), NodeError> {
+    pub(super) fn record(&self, tx: &Tx<'_>) -> Result<(), NodeError> {
         if self.first_use {
             let tables: Vec<_> = self.foreign_tables.iter().map(String::as_str).collect();
             tx.set_setting(Setting::Backend, self.backend.as_str())?;
@@ -137,10 +174,18 @@ impl Host {
         if self.must_record_owner {
             tx.set_setting(Setting::Owner, &self.node.owner.to_string())?;
         }
-        if self.must_record_sysctls {
-            for (name, value) in kernel.forwarding_sysctls()? {
-                tx.record_sysctl(&name, &value)?;
-            }
+        self.warn_of_inheritance();
+        for name in &self.forwarding.forgotten {
+            tx.forget_sysctl(name)?;
+        }
+        for name in &self.forwarding.switched {
+            tx.record_sysctl(&switch::forwarding(name), forwarding::OFF)?;
+        }
+        if let Some(neighbours) = &self.forwarding.neighbours {
+            tx.set_setting(Setting::Neighbours, neighbours)?;
+        }
+        if let Some(watcher) = self.watcher {
+            tx.set_setting(Setting::Watcher, &watcher.to_string())?;
         }
         Ok(())
     }
@@ -155,6 +200,47 @@ pub(super) fn decision(store: &Store) -> Result<Option<(Backend, Pool)>, NodeErr
         .ok_or(NodeError::Setting { what: "firewall", value: backend })?;
     let pool = pool.parse().map_err(|_wrong| NodeError::Setting { what: "pool", value: pool })?;
     Ok(Some((backend, pool)))
+}
+
+/// Asks for what the decision needs, and no more: without `scope.lists`, nothing is listed that is recorded.
+fn look_at_forwarding(
+    kernel: &mut impl Kernel,
+    recorded: &Recorded,
+    globally: bool,
+    uplinks: &BTreeSet<InterfaceName>,
+    heard: bool,
+    scope: Scope,
+) -> Result<Forwarding, NodeError> {
+    let mut listed = None;
+    if scope.lists || recorded.needs_list(globally) {
+        listed = Some(kernel.host_interfaces()?);
+    }
+    let mut needed = recorded.needed(Sight { globally, uplinks, interfaces: listed.as_ref() });
+    let mut off = switched_off(kernel, &needed)?;
+    if listed.is_none() && !off.is_empty() {
+        // Somebody has the host forward, or not, or an interface came: nothing is as it was recorded.
+        listed = Some(kernel.host_interfaces()?);
+        needed = recorded.needed(Sight { globally, uplinks, interfaces: listed.as_ref() });
+        off = switched_off(kernel, &needed)?;
+    }
+    let known: BTreeSet<_> = recorded.switched().collect();
+    off.retain(|name| !known.contains(name));
+    let sight = Sight { globally, uplinks, interfaces: listed.as_ref() };
+    Ok(recorded.decide(sight, heard, needed, off))
+}
+
+/// Those of the interfaces whose switches are off. One that is not there has none.
+fn switched_off(
+    kernel: &mut impl Kernel,
+    names: &BTreeSet<InterfaceName>,
+) -> Result<BTreeSet<InterfaceName>, KernelError> {
+    let mut off = BTreeSet::new();
+    for name in names {
+        if kernel.sysctl(&switch::forwarding(name))?.as_deref() == Some(forwarding::OFF) {
+            off.insert(name.clone());
+        }
+    }
+    Ok(off)
 }
 
 fn refuse_conflict(config: &Config, backend: Backend, pool: Pool) -> Result<(), NodeError> {
@@ -180,7 +266,8 @@ fn try_to_read(kernel: &mut impl Kernel, backend: Backend, pool: Pool) -> Result
 
 /// A ruleset to look at a firewall with, of which only that it can be read matters, or whose it is.
 fn any_ruleset(pool: Pool) -> Ruleset {
-    let base_ruleset = BaseRuleset { pool, uplinks: BTreeSet::new(), guard: false, owner: None };
+    let (confined, owner) = (Confinement::default(), None);
+    let base_ruleset = BaseRuleset { pool, uplinks: BTreeSet::new(), confined, owner };
     Ruleset { base_ruleset, entries: BTreeSet::new() }
 }
 

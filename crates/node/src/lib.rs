@@ -106,6 +106,7 @@ use host::Host;
 use ownership::unless_claimed;
 use resident::Resident;
 use riklet_core::{
+    firewall::Confinement,
     model::{Exposure, InstanceName, Slot, Workload},
     plan::{self, Adoption, LinkDeletion, Observed, Plan, Step},
     workload::{self, Fragment},
@@ -223,7 +224,7 @@ impl<K: Kernel> Node<K> {
         };
         let tx = store.transaction()?;
         let interrupted = interrupted(&tx)?;
-        let host = Host::decide(&mut self.kernel, &self.config, &tx)?;
+        let host = self.decide(&tx, false)?;
         if host.first_use {
             self.refuse_unrecorded()?;
         }
@@ -255,17 +256,18 @@ impl<K: Kernel> Node<K> {
         let tx = store.transaction()?;
         let leaving = self.leaving(&tx, selector)?;
         refuse_remaining(&tx, &leaving)?;
-        let Some(host) = Host::decided(&mut self.kernel, &self.config, &tx)? else {
+        let Some(host) = self.decided(&tx, false)? else {
             self.refuse_unrecorded()?;
             return Ok(Report::default());
         };
         for record in &leaving {
             tx.set_phase(record, Phase::Removing)?;
         }
-        let nothing = host.removed(&mut self.kernel)?;
+        let nothing = host.removed();
         let all = All::nothing(&nothing);
         let found = unless_claimed(self.look_at_all(&all))?;
         tx.commit()?;
+        nothing.warn_of_inheritance();
         self.purge(&mut store, &all, found?)
     }
 
@@ -278,7 +280,7 @@ impl<K: Kernel> Node<K> {
         self.flush()?;
         let store = Store::open_existing(&self.config.state_dir)?;
         let host = match &store {
-            Some(store) => Host::decided(&mut self.kernel, &self.config, store)?,
+            Some(store) => self.decided(store, true)?,
             None => None,
         };
         let (Some(store), Some(host)) = (store, host) else {
@@ -291,6 +293,20 @@ impl<K: Kernel> Node<K> {
         let unsettled = unsettled.map(|r| (r.workload.name().clone(), r.phase)).collect();
         let plan = plan::plan(&all.desired(), &observed);
         Ok(Drift { plan, firewall: observed.firewall.differences(), unsettled })
+    }
+
+    /// Returns what the host sends on only because functions are up, and nothing drops as long as no daemon runs: packets
+    /// that come in by an uplink. Nothing that goes back that way is sent on.
+    ///
+    /// # Errors
+    /// Where the records or the kernel cannot be read.
+    pub fn left_open(&mut self) -> Result<Confinement, NodeError> {
+        let _lock = self.look_lock()?;
+        let Some(store) = Store::open_existing(&self.config.state_dir)? else {
+            return Ok(Confinement::default());
+        };
+        let host = self.decided(&store, true)?;
+        Ok(host.map(|host| host.forwarding.open).unwrap_or_default())
     }
 
     /// Makes the kernel what the records say: what drifted comes back, what leaked goes.
@@ -312,14 +328,14 @@ impl<K: Kernel> Node<K> {
     ) -> Result<Report, NodeError> {
         let mut store = self.open_store()?;
         let tx = store.transaction()?;
-        let Some(host) = Host::decided(&mut self.kernel, &self.config, &tx)? else {
+        let Some(host) = self.decided(&tx, true)? else {
             self.refuse_unrecorded()?;
             return Ok(Report::default());
         };
         let interrupted = interrupted(&tx)?.difference(recovered).copied().collect();
         let all = self.all(&host, &tx, &interrupted, LinkDeletion::Immediate)?.adopting(adoption);
         let found = self.look_at_all(&all)?;
-        host.record(&mut self.kernel, &tx)?;
+        host.record(&tx)?;
         tx.commit()?;
         let look = Look::All(all, found);
         let settled = self.settle(&mut store, &host, look, &interrupted, &[])?;

@@ -10,12 +10,14 @@ use super::{
 };
 use crate::store::{Phase, Setting, Store, StoreError, Tx};
 use riklet_core::{
-    firewall::{Backend, BaseRuleset, BaseState, Change, Ruleset},
+    firewall::{Backend, BaseState, Change, Ruleset},
+    forwarding::{OFF, ON},
     link::{LinkState, Tap},
     model::{
         Account, Execution, Function, InstanceName, Mark, Mtu, Owner, Pool, Queues, Slot, Workload,
     },
-    plan::{self, Adoption, IP_FORWARD, Object, Step},
+    plan::{self, Adoption, Object, Step},
+    switch,
     workload::{
         self, NodeFacts,
         alias::{self, Marked},
@@ -87,14 +89,14 @@ impl<K: Kernel> Node<K> {
                 let owner = Owner::new(lost, owner.directory());
                 tx.set_setting(Setting::Owner, &owner.to_string())?;
             }
-            let host = match Host::decided(&mut self.kernel, &self.config, &tx)? {
+            let host = match self.decided(&tx, false)? {
                 Some(host) => host,
                 None => self.deduce(&tx, links.first().map(|(_, link, _)| link))?,
             };
             if adoption == Adoption::All {
                 refuse_other_pool(&host, &links)?;
             }
-            host.record(&mut self.kernel, &tx)?;
+            host.record(&tx)?;
         }
         let (mut recovered, mut incomplete) = (vec![], vec![]);
         let mut slots = BTreeSet::new();
@@ -165,34 +167,29 @@ impl<K: Kernel> Node<K> {
     /// The decisions of a node whose records are lost: the backend is the one that has our rules, the pool
     /// the one that this interface's address is of.
     fn deduce(&mut self, tx: &Tx<'_>, link: Option<&LinkState>) -> Result<Host, NodeError> {
+        let scope = self.scope(true);
         let pool = match link {
             Some(link) => self.deduce_pool(link)?,
-            None => Host::decide(&mut self.kernel, &self.config, tx)?.node.pool,
+            None => self.decide(tx, true)?.node.pool,
         };
         let iptables = self.kernel.iptables()?.map(Backend::Iptables);
         for backend in [Some(Backend::Nftables), iptables].into_iter().flatten() {
-            let host = Host::first(&mut self.kernel, &self.config, tx, (backend, pool))?;
+            let host = Host::first(&mut self.kernel, &self.config, tx, (backend, pool), scope)?;
             let Some(base_ruleset) = &host.base_ruleset else { continue };
-            let guarded = BaseRuleset { guard: true, ..base_ruleset.clone() };
-            let expected = Ruleset { base_ruleset: guarded, entries: [].into() };
-            match self.kernel.firewall(backend, &expected)?.base_ruleset {
-                BaseState::Absent => {}
-                BaseState::Altered(_) => return Ok(host),
-                BaseState::Intact => {
-                    // We had enabled forwarding: the guard is there only then.
-                    tx.record_sysctl(IP_FORWARD, "0")?;
-                    return Ok(host);
-                }
+            let expected = Ruleset { base_ruleset: base_ruleset.clone(), entries: [].into() };
+            if self.kernel.firewall(backend, &expected)?.base_ruleset != BaseState::Absent {
+                self.deduce_forwarding(tx, &host)?;
+                return Ok(host);
             }
         }
-        let fresh = Host::decide(&mut self.kernel, &self.config, tx)?;
-        Host::first(&mut self.kernel, &self.config, tx, (fresh.backend, pool))
+        let fresh = self.decide(tx, true)?;
+        Host::first(&mut self.kernel, &self.config, tx, (fresh.backend, pool), scope)
     }
 
     /// Removes what another backend has of ours: other records may have used it, and both would translate.
     fn remove_other_firewalls(&mut self) -> Result<Vec<Step>, NodeError> {
         let store = self.open_store()?;
-        let host = Host::decided(&mut self.kernel, &self.config, &store)?;
+        let host = self.decided(&store, false)?;
         self.keep_store(store);
         let Some(host) = host else { return Ok(vec![]) };
         let mut done = Vec::new();
@@ -203,6 +200,19 @@ impl<K: Kernel> Node<K> {
             }
         }
         Ok(done)
+    }
+
+    /// Where the host does not forward and interfaces that clients ask at do, it was most likely us who switched them.
+    fn deduce_forwarding(&mut self, tx: &Tx<'_>, host: &Host) -> Result<(), NodeError> {
+        if self.kernel.sysctl(switch::IP_FORWARD)?.as_deref() != Some(OFF) {
+            return Ok(());
+        }
+        for name in host.sysctls.keys() {
+            if self.kernel.sysctl(name)?.as_deref() == Some(ON) {
+                tx.record_sysctl(name, OFF)?;
+            }
+        }
+        Ok(())
     }
 
     fn deduce_pool(&self, link: &LinkState) -> Result<Pool, NodeError> {

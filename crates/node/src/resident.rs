@@ -6,18 +6,25 @@ use std::{
     sync::Weak,
 };
 
-use super::{Change, Node, NodeError, Report, converge::Named, fragment, host::Host};
-use crate::store::{Generation, Lock, Phase, Record, ReservedSlot, Store, Tx};
+use super::{
+    Change, Node, NodeError, Report,
+    converge::Named,
+    fragment,
+    host::{Host, Scope},
+};
+use crate::store::{Generation, Lock, Phase, Record, ReservedSlot, Setting, Store, Tx};
 use riklet_core::{
     model::{Exposure, InstanceName, Slot},
     plan::LinkDeletion,
     workload,
 };
-use riklet_kernel::Kernel;
+use riklet_kernel::{Kernel, process::ProcessId};
 
 /// What it knows.
 #[derive(Debug, Default)]
 pub(super) struct Resident {
+    /// This process, as long as it hears what changes.
+    process: Option<ProcessId>,
     /// The lock, while a chore or an operation has it.
     lock: Weak<OwnedFd>,
     /// The spare slots that a chore works on.
@@ -73,7 +80,8 @@ impl<K: Kernel> Node<K> {
     /// at everything.
     #[must_use]
     pub fn resident(mut self) -> Self {
-        self.resident = Some(Resident::default());
+        let process = ProcessId::current().ok();
+        self.resident = Some(Resident { process, ..Resident::default() });
         self
     }
 
@@ -85,11 +93,11 @@ impl<K: Kernel> Node<K> {
         let _lock = self.lock()?;
         let mut store = self.open_store()?;
         let tx = store.transaction()?;
-        let host = Host::decide(&mut self.kernel, &self.config, &tx)?;
+        let host = self.decide(&tx, true)?;
         if host.first_use {
             self.refuse_unrecorded()?;
         }
-        host.record(&mut self.kernel, &tx)?;
+        host.record(&tx)?;
         tx.commit()?;
         self.keep_store(store);
         Ok(())
@@ -172,6 +180,27 @@ impl<K: Kernel> Node<K> {
         Ok((gone, spares))
     }
 
+    /// How an operation of this process looks at the host.
+    pub(super) fn scope(&self, lists: bool) -> Scope {
+        Scope { lists, resident: self.resident.as_ref().and_then(|resident| resident.process) }
+    }
+
+    /// The node, with what was decided at its first use; `None` where it was not used yet.
+    pub(super) fn decided(
+        &mut self,
+        store: &Store,
+        lists: bool,
+    ) -> Result<Option<Host>, NodeError> {
+        let scope = self.scope(lists);
+        Host::decided(&mut self.kernel, &self.config, store, scope)
+    }
+
+    /// The same, and decides where nothing is decided yet.
+    pub(super) fn decide(&mut self, store: &Store, lists: bool) -> Result<Host, NodeError> {
+        let scope = self.scope(lists);
+        Host::decide(&mut self.kernel, &self.config, store, scope)
+    }
+
     /// Waits until nobody else is at work, nor any program that a killed process left behind.
     pub(super) fn lock(&mut self) -> Result<Lock, NodeError> {
         let lent = self.resident.as_ref().and_then(|resident| Lock::shared_with(&resident.lock));
@@ -217,13 +246,30 @@ impl<K: Kernel> Node<K> {
         Ok(store)
     }
 
-    /// Writes what was deferred, and closes the records for one that stays.
+    /// Writes what was deferred, takes back what needs a process that hears what changes, and closes the records for
+    /// one that stays.
     ///
     /// # Errors
-    /// Where the records cannot be written.
+    /// Where the records cannot be written, or the kernel refuses; then the next operation takes it back.
     pub fn leave(&mut self) -> Result<(), NodeError> {
+        let deaf = self.hear_no_more();
         let store = self.open_store()?;
-        Ok(store.close()?)
+        store.close()?;
+        deaf
+    }
+
+    fn hear_no_more(&mut self) -> Result<(), NodeError> {
+        let Some(resident) = &mut self.resident else { return Ok(()) };
+        if resident.process.take().is_none() {
+            return Ok(());
+        }
+        let _lock = self.lock()?;
+        let mut store = self.open_store()?;
+        let tx = store.transaction()?;
+        tx.forget_setting(Setting::Watcher)?;
+        tx.commit()?;
+        self.keep_store(store);
+        self.heal(&BTreeSet::new()).map(drop)
     }
 
     /// Whether something is deferred ([`Self::flush`]).
@@ -362,7 +408,7 @@ impl<K: Kernel> Node<K> {
         let lock = self.lock()?;
         let mut store = self.open_store()?;
         let tx = store.transaction()?;
-        let Some(host) = Host::decided(&mut self.kernel, &self.config, &tx)? else {
+        let Some(host) = self.decided(&tx, true)? else {
             drop(tx);
             self.keep_store(store);
             return Ok(Report::default());
@@ -385,7 +431,7 @@ impl<K: Kernel> Node<K> {
             };
             changes.insert(slot, Change { before: Some(after.clone()), after: Some(after) });
         }
-        host.record(&mut self.kernel, &tx)?;
+        host.record(&tx)?;
         let seen = self.look(&tx, &host, Some(&changes), &interrupted)?;
         tx.commit()?;
         let settled = self.settle(&mut store, &host, seen, &interrupted, &[])?;

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Node, NodeError, host::Host};
+use super::{Node, NodeError};
 use crate::store::{Lock, ReservedSlot};
 use riklet_core::{flows::Flows, link::LinkSpec, model::Slot, workload};
 use riklet_kernel::{Kernel, KernelError};
@@ -82,7 +82,7 @@ impl<K: Kernel> Node<K> {
         let lock = self.lock()?;
         let mut store = self.open_store()?;
         let tx = store.transaction()?;
-        let Some(host) = Host::decided(&mut self.kernel, &self.config, &tx)? else {
+        let Some(host) = self.decided(&tx, false)? else {
             return Ok(None);
         };
         let resident = self.resident.get_or_insert_default();
@@ -91,7 +91,7 @@ impl<K: Kernel> Node<K> {
         for slot in tx.spare(count, host.node.pool.capacity(), avoid)? {
             specs.insert(slot, workload::spare(slot, &host.node)?.link);
         }
-        host.record(&mut self.kernel, &tx)?;
+        host.record(&tx)?;
         tx.commit()?;
         self.keep_store(store);
         if specs.is_empty() {
@@ -111,7 +111,7 @@ impl<K: Kernel> Node<K> {
         let mut store = self.open_store()?;
         let tx = store.transaction()?;
         let slots = tx.spares(ReservedSlot::Draining)?;
-        let host = Host::decided(&mut self.kernel, &self.config, &tx)?;
+        let host = self.decided(&tx, false)?;
         drop(tx);
         self.keep_store(store);
         let resident = self.resident.get_or_insert_default();

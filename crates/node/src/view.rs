@@ -184,7 +184,7 @@ impl<K: Kernel> Node<K> {
     fn recorded(&mut self) -> Result<Option<(Store, Host)>, NodeError> {
         self.flush()?;
         let Some(store) = Store::open_existing(&self.config.state_dir)? else { return Ok(None) };
-        let host = Host::decided(&mut self.kernel, &self.config, &store)?;
+        let host = self.decided(&store, false)?;
         Ok(host.map(|host| (store, host)))
     }
 }

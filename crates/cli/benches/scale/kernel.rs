@@ -7,7 +7,7 @@ use std::{
 
 use riklet_core::{
     definition::{self, Source},
-    firewall::{Backend, BaseRuleset, Change, Ruleset},
+    firewall::{Backend, BaseRuleset, Change, Confinement, Ruleset},
     link::LinkSpec,
     model::{Owner, OwnerId, Slot},
     workload::{self, Fragment, NodeFacts},
@@ -35,7 +35,7 @@ impl Bare {
         let base_ruleset = BaseRuleset {
             pool: self.node.pool,
             uplinks: BTreeSet::new(),
-            guard: false,
+            confined: Confinement::default(),
             owner: Some(self.node.owner.clone()),
         };
         let change = Change::Reset(Ruleset { base_ruleset, entries: BTreeSet::new() });

@@ -43,10 +43,9 @@ fn text_is_for_people() {
     nothing to do
     $ riklet-sdn plan hello.json
     + TAP rik0: address 10.231.0.1/30, MAC 02:52:49:4b:00:00, MTU 1500, neighbour 10.231.0.2 at 06:52:49:4b:00:00
-    ~ firewall: all of it, guests 10.231.0.0/16, uplinks none, nothing else is forwarded
+    ~ firewall: all of it, guests 10.231.0.0/16, uplinks none
     + firewall: tcp 8080 -> 10.231.0.2:3000
     + firewall: hairpin 10.231.0.2
-    ~ sysctl net.ipv4.ip_forward = 1
     $ riklet-sdn up hello.json
     NAME   TAP   GUEST       HOST ADDRESS  EXPOSURES
     hello  rik0  10.231.0.2  10.231.0.1    tcp 8080 -> 3000
@@ -118,10 +117,9 @@ fn json_is_for_programs() {
       "blocked": [],
       "steps": [
         "+ TAP rik0: address 10.231.0.1/30, MAC 02:52:49:4b:00:00, MTU 1500, neighbour 10.231.0.2 at 06:52:49:4b:00:00",
-        "~ firewall: all of it, guests 10.231.0.0/16, uplinks none, nothing else is forwarded",
+        "~ firewall: all of it, guests 10.231.0.0/16, uplinks none",
         "+ firewall: tcp 8080 -> 10.231.0.2:3000",
-        "+ firewall: hairpin 10.231.0.2",
-        "~ sysctl net.ipv4.ip_forward = 1"
+        "+ firewall: hairpin 10.231.0.2"
       ],
       "warnings": []
     }
@@ -159,10 +157,9 @@ fn json_is_for_programs() {
       "others": [],
       "steps": [
         "+ TAP rik0: address 10.231.0.1/30, MAC 02:52:49:4b:00:00, MTU 1500, neighbour 10.231.0.2 at 06:52:49:4b:00:00",
-        "~ firewall: all of it, guests 10.231.0.0/16, uplinks none, nothing else is forwarded",
+        "~ firewall: all of it, guests 10.231.0.0/16, uplinks none",
         "+ firewall: tcp 8080 -> 10.231.0.2:3000",
-        "+ firewall: hairpin 10.231.0.2",
-        "~ sysctl net.ipv4.ip_forward = 1"
+        "+ firewall: hairpin 10.231.0.2"
       ],
       "warnings": []
     }
@@ -353,10 +350,9 @@ fn more_is_said_where_more_is_asked_for() {
     hello  rik0  10.231.0.2  10.231.0.1    tcp 8080 -> 3000
     ---- stderr ----
      INFO + TAP rik0: address 10.231.0.1/30, MAC 02:52:49:4b:00:00, MTU 1500, neighbour 10.231.0.2 at 06:52:49:4b:00:00
-     INFO ~ firewall: all of it, guests 10.231.0.0/16, uplinks none, nothing else is forwarded
+     INFO ~ firewall: all of it, guests 10.231.0.0/16, uplinks none
     + firewall: tcp 8080 -> 10.231.0.2:3000
     + firewall: hairpin 10.231.0.2
-     INFO ~ sysctl net.ipv4.ip_forward = 1
     ");
     let output = environment.run(&["up", "hello.json", "-v"]);
     insta::assert_snapshot!(output, @r"

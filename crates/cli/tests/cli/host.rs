@@ -107,8 +107,8 @@ fn doctor_says_what_the_host_has() {
     ok    nf_tables   the kernel has it
     ok    iptables    not there; nf_tables needs no program
     ok    firewall    nftables will be used
-    note  forwarding  off
-                      -> nothing to do: `up` turns it on for guests only, and `down --all --purge` off again
+    note  forwarding  off for the host as a whole
+                      -> nothing to do: `up` turns it on for the interfaces that guests are reached by, and `down --all --purge` off again
     note  uplink      no default route
                       -> guests do not reach the Internet; published ports work. Add a route, or set uplink
     ok    loopback    up
@@ -185,8 +185,8 @@ fn doctor_fails_where_something_is_missing() {
     ok    nf_tables   the kernel has it
     FAIL  iptables    configured, and not there
                       -> install it, or set firewall to nftables
-    note  forwarding  off
-                      -> nothing to do: `up` turns it on for guests only, and `down --all --purge` off again
+    note  forwarding  off for the host as a whole
+                      -> nothing to do: `up` turns it on for the interfaces that guests are reached by, and `down --all --purge` off again
     note  uplink      there is no interface eth7
                       -> guests do not reach the Internet by it; published ports work. Correct uplink
     ok    loopback    up

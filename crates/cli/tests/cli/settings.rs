@@ -14,7 +14,7 @@ fn a_flag_beats_the_environment_beats_the_file_beats_the_default() {
     // The flag, the variable, the key of the file, and the words of the plan with `VALUE` for the value.
     let settings = [
         ("pool", "guests VALUE,", ["10.6.0.0/16", "10.7.0.0/16", "10.8.0.0/16", "10.231.0.0/16"]),
-        ("uplink", "uplinks VALUE,", ["eth1", "eth2", "eth3", "none"]),
+        ("uplink", "uplinks VALUE\n", ["eth1", "eth2", "eth3", "none"]),
         ("mtu", "MTU VALUE,", ["1201", "1202", "1203", "1500"]),
     ];
     for (name, words, [flag, variable, file, default]) in settings {

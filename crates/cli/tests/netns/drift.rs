@@ -23,7 +23,7 @@ const fn drift(commands: &'static str, words: &'static [&'static str]) -> Drift 
 }
 
 /// What can happen to a TAP and to the sysctls.
-const OF_THE_NODE: [Drift; 14] = [
+const OF_THE_NODE: [Drift; 18] = [
     drift("ip link delete rik0", &["+ TAP rik0: address 10.231.0.1/30"]),
     drift("ip link set rik0 down", &["~ TAP rik0: up"]),
     drift("ip address delete 10.231.0.1/30 dev rik0", &["~ TAP rik0: address 10.231.0.1/30"]),
@@ -46,7 +46,20 @@ const OF_THE_NODE: [Drift; 14] = [
         "ip neighbour replace 10.231.0.2 lladdr 2:0:0:0:0:1 dev rik0",
         &["~ TAP rik0: neighbour 10.231.0.2 at 06:52:49:4b:00:00"],
     ),
-    drift("sysctl -qw net.ipv4.ip_forward=0", &["~ sysctl net.ipv4.ip_forward = 1"]),
+    drift("sysctl -qw net.ipv4.conf.rik0.forwarding=0", &["~ TAP rik0: forwarding 1"]),
+    drift(
+        "sysctl -qw net.ipv4.conf.up0.forwarding=0",
+        &["~ sysctl net.ipv4.conf.up0.forwarding = 1"],
+    ),
+    drift("sysctl -qw net.ipv4.ip_forward=1", &["~ firewall: all of it"]),
+    drift(
+        "sysctl -qw net.ipv4.ip_forward=0",
+        &["~ sysctl net.ipv4.conf.lan0.forwarding = 1", "~ TAP rik1: forwarding 1"],
+    ),
+    drift(
+        "sysctl -qw net.ipv4.ip_forward=1\nsysctl -qw net.ipv4.ip_forward=0",
+        &["~ sysctl net.ipv4.conf.up0.forwarding = 1", "~ TAP rik0: forwarding 1"],
+    ),
 ];
 
 /// What can happen to the table `inet riklet`, and to the passage through somebody else's chain.

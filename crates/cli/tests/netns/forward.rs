@@ -15,10 +15,12 @@ use crate::{
         function::{exposure, function},
         on_every_firewall,
         state::{SystemState, assert_same},
-        traffic::{Connection, Ear, say, tcp_ask},
+        traffic::{Connection, Ear, say, tcp_ask, tcp_server},
         transport::{Transport, assert_refused},
+        wait_for,
     },
 };
+use rustix::process::Signal;
 
 /// Long enough for a datagram on its way through three namespaces, which takes less than a millisecond.
 const A_WHILE: Duration = Duration::from_millis(200);
@@ -145,12 +147,62 @@ on_every_firewall!(a_node_without_a_firewall_forwards_what_it_did_before, |world
         assert_eq!(forwarded(world), before);
         let pair = pair(world);
         assert_published(world, &pair, &[Transport::Tcp]);
-        assert_eq!(forwarded(world), before, "while functions are up");
+        // Nobody would hear that it is wanted, if it were dropped; and answers do not pass.
+        let open = set(&["internet → client"]);
+        let meanwhile: BTreeSet<_> = before.union(&open).cloned().collect();
+        assert_eq!(forwarded(world), meanwhile, "while functions are up");
+        let doctor = world.riklet(&["doctor"], "").success();
+        let said = doctor.contains("packets from up0 to lan0, oth0 pass, without answers");
+        assert_eq!(said, ip_forward == "0", "{doctor}");
+        let server = tcp_server(&world.client, (CLIENT, 80));
+        assert_eq!(tcp_ask(&world.internet, server.address).is_ok(), ip_forward == "1");
         world.down(&["--all"]);
-        assert_eq!(forwarded(world), before, "when all functions are down");
+        assert_eq!(forwarded(world), meanwhile, "when all functions are down");
         world.down(&["--all", "--purge"]);
         assert_eq!(forwarded(world), before, "when nothing of ours is left");
     }
+});
+
+/// A daemon hears when somebody has the host forward, and drops what only our forwarding lets pass until then.
+fn confine(world: &World) {
+    let all = set(&["client → internet", "client → other", "internet → client", "other → client"]);
+    let daemon = world.daemon(&[]);
+    let pair = pair(world);
+    assert_published(world, &pair, &[Transport::Tcp]);
+    daemon.settle();
+    assert_eq!(forwarded(world), set(&[]), "beside a daemon");
+    let other = function("long", &[exposure(Transport::Tcp, 9000, 4000)]);
+    let [long] = world.start([(other, &[])]);
+    let at = (long.address(), 4000);
+    let through = Connection::new(&world.client, (NODE_LAN, 9000), &long.guest.namespace, at);
+
+    world.node.set_sysctl("net/ipv4/ip_forward", "1");
+    let soon = Duration::from_secs(10);
+    let passes = |wanted: &BTreeSet<String>| (forwarded(world) == *wanted).then_some(());
+    wait_for("all to be forwarded", soon, || passes(&all));
+    let of_others = Connection::new(&world.other, (CLIENT, 9), &world.client, (CLIENT, 9));
+    through.assert_alive();
+    world.riklet(&["repair"], "").success();
+    assert_eq!(forwarded(world), all);
+    of_others.assert_alive();
+
+    world.node.set_sysctl("net/ipv4/ip_forward", "0");
+    wait_for("nothing to be forwarded", soon, || passes(&set(&[])));
+    through.assert_alive();
+    assert_published(world, &pair, &[Transport::Tcp]);
+
+    daemon.end(Signal::TERM);
+    assert_eq!(forwarded(world), set(&["internet → client"]), "without the daemon");
+    world.riklet(&["check"], "").success();
+    through.assert_alive();
+    assert_published(world, &pair, &[Transport::Tcp]);
+    world.down(&["--all", "--purge"]);
+    assert_eq!(forwarded(world), set(&[]));
+    assert_eq!(world.node.sysctl("net/ipv4/conf/up0/forwarding"), "0");
+}
+
+on_every_firewall!(what_only_our_forwarding_lets_pass_a_daemon_drops, |world| {
+    confine(world);
 });
 
 /// Rules that only `nft` can write keep iptables-nft out of the whole table.

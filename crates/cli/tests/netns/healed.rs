@@ -123,7 +123,17 @@ on_every_firewall!(interfaces_that_others_change_are_mended, |world| {
     scene.heals("address flushed", SOON, |_| ip("address flush dev TAP"));
     scene.heals("neighbours flushed", SOON, |_| ip("neighbour flush all nud permanent dev TAP"));
     scene.heals("MTU and group", SOON, |_| ip("link set TAP group 7 mtu 1300"));
-    scene.heals("ip_forward 0", SOON, |world| world.node.set_sysctl("net/ipv4/ip_forward", "0"));
+    for (name, value) in [
+        ("ip_forward", "1"),
+        ("ip_forward", "0"),
+        ("conf/up0/forwarding", "0"),
+        ("conf/lan0/forwarding", "0"),
+    ] {
+        let broken = |world: &World| world.node.set_sysctl(&format!("net/ipv4/{name}"), value);
+        scene.heals(&format!("{name} {value}"), SOON, broken);
+        let wanted = if name == "ip_forward" { value } else { "0" };
+        assert_eq!(scene.world.node.sysctl("net/ipv4/ip_forward"), wanted, "it is not ours");
+    }
 });
 
 on_every_firewall!(a_tap_that_others_delete_is_made_anew, |world| {

@@ -38,6 +38,7 @@ mod program;
 mod reach;
 mod real;
 mod restored;
+mod router;
 mod run;
 mod self_test;
 #[path = "../../../vmm/tests/vmm/server.rs"]

@@ -199,14 +199,10 @@ fn marks(saved: &Saved) -> BTreeSet<Mark> {
     marks
 }
 
-/// The first uplink that iptables cannot name: it reads a `+` at the end as a wildcard, and `!`, quotes
-/// and backslashes in its own way.
+/// The first uplink that iptables cannot name.
 #[must_use]
 pub fn unnameable(base_ruleset: &BaseRuleset) -> Option<&InterfaceName> {
-    base_ruleset
-        .uplinks
-        .iter()
-        .find(|name| name.as_str().ends_with('+') || name.as_str().contains(['!', '"', '\'', '\\']))
+    base_ruleset.uplinks.iter().find(|name| !layout::is_nameable(name))
 }
 
 /// The chain FORWARD of the legacy iptables as a gate; `None` where it lets everything pass and has

@@ -4,6 +4,7 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
+use super::Confinement;
 use crate::model::{InterfaceName, Mark, Owner, Pool, Protocol};
 
 /// Who enforces the ruleset.
@@ -81,9 +82,8 @@ pub struct BaseRuleset {
     pub pool: Pool,
     /// The interfaces of the host's default route; none where it has no default route.
     pub uplinks: BTreeSet<InterfaceName>,
-    /// Whether forwarding was enabled by us: then traffic that is neither from nor to one of our interfaces
-    /// is dropped, as it was not forwarded before.
-    pub guard: bool,
+    /// What our own forwarding made possible besides.
+    pub confined: Confinement,
     /// The state directory that it belongs to; `None` names none, as earlier versions did.
     pub owner: Option<Owner>,
 }

@@ -1,8 +1,16 @@
 use super::*;
 use crate::{
+    firewall::Confinement,
     model::{Account, Execution, Exposure, Function, OwnerId, Queues, Workload},
     workload::{self, NodeFacts},
 };
+
+const UPLINK: &str = "net.ipv4.conf.eth0.forwarding";
+
+fn confined() -> Confinement {
+    let set = |name: &str| BTreeSet::from([name.parse().unwrap()]);
+    Confinement::new(set("eth0"), set("lan0"))
+}
 
 fn pool() -> Pool {
     "10.231.0.0/16".parse().unwrap()
@@ -45,10 +53,10 @@ fn desired(fragments: impl IntoIterator<Item = (Slot, Fragment)>) -> Desired {
         base_ruleset: Some(BaseRuleset {
             pool: pool(),
             uplinks: BTreeSet::new(),
-            guard: true,
+            confined: confined(),
             owner: Some(owner()),
         }),
-        sysctls: BTreeMap::from([(IP_FORWARD.to_owned(), "1".to_owned())]),
+        sysctls: BTreeMap::from([(UPLINK.to_owned(), "1".to_owned())]),
         foreign_tables: BTreeSet::new(),
     }
 }
@@ -59,7 +67,7 @@ fn nothing() -> Observed {
         firewall: FirewallState::absent(),
         empty_tables: BTreeSet::new(),
         foreign_chains: vec![],
-        sysctls: BTreeMap::from([(IP_FORWARD.to_owned(), "0".to_owned())]),
+        sysctls: BTreeMap::from([(UPLINK.to_owned(), "0".to_owned())]),
     }
 }
 
@@ -87,10 +95,10 @@ fn from_nothing_the_firewall_stands_before_the_host_forwards() {
         plan(&desired([fragment(0, "hello", &[(Protocol::Tcp, "8080", "3000")])]), &nothing());
     insta::assert_snapshot!(plan, @r"
     + TAP rik0: address 10.231.0.1/30, MAC 02:52:49:4b:00:00, MTU 1500, neighbour 10.231.0.2 at 06:52:49:4b:00:00
-    ~ firewall: all of it, guests 10.231.0.0/16, uplinks none, nothing else is forwarded
+    ~ firewall: all of it, guests 10.231.0.0/16, uplinks none, nothing else is forwarded from eth0
     + firewall: tcp 8080 -> 10.231.0.2:3000
     + firewall: hairpin 10.231.0.2
-    ~ sysctl net.ipv4.ip_forward = 1
+    ~ sysctl net.ipv4.conf.eth0.forwarding = 1
     ");
 }
 
@@ -137,10 +145,10 @@ fn where_nothing_shall_remain_forwarding_ends_before_the_firewall_goes() {
     observed.foreign_chains = vec![ForeignChainState { foreign_chain, open: true, touched: true }];
     let mut wanted = desired([]);
     wanted.base_ruleset = None;
-    wanted.sysctls = BTreeMap::from([(IP_FORWARD.to_owned(), "0".to_owned())]);
+    wanted.sysctls = BTreeMap::from([(UPLINK.to_owned(), "0".to_owned())]);
     insta::assert_snapshot!(plan(&wanted, &observed), @r"
     - TAP rik0: down
-    ~ sysctl net.ipv4.ip_forward = 0
+    ~ sysctl net.ipv4.conf.eth0.forwarding = 0
     - passage through the foreign chain iptables-legacy filter FORWARD
     - firewall: all of it
     - firewall: tables left empty

@@ -277,7 +277,7 @@ impl Core {
         if changes.firewall || changes.uplinks || changes.lost {
             self.healer.suspect(Subject::All, now);
         }
-        if changes.foreign_chains || changes.sysctls {
+        if changes.foreign_chains || changes.forwarding {
             self.healer.suspect(Subject::Shared, now);
         }
         for cause in &changes.causes {

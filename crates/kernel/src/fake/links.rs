@@ -5,7 +5,7 @@ use ipnet::IpNet;
 use super::FakeKernel;
 use crate::{AccountKind, KernelError, LinkDeletion, Links, Refusal};
 use riklet_core::{
-    link::{DRAINING_GROUP, LinkSpec, LinkState, Tap},
+    link::{DRAINING_GROUP, HostInterface, LinkSpec, LinkState, Tap},
     model::{InterfaceName, Slot},
 };
 
@@ -24,6 +24,10 @@ impl Links for FakeKernel {
         let system = self.list();
         let named = system.links.values();
         Ok(named.filter(|l| Slot::of_interface(l.name.as_str()).is_some()).cloned().collect())
+    }
+
+    fn host_interfaces(&mut self) -> Result<BTreeMap<InterfaceName, HostInterface>, KernelError> {
+        Ok(self.list().interfaces.clone())
     }
 
     fn create_link(&mut self, spec: &LinkSpec) -> Result<(), KernelError> {

@@ -1,5 +1,3 @@
-use std::collections::BTreeMap;
-
 use super::FakeKernel;
 use crate::{KernelError, Refusal, Sysctls};
 
@@ -11,13 +9,7 @@ impl Sysctls for FakeKernel {
     fn set_sysctl(&mut self, name: &str, value: &str) -> Result<(), KernelError> {
         let refused =
             |source| KernelError::SetSysctl { name: name.into(), value: value.into(), source };
-        let mut system = self.effect().map_err(refused)?;
-        let present = system.sysctls.get_mut(name);
-        value.clone_into(present.ok_or_else(|| refused(Refusal::errno(Refusal::ENOENT)))?);
-        Ok(())
-    }
-
-    fn forwarding_sysctls(&mut self) -> Result<BTreeMap<String, String>, KernelError> {
-        Ok(self.observe().sysctls.clone())
+        let there = self.effect().map_err(refused)?.write_sysctl(name, value);
+        there.then_some(()).ok_or_else(|| refused(Refusal::errno(Refusal::ENOENT)))
     }
 }

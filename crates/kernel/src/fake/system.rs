@@ -11,9 +11,9 @@ use crate::{AccountKind, Listener, Refusal};
 use riklet_core::{
     firewall::{Backend, ForeignChain, IptablesVariant, Ruleset},
     flows::Flows,
-    link::LinkState,
+    link::{HostInterface, LinkState},
     model::InterfaceName,
-    plan::IP_FORWARD,
+    switch,
 };
 
 /// A handle on a kernel in memory. Clones share the kernel, as processes do.
@@ -30,6 +30,7 @@ pub struct System {
     /// Tables that calling iptables-nft created, all of them empty.
     pub implicit_tables: BTreeSet<String>,
     pub sysctls: BTreeMap<String, String>,
+    pub interfaces: BTreeMap<InterfaceName, HostInterface>,
     pub uplinks: BTreeSet<InterfaceName>,
     pub routes: Vec<IpNet>,
     pub listeners: Vec<Listener>,
@@ -59,14 +60,48 @@ pub enum Fault {
 #[derive(Debug)]
 pub struct Stopped;
 
+impl System {
+    /// Adds an interface of the host's, with an address, that forwards as the host does.
+    pub fn add_interface(&mut self, name: &InterfaceName) {
+        let index = self.interfaces.values().map(|interface| interface.index).max();
+        let interface = HostInterface { index: index.unwrap_or(1) + 1, addressed: true };
+        self.interfaces.insert(name.clone(), interface);
+        let value = self.sysctls.get(switch::IP_FORWARD).cloned().unwrap_or_default();
+        self.sysctls.insert(switch::forwarding(name), value);
+    }
+
+    /// Removes such an interface, and its sysctls with it.
+    pub fn remove_interface(&mut self, name: &InterfaceName) {
+        self.interfaces.remove(name);
+        self.sysctls.remove(&switch::forwarding(name));
+    }
+
+    /// Sets a sysctl, and returns whether there is one of this name. Whoever changes that of the host as a
+    /// whole sets those of all interfaces.
+    pub fn write_sysctl(&mut self, name: &str, value: &str) -> bool {
+        let Some(present) = self.sysctls.get_mut(name) else { return false };
+        let changed = present != value;
+        value.clone_into(present);
+        if changed && name == switch::IP_FORWARD {
+            let switches = self.sysctls.iter_mut();
+            for (_, of) in switches.filter(|(name, _)| switch::interface(name).is_some()) {
+                value.clone_into(of);
+            }
+            self.links.values_mut().for_each(|link| link.forwarding = value == "1");
+        }
+        true
+    }
+}
+
 impl Default for System {
     fn default() -> Self {
-        Self {
+        let mut system = Self {
             links: BTreeMap::new(),
             firewall: BTreeMap::new(),
             foreign_chains: BTreeMap::new(),
             implicit_tables: BTreeSet::new(),
-            sysctls: BTreeMap::from([(IP_FORWARD.to_owned(), "0".to_owned())]),
+            sysctls: BTreeMap::from([(switch::IP_FORWARD.to_owned(), "0".to_owned())]),
+            interfaces: BTreeMap::new(),
             uplinks: InterfaceName::try_from("eth0").into_iter().collect(),
             routes: Vec::new(),
             listeners: Vec::new(),
@@ -77,7 +112,11 @@ impl Default for System {
             effects: 0,
             listings: 0,
             fault: None,
+        };
+        for uplink in system.uplinks.clone() {
+            system.add_interface(&uplink);
         }
+        system
     }
 }
 

@@ -14,11 +14,11 @@ use crate::{
     LinkDeletion, Links, LockSharing, Routes, Sysctls,
 };
 use riklet_core::{
-    firewall::{Backend, BaseRuleset, Change, ForeignChain, IptablesVariant, Ruleset},
+    firewall::{Backend, BaseRuleset, Change, Confinement, ForeignChain, IptablesVariant, Ruleset},
     flows::Flows,
     link::{DRAINING_GROUP, LinkSpec, Tap},
     model::{Account, AccountName, InterfaceName, Owner, OwnerId, Slot},
-    plan::IP_FORWARD,
+    switch::IP_FORWARD,
     workload::{NodeFacts, spare},
 };
 
@@ -74,7 +74,7 @@ const OBSERVATIONS: [(&str, Call); 16] = [
     ("firewall_tables", |kernel| kernel.firewall_tables(IPTABLES).map(drop)),
     ("empty_tables", |kernel| kernel.empty_tables(IPTABLES).map(drop)),
     ("sysctl", |kernel| kernel.sysctl(IP_FORWARD).map(drop)),
-    ("forwarding_sysctls", |kernel| kernel.forwarding_sysctls().map(drop)),
+    ("host_interfaces", |kernel| kernel.host_interfaces().map(drop)),
     ("uplinks", |kernel| kernel.uplinks().map(drop)),
     ("routes", |kernel| kernel.routes().map(drop)),
     ("listeners", |kernel| kernel.listeners(&BTreeSet::new()).map(drop)),
@@ -110,8 +110,8 @@ fn account() -> AccountName {
 
 fn ruleset() -> Ruleset {
     let pool = "10.231.0.0/16".parse().unwrap();
-    let base_ruleset =
-        BaseRuleset { pool, uplinks: BTreeSet::new(), guard: false, owner: Some(owner()) };
+    let (confined, owner) = (Confinement::default(), Some(owner()));
+    let base_ruleset = BaseRuleset { pool, uplinks: BTreeSet::new(), confined, owner };
     Ruleset { base_ruleset, entries: BTreeSet::new() }
 }
 

@@ -28,7 +28,7 @@ use super::{
 };
 use crate::{AccountKind, KernelError, LinkDeletion, Links, Refusal};
 use riklet_core::{
-    link::{DRAINING_GROUP, LIVE_GROUP, LinkSpec, LinkState, Tap},
+    link::{DRAINING_GROUP, HostInterface, LIVE_GROUP, LinkSpec, LinkState, Tap},
     model::{InterfaceName, MacAddress},
 };
 
@@ -209,7 +209,7 @@ impl Route {
         Ok(())
     }
 
-    fn index(&self, name: &InterfaceName) -> Result<u32, Refusal> {
+    pub(super) fn index(&self, name: &InterfaceName) -> Result<u32, Refusal> {
         Ok(netdevice::name_to_index(&self.socket, name.as_str())?)
     }
 }
@@ -237,8 +237,8 @@ fn parts(index: u32, spec: &LinkSpec) -> Vec<Part> {
     };
     // Only what is not 0 is sent, so nothing else changes.
     let mut configuration = InetDevConf::default();
-    configuration.route_localnet = 1;
-    let route_localnet = AfSpecUnspec::Inet(vec![AfSpecInet::DevConfRequest(configuration)]);
+    (configuration.forwarding, configuration.route_localnet) = (1, 1);
+    let switches = AfSpecUnspec::Inet(vec![AfSpecInet::DevConfRequest(configuration)]);
     let no_link_local = AfSpecUnspec::Inet6(vec![AfSpecInet6::AddrGenMode(In6AddrGenMode::None)]);
     let create = NLM_F_CREATE | NLM_F_REPLACE;
     let mut parts = vec![
@@ -246,7 +246,7 @@ fn parts(index: u32, spec: &LinkSpec) -> Vec<Part> {
         link("MAC address", LinkAttribute::Address(spec.mac.octets().to_vec())),
         link("MTU", LinkAttribute::Mtu(spec.mtu)),
         link("group", LinkAttribute::Group(LIVE_GROUP)),
-        link("route_localnet", LinkAttribute::AfSpecUnspec(vec![route_localnet])),
+        link("forwarding and route_localnet", LinkAttribute::AfSpecUnspec(vec![switches])),
         Part {
             // Where the kernel, or an MTU below 1280, has no IPv6, no address is made either.
             excused: Some(Errno::AFNOSUPPORT),
@@ -332,6 +332,10 @@ impl Links for Linux {
 
     fn links(&mut self) -> Result<Vec<LinkState>, KernelError> {
         self.route(|source| KernelError::ListLinks { source })?.links()
+    }
+
+    fn host_interfaces(&mut self) -> Result<BTreeMap<InterfaceName, HostInterface>, KernelError> {
+        self.route(|source| KernelError::ListLinks { source })?.host_interfaces()
     }
 
     fn create_link(&mut self, spec: &LinkSpec) -> Result<(), KernelError> {

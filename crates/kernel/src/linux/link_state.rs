@@ -17,10 +17,10 @@ use netlink_packet_route::{
     neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState},
 };
 
-use super::{netlink::decode, route::Route};
+use super::{netlink::decode, route::Route, sysctl};
 use crate::{KernelError, Refusal};
 use riklet_core::{
-    link::{LinkState, Tap},
+    link::{HostInterface, LinkState, Tap},
     model::{InterfaceName, MacAddress, Slot},
 };
 
@@ -31,6 +31,8 @@ const IFLA_TUN_TYPE: u16 = 3;
 const IFLA_TUN_MULTI_QUEUE: u16 = 7;
 const IFLA_TUN_NUM_QUEUES: u16 = 8;
 const IFLA_TUN_NUM_DISABLED_QUEUES: u16 = 9;
+/// The interface that every network namespace has (`drivers/net/loopback.c`).
+const LOOPBACK: &str = "lo";
 /// `<linux/if_tun.h>`.
 const IFF_TAP: u8 = 2;
 
@@ -48,6 +50,29 @@ impl Route {
     /// The same, by their indices.
     pub(super) fn links_by_index(&mut self) -> Result<BTreeMap<u32, LinkState>, KernelError> {
         self.read_links().map_err(|source| KernelError::ListLinks { source })
+    }
+
+    /// The interfaces of others, by their configurations and their addresses: a link takes the kernel much longer
+    /// to describe, and most of them may be ours.
+    pub(super) fn host_interfaces(
+        &mut self,
+    ) -> Result<BTreeMap<InterfaceName, HostInterface>, KernelError> {
+        let index = |message: &[u8]| decode(message).as_ref().and_then(address).map(|(i, _)| i);
+        let addressed = self.socket.query_as(&get_addresses(0), NLM_F_DUMP, index);
+        let addressed = addressed.map_err(|source| KernelError::ListLinks { source })?;
+        let addressed: BTreeSet<u32> = addressed.into_iter().collect();
+        let mut found = BTreeMap::new();
+        for name in sysctl::configured_interfaces()? {
+            if name.as_str() == LOOPBACK || Slot::of_interface(name.as_str()).is_some() {
+                continue;
+            }
+            // It may have gone since.
+            if let Ok(index) = self.index(&name) {
+                let addressed = addressed.contains(&index);
+                found.insert(name, HostInterface { index, addressed });
+            }
+        }
+        Ok(found)
     }
 
     /// How many descriptors have a TAP open that can have several queues.
@@ -155,7 +180,7 @@ pub(super) fn link(answer: &RouteNetlinkMessage) -> Option<(u32, LinkState)> {
             LinkAttribute::Group(group) => state.group = *group,
             LinkAttribute::LinkInfo(info) => state.tap = tap(info),
             LinkAttribute::AfSpecUnspec(families) => {
-                state.route_localnet = route_localnet(families);
+                (state.forwarding, state.route_localnet) = switches(families);
                 state.ipv6 = ipv6(families);
             }
             _ => {}
@@ -173,6 +198,7 @@ pub(super) fn link(answer: &RouteNetlinkMessage) -> Option<(u32, LinkState)> {
         group: state.group,
         addresses: BTreeSet::new(),
         neighbours: BTreeMap::new(),
+        forwarding: state.forwarding,
         route_localnet: state.route_localnet,
         ipv6: state.ipv6,
         tap: state.tap,
@@ -187,6 +213,7 @@ struct Fields {
     mac: Option<MacAddress>,
     mtu: u32,
     group: u32,
+    forwarding: bool,
     route_localnet: bool,
     ipv6: bool,
     tap: Option<Tap>,
@@ -216,15 +243,17 @@ fn tap(info: &[LinkInfo]) -> Option<Tap> {
     })
 }
 
-fn route_localnet(families: &[AfSpecUnspec]) -> bool {
+/// `forwarding` and `route_localnet`.
+fn switches(families: &[AfSpecUnspec]) -> (bool, bool) {
     let inet = families.iter().filter_map(|family| match family {
         AfSpecUnspec::Inet(attributes) => Some(attributes),
         _ => None,
     });
-    inet.flatten().any(|attribute| match attribute {
-        AfSpecInet::DevConf(configuration) => configuration.route_localnet != 0,
-        _ => false,
-    })
+    let mut found = inet.flatten().filter_map(|attribute| match attribute {
+        AfSpecInet::DevConf(of) => Some((of.forwarding != 0, of.route_localnet != 0)),
+        _ => None,
+    });
+    found.next().unwrap_or_default()
 }
 
 /// Where the kernel, or an MTU below 1280, has no IPv6, there is no such family.

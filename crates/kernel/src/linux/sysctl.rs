@@ -1,9 +1,10 @@
 //! `/proc/sys`, of which `net` is that of the calling thread's network namespace.
 
-use std::{collections::BTreeMap, fs, io, path::PathBuf};
+use std::{fs, io, path::PathBuf};
 
 use super::Linux;
 use crate::{KernelError, Refusal, Sysctls};
+use riklet_core::model::InterfaceName;
 
 const CONFIGURATIONS: &str = "/proc/sys/net/ipv4/conf";
 
@@ -27,30 +28,20 @@ pub(super) fn write(name: &str, value: &str) -> Result<(), KernelError> {
     })
 }
 
-/// What writing `net.ipv4.ip_forward` changes: `forwarding` of `all`, `default` and each interface, and
-/// `accept_redirects` of `all` only (`inet_forward_change` in net/ipv4/devinet.c).
-pub(super) fn forwarding() -> Result<BTreeMap<String, String>, KernelError> {
+/// Lists the interfaces that have a configuration for IPv4, which all have but those with an MTU below 68.
+pub(super) fn configured_interfaces() -> Result<Vec<InterfaceName>, KernelError> {
     let unlisted = |error| KernelError::ReadSysctl {
         name: "net.ipv4.conf".to_owned(),
         source: Refusal::from(error),
     };
-    let mut names =
-        vec!["net.ipv4.ip_forward".to_owned(), "net.ipv4.conf.all.accept_redirects".to_owned()];
+    let mut names = Vec::new();
     for entry in fs::read_dir(CONFIGURATIONS).map_err(unlisted)? {
-        let entry = entry.map_err(unlisted)?.file_name();
-        // A name that is not text cannot be recorded as one; nor can any tool of ours have made it.
-        if let Some(interface) = entry.to_str() {
-            names.push(format!("net.ipv4.conf.{}.forwarding", interface.replace('.', "/")));
-        }
+        // Nobody can name in a definition, or a rule, what is not text.
+        let name = entry.map_err(unlisted)?.file_name();
+        let name = name.to_str().filter(|name| !matches!(*name, "all" | "default"));
+        names.extend(name.and_then(|name| InterfaceName::try_from(name).ok()));
     }
-    let mut values = BTreeMap::new();
-    for name in names {
-        // An interface may have gone since it was listed.
-        if let Some(value) = read(&name)? {
-            values.insert(name, value);
-        }
-    }
-    Ok(values)
+    Ok(names)
 }
 
 /// Dots part the name, and a slash in it stands for a dot, as in sysctl(8).
@@ -81,18 +72,13 @@ impl Sysctls for Linux {
     fn set_sysctl(&mut self, name: &str, value: &str) -> Result<(), KernelError> {
         write(name, value)
     }
-
-    fn forwarding_sysctls(&mut self) -> Result<BTreeMap<String, String>, KernelError> {
-        forwarding()
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use riklet_testkit::namespace::{ip, isolated};
-
-    const FORWARD: &str = "net.ipv4.ip_forward";
+    use riklet_core::switch::IP_FORWARD as FORWARD;
+    use riklet_testkit::namespace::isolated;
 
     #[test]
     fn a_value_reads_back_and_a_missing_name_is_none() {
@@ -104,55 +90,6 @@ mod tests {
             let refused = write("net.ipv4.conf.nowhere.forwarding", "1").unwrap_err();
             assert_eq!(refused.refusal().errno, Some(Refusal::ENOENT));
             assert!(write(FORWARD, "many").is_err());
-        });
-    }
-
-    #[test]
-    fn what_enabling_forwarding_changes_can_be_put_back() {
-        isolated(|| {
-            ip("tuntap add tap0.100 mode tap");
-            ip("tuntap add tap1 mode tap");
-            write("net.ipv4.conf.tap0/100.forwarding", "1").unwrap();
-            let tree = |()| -> BTreeMap<PathBuf, String> {
-                let configurations = fs::read_dir(CONFIGURATIONS).unwrap();
-                let files = configurations.flat_map(|c| fs::read_dir(c.unwrap().path()).unwrap());
-                let values = files.filter_map(|file| {
-                    let file = file.unwrap().path();
-                    read_file(&file).ok().map(|value| (file, value))
-                });
-                values.collect()
-            };
-            let before = (tree(()), forwarding().unwrap());
-            assert_eq!(before.1["net.ipv4.conf.tap0/100.forwarding"], "1");
-            assert_eq!(before.1["net.ipv4.conf.all.accept_redirects"], "1");
-
-            write(FORWARD, "1").unwrap();
-            let changed = tree(());
-            for (path, value) in &changed {
-                let name = path.strip_prefix("/proc/sys").unwrap().to_str().unwrap();
-                let name: String = name
-                    .chars()
-                    .map(|c| {
-                        if c == '/' {
-                            '.'
-                        } else if c == '.' {
-                            '/'
-                        } else {
-                            c
-                        }
-                    })
-                    .collect();
-                assert!(
-                    before.0[path] == *value || before.1.contains_key(&name),
-                    "{name} changes and is not listed"
-                );
-            }
-
-            write(FORWARD, &before.1[FORWARD]).unwrap();
-            for (name, value) in &before.1 {
-                write(name, value).unwrap();
-            }
-            assert_eq!((tree(()), forwarding().unwrap()), before);
         });
     }
 }

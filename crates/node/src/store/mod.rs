@@ -51,6 +51,10 @@ pub enum Setting {
     Tables,
     /// The identifier of the state directory, and its path.
     Owner,
+    /// The interfaces that were there when the first was switched to forward.
+    Neighbours,
+    /// The process that hears when somebody has the host forward. Not decided for good.
+    Watcher,
 }
 
 impl Setting {
@@ -60,6 +64,8 @@ impl Setting {
             Self::Pool => "pool",
             Self::Tables => "tables",
             Self::Owner => "owner",
+            Self::Neighbours => "neighbours",
+            Self::Watcher => "watcher",
         }
     }
 }

@@ -166,6 +166,23 @@ impl<'a> Tx<'a> {
         self.execute("record a sysctl", sql, (name, value)).map(drop)
     }
 
+    /// Forgets a setting. One that was not decided stays so.
+    ///
+    /// # Errors
+    /// Where the database cannot be written.
+    pub fn forget_setting(&self, setting: Setting) -> Result<(), StoreError> {
+        let sql = "DELETE FROM settings WHERE name = ?";
+        self.execute("forget a setting", sql, [setting.key()]).map(drop)
+    }
+
+    /// Forgets one sysctl, where it is remembered.
+    ///
+    /// # Errors
+    /// Where the database cannot be written.
+    pub fn forget_sysctl(&self, name: &str) -> Result<(), StoreError> {
+        self.execute("forget a sysctl", "DELETE FROM sysctls WHERE name = ?", [name]).map(drop)
+    }
+
     /// Forgets all sysctls: they have their former values again.
     ///
     /// # Errors

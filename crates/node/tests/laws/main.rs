@@ -5,6 +5,7 @@
 
 mod beside;
 mod corrupt;
+mod forwarding;
 mod node;
 mod resident;
 
@@ -20,6 +21,7 @@ use riklet_core::{
     link::LinkState,
     model::{Account, Execution, Exposure, InstanceName, Protocol, Queues, Slot, Workload},
     plan::Step,
+    switch::IP_FORWARD,
 };
 use riklet_kernel::{AccountKind, Listener, fake::Fault};
 use riklet_sdn::{ErrorKind, NodeError, RebuildOptions, Report, Selector, UpOptions};
@@ -172,7 +174,10 @@ fn drift_is_found_and_repaired() {
         },
         |node| node.kernel.system().links.clear(),
         |node| node.kernel.system().links.values_mut().for_each(|link| link.up = false),
-        |node| node.kernel.system().sysctls.values_mut().for_each(|v| "0".clone_into(v)),
+        |node| {
+            node.kernel.system().write_sysctl(IP_FORWARD, "1");
+            node.kernel.system().write_sysctl(IP_FORWARD, "0");
+        },
         |node| taps(node, |tap| tap.owner = Some(1)),
         |node| taps(node, |tap| tap.multi_queue = true),
     ];
@@ -183,25 +188,6 @@ fn drift_is_found_and_repaired() {
         node.node().repair().unwrap();
         assert_eq!(node.state(), sound, "drift {index} is not repaired");
     }
-}
-
-#[test]
-fn forwarding_that_a_down_turns_on_again_is_restored() {
-    let node = TestNode::new();
-    let forward = |value: &str| {
-        node.kernel.system().sysctls.values_mut().for_each(|v| value.clone_into(v));
-    };
-    forward("1");
-    node.node().up(&[function(0, &[8000]), function(1, &[8001])], UpOptions::default()).unwrap();
-    forward("0");
-    let before = node.kernel.system().sysctls.clone();
-    node.node().down(&Selector::Named([name("f1")].into()), false).unwrap();
-    assert_ne!(node.kernel.system().sysctls, before, "f0 needs it");
-    node.node().up(&[function(2, &[8002])], UpOptions::default()).unwrap();
-    let guarded = node.kernel.system().firewall[&Backend::Nftables].base_ruleset.guard;
-    assert!(guarded, "what the host did not forward");
-    node.node().down(&Selector::All, true).unwrap();
-    assert_eq!(node.kernel.system().sysctls, before);
 }
 
 #[test]
@@ -361,7 +347,7 @@ fn a_rebuilt_record_keeps_the_tap() {
     assert_eq!(node.state(), before);
 }
 
-fn name(text: &str) -> InstanceName {
+pub(crate) fn name(text: &str) -> InstanceName {
     text.parse().unwrap()
 }
 
@@ -376,6 +362,7 @@ fn foreign_link(name: &riklet_core::model::InterfaceName) -> LinkState {
         group: 0,
         addresses: BTreeSet::new(),
         neighbours: BTreeMap::new(),
+        forwarding: false,
         route_localnet: false,
         ipv6: true,
         tap: None,

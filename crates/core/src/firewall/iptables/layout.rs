@@ -4,7 +4,7 @@ use super::{CHAIN, Rule, Table};
 use crate::{
     address::Ipv6Unsupported,
     firewall::{BaseRuleset, Entry, Ruleset},
-    model::{Mark, Owner, Protocol, Slot},
+    model::{InterfaceName, Mark, Owner, Protocol, Slot},
 };
 
 const FORWARD: &str = "RIKLET-FORWARD";
@@ -13,6 +13,7 @@ const POSTROUTING: &str = "RIKLET-POSTROUTING";
 /// What the comment of our jumps begins with.
 const SIGNATURE: &str = "riklet-sdn ";
 const HAIRPIN: &str = "RIKLET-HAIRPIN";
+const CONFINE: &str = "RIKLET-CONFINE";
 
 /// The chains of the tables themselves, as far as they concern us.
 pub(super) struct BaseChain;
@@ -106,7 +107,7 @@ pub(super) fn of_skeleton(base_ruleset: &BaseRuleset) -> [Layout; 3] {
     [filter(base_ruleset), raw(base_ruleset), nat(base_ruleset)]
 }
 
-fn filter(BaseRuleset { pool, uplinks, guard, owner }: &BaseRuleset) -> Layout {
+fn filter(BaseRuleset { pool, uplinks, confined, owner }: &BaseRuleset) -> Layout {
     let (ours, pool) = (ours(), pool.v4());
     let established = "-m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT";
     let mut bodies = vec![
@@ -118,15 +119,27 @@ fn filter(BaseRuleset { pool, uplinks, guard, owner }: &BaseRuleset) -> Layout {
         .extend(uplinks.iter().map(|uplink| format!("-s {pool} -i {ours} -o {uplink} -j ACCEPT")));
     bodies.push(format!("-i {ours} -j DROP"));
     bodies.push(format!("-o {ours} -j DROP"));
-    if *guard {
-        bodies.push("-j DROP".to_owned());
+    let (mut chains, mut drops) = (vec![FORWARD], vec![]);
+    if !confined.is_empty() {
+        chains.push(CONFINE);
+        let from = confined.from().iter().filter(|name| is_nameable(name));
+        bodies.extend(from.map(|from| format!("-i {from} -j {CONFINE}")));
+        let to = confined.to().iter().filter(|name| is_nameable(name));
+        drops.extend(to.map(|to| rule(CONFINE, format!("! -i {to} -o {to} -j DROP"))));
     }
+    let forward = bodies.into_iter().map(|body| rule(FORWARD, body));
     Layout {
         table: Table::Filter,
-        chains: vec![FORWARD],
-        rules: bodies.into_iter().map(|body| rule(FORWARD, body)).collect(),
+        chains,
+        rules: forward.chain(drops).collect(),
         jumps: jumps(Table::Filter, owner.as_ref()),
     }
+}
+
+/// Whether iptables can name the interface: it reads a `+` at the end as a wildcard, and `!`, quotes and
+/// backslashes in its own way.
+pub(super) fn is_nameable(name: &InterfaceName) -> bool {
+    !name.as_str().ends_with('+') && !name.as_str().contains(['!', '"', '\'', '\\'])
 }
 
 fn raw(BaseRuleset { owner, .. }: &BaseRuleset) -> Layout {

@@ -4,7 +4,10 @@ use std::{
 };
 
 use super::*;
-use crate::model::{OwnerId, Protocol};
+use crate::{
+    firewall::Confinement,
+    model::{OwnerId, Protocol},
+};
 
 fn exposure(protocol: Protocol, address: Option<[u8; 4]>, port: u16) -> Entry {
     Entry::Exposure {
@@ -19,13 +22,14 @@ fn exposure(protocol: Protocol, address: Option<[u8; 4]>, port: u16) -> Entry {
 const GUEST: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 231, 0, 2));
 const HAIRPIN: Entry = Entry::Hairpin { guest: GUEST };
 
-fn ruleset(uplinks: &[&str], guard: bool) -> Ruleset {
-    let uplinks = uplinks.iter().map(|&name| name.try_into().unwrap()).collect();
+fn ruleset(uplinks: &[&str], to: &[&str]) -> Ruleset {
+    let set = |names: &[&str]| names.iter().map(|&name| name.try_into().unwrap()).collect();
+    let (uplinks, confined) = (set(uplinks), Confinement::new(set(uplinks), set(to)));
     Ruleset {
         base_ruleset: BaseRuleset {
             pool: "10.231.0.0/16".parse().unwrap(),
             uplinks,
-            guard,
+            confined,
             owner: None,
         },
         entries: BTreeSet::from([
@@ -39,10 +43,11 @@ fn ruleset(uplinks: &[&str], guard: bool) -> Ruleset {
 
 #[test]
 fn a_reset_of_an_empty_host() {
-    let input = reset(&ruleset(&["eth0", "eth1"], true), &Saved::default()).unwrap();
+    let input = reset(&ruleset(&["eth0", "eth1"], &["eth0", "lan0"]), &Saved::default()).unwrap();
     insta::assert_snapshot!(input, @r"
     *filter
     :RIKLET-FORWARD - [0:0]
+    :RIKLET-CONFINE - [0:0]
     -A RIKLET-FORWARD -i rik+ -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
     -A RIKLET-FORWARD -o rik+ -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
     -A RIKLET-FORWARD -o rik+ -m conntrack --ctstate DNAT -j ACCEPT
@@ -50,7 +55,10 @@ fn a_reset_of_an_empty_host() {
     -A RIKLET-FORWARD -s 10.231.0.0/16 -i rik+ -o eth1 -j ACCEPT
     -A RIKLET-FORWARD -i rik+ -j DROP
     -A RIKLET-FORWARD -o rik+ -j DROP
-    -A RIKLET-FORWARD -j DROP
+    -A RIKLET-FORWARD -i eth0 -j RIKLET-CONFINE
+    -A RIKLET-FORWARD -i eth1 -j RIKLET-CONFINE
+    -A RIKLET-CONFINE ! -i eth0 -o eth0 -j DROP
+    -A RIKLET-CONFINE ! -i lan0 -o lan0 -j DROP
     -I FORWARD -j RIKLET-FORWARD
     COMMIT
     *raw
@@ -133,7 +141,7 @@ fn what_is_misplaced_is_removed_by_its_own_words() {
     -X RIKLET-OLD
     COMMIT
     "#);
-    let input = reset(&ruleset(&["eth0"], false), &saved).unwrap();
+    let input = reset(&ruleset(&["eth0"], &[]), &saved).unwrap();
     let (filter, _) = input.split_once("*raw").unwrap();
     insta::assert_snapshot!(filter, @r#"
     *filter
@@ -156,7 +164,7 @@ fn what_is_misplaced_is_removed_by_its_own_words() {
 
 #[test]
 fn differences_are_named() {
-    let state = state(&ruleset(&[], false), &Saved::parse(FOREIGN).unwrap());
+    let state = state(&ruleset(&[], &[]), &Saved::parse(FOREIGN).unwrap());
     let BaseState::Altered(differences) = state.base_ruleset else { panic!("not altered") };
     insta::assert_snapshot!(differences.join("\n"), @r#"
     filter: unexpected chain RIKLET-OLD
@@ -181,7 +189,7 @@ fn differences_are_named() {
 #[test]
 fn jumps_name_their_owner() {
     let owner = Owner::new(OwnerId::new(0xab), "/run/riklet sdn");
-    let mut ruleset = ruleset(&["eth0"], false);
+    let mut ruleset = ruleset(&["eth0"], &[]);
     ruleset.base_ruleset.owner = Some(owner.clone());
     let text = stands(&ruleset);
     let jump = "-A OUTPUT -m addrtype --dst-type LOCAL \
@@ -214,7 +222,7 @@ fn stands(ruleset: &Ruleset) -> String {
 
 #[test]
 fn what_was_reset_is_intact() {
-    let ruleset = ruleset(&["eth0"], true);
+    let ruleset = ruleset(&["eth0"], &["eth0", "lan0"]);
     let found = state(&ruleset, &Saved::parse(&stands(&ruleset)).unwrap());
     assert_eq!(found.base_ruleset, BaseState::Intact);
     assert_eq!(found.entries, ruleset.entries);
@@ -226,7 +234,7 @@ fn what_was_reset_is_intact() {
 
 #[test]
 fn entries_are_read_in_the_written_form_only() {
-    let ruleset = ruleset(&["eth0"], false);
+    let ruleset = ruleset(&["eth0"], &[]);
     let strays = [
         "-A RIKLET -p tcp -m tcp --dport 8080 -j DNAT --to-destination 10.231.0.2:3000",
         "-A RIKLET -p tcp -m tcp --dport 80:90 -j DNAT --to-destination 10.231.0.2:3000",
@@ -261,8 +269,8 @@ fn a_table_that_cannot_be_printed_is_refused() {
 
 #[test]
 fn names_that_iptables_reads_otherwise_are_found() {
-    assert_eq!(unnameable(&ruleset(&["eth0", "wg-home.5"], false).base_ruleset), None);
-    let base_ruleset = ruleset(&["eth+"], false).base_ruleset;
+    assert_eq!(unnameable(&ruleset(&["eth0", "wg-home.5"], &[]).base_ruleset), None);
+    let base_ruleset = ruleset(&["eth+"], &[]).base_ruleset;
     assert_eq!(unnameable(&base_ruleset).map(InterfaceName::as_str), Some("eth+"));
 }
 
@@ -293,7 +301,7 @@ fn an_entry_of_ipv6_is_refused() {
     let guest = "fd52::3".parse().unwrap();
     let entries = BTreeSet::from([Entry::Hairpin { guest }]);
     let nothing = BTreeSet::new();
-    let base_ruleset = ruleset(&["eth0"], false).base_ruleset;
+    let base_ruleset = ruleset(&["eth0"], &[]).base_ruleset;
     let refused = Ipv6Unsupported { address: "fd52::3".parse().unwrap() };
     assert_eq!(delta(&entries, &nothing, None), Err(refused));
     assert_eq!(delta(&nothing, &entries, None), Err(refused));

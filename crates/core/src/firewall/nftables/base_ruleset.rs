@@ -12,7 +12,7 @@ use netlink_packet_netfilter::{
 use super::{
     element,
     expression::{
-        ACCEPT, Expression, accept, addresses_in, destination, destination_is_local,
+        ACCEPT, Expression, accept, addresses_in, between, destination, destination_is_local,
         destination_outside, destination_translated, drop, established, from_guest, ipv4, jump,
         masquerade, out_of, source, to_guest, translate_by_address, translate_by_port,
     },
@@ -27,6 +27,7 @@ pub(super) const EXPOSURES: &str = "exposures";
 pub(super) const BOUND: &str = "bound";
 pub(super) const HAIRPIN: &str = "hairpin";
 pub(super) const UPLINKS: &str = "uplinks";
+pub(super) const CONFINED: &str = "confined";
 
 /// What the table's comment begins with. The digest of the base ruleset follows, and the owner.
 const SIGNATURE: &str = "riklet-sdn 1 ";
@@ -93,8 +94,12 @@ fn parts(base_ruleset: &BaseRuleset) -> Vec<Operation> {
         let what = format!("adding uplink {uplink}");
         element::add(&name(), UPLINKS, &[element::uplink(uplink)], what)
     });
+    let pairs: Vec<_> = base_ruleset.confined.pairs().map(element::pair).collect();
+    let confined = pairs
+        .chunks(element::A_MESSAGE)
+        .map(|pairs| element::add(&name(), CONFINED, pairs, "adding interfaces".to_owned()));
     let rules = rules(base_ruleset).into_iter().map(|rule| rule.append());
-    chains.chain(sets).chain(uplinks).chain(rules).collect()
+    chains.chain(sets).chain(uplinks).chain(confined).chain(rules).collect()
 }
 
 /// The sets and maps. Each look-up in them is one of a hash.
@@ -113,6 +118,7 @@ pub fn sets() -> Vec<Set> {
         set(BOUND, (concatenation(&[ADDRESS, PROTOCOL, PORT]), 12), target),
         set(HAIRPIN, (concatenation(&[ADDRESS, ADDRESS]), 8), None),
         set(UPLINKS, (INTERFACE, 16), None),
+        set(CONFINED, (concatenation(&[INTERFACE, INTERFACE]), 32), None),
     ]
 }
 
@@ -191,8 +197,9 @@ pub fn rules(base_ruleset: &BaseRuleset) -> Vec<Rule> {
         ),
         rule(POSTROUTING, "127.0.0.0/8 to guests", &[to_guest(), source(loopback), masquerade()]),
     ];
-    if base_ruleset.guard {
-        all.push(rule(FORWARD, "the host did not forward before", &[ipv4(), drop()]));
+    if !base_ruleset.confined.is_empty() {
+        let text = "what only our forwarding makes possible";
+        all.push(rule(FORWARD, text, &[ipv4(), between(CONFINED), drop()]));
     }
     all
 }
@@ -200,26 +207,31 @@ pub fn rules(base_ruleset: &BaseRuleset) -> Vec<Rule> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::OwnerId;
+    use crate::{firewall::Confinement, model::OwnerId};
 
     fn base_ruleset() -> BaseRuleset {
         let pool = "10.231.0.0/16".parse().unwrap();
-        let uplinks = ["eth0".parse().unwrap()].into();
+        let (uplinks, confined) = (["eth0".parse().unwrap()].into(), Confinement::default());
         let owner = Some(Owner::new(OwnerId::new(1), "/run/riklet-sdn"));
-        BaseRuleset { pool, uplinks, guard: false, owner }
+        BaseRuleset { pool, uplinks, confined, owner }
+    }
+
+    fn confined(from: &str, to: &str) -> BaseRuleset {
+        let set = |names: &str| names.split(' ').map(|name| name.parse().unwrap()).collect();
+        BaseRuleset { confined: Confinement::new(set(from), set(to)), ..base_ruleset() }
     }
 
     #[test]
     fn the_comment_differs_where_the_skeleton_does() {
         let mine = base_ruleset();
-        let guarded = BaseRuleset { guard: true, ..base_ruleset() };
+        let (one, other) = (confined("eth0", "eth1"), confined("eth0", "eth2"));
         let elsewhere = BaseRuleset { pool: "10.232.0.0/16".parse().unwrap(), ..base_ruleset() };
         let offline = BaseRuleset { uplinks: [].into(), ..base_ruleset() };
         assert_eq!(table(&mine), table(&base_ruleset()));
         let unsigned = BaseRuleset { owner: None, ..base_ruleset() };
         let moved = Owner::new(OwnerId::new(1), "/run/other");
         let moved = BaseRuleset { owner: Some(moved), ..base_ruleset() };
-        for other in [guarded, elsewhere, offline, unsigned, moved] {
+        for other in [one, other, elsewhere, offline, unsigned, moved] {
             assert_ne!(table(&mine).userdata, table(&other).userdata, "{other:?}");
         }
     }
@@ -239,7 +251,7 @@ mod tests {
         let table = table(&BaseRuleset { owner: Some(longest), ..base_ruleset() });
         assert!(commented(&table.userdata).unwrap().len() < 128, "{table:?}");
         // NFTNL_UDATA_COMMENT_MAXLEN is 128.
-        for rule in rules(&BaseRuleset { guard: true, ..base_ruleset() }) {
+        for rule in rules(&confined("eth0", "eth1")) {
             assert!(rule.userdata.len() < 128, "{rule}");
         }
     }

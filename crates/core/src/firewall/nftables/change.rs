@@ -12,9 +12,6 @@ use crate::{
     firewall::{Change, Entry},
 };
 
-/// The length of an attribute is 16 bits, and the list of elements is one; an element takes up to 40 bytes.
-const ELEMENTS_A_MESSAGE: usize = 200;
-
 /// The messages of the transaction that makes the change.
 ///
 /// # Errors
@@ -52,7 +49,7 @@ fn add_many(entries: &BTreeSet<Entry>) -> Result<Vec<Operation>, Ipv6Unsupported
     }
     let mut operations = Vec::new();
     for (set, members) in sets {
-        for chunk in members.chunks(ELEMENTS_A_MESSAGE) {
+        for chunk in members.chunks(element::A_MESSAGE) {
             let what = match chunk {
                 [(first, _), .., (last, _)] => format!("adding {first} to {last}"),
                 [(only, _)] => format!("adding {only}"),

@@ -29,6 +29,9 @@ const KEY: u16 = 1;
 const DATA: u16 = 2;
 const VALUE: u16 = 1;
 
+/// The length of an attribute is 16 bits, and the list of elements is one; an element takes up to 56 bytes.
+pub(super) const A_MESSAGE: usize = 200;
+
 /// An element of one of our sets or maps.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Element {
@@ -106,11 +109,21 @@ fn attribute(attributes: &[u8], wanted: u16) -> Option<&[u8]> {
     found.into_inner().get(4..end)
 }
 
-/// The element of the set of uplinks: a name padded to `IFNAMSIZ`.
+/// The element of the set of uplinks.
 pub(super) fn uplink(name: &InterfaceName) -> Element {
+    Element { key: padded(name), data: None }
+}
+
+/// The element of two interfaces, in by the first and out by the second.
+pub(super) fn pair((from, to): (&InterfaceName, &InterfaceName)) -> Element {
+    Element { key: [padded(from), padded(to)].concat(), data: None }
+}
+
+/// A name padded to `IFNAMSIZ`.
+fn padded(name: &InterfaceName) -> Vec<u8> {
     let mut key = name.as_str().as_bytes().to_vec();
     key.resize(InterfaceName::MAX_LENGTH + 1, 0);
-    Element { key, data: None }
+    key
 }
 
 /// The set that an entry is in, and its element there.

@@ -118,6 +118,15 @@ pub(super) fn out_of(set: &str) -> Vec<Expression> {
     vec![meta(MetaKey::Oifname, Register::Reg1), lookup(set, None)]
 }
 
+/// `iifname . oifname @set`
+pub(super) fn between(set: &str) -> Vec<Expression> {
+    vec![
+        meta(MetaKey::Iifname, Register::Reg1),
+        meta(MetaKey::Oifname, Register::Reg2),
+        lookup(set, None),
+    ]
+}
+
 /// `ip saddr <network>`
 pub(super) fn source(network: Ipv4Net) -> Vec<Expression> {
     matched(SOURCE_ADDRESS, Operator::Equal, network)

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    base_ruleset::{self, UPLINKS},
+    base_ruleset::{self, CONFINED, UPLINKS},
     element::{self, Element},
     object::{Chain, Rule, Set, Table},
 };
@@ -103,13 +103,19 @@ impl Found {
         if uplinks != found {
             lines.push(format!("set {UPLINKS}: other interfaces"));
         }
+        let confined: BTreeSet<_> = base_ruleset.confined.pairs().map(element::pair).collect();
+        let found = self.elements.get(CONFINED).into_iter().flatten().cloned().collect();
+        if confined != found {
+            lines.push(format!("set {CONFINED}: other interfaces"));
+        }
         lines
     }
 
     fn entries(&self) -> (BTreeSet<Entry>, Vec<String>) {
         let mut entries = BTreeSet::new();
         let mut strays = Vec::new();
-        for (set, elements) in self.elements.iter().filter(|(set, _)| *set != UPLINKS) {
+        let of_skeleton = |set: &str| set == UPLINKS || set == CONFINED;
+        for (set, elements) in self.elements.iter().filter(|(set, _)| !of_skeleton(set)) {
             for element in elements {
                 match element::to_entry(set, element) {
                     Some(entry) => drop(entries.insert(entry)),

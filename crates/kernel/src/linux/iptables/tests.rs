@@ -6,7 +6,7 @@ use rustix::thread::{UnshareFlags, unshare_unsafe};
 
 use super::*;
 use riklet_core::{
-    firewall::{BaseState, ForeignChain},
+    firewall::{BaseState, Confinement, ForeignChain},
     model::{Owner, OwnerId, Protocol},
 };
 
@@ -103,11 +103,13 @@ fn hairpin(slot: u8) -> Entry {
 fn ruleset(entries: &[Entry]) -> Ruleset {
     let uplinks = ["eth0", "wlan0"].map(|name| name.try_into().unwrap());
     let pool = "10.231.0.0/16".parse().unwrap();
+    let set = |names: [&str; 2]| names.map(|name| name.parse().unwrap()).into();
+    let confined = Confinement::new(set(["eth0", "wlan0"]), set(["eth0", "lan0"]));
     Ruleset {
         base_ruleset: BaseRuleset {
             pool,
             uplinks: BTreeSet::from(uplinks),
-            guard: true,
+            confined,
             owner: Some(owner()),
         },
         entries: entries.iter().copied().collect(),
@@ -168,7 +170,7 @@ fn a_probe_sees_every_change_of_the_skeleton() {
             assert!(!host.probe(&other));
             assert!(matches!(host.state(&other).base_ruleset, BaseState::Altered(_)));
         };
-        differs(|base_ruleset| base_ruleset.guard = false);
+        differs(|base_ruleset| base_ruleset.confined = Confinement::default());
         differs(|base_ruleset| base_ruleset.pool = "10.232.0.0/16".parse().unwrap());
         differs(|base_ruleset| base_ruleset.uplinks.retain(|name| name.as_str() == "eth0"));
         differs(|base_ruleset| base_ruleset.uplinks.extend("eth1".try_into()));

@@ -10,7 +10,7 @@ use rustix::thread::{UnshareFlags, unshare_unsafe};
 use super::*;
 use crate::process;
 use riklet_core::{
-    firewall::{BaseState, ForeignChain},
+    firewall::{BaseState, Confinement, ForeignChain},
     model::{Owner, OwnerId, Protocol, Slot},
 };
 
@@ -83,11 +83,16 @@ fn owner() -> Owner {
     Owner::new(OwnerId::new(1), "/run/riklet-sdn")
 }
 
+fn confined() -> Confinement {
+    let set = |names: [&str; 2]| names.map(|name| name.parse().unwrap()).into();
+    Confinement::new(set(["eth0", "wlan0"]), set(["eth0", "an-interface-15"]))
+}
+
 fn base_ruleset() -> BaseRuleset {
     BaseRuleset {
         pool: "10.231.0.0/16".parse().unwrap(),
         uplinks: ["eth0".parse().unwrap(), "wlan0".parse().unwrap()].into(),
-        guard: true,
+        confined: confined(),
         owner: Some(owner()),
     }
 }
@@ -130,13 +135,13 @@ fn a_ruleset_comes_changes_and_goes() {
         assert!(kernel.probe(&base_ruleset(), &entries.into()).unwrap());
         assert_eq!(kernel.state(&expected).unwrap(), intact(entries));
 
-        let unguarded = BaseRuleset { guard: false, ..base_ruleset() };
-        assert!(!kernel.probe(&unguarded, &BTreeSet::new()).unwrap());
-        let other = Ruleset { base_ruleset: unguarded.clone(), entries: BTreeSet::new() };
+        let unconfined = BaseRuleset { confined: Confinement::default(), ..base_ruleset() };
+        assert!(!kernel.probe(&unconfined, &BTreeSet::new()).unwrap());
+        let other = Ruleset { base_ruleset: unconfined.clone(), entries: BTreeSet::new() };
         let state = kernel.state(&other).unwrap();
         assert!(matches!(state.base_ruleset, BaseState::Altered(_)), "{state:?}");
         kernel.change(&Change::Reset(other.clone())).unwrap();
-        assert!(kernel.probe(&unguarded, &BTreeSet::new()).unwrap());
+        assert!(kernel.probe(&unconfined, &BTreeSet::new()).unwrap());
         assert_eq!(kernel.state(&other).unwrap(), intact([]));
 
         kernel.change(&Change::Remove).unwrap();

@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use super::Watched;
 use crate::{KernelError, LinkDeletion, Links};
 use riklet_core::{
-    link::{LinkSpec, LinkState, Tap},
+    link::{HostInterface, LinkSpec, LinkState, Tap},
     model::{InterfaceName, Slot},
 };
 
@@ -28,6 +28,16 @@ impl Links for Watched {
     fn links(&mut self) -> Result<Vec<LinkState>, KernelError> {
         self.look()?;
         Ok(self.mirror.links().cloned().collect())
+    }
+
+    fn host_interfaces(&mut self) -> Result<BTreeMap<InterfaceName, HostInterface>, KernelError> {
+        self.listen()?;
+        if let Some(known) = &self.interfaces {
+            return Ok(known.clone());
+        }
+        let found = self.kernel.host_interfaces()?;
+        self.interfaces = Some(found.clone());
+        Ok(found)
     }
 
     fn create_link(&mut self, spec: &LinkSpec) -> Result<(), KernelError> {

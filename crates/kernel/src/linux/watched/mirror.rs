@@ -19,6 +19,12 @@ const NEW_ADDRESS: u16 = 20;
 const DELETED_ADDRESS: u16 = 21;
 const NEW_NEIGHBOUR: u16 = 28;
 const DELETED_NEIGHBOUR: u16 = 29;
+const NEW_NETCONF: u16 = 80;
+/// `NETCONFA_*` of `<linux/netconf.h>`.
+const NETCONF_INDEX: u16 = 1;
+const NETCONF_FORWARDING: u16 = 2;
+const NETCONF_RP_FILTER: u16 = 3;
+const AF_INET: u8 = 2;
 
 /// The least MTU with which an interface takes part in IPv6 (`IPV6_MIN_MTU`).
 const LEAST_OF_IPV6: u32 = 1280;
@@ -40,6 +46,12 @@ pub(super) struct Mirror {
     changed: BTreeSet<Slot>,
     /// Whether an interface that is not ours changed.
     strangers: bool,
+    /// Whether one came, went, or got or lost an address.
+    interfaces: bool,
+    /// By which of ours forwarding was turned on or off since their links were last told of.
+    forwarding: BTreeMap<u32, bool>,
+    /// Whether it was by another, or by the host as a whole.
+    switched: bool,
 }
 
 impl Mirror {
@@ -73,12 +85,14 @@ impl Mirror {
             }
             NEW_ADDRESS | DELETED_ADDRESS => self.hear_address(message),
             NEW_NEIGHBOUR | DELETED_NEIGHBOUR => self.hear_neighbour(message),
+            NEW_NETCONF => self.hear_switch(message),
             _ => {}
         }
     }
 
     fn hear_link(&mut self, message: Message<'_>) {
         let Some(index) = index_of_link(message).filter(|_| family(message) == 0) else { return };
+        self.forwarding.remove(&index);
         // `ifi_change` is all ones for an interface that has just come: it has no addresses that we have not heard of.
         let new = read_u32(message.body(), 12) == Some(u32::MAX);
         if new && !self.links.contains_key(&index) && !self.unread.contains_key(&index) {
@@ -95,6 +109,22 @@ impl Mirror {
         for (index, message) in std::mem::take(&mut self.unread) {
             self.read(index, &message, false);
         }
+        for (index, on) in std::mem::take(&mut self.forwarding) {
+            if let Some(state) = self.links.get_mut(&index).filter(|state| state.forwarding != on) {
+                state.forwarding = on;
+                self.changed.extend(Slot::of_interface(state.name.as_str()));
+            }
+        }
+    }
+
+    /// Who writes `net.ipv4.ip_forward` has this said of every interface.
+    fn hear_switch(&mut self, message: Message<'_>) {
+        let Some((index, on)) = said_of_forwarding(message) else { return };
+        if self.links.contains_key(&index) || self.unread.contains_key(&index) {
+            self.forwarding.insert(index, on);
+        } else {
+            self.switched = true;
+        }
     }
 
     fn read(&mut self, index: u32, message: &[u8], new: bool) {
@@ -102,6 +132,7 @@ impl Mirror {
         let Some((_, mut state)) = decoded else { return };
         let Some(slot) = Slot::of_interface(state.name.as_str()) else {
             self.strangers = true;
+            self.interfaces |= new;
             // It had one of our names.
             self.forget_known(index);
             return;
@@ -144,7 +175,7 @@ impl Mirror {
     fn forget(&mut self, index: u32) {
         self.unread.remove(&index);
         if !self.forget_known(index) {
-            self.strangers = true;
+            (self.strangers, self.interfaces) = (true, true);
         }
     }
 
@@ -164,6 +195,7 @@ impl Mirror {
 
     fn hear_address(&mut self, message: Message<'_>) {
         let Some(state) = read_u32(message.body(), 4).and_then(|i| self.links.get_mut(&i)) else {
+            self.interfaces = true;
             return;
         };
         let Some(decoded) = decode(message.whole) else { return };
@@ -222,7 +254,7 @@ impl Mirror {
     pub(super) fn expect(&mut self, spec: &LinkSpec) {
         let state = self.names.get(&spec.name).and_then(|index| self.links.get_mut(index));
         if let Some(state) = state {
-            (state.route_localnet, state.ipv6) = (true, false);
+            (state.forwarding, state.route_localnet, state.ipv6) = (true, true, false);
         }
     }
 
@@ -251,6 +283,31 @@ impl Mirror {
     pub(super) fn take_strangers(&mut self) -> bool {
         std::mem::take(&mut self.strangers)
     }
+
+    /// Whether one of them came, went, or got or lost an address since this was last asked.
+    pub(super) fn take_interfaces(&mut self) -> bool {
+        std::mem::take(&mut self.interfaces)
+    }
+
+    /// Whether forwarding by one of them, or by the host as a whole, was turned on or off since this was last asked.
+    pub(super) fn take_switched(&mut self) -> bool {
+        std::mem::take(&mut self.switched)
+    }
+}
+
+/// An interface whose `forwarding` was set, and its value. An interface that has just come is told of with all that it
+/// has, and its link after it.
+fn said_of_forwarding(message: Message<'_>) -> Option<(u32, bool)> {
+    /// `sizeof(struct netconfmsg)`, rounded up.
+    const HEADER: usize = 4;
+    let of_ipv4 = message.body().first() == Some(&AF_INET);
+    let whole = message.attribute(HEADER, NETCONF_RP_FILTER).is_some();
+    if !of_ipv4 || whole {
+        return None;
+    }
+    let index = read_u32(message.attribute(HEADER, NETCONF_INDEX)?, 0)?;
+    let on = read_u32(message.attribute(HEADER, NETCONF_FORWARDING)?, 0)? != 0;
+    Some((index, on))
 }
 
 /// `ifi_family`.

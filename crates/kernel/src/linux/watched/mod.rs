@@ -34,7 +34,7 @@ use super::Linux;
 use crate::{KernelError, Links, Routes};
 use riklet_core::{
     firewall::{Backend, BaseRuleset, Change, Entry, ForeignChainState, IptablesVariant, Ruleset},
-    link::LinkState,
+    link::{HostInterface, LinkState},
     model::{InterfaceName, Slot},
 };
 
@@ -47,11 +47,6 @@ const NFTABLES_GROUPS: [u32; 1] = [7];
 const NEW_ROUTE: u16 = 24;
 const DELETED_ROUTE: u16 = 25;
 const RULES_AND_NEXTHOPS: [u16; 4] = [32, 33, 104, 105];
-const NEW_NETCONF: u16 = 80;
-/// `NETCONFA_IFINDEX`, and its value for all of them (-1).
-const NETCONF_INDEX: u16 = 1;
-const NETCONF_ALL: u32 = u32::MAX;
-const AF_INET: u8 = 2;
 /// A route to more than this is none to the Internet ([`super::route`]).
 const LONGEST_DEFAULT: u8 = 8;
 
@@ -70,8 +65,9 @@ pub struct Changes {
     pub foreign_chains: bool,
     /// The uplinks, or their MTU, are others.
     pub uplinks: bool,
-    /// Forwarding was turned on or off.
-    pub sysctls: bool,
+    /// Forwarding was turned on or off, for the host or for an interface that is not ours; or such an interface came,
+    /// went, or got or lost an address.
+    pub forwarding: bool,
     /// Not everything was heard.
     pub lost: bool,
     /// Who it was, and what, as far as is known.
@@ -111,9 +107,13 @@ pub struct Watched {
     /// The uplinks as they were when it was last asked for changes.
     uplinks_before: Option<Uplinks>,
     uplinks_suspected: bool,
-    /// `net.ipv4.ip_forward`.
-    forwarding: Option<String>,
-    sysctls_changed: bool,
+    /// The switches of forwarding that were asked for, by the names of their sysctls.
+    switches: BTreeMap<String, Option<String>>,
+    switched: bool,
+    /// The interfaces of others.
+    interfaces: Option<BTreeMap<InterfaceName, HostInterface>>,
+    /// The same as they were when it was last asked for changes.
+    interfaces_before: Option<BTreeMap<InterfaceName, HostInterface>>,
     lost: bool,
 }
 
@@ -139,8 +139,10 @@ impl Watched {
             uplinks: None,
             uplinks_before: None,
             uplinks_suspected: false,
-            forwarding: None,
-            sysctls_changed: false,
+            switches: BTreeMap::new(),
+            switched: false,
+            interfaces: None,
+            interfaces_before: None,
             lost: false,
         })
     }
@@ -163,17 +165,17 @@ impl Watched {
         if uplinks {
             causes.push("the uplink changed".to_owned());
         }
-        let sysctls = std::mem::take(&mut self.sysctls_changed);
+        let forwarding = self.forwarding_changed()?;
         let lost = std::mem::take(&mut self.lost);
         let links = self.mirror.take_changed();
-        Ok(Changes { links, firewall, foreign_chains, uplinks, sysctls, lost, causes })
+        Ok(Changes { links, firewall, foreign_chains, uplinks, forwarding, lost, causes })
     }
 
     /// Forgets what nobody would be told of if it changed; of interfaces some, the next in turn. Returns whether the
     /// firewall is of that kind.
     pub fn refresh(&mut self) -> bool {
         self.mirror.mark_stale(STALE);
-        self.forwarding = None;
+        self.switches.clear();
         self.foreign_chains = None;
         let unheard = self.backend == Some(Backend::Iptables(IptablesVariant::Legacy));
         if unheard {
@@ -185,7 +187,8 @@ impl Watched {
     /// Forgets everything: the next look is one at the kernel itself.
     pub fn forget(&mut self) {
         self.mirrored = false;
-        self.forwarding = None;
+        self.switches.clear();
+        self.interfaces = None;
         self.foreign_chains = None;
         self.firewall = None;
         self.uplinks = None;
@@ -197,12 +200,11 @@ impl Watched {
     fn listen(&mut self) -> Result<(), KernelError> {
         let failed = |source| KernelError::Listen { source };
         let Self { route, netfilter, mirror, transactions, .. } = self;
-        let (mut uplinks, mut forwarding) = (false, false);
+        let mut uplinks = false;
         let mut lost = route
             .drain(|message| {
                 mirror.hear(message);
                 uplinks |= may_move_uplinks(message);
-                forwarding |= is_of_forwarding(message);
             })
             .map_err(failed)?;
         mirror.catch_up();
@@ -217,13 +219,19 @@ impl Watched {
             self.strangers.clear();
             uplinks = true;
         }
+        if mirror.take_interfaces() {
+            // An interface that comes has switches of its own.
+            self.switches.clear();
+            self.interfaces = None;
+        }
         if uplinks {
             self.uplinks = None;
             self.uplinks_suspected = true;
         }
-        if forwarding {
-            self.forwarding = None;
-            self.sysctls_changed = true;
+        if mirror.take_switched() {
+            self.switches.clear();
+            self.strangers.clear();
+            self.switched = true;
         }
         let fresh = self.transactions.take_fresh();
         if fresh.firewall {
@@ -274,6 +282,16 @@ impl Watched {
         Ok(before.is_some() && before != self.uplinks_before)
     }
 
+    fn forwarding_changed(&mut self) -> Result<bool, KernelError> {
+        let mut changed = std::mem::take(&mut self.switched);
+        if self.interfaces.is_none() || self.interfaces_before.is_none() {
+            let now = self.host_interfaces()?;
+            let before = self.interfaces_before.replace(now);
+            changed |= before.is_some() && before != self.interfaces_before;
+        }
+        Ok(changed)
+    }
+
     /// Whether it is known to have this, without asking.
     fn is_known(
         &self,
@@ -321,13 +339,4 @@ fn may_move_uplinks(message: Message<'_>) -> bool {
         }
         kind => RULES_AND_NEXTHOPS.contains(&kind),
     }
-}
-
-/// Whether `ip_forward` was set: the devices follow it.
-fn is_of_forwarding(message: Message<'_>) -> bool {
-    /// `sizeof(struct netconfmsg)`, rounded up.
-    const HEADER: usize = 4;
-    message.kind == NEW_NETCONF
-        && message.body().first() == Some(&AF_INET)
-        && message.attribute(HEADER, NETCONF_INDEX) == Some(&NETCONF_ALL.to_ne_bytes())
 }

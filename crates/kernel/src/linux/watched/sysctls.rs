@@ -1,28 +1,24 @@
-//! `net.ipv4.ip_forward` from memory; other values are passed on.
-
-use std::collections::BTreeMap;
+//! The switches of forwarding from memory; other values are passed on.
 
 use super::Watched;
 use crate::{KernelError, Sysctls};
-use riklet_core::plan::IP_FORWARD;
+use riklet_core::switch;
 
 impl Sysctls for Watched {
     fn sysctl(&mut self, name: &str) -> Result<Option<String>, KernelError> {
-        if name != IP_FORWARD {
+        if name != switch::IP_FORWARD && switch::interface(name).is_none() {
             return self.kernel.sysctl(name);
         }
         self.listen()?;
-        if self.forwarding.is_none() {
-            self.forwarding = self.kernel.sysctl(name)?;
+        if let Some(known) = self.switches.get(name) {
+            return Ok(known.clone());
         }
-        Ok(self.forwarding.clone())
+        let found = self.kernel.sysctl(name)?;
+        self.switches.insert(name.to_owned(), found.clone());
+        Ok(found)
     }
 
     fn set_sysctl(&mut self, name: &str, value: &str) -> Result<(), KernelError> {
         self.kernel.set_sysctl(name, value)
-    }
-
-    fn forwarding_sysctls(&mut self) -> Result<BTreeMap<String, String>, KernelError> {
-        self.kernel.forwarding_sysctls()
     }
 }

@@ -5,10 +5,10 @@ use riklet_testkit::namespace::{ip, isolated, run};
 use super::*;
 use crate::{Firewall, ForeignChains, LinkDeletion, Sysctls};
 use riklet_core::{
-    firewall::{BaseState, FirewallState},
+    firewall::{BaseState, Confinement, FirewallState},
     link::{LinkSpec, Tap},
     model::{Owner, OwnerId, Protocol},
-    plan::IP_FORWARD,
+    switch::IP_FORWARD,
     workload::{NodeFacts, spare},
 };
 
@@ -49,7 +49,8 @@ fn assert_mirrors(watched: &mut Watched, after: &str) {
 
 fn base_ruleset() -> BaseRuleset {
     let pool = "10.231.0.0/16".parse().unwrap();
-    BaseRuleset { pool, uplinks: BTreeSet::new(), guard: false, owner: Some(owner()) }
+    let (confined, owner) = (Confinement::default(), Some(owner()));
+    BaseRuleset { pool, uplinks: BTreeSet::new(), confined, owner }
 }
 
 fn exposure(port: u16) -> Entry {
@@ -309,10 +310,10 @@ fn forwarding_is_told_of() {
         assert_eq!(watched.sysctl(IP_FORWARD).unwrap().as_deref(), Some("1"));
         watched.changes().unwrap();
         super::super::sysctl::write(IP_FORWARD, "0").unwrap();
-        assert!(watched.changes().unwrap().sysctls);
+        assert!(watched.changes().unwrap().forwarding);
         assert_eq!(watched.sysctl(IP_FORWARD).unwrap().as_deref(), Some("0"));
         watched.create_link(&spec(1)).unwrap();
-        assert!(!watched.changes().unwrap().sysctls, "that an interface came is nothing of it");
+        assert!(!watched.changes().unwrap().forwarding, "that an interface came is nothing of it");
     });
 }
 

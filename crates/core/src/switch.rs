@@ -1,0 +1,44 @@
+//! The names of the sysctls that let packets be forwarded (Documentation/networking/ip-sysctl.rst).
+
+use crate::model::InterfaceName;
+
+/// Whether the host as a whole forwards IPv4 packets. Whoever changes it sets the switches of all interfaces
+/// to the same value, those of interfaces to come included (`inet_forward_change` in `net/ipv4/devinet.c`).
+pub const IP_FORWARD: &str = "net.ipv4.ip_forward";
+
+const BEGIN: &str = "net.ipv4.conf.";
+const END: &str = ".forwarding";
+
+/// Returns the switch of one interface: whether packets that come in by it may be sent on.
+#[must_use]
+pub fn forwarding(interface: &InterfaceName) -> String {
+    // A slash stands for a dot, as in sysctl(8).
+    format!("{BEGIN}{}{END}", interface.as_str().replace('.', "/"))
+}
+
+/// Returns the interface that a switch is of; `None` where the sysctl is another, or that of all interfaces
+/// (`all`) or of interfaces to come (`default`).
+#[must_use]
+pub fn interface(sysctl: &str) -> Option<InterfaceName> {
+    let name = sysctl.strip_prefix(BEGIN)?.strip_suffix(END)?;
+    let name = Some(name).filter(|name| !matches!(*name, "all" | "default"))?;
+    InterfaceName::try_from(&*name.replace('/', ".")).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_switch_of_an_interface_leads_back_to_it() {
+        for name in ["eth0", "eth0.100", "a-b"] {
+            let name = InterfaceName::try_from(name).unwrap();
+            assert_eq!(interface(&forwarding(&name)), Some(name));
+        }
+        for other in
+            [IP_FORWARD, "net.ipv4.conf.all.forwarding", "net.ipv4.conf.default.forwarding"]
+        {
+            assert_eq!(interface(other), None);
+        }
+    }
+}

@@ -1,0 +1,224 @@
+//! What the host forwards besides is as it was, whoever turns it on or off, and whenever.
+
+use proptest::prelude::*;
+use riklet_core::{
+    firewall::Backend,
+    model::InterfaceName,
+    switch::{self, IP_FORWARD},
+};
+use riklet_kernel::fake::System;
+use riklet_sdn::{
+    Selector, UpOptions,
+    store::{Setting, Store},
+};
+
+use crate::{
+    name,
+    node::{Operation, TestNode, function, operation},
+};
+
+fn interface(name: &str) -> InterfaceName {
+    name.parse().unwrap()
+}
+
+fn sysctl(node: &TestNode, name: &str) -> String {
+    node.kernel.system().sysctls[name].clone()
+}
+
+fn forwards(node: &TestNode, name: &str) -> String {
+    sysctl(node, &switch::forwarding(&interface(name)))
+}
+
+/// The pairs of interfaces between which the firewall drops what comes new.
+fn confined(node: &TestNode) -> Vec<String> {
+    let system = node.kernel.system();
+    let pairs = system.firewall[&Backend::Nftables].base_ruleset.confined.pairs();
+    pairs.map(|(from, to)| format!("{from} → {to}")).collect()
+}
+
+/// A node with the uplink `eth0`, and other networks at `lan0` and `oth0`.
+fn among_networks() -> TestNode {
+    let node = TestNode::new();
+    node.kernel.system().add_interface(&interface("lan0"));
+    node.kernel.system().add_interface(&interface("oth0"));
+    node
+}
+
+fn up(node: &TestNode, number: u16) {
+    node.node().up(&[function(number, &[8000 + number * 2])], UpOptions::default()).unwrap();
+}
+
+/// What somebody else does, who does not know of us.
+#[derive(Debug, Clone)]
+enum Turn {
+    Ours(Operation),
+    Forward(bool),
+    Come(u8),
+    Go(u8),
+}
+
+fn turn() -> impl Strategy<Value = Turn> {
+    prop_oneof![
+        4 => operation().prop_map(Turn::Ours),
+        2 => any::<bool>().prop_map(Turn::Forward),
+        1 => (0..3u8).prop_map(Turn::Come),
+        1 => (0..3u8).prop_map(Turn::Go),
+    ]
+}
+
+fn others_take(turn: &Turn, system: &mut System) {
+    match turn {
+        Turn::Ours(_) => {}
+        Turn::Forward(on) => drop(system.write_sysctl(IP_FORWARD, if *on { "1" } else { "0" })),
+        Turn::Come(number) => {
+            let name = interface(&format!("br{number}"));
+            if !system.interfaces.contains_key(&name) {
+                system.add_interface(&name);
+            }
+        }
+        Turn::Go(number) => system.remove_interface(&interface(&format!("br{number}"))),
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 128, ..ProptestConfig::default() })]
+
+    /// Law 3: however others and we take turns, the host has in the end what the others alone would have left, and
+    /// meanwhile its own switch is what they left it; and law 1.
+    #[test]
+    fn the_host_ends_as_it_would_have_without_us(turns in prop::collection::vec(turn(), 1..14)) {
+        let mut node = among_networks();
+        let mut alone = node.kernel.system().clone();
+        for turn in &turns {
+            if let Turn::Ours(operation) = turn {
+                let done = node.run(operation);
+                prop_assert_eq!(node.kernel.system().sysctls[IP_FORWARD].clone(), alone.sysctls[IP_FORWARD].clone());
+                if done.is_ok() && matches!(operation, Operation::Repair) {
+                    prop_assert!(node.node().check().unwrap().is_empty());
+                }
+            }
+            others_take(turn, &mut node.kernel.system());
+            others_take(turn, &mut alone);
+        }
+        node.node().down(&Selector::All, true).unwrap();
+        prop_assert_eq!(node.kernel.system().sysctls.clone(), alone.sysctls);
+    }
+}
+
+#[test]
+fn only_what_clients_ask_at_forwards_and_nothing_new_passes_between_others() {
+    let node = among_networks();
+    let quiet = interface("quiet0");
+    node.kernel.system().add_interface(&quiet);
+    node.kernel.system().interfaces.get_mut(&quiet).unwrap().addressed = false;
+    let before = node.state();
+    up(&node, 0);
+    assert_eq!(sysctl(&node, IP_FORWARD), "0");
+    let switches = ["eth0", "lan0", "oth0", "quiet0"].map(|name| forwards(&node, name));
+    assert_eq!(switches, ["1", "1", "1", "0"]);
+    let one_shot = ["lan0 → eth0", "lan0 → oth0", "lan0 → quiet0"];
+    let of_other = ["oth0 → eth0", "oth0 → lan0", "oth0 → quiet0"];
+    assert_eq!(confined(&node), [one_shot, of_other].concat(), "not what comes in by the uplink");
+    node.node().down(&Selector::All, true).unwrap();
+    assert_eq!(node.state(), before);
+}
+
+#[test]
+fn a_process_that_hears_of_it_confines_the_uplink_too() {
+    let node = among_networks();
+    up(&node, 0);
+    let alone = confined(&node);
+    let mut daemon = node.node().resident();
+    daemon.repair().unwrap();
+    let heard = confined(&node);
+    assert!(heard.contains(&"eth0 → lan0".to_owned()), "{heard:?}");
+    // Whoever works beside it leaves that as it is.
+    assert!(node.node().check().unwrap().is_empty());
+    up(&node, 1);
+    node.node().repair().unwrap();
+    assert_eq!(confined(&node), heard);
+
+    daemon.leave().unwrap();
+    assert_eq!(confined(&node), alone);
+    assert!(node.node().check().unwrap().is_empty());
+}
+
+#[test]
+fn who_has_the_host_forward_is_let_alone() {
+    let node = among_networks();
+    up(&node, 0);
+    node.kernel.system().add_interface(&interface("docker0"));
+    node.kernel.system().add_interface(&interface("later0"));
+    node.kernel.system().interfaces.get_mut(&interface("later0")).unwrap().addressed = false;
+    node.kernel.system().write_sysctl(IP_FORWARD, "1");
+    up(&node, 1);
+    assert_eq!(confined(&node), [""; 0]);
+    assert!(node.node().check().unwrap().is_empty());
+    node.kernel.system().write_sysctl(IP_FORWARD, "0");
+    let drift = node.node().check().unwrap().plan.to_string();
+    for line in ["~ sysctl net.ipv4.conf.eth0.forwarding = 1", "~ TAP rik0: forwarding 1"] {
+        assert!(drift.contains(line), "{drift}");
+    }
+    // An operation on one mends all of them: it sees by the uplink that they were reset.
+    node.node().down(&Selector::Named([name("f1")].into()), false).unwrap();
+    assert!(node.kernel.system().links.values().all(|link| link.forwarding));
+    assert!(node.node().check().unwrap().is_empty());
+    let pairs = confined(&node);
+    assert!(pairs.contains(&"docker0 → lan0".to_owned()), "{pairs:?}");
+    assert!(pairs.iter().all(|pair| !pair.contains("→ later0")), "it came later: {pairs:?}");
+}
+
+#[test]
+fn another_interface_of_the_same_name_is_not_the_one_that_was_there() {
+    let node = among_networks();
+    up(&node, 0);
+    let to_lan = |node: &TestNode| confined(node).contains(&"oth0 → lan0".to_owned());
+    assert!(to_lan(&node));
+    node.kernel.system().remove_interface(&interface("lan0"));
+    assert!(node.node().check().unwrap().is_empty(), "that it went is no drift");
+    node.kernel.system().add_interface(&interface("bridge0"));
+    node.kernel.system().add_interface(&interface("lan0"));
+    node.kernel.system().interfaces.get_mut(&interface("lan0")).unwrap().addressed = false;
+    node.node().repair().unwrap();
+    assert!(!to_lan(&node), "{:?}", confined(&node));
+    assert!(node.node().check().unwrap().is_empty());
+}
+
+/// As the versions wrote them that had the whole host forward.
+fn inherit(node: &TestNode, value: &str) {
+    let mut store = Store::open(node.node().config().state_dir.as_path()).unwrap();
+    let tx = store.transaction().unwrap();
+    tx.set_setting(Setting::Backend, "nftables").unwrap();
+    tx.set_setting(Setting::Pool, "10.231.0.0/16").unwrap();
+    tx.set_setting(Setting::Tables, "").unwrap();
+    let whole = ["net.ipv4.conf.all.accept_redirects", "net.ipv4.conf.all.forwarding"];
+    let rest = ["default", "lo", "eth0", "lan0", "oth0"]
+        .map(|of| format!("net.ipv4.conf.{of}.forwarding"));
+    for name in [IP_FORWARD].into_iter().chain(whole).chain(rest.iter().map(|name| &**name)) {
+        tx.record_sysctl(name, "0").unwrap();
+    }
+    tx.commit().unwrap();
+    node.kernel.system().write_sysctl(IP_FORWARD, value);
+}
+
+#[test]
+fn what_an_earlier_version_recorded_is_not_restored_blindly() {
+    let node = among_networks();
+    inherit(&node, "1");
+    node.kernel.system().add_interface(&interface("docker0"));
+    let before = node.kernel.system().sysctls.clone();
+    up(&node, 0);
+    assert_eq!(confined(&node), [""; 0]);
+    node.node().down(&Selector::All, true).unwrap();
+    assert_eq!(node.kernel.system().sysctls, before, "who came later may rely on it");
+
+    let node = among_networks();
+    let before = node.kernel.system().sysctls.clone();
+    inherit(&node, "1");
+    up(&node, 0);
+    node.kernel.system().write_sysctl(IP_FORWARD, "0");
+    up(&node, 1);
+    assert_eq!(["eth0", "lan0"].map(|name| forwards(&node, name)), ["1", "1"]);
+    node.node().down(&Selector::All, true).unwrap();
+    assert_eq!(node.kernel.system().sysctls, before, "the administrator turned it off");
+}
