@@ -5,12 +5,12 @@ use clap_complete::Shell;
 use riklet_core::model::{Account, InstanceName, InterfaceName, Mtu, Pool};
 use riklet_sdn::FirewallChoice;
 
-/// The network of a node that runs functions as microVMs: a TAP for each, and its ports on the host.
+/// Network of a node that runs functions as microVMs: a TAP for each function, and its ports on the host.
 #[derive(Debug, Parser)]
 #[command(name = "riklet-sdn", version, override_usage = "riklet-sdn [OPTIONS] <COMMAND>")]
 #[command(next_help_heading = "Options of every command")]
 #[command(after_help = "Example:\n  riklet-sdn run examples/hello.json\n\n\
-                        Exit status: 0 done; 1 failed, or drift found; 2 invalid input or usage; \
+                        Exit status: 0 success; 1 failure, or drift found; 2 invalid input or usage; \
                         3 the host lacks something, or root is needed.")]
 pub(crate) struct Args {
     #[command(flatten)]
@@ -19,42 +19,42 @@ pub(crate) struct Args {
     #[arg(long, global = true, value_enum, value_name = "FORMAT", default_value_t)]
     #[arg(env = "RIKLET_SDN_OUTPUT", hide_env_values = true)]
     pub(crate) output: OutputFormat,
-    /// Print each change once it is made, to standard error; twice: each program that is run as well.
+    /// Log each change to standard error; given twice, also each program that is run.
     #[arg(long, short, global = true, action = clap::ArgAction::Count)]
     pub(crate) verbose: u8,
     #[command(subcommand)]
     pub(crate) command: Option<Command>,
 }
 
-/// What may also be set in the environment or the configuration file.
+/// Settings that may also come from the environment or the configuration file.
 #[derive(Debug, ClapArgs)]
 pub(crate) struct NodeArgs {
-    /// The configuration file [default: /etc/riklet-sdn/config.toml, where there is one].
+    /// Configuration file [default: /etc/riklet-sdn/config.toml, if it exists].
     #[arg(long, global = true, value_name = "FILE")]
     #[arg(env = "RIKLET_SDN_CONFIG", hide_env_values = true)]
     pub(crate) config: Option<PathBuf>,
-    /// Where the records are kept [default: /run/riklet-sdn].
+    /// Directory of the records [default: /run/riklet-sdn].
     #[arg(long, global = true, value_name = "DIR")]
     #[arg(env = "RIKLET_SDN_STATE_DIR", hide_env_values = true)]
     pub(crate) state_dir: Option<PathBuf>,
-    /// auto, iptables or nftables [default: auto: iptables where the host has it].
+    /// Firewall backend: auto, iptables or nftables [default: auto, which is iptables if the host has it].
     #[arg(long, global = true, value_name = "BACKEND")]
     #[arg(env = "RIKLET_SDN_FIREWALL", hide_env_values = true)]
     pub(crate) firewall: Option<FirewallChoice>,
-    /// What the guests' addresses are cut from [default: 10.231.0.0/16, or the next that is free].
+    /// Address range for guests [default: 10.231.0.0/16, or the next free one].
     #[arg(long, global = true, value_name = "NETWORK")]
     #[arg(env = "RIKLET_SDN_POOL", hide_env_values = true)]
     pub(crate) pool: Option<Pool>,
-    /// The interface that leads to the Internet; several with commas [default: the default route's].
+    /// Interfaces that lead to the Internet, separated by commas [default: those of the default route].
     #[arg(long, global = true, value_name = "IFACE")]
     #[arg(env = "RIKLET_SDN_UPLINK", hide_env_values = true)]
     #[arg(value_delimiter = ',')]
     pub(crate) uplink: Vec<InterfaceName>,
-    /// The MTU of the TAPs in bytes [default: the uplink's].
+    /// MTU of the TAPs in bytes [default: that of the uplink].
     #[arg(long, global = true, value_name = "BYTES")]
     #[arg(env = "RIKLET_SDN_MTU", hide_env_values = true)]
     pub(crate) mtu: Option<Mtu>,
-    /// The daemon's socket [default: api.sock in the state directory]. Commands work alone where nobody listens.
+    /// Socket of the daemon [default: api.sock in the state directory]. Without a daemon, commands work alone.
     #[arg(long, global = true, value_name = "SOCKET")]
     #[arg(env = "RIKLET_SDN_API", hide_env_values = true)]
     pub(crate) api: Option<PathBuf>,
@@ -71,63 +71,63 @@ pub(crate) enum OutputFormat {
 pub(crate) enum Command {
     /// Bring up the network of every definition in the files.
     Up(UpArgs),
-    /// Take instances down.
+    /// Take functions down.
     Down(DownArgs),
-    /// List what is recorded, and what the kernel has of it.
+    /// List the recorded functions and the state of their TAPs.
     #[command(after_help = "Example:\n  riklet-sdn list --output json")]
     List,
-    /// Show one instance, or what a VMM needs to attach to it.
+    /// Show one function, or the settings that a VMM needs to attach to it.
     Inspect(InspectArgs),
-    /// Show what `up` would do, step by step, and change nothing.
+    /// Show what `up` would do, step by step, without changing anything.
     Plan(PlanArgs),
-    /// Compare the kernel with the records: exit status 1 where they differ.
+    /// Compare the kernel with the records; exit status 1 if they differ.
     #[command(after_help = "Example:\n  riklet-sdn check || riklet-sdn repair")]
     Check,
-    /// Make the kernel what the records say: what drifted comes back, what leaked goes.
+    /// Make the kernel match the records: restore what drifted, remove what leaked.
     #[command(after_help = "Example:\n  riklet-sdn repair")]
     Repair {
-        /// Verify the database; if it is not sound, set it aside and record anew what the interfaces' aliases say.
+        /// Verify the database; if it is damaged, set it aside and recreate the records from the interfaces' aliases.
         #[arg(long, conflicts_with = "adopt")]
         rebuild: bool,
         /// Set the database aside even if it seems sound.
         #[arg(long, requires = "rebuild")]
         force: bool,
-        /// Take over the functions of another state directory, and record them here.
+        /// Take over the functions of another state directory.
         #[arg(long)]
         adopt: bool,
     },
     /// Print what the daemon did.
     Events(EventsArgs),
-    /// Show the functions with what goes in and out of them, and what is wrong.
+    /// Show the functions with their traffic, and what is wrong.
     Top(TopArgs),
-    /// Serve the API, keep TAPs ready and repair what drifts, until Ctrl-C or SIGTERM.
+    /// Run the daemon: API, ready TAPs, and repair of drift, until Ctrl-C or SIGTERM.
     Serve(ServeArgs),
-    /// Bring functions up with their microVMs behind them, until Ctrl-C or SIGTERM.
+    /// Bring functions up and run their microVMs, until Ctrl-C or SIGTERM.
     Run(RunArgs),
-    /// List the functions that run, and how those that ran have ended.
+    /// List running functions, and how earlier runs ended.
     #[command(after_help = "Example:\n  riklet-sdn ps")]
     Ps,
-    /// Print what a function's VMM and guest wrote: the console.
+    /// Print the console of a function: the output of its VMM and guest.
     Logs(LogsArgs),
-    /// End functions that run: power off, then SIGTERM, then SIGKILL.
+    /// Stop running functions: power off, then SIGTERM, then SIGKILL.
     Stop(StopArgs),
-    /// Wait until a function that runs has ended, and say how: exit status 1 where it failed.
+    /// Wait until a running function ends, and print how; exit status 1 if it failed.
     Wait(WaitArgs),
-    /// Say what this host has and lacks, and what to do about it.
+    /// Check what this host has and lacks, and suggest remedies.
     #[command(after_help = "Example:\n  riklet-sdn doctor")]
     Doctor,
-    /// Print the completions of a shell.
+    /// Print completions for a shell.
     #[command(after_help = "Example:\n  riklet-sdn completions bash > \
                             /etc/bash_completion.d/riklet-sdn")]
     Completions {
-        /// The shell.
+        /// Name of the shell.
         #[arg(value_enum)]
         shell: Shell,
     },
-    /// Play the guest on a TAP: the child process of `run`.
+    /// Run the built-in guest on a TAP: the child process of `run`.
     #[command(hide = true)]
     Guest {
-        /// What to play, as JSON.
+        /// Description of the guest, as JSON.
         guest: String,
     },
 }
@@ -135,7 +135,7 @@ pub(crate) enum Command {
 #[derive(Debug, ClapArgs)]
 #[command(after_help = "Example:\n  riklet-sdn up examples/hello.json")]
 pub(crate) struct UpArgs {
-    /// Files with definitions, JSON or YAML; `-` is standard input.
+    /// Files with definitions in JSON or YAML; `-` is standard input.
     #[arg(required = true, value_name = "FILE")]
     pub(crate) files: Vec<PathBuf>,
     /// Refuse an exposure that would shadow a local process, instead of warning.
@@ -148,14 +148,14 @@ pub(crate) struct UpArgs {
                             riklet-sdn down [OPTIONS] --all [--purge]")]
 #[command(after_help = "Example:\n  riklet-sdn down hello")]
 pub(crate) struct DownArgs {
-    /// The instances' names.
+    /// Names of the functions.
     #[arg(value_name = "NAME", required_unless_present = "all", conflicts_with = "all")]
     pub(crate) names: Vec<InstanceName>,
-    /// All that are recorded.
+    /// Take all recorded functions down.
     #[arg(long)]
     pub(crate) all: bool,
-    /// Remove what the instances share as well, and restore the sysctls that were changed; with --all, forget
-    /// the runs that have ended, and their logs.
+    /// Also remove what all functions share, and restore what was changed on the host; with --all, forget
+    /// ended runs and their logs.
     #[arg(long)]
     pub(crate) purge: bool,
 }
@@ -163,10 +163,10 @@ pub(crate) struct DownArgs {
 #[derive(Debug, ClapArgs)]
 #[command(after_help = "Example:\n  riklet-sdn inspect hello --format firecracker")]
 pub(crate) struct InspectArgs {
-    /// The instance's name.
+    /// Name of the function.
     pub(crate) name: InstanceName,
-    /// What a VMM needs, in its own words: firecracker (`network-interfaces`), boot-args (of the guest's
-    /// kernel), qemu (arguments), or env (variables of a shell).
+    /// Settings for a VMM: firecracker (`network-interfaces`), boot-args (for the guest's kernel), qemu
+    /// (arguments), or env (shell variables).
     #[arg(long, value_enum, hide_possible_values = true)]
     pub(crate) format: Option<InspectFormat>,
 }
@@ -175,18 +175,18 @@ pub(crate) struct InspectArgs {
 pub(crate) enum InspectFormat {
     /// The `network-interfaces` of a Firecracker configuration.
     Firecracker,
-    /// The argument of the guest's kernel that gives it its address.
+    /// The kernel argument that gives the guest its address.
     BootArgs,
     /// The arguments of QEMU.
     Qemu,
-    /// Variables of a shell.
+    /// Shell variables.
     Env,
 }
 
 #[derive(Debug, ClapArgs)]
 #[command(after_help = "Example:\n  riklet-sdn plan examples/hello.json")]
 pub(crate) struct PlanArgs {
-    /// Files with definitions, JSON or YAML; `-` is standard input.
+    /// Files with definitions in JSON or YAML; `-` is standard input.
     #[arg(required = true, value_name = "FILE")]
     pub(crate) files: Vec<PathBuf>,
 }
@@ -194,19 +194,19 @@ pub(crate) struct PlanArgs {
 #[derive(Debug, ClapArgs)]
 #[command(after_help = "Example:\n  riklet-sdn run examples/hello.json")]
 pub(crate) struct RunArgs {
-    /// Files with definitions, JSON or YAML; `-` is standard input.
+    /// Files with definitions in JSON or YAML; `-` is standard input.
     #[arg(required = true, value_name = "FILE")]
     pub(crate) files: Vec<PathBuf>,
-    /// How long to wait for the published ports to answer, in seconds.
+    /// Time limit for the published ports to answer, in seconds.
     #[arg(long, value_name = "SECONDS", default_value_t = 10)]
     pub(crate) ready_timeout: u16,
-    /// Print the guest's console as it comes; for one function.
+    /// Print the guest's console while it runs; for a single function.
     #[arg(long, conflicts_with = "detach")]
     pub(crate) console: bool,
-    /// Return once all is ready, and leave a supervisor behind that outlives the terminal.
+    /// Return once all functions are ready; a supervisor stays and outlives the terminal.
     #[arg(long)]
     pub(crate) detach: bool,
-    /// Be that supervisor.
+    /// Act as that supervisor.
     #[arg(long, hide = true, conflicts_with = "detach")]
     pub(crate) supervise: bool,
 }
@@ -214,7 +214,7 @@ pub(crate) struct RunArgs {
 #[derive(Debug, ClapArgs)]
 #[command(after_help = "Example:\n  riklet-sdn events -f")]
 pub(crate) struct EventsArgs {
-    /// Go on with what comes.
+    /// Follow: print new events as they come.
     #[arg(long, short)]
     pub(crate) follow: bool,
 }
@@ -222,10 +222,10 @@ pub(crate) struct EventsArgs {
 #[derive(Debug, ClapArgs)]
 #[command(after_help = "Example:\n  riklet-sdn top --once")]
 pub(crate) struct TopArgs {
-    /// Print one table, for scripts; with `--output json` always.
+    /// Print one table and exit, for scripts; implied by `--output json`.
     #[arg(long)]
     pub(crate) once: bool,
-    /// What the rates are over, and how often they are shown anew, in seconds.
+    /// Interval of the rates and of the display, in seconds.
     #[arg(long, value_name = "SECONDS", default_value = "1", value_parser = super::top::interval)]
     pub(crate) interval: Duration,
 }
@@ -233,24 +233,24 @@ pub(crate) struct TopArgs {
 #[derive(Debug, ClapArgs)]
 #[command(after_help = "Example:\n  riklet-sdn serve --api-group kvm")]
 pub(crate) struct ServeArgs {
-    /// Who may use the API besides root: the name or the number of a group.
+    /// Group that may use the API besides root, by name or number.
     #[arg(long, value_name = "GROUP", env = "RIKLET_SDN_API_GROUP", hide_env_values = true)]
     pub(crate) api_group: Option<Account>,
-    /// How many TAPs are made in advance; 0 is none.
+    /// Number of TAPs to create in advance; 0 for none.
     #[arg(long, value_name = "COUNT", default_value_t = 64)]
     #[arg(value_parser = clap::value_parser!(u16).range(0..=4096))]
     pub(crate) warm: u16,
-    /// A directory whose definition files are brought up, and taken down as they go [default:
-    /// /etc/riklet-sdn/functions.d, where there is one].
+    /// Directory of definition files to follow: their functions come and go with the files [default:
+    /// /etc/riklet-sdn/functions.d, if it exists].
     #[arg(long, value_name = "DIR", env = "RIKLET_SDN_MANIFESTS", hide_env_values = true)]
     pub(crate) manifests: Option<PathBuf>,
-    /// Where /metrics can be read by TCP as well, such as 127.0.0.1:9464: by whoever reaches that address.
+    /// TCP address that also serves /metrics, such as 127.0.0.1:9464, to anybody who can reach it.
     #[arg(long, value_name = "ADDRESS:PORT", env = "RIKLET_SDN_METRICS", hide_env_values = true)]
     pub(crate) metrics: Option<SocketAddr>,
-    /// Take over the functions of another state directory first, and record them here.
+    /// Take over the functions of another state directory first.
     #[arg(long)]
     pub(crate) adopt: bool,
-    /// How long a client may take to send a request, in milliseconds.
+    /// Time limit for a client to send a request, in milliseconds.
     #[arg(long, value_name = "MS", hide = true, default_value_t = 10_000)]
     pub(crate) patience: u32,
 }
@@ -258,9 +258,9 @@ pub(crate) struct ServeArgs {
 #[derive(Debug, ClapArgs)]
 #[command(after_help = "Example:\n  riklet-sdn logs hello --follow")]
 pub(crate) struct LogsArgs {
-    /// The function's name.
+    /// Name of the function.
     pub(crate) name: InstanceName,
-    /// Go on with what comes, until the function has ended.
+    /// Follow: print new output until the function ends.
     #[arg(long, short)]
     pub(crate) follow: bool,
 }
@@ -270,13 +270,13 @@ pub(crate) struct LogsArgs {
                             riklet-sdn stop [OPTIONS] --all")]
 #[command(after_help = "Example:\n  riklet-sdn stop hello")]
 pub(crate) struct StopArgs {
-    /// The functions' names.
+    /// Names of the functions.
     #[arg(value_name = "NAME", required_unless_present = "all", conflicts_with = "all")]
     pub(crate) names: Vec<InstanceName>,
-    /// All that run.
+    /// Stop all running functions.
     #[arg(long)]
     pub(crate) all: bool,
-    /// How long the guest may take to power off before SIGTERM, in seconds.
+    /// Time for the guest to power off before SIGTERM, in seconds.
     #[arg(long, value_name = "SECONDS", default_value_t = 10)]
     pub(crate) timeout: u16,
 }
@@ -284,6 +284,6 @@ pub(crate) struct StopArgs {
 #[derive(Debug, ClapArgs)]
 #[command(after_help = "Example:\n  riklet-sdn wait hello")]
 pub(crate) struct WaitArgs {
-    /// The function's name.
+    /// Name of the function.
     pub(crate) name: InstanceName,
 }

@@ -12,28 +12,29 @@ fn the_program_says_what_it_can_do() {
     let environment = Environment::new();
     let help = environment.run(&["--help"]).success();
     insta::assert_snapshot!(help, @r"
-    The network of a node that runs functions as microVMs: a TAP for each, and its ports on the host
+    Network of a node that runs functions as microVMs: a TAP for each function, and its ports on the
+    host
 
     Usage: riklet-sdn [OPTIONS] <COMMAND>
 
     Commands:
       up           Bring up the network of every definition in the files
-      down         Take instances down
-      list         List what is recorded, and what the kernel has of it
-      inspect      Show one instance, or what a VMM needs to attach to it
-      plan         Show what `up` would do, step by step, and change nothing
-      check        Compare the kernel with the records: exit status 1 where they differ
-      repair       Make the kernel what the records say: what drifted comes back, what leaked goes
+      down         Take functions down
+      list         List the recorded functions and the state of their TAPs
+      inspect      Show one function, or the settings that a VMM needs to attach to it
+      plan         Show what `up` would do, step by step, without changing anything
+      check        Compare the kernel with the records; exit status 1 if they differ
+      repair       Make the kernel match the records: restore what drifted, remove what leaked
       events       Print what the daemon did
-      top          Show the functions with what goes in and out of them, and what is wrong
-      serve        Serve the API, keep TAPs ready and repair what drifts, until Ctrl-C or SIGTERM
-      run          Bring functions up with their microVMs behind them, until Ctrl-C or SIGTERM
-      ps           List the functions that run, and how those that ran have ended
-      logs         Print what a function's VMM and guest wrote: the console
-      stop         End functions that run: power off, then SIGTERM, then SIGKILL
-      wait         Wait until a function that runs has ended, and say how: exit status 1 where it failed
-      doctor       Say what this host has and lacks, and what to do about it
-      completions  Print the completions of a shell
+      top          Show the functions with their traffic, and what is wrong
+      serve        Run the daemon: API, ready TAPs, and repair of drift, until Ctrl-C or SIGTERM
+      run          Bring functions up and run their microVMs, until Ctrl-C or SIGTERM
+      ps           List running functions, and how earlier runs ended
+      logs         Print the console of a function: the output of its VMM and guest
+      stop         Stop running functions: power off, then SIGTERM, then SIGKILL
+      wait         Wait until a running function ends, and print how; exit status 1 if it failed
+      doctor       Check what this host has and lacks, and suggest remedies
+      completions  Print completions for a shell
       help         Print this message or the help of the given subcommand(s)
 
     Options:
@@ -41,30 +42,30 @@ fn the_program_says_what_it_can_do() {
       -V, --version  Print version
 
     Options of every command:
-          --config <FILE>       The configuration file [default: /etc/riklet-sdn/config.toml, where
-                                there is one] [env: RIKLET_SDN_CONFIG]
-          --state-dir <DIR>     Where the records are kept [default: /run/riklet-sdn] [env:
+          --config <FILE>       Configuration file [default: /etc/riklet-sdn/config.toml, if it exists]
+                                [env: RIKLET_SDN_CONFIG]
+          --state-dir <DIR>     Directory of the records [default: /run/riklet-sdn] [env:
                                 RIKLET_SDN_STATE_DIR]
-          --firewall <BACKEND>  auto, iptables or nftables [default: auto: iptables where the host has
-                                it] [env: RIKLET_SDN_FIREWALL]
-          --pool <NETWORK>      What the guests' addresses are cut from [default: 10.231.0.0/16, or the
-                                next that is free] [env: RIKLET_SDN_POOL]
-          --uplink <IFACE>      The interface that leads to the Internet; several with commas [default:
-                                the default route's] [env: RIKLET_SDN_UPLINK]
-          --mtu <BYTES>         The MTU of the TAPs in bytes [default: the uplink's] [env:
+          --firewall <BACKEND>  Firewall backend: auto, iptables or nftables [default: auto, which is
+                                iptables if the host has it] [env: RIKLET_SDN_FIREWALL]
+          --pool <NETWORK>      Address range for guests [default: 10.231.0.0/16, or the next free one]
+                                [env: RIKLET_SDN_POOL]
+          --uplink <IFACE>      Interfaces that lead to the Internet, separated by commas [default:
+                                those of the default route] [env: RIKLET_SDN_UPLINK]
+          --mtu <BYTES>         MTU of the TAPs in bytes [default: that of the uplink] [env:
                                 RIKLET_SDN_MTU]
-          --api <SOCKET>        The daemon's socket [default: api.sock in the state directory]. Commands
-                                work alone where nobody listens [env: RIKLET_SDN_API]
+          --api <SOCKET>        Socket of the daemon [default: api.sock in the state directory]. Without
+                                a daemon, commands work alone [env: RIKLET_SDN_API]
           --output <FORMAT>     Print data as text or as JSON [env: RIKLET_SDN_OUTPUT] [default: text]
                                 [possible values: text, json]
-      -v, --verbose...          Print each change once it is made, to standard error; twice: each
-                                program that is run as well
+      -v, --verbose...          Log each change to standard error; given twice, also each program that
+                                is run
 
     Example:
       riklet-sdn run examples/hello.json
 
-    Exit status: 0 done; 1 failed, or drift found; 2 invalid input or usage; 3 the host lacks something,
-    or root is needed.
+    Exit status: 0 success; 1 failure, or drift found; 2 invalid input or usage; 3 the host lacks
+    something, or root is needed.
     ");
     assert_eq!(environment.run(&["help"]).success(), help);
     assert_eq!(environment.run(&[]).failure(2), help);
@@ -99,29 +100,29 @@ fn every_command_has_help_with_one_example() {
     Usage: riklet-sdn up [OPTIONS] <FILE>...
 
     Arguments:
-      <FILE>...  Files with definitions, JSON or YAML; `-` is standard input
+      <FILE>...  Files with definitions in JSON or YAML; `-` is standard input
 
     Options:
           --strict  Refuse an exposure that would shadow a local process, instead of warning
       -h, --help    Print help
       riklet-sdn up examples/hello.json
 
-    Take instances down
+    Take functions down
 
     Usage: riklet-sdn down [OPTIONS] <NAME>...
            riklet-sdn down [OPTIONS] --all [--purge]
 
     Arguments:
-      [NAME]...  The instances' names
+      [NAME]...  Names of the functions
 
     Options:
-          --all    All that are recorded
-          --purge  Remove what the instances share as well, and restore the sysctls that were changed;
-                   with --all, forget the runs that have ended, and their logs
+          --all    Take all recorded functions down
+          --purge  Also remove what all functions share, and restore what was changed on the host; with
+                   --all, forget ended runs and their logs
       -h, --help   Print help
       riklet-sdn down hello
 
-    List what is recorded, and what the kernel has of it
+    List the recorded functions and the state of their TAPs
 
     Usage: riklet-sdn list [OPTIONS]
 
@@ -129,32 +130,31 @@ fn every_command_has_help_with_one_example() {
       -h, --help  Print help
       riklet-sdn list --output json
 
-    Show one instance, or what a VMM needs to attach to it
+    Show one function, or the settings that a VMM needs to attach to it
 
     Usage: riklet-sdn inspect [OPTIONS] <NAME>
 
     Arguments:
-      <NAME>  The instance's name
+      <NAME>  Name of the function
 
     Options:
-          --format <FORMAT>  What a VMM needs, in its own words: firecracker (`network-interfaces`),
-                             boot-args (of the guest's kernel), qemu (arguments), or env (variables of a
-                             shell)
+          --format <FORMAT>  Settings for a VMM: firecracker (`network-interfaces`), boot-args (for the
+                             guest's kernel), qemu (arguments), or env (shell variables)
       -h, --help             Print help
       riklet-sdn inspect hello --format firecracker
 
-    Show what `up` would do, step by step, and change nothing
+    Show what `up` would do, step by step, without changing anything
 
     Usage: riklet-sdn plan [OPTIONS] <FILE>...
 
     Arguments:
-      <FILE>...  Files with definitions, JSON or YAML; `-` is standard input
+      <FILE>...  Files with definitions in JSON or YAML; `-` is standard input
 
     Options:
       -h, --help  Print help
       riklet-sdn plan examples/hello.json
 
-    Compare the kernel with the records: exit status 1 where they differ
+    Compare the kernel with the records; exit status 1 if they differ
 
     Usage: riklet-sdn check [OPTIONS]
 
@@ -162,15 +162,15 @@ fn every_command_has_help_with_one_example() {
       -h, --help  Print help
       riklet-sdn check || riklet-sdn repair
 
-    Make the kernel what the records say: what drifted comes back, what leaked goes
+    Make the kernel match the records: restore what drifted, remove what leaked
 
     Usage: riklet-sdn repair [OPTIONS]
 
     Options:
-          --rebuild  Verify the database; if it is not sound, set it aside and record anew what the
-                     interfaces' aliases say
+          --rebuild  Verify the database; if it is damaged, set it aside and recreate the records from
+                     the interfaces' aliases
           --force    Set the database aside even if it seems sound
-          --adopt    Take over the functions of another state directory, and record them here
+          --adopt    Take over the functions of another state directory
       -h, --help     Print help
       riklet-sdn repair
 
@@ -179,56 +179,54 @@ fn every_command_has_help_with_one_example() {
     Usage: riklet-sdn events [OPTIONS]
 
     Options:
-      -f, --follow  Go on with what comes
+      -f, --follow  Follow: print new events as they come
       -h, --help    Print help
       riklet-sdn events -f
 
-    Show the functions with what goes in and out of them, and what is wrong
+    Show the functions with their traffic, and what is wrong
 
     Usage: riklet-sdn top [OPTIONS]
 
     Options:
-          --once                Print one table, for scripts; with `--output json` always
-          --interval <SECONDS>  What the rates are over, and how often they are shown anew, in seconds
-                                [default: 1]
+          --once                Print one table and exit, for scripts; implied by `--output json`
+          --interval <SECONDS>  Interval of the rates and of the display, in seconds [default: 1]
       -h, --help                Print help
       riklet-sdn top --once
 
-    Serve the API, keep TAPs ready and repair what drifts, until Ctrl-C or SIGTERM
+    Run the daemon: API, ready TAPs, and repair of drift, until Ctrl-C or SIGTERM
 
     Usage: riklet-sdn serve [OPTIONS]
 
     Options:
-          --api-group <GROUP>       Who may use the API besides root: the name or the number of a group
-                                    [env: RIKLET_SDN_API_GROUP]
-          --warm <COUNT>            How many TAPs are made in advance; 0 is none [default: 64]
-          --manifests <DIR>         A directory whose definition files are brought up, and taken down as
-                                    they go [default: /etc/riklet-sdn/functions.d, where there is one]
+          --api-group <GROUP>       Group that may use the API besides root, by name or number [env:
+                                    RIKLET_SDN_API_GROUP]
+          --warm <COUNT>            Number of TAPs to create in advance; 0 for none [default: 64]
+          --manifests <DIR>         Directory of definition files to follow: their functions come and go
+                                    with the files [default: /etc/riklet-sdn/functions.d, if it exists]
                                     [env: RIKLET_SDN_MANIFESTS]
-          --metrics <ADDRESS:PORT>  Where /metrics can be read by TCP as well, such as 127.0.0.1:9464:
-                                    by whoever reaches that address [env: RIKLET_SDN_METRICS]
-          --adopt                   Take over the functions of another state directory first, and record
-                                    them here
+          --metrics <ADDRESS:PORT>  TCP address that also serves /metrics, such as 127.0.0.1:9464, to
+                                    anybody who can reach it [env: RIKLET_SDN_METRICS]
+          --adopt                   Take over the functions of another state directory first
       -h, --help                    Print help
       riklet-sdn serve --api-group kvm
 
-    Bring functions up with their microVMs behind them, until Ctrl-C or SIGTERM
+    Bring functions up and run their microVMs, until Ctrl-C or SIGTERM
 
     Usage: riklet-sdn run [OPTIONS] <FILE>...
 
     Arguments:
-      <FILE>...  Files with definitions, JSON or YAML; `-` is standard input
+      <FILE>...  Files with definitions in JSON or YAML; `-` is standard input
 
     Options:
-          --ready-timeout <SECONDS>  How long to wait for the published ports to answer, in seconds
-                                     [default: 10]
-          --console                  Print the guest's console as it comes; for one function
-          --detach                   Return once all is ready, and leave a supervisor behind that
+          --ready-timeout <SECONDS>  Time limit for the published ports to answer, in seconds [default:
+                                     10]
+          --console                  Print the guest's console while it runs; for a single function
+          --detach                   Return once all functions are ready; a supervisor stays and
                                      outlives the terminal
       -h, --help                     Print help
       riklet-sdn run examples/hello.json
 
-    List the functions that run, and how those that ran have ended
+    List running functions, and how earlier runs ended
 
     Usage: riklet-sdn ps [OPTIONS]
 
@@ -236,45 +234,44 @@ fn every_command_has_help_with_one_example() {
       -h, --help  Print help
       riklet-sdn ps
 
-    Print what a function's VMM and guest wrote: the console
+    Print the console of a function: the output of its VMM and guest
 
     Usage: riklet-sdn logs [OPTIONS] <NAME>
 
     Arguments:
-      <NAME>  The function's name
+      <NAME>  Name of the function
 
     Options:
-      -f, --follow  Go on with what comes, until the function has ended
+      -f, --follow  Follow: print new output until the function ends
       -h, --help    Print help
       riklet-sdn logs hello --follow
 
-    End functions that run: power off, then SIGTERM, then SIGKILL
+    Stop running functions: power off, then SIGTERM, then SIGKILL
 
     Usage: riklet-sdn stop [OPTIONS] <NAME>...
            riklet-sdn stop [OPTIONS] --all
 
     Arguments:
-      [NAME]...  The functions' names
+      [NAME]...  Names of the functions
 
     Options:
-          --all                All that run
-          --timeout <SECONDS>  How long the guest may take to power off before SIGTERM, in seconds
-                               [default: 10]
+          --all                Stop all running functions
+          --timeout <SECONDS>  Time for the guest to power off before SIGTERM, in seconds [default: 10]
       -h, --help               Print help
       riklet-sdn stop hello
 
-    Wait until a function that runs has ended, and say how: exit status 1 where it failed
+    Wait until a running function ends, and print how; exit status 1 if it failed
 
     Usage: riklet-sdn wait [OPTIONS] <NAME>
 
     Arguments:
-      <NAME>  The function's name
+      <NAME>  Name of the function
 
     Options:
       -h, --help  Print help
       riklet-sdn wait hello
 
-    Say what this host has and lacks, and what to do about it
+    Check what this host has and lacks, and suggest remedies
 
     Usage: riklet-sdn doctor [OPTIONS]
 
@@ -282,12 +279,12 @@ fn every_command_has_help_with_one_example() {
       -h, --help  Print help
       riklet-sdn doctor
 
-    Print the completions of a shell
+    Print completions for a shell
 
     Usage: riklet-sdn completions [OPTIONS] <SHELL>
 
     Arguments:
-      <SHELL>  The shell [possible values: bash, elvish, fish, powershell, zsh]
+      <SHELL>  Name of the shell [possible values: bash, elvish, fish, powershell, zsh]
 
     Options:
       -h, --help  Print help
