@@ -12,7 +12,7 @@ use crate::model::{InterfaceName, MacAddress};
 
 /// The interface group of live TAPs: 0x52494b, "RIK".
 pub const LIVE_GROUP: u32 = 0x0052_494b;
-/// The interface group of TAPs to be deleted together: 0x52494c.
+/// The interface group of TAPs that are to be deleted: 0x52494c. It is a label only; others may use it as well.
 pub const DRAINING_GROUP: u32 = 0x0052_494c;
 
 /// What one of our interfaces must be.
@@ -72,6 +72,8 @@ pub struct LinkState {
     /// Whether something is attached and what is sent reaches it (`IFF_LOWER_UP` and `IFF_RUNNING`; for a TAP:
     /// a process has it open).
     pub carrier: bool,
+    /// Whether a process has the TAP open (`IFLA_CARRIER`): at once, and also while the TAP is down.
+    pub open: bool,
     /// The interface group.
     pub group: u32,
     /// Its addresses.
@@ -143,6 +145,7 @@ impl LinkSpec {
             mtu: self.mtu,
             up: true,
             carrier: false,
+            open: false,
             group: LIVE_GROUP,
             addresses: self.addresses.clone(),
             neighbours: self.neighbours.clone(),

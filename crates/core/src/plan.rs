@@ -112,7 +112,7 @@ pub enum Step {
     /// Take interfaces' addresses away, set them down and mark them to be deleted.
     DrainLinks(BTreeMap<InterfaceName, BTreeSet<IpNet>>),
     /// Delete the condemned interfaces, all in one call.
-    DeleteDrainingLinks,
+    DeleteLinks(BTreeSet<InterfaceName>),
     /// Delete the empty tables that the firewall's program created by being called, except these.
     RemoveEmptyTables(Backend, BTreeSet<String>),
 }
@@ -220,7 +220,7 @@ pub fn plan(desired: &Desired, observed: &Observed) -> Plan {
     let drain =
         (!leaving.is_empty()).then(|| Step::DrainLinks(leaving.iter().map(draining).collect()));
     let delete = (!leaving.is_empty() && desired.deletion == LinkDeletion::Immediate)
-        .then_some(Step::DeleteDrainingLinks);
+        .then(|| Step::DeleteLinks(leaving.iter().map(|slot| slot.interface()).collect()));
     let mut entries: BTreeSet<Entry> =
         fragments.values().flat_map(|fragment| &fragment.entries).copied().collect();
     entries.extend(entries_left_alone(desired.pool, &untouched, observed));
@@ -293,7 +293,7 @@ fn blocked(desired: &Desired, observed: &Observed) -> BTreeMap<Slot, Obstacle> {
                 || desired.leaving.contains(slot)
         };
         let unrecorded = observed.links.iter().filter(|(slot, _)| !kept(slot));
-        let open = unrecorded.filter(|(_, link)| link.carrier && is_ours(desired, link));
+        let open = unrecorded.filter(|(_, link)| link.open && is_ours(desired, link));
         found.extend(open.map(|(&slot, link)| (slot, Obstacle::unrecorded(link))));
     }
     found
@@ -313,11 +313,11 @@ fn obstacle(owner: &Owner, spec: &LinkSpec, link: &LinkState) -> Option<Obstacle
     };
     let named = |alias: &str| alias::parse(alias).map(|marked| marked.name);
     let taken_over = !owner.signed(&mark) && mark != Mark::Unsigned;
-    if taken_over && link.carrier && link.alias.as_deref().and_then(named) != named(&spec.alias) {
+    if taken_over && link.open && link.alias.as_deref().and_then(named) != named(&spec.alias) {
         return Some(Obstacle::unrecorded(link));
     }
     let differences = mended_by(spec.differences(link), Remedy::Replace);
-    (link.carrier && !differences.is_empty()).then_some(Obstacle::InUse { name, differences })
+    (link.open && !differences.is_empty()).then_some(Obstacle::InUse { name, differences })
 }
 
 fn mended_by(differences: Vec<LinkDifference>, remedy: Remedy) -> Vec<LinkDifference> {
@@ -542,7 +542,7 @@ impl fmt::Display for Step {
                     names.keys().map(|name| format!("- TAP {name}: down")).collect();
                 join(f, &lines, "\n")
             }
-            Self::DeleteDrainingLinks => f.write_str("- condemned TAPs: deleted"),
+            Self::DeleteLinks(_) => f.write_str("- condemned TAPs: deleted"),
             Self::RemoveEmptyTables(..) => f.write_str("- firewall: tables left empty"),
         }
     }

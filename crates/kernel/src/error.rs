@@ -117,7 +117,7 @@ pub enum KernelError {
     RemoveAddress { name: InterfaceName, address: IpNet, source: Refusal },
     #[error("cannot take {name} down")]
     CondemnLink { name: InterfaceName, source: Refusal },
-    #[error("cannot delete the interfaces of the condemned group")]
+    #[error("cannot delete the interfaces that were taken down")]
     DeleteLinks { source: Refusal },
     #[error("cannot read the firewall ({backend})")]
     ReadFirewall { backend: &'static str, source: Refusal },

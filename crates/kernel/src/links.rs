@@ -82,8 +82,8 @@ pub trait Links: Sealed {
 /// Deletion of interfaces: immediate for one, deferred for many.
 ///
 /// Deleting an interface takes about 20 ms, since the kernel waits for a grace period of RCU. Deferred
-/// deletion pays that once for many: [`Self::drain_links`] stops them, [`Self::delete_draining_links`]
-/// deletes them together.
+/// deletion pays that once for many: [`Self::drain_links`] stops them, [`Self::delete_links`] deletes them
+/// together.
 pub trait LinkDeletion: Sealed {
     /// Deletes an interface. Succeeds if it does not exist, and so on repetition.
     ///
@@ -106,10 +106,10 @@ pub trait LinkDeletion: Sealed {
         links: &BTreeMap<InterfaceName, BTreeSet<IpNet>>,
     ) -> Result<(), KernelError>;
 
-    /// Deletes every interface in [`DRAINING_GROUP`](riklet_core::link::DRAINING_GROUP). Succeeds if the
-    /// group is empty, and so on repetition.
+    /// Deletes these interfaces together. Interfaces that do not exist are skipped, and so all of them on
+    /// repetition.
     ///
     /// # Errors
-    /// Fails if the kernel refuses; then none is deleted.
-    fn delete_draining_links(&mut self) -> Result<(), KernelError>;
+    /// Fails if the kernel refuses; then an interface that can be named may be deleted or not.
+    fn delete_links(&mut self, names: &BTreeSet<InterfaceName>) -> Result<(), KernelError>;
 }

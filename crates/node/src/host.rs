@@ -7,9 +7,10 @@ use crate::store::{Setting, Store, Tx};
 use riklet_core::{
     firewall::{Backend, BaseRuleset, Confinement, FirewallState, Ruleset},
     forwarding::{self, Forwarding, Recorded, Sight},
-    model::{InterfaceName, Mtu, Owner, OwnerError, Pool},
+    link::LinkState,
+    model::{InterfaceName, Mark, Mtu, Owner, OwnerError, Pool},
     switch,
-    workload::NodeFacts,
+    workload::{NodeFacts, alias},
 };
 use riklet_kernel::{Kernel, KernelError, process::ProcessId};
 
@@ -91,6 +92,12 @@ impl Host {
         let mut host = Self::look(kernel, config, store, (backend, pool), tables, scope)?;
         host.first_use = true;
         Ok(host)
+    }
+
+    /// Whether an interface bears our mark, or one of an earlier version.
+    pub(super) fn owns(&self, link: &LinkState) -> bool {
+        let mark = alias::mark(link.alias.as_deref());
+        mark.is_some_and(|mark| mark == Mark::Unsigned || self.node.owner.signed(&mark))
     }
 
     /// The same host, where nothing of ours shall remain.

@@ -5,7 +5,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Node, NodeError};
 use crate::store::{Lock, ReservedSlot};
-use riklet_core::{flows::Flows, link::LinkSpec, model::Slot, workload};
+use riklet_core::{
+    flows::Flows,
+    link::LinkSpec,
+    model::{InterfaceName, Slot},
+    workload,
+};
 use riklet_kernel::{Kernel, KernelError};
 
 /// Work on spare slots, to be done by any thread, with a kernel of its own of the same network namespace. Where it is
@@ -19,7 +24,7 @@ pub struct BackgroundTask {
 #[derive(Debug)]
 enum Work {
     Prepare(BTreeMap<Slot, LinkSpec>),
-    Reap { slots: BTreeSet<Slot>, flows: BTreeSet<Flows> },
+    Reap { slots: BTreeSet<Slot>, links: BTreeSet<InterfaceName>, flows: BTreeSet<Flows> },
 }
 
 /// A chore that was done, for [`Node::finish`].
@@ -55,13 +60,13 @@ impl BackgroundTask {
                     }
                 }
             }
-            Work::Reap { slots, flows } => {
-                let names = slots.iter().map(|slot| (slot.interface(), BTreeSet::new())).collect();
+            Work::Reap { slots, links, flows } => {
+                let names = links.iter().map(|name| (name.clone(), BTreeSet::new())).collect();
                 // They are down already, unless somebody set one up since.
                 let reaped = kernel
                     .drain_links(&names)
                     .and_then(|()| kernel.forget_flows(&flows))
-                    .and_then(|()| kernel.delete_draining_links());
+                    .and_then(|()| kernel.delete_links(&links));
                 match reaped {
                     Ok(()) => done.free = slots,
                     Err(error) => done.kept = Some((slots, error)),
@@ -118,11 +123,16 @@ impl<K: Kernel> Node<K> {
         let slots: BTreeSet<_> =
             slots.into_iter().filter(|slot| !resident.busy.contains(slot)).collect();
         let Some(host) = host.filter(|_| !slots.is_empty()) else { return Ok(None) };
-        resident.busy.extend(&slots);
+        let mut links = BTreeSet::new();
+        for link in slots.iter().map(|slot| self.kernel.link(&slot.interface())) {
+            // Somebody may have deleted ours, and given the name to another.
+            links.extend(link?.filter(|link| host.owns(link)).map(|link| link.name));
+        }
+        self.resident.get_or_insert_default().busy.extend(&slots);
         let addresses = slots.iter().filter_map(|&slot| host.node.pool.addresses(slot));
         let guests = addresses.flat_map(|addresses| addresses.guests());
         let flows = guests.map(|guest| Flows::Guest { guest }).collect();
-        Ok(Some(BackgroundTask { work: Work::Reap { slots, flows }, lock }))
+        Ok(Some(BackgroundTask { work: Work::Reap { slots, links, flows }, lock }))
     }
 
     /// Records what a chore did. Slots whose TAPs could not be made are not prepared again by this process.

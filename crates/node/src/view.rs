@@ -6,11 +6,8 @@ use super::{Host, Node, NodeError};
 use crate::store::{Phase, Record, Store};
 use riklet_core::{
     link::LinkState,
-    model::{
-        Addresses, Exposure, InstanceName, InterfaceName, Kind, MacAddress, Mark, Owner, Slot,
-        Workload,
-    },
-    workload::{self, NodeFacts, alias},
+    model::{Addresses, Exposure, InstanceName, InterfaceName, Kind, MacAddress, Slot, Workload},
+    workload::{self, NodeFacts},
 };
 use riklet_kernel::Kernel;
 
@@ -97,12 +94,8 @@ impl LinkStatus {
         }
     }
 
-    fn of(owner: &Owner, link: Option<&LinkState>) -> Self {
-        let is_ours = |link: &&LinkState| {
-            let mark = alias::mark(link.alias.as_deref());
-            mark.is_some_and(|mark| mark == Mark::Unsigned || owner.signed(&mark))
-        };
-        match link.filter(is_ours) {
+    fn of(host: &Host, link: Option<&LinkState>) -> Self {
+        match link.filter(|link| host.owns(link)) {
             None => Self::Missing,
             Some(link) if !link.up => Self::Down,
             Some(link) if link.carrier => Self::Attached,
@@ -148,7 +141,7 @@ impl<K: Kernel> Node<K> {
         let listed = |record: &Record| {
             let link = links.get(&record.slot.interface());
             let instance = Instance::new(&host.node, record)?;
-            Ok(Listed { instance, link: LinkStatus::of(&host.node.owner, link) })
+            Ok(Listed { instance, link: LinkStatus::of(&host, link) })
         };
         store.all()?.iter().map(listed).collect()
     }
@@ -174,7 +167,7 @@ impl<K: Kernel> Node<K> {
         };
         Ok(Inspection {
             instance: Instance::new(&host.node, &record)?,
-            status: LinkStatus::of(&host.node.owner, link.as_ref()),
+            status: LinkStatus::of(&host, link.as_ref()),
             link,
             drift: drift.iter().map(ToString::to_string).collect(),
             exposed,

@@ -1,7 +1,7 @@
 //! The same system calls without us: what the kernel itself takes.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     time::{Duration, Instant},
 };
 
@@ -83,11 +83,12 @@ impl Bare {
     /// One transaction without their elements; their TAPs down and condemned; then the deletion of these.
     pub(super) fn down(&mut self, fragments: &[Fragment]) -> Duration {
         let links = fragments.iter().map(|fragment| &fragment.link);
-        let links = links.map(|link| (link.name.clone(), link.addresses.clone())).collect();
+        let links: BTreeMap<_, _> =
+            links.map(|link| (link.name.clone(), link.addresses.clone())).collect();
         let withdrawn = self.withdraw(fragments);
         let started = Instant::now();
         self.kernel.drain_links(&links).unwrap();
-        self.kernel.delete_draining_links().unwrap();
+        self.kernel.delete_links(&links.keys().cloned().collect()).unwrap();
         withdrawn + started.elapsed()
     }
 }

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use riklet_core::link::DRAINING_GROUP;
+use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::world::{
@@ -174,4 +176,44 @@ on_every_firewall!(what_an_earlier_version_made_is_marked_without_a_stop, |world
     world.riklet(&["check"], "").success();
     connection.assert_alive();
     assert_refused(world, &["repair"], "");
+});
+
+on_every_firewall!(a_tap_that_a_vmm_has_open_goes_with_its_own_down_only, |world| {
+    let (web, connection) = start(world);
+    // The records lose it, without a trace of that on the host.
+    let path = world.directory.path().join("state/riklet-sdn.db");
+    let records = rusqlite::Connection::open(path).unwrap();
+    records.execute_batch("DELETE FROM slots; DELETE FROM ports").unwrap();
+    drop(records);
+    let words = "! a VMM has the TAP rik0 open, and it is no instance's by the records";
+    for _ in 0..2 {
+        world.riklet(&["repair"], "").success();
+        let checked = world.riklet(&["check"], "");
+        assert!(checked.code == Some(1) && checked.stdout.starts_with(words), "{checked}");
+        connection.assert_alive();
+    }
+    let said = world.riklet(&["repair", "--rebuild"], "").success();
+    assert!(said.contains("recorded web\n"), "{said}");
+    connection.assert_alive();
+    world.riklet(&["check"], "").success();
+    world.riklet(&["down", "web"], "").success();
+    connection.assert_reset();
+    drop(web);
+    let links = world.node.tool(&["ip", "link"]);
+    assert!(!links.contains("rik0"), "{links}");
+});
+
+on_every_firewall!(what_a_stranger_calls_condemned_stays, |world| {
+    let group = format!("{DRAINING_GROUP:#x}");
+    world.node.tool(&["ip", "link", "add", "theirs", "group", &group, "type", "bridge"]);
+    let before = world.node.tool(&["ip", "-d", "link", "show", "theirs"]);
+    let daemon = world.daemon(&[]);
+    let (web, connection) = start(world);
+    world.down(&["web"]);
+    daemon.settle();
+    drop((web, connection));
+    daemon.end(Signal::TERM);
+    let (_web, _) = start(world);
+    world.riklet(&["down", "--all", "--purge"], "").success();
+    assert_eq!(world.node.tool(&["ip", "-d", "link", "show", "theirs"]), before);
 });

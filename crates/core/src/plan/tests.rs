@@ -207,7 +207,7 @@ fn what_no_tap_takes_makes_another() {
 fn a_guest_is_not_cut_off() {
     let (slot, fragment) = fragment(0, "a", &[(Protocol::Tcp, "80", "80")]);
     let mut observed = after(&desired([(slot, fragment)]));
-    observed.links.get_mut(&slot).unwrap().carrier = true;
+    observed.links.get_mut(&slot).unwrap().open = true;
     let wanted = desired([run_as(None, 2), self::fragment(1, "b", &[])]);
     insta::assert_snapshot!(plan(&wanted, &observed), @r#"
     + TAP rik1: address 10.231.0.5/30, MAC 02:52:49:4b:00:01, MTU 1500, neighbour 10.231.0.6 at 06:52:49:4b:00:01
@@ -264,4 +264,77 @@ fn an_interrupted_operation_leaves_its_guests_flows_to_be_forgotten() {
             port: 53,
         })
     }));
+}
+
+#[test]
+fn a_tap_that_is_open_goes_with_its_own_instance_only() {
+    let before = desired([fragment(0, "a", &[(Protocol::Tcp, "80", "80")])]);
+    let mut observed = after(&before);
+    observed.links.get_mut(&Slot::new(0)).unwrap().open = true;
+    // No record says that it was taken down.
+    insta::assert_snapshot!(plan(&desired([]), &observed), @r#"
+    ! a VMM has the TAP rik0 open, and it is no instance's by the records: its alias is riklet-sdn@0000000000000001:a tcp:80:80 /run/riklet-sdn
+    "#);
+    let mut down = desired([]);
+    down.leaving = [Slot::new(0)].into();
+    let steps = plan(&down, &observed).steps;
+    assert!(steps.contains(&Step::DeleteLinks([Slot::new(0).interface()].into())), "{steps:?}");
+    // Nothing of ours remains, by whichever way it came.
+    let mut purged = desired([]);
+    purged.base_ruleset = None;
+    let steps = plan(&purged, &observed).steps;
+    assert!(steps.contains(&Step::DeleteLinks([Slot::new(0).interface()].into())), "{steps:?}");
+}
+
+#[test]
+fn what_belongs_to_other_records_stops_everything() {
+    let wanted = desired([fragment(0, "a", &[]), fragment(1, "b", &[])]);
+    let theirs = Owner::new(OwnerId::new(2), "/run/other");
+    let mut observed = after(&wanted);
+    observed.links.remove(&Slot::new(1));
+    observed.links.get_mut(&Slot::new(0)).unwrap().alias = Some(alias::spare(&theirs));
+    insta::assert_snapshot!(plan(&wanted, &observed), @r"
+    ! the interface rik0 belongs to the records in /run/other
+    ");
+    let mut table = after(&wanted);
+    table.firewall.marks = [theirs.mark()].into();
+    insta::assert_snapshot!(plan(&wanted, &table), @r"
+    ! the nftables table inet riklet belongs to the records in /run/other
+    ");
+    let mut purged = wanted;
+    purged.base_ruleset = None;
+    assert_eq!(plan(&purged, &table).steps, []);
+}
+
+#[test]
+fn what_is_taken_over_stays_with_who_has_it_open() {
+    let mut wanted = desired([fragment(0, "a", &[])]);
+    wanted.adoption = Adoption::All;
+    let theirs = Owner::new(OwnerId::new(2), "/run/other");
+    let mut observed = after(&wanted);
+    let link = observed.links.get_mut(&Slot::new(0)).unwrap();
+    link.alias = Some(alias::render(&theirs, &"b".parse().unwrap(), &[]));
+    let steps = plan(&wanted, &observed).steps;
+    assert!(matches!(&*steps, [Step::SetAlias(..)]), "nobody has it open: {steps:?}");
+    observed.links.get_mut(&Slot::new(0)).unwrap().open = true;
+    insta::assert_snapshot!(plan(&wanted, &observed), @r"
+    ! a VMM has the TAP rik0 open, and it is no instance's by the records: its alias is riklet-sdn@0000000000000002:b /run/other
+    ");
+    let mut same = desired([fragment(0, "b", &[])]);
+    same.adoption = Adoption::All;
+    assert!(matches!(&*plan(&same, &observed).steps, [Step::SetAlias(..)]), "its own instance");
+}
+
+#[test]
+fn what_names_no_owner_is_ours_by_the_records_only() {
+    let wanted = desired([fragment(0, "a", &[])]);
+    let mut observed = after(&wanted);
+    observed.links.get_mut(&Slot::new(0)).unwrap().alias = Some("riklet-sdn:a".to_owned());
+    observed.firewall.marks = [Mark::Unsigned].into();
+    assert!(matches!(&*plan(&wanted, &observed).steps, [Step::SetAlias(..)]));
+    // It may be anybody's of an earlier version.
+    assert!(plan(&desired([]), &observed).is_empty());
+    let mut down = desired([]);
+    down.leaving = [Slot::new(0)].into();
+    assert!(!plan(&down, &observed).steps.is_empty());
 }

@@ -49,8 +49,8 @@ impl Links for FakeKernel {
         let parts: [(&str, Part); 3] = [
             ("link", |link, wanted| {
                 let (addresses, neighbours) = (link.addresses.clone(), link.neighbours.clone());
-                let (carrier, tap) = (link.carrier, link.tap);
-                *link = LinkState { carrier, addresses, neighbours, tap, ..wanted.clone() };
+                let (carrier, open, tap) = (link.carrier, link.open, link.tap);
+                *link = LinkState { carrier, open, addresses, neighbours, tap, ..wanted.clone() };
             }),
             ("address", |link, wanted| link.addresses.extend(&wanted.addresses)),
             ("neighbour", |link, wanted| link.neighbours.extend(&wanted.neighbours)),
@@ -94,7 +94,7 @@ impl Links for FakeKernel {
             let mut system = self.effect().map_err(refused)?;
             let link = system.links.get_mut(name).ok_or_else(missing)?;
             let found = link.tap.as_mut().ok_or_else(missing)?;
-            if link.carrier && !found.multi_queue {
+            if link.open && !found.multi_queue {
                 return Err(refused(Refusal::errno(Refusal::EBUSY)));
             }
             *place(found) = wanted.or(*place(found));
@@ -135,9 +135,9 @@ impl LinkDeletion for FakeKernel {
         Ok(())
     }
 
-    fn delete_draining_links(&mut self) -> Result<(), KernelError> {
+    fn delete_links(&mut self, names: &BTreeSet<InterfaceName>) -> Result<(), KernelError> {
         let mut system = self.effect().map_err(|source| KernelError::DeleteLinks { source })?;
-        system.links.retain(|_, link| link.group != DRAINING_GROUP);
+        system.links.retain(|name, _| !names.contains(name));
         Ok(())
     }
 }

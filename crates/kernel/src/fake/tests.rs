@@ -51,7 +51,7 @@ const EFFECTS: [(&str, Call); 13] = [
     }),
     ("delete_link", |kernel| kernel.delete_link(&name(1))),
     ("drain_links", |kernel| kernel.drain_links(&[(name(1), BTreeSet::new())].into())),
-    ("delete_draining_links", FakeKernel::delete_draining_links),
+    ("delete_links", |kernel| kernel.delete_links(&[name(2)].into())),
     ("change_firewall", |kernel| {
         kernel.change_firewall(Backend::Nftables, &Change::Reset(ruleset()))
     }),

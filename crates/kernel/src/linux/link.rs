@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    hash::{BuildHasher, Hasher, RandomState},
     net::IpAddr,
 };
 
@@ -164,22 +165,31 @@ impl Route {
             .map_err(|source| KernelError::DeleteLink { name: name.clone(), source })
     }
 
-    /// Deletes the condemned group.
-    pub(super) fn delete_draining_links(&mut self) -> Result<(), KernelError> {
-        let by_group = LinkAttribute::Group(DRAINING_GROUP);
-        self.delete(by_group).map_err(|source| KernelError::DeleteLinks { source })
+    /// Deletes interfaces together: the kernel does that for a group only. They are moved to one that nobody else is in,
+    /// and deleted by it in the same `send` as the last of them is moved.
+    pub(super) fn delete_links(
+        &mut self,
+        names: &BTreeSet<InterfaceName>,
+    ) -> Result<(), KernelError> {
+        let group = unused_group();
+        let refused = |source| KernelError::DeleteLinks { source };
+        let names: Vec<_> = names.iter().collect();
+        for (index, batch) in names.chunks(BATCH).enumerate() {
+            let mut messages: Vec<_> = batch.iter().map(|name| move_to(name, group)).collect();
+            if (index + 1) * BATCH >= names.len() {
+                messages.push(delete(LinkAttribute::Group(group)));
+            }
+            let requests = messages.into_iter().map(|message| Request { message, flags: 0 });
+            let results = self.socket.send_each(requests.collect()).map_err(refused)?;
+            results.into_iter().try_for_each(unless_gone).map_err(refused)?;
+        }
+        Ok(())
     }
 
     /// Deletes whatever this selects; nothing is no error.
     fn delete(&mut self, selector: LinkAttribute) -> Result<(), Refusal> {
-        let mut message = LinkMessage::default();
-        message.attributes.push(selector);
-        let message = RouteNetlinkMessage::DelLink(message);
-        let results = self.socket.send_each(vec![Request { message, flags: 0 }]);
-        match results.and_then(|results| results.into_iter().collect()) {
-            Err(refusal) if refusal.errno == Some(Refusal::ENODEV) => Ok(()),
-            result => result,
-        }
+        let results = self.socket.send_each(vec![Request { message: delete(selector), flags: 0 }]);
+        unless_gone(results.and_then(|results| results.into_iter().collect()))
     }
 
     /// IPv6 first, which rtnetlink cannot turn off; then all parts in one `send`. On refusal, the first refused
@@ -303,6 +313,35 @@ fn drain(name: &InterfaceName) -> RouteNetlinkMessage {
     RouteNetlinkMessage::SetLink(message)
 }
 
+fn move_to(name: &InterfaceName, group: u32) -> RouteNetlinkMessage {
+    let mut message = LinkMessage::default();
+    message.attributes =
+        vec![LinkAttribute::IfName(name.as_str().to_owned()), LinkAttribute::Group(group)];
+    RouteNetlinkMessage::SetLink(message)
+}
+
+fn delete(selector: LinkAttribute) -> RouteNetlinkMessage {
+    let mut message = LinkMessage::default();
+    message.attributes.push(selector);
+    RouteNetlinkMessage::DelLink(message)
+}
+
+/// What is gone already is as wanted.
+fn unless_gone(result: Result<(), Refusal>) -> Result<(), Refusal> {
+    match result {
+        Err(refusal) if refusal.errno == Some(Refusal::ENODEV) => Ok(()),
+        result => result,
+    }
+}
+
+/// A group number that nobody uses: 30 random bits, above the numbers that people choose.
+fn unused_group() -> u32 {
+    const HIGH: u32 = 1 << 30;
+    // Each is seeded at random (std::hash::RandomState).
+    let random = RandomState::new().build_hasher().finish();
+    HIGH | u32::try_from(random & u64::from(HIGH - 1)).unwrap_or_default()
+}
+
 fn address_message(index: u32, address: IpNet) -> AddressMessage {
     let mut message = AddressMessage::default();
     let ip = address.addr();
@@ -394,8 +433,8 @@ impl LinkDeletion for Linux {
         self.route(|source| KernelError::DeleteLinks { source })?.drain_links(links)
     }
 
-    fn delete_draining_links(&mut self) -> Result<(), KernelError> {
-        self.route(|source| KernelError::DeleteLinks { source })?.delete_draining_links()
+    fn delete_links(&mut self, names: &BTreeSet<InterfaceName>) -> Result<(), KernelError> {
+        self.route(|source| KernelError::DeleteLinks { source })?.delete_links(names)
     }
 }
 

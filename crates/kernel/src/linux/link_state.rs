@@ -178,6 +178,8 @@ pub(super) fn link(answer: &RouteNetlinkMessage) -> Option<(u32, LinkState)> {
             LinkAttribute::Address(octets) => state.mac = mac(octets),
             LinkAttribute::Mtu(mtu) => state.mtu = *mtu,
             LinkAttribute::Group(group) => state.group = *group,
+            // `netif_carrier_ok`, which a TAP has from `tun_attach` to `tun_detach` of drivers/net/tun.c.
+            LinkAttribute::Carrier(carrier) => state.open = *carrier != 0,
             LinkAttribute::LinkInfo(info) => state.tap = tap(info),
             LinkAttribute::AfSpecUnspec(families) => {
                 (state.forwarding, state.route_localnet) = switches(families);
@@ -195,6 +197,7 @@ pub(super) fn link(answer: &RouteNetlinkMessage) -> Option<(u32, LinkState)> {
         // `LowerUp` comes and goes with the other end. Until the kernel has noticed that it came, which is
         // when `Running` comes as well, it drops what is sent.
         carrier: flags.contains(LinkFlags::LowerUp | LinkFlags::Running),
+        open: state.open,
         group: state.group,
         addresses: BTreeSet::new(),
         neighbours: BTreeMap::new(),
@@ -212,6 +215,7 @@ struct Fields {
     alias: Option<String>,
     mac: Option<MacAddress>,
     mtu: u32,
+    open: bool,
     group: u32,
     forwarding: bool,
     route_localnet: bool,

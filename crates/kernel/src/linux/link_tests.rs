@@ -380,13 +380,35 @@ fn a_stray_address_is_seen_and_removed() {
 }
 
 #[test]
+fn who_has_a_tap_open_is_seen_while_it_is_down() {
+    isolated(|| {
+        let mut route = route();
+        let spec = spec(3);
+        route.create_link(&spec).unwrap();
+        ip("link set rik3 down");
+        let open = |route: &mut Route| {
+            let link = route.link(&spec.name).unwrap().unwrap();
+            assert!(!link.carrier);
+            link.open
+        };
+        assert!(!open(&mut route));
+        let guest = attach(&spec);
+        assert!(open(&mut route));
+        drop(guest);
+        assert!(!open(&mut route));
+    });
+}
+
+#[test]
 fn the_condemned_go_and_nobody_else() {
     isolated(|| {
         let mut route = route();
         ip("link add rik9 type veth peer name peer9");
         ip("tuntap add rik8 mode tap");
+        // The number of the group is no secret.
+        ip(&format!("link set rik8 group {DRAINING_GROUP:#x}"));
         let before = ip("-j link");
-        route.delete_draining_links().unwrap();
+        route.delete_links(&BTreeSet::new()).unwrap();
         // More than one batch, with some that are not there in between.
         let numbers: Vec<u16> = (100..200).collect();
         for number in &numbers {
@@ -404,7 +426,9 @@ fn the_condemned_go_and_nobody_else() {
         assert_eq!((state.up, state.group), (false, DRAINING_GROUP));
         assert!(state.neighbours.is_empty() && state.addresses.is_empty());
         route.drain_links(&names).unwrap();
-        route.delete_draining_links().unwrap();
+        let all = names.keys().cloned().collect();
+        route.delete_links(&all).unwrap();
+        route.delete_links(&all).unwrap();
         drop(guest);
         assert_eq!(ip("-j link"), before);
         route.drain_links(&names).unwrap();
@@ -427,8 +451,6 @@ fn links_lists_all_of_the_name_whoever_s_they_are() {
             assert_eq!(spec.differences(state), []);
             assert_eq!(route.link(&spec.name).unwrap().as_ref(), Some(state));
         }
-        let names = specs.into_iter().map(|spec| (spec.name, BTreeSet::new())).collect();
-        route.drain_links(&names).unwrap();
-        route.delete_draining_links().unwrap();
+        route.delete_links(&specs.into_iter().map(|spec| spec.name).collect()).unwrap();
     });
 }

@@ -309,7 +309,12 @@ fn a_running_guest_keeps_its_tap() {
     let node = TestNode::new();
     let before = run_as(run_by("1000", "36"), 0, &[8000]);
     node.node().up(std::slice::from_ref(&before), UpOptions::default()).unwrap();
-    let open = |open| node.kernel.system().links.values_mut().for_each(|link| link.carrier = open);
+    let open = |open| {
+        node.kernel.system().links.values_mut().for_each(|link| {
+            link.carrier = open;
+            link.open = open;
+        });
+    };
     open(true);
     let running = node.state();
     let queues = Execution { queues: Queues::new(2).ok(), ..run_by("1000", "36") };
@@ -340,7 +345,10 @@ fn a_rebuilt_record_keeps_the_tap() {
     let node = TestNode::new();
     let execution = Execution { queues: Queues::new(4).ok(), ..run_by("1000", "36") };
     node.node().up(&[run_as(execution, 0, &[8000])], UpOptions::default()).unwrap();
-    node.kernel.system().links.values_mut().for_each(|link| link.carrier = true);
+    node.kernel.system().links.values_mut().for_each(|link| {
+        link.carrier = true;
+        link.open = true;
+    });
     let before = node.state();
     node.corrupt_the_store();
     assert!(node.node().rebuild(RebuildOptions::default()).unwrap().report.failures.is_empty());
@@ -359,6 +367,7 @@ fn foreign_link(name: &riklet_core::model::InterfaceName) -> LinkState {
         mtu: 1500,
         up: true,
         carrier: true,
+        open: true,
         group: 0,
         addresses: BTreeSet::new(),
         neighbours: BTreeMap::new(),

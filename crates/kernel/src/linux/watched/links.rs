@@ -89,7 +89,7 @@ impl LinkDeletion for Watched {
         done
     }
 
-    fn delete_draining_links(&mut self) -> Result<(), KernelError> {
-        self.kernel.delete_draining_links()
+    fn delete_links(&mut self, names: &BTreeSet<InterfaceName>) -> Result<(), KernelError> {
+        self.kernel.delete_links(names)
     }
 }
