@@ -4,6 +4,7 @@
 mod confinement;
 mod foreign_chain;
 pub mod iptables;
+pub mod names;
 pub mod nftables;
 mod ruleset;
 
@@ -12,6 +13,3 @@ pub use foreign_chain::{ForeignChain, ForeignChainState, ForeignFamily};
 pub use ruleset::{
     Backend, BaseRuleset, BaseState, Change, Entry, FirewallState, IptablesVariant, Ruleset,
 };
-
-/// The chain that exposures stand in, in either backend, and what the names of all our chains begin with.
-pub const CHAIN: &str = "RIKLET";

@@ -6,7 +6,7 @@ use std::{
 };
 
 use crate::{
-    firewall::{Backend, ForeignChain},
+    firewall::{Backend, ForeignChain, names},
     model::{InterfaceName, Mark, Owner, OwnerId},
 };
 
@@ -114,8 +114,10 @@ impl fmt::Display for Object {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Link(name) => write!(f, "the interface {name}"),
-            Self::Firewall(Backend::Nftables) => f.write_str("the nftables table inet riklet"),
-            Self::Firewall(backend) => write!(f, "the {backend} chain RIKLET"),
+            Self::Firewall(Backend::Nftables) => {
+                write!(f, "the nftables table inet {}", names::nftables::TABLE)
+            }
+            Self::Firewall(backend) => write!(f, "the {backend} chain {}", names::CHAIN),
             Self::ForeignChain(foreign_chain) => {
                 write!(f, "the passage through the foreign chain {foreign_chain}")
             }

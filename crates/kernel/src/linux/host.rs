@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, net::IpAddr};
 
-use super::{Linux, account, iptables, listeners, resolvers};
+use super::{Linux, account, firewall::iptables, listeners, resolvers};
 use crate::{AccountKind, HostFacts, KernelError, Listener};
 use riklet_core::{
     firewall::IptablesVariant,

@@ -4,12 +4,10 @@ mod account;
 mod conntrack;
 mod firewall;
 mod host;
-mod iptables;
 mod link;
 mod link_state;
 mod listeners;
 mod netlink;
-mod nftables;
 mod resolvers;
 mod route;
 pub mod stats;
@@ -21,7 +19,7 @@ use std::{collections::BTreeMap, os::fd::OwnedFd, sync::Weak};
 
 use crate::{KernelError, LockSharing, Refusal, process::Launcher};
 use conntrack::Conntrack;
-use nftables::Nftables;
+use firewall::nftables::Nftables;
 use riklet_core::link::LinkState;
 use route::Route;
 
@@ -30,7 +28,7 @@ use route::Route;
 #[derive(Debug, Default)]
 pub struct Linux {
     route: Option<Route>,
-    nftables: Option<Nftables>,
+    nftables: Nftables,
     conntrack: Option<Conntrack>,
     launcher: Launcher,
 }
@@ -52,15 +50,6 @@ impl Linux {
     /// All interfaces named `rik<digits>`, by their indices.
     fn links_by_index(&mut self) -> Result<BTreeMap<u32, LinkState>, KernelError> {
         self.route(|source| KernelError::ListLinks { source })?.links_by_index()
-    }
-
-    /// By which nf_tables names us to others; `None` where nothing was asked of it yet.
-    fn nftables_port(&self) -> Option<u32> {
-        self.nftables.as_ref().and_then(Nftables::port)
-    }
-
-    fn nftables(&mut self) -> Result<&mut Nftables, Refusal> {
-        opened(&mut self.nftables, Nftables::open)
     }
 }
 

@@ -1,29 +1,20 @@
 //! What must stand in each table.
 
-use super::{CHAIN, Rule, Table};
+use super::{Rule, Table};
 use crate::{
     address::Ipv6Unsupported,
-    firewall::{BaseRuleset, Entry, Ruleset},
+    firewall::{
+        BaseRuleset, Entry, Ruleset,
+        names::{
+            CHAIN, FORWARD_CHAIN,
+            iptables::{
+                self as names, CONFINE_CHAIN, HAIRPIN_CHAIN, JUMP_COMMENT, POSTROUTING_CHAIN,
+                RAW_CHAIN,
+            },
+        },
+    },
     model::{InterfaceName, Mark, Owner, Protocol, Slot},
 };
-
-const FORWARD: &str = "RIKLET-FORWARD";
-const RAW: &str = "RIKLET-RAW";
-const POSTROUTING: &str = "RIKLET-POSTROUTING";
-/// What the comment of our jumps begins with.
-const SIGNATURE: &str = "riklet-sdn ";
-const HAIRPIN: &str = "RIKLET-HAIRPIN";
-const CONFINE: &str = "RIKLET-CONFINE";
-
-/// The chains of the tables themselves, as far as they concern us.
-pub(super) struct BaseChain;
-
-impl BaseChain {
-    pub(super) const PREROUTING: &str = "PREROUTING";
-    pub(super) const FORWARD: &str = "FORWARD";
-    pub(super) const OUTPUT: &str = "OUTPUT";
-    pub(super) const POSTROUTING: &str = "POSTROUTING";
-}
 
 /// What must stand in one table.
 #[derive(Debug)]
@@ -62,32 +53,32 @@ fn ours() -> String {
 
 /// Whether this chain is one that entries stand in.
 pub(super) fn holds_entries(chain: &str) -> bool {
-    chain == CHAIN || chain == HAIRPIN
+    chain == CHAIN || chain == HAIRPIN_CHAIN
 }
 
 /// The rules that lead to our chains of this table.
 ///
 /// Each bears the mark of its owner as a comment.
 pub(super) fn jumps(table: Table, owner: Option<&Owner>) -> Vec<Rule> {
-    let mark = owner.map(|owner| format!("-m comment --comment \"{SIGNATURE}{owner}\" "));
+    let mark = owner.map(|owner| format!("-m comment --comment \"{JUMP_COMMENT}{owner}\" "));
     let mark = mark.unwrap_or_default();
     let local = format!("-m addrtype --dst-type LOCAL {mark}-j {CHAIN}");
     // What arrives for 127.0.0.0/8 is dropped as martian, but only after this has translated it.
     let arriving = format!("! -d 127.0.0.0/8 {local}");
     match table {
-        Table::Filter => vec![rule(BaseChain::FORWARD, format!("{mark}-j {FORWARD}"))],
-        Table::Raw => vec![rule(BaseChain::PREROUTING, format!("-i {} {mark}-j {RAW}", ours()))],
+        Table::Filter => vec![rule(names::FORWARD, format!("{mark}-j {FORWARD_CHAIN}"))],
+        Table::Raw => vec![rule(names::PREROUTING, format!("-i {} {mark}-j {RAW_CHAIN}", ours()))],
         Table::Nat => vec![
-            rule(BaseChain::PREROUTING, arriving),
-            rule(BaseChain::OUTPUT, local),
-            rule(BaseChain::POSTROUTING, format!("{mark}-j {POSTROUTING}")),
+            rule(names::PREROUTING, arriving),
+            rule(names::OUTPUT, local),
+            rule(names::POSTROUTING, format!("{mark}-j {POSTROUTING_CHAIN}")),
         ],
     }
 }
 
 /// Returns the mark on a jump of ours.
 pub(super) fn mark(jump: &Rule) -> Mark {
-    let comment = jump.body.split_once(&format!("--comment \"{SIGNATURE}"));
+    let comment = jump.body.split_once(&format!("--comment \"{JUMP_COMMENT}"));
     let owner = comment.and_then(|(_, rest)| rest.split_once('"')?.0.parse::<Owner>().ok());
     owner.map_or(Mark::Unsigned, |owner| owner.mark())
 }
@@ -119,15 +110,15 @@ fn filter(BaseRuleset { pool, uplinks, confined, owner }: &BaseRuleset) -> Layou
         .extend(uplinks.iter().map(|uplink| format!("-s {pool} -i {ours} -o {uplink} -j ACCEPT")));
     bodies.push(format!("-i {ours} -j DROP"));
     bodies.push(format!("-o {ours} -j DROP"));
-    let (mut chains, mut drops) = (vec![FORWARD], vec![]);
+    let (mut chains, mut drops) = (vec![FORWARD_CHAIN], vec![]);
     if !confined.is_empty() {
-        chains.push(CONFINE);
+        chains.push(CONFINE_CHAIN);
         let from = confined.from().iter().filter(|name| is_nameable(name));
-        bodies.extend(from.map(|from| format!("-i {from} -j {CONFINE}")));
+        bodies.extend(from.map(|from| format!("-i {from} -j {CONFINE_CHAIN}")));
         let to = confined.to().iter().filter(|name| is_nameable(name));
-        drops.extend(to.map(|to| rule(CONFINE, format!("! -i {to} -o {to} -j DROP"))));
+        drops.extend(to.map(|to| rule(CONFINE_CHAIN, format!("! -i {to} -o {to} -j DROP"))));
     }
-    let forward = bodies.into_iter().map(|body| rule(FORWARD, body));
+    let forward = bodies.into_iter().map(|body| rule(FORWARD_CHAIN, body));
     Layout {
         table: Table::Filter,
         chains,
@@ -145,8 +136,10 @@ pub(super) fn is_nameable(name: &InterfaceName) -> bool {
 fn raw(BaseRuleset { owner, .. }: &BaseRuleset) -> Layout {
     Layout {
         table: Table::Raw,
-        chains: vec![RAW],
-        rules: ["-d 127.0.0.0/8 -j DROP", "-s 127.0.0.0/8 -j DROP"].map(|b| rule(RAW, b)).into(),
+        chains: vec![RAW_CHAIN],
+        rules: ["-d 127.0.0.0/8 -j DROP", "-s 127.0.0.0/8 -j DROP"]
+            .map(|b| rule(RAW_CHAIN, b))
+            .into(),
         jumps: jumps(Table::Raw, owner.as_ref()),
     }
 }
@@ -156,11 +149,11 @@ fn nat(BaseRuleset { pool, uplinks, owner, .. }: &BaseRuleset) -> Layout {
     let masquerade = |uplink| format!("-s {pool} -o {uplink} -j MASQUERADE");
     let mut bodies: Vec<_> = uplinks.iter().map(masquerade).collect();
     bodies.push(format!("-s 127.0.0.0/8 -o {} -j MASQUERADE", ours()));
-    bodies.push(format!("-j {HAIRPIN}"));
+    bodies.push(format!("-j {HAIRPIN_CHAIN}"));
     Layout {
         table: Table::Nat,
-        chains: vec![CHAIN, POSTROUTING, HAIRPIN],
-        rules: bodies.into_iter().map(|body| rule(POSTROUTING, body)).collect(),
+        chains: vec![CHAIN, POSTROUTING_CHAIN, HAIRPIN_CHAIN],
+        rules: bodies.into_iter().map(|body| rule(POSTROUTING_CHAIN, body)).collect(),
         jumps: jumps(Table::Nat, owner.as_ref()),
     }
 }
@@ -170,8 +163,10 @@ pub(super) fn of_gate() -> Layout {
     let ours = ours();
     Layout {
         table: Table::Filter,
-        chains: vec![FORWARD],
-        rules: ["-i", "-o"].map(|end| rule(FORWARD, format!("{end} {ours} -j ACCEPT"))).into(),
+        chains: vec![FORWARD_CHAIN],
+        rules: ["-i", "-o"]
+            .map(|end| rule(FORWARD_CHAIN, format!("{end} {ours} -j ACCEPT")))
+            .into(),
         jumps: jumps(Table::Filter, None),
     }
 }
@@ -193,7 +188,7 @@ pub(super) fn of_entry(entry: &Entry) -> Result<Rule, Ipv6Unsupported> {
         }
         Entry::Hairpin { guest } => {
             let guest = Ipv6Unsupported::refuse(guest)?;
-            rule(HAIRPIN, format!("-s {guest}/32 -d {guest}/32 -j MASQUERADE"))
+            rule(HAIRPIN_CHAIN, format!("-s {guest}/32 -d {guest}/32 -j MASQUERADE"))
         }
     })
 }

@@ -2,7 +2,8 @@
 
 use std::{collections::BTreeMap, iter::Peekable, str::Chars};
 
-use super::{Rule, Table, is_ours};
+use super::{Rule, Table};
+use crate::firewall::names::is_our_chain;
 
 /// The three tables, as `iptables-save` printed them.
 #[derive(Debug, Default)]
@@ -52,7 +53,7 @@ impl Saved {
     /// Our chains.
     pub(super) fn chains(&self, table: Table) -> impl Iterator<Item = &str> {
         let chains = self.0.get(&table).into_iter().flat_map(|table| table.policies.keys());
-        chains.map(String::as_str).filter(|chain| is_ours(chain))
+        chains.map(String::as_str).filter(|chain| is_our_chain(chain))
     }
 
     /// All rules, those of one chain in their order.
@@ -67,9 +68,9 @@ impl Saved {
 
     /// The rules that lead from chains of others to ours.
     pub(super) fn jumps(&self, table: Table) -> impl Iterator<Item = &Rule> {
-        self.rules(table)
-            .iter()
-            .filter(|rule| !is_ours(&rule.chain) && target(&rule.body).is_some_and(|t| is_ours(&t)))
+        self.rules(table).iter().filter(|rule| {
+            !is_our_chain(&rule.chain) && target(&rule.body).is_some_and(|t| is_our_chain(&t))
+        })
     }
 
     /// The rules that lead from this chain to ours.

@@ -19,24 +19,18 @@ use super::{
     object::{Base, Chain, INTERFACE, Operation, Rule, Set, Table, TableName, comment, commented},
 };
 use crate::{
-    firewall::{BaseRuleset, CHAIN},
+    firewall::{
+        BaseRuleset,
+        names::{
+            CHAIN,
+            nftables::{
+                ANTISPOOF, BOUND, CONFINED, EXPOSURES, FORWARD, HAIRPIN, OUTPUT, POSTROUTING,
+                PREROUTING, TABLE, TABLE_COMMENT, UPLINKS, priority,
+            },
+        },
+    },
     model::{Mark, Owner},
 };
-
-pub(super) const EXPOSURES: &str = "exposures";
-pub(super) const BOUND: &str = "bound";
-pub(super) const HAIRPIN: &str = "hairpin";
-pub(super) const UPLINKS: &str = "uplinks";
-pub(super) const CONFINED: &str = "confined";
-
-/// What the table's comment begins with. The digest of the base ruleset follows, and the owner.
-const SIGNATURE: &str = "riklet-sdn 1 ";
-
-const ANTISPOOF: &str = "antispoof";
-const PREROUTING: &str = "prerouting";
-const OUTPUT: &str = "output";
-const FORWARD: &str = "forward";
-const POSTROUTING: &str = "postrouting";
 
 /// `NFT_SET_MAP`.
 const MAP: u32 = 8;
@@ -48,7 +42,7 @@ const PORT: u32 = 13;
 /// The name of our table.
 #[must_use]
 pub fn name() -> TableName {
-    TableName::new(NetfilterProtoFamily::Inet, "riklet")
+    TableName::new(NetfilterProtoFamily::Inet, TABLE)
 }
 
 /// The table. Its comment tells this base ruleset from every other that some version of this program made, and names its
@@ -57,15 +51,16 @@ pub fn name() -> TableName {
 pub fn table(base_ruleset: &BaseRuleset) -> Table {
     let references = chains(base_ruleset).len() + sets().len();
     let owner = base_ruleset.owner.as_ref().map(|owner| format!(" {owner}")).unwrap_or_default();
-    let userdata = comment(&format!("{SIGNATURE}{:016x}{owner}", digest(base_ruleset)));
+    let userdata = comment(&format!("{TABLE_COMMENT}{:016x}{owner}", digest(base_ruleset)));
     let references = u32::try_from(references).unwrap_or(u32::MAX);
     Table { name: name(), flags: 0, references, userdata }
 }
 
 /// Returns the mark on our table.
 pub(super) fn mark(table: &Table) -> Mark {
-    let owner = commented(&table.userdata)
-        .and_then(|text| text.strip_prefix(SIGNATURE)?.split_once(' ')?.1.parse::<Owner>().ok());
+    let owner = commented(&table.userdata).and_then(|text| {
+        text.strip_prefix(TABLE_COMMENT)?.split_once(' ')?.1.parse::<Owner>().ok()
+    });
     owner.map_or(Mark::Unsigned, |owner| owner.mark())
 }
 
@@ -140,14 +135,13 @@ pub fn chains(base_ruleset: &BaseRuleset) -> Vec<Chain> {
         let references = u32::try_from(references).unwrap_or(u32::MAX);
         Chain { table: self::name(), name: name.to_owned(), base, references }
     };
-    // Priorities of <linux/netfilter_ipv4.h>: raw, dstnat, filter, srcnat.
     let all = [
         (CHAIN, None),
-        (ANTISPOOF, base("filter", InetHookNumber::PreRouting, -300)),
-        (PREROUTING, base("nat", InetHookNumber::PreRouting, -100)),
-        (OUTPUT, base("nat", InetHookNumber::LocalOut, -100)),
-        (FORWARD, base("filter", InetHookNumber::Forward, 0)),
-        (POSTROUTING, base("nat", InetHookNumber::PostRouting, 100)),
+        (ANTISPOOF, base("filter", InetHookNumber::PreRouting, priority::RAW)),
+        (PREROUTING, base("nat", InetHookNumber::PreRouting, priority::DSTNAT)),
+        (OUTPUT, base("nat", InetHookNumber::LocalOut, priority::DSTNAT)),
+        (FORWARD, base("filter", InetHookNumber::Forward, priority::FILTER)),
+        (POSTROUTING, base("nat", InetHookNumber::PostRouting, priority::SRCNAT)),
     ];
     all.into_iter().map(chain).collect()
 }

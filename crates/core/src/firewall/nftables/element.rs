@@ -11,12 +11,12 @@ use netlink_packet_netfilter::{
     },
 };
 
-use super::{
-    base_ruleset::{BOUND, EXPOSURES, HAIRPIN},
-    object::{Operation, TableName},
-};
+use super::object::{Operation, TableName};
 use crate::{
-    firewall::Entry,
+    firewall::{
+        Entry,
+        names::nftables::{BOUND, EXPOSURES, HAIRPIN},
+    },
     model::{InterfaceName, Ipv6Unsupported, Protocol},
 };
 

@@ -12,17 +12,15 @@ use super::{
     expression::{DROP, accept, counter, from_guest, jump, to_guest},
     object::{Chain, Operation, Rule, Table, TableName},
 };
-use crate::firewall::{ForeignChain, ForeignChainState, ForeignFamily};
-
-/// The regular chain beside the foreign one.
-pub const PASSAGE: &str = "RIKLET-FORWARD";
-/// The chain of iptables.
-pub const IPTABLES_FORWARD: &str = "FORWARD";
+use crate::firewall::{
+    ForeignChain, ForeignChainState, ForeignFamily,
+    names::{self, FORWARD_CHAIN},
+};
 
 /// The table of the iptables-nft chain FORWARD.
 #[must_use]
 pub fn iptables_filter() -> TableName {
-    TableName::new(NetfilterProtoFamily::IPv4, "filter")
+    TableName::new(NetfilterProtoFamily::IPv4, names::iptables::FILTER)
 }
 
 /// The table of a gate.
@@ -77,7 +75,7 @@ pub fn drops(chain: &Chain) -> bool {
 /// Whether it is the chain FORWARD of iptables-nft. Its policy or rules may come to drop at any time.
 #[must_use]
 pub fn is_of_iptables(chain: &Chain) -> bool {
-    chain.table == iptables_filter() && chain.name == IPTABLES_FORWARD
+    chain.table == iptables_filter() && chain.name == names::iptables::FORWARD
 }
 
 /// The gates among the candidates of one family.
@@ -131,7 +129,7 @@ impl Found {
         if !self.passage_is_complete() {
             match &self.passage {
                 None => operations.push(self.passage_chain().add()),
-                Some(_) => operations.push(table.delete_rules(PASSAGE, None)),
+                Some(_) => operations.push(table.delete_rules(FORWARD_CHAIN, None)),
             }
             operations.extend(self.passage_rules().iter().map(Rule::append));
         }
@@ -149,15 +147,15 @@ impl Found {
         if let Some((passage, rules)) = &self.passage {
             let own = rules.len() + self.jumps().count();
             if usize::try_from(passage.references).is_ok_and(|references| references <= own) {
-                operations.push(self.chain.table.delete_rules(PASSAGE, None));
-                operations.push(self.chain.table.delete_chain(PASSAGE, 0));
+                operations.push(self.chain.table.delete_rules(FORWARD_CHAIN, None));
+                operations.push(self.chain.table.delete_chain(FORWARD_CHAIN, 0));
             }
         }
         operations
     }
 
     fn jumps(&self) -> impl Iterator<Item = &Rule> {
-        self.rules.iter().filter(|rule| rule.target() == Some(PASSAGE))
+        self.rules.iter().filter(|rule| rule.target() == Some(FORWARD_CHAIN))
     }
 
     fn delete_jumps(&self) -> impl Iterator<Item = Operation> {
@@ -177,18 +175,23 @@ impl Found {
     }
 
     fn jump(&self) -> Rule {
-        Rule::new(&self.chain.table, &self.chain.name, Vec::new(), &[counter(), jump(PASSAGE)])
+        Rule::new(
+            &self.chain.table,
+            &self.chain.name,
+            Vec::new(),
+            &[counter(), jump(FORWARD_CHAIN)],
+        )
     }
 
     fn passage_chain(&self) -> Chain {
         let table = self.chain.table.clone();
-        Chain { table, name: PASSAGE.to_owned(), base: None, references: 0 }
+        Chain { table, name: FORWARD_CHAIN.to_owned(), base: None, references: 0 }
     }
 
     fn passage_rules(&self) -> [Rule; 2] {
         [from_guest(), to_guest()].map(|interface| {
             let parts = [interface, counter(), accept()];
-            Rule::new(&self.chain.table, PASSAGE, Vec::new(), &parts)
+            Rule::new(&self.chain.table, FORWARD_CHAIN, Vec::new(), &parts)
         })
     }
 }

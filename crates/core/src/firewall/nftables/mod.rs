@@ -12,5 +12,6 @@ mod state;
 pub mod tables;
 
 pub use change::operations;
+pub use element::Element;
 pub use object::{Chain, Operation, Rule, Set, Table, TableName};
 pub use state::Found;

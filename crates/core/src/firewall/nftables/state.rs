@@ -3,11 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    base_ruleset::{self, CONFINED, UPLINKS},
+    base_ruleset,
     element::{self, Element},
     object::{Chain, Rule, Set, Table},
 };
-use crate::firewall::{BaseRuleset, BaseState, Entry, FirewallState, Ruleset};
+use crate::firewall::{
+    BaseRuleset, BaseState, Entry, FirewallState, Ruleset,
+    names::nftables::{CONFINED, UPLINKS},
+};
 
 /// Everything in our table.
 #[derive(Debug)]

@@ -12,8 +12,7 @@ use super::{
     expression::ACCEPT,
     object::{Chain, Operation, Table},
 };
-
-const OF_IPTABLES: [&str; 4] = ["filter", "nat", "raw", "mangle"];
+use crate::firewall::names;
 
 /// The request for all tables of a family.
 #[must_use]
@@ -32,7 +31,8 @@ pub fn get_chains(family: NetfilterProtoFamily) -> NetfilterMessage {
 /// Those of the tables that iptables-nft would make.
 pub fn of_iptables(tables: Vec<Table>) -> impl Iterator<Item = Table> {
     tables.into_iter().filter(|table| {
-        table.name.family == NetfilterProtoFamily::IPv4 && OF_IPTABLES.contains(&&*table.name.name)
+        table.name.family == NetfilterProtoFamily::IPv4
+            && names::iptables::TABLES.contains(&&*table.name.name)
     })
 }
 

@@ -24,23 +24,23 @@ pub(super) struct Feed {
 
 /// One notification.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Message<'a> {
+pub(in crate::linux) struct Message<'a> {
     /// `nlmsg_type`.
-    pub(super) kind: u16,
+    pub(in crate::linux) kind: u16,
     /// `nlmsg_pid`: whose request made it; 0 is the kernel's own.
-    pub(super) port: u32,
+    pub(in crate::linux) port: u32,
     /// The message, with its header.
     pub(super) whole: &'a [u8],
 }
 
 impl<'a> Message<'a> {
     /// What follows the header.
-    pub(super) fn body(&self) -> &'a [u8] {
+    pub(in crate::linux) fn body(&self) -> &'a [u8] {
         self.whole.get(HEADER..).unwrap_or_default()
     }
 
     /// The attribute of this type, behind a body of this length.
-    pub(super) fn attribute(&self, after: usize, wanted: u16) -> Option<&'a [u8]> {
+    pub(in crate::linux) fn attribute(&self, after: usize, wanted: u16) -> Option<&'a [u8]> {
         let mut rest = self.body().get(after..)?;
         loop {
             let length = usize::from(read_u16(rest, 0)?);
@@ -53,7 +53,7 @@ impl<'a> Message<'a> {
     }
 
     /// The same as text.
-    pub(super) fn text(&self, after: usize, wanted: u16) -> Option<&'a str> {
+    pub(in crate::linux) fn text(&self, after: usize, wanted: u16) -> Option<&'a str> {
         let value = self.attribute(after, wanted)?;
         std::str::from_utf8(value.strip_suffix(&[0]).unwrap_or(value)).ok()
     }

@@ -19,7 +19,7 @@ impl Firewall for Watched {
         base_ruleset: &BaseRuleset,
         entries: &BTreeSet<Entry>,
     ) -> Result<bool, KernelError> {
-        self.backend = Some(backend);
+        self.watch = self.kernel.watch(backend);
         self.listen()?;
         if self.is_known(backend, base_ruleset, entries) {
             return Ok(true);
@@ -32,7 +32,7 @@ impl Firewall for Watched {
         backend: Backend,
         expected: &Ruleset,
     ) -> Result<FirewallState, KernelError> {
-        self.backend = Some(backend);
+        self.watch = self.kernel.watch(backend);
         self.listen()?;
         if self.is_known(backend, &expected.base_ruleset, &BTreeSet::new())
             && let Some(known) = &self.firewall
@@ -55,9 +55,9 @@ impl Firewall for Watched {
     }
 
     fn change_firewall(&mut self, backend: Backend, change: &Change) -> Result<(), KernelError> {
-        self.backend = Some(backend);
+        self.watch = self.kernel.watch(backend);
         self.listen()?;
-        self.iptables_at_work = matches!(backend, Backend::Iptables(_));
+        self.applying = true;
         let done = self.kernel.change_firewall(backend, change);
         match done {
             Ok(()) => self.follow(backend, change),
@@ -65,7 +65,7 @@ impl Firewall for Watched {
             Err(_) => self.firewall = None,
         }
         let heard = self.listen();
-        self.iptables_at_work = false;
+        self.applying = false;
         done.and(heard)
     }
 }
@@ -83,10 +83,8 @@ impl ForeignChains for Watched {
 
     fn set_passage(&mut self, foreign_chain: &ForeignChain, open: bool) -> Result<(), KernelError> {
         self.listen()?;
-        self.iptables_at_work = true;
         let done = self.kernel.set_passage(foreign_chain, open);
         let heard = self.listen();
-        self.iptables_at_work = false;
         self.foreign_chains = None;
         done.and(heard)
     }

@@ -13,7 +13,6 @@ mod host;
 mod links;
 mod mirror;
 mod routes;
-mod ruleset;
 mod sysctls;
 #[cfg(test)]
 mod tests;
@@ -25,15 +24,16 @@ use std::{
 
 use netlink_sys::protocols::{NETLINK_NETFILTER, NETLINK_ROUTE};
 
-use self::{
-    feed::{Feed, Message},
-    mirror::Mirror,
-    ruleset::{Ours, Touched, Transactions},
+pub(super) use feed::Message;
+
+use self::{feed::Feed, mirror::Mirror};
+use super::{
+    Linux,
+    firewall::watch::{Ours, Touched, Transactions, Watch},
 };
-use super::Linux;
 use crate::{KernelError, Links, Routes};
 use riklet_core::{
-    firewall::{Backend, BaseRuleset, Change, Entry, ForeignChainState, IptablesVariant, Ruleset},
+    firewall::{Backend, BaseRuleset, Change, Entry, ForeignChainState, Ruleset},
     link::{HostInterface, LinkState},
     model::{InterfaceName, Slot},
 };
@@ -98,10 +98,11 @@ pub struct Watched {
     /// Interfaces of others that were asked for.
     strangers: BTreeMap<InterfaceName, Option<LinkState>>,
     transactions: Transactions,
-    iptables_at_work: bool,
+    /// How to hear of changes of the backend that was last spoken to.
+    watch: Watch,
+    /// Whether a change of ours is being applied.
+    applying: bool,
     firewall: Option<Known>,
-    /// The backend that was last spoken to.
-    backend: Option<Backend>,
     foreign_chains: Option<Vec<ForeignChainState>>,
     uplinks: Option<BTreeSet<InterfaceName>>,
     /// The uplinks as they were when it was last asked for changes.
@@ -132,9 +133,9 @@ impl Watched {
             mirrored: false,
             strangers: BTreeMap::new(),
             transactions: Transactions::default(),
-            iptables_at_work: false,
+            watch: Watch::default(),
+            applying: false,
             firewall: None,
-            backend: None,
             foreign_chains: None,
             uplinks: None,
             uplinks_before: None,
@@ -177,11 +178,11 @@ impl Watched {
         self.mirror.mark_stale(STALE);
         self.switches.clear();
         self.foreign_chains = None;
-        let unheard = self.backend == Some(Backend::Iptables(IptablesVariant::Legacy));
-        if unheard {
+        let announced = self.watch.is_announced();
+        if !announced {
             self.firewall = None;
         }
-        unheard
+        !announced
     }
 
     /// Forgets everything: the next look is one at the kernel itself.
@@ -209,9 +210,9 @@ impl Watched {
             .map_err(failed)?;
         mirror.catch_up();
         let ours = Ours {
-            backend: self.backend,
-            port: self.kernel.nftables_port(),
-            iptables_at_work: self.iptables_at_work,
+            watch: self.watch,
+            port: self.kernel.nftables.port(),
+            applying: self.applying,
             foreign_chains: self.foreign_chains.as_deref().unwrap_or_default(),
         };
         lost |= netfilter.drain(|message| transactions.hear(message, ours)).map_err(failed)?;

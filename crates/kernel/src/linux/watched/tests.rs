@@ -5,7 +5,7 @@ use riklet_testkit::namespace::{ip, isolated, run};
 use super::*;
 use crate::{Firewall, ForeignChains, LinkDeletion, Sysctls};
 use riklet_core::{
-    firewall::{BaseState, Confinement, FirewallState},
+    firewall::{BaseState, Confinement, FirewallState, IptablesVariant},
     link::{LinkSpec, Tap},
     model::{Owner, OwnerId, Protocol},
     switch::IP_FORWARD,

@@ -1,10 +1,11 @@
 //! On the real kernel, each test in a network namespace of its own thread.
 
-use std::net::IpAddr;
+use std::{ffi::OsStr, net::IpAddr};
 
 use rustix::thread::{UnshareFlags, unshare_unsafe};
 
 use super::*;
+use crate::process;
 use riklet_core::{
     firewall::{BaseState, Confinement, ForeignChain},
     model::{Owner, OwnerId, Protocol},
@@ -36,12 +37,17 @@ fn in_namespace(test: impl FnOnce() + Send + 'static) {
 struct Host(IptablesVariant);
 
 impl Host {
+    fn with<T>(self, act: impl FnOnce(&mut Iptables<'_>) -> T) -> T {
+        let (launcher, nftables) = (&Launcher::default(), &mut Nftables::default());
+        act(&mut Iptables { variant: self.0, launcher, nftables })
+    }
+
     fn feed(self, input: &str) {
-        restore(&Launcher::default(), self.0, input).unwrap();
+        program::restore(&Launcher::default(), self.0, input).unwrap();
     }
 
     fn change(self, change: &Change) -> Result<(), Refusal> {
-        super::change(&Launcher::default(), self.0, change)
+        self.with(|iptables| iptables.apply(change))
     }
 
     fn reset(self, ruleset: &Ruleset) {
@@ -54,11 +60,11 @@ impl Host {
     }
 
     fn probe(self, ruleset: &Ruleset) -> bool {
-        probe(&Launcher::default(), self.0, &ruleset.base_ruleset, &ruleset.entries).unwrap()
+        self.with(|iptables| iptables.probe(&ruleset.base_ruleset, &ruleset.entries)).unwrap()
     }
 
     fn state(self, expected: &Ruleset) -> FirewallState {
-        state(self.0, expected).unwrap()
+        self.with(|iptables| iptables.state(expected)).unwrap()
     }
 
     /// Asserts that exactly this stands, and returns nothing that could differ.
@@ -74,7 +80,7 @@ impl Host {
 
     /// The rules of all tables, without comments and counters.
     fn save(self) -> String {
-        let output = run(&Launcher::default(), self.0, "save", &[], "").unwrap();
+        let output = program::run(&Launcher::default(), self.0, "save", &[], "").unwrap();
         assert!(output.status.success());
         let text = String::from_utf8(output.stdout).unwrap();
         let lines = text.lines().filter(|line| !line.starts_with('#'));
@@ -284,9 +290,9 @@ fn looking_and_removing_create_no_table() {
     each_variant(|host| {
         assert_eq!(host.state(&ruleset(&[])).base_ruleset, BaseState::Absent);
         host.change(&Change::Remove).unwrap();
-        assert_eq!(legacy_gate().unwrap(), None);
-        set_legacy_gate(&Launcher::default(), true).unwrap();
-        assert_eq!(legacy_tables().unwrap(), BTreeSet::new());
+        assert_eq!(legacy::foreign_chain().unwrap(), None);
+        legacy::set_passage(&Launcher::default(), true).unwrap();
+        assert_eq!(program::legacy_tables().unwrap(), BTreeSet::new());
         let tables = process::run(OsStr::new("nft"), &["list", "tables"], &[]).unwrap();
         assert_eq!(String::from_utf8_lossy(&tables.stdout), "");
     });
@@ -307,22 +313,25 @@ fn an_interface_that_iptables_cannot_name_is_refused() {
 fn the_legacy_gate_opens_and_closes() {
     in_namespace(|| {
         let legacy = Host(IptablesVariant::Legacy);
-        let foreign_chain =
-            || legacy_gate().unwrap().map(|state| (state.foreign_chain, state.open, state.touched));
+        let foreign_chain = || {
+            legacy::foreign_chain()
+                .unwrap()
+                .map(|state| (state.foreign_chain, state.open, state.touched))
+        };
         legacy.feed("*filter\n:FORWARD ACCEPT [0:0]\nCOMMIT\n");
         assert_eq!(foreign_chain(), None, "it stops nothing");
         legacy.feed(FOREIGN);
         let before = legacy.save();
         assert_eq!(foreign_chain(), Some((ForeignChain::LegacyIptables, false, false)));
-        set_legacy_gate(&Launcher::default(), true).unwrap();
+        legacy::set_passage(&Launcher::default(), true).unwrap();
         assert_eq!(foreign_chain(), Some((ForeignChain::LegacyIptables, true, true)));
         legacy.feed("*filter\n-I FORWARD -j DROP\nCOMMIT\n");
         assert_eq!(foreign_chain(), Some((ForeignChain::LegacyIptables, false, true)));
-        set_legacy_gate(&Launcher::default(), true).unwrap();
+        legacy::set_passage(&Launcher::default(), true).unwrap();
         assert_eq!(foreign_chain(), Some((ForeignChain::LegacyIptables, true, true)));
         legacy.feed("*filter\n-D FORWARD -j DROP\nCOMMIT\n");
-        set_legacy_gate(&Launcher::default(), false).unwrap();
-        set_legacy_gate(&Launcher::default(), false).unwrap();
+        legacy::set_passage(&Launcher::default(), false).unwrap();
+        legacy::set_passage(&Launcher::default(), false).unwrap();
         assert_eq!(legacy.save(), before);
     });
 }

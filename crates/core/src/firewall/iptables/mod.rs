@@ -12,10 +12,11 @@ mod tests;
 
 use std::{collections::BTreeSet, fmt};
 
-use self::layout::{BaseChain, Layout};
+use self::layout::Layout;
 pub use self::saved::{Incompatible, Saved};
 use super::{
-    BaseRuleset, BaseState, CHAIN, Entry, FirewallState, ForeignChain, ForeignChainState, Ruleset,
+    BaseRuleset, BaseState, Entry, FirewallState, ForeignChain, ForeignChainState, Ruleset,
+    names::{self, CHAIN},
 };
 use crate::model::{InterfaceName, Ipv6Unsupported, Mark, Owner};
 
@@ -34,9 +35,9 @@ impl Table {
 impl fmt::Display for Table {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Filter => "filter",
-            Self::Raw => "raw",
-            Self::Nat => "nat",
+            Self::Filter => names::iptables::FILTER,
+            Self::Raw => names::iptables::RAW,
+            Self::Nat => names::iptables::NAT,
         })
     }
 }
@@ -53,11 +54,6 @@ impl fmt::Display for Rule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {}", self.chain, self.body)
     }
-}
-
-/// Whether a chain of this name is one of ours.
-fn is_ours(chain: &str) -> bool {
-    chain.starts_with(CHAIN)
 }
 
 /// Lines as the input of a program.
@@ -209,7 +205,7 @@ pub fn unnameable(base_ruleset: &BaseRuleset) -> Option<&InterfaceName> {
 /// nothing of ours.
 #[must_use]
 pub fn foreign_chain_state(saved: &Saved) -> Option<ForeignChainState> {
-    let forward = BaseChain::FORWARD;
+    let forward = names::iptables::FORWARD;
     let touched = saved.has_ours(Table::Filter);
     let matters = touched
         || saved.policy(Table::Filter, forward).is_some_and(|policy| policy != "ACCEPT")
@@ -225,7 +221,7 @@ pub fn foreign_chain_state(saved: &Saved) -> Option<ForeignChainState> {
 #[must_use]
 pub fn set_passage(open: bool, saved: &Saved) -> Option<String> {
     if open {
-        let present = saved.policy(Table::Filter, BaseChain::FORWARD).is_some();
+        let present = saved.policy(Table::Filter, names::iptables::FORWARD).is_some();
         present.then(|| put(&layout::of_gate(), saved))
     } else {
         saved.has_ours(Table::Filter).then(|| put(&Layout::empty(Table::Filter), saved))

@@ -1,0 +1,99 @@
+//! Every name that we give to objects in the firewall, and those of others that we build on.
+//!
+//! Both backends and the watcher of the long-lived node use them; no other file has such a name.
+
+/// The chain of the exposures, in every backend; with it begin the names of all our chains that stand in
+/// tables of others.
+pub const CHAIN: &str = "RIKLET";
+/// The chain that forwarded packets pass: our own of iptables, and our passage beside a foreign forward chain.
+pub const FORWARD_CHAIN: &str = "RIKLET-FORWARD";
+
+/// Reports whether a chain in a table of others is ours.
+#[must_use]
+pub fn is_our_chain(chain: &str) -> bool {
+    chain.starts_with(CHAIN)
+}
+
+/// Names of nf_tables.
+pub mod nftables {
+    /// Our table, of the family `inet`.
+    pub const TABLE: &str = "riklet";
+    /// The beginning of our table's comment. The digest of the base ruleset follows, and the owner.
+    pub const TABLE_COMMENT: &str = "riklet-sdn 1 ";
+
+    /// The chain that drops what pretends to be from or to 127.0.0.0/8.
+    pub const ANTISPOOF: &str = "antispoof";
+    /// The chain that leads arriving packets to the exposures.
+    pub const PREROUTING: &str = "prerouting";
+    /// The chain that leads the host's own packets to the exposures.
+    pub const OUTPUT: &str = "output";
+    /// The chain that decides what is forwarded from and to guests.
+    pub const FORWARD: &str = "forward";
+    /// The chain that masquerades.
+    pub const POSTROUTING: &str = "postrouting";
+
+    /// The map of the exposures on every address.
+    pub const EXPOSURES: &str = "exposures";
+    /// The map of the exposures on one address.
+    pub const BOUND: &str = "bound";
+    /// The set of the guests that may reach themselves by way of the host.
+    pub const HAIRPIN: &str = "hairpin";
+    /// The set of the interfaces that only our forwarding leads to each other.
+    pub const CONFINED: &str = "confined";
+    /// The set of the uplinks.
+    pub const UPLINKS: &str = "uplinks";
+
+    /// Priorities of base chains (`enum nf_ip_hook_priorities` of `<linux/netfilter_ipv4.h>`).
+    pub mod priority {
+        /// Before connection tracking (`NF_IP_PRI_RAW`).
+        pub const RAW: i32 = -300;
+        /// Translation of destinations (`NF_IP_PRI_NAT_DST`).
+        pub const DSTNAT: i32 = -100;
+        /// Filtering (`NF_IP_PRI_FILTER`).
+        pub const FILTER: i32 = 0;
+        /// Translation of sources (`NF_IP_PRI_NAT_SRC`).
+        pub const SRCNAT: i32 = 100;
+    }
+}
+
+/// Names of iptables.
+pub mod iptables {
+    /// The beginning of the names that the programs of iptables have as processes.
+    pub const PROGRAM: &str = "iptables";
+    /// The beginning of the comment on our jumps. The owner follows.
+    pub const JUMP_COMMENT: &str = "riklet-sdn ";
+
+    /// Our chain in the table raw.
+    pub const RAW_CHAIN: &str = "RIKLET-RAW";
+    /// Our chain in the table nat that masquerades.
+    pub const POSTROUTING_CHAIN: &str = "RIKLET-POSTROUTING";
+    /// Our chain in the table nat of the guests that may reach themselves by way of the host.
+    pub const HAIRPIN_CHAIN: &str = "RIKLET-HAIRPIN";
+
+    /// Our chain in the table filter that confines what passes only because of our forwarding.
+    pub const CONFINE_CHAIN: &str = "RIKLET-CONFINE";
+
+    /// The table that filters.
+    pub const FILTER: &str = "filter";
+    /// The table before connection tracking.
+    pub const RAW: &str = "raw";
+    /// The table that translates addresses.
+    pub const NAT: &str = "nat";
+    /// The table that alters packets, which has nothing of ours.
+    pub const MANGLE: &str = "mangle";
+    /// The tables that have something of ours.
+    pub const OUR_TABLES: [&str; 3] = [FILTER, NAT, RAW];
+    /// The tables that iptables-nft creates when it is called.
+    pub const TABLES: [&str; 4] = [FILTER, NAT, RAW, MANGLE];
+
+    /// The built-in chain for arriving packets.
+    pub const PREROUTING: &str = "PREROUTING";
+    /// The built-in chain for the host's own packets.
+    pub const OUTPUT: &str = "OUTPUT";
+    /// The built-in chain for forwarded packets.
+    pub const FORWARD: &str = "FORWARD";
+    /// The built-in chain for leaving packets.
+    pub const POSTROUTING: &str = "POSTROUTING";
+    /// The built-in chains that jump to ours.
+    pub const JUMPING: [&str; 4] = [PREROUTING, OUTPUT, FORWARD, POSTROUTING];
+}

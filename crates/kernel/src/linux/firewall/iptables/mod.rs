@@ -1,0 +1,147 @@
+//! The ruleset in iptables, by its programs (iptables(8), iptables-restore(8), iptables-save(8)).
+
+pub(super) mod legacy;
+mod program;
+#[cfg(test)]
+mod tests;
+
+pub(in crate::linux) use program::variant;
+
+use std::collections::BTreeSet;
+
+use self::program::{MISSING, RESTORE};
+use super::{
+    FirewallBackend, foreign_chains,
+    nftables::{Nftables, Object, ObjectChange},
+    watch::Watch,
+};
+use crate::{Refusal, process::Launcher};
+use riklet_core::firewall::{
+    BaseRuleset, Change, Entry, FirewallState, ForeignChainState, IptablesVariant, Ruleset,
+    iptables::{self, Probe},
+    names,
+};
+
+/// A variant of iptables.
+///
+/// What iptables-nft makes is seen, and its empty tables are removed, by way of nf_tables.
+#[derive(Debug)]
+pub(super) struct Iptables<'a> {
+    pub(super) variant: IptablesVariant,
+    pub(super) launcher: &'a Launcher,
+    pub(super) nftables: &'a mut Nftables,
+}
+
+impl FirewallBackend for Iptables<'_> {
+    fn probe(
+        &mut self,
+        base_ruleset: &BaseRuleset,
+        entries: &BTreeSet<Entry>,
+    ) -> Result<bool, Refusal> {
+        let probe = Probe::new(base_ruleset, entries)?;
+        let output = program::run(self.launcher, self.variant, "restore", &RESTORE, &probe.input)?;
+        match output.status.code() {
+            Some(0) => Ok(probe.is_answered_by(&String::from_utf8_lossy(&output.stdout))),
+            Some(code) if MISSING.contains(&code) => Ok(false),
+            _ => Err(program::refusal(&output, &probe.input)),
+        }
+    }
+
+    fn state(&mut self, expected: &Ruleset) -> Result<FirewallState, Refusal> {
+        if !self.has_tables()? {
+            return Ok(FirewallState::absent());
+        }
+        Ok(iptables::state(expected, &program::saved(self.variant)?))
+    }
+
+    /// A [`Change::Delta`] is one transaction. The others are one for each table: a table that is refused
+    /// stays as it was, and so do those after it.
+    fn apply(&mut self, change: &Change) -> Result<(), Refusal> {
+        match change {
+            Change::Delta { remove, add, owner } => {
+                self.restore(&iptables::delta(remove, add, owner.as_ref())?)
+            }
+            Change::Reset(ruleset) => {
+                if let Some(name) = iptables::unnameable(&ruleset.base_ruleset) {
+                    let words = format!("iptables cannot name the interface {name}");
+                    return Err(Refusal::words(words));
+                }
+                self.restore(&iptables::reset(ruleset, &program::saved(self.variant)?)?)
+            }
+            Change::Remove => match iptables::remove(&program::saved(self.variant)?) {
+                Some(input) => self.restore(&input),
+                None => Ok(()),
+            },
+        }
+    }
+
+    /// Programs apply our changes, so that only their names tell them from others'. What the legacy variant
+    /// changes is not announced at all.
+    fn watch(&self) -> Watch {
+        match self.variant {
+            IptablesVariant::Nft => {
+                Watch { concerns, program: Some(names::iptables::PROGRAM), announced: true }
+            }
+            IptablesVariant::Legacy => Watch {
+                concerns: |_| false,
+                program: Some(names::iptables::PROGRAM),
+                announced: false,
+            },
+        }
+    }
+
+    fn foreign_chains(&mut self) -> Result<Vec<ForeignChainState>, Refusal> {
+        match self.variant {
+            IptablesVariant::Nft => {
+                let mut found = foreign_chains::of_nf_tables(self.nftables, true)?;
+                found.extend(foreign_chains::of_legacy_iptables()?);
+                Ok(found)
+            }
+            IptablesVariant::Legacy => foreign_chains::of_nf_tables(self.nftables, false),
+        }
+    }
+
+    /// Tables of the legacy variant exist once they were asked for, hold nothing, and cannot be deleted.
+    fn implicit_tables(&mut self) -> Result<BTreeSet<String>, Refusal> {
+        match self.variant {
+            IptablesVariant::Nft => self.nftables.connection()?.implicit_tables(),
+            IptablesVariant::Legacy => Ok(BTreeSet::new()),
+        }
+    }
+
+    fn empty_tables(&mut self) -> Result<BTreeSet<String>, Refusal> {
+        match self.variant {
+            IptablesVariant::Nft => self.nftables.connection()?.empty_tables(),
+            IptablesVariant::Legacy => Ok(BTreeSet::new()),
+        }
+    }
+
+    fn remove_empty_tables(&mut self, except: &BTreeSet<String>) -> Result<(), Refusal> {
+        match self.variant {
+            IptablesVariant::Nft => self.nftables.connection()?.remove_empty_tables(except),
+            IptablesVariant::Legacy => Ok(()),
+        }
+    }
+}
+
+impl Iptables<'_> {
+    /// Reports whether there are tables to list. If there are none, listing them would create them.
+    fn has_tables(&mut self) -> Result<bool, Refusal> {
+        match self.variant {
+            IptablesVariant::Nft => Ok(!self.nftables.connection()?.implicit_tables()?.is_empty()),
+            IptablesVariant::Legacy => Ok(true),
+        }
+    }
+
+    fn restore(&self, input: &str) -> Result<(), Refusal> {
+        program::restore(self.launcher, self.variant, input)
+    }
+}
+
+/// Reports whether a change of this object of nf_tables changes what is ours in the tables of iptables-nft.
+fn concerns(object: &Object<'_>) -> bool {
+    let ours = |chain| names::is_our_chain(chain) || names::iptables::JUMPING.contains(&chain);
+    object.family == Object::IPV4
+        && names::iptables::OUR_TABLES.contains(&object.table)
+        && (object.change == ObjectChange::DeletedTable || object.chain.is_some_and(ours))
+}

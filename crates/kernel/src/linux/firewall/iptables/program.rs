@@ -1,0 +1,117 @@
+//! The programs of iptables, run.
+
+use std::{collections::BTreeSet, ffi::OsStr, io::ErrorKind, process::Output};
+
+use crate::{
+    KernelError, Refusal,
+    process::{self, Launcher},
+};
+use riklet_core::firewall::{
+    IptablesVariant,
+    iptables::{Incompatible, Saved},
+};
+
+/// The tables of the legacy iptables that are in use; reading it creates none.
+const LEGACY_TABLES: &str = "/proc/thread-self/net/ip_tables_names";
+/// Leaves alone what the input does not name, and waits so many seconds for the lock of the legacy variant.
+pub(super) const RESTORE: [&str; 3] = ["--noflush", "--wait", "5"];
+/// Exit statuses of iptables for an object that does not exist (1), and for input that it does not
+/// understand, such as a jump to a chain that does not exist (2): `OTHER_PROBLEM` and `PARAMETER_PROBLEM` of
+/// `<xtables.h>`.
+pub(super) const MISSING: [i32; 2] = [1, 2];
+
+/// Returns which variant `iptables` is, or `None` if there is no such program.
+pub(in crate::linux) fn variant() -> Result<Option<IptablesVariant>, KernelError> {
+    let refused = |source| KernelError::Program { program: "iptables -V".to_owned(), source };
+    let output = match process::run(OsStr::new("iptables"), &["-V"], &[]) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(refused(error.into())),
+        Ok(output) => output,
+    };
+    if !output.status.success() {
+        return Err(refused(refusal(&output, "")));
+    }
+    // Before 1.8 there was no other variant, and no word on it.
+    let words = String::from_utf8_lossy(&output.stdout);
+    let nft = words.contains("nf_tables");
+    Ok(Some(if nft { IptablesVariant::Nft } else { IptablesVariant::Legacy }))
+}
+
+/// Returns what `iptables-save` prints.
+pub(super) fn saved(variant: IptablesVariant) -> Result<Saved, Refusal> {
+    if variant == IptablesVariant::Legacy && legacy_tables()?.is_empty() {
+        // The program would load modules to find out.
+        return Ok(Saved::default());
+    }
+    // A reader that outlives us changes nothing.
+    let output = run(&Launcher::default(), variant, "save", &[], "")?;
+    if !output.status.success() {
+        return Err(refusal(&output, ""));
+    }
+    Saved::parse(&String::from_utf8_lossy(&output.stdout))
+        .map_err(|Incompatible(words)| Refusal::words(words))
+}
+
+/// Applies this input of `iptables-restore`.
+pub(super) fn restore(
+    launcher: &Launcher,
+    variant: IptablesVariant,
+    input: &str,
+) -> Result<(), Refusal> {
+    let output = run(launcher, variant, "restore", &RESTORE, input)?;
+    if output.status.success() { Ok(()) } else { Err(refusal(&output, input)) }
+}
+
+/// Runs `iptables-<variant>-<verb>`, or `iptables-<verb>` if only that exists and is of this variant. Fails
+/// with `ENOENT` if neither exists.
+pub(super) fn run(
+    launcher: &Launcher,
+    variant: IptablesVariant,
+    verb: &str,
+    args: &[&str],
+    input: &str,
+) -> Result<Output, Refusal> {
+    let name = match variant {
+        IptablesVariant::Nft => "nft",
+        IptablesVariant::Legacy => "legacy",
+    };
+    let program = format!("iptables-{name}-{verb}");
+    match launcher.run(OsStr::new(&program), args, input.as_bytes()) {
+        Err(error) if error.kind() == ErrorKind::NotFound => {}
+        other => return Ok(other?),
+    }
+    let missing = || Refusal { errno: Some(Refusal::ENOENT), words: program.clone() };
+    if self::variant().map_err(|error| error.refusal().clone())? != Some(variant) {
+        return Err(missing());
+    }
+    match launcher.run(OsStr::new(&format!("iptables-{verb}")), args, input.as_bytes()) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Err(missing()),
+        other => Ok(other?),
+    }
+}
+
+/// Returns the program's words, with the line of the input that they are about.
+pub(super) fn refusal(output: &Output, input: &str) -> Refusal {
+    let mut words = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+    let line = words.split_once("line ").and_then(|(_, rest)| {
+        let (number, rest) = rest.split_once(' ')?;
+        let index = number.parse::<usize>().ok()?.checked_sub(1)?;
+        rest.starts_with("failed").then(|| input.lines().nth(index))?
+    });
+    if let Some(line) = line {
+        words = format!("{words}: {line}");
+    }
+    // iptables has no error numbers to pass on; this one decides what the user is told to do.
+    let errno = words.contains("you must be root").then_some(Refusal::EPERM);
+    Refusal { errno, words }
+}
+
+/// Returns the names of the tables of the legacy variant that are in use.
+#[expect(clippy::disallowed_methods, reason = "a file of procfs, which only the kernel writes")]
+pub(super) fn legacy_tables() -> Result<BTreeSet<String>, Refusal> {
+    match std::fs::read_to_string(LEGACY_TABLES) {
+        // No module of the legacy variant is there.
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(BTreeSet::new()),
+        other => Ok(other.map(|names| names.lines().map(str::to_owned).collect())?),
+    }
+}

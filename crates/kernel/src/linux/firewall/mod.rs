@@ -1,0 +1,146 @@
+//! The ruleset on Linux: one folder a backend, and what they share.
+//!
+//! A backend is a [`FirewallBackend`]: `probe`, `state`, `apply`, `watch`, and what it does to tables and
+//! chains of others. [`Linux::with_backend`] is the one place that tells the backends apart.
+
+mod foreign_chains;
+pub(super) mod iptables;
+pub(super) mod nftables;
+pub(super) mod watch;
+
+use std::collections::BTreeSet;
+
+use self::{iptables::Iptables, watch::Watch};
+use super::Linux;
+use crate::{Firewall, ForeignChains, ImplicitTables, KernelError, Refusal};
+use riklet_core::firewall::{
+    Backend, BaseRuleset, Change, Entry, FirewallState, ForeignChain, ForeignChainState, Ruleset,
+};
+
+/// What enforces the ruleset on Linux.
+///
+/// Errors are refusals in the kernel's or the program's own words; the caller adds the operation.
+pub(super) trait FirewallBackend {
+    /// As [`Firewall::probe_firewall`].
+    fn probe(
+        &mut self,
+        base_ruleset: &BaseRuleset,
+        entries: &BTreeSet<Entry>,
+    ) -> Result<bool, Refusal>;
+
+    /// As [`Firewall::firewall`].
+    fn state(&mut self, expected: &Ruleset) -> Result<FirewallState, Refusal>;
+
+    /// As [`Firewall::change_firewall`].
+    fn apply(&mut self, change: &Change) -> Result<(), Refusal>;
+
+    /// Returns how a process that stays hears of changes of this backend's ruleset. It asks the kernel
+    /// nothing.
+    fn watch(&self) -> Watch;
+
+    /// As [`ForeignChains::foreign_chains`].
+    fn foreign_chains(&mut self) -> Result<Vec<ForeignChainState>, Refusal>;
+
+    /// As [`ImplicitTables::firewall_tables`].
+    fn implicit_tables(&mut self) -> Result<BTreeSet<String>, Refusal> {
+        Ok(BTreeSet::new())
+    }
+
+    /// As [`ImplicitTables::empty_tables`].
+    fn empty_tables(&mut self) -> Result<BTreeSet<String>, Refusal> {
+        Ok(BTreeSet::new())
+    }
+
+    /// As [`ImplicitTables::remove_empty_tables`].
+    fn remove_empty_tables(&mut self, _except: &BTreeSet<String>) -> Result<(), Refusal> {
+        Ok(())
+    }
+}
+
+impl Linux {
+    /// Does something with a backend.
+    fn with_backend<T>(
+        &mut self,
+        backend: Backend,
+        act: impl FnOnce(&mut dyn FirewallBackend) -> T,
+    ) -> T {
+        let Self { nftables, launcher, .. } = self;
+        match backend {
+            Backend::Nftables => act(nftables),
+            Backend::Iptables(variant) => act(&mut Iptables { variant, launcher, nftables }),
+        }
+    }
+
+    /// Returns how to hear of changes of this backend's ruleset.
+    pub(super) fn watch(&mut self, backend: Backend) -> Watch {
+        self.with_backend(backend, |backend| backend.watch())
+    }
+}
+
+fn unreadable(backend: Backend) -> impl FnOnce(Refusal) -> KernelError {
+    move |source| KernelError::ReadFirewall { backend: backend.as_str(), source }
+}
+
+fn unchanged(backend: Backend) -> impl FnOnce(Refusal) -> KernelError {
+    move |source| KernelError::ChangeFirewall { backend: backend.as_str(), source }
+}
+
+impl Firewall for Linux {
+    fn probe_firewall(
+        &mut self,
+        backend: Backend,
+        base_ruleset: &BaseRuleset,
+        entries: &BTreeSet<Entry>,
+    ) -> Result<bool, KernelError> {
+        let probed = self.with_backend(backend, |firewall| firewall.probe(base_ruleset, entries));
+        probed.map_err(unreadable(backend))
+    }
+
+    fn firewall(
+        &mut self,
+        backend: Backend,
+        expected: &Ruleset,
+    ) -> Result<FirewallState, KernelError> {
+        let state = self.with_backend(backend, |firewall| firewall.state(expected));
+        state.map_err(unreadable(backend))
+    }
+
+    fn change_firewall(&mut self, backend: Backend, change: &Change) -> Result<(), KernelError> {
+        let applied = self.with_backend(backend, |firewall| firewall.apply(change));
+        applied.map_err(unchanged(backend))
+    }
+}
+
+impl ForeignChains for Linux {
+    fn foreign_chains(&mut self, backend: Backend) -> Result<Vec<ForeignChainState>, KernelError> {
+        let found = self.with_backend(backend, |firewall| firewall.foreign_chains());
+        found.map_err(|source| KernelError::ListGates { source })
+    }
+
+    fn set_passage(&mut self, foreign_chain: &ForeignChain, open: bool) -> Result<(), KernelError> {
+        let Self { nftables, launcher, .. } = self;
+        let set = foreign_chains::set_passage(nftables, launcher, foreign_chain, open);
+        set.map_err(|source| KernelError::SetGate { foreign_chain: foreign_chain.clone(), source })
+    }
+}
+
+impl ImplicitTables for Linux {
+    fn firewall_tables(&mut self, backend: Backend) -> Result<BTreeSet<String>, KernelError> {
+        let found = self.with_backend(backend, |firewall| firewall.implicit_tables());
+        found.map_err(unreadable(backend))
+    }
+
+    fn empty_tables(&mut self, backend: Backend) -> Result<BTreeSet<String>, KernelError> {
+        let found = self.with_backend(backend, |firewall| firewall.empty_tables());
+        found.map_err(unreadable(backend))
+    }
+
+    fn remove_empty_tables(
+        &mut self,
+        backend: Backend,
+        except: &BTreeSet<String>,
+    ) -> Result<(), KernelError> {
+        let removed = self.with_backend(backend, |firewall| firewall.remove_empty_tables(except));
+        removed.map_err(unchanged(backend))
+    }
+}

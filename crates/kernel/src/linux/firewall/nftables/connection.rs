@@ -1,0 +1,166 @@
+//! Objects of nf_tables, read and changed through one socket.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use netlink_packet_core::NLM_F_DUMP;
+use netlink_packet_netfilter::{
+    NetfilterHeader, NetfilterMessage, NetfilterProtoFamily, NetfilterSubsystem,
+    none::ControlMessage,
+};
+use netlink_sys::protocols::NETLINK_NETFILTER;
+
+use crate::{
+    Refusal,
+    linux::netlink::{Request, Socket},
+};
+use riklet_core::firewall::{
+    Entry,
+    nftables::{
+        Chain, Element, Operation, Rule, Set, Table, TableName, base_ruleset, element, tables,
+    },
+};
+
+/// The elements that one request asks for. Each is answered by a message of its own, and all of them must
+/// fit the receive buffer.
+const ELEMENTS_A_REQUEST: usize = 16;
+
+/// A connection to nf_tables, in the network namespace of the thread that opened it.
+#[derive(Debug)]
+pub(in super::super) struct Connection {
+    socket: Socket,
+    port: Option<u32>,
+}
+
+impl Connection {
+    pub(super) fn open() -> Result<Self, Refusal> {
+        let socket = Socket::open(NETLINK_NETFILTER)?;
+        Ok(Self { port: socket.port(), socket })
+    }
+
+    pub(super) const fn port(&self) -> Option<u32> {
+        self.port
+    }
+
+    /// Reports whether our table has all these entries.
+    pub(super) fn holds(&mut self, entries: &BTreeSet<Entry>) -> Result<bool, Refusal> {
+        let mut wanted: BTreeMap<&str, Vec<_>> = BTreeMap::new();
+        for entry in entries {
+            let (set, element) = element::of_entry(entry)?;
+            wanted.entry(set).or_default().push(element);
+        }
+        for (set, elements) in wanted {
+            for chunk in elements.chunks(ELEMENTS_A_REQUEST) {
+                let request = element::get(&base_ruleset::name(), set, chunk);
+                let answer = self.socket.query_as(&request, 0, element::read);
+                let Some(answer) = found(answer)? else { return Ok(false) };
+                let found: BTreeSet<_> = answer.into_iter().flatten().collect();
+                if !chunk.iter().all(|element| found.contains(element)) {
+                    return Ok(false);
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    pub(super) fn table(&mut self, name: &TableName) -> Result<Option<Table>, Refusal> {
+        let answer = self.get(&name.get())?;
+        Ok(answer.into_iter().flatten().find_map(Table::read))
+    }
+
+    pub(super) fn chain(
+        &mut self,
+        table: &TableName,
+        name: &str,
+    ) -> Result<Option<Chain>, Refusal> {
+        let answer = self.get(&table.get_chain(name))?;
+        Ok(answer.into_iter().flatten().find_map(Chain::read))
+    }
+
+    pub(super) fn tables(&mut self, family: NetfilterProtoFamily) -> Result<Vec<Table>, Refusal> {
+        let found = self.dump(&tables::get_tables(family))?;
+        Ok(found.into_iter().filter_map(Table::read).collect())
+    }
+
+    pub(super) fn chains(&mut self, family: NetfilterProtoFamily) -> Result<Vec<Chain>, Refusal> {
+        let found = self.dump(&tables::get_chains(family))?;
+        Ok(found.into_iter().filter_map(Chain::read).collect())
+    }
+
+    /// Returns the rules of one chain, or of all chains of the table.
+    pub(super) fn rules(
+        &mut self,
+        table: &TableName,
+        chain: Option<&str>,
+    ) -> Result<Vec<Rule>, Refusal> {
+        let found = self.dump(&table.get_rules(chain))?;
+        Ok(found.into_iter().filter_map(Rule::read).collect())
+    }
+
+    pub(super) fn sets(&mut self, table: &TableName) -> Result<Vec<Set>, Refusal> {
+        Ok(self.dump(&table.get_sets())?.into_iter().filter_map(Set::read).collect())
+    }
+
+    /// Returns all elements of a set or map.
+    pub(super) fn elements(
+        &mut self,
+        table: &TableName,
+        set: &str,
+    ) -> Result<Vec<Element>, Refusal> {
+        let request = element::get(table, set, &[]);
+        let found = self.socket.query_as(&request, NLM_F_DUMP, element::read)?;
+        Ok(found.into_iter().flatten().collect())
+    }
+
+    /// Returns what the kernel answers, or `None` if the object does not exist.
+    fn get(
+        &mut self,
+        message: &NetfilterMessage,
+    ) -> Result<Option<Vec<NetfilterMessage>>, Refusal> {
+        found(self.socket.query(message, 0))
+    }
+
+    fn dump(&mut self, message: &NetfilterMessage) -> Result<Vec<NetfilterMessage>, Refusal> {
+        self.socket.query(message, NLM_F_DUMP)
+    }
+
+    /// Applies these operations in one transaction. A refusal names the operation that was refused.
+    pub(super) fn commit(&mut self, operations: Vec<Operation>) -> Result<(), Refusal> {
+        if operations.is_empty() {
+            return Ok(());
+        }
+        let (what, messages): (Vec<_>, Vec<_>) = operations
+            .into_iter()
+            .map(|Operation { what, message, flags }| (what, Request { message, flags }))
+            .unzip();
+        let begin = control(ControlMessage::BatchBegin);
+        let end = control(ControlMessage::BatchEnd);
+        let batch = [begin].into_iter().chain(messages).chain([end]).collect();
+        self.socket.transaction(batch).map_err(|(index, refusal)| {
+            // The first message is the begin of the batch, which stands for all of it.
+            let what = index.checked_sub(1).and_then(|index| what.get(index));
+            match what {
+                Some(what) if refusal.words.is_empty() => {
+                    Refusal { words: what.clone(), ..refusal }
+                }
+                Some(what) => Refusal { words: format!("{what}: {}", refusal.words), ..refusal },
+                None => refusal,
+            }
+        })
+    }
+}
+
+/// Returns `None` if the object does not exist.
+fn found<T>(answer: Result<T, Refusal>) -> Result<Option<T>, Refusal> {
+    match answer {
+        Err(refusal) if refusal.errno == Some(Refusal::ENOENT) => Ok(None),
+        answer => answer.map(Some),
+    }
+}
+
+/// Returns the begin or the end of a batch: the resource is the subsystem that it is for
+/// (`nfgenmsg.res_id`).
+fn control(message: ControlMessage) -> Request<NetfilterMessage> {
+    let subsystem = u8::from(NetfilterSubsystem::NfTables).into();
+    let header = NetfilterHeader::new(NetfilterProtoFamily::Unspec, 0, subsystem);
+    Request { message: NetfilterMessage::new(header, message), flags: 0 }
+}

@@ -1,0 +1,107 @@
+//! The ruleset in nf_tables, by netlink.
+
+mod connection;
+mod foreign_chains;
+mod notification;
+mod tables;
+#[cfg(test)]
+mod tests;
+
+pub(super) use notification::{Generation, Notification, Object, ObjectChange};
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use self::connection::Connection;
+use super::{FirewallBackend, foreign_chains as foreign, watch::Watch};
+use crate::{Refusal, linux::opened};
+use riklet_core::firewall::{
+    BaseRuleset, Change, Entry, FirewallState, ForeignChainState, Ruleset, names,
+    nftables::{Found, base_ruleset, operations},
+};
+
+/// The table `inet riklet`. The connection is opened when it is first needed, and stays.
+#[derive(Debug, Default)]
+pub(in crate::linux) struct Nftables(Option<Connection>);
+
+impl Nftables {
+    /// Returns the connection, in the network namespace of the thread that first asked for it.
+    pub(super) fn connection(&mut self) -> Result<&mut Connection, Refusal> {
+        opened(&mut self.0, Connection::open)
+    }
+
+    /// Returns the port by which the kernel names the connection to those who hear of its changes, or
+    /// `None` if it was not needed yet.
+    pub(in crate::linux) fn port(&self) -> Option<u32> {
+        self.0.as_ref().and_then(Connection::port)
+    }
+}
+
+impl FirewallBackend for Nftables {
+    /// Reports as well whether no firewall of iptables-nft came after ours. The cost does not depend on the
+    /// number of entries in the table.
+    fn probe(
+        &mut self,
+        base_ruleset: &BaseRuleset,
+        entries: &BTreeSet<Entry>,
+    ) -> Result<bool, Refusal> {
+        let connection = self.connection()?;
+        let expected = base_ruleset::table(base_ruleset);
+        if connection.table(&expected.name)?.as_ref() != Some(&expected) {
+            return Ok(false);
+        }
+        for expected in base_ruleset::chains(base_ruleset) {
+            if connection.chain(&expected.table, &expected.name)?.as_ref() != Some(&expected) {
+                return Ok(false);
+            }
+        }
+        Ok(connection.holds(entries)? && !connection.is_shut_by_iptables()?)
+    }
+
+    fn state(&mut self, expected: &Ruleset) -> Result<FirewallState, Refusal> {
+        let connection = self.connection()?;
+        let name = base_ruleset::name();
+        let Some(table) = connection.table(&name)? else {
+            return Ok(FirewallState::absent());
+        };
+        let mut chains = connection.chains(name.family)?;
+        chains.retain(|chain| chain.table == name);
+        let rules = connection.rules(&name, None)?;
+        let sets = connection.sets(&name)?;
+        let mut elements = BTreeMap::new();
+        for set in &sets {
+            elements.insert(set.name.clone(), connection.elements(&name, &set.name)?);
+        }
+        Ok(Found { table, chains, rules, sets, elements }.against(expected))
+    }
+
+    /// Every change is one transaction: all of it is done, or nothing.
+    fn apply(&mut self, change: &Change) -> Result<(), Refusal> {
+        let connection = self.connection()?;
+        if let Change::Delta { remove, .. } = change {
+            // The kernel deletes by key, whatever a map has for it.
+            for entry in remove {
+                if !connection.holds(&BTreeSet::from([*entry]))? {
+                    let words = format!("removing {entry}");
+                    return Err(Refusal { errno: Some(Refusal::ENOENT), words });
+                }
+            }
+        }
+        connection.commit(operations(change)?)
+    }
+
+    /// Our changes are made through one socket, whose port the kernel tells.
+    fn watch(&self) -> Watch {
+        Watch::default()
+    }
+
+    fn foreign_chains(&mut self) -> Result<Vec<ForeignChainState>, Refusal> {
+        let mut found = foreign::of_nf_tables(self, false)?;
+        found.extend(foreign::of_legacy_iptables()?);
+        Ok(found)
+    }
+}
+
+/// Reports whether this is our table, or something in it.
+pub(super) fn is_ours(object: &Object<'_>) -> bool {
+    object.family == Object::INET && object.table == names::nftables::TABLE
+}

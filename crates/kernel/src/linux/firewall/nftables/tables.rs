@@ -1,0 +1,34 @@
+//! The tables that iptables-nft creates when it is called.
+
+use std::collections::BTreeSet;
+
+use netlink_packet_netfilter::NetfilterProtoFamily;
+
+use super::connection::Connection;
+use crate::Refusal;
+use riklet_core::firewall::nftables::tables;
+
+impl Connection {
+    /// Returns the names of those that exist.
+    pub(in super::super) fn implicit_tables(&mut self) -> Result<BTreeSet<String>, Refusal> {
+        let tables = self.tables(NetfilterProtoFamily::IPv4)?;
+        Ok(tables::of_iptables(tables).map(|table| table.name.name).collect())
+    }
+
+    /// Returns the names of those that hold nothing but empty base chains with policy accept.
+    pub(in super::super) fn empty_tables(&mut self) -> Result<BTreeSet<String>, Refusal> {
+        let tables = self.tables(NetfilterProtoFamily::IPv4)?;
+        let chains = self.chains(NetfilterProtoFamily::IPv4)?;
+        Ok(tables::empty(tables, &chains).map(|table| table.name.name).collect())
+    }
+
+    /// Deletes the empty ones, except these.
+    pub(in super::super) fn remove_empty_tables(
+        &mut self,
+        except: &BTreeSet<String>,
+    ) -> Result<(), Refusal> {
+        let tables = self.tables(NetfilterProtoFamily::IPv4)?;
+        let chains = self.chains(NetfilterProtoFamily::IPv4)?;
+        self.commit(tables::remove_empty(tables, &chains, except))
+    }
+}

@@ -1,0 +1,155 @@
+//! How a process that stays hears of changes of the ruleset: by the notifications of nf_tables. Pure.
+//!
+//! A backend says which objects are its own, and by what its own changes are known ([`Watch`]); what concerns
+//! foreign forward chains is the same for all.
+
+use super::nftables::{self, Generation, Notification, Object, ObjectChange};
+use crate::linux::watched::Message;
+use riklet_core::firewall::{ForeignChain, ForeignChainState, ForeignFamily, names};
+
+/// What a backend's ruleset looks like to somebody who listens.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::linux) struct Watch {
+    /// Reports whether a change of this object changes what is ours.
+    pub(super) concerns: fn(&Object<'_>) -> bool,
+    /// The beginning of the names of the processes that apply our changes; `None` if our own socket does.
+    pub(super) program: Option<&'static str>,
+    /// Whether the kernel tells of changes at all.
+    pub(super) announced: bool,
+}
+
+impl Default for Watch {
+    /// As for nftables, which stands for a backend that is not known yet.
+    fn default() -> Self {
+        Self { concerns: nftables::is_ours, program: None, announced: true }
+    }
+}
+
+impl Watch {
+    /// Reports whether the kernel tells of changes at all. If not, the ruleset has to be read again now and
+    /// then.
+    pub(in crate::linux) const fn is_announced(self) -> bool {
+        self.announced
+    }
+}
+
+/// What a transaction of somebody else touched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(in crate::linux) struct Touched {
+    /// Our ruleset.
+    pub(in crate::linux) firewall: bool,
+    /// A chain that is, or may become, a foreign forward chain.
+    pub(in crate::linux) foreign_chains: bool,
+}
+
+impl Touched {
+    const fn add(&mut self, other: Self) {
+        self.firewall |= other.firewall;
+        self.foreign_chains |= other.foreign_chains;
+    }
+}
+
+/// Transactions, as they are told of: each object that they touched, and at the end who made them.
+#[derive(Debug, Default)]
+pub(in crate::linux) struct Transactions {
+    in_progress: Touched,
+    /// What others touched since it was last asked what must be forgotten.
+    fresh: Touched,
+    /// What others touched since it was last asked what changed.
+    touched: Touched,
+    causes: Vec<String>,
+}
+
+/// What has to be known to tell our changes from others'.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::linux) struct Ours<'a> {
+    pub(in crate::linux) watch: Watch,
+    /// The port of our own socket.
+    pub(in crate::linux) port: Option<u32>,
+    /// Whether a change of ours is being applied.
+    pub(in crate::linux) applying: bool,
+    /// The foreign forward chains that were found.
+    pub(in crate::linux) foreign_chains: &'a [ForeignChainState],
+}
+
+impl Transactions {
+    /// Takes note of a notification.
+    pub(in crate::linux) fn hear(&mut self, message: Message<'_>, ours: Ours<'_>) {
+        let by_our_socket = ours.port == Some(message.port);
+        match Notification::read(message) {
+            Some(Notification::Object(object)) if !by_our_socket => {
+                self.in_progress.add(ours.touched(&object));
+            }
+            Some(Notification::Committed(generation)) => {
+                self.commit(generation, by_our_socket || ours.is_by_our_program(generation));
+            }
+            _ => {}
+        }
+    }
+
+    fn commit(&mut self, Generation { name, process }: Generation<'_>, by_us: bool) {
+        let touched = std::mem::take(&mut self.in_progress);
+        if by_us {
+            return;
+        }
+        self.fresh.add(touched);
+        self.touched.add(touched);
+        if touched.firewall {
+            self.causes.push(format!("{name} (pid {process}) changed our part of the firewall"));
+        }
+    }
+
+    /// Returns what others touched since this was last asked, and who it was.
+    pub(in crate::linux) fn take(&mut self) -> (Touched, Vec<String>) {
+        (std::mem::take(&mut self.touched), std::mem::take(&mut self.causes))
+    }
+
+    /// Returns what must be forgotten because others touched it.
+    pub(in crate::linux) fn take_fresh(&mut self) -> Touched {
+        std::mem::take(&mut self.fresh)
+    }
+}
+
+impl Ours<'_> {
+    fn is_by_our_program(&self, generation: Generation<'_>) -> bool {
+        self.applying && self.watch.program.is_some_and(|name| generation.name.starts_with(name))
+    }
+
+    fn touched(&self, object: &Object<'_>) -> Touched {
+        Touched {
+            firewall: (self.watch.concerns)(object),
+            foreign_chains: self.touches_foreign_chain(object),
+        }
+    }
+
+    fn touches_foreign_chain(&self, object: &Object<'_>) -> bool {
+        let family = match object.family {
+            Object::INET => ForeignFamily::Inet,
+            Object::IPV4 => ForeignFamily::Ip,
+            _ => return false,
+        };
+        // Our own table has no chain of others, whichever backend is in use.
+        if nftables::is_ours(object) {
+            return false;
+        }
+        let is_ours = object.chain.is_some_and(names::is_our_chain);
+        let is_known = || self.has_foreign_chain(family, object.table, object.chain);
+        match object.change {
+            // The flags of a table, such as its owner, decide whether its chains can be changed.
+            ObjectChange::NewTable | ObjectChange::DeletedTable => is_known(),
+            ObjectChange::Chain => is_ours || object.hooked || is_known(),
+            ObjectChange::Rule => is_ours || object.chain.is_some() && is_known(),
+            ObjectChange::Other => false,
+        }
+    }
+
+    /// Reports whether this foreign forward chain was found, or one in this table.
+    fn has_foreign_chain(&self, family: ForeignFamily, table: &str, chain: Option<&str>) -> bool {
+        self.foreign_chains.iter().any(|state| match &state.foreign_chain {
+            ForeignChain::Nftables { family: of, table: within, chain: named } => {
+                *of == family && within == table && chain.is_none_or(|chain| chain == named)
+            }
+            ForeignChain::LegacyIptables => false,
+        })
+    }
+}
