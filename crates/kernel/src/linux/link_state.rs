@@ -211,6 +211,7 @@ pub(super) fn link(answer: &RouteNetlinkMessage) -> Option<(u32, LinkState)> {
 
 /// What of an interface stands in attributes.
 #[derive(Default)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 struct Fields {
     alias: Option<String>,
     mac: Option<MacAddress>,
