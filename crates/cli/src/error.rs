@@ -47,7 +47,7 @@ pub(crate) enum CliError {
     Session { source: io::Error },
     #[error("cannot read {}", path.display())]
     Log { path: PathBuf, source: io::Error },
-    #[error("--console is for one function, and {count} are defined")]
+    #[error("--console is for one function, but {count} are defined")]
     Console { count: usize },
     #[error("cannot start a supervisor for {name}")]
     Detach { name: String, source: io::Error },
@@ -59,17 +59,17 @@ pub(crate) enum CliError {
     Serve(#[from] ServeError),
     #[error("cannot connect to the daemon at {}", path.display())]
     Daemon { path: PathBuf, source: io::Error },
-    #[error("a daemon runs, and has the database open: it listens on {}", path.display())]
+    #[error("a daemon is running and has the database open; it listens on {}", path.display())]
     DaemonRuns { path: PathBuf },
     #[error("no daemon listens on {}", path.display())]
     NoDaemon { path: PathBuf },
     #[error("the daemon does not answer")]
     Http { source: HttpError },
-    #[error("the daemon's answer to {call} is not understood: it may be of another version")]
+    #[error("cannot understand the daemon's answer to {call}; it may have another version")]
     Answer { call: String, source: serde_json::Error },
-    #[error("that is more than the daemon on {} takes in one request", path.display())]
+    #[error("the request is too large for the daemon at {}", path.display())]
     TooMuch { path: PathBuf },
-    #[error("standard output is no terminal")]
+    #[error("standard output is not a terminal")]
     NoTerminal,
     #[error("cannot use the terminal")]
     Terminal { source: io::Error },
@@ -159,7 +159,7 @@ impl CliError {
             Self::DaemonRuns { .. } => {
                 Some("end it first (`systemctl stop riklet-sdn`)".to_owned())
             }
-            Self::NoDaemon { .. } => Some("`riklet-sdn serve` is one".to_owned()),
+            Self::NoDaemon { .. } => Some("start one with `riklet-sdn serve`".to_owned()),
             Self::Privilege => Some("run it as root".to_owned()),
             Self::Tun { source } => Some(tun_advice(source).to_owned()),
             Self::Supervisor(error) => error.hint(),

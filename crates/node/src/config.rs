@@ -90,7 +90,7 @@ impl FirewallChoice {
 
 /// A text that is no [`FirewallChoice`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{text:?} is none of auto, iptables, nftables")]
+#[error("{text:?} is not auto, iptables or nftables")]
 pub struct FirewallChoiceError {
     text: String,
 }

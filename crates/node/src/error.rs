@@ -31,7 +31,7 @@ pub enum NodeError {
         source: KernelError,
     },
     /// No instance of this name is recorded.
-    #[error("there is no instance {name}")]
+    #[error("no instance named {name} is recorded")]
     Unknown {
         /// The name.
         name: InstanceName,
@@ -41,7 +41,7 @@ pub enum NodeError {
         state_dir: PathBuf,
     },
     /// The host cannot be left as it was while instances remain.
-    #[error("--purge removes what all instances share, and these remain: {}", list(names))]
+    #[error("--purge removes what all instances share, but these remain: {}", list(names))]
     Remaining {
         /// The instances that were not named.
         names: Vec<InstanceName>,
@@ -65,7 +65,7 @@ pub enum NodeError {
         recorded: String,
     },
     /// `iptables` is configured and not there.
-    #[error("firewall is configured as iptables, and there is no program iptables")]
+    #[error("firewall is configured as iptables, but the program iptables is missing")]
     NoIptables,
     /// The pool overlaps a route of the host.
     #[error("the pool {pool} overlaps the host's route to {route}")]
@@ -76,7 +76,7 @@ pub enum NodeError {
         route: IpNet,
     },
     /// What was decided at the first use cannot be understood.
-    #[error("the recorded {what} {value:?} is not one")]
+    #[error("the recorded {what} is not valid: {value:?}")]
     Setting {
         /// `firewall` or `pool`.
         what: &'static str,

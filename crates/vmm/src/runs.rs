@@ -67,7 +67,7 @@ pub enum RunError {
     #[error(transparent)]
     Node(#[from] NodeError),
     /// It runs.
-    #[error("{name} runs already: {vmm}, process {pid}")]
+    #[error("{name} is already running: {vmm}, process {pid}")]
     Running {
         /// The instance.
         name: InstanceName,

@@ -93,7 +93,7 @@ fn where_no_daemon_listens_the_commands_work_alone() {
     assert_eq!(environment.run(&["list"]).success(), list);
     insta::assert_snapshot!(environment.run(&["events"]).failure(1), @r"
         error: no daemon listens on $DIR/state/api.sock
-        hint: `riklet-sdn serve` is one
+        hint: start one with `riklet-sdn serve`
         ");
     // A path that no socket can have, one below a file, and one that is no socket.
     let long = "x".repeat(120);
@@ -137,7 +137,7 @@ fn what_is_too_much_for_a_request_is_done_alone_by_who_may() {
         let command = format!("{command} {}", files.join(" "));
         insta::allow_duplicates! {
             insta::assert_snapshot!(member(&command).failure(2), @r"
-            error: that is more than the daemon on $DIR/state/api.sock takes in one request
+            error: the request is too large for the daemon at $DIR/state/api.sock
             hint: name fewer functions at once, or run it as root
             ");
         }
@@ -151,10 +151,10 @@ fn what_is_too_much_for_a_request_is_done_alone_by_who_may() {
     // Names, too: more than fit a path.
     let names: Vec<_> = (0..2000).map(|number| format!("function-{number}-of-so-many")).collect();
     let down = format!("down {}", names.join(" "));
-    assert!(member(&down).failure(2).contains("more than the daemon"));
+    assert!(member(&down).failure(2).contains("too large for the daemon"));
     let arguments: Vec<_> = down.split(' ').collect();
     let unknown = environment.run(&arguments).failure(1);
-    assert!(unknown.contains("there is no instance function-0-of-so-many"), "{unknown}");
+    assert!(unknown.contains("no instance named function-0-of-so-many is recorded"), "{unknown}");
     environment.run(&["down", "--all"]).done();
     assert_eq!(environment.run(&["list", "--output", "json"]).json(), Value::Array(vec![]));
     let events = environment.run(&["events"]).success();
@@ -167,9 +167,9 @@ fn the_database_is_not_rebuilt_under_a_daemon() {
     let environment = Environment::with_hello();
     let daemon = Daemon::start(&environment, &[]);
     insta::assert_snapshot!(environment.run(&["repair", "--rebuild"]).failure(1), @r"
-        error: a daemon runs, and has the database open: it listens on $DIR/state/api.sock
-        hint: end it first (`systemctl stop riklet-sdn`)
-        ");
+    error: a daemon is running and has the database open; it listens on $DIR/state/api.sock
+    hint: end it first (`systemctl stop riklet-sdn`)
+    ");
     daemon.end();
     environment.run(&["repair", "--rebuild"]).done();
 }
@@ -181,7 +181,7 @@ fn runs_are_looked_after_through_a_daemon_as_well() {
     environment.run(&["run", "--detach", "hello.json"]).done();
     let runs = environment.run(&["ps", "--output", "json"]).json();
     let running = format!(
-        "error: hello runs already: builtin, process {}\nhint: `riklet-sdn stop hello` ends it\n",
+        "error: hello is already running: builtin, process {}\nhint: `riklet-sdn stop hello` ends it\n",
         runs[0]["pid"]
     );
     for down in ["down hello", "down --all", "down --all --purge", "down hello --purge"] {

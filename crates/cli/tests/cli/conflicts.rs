@@ -74,7 +74,7 @@ fn a_warning_is_data_where_json_is_wanted() {
 fn a_function_that_is_up_is_not_run_again() {
     let environment = Environment::with_hello();
     insta::assert_snapshot!(environment.refused(1, &["run", "hello.json"]), @r"
-    error: hello is recorded already
+    error: hello is already recorded
     hint: `riklet-sdn down hello` first
     ");
 }
@@ -126,7 +126,7 @@ fn names_that_are_not_recorded() {
     let environment = Environment::new();
     // Nothing is made to look for them in.
     insta::assert_snapshot!(environment.refused(1, &["down", "hello"]), @r"
-    error: there is no instance hello
+    error: no instance named hello is recorded
     hint: `riklet-sdn list` shows what $DIR/state records
     ");
     environment.refused(1, &["down", "hello", "--purge"]);
@@ -135,18 +135,18 @@ fn names_that_are_not_recorded() {
     for command in ["down", "inspect"] {
         insta::allow_duplicates! {
             insta::assert_snapshot!(environment.refused(1, &[command, "helo"]), @r"
-            error: there is no instance helo
+            error: no instance named helo is recorded
             hint: did you mean hello?
             ");
         }
     }
     insta::assert_snapshot!(environment.refused(1, &["down", "hello", "world"]), @r"
-    error: there is no instance world
+    error: no instance named world is recorded
     hint: `riklet-sdn list` shows what $DIR/state records
     ");
     insta::assert_snapshot!(environment.refused(1, &["inspect", "helo", "--output", "json"]), @r#"
     {
-      "error": "there is no instance helo",
+      "error": "no instance named helo is recorded",
       "hint": "did you mean hello?"
     }
     "#);
@@ -158,7 +158,7 @@ fn a_purge_while_others_remain() {
     environment.write("other.json", other("other", "81"));
     environment.run(&["up", "other.json"]).success();
     insta::assert_snapshot!(environment.refused(1, &["down", "hello", "--purge"]), @r"
-    error: --purge removes what all instances share, and these remain: other
+    error: --purge removes what all instances share, but these remain: other
     hint: use `riklet-sdn down --all --purge`
     ");
 }

@@ -36,8 +36,8 @@ fn malformed_texts() {
     error: cut.json:1:20: not valid JSON: EOF while parsing an object
     error: bracket.yaml:2:7: not valid YAML: unclosed bracket '['
     error: tab.yaml:3:2: not valid YAML: tabs disallowed within this context (block indentation)
-    error: empty.yaml:1:1: there is no definition in it
-    error: list.json:1:1: there is no definition in it
+    error: empty.yaml:1:1: the text contains no definition
+    error: list.json:1:1: the text contains no definition
     error: number.yaml:1:1: expected an object, found a number
     ");
 }
@@ -55,11 +55,11 @@ fn unknown_fields_and_kinds() {
         ("replicas.yaml", hello() + "replicas: 3\n"),
     ]), @r#"
     error: near.yaml:6:27: spec.function.exposure.targetport: unknown field; did you mean "targetPort"?
-    error: far.yaml:7:1: colour: unknown field; known here are apiVersion, kind, name, replicas, spec
+    error: far.yaml:7:1: colour: unknown field; expected one of apiVersion, kind, name, replicas, spec
     error: kind.yaml:2:7: kind: unknown kind "Functoin"; did you mean "Function"?
-    error: far-kind.yaml:2:7: kind: unknown kind "Deployment"; known is Function, and without an implementation Pod
-    error: pod.json:3:10: kind: Pod has no network implementation yet; Function has
-    error: version.yaml:1:13: apiVersion: unknown version "v2"; known is "v1"
+    error: far-kind.yaml:2:7: kind: unknown kind "Deployment"; expected Function; not supported yet: Pod
+    error: pod.json:3:10: kind: Pod is not supported yet; Function is
+    error: version.yaml:1:13: apiVersion: unknown version "v2"; expected "v1"
     error: replicas.yaml:7:11: replicas: a definition is one instance, not 3; set it to 1, and write a definition with a name of its own for each
     "#);
 }
@@ -80,7 +80,7 @@ fn names() {
     error: upper.yaml:3:7: name: the name has the character 'H' at position 1; allowed are a-z, 0-9, '.' and '-'
     error: underscore.yaml:3:7: name: the name has the character '_' at position 2; allowed are a-z, 0-9, '.' and '-'
     error: option.yaml:3:7: name: the name "-all" starts or ends with '.' or '-'; both ends must be a letter or a digit
-    error: twice.yaml:10:7: name: a is defined at twice.yaml:3:7 already
+    error: twice.yaml:10:7: name: a is already defined at twice.yaml:3:7
     "#);
 }
 
@@ -99,9 +99,9 @@ fn ports() {
         ("clash.yaml", exposed("[{ port: 80 }, { port: 79-81, targetPort: 1-3 }]")),
         ("others.yaml", format!("{}---\n{}", exposed("{ port: 80 }"), function("b", "{ port: 80 }"))),
     ]), @r#"
-    error: zero.yaml:6:23: spec.function.exposure.port: port 0 is out of range: 1 to 65535 are ports
-    error: high.yaml:6:23: spec.function.exposure.port: port 65536 is out of range: 1 to 65535 are ports
-    error: target.yaml:6:39: spec.function.exposure.targetPort: port 0 is out of range: 1 to 65535 are ports
+    error: zero.yaml:6:23: spec.function.exposure.port: port 0 is out of range; ports are 1 to 65535
+    error: high.yaml:6:23: spec.function.exposure.port: port 65536 is out of range; ports are 1 to 65535
+    error: target.yaml:6:39: spec.function.exposure.targetPort: port 0 is out of range; ports are 1 to 65535
     error: reversed.yaml:6:23: spec.function.exposure.port: the range 8010-8000 is reversed: write 8000-8010
     error: lengths.yaml:6:15: spec.function.exposure: port 8000-8010 has 11 ports, targetPort 3000-3001 has 2: the lengths must be the same
     error: long.yaml:6:23: spec.function.exposure.port: the range 1-2000 has 2000 ports; an exposure has at most 1024
@@ -138,7 +138,7 @@ fn one_bad_definition_keeps_the_good_ones_out() {
         let complaint = environment.refused(2, &[command, "good.yaml", "bad.yaml", "hello.json"]);
         assert_eq!(
             complaint,
-            "error: bad.yaml:6:23: spec.function.exposure.port: port 0 is out of range: 1 to 65535 are ports\n"
+            "error: bad.yaml:6:23: spec.function.exposure.port: port 0 is out of range; ports are 1 to 65535\n"
         );
     }
 }
@@ -153,7 +153,7 @@ fn all_that_is_wrong_is_said_at_once() {
     bad.yaml:3:7: name: the name has the character 'B' at position 1; allowed are a-z, 0-9, '.' and '-'
     bad.yaml:6:15: spec.function.exposure.port: missing
     bad.yaml:6:17: spec.function.exposure.prot: unknown field; did you mean "port"?
-    hello.json:4:11: name: hello is defined at hello.json:4:11 already
+    hello.json:4:11: name: hello is already defined at hello.json:4:11
     hello.json:8:19: spec.function.exposure: tcp 8080 -> 3000 clashes with tcp 8080 -> 3000 at hello.json:8:19
     "#);
     let complaint = environment.refused(2, &["--output", "json", "up", "bad.yaml"]);

@@ -77,9 +77,7 @@ fn run_takes_one_function_with_its_console() {
         "two.json",
         format!("[{},{}]", HELLO, HELLO.replace("hello", "second").replace("8080", "9090")),
     );
-    insta::assert_snapshot!(environment.refused(2, &["run", "--console", "two.json"]), @r"
-    error: --console is for one function, and 2 are defined
-    ");
+    insta::assert_snapshot!(environment.refused(2, &["run", "--console", "two.json"]), @"error: --console is for one function, but 2 are defined");
     insta::assert_snapshot!(environment.refused(2, &["run", "--console", "--detach", "hello.json"]), @r"
     error: the argument '--console' cannot be used with '--detach'
 
@@ -101,7 +99,7 @@ fn run_takes_one_function_with_its_console() {
 fn what_is_up_is_not_run() {
     let environment = Environment::with_hello();
     insta::assert_snapshot!(environment.refused(1, &["run", "hello.json"]), @r"
-    error: hello is recorded already
+    error: hello is already recorded
     hint: `riklet-sdn down hello` first
     ");
 }
@@ -146,7 +144,7 @@ fn a_vmm_that_is_named_must_be_able_to() {
     error: hello cannot be run: qemu cannot run it: no kernel is named
     hint: name one: spec.function.execution.kernel
     error: f.json:1:132: spec.function.execution.queues: firecracker opens one queue of a TAP, not 2; qemu and cloud-hypervisor open several
-    error: f.json:1:113: spec.function.execution.accelerator: firecracker has no accelerator to choose; qemu has
+    error: f.json:1:113: spec.function.execution.accelerator: firecracker has no choice of accelerators; qemu has
     error: f.json:1:132: spec.function.execution.memory: a guest needs at least 1 MiB of memory
     error: f.json:1:110: spec.function.execution.bootArgs: "ip=dhcp" would give the guest another address than its slot's, which ip= is set to already
     "#);

@@ -50,7 +50,7 @@ fn the_firewall_is_chosen_in_the_same_order() {
     environment.write("config.toml", "");
     assert!(!iptables(&[], &[]));
     insta::assert_snapshot!(environment.refused(3, &["plan", "hello.json", flag]), @r"
-    error: firewall is configured as iptables, and there is no program iptables
+    error: firewall is configured as iptables, but the program iptables is missing
     hint: install iptables, or set firewall to nftables
     ");
 }
@@ -122,14 +122,14 @@ fn wrong_values_are_named_where_they_stand() {
         environment.refused(2, &["list"])
     });
     insta::assert_snapshot!(refused.concat(), @r#"
-    error: $DIR/config.toml:1:1: colour: unknown key; known are firewall, pool, uplink, mtu, state_dir, api
+    error: $DIR/config.toml:1:1: colour: unknown key; expected one of firewall, pool, uplink, mtu, state_dir, api
     error: $DIR/config.toml:2:1: firewal: unknown key; did you mean "firewall"?
-    error: $DIR/config.toml:1:12: firewall: "ufw" is none of auto, iptables, nftables
+    error: $DIR/config.toml:1:12: firewall: "ufw" is not auto, iptables or nftables
     error: $DIR/config.toml:1:8: pool: a pool's prefix length must be 14 to 30, not 8
     error: $DIR/config.toml:1:8: pool: 10.231.4.1/16 has bits set after its prefix; the network is 10.231.0.0/16
-    error: $DIR/config.toml:1:7: mtu: 67 is not an MTU: 68 to 65521 bytes are
+    error: $DIR/config.toml:1:7: mtu: 67 is not an MTU; these are 68 to 65521 bytes
     error: $DIR/config.toml:1:7: mtu: expected a number, found a string
-    error: $DIR/config.toml:1:10: uplink: "a/b" is not an interface name: 1 to 15 bytes without '/', ':' and white space are
+    error: $DIR/config.toml:1:10: uplink: "a/b" is not an interface name; these have 1 to 15 bytes, without '/', ':' and white space
     error: $DIR/config.toml:1:13: state_dir: "state" is not an absolute path
     error: $DIR/config.toml:1:7: not valid TOML: string values must be quoted, expected literal string
     "#);
@@ -143,10 +143,10 @@ fn wrong_values_are_named_where_they_stand() {
           "file": "$DIR/config.toml",
           "hint": null,
           "line": 1,
-          "reason": "67 is not an MTU: 68 to 65521 bytes are"
+          "reason": "67 is not an MTU; these are 68 to 65521 bytes"
         }
       ],
-      "error": "$DIR/config.toml:1:7: mtu: 67 is not an MTU: 68 to 65521 bytes are",
+      "error": "$DIR/config.toml:1:7: mtu: 67 is not an MTU; these are 68 to 65521 bytes",
       "hint": null
     }
     "#);
@@ -161,16 +161,16 @@ fn wrong_flags_and_variables_are_named() {
     error: invalid value '10.0.0.0' for '--pool <NETWORK>': "10.0.0.0" is not an IPv4 network such as 10.231.0.0/16
 
     For more information, try '--help'.
-    error: invalid value '67' for '--mtu <BYTES>': 67 is not an MTU: 68 to 65521 bytes are
+    error: invalid value '67' for '--mtu <BYTES>': 67 is not an MTU; these are 68 to 65521 bytes
 
     For more information, try '--help'.
-    error: invalid value 'big' for '--mtu <BYTES>': "big" is not an MTU: 68 to 65521 bytes are
+    error: invalid value 'big' for '--mtu <BYTES>': "big" is not an MTU; these are 68 to 65521 bytes
 
     For more information, try '--help'.
-    error: invalid value 'ufw' for '--firewall <BACKEND>': "ufw" is none of auto, iptables, nftables
+    error: invalid value 'ufw' for '--firewall <BACKEND>': "ufw" is not auto, iptables or nftables
 
     For more information, try '--help'.
-    error: invalid value 'a/b' for '--uplink <IFACE>': "a/b" is not an interface name: 1 to 15 bytes without '/', ':' and white space are
+    error: invalid value 'a/b' for '--uplink <IFACE>': "a/b" is not an interface name; these have 1 to 15 bytes, without '/', ':' and white space
 
     For more information, try '--help'.
     "#);
@@ -183,7 +183,7 @@ fn wrong_flags_and_variables_are_named() {
       tip: the value is that of RIKLET_SDN_POOL in the environment
 
     For more information, try '--help'.
-    error: invalid value '' for '--mtu <BYTES>': "" is not an MTU: 68 to 65521 bytes are
+    error: invalid value '' for '--mtu <BYTES>': "" is not an MTU; these are 68 to 65521 bytes
 
       tip: the value is that of RIKLET_SDN_MTU in the environment
 

@@ -124,7 +124,7 @@ fn rates_are_counted_with_a_daemon() {
 fn where_there_is_no_terminal_that_is_said() {
     let environment = Environment::with_hello();
     insta::assert_snapshot!(environment.run(&["top"]).failure(2), @r"
-    error: standard output is no terminal
+    error: standard output is not a terminal
     hint: `--once` prints one table
     ");
     for interval in ["0", "-1", "x", "NaN", "inf", "3601"] {

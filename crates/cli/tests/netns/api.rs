@@ -52,8 +52,8 @@ fn bad_input_is_answered_and_the_daemon_serves_on() {
     let cases = [
         ("PATCH", path, String::new(), 405, "has no PATCH"),
         ("GET", "/v2/functions", String::new(), 404, "there is no /v2/functions"),
-        ("GET", "/v1/functions/helo", String::new(), 404, "there is no instance helo"),
-        ("DELETE", "/v1/functions/helo", String::new(), 404, "there is no instance helo"),
+        ("GET", "/v1/functions/helo", String::new(), 404, "no instance named helo is recorded"),
+        ("DELETE", "/v1/functions/helo", String::new(), 404, "no instance named helo is recorded"),
         ("GET", "/v1/functions/%ff", String::new(), 400, "UTF-8"),
         ("DELETE", "/v1/functions", String::new(), 400, "either name=NAME"),
         (
@@ -170,7 +170,7 @@ fn of_two_daemons_one_serves() {
     let world = &World::new(Firewall::Nftables);
     let daemon = world.daemon(&[]);
     let refused = world.riklet(&["serve"], "").failure(1);
-    assert!(refused.contains("a daemon runs already"), "{refused}");
+    assert!(refused.contains("a daemon is already running"), "{refused}");
     assert_serves(&daemon);
     daemon.end(Signal::KILL);
     // Its socket is still there.
@@ -185,7 +185,7 @@ fn of_two_daemons_one_serves() {
     let _listener = UnixListener::bind(&other).expect("a socket");
     let other = other.to_str().expect("UTF-8");
     let refused = world.riklet(&["--api", other, "serve"], "").failure(1);
-    assert!(refused.contains("a daemon runs already"), "{refused}");
+    assert!(refused.contains("a daemon is already running"), "{refused}");
 }
 
 #[test]

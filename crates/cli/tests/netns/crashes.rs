@@ -151,7 +151,7 @@ fn one_process_clears_away_what_is_lost() {
     });
     // What would be run now would lose its network to it.
     let complaint = world.riklet(&["run", "-"], &hello().to_string()).failure(1);
-    assert!(complaint.starts_with("error: hello runs already: "), "{complaint}");
+    assert!(complaint.starts_with("error: hello is already running: "), "{complaint}");
     let waiting = world.riklet_in_background(&["wait", "hello"], "");
     drop(lock);
     repairing.wait_within(PATIENCE).success();

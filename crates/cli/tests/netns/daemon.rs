@@ -136,7 +136,7 @@ on_every_firewall!(a_run_beside_the_daemon_leaves_it_as_it_was, |world| {
     let hello = function("hello", &[exposure(Transport::Tcp, 8080, 3000)]);
     world.riklet(&["run", "--detach", "-"], &hello.to_string()).success();
     let refused = world.riklet(&["down", "hello"], "").failure(1);
-    assert!(refused.contains("hello runs already"), "{refused}");
+    assert!(refused.contains("hello is already running"), "{refused}");
     let taken = function("other", &[exposure(Transport::Tcp, 8080, 3000)]).to_string();
     assert_eq!(daemon.ask("PUT", "/v1/functions/other", &taken).status, 409);
     daemon.settle();

@@ -64,7 +64,7 @@ const OF_THE_NODE: [Drift; 18] = [
 
 /// What can happen to the table `inet riklet`, and to the passage through somebody else's chain.
 const OF_NFTABLES: [Drift; 10] = [
-    drift("nft delete table inet riklet", &["! firewall: there is nothing of ours"]),
+    drift("nft delete table inet riklet", &["! firewall: the table is missing"]),
     drift("nft flush table inet riklet", &["! firewall: chain inet riklet RIKLET: rule "]),
     drift("nft flush chain inet riklet RIKLET", &["! firewall: chain inet riklet RIKLET: rule "]),
     drift(

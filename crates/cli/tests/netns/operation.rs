@@ -75,7 +75,7 @@ impl Operation {
         }
         let refusal = match self {
             Self::Up(_) => "error: cannot expose ",
-            Self::Down(_) => "error: there is no instance ",
+            Self::Down(_) => "error: no instance named ",
             Self::DownAll | Self::Purge | Self::Repair => panic!("{output}"),
         };
         let refused = output.code == Some(1) && output.stderr.starts_with(refusal);

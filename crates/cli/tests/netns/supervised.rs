@@ -85,7 +85,7 @@ fn what_runs_is_neither_run_again_nor_taken_down() {
     world.detach(&[hello()]);
     let run = world.ps("hello");
     let refusal = format!(
-        "error: hello runs already: builtin, process {}\nhint: `riklet-sdn stop hello` ends it\n",
+        "error: hello is already running: builtin, process {}\nhint: `riklet-sdn stop hello` ends it\n",
         run["pid"]
     );
     let definition = hello().to_string();

@@ -7,7 +7,9 @@ pub struct InterfaceName(String);
 
 /// A text that no interface can be named by.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{text:?} is not an interface name: 1 to 15 bytes without '/', ':' and white space are")]
+#[error(
+    "{text:?} is not an interface name; these have 1 to 15 bytes, without '/', ':' and white space"
+)]
 pub struct InterfaceNameError {
     text: String,
 }

@@ -8,7 +8,7 @@ pub struct Mtu(u32);
 
 /// Why a text or a number is not an [`Mtu`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{text} is not an MTU: {min} to {max} bytes are", min = Mtu::MIN, max = Mtu::MAX)]
+#[error("{text} is not an MTU; these are {min} to {max} bytes", min = Mtu::MIN, max = Mtu::MAX)]
 pub struct MtuError {
     text: String,
 }
@@ -60,9 +60,9 @@ mod tests {
         assert_eq!("68".parse::<Mtu>().unwrap().bytes(), 68);
         assert_eq!("65521".parse::<Mtu>().unwrap().bytes(), 65_521);
         let refused = |text: &str| text.parse::<Mtu>().unwrap_err().to_string();
-        assert_eq!(refused("67"), "67 is not an MTU: 68 to 65521 bytes are");
-        assert_eq!(refused("65522"), "65522 is not an MTU: 68 to 65521 bytes are");
-        assert_eq!(refused("-1"), "-1 is not an MTU: 68 to 65521 bytes are");
-        assert_eq!(refused("jumbo"), "\"jumbo\" is not an MTU: 68 to 65521 bytes are");
+        assert_eq!(refused("67"), "67 is not an MTU; these are 68 to 65521 bytes");
+        assert_eq!(refused("65522"), "65522 is not an MTU; these are 68 to 65521 bytes");
+        assert_eq!(refused("-1"), "-1 is not an MTU; these are 68 to 65521 bytes");
+        assert_eq!(refused("jumbo"), "\"jumbo\" is not an MTU; these are 68 to 65521 bytes");
     }
 }

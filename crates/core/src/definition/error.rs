@@ -95,7 +95,7 @@ pub enum Reason {
     TooLarge { bytes: usize },
     #[error("nested deeper than {max} levels", max = super::MAX_DEPTH)]
     TooDeep,
-    #[error("there is no definition in it")]
+    #[error("the text contains no definition")]
     Empty,
     #[error("expected one definition, found {found}")]
     NotOne { found: usize },
@@ -105,13 +105,13 @@ pub enum Reason {
     Missing,
     #[error("unknown field")]
     UnknownField { known: &'static [&'static str], nearest: Option<&'static str> },
-    #[error("the field stands at line {first} already")]
+    #[error("duplicate field, first on line {first}")]
     DuplicateField { first: usize },
     #[error("unknown version {found:?}")]
     UnknownVersion { found: String },
     #[error("unknown kind {found:?}")]
     UnknownKind { found: String, nearest: Option<&'static str> },
-    #[error("{found} has no network implementation yet; {} has", Kind::Function)]
+    #[error("{found} is not supported yet; {} is", Kind::Function)]
     Unimplemented { found: &'static str },
     #[error("a definition is one instance, not {found}")]
     Replicas { found: i64 },
@@ -134,7 +134,7 @@ pub enum Reason {
     Address { found: String },
     #[error(transparent)]
     Ipv6(#[from] Ipv6Unsupported),
-    #[error("{name} is defined at {first} already")]
+    #[error("{name} is already defined at {first}")]
     DuplicateName { name: InstanceName, first: Place },
     #[error("{exposure} clashes with {other} at {first}")]
     Clash { exposure: Exposure, other: Exposure, first: Place },
@@ -172,15 +172,15 @@ impl Reason {
             | Self::UnknownKind { nearest: Some(nearest), .. }
             | Self::UnknownChoice { nearest: Some(nearest), .. } => Some(meant(nearest)),
             Self::UnknownChoice { known, nearest: None, .. } => {
-                Some(format!("known are {}", known.join(", ")))
+                Some(format!("expected one of {}", known.join(", ")))
             }
             Self::UnknownField { known, nearest: None } => {
-                Some(format!("known here are {}", known.join(", ")))
+                Some(format!("expected one of {}", known.join(", ")))
             }
             Self::UnknownKind { nearest: None, .. } => {
-                Some(format!("known is {}", super::KINDS.join(", and without an implementation ")))
+                Some(format!("expected {}", super::KINDS.join("; not supported yet: ")))
             }
-            Self::UnknownVersion { .. } => Some(format!("known is {:?}", super::API_VERSION)),
+            Self::UnknownVersion { .. } => Some(format!("expected {:?}", super::API_VERSION)),
             Self::Sort {
                 expected: "a string" | "a string or an object",
                 found: Sort::Number | Sort::Boolean,

@@ -37,9 +37,9 @@ fn the_definitions_of_rik_are_read() {
         ("3.json", include_str!("../../tests/definitions/rik-workload-3.json")),
     ];
     insta::assert_snapshot!(refused(&pods), @r"
-    1.json:3:10: kind: Pod has no network implementation yet; Function has
-    2.json:3:10: kind: Pod has no network implementation yet; Function has
-    3.json:3:10: kind: Pod has no network implementation yet; Function has
+    1.json:3:10: kind: Pod is not supported yet; Function is
+    2.json:3:10: kind: Pod is not supported yet; Function is
+    3.json:3:10: kind: Pod is not supported yet; Function is
     ");
 }
 
@@ -88,8 +88,8 @@ fn what_is_repeated_by_an_alias_is_refused_where_it_is_used() {
     let text = "apiVersion: v1\nkind: Function\nname: a\nspec: {function: {exposure: {port: &p 0, targetPort: *p}}}\n\
         ---\napiVersion: v1\nkind: Function\nname: b\nspec: &s {function: {exposure: [{port: &p 80}, {port: *p}]}}\n";
     insta::assert_snapshot!(refused(&[("alias.yaml", text)]), @r"
-    alias.yaml:4:39: spec.function.exposure.port: port 0 is out of range: 1 to 65535 are ports
-    alias.yaml:4:54: spec.function.exposure.targetPort: port 0 is out of range: 1 to 65535 are ports
+    alias.yaml:4:39: spec.function.exposure.port: port 0 is out of range; ports are 1 to 65535
+    alias.yaml:4:54: spec.function.exposure.targetPort: port 0 is out of range; ports are 1 to 65535
     alias.yaml:9:48: spec.function.exposure[1]: tcp 80 -> 80 clashes with tcp 80 -> 80 at alias.yaml:9:33
     ");
 }
@@ -146,7 +146,7 @@ fn only_one_definition_makes_a_record() {
     let refused = |text: &str| from_json(text).unwrap_err().to_string();
     assert!(from_json(one).is_ok());
     assert_eq!(refused(&two), "record:1:1: expected one definition, found 2");
-    assert_eq!(refused(""), "record:1:1: there is no definition in it");
+    assert_eq!(refused(""), "record:1:1: the text contains no definition");
 }
 
 fn ports() -> impl Strategy<Value = (PortRange, PortRange)> {

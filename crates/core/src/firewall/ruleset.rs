@@ -168,7 +168,7 @@ pub struct FirewallState {
     pub entries: BTreeSet<Entry>,
     /// What stands in our chains and is no entry, or no expected one, in the backend's own words.
     pub strays: Vec<String>,
-    /// The marks on what was found; none where there is nothing of ours.
+    /// The marks on what was found; none where the table is missing.
     pub marks: BTreeSet<Mark>,
 }
 
@@ -189,7 +189,7 @@ impl FirewallState {
     #[must_use]
     pub fn differences(&self) -> Vec<String> {
         let base_ruleset = match &self.base_ruleset {
-            BaseState::Absent => vec!["there is nothing of ours".to_owned()],
+            BaseState::Absent => vec!["the table is missing".to_owned()],
             BaseState::Intact => vec![],
             BaseState::Altered(lines) => lines.clone(),
         };

@@ -18,13 +18,13 @@ pub struct AccountName(String);
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AccountError {
     /// -1 is nobody at all (chown(2)), and more does not fit.
-    #[error("{found} is no user or group: 0 to {} are", u32::MAX - 1)]
+    #[error("{found} is not a user or group; ids are 0 to {}", u32::MAX - 1)]
     Id {
         /// The number as given.
         found: String,
     },
     /// No host can have the name.
-    #[error("{text:?} is no name of a user or a group")]
+    #[error("{text:?} is not the name of a user or group")]
     Name {
         /// The text as given.
         text: String,
@@ -95,7 +95,7 @@ mod tests {
         assert!(matches!(account("AD\\joe.m"), Ok(Account::Name(_))));
         assert_eq!(
             Account::of_id(u32::MAX.into()).unwrap_err().to_string(),
-            "4294967295 is no user or group: 0 to 4294967294 are"
+            "4294967295 is not a user or group; ids are 0 to 4294967294"
         );
         for wrong in ["", "a:b", "a\nb", "4294967295", "99999999999999999999"] {
             assert!(account(wrong).is_err(), "{wrong:?}");

@@ -41,7 +41,7 @@ pub struct Execution {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum ExecutionConflict {
     /// Only QEMU has more than one accelerator.
-    #[error("{vmm} has no accelerator to choose; qemu has")]
+    #[error("{vmm} has no choice of accelerators; qemu has")]
     Accelerator {
         /// The VMM that is named.
         vmm: Vmm,

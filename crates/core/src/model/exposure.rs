@@ -74,7 +74,7 @@ pub enum PortRangeError {
         text: String,
     },
     /// Not 1 to 65535.
-    #[error("port {port} is out of range: 1 to 65535 are ports")]
+    #[error("port {port} is out of range; ports are 1 to 65535")]
     Port {
         /// The number as given.
         port: i64,
@@ -301,8 +301,8 @@ mod tests {
     #[test]
     fn ranges_are_refused_with_their_reason() {
         let refused = |text: &str| text.parse::<PortRange>().unwrap_err().to_string();
-        assert_eq!(refused("0"), "port 0 is out of range: 1 to 65535 are ports");
-        assert_eq!(refused("65536"), "port 65536 is out of range: 1 to 65535 are ports");
+        assert_eq!(refused("0"), "port 0 is out of range; ports are 1 to 65535");
+        assert_eq!(refused("65536"), "port 65536 is out of range; ports are 1 to 65535");
         assert_eq!(refused("8010-8000"), "the range 8010-8000 is reversed: write 8000-8010");
         assert_eq!(
             refused("1-1025"),

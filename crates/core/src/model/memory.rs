@@ -23,7 +23,7 @@ pub enum MemoryError {
         text: String,
     },
     /// No number with a unit.
-    #[error("{text:?} is no amount of memory: write MiB as a number, or 524288K, 512M, 2G")]
+    #[error("{text:?} is not an amount of memory; write MiB as a number, or 524288K, 512M, 2G")]
     Syntax {
         /// The text as given.
         text: String,
@@ -102,7 +102,7 @@ mod tests {
             assert_eq!(refused(text), format!("{text} is more than 16777216 MiB"));
         }
         for text in ["", "M", "512", "512m", "512MB", "+1M", "-1M", "1.5G", " 1G"] {
-            assert!(refused(text).contains("is no amount of memory"), "{text}");
+            assert!(refused(text).contains("is not an amount of memory"), "{text}");
         }
         assert_eq!(Memory::new(0), Err(MemoryError::Zero));
         assert!(matches!(Memory::new(1 << 40), Err(MemoryError::TooMuch { .. })));

@@ -88,7 +88,7 @@ pub(super) fn parameters<'a>(
         let (name, value) = part.split_once('=').unwrap_or((part, "true"));
         if !known.contains(&name) {
             let known = known.join(", ");
-            let detail = format!("unknown parameter {name}; known are: {known}");
+            let detail = format!("unknown parameter {name}; expected one of {known}");
             return Err(invalid(StatusCode::BAD_REQUEST, detail));
         }
         found.push((name, value));

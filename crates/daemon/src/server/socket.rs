@@ -25,7 +25,7 @@ use riklet_sdn::store::{Store, StoreError};
 #[derive(Debug, thiserror::Error)]
 pub enum SocketError {
     /// Another daemon listens there.
-    #[error("a daemon runs already: it listens on {}", path.display())]
+    #[error("a daemon is already running: it listens on {}", path.display())]
     Taken {
         /// The socket.
         path: PathBuf,

@@ -16,7 +16,7 @@ pub struct ProcessId {
 
 /// A text that is no process.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{text:?} is not a process: PID@START is")]
+#[error("{text:?} is not a process; one is written PID@START")]
 pub struct ProcessIdError {
     text: String,
 }

@@ -74,7 +74,9 @@ impl ConfigReason {
             Self::UnknownKey { nearest: Some(nearest) } => {
                 Some(format!("did you mean {nearest:?}?"))
             }
-            Self::UnknownKey { nearest: None } => Some(format!("known are {}", KEYS.join(", "))),
+            Self::UnknownKey { nearest: None } => {
+                Some(format!("expected one of {}", KEYS.join(", ")))
+            }
             _ => None,
         }
     }
@@ -222,19 +224,19 @@ mod tests {
         ];
         let refused = texts.map(|text| Config::parse("c.toml", text).unwrap_err().to_string());
         insta::assert_snapshot!(refused.join("\n"), @r#"
-        c.toml:2:1: colour: unknown key; known are firewall, pool, uplink, mtu, state_dir, api
+        c.toml:2:1: colour: unknown key; expected one of firewall, pool, uplink, mtu, state_dir, api
         c.toml:1:1: firewal: unknown key; did you mean "firewall"?
         c.toml:1:1: state-dir: unknown key; did you mean "state_dir"?
-        c.toml:1:12: firewall: "ufw" is none of auto, iptables, nftables
+        c.toml:1:12: firewall: "ufw" is not auto, iptables or nftables
         c.toml:1:12: firewall: expected a string, found a boolean
         c.toml:1:1: firewall: expected a string, found a table
         c.toml:1:8: pool: 10.231.4.1/16 has bits set after its prefix; the network is 10.231.0.0/16
         c.toml:1:8: pool: expected a string, found a number
-        c.toml:2:10: uplink: "a/b" is not an interface name: 1 to 15 bytes without '/', ':' and white space are
+        c.toml:2:10: uplink: "a/b" is not an interface name; these have 1 to 15 bytes, without '/', ':' and white space
         c.toml:1:10: uplink: expected a string or a list of them, found a number
-        c.toml:1:10: uplink: "" is not an interface name: 1 to 15 bytes without '/', ':' and white space are
-        c.toml:1:7: mtu: 67 is not an MTU: 68 to 65521 bytes are
-        c.toml:1:7: mtu: "99999999999999999999" is not an MTU: 68 to 65521 bytes are
+        c.toml:1:10: uplink: "" is not an interface name; these have 1 to 15 bytes, without '/', ':' and white space
+        c.toml:1:7: mtu: 67 is not an MTU; these are 68 to 65521 bytes
+        c.toml:1:7: mtu: "99999999999999999999" is not an MTU; these are 68 to 65521 bytes
         c.toml:1:7: mtu: expected a number, found a string
         c.toml:1:13: state_dir: "" is not an absolute path
         c.toml:1:13: state_dir: "run" is not an absolute path

@@ -146,7 +146,7 @@ impl Store {
         let workload = definition::from_json(&raw.definition)
             .map_err(|source| self.corrupt(operation, source.into()))?;
         let phase = Phase::ALL.into_iter().find(|known| known.number() == raw.state);
-        let phase = phase.ok_or_else(|| self.corrupt(operation, "no such phase".into()))?;
+        let phase = phase.ok_or_else(|| self.corrupt(operation, "unknown phase".into()))?;
         let (slot, generation) = (Slot::new(raw.slot), Generation(raw.generation));
         Ok(Record { workload, slot, phase, generation })
     }

@@ -18,7 +18,7 @@ pub enum SupervisorError {
     #[error(transparent)]
     Run(#[from] RunError),
     /// The instance is up already: it belongs to whoever brought it up.
-    #[error("{name} is recorded already")]
+    #[error("{name} is already recorded")]
     Recorded {
         /// The instance.
         name: InstanceName,
@@ -64,7 +64,7 @@ pub enum SupervisorError {
         source: io::Error,
     },
     /// The calling process cannot be identified.
-    #[error("cannot tell which process this is")]
+    #[error("cannot identify this process")]
     Identity {
         /// The kernel's own words.
         source: io::Error,

@@ -145,7 +145,7 @@ pub fn refuse_recorded<'a, K: Kernel>(
 /// whether all that ended did so without a failure.
 ///
 /// # Errors
-/// Where one of them is recorded or runs already: then nothing is changed. Where one cannot be started, is not ready in
+/// Where one of them is recorded or is already running: then nothing is changed. Where one cannot be started, is not ready in
 /// time, or the observer refuses: then all of them are ended, and their network is down unless that failed as well.
 pub fn supervise<K: Kernel, O: Observer<K>>(
     node: &mut Node<K>,

@@ -50,9 +50,9 @@ fn a_text_without_a_definition_is_refused() {
         ("number.json", "[7]"),
     ];
     insta::assert_snapshot!(refused(&sources), @r"
-    empty.yaml:1:1: there is no definition in it
-    blank.yaml:1:1: there is no definition in it
-    empty.json:1:1: there is no definition in it
+    empty.yaml:1:1: the text contains no definition
+    blank.yaml:1:1: the text contains no definition
+    empty.json:1:1: the text contains no definition
     text.yaml:1:1: expected an object, found a string
     number.json:1:2: [0]: expected an object, found a number
     ");
@@ -82,7 +82,7 @@ spec:
     insta::assert_snapshot!(refused(&sources), @r#"
     near.yaml:8:7: spec.function.exposure.targetport: unknown field; did you mean "targetPort"?
     near.yaml:9:7: spec.function.exposure.hostAdress: unknown field; did you mean "hostAddress"?
-    far.json:5:2: colour: unknown field; known here are apiVersion, kind, name, replicas, spec
+    far.json:5:2: colour: unknown field; expected one of apiVersion, kind, name, replicas, spec
     far.json:6:24: spec.function.executon: unknown field; did you mean "execution"?
     "#);
 }
@@ -106,8 +106,8 @@ spec:
         ),
     ];
     insta::assert_snapshot!(refused(&sources), @r"
-    twice.json:3:22: kind: the field stands at line 3 already
-    twice.yaml:4:1: name: the field stands at line 3 already
+    twice.json:3:22: kind: duplicate field, first on line 3
+    twice.yaml:4:1: name: duplicate field, first on line 3
     ");
 }
 
@@ -132,10 +132,10 @@ name: other
         ("none.yaml", "replicas: 1\n"),
     ];
     insta::assert_snapshot!(refused(&sources), @r#"
-    v2.yaml:1:13: apiVersion: unknown version "v2"; known is "v1"
+    v2.yaml:1:13: apiVersion: unknown version "v2"; expected "v1"
     v2.yaml:2:7: kind: unknown kind "Functon"; did you mean "Function"?
     other.yaml:1:13: apiVersion: expected a string, found a number; put it in quotes
-    other.yaml:2:7: kind: unknown kind "Deployment"; known is Function, and without an implementation Pod
+    other.yaml:2:7: kind: unknown kind "Deployment"; expected Function; not supported yet: Pod
     none.yaml:1:1: apiVersion: missing
     none.yaml:1:1: name: missing
     none.yaml:1:1: kind: missing
@@ -225,19 +225,19 @@ spec:
         ),
     ];
     insta::assert_snapshot!(refused(&sources), @r#"
-    ports.yaml:7:13: spec.function.exposure[0].port: port 0 is out of range: 1 to 65535 are ports
-    ports.yaml:8:13: spec.function.exposure[1].port: port 65536 is out of range: 1 to 65535 are ports
+    ports.yaml:7:13: spec.function.exposure[0].port: port 0 is out of range; ports are 1 to 65535
+    ports.yaml:8:13: spec.function.exposure[1].port: port 65536 is out of range; ports are 1 to 65535
     ports.yaml:9:13: spec.function.exposure[2].port: the range 8010-8000 is reversed: write 8000-8010
     ports.yaml:10:7: spec.function.exposure[3]: port 8000-8010 has 11 ports, targetPort 3000-3001 has 2: the lengths must be the same
     ports.yaml:12:7: spec.function.exposure[4].port: missing
     ports.yaml:13:13: spec.function.exposure[5].port: "80.5" is neither a port such as 8080 nor a range such as 8000-8010
     ports.yaml:14:13: spec.function.exposure[6].port: the range 1-2000 has 2000 ports; an exposure has at most 1024
     ports.yaml:15:13: spec.function.exposure[7].port: "http" is neither a port such as 8080 nor a range such as 8000-8010
-    ports.yaml:16:13: spec.function.exposure[8].port: port -1 is out of range: 1 to 65535 are ports
+    ports.yaml:16:13: spec.function.exposure[8].port: port -1 is out of range; ports are 1 to 65535
     ports.yaml:17:13: spec.function.exposure[9].port: "100000000000000000000" is neither a port such as 8080 nor a range such as 8000-8010
     ports.yaml:18:13: spec.function.exposure[10].port: expected a port or a range, found a boolean
     ports.yaml:19:11: spec.function.exposure[11].port: expected a port or a range, found nothing
-    port.json:5:60: spec.function.exposure[1].port: port 65536 is out of range: 1 to 65535 are ports
+    port.json:5:60: spec.function.exposure[1].port: port 65536 is out of range; ports are 1 to 65535
     port.json:5:77: spec.function.exposure[2].port: "0x50" is neither a port such as 8080 nor a range such as 8000-8010
     "#);
 }
@@ -365,13 +365,13 @@ fn files_and_sizes_of_a_microvm_are_refused_with_their_reason() {
     insta::assert_snapshot!(refused(&[("m.yaml", &text)]), @r#"
     m.yaml:5:6: spec.function.execution.vmm: unknown VMM "qemo"; did you mean "qemu"?
     m.yaml:5:12: spec.function.execution.kernl: unknown field; did you mean "kernel"?
-    m.yaml:12:6: spec.function.execution.vmm: unknown VMM "virtualbox"; known are firecracker, qemu, cloud-hypervisor, builtin
-    m.yaml:12:31: spec.function.execution.accelerator: unknown accelerator "hvf"; known are kvm, tcg
+    m.yaml:12:6: spec.function.execution.vmm: unknown VMM "virtualbox"; expected one of firecracker, qemu, cloud-hypervisor, builtin
+    m.yaml:12:31: spec.function.execution.accelerator: unknown accelerator "hvf"; expected one of kvm, tcg
     m.yaml:12:46: spec.function.execution.readOnly: expected true or false, found a string
     m.yaml:19:9: spec.function.execution.kernel: the path or URL is empty
     m.yaml:19:30: spec.function.execution.initrd.source: the path or URL is empty
     m.yaml:19:43: spec.function.execution.rootfs.source: missing
-    m.yaml:19:44: spec.function.execution.rootfs.sha: unknown field; known here are source, sha256
+    m.yaml:19:44: spec.function.execution.rootfs.sha: unknown field; expected one of source, sha256
     m.yaml:19:61: spec.function.execution.rootfs.sha256: "ab" is not 64 hexadecimal digits
     m.yaml:26:30: spec.function.execution.rootfs.sha256: expected a string, found a number; put it in quotes
     m.yaml:33:9: spec.function.execution.rootfs: expected a string or an object, found a list
@@ -382,11 +382,11 @@ fn files_and_sizes_of_a_microvm_are_refused_with_their_reason() {
     m.yaml:54:8: spec.function.execution.vcpus: 1.5 is not a whole number
     m.yaml:54:21: spec.function.execution.memory: 512.5 is not a whole number of MiB
     m.yaml:61:8: spec.function.execution.vcpus: expected a number, found a string
-    m.yaml:61:21: spec.function.execution.memory: "512MB" is no amount of memory: write MiB as a number, or 524288K, 512M, 2G
+    m.yaml:61:21: spec.function.execution.memory: "512MB" is not an amount of memory; write MiB as a number, or 524288K, 512M, 2G
     m.yaml:68:8: spec.function.execution.vcpus: -1 is out of range: 1 to 32
     m.yaml:68:20: spec.function.execution.memory: a guest needs at least 1 MiB of memory
-    m.yaml:75:9: spec.function.execution.memory: "512" is no amount of memory: write MiB as a number, or 524288K, 512M, 2G
-    m.yaml:82:9: spec.function.execution.memory: "64T" is no amount of memory: write MiB as a number, or 524288K, 512M, 2G
+    m.yaml:75:9: spec.function.execution.memory: "512" is not an amount of memory; write MiB as a number, or 524288K, 512M, 2G
+    m.yaml:82:9: spec.function.execution.memory: "64T" is not an amount of memory; write MiB as a number, or 524288K, 512M, 2G
     m.yaml:89:9: spec.function.execution.memory: 17000000 is more than 16777216 MiB
     m.yaml:96:9: spec.function.execution.memory: expected MiB as a number, or an amount such as "512M", found an object
     "#);
@@ -415,15 +415,15 @@ fn the_rest_of_a_microvm_is_refused_with_its_reason() {
     m.yaml:12:11: spec.function.execution.bootArgs: there is '\n' at position 6; a kernel's command line is one line of text
     m.yaml:19:11: spec.function.execution.bootArgs: there is '\0' at position 2; a kernel's command line is one line of text
     m.yaml:26:11: spec.function.execution.bootArgs: expected a string, found a list
-    m.yaml:33:32: spec.function.execution.accelerator: firecracker has no accelerator to choose; qemu has
+    m.yaml:33:32: spec.function.execution.accelerator: firecracker has no choice of accelerators; qemu has
     m.yaml:33:45: spec.function.execution.queues: firecracker opens one queue of a TAP, not 2; qemu and cloud-hypervisor open several
-    m.yaml:40:28: spec.function.execution.accelerator: builtin has no accelerator to choose; qemu has
+    m.yaml:40:28: spec.function.execution.accelerator: builtin has no choice of accelerators; qemu has
     m.yaml:47:9: spec.function.execution.queues: 0 is out of range: 1 to 16
     m.yaml:54:9: spec.function.execution.queues: 17 is out of range: 1 to 16
-    m.yaml:61:7: spec.function.execution.user: -1 is no user or group: 0 to 4294967294 are
-    m.yaml:61:18: spec.function.execution.group: 4294967295 is no user or group: 0 to 4294967294 are
-    m.yaml:68:7: spec.function.execution.user: "" is no name of a user or a group
-    m.yaml:68:18: spec.function.execution.group: "a:b" is no name of a user or a group
+    m.yaml:61:7: spec.function.execution.user: -1 is not a user or group; ids are 0 to 4294967294
+    m.yaml:61:18: spec.function.execution.group: 4294967295 is not a user or group; ids are 0 to 4294967294
+    m.yaml:68:7: spec.function.execution.user: "" is not the name of a user or group
+    m.yaml:68:18: spec.function.execution.group: "a:b" is not the name of a user or group
     m.yaml:75:7: spec.function.execution.user: expected a name or a number, found a boolean
     m.yaml:75:20: spec.function.execution.group: 1.5 is not a whole number
     m.yaml:82:6: spec.function.execution.dns: expected a list of IPv4 addresses, found a string
@@ -458,7 +458,7 @@ spec:
     ];
     insta::assert_snapshot!(refused(&sources), @r"
     clash.yaml:8:7: spec.function.exposure[1]: tcp 192.0.2.1:8005 -> 8005 clashes with tcp 8000-8010 -> 8000-8010 at clash.yaml:7:7
-    later.json:1:46: [0].name: hello is defined at clash.yaml:3:7 already
+    later.json:1:46: [0].name: hello is already defined at clash.yaml:3:7
     later.json:2:81: [1].spec.function.exposure: tcp 8010 -> 8010 clashes with tcp 8000-8010 -> 8000-8010 at clash.yaml:7:7
     ");
 }
