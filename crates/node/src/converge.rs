@@ -1,58 +1,141 @@
 //! Observe, plan, apply, until nothing new fails: the only code that changes the system.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Change, NodeError, error::InstanceError, host::Host};
+use super::{
+    NodeError,
+    error::InstanceError,
+    host::Host,
+    record::Changes,
+    session::{Context, Session},
+    views::{FullView, ScopedView},
+};
+use crate::store::Store;
 use riklet_core::{
-    firewall::{BaseRuleset, BaseState, Confinement, Entry, FirewallState, Ruleset},
-    link::LinkState,
-    model::{InterfaceName, Protocol, Slot},
-    plan::{self, Adoption, Claim, Desired, LinkDeletion, Observed, Plan, Step},
-    workload::Fragment,
+    model::{InterfaceName, Slot},
+    plan::{self, Claim, Desired, LinkDeletion, Observed, Plan, Step},
 };
 use riklet_kernel::{Kernel, KernelError};
 
+/// How far the kernel followed the records.
+#[derive(Debug)]
+pub(crate) struct Converged<'a> {
+    pub(crate) outcome: Outcome,
+    /// The changed slots; `None` where all were looked at.
+    pub(crate) scope: Option<&'a Changes>,
+    /// When the TAPs of the instances that left are deleted.
+    pub(crate) deletion: LinkDeletion,
+}
+
+/// The part of the desired state that an operation is about, and what the kernel had of it before the records changed.
+pub(crate) enum Sight<'a> {
+    /// The changed slots.
+    Scoped(ScopedView<'a>, Observed),
+    /// Everything.
+    Full(FullView<'a>, Observed),
+}
+
+impl<K: Kernel> Context<'_, K> {
+    /// Looks at the kernel, before what is to be changed is committed.
+    ///
+    /// Looks at the changed slots only, where that is enough: where every earlier operation came to its end, and the
+    /// firewall has what the records say it has.
+    pub(crate) fn look<'a>(
+        &mut self,
+        store: &Store,
+        host: &'a Host,
+        changes: &'a Changes,
+        interrupted: &BTreeSet<Slot>,
+    ) -> Result<Sight<'a>, NodeError> {
+        if interrupted.is_empty()
+            && let Some(view) = ScopedView::new(host, changes)
+        {
+            let view = view.with_cache(self.cache, store)?;
+            if let Some(found) = view.observe(self.kernel)? {
+                self.refuse(view.claims(&found))?;
+                return Ok(Sight::Scoped(view, found));
+            }
+        }
+        let view = FullView::new(host, store, self.cache, interrupted, LinkDeletion::Immediate)?;
+        let found = self.look_at_all(&view)?;
+        Ok(Sight::Full(view, found))
+    }
+
+    /// Looks at everything.
+    pub(crate) fn look_at_all(&mut self, view: &FullView<'_>) -> Result<Observed, NodeError> {
+        let found = view.look(self.kernel)?;
+        self.refuse(view.claims(&found))?;
+        Ok(found)
+    }
+}
+
+impl<K: Kernel> Session<'_, K> {
+    /// Converges the kernel, as it was just seen, to the records. Looks at everything where some slots turn out not to be
+    /// enough.
+    pub(crate) fn converge<'a>(
+        &mut self,
+        host: &Host,
+        sight: Sight<'a>,
+        interrupted: &BTreeSet<Slot>,
+    ) -> Result<Converged<'a>, NodeError> {
+        let Self { context, store, .. } = self;
+        let (view, found) = match sight {
+            Sight::Full(view, found) => (view, found),
+            Sight::Scoped(view, found) => {
+                if let Some(outcome) = view.converge(context.kernel, found)? {
+                    let deletion = context.cache.link_deletion();
+                    return Ok(Converged { outcome, scope: Some(view.changes()), deletion });
+                }
+                let (cache, deletion) = (&*context.cache, LinkDeletion::Immediate);
+                let view = FullView::new(host, store, cache, interrupted, deletion)?;
+                let found = context.look_at_all(&view)?;
+                (view, found)
+            }
+        };
+        let outcome = view.converge(context.kernel, found)?.unwrap_or_default();
+        Ok(Converged { outcome, scope: None, deletion: LinkDeletion::Immediate })
+    }
+}
+
 /// How far a converge came.
 #[derive(Debug, Default)]
-pub(super) struct Outcome {
+pub(crate) struct Outcome {
     /// The steps that were done, in order.
-    pub(super) done: Vec<Step>,
+    pub(crate) done: Vec<Step>,
     /// The slots that are not as desired, and why.
-    pub(super) failed: BTreeMap<Slot, InstanceError>,
+    pub(crate) failed: BTreeMap<Slot, InstanceError>,
     /// The step that was refused and concerns all slots; those after it were not tried.
-    pub(super) halted: Option<(Step, KernelError)>,
+    pub(crate) halted: Option<(Step, KernelError)>,
 }
 
 impl Outcome {
     /// Whether all is as desired.
-    pub(super) fn is_clean(&self) -> bool {
+    pub(crate) fn is_clean(&self) -> bool {
         self.failed.is_empty() && self.halted.is_none()
     }
 }
 
 /// A part of the desired state, and how to look at the same part of the kernel.
-pub(super) trait Observe {
+pub(crate) trait View {
     fn desired(&self) -> Desired;
 
     /// What the kernel has; `None` where looking at this part only is not enough.
     fn observe(&self, kernel: &mut impl Kernel) -> Result<Option<Observed>, NodeError>;
 
-    /// What [`Self::converge`] would do first.
+    /// Plans what [`Self::converge`] would do first.
     fn preview(&self, kernel: &mut impl Kernel) -> Result<Option<Plan>, NodeError> {
         let observed = self.observe(kernel)?;
         Ok(observed.map(|observed| plan::plan(&self.desired(), &observed)))
     }
 
-    /// The claims of other records on what was found: then there is nothing to converge.
+    /// Returns the claims of other records on what was found: then there is nothing to converge.
     fn claims(&self, observed: &Observed) -> Vec<Claim> {
         plan::claims_on(&self.desired(), observed)
     }
 
-    /// Makes the kernel, as it was just `found`, as desired. A slot whose own step fails is left as it is, and the others go on; a
-    /// step that concerns all ends it. `None` where looking at this part only turned out not to be enough.
+    /// Changes the kernel, as it was just `found`, to what is desired. A slot whose own step fails is left as it is, and
+    /// the others go on; a step that concerns all ends it. `None` where looking at this part only turned out not to be
+    /// enough.
     fn converge(
         &self,
         kernel: &mut impl Kernel,
@@ -160,220 +243,4 @@ fn do_step(step: &Step, kernel: &mut impl Kernel) -> Result<(), KernelError> {
         Step::DeleteLinks(names) => kernel.delete_links(names),
         Step::RemoveEmptyTables(backend, except) => kernel.remove_empty_tables(*backend, except),
     }
-}
-
-/// The changed slots only: costs the same however many others there are.
-pub(super) struct Named<'a> {
-    host: &'a Host,
-    base_ruleset: &'a BaseRuleset,
-    changes: &'a BTreeMap<Slot, Change>,
-    deletion: LinkDeletion,
-    draining: BTreeSet<Slot>,
-    /// Whether to look at the gates as well.
-    foreign_chains: bool,
-}
-
-impl<'a> Named<'a> {
-    /// `None` where nothing shall remain, which takes looking at everything.
-    pub(super) fn new(host: &'a Host, changes: &'a BTreeMap<Slot, Change>) -> Option<Self> {
-        let (deletion, draining) = (LinkDeletion::Immediate, BTreeSet::new());
-        let base_ruleset = host.base_ruleset.as_ref()?;
-        Some(Self { host, base_ruleset, changes, deletion, draining, foreign_chains: false })
-    }
-
-    /// The slots that it is about.
-    pub(super) const fn changes(&self) -> &'a BTreeMap<Slot, Change> {
-        self.changes
-    }
-
-    /// Looks at the gates as well.
-    pub(super) fn with_foreign_chains(self) -> Self {
-        Self { foreign_chains: true, ..self }
-    }
-
-    /// When the TAPs of those that leave are deleted, and the slots whose flows must be forgotten besides.
-    pub(super) fn deletion(self, deletion: LinkDeletion, draining: BTreeSet<Slot>) -> Self {
-        Self { deletion, draining, ..self }
-    }
-
-    /// The ports that come.
-    pub(super) fn opened(&self) -> BTreeSet<(Protocol, Option<IpAddr>, u16)> {
-        let entries = |fragment: &Option<Fragment>| {
-            fragment.as_ref().map(|fragment| fragment.entries.clone()).unwrap_or_default()
-        };
-        let opened = self.changes.values().flat_map(|change| {
-            let before = entries(&change.before);
-            entries(&change.after).into_iter().filter(move |entry| !before.contains(entry))
-        });
-        let port = |entry| match entry {
-            Entry::Exposure { protocol, host_address, host_port, .. } => {
-                Some((protocol, host_address, host_port))
-            }
-            Entry::Hairpin { .. } => None,
-        };
-        opened.filter_map(port).collect()
-    }
-}
-
-impl Observe for Named<'_> {
-    fn desired(&self) -> Desired {
-        let after = |(&slot, change): (&Slot, &Change)| Some((slot, change.after.clone()?));
-        let fragments = self.changes.iter().filter_map(after).collect();
-        let (deletion, draining) = (self.deletion, self.draining.clone());
-        let leaving = self.changes.iter().filter(|(_, change)| change.after.is_none());
-        let leaving = leaving.map(|(&slot, _)| slot).collect();
-        Desired { draining, leaving, deletion, ..desired(self.host, fragments) }
-    }
-
-    fn observe(&self, kernel: &mut impl Kernel) -> Result<Option<Observed>, NodeError> {
-        let before = self.changes.values().filter_map(|change| change.before.as_ref());
-        let entries: BTreeSet<Entry> = before.flat_map(|before| &before.entries).copied().collect();
-        if !kernel.probe_firewall(self.host.backend, self.base_ruleset, &entries)? {
-            return Ok(None);
-        }
-        let sysctls = sysctls(self.host, kernel)?;
-        let differs = |(name, value): (&String, &String)| {
-            self.host.sysctls.get(name).is_some_and(|wanted| wanted != value)
-        };
-        if sysctls.iter().any(differs) {
-            // Who has the host forward, or not, does the same to every TAP.
-            return Ok(None);
-        }
-        let mut links = BTreeMap::new();
-        for &slot in self.changes.keys() {
-            links.extend(kernel.link(&slot.interface())?.map(|link| (slot, link)));
-        }
-        let base_ruleset = BaseState::Intact;
-        let marks = [self.host.node.owner.mark()].into();
-        let firewall = FirewallState { base_ruleset, entries, strays: vec![], marks };
-        let empty_tables = BTreeSet::new();
-        let foreign_chains =
-            if self.foreign_chains { kernel.foreign_chains(self.host.backend)? } else { vec![] };
-        Ok(Some(Observed { links, firewall, empty_tables, foreign_chains, sysctls }))
-    }
-
-    /// A firewall that refuses has something else than the records say.
-    fn suffices(&self, outcome: &Outcome) -> bool {
-        !matches!(outcome.halted, Some((Step::Firewall(..), _)))
-    }
-}
-
-/// Everything: whatever is ours, and whatever is recorded.
-pub(super) struct All<'a> {
-    host: &'a Host,
-    fragments: BTreeMap<Slot, Fragment>,
-    interrupted: BTreeSet<Slot>,
-    draining: BTreeSet<Slot>,
-    /// Slots whose instances were taken down.
-    leaving: BTreeSet<Slot>,
-    untouched: BTreeSet<Slot>,
-    adoption: Adoption,
-}
-
-impl<'a> All<'a> {
-    pub(super) fn new(
-        host: &'a Host,
-        fragments: BTreeMap<Slot, Fragment>,
-        interrupted: &BTreeSet<Slot>,
-    ) -> Self {
-        let interrupted = interrupted.clone();
-        let (draining, leaving, untouched) = Default::default();
-        let adoption = Adoption::Nothing;
-        Self { host, fragments, interrupted, draining, leaving, untouched, adoption }
-    }
-
-    /// Slots whose instances were taken down: their TAPs go, whoever has them open.
-    pub(super) fn with_leaving(self, leaving: BTreeSet<Slot>) -> Self {
-        Self { leaving, ..self }
-    }
-
-    /// Takes over what belongs to other records.
-    pub(super) fn adopting(self, adoption: Adoption) -> Self {
-        Self { adoption, ..self }
-    }
-
-    /// Slots whose flows may still be there, and those that somebody else is at work on.
-    pub(super) fn with_spares(self, draining: BTreeSet<Slot>, untouched: BTreeSet<Slot>) -> Self {
-        Self { draining, untouched, ..self }
-    }
-
-    /// No instance shall remain.
-    pub(super) fn nothing(host: &'a Host) -> Self {
-        Self::new(host, BTreeMap::new(), &BTreeSet::new())
-    }
-
-    /// The ruleset to hold the firewall against. Where nothing shall remain, any will do: whatever is there
-    /// goes.
-    fn expected(&self) -> Ruleset {
-        let (pool, owner, confined) = (self.host.node.pool, None, Confinement::default());
-        let nothing = || BaseRuleset { pool, uplinks: BTreeSet::new(), confined, owner };
-        Ruleset {
-            base_ruleset: self.host.base_ruleset.clone().unwrap_or_else(nothing),
-            entries: self.fragments.values().flat_map(|f| &f.entries).copied().collect(),
-        }
-    }
-}
-
-impl All<'_> {
-    /// What the kernel has.
-    pub(super) fn look(&self, kernel: &mut impl Kernel) -> Result<Observed, NodeError> {
-        let links = kernel.links()?.into_iter();
-        let empty_tables = match self.host.base_ruleset {
-            Some(_) => BTreeSet::new(),
-            None => kernel.empty_tables(self.host.backend)?,
-        };
-        let slot = |link: LinkState| Some((Slot::of_interface(link.name.as_str())?, link));
-        Ok(Observed {
-            links: links.filter_map(slot).collect(),
-            firewall: kernel.firewall(self.host.backend, &self.expected())?,
-            empty_tables,
-            foreign_chains: kernel.foreign_chains(self.host.backend)?,
-            sysctls: sysctls(self.host, kernel)?,
-        })
-    }
-}
-
-impl Observe for All<'_> {
-    fn desired(&self) -> Desired {
-        let (interrupted, draining) = (self.interrupted.clone(), self.draining.clone());
-        let (untouched, leaving) = (self.untouched.clone(), self.leaving.clone());
-        let adoption = self.adoption;
-        let desired = desired(self.host, self.fragments.clone());
-        Desired { adoption, untouched, interrupted, draining, leaving, ..desired }
-    }
-
-    fn observe(&self, kernel: &mut impl Kernel) -> Result<Option<Observed>, NodeError> {
-        self.look(kernel).map(Some)
-    }
-
-    fn suffices(&self, _outcome: &Outcome) -> bool {
-        true
-    }
-}
-
-fn desired(host: &Host, fragments: BTreeMap<Slot, Fragment>) -> Desired {
-    Desired {
-        backend: host.backend,
-        pool: host.node.pool,
-        owner: host.node.owner.clone(),
-        adoption: Adoption::Nothing,
-        fragments,
-        untouched: BTreeSet::new(),
-        interrupted: BTreeSet::new(),
-        draining: BTreeSet::new(),
-        leaving: BTreeSet::new(),
-        deletion: LinkDeletion::Immediate,
-        base_ruleset: host.base_ruleset.clone(),
-        sysctls: host.sysctls.clone(),
-        foreign_tables: host.foreign_tables.clone(),
-    }
-}
-
-/// The present values of the sysctls that matter.
-fn sysctls(host: &Host, kernel: &mut impl Kernel) -> Result<BTreeMap<String, String>, NodeError> {
-    let mut found = BTreeMap::new();
-    for name in host.sysctls.keys() {
-        found.extend(kernel.sysctl(name)?.map(|value| (name.clone(), value)));
-    }
-    Ok(found)
 }

@@ -153,13 +153,24 @@ impl NodeError {
         }
     }
 
-    /// Whether the records do not hold what was written to them.
-    pub(super) const fn is_unsound(&self) -> bool {
+    /// Returns whether the records do not hold what was written to them.
+    pub(crate) const fn is_unsound(&self) -> bool {
         match self {
             Self::Store(source) => source.is_corrupt(),
             Self::Setting { .. } | Self::Fragment(_) => true,
             _ => false,
         }
+    }
+
+    /// Returns whether it may be otherwise once what is under way has come to its end: a port or a slot is still held.
+    pub(crate) fn is_contended(&self) -> bool {
+        matches!(self, Self::Store(StoreError::PortTaken { .. })) || self.is_exhausted()
+    }
+
+    /// Returns whether every slot is taken. Those of instances that are gone become free once their TAPs are.
+    #[must_use]
+    pub const fn is_exhausted(&self) -> bool {
+        matches!(self, Self::Store(StoreError::PoolExhausted { .. }))
     }
 
     /// What to do about it, where there is something.

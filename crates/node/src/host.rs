@@ -19,21 +19,21 @@ const ETHERNET_MTU: u32 = 1500;
 
 /// The node as an operation finds it.
 #[derive(Debug, Clone)]
-pub(super) struct Host {
-    pub(super) backend: Backend,
-    pub(super) node: NodeFacts,
+pub(crate) struct Host {
+    pub(crate) backend: Backend,
+    pub(crate) node: NodeFacts,
     /// `None` where nothing of ours shall remain.
-    pub(super) base_ruleset: Option<BaseRuleset>,
+    pub(crate) base_ruleset: Option<BaseRuleset>,
     /// Values that sysctls shall have.
-    pub(super) sysctls: BTreeMap<String, String>,
+    pub(crate) sysctls: BTreeMap<String, String>,
     /// The firewall's tables that were there before us.
-    pub(super) foreign_tables: BTreeSet<String>,
+    pub(crate) foreign_tables: BTreeSet<String>,
     /// Whether the node has recorded no decision yet.
-    pub(super) first_use: bool,
+    pub(crate) first_use: bool,
     /// Whether the owner is not recorded yet: this is the first use, or an earlier version made the records.
     must_record_owner: bool,
     /// Which interfaces forward, and what is to be recorded of that.
-    pub(super) forwarding: Forwarding,
+    pub(crate) forwarding: Forwarding,
     /// Whether the host forwards as a whole.
     globally: bool,
     recorded: Recorded,
@@ -41,61 +41,69 @@ pub(super) struct Host {
     watcher: Option<ProcessId>,
 }
 
-/// How much an operation looks at, and who asks.
+/// What an operation goes by, and who asks.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Scope {
-    /// Whether to list the host's interfaces, or go by those that are recorded.
-    pub(super) lists: bool,
+pub(crate) struct Survey {
+    pub(crate) interfaces: Interfaces,
     /// This process, where it stays and hears what changes.
-    pub(super) resident: Option<ProcessId>,
+    pub(crate) watcher: Option<ProcessId>,
+}
+
+/// The interfaces of the host that an operation goes by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Interfaces {
+    /// Those that are recorded, as long as they suffice.
+    Recorded,
+    /// All that there are.
+    Listed,
 }
 
 impl Host {
     /// The node, with what was decided at its first use; `None` where it was not used yet.
-    pub(super) fn decided(
+    pub(crate) fn decided(
         kernel: &mut impl Kernel,
         config: &Config,
         store: &Store,
-        scope: Scope,
+        survey: Survey,
     ) -> Result<Option<Self>, NodeError> {
         let Some((backend, pool)) = decision(store)? else { return Ok(None) };
         refuse_conflict(config, backend, pool)?;
         let tables = store.setting(Setting::Tables)?.unwrap_or_default();
         let tables = tables.split(',').filter(|t| !t.is_empty()).map(str::to_owned).collect();
-        Self::look(kernel, config, store, (backend, pool), tables, scope).map(Some)
+        Self::look(kernel, config, store, (backend, pool), tables, survey).map(Some)
     }
 
     /// The same, and decides where nothing is decided yet; [`Self::record`] makes the decision last.
-    pub(super) fn decide(
+    pub(crate) fn decide(
         kernel: &mut impl Kernel,
         config: &Config,
         store: &Store,
-        scope: Scope,
+        survey: Survey,
     ) -> Result<Self, NodeError> {
-        if let Some(host) = Self::decided(kernel, config, store, scope)? {
+        if let Some(host) = Self::decided(kernel, config, store, survey)? {
             return Ok(host);
         }
         let pool = choose_pool(kernel, config)?;
         let backend = choose_backend(kernel, config, pool)?;
-        Self::first(kernel, config, store, (backend, pool), scope)
+        Self::first(kernel, config, store, (backend, pool), survey)
     }
 
     /// A node that is used for the first time.
-    pub(super) fn first(
+    pub(crate) fn first(
         kernel: &mut impl Kernel,
         config: &Config,
         store: &Store,
         (backend, pool): (Backend, Pool),
-        scope: Scope,
+        survey: Survey,
     ) -> Result<Self, NodeError> {
         let tables = kernel.firewall_tables(backend)?;
-        let mut host = Self::look(kernel, config, store, (backend, pool), tables, scope)?;
+        let mut host = Self::look(kernel, config, store, (backend, pool), tables, survey)?;
         host.first_use = true;
         Ok(host)
     }
 
     /// Whether an interface bears our mark, or one of an earlier version.
-    pub(super) fn owns(&self, link: &LinkState) -> bool {
+    pub(crate) fn owns(&self, link: &LinkState) -> bool {
         let mark = alias::mark(link.alias.as_deref());
         mark.is_some_and(|mark| mark == Mark::Unsigned || self.node.owner.signed(&mark))
     }
@@ -104,7 +112,7 @@ impl Host {
     ///
     /// Interfaces that we switched on are switched off again, but not where the host forwards as a whole: somebody
     /// relies on that.
-    pub(super) fn removed(mut self) -> Self {
+    pub(crate) fn removed(mut self) -> Self {
         self.base_ruleset = None;
         let restored = self.recorded.switched().filter(|_| !self.globally);
         let off = restored.map(|name| (switch::forwarding(&name), forwarding::OFF.to_owned()));
@@ -118,7 +126,7 @@ impl Host {
         store: &Store,
         (backend, pool): (Backend, Pool),
         foreign_tables: BTreeSet<String>,
-        scope: Scope,
+        survey: Survey,
     ) -> Result<Self, NodeError> {
         let uplinks = match &config.uplinks {
             Some(uplinks) => uplinks.clone(),
@@ -135,12 +143,12 @@ impl Host {
         let recorded = Recorded::new(store.recorded_sysctls()?, neighbours.as_deref());
         let watcher: Option<ProcessId> =
             store.setting(Setting::Watcher)?.and_then(|watcher| watcher.parse().ok());
-        let heard = match scope.resident {
+        let heard = match survey.watcher {
             Some(_) => true,
             None => watcher.is_some_and(|watcher| watcher.is_alive().unwrap_or(false)),
         };
         let globally = kernel.sysctl(switch::IP_FORWARD)?.as_deref() == Some(forwarding::ON);
-        let forwarding = look_at_forwarding(kernel, &recorded, globally, &uplinks, heard, scope)?;
+        let forwarding = look_at_forwarding(kernel, &recorded, globally, &uplinks, heard, survey)?;
         let on = |name| (switch::forwarding(name), forwarding::ON.to_owned());
         let confined = forwarding.confined.clone();
         let (owner, must_record_owner) = owner(config, store)?;
@@ -155,12 +163,12 @@ impl Host {
             forwarding,
             globally,
             recorded,
-            watcher: scope.resident.filter(|_| scope.resident != watcher),
+            watcher: survey.watcher.filter(|_| survey.watcher != watcher),
         })
     }
 
     /// Says what stays as an earlier version left it.
-    pub(super) fn warn_of_inheritance(&self) {
+    pub(crate) fn warn_of_inheritance(&self) {
         if self.recorded.is_inherited() && self.globally {
             tracing::warn!(
                 "{} stays 1: an earlier version of this program set it, and others may rely on it by \
@@ -171,7 +179,7 @@ impl Host {
     }
 
     /// Records what was decided, and what is about to be changed and must be restored.
-    pub(super) fn record(&self, tx: &Tx<'_>) -> Result<(), NodeError> {
+    pub(crate) fn record(&self, tx: &Tx<'_>) -> Result<(), NodeError> {
         if self.first_use {
             let tables: Vec<_> = self.foreign_tables.iter().map(String::as_str).collect();
             tx.set_setting(Setting::Backend, self.backend.as_str())?;
@@ -199,7 +207,7 @@ impl Host {
 }
 
 /// The firewall's backend and the pool that were decided at the first use; `None` where the node was not used yet.
-pub(super) fn decision(store: &Store) -> Result<Option<(Backend, Pool)>, NodeError> {
+pub(crate) fn decision(store: &Store) -> Result<Option<(Backend, Pool)>, NodeError> {
     let backend = store.setting(Setting::Backend)?;
     let pool = store.setting(Setting::Pool)?;
     let (Some(backend), Some(pool)) = (backend, pool) else { return Ok(None) };
@@ -209,17 +217,17 @@ pub(super) fn decision(store: &Store) -> Result<Option<(Backend, Pool)>, NodeErr
     Ok(Some((backend, pool)))
 }
 
-/// Asks for what the decision needs, and no more: without `scope.lists`, nothing is listed that is recorded.
+/// Asks for what the decision needs, and no more: nothing is listed that is recorded, unless `survey` says so.
 fn look_at_forwarding(
     kernel: &mut impl Kernel,
     recorded: &Recorded,
     globally: bool,
     uplinks: &BTreeSet<InterfaceName>,
     heard: bool,
-    scope: Scope,
+    survey: Survey,
 ) -> Result<Forwarding, NodeError> {
     let mut listed = None;
-    if scope.lists || recorded.needs_list(globally) {
+    if survey.interfaces == Interfaces::Listed || recorded.needs_list(globally) {
         listed = Some(kernel.host_interfaces()?);
     }
     let mut needed = recorded.needed(Sight { globally, uplinks, interfaces: listed.as_ref() });
@@ -279,7 +287,7 @@ fn any_ruleset(pool: Pool) -> Ruleset {
 }
 
 /// The owner of what this state directory records, and whether that is not recorded yet.
-pub(super) fn owner(config: &Config, store: &Store) -> Result<(Owner, bool), NodeError> {
+pub(crate) fn owner(config: &Config, store: &Store) -> Result<(Owner, bool), NodeError> {
     if let Some(text) = store.setting(Setting::Owner)? {
         let owner = text.parse();
         let wrong = |OwnerError| NodeError::Setting { what: "owner", value: text };
@@ -290,7 +298,7 @@ pub(super) fn owner(config: &Config, store: &Store) -> Result<(Owner, bool), Nod
 }
 
 /// The firewalls of ours that the host has, by each backend that can be read.
-pub(super) fn firewalls(
+pub(crate) fn firewalls(
     kernel: &mut impl Kernel,
     config: &Config,
 ) -> Result<Vec<(Backend, FirewallState)>, NodeError> {

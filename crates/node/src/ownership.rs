@@ -1,6 +1,6 @@
 //! Refusing what belongs to other records, on a host that our own have nothing of.
 
-use super::{Node, NodeError, host};
+use super::{NodeError, host, session::Context};
 use crate::store::Store;
 use riklet_core::{
     firewall::Backend,
@@ -11,7 +11,7 @@ use riklet_core::{
 use riklet_kernel::Kernel;
 
 /// Passes on a look that failed, for after the records are changed, unless it found the claims of others.
-pub(super) fn unless_claimed<T>(
+pub(crate) fn unless_claimed<T>(
     look: Result<T, NodeError>,
 ) -> Result<Result<T, NodeError>, NodeError> {
     match look {
@@ -20,16 +20,16 @@ pub(super) fn unless_claimed<T>(
     }
 }
 
-impl<K: Kernel> Node<K> {
-    /// Everything on the host that bears a mark, whoever's it is.
-    pub(super) fn marked(&mut self) -> Result<Vec<(Object, Mark)>, NodeError> {
+impl<K: Kernel> Context<'_, K> {
+    /// Returns everything on the host that bears a mark, whoever's it is.
+    pub(crate) fn marked(&mut self) -> Result<Vec<(Object, Mark)>, NodeError> {
         let links = self.kernel.links()?.into_iter();
         let mut found: Vec<_> = links
             .filter_map(|link| Some((alias::mark(link.alias.as_deref())?, link.name)))
             .map(|(mark, name)| (Object::Link(name), mark))
             .collect();
         let mut bare = true;
-        for (backend, state) in host::firewalls(&mut self.kernel, &self.config)? {
+        for (backend, state) in host::firewalls(self.kernel, self.config)? {
             bare &= state.marks.is_empty();
             found.extend(state.marks.into_iter().map(|mark| (Object::Firewall(backend), mark)));
         }
@@ -45,31 +45,24 @@ impl<K: Kernel> Node<K> {
         Ok(found)
     }
 
-    /// The claims on a host that this state directory has recorded nothing of: on all that bears a mark.
-    pub(super) fn claims_of_unrecorded(&mut self) -> Result<Vec<Claim>, NodeError> {
+    /// Returns the claims on a host that this state directory has recorded nothing of: on all that bears a mark.
+    pub(crate) fn claims_of_unrecorded(&mut self) -> Result<Vec<Claim>, NodeError> {
         let directory = Store::canonical(&self.config.state_dir);
         let nobody = Owner::new(OwnerId::new(0), &directory.to_string_lossy());
         Ok(plan::claims(&nobody, false, Adoption::Nothing, &self.marked()?))
     }
 
     /// Refuses to use this state directory for the first time where the host is another's.
-    pub(super) fn refuse_unrecorded(&mut self) -> Result<(), NodeError> {
+    pub(crate) fn refuse_unrecorded(&mut self) -> Result<(), NodeError> {
         let claims = self.claims_of_unrecorded()?;
         self.refuse(claims)
     }
 
     /// Refuses where there are claims.
-    pub(super) fn refuse(&self, claims: Vec<Claim>) -> Result<(), NodeError> {
+    pub(crate) fn refuse(&self, claims: Vec<Claim>) -> Result<(), NodeError> {
         if claims.is_empty() {
             return Ok(());
         }
         Err(NodeError::Claimed { claims, state_dir: self.config.state_dir.clone() })
-    }
-
-    /// Refuses before the first use, and before anything is made in the state directory.
-    pub(super) fn refuse_blank(&mut self) -> Result<(), NodeError> {
-        // Where that cannot be told, opening it says why.
-        let exists = Store::exists(&self.config.state_dir).unwrap_or(true);
-        if self.store.is_some() || exists { Ok(()) } else { self.refuse_unrecorded() }
     }
 }

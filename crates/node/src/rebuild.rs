@@ -5,8 +5,9 @@ use std::{collections::BTreeSet, path::PathBuf};
 use ipnet::IpNet;
 
 use super::{
-    Host, Node, NodeError, Report,
-    host::{self, decision},
+    NodeError, Report,
+    host::{self, Host, Interfaces, decision},
+    session::{Context, Operations, Session},
 };
 use crate::store::{Phase, Setting, Store, StoreError, Tx};
 use riklet_core::{
@@ -25,14 +26,14 @@ use riklet_core::{
 };
 use riklet_kernel::Kernel;
 
-/// How [`Node::rebuild`] goes about the present database.
+/// Options of [`Node::rebuild`](crate::Node::rebuild).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct RebuildOptions {
     /// Sets it aside whatever it holds, even where it seems sound, is of a newer version or another program's.
     pub force: bool,
 }
 
-/// What [`Node::rebuild`] found and did.
+/// The outcome of [`Node::rebuild`](crate::Node::rebuild) and [`Node::adopt`](crate::Node::adopt).
 #[derive(Debug)]
 pub struct Rebuilt {
     /// Where the former database is now; `None` where it was kept, or there was none.
@@ -45,110 +46,123 @@ pub struct Rebuilt {
     pub report: Report,
 }
 
-impl<K: Kernel> Node<K> {
-    /// Sets a database aside that does not hold what was written to it, records every interface of ours that is not
-    /// recorded, and repairs. What a definition had besides its exposures and what its TAP shows is lost with such a
-    /// database: the kernel does not know it.
-    ///
-    /// # Errors
-    /// Where something belongs to the records in another state directory; then nothing is changed. Where the state
-    /// directory cannot be used, no known pool has the interfaces' addresses, or, without [`RebuildOptions::force`], the
-    /// database is newer or another program's. Otherwise as with [`Self::repair`].
-    pub fn rebuild(&mut self, options: RebuildOptions) -> Result<Rebuilt, NodeError> {
-        self.recover_all(options, Adoption::Lost)
-    }
-
-    /// Takes over what belongs to the records in another state directory: as [`Self::rebuild`], and it all bears our
-    /// mark afterwards. Connections stay. The other records keep what they have, and their operations are refused.
-    ///
-    /// A TAP that a VMM has open stays with its instance: where our records have another instance in its slot, that one
-    /// is a failure of the report.
-    ///
-    /// # Errors
-    /// As with [`Self::rebuild`], except for what belongs to other records; and where our pool is not theirs.
-    pub fn adopt(&mut self) -> Result<Rebuilt, NodeError> {
-        self.recover_all(RebuildOptions::default(), Adoption::All)
-    }
-
-    fn recover_all(
+impl<K: Kernel> Operations<'_, K> {
+    pub(crate) fn rebuild(
         &mut self,
         options: RebuildOptions,
         adoption: Adoption,
     ) -> Result<Rebuilt, NodeError> {
-        let _lock = self.lock()?;
-        self.forget_store();
-        let found = self.marked()?;
-        let (mut store, set_aside) = self.usable_store(options, adoption, &found)?;
-        let tx = store.transaction()?;
-        let links = self.kernel.links()?.into_iter();
+        let _lock = self.context.lock()?;
+        self.let_go_of_records();
+        let found = self.context.marked()?;
+        let set_aside = self.context.set_aside_if_unsound(options, adoption, &found)?;
+        let mut session = self.session()?;
+        let recovered = session.recover_all(adoption, &found)?;
+        let mut report = session.reconcile(&recovered.slots, adoption)?;
+        report.done.extend(session.remove_other_firewalls()?);
+        let Recovered { names, incomplete, .. } = recovered;
+        Ok(Rebuilt { set_aside, recovered: names, incomplete, report })
+    }
+}
+
+/// What was recorded anew.
+#[derive(Debug, Default)]
+struct Recovered {
+    slots: BTreeSet<Slot>,
+    names: Vec<InstanceName>,
+    incomplete: Vec<InstanceName>,
+}
+
+impl<K: Kernel> Session<'_, K> {
+    /// Records the interfaces that are not recorded. `found` is everything that bears a mark.
+    fn recover_all(
+        &mut self,
+        adoption: Adoption,
+        found: &[(Object, Mark)],
+    ) -> Result<Recovered, NodeError> {
+        let (tx, context) = self.begin()?;
+        let links = context.kernel.links()?.into_iter();
         let links: Vec<_> = links.filter_map(marked).collect();
         if !found.is_empty() {
-            let (owner, is_new) = host::owner(&self.config, &tx)?;
-            if let Some(lost) = plan::lost_owner(&owner, &found).filter(|_| is_new) {
+            let (owner, is_new) = host::owner(context.config, &tx)?;
+            if let Some(lost) = plan::lost_owner(&owner, found).filter(|_| is_new) {
                 // What bears its mark needs no other then.
                 let owner = Owner::new(lost, owner.directory());
                 tx.set_setting(Setting::Owner, &owner.to_string())?;
             }
-            let host = match self.decided(&tx, false)? {
+            let host = match context.decided(&tx, Interfaces::Recorded)? {
                 Some(host) => host,
-                None => self.deduce(&tx, links.first().map(|(_, link, _)| link))?,
+                None => context.deduce(&tx, links.first().map(|(_, link, _)| link))?,
             };
             if adoption == Adoption::All {
                 refuse_other_pool(&host, &links)?;
             }
             host.record(&tx)?;
         }
-        let (mut recovered, mut incomplete) = (vec![], vec![]);
-        let mut slots = BTreeSet::new();
+        let mut recovered = Recovered::default();
         let pool = decision(&tx)?.map(|(_, pool)| pool);
         for (slot, link, marked) in links {
             if pool.and_then(|pool| pool.addresses(slot)).is_none() {
                 continue;
             }
             if recover(&tx, slot, &link, &marked)? {
-                slots.insert(slot);
-                recovered.push(marked.name.clone());
-                incomplete.extend((!marked.complete).then_some(marked.name));
+                recovered.slots.insert(slot);
+                recovered.names.push(marked.name.clone());
+                recovered.incomplete.extend((!marked.complete).then_some(marked.name));
             }
         }
-        tx.commit()?;
-        drop(store);
-        let mut report = self.mend(&slots, adoption)?;
-        report.done.extend(self.remove_other_firewalls()?);
-        Ok(Rebuilt { set_aside, recovered, incomplete, report })
+        context.commit(tx)?;
+        Ok(recovered)
     }
 
-    /// The present database where it is sound, or else a new one, and where the present one is then. Refuses before
-    /// anything is moved.
-    fn usable_store(
+    /// Removes what another backend has of ours: other records may have used it, and both would translate.
+    fn remove_other_firewalls(&mut self) -> Result<Vec<Step>, NodeError> {
+        let Self { context, store, .. } = self;
+        let Some(host) = context.decided(store, Interfaces::Recorded)? else { return Ok(vec![]) };
+        let mut done = Vec::new();
+        for (backend, state) in host::firewalls(context.kernel, context.config)? {
+            if backend != host.backend && !state.marks.is_empty() {
+                context.kernel.change_firewall(backend, &Change::Remove)?;
+                done.push(Step::Firewall(backend, Change::Remove));
+            }
+        }
+        Ok(done)
+    }
+}
+
+impl<K: Kernel> Context<'_, K> {
+    /// Moves records that are not sound out of the way, and returns where they are now. There are records after it. Refuses
+    /// before anything is moved.
+    fn set_aside_if_unsound(
         &self,
         options: RebuildOptions,
         adoption: Adoption,
         found: &[(Object, Mark)],
-    ) -> Result<(Store, Option<PathBuf>), NodeError> {
+    ) -> Result<Option<PathBuf>, NodeError> {
         let dir = &self.config.state_dir;
         if !options.force {
             match self.sound_store() {
                 Err(error) if error.is_unsound() => {}
                 sound => {
                     let store = sound?;
-                    let (owner, _) = host::owner(&self.config, &store)?;
+                    let (owner, _) = host::owner(self.config, &store)?;
                     let recorded = store.setting(Setting::Backend)?.is_some();
                     self.refuse(plan::claims(&owner, recorded, adoption, found))?;
-                    return Ok((store, None));
+                    return Ok(None);
                 }
             }
         }
-        let (owner, _) = host::owner(&self.config, &Store::in_memory()?)?;
+        let (owner, _) = host::owner(self.config, &Store::in_memory()?)?;
         self.refuse(plan::claims(&owner, false, adoption, found))?;
         let set_aside = Store::set_aside(dir)?;
-        Ok((Store::open(dir)?, set_aside))
+        drop(Store::open(dir)?);
+        Ok(set_aside)
     }
 
     fn sound_store(&self) -> Result<Store, NodeError> {
         let store = Store::open(&self.config.state_dir)?;
         store.verify()?;
-        let (owner, _) = host::owner(&self.config, &store)?;
+        let (owner, _) = host::owner(self.config, &store)?;
         let records = store.all()?;
         match decision(&store)? {
             Some((_, pool)) => {
@@ -164,17 +178,17 @@ impl<K: Kernel> Node<K> {
         Ok(store)
     }
 
-    /// The decisions of a node whose records are lost: the backend is the one that has our rules, the pool
+    /// Deduces the decisions of a node whose records are lost: the backend is the one that has our rules, the pool
     /// the one that this interface's address is of.
     fn deduce(&mut self, tx: &Tx<'_>, link: Option<&LinkState>) -> Result<Host, NodeError> {
-        let scope = self.scope(true);
+        let survey = self.survey(Interfaces::Listed);
         let pool = match link {
             Some(link) => self.deduce_pool(link)?,
-            None => self.decide(tx, true)?.node.pool,
+            None => Host::decide(self.kernel, self.config, tx, survey)?.node.pool,
         };
         let iptables = self.kernel.iptables()?.map(Backend::Iptables);
         for backend in [Some(Backend::Nftables), iptables].into_iter().flatten() {
-            let host = Host::first(&mut self.kernel, &self.config, tx, (backend, pool), scope)?;
+            let host = Host::first(self.kernel, self.config, tx, (backend, pool), survey)?;
             let Some(base_ruleset) = &host.base_ruleset else { continue };
             let expected = Ruleset { base_ruleset: base_ruleset.clone(), entries: [].into() };
             if self.kernel.firewall(backend, &expected)?.base_ruleset != BaseState::Absent {
@@ -182,27 +196,12 @@ impl<K: Kernel> Node<K> {
                 return Ok(host);
             }
         }
-        let fresh = self.decide(tx, true)?;
-        Host::first(&mut self.kernel, &self.config, tx, (fresh.backend, pool), scope)
+        let fresh = Host::decide(self.kernel, self.config, tx, survey)?;
+        Host::first(self.kernel, self.config, tx, (fresh.backend, pool), survey)
     }
 
-    /// Removes what another backend has of ours: other records may have used it, and both would translate.
-    fn remove_other_firewalls(&mut self) -> Result<Vec<Step>, NodeError> {
-        let store = self.open_store()?;
-        let host = self.decided(&store, false)?;
-        self.keep_store(store);
-        let Some(host) = host else { return Ok(vec![]) };
-        let mut done = Vec::new();
-        for (backend, state) in host::firewalls(&mut self.kernel, &self.config)? {
-            if backend != host.backend && !state.marks.is_empty() {
-                self.kernel.change_firewall(backend, &Change::Remove)?;
-                done.push(Step::Firewall(backend, Change::Remove));
-            }
-        }
-        Ok(done)
-    }
-
-    /// Where the host does not forward and interfaces that clients ask at do, it was most likely us who switched them.
+    /// Deduces which interfaces we switched on. Where the host does not forward and interfaces that clients ask at do, it
+    /// was most likely us.
     fn deduce_forwarding(&mut self, tx: &Tx<'_>, host: &Host) -> Result<(), NodeError> {
         if self.kernel.sysctl(switch::IP_FORWARD)?.as_deref() != Some(OFF) {
             return Ok(());

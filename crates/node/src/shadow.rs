@@ -2,11 +2,11 @@
 
 use std::{collections::BTreeSet, net::IpAddr};
 
-use super::{Node, NodeError};
+use super::NodeError;
 use riklet_core::model::{Exposure, InstanceName, Protocol};
 use riklet_kernel::{Kernel, Listener};
 
-/// Something that works, and will surprise.
+/// Something that succeeded, but possibly not as expected.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Warning {
     /// The instance.
@@ -26,31 +26,28 @@ impl std::fmt::Display for Warning {
     }
 }
 
-impl<K: Kernel> Node<K> {
-    /// The local listeners that these exposures shadow.
-    pub(super) fn shadowed(
-        &mut self,
-        opened: &[(&InstanceName, Exposure)],
-    ) -> Result<Vec<Warning>, NodeError> {
-        let wanted: BTreeSet<_> =
-            opened.iter().flat_map(|(_, exposure)| sockets(exposure)).collect();
-        if wanted.is_empty() {
-            return Ok(vec![]);
-        }
-        let warning = |listener: Listener| {
-            let (name, exposure) = opened.iter().find(|(_, exposure)| {
-                let (wanted, bound) = (exposure.host_address(), listener.address);
-                exposure.protocol() == listener.protocol
-                    && (wanted.is_none() || bound.is_none() || wanted == bound)
-                    && exposure.host_ports().iter().any(|port| port == listener.port)
-            })?;
-            Some(Warning { name: (*name).clone(), exposure: *exposure, listener })
-        };
-        Ok(self.kernel.listeners(&wanted)?.into_iter().filter_map(warning).collect())
+/// Returns the local listeners that these exposures shadow.
+pub(crate) fn shadowed(
+    kernel: &mut impl Kernel,
+    opened: &[(&InstanceName, Exposure)],
+) -> Result<Vec<Warning>, NodeError> {
+    let wanted: BTreeSet<_> = opened.iter().flat_map(|(_, exposure)| sockets(exposure)).collect();
+    if wanted.is_empty() {
+        return Ok(vec![]);
     }
+    let warning = |listener: Listener| {
+        let (name, exposure) = opened.iter().find(|(_, exposure)| {
+            let (wanted, bound) = (exposure.host_address(), listener.address);
+            exposure.protocol() == listener.protocol
+                && (wanted.is_none() || bound.is_none() || wanted == bound)
+                && exposure.host_ports().iter().any(|port| port == listener.port)
+        })?;
+        Some(Warning { name: (*name).clone(), exposure: *exposure, listener })
+    };
+    Ok(kernel.listeners(&wanted)?.into_iter().filter_map(warning).collect())
 }
 
-/// The sockets that an exposure would shadow.
+/// Returns the sockets that an exposure would shadow.
 fn sockets(exposure: &Exposure) -> impl Iterator<Item = (Protocol, Option<IpAddr>, u16)> + use<> {
     let (protocol, address) = (exposure.protocol(), exposure.host_address());
     exposure.host_ports().iter().map(move |port| (protocol, address, port))

@@ -1,9 +1,9 @@
-//! What a process that stays has another thread do: making TAPs in advance, and deleting those of instances that are
-//! gone. Their slots are nobody's meanwhile, so nothing else depends on it.
+//! What a long-lived node leaves to another thread: creating TAPs in advance, and deleting those of instances that are
+//! gone. No instance has their slots meanwhile, so nothing else depends on it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Node, NodeError};
+use super::{NodeError, host::Interfaces, session::Operations};
 use crate::store::{Lock, ReservedSlot};
 use riklet_core::{
     flows::Flows,
@@ -13,8 +13,8 @@ use riklet_core::{
 };
 use riklet_kernel::{Kernel, KernelError};
 
-/// Work on spare slots, to be done by any thread, with a kernel of its own of the same network namespace. Where it is
-/// not done, or not to its end, [`Node::repair`] does it.
+/// Work on reserved slots, to be done by any thread, with a kernel of its own of the same network namespace. Where it is
+/// not done, or not to its end, [`WarmNode::repair`](crate::WarmNode::repair) does it.
 #[derive(Debug)]
 pub struct BackgroundTask {
     work: Work,
@@ -23,18 +23,18 @@ pub struct BackgroundTask {
 
 #[derive(Debug)]
 enum Work {
-    Prepare(BTreeMap<Slot, LinkSpec>),
-    Reap { slots: BTreeSet<Slot>, links: BTreeSet<InterfaceName>, flows: BTreeSet<Flows> },
+    Create(BTreeMap<Slot, LinkSpec>),
+    Delete { slots: BTreeSet<Slot>, links: BTreeSet<InterfaceName>, flows: BTreeSet<Flows> },
 }
 
-/// A chore that was done, for [`Node::finish`].
+/// The outcome of a background task, for [`WarmNode::finish`](crate::WarmNode::finish).
 #[derive(Debug)]
 pub struct TaskOutcome {
     /// Slots whose TAPs are there now.
-    pub warm: BTreeSet<Slot>,
+    pub ready: BTreeSet<Slot>,
     /// Slots whose TAPs and flows are gone now.
-    pub free: BTreeSet<Slot>,
-    /// Slots whose TAPs could not be made, and why.
+    pub freed: BTreeSet<Slot>,
+    /// Slots whose TAPs could not be created, and why.
     pub failed: BTreeMap<Slot, KernelError>,
     /// Why nothing was deleted.
     pub kept: Option<(BTreeSet<Slot>, KernelError)>,
@@ -42,125 +42,99 @@ pub struct TaskOutcome {
 }
 
 impl BackgroundTask {
-    /// Does it. The kernel's changes are made under the lock of whoever asked for them.
+    /// Does the work. The kernel is changed under the lock of whoever asked for them.
     pub fn run(self, kernel: &mut impl Kernel) -> TaskOutcome {
-        let mut done = TaskOutcome {
-            warm: BTreeSet::new(),
-            free: BTreeSet::new(),
+        let mut outcome = TaskOutcome {
+            ready: BTreeSet::new(),
+            freed: BTreeSet::new(),
             failed: BTreeMap::new(),
             kept: None,
             _lock: self.lock,
         };
         match self.work {
-            Work::Prepare(specs) => {
+            Work::Create(specs) => {
                 for (slot, spec) in specs {
                     match kernel.create_link(&spec) {
-                        Ok(()) => drop(done.warm.insert(slot)),
-                        Err(error) => drop(done.failed.insert(slot, error)),
+                        Ok(()) => drop(outcome.ready.insert(slot)),
+                        Err(error) => drop(outcome.failed.insert(slot, error)),
                     }
                 }
             }
-            Work::Reap { slots, links, flows } => {
+            Work::Delete { slots, links, flows } => {
                 let names = links.iter().map(|name| (name.clone(), BTreeSet::new())).collect();
                 // They are down already, unless somebody set one up since.
-                let reaped = kernel
+                let deleted = kernel
                     .drain_links(&names)
                     .and_then(|()| kernel.forget_flows(&flows))
                     .and_then(|()| kernel.delete_links(&links));
-                match reaped {
-                    Ok(()) => done.free = slots,
-                    Err(error) => done.kept = Some((slots, error)),
+                match deleted {
+                    Ok(()) => outcome.freed = slots,
+                    Err(error) => outcome.kept = Some((slots, error)),
                 }
             }
         }
-        done
+        outcome
     }
 }
 
-impl<K: Kernel> Node<K> {
-    /// Reserves so many slots, whose TAPs are to be made; `None` where there is none to reserve, or the node has not
-    /// been used yet. The process must be [`Node::resident`], and hand what the chore says to [`Self::finish`].
-    ///
-    /// # Errors
-    /// Where the records cannot be changed.
-    pub fn prepare(&mut self, count: usize) -> Result<Option<BackgroundTask>, NodeError> {
-        let lock = self.lock()?;
-        let mut store = self.open_store()?;
-        let tx = store.transaction()?;
-        let Some(host) = self.decided(&tx, false)? else {
-            return Ok(None);
-        };
-        let resident = self.resident.get_or_insert_default();
-        let avoid = |slot| resident.avoid.contains(&slot);
+impl<K: Kernel> Operations<'_, K> {
+    pub(crate) fn prepare(&mut self, count: usize) -> Result<Option<BackgroundTask>, NodeError> {
+        let mut session = self.session()?;
+        let (tx, context) = session.begin()?;
+        let Some(host) = context.decided(&tx, Interfaces::Recorded)? else { return Ok(None) };
+        let unusable = |slot| context.cache.is_unusable(slot);
         let mut specs = BTreeMap::new();
-        for slot in tx.spare(count, host.node.pool.capacity(), avoid)? {
+        for slot in tx.spare(count, host.node.pool.capacity(), unusable)? {
             specs.insert(slot, workload::spare(slot, &host.node)?.link);
         }
         host.record(&tx)?;
-        tx.commit()?;
-        self.keep_store(store);
+        context.commit(tx)?;
         if specs.is_empty() {
             return Ok(None);
         }
-        let resident = self.resident.get_or_insert_default();
-        resident.busy.extend(specs.keys());
-        Ok(Some(BackgroundTask { work: Work::Prepare(specs), lock }))
+        context.cache.begin_task(specs.keys());
+        Ok(Some(BackgroundTask { work: Work::Create(specs), lock: session.lock }))
     }
 
-    /// The condemned slots, whose TAPs are to be deleted; `None` where there is none that no chore works on.
-    ///
-    /// # Errors
-    /// Where the records cannot be read.
-    pub fn draining(&mut self) -> Result<Option<BackgroundTask>, NodeError> {
-        let lock = self.lock()?;
-        let mut store = self.open_store()?;
-        let tx = store.transaction()?;
-        let slots = tx.spares(ReservedSlot::Draining)?;
-        let host = self.decided(&tx, false)?;
-        drop(tx);
-        self.keep_store(store);
-        let resident = self.resident.get_or_insert_default();
-        let slots: BTreeSet<_> =
-            slots.into_iter().filter(|slot| !resident.busy.contains(slot)).collect();
+    pub(crate) fn drain(&mut self) -> Result<Option<BackgroundTask>, NodeError> {
+        let mut session = self.session()?;
+        let (tx, context) = session.begin()?;
+        let slots = tx.spares(ReservedSlot::Draining)?.into_iter();
+        let in_progress = context.cache.in_progress();
+        let slots: BTreeSet<_> = slots.filter(|slot| !in_progress.contains(slot)).collect();
+        let host = context.decided(&tx, Interfaces::Recorded)?;
+        context.commit(tx)?;
         let Some(host) = host.filter(|_| !slots.is_empty()) else { return Ok(None) };
         let mut links = BTreeSet::new();
-        for link in slots.iter().map(|slot| self.kernel.link(&slot.interface())) {
+        for link in slots.iter().map(|slot| context.kernel.link(&slot.interface())) {
             // Somebody may have deleted ours, and given the name to another.
             links.extend(link?.filter(|link| host.owns(link)).map(|link| link.name));
         }
-        self.resident.get_or_insert_default().busy.extend(&slots);
+        context.cache.begin_task(&slots);
         let addresses = slots.iter().filter_map(|&slot| host.node.pool.addresses(slot));
         let guests = addresses.flat_map(|addresses| addresses.guests());
         let flows = guests.map(|guest| Flows::Guest { guest }).collect();
-        Ok(Some(BackgroundTask { work: Work::Reap { slots, links, flows }, lock }))
+        Ok(Some(BackgroundTask { work: Work::Delete { slots, links, flows }, lock: session.lock }))
     }
 
-    /// Records what a chore did. Slots whose TAPs could not be made are not prepared again by this process.
-    ///
-    /// # Errors
-    /// Where the records cannot be changed: then [`Self::repair`] finds the chore undone.
-    pub fn finish(&mut self, done: &TaskOutcome) -> Result<(), NodeError> {
-        let _lock = self.lock()?;
-        let resident = self.resident.get_or_insert_default();
-        let kept = done.kept.iter().flat_map(|(slots, _)| slots);
-        for slot in done.warm.iter().chain(&done.free).chain(done.failed.keys()).chain(kept) {
-            resident.busy.remove(slot);
-        }
-        resident.avoid.extend(done.failed.keys());
-        resident.reaped(&done.free);
-        let mut store = self.open_store()?;
-        let tx = store.transaction()?;
-        for &slot in &done.warm {
+    pub(crate) fn finish(&mut self, outcome: &TaskOutcome) -> Result<(), NodeError> {
+        let mut session = self.session()?;
+        let TaskOutcome { ready, freed, failed, kept, _lock } = outcome;
+        let kept = kept.iter().flat_map(|(slots, _)| slots);
+        let cache = &mut *session.context.cache;
+        cache.end_task(ready.iter().chain(freed).chain(failed.keys()).chain(kept));
+        cache.avoid(failed.keys());
+        cache.forget_flows(freed);
+        let (tx, context) = session.begin()?;
+        for &slot in ready {
             tx.warm(slot)?;
         }
-        for &slot in &done.free {
+        for &slot in freed {
             tx.free_spare(slot, ReservedSlot::Draining)?;
         }
-        for &slot in done.failed.keys() {
+        for &slot in failed.keys() {
             tx.free_spare(slot, ReservedSlot::Creating)?;
         }
-        tx.commit()?;
-        self.keep_store(store);
-        Ok(())
+        context.commit(tx)
     }
 }

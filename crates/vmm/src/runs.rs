@@ -9,9 +9,9 @@ use std::{
 
 use super::handle::{Handle, Patience, Stopped, within};
 use riklet_core::model::{InstanceName, Vmm};
-use riklet_kernel::{Kernel, process::ProcessId};
+use riklet_kernel::process::ProcessId;
 use riklet_sdn::{
-    Drift, Node, NodeError, Report, Selector,
+    Drift, NodeError, NodeOperations, Report, Selector,
     store::{End, Run, Store, StoreError},
 };
 
@@ -192,8 +192,8 @@ fn refuse_live(run: &Run) -> Result<(), RunError> {
 /// Returns the drift of the kernel from the records, and the runs whose supervisor has died.
 ///
 /// # Errors
-/// As [`Node::check`] and [`lost`].
-pub fn check<K: Kernel>(node: &mut Node<K>) -> Result<(Drift, Vec<Run>), RunError> {
+/// As [`NodeOperations::check`] and [`lost`].
+pub fn check(node: &mut impl NodeOperations) -> Result<(Drift, Vec<Run>), RunError> {
     let drift = node.check()?;
     let store = Store::open_existing(&node.config().state_dir)?;
     Ok((drift, store.map(|store| lost(&store)).transpose()?.unwrap_or_default()))
@@ -211,16 +211,16 @@ pub struct Repaired {
 /// Clears away what lost runs left, then repairs the network.
 ///
 /// # Errors
-/// As [`clear_lost`] and [`Node::repair`]. Runs that were cleared before the error stay cleared.
-pub fn repair<K: Kernel>(node: &mut Node<K>, now: u64) -> Result<Repaired, RunError> {
+/// As [`clear_lost`] and [`NodeOperations::repair`]. Runs that were cleared before the error stay cleared.
+pub fn repair(node: &mut impl NodeOperations, now: u64) -> Result<Repaired, RunError> {
     Ok(Repaired { cleared: clear_lost(node, now)?, report: node.repair()? })
 }
 
 /// Takes down, with what all share; where that is all of them, forgets the runs that have ended as well.
 ///
 /// # Errors
-/// Where one of them is being run; as [`Node::down`] and [`forget_ended`].
-pub fn purge<K: Kernel>(node: &mut Node<K>, selector: &Selector) -> Result<Report, RunError> {
+/// Where one of them is being run; as [`NodeOperations::down`] and [`forget_ended`].
+pub fn purge(node: &mut impl NodeOperations, selector: &Selector) -> Result<Report, RunError> {
     let state_dir = node.config().state_dir.clone();
     if let Some(store) = Store::open_existing(&state_dir)? {
         refuse_running(&store, selector)?;
@@ -297,7 +297,10 @@ pub fn handle(state_dir: &Path, run: &Run) -> Result<Option<Handle>, RunError> {
 ///
 /// # Errors
 /// Where a process cannot be ended, or the network cannot be taken down. Runs before that one are cleared.
-pub fn clear_lost<K: Kernel>(node: &mut Node<K>, now: u64) -> Result<Vec<(Run, Report)>, RunError> {
+pub fn clear_lost(
+    node: &mut impl NodeOperations,
+    now: u64,
+) -> Result<Vec<(Run, Report)>, RunError> {
     let state_dir = node.config().state_dir.clone();
     let Some(mut store) = Store::open_existing(&state_dir)? else { return Ok(vec![]) };
     let mut cleared = Vec::new();
@@ -340,8 +343,8 @@ fn kill(state_dir: &Path, run: &Run) -> Result<(), RunError> {
 /// Takes the network of one instance down, where it is still up.
 ///
 /// # Errors
-/// As [`Node::down`].
-pub fn take_down<K: Kernel>(node: &mut Node<K>, name: &InstanceName) -> Result<Report, NodeError> {
+/// As [`NodeOperations::down`].
+pub fn take_down(node: &mut impl NodeOperations, name: &InstanceName) -> Result<Report, NodeError> {
     match node.down(&Selector::Named(BTreeSet::from([name.clone()])), false) {
         Err(NodeError::Unknown { .. }) => Ok(Report::default()),
         report => report,

@@ -18,7 +18,7 @@ use super::{
 use crate::{events::Events, now};
 use riklet_core::{model::Slot, plan::Step};
 use riklet_kernel::linux::{Linux, watched::Watched};
-use riklet_sdn::{Config, Failure, Node, NodeError, Report, Request, store::ReservedSlot};
+use riklet_sdn::{Config, Failure, NodeError, Report, Request, WarmNode, store::ReservedSlot};
 use riklet_vmm::runs::{self, RunError};
 
 /// The most requests of one batch.
@@ -71,12 +71,12 @@ impl Core {
         queue: Queue,
     ) -> Result<Self, EngineError> {
         let kernel = Watched::open(Linux::new())?;
-        let mut node = Node::with_kernel(config, kernel).resident();
+        let mut node = WarmNode::new(config, kernel);
         if options.adopt {
             events.adopted(&node.adopt()?);
         }
         if options.warm > 0 {
-            node.begin()?;
+            node.initialize()?;
         }
         let report = node.repair()?;
         let answers = queue.clone();
@@ -119,7 +119,7 @@ impl Core {
             self.heal();
             self.give_chores();
         }
-        if let Err(error) = self.node.leave() {
+        if let Err(error) = self.node.close() {
             self.events.error(&error);
         }
     }
@@ -386,14 +386,14 @@ impl Core {
         if !self.refill && self.draining.is_none() {
             return Ok(());
         }
-        let spares = self.node.count_spares()?;
+        let spares = self.node.reserved()?;
         let count = |spare| spares.get(&spare).copied().unwrap_or_default();
         let (warm, draining) = (count(ReservedSlot::Ready), count(ReservedSlot::Draining));
         let reap_due = self.draining.is_some_and(|since| now >= since + REAP_AFTER);
         if draining == 0 {
             self.draining = None;
         } else if (reap_due || draining >= DRAIN_BATCH)
-            && let Some(task) = self.node.draining()?
+            && let Some(task) = self.node.drain()?
         {
             self.draining = None;
             self.worker.give(task);
@@ -414,7 +414,7 @@ impl Core {
     /// A chore is done: its slots are warm or free, and those who waited for one try again.
     fn finish(&mut self, done: &riklet_sdn::TaskOutcome) {
         self.worker.rests();
-        self.own.extend(done.warm.iter().chain(&done.free));
+        self.own.extend(done.ready.iter().chain(&done.freed));
         let now = now();
         if let Err(error) = self.node.finish(done) {
             self.events.error(&error);

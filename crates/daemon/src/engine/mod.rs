@@ -23,11 +23,11 @@ use tokio::sync::oneshot;
 use self::core::Core;
 use super::events::Events;
 use riklet_kernel::{KernelError, linux::watched::Watched};
-use riklet_sdn::{Config, Node, NodeError, Report, Request, TaskOutcome};
+use riklet_sdn::{Config, NodeError, Report, Request, TaskOutcome, WarmNode};
 use riklet_vmm::runs::RunError;
 
 /// The façade as the engine has it.
-pub type WatchedNode = Node<Watched>;
+pub type WatchedNode = WarmNode<Watched>;
 
 /// How the engine works.
 #[derive(Debug, Clone)]
@@ -145,7 +145,7 @@ impl Engine {
     /// Does this, together with what else is waiting. What a VMM runs on is not taken down.
     ///
     /// # Errors
-    /// Where the engine has ended. The inner result is [`Node::up`]'s and [`Node::down`]'s.
+    /// Where the engine has ended. The inner result is [`Node::up`](riklet_sdn::Node::up)'s and [`Node::down`](riklet_sdn::Node::down)'s.
     pub async fn change(&self, request: Request) -> Result<Result<Report, RunError>, Gone> {
         self.ask(|answer| Message::Change(request, answer))?.await.map_err(|_gone| Gone)
     }

@@ -142,7 +142,7 @@ async fn change(api: &Api, request: riklet_sdn::Request) -> Result<Json<Report>,
         (status = "default", body = Problem, content_type = "application/problem+json"))))]
 pub(super) async fn metrics(State(api): State<Api>) -> Result<Response, Rejection> {
     let status = api.engine.status().await?;
-    let functions = api.engine.with(riklet_sdn::Node::list).await??;
+    let functions = api.engine.with(riklet_sdn::WarmNode::list).await??;
     // What takes long is not done where others wait for their answers.
     let snapshot = tokio::task::spawn_blocking(move || Snapshot::take(status, functions));
     let snapshot =
@@ -167,7 +167,7 @@ pub(super) async fn list(
 }
 
 pub(super) async fn listed(api: &Api) -> Result<Vec<Listed>, Rejection> {
-    let listed = api.engine.with(riklet_sdn::Node::list).await??;
+    let listed = api.engine.with(riklet_sdn::WarmNode::list).await??;
     Ok(listed.iter().map(documents::listed).collect())
 }
 

@@ -8,7 +8,7 @@ use riklet_core::{
     model::{InstanceName, Slot, Workload},
 };
 use riklet_kernel::fake::{FakeKernel, Fault};
-use riklet_sdn::{Node, Request, Selector, UpOptions};
+use riklet_sdn::{Request, Selector, UpOptions, WarmNode};
 
 use crate::{
     node::{Operation, TestNode, function},
@@ -40,7 +40,7 @@ fn note(operation: &Operation, model: &mut BTreeMap<InstanceName, Workload>) {
     operation.remove_from(model);
 }
 
-fn recorded(daemon: &mut Node<FakeKernel>) -> BTreeMap<InstanceName, Workload> {
+fn recorded(daemon: &mut WarmNode<FakeKernel>) -> BTreeMap<InstanceName, Workload> {
     let listed = daemon.list().unwrap().into_iter();
     listed.map(|l| (l.instance.name().clone(), l.instance.workload)).collect()
 }
@@ -101,9 +101,9 @@ fn what_another_process_acknowledges_holds() {
 
 fn one_history(first: &[Turn], history: &[Beside], later: &[Turn]) {
     let mut node = TestNode::new();
-    let mut daemon = node.node().resident();
+    let mut daemon = node.warm();
     let mut model = BTreeMap::new();
-    let turn = |turn: &Turn, daemon: &mut Node<FakeKernel>, model: &mut _| {
+    let turn = |turn: &Turn, daemon: &mut WarmNode<FakeKernel>, model: &mut _| {
         let refused = take(turn, daemon);
         if let Turn::Batch(operations) = turn {
             let done = operations.iter().zip(refused).filter(|(_, refused)| refused.is_none());
@@ -142,7 +142,7 @@ fn one_history(first: &[Turn], history: &[Beside], later: &[Turn]) {
 #[test]
 fn the_flows_of_another_s_instance_are_its_own() {
     let mut node = TestNode::new();
-    let mut daemon = node.node().resident();
+    let mut daemon = node.warm();
     // An odd port is UDP.
     take(&Turn::Batch(vec![up(0, &[8001])]), &mut daemon);
     take(&Turn::Batch(vec![down(0)]), &mut daemon);
@@ -161,7 +161,7 @@ fn the_flows_of_another_s_instance_are_its_own() {
 #[test]
 fn what_could_not_be_done_once_is_tried_again_when_another_process_asks_for_something_else() {
     let mut node = TestNode::new();
-    let mut daemon = node.node().resident();
+    let mut daemon = node.warm();
     take(&Turn::Batch(vec![up(0, &[8000])]), &mut daemon);
     let interface = Slot::new(0).interface();
     let alias = node.kernel.system().links.get_mut(&interface).unwrap().alias.take();

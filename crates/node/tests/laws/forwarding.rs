@@ -128,7 +128,7 @@ fn a_process_that_hears_of_it_confines_the_uplink_too() {
     let node = among_networks();
     up(&node, 0);
     let alone = confined(&node);
-    let mut daemon = node.node().resident();
+    let mut daemon = node.warm();
     daemon.repair().unwrap();
     let heard = confined(&node);
     assert!(heard.contains(&"eth0 → lan0".to_owned()), "{heard:?}");
@@ -138,7 +138,7 @@ fn a_process_that_hears_of_it_confines_the_uplink_too() {
     node.node().repair().unwrap();
     assert_eq!(confined(&node), heard);
 
-    daemon.leave().unwrap();
+    daemon.close().unwrap();
     assert_eq!(confined(&node), alone);
     assert!(node.node().check().unwrap().is_empty());
 }

@@ -15,7 +15,7 @@ use riklet_core::{
 };
 use riklet_kernel::fake::{FakeKernel, Stopped, System};
 use riklet_sdn::{
-    Config, Node, NodeError, Report, Selector, UpOptions,
+    Config, Node, NodeError, Report, Selector, UpOptions, WarmNode,
     store::{Setting, Store},
 };
 
@@ -95,6 +95,12 @@ impl TestNode {
     pub(crate) fn node(&self) -> Node<FakeKernel> {
         let config = Config { state_dir: self.state_dir.clone(), ..Config::default() };
         Node::with_kernel(config, self.kernel.clone())
+    }
+
+    /// A process that stays.
+    pub(crate) fn warm(&self) -> WarmNode<FakeKernel> {
+        let config = Config { state_dir: self.state_dir.clone(), ..Config::default() };
+        WarmNode::new(config, self.kernel.clone())
     }
 
     /// Does it. Taking down what is not there does nothing.

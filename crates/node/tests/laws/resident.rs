@@ -8,7 +8,7 @@ use std::{
 use proptest::prelude::*;
 use riklet_core::flows::Flows;
 use riklet_kernel::fake::{FakeKernel, Fault, Stopped};
-use riklet_sdn::{Node, Request, Selector, UpOptions, store::ReservedSlot};
+use riklet_sdn::{Listed, Request, Selector, UpOptions, WarmNode, store::ReservedSlot};
 
 use crate::node::{Operation, TestNode, function, operation};
 
@@ -46,7 +46,7 @@ fn request(operation: &Operation) -> Request {
 }
 
 /// Does it; for a batch, which of its requests were refused.
-pub(crate) fn take(turn: &Turn, daemon: &mut Node<FakeKernel>) -> Vec<Option<String>> {
+pub(crate) fn take(turn: &Turn, daemon: &mut WarmNode<FakeKernel>) -> Vec<Option<String>> {
     let kernel = &mut daemon.kernel().clone();
     let task = match turn {
         Turn::Batch(operations) => {
@@ -60,7 +60,7 @@ pub(crate) fn take(turn: &Turn, daemon: &mut Node<FakeKernel>) -> Vec<Option<Str
             return vec![];
         }
         Turn::Prepare(count) => daemon.prepare(*count).unwrap(),
-        Turn::Reap => daemon.draining().unwrap(),
+        Turn::Reap => daemon.drain().unwrap(),
     };
     if let Some(task) = task {
         let done = task.run(kernel);
@@ -70,7 +70,7 @@ pub(crate) fn take(turn: &Turn, daemon: &mut Node<FakeKernel>) -> Vec<Option<Str
 }
 
 /// Nothing is there but what is recorded, and what is kept warm.
-pub(crate) fn assert_sound(node: &TestNode, daemon: &mut Node<FakeKernel>) {
+pub(crate) fn assert_sound(node: &TestNode, daemon: &mut WarmNode<FakeKernel>) {
     assert!(daemon.check().unwrap().is_empty(), "{:#?}", daemon.check().unwrap());
     let (_, spares) = daemon.counts().unwrap();
     let count = |spare| spares.get(&spare).copied().unwrap_or_default();
@@ -92,7 +92,7 @@ proptest! {
     #[test]
     fn a_batch_is_its_requests_one_after_another(turns in prop::collection::vec(turn(), 1..10)) {
         let (together, mut apart) = (TestNode::new(), TestNode::new());
-        let mut daemon = together.node().resident();
+        let mut daemon = together.warm();
         for turn in &turns {
             let answers = take(turn, &mut daemon);
             if let Turn::Batch(operations) = turn {
@@ -107,11 +107,11 @@ proptest! {
             }
             assert_sound(&together, &mut daemon);
         }
-        let recorded = |node: &mut Node<FakeKernel>| -> BTreeMap<_, _> {
-            let listed = node.list().unwrap().into_iter();
+        let recorded = |listed: Vec<Listed>| -> BTreeMap<_, _> {
+            let listed = listed.into_iter();
             listed.map(|l| (l.instance.name().clone(), l.instance.workload)).collect()
         };
-        prop_assert_eq!(recorded(&mut daemon), recorded(&mut apart.node()));
+        prop_assert_eq!(recorded(daemon.list().unwrap()), recorded(apart.node().list().unwrap()));
         prop_assert_eq!(together.exposed(), apart.exposed());
         apart.run(&Operation::Repair).unwrap();
     }
@@ -126,7 +126,7 @@ proptest! {
     ) {
         let prepared = || {
             let node = TestNode::new();
-            let mut daemon = node.node().resident();
+            let mut daemon = node.warm();
             for turn in &before {
                 take(turn, &mut daemon);
             }
@@ -145,7 +145,7 @@ proptest! {
             }
             node.kernel.system().fault = None;
             drop(daemon);
-            let mut next = node.node().resident();
+            let mut next = node.warm();
             next.repair().unwrap();
             assert_sound(&node, &mut next);
             next.down(&Selector::All, true).unwrap();
@@ -158,8 +158,8 @@ proptest! {
 #[test]
 fn a_warm_slot_costs_an_alias_and_one_transaction() {
     let node = TestNode::new();
-    let mut daemon = node.node().resident();
-    daemon.begin().unwrap();
+    let mut daemon = node.warm();
+    daemon.initialize().unwrap();
     daemon.repair().unwrap();
     take(&Turn::Prepare(2), &mut daemon);
     let before = node.kernel.system().effects;
@@ -179,17 +179,17 @@ fn a_warm_slot_costs_an_alias_and_one_transaction() {
 #[test]
 fn a_slot_is_not_used_again_before_its_tap_is_gone() {
     let node = TestNode::new();
-    let mut daemon = node.node().resident();
+    let mut daemon = node.warm();
     let up = |number| Request::Up(vec![function(number, &[])], UpOptions::default());
     daemon.apply(&[up(0)]);
     daemon.apply(&[Request::Down(Selector::All)]);
-    let task = daemon.draining().unwrap().unwrap();
+    let task = daemon.drain().unwrap().unwrap();
     daemon.apply(&[up(1)]);
-    let slots = |daemon: &mut Node<FakeKernel>| -> Vec<_> {
+    let slots = |daemon: &mut WarmNode<FakeKernel>| -> Vec<_> {
         daemon.list().unwrap().iter().map(|l| l.instance.slot.number()).collect()
     };
     assert_eq!(slots(&mut daemon), [1]);
-    assert!(daemon.draining().unwrap().is_none(), "somebody is at it");
+    assert!(daemon.drain().unwrap().is_none(), "somebody is at it");
     let done = task.run(&mut node.kernel.clone());
     daemon.finish(&done).unwrap();
     daemon.apply(&[up(2)]);
@@ -199,7 +199,7 @@ fn a_slot_is_not_used_again_before_its_tap_is_gone() {
 #[test]
 fn a_port_that_moves_takes_its_flows_along_at_once() {
     let node = TestNode::new();
-    let mut daemon = node.node().resident();
+    let mut daemon = node.warm();
     // An odd port is UDP.
     let up = |number, port| Request::Up(vec![function(number, &[port])], UpOptions::default());
     daemon.apply(&[up(0, 8001), up(1, 8003)]);
@@ -216,7 +216,7 @@ fn a_port_that_moves_takes_its_flows_along_at_once() {
 #[test]
 fn one_that_nothing_can_be_done_for_does_not_slow_the_others() {
     let node = TestNode::new();
-    let mut daemon = node.node().resident();
+    let mut daemon = node.warm();
     let up = |number: u16| {
         Request::Up(vec![function(number, &[8000 + number * 2])], UpOptions::default())
     };
@@ -238,7 +238,7 @@ fn one_that_nothing_can_be_done_for_does_not_slow_the_others() {
 #[test]
 fn counting_slots_writes_nothing() {
     let node = TestNode::new();
-    let mut daemon = node.node().resident();
+    let mut daemon = node.warm();
     let up = |number| Request::Up(vec![function(number, &[])], UpOptions::default());
     daemon.apply(&[up(0), up(1)]);
     daemon.apply(&[Request::Down(Selector::Named([function(0, &[]).name().clone()].into()))]);

@@ -1,0 +1,128 @@
+//! Each request's part of what was done for several.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{
+    Instance, NodeError, Report, Request, host::Host, outcome::Committed, record::Recorded,
+};
+use crate::store::{Phase, Record};
+use riklet_core::{
+    firewall,
+    model::{InstanceName, Pool, Slot},
+    plan::Step,
+};
+
+/// A request that was not answered yet, and its place among all of them.
+pub(crate) type Waiting = (usize, Request);
+
+/// The answers to requests, each at its place.
+#[derive(Debug)]
+pub(crate) struct Answers<'a> {
+    requests: &'a [Request],
+    answers: Vec<Option<Result<Report, NodeError>>>,
+}
+
+impl<'a> Answers<'a> {
+    pub(crate) fn to(requests: &'a [Request]) -> Self {
+        Self { requests, answers: requests.iter().map(|_| None).collect() }
+    }
+
+    /// Returns the requests that were not answered yet.
+    pub(crate) fn waiting(&self) -> Vec<(usize, &'a Request)> {
+        let all = self.requests.iter().zip(&self.answers).enumerate();
+        let waiting = all.filter(|(_, (_, answer))| answer.is_none());
+        waiting.map(|(index, (request, _))| (index, request)).collect()
+    }
+
+    pub(crate) fn first_waiting(&self) -> Option<(usize, &'a Request)> {
+        let first = self.answers.iter().position(Option::is_none)?;
+        self.requests.get(first).map(|request| (first, request))
+    }
+
+    pub(crate) fn give(&mut self, index: usize, answer: Result<Report, NodeError>) {
+        if let Some(place) = self.answers.get_mut(index) {
+            *place = Some(answer);
+        }
+    }
+
+    /// Answers what was recorded, now that the kernel followed as far as it did.
+    pub(crate) fn give_all(
+        &mut self,
+        recorded: Vec<(usize, Recorded)>,
+        host: &Host,
+        committed: &Committed,
+    ) {
+        let alone = recorded.len() == 1;
+        let records = recorded.iter().flat_map(|(_, recorded)| &recorded.records);
+        let asked = records.map(|record| record.workload.name().clone()).collect();
+        for (index, recorded) in recorded {
+            self.give(index, report(host, committed, recorded, &asked, alone));
+        }
+    }
+
+    pub(crate) fn into_results(self) -> Vec<Result<Report, NodeError>> {
+        self.answers.into_iter().flatten().collect()
+    }
+}
+
+/// Returns the part of all that was done that answers one request.
+fn report(
+    host: &Host,
+    committed: &Committed,
+    recorded: Recorded,
+    asked: &BTreeSet<InstanceName>,
+    alone: bool,
+) -> Result<Report, NodeError> {
+    let Recorded { records, changes, warnings } = recorded;
+    let done = if alone {
+        committed.done.clone()
+    } else {
+        let slots = changes.keys().copied().collect();
+        let part = |step| part(step, &slots, host.node.pool);
+        committed.done.iter().filter_map(part).collect()
+    };
+    let failed: BTreeSet<_> = committed.failures.iter().map(|failure| &failure.name).collect();
+    let mine: BTreeSet<_> = records.iter().map(|record| record.workload.name()).collect();
+    let of = |wanted: &dyn Fn(&InstanceName) -> bool| {
+        committed.failures.iter().filter(|failure| wanted(&failure.name)).cloned().collect()
+    };
+    let (failures, others) = (of(&|name| mine.contains(name)), of(&|name| !asked.contains(name)));
+    let mut instances = Vec::new();
+    for record in &records {
+        if record.phase != Phase::Removing && !failed.contains(record.workload.name()) {
+            let up = Record { phase: Phase::Up, ..record.clone() };
+            instances.push(Instance::new(&host.node, &up)?);
+        }
+    }
+    instances.sort_by(|one, other| one.name().cmp(other.name()));
+    Ok(Report { instances, done, failures, others, warnings })
+}
+
+/// Returns the part of a step that is for these slots, or for all.
+fn part(step: &Step, slots: &BTreeSet<Slot>, pool: Pool) -> Option<Step> {
+    if let Some(slot) = step.slot() {
+        return slots.contains(&slot).then(|| step.clone());
+    }
+    match step {
+        Step::Firewall(backend, firewall::Change::Delta { remove, add, owner }) => {
+            let addresses = slots.iter().filter_map(|&slot| pool.addresses(slot));
+            let guests: BTreeSet<_> = addresses.flat_map(|addresses| addresses.guests()).collect();
+            let mine = |entries: &BTreeSet<firewall::Entry>| {
+                entries.iter().filter(|entry| guests.contains(&entry.guest())).copied().collect()
+            };
+            let (remove, add): (BTreeSet<_>, BTreeSet<_>) = (mine(remove), mine(add));
+            let any = !(remove.is_empty() && add.is_empty());
+            let owner = owner.clone();
+            let delta = firewall::Change::Delta { remove, add, owner };
+            any.then_some(Step::Firewall(*backend, delta))
+        }
+        Step::DrainLinks(names) => {
+            let interfaces = slots.iter().map(|slot| slot.interface());
+            let mine: BTreeMap<_, _> = interfaces
+                .filter_map(|name| names.get(&name).map(|addresses| (name, addresses.clone())))
+                .collect();
+            (!mine.is_empty()).then_some(Step::DrainLinks(mine))
+        }
+        other => Some(other.clone()),
+    }
+}

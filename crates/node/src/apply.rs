@@ -1,0 +1,171 @@
+//! Bringing up and taking down: record, plan, apply, commit.
+//!
+//! Requests that are waiting are done together: one transaction of the store, one of the firewall, one `send` for each
+//! kind of change to the interfaces. Each has its own answer.
+
+use std::collections::BTreeSet;
+
+use super::{
+    NodeError, Report, Request, Selector, UpOptions, accounts,
+    answer::{Answers, Waiting},
+    host::Interfaces,
+    ownership::unless_claimed,
+    record::Recorded,
+    session::{Context, Operations, Session},
+};
+use crate::store::Tx;
+use riklet_core::model::{InstanceName, Workload};
+use riklet_kernel::Kernel;
+
+impl<K: Kernel> Operations<'_, K> {
+    pub(crate) fn up(
+        &mut self,
+        workloads: &[Workload],
+        options: UpOptions,
+    ) -> Result<Report, NodeError> {
+        self.apply_one(&Request::Up(workloads.to_vec(), options))
+    }
+
+    pub(crate) fn down(&mut self, selector: &Selector, purge: bool) -> Result<Report, NodeError> {
+        if purge {
+            return self.purge(selector);
+        }
+        self.apply_one(&Request::Down(selector.clone()))
+    }
+
+    pub(crate) fn apply(&mut self, requests: &[Request]) -> Vec<Result<Report, NodeError>> {
+        let mut answers = Answers::to(requests);
+        // Each round answers the first of those that wait, if nothing else.
+        while let Some((first, request)) = answers.first_waiting() {
+            if self.apply_together(&mut answers).is_err() {
+                // What fails for all is said to each: one after another, each with its own words.
+                answers.give(first, self.apply_one(request));
+            }
+        }
+        answers.into_results()
+    }
+
+    fn apply_one(&mut self, request: &Request) -> Result<Report, NodeError> {
+        let mut answers = Answers::to(std::slice::from_ref(request));
+        self.apply_together(&mut answers)?;
+        answers.into_results().pop().unwrap_or_else(|| Ok(Report::default()))
+    }
+
+    /// Does together what of the waiting requests can be done together.
+    fn apply_together(&mut self, answers: &mut Answers<'_>) -> Result<(), NodeError> {
+        let waiting = resolved(self.context.kernel, answers);
+        let Some((_, first)) = waiting.first() else { return Ok(()) };
+        if matches!(first, Request::Down(_)) && self.is_blank()? {
+            // There is nothing to take down, and nothing is created.
+            self.refuse_blank()?;
+            for (index, request) in &waiting {
+                let Request::Down(selector) = request else { break };
+                answers.give(*index, self.context.down_of_nothing(selector));
+            }
+            return Ok(());
+        }
+        self.session()?.apply(&waiting, answers)
+    }
+}
+
+impl<K: Kernel> Session<'_, K> {
+    fn apply(&mut self, waiting: &[Waiting], answers: &mut Answers<'_>) -> Result<(), NodeError> {
+        // Record.
+        let (tx, context) = self.begin()?;
+        let interrupted = context.interrupted(&tx)?;
+        let any_up = waiting.iter().any(|(_, request)| matches!(request, Request::Up(..)));
+        let host = if any_up {
+            Some(context.decide(&tx, Interfaces::Recorded)?)
+        } else {
+            context.decided_or_unclaimed(&tx, Interfaces::Recorded)?
+        };
+        let Some(host) = host else {
+            for (index, request) in waiting {
+                if let Request::Down(selector) = request {
+                    let found = context.leaving(&tx, selector);
+                    answers.give(*index, found.map(|_| Report::default()));
+                }
+            }
+            return Ok(());
+        };
+        let recorded =
+            record_together(waiting, answers, &tx, |request| context.record(&host, &tx, request));
+        if recorded.is_empty() {
+            return Ok(());
+        }
+        // Those that stay need forwarding, which somebody may have turned off meanwhile.
+        host.record(&tx)?;
+        let changes = recorded.iter().flat_map(|(_, r)| r.changes.clone()).collect();
+        let sight = unless_claimed(context.look(&tx, &host, &changes, &interrupted))?;
+        context.commit(tx)?;
+
+        // Plan and apply.
+        let converged = self.converge(&host, sight?, &interrupted)?;
+
+        // Commit.
+        let records: Vec<_> = recorded.iter().flat_map(|(_, r)| r.records.clone()).collect();
+        let committed = self.commit_outcome(converged, &records)?;
+        answers.give_all(recorded, &host, &committed);
+        Ok(())
+    }
+}
+
+/// Returns the requests that wait, with numbers for the names of users and groups. Answers those whose names the host does
+/// not know.
+fn resolved(kernel: &mut impl Kernel, answers: &mut Answers<'_>) -> Vec<Waiting> {
+    let mut waiting = Vec::new();
+    for (index, request) in answers.waiting() {
+        let resolved = match request {
+            Request::Up(workloads, options) => accounts::resolved(kernel, workloads)
+                .map(|workloads| Request::Up(workloads, *options)),
+            Request::Down(selector) => Ok(Request::Down(selector.clone())),
+        };
+        match resolved {
+            Ok(request) => waiting.push((index, request)),
+            Err(error) => answers.give(index, Err(error)),
+        }
+    }
+    waiting
+}
+
+/// Records what can be recorded together, and answers what is refused: up to the first request that concerns an
+/// instance of an earlier one, or is refused for what an earlier one holds.
+fn record_together(
+    waiting: &[Waiting],
+    answers: &mut Answers<'_>,
+    tx: &Tx<'_>,
+    mut record: impl FnMut(&Request) -> Result<Recorded, NodeError>,
+) -> Vec<(usize, Recorded)> {
+    let mut done: Vec<(usize, Recorded)> = Vec::new();
+    let mut touched: BTreeSet<InstanceName> = BTreeSet::new();
+    for (index, request) in waiting {
+        let names = request.names();
+        let meets = names.as_ref().map_or(!done.is_empty(), |names| !names.is_disjoint(&touched));
+        if meets {
+            break;
+        }
+        match tx.attempt(|| record(request)) {
+            Ok(recorded) => done.push((*index, recorded)),
+            Err(error) if error.is_contended() && !done.is_empty() => break,
+            Err(error) => answers.give(*index, Err(error)),
+        }
+        match names {
+            Some(names) => touched.extend(names),
+            None => break,
+        }
+    }
+    done
+}
+
+impl<K: Kernel> Context<'_, K> {
+    /// Answers a `down` where nothing was ever recorded.
+    pub(crate) fn down_of_nothing(&self, selector: &Selector) -> Result<Report, NodeError> {
+        match selector {
+            Selector::Named(names) => match names.first() {
+                Some(name) => Err(self.unknown(name, None)),
+                None => Ok(Report::default()),
+            },
+            Selector::All => Ok(Report::default()),
+        }
+    }
+}

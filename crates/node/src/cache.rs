@@ -1,0 +1,248 @@
+//! What a long-lived node remembers from one operation to the next.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    os::fd::OwnedFd,
+    sync::Weak,
+};
+
+use super::record::Changes;
+use crate::store::{Generation, Lock, Phase, Record, ReservedSlot, Store, StoreError, Tx};
+use riklet_core::{
+    model::{Exposure, Protocol, Slot},
+    plan::LinkDeletion,
+};
+use riklet_kernel::process::ProcessId;
+
+/// How a node treats what can wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum Strategy {
+    /// An operation does everything before it returns.
+    #[default]
+    Immediate,
+    /// A background task deletes TAPs, and the next operation commits the outcome.
+    Deferred,
+}
+
+/// The memory of a node. That of a node whose operations are each for themselves begins empty with each of them.
+#[derive(Debug, Default)]
+pub(crate) struct Cache {
+    strategy: Strategy,
+    /// This process, as long as it hears what changes.
+    watcher: Option<ProcessId>,
+    /// The lock, while a background task or an operation has it.
+    lock: Weak<OwnedFd>,
+    /// The reserved slots that a background task works on.
+    in_progress: BTreeSet<Slot>,
+    /// The slots that could not be prepared.
+    unusable: BTreeSet<Slot>,
+    /// The draining slots, and the exposures that led to them: their flows are still there.
+    draining_exposures: BTreeMap<Slot, Vec<Exposure>>,
+    /// Slots that nothing could be done for when all was looked at, as of one state of their records.
+    broken: BTreeMap<Slot, Generation>,
+    /// What the kernel has followed, and the records do not say yet.
+    deferred: Vec<DeferredOutcome>,
+}
+
+/// An instance that came or went, as of one state of its record: another process may have changed that since, and
+/// what it acknowledged holds.
+#[derive(Debug)]
+struct DeferredOutcome {
+    record: Record,
+    /// [`Phase::Removing`] where it went, [`Phase::Up`] where it came.
+    phase: Phase,
+}
+
+/// The strategy.
+impl Cache {
+    /// Creates the cache of a long-lived node.
+    pub(crate) fn deferring() -> Self {
+        let (strategy, watcher) = (Strategy::Deferred, ProcessId::current().ok());
+        Self { strategy, watcher, ..Self::default() }
+    }
+
+    /// Returns this process, where it hears what changes.
+    pub(crate) const fn watcher(&self) -> Option<ProcessId> {
+        self.watcher
+    }
+
+    /// Notes that this process hears nothing from now on; `false` where it has not heard before either.
+    pub(crate) fn stop_watching(&mut self) -> bool {
+        self.watcher.take().is_some()
+    }
+
+    /// Returns when the TAPs of instances that leave are deleted.
+    pub(crate) const fn link_deletion(&self) -> LinkDeletion {
+        match self.strategy {
+            Strategy::Immediate => LinkDeletion::Immediate,
+            Strategy::Deferred => LinkDeletion::Deferred,
+        }
+    }
+
+    /// Returns whether an operation on some slots looks at the foreign chains as well: a kernel that is watched has them
+    /// in memory.
+    pub(crate) fn looks_at_foreign_chains(&self) -> bool {
+        self.strategy == Strategy::Deferred
+    }
+
+    /// Prepares records that were just opened for as long as they stay open.
+    pub(crate) fn kept_open(&self, store: Store) -> Result<Store, StoreError> {
+        if self.strategy == Strategy::Deferred {
+            store.stay_open()?;
+        }
+        Ok(store)
+    }
+}
+
+/// The lock.
+impl Cache {
+    /// Returns the lock, while this process has it.
+    pub(crate) fn lent_lock(&self) -> Option<Lock> {
+        Lock::shared_with(&self.lock)
+    }
+
+    pub(crate) fn lend(&mut self, lock: &Lock) {
+        self.lock = lock.share();
+    }
+}
+
+/// Reserved slots, and background tasks that work on them.
+impl Cache {
+    pub(crate) const fn in_progress(&self) -> &BTreeSet<Slot> {
+        &self.in_progress
+    }
+
+    pub(crate) fn is_unusable(&self, slot: Slot) -> bool {
+        self.unusable.contains(&slot)
+    }
+
+    pub(crate) fn begin_task<'a>(&mut self, slots: impl IntoIterator<Item = &'a Slot>) {
+        self.in_progress.extend(slots);
+    }
+
+    pub(crate) fn end_task<'a>(&mut self, slots: impl IntoIterator<Item = &'a Slot>) {
+        for slot in slots {
+            self.in_progress.remove(slot);
+        }
+    }
+
+    pub(crate) fn avoid<'a>(&mut self, slots: impl IntoIterator<Item = &'a Slot>) {
+        self.unusable.extend(slots);
+    }
+}
+
+/// Exposures whose flows are still there.
+impl Cache {
+    /// Notes that an instance is gone, and its flows are not.
+    pub(crate) fn keep_flows(&mut self, record: &Record) {
+        self.draining_exposures.insert(record.slot, record.workload.exposures().to_vec());
+    }
+
+    /// Notes that the flows of these slots are forgotten.
+    pub(crate) fn forget_flows(&mut self, slots: &BTreeSet<Slot>) {
+        self.draining_exposures.retain(|slot, _| !slots.contains(slot));
+    }
+
+    /// Notes that the flows of all slots are forgotten.
+    pub(crate) fn forget_all_flows(&mut self) {
+        self.draining_exposures.clear();
+    }
+
+    /// Returns the draining slots that one of these ports led to: what led to a guest by a port that leads to another's
+    /// now must begin anew.
+    pub(crate) fn clashing(
+        &self,
+        opened: impl FnOnce() -> BTreeSet<(Protocol, Option<IpAddr>, u16)>,
+        store: &Store,
+    ) -> Result<BTreeSet<Slot>, StoreError> {
+        if self.draining_exposures.is_empty() {
+            return Ok(BTreeSet::new());
+        }
+        let opened = opened();
+        let takes = |exposure: &Exposure| {
+            opened.iter().any(|&(protocol, address, port)| exposure.takes(protocol, address, port))
+        };
+        let mut clashing = BTreeSet::new();
+        for (&slot, exposures) in &self.draining_exposures {
+            // Another process may have put an instance there since, whose flows are its own.
+            if exposures.iter().any(takes) && store.spare_of(slot)? == Some(ReservedSlot::Draining)
+            {
+                clashing.insert(slot);
+            }
+        }
+        Ok(clashing)
+    }
+}
+
+/// Instances that nothing can be done for.
+impl Cache {
+    /// Returns whether nothing could be done for this state of an instance.
+    pub(crate) fn is_broken(&self, record: &Record) -> bool {
+        self.broken.get(&record.slot) == Some(&record.generation)
+    }
+
+    /// Notes which slots are broken, and that the others are no longer: of those that were changed, or of all.
+    pub(crate) fn note_broken(
+        &mut self,
+        broken: BTreeMap<Slot, Generation>,
+        changes: Option<&Changes>,
+    ) {
+        match changes {
+            Some(changes) => self.broken.retain(|slot, _| !changes.contains_key(slot)),
+            None => self.broken.clear(),
+        }
+        self.broken.extend(broken);
+    }
+}
+
+/// Outcomes that are not committed yet.
+impl Cache {
+    pub(crate) fn has_deferred(&self) -> bool {
+        !self.deferred.is_empty()
+    }
+
+    /// Defers the outcome of an operation that the kernel has followed; `false` where it must be committed now.
+    pub(crate) fn defer(&mut self, records: &[Record]) -> bool {
+        if self.strategy == Strategy::Immediate {
+            return false;
+        }
+        for record in records {
+            let phase = match record.phase {
+                Phase::Removing => {
+                    self.keep_flows(record);
+                    Phase::Removing
+                }
+                Phase::Pending | Phase::Up => Phase::Up,
+            };
+            self.deferred.push(DeferredOutcome { record: record.clone(), phase });
+        }
+        true
+    }
+
+    /// Writes what was deferred, except of records that were changed since.
+    pub(crate) fn write_deferred(&self, tx: &Tx<'_>) -> Result<(), StoreError> {
+        for DeferredOutcome { record, phase } in &self.deferred {
+            match phase {
+                Phase::Removing => drop(tx.drain(record)?),
+                phase => drop(tx.set_phase(record, *phase)?),
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) fn forget_deferred(&mut self) {
+        self.deferred.clear();
+    }
+
+    /// Returns the slots of instances that are gone, and that the records do not have as draining yet.
+    pub(crate) fn deferred_removals(&self, store: &Store) -> Result<BTreeSet<Slot>, StoreError> {
+        let mut removals = BTreeSet::new();
+        for DeferredOutcome { record, phase } in &self.deferred {
+            if *phase == Phase::Removing && store.holds(record)? {
+                removals.insert(record.slot);
+            }
+        }
+        Ok(removals)
+    }
+}

@@ -1,0 +1,80 @@
+//! Listing and inspecting what is recorded, beside what the kernel has of it.
+
+use std::collections::BTreeMap;
+
+use super::{
+    Instance, LinkStatus, NodeError,
+    host::Interfaces,
+    record::fragment,
+    session::{Operations, Used},
+};
+use crate::store::Record;
+use riklet_core::{link::LinkState, model::InstanceName};
+use riklet_kernel::Kernel;
+
+/// A line of [`Node::list`](crate::Node::list).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listed {
+    /// What is recorded.
+    pub instance: Instance,
+    /// What the kernel has.
+    pub link: LinkStatus,
+}
+
+/// The answer of [`Node::inspect`](crate::Node::inspect).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Inspection {
+    /// What is recorded.
+    pub instance: Instance,
+    /// The state of the TAP.
+    pub status: LinkStatus,
+    /// The interface of that name; `None` where there is none.
+    pub link: Option<LinkState>,
+    /// The differences between the TAP and what it should be.
+    pub drift: Vec<String>,
+    /// Whether the firewall has its exposures.
+    pub exposed: bool,
+}
+
+impl<K: Kernel> Operations<'_, K> {
+    pub(crate) fn list(&mut self) -> Result<Vec<Listed>, NodeError> {
+        let mut reading = self.reading()?;
+        let Some(Used { store, host, context }) = reading.used(Interfaces::Recorded)? else {
+            return Ok(vec![]);
+        };
+        let links = context.kernel.links()?.into_iter();
+        let links: BTreeMap<_, _> = links.map(|link| (link.name.clone(), link)).collect();
+        let listed = |record: &Record| {
+            let link = links.get(&record.slot.interface());
+            let instance = Instance::new(&host.node, record)?;
+            Ok(Listed { instance, link: LinkStatus::of(&host, link) })
+        };
+        store.all()?.iter().map(listed).collect()
+    }
+
+    pub(crate) fn inspect(&mut self, name: &InstanceName) -> Result<Inspection, NodeError> {
+        let mut reading = self.reading()?;
+        let Some(Used { store, host, context }) = reading.used(Interfaces::Recorded)? else {
+            return Err(reading.context.unknown(name, None));
+        };
+        let Some(record) = store.get(name)? else {
+            return Err(context.unknown(name, store.nearest(name.as_str())?));
+        };
+        let link = context.kernel.link(&record.slot.interface())?;
+        let fragment = fragment(&host, &record)?;
+        let drift = link.as_ref().map(|link| fragment.link.differences(link)).unwrap_or_default();
+        let exposed = match &host.base_ruleset {
+            Some(base_ruleset) => {
+                context.kernel.probe_firewall(host.backend, base_ruleset, &fragment.entries)?
+            }
+            None => false,
+        };
+        Ok(Inspection {
+            instance: Instance::new(&host.node, &record)?,
+            status: LinkStatus::of(&host, link.as_ref()),
+            link,
+            drift: drift.iter().map(ToString::to_string).collect(),
+            exposed,
+        })
+    }
+}

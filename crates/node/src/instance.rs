@@ -1,0 +1,100 @@
+use super::{NodeError, host::Host};
+use crate::store::{Phase, Record};
+use riklet_core::{
+    link::LinkState,
+    model::{Addresses, Exposure, InstanceName, InterfaceName, Kind, MacAddress, Slot, Workload},
+    workload::{self, NodeFacts},
+};
+
+/// A recorded instance, with all that its slot determines.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Instance {
+    /// The definition.
+    pub workload: Workload,
+    /// The slot.
+    pub slot: Slot,
+    /// How far the kernel followed the last operation.
+    pub phase: Phase,
+    /// The two ends of its link.
+    pub addresses: Addresses,
+    /// The MTU of its link in bytes.
+    pub mtu: u32,
+}
+
+impl Instance {
+    pub(crate) fn new(node: &NodeFacts, record: &Record) -> Result<Self, NodeError> {
+        let fragment = workload::fragment(&record.workload, record.slot, node)?;
+        Ok(Self {
+            workload: record.workload.clone(),
+            slot: record.slot,
+            phase: record.phase,
+            addresses: fragment.addresses,
+            mtu: fragment.link.mtu,
+        })
+    }
+
+    /// The name.
+    #[must_use]
+    pub const fn name(&self) -> &InstanceName {
+        self.workload.name()
+    }
+
+    /// The kind.
+    #[must_use]
+    pub const fn kind(&self) -> Kind {
+        self.workload.kind()
+    }
+
+    /// The TAP.
+    #[must_use]
+    pub fn interface(&self) -> InterfaceName {
+        self.slot.interface()
+    }
+
+    /// The MAC address that the guest's NIC must have.
+    #[must_use]
+    pub const fn guest_mac(&self) -> MacAddress {
+        self.slot.guest_mac()
+    }
+
+    /// The exposures.
+    #[must_use]
+    pub fn exposures(&self) -> &[Exposure] {
+        self.workload.exposures()
+    }
+}
+
+/// The state of an instance's TAP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LinkStatus {
+    /// There, up, and a VMM has it open.
+    Attached,
+    /// There and up; no VMM has it open.
+    Ready,
+    /// There and down.
+    Down,
+    /// Not there, or an interface of somebody else's has its name.
+    Missing,
+}
+
+impl LinkStatus {
+    /// Returns the status as output has it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Attached => "attached",
+            Self::Ready => "ready",
+            Self::Down => "down",
+            Self::Missing => "missing",
+        }
+    }
+
+    pub(crate) fn of(host: &Host, link: Option<&LinkState>) -> Self {
+        match link.filter(|link| host.owns(link)) {
+            None => Self::Missing,
+            Some(link) if !link.up => Self::Down,
+            Some(link) if link.carrier => Self::Attached,
+            Some(_) => Self::Ready,
+        }
+    }
+}

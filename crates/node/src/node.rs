@@ -1,0 +1,155 @@
+use super::{
+    Config, Drift, Inspection, Listed, NodeError, RebuildOptions, Rebuilt, Report, Request,
+    Selector, UpOptions, Warning, cache::Cache, session::Operations,
+};
+use crate::store::Store;
+use riklet_core::{
+    firewall::Confinement,
+    model::{InstanceName, Workload},
+    plan::{Adoption, Plan},
+};
+use riklet_kernel::{Kernel, linux::Linux};
+
+/// The network of this node.
+///
+/// Each operation is complete when it returns. A process that stays and has a thread for slow work uses a
+/// [`WarmNode`](crate::WarmNode) instead.
+#[derive(Debug)]
+pub struct Node<K = Linux> {
+    config: Config,
+    kernel: K,
+    /// The database, open from one operation to the next.
+    store: Option<Store>,
+}
+
+impl Node<Linux> {
+    /// Creates the network of this node. Each call works on the network namespace of the calling thread.
+    #[must_use]
+    pub fn new(config: Config) -> Self {
+        Self::with_kernel(config, Linux::new())
+    }
+}
+
+impl<K: Kernel> Node<K> {
+    /// Creates the same on another kernel, such as [`riklet_kernel::fake::FakeKernel`].
+    pub fn with_kernel(config: Config, kernel: K) -> Self {
+        Self { config, kernel, store: None }
+    }
+
+    /// Returns the kernel that it works on.
+    pub fn kernel(&mut self) -> &mut K {
+        &mut self.kernel
+    }
+
+    /// Returns the configuration.
+    #[must_use]
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Brings up the network of these workloads, or changes it to what a changed definition says. Repetition
+    /// changes nothing. Users and groups are recorded by their present numbers.
+    ///
+    /// # Errors
+    /// Where a workload cannot be recorded (another instance has its port, the pool is exhausted, the host knows no
+    /// user of that name): then nothing is changed for any of them. What fails later is in [`Report::failures`], or is
+    /// [`NodeError::Halted`] where it concerns all instances; then the records are kept, and [`Self::repair`] or the
+    /// next operation tries again.
+    pub fn up(&mut self, workloads: &[Workload], options: UpOptions) -> Result<Report, NodeError> {
+        self.operations(&mut Cache::default()).up(workloads, options)
+    }
+
+    /// Takes instances down. With `purge`, and where none remains, what the instances share goes as well, and
+    /// the sysctls get their former values: the host is as it was.
+    ///
+    /// # Errors
+    /// Where a name is not recorded, or `purge` is asked for and other instances remain: then nothing is
+    /// changed. Failures as with [`Self::up`].
+    pub fn down(&mut self, selector: &Selector, purge: bool) -> Result<Report, NodeError> {
+        self.operations(&mut Cache::default()).down(selector, purge)
+    }
+
+    /// Does all of these, as if one after another, and answers each as [`Self::up`] and [`Self::down`] would. Those
+    /// that do not depend on each other are done together.
+    pub fn apply(&mut self, requests: &[Request]) -> Vec<Result<Report, NodeError>> {
+        self.operations(&mut Cache::default()).apply(requests)
+    }
+
+    /// Returns the plan of [`Self::up`] and its warnings. Changes nothing.
+    ///
+    /// # Errors
+    /// Where `up` would refuse, or the kernel cannot be read.
+    pub fn plan(&mut self, workloads: &[Workload]) -> Result<(Plan, Vec<Warning>), NodeError> {
+        self.operations(&mut Cache::default()).plan(workloads)
+    }
+
+    /// Compares the kernel with the records. Changes nothing.
+    ///
+    /// # Errors
+    /// Where the store or the kernel cannot be read.
+    pub fn check(&mut self) -> Result<Drift, NodeError> {
+        self.operations(&mut Cache::default()).check()
+    }
+
+    /// Returns what the host sends on only because functions are up, and nothing drops as long as no daemon runs: packets
+    /// that come in by an uplink. Nothing that goes back that way is sent on.
+    ///
+    /// # Errors
+    /// Where the records or the kernel cannot be read.
+    pub fn left_open(&mut self) -> Result<Confinement, NodeError> {
+        self.operations(&mut Cache::default()).left_open()
+    }
+
+    /// Changes the kernel to what the records say: what drifted comes back, what leaked goes.
+    ///
+    /// # Errors
+    /// As with [`Self::up`].
+    pub fn repair(&mut self) -> Result<Report, NodeError> {
+        self.operations(&mut Cache::default()).repair()
+    }
+
+    /// Sets a database aside that does not hold what was written to it, records every interface of ours that is not
+    /// recorded, and repairs. What a definition had besides its exposures and what its TAP shows is lost with such a
+    /// database: the kernel does not know it.
+    ///
+    /// # Errors
+    /// Where something belongs to the records in another state directory; then nothing is changed. Where the state
+    /// directory cannot be used, no known pool has the interfaces' addresses, or, without [`RebuildOptions::force`], the
+    /// database is newer or another program's. Otherwise as with [`Self::repair`].
+    pub fn rebuild(&mut self, options: RebuildOptions) -> Result<Rebuilt, NodeError> {
+        self.operations(&mut Cache::default()).rebuild(options, Adoption::Lost)
+    }
+
+    /// Takes over what belongs to the records in another state directory: as [`Self::rebuild`], and it all bears our
+    /// mark afterwards. Connections stay. The other records keep what they have, and their operations are refused.
+    ///
+    /// A TAP that a VMM has open stays with its instance: where our records have another instance in its slot, that one
+    /// is a failure of the report.
+    ///
+    /// # Errors
+    /// As with [`Self::rebuild`], except for what belongs to other records; and where our pool is not theirs.
+    pub fn adopt(&mut self) -> Result<Rebuilt, NodeError> {
+        self.operations(&mut Cache::default()).rebuild(RebuildOptions::default(), Adoption::All)
+    }
+
+    /// Lists the recorded instances, ordered by name.
+    ///
+    /// # Errors
+    /// Where the store or the kernel cannot be read.
+    pub fn list(&mut self) -> Result<Vec<Listed>, NodeError> {
+        self.operations(&mut Cache::default()).list()
+    }
+
+    /// Returns one recorded instance, and what the kernel has of it.
+    ///
+    /// # Errors
+    /// Where there is none of this name, or the store or the kernel cannot be read.
+    pub fn inspect(&mut self, name: &InstanceName) -> Result<Inspection, NodeError> {
+        self.operations(&mut Cache::default()).inspect(name)
+    }
+
+    /// Returns the operations of a node that remembers this from earlier ones.
+    pub(crate) fn operations<'n>(&'n mut self, cache: &'n mut Cache) -> Operations<'n, K> {
+        Operations::new(&self.config, &mut self.kernel, &mut self.store, cache)
+    }
+}

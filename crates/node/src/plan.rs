@@ -1,0 +1,72 @@
+//! Planning and checking, which change nothing.
+
+use super::{
+    Drift, NodeError, UpOptions, Warning, accounts,
+    converge::View,
+    host::Interfaces,
+    record::Recorded,
+    session::{Operations, Used, unsettled},
+    views::{FullView, ScopedView},
+};
+use crate::store::Store;
+use riklet_core::{
+    firewall::Confinement,
+    model::Workload,
+    plan::{self, Plan},
+};
+use riklet_kernel::Kernel;
+
+impl<K: Kernel> Operations<'_, K> {
+    pub(crate) fn plan(
+        &mut self,
+        workloads: &[Workload],
+    ) -> Result<(Plan, Vec<Warning>), NodeError> {
+        let workloads = &accounts::resolved(self.context.kernel, workloads)?;
+        let mut reading = self.reading()?;
+        let mut nothing_recorded;
+        let store = if let Some(store) = reading.store.take() {
+            store
+        } else {
+            nothing_recorded = Store::in_memory()?;
+            &mut nothing_recorded
+        };
+        let context = &mut reading.context;
+        // Never committed.
+        let tx = store.transaction()?;
+        let interrupted = unsettled(&tx)?;
+        let host = context.decide(&tx, Interfaces::Recorded)?;
+        let Recorded { changes, warnings, .. } =
+            context.record_up(&host, &tx, workloads, UpOptions::default())?;
+        let scoped = ScopedView::new(&host, &changes).filter(|_| interrupted.is_empty());
+        if let Some(view) = scoped
+            && let Some(plan) = view.preview(context.kernel)?
+        {
+            return Ok((plan, warnings));
+        }
+        let deletion = context.cache.link_deletion();
+        let full = FullView::new(&host, &tx, context.cache, &interrupted, deletion)?;
+        Ok((full.preview(context.kernel)?.unwrap_or_default(), warnings))
+    }
+
+    pub(crate) fn check(&mut self) -> Result<Drift, NodeError> {
+        let mut reading = self.reading()?;
+        let Some(Used { store, host, context }) = reading.used(Interfaces::Listed)? else {
+            let claims = reading.context.claims_of_unrecorded()?;
+            let plan = Plan { claims, ..Plan::default() };
+            return Ok(Drift { plan, firewall: vec![], unsettled: vec![] });
+        };
+        let deletion = context.cache.link_deletion();
+        let view = FullView::new(&host, store, context.cache, &unsettled(store)?, deletion)?;
+        let observed = view.look(context.kernel)?;
+        let unsettled = store.unsettled()?.into_iter();
+        let unsettled = unsettled.map(|r| (r.workload.name().clone(), r.phase)).collect();
+        let plan = plan::plan(&view.desired(), &observed);
+        Ok(Drift { plan, firewall: observed.firewall.differences(), unsettled })
+    }
+
+    pub(crate) fn left_open(&mut self) -> Result<Confinement, NodeError> {
+        let mut reading = self.reading()?;
+        let used = reading.used(Interfaces::Listed)?;
+        Ok(used.map(|used| used.host.forwarding.open).unwrap_or_default())
+    }
+}

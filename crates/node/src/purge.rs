@@ -1,0 +1,64 @@
+//! Leaving the host as it was.
+
+use super::{
+    NodeError, Report, Selector,
+    converge::{Outcome, View},
+    host::Interfaces,
+    ownership::unless_claimed,
+    record::refuse_remaining,
+    session::{Operations, Session},
+    views::FullView,
+};
+use crate::store::{Phase, ReservedSlot};
+use riklet_kernel::Kernel;
+
+impl<K: Kernel> Operations<'_, K> {
+    /// Takes the last instances down, and removes what all share.
+    pub(crate) fn purge(&mut self, selector: &Selector) -> Result<Report, NodeError> {
+        if self.is_blank()? {
+            self.refuse_blank()?;
+            return self.context.down_of_nothing(selector);
+        }
+        self.session()?.purge(selector)
+    }
+}
+
+impl<K: Kernel> Session<'_, K> {
+    fn purge(&mut self, selector: &Selector) -> Result<Report, NodeError> {
+        // Record.
+        let (tx, context) = self.begin()?;
+        let leaving = context.leaving(&tx, selector)?;
+        refuse_remaining(&tx, &leaving)?;
+        let Some(host) = context.decided_or_unclaimed(&tx, Interfaces::Recorded)? else {
+            return Ok(Report::default());
+        };
+        for record in &leaving {
+            tx.set_phase(record, Phase::Removing)?;
+        }
+        let host = host.removed();
+        let view = FullView::nothing(&host);
+        let found = unless_claimed(context.look_at_all(&view))?;
+        context.commit(tx)?;
+        host.warn_of_inheritance();
+
+        // Plan and apply.
+        let outcome = view.converge(context.kernel, found?)?.unwrap_or_default();
+        let Outcome { done, halted, .. } = outcome;
+        if let Some((step, source)) = halted {
+            return Err(NodeError::Halted { step: Box::new(step), source });
+        }
+
+        // Commit.
+        let (tx, context) = self.begin()?;
+        for record in tx.all()? {
+            tx.remove(&record)?;
+        }
+        for state in ReservedSlot::ALL {
+            tx.spares(state)?.into_iter().try_for_each(|slot| tx.free_spare(slot, state))?;
+        }
+        tx.clear_settings()?;
+        tx.forget_sysctls()?;
+        context.commit(tx)?;
+        Ok(Report { done, ..Report::default() })
+    }
+}

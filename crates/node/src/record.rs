@@ -1,0 +1,125 @@
+//! What a request changes in the records, within the transaction of its operation.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{
+    NodeError, Request, Selector, UpOptions, Warning, host::Host, session::Context, shadow,
+};
+use crate::store::{Phase, Record, Store, Tx};
+use riklet_core::{
+    model::{Exposure, InstanceName, Slot, Workload},
+    workload::{self, Fragment},
+};
+use riklet_kernel::Kernel;
+
+/// What changes for each slot.
+pub(crate) type Changes = BTreeMap<Slot, Change>;
+
+/// What changes for one slot: what it was recorded with, and what it is recorded with now.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Change {
+    pub(crate) before: Option<Fragment>,
+    pub(crate) after: Option<Fragment>,
+}
+
+/// What a request changed in the records.
+#[derive(Debug, Default)]
+pub(crate) struct Recorded {
+    pub(crate) records: Vec<Record>,
+    pub(crate) changes: Changes,
+    pub(crate) warnings: Vec<Warning>,
+}
+
+impl<K: Kernel> Context<'_, K> {
+    /// Records what a request asks for.
+    pub(crate) fn record(
+        &mut self,
+        host: &Host,
+        tx: &Tx<'_>,
+        request: &Request,
+    ) -> Result<Recorded, NodeError> {
+        match request {
+            Request::Up(workloads, options) => self.record_up(host, tx, workloads, *options),
+            Request::Down(selector) => self.record_down(host, tx, selector),
+        }
+    }
+
+    /// Records these workloads: each in its slot, with its ports.
+    pub(crate) fn record_up(
+        &mut self,
+        host: &Host,
+        tx: &Tx<'_>,
+        workloads: &[Workload],
+        options: UpOptions,
+    ) -> Result<Recorded, NodeError> {
+        let (mut records, mut changes, mut opened) = (vec![], Changes::new(), vec![]);
+        let put = tx.put_all(workloads, host.node.pool.capacity())?;
+        for (workload, (before, record)) in workloads.iter().zip(put) {
+            let old: &[Exposure] = before.as_ref().map_or(&[], |b| b.workload.exposures());
+            let new = workload.exposures().iter().filter(|exposure| !old.contains(exposure));
+            opened.extend(new.map(|exposure| (workload.name(), *exposure)));
+            let before = before.map(|before| fragment(host, &before)).transpose()?;
+            changes.insert(record.slot, Change { before, after: Some(fragment(host, &record)?) });
+            records.push(record);
+        }
+        let warnings = shadow::shadowed(self.kernel, &opened)?;
+        match warnings.first() {
+            Some(warning) if options.strict => {
+                Err(NodeError::Shadows { warning: Box::new(warning.clone()) })
+            }
+            _ => Ok(Recorded { records, changes, warnings }),
+        }
+    }
+
+    /// Records that these instances leave. Their slots and ports stay taken until the kernel has nothing of them.
+    fn record_down(
+        &mut self,
+        host: &Host,
+        tx: &Tx<'_>,
+        selector: &Selector,
+    ) -> Result<Recorded, NodeError> {
+        let mut recorded = Recorded::default();
+        for record in self.leaving(tx, selector)? {
+            let before = Some(fragment(host, &record)?);
+            recorded.changes.insert(record.slot, Change { before, after: None });
+            recorded.records.extend(tx.set_phase(&record, Phase::Removing)?);
+        }
+        Ok(recorded)
+    }
+
+    /// Returns the records of the instances that are to be taken down.
+    pub(crate) fn leaving(
+        &mut self,
+        store: &Store,
+        selector: &Selector,
+    ) -> Result<Vec<Record>, NodeError> {
+        let Selector::Named(names) = selector else { return Ok(store.all()?) };
+        let find = |name: &InstanceName| match store.get(name)? {
+            Some(record) => Ok(record),
+            None => Err(self.unknown(name, store.nearest(name.as_str())?)),
+        };
+        names.iter().map(find).collect()
+    }
+}
+
+/// Returns what an instance needs, as recorded.
+pub(crate) fn fragment(host: &Host, record: &Record) -> Result<Fragment, NodeError> {
+    Ok(workload::fragment(&record.workload, record.slot, &host.node)?)
+}
+
+/// Returns what all instances that shall stay need.
+pub(crate) fn fragments(
+    host: &Host,
+    records: &[Record],
+) -> Result<BTreeMap<Slot, Fragment>, NodeError> {
+    let staying = records.iter().filter(|record| record.phase != Phase::Removing);
+    staying.map(|record| Ok((record.slot, fragment(host, record)?))).collect()
+}
+
+/// Refuses to leave the host as it was while other instances remain.
+pub(crate) fn refuse_remaining(store: &Store, leaving: &[Record]) -> Result<(), NodeError> {
+    let leaving: BTreeSet<_> = leaving.iter().map(|record| record.workload.name()).collect();
+    let names = store.all()?.into_iter().map(|record| record.workload.name().clone());
+    let names: Vec<_> = names.filter(|name| !leaving.contains(name)).collect();
+    if names.is_empty() { Ok(()) } else { Err(NodeError::Remaining { names }) }
+}

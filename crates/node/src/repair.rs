@@ -1,0 +1,113 @@
+//! Changing the kernel to what the records say, though nobody asked for an instance.
+
+use std::collections::BTreeSet;
+
+use super::{
+    NodeError, Report,
+    converge::Sight,
+    host::{Host, Interfaces},
+    record::{Change, Changes, fragment},
+    session::{Context, Operations, Session, unsettled},
+    views::FullView,
+};
+use crate::store::{Phase, ReservedSlot, Tx};
+use riklet_core::{
+    model::Slot,
+    plan::{Adoption, LinkDeletion},
+    workload::{self, Fragment},
+};
+use riklet_kernel::Kernel;
+
+impl<K: Kernel> Operations<'_, K> {
+    pub(crate) fn repair(&mut self) -> Result<Report, NodeError> {
+        self.session()?.reconcile(&BTreeSet::new(), Adoption::Nothing)
+    }
+
+    pub(crate) fn heal(&mut self, slots: &BTreeSet<Slot>) -> Result<Report, NodeError> {
+        self.session()?.heal(slots)
+    }
+
+    pub(crate) fn initialize(&mut self) -> Result<(), NodeError> {
+        let mut session = self.session()?;
+        let (tx, context) = session.begin()?;
+        let host = context.decide(&tx, Interfaces::Listed)?;
+        host.record(&tx)?;
+        context.commit(tx)
+    }
+}
+
+impl<K: Kernel> Session<'_, K> {
+    /// Changes everything to what the records say. Slots that were just `recovered` from what the kernel has go on as
+    /// they are: no operation of theirs was interrupted.
+    pub(crate) fn reconcile(
+        &mut self,
+        recovered: &BTreeSet<Slot>,
+        adoption: Adoption,
+    ) -> Result<Report, NodeError> {
+        let (tx, context) = self.begin()?;
+        let Some(host) = context.decided_or_unclaimed(&tx, Interfaces::Listed)? else {
+            return Ok(Report::default());
+        };
+        let interrupted = unsettled(&tx)?.difference(recovered).copied().collect();
+        let (cache, deletion) = (&*context.cache, LinkDeletion::Immediate);
+        let view = FullView::new(&host, &tx, cache, &interrupted, deletion)?.adopting(adoption);
+        let found = context.look_at_all(&view)?;
+        host.record(&tx)?;
+        context.commit(tx)?;
+        let converged = self.converge(&host, Sight::Full(view, found), &interrupted)?;
+        Ok(self.commit_outcome(converged, &[])?.report())
+    }
+
+    pub(crate) fn heal(&mut self, slots: &BTreeSet<Slot>) -> Result<Report, NodeError> {
+        let (tx, context) = self.begin()?;
+        let Some(host) = context.decided(&tx, Interfaces::Listed)? else {
+            return Ok(Report::default());
+        };
+        let interrupted = context.interrupted(&tx)?;
+        let mut changes = Changes::new();
+        for &slot in slots {
+            match context.shall_be(&host, &tx, slot)? {
+                Shall::Be(fragment) => {
+                    let (before, after) = (Some(fragment.clone()), Some(fragment));
+                    changes.insert(slot, Change { before, after });
+                }
+                Shall::Wait => {}
+                Shall::NotBe => {
+                    drop(tx);
+                    return self.reconcile(&BTreeSet::new(), Adoption::Nothing);
+                }
+            }
+        }
+        host.record(&tx)?;
+        let sight = context.look(&tx, &host, &changes, &interrupted)?;
+        context.commit(tx)?;
+        let converged = self.converge(&host, sight, &interrupted)?;
+        Ok(self.commit_outcome(converged, &[])?.report())
+    }
+}
+
+/// What the records say of a slot.
+enum Shall {
+    /// It has this.
+    Be(Fragment),
+    /// Somebody else is at work on it, or will be; or there is nothing to be done.
+    Wait,
+    /// It has an interface that leaked, or is a stranger's.
+    NotBe,
+}
+
+impl<K: Kernel> Context<'_, K> {
+    fn shall_be(&mut self, host: &Host, tx: &Tx<'_>, slot: Slot) -> Result<Shall, NodeError> {
+        if self.cache.in_progress().contains(&slot) {
+            return Ok(Shall::Wait);
+        }
+        Ok(match (tx.holder(slot)?, tx.spare_of(slot)?) {
+            (Some(record), _) if record.phase == Phase::Removing => Shall::Wait,
+            (Some(record), _) => Shall::Be(fragment(host, &record)?),
+            (None, Some(ReservedSlot::Ready)) => Shall::Be(workload::spare(slot, &host.node)?),
+            (None, Some(ReservedSlot::Draining)) => Shall::Wait,
+            _ if self.kernel.link(&slot.interface())?.is_none() => Shall::Wait,
+            _ => Shall::NotBe,
+        })
+    }
+}

@@ -1,0 +1,30 @@
+use std::collections::BTreeSet;
+
+use riklet_core::model::{InstanceName, Selector, Workload};
+
+/// A change of the records, and of the kernel with them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Request {
+    /// [`Node::up`](crate::Node::up).
+    Up(Vec<Workload>, UpOptions),
+    /// [`Node::down`](crate::Node::down), without `purge`.
+    Down(Selector),
+}
+
+/// Options of [`Node::up`](crate::Node::up).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct UpOptions {
+    /// Treats each [`Warning`](crate::Warning) as an error: then nothing is changed.
+    pub strict: bool,
+}
+
+impl Request {
+    /// Returns the names that it is for; `None` where it is for all instances.
+    pub(crate) fn names(&self) -> Option<BTreeSet<InstanceName>> {
+        match self {
+            Self::Up(workloads, _) => Some(workloads.iter().map(|w| w.name().clone()).collect()),
+            Self::Down(Selector::Named(names)) => Some(names.clone()),
+            Self::Down(Selector::All) => None,
+        }
+    }
+}

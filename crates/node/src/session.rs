@@ -1,0 +1,277 @@
+//! The one place where an operation takes the lock, opens the records and begins its transaction.
+
+use std::collections::BTreeSet;
+
+use super::{
+    Config, NodeError,
+    cache::Cache,
+    host::{Host, Interfaces, Survey},
+};
+use crate::store::{Lock, Setting, Store, Tx};
+use riklet_core::model::{InstanceName, Slot};
+use riklet_kernel::Kernel;
+
+/// The operations of a node, before any of them holds the lock. Each stands in the file of its name.
+#[derive(Debug)]
+pub(crate) struct Operations<'n, K> {
+    pub(crate) context: Context<'n, K>,
+    store: &'n mut Option<Store>,
+}
+
+/// What an operation works with besides the records.
+#[derive(Debug)]
+pub(crate) struct Context<'n, K> {
+    pub(crate) config: &'n Config,
+    pub(crate) kernel: &'n mut K,
+    pub(crate) cache: &'n mut Cache,
+}
+
+/// An operation that may change the node. It holds the lock alone.
+#[derive(Debug)]
+pub(crate) struct Session<'s, K> {
+    pub(crate) context: Context<'s, K>,
+    pub(crate) store: &'s mut Store,
+    pub(crate) lock: Lock,
+}
+
+/// An operation that changes nothing. It holds the lock along with others of its kind.
+#[derive(Debug)]
+pub(crate) struct Reading<'s, K> {
+    pub(crate) context: Context<'s, K>,
+    /// `None` where nothing was ever recorded.
+    pub(crate) store: Option<&'s mut Store>,
+    _lock: Option<Lock>,
+}
+
+/// What an operation reads of a node that was used.
+#[derive(Debug)]
+pub(crate) struct Used<'r, 's, K> {
+    pub(crate) store: &'r Store,
+    pub(crate) host: Host,
+    pub(crate) context: &'r mut Context<'s, K>,
+}
+
+impl<'n, K: Kernel> Operations<'n, K> {
+    pub(crate) fn new(
+        config: &'n Config,
+        kernel: &'n mut K,
+        store: &'n mut Option<Store>,
+        cache: &'n mut Cache,
+    ) -> Self {
+        Self { context: Context { config, kernel, cache }, store }
+    }
+
+    /// Waits until nobody else is at work, nor any program that a killed process left behind. Creates the state directory
+    /// and the records where they are missing, unless what is on the host belongs to other records.
+    pub(crate) fn session(&mut self) -> Result<Session<'_, K>, NodeError> {
+        self.refuse_blank()?;
+        let lock = self.context.lock()?;
+        let context = self.context.reborrow();
+        let store = open(self.store, &context)?;
+        Ok(Session { context, store, lock })
+    }
+
+    /// Waits until nobody changes anything, and commits what was deferred. Creates nothing.
+    pub(crate) fn reading(&mut self) -> Result<Reading<'_, K>, NodeError> {
+        let lock = match self.context.cache.lent_lock() {
+            Some(lock) => Some(lock),
+            None => Lock::shared(&self.context.config.state_dir)?,
+        };
+        self.flush()?;
+        let context = self.context.reborrow();
+        let store = open_existing(self.store, &context)?;
+        Ok(Reading { context, store, _lock: lock })
+    }
+
+    /// Refuses to record here for the first time where what is on the host belongs to other records. Creates nothing.
+    pub(crate) fn refuse_blank(&mut self) -> Result<(), NodeError> {
+        // Where that cannot be told, opening it says why.
+        let dir = &self.context.config.state_dir;
+        let exists = || Store::exists(dir).unwrap_or(true);
+        if self.store.is_some() || exists() {
+            return Ok(());
+        }
+        let claims = self.context.claims_of_unrecorded()?;
+        // Where another process made the records meanwhile, what was found may be theirs: it looks again, under the lock.
+        if exists() { Ok(()) } else { self.context.refuse(claims) }
+    }
+
+    /// Returns whether nothing was ever recorded here. Creates nothing.
+    pub(crate) fn is_blank(&mut self) -> Result<bool, NodeError> {
+        Ok(open_existing(self.store, &self.context)?.is_none())
+    }
+
+    /// Commits what was deferred, where something was.
+    pub(crate) fn flush(&mut self) -> Result<(), NodeError> {
+        if !self.context.cache.has_deferred() {
+            return Ok(());
+        }
+        let tx = open(self.store, &self.context)?.transaction()?;
+        self.context.cache.write_deferred(&tx)?;
+        self.context.commit(tx)
+    }
+
+    /// Returns the records as they are, without what was deferred, and without waiting for anybody.
+    pub(crate) fn records(&mut self) -> Result<&Store, NodeError> {
+        Ok(open(self.store, &self.context)?)
+    }
+
+    /// Returns the slots of instances that are gone, and that the records, as they are, still have.
+    pub(crate) fn deferred_removals(&mut self) -> Result<BTreeSet<Slot>, NodeError> {
+        let store = open(self.store, &self.context)?;
+        Ok(self.context.cache.deferred_removals(store)?)
+    }
+
+    /// Closes the records, which are about to be moved.
+    pub(crate) fn let_go_of_records(&mut self) {
+        *self.store = None;
+    }
+
+    /// Takes back what needs a process that hears what changes, commits what was deferred, and closes the records.
+    pub(crate) fn close(&mut self) -> Result<(), NodeError> {
+        let deaf = self.stop_watching();
+        self.flush()?;
+        open(self.store, &self.context)?;
+        self.store.take().map_or(Ok(()), Store::close)?;
+        deaf
+    }
+
+    fn stop_watching(&mut self) -> Result<(), NodeError> {
+        if !self.context.cache.stop_watching() {
+            return Ok(());
+        }
+        let mut session = self.session()?;
+        let (tx, context) = session.begin()?;
+        tx.forget_setting(Setting::Watcher)?;
+        context.commit(tx)?;
+        session.heal(&BTreeSet::new()).map(drop)
+    }
+}
+
+impl<'s, K: Kernel> Session<'s, K> {
+    /// Begins the transaction of the operation, in which what was deferred is written.
+    pub(crate) fn begin(&mut self) -> Result<(Tx<'_>, &mut Context<'s, K>), NodeError> {
+        let tx = self.store.transaction()?;
+        self.context.cache.write_deferred(&tx)?;
+        Ok((tx, &mut self.context))
+    }
+}
+
+impl<'s, K: Kernel> Reading<'s, K> {
+    /// Returns what there is to read; `None` where the node was not used yet.
+    pub(crate) fn used(
+        &mut self,
+        interfaces: Interfaces,
+    ) -> Result<Option<Used<'_, 's, K>>, NodeError> {
+        let Some(store) = self.store.as_deref() else { return Ok(None) };
+        let host = self.context.decided(store, interfaces)?;
+        Ok(host.map(|host| Used { store, host, context: &mut self.context }))
+    }
+}
+
+impl<K: Kernel> Context<'_, K> {
+    /// Returns what was decided for the node, and what the host is like; `None` where the node was not used yet.
+    pub(crate) fn decided(
+        &mut self,
+        store: &Store,
+        interfaces: Interfaces,
+    ) -> Result<Option<Host>, NodeError> {
+        let survey = self.survey(interfaces);
+        Host::decided(self.kernel, self.config, store, survey)
+    }
+
+    /// Returns the same, and refuses a host that belongs to other records where the node was not used yet.
+    pub(crate) fn decided_or_unclaimed(
+        &mut self,
+        store: &Store,
+        interfaces: Interfaces,
+    ) -> Result<Option<Host>, NodeError> {
+        let host = self.decided(store, interfaces)?;
+        if host.is_none() {
+            self.refuse_unrecorded()?;
+        }
+        Ok(host)
+    }
+
+    /// Returns the same, and decides where nothing is decided yet. [`Host::record`] makes that last.
+    pub(crate) fn decide(
+        &mut self,
+        store: &Store,
+        interfaces: Interfaces,
+    ) -> Result<Host, NodeError> {
+        let survey = self.survey(interfaces);
+        let host = Host::decide(self.kernel, self.config, store, survey)?;
+        if host.first_use {
+            self.refuse_unrecorded()?;
+        }
+        Ok(host)
+    }
+
+    /// Returns how an operation of this process looks at the host.
+    pub(crate) fn survey(&self, interfaces: Interfaces) -> Survey {
+        Survey { interfaces, watcher: self.cache.watcher() }
+    }
+
+    /// Returns the slots of the instances whose last operation did not come to its end, and that an operation has to look
+    /// at.
+    pub(crate) fn interrupted(&self, store: &Store) -> Result<BTreeSet<Slot>, NodeError> {
+        let unsettled = store.unsettled()?.into_iter();
+        let unsettled = unsettled.filter(|record| !self.cache.is_broken(record));
+        Ok(unsettled.map(|record| record.slot).collect())
+    }
+
+    /// Commits a transaction that [`Session::begin`] began.
+    pub(crate) fn commit(&mut self, tx: Tx<'_>) -> Result<(), NodeError> {
+        tx.commit()?;
+        self.cache.forget_deferred();
+        Ok(())
+    }
+
+    pub(crate) fn unknown(&self, name: &InstanceName, nearest: Option<InstanceName>) -> NodeError {
+        let state_dir = self.config.state_dir.clone();
+        NodeError::Unknown { name: name.clone(), nearest, state_dir }
+    }
+
+    /// Takes the lock, or shares it with a background task of this process.
+    pub(crate) fn lock(&mut self) -> Result<Lock, NodeError> {
+        let lent = self.cache.lent_lock();
+        let lock = lent.map_or_else(|| Lock::exclusive(&self.config.state_dir), Ok)?;
+        self.kernel.share_lock(lock.share());
+        self.cache.lend(&lock);
+        Ok(lock)
+    }
+
+    fn reborrow(&mut self) -> Context<'_, K> {
+        Context { config: self.config, kernel: self.kernel, cache: self.cache }
+    }
+}
+
+/// Returns the slots of the instances whose last operation did not come to its end.
+pub(crate) fn unsettled(store: &Store) -> Result<BTreeSet<Slot>, NodeError> {
+    Ok(store.unsettled()?.iter().map(|record| record.slot).collect())
+}
+
+/// Opens the records, unless they are, and creates them where they are missing.
+fn open<'s, K>(
+    store: &'s mut Option<Store>,
+    context: &Context<'_, K>,
+) -> Result<&'s mut Store, NodeError> {
+    let opened = match store.take().filter(Store::is_current) {
+        Some(opened) => opened,
+        None => context.cache.kept_open(Store::open(&context.config.state_dir)?)?,
+    };
+    Ok(store.insert(opened))
+}
+
+/// The same; `None` where they are missing.
+fn open_existing<'s, K>(
+    store: &'s mut Option<Store>,
+    context: &Context<'_, K>,
+) -> Result<Option<&'s mut Store>, NodeError> {
+    if !store.as_ref().is_some_and(Store::is_current) {
+        *store = None;
+        let existing = Store::open_existing(&context.config.state_dir)?;
+        *store = existing.map(|existing| context.cache.kept_open(existing)).transpose()?;
+    }
+    Ok(store.as_mut())
+}

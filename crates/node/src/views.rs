@@ -1,0 +1,253 @@
+//! The parts of the desired state that an operation looks at: some slots, or everything.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
+
+use super::{
+    NodeError,
+    cache::Cache,
+    converge::{Outcome, View},
+    host::Host,
+    record::{Change, Changes, fragments},
+};
+use crate::store::{Phase, ReservedSlot, Store};
+use riklet_core::{
+    firewall::{BaseRuleset, BaseState, Confinement, Entry, FirewallState, Ruleset},
+    link::LinkState,
+    model::{Protocol, Slot},
+    plan::{Adoption, Desired, LinkDeletion, Observed, Step},
+    workload::{self, Fragment},
+};
+use riklet_kernel::Kernel;
+
+/// The changed slots. Costs the same however many others there are.
+pub(crate) struct ScopedView<'a> {
+    host: &'a Host,
+    base_ruleset: &'a BaseRuleset,
+    changes: &'a Changes,
+    /// When the TAPs of those that leave are deleted.
+    deletion: LinkDeletion,
+    /// Slots whose flows must be forgotten besides.
+    draining: BTreeSet<Slot>,
+    /// Whether to look at the foreign chains as well.
+    foreign_chains: bool,
+}
+
+impl<'a> ScopedView<'a> {
+    /// Creates the view; `None` where nothing shall remain, which takes looking at everything.
+    pub(crate) fn new(host: &'a Host, changes: &'a Changes) -> Option<Self> {
+        let (deletion, draining) = (LinkDeletion::Immediate, BTreeSet::new());
+        let base_ruleset = host.base_ruleset.as_ref()?;
+        Some(Self { host, base_ruleset, changes, deletion, draining, foreign_chains: false })
+    }
+
+    /// Leaves for later what the cache allows, and looks at what is in memory anyway. Flows of draining slots are
+    /// forgotten at once where a port that led there leads elsewhere now.
+    pub(crate) fn with_cache(self, cache: &Cache, store: &Store) -> Result<Self, NodeError> {
+        Ok(Self {
+            deletion: cache.link_deletion(),
+            draining: cache.clashing(|| self.opened(), store)?,
+            foreign_chains: cache.looks_at_foreign_chains(),
+            ..self
+        })
+    }
+
+    /// Returns the slots that it is about.
+    pub(crate) const fn changes(&self) -> &'a Changes {
+        self.changes
+    }
+
+    /// Returns the ports that lead somewhere else than before.
+    fn opened(&self) -> BTreeSet<(Protocol, Option<IpAddr>, u16)> {
+        let entries = |fragment: &Option<Fragment>| {
+            fragment.as_ref().map(|fragment| fragment.entries.clone()).unwrap_or_default()
+        };
+        let opened = self.changes.values().flat_map(|change| {
+            let before = entries(&change.before);
+            entries(&change.after).into_iter().filter(move |entry| !before.contains(entry))
+        });
+        let port = |entry| match entry {
+            Entry::Exposure { protocol, host_address, host_port, .. } => {
+                Some((protocol, host_address, host_port))
+            }
+            Entry::Hairpin { .. } => None,
+        };
+        opened.filter_map(port).collect()
+    }
+}
+
+impl View for ScopedView<'_> {
+    fn desired(&self) -> Desired {
+        let after = |(&slot, change): (&Slot, &Change)| Some((slot, change.after.clone()?));
+        let fragments = self.changes.iter().filter_map(after).collect();
+        let (deletion, draining) = (self.deletion, self.draining.clone());
+        let leaving = self.changes.iter().filter(|(_, change)| change.after.is_none());
+        let leaving = leaving.map(|(&slot, _)| slot).collect();
+        Desired { draining, leaving, deletion, ..desired(self.host, fragments) }
+    }
+
+    fn observe(&self, kernel: &mut impl Kernel) -> Result<Option<Observed>, NodeError> {
+        let before = self.changes.values().filter_map(|change| change.before.as_ref());
+        let entries: BTreeSet<Entry> = before.flat_map(|before| &before.entries).copied().collect();
+        if !kernel.probe_firewall(self.host.backend, self.base_ruleset, &entries)? {
+            return Ok(None);
+        }
+        let sysctls = sysctls(self.host, kernel)?;
+        let differs = |(name, value): (&String, &String)| {
+            self.host.sysctls.get(name).is_some_and(|wanted| wanted != value)
+        };
+        if sysctls.iter().any(differs) {
+            // Who has the host forward, or not, does the same to every TAP.
+            return Ok(None);
+        }
+        let mut links = BTreeMap::new();
+        for &slot in self.changes.keys() {
+            links.extend(kernel.link(&slot.interface())?.map(|link| (slot, link)));
+        }
+        let base_ruleset = BaseState::Intact;
+        let marks = [self.host.node.owner.mark()].into();
+        let firewall = FirewallState { base_ruleset, entries, strays: vec![], marks };
+        let empty_tables = BTreeSet::new();
+        let foreign_chains =
+            if self.foreign_chains { kernel.foreign_chains(self.host.backend)? } else { vec![] };
+        Ok(Some(Observed { links, firewall, empty_tables, foreign_chains, sysctls }))
+    }
+
+    /// A firewall that refuses has something else than the records say.
+    fn suffices(&self, outcome: &Outcome) -> bool {
+        !matches!(outcome.halted, Some((Step::Firewall(..), _)))
+    }
+}
+
+/// Everything: whatever is ours, and whatever is recorded.
+pub(crate) struct FullView<'a> {
+    host: &'a Host,
+    fragments: BTreeMap<Slot, Fragment>,
+    interrupted: BTreeSet<Slot>,
+    /// Slots whose flows may still be there.
+    draining: BTreeSet<Slot>,
+    /// Slots whose instances were taken down: their TAPs go, whoever has them open.
+    leaving: BTreeSet<Slot>,
+    /// Slots that somebody else works on.
+    untouched: BTreeSet<Slot>,
+    adoption: Adoption,
+}
+
+impl<'a> FullView<'a> {
+    /// Creates the view of what the records say. Slots that a background task works on are left to it; with a deferred
+    /// `deletion`, so are the draining slots that none works on yet.
+    pub(crate) fn new(
+        host: &'a Host,
+        store: &Store,
+        cache: &Cache,
+        interrupted: &BTreeSet<Slot>,
+        deletion: LinkDeletion,
+    ) -> Result<Self, NodeError> {
+        let mut untouched = cache.in_progress().clone();
+        if deletion == LinkDeletion::Deferred {
+            untouched.extend(store.spares(ReservedSlot::Draining)?);
+        }
+        let records = store.all()?;
+        let leaving = records.iter().filter(|record| record.phase == Phase::Removing);
+        let mut leaving: BTreeSet<_> = leaving.map(|record| record.slot).collect();
+        leaving.extend(store.spares(ReservedSlot::Draining)?);
+        let mut fragments = fragments(host, &records)?;
+        for slot in store.spares(ReservedSlot::Ready)? {
+            fragments.insert(slot, workload::spare(slot, &host.node)?);
+        }
+        let mut draining = BTreeSet::new();
+        for state in [ReservedSlot::Creating, ReservedSlot::Draining] {
+            let slots = store.spares(state)?.into_iter();
+            draining.extend(slots.filter(|slot| !untouched.contains(slot)));
+        }
+        let (interrupted, adoption) = (interrupted.clone(), Adoption::Nothing);
+        Ok(Self { host, fragments, interrupted, draining, leaving, untouched, adoption })
+    }
+
+    /// Creates the view of a node where nothing shall remain.
+    pub(crate) fn nothing(host: &'a Host) -> Self {
+        let (fragments, interrupted, draining, leaving, untouched) = Default::default();
+        let adoption = Adoption::Nothing;
+        Self { host, fragments, interrupted, draining, leaving, untouched, adoption }
+    }
+
+    /// Takes over what belongs to other records.
+    pub(crate) fn adopting(self, adoption: Adoption) -> Self {
+        Self { adoption, ..self }
+    }
+
+    /// Returns the ruleset to hold the firewall against. Where nothing shall remain, any will do: whatever is there
+    /// goes.
+    fn expected(&self) -> Ruleset {
+        let (pool, owner, confined) = (self.host.node.pool, None, Confinement::default());
+        let nothing = || BaseRuleset { pool, uplinks: BTreeSet::new(), confined, owner };
+        Ruleset {
+            base_ruleset: self.host.base_ruleset.clone().unwrap_or_else(nothing),
+            entries: self.fragments.values().flat_map(|f| &f.entries).copied().collect(),
+        }
+    }
+
+    /// Returns what the kernel has.
+    pub(crate) fn look(&self, kernel: &mut impl Kernel) -> Result<Observed, NodeError> {
+        let links = kernel.links()?.into_iter();
+        let empty_tables = match self.host.base_ruleset {
+            Some(_) => BTreeSet::new(),
+            None => kernel.empty_tables(self.host.backend)?,
+        };
+        let slot = |link: LinkState| Some((Slot::of_interface(link.name.as_str())?, link));
+        Ok(Observed {
+            links: links.filter_map(slot).collect(),
+            firewall: kernel.firewall(self.host.backend, &self.expected())?,
+            empty_tables,
+            foreign_chains: kernel.foreign_chains(self.host.backend)?,
+            sysctls: sysctls(self.host, kernel)?,
+        })
+    }
+}
+
+impl View for FullView<'_> {
+    fn desired(&self) -> Desired {
+        let (interrupted, draining) = (self.interrupted.clone(), self.draining.clone());
+        let (untouched, leaving) = (self.untouched.clone(), self.leaving.clone());
+        let adoption = self.adoption;
+        let desired = desired(self.host, self.fragments.clone());
+        Desired { adoption, untouched, interrupted, draining, leaving, ..desired }
+    }
+
+    fn observe(&self, kernel: &mut impl Kernel) -> Result<Option<Observed>, NodeError> {
+        self.look(kernel).map(Some)
+    }
+
+    fn suffices(&self, _outcome: &Outcome) -> bool {
+        true
+    }
+}
+
+fn desired(host: &Host, fragments: BTreeMap<Slot, Fragment>) -> Desired {
+    Desired {
+        backend: host.backend,
+        pool: host.node.pool,
+        owner: host.node.owner.clone(),
+        adoption: Adoption::Nothing,
+        fragments,
+        untouched: BTreeSet::new(),
+        interrupted: BTreeSet::new(),
+        draining: BTreeSet::new(),
+        leaving: BTreeSet::new(),
+        deletion: LinkDeletion::Immediate,
+        base_ruleset: host.base_ruleset.clone(),
+        sysctls: host.sysctls.clone(),
+        foreign_tables: host.foreign_tables.clone(),
+    }
+}
+
+/// Returns the present values of the sysctls that matter.
+fn sysctls(host: &Host, kernel: &mut impl Kernel) -> Result<BTreeMap<String, String>, NodeError> {
+    let mut found = BTreeMap::new();
+    for name in host.sysctls.keys() {
+        found.extend(kernel.sysctl(name)?.map(|value| (name.clone(), value)));
+    }
+    Ok(found)
+}

@@ -1,0 +1,251 @@
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{
+    BackgroundTask, Config, Drift, Inspection, Listed, Node, NodeError, RebuildOptions, Rebuilt,
+    Report, Request, Selector, TaskOutcome, Warning, cache::Cache, session::Operations,
+};
+use crate::store::{ReservedSlot, Store};
+use riklet_core::{
+    model::{InstanceName, Slot, Workload},
+    plan::{Adoption, Plan},
+};
+use riklet_kernel::Kernel;
+
+/// The network of this node, for a process that stays and has a thread for slow work.
+///
+/// It differs from a [`Node`] in what an operation leaves for later:
+///
+/// * `down` sets TAPs down, and leaves deleting them to a [`BackgroundTask`] ([`Self::drain`]). TAPs for new instances
+///   are created in advance by another ([`Self::prepare`]).
+/// * The outcome of an operation is committed with the next one, or by [`Self::flush`]: an operation is one transaction
+///   then. Where the process is killed before, the operation counts as interrupted, and the next one looks at it.
+/// * An instance that nothing can be done for does not make every operation look at everything.
+#[derive(Debug)]
+pub struct WarmNode<K> {
+    node: Node<K>,
+    cache: Cache,
+}
+
+impl<K: Kernel> WarmNode<K> {
+    /// Creates the network of this node on this kernel.
+    pub fn new(config: Config, kernel: K) -> Self {
+        Self { node: Node::with_kernel(config, kernel), cache: Cache::deferring() }
+    }
+
+    /// Returns the kernel that it works on.
+    pub fn kernel(&mut self) -> &mut K {
+        self.node.kernel()
+    }
+
+    /// Returns the configuration.
+    #[must_use]
+    pub fn config(&self) -> &Config {
+        self.node.config()
+    }
+
+    /// Does all of these, as [`Node::apply`].
+    pub fn apply(&mut self, requests: &[Request]) -> Vec<Result<Report, NodeError>> {
+        self.operations().apply(requests)
+    }
+
+    /// Takes instances down, as [`Node::down`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn down(&mut self, selector: &Selector, purge: bool) -> Result<Report, NodeError> {
+        self.operations().down(selector, purge)
+    }
+
+    /// Returns the plan of bringing these workloads up, as [`Node::plan`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn plan(&mut self, workloads: &[Workload]) -> Result<(Plan, Vec<Warning>), NodeError> {
+        self.operations().plan(workloads)
+    }
+
+    /// Compares the kernel with the records, as [`Node::check`]. What background tasks are for is no drift.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn check(&mut self) -> Result<Drift, NodeError> {
+        self.operations().check()
+    }
+
+    /// Changes the kernel to what the records say, as [`Node::repair`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn repair(&mut self) -> Result<Report, NodeError> {
+        self.operations().repair()
+    }
+
+    /// Changes the kernel to what the records say for these slots, and for what all share: the firewall's base ruleset,
+    /// the foreign chains, the sysctls. Where that is not enough, it is [`Self::repair`].
+    ///
+    /// # Errors
+    /// As with [`Node::up`].
+    pub fn heal(&mut self, slots: &BTreeSet<Slot>) -> Result<Report, NodeError> {
+        self.operations().heal(slots)
+    }
+
+    /// Takes over what belongs to the records in another state directory, as [`Node::adopt`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn adopt(&mut self) -> Result<Rebuilt, NodeError> {
+        self.operations().rebuild(RebuildOptions::default(), Adoption::All)
+    }
+
+    /// Lists the recorded instances, as [`Node::list`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn list(&mut self) -> Result<Vec<Listed>, NodeError> {
+        self.operations().list()
+    }
+
+    /// Returns one recorded instance, as [`Node::inspect`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn inspect(&mut self, name: &InstanceName) -> Result<Inspection, NodeError> {
+        self.operations().inspect(name)
+    }
+
+    /// Decides for a node that has not been used yet, so that slots can be prepared before its first instance.
+    ///
+    /// # Errors
+    /// Where nothing can be decided, or not be recorded. [`Self::repair`] then creates what all instances share.
+    pub fn initialize(&mut self) -> Result<(), NodeError> {
+        self.operations().initialize()
+    }
+
+    /// Reserves so many slots, whose TAPs are to be created; `None` where there is none to reserve, or the node has not
+    /// been used yet. [`Self::finish`] takes the outcome of the task.
+    ///
+    /// # Errors
+    /// Where the records cannot be changed.
+    pub fn prepare(&mut self, count: usize) -> Result<Option<BackgroundTask>, NodeError> {
+        self.operations().prepare(count)
+    }
+
+    /// Returns the task of deleting the TAPs of the draining slots; `None` where there is none that no task works on.
+    /// [`Self::finish`] takes its outcome.
+    ///
+    /// # Errors
+    /// Where the records cannot be read.
+    pub fn drain(&mut self) -> Result<Option<BackgroundTask>, NodeError> {
+        self.operations().drain()
+    }
+
+    /// Records what a background task did. Slots whose TAPs could not be created are not prepared again by this process.
+    ///
+    /// # Errors
+    /// Where the records cannot be changed: then [`Self::repair`] finds the task undone.
+    pub fn finish(&mut self, outcome: &TaskOutcome) -> Result<(), NodeError> {
+        self.operations().finish(outcome)
+    }
+
+    /// Records which definition file asks for each of these names from now on, or that none does.
+    ///
+    /// # Errors
+    /// Where the records cannot be written; then nothing is changed.
+    pub fn set_manifests(
+        &mut self,
+        changes: &BTreeMap<InstanceName, Option<String>>,
+    ) -> Result<(), NodeError> {
+        self.operations().set_manifests(changes)
+    }
+
+    /// Reads the records.
+    ///
+    /// # Errors
+    /// Where they cannot be opened.
+    pub fn look_at_records<T>(&mut self, look: impl FnOnce(&Store) -> T) -> Result<T, NodeError> {
+        let mut operations = self.operations();
+        operations.flush()?;
+        Ok(look(operations.records()?))
+    }
+
+    /// Reads the runs in the records, of which nothing is ever deferred.
+    ///
+    /// # Errors
+    /// Where the records cannot be opened.
+    pub fn look_at_runs<T>(&mut self, look: impl FnOnce(&Store) -> T) -> Result<T, NodeError> {
+        Ok(look(self.operations().records()?))
+    }
+
+    /// Returns how many slots instances hold, and how many are reserved, by state. A deferred outcome counts as
+    /// committed, and is not committed for this.
+    ///
+    /// # Errors
+    /// Where the records cannot be read.
+    pub fn counts(&mut self) -> Result<(u32, BTreeMap<ReservedSlot, usize>), NodeError> {
+        self.operations().counts()
+    }
+
+    /// Returns how many slots are reserved, by state. Costs as much as there are of them.
+    ///
+    /// # Errors
+    /// Where the records cannot be read.
+    pub fn reserved(&mut self) -> Result<BTreeMap<ReservedSlot, usize>, NodeError> {
+        Ok(self.operations().reserved()?.1)
+    }
+
+    /// Returns whether the outcome of an operation is not committed yet.
+    #[must_use]
+    pub fn has_deferred(&self) -> bool {
+        self.cache.has_deferred()
+    }
+
+    /// Commits the outcomes of earlier operations.
+    ///
+    /// # Errors
+    /// Where the records cannot be written.
+    pub fn flush(&mut self) -> Result<(), NodeError> {
+        self.operations().flush()
+    }
+
+    /// Commits the outcomes of earlier operations, takes back what needs a process that hears what changes, and closes the
+    /// records.
+    ///
+    /// # Errors
+    /// Where the records cannot be written, or the kernel refuses; then the next operation takes it back.
+    pub fn close(&mut self) -> Result<(), NodeError> {
+        self.operations().close()
+    }
+
+    fn operations(&mut self) -> Operations<'_, K> {
+        self.node.operations(&mut self.cache)
+    }
+}
+
+impl<K: Kernel> Operations<'_, K> {
+    fn set_manifests(
+        &mut self,
+        changes: &BTreeMap<InstanceName, Option<String>>,
+    ) -> Result<(), NodeError> {
+        let mut session = self.session()?;
+        let (tx, context) = session.begin()?;
+        for (name, file) in changes {
+            tx.set_manifest(name, file.as_deref())?;
+        }
+        context.commit(tx)
+    }
+
+    fn counts(&mut self) -> Result<(u32, BTreeMap<ReservedSlot, usize>), NodeError> {
+        let (removed, reserved) = self.reserved()?;
+        Ok((self.records()?.count()?.saturating_sub(removed), reserved))
+    }
+
+    /// Returns how many instances are gone that the records still have, and the reserved slots with those of these.
+    fn reserved(&mut self) -> Result<(u32, BTreeMap<ReservedSlot, usize>), NodeError> {
+        let removed = self.deferred_removals()?;
+        let mut reserved = self.records()?.count_spares()?;
+        if !removed.is_empty() {
+            *reserved.entry(ReservedSlot::Draining).or_default() += removed.len();
+        }
+        Ok((u32::try_from(removed.len()).unwrap_or(u32::MAX), reserved))
+    }
+}
