@@ -3,12 +3,15 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
-    net::IpAddr,
+    net::{IpAddr, Ipv6Addr},
 };
 
 use ipnet::IpNet;
 
-use crate::model::{InterfaceName, MacAddress};
+use crate::{
+    address::{InterfaceName, MacAddress, Slot},
+    workload::alias,
+};
 
 /// The interface group of live TAPs: 0x52494b, "RIK".
 pub const LIVE_GROUP: u32 = 0x0052_494b;
@@ -31,6 +34,10 @@ pub struct LinkSpec {
     /// The guest, as a permanent neighbour by each of its addresses: neither ARP nor neighbour discovery is needed, and
     /// neither can be spoofed.
     pub neighbours: BTreeMap<IpAddr, MacAddress>,
+    /// The host's IPv6 link-local address; `None` where the interface takes no part in IPv6. No interface has one yet:
+    /// by it a guest would reach every service of the host that listens at `[::]`, past the rules that the host has
+    /// for IPv4.
+    pub link_local: Option<Ipv6Addr>,
     /// Who may open it, and how.
     pub tap: Tap,
 }
@@ -147,11 +154,11 @@ impl LinkSpec {
             carrier: false,
             open: false,
             group: LIVE_GROUP,
-            addresses: self.addresses.clone(),
+            addresses: self.all_addresses(),
             neighbours: self.neighbours.clone(),
             forwarding: true,
             route_localnet: true,
-            ipv6: false,
+            ipv6: self.link_local.is_some(),
             tap: Some(self.tap),
         }
     }
@@ -170,15 +177,17 @@ impl LinkSpec {
                 found.push(LinkDifference { text, remedy: Remedy::Configure });
             }
         };
-        note(state.mac != Some(self.mac), format!("MAC address {}", self.mac));
+        let mac = self.mac_beside(state);
+        note(state.mac != Some(mac), format!("MAC address {mac}"));
         note(state.mtu != self.mtu, format!("MTU {} instead of {}", self.mtu, state.mtu));
         note(state.group != LIVE_GROUP, format!("group {LIVE_GROUP:#x}"));
         note(!state.forwarding, "forwarding 1".to_owned());
         note(!state.route_localnet, "route_localnet 1".to_owned());
-        note(state.ipv6, "no IPv6".to_owned());
+        let ipv6 = if self.link_local.is_some() { "IPv6" } else { "no IPv6" };
+        note(state.ipv6 != self.link_local.is_some(), ipv6.to_owned());
         note(!state.up, "up".to_owned());
-        for address in &self.addresses {
-            note(!state.addresses.contains(address), format!("address {address}"));
+        for address in self.all_addresses().difference(&state.addresses) {
+            note(true, format!("address {address}"));
         }
         for (neighbour, mac) in &self.neighbours {
             let known = state.neighbours.get(neighbour);
@@ -209,10 +218,33 @@ impl LinkSpec {
     }
 
     /// Addresses that the interface has and should not have.
-    pub fn stray_addresses<'a>(
-        &'a self,
-        state: &'a LinkState,
-    ) -> impl Iterator<Item = IpNet> + use<'a> {
-        state.addresses.difference(&self.addresses).copied()
+    #[must_use]
+    pub fn stray_addresses(&self, state: &LinkState) -> BTreeSet<IpNet> {
+        state.addresses.difference(&self.all_addresses()).copied().collect()
+    }
+
+    /// Returns the specification for changing this interface: its MAC address stays where it may.
+    #[must_use]
+    pub fn beside(&self, state: &LinkState) -> Self {
+        Self { mac: self.mac_beside(state), ..self.clone() }
+    }
+
+    /// The MAC address that the interface shall have. What a version gave it that knew no common one stays while the
+    /// instance does: its guest has it in its neighbour table. An interface that no instance has had gets the common
+    /// one, as every new interface does.
+    fn mac_beside(&self, state: &LinkState) -> MacAddress {
+        let former = Slot::of_interface(self.name.as_str()).map(Slot::former_host_mac);
+        let instance = |alias: &str| alias::parse(alias).map(|marked| marked.name);
+        if state.mac == Some(self.mac) || state.mac != former {
+            return self.mac;
+        }
+        let named = state.alias.as_deref().and_then(instance);
+        let stays = named.is_some() && named == instance(&self.alias);
+        former.filter(|_| stays).unwrap_or(self.mac)
+    }
+
+    fn all_addresses(&self) -> BTreeSet<IpNet> {
+        let link_local = self.link_local.map(|address| IpNet::new_assert(address.into(), 64));
+        self.addresses.iter().copied().chain(link_local).collect()
     }
 }

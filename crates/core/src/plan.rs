@@ -367,12 +367,13 @@ fn link_steps(slot: Slot, fragment: &Fragment, observed: &Observed) -> Vec<Step>
     }
     // The owner comes first: where a VMM has the TAP open it is refused, and the rest stays as it is, too.
     let owner = by(Remedy::SetOwner).map(|d| Step::SetOwner(name(), spec.tap, d));
-    let strays = spec.stray_addresses(state).map(|address| Step::RemoveAddress(name(), address));
+    let strays = spec.stray_addresses(state).into_iter();
+    let strays = strays.map(|address| Step::RemoveAddress(name(), address));
     let alias = by(Remedy::SetAlias);
     let rest = match by(Remedy::Configure) {
         Some(rest) => {
             let differences = alias.into_iter().flatten().chain(rest).collect();
-            Some(Step::ConfigureLink(spec.clone(), differences))
+            Some(Step::ConfigureLink(spec.beside(state), differences))
         }
         None => alias.map(|_| Step::SetAlias(name(), spec.alias.clone())),
     };

@@ -6,6 +6,7 @@ use riklet_api::{
     Check, End, Exposure, Failure, Inspection, Instance, Listed, Plan, Report, Unsettled, lines,
 };
 use riklet_core::{
+    address::GATEWAY_MAC,
     definition,
     model::{Addresses, Ends, MacAddress, Slot},
 };
@@ -28,7 +29,7 @@ pub fn instance(instance: &riklet_sdn::Instance) -> Instance {
         tap: instance.interface().to_string(),
         phase: instance.phase.as_str().to_owned(),
         guest: end(v4.guest, v6.map(|v6| v6.guest), instance.guest_mac()),
-        host: end(v4.host, v6.map(|v6| v6.host), instance.slot.host_mac()),
+        host: end(v4.host, v6.map(|v6| v6.host), GATEWAY_MAC),
         prefix_length: Addresses::PREFIX_LENGTH,
         mtu: instance.mtu,
         exposures: instance.exposures().iter().map(Exposure::from).collect(),

@@ -42,7 +42,7 @@ fn text_is_for_people() {
     ---- stderr ----
     nothing to do
     $ riklet-sdn plan hello.json
-    + TAP rik0: address 10.231.0.1/30, MAC 02:52:49:4b:00:00, MTU 1500, neighbour 10.231.0.2 at 06:52:49:4b:00:00
+    + TAP rik0: address 10.231.0.1/30, MAC 0a:52:49:4b:00:01, MTU 1500, neighbour 10.231.0.2 at 06:52:49:4b:00:00
     ~ firewall: all of it, guests 10.231.0.0/16, uplinks none
     + firewall: tcp 8080 -> 10.231.0.2:3000
     + firewall: hairpin 10.231.0.2
@@ -72,7 +72,7 @@ fn text_is_for_people() {
     phase     up
     tap       rik1 (ready)
     guest     10.231.0.6/30 06:52:49:4b:00:01
-    host      10.231.0.5/30 02:52:49:4b:00:01
+    host      10.231.0.5/30 0a:52:49:4b:00:01
     mtu       1500
     exposure  udp 127.0.0.1:53 -> 53 (in the firewall)
     exposure  tcp 8000-8002 -> 80-82 (in the firewall)
@@ -116,7 +116,7 @@ fn json_is_for_programs() {
     {
       "blocked": [],
       "steps": [
-        "+ TAP rik0: address 10.231.0.1/30, MAC 02:52:49:4b:00:00, MTU 1500, neighbour 10.231.0.2 at 06:52:49:4b:00:00",
+        "+ TAP rik0: address 10.231.0.1/30, MAC 0a:52:49:4b:00:01, MTU 1500, neighbour 10.231.0.2 at 06:52:49:4b:00:00",
         "~ firewall: all of it, guests 10.231.0.0/16, uplinks none",
         "+ firewall: tcp 8080 -> 10.231.0.2:3000",
         "+ firewall: hairpin 10.231.0.2"
@@ -143,7 +143,7 @@ fn json_is_for_programs() {
           },
           "host": {
             "address": "10.231.0.1",
-            "mac": "02:52:49:4b:00:00"
+            "mac": "0a:52:49:4b:00:01"
           },
           "kind": "Function",
           "mtu": 1500,
@@ -156,7 +156,7 @@ fn json_is_for_programs() {
       ],
       "others": [],
       "steps": [
-        "+ TAP rik0: address 10.231.0.1/30, MAC 02:52:49:4b:00:00, MTU 1500, neighbour 10.231.0.2 at 06:52:49:4b:00:00",
+        "+ TAP rik0: address 10.231.0.1/30, MAC 0a:52:49:4b:00:01, MTU 1500, neighbour 10.231.0.2 at 06:52:49:4b:00:00",
         "~ firewall: all of it, guests 10.231.0.0/16, uplinks none",
         "+ firewall: tcp 8080 -> 10.231.0.2:3000",
         "+ firewall: hairpin 10.231.0.2"
@@ -302,7 +302,7 @@ fn drift_is_shown_and_repaired() {
     phase     up
     tap       rik0 (down)
     guest     10.231.0.2/30 06:52:49:4b:00:00
-    host      10.231.0.1/30 02:52:49:4b:00:00
+    host      10.231.0.1/30 0a:52:49:4b:00:01
     mtu       1500
     exposure  tcp 8080 -> 3000 (MISSING in the firewall)
     lacks     up
@@ -349,7 +349,7 @@ fn more_is_said_where_more_is_asked_for() {
     NAME   TAP   GUEST       HOST ADDRESS  EXPOSURES
     hello  rik0  10.231.0.2  10.231.0.1    tcp 8080 -> 3000
     ---- stderr ----
-     INFO + TAP rik0: address 10.231.0.1/30, MAC 02:52:49:4b:00:00, MTU 1500, neighbour 10.231.0.2 at 06:52:49:4b:00:00
+     INFO + TAP rik0: address 10.231.0.1/30, MAC 0a:52:49:4b:00:01, MTU 1500, neighbour 10.231.0.2 at 06:52:49:4b:00:00
      INFO ~ firewall: all of it, guests 10.231.0.0/16, uplinks none
     + firewall: tcp 8080 -> 10.231.0.2:3000
     + firewall: hairpin 10.231.0.2

@@ -41,7 +41,7 @@ fn a_port_where_a_local_process_listens() {
         hint: end that process, choose another port, or leave --strict out
         ");
         insta::assert_snapshot!(environment.run(&["plan", "other.json"]), @r"
-        + TAP rik1: address 10.231.0.5/30, MAC 02:52:49:4b:00:01, MTU 1500, neighbour 10.231.0.6 at 06:52:49:4b:00:01
+        + TAP rik1: address 10.231.0.5/30, MAC 0a:52:49:4b:00:01, MTU 1500, neighbour 10.231.0.6 at 06:52:49:4b:00:01
         + firewall: tcp 9000 -> 10.231.0.6:3000
         + firewall: hairpin 10.231.0.6
         ---- stderr ----

@@ -32,7 +32,7 @@ const OF_THE_NODE: [Drift; 18] = [
     drift("ip link set rik0 alias riklet-sdn:other", &["~ TAP rik0: alias \"riklet-sdn:f0 "]),
     drift(
         "ip link set rik0 address 02:00:00:00:00:99",
-        &["~ TAP rik0: MAC address 02:52:49:4b:00:00"],
+        &["~ TAP rik0: MAC address 0a:52:49:4b:00:01"],
     ),
     drift("ip link set rik0 mtu 1400", &["~ TAP rik0: MTU 1500 instead of 1400"]),
     drift("ip link set rik0 group default", &["~ TAP rik0: group 0x52494b"]),

@@ -4,6 +4,7 @@
 //! there; IPv6 is there where the pool has a range for it, which no node decides on yet.
 
 mod ends;
+mod gateway;
 mod interface;
 mod mac;
 mod mtu;
@@ -11,6 +12,7 @@ mod pool;
 mod slot;
 
 pub use ends::{Addresses, Bracketed, Ends, Family, Ipv6Unsupported};
+pub use gateway::{GATEWAY_LINK_LOCAL, GATEWAY_MAC};
 pub use interface::{InterfaceName, InterfaceNameError};
 pub use mac::MacAddress;
 pub use mtu::{Mtu, MtuError};

@@ -4,8 +4,8 @@ use super::{InterfaceName, MacAddress};
 
 /// A small integer that determines everything an instance needs from the node.
 ///
-/// Its interface is `rik<slot>`, its addresses come from [`Pool::addresses`](super::Pool::addresses), its MAC
-/// addresses from [`Slot::host_mac`] and [`Slot::guest_mac`]. Allocating a network is allocating the lowest free slot.
+/// Its interface is `rik<slot>`, its addresses come from [`Pool::addresses`](super::Pool::addresses), its guest's MAC
+/// address from [`Slot::guest_mac`]. Allocating a network is allocating the lowest free slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Slot(u16);
 
@@ -44,9 +44,10 @@ impl Slot {
         digits.parse().ok().filter(|_| canonical).map(Self)
     }
 
-    /// The MAC address of the TAP on the host: locally administered (IEEE 802, bit 1 of the first octet).
+    /// The MAC address that version 0.1 gave the TAP on the host, where others have [`super::GATEWAY_MAC`]. What is up
+    /// since then keeps it.
     #[must_use]
-    pub const fn host_mac(self) -> MacAddress {
+    pub const fn former_host_mac(self) -> MacAddress {
         let [high, low] = self.0.to_be_bytes();
         MacAddress::new([0x02, b'R', b'I', b'K', high, low])
     }

@@ -94,7 +94,7 @@ fn from_nothing_the_firewall_stands_before_the_host_forwards() {
     let plan =
         plan(&desired([fragment(0, "hello", &[(Protocol::Tcp, "8080", "3000")])]), &nothing());
     insta::assert_snapshot!(plan, @r"
-    + TAP rik0: address 10.231.0.1/30, MAC 02:52:49:4b:00:00, MTU 1500, neighbour 10.231.0.2 at 06:52:49:4b:00:00
+    + TAP rik0: address 10.231.0.1/30, MAC 0a:52:49:4b:00:01, MTU 1500, neighbour 10.231.0.2 at 06:52:49:4b:00:00
     ~ firewall: all of it, guests 10.231.0.0/16, uplinks none, nothing else is forwarded from eth0
     + firewall: tcp 8080 -> 10.231.0.2:3000
     + firewall: hairpin 10.231.0.2
@@ -199,7 +199,7 @@ fn what_no_tap_takes_makes_another() {
     let before = desired([run_as(Some(1000), 1)]);
     insta::assert_snapshot!(plan(&desired([run_as(None, 2)]), &after(&before)), @r#"
     - TAP rik0: cannot be changed to several queues
-    + TAP rik0: address 10.231.0.1/30, MAC 02:52:49:4b:00:00, MTU 1500, neighbour 10.231.0.2 at 06:52:49:4b:00:00, several queues
+    + TAP rik0: address 10.231.0.1/30, MAC 0a:52:49:4b:00:01, MTU 1500, neighbour 10.231.0.2 at 06:52:49:4b:00:00, several queues
     "#);
 }
 
@@ -210,7 +210,7 @@ fn a_guest_is_not_cut_off() {
     observed.links.get_mut(&slot).unwrap().open = true;
     let wanted = desired([run_as(None, 2), self::fragment(1, "b", &[])]);
     insta::assert_snapshot!(plan(&wanted, &observed), @r#"
-    + TAP rik1: address 10.231.0.5/30, MAC 02:52:49:4b:00:01, MTU 1500, neighbour 10.231.0.6 at 06:52:49:4b:00:01
+    + TAP rik1: address 10.231.0.5/30, MAC 0a:52:49:4b:00:01, MTU 1500, neighbour 10.231.0.6 at 06:52:49:4b:00:01
     ! a VMM has the TAP rik0 open, which cannot be changed to several queues
     "#);
 }
@@ -337,4 +337,52 @@ fn what_names_no_owner_is_ours_by_the_records_only() {
     let mut down = desired([]);
     down.leaving = [Slot::new(0)].into();
     assert!(!plan(&down, &observed).steps.is_empty());
+}
+
+/// The state of a TAP as version 0.1 made it.
+fn former(spec: &LinkSpec, alias: &str) -> LinkState {
+    let mac = Slot::of_interface(spec.name.as_str()).map(Slot::former_host_mac);
+    LinkState { mac, alias: Some(alias.to_owned()), ..spec.state() }
+}
+
+#[test]
+fn what_is_up_since_an_earlier_version_keeps_its_mac_address() {
+    let desired = desired([fragment(5, "a", &[(Protocol::Tcp, "80", "80")])]);
+    let mut observed = after(&desired);
+    let spec = &desired.fragments[&Slot::new(5)].link;
+    let unsigned = former(spec, "riklet-sdn:a tcp:80:80");
+    observed.links.insert(Slot::new(5), unsigned.clone());
+    // Its alias is the only thing that it lacks.
+    let found = plan(&desired, &observed);
+    assert_eq!(found.steps, [Step::SetAlias(spec.name.clone(), spec.alias.clone())]);
+    observed.links.insert(Slot::new(5), former(spec, &spec.alias));
+    assert!(plan(&desired, &observed).is_empty());
+    // Where something else is put right, the address stays as well.
+    observed.links.insert(Slot::new(5), LinkState { mtu: 1400, ..former(spec, &spec.alias) });
+    let [Step::ConfigureLink(put, differences)] = &plan(&desired, &observed).steps[..] else {
+        panic!("one step");
+    };
+    assert_eq!(Some(put.mac), unsigned.mac);
+    assert_eq!(list(differences), "MTU 1500 instead of 1400");
+    assert_eq!(LinkSpec { mac: spec.mac, ..put.clone() }, *spec);
+}
+
+#[test]
+fn what_no_instance_has_had_gets_the_common_mac_address() {
+    let desired = desired([fragment(5, "a", &[])]);
+    let mut observed = after(&desired);
+    let spec = &desired.fragments[&Slot::new(5)].link;
+    // A TAP made in advance, and one of another instance.
+    for alias in ["riklet-sdn:", "riklet-sdn@0000000000000001: /run/riklet-sdn", "riklet-sdn:b"] {
+        observed.links.insert(Slot::new(5), former(spec, alias));
+        let [Step::ConfigureLink(put, differences)] = &plan(&desired, &observed).steps[..] else {
+            panic!("{alias}: one step");
+        };
+        assert_eq!(put, spec);
+        assert!(list(differences).contains("MAC address 0a:52:49:4b:00:01"), "{alias}");
+    }
+    // No earlier version gave it this one.
+    let mac = Some(Slot::new(6).former_host_mac());
+    observed.links.insert(Slot::new(5), LinkState { mac, ..spec.state() });
+    assert!(matches!(&plan(&desired, &observed).steps[..], [Step::ConfigureLink(..)]));
 }

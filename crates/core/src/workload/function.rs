@@ -2,6 +2,7 @@ use std::{collections::BTreeSet, net::IpAddr};
 
 use super::{Fragment, FragmentError, NodeFacts, alias};
 use crate::{
+    address::GATEWAY_MAC,
     firewall::Entry,
     link::{LinkSpec, Tap},
     model::{Account, Addresses, Family, Function, Pool, Slot},
@@ -38,10 +39,11 @@ fn link(
     let link = LinkSpec {
         name: slot.interface(),
         alias,
-        mac: slot.host_mac(),
+        mac: GATEWAY_MAC,
         mtu: node.mtu,
         addresses: addresses.hosts().map(Addresses::network).collect(),
         neighbours: addresses.guests().map(|guest| (guest, slot.guest_mac())).collect(),
+        link_local: None,
         tap,
     };
     Ok((link, addresses))

@@ -30,7 +30,7 @@ use super::{
 use crate::{AccountKind, KernelError, LinkDeletion, Links, Refusal};
 use riklet_core::{
     link::{DRAINING_GROUP, HostInterface, LIVE_GROUP, LinkSpec, LinkState, Tap},
-    model::{InterfaceName, MacAddress},
+    model::{InterfaceName, Ipv6Unsupported, MacAddress},
 };
 
 /// As many requests as are sent at once. An answer takes about 1 KiB of the receive buffer, which has
@@ -195,6 +195,9 @@ impl Route {
     /// IPv6 first, which rtnetlink cannot turn off; then all parts in one `send`. On refusal, the first refused
     /// part; the others of that `send` are done all the same.
     fn configure(&mut self, spec: &LinkSpec) -> Result<(), (&'static str, Refusal)> {
+        if let Some(address) = spec.link_local {
+            return Err(("IPv6 link-local address", Ipv6Unsupported { address }.into()));
+        }
         let index = self.index(&spec.name).map_err(|refusal| ("interface", refusal))?;
         let disabled = disable_ipv6(&spec.name)?;
         let mut described = Vec::new();

@@ -5,6 +5,7 @@ use std::os::fd::OwnedFd;
 use super::*;
 use crate::linux::tap;
 use riklet_core::{
+    address::{GATEWAY_LINK_LOCAL, GATEWAY_MAC},
     link::{Remedy, Tap},
     model::{Addresses, MacAddress, Pool, Slot},
 };
@@ -15,7 +16,8 @@ fn spec(number: u16) -> LinkSpec {
     LinkSpec {
         name: slot.interface(),
         alias: format!("riklet-sdn:test{number} tcp:8080:80"),
-        mac: slot.host_mac(),
+        mac: GATEWAY_MAC,
+        link_local: None,
         mtu: 1400,
         addresses: addresses.hosts().map(Addresses::network).collect(),
         neighbours: addresses.guests().map(|guest| (guest, slot.guest_mac())).collect(),
@@ -29,7 +31,7 @@ fn route() -> Route {
 
 fn differences(route: &mut Route, spec: &LinkSpec) -> Vec<String> {
     let state = route.link(&spec.name).unwrap().expect("the link is there");
-    assert_eq!(spec.stray_addresses(&state).count(), 0);
+    assert_eq!(spec.stray_addresses(&state), [].into());
     spec.differences(&state).iter().map(ToString::to_string).collect()
 }
 
@@ -62,6 +64,31 @@ fn a_foreign_interface_of_the_name_is_left_alone() {
         let refused = route().create_link(&spec(3)).unwrap_err();
         assert!(matches!(refused, KernelError::CreateLink { step: "TUNSETIFF", .. }), "{refused}");
         assert_eq!(ip("-j link"), before);
+    });
+}
+
+#[test]
+fn what_has_ipv6_is_refused_and_leaves_nothing() {
+    isolated(|| {
+        let (before, spec) = (ip("-j link"), spec(1));
+        let both = "10.231.0.0/16".parse::<Pool>().unwrap().with_v6("fd52::/64".parse().unwrap());
+        let addresses = both.unwrap().addresses(Slot::new(1)).unwrap();
+        let addresses = addresses.hosts().map(Addresses::network).collect();
+        for (part, words, spec) in [
+            (
+                "IPv6 link-local address",
+                "fe80::1 is an IPv6 address, which is not supported yet",
+                LinkSpec { link_local: Some(GATEWAY_LINK_LOCAL), ..spec.clone() },
+            ),
+            ("address", "IPv6 is disabled on this device", LinkSpec { addresses, ..spec.clone() }),
+        ] {
+            let refused = route().create_link(&spec).unwrap_err();
+            let KernelError::CreateLink { step, source, .. } = &refused else {
+                panic!("{refused}");
+            };
+            assert_eq!((*step, source.words.contains(words)), (part, true), "{refused}");
+            assert_eq!(ip("-j link"), before);
+        }
     });
 }
 
@@ -368,7 +395,7 @@ fn a_stray_address_is_seen_and_removed() {
         ip("addr add 192.0.2.9/24 dev rik1");
         ip("addr add 192.0.2.10 peer 192.0.2.11/32 dev rik1");
         let state = route.link(&spec.name).unwrap().unwrap();
-        let strays: Vec<_> = spec.stray_addresses(&state).collect();
+        let strays: Vec<_> = spec.stray_addresses(&state).into_iter().collect();
         assert_eq!(strays.len(), 2, "{strays:?}");
         ip("addr del 192.0.2.10 peer 192.0.2.11/32 dev rik1");
         let stray = "192.0.2.9/24".parse().unwrap();
