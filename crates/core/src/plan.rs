@@ -78,7 +78,7 @@ pub struct Observed {
     pub firewall: FirewallState,
     /// Empty tables of the firewall, where nothing of ours shall remain.
     pub empty_tables: BTreeSet<String>,
-    /// The gates.
+    /// The foreign forward chains.
     pub foreign_chains: Vec<ForeignChainState>,
     /// The present values of the sysctls that are desired; one that does not exist is not in here.
     pub sysctls: BTreeMap<String, String>,
@@ -111,7 +111,7 @@ pub enum Step {
     ForgetFlows(BTreeSet<Flows>),
     /// Take interfaces' addresses away, set them down and mark them to be deleted.
     DrainLinks(BTreeMap<InterfaceName, BTreeSet<IpNet>>),
-    /// Delete the condemned interfaces, all in one call.
+    /// Deletes the draining interfaces, all in one call.
     DeleteLinks(BTreeSet<InterfaceName>),
     /// Delete the empty tables that the firewall's program created by being called, except these.
     RemoveEmptyTables(Backend, BTreeSet<String>),
@@ -191,7 +191,7 @@ impl Plan {
 
 /// What leads from `observed` to `desired`.
 ///
-/// Where the skeleton does not stand as it should, the whole ruleset is replaced: then `desired` must have
+/// Where the base ruleset differs, the whole ruleset is replaced: then `desired` must have
 /// all instances, not some.
 ///
 /// Nothing is done where something belongs to other records: they share the firewall and the slots with ours.

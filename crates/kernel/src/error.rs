@@ -116,7 +116,7 @@ pub enum KernelError {
     #[error("cannot remove address {address} from {name}")]
     RemoveAddress { name: InterfaceName, address: IpNet, source: Refusal },
     #[error("cannot take {name} down")]
-    CondemnLink { name: InterfaceName, source: Refusal },
+    DrainLink { name: InterfaceName, source: Refusal },
     #[error("cannot delete the interfaces that were taken down")]
     DeleteLinks { source: Refusal },
     #[error("cannot read the firewall ({backend})")]
@@ -124,9 +124,9 @@ pub enum KernelError {
     #[error("the firewall ({backend}) refused the change")]
     ChangeFirewall { backend: &'static str, source: Refusal },
     #[error("cannot list the chains on the hook forward")]
-    ListGates { source: Refusal },
+    ListForeignChains { source: Refusal },
     #[error("cannot change the foreign chain {foreign_chain}")]
-    SetGate { foreign_chain: ForeignChain, source: Refusal },
+    SetPassage { foreign_chain: ForeignChain, source: Refusal },
     #[error("cannot delete connection tracking entries")]
     ForgetFlows { source: Refusal },
     #[error("cannot read sysctl {name}")]
@@ -159,12 +159,12 @@ impl KernelError {
             | Self::SetOwner { source, .. }
             | Self::DeleteLink { source, .. }
             | Self::RemoveAddress { source, .. }
-            | Self::CondemnLink { source, .. }
+            | Self::DrainLink { source, .. }
             | Self::DeleteLinks { source }
             | Self::ReadFirewall { source, .. }
             | Self::ChangeFirewall { source, .. }
-            | Self::ListGates { source }
-            | Self::SetGate { source, .. }
+            | Self::ListForeignChains { source }
+            | Self::SetPassage { source, .. }
             | Self::ForgetFlows { source }
             | Self::ReadSysctl { source, .. }
             | Self::SetSysctl { source, .. }

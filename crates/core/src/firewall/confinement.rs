@@ -2,49 +2,50 @@ use std::collections::BTreeSet;
 
 use crate::model::InterfaceName;
 
-/// What our own forwarding makes possible besides, and nobody asked for.
+/// The traffic of others that only our forwarding makes possible, and that is dropped.
 ///
 /// A packet that comes in by one of [`Self::from`] and leaves by another interface that is one of [`Self::to`] is
 /// dropped, as the host would have done without us. Every other packet that is neither from nor to one of our
-/// interfaces is let alone: who sends it on is not our business.
+/// interfaces is left alone.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Confinement {
     /// The interfaces whose forwarding was off before us.
     from: BTreeSet<InterfaceName>,
-    /// The interfaces that were there when it was turned on.
+    /// The interfaces that existed when it was turned on.
     to: BTreeSet<InterfaceName>,
 }
 
 impl Confinement {
-    /// Confines what comes in by `from` and leaves by another of `to`. Where there are no such two, nothing.
+    /// Confines packets that come in by one of `from` and leave by another of `to`. If there are no such two,
+    /// nothing is confined.
     #[must_use]
     pub fn new(from: BTreeSet<InterfaceName>, to: BTreeSet<InterfaceName>) -> Self {
         let confined = Self { from, to };
         if confined.pairs().next().is_some() { confined } else { Self::default() }
     }
 
-    /// Whether nothing is confined.
+    /// Reports whether nothing is confined.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.from.is_empty()
     }
 
-    /// The interfaces that packets come in by.
+    /// Returns the interfaces that packets come in by.
     #[must_use]
     pub const fn from(&self) -> &BTreeSet<InterfaceName> {
         &self.from
     }
 
-    /// The interfaces that packets would leave by.
+    /// Returns the interfaces that packets would leave by.
     #[must_use]
     pub const fn to(&self) -> &BTreeSet<InterfaceName> {
         &self.to
     }
 
-    /// Lists the interfaces by twos: in by the first, out by the second.
+    /// Returns pairs of interfaces: in by the first, out by the second.
     ///
-    /// What leaves by the interface that it came in by is left out: with `br_netfilter`, that is what the guests of a
-    /// bridge say to each other.
+    /// No interface is paired with itself: with `br_netfilter`, that is the traffic between the ports of a
+    /// bridge.
     pub fn pairs(&self) -> impl Iterator<Item = (&InterfaceName, &InterfaceName)> {
         let pair = |from| self.to.iter().filter(move |to| *to != from).map(move |to| (from, to));
         self.from.iter().flat_map(pair)

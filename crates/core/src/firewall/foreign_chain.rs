@@ -1,11 +1,11 @@
 use std::fmt;
 
-/// A base chain on the hook `forward` that is not ours, and that a forwarded packet must pass as well:
-/// an accept in one table does not override a drop in another (nft(8), "Verdict statements").
+/// A base chain of somebody else's on the hook `forward`.
 ///
-/// An open gate has a chain `RIKLET-FORWARD` beside the foreign one, jumped to first, that accepts what
-/// comes from or goes to one of our interfaces. What of that may pass is decided in our own chains, which
-/// the packet passes too; so a gate needs no more than the interfaces' name.
+/// A forwarded packet passes it as well as ours: an accept in one table does not override a drop in another
+/// (nft(8), "Verdict statements"). So it gets a passage: a chain [`FORWARD_CHAIN`](super::names::FORWARD_CHAIN)
+/// beside it, jumped to first, that accepts everything from and to our interfaces. Our own chains, which the
+/// packet passes too, decide what of that may pass.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ForeignChain {
     /// A base chain of nf_tables: of iptables-nft, Docker, ufw, or somebody's own ruleset.
@@ -21,7 +21,7 @@ pub enum ForeignChain {
     LegacyIptables,
 }
 
-/// The address family of a gate's table.
+/// The address family of a foreign chain's table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ForeignFamily {
     /// IPv4 only.
@@ -30,14 +30,14 @@ pub enum ForeignFamily {
     Inet,
 }
 
-/// A gate of the host, as found.
+/// A foreign forward chain, as found.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ForeignChainState {
-    /// Which one.
+    /// The chain.
     pub foreign_chain: ForeignChain,
-    /// Whether our traffic passes: our chain is there, complete, and jumped to first.
+    /// Whether our passage is there, complete, and jumped to first, so that our traffic passes.
     pub open: bool,
-    /// Whether it has something of ours that closing it would remove (also where it is not `open`).
+    /// Whether it has something of ours that closing the passage would remove, even if it is not `open`.
     pub touched: bool,
 }
 

@@ -1,5 +1,8 @@
-//! What the firewall must mean ([`Ruleset`]), and how each backend says it. Pure: nothing here touches
-//! the kernel, and no text of a rule exists anywhere else.
+//! The meaning of the firewall ([`Ruleset`]), and its form in each backend. Pure: nothing here touches the
+//! kernel.
+//!
+//! No rule exists in any form outside of this folder, and no name of a table, chain or set outside of
+//! [`names`].
 
 mod confinement;
 mod foreign_chain;

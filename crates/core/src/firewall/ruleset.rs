@@ -7,7 +7,7 @@ use std::{
 use super::Confinement;
 use crate::model::{InterfaceName, Mark, Owner, Pool, Protocol};
 
-/// Who enforces the ruleset.
+/// A firewall that enforces the ruleset.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Backend {
     /// nf_tables by netlink: the table `inet riklet`.
@@ -16,7 +16,7 @@ pub enum Backend {
     Iptables(IptablesVariant),
 }
 
-/// Which of the two programs that share the name `iptables`.
+/// A variant of iptables: two programs share the name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum IptablesVariant {
     /// On top of nf_tables (`iptables -V` says `nf_tables`).
@@ -26,14 +26,14 @@ pub enum IptablesVariant {
 }
 
 impl Backend {
-    /// Every backend there is.
+    /// All backends.
     pub const ALL: [Self; 3] = [
         Self::Nftables,
         Self::Iptables(IptablesVariant::Nft),
         Self::Iptables(IptablesVariant::Legacy),
     ];
 
-    /// The name, as the store, the configuration and the output have it.
+    /// Returns the name, as in the store, the configuration and the output.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -43,7 +43,7 @@ impl Backend {
         }
     }
 
-    /// The backend of this name.
+    /// Returns the backend of this name.
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|backend| backend.as_str() == name)
@@ -56,46 +56,46 @@ impl fmt::Display for Backend {
     }
 }
 
-/// What the firewall must mean, whole.
+/// The whole ruleset, by what it means; no backend's rule is in it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ruleset {
-    /// What does not depend on the instances.
+    /// The part that does not depend on instances.
     pub base_ruleset: BaseRuleset,
-    /// What the instances need.
+    /// The parts that instances need.
     pub entries: BTreeSet<Entry>,
 }
 
-/// The part of a ruleset that does not depend on the instances:
+/// The part of a ruleset that does not depend on instances.
 ///
-/// * a packet to one of the host's own addresses goes through the exposures, whether it is sent here or
-///   arrives; to 127.0.0.0/8 only where it is sent here, or a neighbour on the link would reach what is bound
-///   to 127.0.0.1;
-/// * from one of our interfaces passes: what is established, what an exposure translated, and what goes from
-///   a guest's address out of an uplink; to one of our interfaces: what is established, and what an exposure
-///   translated; nothing else from or to our interfaces is forwarded;
-/// * masqueraded is: a guest's address out of an uplink; 127.0.0.0/8 into one of our interfaces; a guest that
-///   reaches itself (hairpin); nothing else;
-/// * a guest does not send to or from 127.0.0.0/8, which `route_localnet` would otherwise let in.
+/// * Exposures apply to packets for the host's own addresses, whether the host sends them or they arrive. For
+///   127.0.0.0/8 they apply only to packets that the host sends: otherwise a neighbour on the link would reach
+///   what is published on 127.0.0.1.
+/// * Packets from our interfaces are forwarded if they are established, if an exposure translated them, or if
+///   they go from a guest's address out of an uplink. Packets to our interfaces are forwarded if they are
+///   established, or if an exposure translated them. All other packets from or to our interfaces are dropped.
+/// * Masqueraded are packets from a guest's address out of an uplink, from 127.0.0.0/8 into one of our
+///   interfaces, and from a guest to itself (hairpin); nothing else.
+/// * Packets from guests from or to 127.0.0.0/8 are dropped: `route_localnet` would let them in.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BaseRuleset {
     /// The guests' addresses.
     pub pool: Pool,
-    /// The interfaces of the host's default route; none where it has no default route.
+    /// The interfaces of the host's default route; none if it has no default route.
     pub uplinks: BTreeSet<InterfaceName>,
-    /// What our own forwarding made possible besides.
+    /// The traffic of others that only our forwarding makes possible.
     pub confined: Confinement,
-    /// The state directory that it belongs to; `None` names none, as earlier versions did.
+    /// The state directory that owns it; `None` names none, as earlier versions did.
     pub owner: Option<Owner>,
 }
 
-/// The part of a ruleset that an instance needs, in the unit that a backend adds and removes.
+/// A part of a ruleset that an instance needs: the unit that a backend adds and removes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Entry {
-    /// A port of the host leads to a port of a guest.
+    /// Leads a port of the host to a port of a guest.
     Exposure {
         /// The transport protocol.
         protocol: Protocol,
-        /// The address of the host that it is bound to; `None` is every one.
+        /// The address of the host that it is bound to; `None` stands for every address.
         host_address: Option<IpAddr>,
         /// The host's port, never 0.
         host_port: u16,
@@ -104,7 +104,7 @@ pub enum Entry {
         /// The guest's port, never 0.
         guest_port: u16,
     },
-    /// What this guest sends to itself by way of the host is masqueraded, or the answer would not come back.
+    /// Masquerades what a guest sends to itself by way of the host: otherwise the answer would not come back.
     Hairpin {
         /// The guest's address.
         guest: IpAddr,
@@ -112,7 +112,7 @@ pub enum Entry {
 }
 
 impl Entry {
-    /// The guest that it is for.
+    /// Returns the address of the guest that it is for.
     #[must_use]
     pub const fn guest(&self) -> IpAddr {
         match self {
@@ -140,40 +140,39 @@ impl fmt::Display for Entry {
 /// One transaction: all of it is done, or nothing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change {
-    /// Whatever of ours there is gives way to this.
+    /// Replaces everything of ours by this ruleset.
     Reset(Ruleset),
-    /// Where the skeleton stands: remove entries, then add entries.
+    /// Removes entries, then adds entries, where the base ruleset is in place.
     ///
-    /// It is refused as a whole where the skeleton is missing, where an entry to be removed is missing, or
-    /// where the key of an entry to be added is taken; then what is there is not what the caller believes.
+    /// It is refused as a whole if the base ruleset or an entry to be removed is missing, or if the key of an
+    /// entry to be added is taken: then the firewall is not as the caller believes.
     Delta {
-        /// Entries that are there and shall not be.
+        /// The entries to be removed.
         remove: BTreeSet<Entry>,
-        /// Entries that are not there and shall be.
+        /// The entries to be added.
         add: BTreeSet<Entry>,
         /// The owner of the base ruleset.
         owner: Option<Owner>,
     },
-    /// Nothing of ours remains.
+    /// Removes everything of ours.
     Remove,
 }
 
-/// What the firewall has of ours, held against an expected ruleset.
+/// Everything of ours in the firewall, compared with an expected ruleset.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FirewallState {
     /// The part that does not depend on instances.
     pub base_ruleset: BaseState,
-    /// The entries found. A backend whose rules cannot be read back as entries reports those of the
-    /// expected ones that it found, and the rest as `strays`.
+    /// The entries that were found.
     pub entries: BTreeSet<Entry>,
-    /// What stands in our chains and is no entry, or no expected one, in the backend's own words.
+    /// Rules or elements in the place of entries that are none, or are there twice, in the backend's words.
     pub strays: Vec<String>,
-    /// The marks on what was found; none where the table is missing.
+    /// The marks on what was found; none if there is nothing of ours.
     pub marks: BTreeSet<Mark>,
 }
 
 impl FirewallState {
-    /// There is nothing of ours.
+    /// Returns the state of a firewall that has nothing of ours.
     #[must_use]
     pub const fn absent() -> Self {
         Self {
@@ -184,8 +183,7 @@ impl FirewallState {
         }
     }
 
-    /// Why the ruleset is replaced as a whole, one line a reason; none where single entries are all that may
-    /// differ.
+    /// Returns the reasons to replace the ruleset as a whole, one a line; none if at most single entries differ.
     #[must_use]
     pub fn differences(&self) -> Vec<String> {
         let base_ruleset = match &self.base_ruleset {
@@ -198,13 +196,13 @@ impl FirewallState {
     }
 }
 
-/// Whether the skeleton stands.
+/// The state of the base ruleset.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum BaseState {
-    /// There is nothing of ours.
+    /// Missing: the firewall has nothing of ours.
     Absent,
-    /// As expected.
+    /// Exactly as expected.
     Intact,
-    /// Something of ours is there, and it differs: one line a difference.
+    /// Different from the expected: one line a difference.
     Altered(Vec<String>),
 }

@@ -36,7 +36,7 @@ impl Firewall for FakeKernel {
         let base_ruleset = if ruleset.base_ruleset == expected.base_ruleset {
             BaseState::Intact
         } else {
-            BaseState::Altered(vec!["the skeleton differs".to_owned()])
+            BaseState::Altered(vec!["the base ruleset differs".to_owned()])
         };
         let mark = ruleset.base_ruleset.owner.as_ref().map_or(Mark::Unsigned, Owner::mark);
         let entries = ruleset.entries.clone();
@@ -87,7 +87,7 @@ impl ForeignChains for FakeKernel {
 
     fn set_passage(&mut self, foreign_chain: &ForeignChain, open: bool) -> Result<(), KernelError> {
         let refused =
-            |source| KernelError::SetGate { foreign_chain: foreign_chain.clone(), source };
+            |source| KernelError::SetPassage { foreign_chain: foreign_chain.clone(), source };
         let mut system = self.effect().map_err(refused)?;
         if let Some(state) = system.foreign_chains.get_mut(foreign_chain) {
             *state = open;

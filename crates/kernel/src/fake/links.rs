@@ -123,7 +123,7 @@ impl LinkDeletion for FakeKernel {
         links: &BTreeMap<InterfaceName, BTreeSet<IpNet>>,
     ) -> Result<(), KernelError> {
         for (name, addresses) in links {
-            let refused = |source| KernelError::CondemnLink { name: name.clone(), source };
+            let refused = |source| KernelError::DrainLink { name: name.clone(), source };
             let mut system = self.effect().map_err(refused)?;
             if let Some(link) = system.links.get_mut(name) {
                 link.up = false;

@@ -41,7 +41,7 @@ pub struct System {
     pub forgotten: Vec<Flows>,
     /// Effects so far; each part of a batch is one.
     pub effects: usize,
-    /// How often everything was listed: all interfaces, the whole firewall, all gates.
+    /// The number of listings so far: of all interfaces, the whole firewall, or all foreign chains.
     pub listings: usize,
     /// What happens at which effect, counted from 0.
     pub fault: Option<(usize, Fault)>,
@@ -49,6 +49,7 @@ pub struct System {
 
 /// What goes wrong at an effect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Fault {
     /// The kernel refuses this one effect (`ENOMEM`).
     Refuse,
@@ -128,7 +129,7 @@ impl FakeKernel {
     }
 
     /// Returns what the kernel holds, to look at or to change past the kernel, as an administrator or a crash
-    /// might. The methods of the traits use [`Self::observe`], [`Self::list`] and [`Self::effect`] instead.
+    /// might. The methods of the traits use `observe`, `list` and `effect` instead.
     pub fn system(&self) -> MutexGuard<'_, System> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -134,7 +134,7 @@ impl Route {
         results.and_then(|results| results.into_iter().collect()).map_err(refused)
     }
 
-    /// Takes addresses away, and sets interfaces down, into the condemned group.
+    /// Removes addresses, and sets interfaces down, into the draining group.
     pub(super) fn drain_links(
         &mut self,
         links: &BTreeMap<InterfaceName, BTreeSet<IpNet>>,
@@ -154,7 +154,7 @@ impl Route {
         let gone = |refusal: &Refusal| refusal.errno == Some(Refusal::ENODEV);
         let mut refused = self.send_for_each(&requests).into_iter();
         refused.find(|(_, refusal)| !gone(refusal)).map_or(Ok(()), |(name, source)| {
-            Err(KernelError::CondemnLink { name: name.clone(), source })
+            Err(KernelError::DrainLink { name: name.clone(), source })
         })
     }
 

@@ -427,7 +427,7 @@ fn who_has_a_tap_open_is_seen_while_it_is_down() {
 }
 
 #[test]
-fn the_condemned_go_and_nobody_else() {
+fn the_draining_go_and_nobody_else() {
     isolated(|| {
         let mut route = route();
         ip("link add rik9 type veth peer name peer9");

@@ -1,4 +1,4 @@
-//! What must stand in each table.
+//! The contents of each table.
 
 use super::{Rule, Table};
 use crate::{
@@ -16,15 +16,15 @@ use crate::{
     model::{InterfaceName, Mark, Owner, Protocol, Slot},
 };
 
-/// What must stand in one table.
+/// The contents of one table, as far as they are ours.
 #[derive(Debug)]
 pub(super) struct Layout {
     pub(super) table: Table,
     /// Our chains.
     pub(super) chains: Vec<&'static str>,
-    /// The rules of our chains, those of one chain in their order.
+    /// The rules of our chains; those of one chain are in order.
     pub(super) rules: Vec<Rule>,
-    /// The rules that lead from the table's own chains to ours, at most one a chain: its first.
+    /// The rules that jump from built-in chains to ours: at most one a chain, its first.
     pub(super) jumps: Vec<Rule>,
 }
 
@@ -46,24 +46,22 @@ fn rule(chain: &str, body: impl Into<String>) -> Rule {
     Rule { chain: chain.to_owned(), body: body.into() }
 }
 
-/// Every interface of ours, as a pattern.
+/// Returns the pattern of all our interfaces.
 fn ours() -> String {
     format!("{}+", Slot::PREFIX)
 }
 
-/// Whether this chain is one that entries stand in.
+/// Reports whether this chain holds entries.
 pub(super) fn holds_entries(chain: &str) -> bool {
     chain == CHAIN || chain == HAIRPIN_CHAIN
 }
 
-/// The rules that lead to our chains of this table.
-///
-/// Each bears the mark of its owner as a comment.
+/// Returns the rules that jump to our chains of this table. Each bears the mark of its owner as a comment.
 pub(super) fn jumps(table: Table, owner: Option<&Owner>) -> Vec<Rule> {
     let mark = owner.map(|owner| format!("-m comment --comment \"{JUMP_COMMENT}{owner}\" "));
     let mark = mark.unwrap_or_default();
     let local = format!("-m addrtype --dst-type LOCAL {mark}-j {CHAIN}");
-    // What arrives for 127.0.0.0/8 is dropped as martian, but only after this has translated it.
+    // The kernel drops what arrives for 127.0.0.0/8 as martian, but only after this rule has translated it.
     let arriving = format!("! -d 127.0.0.0/8 {local}");
     match table {
         Table::Filter => vec![rule(names::FORWARD, format!("{mark}-j {FORWARD_CHAIN}"))],
@@ -83,9 +81,9 @@ pub(super) fn mark(jump: &Rule) -> Mark {
     owner.map_or(Mark::Unsigned, |owner| owner.mark())
 }
 
-/// The whole ruleset, in the order of [`Table`].
+/// Returns the layout of the whole ruleset, in the order of [`Table`].
 pub(super) fn of_ruleset(ruleset: &Ruleset) -> Result<[Layout; 3], Ipv6Unsupported> {
-    let mut layouts = of_skeleton(&ruleset.base_ruleset);
+    let mut layouts = of_base_ruleset(&ruleset.base_ruleset);
     for layout in layouts.iter_mut().filter(|layout| layout.table == Table::Nat) {
         let rules: Result<Vec<_>, _> = ruleset.entries.iter().map(of_entry).collect();
         layout.rules.extend(rules?);
@@ -93,8 +91,8 @@ pub(super) fn of_ruleset(ruleset: &Ruleset) -> Result<[Layout; 3], Ipv6Unsupport
     Ok(layouts)
 }
 
-/// The skeleton, in the order of [`Table`].
-pub(super) fn of_skeleton(base_ruleset: &BaseRuleset) -> [Layout; 3] {
+/// Returns the layout of the base ruleset, in the order of [`Table`].
+pub(super) fn of_base_ruleset(base_ruleset: &BaseRuleset) -> [Layout; 3] {
     [filter(base_ruleset), raw(base_ruleset), nat(base_ruleset)]
 }
 
@@ -127,8 +125,8 @@ fn filter(BaseRuleset { pool, uplinks, confined, owner }: &BaseRuleset) -> Layou
     }
 }
 
-/// Whether iptables can name the interface: it reads a `+` at the end as a wildcard, and `!`, quotes and
-/// backslashes in its own way.
+/// Reports whether iptables can name the interface. It reads a `+` at the end as a wildcard, and `!`, quotes
+/// and backslashes in its own way.
 pub(super) fn is_nameable(name: &InterfaceName) -> bool {
     !name.as_str().ends_with('+') && !name.as_str().contains(['!', '"', '\'', '\\'])
 }
@@ -158,8 +156,9 @@ fn nat(BaseRuleset { pool, uplinks, owner, .. }: &BaseRuleset) -> Layout {
     }
 }
 
-/// The gate: what may pass is decided elsewhere.
-pub(super) fn of_gate() -> Layout {
+/// Returns the layout of our passage through a chain FORWARD that is not ours. It accepts everything from and
+/// to guests; what of that may pass is decided in our own chains.
+pub(super) fn of_passage() -> Layout {
     let ours = ours();
     Layout {
         table: Table::Filter,
@@ -171,7 +170,7 @@ pub(super) fn of_gate() -> Layout {
     }
 }
 
-/// The rule of an entry. One of IPv6 is refused: it has no place in these tables.
+/// Returns the rule of an entry. Fails if it has an IPv6 address, which has no place in these tables.
 pub(super) fn of_entry(entry: &Entry) -> Result<Rule, Ipv6Unsupported> {
     Ok(match *entry {
         Entry::Exposure { protocol, host_address, host_port, guest, guest_port } => {
@@ -193,7 +192,7 @@ pub(super) fn of_entry(entry: &Entry) -> Result<Rule, Ipv6Unsupported> {
     })
 }
 
-/// The entry of a rule; `None` where it is not exactly one that [`of_entry`] writes.
+/// Returns the entry of a rule, or `None` if it is not exactly as [`of_entry`] writes it.
 pub(super) fn entry_of(rule: &Rule) -> Option<Entry> {
     let words: Vec<&str> = rule.body.split(' ').collect();
     let entry = match *words {

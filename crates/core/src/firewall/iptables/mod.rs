@@ -1,9 +1,7 @@
-//! The ruleset as input of `iptables-restore`, and the output of `iptables-save` held against it.
+//! The ruleset as input of `iptables-restore`, and the output of `iptables-save` compared with it.
 //!
-//! Rules are in the words and the order in which `iptables-save` of both variants prints them, so that a
-//! comparison is one of texts (tried with 1.8.9).
-
-#![expect(missing_docs, reason = "the words of the backend, for the crate that speaks them")]
+//! Rules are written as `iptables-save` of both variants prints them, in the same order of options, so that
+//! comparing rules is comparing text (tried with 1.8.9).
 
 mod layout;
 mod saved;
@@ -20,7 +18,8 @@ use super::{
 };
 use crate::model::{InterfaceName, Ipv6Unsupported, Mark, Owner};
 
-/// A table, in the order in which they are committed: nothing leads to a guest before the filter stands.
+/// A table, in the order in which tables are committed: nothing leads to a guest before the filter is in
+/// place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Table {
     Filter,
@@ -42,7 +41,7 @@ impl fmt::Display for Table {
     }
 }
 
-/// A rule: what stands after `-A`.
+/// A rule, as it is written after `-A`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct Rule {
     chain: String,
@@ -56,32 +55,36 @@ impl fmt::Display for Rule {
     }
 }
 
-/// Lines as the input of a program.
+/// Ends each line with a newline, as a program reads them.
 fn text(lines: &[String]) -> String {
     lines.iter().flat_map(|line| [line, "\n"]).collect()
 }
 
-/// Input that changes nothing, and what is written in answer where the skeleton and the entries stand.
+/// Input of `iptables-restore` that changes nothing, with the answer to it if the base ruleset and the entries
+/// are in place.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Probe {
+    /// The input.
     pub input: String,
+    /// The lines of the answer.
     answer: Vec<String>,
 }
 
 impl Probe {
-    /// Asks for the chains of the skeleton and for the first rule of each chain that jumps to them. What
-    /// it costs does not depend on how many exposures there are, except for `entries`: with iptables-nft,
-    /// `-S` reads the named chain only, and `-C` the whole chain of the rule. A jump that stands twice is
-    /// not seen; it is without effect.
+    /// Asks for the chains of the base ruleset, and for the first rule of each chain that jumps to them.
+    ///
+    /// The cost does not depend on the number of exposures, unless there are `entries`: with iptables-nft, `-S`
+    /// reads the named chain only, and `-C` the whole chain of the rule. A jump that is there twice is not
+    /// seen; the second one has no effect.
     ///
     /// # Errors
-    /// Where an entry is one of IPv6.
+    /// Fails if an entry has an IPv6 address.
     pub fn new(
         base_ruleset: &BaseRuleset,
         entries: &BTreeSet<Entry>,
     ) -> Result<Self, Ipv6Unsupported> {
         let (mut input, mut answer) = (Vec::new(), Vec::new());
-        for layout in layout::of_skeleton(base_ruleset) {
+        for layout in layout::of_base_ruleset(base_ruleset) {
             input.push(format!("*{}", layout.table));
             for jump in &layout.jumps {
                 input.push(format!("-S {} 1", jump.chain));
@@ -100,22 +103,24 @@ impl Probe {
         Ok(Self { input: text(&input), answer })
     }
 
-    /// Whether this output of a successful run says that all stands.
+    /// Reports whether this output of a successful run is the answer.
+    #[must_use]
     pub fn is_answered_by(&self, output: &str) -> bool {
         output.lines().map(str::trim_end).filter(|line| !line.is_empty()).eq(&self.answer)
     }
 }
 
-/// Input that removes entries and adds entries, all in one table and so in one transaction.
+/// Returns input that removes entries and adds entries. All of them are in one table, and so in one
+/// transaction.
 ///
-/// It fails where a rule to be removed, or a chain to be added to, is missing, or where one of the checked
-/// jumps is: whoever flushes a table takes that too. The jumps to [`CHAIN`] itself are not checked: with
-/// iptables-nft, that reads all exposures (50 ms for 10,000; [`Probe`] sees them in 1 ms). An entry that is
-/// there already is added once more: iptables has no keys. The second one is without effect, and [`state`]
-/// reports it.
+/// The input is refused if a rule to be removed or a chain to be added to is missing, and if one of the jumps
+/// that it checks is: flushing a table removes these too. It does not check the jumps to [`CHAIN`] itself,
+/// because iptables-nft would read all exposures for that (50 ms for 10,000; [`Probe`] sees them in 1 ms).
+/// iptables has no keys, so an entry that is there already is added again. The second one has no effect, and
+/// [`state`] reports it.
 ///
 /// # Errors
-/// Where an entry is one of IPv6.
+/// Fails if an entry has an IPv6 address.
 pub fn delta(
     remove: &BTreeSet<Entry>,
     add: &BTreeSet<Entry>,
@@ -137,30 +142,30 @@ pub fn delta(
     Ok(text(&input))
 }
 
-/// A line for the rule of each entry.
+/// Returns a line for the rule of each entry.
 fn entry_lines(operation: &str, entries: &BTreeSet<Entry>) -> Result<Vec<String>, Ipv6Unsupported> {
     let line = |entry| layout::of_entry(entry).map(|rule| format!("{operation} {rule}"));
     entries.iter().map(line).collect()
 }
 
-/// Input that makes of what is there what must be, whatever is there of ours; everything else stays.
+/// Returns input that replaces everything of ours by this ruleset. Everything else stays.
 ///
 /// # Errors
-/// Where an entry is one of IPv6.
+/// Fails if an entry has an IPv6 address.
 pub fn reset(ruleset: &Ruleset, saved: &Saved) -> Result<String, Ipv6Unsupported> {
     Ok(layout::of_ruleset(ruleset)?.iter().map(|layout| put(layout, saved)).collect())
 }
 
-/// Input that removes everything of ours; `None` where there is nothing.
+/// Returns input that removes everything of ours, or `None` if there is nothing.
 #[must_use]
 pub fn remove(saved: &Saved) -> Option<String> {
-    // The other way round: nothing leads to a guest any more when the filter goes.
+    // In reverse order: when the filter goes, nothing leads to a guest any more.
     let touched = Table::ALL.into_iter().rev().filter(|&table| saved.has_ours(table));
     let input: String = touched.map(|table| put(&Layout::empty(table), saved)).collect();
     (!input.is_empty()).then_some(input)
 }
 
-/// What stands of ours, held against what is expected.
+/// Compares everything of ours with the expected ruleset.
 #[must_use]
 pub fn state(expected: &Ruleset, saved: &Saved) -> FirewallState {
     let mut entries = BTreeSet::new();
@@ -174,7 +179,7 @@ pub fn state(expected: &Ruleset, saved: &Saved) -> FirewallState {
             _ => strays.push(format!("-A {rule}")),
         }
     }
-    let base_ruleset = layout::of_skeleton(&expected.base_ruleset);
+    let base_ruleset = layout::of_base_ruleset(&expected.base_ruleset);
     let differences: Vec<_> =
         base_ruleset.iter().flat_map(|layout| differences(layout, saved)).collect();
     let base_ruleset =
@@ -182,7 +187,7 @@ pub fn state(expected: &Ruleset, saved: &Saved) -> FirewallState {
     FirewallState { base_ruleset, entries, strays, marks: marks(saved) }
 }
 
-/// The marks on what is ours. The passage that another backend has in the chain FORWARD bears none.
+/// Returns the marks on what is ours. The passage of another backend through the chain FORWARD bears none.
 fn marks(saved: &Saved) -> BTreeSet<Mark> {
     let jumps = Table::ALL.into_iter().flat_map(|table| saved.jumps(table));
     let mut marks: BTreeSet<_> = jumps.map(layout::mark).collect();
@@ -195,14 +200,14 @@ fn marks(saved: &Saved) -> BTreeSet<Mark> {
     marks
 }
 
-/// The first uplink that iptables cannot name.
+/// Returns the first uplink that iptables cannot name.
 #[must_use]
 pub fn unnameable(base_ruleset: &BaseRuleset) -> Option<&InterfaceName> {
     base_ruleset.uplinks.iter().find(|name| !layout::is_nameable(name))
 }
 
-/// The chain FORWARD of the legacy iptables as a gate; `None` where it lets everything pass and has
-/// nothing of ours.
+/// Returns the chain FORWARD of the legacy iptables as a foreign forward chain, or `None` if it accepts
+/// everything and has nothing of ours.
 #[must_use]
 pub fn foreign_chain_state(saved: &Saved) -> Option<ForeignChainState> {
     let forward = names::iptables::FORWARD;
@@ -212,24 +217,25 @@ pub fn foreign_chain_state(saved: &Saved) -> Option<ForeignChainState> {
         || saved.first(Table::Filter, forward).is_some();
     matters.then(|| ForeignChainState {
         foreign_chain: ForeignChain::LegacyIptables,
-        open: differences(&layout::of_gate(), saved).is_empty(),
+        open: differences(&layout::of_passage(), saved).is_empty(),
         touched,
     })
 }
 
-/// Input that opens the gate, or closes it; `None` where it has no table, or nothing of ours to close.
+/// Returns input that opens or closes our passage through that chain, or `None` if there is no such table to
+/// open, or nothing of ours to remove.
 #[must_use]
 pub fn set_passage(open: bool, saved: &Saved) -> Option<String> {
     if open {
         let present = saved.policy(Table::Filter, names::iptables::FORWARD).is_some();
-        present.then(|| put(&layout::of_gate(), saved))
+        present.then(|| put(&layout::of_passage(), saved))
     } else {
         saved.has_ours(Table::Filter).then(|| put(&Layout::empty(Table::Filter), saved))
     }
 }
 
-/// Input that makes one table what the layout says. A chain that is declared is emptied; a jump stays
-/// where it stands as it should, so that no packet misses it.
+/// Returns input that gives one table its layout. A chain that is declared is emptied. A jump that is as it
+/// should be stays, so that no packet misses it.
 fn put(layout: &Layout, saved: &Saved) -> String {
     let table = layout.table;
     let surplus: Vec<&str> =
@@ -251,7 +257,7 @@ fn put(layout: &Layout, saved: &Saved) -> String {
     text(&input)
 }
 
-/// In what one table differs from its layout, one line a difference; entries aside.
+/// Returns the differences of one table from its layout, one a line, except for entries.
 fn differences(layout: &Layout, saved: &Saved) -> Vec<String> {
     let table = layout.table;
     let mut found = Vec::new();
@@ -279,7 +285,7 @@ fn differences(layout: &Layout, saved: &Saved) -> Vec<String> {
     found
 }
 
-/// In what the rules of one chain differ.
+/// Returns the differences between the rules of one chain.
 fn rule_differences<'a>(
     table: Table,
     expected: impl Iterator<Item = &'a Rule>,

@@ -1,4 +1,4 @@
-//! What `iptables-save` prints.
+//! The output of `iptables-save`, parsed.
 
 use std::{collections::BTreeMap, iter::Peekable, str::Chars};
 
@@ -11,20 +11,21 @@ pub struct Saved(BTreeMap<Table, SavedTable>);
 
 #[derive(Debug, Default)]
 struct SavedTable {
-    /// Every chain, with its policy, which is `-` for one that is not the table's own.
+    /// Every chain with its policy, which is `-` unless the chain is built in.
     policies: BTreeMap<String, String>,
     rules: Vec<Rule>,
 }
 
-/// A table that iptables-nft cannot print, since it has rules that another program made.
+/// The words with which iptables-nft says that it cannot print a table, since another program made rules in
+/// it.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Incompatible(pub String);
 
 impl Saved {
-    /// Reads the output of `iptables-save`. Other tables than the three are left out.
+    /// Parses the output of `iptables-save`. Tables that have nothing of ours are left out.
     ///
     /// # Errors
-    /// Where iptables-nft cannot write down a rule of the table.
+    /// Fails if iptables-nft could not print one of our tables.
     pub fn parse(text: &str) -> Result<Self, Incompatible> {
         let mut tables: BTreeMap<Table, SavedTable> = BTreeMap::new();
         let mut current = None;
@@ -40,40 +41,40 @@ impl Saved {
         Ok(Self(tables))
     }
 
-    /// Whether the table has a chain of ours, or a jump to one.
+    /// Reports whether the table has a chain of ours, or a jump to one.
     pub(super) fn has_ours(&self, table: Table) -> bool {
         self.chains(table).next().is_some() || self.jumps(table).next().is_some()
     }
 
-    /// The policy of a chain; `None` where there is no such chain.
+    /// Returns the policy of a chain, or `None` if there is no such chain.
     pub(super) fn policy(&self, table: Table, chain: &str) -> Option<&str> {
         self.0.get(&table)?.policies.get(chain).map(String::as_str)
     }
 
-    /// Our chains.
+    /// Returns our chains.
     pub(super) fn chains(&self, table: Table) -> impl Iterator<Item = &str> {
         let chains = self.0.get(&table).into_iter().flat_map(|table| table.policies.keys());
         chains.map(String::as_str).filter(|chain| is_our_chain(chain))
     }
 
-    /// All rules, those of one chain in their order.
+    /// Returns all rules; those of one chain are in order.
     pub(super) fn rules(&self, table: Table) -> &[Rule] {
         self.0.get(&table).map_or(&[], |table| &table.rules)
     }
 
-    /// The first rule of a chain.
+    /// Returns the first rule of a chain.
     pub(super) fn first(&self, table: Table, chain: &str) -> Option<&Rule> {
         self.rules(table).iter().find(|rule| rule.chain == chain)
     }
 
-    /// The rules that lead from chains of others to ours.
+    /// Returns the rules that jump from chains of others to ours.
     pub(super) fn jumps(&self, table: Table) -> impl Iterator<Item = &Rule> {
         self.rules(table).iter().filter(|rule| {
             !is_our_chain(&rule.chain) && target(&rule.body).is_some_and(|t| is_our_chain(&t))
         })
     }
 
-    /// The rules that lead from this chain to ours.
+    /// Returns the rules that jump from this chain to ours.
     pub(super) fn jumps_in(&self, table: Table, chain: &str) -> impl Iterator<Item = &Rule> {
         self.jumps(table).filter(move |jump| jump.chain == chain)
     }
@@ -91,14 +92,14 @@ impl SavedTable {
     }
 }
 
-/// Whether a comment says that one of our tables is left out:
+/// Reports whether a comment says that one of our tables is left out:
 /// ``# Table `nat' is incompatible, use 'nft' tool.``
 fn concerns_us(line: &str) -> bool {
     line.contains("is incompatible")
         && Table::ALL.into_iter().any(|table| line.contains(&format!("`{table}'")))
 }
 
-/// The chain or the extension that a rule leads to. A text that is quoted in a rule is none.
+/// Returns the chain or the extension that a rule leads to. Quoted text is not taken for one.
 fn target(body: &str) -> Option<String> {
     let mut chars = body.chars().peekable();
     let mut previous = String::new();
@@ -111,7 +112,7 @@ fn target(body: &str) -> Option<String> {
     None
 }
 
-/// The next word. One in quotes keeps the first quote, so that it equals no option.
+/// Returns the next word. A quoted word keeps its first quote, so that it equals no option.
 fn word(chars: &mut Peekable<Chars<'_>>) -> Option<String> {
     while chars.next_if_eq(&' ').is_some() {}
     let quoted = chars.next_if_eq(&'"').is_some();

@@ -275,7 +275,7 @@ fn names_that_iptables_reads_otherwise_are_found() {
 }
 
 #[test]
-fn a_gate_matters_where_it_can_stop_something() {
+fn the_legacy_chain_matters_if_it_can_drop_something() {
     let foreign_chain = |rules: &str| {
         let text = format!("*filter\n:INPUT ACCEPT [0:0]\n:FORWARD {rules}\nCOMMIT\n");
         foreign_chain_state(&Saved::parse(&text).unwrap()).map(|state| (state.open, state.touched))

@@ -1,4 +1,4 @@
-//! The static part: the table, its chains, its sets, its rules.
+//! The base ruleset: the table, its chains, its sets, and its rules. None of them depends on instances.
 
 use std::{iter, net::Ipv4Addr};
 
@@ -39,14 +39,14 @@ const ADDRESS: u32 = 7;
 const PROTOCOL: u32 = 12;
 const PORT: u32 = 13;
 
-/// The name of our table.
+/// Returns the name of our table.
 #[must_use]
 pub fn name() -> TableName {
     TableName::new(NetfilterProtoFamily::Inet, TABLE)
 }
 
-/// The table. Its comment tells this base ruleset from every other that some version of this program made, and names its
-/// owner.
+/// Returns our table. Its comment identifies the base ruleset, so that one that another version or other
+/// settings made is told from it, and names the owner.
 #[must_use]
 pub fn table(base_ruleset: &BaseRuleset) -> Table {
     let references = chains(base_ruleset).len() + sets().len();
@@ -64,7 +64,7 @@ pub(super) fn mark(table: &Table) -> Mark {
     owner.map_or(Mark::Unsigned, |owner| owner.mark())
 }
 
-/// FNV-1a, 64 bits, of the messages that make the skeleton.
+/// Returns the 64-bit FNV-1a hash of the messages that make the base ruleset.
 fn digest(base_ruleset: &BaseRuleset) -> u64 {
     const OFFSET_BASIS: u64 = 0xcbf2_9ce4_8422_2325;
     const PRIME: u64 = 0x0100_0000_01b3;
@@ -76,7 +76,7 @@ fn digest(base_ruleset: &BaseRuleset) -> u64 {
     bytes.fold(OFFSET_BASIS, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(PRIME))
 }
 
-/// Adds the skeleton where there is no table.
+/// Adds the base ruleset, if there is no table.
 pub(super) fn add(base_ruleset: &BaseRuleset) -> impl Iterator<Item = Operation> {
     let table = name().add(Some(table(base_ruleset).userdata));
     iter::once(table).chain(parts(base_ruleset))
@@ -97,7 +97,7 @@ fn parts(base_ruleset: &BaseRuleset) -> Vec<Operation> {
     chains.chain(sets).chain(uplinks).chain(confined).chain(rules).collect()
 }
 
-/// The sets and maps. Each look-up in them is one of a hash.
+/// Returns the sets and maps. The kernel looks up their elements by hash.
 #[must_use]
 pub fn sets() -> Vec<Set> {
     let target = Some((concatenation(&[ADDRESS, PORT]), 8));
@@ -121,7 +121,7 @@ fn concatenation(types: &[u32]) -> u32 {
     types.iter().fold(0, |all, one| all << 6 | one)
 }
 
-/// The chains, with as many references as the rules make.
+/// Returns the chains, with the number of references that the rules make.
 #[must_use]
 pub fn chains(base_ruleset: &BaseRuleset) -> Vec<Chain> {
     let base = |kind: &str, hook: InetHookNumber, priority: i32| {
@@ -146,7 +146,7 @@ pub fn chains(base_ruleset: &BaseRuleset) -> Vec<Chain> {
     all.into_iter().map(chain).collect()
 }
 
-/// The rules, in order.
+/// Returns the rules; those of one chain are in order.
 #[must_use]
 pub fn rules(base_ruleset: &BaseRuleset) -> Vec<Rule> {
     let table = name();
@@ -155,8 +155,8 @@ pub fn rules(base_ruleset: &BaseRuleset) -> Vec<Rule> {
     };
     let pool = base_ruleset.pool.v4();
     let loopback = Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8);
-    // Keys have the transport protocol, and no key has one without ports; only the first fragment has
-    // ports, and conntrack puts fragments together before: no other packet can match by accident.
+    // No other packet can match by accident: every key has a transport protocol with ports, and conntrack
+    // reassembles fragments, of which only the first has ports, before these rules.
     let mut all = vec![
         rule(CHAIN, "exposures of one address", &[translate_by_address(BOUND)]),
         rule(CHAIN, "exposures of every address", &[translate_by_port(EXPOSURES)]),
@@ -166,7 +166,7 @@ pub fn rules(base_ruleset: &BaseRuleset) -> Vec<Rule> {
             &[from_guest(), destination(loopback), drop()],
         ),
         rule(ANTISPOOF, "guests are not 127.0.0.0/8", &[from_guest(), source(loopback), drop()]),
-        // What arrives for 127.0.0.0/8 is dropped as martian, but only after this has translated it.
+        // The kernel drops what arrives for 127.0.0.0/8 as martian, but only after this rule has translated it.
         rule(
             PREROUTING,
             "to the host",
@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn the_comment_differs_where_the_skeleton_does() {
+    fn the_comment_differs_where_the_base_ruleset_does() {
         let mine = base_ruleset();
         let (one, other) = (confined("eth0", "eth1"), confined("eth0", "eth2"));
         let elsewhere = BaseRuleset { pool: "10.232.0.0/16".parse().unwrap(), ..base_ruleset() };

@@ -1,4 +1,4 @@
-//! A change as one transaction.
+//! A change as the messages of one transaction.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,10 +12,10 @@ use crate::{
     firewall::{Change, Entry},
 };
 
-/// The messages of the transaction that makes the change.
+/// Returns the messages of the transaction that makes the change.
 ///
 /// # Errors
-/// Where an entry to be added or removed is one of IPv6.
+/// Fails if an entry has an IPv6 address.
 pub fn operations(change: &Change) -> Result<Vec<Operation>, Ipv6Unsupported> {
     let table = base_ruleset::name();
     // A table that is not there cannot be deleted; one that is there can be added.

@@ -29,18 +29,20 @@ const KEY: u16 = 1;
 const DATA: u16 = 2;
 const VALUE: u16 = 1;
 
-/// The length of an attribute is 16 bits, and the list of elements is one; an element takes up to 56 bytes.
+/// The number of elements that one message holds: its list of elements is an attribute, whose length has
+/// 16 bits, and an element takes up to 56 bytes.
 pub(super) const A_MESSAGE: usize = 200;
 
 /// An element of one of our sets or maps.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Element {
+    /// The key; fields of a concatenation are padded to four bytes.
     pub key: Vec<u8>,
-    /// What a map has for it.
+    /// The value, if it is of a map.
     pub data: Option<Vec<u8>>,
 }
 
-/// The request for elements: for all of the set where none are given.
+/// Returns the request for these elements of a set or map, or for all if none are given.
 #[must_use]
 pub fn get(table: &TableName, set: &str, elements: &[Element]) -> NetfilterMessage {
     let keys: Vec<_> =
@@ -48,13 +50,13 @@ pub fn get(table: &TableName, set: &str, elements: &[Element]) -> NetfilterMessa
     table.message(NfTablesMessage::GetSetElement(list(table, set, &keys)))
 }
 
-/// Adds elements, none of which may be there.
+/// Adds elements. Refused with `EEXIST` if one of them is there.
 pub(super) fn add(table: &TableName, set: &str, elements: &[Element], what: String) -> Operation {
     let message = NfTablesMessage::NewSetElement(list(table, set, elements));
     table.operation(what, message, NLM_F_EXCL)
 }
 
-/// Deletes elements, all of which must be there.
+/// Deletes elements. Refused with `ENOENT` if one of them is missing.
 pub(super) fn delete(
     table: &TableName,
     set: &str,
@@ -80,10 +82,11 @@ fn list(table: &TableName, set: &str, elements: &[Element]) -> SetElementMessage
     SetElementMessage { attributes }
 }
 
-/// The elements that a message of the kernel tells of (`NFT_MSG_NEWSETELEM`, with its header).
+/// Reads the elements of a message of the kernel (`NFT_MSG_NEWSETELEM`, with its header).
 ///
-/// Read by hand: the library makes an error message of the whole list for each element, in case that it cannot be read,
-/// which takes minutes for ten thousand.
+/// The library is not used: for each element it formats the whole list for an error message that is hardly
+/// ever needed, which takes minutes for ten thousand.
+#[must_use]
 pub fn read(message: &[u8]) -> Option<Vec<Element>> {
     let attributes = message.get(HEADERS..)?;
     let elements = attribute(attributes, ELEMENTS)?;
@@ -97,11 +100,11 @@ pub fn read(message: &[u8]) -> Option<Vec<Element>> {
 
 fn element(attributes: &[u8]) -> Element {
     let value = |kind| Some(attribute(attribute(attributes, kind)?, VALUE)?.to_vec());
-    // What has no key, as the catch-all element, becomes one that no entry has.
+    // An element without a key, as the catch-all element, gets one that no entry has.
     Element { key: value(KEY).unwrap_or_default(), data: value(DATA) }
 }
 
-/// The value of the first attribute of this type.
+/// Returns the value of the first attribute of this type.
 fn attribute(attributes: &[u8], wanted: u16) -> Option<&[u8]> {
     let mut all = NlasIterator::new(attributes).map_while(Result::ok);
     let found = all.find(|attribute| attribute.kind() == wanted)?;
@@ -109,24 +112,24 @@ fn attribute(attributes: &[u8], wanted: u16) -> Option<&[u8]> {
     found.into_inner().get(4..end)
 }
 
-/// The element of the set of uplinks.
+/// Returns the element of an uplink.
 pub(super) fn uplink(name: &InterfaceName) -> Element {
     Element { key: padded(name), data: None }
 }
 
-/// The element of two interfaces, in by the first and out by the second.
+/// Returns the element of two interfaces: in by the first, out by the second.
 pub(super) fn pair((from, to): (&InterfaceName, &InterfaceName)) -> Element {
     Element { key: [padded(from), padded(to)].concat(), data: None }
 }
 
-/// A name padded to `IFNAMSIZ`.
+/// Returns a name padded to `IFNAMSIZ`.
 fn padded(name: &InterfaceName) -> Vec<u8> {
     let mut key = name.as_str().as_bytes().to_vec();
     key.resize(InterfaceName::MAX_LENGTH + 1, 0);
     key
 }
 
-/// The set that an entry is in, and its element there.
+/// Returns the set or map of an entry, and its element there.
 ///
 /// # Errors
 /// Where it is one of IPv6: there is no set for those yet.
@@ -150,7 +153,7 @@ pub fn of_entry(entry: &Entry) -> Result<(&'static str, Element), Ipv6Unsupporte
     })
 }
 
-/// The entry that has this element in this set; `None` where no entry has.
+/// Returns the entry of an element, or `None` if it is not exactly as [`of_entry`] makes it.
 #[must_use]
 pub fn to_entry(set: &str, element: &Element) -> Option<Entry> {
     let (key, []) = element.key.as_chunks::<4>() else { return None };
@@ -167,7 +170,7 @@ pub fn to_entry(set: &str, element: &Element) -> Option<Entry> {
         (HAIRPIN, [guest, _], []) => Entry::Hairpin { guest: (*guest).into() },
         _ => return None,
     };
-    // Padding, and the second half of a hairpin, are as we write them.
+    // Padding, and the second half of a hairpin, must be as we write them.
     of_entry(&entry).is_ok_and(|written| written == (set, element.clone())).then_some(entry)
 }
 
@@ -191,7 +194,7 @@ fn exposure(
     })
 }
 
-/// Fields of a concatenation are padded to four bytes.
+/// Returns a port as a field of a concatenation, padded to four bytes.
 const fn port(port: u16) -> [u8; 4] {
     let [high, low] = port.to_be_bytes();
     [high, low, 0, 0]

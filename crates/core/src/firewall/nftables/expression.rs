@@ -1,5 +1,7 @@
 //! Expressions of rules: each loads a register, compares one, or ends the rule
 //! (`<linux/netfilter/nf_tables.h>`; `nft --debug=netlink` shows them).
+//!
+//! The summary of a function is the text in which nft(8) shows its expressions.
 
 use std::collections::BTreeMap;
 
@@ -258,7 +260,7 @@ pub(super) fn jump(chain: &str) -> Vec<Expression> {
     vec![verdict(vec![code, VerdictAttribute::Chain(chain.to_owned())])]
 }
 
-/// The chain that an expression jumps or goes to.
+/// Returns the chain that an expression jumps or goes to.
 pub(super) fn target(expression: &Expression) -> Option<&str> {
     let Expressions::Immediate(attributes) = expression else { return None };
     attributes.iter().find_map(|attribute| match attribute {

@@ -1,6 +1,6 @@
-//! The passage through foreign base chains on the hook forward.
+//! Our passage through foreign base chains on the hook forward.
 //!
-//! Rules stand as iptables-nft writes them, so that it can still list its table.
+//! Its rules have the form in which iptables-nft writes them, so that iptables-nft can still list its table.
 
 use netlink_packet_netfilter::{
     NetfilterProtoFamily,
@@ -17,13 +17,13 @@ use crate::firewall::{
     names::{self, FORWARD_CHAIN},
 };
 
-/// The table of the iptables-nft chain FORWARD.
+/// Returns the name of the table in which iptables-nft has its chain FORWARD.
 #[must_use]
 pub fn iptables_filter() -> TableName {
     TableName::new(NetfilterProtoFamily::IPv4, names::iptables::FILTER)
 }
 
-/// The table of a gate.
+/// Returns the name of a foreign chain's table.
 #[must_use]
 pub fn table(family: ForeignFamily, name: &str) -> TableName {
     let family = match family {
@@ -33,24 +33,26 @@ pub fn table(family: ForeignFamily, name: &str) -> TableName {
     TableName::new(family, name)
 }
 
-/// Whether forwarded packets pass this chain.
+/// Reports whether forwarded packets pass this chain.
 #[must_use]
 pub fn filters_forwarded(chain: &Chain) -> bool {
     let forward = HookNumber::Inet(InetHookNumber::Forward);
     chain.base.as_ref().is_some_and(|base| base.kind == "filter" && base.hook == forward)
 }
 
-/// What was read of a foreign base chain and the passage beside it.
+/// A foreign forward chain as it was read, with our passage beside it.
 #[derive(Debug)]
-pub struct Found {
+pub struct FoundChain {
+    /// The base chain.
     pub chain: Chain,
     /// The rules of the base chain.
     pub rules: Vec<Rule>,
-    /// Our chain beside it, and its rules.
+    /// Our passage, and its rules.
     pub passage: Option<(Chain, Vec<Rule>)>,
 }
 
-/// The chains that may be gates: foreign, on the hook forward, in a table that can be changed.
+/// Keeps the chains that may be foreign forward chains: somebody else's, on the hook forward, in a table that
+/// can be changed. If the backend is iptables-nft, its table `ip filter` is its own.
 #[must_use]
 pub fn candidates<'a>(
     tables: &[Table],
@@ -65,25 +67,25 @@ pub fn candidates<'a>(
     chains.iter().filter(candidate).collect()
 }
 
-/// Whether a candidate is a gate whatever is in it.
+/// Reports whether a candidate is a foreign forward chain whatever its rules are.
 #[must_use]
 pub fn drops(chain: &Chain) -> bool {
     let policy = chain.base.as_ref().map(|base| base.policy);
     policy == Some(DROP) || is_of_iptables(chain)
 }
 
-/// Whether it is the chain FORWARD of iptables-nft. Its policy or rules may come to drop at any time.
+/// Reports whether it is the chain FORWARD of iptables-nft. Its policy or its rules may drop at any time.
 #[must_use]
 pub fn is_of_iptables(chain: &Chain) -> bool {
     chain.table == iptables_filter() && chain.name == names::iptables::FORWARD
 }
 
-/// The gates among the candidates of one family.
+/// Returns the foreign forward chains among the candidates of one family.
 ///
-/// One that accepts by policy is a gate only where it has something of ours: a rule that leads into the
-/// passage, or a passage that no other gate of its table accounts for.
+/// A chain that accepts by policy is one only if it has something of ours: a rule that jumps to the passage, or
+/// a passage that belongs to no other foreign forward chain of its table.
 #[must_use]
-pub fn states(found: &[Found]) -> Vec<ForeignChainState> {
+pub fn states(found: &[FoundChain]) -> Vec<ForeignChainState> {
     let mut states = Vec::new();
     let mut accounted: Vec<&TableName> = Vec::new();
     for found in found.iter().filter(|found| drops(&found.chain) || found.is_jumped_from()) {
@@ -99,8 +101,8 @@ pub fn states(found: &[Found]) -> Vec<ForeignChainState> {
     states
 }
 
-impl Found {
-    /// The gate, and whether it is open.
+impl FoundChain {
+    /// Returns the chain, and whether its passage is open; `None` if its family is not supported.
     #[must_use]
     pub fn state(&self) -> Option<ForeignChainState> {
         let family = match self.chain.table.family {
@@ -116,13 +118,14 @@ impl Found {
         })
     }
 
-    /// Whether a rule of it leads into the passage.
+    /// Reports whether one of its rules jumps to the passage.
     #[must_use]
     pub fn is_jumped_from(&self) -> bool {
         self.jumps().next().is_some()
     }
 
-    /// Opens it, or mends what is open.
+    /// Opens the passage, or repairs one that is open.
+    #[must_use]
     pub fn open(&self) -> Vec<Operation> {
         let table = &self.chain.table;
         let mut operations = Vec::new();
@@ -140,7 +143,7 @@ impl Found {
         operations
     }
 
-    /// Takes what is ours out of it; the passage stays where another chain leads into it.
+    /// Removes what is ours. The passage stays if another chain jumps to it.
     #[must_use]
     pub fn close(&self) -> Vec<Operation> {
         let mut operations: Vec<_> = self.delete_jumps().collect();

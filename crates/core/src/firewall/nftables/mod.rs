@@ -1,6 +1,7 @@
 //! The ruleset as messages of nf_tables: the table `inet riklet`, and the passage through foreign tables.
-
-#![expect(missing_docs, reason = "the words of the backend, for the crate that speaks them")]
+//!
+//! Messages are those of `netlink-packet-netfilter`; nothing here sends one. The same types say what is
+//! expected and what was read, so that comparing them is `==`.
 
 pub mod base_ruleset;
 mod change;
@@ -14,4 +15,4 @@ pub mod tables;
 pub use change::operations;
 pub use element::Element;
 pub use object::{Chain, Operation, Rule, Set, Table, TableName};
-pub use state::Found;
+pub use state::FoundTable;

@@ -1,4 +1,4 @@
-//! Tables, chains, rules and sets: the same types say what shall be and what was read.
+//! Tables, chains, rules and sets, as messages and back.
 
 use std::{collections::BTreeMap, fmt};
 
@@ -17,117 +17,133 @@ use super::expression::{Expression, normal, target};
 /// `TYPE_IFNAME` of nft(8) (`enum datatypes` of its datatype.h).
 pub(super) const INTERFACE: u32 = 41;
 
-/// A message of a transaction.
+/// One message of a transaction.
 #[derive(Debug, Clone)]
 pub struct Operation {
-    /// What it does, in words: "adding tcp 8080 -> 10.231.0.2:3000".
+    /// A description for errors: "adding tcp 8080 -> 10.231.0.2:3000".
     pub what: String,
-    /// The message.
+    /// The request.
     pub message: NetfilterMessage,
-    /// `NLM_F_*` of netlink(7).
+    /// The flags of the request, `NLM_F_*` of netlink(7).
     pub flags: u16,
 }
 
 /// A table's family and name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TableName {
+    /// The address family.
     pub family: NetfilterProtoFamily,
+    /// The name within the family.
     pub name: String,
 }
 
 /// A table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Table {
+    /// Its family and name.
     pub name: TableName,
-    /// `NFT_TABLE_F_*`.
+    /// The flags, `NFT_TABLE_F_*` of `<linux/netfilter/nf_tables.h>`.
     pub flags: u32,
-    /// How many chains, sets and other objects it has.
+    /// The number of its chains, sets and other objects.
     pub references: u32,
+    /// The user data; a comment is stored there.
     pub userdata: Vec<u8>,
 }
 
 /// A chain.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Chain {
+    /// The table that it is in.
     pub table: TableName,
+    /// The name within the table.
     pub name: String,
-    /// Where packets enter; `None` for a regular chain.
+    /// The hook, if it is a base chain; `None` for a regular chain.
     pub base: Option<Base>,
-    /// How many rules it has, and how many jump to it.
+    /// The number of its rules and of the rules that jump to it.
     pub references: u32,
 }
 
-/// What makes a chain a base chain.
+/// The properties of a base chain.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Base {
-    /// `filter`, `nat` or `route`.
+    /// The type: `filter`, `nat` or `route`.
     pub kind: String,
+    /// The hook at which packets enter.
     pub hook: HookNumber,
+    /// The order among the chains of a hook: lower ones come first.
     pub priority: i32,
-    /// `NF_DROP` or `NF_ACCEPT`.
+    /// The verdict at its end: `NF_DROP` or `NF_ACCEPT` of `<linux/netfilter.h>`.
     pub policy: u32,
 }
 
 /// A rule.
 #[derive(Debug, Clone)]
 pub struct Rule {
+    /// The table that it is in.
     pub table: TableName,
+    /// The chain that it is in.
     pub chain: String,
-    /// What the kernel knows it by; 0 in one that is yet to be added.
+    /// The number by which the kernel knows it; 0 in a rule that is not added yet.
     pub handle: u64,
+    /// The user data; a comment is stored there.
     pub userdata: Vec<u8>,
+    /// Its expressions, in order.
     pub expressions: Vec<Expression>,
 }
 
 /// A set or a map, without its elements.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Set {
+    /// The table that it is in.
     pub table: TableName,
+    /// The name within the table.
     pub name: String,
+    /// The flags, `NFT_SET_*` of `<linux/netfilter/nf_tables.h>`.
     pub flags: u32,
-    /// The type that nft(8) shows, and the length in bytes.
+    /// The type of the keys as nft(8) numbers it, and their length in bytes.
     pub key: (u32, u32),
-    /// The same of a map's values.
+    /// The type and length of the values, if it is a map.
     pub data: Option<(u32, u32)>,
 }
 
-/// A text as nft(8) stores and shows comments: type 0, length, text, NUL.
+/// Returns a text as nft(8) stores comments: type 0, length, text, NUL.
 pub(super) fn comment(text: &str) -> Vec<u8> {
     let length = u8::try_from(text.len() + 1).unwrap_or(u8::MAX);
     let text = text.bytes().chain([0]).take(length.into());
     [0, length].into_iter().chain(text).collect()
 }
 
-/// What [`comment`] stored.
+/// Returns the text that [`comment`] stored.
 pub(super) fn commented(userdata: &[u8]) -> Option<&str> {
     let [0, length, text @ ..] = userdata else { return None };
     std::str::from_utf8(text.get(..usize::from(*length))?.strip_suffix(&[0])?).ok()
 }
 
 impl TableName {
+    /// Names a table.
     #[must_use]
     pub fn new(family: NetfilterProtoFamily, name: &str) -> Self {
         Self { family, name: name.to_owned() }
     }
 
-    /// A message that concerns something of this family.
+    /// Returns a message about an object of this family.
     pub(super) fn message(&self, inner: NfTablesMessage) -> NetfilterMessage {
         NetfilterMessage::new(NetfilterHeader::new(self.family, 0, 0), inner)
     }
 
-    /// The request for this table.
+    /// Returns the request for this table.
     #[must_use]
     pub fn get(&self) -> NetfilterMessage {
         self.message(NfTablesMessage::GetTable(self.named()))
     }
 
-    /// The request for one chain of this table.
+    /// Returns the request for one chain of this table.
     #[must_use]
     pub fn get_chain(&self, chain: &str) -> NetfilterMessage {
         self.message(NfTablesMessage::GetChain(self.chain_named(chain)))
     }
 
-    /// The request for the rules of one chain, or of all.
+    /// Returns the request for the rules of one chain, or of all chains.
     #[must_use]
     pub fn get_rules(&self, chain: Option<&str>) -> NetfilterMessage {
         let table = RuleAttribute::Table(self.name.clone());
@@ -136,7 +152,7 @@ impl TableName {
         self.message(NfTablesMessage::GetRule(RuleMessage { attributes }))
     }
 
-    /// The request for the sets of this table.
+    /// Returns the request for the sets and maps of this table.
     #[must_use]
     pub fn get_sets(&self) -> NetfilterMessage {
         let attributes = vec![SetAttribute::Table(self.name.clone())];
@@ -160,7 +176,7 @@ impl TableName {
         Operation { what, message: self.message(message), flags }
     }
 
-    /// Deletes one rule, or all of a chain.
+    /// Deletes the rule with this handle, or all rules of the chain.
     pub(super) fn delete_rules(&self, chain: &str, handle: Option<u64>) -> Operation {
         let place =
             [RuleAttribute::Table(self.name.clone()), RuleAttribute::Chain(chain.to_owned())];
@@ -190,7 +206,7 @@ impl TableName {
 }
 
 impl Table {
-    /// The table that a message tells of.
+    /// Reads the table of a message of the kernel (`NFT_MSG_NEWTABLE`).
     #[must_use]
     pub fn read(message: NetfilterMessage) -> Option<Self> {
         let family = message.header.family;
@@ -212,7 +228,7 @@ impl Table {
         Some(found)
     }
 
-    /// `NFT_TABLE_F_OWNER`: only the process that made it can change it.
+    /// Reports whether only the process that created it can change it (`NFT_TABLE_F_OWNER`).
     #[must_use]
     pub const fn is_owned(&self) -> bool {
         self.flags & 2 != 0
@@ -220,7 +236,7 @@ impl Table {
 }
 
 impl Chain {
-    /// The chain that a message tells of.
+    /// Reads the chain of a message of the kernel (`NFT_MSG_NEWCHAIN`).
     #[must_use]
     pub fn read(message: NetfilterMessage) -> Option<Self> {
         let family = message.header.family;
@@ -277,7 +293,7 @@ fn hook(attributes: &[Hook]) -> Option<(HookNumber, i32)> {
 }
 
 impl Rule {
-    /// A rule to be added.
+    /// Returns a rule to be added.
     pub(super) fn new(
         table: &TableName,
         chain: &str,
@@ -288,7 +304,7 @@ impl Rule {
         Self { table: table.clone(), chain, handle: 0, userdata, expressions: parts.concat() }
     }
 
-    /// The rule that a message tells of.
+    /// Reads the rule of a message of the kernel (`NFT_MSG_NEWRULE`).
     pub fn read(message: NetfilterMessage) -> Option<Self> {
         let table = TableName { family: message.header.family, name: String::new() };
         let NetfilterMessageInner::NfTables(NfTablesMessage::NewRule(rule)) = message.inner else {
@@ -333,7 +349,7 @@ impl Rule {
         self.table.operation(format!("adding to {self}"), message, flags)
     }
 
-    /// Whether both do the same in the same chain.
+    /// Reports whether both do the same in the same chain.
     pub(super) fn means(&self, other: &Self) -> bool {
         let normals = |rule: &Self| rule.expressions.iter().map(normal).collect::<Vec<Normal>>();
         self.chain == other.chain
@@ -341,7 +357,7 @@ impl Rule {
             && normals(self) == normals(other)
     }
 
-    /// The chain that it jumps or goes to.
+    /// Returns the chain that it jumps or goes to.
     pub(super) fn target(&self) -> Option<&str> {
         self.expressions.iter().find_map(target)
     }
@@ -349,7 +365,7 @@ impl Rule {
 
 type Normal = (String, BTreeMap<u16, Vec<u8>>);
 
-/// An expression of a rule's list. One without data, which no expression of ours is, is kept by its name.
+/// Reads an expression of a rule's list. One without data, which none of ours is, is kept by its name.
 fn expression(item: ListAttribute<ExpressionAttribute>) -> Option<Expression> {
     let ListAttribute::Element(attributes) = item else { return None };
     let mut name = String::new();
@@ -364,7 +380,7 @@ fn expression(item: ListAttribute<ExpressionAttribute>) -> Option<Expression> {
 }
 
 impl Set {
-    /// The set that a message tells of.
+    /// Reads the set or map of a message of the kernel (`NFT_MSG_NEWSET`).
     #[must_use]
     pub fn read(message: NetfilterMessage) -> Option<Self> {
         let table = TableName { family: message.header.family, name: String::new() };
@@ -389,7 +405,7 @@ impl Set {
         Some(found)
     }
 
-    /// `id` tells the sets of one transaction apart.
+    /// Adds it. `id` tells the sets of one transaction apart.
     pub(super) fn add(&self, id: u32) -> Operation {
         // NFTNL_UDATA_SET_KEYBYTEORDER: without BYTEORDER_HOST_ENDIAN, nft(8) shows names of interfaces
         // reversed, which are empty texts.

@@ -1,4 +1,4 @@
-//! What was read, held against what shall be.
+//! The table as it was read, compared with the expected ruleset.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,17 +14,21 @@ use crate::firewall::{
 
 /// Everything in our table.
 #[derive(Debug)]
-pub struct Found {
+pub struct FoundTable {
+    /// The table itself.
     pub table: Table,
+    /// Its chains.
     pub chains: Vec<Chain>,
+    /// Its rules; those of one chain are in order.
     pub rules: Vec<Rule>,
+    /// Its sets and maps.
     pub sets: Vec<Set>,
-    /// The elements of each set.
+    /// The elements of each set and map, by its name.
     pub elements: BTreeMap<String, Vec<Element>>,
 }
 
-impl Found {
-    /// What it is, and in what it differs from the expected.
+impl FoundTable {
+    /// Compares it with the expected ruleset.
     #[must_use]
     pub fn against(&self, expected: &Ruleset) -> FirewallState {
         let mut lines = self.table_differences(&expected.base_ruleset);
@@ -117,8 +121,8 @@ impl Found {
     fn entries(&self) -> (BTreeSet<Entry>, Vec<String>) {
         let mut entries = BTreeSet::new();
         let mut strays = Vec::new();
-        let of_skeleton = |set: &str| set == UPLINKS || set == CONFINED;
-        for (set, elements) in self.elements.iter().filter(|(set, _)| !of_skeleton(set)) {
+        let of_base_ruleset = |set: &str| set == UPLINKS || set == CONFINED;
+        for (set, elements) in self.elements.iter().filter(|(set, _)| !of_base_ruleset(set)) {
             for element in elements {
                 match element::to_entry(set, element) {
                     Some(entry) => drop(entries.insert(entry)),

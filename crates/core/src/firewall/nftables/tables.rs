@@ -1,4 +1,4 @@
-//! The tables that iptables-nft makes by being called.
+//! The tables that iptables-nft creates when it is called.
 
 use std::collections::BTreeSet;
 
@@ -14,21 +14,21 @@ use super::{
 };
 use crate::firewall::names;
 
-/// The request for all tables of a family.
+/// Returns the request for all tables of a family.
 #[must_use]
 pub fn get_tables(family: NetfilterProtoFamily) -> NetfilterMessage {
     let message = NfTablesMessage::GetTable(TableMessage { attributes: Vec::new() });
     NetfilterMessage::new(NetfilterHeader::new(family, 0, 0), message)
 }
 
-/// The request for all chains of a family.
+/// Returns the request for all chains of a family.
 #[must_use]
 pub fn get_chains(family: NetfilterProtoFamily) -> NetfilterMessage {
     let message = NfTablesMessage::GetChain(ChainMessage { attributes: Vec::new() });
     NetfilterMessage::new(NetfilterHeader::new(family, 0, 0), message)
 }
 
-/// Those of the tables that iptables-nft would make.
+/// Keeps the tables that iptables-nft creates.
 pub fn of_iptables(tables: Vec<Table>) -> impl Iterator<Item = Table> {
     tables.into_iter().filter(|table| {
         table.name.family == NetfilterProtoFamily::IPv4
@@ -36,7 +36,7 @@ pub fn of_iptables(tables: Vec<Table>) -> impl Iterator<Item = Table> {
     })
 }
 
-/// Those of them that hold nothing but empty base chains with policy accept.
+/// Keeps those of them that hold nothing but empty base chains with policy accept.
 pub fn empty(tables: Vec<Table>, chains: &[Chain]) -> impl Iterator<Item = Table> {
     of_iptables(tables).filter(|table| {
         let mut within = chains.iter().filter(|chain| chain.table == table.name);
@@ -50,9 +50,10 @@ pub fn empty(tables: Vec<Table>, chains: &[Chain]) -> impl Iterator<Item = Table
     })
 }
 
-/// Deletes these, except those named.
+/// Deletes the empty ones, except those named.
 ///
-/// Chain by chain and not recursively: where somebody adds something meanwhile, all of it is refused (EBUSY).
+/// Each chain is deleted by itself, and the table not recursively: if somebody adds something meanwhile, the
+/// whole transaction is refused (`EBUSY`).
 #[must_use]
 pub fn remove_empty(
     tables: Vec<Table>,

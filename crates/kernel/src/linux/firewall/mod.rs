@@ -114,13 +114,16 @@ impl Firewall for Linux {
 impl ForeignChains for Linux {
     fn foreign_chains(&mut self, backend: Backend) -> Result<Vec<ForeignChainState>, KernelError> {
         let found = self.with_backend(backend, |firewall| firewall.foreign_chains());
-        found.map_err(|source| KernelError::ListGates { source })
+        found.map_err(|source| KernelError::ListForeignChains { source })
     }
 
     fn set_passage(&mut self, foreign_chain: &ForeignChain, open: bool) -> Result<(), KernelError> {
         let Self { nftables, launcher, .. } = self;
         let set = foreign_chains::set_passage(nftables, launcher, foreign_chain, open);
-        set.map_err(|source| KernelError::SetGate { foreign_chain: foreign_chain.clone(), source })
+        set.map_err(|source| KernelError::SetPassage {
+            foreign_chain: foreign_chain.clone(),
+            source,
+        })
     }
 }
 

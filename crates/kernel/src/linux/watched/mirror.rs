@@ -38,7 +38,7 @@ pub(super) struct Mirror {
     unread: BTreeMap<u32, Vec<u8>>,
     /// Interfaces that have to be asked for: they were there before we heard of them, or may have changed unheard.
     unknown: BTreeMap<InterfaceName, u32>,
-    /// Interfaces that are down, and not condemned: nobody is told of their alias, group and owner.
+    /// Interfaces that are down, and not draining: nobody is told of their alias, group and owner.
     down: BTreeMap<InterfaceName, u32>,
     /// The last that was asked for since it may have changed unheard.
     last: Option<InterfaceName>,

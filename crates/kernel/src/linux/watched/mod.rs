@@ -56,12 +56,13 @@ const STALE: usize = 256;
 /// What changed since it was last asked.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
+#[non_exhaustive]
 pub struct Changes {
     /// Our interfaces that changed, whoever changed them.
     pub links: BTreeSet<Slot>,
     /// Somebody else changed what is ours in the firewall.
     pub firewall: bool,
-    /// Somebody else changed what is or may be a gate.
+    /// Somebody else changed a chain that is, or may become, a foreign forward chain.
     pub foreign_chains: bool,
     /// The uplinks, or their MTU, are others.
     pub uplinks: bool,

@@ -331,7 +331,7 @@ fn of_what_is_down_the_kernel_is_asked() {
         watched.set_owner(&name(3), &Tap { owner: Some(7), ..Tap::default() }).unwrap();
         assert_mirrors(&mut watched, "another owner");
         watched.drain_links(&[(name(3), BTreeSet::new())].into()).unwrap();
-        assert_mirrors(&mut watched, "condemned");
+        assert_mirrors(&mut watched, "drained");
     });
 }
 

@@ -166,7 +166,7 @@ fn what_is_changed_is_found() {
 }
 
 #[test]
-fn a_probe_sees_every_change_of_the_skeleton() {
+fn a_probe_sees_every_change_of_the_base_ruleset() {
     each_variant(|host| {
         let stands = ruleset(&[]);
         host.reset(&stands);
@@ -188,7 +188,7 @@ fn a_delta_is_refused_as_a_whole() {
     each_variant(|host| {
         let stands = ruleset(&[exposure(0, 8080), hairpin(0)]);
         let refused = host.delta(&[], &[exposure(1, 9090)]).unwrap_err();
-        assert!(!refused.words.is_empty(), "without a skeleton");
+        assert!(!refused.words.is_empty(), "without a base ruleset");
         assert_eq!(host.state(&stands).base_ruleset, BaseState::Absent);
 
         host.reset(&stands);
@@ -310,7 +310,7 @@ fn an_interface_that_iptables_cannot_name_is_refused() {
 }
 
 #[test]
-fn the_legacy_gate_opens_and_closes() {
+fn the_passage_through_legacy_iptables_opens_and_closes() {
     in_namespace(|| {
         let legacy = Host(IptablesVariant::Legacy);
         let foreign_chain = || {

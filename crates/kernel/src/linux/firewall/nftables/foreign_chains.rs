@@ -71,7 +71,7 @@ impl Connection {
         &mut self,
         chain: Chain,
         passage: Option<Chain>,
-    ) -> Result<foreign_chain::Found, Refusal> {
+    ) -> Result<foreign_chain::FoundChain, Refusal> {
         let rules = self.rules(&chain.table, Some(&chain.name))?;
         let passage = match passage {
             Some(passage) => {
@@ -80,6 +80,6 @@ impl Connection {
             }
             None => None,
         };
-        Ok(foreign_chain::Found { chain, rules, passage })
+        Ok(foreign_chain::FoundChain { chain, rules, passage })
     }
 }

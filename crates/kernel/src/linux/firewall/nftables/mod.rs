@@ -16,7 +16,7 @@ use super::{FirewallBackend, foreign_chains as foreign, watch::Watch};
 use crate::{Refusal, linux::opened};
 use riklet_core::firewall::{
     BaseRuleset, Change, Entry, FirewallState, ForeignChainState, Ruleset, names,
-    nftables::{Found, base_ruleset, operations},
+    nftables::{FoundTable, base_ruleset, operations},
 };
 
 /// The table `inet riklet`. The connection is opened when it is first needed, and stays.
@@ -71,7 +71,7 @@ impl FirewallBackend for Nftables {
         for set in &sets {
             elements.insert(set.name.clone(), connection.elements(&name, &set.name)?);
         }
-        Ok(Found { table, chains, rules, sets, elements }.against(expected))
+        Ok(FoundTable { table, chains, rules, sets, elements }.against(expected))
     }
 
     /// Every change is one transaction: all of it is done, or nothing.

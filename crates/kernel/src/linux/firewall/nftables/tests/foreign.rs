@@ -31,7 +31,7 @@ fn foreign_chain(
 }
 
 #[test]
-fn the_gate_of_iptables_opens_is_mended_and_closes() {
+fn a_passage_through_iptables_is_opened_repaired_and_closed() {
     in_namespace(|| {
         for rule in
             ["-P FORWARD DROP", "-A FORWARD -i eth7 -j ACCEPT", "-N DOCKER", "-A FORWARD -j DOCKER"]
@@ -89,7 +89,7 @@ fn the_gate_of_iptables_opens_is_mended_and_closes() {
 }
 
 #[test]
-fn only_chains_that_drop_or_have_something_of_ours_are_gates() {
+fn only_chains_that_drop_or_have_something_of_ours_are_foreign_chains() {
     in_namespace(|| {
         nft("table inet foo {
                chain forward { type filter hook forward priority 0; policy drop; tcp dport 22 accept; }
@@ -177,7 +177,7 @@ fn owned(table: &TableName, chain: &str) -> Nftables {
 }
 
 #[test]
-fn a_table_with_an_owner_is_no_gate() {
+fn a_table_with_an_owner_has_no_foreign_chain() {
     in_namespace(|| {
         let owners = [
             owned(&foreign_chain::table(ForeignFamily::Ip, "filter"), "FORWARD"),

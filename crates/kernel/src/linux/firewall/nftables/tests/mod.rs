@@ -219,7 +219,7 @@ fn handle(comment: &str) -> String {
 }
 
 #[test]
-fn every_alteration_of_the_skeleton_is_seen() {
+fn every_alteration_of_the_base_ruleset_is_seen() {
     in_namespace(|| {
         let mut kernel = Nftables::default();
         let expected = ruleset([exposure(8080, 2)]);
