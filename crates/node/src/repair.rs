@@ -68,7 +68,7 @@ impl<K: Kernel> Session<'_, K> {
         for &slot in slots {
             match context.shall_be(&host, &tx, slot)? {
                 Shall::Be(fragment) => {
-                    let (before, after) = (Some(fragment.clone()), Some(fragment));
+                    let (before, after) = (Some((*fragment).clone()), Some(*fragment));
                     changes.insert(slot, Change { before, after });
                 }
                 Shall::Wait => {}
@@ -89,7 +89,7 @@ impl<K: Kernel> Session<'_, K> {
 /// What the records say of a slot.
 enum Shall {
     /// It has this.
-    Be(Fragment),
+    Be(Box<Fragment>),
     /// Somebody else is at work on it, or will be; or there is nothing to be done.
     Wait,
     /// It has an interface that leaked, or is a stranger's.
@@ -103,8 +103,10 @@ impl<K: Kernel> Context<'_, K> {
         }
         Ok(match (tx.holder(slot)?, tx.spare_of(slot)?) {
             (Some(record), _) if record.phase == Phase::Removing => Shall::Wait,
-            (Some(record), _) => Shall::Be(fragment(host, &record)?),
-            (None, Some(ReservedSlot::Ready)) => Shall::Be(workload::spare(slot, &host.node)?),
+            (Some(record), _) => Shall::Be(fragment(host, &record)?.into()),
+            (None, Some(ReservedSlot::Ready)) => {
+                Shall::Be(workload::spare(slot, &host.node)?.into())
+            }
             (None, Some(ReservedSlot::Draining)) => Shall::Wait,
             _ if self.kernel.link(&slot.interface())?.is_none() => Shall::Wait,
             _ => Shall::NotBe,
