@@ -1,3 +1,5 @@
+use std::time::SystemTime;
+
 use serde::{Deserialize, Serialize};
 
 /// Something that the daemon did.
@@ -5,12 +7,28 @@ use serde::{Deserialize, Serialize};
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct Event {
-    /// When, in milliseconds since 1970.
+    /// The time, in milliseconds since 1970.
     pub at_ms: u64,
     /// `up`, `down`, `failed`, `noticed` (somebody else changed something), `repaired`, `backing-off`, `manifest` or `error`.
     pub kind: String,
-    /// The function, where it is one's.
+    /// The function that it concerns; null where it concerns several, or none.
     pub name: Option<String>,
-    /// What, in words: one or more lines.
+    /// One or more lines of text.
     pub text: String,
+}
+
+/// An item of a stream of events.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Notification {
+    /// An event.
+    Event(Event),
+    /// So many events were passed over, since the reader is too slow.
+    Missed(u64),
+}
+
+/// Returns a time as documents and records have it: in milliseconds since 1970.
+#[must_use]
+pub fn epoch_millis(at: SystemTime) -> u64 {
+    let passed = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(passed.as_millis()).unwrap_or(u64::MAX)
 }

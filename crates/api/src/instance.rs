@@ -21,7 +21,7 @@ pub struct Instance {
     pub slot: u16,
     /// The interface.
     pub tap: String,
-    /// `up`; `pending` or `removing` where the last operation did not come to its end.
+    /// `up`; `pending` or `removing` where the last operation was interrupted.
     pub phase: String,
     /// The guest's end of the link.
     pub guest: End,
@@ -31,7 +31,7 @@ pub struct Instance {
     pub prefix_length: u8,
     /// The MTU of the link in bytes.
     pub mtu: u32,
-    /// The ports of the host that lead to it.
+    /// The ports of the host that lead to the guest.
     pub exposures: Vec<Exposure>,
 }
 
@@ -55,16 +55,16 @@ pub struct End {
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct Exposure {
-    /// The host's.
+    /// The port of the host.
     pub port: Ports,
-    /// The guest's.
+    /// The port of the guest.
     pub target_port: Ports,
     /// `TCP`, `UDP` or `SCTP`.
     pub protocol: String,
     /// `NodePort`.
     #[serde(rename = "type")]
     pub kind: String,
-    /// The address of the host that it is bound to, where it is bound to one.
+    /// The only address of the host at which it is reachable; every address where it is absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "schema", schema(value_type = Option<String>, format = "ip"))]
     pub host_address: Option<IpAddr>,
@@ -75,13 +75,13 @@ pub struct Exposure {
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(untagged)]
 pub enum Ports {
-    /// One.
+    /// A single port.
     One(u16),
-    /// A range.
+    /// A range of ports.
     Range(String),
 }
 
-/// An instance, and what the kernel has of it.
+/// An instance, and the state of its TAP.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Listed {
@@ -92,7 +92,7 @@ pub struct Listed {
     pub link: String,
 }
 
-/// An instance, and all that is known of it.
+/// An instance, and everything known about it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Inspection {
@@ -101,9 +101,9 @@ pub struct Inspection {
     pub instance: Instance,
     /// `attached` (a VMM has the TAP open), `ready`, `down` or `missing`.
     pub link: String,
-    /// Whether the firewall has its exposures.
+    /// True where the firewall has its exposures.
     pub exposed: bool,
-    /// In what the TAP is not as it should be.
+    /// The differences between the TAP and what it should be.
     pub drift: Vec<String>,
     /// The definition.
     #[cfg_attr(feature = "schema", schema(value_type = Object))]

@@ -1,46 +1,49 @@
-//! The documents that go over the wire and that `--output json` prints: docs/json.md describes their fields. Text is
-//! rendered from the same documents, so it is the same whether a daemon answered or not.
+//! The API of a node, whoever answers: the documents, the operations as the trait [`NodeApi`], and the [`Client`] of a
+//! daemon.
+//!
+//! ```text
+//!                              ┌─ LocalNode (riklet-daemon): the node in this process
+//!  command line ──► NodeApi ───┼─ Client: HTTP on a unix socket ──► server ─┐
+//!  definition files ───────────┴─ Engine (riklet-daemon) ◄──────────────────┘
+//! ```
+//!
+//! ```
+//! use riklet_api::{ApiError, Client, NodeApi};
+//! use std::path::Path;
+//!
+//! /// The same function asks a daemon, or the node of this process.
+//! fn tcp_ports(node: &mut dyn NodeApi) -> Result<Vec<String>, ApiError> {
+//!     let exposures = node.list()?.into_iter().flat_map(|listed| listed.instance.exposures);
+//!     Ok(exposures.filter(|e| e.protocol == "TCP").map(|e| e.port.to_string()).collect())
+//! }
+//!
+//! match Client::connect(Path::new("/run/nobody-listens.sock")) {
+//!     Ok(mut daemon) => println!("{}", tcp_ports(&mut daemon)?.join(" ")),
+//!     Err(error) => println!("no daemon: {error}"),
+//! }
+//! # Ok::<(), ApiError>(())
+//! ```
+//!
+//! docs/json.md describes the fields of the documents, which `--output json` prints as well. The command line renders
+//! text from the same documents: what it prints does not depend on who answered.
 
+mod client;
 mod event;
+mod health;
 mod instance;
+mod node_api;
+mod plan;
 mod problem;
 mod report;
+mod text;
 
-pub use event::Event;
+pub use client::{Client, database_is_open};
+pub use event::{Event, Notification, epoch_millis};
+pub use health::{Health, Version};
 pub use instance::{End, Exposure, Inspection, Instance, Listed, Ports};
-pub use problem::{Detail, Problem};
-pub use report::{Check, Failure, Health, Plan, Report, Unsettled, Version};
+pub use node_api::{NodeApi, Notifications};
+pub use plan::{Check, Plan, Unsettled};
+pub use problem::{ApiError, Detail, Problem, Status};
+pub use report::{Failure, Rebuilt, Report};
 pub use riklet_core::ErrorKind;
-
-use std::time::SystemTime;
-
-/// The messages of an error and of all that is behind it, as everything here prints them.
-#[must_use]
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(source) = next {
-        let words = source.to_string();
-        // SQLite's error has its code behind it, and that has the same words again.
-        let repeated = words.strip_prefix("Error code ").and_then(|code| code.split_once(": "));
-        let repeated = repeated.is_some_and(|(_, words)| text.contains(words));
-        if !repeated {
-            text = format!("{text}: {words}");
-        }
-        next = source.source();
-    }
-    text
-}
-
-/// The lines that some steps print as.
-pub fn lines<T: ToString>(steps: &[T]) -> Vec<String> {
-    let text = |step: &T| step.to_string().lines().map(str::to_owned).collect::<Vec<_>>();
-    steps.iter().flat_map(text).collect()
-}
-
-/// A time as documents and records have it: in milliseconds since 1970.
-#[must_use]
-pub fn epoch_millis(at: SystemTime) -> u64 {
-    let passed = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(passed.as_millis()).unwrap_or(u64::MAX)
-}
+pub use text::{chain, lines};

@@ -1,3 +1,5 @@
+use std::ops::Deref;
+
 use serde::{Deserialize, Serialize};
 
 use riklet_core::{
@@ -12,18 +14,21 @@ pub struct Problem {
     /// `urn:riklet-sdn:problem:` and the kind.
     #[serde(rename = "type")]
     pub type_uri: String,
-    /// What the status means, in words.
+    /// The meaning of the status, in words.
     pub title: String,
     /// The HTTP status.
     pub status: u16,
-    /// What went wrong: the text that the command line prints.
+    /// The text that the command line prints: the error and its causes.
     pub detail: String,
-    /// What kind of answer it needs.
+    /// The kind of error, which determines the exit status.
     pub kind: ErrorKind,
-    /// What to do about it.
+    /// A remedy, where one is known.
     #[serde(default)]
     pub hint: Option<String>,
-    /// Where a definition is at fault, each place.
+    /// The function that the request was refused for, where it is one of several.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// The places where a definition is at fault.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub details: Vec<Detail>,
 }
@@ -40,30 +45,155 @@ pub struct Detail {
     pub column: usize,
     /// Such as `spec.function.exposure.port`.
     pub field: String,
-    /// What is wrong.
+    /// The reason why it is refused.
     pub reason: String,
-    /// What to do about it.
+    /// A remedy, where one is known.
     pub hint: Option<String>,
 }
 
-impl Problem {
-    /// A problem without a hint.
+/// The HTTP statuses that a [`Problem`] has (RFC 9110, section 15).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Status {
+    /// The request is malformed.
+    BadRequest,
+    /// There is no such path or instance.
+    NotFound,
+    /// The path has no such method.
+    MethodNotAllowed,
+    /// The request did not arrive in time.
+    RequestTimeout,
+    /// The state of the node forbids it.
+    Conflict,
+    /// The request is longer than the server reads.
+    PayloadTooLarge,
+    /// The body has a media type that is not read.
+    UnsupportedMediaType,
+    /// A definition or the configuration is invalid.
+    UnprocessableEntity,
+    /// The operation failed.
+    InternalServerError,
+    /// The daemon's answer is not understood.
+    BadGateway,
+    /// There is no daemon, it does not answer, or the host lacks something.
+    ServiceUnavailable,
+    /// The pool has no free slot.
+    InsufficientStorage,
+}
+
+impl Status {
+    /// Returns the number.
     #[must_use]
-    pub fn new(status: u16, title: &str, kind: ErrorKind, detail: String) -> Self {
-        Self {
-            type_uri: format!("urn:riklet-sdn:problem:{}", kind.as_str()),
-            title: title.to_owned(),
-            status,
-            detail,
-            kind,
-            hint: None,
-            details: vec![],
+    pub const fn code(self) -> u16 {
+        match self {
+            Self::BadRequest => 400,
+            Self::NotFound => 404,
+            Self::MethodNotAllowed => 405,
+            Self::RequestTimeout => 408,
+            Self::Conflict => 409,
+            Self::PayloadTooLarge => 413,
+            Self::UnsupportedMediaType => 415,
+            Self::UnprocessableEntity => 422,
+            Self::InternalServerError => 500,
+            Self::BadGateway => 502,
+            Self::ServiceUnavailable => 503,
+            Self::InsufficientStorage => 507,
+        }
+    }
+
+    const fn title(self) -> &'static str {
+        match self {
+            Self::BadRequest => "Bad Request",
+            Self::NotFound => "Not Found",
+            Self::MethodNotAllowed => "Method Not Allowed",
+            Self::RequestTimeout => "Request Timeout",
+            Self::Conflict => "Conflict",
+            Self::PayloadTooLarge => "Payload Too Large",
+            Self::UnsupportedMediaType => "Unsupported Media Type",
+            Self::UnprocessableEntity => "Unprocessable Entity",
+            Self::InternalServerError => "Internal Server Error",
+            Self::BadGateway => "Bad Gateway",
+            Self::ServiceUnavailable => "Service Unavailable",
+            Self::InsufficientStorage => "Insufficient Storage",
         }
     }
 }
 
+/// The error of every operation of a [`NodeApi`](super::NodeApi), whoever implements it: a [`Problem`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{}", .0.detail)]
+pub struct ApiError(Box<Problem>);
+
+impl ApiError {
+    /// Creates an error without a hint.
+    #[must_use]
+    pub fn new(status: Status, kind: ErrorKind, detail: impl Into<String>) -> Self {
+        Self(Box::new(Problem {
+            type_uri: format!("urn:riklet-sdn:problem:{}", kind.as_str()),
+            title: status.title().to_owned(),
+            status: status.code(),
+            detail: detail.into(),
+            kind,
+            hint: None,
+            name: None,
+            details: vec![],
+        }))
+    }
+
+    /// Creates an error about what was sent.
+    #[must_use]
+    pub fn invalid(status: Status, detail: impl Into<String>) -> Self {
+        Self::new(status, ErrorKind::Invalid, detail)
+    }
+
+    /// Sets the remedy.
+    #[must_use]
+    pub fn with_hint(mut self, hint: impl Into<Option<String>>) -> Self {
+        self.0.hint = hint.into();
+        self
+    }
+
+    /// Sets the function that the request was refused for.
+    #[must_use]
+    pub fn with_name(mut self, name: impl Into<Option<String>>) -> Self {
+        self.0.name = name.into();
+        self
+    }
+
+    /// Returns the document.
+    #[must_use]
+    pub fn into_problem(self) -> Problem {
+        *self.0
+    }
+}
+
+impl Deref for ApiError {
+    type Target = Problem;
+
+    fn deref(&self) -> &Problem {
+        &self.0
+    }
+}
+
+impl From<Problem> for ApiError {
+    fn from(problem: Problem) -> Self {
+        Self(Box::new(problem))
+    }
+}
+
+impl From<&definition::Errors> for ApiError {
+    fn from(errors: &definition::Errors) -> Self {
+        let malformed =
+            errors.iter().any(|e| matches!(e.reason, definition::Reason::Syntax { .. }));
+        let status = if malformed { Status::BadRequest } else { Status::UnprocessableEntity };
+        let mut error = Self::invalid(status, errors.to_string());
+        error.0.details = Detail::of(errors);
+        error
+    }
+}
+
 impl Detail {
-    /// Of what is wrong here.
+    /// Creates the description of one fault.
     #[must_use]
     pub fn new(place: &Place, field: &str, reason: String, hint: Option<String>) -> Self {
         let Place { file, line, column } = place;
@@ -77,7 +207,7 @@ impl Detail {
         }
     }
 
-    /// Of all that is wrong in definitions.
+    /// Returns the descriptions of all faults of definitions.
     #[must_use]
     pub fn of(errors: &definition::Errors) -> Vec<Self> {
         let detail = |e: &definition::Error| {

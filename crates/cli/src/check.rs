@@ -1,13 +1,15 @@
 use std::process::ExitCode;
 
-use super::{error::CliError, node::AnyNode, output::Output};
+use riklet_api::NodeApi;
 
-pub(crate) fn run(node: &mut AnyNode, output: Output) -> Result<ExitCode, CliError> {
+use super::{error::CliError, output::Output, render};
+
+pub(crate) fn run(node: &mut dyn NodeApi, output: Output) -> Result<ExitCode, CliError> {
     let found = node.check()?;
     let sound = found.is_empty();
     if sound {
         output.remark("no drift");
     }
-    output.print(|| found.text(), || &found)?;
+    output.print(|| render::check(&found), || &found)?;
     Ok(if sound { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

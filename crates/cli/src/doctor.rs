@@ -16,7 +16,8 @@ use serde_json::json;
 use super::{
     error::{CliError, chain, tun_advice},
     input,
-    output::{self, Output},
+    output::Output,
+    render,
 };
 
 const SET_POOL: &str = "set pool to a range that no route covers";
@@ -63,7 +64,7 @@ pub(crate) fn run<K: Kernel>(node: &mut Node<K>, output: Output) -> Result<ExitC
     output.print(
         || {
             let rows: Vec<_> = findings.iter().flat_map(row).collect();
-            output::table(&["", "WHAT", "FOUND"], &rows)
+            render::table(&["", "WHAT", "FOUND"], &rows)
         },
         || findings.iter().map(json).collect::<Vec<_>>(),
     )?;

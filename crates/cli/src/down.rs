@@ -1,11 +1,12 @@
 use std::process::ExitCode;
 
-use riklet_sdn::Selector;
+use riklet_api::NodeApi;
+use riklet_core::model::Selector;
 
-use super::{args::DownArgs, error::CliError, node::AnyNode, output::Output};
+use super::{args::DownArgs, error::CliError, output::Output};
 
 pub(crate) fn run(
-    node: &mut AnyNode,
+    node: &mut dyn NodeApi,
     args: &DownArgs,
     output: Output,
 ) -> Result<ExitCode, CliError> {

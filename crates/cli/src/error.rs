@@ -1,17 +1,14 @@
 use std::{io, path::PathBuf, process::ExitCode};
 
-use riklet_api::{Detail, ErrorKind, Failure, Problem};
+use riklet_api::{ApiError, Detail, ErrorKind, Failure};
 use riklet_core::definition;
 use riklet_daemon::{documents::NotUnderstood, server::ServeError};
 use riklet_guest::GuestError;
-use riklet_http::HttpError;
 use riklet_sdn::{ConfigError, NodeError, store::StoreError};
 use riklet_vmm::{runs::RunError, supervisor::SupervisorError};
 use serde_json::{Value, json};
 
 pub(crate) use riklet_api::chain;
-
-use super::args::OutputFormat;
 
 /// Why the program does not exit with 0.
 #[derive(Debug, thiserror::Error)]
@@ -59,24 +56,14 @@ pub(crate) enum CliError {
     Serve(#[from] ServeError),
     #[error("cannot connect to the daemon at {}", path.display())]
     Daemon { path: PathBuf, source: io::Error },
-    #[error("a daemon is running and has the database open; it listens on {}", path.display())]
-    DaemonRuns { path: PathBuf },
-    #[error("no daemon listens on {}", path.display())]
-    NoDaemon { path: PathBuf },
-    #[error("the daemon does not answer")]
-    Http { source: HttpError },
-    #[error("cannot understand the daemon's answer to {call}; it may have another version")]
-    Answer { call: String, source: serde_json::Error },
-    #[error("the request is too large for the daemon at {}", path.display())]
-    TooMuch { path: PathBuf },
     #[error("standard output is not a terminal")]
     NoTerminal,
     #[error("cannot use the terminal")]
     Terminal { source: io::Error },
     #[error("the daemon has ended")]
     DaemonEnded,
-    #[error("{}", .0.detail)]
-    Problem(Box<Problem>),
+    #[error(transparent)]
+    Api(#[from] ApiError),
     #[error(transparent)]
     NotUnderstood(#[from] NotUnderstood),
     #[error("cannot render the output")]
@@ -96,34 +83,38 @@ impl From<StoreError> for CliError {
 }
 
 impl CliError {
-    /// The error, what is behind it, and what to do about it, on standard error.
-    pub(crate) fn print(&self, format: OutputFormat) {
-        super::output::error(format, &chain(self), self.hint().as_deref(), self.details());
-    }
-
-    /// Where each thing is wrong, for programs.
-    fn details(&self) -> Option<Value> {
+    /// Returns where each thing is wrong, for programs.
+    pub(crate) fn details(&self) -> Option<Value> {
         let details = match self {
             Self::Definition(errors) => Detail::of(errors),
             Self::Config(e) => {
                 vec![Detail::new(&e.place, &e.key, e.reason.to_string(), e.reason.hint())]
             }
-            Self::Problem(problem) => problem.details.clone(),
+            Self::Api(error) => error.details.clone(),
             _ => vec![],
         };
         (!details.is_empty()).then(|| json!(details))
     }
 
+    /// Returns the exit status.
     pub(crate) fn exit_code(&self) -> ExitCode {
         const FAILED: u8 = 1;
         const INVALID: u8 = 2;
         const HOST: u8 = 3;
-        let kind = match self {
+        ExitCode::from(match self.kind() {
+            ErrorKind::Failed => FAILED,
+            ErrorKind::Invalid => INVALID,
+            ErrorKind::Host => HOST,
+        })
+    }
+
+    /// Returns the kind, which determines the exit status.
+    pub(crate) fn kind(&self) -> ErrorKind {
+        match self {
             Self::Read { .. }
             | Self::TooLarge { .. }
             | Self::NotText { .. }
             | Self::Console { .. }
-            | Self::TooMuch { .. }
             | Self::NoTerminal
             | Self::Definition(_)
             | Self::Config(_) => ErrorKind::Invalid,
@@ -132,34 +123,23 @@ impl CliError {
             Self::Run(RunError::Node(error)) | Self::Node(error) => error.kind(),
             Self::Failure(failure) => failure.kind,
             Self::Failures { kind, .. } => *kind,
-            Self::Problem(problem) => problem.kind,
+            Self::Api(error) => error.kind,
             Self::Serve(error) => error.kind(),
             _ => ErrorKind::Failed,
-        };
-        ExitCode::from(match kind {
-            ErrorKind::Failed => FAILED,
-            ErrorKind::Invalid => INVALID,
-            ErrorKind::Host => HOST,
-        })
+        }
     }
 
-    fn hint(&self) -> Option<String> {
+    /// Returns a remedy, where one is known.
+    pub(crate) fn hint(&self) -> Option<String> {
         match self {
             Self::Node(error) => error.hint(),
             Self::Failure(failure) => failure.hint.clone(),
-            Self::Problem(problem) => problem.hint.clone(),
+            Self::Api(error) => error.hint.clone(),
             Self::Serve(error) => error.hint(),
             Self::NoTerminal => Some("`--once` prints one table".to_owned()),
-            Self::TooMuch { .. } => {
-                Some("name fewer functions at once, or run it as root".to_owned())
-            }
             Self::Daemon { .. } => {
                 Some("run it as root, or as a member of the socket's group".to_owned())
             }
-            Self::DaemonRuns { .. } => {
-                Some("end it first (`systemctl stop riklet-sdn`)".to_owned())
-            }
-            Self::NoDaemon { .. } => Some("start one with `riklet-sdn serve`".to_owned()),
             Self::Privilege => Some("run it as root".to_owned()),
             Self::Tun { source } => Some(tun_advice(source).to_owned()),
             Self::Supervisor(error) => error.hint(),

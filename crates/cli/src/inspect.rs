@@ -1,7 +1,6 @@
-use std::{net::IpAddr, process::ExitCode};
+use std::process::ExitCode;
 
-use riklet_api::{End, Inspection};
-use riklet_core::model::Addresses;
+use riklet_api::NodeApi;
 use riklet_daemon::documents;
 use riklet_kernel::{HostFacts, linux::Linux};
 use riklet_sdn::NodeError;
@@ -14,18 +13,18 @@ use serde_json::{Value, json};
 use super::{
     args::{InspectArgs, InspectFormat},
     error::CliError,
-    node::AnyNode,
     output::Output,
+    render,
 };
 
 pub(crate) fn run(
-    node: &mut AnyNode,
+    node: &mut dyn NodeApi,
     args: &InspectArgs,
     output: Output,
 ) -> Result<ExitCode, CliError> {
     let found = node.inspect(&args.name)?;
     let Some(format) = args.format else {
-        output.print(|| text(&found), || &found)?;
+        output.print(|| render::inspection(&found), || &found)?;
         return Ok(ExitCode::SUCCESS);
     };
     let resolvers = Linux::new().resolvers().map_err(NodeError::from)?;
@@ -56,30 +55,4 @@ pub(crate) fn run(
 
 fn variable(line: &str) -> Option<(String, Value)> {
     line.split_once('=').map(|(name, value)| (name.to_owned(), value.into()))
-}
-
-fn text(found: &Inspection) -> String {
-    let instance = &found.instance;
-    let exposed = if found.exposed { "in the firewall" } else { "MISSING in the firewall" };
-    let end = |end: &End| {
-        let address6 = end.address6.map(IpAddr::V6);
-        let addresses = [end.address].into_iter().chain(address6).map(Addresses::network);
-        let words = addresses.map(|address| address.to_string()).chain([end.mac.clone()]);
-        words.collect::<Vec<_>>().join(" ")
-    };
-    let mut lines = vec![
-        ("name", instance.name.clone()),
-        ("kind", instance.kind.clone()),
-        ("phase", instance.phase.clone()),
-        ("tap", format!("{} ({})", instance.tap, found.link)),
-        ("guest", end(&instance.guest)),
-        ("host", end(&instance.host)),
-        ("mtu", instance.mtu.to_string()),
-    ];
-    for exposure in &instance.exposures {
-        lines.push(("exposure", format!("{exposure} ({exposed})")));
-    }
-    lines.extend(found.drift.iter().map(|line| ("lacks", line.clone())));
-    let lines: Vec<_> = lines.iter().map(|(field, value)| format!("{field:9} {value}")).collect();
-    lines.join("\n") + "\n"
 }

@@ -16,6 +16,7 @@ mod output;
 mod plan;
 mod progress;
 mod ps;
+mod render;
 mod repair;
 mod run;
 mod serve;
@@ -29,11 +30,12 @@ use std::process::ExitCode;
 
 use clap::CommandFactory;
 use clap_complete::Shell;
+use riklet_api::NodeApi;
 use riklet_sdn::Node;
 
 use args::{Args, Command};
 use error::CliError;
-use node::AnyNode;
+use node::ChosenNode;
 use output::Output;
 
 fn main() -> ExitCode {
@@ -46,7 +48,7 @@ fn main() -> ExitCode {
     match dispatch(args) {
         Ok(code) => code,
         Err(error) => {
-            error.print(output);
+            output::error(output, &error);
             error.exit_code()
         }
     }
@@ -56,7 +58,7 @@ fn dispatch(args: Args) -> Result<ExitCode, CliError> {
     let output = Output::new(args.output);
     let Some(command) = args.command else { return Ok(usage::missing_command(args.output)) };
     let local = || Ok::<_, CliError>(Node::new(config::load(&args.node)?));
-    let node = || AnyNode::of(&args.node);
+    let node = || ChosenNode::of(&args.node);
     match command {
         Command::Up(up) => up::run(&mut node()?, &up, output),
         Command::Down(down) => down::run(&mut node()?, &down, output),
@@ -64,12 +66,12 @@ fn dispatch(args: Args) -> Result<ExitCode, CliError> {
         Command::Inspect(inspect) => inspect::run(&mut node()?, &inspect, output),
         Command::Plan(plan) => plan::run(&mut node()?, &plan, output),
         Command::Check => check::run(&mut node()?, output),
-        Command::Repair { adopt: true, .. } => repair::adopt(&mut node()?, output),
+        Command::Repair { adopt: true, .. } => repair::recovered(node()?.adopt()?, output),
         Command::Repair { rebuild: true, force, .. } => {
-            repair::rebuild(&mut node()?, force, output)
+            repair::recovered(node()?.rebuild(force)?, output)
         }
         Command::Repair { .. } => repair::run(&mut node()?, output),
-        Command::Events(events) => events::run(&args.node, &events, output),
+        Command::Events(events) => events::run(&mut node()?, &events, output),
         Command::Top(top) => top::run(args.node, &top, output),
         Command::Serve(serve) => {
             let config = config::load(&args.node)?;

@@ -2,11 +2,14 @@
 
 use std::io::{self, Write};
 
-use riklet_api::{ErrorKind, Failure, Instance, Report};
+use riklet_api::{ErrorKind, Failure, Report};
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::{args::OutputFormat, error::CliError};
+use super::{
+    args::OutputFormat,
+    error::{CliError, chain},
+};
 
 /// Where and how data is printed.
 #[derive(Debug, Clone, Copy)]
@@ -94,8 +97,13 @@ pub(crate) fn note(text: &str) {
     let _unwritable = writeln!(io::stderr().lock(), "{text}");
 }
 
-/// An error and its hint. As JSON with the `details` that there may be.
-pub(crate) fn error(
+/// Prints an error with its causes and its hint, on standard error.
+pub(crate) fn error(format: OutputFormat, error: &CliError) {
+    complaint(format, &chain(error), error.hint().as_deref(), error.details());
+}
+
+/// Prints what is wrong, and a remedy. As JSON with the `details` that there may be.
+pub(crate) fn complaint(
     format: OutputFormat,
     message: &str,
     hint: Option<&str>,
@@ -114,51 +122,4 @@ pub(crate) fn error(
     if let Some(hint) = hint {
         note(&format!("hint: {hint}"));
     }
-}
-
-/// Rows with columns aligned, two spaces apart.
-pub(crate) fn table(header: &[&str], rows: &[Vec<String>]) -> String {
-    let header: Vec<String> = header.iter().map(ToString::to_string).collect();
-    let all = || std::iter::once(&header).chain(rows);
-    let width = |column: usize| {
-        all().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0)
-    };
-    let widths: Vec<_> = (0..header.len()).map(width).collect();
-    let mut text = String::new();
-    for row in all() {
-        let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}"));
-        text.push_str(cells.collect::<Vec<_>>().join("  ").trim_end());
-        text.push('\n');
-    }
-    text
-}
-
-/// The table of instances: name, then `extra` columns, then addresses and one line for each exposure.
-pub(crate) fn instances<'a>(
-    extra: &[&str],
-    rows: impl IntoIterator<Item = (&'a Instance, Vec<String>)>,
-) -> String {
-    let mut header = vec!["NAME", "TAP", "GUEST", "HOST ADDRESS"];
-    header.extend(extra);
-    header.push("EXPOSURES");
-    let mut lines = Vec::new();
-    for (instance, cells) in rows {
-        let mut first = vec![
-            instance.name.clone(),
-            instance.tap.clone(),
-            instance.guest.address.to_string(),
-            instance.host.address.to_string(),
-        ];
-        first.extend(cells);
-        let blank = vec![String::new(); first.len()];
-        let exposures = &instance.exposures;
-        first.push(exposures.first().map_or_else(|| "-".to_owned(), ToString::to_string));
-        lines.push(first);
-        for exposure in exposures.iter().skip(1) {
-            let mut line = blank.clone();
-            line.push(exposure.to_string());
-            lines.push(line);
-        }
-    }
-    table(&header, &lines)
 }

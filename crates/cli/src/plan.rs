@@ -1,9 +1,11 @@
 use std::process::ExitCode;
 
-use super::{args::PlanArgs, error::CliError, input, node::AnyNode, output::Output};
+use riklet_api::NodeApi;
+
+use super::{args::PlanArgs, error::CliError, input, output::Output, render};
 
 pub(crate) fn run(
-    node: &mut AnyNode,
+    node: &mut dyn NodeApi,
     args: &PlanArgs,
     output: Output,
 ) -> Result<ExitCode, CliError> {
@@ -13,6 +15,6 @@ pub(crate) fn run(
     if plan.is_empty() {
         output.remark("nothing to do");
     }
-    output.print(|| plan.text(), || &plan)?;
+    output.print(|| render::plan(&plan), || &plan)?;
     Ok(ExitCode::SUCCESS)
 }

@@ -1,35 +1,20 @@
 use std::process::ExitCode;
 
-use riklet_api::Report;
-use riklet_daemon::documents;
-use riklet_sdn::{RebuildOptions, Rebuilt};
-use serde_json::json;
+use riklet_api::{NodeApi, Rebuilt};
 
-use super::{error::CliError, node::AnyNode, output::Output};
+use super::{error::CliError, output::Output, render};
 
-pub(crate) fn run(node: &mut AnyNode, output: Output) -> Result<ExitCode, CliError> {
+pub(crate) fn run(node: &mut dyn NodeApi, output: Output) -> Result<ExitCode, CliError> {
     let mut report = node.repair()?;
     if report.warnings.is_empty() && report.steps.is_empty() && report.failures.is_empty() {
         output.remark("nothing to do");
     }
-    output.print(|| text(&report), || &report)?;
+    output.print(|| render::steps(&report), || &report)?;
     output.complaints(&mut report).map(|()| ExitCode::SUCCESS)
 }
 
-pub(crate) fn adopt(node: &mut AnyNode, output: Output) -> Result<ExitCode, CliError> {
-    recovered(&node.adopt()?, output)
-}
-
-pub(crate) fn rebuild(
-    node: &mut AnyNode,
-    force: bool,
-    output: Output,
-) -> Result<ExitCode, CliError> {
-    recovered(&node.rebuild(RebuildOptions { force })?, output)
-}
-
-fn recovered(rebuilt: &Rebuilt, output: Output) -> Result<ExitCode, CliError> {
-    let mut report = documents::report(&rebuilt.report);
+/// Prints what was recorded anew, by `repair --rebuild` or `repair --adopt`.
+pub(crate) fn recovered(mut rebuilt: Rebuilt, output: Output) -> Result<ExitCode, CliError> {
     if let Some(path) = &rebuilt.set_aside {
         output.remark(&format!("the former database is now {}", path.display()));
     }
@@ -41,20 +26,9 @@ fn recovered(rebuilt: &Rebuilt, output: Output) -> Result<ExitCode, CliError> {
     output.print(
         || {
             let lines = rebuilt.recovered.iter().map(|name| format!("recorded {name}\n"));
-            lines.chain([text(&report)]).collect()
+            lines.chain([render::steps(&rebuilt.repair)]).collect()
         },
-        || {
-            json!({
-                "setAside": rebuilt.set_aside,
-                "recovered": rebuilt.recovered.iter().map(ToString::to_string).collect::<Vec<_>>(),
-                "incomplete": rebuilt.incomplete.iter().map(ToString::to_string).collect::<Vec<_>>(),
-                "repair": report,
-            })
-        },
+        || &rebuilt,
     )?;
-    output.complaints(&mut report).map(|()| ExitCode::SUCCESS)
-}
-
-fn text(report: &Report) -> String {
-    report.steps.iter().flat_map(|line| [line, "\n"]).collect()
+    output.complaints(&mut rebuilt.repair).map(|()| ExitCode::SUCCESS)
 }

@@ -1,14 +1,20 @@
 use std::process::ExitCode;
 
-use super::{args::UpArgs, error::CliError, input, node::AnyNode, output, output::Output};
+use riklet_api::NodeApi;
 
-pub(crate) fn run(node: &mut AnyNode, args: &UpArgs, output: Output) -> Result<ExitCode, CliError> {
+use super::{args::UpArgs, error::CliError, input, output::Output, render};
+
+pub(crate) fn run(
+    node: &mut dyn NodeApi,
+    args: &UpArgs,
+    output: Output,
+) -> Result<ExitCode, CliError> {
     let workloads = input::definitions(&args.files)?;
     let mut report = node.up(&workloads, args.strict)?;
     output.print(
         || match &*report.instances {
             [] => String::new(),
-            up => output::instances(&[], up.iter().map(|instance| (instance, vec![]))),
+            up => render::instances(&[], up.iter().map(|instance| (instance, vec![]))),
         },
         || &report,
     )?;

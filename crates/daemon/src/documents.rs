@@ -2,8 +2,10 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
+use super::engine::SlotCounts;
 use riklet_api::{
-    Check, End, Exposure, Failure, Inspection, Instance, Listed, Plan, Report, Unsettled, lines,
+    Check, End, Exposure, Failure, Health, Inspection, Instance, Listed, Plan, Rebuilt, Report,
+    Unsettled, lines,
 };
 use riklet_core::{
     address::GATEWAY_MAC,
@@ -81,6 +83,17 @@ pub fn repaired(repaired: &Repaired) -> Report {
     }
 }
 
+/// Describes the result of [`riklet_sdn::Node::rebuild`].
+#[must_use]
+pub fn rebuilt(rebuilt: &riklet_sdn::Rebuilt) -> Rebuilt {
+    Rebuilt {
+        set_aside: rebuilt.set_aside.clone(),
+        recovered: rebuilt.recovered.iter().map(ToString::to_string).collect(),
+        incomplete: rebuilt.incomplete.iter().map(ToString::to_string).collect(),
+        repair: report(&rebuilt.report),
+    }
+}
+
 fn failure(failure: &riklet_sdn::Failure) -> Failure {
     Failure {
         name: failure.name.to_string(),
@@ -120,9 +133,22 @@ pub fn check(drift: &Drift, lost: impl IntoIterator<Item = String>) -> Check {
     }
 }
 
+/// Describes the state of the daemon.
+#[must_use]
+pub fn health(counts: SlotCounts) -> Health {
+    Health {
+        status: "ok".to_owned(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        functions: counts.functions,
+        warm_slots: counts.warm,
+        preparing_slots: counts.preparing,
+        condemned_slots: counts.draining,
+    }
+}
+
 /// A field of an answer that this version does not understand.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("the daemon's answer has a {field} that is not understood: it may be of another version")]
+#[error("cannot understand the {field} in the daemon's answer; it may have another version")]
 pub struct NotUnderstood {
     field: &'static str,
 }

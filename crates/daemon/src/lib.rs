@@ -10,8 +10,10 @@
 pub mod documents;
 pub mod engine;
 pub mod events;
+pub mod local;
 pub mod manifests;
 pub mod metrics;
+pub mod problems;
 pub mod server;
 
 use std::time::{Instant, SystemTime};

@@ -19,13 +19,13 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
-use super::engine::Status;
+use super::engine::SlotCounts;
+use riklet_api::Listed;
 use riklet_core::model::InterfaceName;
 use riklet_kernel::{
     KernelError,
     linux::{Linux, stats::Traffic},
 };
-use riklet_sdn::Listed;
 
 /// The media type of what [`Metrics::render`] writes.
 pub const MEDIA_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -69,7 +69,7 @@ impl Default for Metrics {
 /// What is looked at for each rendering.
 #[derive(Debug)]
 pub struct Snapshot {
-    status: Status,
+    counts: SlotCounts,
     functions: Vec<Listed>,
     traffic: BTreeMap<InterfaceName, Traffic>,
     flows: BTreeMap<IpAddr, u64>,
@@ -80,10 +80,10 @@ impl Snapshot {
     ///
     /// # Errors
     /// Where the kernel does not say.
-    pub fn take(status: Status, functions: Vec<Listed>) -> Result<Self, KernelError> {
+    pub fn take(counts: SlotCounts, functions: Vec<Listed>) -> Result<Self, KernelError> {
         let mut kernel = Linux::new();
         let (traffic, flows) = (kernel.traffic()?, kernel.flows_by_guest()?);
-        Ok(Self { status, functions, traffic, flows })
+        Ok(Self { counts, functions, traffic, flows })
     }
 }
 
@@ -132,7 +132,7 @@ type Counted = fn(&Traffic) -> u64;
 
 impl Collector for Snapshot {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
-        let Status { functions, warm, preparing, draining } = self.status;
+        let SlotCounts { functions, warm, preparing, draining } = self.counts;
         let count = |number: usize| i64::try_from(number).unwrap_or(i64::MAX);
         let gauges = [
             ("functions", "Functions that are recorded", i64::from(functions)),
@@ -158,8 +158,9 @@ impl Collector for Snapshot {
         for (name, help, value) in traffic {
             let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
             for listed in &self.functions {
-                if let Some(found) = self.traffic.get(&listed.instance.interface()) {
-                    let labels = OfFunction { function: listed.instance.name().to_string() };
+                let tap = listed.instance.tap.parse::<InterfaceName>().ok();
+                if let Some(found) = tap.and_then(|tap| self.traffic.get(&tap)) {
+                    let labels = OfFunction { function: listed.instance.name.clone() };
                     let mut counter = family.encode_family(&labels)?;
                     counter.encode_counter::<NoLabelSet, _, u64>(&value(found), None)?;
                 }
@@ -168,9 +169,10 @@ impl Collector for Snapshot {
         let (name, help) = ("function_conntrack_entries", "Connections that are tracked");
         let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
         for listed in &self.functions {
-            let labels = OfFunction { function: listed.instance.name().to_string() };
-            let guests = listed.instance.addresses.guests();
-            let flows: u64 = guests.filter_map(|guest| self.flows.get(&guest)).sum();
+            let labels = OfFunction { function: listed.instance.name.clone() };
+            let guest = &listed.instance.guest;
+            let addresses = [guest.address].into_iter().chain(guest.address6.map(IpAddr::V6));
+            let flows: u64 = addresses.filter_map(|address| self.flows.get(&address)).sum();
             let flows = i64::try_from(flows).unwrap_or(i64::MAX);
             family.encode_family(&labels)?.encode_gauge(&flows)?;
         }
@@ -187,9 +189,9 @@ mod tests {
         let metrics = Metrics::default();
         metrics.operation("up", false, Duration::from_micros(300));
         metrics.repaired();
-        let status = Status { functions: 1, warm: 64, preparing: 0, draining: 2 };
+        let counts = SlotCounts { functions: 1, warm: 64, preparing: 0, draining: 2 };
         let (functions, traffic, flows) = Default::default();
-        let text = metrics.render(Snapshot { status, functions, traffic, flows });
+        let text = metrics.render(Snapshot { counts, functions, traffic, flows });
         for line in [
             "# TYPE riklet_sdn_operation_seconds histogram",
             "riklet_sdn_operation_seconds_count{operation=\"up\",outcome=\"done\"} 1",

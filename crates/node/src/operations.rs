@@ -1,4 +1,11 @@
-use super::{Config, Drift, Node, NodeError, Report, Selector, WarmNode};
+use super::{
+    Config, Drift, Inspection, Listed, Node, NodeError, RebuildOptions, Rebuilt, Report, Selector,
+    UpOptions, WarmNode, Warning,
+};
+use riklet_core::{
+    model::{InstanceName, Workload},
+    plan::Plan,
+};
 use riklet_kernel::Kernel;
 
 /// The operations that a [`Node`] and a [`WarmNode`] have in common, for code that works with either.
@@ -7,6 +14,18 @@ use riklet_kernel::Kernel;
 pub trait NodeOperations: sealed::Sealed {
     /// Returns the configuration.
     fn config(&self) -> &Config;
+
+    /// Brings up the network of these workloads, as [`Node::up`].
+    ///
+    /// # Errors
+    /// As there.
+    fn up(&mut self, workloads: &[Workload], options: UpOptions) -> Result<Report, NodeError>;
+
+    /// Returns the plan of bringing these workloads up, as [`Node::plan`].
+    ///
+    /// # Errors
+    /// As there.
+    fn plan(&mut self, workloads: &[Workload]) -> Result<(Plan, Vec<Warning>), NodeError>;
 
     /// Takes instances down, as [`Node::down`].
     ///
@@ -25,6 +44,30 @@ pub trait NodeOperations: sealed::Sealed {
     /// # Errors
     /// As there.
     fn repair(&mut self) -> Result<Report, NodeError>;
+
+    /// Records anew what the interfaces' aliases say, as [`Node::rebuild`].
+    ///
+    /// # Errors
+    /// As there.
+    fn rebuild(&mut self, options: RebuildOptions) -> Result<Rebuilt, NodeError>;
+
+    /// Takes over what belongs to the records in another state directory, as [`Node::adopt`].
+    ///
+    /// # Errors
+    /// As there.
+    fn adopt(&mut self) -> Result<Rebuilt, NodeError>;
+
+    /// Lists the recorded instances, as [`Node::list`].
+    ///
+    /// # Errors
+    /// As there.
+    fn list(&mut self) -> Result<Vec<Listed>, NodeError>;
+
+    /// Returns one recorded instance, as [`Node::inspect`].
+    ///
+    /// # Errors
+    /// As there.
+    fn inspect(&mut self, name: &InstanceName) -> Result<Inspection, NodeError>;
 }
 
 macro_rules! forward {
@@ -32,6 +75,18 @@ macro_rules! forward {
         impl<K: Kernel> NodeOperations for $node<K> {
             fn config(&self) -> &Config {
                 self.config()
+            }
+
+            fn up(
+                &mut self,
+                workloads: &[Workload],
+                options: UpOptions,
+            ) -> Result<Report, NodeError> {
+                self.up(workloads, options)
+            }
+
+            fn plan(&mut self, workloads: &[Workload]) -> Result<(Plan, Vec<Warning>), NodeError> {
+                self.plan(workloads)
             }
 
             fn down(&mut self, selector: &Selector, purge: bool) -> Result<Report, NodeError> {
@@ -44,6 +99,22 @@ macro_rules! forward {
 
             fn repair(&mut self) -> Result<Report, NodeError> {
                 self.repair()
+            }
+
+            fn rebuild(&mut self, options: RebuildOptions) -> Result<Rebuilt, NodeError> {
+                self.rebuild(options)
+            }
+
+            fn adopt(&mut self) -> Result<Rebuilt, NodeError> {
+                self.adopt()
+            }
+
+            fn list(&mut self) -> Result<Vec<Listed>, NodeError> {
+                self.list()
+            }
+
+            fn inspect(&mut self, name: &InstanceName) -> Result<Inspection, NodeError> {
+                self.inspect(name)
             }
         }
     )* };

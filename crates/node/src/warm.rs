@@ -2,7 +2,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     BackgroundTask, Config, Drift, Inspection, Listed, Node, NodeError, RebuildOptions, Rebuilt,
-    Report, Request, Selector, TaskOutcome, Warning, cache::Cache, session::Operations,
+    Report, Request, Selector, TaskOutcome, UpOptions, Warning, cache::Cache, session::Operations,
 };
 use crate::store::{ReservedSlot, Store};
 use riklet_core::{
@@ -48,6 +48,14 @@ impl<K: Kernel> WarmNode<K> {
         self.operations().apply(requests)
     }
 
+    /// Brings up the network of these workloads, as [`Node::up`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn up(&mut self, workloads: &[Workload], options: UpOptions) -> Result<Report, NodeError> {
+        self.operations().up(workloads, options)
+    }
+
     /// Takes instances down, as [`Node::down`].
     ///
     /// # Errors
@@ -87,6 +95,14 @@ impl<K: Kernel> WarmNode<K> {
     /// As with [`Node::up`].
     pub fn heal(&mut self, slots: &BTreeSet<Slot>) -> Result<Report, NodeError> {
         self.operations().heal(slots)
+    }
+
+    /// Records anew what the interfaces' aliases say, as [`Node::rebuild`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn rebuild(&mut self, options: RebuildOptions) -> Result<Rebuilt, NodeError> {
+        self.operations().rebuild(options, Adoption::Lost)
     }
 
     /// Takes over what belongs to the records in another state directory, as [`Node::adopt`].

@@ -1,5 +1,7 @@
 //! The runs of a node: begun, looked at, stopped, and cleared away after a crash.
 
+mod lost;
+
 use std::{
     collections::BTreeSet,
     io,
@@ -7,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+pub use self::lost::{Orphans, Repaired, clear_lost, lost, repair};
 use super::handle::{Handle, Patience, Stopped, within};
 use riklet_core::model::{InstanceName, Vmm};
 use riklet_kernel::process::ProcessId;
@@ -199,41 +202,6 @@ pub fn check(node: &mut impl NodeOperations) -> Result<(Drift, Vec<Run>), RunErr
     Ok((drift, store.map(|store| lost(&store)).transpose()?.unwrap_or_default()))
 }
 
-/// The outcome of [`repair`].
-#[derive(Debug)]
-pub struct Repaired {
-    /// The runs whose supervisor had died, each with what taking its network down changed.
-    pub cleared: Vec<(Run, Report)>,
-    /// The repair of the network that followed.
-    pub report: Report,
-}
-
-/// Clears away what lost runs left, then repairs the network.
-///
-/// # Errors
-/// As [`clear_lost`] and [`NodeOperations::repair`]. Runs that were cleared before the error stay cleared.
-pub fn repair(node: &mut impl NodeOperations, now: u64) -> Result<Repaired, RunError> {
-    Ok(Repaired { cleared: clear_lost(node, now)?, report: node.repair()? })
-}
-
-/// Takes down, with what all share; where that is all of them, forgets the runs that have ended as well.
-///
-/// # Errors
-/// Where one of them is being run; as [`NodeOperations::down`] and [`forget_ended`].
-pub fn purge(node: &mut impl NodeOperations, selector: &Selector) -> Result<Report, RunError> {
-    let state_dir = node.config().state_dir.clone();
-    if let Some(store) = Store::open_existing(&state_dir)? {
-        refuse_running(&store, selector)?;
-    }
-    let report = node.down(selector, true)?;
-    if *selector == Selector::All
-        && let Some(mut store) = Store::open_existing(&state_dir)?
-    {
-        forget_ended(&mut store, &state_dir)?;
-    }
-    Ok(report)
-}
-
 impl RunError {
     /// Returns a hint, if there is one.
     #[must_use]
@@ -265,20 +233,6 @@ pub fn refuse_running(store: &Store, selector: &Selector) -> Result<(), RunError
     }
 }
 
-/// The runs whose supervisor has died.
-///
-/// # Errors
-/// Where the records or `/proc` cannot be read.
-pub fn lost(store: &Store) -> Result<Vec<Run>, RunError> {
-    let mut lost = Vec::new();
-    for run in store.runs_under_way()? {
-        if state(&run)? == RunState::Lost {
-            lost.push(run);
-        }
-    }
-    Ok(lost)
-}
-
 /// Returns the handle that ends the VMM of a run; `None` if it was not started.
 ///
 /// # Errors
@@ -290,54 +244,8 @@ pub fn handle(state_dir: &Path, run: &Run) -> Result<Option<Handle>, RunError> {
     Ok(run.process.map(|process| Handle { vmm, process, socket }))
 }
 
-/// Clears away the runs whose supervisor has died: their VMM, which the kernel killed with the supervisor, or
-/// which is killed now; their network; and says so in their records. What lives is not touched. Meanwhile the
-/// calling process is their supervisor: of several that clear away one does, and a new run of the same name is
-/// refused until the old one's network is gone.
-///
-/// # Errors
-/// Where a process cannot be ended, or the network cannot be taken down. Runs before that one are cleared.
-pub fn clear_lost(
-    node: &mut impl NodeOperations,
-    now: u64,
-) -> Result<Vec<(Run, Report)>, RunError> {
-    let state_dir = node.config().state_dir.clone();
-    let Some(mut store) = Store::open_existing(&state_dir)? else { return Ok(vec![]) };
-    let mut cleared = Vec::new();
-    for run in lost(&store)? {
-        let failed = |source| process_error("look at", &run.name, source);
-        let ours = ProcessId::current().map_err(failed)?;
-        let tx = store.transaction()?;
-        let taken = tx.hand_over_run(&run.name, run.supervisor, ours)?;
-        tx.commit()?;
-        // Another process clears it away, or has.
-        if !taken {
-            continue;
-        }
-        let report = kill(&state_dir, &run).and_then(|()| Ok(take_down(node, &run.name)?));
-        let tx = store.transaction()?;
-        // Where it failed, it is as lost as before.
-        tx.hand_over_run(&run.name, ours, run.supervisor)?;
-        if report.is_ok() {
-            let reason = "its supervisor died".to_owned();
-            let end = End { at: now, reason, failed: true };
-            tx.end_run(&run.name, run.supervisor, &end)?;
-        }
-        tx.commit()?;
-        cleared.push((run, report?));
-    }
-    Ok(cleared)
-}
-
 fn process_error(operation: &'static str, name: &InstanceName, source: io::Error) -> RunError {
     RunError::Process { operation, name: name.clone(), source }
-}
-
-/// There is nobody left whom the guest's work would matter to.
-fn kill(state_dir: &Path, run: &Run) -> Result<(), RunError> {
-    let Some(handle) = handle(state_dir, run)? else { return Ok(()) };
-    let ended = handle.end(Patience::default());
-    ended.map(drop).map_err(|source| process_error("end", &run.name, source))
 }
 
 /// Takes the network of one instance down, where it is still up.
@@ -438,13 +346,15 @@ pub fn wait(store: &Store, name: &InstanceName) -> Result<End, RunError> {
     }
 }
 
-/// Forgets the runs that have ended: their records, and their directories with the logs in them.
+/// Forgets the runs that have ended: their records, and their directories with the logs in them. This takes as long as
+/// there are files, and needs no node.
 ///
 /// # Errors
 /// Where a directory cannot be removed, or the records cannot be changed. Runs before that one are forgotten.
-pub fn forget_ended(store: &mut Store, state_dir: &Path) -> Result<(), RunError> {
+pub fn forget_ended(state_dir: &Path) -> Result<(), RunError> {
+    let Some(mut store) = Store::open_existing(state_dir)? else { return Ok(()) };
     for run in store.runs()?.into_iter().filter(|run| run.end.is_some()) {
-        forget_if_ended(store, state_dir, &run.name)?;
+        forget_if_ended(&mut store, state_dir, &run.name)?;
     }
     Ok(())
 }

@@ -13,10 +13,7 @@ use riklet_sdn::{Instance, Node, NodeError};
 use riklet_vmm::supervisor::{Answer, Ready, Times, tcp_exposures};
 use serde_json::{Value, json};
 
-use crate::{
-    error::CliError,
-    output::{self, Output},
-};
+use crate::{error::CliError, output::Output, render};
 
 /// What takes the functions down.
 #[derive(Clone, Copy)]
@@ -80,7 +77,7 @@ fn text(ready: &Ready<'_>, urls: &[String], ends: Ends) -> String {
             format!("`riklet-sdn stop {}` takes it down\n", names.join(" "))
         }
     });
-    output::instances(&["VMM"], rows) + &lines.join("\n")
+    render::instances(&["VMM"], rows) + &lines.join("\n")
 }
 
 fn json_of(ready: &Ready<'_>, urls: &[String]) -> Value {

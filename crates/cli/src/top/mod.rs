@@ -16,7 +16,8 @@ use self::{sample::Sampler, view::View};
 use super::{
     args::{NodeArgs, TopArgs},
     error::CliError,
-    output::{self, Output},
+    output::Output,
+    render,
 };
 
 pub(crate) fn run(node: NodeArgs, args: &TopArgs, output: Output) -> Result<ExitCode, CliError> {
@@ -40,7 +41,7 @@ fn once(node: NodeArgs, interval: Duration, output: Output) -> Result<ExitCode, 
     if let count @ 1.. = view.drift.len() {
         output.remark(&format!("drift: {count} differences; `riklet-sdn check` shows them"));
     }
-    output.print(|| output::table(&view::HEADER, &view.rows()), || &view)?;
+    output.print(|| render::table(&view::HEADER, &view.rows()), || &view)?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -5,13 +5,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use riklet_api::{Event, Listed};
+use riklet_api::{Event, Listed, NodeApi, Notification};
 use riklet_core::model::InterfaceName;
 use riklet_kernel::linux::{Linux, stats::Traffic};
 use riklet_sdn::NodeError;
 
 use super::view::Slots;
-use crate::{args::NodeArgs, error::CliError, events, node::AnyNode};
+use crate::{args::NodeArgs, error::CliError, node::ChosenNode, render};
 
 /// So many events are shown at most.
 const EVENTS: usize = 20;
@@ -59,14 +59,14 @@ impl Sampler {
 
     /// Takes a sample. Whether a daemon runs is seen anew each time.
     pub(super) fn take(&mut self, check: bool) -> Result<Sample, CliError> {
-        let mut node = AnyNode::of(&self.node)?;
+        let mut node = ChosenNode::of(&self.node)?;
         let functions = node.list()?;
         let health = node.health()?;
-        let mut events = node.daemon()?.map(events::recent).transpose()?.unwrap_or_default();
+        let mut events = if health.is_some() { recent(&mut node)? } else { vec![] };
         events.drain(..events.len().saturating_sub(EVENTS));
         if check {
             let begun = now();
-            self.drift = node.check()?.text().lines().map(str::to_owned).collect();
+            self.drift = render::check(&node.check()?).lines().map(str::to_owned).collect();
             self.checked = Some(now());
             self.check_took = now().duration_since(begun);
         }
@@ -88,6 +88,17 @@ impl Sampler {
         let due = self.checked.is_none_or(|checked| now().duration_since(checked) >= pause);
         self.take(due)
     }
+}
+
+/// Returns the events that the daemon remembers, oldest first.
+fn recent(node: &mut dyn NodeApi) -> Result<Vec<Event>, CliError> {
+    let mut events = Vec::new();
+    for notification in node.events(false)? {
+        if let Notification::Event(event) = notification? {
+            events.push(event);
+        }
+    }
+    Ok(events)
 }
 
 #[expect(clippy::disallowed_methods, reason = "the program's edge: a rate is over a time")]

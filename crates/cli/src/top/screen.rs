@@ -9,7 +9,7 @@ use ratatui::{
 };
 
 use super::view::{HEADER, Order, View, short};
-use crate::events;
+use crate::render;
 
 /// So many lines of events are shown where there is room.
 const EVENTS: u16 = 6;
@@ -159,7 +159,7 @@ fn draw_events(frame: &mut Frame<'_>, area: Rect, view: &View) {
     let skipped = view.events.len().saturating_sub(room);
     let lines =
         view.events.iter().skip(skipped).map(|event| {
-            Text::raw(events::line(event).lines().next().unwrap_or_default().to_owned())
+            Text::raw(render::event(event).lines().next().unwrap_or_default().to_owned())
         });
     let title = Block::new().borders(Borders::TOP).title("events");
     frame.render_widget(Paragraph::new(lines.collect::<Vec<_>>()).block(title), area);

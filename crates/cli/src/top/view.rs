@@ -8,7 +8,7 @@ use riklet_kernel::linux::stats::Traffic;
 use serde::Serialize;
 
 use super::sample::{Counted, Sample};
-use crate::list;
+use crate::render;
 
 /// The columns of the table that is printed once.
 pub(super) const HEADER: [&str; 9] =
@@ -103,7 +103,7 @@ impl View {
                 name: instance.name.clone(),
                 tap: instance.tap.clone(),
                 guest: instance.guest.address,
-                state: list::state(listed),
+                state: render::state(listed),
                 incoming: flow(|traffic| (traffic.packets_in, traffic.bytes_in)),
                 outgoing: flow(|traffic| (traffic.packets_out, traffic.bytes_out)),
                 exposures: instance.exposures.clone(),

@@ -1,7 +1,13 @@
 //! The commands as clients of a daemon: who may, what is too much, what of runs, and events.
 
-use std::io::{BufRead, BufReader};
+use std::{
+    io::{BufRead, BufReader},
+    os::unix::process::ExitStatusExt,
+    process::{Child, Command, Stdio},
+};
 
+use riklet_kernel::process::ProcessId;
+use riklet_sdn::store::Store;
 use serde_json::Value;
 
 use crate::{
@@ -209,6 +215,42 @@ fn runs_are_looked_after_through_a_daemon_as_well() {
     environment.run(&["down", "--all", "--purge"]).done();
     assert!(!environment.path("state/machines/hello").exists(), "what has ended is forgotten");
     assert_eq!(environment.run(&["ps", "--output", "json"]).json(), Value::Array(vec![]));
+    daemon.end();
+}
+
+/// Records a run whose supervisor has died, and whose VMM ignores SIGTERM.
+#[expect(clippy::disallowed_methods, reason = "processes of the test's own")]
+fn lost_run(environment: &Environment, name: &str) -> Child {
+    let mut vmm = Command::new("/bin/sh");
+    vmm.args(["-c", "trap '' TERM; echo; exec sleep 60"]).stdout(Stdio::piped());
+    let mut vmm = vmm.spawn().unwrap();
+    BufReader::new(vmm.stdout.take().unwrap()).read_line(&mut String::new()).unwrap();
+    let mut supervisor = Command::new("/bin/true").spawn().unwrap();
+    let dead = ProcessId::of_child(&supervisor).unwrap();
+    supervisor.wait().unwrap();
+    let mut store = Store::open(&environment.path("state")).unwrap();
+    let (name, tx) = (name.parse().unwrap(), store.transaction().unwrap());
+    tx.begin_run(&name, "builtin", dead, 0).unwrap();
+    tx.set_run_process(&name, dead, ProcessId::of_child(&vmm).unwrap()).unwrap();
+    tx.commit().unwrap();
+    vmm
+}
+
+#[test]
+fn others_are_answered_while_the_vmm_of_a_lost_run_is_ended() {
+    let environment = Environment::new();
+    let daemon = Daemon::start(&environment, &[]);
+    let mut vmm = lost_run(&environment, "stubborn");
+    let mut repair = environment.spawn(&["repair"]);
+    let state = || environment.run(&["ps", "--output", "json"]).json()[0]["state"].clone();
+    assert!((0..1000).any(|_| state() != "lost"), "the daemon takes it over");
+    environment.run(&["up", "hello.json"]).success();
+    environment.run(&["list"]).success();
+    assert!(matches!(vmm.try_wait(), Ok(None)), "answered before the VMM has ended");
+    assert!(repair.wait().unwrap().success(), "{}", environment.log());
+    assert!(environment.log().contains("stubborn: its supervisor died; cleared away what it left"));
+    assert_eq!(vmm.wait().unwrap().signal(), Some(9));
+    assert_eq!(state(), "ended");
     daemon.end();
 }
 

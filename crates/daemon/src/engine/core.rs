@@ -11,11 +11,11 @@ use rustix::{
 use tokio::sync::oneshot;
 
 use super::{
-    EngineError, Message, Options, Queue, Status, WatchedNode,
+    EngineError, Message, Options, Queue, SlotCounts, WatchedNode,
     healer::{Healer, Look, Subject},
     worker::Worker,
 };
-use crate::{events::Events, now};
+use crate::{events::Events, local::LocalNode, now};
 use riklet_core::{model::Slot, plan::Step};
 use riklet_kernel::linux::{Linux, watched::Watched};
 use riklet_sdn::{Config, Failure, NodeError, Report, Request, WarmNode, store::ReservedSlot};
@@ -33,11 +33,11 @@ const REAP_AFTER: Duration = Duration::from_millis(50);
 /// How often what has no notification is looked at.
 const TICK: Duration = Duration::from_secs(10);
 
-type Answer = oneshot::Sender<Result<Report, RunError>>;
+type Reply = oneshot::Sender<Result<Report, RunError>>;
 
 /// What the engine's thread has.
 pub(super) struct Core {
-    node: WatchedNode,
+    local: WatchedNode,
     options: Options,
     events: Events,
     inbox: Receiver<Message>,
@@ -47,7 +47,7 @@ pub(super) struct Core {
     /// Slots that we changed since the kernel was last listened to.
     own: BTreeSet<Slot>,
     /// Requests that wait for a slot or a port that a chore will give free.
-    waiting: Vec<(Request, Answer)>,
+    waiting: Vec<(Request, Reply)>,
     /// When somebody last asked for something.
     asked: Instant,
     /// Since when something is condemned.
@@ -86,7 +86,7 @@ impl Core {
         let worker = Worker::start(Linux::new(), done).map_err(EngineError::Start)?;
         let now = now();
         let mut core = Self {
-            node,
+            local: LocalNode::new(node),
             options,
             events,
             inbox,
@@ -103,7 +103,7 @@ impl Core {
             stopping: false,
         };
         core.report_repair(&report, now);
-        core.node.kernel().changes()?;
+        core.local.node.kernel().changes()?;
         Ok(core)
     }
 
@@ -119,7 +119,7 @@ impl Core {
             self.heal();
             self.give_chores();
         }
-        if let Err(error) = self.node.close() {
+        if let Err(error) = self.local.node.close() {
             self.events.error(&error);
         }
     }
@@ -129,7 +129,7 @@ impl Core {
         let due = [Some(self.tick), self.healer.next(), self.next_chore()];
         let due = due.into_iter().flatten().min().unwrap_or(self.tick);
         let limit = Timespec::try_from(due.saturating_duration_since(now())).ok();
-        let kernel = &*self.node.kernel();
+        let kernel = &*self.local.node.kernel();
         let mut files = vec![PollFd::new(&*self.queue.wake, PollFlags::IN)];
         files.extend(
             kernel.as_fds().into_iter().map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)),
@@ -175,15 +175,15 @@ impl Core {
     fn do_other(&mut self, message: Message) {
         match message {
             Message::Change(request, answer) => self.change(vec![(request, answer)]),
-            Message::Call(call) => call(&mut self.node),
+            Message::Call(call) => call(&mut self.local),
             Message::Alone(call) => {
                 self.let_worker_rest();
-                call(&mut self.node);
+                call(&mut self.local);
                 self.refill = true;
                 self.draining = self.draining.or(Some(now()));
             }
-            Message::Status(answer) => {
-                let _nobody_waits = answer.send(self.status().unwrap_or_default());
+            Message::Count(reply) => {
+                let _nobody_waits = reply.send(self.counts().unwrap_or_default());
             }
             Message::TaskOutcome(done) => self.finish(&done),
             Message::Stop => self.stopping = true,
@@ -191,7 +191,7 @@ impl Core {
     }
 
     /// Does these together, and answers each.
-    fn change(&mut self, batch: Vec<(Request, Answer)>) {
+    fn change(&mut self, batch: Vec<(Request, Reply)>) {
         let (mut requests, mut answers) = (Vec::new(), Vec::new());
         for (request, answer) in batch {
             match self.refuse_running(&request) {
@@ -207,7 +207,7 @@ impl Core {
         if requests.is_empty() {
             return;
         }
-        let results = self.node.apply(&requests);
+        let results = self.local.node.apply(&requests);
         let now = now();
         let may_wait = self.worker_may_free();
         for ((request, answer), result) in requests.into_iter().zip(answers).zip(results) {
@@ -225,11 +225,10 @@ impl Core {
         self.asked = now;
     }
 
-    /// What a VMM runs on is taken down by whoever runs it.
     fn refuse_running(&mut self, request: &Request) -> Result<(), RunError> {
         match request {
             Request::Down(selector) => {
-                self.node.look_at_runs(|store| runs::refuse_running(store, selector))?
+                self.local.node.look_at_runs(|store| runs::refuse_running(store, selector))?
             }
             Request::Up(..) => Ok(()),
         }
@@ -266,7 +265,7 @@ impl Core {
     fn listen(&mut self) {
         let now = now();
         let own = std::mem::take(&mut self.own);
-        let changes = match self.node.kernel().changes() {
+        let changes = match self.local.node.kernel().changes() {
             Ok(changes) => changes,
             Err(error) => {
                 self.events.error(&error);
@@ -295,7 +294,7 @@ impl Core {
         }
         if now >= self.tick {
             self.tick = now + TICK;
-            let whole = self.node.kernel().refresh();
+            let whole = self.local.node.kernel().refresh();
             self.healer.suspect(if whole { Subject::All } else { Subject::Shared }, now);
         }
     }
@@ -305,10 +304,10 @@ impl Core {
         let now = now();
         let Some(look) = self.healer.take(now) else { return };
         let (healed, subjects) = match &look {
-            Look::All => (self.node.repair(), vec![Subject::All]),
+            Look::All => (self.local.node.repair(), vec![Subject::All]),
             Look::Slots(slots) => {
                 let subjects = slots.iter().copied().map(Subject::Slot);
-                (self.node.heal(slots), subjects.chain([Subject::Shared]).collect())
+                (self.local.node.heal(slots), subjects.chain([Subject::Shared]).collect())
             }
         };
         match healed {
@@ -351,7 +350,7 @@ impl Core {
 impl Core {
     /// When a chore is due that nothing else wakes us for.
     fn next_chore(&self) -> Option<Instant> {
-        let flush = self.node.has_deferred().then_some(self.asked + QUIET);
+        let flush = self.local.node.has_deferred().then_some(self.asked + QUIET);
         if !self.worker.is_idle() {
             return flush;
         }
@@ -364,9 +363,9 @@ impl Core {
         if self.stopping {
             return;
         }
-        if self.node.has_deferred()
+        if self.local.node.has_deferred()
             && now() >= self.asked + QUIET
-            && let Err(error) = self.node.flush()
+            && let Err(error) = self.local.node.flush()
         {
             self.events.error(&error);
         }
@@ -386,14 +385,14 @@ impl Core {
         if !self.refill && self.draining.is_none() {
             return Ok(());
         }
-        let spares = self.node.reserved()?;
+        let spares = self.local.node.reserved()?;
         let count = |spare| spares.get(&spare).copied().unwrap_or_default();
         let (warm, draining) = (count(ReservedSlot::Ready), count(ReservedSlot::Draining));
         let reap_due = self.draining.is_some_and(|since| now >= since + REAP_AFTER);
         if draining == 0 {
             self.draining = None;
         } else if (reap_due || draining >= DRAIN_BATCH)
-            && let Some(task) = self.node.drain()?
+            && let Some(task) = self.local.node.drain()?
         {
             self.draining = None;
             self.worker.give(task);
@@ -403,7 +402,7 @@ impl Core {
         if wanted == 0 {
             self.refill = false;
         } else if self.refill && (now >= self.asked + QUIET || warm * 2 <= self.options.warm) {
-            match self.node.prepare(wanted.min(PREPARED))? {
+            match self.local.node.prepare(wanted.min(PREPARED))? {
                 Some(task) => self.worker.give(task),
                 None => self.refill = false,
             }
@@ -416,7 +415,7 @@ impl Core {
         self.worker.rests();
         self.own.extend(done.ready.iter().chain(&done.freed));
         let now = now();
-        if let Err(error) = self.node.finish(done) {
+        if let Err(error) = self.local.node.finish(done) {
             self.events.error(&error);
             self.healer.suspect(Subject::All, now);
         }
@@ -442,10 +441,10 @@ impl Core {
         }
     }
 
-    fn status(&mut self) -> Result<Status, NodeError> {
-        let (functions, spares) = self.node.counts()?;
+    fn counts(&mut self) -> Result<SlotCounts, NodeError> {
+        let (functions, spares) = self.local.node.counts()?;
         let count = |spare| spares.get(&spare).copied().unwrap_or_default();
-        Ok(Status {
+        Ok(SlotCounts {
             functions,
             warm: count(ReservedSlot::Ready),
             preparing: count(ReservedSlot::Creating),

@@ -1,15 +1,18 @@
 //! The one thread that changes things, and the handle that others speak to it by.
 //!
 //! Requests that are waiting when it comes to them are done together. Between them it looks at what the kernel said
-//! unasked, repairs what drifted, and gives the worker its chores.
+//! unasked, repairs what drifted, and gives the worker its tasks.
 
 mod core;
 mod healer;
+mod node_api;
+mod pending;
 mod worker;
 
 use std::{
     io,
     os::fd::OwnedFd,
+    path::PathBuf,
     sync::{
         Arc,
         mpsc::{self, Sender},
@@ -21,13 +24,15 @@ use rustix::event::{EventfdFlags, eventfd};
 use tokio::sync::oneshot;
 
 use self::core::Core;
-use super::events::Events;
+pub use self::pending::{Gone, Pending};
+use super::{events::Events, local::LocalNode};
+use riklet_api::{ApiError, Check, NodeApi};
 use riklet_kernel::{KernelError, linux::watched::Watched};
 use riklet_sdn::{Config, NodeError, Report, Request, TaskOutcome, WarmNode};
 use riklet_vmm::runs::RunError;
 
-/// The façade as the engine has it.
-pub type WatchedNode = WarmNode<Watched>;
+/// The node as the engine has it.
+pub type WatchedNode = LocalNode<WarmNode<Watched>>;
 
 /// How the engine works.
 #[derive(Debug, Clone)]
@@ -47,21 +52,21 @@ enum Message {
     Call(Call),
     /// The same, while the worker has nothing to do.
     Alone(Call),
-    Status(oneshot::Sender<Status>),
+    Count(oneshot::Sender<SlotCounts>),
     TaskOutcome(TaskOutcome),
     Stop,
 }
 
-/// How the engine stands.
+/// The number of slots in each state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Status {
-    /// How many functions are recorded.
+pub struct SlotCounts {
+    /// Slots of recorded functions.
     pub functions: u32,
-    /// How many slots are warm, being prepared, condemned.
+    /// Reserved slots whose TAPs are ready.
     pub warm: usize,
-    /// Their TAPs are being made.
+    /// Reserved slots whose TAPs are being created.
     pub preparing: usize,
-    /// Their TAPs are to be deleted.
+    /// Slots whose TAPs are to be deleted.
     pub draining: usize,
 }
 
@@ -79,15 +84,13 @@ pub enum EngineError {
     Node(#[from] NodeError),
 }
 
-/// The engine has ended: it was asked to, or it panicked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the daemon is ending")]
-pub struct Gone;
-
 /// A handle on the engine; clones are of the same.
 #[derive(Debug, Clone)]
 pub struct Engine {
     queue: Queue,
+    events: Events,
+    state_dir: Arc<PathBuf>,
+    socket: Arc<PathBuf>,
 }
 
 /// The way to the engine's thread.
@@ -122,93 +125,75 @@ impl Engine {
         let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(start)?;
         let (messages, inbox) = mpsc::channel();
         let queue = Queue { messages, wake: Arc::new(wake) };
+        let engine = Self {
+            queue: queue.clone(),
+            events: events.clone(),
+            state_dir: Arc::new(config.state_dir.clone()),
+            socket: Arc::new(config.socket()),
+        };
         let (started, outcome) = mpsc::channel();
-        let of_the_thread = queue.clone();
         let thread = thread::Builder::new().name("engine".to_owned());
-        let thread = thread.spawn(move || {
-            match Core::start(config, options, events, inbox, of_the_thread) {
+        let thread =
+            thread.spawn(move || match Core::start(config, options, events, inbox, queue) {
                 Ok(core) => {
                     let _nobody_waits = started.send(Ok(()));
                     core.run();
                 }
                 Err(error) => drop(started.send(Err(error))),
-            }
-        });
+            });
         let thread = thread.map_err(EngineError::Start)?;
         match outcome.recv() {
-            Ok(Ok(())) => Ok((Self { queue }, thread)),
+            Ok(Ok(())) => Ok((engine, thread)),
             Ok(Err(error)) => Err(error),
             Err(_panicked) => Err(EngineError::Start(io::Error::other("it panicked"))),
         }
     }
 
-    /// Does this, together with what else is waiting. What a VMM runs on is not taken down.
+    /// Does this, together with what else is waiting. A function that runs is not taken down.
     ///
     /// # Errors
-    /// Where the engine has ended. The inner result is [`Node::up`](riklet_sdn::Node::up)'s and [`Node::down`](riklet_sdn::Node::down)'s.
-    pub async fn change(&self, request: Request) -> Result<Result<Report, RunError>, Gone> {
-        self.ask(|answer| Message::Change(request, answer))?.await.map_err(|_gone| Gone)
+    /// The inner result is [`WarmNode::apply`]'s.
+    pub fn change(&self, request: Request) -> Pending<Result<Report, RunError>> {
+        self.ask(|reply| Message::Change(request, reply))
     }
 
-    /// [`Self::change`] for a thread.
-    ///
-    /// # Errors
-    /// As there.
-    pub fn blocking_change(&self, request: Request) -> Result<Result<Report, RunError>, Gone> {
-        let outcome = self.ask(|answer| Message::Change(request, answer))?;
-        outcome.blocking_recv().map_err(|_gone| Gone)
-    }
-
-    /// Does anything else, once what was asked before is done.
-    ///
-    /// # Errors
-    /// Where the engine has ended.
-    pub async fn with<T: Send + 'static>(
+    /// Calls this on the engine's thread, once what was asked before is done. It must not take long: everybody waits.
+    pub fn with<T: Send + 'static>(
         &self,
         call: impl FnOnce(&mut WatchedNode) -> T + Send + 'static,
-    ) -> Result<T, Gone> {
-        self.ask(|answer| Message::Call(answering(call, answer)))?.await.map_err(|_gone| Gone)
+    ) -> Pending<T> {
+        self.ask(|reply| Message::Call(replying(call, reply)))
     }
 
-    /// [`Self::with`] for a thread.
-    ///
-    /// # Errors
-    /// As there.
-    pub fn blocking_with<T: Send + 'static>(
+    /// The same, while no background task is under way: for what concerns reserved slots as well, as taking all down with
+    /// `purge`.
+    pub fn alone<T: Send + 'static>(
         &self,
         call: impl FnOnce(&mut WatchedNode) -> T + Send + 'static,
-    ) -> Result<T, Gone> {
-        let outcome = self.ask(|answer| Message::Call(answering(call, answer)))?;
-        outcome.blocking_recv().map_err(|_gone| Gone)
+    ) -> Pending<T> {
+        self.ask(|reply| Message::Alone(replying(call, reply)))
     }
 
-    /// The same, while no chore is being done: for what concerns spare slots as well, as taking all down with `purge`.
-    ///
-    /// # Errors
-    /// Where the engine has ended.
-    pub async fn alone<T: Send + 'static>(
-        &self,
-        call: impl FnOnce(&mut WatchedNode) -> T + Send + 'static,
-    ) -> Result<T, Gone> {
-        self.ask(|answer| Message::Alone(answering(call, answer)))?.await.map_err(|_gone| Gone)
+    /// Compares the kernel itself with the records, not what is remembered of it.
+    pub(crate) fn check_anew(&self) -> Pending<Result<Check, ApiError>> {
+        self.with(|node| {
+            node.node.kernel().forget();
+            node.check()
+        })
     }
 
-    /// How it stands. An answer also shows that it is alive.
-    ///
-    /// # Errors
-    /// Where the engine has ended.
-    pub async fn status(&self) -> Result<Status, Gone> {
-        self.ask(Message::Status)?.await.map_err(|_gone| Gone)
+    /// Counts the slots. An answer also shows that the engine is alive.
+    pub fn counts(&self) -> Pending<SlotCounts> {
+        self.ask(Message::Count)
     }
 
-    /// Sends a message, and says where its answer comes.
-    fn ask<T>(
-        &self,
-        message: impl FnOnce(oneshot::Sender<T>) -> Message,
-    ) -> Result<oneshot::Receiver<T>, Gone> {
-        let (answer, outcome) = oneshot::channel();
-        self.queue.send(message(answer))?;
-        Ok(outcome)
+    /// Sends a message, and returns its reply to come.
+    fn ask<T>(&self, message: impl FnOnce(oneshot::Sender<T>) -> Message) -> Pending<T> {
+        let (sender, receiver) = oneshot::channel();
+        match self.queue.send(message(sender)) {
+            Ok(()) => Pending::new(receiver),
+            Err(Gone) => Pending::gone(),
+        }
     }
 
     /// Ends the engine once what was asked before is done. What is up stays up.
@@ -217,10 +202,10 @@ impl Engine {
     }
 }
 
-/// What does this, and answers what comes of it.
-fn answering<T: Send + 'static>(
+/// Returns a call that replies with what this returns.
+fn replying<T: Send + 'static>(
     call: impl FnOnce(&mut WatchedNode) -> T + Send + 'static,
-    answer: oneshot::Sender<T>,
+    reply: oneshot::Sender<T>,
 ) -> Call {
-    Box::new(move |node| drop(answer.send(call(node))))
+    Box::new(move |node| drop(reply.send(call(node))))
 }

@@ -9,6 +9,7 @@ mod directory;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    error::Error,
     io,
     os::fd::OwnedFd,
     path::Path,
@@ -23,15 +24,12 @@ use self::{decide::decide, directory::Directory};
 use super::{
     engine::Engine,
     events::{EventKind, Events},
+    local::LocalNode,
     now,
 };
-use riklet_api::chain;
-use riklet_core::model::{InstanceName, Workload};
-use riklet_sdn::{
-    NodeError, Request, Selector, UpOptions,
-    store::{Store, StoreError},
-};
-use riklet_vmm::runs::RunError;
+use riklet_api::{ApiError, NodeApi};
+use riklet_core::model::{InstanceName, Selector, Workload};
+use riklet_sdn::{NodeError, store::Store};
 
 /// Files that change in one breath are read once: after so long a pause, or so long after the first.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -59,8 +57,8 @@ struct Follower {
     again: Option<Instant>,
 }
 
-/// What could not be done, and why; `None` where the engine has ended.
-type Refused = Option<BTreeMap<String, String>>;
+/// The files and other subjects that something could not be done for, each with the reason.
+type Refused = BTreeMap<String, String>;
 
 /// Names, each with the file that asks for it from now on, or none.
 type Owned = BTreeMap<InstanceName, Option<String>>;
@@ -146,11 +144,10 @@ impl Follower {
     /// Makes what the files ask for. What is amiss is said, and tried again after a while.
     fn apply_or_say(&mut self) {
         let amiss = match self.apply() {
-            Ok(Some(complaints)) => {
+            Ok(complaints) => {
                 self.complain(complaints);
                 !self.complaints.is_empty()
             }
-            Ok(None) => false,
             Err(error) => {
                 self.events.error(&*error);
                 true
@@ -159,15 +156,14 @@ impl Follower {
         self.again = amiss.then(|| now() + AGAIN);
     }
 
-    fn apply(&mut self) -> Result<Refused, Box<dyn std::error::Error>> {
+    fn apply(&mut self) -> Result<Refused, Box<dyn Error>> {
         let files = self.directory.read()?;
-        let known = self.engine.blocking_with(|node| {
+        let known = self.engine.with(|LocalNode { node }| {
             let owners = node.look_at_records(Store::manifests)??;
             let recorded = node.list()?.into_iter().map(|l| l.instance.name().clone()).collect();
             Ok::<(_, BTreeSet<_>), NodeError>((owners, recorded))
         });
-        let Ok(known) = known else { return Ok(None) };
-        let (owners, recorded) = known?;
+        let (owners, recorded) = known.wait()??;
         self.applied.retain(|file, _| files.contains_key(file));
         let mut decision = decide(&files, &owners, &recorded, &self.applied);
         // Before anything is brought up: what is up and nobody's is somebody else's.
@@ -178,18 +174,17 @@ impl Follower {
             !(decision.owners.contains_key(*name) || decision.down.contains(*name))
         };
         changes.extend(owners.keys().filter(left).map(|name| (name.clone(), None)));
-        self.own(changes)?;
+        self.claim(changes)?;
         let mut complaints = std::mem::take(&mut decision.complaints);
-        let Some(refused) = self.take_down(decision.down) else { return Ok(None) };
-        complaints.extend(refused);
+        complaints.extend(self.take_down(decision.down));
         let wanted = decision.up.clone();
-        let Some(refused) = self.bring_up(decision.up, &recorded) else { return Ok(None) };
+        let refused = self.bring_up(decision.up, &recorded);
         let names = wanted.iter().filter(|(file, _)| refused.contains_key(*file));
         let names = names.flat_map(|(_, workloads)| workloads).map(Workload::name);
         let names: Vec<_> = names.filter(|name| !recorded.contains(*name)).cloned().collect();
-        self.disown(names)?;
+        self.release(names)?;
         complaints.extend(refused);
-        Ok(Some(complaints))
+        Ok(complaints)
     }
 
     /// Says what is new of this.
@@ -206,27 +201,25 @@ impl Follower {
     }
 
     /// Takes these down: together, or those of them that can be.
-    fn take_down(&self, names: BTreeSet<InstanceName>) -> Refused {
-        let mut refused = BTreeMap::new();
-        if names.is_empty() || self.down(names.clone())?.is_ok() {
-            return Some(refused);
+    fn take_down(&mut self, names: BTreeSet<InstanceName>) -> Refused {
+        let mut refused = Refused::new();
+        if names.is_empty() || self.down(names.clone()).is_ok() {
+            return refused;
         }
         for name in names {
-            if let Err(error) = self.down([name.clone()].into())? {
-                refused.insert(format!("no file defines {name} any more"), chain(&error));
+            if let Err(error) = self.down([name.clone()].into()) {
+                refused.insert(format!("no file defines {name} any more"), error.to_string());
             }
         }
-        Some(refused)
+        refused
     }
 
-    fn down(&self, names: BTreeSet<InstanceName>) -> Option<Result<(), RunError>> {
+    fn down(&mut self, names: BTreeSet<InstanceName>) -> Result<(), ApiError> {
         let listed: Vec<_> = names.iter().map(ToString::to_string).collect();
-        let done = self.engine.blocking_change(Request::Down(Selector::Named(names))).ok()?;
-        if done.is_ok() {
-            let text = format!("no file defines {} any more", listed.join(", "));
-            self.events.say(EventKind::Manifest, None, text);
-        }
-        Some(done.map(drop))
+        self.engine.down(&Selector::Named(names), false)?;
+        let text = format!("no file defines {} any more", listed.join(", "));
+        self.events.say(EventKind::Manifest, None, text);
+        Ok(())
     }
 
     /// Brings up all of these together: a port may go from one file to another. A file that is refused is left out, and
@@ -239,15 +232,16 @@ impl Follower {
         let mut refused = BTreeMap::new();
         let mut alone = BTreeMap::new();
         while !files.is_empty() {
-            match self.up(&files, recorded)? {
+            match self.up(&files, recorded) {
                 Ok(failed) => {
                     refused.extend(failed);
                     break;
                 }
                 Err(error) => {
-                    let of =
-                        |name| files.iter().find(|(_, all)| all.iter().any(|w| w.name() == name));
-                    let file = culprit(&error).and_then(of).map(|(file, _)| file.clone());
+                    let of = |name: &str| {
+                        files.iter().find(|(_, all)| all.iter().any(|w| w.name().as_str() == name))
+                    };
+                    let file = error.name.as_deref().and_then(of).map(|(file, _)| file.clone());
                     let left_out = file.and_then(|file| files.remove_entry(&file));
                     // Where nobody is to blame, each is tried by itself.
                     let left_out = left_out.map(|entry| [entry].into());
@@ -256,12 +250,12 @@ impl Follower {
             }
         }
         for (file, workloads) in alone {
-            match self.up(&[(file.clone(), workloads)].into(), recorded)? {
+            match self.up(&[(file.clone(), workloads)].into(), recorded) {
                 Ok(failed) => refused.extend(failed),
-                Err(error) => drop(refused.insert(file, chain(&error))),
+                Err(error) => drop(refused.insert(file, error.to_string())),
             }
         }
-        Some(refused)
+        refused
     }
 
     /// Brings these up, all or none. What could not be made of the kernel is answered for each file.
@@ -269,45 +263,40 @@ impl Follower {
         &mut self,
         files: &BTreeMap<String, Vec<Workload>>,
         recorded: &BTreeSet<InstanceName>,
-    ) -> Option<Result<BTreeMap<String, String>, RunError>> {
+    ) -> Result<Refused, ApiError> {
         let mut workloads: Vec<_> = files.values().flatten().cloned().collect();
         // Of two that ask for one port, the one that is up keeps it.
         workloads.sort_by_key(|workload| !recorded.contains(workload.name()));
-        let request = Request::Up(workloads, UpOptions::default());
-        let report = match self.engine.blocking_change(request).ok()? {
-            Ok(report) => report,
-            Err(error) => return Some(Err(error)),
-        };
-        let mut failed = BTreeMap::new();
+        let report = self.engine.up(&workloads, false)?;
+        let mut failed = Refused::new();
         for (file, workloads) in files {
-            let mine = |name| workloads.iter().any(|workload| workload.name() == name);
+            let mine = |name| workloads.iter().any(|workload| workload.name().as_str() == name);
             if let Some(failure) = report.failures.iter().find(|failure| mine(&failure.name)) {
-                failed.insert(file.clone(), chain(failure));
+                failed.insert(file.clone(), failure.error.clone());
                 continue;
             }
             self.applied.insert(file.clone(), workloads.clone());
-            if !report.done.is_empty() {
+            if !report.steps.is_empty() {
                 self.events.say(EventKind::Manifest, None, format!("{file}: applied"));
             }
         }
-        Some(Ok(failed))
+        Ok(failed)
     }
 
     /// Records which files ask for these names from now on.
-    fn own(&self, changes: Owned) -> Result<(), NodeError> {
+    fn claim(&self, changes: Owned) -> Result<(), Box<dyn Error>> {
         if changes.is_empty() {
             return Ok(());
         }
-        let owned = self.engine.blocking_with(move |node| node.set_manifests(&changes));
-        owned.unwrap_or(Ok(()))
+        Ok(self.engine.with(move |local| local.node.set_manifests(&changes)).wait()??)
     }
 
     /// Lets go of what is not up after all: whoever brings it up meanwhile has it.
-    fn disown(&self, names: Vec<InstanceName>) -> Result<(), NodeError> {
+    fn release(&self, names: Vec<InstanceName>) -> Result<(), Box<dyn Error>> {
         if names.is_empty() {
             return Ok(());
         }
-        let disowned = self.engine.blocking_with(move |node| {
+        let released = self.engine.with(move |LocalNode { node }| {
             let mut gone = Owned::new();
             for name in names {
                 if node.look_at_records(|store| store.get(&name))??.is_none() {
@@ -316,21 +305,7 @@ impl Follower {
             }
             node.set_manifests(&gone)
         });
-        disowned.unwrap_or(Ok(()))
-    }
-}
-
-/// Which instance a request was refused for.
-fn culprit(error: &RunError) -> Option<&InstanceName> {
-    match error {
-        RunError::Store(error) | RunError::Node(NodeError::Store(error)) => match error {
-            StoreError::PortTaken { name, .. } | StoreError::PoolExhausted { name, .. } => {
-                Some(name)
-            }
-            _ => None,
-        },
-        RunError::Node(NodeError::UnknownAccount { name, .. }) => Some(name),
-        _ => None,
+        Ok(released.wait()??)
     }
 }
 

@@ -1,11 +1,10 @@
-//! What each path does.
+//! The handlers, one for each operation: a request in, a document out.
 
 use axum::{
-    Json, Router,
+    Json,
     extract::{Path, RawQuery, Request, State, rejection::PathRejection},
-    http::{StatusCode, header::CONTENT_TYPE},
+    http::header::CONTENT_TYPE,
     response::{IntoResponse, Response},
-    routing::{get, post, put},
 };
 
 use super::{
@@ -14,36 +13,23 @@ use super::{
     problem::{Rejection, invalid},
     request, stream,
 };
-use crate as daemon;
 use crate::{
     documents,
-    engine::{Gone, WatchedNode},
-    events::EventKind,
+    engine::{Engine, Gone},
+    local::document,
     metrics::{MEDIA_TYPE, Snapshot},
+    now, problems,
 };
 #[cfg(test)]
 use riklet_api::Problem;
-use riklet_api::{Check, Health, Inspection, Listed, Plan, Report, Version, epoch_millis};
-
-use riklet_sdn::{Selector, UpOptions, store::Store};
-use riklet_vmm::runs::{self, RunError};
+use riklet_api::{
+    ApiError, Check, Health, Inspection, Listed, NodeApi, Plan, Report, Status, Version,
+};
+use riklet_core::model::Selector;
+use riklet_sdn::UpOptions;
 
 /// The version of the API.
 const API: &str = "v1";
-
-pub(super) fn router() -> Router<Api> {
-    Router::new()
-        .route("/v1/functions", get(list).post(up).delete(down_many))
-        .route("/v1/functions/{name}", put(up_one).get(inspect).delete(down_one))
-        .route("/v1/plan", post(plan))
-        .route("/v1/check", get(check))
-        .route("/v1/repair", post(repair))
-        .route("/v1/events", get(stream::events))
-        .route("/v1/health", get(health))
-        .route("/v1/version", get(version))
-        .route("/metrics", get(metrics))
-        .route("/v1/openapi.json", get(([(CONTENT_TYPE, "application/json")], DESCRIPTION)))
-}
 
 /// Brings up a function's network, or makes it what a changed definition says.
 #[cfg_attr(test, utoipa::path(put, path = "/v1/functions/{name}", request_body(content = Object, description = "A definition"),
@@ -63,11 +49,11 @@ pub(super) async fn up_one(
         [only] if *only.name() == name => {}
         [only] => {
             let detail = format!("the definition is of {}, the path of {name}", only.name());
-            return Err(invalid(StatusCode::UNPROCESSABLE_ENTITY, detail));
+            return Err(invalid(Status::UnprocessableEntity, detail));
         }
         many => {
             let detail = format!("{} definitions; POST /v1/functions takes many", many.len());
-            return Err(invalid(StatusCode::UNPROCESSABLE_ENTITY, detail));
+            return Err(invalid(Status::UnprocessableEntity, detail));
         }
     }
     change(&api, riklet_sdn::Request::Up(workloads, UpOptions { strict })).await
@@ -112,17 +98,8 @@ pub(super) async fn down_many(
     if !request::flag(&parameters, "purge")? {
         return change(&api, riklet_sdn::Request::Down(selector)).await;
     }
-    let purged = api.engine.alone(move |node| {
-        let owned = node.look_at_records(Store::manifests)??;
-        Ok::<_, RunError>((owned, runs::purge(node, &selector)?))
-    });
-    let (owned, report) = purged.await??;
-    if !owned.is_empty() {
-        let text = "the functions of definition files come back once a file that defines them changes, or the \
-                    daemon starts anew";
-        api.events.say(EventKind::Manifest, None, text.to_owned());
-    }
-    Ok(Json(documents::report(&report)))
+    let report = slowly(&api, move |engine| engine.down(&selector, true)).await?;
+    Ok(Json(report))
 }
 
 async fn change(api: &Api, request: riklet_sdn::Request) -> Result<Json<Report>, Rejection> {
@@ -130,10 +107,20 @@ async fn change(api: &Api, request: riklet_sdn::Request) -> Result<Json<Report>,
         riklet_sdn::Request::Up(..) => "up",
         riklet_sdn::Request::Down(_) => "down",
     };
-    let began = daemon::now();
+    let began = now();
     let done = api.engine.change(request).await?;
     api.events.metrics().operation(operation, done.is_err(), began.elapsed());
-    Ok(Json(documents::report(&done?)))
+    Ok(Json(document(done)?))
+}
+
+/// Does what takes long on a thread where nobody else waits for an answer.
+async fn slowly<T: Send + 'static>(
+    api: &Api,
+    call: impl FnOnce(&mut Engine) -> Result<T, ApiError> + Send + 'static,
+) -> Result<T, Rejection> {
+    let mut engine = api.engine.clone();
+    let done = tokio::task::spawn_blocking(move || call(&mut engine));
+    Ok(done.await.map_err(|_panicked| Gone)??)
 }
 
 /// What the daemon counts, as Prometheus reads it.
@@ -141,12 +128,11 @@ async fn change(api: &Api, request: riklet_sdn::Request) -> Result<Json<Report>,
     responses((status = 200, body = String, content_type = "application/openmetrics-text"),
         (status = "default", body = Problem, content_type = "application/problem+json"))))]
 pub(super) async fn metrics(State(api): State<Api>) -> Result<Response, Rejection> {
-    let status = api.engine.status().await?;
-    let functions = api.engine.with(riklet_sdn::WarmNode::list).await??;
-    // What takes long is not done where others wait for their answers.
-    let snapshot = tokio::task::spawn_blocking(move || Snapshot::take(status, functions));
-    let snapshot =
-        snapshot.await.map_err(|_panicked| Gone)?.map_err(riklet_sdn::NodeError::from)?;
+    let snapshot = slowly(&api, |engine| {
+        let counts = engine.counts().wait()?;
+        Snapshot::take(counts, engine.list()?).map_err(|error| problems::node(&error.into()))
+    });
+    let snapshot = snapshot.await?;
     let text = api.events.metrics().render(snapshot);
     Ok(([(CONTENT_TYPE, MEDIA_TYPE)], text).into_response())
 }
@@ -167,8 +153,7 @@ pub(super) async fn list(
 }
 
 pub(super) async fn listed(api: &Api) -> Result<Vec<Listed>, Rejection> {
-    let listed = api.engine.with(riklet_sdn::WarmNode::list).await??;
-    Ok(listed.iter().map(documents::listed).collect())
+    Ok(api.engine.with(NodeApi::list).await??)
 }
 
 /// One function, and all that is known of it.
@@ -179,8 +164,7 @@ pub(super) async fn inspect(
     name: Result<Path<String>, PathRejection>,
 ) -> Result<Json<Inspection>, Rejection> {
     let name = request::name(name)?;
-    let found = api.engine.with(move |node| node.inspect(&name)).await??;
-    Ok(Json(documents::inspection(&found)))
+    Ok(Json(api.engine.with(move |node| node.inspect(&name)).await??))
 }
 
 /// What bringing these functions up would do. Changes nothing.
@@ -191,45 +175,28 @@ pub(super) async fn plan(
     request: Request,
 ) -> Result<Json<Plan>, Rejection> {
     let workloads = request::definitions(&api, request).await?;
-    let (plan, warnings) = api.engine.with(move |node| node.plan(&workloads)).await??;
-    Ok(Json(documents::plan(&plan, &warnings)))
+    Ok(Json(api.engine.with(move |node| node.plan(&workloads)).await??))
 }
 
 /// How the kernel differs from the records.
 #[cfg_attr(test, utoipa::path(get, path = "/v1/check",
     responses((status = 200, body = Check), (status = "default", body = Problem, content_type = "application/problem+json"))))]
 pub(super) async fn check(State(api): State<Api>) -> Result<Json<Check>, Rejection> {
-    let check = |node: &mut WatchedNode| {
-        // Who asks does not want to hear what is remembered.
-        node.kernel().forget();
-        runs::check(node)
-    };
-    let (drift, lost) = api.engine.with(check).await??;
-    Ok(Json(documents::check(&drift, lost.into_iter().map(|run| run.name.to_string()))))
+    Ok(Json(api.engine.check_anew().await??))
 }
 
 /// Makes the kernel what the records say.
 #[cfg_attr(test, utoipa::path(post, path = "/v1/repair",
     responses((status = 200, body = Report), (status = "default", body = Problem, content_type = "application/problem+json"))))]
 pub(super) async fn repair(State(api): State<Api>) -> Result<Json<Report>, Rejection> {
-    let now = epoch_millis(daemon::wall_clock());
-    let repaired = api.engine.alone(move |node| runs::repair(node, now)).await??;
-    Ok(Json(documents::repaired(&repaired)))
+    Ok(Json(slowly(&api, NodeApi::repair).await?))
 }
 
 /// Whether the daemon works, and how it stands.
 #[cfg_attr(test, utoipa::path(get, path = "/v1/health",
     responses((status = 200, body = Health), (status = "default", body = Problem, content_type = "application/problem+json"))))]
 pub(super) async fn health(State(api): State<Api>) -> Result<Json<Health>, Rejection> {
-    let status = api.engine.status().await?;
-    Ok(Json(Health {
-        status: "ok".to_owned(),
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        functions: status.functions,
-        warm_slots: status.warm,
-        preparing_slots: status.preparing,
-        condemned_slots: status.draining,
-    }))
+    Ok(Json(documents::health(api.engine.counts().await?)))
 }
 
 /// Which program answers, and which version of the API.
@@ -237,4 +204,9 @@ pub(super) async fn health(State(api): State<Api>) -> Result<Json<Health>, Rejec
 pub(super) async fn version() -> Json<Version> {
     let version = env!("CARGO_PKG_VERSION").to_owned();
     Json(Version { version, api: API.to_owned() })
+}
+
+/// The description of the API.
+pub(super) async fn openapi() -> Response {
+    ([(CONTENT_TYPE, "application/json")], DESCRIPTION).into_response()
 }

@@ -4,6 +4,7 @@ mod handlers;
 mod openapi;
 mod problem;
 mod request;
+mod routes;
 mod socket;
 mod stream;
 
@@ -253,7 +254,7 @@ async fn feed_watchdog(engine: Engine) {
     let mut interval = time::interval(limit / 2);
     loop {
         interval.tick().await;
-        if engine.status().await.is_err() {
+        if engine.counts().await.is_err() {
             return;
         }
         let _not_supervised = sd_notify::notify(&[sd_notify::NotifyState::Watchdog]);
@@ -277,7 +278,7 @@ fn metrics_router(api: Api) -> Router {
 }
 
 fn router(api: Api) -> Router {
-    handlers::router()
+    routes::router()
         .fallback(problem::unknown_path)
         .method_not_allowed_fallback(problem::wrong_method)
         .with_state(api)

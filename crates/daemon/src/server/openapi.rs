@@ -1,6 +1,6 @@
 //! The API's description (`OpenAPI` 3.1): the text of openapi.json.
 //!
-//! A test makes it of the handlers and of the types that go over the wire, so that only tests compile utoipa.
+//! A test makes it of the routes and of the types that go over the wire, so that only tests compile utoipa.
 
 /// The description, as JSON.
 pub(super) const DESCRIPTION: &str =
@@ -8,33 +8,13 @@ pub(super) const DESCRIPTION: &str =
 
 #[cfg(test)]
 mod tests {
+    use serde_json::Value;
     use utoipa::OpenApi;
 
-    use super::super::{handlers, stream};
-
-    #[derive(OpenApi)]
-    #[openapi(
-        info(
-            title = "riklet-sdn",
-            description = "The network of a node that runs functions as microVMs, on a unix socket.",
-        ),
-        paths(
-            handlers::list,
-            handlers::up,
-            handlers::down_many,
-            handlers::up_one,
-            handlers::inspect,
-            handlers::down_one,
-            handlers::plan,
-            handlers::check,
-            handlers::repair,
-            stream::events,
-            handlers::health,
-            handlers::version,
-            handlers::metrics,
-        )
-    )]
-    struct Description;
+    use super::{
+        super::routes::described::{Description, ROUTES},
+        DESCRIPTION,
+    };
 
     /// `UPDATE_OPENAPI=1 cargo test -p riklet-daemon openapi` writes it.
     #[test]
@@ -47,5 +27,22 @@ mod tests {
         }
         let found = std::fs::read_to_string(path).unwrap_or_default();
         assert!(found == text, "run UPDATE_OPENAPI=1 cargo test -p riklet-daemon openapi");
+    }
+
+    /// The path and method of a handler's description are written beside it, those of the router in the list of routes.
+    #[test]
+    fn each_route_is_described_at_its_path_and_method() {
+        let description: Value = serde_json::from_str(DESCRIPTION).unwrap();
+        let paths = description["paths"].as_object().unwrap().iter();
+        let mut described: Vec<_> = paths
+            .flat_map(|(path, methods)| {
+                let methods = methods.as_object().unwrap().keys();
+                methods.map(move |method| (path.as_str(), method.as_str()))
+            })
+            .collect();
+        let mut routes = ROUTES.to_vec();
+        described.sort_unstable();
+        routes.sort_unstable();
+        assert_eq!(described, routes);
     }
 }

@@ -1,10 +1,9 @@
 //! What a client sends, as far as it is understood.
-#![expect(clippy::result_large_err, reason = "an error is said once, and goes to the client")]
 
 use axum::{
     body::Body,
     extract::{Path, Request, rejection::PathRejection},
-    http::{StatusCode, header::CONTENT_TYPE},
+    http::header::CONTENT_TYPE,
 };
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use tokio::time;
@@ -14,6 +13,7 @@ use super::{
     problem::{Rejection, invalid},
 };
 
+use riklet_api::Status;
 use riklet_core::{
     definition::{self, MAX_BYTES, Source},
     model::{InstanceName, Workload},
@@ -34,13 +34,13 @@ pub(super) async fn definitions(api: &Api, request: Request) -> Result<Vec<Workl
         Some(other) => {
             let detail =
                 format!("a definition is application/json or application/yaml, not {other}");
-            return Err(invalid(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail));
+            return Err(invalid(Status::UnsupportedMediaType, detail));
         }
     };
     let text = text(api, request.into_body()).await?;
     if json && !text.trim_start().starts_with(['{', '[']) {
         let detail = format!("{SOURCE}:1:1: not valid JSON: a definition begins with {{ or [");
-        return Err(invalid(StatusCode::BAD_REQUEST, detail));
+        return Err(invalid(Status::BadRequest, detail));
     }
     Ok(definition::parse(&[Source { name: SOURCE.to_owned(), text }])?)
 }
@@ -50,32 +50,32 @@ async fn text(api: &Api, body: Body) -> Result<String, Rejection> {
     let limited = Limited::new(body, MAX_BYTES);
     let Ok(read) = time::timeout(api.patience, limited.collect()).await else {
         let detail = format!("the body did not come within {:?}", api.patience);
-        return Err(invalid(StatusCode::REQUEST_TIMEOUT, detail));
+        return Err(invalid(Status::RequestTimeout, detail));
     };
     let bytes = match read {
         Ok(collected) => collected.to_bytes(),
         Err(error) if error.is::<LengthLimitError>() => {
             let detail = format!("the body has more than {MAX_BYTES} bytes, the most that is read");
-            return Err(invalid(StatusCode::PAYLOAD_TOO_LARGE, detail));
+            return Err(invalid(Status::PayloadTooLarge, detail));
         }
         Err(error) => {
             let detail = format!("the body cannot be read: {error}");
-            return Err(invalid(StatusCode::BAD_REQUEST, detail));
+            return Err(invalid(Status::BadRequest, detail));
         }
     };
     String::from_utf8(bytes.into())
-        .map_err(|_error| invalid(StatusCode::BAD_REQUEST, "the body is not UTF-8 text"))
+        .map_err(|_error| invalid(Status::BadRequest, "the body is not UTF-8 text"))
 }
 
 /// The name in a path.
 pub(super) fn name(path: Result<Path<String>, PathRejection>) -> Result<InstanceName, Rejection> {
-    let Path(text) = path.map_err(|error| invalid(StatusCode::BAD_REQUEST, error.body_text()))?;
+    let Path(text) = path.map_err(|error| invalid(Status::BadRequest, error.body_text()))?;
     parse_name(&text)
 }
 
 fn parse_name(text: &str) -> Result<InstanceName, Rejection> {
     InstanceName::try_from(text)
-        .map_err(|error| invalid(StatusCode::UNPROCESSABLE_ENTITY, format!("{text:?}: {error}")))
+        .map_err(|error| invalid(Status::UnprocessableEntity, format!("{text:?}: {error}")))
 }
 
 /// The parameters of a query, each of which must be one of `known`.
@@ -89,7 +89,7 @@ pub(super) fn parameters<'a>(
         if !known.contains(&name) {
             let known = known.join(", ");
             let detail = format!("unknown parameter {name}; expected one of {known}");
-            return Err(invalid(StatusCode::BAD_REQUEST, detail));
+            return Err(invalid(Status::BadRequest, detail));
         }
         found.push((name, value));
     }
@@ -104,7 +104,7 @@ pub(super) fn flag(parameters: &[(&str, &str)], wanted: &str) -> Result<bool, Re
         Some("true") => Ok(true),
         Some(other) => {
             let detail = format!("{wanted} is true or false, not {other:?}");
-            Err(invalid(StatusCode::BAD_REQUEST, detail))
+            Err(invalid(Status::BadRequest, detail))
         }
     }
 }
@@ -120,7 +120,7 @@ pub(super) fn selector(parameters: &[(&str, &str)]) -> Result<Selector, Rejectio
         (false, false) => Ok(Selector::Named(names)),
         _ => {
             let detail = "either name=NAME, as often as there are names, or all=true";
-            Err(invalid(StatusCode::BAD_REQUEST, detail))
+            Err(invalid(Status::BadRequest, detail))
         }
     }
 }

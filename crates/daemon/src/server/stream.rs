@@ -15,14 +15,11 @@ use tokio::sync::{broadcast, watch};
 use tokio_stream::wrappers::{BroadcastStream, errors::BroadcastStreamRecvError};
 
 use super::{Api, handlers, problem::Rejection, request};
-use crate::{
-    documents,
-    events::{self, EventKind},
-};
+use crate::events::{self, EventKind};
 use riklet_api as wire;
-use riklet_api::Listed;
 #[cfg(test)]
 use riklet_api::Problem;
+use riklet_api::{Listed, NodeApi};
 
 /// How often an idle stream shows that it is alive.
 const ALIVE: Duration = Duration::from_secs(15);
@@ -75,8 +72,7 @@ async fn change(api: &Api, event: &events::Event) -> Option<Event> {
         (EventKind::Up | EventKind::Failed, Some(name)) => {
             let name = name.clone();
             let found = api.engine.with(move |node| node.inspect(&name)).await.ok()?.ok()?;
-            let link = found.status.as_str().to_owned();
-            let listed = Listed { instance: documents::instance(&found.instance), link };
+            let listed = Listed { instance: found.instance, link: found.link };
             Some(data(event.kind.as_str(), &listed))
         }
         (EventKind::Down, Some(name)) => {

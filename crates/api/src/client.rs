@@ -1,0 +1,165 @@
+//! The client of a daemon: each operation is one HTTP exchange over the daemon's unix socket.
+
+use std::{io, os::unix::net::UnixStream, path::Path, time::Duration};
+
+use riklet_core::{
+    ErrorKind, definition,
+    model::{InstanceName, Selector, Workload},
+};
+use riklet_http::{ApiCall, HttpError, ServerEvent};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use super::{
+    ApiError, Check, Health, Inspection, Listed, NodeApi, Notification, Notifications, Plan,
+    Problem, Rebuilt, Report, Status, chain,
+};
+
+/// The longest time that an answer may take: ten thousand functions take some seconds.
+const TIMEOUT: Duration = Duration::from_mins(2);
+/// The longest body of an answer, in bytes. A list of ten thousand functions has some 6 MB.
+const LONGEST_ANSWER: usize = 64 * 1024 * 1024;
+/// The longest path with its query, in bytes. Servers refuse those of 64 KiB and more.
+const LONGEST_PATH: usize = 32 * 1024;
+
+/// A client of the daemon that listens on one socket.
+#[derive(Debug, Clone)]
+pub struct Client {
+    http: riklet_http::Client,
+}
+
+impl Client {
+    /// Creates a client, once a connection was possible.
+    ///
+    /// # Errors
+    /// Where nobody listens on the socket, or this process must not use it.
+    pub fn connect(socket: &Path) -> io::Result<Self> {
+        UnixStream::connect(socket)?;
+        Ok(Self { http: riklet_http::Client::new(socket, TIMEOUT).with_longest(LONGEST_ANSWER) })
+    }
+
+    /// Returns the path of the socket.
+    #[must_use]
+    pub fn socket(&self) -> &Path {
+        self.http.socket()
+    }
+
+    /// Does one exchange. A request that is longer than the daemon reads is refused before it is sent.
+    fn ask<T: DeserializeOwned>(&self, call: &ApiCall) -> Result<T, ApiError> {
+        let body = call.body.as_ref().map_or(0, |body| body.to_string().len());
+        if body > definition::MAX_BYTES || call.path.len() > LONGEST_PATH {
+            let detail =
+                format!("the request is too large for the daemon at {}", self.socket().display());
+            let hint = "name fewer functions at once, or run it as root";
+            let error = ApiError::invalid(Status::PayloadTooLarge, detail);
+            return Err(error.with_hint(hint.to_owned()));
+        }
+        let answer = self.http.exchange(call).map_err(|error| unanswered(&error))?;
+        let read = |error| not_understood(&call.to_string(), &error);
+        if answer.status == 200 {
+            return serde_json::from_slice(&answer.body).map_err(read);
+        }
+        let problem: Problem = serde_json::from_slice(&answer.body).map_err(read)?;
+        Err(problem.into())
+    }
+}
+
+impl NodeApi for Client {
+    fn up(&mut self, workloads: &[Workload], strict: bool) -> Result<Report, ApiError> {
+        let path = if strict { "/v1/functions?strict=true" } else { "/v1/functions" };
+        self.ask(&ApiCall::post(path, Some(definitions(workloads))))
+    }
+
+    fn down(&mut self, selector: &Selector, purge: bool) -> Result<Report, ApiError> {
+        self.ask(&ApiCall::delete(&down_path(selector, purge)))
+    }
+
+    fn list(&mut self) -> Result<Vec<Listed>, ApiError> {
+        self.ask(&ApiCall::get("/v1/functions"))
+    }
+
+    fn inspect(&mut self, name: &InstanceName) -> Result<Inspection, ApiError> {
+        self.ask(&ApiCall::get(&format!("/v1/functions/{name}")))
+    }
+
+    fn plan(&mut self, workloads: &[Workload]) -> Result<Plan, ApiError> {
+        self.ask(&ApiCall::post("/v1/plan", Some(definitions(workloads))))
+    }
+
+    fn check(&mut self) -> Result<Check, ApiError> {
+        self.ask(&ApiCall::get("/v1/check"))
+    }
+
+    fn repair(&mut self) -> Result<Report, ApiError> {
+        self.ask(&ApiCall::post("/v1/repair", None))
+    }
+
+    fn rebuild(&mut self, _force: bool) -> Result<Rebuilt, ApiError> {
+        Err(database_is_open(self.socket()))
+    }
+
+    fn adopt(&mut self) -> Result<Rebuilt, ApiError> {
+        Err(database_is_open(self.socket()))
+    }
+
+    fn health(&mut self) -> Result<Option<Health>, ApiError> {
+        self.ask(&ApiCall::get("/v1/health")).map(Some)
+    }
+
+    fn events(&mut self, follow: bool) -> Result<Notifications, ApiError> {
+        let path = if follow { "/v1/events" } else { "/v1/events?recent=true" };
+        let events = self.http.events(path).map_err(|error| unanswered(&error))?;
+        Ok(Box::new(events.map(|event| notification(&event.map_err(|error| unanswered(&error))?))))
+    }
+}
+
+/// Creates the refusal of what a daemon that listens on this socket does not do while it has the database open.
+#[must_use]
+pub fn database_is_open(socket: &Path) -> ApiError {
+    let detail = format!(
+        "a daemon is running and has the database open; it listens on {}",
+        socket.display()
+    );
+    ApiError::new(Status::Conflict, ErrorKind::Failed, detail)
+        .with_hint("end it first (`systemctl stop riklet-sdn`)".to_owned())
+}
+
+fn unanswered(error: &HttpError) -> ApiError {
+    let detail = format!("the daemon does not answer: {}", chain(error));
+    ApiError::new(Status::ServiceUnavailable, ErrorKind::Failed, detail)
+}
+
+fn not_understood(call: &str, error: &serde_json::Error) -> ApiError {
+    let detail = format!(
+        "cannot understand the daemon's answer to {call}; it may have another version: {error}"
+    );
+    ApiError::new(Status::BadGateway, ErrorKind::Failed, detail)
+}
+
+fn down_path(selector: &Selector, purge: bool) -> String {
+    let mut query = match selector {
+        Selector::All => "all=true".to_owned(),
+        Selector::Named(names) => {
+            let names = names.iter().map(|name| format!("name={name}"));
+            names.collect::<Vec<_>>().join("&")
+        }
+    };
+    if purge {
+        query.push_str("&purge=true");
+    }
+    format!("/v1/functions?{query}")
+}
+
+/// Returns the definitions as they go over the wire.
+fn definitions(workloads: &[Workload]) -> Value {
+    workloads.iter().map(definition::to_value).collect()
+}
+
+fn notification(event: &ServerEvent) -> Result<Notification, ApiError> {
+    let read = |error| not_understood("GET /v1/events", &error);
+    if event.name == "lost" {
+        let missed: Value = serde_json::from_str(&event.data).map_err(read)?;
+        return Ok(Notification::Missed(missed["count"].as_u64().unwrap_or_default()));
+    }
+    serde_json::from_str(&event.data).map(Notification::Event).map_err(read)
+}

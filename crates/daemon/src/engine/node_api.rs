@@ -1,0 +1,95 @@
+//! The engine as a [`NodeApi`], for threads: each call waits for its turn.
+
+use riklet_api::{
+    ApiError, Check, Health, Inspection, Listed, NodeApi, Notification, Notifications, Plan,
+    Rebuilt, Report, database_is_open,
+};
+use riklet_core::model::{InstanceName, Selector, Workload};
+use riklet_sdn::{NodeError, Request, UpOptions, store::Store};
+use riklet_vmm::runs::Orphans;
+use tokio::sync::broadcast::error::RecvError;
+
+use super::Engine;
+use crate::{
+    documents,
+    events::EventKind,
+    local::{document, forget_runs},
+    problems,
+};
+
+impl NodeApi for Engine {
+    fn up(&mut self, workloads: &[Workload], strict: bool) -> Result<Report, ApiError> {
+        document(self.change(Request::Up(workloads.to_vec(), UpOptions { strict })).wait()?)
+    }
+
+    fn down(&mut self, selector: &Selector, purge: bool) -> Result<Report, ApiError> {
+        if !purge {
+            return document(self.change(Request::Down(selector.clone())).wait()?);
+        }
+        let wanted = selector.clone();
+        let purged = self.alone(move |node| {
+            let owned = node.node.look_at_records(Store::manifests)??;
+            Ok((owned, node.purge(&wanted)))
+        });
+        let (owned, report) = purged.wait()?.map_err(|error: NodeError| problems::node(&error))?;
+        let report = report?;
+        if !owned.is_empty() {
+            let text = "the functions of definition files come back once a file that defines them changes, or the \
+                        daemon starts anew";
+            self.events.say(EventKind::Manifest, None, text.to_owned());
+        }
+        forget_runs(&self.state_dir, selector).map(|()| report)
+    }
+
+    fn list(&mut self) -> Result<Vec<Listed>, ApiError> {
+        self.with(NodeApi::list).wait()?
+    }
+
+    fn inspect(&mut self, name: &InstanceName) -> Result<Inspection, ApiError> {
+        let name = name.clone();
+        self.with(move |node| node.inspect(&name)).wait()?
+    }
+
+    fn plan(&mut self, workloads: &[Workload]) -> Result<Plan, ApiError> {
+        let workloads = workloads.to_vec();
+        self.with(move |node| node.plan(&workloads)).wait()?
+    }
+
+    fn check(&mut self) -> Result<Check, ApiError> {
+        self.check_anew().wait()?
+    }
+
+    /// Ends the VMMs of lost runs on the calling thread: nobody else waits for that.
+    fn repair(&mut self) -> Result<Report, ApiError> {
+        let orphans = Orphans::take_over(&self.state_dir);
+        let orphans = orphans.map_err(|error| problems::run(&error))?;
+        self.alone(move |node| node.repair_with(orphans)).wait()?
+    }
+
+    fn rebuild(&mut self, _force: bool) -> Result<Rebuilt, ApiError> {
+        Err(database_is_open(&self.socket))
+    }
+
+    fn adopt(&mut self) -> Result<Rebuilt, ApiError> {
+        Err(database_is_open(&self.socket))
+    }
+
+    fn health(&mut self) -> Result<Option<Health>, ApiError> {
+        Ok(Some(documents::health(self.counts().wait()?)))
+    }
+
+    fn events(&mut self, follow: bool) -> Result<Notifications, ApiError> {
+        let (remembered, mut coming) = self.events.listen();
+        let remembered =
+            remembered.into_iter().map(|event| Ok(Notification::Event((&event).into())));
+        if !follow {
+            return Ok(Box::new(remembered));
+        }
+        let coming = std::iter::from_fn(move || match coming.blocking_recv() {
+            Ok(event) => Some(Ok(Notification::Event((&event).into()))),
+            Err(RecvError::Lagged(count)) => Some(Ok(Notification::Missed(count))),
+            Err(RecvError::Closed) => None,
+        });
+        Ok(Box::new(remembered.chain(coming)))
+    }
+}

@@ -1,0 +1,57 @@
+use std::{
+    future::Future,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use riklet_api::{ApiError, ErrorKind, Status};
+use tokio::sync::oneshot;
+
+/// The engine has ended: it was asked to, or it panicked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the daemon is ending")]
+pub struct Gone;
+
+/// The reply of the engine to come: a task awaits it, a thread waits for it by [`Self::wait`].
+///
+/// What was asked is done whether or not somebody waits.
+#[derive(Debug)]
+#[must_use = "what is asked is done, and nobody hears of its outcome"]
+pub struct Pending<T>(Option<oneshot::Receiver<T>>);
+
+impl<T> Pending<T> {
+    pub(super) const fn new(receiver: oneshot::Receiver<T>) -> Self {
+        Self(Some(receiver))
+    }
+
+    pub(super) const fn gone() -> Self {
+        Self(None)
+    }
+
+    /// Waits for the reply. Not for asynchronous code, whose thread it would keep.
+    ///
+    /// # Errors
+    /// Where the engine has ended.
+    pub fn wait(self) -> Result<T, Gone> {
+        self.0.ok_or(Gone)?.blocking_recv().map_err(|_gone| Gone)
+    }
+}
+
+impl<T> Future for Pending<T> {
+    type Output = Result<T, Gone>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        match &mut self.0 {
+            Some(receiver) => {
+                Pin::new(receiver).poll(context).map(|reply| reply.map_err(|_gone| Gone))
+            }
+            None => Poll::Ready(Err(Gone)),
+        }
+    }
+}
+
+impl From<Gone> for ApiError {
+    fn from(gone: Gone) -> Self {
+        Self::new(Status::ServiceUnavailable, ErrorKind::Failed, gone.to_string())
+    }
+}

@@ -1,0 +1,144 @@
+//! The node in this process, as a [`NodeApi`].
+
+use std::path::Path;
+
+use riklet_api::{
+    ApiError, Check, ErrorKind, Health, Inspection, Listed, NodeApi, Notifications, Plan, Rebuilt,
+    Report, Status, epoch_millis,
+};
+use riklet_core::model::{InstanceName, Selector, Workload};
+use riklet_kernel::linux::Linux;
+use riklet_sdn::{Config, Node, NodeOperations, RebuildOptions, UpOptions, store::Store};
+use riklet_vmm::runs::{self, Orphans, RunError};
+
+use super::{documents, problems, wall_clock};
+
+/// The node in this process, with what it runs.
+///
+/// The command line works with it where no daemon listens, and the daemon's engine has one: both answer by the same
+/// functions.
+#[derive(Debug)]
+pub struct LocalNode<N = Node<Linux>> {
+    pub(crate) node: N,
+}
+
+impl<N: NodeOperations> LocalNode<N> {
+    /// Creates the API of this node.
+    #[must_use]
+    pub const fn new(node: N) -> Self {
+        Self { node }
+    }
+
+    /// Returns the node.
+    pub const fn node(&mut self) -> &mut N {
+        &mut self.node
+    }
+
+    /// Returns the configuration.
+    #[must_use]
+    pub fn config(&self) -> &Config {
+        self.node.config()
+    }
+
+    /// Takes instances down, with what all share. [`forget_runs`] is the rest of a `down` with `purge`.
+    ///
+    /// # Errors
+    /// As [`NodeApi::down`].
+    pub fn purge(&mut self, selector: &Selector) -> Result<Report, ApiError> {
+        self.refuse_running(selector).map_err(|error| problems::run(&error))?;
+        document(self.node.down(selector, true))
+    }
+
+    /// Clears these runs away and repairs: [`Orphans::take_over`] is the other part of a `repair`.
+    ///
+    /// # Errors
+    /// As [`NodeApi::repair`].
+    pub fn repair_with(&mut self, orphans: Orphans) -> Result<Report, ApiError> {
+        let repaired = runs::repair(&mut self.node, orphans, epoch_millis(wall_clock()));
+        let repaired = repaired.map_err(|error| problems::run(&error))?;
+        Ok(documents::repaired(&repaired))
+    }
+
+    /// Refuses where one of these instances is being run: whoever runs it takes it down.
+    fn refuse_running(&self, selector: &Selector) -> Result<(), RunError> {
+        let store = Store::open_existing(&self.config().state_dir)?;
+        store.map_or(Ok(()), |store| runs::refuse_running(&store, selector))
+    }
+}
+
+impl<N: NodeOperations> NodeApi for LocalNode<N> {
+    fn up(&mut self, workloads: &[Workload], strict: bool) -> Result<Report, ApiError> {
+        document(self.node.up(workloads, UpOptions { strict }))
+    }
+
+    fn down(&mut self, selector: &Selector, purge: bool) -> Result<Report, ApiError> {
+        if purge {
+            let report = self.purge(selector)?;
+            return forget_runs(&self.config().state_dir, selector).map(|()| report);
+        }
+        self.refuse_running(selector).map_err(|error| problems::run(&error))?;
+        document(self.node.down(selector, false))
+    }
+
+    fn list(&mut self) -> Result<Vec<Listed>, ApiError> {
+        let listed = self.node.list().map_err(|error| problems::node(&error))?;
+        Ok(listed.iter().map(documents::listed).collect())
+    }
+
+    fn inspect(&mut self, name: &InstanceName) -> Result<Inspection, ApiError> {
+        let found = self.node.inspect(name).map_err(|error| problems::node(&error))?;
+        Ok(documents::inspection(&found))
+    }
+
+    fn plan(&mut self, workloads: &[Workload]) -> Result<Plan, ApiError> {
+        let planned = self.node.plan(workloads).map_err(|error| problems::node(&error))?;
+        Ok(documents::plan(&planned.0, &planned.1))
+    }
+
+    fn check(&mut self) -> Result<Check, ApiError> {
+        let (drift, lost) = runs::check(&mut self.node).map_err(|error| problems::run(&error))?;
+        Ok(documents::check(&drift, lost.into_iter().map(|run| run.name.to_string())))
+    }
+
+    fn repair(&mut self) -> Result<Report, ApiError> {
+        let orphans = Orphans::take_over(&self.config().state_dir);
+        self.repair_with(orphans.map_err(|error| problems::run(&error))?)
+    }
+
+    fn rebuild(&mut self, force: bool) -> Result<Rebuilt, ApiError> {
+        let rebuilt =
+            self.node.rebuild(RebuildOptions { force }).map_err(|error| problems::node(&error))?;
+        Ok(documents::rebuilt(&rebuilt))
+    }
+
+    fn adopt(&mut self) -> Result<Rebuilt, ApiError> {
+        let adopted = self.node.adopt().map_err(|error| problems::node(&error))?;
+        Ok(documents::rebuilt(&adopted))
+    }
+
+    fn health(&mut self) -> Result<Option<Health>, ApiError> {
+        Ok(None)
+    }
+
+    fn events(&mut self, _follow: bool) -> Result<Notifications, ApiError> {
+        let detail = format!("no daemon listens on {}", self.config().socket().display());
+        let error = ApiError::new(Status::ServiceUnavailable, ErrorKind::Failed, detail);
+        Err(error.with_hint("start one with `riklet-sdn serve`".to_owned()))
+    }
+}
+
+/// Describes the outcome of an operation of the node.
+pub(crate) fn document(
+    outcome: Result<riklet_sdn::Report, impl Into<RunError>>,
+) -> Result<Report, ApiError> {
+    outcome.map(|report| documents::report(&report)).map_err(|error| problems::run(&error.into()))
+}
+
+/// Forgets the runs that have ended, where all instances were taken down with what they shared. This takes as long as
+/// there are logs to remove.
+pub(crate) fn forget_runs(state_dir: &Path, selector: &Selector) -> Result<(), ApiError> {
+    match selector {
+        Selector::All => runs::forget_ended(state_dir).map_err(|error| problems::run(&error)),
+        Selector::Named(_) => Ok(()),
+    }
+}

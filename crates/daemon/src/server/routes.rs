@@ -1,0 +1,54 @@
+//! The paths of the API, each with its methods and their handlers. The router and the description are made of this one
+//! list.
+
+use axum::{
+    Router,
+    routing::{MethodRouter, get},
+};
+
+use super::{Api, handlers, stream};
+
+/// Makes of `path => method module::handler` the router, and for tests the list and the description.
+macro_rules! routes {
+    ($($path:literal => $($method:ident $module:ident::$handler:ident),+;)*) => {
+        /// Returns the router of all paths that the description has.
+        fn described() -> Router<Api> {
+            Router::new()$(.route($path, MethodRouter::new()$(.$method($module::$handler))+))*
+        }
+
+        #[cfg(test)]
+        pub(super) mod described {
+            use super::super::{handlers, stream};
+
+            /// The paths, each with a method.
+            pub(in super::super) const ROUTES: &[(&str, &str)] =
+                &[$($(($path, stringify!($method))),+),*];
+
+            #[derive(utoipa::OpenApi)]
+            #[openapi(
+                info(
+                    title = "riklet-sdn",
+                    description = "The network of a node that runs functions as microVMs, on a unix socket.",
+                ),
+                paths($($($module::$handler),+),*)
+            )]
+            pub(in super::super) struct Description;
+        }
+    };
+}
+
+routes! {
+    "/v1/functions" => get handlers::list, post handlers::up, delete handlers::down_many;
+    "/v1/functions/{name}" => put handlers::up_one, get handlers::inspect, delete handlers::down_one;
+    "/v1/plan" => post handlers::plan;
+    "/v1/check" => get handlers::check;
+    "/v1/repair" => post handlers::repair;
+    "/v1/events" => get stream::events;
+    "/v1/health" => get handlers::health;
+    "/v1/version" => get handlers::version;
+    "/metrics" => get handlers::metrics;
+}
+
+pub(super) fn router() -> Router<Api> {
+    described().route("/v1/openapi.json", get(handlers::openapi))
+}
