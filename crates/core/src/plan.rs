@@ -3,6 +3,7 @@
 //! A plan leaves nothing to decide to whoever carries it out, and prints itself.
 
 mod claim;
+mod usable;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -22,6 +23,8 @@ use crate::{
     model::{Family, InterfaceName, Mark, Owner, Pool, Protocol, Slot},
     workload::{Fragment, alias},
 };
+
+pub use usable::{is_usable, unusable};
 
 pub use claim::{Adoption, Claim, Holder, Object, claims, lost_owner};
 

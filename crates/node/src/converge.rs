@@ -25,6 +25,8 @@ pub(crate) struct Converged<'a> {
     pub(crate) scope: Option<&'a Changes>,
     /// When the TAPs of the instances that left are deleted.
     pub(crate) deletion: LinkDeletion,
+    /// The slots that no new instance may have; `None` where not all were looked at.
+    pub(crate) unusable: Option<BTreeSet<Slot>>,
 }
 
 /// The part of the desired state that an operation is about, and what the kernel had of it before the records changed.
@@ -51,7 +53,7 @@ impl<K: Kernel> Context<'_, K> {
             && let Some(view) = ScopedView::new(host, changes)
         {
             let view = view.with_cache(self.cache, store)?;
-            if let Some(found) = view.observe(self.kernel)? {
+            if let Some(found) = view.observe_first(self.kernel)? {
                 self.refuse(view.claims(&found))?;
                 return Ok(Sight::Scoped(view, found));
             }
@@ -84,7 +86,8 @@ impl<K: Kernel> Session<'_, K> {
             Sight::Scoped(view, found) => {
                 if let Some(outcome) = view.converge(context.kernel, found)? {
                     let deletion = context.cache.link_deletion();
-                    return Ok(Converged { outcome, scope: Some(view.changes()), deletion });
+                    let scope = Some(view.changes());
+                    return Ok(Converged { outcome, scope, deletion, unusable: None });
                 }
                 let (cache, deletion) = (&*context.cache, LinkDeletion::Immediate);
                 let view = FullView::new(host, store, cache, interrupted, deletion)?;
@@ -92,8 +95,9 @@ impl<K: Kernel> Session<'_, K> {
                 (view, found)
             }
         };
+        let unusable = Some(plan::unusable(&view.desired(), &found));
         let outcome = view.converge(context.kernel, found)?.unwrap_or_default();
-        Ok(Converged { outcome, scope: None, deletion: LinkDeletion::Immediate })
+        Ok(Converged { outcome, scope: None, deletion: LinkDeletion::Immediate, unusable })
     }
 }
 

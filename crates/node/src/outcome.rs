@@ -40,7 +40,7 @@ impl<K: Kernel> Session<'_, K> {
         converged: Converged<'_>,
         records: &[Record],
     ) -> Result<Committed, NodeError> {
-        let Converged { outcome, scope, deletion } = converged;
+        let Converged { outcome, scope, deletion, unusable } = converged;
         let cache = &mut *self.context.cache;
         if scope.is_some() && outcome.is_clean() && cache.defer(records) {
             cache.note_broken(BTreeMap::new(), scope);
@@ -51,6 +51,9 @@ impl<K: Kernel> Session<'_, K> {
         if scope.is_none() {
             failures.extend(reopen_broken(&tx, &outcome, &failures)?);
             commit_reserved(cache, &tx, &outcome)?;
+        }
+        if let Some(unusable) = unusable {
+            tx.set_passed_over(&unusable)?;
         }
         let broken = generations(&tx, outcome.failed.keys())?;
         tx.commit()?;

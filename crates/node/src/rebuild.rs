@@ -11,7 +11,7 @@ use super::{
 };
 use crate::store::{Phase, Setting, Store, StoreError, Tx};
 use riklet_core::{
-    firewall::{Backend, BaseState, Change, Ruleset},
+    firewall::{Backend, Change, Ruleset},
     forwarding::{OFF, ON},
     link::{LinkState, Tap},
     model::{
@@ -191,7 +191,7 @@ impl<K: Kernel> Context<'_, K> {
             let host = Host::first(self.kernel, self.config, tx, (backend, pool), survey)?;
             let Some(base_ruleset) = &host.base_ruleset else { continue };
             let expected = Ruleset { base_ruleset: base_ruleset.clone(), entries: [].into() };
-            if self.kernel.firewall(backend, &expected)?.base_ruleset != BaseState::Absent {
+            if !self.kernel.firewall(backend, &expected)?.marks.is_empty() {
                 self.deduce_forwarding(tx, &host)?;
                 return Ok(host);
             }

@@ -7,7 +7,9 @@ use super::{
 };
 use crate::store::{Phase, Record, Store, Tx};
 use riklet_core::{
+    link::LinkState,
     model::{Exposure, InstanceName, Slot, Workload},
+    plan,
     workload::{self, Fragment},
 };
 use riklet_kernel::Kernel;
@@ -20,6 +22,20 @@ pub(crate) type Changes = BTreeMap<Slot, Change>;
 pub(crate) struct Change {
     pub(crate) before: Option<Fragment>,
     pub(crate) after: Option<Fragment>,
+    /// The interface of the slot.
+    pub(crate) interface: Interface,
+}
+
+/// What is known of a slot's interface when the kernel is looked at.
+#[derive(Debug, Clone, Default)]
+pub(crate) enum Interface {
+    /// Nothing: the kernel is asked.
+    #[default]
+    Unknown,
+    /// There is none.
+    Missing,
+    /// It is like this.
+    Present(Box<LinkState>),
 }
 
 /// What a request changed in the records.
@@ -58,8 +74,13 @@ impl<K: Kernel> Context<'_, K> {
             let old: &[Exposure] = before.as_ref().map_or(&[], |b| b.workload.exposures());
             let new = workload.exposures().iter().filter(|exposure| !old.contains(exposure));
             opened.extend(new.map(|exposure| (workload.name(), *exposure)));
+            let (record, interface) = match before {
+                Some(_) => (record, Interface::Unknown),
+                None => self.place(host, tx, record)?,
+            };
             let before = before.map(|before| fragment(host, &before)).transpose()?;
-            changes.insert(record.slot, Change { before, after: Some(fragment(host, &record)?) });
+            let after = Some(fragment(host, &record)?);
+            changes.insert(record.slot, Change { before, after, interface });
             records.push(record);
         }
         let warnings = shadow::shadowed(self.kernel, &opened)?;
@@ -68,6 +89,28 @@ impl<K: Kernel> Context<'_, K> {
                 Err(NodeError::Shadows { warning: Box::new(warning.clone()) })
             }
             _ => Ok(Recorded { records, changes, warnings }),
+        }
+    }
+
+    /// Finds a slot for a new instance whose interface it may have, and returns what is there.
+    ///
+    /// A slot is passed over where a stranger's interface has its name, or where a VMM has a TAP open there that is
+    /// another instance's. Where all others are taken, it gets such a slot: the interface may be gone since.
+    fn place(
+        &mut self,
+        host: &Host,
+        tx: &Tx<'_>,
+        record: Record,
+    ) -> Result<(Record, Interface), NodeError> {
+        let (mut record, mut tried) = (record, BTreeSet::new());
+        loop {
+            let Some(link) = self.kernel.link(&record.slot.interface())? else {
+                return Ok((record, Interface::Missing));
+            };
+            if plan::is_usable(&link, record.workload.name()) || !tried.insert(record.slot) {
+                return Ok((record, Interface::Present(Box::new(link))));
+            }
+            record = tx.pass_over(&record, host.node.pool.capacity())?;
         }
     }
 
@@ -81,7 +124,7 @@ impl<K: Kernel> Context<'_, K> {
         let mut recorded = Recorded::default();
         for record in self.leaving(tx, selector)? {
             let before = Some(fragment(host, &record)?);
-            recorded.changes.insert(record.slot, Change { before, after: None });
+            recorded.changes.insert(record.slot, Change { before, ..Change::default() });
             recorded.records.extend(tx.set_phase(&record, Phase::Removing)?);
         }
         Ok(recorded)

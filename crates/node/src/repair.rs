@@ -64,19 +64,24 @@ impl<K: Kernel> Session<'_, K> {
             return Ok(Report::default());
         };
         let interrupted = context.interrupted(&tx)?;
-        let mut changes = Changes::new();
+        let (mut changes, mut free) = (Changes::new(), BTreeSet::new());
         for &slot in slots {
             match context.shall_be(&host, &tx, slot)? {
                 Shall::Be(fragment) => {
                     let (before, after) = (Some((*fragment).clone()), Some(*fragment));
-                    changes.insert(slot, Change { before, after });
+                    changes.insert(slot, Change { before, after, ..Change::default() });
                 }
                 Shall::Wait => {}
+                Shall::BeFree => drop(free.insert(slot)),
                 Shall::NotBe => {
                     drop(tx);
                     return self.reconcile(&BTreeSet::new(), Adoption::Nothing);
                 }
             }
+        }
+        if !free.is_empty() {
+            // A stranger's interface may have been there.
+            tx.set_passed_over(&tx.passed_over()?.difference(&free).copied().collect())?;
         }
         host.record(&tx)?;
         let sight = context.look(&tx, &host, &changes, &interrupted)?;
@@ -92,6 +97,8 @@ enum Shall {
     Be(Box<Fragment>),
     /// Somebody else is at work on it, or will be; or there is nothing to be done.
     Wait,
+    /// Nobody has it, and it has no interface.
+    BeFree,
     /// It has an interface that leaked, or is a stranger's.
     NotBe,
 }
@@ -108,7 +115,7 @@ impl<K: Kernel> Context<'_, K> {
                 Shall::Be(workload::spare(slot, &host.node)?.into())
             }
             (None, Some(ReservedSlot::Draining)) => Shall::Wait,
-            _ if self.kernel.link(&slot.interface())?.is_none() => Shall::Wait,
+            _ if self.kernel.link(&slot.interface())?.is_none() => Shall::BeFree,
             _ => Shall::NotBe,
         })
     }

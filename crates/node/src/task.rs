@@ -11,7 +11,7 @@ use riklet_core::{
     model::{InterfaceName, Slot},
     workload,
 };
-use riklet_kernel::{Kernel, KernelError};
+use riklet_kernel::{Kernel, KernelError, Refusal};
 
 /// Work on reserved slots, to be done by any thread, with a kernel of its own of the same network namespace. Where it is
 /// not done, or not to its end, [`WarmNode::repair`](crate::WarmNode::repair) does it.
@@ -123,7 +123,13 @@ impl<K: Kernel> Operations<'_, K> {
         let kept = kept.iter().flat_map(|(slots, _)| slots);
         let cache = &mut *session.context.cache;
         cache.end_task(ready.iter().chain(freed).chain(failed.keys()).chain(kept));
-        cache.avoid(failed.keys());
+        // Where somebody's interface has the name, the slot is passed over as long as it has.
+        let is_occupied = |error: &KernelError| {
+            matches!(error.refusal().errno, Some(Refusal::EBUSY | Refusal::EEXIST))
+        };
+        let (occupied, unusable): (Vec<_>, Vec<_>) =
+            failed.iter().partition(|(_, error)| is_occupied(error));
+        cache.avoid(unusable.into_iter().map(|(slot, _)| slot));
         cache.forget_flows(freed);
         let (tx, context) = session.begin()?;
         for &slot in ready {
@@ -134,6 +140,11 @@ impl<K: Kernel> Operations<'_, K> {
         }
         for &slot in failed.keys() {
             tx.free_spare(slot, ReservedSlot::Creating)?;
+        }
+        if !occupied.is_empty() {
+            let mut passed = tx.passed_over()?;
+            passed.extend(occupied.into_iter().map(|(slot, _)| slot));
+            tx.set_passed_over(&passed)?;
         }
         context.commit(tx)
     }

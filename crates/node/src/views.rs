@@ -10,7 +10,7 @@ use super::{
     cache::Cache,
     converge::{Outcome, View},
     host::Host,
-    record::{Change, Changes, fragments},
+    record::{Change, Changes, Interface, fragments},
 };
 use crate::store::{Phase, ReservedSlot, Store};
 use riklet_core::{
@@ -20,7 +20,7 @@ use riklet_core::{
     plan::{Adoption, Desired, LinkDeletion, Observed, Step},
     workload::{self, Fragment},
 };
-use riklet_kernel::Kernel;
+use riklet_kernel::{Kernel, KernelError};
 
 /// The changed slots. Costs the same however many others there are.
 pub(crate) struct ScopedView<'a> {
@@ -89,6 +89,33 @@ impl View for ScopedView<'_> {
     }
 
     fn observe(&self, kernel: &mut impl Kernel) -> Result<Option<Observed>, NodeError> {
+        self.observe_with(kernel, |kernel, slot, _| kernel.link(&slot.interface()))
+    }
+
+    /// A firewall that refuses has something else than the records say.
+    fn suffices(&self, outcome: &Outcome) -> bool {
+        !matches!(outcome.halted, Some((Step::Firewall(..), _)))
+    }
+}
+
+impl ScopedView<'_> {
+    /// The same where nothing has changed since the slots were taken: what was found then is not asked for again.
+    pub(crate) fn observe_first(
+        &self,
+        kernel: &mut impl Kernel,
+    ) -> Result<Option<Observed>, NodeError> {
+        self.observe_with(kernel, |kernel, slot, change| match &change.interface {
+            Interface::Unknown => kernel.link(&slot.interface()),
+            Interface::Missing => Ok(None),
+            Interface::Present(link) => Ok(Some((**link).clone())),
+        })
+    }
+
+    fn observe_with<K: Kernel>(
+        &self,
+        kernel: &mut K,
+        link: impl Fn(&mut K, Slot, &Change) -> Result<Option<LinkState>, KernelError>,
+    ) -> Result<Option<Observed>, NodeError> {
         let before = self.changes.values().filter_map(|change| change.before.as_ref());
         let entries: BTreeSet<Entry> = before.flat_map(|before| &before.entries).copied().collect();
         if !kernel.probe_firewall(self.host.backend, self.base_ruleset, &entries)? {
@@ -103,8 +130,8 @@ impl View for ScopedView<'_> {
             return Ok(None);
         }
         let mut links = BTreeMap::new();
-        for &slot in self.changes.keys() {
-            links.extend(kernel.link(&slot.interface())?.map(|link| (slot, link)));
+        for (&slot, change) in self.changes {
+            links.extend(link(kernel, slot, change)?.map(|link| (slot, link)));
         }
         let base_ruleset = BaseState::Intact;
         let marks = [self.host.node.owner.mark()].into();
@@ -113,11 +140,6 @@ impl View for ScopedView<'_> {
         let foreign_chains =
             if self.foreign_chains { kernel.foreign_chains(self.host.backend)? } else { vec![] };
         Ok(Some(Observed { links, firewall, empty_tables, foreign_chains, sysctls }))
-    }
-
-    /// A firewall that refuses has something else than the records say.
-    fn suffices(&self, outcome: &Outcome) -> bool {
-        !matches!(outcome.halted, Some((Step::Firewall(..), _)))
     }
 }
 

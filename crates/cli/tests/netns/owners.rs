@@ -217,3 +217,20 @@ on_every_firewall!(what_a_stranger_calls_condemned_stays, |world| {
     world.riklet(&["down", "--all", "--purge"], "").success();
     assert_eq!(world.node.tool(&["ip", "-d", "link", "show", "theirs"]), before);
 });
+
+on_every_firewall!(a_strangers_interface_takes_no_slot_but_its_own, |world| {
+    world.node.tool(&["ip", "link", "add", "rik0", "type", "bridge"]);
+    let before = world.node.tool(&["ip", "-d", "link", "show", "rik0"]);
+    let (web, _connection) = start(world);
+    assert_eq!(web.guest.nic.interface, "rik1");
+    let daemon = world.daemon(&[]);
+    daemon.settle();
+    let nics = world.up(&[function("next", &[exposure(Tcp, 9090, 3000)])]);
+    assert_eq!(nics[0].interface, "rik2");
+    assert!(!daemon.events().contains("rik0"), "{}", daemon.events());
+    daemon.settle();
+    daemon.end(Signal::TERM);
+    world.riklet(&["check"], "").success();
+    assert_eq!(world.node.tool(&["ip", "-d", "link", "show", "rik0"]), before);
+    tcp_ask(&world.client, (NODE_LAN, 8080)).expect("the function answers");
+});

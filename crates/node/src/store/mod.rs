@@ -8,6 +8,7 @@ mod error;
 mod file;
 mod lock;
 mod manifests;
+mod passed;
 mod ports;
 mod record;
 mod reserved;
@@ -51,6 +52,8 @@ pub enum Setting {
     Tables,
     /// The identifier of the state directory, and its path.
     Owner,
+    /// The slots that are passed over.
+    PassedOver,
     /// The interfaces that were there when the first was switched to forward.
     Neighbours,
     /// The process that hears when somebody has the host forward. Not decided for good.
@@ -64,6 +67,7 @@ impl Setting {
             Self::Pool => "pool",
             Self::Tables => "tables",
             Self::Owner => "owner",
+            Self::PassedOver => "passed_over",
             Self::Neighbours => "neighbours",
             Self::Watcher => "watcher",
         }

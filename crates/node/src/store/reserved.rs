@@ -71,7 +71,7 @@ impl Store {
 }
 
 impl Tx<'_> {
-    /// Takes so many of the lowest free slots below `capacity`, those to `avoid` left out, as
+    /// Takes so many of the lowest free slots below `capacity`, those to `avoid` and to pass over left out, as
     /// [`ReservedSlot::Creating`]; fewer where there are not so many.
     ///
     /// # Errors
@@ -82,7 +82,9 @@ impl Tx<'_> {
         capacity: u32,
         avoid: impl Fn(Slot) -> bool,
     ) -> Result<Vec<Slot>, StoreError> {
-        let mut taken = self.free_slots(count, &avoid)?;
+        let passed = self.passed_over()?;
+        let avoid = |slot| avoid(slot) || passed.contains(&slot);
+        let mut taken = self.free_slots(count, avoid)?;
         let mut next = self.next_above()?;
         while taken.len() < count && next < capacity {
             let Ok(number) = u16::try_from(next) else { break };

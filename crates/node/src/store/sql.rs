@@ -22,8 +22,10 @@ pub(super) const FORGET: &str = "UPDATE slots SET state = ?, generation = genera
      WHERE slot = ? AND generation = ? AND workload IS NOT NULL";
 pub(super) const FORGET_MANIFEST: &str = "DELETE FROM manifests WHERE workload = ?";
 
-pub(super) const LOWEST_FREE: &str = "SELECT min(slot) FROM slots WHERE state = 0 AND state <> 5";
-pub(super) const LOWEST_READY: &str = "SELECT min(slot) FROM slots WHERE state = 2 AND state <> 5";
+pub(super) const LOWEST_FREE: &str =
+    "SELECT min(slot) FROM slots WHERE state = 0 AND state <> 5 AND slot >= ?";
+pub(super) const LOWEST_READY: &str =
+    "SELECT min(slot) FROM slots WHERE state = 2 AND state <> 5 AND slot >= ?";
 pub(super) const HIGHEST: &str = "SELECT max(slot) FROM slots";
 pub(super) const SPARE: &str = "SELECT state FROM slots WHERE slot = ?";
 pub(super) const SET_SPARE: &str = "INSERT INTO slots (slot, state, generation) \

@@ -1,4 +1,4 @@
-use std::ops::Deref;
+use std::{collections::BTreeSet, ops::Deref};
 
 use rusqlite::{Params, Transaction, TransactionBehavior};
 
@@ -209,7 +209,7 @@ impl<'a> Tx<'a> {
         self.write(workload, slot)
     }
 
-    fn write(&self, workload: &Workload, slot: Slot) -> Result<Record, StoreError> {
+    pub(super) fn write(&self, workload: &Workload, slot: Slot) -> Result<Record, StoreError> {
         let operation = "write a record";
         for exposure in workload.exposures() {
             self.refuse_clash(workload.name(), slot, exposure)?;
@@ -236,21 +236,36 @@ impl<'a> Tx<'a> {
         Ok(true)
     }
 
-    fn lowest_free(&self, name: &InstanceName, capacity: u32) -> Result<Slot, StoreError> {
-        let warm = self.number(sql::LOWEST_READY)?;
-        let free = || self.number(sql::LOWEST_FREE);
-        let lowest = match warm.map_or_else(free, |warm| Ok(Some(warm)))? {
-            Some(slot) => slot,
-            None => self.next_above()?,
+    /// The lowest warm slot, or else the lowest free one. Those that are passed over come last.
+    pub(super) fn lowest_free(
+        &self,
+        name: &InstanceName,
+        capacity: u32,
+    ) -> Result<Slot, StoreError> {
+        let passed: BTreeSet<u32> =
+            self.passed_over()?.into_iter().map(|s| s.number().into()).collect();
+        for sql in [sql::LOWEST_READY, sql::LOWEST_FREE] {
+            let mut from = 0;
+            while let Some(lowest) = self.number(sql, [from])? {
+                if !passed.contains(&lowest) {
+                    return below(lowest, name, capacity);
+                }
+                from = lowest + 1;
+            }
+        }
+        let above = (self.next_above()?..capacity).find(|slot| !passed.contains(slot));
+        let slot = match above {
+            Some(slot) => Some(slot),
+            None => self.number(sql::LOWEST_FREE, [0])?,
         };
-        let slot = u16::try_from(lowest).ok().filter(|&slot| u32::from(slot) < capacity);
-        slot.map(Slot::new)
-            .ok_or_else(|| StoreError::PoolExhausted { name: name.clone(), capacity })
+        let slot = below(slot.unwrap_or(capacity), name, capacity)?;
+        self.free_below(slot)?;
+        Ok(slot)
     }
 
     /// The slot above the highest one ever taken.
     pub(super) fn next_above(&self) -> Result<u32, StoreError> {
-        Ok(self.number(sql::HIGHEST)?.map_or(0, |slot| slot + 1))
+        Ok(self.number(sql::HIGHEST, [])?.map_or(0, |slot| slot + 1))
     }
 
     /// Frees the slots that are passed over where `slot` is taken out of turn.
@@ -262,8 +277,8 @@ impl<'a> Tx<'a> {
     }
 
     /// A number that may be NULL.
-    fn number(&self, sql: &str) -> Result<Option<u32>, StoreError> {
-        Ok(self.row("look for a free slot", sql, [], |row| row.get(0))?.flatten())
+    fn number(&self, sql: &str, params: impl Params) -> Result<Option<u32>, StoreError> {
+        Ok(self.row("look for a free slot", sql, params, |row| row.get(0))?.flatten())
     }
 
     pub(super) fn execute(
@@ -276,4 +291,10 @@ impl<'a> Tx<'a> {
         let changed = statement.and_then(|mut statement| statement.execute(params));
         changed.map_err(self.failed(operation))
     }
+}
+
+/// Returns a slot, where the pool has it.
+fn below(slot: u32, name: &InstanceName, capacity: u32) -> Result<Slot, StoreError> {
+    let slot = u16::try_from(slot).ok().filter(|&slot| u32::from(slot) < capacity);
+    slot.map(Slot::new).ok_or_else(|| StoreError::PoolExhausted { name: name.clone(), capacity })
 }

@@ -7,6 +7,7 @@ mod beside;
 mod corrupt;
 mod forwarding;
 mod node;
+mod passed;
 mod resident;
 
 use std::{
@@ -105,6 +106,8 @@ proptest! {
 fn one_instances_failure_does_not_stop_the_others() {
     let node = TestNode::new();
     let foreign = Slot::new(1).interface();
+    let workloads: Vec<_> = (0..3).map(|n| function(n, &[9000 + n])).collect();
+    node.node().up(&workloads, UpOptions::default()).unwrap();
     node.kernel.system().links.insert(foreign.clone(), foreign_link(&foreign));
     let workloads: Vec<_> = (0..3).map(|n| function(n, &[8000 + n])).collect();
     let report = node.node().up(&workloads, UpOptions::default()).unwrap();
@@ -359,7 +362,7 @@ pub(crate) fn name(text: &str) -> InstanceName {
     text.parse().unwrap()
 }
 
-fn foreign_link(name: &riklet_core::model::InterfaceName) -> LinkState {
+pub(crate) fn foreign_link(name: &riklet_core::model::InterfaceName) -> LinkState {
     LinkState {
         name: name.clone(),
         alias: Some("somebody's".to_owned()),

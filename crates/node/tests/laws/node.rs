@@ -93,8 +93,11 @@ impl TestNode {
 
     /// A process of its own: nothing but the kernel and the state directory lasts from one to the next.
     pub(crate) fn node(&self) -> Node<FakeKernel> {
-        let config = Config { state_dir: self.state_dir.clone(), ..Config::default() };
-        Node::with_kernel(config, self.kernel.clone())
+        Node::with_kernel(self.config(), self.kernel.clone())
+    }
+
+    pub(crate) fn config(&self) -> Config {
+        Config { state_dir: self.state_dir.clone(), ..Config::default() }
     }
 
     /// A process that stays.

@@ -1,0 +1,136 @@
+//! Slots whose interfaces a new instance may not have: they are passed over, and no other slot is the worse for it.
+
+use std::collections::BTreeSet;
+
+use riklet_core::{
+    link::LinkState,
+    model::{InterfaceName, Selector, Slot},
+    plan::Step,
+    workload::alias,
+};
+use riklet_kernel::fake::FakeKernel;
+use riklet_sdn::{Config, Request, UpOptions, WarmNode, store::ReservedSlot};
+
+use crate::{
+    foreign_link, name,
+    node::{TestNode, function},
+};
+
+fn interface(slot: u16) -> InterfaceName {
+    Slot::new(slot).interface()
+}
+
+/// A node on which these slots have a stranger's interface.
+fn with_strangers(slots: &[u16]) -> TestNode {
+    let node = TestNode::new();
+    for name in slots.iter().map(|&slot| interface(slot)) {
+        node.kernel.system().links.insert(name.clone(), foreign_link(&name));
+    }
+    node
+}
+
+/// Brings one function up, and returns its slot.
+#[track_caller]
+fn up(node: &TestNode, number: u16) -> u16 {
+    let workload = function(number, &[8000 + number]);
+    let report = node.node().up(&[workload], UpOptions::default()).unwrap();
+    assert!(report.failures.is_empty() && report.others.is_empty(), "{report:?}");
+    report.instances[0].slot.number()
+}
+
+#[test]
+fn a_strangers_interface_blocks_no_other_slot() {
+    let node = with_strangers(&[0, 1, 3]);
+    let before = node.kernel.system().links.clone();
+    let workloads: Vec<_> = (0..3).map(|number| function(number, &[8000 + number])).collect();
+    let (plan, _) = node.node().plan(&workloads).unwrap();
+    let report = node.node().up(&workloads, UpOptions::default()).unwrap();
+    let slots: BTreeSet<_> = report.instances.iter().map(|i| i.slot.number()).collect();
+    assert_eq!((slots, report.failures.len()), ([2, 4, 5].into(), 0));
+    let text = |steps: &[Step]| steps.iter().map(ToString::to_string).collect::<Vec<_>>();
+    assert_eq!(text(&plan.steps), text(&report.done));
+    assert!(node.node().check().unwrap().is_empty());
+    for (name, link) in before {
+        assert_eq!(node.kernel.system().links[&name], link);
+    }
+}
+
+#[test]
+fn what_is_passed_over_is_looked_at_once() {
+    let node = with_strangers(&[0]);
+    assert_eq!(up(&node, 1), 1);
+    // As if it were gone: nobody looks.
+    node.kernel.system().links.remove(&interface(0));
+    assert_eq!(up(&node, 2), 2);
+    node.node().down(&Selector::Named([name("f2")].into()), false).unwrap();
+    assert_eq!(up(&node, 3), 2, "the lowest of the others");
+    // Who looks at everything sees that it is gone.
+    node.node().repair().unwrap();
+    assert_eq!(up(&node, 4), 0);
+}
+
+#[test]
+fn where_nothing_else_is_left_a_slot_that_was_passed_over_is_tried_again() {
+    let node = with_strangers(&[0]);
+    let config = || Config { pool: Some("10.231.0.0/29".parse().unwrap()), ..node.config() };
+    let up = |number: u16| {
+        let workload = function(number, &[8000 + number]);
+        let mut node = riklet_sdn::Node::with_kernel(config(), node.kernel.clone());
+        node.up(&[workload], UpOptions::default()).unwrap()
+    };
+    assert_eq!(up(0).instances[0].slot.number(), 1);
+    let failed = up(1);
+    assert_eq!(failed.failures.len(), 1, "{failed:?}");
+    assert!(failed.failures[0].hint().unwrap().contains("rename or delete rik0"), "{failed:?}");
+    node.kernel.system().links.remove(&interface(0));
+    assert_eq!(up(1).instances[0].slot.number(), 0);
+}
+
+#[test]
+fn a_tap_that_is_open_is_given_to_nobody_else() {
+    let node = TestNode::new();
+    assert_eq!(up(&node, 0), 0);
+    node.node().down(&Selector::All, false).unwrap();
+    // Somebody opened a TAP of ours that has leaked, of the function `f0`.
+    let leaked = |node: &TestNode| {
+        let owner = node.owner().unwrap();
+        let alias = alias::render(&owner, &name("f0"), &[]);
+        let open = LinkState { alias: Some(alias), open: true, ..foreign_link(&interface(0)) };
+        node.kernel.system().links.insert(interface(0), open);
+    };
+    leaked(&node);
+    let before = node.kernel.system().links[&interface(0)].clone();
+    assert_eq!(up(&node, 1), 1);
+    assert_eq!(node.kernel.system().links[&interface(0)], before);
+}
+
+#[test]
+fn a_stranger_costs_a_daemon_one_try() {
+    let node = with_strangers(&[0, 2]);
+    let mut daemon = node.warm();
+    daemon.initialize().unwrap();
+    let task = daemon.prepare(3).unwrap().unwrap();
+    let done = task.run(&mut node.kernel.clone());
+    assert_eq!(done.failed.len(), 2);
+    daemon.finish(&done).unwrap();
+    let up = |number| Request::Up(vec![function(number, &[])], UpOptions::default());
+    for answer in daemon.apply(&[up(0), up(1), up(2)]) {
+        assert!(answer.unwrap().failures.is_empty());
+    }
+    let slots = |daemon: &mut WarmNode<FakeKernel>| -> Vec<_> {
+        daemon.list().unwrap().iter().map(|l| l.instance.slot.number()).collect()
+    };
+    assert_eq!(slots(&mut daemon), [1, 3, 4]);
+    let task = daemon.prepare(3).unwrap().unwrap();
+    let done = task.run(&mut node.kernel.clone());
+    assert!(done.failed.is_empty(), "{done:?}");
+    daemon.finish(&done).unwrap();
+    assert_eq!(daemon.counts().unwrap().1[&ReservedSlot::Ready], 3);
+    // The stranger goes, and the daemon is told.
+    node.kernel.system().links.remove(&interface(0));
+    daemon.heal(&[Slot::new(0)].into()).unwrap();
+    let task = daemon.prepare(1).unwrap().unwrap();
+    let done = task.run(&mut node.kernel.clone());
+    assert_eq!(done.ready, [Slot::new(0)].into());
+    daemon.finish(&done).unwrap();
+}
