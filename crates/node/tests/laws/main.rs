@@ -1,5 +1,5 @@
-//! The laws of DESIGN section 3, as properties on the kernel in memory: random operations, and a fault at
-//! every effect of each.
+//! The laws of ARCHITECTURE.md, as properties on the kernel in memory: random operations, and a fault at every
+//! effect of each.
 
 #![expect(clippy::unwrap_used, reason = "a test fails where it panics")]
 
