@@ -8,7 +8,7 @@ use riklet_core::{
     model::{AccountName, InterfaceName, Ipv6Unsupported},
 };
 
-/// Why the kernel, or a program that speaks to it, did not do something: its own words.
+/// A refusal by the kernel, or by a program that speaks to it, in its own words.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
     /// The error number (errno(3)), where there is one.
@@ -29,27 +29,27 @@ impl Refusal {
     /// `ENODEV`: no such interface.
     pub const ENODEV: i32 = 19;
 
-    /// A refusal with an error number and nothing more.
+    /// Returns a refusal with an error number and nothing more.
     #[must_use]
     pub const fn errno(errno: i32) -> Self {
         Self { errno: Some(errno), words: String::new() }
     }
 
-    /// A refusal in words only.
+    /// Returns a refusal with words only.
     #[must_use]
     pub fn words(words: impl Into<String>) -> Self {
         Self { errno: None, words: words.into() }
     }
 
-    /// Whether a capability is missing.
+    /// Reports whether a capability is missing.
     #[must_use]
     pub fn is_permission(&self) -> bool {
         // EPERM, EACCES
         matches!(self.errno, Some(1 | 13))
     }
 
-    /// Whether iptables-nft refuses a table because of rules that only `nft` can write. Its words are all
-    /// that it says.
+    /// Reports whether iptables-nft refuses a table because of rules that only `nft` can write. It has no error
+    /// number for that, so its words decide.
     #[must_use]
     pub fn is_incompatible(&self) -> bool {
         self.words.contains("is incompatible, use 'nft' tool")
@@ -92,7 +92,7 @@ impl fmt::Display for Refusal {
 
 impl std::error::Error for Refusal {}
 
-/// An operation on the system that failed: which, on what, and why.
+/// A failed operation on the system: its object, and the refusal.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[expect(missing_docs, reason = "each variant is its message; `source` is the kernel's own words")]
 #[non_exhaustive]
@@ -146,7 +146,7 @@ pub enum KernelError {
 }
 
 impl KernelError {
-    /// The kernel's own words.
+    /// Returns the refusal, in the kernel's own words.
     #[must_use]
     pub const fn refusal(&self) -> &Refusal {
         match self {

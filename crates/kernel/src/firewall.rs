@@ -23,7 +23,7 @@ pub trait Firewall: Sealed {
     ///
     /// # Errors
     /// Fails if the kernel does not answer.
-    fn firewall(
+    fn firewall_state(
         &mut self,
         backend: Backend,
         expected: &Ruleset,
@@ -64,7 +64,7 @@ pub trait ImplicitTables: Sealed {
     ///
     /// # Errors
     /// Fails if the kernel does not answer.
-    fn firewall_tables(&mut self, backend: Backend) -> Result<BTreeSet<String>, KernelError>;
+    fn implicit_tables(&mut self, backend: Backend) -> Result<BTreeSet<String>, KernelError>;
 
     /// Returns the names of the implicit tables that hold nothing but empty base chains with policy accept.
     ///

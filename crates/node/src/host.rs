@@ -96,7 +96,7 @@ impl Host {
         (backend, pool): (Backend, Pool),
         survey: Survey,
     ) -> Result<Self, NodeError> {
-        let tables = kernel.firewall_tables(backend)?;
+        let tables = kernel.implicit_tables(backend)?;
         let mut host = Self::look(kernel, config, store, (backend, pool), tables, survey)?;
         host.first_use = true;
         Ok(host)
@@ -276,7 +276,7 @@ fn refuse_conflict(config: &Config, backend: Backend, pool: Pool) -> Result<(), 
 /// What the backend has at this moment, which matters only in that it can be read: what is decided stays, and
 /// iptables-nft refuses a whole table because of one rule that only `nft` can write.
 fn try_to_read(kernel: &mut impl Kernel, backend: Backend, pool: Pool) -> Result<(), KernelError> {
-    kernel.firewall(backend, &any_ruleset(pool)).map(drop)
+    kernel.firewall_state(backend, &any_ruleset(pool)).map(drop)
 }
 
 /// A ruleset to look at a firewall with, of which only that it can be read matters, or whose it is.
@@ -307,7 +307,7 @@ pub(crate) fn firewalls(
     let iptables = kernel.iptables()?.map(Backend::Iptables);
     let mut found = Vec::new();
     for backend in [Some(Backend::Nftables), iptables].into_iter().flatten() {
-        match kernel.firewall(backend, &any_ruleset(pool)) {
+        match kernel.firewall_state(backend, &any_ruleset(pool)) {
             Err(error) if error.refusal().is_incompatible() => {}
             state => found.push((backend, state?)),
         }

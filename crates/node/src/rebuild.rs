@@ -191,7 +191,7 @@ impl<K: Kernel> Context<'_, K> {
             let host = Host::first(self.kernel, self.config, tx, (backend, pool), survey)?;
             let Some(base_ruleset) = &host.base_ruleset else { continue };
             let expected = Ruleset { base_ruleset: base_ruleset.clone(), entries: [].into() };
-            if !self.kernel.firewall(backend, &expected)?.marks.is_empty() {
+            if !self.kernel.firewall_state(backend, &expected)?.marks.is_empty() {
                 self.deduce_forwarding(tx, &host)?;
                 return Ok(host);
             }

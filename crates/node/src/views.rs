@@ -221,7 +221,7 @@ impl<'a> FullView<'a> {
         let slot = |link: LinkState| Some((Slot::of_interface(link.name.as_str())?, link));
         Ok(Observed {
             links: links.filter_map(slot).collect(),
-            firewall: kernel.firewall(self.host.backend, &self.expected())?,
+            firewall: kernel.firewall_state(self.host.backend, &self.expected())?,
             empty_tables,
             foreign_chains: kernel.foreign_chains(self.host.backend)?,
             sysctls: sysctls(self.host, kernel)?,

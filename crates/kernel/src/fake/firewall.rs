@@ -24,7 +24,7 @@ impl Firewall for FakeKernel {
         Ok(stands && system.foreign_chains.values().all(|open| *open))
     }
 
-    fn firewall(
+    fn firewall_state(
         &mut self,
         backend: Backend,
         expected: &Ruleset,
@@ -97,7 +97,7 @@ impl ForeignChains for FakeKernel {
 }
 
 impl ImplicitTables for FakeKernel {
-    fn firewall_tables(&mut self, backend: Backend) -> Result<BTreeSet<String>, KernelError> {
+    fn implicit_tables(&mut self, backend: Backend) -> Result<BTreeSet<String>, KernelError> {
         self.empty_tables(backend)
     }
 
@@ -121,7 +121,7 @@ impl ImplicitTables for FakeKernel {
     }
 }
 
-/// What of an entry is unique.
+/// The unique part of an entry.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 enum Key {
     Port(Protocol, Option<IpAddr>, u16),

@@ -12,7 +12,7 @@ use riklet_core::{
 /// One message of a netlink batch.
 type Part = fn(&mut LinkState, &LinkState);
 
-/// Where a TAP keeps its user or its group.
+/// The place of a user or a group in a TAP.
 type Place = fn(&mut Tap) -> &mut Option<u32>;
 
 impl Links for FakeKernel {

@@ -20,7 +20,7 @@ use riklet_core::{
 #[derive(Debug, Clone, Default)]
 pub struct FakeKernel(Arc<Mutex<System>>);
 
-/// What the kernel holds. Everything may be changed, as an administrator or a crash might.
+/// The contents of the kernel. Everything may be changed, as an administrator or a crash might.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[expect(missing_docs, reason = "each field is named after the observation that returns it")]
 pub struct System {
@@ -37,17 +37,17 @@ pub struct System {
     pub iptables: Option<IptablesVariant>,
     pub resolvers: Vec<IpAddr>,
     pub accounts: BTreeMap<(AccountKind, String), u32>,
-    /// Flows that were forgotten, in order of the calls.
+    /// The flows that were forgotten, in the order of the calls.
     pub forgotten: Vec<Flows>,
-    /// Effects so far; each part of a batch is one.
+    /// The number of effects so far; each part of a batch is one.
     pub effects: usize,
     /// The number of listings so far: of all interfaces, the whole firewall, or all foreign chains.
     pub listings: usize,
-    /// What happens at which effect, counted from 0.
+    /// The fault, and the effect at which it happens, counted from 0.
     pub fault: Option<(usize, Fault)>,
 }
 
-/// What goes wrong at an effect.
+/// A fault at an effect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Fault {
@@ -57,7 +57,7 @@ pub enum Fault {
     Stop,
 }
 
-/// What a [`Fault::Stop`] unwinds with.
+/// The payload of the unwinding that [`Fault::Stop`] starts.
 #[derive(Debug)]
 pub struct Stopped;
 
@@ -122,7 +122,7 @@ impl Default for System {
 }
 
 impl FakeKernel {
-    /// A host with the uplink `eth0`, without iptables, that does not forward.
+    /// Returns a host with the uplink `eth0`, without iptables, that does not forward.
     #[must_use]
     pub fn new() -> Self {
         Self::default()

@@ -69,9 +69,9 @@ const OBSERVATIONS: [(&str, Call); 16] = [
         let base_ruleset = ruleset().base_ruleset;
         kernel.probe_firewall(Backend::Nftables, &base_ruleset, &BTreeSet::new()).map(drop)
     }),
-    ("firewall", |kernel| kernel.firewall(Backend::Nftables, &ruleset()).map(drop)),
+    ("firewall_state", |kernel| kernel.firewall_state(Backend::Nftables, &ruleset()).map(drop)),
     ("foreign_chains", |kernel| kernel.foreign_chains(Backend::Nftables).map(drop)),
-    ("firewall_tables", |kernel| kernel.firewall_tables(IPTABLES).map(drop)),
+    ("implicit_tables", |kernel| kernel.implicit_tables(IPTABLES).map(drop)),
     ("empty_tables", |kernel| kernel.empty_tables(IPTABLES).map(drop)),
     ("sysctl", |kernel| kernel.sysctl(IP_FORWARD).map(drop)),
     ("host_interfaces", |kernel| kernel.host_interfaces().map(drop)),

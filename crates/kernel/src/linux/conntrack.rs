@@ -34,7 +34,7 @@ const STATUS_MASK: u16 = 26;
 const FILTER: u16 = 25;
 const FILTER_ORIGINAL: u16 = 1;
 const FILTER_REPLY: u16 = 2;
-/// What a filter compares: `CTA_FILTER_F_*` of `net/netfilter/nf_internals.h`.
+/// The parts of a tuple that a filter compares: `CTA_FILTER_F_*` of `net/netfilter/nf_internals.h`.
 const BY_SOURCE: u32 = 1;
 const BY_DESTINATION: u32 = 1 << 1;
 const BY_PROTOCOL: u32 = 1 << 3;
@@ -52,7 +52,7 @@ pub(super) struct Conntrack {
     socket: Socket,
 }
 
-/// What the kernel shall compare: a tuple for each direction that matters, and which parts of it.
+/// A filter for the kernel: a tuple for each direction that matters, and the parts of it that are compared.
 struct Filter {
     family: Family,
     original: Option<(u32, Vec<Tuple>)>,
@@ -72,7 +72,7 @@ struct Direction {
 }
 
 impl Conntrack {
-    /// In the network namespace of the calling thread.
+    /// Opens a socket in the network namespace of the calling thread.
     pub(super) fn open() -> Result<Self, Refusal> {
         Ok(Self { socket: Socket::open(NETLINK_NETFILTER)? })
     }
@@ -82,8 +82,8 @@ impl Conntrack {
         self.delete_all(flows).map_err(|source| KernelError::ForgetFlows { source })
     }
 
-    /// How many entries of IPv4 there are of each address: those that it began, or that were led to it. One of a
-    /// connection between two guests counts for both.
+    /// Returns the number of IPv4 entries by address: those of connections that it began, or that were translated
+    /// to it. A connection between two guests counts for both.
     pub(super) fn count_by_guest(&mut self) -> Result<BTreeMap<IpAddr, u64>, Refusal> {
         let mut counts = BTreeMap::new();
         for entry in self.dump_everything(Family::V4)? {
@@ -114,15 +114,16 @@ impl Conntrack {
         } else if !v4.is_empty() {
             self.delete_listed(&v4, Family::V4)?;
         }
-        // By IPv6 addresses the kernel would delete the others: `ctnetlink_filter_match_tuple` takes the equality of
-        // ipv6_addr_cmp() for a difference (tried with 6.18).
+        // With IPv6 addresses the kernel would delete all other entries: `ctnetlink_filter_match_tuple` takes the
+        // equality of ipv6_addr_cmp() for a difference (tried with 6.18).
         if v6.is_empty() { Ok(()) } else { self.delete_listed(&v6, Family::V6) }
     }
 
-    /// From Linux 6.11 on, and much faster than a dump, which locks each bucket of the table in turn.
+    /// Deletes the entries that these filters match, from Linux 6.11 on. This is much faster than a dump, which
+    /// locks each bucket of the table in turn.
     ///
-    /// An older kernel does not take this for a request to delete everything: it refuses the filter, or
-    /// (before 5.8) the tuple, which is incomplete.
+    /// An older kernel does not take the request for one to delete everything: it refuses the filter, or (before
+    /// 5.8) the tuple, which is incomplete.
     fn delete_filtered(&mut self, filters: Vec<Filter>) -> Result<(), Refusal> {
         let request = |filter: Filter| {
             let family = filter.family;
@@ -138,13 +139,13 @@ impl Conntrack {
         self.delete_of(flows, entries)
     }
 
-    /// Of these entries, deletes those that are these flows.
+    /// Deletes those of the entries that belong to these flows.
     fn delete_of(
         &mut self,
         flows: &BTreeSet<Flows>,
         entries: Vec<Vec<ConntrackAttribute>>,
     ) -> Result<(), Refusal> {
-        // A kernel that does not know filters may also have ignored them: what is deleted is decided here.
+        // A kernel that does not know filters may have ignored them, so this decides what is deleted.
         let doomed: Vec<_> = entries
             .into_iter()
             .filter(|entry| flows_of(entry).any(|flow| flows.contains(&flow)))
@@ -162,7 +163,7 @@ impl Conntrack {
         Ok(())
     }
 
-    /// From Linux 5.8 on.
+    /// Lists the entries that these filters match, from Linux 5.8 on.
     fn dump_filtered(
         &mut self,
         filters: Vec<Filter>,
@@ -177,7 +178,7 @@ impl Conntrack {
 
     fn dump_everything(&mut self, family: Family) -> Result<Vec<Vec<ConntrackAttribute>>, Refusal> {
         self.dump(family, ConntrackMessage::Get(vec![])).or_else(|refusal| {
-            // Where nothing is tracked, ctnetlink need not be there either.
+            // If nothing is tracked, ctnetlink need not be loaded.
             match sysctl::read("net.netfilter.nf_conntrack_count") {
                 Ok(None) => Ok(vec![]),
                 Ok(Some(count)) if count == "0" => Ok(vec![]),
@@ -201,8 +202,8 @@ impl Conntrack {
 }
 
 impl Filter {
-    /// As attributes without a type: the library's would lose the flag `NLA_F_NESTED` of `CTA_FILTER`,
-    /// which the kernel insists on.
+    /// Encodes the filter as attributes without a type: those of the library would lose the flag `NLA_F_NESTED` of
+    /// `CTA_FILTER`, on which the kernel insists.
     fn request(self, request: ConntrackMessageType) -> ConntrackMessage {
         let original = self.original.map(|(flags, parts)| {
             (FILTER_ORIGINAL, flags, ConntrackAttribute::CtaTupleOrig(parts))
@@ -231,7 +232,7 @@ impl Filter {
     }
 }
 
-/// What finds the entries of these flows.
+/// Returns the filters that match the entries of these flows.
 fn filters(flows: Flows) -> Vec<Filter> {
     let family = flows.family();
     match flows {
@@ -275,8 +276,8 @@ fn source(address: IpAddr) -> Tuple {
     Tuple::Ip(vec![IPTuple::SourceAddress(address)])
 }
 
-/// All that an entry may be called. The answers to a translated packet come from the guest, so its address
-/// and port are the source of the reply direction.
+/// Returns all flows that an entry belongs to. The answers to a translated packet come from the guest, so the
+/// guest's address and port are the source of the reply direction.
 fn flows_of(entry: &[ConntrackAttribute]) -> impl Iterator<Item = Flows> + use<> {
     let (original, reply) = directions(entry);
     let translated = is_translated(entry);

@@ -1,4 +1,4 @@
-//! What is done to interfaces: rtnetlink(7), and for creating one `/dev/net/tun`.
+//! Changes interfaces by rtnetlink(7), and creates TAPs by `/dev/net/tun`.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -33,8 +33,8 @@ use riklet_core::{
     model::{InterfaceName, Ipv6Unsupported, MacAddress},
 };
 
-/// As many requests as are sent at once. An answer takes about 1 KiB of the receive buffer, which has
-/// 208 KiB where nobody changed `net.core.rmem_default`.
+/// The number of requests in one `send`. An answer takes about 1 KiB of the receive buffer, which has 208 KiB
+/// unless somebody changed `net.core.rmem_default`.
 const BATCH: usize = 64;
 
 /// One request of a configuration, and what it is about.
@@ -42,7 +42,7 @@ struct Part {
     name: &'static str,
     message: RouteNetlinkMessage,
     flags: u16,
-    /// An error that says that there is nothing to configure.
+    /// The error that means that there is nothing to configure.
     excused: Option<Errno>,
 }
 
@@ -57,7 +57,7 @@ impl Route {
         self.furnish(tap, spec)
     }
 
-    /// Makes a new TAP what is specified, and lasting.
+    /// Configures a new TAP as specified, and makes it persistent.
     fn furnish(&mut self, tap: NewTap, spec: &LinkSpec) -> Result<(), KernelError> {
         let refused =
             |step| move |source| KernelError::CreateLink { name: spec.name.clone(), step, source };
@@ -65,8 +65,8 @@ impl Route {
             AccountKind::User => refused("TUNSETOWNER")(source),
             AccountKind::Group => refused("TUNSETGROUP")(source),
         })?;
-        // Before it had its user, whoever may open `/dev/net/tun` could open another queue of it, and read what is
-        // sent to the guest. From now on the kernel refuses them.
+        // Until it had its user, anybody who may open `/dev/net/tun` could open another queue of it, and read what is
+        // sent to the guest. From now on the kernel refuses that.
         if spec.tap.multi_queue && self.queues(&spec.name).map_err(refused("queues"))? != 1 {
             // It would not go with our descriptor.
             self.delete_link(&spec.name)?;
@@ -77,7 +77,7 @@ impl Route {
         tap.persist().map_err(refused("TUNSETPERSIST"))
     }
 
-    /// Makes an interface what is specified.
+    /// Configures an interface as specified.
     pub(super) fn configure_link(&mut self, spec: &LinkSpec) -> Result<(), KernelError> {
         self.configure(spec).map_err(|(part, source)| {
             let name = spec.name.clone();
@@ -85,7 +85,7 @@ impl Route {
         })
     }
 
-    /// Gives interfaces their aliases.
+    /// Sets the aliases of interfaces.
     pub(super) fn set_aliases(
         &mut self,
         aliases: &BTreeMap<InterfaceName, String>,
@@ -141,14 +141,14 @@ impl Route {
     ) -> Result<(), KernelError> {
         let mut removed = Vec::new();
         for (name, addresses) in links.iter().filter(|(_, addresses)| !addresses.is_empty()) {
-            // One that is gone has none either.
+            // An interface that does not exist has no addresses.
             if let Ok(index) = self.index(name) {
                 let message =
                     |&address| RouteNetlinkMessage::DelAddress(address_message(index, address));
                 removed.extend(addresses.iter().map(|address| (name, message(address))));
             }
         }
-        // What is not there any more is what was wanted; whatever else is refused goes with the interface.
+        // An address that does not exist needs no removal; one that is refused goes with the interface.
         let _gone = self.send_for_each(&removed);
         let requests: Vec<_> = links.keys().map(|name| (name, drain(name))).collect();
         let gone = |refusal: &Refusal| refusal.errno == Some(Refusal::ENODEV);
@@ -165,8 +165,8 @@ impl Route {
             .map_err(|source| KernelError::DeleteLink { name: name.clone(), source })
     }
 
-    /// Deletes interfaces together: the kernel does that for a group only. They are moved to one that nobody else is in,
-    /// and deleted by it in the same `send` as the last of them is moved.
+    /// Deletes interfaces together, which the kernel does only for a group. They are moved to a group that nobody
+    /// else is in, and deleted in the same `send` as the last of them is moved.
     pub(super) fn delete_links(
         &mut self,
         names: &BTreeSet<InterfaceName>,
@@ -186,14 +186,14 @@ impl Route {
         Ok(())
     }
 
-    /// Deletes whatever this selects; nothing is no error.
+    /// Deletes what this selects. Succeeds if it does not exist.
     fn delete(&mut self, selector: LinkAttribute) -> Result<(), Refusal> {
         let results = self.socket.send_each(vec![Request { message: delete(selector), flags: 0 }]);
         unless_gone(results.and_then(|results| results.into_iter().collect()))
     }
 
-    /// IPv6 first, which rtnetlink cannot turn off; then all parts in one `send`. On refusal, the first refused
-    /// part; the others of that `send` are done all the same.
+    /// Turns off IPv6, for which rtnetlink has no request, then sends all parts in one `send`. Fails with the first
+    /// part that is refused; the others are done all the same.
     fn configure(&mut self, spec: &LinkSpec) -> Result<(), (&'static str, Refusal)> {
         if let Some(address) = spec.link_local {
             return Err(("IPv6 link-local address", Ipv6Unsupported { address }.into()));
@@ -227,10 +227,11 @@ impl Route {
     }
 }
 
-/// Turns IPv6 off; `false` where the kernel, or an MTU below 1280, has none.
+/// Turns IPv6 off. Returns `false` if there is none: in the kernel, or with an MTU below 1280.
 ///
-/// With it, a guest could announce itself as a router (RFC 4861, section 6.2): the host would take its default route
-/// and its prefixes from it (`accept_ra` of Documentation/networking/ip-sysctl.rst), and send its own traffic there.
+/// With IPv6, a guest could announce itself as a router (RFC 4861, section 6.2). The host would take its default
+/// route and its prefixes from the guest (`accept_ra` of Documentation/networking/ip-sysctl.rst), and send it its own
+/// traffic.
 fn disable_ipv6(name: &InterfaceName) -> Result<bool, (&'static str, Refusal)> {
     match sysctl::write(&format!("net.ipv6.conf.{name}.disable_ipv6"), "1") {
         Ok(()) => Ok(true),
@@ -239,8 +240,8 @@ fn disable_ipv6(name: &InterfaceName) -> Result<bool, (&'static str, Refusal)> {
     }
 }
 
-/// The order matters: a new MAC address flushes the neighbours, and so does going down; going up makes the
-/// IPv6 link-local address, unless none is wanted.
+/// Returns the requests of a configuration. Their order matters: a new MAC address flushes the neighbours, and so
+/// does going down; going up creates the IPv6 link-local address, unless that is turned off before.
 fn parts(index: u32, spec: &LinkSpec) -> Vec<Part> {
     let link = |name, attribute| Part {
         name,
@@ -248,7 +249,7 @@ fn parts(index: u32, spec: &LinkSpec) -> Vec<Part> {
         flags: 0,
         excused: None,
     };
-    // Only what is not 0 is sent, so nothing else changes.
+    // The library sends only what is not 0, so nothing else changes.
     let mut configuration = InetDevConf::default();
     (configuration.forwarding, configuration.route_localnet) = (1, 1);
     let switches = AfSpecUnspec::Inet(vec![AfSpecInet::DevConfRequest(configuration)]);
@@ -261,7 +262,7 @@ fn parts(index: u32, spec: &LinkSpec) -> Vec<Part> {
         link("group", LinkAttribute::Group(LIVE_GROUP)),
         link("forwarding and route_localnet", LinkAttribute::AfSpecUnspec(vec![switches])),
         Part {
-            // Where the kernel, or an MTU below 1280, has no IPv6, no address is made either.
+            // Without IPv6 in the kernel, or with an MTU below 1280, no address is created either.
             excused: Some(Errno::AFNOSUPPORT),
             ..link("IPv6 link-local address", LinkAttribute::AfSpecUnspec(vec![no_link_local]))
         },
@@ -297,7 +298,7 @@ fn set_up(index: u32) -> RouteNetlinkMessage {
     RouteNetlinkMessage::SetLink(message)
 }
 
-/// By name, so that no look-up comes before it.
+/// Returns the request for an alias. It names the interface, so that no look-up comes before it.
 fn set_alias(name: &InterfaceName, alias: &str) -> RouteNetlinkMessage {
     let mut message = LinkMessage::default();
     message.attributes = vec![
@@ -307,7 +308,7 @@ fn set_alias(name: &InterfaceName, alias: &str) -> RouteNetlinkMessage {
     RouteNetlinkMessage::SetLink(message)
 }
 
-/// By name as well.
+/// Returns the request that sets an interface down and moves it to the draining group, by its name as well.
 fn drain(name: &InterfaceName) -> RouteNetlinkMessage {
     let mut message = LinkMessage::default();
     message.header.change_mask = LinkFlags::Up;
@@ -329,7 +330,7 @@ fn delete(selector: LinkAttribute) -> RouteNetlinkMessage {
     RouteNetlinkMessage::DelLink(message)
 }
 
-/// What is gone already is as wanted.
+/// Turns the refusal of an interface that does not exist (`ENODEV`) into success.
 fn unless_gone(result: Result<(), Refusal>) -> Result<(), Refusal> {
     match result {
         Err(refusal) if refusal.errno == Some(Refusal::ENODEV) => Ok(()),
@@ -337,7 +338,7 @@ fn unless_gone(result: Result<(), Refusal>) -> Result<(), Refusal> {
     }
 }
 
-/// A group number that nobody uses: 30 random bits, above the numbers that people choose.
+/// Returns a group number that nobody uses: 30 random bits, above the numbers that people choose.
 fn unused_group() -> u32 {
     const HIGH: u32 = 1 << 30;
     // Each is seeded at random (std::hash::RandomState).

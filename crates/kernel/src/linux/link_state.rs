@@ -1,4 +1,4 @@
-//! What interfaces are: rtnetlink(7), with filters in the kernel.
+//! Reads interfaces by rtnetlink(7), with filters in the kernel.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -37,23 +37,23 @@ const LOOPBACK: &str = "lo";
 const IFF_TAP: u8 = 2;
 
 impl Route {
-    /// The interface of this name; `None` where there is none.
+    /// Returns the interface of this name, or `None` if there is none.
     pub(super) fn link(&mut self, name: &InterfaceName) -> Result<Option<LinkState>, KernelError> {
         self.read_link(name).map_err(|source| KernelError::ReadLink { name: name.clone(), source })
     }
 
-    /// All interfaces named `rik<digits>`.
+    /// Returns all interfaces named `rik<digits>`.
     pub(super) fn links(&mut self) -> Result<Vec<LinkState>, KernelError> {
         Ok(self.links_by_index()?.into_values().collect())
     }
 
-    /// The same, by their indices.
+    /// Returns the same by their indices.
     pub(super) fn links_by_index(&mut self) -> Result<BTreeMap<u32, LinkState>, KernelError> {
         self.read_links().map_err(|source| KernelError::ListLinks { source })
     }
 
-    /// The interfaces of others, by their configurations and their addresses: a link takes the kernel much longer
-    /// to describe, and most of them may be ours.
+    /// Returns the interfaces of others, from their configurations and addresses: the kernel takes much longer to
+    /// describe a link, and most links may be ours.
     pub(super) fn host_interfaces(
         &mut self,
     ) -> Result<BTreeMap<InterfaceName, HostInterface>, KernelError> {
@@ -66,7 +66,7 @@ impl Route {
             if name.as_str() == LOOPBACK || Slot::of_interface(name.as_str()).is_some() {
                 continue;
             }
-            // It may have gone since.
+            // It may no longer exist.
             if let Ok(index) = self.index(&name) {
                 let addressed = addressed.contains(&index);
                 found.insert(name, HostInterface { index, addressed });
@@ -75,7 +75,7 @@ impl Route {
         Ok(found)
     }
 
-    /// How many descriptors have a TAP open that can have several queues.
+    /// Returns the number of descriptors that have a TAP open that can have several queues.
     pub(super) fn queues(&mut self, name: &InterfaceName) -> Result<u32, Refusal> {
         let by_name = vec![LinkAttribute::IfName(name.as_str().to_owned())];
         let answers = self.socket.query(&get_link(by_name), 0)?;
@@ -88,7 +88,7 @@ impl Route {
             }
             _ => None,
         });
-        // One that is switched off (`TUNSETQUEUE`) can be switched on again.
+        // A queue that is disabled (`TUNSETQUEUE`) can be enabled again.
         let queues = [IFLA_TUN_NUM_QUEUES, IFLA_TUN_NUM_DISABLED_QUEUES];
         let count = |info: &[LinkInfo]| {
             let counts = queues.iter().map(|&kind| tun(info, kind)?.try_into().ok());
@@ -209,7 +209,7 @@ pub(super) fn link(answer: &RouteNetlinkMessage) -> Option<(u32, LinkState)> {
     Some((message.header.index, state))
 }
 
-/// What of an interface stands in attributes.
+/// The properties of an interface that are attributes.
 #[derive(Default)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 struct Fields {
@@ -224,7 +224,7 @@ struct Fields {
     tap: Option<Tap>,
 }
 
-/// What `tun_fill_info` of `drivers/net/tun.c` says: the library has these attributes undecoded.
+/// Returns an attribute that `tun_fill_info` of `drivers/net/tun.c` writes; the library does not decode these.
 fn tun(info: &[LinkInfo], kind: u16) -> Option<Vec<u8>> {
     let attributes = info.iter().find_map(|info| match info {
         LinkInfo::Data(InfoData::Tun(attributes)) => Some(attributes),
@@ -237,7 +237,7 @@ fn tun(info: &[LinkInfo], kind: u16) -> Option<Vec<u8>> {
     Some(value)
 }
 
-/// A user and a group are left out where there is none.
+/// Reads the properties of a TAP. The kernel leaves out a user and a group that are not set.
 fn tap(info: &[LinkInfo]) -> Option<Tap> {
     let number = |kind| tun(info, kind)?.try_into().ok().map(u32::from_ne_bytes);
     let byte = |kind| tun(info, kind)?.first().copied();
@@ -248,7 +248,7 @@ fn tap(info: &[LinkInfo]) -> Option<Tap> {
     })
 }
 
-/// `forwarding` and `route_localnet`.
+/// Returns `forwarding` and `route_localnet`.
 fn switches(families: &[AfSpecUnspec]) -> (bool, bool) {
     let inet = families.iter().filter_map(|family| match family {
         AfSpecUnspec::Inet(attributes) => Some(attributes),
@@ -261,7 +261,7 @@ fn switches(families: &[AfSpecUnspec]) -> (bool, bool) {
     found.next().unwrap_or_default()
 }
 
-/// Where the kernel, or an MTU below 1280, has no IPv6, there is no such family.
+/// Reports whether IPv6 is on. Without IPv6 in the kernel, or with an MTU below 1280, there is no such family.
 fn ipv6(families: &[AfSpecUnspec]) -> bool {
     let inet6 = families.iter().filter_map(|family| match family {
         AfSpecUnspec::Inet6(attributes) => Some(attributes),

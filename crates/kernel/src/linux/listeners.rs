@@ -1,4 +1,4 @@
-//! Local sockets that take connections or datagrams, and whose they are.
+//! Local sockets that accept connections or datagrams, and the processes that have them.
 
 mod diag;
 mod proc;
@@ -16,19 +16,19 @@ use riklet_core::model::{Family, Protocol};
 const LISTEN: u8 = 10;
 const CLOSE: u8 = 7;
 
-/// A socket that takes what is sent to its addresses.
+/// A socket that accepts what is sent to its addresses.
 #[derive(Debug, PartialEq, Eq)]
 struct Socket {
     addresses: Vec<IpAddr>,
-    /// Whether it takes IPv6 only, by its own choice.
+    /// Whether it was set to accept IPv6 only.
     v6_only: bool,
     port: u16,
     inode: u64,
 }
 
-/// The sockets that clash with one of these as in bind(2): the same protocol and port, and the same address
-/// or one of the two bound to all. One bound to all of IPv6 takes IPv4 as well, unless it says otherwise
-/// (`IPV6_V6ONLY`, which `/proc/net` does not show). What is bound to no address is looked for in IPv4.
+/// Returns the sockets that clash with one of these as in bind(2): the same protocol and port, and the same
+/// address or one of the two bound to all. A socket that is bound to all of IPv6 accepts IPv4 as well, unless it
+/// is set not to (`IPV6_V6ONLY`, which `/proc/net` does not show). No address stands for all of IPv4.
 pub(super) fn listeners(
     wanted: &BTreeSet<(Protocol, Option<IpAddr>, u16)>,
 ) -> Result<Vec<Listener>, KernelError> {
@@ -57,14 +57,14 @@ pub(super) fn listeners(
         port,
         process: processes.get(&inode).cloned(),
     });
-    // A process that is bound to all of IPv4 and to all of IPv6 is one.
+    // A process that is bound to all of IPv4 and to all of IPv6 is listed once.
     Ok(listeners.collect::<BTreeSet<_>>().into_iter().collect())
 }
 
-/// The sockets of a protocol, at least those at one of these ports.
+/// Returns the sockets of a protocol, at least those at one of these ports.
 ///
-/// The kernel is asked for those that listen only (`sock_diag(7)`): `/proc/net/tcp` walks the whole table of
-/// connections, which takes 1.6 ms a read where it has half a million places, however few are used.
+/// `sock_diag(7)` returns listening sockets only. `/proc/net/tcp` would walk the whole table of connections:
+/// 1.6 ms a read if the table has half a million buckets, however few are used.
 fn sockets(protocol: Protocol, ports: &BTreeSet<u16>) -> Result<Vec<Socket>, Refusal> {
     match diag::sockets(protocol, ports) {
         // A kernel without sock_diag for the protocol.
@@ -74,7 +74,7 @@ fn sockets(protocol: Protocol, ports: &BTreeSet<u16>) -> Result<Vec<Socket>, Ref
 }
 
 impl Socket {
-    /// The addresses of a family that it takes packets for; `None` is every one.
+    /// Returns the addresses of a family that it accepts packets for; `None` stands for every address.
     fn taken(&self, family: Family) -> impl Iterator<Item = Option<IpAddr>> {
         self.addresses.iter().filter_map(move |address| match address.to_canonical() {
             IpAddr::V6(any) if any.is_unspecified() => {
@@ -87,7 +87,8 @@ impl Socket {
     }
 }
 
-/// Who has these sockets open: `name (pid 123)` by inode. Looks through `/proc` only until all are found.
+/// Returns the processes that have these sockets open, as `name (pid 123)` by inode. Looks through `/proc` only
+/// until all are found.
 fn processes(mut inodes: BTreeSet<u64>) -> BTreeMap<u64, String> {
     let mut found = BTreeMap::new();
     if inodes.is_empty() {

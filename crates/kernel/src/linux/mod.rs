@@ -1,4 +1,4 @@
-//! The real kernel: of the network namespace that the calling thread is in when it first asks.
+//! The real kernel, in the network namespace of the thread that first asks it.
 
 mod account;
 mod conntrack;
@@ -34,7 +34,7 @@ pub struct Linux {
 }
 
 impl Linux {
-    /// Nothing is opened yet.
+    /// Returns the kernel; nothing is opened yet.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
@@ -47,7 +47,7 @@ impl Linux {
         opened(&mut self.route, Route::open).map_err(wrap)
     }
 
-    /// All interfaces named `rik<digits>`, by their indices.
+    /// Returns all interfaces named `rik<digits>`, by their indices.
     fn links_by_index(&mut self) -> Result<BTreeMap<u32, LinkState>, KernelError> {
         self.route(|source| KernelError::ListLinks { source })?.links_by_index()
     }

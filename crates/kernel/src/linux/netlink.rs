@@ -31,7 +31,7 @@ const ERROR_WORDS: u16 = 1;
 const ERROR_HAS_ATTRIBUTES: u16 = 0x200;
 /// `NLM_F_DUMP_INTR`.
 const DUMP_INTERRUPTED: u16 = 0x10;
-/// How often a dump is begun that others keep interrupting.
+/// The number of attempts at a dump that others keep interrupting.
 const ATTEMPTS: usize = 16;
 pub(super) const EINTR: i32 = 4;
 pub(super) const ENOBUFS: i32 = 105;
@@ -52,7 +52,7 @@ pub(super) struct Socket {
     buffer: Vec<u8>,
 }
 
-/// What stands in one received message.
+/// The contents of one received message.
 enum Answer<'a> {
     /// `NLMSG_ERROR` with code 0.
     Acknowledged,
@@ -65,7 +65,7 @@ enum Answer<'a> {
 }
 
 impl Socket {
-    /// A socket to the kernel's side of this family (`NETLINK_ROUTE`, `NETLINK_NETFILTER`), in the network
+    /// Opens a socket to the kernel's side of this family (`NETLINK_ROUTE`, `NETLINK_NETFILTER`), in the network
     /// namespace of the calling thread.
     pub(super) fn open(family: isize) -> Result<Self, Refusal> {
         let socket = netlink_sys::Socket::new(family)?;
@@ -75,7 +75,7 @@ impl Socket {
         Ok(Self { inner: socket, sequence: 0, buffer: Vec::with_capacity(BUFFER) })
     }
 
-    /// By which the kernel names the socket (`nl_pid`).
+    /// Returns the port by which the kernel names the socket (`nl_pid`).
     pub(super) fn port(&self) -> Option<u32> {
         let mut address = SocketAddr::new(0, 0);
         self.inner.get_address(&mut address).ok()?;
@@ -114,8 +114,8 @@ impl Socket {
         Ok(results.into_iter().flatten().collect())
     }
 
-    /// Sends one request and collects what the kernel answers. A dump during which something changed, by whomever,
-    /// is begun anew, a few times: it may lack what did not change, or have it twice.
+    /// Sends one request and collects the answers. A dump during which something changed is begun anew, a few
+    /// times: it may lack what did not change, or have it twice.
     pub(super) fn query<T: NetlinkSerializable + NetlinkDeserializable + Clone>(
         &mut self,
         message: &T,
@@ -124,7 +124,7 @@ impl Socket {
         self.query_as(message, flags, decode)
     }
 
-    /// The same, where each message of the answer is read by `read`; `None` is left out.
+    /// Does the same, and reads each message of the answer by `read`; `None` is left out.
     pub(super) fn query_as<T: NetlinkSerializable + Clone, U>(
         &mut self,
         message: &T,
@@ -142,7 +142,7 @@ impl Socket {
         Err(Refusal { errno: Some(EINTR), words: "it changed whenever it was listed".to_owned() })
     }
 
-    /// What the kernel answers to this request; `None` where something changed between its answers.
+    /// Collects the answers to this request; `None` if something changed between them.
     fn collect<U>(
         &mut self,
         sent: &Range<u32>,
@@ -168,11 +168,12 @@ impl Socket {
         end.unwrap_or(Ok(())).map(|()| consistent.then_some(found))
     }
 
-    /// Sends all messages in one `send`, of which the last but one asks for an acknowledgement: a batch of
-    /// nfnetlink, with its begin and its end. Answers which message was refused first, and why.
+    /// Sends a batch of nfnetlink, with its begin and its end, in one `send`. Fails with the index of the message
+    /// that was refused first, and the refusal.
     ///
-    /// One acknowledgement only: one for each message would overflow the receive buffer of a large batch
-    /// after it has been committed. The end of a batch is acknowledged from Linux 6.10 on only.
+    /// Only the last message but one asks for an acknowledgement: one for each message would overflow the receive
+    /// buffer after a large batch has been committed, and the end of a batch is acknowledged only from Linux 6.10
+    /// on.
     pub(super) fn transaction<T: NetlinkSerializable>(
         &mut self,
         mut messages: Vec<Request<T>>,
@@ -188,7 +189,7 @@ impl Socket {
             let received = self.receive(&sent, |index, answer| match answer {
                 Answer::Acknowledged => answered |= index == last,
                 Answer::Refused(refusal) => {
-                    // What concerns the whole batch is said of its begin: nothing else may follow.
+                    // A refusal of the whole batch is sent for its begin, and nothing else may follow.
                     answered |= index == last || index == 0;
                     refused.get_or_insert((index, refusal));
                 }
@@ -207,7 +208,7 @@ impl Socket {
         refused.map_or(Ok(()), Err)
     }
 
-    /// Takes the refusals that did fit.
+    /// Receives the refusals that did fit.
     fn drain(&mut self, sent: &Range<u32>, refused: &mut Option<(usize, Refusal)>) {
         let non_blocking = self.inner.set_non_blocking(true);
         let mut end = non_blocking.is_err();
@@ -224,7 +225,7 @@ impl Socket {
         }
     }
 
-    /// The sequence numbers of what was sent.
+    /// Sends requests, and returns their sequence numbers.
     fn send<T: NetlinkSerializable>(
         &mut self,
         requests: Vec<Request<T>>,
@@ -246,7 +247,7 @@ impl Socket {
             }
         }
         if bytes.len() > LARGE {
-            // What does not fit the send buffer is refused (EMSGSIZE).
+            // The kernel refuses a message that does not fit the send buffer (EMSGSIZE).
             set_socket_send_buffer_size_force(&self.inner, bytes.len())?;
         }
         self.inner.send(&bytes, 0)?;
@@ -282,8 +283,8 @@ impl AsFd for Socket {
     }
 }
 
-/// What a message holds; `None` where the library cannot decode it: an attribute of somebody else's object that it
-/// does not know must not hide the others.
+/// Decodes a message; `None` if the library cannot: an attribute of somebody else's object that it does not know
+/// must not hide the other objects.
 pub(super) fn decode<T: NetlinkDeserializable>(message: &[u8]) -> Option<T> {
     match NetlinkMessage::<T>::deserialize(message) {
         Ok(NetlinkMessage { payload: NetlinkPayload::InnerMessage(inner), .. }) => Some(inner),
@@ -312,13 +313,13 @@ fn answer(message: &[u8]) -> Answer<'_> {
     }
 }
 
-/// Whether what is listed has changed since the message before this one (`nl_dump_check_consistent` of
+/// Reports whether the listed objects changed since the message before this one (`nl_dump_check_consistent` of
 /// `<net/netlink.h>`).
 fn is_interrupted(message: &[u8]) -> bool {
     read_u16(message, 6).is_some_and(|flags| flags & DUMP_INTERRUPTED != 0)
 }
 
-/// The kernel's words of an extended acknowledgement.
+/// Returns the kernel's words of an extended acknowledgement.
 fn words(message: &[u8]) -> Option<String> {
     let flags = read_u16(message, 6)?;
     let mut rest = message.get(HEADER + 4 + HEADER..)?;

@@ -1,10 +1,10 @@
-//! Whom the host asks for names: resolv.conf(5).
+//! The name servers of the host: resolv.conf(5).
 
 use std::{io::ErrorKind, net::IpAddr};
 
 use crate::{KernelError, Refusal};
 
-/// What the C library reads. Where systemd-resolved runs, it names only its stub at 127.0.0.53.
+/// The file that the C library reads. With systemd-resolved, it names only the stub at 127.0.0.53.
 const LIBRARY: &str = "/etc/resolv.conf";
 /// The servers that systemd-resolved itself asks (systemd-resolved.service(8)).
 const RESOLVED: &str = "/run/systemd/resolve/resolv.conf";

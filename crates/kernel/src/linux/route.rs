@@ -26,7 +26,7 @@ const INTERNET: [IpAddr; 2] =
 /// A route to the Internet is the default route or a large piece of it: VPNs cut it into two halves, or
 /// into pieces that leave out the private ranges. What is longer leads to somebody in particular.
 const LONGEST_DEFAULT: u8 = 8;
-/// How a look-up ends at no route, or one of type unreachable, prohibit or blackhole (`fib_props` in
+/// The errors of a look-up that ends at no route, or at one of type unreachable, prohibit or blackhole (`fib_props` in
 /// `net/ipv4/fib_semantics.c`).
 const NO_ROUTE: [Errno; 4] = [Errno::NETUNREACH, Errno::HOSTUNREACH, Errno::ACCESS, Errno::INVAL];
 
@@ -37,14 +37,14 @@ pub(super) struct Route {
 }
 
 impl Route {
-    /// In the network namespace of the calling thread.
+    /// Opens a socket in the network namespace of the calling thread.
     pub(super) fn open() -> Result<Self, Refusal> {
         let socket = Socket::open(NETLINK_ROUTE)?;
         socket.check_strictly()?;
         Ok(Self { socket })
     }
 
-    /// The interfaces that a packet to the Internet leaves by, ours excepted.
+    /// Returns the interfaces that a packet to the Internet leaves by, except our own.
     pub(super) fn uplinks(&mut self) -> Result<BTreeSet<InterfaceName>, KernelError> {
         let mut names = BTreeSet::new();
         for destination in INTERNET {
@@ -67,7 +67,7 @@ impl Route {
         Ok(routes_of(answers).iter().filter_map(destination).collect())
     }
 
-    /// The interfaces, by index, of the default route that a packet to this destination takes.
+    /// Returns the interfaces, by index, of the default route that a packet to this destination takes.
     fn default_hops(&mut self, destination: IpAddr) -> Result<Vec<u32>, Refusal> {
         let matched = self.look_up(destination, RouteFlags::FibMatch)?;
         let is_default = |route: &&RouteMessage| {
@@ -111,7 +111,7 @@ impl Route {
         for &index in hops {
             match netdevice::index_to_name_inlined(&self.socket, index) {
                 Ok(name) => names.extend(InterfaceName::try_from(name.as_str())),
-                // Gone since: then it is no uplink.
+                // It no longer exists, so it is no uplink.
                 Err(Errno::NODEV | Errno::NXIO) => {}
                 Err(errno) => return Err(errno.into()),
             }
@@ -120,7 +120,7 @@ impl Route {
     }
 }
 
-/// The family of an address, in the words of rtnetlink.
+/// Returns the address family, as rtnetlink names it.
 pub(super) const fn netlink_family(address: IpAddr) -> AddressFamily {
     match address {
         IpAddr::V4(_) => AddressFamily::Inet,

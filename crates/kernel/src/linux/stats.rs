@@ -1,4 +1,4 @@
-//! What went through each TAP: rtnetlink(7) counts it (`IFLA_STATS64`), also for whoever has no privilege.
+//! The traffic of each TAP, as rtnetlink(7) counts it (`IFLA_STATS64`). Reading it needs no privilege.
 
 use std::{collections::BTreeMap, net::IpAddr};
 
@@ -12,7 +12,7 @@ use super::{Linux, conntrack::Conntrack, opened, route::Route};
 use crate::{KernelError, Refusal};
 use riklet_core::model::{InterfaceName, Slot};
 
-/// What a TAP has counted since it was made, as its guest sees it.
+/// The traffic of a TAP since it was created, as its guest sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Traffic {
     /// The interface's index: a TAP that was made anew has another, and counts from 0.
@@ -28,10 +28,10 @@ pub struct Traffic {
 }
 
 impl Linux {
-    /// What went through each TAP named `rik<digits>`.
+    /// Returns the traffic of each TAP named `rik<digits>`.
     ///
     /// # Errors
-    /// Where the kernel does not say.
+    /// Fails if the kernel does not answer.
     pub fn traffic(&mut self) -> Result<BTreeMap<InterfaceName, Traffic>, KernelError> {
         let failed = |source| KernelError::ListLinks { source };
         self.route(failed)?.traffic().map_err(failed)
@@ -39,10 +39,10 @@ impl Linux {
 }
 
 impl Linux {
-    /// How many entries of the connection tracking table there are of each address, guests' or not.
+    /// Returns the number of entries of the connection tracking table by address, whether of a guest or not.
     ///
     /// # Errors
-    /// Where the kernel does not say.
+    /// Fails if the kernel does not answer.
     pub fn flows_by_guest(&mut self) -> Result<BTreeMap<IpAddr, u64>, KernelError> {
         let failed = |source| KernelError::ListFlows { source };
         let conntrack = opened(&mut self.conntrack, Conntrack::open).map_err(failed)?;
@@ -72,7 +72,7 @@ fn counted(answer: &RouteNetlinkMessage) -> Option<(InterfaceName, Traffic)> {
         LinkAttribute::Stats64(stats) => Some(stats),
         _ => None,
     })?;
-    // What the host sends comes in to the guest.
+    // The host sends what the guest receives.
     let traffic = Traffic {
         index: message.header.index,
         packets_in: stats.tx_packets,

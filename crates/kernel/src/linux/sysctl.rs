@@ -8,7 +8,7 @@ use riklet_core::model::InterfaceName;
 
 const CONFIGURATIONS: &str = "/proc/sys/net/ipv4/conf";
 
-/// The value, without its final newline; `None` where there is no such name.
+/// Returns the value without its final newline, or `None` if there is no such parameter.
 pub(super) fn read(name: &str) -> Result<Option<String>, KernelError> {
     match read_file(&path(name)) {
         Ok(value) => Ok(Some(value.trim_end_matches('\n').to_owned())),
@@ -36,7 +36,7 @@ pub(super) fn configured_interfaces() -> Result<Vec<InterfaceName>, KernelError>
     };
     let mut names = Vec::new();
     for entry in fs::read_dir(CONFIGURATIONS).map_err(unlisted)? {
-        // Nobody can name in a definition, or a rule, what is not text.
+        // A name that is not text cannot be given in a definition or a rule.
         let name = entry.map_err(unlisted)?.file_name();
         let name = name.to_str().filter(|name| !matches!(*name, "all" | "default"));
         names.extend(name.and_then(|name| InterfaceName::try_from(name).ok()));
@@ -44,7 +44,8 @@ pub(super) fn configured_interfaces() -> Result<Vec<InterfaceName>, KernelError>
     Ok(names)
 }
 
-/// Dots part the name, and a slash in it stands for a dot, as in sysctl(8).
+/// Returns the file of a parameter. Dots separate the parts of a name, and a slash stands for a dot, as in
+/// sysctl(8).
 fn path(name: &str) -> PathBuf {
     let swapped = name.chars().map(|c| match c {
         '.' => '/',

@@ -1,4 +1,4 @@
-//! TAP devices by their own interface, `/dev/net/tun`: what rtnetlink cannot do
+//! TAP devices by their own interface, `/dev/net/tun`, as far as rtnetlink has no request
 //! (Documentation/networking/tuntap.rst). With `process::fork`, one of the two places with `unsafe`: rustix has no
 //! safe wrapper for these requests of ioctl(2).
 
@@ -47,7 +47,7 @@ struct InterfaceRequest {
 pub(super) struct NewTap(OwnedFd);
 
 impl NewTap {
-    /// Creates a TAP of this name. `EBUSY` where there is an interface of that name.
+    /// Creates a TAP of this name. Fails with `EBUSY` if there is an interface of that name.
     pub(super) fn create(name: &InterfaceName, multi_queue: bool) -> Result<Self, Refusal> {
         let device = open()?;
         let queues = if multi_queue { IFF_MULTI_QUEUE } else { 0 };
@@ -73,8 +73,9 @@ impl NewTap {
 /// that an earlier guest negotiated are reset: frames are whole, with their checksums filled in.
 ///
 /// # Errors
-/// Where there is no persistent TAP of that name (`ENODEV`), it is another kind of interface (`EINVAL`),
-/// or somebody has it open (`EBUSY`). One that can have several queues is opened as one of them.
+/// Fails with `ENODEV` if there is no persistent TAP of that name, with `EINVAL` if it is another kind of
+/// interface, and with `EBUSY` if a process has it open. A TAP that can have several queues is opened as one of
+/// them.
 pub fn attach(name: &InterfaceName) -> Result<OwnedFd, Refusal> {
     let device = open_existing(name)?;
     let header = c_int::try_from(VNET_HEADER).map_err(|_wide| Errno::INVAL)?;
@@ -116,7 +117,7 @@ fn open_existing(name: &InterfaceName) -> Result<OwnedFd, Refusal> {
         Err(Errno::INVAL) => set_interface(&device, name, IFF_MULTI_QUEUE)?,
         result => result?,
     }
-    // Where there was none, TUNSETIFF has just made one; it goes when the descriptor is closed.
+    // If there was none, TUNSETIFF has just created one, which goes when the descriptor is closed.
     if flags(&device)? & IFF_PERSIST == 0 {
         return Err(Refusal::errno(Refusal::ENODEV));
     }
@@ -129,7 +130,7 @@ pub(super) fn open() -> Result<OwnedFd, Refusal> {
     )
 }
 
-/// Makes the descriptor that of the TAP of this name. `IFF_VNET_HDR` always: opening a TAP without it would
+/// Attaches the descriptor to the TAP of this name. `IFF_VNET_HDR` is always set: opening a TAP without it would
 /// clear it.
 pub(super) fn set_interface(
     device: &OwnedFd,

@@ -12,7 +12,7 @@ use std::{
 /// pipe. It stays in our session, and in our terminal's group, until it leaves them itself (setsid(2)).
 ///
 /// # Errors
-/// Where it cannot be started or fed.
+/// Fails if it cannot be started or fed.
 pub fn spawn_detached(
     program: &Path,
     arguments: &[OsString],

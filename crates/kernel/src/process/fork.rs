@@ -1,4 +1,4 @@
-//! What a child of ours does between fork(2) and execve(2).
+//! The work of a child process between fork(2) and execve(2).
 #![expect(
     unsafe_code,
     reason = "std leaves what is done there to whoever can promise what it needs"
@@ -11,8 +11,8 @@ use rustix::{
     process::{Signal, getpid, getppid, set_parent_process_death_signal},
 };
 
-/// Has the kernel kill the program when the thread that starts it ends (prctl(2), `PR_SET_PDEATHSIG`). A change of
-/// the user, which comes before this, would make it forget.
+/// Has the kernel kill the program when the thread that starts it ends (prctl(2), `PR_SET_PDEATHSIG`). A change
+/// of the user clears this setting, so it comes before.
 pub(super) fn end_with_us(command: &mut Command) {
     let parent = getpid();
     let tie = move || {

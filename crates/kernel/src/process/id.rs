@@ -5,8 +5,8 @@ use rustix::{
     process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal},
 };
 
-/// A process, told from a later one with the same number by when it started: what can be recorded of a
-/// process, and looked up again by another.
+/// A process, identified by its number and its start time, so that a later process with the same number is not
+/// taken for it. It can be recorded, and looked up by another process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ProcessId {
     pid: NonZeroU32,
@@ -14,7 +14,7 @@ pub struct ProcessId {
     start: u64,
 }
 
-/// A text that is no process.
+/// A text that does not identify a process.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{text:?} is not a process; one is written PID@START")]
 pub struct ProcessIdError {
@@ -22,19 +22,19 @@ pub struct ProcessIdError {
 }
 
 impl ProcessId {
-    /// The calling process.
+    /// Returns the calling process.
     ///
     /// # Errors
-    /// Where `/proc` cannot be read.
+    /// Fails if `/proc` cannot be read.
     pub fn current() -> io::Result<Self> {
         Self::of(std::process::id())?.ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
-    /// The process that has this number now; `None` where none has. One that has ended and was not waited
-    /// for yet (a zombie) is none: it has closed all its files.
+    /// Returns the process that has this number now, or `None` if none has. A process that has ended and was not
+    /// waited for yet (a zombie) does not count: it has closed all its files.
     ///
     /// # Errors
-    /// Where `/proc` cannot be read.
+    /// Fails if `/proc` cannot be read.
     pub fn of(pid: u32) -> io::Result<Option<Self>> {
         let text = match read(&format!("/proc/{pid}/stat")) {
             // ESRCH: it ended while we read.
@@ -50,10 +50,10 @@ impl ProcessId {
         Ok(NonZeroU32::new(pid).zip(start).map(|(pid, start)| Self { pid, start }))
     }
 
-    /// A child of ours that was not waited for yet: it keeps its number, even where it has ended.
+    /// Returns a child of ours that was not waited for yet. It keeps its number even if it has ended.
     ///
     /// # Errors
-    /// Where `/proc` cannot be read.
+    /// Fails if `/proc` cannot be read.
     pub fn of_child(child: &Child) -> io::Result<Self> {
         let text = read(&format!("/proc/{}/stat", child.id()))?;
         let pid = NonZeroU32::new(child.id());
@@ -61,24 +61,24 @@ impl ProcessId {
         id.ok_or_else(|| io::ErrorKind::InvalidData.into())
     }
 
-    /// The number.
+    /// Returns the process' number.
     #[must_use]
     pub const fn pid(self) -> u32 {
         self.pid.get()
     }
 
-    /// Whether it still runs.
+    /// Reports whether it still runs.
     ///
     /// # Errors
-    /// Where `/proc` cannot be read.
+    /// Fails if `/proc` cannot be read.
     pub fn is_alive(self) -> io::Result<bool> {
         Ok(Self::of(self.pid())? == Some(self))
     }
 
-    /// A file that is readable once the process has ended (`pidfd_open(2)`); `None` where it has already.
+    /// Returns a file that becomes readable when the process ends (`pidfd_open(2)`), or `None` if it has ended.
     ///
     /// # Errors
-    /// Where the kernel refuses.
+    /// Fails if the kernel refuses.
     pub fn open(self) -> io::Result<Option<OwnedFd>> {
         let pid = i32::try_from(self.pid()).ok().and_then(Pid::from_raw);
         let Some(pid) = pid else { return Ok(None) };
@@ -86,14 +86,14 @@ impl ProcessId {
             Err(Errno::SRCH) => return Ok(None),
             file => file?,
         };
-        // The file is of whoever had the number when it was opened.
+        // The file belongs to the process that had the number when it was opened.
         Ok(self.is_alive()?.then_some(file))
     }
 
-    /// Sends a signal; answers whether the process was still there.
+    /// Sends a signal, and reports whether the process was still there.
     ///
     /// # Errors
-    /// Where the kernel refuses.
+    /// Fails if the kernel refuses.
     pub fn signal(self, signal: Signal) -> io::Result<bool> {
         let Some(file) = self.open()? else { return Ok(false) };
         match pidfd_send_signal(file, signal) {
@@ -103,14 +103,14 @@ impl ProcessId {
     }
 }
 
-/// When the process of this `/proc/<pid>/stat` started; `None` where it has ended. The second field is its
-/// name in parentheses, which may have anything in it.
+/// Returns the start time of the process of this `/proc/<pid>/stat`, or `None` if it has ended. The second field
+/// is its name in parentheses, which may contain anything.
 fn start_of(text: &str) -> Option<u64> {
     let (state, start) = fields(text)?;
     (!matches!(state, "Z" | "X" | "x")).then_some(start)
 }
 
-/// The state, and when it started.
+/// Returns the state and the start time.
 fn fields(text: &str) -> Option<(&str, u64)> {
     let (_, rest) = text.rsplit_once(") ")?;
     let mut fields = rest.split(' ');

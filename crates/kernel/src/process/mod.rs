@@ -1,4 +1,4 @@
-//! The one place that starts programs, and how a process is known to others.
+//! Processes: starts programs (nothing else does), and identifies processes for records.
 
 mod detached;
 mod fork;
@@ -21,30 +21,31 @@ use std::{
     sync::Weak,
 };
 
-/// Starts programs that keep a lock of ours as long as they run (flock(2) is of the open file, whoever has
-/// it): where this process is killed meanwhile, the lock is free when they have ended, not before.
+/// Starts programs that share a lock of ours while they run. If this process is killed meanwhile, the lock is
+/// free when they have ended, and not before: flock(2) belongs to the open file, whoever has it.
 ///
-/// The lock's file is their standard input, which every program inherits: so nothing has to be done between fork
-/// and exec, and the child needs no copy of our memory (`posix_spawn(3)`).
+/// The lock's file is their standard input, which every program inherits. So nothing has to be done between
+/// fork and exec, and the child needs no copy of our memory (`posix_spawn(3)`).
 #[derive(Debug, Clone, Default)]
 pub struct Launcher {
     lock: Weak<OwnedFd>,
 }
 
 impl Launcher {
-    /// One whose programs keep this lock, whose file can be read and written; none where nobody holds it any more.
+    /// Returns a launcher whose programs share this lock, while somebody holds it. The lock's file must be open
+    /// for reading and writing.
     #[must_use]
     pub const fn keeping(lock: Weak<OwnedFd>) -> Self {
         Self { lock }
     }
 
-    /// As [`run`]. The lock's file holds the input meanwhile.
+    /// Runs a program as [`run`] does. The lock's file holds the input meanwhile.
     ///
     /// # Errors
-    /// As [`run`]; and where the input cannot be written to the lock's file.
+    /// Fails as [`run`] does, and if the input cannot be written to the lock's file.
     pub fn run(&self, program: &OsStr, args: &[&str], input: &[u8]) -> io::Result<Output> {
         let Some(lock) = self.lock.upgrade() else { return run(program, args, input) };
-        // The same open file, with the same lock and the same place in it.
+        // This is the same open file, with the same lock and the same offset.
         let mut file = File::from(lock.try_clone()?);
         file.set_len(0)?;
         file.write_all_at(input, 0)?;
@@ -58,7 +59,8 @@ impl Launcher {
 /// Runs a program to its end, with this standard input, and collects what it wrote.
 ///
 /// # Errors
-/// Where it cannot be started or fed. A program that reads no more of its input is none: its exit status says.
+/// Fails if it cannot be started or fed. A program that stops reading its input is no error: its exit status
+/// tells.
 pub fn run(program: &OsStr, args: &[&str], input: &[u8]) -> io::Result<Output> {
     let mut command = prepared(program, args, input);
     let mut child =

@@ -10,7 +10,7 @@ use std::{
 
 use super::fork;
 
-/// Who a program runs as (credentials(7)), by number; its supplementary groups are none.
+/// The numbers of the user and the group that a program runs as (credentials(7)), without supplementary groups.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Credentials {
     /// The user.
@@ -33,7 +33,7 @@ pub struct Tied<'a> {
     pub program: &'a OsStr,
     /// Its arguments.
     pub arguments: Vec<OsString>,
-    /// Who it runs as; `None` is whoever we are.
+    /// The user and group that it runs as; `None` stands for our own.
     pub credentials: Option<Credentials>,
     /// Its working directory, which these credentials must be able to enter.
     pub directory: &'a Path,
@@ -48,7 +48,7 @@ pub struct Tied<'a> {
 /// is changed first; and a parent that has ended in between is looked for after.
 ///
 /// # Errors
-/// Where it cannot be started: the program is missing or may not be executed with these credentials, or they
+/// Fails if it cannot be started: the program is missing or may not be executed with these credentials, or they
 /// or the directory cannot be taken.
 pub fn spawn_tied(tied: &Tied<'_>) -> io::Result<Child> {
     let (reader, writer) = io::pipe()?;

@@ -1,7 +1,7 @@
 //! The ruleset on Linux: one folder a backend, and what they share.
 //!
-//! A backend is a [`FirewallBackend`]: `probe`, `state`, `apply`, `watch`, and what it does to tables and
-//! chains of others. [`Linux::with_backend`] is the one place that tells the backends apart.
+//! A backend is a [`FirewallBackend`]: `probe`, `state`, `apply`, `watch`, and its way with tables and chains of
+//! others. [`Linux::with_backend`] is the one place that tells the backends apart.
 
 mod foreign_chains;
 pub(super) mod iptables;
@@ -17,7 +17,7 @@ use riklet_core::firewall::{
     Backend, BaseRuleset, Change, Entry, FirewallState, ForeignChain, ForeignChainState, Ruleset,
 };
 
-/// What enforces the ruleset on Linux.
+/// A firewall of Linux that enforces the ruleset.
 ///
 /// Errors are refusals in the kernel's or the program's own words; the caller adds the operation.
 pub(super) trait FirewallBackend {
@@ -28,7 +28,7 @@ pub(super) trait FirewallBackend {
         entries: &BTreeSet<Entry>,
     ) -> Result<bool, Refusal>;
 
-    /// As [`Firewall::firewall`].
+    /// As [`Firewall::firewall_state`].
     fn state(&mut self, expected: &Ruleset) -> Result<FirewallState, Refusal>;
 
     /// As [`Firewall::change_firewall`].
@@ -41,7 +41,7 @@ pub(super) trait FirewallBackend {
     /// As [`ForeignChains::foreign_chains`].
     fn foreign_chains(&mut self) -> Result<Vec<ForeignChainState>, Refusal>;
 
-    /// As [`ImplicitTables::firewall_tables`].
+    /// As [`ImplicitTables::implicit_tables`].
     fn implicit_tables(&mut self) -> Result<BTreeSet<String>, Refusal> {
         Ok(BTreeSet::new())
     }
@@ -96,7 +96,7 @@ impl Firewall for Linux {
         probed.map_err(unreadable(backend))
     }
 
-    fn firewall(
+    fn firewall_state(
         &mut self,
         backend: Backend,
         expected: &Ruleset,
@@ -128,7 +128,7 @@ impl ForeignChains for Linux {
 }
 
 impl ImplicitTables for Linux {
-    fn firewall_tables(&mut self, backend: Backend) -> Result<BTreeSet<String>, KernelError> {
+    fn implicit_tables(&mut self, backend: Backend) -> Result<BTreeSet<String>, KernelError> {
         let found = self.with_backend(backend, |firewall| firewall.implicit_tables());
         found.map_err(unreadable(backend))
     }

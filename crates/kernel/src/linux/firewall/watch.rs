@@ -1,4 +1,4 @@
-//! How a process that stays hears of changes of the ruleset: by the notifications of nf_tables. Pure.
+//! Tells our changes of the firewall from those of others, by the notifications of nf_tables. Pure.
 //!
 //! A backend says which objects are its own, and by what its own changes are known ([`Watch`]); what concerns
 //! foreign forward chains is the same for all.
@@ -7,14 +7,14 @@ use super::nftables::{self, Generation, Notification, Object, ObjectChange};
 use crate::linux::watched::Message;
 use riklet_core::firewall::{ForeignChain, ForeignChainState, ForeignFamily, names};
 
-/// What a backend's ruleset looks like to somebody who listens.
+/// The way to hear of changes of a backend's ruleset.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::linux) struct Watch {
     /// Reports whether a change of this object changes what is ours.
     pub(super) concerns: fn(&Object<'_>) -> bool,
     /// The beginning of the names of the processes that apply our changes; `None` if our own socket does.
     pub(super) program: Option<&'static str>,
-    /// Whether the kernel tells of changes at all.
+    /// Whether the kernel notifies of changes at all.
     pub(super) announced: bool,
 }
 
@@ -26,14 +26,14 @@ impl Default for Watch {
 }
 
 impl Watch {
-    /// Reports whether the kernel tells of changes at all. If not, the ruleset has to be read again now and
+    /// Reports whether the kernel notifies of changes at all. If not, the ruleset has to be read again now and
     /// then.
     pub(in crate::linux) const fn is_announced(self) -> bool {
         self.announced
     }
 }
 
-/// What a transaction of somebody else touched.
+/// The effect of a transaction of somebody else.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(in crate::linux) struct Touched {
     /// Our ruleset.
@@ -53,14 +53,14 @@ impl Touched {
 #[derive(Debug, Default)]
 pub(in crate::linux) struct Transactions {
     in_progress: Touched,
-    /// What others touched since it was last asked what must be forgotten.
+    /// Touched by others since the last [`Self::take_fresh`].
     fresh: Touched,
-    /// What others touched since it was last asked what changed.
+    /// Touched by others since the last [`Self::take`].
     touched: Touched,
     causes: Vec<String>,
 }
 
-/// What has to be known to tell our changes from others'.
+/// The facts that tell our changes from those of others.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::linux) struct Ours<'a> {
     pub(in crate::linux) watch: Watch,
@@ -73,7 +73,7 @@ pub(in crate::linux) struct Ours<'a> {
 }
 
 impl Transactions {
-    /// Takes note of a notification.
+    /// Takes in a notification.
     pub(in crate::linux) fn hear(&mut self, message: Message<'_>, ours: Ours<'_>) {
         let by_our_socket = ours.port == Some(message.port);
         match Notification::read(message) {
@@ -99,12 +99,12 @@ impl Transactions {
         }
     }
 
-    /// Returns what others touched since this was last asked, and who it was.
+    /// Returns what others touched since the last call, and who it was.
     pub(in crate::linux) fn take(&mut self) -> (Touched, Vec<String>) {
         (std::mem::take(&mut self.touched), std::mem::take(&mut self.causes))
     }
 
-    /// Returns what must be forgotten because others touched it.
+    /// Returns what others touched since the last call, so that it is forgotten.
     pub(in crate::linux) fn take_fresh(&mut self) -> Touched {
         std::mem::take(&mut self.fresh)
     }

@@ -1,4 +1,4 @@
-//! `sock_diag(7)`: the kernel looks through the sockets, and answers those that were asked for.
+//! Sockets by `sock_diag(7)`: the kernel looks through them, and returns those that were asked for.
 
 use std::{collections::BTreeSet, net::IpAddr};
 
@@ -13,7 +13,7 @@ use super::Socket;
 use crate::{Refusal, linux::netlink};
 use riklet_core::model::Protocol;
 
-/// The sockets of the protocol that take something; where there is one port only, those at that port.
+/// Returns the sockets of the protocol that accept something; if there is only one port, those at that port.
 pub(super) fn sockets(protocol: Protocol, ports: &BTreeSet<u16>) -> Result<Vec<Socket>, Refusal> {
     let states = match protocol {
         Protocol::Tcp => StateFlags::LISTEN,

@@ -18,7 +18,7 @@ struct Table {
     protocol: Protocol,
     /// The state of those that listen.
     state: u8,
-    /// Whether these come first, so that reading can stop at the first other (`tcp_get_idx` in
+    /// Whether these come first, so that reading can stop at the first of another state (`tcp_get_idx` in
     /// `net/ipv4/tcp_ipv4.c`): a busy host has many connections and few listeners.
     first: bool,
     row: fn(&str) -> Option<(u8, Socket)>,
@@ -38,7 +38,7 @@ const TABLES: [Table; 5] = [
     },
 ];
 
-/// All sockets of the protocol that take something.
+/// Returns all sockets of the protocol that accept something.
 pub(super) fn sockets(protocol: Protocol) -> Result<Vec<Socket>, Refusal> {
     let mut found = Vec::new();
     for table in TABLES.iter().filter(|table| table.protocol == protocol) {

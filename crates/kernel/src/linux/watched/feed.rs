@@ -1,4 +1,4 @@
-//! What the kernel says unasked: multicast groups of netlink(7).
+//! Notifications of the kernel: multicast groups of netlink(7).
 
 use std::os::fd::{AsFd, BorrowedFd};
 
@@ -10,7 +10,7 @@ use super::super::netlink::{
 };
 use crate::Refusal;
 
-/// Room for what comes while nobody reads: some 8,000 notifications of links, each of which takes 4 KiB.
+/// The receive buffer, for what arrives while nobody reads: some 8,000 notifications of links, of 4 KiB each.
 const ROOM: usize = 32 * 1024 * 1024;
 /// `MSG_DONTWAIT` of `<linux/socket.h>`.
 const WITHOUT_WAITING: i32 = 0x40;
@@ -27,19 +27,19 @@ pub(super) struct Feed {
 pub(in crate::linux) struct Message<'a> {
     /// `nlmsg_type`.
     pub(in crate::linux) kind: u16,
-    /// `nlmsg_pid`: whose request made it; 0 is the kernel's own.
+    /// `nlmsg_pid`: the port of the socket whose request caused it; 0 is the kernel itself.
     pub(in crate::linux) port: u32,
     /// The message, with its header.
     pub(super) whole: &'a [u8],
 }
 
 impl<'a> Message<'a> {
-    /// What follows the header.
+    /// Returns the message without its header.
     pub(in crate::linux) fn body(&self) -> &'a [u8] {
         self.whole.get(HEADER..).unwrap_or_default()
     }
 
-    /// The attribute of this type, behind a body of this length.
+    /// Returns the attribute of this type, behind a body of this length.
     pub(in crate::linux) fn attribute(&self, after: usize, wanted: u16) -> Option<&'a [u8]> {
         let mut rest = self.body().get(after..)?;
         loop {
@@ -52,7 +52,7 @@ impl<'a> Message<'a> {
         }
     }
 
-    /// The same as text.
+    /// Returns the same as text.
     pub(in crate::linux) fn text(&self, after: usize, wanted: u16) -> Option<&'a str> {
         let value = self.attribute(after, wanted)?;
         std::str::from_utf8(value.strip_suffix(&[0]).unwrap_or(value)).ok()
@@ -71,7 +71,7 @@ impl Feed {
         Ok(Self { socket, buffer: Vec::with_capacity(BUFFER) })
     }
 
-    /// Hands over what has come. Returns whether something was lost: there was no room for it.
+    /// Passes on the notifications that have arrived. Returns whether some were lost because the buffer was full.
     pub(super) fn drain(&mut self, mut each: impl FnMut(Message<'_>)) -> Result<bool, Refusal> {
         let mut lost = false;
         loop {

@@ -27,7 +27,7 @@ impl Firewall for Watched {
         self.kernel.probe_firewall(backend, base_ruleset, entries)
     }
 
-    fn firewall(
+    fn firewall_state(
         &mut self,
         backend: Backend,
         expected: &Ruleset,
@@ -42,14 +42,14 @@ impl Firewall for Watched {
             return Ok(FirewallState { base_ruleset, entries, strays: vec![], marks });
         }
         self.firewall = None;
-        let state = self.kernel.firewall(backend, expected)?;
+        let state = self.kernel.firewall_state(backend, expected)?;
         let whole = state.base_ruleset == BaseState::Intact && state.strays.is_empty();
         self.firewall = whole.then(|| Known {
             backend,
             base_ruleset: expected.base_ruleset.clone(),
             entries: state.entries.clone(),
         });
-        // What somebody changed while it was read makes it unknown again.
+        // A change by somebody else while it was read makes it unknown again.
         self.listen()?;
         Ok(state)
     }
@@ -61,7 +61,7 @@ impl Firewall for Watched {
         let done = self.kernel.change_firewall(backend, change);
         match done {
             Ok(()) => self.follow(backend, change),
-            // What is there is not what we believed.
+            // The firewall is not as we believed.
             Err(_) => self.firewall = None,
         }
         let heard = self.listen();
@@ -91,8 +91,8 @@ impl ForeignChains for Watched {
 }
 
 impl ImplicitTables for Watched {
-    fn firewall_tables(&mut self, backend: Backend) -> Result<BTreeSet<String>, KernelError> {
-        self.kernel.firewall_tables(backend)
+    fn implicit_tables(&mut self, backend: Backend) -> Result<BTreeSet<String>, KernelError> {
+        self.kernel.implicit_tables(backend)
     }
 
     fn empty_tables(&mut self, backend: Backend) -> Result<BTreeSet<String>, KernelError> {

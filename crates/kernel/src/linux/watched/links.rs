@@ -42,7 +42,7 @@ impl Links for Watched {
 
     fn create_link(&mut self, spec: &LinkSpec) -> Result<(), KernelError> {
         let done = self.kernel.create_link(spec);
-        // Of many, what is said would not fit.
+        // The notifications of many would not fit the buffer.
         self.listen()?;
         done
     }

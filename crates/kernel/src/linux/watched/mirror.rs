@@ -1,4 +1,4 @@
-//! Our interfaces, as notifications tell of them. Pure.
+//! Our interfaces, kept up to date by notifications. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -29,33 +29,34 @@ const AF_INET: u8 = 2;
 /// The least MTU with which an interface takes part in IPv6 (`IPV6_MIN_MTU`).
 const LEAST_OF_IPV6: u32 = 1280;
 
-/// What is known of the interfaces named `rik<digits>`.
+/// The interfaces named `rik<digits>`, as far as they are known.
 #[derive(Debug, Default)]
 pub(super) struct Mirror {
     links: BTreeMap<u32, LinkState>,
     names: BTreeMap<InterfaceName, u32>,
-    /// The last that was said of each link and was not read yet.
+    /// The last notification of each link that was not read yet.
     unread: BTreeMap<u32, Vec<u8>>,
-    /// Interfaces that have to be asked for: they were there before we heard of them, or may have changed unheard.
+    /// Interfaces that have to be asked for: they were there before we listened, or may have changed without a
+    /// notification.
     unknown: BTreeMap<InterfaceName, u32>,
-    /// Interfaces that are down, and not draining: nobody is told of their alias, group and owner.
+    /// Interfaces that are down, and not draining: the kernel does not notify of their alias, group and owner.
     down: BTreeMap<InterfaceName, u32>,
-    /// The last that was asked for since it may have changed unheard.
+    /// The last interface that was marked stale.
     last: Option<InterfaceName>,
     /// Slots whose interfaces changed.
     changed: BTreeSet<Slot>,
     /// Whether an interface that is not ours changed.
     strangers: bool,
-    /// Whether one came, went, or got or lost an address.
+    /// Whether an interface that is not ours came, went, or got or lost an address.
     interfaces: bool,
-    /// By which of ours forwarding was turned on or off since their links were last told of.
+    /// Forwarding of our interfaces, as it was notified after their links were.
     forwarding: BTreeMap<u32, bool>,
-    /// Whether it was by another, or by the host as a whole.
+    /// Whether forwarding changed for another interface, or for the host as a whole.
     switched: bool,
 }
 
 impl Mirror {
-    /// What there is, all of it.
+    /// Takes a complete listing.
     pub(super) fn fill(&mut self, links: BTreeMap<u32, LinkState>) {
         let before = std::mem::replace(&mut self.links, links);
         for (index, state) in before {
@@ -73,7 +74,7 @@ impl Mirror {
         self.down = self.links.iter().filter_map(down).collect();
     }
 
-    /// Takes note of a notification. Links are read later, once each: of many that are said of one, the last counts.
+    /// Takes in a notification. Links are read later, once each: of many notifications of one, the last counts.
     pub(super) fn hear(&mut self, message: Message<'_>) {
         match message.kind {
             NEW_LINK => self.hear_link(message),
@@ -93,7 +94,7 @@ impl Mirror {
     fn hear_link(&mut self, message: Message<'_>) {
         let Some(index) = index_of_link(message).filter(|_| family(message) == 0) else { return };
         self.forwarding.remove(&index);
-        // `ifi_change` is all ones for an interface that has just come: it has no addresses that we have not heard of.
+        // `ifi_change` is all ones for an interface that has just come: it has no addresses yet that were not notified.
         let new = read_u32(message.body(), 12) == Some(u32::MAX);
         if new && !self.links.contains_key(&index) && !self.unread.contains_key(&index) {
             self.read(index, message.whole, true);
@@ -104,7 +105,7 @@ impl Mirror {
         unread.extend_from_slice(message.whole);
     }
 
-    /// Reads what was said of links.
+    /// Reads the last notification of each link.
     pub(super) fn catch_up(&mut self) {
         for (index, message) in std::mem::take(&mut self.unread) {
             self.read(index, &message, false);
@@ -117,7 +118,7 @@ impl Mirror {
         }
     }
 
-    /// Who writes `net.ipv4.ip_forward` has this said of every interface.
+    /// Takes in a change of forwarding. A write of `net.ipv4.ip_forward` causes one for every interface.
     fn hear_switch(&mut self, message: Message<'_>) {
         let Some((index, on)) = said_of_forwarding(message) else { return };
         if self.links.contains_key(&index) || self.unread.contains_key(&index) {
@@ -144,14 +145,14 @@ impl Mirror {
             state.neighbours.clone_from(&before.neighbours);
             if before.name != state.name {
                 self.changed.extend(Slot::of_interface(before.name.as_str()));
-                // Two may have changed their names for each other's.
+                // Two interfaces may have swapped their names.
                 if self.names.get(&before.name) == Some(&index) {
                     self.names.remove(&before.name);
                 }
                 self.down.remove(&before.name);
             }
             if before.mtu < LEAST_OF_IPV6 && state.mtu >= LEAST_OF_IPV6 {
-                // IPv6 is made for it after this was said.
+                // The kernel sets up IPv6 for it after this notification.
                 self.unknown.insert(state.name.clone(), index);
             }
         }
@@ -179,7 +180,7 @@ impl Mirror {
         }
     }
 
-    /// Whether it was one of ours.
+    /// Forgets an interface, and reports whether it was one of ours.
     fn forget_known(&mut self, index: u32) -> bool {
         let before = self.unknown.len();
         self.unknown.retain(|_, other| *other != index);
@@ -208,7 +209,7 @@ impl Mirror {
         self.changed.extend(Slot::of_interface(state.name.as_str()));
     }
 
-    /// A neighbour that is there and not permanent any more is none of those that we keep.
+    /// Takes in a neighbour. One that is no longer permanent is not kept.
     fn hear_neighbour(&mut self, message: Message<'_>) {
         let Some(state) = read_u32(message.body(), 4).and_then(|i| self.links.get_mut(&i)) else {
             return;
@@ -222,12 +223,12 @@ impl Mirror {
         self.changed.extend(Slot::of_interface(state.name.as_str()));
     }
 
-    /// The interfaces that have to be asked for.
+    /// Returns the interfaces that have to be asked for.
     pub(super) fn unknown(&self) -> Vec<InterfaceName> {
         self.unknown.keys().chain(self.down.keys()).cloned().collect()
     }
 
-    /// Has so many of the interfaces asked for again, in turn.
+    /// Marks the next so many interfaces as unknown, in turn.
     pub(super) fn mark_stale(&mut self, count: usize) {
         let after = |name: &&InterfaceName| self.last.as_ref().is_none_or(|last| *name > last);
         let next: Vec<_> = self.names.keys().filter(after).take(count).cloned().collect();
@@ -239,10 +240,10 @@ impl Mirror {
         }
     }
 
-    /// What was answered of such an interface.
+    /// Takes the answer about such an interface.
     pub(super) fn learn(&mut self, name: &InterfaceName, found: Option<LinkState>) {
         let unknown = self.unknown.remove(name).or_else(|| self.down.get(name).copied());
-        // One that is gone is told of.
+        // The kernel notifies of one that no longer exists.
         let (Some(index), Some(state)) = (unknown, found) else { return };
         if self.links.get(&index) != Some(&state) {
             self.changed.extend(Slot::of_interface(name.as_str()));
@@ -250,7 +251,7 @@ impl Mirror {
         self.keep(index, state);
     }
 
-    /// What we have set, and nobody is told of.
+    /// Takes in what we have set, as far as the kernel does not notify of it.
     pub(super) fn expect(&mut self, spec: &LinkSpec) {
         let state = self.names.get(&spec.name).and_then(|index| self.links.get_mut(index));
         if let Some(state) = state {
@@ -258,7 +259,7 @@ impl Mirror {
         }
     }
 
-    /// The same for an alias: nobody is told of that of an interface that is down.
+    /// Takes in an alias that we have set: the kernel does not notify of it if the interface is down.
     pub(super) fn expect_alias(&mut self, name: &InterfaceName, alias: &str) {
         let state = self.names.get(name).and_then(|index| self.links.get_mut(index));
         if let Some(state) = state {
@@ -274,29 +275,29 @@ impl Mirror {
         self.names.values().filter_map(|index| self.links.get(index))
     }
 
-    /// The slots whose interfaces changed since this was last asked.
+    /// Returns the slots whose interfaces changed since the last call.
     pub(super) fn take_changed(&mut self) -> BTreeSet<Slot> {
         std::mem::take(&mut self.changed)
     }
 
-    /// Whether an interface of somebody else's changed since this was last asked.
+    /// Reports whether an interface of somebody else changed since the last call.
     pub(super) fn take_strangers(&mut self) -> bool {
         std::mem::take(&mut self.strangers)
     }
 
-    /// Whether one of them came, went, or got or lost an address since this was last asked.
+    /// Reports whether one of them came, went, or got or lost an address since the last call.
     pub(super) fn take_interfaces(&mut self) -> bool {
         std::mem::take(&mut self.interfaces)
     }
 
-    /// Whether forwarding by one of them, or by the host as a whole, was turned on or off since this was last asked.
+    /// Reports whether forwarding changed for one of them, or for the host as a whole, since the last call.
     pub(super) fn take_switched(&mut self) -> bool {
         std::mem::take(&mut self.switched)
     }
 }
 
-/// An interface whose `forwarding` was set, and its value. An interface that has just come is told of with all that it
-/// has, and its link after it.
+/// Returns the interface whose `forwarding` was set, and the value. A notification with all values is of an interface
+/// that has just come; its link follows.
 fn said_of_forwarding(message: Message<'_>) -> Option<(u32, bool)> {
     /// `sizeof(struct netconfmsg)`, rounded up.
     const HEADER: usize = 4;

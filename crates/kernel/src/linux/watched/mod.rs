@@ -1,10 +1,10 @@
-//! A kernel that answers from memory what it would be told of if it changed.
+//! A kernel that answers from memory, for a process that stays.
 //!
-//! A process that stays listens to the kernel's notifications, which are queued before the change that they tell of
-//! returns to whoever made it. So what was heard, up to the last, is what is: nothing needs to be asked again.
+//! It listens to the kernel's notifications. They are queued before a change returns to whoever made it: once the
+//! queue is drained, the memory equals the kernel, and nothing needs to be asked again.
 //!
-//! Not told of are `route_localnet` and `disable_ipv6` of an interface, the alias and the group of one that is down, and
-//! whatever is in the legacy iptables: [`Watched::refresh`] forgets these.
+//! The kernel does not notify of `route_localnet` and `disable_ipv6` of an interface, of the alias and the group of an
+//! interface that is down, and of the legacy iptables. [`Watched::refresh`] forgets these.
 
 mod conntrack;
 mod feed;
@@ -47,13 +47,13 @@ const NFTABLES_GROUPS: [u32; 1] = [7];
 const NEW_ROUTE: u16 = 24;
 const DELETED_ROUTE: u16 = 25;
 const RULES_AND_NEXTHOPS: [u16; 4] = [32, 33, 104, 105];
-/// A route to more than this is none to the Internet ([`super::route`]).
+/// The longest prefix of a route to the Internet ([`super::route`]).
 const LONGEST_DEFAULT: u8 = 8;
 
-/// So many interfaces are asked for again at once: it takes some 20 ms.
+/// The number of interfaces that one refresh asks for again: it takes some 20 ms.
 const STALE: usize = 256;
 
-/// What changed since it was last asked.
+/// The changes since the last call of [`Watched::changes`].
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 #[non_exhaustive]
@@ -69,9 +69,9 @@ pub struct Changes {
     /// Forwarding was turned on or off, for the host or for an interface that is not ours; or such an interface came,
     /// went, or got or lost an address.
     pub forwarding: bool,
-    /// Not everything was heard.
+    /// Notifications were lost.
     pub lost: bool,
-    /// Who it was, and what, as far as is known.
+    /// The causes that are known: who changed what, one a line.
     pub causes: Vec<String>,
 }
 
@@ -94,19 +94,19 @@ pub struct Watched {
     route: Feed,
     netfilter: Feed,
     mirror: Mirror,
-    /// Whether the mirror has everything.
+    /// Whether the mirror is complete.
     mirrored: bool,
-    /// Interfaces of others that were asked for.
+    /// The interfaces of others that were asked for.
     strangers: BTreeMap<InterfaceName, Option<LinkState>>,
     transactions: Transactions,
-    /// How to hear of changes of the backend that was last spoken to.
+    /// The watch of the backend that was last used.
     watch: Watch,
     /// Whether a change of ours is being applied.
     applying: bool,
     firewall: Option<Known>,
     foreign_chains: Option<Vec<ForeignChainState>>,
     uplinks: Option<BTreeSet<InterfaceName>>,
-    /// The uplinks as they were when it was last asked for changes.
+    /// The uplinks at the last call of `changes`.
     uplinks_before: Option<Uplinks>,
     uplinks_suspected: bool,
     /// The switches of forwarding that were asked for, by the names of their sysctls.
@@ -114,16 +114,16 @@ pub struct Watched {
     switched: bool,
     /// The interfaces of others.
     interfaces: Option<BTreeMap<InterfaceName, HostInterface>>,
-    /// The same as they were when it was last asked for changes.
+    /// The interfaces of others at the last call of `changes`.
     interfaces_before: Option<BTreeMap<InterfaceName, HostInterface>>,
     lost: bool,
 }
 
 impl Watched {
-    /// Listens from now on, in the network namespace of the calling thread.
+    /// Starts to listen, in the network namespace of the calling thread.
     ///
     /// # Errors
-    /// Where the kernel's notifications cannot be had.
+    /// Fails if the kernel refuses its notifications.
     pub fn open(kernel: Linux) -> Result<Self, KernelError> {
         let failed = |source| KernelError::Listen { source };
         Ok(Self {
@@ -149,16 +149,16 @@ impl Watched {
         })
     }
 
-    /// What becomes readable when something changes.
+    /// Returns the files that become readable when something changes.
     #[must_use]
     pub fn as_fds(&self) -> [BorrowedFd<'_>; 2] {
         [self.route.as_fd(), self.netfilter.as_fd()]
     }
 
-    /// What changed since this was last asked.
+    /// Returns what changed since the last call.
     ///
     /// # Errors
-    /// Where the kernel does not answer what had to be asked; then everything is forgotten.
+    /// Fails if the kernel does not answer what had to be asked; then everything is forgotten.
     pub fn changes(&mut self) -> Result<Changes, KernelError> {
         self.listen()?;
         self.learn()?;
@@ -173,8 +173,8 @@ impl Watched {
         Ok(Changes { links, firewall, foreign_chains, uplinks, forwarding, lost, causes })
     }
 
-    /// Forgets what nobody would be told of if it changed; of interfaces some, the next in turn. Returns whether the
-    /// firewall is of that kind.
+    /// Forgets what may change without a notification; of interfaces only some, the next in turn. Returns whether the
+    /// firewall is among it.
     pub fn refresh(&mut self) -> bool {
         self.mirror.mark_stale(STALE);
         self.switches.clear();
@@ -186,7 +186,7 @@ impl Watched {
         !announced
     }
 
-    /// Forgets everything: the next look is one at the kernel itself.
+    /// Forgets everything, so that the kernel itself is asked next.
     pub fn forget(&mut self) {
         self.mirrored = false;
         self.switches.clear();
@@ -198,7 +198,7 @@ impl Watched {
         self.uplinks_suspected = true;
     }
 
-    /// Hears what has been said.
+    /// Takes in the notifications that have arrived.
     fn listen(&mut self) -> Result<(), KernelError> {
         let failed = |source| KernelError::Listen { source };
         let Self { route, netfilter, mirror, transactions, .. } = self;
@@ -249,7 +249,7 @@ impl Watched {
         Ok(())
     }
 
-    /// Asks for interfaces that were there before they were heard of.
+    /// Asks for the interfaces of which no notification told everything.
     fn learn(&mut self) -> Result<(), KernelError> {
         for name in self.mirror.unknown() {
             let found = self.kernel.link(&name)?;
@@ -258,14 +258,14 @@ impl Watched {
         Ok(())
     }
 
-    /// Has the mirror whole, and up to date.
+    /// Completes the mirror, and brings it up to date.
     fn look(&mut self) -> Result<(), KernelError> {
         self.listen()?;
         if !self.mirrored {
             let links = self.kernel.links_by_index()?;
             self.mirror.fill(links);
             self.mirrored = true;
-            // What was said before it was listed is in the list; what was said since is not.
+            // What was notified before the listing is in the list; what was notified since is not.
             self.listen()?;
         }
         self.learn()
@@ -294,7 +294,7 @@ impl Watched {
         Ok(changed)
     }
 
-    /// Whether it is known to have this, without asking.
+    /// Reports whether the firewall is known to have this, without asking.
     fn is_known(
         &self,
         backend: Backend,
@@ -312,7 +312,7 @@ impl Watched {
         open && stands
     }
 
-    /// What the firewall has after a change that was made.
+    /// Follows a change that was made.
     fn follow(&mut self, backend: Backend, change: &Change) {
         match change {
             Change::Reset(Ruleset { base_ruleset, entries }) => {
@@ -332,7 +332,7 @@ impl Watched {
     }
 }
 
-/// Whether a packet to the Internet may leave by another interface from now on.
+/// Reports whether a packet to the Internet may leave by another interface from now on.
 fn may_move_uplinks(message: Message<'_>) -> bool {
     match message.kind {
         // `rtm_dst_len`

@@ -211,7 +211,7 @@ fn whoever_changes_our_table_is_found_out() {
             assert!(!watched.knows(&[]), "{change}");
             let ruleset =
                 Ruleset { base_ruleset: base_ruleset(), entries: [exposure(8080)].into() };
-            let state = watched.firewall(Backend::Nftables, &ruleset).unwrap();
+            let state = watched.firewall_state(Backend::Nftables, &ruleset).unwrap();
             assert_ne!(state, with_firewall_state(), "{change}");
         });
     }

@@ -24,7 +24,7 @@ use riklet_core::firewall::{
 
 /// A variant of iptables.
 ///
-/// What iptables-nft makes is seen, and its empty tables are removed, by way of nf_tables.
+/// The tables that iptables-nft creates are seen, and removed if they are empty, by way of nf_tables.
 #[derive(Debug)]
 pub(super) struct Iptables<'a> {
     pub(super) variant: IptablesVariant,

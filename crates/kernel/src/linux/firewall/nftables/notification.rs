@@ -56,7 +56,7 @@ pub(in crate::linux::firewall) enum ObjectChange {
     Other,
 }
 
-/// Who made a transaction.
+/// The end of a transaction, with the process that made it.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::linux::firewall) struct Generation<'a> {
     /// The process' name, as in `/proc/PID/comm`.
