@@ -22,6 +22,7 @@ mod route;
 mod server;
 mod stack;
 #[cfg(test)]
+#[cfg(privileged)]
 mod tests;
 
 use std::{

@@ -381,4 +381,5 @@ impl crate::Conntrack for Linux {
 }
 
 #[cfg(test)]
+#[cfg(privileged)]
 mod tests;

@@ -443,5 +443,6 @@ impl LinkDeletion for Linux {
 }
 
 #[cfg(test)]
+#[cfg(privileged)]
 #[path = "link_tests.rs"]
 mod tests;

@@ -124,6 +124,7 @@ fn command(id: u32) -> Option<String> {
 }
 
 #[cfg(test)]
+#[cfg(privileged)]
 mod tests {
     use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 

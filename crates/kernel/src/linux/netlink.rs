@@ -346,6 +346,7 @@ pub(super) fn read_u32(bytes: &[u8], at: usize) -> Option<u32> {
 }
 
 #[cfg(test)]
+#[cfg(privileged)]
 mod tests {
     use netlink_packet_route::{RouteNetlinkMessage, link::LinkMessage};
     use netlink_sys::protocols::NETLINK_ROUTE;

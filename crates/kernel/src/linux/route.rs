@@ -187,6 +187,7 @@ impl Routes for Linux {
 }
 
 #[cfg(test)]
+#[cfg(privileged)]
 mod tests {
     use super::*;
     use riklet_testkit::namespace::{ip, isolated};

@@ -84,6 +84,7 @@ fn counted(answer: &RouteNetlinkMessage) -> Option<(InterfaceName, Traffic)> {
 }
 
 #[cfg(test)]
+#[cfg(privileged)]
 mod tests {
     use riklet_testkit::namespace::{ip, isolated};
 

@@ -76,6 +76,7 @@ impl Sysctls for Linux {
 }
 
 #[cfg(test)]
+#[cfg(privileged)]
 mod tests {
     use super::*;
     use riklet_core::switch::IP_FORWARD as FORWARD;

@@ -148,6 +148,7 @@ fn take_on(Credentials { uid, gid }: Credentials) -> Result<(), Errno> {
 }
 
 #[cfg(test)]
+#[cfg(privileged)]
 mod tests {
     use rustix::process::DumpableBehavior;
 

@@ -15,6 +15,7 @@ mod mirror;
 mod routes;
 mod sysctls;
 #[cfg(test)]
+#[cfg(privileged)]
 mod tests;
 
 use std::{

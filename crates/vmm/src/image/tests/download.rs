@@ -14,176 +14,155 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 #[test]
 fn a_file_is_downloaded_once() {
-    isolated(|| {
-        let node = Node::new();
-        let body = bytes(300_000);
-        let server = Server::start([serve(&body, TAG)]);
-        let url = server.url();
-        let mut told = Vec::new();
-        let path = node.images().obtain(&kernel(&url), &mut |step| told.push(step)).unwrap();
-        assert_eq!(read(&path), body);
-        assert_eq!(node.files(), set(&["whole"]));
-        assert_eq!(path, node.file(""));
-        assert_eq!((mode(&path), mode(path.parent().unwrap())), (0o644, 0o755));
-        assert_eq!(mode(&node.state_dir()), 0o700);
-        let total = Some(300_000);
-        assert_eq!(told[0], Progress { received: 0, total, waiting: false });
-        assert_eq!(told[told.len() - 1], Progress { received: 300_000, total, waiting: false });
-        assert!(told.is_sorted_by_key(|step| step.received) && told.len() > 2);
+    let node = Node::new();
+    let body = bytes(300_000);
+    let server = Server::start([serve(&body, TAG)]);
+    let url = server.url();
+    let mut told = Vec::new();
+    let path = node.images().obtain(&kernel(&url), &mut |step| told.push(step)).unwrap();
+    assert_eq!(read(&path), body);
+    assert_eq!(node.files(), set(&["whole"]));
+    assert_eq!(path, node.file(""));
+    assert_eq!((mode(&path), mode(path.parent().unwrap())), (0o644, 0o755));
+    assert_eq!(mode(&node.state_dir()), 0o700);
+    let total = Some(300_000);
+    assert_eq!(told[0], Progress { received: 0, total, waiting: false });
+    assert_eq!(told[told.len() - 1], Progress { received: 300_000, total, waiting: false });
+    assert!(told.is_sorted_by_key(|step| step.received) && told.len() > 2);
 
-        assert_eq!(node.obtain(&url).unwrap(), path);
-        let requests = server.end();
-        assert_eq!(requests.len(), 1);
-        assert_eq!(requests[0].line, "GET /vmlinux HTTP/1.1");
-        assert_eq!(requests[0].header("accept-encoding"), Some("identity"));
-        assert_eq!(requests[0].range(), None);
-        // The server is gone, and not needed.
-        assert_eq!(node.obtain(&url).unwrap(), path);
-    });
+    assert_eq!(node.obtain(&url).unwrap(), path);
+    let requests = server.end();
+    assert_eq!(requests.len(), 1);
+    assert_eq!(requests[0].line, "GET /vmlinux HTTP/1.1");
+    assert_eq!(requests[0].header("accept-encoding"), Some("identity"));
+    assert_eq!(requests[0].range(), None);
+    // The server is gone, and not needed.
+    assert_eq!(node.obtain(&url).unwrap(), path);
 }
 
 #[test]
 fn each_url_has_a_file_of_its_own() {
-    isolated(|| {
-        let node = Node::new();
-        let server = Server::start([serve(b"one", TAG), serve(b"two", TAG)]);
-        let (one, two) = (format!("{}?v=1", server.url()), format!("{}?v=2", server.url()));
-        assert_eq!(read(&node.obtain(&one).unwrap()), b"one");
-        assert_eq!(read(&node.obtain(&two).unwrap()), b"two");
-        // A fragment is not sent.
-        assert_eq!(read(&node.obtain(&format!("{one}#part")).unwrap()), b"one");
-        server.end();
-    });
+    let node = Node::new();
+    let server = Server::start([serve(b"one", TAG), serve(b"two", TAG)]);
+    let (one, two) = (format!("{}?v=1", server.url()), format!("{}?v=2", server.url()));
+    assert_eq!(read(&node.obtain(&one).unwrap()), b"one");
+    assert_eq!(read(&node.obtain(&two).unwrap()), b"two");
+    // A fragment is not sent.
+    assert_eq!(read(&node.obtain(&format!("{one}#part")).unwrap()), b"one");
+    server.end();
 }
 
 #[test]
 fn a_redirect_is_followed() {
-    isolated(|| {
-        let node = Node::new();
-        let server = Server::start([
-            send("302 Found; Location: /other; Content-Length: 0", b""),
-            serve(b"file", TAG),
-        ]);
-        assert_eq!(read(&node.obtain(&server.url()).unwrap()), b"file");
-        let lines = server.end().into_iter().map(|request| request.line);
-        assert_eq!(lines.collect::<Vec<_>>(), ["GET /vmlinux HTTP/1.1", "GET /other HTTP/1.1"]);
-    });
+    let node = Node::new();
+    let server = Server::start([
+        send("302 Found; Location: /other; Content-Length: 0", b""),
+        serve(b"file", TAG),
+    ]);
+    assert_eq!(read(&node.obtain(&server.url()).unwrap()), b"file");
+    let lines = server.end().into_iter().map(|request| request.line);
+    assert_eq!(lines.collect::<Vec<_>>(), ["GET /vmlinux HTTP/1.1", "GET /other HTTP/1.1"]);
 }
 
 #[test]
 fn chunks_have_an_end_of_their_own() {
-    isolated(|| {
-        let node = Node::new();
-        let chunked = "200 OK; Transfer-Encoding: chunked";
-        let server = Server::start([send(chunked, b"4\r\nfile\r\n5\r\n here\r\n0\r\n\r\n")]);
-        let mut told = Vec::new();
-        let url = server.url();
-        let path = node.images().obtain(&kernel(&url), &mut |step| told.push(step)).unwrap();
-        assert_eq!(read(&path), b"file here");
-        assert!(told.iter().all(|step| step.total.is_none()));
-        server.end();
-    });
+    let node = Node::new();
+    let chunked = "200 OK; Transfer-Encoding: chunked";
+    let server = Server::start([send(chunked, b"4\r\nfile\r\n5\r\n here\r\n0\r\n\r\n")]);
+    let mut told = Vec::new();
+    let url = server.url();
+    let path = node.images().obtain(&kernel(&url), &mut |step| told.push(step)).unwrap();
+    assert_eq!(read(&path), b"file here");
+    assert!(told.iter().all(|step| step.total.is_none()));
+    server.end();
 }
 
 #[test]
 fn an_end_that_is_the_connections_needs_a_checksum() {
-    isolated(|| {
-        let node = Node::new();
-        let server = Server::start([
-            send("200 OK", b"file"),
-            send("200 OK", b"fil"),
-            send("200 OK", b"file"),
-        ]);
-        let url = server.url();
-        let expected =
-            format!("cannot download the kernel {url}: the server does not say how long it is");
-        assert_eq!(words(node.obtain(&url)), expected);
-        let sha256 = Digest::of(b"file").0;
-        assert!(words(node.obtain_checked(&url, sha256)).contains("has the SHA-256"));
-        assert_eq!(node.files(), set(&[]));
-        assert_eq!(read(&node.obtain_checked(&url, sha256).unwrap()), b"file");
-        server.end();
-    });
+    let node = Node::new();
+    let server =
+        Server::start([send("200 OK", b"file"), send("200 OK", b"fil"), send("200 OK", b"file")]);
+    let url = server.url();
+    let expected =
+        format!("cannot download the kernel {url}: the server does not say how long it is");
+    assert_eq!(words(node.obtain(&url)), expected);
+    let sha256 = Digest::of(b"file").0;
+    assert!(words(node.obtain_checked(&url, sha256)).contains("has the SHA-256"));
+    assert_eq!(node.files(), set(&[]));
+    assert_eq!(read(&node.obtain_checked(&url, sha256).unwrap()), b"file");
+    server.end();
 }
 
 #[test]
 fn a_wrong_checksum_leaves_nothing() {
-    isolated(|| {
-        let node = Node::new();
-        let server = Server::start([serve(b"other", TAG), serve(b"file", TAG)]);
-        let url = server.url();
-        let sha256 = Digest::of(b"file");
-        let found = node.obtain_checked(&url, sha256.0);
-        let expected =
-            format!("the kernel {url} has the SHA-256 {}, not {sha256}", Digest::of(b"other"));
-        assert_eq!(words(found), expected);
-        assert_eq!(node.files(), set(&[]));
-        assert_eq!(read(&node.obtain_checked(&url, sha256.0).unwrap()), b"file");
-        server.end();
-    });
+    let node = Node::new();
+    let server = Server::start([serve(b"other", TAG), serve(b"file", TAG)]);
+    let url = server.url();
+    let sha256 = Digest::of(b"file");
+    let found = node.obtain_checked(&url, sha256.0);
+    let expected =
+        format!("the kernel {url} has the SHA-256 {}, not {sha256}", Digest::of(b"other"));
+    assert_eq!(words(found), expected);
+    assert_eq!(node.files(), set(&[]));
+    assert_eq!(read(&node.obtain_checked(&url, sha256.0).unwrap()), b"file");
+    server.end();
 }
 
 #[test]
 fn another_checksum_replaces_the_file_if_the_server_has_it() {
-    isolated(|| {
-        let node = Node::new();
-        let server =
-            Server::start([serve(b"old", TAG), serve(b"old", TAG), serve(b"new", "\"two\"")]);
-        let url = server.url();
-        let old = node.obtain_checked(&url, Digest::of(b"old").0).unwrap();
-        let open = fs::File::open(&old).unwrap();
-        let sha256 = Digest::of(b"new").0;
-        assert!(words(node.obtain_checked(&url, sha256)).contains("has the SHA-256"));
-        assert_eq!(read(&old), b"old");
-        assert_eq!(node.files(), set(&["whole"]));
-        assert_eq!(node.obtain_checked(&url, sha256).unwrap(), old);
-        assert_eq!(read(&old), b"new");
-        // Whoever has the old file open keeps it.
-        assert_eq!(Digest::of_reader(open).unwrap(), Digest::of(b"old"));
-        server.end();
-    });
+    let node = Node::new();
+    let server = Server::start([serve(b"old", TAG), serve(b"old", TAG), serve(b"new", "\"two\"")]);
+    let url = server.url();
+    let old = node.obtain_checked(&url, Digest::of(b"old").0).unwrap();
+    let open = fs::File::open(&old).unwrap();
+    let sha256 = Digest::of(b"new").0;
+    assert!(words(node.obtain_checked(&url, sha256)).contains("has the SHA-256"));
+    assert_eq!(read(&old), b"old");
+    assert_eq!(node.files(), set(&["whole"]));
+    assert_eq!(node.obtain_checked(&url, sha256).unwrap(), old);
+    assert_eq!(read(&old), b"new");
+    // Whoever has the old file open keeps it.
+    assert_eq!(Digest::of_reader(open).unwrap(), Digest::of(b"old"));
+    server.end();
 }
 
 #[test]
 fn of_two_at_once_one_downloads_and_one_waits() {
-    isolated(|| {
-        let node = Node::new();
-        let body = bytes(200_000);
-        let (go_on, may_go_on) = mpsc::channel::<()>();
-        let half = step({
-            let body = body.clone();
-            move |_: &Request, stream: &mut dyn server::Stream| {
-                let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len());
-                stream.write_all(head.as_bytes()).unwrap();
-                stream.write_all(&body[..1000]).unwrap();
-                may_go_on.recv_timeout(PATIENCE).unwrap();
-                stream.write_all(&body[1000..]).unwrap();
-                End::Close
-            }
-        });
-        let server = Server::start([half]);
-        let (url, images) = (server.url(), node.images());
-        let (began, has_begun) = mpsc::channel();
-        let waits = Mutex::new(0);
-        thread::scope(|scope| {
-            let first =
-                scope.spawn(|| images.obtain(&kernel(&url), &mut |_| began.send(()).unwrap()));
-            has_begun.recv_timeout(PATIENCE).unwrap();
-            let second = scope.spawn(|| {
-                images.obtain(&kernel(&url), &mut |step| {
-                    assert!(step.waiting);
-                    *waits.lock().unwrap() += 1;
-                    go_on.send(()).unwrap();
-                })
-            });
-            let paths = [first, second].map(|thread| thread.join().unwrap().unwrap());
-            assert_eq!(paths[0], paths[1]);
-            assert_eq!(read(&paths[0]), body);
-        });
-        assert_eq!(*waits.lock().unwrap(), 1);
-        assert_eq!(node.files(), set(&["whole"]));
-        server.end();
+    let node = Node::new();
+    let body = bytes(200_000);
+    let (go_on, may_go_on) = mpsc::channel::<()>();
+    let half = step({
+        let body = body.clone();
+        move |_: &Request, stream: &mut dyn server::Stream| {
+            let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len());
+            stream.write_all(head.as_bytes()).unwrap();
+            stream.write_all(&body[..1000]).unwrap();
+            may_go_on.recv_timeout(PATIENCE).unwrap();
+            stream.write_all(&body[1000..]).unwrap();
+            End::Close
+        }
     });
+    let server = Server::start([half]);
+    let (url, images) = (server.url(), node.images());
+    let (began, has_begun) = mpsc::channel();
+    let waits = Mutex::new(0);
+    thread::scope(|scope| {
+        let first = scope.spawn(|| images.obtain(&kernel(&url), &mut |_| began.send(()).unwrap()));
+        has_begun.recv_timeout(PATIENCE).unwrap();
+        let second = scope.spawn(|| {
+            images.obtain(&kernel(&url), &mut |step| {
+                assert!(step.waiting);
+                *waits.lock().unwrap() += 1;
+                go_on.send(()).unwrap();
+            })
+        });
+        let paths = [first, second].map(|thread| thread.join().unwrap().unwrap());
+        assert_eq!(paths[0], paths[1]);
+        assert_eq!(read(&paths[0]), body);
+    });
+    assert_eq!(*waits.lock().unwrap(), 1);
+    assert_eq!(node.files(), set(&["whole"]));
+    server.end();
 }
 
 #[test]
@@ -208,55 +187,32 @@ fn what_another_has_put_in_its_place_is_not_downloaded_again() {
 
 #[test]
 fn whoever_waited_downloads_where_the_other_failed() {
-    isolated(|| {
-        let node = Node::new();
-        let (go_on, may_go_on) = mpsc::channel::<()>();
-        let refuse = step(move |_: &Request, stream: &mut dyn server::Stream| {
-            may_go_on.recv_timeout(PATIENCE).unwrap();
-            stream.write_all(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n").unwrap();
-            End::Close
-        });
-        let server = Server::start([refuse, serve(b"file", TAG)]);
-        let (url, images) = (server.url(), node.images());
-        thread::scope(|scope| {
-            // Both wait for a lock or an answer; which one is first does not matter.
-            let obtain = || {
-                images.obtain(&kernel(&url), &mut |step| {
-                    if step.waiting {
-                        go_on.send(()).unwrap();
-                    }
-                })
-            };
-            let threads = [scope.spawn(obtain), scope.spawn(obtain)];
-            let results = threads.map(|thread| thread.join().unwrap());
-            let paths: Vec<_> = results.iter().flatten().collect();
-            assert_eq!(paths.len(), 1, "{results:?}");
-            assert_eq!(read(paths[0]), b"file");
-        });
-        assert_eq!(node.files(), set(&["whole"]));
-        server.end();
+    let node = Node::new();
+    let (go_on, may_go_on) = mpsc::channel::<()>();
+    let refuse = step(move |_: &Request, stream: &mut dyn server::Stream| {
+        may_go_on.recv_timeout(PATIENCE).unwrap();
+        stream.write_all(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n").unwrap();
+        End::Close
     });
-}
-
-#[test]
-fn the_vmms_user_may_read_it() {
-    isolated(|| {
-        let node = Node::new();
-        let server = Server::start([serve(b"file", TAG)]);
-        let url = server.url();
-        let path = node.obtain(&url).unwrap();
-        assert_eq!(mode(&node.state_dir()), 0o700);
-        let wanted = Wanted { user: Some(NOBODY), ..kernel(&url) };
-        assert_eq!(node.images().obtain(&wanted, &mut |_| {}).unwrap(), path);
-        // To search it is not to list it.
-        assert_eq!(mode(&node.state_dir()), 0o711);
-        set_mode(&node.dir.0, 0o700);
-        let refused = words(node.images().obtain(&wanted, &mut |_| {}));
-        let expected =
-            format!("user 65534 of group 65534 cannot read the kernel {}", path.display());
-        assert_eq!(refused, format!("{expected}: Permission denied (os error 13)"));
-        server.end();
+    let server = Server::start([refuse, serve(b"file", TAG)]);
+    let (url, images) = (server.url(), node.images());
+    thread::scope(|scope| {
+        // Both wait for a lock or an answer; which one is first does not matter.
+        let obtain = || {
+            images.obtain(&kernel(&url), &mut |step| {
+                if step.waiting {
+                    go_on.send(()).unwrap();
+                }
+            })
+        };
+        let threads = [scope.spawn(obtain), scope.spawn(obtain)];
+        let results = threads.map(|thread| thread.join().unwrap());
+        let paths: Vec<_> = results.iter().flatten().collect();
+        assert_eq!(paths.len(), 1, "{results:?}");
+        assert_eq!(read(paths[0]), b"file");
     });
+    assert_eq!(node.files(), set(&["whole"]));
+    server.end();
 }
 
 #[test]

@@ -10,14 +10,12 @@ const ITSELF: &[u8] = include_bytes!("certificates/itself.der");
 
 #[test]
 fn a_trusted_server_is_downloaded_from() {
-    isolated(|| {
-        let node = Node::new();
-        let body = bytes(300_000);
-        let steps = [cut(&body, TAG, 100_000, End::Close), serve(&body, TAG)];
-        let server = Server::start_tls(SERVER, steps);
-        assert_eq!(read(&node.obtain(&server.url()).unwrap()), body);
-        assert_eq!(server.end()[1].range(), Some(("bytes=100000-", TAG)));
-    });
+    let node = Node::new();
+    let body = bytes(300_000);
+    let steps = [cut(&body, TAG, 100_000, End::Close), serve(&body, TAG)];
+    let server = Server::start_tls(SERVER, steps);
+    assert_eq!(read(&node.obtain(&server.url()).unwrap()), body);
+    assert_eq!(server.end()[1].range(), Some(("bytes=100000-", TAG)));
 }
 
 /// Returns the reason why a server with this certificate is refused.
@@ -34,42 +32,36 @@ fn refused(certificate: &[u8], trusted: Option<Vec<Vec<u8>>>) -> String {
 
 #[test]
 fn a_refused_certificate_is_told_in_words() {
-    isolated(|| {
-        let trusted = || Some(vec![AUTHORITY.to_vec()]);
-        let nobody = "nobody whom this host trusts signed it";
-        assert_eq!(refused(SERVER, Some(vec![])), nobody);
-        // The host's own certificates do not help.
-        assert_eq!(refused(SERVER, None), nobody);
-        assert_eq!(refused(ITSELF, trusted()), "it is signed by itself");
-        assert_eq!(refused(EXPIRED, trusted()), "it has expired");
-        let elsewhere = refused(ELSEWHERE, trusted());
-        assert!(elsewhere.starts_with("certificate not valid for name \"127.0.0.1\""));
-        assert!(elsewhere.contains("elsewhere.example"), "{elsewhere}");
-    });
+    let trusted = || Some(vec![AUTHORITY.to_vec()]);
+    let nobody = "nobody whom this host trusts signed it";
+    assert_eq!(refused(SERVER, Some(vec![])), nobody);
+    // The host's own certificates do not help.
+    assert_eq!(refused(SERVER, None), nobody);
+    assert_eq!(refused(ITSELF, trusted()), "it is signed by itself");
+    assert_eq!(refused(EXPIRED, trusted()), "it has expired");
+    let elsewhere = refused(ELSEWHERE, trusted());
+    assert!(elsewhere.starts_with("certificate not valid for name \"127.0.0.1\""));
+    assert!(elsewhere.contains("elsewhere.example"), "{elsewhere}");
 }
 
 #[test]
 fn https_is_not_left_for_http() {
-    isolated(|| {
-        let node = Node::new();
-        let redirect = "302 Found; Location: http://127.0.0.1:9/vmlinux; Content-Length: 0";
-        let server = Server::start_tls(SERVER, [send(redirect, b"")]);
-        let url = server.url();
-        let expected = format!("cannot download the kernel {url}: it redirects from https to http");
-        assert_eq!(words(node.obtain(&url)), expected);
-        server.end();
-    });
+    let node = Node::new();
+    let redirect = "302 Found; Location: http://127.0.0.1:9/vmlinux; Content-Length: 0";
+    let server = Server::start_tls(SERVER, [send(redirect, b"")]);
+    let url = server.url();
+    let expected = format!("cannot download the kernel {url}: it redirects from https to http");
+    assert_eq!(words(node.obtain(&url)), expected);
+    server.end();
 }
 
 #[test]
 fn http_may_be_left_for_https() {
-    isolated(|| {
-        let node = Node::new();
-        let safe = Server::start_tls(SERVER, [serve(b"file", TAG)]);
-        let redirect = format!("302 Found; Location: {}; Content-Length: 0", safe.url());
-        let server = Server::start([send(&redirect, b"")]);
-        assert_eq!(read(&node.obtain(&server.url()).unwrap()), b"file");
-        server.end();
-        safe.end();
-    });
+    let node = Node::new();
+    let safe = Server::start_tls(SERVER, [serve(b"file", TAG)]);
+    let redirect = format!("302 Found; Location: {}; Content-Length: 0", safe.url());
+    let server = Server::start([send(&redirect, b"")]);
+    assert_eq!(read(&node.obtain(&server.url()).unwrap()), b"file");
+    server.end();
+    safe.end();
 }

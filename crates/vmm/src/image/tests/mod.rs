@@ -1,8 +1,10 @@
-//! Downloads from a real server on 127.0.0.1, each test in a network namespace of its own, and real files.
+//! Downloads from a real server on 127.0.0.1, and real files.
 
 mod download;
 mod https;
 mod local;
+#[cfg(privileged)]
+mod privileged;
 mod refusal;
 mod resume;
 mod server;
@@ -18,10 +20,11 @@ use std::{
 };
 
 use super::*;
+#[cfg(privileged)]
 use riklet_kernel::process::Credentials;
-use riklet_testkit::namespace::isolated;
 use server::{End, Request, Server, cut, send, serve, silent, step, then_silent};
 
+#[cfg(privileged)]
 const NOBODY: Credentials = Credentials { uid: 65534, gid: 65534 };
 const TAG: &str = "\"one\"";
 

@@ -1,11 +1,6 @@
 //! Downloads that cannot be, what is said about them, and what they leave.
 
-use std::time::Instant;
-
-use rustix::thread::{UnshareFlags, unshare_unsafe};
-
 use super::*;
-use riklet_testkit::namespace::{ip, run};
 
 /// Tries the one answer, and tells what came of it; nothing is left.
 fn refused(answer: server::Step) -> String {
@@ -20,15 +15,13 @@ fn refused(answer: server::Step) -> String {
 
 #[test]
 fn a_status_is_named() {
-    isolated(|| {
-        for status in ["404 Not Found", "500 Internal Server Error", "401 Unauthorized"] {
-            let answer = send(&format!("{status}; Content-Length: 4"), b"oops");
-            let expected = format!("cannot download the kernel URL: the server answers {status}");
-            assert_eq!(refused(answer), expected);
-        }
-        // An answer that succeeds and is no file.
-        assert!(refused(send("204 No Content", b"")).ends_with("answers 204 No Content"));
-    });
+    for status in ["404 Not Found", "500 Internal Server Error", "401 Unauthorized"] {
+        let answer = send(&format!("{status}; Content-Length: 4"), b"oops");
+        let expected = format!("cannot download the kernel URL: the server answers {status}");
+        assert_eq!(refused(answer), expected);
+    }
+    // An answer that succeeds and is no file.
+    assert!(refused(send("204 No Content", b"")).ends_with("answers 204 No Content"));
 }
 
 #[test]
@@ -46,183 +39,69 @@ fn every_hint_is_for_its_status() {
 
 #[test]
 fn redirects_have_an_end() {
-    isolated(|| {
-        let node = Node::with(|settings| settings.redirects = 2);
-        let again = || send("302 Found; Location: /vmlinux; Content-Length: 0", b"");
-        let server = Server::start([again(), again(), again()]);
-        let url = server.url();
-        let expected = format!("cannot download the kernel {url}: more than 2 redirects");
-        assert_eq!(words(node.obtain(&url)), expected);
-        server.end();
-    });
+    let node = Node::with(|settings| settings.redirects = 2);
+    let again = || send("302 Found; Location: /vmlinux; Content-Length: 0", b"");
+    let server = Server::start([again(), again(), again()]);
+    let url = server.url();
+    let expected = format!("cannot download the kernel {url}: more than 2 redirects");
+    assert_eq!(words(node.obtain(&url)), expected);
+    server.end();
 }
 
 #[test]
 fn a_file_that_is_shorter_than_said_is_no_file() {
-    isolated(|| {
-        let node = Node::new();
-        let short = || send("200 OK; Content-Length: 10", b"short");
-        let server = Server::start([short(), short(), short(), short()]);
-        let broken = words(node.obtain(&server.url()));
-        assert!(broken.contains("broke off after 5 of 10 bytes: "), "{broken}");
-        // It has no version: it cannot be completed.
-        assert_eq!(node.files(), set(&[]));
-        server.end();
-        let chunks = send("200 OK; Transfer-Encoding: chunked", b"4\r\nfile\r\n5\r\n he");
-        let broken = refused(chunks);
-        assert!(broken.contains("broke off after 7 bytes: "), "{broken}");
-    });
+    let node = Node::new();
+    let short = || send("200 OK; Content-Length: 10", b"short");
+    let server = Server::start([short(), short(), short(), short()]);
+    let broken = words(node.obtain(&server.url()));
+    assert!(broken.contains("broke off after 5 of 10 bytes: "), "{broken}");
+    // It has no version: it cannot be completed.
+    assert_eq!(node.files(), set(&[]));
+    server.end();
+    let chunks = send("200 OK; Transfer-Encoding: chunked", b"4\r\nfile\r\n5\r\n he");
+    let broken = refused(chunks);
+    assert!(broken.contains("broke off after 7 bytes: "), "{broken}");
 }
 
 #[test]
 fn more_than_was_said_is_no_file() {
-    isolated(|| {
-        let node = Node::new();
-        let more = "206 Partial Content; Content-Range: bytes 5-9/10; Transfer-Encoding: chunked";
-        let server = Server::start([
-            cut(&bytes(10), TAG, 5, End::Close),
-            send(more, b"6\r\nlonger\r\n0\r\n\r\n"),
-            serve(&bytes(10), TAG),
-        ]);
-        let url = server.url();
-        let expected =
-            format!("cannot download the kernel {url}: more than the stated 10 bytes came");
-        assert_eq!(words(node.obtain(&url)), expected);
-        assert_eq!(read(&node.obtain(&url).unwrap()), bytes(10));
-        server.end();
-    });
+    let node = Node::new();
+    let more = "206 Partial Content; Content-Range: bytes 5-9/10; Transfer-Encoding: chunked";
+    let server = Server::start([
+        cut(&bytes(10), TAG, 5, End::Close),
+        send(more, b"6\r\nlonger\r\n0\r\n\r\n"),
+        serve(&bytes(10), TAG),
+    ]);
+    let url = server.url();
+    let expected = format!("cannot download the kernel {url}: more than the stated 10 bytes came");
+    assert_eq!(words(node.obtain(&url)), expected);
+    assert_eq!(read(&node.obtain(&url).unwrap()), bytes(10));
+    server.end();
 }
 
 #[test]
 fn what_is_no_http_is_no_file() {
-    isolated(|| {
-        let answer = step(|_: &Request, stream: &mut dyn server::Stream| {
-            stream.write_all(b"SSH-2.0-OpenSSH_9.2\r\n\r\n").unwrap();
-            End::Close
-        });
-        let words = refused(answer);
-        let expected = "cannot download the kernel URL: the server's answer cannot be understood: ";
-        assert!(words.starts_with(expected), "{words}");
-        let words = refused(Box::new(|_, _| End::Close));
-        let expected = "the download of the kernel URL broke off after 0 bytes: ";
-        assert!(words.starts_with(expected), "{words}");
+    let answer = step(|_: &Request, stream: &mut dyn server::Stream| {
+        stream.write_all(b"SSH-2.0-OpenSSH_9.2\r\n\r\n").unwrap();
+        End::Close
     });
+    let words = refused(answer);
+    let expected = "cannot download the kernel URL: the server's answer cannot be understood: ";
+    assert!(words.starts_with(expected), "{words}");
+    let words = refused(Box::new(|_, _| End::Close));
+    let expected = "the download of the kernel URL broke off after 0 bytes: ";
+    assert!(words.starts_with(expected), "{words}");
 }
 
 #[test]
 fn a_silent_server_is_left() {
-    isolated(|| {
-        let node = Node::with(|settings| settings.silence = Duration::from_millis(100));
-        let server = Server::start([silent()]);
-        let url = server.url();
-        let expected = format!("cannot download the kernel {url}: no data within 100ms");
-        assert_eq!(words(node.obtain(&url)), expected);
-        assert_eq!(node.files(), set(&[]));
-        server.end();
-    });
-}
-
-#[test]
-#[expect(clippy::disallowed_methods, reason = "the kernel gives up as well, after two minutes")]
-fn who_does_not_answer_is_not_waited_for() {
-    isolated(|| {
-        // Nobody has the address, and the kernel is not to find that out.
-        ip("link add near0 type veth peer name far0");
-        ip("link set far0 up");
-        ip("link set near0 up");
-        ip("address add 192.0.2.1/24 dev near0");
-        ip("neighbour add 192.0.2.2 lladdr 02:00:00:00:00:02 dev near0 nud permanent");
-        let node = Node::with(|settings| settings.connect = Duration::from_millis(100));
-        let expected = "cannot download the kernel http://192.0.2.2/k: no connection within 100ms";
-        let began = Instant::now();
-        assert_eq!(words(node.obtain("http://192.0.2.2/k")), expected);
-        assert!(began.elapsed() < Duration::from_mins(1));
-    });
-}
-
-#[test]
-fn who_cannot_be_reached_is_told() {
-    isolated(|| {
-        let node = Node::new();
-        let expected = "cannot download the kernel http://127.0.0.1:9/k: its server cannot be \
-                        reached: Connection refused (os error 111)";
-        assert_eq!(words(node.obtain("http://127.0.0.1:9/k")), expected);
-        let unknown = words(node.obtain("http://nobody.invalid/k"));
-        assert!(unknown.contains("its server cannot be reached: "), "{unknown}");
-        assert_eq!(node.files(), set(&[]));
-    });
-}
-
-/// A file system of its own for a node's state directory, in a mount namespace of the test's own.
-struct Disk(String);
-
-impl Disk {
-    #[expect(unsafe_code, reason = "unshare(2) has no safe wrapper")]
-    fn new(node: &Node, size: &str) -> Self {
-        // SAFETY: no descriptor or memory is shared any less than before.
-        unsafe { unshare_unsafe(UnshareFlags::NEWNS) }.unwrap();
-        run("mount", "--make-rprivate /");
-        DirBuilder::new().create(node.state_dir()).unwrap();
-        let dir = node.state_dir().display().to_string();
-        run("mount", &format!("-t tmpfs -o size={size} tmpfs {dir}"));
-        Self(dir)
-    }
-
-    fn resize(&self, size: &str) {
-        run("mount", &format!("-o remount,size={size} {}", self.0));
-    }
-}
-
-impl Drop for Disk {
-    /// Before the directory that it is on is removed.
-    fn drop(&mut self) {
-        run("umount", &self.0);
-    }
-}
-
-#[test]
-fn a_full_disk_is_told_before_the_download() {
-    isolated(|| {
-        let node = Node::new();
-        let disk = Disk::new(&node, "1m");
-        let body = bytes(2_000_000);
-        let server = Server::start([serve(&body, TAG), serve(&body, TAG)]);
-        let url = server.url();
-        let mut received = 0;
-        let full = node.images().obtain(&kernel(&url), &mut |step| received = step.received);
-        let expected = format!("no room for the kernel {url} in {}/images: ", disk.0);
-        assert_eq!(words(full), expected + "No space left on device (os error 28)");
-        assert_eq!(received, 0);
-        assert_eq!(node.files(), set(&[]));
-        disk.resize("4m");
-        assert_eq!(read(&node.obtain(&url).unwrap()), body);
-        server.end();
-    });
-}
-
-#[test]
-fn a_disk_that_fills_up_is_told_and_what_came_stays() {
-    isolated(|| {
-        let node = Node::new();
-        let disk = Disk::new(&node, "1m");
-        let body = bytes(2_000_000);
-        // No length is said: room cannot be taken beforehand.
-        let chunk = [b"1e8480\r\n", body.as_slice(), b"\r\n0\r\n\r\n"].concat();
-        let head = "200 OK; Transfer-Encoding: chunked; ETag: \"one\"";
-        let server = Server::start([send(head, &chunk), serve(&body, TAG)]);
-        let url = server.url();
-        let full = words(node.obtain(&url));
-        assert!(full.starts_with(&format!("no room for the kernel {url} in {}/images: ", disk.0)));
-        assert_eq!(node.files(), set(&["part", "json"]));
-        disk.resize("4m");
-        let sha256 = Digest::of(&body).0;
-        assert_eq!(read(&node.obtain_checked(&url, sha256).unwrap()), body);
-        let requests = server.end();
-        let (range, tag) = requests[1].range().unwrap();
-        assert_eq!(tag, TAG);
-        let first = range.strip_prefix("bytes=").unwrap().strip_suffix('-').unwrap();
-        assert!(first.parse::<usize>().unwrap() > 500_000, "{first}");
-    });
+    let node = Node::with(|settings| settings.silence = Duration::from_millis(100));
+    let server = Server::start([silent()]);
+    let url = server.url();
+    let expected = format!("cannot download the kernel {url}: no data within 100ms");
+    assert_eq!(words(node.obtain(&url)), expected);
+    assert_eq!(node.files(), set(&[]));
+    server.end();
 }
 
 #[test]

@@ -3,6 +3,7 @@
 pub(super) mod legacy;
 mod program;
 #[cfg(test)]
+#[cfg(privileged)]
 mod tests;
 
 pub(in crate::linux) use program::variant;

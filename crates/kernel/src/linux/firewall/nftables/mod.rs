@@ -5,6 +5,7 @@ mod foreign_chains;
 mod notification;
 mod tables;
 #[cfg(test)]
+#[cfg(privileged)]
 mod tests;
 
 pub(super) use notification::{Generation, Notification, Object, ObjectChange};

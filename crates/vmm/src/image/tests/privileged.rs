@@ -1,0 +1,209 @@
+//! What needs root: other users, networks that do not answer, disks that are full, and special files.
+
+use std::{os::unix::fs::chown, thread, time::Instant};
+
+use riklet_testkit::namespace::{ip, isolated, run};
+use rustix::{
+    fs::{CWD, FileType, Gid, Mode, makedev, mknodat},
+    thread::{UnshareFlags, set_thread_groups, unshare_unsafe},
+};
+
+use super::{
+    local::{obtain, text},
+    *,
+};
+
+#[test]
+#[expect(clippy::disallowed_methods, reason = "the kernel gives up as well, after two minutes")]
+fn who_does_not_answer_is_not_waited_for() {
+    isolated(|| {
+        // Nobody has the address, and the kernel is not to find that out.
+        ip("link add near0 type veth peer name far0");
+        ip("link set far0 up");
+        ip("link set near0 up");
+        ip("address add 192.0.2.1/24 dev near0");
+        ip("neighbour add 192.0.2.2 lladdr 02:00:00:00:00:02 dev near0 nud permanent");
+        let node = Node::with(|settings| settings.connect = Duration::from_millis(100));
+        let expected = "cannot download the kernel http://192.0.2.2/k: no connection within 100ms";
+        let began = Instant::now();
+        assert_eq!(words(node.obtain("http://192.0.2.2/k")), expected);
+        assert!(began.elapsed() < Duration::from_mins(1));
+    });
+}
+
+#[test]
+fn who_cannot_be_reached_is_told() {
+    isolated(|| {
+        let node = Node::new();
+        let expected = "cannot download the kernel http://127.0.0.1:9/k: its server cannot be \
+                        reached: Connection refused (os error 111)";
+        assert_eq!(words(node.obtain("http://127.0.0.1:9/k")), expected);
+        let unknown = words(node.obtain("http://nobody.invalid/k"));
+        assert!(unknown.contains("its server cannot be reached: "), "{unknown}");
+        assert_eq!(node.files(), set(&[]));
+    });
+}
+
+/// A file system of its own for a node's state directory, in a mount namespace of the test's own.
+struct Disk(String);
+
+impl Disk {
+    #[expect(unsafe_code, reason = "unshare(2) has no safe wrapper")]
+    fn new(node: &Node, size: &str) -> Self {
+        // SAFETY: no descriptor or memory is shared any less than before.
+        unsafe { unshare_unsafe(UnshareFlags::NEWNS) }.unwrap();
+        run("mount", "--make-rprivate /");
+        DirBuilder::new().create(node.state_dir()).unwrap();
+        let dir = node.state_dir().display().to_string();
+        run("mount", &format!("-t tmpfs -o size={size} tmpfs {dir}"));
+        Self(dir)
+    }
+
+    fn resize(&self, size: &str) {
+        run("mount", &format!("-o remount,size={size} {}", self.0));
+    }
+}
+
+impl Drop for Disk {
+    /// Before the directory that it is on is removed.
+    fn drop(&mut self) {
+        run("umount", &self.0);
+    }
+}
+
+#[test]
+fn a_full_disk_is_told_before_the_download() {
+    isolated(|| {
+        let node = Node::new();
+        let disk = Disk::new(&node, "1m");
+        let body = bytes(2_000_000);
+        let server = Server::start([serve(&body, TAG), serve(&body, TAG)]);
+        let url = server.url();
+        let mut received = 0;
+        let full = node.images().obtain(&kernel(&url), &mut |step| received = step.received);
+        let expected = format!("no room for the kernel {url} in {}/images: ", disk.0);
+        assert_eq!(words(full), expected + "No space left on device (os error 28)");
+        assert_eq!(received, 0);
+        assert_eq!(node.files(), set(&[]));
+        disk.resize("4m");
+        assert_eq!(read(&node.obtain(&url).unwrap()), body);
+        server.end();
+    });
+}
+
+#[test]
+fn a_disk_that_fills_up_is_told_and_what_came_stays() {
+    isolated(|| {
+        let node = Node::new();
+        let disk = Disk::new(&node, "1m");
+        let body = bytes(2_000_000);
+        // No length is said: room cannot be taken beforehand.
+        let chunk = [b"1e8480\r\n", body.as_slice(), b"\r\n0\r\n\r\n"].concat();
+        let head = "200 OK; Transfer-Encoding: chunked; ETag: \"one\"";
+        let server = Server::start([send(head, &chunk), serve(&body, TAG)]);
+        let url = server.url();
+        let full = words(node.obtain(&url));
+        assert!(full.starts_with(&format!("no room for the kernel {url} in {}/images: ", disk.0)));
+        assert_eq!(node.files(), set(&["part", "json"]));
+        disk.resize("4m");
+        let sha256 = Digest::of(&body).0;
+        assert_eq!(read(&node.obtain_checked(&url, sha256).unwrap()), body);
+        let requests = server.end();
+        let (range, tag) = requests[1].range().unwrap();
+        assert_eq!(tag, TAG);
+        let first = range.strip_prefix("bytes=").unwrap().strip_suffix('-').unwrap();
+        assert!(first.parse::<usize>().unwrap() > 500_000, "{first}");
+    });
+}
+
+#[test]
+fn what_is_no_file_is_told() {
+    let dir = Dir::new();
+    let of = |role| {
+        let wanted = Wanted { role, ..kernel(text(&dir.0)) };
+        words(obtain(&wanted))
+    };
+    for role in [Role::Kernel, Role::Initrd, Role::Rootfs] {
+        assert_eq!(of(role), format!("the {role} {} is a directory, not a file", text(&dir.0)));
+    }
+    for (sort, found) in [
+        (FileType::Fifo, "a FIFO"),
+        (FileType::Socket, "a socket"),
+        (FileType::CharacterDevice, "a character device"),
+        (FileType::BlockDevice, "a block device"),
+    ] {
+        let path = dir.0.join(found);
+        // A number that no driver has (Documentation/admin-guide/devices.txt).
+        mknodat(CWD, &path, sort, Mode::RUSR, makedev(259, 1_000_000)).unwrap();
+        let expected = format!("the kernel {} is {found}, not a file", text(&path));
+        assert_eq!(words(obtain(&kernel(text(&path)))), expected);
+    }
+    // A disk is a rootfs; this one has no driver.
+    let path = dir.0.join("a block device");
+    let wanted = Wanted { role: Role::Rootfs, ..kernel(text(&path)) };
+    let expected = format!("this process cannot read the rootfs {}: ", text(&path));
+    let words = words(obtain(&wanted));
+    assert!(words.starts_with(&expected), "{words}");
+}
+
+#[test]
+fn the_vmms_user_decides() {
+    let dir = Dir::new();
+    let path = dir.file("rootfs", b"disk");
+    let wanted = Wanted { role: Role::Rootfs, user: Some(NOBODY), ..kernel(text(&path)) };
+    let to_write = Wanted { access: Access::Write, ..wanted };
+    let denied = |access| {
+        let who = "user 65534 of group 65534";
+        let denied = "Permission denied (os error 13)";
+        format!("{who} cannot {access} the rootfs {}: {denied}", text(&path))
+    };
+    assert_eq!(obtain(&wanted).unwrap(), path);
+    assert_eq!(words(obtain(&to_write)), denied("write"));
+    set_mode(&path, 0o666);
+    assert_eq!(obtain(&to_write).unwrap(), path);
+    set_mode(&path, 0o600);
+    assert_eq!(words(obtain(&wanted)), denied("read"));
+    // The group counts, and this process's groups do not.
+    let group = Gid::from_raw(4242);
+    set_mode(&path, 0o640);
+    chown(&path, None, Some(NOBODY.gid)).unwrap();
+    assert_eq!(obtain(&wanted).unwrap(), path);
+    chown(&path, None, Some(group.as_raw())).unwrap();
+    let in_group = thread::scope(|scope| {
+        let obtain = || {
+            set_thread_groups(&[group]).unwrap();
+            obtain(&wanted)
+        };
+        scope.spawn(obtain).join().unwrap()
+    });
+    assert_eq!(words(in_group), denied("read"));
+    set_mode(&path, 0o644);
+    set_mode(&dir.0, 0o700);
+    let refused = obtain(&wanted);
+    let hint = refused.as_ref().unwrap_err().hint().unwrap();
+    assert!(hint.contains(&format!("namei -l {}", text(&path))), "{hint}");
+    assert_eq!(words(refused), denied("read"));
+    // This process may still do what it may.
+    assert_eq!(obtain(&Wanted { user: None, ..wanted }).unwrap(), path);
+}
+
+#[test]
+fn the_vmms_user_may_read_it() {
+    isolated(|| {
+        let node = Node::new();
+        let server = Server::start([serve(b"file", TAG)]);
+        let url = server.url();
+        let path = node.obtain(&url).unwrap();
+        assert_eq!(mode(&node.state_dir()), 0o700);
+        let wanted = Wanted { user: Some(NOBODY), ..kernel(&url) };
+        assert_eq!(node.images().obtain(&wanted, &mut |_| {}).unwrap(), path);
+        // To search it is not to list it.
+        assert_eq!(mode(&node.state_dir()), 0o711);
+        set_mode(&node.dir.0, 0o700);
+        let refused = words(node.images().obtain(&wanted, &mut |_| {}));
+        let expected =
+            format!("user 65534 of group 65534 cannot read the kernel {}", path.display());
+        assert_eq!(refused, format!("{expected}: Permission denied (os error 13)"));
+        server.end();
+    });
+}
