@@ -1,10 +1,28 @@
-//! The daemon: what `riklet-sdn serve` is made of.
+//! The daemon, `riklet-sdn serve`, and what it has in common with the command line where no daemon runs.
 //!
 //! ```text
-//!  clients ──► server (HTTP on a unix socket, async) ──► engine (one thread) ──► Node ──► kernel
-//!                                                          │  ▲ notifications
-//!                                                          ▼  │
-//!                                                        worker (one thread): TAPs made in advance, and deleted
+//!  clients ──► server (HTTP on a unix socket, async) ─┐
+//!                                                     ├──► engine (one thread) ──► LocalNode ──► Node ──► kernel
+//!  definition files ──► manifests (one thread) ───────┘       │  ▲ notifications
+//!                                                             ▼  │
+//!                                                           background (one thread): creates and deletes TAPs
+//! ```
+//!
+//! [`local::LocalNode`] is a node as a [`riklet_api::NodeApi`]: the command line has one of its own where no daemon
+//! listens, the engine has the daemon's. [`engine::Engine`] is the way to the latter from any thread.
+//!
+//! ```
+//! use riklet_api::NodeApi;
+//! use riklet_daemon::local::LocalNode;
+//! use riklet_kernel::fake::FakeKernel;
+//! use riklet_sdn::{Config, Node};
+//!
+//! let state_dir = std::env::temp_dir().join("riklet-sdn-nothing-here");
+//! let config = Config { state_dir, ..Config::default() };
+//! let mut node = LocalNode::new(Node::with_kernel(config, FakeKernel::new()));
+//! assert!(node.list()?.is_empty());
+//! assert_eq!(node.inspect(&"hello".parse()?).unwrap_err().status, 404);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
 pub mod documents;
@@ -18,13 +36,13 @@ pub mod server;
 
 use std::time::{Instant, SystemTime};
 
-/// What passes; for how long something takes, and when it is due.
+/// Returns the time by the clock that never steps back.
 #[expect(clippy::disallowed_methods, reason = "the daemon is where time comes in")]
 fn now() -> Instant {
     Instant::now()
 }
 
-/// What people call the time.
+/// Returns the time of day.
 #[expect(clippy::disallowed_methods, reason = "the daemon is where time comes in")]
 fn wall_clock() -> SystemTime {
     SystemTime::now()

@@ -1,4 +1,4 @@
-//! When what drifted is looked at, and how long what keeps drifting is left alone. Pure: time is an argument.
+//! Decides when drift is looked at, and how long repeated repairs back off. Pure: time is an argument.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -7,31 +7,31 @@ use std::{
 
 use riklet_core::model::Slot;
 
-/// How often in a row something is repaired at once.
-const AT_ONCE: u32 = 5;
+/// The number of repairs in a row that do not back off.
+const IMMEDIATE_REPAIRS: u32 = 5;
 /// The first pause; each further one is twice as long.
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_mins(1);
-/// What stayed as it was for so long is no longer fought over.
+/// The time without a repair after which the count of repairs begins anew.
 const QUIET_PERIOD: Duration = Duration::from_secs(10);
-/// What we changed ourselves is looked at when the rush is over.
-const OWN: Duration = Duration::from_millis(20);
-/// So many slots are looked at in one go: others wait meanwhile.
-const SLOTS: usize = 256;
+/// The delay of a look at what we changed ourselves.
+const OWN_CHANGE_DELAY: Duration = Duration::from_millis(20);
+/// The most slots of one look: requests wait meanwhile.
+const BATCH_SIZE: usize = 256;
 
-/// What may drift, in the unit that is left alone.
+/// Something that may drift; each backs off by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Subject {
-    /// Anything: the firewall is not what it was.
+    /// Everything: the firewall's rules are not as they were.
     All,
-    /// What all instances share: the firewall's skeleton, gates, sysctls.
+    /// Everything that all instances share: the base ruleset, foreign chains, sysctls.
     Shared,
     /// The interface of one slot.
     Slot(Slot),
 }
 
 impl Subject {
-    /// The slot, where it is one.
+    /// Returns the slot, where it is one.
     pub(crate) const fn slot(self) -> Option<Slot> {
         match self {
             Self::All | Self::Shared => None,
@@ -40,7 +40,7 @@ impl Subject {
     }
 }
 
-/// What is to be looked at now.
+/// A look that is due.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Look {
     /// Everything.
@@ -49,66 +49,69 @@ pub(crate) enum Look {
     Slots(BTreeSet<Slot>),
 }
 
-/// What is suspected of drift.
+/// The subjects that are suspected of drift, and the repairs of each.
 #[derive(Debug, Default)]
 pub(crate) struct Healer {
     due: BTreeMap<Subject, Instant>,
-    fights: BTreeMap<Subject, Fight>,
+    backoffs: BTreeMap<Subject, Backoff>,
 }
 
-/// Something that is repaired again and again.
+/// The repairs of one subject.
 #[derive(Debug, Clone, Copy)]
-struct Fight {
+struct Backoff {
     repairs: u32,
     last: Instant,
 }
 
-impl Fight {
+impl Backoff {
     fn pause(self) -> Duration {
-        let Some(doublings) = self.repairs.checked_sub(AT_ONCE) else { return Duration::ZERO };
+        let Some(doublings) = self.repairs.checked_sub(IMMEDIATE_REPAIRS) else {
+            return Duration::ZERO;
+        };
         FIRST_PAUSE.saturating_mul(1 << doublings.min(16)).min(LONGEST_PAUSE)
     }
 }
 
 impl Healer {
-    /// Something changed, and nobody here did it.
+    /// Notes that somebody else changed something. It is looked at now, or once it has backed off.
     pub(crate) fn suspect(&mut self, subject: Subject, now: Instant) {
         let pause = self.pause(subject, now);
-        let due = self.fights.get(&subject).map_or(now, |fight| (fight.last + pause).max(now));
+        let due =
+            self.backoffs.get(&subject).map_or(now, |backoff| (backoff.last + pause).max(now));
         self.due.entry(subject).and_modify(|present| *present = due.min(*present)).or_insert(due);
     }
 
-    /// A slot changed, and we did it: somebody else may have changed it along with us.
-    pub(crate) fn own(&mut self, slot: Slot, now: Instant) {
-        self.due.entry(Subject::Slot(slot)).or_insert(now + OWN);
+    /// Notes that we changed a slot: somebody else may have changed it along with us.
+    pub(crate) fn changed_by_us(&mut self, slot: Slot, now: Instant) {
+        self.due.entry(Subject::Slot(slot)).or_insert(now + OWN_CHANGE_DELAY);
     }
 
-    /// What could not be repaired is tried again after a while.
+    /// Notes that a repair failed. It is tried again after a pause.
     pub(crate) fn failed(&mut self, subject: Subject, now: Instant) {
         self.repaired(subject, now);
         let pause = self.pause(subject, now).max(FIRST_PAUSE);
         self.due.insert(subject, now + pause);
     }
 
-    /// What was repaired. Returns how long it is left alone if it drifts again, where that is not at once.
+    /// Notes a repair. Returns for how long the subject backs off if it drifts again, where that is not at once.
     pub(crate) fn repaired(&mut self, subject: Subject, now: Instant) -> Option<Duration> {
-        let fight = self.fights.entry(subject).or_insert(Fight { repairs: 0, last: now });
-        if now.duration_since(fight.last) > QUIET_PERIOD.max(fight.pause().saturating_mul(2)) {
-            fight.repairs = 0;
+        let backoff = self.backoffs.entry(subject).or_insert(Backoff { repairs: 0, last: now });
+        if now.duration_since(backoff.last) > QUIET_PERIOD.max(backoff.pause().saturating_mul(2)) {
+            backoff.repairs = 0;
         }
-        fight.repairs += 1;
-        fight.last = now;
-        Some(fight.pause()).filter(|pause| !pause.is_zero())
+        backoff.repairs += 1;
+        backoff.last = now;
+        Some(backoff.pause()).filter(|pause| !pause.is_zero())
     }
 
-    /// What is to be looked at now; `None` where nothing is due.
+    /// Takes the look that is due; `None` where nothing is.
     pub(crate) fn take(&mut self, now: Instant) -> Option<Look> {
         if self.due.get(&Subject::All).is_some_and(|due| *due <= now) {
             self.due.retain(|_, due| *due > now);
             return Some(Look::All);
         }
         let due = self.due.iter().filter(|(_, due)| **due <= now).map(|(subject, _)| *subject);
-        let due: Vec<_> = due.take(SLOTS).collect();
+        let due: Vec<_> = due.take(BATCH_SIZE).collect();
         for subject in &due {
             self.due.remove(subject);
         }
@@ -116,16 +119,16 @@ impl Healer {
         (!due.is_empty()).then_some(Look::Slots(slots))
     }
 
-    /// When something is due next.
+    /// Returns the time at which something is due next.
     pub(crate) fn next(&self) -> Option<Instant> {
         self.due.values().min().copied()
     }
 
     fn pause(&self, subject: Subject, now: Instant) -> Duration {
-        let fight = self.fights.get(&subject).filter(|fight| {
-            now.duration_since(fight.last) <= QUIET_PERIOD.max(fight.pause().saturating_mul(2))
+        let backoff = self.backoffs.get(&subject).filter(|backoff| {
+            now.duration_since(backoff.last) <= QUIET_PERIOD.max(backoff.pause().saturating_mul(2))
         });
-        fight.map_or(Duration::ZERO, |fight| fight.pause())
+        backoff.map_or(Duration::ZERO, |backoff| backoff.pause())
     }
 }
 
@@ -141,7 +144,7 @@ mod tests {
 
     #[test]
     #[expect(clippy::disallowed_methods, reason = "where time begins does not matter")]
-    fn what_is_fought_over_is_left_alone_for_longer_and_longer() {
+    fn repeated_repairs_back_off_up_to_a_minute() {
         let start = Instant::now();
         let mut healer = Healer::default();
         let mut now = start;
@@ -170,27 +173,27 @@ mod tests {
 
     #[test]
     #[expect(clippy::disallowed_methods, reason = "where time begins does not matter")]
-    fn what_we_changed_waits_and_what_others_changed_does_not() {
+    fn our_changes_wait_and_those_of_others_do_not() {
         let now = Instant::now();
         let mut healer = Healer::default();
-        healer.own(Slot::new(1), now);
-        healer.own(Slot::new(2), now);
+        healer.changed_by_us(Slot::new(1), now);
+        healer.changed_by_us(Slot::new(2), now);
         assert_eq!(healer.take(now), None);
         healer.suspect(Subject::Slot(Slot::new(2)), now);
         assert_eq!(healer.take(now), Some(slots(&[2])));
-        assert_eq!(healer.take(now + OWN), Some(slots(&[1])));
+        assert_eq!(healer.take(now + OWN_CHANGE_DELAY), Some(slots(&[1])));
         assert_eq!(healer.next(), None);
-        healer.own(Slot::new(1), now);
+        healer.changed_by_us(Slot::new(1), now);
         healer.suspect(Subject::Shared, now);
         assert_eq!(healer.take(now), Some(slots(&[])));
         healer.suspect(Subject::All, now);
         assert_eq!(healer.take(now), Some(Look::All));
-        assert_eq!(healer.take(now + OWN), Some(slots(&[1])));
+        assert_eq!(healer.take(now + OWN_CHANGE_DELAY), Some(slots(&[1])));
     }
 
     #[test]
     #[expect(clippy::disallowed_methods, reason = "where time begins does not matter")]
-    fn what_failed_is_tried_again() {
+    fn a_failed_repair_is_tried_again() {
         let now = Instant::now();
         let mut healer = Healer::default();
         healer.failed(SLOT, now);

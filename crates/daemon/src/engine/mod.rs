@@ -1,13 +1,24 @@
 //! The one thread that changes things, and the handle that others speak to it by.
 //!
 //! Requests that are waiting when it comes to them are done together. Between them it looks at what the kernel said
-//! unasked, repairs what drifted, and gives the worker its tasks.
+//! unasked, repairs what drifted, and gives the background its tasks.
+//!
+//! | file | what |
+//! | --- | --- |
+//! | `core` | the thread: waits, and takes what comes |
+//! | `batch` | requests that are done together |
+//! | `drift`, `healer` | what somebody else changed, and when it is repaired |
+//! | `slots`, `background` | TAPs created in advance, and deleted later, on another thread |
+//! | `node_api`, `pending` | the handle: an API for threads, and replies to come |
 
+mod background;
+mod batch;
 mod core;
+mod drift;
 mod healer;
 mod node_api;
 mod pending;
-mod worker;
+mod slots;
 
 use std::{
     io,
@@ -50,7 +61,7 @@ type Call = Box<dyn FnOnce(&mut WatchedNode) + Send>;
 enum Message {
     Change(Request, oneshot::Sender<Result<Report, RunError>>),
     Call(Call),
-    /// The same, while the worker has nothing to do.
+    /// The same, while no background task is under way.
     Alone(Call),
     Count(oneshot::Sender<SlotCounts>),
     TaskOutcome(TaskOutcome),

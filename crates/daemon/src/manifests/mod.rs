@@ -31,11 +31,12 @@ use riklet_api::{ApiError, NodeApi};
 use riklet_core::model::{InstanceName, Selector, Workload};
 use riklet_sdn::{NodeError, store::Store};
 
-/// Files that change in one breath are read once: after so long a pause, or so long after the first.
-const PAUSE: Duration = Duration::from_millis(50);
-const DEBOUNCE: Duration = Duration::from_millis(500);
-/// When what was refused is tried again although no file has changed.
-const AGAIN: Duration = Duration::from_secs(30);
+/// The time without a change after which files are read.
+const DEBOUNCE: Duration = Duration::from_millis(50);
+/// The time after the first change when they are read all the same.
+const DEBOUNCE_LIMIT: Duration = Duration::from_millis(500);
+/// The time after which what was refused is tried again, although no file has changed.
+const RETRY_INTERVAL: Duration = Duration::from_secs(30);
 
 /// The thread that follows the files.
 #[derive(Debug)]
@@ -44,17 +45,17 @@ pub struct Manifests {
     end: Arc<OwnedFd>,
 }
 
-/// What the thread has.
+/// The state of the thread.
 struct Follower {
     directory: Directory,
     engine: Engine,
     events: Events,
-    /// What was brought up of each file.
+    /// The workloads of each file as they were last brought up.
     applied: BTreeMap<String, Vec<Workload>>,
-    /// What was last said of each file that is at fault.
+    /// The last complaint about each file that is at fault.
     complaints: BTreeMap<String, String>,
-    /// When all is tried again, where something is amiss.
-    again: Option<Instant>,
+    /// The time to try again, where something was refused.
+    retry_at: Option<Instant>,
 }
 
 /// The files and other subjects that something could not be done for, each with the reason.
@@ -72,8 +73,9 @@ impl Manifests {
         let directory = Directory::watch(path)?;
         let end = Arc::new(eventfd(0, EventfdFlags::CLOEXEC)?);
         let (applied, complaints) = Default::default();
-        let mut follower = Follower { directory, engine, events, applied, complaints, again: None };
-        follower.apply_or_say();
+        let mut follower =
+            Follower { directory, engine, events, applied, complaints, retry_at: None };
+        follower.apply_or_complain();
         let ending = Arc::clone(&end);
         let thread = thread::Builder::new().name("manifests".to_owned());
         let thread = thread.spawn(move || follower.run(&ending))?;
@@ -90,7 +92,7 @@ impl Manifests {
 impl Follower {
     fn run(mut self, end: &OwnedFd) {
         loop {
-            let patience = self.again.map(|at| at.saturating_duration_since(now()));
+            let patience = self.retry_at.map(|at| at.saturating_duration_since(now()));
             match self.wait(end, patience) {
                 Ok(Woken::Ended) => return,
                 Ok(Woken::Elsewhere) => continue,
@@ -103,20 +105,20 @@ impl Follower {
                 Err(error) => {
                     self.events.error(&error);
                     // Of nothing else: what cannot be waited for would be tried again at once.
-                    if ends_within(end, AGAIN) {
+                    if ends_within(end, RETRY_INTERVAL) {
                         return;
                     }
                 }
             }
-            self.apply_or_say();
+            self.apply_or_complain();
         }
     }
 
     /// Waits until no more changes come, and says whether the daemon ends.
     fn let_settle(&mut self, end: &OwnedFd) -> bool {
         let first = now();
-        while now().duration_since(first) < DEBOUNCE {
-            match self.wait(end, Some(PAUSE)) {
+        while now().duration_since(first) < DEBOUNCE_LIMIT {
+            match self.wait(end, Some(DEBOUNCE)) {
                 Ok(Woken::Ended) => return true,
                 Ok(Woken::Changed | Woken::Elsewhere) => {}
                 Ok(Woken::Quiet) | Err(_) => break,
@@ -141,9 +143,9 @@ impl Follower {
         Ok(if self.directory.hear()? { Woken::Changed } else { Woken::Elsewhere })
     }
 
-    /// Makes what the files ask for. What is amiss is said, and tried again after a while.
-    fn apply_or_say(&mut self) {
-        let amiss = match self.apply() {
+    /// Applies the files. What is refused becomes an event, and is tried again after a while.
+    fn apply_or_complain(&mut self) {
+        let refused = match self.apply() {
             Ok(complaints) => {
                 self.complain(complaints);
                 !self.complaints.is_empty()
@@ -153,7 +155,7 @@ impl Follower {
                 true
             }
         };
-        self.again = amiss.then(|| now() + AGAIN);
+        self.retry_at = refused.then(|| now() + RETRY_INTERVAL);
     }
 
     fn apply(&mut self) -> Result<Refused, Box<dyn Error>> {

@@ -1,0 +1,104 @@
+//! Drift: what the kernel says unasked is looked at when the [`super::healer`] says so, and repaired.
+
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
+
+use super::{
+    core::Core,
+    healer::{Look, Subject},
+};
+use crate::now;
+use riklet_core::plan::Step;
+use riklet_sdn::Report;
+
+/// How often what the kernel does not tell of is looked at.
+pub(super) const REFRESH_INTERVAL: Duration = Duration::from_secs(10);
+
+impl Core {
+    /// Takes the kernel's notifications, and suspects what somebody else changed.
+    pub(super) fn listen(&mut self) {
+        let now = now();
+        let changed_by_us = std::mem::take(&mut self.changed_by_us);
+        let changes = match self.local.node.kernel().changes() {
+            Ok(changes) => changes,
+            Err(error) => {
+                self.events.error(&error);
+                self.healer.failed(Subject::All, now);
+                return;
+            }
+        };
+        if changes.firewall || changes.uplinks || changes.lost {
+            self.healer.suspect(Subject::All, now);
+        }
+        if changes.foreign_chains || changes.forwarding {
+            self.healer.suspect(Subject::Shared, now);
+        }
+        for cause in &changes.causes {
+            self.events.noticed(cause);
+        }
+        for slot in changes.links {
+            if changed_by_us.contains(&slot) {
+                self.healer.changed_by_us(slot, now);
+            } else {
+                self.healer.suspect(Subject::Slot(slot), now);
+                // Another process may have taken a ready slot, or left one to be drained.
+                self.refill = true;
+                self.draining_since = self.draining_since.or(Some(now));
+            }
+        }
+        if now >= self.next_refresh {
+            self.next_refresh = now + REFRESH_INTERVAL;
+            let whole = self.local.node.kernel().refresh();
+            self.healer.suspect(if whole { Subject::All } else { Subject::Shared }, now);
+        }
+    }
+
+    /// Repairs what drifted.
+    pub(super) fn heal(&mut self) {
+        let now = now();
+        let Some(look) = self.healer.take(now) else { return };
+        let (healed, subjects) = match &look {
+            Look::All => (self.local.node.repair(), vec![Subject::All]),
+            Look::Slots(slots) => {
+                let subjects = slots.iter().copied().map(Subject::Slot);
+                (self.local.node.heal(slots), subjects.chain([Subject::Shared]).collect())
+            }
+        };
+        match healed {
+            Ok(report) => self.note_repair(&report, now),
+            Err(error) => {
+                self.events.error(&error);
+                for subject in subjects {
+                    self.healer.failed(subject, now);
+                }
+            }
+        }
+    }
+
+    /// Notes what was repaired, as events and for how long it is left alone when it drifts again.
+    pub(super) fn note_repair(&mut self, report: &Report, now: Instant) {
+        let mut repaired = BTreeSet::new();
+        for step in &report.done {
+            let shared = match step {
+                Step::Firewall(..) => Subject::All,
+                _ => Subject::Shared,
+            };
+            repaired.insert(step.slot().map_or(shared, Subject::Slot));
+            self.changed_by_us.extend(step.slot());
+        }
+        if !report.done.is_empty() {
+            self.events.repaired(report);
+        }
+        for subject in repaired {
+            if let Some(pause) = self.healer.repaired(subject, now) {
+                self.events.backs_off(subject.slot(), pause);
+            }
+        }
+        for failure in &report.failures {
+            self.events.failed(failure);
+            self.healer.failed(Subject::Slot(failure.slot), now);
+        }
+    }
+}

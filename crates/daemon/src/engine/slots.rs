@@ -1,0 +1,106 @@
+//! Reserved slots: background tasks create TAPs in advance and delete those that are drained.
+
+use std::time::{Duration, Instant};
+
+use super::{core::Core, drift::REFRESH_INTERVAL, healer::Subject};
+use crate::now;
+use riklet_sdn::{NodeError, TaskOutcome, store::ReservedSlot};
+
+/// The time without a request after which outcomes are committed, and TAPs created. They are created at once where half
+/// of them are gone.
+const QUIET_PERIOD: Duration = Duration::from_millis(3);
+/// The most TAPs that one task creates.
+const CREATE_BATCH_SIZE: usize = 16;
+/// The number of drained TAPs that are deleted at once.
+const DELETE_BATCH_SIZE: usize = 256;
+/// The time after which fewer are deleted as well.
+pub(super) const DRAIN_DELAY: Duration = Duration::from_millis(50);
+
+impl Core {
+    /// Returns the time at which something is due that nothing else wakes the engine for.
+    pub(super) fn next_task(&self) -> Option<Instant> {
+        let quiet = self.last_request + QUIET_PERIOD;
+        let flush = self.local.node.has_deferred().then_some(quiet);
+        if !self.background.is_idle() {
+            return flush;
+        }
+        let drain = self.draining_since.map(|since| since + DRAIN_DELAY);
+        let refill = (self.refill && self.options.warm > 0).then_some(quiet);
+        drain.into_iter().chain(refill).chain(flush).min()
+    }
+
+    /// Commits outcomes and gives the background a task, where that is due.
+    pub(super) fn give_tasks(&mut self) {
+        if self.stopping {
+            return;
+        }
+        if self.local.node.has_deferred()
+            && now() >= self.last_request + QUIET_PERIOD
+            && let Err(error) = self.local.node.flush()
+        {
+            self.events.error(&error);
+        }
+        if !self.background.is_idle() || !self.alone.is_empty() {
+            return;
+        }
+        if let Err(error) = self.give_task() {
+            self.events.error(&error);
+            // It is tried again at the next refresh.
+            self.refill = false;
+            self.draining_since = None;
+        }
+    }
+
+    fn give_task(&mut self) -> Result<(), NodeError> {
+        let now = now();
+        if !self.refill && self.draining_since.is_none() {
+            return Ok(());
+        }
+        let reserved = self.local.node.reserved()?;
+        let count = |state| reserved.get(&state).copied().unwrap_or_default();
+        let (ready, draining) = (count(ReservedSlot::Ready), count(ReservedSlot::Draining));
+        let due = self.draining_since.is_some_and(|since| now >= since + DRAIN_DELAY);
+        if draining == 0 {
+            self.draining_since = None;
+        } else if (due || draining >= DELETE_BATCH_SIZE)
+            && let Some(task) = self.local.node.drain()?
+        {
+            self.draining_since = None;
+            self.background.give(task);
+            return Ok(());
+        }
+        let wanted = self.options.warm.saturating_sub(ready + count(ReservedSlot::Creating));
+        if wanted == 0 {
+            self.refill = false;
+        } else if self.refill
+            && (now >= self.last_request + QUIET_PERIOD || ready * 2 <= self.options.warm)
+        {
+            match self.local.node.prepare(wanted.min(CREATE_BATCH_SIZE))? {
+                Some(task) => self.background.give(task),
+                None => self.refill = false,
+            }
+        }
+        Ok(())
+    }
+
+    /// Records the outcome of a task: its slots are ready or free, and those who waited for one try again.
+    pub(super) fn finish(&mut self, outcome: &TaskOutcome) {
+        self.background.finished();
+        self.changed_by_us.extend(outcome.ready.iter().chain(&outcome.freed));
+        let now = now();
+        if let Err(error) = self.local.node.finish(outcome) {
+            self.events.error(&error);
+            self.healer.suspect(Subject::All, now);
+        }
+        let kept = outcome.kept.as_ref().map(|(_, error)| error);
+        for error in outcome.failed.values().chain(kept) {
+            self.events.error(error);
+        }
+        if outcome.kept.is_some() {
+            self.draining_since = Some(now + REFRESH_INTERVAL);
+        }
+        self.refill = true;
+        let waiting = std::mem::take(&mut self.waiting);
+        self.change(waiting);
+    }
+}
