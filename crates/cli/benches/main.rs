@@ -1,4 +1,4 @@
-//! The figures of docs/benchmarks.md, in one run: `cargo bench --bench figures`, as root, prints them in Markdown
+//! The figures of docs/benchmarks.md, in one run: `cargo bench --profile dist --bench figures`, as root, prints them in Markdown
 //! and draws the curves to docs/benchmarks/. `scripts/bench` installs what is compared, and writes the document.
 //!
 //! It fails if a figure misses the bound that is stated for it.
