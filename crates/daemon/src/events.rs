@@ -2,6 +2,7 @@
 
 use std::{
     collections::VecDeque,
+    path::Path,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, SystemTime},
 };
@@ -162,6 +163,15 @@ impl Events {
             }
         }
         report.failures.iter().for_each(|failure| self.failed(failure));
+    }
+
+    /// Says that the records were gone, and are not any more.
+    pub(super) fn restored(&self, state_dir: &Path) {
+        let text = format!(
+            "the database in {} was removed while functions are up: it is written again from memory",
+            state_dir.display()
+        );
+        self.say(EventKind::Error, None, text);
     }
 
     /// Says what was taken over from other records.

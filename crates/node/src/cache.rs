@@ -1,6 +1,7 @@
 //! What a long-lived node remembers from one operation to the next.
 
 use std::{
+    cell::Cell,
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     os::fd::OwnedFd,
@@ -43,6 +44,8 @@ pub(crate) struct Cache {
     broken: BTreeMap<Slot, Generation>,
     /// What the kernel has followed, and the records do not say yet.
     deferred: Vec<DeferredOutcome>,
+    /// Whether the records had to be written again, and nobody was told yet.
+    restored: Cell<bool>,
 }
 
 /// An instance that came or went, as of one state of its record: another process may have changed that since, and
@@ -84,6 +87,16 @@ impl Cache {
     /// in memory.
     pub(crate) fn looks_at_foreign_chains(&self) -> bool {
         self.strategy == Strategy::Deferred
+    }
+
+    /// Notes that the records were written again.
+    pub(crate) fn note_restored(&self) {
+        self.restored.set(true);
+    }
+
+    /// Returns whether the records were written again since this was last asked.
+    pub(crate) fn take_restored(&self) -> bool {
+        self.restored.take()
     }
 
     /// Prepares records that were just opened for as long as they stay open.

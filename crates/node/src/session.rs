@@ -7,7 +7,7 @@ use super::{
     cache::Cache,
     host::{Host, Interfaces, Survey},
 };
-use crate::store::{Lock, Setting, Store, Tx};
+use crate::store::{Lock, Reopened, Setting, Store, Tx};
 use riklet_core::model::{InstanceName, Slot};
 use riklet_kernel::Kernel;
 
@@ -256,7 +256,8 @@ fn open<'s, K>(
     store: &'s mut Option<Store>,
     context: &Context<'_, K>,
 ) -> Result<&'s mut Store, NodeError> {
-    let opened = match store.take().filter(Store::is_current) {
+    reopen_lost(store, context)?;
+    let opened = match store.take() {
         Some(opened) => opened,
         None => context.cache.kept_open(Store::open(&context.config.state_dir)?)?,
     };
@@ -268,10 +269,30 @@ fn open_existing<'s, K>(
     store: &'s mut Option<Store>,
     context: &Context<'_, K>,
 ) -> Result<Option<&'s mut Store>, NodeError> {
-    if !store.as_ref().is_some_and(Store::is_current) {
-        *store = None;
+    reopen_lost(store, context)?;
+    if store.is_none() {
         let existing = Store::open_existing(&context.config.state_dir)?;
         *store = existing.map(|existing| context.cache.kept_open(existing)).transpose()?;
     }
     Ok(store.as_mut())
+}
+
+/// Opens records anew whose file is no longer what it was: somebody set them aside, or removed them. Records that are
+/// removed are written again: as long as this process has them open, they are all there.
+fn reopen_lost<K>(store: &mut Option<Store>, context: &Context<'_, K>) -> Result<(), NodeError> {
+    let Some(former) = store.take_if(|store| !store.is_current()) else { return Ok(()) };
+    match former.reopen(&context.config.state_dir) {
+        Ok(Reopened::Restored(restored)) => {
+            context.cache.note_restored();
+            *store = Some(context.cache.kept_open(restored)?);
+        }
+        Ok(Reopened::Replaced(other)) => *store = Some(context.cache.kept_open(other)?),
+        Ok(Reopened::Unused) => {}
+        Err(failed) => {
+            let (former, error) = *failed;
+            *store = Some(former);
+            return Err(error.into());
+        }
+    }
+    Ok(())
 }

@@ -209,6 +209,13 @@ impl<K: Kernel> WarmNode<K> {
         Ok(self.operations().reserved()?.1)
     }
 
+    /// Returns whether an operation found the records removed, and wrote them again, since this was last asked. As long as
+    /// a process has them open, they are all there.
+    #[must_use]
+    pub fn take_restored(&mut self) -> bool {
+        self.cache.take_restored()
+    }
+
     /// Returns whether the outcome of an operation is not committed yet.
     #[must_use]
     pub fn has_deferred(&self) -> bool {

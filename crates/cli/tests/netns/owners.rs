@@ -1,6 +1,10 @@
 //! Two state directories on one node: each operation of the second refuses, and the first's functions go on.
 
-use std::path::PathBuf;
+use std::{
+    fs::{self, OpenOptions},
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use riklet_core::link::DRAINING_GROUP;
 use rustix::process::Signal;
@@ -14,6 +18,7 @@ use crate::world::{
     state::{SystemState, assert_same},
     traffic::{Connection, tcp_ask},
     transport::Transport::Tcp,
+    wait_for,
 };
 
 /// A state directory besides the world's own, which does not exist yet.
@@ -216,6 +221,52 @@ on_every_firewall!(what_a_stranger_calls_condemned_stays, |world| {
     let (_web, _) = start(world);
     world.riklet(&["down", "--all", "--purge"], "").success();
     assert_eq!(world.node.tool(&["ip", "-d", "link", "show", "theirs"]), before);
+});
+
+#[expect(clippy::disallowed_methods, reason = "the damage is the test's own")]
+fn remove(file: &Path) {
+    fs::remove_file(file).unwrap();
+}
+
+on_every_firewall!(a_daemon_whose_database_is_removed_keeps_it, |world| {
+    let daemon = world.daemon(&[]);
+    let (_web, connection) = start(world);
+    let state = world.directory.path().join("state");
+    for file in ["riklet-sdn.db", "riklet-sdn.db-wal", "riklet-sdn.db-shm"] {
+        remove(&state.join(file));
+    }
+    // Nobody asks: what it looks at every now and then tells it.
+    wait_for("the daemon to notice", Duration::from_secs(20), || {
+        daemon.events().contains("was removed while functions are up").then_some(())
+    });
+    connection.assert_alive();
+    world.up(&[function("next", &[exposure(Tcp, 9090, 3000)])]);
+    daemon.settle();
+    daemon.end(Signal::KILL);
+    let listed = world.riklet(&["list"], "").success();
+    assert!(listed.contains("web") && listed.contains("next"), "{listed}");
+    world.riklet(&["repair"], "").success();
+    world.riklet(&["check"], "").success();
+    connection.assert_alive();
+});
+
+on_every_firewall!(a_daemon_whose_database_is_emptied_deletes_nothing, |world| {
+    let daemon = world.daemon(&[]);
+    let (_web, connection) = start(world);
+    daemon.settle();
+    let database = world.directory.path().join("state/riklet-sdn.db");
+    OpenOptions::new().write(true).truncate(true).open(&database).unwrap();
+    for (arguments, stdin) in [(&["repair"][..], ""), (&["up", "-"], &*definition("next", 9090))] {
+        // Whatever it makes of what is left of its records.
+        let _refused = world.riklet(arguments, stdin);
+        connection.assert_alive();
+        tcp_ask(&world.client, (NODE_LAN, 8080)).expect("the function answers");
+    }
+    daemon.end(Signal::KILL);
+    let said = world.riklet(&["repair", "--rebuild"], "");
+    assert_eq!(said.code, Some(0), "{said}");
+    world.riklet(&["check"], "").success();
+    connection.assert_alive();
 });
 
 on_every_firewall!(a_strangers_interface_takes_no_slot_but_its_own, |world| {

@@ -107,6 +107,9 @@ impl Core {
             self.listen();
             self.heal();
             self.give_tasks();
+            if self.local.node.take_restored() {
+                self.events.restored(&self.local.node.config().state_dir);
+            }
         }
         if let Err(error) = self.local.node.close() {
             self.events.error(&error);

@@ -2,6 +2,7 @@
 
 use std::{
     fs::{self, DirBuilder, OpenOptions},
+    io,
     os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
     time::Duration,
@@ -114,10 +115,21 @@ pub(super) fn identity(path: &Path) -> Option<Identity> {
     Some(Identity(found.dev(), found.ino()))
 }
 
-fn suffixed(path: &Path, suffix: &str) -> PathBuf {
+pub(super) fn suffixed(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(suffix);
     name.into()
+}
+
+/// Removes a file; one that is not there is as wanted.
+#[expect(clippy::disallowed_methods, reason = "a file of the database, or beside it")]
+pub(super) fn remove(path: &Path) -> Result<(), StoreError> {
+    match fs::remove_file(path) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => {
+            Err(StoreError::Io { operation: "remove", path: path.to_owned(), source })
+        }
+        _ => Ok(()),
+    }
 }
 
 pub(super) fn exists(path: &Path) -> Result<bool, StoreError> {
@@ -128,7 +140,7 @@ pub(super) fn exists(path: &Path) -> Result<bool, StoreError> {
 /// Makes the database's file, where it is missing, for its owner only: SQLite would make it for everybody to
 /// read, and gives its journal the mode of the database. Others may be let search the state directory, since
 /// it has the images that VMMs open. Where nothing can be made, SQLite says why.
-fn make(path: &Path) {
+pub(super) fn make(path: &Path) {
     let _made = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
 }
 

@@ -12,6 +12,7 @@ mod passed;
 mod ports;
 mod record;
 mod reserved;
+mod restore;
 mod runs;
 mod sql;
 #[cfg(test)]
@@ -33,6 +34,7 @@ pub use error::StoreError;
 pub use lock::Lock;
 pub use record::{Generation, Phase, Record};
 pub use reserved::ReservedSlot;
+pub(crate) use restore::Reopened;
 pub use runs::{End, Run};
 pub use tx::Tx;
 

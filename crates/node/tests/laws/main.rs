@@ -8,6 +8,7 @@ mod corrupt;
 mod forwarding;
 mod node;
 mod passed;
+mod removed;
 mod resident;
 
 use std::{

@@ -1,0 +1,66 @@
+//! Writing the database again where somebody removed its file while it was open.
+//!
+//! What is removed stays with whoever has it open (unlink(2)), so nothing is lost as long as that process lives.
+
+use std::{fs, path::Path};
+
+use super::{Setting, Store, StoreError, file};
+
+/// What [`Store::reopen`] did.
+#[derive(Debug)]
+pub(crate) enum Reopened {
+    /// The same records, written again.
+    Restored(Store),
+    /// Other records: somebody put them there.
+    Replaced(Store),
+    /// Nothing: there were no records, and there are none.
+    Unused,
+}
+
+impl Store {
+    /// Opens the records anew that are no longer in the file that is open. Where that file was removed, or emptied by
+    /// being created again, the records are written again.
+    ///
+    /// # Errors
+    /// Where what is there now cannot be read, or nothing can be written: then this store is returned as well, and has
+    /// its records still.
+    pub(crate) fn reopen(self, dir: &Path) -> Result<Reopened, Box<(Self, StoreError)>> {
+        match self.reopened(dir) {
+            Ok(reopened) => Ok(reopened),
+            Err(error) => Err(Box::new((self, error))),
+        }
+    }
+
+    fn reopened(&self, dir: &Path) -> Result<Reopened, StoreError> {
+        if let Some(present) = Self::open_existing(dir)?
+            && present.is_used()?
+        {
+            return Ok(Reopened::Replaced(present));
+        }
+        if !self.is_used()? {
+            return Ok(Reopened::Unused);
+        }
+        file::make_dir(dir)?;
+        let copy = file::suffixed(&self.path, ".restored");
+        file::remove(&copy)?;
+        file::make(&copy);
+        let text = copy.to_string_lossy();
+        let copied = self.connection.execute("VACUUM INTO ?", [&*text]);
+        copied.map_err(self.failed("write the database again"))?;
+        // What is left beside the removed file would be taken for the new one's.
+        for suffix in ["-journal", "-wal", "-shm"] {
+            file::remove(&file::suffixed(&self.path, suffix))?;
+        }
+        fs::rename(&copy, &self.path).map_err(|source| StoreError::Io {
+            operation: "write",
+            path: self.path.clone(),
+            source,
+        })?;
+        Self::open(dir).map(Reopened::Restored)
+    }
+
+    /// Whether the node was used with these records.
+    fn is_used(&self) -> Result<bool, StoreError> {
+        Ok(self.setting(Setting::Backend)?.is_some())
+    }
+}
