@@ -2,7 +2,7 @@
 //! whatever the host later calls it.
 
 use super::NodeError;
-use riklet_core::model::{Account, Function, InstanceName, Workload};
+use riklet_core::model::{Account, InstanceName, Workload};
 use riklet_kernel::{AccountKind, HostFacts};
 
 /// The same workloads, with numbers for names.
@@ -11,9 +11,11 @@ pub(super) fn resolved(
     workloads: &[Workload],
 ) -> Result<Vec<Workload>, NodeError> {
     let mut found = workloads.to_vec();
-    for Workload::Function(Function { name, execution, .. }) in &mut found {
-        resolve(kernel, name, AccountKind::User, &mut execution.user)?;
-        resolve(kernel, name, AccountKind::Group, &mut execution.group)?;
+    for workload in &mut found {
+        let name = workload.name().clone();
+        let execution = workload.execution_mut();
+        resolve(kernel, &name, AccountKind::User, &mut execution.user)?;
+        resolve(kernel, &name, AccountKind::Group, &mut execution.group)?;
     }
     Ok(found)
 }

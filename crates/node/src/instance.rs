@@ -35,7 +35,7 @@ impl Instance {
 
     /// The name.
     #[must_use]
-    pub const fn name(&self) -> &InstanceName {
+    pub fn name(&self) -> &InstanceName {
         self.workload.name()
     }
 

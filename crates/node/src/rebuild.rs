@@ -13,10 +13,8 @@ use crate::store::{Phase, Setting, Store, StoreError, Tx};
 use riklet_core::{
     firewall::{Backend, Change, Ruleset},
     forwarding::{OFF, ON},
-    link::{LinkState, Tap},
-    model::{
-        Account, Execution, Function, InstanceName, Mark, Mtu, Owner, Pool, Queues, Slot, Workload,
-    },
+    link::LinkState,
+    model::{InstanceName, Mark, Mtu, Owner, Pool, Slot},
     plan::{self, Adoption, Object, Step},
     switch,
     workload::{
@@ -259,26 +257,10 @@ fn recover(tx: &Tx<'_>, slot: Slot, link: &LinkState, marked: &Marked) -> Result
     if tx.get(&marked.name)?.is_some() {
         return Ok(false);
     }
-    let workload = Workload::Function(Function {
-        name: marked.name.clone(),
-        execution: execution(link.tap.unwrap_or_default()),
-        exposures: marked.exposures.clone(),
-    });
+    let workload = workload::recover(marked, link.tap.unwrap_or_default());
     match tx.put_at(&workload, slot) {
         Ok(record) => Ok(record.phase == Phase::Pending),
         Err(StoreError::SlotTaken { .. } | StoreError::PortTaken { .. }) => Ok(false),
         Err(error) => Err(error.into()),
-    }
-}
-
-/// What the TAP is like because a definition said so: another would have to be made if the record did not.
-fn execution(tap: Tap) -> Execution {
-    Execution {
-        // The administrator's is that of a definition that names nobody.
-        user: tap.owner.filter(|&id| id != Tap::ROOT).map(Account::Id),
-        group: tap.group.map(Account::Id),
-        // How many is not known; two is the least that makes it such a TAP.
-        queues: Queues::new(2).ok().filter(|_| tap.multi_queue),
-        ..Execution::default()
     }
 }

@@ -112,7 +112,7 @@ impl<K: Kernel> Context<'_, K> {
             (Some(record), _) if record.phase == Phase::Removing => Shall::Wait,
             (Some(record), _) => Shall::Be(fragment(host, &record)?.into()),
             (None, Some(ReservedSlot::Ready)) => {
-                Shall::Be(workload::spare(slot, &host.node)?.into())
+                Shall::Be(workload::reserved(slot, &host.node)?.into())
             }
             (None, Some(ReservedSlot::Draining)) => Shall::Wait,
             _ if self.kernel.link(&slot.interface())?.is_none() => Shall::BeFree,

@@ -85,7 +85,7 @@ impl<K: Kernel> Operations<'_, K> {
         let unusable = |slot| context.cache.is_unusable(slot);
         let mut specs = BTreeMap::new();
         for slot in tx.spare(count, host.node.pool.capacity(), unusable)? {
-            specs.insert(slot, workload::spare(slot, &host.node)?.link);
+            specs.insert(slot, workload::reserved(slot, &host.node)?.link);
         }
         host.record(&tx)?;
         context.commit(tx)?;

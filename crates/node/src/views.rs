@@ -177,7 +177,7 @@ impl<'a> FullView<'a> {
         leaving.extend(store.spares(ReservedSlot::Draining)?);
         let mut fragments = fragments(host, &records)?;
         for slot in store.spares(ReservedSlot::Ready)? {
-            fragments.insert(slot, workload::spare(slot, &host.node)?);
+            fragments.insert(slot, workload::reserved(slot, &host.node)?);
         }
         let mut draining = BTreeSet::new();
         for state in [ReservedSlot::Creating, ReservedSlot::Draining] {

@@ -3,18 +3,17 @@ use serde_json::{Value, json};
 use super::{
     API_VERSION, EXPOSURE_TYPE, Error, Errors, Place, Reason, Source, parse_within, tree::Position,
 };
-use crate::model::{Account, Execution, Exposure, Function, Image, PortRange, Workload};
+use crate::model::{Account, Execution, Exposure, Image, PortRange, Workload};
 
 /// The definition of a workload, with every default of its network spelt out.
 #[must_use]
 pub fn to_value(workload: &Workload) -> Value {
-    let Workload::Function(function) = workload;
     json!({
         "apiVersion": API_VERSION,
         "kind": workload.kind().as_str(),
         "name": workload.name().as_str(),
         "replicas": 1,
-        "spec": { "function": function_value(function) },
+        "spec": workload.spec(),
     })
 }
 
@@ -39,16 +38,8 @@ pub fn from_json(text: &str) -> Result<Workload, Errors> {
     })
 }
 
-fn function_value(function: &Function) -> Value {
-    let mut value = json!({ "execution": execution_value(&function.execution) });
-    if !function.exposures.is_empty() {
-        value["exposure"] = function.exposures.iter().map(exposure).collect();
-    }
-    value
-}
-
 /// Only what was said: a default may be another tomorrow.
-fn execution_value(execution: &Execution) -> Value {
+pub(crate) fn execution_value(execution: &Execution) -> Value {
     let Execution { vmm, kernel, initrd, rootfs, .. } = execution;
     let Execution { read_only, vcpus, memory, boot_args, accelerator, .. } = execution;
     let Execution { user, group, queues, dns, .. } = execution;
@@ -71,7 +62,7 @@ fn execution_value(execution: &Execution) -> Value {
     Value::Object(said.collect())
 }
 
-fn exposure(exposure: &Exposure) -> Value {
+pub(crate) fn exposure_value(exposure: &Exposure) -> Value {
     let mut value = json!({
         "port": ports(exposure.host_ports()),
         "targetPort": ports(exposure.guest_ports()),

@@ -178,7 +178,8 @@ impl Reason {
                 Some(format!("expected one of {}", known.join(", ")))
             }
             Self::UnknownKind { nearest: None, .. } => {
-                Some(format!("expected {}", super::KINDS.join("; not supported yet: ")))
+                let kinds: Vec<_> = super::kinds().collect();
+                Some(format!("expected {}; not supported yet: {}", kinds.join(", "), super::POD))
             }
             Self::UnknownVersion { .. } => Some(format!("expected {:?}", super::API_VERSION)),
             Self::Sort {

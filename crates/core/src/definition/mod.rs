@@ -9,20 +9,20 @@ mod tree;
 mod validate;
 mod yaml;
 
+pub(crate) use canonical::{execution_value, exposure_value};
 pub use canonical::{from_json, to_json, to_value};
 pub use error::{Error, Errors, Place, Reason};
 pub use tree::Sort;
+pub(crate) use tree::Value as TreeValue;
+pub(crate) use validate::{Object, Validator};
 
 use crate::model::{Kind, Workload};
 use tree::{Position, TreeNode, Value};
-use validate::Validator;
 
 /// The one version of the format.
 const API_VERSION: &str = "v1";
 /// RIK's other kind.
 const POD: &str = "Pod";
-/// The kinds that RIK has.
-const KINDS: [&str; 2] = [Kind::Function.as_str(), POD];
 /// The one type of an exposure: a port of the node.
 pub const EXPOSURE_TYPE: &str = "NodePort";
 /// The longest text that is read, in bytes.
@@ -37,6 +37,11 @@ pub struct Source {
     pub name: String,
     /// What is in it.
     pub text: String,
+}
+
+/// The names of the kinds that errors suggest.
+fn kinds() -> impl Iterator<Item = &'static str> {
+    Kind::ALL.iter().filter(|kind| kind.is_documented()).map(|kind| kind.as_str())
 }
 
 /// The workloads that the sources define, in their order.

@@ -4,23 +4,23 @@ use std::fmt;
 
 /// A place in a text, both counted from 1; the column in characters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Position {
-    pub(super) line: usize,
-    pub(super) column: usize,
+pub(crate) struct Position {
+    pub(crate) line: usize,
+    pub(crate) column: usize,
 }
 
 impl Position {
-    pub(super) const START: Self = Self { line: 1, column: 1 };
+    pub(crate) const START: Self = Self { line: 1, column: 1 };
 }
 
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct TreeNode {
-    pub(super) at: Position,
-    pub(super) value: Value,
+pub(crate) struct TreeNode {
+    pub(crate) at: Position,
+    pub(crate) value: Value,
 }
 
 #[derive(Debug, Clone, PartialEq)]
-pub(super) enum Value {
+pub(crate) enum Value {
     Null,
     Bool(bool),
     Integer(i64),
@@ -33,10 +33,10 @@ pub(super) enum Value {
 }
 
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Field {
-    pub(super) name: String,
-    pub(super) at: Position,
-    pub(super) node: TreeNode,
+pub(crate) struct Field {
+    pub(crate) name: String,
+    pub(crate) at: Position,
+    pub(crate) node: TreeNode,
 }
 
 /// The sort of a value.
@@ -52,7 +52,7 @@ pub enum Sort {
 }
 
 impl Value {
-    pub(super) const fn sort(&self) -> Sort {
+    pub(crate) const fn sort(&self) -> Sort {
         match self {
             Self::Null => Sort::Nothing,
             Self::Bool(_) => Sort::Boolean,

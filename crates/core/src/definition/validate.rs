@@ -8,24 +8,20 @@ use std::{
 };
 
 use super::{
-    API_VERSION, EXPOSURE_TYPE, Error, Errors, KINDS, POD, Place, Reason,
+    API_VERSION, EXPOSURE_TYPE, Error, Errors, POD, Place, Reason, kinds,
     tree::{Field, Position, TreeNode, Value},
 };
 use crate::{
-    model::{
-        Exposure, Function, InstanceName, Ipv6Unsupported, Kind, PortRange, Protocol, Workload,
-    },
+    model::{Exposure, InstanceName, Ipv6Unsupported, Kind, PortRange, Protocol, Workload},
     nearest::nearest,
 };
 
 const DEFINITION: &[&str] = &["apiVersion", "kind", "name", "replicas", "spec"];
-const SPEC: &[&str] = &["containers", "function"];
-const FUNCTION: &[&str] = &["execution", "exposure"];
 const EXPOSURE: &[&str] = &["port", "targetPort", "type", "protocol", "hostAddress"];
 
 /// Collects workloads and errors, and what the definitions of one call share.
 #[derive(Default)]
-pub(super) struct Validator {
+pub(crate) struct Validator {
     file: String,
     workloads: Vec<Workload>,
     errors: Vec<Error>,
@@ -38,18 +34,18 @@ pub(super) struct Validator {
 }
 
 /// An object whose fields are known, and where it stands.
-struct Object<'a> {
+pub(crate) struct Object<'a> {
     at: Position,
     path: String,
     fields: BTreeMap<&'a str, &'a Field>,
 }
 
 impl<'a> Object<'a> {
-    fn get(&self, name: &str) -> Option<&'a TreeNode> {
+    pub(crate) fn get(&self, name: &str) -> Option<&'a TreeNode> {
         self.fields.get(name).map(|field| &field.node)
     }
 
-    fn path(&self, name: &str) -> String {
+    pub(crate) fn path(&self, name: &str) -> String {
         join(&self.path, name)
     }
 }
@@ -71,7 +67,7 @@ impl Validator {
         file.clone_into(&mut self.file);
     }
 
-    pub(super) fn refuse(&mut self, at: Position, field: impl Into<String>, reason: Reason) {
+    pub(crate) fn refuse(&mut self, at: Position, field: impl Into<String>, reason: Reason) {
         let place = Place::new(&self.file, at);
         self.errors.push(Error { place, field: field.into(), reason });
     }
@@ -105,9 +101,7 @@ impl Validator {
         self.version(&definition);
         let name = self.name(&definition);
         let kind = self.kind(&definition);
-        let workload = kind.and_then(|kind| match kind {
-            Kind::Function => self.function(&definition, name).map(Workload::Function),
-        });
+        let workload = kind.and_then(|kind| kind.validate(self, &definition, name));
         self.workloads.extend(workload);
     }
 
@@ -136,30 +130,20 @@ impl Validator {
 
     fn kind(&mut self, definition: &Object<'_>) -> Option<Kind> {
         let (at, found) = self.string(definition, "kind", true)?;
-        let reason = match found {
-            _ if found == Kind::Function.as_str() => return Some(Kind::Function),
-            POD => Reason::Unimplemented { found: POD },
-            _ => Reason::UnknownKind { found: found.to_owned(), nearest: nearest(found, KINDS) },
+        if let Some(kind) = Kind::from_name(found) {
+            return Some(kind);
+        }
+        let reason = if found == POD {
+            Reason::Unimplemented { found: POD }
+        } else {
+            let nearest = nearest(found, kinds().chain([POD]));
+            Reason::UnknownKind { found: found.to_owned(), nearest }
         };
         self.refuse(at, definition.path("kind"), reason);
         None
     }
 
-    fn function(
-        &mut self,
-        definition: &Object<'_>,
-        name: Option<InstanceName>,
-    ) -> Option<Function> {
-        self.replicas(definition);
-        let spec = self.required_object(definition, "spec", SPEC)?;
-        self.containers(&spec);
-        let function = self.required_object(&spec, "function", FUNCTION)?;
-        let execution = self.execution(&function);
-        let exposures = self.exposures(&function);
-        Some(Function { name: name?, execution, exposures })
-    }
-
-    fn replicas(&mut self, definition: &Object<'_>) {
+    pub(crate) fn replicas(&mut self, definition: &Object<'_>) {
         let Some(node) = definition.get("replicas") else { return };
         let reason = match node.value {
             Value::Integer(1) => return,
@@ -169,19 +153,9 @@ impl Validator {
         self.refuse(node.at, definition.path("replicas"), reason);
     }
 
-    fn containers(&mut self, spec: &Object<'_>) {
-        let Some(node) = spec.get("containers") else { return };
-        let reason = match &node.value {
-            Value::List(items) if items.is_empty() => return,
-            Value::List(_) => Reason::Containers,
-            other => Reason::Sort { expected: "an empty list", found: other.sort() },
-        };
-        self.refuse(node.at, spec.path("containers"), reason);
-    }
-
-    fn exposures(&mut self, function: &Object<'_>) -> Vec<Exposure> {
-        let path = function.path("exposure");
-        match function.get("exposure") {
+    pub(crate) fn exposures(&mut self, parent: &Object<'_>) -> Vec<Exposure> {
+        let path = parent.path("exposure");
+        match parent.get("exposure") {
             None => vec![],
             Some(TreeNode { value: Value::List(items), .. }) => items
                 .iter()
@@ -321,7 +295,7 @@ impl Validator {
         None
     }
 
-    fn required_object<'a>(
+    pub(crate) fn required_object<'a>(
         &mut self,
         parent: &Object<'a>,
         name: &str,

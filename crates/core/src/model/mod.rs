@@ -11,12 +11,12 @@ mod memory;
 mod name;
 mod owner;
 mod selector;
-mod workload;
 
 pub use crate::address::{
     Addresses, Bracketed, Ends, Family, InterfaceName, InterfaceNameError, Ipv6Unsupported,
     MacAddress, Mtu, MtuError, Pool, PoolError, Slot,
 };
+pub use crate::workload::{Function, Kind, Workload};
 pub use account::{Account, AccountError, AccountName};
 pub use boot_args::{BootArgs, BootArgsError};
 pub use execution::{
@@ -28,4 +28,3 @@ pub use memory::{Memory, MemoryError};
 pub use name::{InstanceName, NameError};
 pub use owner::{Mark, Owner, OwnerError, OwnerId, OwnerIdError};
 pub use selector::Selector;
-pub use workload::{Function, Kind, Workload};

@@ -1,7 +1,7 @@
 use super::*;
 use crate::{
     firewall::Confinement,
-    model::{Account, Execution, Exposure, Function, OwnerId, Queues, Workload},
+    model::{Account, Execution, Exposure, Function, Kind, OwnerId, Queues, Workload},
     workload::{self, NodeFacts},
 };
 
@@ -313,7 +313,7 @@ fn what_is_taken_over_stays_with_who_has_it_open() {
     let theirs = Owner::new(OwnerId::new(2), "/run/other");
     let mut observed = after(&wanted);
     let link = observed.links.get_mut(&Slot::new(0)).unwrap();
-    link.alias = Some(alias::render(&theirs, &"b".parse().unwrap(), &[]));
+    link.alias = Some(alias::render(&theirs, Kind::Function, &"b".parse().unwrap(), &[]));
     let steps = plan(&wanted, &observed).steps;
     assert!(matches!(&*steps, [Step::SetAlias(..)]), "nobody has it open: {steps:?}");
     observed.links.get_mut(&Slot::new(0)).unwrap().open = true;

@@ -1,6 +1,6 @@
 //! The alias of an interface: what marks it as ours, says whose it is, and what a lost store is rebuilt from.
 //!
-//! `riklet-sdn@OWNER:NAME[ PROTOCOL:[ADDRESS:]PORTS:GUEST_PORTS]…[ DIRECTORY]`. OWNER is the identifier of the state
+//! `riklet-sdn@OWNER:[KIND/]NAME[ PROTOCOL:[ADDRESS:]PORTS:GUEST_PORTS]…[ DIRECTORY]`. OWNER is the identifier of the state
 //! directory (16 hexadecimal digits), DIRECTORY its path: it stands only where all exposures leave room for it, and the
 //! comment of the firewall's table or jumps has it in any case. ` ...` follows the exposures where not all of them fit.
 //!
@@ -8,10 +8,12 @@
 
 use std::net::Ipv4Addr;
 
-use crate::model::{Bracketed, Exposure, InstanceName, Mark, Owner, Protocol};
+use crate::model::{Bracketed, Exposure, InstanceName, Kind, Mark, Owner, Protocol};
 
 /// The beginning of the alias of every interface of ours.
 const MARK: &str = "riklet-sdn";
+/// The kind that an alias does not name: earlier versions had no other.
+const UNNAMED: Kind = Kind::Function;
 /// What stands at the end where exposures are missing.
 const CUT: &str = " ...";
 /// `IFALIASZ` of `<linux/if.h>`, less the final NUL.
@@ -20,6 +22,8 @@ const MAX_LENGTH: usize = 255;
 /// The content of an alias.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Marked {
+    /// The kind.
+    pub kind: Kind,
     /// The owner.
     pub mark: Mark,
     /// The instance's name.
@@ -32,8 +36,9 @@ pub struct Marked {
 
 /// Returns the alias of this instance's interface, at most 255 bytes.
 #[must_use]
-pub fn render(owner: &Owner, name: &InstanceName, exposures: &[Exposure]) -> String {
-    let mut alias = format!("{}{name}", signature(owner));
+pub fn render(owner: &Owner, kind: Kind, name: &InstanceName, exposures: &[Exposure]) -> String {
+    let kind = if kind == UNNAMED { String::new() } else { format!("{kind}/") };
+    let mut alias = format!("{}{kind}{name}", signature(owner));
     for (index, exposure) in exposures.iter().enumerate() {
         let address =
             exposure.host_address().map(|a| format!("{}:", Bracketed(a))).unwrap_or_default();
@@ -84,9 +89,14 @@ pub fn parse(alias: &str) -> Option<Marked> {
         None => (text, true),
     };
     let mut words = text.split(' ');
-    let name = words.next()?.parse().ok()?;
+    let word = words.next()?;
+    let (kind, name) = match word.split_once('/') {
+        Some((kind, name)) => (Kind::from_name(kind)?, name),
+        None => (UNNAMED, word),
+    };
+    let name = name.parse().ok()?;
     let exposures = words.map(parse_exposure).collect::<Option<_>>()?;
-    Some(Marked { mark, name, exposures, complete })
+    Some(Marked { kind, mark, name, exposures, complete })
 }
 
 /// The mark of an alias, and what stands between it and the directory.
@@ -144,7 +154,7 @@ mod tests {
         let exposures =
             vec![exposure(None, "8000-8010", "1-11"), exposure(Some("192.0.2.1"), "53", "5353")];
         let owner = owner("/run/riklet sdn");
-        let alias = render(&owner, &name, &exposures);
+        let alias = render(&owner, Kind::Function, &name, &exposures);
         assert_eq!(
             alias,
             "riklet-sdn@00000000000000ab:my.function-2 udp:8000-8010:1-11 udp:192.0.2.1:53:5353 \
@@ -153,8 +163,9 @@ mod tests {
         assert_eq!(mark(Some(&alias)), Some(owner.mark()));
         assert_eq!(mark(Some(&spare(&owner))), Some(owner.mark()));
         assert_eq!(parse(&spare(&owner)), None, "of no instance");
-        let mark = owner.mark();
-        assert_eq!(parse(&alias), Some(Marked { mark, name, exposures, complete: true }));
+        let (mark, kind) = (owner.mark(), Kind::Function);
+        let expected = Marked { kind, mark, name, exposures, complete: true };
+        assert_eq!(parse(&alias), Some(expected));
         assert_eq!(parse("riklet-sdn@00000000000000ab:hello nonsense"), None);
     }
 
@@ -178,7 +189,7 @@ mod tests {
             let owner = owner(&directory);
             for count in 0..all.len() {
                 let some: Vec<_> = all.iter().take(count).copied().collect();
-                let alias = render(&owner, &name, &some);
+                let alias = render(&owner, Kind::Function, &name, &some);
                 assert!(alias.len() <= MAX_LENGTH, "{count}: {}", alias.len());
                 let marked = parse(&alias).unwrap();
                 assert_eq!(marked.complete, marked.exposures.len() == count);

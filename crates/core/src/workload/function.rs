@@ -1,105 +1,107 @@
-use std::{collections::BTreeSet, net::IpAddr};
+//! The kind `Function`: one microVM behind a TAP.
 
-use super::{Fragment, FragmentError, NodeFacts, alias};
+use serde_json::{Value, json};
+
+use super::{Fragment, FragmentError, Implementation, Kind, NodeFacts, alias, parts};
 use crate::{
-    address::GATEWAY_MAC,
-    firewall::Entry,
-    link::{LinkSpec, Tap},
-    model::{Account, Addresses, Family, Function, Pool, Slot},
+    definition::{Object, Reason, TreeValue, Validator, execution_value, exposure_value},
+    link::Tap,
+    model::{Execution, Exposure, InstanceName, Slot},
 };
 
-/// A function gets a TAP with the host's end of the slot's /30, its guest as a permanent neighbour, an
-/// entry for each exposed port, and one that lets it reach itself through them.
-pub(super) fn fragment(
-    function: &Function,
-    slot: Slot,
-    node: &NodeFacts,
-) -> Result<Fragment, FragmentError> {
-    let alias = alias::render(&node.owner, &function.name, &function.exposures);
-    let (link, addresses) = link(slot, node, alias, tap(function)?)?;
-    Ok(Fragment { link, addresses, entries: entries(function, node.pool, addresses)? })
+/// The fields of `spec`, and those of `spec.function`.
+const SPEC: &[&str] = &["containers", "function"];
+const FUNCTION: &[&str] = &["execution", "exposure"];
+
+/// A function: one microVM.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Function {
+    /// The name, unique on the node.
+    pub name: InstanceName,
+    /// What runs in the microVM.
+    pub execution: Execution,
+    /// Ports of the host that lead to it; no two of them clash.
+    pub exposures: Vec<Exposure>,
 }
 
-/// What the next function in this slot will need, whichever it is: its TAP, which lacks nothing but its alias where
-/// the definition asks for no other user, group or queues.
-pub(super) fn spare(slot: Slot, node: &NodeFacts) -> Result<Fragment, FragmentError> {
-    let tap = Tap { owner: Some(Tap::ROOT), ..Tap::default() };
-    let (link, addresses) = link(slot, node, alias::spare(&node.owner), tap)?;
-    Ok(Fragment { link, addresses, entries: BTreeSet::new() })
-}
+impl Implementation for Function {
+    const NAME: &'static str = "Function";
+    const COLLECTION: &'static str = "functions";
+    const TAKES_RESERVED: bool = true;
+    const DOCUMENTED: bool = true;
 
-fn link(
-    slot: Slot,
-    node: &NodeFacts,
-    alias: String,
-    tap: Tap,
-) -> Result<(LinkSpec, Addresses), FragmentError> {
-    let missing = FragmentError::NoSuchSlot { pool: node.pool, slot };
-    let addresses = node.pool.addresses(slot).ok_or(missing)?;
-    let link = LinkSpec {
-        name: slot.interface(),
-        alias,
-        mac: GATEWAY_MAC,
-        mtu: node.mtu,
-        addresses: addresses.hosts().map(Addresses::network).collect(),
-        neighbours: addresses.guests().map(|guest| (guest, slot.guest_mac())).collect(),
-        link_local: None,
-        tap,
-    };
-    Ok((link, addresses))
-}
+    fn validate(
+        validator: &mut Validator,
+        definition: &Object<'_>,
+        name: Option<InstanceName>,
+    ) -> Option<Self> {
+        validator.replicas(definition);
+        let spec = validator.required_object(definition, "spec", SPEC)?;
+        refuse_containers(validator, &spec);
+        let function = validator.required_object(&spec, "function", FUNCTION)?;
+        let execution = validator.execution(&function);
+        let exposures = validator.exposures(&function);
+        Some(Self { name: name?, execution, exposures })
+    }
 
-fn tap(function: &Function) -> Result<Tap, FragmentError> {
-    let id = |account: &Option<Account>| match account {
-        None => Ok(None),
-        Some(Account::Id(id)) => Ok(Some(*id)),
-        Some(Account::Name(account)) => {
-            Err(FragmentError::Unresolved { name: function.name.clone(), account: account.clone() })
+    fn spec(&self) -> Value {
+        let mut function = json!({ "execution": execution_value(&self.execution) });
+        if !self.exposures.is_empty() {
+            function["exposure"] = self.exposures.iter().map(exposure_value).collect();
         }
-    };
-    let execution = &function.execution;
-    let (owner, group) = (id(&execution.user)?, id(&execution.group)?);
-    // A TAP of nobody may be opened by everybody who may open /dev/net/tun (`tun_not_capable` of drivers/net/tun.c).
-    let owner = if group.is_none() { owner.or(Some(Tap::ROOT)) } else { owner };
-    Ok(Tap { owner, group, multi_queue: execution.queues.is_some_and(|queues| queues.get() > 1) })
-}
+        json!({ "function": function })
+    }
 
-/// What is bound to no address leads to the guest by every family that it has, and what is bound to one by the
-/// family of that.
-fn entries(
-    function: &Function,
-    pool: Pool,
-    addresses: Addresses,
-) -> Result<BTreeSet<Entry>, FragmentError> {
-    let mut entries = BTreeSet::new();
-    for exposure in &function.exposures {
-        let host_address = exposure.host_address();
-        let family = host_address.map(Family::of);
-        let meant = |guest: &IpAddr| family.is_none_or(|family| family == Family::of(*guest));
-        let mut guests = addresses.guests().filter(meant).peekable();
-        if guests.peek().is_none() {
-            let (name, exposure) = (function.name.clone(), *exposure);
-            return Err(FragmentError::NoAddress { name, exposure, pool });
-        }
-        for guest in guests {
-            let protocol = exposure.protocol();
-            entries.insert(Entry::Hairpin { guest });
-            entries.extend(exposure.ports().map(|(host_port, guest_port)| Entry::Exposure {
-                protocol,
-                host_address,
-                host_port,
-                guest,
-                guest_port,
-            }));
+    fn recover(marked: &alias::Marked, tap: Tap) -> Self {
+        Self {
+            name: marked.name.clone(),
+            execution: parts::execution(tap),
+            exposures: marked.exposures.clone(),
         }
     }
-    Ok(entries)
+
+    /// A function gets a TAP with the host's end of the slot's /30, its guest as a permanent neighbour, an entry for
+    /// each exposed port, and one that lets it reach itself through them.
+    fn fragment(&self, slot: Slot, node: &NodeFacts) -> Result<Fragment, FragmentError> {
+        let alias = alias::render(&node.owner, Kind::Function, &self.name, &self.exposures);
+        let tap = parts::tap(&self.name, &self.execution)?;
+        let (link, addresses) = parts::link(slot, node, alias, tap)?;
+        let entries = parts::entries(&self.name, &self.exposures, node.pool, addresses)?;
+        Ok(Fragment { link, addresses, entries })
+    }
+
+    fn name(&self) -> &InstanceName {
+        &self.name
+    }
+
+    fn execution(&self) -> &Execution {
+        &self.execution
+    }
+
+    fn execution_mut(&mut self) -> &mut Execution {
+        &mut self.execution
+    }
+
+    fn exposures(&self) -> &[Exposure] {
+        &self.exposures
+    }
+}
+
+/// RIK's schema has the field for its other kind.
+fn refuse_containers(validator: &mut Validator, spec: &Object<'_>) {
+    let Some(node) = spec.get("containers") else { return };
+    let reason = match &node.value {
+        TreeValue::List(items) if items.is_empty() => return,
+        TreeValue::List(_) => Reason::Containers,
+        other => Reason::Sort { expected: "an empty list", found: other.sort() },
+    };
+    validator.refuse(node.at, spec.path("containers"), reason);
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Execution, Exposure, Owner, OwnerId, Protocol, Queues};
+    use crate::model::{Account, Owner, OwnerId, Protocol, Queues};
 
     fn node(pool: &str, mtu: u32) -> NodeFacts {
         let owner = Owner::new(OwnerId::new(1), "/run/riklet-sdn");
@@ -117,7 +119,7 @@ mod tests {
             ],
         };
         let node = node("10.231.0.0/16", 1400);
-        let fragment = fragment(&function, Slot::new(5), &node).unwrap();
+        let fragment = function.fragment(Slot::new(5), &node).unwrap();
         assert_eq!(fragment.link.name.as_str(), "rik5");
         let addresses: Vec<_> = fragment.link.addresses.iter().map(ToString::to_string).collect();
         assert_eq!(addresses, ["10.231.0.21/30"]);
@@ -150,7 +152,7 @@ mod tests {
             exposure(Some("192.0.2.1"), "81"),
             exposure(Some("2001:db8::1"), "82"),
         ];
-        let found = fragment(&function(all), Slot::new(5), &both).unwrap();
+        let found = function(all).fragment(Slot::new(5), &both).unwrap();
         let text: Vec<_> = found.entries.iter().map(ToString::to_string).collect();
         assert_eq!(
             text,
@@ -170,7 +172,7 @@ mod tests {
 
         let only_v6 = function(vec![exposure(Some("2001:db8::1"), "82")]);
         assert_eq!(
-            fragment(&only_v6, Slot::new(5), &only_v4).unwrap_err().to_string(),
+            only_v6.fragment(Slot::new(5), &only_v4).unwrap_err().to_string(),
             "hello: tcp [2001:db8::1]:82 -> 82 needs a guest with an address of the same family, and \
              10.231.0.0/16 has none"
         );
@@ -189,7 +191,8 @@ mod tests {
             exposures: vec![],
         };
         let node = node("10.231.0.0/16", 1400);
-        let tap = |function| fragment(&function, Slot::new(0), &node).map(|found| found.link.tap);
+        let tap =
+            |function: Function| function.fragment(Slot::new(0), &node).map(|found| found.link.tap);
         let wanted = Tap { owner: Some(1000), group: Some(7), multi_queue: false };
         assert_eq!(tap(function("1000", 1)), Ok(wanted));
         assert_eq!(tap(function("1000", 2)), Ok(Tap { multi_queue: true, ..wanted }));
@@ -214,7 +217,7 @@ mod tests {
             exposures: vec![],
         };
         let node = node("10.231.0.0/30", 1500);
-        assert!(fragment(&function, Slot::new(0), &node).unwrap().entries.is_empty());
-        assert!(fragment(&function, Slot::new(1), &node).is_err());
+        assert!(function.fragment(Slot::new(0), &node).unwrap().entries.is_empty());
+        assert!(function.fragment(Slot::new(1), &node).is_err());
     }
 }

@@ -1,14 +1,30 @@
-//! What each kind of workload needs from the node: one file a kind. Pure.
+//! Kinds of workloads: everything that is a kind's own stands in one file, `workload/<kind>.rs`. Pure.
+//!
+//! [`Workload`] and [`Kind`] lead to it: the compiler names what a new kind lacks.
 
 pub mod alias;
 mod function;
+mod implementation;
+mod kind;
+mod parts;
+#[cfg(test)]
+mod tests;
+#[cfg(any(test, feature = "toy-kind"))]
+mod toy;
 
 use std::collections::BTreeSet;
 
+use alias::Marked;
+pub use function::Function;
+pub(crate) use implementation::Implementation;
+pub use kind::{Kind, Workload};
+#[cfg(any(test, feature = "toy-kind"))]
+pub use toy::Toy;
+
 use crate::{
     firewall::Entry,
-    link::LinkSpec,
-    model::{AccountName, Addresses, Exposure, InstanceName, Owner, Pool, Slot, Workload},
+    link::{LinkSpec, Tap},
+    model::{AccountName, Addresses, Exposure, InstanceName, Owner, Pool, Slot},
 };
 
 /// What an implementation may know of the node.
@@ -69,21 +85,30 @@ pub enum FragmentError {
 /// What this workload needs in this slot. The kind selects the implementation.
 ///
 /// # Errors
-/// Where the pool has no such slot, or the workload's user or group is a name.
+/// Where the pool has no such slot or no address of a family that an exposure needs, or the workload's user or group
+/// is a name.
 pub fn fragment(
     workload: &Workload,
     slot: Slot,
     node: &NodeFacts,
 ) -> Result<Fragment, FragmentError> {
-    match workload {
-        Workload::Function(function) => function::fragment(function, slot, node),
-    }
+    workload.fragment(slot, node)
 }
 
-/// What a warm slot needs: as much of what an instance will need as can be there before it.
+/// What a reserved slot needs: the TAP of whoever has it next, which lacks nothing but its alias where the definition
+/// asks for no other user, group or queues. It is of no kind: a kind says whether its instances begin with it
+/// ([`Kind::takes_reserved`]).
 ///
 /// # Errors
 /// Where the pool has no such slot.
-pub fn spare(slot: Slot, node: &NodeFacts) -> Result<Fragment, FragmentError> {
-    function::spare(slot, node)
+pub fn reserved(slot: Slot, node: &NodeFacts) -> Result<Fragment, FragmentError> {
+    let tap = Tap { owner: Some(Tap::ROOT), ..Tap::default() };
+    let (link, addresses) = parts::link(slot, node, alias::spare(&node.owner), tap)?;
+    Ok(Fragment { link, addresses, entries: BTreeSet::new() })
+}
+
+/// Returns the workload that left this mark on this TAP. Of what neither shows, nothing is recovered.
+#[must_use]
+pub fn recover(marked: &Marked, tap: Tap) -> Workload {
+    marked.kind.recover(marked, tap)
 }

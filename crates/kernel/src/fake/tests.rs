@@ -19,7 +19,7 @@ use riklet_core::{
     link::{DRAINING_GROUP, LinkSpec, Tap},
     model::{Account, AccountName, InterfaceName, Owner, OwnerId, Slot},
     switch::IP_FORWARD,
-    workload::{NodeFacts, spare},
+    workload::{NodeFacts, reserved},
 };
 
 const IPTABLES: Backend = Backend::Iptables(IptablesVariant::Nft);
@@ -98,7 +98,7 @@ fn owner() -> Owner {
 fn spec(number: u16) -> LinkSpec {
     let owner = owner();
     let node = NodeFacts { pool: "10.231.0.0/16".parse().unwrap(), mtu: 1500, owner };
-    spare(Slot::new(number), &node).unwrap().link
+    reserved(Slot::new(number), &node).unwrap().link
 }
 
 fn account() -> AccountName {

@@ -45,7 +45,7 @@ impl Tx<'_> {
         let params = (reserved::FREE, record.slot.number(), record.generation.0);
         self.execute("free a slot", sql::FORGET, params)?;
         self.release_ports(record)?;
-        let slot = self.lowest_free(record.workload.name(), capacity)?;
+        let slot = self.lowest_free(&record.workload, capacity)?;
         self.write(&record.workload, slot)
     }
 }

@@ -190,8 +190,8 @@ fn ports_clash_as_sockets_do() {
             let StoreError::PortTaken { holder, held: by, .. } = &error else {
                 panic!("{error:?}")
             };
-            let Workload::Function(function) = function("x", &[held]);
-            assert_eq!((holder.as_str(), by), ("holder", &function.exposures[0]));
+            let expected = function("x", &[held]).exposures()[0];
+            assert_eq!((holder.as_str(), by), ("holder", &expected));
             assert_eq!(tx.count().unwrap(), 1, "nothing is recorded of a refused workload");
         }
     }

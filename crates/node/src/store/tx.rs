@@ -204,7 +204,7 @@ impl<'a> Tx<'a> {
     ) -> Result<Record, StoreError> {
         let slot = match before {
             Some(before) => before.slot,
-            None => self.lowest_free(workload.name(), capacity)?,
+            None => self.lowest_free(workload, capacity)?,
         };
         self.write(workload, slot)
     }
@@ -236,15 +236,18 @@ impl<'a> Tx<'a> {
         Ok(true)
     }
 
-    /// The lowest warm slot, or else the lowest free one. Those that are passed over come last.
+    /// The lowest warm slot, where the kind begins with one, or else the lowest free one. Those that are passed over come
+    /// last.
     pub(super) fn lowest_free(
         &self,
-        name: &InstanceName,
+        workload: &Workload,
         capacity: u32,
     ) -> Result<Slot, StoreError> {
+        let name = workload.name();
+        let ready = workload.kind().takes_reserved().then_some(sql::LOWEST_READY);
         let passed: BTreeSet<u32> =
             self.passed_over()?.into_iter().map(|s| s.number().into()).collect();
-        for sql in [sql::LOWEST_READY, sql::LOWEST_FREE] {
+        for sql in ready.into_iter().chain([sql::LOWEST_FREE]) {
             let mut from = 0;
             while let Some(lowest) = self.number(sql, [from])? {
                 if !passed.contains(&lowest) {

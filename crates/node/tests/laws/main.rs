@@ -6,6 +6,8 @@
 mod beside;
 mod corrupt;
 mod forwarding;
+#[cfg(feature = "toy-kind")]
+mod kinds;
 mod node;
 mod passed;
 mod removed;
@@ -21,7 +23,9 @@ use proptest::prelude::*;
 use riklet_core::{
     firewall::{Backend, ForeignChain, ForeignFamily},
     link::LinkState,
-    model::{Account, Execution, Exposure, InstanceName, Protocol, Queues, Slot, Workload},
+    model::{
+        Account, Execution, Exposure, Function, InstanceName, Protocol, Queues, Slot, Workload,
+    },
     plan::Step,
     switch::IP_FORWARD,
 };
@@ -251,9 +255,9 @@ fn a_warning_names_the_exposure_that_has_the_listeners_address() {
     let [first, second] = [1, 2].map(|last| IpAddr::from([192, 0, 2, last]));
     let port = "8080".parse().unwrap();
     let bound = |number, address| {
-        let Workload::Function(mut function) = function(number, &[]);
-        function.exposures = vec![Exposure::new(Protocol::Tcp, Some(address), port, port).unwrap()];
-        Workload::Function(function)
+        let exposure = Exposure::new(Protocol::Tcp, Some(address), port, port).unwrap();
+        let (name, execution) = (function(number, &[]).name().clone(), Execution::default());
+        Workload::Function(Function { name, execution, exposures: vec![exposure] })
     };
     let listener =
         Listener { protocol: Protocol::Tcp, address: Some(second), port: 8080, process: None };

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use riklet_core::{
     link::LinkState,
-    model::{InterfaceName, Selector, Slot},
+    model::{InterfaceName, Kind, Selector, Slot},
     plan::Step,
     workload::alias,
 };
@@ -94,7 +94,7 @@ fn a_tap_that_is_open_is_given_to_nobody_else() {
     // Somebody opened a TAP of ours that has leaked, of the function `f0`.
     let leaked = |node: &TestNode| {
         let owner = node.owner().unwrap();
-        let alias = alias::render(&owner, &name("f0"), &[]);
+        let alias = alias::render(&owner, Kind::Function, &name("f0"), &[]);
         let open = LinkState { alias: Some(alias), open: true, ..foreign_link(&interface(0)) };
         node.kernel.system().links.insert(interface(0), open);
     };

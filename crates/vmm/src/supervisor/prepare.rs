@@ -146,7 +146,7 @@ fn credentials_of<K: Kernel>(
 impl Prepared {
     /// Returns the name of the instance.
     #[must_use]
-    pub const fn name(&self) -> &InstanceName {
+    pub fn name(&self) -> &InstanceName {
         self.workload.name()
     }
 

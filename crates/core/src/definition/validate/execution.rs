@@ -30,7 +30,7 @@ const EXECUTION: &[&str] = &[
 const IMAGE: &[&str] = &["source", "sha256"];
 
 impl Validator {
-    pub(super) fn execution(&mut self, function: &Object<'_>) -> Execution {
+    pub(crate) fn execution(&mut self, function: &Object<'_>) -> Execution {
         let node = function.get("execution");
         let object =
             node.and_then(|node| self.object(node, &function.path("execution"), EXECUTION));

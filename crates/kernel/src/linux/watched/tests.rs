@@ -9,7 +9,7 @@ use riklet_core::{
     link::{LinkSpec, Tap},
     model::{Owner, OwnerId, Protocol},
     switch::IP_FORWARD,
-    workload::{NodeFacts, spare},
+    workload::{NodeFacts, reserved},
 };
 
 fn owner() -> Owner {
@@ -19,7 +19,7 @@ fn owner() -> Owner {
 fn spec(number: u16) -> LinkSpec {
     let owner = owner();
     let node = NodeFacts { pool: "10.231.0.0/16".parse().unwrap(), mtu: 1500, owner };
-    spare(Slot::new(number), &node).unwrap().link
+    reserved(Slot::new(number), &node).unwrap().link
 }
 
 fn name(number: u16) -> InterfaceName {

@@ -1,0 +1,170 @@
+//! The kinds, each named once: the list makes the types, and leads every call to the file of the kind.
+
+use std::fmt;
+
+use serde_json::Value;
+
+#[cfg(any(test, feature = "toy-kind"))]
+use super::Toy;
+use super::{Fragment, FragmentError, Implementation, NodeFacts, alias::Marked};
+use crate::{
+    definition::{Object, Validator},
+    link::Tap,
+    model::{Execution, Exposure, Function, InstanceName, Slot},
+};
+
+/// Makes [`Kind`] and [`Workload`] of the list, and dispatches to the [`Implementation`] of each.
+macro_rules! kinds {
+    ($($(#[doc = $doc:literal])+ $(#[cfg($gate:meta)])? $kind:ident,)+) => {
+        /// A kind of workload. It selects the network implementation.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum Kind {
+            $($(#[doc = $doc])+ $(#[cfg($gate)])? $kind,)+
+        }
+
+        /// A validated definition of a kind that has a network implementation.
+        #[derive(Debug, Clone, PartialEq, Eq)]
+        pub enum Workload {
+            $($(#[doc = $doc])+ $(#[cfg($gate)])? $kind($kind),)+
+        }
+
+        impl Kind {
+            /// All of them.
+            pub const ALL: &[Self] = &[$($(#[cfg($gate)])? Self::$kind,)+];
+
+            /// The kind as definitions spell it.
+            #[must_use]
+            pub const fn as_str(self) -> &'static str {
+                match self {
+                    $($(#[cfg($gate)])? Self::$kind => $kind::NAME,)+
+                }
+            }
+
+            /// The collection of the kind's workloads, as paths of the API have it.
+            #[must_use]
+            pub const fn collection(self) -> &'static str {
+                match self {
+                    $($(#[cfg($gate)])? Self::$kind => $kind::COLLECTION,)+
+                }
+            }
+
+            /// Whether its instances begin with the interface of a reserved slot where there is one.
+            #[must_use]
+            pub const fn takes_reserved(self) -> bool {
+                match self {
+                    $($(#[cfg($gate)])? Self::$kind => $kind::TAKES_RESERVED,)+
+                }
+            }
+
+            /// Whether the documentation has it, so that errors may suggest it.
+            pub(crate) const fn is_documented(self) -> bool {
+                match self {
+                    $($(#[cfg($gate)])? Self::$kind => $kind::DOCUMENTED,)+
+                }
+            }
+
+            /// Reads what is a workload's own of its definition; `None` where something is wrong.
+            pub(crate) fn validate(
+                self,
+                validator: &mut Validator,
+                definition: &Object<'_>,
+                name: Option<InstanceName>,
+            ) -> Option<Workload> {
+                match self {
+                    $($(#[cfg($gate)])? Self::$kind => {
+                        $kind::validate(validator, definition, name).map(Workload::$kind)
+                    })+
+                }
+            }
+
+            /// Returns what an instance must have been that left this mark on this TAP.
+            pub(super) fn recover(self, marked: &Marked, tap: Tap) -> Workload {
+                match self {
+                    $($(#[cfg($gate)])? Self::$kind => {
+                        Workload::$kind($kind::recover(marked, tap))
+                    })+
+                }
+            }
+        }
+
+        impl Workload {
+            /// The kind.
+            #[must_use]
+            pub const fn kind(&self) -> Kind {
+                match self {
+                    $($(#[cfg($gate)])? Self::$kind(_) => Kind::$kind,)+
+                }
+            }
+
+            /// The name, unique on the node.
+            #[must_use]
+            pub fn name(&self) -> &InstanceName {
+                match self {
+                    $($(#[cfg($gate)])? Self::$kind(workload) => workload.name(),)+
+                }
+            }
+
+            /// What runs, and how.
+            #[must_use]
+            pub fn execution(&self) -> &Execution {
+                match self {
+                    $($(#[cfg($gate)])? Self::$kind(workload) => workload.execution(),)+
+                }
+            }
+
+            /// The same, to be changed.
+            pub fn execution_mut(&mut self) -> &mut Execution {
+                match self {
+                    $($(#[cfg($gate)])? Self::$kind(workload) => workload.execution_mut(),)+
+                }
+            }
+
+            /// What it exposes; no two of them clash.
+            #[must_use]
+            pub fn exposures(&self) -> &[Exposure] {
+                match self {
+                    $($(#[cfg($gate)])? Self::$kind(workload) => workload.exposures(),)+
+                }
+            }
+
+            /// The `spec` of its definition.
+            pub(crate) fn spec(&self) -> Value {
+                match self {
+                    $($(#[cfg($gate)])? Self::$kind(workload) => workload.spec(),)+
+                }
+            }
+
+            pub(super) fn fragment(
+                &self,
+                slot: Slot,
+                node: &NodeFacts,
+            ) -> Result<Fragment, FragmentError> {
+                match self {
+                    $($(#[cfg($gate)])? Self::$kind(workload) => workload.fragment(slot, node),)+
+                }
+            }
+        }
+    };
+}
+
+kinds! {
+    /// One microVM behind a TAP.
+    Function,
+    /// A kind of the tests.
+    #[cfg(any(test, feature = "toy-kind"))]
+    Toy,
+}
+
+impl Kind {
+    /// Returns the kind of this name, spelt as in definitions.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|kind| kind.as_str() == name)
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}

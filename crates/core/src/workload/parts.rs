@@ -1,0 +1,95 @@
+//! What kinds are put together from: a TAP, the VMM that opens it, entries of the firewall.
+
+use std::{collections::BTreeSet, net::IpAddr};
+
+use super::{FragmentError, NodeFacts};
+use crate::{
+    address::{Addresses, Family, GATEWAY_MAC, Pool, Slot},
+    firewall::Entry,
+    link::{LinkSpec, Tap},
+    model::{Account, Execution, Exposure, InstanceName, Queues},
+};
+
+/// Returns the interface of a slot, with the host's ends of its link, and its guest as a permanent neighbour.
+pub(super) fn link(
+    slot: Slot,
+    node: &NodeFacts,
+    alias: String,
+    tap: Tap,
+) -> Result<(LinkSpec, Addresses), FragmentError> {
+    let missing = FragmentError::NoSuchSlot { pool: node.pool, slot };
+    let addresses = node.pool.addresses(slot).ok_or(missing)?;
+    let link = LinkSpec {
+        name: slot.interface(),
+        alias,
+        mac: GATEWAY_MAC,
+        mtu: node.mtu,
+        addresses: addresses.hosts().map(Addresses::network).collect(),
+        neighbours: addresses.guests().map(|guest| (guest, slot.guest_mac())).collect(),
+        link_local: None,
+        tap,
+    };
+    Ok((link, addresses))
+}
+
+/// Returns the TAP that the VMM of this execution opens.
+pub(super) fn tap(name: &InstanceName, execution: &Execution) -> Result<Tap, FragmentError> {
+    let id = |account: &Option<Account>| match account {
+        None => Ok(None),
+        Some(Account::Id(id)) => Ok(Some(*id)),
+        Some(Account::Name(account)) => {
+            Err(FragmentError::Unresolved { name: name.clone(), account: account.clone() })
+        }
+    };
+    let (owner, group) = (id(&execution.user)?, id(&execution.group)?);
+    // A TAP of nobody may be opened by everybody who may open /dev/net/tun (`tun_not_capable` of drivers/net/tun.c).
+    let owner = if group.is_none() { owner.or(Some(Tap::ROOT)) } else { owner };
+    Ok(Tap { owner, group, multi_queue: execution.queues.is_some_and(|queues| queues.get() > 1) })
+}
+
+/// Returns what a TAP shows of the execution: another TAP would have to be made if the record did not say so.
+pub(super) fn execution(tap: Tap) -> Execution {
+    Execution {
+        // The administrator's is that of a definition that names nobody.
+        user: tap.owner.filter(|&id| id != Tap::ROOT).map(Account::Id),
+        group: tap.group.map(Account::Id),
+        // How many is not known; two is the least that makes it such a TAP.
+        queues: Queues::new(2).ok().filter(|_| tap.multi_queue),
+        ..Execution::default()
+    }
+}
+
+/// Returns an entry for each exposed port, and one that lets the guest reach itself through them.
+///
+/// What is bound to no address leads to the guest by every family that it has, and what is bound to one by the family
+/// of that.
+pub(super) fn entries(
+    name: &InstanceName,
+    exposures: &[Exposure],
+    pool: Pool,
+    addresses: Addresses,
+) -> Result<BTreeSet<Entry>, FragmentError> {
+    let mut entries = BTreeSet::new();
+    for exposure in exposures {
+        let host_address = exposure.host_address();
+        let family = host_address.map(Family::of);
+        let meant = |guest: &IpAddr| family.is_none_or(|family| family == Family::of(*guest));
+        let mut guests = addresses.guests().filter(meant).peekable();
+        if guests.peek().is_none() {
+            let (name, exposure) = (name.clone(), *exposure);
+            return Err(FragmentError::NoAddress { name, exposure, pool });
+        }
+        for guest in guests {
+            let protocol = exposure.protocol();
+            entries.insert(Entry::Hairpin { guest });
+            entries.extend(exposure.ports().map(|(host_port, guest_port)| Entry::Exposure {
+                protocol,
+                host_address,
+                host_port,
+                guest,
+                guest_port,
+            }));
+        }
+    }
+    Ok(entries)
+}
