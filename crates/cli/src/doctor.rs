@@ -226,18 +226,16 @@ fn forwarding(kernel: &mut impl Sysctls) -> Finding {
     }
 }
 
-/// Packets that pass the node since functions are up, and did not before.
+/// Packets that the host forwards only because of us.
 fn left_open(open: &Confinement) -> Finding {
     let list = |names: Vec<&InterfaceName>| {
         names.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
     };
-    let from = list(open.from().iter().collect());
-    let to = list(open.to().iter().filter(|name| !open.from().contains(name)).collect());
+    let (from, to) = (list(open.from().iter().collect()), list(open.to().iter().collect()));
     Finding::note(
         "forwarding",
-        format!("packets from {from} to {to} pass, without answers"),
-        "`riklet-sdn serve` drops them: it hears when somebody has the host forward, and lets them \
-         pass then",
+        format!("packets from {from} are forwarded to {to}; answers are not"),
+        "`riklet-sdn serve` drops them, and allows them once somebody sets ip_forward to 1",
     )
 }
 

@@ -1,8 +1,8 @@
-//! Which interfaces of the host must forward for our guests, and what becomes possible by that. Pure.
+//! Decides which interfaces of the host forward packets to our guests, and what must not pass because of that. Pure.
 //!
-//! The kernel sends on what comes in by an interface whose own switch is on, whatever that of the host as a whole is:
-//! `net.ipv4.ip_forward` is never written. Where it is off, an interface that clients ask at is switched on, and what
-//! nobody wants sent on by that is confined. Where it is on, somebody else wants packets forwarded, and sees to them.
+//! The kernel forwards a packet if the interface that it came in by has its own switch on, whatever
+//! `net.ipv4.ip_forward` says. That one is never written. While it is 0, we switch on the interfaces that clients use,
+//! and confine what nobody asked for. Once it is 1, somebody else wants packets forwarded and is responsible for them.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -18,48 +18,55 @@ pub const OFF: &str = "0";
 /// The value of a switch that is on.
 pub const ON: &str = "1";
 
-/// What is recorded of it.
+/// What the store keeps about forwarding.
 #[derive(Debug, Clone, Default)]
 pub struct Recorded {
-    /// The sysctls that were changed, and what they were before.
+    /// The sysctls that were changed, with their former values.
     former: BTreeMap<String, String>,
-    /// The interfaces that were there when the first one was switched on, by their numbers; `None` where that was
-    /// never to be known.
+    /// The interfaces that existed when the first one was switched on; `None` if that has not happened yet.
     neighbours: Option<Neighbours>,
 }
 
-type Neighbours = BTreeMap<InterfaceName, u32>;
+type Neighbours = BTreeMap<InterfaceName, Neighbour>;
 
-/// What the host is like.
+/// An interface as it was when the first one was switched on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Neighbour {
+    /// A later interface of the same name has another number.
+    index: u32,
+    bridge: bool,
+}
+
+/// What was observed of the host.
 #[derive(Debug, Clone, Copy)]
 pub struct Sight<'a> {
-    /// Whether it forwards as a whole.
+    /// Whether `net.ipv4.ip_forward` is 1.
     pub globally: bool,
-    /// The interfaces of its default route.
+    /// The interfaces of the default route.
     pub uplinks: &'a BTreeSet<InterfaceName>,
-    /// Its interfaces, where they were listed.
+    /// All interfaces of the host, if they were listed.
     pub interfaces: Option<&'a BTreeMap<InterfaceName, HostInterface>>,
 }
 
-/// What must be.
+/// The decision.
 #[derive(Debug, Clone, Default)]
 pub struct Forwarding {
     /// The interfaces whose switches must be on.
     pub needed: BTreeSet<InterfaceName>,
-    /// Those of them whose switches are about to be changed for the first time.
+    /// Those of them that are switched on for the first time. They are recorded before.
     pub switched: BTreeSet<InterfaceName>,
-    /// What was recorded and means nothing any more.
+    /// Recorded sysctls that no longer matter.
     pub forgotten: BTreeSet<String>,
-    /// What is to be recorded as the interfaces that were there, where that is news.
+    /// The neighbours to record, if they have changed.
     pub neighbours: Option<String>,
     /// What the firewall must drop.
     pub confined: Confinement,
-    /// What it would drop besides, if a process heard of it when somebody has the whole host forward.
+    /// What the firewall would have to drop as well, but must not without a process that hears of changes.
     pub open: Confinement,
 }
 
 impl Recorded {
-    /// Reads what the store has: sysctls, and neighbours as [`text`] writes them.
+    /// Reads the sysctls and the neighbours as the store has them. Neighbours that cannot be read are left out.
     #[must_use]
     pub fn new(former: BTreeMap<String, String>, neighbours: Option<&str>) -> Self {
         Self { former, neighbours: neighbours.map(read) }
@@ -68,43 +75,48 @@ impl Recorded {
     /// Returns the interfaces that we switched on.
     pub fn switched(&self) -> impl Iterator<Item = InterfaceName> {
         let off = self.former.iter().filter(|(_, former)| *former == OFF);
-        off.filter_map(|(name, _)| switch::interface(name)).filter(may_be_asked_at)
+        off.filter_map(|(name, _)| switch::interface(name)).filter(is_of_clients)
     }
 
-    /// Whether it was recorded by an earlier version, which had the whole host forward.
+    /// Reports whether an earlier version made the record, which wrote `net.ipv4.ip_forward`.
     #[must_use]
     pub fn is_inherited(&self) -> bool {
         self.former.contains_key(switch::IP_FORWARD)
     }
 
-    /// Whether nothing can be said before the host's interfaces are listed.
+    /// Reports whether the decision needs a list of the host's interfaces.
     #[must_use]
     pub fn needs_list(&self, globally: bool) -> bool {
         self.is_inherited() || !globally && self.neighbours.is_none()
     }
 
-    /// Returns the interfaces whose switches must be on: those that a packet to a guest comes in by.
+    /// Returns the interfaces whose switches must be on, because packets to guests come in by them.
     ///
-    /// Answers to guests come in by the uplinks. A published port is asked for at any interface with an address; the
-    /// host that forwards as a whole has its own idea of which of them send packets on.
+    /// Answers to guests come in by the uplinks. Clients ask for published ports at every interface that has an
+    /// address. A bridge that came later is somebody's own network, and is left to whoever made it. If the host forwards
+    /// as a whole, its own settings apply to all interfaces except the uplinks.
     #[must_use]
     pub fn needed(&self, sight: Sight<'_>) -> BTreeSet<InterfaceName> {
         let mut needed = sight.uplinks.clone();
         if !sight.globally {
+            let came_later = |name: &InterfaceName| {
+                self.neighbours.as_ref().is_some_and(|known| !known.contains_key(name))
+            };
             let listed = sight.interfaces.into_iter().flatten();
-            needed.extend(listed.filter(|(_, i)| i.addressed).map(|(name, _)| name.clone()));
+            let asked = listed.filter(|(name, i)| i.addressed && !(i.bridge && came_later(name)));
+            needed.extend(asked.map(|(name, _)| name.clone()));
             if !self.is_inherited() {
                 needed.extend(self.switched());
             }
         }
-        needed.retain(may_be_asked_at);
+        needed.retain(is_of_clients);
         needed
     }
 
-    /// Returns what must be, where the switches of `off` are off and were not changed before.
+    /// Decides, given what is `needed` and which of these are `off` and not recorded yet.
     ///
-    /// `heard`: whether a process hears of it when somebody has the whole host forward. Without one nothing is confined
-    /// that comes in by an uplink, since nobody would let it pass then.
+    /// `heard` says whether a process hears when somebody sets `net.ipv4.ip_forward`, and lifts the confinement then.
+    /// Without one, packets that come in by an uplink are not confined.
     #[must_use]
     pub fn decide(
         &self,
@@ -119,11 +131,14 @@ impl Recorded {
         let neighbours = self.neighbours(sight, &off);
         let (mut confined, mut open) = (Confinement::default(), Confinement::default());
         if !sight.globally {
-            let to: BTreeSet<_> = neighbours.iter().flat_map(BTreeMap::keys).cloned().collect();
+            let known = || neighbours.iter().flatten();
+            let to: BTreeSet<_> = known().map(|(name, _)| name.clone()).collect();
+            let bridges = known().filter(|(_, neighbour)| neighbour.bridge);
+            let bridges: BTreeSet<_> = bridges.map(|(name, _)| name.clone()).collect();
             let shut = |name: &InterfaceName| heard || !sight.uplinks.contains(name);
             let (from, rest) = switched.into_iter().partition(shut);
-            confined = Confinement::new(from, to.clone());
-            open = Confinement::new(rest, to);
+            confined = Confinement::new(from, to.clone(), bridges.clone());
+            open = Confinement::new(rest, to, bridges);
         }
         let neighbours = neighbours.filter(|_| sight.interfaces.is_some());
         let neighbours = neighbours.filter(|found| self.neighbours.as_ref() != Some(found));
@@ -131,12 +146,12 @@ impl Recorded {
         Forwarding { needed, switched: off, forgotten, neighbours, confined, open }
     }
 
-    /// Of what an earlier version recorded, which is every switch there was: those that we would not have touched.
+    /// Returns the sysctls of an inherited record, which has every switch of the host, that we would not touch.
     fn not_ours(&self, sight: Sight<'_>) -> BTreeSet<String> {
         let serves = |name: InterfaceName| {
             let listed = sight.interfaces.and_then(|interfaces| interfaces.get(&name));
             let addressed = listed.is_some_and(|interface| interface.addressed);
-            may_be_asked_at(&name) && (addressed || sight.uplinks.contains(&name))
+            is_of_clients(&name) && (addressed || sight.uplinks.contains(&name))
         };
         let ours =
             |name: &str, former: &str| former == OFF && switch::interface(name).is_some_and(serves);
@@ -144,39 +159,97 @@ impl Recorded {
         rest.map(|(name, _)| name.clone()).collect()
     }
 
-    /// The interfaces that were there, without those whose names are other interfaces' by now.
+    /// Returns the neighbours, except those whose names belong to other interfaces by now.
     fn neighbours(&self, sight: Sight<'_>, off: &BTreeSet<InterfaceName>) -> Option<Neighbours> {
         let Some(interfaces) = sight.interfaces else { return self.neighbours.clone() };
-        let number = |(name, found): (&InterfaceName, &HostInterface)| (name.clone(), found.index);
+        let neighbour = |(name, found): (&InterfaceName, &HostInterface)| {
+            (name.clone(), Neighbour { index: found.index, bridge: found.bridge })
+        };
         let Some(known) = &self.neighbours else {
             let was_there =
                 |name| !self.is_inherited() || self.former.contains_key(&switch::forwarding(name));
-            let there = interfaces.iter().filter(|(name, _)| was_there(name)).map(number);
+            let there = interfaces.iter().filter(|(name, _)| was_there(name)).map(neighbour);
             return (!sight.globally || self.is_inherited()).then(|| there.collect());
         };
         let mut known = known.clone();
-        known.retain(|name, index| interfaces.get(name).is_none_or(|found| found.index == *index));
-        known.extend(interfaces.iter().filter(|(name, _)| off.contains(*name)).map(number));
+        known.retain(|name, was| interfaces.get(name).is_none_or(|found| found.index == was.index));
+        known.extend(interfaces.iter().filter(|(name, _)| off.contains(*name)).map(neighbour));
         Some(known)
     }
 }
 
-/// Whether a client may ask for a port there: the host itself does at the loopback, whose packets are not forwarded.
-fn may_be_asked_at(name: &InterfaceName) -> bool {
+/// Reports whether clients may use this interface. Packets that the host sends to itself by the loopback are not
+/// forwarded.
+fn is_of_clients(name: &InterfaceName) -> bool {
     name.as_str() != "lo" && Slot::of_interface(name.as_str()).is_none()
 }
 
-/// As recorded. No name has a colon or white space in it.
+/// The mark of a bridge in the record.
+const BRIDGE: &str = ":bridge";
+
+/// Writes the record: `eth0:2 br0:3:bridge`. No name has a colon or white space in it.
 fn text(neighbours: &Neighbours) -> String {
-    let words: Vec<_> = neighbours.iter().map(|(name, index)| format!("{name}:{index}")).collect();
-    words.join(" ")
+    let word = |(name, neighbour): (&InterfaceName, &Neighbour)| {
+        format!("{name}:{}{}", neighbour.index, if neighbour.bridge { BRIDGE } else { "" })
+    };
+    neighbours.iter().map(word).collect::<Vec<_>>().join(" ")
 }
 
-/// What cannot be read is left out: it is confined less than it might be.
 fn read(text: &str) -> Neighbours {
     let word = |word: &str| {
-        let (name, index) = word.split_once(':')?;
-        Some((InterfaceName::try_from(name).ok()?, index.parse().ok()?))
+        let (plain, bridge) = match word.strip_suffix(BRIDGE) {
+            Some(plain) => (plain, true),
+            None => (word, false),
+        };
+        let (name, index) = plain.split_once(':')?;
+        let neighbour = Neighbour { index: index.parse().ok()?, bridge };
+        Some((InterfaceName::try_from(name).ok()?, neighbour))
     };
     text.split(' ').filter_map(word).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn set(names: &str) -> BTreeSet<InterfaceName> {
+        names.split_whitespace().map(|name| name.parse().unwrap()).collect()
+    }
+
+    fn listed(names: &str) -> BTreeMap<InterfaceName, HostInterface> {
+        let interface = |index| HostInterface { index, addressed: true, bridge: false };
+        set(names).into_iter().zip((2..).map(interface)).collect()
+    }
+
+    fn pairs(confined: &Confinement) -> Vec<String> {
+        confined.pairs().map(|(from, to)| format!("{from} {to}")).collect()
+    }
+
+    #[test]
+    fn what_is_recorded_of_neighbours_reads_back() {
+        let (bridge, plain) = ("br-0".parse().unwrap(), "eth0.1".parse().unwrap());
+        let neighbours = Neighbours::from([
+            (bridge, Neighbour { index: 7, bridge: true }),
+            (plain, Neighbour { index: 2, bridge: false }),
+        ]);
+        assert_eq!(text(&neighbours), "br-0:7:bridge eth0.1:2");
+        assert_eq!(read(&text(&neighbours)), neighbours);
+        assert_eq!(read("nonsense a/b:1 eth0.1:2"), read("eth0.1:2"));
+    }
+
+    #[test]
+    fn nothing_leaves_by_the_interface_that_it_came_in_by_unless_it_is_bridged() {
+        let mut interfaces = listed("br0 eth0");
+        for interface in interfaces.iter_mut().filter(|(name, _)| name.as_str() == "br0") {
+            interface.1.bridge = true;
+        }
+        let uplinks = set("eth0");
+        let sight = Sight { globally: false, uplinks: &uplinks, interfaces: Some(&interfaces) };
+        let recorded = Recorded::default();
+        let decision = |heard| recorded.decide(sight, heard, set("br0 eth0"), set("br0 eth0"));
+        assert_eq!(pairs(&decision(true).confined), ["br0 eth0", "eth0 br0", "eth0 eth0"]);
+        assert!(decision(true).open.is_empty());
+        assert_eq!(pairs(&decision(false).confined), ["br0 eth0"]);
+        assert_eq!(pairs(&decision(false).open), ["eth0 br0", "eth0 eth0"]);
+    }
 }

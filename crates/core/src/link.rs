@@ -104,6 +104,8 @@ pub struct HostInterface {
     pub index: u32,
     /// Whether it has an IPv4 address.
     pub addressed: bool,
+    /// Whether it is a bridge. This is looked up for interfaces that have an address; others count as none.
+    pub bridge: bool,
 }
 
 /// One thing in which an interface is not as it must be.

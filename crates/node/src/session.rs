@@ -1,6 +1,6 @@
 //! The one place where an operation takes the lock, opens the records and begins its transaction.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
 use super::{
     Config, NodeError,
@@ -10,6 +10,9 @@ use super::{
 use crate::store::{Lock, Reopened, Setting, Store, Tx};
 use riklet_core::model::{InstanceName, Slot};
 use riklet_kernel::Kernel;
+
+/// How long a process that ends waits for the lock.
+const PATIENCE: Duration = Duration::from_secs(3);
 
 /// The operations of a node, before any of them holds the lock. Each stands in the file of its name.
 #[derive(Debug)]
@@ -140,6 +143,10 @@ impl<'n, K: Kernel> Operations<'n, K> {
         if !self.context.cache.stop_watching() {
             return Ok(());
         }
+        let Some(_lock) = self.context.lock_within(PATIENCE)? else {
+            tracing::warn!("the lock is held: the next operation lifts the confinement");
+            return Ok(());
+        };
         let mut session = self.session()?;
         let (tx, context) = session.begin()?;
         tx.forget_setting(Setting::Watcher)?;
@@ -236,9 +243,25 @@ impl<K: Kernel> Context<'_, K> {
     pub(crate) fn lock(&mut self) -> Result<Lock, NodeError> {
         let lent = self.cache.lent_lock();
         let lock = lent.map_or_else(|| Lock::exclusive(&self.config.state_dir), Ok)?;
-        self.kernel.share_lock(lock.share());
-        self.cache.lend(&lock);
+        self.lend(&lock);
         Ok(lock)
+    }
+
+    /// Does the same; `None` if it takes longer than `limit`.
+    fn lock_within(&mut self, limit: Duration) -> Result<Option<Lock>, NodeError> {
+        let lock = match self.cache.lent_lock() {
+            Some(lock) => Some(lock),
+            None => Lock::exclusive_within(&self.config.state_dir, limit)?,
+        };
+        if let Some(lock) = &lock {
+            self.lend(lock);
+        }
+        Ok(lock)
+    }
+
+    fn lend(&mut self, lock: &Lock) {
+        self.kernel.share_lock(lock.share());
+        self.cache.lend(lock);
     }
 
     fn reborrow(&mut self) -> Context<'_, K> {

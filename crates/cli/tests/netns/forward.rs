@@ -102,6 +102,21 @@ fn forwarded(world: &World) -> BTreeSet<String> {
     heard
 }
 
+/// Whether the node sends a packet of the client's back to the client's own network, as a router does.
+fn sends_back(world: &World) -> bool {
+    const NOBODY: Ipv4Addr = Ipv4Addr::new(192, 168, 7, 99);
+    let (via, to, ear) =
+        (NODE_LAN.to_string(), NOBODY.to_string(), Ear::new(&world.node, (NODE_LAN, 7)));
+    world.node.tool(&["ip", "neighbour", "flush", "nud", "all", "to", &to]);
+    world.client.tool(&["ip", "route", "replace", &to, "via", &via]);
+    say(&world.client, Ipv4Addr::UNSPECIFIED, (NOBODY, 7), "hello");
+    // Packets keep their order.
+    say(&world.client, Ipv4Addr::UNSPECIFIED, (NODE_LAN, 7), "hello");
+    assert!(ear.hear(Duration::from_secs(5)).is_some());
+    // Who would send it on looks for its receiver.
+    !world.node.tool(&["ip", "neighbour", "show", "nud", "all", "to", &to]).is_empty()
+}
+
 fn set(lines: &[&str]) -> BTreeSet<String> {
     lines.iter().map(ToString::to_string).collect()
 }
@@ -152,7 +167,8 @@ on_every_firewall!(a_node_without_a_firewall_forwards_what_it_did_before, |world
         let meanwhile: BTreeSet<_> = before.union(&open).cloned().collect();
         assert_eq!(forwarded(world), meanwhile, "while functions are up");
         let doctor = world.riklet(&["doctor"], "").success();
-        let said = doctor.contains("packets from up0 to lan0, oth0 pass, without answers");
+        let said =
+            doctor.contains("packets from up0 are forwarded to lan0, oth0, up0; answers are not");
         assert_eq!(said, ip_forward == "0", "{doctor}");
         let server = tcp_server(&world.client, (CLIENT, 80));
         assert_eq!(tcp_ask(&world.internet, server.address).is_ok(), ip_forward == "1");
@@ -180,6 +196,7 @@ fn confine(world: &World) {
     let soon = Duration::from_secs(10);
     let passes = |wanted: &BTreeSet<String>| (forwarded(world) == *wanted).then_some(());
     wait_for("all to be forwarded", soon, || passes(&all));
+    assert!(sends_back(world));
     let of_others = Connection::new(&world.other, (CLIENT, 9), &world.client, (CLIENT, 9));
     through.assert_alive();
     world.riklet(&["repair"], "").success();
@@ -191,10 +208,20 @@ fn confine(world: &World) {
     through.assert_alive();
     assert_published(world, &pair, &[Transport::Tcp]);
 
+    assert!(!sends_back(world));
     daemon.end(Signal::TERM);
-    assert_eq!(forwarded(world), set(&["internet → client"]), "without the daemon");
+    let open = set(&["internet → client"]);
+    assert_eq!(forwarded(world), open, "without the daemon");
     world.riklet(&["check"], "").success();
     through.assert_alive();
+
+    // One that is killed leaves what nobody lifts any more, and the next operation lifts it.
+    world.daemon(&[]).end(Signal::KILL);
+    assert_eq!(forwarded(world), set(&[]), "a daemon that was killed");
+    assert_eq!(world.riklet(&["check"], "").code, Some(1));
+    world.riklet(&["repair"], "").success();
+    assert_eq!(forwarded(world), open);
+    world.riklet(&["check"], "").success();
     assert_published(world, &pair, &[Transport::Tcp]);
     world.down(&["--all", "--purge"]);
     assert_eq!(forwarded(world), set(&[]));

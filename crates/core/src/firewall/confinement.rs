@@ -2,25 +2,30 @@ use std::collections::BTreeSet;
 
 use crate::model::InterfaceName;
 
-/// The traffic of others that only our forwarding makes possible, and that is dropped.
+/// The packets that the host forwards only because we switched forwarding on, and that nobody asked for.
 ///
-/// A packet that comes in by one of [`Self::from`] and leaves by another interface that is one of [`Self::to`] is
-/// dropped, as the host would have done without us. Every other packet that is neither from nor to one of our
-/// interfaces is left alone.
+/// A packet that comes in by an interface of [`Self::from`] and leaves by one of [`Self::to`] is dropped, as the host
+/// would have done without us. The rule does not decide about any other packet that is neither from nor to one of our
+/// interfaces.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Confinement {
-    /// The interfaces whose forwarding was off before us.
     from: BTreeSet<InterfaceName>,
-    /// The interfaces that existed when it was turned on.
     to: BTreeSet<InterfaceName>,
+    bridges: BTreeSet<InterfaceName>,
 }
 
 impl Confinement {
-    /// Confines packets that come in by one of `from` and leave by another of `to`. If there are no such two,
-    /// nothing is confined.
+    /// Confines packets that come in by `from` and leave by `to`. It is empty if no packet can do both.
+    ///
+    /// `bridges` are those of the interfaces that are bridges. With `br_netfilter`, packets from one port of a bridge
+    /// to another look as if they came in and left by the bridge; they are bridged, not forwarded, and are spared.
     #[must_use]
-    pub fn new(from: BTreeSet<InterfaceName>, to: BTreeSet<InterfaceName>) -> Self {
-        let confined = Self { from, to };
+    pub fn new(
+        from: BTreeSet<InterfaceName>,
+        to: BTreeSet<InterfaceName>,
+        bridges: BTreeSet<InterfaceName>,
+    ) -> Self {
+        let confined = Self { from, to, bridges };
         if confined.pairs().next().is_some() { confined } else { Self::default() }
     }
 
@@ -30,24 +35,27 @@ impl Confinement {
         self.from.is_empty()
     }
 
-    /// Returns the interfaces that packets come in by.
+    /// Returns the interfaces whose forwarding was off before us.
     #[must_use]
     pub const fn from(&self) -> &BTreeSet<InterfaceName> {
         &self.from
     }
 
-    /// Returns the interfaces that packets would leave by.
+    /// Returns the interfaces that existed when forwarding was switched on.
     #[must_use]
     pub const fn to(&self) -> &BTreeSet<InterfaceName> {
         &self.to
     }
 
-    /// Returns pairs of interfaces: in by the first, out by the second.
-    ///
-    /// No interface is paired with itself: with `br_netfilter`, that is the traffic between the ports of a
-    /// bridge.
+    /// Reports whether packets that come in by this interface may leave by it again.
+    #[must_use]
+    pub fn spares(&self, interface: &InterfaceName) -> bool {
+        self.bridges.contains(interface)
+    }
+
+    /// Returns the interfaces in pairs: a packet that comes in by the first and leaves by the second is dropped.
     pub fn pairs(&self) -> impl Iterator<Item = (&InterfaceName, &InterfaceName)> {
-        let pair = |from| self.to.iter().filter(move |to| *to != from).map(move |to| (from, to));
-        self.from.iter().flat_map(pair)
+        let pairs = self.from.iter().flat_map(|from| self.to.iter().map(move |to| (from, to)));
+        pairs.filter(|(from, to)| from != to || !self.spares(from))
     }
 }

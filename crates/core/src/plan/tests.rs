@@ -9,7 +9,7 @@ const UPLINK: &str = "net.ipv4.conf.eth0.forwarding";
 
 fn confined() -> Confinement {
     let set = |name: &str| BTreeSet::from([name.parse().unwrap()]);
-    Confinement::new(set("eth0"), set("lan0"))
+    Confinement::new(set("eth0"), set("lan0"), BTreeSet::new())
 }
 
 fn pool() -> Pool {

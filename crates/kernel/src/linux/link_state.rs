@@ -11,8 +11,8 @@ use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
     address::{AddressAttribute, AddressMessage},
     link::{
-        AfSpecInet, AfSpecInet6, AfSpecUnspec, InfoData, InfoTun, LinkAttribute, LinkExtentMask,
-        LinkFlags, LinkInfo, LinkMessage,
+        AfSpecInet, AfSpecInet6, AfSpecUnspec, InfoData, InfoKind, InfoTun, LinkAttribute,
+        LinkExtentMask, LinkFlags, LinkInfo, LinkMessage,
     },
     neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState},
 };
@@ -69,10 +69,28 @@ impl Route {
             // It may no longer exist.
             if let Ok(index) = self.index(&name) {
                 let addressed = addressed.contains(&index);
-                found.insert(name, HostInterface { index, addressed });
+                let bridge = addressed
+                    && self.is_bridge(&name).map_err(|source| KernelError::ListLinks { source })?;
+                found.insert(name, HostInterface { index, addressed, bridge });
             }
         }
         Ok(found)
+    }
+
+    fn is_bridge(&mut self, name: &InterfaceName) -> Result<bool, Refusal> {
+        let by_name = vec![LinkAttribute::IfName(name.as_str().to_owned())];
+        let answers = match self.socket.query(&get_link(by_name), 0) {
+            Err(refusal) if refusal.errno == Some(Refusal::ENODEV) => return Ok(false),
+            other => other?,
+        };
+        let bridge = |attribute: &LinkAttribute| match attribute {
+            LinkAttribute::LinkInfo(info) => info.contains(&LinkInfo::Kind(InfoKind::Bridge)),
+            _ => false,
+        };
+        Ok(answers.iter().any(|answer| match answer {
+            RouteNetlinkMessage::NewLink(message) => message.attributes.iter().any(bridge),
+            _ => false,
+        }))
     }
 
     /// Returns the number of descriptors that have a TAP open that can have several queues.

@@ -48,11 +48,32 @@ fn what_is_created_is_what_was_specified() {
         assert_eq!(differences(&mut route, &spec), [""; 0]);
         assert_eq!(ip("-6 addr show dev rik5"), "", "no link-local address");
         assert_eq!(run("cat", "/proc/sys/net/ipv4/conf/rik5/route_localnet"), "1\n");
+        assert_eq!(run("cat", "/proc/sys/net/ipv4/conf/rik5/forwarding"), "1\n");
+        assert_eq!(run("cat", "/proc/sys/net/ipv4/ip_forward"), "0\n");
         // Every interface must be what it was before the second attempt.
         let before = route.links().unwrap();
         let refused = route.create_link(&spec).unwrap_err();
         assert_eq!(refused.refusal().errno, Some(Refusal::EBUSY), "{refused}");
         assert_eq!(route.links().unwrap(), before);
+    });
+}
+
+#[test]
+fn the_interfaces_of_the_host_are_those_of_others() {
+    isolated(|| {
+        let mut route = route();
+        route.create_link(&spec(5)).unwrap();
+        ip("link add up0.7 type veth peer name far");
+        ip("addr add 192.0.2.1/24 dev up0.7");
+        ip("link add br0 type bridge");
+        ip("addr add 198.51.100.1/24 dev br0");
+        let found = route.host_interfaces().unwrap();
+        let found: Vec<_> = found
+            .iter()
+            .map(|(name, i)| (name.as_str(), i.addressed, i.bridge))
+            .filter(|(name, ..)| ["br0", "far", "lo", "rik5", "up0.7"].contains(name))
+            .collect();
+        assert_eq!(found, [("br0", true, true), ("far", false, false), ("up0.7", true, false)]);
     });
 }
 

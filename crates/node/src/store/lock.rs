@@ -4,7 +4,9 @@ use std::{
     os::fd::OwnedFd,
     os::unix::fs::OpenOptionsExt,
     path::Path,
-    sync::{Arc, Weak},
+    sync::{Arc, Weak, mpsc},
+    thread,
+    time::Duration,
 };
 
 use rustix::{
@@ -39,6 +41,19 @@ impl Lock {
         let opened = options.open(&path);
         let opened = opened.and_then(|file| Self::take(file.into(), FlockOperation::LockExclusive));
         opened.map_err(|source| StoreError::Io { operation: "lock", path, source })
+    }
+
+    /// Waits until nobody else holds it, and holds it alone; `None` if that takes longer than `limit`.
+    ///
+    /// # Errors
+    /// As [`Self::exclusive`].
+    pub fn exclusive_within(dir: &Path, limit: Duration) -> Result<Option<Self>, StoreError> {
+        let (dir, (sender, receiver)) = (dir.to_owned(), mpsc::channel());
+        // flock(2) knows no limit. A thread that waits on ends with the process, or takes the lock and drops it.
+        thread::spawn(move || {
+            let _too_late = sender.send(Self::exclusive(&dir));
+        });
+        receiver.recv_timeout(limit).ok().transpose()
     }
 
     /// Waits until nobody holds it alone, and holds it along with others who look on. `None` where nobody

@@ -114,7 +114,10 @@ fn filter(BaseRuleset { pool, uplinks, confined, owner }: &BaseRuleset) -> Layou
         let from = confined.from().iter().filter(|name| is_nameable(name));
         bodies.extend(from.map(|from| format!("-i {from} -j {CONFINE_CHAIN}")));
         let to = confined.to().iter().filter(|name| is_nameable(name));
-        drops.extend(to.map(|to| rule(CONFINE_CHAIN, format!("! -i {to} -o {to} -j DROP"))));
+        drops.extend(to.map(|to| {
+            let but = if confined.spares(to) { format!("! -i {to} ") } else { String::new() };
+            rule(CONFINE_CHAIN, format!("{but}-o {to} -j DROP"))
+        }));
     }
     let forward = bodies.into_iter().map(|body| rule(FORWARD_CHAIN, body));
     Layout {

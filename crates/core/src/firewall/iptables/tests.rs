@@ -24,7 +24,8 @@ const HAIRPIN: Entry = Entry::Hairpin { guest: GUEST };
 
 fn ruleset(uplinks: &[&str], to: &[&str]) -> Ruleset {
     let set = |names: &[&str]| names.iter().map(|&name| name.try_into().unwrap()).collect();
-    let (uplinks, confined) = (set(uplinks), Confinement::new(set(uplinks), set(to)));
+    let confined = Confinement::new(set(uplinks), set(to), set(&["lan0"]));
+    let uplinks = set(uplinks);
     Ruleset {
         base_ruleset: BaseRuleset {
             pool: "10.231.0.0/16".parse().unwrap(),
@@ -57,7 +58,7 @@ fn a_reset_of_an_empty_host() {
     -A RIKLET-FORWARD -o rik+ -j DROP
     -A RIKLET-FORWARD -i eth0 -j RIKLET-CONFINE
     -A RIKLET-FORWARD -i eth1 -j RIKLET-CONFINE
-    -A RIKLET-CONFINE ! -i eth0 -o eth0 -j DROP
+    -A RIKLET-CONFINE -o eth0 -j DROP
     -A RIKLET-CONFINE ! -i lan0 -o lan0 -j DROP
     -I FORWARD -j RIKLET-FORWARD
     COMMIT

@@ -212,7 +212,8 @@ mod tests {
 
     fn confined(from: &str, to: &str) -> BaseRuleset {
         let set = |names: &str| names.split(' ').map(|name| name.parse().unwrap()).collect();
-        BaseRuleset { confined: Confinement::new(set(from), set(to)), ..base_ruleset() }
+        let confined = Confinement::new(set(from), set(to), [].into());
+        BaseRuleset { confined, ..base_ruleset() }
     }
 
     #[test]

@@ -117,6 +117,7 @@ pub struct Watched {
     interfaces: Option<BTreeMap<InterfaceName, HostInterface>>,
     /// The interfaces of others at the last call of `changes`.
     interfaces_before: Option<BTreeMap<InterfaceName, HostInterface>>,
+    interfaces_suspected: bool,
     lost: bool,
 }
 
@@ -146,6 +147,7 @@ impl Watched {
             switched: false,
             interfaces: None,
             interfaces_before: None,
+            interfaces_suspected: false,
             lost: false,
         })
     }
@@ -192,6 +194,7 @@ impl Watched {
         self.mirrored = false;
         self.switches.clear();
         self.interfaces = None;
+        self.interfaces_suspected = true;
         self.foreign_chains = None;
         self.firewall = None;
         self.uplinks = None;
@@ -226,6 +229,7 @@ impl Watched {
             // An interface that comes has switches of its own.
             self.switches.clear();
             self.interfaces = None;
+            self.interfaces_suspected = true;
         }
         if uplinks {
             self.uplinks = None;
@@ -287,7 +291,7 @@ impl Watched {
 
     fn forwarding_changed(&mut self) -> Result<bool, KernelError> {
         let mut changed = std::mem::take(&mut self.switched);
-        if self.interfaces.is_none() || self.interfaces_before.is_none() {
+        if std::mem::take(&mut self.interfaces_suspected) || self.interfaces_before.is_none() {
             let now = self.host_interfaces()?;
             let before = self.interfaces_before.replace(now);
             changed |= before.is_some() && before != self.interfaces_before;

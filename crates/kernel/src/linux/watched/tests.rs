@@ -318,6 +318,56 @@ fn forwarding_is_told_of() {
 }
 
 #[test]
+fn whoever_has_the_host_forward_changes_every_interface() {
+    isolated(|| {
+        let write = super::super::sysctl::write;
+        let mut watched = watched();
+        watched.create_link(&spec(0)).unwrap();
+        watched.create_link(&spec(1)).unwrap();
+        watched.changes().unwrap();
+        write("net.ipv4.conf.rik1.forwarding", "0").unwrap();
+        let changes = watched.changes().unwrap();
+        assert_eq!(changes.links, [Slot::new(1)].into());
+        assert!(!changes.forwarding, "it is ours");
+        assert_mirrors(&mut watched, "the switch of a TAP");
+        watched.configure_link(&spec(1)).unwrap();
+        assert_mirrors(&mut watched, "its repair");
+        for value in ["1", "0"] {
+            write(IP_FORWARD, value).unwrap();
+            assert_mirrors(&mut watched, "the switch of the host");
+        }
+        let changes = watched.changes().unwrap();
+        assert_eq!(changes.links, [Slot::new(0), Slot::new(1)].into());
+        assert!(changes.forwarding);
+    });
+}
+
+#[test]
+fn interfaces_of_others_are_told_of() {
+    isolated(|| {
+        let mut watched = watched();
+        let switch = "net.ipv4.conf.up0.forwarding";
+        assert_eq!(watched.sysctl(switch).unwrap(), None);
+        for change in [
+            "link add up0 type veth peer name far",
+            "addr add 192.0.2.1/24 dev up0",
+            "addr del 192.0.2.1/24 dev up0",
+            "link del up0",
+        ] {
+            ip(change);
+            let found = watched.host_interfaces().unwrap();
+            assert_eq!(found, Linux::new().host_interfaces().unwrap(), "after {change}");
+            assert!(watched.changes().unwrap().forwarding, "{change}");
+            assert!(!watched.changes().unwrap().forwarding, "once");
+            let switch_is_there = watched.sysctl(switch).unwrap().is_some();
+            assert_eq!(switch_is_there, change != "link del up0");
+        }
+        watched.create_link(&spec(0)).unwrap();
+        assert!(!watched.changes().unwrap().forwarding, "ours is none of them");
+    });
+}
+
+#[test]
 fn of_what_is_down_the_kernel_is_asked() {
     isolated(|| {
         let mut watched = watched();

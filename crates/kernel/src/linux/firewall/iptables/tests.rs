@@ -110,7 +110,8 @@ fn ruleset(entries: &[Entry]) -> Ruleset {
     let uplinks = ["eth0", "wlan0"].map(|name| name.try_into().unwrap());
     let pool = "10.231.0.0/16".parse().unwrap();
     let set = |names: [&str; 2]| names.map(|name| name.parse().unwrap()).into();
-    let confined = Confinement::new(set(["eth0", "wlan0"]), set(["eth0", "lan0"]));
+    let (from, to) = (set(["eth0", "wlan0"]), set(["eth0", "lan0"]));
+    let confined = Confinement::new(from, to, ["lan0".parse().unwrap()].into());
     Ruleset {
         base_ruleset: BaseRuleset {
             pool,

@@ -82,7 +82,7 @@ fn owner() -> Owner {
 
 fn confined() -> Confinement {
     let set = |names: [&str; 2]| names.map(|name| name.parse().unwrap()).into();
-    Confinement::new(set(["eth0", "wlan0"]), set(["eth0", "an-interface-15"]))
+    Confinement::new(set(["eth0", "wlan0"]), set(["eth0", "an-interface-15"]), BTreeSet::new())
 }
 
 fn base_ruleset() -> BaseRuleset {
