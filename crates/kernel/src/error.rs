@@ -4,7 +4,7 @@ use ipnet::IpNet;
 
 use super::AccountKind;
 use riklet_core::{
-    firewall::ForeignChain,
+    firewall::{ForeignChain, iptables},
     model::{AccountName, InterfaceName, Ipv6Unsupported},
 };
 
@@ -52,7 +52,7 @@ impl Refusal {
     /// number for that, so its words decide.
     #[must_use]
     pub fn is_incompatible(&self) -> bool {
-        self.words.contains("is incompatible, use 'nft' tool")
+        iptables::is_incompatible(&self.words)
     }
 }
 

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::store::Tx;
 use riklet_core::model::{InstanceName, Workload};
-use riklet_kernel::Kernel;
+use riklet_kernel::{HostFacts, Kernel};
 
 impl<K: Kernel> Operations<'_, K> {
     pub(crate) fn up(
@@ -112,7 +112,7 @@ impl<K: Kernel> Session<'_, K> {
 
 /// Returns the requests that wait, with numbers for the names of users and groups. Answers those whose names the host does
 /// not know.
-fn resolved(kernel: &mut impl Kernel, answers: &mut Answers<'_>) -> Vec<Waiting> {
+fn resolved(kernel: &mut impl HostFacts, answers: &mut Answers<'_>) -> Vec<Waiting> {
     let mut waiting = Vec::new();
     for (index, request) in answers.waiting() {
         let resolved = match request {

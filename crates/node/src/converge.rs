@@ -15,7 +15,7 @@ use riklet_core::{
     model::{InterfaceName, Slot},
     plan::{self, Claim, Desired, LinkDeletion, Observed, Plan, Step},
 };
-use riklet_kernel::{Kernel, KernelError};
+use riklet_kernel::{Kernel, KernelError, Links};
 
 /// How far the kernel followed the records.
 #[derive(Debug)]
@@ -210,7 +210,7 @@ fn note(step: Step, outcome: &mut Outcome) {
 /// Carries out the steps that give aliases, which stand beside each other, in one call.
 fn set_aliases(
     aliases: BTreeMap<InterfaceName, String>,
-    kernel: &mut impl Kernel,
+    kernel: &mut impl Links,
     outcome: &mut Outcome,
 ) -> BTreeSet<Slot> {
     let mut refused = kernel.set_aliases(&aliases);

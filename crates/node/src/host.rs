@@ -12,7 +12,9 @@ use riklet_core::{
     switch,
     workload::{NodeFacts, alias},
 };
-use riklet_kernel::{Kernel, KernelError, process::ProcessId};
+use riklet_kernel::{
+    Firewall, HostFacts, Kernel, KernelError, Links, Routes, Sysctls, process::ProcessId,
+};
 
 /// The MTU of Ethernet (RFC 894), for a host that has no uplink.
 const ETHERNET_MTU: u32 = 1500;
@@ -219,7 +221,7 @@ pub(crate) fn decision(store: &Store) -> Result<Option<(Backend, Pool)>, NodeErr
 
 /// Asks for what the decision needs, and no more: nothing is listed that is recorded, unless `survey` says so.
 fn look_at_forwarding(
-    kernel: &mut impl Kernel,
+    kernel: &mut (impl Links + Sysctls),
     recorded: &Recorded,
     globally: bool,
     uplinks: &BTreeSet<InterfaceName>,
@@ -246,7 +248,7 @@ fn look_at_forwarding(
 
 /// Those of the interfaces whose switches are off. One that is not there has none.
 fn switched_off(
-    kernel: &mut impl Kernel,
+    kernel: &mut impl Sysctls,
     names: &BTreeSet<InterfaceName>,
 ) -> Result<BTreeSet<InterfaceName>, KernelError> {
     let mut off = BTreeSet::new();
@@ -275,7 +277,11 @@ fn refuse_conflict(config: &Config, backend: Backend, pool: Pool) -> Result<(), 
 
 /// What the backend has at this moment, which matters only in that it can be read: what is decided stays, and
 /// iptables-nft refuses a whole table because of one rule that only `nft` can write.
-fn try_to_read(kernel: &mut impl Kernel, backend: Backend, pool: Pool) -> Result<(), KernelError> {
+fn try_to_read(
+    kernel: &mut impl Firewall,
+    backend: Backend,
+    pool: Pool,
+) -> Result<(), KernelError> {
     kernel.firewall_state(backend, &any_ruleset(pool)).map(drop)
 }
 
@@ -316,7 +322,7 @@ pub(crate) fn firewalls(
 }
 
 fn choose_backend(
-    kernel: &mut impl Kernel,
+    kernel: &mut (impl Firewall + HostFacts),
     config: &Config,
     pool: Pool,
 ) -> Result<Backend, NodeError> {
@@ -340,7 +346,7 @@ fn choose_backend(
     }
 }
 
-fn choose_pool(kernel: &mut impl Kernel, config: &Config) -> Result<Pool, NodeError> {
+fn choose_pool(kernel: &mut impl Routes, config: &Config) -> Result<Pool, NodeError> {
     let routes = kernel.routes()?;
     let covered = |pool: Pool| routes.iter().copied().find(|&route| pool.overlaps(route));
     let candidates = config.pool.map_or_else(Pool::candidates, |pool| vec![pool]);

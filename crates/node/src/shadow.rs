@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, net::IpAddr};
 
 use super::NodeError;
 use riklet_core::model::{Exposure, InstanceName, Protocol};
-use riklet_kernel::{Kernel, Listener};
+use riklet_kernel::{HostFacts, Listener};
 
 /// Something that succeeded, but possibly not as expected.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,7 +28,7 @@ impl std::fmt::Display for Warning {
 
 /// Returns the local listeners that these exposures shadow.
 pub(crate) fn shadowed(
-    kernel: &mut impl Kernel,
+    kernel: &mut impl HostFacts,
     opened: &[(&InstanceName, Exposure)],
 ) -> Result<Vec<Warning>, NodeError> {
     let wanted: BTreeSet<_> = opened.iter().flat_map(|(_, exposure)| sockets(exposure)).collect();

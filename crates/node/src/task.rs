@@ -11,7 +11,7 @@ use riklet_core::{
     model::{InterfaceName, Slot},
     workload,
 };
-use riklet_kernel::{Kernel, KernelError, Refusal};
+use riklet_kernel::{Conntrack, Kernel, KernelError, LinkDeletion, Links, Refusal};
 
 /// Work on reserved slots, to be done by any thread, with a kernel of its own of the same network namespace. Where it is
 /// not done, or not to its end, [`WarmNode::repair`](crate::WarmNode::repair) does it.
@@ -43,7 +43,7 @@ pub struct TaskOutcome {
 
 impl BackgroundTask {
     /// Does the work. The kernel is changed under the lock of whoever asked for them.
-    pub fn run(self, kernel: &mut impl Kernel) -> TaskOutcome {
+    pub fn run(self, kernel: &mut (impl Links + LinkDeletion + Conntrack)) -> TaskOutcome {
         let mut outcome = TaskOutcome {
             ready: BTreeSet::new(),
             freed: BTreeSet::new(),

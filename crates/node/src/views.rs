@@ -20,7 +20,7 @@ use riklet_core::{
     plan::{Adoption, Desired, LinkDeletion, Observed, Step},
     workload::{self, Fragment},
 };
-use riklet_kernel::{Kernel, KernelError};
+use riklet_kernel::{Kernel, KernelError, Sysctls};
 
 /// The changed slots. Costs the same however many others there are.
 pub(crate) struct ScopedView<'a> {
@@ -266,7 +266,7 @@ fn desired(host: &Host, fragments: BTreeMap<Slot, Fragment>) -> Desired {
 }
 
 /// Returns the present values of the sysctls that matter.
-fn sysctls(host: &Host, kernel: &mut impl Kernel) -> Result<BTreeMap<String, String>, NodeError> {
+fn sysctls(host: &Host, kernel: &mut impl Sysctls) -> Result<BTreeMap<String, String>, NodeError> {
     let mut found = BTreeMap::new();
     for name in host.sysctls.keys() {
         found.extend(kernel.sysctl(name)?.map(|value| (name.clone(), value)));

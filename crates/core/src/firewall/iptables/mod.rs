@@ -11,7 +11,7 @@ mod tests;
 use std::{collections::BTreeSet, fmt};
 
 use self::layout::Layout;
-pub use self::saved::{Incompatible, Saved};
+pub use self::saved::{Incompatible, Saved, is_incompatible};
 use super::{
     BaseRuleset, BaseState, Entry, FirewallState, ForeignChain, ForeignChainState, Ruleset,
     names::{self, CHAIN},

@@ -92,6 +92,13 @@ impl SavedTable {
     }
 }
 
+/// Reports whether these are the words with which iptables-nft refuses a table because of rules that only `nft`
+/// can write.
+#[must_use]
+pub fn is_incompatible(words: &str) -> bool {
+    words.contains("is incompatible, use 'nft' tool")
+}
+
 /// Reports whether a comment says that one of our tables is left out:
 /// ``# Table `nat' is incompatible, use 'nft' tool.``
 fn concerns_us(line: &str) -> bool {
