@@ -46,6 +46,8 @@ pub struct Rebuilt {
     pub recovered: Vec<String>,
     /// Those of them whose alias had no room for all exposures.
     pub incomplete: Vec<String>,
+    /// The names of the instances whose record could not be read, and that have no interface: they are recorded no longer.
+    pub lost: Vec<String>,
     /// The repair that followed.
     pub repair: Report,
 }

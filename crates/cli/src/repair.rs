@@ -23,6 +23,11 @@ pub(crate) fn recovered(mut rebuilt: Rebuilt, output: Output) -> Result<ExitCode
             "warning: {name} lost exposures that its alias had no room for; bring it up again from its file"
         ));
     }
+    for name in &rebuilt.lost {
+        output.remark(&format!(
+            "warning: {name} is lost: its record could not be read, and it has no interface; bring it up again from its file"
+        ));
+    }
     output.print(
         || {
             let lines = rebuilt.recovered.iter().map(|name| format!("recorded {name}\n"));

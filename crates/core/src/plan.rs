@@ -20,7 +20,7 @@ use crate::{
     },
     flows::Flows,
     link::{LinkDifference, LinkSpec, LinkState, Remedy, Tap},
-    model::{Family, InterfaceName, Mark, Owner, Pool, Protocol, Slot},
+    model::{Family, InstanceName, InterfaceName, Mark, Owner, Pool, Protocol, Slot},
     workload::{Fragment, alias},
 };
 
@@ -41,6 +41,8 @@ pub struct Desired {
     pub adoption: Adoption,
     /// What each instance needs.
     pub fragments: BTreeMap<Slot, Fragment>,
+    /// Slots whose instances' records cannot be read. They are left as they are.
+    pub unreadable: BTreeMap<Slot, UnreadableRecord>,
     /// Slots that are left as they are, whatever is found there: an earlier attempt failed.
     pub untouched: BTreeSet<Slot>,
     /// Slots whose last operation did not come to its end: it may have changed the firewall, and not have
@@ -130,9 +132,22 @@ pub struct ForeignLink {
     pub alias: Option<String>,
 }
 
+/// Nobody knows what an instance needs.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the record of {name} cannot be read: {reason}")]
+pub struct UnreadableRecord {
+    /// The instance.
+    pub name: InstanceName,
+    /// What is wrong with its record.
+    pub reason: String,
+}
+
 /// Why nothing can be done for a slot.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Obstacle {
+    /// The record of its instance cannot be read. The slot is left as it is.
+    #[error(transparent)]
+    Unreadable(#[from] UnreadableRecord),
     /// Its interface's name is taken.
     #[error(transparent)]
     Foreign(#[from] ForeignLink),
@@ -289,9 +304,12 @@ fn blocked(desired: &Desired, observed: &Observed) -> BTreeMap<Slot, Obstacle> {
         Some((*slot, obstacle(&desired.owner, &fragment.link, link)?))
     };
     let mut found: BTreeMap<_, _> = wanted.filter_map(obstacle).collect();
+    let unreadable = desired.unreadable.iter();
+    found.extend(unreadable.map(|(&slot, record)| (slot, record.clone().into())));
     if desired.base_ruleset.is_some() {
         let kept = |slot: &Slot| {
             desired.fragments.contains_key(slot)
+                || desired.unreadable.contains_key(slot)
                 || desired.untouched.contains(slot)
                 || desired.leaving.contains(slot)
         };

@@ -90,6 +90,7 @@ pub fn rebuilt(rebuilt: &riklet_sdn::Rebuilt) -> Rebuilt {
         set_aside: rebuilt.set_aside.clone(),
         recovered: rebuilt.recovered.iter().map(ToString::to_string).collect(),
         incomplete: rebuilt.incomplete.iter().map(ToString::to_string).collect(),
+        lost: rebuilt.lost.iter().map(ToString::to_string).collect(),
         repair: report(&rebuilt.report),
     }
 }

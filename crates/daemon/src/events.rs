@@ -184,6 +184,10 @@ impl Events {
             };
             self.say(EventKind::Up, Some(name), format!("taken over{lost}"));
         }
+        for name in &rebuilt.lost {
+            let text = "lost: its record could not be read, and it has no interface";
+            self.say(EventKind::Failed, Some(name), text.to_owned());
+        }
         if !rebuilt.report.done.is_empty() {
             self.repaired(&rebuilt.report);
         }

@@ -53,8 +53,7 @@ impl<'a> Answers<'a> {
         committed: &Committed,
     ) {
         let alone = recorded.len() == 1;
-        let records = recorded.iter().flat_map(|(_, recorded)| &recorded.records);
-        let asked = records.map(|record| record.workload.name().clone()).collect();
+        let asked = recorded.iter().flat_map(|(_, recorded)| recorded.names()).cloned().collect();
         for (index, recorded) in recorded {
             self.give(index, report(host, committed, recorded, &asked, alone));
         }
@@ -73,7 +72,8 @@ fn report(
     asked: &BTreeSet<InstanceName>,
     alone: bool,
 ) -> Result<Report, NodeError> {
-    let Recorded { records, changes, warnings } = recorded;
+    let mine: BTreeSet<_> = recorded.names().cloned().collect();
+    let Recorded { records, changes, warnings, .. } = recorded;
     let done = if alone {
         committed.done.clone()
     } else {
@@ -82,7 +82,6 @@ fn report(
         committed.done.iter().filter_map(part).collect()
     };
     let failed: BTreeSet<_> = committed.failures.iter().map(|failure| &failure.name).collect();
-    let mine: BTreeSet<_> = records.iter().map(|record| record.workload.name()).collect();
     let of = |wanted: &dyn Fn(&InstanceName) -> bool| {
         committed.failures.iter().filter(|failure| wanted(&failure.name)).cloned().collect()
     };

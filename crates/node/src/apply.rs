@@ -72,7 +72,7 @@ impl<K: Kernel> Session<'_, K> {
     fn apply(&mut self, waiting: &[Waiting], answers: &mut Answers<'_>) -> Result<(), NodeError> {
         // Record.
         let (tx, context) = self.begin()?;
-        let interrupted = context.interrupted(&tx)?;
+        let mut interrupted = context.interrupted(&tx)?;
         let any_up = waiting.iter().any(|(_, request)| matches!(request, Request::Up(..)));
         let host = if any_up {
             Some(context.decide(&tx, Interfaces::Recorded)?)
@@ -96,6 +96,9 @@ impl<K: Kernel> Session<'_, K> {
         // Those that stay need forwarding, which somebody may have turned off meanwhile.
         host.record(&tx)?;
         let changes = recorded.iter().flat_map(|(_, r)| r.changes.clone()).collect();
+        // What the kernel has of what cannot be read is found by looking at everything.
+        let unreadable = recorded.iter().flat_map(|(_, r)| &r.unreadable);
+        interrupted.extend(unreadable.map(|unreadable| unreadable.slot));
         let sight = unless_claimed(context.look(&tx, &host, &changes, &interrupted))?;
         context.commit(tx)?;
 

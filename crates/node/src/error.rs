@@ -3,7 +3,7 @@ use std::path::PathBuf;
 use ipnet::IpNet;
 
 use super::Warning;
-use crate::store::{REBUILD, StoreError};
+use crate::store::{REBUILD, StoreError, rebuild_one};
 use riklet_core::{
     ErrorKind,
     model::{AccountName, InstanceName, Pool, Slot},
@@ -226,6 +226,7 @@ impl Failure {
             InstanceError::Blocked(Obstacle::Foreign(ForeignLink { name, .. })) => Some(format!(
                 "rename or delete {name} (`ip link delete {name}`), then `riklet-sdn repair`",
             )),
+            InstanceError::Blocked(Obstacle::Unreadable(record)) => Some(rebuild_one(&record.name)),
             InstanceError::Blocked(Obstacle::InUse { .. } | Obstacle::Unrecorded { .. }) => {
                 Some(STOP_VMM.to_owned())
             }

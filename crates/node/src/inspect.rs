@@ -8,7 +8,7 @@ use super::{
     record::fragment,
     session::{Operations, Used},
 };
-use crate::store::Record;
+use crate::store::{Record, Records, Unreadable};
 use riklet_core::{link::LinkState, model::InstanceName};
 use riklet_kernel::Kernel;
 
@@ -49,7 +49,11 @@ impl<K: Kernel> Operations<'_, K> {
             let instance = Instance::new(&host.node, record)?;
             Ok(Listed { instance, link: LinkStatus::of(&host, link) })
         };
-        store.all()?.iter().map(listed).collect()
+        let Records { readable, unreadable } = store.all()?;
+        for Unreadable { record, .. } in &unreadable {
+            tracing::warn!("{record}");
+        }
+        readable.iter().map(listed).collect()
     }
 
     pub(crate) fn inspect(&mut self, name: &InstanceName) -> Result<Inspection, NodeError> {

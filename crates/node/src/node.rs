@@ -132,7 +132,8 @@ impl<K: Kernel> Node<K> {
         self.operations(&mut Cache::default()).rebuild(RebuildOptions::default(), Adoption::All)
     }
 
-    /// Lists the recorded instances, ordered by name.
+    /// Lists the recorded instances, ordered by name. Those whose record cannot be read are left out, and warned of; see
+    /// [`Self::check`].
     ///
     /// # Errors
     /// Where the store or the kernel cannot be read.

@@ -10,9 +10,9 @@ use super::{
     record::Changes,
     session::Session,
 };
-use crate::store::{Generation, Phase, Record, ReservedSlot, Tx};
+use crate::store::{Generation, Phase, Record, Records, ReservedSlot, StoreError, Tx};
 use riklet_core::{
-    model::Slot,
+    model::{InstanceName, Slot},
     plan::{LinkDeletion, Step},
 };
 use riklet_kernel::Kernel;
@@ -74,13 +74,22 @@ fn commit_records(
     deletion: LinkDeletion,
 ) -> Result<Vec<Failure>, NodeError> {
     let mut failures = Vec::new();
-    for record in tx.unsettled()? {
+    let Records { readable, unreadable } = tx.unsettled()?;
+    // Those are found by looking at everything.
+    for leaving in unreadable.iter().filter(|_| scope.is_none()) {
+        match outcome.failed.get(&leaving.slot) {
+            Some(error) => failures.push(failure(&leaving.record.name, leaving.slot, error)),
+            None if outcome.halted.is_some() => {}
+            None => drop(tx.remove_unreadable(leaving)?),
+        }
+    }
+    for record in readable {
         if scope.is_some_and(|changes| !changes.contains_key(&record.slot)) {
             continue;
         }
         match (outcome.failed.get(&record.slot), record.phase) {
             (Some(error), _) => {
-                failures.push(failure(&record, error));
+                failures.push(failure(record.workload.name(), record.slot, error));
             }
             (None, _) if outcome.halted.is_some() => {}
             (None, Phase::Removing) if deletion == LinkDeletion::Deferred => {
@@ -124,10 +133,17 @@ fn reopen_broken(
     let known: BTreeSet<_> = known.iter().map(|failure| &failure.name).collect();
     let mut found = Vec::new();
     for (&slot, error) in &outcome.failed {
-        let record = tx.holder(slot)?.filter(|record| record.phase == Phase::Up);
+        let record = match tx.holder(slot) {
+            Err(StoreError::Unreadable(unreadable)) => {
+                let name = &unreadable.record.name;
+                found.extend((!known.contains(name)).then(|| failure(name, slot, error)));
+                continue;
+            }
+            holder => holder?.filter(|record| record.phase == Phase::Up),
+        };
         if let Some(record) = record.filter(|record| !known.contains(record.workload.name())) {
             tx.set_phase(&record, Phase::Pending)?;
-            found.push(failure(&record, error));
+            found.push(failure(record.workload.name(), slot, error));
         }
     }
     found.sort_by(|one, other| one.name.cmp(&other.name));
@@ -141,11 +157,14 @@ fn generations<'a>(
 ) -> Result<BTreeMap<Slot, Generation>, NodeError> {
     let mut found = BTreeMap::new();
     for &slot in slots {
-        found.extend(tx.holder(slot)?.map(|record| (slot, record.generation)));
+        match tx.holder(slot) {
+            Err(StoreError::Unreadable(_)) => {}
+            holder => found.extend(holder?.map(|record| (slot, record.generation))),
+        }
     }
     Ok(found)
 }
 
-fn failure(record: &Record, error: &InstanceError) -> Failure {
-    Failure { name: record.workload.name().clone(), slot: record.slot, error: error.clone() }
+fn failure(name: &InstanceName, slot: Slot, error: &InstanceError) -> Failure {
+    Failure { name: name.clone(), slot, error: error.clone() }
 }

@@ -8,7 +8,7 @@ use super::{
     session::{Operations, Used, unsettled},
     views::{FullView, ScopedView},
 };
-use crate::store::Store;
+use crate::store::{Phase, Records, Store};
 use riklet_core::{
     firewall::Confinement,
     model::Workload,
@@ -58,8 +58,10 @@ impl<K: Kernel> Operations<'_, K> {
         let deletion = context.cache.link_deletion();
         let view = FullView::new(&host, store, context.cache, &unsettled(store)?, deletion)?;
         let observed = view.look(context.kernel)?;
-        let unsettled = store.unsettled()?.into_iter();
-        let unsettled = unsettled.map(|r| (r.workload.name().clone(), r.phase)).collect();
+        let Records { readable, unreadable } = store.unsettled()?;
+        let unsettled = readable.iter().map(|r| (r.workload.name().clone(), r.phase));
+        let leaving = unreadable.into_iter().map(|u| (u.record.name, Phase::Removing));
+        let unsettled = unsettled.chain(leaving).collect();
         let plan = plan::plan(&view.desired(), &observed);
         Ok(Drift { plan, firewall: observed.firewall.differences(), unsettled })
     }

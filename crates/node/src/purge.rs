@@ -9,7 +9,7 @@ use super::{
     session::{Operations, Session},
     views::FullView,
 };
-use crate::store::{Phase, ReservedSlot};
+use crate::store::{Phase, Records, ReservedSlot};
 use riklet_kernel::Kernel;
 
 impl<K: Kernel> Operations<'_, K> {
@@ -32,8 +32,11 @@ impl<K: Kernel> Session<'_, K> {
         let Some(host) = context.decided_or_unclaimed(&tx, Interfaces::Recorded)? else {
             return Ok(Report::default());
         };
-        for record in &leaving {
+        for record in &leaving.readable {
             tx.set_phase(record, Phase::Removing)?;
+        }
+        for unreadable in &leaving.unreadable {
+            tx.leave_unreadable(unreadable)?;
         }
         let host = host.removed();
         let view = FullView::nothing(&host);
@@ -50,8 +53,12 @@ impl<K: Kernel> Session<'_, K> {
 
         // Commit.
         let (tx, context) = self.begin()?;
-        for record in tx.all()? {
-            tx.remove(&record)?;
+        let Records { readable, unreadable } = tx.all()?;
+        for record in &readable {
+            tx.remove(record)?;
+        }
+        for unreadable in &unreadable {
+            tx.remove_unreadable(unreadable)?;
         }
         for state in ReservedSlot::ALL {
             tx.spares(state)?.into_iter().try_for_each(|slot| tx.free_spare(slot, state))?;

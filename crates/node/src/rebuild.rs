@@ -40,6 +40,8 @@ pub struct Rebuilt {
     pub recovered: Vec<InstanceName>,
     /// Those of them that lost exposures which their alias had no room for.
     pub incomplete: Vec<InstanceName>,
+    /// The instances whose record could not be read, and that have no interface of ours: they are recorded no longer.
+    pub lost: Vec<InstanceName>,
     /// The repair that followed.
     pub report: Report,
 }
@@ -58,8 +60,8 @@ impl<K: Kernel> Operations<'_, K> {
         let recovered = session.recover_all(adoption, &found)?;
         let mut report = session.reconcile(&recovered.slots, adoption)?;
         report.done.extend(session.remove_other_firewalls()?);
-        let Recovered { names, incomplete, .. } = recovered;
-        Ok(Rebuilt { set_aside, recovered: names, incomplete, report })
+        let Recovered { names, incomplete, lost, .. } = recovered;
+        Ok(Rebuilt { set_aside, recovered: names, incomplete, lost, report })
     }
 }
 
@@ -69,10 +71,12 @@ struct Recovered {
     slots: BTreeSet<Slot>,
     names: Vec<InstanceName>,
     incomplete: Vec<InstanceName>,
+    lost: Vec<InstanceName>,
 }
 
 impl<K: Kernel> Session<'_, K> {
-    /// Records the interfaces that are not recorded. `found` is everything that bears a mark.
+    /// Records the interfaces that are not recorded, or whose record cannot be read. `found` is everything that bears a
+    /// mark.
     fn recover_all(
         &mut self,
         adoption: Adoption,
@@ -98,18 +102,28 @@ impl<K: Kernel> Session<'_, K> {
             host.record(&tx)?;
         }
         let mut recovered = Recovered::default();
+        let owned = tx.manifests()?;
+        let unreadable = tx.all()?.unreadable;
+        for unreadable in &unreadable {
+            tx.remove_unreadable(unreadable)?;
+        }
         let pool = decision(&tx)?.map(|(_, pool)| pool);
         for (slot, link, marked) in links {
             if pool.and_then(|pool| pool.addresses(slot)).is_none() {
                 continue;
             }
             if recover(&tx, slot, &link, &marked)? {
+                if let Some(file) = owned.get(&marked.name) {
+                    tx.set_manifest(&marked.name, Some(file))?;
+                }
                 recovered.slots.insert(slot);
                 recovered.names.push(marked.name.clone());
                 recovered.incomplete.extend((!marked.complete).then_some(marked.name));
             }
         }
         context.commit(tx)?;
+        let names = unreadable.into_iter().map(|unreadable| unreadable.record.name);
+        recovered.lost = names.filter(|name| !recovered.names.contains(name)).collect();
         Ok(recovered)
     }
 
@@ -165,11 +179,11 @@ impl<K: Kernel> Context<'_, K> {
         match decision(&store)? {
             Some((_, pool)) => {
                 let node = NodeFacts { pool, mtu: Mtu::MAX, owner };
-                for record in &records {
+                for record in &records.readable {
                     workload::fragment(&record.workload, record.slot, &node)?;
                 }
             }
-            None if records.is_empty() => {}
+            None if records.names().next().is_none() => {}
             // The records are of some pool.
             None => return Err(NodeError::Setting { what: "pool", value: String::new() }),
         }

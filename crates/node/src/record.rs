@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{
     NodeError, Request, Selector, UpOptions, Warning, host::Host, session::Context, shadow,
 };
-use crate::store::{Phase, Record, Store, Tx};
+use crate::store::{Phase, Record, Records, Store, StoreError, Tx, Unreadable};
 use riklet_core::{
     link::LinkState,
     model::{Exposure, InstanceName, Slot, Workload},
@@ -42,8 +42,18 @@ pub(crate) enum Interface {
 #[derive(Debug, Default)]
 pub(crate) struct Recorded {
     pub(crate) records: Vec<Record>,
+    /// Those that leave, and cannot be read.
+    pub(crate) unreadable: Vec<Unreadable>,
     pub(crate) changes: Changes,
     pub(crate) warnings: Vec<Warning>,
+}
+
+impl Recorded {
+    /// Returns the instances that it is about.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &InstanceName> {
+        let readable = self.records.iter().map(|record| record.workload.name());
+        readable.chain(self.unreadable.iter().map(|unreadable| &unreadable.record.name))
+    }
 }
 
 impl<K: Kernel> Context<'_, K> {
@@ -88,7 +98,7 @@ impl<K: Kernel> Context<'_, K> {
             Some(warning) if options.strict => {
                 Err(NodeError::Shadows { warning: Box::new(warning.clone()) })
             }
-            _ => Ok(Recorded { records, changes, warnings }),
+            _ => Ok(Recorded { records, changes, warnings, ..Recorded::default() }),
         }
     }
 
@@ -122,7 +132,11 @@ impl<K: Kernel> Context<'_, K> {
         selector: &Selector,
     ) -> Result<Recorded, NodeError> {
         let mut recorded = Recorded::default();
-        for record in self.leaving(tx, selector)? {
+        let Records { readable, unreadable } = self.leaving(tx, selector)?;
+        for unreadable in &unreadable {
+            recorded.unreadable.extend(tx.leave_unreadable(unreadable)?);
+        }
+        for record in readable {
             let before = Some(fragment(host, &record)?);
             recorded.changes.insert(record.slot, Change { before, ..Change::default() });
             recorded.records.extend(tx.set_phase(&record, Phase::Removing)?);
@@ -135,13 +149,18 @@ impl<K: Kernel> Context<'_, K> {
         &mut self,
         store: &Store,
         selector: &Selector,
-    ) -> Result<Vec<Record>, NodeError> {
+    ) -> Result<Records, NodeError> {
         let Selector::Named(names) = selector else { return Ok(store.all()?) };
-        let find = |name: &InstanceName| match store.get(name)? {
-            Some(record) => Ok(record),
-            None => Err(self.unknown(name, store.nearest(name.as_str())?)),
-        };
-        names.iter().map(find).collect()
+        let mut leaving = Records::default();
+        for name in names {
+            match store.get(name) {
+                Ok(Some(record)) => leaving.readable.push(record),
+                Ok(None) => return Err(self.unknown(name, store.nearest(name.as_str())?)),
+                Err(StoreError::Unreadable(unreadable)) => leaving.unreadable.push(*unreadable),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(leaving)
     }
 }
 
@@ -160,9 +179,9 @@ pub(crate) fn fragments(
 }
 
 /// Refuses to leave the host as it was while other instances remain.
-pub(crate) fn refuse_remaining(store: &Store, leaving: &[Record]) -> Result<(), NodeError> {
-    let leaving: BTreeSet<_> = leaving.iter().map(|record| record.workload.name()).collect();
-    let names = store.all()?.into_iter().map(|record| record.workload.name().clone());
-    let names: Vec<_> = names.filter(|name| !leaving.contains(name)).collect();
+pub(crate) fn refuse_remaining(store: &Store, leaving: &Records) -> Result<(), NodeError> {
+    let leaving: BTreeSet<_> = leaving.names().collect();
+    let all = store.all()?;
+    let names: Vec<_> = all.names().filter(|name| !leaving.contains(name)).cloned().collect();
     if names.is_empty() { Ok(()) } else { Err(NodeError::Remaining { names }) }
 }

@@ -10,7 +10,7 @@ use super::{
     session::{Context, Operations, Session, unsettled},
     views::FullView,
 };
-use crate::store::{Phase, ReservedSlot, Tx};
+use crate::store::{Phase, ReservedSlot, StoreError, Tx};
 use riklet_core::{
     model::Slot,
     plan::{Adoption, LinkDeletion},
@@ -108,7 +108,11 @@ impl<K: Kernel> Context<'_, K> {
         if self.cache.in_progress().contains(&slot) {
             return Ok(Shall::Wait);
         }
-        Ok(match (tx.holder(slot)?, tx.spare_of(slot)?) {
+        let holder = match tx.holder(slot) {
+            Err(StoreError::Unreadable(_)) => return Ok(Shall::Wait),
+            holder => holder?,
+        };
+        Ok(match (holder, tx.spare_of(slot)?) {
             (Some(record), _) if record.phase == Phase::Removing => Shall::Wait,
             (Some(record), _) => Shall::Be(fragment(host, &record)?.into()),
             (None, Some(ReservedSlot::Ready)) => {

@@ -7,7 +7,7 @@ use super::{
     cache::Cache,
     host::{Host, Interfaces, Survey},
 };
-use crate::store::{Lock, Reopened, Setting, Store, Tx};
+use crate::store::{Lock, Records, Reopened, Setting, Store, Tx};
 use riklet_core::model::{InstanceName, Slot};
 use riklet_kernel::Kernel;
 
@@ -222,9 +222,10 @@ impl<K: Kernel> Context<'_, K> {
     /// Returns the slots of the instances whose last operation did not come to its end, and that an operation has to look
     /// at.
     pub(crate) fn interrupted(&self, store: &Store) -> Result<BTreeSet<Slot>, NodeError> {
-        let unsettled = store.unsettled()?.into_iter();
-        let unsettled = unsettled.filter(|record| !self.cache.is_broken(record));
-        Ok(unsettled.map(|record| record.slot).collect())
+        let Records { readable, unreadable } = store.unsettled()?;
+        let leaving = unreadable.into_iter().map(|unreadable| unreadable.slot);
+        let unsettled = readable.iter().filter(|record| !self.cache.is_broken(record));
+        Ok(unsettled.map(|record| record.slot).chain(leaving).collect())
     }
 
     /// Commits a transaction that [`Session::begin`] began.
@@ -271,7 +272,9 @@ impl<K: Kernel> Context<'_, K> {
 
 /// Returns the slots of the instances whose last operation did not come to its end.
 pub(crate) fn unsettled(store: &Store) -> Result<BTreeSet<Slot>, NodeError> {
-    Ok(store.unsettled()?.iter().map(|record| record.slot).collect())
+    let Records { readable, unreadable } = store.unsettled()?;
+    let leaving = unreadable.into_iter().map(|unreadable| unreadable.slot);
+    Ok(readable.iter().map(|record| record.slot).chain(leaving).collect())
 }
 
 /// Opens the records, unless they are, and creates them where they are missing.

@@ -12,12 +12,12 @@ use super::{
     host::Host,
     record::{Change, Changes, Interface, fragments},
 };
-use crate::store::{Phase, ReservedSlot, Store};
+use crate::store::{Phase, Records, ReservedSlot, Store};
 use riklet_core::{
     firewall::{BaseRuleset, BaseState, Confinement, Entry, FirewallState, Ruleset},
     link::LinkState,
     model::{Protocol, Slot},
-    plan::{Adoption, Desired, LinkDeletion, Observed, Step},
+    plan::{Adoption, Desired, LinkDeletion, Observed, Step, UnreadableRecord},
     workload::{self, Fragment},
 };
 use riklet_kernel::{Kernel, KernelError, Sysctls};
@@ -152,6 +152,8 @@ pub(crate) struct FullView<'a> {
     draining: BTreeSet<Slot>,
     /// Slots whose instances were taken down: their TAPs go, whoever has them open.
     leaving: BTreeSet<Slot>,
+    /// Slots whose instances' records cannot be read.
+    unreadable: BTreeMap<Slot, UnreadableRecord>,
     /// Slots that somebody else works on.
     untouched: BTreeSet<Slot>,
     adoption: Adoption,
@@ -171,11 +173,15 @@ impl<'a> FullView<'a> {
         if deletion == LinkDeletion::Deferred {
             untouched.extend(store.spares(ReservedSlot::Draining)?);
         }
-        let records = store.all()?;
-        let leaving = records.iter().filter(|record| record.phase == Phase::Removing);
+        let Records { readable, unreadable } = store.all()?;
+        let leaving = readable.iter().filter(|record| record.phase == Phase::Removing);
         let mut leaving: BTreeSet<_> = leaving.map(|record| record.slot).collect();
         leaving.extend(store.spares(ReservedSlot::Draining)?);
-        let mut fragments = fragments(host, &records)?;
+        let (removing, unreadable): (Vec<_>, Vec<_>) =
+            unreadable.into_iter().partition(|unreadable| unreadable.removing);
+        leaving.extend(removing.iter().map(|unreadable| unreadable.slot));
+        let unreadable = unreadable.into_iter().map(|u| (u.slot, u.record)).collect();
+        let mut fragments = fragments(host, &readable)?;
         for slot in store.spares(ReservedSlot::Ready)? {
             fragments.insert(slot, workload::reserved(slot, &host.node)?);
         }
@@ -185,14 +191,23 @@ impl<'a> FullView<'a> {
             draining.extend(slots.filter(|slot| !untouched.contains(slot)));
         }
         let (interrupted, adoption) = (interrupted.clone(), Adoption::Nothing);
-        Ok(Self { host, fragments, interrupted, draining, leaving, untouched, adoption })
+        Ok(Self {
+            host,
+            fragments,
+            interrupted,
+            draining,
+            leaving,
+            unreadable,
+            untouched,
+            adoption,
+        })
     }
 
     /// Creates the view of a node where nothing shall remain.
     pub(crate) fn nothing(host: &'a Host) -> Self {
-        let (fragments, interrupted, draining, leaving, untouched) = Default::default();
-        let adoption = Adoption::Nothing;
-        Self { host, fragments, interrupted, draining, leaving, untouched, adoption }
+        let (fragments, interrupted, draining, leaving) = Default::default();
+        let (unreadable, untouched, adoption) = Default::default();
+        Self { host, fragments, interrupted, draining, leaving, unreadable, untouched, adoption }
     }
 
     /// Takes over what belongs to other records.
@@ -233,9 +248,9 @@ impl View for FullView<'_> {
     fn desired(&self) -> Desired {
         let (interrupted, draining) = (self.interrupted.clone(), self.draining.clone());
         let (untouched, leaving) = (self.untouched.clone(), self.leaving.clone());
-        let adoption = self.adoption;
+        let (unreadable, adoption) = (self.unreadable.clone(), self.adoption);
         let desired = desired(self.host, self.fragments.clone());
-        Desired { adoption, untouched, interrupted, draining, leaving, ..desired }
+        Desired { adoption, unreadable, untouched, interrupted, draining, leaving, ..desired }
     }
 
     fn observe(&self, kernel: &mut impl Kernel) -> Result<Option<Observed>, NodeError> {
@@ -254,6 +269,7 @@ fn desired(host: &Host, fragments: BTreeMap<Slot, Fragment>) -> Desired {
         owner: host.node.owner.clone(),
         adoption: Adoption::Nothing,
         fragments,
+        unreadable: BTreeMap::new(),
         untouched: BTreeSet::new(),
         interrupted: BTreeSet::new(),
         draining: BTreeSet::new(),

@@ -2,7 +2,7 @@
 
 use std::{fs::OpenOptions, os::unix::fs::FileExt};
 
-use crate::environment::{Environment, transcript};
+use crate::environment::{Environment, HELLO, transcript};
 
 const DATABASE: &str = "state/riklet-sdn.db";
 const ALL: [&[&str]; 7] = [
@@ -75,6 +75,7 @@ fn a_rebuild_is_reported_in_json() {
     insta::assert_snapshot!(format!("{rebuilt:#}"), @r#"
     {
       "incomplete": [],
+      "lost": [],
       "recovered": [
         "hello"
       ],
@@ -116,6 +117,58 @@ fn a_part_that_no_record_is_in_is_verified_as_well() {
     environment.run(&["repair", "--rebuild"]).done();
     environment.run(&["inspect", "hello"]).success();
     environment.run(purge).success();
+}
+
+#[test]
+fn a_record_that_cannot_be_read_concerns_its_function_only() {
+    let environment = Environment::with_hello();
+    let other = HELLO.replace("\"hello\"", "\"other\"").replace("8080", "8081");
+    environment.write("other.json", &other);
+    environment.run(&["up", "other.json"]).success();
+    let database = rusqlite::Connection::open(environment.path(DATABASE)).unwrap();
+    let damage = "UPDATE slots SET definition = '{}' WHERE workload = 'hello'";
+    database.execute(damage, []).unwrap();
+    let commands: [&[&str]; 8] = [
+        &["list"],
+        &["check"],
+        &["repair"],
+        &["inspect", "hello"],
+        &["up", "hello.json"],
+        &["down", "other"],
+        &["repair", "--rebuild"],
+        &["list"],
+    ];
+    insta::assert_snapshot!(transcript(&environment, commands), @r"
+    $ riklet-sdn list
+    NAME   TAP   GUEST       HOST ADDRESS  STATE  EXPOSURES
+    other  rik1  10.231.0.6  10.231.0.5    ready  tcp 8081 -> 3000
+    ---- stderr ----
+     WARN the record of hello cannot be read: record:1:1: apiVersion: missing
+    $ riklet-sdn check
+    ! the record of hello cannot be read: record:1:1: apiVersion: missing
+    ---- exit code 1 ----
+    $ riklet-sdn repair
+    ---- stderr ----
+    error: hello is not up: the record of hello cannot be read: record:1:1: apiVersion: missing
+    hint: run `riklet-sdn repair --rebuild`: it records hello anew, as its interface's alias has it; or `riklet-sdn down hello`, and bring it up again from its file
+    ---- exit code 1 ----
+    $ riklet-sdn inspect hello
+    ---- stderr ----
+    error: the record of hello cannot be read: record:1:1: apiVersion: missing
+    hint: run `riklet-sdn repair --rebuild`: it records hello anew, as its interface's alias has it; or `riklet-sdn down hello`, and bring it up again from its file
+    ---- exit code 1 ----
+    $ riklet-sdn up hello.json
+    ---- stderr ----
+    error: the record of hello cannot be read: record:1:1: apiVersion: missing
+    hint: run `riklet-sdn repair --rebuild`: it records hello anew, as its interface's alias has it; or `riklet-sdn down hello`, and bring it up again from its file
+    ---- exit code 1 ----
+    $ riklet-sdn down other
+    $ riklet-sdn repair --rebuild
+    recorded hello
+    $ riklet-sdn list
+    NAME   TAP   GUEST       HOST ADDRESS  STATE  EXPOSURES
+    hello  rik0  10.231.0.2  10.231.0.1    ready  tcp 8080 -> 3000
+    ");
 }
 
 #[test]

@@ -48,6 +48,7 @@ fn desired(fragments: impl IntoIterator<Item = (Slot, Fragment)>) -> Desired {
         backend: Backend::Nftables,
         pool: pool(),
         fragments: fragments.into_iter().collect(),
+        unreadable: BTreeMap::new(),
         untouched: BTreeSet::new(),
         interrupted: BTreeSet::new(),
         base_ruleset: Some(BaseRuleset {

@@ -3,6 +3,7 @@ use std::{io, path::PathBuf};
 use rusqlite::{Error as Sqlite, ErrorCode};
 use rustix::fs::{Access, access};
 
+use super::Unreadable;
 use riklet_core::model::{Exposure, InstanceName, Slot};
 
 /// Why the store did not do something.
@@ -45,6 +46,9 @@ pub enum StoreError {
         /// What is wrong with it.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// A record cannot be read. Others can.
+    #[error("{}", .0.record)]
+    Unreadable(Box<Unreadable>),
     /// Another instance has the port of the host.
     #[error("cannot expose {exposure} for {name}: {holder} has {held}")]
     PortTaken {
@@ -103,6 +107,14 @@ pub enum StoreError {
 pub(crate) const REBUILD: &str = "run `riklet-sdn repair --rebuild`: it sets the database aside \
      and records anew what runs, as the interfaces' aliases have it";
 
+/// What to do about a record that cannot be read.
+pub(crate) fn rebuild_one(name: &InstanceName) -> String {
+    format!(
+        "run `riklet-sdn repair --rebuild`: it records {name} anew, as its interface's alias has it; or \
+         `riklet-sdn down {name}`, and bring it up again from its file"
+    )
+}
+
 impl StoreError {
     /// What to do about it, where there is something.
     #[must_use]
@@ -118,6 +130,7 @@ impl StoreError {
                  `riklet-sdn repair --rebuild --force` sets it aside"
                 .into(),
             Self::Corrupt { .. } => REBUILD.into(),
+            Self::Unreadable(unreadable) => rebuild_one(&unreadable.record.name),
             Self::PortTaken { holder, .. } => {
                 format!("choose another port, or run `riklet-sdn down {holder}` first")
             }

@@ -29,10 +29,10 @@ use std::{
 
 use rusqlite::{Connection, OptionalExtension, Params, Row};
 
-pub(crate) use error::REBUILD;
 pub use error::StoreError;
+pub(crate) use error::{REBUILD, rebuild_one};
 pub use lock::Lock;
-pub use record::{Generation, Phase, Record};
+pub use record::{Generation, Phase, Record, Records, Unreadable};
 pub use reserved::ReservedSlot;
 pub(crate) use restore::Reopened;
 pub use runs::{End, Run};

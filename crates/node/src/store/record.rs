@@ -1,12 +1,13 @@
 //! What is recorded of an instance.
 
-use rusqlite::Row;
+use rusqlite::{Params, Row};
 
 use super::{Store, StoreError, key, sql};
 use riklet_core::{
     definition,
     model::{InstanceName, Slot, Workload},
     nearest::nearest,
+    plan::UnreadableRecord,
 };
 
 /// How far the kernel follows a record.
@@ -70,23 +71,58 @@ pub struct Record {
     pub generation: Generation,
 }
 
+/// A record of which only the name and the slot can be read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unreadable {
+    /// The instance, and what is wrong with its record.
+    pub record: UnreadableRecord,
+    /// The slot that it holds.
+    pub slot: Slot,
+    /// Whether it is being taken down ([`Phase::Removing`]).
+    pub removing: bool,
+    /// Which state of the record this is.
+    pub generation: Generation,
+}
+
+/// Records, and those that cannot be read: each concerns its own instance only.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Records {
+    /// Those that can be read.
+    pub readable: Vec<Record>,
+    /// Those that cannot.
+    pub unreadable: Vec<Unreadable>,
+}
+
+impl Records {
+    /// The names of all of them.
+    pub fn names(&self) -> impl Iterator<Item = &InstanceName> {
+        let readable = self.readable.iter().map(|record| record.workload.name());
+        readable.chain(self.unreadable.iter().map(|unreadable| &unreadable.record.name))
+    }
+
+    fn add(&mut self, read: Result<Record, Unreadable>) {
+        match read {
+            Ok(record) => self.readable.push(record),
+            Err(unreadable) => self.unreadable.push(unreadable),
+        }
+    }
+}
+
 impl Store {
     /// The record of this name.
     ///
     /// # Errors
-    /// Where the database cannot be read.
+    /// Where the record ([`StoreError::Unreadable`]) or the database cannot be read.
     pub fn get(&self, name: &InstanceName) -> Result<Option<Record>, StoreError> {
-        let row = self.row("read a record", sql::GET, key(name), raw_record)?;
-        row.as_ref().map(|raw| self.record(raw)).transpose()
+        self.one("read a record", sql::GET, key(name))
     }
 
     /// The record that holds this slot.
     ///
     /// # Errors
-    /// Where the database cannot be read.
+    /// As [`Self::get`].
     pub fn holder(&self, slot: Slot) -> Result<Option<Record>, StoreError> {
-        let raw = self.row("look up a slot", sql::HOLDER, [slot.number()], raw_record)?;
-        raw.as_ref().map(|raw| self.record(raw)).transpose()
+        self.one("look up a slot", sql::HOLDER, [slot.number()])
     }
 
     /// Returns `false` where the record was changed or removed since it was read.
@@ -102,18 +138,20 @@ impl Store {
     ///
     /// # Errors
     /// Where the database cannot be read.
-    pub fn all(&self) -> Result<Vec<Record>, StoreError> {
+    pub fn all(&self) -> Result<Records, StoreError> {
         self.records("list the records", sql::ALL)
     }
 
     /// The records that the kernel may not follow yet (any phase but [`Phase::Up`]), ordered by name. Costs
-    /// as much as there are of them.
+    /// as much as there are of them. One that cannot be read is among them only while it is being taken down.
     ///
     /// # Errors
     /// Where the database cannot be read.
-    pub fn unsettled(&self) -> Result<Vec<Record>, StoreError> {
+    pub fn unsettled(&self) -> Result<Records, StoreError> {
         let mut records = self.records("list the unsettled records", sql::UNSETTLED)?;
-        records.sort_by(|one, other| one.workload.name().cmp(other.workload.name()));
+        records.readable.sort_by(|one, other| one.workload.name().cmp(other.workload.name()));
+        records.unreadable.retain(|unreadable| unreadable.removing);
+        records.unreadable.sort_by(|one, other| one.record.name.cmp(&other.record.name));
         Ok(records)
     }
 
@@ -136,20 +174,54 @@ impl Store {
         nearest(name, names).map(|name| self.name(operation, &name)).transpose()
     }
 
-    fn records(&self, operation: &'static str, sql: &str) -> Result<Vec<Record>, StoreError> {
-        let rows = self.rows(operation, sql, [], raw_record)?;
-        rows.iter().map(|raw| self.record(raw)).collect()
+    fn one(
+        &self,
+        operation: &'static str,
+        sql: &str,
+        params: impl Params,
+    ) -> Result<Option<Record>, StoreError> {
+        let row = self.row(operation, sql, params, raw_record)?;
+        let Some(raw) = row else { return Ok(None) };
+        let unreadable = |unreadable| StoreError::Unreadable(Box::new(unreadable));
+        self.record(operation, &raw)?.map(Some).map_err(unreadable)
     }
 
-    fn record(&self, raw: &RawRecord) -> Result<Record, StoreError> {
-        let operation = "read a record";
-        let workload = definition::from_json(&raw.definition)
-            .map_err(|source| self.corrupt(operation, source.into()))?;
-        let phase = Phase::ALL.into_iter().find(|known| known.number() == raw.state);
-        let phase = phase.ok_or_else(|| self.corrupt(operation, "unknown phase".into()))?;
-        let (slot, generation) = (Slot::new(raw.slot), Generation(raw.generation));
-        Ok(Record { workload, slot, phase, generation })
+    fn records(&self, operation: &'static str, sql: &str) -> Result<Records, StoreError> {
+        let mut records = Records::default();
+        for raw in self.rows(operation, sql, [], raw_record)? {
+            records.add(self.record(operation, &raw)?);
+        }
+        Ok(records)
     }
+
+    fn record(
+        &self,
+        operation: &'static str,
+        raw: &RawRecord,
+    ) -> Result<Result<Record, Unreadable>, StoreError> {
+        let (slot, generation) = (Slot::new(raw.slot), Generation(raw.generation));
+        let phase = Phase::ALL.into_iter().find(|known| known.number() == raw.state);
+        let read = || {
+            let phase = phase.ok_or_else(|| format!("its state is {}", raw.state))?;
+            let text = std::str::from_utf8(&raw.definition).map_err(|error| error.to_string())?;
+            let workload = definition::from_json(text).map_err(|errors| first(&errors))?;
+            Ok(Record { workload, slot, phase, generation })
+        };
+        Ok(match read() {
+            Ok(record) => Ok(record),
+            Err(reason) => {
+                let name = self.name(operation, &raw.workload)?;
+                let removing = phase == Some(Phase::Removing);
+                let record = UnreadableRecord { name, reason };
+                Err(Unreadable { record, slot, removing, generation })
+            }
+        })
+    }
+}
+
+/// The first of the reasons, which are a line each.
+fn first(errors: &definition::Errors) -> String {
+    errors.to_string().lines().next().unwrap_or_default().to_owned()
 }
 
 /// A record as its columns have it.
@@ -157,7 +229,8 @@ struct RawRecord {
     slot: u16,
     state: i64,
     generation: i64,
-    definition: String,
+    workload: String,
+    definition: Vec<u8>,
 }
 
 fn raw_record(row: &Row<'_>) -> rusqlite::Result<RawRecord> {
@@ -165,6 +238,7 @@ fn raw_record(row: &Row<'_>) -> rusqlite::Result<RawRecord> {
         slot: row.get(0)?,
         state: row.get(1)?,
         generation: row.get(2)?,
-        definition: row.get(3)?,
+        workload: row.get(3)?,
+        definition: row.get_ref(4)?.as_bytes()?.to_vec(),
     })
 }

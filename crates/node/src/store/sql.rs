@@ -2,12 +2,12 @@
 //!
 //! A partial index is used only where the statement has its condition word by word.
 
-pub(super) const GET: &str = "SELECT slot, state, generation, definition FROM slots \
+pub(super) const GET: &str = "SELECT slot, state, generation, workload, definition FROM slots \
      WHERE workload = ? AND ordinal = ?";
-pub(super) const HOLDER: &str = "SELECT slot, state, generation, definition FROM slots \
+pub(super) const HOLDER: &str = "SELECT slot, state, generation, workload, definition FROM slots \
      WHERE slot = ? AND workload IS NOT NULL";
 pub(super) const HOLDS: &str = "SELECT 1 FROM slots WHERE slot = ? AND generation = ?";
-pub(super) const UNSETTLED: &str = "SELECT slot, state, generation, definition FROM slots \
+pub(super) const UNSETTLED: &str = "SELECT slot, state, generation, workload, definition FROM slots \
      WHERE state IN (4, 6) AND state <> 5";
 pub(super) const PUT: &str = "INSERT INTO slots \
      (slot, state, generation, workload, ordinal, definition) \
@@ -45,7 +45,9 @@ pub(super) const TAKE_PORT: &str =
 pub(super) const RELEASE_PORTS: &str = "DELETE FROM ports \
      WHERE protocol = ? AND port BETWEEN ? AND ? AND family = ? AND address = ? AND slot = ?";
 
-pub(super) const ALL: &str = "SELECT slot, state, generation, definition FROM slots \
+/// Looks at all of them: where nobody knows which they are.
+pub(super) const RELEASE_UNKNOWN_PORTS: &str = "DELETE FROM ports WHERE slot = ?";
+pub(super) const ALL: &str = "SELECT slot, state, generation, workload, definition FROM slots \
      WHERE workload IS NOT NULL ORDER BY workload, ordinal";
 pub(super) const NAMES: &str =
     "SELECT workload FROM slots WHERE workload IS NOT NULL ORDER BY workload, ordinal";

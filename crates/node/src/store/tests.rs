@@ -103,7 +103,7 @@ fn a_record_lasts_once_committed() {
     let expected =
         Record { workload: hello, slot: Slot::new(0), phase: Phase::Pending, generation };
     assert_eq!(record, expected);
-    assert_eq!(store.all().unwrap(), [record]);
+    assert_eq!(store.all().unwrap().readable, [record]);
     assert_eq!(store.count().unwrap(), 1);
 }
 
@@ -157,7 +157,7 @@ fn what_is_removed_is_free_and_what_is_being_removed_is_not() {
     assert!(matches!(full, StoreError::PoolExhausted { capacity: 3, .. }), "{full:?}");
     assert_eq!(full.to_string(), "no free slot for d: the pool has 3, and all are taken");
     assert!(tx.put(&function("b", &["tcp 80"]), 3).is_err());
-    let unsettled: Vec<_> = tx.unsettled().unwrap().into_iter().map(|r| r.phase).collect();
+    let unsettled: Vec<_> = tx.unsettled().unwrap().readable.into_iter().map(|r| r.phase).collect();
     assert_eq!(unsettled, [Phase::Removing]);
 
     assert!(remove(&tx, "a"));
@@ -284,21 +284,63 @@ fn databases_that_are_not_ours_to_change_stay_as_they_are() {
     refused(&|dir| dir.write(b"short"), "cannot open the database: DB is corrupt");
 }
 
+/// The store that has three records, after this was done to it.
+fn damaged(dir: &Dir, damage: &str) -> Store {
+    let mut store = Store::open(&dir.0).unwrap();
+    let tx = store.transaction().unwrap();
+    for (text, exposed) in [("a", "tcp 1"), ("hello", "tcp 2"), ("z", "tcp 3")] {
+        tx.put(&function(text, &[exposed]), CAPACITY).unwrap();
+    }
+    tx.commit().unwrap();
+    dir.sql(damage);
+    store
+}
+
 #[test]
-fn a_record_that_does_not_parse_is_corruption() {
+fn a_record_that_cannot_be_read_is_named_beside_the_others() {
     for damage in [
-        "UPDATE slots SET definition = '{}'",
-        "UPDATE slots SET definition = CAST(x'ff' AS TEXT)",
-        "PRAGMA ignore_check_constraints = 1; UPDATE slots SET state = 9",
-        "PRAGMA ignore_check_constraints = 1; UPDATE slots SET slot = 70000",
+        "UPDATE slots SET definition = '{}' WHERE workload = 'hello'",
+        "UPDATE slots SET definition = CAST(x'ff' AS TEXT) WHERE workload = 'hello'",
+        "PRAGMA ignore_check_constraints = 1; UPDATE slots SET state = 9 WHERE workload = 'hello'",
     ] {
         let dir = Dir::new();
-        let mut store = Store::open(&dir.0).unwrap();
+        let mut store = damaged(&dir, damage);
+        let Records { readable, unreadable } = store.all().unwrap();
+        let names: Vec<_> = readable.iter().map(|record| record.workload.name().as_str()).collect();
+        assert_eq!(names, ["a", "z"], "{damage}");
+        let [hello] = &unreadable[..] else { panic!("{unreadable:?}") };
+        assert_eq!((hello.record.name.as_str(), hello.slot), ("hello", Slot::new(1)));
+        let unsettled = store.unsettled().unwrap();
+        assert_eq!((unsettled.readable.len(), unsettled.unreadable.len()), (2, 0), "{damage}");
+        for error in [store.get(&name("hello")), store.holder(Slot::new(1))].map(Result::unwrap_err)
+        {
+            assert!(
+                matches!(&error, StoreError::Unreadable(found) if **found == *hello),
+                "{error:?}"
+            );
+            assert!(error.to_string().starts_with("the record of hello cannot be read: "));
+            assert!(error.hint().unwrap().contains("repair --rebuild"));
+        }
+
         let tx = store.transaction().unwrap();
-        tx.put(&function("hello", &[]), CAPACITY).unwrap();
-        tx.commit().unwrap();
-        dir.sql(damage);
-        let error = store.all().unwrap_err();
+        let leaving = tx.leave_unreadable(hello).unwrap().unwrap();
+        // One whose state was all that could not be read is as any other by now.
+        assert!(tx.unsettled().unwrap().names().any(|found| *found == hello.record.name));
+        assert_eq!(tx.leave_unreadable(hello).unwrap(), None, "it was changed since");
+        assert!(!tx.remove_unreadable(hello).unwrap());
+        assert!(tx.remove_unreadable(&leaving).unwrap());
+        assert_eq!(tx.put(&function("b", &["tcp 2"]), CAPACITY).unwrap().slot, Slot::new(1));
+    }
+}
+
+#[test]
+fn a_row_that_names_no_instance_is_corruption() {
+    for damage in [
+        "UPDATE slots SET workload = 'not a name' WHERE slot = 1; UPDATE slots SET definition = ''",
+        "PRAGMA ignore_check_constraints = 1; UPDATE slots SET slot = 70000 WHERE slot = 1",
+    ] {
+        let dir = Dir::new();
+        let error = damaged(&dir, damage).all().unwrap_err();
         assert!(error.is_corrupt(), "{damage}: {error:?}");
         assert!(error.hint().unwrap().contains("repair --rebuild"));
     }
@@ -336,7 +378,8 @@ fn threads_get_slots_of_their_own() {
         }
     });
     let store = Store::open(&dir.0).unwrap();
-    let slots: BTreeSet<u16> = store.all().unwrap().iter().map(|r| r.slot.number()).collect();
+    let slots: BTreeSet<u16> =
+        store.all().unwrap().readable.iter().map(|r| r.slot.number()).collect();
     assert_eq!(slots, (0..80).collect());
 }
 
@@ -445,7 +488,7 @@ proptest! {
             }
             tx.commit().unwrap();
             let found = store.all().unwrap();
-            let found = found.iter().map(|record| {
+            let found = found.readable.iter().map(|record| {
                 let port = record.workload.exposures().first().map(|e| e.host_ports().first());
                 (record.workload.name().to_string(), (record.slot.number(), port))
             });

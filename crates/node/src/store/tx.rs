@@ -2,7 +2,9 @@ use std::{collections::BTreeSet, ops::Deref};
 
 use rusqlite::{Params, Transaction, TransactionBehavior};
 
-use super::{Generation, Phase, Record, Setting, Store, StoreError, key, reserved, sql};
+use super::{
+    Generation, Phase, Record, Setting, Store, StoreError, Unreadable, key, reserved, sql,
+};
 use riklet_core::{
     definition,
     model::{InstanceName, Slot, Workload},
@@ -129,6 +131,36 @@ impl<'a> Tx<'a> {
         let set = self.row("set a phase", sql::SET_PHASE, params, |row| row.get(0))?;
         let changed = |generation| Record { phase, generation, ..record.clone() };
         Ok(set.map(Generation).map(changed))
+    }
+
+    /// Records that an instance whose record cannot be read is being taken down, and returns it as it is then. `None`
+    /// where it was changed or removed since it was read: then nothing is changed.
+    ///
+    /// # Errors
+    /// Where the database cannot be written.
+    pub fn leave_unreadable(&self, from: &Unreadable) -> Result<Option<Unreadable>, StoreError> {
+        let phase = Phase::Removing.number();
+        let params = (phase, from.slot.number(), from.generation.0);
+        let set = self.row("set a phase", sql::SET_PHASE, params, |row| row.get(0))?;
+        let changed = |generation| Unreadable { generation, removing: true, ..from.clone() };
+        Ok(set.map(Generation).map(changed))
+    }
+
+    /// Removes a record that cannot be read, and frees its slot, and all ports that the slot has. Returns `false` where
+    /// it was changed or removed since it was read: then nothing is changed.
+    ///
+    /// # Errors
+    /// Where the database cannot be written.
+    pub fn remove_unreadable(&self, unreadable: &Unreadable) -> Result<bool, StoreError> {
+        let operation = "remove a record";
+        let slot = unreadable.slot.number();
+        let params = (reserved::FREE, slot, unreadable.generation.0);
+        if self.execute(operation, sql::FORGET, params)? == 0 {
+            return Ok(false);
+        }
+        self.execute(operation, sql::RELEASE_UNKNOWN_PORTS, [slot])?;
+        let name = unreadable.record.name.as_str();
+        self.execute(operation, sql::FORGET_MANIFEST, [name]).map(|_| true)
     }
 
     /// Removes a record, and frees its slot and ports. Returns `false` where it was changed or removed since it was

@@ -12,6 +12,7 @@ mod node;
 mod passed;
 mod removed;
 mod resident;
+mod unreadable;
 
 use std::{
     collections::{BTreeMap, BTreeSet},

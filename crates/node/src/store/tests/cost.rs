@@ -65,11 +65,11 @@ fn an_up_and_a_down_cost_the_same_however_many_there_are() {
         tx.commit().unwrap();
         let (steps, ()) = store.steps(|store| {
             let tx = store.transaction().unwrap();
-            assert!(tx.unsettled().unwrap().is_empty());
+            assert_eq!(tx.unsettled().unwrap(), Records::default());
             assert_eq!(tx.run(&name("new")).unwrap(), None);
             let record = tx.put(&function("new", &["tcp 500-509"]), 2 * CAPACITY).unwrap();
             let settled = tx.set_phase(&record, Phase::Up).unwrap();
-            assert_eq!(tx.unsettled().unwrap(), []);
+            assert_eq!(tx.unsettled().unwrap(), Records::default());
             assert_eq!(tx.get(&name("new")).unwrap(), settled);
             let leaving = tx.set_phase(&settled.unwrap(), Phase::Removing).unwrap().unwrap();
             assert!(tx.drain(&leaving).unwrap());

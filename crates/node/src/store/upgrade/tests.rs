@@ -45,7 +45,7 @@ fn assert_upgraded(dir: &Dir, format: i64) {
     let mut store = Store::open(&dir.0).unwrap();
     store.verify().unwrap();
 
-    let records = store.all().unwrap();
+    let records = store.all().unwrap().readable;
     let found = records.iter().map(|r| (r.workload.name().as_str(), r.slot.number(), r.phase));
     let expected = [("api", 2, Phase::Pending), ("old", 3, Phase::Removing), ("web", 0, Phase::Up)];
     assert_eq!(found.collect::<Vec<_>>(), expected);
