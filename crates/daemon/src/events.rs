@@ -12,7 +12,7 @@ use tokio::sync::broadcast;
 use super::{metrics::Metrics, wall_clock};
 use riklet_api::chain;
 use riklet_core::model::{InstanceName, Slot};
-use riklet_sdn::{Failure, Rebuilt, Report, Request};
+use riklet_sdn::{Failure, Rebuilt, Report, Request, Selector};
 
 /// How many events are remembered, and how far a watcher may fall behind before it misses some.
 const REMEMBERED: usize = 1000;
@@ -153,12 +153,12 @@ impl Events {
                     self.say(EventKind::Up, Some(instance.name()), text.trim_end().to_owned());
                 }
             }
-            Request::Down(riklet_sdn::Selector::Named(names)) => {
+            Request::Down(Selector::Named(names)) | Request::DownAs(_, Selector::Named(names)) => {
                 for name in names {
                     self.say(EventKind::Down, Some(name), "taken down".to_owned());
                 }
             }
-            Request::Down(riklet_sdn::Selector::All) => {
+            Request::Down(Selector::All) | Request::DownAs(_, Selector::All) => {
                 self.say(EventKind::Down, None, "all taken down".to_owned());
             }
         }

@@ -8,8 +8,8 @@ use riklet_api::{
 };
 use riklet_core::model::{InstanceName, Selector, Workload};
 use riklet_kernel::linux::Linux;
-use riklet_sdn::{Config, Node, NodeOperations, RebuildOptions, UpOptions, store::Store};
-use riklet_vmm::runs::{self, Orphans, RunError};
+use riklet_sdn::{Config, Node, NodeError, NodeOperations, RebuildOptions, UpOptions};
+use riklet_vmm::runs::{self, Orphans};
 
 use super::{documents, problems, wall_clock};
 
@@ -45,7 +45,6 @@ impl<N: NodeOperations> LocalNode<N> {
     /// # Errors
     /// As [`NodeApi::down`].
     pub fn purge(&mut self, selector: &Selector) -> Result<Report, ApiError> {
-        self.refuse_running(selector).map_err(|error| problems::run(&error))?;
         document(self.node.down(selector, true))
     }
 
@@ -57,12 +56,6 @@ impl<N: NodeOperations> LocalNode<N> {
         let repaired = runs::repair(&mut self.node, orphans, epoch_millis(wall_clock()));
         let repaired = repaired.map_err(|error| problems::run(&error))?;
         Ok(documents::repaired(&repaired))
-    }
-
-    /// Refuses where one of these instances is being run: whoever runs it takes it down.
-    fn refuse_running(&self, selector: &Selector) -> Result<(), RunError> {
-        let store = Store::open_existing(&self.config().state_dir)?;
-        store.map_or(Ok(()), |store| runs::refuse_running(&store, selector))
     }
 }
 
@@ -76,7 +69,6 @@ impl<N: NodeOperations> NodeApi for LocalNode<N> {
             let report = self.purge(selector)?;
             return forget_runs(&self.config().state_dir, selector).map(|()| report);
         }
-        self.refuse_running(selector).map_err(|error| problems::run(&error))?;
         document(self.node.down(selector, false))
     }
 
@@ -128,10 +120,8 @@ impl<N: NodeOperations> NodeApi for LocalNode<N> {
 }
 
 /// Describes the outcome of an operation of the node.
-pub(crate) fn document(
-    outcome: Result<riklet_sdn::Report, impl Into<RunError>>,
-) -> Result<Report, ApiError> {
-    outcome.map(|report| documents::report(&report)).map_err(|error| problems::run(&error.into()))
+pub(crate) fn document(outcome: Result<riklet_sdn::Report, NodeError>) -> Result<Report, ApiError> {
+    outcome.map(|report| documents::report(&report)).map_err(|error| problems::node(&error))
 }
 
 /// Forgets the runs that have ended, where all instances were taken down with what they shared. This takes as long as

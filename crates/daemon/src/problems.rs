@@ -13,11 +13,15 @@ pub fn node(error: &NodeError) -> ApiError {
     }
     let status = match error {
         NodeError::Unknown { .. } => Status::NotFound,
-        NodeError::Remaining { .. } | NodeError::Shadows { .. } => Status::Conflict,
+        NodeError::Remaining { .. } | NodeError::Running { .. } | NodeError::Shadows { .. } => {
+            Status::Conflict
+        }
         other => usual_status(other.kind()),
     };
     let name = match error {
-        NodeError::Unknown { name, .. } | NodeError::UnknownAccount { name, .. } => Some(name),
+        NodeError::Running { name, .. }
+        | NodeError::Unknown { name, .. }
+        | NodeError::UnknownAccount { name, .. } => Some(name),
         NodeError::Shadows { warning } => Some(&warning.name),
         _ => None,
     };
@@ -44,15 +48,12 @@ pub fn store(error: &StoreError) -> ApiError {
 /// Describes an error of runs.
 #[must_use]
 pub fn run(error: &RunError) -> ApiError {
-    let (status, name) = match error {
+    let status = match error {
         RunError::Node(error) => return node(error),
         RunError::Store(error) => return store(error),
-        RunError::Running { name, .. } => (Status::Conflict, Some(name)),
-        _ => (Status::InternalServerError, None),
+        _ => Status::InternalServerError,
     };
-    ApiError::new(status, ErrorKind::Failed, chain(error))
-        .with_hint(error.hint())
-        .with_name(name.map(ToString::to_string))
+    ApiError::new(status, ErrorKind::Failed, chain(error)).with_hint(error.hint())
 }
 
 const fn usual_status(kind: ErrorKind) -> Status {

@@ -141,6 +141,8 @@ pub enum KernelError {
     Resolvers { path: &'static str, source: Refusal },
     #[error("cannot look up the {kind} {name}")]
     Account { kind: AccountKind, name: AccountName, source: Refusal },
+    #[error("cannot look at the process {pid}")]
+    Process { pid: u32, source: Refusal },
     #[error("cannot run {program}")]
     Program { program: String, source: Refusal },
 }
@@ -172,6 +174,7 @@ impl KernelError {
             | Self::Listeners { source }
             | Self::Resolvers { source, .. }
             | Self::Account { source, .. }
+            | Self::Process { source, .. }
             | Self::Program { source, .. } => source,
         }
     }

@@ -1,6 +1,6 @@
 use std::{collections::BTreeSet, net::IpAddr};
 
-use crate::{KernelError, sealed::Sealed};
+use crate::{KernelError, process::ProcessId, sealed::Sealed};
 use riklet_core::{
     firewall::IptablesVariant,
     model::{AccountName, Protocol},
@@ -64,6 +64,12 @@ pub trait HostFacts: Sealed {
         kind: AccountKind,
         name: &AccountName,
     ) -> Result<Option<u32>, KernelError>;
+
+    /// Returns whether a process runs. One that has ended does not, though nobody has waited for it yet.
+    ///
+    /// # Errors
+    /// Fails if `/proc` cannot be read.
+    fn is_alive(&mut self, process: ProcessId) -> Result<bool, KernelError>;
 
     /// Returns the variant of the host's program `iptables`, or `None` if there is no such program.
     ///

@@ -26,11 +26,11 @@ impl<K: Kernel> Operations<'_, K> {
         self.apply_one(&Request::Up(workloads.to_vec(), options))
     }
 
-    pub(crate) fn down(&mut self, selector: &Selector, purge: bool) -> Result<Report, NodeError> {
-        if purge {
-            return self.purge(selector);
+    pub(crate) fn down(&mut self, request: &Request, purge: bool) -> Result<Report, NodeError> {
+        match request.down() {
+            Some((selector, supervisor)) if purge => self.purge(selector, supervisor),
+            _ => self.apply_one(request),
         }
-        self.apply_one(&Request::Down(selector.clone()))
     }
 
     pub(crate) fn apply(&mut self, requests: &[Request]) -> Vec<Result<Report, NodeError>> {
@@ -55,11 +55,11 @@ impl<K: Kernel> Operations<'_, K> {
     fn apply_together(&mut self, answers: &mut Answers<'_>) -> Result<(), NodeError> {
         let waiting = resolved(self.context.kernel, answers);
         let Some((_, first)) = waiting.first() else { return Ok(()) };
-        if matches!(first, Request::Down(_)) && self.is_blank()? {
+        if first.down().is_some() && self.is_blank()? {
             // There is nothing to take down, and nothing is created.
             self.refuse_blank()?;
             for (index, request) in &waiting {
-                let Request::Down(selector) = request else { break };
+                let Some((selector, _)) = request.down() else { break };
                 answers.give(*index, self.context.down_of_nothing(selector));
             }
             return Ok(());
@@ -81,8 +81,8 @@ impl<K: Kernel> Session<'_, K> {
         };
         let Some(host) = host else {
             for (index, request) in waiting {
-                if let Request::Down(selector) = request {
-                    let found = context.leaving(&tx, selector);
+                if let Some((selector, supervisor)) = request.down() {
+                    let found = context.leaving(&tx, selector, supervisor);
                     answers.give(*index, found.map(|_| Report::default()));
                 }
             }
@@ -121,7 +121,7 @@ fn resolved(kernel: &mut impl HostFacts, answers: &mut Answers<'_>) -> Vec<Waiti
         let resolved = match request {
             Request::Up(workloads, options) => accounts::resolved(kernel, workloads)
                 .map(|workloads| Request::Up(workloads, *options)),
-            Request::Down(selector) => Ok(Request::Down(selector.clone())),
+            down => Ok(down.clone()),
         };
         match resolved {
             Ok(request) => waiting.push((index, request)),

@@ -3,7 +3,7 @@ use std::path::PathBuf;
 use ipnet::IpNet;
 
 use super::Warning;
-use crate::store::{REBUILD, StoreError, rebuild_one};
+use crate::store::{REBUILD, Run, StoreError, rebuild_one};
 use riklet_core::{
     ErrorKind,
     model::{AccountName, InstanceName, Pool, Slot},
@@ -39,6 +39,16 @@ pub enum NodeError {
         nearest: Option<InstanceName>,
         /// Where it was looked for.
         state_dir: PathBuf,
+    },
+    /// An instance is running: taking its network away is for its supervisor.
+    #[error("{name} is already running: {vmm}, process {pid}")]
+    Running {
+        /// The instance.
+        name: InstanceName,
+        /// The VMM.
+        vmm: String,
+        /// The number of the VMM's process, or of its supervisor's.
+        pid: u32,
     },
     /// The host cannot be left as it was while instances remain.
     #[error("--purge removes what all instances share, but these remain: {}", list(names))]
@@ -139,6 +149,13 @@ pub struct Failure {
 }
 
 impl NodeError {
+    /// Creates the refusal to interfere with a run that is under way.
+    #[must_use]
+    pub fn running(run: &Run) -> Self {
+        let (name, vmm) = (run.name.clone(), run.vmm.clone());
+        Self::Running { name, vmm, pid: run.process.unwrap_or(run.supervisor).pid() }
+    }
+
     /// What kind of answer it needs.
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
@@ -185,6 +202,7 @@ impl NodeError {
             Self::Unknown { nearest: None, state_dir, .. } => {
                 Some(format!("`riklet-sdn list` shows what {} records", state_dir.display()))
             }
+            Self::Running { name, .. } => Some(format!("`riklet-sdn stop {name}` ends it")),
             Self::Remaining { .. } => Some("use `riklet-sdn down --all --purge`".to_owned()),
             Self::Shadows { .. } => {
                 Some("end that process, choose another port, or leave --strict out".to_owned())

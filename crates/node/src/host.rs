@@ -147,7 +147,7 @@ impl Host {
             store.setting(Setting::Watcher)?.and_then(|watcher| watcher.parse().ok());
         let heard = match survey.watcher {
             Some(_) => true,
-            None => watcher.is_some_and(|watcher| watcher.is_alive().unwrap_or(false)),
+            None => watcher.is_some_and(|watcher| kernel.is_alive(watcher).unwrap_or(false)),
         };
         let globally = kernel.sysctl(switch::IP_FORWARD)?.as_deref() == Some(forwarding::ON);
         let forwarding = look_at_forwarding(kernel, &recorded, globally, &uplinks, heard, survey)?;

@@ -91,6 +91,7 @@ mod record;
 mod repair;
 mod report;
 mod request;
+mod running;
 mod session;
 mod shadow;
 pub mod store;

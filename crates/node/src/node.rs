@@ -8,7 +8,7 @@ use riklet_core::{
     model::{InstanceName, Workload},
     plan::{Adoption, Plan},
 };
-use riklet_kernel::{Kernel, linux::Linux};
+use riklet_kernel::{Kernel, linux::Linux, process::ProcessId};
 
 /// The network of this node.
 ///
@@ -63,10 +63,24 @@ impl<K: Kernel> Node<K> {
     /// the sysctls get their former values: the host is as it was.
     ///
     /// # Errors
-    /// Where a name is not recorded, or `purge` is asked for and other instances remain: then nothing is
-    /// changed. Failures as with [`Self::up`].
+    /// Where a name is not recorded, one of them is running, or `purge` is asked for and other instances remain: then
+    /// nothing is changed. Failures as with [`Self::up`].
     pub fn down(&mut self, selector: &Selector, purge: bool) -> Result<Report, NodeError> {
-        self.operations(&mut Cache::default()).down(selector, purge)
+        self.operations(&mut Cache::default()).down(&Request::Down(selector.clone()), purge)
+    }
+
+    /// Takes instances down as [`Self::down`], for the supervisor of their runs: those do not stand in the way.
+    ///
+    /// # Errors
+    /// As with [`Self::down`]; also where somebody else runs one of them.
+    pub fn down_as(
+        &mut self,
+        supervisor: ProcessId,
+        selector: &Selector,
+        purge: bool,
+    ) -> Result<Report, NodeError> {
+        let request = Request::DownAs(supervisor, selector.clone());
+        self.operations(&mut Cache::default()).down(&request, purge)
     }
 
     /// Does all of these, as if one after another, and answers each as [`Self::up`] and [`Self::down`] would. Those

@@ -6,7 +6,7 @@ use riklet_core::{
     model::{InstanceName, Workload},
     plan::Plan,
 };
-use riklet_kernel::Kernel;
+use riklet_kernel::{Kernel, process::ProcessId};
 
 /// The operations that a [`Node`] and a [`WarmNode`] have in common, for code that works with either.
 ///
@@ -32,6 +32,17 @@ pub trait NodeOperations: sealed::Sealed {
     /// # Errors
     /// As there.
     fn down(&mut self, selector: &Selector, purge: bool) -> Result<Report, NodeError>;
+
+    /// Takes instances down for the supervisor of their runs, as [`Node::down_as`].
+    ///
+    /// # Errors
+    /// As there.
+    fn down_as(
+        &mut self,
+        supervisor: ProcessId,
+        selector: &Selector,
+        purge: bool,
+    ) -> Result<Report, NodeError>;
 
     /// Compares the kernel with the records, as [`Node::check`].
     ///
@@ -91,6 +102,15 @@ macro_rules! forward {
 
             fn down(&mut self, selector: &Selector, purge: bool) -> Result<Report, NodeError> {
                 self.down(selector, purge)
+            }
+
+            fn down_as(
+                &mut self,
+                supervisor: ProcessId,
+                selector: &Selector,
+                purge: bool,
+            ) -> Result<Report, NodeError> {
+                self.down_as(supervisor, selector, purge)
             }
 
             fn check(&mut self) -> Result<Drift, NodeError> {

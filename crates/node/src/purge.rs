@@ -10,24 +10,32 @@ use super::{
     views::FullView,
 };
 use crate::store::{Phase, Records, ReservedSlot};
-use riklet_kernel::Kernel;
+use riklet_kernel::{Kernel, process::ProcessId};
 
 impl<K: Kernel> Operations<'_, K> {
     /// Takes the last instances down, and removes what all share.
-    pub(crate) fn purge(&mut self, selector: &Selector) -> Result<Report, NodeError> {
+    pub(crate) fn purge(
+        &mut self,
+        selector: &Selector,
+        supervisor: Option<ProcessId>,
+    ) -> Result<Report, NodeError> {
         if self.is_blank()? {
             self.refuse_blank()?;
             return self.context.down_of_nothing(selector);
         }
-        self.session()?.purge(selector)
+        self.session()?.purge(selector, supervisor)
     }
 }
 
 impl<K: Kernel> Session<'_, K> {
-    fn purge(&mut self, selector: &Selector) -> Result<Report, NodeError> {
+    fn purge(
+        &mut self,
+        selector: &Selector,
+        supervisor: Option<ProcessId>,
+    ) -> Result<Report, NodeError> {
         // Record.
         let (tx, context) = self.begin()?;
-        let leaving = context.leaving(&tx, selector)?;
+        let leaving = context.leaving(&tx, selector, supervisor)?;
         refuse_remaining(&tx, &leaving)?;
         let Some(host) = context.decided_or_unclaimed(&tx, Interfaces::Recorded)? else {
             return Ok(Report::default());

@@ -12,7 +12,7 @@ use riklet_core::{
     plan,
     workload::{self, Fragment},
 };
-use riklet_kernel::Kernel;
+use riklet_kernel::{Kernel, process::ProcessId};
 
 /// What changes for each slot.
 pub(crate) type Changes = BTreeMap<Slot, Change>;
@@ -66,7 +66,10 @@ impl<K: Kernel> Context<'_, K> {
     ) -> Result<Recorded, NodeError> {
         match request {
             Request::Up(workloads, options) => self.record_up(host, tx, workloads, *options),
-            Request::Down(selector) => self.record_down(host, tx, selector),
+            Request::Down(selector) => self.record_down(host, tx, selector, None),
+            Request::DownAs(supervisor, selector) => {
+                self.record_down(host, tx, selector, Some(*supervisor))
+            }
         }
     }
 
@@ -130,9 +133,10 @@ impl<K: Kernel> Context<'_, K> {
         host: &Host,
         tx: &Tx<'_>,
         selector: &Selector,
+        supervisor: Option<ProcessId>,
     ) -> Result<Recorded, NodeError> {
         let mut recorded = Recorded::default();
-        let Records { readable, unreadable } = self.leaving(tx, selector)?;
+        let Records { readable, unreadable } = self.leaving(tx, selector, supervisor)?;
         for unreadable in &unreadable {
             recorded.unreadable.extend(tx.leave_unreadable(unreadable)?);
         }
@@ -144,12 +148,15 @@ impl<K: Kernel> Context<'_, K> {
         Ok(recorded)
     }
 
-    /// Returns the records of the instances that are to be taken down.
+    /// Returns the records of the instances that are to be taken down. Refuses where somebody else than this supervisor
+    /// runs one of them.
     pub(crate) fn leaving(
         &mut self,
         store: &Store,
         selector: &Selector,
+        supervisor: Option<ProcessId>,
     ) -> Result<Records, NodeError> {
+        self.refuse_running(store, selector, supervisor)?;
         let Selector::Named(names) = selector else { return Ok(store.all()?) };
         let mut leaving = Records::default();
         for name in names {

@@ -9,7 +9,7 @@ use riklet_core::{
     model::{InstanceName, Slot, Workload},
     plan::{Adoption, Plan},
 };
-use riklet_kernel::Kernel;
+use riklet_kernel::{Kernel, process::ProcessId};
 
 /// The network of this node, for a process that stays and has a thread for slow work.
 ///
@@ -61,7 +61,20 @@ impl<K: Kernel> WarmNode<K> {
     /// # Errors
     /// As there.
     pub fn down(&mut self, selector: &Selector, purge: bool) -> Result<Report, NodeError> {
-        self.operations().down(selector, purge)
+        self.operations().down(&Request::Down(selector.clone()), purge)
+    }
+
+    /// Takes instances down for the supervisor of their runs, as [`Node::down_as`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn down_as(
+        &mut self,
+        supervisor: ProcessId,
+        selector: &Selector,
+        purge: bool,
+    ) -> Result<Report, NodeError> {
+        self.operations().down(&Request::DownAs(supervisor, selector.clone()), purge)
     }
 
     /// Returns the plan of bringing these workloads up, as [`Node::plan`].
@@ -182,14 +195,6 @@ impl<K: Kernel> WarmNode<K> {
         let mut operations = self.operations();
         operations.flush()?;
         Ok(look(operations.records()?))
-    }
-
-    /// Reads the runs in the records, of which nothing is ever deferred.
-    ///
-    /// # Errors
-    /// Where the records cannot be opened.
-    pub fn look_at_runs<T>(&mut self, look: impl FnOnce(&Store) -> T) -> Result<T, NodeError> {
-        Ok(look(self.operations().records()?))
     }
 
     /// Returns how many slots instances hold, and how many are reserved, by state. A deferred outcome counts as

@@ -66,19 +66,9 @@ pub enum RunError {
     /// The records cannot be read or changed.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The network of the instance cannot be taken down.
+    /// The instance is running, or its network cannot be taken down.
     #[error(transparent)]
     Node(#[from] NodeError),
-    /// It runs.
-    #[error("{name} is already running: {vmm}, process {pid}")]
-    Running {
-        /// The instance.
-        name: InstanceName,
-        /// The VMM.
-        vmm: String,
-        /// The number of the VMM's process, or of its supervisor's.
-        pid: u32,
-    },
     /// It does not run, and has not.
     #[error("{name} has not run")]
     Unknown {
@@ -172,23 +162,19 @@ pub fn begin(
 ) -> Result<(), RunError> {
     let tx = store.transaction()?;
     for (name, vmm) in names {
-        if let Some(run) = tx.run(name)? {
-            refuse_live(&run)?;
-        }
+        refuse_running(&tx, name)?;
         tx.begin_run(name, vmm.as_str(), supervisor, now)?;
     }
     Ok(tx.commit()?)
 }
 
-/// Refuses a run that is under way: taking its network away is for its supervisor.
+/// Refuses to begin a run in place of one that is under way.
 fn refuse_live(run: &Run) -> Result<(), RunError> {
     match state(run)? {
         RunState::Ended | RunState::Lost => Ok(()),
-        RunState::Starting | RunState::Running | RunState::Stopping => Err(RunError::Running {
-            name: run.name.clone(),
-            vmm: run.vmm.clone(),
-            pid: run.process.unwrap_or(run.supervisor).pid(),
-        }),
+        RunState::Starting | RunState::Running | RunState::Stopping => {
+            Err(NodeError::running(run).into())
+        }
     }
 }
 
@@ -209,7 +195,6 @@ impl RunError {
         match self {
             Self::Store(source) => source.hint(),
             Self::Node(source) => source.hint(),
-            Self::Running { name, .. } => Some(format!("`riklet-sdn stop {name}` ends it")),
             Self::Unknown { nearest: Some(nearest), .. } => {
                 Some(format!("did you mean {nearest}?"))
             }
@@ -220,17 +205,12 @@ impl RunError {
     }
 }
 
-/// Refuses where one of these instances is being run. Looks at the runs of these only.
+/// Refuses to begin a run of an instance that is running.
 ///
 /// # Errors
-/// Where it is, or the records cannot be read.
-pub fn refuse_running(store: &Store, selector: &Selector) -> Result<(), RunError> {
-    match selector {
-        Selector::All => store.runs_under_way()?.iter().try_for_each(refuse_live),
-        Selector::Named(names) => {
-            names.iter().try_for_each(|name| store.run(name)?.as_ref().map_or(Ok(()), refuse_live))
-        }
-    }
+/// Where it is running, or the records cannot be read.
+pub fn refuse_running(store: &Store, name: &InstanceName) -> Result<(), RunError> {
+    store.run(name)?.as_ref().map_or(Ok(()), refuse_live)
 }
 
 /// Returns the handle that ends the VMM of a run; `None` if it was not started.
@@ -248,12 +228,17 @@ fn process_error(operation: &'static str, name: &InstanceName, source: io::Error
     RunError::Process { operation, name: name.clone(), source }
 }
 
-/// Takes the network of one instance down, where it is still up.
+/// Takes the network of an instance down that this supervisor runs, where it is still up.
 ///
 /// # Errors
-/// As [`NodeOperations::down`].
-pub fn take_down(node: &mut impl NodeOperations, name: &InstanceName) -> Result<Report, NodeError> {
-    match node.down(&Selector::Named(BTreeSet::from([name.clone()])), false) {
+/// As [`NodeOperations::down_as`].
+pub fn take_down(
+    node: &mut impl NodeOperations,
+    supervisor: ProcessId,
+    name: &InstanceName,
+) -> Result<Report, NodeError> {
+    let selector = Selector::Named(BTreeSet::from([name.clone()]));
+    match node.down_as(supervisor, &selector, false) {
         Err(NodeError::Unknown { .. }) => Ok(Report::default()),
         report => report,
     }

@@ -14,7 +14,7 @@ use riklet_core::{
     model::{InterfaceName, Workload},
 };
 use riklet_kernel::process;
-use riklet_sdn::{Config, Selector, store::Store};
+use riklet_sdn::{Config, store::Store};
 use riklet_vmm::runs;
 use serde_json::Value;
 
@@ -35,8 +35,8 @@ pub(super) fn run(
 ) -> Result<ExitCode, CliError> {
     if let Some(store) = Store::open_existing(&config.state_dir)? {
         // Before the log of a supervisor that lives is emptied, and before any of them is run.
-        let names = workloads.iter().map(|workload| workload.name().clone()).collect();
-        runs::refuse_running(&store, &Selector::Named(names))?;
+        let mut names = workloads.iter().map(Workload::name);
+        names.try_for_each(|name| runs::refuse_running(&store, name))?;
     }
     let mut documents = Vec::new();
     let mut failed: Option<u8> = None;

@@ -7,33 +7,21 @@ use tokio::sync::oneshot;
 use super::{core::Core, healer::Subject, slots::DRAIN_DELAY};
 use crate::now;
 use riklet_core::{model::Slot, plan::Step};
-use riklet_sdn::{Report, Request};
-use riklet_vmm::runs::{self, RunError};
+use riklet_sdn::{NodeError, Report, Request};
 
 /// The most requests of one batch.
 pub(super) const BATCH_SIZE: usize = 512;
 
-pub(super) type Reply = oneshot::Sender<Result<Report, RunError>>;
+pub(super) type Reply = oneshot::Sender<Result<Report, NodeError>>;
 
 impl Core {
     /// Does these together, and replies to each. One that finds no slot or port free waits where a background task may
     /// free one.
     pub(super) fn change(&mut self, batch: Vec<(Request, Reply)>) {
-        let (mut requests, mut replies) = (Vec::new(), Vec::new());
-        for (request, reply) in batch {
-            match self.refuse_running(&request) {
-                Ok(()) => {
-                    requests.push(request);
-                    replies.push(reply);
-                }
-                Err(error) => {
-                    let _nobody_waits = reply.send(Err(error));
-                }
-            }
-        }
-        if requests.is_empty() {
+        if batch.is_empty() {
             return;
         }
+        let (requests, replies): (Vec<_>, Vec<_>) = batch.into_iter().unzip();
         let results = self.local.node.apply(&requests);
         let now = now();
         let may_free = !self.background.is_idle() || self.draining_since.is_some();
@@ -47,18 +35,9 @@ impl Core {
                 Err(_) => {}
                 Ok(report) => self.note_change(&request, report, now),
             }
-            let _nobody_waits = reply.send(result.map_err(RunError::from));
+            let _nobody_waits = reply.send(result);
         }
         self.last_request = now;
-    }
-
-    fn refuse_running(&mut self, request: &Request) -> Result<(), RunError> {
-        match request {
-            Request::Down(selector) => {
-                self.local.node.look_at_runs(|store| runs::refuse_running(store, selector))?
-            }
-            Request::Up(..) => Ok(()),
-        }
     }
 
     /// Notes what a request did, as an event and for what is looked at and done later.

@@ -40,7 +40,6 @@ use super::{events::Events, local::LocalNode};
 use riklet_api::{ApiError, Check, NodeApi};
 use riklet_kernel::{KernelError, linux::watched::Watched};
 use riklet_sdn::{Config, NodeError, Report, Request, TaskOutcome, WarmNode};
-use riklet_vmm::runs::RunError;
 
 /// The node as the engine has it.
 pub type WatchedNode = LocalNode<WarmNode<Watched>>;
@@ -59,7 +58,7 @@ type Call = Box<dyn FnOnce(&mut WatchedNode) + Send>;
 
 /// What the engine is asked.
 enum Message {
-    Change(Request, oneshot::Sender<Result<Report, RunError>>),
+    Change(Request, oneshot::Sender<Result<Report, NodeError>>),
     Call(Call),
     /// The same, while no background task is under way.
     Alone(Call),
@@ -164,7 +163,7 @@ impl Engine {
     ///
     /// # Errors
     /// The inner result is [`WarmNode::apply`]'s.
-    pub fn change(&self, request: Request) -> Pending<Result<Report, RunError>> {
+    pub fn change(&self, request: Request) -> Pending<Result<Report, NodeError>> {
         self.ask(|reply| Message::Change(request, reply))
     }
 

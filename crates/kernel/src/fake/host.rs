@@ -1,7 +1,7 @@
 use std::{collections::BTreeSet, net::IpAddr, os::fd::OwnedFd, sync::Weak};
 
 use super::FakeKernel;
-use crate::{AccountKind, HostFacts, KernelError, Listener, LockSharing};
+use crate::{AccountKind, HostFacts, KernelError, Listener, LockSharing, process::ProcessId};
 use riklet_core::{
     firewall::IptablesVariant,
     model::{AccountName, Protocol},
@@ -29,6 +29,10 @@ impl HostFacts for FakeKernel {
         name: &AccountName,
     ) -> Result<Option<u32>, KernelError> {
         Ok(self.observe().accounts.get(&(kind, name.as_str().to_owned())).copied())
+    }
+
+    fn is_alive(&mut self, process: ProcessId) -> Result<bool, KernelError> {
+        Ok(self.observe().processes.contains(&process))
     }
 
     fn iptables(&mut self) -> Result<Option<IptablesVariant>, KernelError> {

@@ -7,7 +7,7 @@ use std::{
 
 use ipnet::IpNet;
 
-use crate::{AccountKind, Listener, Refusal};
+use crate::{AccountKind, Listener, Refusal, process::ProcessId};
 use riklet_core::{
     firewall::{Backend, ForeignChain, IptablesVariant, Ruleset},
     flows::Flows,
@@ -37,6 +37,8 @@ pub struct System {
     pub iptables: Option<IptablesVariant>,
     pub resolvers: Vec<IpAddr>,
     pub accounts: BTreeMap<(AccountKind, String), u32>,
+    /// The processes that run; the one that made the kernel is among them.
+    pub processes: BTreeSet<ProcessId>,
     /// The flows that were forgotten, in the order of the calls.
     pub forgotten: Vec<Flows>,
     /// The number of effects so far; each part of a batch is one.
@@ -110,6 +112,7 @@ impl Default for System {
             iptables: None,
             resolvers: Vec::new(),
             accounts: BTreeMap::new(),
+            processes: ProcessId::current().into_iter().collect(),
             forgotten: Vec::new(),
             effects: 0,
             listings: 0,

@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, net::IpAddr};
 
 use super::{Linux, account, firewall::iptables, listeners, resolvers};
-use crate::{AccountKind, HostFacts, KernelError, Listener};
+use crate::{AccountKind, HostFacts, KernelError, Listener, process::ProcessId};
 use riklet_core::{
     firewall::IptablesVariant,
     model::{AccountName, Protocol},
@@ -27,6 +27,11 @@ impl HostFacts for Linux {
         name: &AccountName,
     ) -> Result<Option<u32>, KernelError> {
         account::id(kind, name)
+    }
+
+    fn is_alive(&mut self, process: ProcessId) -> Result<bool, KernelError> {
+        let alive = process.is_alive();
+        alive.map_err(|error| KernelError::Process { pid: process.pid(), source: error.into() })
     }
 
     fn iptables(&mut self) -> Result<Option<IptablesVariant>, KernelError> {

@@ -12,6 +12,7 @@ mod node;
 mod passed;
 mod removed;
 mod resident;
+mod running;
 mod unreadable;
 
 use std::{

@@ -142,7 +142,7 @@ fn kill(state_dir: &Path, run: &Run) -> Result<(), RunError> {
 /// Takes the network of a run down, and gives the run back, as ended where that succeeded.
 fn clear(node: &mut impl NodeOperations, run: &Run, now: u64) -> Result<Report, RunError> {
     let ours = this_process(run)?;
-    let report = take_down(node, &run.name);
+    let report = take_down(node, ours, &run.name);
     let mut store = Store::open(&node.config().state_dir)?;
     let tx = store.transaction()?;
     tx.hand_over_run(&run.name, ours, run.supervisor)?;

@@ -14,21 +14,6 @@ fn with_runs(count: usize) -> Store {
 }
 
 #[test]
-fn a_down_looks_at_the_runs_of_its_own_instances_only() {
-    let selector = |name: &str| Selector::Named([name.parse().unwrap()].into());
-    let costs = [10, 10_000].map(|count| {
-        let mut store = with_runs(count);
-        let (running, others) = (selector("r7"), selector("other"));
-        assert!(refuse_running(&store, &running).is_err());
-        assert!(refuse_running(&store, &Selector::All).is_err());
-        let (steps, refused) = store.steps(|store| refuse_running(store, &others));
-        refused.unwrap();
-        steps
-    });
-    assert_eq!(costs[0], costs[1], "instructions of SQLite");
-}
-
-#[test]
 #[expect(clippy::disallowed_methods, reason = "the directory is the test's own")]
 fn a_run_that_began_again_keeps_its_files() {
     let state_dir = std::env::temp_dir().join(format!("riklet-forget-{}", std::process::id()));

@@ -145,7 +145,7 @@ impl<'a> RunningGuests<'a> {
     ) -> Result<Ended, SupervisorError> {
         let name = running.name().clone();
         let vmm = running.handle().vmm;
-        let down = runs::take_down(node, &name);
+        let down = runs::take_down(node, self.supervisor, &name);
         let status = running.finish();
         let status =
             status.map_err(|source| SupervisorError::Wait { name: name.clone(), source })?;

@@ -133,7 +133,7 @@ pub fn refuse_recorded<'a, K: Kernel>(
 ) -> Result<(), SupervisorError> {
     let Some(store) = Store::open_existing(&node.config().state_dir)? else { return Ok(()) };
     for name in names {
-        runs::refuse_running(&store, &Selector::Named([name.clone()].into()))?;
+        runs::refuse_running(&store, name)?;
         if store.get(name)?.is_some() {
             return Err(SupervisorError::Recorded { name: name.clone() });
         }
@@ -284,8 +284,8 @@ fn take_down<K: Kernel>(
     let kept_ready = !store.spares(ReservedSlot::Ready)?.is_empty();
     drop(store);
     let selector = Selector::Named(remaining);
-    let report = match node.down(&selector, !kept_ready) {
-        Err(NodeError::Remaining { .. }) => node.down(&selector, false),
+    let report = match node.down_as(supervisor, &selector, !kept_ready) {
+        Err(NodeError::Remaining { .. }) => node.down_as(supervisor, &selector, false),
         report => report,
     };
     let failed = failure.is_some();

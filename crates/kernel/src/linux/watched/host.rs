@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, net::IpAddr, os::fd::OwnedFd, sync::Weak};
 
 use super::Watched;
-use crate::{AccountKind, HostFacts, KernelError, Listener, LockSharing};
+use crate::{AccountKind, HostFacts, KernelError, Listener, LockSharing, process::ProcessId};
 use riklet_core::{
     firewall::IptablesVariant,
     model::{AccountName, Protocol},
@@ -27,6 +27,10 @@ impl HostFacts for Watched {
         name: &AccountName,
     ) -> Result<Option<u32>, KernelError> {
         self.kernel.account(kind, name)
+    }
+
+    fn is_alive(&mut self, process: ProcessId) -> Result<bool, KernelError> {
+        self.kernel.is_alive(process)
     }
 
     fn iptables(&mut self) -> Result<Option<IptablesVariant>, KernelError> {
