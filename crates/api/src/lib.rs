@@ -35,6 +35,7 @@ mod node_api;
 mod plan;
 mod problem;
 mod report;
+mod run;
 mod text;
 
 pub use client::{Client, database_is_open};
@@ -46,4 +47,5 @@ pub use plan::{Check, Plan, Unsettled};
 pub use problem::{ApiError, Detail, Problem, Status};
 pub use report::{Failure, Rebuilt, Report};
 pub use riklet_core::ErrorKind;
+pub use run::{EndedRun, ReadyRuns, ReadyTimes, Run, RunningInstance, StoppedRun};
 pub use text::{chain, lines};

@@ -11,7 +11,7 @@ use riklet_sdn::{
     store::{Setting, Store},
 };
 use riklet_vmm::choose::{Facts, Kvm};
-use serde_json::json;
+use serde::Serialize;
 
 use super::{
     error::{CliError, chain, tun_advice},
@@ -23,7 +23,8 @@ use super::{
 const SET_POOL: &str = "set pool to a range that no route covers";
 
 /// How bad it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
 enum Level {
     Ok,
     /// Works, and is worth knowing.
@@ -33,7 +34,7 @@ enum Level {
 }
 
 /// One thing that was looked at.
-#[derive(Debug)]
+#[derive(Debug, Serialize)]
 struct Finding {
     level: Level,
     subject: &'static str,
@@ -66,7 +67,7 @@ pub(crate) fn run<K: Kernel>(node: &mut Node<K>, output: Output) -> Result<ExitC
             let rows: Vec<_> = findings.iter().flat_map(row).collect();
             render::table(&["", "WHAT", "FOUND"], &rows)
         },
-        || findings.iter().map(json).collect::<Vec<_>>(),
+        || &findings,
     )?;
     let failed = findings.iter().any(|finding| finding.level == Level::Fail);
     Ok(if failed { ExitCode::from(HOST) } else { ExitCode::SUCCESS })
@@ -85,12 +86,6 @@ fn row(finding: &Finding) -> Vec<Vec<String>> {
     let mut rows = vec![vec![level(*how).to_owned(), (*subject).to_owned(), found.clone()]];
     rows.extend(advice.iter().map(|a| vec![String::new(), String::new(), format!("-> {a}")]));
     rows
-}
-
-fn json(finding: &Finding) -> serde_json::Value {
-    let Finding { level: how, subject, found, advice } = finding;
-    let how = level(*how).to_lowercase();
-    json!({ "level": how, "subject": subject, "found": found, "advice": advice })
 }
 
 fn look(config: &Config, kernel: &mut impl Kernel, open: Option<&Confinement>) -> Vec<Finding> {

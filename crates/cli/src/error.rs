@@ -6,7 +6,6 @@ use riklet_daemon::{documents::NotUnderstood, server::ServeError};
 use riklet_guest::GuestError;
 use riklet_sdn::{ConfigError, NodeError, store::StoreError};
 use riklet_vmm::{runs::RunError, supervisor::SupervisorError};
-use serde_json::{Value, json};
 
 pub(crate) use riklet_api::chain;
 
@@ -84,16 +83,15 @@ impl From<StoreError> for CliError {
 
 impl CliError {
     /// Returns where each thing is wrong, for programs.
-    pub(crate) fn details(&self) -> Option<Value> {
-        let details = match self {
+    pub(crate) fn details(&self) -> Vec<Detail> {
+        match self {
             Self::Definition(errors) => Detail::of(errors),
             Self::Config(e) => {
                 vec![Detail::new(&e.place, &e.key, e.reason.to_string(), e.reason.hint())]
             }
             Self::Api(error) => error.details.clone(),
             _ => vec![],
-        };
-        (!details.is_empty()).then(|| json!(details))
+        }
     }
 
     /// Returns the exit status.

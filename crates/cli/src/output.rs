@@ -2,14 +2,22 @@
 
 use std::io::{self, Write};
 
-use riklet_api::{ErrorKind, Failure, Report};
+use riklet_api::{Detail, ErrorKind, Failure, Report};
 use serde::Serialize;
-use serde_json::{Value, json};
 
 use super::{
     args::OutputFormat,
     error::{CliError, chain},
 };
+
+/// An error, for programs.
+#[derive(Debug, Serialize)]
+struct ErrorDocument<'a> {
+    error: &'a str,
+    hint: Option<&'a str>,
+    #[serde(skip_serializing_if = "<[Detail]>::is_empty")]
+    details: &'a [Detail],
+}
 
 /// Where and how data is printed.
 #[derive(Debug, Clone, Copy)]
@@ -99,7 +107,7 @@ pub(crate) fn note(text: &str) {
 
 /// Prints an error with its causes and its hint, on standard error.
 pub(crate) fn error(format: OutputFormat, error: &CliError) {
-    complaint(format, &chain(error), error.hint().as_deref(), error.details());
+    complaint(format, &chain(error), error.hint().as_deref(), &error.details());
 }
 
 /// Prints what is wrong, and a remedy. As JSON with the `details` that there may be.
@@ -107,14 +115,14 @@ pub(crate) fn complaint(
     format: OutputFormat,
     message: &str,
     hint: Option<&str>,
-    details: Option<Value>,
+    details: &[Detail],
 ) {
     if format == OutputFormat::Json {
-        let mut value = json!({ "error": message, "hint": hint });
-        if let Some(details) = details {
-            value["details"] = details;
+        let document = ErrorDocument { error: message, hint, details };
+        // By way of a value: fields come in the order of their names.
+        if let Ok(value) = serde_json::to_value(document) {
+            note(&format!("{value:#}"));
         }
-        note(&format!("{value:#}"));
         return;
     }
     let first = if message.contains('\n') { "error:\n" } else { "error: " };

@@ -1,5 +1,6 @@
 use std::{panic, path::Path, process::ExitCode, thread, time::Duration};
 
+use riklet_api::StoppedRun;
 use riklet_core::model::InstanceName;
 use riklet_kernel::Kernel;
 use riklet_sdn::{Node, store::Store};
@@ -7,7 +8,6 @@ use riklet_vmm::{
     handle::{Patience, Stopped},
     runs::{self, RunError},
 };
-use serde_json::json;
 
 use super::{args::StopArgs, error, error::CliError, input, output::Output};
 
@@ -33,7 +33,7 @@ pub(crate) fn run<K: Kernel>(
                 }
                 let how = how.as_str();
                 output.remark(&format!("{name}: {how}"));
-                stopped.push(json!({ "name": name.as_str(), "how": how }));
+                stopped.push(StoppedRun { name: name.to_string(), how: how.to_owned() });
             }
             // The last is what this ends with.
             Err(source) => {
@@ -43,7 +43,7 @@ pub(crate) fn run<K: Kernel>(
             }
         }
     }
-    output.print(String::new, || json!(stopped))?;
+    output.print(String::new, || &stopped)?;
     failed?;
     Ok(ExitCode::SUCCESS)
 }

@@ -33,7 +33,7 @@ pub(crate) fn parse() -> Result<Args, ExitCode> {
 pub(crate) fn missing_command(format: OutputFormat) -> ExitCode {
     let hint = "`riklet-sdn --help` lists the commands";
     match format {
-        OutputFormat::Json => output::complaint(format, "no command is given", Some(hint), None),
+        OutputFormat::Json => output::complaint(format, "no command is given", Some(hint), &[]),
         OutputFormat::Text => output::note(Args::command().render_help().to_string().trim_end()),
     }
     ExitCode::from(INVALID)
@@ -64,7 +64,7 @@ fn refuse(mut error: clap::Error) {
     let message = message.join(" ");
     let tip = paragraphs.find_map(|paragraph| paragraph.strip_prefix("tip: "));
     let message = message.strip_prefix("error: ").unwrap_or(&message);
-    output::complaint(OutputFormat::Json, message, tip.or(Some("try `--help`")), None);
+    output::complaint(OutputFormat::Json, message, tip.or(Some("try `--help`")), &[]);
 }
 
 /// The variable of the environment that the refused value comes from, if it comes from one.

@@ -1,8 +1,8 @@
 use std::process::ExitCode;
 
+use riklet_api::EndedRun;
 use riklet_sdn::Config;
 use riklet_vmm::runs;
-use serde_json::json;
 
 use super::{args::WaitArgs, error::CliError, output::Output};
 
@@ -10,9 +10,7 @@ use super::{args::WaitArgs, error::CliError, output::Output};
 pub(crate) fn run(config: &Config, args: &WaitArgs, output: Output) -> Result<ExitCode, CliError> {
     let store = runs::store_of(&config.state_dir, &args.name)?;
     let end = runs::wait(&store, &args.name)?;
-    output.print(
-        || format!("{}\n", end.reason),
-        || json!({ "name": args.name.as_str(), "reason": end.reason, "failed": end.failed }),
-    )?;
+    let end = EndedRun { name: args.name.to_string(), reason: end.reason, failed: end.failed };
+    output.print(|| format!("{}\n", end.reason), || &end)?;
     Ok(if end.failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }

@@ -5,15 +5,19 @@ use std::net::{IpAddr, Ipv4Addr};
 use super::engine::SlotCounts;
 use riklet_api::{
     Check, End, Exposure, Failure, Health, Inspection, Instance, Listed, Plan, Rebuilt, Report,
-    Unsettled, lines,
+    Run, Unsettled, lines,
 };
 use riklet_core::{
     address::GATEWAY_MAC,
     definition,
     model::{Addresses, Ends, MacAddress, Slot},
 };
-use riklet_sdn::{Drift, Warning, store::Phase};
-use riklet_vmm::runs::Repaired;
+use riklet_kernel::process::ProcessId;
+use riklet_sdn::{
+    Drift, Warning,
+    store::{self, Phase},
+};
+use riklet_vmm::runs::{Repaired, RunState};
 
 /// Describes a recorded instance.
 #[must_use]
@@ -131,6 +135,24 @@ pub fn check(drift: &Drift, lost: impl IntoIterator<Item = String>) -> Check {
         blocked: blocked(&drift.plan),
         unsettled: unsettled.collect(),
         lost: lost.into_iter().collect(),
+    }
+}
+
+/// Describes a run that is in this state.
+#[must_use]
+pub fn run(run: &store::Run, state: RunState) -> Run {
+    let end = run.end.as_ref();
+    Run {
+        name: run.name.to_string(),
+        vmm: run.vmm.clone(),
+        state: state.as_str().to_owned(),
+        pid: run.process.map(ProcessId::pid),
+        supervisor_pid: run.supervisor.pid(),
+        started_ms: run.started,
+        ready_after_ms: run.ready,
+        ended_ms: end.map(|end| end.at),
+        reason: end.map(|end| end.reason.clone()),
+        failed: end.map(|end| end.failed),
     }
 }
 

@@ -10,6 +10,6 @@ pub(crate) use self::{
     event::event,
     inspection::inspection,
     plan::{check, plan, steps},
-    run::{RUN_HEADER, run},
+    run::runs,
     table::{instances, state, table},
 };

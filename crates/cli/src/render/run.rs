@@ -1,27 +1,29 @@
-use riklet_sdn::store::Run;
-use riklet_vmm::runs::RunState;
+use riklet_api::Run;
 
-/// The columns of a table of runs.
-pub(crate) const RUN_HEADER: [&str; 7] =
-    ["NAME", "VMM", "STATE", "PID", "SINCE", "READY", "HOW IT ENDED"];
+use super::table;
 
-/// Returns the row of a run, as of `now` in milliseconds since 1970.
-pub(crate) fn run(run: &Run, state: RunState, now: u64) -> Vec<String> {
+/// Returns a table of runs, as of `now` in milliseconds since 1970.
+pub(crate) fn runs(runs: &[Run], now: u64) -> String {
+    let rows: Vec<_> = runs.iter().map(|run| row(run, now)).collect();
+    table(&["NAME", "VMM", "STATE", "PID", "SINCE", "READY", "HOW IT ENDED"], &rows)
+}
+
+fn row(run: &Run, now: u64) -> Vec<String> {
     let none = || "-".to_owned();
-    let since = run.end.as_ref().map_or(run.started, |end| end.at);
-    let pid = run.process.filter(|_| run.end.is_none());
+    let since = run.ended_ms.unwrap_or(run.started_ms);
+    let pid = run.pid.filter(|_| run.ended_ms.is_none());
     vec![
-        run.name.to_string(),
+        run.name.clone(),
         run.vmm.clone(),
-        state.as_str().to_owned(),
-        pid.map_or_else(none, |process| process.pid().to_string()),
+        run.state.clone(),
+        pid.map_or_else(none, |pid| pid.to_string()),
         ago(now.saturating_sub(since)),
-        run.ready.map_or_else(none, |after| format!("{after} ms")),
-        run.end.as_ref().map_or_else(none, |end| end.reason.clone()),
+        run.ready_after_ms.map_or_else(none, |after| format!("{after} ms")),
+        run.reason.clone().unwrap_or_else(none),
     ]
 }
 
-/// A time in its largest whole unit.
+/// Returns a time in its largest whole unit.
 fn ago(millis: u64) -> String {
     let seconds = millis / 1000;
     match seconds {

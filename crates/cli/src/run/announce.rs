@@ -5,13 +5,12 @@ use std::{
     time::Duration,
 };
 
-use riklet_api as wire;
+use riklet_api::{ReadyRuns, ReadyTimes, RunningInstance, lines};
 use riklet_core::model::Vmm;
 use riklet_daemon::documents;
 use riklet_kernel::Kernel;
 use riklet_sdn::{Instance, Node, NodeError};
 use riklet_vmm::supervisor::{Answer, Ready, Times, tcp_exposures};
-use serde_json::{Value, json};
 
 use crate::{error::CliError, output::Output, render};
 
@@ -30,7 +29,7 @@ pub(super) fn announce(
     ends: Ends,
 ) -> Result<(), CliError> {
     let urls = urls(ready.instances, &ready.readiness.answers, elsewhere);
-    output.print(|| text(ready, &urls, ends), || json_of(ready, &urls))
+    output.print(|| text(ready, &urls, ends), || document(ready, urls.clone()))
 }
 
 /// Returns the address that other machines reach the node by, as far as it can be told.
@@ -80,43 +79,34 @@ fn text(ready: &Ready<'_>, urls: &[String], ends: Ends) -> String {
     render::instances(&["VMM"], rows) + &lines.join("\n")
 }
 
-fn json_of(ready: &Ready<'_>, urls: &[String]) -> Value {
-    let described = |(instance, vmm): &(&Instance, Vmm)| {
-        let mut value = json!(documents::instance(instance));
-        value["vmm"] = vmm.as_str().into();
-        value
+fn document(ready: &Ready<'_>, urls: Vec<String>) -> ReadyRuns {
+    let running = |(instance, vmm): &(&Instance, Vmm)| RunningInstance {
+        instance: documents::instance(instance),
+        vmm: vmm.as_str().to_owned(),
     };
-    json!({
-        "instances": ready.instances.iter().map(described).collect::<Vec<_>>(),
-        "urls": urls,
-        "readyMs": times_json(&ready.times),
-        "warnings": wire::lines(&ready.report.warnings),
-    })
+    ReadyRuns {
+        instances: ready.instances.iter().map(running).collect(),
+        urls,
+        ready_ms: milliseconds(&ready.times),
+        warnings: lines(&ready.report.warnings),
+    }
 }
 
-fn total(times: &Times) -> Duration {
-    times.network + times.vmm + times.boot + times.answer
-}
-
-fn times_json(times: &Times) -> Value {
-    json!({
-        "total": millis(total(times)),
-        "network": millis(times.network),
-        "vmm": millis(times.vmm),
-        "boot": millis(times.boot),
-        "answer": millis(times.answer),
-    })
+fn milliseconds(times: &Times) -> ReadyTimes {
+    let millis = |time: Duration| time.as_secs_f64() * 1e3;
+    ReadyTimes {
+        total: millis(times.network + times.vmm + times.boot + times.answer),
+        network: millis(times.network),
+        vmm: millis(times.vmm),
+        boot: millis(times.boot),
+        answer: millis(times.answer),
+    }
 }
 
 fn times_text(times: &Times) -> String {
-    let [total, network, vmm, boot, answer] =
-        [total(times), times.network, times.vmm, times.boot, times.answer].map(millis);
+    let ReadyTimes { total, network, vmm, boot, answer } = milliseconds(times);
     format!(
         "ready in {total:.1} ms: network {network:.1}, VMM start {vmm:.1}, guest boot {boot:.1}, \
          first answer {answer:.1}"
     )
-}
-
-fn millis(duration: Duration) -> f64 {
-    duration.as_secs_f64() * 1e3
 }

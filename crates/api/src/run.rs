@@ -1,0 +1,88 @@
+use serde::{Deserialize, Serialize};
+
+use super::Instance;
+
+/// A run: a VMM at work for a function, or how that ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Run {
+    /// The function's name.
+    pub name: String,
+    /// The VMM.
+    pub vmm: String,
+    /// `starting`, `running`, `stopping`, `ended` or `lost`.
+    pub state: String,
+    /// The process of the VMM; null before it is started.
+    pub pid: Option<u32>,
+    /// The process of the supervisor.
+    pub supervisor_pid: u32,
+    /// The time at which it began, in milliseconds since 1970.
+    pub started_ms: u64,
+    /// The time until the published ports answered, in milliseconds; null before that.
+    pub ready_after_ms: Option<u64>,
+    /// The time at which it ended, in milliseconds since 1970; null before that.
+    pub ended_ms: Option<u64>,
+    /// The reason why it ended; null before that.
+    pub reason: Option<String>,
+    /// True where it ended with a failure; null before it ended.
+    pub failed: Option<bool>,
+}
+
+/// A run that was asked to stop, and has ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoppedRun {
+    /// The function's name.
+    pub name: String,
+    /// The way in which its VMM was ended.
+    pub how: String,
+}
+
+/// The end of a run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EndedRun {
+    /// The function's name.
+    pub name: String,
+    /// The reason why it ended.
+    pub reason: String,
+    /// True where it ended with a failure.
+    pub failed: bool,
+}
+
+/// Runs whose functions are ready.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ReadyRuns {
+    /// The functions.
+    pub instances: Vec<RunningInstance>,
+    /// The addresses at which they answer HTTP.
+    pub urls: Vec<String>,
+    /// The time that it took, by part.
+    pub ready_ms: ReadyTimes,
+    /// Things that succeeded, but possibly not as expected.
+    pub warnings: Vec<String>,
+}
+
+/// An instance, and the VMM that runs it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunningInstance {
+    /// The instance.
+    #[serde(flatten)]
+    pub instance: Instance,
+    /// The VMM.
+    pub vmm: String,
+}
+
+/// The parts of the time until functions are ready, in milliseconds, each after the one before.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct ReadyTimes {
+    /// All parts together.
+    pub total: f64,
+    /// Bringing up the network.
+    pub network: f64,
+    /// Starting the VMMs.
+    pub vmm: f64,
+    /// Booting the guests, until they have opened their NICs.
+    pub boot: f64,
+    /// Waiting for the first answers.
+    pub answer: f64,
+}
