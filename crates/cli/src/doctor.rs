@@ -22,7 +22,7 @@ use super::{
 
 const SET_POOL: &str = "set pool to a range that no route covers";
 
-/// How bad it is.
+/// The severity of a finding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 enum Level {
@@ -103,7 +103,7 @@ fn look(config: &Config, kernel: &mut impl Kernel, open: Option<&Confinement>) -
     findings
 }
 
-/// What `run` has to run microVMs with.
+/// Returns the findings about the VMMs that `run` can use.
 fn vmms(facts: &Facts) -> Vec<Finding> {
     let found: Vec<_> =
         facts.programs.iter().map(|(vmm, path)| format!("{vmm} ({})", path.display())).collect();
@@ -125,7 +125,7 @@ fn vmms(facts: &Facts) -> Vec<Finding> {
     vec![Finding::ok("microVMs", found.join(", ")), kvm]
 }
 
-/// Whether a hypervisor runs this host, as the processor says (CPUID leaf 1, ECX bit 31).
+/// Tells whether a hypervisor runs this host, as the processor says (CPUID leaf 1, ECX bit 31).
 fn is_guest() -> bool {
     let text = input::read(Path::new("/proc/cpuinfo")).unwrap_or_default();
     let flags = text.lines().find(|line| line.starts_with("flags"));
@@ -199,7 +199,7 @@ fn foreign_chain(state: &ForeignChainState) -> Finding {
     )
 }
 
-/// What the node has used since its first instance.
+/// Returns the backend and the pool that the node has used since its first instance.
 fn decided(config: &Config) -> Option<(Backend, Pool)> {
     let store = Store::open_existing(&config.state_dir).ok()??;
     let setting = |setting| store.setting(setting).ok().flatten();

@@ -9,7 +9,7 @@ use riklet_vmm::{runs::RunError, supervisor::SupervisorError};
 
 pub(crate) use riklet_api::chain;
 
-/// Why the program does not exit with 0.
+/// The reason why the program does not exit with 0.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CliError {
     #[error("cannot read {}", path.display())]
@@ -147,7 +147,7 @@ impl CliError {
     }
 }
 
-/// What to do where `/dev/net/tun` cannot be opened.
+/// Returns the advice for a `/dev/net/tun` that cannot be opened.
 pub(crate) fn tun_advice(error: &io::Error) -> &'static str {
     if error.kind() == io::ErrorKind::PermissionDenied {
         "run it as root"

@@ -65,7 +65,7 @@ pub(crate) fn require_taps() -> Result<(), CliError> {
     open_tun().map_err(|errno| CliError::Tun { source: errno.into() })
 }
 
-/// Whether the device that TAPs are made with can be opened.
+/// Tells whether the device that TAPs are made with can be opened.
 pub(crate) fn open_tun() -> Result<(), Errno> {
     rustix::fs::open("/dev/net/tun", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).map(drop)
 }

@@ -12,7 +12,7 @@ use rustix::{
 
 use super::{args::LogsArgs, error::CliError, output::Output};
 
-/// How soon the records are asked again whether the run has ended: 100 ms.
+/// The interval of asking the records whether the run has ended: 100 ms.
 const AGAIN: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
 
 /// Prints what is kept of the log, and with `--follow` what comes, until the run has ended.

@@ -100,7 +100,7 @@ fn completions(shell: Shell, output: Output) -> Result<ExitCode, CliError> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// What the library notes goes to standard error: with `-v` each change of the system once it is made, with
+/// Sends the library's log to standard error: with `-v` each change of the system once it is made, with
 /// `-vv` each program that is run as well.
 fn log(verbose: u8) {
     let level = match verbose {

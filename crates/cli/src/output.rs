@@ -19,7 +19,7 @@ struct ErrorDocument<'a> {
     details: &'a [Detail],
 }
 
-/// Where and how data is printed.
+/// The destination and format of printed data.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Output {
     format: OutputFormat,

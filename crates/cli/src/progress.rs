@@ -1,4 +1,4 @@
-//! How far a download is, for somebody who waits.
+//! Shows the progress of a download.
 
 use std::io::IsTerminal;
 
@@ -7,7 +7,7 @@ use riklet_vmm::image::Progress;
 
 use super::output::Output;
 
-/// What shows it on standard error: a bar where that is a terminal, else one line when it begins.
+/// Returns what shows the progress on standard error: a bar on a terminal, else one line when it begins.
 pub(crate) fn shown(what: &str, output: Output) -> impl FnMut(Progress) + use<> {
     let what = what.to_owned();
     let mut bar: Option<ProgressBar> = None;

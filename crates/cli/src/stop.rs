@@ -63,7 +63,7 @@ fn names(state_dir: &Path, args: &StopArgs) -> Result<Vec<InstanceName>, CliErro
     Ok(args.names.clone())
 }
 
-/// How a run was stopped.
+/// The way in which a run was stopped.
 struct Ended {
     how: Stopped,
     /// Its supervisor has died, and cleared nothing away.

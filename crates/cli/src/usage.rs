@@ -95,7 +95,7 @@ fn usage(command: &mut Command, arguments: &[OsString]) -> clap::builder::Styled
     }
 }
 
-/// Whether data is wanted as JSON, by arguments that are wrong somewhere.
+/// Tells whether data is wanted as JSON, by arguments that are wrong somewhere.
 fn wants_json(arguments: &[OsString]) -> bool {
     let mut arguments = arguments.iter();
     let mut format = std::env::var_os("RIKLET_SDN_OUTPUT");

@@ -12,8 +12,8 @@ pub enum Flows {
         /// The guest's address.
         guest: IpAddr,
     },
-    /// What an exposure translated: from this port of the host to this port of this guest. What another port
-    /// of the host leads there is not meant.
+    /// Flows that an exposure translated, from this port of the host to this port of this guest. Flows that another port
+    /// of the host leads there are not included.
     Exposed {
         /// The transport protocol.
         protocol: Protocol,
@@ -26,7 +26,7 @@ pub enum Flows {
         /// The guest's port.
         guest_port: u16,
     },
-    /// What was sent to this port and not translated at all: a client that was there before the exposure.
+    /// Flows sent to this port and not translated at all: those of clients that were there before the exposure.
     /// Flows that somebody else translates or masquerades stay.
     Untranslated {
         /// The family of the destination.

@@ -18,7 +18,7 @@ pub const OFF: &str = "0";
 /// The value of a switch that is on.
 pub const ON: &str = "1";
 
-/// What the store keeps about forwarding.
+/// The stored state of forwarding.
 #[derive(Debug, Clone, Default)]
 pub struct Recorded {
     /// The sysctls that were changed, with their former values.
@@ -37,10 +37,10 @@ struct Neighbour {
     bridge: bool,
 }
 
-/// What was observed of the host.
+/// The host as observed.
 #[derive(Debug, Clone, Copy)]
 pub struct Sight<'a> {
-    /// Whether `net.ipv4.ip_forward` is 1.
+    /// True if `net.ipv4.ip_forward` is 1.
     pub globally: bool,
     /// The interfaces of the default route.
     pub uplinks: &'a BTreeSet<InterfaceName>,
@@ -59,9 +59,9 @@ pub struct Forwarding {
     pub forgotten: BTreeSet<String>,
     /// The neighbours to record, if they have changed.
     pub neighbours: Option<String>,
-    /// What the firewall must drop.
+    /// The traffic that the firewall must drop.
     pub confined: Confinement,
-    /// What the firewall would have to drop as well, but must not without a process that hears of changes.
+    /// Traffic that the firewall would have to drop as well, but must not without a process that hears of changes.
     pub open: Confinement,
 }
 

@@ -18,12 +18,12 @@ pub const LIVE_GROUP: u32 = 0x0052_494b;
 /// The interface group of TAPs that are to be deleted: 0x52494c. It is a label only; others may use it as well.
 pub const DRAINING_GROUP: u32 = 0x0052_494c;
 
-/// What one of our interfaces must be.
+/// The specification of one of our interfaces.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LinkSpec {
     /// `rik<slot>`.
     pub name: InterfaceName,
-    /// What marks the interface as ours and says whose it is; at most 255 bytes (`IFALIASZ`).
+    /// The alias, which marks the interface as ours and names its owner; at most 255 bytes (`IFALIASZ`).
     pub alias: String,
     /// The host's MAC address.
     pub mac: MacAddress,
@@ -38,11 +38,11 @@ pub struct LinkSpec {
     /// by it a guest would reach every service of the host that listens at `[::]`, past the rules that the host has
     /// for IPv4.
     pub link_local: Option<Ipv6Addr>,
-    /// Who may open it, and how.
+    /// The users who may open it, and the way.
     pub tap: Tap,
 }
 
-/// What a TAP has and no other interface (`IFLA_TUN_*` of `<linux/if_link.h>`).
+/// The attributes that only a TAP has (`IFLA_TUN_*` of `<linux/if_link.h>`).
 ///
 /// Whoever has `CAP_NET_ADMIN` opens any TAP. Others open `/dev/net/tun`, where its mode lets them, and then the
 /// TAPs whose owner they are and whose group they are in: a TAP with neither is everybody's
@@ -53,7 +53,7 @@ pub struct Tap {
     pub owner: Option<u32>,
     /// The group, by number; `None` is any.
     pub group: Option<u32>,
-    /// Whether it can have more than one queue. Then it is opened with `IFF_MULTI_QUEUE`, and else without.
+    /// True if it can have more than one queue. Then it is opened with `IFF_MULTI_QUEUE`, and else without.
     pub multi_queue: bool,
 }
 
@@ -62,7 +62,7 @@ impl Tap {
     pub const ROOT: u32 = 0;
 }
 
-/// What an interface is.
+/// The state of an interface.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub struct LinkState {
@@ -74,12 +74,12 @@ pub struct LinkState {
     pub mac: Option<MacAddress>,
     /// The MTU in bytes.
     pub mtu: u32,
-    /// Whether it is administratively up (`IFF_UP`).
+    /// True if it is administratively up (`IFF_UP`).
     pub up: bool,
-    /// Whether something is attached and what is sent reaches it (`IFF_LOWER_UP` and `IFF_RUNNING`; for a TAP:
+    /// True if something is attached and what is sent reaches it (`IFF_LOWER_UP` and `IFF_RUNNING`; for a TAP:
     /// a process has it open).
     pub carrier: bool,
-    /// Whether a process has the TAP open (`IFLA_CARRIER`): at once, and also while the TAP is down.
+    /// True if a process has the TAP open (`IFLA_CARRIER`): at once, and also while the TAP is down.
     pub open: bool,
     /// The interface group.
     pub group: u32,
@@ -91,9 +91,9 @@ pub struct LinkState {
     pub forwarding: bool,
     /// `net.ipv4.conf.<name>.route_localnet`.
     pub route_localnet: bool,
-    /// Whether it takes part in IPv6 (`net.ipv6.conf.<name>.disable_ipv6` is 0).
+    /// True if it takes part in IPv6 (`net.ipv6.conf.<name>.disable_ipv6` is 0).
     pub ipv6: bool,
-    /// What it is as a TAP; `None` where it is none.
+    /// Its attributes as a TAP; `None` if it is not a TAP.
     pub tap: Option<Tap>,
 }
 
@@ -102,9 +102,9 @@ pub struct LinkState {
 pub struct HostInterface {
     /// Its number, which a later interface of the same name does not have.
     pub index: u32,
-    /// Whether it has an IPv4 address.
+    /// True if it has an IPv4 address.
     pub addressed: bool,
-    /// Whether it is a bridge. This is looked up for interfaces that have an address; others count as none.
+    /// True if it is a bridge. This is looked up for interfaces that have an address; others count as none.
     pub bridge: bool,
 }
 
@@ -115,7 +115,7 @@ pub struct LinkDifference {
     remedy: Remedy,
 }
 
-/// What mends a [`LinkDifference`].
+/// The remedy of a [`LinkDifference`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Remedy {
     /// `set_aliases` of the kernel, whoever has it open: many in one call.
@@ -130,7 +130,7 @@ pub enum Remedy {
 }
 
 impl LinkDifference {
-    /// What mends it.
+    /// Returns its remedy.
     #[must_use]
     pub const fn remedy(&self) -> Remedy {
         self.remedy

@@ -1,4 +1,4 @@
-//! What must be done: desired state against observed state. Pure.
+//! Plans: the steps from the observed state to the desired state. Pure.
 //!
 //! A plan leaves nothing to decide to whoever carries it out, and prints itself.
 
@@ -28,18 +28,18 @@ pub use usable::{is_usable, unusable};
 
 pub use claim::{Adoption, Claim, Holder, Object, claims, lost_owner};
 
-/// What the records ask for.
+/// The state that the records ask for.
 #[derive(Debug, Clone)]
 pub struct Desired {
-    /// Who enforces the ruleset.
+    /// The backend that enforces the ruleset.
     pub backend: Backend,
-    /// What the slots' addresses are cut from.
+    /// The range that the slots' addresses are cut from.
     pub pool: Pool,
     /// The state directory that what we make belongs to.
     pub owner: Owner,
-    /// What of others is taken over.
+    /// The objects of others that are taken over.
     pub adoption: Adoption,
-    /// What each instance needs.
+    /// The needs of each instance.
     pub fragments: BTreeMap<Slot, Fragment>,
     /// Slots whose instances' records cannot be read. They are left as they are.
     pub unreadable: BTreeMap<Slot, UnreadableRecord>,
@@ -52,7 +52,7 @@ pub struct Desired {
     pub draining: BTreeSet<Slot>,
     /// Slots whose instances were taken down: their TAPs go, whoever has them open.
     pub leaving: BTreeSet<Slot>,
-    /// What becomes of interfaces that no instance has any more.
+    /// The deletion of interfaces that no instance has any more.
     pub deletion: LinkDeletion,
     /// The static part of the firewall; `None` where nothing of ours shall remain on the host.
     pub base_ruleset: Option<BaseRuleset>,
@@ -62,7 +62,7 @@ pub struct Desired {
     pub foreign_tables: BTreeSet<String>,
 }
 
-/// When interfaces that no instance has are deleted, and their flows forgotten. Deleting takes the kernel some 20 ms,
+/// The time at which interfaces without an instance are deleted, and their flows forgotten. Deleting takes the kernel some 20 ms,
 /// of one or of a hundred.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum LinkDeletion {
@@ -73,7 +73,7 @@ pub enum LinkDeletion {
     Deferred,
 }
 
-/// What the kernel has, as far as it was looked at. What was not looked at is not in here, and no step
+/// The state of the kernel, as far as it was looked at. What was not looked at is missing here, and no step
 /// concerns it.
 #[derive(Debug, Clone)]
 pub struct Observed {
@@ -138,11 +138,11 @@ pub struct ForeignLink {
 pub struct UnreadableRecord {
     /// The instance.
     pub name: InstanceName,
-    /// What is wrong with its record.
+    /// The fault of its record.
     pub reason: String,
 }
 
-/// Why nothing can be done for a slot.
+/// The reason why nothing can be done for a slot.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Obstacle {
     /// The record of its instance cannot be read. The slot is left as it is.
@@ -156,7 +156,7 @@ pub enum Obstacle {
     InUse {
         /// The TAP.
         name: InterfaceName,
-        /// What it must have and has not.
+        /// The differences that cannot be mended.
         differences: Vec<LinkDifference>,
     },
     /// A VMM has a TAP of ours open that no record knows. It is not deleted, nor given to another instance.
@@ -188,26 +188,26 @@ impl Step {
     }
 }
 
-/// What must be done, in this order.
+/// The steps to take, in this order.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Plan {
     /// The steps; none where the kernel has what is desired.
     pub steps: Vec<Step>,
     /// Slots that nothing can be done for, and why.
     pub blocked: BTreeMap<Slot, Obstacle>,
-    /// What belongs to other records. Where there is such a thing there are no steps.
+    /// Objects that belong to other records. If there are any, there are no steps.
     pub claims: Vec<Claim>,
 }
 
 impl Plan {
-    /// Whether nothing is to be done and nothing stands in the way.
+    /// Tells whether nothing is to be done and nothing stands in the way.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.steps.is_empty() && self.blocked.is_empty() && self.claims.is_empty()
     }
 }
 
-/// What leads from `observed` to `desired`.
+/// Returns the steps from `observed` to `desired`.
 ///
 /// Where the base ruleset differs, the whole ruleset is replaced: then `desired` must have
 /// all instances, not some.
@@ -277,7 +277,7 @@ pub fn claims_on(desired: &Desired, observed: &Observed) -> Vec<Claim> {
     claims(&desired.owner, true, desired.adoption, &marked(observed, desired.backend))
 }
 
-/// What was found that bears a mark.
+/// Returns the observed objects that bear a mark.
 fn marked(observed: &Observed, backend: Backend) -> Vec<(Object, Mark)> {
     let links = observed.links.values().filter_map(|link| {
         Some((Object::Link(link.name.clone()), alias::mark(link.alias.as_deref())?))
@@ -286,7 +286,7 @@ fn marked(observed: &Observed, backend: Backend) -> Vec<(Object, Mark)> {
     links.chain(firewall.map(|mark| (Object::Firewall(backend), mark.clone()))).collect()
 }
 
-/// What the firewall has for the slots that are left as they are.
+/// Returns the firewall's entries for the slots that are left as they are.
 fn entries_left_alone<'a>(
     pool: Pool,
     untouched: &BTreeSet<Slot>,
@@ -345,7 +345,7 @@ fn mended_by(differences: Vec<LinkDifference>, remedy: Remedy) -> Vec<LinkDiffer
     differences.into_iter().filter(|difference| difference.remedy() == remedy).collect()
 }
 
-/// Whether an interface that no instance has is ours to delete. One that names no owner may be of any earlier version's
+/// Tells whether an interface that no instance has is ours to delete. One that names no owner may be of any earlier version's
 /// records.
 fn is_ours(desired: &Desired, link: &LinkState) -> bool {
     match alias::mark(link.alias.as_deref()) {

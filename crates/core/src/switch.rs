@@ -2,7 +2,7 @@
 
 use crate::model::InterfaceName;
 
-/// Whether the host as a whole forwards IPv4 packets. Whoever changes it sets the switches of all interfaces
+/// True if the host as a whole forwards IPv4 packets. Whoever changes it sets the switches of all interfaces
 /// to the same value, those of interfaces to come included (`inet_forward_change` in `net/ipv4/devinet.c`).
 pub const IP_FORWARD: &str = "net.ipv4.ip_forward";
 

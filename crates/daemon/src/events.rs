@@ -1,4 +1,4 @@
-//! What the daemon did, for those who watch.
+//! Events: what the daemon did, for those who watch.
 
 use std::{
     collections::VecDeque,
@@ -14,10 +14,10 @@ use riklet_api::chain;
 use riklet_core::model::{InstanceName, Slot};
 use riklet_sdn::{Failure, Rebuilt, Report, Request, Selector};
 
-/// How many events are remembered, and how far a watcher may fall behind before it misses some.
+/// The number of events that are remembered, and that a watcher may fall behind before it misses some.
 const REMEMBERED: usize = 1000;
 
-/// What happened.
+/// The kind of an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum EventKind {
     /// A function's network was brought up, or changed.
@@ -28,9 +28,9 @@ pub enum EventKind {
     Failed,
     /// Somebody else changed something that matters.
     Noticed,
-    /// What drifted is as it should be again.
+    /// Drift was repaired.
     Repaired,
-    /// What drifts again and again is left alone for a while.
+    /// Repeated repairs back off for a while.
     BackingOff,
     /// A definition file was applied.
     Manifest,
@@ -58,13 +58,13 @@ impl EventKind {
 /// Something that happened.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Event {
-    /// When.
+    /// The time.
     pub at: SystemTime,
-    /// What kind of thing.
+    /// The kind.
     pub kind: EventKind,
     /// The function, where it is one's.
     pub name: Option<InstanceName>,
-    /// What, in words: one or more lines.
+    /// The text: one or more lines.
     pub text: String,
 }
 
@@ -79,7 +79,7 @@ impl From<&Event> for riklet_api::Event {
     }
 }
 
-/// Where events are said and heard; clones are of the same.
+/// The daemon's events: told here, and watched here. Clones share them.
 #[derive(Debug, Clone)]
 pub struct Events {
     remembered: Arc<Mutex<VecDeque<Event>>>,
@@ -102,7 +102,7 @@ impl Events {
         (remembered.iter().cloned().collect(), self.sender.subscribe())
     }
 
-    /// What is counted.
+    /// Returns the counters.
     #[must_use]
     pub const fn metrics(&self) -> &Metrics {
         &self.metrics
@@ -133,7 +133,7 @@ impl Events {
         let _nobody_listens = self.sender.send(event);
     }
 
-    /// What a request changed.
+    /// Tells the change that a request made.
     pub(super) fn changed(&self, request: &Request, report: &Report) {
         if report.done.is_empty() {
             return;
@@ -194,13 +194,13 @@ impl Events {
         rebuilt.report.failures.iter().for_each(|failure| self.failed(failure));
     }
 
-    /// What was repaired.
+    /// Tells a repair.
     pub(super) fn repaired(&self, report: &Report) {
         let lines: Vec<_> = report.done.iter().map(ToString::to_string).collect();
         self.say(EventKind::Repaired, None, lines.join("\n"));
     }
 
-    /// What is left alone, and for how long.
+    /// Tells that repairs back off, and for how long.
     pub(super) fn backs_off(&self, slot: Option<Slot>, pause: Duration) {
         let what =
             slot.map_or_else(|| "the firewall".to_owned(), |slot| slot.interface().to_string());
@@ -213,12 +213,12 @@ impl Events {
         self.say(EventKind::Failed, Some(&failure.name), chain(failure));
     }
 
-    /// What somebody else changed.
+    /// Tells a change by another process.
     pub(super) fn noticed(&self, cause: &str) {
         self.say(EventKind::Noticed, None, cause.to_owned());
     }
 
-    /// What could not be done.
+    /// Tells an error.
     pub(super) fn error(&self, error: &dyn std::error::Error) {
         self.say(EventKind::Error, None, chain(error));
     }

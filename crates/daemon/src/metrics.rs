@@ -1,4 +1,4 @@
-//! What the daemon counts, as Prometheus and `OpenMetrics` read it.
+//! Metrics of the daemon, in the format of Prometheus and `OpenMetrics`.
 
 use std::{
     collections::BTreeMap,
@@ -34,7 +34,7 @@ pub const MEDIA_TYPE: &str = "application/openmetrics-text; version=1.0.0; chars
 const SHORTEST: f64 = 0.000_05;
 const BUCKETS: u16 = 18;
 
-/// What is counted while the daemon runs; clones are of the same.
+/// The counters of a running daemon. Clones share them.
 #[derive(Debug, Clone)]
 pub struct Metrics {
     operations: Family<Operation, Histogram>,
@@ -42,7 +42,7 @@ pub struct Metrics {
     errors: Counter,
 }
 
-/// What an operation is called.
+/// The label of an operation.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Operation {
     operation: &'static str,
@@ -66,7 +66,7 @@ impl Default for Metrics {
     }
 }
 
-/// What is looked at for each rendering.
+/// The values that are read for each rendering.
 #[derive(Debug)]
 pub struct Snapshot {
     counts: SlotCounts,

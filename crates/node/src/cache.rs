@@ -1,4 +1,4 @@
-//! What a long-lived node remembers from one operation to the next.
+//! The cache: what a long-lived node remembers from one operation to the next.
 
 use std::{
     cell::Cell,
@@ -16,7 +16,7 @@ use riklet_core::{
 };
 use riklet_kernel::process::ProcessId;
 
-/// How a node treats what can wait.
+/// The treatment of work that can wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 enum Strategy {
     /// An operation does everything before it returns.
@@ -42,9 +42,9 @@ pub(crate) struct Cache {
     draining_exposures: BTreeMap<Slot, Vec<Exposure>>,
     /// Slots that nothing could be done for when all was looked at, as of one state of their records.
     broken: BTreeMap<Slot, Generation>,
-    /// What the kernel has followed, and the records do not say yet.
+    /// The outcomes that the records do not have yet.
     deferred: Vec<DeferredOutcome>,
-    /// Whether the records had to be written again, and nobody was told yet.
+    /// True if the records had to be written again, and nobody was told yet.
     restored: Cell<bool>,
 }
 

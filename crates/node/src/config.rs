@@ -9,20 +9,20 @@ use riklet_core::{
     model::{InterfaceName, Mtu, Pool},
 };
 
-/// Where the records are kept by default: what they describe lives until reboot, and so does `/run`.
+/// The default directory of the records. What they describe lives until reboot, and so does `/run`.
 pub const DEFAULT_STATE_DIR: &str = "/run/riklet-sdn";
 
 /// The name of the daemon's socket in the state directory, by default.
 pub const API_SOCKET: &str = "api.sock";
 
-/// What an administrator may set. Nothing needs to be.
+/// The settings of a node. None is required.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
-    /// Where the records are kept.
+    /// The directory of the records.
     pub state_dir: PathBuf,
-    /// Who enforces the ruleset. Decided at the first use, and recorded.
+    /// The firewall backend. Decided at the first use, and recorded.
     pub firewall: FirewallChoice,
-    /// What the guests' addresses are cut from; `None` is the first of [`Pool::candidates`] that overlaps no
+    /// The address range for guests; `None` is the first of [`Pool::candidates`] that overlaps no
     /// route of the host. Decided at the first use, and recorded.
     pub pool: Option<Pool>,
     /// The interfaces that lead to the Internet; `None` is those of the host's default route.
@@ -47,14 +47,14 @@ impl Default for Config {
 }
 
 impl Config {
-    /// Where the daemon listens.
+    /// Returns the socket that the daemon listens on.
     #[must_use]
     pub fn socket(&self) -> PathBuf {
         self.api.clone().unwrap_or_else(|| self.state_dir.join(API_SOCKET))
     }
 }
 
-/// Who shall enforce the ruleset.
+/// The choice of the firewall backend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum FirewallChoice {
     /// iptables where the host has the program, else nf_tables.
@@ -67,7 +67,7 @@ pub enum FirewallChoice {
 }
 
 impl FirewallChoice {
-    /// Whether the backend is what was chosen.
+    /// Tells whether the backend is what was chosen.
     #[must_use]
     pub const fn allows(self, backend: Backend) -> bool {
         match self {

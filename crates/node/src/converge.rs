@@ -17,13 +17,13 @@ use riklet_core::{
 };
 use riklet_kernel::{Kernel, KernelError, Links};
 
-/// How far the kernel followed the records.
+/// The result of a converge: how far the kernel followed the records.
 #[derive(Debug)]
 pub(crate) struct Converged<'a> {
     pub(crate) outcome: Outcome,
     /// The changed slots; `None` where all were looked at.
     pub(crate) scope: Option<&'a Changes>,
-    /// When the TAPs of the instances that left are deleted.
+    /// The time at which the TAPs of the instances that left are deleted.
     pub(crate) deletion: LinkDeletion,
     /// The slots that no new instance may have; `None` where not all were looked at.
     pub(crate) unusable: Option<BTreeSet<Slot>>,
@@ -101,7 +101,7 @@ impl<K: Kernel> Session<'_, K> {
     }
 }
 
-/// How far a converge came.
+/// The outcome of a converge.
 #[derive(Debug, Default)]
 pub(crate) struct Outcome {
     /// The steps that were done, in order.
@@ -113,7 +113,7 @@ pub(crate) struct Outcome {
 }
 
 impl Outcome {
-    /// Whether all is as desired.
+    /// Tells whether all is as desired.
     pub(crate) fn is_clean(&self) -> bool {
         self.failed.is_empty() && self.halted.is_none()
     }
@@ -123,7 +123,7 @@ impl Outcome {
 pub(crate) trait View {
     fn desired(&self) -> Desired;
 
-    /// What the kernel has; `None` where looking at this part only is not enough.
+    /// Observes the kernel; `None` if looking at this part only is not enough.
     fn observe(&self, kernel: &mut impl Kernel) -> Result<Option<Observed>, NodeError>;
 
     /// Plans what [`Self::converge`] would do first.
@@ -162,7 +162,7 @@ pub(crate) trait View {
         }
     }
 
-    /// Whether the outcome would not have been better for looking at everything.
+    /// Tells whether the outcome would not have been better for looking at everything.
     fn suffices(&self, outcome: &Outcome) -> bool;
 }
 

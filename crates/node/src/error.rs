@@ -12,7 +12,7 @@ use riklet_core::{
 };
 use riklet_kernel::{AccountKind, KernelError, Refusal};
 
-/// Why an operation was not done, or not to its end.
+/// The reason why an operation was not done, or not to its end.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum NodeError {
@@ -27,7 +27,7 @@ pub enum NodeError {
     Halted {
         /// The step.
         step: Box<Step>,
-        /// Why.
+        /// The cause.
         source: KernelError,
     },
     /// No instance of this name is recorded.
@@ -37,7 +37,7 @@ pub enum NodeError {
         name: InstanceName,
         /// The recorded name that is most like it.
         nearest: Option<InstanceName>,
-        /// Where it was looked for.
+        /// The state directory that was searched.
         state_dir: PathBuf,
     },
     /// An instance is running: taking its network away is for its supervisor.
@@ -59,7 +59,7 @@ pub enum NodeError {
     /// An exposure takes the packets of a local process, and that shall be an error.
     #[error("{warning}")]
     Shadows {
-        /// Which, and whose.
+        /// The warning.
         warning: Box<Warning>,
     },
     /// The configuration differs from what was decided at the first use.
@@ -85,7 +85,7 @@ pub enum NodeError {
         /// The route.
         route: IpNet,
     },
-    /// What was decided at the first use cannot be understood.
+    /// A decision recorded at the first use cannot be understood.
     #[error("the recorded {what} is not valid: {value:?}")]
     Setting {
         /// `firewall` or `pool`.
@@ -101,7 +101,7 @@ pub enum NodeError {
     UnknownAccount {
         /// The instance.
         name: InstanceName,
-        /// Which of both.
+        /// User or group.
         kind: AccountKind,
         /// The name that is not known.
         account: AccountName,
@@ -109,7 +109,7 @@ pub enum NodeError {
     /// Something on the host belongs to records that this state directory does not have. Nothing was changed.
     #[error("{}", claimed(claims))]
     Claimed {
-        /// What it is.
+        /// The claimed objects.
         claims: Vec<Claim>,
         /// The state directory in use.
         state_dir: PathBuf,
@@ -124,7 +124,7 @@ pub enum NodeError {
     },
 }
 
-/// Why one instance is not as it should be.
+/// The reason why one instance is not as it should be.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InstanceError {
     /// Nothing can be done for it.
@@ -143,7 +143,7 @@ pub struct Failure {
     pub name: InstanceName,
     /// Its slot.
     pub slot: Slot,
-    /// Why.
+    /// The cause.
     #[source]
     pub error: InstanceError,
 }
@@ -156,7 +156,7 @@ impl NodeError {
         Self::Running { name, vmm, pid: run.process.unwrap_or(run.supervisor).pid() }
     }
 
-    /// What kind of answer it needs.
+    /// Returns the kind of answer that it needs.
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         match self {
@@ -190,7 +190,7 @@ impl NodeError {
         matches!(self, Self::Store(StoreError::PoolExhausted { .. }))
     }
 
-    /// What to do about it, where there is something.
+    /// Returns a hint, if there is one.
     #[must_use]
     pub fn hint(&self) -> Option<String> {
         match self {
@@ -227,7 +227,7 @@ impl NodeError {
 }
 
 impl Failure {
-    /// What kind of answer it needs.
+    /// Returns the kind of answer that it needs.
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         match &self.error {
@@ -236,7 +236,7 @@ impl Failure {
         }
     }
 
-    /// What to do about it, where there is something.
+    /// Returns a hint, if there is one.
     #[must_use]
     pub fn hint(&self) -> Option<String> {
         match &self.error {
@@ -285,7 +285,7 @@ fn kernel_hint(error: &KernelError) -> Option<String> {
     lacks(error).map(|what| format!("the host lacks {what}; `riklet-sdn doctor` says more"))
 }
 
-/// What of the host is missing, where that is the reason.
+/// Returns the part of the host that is missing, if that is the reason.
 fn lacks(error: &KernelError) -> Option<&'static str> {
     let refusal = error.refusal();
     let errno = refusal.errno.filter(|errno| MISSING.contains(errno))?;

@@ -1,4 +1,4 @@
-//! What was decided for the node, and what the host is like at this moment.
+//! The decisions made for the node, and the host as it is at this moment.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -30,20 +30,20 @@ pub(crate) struct Host {
     pub(crate) sysctls: BTreeMap<String, String>,
     /// The firewall's tables that were there before us.
     pub(crate) foreign_tables: BTreeSet<String>,
-    /// Whether the node has recorded no decision yet.
+    /// True if the node has recorded no decision yet.
     pub(crate) first_use: bool,
-    /// Whether the owner is not recorded yet: this is the first use, or an earlier version made the records.
+    /// True if the owner is not recorded yet: this is the first use, or an earlier version made the records.
     must_record_owner: bool,
-    /// Which interfaces forward, and what is to be recorded of that.
+    /// The decision about forwarding, and what is to be recorded of it.
     pub(crate) forwarding: Forwarding,
-    /// Whether the host forwards as a whole.
+    /// True if the host forwards as a whole.
     globally: bool,
     recorded: Recorded,
-    /// What is to be recorded as the process that hears what changes, where that is news.
+    /// The process to record as the one that hears of changes, if that is news.
     watcher: Option<ProcessId>,
 }
 
-/// What an operation goes by, and who asks.
+/// The basis of an operation's look at the host, and who asks.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Survey {
     pub(crate) interfaces: Interfaces,
@@ -104,7 +104,7 @@ impl Host {
         Ok(host)
     }
 
-    /// Whether an interface bears our mark, or one of an earlier version.
+    /// Tells whether an interface bears our mark, or one of an earlier version.
     pub(crate) fn owns(&self, link: &LinkState) -> bool {
         let mark = alias::mark(link.alias.as_deref());
         mark.is_some_and(|mark| mark == Mark::Unsigned || self.node.owner.signed(&mark))
@@ -275,7 +275,7 @@ fn refuse_conflict(config: &Config, backend: Backend, pool: Pool) -> Result<(), 
     }
 }
 
-/// What the backend has at this moment, which matters only in that it can be read: what is decided stays, and
+/// Reads the backend's present state, only to see that it can be read: what is decided stays, and
 /// iptables-nft refuses a whole table because of one rule that only `nft` can write.
 fn try_to_read(
     kernel: &mut impl Firewall,

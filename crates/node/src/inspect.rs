@@ -15,16 +15,16 @@ use riklet_kernel::Kernel;
 /// A line of [`Node::list`](crate::Node::list).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listed {
-    /// What is recorded.
+    /// The recorded instance.
     pub instance: Instance,
-    /// What the kernel has.
+    /// The state of its TAP.
     pub link: LinkStatus,
 }
 
 /// The answer of [`Node::inspect`](crate::Node::inspect).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Inspection {
-    /// What is recorded.
+    /// The recorded instance.
     pub instance: Instance,
     /// The state of the TAP.
     pub status: LinkStatus,
@@ -32,7 +32,7 @@ pub struct Inspection {
     pub link: Option<LinkState>,
     /// The differences between the TAP and what it should be.
     pub drift: Vec<String>,
-    /// Whether the firewall has its exposures.
+    /// True if the firewall has its exposures.
     pub exposed: bool,
 }
 

@@ -13,7 +13,7 @@ pub struct Instance {
     pub workload: Workload,
     /// The slot.
     pub slot: Slot,
-    /// How far the kernel followed the last operation.
+    /// The phase: how far the kernel followed the last operation.
     pub phase: Phase,
     /// The two ends of its link.
     pub addresses: Addresses,

@@ -34,7 +34,7 @@ pub struct RebuildOptions {
 /// The outcome of [`Node::rebuild`](crate::Node::rebuild) and [`Node::adopt`](crate::Node::adopt).
 #[derive(Debug)]
 pub struct Rebuilt {
-    /// Where the former database is now; `None` where it was kept, or there was none.
+    /// The path of the former database; `None` if it was kept, or there was none.
     pub set_aside: Option<PathBuf>,
     /// The instances that were recorded anew.
     pub recovered: Vec<InstanceName>,
@@ -65,7 +65,7 @@ impl<K: Kernel> Operations<'_, K> {
     }
 }
 
-/// What was recorded anew.
+/// The instances that were recorded anew.
 #[derive(Debug, Default)]
 struct Recovered {
     slots: BTreeSet<Slot>,

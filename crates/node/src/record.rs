@@ -1,4 +1,4 @@
-//! What a request changes in the records, within the transaction of its operation.
+//! Records requests within the transaction of their operation.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,10 +14,10 @@ use riklet_core::{
 };
 use riklet_kernel::{Kernel, process::ProcessId};
 
-/// What changes for each slot.
+/// The change of each slot.
 pub(crate) type Changes = BTreeMap<Slot, Change>;
 
-/// What changes for one slot: what it was recorded with, and what it is recorded with now.
+/// The change of one slot: what it was recorded with, and what it is recorded with now.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Change {
     pub(crate) before: Option<Fragment>,
@@ -26,7 +26,7 @@ pub(crate) struct Change {
     pub(crate) interface: Interface,
 }
 
-/// What is known of a slot's interface when the kernel is looked at.
+/// The knowledge about a slot's interface when the kernel is looked at.
 #[derive(Debug, Clone, Default)]
 pub(crate) enum Interface {
     /// Nothing: the kernel is asked.
@@ -38,7 +38,7 @@ pub(crate) enum Interface {
     Present(Box<LinkState>),
 }
 
-/// What a request changed in the records.
+/// The changes that a request made in the records.
 #[derive(Debug, Default)]
 pub(crate) struct Recorded {
     pub(crate) records: Vec<Record>,

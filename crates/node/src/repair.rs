@@ -91,7 +91,7 @@ impl<K: Kernel> Session<'_, K> {
     }
 }
 
-/// What the records say of a slot.
+/// The state that the records ask for in a slot.
 enum Shall {
     /// It has this.
     Be(Box<Fragment>),

@@ -11,7 +11,7 @@ use crate::store::{Lock, Records, Reopened, Setting, Store, Tx};
 use riklet_core::model::{InstanceName, Slot};
 use riklet_kernel::Kernel;
 
-/// How long a process that ends waits for the lock.
+/// The time that an ending process waits for the lock.
 const PATIENCE: Duration = Duration::from_secs(3);
 
 /// The operations of a node, before any of them holds the lock. Each stands in the file of its name.
@@ -21,7 +21,7 @@ pub(crate) struct Operations<'n, K> {
     store: &'n mut Option<Store>,
 }
 
-/// What an operation works with besides the records.
+/// The means of an operation besides the records.
 #[derive(Debug)]
 pub(crate) struct Context<'n, K> {
     pub(crate) config: &'n Config,
@@ -46,7 +46,7 @@ pub(crate) struct Reading<'s, K> {
     _lock: Option<Lock>,
 }
 
-/// What an operation reads of a node that was used.
+/// A view for reading on a node that was used.
 #[derive(Debug)]
 pub(crate) struct Used<'r, 's, K> {
     pub(crate) store: &'r Store,

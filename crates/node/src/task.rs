@@ -1,4 +1,4 @@
-//! What a long-lived node leaves to another thread: creating TAPs in advance, and deleting those of instances that are
+//! Background tasks of a long-lived node: creating TAPs in advance, and deleting those of instances that are
 //! gone. No instance has their slots meanwhile, so nothing else depends on it.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -36,7 +36,7 @@ pub struct TaskOutcome {
     pub freed: BTreeSet<Slot>,
     /// Slots whose TAPs could not be created, and why.
     pub failed: BTreeMap<Slot, KernelError>,
-    /// Why nothing was deleted.
+    /// The slots that were not deleted, and the cause.
     pub kept: Option<(BTreeSet<Slot>, KernelError)>,
     _lock: Lock,
 }

@@ -27,11 +27,11 @@ pub(crate) struct ScopedView<'a> {
     host: &'a Host,
     base_ruleset: &'a BaseRuleset,
     changes: &'a Changes,
-    /// When the TAPs of those that leave are deleted.
+    /// The time at which the TAPs of those that leave are deleted.
     deletion: LinkDeletion,
     /// Slots whose flows must be forgotten besides.
     draining: BTreeSet<Slot>,
-    /// Whether to look at the foreign chains as well.
+    /// True if to look at the foreign chains as well.
     foreign_chains: bool,
 }
 

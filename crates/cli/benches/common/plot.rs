@@ -34,7 +34,7 @@ pub(crate) struct Plot {
     pub(crate) x: &'static str,
     /// What is upwards, with its unit.
     pub(crate) y: &'static str,
-    /// Whether each power of ten is as far from the next.
+    /// True if each power of ten is as far from the next.
     pub(crate) logarithmic: bool,
     pub(crate) lines: Vec<Line>,
 }

@@ -1,4 +1,4 @@
-//! What `run` says once all is ready.
+//! Announces that all functions are ready.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -14,7 +14,7 @@ use riklet_vmm::supervisor::{Answer, Ready, Times, tcp_exposures};
 
 use crate::{error::CliError, output::Output, render};
 
-/// What takes the functions down.
+/// The way in which the functions are taken down.
 #[derive(Clone, Copy)]
 pub(super) enum Ends {
     Interrupt,

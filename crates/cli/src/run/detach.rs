@@ -68,9 +68,9 @@ pub(super) fn run(
 }
 
 enum Detached {
-    /// What the supervisor announced, and what it said until then.
+    /// It is ready: its announcement, and its messages until then.
     Ready { text: String, words: String },
-    /// How it ended, and what it said.
+    /// It failed: its exit status and its messages.
     Failed { code: u8, words: String },
 }
 
@@ -114,7 +114,7 @@ fn forget(log: &Path) {
     }
 }
 
-/// What this process was told, however it was told it: what no option says is the default, whatever files there
+/// Returns the arguments of the supervisor: what this process was told, by whatever means. What no option says is the default, whatever files there
 /// are. Relative paths stay right: the working directory does.
 fn arguments(config: &Config, args: &RunArgs, output: Output) -> Vec<OsString> {
     // `run` does its own work, and asks no daemon.

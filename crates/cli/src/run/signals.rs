@@ -35,7 +35,7 @@ impl AsFd for Signals {
     }
 }
 
-/// Whether the process of this `/proc/<pid>/status` ignores a signal: the mask `SigIgn` (`proc_pid_status(5)`), whose
+/// Tells whether the process of this `/proc/<pid>/status` ignores a signal: the mask `SigIgn` (`proc_pid_status(5)`), whose
 /// lowest bit is signal 1.
 fn ignores(status: &str, signal: i32) -> bool {
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));

@@ -50,7 +50,7 @@ fn pause(interval: Duration) {
     thread::sleep(interval);
 }
 
-/// What `--interval` says: seconds, from 0.1 to 3600.
+/// Parses `--interval`: seconds, from 0.1 to 3600.
 pub(crate) fn interval(text: &str) -> Result<Duration, String> {
     let seconds = text.parse().map_err(|_no_number| "not a number of seconds".to_owned())?;
     if (0.1..=3600.0).contains(&seconds) {

@@ -1,4 +1,4 @@
-//! What there is to show: asked of the daemon, where one runs, and counted by the kernel.
+//! Samples: asked of the daemon, if one runs, and counted by the kernel.
 
 use std::{
     collections::BTreeMap,
@@ -16,7 +16,7 @@ use crate::{args::NodeArgs, error::CliError, node::ChosenNode, render};
 /// So many events are shown at most.
 const EVENTS: usize = 20;
 
-/// What went through the TAPs until a moment.
+/// The counters of the TAPs at a moment.
 #[derive(Debug, Clone)]
 pub(super) struct Counted {
     pub(super) at: Instant,
@@ -28,21 +28,21 @@ pub(super) struct Counted {
 pub(super) struct Sample {
     pub(super) counted: Counted,
     pub(super) functions: Vec<Listed>,
-    /// What the last look for it found.
+    /// The drift that the last look found.
     pub(super) drift: Vec<String>,
-    /// How the daemon stands, where one runs.
+    /// The daemon's slots, if one runs.
     pub(super) slots: Option<Slots>,
-    /// What it did last, oldest first.
+    /// Its latest events, oldest first.
     pub(super) events: Vec<Event>,
 }
 
-/// What takes samples.
+/// Takes samples.
 pub(super) struct Sampler {
     node: NodeArgs,
     kernel: Linux,
     drift: Vec<String>,
     checked: Option<Instant>,
-    /// How long the last look for drift took.
+    /// The duration of the last look for drift.
     check_took: Duration,
 }
 

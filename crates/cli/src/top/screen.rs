@@ -1,4 +1,4 @@
-//! How it is drawn. Pure: the same view on a screen of the same size is the same.
+//! Draws the view. Pure: the same view on a screen of the same size looks the same.
 
 use ratatui::{
     Frame,
@@ -18,12 +18,12 @@ const STATE: usize = 3;
 const NUMBERS: std::ops::Range<usize> = 4..8;
 const EXPOSURES: usize = 8;
 
-/// What is on the screen.
+/// The contents of the screen.
 #[derive(Debug, Default)]
 pub(super) struct Screen {
     /// `None` until something was counted.
     pub(super) view: Option<View>,
-    /// Why there is nothing newer.
+    /// The reason why there is nothing newer.
     pub(super) problem: Option<String>,
     pub(super) order: Order,
     /// The first function that is shown.
@@ -76,7 +76,7 @@ pub(super) fn draw(frame: &mut Frame<'_>, screen: &Screen) {
     frame.render_widget(keys(screen.order), foot);
 }
 
-/// How many there are, how the daemon stands, and whether something is wrong.
+/// Returns the summary: the number of functions, the daemon's state, and what is wrong.
 fn summary(screen: &Screen) -> Text<'static> {
     let mut parts = Vec::new();
     if let Some(view) = &screen.view {

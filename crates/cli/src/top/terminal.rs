@@ -36,7 +36,7 @@ use crate::{
     error::{CliError, chain},
 };
 
-/// How soon a signal, or a sample, is seen: what reads the keys does not wake for them.
+/// The delay after which a signal or a sample is seen: reading keys does not wake for them.
 const REFRESH_INTERVAL: Duration = Duration::from_millis(100);
 /// So many lines are a page.
 const PAGE: isize = 10;

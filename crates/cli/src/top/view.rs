@@ -1,4 +1,4 @@
-//! What is shown, as data. Pure.
+//! The view as data. Pure.
 
 use std::{net::IpAddr, time::Duration};
 
@@ -18,7 +18,7 @@ pub(super) const HEADER: [&str; 9] =
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct View {
-    /// What the rates are over; 0 where nothing was counted before.
+    /// The interval of the rates in milliseconds; 0 if nothing was counted before.
     pub(super) interval_ms: u64,
     pub(super) functions: Vec<Line>,
     pub(super) drift: Vec<String>,
@@ -35,16 +35,16 @@ pub(super) struct Line {
     pub(super) tap: String,
     pub(super) guest: IpAddr,
     pub(super) state: String,
-    /// What the guest took.
+    /// The traffic to the guest.
     #[serde(rename = "in")]
     pub(super) incoming: Flow,
-    /// What the guest sent.
+    /// The traffic from the guest.
     #[serde(rename = "out")]
     pub(super) outgoing: Flow,
     pub(super) exposures: Vec<Exposure>,
 }
 
-/// What goes one way: since the TAP was made, and of late.
+/// The traffic in one direction: in all, and of late.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Flow {
@@ -62,7 +62,7 @@ pub(super) struct Slots {
     pub(super) draining: usize,
 }
 
-/// What the functions are ordered by.
+/// The order of the functions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) enum Order {
     #[default]
@@ -84,7 +84,7 @@ impl From<&Health> for Slots {
 }
 
 impl View {
-    /// Of a sample, with the rates since what was counted before it.
+    /// Creates the view of a sample, with the rates since the counters before it.
     pub(super) fn new(before: Option<&Counted>, sample: &Sample) -> Self {
         let counted = &sample.counted;
         let passed = before.map(|before| counted.at.duration_since(before.at));
@@ -155,7 +155,7 @@ impl Line {
 }
 
 impl Flow {
-    /// Of packets and bytes, before and now.
+    /// Creates a flow from packets and bytes, before and now.
     fn new(before: (u64, u64), now: (u64, u64), passed: Option<Duration>) -> Self {
         let rate = |before: u64, now: u64| {
             passed.map_or(0, |passed| rate(now.saturating_sub(before), passed))

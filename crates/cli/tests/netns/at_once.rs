@@ -71,7 +71,7 @@ fn at_once<T: Send>(work: impl Fn(usize, Random) -> T + Sync) -> Vec<T> {
     })
 }
 
-/// Whether the operation was done, and not refused. Whoever looks on sees no work half done.
+/// Tells whether the operation was done, and not refused. Whoever looks on sees no work half done.
 #[track_caller]
 fn do_and_look(world: &World, operation: &Operation) -> bool {
     let done = operation.is_done(&operation.start(world).wait());

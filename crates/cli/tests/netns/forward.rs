@@ -102,7 +102,7 @@ fn forwarded(world: &World) -> BTreeSet<String> {
     heard
 }
 
-/// Whether the node sends a packet of the client's back to the client's own network, as a router does.
+/// Tells whether the node sends a packet of the client's back to the client's own network, as a router does.
 fn sends_back(world: &World) -> bool {
     const NOBODY: Ipv4Addr = Ipv4Addr::new(192, 168, 7, 99);
     let (via, to, ear) =

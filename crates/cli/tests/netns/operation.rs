@@ -66,7 +66,7 @@ impl Operation {
         }
     }
 
-    /// Whether it was done; the other answers that are documented are that a port is another's, and that
+    /// Tells whether it was done; the other answers that are documented are that a port is another's, and that
     /// there is no such name.
     #[track_caller]
     pub(crate) fn is_done(&self, output: &Output) -> bool {

@@ -122,7 +122,7 @@ impl Program {
         Self { directory }
     }
 
-    /// Whether it was ever started.
+    /// Tells whether it was ever started.
     pub(crate) fn has_begun(&self) -> bool {
         self.directory.join("arguments").exists()
     }
@@ -144,7 +144,7 @@ impl Program {
         Pid::from_raw(self.noted("pid").parse().expect("a number")).expect("not 0")
     }
 
-    /// Whether it has made a file in its working directory.
+    /// Tells whether it has made a file in its working directory.
     pub(crate) fn is_at_home(&self) -> bool {
         self.noted("at-home");
         self.directory.join("at-home").exists()

@@ -186,7 +186,7 @@ fn who_waits_is_told_how_it_ended() {
     }
 }
 
-/// Whether a connection is refused at once. What is sent to a guest that is no more is lost, and sent again after
+/// Tells whether a connection is refused at once. What is sent to a guest that is no more is lost, and sent again after
 /// a second only (RFC 6298): that is not waited for.
 fn is_refused(world: &World, at: (Ipv4Addr, u16)) -> bool {
     let connect = || TcpStream::connect_timeout(&at.into(), Duration::from_millis(20));

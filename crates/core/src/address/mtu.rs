@@ -6,7 +6,7 @@ use std::fmt;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Mtu(u32);
 
-/// Why a text or a number is not an [`Mtu`].
+/// The reason why a text or a number is not an [`Mtu`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{text} is not an MTU; these are {min} to {max} bytes", min = Mtu::MIN, max = Mtu::MAX)]
 pub struct MtuError {

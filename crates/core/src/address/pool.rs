@@ -16,7 +16,7 @@ pub struct Pool {
     v6: Option<Ipv6Net>,
 }
 
-/// Why something is not a [`Pool`].
+/// The reason why something is not a [`Pool`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PoolError {
     /// Not `address/length`.
@@ -44,7 +44,7 @@ pub enum PoolError {
     TooSmall {
         /// The range of IPv6 as given.
         network: Ipv6Net,
-        /// How many slots the range of IPv4 has.
+        /// The number of slots of the IPv4 range.
         capacity: u32,
         /// The longest prefix that has as many.
         longest: u8,
@@ -100,7 +100,7 @@ impl Pool {
         self.v6
     }
 
-    /// How many slots the pool has, 1 to 65,536.
+    /// Returns the number of slots of the pool, 1 to 65,536.
     #[must_use]
     pub fn capacity(self) -> u32 {
         1 << (Addresses::PREFIX_LENGTH - self.v4.prefix_len())
@@ -122,7 +122,7 @@ impl Pool {
         Some(Addresses { v4, v6 })
     }
 
-    /// Whether the pool and the route share an address. A default route (length 0) overlaps nothing here: it is
+    /// Tells whether the pool and the route share an address. A default route (length 0) overlaps nothing here: it is
     /// where everything else goes.
     #[must_use]
     pub fn overlaps(self, route: IpNet) -> bool {

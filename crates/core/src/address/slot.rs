@@ -10,7 +10,7 @@ use super::{InterfaceName, MacAddress};
 pub struct Slot(u16);
 
 impl Slot {
-    /// What the name of every interface of ours begins with.
+    /// The prefix of the names of our interfaces.
     pub const PREFIX: &'static str = "rik";
 
     /// The slot with this number. Whether a pool has it is [`Pool::addresses`](super::Pool::addresses)' to say.

@@ -30,14 +30,14 @@ impl fmt::Display for Place {
     }
 }
 
-/// What is wrong with a definition, and where: `FILE:LINE:COLUMN: FIELD: REASON`.
+/// An error in a definition, with its place: `FILE:LINE:COLUMN: FIELD: REASON`.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub struct Error {
-    /// Where.
+    /// The place.
     pub place: Place,
     /// The path of the field, such as `spec.function.exposure[1].port`; empty where it is the whole text.
     pub field: String,
-    /// What is wrong. Its message is part of this one's.
+    /// The reason. Its message is part of this one's.
     pub reason: Reason,
 }
 
@@ -84,7 +84,7 @@ impl fmt::Display for Errors {
     }
 }
 
-/// What is wrong with a field.
+/// The reason why a field is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[expect(missing_docs, reason = "each variant is its message")]
 #[non_exhaustive]
@@ -163,7 +163,7 @@ pub enum Reason {
 }
 
 impl Reason {
-    /// What to write instead, where that is known.
+    /// Returns what to write instead, if that is known.
     #[must_use]
     pub fn hint(&self) -> Option<String> {
         let meant = |nearest: &str| format!("did you mean {nearest:?}?");

@@ -28,7 +28,7 @@ struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    /// Where a piece of the text stands; the pieces come in the order of the text.
+    /// Returns the position of a piece of the text; the pieces come in the order of the text.
     fn position(&mut self, piece: &RawValue) -> Position {
         let offset = piece.get().as_ptr().addr() - self.text.as_ptr().addr();
         for c in self.text.get(self.offset..offset).unwrap_or_default().chars() {

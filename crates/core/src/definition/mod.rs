@@ -27,7 +27,7 @@ const POD: &str = "Pod";
 pub const EXPOSURE_TYPE: &str = "NodePort";
 /// The longest text that is read, in bytes.
 pub const MAX_BYTES: usize = 1 << 20;
-/// How deep values may be nested.
+/// The deepest nesting of values.
 const MAX_DEPTH: usize = 32;
 
 /// A text with definitions.
@@ -35,7 +35,7 @@ const MAX_DEPTH: usize = 32;
 pub struct Source {
     /// The file's name, or `-`, as errors shall have it.
     pub name: String,
-    /// What is in it.
+    /// Its contents.
     pub text: String,
 }
 

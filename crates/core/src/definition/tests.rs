@@ -16,7 +16,7 @@ fn parsed(text: &str) -> Result<Vec<Workload>, Errors> {
     parse(&[source(("text", text))])
 }
 
-/// What is wrong with these sources, one error a line.
+/// Returns the errors in these sources, one per line.
 fn refused(sources: &[(&str, &str)]) -> String {
     let sources: Vec<_> = sources.iter().copied().map(source).collect();
     parse(&sources).unwrap_err().to_string()

@@ -1,4 +1,4 @@
-//! What JSON and YAML have in common: values, and where each stands.
+//! Trees of values with their positions, common to JSON and YAML.
 
 use std::fmt;
 

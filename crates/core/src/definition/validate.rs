@@ -61,7 +61,7 @@ fn address(text: &str) -> Result<IpAddr, Reason> {
 }
 
 impl Validator {
-    /// What follows is of this file.
+    /// Begins a file: what follows is in it.
     pub(super) fn begin(&mut self, file: &str) {
         self.sort();
         file.clone_into(&mut self.file);
@@ -215,7 +215,7 @@ impl Validator {
         self.exposures.push((exposure, Place::new(&self.file, at)));
     }
 
-    /// Which earlier exposure has this port of this one's. The look-up is one of two keys, or of the first of some,
+    /// Returns the earlier exposure that has this port. The look-up is one of two keys, or of the first of some,
     /// however many have the port.
     fn holder(&self, exposure: &Exposure, port: u16) -> Option<usize> {
         let key = |address| (exposure.protocol(), port, address);

@@ -15,7 +15,7 @@ use super::{
 
 /// More than a text of the largest size could have by itself.
 const MAX_DOCUMENTS: usize = 1 << 18;
-/// How many nodes aliases may repeat, all together: enough for a definition's defaults, not for a bomb.
+/// The most nodes that aliases may repeat in all: enough for a definition's defaults, not for a bomb.
 const MAX_REPEATED: usize = 100_000;
 
 /// Reads all documents of a text; empty ones are none.

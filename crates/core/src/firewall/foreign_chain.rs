@@ -35,9 +35,9 @@ pub enum ForeignFamily {
 pub struct ForeignChainState {
     /// The chain.
     pub foreign_chain: ForeignChain,
-    /// Whether our passage is there, complete, and jumped to first, so that our traffic passes.
+    /// True if our passage is there, complete, and jumped to first, so that our traffic passes.
     pub open: bool,
-    /// Whether it has something of ours that closing the passage would remove, even if it is not `open`.
+    /// True if it has something of ours that closing the passage would remove, even if it is not `open`.
     pub touched: bool,
 }
 

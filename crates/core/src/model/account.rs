@@ -14,7 +14,7 @@ pub enum Account {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct AccountName(String);
 
-/// Why a number or a text is not an [`Account`].
+/// The reason why a number or a text is not an [`Account`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AccountError {
     /// -1 is nobody at all (chown(2)), and more does not fit.

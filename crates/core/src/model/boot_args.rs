@@ -1,11 +1,11 @@
-/// What begins a word by which a kernel configures its NIC (`net/ipv4/ipconfig.c`).
+/// The prefixes of words by which a kernel configures its NIC (`net/ipv4/ipconfig.c`).
 const ADDRESS: [&str; 2] = ["ip=", "nfsaddrs="];
 
 /// Words of a kernel's command line: none gives the guest an address, and all stand on one line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BootArgs(String);
 
-/// Why a text is not [`BootArgs`].
+/// The reason why a text is not [`BootArgs`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BootArgsError {
     /// The kernel would configure its NIC by it.
@@ -23,7 +23,7 @@ pub enum BootArgsError {
     Character {
         /// The first such character.
         character: char,
-        /// Where it stands, counted from 1.
+        /// Its position, counted from 1.
         position: usize,
     },
 }

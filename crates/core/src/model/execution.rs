@@ -1,15 +1,15 @@
-//! What runs in a function's microVM, and how: what a definition says of it, and nothing decided yet.
+//! Executions: what a definition says about a function's microVM. Nothing is decided yet.
 
 use std::{fmt, net::IpAddr};
 
 use super::{Account, BootArgs, Image, Memory};
 
-/// What runs in a function's microVM. `None` is what the definition does not say: only `run` decides it.
+/// The execution of a function in a microVM. `None` is left open by the definition: only `run` decides it.
 ///
 /// [`Self::conflicts`] finds nothing in the execution of a [`super::Function`].
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Execution {
-    /// Which VMM runs it.
+    /// The VMM that runs it.
     pub vmm: Option<Vmm>,
     /// The guest's kernel.
     pub kernel: Option<Image>,
@@ -17,21 +17,21 @@ pub struct Execution {
     pub initrd: Option<Image>,
     /// The guest's root file system.
     pub rootfs: Option<Image>,
-    /// Whether the guest may not write to its root file system.
+    /// True if the guest may not write to its root file system.
     pub read_only: Option<bool>,
-    /// How many processors the guest has.
+    /// The number of processors.
     pub vcpus: Option<Vcpus>,
-    /// How much memory the guest has.
+    /// The memory.
     pub memory: Option<Memory>,
-    /// What its kernel gets besides what it needs.
+    /// Additions to the kernel command line.
     pub boot_args: Option<BootArgs>,
-    /// What executes the guest's instructions.
+    /// The accelerator that executes the guest's instructions.
     pub accelerator: Option<Accelerator>,
     /// Whom the VMM runs as, and the TAP is for.
     pub user: Option<Account>,
     /// The same, of groups.
     pub group: Option<Account>,
-    /// How many pairs of queues the TAP and the guest's NIC have.
+    /// The number of queue pairs of the TAP and the guest's NIC.
     pub queues: Option<Queues>,
     /// Whom the guest asks for names; an empty one is nobody, `None` is whom the host asks.
     pub dns: Option<Dns>,
@@ -51,13 +51,13 @@ pub enum ExecutionConflict {
         "firecracker opens one queue of a TAP, not {queues}; qemu and cloud-hypervisor open several"
     )]
     Queues {
-        /// How many are asked for.
+        /// The number that is asked for.
         queues: Queues,
     },
 }
 
 impl Execution {
-    /// What of it cannot be together.
+    /// Returns the parts that exclude each other.
     pub fn conflicts(&self) -> impl Iterator<Item = ExecutionConflict> + use<> {
         let accelerator = match (self.vmm, self.accelerator) {
             (Some(vmm), Some(_)) if vmm != Vmm::Qemu => {
@@ -75,7 +75,7 @@ impl Execution {
     }
 }
 
-/// What runs microVMs.
+/// A virtual machine monitor, or the built-in guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Vmm {
     /// <https://firecracker-microvm.github.io>.
@@ -117,7 +117,7 @@ impl fmt::Display for Vmm {
     }
 }
 
-/// What executes a guest's instructions.
+/// An accelerator that executes a guest's instructions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Accelerator {
     /// The processor, by `/dev/kvm`.
@@ -161,12 +161,12 @@ fn counted(found: i64, most: u8) -> Result<u8, OutOfRange> {
     number.ok_or(OutOfRange { found, most })
 }
 
-/// How many processors a guest has, 1 to [`Vcpus::MAX`].
+/// The number of processors of a guest, 1 to [`Vcpus::MAX`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Vcpus(u8);
 
 impl Vcpus {
-    /// What Firecracker allows at most (`vcpu_count` of its API).
+    /// The most that Firecracker allows (`vcpu_count` of its API).
     pub const MAX: u8 = 32;
 
     /// This many.
@@ -177,7 +177,7 @@ impl Vcpus {
         counted(count, Self::MAX).map(Self)
     }
 
-    /// How many.
+    /// Returns the number.
     #[must_use]
     pub const fn get(self) -> u8 {
         self.0
@@ -190,7 +190,7 @@ impl fmt::Display for Vcpus {
     }
 }
 
-/// How many pairs of queues a TAP has, 1 to [`Queues::MAX`]. One pair serves one processor of the guest.
+/// The number of queue pairs of a TAP, 1 to [`Queues::MAX`]. One pair serves one processor of the guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Queues(u8);
 
@@ -207,7 +207,7 @@ impl Queues {
         counted(count, Self::MAX).map(Self)
     }
 
-    /// How many.
+    /// Returns the number.
     #[must_use]
     pub const fn get(self) -> u8 {
         self.0
@@ -224,11 +224,11 @@ impl fmt::Display for Queues {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Dns(Vec<IpAddr>);
 
-/// Why some addresses are no [`Dns`].
+/// The reason why some addresses are no [`Dns`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{found} servers; a kernel takes at most {} by ip=", Dns::MAX)]
 pub struct TooManyServers {
-    /// How many there are.
+    /// The number given.
     pub found: usize,
 }
 

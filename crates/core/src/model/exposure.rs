@@ -64,7 +64,7 @@ pub struct PortRange {
     last: NonZeroU16,
 }
 
-/// Why a text or a pair of numbers is not a [`PortRange`].
+/// The reason why a text or a pair of numbers is not a [`PortRange`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PortRangeError {
     /// Not a number, and not two with `-` between.
@@ -94,7 +94,7 @@ pub enum PortRangeError {
         first: u16,
         /// The last port.
         last: u16,
-        /// How many ports that is.
+        /// The number of ports.
         count: u32,
     },
 }
@@ -133,7 +133,7 @@ impl PortRange {
         self.last.get()
     }
 
-    /// How many ports, 1 to [`MAX_RANGE`].
+    /// Returns the number of ports, 1 to [`MAX_RANGE`].
     #[must_use]
     pub const fn count(self) -> u16 {
         self.last.get() - self.first.get() + 1
@@ -144,7 +144,7 @@ impl PortRange {
         self.first()..=self.last()
     }
 
-    /// Whether the two share a port.
+    /// Tells whether the two share a port.
     #[must_use]
     pub const fn overlaps(self, other: Self) -> bool {
         self.first.get() <= other.last.get() && other.first.get() <= self.last.get()
@@ -186,7 +186,7 @@ pub struct Exposure {
     guest_ports: PortRange,
 }
 
-/// Why an [`Exposure`] cannot be.
+/// The reason why an [`Exposure`] cannot be.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ExposureError {
     /// The ranges differ in length.
@@ -260,14 +260,14 @@ impl Exposure {
         self.host_ports.iter().zip(self.guest_ports.iter())
     }
 
-    /// Whether one packet could be meant by both: the same protocol, a shared host port, and the same
+    /// Tells whether one packet could be meant by both: the same protocol, a shared host port, and the same
     /// host address or one of them bound to all (as `bind(2)` has it).
     #[must_use]
     pub fn clashes_with(&self, other: &Self) -> bool {
         self.meets(other.protocol, other.host_address) && self.host_ports.overlaps(other.host_ports)
     }
 
-    /// Whether it takes packets to this port of this address, or of any where it is `None`.
+    /// Tells whether it takes packets to this port of this address, or of any where it is `None`.
     #[must_use]
     pub fn takes(&self, protocol: Protocol, address: Option<IpAddr>, port: u16) -> bool {
         let ports = self.host_ports.first()..=self.host_ports.last();

@@ -7,7 +7,7 @@ pub struct Image {
     sha256: Option<Sha256>,
 }
 
-/// Why a text is not the source of an [`Image`].
+/// The reason why a text is not the source of an [`Image`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("the path or URL is empty")]
 pub struct EmptySource;
@@ -39,7 +39,7 @@ impl Image {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Sha256([u8; 32]);
 
-/// Why a text is not a [`Sha256`].
+/// The reason why a text is not a [`Sha256`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{text:?} is not 64 hexadecimal digits")]
 pub struct Sha256Error {

@@ -1,10 +1,10 @@
 use std::{fmt, str::FromStr};
 
-/// How much memory a guest has: whole MiB, at least one.
+/// The memory of a guest in whole MiB, at least one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Memory(u32);
 
-/// Why a number or a text is not a [`Memory`].
+/// The reason why a number or a text is not a [`Memory`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum MemoryError {
     /// Nothing at all, or less.
@@ -46,7 +46,7 @@ impl Memory {
         }
     }
 
-    /// How many MiB.
+    /// Returns the memory in MiB.
     #[must_use]
     pub const fn mib(self) -> u32 {
         self.0

@@ -6,7 +6,7 @@ use std::fmt;
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct InstanceName(String);
 
-/// Why a text is not an [`InstanceName`].
+/// The reason why a text is not an [`InstanceName`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NameError {
     /// Nothing at all.
@@ -25,7 +25,7 @@ pub enum NameError {
     Character {
         /// The first such character.
         character: char,
-        /// Where it stands, counted from 1.
+        /// Its position, counted from 1.
         position: usize,
     },
     /// `.` or `-` at an end, where it would read as a path or an option.

@@ -1,4 +1,4 @@
-//! Which state directory something on the host belongs to.
+//! Owners: the state directory that something on the host belongs to.
 
 use std::{fmt, str::FromStr};
 

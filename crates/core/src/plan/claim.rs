@@ -1,4 +1,4 @@
-//! What on the host belongs to other records than ours. Pure.
+//! Claims: objects on the host that belong to other records than ours. Pure.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -42,15 +42,15 @@ pub enum Holder {
     },
 }
 
-/// What an operation takes over, and marks as ours.
+/// The objects that an operation takes over and marks as ours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub enum Adoption {
     /// Nothing: it refuses.
     #[default]
     Nothing,
-    /// What the lost records of our state directory had.
+    /// Those of the lost records of our state directory.
     Lost,
-    /// What the records in another state directory have as well.
+    /// Those of the records in another state directory as well.
     All,
 }
 

@@ -72,7 +72,7 @@ fn nothing() -> Observed {
     }
 }
 
-/// What the kernel has after these fragments were brought up.
+/// Returns the state of the kernel after these fragments were brought up.
 fn after(desired: &Desired) -> Observed {
     let links = desired.fragments.iter().map(|(slot, fragment)| (*slot, fragment.link.state()));
     let entries = desired.fragments.values().flat_map(|f| &f.entries).copied().collect();

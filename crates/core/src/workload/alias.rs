@@ -14,7 +14,7 @@ use crate::model::{Bracketed, Exposure, InstanceName, Kind, Mark, Owner, Protoco
 const MARK: &str = "riklet-sdn";
 /// The kind that an alias does not name: earlier versions had no other.
 const UNNAMED: Kind = Kind::Function;
-/// What stands at the end where exposures are missing.
+/// The end of an alias in which exposures are missing.
 const CUT: &str = " ...";
 /// `IFALIASZ` of `<linux/if.h>`, less the final NUL.
 const MAX_LENGTH: usize = 255;
@@ -30,7 +30,7 @@ pub struct Marked {
     pub name: InstanceName,
     /// Its exposures, as many as fitted.
     pub exposures: Vec<Exposure>,
-    /// Whether these are all.
+    /// True if these are all.
     pub complete: bool,
 }
 

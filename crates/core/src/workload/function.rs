@@ -18,7 +18,7 @@ const FUNCTION: &[&str] = &["execution", "exposure"];
 pub struct Function {
     /// The name, unique on the node.
     pub name: InstanceName,
-    /// What runs in the microVM.
+    /// The execution in a microVM.
     pub execution: Execution,
     /// Ports of the host that lead to it; no two of them clash.
     pub exposures: Vec<Exposure>,

@@ -13,10 +13,10 @@ pub(crate) trait Implementation: Sized {
     const NAME: &'static str;
     /// The collection of its workloads, as paths of the API have it: `/v1/<collection>`.
     const COLLECTION: &'static str;
-    /// Whether an instance begins with the interface of a reserved slot ([`super::reserved`]). Where it needs another,
+    /// True if an instance begins with the interface of a reserved slot ([`super::reserved`]). Where it needs another,
     /// that one would only have to be replaced.
     const TAKES_RESERVED: bool;
-    /// Whether the documentation has it, so that errors may suggest it.
+    /// True if the documentation has it, so that errors may suggest it.
     const DOCUMENTED: bool;
 
     /// Reads the fields that are the kind's own, and refuses what is wrong in them; the others are read already.

@@ -48,7 +48,7 @@ macro_rules! kinds {
                 }
             }
 
-            /// Whether its instances begin with the interface of a reserved slot where there is one.
+            /// Tells whether its instances begin with the interface of a reserved slot where there is one.
             #[must_use]
             pub const fn takes_reserved(self) -> bool {
                 match self {
@@ -56,7 +56,7 @@ macro_rules! kinds {
                 }
             }
 
-            /// Whether the documentation has it, so that errors may suggest it.
+            /// Tells whether the documentation has it, so that errors may suggest it.
             pub(crate) const fn is_documented(self) -> bool {
                 match self {
                     $($(#[cfg($gate)])? Self::$kind => $kind::DOCUMENTED,)+
@@ -104,7 +104,7 @@ macro_rules! kinds {
                 }
             }
 
-            /// What runs, and how.
+            /// Returns the execution.
             #[must_use]
             pub fn execution(&self) -> &Execution {
                 match self {
@@ -119,7 +119,7 @@ macro_rules! kinds {
                 }
             }
 
-            /// What it exposes; no two of them clash.
+            /// Returns the exposures; no two of them clash.
             #[must_use]
             pub fn exposures(&self) -> &[Exposure] {
                 match self {

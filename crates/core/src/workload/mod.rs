@@ -27,10 +27,10 @@ use crate::{
     model::{AccountName, Addresses, Exposure, InstanceName, Owner, Pool, Slot},
 };
 
-/// What an implementation may know of the node.
+/// The facts about the node that an implementation may use.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NodeFacts {
-    /// What the slots' addresses are cut from.
+    /// The range that the slots' addresses are cut from.
     pub pool: Pool,
     /// The MTU of the interfaces, in bytes.
     pub mtu: u32,
@@ -38,7 +38,7 @@ pub struct NodeFacts {
     pub owner: Owner,
 }
 
-/// What one instance needs from the node.
+/// Everything that one instance needs from the node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fragment {
     /// Its interface.
@@ -49,7 +49,7 @@ pub struct Fragment {
     pub entries: BTreeSet<Entry>,
 }
 
-/// Why nothing can be said of what an instance needs.
+/// The reason why the needs of an instance cannot be determined.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum FragmentError {
     /// The pool has no such slot: it was recorded with a larger pool.
@@ -82,7 +82,7 @@ pub enum FragmentError {
     },
 }
 
-/// What this workload needs in this slot. The kind selects the implementation.
+/// Returns what this workload needs in this slot. The kind selects the implementation.
 ///
 /// # Errors
 /// Where the pool has no such slot or no address of a family that an exposure needs, or the workload's user or group
@@ -95,7 +95,7 @@ pub fn fragment(
     workload.fragment(slot, node)
 }
 
-/// What a reserved slot needs: the TAP of whoever has it next, which lacks nothing but its alias where the definition
+/// Returns what a reserved slot needs: the TAP of its next holder, complete except for its alias if the definition
 /// asks for no other user, group or queues. It is of no kind: a kind says whether its instances begin with it
 /// ([`Kind::takes_reserved`]).
 ///

@@ -1,4 +1,4 @@
-//! What kinds are put together from: a TAP, the VMM that opens it, entries of the firewall.
+//! Parts that kinds are built from: a TAP, the VMM that opens it, entries of the firewall.
 
 use std::{collections::BTreeSet, net::IpAddr};
 

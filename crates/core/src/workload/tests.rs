@@ -1,4 +1,4 @@
-//! What holds of every kind, shown with one that only tests have.
+//! Properties of every kind, shown with one that only tests have.
 
 use super::*;
 use crate::{

@@ -14,7 +14,7 @@ use crate::{
 pub struct Toy {
     /// The name, unique on the node.
     pub name: InstanceName,
-    /// What runs: a toy says nothing of it.
+    /// The execution, which a toy leaves open.
     pub execution: Execution,
     /// Ports of the host that lead to it.
     pub exposures: Vec<Exposure>,

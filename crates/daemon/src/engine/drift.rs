@@ -13,7 +13,7 @@ use crate::now;
 use riklet_core::plan::Step;
 use riklet_sdn::Report;
 
-/// How often what the kernel does not tell of is looked at.
+/// The interval of looks at state that the kernel does not report.
 pub(super) const REFRESH_INTERVAL: Duration = Duration::from_secs(10);
 
 impl Core {

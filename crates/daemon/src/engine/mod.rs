@@ -44,19 +44,19 @@ use riklet_sdn::{Config, NodeError, Report, Request, TaskOutcome, WarmNode};
 /// The node as the engine has it.
 pub type WatchedNode = LocalNode<WarmNode<Watched>>;
 
-/// How the engine works.
+/// Options of the engine.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// How many TAPs are made in advance; 0 is none.
+    /// The number of TAPs to create in advance; 0 for none.
     pub warm: usize,
-    /// Whether to take over what belongs to the records in another state directory, before anything else.
+    /// True if to take over what belongs to the records in another state directory, before anything else.
     pub adopt: bool,
 }
 
 /// Whatever else the engine's thread shall do.
 type Call = Box<dyn FnOnce(&mut WatchedNode) + Send>;
 
-/// What the engine is asked.
+/// A message to the engine.
 enum Message {
     Change(Request, oneshot::Sender<Result<Report, NodeError>>),
     Call(Call),
@@ -80,7 +80,7 @@ pub struct SlotCounts {
     pub draining: usize,
 }
 
-/// Why the engine cannot start.
+/// The reason why the engine cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
     /// A thread, or what wakes it, cannot be made.
@@ -89,7 +89,7 @@ pub enum EngineError {
     /// The kernel's notifications cannot be had.
     #[error(transparent)]
     Kernel(#[from] KernelError),
-    /// What is recorded cannot be brought up.
+    /// The recorded instances cannot be brought up.
     #[error(transparent)]
     Node(#[from] NodeError),
 }

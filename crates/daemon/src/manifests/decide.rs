@@ -1,26 +1,26 @@
-//! What the definition files ask for, and what is to be done about it. Pure.
+//! Decides what to do about the definition files. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use riklet_core::model::{InstanceName, Workload};
 
-/// What each file defines, by the file's name, or why that is not known.
+/// The definitions of each file by its name, or the reason why they are not known.
 pub(super) type Files = BTreeMap<String, Result<Vec<Workload>, String>>;
 
-/// What is to be done.
+/// A decision about the definition files.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Decision {
     /// The instances to take down: no file asks for them any more.
     pub(super) down: BTreeSet<InstanceName>,
-    /// What to bring up, a file each.
+    /// The workloads to bring up, by file.
     pub(super) up: BTreeMap<String, Vec<Workload>>,
-    /// Which names the files ask for from now on.
+    /// The file that owns each name from now on.
     pub(super) owners: BTreeMap<InstanceName, String>,
     /// The files that are at fault, and why: what they asked for last stays.
     pub(super) complaints: BTreeMap<String, String>,
 }
 
-/// What each name belongs to.
+/// The file that each name belongs to.
 type Claims<'a> = BTreeMap<&'a InstanceName, &'a String>;
 
 /// `owners`: the names that files asked for so far. `recorded`: all names that are recorded. `applied`: what was brought
@@ -71,7 +71,7 @@ pub(super) fn decide(
     decision
 }
 
-/// Which file has which name, of those that are not at fault. Where several ask for one, the file that has it keeps it;
+/// Returns the file that owns each name, among the valid files. If several ask for one name, the file that has it keeps it;
 /// the others are at fault.
 fn claims<'a>(
     files: &'a Files,

@@ -17,7 +17,7 @@ use super::decide::Files;
 use riklet_api::chain;
 use riklet_core::definition::{self, MAX_BYTES, Source};
 
-/// What these files are called.
+/// The extensions of definition files.
 const ENDINGS: [&str; 3] = ["json", "yaml", "yml"];
 
 /// The directory, watched.
@@ -77,7 +77,7 @@ impl Directory {
         }
     }
 
-    /// Whether the directory changed, or is another now: then all is to be read again. What else is in the directories
+    /// Tells whether the directory changed, or is another now: then all is to be read again. What else is in the directories
     /// above may change as it likes.
     pub(super) fn hear(&mut self) -> io::Result<bool> {
         let before = self.watched;
@@ -99,7 +99,7 @@ impl Directory {
         Ok(changed || self.watched != before)
     }
 
-    /// What each file defines; none where there is no directory.
+    /// Reads the definitions of each file; none if there is no directory.
     pub(super) fn read(&self) -> io::Result<Files> {
         let entries = match fs::read_dir(&self.path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeMap::new()),

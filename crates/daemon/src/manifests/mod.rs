@@ -311,13 +311,13 @@ impl Follower {
     }
 }
 
-/// Whether the daemon ends within this time.
+/// Tells whether the daemon ends within this time.
 fn ends_within(end: &OwnedFd, limit: Duration) -> bool {
     let limit = Timespec::try_from(limit).ok();
     poll(&mut [PollFd::new(end, PollFlags::IN)], limit.as_ref()).is_ok_and(|ready| ready > 0)
 }
 
-/// Why a wait is over.
+/// The reason why a wait is over.
 enum Woken {
     Ended,
     Changed,

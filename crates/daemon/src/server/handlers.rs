@@ -123,7 +123,7 @@ async fn slowly<T: Send + 'static>(
     Ok(done.await.map_err(|_panicked| Gone)??)
 }
 
-/// What the daemon counts, as Prometheus reads it.
+/// Returns the daemon's metrics, as Prometheus reads them.
 #[cfg_attr(test, utoipa::path(get, path = "/metrics",
     responses((status = 200, body = String, content_type = "application/openmetrics-text"),
         (status = "default", body = Problem, content_type = "application/problem+json"))))]
@@ -167,7 +167,7 @@ pub(super) async fn inspect(
     Ok(Json(api.engine.with(move |node| node.inspect(&name)).await??))
 }
 
-/// What bringing these functions up would do. Changes nothing.
+/// Returns what bringing these functions up would do. Changes nothing.
 #[cfg_attr(test, utoipa::path(post, path = "/v1/plan", request_body(content = Vec<Object>, description = "Definitions"),
     responses((status = 200, body = Plan), (status = "default", body = Problem, content_type = "application/problem+json"))))]
 pub(super) async fn plan(
@@ -178,7 +178,7 @@ pub(super) async fn plan(
     Ok(Json(api.engine.with(move |node| node.plan(&workloads)).await??))
 }
 
-/// How the kernel differs from the records.
+/// Returns the drift of the kernel from the records.
 #[cfg_attr(test, utoipa::path(get, path = "/v1/check",
     responses((status = 200, body = Check), (status = "default", body = Problem, content_type = "application/problem+json"))))]
 pub(super) async fn check(State(api): State<Api>) -> Result<Json<Check>, Rejection> {
@@ -192,14 +192,14 @@ pub(super) async fn repair(State(api): State<Api>) -> Result<Json<Report>, Rejec
     Ok(Json(slowly(&api, NodeApi::repair).await?))
 }
 
-/// Whether the daemon works, and how it stands.
+/// True if the daemon works, and how it stands.
 #[cfg_attr(test, utoipa::path(get, path = "/v1/health",
     responses((status = 200, body = Health), (status = "default", body = Problem, content_type = "application/problem+json"))))]
 pub(super) async fn health(State(api): State<Api>) -> Result<Json<Health>, Rejection> {
     Ok(Json(documents::health(api.engine.counts().await?)))
 }
 
-/// Which program answers, and which version of the API.
+/// Returns the version of the program and of the API.
 #[cfg_attr(test, utoipa::path(get, path = "/v1/version", responses((status = 200, body = Version))))]
 pub(super) async fn version() -> Json<Version> {
     let version = env!("CARGO_PKG_VERSION").to_owned();

@@ -36,30 +36,30 @@ use super::{
 use riklet_core::model::Account;
 use riklet_sdn::{Config, ErrorKind};
 
-/// How the API is served.
+/// Settings of the server.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// Where it listens.
+    /// The socket that it listens on.
     pub socket: PathBuf,
-    /// Who may use it besides root.
+    /// The group that may use it besides root.
     pub group: Option<Account>,
-    /// Where what is counted can be read by TCP as well, by whoever reaches that address.
+    /// The TCP address that also serves the metrics, to anybody who can reach it.
     pub metrics: Option<SocketAddr>,
     /// The directory whose definition files are the desired state.
     pub manifests: Option<PathBuf>,
-    /// How long a client may take to send a request.
+    /// The time limit for a client to send a request.
     pub patience: Duration,
 }
 
 impl Settings {
-    /// How long a client may take, where nothing else is said.
+    /// The default time limit for a client to send a request.
     pub const PATIENCE: Duration = Duration::from_secs(10);
 }
 
-/// How long requests under way may take once the daemon ends.
+/// The time that pending requests have once the daemon ends.
 const LAST_ANSWERS: Duration = Duration::from_secs(5);
 
-/// Why the daemon does not serve.
+/// The reason why the daemon does not serve.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
     /// The engine cannot start.
@@ -76,10 +76,10 @@ pub enum ServeError {
         /// The kernel's own words.
         source: io::Error,
     },
-    /// What the server needs of the host cannot be had.
+    /// The server cannot get what it needs from the host.
     #[error("cannot {operation}")]
     Io {
-        /// What was attempted.
+        /// The operation.
         operation: &'static str,
         /// The kernel's own words.
         source: io::Error,
@@ -87,7 +87,7 @@ pub enum ServeError {
 }
 
 impl ServeError {
-    /// What kind of answer it needs.
+    /// Returns the kind of answer that it needs.
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         match self {
@@ -97,7 +97,7 @@ impl ServeError {
         }
     }
 
-    /// What to do about it, where there is something.
+    /// Returns a hint, if there is one.
     #[must_use]
     pub fn hint(&self) -> Option<String> {
         match self {
@@ -113,13 +113,13 @@ impl ServeError {
     }
 }
 
-/// What every handler has.
+/// State shared by all handlers.
 #[derive(Debug, Clone)]
 pub(super) struct Api {
     engine: Engine,
     events: Events,
     patience: Duration,
-    /// Whether the daemon ends: streams end then.
+    /// True if the daemon ends: streams end then.
     ending: watch::Receiver<bool>,
 }
 

@@ -1,4 +1,4 @@
-//! What a client sends, as far as it is understood.
+//! Reads and checks what clients send.
 
 use axum::{
     body::Body,
@@ -20,7 +20,7 @@ use riklet_core::{
 };
 use riklet_sdn::Selector;
 
-/// What errors call the text that was sent.
+/// The name of the request body in errors.
 const SOURCE: &str = "request body";
 
 /// The definitions that a request has in its body.
@@ -96,7 +96,7 @@ pub(super) fn parameters<'a>(
     Ok(found)
 }
 
-/// Whether a parameter is `true`.
+/// Tells whether a parameter is `true`.
 pub(super) fn flag(parameters: &[(&str, &str)], wanted: &str) -> Result<bool, Rejection> {
     let given = parameters.iter().rev().find(|(name, _)| *name == wanted);
     match given.map(|(_, value)| *value) {
@@ -109,7 +109,7 @@ pub(super) fn flag(parameters: &[(&str, &str)], wanted: &str) -> Result<bool, Re
     }
 }
 
-/// Which instances the query of a DELETE is for.
+/// Returns the instances that the query of a DELETE selects.
 pub(super) fn selector(parameters: &[(&str, &str)]) -> Result<Selector, Rejection> {
     let given = parameters.iter().filter(|(name, _)| *name == "name");
     let names = given

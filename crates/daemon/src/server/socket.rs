@@ -21,7 +21,7 @@ use riklet_core::model::{Account, AccountName};
 use riklet_kernel::{AccountKind, HostFacts, KernelError, linux::Linux};
 use riklet_sdn::store::{Store, StoreError};
 
-/// Why there is no socket.
+/// The reason why there is no socket.
 #[derive(Debug, thiserror::Error)]
 pub enum SocketError {
     /// Another daemon listens there.
@@ -39,7 +39,7 @@ pub enum SocketError {
     /// It cannot be made.
     #[error("cannot {operation} {}", path.display())]
     Io {
-        /// What was attempted.
+        /// The operation.
         operation: &'static str,
         /// Upon which file.
         path: PathBuf,

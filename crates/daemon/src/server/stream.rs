@@ -1,4 +1,4 @@
-//! What happens, as it happens: server-sent events (the living standard of HTML, section 9.2).
+//! Streams of server-sent events (the living standard of HTML, section 9.2).
 
 use std::{convert::Infallible, time::Duration};
 
@@ -21,10 +21,10 @@ use riklet_api as wire;
 use riklet_api::Problem;
 use riklet_api::{Listed, NodeApi};
 
-/// How often an idle stream shows that it is alive.
+/// The interval at which an idle stream shows that it is alive.
 const ALIVE: Duration = Duration::from_secs(15);
 
-/// What the daemon did and does, as server-sent events: what is remembered, then what comes. With `recent`, only the
+/// Streams the daemon's events as server-sent events: those that are remembered, then new ones. With `recent`, only the
 /// former.
 #[cfg_attr(test, utoipa::path(get, path = "/v1/events", params(("recent" = Option<bool>, Query)),
     responses((status = 200, body = wire::Event, content_type = "text/event-stream"),
@@ -66,7 +66,7 @@ pub(super) async fn functions(api: Api) -> Result<Response, Rejection> {
     Ok(answer(first.chain(changes), ending))
 }
 
-/// What a watcher of functions is told of an event.
+/// Returns what a watcher of functions is told about an event.
 async fn change(api: &Api, event: &events::Event) -> Option<Event> {
     match (event.kind, &event.name) {
         (EventKind::Up | EventKind::Failed, Some(name)) => {

@@ -20,7 +20,7 @@ const CLOSE: u8 = 7;
 #[derive(Debug, PartialEq, Eq)]
 struct Socket {
     addresses: Vec<IpAddr>,
-    /// Whether it was set to accept IPv6 only.
+    /// True if it was set to accept IPv6 only.
     v6_only: bool,
     port: u16,
     inode: u64,

@@ -18,14 +18,14 @@ use riklet_core::{
 
 const KEYS: [&str; 6] = ["firewall", "pool", "uplink", "mtu", "state_dir", "api"];
 
-/// What is wrong in a configuration file, and where: `FILE:LINE:COLUMN: KEY: REASON`.
+/// An error in a configuration file, with its place: `FILE:LINE:COLUMN: KEY: REASON`.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub struct ConfigError {
-    /// Where.
+    /// The place.
     pub place: Place,
     /// The key; empty where it is the whole text.
     pub key: String,
-    /// What is wrong. Its message is part of this one's.
+    /// The reason. Its message is part of this one's.
     pub reason: ConfigReason,
 }
 
@@ -43,7 +43,7 @@ impl fmt::Display for ConfigError {
     }
 }
 
-/// What is wrong with a key or its value.
+/// The reason why a key or its value is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[expect(missing_docs, reason = "each variant is its message")]
 #[non_exhaustive]
@@ -67,7 +67,7 @@ pub enum ConfigReason {
 }
 
 impl ConfigReason {
-    /// What to write instead, where that is known.
+    /// Returns what to write instead, if that is known.
     #[must_use]
     pub fn hint(&self) -> Option<String> {
         match self {
@@ -83,7 +83,7 @@ impl ConfigReason {
 }
 
 impl Config {
-    /// What a configuration file of this name and text says, and the default for what it does not mention.
+    /// Reads a configuration file of this name and text; what it does not mention has its default.
     ///
     /// # Errors
     /// Where it is not TOML, has an unknown key, or a value is wrong: the first such place.

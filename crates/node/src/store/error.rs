@@ -6,14 +6,14 @@ use rustix::fs::{Access, access};
 use super::Unreadable;
 use riklet_core::model::{Exposure, InstanceName, Slot};
 
-/// Why the store did not do something.
+/// The reason why the store did not do something.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StoreError {
     /// Another process kept the database locked for longer than [`super::BUSY_TIMEOUT`].
     #[error("cannot {operation}: {} stays locked by another process", path.display())]
     Busy {
-        /// What was attempted.
+        /// The operation.
         operation: &'static str,
         /// The database.
         path: PathBuf,
@@ -39,11 +39,11 @@ pub enum StoreError {
     /// The database does not hold what was once written to it.
     #[error("cannot {operation}: {} is corrupt", path.display())]
     Corrupt {
-        /// What was attempted.
+        /// The operation.
         operation: &'static str,
         /// The database.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The cause.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// A record cannot be read. Others can.
@@ -54,7 +54,7 @@ pub enum StoreError {
     PortTaken {
         /// The instance that asked.
         name: InstanceName,
-        /// What it asked for.
+        /// The exposure that was asked for.
         exposure: Exposure,
         /// The instance that has the port.
         holder: InstanceName,
@@ -66,7 +66,7 @@ pub enum StoreError {
     PoolExhausted {
         /// The instance that asked.
         name: InstanceName,
-        /// How many slots the pool has.
+        /// The number of slots of the pool.
         capacity: u32,
     },
     /// Another instance has the slot, or the instance has another slot.
@@ -84,7 +84,7 @@ pub enum StoreError {
     /// The state directory cannot be used.
     #[error("cannot {operation} {}", path.display())]
     Io {
-        /// What was attempted.
+        /// The operation.
         operation: &'static str,
         /// The file or directory.
         path: PathBuf,
@@ -94,7 +94,7 @@ pub enum StoreError {
     /// SQLite could not do something for another reason.
     #[error("cannot {operation} in {}", path.display())]
     Database {
-        /// What was attempted.
+        /// The operation.
         operation: &'static str,
         /// The database.
         path: PathBuf,
@@ -103,11 +103,11 @@ pub enum StoreError {
     },
 }
 
-/// What to do about a database that does not hold what was written to it.
+/// The hint for a damaged database.
 pub(crate) const REBUILD: &str = "run `riklet-sdn repair --rebuild`: it sets the database aside \
      and records anew what runs, as the interfaces' aliases have it";
 
-/// What to do about a record that cannot be read.
+/// Returns the hint for a record that cannot be read.
 pub(crate) fn rebuild_one(name: &InstanceName) -> String {
     format!(
         "run `riklet-sdn repair --rebuild`: it records {name} anew, as its interface's alias has it; or \
@@ -116,7 +116,7 @@ pub(crate) fn rebuild_one(name: &InstanceName) -> String {
 }
 
 impl StoreError {
-    /// What to do about it, where there is something.
+    /// Returns a hint, if there is one.
     #[must_use]
     pub fn hint(&self) -> Option<String> {
         Some(match self {
@@ -150,7 +150,7 @@ impl StoreError {
         })
     }
 
-    /// Whether the files are there, and are not this user's to use.
+    /// Tells whether the files are there, and are not this user's to use.
     #[must_use]
     pub fn is_permission(&self) -> bool {
         match self {
@@ -163,7 +163,7 @@ impl StoreError {
         }
     }
 
-    /// Whether the database must be set aside and rebuilt.
+    /// Tells whether the database must be set aside and rebuilt.
     #[must_use]
     pub const fn is_corrupt(&self) -> bool {
         matches!(self, Self::Corrupt { .. })

@@ -22,7 +22,7 @@ pub(super) const FORMAT: i64 = 3;
 /// More than there are: where the database stays open, each is prepared once.
 const STATEMENTS: usize = 64;
 
-/// What stands in a database's header.
+/// The header of a database.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Header {
     /// Nothing was written yet.
@@ -105,11 +105,11 @@ pub(super) fn set_aside(path: &Path) -> Result<Option<PathBuf>, StoreError> {
     Ok(Some(target))
 }
 
-/// Which file it is: its device and its inode.
+/// The identity of a file: its device and inode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Identity(u64, u64);
 
-/// Which file has this name; `None` where none has.
+/// Returns the identity of the file of this name; `None` if there is none.
 pub(super) fn identity(path: &Path) -> Option<Identity> {
     let found = fs::metadata(path).ok()?;
     Some(Identity(found.dev(), found.ino()))
@@ -152,7 +152,7 @@ fn connect(path: &Path, flags: OpenFlags) -> Result<Connection, StoreError> {
     connection.map_err(|source| StoreError::sqlite("open the database", path.to_owned(), source))
 }
 
-/// Whether the database is ours; `false` where nothing was written yet. Nothing is written to one that is not: the
+/// Tells whether the database is ours; `false` where nothing was written yet. Nothing is written to one that is not: the
 /// journal is of the kind that looking needs no file for (`PRAGMA journal_mode` would change another program's).
 fn is_ours(connection: &Connection, path: &Path) -> Result<bool, StoreError> {
     let header = header(connection);

@@ -1,4 +1,4 @@
-//! Which instances definition files ask for: where such a file goes, so do they.
+//! The instances that definition files ask for: if such a file goes, so do they.
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,4 @@
-//! What the node remembers: records, the slots and ports that they hold, and what was changed on the host.
+//! The store: records, the slots and ports that they hold, and what was changed on the host.
 //!
 //! A SQLite database in the state directory. Its transactions decide between processes: who gets a slot or a
 //! port has it once [`Tx::commit`] returned. Nothing that an `up` or a `down` needs of it reads a whole table, and as few
@@ -40,10 +40,10 @@ pub use tx::Tx;
 
 use riklet_core::model::{InstanceName, OwnerId};
 
-/// How long an operation waits for a transaction of another process.
+/// The longest wait for a transaction of another process.
 pub const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What was decided once for the node, and stays.
+/// A decision that was made once for the node, and stays.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Setting {
     /// The firewall's backend.
@@ -81,7 +81,7 @@ impl Setting {
 pub struct Store {
     connection: Connection,
     path: PathBuf,
-    /// Which file it was as it was opened.
+    /// The identity of the file when it was opened.
     file: Option<file::Identity>,
 }
 
@@ -158,13 +158,13 @@ impl Store {
         file::set_log(&self.connection, &self.path, "PERSIST")
     }
 
-    /// Whether the file that it has open is still the database: somebody may have set it aside since, or removed it.
+    /// Tells whether the file that it has open is still the database: somebody may have set it aside since, or removed it.
     #[must_use]
     pub fn is_current(&self) -> bool {
         self.file.is_some() && self.file == file::identity(&self.path)
     }
 
-    /// Where the database is.
+    /// Returns the path of the database.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
@@ -209,7 +209,7 @@ impl Store {
         Ok(rows.into_iter().collect())
     }
 
-    /// What `work` answers, and how many instructions of SQLite's virtual machine it took (those that jump, which is
+    /// Returns the answer of `work`, and the number of instructions of SQLite's virtual machine that it took (those that jump, which is
     /// enough to tell one look-up from thousands).
     #[cfg(any(test, feature = "testing"))]
     #[expect(clippy::missing_panics_doc, clippy::unwrap_used, reason = "for tests")]

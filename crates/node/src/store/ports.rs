@@ -1,4 +1,4 @@
-//! Which instance has which port of the host.
+//! The ports of the host and the instances that hold them.
 
 use std::net::IpAddr;
 

@@ -1,4 +1,4 @@
-//! What is recorded of an instance.
+//! Records of instances.
 
 use rusqlite::{Params, Row};
 
@@ -10,7 +10,7 @@ use riklet_core::{
     plan::UnreadableRecord,
 };
 
-/// How far the kernel follows a record.
+/// The phase of a record: how far the kernel follows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Phase {
     /// Recorded; the kernel may have all, some or nothing of it.
@@ -55,7 +55,7 @@ impl std::fmt::Display for Phase {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Generation(pub(super) i64);
 
-/// What the store keeps of an instance.
+/// The record of an instance.
 ///
 /// A process that writes later what it learnt of a record says by its [`Generation`] which state it means: nothing is
 /// written of a record that was changed since.
@@ -65,9 +65,9 @@ pub struct Record {
     pub workload: Workload,
     /// The slot that it holds.
     pub slot: Slot,
-    /// How far the kernel follows.
+    /// The phase.
     pub phase: Phase,
-    /// Which state of the record this is.
+    /// The generation of this state of the record.
     pub generation: Generation,
 }
 
@@ -78,9 +78,9 @@ pub struct Unreadable {
     pub record: UnreadableRecord,
     /// The slot that it holds.
     pub slot: Slot,
-    /// Whether it is being taken down ([`Phase::Removing`]).
+    /// True if it is being taken down ([`Phase::Removing`]).
     pub removing: bool,
-    /// Which state of the record this is.
+    /// The generation of this state of the record.
     pub generation: Generation,
 }
 
@@ -155,7 +155,7 @@ impl Store {
         Ok(records)
     }
 
-    /// How many records there are.
+    /// Returns the number of records.
     ///
     /// # Errors
     /// Where the database cannot be read.

@@ -10,7 +10,7 @@ use riklet_core::model::Slot;
 /// The number in the column `state` of a slot that is free.
 pub(super) const FREE: i64 = 0;
 
-/// What is the matter with a spare slot.
+/// The state of a reserved slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ReservedSlot {
     /// Its TAP is being made; the kernel may have all, some or nothing of it.
@@ -35,7 +35,7 @@ impl ReservedSlot {
 }
 
 impl Store {
-    /// What is the matter with this slot; `None` where it is not spare.
+    /// Returns the state of this slot; `None` if it is not reserved.
     ///
     /// # Errors
     /// Where the database cannot be read.
@@ -46,7 +46,7 @@ impl Store {
         }))
     }
 
-    /// How many slots there are in each of these states.
+    /// Returns the number of slots in each of these states.
     ///
     /// # Errors
     /// Where the database cannot be read.

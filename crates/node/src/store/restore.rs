@@ -6,7 +6,7 @@ use std::{fs, path::Path};
 
 use super::{Setting, Store, StoreError, file};
 
-/// What [`Store::reopen`] did.
+/// The outcome of [`Store::reopen`].
 #[derive(Debug)]
 pub(crate) enum Reopened {
     /// The same records, written again.
@@ -59,7 +59,7 @@ impl Store {
         Self::open(dir).map(Reopened::Restored)
     }
 
-    /// Whether the node was used with these records.
+    /// Tells whether the node was used with these records.
     fn is_used(&self) -> Result<bool, StoreError> {
         Ok(self.setting(Setting::Backend)?.is_some())
     }

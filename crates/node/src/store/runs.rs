@@ -1,4 +1,4 @@
-//! Who plays the guest of an instance, and what became of it. A run outlives its instance's record: how it
+//! Runs: the VMMs of instances, and how they ended. A run outlives its instance's record: how it
 //! ended is known until the next run of the same name.
 
 use rusqlite::Row;
@@ -18,24 +18,24 @@ pub struct Run {
     pub supervisor: ProcessId,
     /// The VMM's process; `None` while it was not started yet.
     pub process: Option<ProcessId>,
-    /// When it was begun, in milliseconds since 1970.
+    /// The time of its beginning, in milliseconds since 1970.
     pub started: u64,
-    /// How long it took until the published ports answered, in milliseconds; `None` while they have not.
+    /// The time until the published ports answered, in milliseconds; `None` while they have not.
     pub ready: Option<u64>,
-    /// Whether somebody asked it to stop: then its end is no failure.
+    /// True if somebody asked it to stop: then its end is no failure.
     pub stopping: bool,
-    /// How it ended; `None` while it has not.
+    /// Its end; `None` while it has not ended.
     pub end: Option<End>,
 }
 
-/// How a run ended.
+/// The end of a run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct End {
-    /// When, in milliseconds since 1970.
+    /// The time, in milliseconds since 1970.
     pub at: u64,
-    /// Why, in words.
+    /// The reason, in words.
     pub reason: String,
-    /// Whether nobody asked for it.
+    /// True if nobody asked for it.
     pub failed: bool,
 }
 

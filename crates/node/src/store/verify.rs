@@ -1,4 +1,4 @@
-//! Whether a database holds what was once written to it, as far as anybody can tell.
+//! True if a database holds what was once written to it, as far as anybody can tell.
 
 use std::collections::{BTreeMap, BTreeSet};
 

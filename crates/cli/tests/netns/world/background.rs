@@ -46,7 +46,7 @@ impl fmt::Debug for Background {
 }
 
 impl Stop {
-    /// Whether the owner is still there.
+    /// Tells whether the owner is still there.
     pub(crate) fn goes_on(&self) -> bool {
         let mut stop = [PollFd::from_borrowed_fd(self.0.as_fd(), PollFlags::IN)];
         poll(&mut stop, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).expect("poll") == 0

@@ -178,7 +178,7 @@ impl Running {
         number.expect("a number of KiB")
     }
 
-    /// Whether it has not ended.
+    /// Tells whether it has not ended.
     pub(crate) fn is_running(&mut self) -> bool {
         self.child.try_wait().expect("a child").is_none()
     }

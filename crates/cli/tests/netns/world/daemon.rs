@@ -51,7 +51,7 @@ impl Reply {
 }
 
 impl World {
-    /// Where the daemon listens.
+    /// Returns the socket that the daemon listens on.
     pub(crate) fn socket(&self) -> PathBuf {
         self.directory.path().join("state/api.sock")
     }

@@ -11,7 +11,7 @@ pub(crate) fn pid(value: &Value) -> Pid {
     number.and_then(Pid::from_raw).unwrap_or_else(|| panic!("{value} is no process"))
 }
 
-/// Whether a process has not ended. One that nobody has waited for yet has.
+/// Tells whether a process has not ended. One that nobody has waited for yet has.
 pub(crate) fn is_alive(process: Pid) -> bool {
     riklet_kernel::process::ProcessId::of(process.as_raw_nonzero().get().unsigned_abs())
         .expect("/proc")

@@ -177,7 +177,7 @@ fn routes(namespace: &Namespace) -> Vec<String> {
     [of("-4"), of("-6")].concat()
 }
 
-/// Whether this line of `nft` opens a table that `iptables` (family `ip`) or `ip6tables` may have made.
+/// Tells whether this line of `nft` opens a table that `iptables` (family `ip`) or `ip6tables` may have made.
 fn table_of_iptables(line: &str, family: &str) -> bool {
     let words: Vec<&str> = line.split_whitespace().collect();
     matches!(words[..], ["table", of, "filter" | "nat" | "mangle" | "raw" | "security", "{"]

@@ -345,7 +345,7 @@ pub(crate) fn udp_echo(
     Some(String::from_utf8_lossy(&answer[..length]).into_owned())
 }
 
-/// Whether the echo request is answered (RFC 792).
+/// Tells whether the echo request is answered (RFC 792).
 pub(crate) fn ping(namespace: &Namespace, target: Ipv4Addr, timeout: Duration) -> bool {
     static NEXT: AtomicU16 = AtomicU16::new(1);
     let id = NEXT.fetch_add(1, Ordering::Relaxed);

@@ -209,7 +209,7 @@ fn jumps_name_their_owner() {
     assert!(input.contains("-D OUTPUT -m addrtype --dst-type LOCAL -j RIKLET\n"), "{input}");
 }
 
-/// What `iptables-save` would print of a reset.
+/// Returns what `iptables-save` would print after a reset.
 fn stands(ruleset: &Ruleset) -> String {
     let input = reset(ruleset, &Saved::default()).unwrap();
     let base = ":PREROUTING ACCEPT [0:0]\n:FORWARD ACCEPT [0:0]\n:OUTPUT ACCEPT [0:0]\n";

@@ -14,7 +14,7 @@ pub(in crate::linux) struct Watch {
     pub(super) concerns: fn(&Object<'_>) -> bool,
     /// The beginning of the names of the processes that apply our changes; `None` if our own socket does.
     pub(super) program: Option<&'static str>,
-    /// Whether the kernel notifies of changes at all.
+    /// True if the kernel notifies of changes at all.
     pub(super) announced: bool,
 }
 
@@ -66,7 +66,7 @@ pub(in crate::linux) struct Ours<'a> {
     pub(in crate::linux) watch: Watch,
     /// The port of our own socket.
     pub(in crate::linux) port: Option<u32>,
-    /// Whether a change of ours is being applied.
+    /// True if a change of ours is being applied.
     pub(in crate::linux) applying: bool,
     /// The foreign forward chains that were found.
     pub(in crate::linux) foreign_chains: &'a [ForeignChainState],

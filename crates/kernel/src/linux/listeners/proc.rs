@@ -18,7 +18,7 @@ struct Table {
     protocol: Protocol,
     /// The state of those that listen.
     state: u8,
-    /// Whether these come first, so that reading can stop at the first of another state (`tcp_get_idx` in
+    /// True if these come first, so that reading can stop at the first of another state (`tcp_get_idx` in
     /// `net/ipv4/tcp_ipv4.c`): a busy host has many connections and few listeners.
     first: bool,
     row: fn(&str) -> Option<(u8, Socket)>,

@@ -45,13 +45,13 @@ pub(super) struct Mirror {
     last: Option<InterfaceName>,
     /// Slots whose interfaces changed.
     changed: BTreeSet<Slot>,
-    /// Whether an interface that is not ours changed.
+    /// True if an interface that is not ours changed.
     strangers: bool,
-    /// Whether an interface that is not ours came, went, or got or lost an address.
+    /// True if an interface that is not ours came, went, or got or lost an address.
     interfaces: bool,
     /// Forwarding of our interfaces, as it was notified after their links were.
     forwarding: BTreeMap<u32, bool>,
-    /// Whether forwarding changed for another interface, or for the host as a whole.
+    /// True if forwarding changed for another interface, or for the host as a whole.
     switched: bool,
 }
 

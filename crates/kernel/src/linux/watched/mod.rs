@@ -95,14 +95,14 @@ pub struct Watched {
     route: Feed,
     netfilter: Feed,
     mirror: Mirror,
-    /// Whether the mirror is complete.
+    /// True if the mirror is complete.
     mirrored: bool,
     /// The interfaces of others that were asked for.
     strangers: BTreeMap<InterfaceName, Option<LinkState>>,
     transactions: Transactions,
     /// The watch of the backend that was last used.
     watch: Watch,
-    /// Whether a change of ours is being applied.
+    /// True if a change of ours is being applied.
     applying: bool,
     firewall: Option<Known>,
     foreign_chains: Option<Vec<ForeignChainState>>,

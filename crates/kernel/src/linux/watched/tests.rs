@@ -37,7 +37,7 @@ fn slots(watched: &mut Watched) -> Vec<u16> {
     watched.changes().unwrap().links.into_iter().map(Slot::number).collect()
 }
 
-/// What is remembered is what is.
+/// Asserts that the mirror equals the kernel.
 #[track_caller]
 fn assert_mirrors(watched: &mut Watched, after: &str) {
     let by_name = |links: Vec<LinkState>| -> BTreeMap<InterfaceName, LinkState> {

@@ -1,4 +1,4 @@
-//! What an operation costs, however many there are.
+//! The costs of operations, however many instances there are.
 
 use super::*;
 
@@ -80,7 +80,7 @@ fn an_up_and_a_down_cost_the_same_however_many_there_are() {
     assert_eq!(costs[0], costs[1]);
 }
 
-/// What the operations of a daemon write, where a thousand functions are up and 64 slots are warm.
+/// Counts the pages that a daemon's operations write while a thousand functions are up and 64 slots are ready.
 #[test]
 fn an_operation_writes_few_pages() {
     let dir = Dir::new();

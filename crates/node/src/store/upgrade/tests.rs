@@ -40,7 +40,7 @@ fn dump(path: PathBuf) -> Vec<String> {
     dump
 }
 
-/// What both formats recorded is there, and the database is as one that was made anew.
+/// Asserts that everything recorded is there, and that the database equals a new one.
 fn assert_upgraded(dir: &Dir, format: i64) {
     let mut store = Store::open(&dir.0).unwrap();
     store.verify().unwrap();

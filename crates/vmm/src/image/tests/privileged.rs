@@ -1,4 +1,4 @@
-//! What needs root: other users, networks that do not answer, disks that are full, and special files.
+//! Tests that need root: other users, networks that do not answer, full disks, and special files.
 
 use std::{os::unix::fs::chown, thread, time::Instant};
 

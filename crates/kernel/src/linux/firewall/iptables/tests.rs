@@ -123,7 +123,7 @@ fn ruleset(entries: &[Entry]) -> Ruleset {
     }
 }
 
-/// What another program has: chains, policies and rules in all three tables.
+/// Another program's chains, policies and rules in all three tables.
 const FOREIGN: &str = "\
 *filter
 :FORWARD DROP [0:0]

@@ -39,7 +39,7 @@ pub(in crate::linux::firewall) struct Object<'a> {
     pub(in crate::linux::firewall) table: &'a str,
     /// The chain, or the chain of the rule.
     pub(in crate::linux::firewall) chain: Option<&'a str>,
-    /// Whether it is a base chain.
+    /// True if it is a base chain.
     pub(in crate::linux::firewall) hooked: bool,
 }
 
