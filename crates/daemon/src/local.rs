@@ -40,7 +40,7 @@ impl<N: NodeOperations> LocalNode<N> {
         self.node.config()
     }
 
-    /// Takes instances down, with what all share. [`forget_runs`] is the rest of a `down` with `purge`.
+    /// Takes instances down, with what all share. `forget_runs` is the rest of a `down` with `purge`.
     ///
     /// # Errors
     /// As [`NodeApi::down`].

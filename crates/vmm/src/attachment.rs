@@ -31,7 +31,7 @@ pub struct Attachment {
 
 impl Attachment {
     /// The attachment of this instance. Where its definition does not say whom the guest asks for names, these are
-    /// the first of the host's `resolvers` ([`riklet_kernel::Kernel::resolvers`]).
+    /// the first of the host's `resolvers` (`HostFacts::resolvers` of the kernel).
     #[must_use]
     pub fn of(instance: &Instance, resolvers: &[IpAddr]) -> Self {
         let execution = instance.workload.execution();

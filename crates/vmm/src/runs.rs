@@ -181,7 +181,7 @@ fn refuse_live(run: &Run) -> Result<(), RunError> {
 /// Returns the drift of the kernel from the records, and the runs whose supervisor has died.
 ///
 /// # Errors
-/// As [`NodeOperations::check`] and [`lost`].
+/// As [`NodeOperations::check`] and [`lost()`].
 pub fn check(node: &mut impl NodeOperations) -> Result<(Drift, Vec<Run>), RunError> {
     let drift = node.check()?;
     let store = Store::open_existing(&node.config().state_dir)?;
