@@ -168,7 +168,8 @@ fn an_interface_of_somebody_else() {
     let environment = Environment::new();
     environment.tool("ip", &["tuntap", "add", "rik0", "mode", "tap"]);
     environment.write("other.json", other("other", "81"));
-    let output = environment.run(&["up", "hello.json", "other.json"]);
+    // They need both slots, also the one whose name is taken.
+    let output = environment.run(&["--pool", "10.231.0.0/29", "up", "hello.json", "other.json"]);
     insta::assert_snapshot!(output, @r"
     NAME   TAP   GUEST       HOST ADDRESS  EXPOSURES
     other  rik1  10.231.0.6  10.231.0.5    tcp 81 -> 3000

@@ -4,7 +4,7 @@ use crate::world::{
     NODE_LAN, World,
     foreign::ALIAS,
     on_every_firewall,
-    records::{assert_all_answer, workload},
+    records::{assert_all_answer, definitions, workload},
     traffic::assert_tcp_refused,
 };
 
@@ -24,10 +24,11 @@ fn look_at_rik1(world: &World) -> String {
 
 on_every_firewall!(one_functions_failure_stops_no_other, |world| {
     let foreign = take_rik1(world);
-    let functions: Vec<_> = (0..3)
+    // They need all four slots, also the one whose name is taken.
+    let functions: Vec<_> = (0..4)
         .map(|number| workload(&format!("f{number}"), &[&*format!("tcp 800{number} 3000")]))
         .collect();
-    let output = world.try_up(&functions);
+    let output = world.riklet(&["--pool", "10.231.0.0/28", "up", "-"], &definitions(&functions));
     let complaint = output.clone().failure(1);
     assert!(
         complaint.contains("error: f1 is not up: the interface rik1 exists and is not ours")
@@ -38,7 +39,7 @@ on_every_firewall!(one_functions_failure_stops_no_other, |world| {
         assert_eq!(output.stdout.contains(tap), is_up, "what is not up is not reported: {output}");
     }
     let recorded = world.recorded();
-    for name in ["f0", "f2"] {
+    for name in ["f0", "f2", "f3"] {
         world.play(&recorded[name]).assert_answers(world);
     }
     assert_tcp_refused(&world.client, (NODE_LAN, 8001));
@@ -50,23 +51,25 @@ on_every_firewall!(one_functions_failure_stops_no_other, |world| {
 
     // Others come and go meanwhile.
     for output in
-        [world.riklet(&["down", "f0"], ""), world.try_up(&[workload("f3", &["udp 8003 3000"])])]
+        [world.riklet(&["down", "f0"], ""), world.try_up(&[workload("f4", &["udp 8004 3000"])])]
     {
         assert_eq!(output.code, Some(0), "what was asked for is done: {output}");
         assert!(output.stderr.contains("warning: f1 is not up"), "{output}");
     }
-    world.play(&world.recorded()["f3"]).assert_answers(world);
+    world.play(&world.recorded()["f4"]).assert_answers(world);
     assert_tcp_refused(&world.client, (NODE_LAN, 8000));
 
     world.node.tool(&["ip", "link", "delete", "rik1"]);
     world.riklet(&["repair"], "").success();
     let recorded = world.assert_in_step();
-    assert_eq!(recorded.keys().collect::<Vec<_>>(), ["f1", "f2", "f3"]);
+    assert_eq!(recorded.keys().collect::<Vec<_>>(), ["f1", "f2", "f3", "f4"]);
     assert_all_answer(world, &recorded);
 });
 
 on_every_firewall!(what_never_came_up_can_be_taken_down, |world| {
-    world.try_up(&[workload("f0", &["tcp 8000 3000"])]).success();
+    let first = definitions(&[workload("f0", &["tcp 8000 3000"])]);
+    // Two slots.
+    world.riklet(&["--pool", "10.231.0.0/29", "up", "-"], &first).success();
     let foreign = take_rik1(world);
     world.try_up(&[workload("f1", &["tcp 8001 3000"])]).failure(1);
     world.riklet(&["down", "f1"], "").success();

@@ -8,6 +8,8 @@ use std::{
 
 use ipnet::IpNet;
 
+use crate::process::ProcessId;
+
 use super::{FakeKernel, Fault, Stopped, System};
 use crate::{
     AccountKind, Conntrack, Firewall, ForeignChains, HostFacts, ImplicitTables, KernelError,
@@ -62,7 +64,7 @@ const EFFECTS: [(&str, Call); 13] = [
 ];
 
 /// Every other method.
-const OBSERVATIONS: [(&str, Call); 16] = [
+const OBSERVATIONS: [(&str, Call); 17] = [
     ("link", |kernel| kernel.link(&name(1)).map(drop)),
     ("links", |kernel| kernel.links().map(drop)),
     ("probe_firewall", |kernel| {
@@ -80,6 +82,7 @@ const OBSERVATIONS: [(&str, Call); 16] = [
     ("listeners", |kernel| kernel.listeners(&BTreeSet::new()).map(drop)),
     ("resolvers", |kernel| kernel.resolvers().map(drop)),
     ("account", |kernel| kernel.account(AccountKind::User, &account()).map(drop)),
+    ("is_alive", |kernel| kernel.is_alive(ProcessId::current().unwrap()).map(drop)),
     ("iptables", |kernel| kernel.iptables().map(drop)),
     ("share_lock", |kernel| {
         kernel.share_lock(Weak::new());
