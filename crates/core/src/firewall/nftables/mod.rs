@@ -9,10 +9,12 @@ pub mod element;
 mod expression;
 pub mod foreign_chain;
 mod object;
+mod sound;
 mod state;
 pub mod tables;
 
 pub use change::operations;
 pub use element::Element;
 pub use object::{Chain, Operation, Rule, Set, Table, TableName};
+pub use sound::is_sound;
 pub use state::FoundTable;

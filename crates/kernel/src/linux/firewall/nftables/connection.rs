@@ -11,18 +11,24 @@ use netlink_sys::protocols::NETLINK_NETFILTER;
 
 use crate::{
     Refusal,
-    linux::netlink::{Request, Socket},
+    linux::netlink::{Request, Socket, decode},
 };
 use riklet_core::firewall::{
     Entry,
     nftables::{
-        Chain, Element, Operation, Rule, Set, Table, TableName, base_ruleset, element, tables,
+        Chain, Element, Operation, Rule, Set, Table, TableName, base_ruleset, element, is_sound,
+        tables,
     },
 };
 
 /// The elements that one request asks for. Each is answered by a message of its own, and all of them must
 /// fit the receive buffer.
 const ELEMENTS_A_REQUEST: usize = 16;
+
+/// Reads a message about an object; a malformed one is left out.
+pub(in crate::linux) fn read(message: &[u8]) -> Option<NetfilterMessage> {
+    is_sound(message).then(|| decode(message)).flatten()
+}
 
 /// A connection to nf_tables, in the network namespace of the thread that opened it.
 #[derive(Debug)]
@@ -116,11 +122,11 @@ impl Connection {
         &mut self,
         message: &NetfilterMessage,
     ) -> Result<Option<Vec<NetfilterMessage>>, Refusal> {
-        found(self.socket.query(message, 0))
+        found(self.socket.query_as(message, 0, read))
     }
 
     fn dump(&mut self, message: &NetfilterMessage) -> Result<Vec<NetfilterMessage>, Refusal> {
-        self.socket.query(message, NLM_F_DUMP)
+        self.socket.query_as(message, NLM_F_DUMP, read)
     }
 
     /// Applies these operations in one transaction. A refusal names the operation that was refused.

@@ -1,0 +1,99 @@
+//! The first look at a message: the library takes the lengths of some nested attributes as they come, and panics where they are wrong.
+
+use netlink_packet_core::{NlaBuffer, NlasIterator};
+
+/// `NFNL_SUBSYS_NFTABLES`, and `NFT_MSG_*` of `<linux/netfilter/nf_tables.h>`.
+const SUBSYSTEM: u16 = 10;
+const NEW_TABLE: u16 = 0;
+const NEW_CHAIN: u16 = 3;
+const NEW_RULE: u16 = 6;
+const NEW_SET: u16 = 9;
+/// `sizeof(struct nlmsghdr)` and `sizeof(struct nfgenmsg)`.
+const HEADERS: usize = 20;
+/// `NFTA_RULE_EXPRESSIONS`, `NFTA_EXPR_NAME`, `NFTA_EXPR_DATA`, `NFTA_SET_EXPR`.
+const EXPRESSIONS: u16 = 4;
+const NAME: u16 = 1;
+const DATA: u16 = 2;
+const SET_EXPRESSION: u16 = 17;
+/// `NFTA_CMP_DATA`; `NFTA_BITWISE_MASK`, `_XOR` and `_DATA`; `NFTA_IMMEDIATE_DATA`: an attribute stands in each.
+const NESTED: [(&[u8], &[u16]); 3] =
+    [(b"cmp\0", &[3]), (b"bitwise\0", &[4, 5, 7]), (b"immediate\0", &[2])];
+
+/// Tells whether a message, with its header, is about a table, a chain, a rule or a set, and can be decoded without a panic.
+#[must_use]
+pub fn is_sound(message: &[u8]) -> bool {
+    let kind = message.get(4..6).and_then(|kind| kind.try_into().ok()).map(u16::from_ne_bytes);
+    let Some((kind, attributes)) = kind.zip(message.get(HEADERS..)) else { return false };
+    if kind >> 8 != SUBSYSTEM {
+        return false;
+    }
+    match kind & 0xff {
+        NEW_TABLE | NEW_CHAIN => true,
+        NEW_RULE => values(attributes, EXPRESSIONS)
+            .all(|list| nested(list).all(|item| is_sound_expression(item.value))),
+        NEW_SET => values(attributes, SET_EXPRESSION).all(holds_one),
+        _ => false,
+    }
+}
+
+fn is_sound_expression(expression: &[u8]) -> bool {
+    values(expression, NAME).all(|name| {
+        let kinds = NESTED.iter().find(|(named, _)| *named == name).map_or(&[][..], |(_, k)| k);
+        values(expression, DATA).all(|data| {
+            nested(data).all(|part| !kinds.contains(&part.kind) || holds_one(part.value))
+        })
+    })
+}
+
+/// An attribute.
+struct Attribute<'a> {
+    kind: u16,
+    value: &'a [u8],
+}
+
+/// The attributes up to the first that is malformed, at which the library ends with an error.
+fn nested(attributes: &[u8]) -> impl Iterator<Item = Attribute<'_>> {
+    NlasIterator::new(attributes).map_while(Result::ok).filter_map(|found| {
+        let (kind, end) = (found.kind(), usize::from(found.length()));
+        Some(Attribute { kind, value: found.into_inner().get(4..end)? })
+    })
+}
+
+fn values(attributes: &[u8], wanted: u16) -> impl Iterator<Item = &[u8]> {
+    nested(attributes).filter(move |found| found.kind == wanted).map(|found| found.value)
+}
+
+/// Whether this begins with a whole attribute.
+fn holds_one(value: &[u8]) -> bool {
+    NlaBuffer::new_checked(value).is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RULES: &[u8] = include_bytes!("../../../../../fuzz/corpus/nftables/rules");
+    const CMP: &[u8] =
+        include_bytes!("../../../../../fuzz/corpus/nftables/cmp_with_a_wrong_length");
+    const IMMEDIATE: &[u8] =
+        include_bytes!("../../../../../fuzz/corpus/nftables/immediate_with_a_wrong_length");
+
+    /// How many of these messages about rules are not sound.
+    fn unsound(mut received: &[u8]) -> usize {
+        let mut count = 0;
+        while let Some(length) = received.first_chunk().map(|length| u32::from_ne_bytes(*length)) {
+            let (message, rest) = received.split_at(usize::try_from(length).unwrap());
+            let is_rule = message[4..6] == 0x0a06_u16.to_ne_bytes();
+            count += usize::from(is_rule && !is_sound(message));
+            received = rest;
+        }
+        count
+    }
+
+    #[test]
+    fn a_length_beyond_its_attribute_is_seen() {
+        assert_eq!(unsound(RULES), 0);
+        assert_eq!(unsound(CMP), 1);
+        assert_eq!(unsound(IMMEDIATE), 1);
+    }
+}
