@@ -10,6 +10,8 @@ mod error_kind;
 pub mod firewall;
 pub mod flows;
 pub mod forwarding;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 pub mod link;
 pub mod model;
 pub mod nearest;

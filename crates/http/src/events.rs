@@ -41,7 +41,7 @@ impl Client {
     pub fn events(&self, path: &str) -> Result<EventStream, HttpError> {
         let call = ApiCall::get(path).to_string();
         let reader = self.begin(path).map_err(|source| self.failed(&call, source))?;
-        Ok(EventStream { reader, longest: self.longest, call, client: self.clone() })
+        Ok(EventStream::new(reader, call, self.clone()))
     }
 
     fn begin(&self, path: &str) -> Result<BufReader<UnixStream>, ExchangeError> {
@@ -59,7 +59,10 @@ impl Client {
 }
 
 /// Reads the head of an answer, and no further: its status.
-fn head(reader: &mut BufReader<UnixStream>, deadline: &Deadline) -> Result<u16, ExchangeError> {
+pub(super) fn head(
+    reader: &mut BufReader<UnixStream>,
+    deadline: &Deadline,
+) -> Result<u16, ExchangeError> {
     let mut bytes = Vec::new();
     loop {
         let left = Some(deadline.left()?);
@@ -87,6 +90,10 @@ fn head(reader: &mut BufReader<UnixStream>, deadline: &Deadline) -> Result<u16, 
 }
 
 impl EventStream {
+    pub(super) fn new(reader: BufReader<UnixStream>, call: String, client: Client) -> Self {
+        Self { reader, longest: client.longest, call, client }
+    }
+
     /// Reads the next event; `None` once the server has ended the stream.
     fn read(&mut self) -> Result<Option<ServerEvent>, ExchangeError> {
         let mut event = ServerEvent { name: "message".to_owned(), data: String::new() };

@@ -2,6 +2,9 @@
 
 mod answer;
 mod events;
+#[cfg(any(test, fuzzing))]
+#[expect(clippy::expect_used, clippy::missing_panics_doc, reason = "it fails by a panic")]
+pub mod fuzz;
 
 use std::{
     fmt,

@@ -12,6 +12,8 @@ mod firewall;
 mod host;
 mod links;
 pub mod linux;
+#[cfg(fuzzing)]
+pub use linux::fuzz;
 mod lock;
 pub mod process;
 mod routes;

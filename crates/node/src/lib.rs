@@ -77,6 +77,8 @@ mod cache;
 mod config;
 mod converge;
 mod error;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod host;
 mod inspect;
 mod instance;

@@ -7,4 +7,5 @@
     reason = "a test fails by a panic, and many are called for what they do"
 )]
 
+pub mod fuzz;
 pub mod namespace;

@@ -7,6 +7,9 @@ pub mod cloud_hypervisor;
 pub mod console;
 pub mod driver;
 pub mod firecracker;
+#[cfg(any(test, fuzzing))]
+#[expect(clippy::expect_used, reason = "it fails by a panic")]
+pub mod fuzz;
 pub mod handle;
 pub mod image;
 pub mod launch;

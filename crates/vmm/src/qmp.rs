@@ -369,6 +369,16 @@ fn now() -> Instant {
     Instant::now()
 }
 
+/// Reads what a QEMU sends that says all at once.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn fuzz(stream: UnixStream) {
+    let patience = Duration::from_secs(10);
+    if let Ok(mut qmp) = Qmp::begin(stream, patience) {
+        let _status = qmp.query_status();
+        while let Ok(Some(_)) = qmp.next_event(patience) {}
+    }
+}
+
 #[cfg(test)]
 #[path = "qmp_tests.rs"]
 mod tests;

@@ -383,3 +383,15 @@ impl crate::Conntrack for Linux {
 #[cfg(test)]
 #[cfg(privileged)]
 mod tests;
+
+/// Reads messages as tracked connections, and names them to the kernel again.
+#[cfg(any(test, fuzzing))]
+pub(super) fn fuzz(message: &[u8]) {
+    let Some(answer) = super::netlink::decode::<NetfilterMessage>(message) else { return };
+    let NetfilterMessageInner::Conntrack(ConntrackMessage::New(entry)) = answer.inner else {
+        return;
+    };
+    assert!(flows_of(&entry).count() <= 4);
+    let deletion = delete(&entry);
+    deletion.emit(&mut vec![0; deletion.buffer_len()]);
+}

@@ -345,3 +345,9 @@ pub(super) fn said_of_neighbour(
     let permanent = message.header.state == NeighbourState::Permanent;
     Some((found.0?, found.1.filter(|_| permanent)))
 }
+
+/// Reads messages as answers about interfaces, addresses and neighbours.
+#[cfg(any(test, fuzzing))]
+pub(super) fn fuzz(answer: &RouteNetlinkMessage) {
+    let _read = (link(answer), address(answer), neighbour(answer), said_of_neighbour(answer));
+}

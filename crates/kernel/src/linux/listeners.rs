@@ -123,6 +123,18 @@ fn command(id: u32) -> Option<String> {
     Some(name.trim_end_matches('\n').to_owned())
 }
 
+/// Reads a message of `sock_diag(7)`.
+#[cfg(any(test, fuzzing))]
+pub(super) fn fuzz_diag(message: &[u8]) {
+    diag::fuzz(message);
+}
+
+/// Reads files of `/proc/net`.
+#[cfg(any(test, fuzzing))]
+pub(super) fn fuzz_proc(text: &str) {
+    proc::fuzz(text);
+}
+
 #[cfg(test)]
 #[cfg(privileged)]
 mod tests {

@@ -3,6 +3,8 @@
 mod account;
 mod conntrack;
 mod firewall;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod host;
 mod link;
 mod link_state;

@@ -263,15 +263,12 @@ impl Socket {
     ) -> Result<(), Refusal> {
         self.buffer.clear();
         self.inner.recv(&mut self.buffer, 0)?;
-        let mut rest = &*self.buffer;
-        while let Some(length) = read_u32(rest, 0).and_then(|l| usize::try_from(l).ok()) {
-            let Some(message) = rest.get(..length).filter(|m| m.len() >= HEADER) else { break };
+        for message in messages(&self.buffer) {
             let sequence = read_u32(message, 8).unwrap_or(0);
             if sent.contains(&sequence) {
                 let index = usize::try_from(sequence - sent.start).unwrap_or(usize::MAX);
                 each(index, answer(message));
             }
-            rest = rest.get(length.next_multiple_of(ALIGNMENT)..).unwrap_or_default();
         }
         Ok(())
     }
@@ -292,6 +289,27 @@ pub(super) fn decode<T: NetlinkDeserializable>(message: &[u8]) -> Option<T> {
         Err(error) => {
             tracing::debug!(%error, "left out a message of netlink");
             None
+        }
+    }
+}
+
+/// Splits what was received into its messages, each with its header, up to the first whose length cannot be right.
+pub(super) fn messages(mut received: &[u8]) -> impl Iterator<Item = &[u8]> {
+    std::iter::from_fn(move || {
+        let length = usize::try_from(read_u32(received, 0)?).ok()?;
+        let message = received.get(..length).filter(|message| message.len() >= HEADER)?;
+        received = received.get(length.next_multiple_of(ALIGNMENT)..).unwrap_or_default();
+        Some(message)
+    })
+}
+
+/// Reads received bytes as the answers to a request.
+#[cfg(any(test, fuzzing))]
+pub(super) fn fuzz(data: &[u8]) {
+    for message in messages(data) {
+        let _interrupted = is_interrupted(message);
+        if let Answer::Refused(refusal) = answer(message) {
+            let _words = refusal.to_string();
         }
     }
 }

@@ -44,6 +44,12 @@ fn servers(text: &str) -> Vec<IpAddr> {
     found
 }
 
+/// Reads a resolv.conf(5).
+#[cfg(any(test, fuzzing))]
+pub(super) fn fuzz(text: &str) {
+    assert!(servers(text).iter().all(|server| !server.is_loopback()));
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -186,6 +186,14 @@ impl Routes for Linux {
     }
 }
 
+/// Reads a message as an answer about a route.
+#[cfg(any(test, fuzzing))]
+pub(super) fn fuzz(answer: &RouteNetlinkMessage) {
+    for route in routes_of(vec![answer.clone()]) {
+        let _read = (hops(&route), destination(&route));
+    }
+}
+
 #[cfg(test)]
 #[cfg(privileged)]
 mod tests {

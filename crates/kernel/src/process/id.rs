@@ -139,6 +139,12 @@ impl FromStr for ProcessId {
     }
 }
 
+/// Reads a `/proc/<pid>/stat`.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn fuzz(text: &str) {
+    let _started = start_of(text);
+}
+
 #[cfg(test)]
 mod tests {
     use std::{ffi::OsStr, path::Path};

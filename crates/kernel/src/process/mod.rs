@@ -6,6 +6,8 @@ mod id;
 mod tied;
 
 pub use detached::spawn_detached;
+#[cfg(any(test, fuzzing))]
+pub(crate) use id::fuzz;
 pub use id::{ProcessId, ProcessIdError};
 pub use tied::{Credentials, Tied, spawn_tied};
 

@@ -48,3 +48,11 @@ fn of(response: &InetResponse) -> Socket {
     let v6_only = response.nlas.iter().any(|nla| matches!(nla, Nla::SkV6Only(true)));
     Socket { addresses, v6_only, port: id.source_port, inode: response.header.inode.into() }
 }
+
+/// Reads a message as a socket.
+#[cfg(any(test, fuzzing))]
+pub(super) fn fuzz(message: &[u8]) {
+    if let Some(SockDiagMessage::InetResponse(response)) = netlink::decode(message) {
+        let _socket = of(&response);
+    }
+}

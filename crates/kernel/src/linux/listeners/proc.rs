@@ -98,6 +98,14 @@ fn hex_address(digits: &str) -> Option<IpAddr> {
     v4.or_else(|_not_v4| v6()).ok()
 }
 
+/// Reads lines of `/proc/net`.
+#[cfg(any(test, fuzzing))]
+pub(super) fn fuzz(text: &str) {
+    for line in text.lines() {
+        let _sockets = (row(line), endpoint(line));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use riklet_core::model::Family;

@@ -6,7 +6,7 @@ use netlink_sys::SocketAddr;
 use rustix::net::sockopt::set_socket_recv_buffer_size_force;
 
 use super::super::netlink::{
-    ALIGNMENT, BUFFER, EAGAIN, EINTR, ENOBUFS, HEADER, read_u16, read_u32,
+    ALIGNMENT, BUFFER, EAGAIN, EINTR, ENOBUFS, HEADER, messages, read_u16, read_u32,
 };
 use crate::Refusal;
 
@@ -34,6 +34,12 @@ pub(in crate::linux) struct Message<'a> {
 }
 
 impl<'a> Message<'a> {
+    /// Reads the header of a message.
+    pub(super) fn new(whole: &'a [u8]) -> Self {
+        let kind = read_u16(whole, 4).unwrap_or_default();
+        Self { kind, port: read_u32(whole, 12).unwrap_or_default(), whole }
+    }
+
     /// Returns the message without its header.
     pub(in crate::linux) fn body(&self) -> &'a [u8] {
         self.whole.get(HEADER..).unwrap_or_default()
@@ -86,13 +92,7 @@ impl Feed {
                 }
                 Err(refusal) => return Err(refusal),
             }
-            let mut rest = &*self.buffer;
-            while let Some(length) = read_u32(rest, 0).and_then(|l| usize::try_from(l).ok()) {
-                let Some(whole) = rest.get(..length).filter(|m| m.len() >= HEADER) else { break };
-                let kind = read_u16(whole, 4).unwrap_or_default();
-                each(Message { kind, port: read_u32(whole, 12).unwrap_or_default(), whole });
-                rest = rest.get(length.next_multiple_of(ALIGNMENT)..).unwrap_or_default();
-            }
+            messages(&self.buffer).for_each(|whole| each(Message::new(whole)));
         }
     }
 }

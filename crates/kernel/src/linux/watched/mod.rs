@@ -347,3 +347,17 @@ fn may_move_uplinks(message: Message<'_>) -> bool {
         kind => RULES_AND_NEXTHOPS.contains(&kind),
     }
 }
+
+/// Reads notifications: those of rtnetlink into a mirror, those of nf_tables into what others touched.
+#[cfg(any(test, fuzzing))]
+pub(super) fn fuzz(data: &[u8]) {
+    let (mut mirror, mut transactions) = (Mirror::default(), Transactions::default());
+    let ours = Ours { watch: Watch::default(), port: None, applying: false, foreign_chains: &[] };
+    for whole in super::netlink::messages(data) {
+        let message = Message::new(whole);
+        mirror.hear(message);
+        transactions.hear(message, ours);
+    }
+    mirror.catch_up();
+    let _found = (mirror.take_changed(), mirror.links().count(), transactions.take());
+}

@@ -8,6 +8,8 @@ mod tables;
 #[cfg(privileged)]
 mod tests;
 
+#[cfg(any(test, fuzzing))]
+pub(in crate::linux) use connection::read;
 pub(super) use notification::{Generation, Notification, Object, ObjectChange};
 
 use std::collections::{BTreeMap, BTreeSet};

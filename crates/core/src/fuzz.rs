@@ -1,0 +1,88 @@
+//! What fuzzing calls: each function takes bytes that somebody else made, and panics where a law is broken.
+//!
+//! The programs in `fuzz/` feed them what libFuzzer finds; the tests here feed them the corpus and mutations of it.
+
+use std::collections::BTreeSet;
+
+use crate::{
+    address::Pool,
+    definition::{self, Source},
+    firewall::{BaseRuleset, Confinement, Ruleset, iptables},
+    model::{Owner, OwnerId},
+    workload::alias,
+};
+
+/// Reads a definition. What is accepted reads back from its canonical form; what is refused is told.
+///
+/// # Panics
+/// Where that does not hold.
+pub fn definition(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    match definition::parse(&[Source { name: "fuzz".into(), text: text.into() }]) {
+        Ok(workloads) => {
+            for workload in workloads {
+                let again = definition::from_json(&definition::to_json(&workload));
+                assert_eq!(again, Ok(workload));
+            }
+        }
+        Err(errors) => assert_ne!(errors.to_string(), ""),
+    }
+}
+
+/// Reads an interface's alias. What is complete reads back as it is written.
+///
+/// # Panics
+/// Where that does not hold.
+pub fn alias(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let marked = alias::parse(text);
+    assert!(marked.is_none() || alias::mark(Some(text)).is_some());
+    let Some(marked) = marked else { return };
+    let owner = Owner::new(OwnerId::new(7), "/run/riklet-sdn");
+    let written = alias::render(&owner, marked.kind, &marked.name, &marked.exposures);
+    let again = alias::parse(&written);
+    let same = again.is_some_and(|again| {
+        (again.kind, &again.name) == (marked.kind, &marked.name)
+            && marked.exposures.starts_with(&again.exposures)
+    });
+    assert!(same, "{written:?} does not read back");
+}
+
+/// Reads the output of `iptables-save`, and decides what to do about it.
+pub fn iptables_save(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let Ok(saved) = iptables::Saved::parse(text) else { return };
+    let owner = Owner::new(OwnerId::new(7), "/run/riklet-sdn");
+    let Some(&pool) = Pool::candidates().first() else { return };
+    let (uplinks, confined) = (BTreeSet::new(), Confinement::default());
+    let base_ruleset = BaseRuleset { pool, uplinks, confined, owner: Some(owner) };
+    let ruleset = Ruleset { base_ruleset, entries: BTreeSet::new() };
+    let _changes = (
+        iptables::state(&ruleset, &saved),
+        iptables::reset(&ruleset, &saved),
+        iptables::remove(&saved),
+        iptables::foreign_chain_state(&saved),
+        iptables::set_passage(true, &saved),
+        iptables::set_passage(false, &saved),
+    );
+}
+
+#[cfg(test)]
+mod tests {
+    use riklet_testkit::fuzz::replay;
+
+    #[test]
+    fn definitions() {
+        replay("definition", super::definition);
+    }
+
+    #[test]
+    fn aliases() {
+        replay("alias", super::alias);
+    }
+
+    #[test]
+    fn outputs_of_iptables_save() {
+        replay("iptables_save", super::iptables_save);
+    }
+}

@@ -1,0 +1,98 @@
+//! What fuzzing calls: each function takes bytes as they are received from the kernel, and panics where a law is broken.
+
+use netlink_packet_route::RouteNetlinkMessage;
+use riklet_core::firewall::nftables::{Chain, Rule, Set, Table, element};
+
+use super::{
+    conntrack, firewall::nftables, link_state, listeners, netlink, resolvers, route, watched,
+};
+
+/// Reads answers: their ends, refusals and words.
+pub fn netlink(data: &[u8]) {
+    netlink::fuzz(data);
+}
+
+/// Reads answers of rtnetlink(7).
+pub fn rtnetlink(data: &[u8]) {
+    for message in netlink::messages(data).filter_map(netlink::decode::<RouteNetlinkMessage>) {
+        link_state::fuzz(&message);
+        route::fuzz(&message);
+    }
+}
+
+/// Reads answers of nf_tables.
+pub fn nftables(data: &[u8]) {
+    for message in netlink::messages(data) {
+        let _elements = element::read(message);
+        let Some(read) = nftables::read(message) else { continue };
+        let _objects = (
+            Table::read(read.clone()),
+            Chain::read(read.clone()),
+            Rule::read(read.clone()),
+            Set::read(read),
+        );
+    }
+}
+
+/// Reads notifications of rtnetlink(7) and of nf_tables.
+pub fn notifications(data: &[u8]) {
+    watched::fuzz(data);
+}
+
+/// Reads answers of ctnetlink.
+pub fn conntrack(data: &[u8]) {
+    netlink::messages(data).for_each(conntrack::fuzz);
+}
+
+/// Reads answers of `sock_diag(7)`.
+pub fn sock_diag(data: &[u8]) {
+    netlink::messages(data).for_each(listeners::fuzz_diag);
+}
+
+/// Reads files of `/proc`, and a resolv.conf(5).
+pub fn files(data: &[u8]) {
+    let text = String::from_utf8_lossy(data);
+    listeners::fuzz_proc(&text);
+    resolvers::fuzz(&text);
+    crate::process::fuzz(&text);
+}
+
+#[cfg(test)]
+mod tests {
+    use riklet_testkit::fuzz::replay;
+
+    #[test]
+    fn answers_of_netlink() {
+        replay("netlink", super::netlink);
+    }
+
+    #[test]
+    fn answers_of_rtnetlink() {
+        replay("rtnetlink", super::rtnetlink);
+    }
+
+    #[test]
+    fn answers_of_nf_tables() {
+        replay("nftables", super::nftables);
+    }
+
+    #[test]
+    fn notifications() {
+        replay("notifications", super::notifications);
+    }
+
+    #[test]
+    fn answers_of_ctnetlink() {
+        replay("conntrack", super::conntrack);
+    }
+
+    #[test]
+    fn answers_of_sock_diag() {
+        replay("sock_diag", super::sock_diag);
+    }
+
+    #[test]
+    fn files() {
+        replay("files", super::files);
+    }
+}

@@ -1,0 +1,40 @@
+//! What fuzzing calls: each function takes what a VMM says.
+
+use std::{io::Write, net::Shutdown, os::unix::net::UnixStream};
+
+use crate::{qmp, version::Version};
+
+/// What the buffer of a socket takes without a reader.
+const LONGEST: usize = 64 * 1024;
+
+/// Speaks QMP with a QEMU that sends this.
+///
+/// # Panics
+/// Where there is no socket to be had.
+pub fn qmp(data: &[u8]) {
+    let failed = "a socket of this process";
+    let (near, mut far) = UnixStream::pair().expect(failed);
+    far.write_all(data.get(..LONGEST).unwrap_or(data)).expect(failed);
+    far.shutdown(Shutdown::Write).expect(failed);
+    qmp::fuzz(near);
+}
+
+/// Reads a VMM's version.
+pub fn version(data: &[u8]) {
+    let _version = String::from_utf8_lossy(data).parse::<Version>();
+}
+
+#[cfg(test)]
+mod tests {
+    use riklet_testkit::fuzz::replay;
+
+    #[test]
+    fn qmp() {
+        replay("qmp", super::qmp);
+    }
+
+    #[test]
+    fn versions() {
+        replay("version", super::version);
+    }
+}
