@@ -16,6 +16,7 @@ mod environment;
 mod examples;
 mod help;
 mod host;
+mod implementors;
 mod runs;
 mod same;
 mod settings;
