@@ -11,8 +11,8 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::{
-    ApiError, Check, Health, Inspection, Listed, NodeApi, Notification, Notifications, Plan,
-    Problem, Rebuilt, Report, Status, chain,
+    ApiError, Check, Collection, Health, Inspection, Listed, NodeApi, Notification, Notifications,
+    Plan, Problem, Rebuilt, Report, Status, chain,
 };
 
 /// The longest time that an answer may take: ten thousand functions take some seconds.
@@ -66,8 +66,9 @@ impl Client {
 
 impl NodeApi for Client {
     fn up(&mut self, workloads: &[Workload], strict: bool) -> Result<Report, ApiError> {
-        let path = if strict { "/v1/functions?strict=true" } else { "/v1/functions" };
-        self.ask(&ApiCall::post(path, Some(definitions(workloads))))
+        let query = if strict { "?strict=true" } else { "" };
+        let path = Collection::EVERYTHING.path() + query;
+        self.ask(&ApiCall::post(&path, Some(definitions(workloads))))
     }
 
     fn down(&mut self, selector: &Selector, purge: bool) -> Result<Report, ApiError> {
@@ -75,11 +76,11 @@ impl NodeApi for Client {
     }
 
     fn list(&mut self) -> Result<Vec<Listed>, ApiError> {
-        self.ask(&ApiCall::get("/v1/functions"))
+        self.ask(&ApiCall::get(&Collection::EVERYTHING.path()))
     }
 
     fn inspect(&mut self, name: &InstanceName) -> Result<Inspection, ApiError> {
-        self.ask(&ApiCall::get(&format!("/v1/functions/{name}")))
+        self.ask(&ApiCall::get(&format!("{}/{name}", Collection::EVERYTHING.path())))
     }
 
     fn plan(&mut self, workloads: &[Workload]) -> Result<Plan, ApiError> {
@@ -147,7 +148,7 @@ fn down_path(selector: &Selector, purge: bool) -> String {
     if purge {
         query.push_str("&purge=true");
     }
-    format!("/v1/functions?{query}")
+    format!("{}?{query}", Collection::EVERYTHING.path())
 }
 
 /// Returns the definitions as they go over the wire.

@@ -28,6 +28,7 @@
 //! text from the same documents: what it prints does not depend on who answered.
 
 mod client;
+mod collection;
 mod event;
 mod health;
 mod instance;
@@ -39,6 +40,7 @@ mod run;
 mod text;
 
 pub use client::{Client, database_is_open};
+pub use collection::Collection;
 pub use event::{Event, Notification, epoch_millis};
 pub use health::{Health, Version};
 pub use instance::{End, Exposure, Inspection, Instance, Listed, Ports};

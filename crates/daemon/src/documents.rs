@@ -196,3 +196,45 @@ pub fn inspected(found: &Inspection) -> Result<riklet_sdn::Instance, NotUndersto
     let addresses = Addresses { v4: Ends { host, guest }, v6 };
     Ok(riklet_sdn::Instance { workload, slot: Slot::new(*slot), phase, addresses, mtu: *mtu })
 }
+
+#[cfg(test)]
+mod tests {
+    use riklet_core::model::Pool;
+    use riklet_sdn::LinkStatus;
+
+    use super::*;
+
+    const DEFINITION: &str = r#"{ "apiVersion": "v1", "kind": "Function", "name": "hello", "spec": { "function": {} } }"#;
+
+    #[test]
+    fn an_inspection_reads_back_with_the_addresses_of_each_family() {
+        let v4: Pool = "10.231.0.0/16".parse().unwrap();
+        let both = v4.with_v6("fd52:494b::/64".parse().unwrap()).unwrap();
+        for (pool, guest) in [
+            (v4, r#"{"address":"10.231.0.6","mac":"06:52:49:4b:00:01"}"#),
+            (
+                both,
+                r#"{"address":"10.231.0.6","address6":"fd52:494b::3","mac":"06:52:49:4b:00:01"}"#,
+            ),
+        ] {
+            let instance = riklet_sdn::Instance {
+                workload: definition::from_json(DEFINITION).unwrap(),
+                slot: Slot::new(1),
+                phase: Phase::Up,
+                addresses: pool.addresses(Slot::new(1)).unwrap(),
+                mtu: 1500,
+            };
+            let document = inspection(&riklet_sdn::Inspection {
+                instance: instance.clone(),
+                status: LinkStatus::Ready,
+                link: None,
+                drift: vec![],
+                exposed: true,
+            });
+            let text = serde_json::to_string(&document).unwrap();
+            assert!(text.contains(&format!("\"guest\":{guest}")), "{text}");
+            let read: Inspection = serde_json::from_str(&text).unwrap();
+            assert_eq!(inspected(&read).unwrap(), instance);
+        }
+    }
+}

@@ -25,6 +25,8 @@ mod gateway;
 mod healed;
 mod internet;
 mod killed;
+#[cfg(feature = "toy-kind")]
+mod kinds;
 mod lost;
 #[path = "../../../vmm/tests/vmm/machine.rs"]
 #[allow(dead_code, reason = "as above")]

@@ -57,7 +57,8 @@ macro_rules! kinds {
             }
 
             /// Tells whether the documentation has it, so that errors may suggest it.
-            pub(crate) const fn is_documented(self) -> bool {
+            #[must_use]
+            pub const fn is_documented(self) -> bool {
                 match self {
                     $($(#[cfg($gate)])? Self::$kind => $kind::DOCUMENTED,)+
                 }

@@ -1,14 +1,14 @@
 //! The handlers, one for each operation: a request in, a document out.
 
 use axum::{
-    Json,
+    Extension, Json,
     extract::{Path, RawQuery, Request, State, rejection::PathRejection},
     http::header::CONTENT_TYPE,
     response::{IntoResponse, Response},
 };
 
 use super::{
-    Api,
+    Api, collection,
     openapi::DESCRIPTION,
     problem::{Rejection, invalid},
     request, stream,
@@ -23,7 +23,7 @@ use crate::{
 #[cfg(test)]
 use riklet_api::Problem;
 use riklet_api::{
-    ApiError, Check, Health, Inspection, Listed, NodeApi, Plan, Report, Status, Version,
+    ApiError, Check, Collection, Health, Inspection, Listed, NodeApi, Plan, Report, Status, Version,
 };
 use riklet_core::model::Selector;
 use riklet_sdn::UpOptions;
@@ -37,6 +37,7 @@ const API: &str = "v1";
     responses((status = 200, body = Report), (status = "default", body = Problem, content_type = "application/problem+json"))))]
 pub(super) async fn up_one(
     State(api): State<Api>,
+    Extension(collection): Extension<Collection>,
     name: Result<Path<String>, PathRejection>,
     RawQuery(query): RawQuery,
     request: Request,
@@ -52,10 +53,12 @@ pub(super) async fn up_one(
             return Err(invalid(Status::UnprocessableEntity, detail));
         }
         many => {
-            let detail = format!("{} definitions; POST /v1/functions takes many", many.len());
+            let path = collection.path();
+            let detail = format!("{} definitions; POST {path} takes many", many.len());
             return Err(invalid(Status::UnprocessableEntity, detail));
         }
     }
+    collection::admit(collection, &workloads)?;
     change(&api, riklet_sdn::Request::Up(workloads, UpOptions { strict })).await
 }
 
@@ -65,12 +68,14 @@ pub(super) async fn up_one(
     responses((status = 200, body = Report), (status = "default", body = Problem, content_type = "application/problem+json"))))]
 pub(super) async fn up(
     State(api): State<Api>,
+    Extension(collection): Extension<Collection>,
     RawQuery(query): RawQuery,
     request: Request,
 ) -> Result<Json<Report>, Rejection> {
     let parameters = request::parameters(query.as_deref(), &["strict"])?;
     let strict = request::flag(&parameters, "strict")?;
     let workloads = request::definitions(&api, request).await?;
+    collection::admit(collection, &workloads)?;
     change(&api, riklet_sdn::Request::Up(workloads, UpOptions { strict })).await
 }
 
@@ -79,9 +84,11 @@ pub(super) async fn up(
     responses((status = 200, body = Report), (status = "default", body = Problem, content_type = "application/problem+json"))))]
 pub(super) async fn down_one(
     State(api): State<Api>,
+    Extension(collection): Extension<Collection>,
     name: Result<Path<String>, PathRejection>,
 ) -> Result<Json<Report>, Rejection> {
     let selector = Selector::Named([request::name(name)?].into());
+    let selector = collection::select(&api, collection, selector).await?;
     change(&api, riklet_sdn::Request::Down(selector)).await
 }
 
@@ -91,10 +98,12 @@ pub(super) async fn down_one(
     responses((status = 200, body = Report), (status = "default", body = Problem, content_type = "application/problem+json"))))]
 pub(super) async fn down_many(
     State(api): State<Api>,
+    Extension(collection): Extension<Collection>,
     RawQuery(query): RawQuery,
 ) -> Result<Json<Report>, Rejection> {
     let parameters = request::parameters(query.as_deref(), &["name", "all", "purge"])?;
     let selector = request::selector(&parameters)?;
+    let selector = collection::select(&api, collection, selector).await?;
     if !request::flag(&parameters, "purge")? {
         return change(&api, riklet_sdn::Request::Down(selector)).await;
     }
@@ -143,17 +152,20 @@ pub(super) async fn metrics(State(api): State<Api>) -> Result<Response, Rejectio
     responses((status = 200, body = Vec<Listed>), (status = "default", body = Problem, content_type = "application/problem+json"))))]
 pub(super) async fn list(
     State(api): State<Api>,
+    Extension(collection): Extension<Collection>,
     RawQuery(query): RawQuery,
 ) -> Result<Response, Rejection> {
     let parameters = request::parameters(query.as_deref(), &["watch"])?;
     if request::flag(&parameters, "watch")? {
-        return stream::functions(api).await;
+        return stream::instances(api, collection).await;
     }
-    Ok(Json(listed(&api).await?).into_response())
+    Ok(Json(listed(&api, collection).await?).into_response())
 }
 
-pub(super) async fn listed(api: &Api) -> Result<Vec<Listed>, Rejection> {
-    Ok(api.engine.with(NodeApi::list).await??)
+pub(super) async fn listed(api: &Api, collection: Collection) -> Result<Vec<Listed>, Rejection> {
+    let mut listed = api.engine.with(NodeApi::list).await??;
+    listed.retain(|listed| collection.has(&listed.instance.kind));
+    Ok(listed)
 }
 
 /// One function, and all that is known of it.
@@ -161,10 +173,14 @@ pub(super) async fn listed(api: &Api) -> Result<Vec<Listed>, Rejection> {
     responses((status = 200, body = Inspection), (status = "default", body = Problem, content_type = "application/problem+json"))))]
 pub(super) async fn inspect(
     State(api): State<Api>,
+    Extension(collection): Extension<Collection>,
     name: Result<Path<String>, PathRejection>,
 ) -> Result<Json<Inspection>, Rejection> {
     let name = request::name(name)?;
-    Ok(Json(api.engine.with(move |node| node.inspect(&name)).await??))
+    let asked = name.clone();
+    let found = api.engine.with(move |node| node.inspect(&asked)).await??;
+    collection::expect(collection, &name, &found.instance.kind, Status::NotFound)?;
+    Ok(Json(found))
 }
 
 /// Returns what bringing these functions up would do. Changes nothing.

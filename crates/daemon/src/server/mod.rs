@@ -1,5 +1,6 @@
 //! The API: HTTP/1.1 and JSON on a unix socket.
 
+mod collection;
 mod handlers;
 mod openapi;
 mod problem;

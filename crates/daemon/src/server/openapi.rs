@@ -8,6 +8,8 @@ pub(super) const DESCRIPTION: &str =
 
 #[cfg(test)]
 mod tests {
+    use riklet_api::Collection;
+    use riklet_core::model::Kind;
     use serde_json::Value;
     use utoipa::OpenApi;
 
@@ -27,6 +29,16 @@ mod tests {
         }
         let found = std::fs::read_to_string(path).unwrap_or_default();
         assert!(found == text, "run UPDATE_OPENAPI=1 cargo test -p riklet-daemon openapi");
+    }
+
+    #[test]
+    fn each_kind_that_is_documented_has_its_paths() {
+        let description: Value = serde_json::from_str(DESCRIPTION).unwrap();
+        for kind in Kind::ALL.iter().filter(|kind| kind.is_documented()) {
+            let collection = Collection::Of(*kind).path();
+            assert!(description["paths"][&collection].is_object(), "{collection}");
+            assert!(description["paths"][format!("{collection}/{{name}}")].is_object(), "{kind}");
+        }
     }
 
     /// The path and method of a handler's description are written beside it, those of the router in the list of routes.

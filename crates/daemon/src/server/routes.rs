@@ -2,18 +2,23 @@
 //! list.
 
 use axum::{
-    Router,
+    Extension, Router,
     routing::{MethodRouter, get},
 };
 
-use super::{Api, handlers, stream};
+use super::{Api, collection, handlers, stream};
 
 /// Makes of `path => method module::handler` the router, and for tests the list and the description.
 macro_rules! routes {
     ($($path:literal => $($method:ident $module:ident::$handler:ident),+;)*) => {
-        /// Returns the router of all paths that the description has.
+        /// Returns the router of all paths that the description has, and of the same for each collection.
         fn described() -> Router<Api> {
-            Router::new()$(.route($path, MethodRouter::new()$(.$method($module::$handler))+))*
+            let mut router = Router::new();
+            $(for (path, collection) in collection::paths($path) {
+                let methods = MethodRouter::new()$(.$method($module::$handler))+;
+                router = router.route(&path, methods.layer(Extension(collection)));
+            })*
+            router
         }
 
         #[cfg(test)]

@@ -19,7 +19,7 @@ use crate::events::{self, EventKind};
 use riklet_api as wire;
 #[cfg(test)]
 use riklet_api::Problem;
-use riklet_api::{Listed, NodeApi};
+use riklet_api::{Collection, Listed, NodeApi};
 
 /// The interval at which an idle stream shows that it is alive.
 const ALIVE: Duration = Duration::from_secs(15);
@@ -49,15 +49,15 @@ pub(super) async fn events(
     Ok(answer(remembered.chain(coming), api.ending))
 }
 
-/// The functions, then each that changes.
-pub(super) async fn functions(api: Api) -> Result<Response, Rejection> {
+/// The instances of a collection, then each that changes. One that goes is told of by its name, whatever its kind was.
+pub(super) async fn instances(api: Api, collection: Collection) -> Result<Response, Rejection> {
     let (_, coming) = api.events.listen();
-    let first = handlers::listed(&api).await?;
+    let first = handlers::listed(&api, collection).await?;
     let first = stream::iter([Some(data("list", &first))]);
     let ending = api.ending.clone();
-    let changes = stream::unfold((api, coming), |(api, mut coming)| async move {
+    let changes = stream::unfold((api, coming), move |(api, mut coming)| async move {
         let event = match coming.recv().await {
-            Ok(event) => change(&api, &event).await,
+            Ok(event) => change(&api, collection, &event).await,
             Err(broadcast::error::RecvError::Lagged(count)) => Some(lost(count)),
             Err(broadcast::error::RecvError::Closed) => return None,
         };
@@ -66,21 +66,22 @@ pub(super) async fn functions(api: Api) -> Result<Response, Rejection> {
     Ok(answer(first.chain(changes), ending))
 }
 
-/// Returns what a watcher of functions is told about an event.
-async fn change(api: &Api, event: &events::Event) -> Option<Event> {
+/// Returns what a watcher of a collection is told about an event.
+async fn change(api: &Api, collection: Collection, event: &events::Event) -> Option<Event> {
     match (event.kind, &event.name) {
         (EventKind::Up | EventKind::Failed, Some(name)) => {
             let name = name.clone();
             let found = api.engine.with(move |node| node.inspect(&name)).await.ok()?.ok()?;
             let listed = Listed { instance: found.instance, link: found.link };
-            Some(data(event.kind.as_str(), &listed))
+            let ours = collection.has(&listed.instance.kind);
+            ours.then(|| data(event.kind.as_str(), &listed))
         }
         (EventKind::Down, Some(name)) => {
             Some(data("down", &serde_json::json!({ "name": name.as_str() })))
         }
         // All at once.
         (EventKind::Down | EventKind::Repaired, None) => {
-            Some(data("list", &handlers::listed(api).await.ok()?))
+            Some(data("list", &handlers::listed(api, collection).await.ok()?))
         }
         _ => None,
     }

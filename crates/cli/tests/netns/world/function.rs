@@ -76,7 +76,7 @@ impl World {
 }
 
 /// The guest's NIC, as the program describes an instance.
-fn nic(instance: &Value) -> Nic {
+pub(crate) fn nic(instance: &Value) -> Nic {
     let text = |value: &Value| value.as_str().expect("a string").to_owned();
     let address = |end: &str| instance[end]["address"].as_str().and_then(|a| a.parse().ok());
     let octets = text(&instance["guest"]["mac"]);

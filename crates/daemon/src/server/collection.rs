@@ -1,0 +1,70 @@
+//! The same operations for the instances of one kind, and for all: each kind has a path.
+
+use riklet_api::{ApiError, Collection, NodeApi, Status};
+use riklet_core::model::{InstanceName, Kind, Selector, Workload};
+
+use super::{Api, problem::Rejection};
+use crate::problems;
+
+/// The path of the collection that routes are written for. The others have the same below paths of their own.
+const WRITTEN: &str = "/v1/functions";
+
+/// Returns the paths that a route is served at, and the collection that each is of.
+pub(super) fn paths(written: &str) -> Vec<(String, Collection)> {
+    let Some(rest) = written.strip_prefix(WRITTEN) else {
+        return vec![(written.to_owned(), Collection::EVERYTHING)];
+    };
+    let path = |collection: Collection| (collection.path() + rest, collection);
+    Collection::each().map(path).collect()
+}
+
+/// Refuses a definition of a kind that the collection does not have.
+pub(super) fn admit(collection: Collection, workloads: &[Workload]) -> Result<(), Rejection> {
+    let mut workloads = workloads.iter();
+    workloads.try_for_each(|it| {
+        let (name, kind) = (it.name(), it.kind().as_str());
+        expect(collection, name, kind, Status::UnprocessableEntity)
+    })
+}
+
+/// Refuses an instance of a kind that the collection does not have.
+pub(super) fn expect(
+    collection: Collection,
+    name: &InstanceName,
+    kind: &str,
+    status: Status,
+) -> Result<(), Rejection> {
+    if collection.has(kind) {
+        return Ok(());
+    }
+    let detail = format!("{name} is a {kind}, and {} has no such", collection.path());
+    let error = ApiError::invalid(status, detail);
+    Err(match Kind::from_name(kind).map(|kind| Collection::Of(kind).path()) {
+        Some(path) => error.with_hint(format!("its path is {path}/{name}")).into(),
+        None => error.into(),
+    })
+}
+
+/// Returns the same selector in the words of the node, which knows no collections: a name must be of an instance that
+/// the collection has, and all are those that it has.
+pub(super) async fn select(
+    api: &Api,
+    collection: Collection,
+    selector: Selector,
+) -> Result<Selector, Rejection> {
+    if collection == Collection::EVERYTHING {
+        return Ok(selector);
+    }
+    let Selector::Named(names) = selector else {
+        let listed = api.engine.with(|node| node.node().list()).await?;
+        let listed = listed.map_err(|error| problems::node(&error))?.into_iter();
+        let ours = listed.filter(|listed| collection.has(listed.instance.kind().as_str()));
+        return Ok(Selector::Named(ours.map(|listed| listed.instance.name().clone()).collect()));
+    };
+    for name in &names {
+        let asked = name.clone();
+        let found = api.engine.with(move |node| node.inspect(&asked)).await??;
+        expect(collection, name, &found.instance.kind, Status::NotFound)?;
+    }
+    Ok(Selector::Named(names))
+}
