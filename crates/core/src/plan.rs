@@ -3,12 +3,13 @@
 //! A plan leaves nothing to decide to whoever carries it out, and prints itself.
 
 mod claim;
+mod display;
+mod obstacle;
 mod usable;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fmt,
-    net::{IpAddr, SocketAddr},
+    net::IpAddr,
 };
 
 use ipnet::IpNet;
@@ -20,13 +21,15 @@ use crate::{
     },
     flows::Flows,
     link::{LinkDifference, LinkSpec, LinkState, Remedy, Tap},
-    model::{Family, InstanceName, InterfaceName, Mark, Owner, Pool, Protocol, Slot},
+    model::{Family, InterfaceName, Mark, Owner, Pool, Protocol, Slot},
     workload::{Fragment, alias},
 };
 
-pub use usable::{is_usable, unusable};
+use obstacle::{blocked, is_ours, mended_by};
 
 pub use claim::{Adoption, Claim, Holder, Object, claims, lost_owner};
+pub use obstacle::{ForeignLink, Obstacle, UnreadableRecord};
+pub use usable::{is_usable, unusable};
 
 /// The state that the records ask for.
 #[derive(Debug, Clone)]
@@ -120,55 +123,6 @@ pub enum Step {
     DeleteLinks(BTreeSet<InterfaceName>),
     /// Delete the empty tables that the firewall's program created by being called, except these.
     RemoveEmptyTables(Backend, BTreeSet<String>),
-}
-
-/// An interface has the name that a slot needs, and is not ours.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("the interface {name} exists and is not ours: its alias is {}", alias.as_deref().unwrap_or("empty"))]
-pub struct ForeignLink {
-    /// The interface.
-    pub name: InterfaceName,
-    /// Its alias.
-    pub alias: Option<String>,
-}
-
-/// Nobody knows what an instance needs.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("the record of {name} cannot be read: {reason}")]
-pub struct UnreadableRecord {
-    /// The instance.
-    pub name: InstanceName,
-    /// The fault of its record.
-    pub reason: String,
-}
-
-/// The reason why nothing can be done for a slot.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Obstacle {
-    /// The record of its instance cannot be read. The slot is left as it is.
-    #[error(transparent)]
-    Unreadable(#[from] UnreadableRecord),
-    /// Its interface's name is taken.
-    #[error(transparent)]
-    Foreign(#[from] ForeignLink),
-    /// Its TAP must be made anew, which would cut a running guest off. The slot is left as it is.
-    #[error("a VMM has the TAP {name} open, which cannot be changed to {}", list(differences))]
-    InUse {
-        /// The TAP.
-        name: InterfaceName,
-        /// The differences that cannot be mended.
-        differences: Vec<LinkDifference>,
-    },
-    /// A VMM has a TAP of ours open that no record knows. It is not deleted, nor given to another instance.
-    #[error(
-        "a VMM has the TAP {name} open, and it is no instance's by the records: its alias is {alias}"
-    )]
-    Unrecorded {
-        /// The TAP.
-        name: InterfaceName,
-        /// Its alias.
-        alias: String,
-    },
 }
 
 impl Step {
@@ -295,69 +249,6 @@ fn entries_left_alone<'a>(
     let addresses = untouched.iter().filter_map(|&slot| pool.addresses(slot));
     let guests: BTreeSet<IpAddr> = addresses.flat_map(|addresses| addresses.guests()).collect();
     observed.firewall.entries.iter().filter(move |entry| guests.contains(&entry.guest()))
-}
-
-fn blocked(desired: &Desired, observed: &Observed) -> BTreeMap<Slot, Obstacle> {
-    let wanted = desired.fragments.iter().filter(|(slot, _)| !desired.untouched.contains(slot));
-    let obstacle = |(slot, fragment): (&Slot, &Fragment)| {
-        let link = observed.links.get(slot)?;
-        Some((*slot, obstacle(&desired.owner, &fragment.link, link)?))
-    };
-    let mut found: BTreeMap<_, _> = wanted.filter_map(obstacle).collect();
-    let unreadable = desired.unreadable.iter();
-    found.extend(unreadable.map(|(&slot, record)| (slot, record.clone().into())));
-    if desired.base_ruleset.is_some() {
-        let kept = |slot: &Slot| {
-            desired.fragments.contains_key(slot)
-                || desired.unreadable.contains_key(slot)
-                || desired.untouched.contains(slot)
-                || desired.leaving.contains(slot)
-        };
-        let unrecorded = observed.links.iter().filter(|(slot, _)| !kept(slot));
-        let open = unrecorded.filter(|(_, link)| link.open && is_ours(desired, link));
-        found.extend(open.map(|(&slot, link)| (slot, Obstacle::unrecorded(link))));
-    }
-    found
-}
-
-impl Obstacle {
-    fn unrecorded(link: &LinkState) -> Self {
-        let alias = link.alias.clone().unwrap_or_default();
-        Self::Unrecorded { name: link.name.clone(), alias }
-    }
-}
-
-fn obstacle(owner: &Owner, spec: &LinkSpec, link: &LinkState) -> Option<Obstacle> {
-    let name = link.name.clone();
-    let Some(mark) = alias::mark(link.alias.as_deref()) else {
-        return Some(ForeignLink { name, alias: link.alias.clone() }.into());
-    };
-    let named = |alias: &str| alias::parse(alias).map(|marked| marked.name);
-    let taken_over = !owner.signed(&mark) && mark != Mark::Unsigned;
-    if taken_over && link.open && link.alias.as_deref().and_then(named) != named(&spec.alias) {
-        return Some(Obstacle::unrecorded(link));
-    }
-    let differences = mended_by(spec.differences(link), Remedy::Replace);
-    (link.open && !differences.is_empty()).then_some(Obstacle::InUse { name, differences })
-}
-
-fn mended_by(differences: Vec<LinkDifference>, remedy: Remedy) -> Vec<LinkDifference> {
-    differences.into_iter().filter(|difference| difference.remedy() == remedy).collect()
-}
-
-/// Tells whether an interface that no instance has is ours to delete. One that names no owner may be of any earlier version's
-/// records.
-fn is_ours(desired: &Desired, link: &LinkState) -> bool {
-    match alias::mark(link.alias.as_deref()) {
-        None => false,
-        Some(Mark::Unsigned) => {
-            let leaves = |slot| desired.leaving.contains(&slot);
-            desired.adoption != Adoption::Nothing
-                || Slot::of_interface(link.name.as_str()).is_some_and(leaves)
-        }
-        // Where another has a claim, nothing is done at all.
-        Some(Mark::Signed { .. }) => true,
-    }
 }
 
 /// The slots whose interfaces are ours and belong to no instance.
@@ -503,132 +394,6 @@ fn sysctl_steps(desired: &Desired, observed: &Observed) -> Vec<Step> {
     };
     let differing = desired.sysctls.iter().filter(differs);
     differing.map(|(name, value)| Step::SetSysctl(name.clone(), value.clone())).collect()
-}
-
-impl fmt::Display for Plan {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for step in &self.steps {
-            writeln!(f, "{step}")?;
-        }
-        for conflict in self.blocked.values() {
-            writeln!(f, "! {conflict}")?;
-        }
-        for claim in &self.claims {
-            writeln!(f, "! {claim}")?;
-        }
-        Ok(())
-    }
-}
-
-impl fmt::Display for Step {
-    /// One or more lines, each beginning with `+` (comes), `~` (changes) or `-` (goes); no final newline.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::CreateLink(spec) => {
-                let LinkSpec { name, addresses, mtu, mac, neighbours, tap, .. } = spec;
-                write!(f, "+ TAP {name}: ")?;
-                addresses.iter().try_for_each(|address| write!(f, "address {address}, "))?;
-                write!(f, "MAC {mac}, MTU {mtu}")?;
-                neighbours.iter().try_for_each(|(a, mac)| write!(f, ", neighbour {a} at {mac}"))?;
-                // That of the administrator goes without saying.
-                let owner = tap.owner.filter(|&id| id != Tap::ROOT);
-                owner.iter().try_for_each(|id| write!(f, ", owner {id}"))?;
-                tap.group.iter().try_for_each(|id| write!(f, ", owning group {id}"))?;
-                if tap.multi_queue { f.write_str(", several queues") } else { Ok(()) }
-            }
-            Self::SetAlias(name, alias) => write!(f, "~ TAP {name}: alias {alias:?}"),
-            Self::SetOwner(name, _, differences) => {
-                write!(f, "~ TAP {name}: {}", list(differences))
-            }
-            Self::DeleteLink(name, differences) => {
-                write!(f, "- TAP {name}: cannot be changed to {}", list(differences))
-            }
-            Self::ConfigureLink(spec, differences) => {
-                write!(f, "~ TAP {}: {}", spec.name, list(differences))
-            }
-            Self::RemoveAddress(name, address) => write!(f, "- address {address} of {name}"),
-            Self::Firewall(_, change) => change.fmt(f),
-            Self::OpenPassage(foreign_chain) => {
-                write!(f, "+ passage through the foreign chain {foreign_chain}")
-            }
-            Self::ClosePassage(foreign_chain) => {
-                write!(f, "- passage through the foreign chain {foreign_chain}")
-            }
-            Self::SetSysctl(name, value) => write!(f, "~ sysctl {name} = {value}"),
-            Self::ForgetFlows(flows) => {
-                let lines: Vec<_> = flows.iter().map(|f| format!("- flows: {f}")).collect();
-                join(f, &lines, "\n")
-            }
-            Self::DrainLinks(names) => {
-                let lines: Vec<_> =
-                    names.keys().map(|name| format!("- TAP {name}: down")).collect();
-                join(f, &lines, "\n")
-            }
-            Self::DeleteLinks(_) => f.write_str("- condemned TAPs: deleted"),
-            Self::RemoveEmptyTables(..) => f.write_str("- firewall: tables left empty"),
-        }
-    }
-}
-
-impl fmt::Display for Change {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Reset(ruleset) => {
-                let BaseRuleset { pool, uplinks, confined, .. } = &ruleset.base_ruleset;
-                let uplinks: Vec<_> = uplinks.iter().map(ToString::to_string).collect();
-                let uplinks = if uplinks.is_empty() { "none".into() } else { uplinks.join(", ") };
-                write!(f, "~ firewall: all of it, guests {pool}, uplinks {uplinks}")?;
-                if !confined.is_empty() {
-                    let from: Vec<_> = confined.from().iter().map(ToString::to_string).collect();
-                    write!(f, ", nothing else is forwarded from {}", from.join(", "))?;
-                }
-                ruleset.entries.iter().try_for_each(|entry| write!(f, "\n+ firewall: {entry}"))
-            }
-            Self::Delta { remove, add, .. } => {
-                let removed = remove.iter().map(|entry| format!("- firewall: {entry}"));
-                let added = add.iter().map(|entry| format!("+ firewall: {entry}"));
-                join(f, &removed.chain(added).collect::<Vec<_>>(), "\n")
-            }
-            Self::Remove => f.write_str("- firewall: all of it"),
-        }
-    }
-}
-
-impl fmt::Display for Flows {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Guest { guest } => write!(f, "of guest {guest}"),
-            Self::Exposed { protocol, host_address, host_port, guest, guest_port } => {
-                let (host_address, host_port) = (*host_address, *host_port);
-                let (guest, guest_port) = (*guest, *guest_port);
-                Entry::Exposure { protocol: *protocol, host_address, host_port, guest, guest_port }
-                    .fmt(f)
-            }
-            Self::Untranslated { protocol, address: Some(address), port, .. } => {
-                write!(f, "{protocol} to {}, untranslated", SocketAddr::new(*address, *port))
-            }
-            Self::Untranslated { family: Family::V4, protocol, address: None, port } => {
-                write!(f, "{protocol} to port {port}, untranslated")
-            }
-            Self::Untranslated { family: Family::V6, protocol, address: None, port } => {
-                write!(f, "{protocol} to port {port} by IPv6, untranslated")
-            }
-        }
-    }
-}
-
-fn list(differences: &[LinkDifference]) -> String {
-    differences.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
-}
-
-fn join<T: fmt::Display>(f: &mut fmt::Formatter<'_>, items: &[T], with: &str) -> fmt::Result {
-    for (index, item) in items.iter().enumerate() {
-        if index > 0 {
-            f.write_str(with)?;
-        }
-        item.fmt(f)?;
-    }
-    Ok(())
 }
 
 #[cfg(test)]

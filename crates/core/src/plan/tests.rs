@@ -1,4 +1,4 @@
-use super::*;
+use super::{display::list, *};
 use crate::{
     firewall::Confinement,
     model::{Account, Execution, Exposure, Function, Kind, OwnerId, Queues, Workload},

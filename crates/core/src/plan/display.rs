@@ -1,0 +1,137 @@
+//! Plans and steps as output has them.
+
+use std::{fmt, net::SocketAddr};
+
+use super::{Plan, Step};
+use crate::{
+    firewall::{BaseRuleset, Change, Entry},
+    flows::Flows,
+    link::{LinkDifference, LinkSpec, Tap},
+    model::Family,
+};
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for step in &self.steps {
+            writeln!(f, "{step}")?;
+        }
+        for conflict in self.blocked.values() {
+            writeln!(f, "! {conflict}")?;
+        }
+        for claim in &self.claims {
+            writeln!(f, "! {claim}")?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Step {
+    /// One or more lines, each beginning with `+` (comes), `~` (changes) or `-` (goes); no final newline.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::CreateLink(spec) => {
+                let LinkSpec { name, addresses, mtu, mac, neighbours, tap, .. } = spec;
+                write!(f, "+ TAP {name}: ")?;
+                addresses.iter().try_for_each(|address| write!(f, "address {address}, "))?;
+                write!(f, "MAC {mac}, MTU {mtu}")?;
+                neighbours.iter().try_for_each(|(a, mac)| write!(f, ", neighbour {a} at {mac}"))?;
+                // That of the administrator goes without saying.
+                let owner = tap.owner.filter(|&id| id != Tap::ROOT);
+                owner.iter().try_for_each(|id| write!(f, ", owner {id}"))?;
+                tap.group.iter().try_for_each(|id| write!(f, ", owning group {id}"))?;
+                if tap.multi_queue { f.write_str(", several queues") } else { Ok(()) }
+            }
+            Self::SetAlias(name, alias) => write!(f, "~ TAP {name}: alias {alias:?}"),
+            Self::SetOwner(name, _, differences) => {
+                write!(f, "~ TAP {name}: {}", list(differences))
+            }
+            Self::DeleteLink(name, differences) => {
+                write!(f, "- TAP {name}: cannot be changed to {}", list(differences))
+            }
+            Self::ConfigureLink(spec, differences) => {
+                write!(f, "~ TAP {}: {}", spec.name, list(differences))
+            }
+            Self::RemoveAddress(name, address) => write!(f, "- address {address} of {name}"),
+            Self::Firewall(_, change) => change.fmt(f),
+            Self::OpenPassage(foreign_chain) => {
+                write!(f, "+ passage through the foreign chain {foreign_chain}")
+            }
+            Self::ClosePassage(foreign_chain) => {
+                write!(f, "- passage through the foreign chain {foreign_chain}")
+            }
+            Self::SetSysctl(name, value) => write!(f, "~ sysctl {name} = {value}"),
+            Self::ForgetFlows(flows) => {
+                let lines: Vec<_> = flows.iter().map(|f| format!("- flows: {f}")).collect();
+                join(f, &lines, "\n")
+            }
+            Self::DrainLinks(names) => {
+                let lines: Vec<_> =
+                    names.keys().map(|name| format!("- TAP {name}: down")).collect();
+                join(f, &lines, "\n")
+            }
+            Self::DeleteLinks(_) => f.write_str("- condemned TAPs: deleted"),
+            Self::RemoveEmptyTables(..) => f.write_str("- firewall: tables left empty"),
+        }
+    }
+}
+
+impl fmt::Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Reset(ruleset) => {
+                let BaseRuleset { pool, uplinks, confined, .. } = &ruleset.base_ruleset;
+                let uplinks: Vec<_> = uplinks.iter().map(ToString::to_string).collect();
+                let uplinks = if uplinks.is_empty() { "none".into() } else { uplinks.join(", ") };
+                write!(f, "~ firewall: all of it, guests {pool}, uplinks {uplinks}")?;
+                if !confined.is_empty() {
+                    let from: Vec<_> = confined.from().iter().map(ToString::to_string).collect();
+                    write!(f, ", nothing else is forwarded from {}", from.join(", "))?;
+                }
+                ruleset.entries.iter().try_for_each(|entry| write!(f, "\n+ firewall: {entry}"))
+            }
+            Self::Delta { remove, add, .. } => {
+                let removed = remove.iter().map(|entry| format!("- firewall: {entry}"));
+                let added = add.iter().map(|entry| format!("+ firewall: {entry}"));
+                join(f, &removed.chain(added).collect::<Vec<_>>(), "\n")
+            }
+            Self::Remove => f.write_str("- firewall: all of it"),
+        }
+    }
+}
+
+impl fmt::Display for Flows {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Guest { guest } => write!(f, "of guest {guest}"),
+            Self::Exposed { protocol, host_address, host_port, guest, guest_port } => {
+                let (host_address, host_port) = (*host_address, *host_port);
+                let (guest, guest_port) = (*guest, *guest_port);
+                Entry::Exposure { protocol: *protocol, host_address, host_port, guest, guest_port }
+                    .fmt(f)
+            }
+            Self::Untranslated { protocol, address: Some(address), port, .. } => {
+                write!(f, "{protocol} to {}, untranslated", SocketAddr::new(*address, *port))
+            }
+            Self::Untranslated { family: Family::V4, protocol, address: None, port } => {
+                write!(f, "{protocol} to port {port}, untranslated")
+            }
+            Self::Untranslated { family: Family::V6, protocol, address: None, port } => {
+                write!(f, "{protocol} to port {port} by IPv6, untranslated")
+            }
+        }
+    }
+}
+
+pub(super) fn list(differences: &[LinkDifference]) -> String {
+    differences.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
+fn join<T: fmt::Display>(f: &mut fmt::Formatter<'_>, items: &[T], with: &str) -> fmt::Result {
+    for (index, item) in items.iter().enumerate() {
+        if index > 0 {
+            f.write_str(with)?;
+        }
+        item.fmt(f)?;
+    }
+    Ok(())
+}
