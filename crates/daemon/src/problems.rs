@@ -13,9 +13,10 @@ pub fn node(error: &NodeError) -> ApiError {
     }
     let status = match error {
         NodeError::Unknown { .. } => Status::NotFound,
-        NodeError::Remaining { .. } | NodeError::Running { .. } | NodeError::Shadows { .. } => {
-            Status::Conflict
-        }
+        NodeError::Remaining { .. }
+        | NodeError::Running { .. }
+        | NodeError::Shadows { .. }
+        | NodeError::Claimed { .. } => Status::Conflict,
         other => usual_status(other.kind()),
     };
     let name = match error {

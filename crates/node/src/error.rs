@@ -312,10 +312,11 @@ fn claimed(claims: &[Claim]) -> String {
 fn claim_hint(claim: &Claim) -> String {
     match &claim.holder {
         Holder::Lost => "`riklet-sdn repair --rebuild` records it anew".to_owned(),
-        Holder::Other { directory: Some(directory) } => format!(
+        // A long one is shortened from the front.
+        Holder::Other { directory: Some(directory) } if directory.starts_with('/') => format!(
             "use `--state-dir {directory}`, or take it over with `riklet-sdn repair --adopt`"
         ),
-        Holder::Other { directory: None } => {
+        Holder::Other { .. } => {
             "use the --state-dir that it was made with, or take it over with `riklet-sdn repair --adopt`"
                 .to_owned()
         }

@@ -82,6 +82,16 @@ impl<K: Kernel> Operations<'_, K> {
         let mut session = self.session()?;
         let (tx, context) = session.begin()?;
         let Some(host) = context.decided(&tx, Interfaces::Recorded)? else { return Ok(None) };
+        // Where the firewall is not ours as it must be, whose the node is has to be found out first.
+        let stands = match &host.base_ruleset {
+            Some(base_ruleset) => {
+                context.kernel.probe_firewall(host.backend, base_ruleset, &BTreeSet::new())?
+            }
+            None => false,
+        };
+        if !stands {
+            return Ok(None);
+        }
         let unusable = |slot| context.cache.is_unusable(slot);
         let mut specs = BTreeMap::new();
         for slot in tx.spare(count, host.node.pool.capacity(), unusable)? {

@@ -150,8 +150,8 @@ impl<K: Kernel> WarmNode<K> {
         self.operations().initialize()
     }
 
-    /// Reserves so many slots, whose TAPs are to be created; `None` where there is none to reserve, or the node has not
-    /// been used yet. [`Self::finish`] takes the outcome of the task.
+    /// Reserves so many slots, whose TAPs are to be created; `None` where there is none to reserve, the node has not been
+    /// used yet, or its firewall has to be repaired first. [`Self::finish`] takes the outcome of the task.
     ///
     /// # Errors
     /// Where the records cannot be changed.

@@ -77,6 +77,7 @@ on_every_firewall!(another_state_directory_changes_nothing, |world| {
         (&["down", "--all", "--purge"], ""),
         (&["repair"], ""),
         (&["repair", "--rebuild"], ""),
+        (&["run", "-"], &new),
         (&["serve"], ""),
         (&["serve", "--warm", "0"], ""),
     ] {
@@ -163,6 +164,34 @@ fn unsign_firewall(world: &World) {
         }
     }
 }
+
+on_every_firewall!(a_daemon_that_lost_its_functions_to_others_leaves_them_alone, |world| {
+    let daemon = world.daemon(&[]);
+    let (_web, connection) = start(world);
+    daemon.settle();
+    let said = with_other(world, &["repair", "--adopt"], "").success();
+    assert!(said.contains("recorded web\n"), "{said}");
+    let directory = other(world).display().to_string();
+    wait_for("the daemon to notice", Duration::from_secs(20), || {
+        daemon.events().contains(&format!("belongs to the records in {directory}")).then_some(())
+    });
+    // It has been told of every change by now, and goes on to look.
+    for _ in 0..3 {
+        with_other(world, &["repair"], "").success();
+        with_other(world, &["check"], "").success();
+        connection.assert_alive();
+        let refused = daemon.ask("PUT", "/v1/functions/new", &definition("new", 9090));
+        assert_eq!(refused.status, 409, "{refused:?}");
+    }
+    daemon.end(Signal::KILL);
+    let taker = world.riklet_in_background(&["--state-dir", &directory, "serve", "--adopt"], "");
+    wait_for("the other daemon to answer", Duration::from_secs(20), || {
+        other(world).join("api.sock").exists().then_some(())
+    });
+    with_other(world, &["up", "-"], &definition("new", 9090)).success();
+    connection.assert_alive();
+    drop(taker);
+});
 
 on_every_firewall!(what_an_earlier_version_made_is_marked_without_a_stop, |world| {
     let (_web, connection) = start(world);

@@ -38,6 +38,9 @@ impl Core {
         for cause in &changes.causes {
             self.events.noticed(cause);
         }
+        if !changes.links.is_subset(&changed_by_us) {
+            self.local.node.kernel().doubt_firewall();
+        }
         for slot in changes.links {
             if changed_by_us.contains(&slot) {
                 self.healer.changed_by_us(slot, now);

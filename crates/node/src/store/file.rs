@@ -38,9 +38,14 @@ pub(super) fn path(dir: &Path) -> PathBuf {
 }
 
 pub(super) fn canonical(dir: &Path) -> PathBuf {
-    fs::canonicalize(dir)
-        .or_else(|_missing| std::path::absolute(dir))
-        .unwrap_or_else(|_| dir.into())
+    if let Ok(found) = fs::canonicalize(dir) {
+        return found;
+    }
+    // What is missing is at the end of the path.
+    match (dir.parent(), dir.file_name()) {
+        (Some(parent), Some(name)) if parent != Path::new("") => canonical(parent).join(name),
+        _ => std::path::absolute(dir).unwrap_or_else(|_nowhere| dir.into()),
+    }
 }
 
 /// Makes the directory, for its owner only; one that exists is left as it is.

@@ -9,6 +9,7 @@ mod forwarding;
 #[cfg(feature = "toy-kind")]
 mod kinds;
 mod node;
+mod owners;
 mod passed;
 mod removed;
 mod resident;

@@ -91,6 +91,13 @@ impl TestNode {
         Self { kernel: FakeKernel::new(), state_dir: std::env::temp_dir().join(name) }
     }
 
+    /// Another state directory on the same host.
+    pub(crate) fn beside(&self) -> Self {
+        let mut other = Self::new();
+        other.kernel = self.kernel.clone();
+        other
+    }
+
     /// A process of its own: nothing but the kernel and the state directory lasts from one to the next.
     pub(crate) fn node(&self) -> Node<FakeKernel> {
         Node::with_kernel(self.config(), self.kernel.clone())

@@ -23,10 +23,14 @@ fn interface(slot: u16) -> InterfaceName {
 /// A node on which these slots have a stranger's interface.
 fn with_strangers(slots: &[u16]) -> TestNode {
     let node = TestNode::new();
+    add_strangers(&node, slots);
+    node
+}
+
+fn add_strangers(node: &TestNode, slots: &[u16]) {
     for name in slots.iter().map(|&slot| interface(slot)) {
         node.kernel.system().links.insert(name.clone(), foreign_link(&name));
     }
-    node
 }
 
 /// Brings one function up, and returns its slot.
@@ -106,9 +110,11 @@ fn a_tap_that_is_open_is_given_to_nobody_else() {
 
 #[test]
 fn a_stranger_costs_a_daemon_one_try() {
-    let node = with_strangers(&[0, 2]);
+    let node = TestNode::new();
     let mut daemon = node.warm();
     daemon.initialize().unwrap();
+    daemon.repair().unwrap();
+    add_strangers(&node, &[0, 2]);
     let task = daemon.prepare(3).unwrap().unwrap();
     let done = task.run(&mut node.kernel.clone());
     assert_eq!(done.failed.len(), 2);

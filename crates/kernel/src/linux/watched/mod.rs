@@ -182,6 +182,11 @@ impl Watched {
         self.mirror.mark_stale(STALE);
         self.switches.clear();
         self.foreign_chains = None;
+        self.doubt_firewall()
+    }
+
+    /// Forgets the firewall, if changes of it are not announced: somebody else is at work. Returns whether that is so.
+    pub fn doubt_firewall(&mut self) -> bool {
         let announced = self.watch.is_announced();
         if !announced {
             self.firewall = None;
