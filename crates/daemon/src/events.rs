@@ -158,6 +158,11 @@ impl Events {
                     self.say(EventKind::Down, Some(name), "taken down".to_owned());
                 }
             }
+            Request::Withdraw(owned) => {
+                for name in owned.keys() {
+                    self.say(EventKind::Down, Some(name), "taken down".to_owned());
+                }
+            }
             Request::Down(Selector::All) | Request::DownAs(_, Selector::All) => {
                 self.say(EventKind::Down, None, "all taken down".to_owned());
             }

@@ -28,7 +28,7 @@ impl<K: Kernel> Operations<'_, K> {
 
     pub(crate) fn down(&mut self, request: &Request, purge: bool) -> Result<Report, NodeError> {
         match request.down() {
-            Some((selector, supervisor)) if purge => self.purge(selector, supervisor),
+            Some((selector, supervisor)) if purge => self.purge(&selector, supervisor),
             _ => self.apply_one(request),
         }
     }
@@ -60,7 +60,7 @@ impl<K: Kernel> Operations<'_, K> {
             self.refuse_blank()?;
             for (index, request) in &waiting {
                 let Some((selector, _)) = request.down() else { break };
-                answers.give(*index, self.context.down_of_nothing(selector));
+                answers.give(*index, self.context.down_of_nothing(&selector));
             }
             return Ok(());
         }
@@ -82,7 +82,7 @@ impl<K: Kernel> Session<'_, K> {
         let Some(host) = host else {
             for (index, request) in waiting {
                 if let Some((selector, supervisor)) = request.down() {
-                    let found = context.leaving(&tx, selector, supervisor);
+                    let found = context.leaving(&tx, &selector, supervisor);
                     answers.give(*index, found.map(|_| Report::default()));
                 }
             }

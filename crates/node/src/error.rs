@@ -106,6 +106,14 @@ pub enum NodeError {
         /// The name that is not known.
         account: AccountName,
     },
+    /// A definition file does not own an instance that is to go with it. Nothing was changed.
+    #[error("{file} no longer owns {name}")]
+    Disowned {
+        /// The instance.
+        name: InstanceName,
+        /// The file.
+        file: String,
+    },
     /// Something on the host belongs to records that this state directory does not have. Nothing was changed.
     #[error("{}", claimed(claims))]
     Claimed {
@@ -214,6 +222,7 @@ impl NodeError {
             Self::NoIptables => Some("install iptables, or set firewall to nftables".to_owned()),
             Self::PoolOverlaps { .. } => Some("set pool to a range that no route covers".to_owned()),
             Self::Claimed { claims, .. } => claims.first().map(claim_hint),
+            Self::Disowned { .. } => None,
             Self::UnknownPool { .. } => Some("set pool to the range that was in use".to_owned()),
             Self::UnknownAccount { kind: AccountKind::User, account, .. } => {
                 Some(format!("`useradd --system {account}`, or write a number"))

@@ -70,6 +70,15 @@ impl<K: Kernel> Context<'_, K> {
             Request::DownAs(supervisor, selector) => {
                 self.record_down(host, tx, selector, Some(*supervisor))
             }
+            Request::Withdraw(owned) => {
+                for (name, file) in owned {
+                    if tx.manifest(name)?.as_ref() != Some(file) {
+                        return Err(NodeError::Disowned { name: name.clone(), file: file.clone() });
+                    }
+                }
+                let names = owned.keys().cloned().collect();
+                self.record_down(host, tx, &Selector::Named(names), None)
+            }
         }
     }
 

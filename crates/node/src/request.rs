@@ -1,4 +1,4 @@
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use riklet_core::model::{InstanceName, Selector, Workload};
 use riklet_kernel::process::ProcessId;
@@ -12,6 +12,9 @@ pub enum Request {
     Down(Selector),
     /// [`Node::down_as`](crate::Node::down_as), without `purge`.
     DownAs(ProcessId, Selector),
+    /// [`Node::down`](crate::Node::down) of the instances that these definition files asked for, without `purge`. Refused
+    /// where a file does not own its instance any more: somebody took that down since, and may have brought it up again.
+    Withdraw(BTreeMap<InstanceName, String>),
 }
 
 /// Options of [`Node::up`](crate::Node::up).
@@ -30,15 +33,17 @@ impl Request {
                 Selector::Named(names) => Some(names.clone()),
                 Selector::All => None,
             },
+            Self::Withdraw(owned) => Some(owned.keys().cloned().collect()),
         }
     }
 
     /// Returns what it takes down, and whose runs do not stand in the way; `None` where it takes nothing down.
-    pub(crate) const fn down(&self) -> Option<(&Selector, Option<ProcessId>)> {
+    pub(crate) fn down(&self) -> Option<(Selector, Option<ProcessId>)> {
         match self {
             Self::Up(..) => None,
-            Self::Down(selector) => Some((selector, None)),
-            Self::DownAs(supervisor, selector) => Some((selector, Some(*supervisor))),
+            Self::Down(selector) => Some((selector.clone(), None)),
+            Self::DownAs(supervisor, selector) => Some((selector.clone(), Some(*supervisor))),
+            Self::Withdraw(owned) => Some((Selector::Named(owned.keys().cloned().collect()), None)),
         }
     }
 }

@@ -176,14 +176,15 @@ impl<K: Kernel> WarmNode<K> {
         self.operations().finish(outcome)
     }
 
-    /// Records which definition file asks for each of these names from now on, or that none does.
+    /// Records which definition file asks for each of these names from now on, or that none does. Returns the names that
+    /// nothing was recorded for: an instance of that name is up, and no file owns it.
     ///
     /// # Errors
     /// Where the records cannot be written; then nothing is changed.
     pub fn set_manifests(
         &mut self,
         changes: &BTreeMap<InstanceName, Option<String>>,
-    ) -> Result<(), NodeError> {
+    ) -> Result<BTreeSet<InstanceName>, NodeError> {
         self.operations().set_manifests(changes)
     }
 
@@ -253,13 +254,19 @@ impl<K: Kernel> Operations<'_, K> {
     fn set_manifests(
         &mut self,
         changes: &BTreeMap<InstanceName, Option<String>>,
-    ) -> Result<(), NodeError> {
+    ) -> Result<BTreeSet<InstanceName>, NodeError> {
         let mut session = self.session()?;
         let (tx, context) = session.begin()?;
+        let mut refused = BTreeSet::new();
         for (name, file) in changes {
-            tx.set_manifest(name, file.as_deref())?;
+            if file.is_some() && tx.manifest(name)?.is_none() && tx.is_recorded(name)? {
+                refused.insert(name.clone());
+            } else {
+                tx.set_manifest(name, file.as_deref())?;
+            }
         }
-        context.commit(tx)
+        context.commit(tx)?;
+        Ok(refused)
     }
 
     fn counts(&mut self) -> Result<(u32, BTreeMap<ReservedSlot, usize>), NodeError> {

@@ -138,6 +138,21 @@ fn what_is_another_s_is_left_alone() {
 }
 
 #[test]
+fn a_name_whose_record_cannot_be_read_is_another_s() {
+    let world = &World::new(Firewall::Nftables);
+    world.up(&[function("web", &[])]);
+    let records = world.directory.path().join("state/riklet-sdn.db");
+    let damage = "UPDATE slots SET definition = '{}' WHERE workload = 'web'";
+    rusqlite::Connection::open(records).unwrap().execute(damage, []).unwrap();
+    let scene = Scene::new(world);
+    scene.put("a.json", &definition("web", 9000));
+    scene.put("b.json", &definition("one", 9001));
+    let daemon = scene.daemon();
+    assert_said(&daemon, "web was brought up by somebody else");
+    assert_functions(&daemon, &[("one", 9001)]);
+}
+
+#[test]
 fn a_directory_that_is_swapped_as_a_whole_is_followed() {
     let world = &World::new(Firewall::Nftables);
     let scene = Scene::new(world);

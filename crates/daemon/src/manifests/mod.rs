@@ -24,12 +24,12 @@ use self::{decide::decide, directory::Directory};
 use super::{
     engine::Engine,
     events::{EventKind, Events},
-    local::LocalNode,
+    local::{LocalNode, document},
     now,
 };
 use riklet_api::{ApiError, NodeApi};
-use riklet_core::model::{InstanceName, Selector, Workload};
-use riklet_sdn::{NodeError, store::Store};
+use riklet_core::model::{InstanceName, Workload};
+use riklet_sdn::{NodeError, Request, store::Store};
 
 /// The time without a change after which files are read.
 const DEBOUNCE: Duration = Duration::from_millis(50);
@@ -162,7 +162,8 @@ impl Follower {
         let files = self.directory.read()?;
         let known = self.engine.with(|LocalNode { node }| {
             let owners = node.look_at_records(Store::manifests)??;
-            let recorded = node.list()?.into_iter().map(|l| l.instance.name().clone()).collect();
+            // A name whose record cannot be read is somebody's as well.
+            let recorded = node.look_at_records(Store::all)??.names().cloned().collect();
             Ok::<(_, BTreeSet<_>), NodeError>((owners, recorded))
         });
         let (owners, recorded) = known.wait()??;
@@ -176,9 +177,13 @@ impl Follower {
             !(decision.owners.contains_key(*name) || decision.down.contains(*name))
         };
         changes.extend(owners.keys().filter(left).map(|name| (name.clone(), None)));
-        self.claim(changes)?;
+        if !self.claim(changes)?.is_empty() {
+            // Somebody brought it up meanwhile.
+            return self.apply();
+        }
         let mut complaints = std::mem::take(&mut decision.complaints);
-        complaints.extend(self.take_down(decision.down));
+        let leaving = |name: InstanceName| owners.get(&name).cloned().map(|file| (name, file));
+        complaints.extend(self.take_down(decision.down.into_iter().filter_map(leaving).collect()));
         let wanted = decision.up.clone();
         let refused = self.bring_up(decision.up, &recorded);
         let names = wanted.iter().filter(|(file, _)| refused.contains_key(*file));
@@ -203,25 +208,30 @@ impl Follower {
     }
 
     /// Takes these down: together, or those of them that can be.
-    fn take_down(&mut self, names: BTreeSet<InstanceName>) -> Refused {
+    fn take_down(&mut self, owned: BTreeMap<InstanceName, String>) -> Refused {
         let mut refused = Refused::new();
-        if names.is_empty() || self.down(names.clone()).is_ok() {
+        if owned.is_empty() || matches!(self.withdraw(owned.clone()), Ok(Withdrawn::Down)) {
             return refused;
         }
-        for name in names {
-            if let Err(error) = self.down([name.clone()].into()) {
+        for (name, file) in owned {
+            if let Err(error) = self.withdraw([(name.clone(), file)].into()) {
                 refused.insert(format!("no file defines {name} any more"), error.to_string());
             }
         }
         refused
     }
 
-    fn down(&mut self, names: BTreeSet<InstanceName>) -> Result<(), ApiError> {
-        let listed: Vec<_> = names.iter().map(ToString::to_string).collect();
-        self.engine.down(&Selector::Named(names), false)?;
+    /// Takes these down, provided that these files own them still.
+    fn withdraw(&self, owned: BTreeMap<InstanceName, String>) -> Result<Withdrawn, ApiError> {
+        let listed: Vec<_> = owned.keys().map(ToString::to_string).collect();
+        match self.engine.change(Request::Withdraw(owned)).wait()? {
+            // Somebody took it down meanwhile, and whoever brings it up has it.
+            Err(NodeError::Disowned { .. }) => return Ok(Withdrawn::Disowned),
+            done => drop(document(done)?),
+        }
         let text = format!("no file defines {} any more", listed.join(", "));
         self.events.say(EventKind::Manifest, None, text);
-        Ok(())
+        Ok(Withdrawn::Down)
     }
 
     /// Brings up all of these together: a port may go from one file to another. A file that is refused is left out, and
@@ -285,10 +295,10 @@ impl Follower {
         Ok(failed)
     }
 
-    /// Records which files ask for these names from now on.
-    fn claim(&self, changes: Owned) -> Result<(), Box<dyn Error>> {
+    /// Records which files ask for these names from now on. Returns those that are somebody else's.
+    fn claim(&self, changes: Owned) -> Result<BTreeSet<InstanceName>, Box<dyn Error>> {
         if changes.is_empty() {
-            return Ok(());
+            return Ok(BTreeSet::new());
         }
         Ok(self.engine.with(move |local| local.node.set_manifests(&changes)).wait()??)
     }
@@ -305,7 +315,7 @@ impl Follower {
                     gone.insert(name, None);
                 }
             }
-            node.set_manifests(&gone)
+            node.set_manifests(&gone).map(drop)
         });
         Ok(released.wait()??)
     }
@@ -315,6 +325,13 @@ impl Follower {
 fn ends_within(end: &OwnedFd, limit: Duration) -> bool {
     let limit = Timespec::try_from(limit).ok();
     poll(&mut [PollFd::new(end, PollFlags::IN)], limit.as_ref()).is_ok_and(|ready| ready > 0)
+}
+
+/// The outcome of taking down what no file defines any more.
+enum Withdrawn {
+    Down,
+    /// One of them is not its file's any more; nothing was changed.
+    Disowned,
 }
 
 /// The reason why a wait is over.

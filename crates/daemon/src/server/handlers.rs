@@ -114,7 +114,7 @@ pub(super) async fn down_many(
 async fn change(api: &Api, request: riklet_sdn::Request) -> Result<Json<Report>, Rejection> {
     let operation = match request {
         riklet_sdn::Request::Up(..) => "up",
-        riklet_sdn::Request::Down(_) | riklet_sdn::Request::DownAs(..) => "down",
+        _ => "down",
     };
     let began = now();
     let done = api.engine.change(request).await?;

@@ -19,6 +19,14 @@ impl Store {
         let named = |(name, file): (String, String)| Ok((self.name(operation, &name)?, file));
         rows.into_iter().map(named).collect()
     }
+
+    /// The definition file that owns this name; `None` where none does.
+    ///
+    /// # Errors
+    /// Where the database cannot be read.
+    pub fn manifest(&self, name: &InstanceName) -> Result<Option<String>, StoreError> {
+        self.row("look up a manifest", sql::MANIFEST, [name.as_str()], |row| row.get(0))
+    }
 }
 
 impl Tx<'_> {

@@ -117,6 +117,14 @@ impl Store {
         self.one("read a record", sql::GET, key(name))
     }
 
+    /// Returns `true` where an instance of this name is recorded, whether or not the record can be read.
+    ///
+    /// # Errors
+    /// Where the database cannot be read.
+    pub fn is_recorded(&self, name: &InstanceName) -> Result<bool, StoreError> {
+        Ok(self.row("look up a record", sql::RECORDED, key(name), |_row| Ok(()))?.is_some())
+    }
+
     /// The record that holds this slot.
     ///
     /// # Errors

@@ -20,6 +20,8 @@ pub(super) const SET_PHASE: &str = "UPDATE slots SET state = ?, generation = gen
 pub(super) const FORGET: &str = "UPDATE slots SET state = ?, generation = generation + 1, \
      workload = NULL, ordinal = NULL, definition = NULL, details = '{}' \
      WHERE slot = ? AND generation = ? AND workload IS NOT NULL";
+pub(super) const MANIFEST: &str = "SELECT file FROM manifests WHERE workload = ?";
+pub(super) const RECORDED: &str = "SELECT 1 FROM slots WHERE workload = ? AND ordinal = ?";
 pub(super) const FORGET_MANIFEST: &str = "DELETE FROM manifests WHERE workload = ?";
 
 pub(super) const LOWEST_FREE: &str =

@@ -8,7 +8,7 @@ use riklet_core::{
     model::{InstanceName, Slot, Workload},
 };
 use riklet_kernel::fake::{FakeKernel, Fault};
-use riklet_sdn::{Request, Selector, UpOptions, WarmNode};
+use riklet_sdn::{Request, Selector, UpOptions, WarmNode, store::Store};
 
 use crate::{
     node::{Operation, TestNode, function},
@@ -175,4 +175,49 @@ fn what_could_not_be_done_once_is_tried_again_when_another_process_asks_for_some
     daemon.apply(&[other]).remove(0).unwrap();
     assert_sound(&node, &mut daemon);
     daemon.down(&Selector::All, true).unwrap();
+}
+
+/// A definition file's instance, by its name.
+fn owned(numbers: &[u16]) -> BTreeMap<InstanceName, String> {
+    let name = |number: &u16| function(*number, &[]).name().clone();
+    numbers.iter().map(|number| (name(number), "file.json".to_owned())).collect()
+}
+
+fn claims(numbers: &[u16]) -> BTreeMap<InstanceName, Option<String>> {
+    owned(numbers).into_iter().map(|(name, file)| (name, Some(file))).collect()
+}
+
+#[test]
+fn what_a_file_asked_for_goes_with_it_only_while_it_is_the_file_s() {
+    let mut node = TestNode::new();
+    let mut daemon = node.warm();
+    assert!(daemon.set_manifests(&claims(&[0, 1])).unwrap().is_empty());
+    take(&Turn::Batch(vec![up(0, &[8000]), up(1, &[])]), &mut daemon);
+    // The file is gone by now, and the daemon is about to take both down.
+    node.run(&down(0)).unwrap();
+    node.run(&up(0, &[8000])).unwrap();
+    let refused = daemon.apply(&[Request::Withdraw(owned(&[0, 1]))]).remove(0).unwrap_err();
+    assert_eq!(refused.to_string(), "file.json no longer owns f0");
+    assert_eq!(recorded(&mut daemon).len(), 2, "all or none");
+    daemon.apply(&[Request::Withdraw(owned(&[1]))]).remove(0).unwrap();
+    let left: Vec<_> = recorded(&mut daemon).into_keys().map(|name| name.to_string()).collect();
+    assert_eq!(left, ["f0"]);
+    assert_sound(&node, &mut daemon);
+    let unknown = TestNode::new().warm().apply(&[Request::Withdraw(owned(&[0]))]).remove(0);
+    assert_eq!(unknown.unwrap_err().to_string(), "no instance named f0 is recorded");
+}
+
+#[test]
+fn a_file_does_not_get_what_somebody_else_brought_up_meanwhile() {
+    let mut node = TestNode::new();
+    let mut daemon = node.warm();
+    // The daemon has seen that nobody has the names.
+    node.run(&up(0, &[8000])).unwrap();
+    let refused = daemon.set_manifests(&claims(&[0, 1])).unwrap();
+    assert_eq!(
+        refused.into_iter().collect::<Vec<_>>(),
+        owned(&[0]).into_keys().collect::<Vec<_>>()
+    );
+    let owners = daemon.look_at_records(Store::manifests).unwrap().unwrap();
+    assert_eq!(owners, owned(&[1]));
 }

@@ -20,9 +20,9 @@ fn only(text: &str) -> Selector {
 fn node() -> TestNode {
     let node = TestNode::new();
     let functions: Vec<_> = (0..3).map(|n| function(n, &[8000 + n])).collect();
-    node.node().up(&functions, UpOptions::default()).unwrap();
     let owned = [(name("f1"), Some("file.json".to_owned()))];
-    node.warm().set_manifests(&owned.into()).unwrap();
+    assert!(node.warm().set_manifests(&owned.into()).unwrap().is_empty());
+    node.node().up(&functions, UpOptions::default()).unwrap();
     let database = rusqlite::Connection::open(node.state_dir().join("riklet-sdn.db")).unwrap();
     let damage = "UPDATE slots SET definition = '{\"kind\":\"Unheard\"}' WHERE workload = 'f1'";
     assert_eq!(database.execute(damage, []).unwrap(), 1);

@@ -21,6 +21,8 @@ fn no_statement_of_an_up_or_a_down_scans_a_table() {
         sql::SET_PHASE,
         sql::FORGET,
         sql::FORGET_MANIFEST,
+        sql::MANIFEST,
+        sql::RECORDED,
         sql::LOWEST_FREE,
         sql::LOWEST_READY,
         sql::HIGHEST,
