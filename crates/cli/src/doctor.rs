@@ -229,7 +229,7 @@ fn left_open(open: &Confinement) -> Finding {
     let (from, to) = (list(open.from().iter().collect()), list(open.to().iter().collect()));
     Finding::note(
         "forwarding",
-        format!("packets from {from} are forwarded to {to}; answers are not"),
+        format!("only because functions are up, packets from {from} are forwarded to {to}"),
         "`riklet-sdn serve` drops them, and allows them once somebody sets ip_forward to 1",
     )
 }

@@ -2,7 +2,8 @@
 //!
 //! The kernel forwards a packet if the interface that it came in by has its own switch on, whatever
 //! `net.ipv4.ip_forward` says. That one is never written. While it is 0, we switch on the interfaces that clients use,
-//! and confine what nobody asked for. Once it is 1, somebody else wants packets forwarded and is responsible for them.
+//! and confine what nobody asked for, as long as a daemon hears of changes. Once it is 1, somebody else wants packets
+//! forwarded and is responsible for them.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -61,7 +62,7 @@ pub struct Forwarding {
     pub neighbours: Option<String>,
     /// The traffic that the firewall must drop.
     pub confined: Confinement,
-    /// Traffic that the firewall would have to drop as well, but must not without a process that hears of changes.
+    /// The traffic that passes because no process hears of changes. A process that does confines it.
     pub open: Confinement,
 }
 
@@ -116,7 +117,7 @@ impl Recorded {
     /// Decides, given what is `needed` and which of these are `off` and not recorded yet.
     ///
     /// `heard` says whether a process hears when somebody sets `net.ipv4.ip_forward`, and lifts the confinement then.
-    /// Without one, packets that come in by an uplink are not confined.
+    /// Without one, nothing is confined: the rule would outlast the reason for it.
     #[must_use]
     pub fn decide(
         &self,
@@ -135,10 +136,8 @@ impl Recorded {
             let to: BTreeSet<_> = known().map(|(name, _)| name.clone()).collect();
             let bridges = known().filter(|(_, neighbour)| neighbour.bridge);
             let bridges: BTreeSet<_> = bridges.map(|(name, _)| name.clone()).collect();
-            let shut = |name: &InterfaceName| heard || !sight.uplinks.contains(name);
-            let (from, rest) = switched.into_iter().partition(shut);
-            confined = Confinement::new(from, to.clone(), bridges.clone());
-            open = Confinement::new(rest, to, bridges);
+            let passes = Confinement::new(switched, to, bridges);
+            *(if heard { &mut confined } else { &mut open }) = passes;
         }
         let neighbours = neighbours.filter(|_| sight.interfaces.is_some());
         let neighbours = neighbours.filter(|found| self.neighbours.as_ref() != Some(found));
@@ -247,9 +246,10 @@ mod tests {
         let sight = Sight { globally: false, uplinks: &uplinks, interfaces: Some(&interfaces) };
         let recorded = Recorded::default();
         let decision = |heard| recorded.decide(sight, heard, set("br0 eth0"), set("br0 eth0"));
-        assert_eq!(pairs(&decision(true).confined), ["br0 eth0", "eth0 br0", "eth0 eth0"]);
+        let expected = ["br0 eth0", "eth0 br0", "eth0 eth0"];
+        assert_eq!(pairs(&decision(true).confined), expected);
         assert!(decision(true).open.is_empty());
-        assert_eq!(pairs(&decision(false).confined), ["br0 eth0"]);
-        assert_eq!(pairs(&decision(false).open), ["eth0 br0", "eth0 eth0"]);
+        assert!(decision(false).confined.is_empty());
+        assert_eq!(pairs(&decision(false).open), expected);
     }
 }

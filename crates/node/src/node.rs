@@ -105,8 +105,8 @@ impl<K: Kernel> Node<K> {
         self.operations(&mut Cache::default()).check()
     }
 
-    /// Returns what the host sends on only because functions are up, and nothing drops as long as no daemon runs: packets
-    /// that come in by an uplink. Nothing that goes back that way is sent on.
+    /// Returns the packets of others that the host forwards only because functions are up, and that nothing drops as long as
+    /// no daemon runs.
     ///
     /// # Errors
     /// Where the records or the kernel cannot be read.
