@@ -1,7 +1,13 @@
 //! The word that was probably meant.
 
-/// The candidate nearest to `word`; `None` where none is near enough to have been meant.
+/// The most characters of a word that is looked at: the cost grows with it, and no name is as long.
+const MAX_LENGTH: usize = 100;
+
+/// Returns the candidate nearest to `word`; `None` where none is near enough to have been meant.
 pub fn nearest<S: AsRef<str>>(word: &str, candidates: impl IntoIterator<Item = S>) -> Option<S> {
+    if word.chars().nth(MAX_LENGTH).is_some() {
+        return None;
+    }
     // A third of the letters may differ, in upper or lower case.
     let limit = word.chars().count().max(3) / 3;
     let lower = word.to_lowercase();

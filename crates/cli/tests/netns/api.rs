@@ -233,3 +233,15 @@ fn metrics_count_what_goes_through() {
     let by_tcp = world.node.tool(&["curl", "-sS", "http://127.0.0.1:9464/metrics"]);
     assert!(by_tcp.contains("riklet_sdn_functions 1"), "{by_tcp}");
 }
+
+#[test]
+fn long_nonsense_is_answered_briefly() {
+    let world = &World::new(Firewall::Nftables);
+    let daemon = world.daemon(&[]);
+    let nonsense = format!("[{}]", vec!["{}"; 340_000].join(","));
+    let reply = daemon.ask("POST", "/v1/functions", &nonsense);
+    assert_problem(&reply, 422, "only the first 100 errors are listed");
+    assert!(reply.body.len() < 100_000, "{} bytes", reply.body.len());
+    assert_eq!(reply.json()["details"].as_array().map(Vec::len), Some(100));
+    assert_serves(&daemon);
+}

@@ -34,7 +34,7 @@ pub fn from_json(text: &str) -> Result<Workload, Errors> {
     <[Workload; 1]>::try_from(workloads).map(|[workload]| workload).map_err(|workloads| {
         let place = Place::new(&source.name, Position::START);
         let reason = Reason::NotOne { found: workloads.len() };
-        Errors(vec![Error { place, field: String::new(), reason }])
+        Errors::new(vec![Error { place, field: String::new(), reason }], false)
     })
 }
 

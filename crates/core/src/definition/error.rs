@@ -55,14 +55,30 @@ impl fmt::Display for Error {
     }
 }
 
-/// All that is wrong with some definitions, in the order of the text; at least one error.
+/// The errors of some definitions, in the order of the text; at least one, and at most [`Errors::MAX`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub struct Errors(pub(super) Vec<Error>);
+pub struct Errors {
+    listed: Vec<Error>,
+    truncated: bool,
+}
 
 impl Errors {
-    /// The errors.
+    /// The most errors that are listed: an answer stays short, however long the text is.
+    pub const MAX: usize = 100;
+
+    pub(super) const fn new(listed: Vec<Error>, truncated: bool) -> Self {
+        Self { listed, truncated }
+    }
+
+    /// Returns an iterator over the errors that are listed.
     pub fn iter(&self) -> std::slice::Iter<'_, Error> {
-        self.0.iter()
+        self.listed.iter()
+    }
+
+    /// Tells if reading ended at [`Errors::MAX`] errors, so that there are more.
+    #[must_use]
+    pub const fn is_truncated(&self) -> bool {
+        self.truncated
     }
 }
 
@@ -76,11 +92,15 @@ impl<'a> IntoIterator for &'a Errors {
 }
 
 impl fmt::Display for Errors {
-    /// One a line.
+    /// Writes one error a line.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().enumerate().try_for_each(|(index, error)| {
+        self.iter().enumerate().try_for_each(|(index, error)| {
             write!(f, "{}{error}", if index == 0 { "" } else { "\n" })
-        })
+        })?;
+        if self.truncated {
+            write!(f, "\nonly the first {} errors are listed", Self::MAX)?;
+        }
+        Ok(())
     }
 }
 

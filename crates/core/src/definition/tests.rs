@@ -122,7 +122,7 @@ fn bombs_do_not_go_off() {
         "apiVersion: v1\nkind: Function\nname: a\nspec:\n  function:\n    exposure:\n{exposures}"
     );
     let errors = parsed(&ports).unwrap_err();
-    assert_eq!(errors.iter().count(), 2999);
+    assert_eq!((errors.iter().count(), errors.is_truncated()), (Errors::MAX, true));
 }
 
 #[test]
@@ -247,4 +247,40 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn an_answer_is_bounded_however_much_is_wrong() {
+    let fields: Vec<_> = (0..1000).map(|index| format!("\"field{index}\": 1")).collect();
+    let exposures = vec!["{}"; 1000].join(",");
+    let long = "\u{1}".repeat(100_000).escape_default().to_string();
+    let texts = [
+        format!("[{}]", vec!["{}"; 1000].join(",")),
+        format!("{{{}}}", fields.join(",")),
+        format!(
+            r#"{{"apiVersion":"v1","kind":"Function","name":"a","spec":{{"function":{{"exposure":[{exposures}]}}}}}}"#
+        ),
+        "a: 1\n---\n".repeat(1000),
+    ];
+    for text in &texts {
+        let errors = parsed(text).unwrap_err();
+        assert_eq!(
+            (errors.iter().count(), errors.is_truncated()),
+            (Errors::MAX, true),
+            "{text:.80}"
+        );
+        let shown = errors.to_string();
+        assert_eq!(shown.lines().last(), Some("only the first 100 errors are listed"));
+    }
+    // As many as are listed, and no more.
+    let one = r#"{"apiVersion":"v1","kind":"Function","spec":{"function":{}}}"#;
+    let errors = parsed(&format!("[{},{one}]", vec!["{}"; 33].join(","))).unwrap_err();
+    assert_eq!((errors.iter().count(), errors.is_truncated()), (100, false));
+    // Long texts are not repeated whole, wherever they stand.
+    let long = long.replace("\\u{1}", "\\u0001");
+    let field = |value: &str| {
+        format!(r#"[{{"apiVersion":{value},"kind":{value},"name":{value},{value}:1}}]"#)
+    };
+    let shown = parsed(&field(&format!("\"{long}\""))).unwrap_err().to_string();
+    assert!(shown.len() < 5000, "{} bytes", shown.len());
 }

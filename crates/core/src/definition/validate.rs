@@ -12,6 +12,7 @@ use super::{
     tree::{Field, Position, TreeNode, Value},
 };
 use crate::{
+    excerpt::excerpt,
     model::{Exposure, InstanceName, Ipv6Unsupported, Kind, PortRange, Protocol, Workload},
     nearest::nearest,
 };
@@ -27,6 +28,8 @@ pub(crate) struct Validator {
     errors: Vec<Error>,
     /// The errors of earlier sources.
     earlier: usize,
+    /// True if there were more errors than are listed.
+    truncated: bool,
     names: BTreeMap<InstanceName, Place>,
     exposures: Vec<(Exposure, Place)>,
     /// The first of `exposures` that has a port of an address, or of every one.
@@ -56,7 +59,7 @@ fn join(path: &str, name: &str) -> String {
 
 /// Reads an IP address. One of IPv6 is refused: nothing here has one yet.
 fn address(text: &str) -> Result<IpAddr, Reason> {
-    let address = text.parse().map_err(|_syntax| Reason::Address { found: text.to_owned() })?;
+    let address = text.parse().map_err(|_syntax| Reason::Address { found: excerpt(text) })?;
     Ok(Ipv6Unsupported::refuse(address)?.into())
 }
 
@@ -67,14 +70,23 @@ impl Validator {
         file.clone_into(&mut self.file);
     }
 
+    /// Notes an error. Once [`Errors::MAX`] are noted, it is only noted that there are more.
     pub(crate) fn refuse(&mut self, at: Position, field: impl Into<String>, reason: Reason) {
+        if self.errors.len() == Errors::MAX {
+            self.truncated = true;
+            return;
+        }
         let place = Place::new(&self.file, at);
         self.errors.push(Error { place, field: field.into(), reason });
     }
 
     pub(super) fn finish(mut self) -> Result<Vec<Workload>, Errors> {
         self.sort();
-        if self.errors.is_empty() { Ok(self.workloads) } else { Err(Errors(self.errors)) }
+        if self.errors.is_empty() {
+            Ok(self.workloads)
+        } else {
+            Err(Errors::new(self.errors, self.truncated))
+        }
     }
 
     /// Puts the errors of the present source in the order of its text.
@@ -97,6 +109,9 @@ impl Validator {
     }
 
     fn definition(&mut self, node: &TreeNode, path: &str) {
+        if self.truncated {
+            return;
+        }
         let Some(definition) = self.object(node, path, DEFINITION) else { return };
         self.version(&definition);
         let name = self.name(&definition);
@@ -109,7 +124,7 @@ impl Validator {
         if let Some((at, found)) = self.string(definition, "apiVersion", true)
             && found != API_VERSION
         {
-            let reason = Reason::UnknownVersion { found: found.to_owned() };
+            let reason = Reason::UnknownVersion { found: excerpt(found) };
             self.refuse(at, definition.path("apiVersion"), reason);
         }
     }
@@ -137,7 +152,7 @@ impl Validator {
             Reason::Unimplemented { found: POD }
         } else {
             let nearest = nearest(found, kinds().chain([POD]));
-            Reason::UnknownKind { found: found.to_owned(), nearest }
+            Reason::UnknownKind { found: excerpt(found), nearest }
         };
         self.refuse(at, definition.path("kind"), reason);
         None
@@ -175,6 +190,9 @@ impl Validator {
     }
 
     fn exposure(&mut self, node: &TreeNode, path: &str) -> Option<Exposure> {
+        if self.truncated {
+            return None;
+        }
         let object = self.object(node, path, EXPOSURE)?;
         // Each is looked at whether or not those before it are right.
         let protocol = self.protocol(&object);
@@ -243,7 +261,7 @@ impl Validator {
         }
         let (at, text) = self.string(object, "protocol", false)?;
         let protocol = Protocol::from_name(text);
-        let protocol = protocol.ok_or_else(|| Reason::UnknownProtocol { found: text.to_owned() });
+        let protocol = protocol.ok_or_else(|| Reason::UnknownProtocol { found: excerpt(text) });
         self.accept(protocol, at, || object.path("protocol"))
     }
 
@@ -261,7 +279,7 @@ impl Validator {
         if let Some((at, found)) = self.string(object, "type", false)
             && found != EXPOSURE_TYPE
         {
-            let reason = Reason::UnknownType { found: found.to_owned() };
+            let reason = Reason::UnknownType { found: excerpt(found) };
             self.refuse(at, object.path("type"), reason);
         }
     }
@@ -322,8 +340,11 @@ impl Validator {
         };
         let mut fields = BTreeMap::<&str, &Field>::new();
         for field in all {
+            if self.truncated {
+                break;
+            }
             let name = field.name.as_str();
-            let path = || join(path, name);
+            let path = || join(path, &excerpt(name));
             if !known.contains(&name) {
                 let nearest = nearest(name, known.iter().copied());
                 self.refuse(field.at, path(), Reason::UnknownField { known, nearest });

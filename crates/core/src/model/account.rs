@@ -49,12 +49,13 @@ impl FromStr for Account {
     fn from_str(text: &str) -> Result<Self, AccountError> {
         if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
             let number = text.parse::<i64>().map(Self::of_id);
-            return number
-                .unwrap_or_else(|_overflow| Err(AccountError::Id { found: text.to_owned() }));
+            return number.unwrap_or_else(|_overflow| {
+                Err(AccountError::Id { found: crate::excerpt::excerpt(text) })
+            });
         }
         let bad = |c: char| c == ':' || c.is_control();
         if text.is_empty() || text.contains(bad) {
-            return Err(AccountError::Name { text: text.to_owned() });
+            return Err(AccountError::Name { text: crate::excerpt::excerpt(text) });
         }
         Ok(Self::Name(AccountName(text.to_owned())))
     }

@@ -49,7 +49,7 @@ impl TryFrom<&str> for BootArgs {
             ADDRESS.iter().any(|name| word.starts_with(name))
         };
         match words(text).find(address) {
-            Some(word) => Err(BootArgsError::Address { word: word.to_owned() }),
+            Some(word) => Err(BootArgsError::Address { word: crate::excerpt::excerpt(word) }),
             None => Ok(Self(text.to_owned())),
         }
     }

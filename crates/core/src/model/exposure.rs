@@ -158,7 +158,7 @@ impl std::str::FromStr for PortRange {
         let number = |digits: &str| {
             let plain = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
             let parsed = plain.then(|| digits.parse::<i64>().ok()).flatten();
-            parsed.ok_or_else(|| PortRangeError::Syntax { text: text.to_owned() })
+            parsed.ok_or_else(|| PortRangeError::Syntax { text: crate::excerpt::excerpt(text) })
         };
         match text.split_once('-') {
             Some((first, last)) => Self::new(number(first.trim())?, number(last.trim())?),

@@ -65,7 +65,7 @@ impl FromStr for Sha256 {
     type Err = Sha256Error;
 
     fn from_str(text: &str) -> Result<Self, Sha256Error> {
-        let wrong = || Sha256Error { text: text.to_owned() };
+        let wrong = || Sha256Error { text: crate::excerpt::excerpt(text) };
         let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|d| u8::try_from(d).ok());
         let (pairs, rest) = text.as_bytes().as_chunks::<2>();
         let bytes = pairs.iter().map(|[high, low]| Some(digit(*high)? << 4 | digit(*low)?));

@@ -58,8 +58,8 @@ impl FromStr for Memory {
 
     /// Digits and a unit of 1024: K, M or G.
     fn from_str(text: &str) -> Result<Self, MemoryError> {
-        let syntax = || MemoryError::Syntax { text: text.to_owned() };
-        let too_much = || MemoryError::TooMuch { text: text.to_owned() };
+        let syntax = || MemoryError::Syntax { text: crate::excerpt::excerpt(text) };
+        let too_much = || MemoryError::TooMuch { text: crate::excerpt::excerpt(text) };
         let units = [('K', 1), ('M', 1 << 10), ('G', 1 << 20)];
         let parts = units.iter().find_map(|&(unit, kib)| Some((text.strip_suffix(unit)?, kib)));
         let (digits, kib) = parts.ok_or_else(syntax)?;
@@ -69,7 +69,7 @@ impl FromStr for Memory {
         let number = digits.parse::<i64>().map_err(|_overflow| too_much())?;
         let kib = number.checked_mul(kib).ok_or_else(too_much)?;
         if kib % 1024 != 0 {
-            return Err(MemoryError::Fraction { text: text.to_owned() });
+            return Err(MemoryError::Fraction { text: crate::excerpt::excerpt(text) });
         }
         Self::new(kib / 1024).map_err(|error| match error {
             MemoryError::TooMuch { .. } => too_much(),

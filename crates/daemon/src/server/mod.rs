@@ -9,7 +9,7 @@ mod routes;
 mod socket;
 mod stream;
 
-use std::{io, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use axum::{Router, routing::get};
 use hyper::server::conn::http1;
@@ -22,7 +22,7 @@ use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream, UnixListener},
     signal::unix::{SignalKind, signal},
-    sync::watch,
+    sync::{Semaphore, watch},
     task::JoinSet,
     time,
 };
@@ -120,6 +120,8 @@ pub(super) struct Api {
     engine: Engine,
     events: Events,
     patience: Duration,
+    /// The turn to parse a long body.
+    long_parse: Arc<Semaphore>,
     /// True if the daemon ends: streams end then.
     ending: watch::Receiver<bool>,
 }
@@ -173,7 +175,8 @@ async fn accept(
     let mut interrupt = signal(SignalKind::interrupt())?;
     let (end, ending) = watch::channel(false);
     let patience = settings.patience;
-    let api = Api { engine: engine.clone(), events, patience, ending: ending.clone() };
+    let long_parse = Arc::new(Semaphore::new(1));
+    let api = Api { engine: engine.clone(), events, patience, long_parse, ending: ending.clone() };
     let (router, to_read) = (router(api.clone()), metrics_router(api));
     let mut connections = JoinSet::new();
     let watchdog = tokio::spawn(feed_watchdog(engine));

@@ -1,5 +1,7 @@
 //! Reads and checks what clients send.
 
+use std::sync::Arc;
+
 use axum::{
     body::Body,
     extract::{Path, Request, rejection::PathRejection},
@@ -13,8 +15,9 @@ use super::{
     problem::{Rejection, invalid},
 };
 
-use riklet_api::Status;
+use riklet_api::{ApiError, Status};
 use riklet_core::{
+    ErrorKind,
     definition::{self, MAX_BYTES, Source},
     model::{InstanceName, Workload},
 };
@@ -22,6 +25,8 @@ use riklet_sdn::Selector;
 
 /// The name of the request body in errors.
 const SOURCE: &str = "request body";
+/// The longest body that is parsed on the server's own thread, in bytes: it takes less than a millisecond.
+const MAX_INLINE_BYTES: usize = 1 << 14;
 
 /// The definitions that a request has in its body.
 pub(super) async fn definitions(api: &Api, request: Request) -> Result<Vec<Workload>, Rejection> {
@@ -42,7 +47,26 @@ pub(super) async fn definitions(api: &Api, request: Request) -> Result<Vec<Workl
         let detail = format!("{SOURCE}:1:1: not valid JSON: a definition begins with {{ or [");
         return Err(invalid(Status::BadRequest, detail));
     }
-    Ok(definition::parse(&[Source { name: SOURCE.to_owned(), text }])?)
+    parse(api, text).await
+}
+
+/// Parses a body. A long one, which takes a while, is parsed on another thread: the server answers others meanwhile.
+/// One at a time is, since what it becomes may take many times its length.
+async fn parse(api: &Api, text: String) -> Result<Vec<Workload>, Rejection> {
+    let is_short = text.len() <= MAX_INLINE_BYTES;
+    let source = Source { name: SOURCE.to_owned(), text };
+    if is_short {
+        return Ok(definition::parse(&[source])?);
+    }
+    let turn = Arc::clone(&api.long_parse).acquire_owned().await;
+    let parsed = tokio::task::spawn_blocking(move || {
+        let _turn = turn;
+        definition::parse(&[source])
+    });
+    let parsed = parsed.await.map_err(|_panicked| {
+        ApiError::new(Status::InternalServerError, ErrorKind::Failed, "cannot parse the body")
+    })?;
+    Ok(parsed?)
 }
 
 /// The body as text. One that is too long is not read to its end, and one that does not come not waited for.

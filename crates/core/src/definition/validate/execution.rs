@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use super::{Object, Reason, Validator, address};
 use crate::{
     definition::tree::{TreeNode, Value},
+    excerpt::excerpt,
     model::{
         Accelerator, Account, BootArgs, Dns, Execution, ExecutionConflict, Image, Memory,
         MemoryError, Queues, Sha256, Vcpus, Vmm,
@@ -81,7 +82,7 @@ impl Validator {
         let chosen = chosen.ok_or_else(|| {
             let known: Vec<_> = all.iter().map(|&one| spelt(one)).collect();
             let nearest = nearest(text, known.iter().copied());
-            Reason::UnknownChoice { what, found: text.to_owned(), known, nearest }
+            Reason::UnknownChoice { what, found: excerpt(text), known, nearest }
         });
         self.accept(chosen, at, || object.path(name))
     }
@@ -134,7 +135,7 @@ impl Validator {
         let node = object.get(name)?;
         let counted = match &node.value {
             Value::Integer(count) => new(*count).map_err(Into::into),
-            Value::Number(found) => Err(Reason::Fraction { found: found.clone() }),
+            Value::Number(found) => Err(Reason::Fraction { found: excerpt(found) }),
             other => Err(Reason::Sort { expected: "a number", found: other.sort() }),
         };
         self.accept(counted, node.at, || object.path(name))
@@ -165,7 +166,7 @@ impl Validator {
         let node = object.get(name)?;
         let account = match &node.value {
             Value::Integer(id) => Account::of_id(*id).map_err(Reason::Account),
-            Value::Number(found) => Err(Reason::Fraction { found: found.clone() }),
+            Value::Number(found) => Err(Reason::Fraction { found: excerpt(found) }),
             Value::String(text) => text.parse().map_err(Reason::Account),
             other => Err(Reason::Sort { expected: "a name or a number", found: other.sort() }),
         };
