@@ -11,12 +11,12 @@ pub struct Health {
     pub version: String,
     /// The number of recorded functions.
     pub functions: u32,
-    /// The number of TAPs that are ready in advance.
-    pub warm_slots: usize,
-    /// The number of TAPs that are being created in advance.
-    pub preparing_slots: usize,
-    /// The number of TAPs that are to be deleted.
-    pub condemned_slots: usize,
+    /// The number of reserved slots whose TAP is being created.
+    pub creating_slots: usize,
+    /// The number of reserved slots whose TAP waits for a function.
+    pub ready_slots: usize,
+    /// The number of reserved slots whose TAP is to be deleted.
+    pub draining_slots: usize,
 }
 
 /// The versions of the program and of its API.

@@ -236,10 +236,10 @@ pub(crate) struct ServeArgs {
     /// Group that may use the API besides root, by name or number.
     #[arg(long, value_name = "GROUP", env = "RIKLET_SDN_API_GROUP", hide_env_values = true)]
     pub(crate) api_group: Option<Account>,
-    /// Number of TAPs to create in advance; 0 for none.
-    #[arg(long, value_name = "COUNT", default_value_t = 64)]
+    /// Number of TAPs to keep ready; 0 for none.
+    #[arg(long, value_name = "COUNT", default_value_t = 64, alias = "warm")]
     #[arg(value_parser = clap::value_parser!(u16).range(0..=4096))]
-    pub(crate) warm: u16,
+    pub(crate) ready_slots: u16,
     /// Directory of definition files to follow: their functions come and go with the files [default:
     /// /etc/riklet-sdn/functions.d, if it exists].
     #[arg(long, value_name = "DIR", env = "RIKLET_SDN_MANIFESTS", hide_env_values = true)]

@@ -20,6 +20,10 @@ pub(crate) fn run(config: Config, args: ServeArgs) -> Result<ExitCode, CliError>
         manifests: args.manifests.or_else(|| Some(PathBuf::from(MANIFESTS)).filter(|p| p.is_dir())),
         patience: Duration::from_millis(args.patience.into()),
     };
-    server::serve(config, Options { warm: args.warm.into(), adopt: args.adopt }, &settings)?;
+    server::serve(
+        config,
+        Options { ready_slots: args.ready_slots.into(), adopt: args.adopt },
+        &settings,
+    )?;
     Ok(ExitCode::SUCCESS)
 }

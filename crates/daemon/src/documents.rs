@@ -163,9 +163,9 @@ pub fn health(counts: SlotCounts) -> Health {
         status: "ok".to_owned(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         functions: counts.functions,
-        warm_slots: counts.warm,
-        preparing_slots: counts.preparing,
-        condemned_slots: counts.draining,
+        creating_slots: counts.creating,
+        ready_slots: counts.ready,
+        draining_slots: counts.draining,
     }
 }
 

@@ -132,17 +132,17 @@ type Counted = fn(&Traffic) -> u64;
 
 impl Collector for Snapshot {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
-        let SlotCounts { functions, warm, preparing, draining } = self.counts;
+        let SlotCounts { functions, creating, ready, draining } = self.counts;
         let count = |number: usize| i64::try_from(number).unwrap_or(i64::MAX);
         let gauges = [
             ("functions", "Functions that are recorded", i64::from(functions)),
-            ("warm_slots", "TAPs that were made in advance", count(warm)),
-            ("preparing_slots", "TAPs that are being made in advance", count(preparing)),
-            ("condemned_slots", "TAPs that are to be deleted", count(draining)),
+            ("creating_slots", "Slots whose TAP is being created in advance", count(creating)),
+            ("ready_slots", "Slots whose TAP was created in advance", count(ready)),
+            ("draining_slots", "Slots whose TAP is to be deleted", count(draining)),
             (
                 "slots",
                 "Slots that are not free",
-                i64::from(functions) + count(warm + preparing + draining),
+                i64::from(functions) + count(creating + ready + draining),
             ),
         ];
         for (name, help, value) in gauges {
@@ -189,7 +189,7 @@ mod tests {
         let metrics = Metrics::default();
         metrics.operation("up", false, Duration::from_micros(300));
         metrics.repaired();
-        let counts = SlotCounts { functions: 1, warm: 64, preparing: 0, draining: 2 };
+        let counts = SlotCounts { functions: 1, creating: 0, ready: 64, draining: 2 };
         let (functions, traffic, flows) = Default::default();
         let text = metrics.render(Snapshot { counts, functions, traffic, flows });
         for line in [
@@ -200,7 +200,7 @@ mod tests {
             "riklet_sdn_errors_total 0",
             "riklet_sdn_functions 1",
             "riklet_sdn_slots 67",
-            "riklet_sdn_warm_slots 64",
+            "riklet_sdn_ready_slots 64",
         ] {
             assert!(text.lines().any(|found| found == line), "{line}\n{text}");
         }

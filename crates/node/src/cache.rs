@@ -179,7 +179,8 @@ impl Cache {
         let mut clashing = BTreeSet::new();
         for (&slot, exposures) in &self.draining_exposures {
             // Another process may have put an instance there since, whose flows are its own.
-            if exposures.iter().any(takes) && store.spare_of(slot)? == Some(ReservedSlot::Draining)
+            if exposures.iter().any(takes)
+                && store.reserved_state(slot)? == Some(ReservedSlot::Draining)
             {
                 clashing.insert(slot);
             }

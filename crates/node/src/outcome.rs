@@ -105,18 +105,18 @@ fn commit_records(
 
 /// Frees the slots whose interfaces are gone now, and ready ones that could not be kept as they must be.
 fn commit_reserved(cache: &mut Cache, tx: &Tx<'_>, outcome: &Outcome) -> Result<(), NodeError> {
-    for slot in tx.spares(ReservedSlot::Ready)? {
+    for slot in tx.reserved(ReservedSlot::Ready)? {
         if outcome.failed.contains_key(&slot) {
-            tx.free_spare(slot, ReservedSlot::Ready)?;
+            tx.free_reserved(slot, ReservedSlot::Ready)?;
         }
     }
     if outcome.halted.is_some() {
         return Ok(());
     }
     for state in [ReservedSlot::Creating, ReservedSlot::Draining] {
-        for slot in tx.spares(state)? {
+        for slot in tx.reserved(state)? {
             if !cache.in_progress().contains(&slot) {
-                tx.free_spare(slot, state)?;
+                tx.free_reserved(slot, state)?;
             }
         }
     }

@@ -69,7 +69,7 @@ impl<K: Kernel> Session<'_, K> {
             tx.remove_unreadable(unreadable)?;
         }
         for state in ReservedSlot::ALL {
-            tx.spares(state)?.into_iter().try_for_each(|slot| tx.free_spare(slot, state))?;
+            tx.reserved(state)?.into_iter().try_for_each(|slot| tx.free_reserved(slot, state))?;
         }
         tx.clear_settings()?;
         tx.forget_sysctls()?;

@@ -112,7 +112,7 @@ impl<K: Kernel> Context<'_, K> {
             Err(StoreError::Unreadable(_)) => return Ok(Shall::Wait),
             holder => holder?,
         };
-        Ok(match (holder, tx.spare_of(slot)?) {
+        Ok(match (holder, tx.reserved_state(slot)?) {
             (Some(record), _) if record.phase == Phase::Removing => Shall::Wait,
             (Some(record), _) => Shall::Be(fragment(host, &record)?.into()),
             (None, Some(ReservedSlot::Ready)) => {

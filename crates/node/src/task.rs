@@ -78,7 +78,7 @@ impl BackgroundTask {
 }
 
 impl<K: Kernel> Operations<'_, K> {
-    pub(crate) fn prepare(&mut self, count: usize) -> Result<Option<BackgroundTask>, NodeError> {
+    pub(crate) fn reserve(&mut self, count: usize) -> Result<Option<BackgroundTask>, NodeError> {
         let mut session = self.session()?;
         let (tx, context) = session.begin()?;
         let Some(host) = context.decided(&tx, Interfaces::Recorded)? else { return Ok(None) };
@@ -94,7 +94,7 @@ impl<K: Kernel> Operations<'_, K> {
         }
         let unusable = |slot| context.cache.is_unusable(slot);
         let mut specs = BTreeMap::new();
-        for slot in tx.spare(count, host.node.pool.capacity(), unusable)? {
+        for slot in tx.reserve(count, host.node.pool.capacity(), unusable)? {
             specs.insert(slot, workload::reserved(slot, &host.node)?.link);
         }
         host.record(&tx)?;
@@ -109,7 +109,7 @@ impl<K: Kernel> Operations<'_, K> {
     pub(crate) fn drain(&mut self) -> Result<Option<BackgroundTask>, NodeError> {
         let mut session = self.session()?;
         let (tx, context) = session.begin()?;
-        let slots = tx.spares(ReservedSlot::Draining)?.into_iter();
+        let slots = tx.reserved(ReservedSlot::Draining)?.into_iter();
         let in_progress = context.cache.in_progress();
         let slots: BTreeSet<_> = slots.filter(|slot| !in_progress.contains(slot)).collect();
         let host = context.decided(&tx, Interfaces::Recorded)?;
@@ -143,13 +143,13 @@ impl<K: Kernel> Operations<'_, K> {
         cache.forget_flows(freed);
         let (tx, context) = session.begin()?;
         for &slot in ready {
-            tx.warm(slot)?;
+            tx.set_ready(slot)?;
         }
         for &slot in freed {
-            tx.free_spare(slot, ReservedSlot::Draining)?;
+            tx.free_reserved(slot, ReservedSlot::Draining)?;
         }
         for &slot in failed.keys() {
-            tx.free_spare(slot, ReservedSlot::Creating)?;
+            tx.free_reserved(slot, ReservedSlot::Creating)?;
         }
         if !occupied.is_empty() {
             let mut passed = tx.passed_over()?;

@@ -171,23 +171,23 @@ impl<'a> FullView<'a> {
     ) -> Result<Self, NodeError> {
         let mut untouched = cache.in_progress().clone();
         if deletion == LinkDeletion::Deferred {
-            untouched.extend(store.spares(ReservedSlot::Draining)?);
+            untouched.extend(store.reserved(ReservedSlot::Draining)?);
         }
         let Records { readable, unreadable } = store.all()?;
         let leaving = readable.iter().filter(|record| record.phase == Phase::Removing);
         let mut leaving: BTreeSet<_> = leaving.map(|record| record.slot).collect();
-        leaving.extend(store.spares(ReservedSlot::Draining)?);
+        leaving.extend(store.reserved(ReservedSlot::Draining)?);
         let (removing, unreadable): (Vec<_>, Vec<_>) =
             unreadable.into_iter().partition(|unreadable| unreadable.removing);
         leaving.extend(removing.iter().map(|unreadable| unreadable.slot));
         let unreadable = unreadable.into_iter().map(|u| (u.slot, u.record)).collect();
         let mut fragments = fragments(host, &readable)?;
-        for slot in store.spares(ReservedSlot::Ready)? {
+        for slot in store.reserved(ReservedSlot::Ready)? {
             fragments.insert(slot, workload::reserved(slot, &host.node)?);
         }
         let mut draining = BTreeSet::new();
         for state in [ReservedSlot::Creating, ReservedSlot::Draining] {
-            let slots = store.spares(state)?.into_iter();
+            let slots = store.reserved(state)?.into_iter();
             draining.extend(slots.filter(|slot| !untouched.contains(slot)));
         }
         let (interrupted, adoption) = (interrupted.clone(), Adoption::Nothing);

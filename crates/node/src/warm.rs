@@ -16,7 +16,7 @@ use riklet_kernel::{Kernel, process::ProcessId};
 /// It differs from a [`Node`] in what an operation leaves for later:
 ///
 /// * `down` sets TAPs down, and leaves deleting them to a [`BackgroundTask`] ([`Self::drain`]). TAPs for new instances
-///   are created in advance by another ([`Self::prepare`]).
+///   are created in advance by another ([`Self::reserve`]).
 /// * The outcome of an operation is committed with the next one, or by [`Self::flush`]: an operation is one transaction
 ///   then. Where the process is killed before, the operation counts as interrupted, and the next one looks at it.
 /// * An instance that nothing can be done for does not make every operation look at everything.
@@ -142,7 +142,7 @@ impl<K: Kernel> WarmNode<K> {
         self.operations().inspect(name)
     }
 
-    /// Decides for a node that has not been used yet, so that slots can be prepared before its first instance.
+    /// Decides for a node that has not been used yet, so that slots can be reserved before its first instance.
     ///
     /// # Errors
     /// Where nothing can be decided, or not be recorded. [`Self::repair`] then creates what all instances share.
@@ -155,8 +155,8 @@ impl<K: Kernel> WarmNode<K> {
     ///
     /// # Errors
     /// Where the records cannot be changed.
-    pub fn prepare(&mut self, count: usize) -> Result<Option<BackgroundTask>, NodeError> {
-        self.operations().prepare(count)
+    pub fn reserve(&mut self, count: usize) -> Result<Option<BackgroundTask>, NodeError> {
+        self.operations().reserve(count)
     }
 
     /// Returns the task of deleting the TAPs of the draining slots; `None` where there is none that no task works on.
@@ -168,7 +168,7 @@ impl<K: Kernel> WarmNode<K> {
         self.operations().drain()
     }
 
-    /// Records what a background task did. Slots whose TAPs could not be created are not prepared again by this process.
+    /// Records what a background task did. Slots whose TAPs could not be created are not reserved again by this process.
     ///
     /// # Errors
     /// Where the records cannot be changed: then [`Self::repair`] finds the task undone.
@@ -277,7 +277,7 @@ impl<K: Kernel> Operations<'_, K> {
     /// Returns how many instances are gone that the records still have, and the reserved slots with those of these.
     fn reserved(&mut self) -> Result<(u32, BTreeMap<ReservedSlot, usize>), NodeError> {
         let removed = self.deferred_removals()?;
-        let mut reserved = self.records()?.count_spares()?;
+        let mut reserved = self.records()?.count_reserved()?;
         if !removed.is_empty() {
             *reserved.entry(ReservedSlot::Draining).or_default() += removed.len();
         }

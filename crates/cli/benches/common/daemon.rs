@@ -36,7 +36,7 @@ impl Daemon {
         socket.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
         let mut command = program(state, backend);
         command
-            .args(["serve", "--warm", &warm.to_string()])
+            .args(["serve", "--ready-slots", &warm.to_string()])
             .env("NOTIFY_SOCKET", &notifications)
             .env("PATH", PATH)
             .stdin(Stdio::null())
@@ -69,7 +69,7 @@ impl Daemon {
     pub(crate) fn wait_for_warm(&self, client: &mut Client) {
         wait_for("the warm slots", PATIENCE, || {
             let health = client.json("GET", "/v1/health", "");
-            (health["warmSlots"] == self.warm).then_some(())
+            (health["readySlots"] == self.warm).then_some(())
         });
     }
 

@@ -92,7 +92,7 @@ impl World {
         let (warm, wanted) = (self.warm, self.present + self.warm);
         wait_for("the daemon to be at rest", PATIENCE, || {
             let health = self.api.json("GET", "/v1/health", "");
-            (health["warmSlots"] == warm && self.taps() == wanted).then_some(())
+            (health["readySlots"] == warm && self.taps() == wanted).then_some(())
         });
     }
 

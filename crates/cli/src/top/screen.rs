@@ -82,11 +82,11 @@ fn summary(screen: &Screen) -> Text<'static> {
     if let Some(view) = &screen.view {
         let daemon = match &view.slots {
             Some(slots) => {
-                let preparing = match slots.preparing {
+                let creating = match slots.creating {
                     0 => String::new(),
-                    count => format!(" (and {count} coming)"),
+                    count => format!("{count} creating, "),
                 };
-                format!("slots: {} warm{preparing}, {} condemned", slots.warm, slots.draining)
+                format!("slots: {creating}{} ready, {} draining", slots.ready, slots.draining)
             }
             None => "no daemon".to_owned(),
         };
@@ -197,7 +197,7 @@ mod tests {
     #[test]
     fn a_screen_shows_functions_and_events() {
         insta::assert_snapshot!(drawn(&screen(), 120, 10), @r#"
-        "3 functions  slots: 64 warm, 3 condemned  drift: ~ TAP rik2: up                                                         "
+        "3 functions  slots: 64 ready, 3 draining  drift: ~ TAP rik2: up                                                         "
         "NAME  TAP      GUEST           STATE     IN P/S  IN B/S OUT P/S OUT B/S EXPOSURES                                       "
         "hello rik0     10.231.0.2      attached    100k    100M    200k   6000k tcp 8080 -> 80, udp 53-54 -> 53-54              "
         "new   rik2     10.231.0.10     down           2    2000       4     120 -                                               "
@@ -214,7 +214,7 @@ mod tests {
     fn a_small_screen_shows_what_it_has_room_for() {
         let mut screen = screen();
         insta::assert_snapshot!(drawn(&screen, 50, 4), @r#"
-        "3 functions  slots: 64 warm, 3 condemned  drift: ~"
+        "3 functions  slots: 64 ready, 3 draining  drift: ~"
         "NAME  STATE     IN P/S  IN B/S OUT P/S OUT B/S    "
         "hello attached    100k    100M    200k   6000k    "
         "q quits  order: n name  i in  o out  arrows move  "

@@ -54,11 +54,11 @@ pub(super) struct Flow {
     pub(super) bytes_per_second: u64,
 }
 
-/// The daemon's spare slots.
+/// The numbers of the daemon's reserved slots.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub(super) struct Slots {
-    pub(super) warm: usize,
-    pub(super) preparing: usize,
+    pub(super) creating: usize,
+    pub(super) ready: usize,
     pub(super) draining: usize,
 }
 
@@ -76,9 +76,9 @@ pub(super) enum Order {
 impl From<&Health> for Slots {
     fn from(health: &Health) -> Self {
         Self {
-            warm: health.warm_slots,
-            preparing: health.preparing_slots,
-            draining: health.condemned_slots,
+            creating: health.creating_slots,
+            ready: health.ready_slots,
+            draining: health.draining_slots,
         }
     }
 }
@@ -251,7 +251,7 @@ pub(super) mod tests {
                 listed("new", 2, "down"),
             ],
             drift: vec!["~ TAP rik2: up".to_owned()],
-            slots: Some(Slots { warm: 64, preparing: 0, draining: 3 }),
+            slots: Some(Slots { creating: 0, ready: 64, draining: 3 }),
             events: vec![event],
         };
         View::new(Some(&before), &sample)

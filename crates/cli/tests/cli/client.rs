@@ -137,7 +137,7 @@ fn what_is_too_much_for_a_request_is_done_alone_by_who_may() {
     let environment = Environment::new();
     let files = too_long(&environment);
     let run = |command| environment.run(&[&[command], &files[..]].concat());
-    let daemon = Daemon::start(&environment, &["--api-group", "4242", "--warm", "4"]);
+    let daemon = Daemon::start(&environment, &["--api-group", "4242", "--ready-slots", "4"]);
     let member = |arguments: &str| as_nobody(&environment, 4242, arguments);
     for command in ["plan", "up"] {
         let command = format!("{command} {}", files.join(" "));

@@ -192,7 +192,7 @@ fn json_is_for_programs() {
         "- firewall: hairpin 10.231.0.2",
         "- TAP rik0: down",
         "- flows: of guest 10.231.0.2",
-        "- condemned TAPs: deleted"
+        "- TAPs of draining slots: deleted"
       ],
       "warnings": []
     }

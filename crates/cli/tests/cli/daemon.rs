@@ -27,8 +27,9 @@ impl Daemon {
 
     /// The same, where it listens on another socket, by its configuration.
     pub(crate) fn start_at(environment: &Environment, socket: &str, arguments: &[&str]) -> Self {
-        let warm: &[_] = if arguments.contains(&"--warm") { &[] } else { &["--warm", "0"] };
-        let all = [&["serve"], warm, arguments].concat();
+        let slots: &[_] =
+            if arguments.contains(&"--ready-slots") { &[] } else { &["--ready-slots", "0"] };
+        let all = [&["serve"], slots, arguments].concat();
         let mut child = environment.spawn(&all);
         let socket = environment.path(socket);
         let client = Client::new(&socket, PATIENCE);

@@ -200,7 +200,7 @@ fn every_command_has_help_with_one_example() {
     Options:
           --api-group <GROUP>       Group that may use the API besides root, by name or number [env:
                                     RIKLET_SDN_API_GROUP]
-          --warm <COUNT>            Number of TAPs to create in advance; 0 for none [default: 64]
+          --ready-slots <COUNT>     Number of TAPs to keep ready; 0 for none [default: 64]
           --manifests <DIR>         Directory of definition files to follow: their functions come and go
                                     with the files [default: /etc/riklet-sdn/functions.d, if it exists]
                                     [env: RIKLET_SDN_MANIFESTS]

@@ -70,7 +70,7 @@ impl Transcript<'_> {
     #[expect(clippy::disallowed_methods, reason = "a wait that ends")]
     fn await_drained(&mut self) {
         let start = Instant::now();
-        while self.node.health().unwrap().is_some_and(|health| health.condemned_slots > 0) {
+        while self.node.health().unwrap().is_some_and(|health| health.draining_slots > 0) {
             assert!(start.elapsed() < DEADLINE, "a TAP that is down is not deleted");
             thread::yield_now();
         }
@@ -107,7 +107,7 @@ fn without_deferred(mut answer: Value) -> Value {
     if let Some(steps) = answer.get_mut("steps").and_then(Value::as_array_mut) {
         steps.retain(|step| {
             let step = step.as_str().unwrap();
-            !(step.starts_with("- flows: of guest") || step.contains("TAPs: deleted"))
+            !(step.starts_with("- flows: of guest") || step == "- TAPs of draining slots: deleted")
         });
     }
     answer
@@ -134,7 +134,7 @@ fn recorded(implementor: Implementor) -> String {
         match implementor {
             Implementor::Local => record(&mut LocalNode::new(Node::new(config))),
             Implementor::Engine => {
-                let options = Options { warm: 0, adopt: false };
+                let options = Options { ready_slots: 0, adopt: false };
                 let (mut engine, thread) =
                     Engine::start(config, options, Events::default()).unwrap();
                 let text = record(&mut engine);

@@ -107,12 +107,12 @@ fn rates_are_counted_alone() {
 #[test]
 fn rates_are_counted_with_a_daemon() {
     let environment = environment();
-    let daemon = Daemon::start(&environment, &["--warm", "3"]);
+    let daemon = Daemon::start(&environment, &["--ready-slots", "3"]);
     environment.run(&["down", "quiet"]).success();
     environment.run(&["up", "quiet.json"]).success();
     let top = rates_are_those_of_the_traffic(&environment);
     let slots = &top["slots"];
-    assert_eq!(number(slots, "/warm") + number(slots, "/preparing"), 3, "{slots}");
+    assert_eq!(number(slots, "/ready") + number(slots, "/creating"), 3, "{slots}");
     let kinds: Vec<_> =
         top["events"].as_array().unwrap().iter().map(|event| &event["kind"]).collect();
     assert!(kinds.contains(&&"down".into()) && kinds.contains(&&"up".into()), "{kinds:?}");

@@ -79,7 +79,7 @@ on_every_firewall!(another_state_directory_changes_nothing, |world| {
         (&["repair", "--rebuild"], ""),
         (&["run", "-"], &new),
         (&["serve"], ""),
-        (&["serve", "--warm", "0"], ""),
+        (&["serve", "--ready-slots", "0"], ""),
     ] {
         assert_refused(world, arguments, stdin);
         assert_same(&before, &SystemState::take(&world.node));

@@ -18,7 +18,7 @@ impl Confinement {
     /// Confines packets that come in by `from` and leave by `to`. It is empty if no packet can do both.
     ///
     /// `bridges` are those of the interfaces that are bridges. With `br_netfilter`, packets from one port of a bridge
-    /// to another look as if they came in and left by the bridge; they are bridged, not forwarded, and are spared.
+    /// to another look as if they came in and left by the bridge; they are bridged, not forwarded, and are exempt.
     #[must_use]
     pub fn new(
         from: BTreeSet<InterfaceName>,
@@ -49,13 +49,13 @@ impl Confinement {
 
     /// Reports whether packets that come in by this interface may leave by it again.
     #[must_use]
-    pub fn spares(&self, interface: &InterfaceName) -> bool {
+    pub fn exempts(&self, interface: &InterfaceName) -> bool {
         self.bridges.contains(interface)
     }
 
     /// Returns the interfaces in pairs: a packet that comes in by the first and leaves by the second is dropped.
     pub fn pairs(&self) -> impl Iterator<Item = (&InterfaceName, &InterfaceName)> {
         let pairs = self.from.iter().flat_map(|from| self.to.iter().map(move |to| (from, to)));
-        pairs.filter(|(from, to)| from != to || !self.spares(from))
+        pairs.filter(|(from, to)| from != to || !self.exempts(from))
     }
 }

@@ -69,7 +69,7 @@ impl fmt::Display for Step {
                     names.keys().map(|name| format!("- TAP {name}: down")).collect();
                 join(f, &lines, "\n")
             }
-            Self::DeleteLinks(_) => f.write_str("- condemned TAPs: deleted"),
+            Self::DeleteLinks(_) => f.write_str("- TAPs of draining slots: deleted"),
             Self::RemoveEmptyTables(..) => f.write_str("- firewall: tables left empty"),
         }
     }

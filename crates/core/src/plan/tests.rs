@@ -134,7 +134,7 @@ fn what_leaves_is_closed_before_its_tap_goes() {
     - firewall: hairpin 10.231.0.2
     - TAP rik0: down
     - flows: of guest 10.231.0.2
-    - condemned TAPs: deleted
+    - TAPs of draining slots: deleted
     ");
 }
 
@@ -154,7 +154,7 @@ fn where_nothing_shall_remain_forwarding_ends_before_the_firewall_goes() {
     - firewall: all of it
     - firewall: tables left empty
     - flows: of guest 10.231.0.2
-    - condemned TAPs: deleted
+    - TAPs of draining slots: deleted
     ");
 }
 
@@ -293,7 +293,7 @@ fn what_belongs_to_other_records_stops_everything() {
     let theirs = Owner::new(OwnerId::new(2), "/run/other");
     let mut observed = after(&wanted);
     observed.links.remove(&Slot::new(1));
-    observed.links.get_mut(&Slot::new(0)).unwrap().alias = Some(alias::spare(&theirs));
+    observed.links.get_mut(&Slot::new(0)).unwrap().alias = Some(alias::reserved(&theirs));
     insta::assert_snapshot!(plan(&wanted, &observed), @r"
     ! the interface rik0 belongs to the records in /run/other
     ");

@@ -58,7 +58,7 @@ pub fn render(owner: &Owner, kind: Kind, name: &InstanceName, exposures: &[Expos
 
 /// Returns the alias of an interface that no instance has yet. It says whose it is, and of no instance ([`parse`]).
 #[must_use]
-pub fn spare(owner: &Owner) -> String {
+pub fn reserved(owner: &Owner) -> String {
     with_directory(signature(owner), owner)
 }
 
@@ -161,8 +161,8 @@ mod tests {
              /run/riklet sdn"
         );
         assert_eq!(mark(Some(&alias)), Some(owner.mark()));
-        assert_eq!(mark(Some(&spare(&owner))), Some(owner.mark()));
-        assert_eq!(parse(&spare(&owner)), None, "of no instance");
+        assert_eq!(mark(Some(&reserved(&owner))), Some(owner.mark()));
+        assert_eq!(parse(&reserved(&owner)), None, "of no instance");
         let (mark, kind) = (owner.mark(), Kind::Function);
         let expected = Marked { kind, mark, name, exposures, complete: true };
         assert_eq!(parse(&alias), Some(expected));

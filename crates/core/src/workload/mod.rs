@@ -103,7 +103,7 @@ pub fn fragment(
 /// Where the pool has no such slot.
 pub fn reserved(slot: Slot, node: &NodeFacts) -> Result<Fragment, FragmentError> {
     let tap = Tap { owner: Some(Tap::ROOT), ..Tap::default() };
-    let (link, addresses) = parts::link(slot, node, alias::spare(&node.owner), tap)?;
+    let (link, addresses) = parts::link(slot, node, alias::reserved(&node.owner), tap)?;
     Ok(Fragment { link, addresses, entries: BTreeSet::new() })
 }
 

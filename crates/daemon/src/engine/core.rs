@@ -63,7 +63,7 @@ impl Core {
         if options.adopt {
             events.adopted(&node.adopt()?);
         }
-        if options.warm > 0 {
+        if options.ready_slots > 0 {
             node.initialize()?;
         }
         let report = node.repair()?;
@@ -193,8 +193,8 @@ impl Core {
         let count = |state| reserved.get(&state).copied().unwrap_or_default();
         Ok(SlotCounts {
             functions,
-            warm: count(ReservedSlot::Ready),
-            preparing: count(ReservedSlot::Creating),
+            creating: count(ReservedSlot::Creating),
+            ready: count(ReservedSlot::Ready),
             draining: count(ReservedSlot::Draining),
         })
     }

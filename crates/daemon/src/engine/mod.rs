@@ -48,7 +48,7 @@ pub type WatchedNode = LocalNode<WarmNode<Watched>>;
 #[derive(Debug, Clone)]
 pub struct Options {
     /// The number of TAPs to create in advance; 0 for none.
-    pub warm: usize,
+    pub ready_slots: usize,
     /// True if to take over what belongs to the records in another state directory, before anything else.
     pub adopt: bool,
 }
@@ -72,11 +72,11 @@ enum Message {
 pub struct SlotCounts {
     /// Slots of recorded functions.
     pub functions: u32,
-    /// Reserved slots whose TAPs are ready.
-    pub warm: usize,
     /// Reserved slots whose TAPs are being created.
-    pub preparing: usize,
-    /// Slots whose TAPs are to be deleted.
+    pub creating: usize,
+    /// Reserved slots whose TAPs are ready.
+    pub ready: usize,
+    /// Reserved slots whose TAPs are to be deleted.
     pub draining: usize,
 }
 

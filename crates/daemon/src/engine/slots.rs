@@ -25,7 +25,7 @@ impl Core {
             return flush;
         }
         let drain = self.draining_since.map(|since| since + DRAIN_DELAY);
-        let refill = (self.refill && self.options.warm > 0).then_some(quiet);
+        let refill = (self.refill && self.options.ready_slots > 0).then_some(quiet);
         drain.into_iter().chain(refill).chain(flush).min()
     }
 
@@ -69,13 +69,13 @@ impl Core {
             self.background.give(task);
             return Ok(());
         }
-        let wanted = self.options.warm.saturating_sub(ready + count(ReservedSlot::Creating));
+        let wanted = self.options.ready_slots.saturating_sub(ready + count(ReservedSlot::Creating));
         if wanted == 0 {
             self.refill = false;
         } else if self.refill
-            && (now >= self.last_request + QUIET_PERIOD || ready * 2 <= self.options.warm)
+            && (now >= self.last_request + QUIET_PERIOD || ready * 2 <= self.options.ready_slots)
         {
-            match self.local.node.prepare(wanted.min(CREATE_BATCH_SIZE))? {
+            match self.local.node.reserve(wanted.min(CREATE_BATCH_SIZE))? {
                 Some(task) => self.background.give(task),
                 None => self.refill = false,
             }

@@ -13,11 +13,11 @@ pub(super) const FREE: i64 = 0;
 /// The state of a reserved slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ReservedSlot {
-    /// Its TAP is being made; the kernel may have all, some or nothing of it.
+    /// Its TAP is being created; the kernel may have all, some or nothing of it.
     Creating,
-    /// Its TAP is there and waits for an instance. A new name takes the lowest of these.
+    /// Its TAP exists and waits for an instance. A new name takes the lowest of these.
     Ready,
-    /// The instance that had it is gone; its TAP and its flows may still be there.
+    /// The instance that had it is gone; its TAP and its flows may still exist.
     Draining,
 }
 
@@ -39,10 +39,10 @@ impl Store {
     ///
     /// # Errors
     /// Where the database cannot be read.
-    pub fn spare_of(&self, slot: Slot) -> Result<Option<ReservedSlot>, StoreError> {
-        let row = self.row("look up a slot", sql::SPARE, [slot.number()], |row| row.get(0))?;
+    pub fn reserved_state(&self, slot: Slot) -> Result<Option<ReservedSlot>, StoreError> {
+        let row = self.row("look up a slot", sql::STATE, [slot.number()], |row| row.get(0))?;
         Ok(row.and_then(|state: i64| {
-            ReservedSlot::ALL.into_iter().find(|spare| spare.number() == state)
+            ReservedSlot::ALL.into_iter().find(|known| known.number() == state)
         }))
     }
 
@@ -50,33 +50,33 @@ impl Store {
     ///
     /// # Errors
     /// Where the database cannot be read.
-    pub fn count_spares(&self) -> Result<BTreeMap<ReservedSlot, usize>, StoreError> {
+    pub fn count_reserved(&self) -> Result<BTreeMap<ReservedSlot, usize>, StoreError> {
         let read = |row: &Row<'_>| Ok((row.get(0)?, row.get(1)?));
         let rows: Vec<(i64, usize)> =
-            self.rows("count the spare slots", sql::COUNT_SPARES, [], read)?;
-        let spare = |number| ReservedSlot::ALL.into_iter().find(|spare| spare.number() == number);
-        Ok(rows.into_iter().filter_map(|(number, count)| Some((spare(number)?, count))).collect())
+            self.rows("count the reserved slots", sql::COUNT_RESERVED, [], read)?;
+        let state = |number| ReservedSlot::ALL.into_iter().find(|known| known.number() == number);
+        Ok(rows.into_iter().filter_map(|(number, count)| Some((state(number)?, count))).collect())
     }
 
-    /// The spare slots in this state, lowest first.
+    /// Returns the reserved slots in this state, lowest first.
     ///
     /// # Errors
     /// Where the database cannot be read.
-    pub fn spares(&self, spare: ReservedSlot) -> Result<Vec<Slot>, StoreError> {
-        let state = [spare.number()];
+    pub fn reserved(&self, state: ReservedSlot) -> Result<Vec<Slot>, StoreError> {
+        let state = [state.number()];
         let slots: Vec<u16> =
-            self.rows("list the spare slots", sql::SPARES, state, |row| row.get(0))?;
+            self.rows("list the reserved slots", sql::RESERVED, state, |row| row.get(0))?;
         Ok(slots.into_iter().map(Slot::new).collect())
     }
 }
 
 impl Tx<'_> {
-    /// Takes so many of the lowest free slots below `capacity`, those to `avoid` and to pass over left out, as
-    /// [`ReservedSlot::Creating`]; fewer where there are not so many.
+    /// Reserves the `count` lowest free slots below `capacity` as [`ReservedSlot::Creating`], and returns them. There are
+    /// fewer of them if not so many are free. Slots to `avoid` and slots to pass over are left out.
     ///
     /// # Errors
     /// Where the database cannot be written.
-    pub fn spare(
+    pub fn reserve(
         &self,
         count: usize,
         capacity: u32,
@@ -90,14 +90,14 @@ impl Tx<'_> {
             let Ok(number) = u16::try_from(next) else { break };
             let slot = Slot::new(number);
             if avoid(slot) {
-                self.execute("free a slot", sql::SET_SPARE, (number, FREE))?;
+                self.execute("free a slot", sql::SET_RESERVED, (number, FREE))?;
             } else {
                 taken.push(slot);
             }
             next += 1;
         }
         for &slot in &taken {
-            self.set_spare(slot, ReservedSlot::Creating)?;
+            self.set_reserved(slot, ReservedSlot::Creating)?;
         }
         Ok(taken)
     }
@@ -115,31 +115,32 @@ impl Tx<'_> {
         slots.filter(|slot| slot.as_ref().map_or(true, |&slot| !avoid(slot))).take(count).collect()
     }
 
-    /// Records the state of a slot that no instance holds; one that an instance holds is left as it is.
+    /// Records the state of a slot that no instance holds. A slot that an instance holds is left as it is.
     ///
     /// # Errors
     /// Where the database cannot be written.
-    pub fn set_spare(&self, slot: Slot, spare: ReservedSlot) -> Result<(), StoreError> {
-        self.execute("spare a slot", sql::SET_SPARE, (slot.number(), spare.number())).map(drop)
+    pub fn set_reserved(&self, slot: Slot, state: ReservedSlot) -> Result<(), StoreError> {
+        self.execute("reserve a slot", sql::SET_RESERVED, (slot.number(), state.number())).map(drop)
     }
 
-    /// Records that a slot that was being prepared is warm. One that is not spare any more is left as it is.
+    /// Changes a slot from *creating* to *ready*. A slot that is not *creating* any more is left as it is.
     ///
     /// # Errors
     /// Where the database cannot be written.
-    pub fn warm(&self, slot: Slot) -> Result<(), StoreError> {
+    pub fn set_ready(&self, slot: Slot) -> Result<(), StoreError> {
         let (from, to) = (ReservedSlot::Creating.number(), ReservedSlot::Ready.number());
-        self.execute("warm a slot", sql::CHANGE_SPARE, (to, slot.number(), from)).map(drop)
+        self.execute("record that a slot is ready", sql::CHANGE_RESERVED, (to, slot.number(), from))
+            .map(drop)
     }
 
-    /// Frees a spare slot that is in this state. One that is not, since an instance has it by now or another process
-    /// was quicker, is left as it is.
+    /// Frees a reserved slot that is in this state. A slot that is not, because an instance has it by now or another
+    /// process was faster, is left as it is.
     ///
     /// # Errors
     /// Where the database cannot be written.
-    pub fn free_spare(&self, slot: Slot, spare: ReservedSlot) -> Result<(), StoreError> {
-        let params = (FREE, slot.number(), spare.number());
-        self.execute("free a spare slot", sql::CHANGE_SPARE, params).map(drop)
+    pub fn free_reserved(&self, slot: Slot, state: ReservedSlot) -> Result<(), StoreError> {
+        let params = (FREE, slot.number(), state.number());
+        self.execute("free a reserved slot", sql::CHANGE_RESERVED, params).map(drop)
     }
 
     /// Removes a record, and frees its ports; its slot becomes [`ReservedSlot::Draining`]. Returns `false` where it was

@@ -29,12 +29,12 @@ pub(super) const LOWEST_FREE: &str =
 pub(super) const LOWEST_READY: &str =
     "SELECT min(slot) FROM slots WHERE state = 2 AND state <> 5 AND slot >= ?";
 pub(super) const HIGHEST: &str = "SELECT max(slot) FROM slots";
-pub(super) const SPARE: &str = "SELECT state FROM slots WHERE slot = ?";
-pub(super) const SET_SPARE: &str = "INSERT INTO slots (slot, state, generation) \
+pub(super) const STATE: &str = "SELECT state FROM slots WHERE slot = ?";
+pub(super) const SET_RESERVED: &str = "INSERT INTO slots (slot, state, generation) \
      VALUES (?, ?, random() & 0x3fffffffffffffff) \
      ON CONFLICT (slot) DO UPDATE SET state = excluded.state, generation = generation + 1 \
      WHERE state < 4";
-pub(super) const CHANGE_SPARE: &str = "UPDATE slots SET state = ?, generation = generation + 1 \
+pub(super) const CHANGE_RESERVED: &str = "UPDATE slots SET state = ?, generation = generation + 1 \
      WHERE slot = ? AND state = ?";
 
 /// `?4` and `?5` are the family and the address, as their columns have them; `?6` is the slot that may have it.
@@ -55,7 +55,7 @@ pub(super) const NAMES: &str =
     "SELECT workload FROM slots WHERE workload IS NOT NULL ORDER BY workload, ordinal";
 pub(super) const COUNT: &str = "SELECT count(*) FROM slots WHERE workload IS NOT NULL";
 pub(super) const FREE: &str = "SELECT slot FROM slots WHERE state = 0 AND state <> 5 ORDER BY slot";
-pub(super) const SPARES: &str =
+pub(super) const RESERVED: &str =
     "SELECT slot FROM slots WHERE state = ? AND state <> 5 ORDER BY slot";
-pub(super) const COUNT_SPARES: &str = "SELECT state, count(*) FROM slots \
+pub(super) const COUNT_RESERVED: &str = "SELECT state, count(*) FROM slots \
      WHERE state BETWEEN 1 AND 3 AND state <> 5 GROUP BY state";

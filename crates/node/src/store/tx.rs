@@ -59,7 +59,7 @@ impl<'a> Tx<'a> {
         done
     }
 
-    /// Records a workload as [`Phase::Pending`]. A new name takes the lowest warm slot, or else the lowest free
+    /// Records a workload as [`Phase::Pending`]. A new name takes the lowest ready slot, or else the lowest free
     /// one below `capacity`; a recorded one keeps its slot, and its definition and ports are replaced.
     ///
     /// # Errors
@@ -268,7 +268,7 @@ impl<'a> Tx<'a> {
         Ok(true)
     }
 
-    /// The lowest warm slot, where the kind begins with one, or else the lowest free one. Those that are passed over come
+    /// The lowest ready slot, where the kind begins with one, or else the lowest free one. Those that are passed over come
     /// last.
     pub(super) fn lowest_free(
         &self,
@@ -306,7 +306,7 @@ impl<'a> Tx<'a> {
     /// Frees the slots that are passed over where `slot` is taken out of turn.
     fn free_below(&self, slot: Slot) -> Result<(), StoreError> {
         for passed in self.next_above()?..u32::from(slot.number()) {
-            self.execute("free a slot", sql::SET_SPARE, (passed, reserved::FREE))?;
+            self.execute("free a slot", sql::SET_RESERVED, (passed, reserved::FREE))?;
         }
         Ok(())
     }

@@ -75,8 +75,8 @@ fn what_another_process_acknowledges_holds() {
         vec![Turn::Batch(vec![up(2, &[8000])])],
         vec![Turn::Batch(vec![down(0)])],
         vec![Turn::Batch(vec![up(0, &[8005])])],
-        vec![Turn::Prepare(2), Turn::Batch(vec![up(2, &[8004])])],
-        vec![Turn::Reap, Turn::Batch(vec![up(2, &[8004])])],
+        vec![Turn::Reserve(2), Turn::Batch(vec![up(2, &[8004])])],
+        vec![Turn::Drain, Turn::Batch(vec![up(2, &[8004])])],
         vec![Turn::Heal],
     ];
     let first = [
@@ -85,7 +85,7 @@ fn what_another_process_acknowledges_holds() {
         vec![Turn::Batch(vec![up(0, &[8000]), up(1, &[])]), Turn::Batch(vec![down(0)])],
         vec![Turn::Batch(vec![up(0, &[8000])]), Turn::Batch(vec![down(0), up(3, &[])])],
         vec![
-            Turn::Prepare(2),
+            Turn::Reserve(2),
             Turn::Batch(vec![up(0, &[8000])]),
             Turn::Batch(vec![up(0, &[8001])]),
         ],

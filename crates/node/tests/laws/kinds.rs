@@ -46,7 +46,7 @@ fn reserved_slots_are_for_the_kinds_that_begin_with_one() {
     let node = TestNode::new();
     let mut daemon = node.warm();
     daemon.up(&[function(0, &[8000])], UpOptions::default()).unwrap();
-    take(&Turn::Prepare(2), &mut daemon);
+    take(&Turn::Reserve(2), &mut daemon);
     daemon.up(&[toy("top", "9000"), function(1, &[8001])], UpOptions::default()).unwrap();
     let slots = daemon.list().unwrap().into_iter();
     let slots: Vec<_> = slots.map(|listed| listed.instance.slot.number()).collect();

@@ -43,7 +43,7 @@ fn assert_refused(node: &TestNode) {
     let drift = node.node().check().unwrap();
     assert!(!drift.plan.claims.is_empty() && drift.plan.steps.is_empty(), "{drift:?}");
     let mut daemon = node.warm();
-    assert!(daemon.prepare(4).map_or(true, |task| task.is_none()));
+    assert!(daemon.reserve(4).map_or(true, |task| task.is_none()));
     assert!(daemon.drain().map_or(true, |task| task.is_none()));
     assert!(daemon.heal(&[].into()).map_or(true, |report| report.done.is_empty()));
     assert!(held(node) == before, "not one effect");

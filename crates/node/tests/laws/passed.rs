@@ -115,7 +115,7 @@ fn a_stranger_costs_a_daemon_one_try() {
     daemon.initialize().unwrap();
     daemon.repair().unwrap();
     add_strangers(&node, &[0, 2]);
-    let task = daemon.prepare(3).unwrap().unwrap();
+    let task = daemon.reserve(3).unwrap().unwrap();
     let done = task.run(&mut node.kernel.clone());
     assert_eq!(done.failed.len(), 2);
     daemon.finish(&done).unwrap();
@@ -127,7 +127,7 @@ fn a_stranger_costs_a_daemon_one_try() {
         daemon.list().unwrap().iter().map(|l| l.instance.slot.number()).collect()
     };
     assert_eq!(slots(&mut daemon), [1, 3, 4]);
-    let task = daemon.prepare(3).unwrap().unwrap();
+    let task = daemon.reserve(3).unwrap().unwrap();
     let done = task.run(&mut node.kernel.clone());
     assert!(done.failed.is_empty(), "{done:?}");
     daemon.finish(&done).unwrap();
@@ -135,7 +135,7 @@ fn a_stranger_costs_a_daemon_one_try() {
     // The stranger goes, and the daemon is told.
     node.kernel.system().links.remove(&interface(0));
     daemon.heal(&[Slot::new(0)].into()).unwrap();
-    let task = daemon.prepare(1).unwrap().unwrap();
+    let task = daemon.reserve(1).unwrap().unwrap();
     let done = task.run(&mut node.kernel.clone());
     assert_eq!(done.ready, [Slot::new(0)].into());
     daemon.finish(&done).unwrap();

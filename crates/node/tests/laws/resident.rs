@@ -1,4 +1,4 @@
-//! The same laws for a process that stays: batches, warm and condemned slots, chores.
+//! The same laws for a process that stays: batches, reserved slots, background tasks.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -12,16 +12,16 @@ use riklet_sdn::{Listed, Request, Selector, UpOptions, WarmNode, store::Reserved
 
 use crate::node::{Operation, TestNode, function, operation};
 
-/// What a daemon does in turn.
+/// Something that a daemon does in turn.
 #[derive(Debug, Clone)]
 pub(crate) enum Turn {
-    /// These requests at once.
+    /// Does these requests together.
     Batch(Vec<Operation>),
-    /// So many TAPs in advance.
-    Prepare(usize),
-    /// The TAPs of those that are gone.
-    Reap,
-    /// Every slot, and what all share.
+    /// Creates so many TAPs in advance.
+    Reserve(usize),
+    /// Deletes the TAPs of draining slots.
+    Drain,
+    /// Heals every slot, and what all share.
     Heal,
 }
 
@@ -31,8 +31,8 @@ fn turn() -> impl Strategy<Value = Turn> {
     });
     prop_oneof![
         5 => prop::collection::vec(change, 1..6).prop_map(Turn::Batch),
-        2 => (1..4usize).prop_map(Turn::Prepare),
-        2 => Just(Turn::Reap),
+        2 => (1..4usize).prop_map(Turn::Reserve),
+        2 => Just(Turn::Drain),
         1 => Just(Turn::Heal),
     ]
 }
@@ -45,7 +45,7 @@ fn request(operation: &Operation) -> Request {
     }
 }
 
-/// Does it; for a batch, which of its requests were refused.
+/// Takes a turn. Returns the refusal of each request of a batch.
 pub(crate) fn take(turn: &Turn, daemon: &mut WarmNode<FakeKernel>) -> Vec<Option<String>> {
     let kernel = &mut daemon.kernel().clone();
     let task = match turn {
@@ -59,8 +59,8 @@ pub(crate) fn take(turn: &Turn, daemon: &mut WarmNode<FakeKernel>) -> Vec<Option
             daemon.heal(&slots).unwrap();
             return vec![];
         }
-        Turn::Prepare(count) => daemon.prepare(*count).unwrap(),
-        Turn::Reap => daemon.drain().unwrap(),
+        Turn::Reserve(count) => daemon.reserve(*count).unwrap(),
+        Turn::Drain => daemon.drain().unwrap(),
     };
     if let Some(task) = task {
         let done = task.run(kernel);
@@ -69,17 +69,17 @@ pub(crate) fn take(turn: &Turn, daemon: &mut WarmNode<FakeKernel>) -> Vec<Option
     vec![]
 }
 
-/// Nothing is there but what is recorded, and what is kept warm.
+/// Asserts that there is no drift, and no interface but those of recorded instances and of reserved slots.
 pub(crate) fn assert_sound(node: &TestNode, daemon: &mut WarmNode<FakeKernel>) {
     assert!(daemon.check().unwrap().is_empty(), "{:#?}", daemon.check().unwrap());
-    let (_, spares) = daemon.counts().unwrap();
-    let count = |spare| spares.get(&spare).copied().unwrap_or_default();
+    let (_, reserved) = daemon.counts().unwrap();
+    let count = |state| reserved.get(&state).copied().unwrap_or_default();
     let links = node.kernel.system().links.len();
     let recorded = daemon.list().unwrap().len();
     assert_eq!(
         links,
         recorded + count(ReservedSlot::Ready) + count(ReservedSlot::Draining),
-        "{spares:?}"
+        "{reserved:?}"
     );
     assert_eq!(count(ReservedSlot::Creating), 0);
 }
@@ -156,12 +156,12 @@ proptest! {
 }
 
 #[test]
-fn a_warm_slot_costs_an_alias_and_one_transaction() {
+fn a_ready_slot_costs_an_alias_and_one_transaction() {
     let node = TestNode::new();
     let mut daemon = node.warm();
     daemon.initialize().unwrap();
     daemon.repair().unwrap();
-    take(&Turn::Prepare(2), &mut daemon);
+    take(&Turn::Reserve(2), &mut daemon);
     let before = node.kernel.system().effects;
     let requests: Vec<_> = (0..2)
         .map(|number| {
@@ -189,7 +189,7 @@ fn a_slot_is_not_used_again_before_its_tap_is_gone() {
         daemon.list().unwrap().iter().map(|l| l.instance.slot.number()).collect()
     };
     assert_eq!(slots(&mut daemon), [1]);
-    assert!(daemon.drain().unwrap().is_none(), "somebody is at it");
+    assert!(daemon.drain().unwrap().is_none(), "a task is working on it");
     let done = task.run(&mut node.kernel.clone());
     daemon.finish(&done).unwrap();
     daemon.apply(&[up(2)]);
@@ -197,7 +197,7 @@ fn a_slot_is_not_used_again_before_its_tap_is_gone() {
 }
 
 #[test]
-fn a_port_that_moves_takes_its_flows_along_at_once() {
+fn flows_of_a_port_that_moves_are_forgotten_at_once() {
     let node = TestNode::new();
     let mut daemon = node.warm();
     // An odd port is UDP.
@@ -214,7 +214,7 @@ fn a_port_that_moves_takes_its_flows_along_at_once() {
 }
 
 #[test]
-fn one_that_nothing_can_be_done_for_does_not_slow_the_others() {
+fn an_instance_that_cannot_be_repaired_does_not_slow_the_others() {
     let node = TestNode::new();
     let mut daemon = node.warm();
     let up = |number: u16| {
@@ -228,7 +228,7 @@ fn one_that_nothing_can_be_done_for_does_not_slow_the_others() {
     let listings = node.kernel.system().listings;
     let answers = daemon.apply(&[up(2)]);
     assert!(answers[0].as_ref().unwrap().failures.is_empty());
-    // Of the gates, which a watched kernel remembers.
+    // Of the foreign forward chains; a watched kernel remembers these.
     assert_eq!(node.kernel.system().listings - listings, 1);
     node.kernel.system().links.remove(&name);
     daemon.heal(&[riklet_core::model::Slot::new(0)].into()).unwrap();

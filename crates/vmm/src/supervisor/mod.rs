@@ -281,7 +281,7 @@ fn take_down<K: Kernel>(
         }
     }
     // A daemon's: it keeps the node ready.
-    let kept_ready = !store.spares(ReservedSlot::Ready)?.is_empty();
+    let kept_ready = !store.reserved(ReservedSlot::Ready)?.is_empty();
     drop(store);
     let selector = Selector::Named(remaining);
     let report = match node.down_as(supervisor, &selector, !kept_ready) {

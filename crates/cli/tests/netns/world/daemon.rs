@@ -59,7 +59,7 @@ impl World {
     /// Starts the daemon, with few warm slots, and waits until it answers.
     #[track_caller]
     pub(crate) fn daemon(&self, arguments: &[&str]) -> Daemon {
-        let arguments = [&["serve", "--warm", "4"], arguments].concat();
+        let arguments = [&["serve", "--ready-slots", "4"], arguments].concat();
         let running = self.riklet_in_background(&arguments, "");
         let mut daemon = Daemon { running, api: Api(self.socket()) };
         wait_for("the daemon to answer", PATIENCE, || {
@@ -119,9 +119,9 @@ impl Api {
     pub(crate) fn settle(&self) {
         wait_for("the daemon to come to rest", PATIENCE, || {
             let health = self.get("/v1/health");
-            let at_rest = health["preparingSlots"] == 0
-                && health["condemnedSlots"] == 0
-                && health["warmSlots"] == 4;
+            let at_rest = health["creatingSlots"] == 0
+                && health["drainingSlots"] == 0
+                && health["readySlots"] == 4;
             let check = self.get("/v1/check");
             let empty = |field: &str| check[field].as_array().is_some_and(Vec::is_empty);
             (at_rest && empty("steps") && empty("unsettled")).then_some(())

@@ -115,7 +115,7 @@ fn filter(BaseRuleset { pool, uplinks, confined, owner }: &BaseRuleset) -> Layou
         bodies.extend(from.map(|from| format!("-i {from} -j {CONFINE_CHAIN}")));
         let to = confined.to().iter().filter(|name| is_nameable(name));
         drops.extend(to.map(|to| {
-            let but = if confined.spares(to) { format!("! -i {to} ") } else { String::new() };
+            let but = if confined.exempts(to) { format!("! -i {to} ") } else { String::new() };
             rule(CONFINE_CHAIN, format!("{but}-o {to} -j DROP"))
         }));
     }

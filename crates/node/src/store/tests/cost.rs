@@ -26,10 +26,10 @@ fn no_statement_of_an_up_or_a_down_scans_a_table() {
         sql::LOWEST_FREE,
         sql::LOWEST_READY,
         sql::HIGHEST,
-        sql::SPARE,
-        sql::SPARES,
-        sql::SET_SPARE,
-        sql::CHANGE_SPARE,
+        sql::STATE,
+        sql::RESERVED,
+        sql::SET_RESERVED,
+        sql::CHANGE_RESERVED,
         sql::CLASH,
         sql::TAKE_PORT,
         sql::RELEASE_PORTS,
@@ -62,7 +62,7 @@ fn an_up_and_a_down_cost_the_same_however_many_there_are() {
         }
         for number in 0..count {
             let slot = u16::try_from(count + number).unwrap();
-            tx.set_spare(Slot::new(slot), ReservedSlot::ALL[number % 3]).unwrap();
+            tx.set_reserved(Slot::new(slot), ReservedSlot::ALL[number % 3]).unwrap();
         }
         tx.commit().unwrap();
         let (steps, ()) = store.steps(|store| {
@@ -94,8 +94,8 @@ fn an_operation_writes_few_pages() {
         tx.put(&function(&text, &[&format!("tcp {}", 10_000 + number)]), CAPACITY).unwrap();
         set_phase(&tx, &text, Phase::Up).unwrap();
     }
-    for slot in tx.spare(64, CAPACITY, |_| false).unwrap() {
-        tx.warm(slot).unwrap();
+    for slot in tx.reserve(64, CAPACITY, |_| false).unwrap() {
+        tx.set_ready(slot).unwrap();
     }
     tx.commit().unwrap();
     let frames = |store: &Store| -> i64 {

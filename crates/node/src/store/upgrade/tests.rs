@@ -59,15 +59,15 @@ fn assert_upgraded(dir: &Dir, format: i64) {
     assert_eq!((runs[0].name.as_str(), &runs[0].end), ("gone", &Some(end)));
     let process = Some("32149@288745".parse().unwrap());
     assert_eq!((runs[1].name.as_str(), runs[1].process, runs[1].ready), ("web", process, Some(84)));
-    let (spares, owners): (&[_], &[_]) = match format {
+    let (reserved, owners): (&[_], &[_]) = match format {
         1 => (&[], &[]),
         _ => (
             &[(ReservedSlot::Creating, 6), (ReservedSlot::Ready, 4), (ReservedSlot::Draining, 5)],
             &[(name("web"), "web.json".to_owned())],
         ),
     };
-    for &(spare, slot) in spares {
-        assert_eq!(store.spares(spare).unwrap(), [Slot::new(slot)]);
+    for &(state, slot) in reserved {
+        assert_eq!(store.reserved(state).unwrap(), [Slot::new(slot)]);
     }
     assert_eq!(store.manifests().unwrap(), owners.iter().cloned().collect());
 
