@@ -2,8 +2,9 @@ use std::{io, path::Path, process::ExitCode};
 
 use riklet_core::{
     firewall::{Backend, Confinement, ForeignChainState},
+    forwarding::ON,
     model::{InterfaceName, Pool},
-    switch::IP_FORWARD,
+    switch::{self, IP_FORWARD},
 };
 use riklet_kernel::{ForeignChains, HostFacts, Kernel, KernelError, Links, Routes, Sysctls};
 use riklet_sdn::{
@@ -93,6 +94,7 @@ fn look(config: &Config, kernel: &mut impl Kernel, open: Option<&Confinement>) -
     let mut findings = vec![privilege(), tun()];
     findings.extend(firewall(config, decided, kernel));
     findings.push(forwarding(kernel));
+    findings.extend(read_only_sysctls(config, kernel));
     findings.extend(open.filter(|open| !open.is_empty()).map(left_open));
     findings.extend(other_firewalls(kernel));
     findings.push(uplink(config, kernel));
@@ -219,6 +221,29 @@ fn forwarding(kernel: &mut impl Sysctls) -> Finding {
         Ok(None) => Finding::fail("forwarding", format!("no sysctl {IP_FORWARD}"), "mount /proc"),
         Err(error) => unreadable("forwarding", &error, "mount /proc"),
     }
+}
+
+/// Returns a finding for each sysctl that `up` would have to set and cannot write, or one if all of them are right;
+/// none where they can be written.
+fn read_only_sysctls(config: &Config, kernel: &mut (impl Routes + Sysctls)) -> Vec<Finding> {
+    let uplinks = config.uplinks.clone().map_or_else(|| kernel.uplinks(), Ok).unwrap_or_default();
+    let needed = [switch::disable_ipv6("default")];
+    let needed = needed.into_iter().chain(uplinks.iter().map(switch::forwarding));
+    let read_only = needed.filter(|name| matches!(kernel.sysctl_is_writable(name), Ok(false)));
+    let read_only: Vec<_> = read_only.collect();
+    let wrong = read_only.iter().filter_map(|name| {
+        let value = kernel.sysctl(name).ok().flatten().filter(|value| value != ON)?;
+        Some(Finding::fail(
+            "sysctls",
+            format!("{name} is {value}, must be {ON}, and cannot be written"),
+            format!("`sysctl -w {name}={ON}` where /proc/sys can be written"),
+        ))
+    });
+    let wrong: Vec<_> = wrong.collect();
+    if wrong.is_empty() && !read_only.is_empty() {
+        return vec![Finding::ok("sysctls", "read-only, and as functions need them")];
+    }
+    wrong
 }
 
 /// Packets that the host forwards only because of us.

@@ -1,6 +1,6 @@
-//! The names of the sysctls that let packets be forwarded (Documentation/networking/ip-sysctl.rst).
+//! The names of the sysctls that we read or write (Documentation/networking/ip-sysctl.rst).
 
-use crate::model::InterfaceName;
+use crate::model::{InterfaceName, Slot};
 
 /// True if the host as a whole forwards IPv4 packets. Whoever changes it sets the switches of all interfaces
 /// to the same value, those of interfaces to come included (`inet_forward_change` in `net/ipv4/devinet.c`).
@@ -25,6 +25,20 @@ pub fn interface(sysctl: &str) -> Option<InterfaceName> {
     InterfaceName::try_from(&*name.replace('/', ".")).ok()
 }
 
+/// Returns the switch that keeps an interface out of IPv6. An interface begins with the value of `default`.
+#[must_use]
+pub fn disable_ipv6(interface: &str) -> String {
+    format!("net.ipv6.conf.{interface}.disable_ipv6")
+}
+
+/// Returns the value to set before, where a switch of a TAP cannot be set: a new interface takes the value of
+/// `default`. `None` for other sysctls.
+#[must_use]
+pub fn inherited(sysctl: &str) -> Option<String> {
+    let name = sysctl.strip_prefix("net.ipv6.conf.")?.strip_suffix(".disable_ipv6")?;
+    Slot::of_interface(name).map(|_| disable_ipv6("default"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -40,5 +54,12 @@ mod tests {
         {
             assert_eq!(interface(other), None);
         }
+    }
+
+    #[test]
+    fn only_a_tap_inherits() {
+        assert_eq!(inherited(&disable_ipv6("rik7")), Some(disable_ipv6("default")));
+        assert_eq!(inherited(&disable_ipv6("eth0")), None);
+        assert_eq!(inherited(IP_FORWARD), None);
     }
 }

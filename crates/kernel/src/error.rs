@@ -28,6 +28,8 @@ impl Refusal {
     pub const EEXIST: i32 = 17;
     /// `ENODEV`: no such interface.
     pub const ENODEV: i32 = 19;
+    /// `EROFS`: the file system is mounted read-only.
+    pub const EROFS: i32 = 30;
 
     /// Returns a refusal with an error number and nothing more.
     #[must_use]
@@ -46,6 +48,12 @@ impl Refusal {
     pub fn is_permission(&self) -> bool {
         // EPERM, EACCES
         matches!(self.errno, Some(1 | 13))
+    }
+
+    /// Reports whether the file system is mounted read-only.
+    #[must_use]
+    pub fn is_read_only(&self) -> bool {
+        self.errno == Some(Self::EROFS)
     }
 
     /// Reports whether iptables-nft refuses a table because of rules that only `nft` can write. It has no error
@@ -131,8 +139,8 @@ pub enum KernelError {
     ForgetFlows { source: Refusal },
     #[error("cannot read sysctl {name}")]
     ReadSysctl { name: String, source: Refusal },
-    #[error("cannot set sysctl {name} to {value}")]
-    SetSysctl { name: String, value: String, source: Refusal },
+    #[error("cannot set sysctl {name} to {value}{}", is(present.as_deref()))]
+    SetSysctl { name: String, present: Option<String>, value: String, source: Refusal },
     #[error("cannot look up the host's routes")]
     Routes { source: Refusal },
     #[error("cannot list the listening sockets")]
@@ -178,4 +186,8 @@ impl KernelError {
             | Self::Program { source, .. } => source,
         }
     }
+}
+
+fn is(present: Option<&str>) -> String {
+    present.map(|present| format!(" (it is {present})")).unwrap_or_default()
 }

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use super::{
     NodeError, Report, Request, Selector, UpOptions, accounts,
     answer::{Answers, Waiting},
-    host::Interfaces,
+    host::{Host, Interfaces},
     ownership::unless_claimed,
     record::Recorded,
     session::{Context, Operations, Session},
@@ -77,7 +77,7 @@ impl<K: Kernel> Session<'_, K> {
         let host = if any_up {
             Some(context.decide(&tx, Interfaces::Recorded)?)
         } else {
-            context.decided_or_unclaimed(&tx, Interfaces::Recorded)?
+            context.decided_or_unclaimed(&tx, Interfaces::Recorded)?.map(Host::for_leaving)
         };
         let Some(host) = host else {
             for (index, request) in waiting {

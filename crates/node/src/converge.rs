@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{
     NodeError,
     error::InstanceError,
-    host::Host,
+    host::{Host, RefusedSysctl},
     record::Changes,
     session::{Context, Session},
     views::{FullView, ScopedView},
@@ -152,7 +152,7 @@ pub(crate) trait View {
             let plan = plan::plan(&desired, &observed);
             let blocked = plan.blocked.iter();
             outcome.failed.extend(blocked.map(|(&slot, obstacle)| (slot, obstacle.clone().into())));
-            let failed = apply(plan, kernel, &mut outcome);
+            let failed = apply(plan, kernel, &mut outcome, self.refused_sysctl());
             if failed.is_empty() {
                 return Ok(self.suffices(&outcome).then_some(outcome));
             }
@@ -162,13 +162,21 @@ pub(crate) trait View {
         }
     }
 
+    /// Returns the reaction to a sysctl that cannot be set.
+    fn refused_sysctl(&self) -> RefusedSysctl;
+
     /// Tells whether the outcome would not have been better for looking at everything.
     fn suffices(&self, outcome: &Outcome) -> bool;
 }
 
 /// Carries out the steps, and returns the slots whose own step failed. Those steps come first in a plan;
 /// where one failed, the steps for all are left for the next plan, which leaves the slot out.
-fn apply(plan: Plan, kernel: &mut impl Kernel, outcome: &mut Outcome) -> BTreeSet<Slot> {
+fn apply(
+    plan: Plan,
+    kernel: &mut impl Kernel,
+    outcome: &mut Outcome,
+    refused_sysctl: RefusedSysctl,
+) -> BTreeSet<Slot> {
     let mut failed = BTreeSet::new();
     let mut steps = plan.steps.into_iter().peekable();
     while let Some(step) = steps.next() {
@@ -189,6 +197,11 @@ fn apply(plan: Plan, kernel: &mut impl Kernel, outcome: &mut Outcome) -> BTreeSe
         }
         match (do_step(&step, kernel), step.slot()) {
             (Ok(()), _) => note(step, outcome),
+            (Err(error), _)
+                if matches!(step, Step::SetSysctl(..)) && refused_sysctl == RefusedSysctl::Warn =>
+            {
+                tracing::warn!("{error}: {}", error.refusal());
+            }
             (Err(error), Some(slot)) => {
                 failed.insert(slot);
                 outcome.failed.insert(slot, error.into());

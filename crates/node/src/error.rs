@@ -8,6 +8,7 @@ use riklet_core::{
     ErrorKind,
     model::{AccountName, InstanceName, Pool, Slot},
     plan::{Claim, ForeignLink, Holder, Obstacle, Step},
+    switch,
     workload::FragmentError,
 };
 use riklet_kernel::{AccountKind, KernelError, Refusal};
@@ -268,7 +269,8 @@ const STOP_VMM: &str = "stop the VMM that has it open, then `riklet-sdn repair`"
 const MISSING: [i32; 6] = [2, 6, 19, 93, 95, 97];
 
 fn kernel_kind(error: &KernelError) -> ErrorKind {
-    if error.refusal().is_permission() || lacks(error).is_some() {
+    let refusal = error.refusal();
+    if refusal.is_permission() || refusal.is_read_only() || lacks(error).is_some() {
         ErrorKind::Host
     } else {
         ErrorKind::Failed
@@ -276,6 +278,12 @@ fn kernel_kind(error: &KernelError) -> ErrorKind {
 }
 
 fn kernel_hint(error: &KernelError) -> Option<String> {
+    if let KernelError::SetSysctl { name, value, source, .. } = error
+        && source.is_read_only()
+    {
+        let name = switch::inherited(name).unwrap_or_else(|| name.clone());
+        return Some(format!("`sysctl -w {name}={value}` where /proc/sys can be written"));
+    }
     if error.refusal().is_permission() {
         return Some("run it as root, or with the capability CAP_NET_ADMIN".to_owned());
     }

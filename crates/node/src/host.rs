@@ -28,6 +28,8 @@ pub(crate) struct Host {
     pub(crate) base_ruleset: Option<BaseRuleset>,
     /// Values that sysctls shall have.
     pub(crate) sysctls: BTreeMap<String, String>,
+    /// The reaction to a sysctl that cannot be set.
+    pub(crate) refused_sysctl: RefusedSysctl,
     /// The firewall's tables that were there before us.
     pub(crate) foreign_tables: BTreeSet<String>,
     /// True if the node has recorded no decision yet.
@@ -49,6 +51,15 @@ pub(crate) struct Survey {
     pub(crate) interfaces: Interfaces,
     /// This process, where it stays and hears what changes.
     pub(crate) watcher: Option<ProcessId>,
+}
+
+/// The reaction of an operation to a sysctl that cannot be set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum RefusedSysctl {
+    /// It fails.
+    Fail,
+    /// It goes on, with a warning.
+    Warn,
 }
 
 /// The interfaces of the host that an operation goes by.
@@ -110,6 +121,12 @@ impl Host {
         mark.is_some_and(|mark| mark == Mark::Unsigned || self.node.owner.signed(&mark))
     }
 
+    /// The same host, for an operation that only takes down. Sysctls that are wrong are set for the instances that
+    /// stay; those that cannot be written do not stop it.
+    pub(crate) fn for_leaving(self) -> Self {
+        Self { refused_sysctl: RefusedSysctl::Warn, ..self }
+    }
+
     /// The same host, where nothing of ours shall remain.
     ///
     /// Interfaces that we switched on are switched off again, but not where the host forwards as a whole: somebody
@@ -159,6 +176,7 @@ impl Host {
             base_ruleset: Some(BaseRuleset { pool, uplinks, confined, owner: Some(owner.clone()) }),
             node: NodeFacts { pool, mtu: mtu.map_or(ETHERNET_MTU, |mtu| mtu.min(Mtu::MAX)), owner },
             sysctls: forwarding.needed.iter().map(on).collect(),
+            refused_sysctl: RefusedSysctl::Fail,
             foreign_tables,
             first_use: false,
             must_record_owner,

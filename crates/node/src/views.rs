@@ -9,7 +9,7 @@ use super::{
     NodeError,
     cache::Cache,
     converge::{Outcome, View},
-    host::Host,
+    host::{Host, RefusedSysctl},
     record::{Change, Changes, Interface, fragments},
 };
 use crate::store::{Phase, Records, ReservedSlot, Store};
@@ -90,6 +90,10 @@ impl View for ScopedView<'_> {
 
     fn observe(&self, kernel: &mut impl Kernel) -> Result<Option<Observed>, NodeError> {
         self.observe_with(kernel, |kernel, slot, _| kernel.link(&slot.interface()))
+    }
+
+    fn refused_sysctl(&self) -> RefusedSysctl {
+        self.host.refused_sysctl
     }
 
     /// A firewall that refuses has something else than the records say.
@@ -255,6 +259,10 @@ impl View for FullView<'_> {
 
     fn observe(&self, kernel: &mut impl Kernel) -> Result<Option<Observed>, NodeError> {
         self.look(kernel).map(Some)
+    }
+
+    fn refused_sysctl(&self) -> RefusedSysctl {
+        self.host.refused_sysctl
     }
 
     fn suffices(&self, _outcome: &Outcome) -> bool {

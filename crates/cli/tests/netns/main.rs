@@ -49,6 +49,7 @@ mod self_test;
 mod server;
 mod soak;
 mod supervised;
+mod sysctls;
 mod tap;
 mod vmms;
 mod withdrawn;

@@ -30,6 +30,8 @@ pub struct System {
     /// Tables that calling iptables-nft created, all of them empty.
     pub implicit_tables: BTreeSet<String>,
     pub sysctls: BTreeMap<String, String>,
+    /// True if `/proc/sys` is mounted read-only.
+    pub sysctls_are_read_only: bool,
     pub interfaces: BTreeMap<InterfaceName, HostInterface>,
     pub uplinks: BTreeSet<InterfaceName>,
     pub routes: Vec<IpNet>,
@@ -105,6 +107,7 @@ impl Default for System {
             foreign_chains: BTreeMap::new(),
             implicit_tables: BTreeSet::new(),
             sysctls: BTreeMap::from([(switch::IP_FORWARD.to_owned(), "0".to_owned())]),
+            sysctls_are_read_only: false,
             interfaces: BTreeMap::new(),
             uplinks: InterfaceName::try_from("eth0").into_iter().collect(),
             routes: Vec::new(),

@@ -64,7 +64,7 @@ const EFFECTS: [(&str, Call); 13] = [
 ];
 
 /// Every other method.
-const OBSERVATIONS: [(&str, Call); 17] = [
+const OBSERVATIONS: [(&str, Call); 18] = [
     ("link", |kernel| kernel.link(&name(1)).map(drop)),
     ("links", |kernel| kernel.links().map(drop)),
     ("probe_firewall", |kernel| {
@@ -76,6 +76,7 @@ const OBSERVATIONS: [(&str, Call); 17] = [
     ("implicit_tables", |kernel| kernel.implicit_tables(IPTABLES).map(drop)),
     ("empty_tables", |kernel| kernel.empty_tables(IPTABLES).map(drop)),
     ("sysctl", |kernel| kernel.sysctl(IP_FORWARD).map(drop)),
+    ("sysctl_is_writable", |kernel| kernel.sysctl_is_writable(IP_FORWARD).map(drop)),
     ("host_interfaces", |kernel| kernel.host_interfaces().map(drop)),
     ("uplinks", |kernel| kernel.uplinks().map(drop)),
     ("routes", |kernel| kernel.routes().map(drop)),

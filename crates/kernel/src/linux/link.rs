@@ -31,6 +31,7 @@ use crate::{AccountKind, KernelError, LinkDeletion, Links, Refusal};
 use riklet_core::{
     link::{DRAINING_GROUP, HostInterface, LIVE_GROUP, LinkSpec, LinkState, Tap},
     model::{InterfaceName, Ipv6Unsupported, MacAddress},
+    switch,
 };
 
 /// The number of requests in one `send`. An answer takes about 1 KiB of the receive buffer, which has 208 KiB
@@ -73,15 +74,17 @@ impl Route {
             let words = "somebody opened it before it had its user".to_owned();
             return Err(refused("queues")(Refusal { errno: Some(Refusal::EBUSY), words }));
         }
-        self.configure(spec).map_err(|(part, source)| refused(part)(source))?;
+        self.configure(spec, |part, source| refused(part)(source))?;
         tap.persist().map_err(refused("TUNSETPERSIST"))
     }
 
     /// Configures an interface as specified.
     pub(super) fn configure_link(&mut self, spec: &LinkSpec) -> Result<(), KernelError> {
-        self.configure(spec).map_err(|(part, source)| {
-            let name = spec.name.clone();
-            KernelError::ConfigureLink { name, part, source }
+        let name = || spec.name.clone();
+        self.configure(spec, |part, source| KernelError::ConfigureLink {
+            name: name(),
+            part,
+            source,
         })
     }
 
@@ -194,11 +197,17 @@ impl Route {
 
     /// Turns off IPv6, for which rtnetlink has no request, then sends all parts in one `send`. Fails with the first
     /// part that is refused; the others are done all the same.
-    fn configure(&mut self, spec: &LinkSpec) -> Result<(), (&'static str, Refusal)> {
+    fn configure(
+        &mut self,
+        spec: &LinkSpec,
+        refused: impl Fn(&'static str, Refusal) -> KernelError,
+    ) -> Result<(), KernelError> {
         if let Some(address) = spec.link_local {
-            return Err(("IPv6 link-local address", Ipv6Unsupported { address }.into()));
+            let unsupported = Ipv6Unsupported { address };
+            return Err(refused("IPv6 link-local address", unsupported.into()));
         }
-        let index = self.index(&spec.name).map_err(|refusal| ("interface", refusal))?;
+        let unreachable = |refusal| refused("interface", refusal);
+        let index = self.index(&spec.name).map_err(unreachable)?;
         let disabled = disable_ipv6(&spec.name)?;
         let mut described = Vec::new();
         let mut requests = Vec::new();
@@ -206,11 +215,11 @@ impl Route {
             described.push((part.name, part.excused));
             requests.push(Request { message: part.message, flags: part.flags });
         }
-        let results = self.socket.send_each(requests).map_err(|refusal| ("interface", refusal))?;
+        let results = self.socket.send_each(requests).map_err(unreachable)?;
         for ((name, excused), result) in described.into_iter().zip(results) {
             match result {
                 Err(refusal) if excused.is_none_or(|e| refusal.errno != Some(e.raw_os_error())) => {
-                    return Err((name, refusal));
+                    return Err(refused(name, refusal));
                 }
                 _ => {}
             }
@@ -232,11 +241,11 @@ impl Route {
 /// With IPv6, a guest could announce itself as a router (RFC 4861, section 6.2). The host would take its default
 /// route and its prefixes from the guest (`accept_ra` of Documentation/networking/ip-sysctl.rst), and send it its own
 /// traffic.
-fn disable_ipv6(name: &InterfaceName) -> Result<bool, (&'static str, Refusal)> {
-    match sysctl::write(&format!("net.ipv6.conf.{name}.disable_ipv6"), "1") {
+fn disable_ipv6(name: &InterfaceName) -> Result<bool, KernelError> {
+    match sysctl::set(&switch::disable_ipv6(name.as_str()), "1") {
         Ok(()) => Ok(true),
         Err(error) if error.refusal().errno == Some(Refusal::ENOENT) => Ok(false),
-        Err(error) => Err(("disable_ipv6", error.refusal().clone())),
+        Err(error) => Err(error),
     }
 }
 

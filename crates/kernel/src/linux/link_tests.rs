@@ -139,7 +139,7 @@ fn a_creation_that_stops_half_way_leaves_nothing() {
         let (mut route, spec) = (route(), spec(1));
         let before = ip("-j link");
         let tap = NewTap::create(&spec.name, false).unwrap();
-        route.configure(&spec).unwrap();
+        route.configure_link(&spec).unwrap();
         assert!(route.link(&spec.name).unwrap().is_some());
         drop(tap);
         assert_eq!(route.link(&spec.name).unwrap(), None);

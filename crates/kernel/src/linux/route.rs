@@ -262,7 +262,7 @@ mod tests {
             ip("nexthop add id 1 via 192.0.2.2 dev up0");
             ip("route add default nhid 1");
             assert_eq!(uplinks(), ["up0"]);
-            crate::linux::sysctl::write("net.ipv4.nexthop_compat_mode", "0").unwrap();
+            crate::linux::sysctl::set("net.ipv4.nexthop_compat_mode", "0").unwrap();
             assert_eq!(uplinks(), ["up0"]);
             ip("route add default via 198.51.100.2 table 100");
             ip("rule add pref 100 lookup 100");

@@ -19,13 +19,30 @@ pub(super) fn read(name: &str) -> Result<Option<String>, KernelError> {
     }
 }
 
-/// Sets a value.
-pub(super) fn write(name: &str, value: &str) -> Result<(), KernelError> {
+/// Sets a value, unless it is set already: `/proc/sys` may be read-only and right, as in a container.
+pub(super) fn set(name: &str, value: &str) -> Result<(), KernelError> {
+    let present = read(name)?;
+    if present.as_deref() == Some(value) {
+        return Ok(());
+    }
     write_file(&path(name), value).map_err(|error| KernelError::SetSysctl {
         name: name.to_owned(),
+        present,
         value: value.to_owned(),
         source: Refusal::from(error),
     })
+}
+
+/// Reports whether a parameter can be written, without writing it. One that does not exist need not be.
+fn is_writable(name: &str) -> Result<bool, KernelError> {
+    match open_to_write(&path(name)) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(true),
+        Err(error) => match Refusal::from(error) {
+            refusal if refusal.is_permission() || refusal.is_read_only() => Ok(false),
+            source => Err(KernelError::ReadSysctl { name: name.to_owned(), source }),
+        },
+    }
 }
 
 /// Lists the interfaces that have a configuration for IPv4, which all have but those with an MTU below 68.
@@ -65,13 +82,21 @@ fn write_file(path: &PathBuf, value: &str) -> io::Result<()> {
     fs::write(path, value)
 }
 
+fn open_to_write(path: &PathBuf) -> io::Result<()> {
+    fs::OpenOptions::new().write(true).open(path).map(drop)
+}
+
 impl Sysctls for Linux {
     fn sysctl(&mut self, name: &str) -> Result<Option<String>, KernelError> {
         read(name)
     }
 
     fn set_sysctl(&mut self, name: &str, value: &str) -> Result<(), KernelError> {
-        write(name, value)
+        set(name, value)
+    }
+
+    fn sysctl_is_writable(&mut self, name: &str) -> Result<bool, KernelError> {
+        is_writable(name)
     }
 }
 
@@ -86,12 +111,12 @@ mod tests {
     fn a_value_reads_back_and_a_missing_name_is_none() {
         isolated(|| {
             assert_eq!(read(FORWARD).unwrap().as_deref(), Some("0"));
-            write(FORWARD, "1").unwrap();
+            set(FORWARD, "1").unwrap();
             assert_eq!(read(FORWARD).unwrap().as_deref(), Some("1"));
             assert_eq!(read("net.ipv4.conf.nowhere.forwarding").unwrap(), None);
-            let refused = write("net.ipv4.conf.nowhere.forwarding", "1").unwrap_err();
+            let refused = set("net.ipv4.conf.nowhere.forwarding", "1").unwrap_err();
             assert_eq!(refused.refusal().errno, Some(Refusal::ENOENT));
-            assert!(write(FORWARD, "many").is_err());
+            assert!(set(FORWARD, "many").is_err());
         });
     }
 }

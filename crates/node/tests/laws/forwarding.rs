@@ -1,5 +1,7 @@
 //! What the host forwards besides is as it was, whoever turns it on or off, and whenever.
 
+use std::error::Error;
+
 use proptest::prelude::*;
 use riklet_core::{
     firewall::Backend,
@@ -230,4 +232,34 @@ fn what_an_earlier_version_recorded_is_not_restored_blindly() {
     assert_eq!(["eth0", "lan0"].map(|name| forwards(&node, name)), ["1", "1"]);
     node.node().down(&Selector::All, true).unwrap();
     assert_eq!(node.kernel.system().sysctls, before, "the administrator turned it off");
+}
+
+#[test]
+fn a_switch_that_is_right_need_not_be_writable() {
+    let node = among_networks();
+    node.kernel.system().write_sysctl(IP_FORWARD, "1");
+    node.kernel.system().sysctls_are_read_only = true;
+    let before = node.state();
+    up(&node, 0);
+    assert!(node.node().check().unwrap().is_empty());
+    node.node().down(&Selector::All, true).unwrap();
+    assert_eq!(node.state(), before);
+}
+
+#[test]
+fn a_switch_that_is_wrong_and_read_only_is_named_and_stops_no_down() {
+    let node = among_networks();
+    node.kernel.system().sysctls_are_read_only = true;
+    let before = node.state();
+    for purge in [false, true] {
+        let refused = node.node().up(&[function(0, &[8000])], UpOptions::default()).unwrap_err();
+        let switch = switch::forwarding(&interface("eth0"));
+        let wanted = format!("cannot set sysctl {switch} to 1 (it is 0)");
+        assert_eq!(refused.source().unwrap().to_string(), wanted);
+        let hint = refused.hint().unwrap();
+        assert!(hint.contains(&format!("`sysctl -w {switch}=1`")), "{hint}");
+        node.node().down(&Selector::Named([name("f0")].into()), purge).unwrap();
+        assert!(node.kernel.system().links.is_empty());
+    }
+    assert_eq!(node.state(), before);
 }

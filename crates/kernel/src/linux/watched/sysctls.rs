@@ -21,4 +21,8 @@ impl Sysctls for Watched {
     fn set_sysctl(&mut self, name: &str, value: &str) -> Result<(), KernelError> {
         self.kernel.set_sysctl(name, value)
     }
+
+    fn sysctl_is_writable(&mut self, name: &str) -> Result<bool, KernelError> {
+        self.kernel.sysctl_is_writable(name)
+    }
 }

@@ -144,8 +144,8 @@ fn what_is_set_without_a_word_is_looked_for_in_turn() {
         let mut watched = watched();
         watched.create_link(&spec(3)).unwrap();
         watched.changes().unwrap();
-        super::super::sysctl::write("net.ipv6.conf.rik3.disable_ipv6", "0").unwrap();
-        super::super::sysctl::write("net.ipv4.conf.rik3.route_localnet", "0").unwrap();
+        super::super::sysctl::set("net.ipv6.conf.rik3.disable_ipv6", "0").unwrap();
+        super::super::sysctl::set("net.ipv4.conf.rik3.route_localnet", "0").unwrap();
         assert_eq!(slots(&mut watched), [0; 0], "nobody is told");
         watched.refresh();
         assert_eq!(slots(&mut watched), [3]);
@@ -309,7 +309,7 @@ fn forwarding_is_told_of() {
         watched.set_sysctl(IP_FORWARD, "1").unwrap();
         assert_eq!(watched.sysctl(IP_FORWARD).unwrap().as_deref(), Some("1"));
         watched.changes().unwrap();
-        super::super::sysctl::write(IP_FORWARD, "0").unwrap();
+        super::super::sysctl::set(IP_FORWARD, "0").unwrap();
         assert!(watched.changes().unwrap().forwarding);
         assert_eq!(watched.sysctl(IP_FORWARD).unwrap().as_deref(), Some("0"));
         watched.create_link(&spec(1)).unwrap();
@@ -320,7 +320,7 @@ fn forwarding_is_told_of() {
 #[test]
 fn whoever_has_the_host_forward_changes_every_interface() {
     isolated(|| {
-        let write = super::super::sysctl::write;
+        let write = super::super::sysctl::set;
         let mut watched = watched();
         watched.create_link(&spec(0)).unwrap();
         watched.create_link(&spec(1)).unwrap();
