@@ -338,7 +338,10 @@ fn pool(
     if let Some(pool) = config.pool {
         return vec![overlap(pool).map_or_else(
             || free(pool),
-            |route| Finding::fail("pool", overlaps(pool, route), SET_POOL),
+            |route| {
+                let advice = format!("addresses there that guests get are theirs; {SET_POOL}");
+                Finding::note("pool", overlaps(pool, route), advice)
+            },
         )];
     }
     let mut findings = Vec::new();

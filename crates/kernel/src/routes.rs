@@ -14,7 +14,7 @@ pub trait Routes: Sealed {
     /// Fails if the kernel does not answer.
     fn uplinks(&mut self) -> Result<BTreeSet<InterfaceName>, KernelError>;
 
-    /// Returns the destinations of the main table's IPv4 routes, default routes included.
+    /// Returns the destinations of the IPv4 routes of all tables, default routes included. Lists all of them.
     ///
     /// # Errors
     /// Fails if the kernel does not answer.

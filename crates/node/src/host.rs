@@ -364,12 +364,21 @@ fn choose_backend(
     }
 }
 
+/// The configured pool wins over routes of the host.
 fn choose_pool(kernel: &mut impl Routes, config: &Config) -> Result<Pool, NodeError> {
     let routes = kernel.routes()?;
     let covered = |pool: Pool| routes.iter().copied().find(|&route| pool.overlaps(route));
-    let candidates = config.pool.map_or_else(Pool::candidates, |pool| vec![pool]);
+    if let Some(pool) = config.pool {
+        if let Some(route) = covered(pool) {
+            tracing::warn!(
+                "the pool {pool} overlaps the host's route to {route}: addresses there that guests \
+                 get are theirs"
+            );
+        }
+        return Ok(pool);
+    }
     let mut overlap = None;
-    for pool in candidates {
+    for pool in Pool::candidates() {
         match covered(pool) {
             None => return Ok(pool),
             Some(route) => overlap = overlap.or(Some(NodeError::PoolOverlaps { pool, route })),

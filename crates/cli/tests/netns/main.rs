@@ -42,6 +42,7 @@ mod reach;
 mod real;
 mod restored;
 mod router;
+mod routing;
 mod run;
 mod self_test;
 #[path = "../../../vmm/tests/vmm/server.rs"]

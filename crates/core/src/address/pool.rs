@@ -100,6 +100,9 @@ impl Pool {
         self.v6
     }
 
+    /// The prefix length of the longest route that is a default route, or a piece of one.
+    const LONGEST_DEFAULT: u8 = 7;
+
     /// Returns the number of slots of the pool, 1 to 65,536.
     #[must_use]
     pub fn capacity(self) -> u32 {
@@ -122,13 +125,15 @@ impl Pool {
         Some(Addresses { v4, v6 })
     }
 
-    /// Tells whether the pool and the route share an address. A default route (length 0) overlaps nothing here: it is
-    /// where everything else goes.
+    /// Tells whether the pool and the route share an address.
+    ///
+    /// A route of /7 or wider overlaps nothing: it is the default route, or a piece of one that a VPN has cut, and leads
+    /// to nobody in particular. The widest range that is somebody's own is 10.0.0.0/8 (RFC 1918).
     #[must_use]
     pub fn overlaps(self, route: IpNet) -> bool {
         let ranges = [IpNet::V4(self.v4)].into_iter().chain(self.v6.map(IpNet::V6));
         let mut shared = ranges.filter(|range| range.contains(&route) || route.contains(range));
-        route.prefix_len() > 0 && shared.next().is_some()
+        route.prefix_len() > Self::LONGEST_DEFAULT && shared.next().is_some()
     }
 }
 
@@ -250,6 +255,8 @@ mod tests {
         assert!(pool.overlaps("10.0.0.0/8".parse().unwrap()));
         assert!(pool.overlaps("10.231.7.0/24".parse().unwrap()));
         assert!(!pool.overlaps("10.232.0.0/16".parse().unwrap()));
-        assert!(!pool.overlaps("0.0.0.0/0".parse().unwrap()));
+        for half in ["0.0.0.0/0", "0.0.0.0/1", "8.0.0.0/7"] {
+            assert!(!pool.overlaps(half.parse().unwrap()), "{half}");
+        }
     }
 }
