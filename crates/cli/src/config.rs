@@ -18,14 +18,13 @@ pub(crate) fn load(args: &NodeArgs) -> Result<Config, CliError> {
         }
         text => text?,
     };
-    let file = Config::parse(&path.display().to_string(), &text)?;
+    let mut config = Config::parse(&path.display().to_string(), &text)?;
     let uplinks: BTreeSet<_> = args.uplink.iter().cloned().collect();
-    Ok(Config {
-        state_dir: args.state_dir.clone().unwrap_or(file.state_dir),
-        firewall: args.firewall.unwrap_or(file.firewall),
-        pool: args.pool.or(file.pool),
-        uplinks: if uplinks.is_empty() { file.uplinks } else { Some(uplinks) },
-        mtu: args.mtu.or(file.mtu),
-        api: args.api.clone().or(file.api),
-    })
+    config.state_dir = args.state_dir.clone().unwrap_or(config.state_dir);
+    config.firewall = args.firewall.unwrap_or(config.firewall);
+    config.pool = args.pool.or(config.pool);
+    config.uplinks = if uplinks.is_empty() { config.uplinks } else { Some(uplinks) };
+    config.mtu = args.mtu.or(config.mtu);
+    config.api = args.api.clone().or(config.api);
+    Ok(config)
 }

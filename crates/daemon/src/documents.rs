@@ -194,7 +194,7 @@ pub fn inspected(found: &Inspection) -> Result<riklet_sdn::Instance, NotUndersto
     };
     let v6 = v6.map(|(host, guest)| Ends { host, guest });
     let addresses = Addresses { v4: Ends { host, guest }, v6 };
-    Ok(riklet_sdn::Instance { workload, slot: Slot::new(*slot), phase, addresses, mtu: *mtu })
+    Ok(riklet_sdn::Instance::new(workload, Slot::new(*slot), phase, addresses, *mtu))
 }
 
 #[cfg(test)]
@@ -217,20 +217,12 @@ mod tests {
                 r#"{"address":"10.231.0.6","address6":"fd52:494b::3","mac":"06:52:49:4b:00:01"}"#,
             ),
         ] {
-            let instance = riklet_sdn::Instance {
-                workload: definition::from_json(DEFINITION).unwrap(),
-                slot: Slot::new(1),
-                phase: Phase::Up,
-                addresses: pool.addresses(Slot::new(1)).unwrap(),
-                mtu: 1500,
-            };
-            let document = inspection(&riklet_sdn::Inspection {
-                instance: instance.clone(),
-                status: LinkStatus::Ready,
-                link: None,
-                drift: vec![],
-                exposed: true,
-            });
+            let workload = definition::from_json(DEFINITION).unwrap();
+            let (slot, phase) = (Slot::new(1), Phase::Up);
+            let addresses = pool.addresses(slot).unwrap();
+            let instance = riklet_sdn::Instance::new(workload, slot, phase, addresses, 1500);
+            let found = riklet_sdn::Inspection::new(instance.clone(), LinkStatus::Ready);
+            let document = inspection(&found);
             let text = serde_json::to_string(&document).unwrap();
             assert!(text.contains(&format!("\"guest\":{guest}")), "{text}");
             let read: Inspection = serde_json::from_str(&text).unwrap();

@@ -138,8 +138,8 @@ impl Events {
         if report.done.is_empty() {
             return;
         }
-        match request {
-            Request::Up(..) => {
+        match request.taken_down() {
+            None => {
                 for instance in &report.instances {
                     let exposures = instance.exposures().iter().map(ToString::to_string);
                     let exposures: Vec<_> = exposures.collect();
@@ -153,17 +153,12 @@ impl Events {
                     self.say(EventKind::Up, Some(instance.name()), text.trim_end().to_owned());
                 }
             }
-            Request::Down(Selector::Named(names)) | Request::DownAs(_, Selector::Named(names)) => {
-                for name in names {
+            Some(Selector::Named(names)) => {
+                for name in &names {
                     self.say(EventKind::Down, Some(name), "taken down".to_owned());
                 }
             }
-            Request::Withdraw(owned) => {
-                for name in owned.keys() {
-                    self.say(EventKind::Down, Some(name), "taken down".to_owned());
-                }
-            }
-            Request::Down(Selector::All) | Request::DownAs(_, Selector::All) => {
+            Some(Selector::All) => {
                 self.say(EventKind::Down, None, "all taken down".to_owned());
             }
         }

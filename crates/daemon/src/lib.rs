@@ -18,7 +18,7 @@
 //! use riklet_sdn::{Config, Node};
 //!
 //! let state_dir = std::env::temp_dir().join("riklet-sdn-nothing-here");
-//! let config = Config { state_dir, ..Config::default() };
+//! let config = Config::in_directory(state_dir);
 //! let mut node = LocalNode::new(Node::with_kernel(config, FakeKernel::new()));
 //! assert!(node.list()?.is_empty());
 //! assert_eq!(node.inspect(&"hello".parse()?).unwrap_err().status, 404);

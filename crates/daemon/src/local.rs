@@ -61,7 +61,7 @@ impl<N: NodeOperations> LocalNode<N> {
 
 impl<N: NodeOperations> NodeApi for LocalNode<N> {
     fn up(&mut self, workloads: &[Workload], strict: bool) -> Result<Report, ApiError> {
-        document(self.node.up(workloads, UpOptions { strict }))
+        document(self.node.up(workloads, UpOptions::default().strict(strict)))
     }
 
     fn down(&mut self, selector: &Selector, purge: bool) -> Result<Report, ApiError> {
@@ -98,8 +98,10 @@ impl<N: NodeOperations> NodeApi for LocalNode<N> {
     }
 
     fn rebuild(&mut self, force: bool) -> Result<Rebuilt, ApiError> {
-        let rebuilt =
-            self.node.rebuild(RebuildOptions { force }).map_err(|error| problems::node(&error))?;
+        let rebuilt = self
+            .node
+            .rebuild(RebuildOptions::default().force(force))
+            .map_err(|error| problems::node(&error))?;
         Ok(documents::rebuilt(&rebuilt))
     }
 

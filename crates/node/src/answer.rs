@@ -90,7 +90,7 @@ fn report(
     for record in &records {
         if record.phase != Phase::Removing && !failed.contains(record.workload.name()) {
             let up = Record { phase: Phase::Up, ..record.clone() };
-            instances.push(Instance::new(&host.node, &up)?);
+            instances.push(Instance::of(&host.node, &up)?);
         }
     }
     instances.sort_by(|one, other| one.name().cmp(other.name()));

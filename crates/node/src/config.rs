@@ -1,6 +1,6 @@
 mod file;
 
-use std::{collections::BTreeSet, path::PathBuf};
+use std::{collections::BTreeSet, ffi::OsString, path::PathBuf};
 
 pub use file::{ConfigError, ConfigReason};
 
@@ -17,6 +17,7 @@ pub const API_SOCKET: &str = "api.sock";
 
 /// The settings of a node. None is required.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Config {
     /// The directory of the records.
     pub state_dir: PathBuf,
@@ -47,6 +48,29 @@ impl Default for Config {
 }
 
 impl Config {
+    /// Creates a configuration with the records in this directory, and defaults for the rest.
+    #[must_use]
+    pub fn in_directory(state_dir: impl Into<PathBuf>) -> Self {
+        Self { state_dir: state_dir.into(), ..Self::default() }
+    }
+
+    /// Returns the settings, by the keys of the configuration file, except those that are left to defaults of the host.
+    #[must_use]
+    pub fn settings(&self) -> Vec<(&'static str, OsString)> {
+        let Self { state_dir, firewall, pool, uplinks, mtu, api } = self;
+        let mut settings =
+            vec![("state_dir", state_dir.into()), ("firewall", firewall.as_str().into())];
+        settings.extend(pool.map(|pool| ("pool", pool.to_string().into())));
+        let list = |uplinks: &BTreeSet<InterfaceName>| {
+            let names: Vec<_> = uplinks.iter().map(InterfaceName::as_str).collect();
+            names.join(",").into()
+        };
+        settings.extend(uplinks.as_ref().map(|uplinks| ("uplink", list(uplinks))));
+        settings.extend(mtu.map(|mtu| ("mtu", mtu.bytes().to_string().into())));
+        settings.extend(api.as_ref().map(|api| ("api", api.into())));
+        settings
+    }
+
     /// Returns the socket that the daemon listens on.
     #[must_use]
     pub fn socket(&self) -> PathBuf {
@@ -56,6 +80,7 @@ impl Config {
 
 /// The choice of the firewall backend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum FirewallChoice {
     /// iptables where the host has the program, else nf_tables.
     #[default]

@@ -135,6 +135,7 @@ pub enum NodeError {
 
 /// The reason why one instance is not as it should be.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum InstanceError {
     /// Nothing can be done for it.
     #[error(transparent)]
@@ -147,6 +148,7 @@ pub enum InstanceError {
 /// One instance that is not as it should be.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{name} is not up")]
+#[non_exhaustive]
 pub struct Failure {
     /// The instance.
     pub name: InstanceName,

@@ -14,6 +14,7 @@ use riklet_kernel::Kernel;
 
 /// A line of [`Node::list`](crate::Node::list).
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Listed {
     /// The recorded instance.
     pub instance: Instance,
@@ -23,6 +24,7 @@ pub struct Listed {
 
 /// The answer of [`Node::inspect`](crate::Node::inspect).
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Inspection {
     /// The recorded instance.
     pub instance: Instance,
@@ -36,6 +38,14 @@ pub struct Inspection {
     pub exposed: bool,
 }
 
+impl Inspection {
+    /// Creates the inspection of an instance whose TAP is in this state, and of which nothing else is known.
+    #[must_use]
+    pub const fn new(instance: Instance, status: LinkStatus) -> Self {
+        Self { instance, status, link: None, drift: vec![], exposed: false }
+    }
+}
+
 impl<K: Kernel> Operations<'_, K> {
     pub(crate) fn list(&mut self) -> Result<Vec<Listed>, NodeError> {
         let mut reading = self.reading()?;
@@ -46,7 +56,7 @@ impl<K: Kernel> Operations<'_, K> {
         let links: BTreeMap<_, _> = links.map(|link| (link.name.clone(), link)).collect();
         let listed = |record: &Record| {
             let link = links.get(&record.slot.interface());
-            let instance = Instance::new(&host.node, record)?;
+            let instance = Instance::of(&host.node, record)?;
             Ok(Listed { instance, link: LinkStatus::of(&host, link) })
         };
         let Records { readable, unreadable } = store.all()?;
@@ -74,7 +84,7 @@ impl<K: Kernel> Operations<'_, K> {
             None => false,
         };
         Ok(Inspection {
-            instance: Instance::new(&host.node, &record)?,
+            instance: Instance::of(&host.node, &record)?,
             status: LinkStatus::of(&host, link.as_ref()),
             link,
             drift: drift.iter().map(ToString::to_string).collect(),

@@ -8,6 +8,7 @@ use riklet_core::{
 
 /// A recorded instance, with all that its slot determines.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Instance {
     /// The definition.
     pub workload: Workload,
@@ -22,7 +23,19 @@ pub struct Instance {
 }
 
 impl Instance {
-    pub(crate) fn new(node: &NodeFacts, record: &Record) -> Result<Self, NodeError> {
+    /// Creates an instance of these parts, such as those of a document.
+    #[must_use]
+    pub const fn new(
+        workload: Workload,
+        slot: Slot,
+        phase: Phase,
+        addresses: Addresses,
+        mtu: u32,
+    ) -> Self {
+        Self { workload, slot, phase, addresses, mtu }
+    }
+
+    pub(crate) fn of(node: &NodeFacts, record: &Record) -> Result<Self, NodeError> {
         let fragment = workload::fragment(&record.workload, record.slot, node)?;
         Ok(Self {
             workload: record.workload.clone(),
@@ -66,6 +79,7 @@ impl Instance {
 
 /// The state of an instance's TAP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum LinkStatus {
     /// There, up, and a VMM has it open.
     Attached,

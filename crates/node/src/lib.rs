@@ -1,17 +1,19 @@
 //! The network of a node that runs functions as microVMs: a TAP for each, and its ports on the host.
 //!
-//! A node agent embeds this library; the program `riklet-sdn` is its command line. Everything works
-//! synchronously, on the network namespace of the calling thread, and needs `CAP_NET_ADMIN`.
+//! A node agent embeds this library; the program `riklet-sdn` is its command line. Every call is synchronous, works on the
+//! network namespace of the calling thread, and needs `CAP_NET_ADMIN`.
 //!
 //! # In use
 //!
-//! [`Node`] does what a node agent asks for, in one call each. On an instance's TAP runs whatever VMM the
-//! agent starts. `examples/embed` is such an agent.
+//! [`Node`] has a method for each operation. On the TAP of an instance runs whatever VMM the agent starts;
+//! `examples/embed` is such an agent. An agent that stays and has a thread for slow work uses a [`WarmNode`].
 //!
 //! ```
-//! use riklet_core::definition::{self, Source};
-//! use riklet_kernel::fake::FakeKernel;
-//! use riklet_sdn::{Config, Node, Selector, UpOptions};
+//! use riklet_sdn::{
+//!     Config, Node, Selector, UpOptions,
+//!     definition::{self, Source},
+//!     fake::FakeKernel,
+//! };
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let text = r#"{ "apiVersion": "v1", "kind": "Function", "name": "hello",
@@ -20,7 +22,7 @@
 //!
 //! # let state_dir = std::env::temp_dir().join(format!("riklet-sdn-tour-{}", std::process::id()));
 //! # let made = state_dir.clone();
-//! let config = Config { state_dir, ..Config::default() };
+//! let config = Config::in_directory(state_dir);
 //! // `Node::new(config)` is the same on the kernel of this host.
 //! let mut node = Node::with_kernel(config, FakeKernel::new());
 //!
@@ -37,38 +39,38 @@
 //! # }
 //! ```
 //!
-//! # The way through
+//! # The way of the data
 //!
-//! What is decided is decided in pure code; what acts decides nothing.
+//! An operation reads from top to bottom in the file of its name, such as `apply.rs` for `up` and `down`:
 //!
 //! ```text
-//! text ── definition::parse ──► Workload ─┐
-//!                                store ───┤ a slot: lowest free; a host port has one holder
-//!                                         ▼
-//!              workload::fragment(workload, slot, node) ──► Fragment { link, addresses, entries }
-//!                                         ▼
-//!              plan::plan(desired, observed) ──► Plan: steps, which print themselves
-//!                                         ▼
-//!              Kernel: each step an effect ──► Report { done, failures }
+//! session    takes the lock, opens the records, begins a transaction, and asks what the host is like
+//! record     writes what is asked for: each workload in its slot, with its ports
+//! converge   looks at the kernel, plans (pure), and applies the plan, until nothing new fails
+//! outcome    writes how far the kernel followed
+//! answer     gives each request its part of that
 //! ```
 //!
-//! | crate | what it is |
-//! | --- | --- |
-//! | [`riklet_core`] | definitions, addresses, the firewall's ruleset, the plan: pure |
-//! | [`riklet_kernel`] | the effects on a Linux host, and a kernel in memory that obeys the same laws |
-//! | this one | the records ([`store`]), and the operations that put all together ([`Node`]) |
+//! What is decided is decided in [`riklet_core`], which is pure; what acts is [`riklet_kernel`], which decides nothing.
+//! What an embedder needs of both is exported here.
 //!
 //! # What holds
 //!
 //! * Bringing up, taking down, repairing and recovering after a crash are one path: the records are changed
 //!   in one transaction, then the kernel is converged to them. Every call may be repeated.
 //! * A process that is killed anywhere on that path leaves nothing behind that the next call does not finish.
-//! * Nothing is touched but what is ours: interfaces `rik<slot>` that bear our alias, our table or chains of
+//! * Nothing is touched but what is ours: interfaces `rik<slot>` that bear our mark, our table or chains of
 //!   the firewall, and the sysctls that were recorded before they were changed. Taking all down with `purge`
 //!   leaves the host as it was.
+//! * A running function is not taken down, except by its supervisor.
 //! * An operation costs the same with ten instances present and with ten thousand.
 //! * What was not done is not reported as done, and one instance's failure does not stop the others.
 //! * Any number of processes may call at once.
+//!
+//! # Stability
+//!
+//! `docs/public-api.txt` lists the public API. Structs and enums that will grow are `#[non_exhaustive]`. The module
+//! [`store`] is for the other packages of this project: it may change with any version.
 
 mod accounts;
 mod answer;
@@ -86,7 +88,7 @@ mod node;
 mod operations;
 mod outcome;
 mod ownership;
-mod plan;
+mod preview;
 mod purge;
 mod rebuild;
 mod record;
@@ -105,7 +107,7 @@ pub use config::{
     API_SOCKET, Config, ConfigError, ConfigReason, DEFAULT_STATE_DIR, FirewallChoice,
     FirewallChoiceError,
 };
-pub use error::{Failure, NodeError};
+pub use error::{Failure, InstanceError, NodeError};
 pub use inspect::{Inspection, Listed};
 pub use instance::{Instance, LinkStatus};
 pub use node::Node;
@@ -113,7 +115,10 @@ pub use operations::NodeOperations;
 pub use rebuild::{RebuildOptions, Rebuilt};
 pub use report::{Drift, Report};
 pub use request::{Request, UpOptions};
-pub use riklet_core::{ErrorKind, model::Selector};
+pub use riklet_core::{
+    ErrorKind, definition, firewall, link, model, model::Selector, plan, workload,
+};
+pub use riklet_kernel::{AccountKind, Kernel, KernelError, Listener, Refusal, fake, process};
 pub use shadow::Warning;
 pub use task::{BackgroundTask, TaskOutcome};
 pub use warm::WarmNode;

@@ -26,13 +26,23 @@ use riklet_kernel::Kernel;
 
 /// Options of [`Node::rebuild`](crate::Node::rebuild).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub struct RebuildOptions {
     /// Sets it aside whatever it holds, even where it seems sound, is of a newer version or another program's.
     pub force: bool,
 }
 
+impl RebuildOptions {
+    /// Sets the present database aside whatever it holds, or does not.
+    #[must_use]
+    pub const fn force(self, force: bool) -> Self {
+        Self { force, ..self }
+    }
+}
+
 /// The outcome of [`Node::rebuild`](crate::Node::rebuild) and [`Node::adopt`](crate::Node::adopt).
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct Rebuilt {
     /// The path of the former database; `None` if it was kept, or there was none.
     pub set_aside: Option<PathBuf>,

@@ -7,6 +7,7 @@ use riklet_core::{
 
 /// The outcome of an operation.
 #[derive(Debug, Default)]
+#[non_exhaustive]
 pub struct Report {
     /// The instances that were asked for and are as asked.
     pub instances: Vec<Instance>,
@@ -23,6 +24,7 @@ pub struct Report {
 
 /// The differences between the kernel and the records.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Drift {
     /// The plan of [`Node::repair`](crate::Node::repair).
     pub plan: Plan,

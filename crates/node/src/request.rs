@@ -5,6 +5,7 @@ use riklet_kernel::process::ProcessId;
 
 /// A change of the records, and of the kernel with them.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Request {
     /// [`Node::up`](crate::Node::up).
     Up(Vec<Workload>, UpOptions),
@@ -19,12 +20,27 @@ pub enum Request {
 
 /// Options of [`Node::up`](crate::Node::up).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub struct UpOptions {
     /// Treats each [`Warning`](crate::Warning) as an error: then nothing is changed.
     pub strict: bool,
 }
 
+impl UpOptions {
+    /// Treats warnings as errors, or does not.
+    #[must_use]
+    pub const fn strict(self, strict: bool) -> Self {
+        Self { strict, ..self }
+    }
+}
+
 impl Request {
+    /// Returns the selector of the instances that it takes down; `None` where it brings some up.
+    #[must_use]
+    pub fn taken_down(&self) -> Option<Selector> {
+        self.down().map(|(selector, _)| selector)
+    }
+
     /// Returns the names that it is for; `None` where it is for all instances.
     pub(crate) fn names(&self) -> Option<BTreeSet<InstanceName>> {
         match self {

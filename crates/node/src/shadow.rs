@@ -8,6 +8,7 @@ use riklet_kernel::{HostFacts, Listener};
 
 /// Something that succeeded, but possibly not as expected.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Warning {
     /// The instance.
     pub name: InstanceName,

@@ -29,6 +29,7 @@ enum Work {
 
 /// The outcome of a background task, for [`WarmNode::finish`](crate::WarmNode::finish).
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct TaskOutcome {
     /// Slots whose TAPs are there now.
     pub ready: BTreeSet<Slot>,

@@ -124,13 +124,9 @@ pub(super) mod tests {
             let function =
                 Function { name: "hello".parse().unwrap(), execution, exposures: vec![] };
             let slot = Slot::new(0);
-            let instance = Instance {
-                workload: Workload::Function(function),
-                slot,
-                phase: Phase::Up,
-                addresses: "10.231.0.0/16".parse::<Pool>().unwrap().addresses(slot).unwrap(),
-                mtu: 1500,
-            };
+            let workload = Workload::Function(function);
+            let addresses = "10.231.0.0/16".parse::<Pool>().unwrap().addresses(slot).unwrap();
+            let instance = Instance::new(workload, slot, Phase::Up, addresses, 1500);
             Attachment::of(&instance, &servers)
         };
         assert_eq!(attached(None).queues, 4);

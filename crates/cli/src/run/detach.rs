@@ -9,10 +9,7 @@ use std::{
     process::ExitCode,
 };
 
-use riklet_core::{
-    definition,
-    model::{InterfaceName, Workload},
-};
+use riklet_core::{definition, model::Workload};
 use riklet_kernel::process;
 use riklet_sdn::{Config, store::Store};
 use riklet_vmm::runs;
@@ -117,22 +114,12 @@ fn forget(log: &Path) {
 /// Returns the arguments of the supervisor: what this process was told, by whatever means. What no option says is the default, whatever files there
 /// are. Relative paths stay right: the working directory does.
 fn arguments(config: &Config, args: &RunArgs, output: Output) -> Vec<OsString> {
+    let mut all: Vec<OsString> = ["--config", "/dev/null"].map(OsString::from).into();
     // `run` does its own work, and asks no daemon.
-    let Config { state_dir, firewall, pool, uplinks, mtu, api: _ } = config;
-    let mut all: Vec<OsString> = vec!["--state-dir".into(), state_dir.into()];
-    all.extend(["--config", "/dev/null"].map(OsString::from));
+    for (key, value) in config.settings().into_iter().filter(|(key, _)| *key != "api") {
+        all.extend([format!("--{}", key.replace('_', "-")).into(), value]);
+    }
     let mut option = |name: &str, value: &str| all.extend([name.into(), value.into()]);
-    option("--firewall", firewall.as_str());
-    if let Some(pool) = pool {
-        option("--pool", &pool.to_string());
-    }
-    if let Some(uplinks) = uplinks {
-        let names: Vec<_> = uplinks.iter().map(InterfaceName::as_str).collect();
-        option("--uplink", &names.join(","));
-    }
-    if let Some(mtu) = mtu {
-        option("--mtu", &mtu.bytes().to_string());
-    }
     if output.is_json() {
         option("--output", "json");
     }

@@ -47,10 +47,12 @@ mod embed;
 fn the_embedding_agent_exposes_its_function_while_the_vmm_runs() {
     let environment = Environment::new();
     let state_dir = environment.path("state");
-    let config = Config { state_dir, firewall: FirewallChoice::Nftables, ..Config::default() };
+    let mut config = Config::in_directory(state_dir);
+    config.firewall = FirewallChoice::Nftables;
     let before = environment.snapshot();
-    embed::serve(config, |configuration| {
-        assert!(configuration.contains("\"host_dev_name\":\"rik0\""), "{configuration}");
+    embed::serve(config, |instance| {
+        assert_eq!(instance.interface().to_string(), "rik0");
+        assert_eq!(instance.addresses.v4.guest.to_string(), "10.231.0.2");
         let hello = environment.run(&["inspect", "hello"]).success();
         assert!(hello.contains("rik0 (ready)") && hello.contains("(in the firewall)"), "{hello}");
         environment.run(&["check"]).done();

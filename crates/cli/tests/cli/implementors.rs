@@ -126,7 +126,8 @@ fn recorded(implementor: Implementor) -> String {
     let play = move || {
         let environment = Environment::new();
         let state_dir = environment.path("state");
-        let config = Config { state_dir, firewall: FirewallChoice::Nftables, ..Config::default() };
+        let mut config = Config::in_directory(state_dir);
+        config.firewall = FirewallChoice::Nftables;
         let record = |node: &mut dyn NodeApi| {
             let (directory, text) = (environment.path(""), String::new());
             Transcript { node, directory, text }.record()

@@ -174,9 +174,10 @@ fn spawn(node: &Namespace, arguments: &Arguments, options: &[&str], errors: &Pat
 /// What is recorded of this name.
 #[track_caller]
 fn instance(world: &World, name: &str) -> Instance {
-    let state_dir = world.environment["RIKLET_SDN_STATE_DIR"].clone().into();
+    let state_dir = world.environment["RIKLET_SDN_STATE_DIR"].clone();
     let mtu = world.environment.get("RIKLET_SDN_MTU").map(|mtu| mtu.parse().expect("a number"));
-    let config = Config { state_dir, mtu, ..Config::default() };
+    let mut config = Config::in_directory(state_dir);
+    config.mtu = mtu;
     let listed = world.node.run(|| Node::new(config).list());
     let mut instances = listed.expect("a readable store").into_iter().map(|l| l.instance);
     instances.find(|instance| instance.name().as_str() == name).expect("an instance that is up")

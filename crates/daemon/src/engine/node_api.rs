@@ -19,7 +19,10 @@ use crate::{
 
 impl NodeApi for Engine {
     fn up(&mut self, workloads: &[Workload], strict: bool) -> Result<Report, ApiError> {
-        document(self.change(Request::Up(workloads.to_vec(), UpOptions { strict })).wait()?)
+        document(
+            self.change(Request::Up(workloads.to_vec(), UpOptions::default().strict(strict)))
+                .wait()?,
+        )
     }
 
     fn down(&mut self, selector: &Selector, purge: bool) -> Result<Report, ApiError> {

@@ -59,7 +59,7 @@ pub(super) async fn up_one(
         }
     }
     collection::admit(collection, &workloads)?;
-    change(&api, riklet_sdn::Request::Up(workloads, UpOptions { strict })).await
+    change(&api, riklet_sdn::Request::Up(workloads, UpOptions::default().strict(strict))).await
 }
 
 /// Brings up the networks of several functions: all are recorded, or none.
@@ -76,7 +76,7 @@ pub(super) async fn up(
     let strict = request::flag(&parameters, "strict")?;
     let workloads = request::definitions(&api, request).await?;
     collection::admit(collection, &workloads)?;
-    change(&api, riklet_sdn::Request::Up(workloads, UpOptions { strict })).await
+    change(&api, riklet_sdn::Request::Up(workloads, UpOptions::default().strict(strict))).await
 }
 
 /// Takes a function's network down. The answer comes when its ports lead nowhere and its TAP is down.
@@ -112,10 +112,7 @@ pub(super) async fn down_many(
 }
 
 async fn change(api: &Api, request: riklet_sdn::Request) -> Result<Json<Report>, Rejection> {
-    let operation = match request {
-        riklet_sdn::Request::Up(..) => "up",
-        _ => "down",
-    };
+    let operation = if request.taken_down().is_some() { "down" } else { "up" };
     let began = now();
     let done = api.engine.change(request).await?;
     api.events.metrics().operation(operation, done.is_err(), began.elapsed());

@@ -20,6 +20,7 @@ const KEYS: [&str; 6] = ["firewall", "pool", "uplink", "mtu", "state_dir", "api"
 
 /// An error in a configuration file, with its place: `FILE:LINE:COLUMN: KEY: REASON`.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub struct ConfigError {
     /// The place.
     pub place: Place,

@@ -18,7 +18,7 @@ pub enum StoreError {
         /// The database.
         path: PathBuf,
         /// SQLite's own words.
-        source: Sqlite,
+        source: DatabaseError,
     },
     /// A later version wrote the database. It was left as it is.
     #[error("{} has format {found}; this version knows formats up to {known}", path.display())]
@@ -99,9 +99,14 @@ pub enum StoreError {
         /// The database.
         path: PathBuf,
         /// SQLite's own words.
-        source: Sqlite,
+        source: DatabaseError,
     },
 }
+
+/// An error of the database, in SQLite's own words.
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+pub struct DatabaseError(Sqlite);
 
 /// The hint for a damaged database.
 pub(crate) const REBUILD: &str = "run `riklet-sdn repair --rebuild`: it sets the database aside \
@@ -141,7 +146,7 @@ impl StoreError {
             }
             _ if self.is_permission() => "run it as root".into(),
             Self::Io { .. } => "use another state directory".into(),
-            Self::Database { source, .. } => match source.sqlite_error_code()? {
+            Self::Database { source, .. } => match source.0.sqlite_error_code()? {
                 ErrorCode::DiskFull => "make room on the file system of the state directory".into(),
                 ErrorCode::CannotOpen => "use another state directory".into(),
                 _ => return None,
@@ -156,7 +161,7 @@ impl StoreError {
         match self {
             Self::Io { source, .. } => source.kind() == io::ErrorKind::PermissionDenied,
             Self::Database { source, .. } => matches!(
-                source.sqlite_error_code(),
+                source.0.sqlite_error_code(),
                 Some(ErrorCode::ReadOnly | ErrorCode::PermissionDenied)
             ),
             _ => false,
@@ -179,7 +184,7 @@ impl StoreError {
             | Sqlite::Utf8Error(..) => Self::Corrupt { operation, path, source: source.into() },
             _ => match source.sqlite_error_code() {
                 Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
-                    Self::Busy { operation, path, source }
+                    Self::Busy { operation, path, source: DatabaseError(source) }
                 }
                 // Unknown is SQLITE_ERROR: a table or a column is missing. What breaks a constraint was looked up before,
                 // where it could be right.
@@ -193,7 +198,7 @@ impl StoreError {
                 Some(ErrorCode::ReadOnly) if access(&path, Access::WRITE_OK).is_ok() => {
                     Self::Corrupt { operation, path, source: source.into() }
                 }
-                _ => Self::Database { operation, path, source },
+                _ => Self::Database { operation, path, source: DatabaseError(source) },
             },
         }
     }

@@ -47,7 +47,10 @@ impl Lock {
     ///
     /// # Errors
     /// As [`Self::exclusive`].
-    pub fn exclusive_within(dir: &Path, limit: Duration) -> Result<Option<Self>, StoreError> {
+    pub(crate) fn exclusive_within(
+        dir: &Path,
+        limit: Duration,
+    ) -> Result<Option<Self>, StoreError> {
         let (dir, (sender, receiver)) = (dir.to_owned(), mpsc::channel());
         // flock(2) knows no limit. A thread that waits on ends with the process, or takes the lock and drops it.
         thread::spawn(move || {
@@ -61,7 +64,7 @@ impl Lock {
     ///
     /// # Errors
     /// Where the lock's file cannot be opened.
-    pub fn shared(dir: &Path) -> Result<Option<Self>, StoreError> {
+    pub(crate) fn shared(dir: &Path) -> Result<Option<Self>, StoreError> {
         let path = dir.join(FILE);
         let taken = match OpenOptions::new().read(true).open(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -72,13 +75,13 @@ impl Lock {
 
     /// The same lock, where somebody of this process still holds it.
     #[must_use]
-    pub fn shared_with(other: &Weak<OwnedFd>) -> Option<Self> {
+    pub(crate) fn shared_with(other: &Weak<OwnedFd>) -> Option<Self> {
         other.upgrade().map(|file| Self { file })
     }
 
     /// The open file, for programs that are started under the lock and must not outlive it.
     #[must_use]
-    pub fn share(&self) -> Weak<OwnedFd> {
+    pub(crate) fn share(&self) -> Weak<OwnedFd> {
         Arc::downgrade(&self.file)
     }
 

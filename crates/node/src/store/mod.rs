@@ -29,7 +29,7 @@ use std::{
 
 use rusqlite::{Connection, OptionalExtension, Params, Row};
 
-pub use error::StoreError;
+pub use error::{DatabaseError, StoreError};
 pub(crate) use error::{REBUILD, rebuild_one};
 pub use lock::Lock;
 pub use record::{Generation, Phase, Record, Records, Unreadable};
@@ -45,6 +45,7 @@ pub const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A decision that was made once for the node, and stays.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
 pub enum Setting {
     /// The firewall's backend.
     Backend,
@@ -137,7 +138,7 @@ impl Store {
 
     /// Returns the path of this directory without symbolic links, or as it is where it cannot be looked up.
     #[must_use]
-    pub fn canonical(dir: &Path) -> PathBuf {
+    pub(crate) fn canonical(dir: &Path) -> PathBuf {
         file::canonical(dir)
     }
 
@@ -146,7 +147,7 @@ impl Store {
     ///
     /// # Errors
     /// Where the database cannot be read. That others have it open is none: then it goes on as it is.
-    pub fn stay_open(&self) -> Result<(), StoreError> {
+    pub(crate) fn stay_open(&self) -> Result<(), StoreError> {
         file::set_log(&self.connection, &self.path, "WAL")
     }
 
@@ -160,7 +161,7 @@ impl Store {
 
     /// Tells whether the file that it has open is still the database: somebody may have set it aside since, or removed it.
     #[must_use]
-    pub fn is_current(&self) -> bool {
+    pub(crate) fn is_current(&self) -> bool {
         self.file.is_some() && self.file == file::identity(&self.path)
     }
 
@@ -191,7 +192,7 @@ impl Store {
     ///
     /// # Errors
     /// Where the database cannot be read.
-    pub fn random_owner(&self) -> Result<OwnerId, StoreError> {
+    pub(crate) fn random_owner(&self) -> Result<OwnerId, StoreError> {
         let operation = "choose an identifier";
         let read = |row: &Row<'_>| row.get::<_, i64>(0);
         let bits = self.row(operation, "SELECT random()", [], read)?;
@@ -203,7 +204,7 @@ impl Store {
     ///
     /// # Errors
     /// Where the database cannot be read.
-    pub fn recorded_sysctls(&self) -> Result<BTreeMap<String, String>, StoreError> {
+    pub(crate) fn recorded_sysctls(&self) -> Result<BTreeMap<String, String>, StoreError> {
         let sql = "SELECT name, value FROM sysctls";
         let rows = self.rows("read the sysctls", sql, [], |row| Ok((row.get(0)?, row.get(1)?)))?;
         Ok(rows.into_iter().collect())

@@ -10,7 +10,7 @@ impl Store {
     ///
     /// # Errors
     /// Where the database cannot be read.
-    pub fn passed_over(&self) -> Result<BTreeSet<Slot>, StoreError> {
+    pub(crate) fn passed_over(&self) -> Result<BTreeSet<Slot>, StoreError> {
         let text = self.setting(Setting::PassedOver)?.unwrap_or_default();
         let numbers = text.split(',').filter_map(|number| number.parse().ok());
         Ok(numbers.map(Slot::new).collect())
@@ -22,7 +22,7 @@ impl Tx<'_> {
     ///
     /// # Errors
     /// Where the database cannot be written.
-    pub fn set_passed_over(&self, slots: &BTreeSet<Slot>) -> Result<(), StoreError> {
+    pub(crate) fn set_passed_over(&self, slots: &BTreeSet<Slot>) -> Result<(), StoreError> {
         if *slots == self.passed_over()? {
             return Ok(());
         }
@@ -38,7 +38,7 @@ impl Tx<'_> {
     ///
     /// # Errors
     /// Where the database cannot be written; then the transaction must not be committed.
-    pub fn pass_over(&self, record: &Record, capacity: u32) -> Result<Record, StoreError> {
+    pub(crate) fn pass_over(&self, record: &Record, capacity: u32) -> Result<Record, StoreError> {
         let mut passed = self.passed_over()?;
         passed.insert(record.slot);
         self.set_passed_over(&passed)?;

@@ -12,6 +12,7 @@ use riklet_core::{
 
 /// The phase of a record: how far the kernel follows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
 pub enum Phase {
     /// Recorded; the kernel may have all, some or nothing of it.
     Pending,
@@ -60,6 +61,7 @@ pub struct Generation(pub(super) i64);
 /// A process that writes later what it learnt of a record says by its [`Generation`] which state it means: nothing is
 /// written of a record that was changed since.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Record {
     /// The definition.
     pub workload: Workload,
@@ -73,6 +75,7 @@ pub struct Record {
 
 /// A record of which only the name and the slot can be read.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Unreadable {
     /// The instance, and what is wrong with its record.
     pub record: UnreadableRecord,
@@ -86,6 +89,7 @@ pub struct Unreadable {
 
 /// Records, and those that cannot be read: each concerns its own instance only.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub struct Records {
     /// Those that can be read.
     pub readable: Vec<Record>,
@@ -129,7 +133,7 @@ impl Store {
     ///
     /// # Errors
     /// As [`Self::get`].
-    pub fn holder(&self, slot: Slot) -> Result<Option<Record>, StoreError> {
+    pub(crate) fn holder(&self, slot: Slot) -> Result<Option<Record>, StoreError> {
         self.one("look up a slot", sql::HOLDER, [slot.number()])
     }
 
@@ -137,7 +141,7 @@ impl Store {
     ///
     /// # Errors
     /// Where the database cannot be read.
-    pub fn holds(&self, record: &Record) -> Result<bool, StoreError> {
+    pub(crate) fn holds(&self, record: &Record) -> Result<bool, StoreError> {
         let params = (record.slot.number(), record.generation.0);
         Ok(self.row("look up a record", sql::HOLDS, params, |_row| Ok(()))?.is_some())
     }
@@ -155,7 +159,7 @@ impl Store {
     ///
     /// # Errors
     /// Where the database cannot be read.
-    pub fn unsettled(&self) -> Result<Records, StoreError> {
+    pub(crate) fn unsettled(&self) -> Result<Records, StoreError> {
         let mut records = self.records("list the unsettled records", sql::UNSETTLED)?;
         records.readable.sort_by(|one, other| one.workload.name().cmp(other.workload.name()));
         records.unreadable.retain(|unreadable| unreadable.removing);

@@ -12,6 +12,7 @@ pub(super) const FREE: i64 = 0;
 
 /// The state of a reserved slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
 pub enum ReservedSlot {
     /// Its TAP is being created; the kernel may have all, some or nothing of it.
     Creating,
@@ -39,7 +40,7 @@ impl Store {
     ///
     /// # Errors
     /// Where the database cannot be read.
-    pub fn reserved_state(&self, slot: Slot) -> Result<Option<ReservedSlot>, StoreError> {
+    pub(crate) fn reserved_state(&self, slot: Slot) -> Result<Option<ReservedSlot>, StoreError> {
         let row = self.row("look up a slot", sql::STATE, [slot.number()], |row| row.get(0))?;
         Ok(row.and_then(|state: i64| {
             ReservedSlot::ALL.into_iter().find(|known| known.number() == state)
@@ -50,7 +51,7 @@ impl Store {
     ///
     /// # Errors
     /// Where the database cannot be read.
-    pub fn count_reserved(&self) -> Result<BTreeMap<ReservedSlot, usize>, StoreError> {
+    pub(crate) fn count_reserved(&self) -> Result<BTreeMap<ReservedSlot, usize>, StoreError> {
         let read = |row: &Row<'_>| Ok((row.get(0)?, row.get(1)?));
         let rows: Vec<(i64, usize)> =
             self.rows("count the reserved slots", sql::COUNT_RESERVED, [], read)?;
@@ -76,7 +77,7 @@ impl Tx<'_> {
     ///
     /// # Errors
     /// Where the database cannot be written.
-    pub fn reserve(
+    pub(crate) fn reserve(
         &self,
         count: usize,
         capacity: u32,
@@ -119,7 +120,7 @@ impl Tx<'_> {
     ///
     /// # Errors
     /// Where the database cannot be written.
-    pub fn set_reserved(&self, slot: Slot, state: ReservedSlot) -> Result<(), StoreError> {
+    pub(crate) fn set_reserved(&self, slot: Slot, state: ReservedSlot) -> Result<(), StoreError> {
         self.execute("reserve a slot", sql::SET_RESERVED, (slot.number(), state.number())).map(drop)
     }
 
@@ -138,7 +139,7 @@ impl Tx<'_> {
     ///
     /// # Errors
     /// Where the database cannot be written.
-    pub fn free_reserved(&self, slot: Slot, state: ReservedSlot) -> Result<(), StoreError> {
+    pub(crate) fn free_reserved(&self, slot: Slot, state: ReservedSlot) -> Result<(), StoreError> {
         let params = (FREE, slot.number(), state.number());
         self.execute("free a reserved slot", sql::CHANGE_RESERVED, params).map(drop)
     }

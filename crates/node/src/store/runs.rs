@@ -9,6 +9,7 @@ use riklet_kernel::process::ProcessId;
 
 /// A run of an instance: the last one of its name.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Run {
     /// The instance.
     pub name: InstanceName,
@@ -30,6 +31,7 @@ pub struct Run {
 
 /// The end of a run.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct End {
     /// The time, in milliseconds since 1970.
     pub at: u64,
@@ -37,6 +39,14 @@ pub struct End {
     pub reason: String,
     /// True if nobody asked for it.
     pub failed: bool,
+}
+
+impl End {
+    /// Creates the end of a run at this time, in milliseconds since 1970.
+    #[must_use]
+    pub const fn new(at: u64, reason: String, failed: bool) -> Self {
+        Self { at, reason, failed }
+    }
 }
 
 impl Store {

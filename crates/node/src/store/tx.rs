@@ -79,7 +79,7 @@ impl<'a> Tx<'a> {
     /// # Errors
     /// As [`Self::put`], but where one is refused, others may have been recorded: call it within [`Self::attempt`], or
     /// do not commit.
-    pub fn put_all(
+    pub(crate) fn put_all(
         &self,
         workloads: &[Workload],
         capacity: u32,
@@ -102,7 +102,7 @@ impl<'a> Tx<'a> {
     ///
     /// # Errors
     /// As [`Self::put`]; and where another instance has the slot, or this one another slot.
-    pub fn put_at(&self, workload: &Workload, slot: Slot) -> Result<Record, StoreError> {
+    pub(crate) fn put_at(&self, workload: &Workload, slot: Slot) -> Result<Record, StoreError> {
         let name = workload.name();
         let taken =
             |holder, held| Err(StoreError::SlotTaken { name: name.clone(), slot, holder, held });
@@ -126,7 +126,11 @@ impl<'a> Tx<'a> {
     ///
     /// # Errors
     /// Where the database cannot be written.
-    pub fn set_phase(&self, record: &Record, phase: Phase) -> Result<Option<Record>, StoreError> {
+    pub(crate) fn set_phase(
+        &self,
+        record: &Record,
+        phase: Phase,
+    ) -> Result<Option<Record>, StoreError> {
         let params = (phase.number(), record.slot.number(), record.generation.0);
         let set = self.row("set a phase", sql::SET_PHASE, params, |row| row.get(0))?;
         let changed = |generation| Record { phase, generation, ..record.clone() };
@@ -138,7 +142,10 @@ impl<'a> Tx<'a> {
     ///
     /// # Errors
     /// Where the database cannot be written.
-    pub fn leave_unreadable(&self, from: &Unreadable) -> Result<Option<Unreadable>, StoreError> {
+    pub(crate) fn leave_unreadable(
+        &self,
+        from: &Unreadable,
+    ) -> Result<Option<Unreadable>, StoreError> {
         let phase = Phase::Removing.number();
         let params = (phase, from.slot.number(), from.generation.0);
         let set = self.row("set a phase", sql::SET_PHASE, params, |row| row.get(0))?;
@@ -151,7 +158,7 @@ impl<'a> Tx<'a> {
     ///
     /// # Errors
     /// Where the database cannot be written.
-    pub fn remove_unreadable(&self, unreadable: &Unreadable) -> Result<bool, StoreError> {
+    pub(crate) fn remove_unreadable(&self, unreadable: &Unreadable) -> Result<bool, StoreError> {
         let operation = "remove a record";
         let slot = unreadable.slot.number();
         let params = (reserved::FREE, slot, unreadable.generation.0);
@@ -185,7 +192,7 @@ impl<'a> Tx<'a> {
     ///
     /// # Errors
     /// Where the database cannot be written.
-    pub fn clear_settings(&self) -> Result<(), StoreError> {
+    pub(crate) fn clear_settings(&self) -> Result<(), StoreError> {
         self.execute("clear the settings", "DELETE FROM settings", []).map(drop)
     }
 
@@ -202,7 +209,7 @@ impl<'a> Tx<'a> {
     ///
     /// # Errors
     /// Where the database cannot be written.
-    pub fn forget_setting(&self, setting: Setting) -> Result<(), StoreError> {
+    pub(crate) fn forget_setting(&self, setting: Setting) -> Result<(), StoreError> {
         let sql = "DELETE FROM settings WHERE name = ?";
         self.execute("forget a setting", sql, [setting.key()]).map(drop)
     }
@@ -211,7 +218,7 @@ impl<'a> Tx<'a> {
     ///
     /// # Errors
     /// Where the database cannot be written.
-    pub fn forget_sysctl(&self, name: &str) -> Result<(), StoreError> {
+    pub(crate) fn forget_sysctl(&self, name: &str) -> Result<(), StoreError> {
         self.execute("forget a sysctl", "DELETE FROM sysctls WHERE name = ?", [name]).map(drop)
     }
 
@@ -219,7 +226,7 @@ impl<'a> Tx<'a> {
     ///
     /// # Errors
     /// Where the database cannot be written.
-    pub fn forget_sysctls(&self) -> Result<(), StoreError> {
+    pub(crate) fn forget_sysctls(&self) -> Result<(), StoreError> {
         self.execute("forget the sysctls", "DELETE FROM sysctls", []).map(drop)
     }
 

@@ -89,7 +89,7 @@ fn succeed<T>(
         Ok(_) => {}
         Err(refused) => assert!(refused.hint().unwrap().contains("--force"), "{refused:?}"),
     }
-    let rebuilt = node.node().rebuild(RebuildOptions { force: true }).unwrap();
+    let rebuilt = node.node().rebuild(RebuildOptions::default().force(true)).unwrap();
     assert!(rebuilt.set_aside.is_some());
     operation(&mut node.node()).unwrap();
     Some(failed)

@@ -104,12 +104,12 @@ impl TestNode {
     }
 
     pub(crate) fn config(&self) -> Config {
-        Config { state_dir: self.state_dir.clone(), ..Config::default() }
+        Config::in_directory(&self.state_dir)
     }
 
     /// A process that stays.
     pub(crate) fn warm(&self) -> WarmNode<FakeKernel> {
-        let config = Config { state_dir: self.state_dir.clone(), ..Config::default() };
+        let config = Config::in_directory(&self.state_dir);
         WarmNode::new(config, self.kernel.clone())
     }
 

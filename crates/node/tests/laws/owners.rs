@@ -25,7 +25,7 @@ fn every_operation(node: &TestNode) -> Vec<Result<(), NodeError>> {
         node.node().down(&Selector::All, true).map(drop),
         node.node().repair().map(drop),
         node.node().rebuild(RebuildOptions::default()).map(drop),
-        node.node().rebuild(RebuildOptions { force: true }).map(drop),
+        node.node().rebuild(RebuildOptions::default().force(true)).map(drop),
         daemon.initialize(),
         daemon.repair().map(drop),
         daemon.apply(&[Request::Up(vec![workload()], UpOptions::default())]).remove(0).map(drop),

@@ -9,7 +9,7 @@ use riklet_core::{
     workload::alias,
 };
 use riklet_kernel::fake::FakeKernel;
-use riklet_sdn::{Config, Request, UpOptions, WarmNode, store::ReservedSlot};
+use riklet_sdn::{Request, UpOptions, WarmNode, store::ReservedSlot};
 
 use crate::{
     foreign_link, name,
@@ -76,7 +76,11 @@ fn what_is_passed_over_is_looked_at_once() {
 #[test]
 fn where_nothing_else_is_left_a_slot_that_was_passed_over_is_tried_again() {
     let node = with_strangers(&[0]);
-    let config = || Config { pool: Some("10.231.0.0/29".parse().unwrap()), ..node.config() };
+    let config = || {
+        let mut config = node.config();
+        config.pool = Some("10.231.0.0/29".parse().unwrap());
+        config
+    };
     let up = |number: u16| {
         let workload = function(number, &[8000 + number]);
         let mut node = riklet_sdn::Node::with_kernel(config(), node.kernel.clone());

@@ -89,7 +89,7 @@ fn a_run_that_has_ended_or_lost_its_supervisor_is_nobodys() {
     node.node().down(&named(&["f0"]), false).unwrap();
 
     let node = with_a_run(supervisor);
-    let end = End { at: 2, reason: "stopped".to_owned(), failed: false };
+    let end = End::new(2, "stopped".to_owned(), false);
     records(&node, |store| {
         let tx = store.transaction().unwrap();
         tx.end_run(&name("f0"), supervisor, &end).unwrap();

@@ -147,7 +147,7 @@ fn clear(node: &mut impl NodeOperations, run: &Run, now: u64) -> Result<Report, 
     let tx = store.transaction()?;
     tx.hand_over_run(&run.name, ours, run.supervisor)?;
     if report.is_ok() {
-        let end = End { at: now, reason: "its supervisor died".to_owned(), failed: true };
+        let end = End::new(now, "its supervisor died".to_owned(), true);
         tx.end_run(&run.name, run.supervisor, &end)?;
     }
     tx.commit()?;

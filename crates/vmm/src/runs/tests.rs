@@ -24,7 +24,7 @@ fn a_run_that_began_again_keeps_its_files() {
     assert!(files.exists() && store.run(&name).unwrap().is_some());
 
     let tx = store.transaction().unwrap();
-    let end = End { at: 6_000, reason: "stopped".into(), failed: false };
+    let end = End::new(6_000, "stopped".into(), false);
     tx.end_run(&name, ProcessId::current().unwrap(), &end).unwrap();
     tx.commit().unwrap();
     forget_if_ended(&mut store, &state_dir, &name).unwrap();

@@ -160,7 +160,7 @@ impl<'a> RunningGuests<'a> {
         let failed = failed || failure.is_some() || !stopping && !was_ready;
         let reason = failure.map_or(reason, ToOwned::to_owned);
         let tx = store.transaction()?;
-        let end = End { at: super::epoch_millis(), reason: reason.clone(), failed };
+        let end = End::new(super::epoch_millis(), reason.clone(), failed);
         tx.end_run(&name, self.supervisor, &end)?;
         tx.commit()?;
         Ok(Ended { name, reason, failed })

@@ -294,7 +294,7 @@ fn take_down<K: Kernel>(
     let tx = store.transaction()?;
     for (name, _) in names {
         let reason = reason.clone();
-        tx.end_run(name, supervisor, &End { at: epoch_millis(), reason, failed })?;
+        tx.end_run(name, supervisor, &End::new(epoch_millis(), reason, failed))?;
     }
     tx.commit()?;
     Ok(report?)

@@ -10,8 +10,7 @@ use super::*;
 #[test]
 fn a_run_has_not_ended_before_its_network_is_down() {
     let state_dir = std::env::temp_dir().join(format!("riklet-leave-{}", std::process::id()));
-    let (kernel, config) =
-        (FakeKernel::new(), Config { state_dir: state_dir.clone(), ..Config::default() });
+    let (kernel, config) = (FakeKernel::new(), Config::in_directory(&state_dir));
     let mut node = Node::with_kernel(config, kernel.clone());
     let text =
         r#"{"apiVersion": "v1", "kind": "Function", "name": "hello", "spec": {"function": {}}}"#;
