@@ -5,7 +5,7 @@ use std::{
     fmt,
     io::{self, BufRead, BufReader, Read, Write},
     path::Path,
-    process::{Child, Command, Stdio},
+    process::{Child, ChildStdin, Command, Stdio},
     sync::mpsc::{self, RecvTimeoutError},
     thread::{self, JoinHandle},
     time::Duration,
@@ -85,12 +85,25 @@ pub(super) fn start(
     environment: &BTreeMap<String, String>,
     stdin: &str,
 ) -> Running {
+    let mut running = start_held(namespace, program, arguments, environment);
+    let mut input = running.input.take().expect("it was not closed");
+    input.write_all(stdin.as_bytes()).expect("a program that reads, or a short input");
+    running
+}
+
+/// The same, with a standard input that ends with the harness, however that ends.
+#[track_caller]
+pub(super) fn start_held(
+    namespace: &Namespace,
+    program: &str,
+    arguments: &[&str],
+    environment: &BTreeMap<String, String>,
+) -> Running {
     let command = [&[program], arguments].concat().join(" ");
     // Whoever starts the tests may ignore signals, as nohup(1) does, and a child inherits that.
     let heeding = [&["--default-signal=HUP,INT,TERM", program], arguments].concat();
     let mut child = spawn(namespace, "env", &heeding, environment);
-    let mut input = child.stdin.take().expect("a pipe");
-    input.write_all(stdin.as_bytes()).expect("a program that reads, or a short input");
+    let input = child.stdin.take();
     let output = BufReader::new(child.stdout.take().expect("a pipe"));
     let (sender, lines) = mpsc::channel();
     thread::spawn(move || output.lines().map_while(Result::ok).try_for_each(|l| sender.send(l)));
@@ -99,7 +112,7 @@ pub(super) fn start(
         let mut text = String::new();
         errors.read_to_string(&mut text).map(|_| text)
     });
-    Running { child, command, lines, stdout: String::new(), errors: Some(errors) }
+    Running { child, command, input, lines, stdout: String::new(), errors: Some(errors) }
 }
 
 #[track_caller]
@@ -120,7 +133,9 @@ fn spawn(
             .stderr(Stdio::piped())
             .spawn()
     };
-    namespace.run(spawn).unwrap_or_else(|error| panic!("cannot start `{program}`: {error}"))
+    namespace
+        .run_on_machine(spawn)
+        .unwrap_or_else(|error| panic!("cannot start `{program}`: {error}"))
 }
 
 /// A program in the background. Dropping this kills it, if it has not ended.
@@ -128,6 +143,8 @@ fn spawn(
 pub(crate) struct Running {
     child: Child,
     command: String,
+    /// Of a program whose standard input is kept open.
+    input: Option<ChildStdin>,
     /// Of its standard output, until it closes that.
     lines: mpsc::Receiver<String>,
     /// What was read of them.

@@ -18,6 +18,8 @@ pub(crate) mod function;
 pub(crate) mod guest;
 pub(crate) mod held;
 pub(crate) mod http;
+#[allow(dead_code, reason = "of the tests in neighbours")]
+pub(crate) mod machine;
 pub(crate) mod namespace;
 pub(crate) mod probe;
 pub(crate) mod runs;

@@ -15,6 +15,7 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use super::{
     command::{self, Output},
+    machine::Machine,
     system,
 };
 
@@ -22,7 +23,9 @@ use super::{
 /// process in it, also after a panic, and the host never sees anything of it.
 #[derive(Debug, Clone)]
 pub(crate) struct Namespace {
-    file: Arc<File>,
+    pub(super) file: Arc<File>,
+    /// What else the programs that run in it have for themselves.
+    pub(super) machine: Option<Arc<Machine>>,
 }
 
 impl Namespace {
@@ -35,7 +38,7 @@ impl Namespace {
         let file = thread::scope(|scope| scope.spawn(open).join())
             .expect("the thread does not panic")
             .expect("a network namespace: these tests need root");
-        let namespace = Self { file: Arc::new(file) };
+        let namespace = Self { file: Arc::new(file), machine: None };
         namespace.tool(&["ip", "link", "set", "lo", "up"]);
         namespace
     }
@@ -43,7 +46,7 @@ impl Namespace {
     /// The calling thread's, which is not the tests' to change.
     pub(crate) fn current() -> Self {
         let file = File::open("/proc/thread-self/ns/net").expect("the thread's namespace");
-        Self { file: Arc::new(file) }
+        Self { file: Arc::new(file), machine: None }
     }
 
     /// Runs a job in the namespace, in a thread of its own: jobs do not wait for each other. Sockets that it
@@ -59,6 +62,16 @@ impl Namespace {
             Ok(result) => result,
             Err(reason) => panic::resume_unwind(reason),
         }
+    }
+
+    /// The same for a job that only starts a program: it sees the machine's files and processes.
+    pub(super) fn run_on_machine<T: Send>(&self, job: impl FnOnce() -> T + Send) -> T {
+        self.run(|| {
+            if let Some(machine) = &self.machine {
+                machine.enter();
+            }
+            job()
+        })
     }
 
     /// What `ip link … netns` takes.

@@ -60,6 +60,13 @@ impl SystemState {
         Self(parts.into())
     }
 
+    /// The same with the lines of each part as `change` makes them.
+    #[allow(dead_code, reason = "of the tests in neighbours")]
+    pub(crate) fn with_parts(self, change: impl Fn(&str, Vec<String>) -> Vec<String>) -> Self {
+        let change = |(part, lines)| (part, change(part, lines));
+        Self(self.0.into_iter().map(change).collect())
+    }
+
     /// What firewalls have, and what others have; other nodes have the same of the former.
     pub(crate) fn firewall_and_rest(self) -> (Self, Self) {
         let (firewall, rest) = self.0.into_iter().partition(|(part, _)| part.contains("tables"));
@@ -82,7 +89,10 @@ impl SystemState {
                 }
             }
             if gone.is_empty() && new.is_empty() {
-                writeln!(text, "  in another order:\n{before:#?}\n{after:#?}").expect("a String");
+                for (before, after) in before.iter().zip(after).filter(|(one, other)| one != other)
+                {
+                    writeln!(text, "  in the place of {before}: {after}").expect("a String");
+                }
             }
         }
         text

@@ -35,6 +35,13 @@ pub(super) fn unshare_network() -> io::Result<()> {
     Ok(())
 }
 
+/// Gives the calling thread a root and a current directory of its own, which setns(2) asks for.
+pub(super) fn unshare_directories() -> io::Result<()> {
+    // SAFETY: as above.
+    unsafe { unshare_unsafe(UnshareFlags::FS) }?;
+    Ok(())
+}
+
 /// Attaches to the TAP of this name in the calling thread's namespace, with a `struct virtio_net_hdr`
 /// before each frame and no offload; creates the TAP where there is none, for as long as the file is open.
 pub(super) fn attach_tap(name: &str) -> io::Result<File> {

@@ -1,0 +1,122 @@
+//! firewalld as Debian ships it, with a D-Bus of its own; on iptables-legacy, with its iptables backend.
+
+use std::time::Duration;
+
+use rustix::process::Signal;
+
+use crate::{
+    bus,
+    container::{PUBLISHED, SERVED},
+    router::Routed,
+    stage::{Stage, Us, on_machines},
+    world::{Firewall, OTHER, World, command::Running, wait_for},
+};
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Two networks that may speak to each other, and to the uplink.
+const INTERNAL: &str =
+    r#"<zone><interface name="lan0"/><interface name="oth0"/><forward/>PORT</zone>"#;
+const EXTERNAL: &str = r#"<zone><interface name="up0"/><masquerade/></zone>"#;
+const OUT: &str = r#"<policy target="ACCEPT"><ingress-zone name="internal"/><egress-zone name="external"/></policy>"#;
+
+struct Firewalld<'a> {
+    world: &'a World,
+    daemon: Running,
+    _bus: Running,
+}
+
+impl<'a> Firewalld<'a> {
+    /// Starts it for the first time.
+    #[track_caller]
+    fn start(world: &'a World) -> Self {
+        let write = |path: &str, text: &str| {
+            let write = "mkdir -p ${1%/*} && cat >$1";
+            world.program("sh", &["-c", write, "sh", path], text).success();
+        };
+        let port = format!(
+            r#"<forward-port port="{PUBLISHED}" protocol="tcp" to-port="{SERVED}" to-addr="{OTHER}"/>"#
+        );
+        write("/etc/firewalld/zones/internal.xml", &INTERNAL.replace("PORT", &port));
+        write("/etc/firewalld/zones/external.xml", EXTERNAL);
+        write("/etc/firewalld/policies/out.xml", OUT);
+        if world.firewall == Firewall::IptablesLegacy {
+            let settings = ["-i", "s/^FirewallBackend=.*/FirewallBackend=iptables/"];
+            let file = ["/etc/firewalld/firewalld.conf"];
+            world.program("sed", &[&settings[..], &file].concat(), "").success();
+        }
+        let bus = bus::start(world);
+        Self { world, daemon: Self::daemon(world), _bus: bus }
+    }
+
+    #[track_caller]
+    fn daemon(world: &World) -> Running {
+        // Otherwise the order of its rules is that of Python's sets, another each time.
+        let arguments = ["PYTHONHASHSEED=0", "firewalld", "--nofork", "--nopid"];
+        let daemon = world.program_in_background("env", &arguments, "");
+        wait_for("firewalld to run", PATIENCE, || {
+            (world.program("firewall-cmd", &["--state"], "").code == Some(0)).then_some(())
+        });
+        daemon
+    }
+
+    #[track_caller]
+    fn command(&self, argument: &str) {
+        self.world.program("firewall-cmd", &[argument], "").success();
+    }
+
+    /// Ends it; its rules go with it.
+    #[track_caller]
+    fn stop(&mut self) {
+        self.daemon.signal(Signal::TERM);
+        assert!(self.daemon.ends_within(PATIENCE), "firewalld does not end");
+    }
+
+    /// It is reloaded both ways, then restarted, while functions serve. Each time it makes its rules anew.
+    #[track_caller]
+    fn disturb(&mut self, stage: &Stage, routed: &Routed) {
+        self.command("--reload");
+        stage.we_recover();
+        routed.assert_works(stage, "after firewalld's reload");
+        self.command("--complete-reload");
+        stage.we_recover();
+        routed.assert_works(stage, "after firewalld's complete reload");
+        self.stop();
+        stage.we_recover();
+        stage.assert_functions_work("when firewalld has stopped");
+        self.daemon = Self::daemon(self.world);
+        stage.we_recover();
+        routed.assert_works(stage, "when firewalld has started again");
+    }
+}
+
+fn before_us(stage: &Stage) {
+    let mut firewalld = Firewalld::start(&stage.world);
+    let routed = Routed::start(stage);
+    routed.assert_works(stage, "before us");
+    stage.we_come();
+    routed.assert_works(stage, "beside us");
+    firewalld.disturb(stage, &routed);
+    stage.we_go();
+    routed.assert_works(stage, "when we are gone");
+    stage.snapshot("while firewalld runs");
+    firewalld.stop();
+    stage.snapshot("when firewalld has stopped");
+}
+
+fn after_us(stage: &Stage) {
+    stage.we_come();
+    let mut firewalld = Firewalld::start(&stage.world);
+    let routed = Routed::start(stage);
+    stage.we_recover();
+    routed.assert_works(stage, "after us");
+    firewalld.disturb(stage, &routed);
+    firewalld.stop();
+    stage.we_recover();
+    stage.assert_functions_work("when firewalld is gone");
+    stage.we_go();
+    stage.snapshot("when firewalld has stopped");
+}
+
+on_machines!(comes_before_us, Us::Commands, before_us, [iptables_legacy: IptablesLegacy]);
+on_machines!(comes_after_us, Us::Commands, after_us, [iptables_legacy: IptablesLegacy]);

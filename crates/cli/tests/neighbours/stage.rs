@@ -1,0 +1,174 @@
+//! A scenario, played with our program and without.
+
+use std::{
+    cell::{Ref, RefCell},
+    collections::BTreeMap,
+    panic, thread,
+    time::Duration,
+};
+
+use rustix::process::Signal;
+
+use crate::{
+    comparable::comparable,
+    functions::Functions,
+    world::{
+        Firewall, INTERNET_FAR, World,
+        daemon::Daemon,
+        state::SystemState,
+        traffic::{Server, tcp_server},
+        wait_for,
+    },
+};
+
+/// How long the daemon may take to answer what a neighbour did.
+const HEALED: Duration = Duration::from_secs(30);
+
+/// Who is there of ours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Us {
+    Nobody,
+    /// The command line.
+    Commands,
+    /// The command line and the daemon.
+    Daemon,
+}
+
+/// The node of one performance.
+pub(crate) struct Stage {
+    pub(crate) world: World,
+    /// A server far away, whom everybody must reach.
+    pub(crate) internet: Server,
+    us: Us,
+    daemon: RefCell<Option<Daemon>>,
+    functions: RefCell<Option<Functions>>,
+    states: RefCell<BTreeMap<&'static str, SystemState>>,
+}
+
+/// Plays this with us and without us, at the same time, and compares the hosts where the scenario takes
+/// [`Stage::snapshot`]s.
+#[track_caller]
+pub(crate) fn play(firewall: Firewall, us: Us, scenario: impl Fn(&Stage) + Sync) {
+    let [with, without] = thread::scope(|scope| {
+        let performance = |us| {
+            let scenario = &scenario;
+            let name = if us == Us::Nobody { "without us" } else { "with us" };
+            let played =
+                thread::Builder::new().name(name.to_owned()).spawn_scoped(scope, move || {
+                    let stage = Stage::new(firewall, us);
+                    scenario(&stage);
+                    stage.states.into_inner()
+                });
+            played.expect("a thread")
+        };
+        [us, Us::Nobody].map(performance).map(|played| match played.join() {
+            Ok(states) => states,
+            Err(reason) => panic::resume_unwind(reason),
+        })
+    });
+    assert!(!with.is_empty() && with.keys().eq(without.keys()));
+    for (when, with) in &with {
+        let differences = without[when].differences(with);
+        assert!(differences.is_empty(), "{when}, not as without us:\n{differences}");
+    }
+}
+
+impl Stage {
+    fn new(firewall: Firewall, us: Us) -> Self {
+        let world = World::new(firewall).on_a_machine();
+        // Addresses are there at once, and two snapshots have the same (RFC 4862, 5.4).
+        world.node.set_sysctl("net/ipv6/conf/default/accept_dad", "0");
+        let internet = tcp_server(&world.internet, (INTERNET_FAR, 443));
+        let (daemon, functions, states) = Default::default();
+        Self { world, internet, us, daemon, functions, states }
+    }
+
+    /// We come: the daemon, if we are that, and two functions.
+    #[track_caller]
+    pub(crate) fn we_come(&self) {
+        if self.us == Us::Nobody {
+            return;
+        }
+        if self.us == Us::Daemon {
+            self.daemon.replace(Some(self.world.daemon(&[])));
+        }
+        self.functions.replace(Some(Functions::start(&self.world)));
+        self.assert_functions_work("when they are up");
+    }
+
+    /// The functions, where there are any.
+    pub(crate) fn functions(&self) -> Ref<'_, Option<Functions>> {
+        self.functions.borrow()
+    }
+
+    /// What is ours works.
+    #[track_caller]
+    pub(crate) fn assert_functions_work(&self, when: &str) {
+        if let Some(functions) = &*self.functions.borrow() {
+            functions.assert_work(self, when);
+        }
+    }
+
+    /// After something that may have stopped us: the daemon notices, or somebody runs `repair`; then nothing drifts.
+    #[track_caller]
+    pub(crate) fn we_recover(&self) {
+        let check = || self.world.riklet(&["check"], "");
+        match self.us {
+            Us::Nobody => {}
+            Us::Commands => {
+                self.world.riklet(&["repair"], "").success();
+                check().success();
+            }
+            Us::Daemon => {
+                wait_for("the daemon to heal", HEALED, || (check().code == Some(0)).then_some(()));
+            }
+        }
+    }
+
+    /// We go, with everything of ours.
+    #[track_caller]
+    pub(crate) fn we_go(&self) {
+        if self.us == Us::Nobody {
+            return;
+        }
+        self.functions.take();
+        self.world.riklet(&["down", "--all"], "").success();
+        if let Some(daemon) = self.daemon.take() {
+            daemon.end(Signal::TERM);
+        }
+        self.world.riklet(&["down", "--all", "--purge"], "").success();
+    }
+
+    /// Takes note of what the host is like now.
+    #[track_caller]
+    pub(crate) fn snapshot(&self, when: &'static str) {
+        let state = comparable(SystemState::take(&self.world.node));
+        assert!(self.states.borrow_mut().insert(when, state).is_none(), "{when}: once");
+    }
+}
+
+/// Makes of one scenario a test for each of these firewalls.
+macro_rules! on_machines {
+    ($name:ident, $us:expr, $scenario:ident, [$($test:ident: $firewall:ident),+ $(,)?]) => {
+        mod $name {
+            use super::{Us, $scenario};
+            use crate::{stage::play, world::Firewall};
+
+            $(
+                #[test]
+                fn $test() {
+                    play(Firewall::$firewall, $us, $scenario);
+                }
+            )+
+        }
+    };
+    ($name:ident, $us:expr, $scenario:ident) => {
+        $crate::stage::on_machines!(
+            $name,
+            $us,
+            $scenario,
+            [nftables: Nftables, iptables_nft: IptablesNft, iptables_legacy: IptablesLegacy]
+        );
+    };
+}
+pub(crate) use on_machines;

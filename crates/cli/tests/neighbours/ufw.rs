@@ -1,0 +1,97 @@
+//! ufw as Debian ships it: it drops what is forwarded unless a rule lets it pass.
+
+use crate::{
+    container::{PUBLISHED, SERVED},
+    router::Routed,
+    stage::{Stage, Us, on_machines},
+    world::{OTHER, World},
+};
+
+struct Ufw<'a> {
+    world: &'a World,
+}
+
+impl<'a> Ufw<'a> {
+    /// Enables it for the first time, on a router.
+    #[track_caller]
+    fn enable(world: &'a World) -> Self {
+        let ufw = Self { world };
+        world
+            .program("sh", &["-c", "echo net/ipv4/ip_forward=1 >>/etc/ufw/sysctl.conf"], "")
+            .success();
+        // As ufw-framework(8) shows it.
+        let nat = format!(
+            "*nat\n:PREROUTING ACCEPT [0:0]\n:POSTROUTING ACCEPT [0:0]\n\
+             -A PREROUTING -i lan0 -p tcp --dport {PUBLISHED} -j DNAT --to-destination {OTHER}:{SERVED}\n\
+             -A POSTROUTING -s {OTHER}/24 -o up0 -j MASQUERADE\nCOMMIT\n"
+        );
+        world.program("sh", &["-c", "cat >>/etc/ufw/before.rules"], &nat).success();
+        ufw.ufw(&["route", "allow", "in", "on", "lan0", "out", "on", "oth0"]);
+        ufw.ufw(&["route", "allow", "in", "on", "oth0"]);
+        ufw.ufw(&["--force", "enable"]);
+        ufw
+    }
+
+    #[track_caller]
+    fn ufw(&self, arguments: &[&str]) {
+        self.world.program("ufw", arguments, "").success();
+    }
+
+    /// It is reloaded, its service is restarted, it is disabled and enabled, while functions serve.
+    #[track_caller]
+    fn disturb(&self, stage: &Stage, routed: &Routed) {
+        self.ufw(&["reload"]);
+        stage.we_recover();
+        routed.assert_works(stage, "after ufw's reload");
+        self.world.program("/lib/ufw/ufw-init", &["restart"], "").success();
+        stage.we_recover();
+        routed.assert_works(stage, "after the restart of ufw's service");
+        self.ufw(&["disable"]);
+        stage.we_recover();
+        stage.assert_functions_work("when ufw is disabled");
+        self.ufw(&["--force", "enable"]);
+        stage.we_recover();
+        routed.assert_works(stage, "when ufw is enabled again");
+    }
+}
+
+fn before_us(stage: &Stage) {
+    let ufw = Ufw::enable(&stage.world);
+    let routed = Routed::start(stage);
+    routed.assert_works(stage, "before us");
+    stage.we_come();
+    routed.assert_works(stage, "beside us");
+    ufw.disturb(stage, &routed);
+    stage.we_go();
+    routed.assert_works(stage, "when we are gone");
+    stage.snapshot("while ufw is enabled");
+    ufw.ufw(&["disable"]);
+    stage.snapshot("when ufw is disabled");
+}
+
+fn after_us(stage: &Stage) {
+    stage.we_come();
+    let ufw = Ufw::enable(&stage.world);
+    let routed = Routed::start(stage);
+    stage.we_recover();
+    routed.assert_works(stage, "after us");
+    ufw.disturb(stage, &routed);
+    ufw.ufw(&["disable"]);
+    stage.we_recover();
+    stage.assert_functions_work("when ufw is gone");
+    stage.we_go();
+    stage.snapshot("when ufw is disabled");
+}
+
+on_machines!(
+    comes_before_us,
+    Us::Commands,
+    before_us,
+    [nftables: Nftables, iptables_legacy: IptablesLegacy]
+);
+on_machines!(
+    comes_after_us,
+    Us::Commands,
+    after_us,
+    [nftables: Nftables, iptables_legacy: IptablesLegacy]
+);
