@@ -158,6 +158,7 @@ impl Host {
                 mtu = mtu.into_iter().chain(found).min();
             }
         }
+        let mtu = mtu.map_or(ETHERNET_MTU, |mtu| mtu.min(Mtu::MAX));
         let neighbours = store.setting(Setting::Neighbours)?;
         let recorded = Recorded::new(store.recorded_sysctls()?, neighbours.as_deref());
         let watcher: Option<ProcessId> =
@@ -173,8 +174,14 @@ impl Host {
         let (owner, must_record_owner) = owner(config, store)?;
         Ok(Self {
             backend,
-            base_ruleset: Some(BaseRuleset { pool, uplinks, confined, owner: Some(owner.clone()) }),
-            node: NodeFacts { pool, mtu: mtu.map_or(ETHERNET_MTU, |mtu| mtu.min(Mtu::MAX)), owner },
+            base_ruleset: Some(BaseRuleset {
+                pool,
+                mtu,
+                uplinks,
+                confined,
+                owner: Some(owner.clone()),
+            }),
+            node: NodeFacts { pool, mtu, owner },
             sysctls: forwarding.needed.iter().map(on).collect(),
             refused_sysctl: RefusedSysctl::Fail,
             foreign_tables,
@@ -306,7 +313,8 @@ fn try_to_read(
 /// A ruleset to look at a firewall with, of which only that it can be read matters, or whose it is.
 fn any_ruleset(pool: Pool) -> Ruleset {
     let (confined, owner) = (Confinement::default(), None);
-    let base_ruleset = BaseRuleset { pool, uplinks: BTreeSet::new(), confined, owner };
+    let base_ruleset =
+        BaseRuleset { pool, mtu: ETHERNET_MTU, uplinks: BTreeSet::new(), confined, owner };
     Ruleset { base_ruleset, entries: BTreeSet::new() }
 }
 

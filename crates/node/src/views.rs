@@ -222,8 +222,9 @@ impl<'a> FullView<'a> {
     /// Returns the ruleset to hold the firewall against. Where nothing shall remain, any will do: whatever is there
     /// goes.
     fn expected(&self) -> Ruleset {
-        let (pool, owner, confined) = (self.host.node.pool, None, Confinement::default());
-        let nothing = || BaseRuleset { pool, uplinks: BTreeSet::new(), confined, owner };
+        let (pool, mtu) = (self.host.node.pool, self.host.node.mtu);
+        let (owner, confined) = (None, Confinement::default());
+        let nothing = || BaseRuleset { pool, mtu, uplinks: BTreeSet::new(), confined, owner };
         Ruleset {
             base_ruleset: self.host.base_ruleset.clone().unwrap_or_else(nothing),
             entries: self.fragments.values().flat_map(|f| &f.entries).copied().collect(),

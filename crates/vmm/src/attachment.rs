@@ -9,6 +9,8 @@ use riklet_sdn::Instance;
 
 /// The guest's own name of its NIC.
 pub(super) const GUEST_INTERFACE: &str = "eth0";
+/// The guest's MTU where no one says another.
+pub(super) const ETHERNET_MTU: u32 = 1500;
 
 /// An instance as its VMM sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,10 +50,15 @@ impl Attachment {
     }
 }
 
-/// The `network-interfaces` of a Firecracker configuration file (`NetworkInterface` of its API).
+/// The `network-interfaces` of a Firecracker configuration file (`NetworkInterface` of its API). An MTU that is not
+/// Ethernet's is among the fields, which versions before 1.16 refuse.
 #[must_use]
 pub fn firecracker(attachment: &Attachment) -> Value {
-    json!([firecracker_interface(attachment)])
+    let mut interface = firecracker_interface(attachment);
+    if attachment.mtu != ETHERNET_MTU {
+        interface["mtu"] = attachment.mtu.into();
+    }
+    json!([interface])
 }
 
 /// One `NetworkInterface` of Firecracker's API, with the fields that every version has.
@@ -140,6 +147,10 @@ pub(super) mod tests {
         let attachment = attachment();
         assert_eq!(
             firecracker(&attachment).to_string(),
+            r#"[{"guest_mac":"06:52:49:4b:00:01","host_dev_name":"rik1","iface_id":"eth0","mtu":1400}]"#
+        );
+        assert_eq!(
+            firecracker(&Attachment { mtu: 1500, ..attachment.clone() }).to_string(),
             r#"[{"guest_mac":"06:52:49:4b:00:01","host_dev_name":"rik1","iface_id":"eth0"}]"#
         );
         assert_eq!(

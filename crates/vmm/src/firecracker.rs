@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::{
     api::{Api, ApiError},
-    attachment::{self, GUEST_INTERFACE},
+    attachment::{self, ETHERNET_MTU, GUEST_INTERFACE},
     machine::{Machine, MachineError},
     version::Version,
 };
@@ -19,8 +19,6 @@ const VMM: &str = "firecracker";
 pub const LEAST: Version = Version::new(1, 0, 0);
 /// The version from which on a network interface has the field `mtu`; a field that is not known is refused.
 const HAS_MTU: Version = Version::new(1, 16, 0);
-/// The guest's MTU where no one says another: what Ethernet has.
-const DEFAULT_MTU: u32 = 1500;
 /// The state of a Firecracker whose guest was not started (`InstanceInfo` of its API).
 const NOT_STARTED: &str = "Not started";
 
@@ -112,7 +110,7 @@ pub fn start(client: &Client, machine: &Machine) -> Result<Version, ApiError> {
         return Err(ApiError::Started { vmm: VMM, state: info.state });
     }
     let mtu = machine.attachment.mtu;
-    if version < HAS_MTU && mtu != DEFAULT_MTU {
+    if version < HAS_MTU && mtu != ETHERNET_MTU {
         tracing::warn!(%version, mtu, "this Firecracker cannot tell its guest the MTU");
     }
     api.send_all(&calls(machine, version)?)?;

@@ -33,6 +33,7 @@ impl Bare {
     /// The tables and chains, without any function.
     pub(super) fn lay_skeleton(&mut self) {
         let base_ruleset = BaseRuleset {
+            mtu: 1500,
             pool: self.node.pool,
             uplinks: BTreeSet::new(),
             confined: Confinement::default(),

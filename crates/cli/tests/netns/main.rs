@@ -44,6 +44,7 @@ mod restored;
 mod router;
 mod routing;
 mod run;
+mod segments;
 mod self_test;
 #[path = "../../../vmm/tests/vmm/server.rs"]
 #[allow(dead_code, reason = "as above")]

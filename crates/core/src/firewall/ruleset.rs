@@ -75,11 +75,15 @@ pub struct Ruleset {
 ///   established, or if an exposure translated them. All other packets from or to our interfaces are dropped.
 /// * Masqueraded are packets from a guest's address out of an uplink, from 127.0.0.0/8 into one of our
 ///   interfaces, and from a guest to itself (hairpin); nothing else.
+/// * TCP connections from and to our interfaces have segments that fit these. Those that are forwarded have segments that
+///   fit the routes to both ends.
 /// * Packets from guests from or to 127.0.0.0/8 are dropped: `route_localnet` would let them in.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BaseRuleset {
     /// The guests' addresses.
     pub pool: Pool,
+    /// The MTU of our interfaces, in bytes.
+    pub mtu: u32,
     /// The interfaces of the host's default route; none if it has no default route.
     pub uplinks: BTreeSet<InterfaceName>,
     /// The traffic of others that only our forwarding makes possible.
@@ -109,6 +113,16 @@ pub enum Entry {
         /// The guest's address.
         guest: IpAddr,
     },
+}
+
+impl BaseRuleset {
+    /// Returns the largest TCP segment that fits our interfaces, in bytes: an IPv4 header and a TCP header have 20 each
+    /// (RFC 9293, section 3.7.1).
+    #[must_use]
+    pub fn segment_size(&self) -> u16 {
+        const HEADERS: u32 = 40;
+        u16::try_from(self.mtu.saturating_sub(HEADERS)).unwrap_or(u16::MAX)
+    }
 }
 
 impl Entry {

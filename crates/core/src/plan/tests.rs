@@ -52,6 +52,7 @@ fn desired(fragments: impl IntoIterator<Item = (Slot, Fragment)>) -> Desired {
         untouched: BTreeSet::new(),
         interrupted: BTreeSet::new(),
         base_ruleset: Some(BaseRuleset {
+            mtu: 1500,
             pool: pool(),
             uplinks: BTreeSet::new(),
             confined: confined(),

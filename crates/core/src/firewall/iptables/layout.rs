@@ -42,6 +42,9 @@ impl Layout {
     }
 }
 
+/// The match of the packets that begin a TCP connection.
+const SYN: &str = "-p tcp -m tcp --tcp-flags SYN,RST SYN";
+
 fn rule(chain: &str, body: impl Into<String>) -> Rule {
     Rule { chain: chain.to_owned(), body: body.into() }
 }
@@ -96,10 +99,14 @@ pub(super) fn of_base_ruleset(base_ruleset: &BaseRuleset) -> [Layout; 3] {
     [filter(base_ruleset), raw(base_ruleset), nat(base_ruleset)]
 }
 
-fn filter(BaseRuleset { pool, uplinks, confined, owner }: &BaseRuleset) -> Layout {
+fn filter(BaseRuleset { pool, uplinks, confined, owner, .. }: &BaseRuleset) -> Layout {
     let (ours, pool) = (ours(), pool.v4());
     let established = "-m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT";
+    // Before anything is accepted: see the rules of nftables.
+    let clamp = format!("{SYN} -j TCPMSS --clamp-mss-to-pmtu");
     let mut bodies = vec![
+        format!("-i {ours} {clamp}"),
+        format!("-o {ours} {clamp}"),
         format!("-i {ours} {established}"),
         format!("-o {ours} {established}"),
         format!("-o {ours} -m conntrack --ctstate DNAT -j ACCEPT"),
@@ -134,14 +141,14 @@ pub(super) fn is_nameable(name: &InterfaceName) -> bool {
     !name.as_str().ends_with('+') && !name.as_str().contains(['!', '"', '\'', '\\'])
 }
 
-fn raw(BaseRuleset { owner, .. }: &BaseRuleset) -> Layout {
+fn raw(base_ruleset: &BaseRuleset) -> Layout {
+    let segments = format!("{SYN} -j TCPMSS --set-mss {}", base_ruleset.segment_size());
+    let drops = ["-d 127.0.0.0/8 -j DROP", "-s 127.0.0.0/8 -j DROP"];
     Layout {
         table: Table::Raw,
         chains: vec![RAW_CHAIN],
-        rules: ["-d 127.0.0.0/8 -j DROP", "-s 127.0.0.0/8 -j DROP"]
-            .map(|b| rule(RAW_CHAIN, b))
-            .into(),
-        jumps: jumps(Table::Raw, owner.as_ref()),
+        rules: drops.into_iter().chain([&*segments]).map(|body| rule(RAW_CHAIN, body)).collect(),
+        jumps: jumps(Table::Raw, base_ruleset.owner.as_ref()),
     }
 }
 

@@ -28,6 +28,7 @@ fn ruleset(uplinks: &[&str], to: &[&str]) -> Ruleset {
     let uplinks = set(uplinks);
     Ruleset {
         base_ruleset: BaseRuleset {
+            mtu: 1500,
             pool: "10.231.0.0/16".parse().unwrap(),
             uplinks,
             confined,
@@ -49,6 +50,8 @@ fn a_reset_of_an_empty_host() {
     *filter
     :RIKLET-FORWARD - [0:0]
     :RIKLET-CONFINE - [0:0]
+    -A RIKLET-FORWARD -i rik+ -p tcp -m tcp --tcp-flags SYN,RST SYN -j TCPMSS --clamp-mss-to-pmtu
+    -A RIKLET-FORWARD -o rik+ -p tcp -m tcp --tcp-flags SYN,RST SYN -j TCPMSS --clamp-mss-to-pmtu
     -A RIKLET-FORWARD -i rik+ -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
     -A RIKLET-FORWARD -o rik+ -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
     -A RIKLET-FORWARD -o rik+ -m conntrack --ctstate DNAT -j ACCEPT
@@ -66,6 +69,7 @@ fn a_reset_of_an_empty_host() {
     :RIKLET-RAW - [0:0]
     -A RIKLET-RAW -d 127.0.0.0/8 -j DROP
     -A RIKLET-RAW -s 127.0.0.0/8 -j DROP
+    -A RIKLET-RAW -p tcp -m tcp --tcp-flags SYN,RST SYN -j TCPMSS --set-mss 1460
     -I PREROUTING -i rik+ -j RIKLET-RAW
     COMMIT
     *nat
@@ -151,6 +155,8 @@ fn what_is_misplaced_is_removed_by_its_own_words() {
     -D INPUT -j RIKLET-OLD
     -D FORWARD -j RIKLET-FORWARD
     -D FORWARD -m comment --comment "by hand" -g RIKLET-FORWARD
+    -A RIKLET-FORWARD -i rik+ -p tcp -m tcp --tcp-flags SYN,RST SYN -j TCPMSS --clamp-mss-to-pmtu
+    -A RIKLET-FORWARD -o rik+ -p tcp -m tcp --tcp-flags SYN,RST SYN -j TCPMSS --clamp-mss-to-pmtu
     -A RIKLET-FORWARD -i rik+ -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
     -A RIKLET-FORWARD -o rik+ -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
     -A RIKLET-FORWARD -o rik+ -m conntrack --ctstate DNAT -j ACCEPT
@@ -169,6 +175,8 @@ fn differences_are_named() {
     let BaseState::Altered(differences) = state.base_ruleset else { panic!("not altered") };
     insta::assert_snapshot!(differences.join("\n"), @r#"
     filter: unexpected chain RIKLET-OLD
+    filter: missing: -A RIKLET-FORWARD -i rik+ -p tcp -m tcp --tcp-flags SYN,RST SYN -j TCPMSS --clamp-mss-to-pmtu
+    filter: missing: -A RIKLET-FORWARD -o rik+ -p tcp -m tcp --tcp-flags SYN,RST SYN -j TCPMSS --clamp-mss-to-pmtu
     filter: missing: -A RIKLET-FORWARD -i rik+ -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
     filter: missing: -A RIKLET-FORWARD -o rik+ -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
     filter: missing: -A RIKLET-FORWARD -o rik+ -m conntrack --ctstate DNAT -j ACCEPT

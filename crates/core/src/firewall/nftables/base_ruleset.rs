@@ -12,9 +12,10 @@ use netlink_packet_netfilter::{
 use super::{
     element,
     expression::{
-        ACCEPT, Expression, accept, addresses_in, between, destination, destination_is_local,
-        destination_outside, destination_translated, drop, established, from_guest, ipv4, jump,
-        masquerade, out_of, source, to_guest, translate_by_address, translate_by_port,
+        ACCEPT, Expression, accept, addresses_in, begins_connection, between, clamp_segment_size,
+        destination, destination_is_local, destination_outside, destination_translated, drop,
+        established, from_guest, ipv4, jump, masquerade, out_of, set_segment_size, source,
+        to_guest, translate_by_address, translate_by_port,
     },
     object::{Base, Chain, INTERFACE, Operation, Rule, Set, Table, TableName, comment, commented},
 };
@@ -166,6 +167,13 @@ pub fn rules(base_ruleset: &BaseRuleset) -> Vec<Rule> {
             &[from_guest(), destination(loopback), drop()],
         ),
         rule(ANTISPOOF, "guests are not 127.0.0.0/8", &[from_guest(), source(loopback), drop()]),
+        // Whatever a guest takes its NIC's size for. What the host itself sends goes by the route to its own address, of the
+        // loopback's size, and is translated later: it fits only what the guest announces.
+        rule(
+            ANTISPOOF,
+            "segments to guests fit the TAP",
+            &[from_guest(), begins_connection(), set_segment_size(base_ruleset.segment_size())],
+        ),
         // The kernel drops what arrives for 127.0.0.0/8 as martian, but only after this rule has translated it.
         rule(
             PREROUTING,
@@ -173,6 +181,18 @@ pub fn rules(base_ruleset: &BaseRuleset) -> Vec<Rule> {
             &[destination_outside(loopback), destination_is_local(), jump(CHAIN)],
         ),
         rule(OUTPUT, "from the host to itself", &[ipv4(), destination_is_local(), jump(CHAIN)]),
+        // Before anything is accepted. Guests take their NIC for one of 1,500 bytes, and a router behind a smaller
+        // uplink may lose its "fragmentation needed" (RFC 2923, section 2.1).
+        rule(
+            FORWARD,
+            "segments of guests fit the route",
+            &[from_guest(), begins_connection(), clamp_segment_size()],
+        ),
+        rule(
+            FORWARD,
+            "segments to guests fit the route",
+            &[to_guest(), begins_connection(), clamp_segment_size()],
+        ),
         rule(FORWARD, "what guests go on with", &[from_guest(), established(), accept()]),
         rule(FORWARD, "what goes on with guests", &[to_guest(), established(), accept()]),
         rule(FORWARD, "exposures", &[to_guest(), destination_translated(), accept()]),
@@ -207,7 +227,7 @@ mod tests {
         let pool = "10.231.0.0/16".parse().unwrap();
         let (uplinks, confined) = (["eth0".parse().unwrap()].into(), Confinement::default());
         let owner = Some(Owner::new(OwnerId::new(1), "/run/riklet-sdn"));
-        BaseRuleset { pool, uplinks, confined, owner }
+        BaseRuleset { pool, mtu: 1500, uplinks, confined, owner }
     }
 
     fn confined(from: &str, to: &str) -> BaseRuleset {
@@ -221,12 +241,13 @@ mod tests {
         let mine = base_ruleset();
         let (one, other) = (confined("eth0", "eth1"), confined("eth0", "eth2"));
         let elsewhere = BaseRuleset { pool: "10.232.0.0/16".parse().unwrap(), ..base_ruleset() };
+        let smaller = BaseRuleset { mtu: 1400, ..base_ruleset() };
         let offline = BaseRuleset { uplinks: [].into(), ..base_ruleset() };
         assert_eq!(table(&mine), table(&base_ruleset()));
         let unsigned = BaseRuleset { owner: None, ..base_ruleset() };
         let moved = Owner::new(OwnerId::new(1), "/run/other");
         let moved = BaseRuleset { owner: Some(moved), ..base_ruleset() };
-        for other in [one, other, elsewhere, offline, unsigned, moved] {
+        for other in [one, other, elsewhere, offline, unsigned, moved, smaller] {
             assert_ne!(table(&mine).userdata, table(&other).userdata, "{other:?}");
         }
     }
@@ -257,6 +278,6 @@ mod tests {
         let of = |name| chains.iter().find(|chain| chain.name == name).unwrap().references;
         assert_eq!(of(CHAIN), 4);
         assert_eq!(of(OUTPUT), 1);
-        assert_eq!(of(FORWARD), 6);
+        assert_eq!(of(FORWARD), 8);
     }
 }

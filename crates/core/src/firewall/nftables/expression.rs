@@ -26,6 +26,13 @@ const SOURCE_ADDRESS: (u32, u32, u32) = (NETWORK_HEADER, 12, 4);
 const DESTINATION_ADDRESS: (u32, u32, u32) = (NETWORK_HEADER, 16, 4);
 const DESTINATION_PORT: (u32, u32, u32) = (TRANSPORT_HEADER, 2, 2);
 
+/// The octet of the TCP header with the flags, and two of them (RFC 9293, section 3.1).
+const TCP_FLAGS: (u32, u32, u32) = (TRANSPORT_HEADER, 13, 1);
+const SYN: u8 = 0x02;
+const RST: u8 = 0x04;
+
+/// `IPPROTO_TCP`.
+const TCP: u8 = 6;
 /// `NFPROTO_IPV4`.
 const IPV4: u8 = 2;
 /// `IPS_DST_NAT` of `<linux/netfilter/nf_conntrack_common.h>`.
@@ -61,13 +68,13 @@ fn equals(data: &[u8]) -> Expression {
     compare(Operator::Equal, data)
 }
 
-fn mask(mask: [u8; 4]) -> Expression {
+fn mask<const LENGTH: usize>(mask: [u8; LENGTH]) -> Expression {
     Expressions::Bitwise(vec![
         Bitwise::SourceRegister(Register::Reg1),
         Bitwise::DestinationRegister(Register::Reg1),
-        Bitwise::Length(4),
+        Bitwise::Length(u32::try_from(LENGTH).unwrap_or(u32::MAX)),
         Bitwise::Mask(DataAttribute::Value(mask.to_vec())),
-        Bitwise::Xor(DataAttribute::Value(vec![0; 4])),
+        Bitwise::Xor(DataAttribute::Value(vec![0; LENGTH])),
     ])
 }
 
@@ -164,6 +171,56 @@ fn matched(
         ],
     };
     [ipv4(), matches].concat()
+}
+
+/// `tcp flags syn / syn,rst`
+pub(super) fn begins_connection() -> Vec<Expression> {
+    vec![
+        meta(MetaKey::L4Proto, Register::Reg1),
+        equals(&[TCP]),
+        payload(TCP_FLAGS, Register::Reg1),
+        mask([SYN | RST]),
+        equals(&[SYN]),
+    ]
+}
+
+/// `tcp option maxseg size set <bytes>`. The kernel makes no size larger.
+pub(super) fn set_segment_size(bytes: u16) -> Vec<Expression> {
+    let load = Expressions::Immediate(vec![
+        Immediate::DestinationRegister(Register::Reg1),
+        Immediate::Data(DataAttribute::Value(bytes.to_be_bytes().to_vec())),
+    ]);
+    vec![load, write_segment_size()]
+}
+
+/// `tcp option maxseg size set rt mtu`. The kernel takes the lesser of the routes to both ends, and makes no size
+/// larger (`get_tcpmss` and `nft_exthdr_tcp_set_eval` of `net/netfilter`).
+pub(super) fn clamp_segment_size() -> Vec<Expression> {
+    /// `NFT_RT_TCPMSS`, and `NFT_BYTEORDER_HTON`.
+    const SEGMENT_SIZE_OF_ROUTE: u32 = 3;
+    const TO_NETWORK: u32 = 1;
+    let register = Register::Reg1.into();
+    // NFTA_RT_DREG, _KEY
+    let route = other("rt", &[(1, register), (2, SEGMENT_SIZE_OF_ROUTE)]);
+    // NFTA_BYTEORDER_SREG, _DREG, _OP, _LEN, _SIZE
+    let order = [(1, register), (2, register), (3, TO_NETWORK), (4, 2), (5, 2)];
+    vec![route, other("byteorder", &order), write_segment_size()]
+}
+
+/// Writes register 1 to the option of the maximum segment size.
+fn write_segment_size() -> Expression {
+    /// `NFT_EXTHDR_OP_TCPOPT`.
+    const TCP_OPTION: u32 = 1;
+    /// The kind of the option, and the place and the length of its value (RFC 9293, section 3.2).
+    const MAXSEG: u8 = 2;
+    const SIZE: (u32, u32) = (2, 2);
+    let register = Register::Reg1.into();
+    // NFTA_EXTHDR_OFFSET, _LEN, _OP, _SREG; NFTA_EXTHDR_TYPE has one octet.
+    let mut option = other("exthdr", &[(3, SIZE.0), (4, SIZE.1), (6, TCP_OPTION), (7, register)]);
+    if let Expressions::Other { attributes, .. } = &mut option {
+        attributes.push(DefaultNla::new(2, vec![MAXSEG]));
+    }
+    option
 }
 
 /// `ip saddr . ip daddr @set`

@@ -114,6 +114,7 @@ fn ruleset(entries: &[Entry]) -> Ruleset {
     let confined = Confinement::new(from, to, ["lan0".parse().unwrap()].into());
     Ruleset {
         base_ruleset: BaseRuleset {
+            mtu: 1500,
             pool,
             uplinks: BTreeSet::from(uplinks),
             confined,
@@ -227,7 +228,7 @@ fn drift_is_found_and_mended() {
         ("*filter\n-I RIKLET-FORWARD -j ACCEPT\nCOMMIT", "unexpected: -A RIKLET-FORWARD -j ACCEPT"),
         ("*filter\n-I FORWARD -j ACCEPT\nCOMMIT", "not first: -A FORWARD"),
         ("*filter\n-A FORWARD MARK -j RIKLET-FORWARD\nCOMMIT", "2 times: -A FORWARD"),
-        ("*filter\n-A INPUT -i rik+ -j RIKLET-FORWARD\nCOMMIT", "unexpected: -A INPUT"),
+        ("*filter\n-A OUTPUT -o rik+ -j RIKLET-FORWARD\nCOMMIT", "unexpected: -A OUTPUT"),
         (
             "*nat\n-D OUTPUT -m addrtype --dst-type LOCAL MARK -j RIKLET\nCOMMIT",
             "missing: -A OUTPUT",
@@ -277,7 +278,7 @@ fn removing_leaves_what_was_there() {
         host.feed(FOREIGN);
         let before = host.save();
         host.reset(&ruleset(&[exposure(0, 8080), hairpin(0)]));
-        host.feed("*filter\n-A INPUT -g RIKLET-FORWARD\nCOMMIT\n");
+        host.feed("*filter\n-A OUTPUT -g RIKLET-FORWARD\nCOMMIT\n");
         assert_ne!(host.save(), before);
         host.change(&Change::Remove).unwrap();
         assert_eq!(host.save(), before);

@@ -87,6 +87,7 @@ fn confined() -> Confinement {
 
 fn base_ruleset() -> BaseRuleset {
     BaseRuleset {
+        mtu: 1500,
         pool: "10.231.0.0/16".parse().unwrap(),
         uplinks: ["eth0".parse().unwrap(), "wlan0".parse().unwrap()].into(),
         confined: confined(),
