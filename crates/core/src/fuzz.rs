@@ -55,7 +55,8 @@ pub fn iptables_save(data: &[u8]) {
     let owner = Owner::new(OwnerId::new(7), "/run/riklet-sdn");
     let Some(&pool) = Pool::candidates().first() else { return };
     let (uplinks, confined) = (BTreeSet::new(), Confinement::default());
-    let base_ruleset = BaseRuleset { pool, mtu: 1500, uplinks, confined, owner: Some(owner) };
+    let base_ruleset =
+        BaseRuleset { pool, mtu: 1500, uplinks, any_uplink: true, confined, owner: Some(owner) };
     let ruleset = Ruleset { base_ruleset, entries: BTreeSet::new() };
     let _changes = (
         iptables::state(&ruleset, &saved),

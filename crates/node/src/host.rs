@@ -178,6 +178,7 @@ impl Host {
                 pool,
                 mtu,
                 uplinks,
+                any_uplink: config.uplinks.is_none(),
                 confined,
                 owner: Some(owner.clone()),
             }),
@@ -313,8 +314,8 @@ fn try_to_read(
 /// A ruleset to look at a firewall with, of which only that it can be read matters, or whose it is.
 fn any_ruleset(pool: Pool) -> Ruleset {
     let (confined, owner) = (Confinement::default(), None);
-    let base_ruleset =
-        BaseRuleset { pool, mtu: ETHERNET_MTU, uplinks: BTreeSet::new(), confined, owner };
+    let (mtu, uplinks, any_uplink) = (ETHERNET_MTU, BTreeSet::new(), false);
+    let base_ruleset = BaseRuleset { pool, mtu, uplinks, any_uplink, confined, owner };
     Ruleset { base_ruleset, entries: BTreeSet::new() }
 }
 

@@ -224,7 +224,8 @@ impl<'a> FullView<'a> {
     fn expected(&self) -> Ruleset {
         let (pool, mtu) = (self.host.node.pool, self.host.node.mtu);
         let (owner, confined) = (None, Confinement::default());
-        let nothing = || BaseRuleset { pool, mtu, uplinks: BTreeSet::new(), confined, owner };
+        let (uplinks, any_uplink) = (BTreeSet::new(), false);
+        let nothing = || BaseRuleset { pool, mtu, uplinks, any_uplink, confined, owner };
         Ruleset {
             base_ruleset: self.host.base_ruleset.clone().unwrap_or_else(nothing),
             entries: self.fragments.values().flat_map(|f| &f.entries).copied().collect(),

@@ -36,6 +36,7 @@ impl Bare {
             mtu: 1500,
             pool: self.node.pool,
             uplinks: BTreeSet::new(),
+            any_uplink: true,
             confined: Confinement::default(),
             owner: Some(self.node.owner.clone()),
         };

@@ -1,8 +1,10 @@
 use std::{
     collections::BTreeSet,
     fmt,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
 };
+
+use ipnet::Ipv4Net;
 
 use super::Confinement;
 use crate::model::{InterfaceName, Mark, Owner, Pool, Protocol};
@@ -71,9 +73,10 @@ pub struct Ruleset {
 ///   127.0.0.0/8 they apply only to packets that the host sends: otherwise a neighbour on the link would reach
 ///   what is published on 127.0.0.1.
 /// * Packets from our interfaces are forwarded if they are established, if an exposure translated them, or if
-///   they go from a guest's address out of an uplink. Packets to our interfaces are forwarded if they are
+///   they go from a guest's address out of an uplink. Packets to a public address are also forwarded out of any other
+///   interface that is not ours: the kernel chooses the uplink, and may choose one that came later. Packets to our interfaces are forwarded if they are
 ///   established, or if an exposure translated them. All other packets from or to our interfaces are dropped.
-/// * Masqueraded are packets from a guest's address out of an uplink, from 127.0.0.0/8 into one of our
+/// * Masqueraded are packets from a guest's address out of an interface that is not ours, from 127.0.0.0/8 into one of our
 ///   interfaces, and from a guest to itself (hairpin); nothing else.
 /// * TCP connections from and to our interfaces have segments that fit these. Those that are forwarded have segments that
 ///   fit the routes to both ends.
@@ -86,11 +89,27 @@ pub struct BaseRuleset {
     pub mtu: u32,
     /// The interfaces of the host's default route; none if it has no default route.
     pub uplinks: BTreeSet<InterfaceName>,
+    /// True if guests reach public addresses by any interface that is not ours; false where the uplinks are configured.
+    pub any_uplink: bool,
     /// The traffic of others that only our forwarding makes possible.
     pub confined: Confinement,
     /// The state directory that owns it; `None` names none, as earlier versions did.
     pub owner: Option<Owner>,
 }
+
+/// The ranges of IPv4 that are not public: this network, private use, shared address space, loopback, link-local (with
+/// the metadata services of clouds), and everything from multicast up (RFC 6890). Ranges for documentation are ordinary
+/// addresses here.
+pub(crate) const SPECIAL_RANGES: [Ipv4Net; 8] = [
+    Ipv4Net::new_assert(Ipv4Addr::UNSPECIFIED, 8),
+    Ipv4Net::new_assert(Ipv4Addr::new(10, 0, 0, 0), 8),
+    Ipv4Net::new_assert(Ipv4Addr::new(100, 64, 0, 0), 10),
+    Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8),
+    Ipv4Net::new_assert(Ipv4Addr::new(169, 254, 0, 0), 16),
+    Ipv4Net::new_assert(Ipv4Addr::new(172, 16, 0, 0), 12),
+    Ipv4Net::new_assert(Ipv4Addr::new(192, 168, 0, 0), 16),
+    Ipv4Net::new_assert(Ipv4Addr::new(224, 0, 0, 0), 3),
+];
 
 /// A part of a ruleset that an instance needs: the unit that a backend adds and removes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

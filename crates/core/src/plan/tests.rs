@@ -55,6 +55,7 @@ fn desired(fragments: impl IntoIterator<Item = (Slot, Fragment)>) -> Desired {
             mtu: 1500,
             pool: pool(),
             uplinks: BTreeSet::new(),
+            any_uplink: true,
             confined: confined(),
             owner: Some(owner()),
         }),

@@ -115,7 +115,14 @@ fn account() -> AccountName {
 fn ruleset() -> Ruleset {
     let pool = "10.231.0.0/16".parse().unwrap();
     let (confined, owner) = (Confinement::default(), Some(owner()));
-    let base_ruleset = BaseRuleset { pool, mtu: 1500, uplinks: BTreeSet::new(), confined, owner };
+    let base_ruleset = BaseRuleset {
+        pool,
+        mtu: 1500,
+        uplinks: BTreeSet::new(),
+        any_uplink: true,
+        confined,
+        owner,
+    };
     Ruleset { base_ruleset, entries: BTreeSet::new() }
 }
 

@@ -12,6 +12,7 @@ use crate::{
                 RAW_CHAIN,
             },
         },
+        ruleset::SPECIAL_RANGES,
     },
     model::{InterfaceName, Mark, Owner, Protocol, Slot},
 };
@@ -99,7 +100,7 @@ pub(super) fn of_base_ruleset(base_ruleset: &BaseRuleset) -> [Layout; 3] {
     [filter(base_ruleset), raw(base_ruleset), nat(base_ruleset)]
 }
 
-fn filter(BaseRuleset { pool, uplinks, confined, owner, .. }: &BaseRuleset) -> Layout {
+fn filter(BaseRuleset { pool, uplinks, any_uplink, confined, owner, .. }: &BaseRuleset) -> Layout {
     let (ours, pool) = (ours(), pool.v4());
     let established = "-m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT";
     // Before anything is accepted: see the rules of nftables.
@@ -113,6 +114,10 @@ fn filter(BaseRuleset { pool, uplinks, confined, owner, .. }: &BaseRuleset) -> L
     ];
     bodies
         .extend(uplinks.iter().map(|uplink| format!("-s {pool} -i {ours} -o {uplink} -j ACCEPT")));
+    if *any_uplink {
+        bodies.extend(SPECIAL_RANGES.map(|range| format!("-d {range} -i {ours} -j DROP")));
+        bodies.push(format!("-s {pool} -i {ours} ! -o {ours} -j ACCEPT"));
+    }
     bodies.push(format!("-i {ours} -j DROP"));
     bodies.push(format!("-o {ours} -j DROP"));
     let (mut chains, mut drops) = (vec![FORWARD_CHAIN], vec![]);
@@ -152,12 +157,13 @@ fn raw(base_ruleset: &BaseRuleset) -> Layout {
     }
 }
 
-fn nat(BaseRuleset { pool, uplinks, owner, .. }: &BaseRuleset) -> Layout {
-    let pool = pool.v4();
-    let masquerade = |uplink| format!("-s {pool} -o {uplink} -j MASQUERADE");
-    let mut bodies: Vec<_> = uplinks.iter().map(masquerade).collect();
-    bodies.push(format!("-s 127.0.0.0/8 -o {} -j MASQUERADE", ours()));
-    bodies.push(format!("-j {HAIRPIN_CHAIN}"));
+fn nat(BaseRuleset { pool, owner, .. }: &BaseRuleset) -> Layout {
+    let (ours, pool) = (ours(), pool.v4());
+    let bodies = [
+        format!("-s {pool} ! -o {ours} -j MASQUERADE"),
+        format!("-s 127.0.0.0/8 -o {ours} -j MASQUERADE"),
+        format!("-j {HAIRPIN_CHAIN}"),
+    ];
     Layout {
         table: Table::Nat,
         chains: vec![CHAIN, POSTROUTING_CHAIN, HAIRPIN_CHAIN],

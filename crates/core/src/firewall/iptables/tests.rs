@@ -31,6 +31,7 @@ fn ruleset(uplinks: &[&str], to: &[&str]) -> Ruleset {
             mtu: 1500,
             pool: "10.231.0.0/16".parse().unwrap(),
             uplinks,
+            any_uplink: true,
             confined,
             owner: None,
         },
@@ -57,6 +58,15 @@ fn a_reset_of_an_empty_host() {
     -A RIKLET-FORWARD -o rik+ -m conntrack --ctstate DNAT -j ACCEPT
     -A RIKLET-FORWARD -s 10.231.0.0/16 -i rik+ -o eth0 -j ACCEPT
     -A RIKLET-FORWARD -s 10.231.0.0/16 -i rik+ -o eth1 -j ACCEPT
+    -A RIKLET-FORWARD -d 0.0.0.0/8 -i rik+ -j DROP
+    -A RIKLET-FORWARD -d 10.0.0.0/8 -i rik+ -j DROP
+    -A RIKLET-FORWARD -d 100.64.0.0/10 -i rik+ -j DROP
+    -A RIKLET-FORWARD -d 127.0.0.0/8 -i rik+ -j DROP
+    -A RIKLET-FORWARD -d 169.254.0.0/16 -i rik+ -j DROP
+    -A RIKLET-FORWARD -d 172.16.0.0/12 -i rik+ -j DROP
+    -A RIKLET-FORWARD -d 192.168.0.0/16 -i rik+ -j DROP
+    -A RIKLET-FORWARD -d 224.0.0.0/3 -i rik+ -j DROP
+    -A RIKLET-FORWARD -s 10.231.0.0/16 -i rik+ ! -o rik+ -j ACCEPT
     -A RIKLET-FORWARD -i rik+ -j DROP
     -A RIKLET-FORWARD -o rik+ -j DROP
     -A RIKLET-FORWARD -i eth0 -j RIKLET-CONFINE
@@ -76,8 +86,7 @@ fn a_reset_of_an_empty_host() {
     :RIKLET - [0:0]
     :RIKLET-POSTROUTING - [0:0]
     :RIKLET-HAIRPIN - [0:0]
-    -A RIKLET-POSTROUTING -s 10.231.0.0/16 -o eth0 -j MASQUERADE
-    -A RIKLET-POSTROUTING -s 10.231.0.0/16 -o eth1 -j MASQUERADE
+    -A RIKLET-POSTROUTING -s 10.231.0.0/16 ! -o rik+ -j MASQUERADE
     -A RIKLET-POSTROUTING -s 127.0.0.0/8 -o rik+ -j MASQUERADE
     -A RIKLET-POSTROUTING -j RIKLET-HAIRPIN
     -A RIKLET -p tcp -m tcp --dport 8080 -j DNAT --to-destination 10.231.0.2:3000
@@ -161,6 +170,15 @@ fn what_is_misplaced_is_removed_by_its_own_words() {
     -A RIKLET-FORWARD -o rik+ -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
     -A RIKLET-FORWARD -o rik+ -m conntrack --ctstate DNAT -j ACCEPT
     -A RIKLET-FORWARD -s 10.231.0.0/16 -i rik+ -o eth0 -j ACCEPT
+    -A RIKLET-FORWARD -d 0.0.0.0/8 -i rik+ -j DROP
+    -A RIKLET-FORWARD -d 10.0.0.0/8 -i rik+ -j DROP
+    -A RIKLET-FORWARD -d 100.64.0.0/10 -i rik+ -j DROP
+    -A RIKLET-FORWARD -d 127.0.0.0/8 -i rik+ -j DROP
+    -A RIKLET-FORWARD -d 169.254.0.0/16 -i rik+ -j DROP
+    -A RIKLET-FORWARD -d 172.16.0.0/12 -i rik+ -j DROP
+    -A RIKLET-FORWARD -d 192.168.0.0/16 -i rik+ -j DROP
+    -A RIKLET-FORWARD -d 224.0.0.0/3 -i rik+ -j DROP
+    -A RIKLET-FORWARD -s 10.231.0.0/16 -i rik+ ! -o rik+ -j ACCEPT
     -A RIKLET-FORWARD -i rik+ -j DROP
     -A RIKLET-FORWARD -o rik+ -j DROP
     -I FORWARD -j RIKLET-FORWARD
@@ -180,6 +198,15 @@ fn differences_are_named() {
     filter: missing: -A RIKLET-FORWARD -i rik+ -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
     filter: missing: -A RIKLET-FORWARD -o rik+ -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
     filter: missing: -A RIKLET-FORWARD -o rik+ -m conntrack --ctstate DNAT -j ACCEPT
+    filter: missing: -A RIKLET-FORWARD -d 0.0.0.0/8 -i rik+ -j DROP
+    filter: missing: -A RIKLET-FORWARD -d 10.0.0.0/8 -i rik+ -j DROP
+    filter: missing: -A RIKLET-FORWARD -d 100.64.0.0/10 -i rik+ -j DROP
+    filter: missing: -A RIKLET-FORWARD -d 127.0.0.0/8 -i rik+ -j DROP
+    filter: missing: -A RIKLET-FORWARD -d 169.254.0.0/16 -i rik+ -j DROP
+    filter: missing: -A RIKLET-FORWARD -d 172.16.0.0/12 -i rik+ -j DROP
+    filter: missing: -A RIKLET-FORWARD -d 192.168.0.0/16 -i rik+ -j DROP
+    filter: missing: -A RIKLET-FORWARD -d 224.0.0.0/3 -i rik+ -j DROP
+    filter: missing: -A RIKLET-FORWARD -s 10.231.0.0/16 -i rik+ ! -o rik+ -j ACCEPT
     filter: missing: -A RIKLET-FORWARD -o rik+ -j DROP
     filter: not first: -A FORWARD -j RIKLET-FORWARD
     filter: unexpected: -A INPUT -j RIKLET-OLD

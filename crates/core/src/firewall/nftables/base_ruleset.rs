@@ -13,9 +13,10 @@ use super::{
     element,
     expression::{
         ACCEPT, Expression, accept, addresses_in, begins_connection, between, clamp_segment_size,
-        destination, destination_is_local, destination_outside, destination_translated, drop,
-        established, from_guest, ipv4, jump, masquerade, out_of, set_segment_size, source,
-        to_guest, translate_by_address, translate_by_port,
+        destination, destination_is_local, destination_outside, destination_public,
+        destination_translated, drop, established, from_guest, ipv4, jump, masquerade,
+        not_to_guest, out_of, set_segment_size, source, to_guest, translate_by_address,
+        translate_by_port,
     },
     object::{Base, Chain, INTERFACE, Operation, Rule, Set, Table, TableName, comment, commented},
 };
@@ -201,16 +202,22 @@ pub fn rules(base_ruleset: &BaseRuleset) -> Vec<Rule> {
             "guests to the Internet",
             &[from_guest(), source(pool), out_of(UPLINKS), accept()],
         ),
+    ];
+    if base_ruleset.any_uplink {
+        let parts = [from_guest(), not_to_guest(), source(pool), destination_public(), accept()];
+        all.push(rule(FORWARD, "guests to public addresses", &parts));
+    }
+    all.extend([
         rule(FORWARD, "nothing else from guests", &[from_guest(), drop()]),
         rule(FORWARD, "nothing else to guests", &[to_guest(), drop()]),
-        rule(POSTROUTING, "guests to the Internet", &[source(pool), out_of(UPLINKS), masquerade()]),
+        rule(POSTROUTING, "guests to others", &[source(pool), not_to_guest(), masquerade()]),
         rule(
             POSTROUTING,
             "guests to themselves",
             &[addresses_in(HAIRPIN), destination_translated(), masquerade()],
         ),
         rule(POSTROUTING, "127.0.0.0/8 to guests", &[to_guest(), source(loopback), masquerade()]),
-    ];
+    ]);
     if !base_ruleset.confined.is_empty() {
         let text = "what only our forwarding makes possible";
         all.push(rule(FORWARD, text, &[ipv4(), between(CONFINED), drop()]));
@@ -227,7 +234,7 @@ mod tests {
         let pool = "10.231.0.0/16".parse().unwrap();
         let (uplinks, confined) = (["eth0".parse().unwrap()].into(), Confinement::default());
         let owner = Some(Owner::new(OwnerId::new(1), "/run/riklet-sdn"));
-        BaseRuleset { pool, mtu: 1500, uplinks, confined, owner }
+        BaseRuleset { pool, mtu: 1500, uplinks, any_uplink: true, confined, owner }
     }
 
     fn confined(from: &str, to: &str) -> BaseRuleset {
@@ -244,10 +251,11 @@ mod tests {
         let smaller = BaseRuleset { mtu: 1400, ..base_ruleset() };
         let offline = BaseRuleset { uplinks: [].into(), ..base_ruleset() };
         assert_eq!(table(&mine), table(&base_ruleset()));
+        let fixed = BaseRuleset { any_uplink: false, ..base_ruleset() };
         let unsigned = BaseRuleset { owner: None, ..base_ruleset() };
         let moved = Owner::new(OwnerId::new(1), "/run/other");
         let moved = BaseRuleset { owner: Some(moved), ..base_ruleset() };
-        for other in [one, other, elsewhere, offline, unsigned, moved, smaller] {
+        for other in [one, other, elsewhere, offline, fixed, unsigned, moved, smaller] {
             assert_ne!(table(&mine).userdata, table(&other).userdata, "{other:?}");
         }
     }
@@ -278,6 +286,6 @@ mod tests {
         let of = |name| chains.iter().find(|chain| chain.name == name).unwrap().references;
         assert_eq!(of(CHAIN), 4);
         assert_eq!(of(OUTPUT), 1);
-        assert_eq!(of(FORWARD), 8);
+        assert_eq!(of(FORWARD), 9);
     }
 }

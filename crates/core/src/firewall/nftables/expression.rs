@@ -12,7 +12,7 @@ use netlink_packet_netfilter::nftables::{
     Register, Verdict, VerdictAttribute,
 };
 
-use crate::model::Slot;
+use crate::{firewall::ruleset::SPECIAL_RANGES, model::Slot};
 
 /// `NF_DROP` and `NF_ACCEPT` of `<linux/netfilter.h>`: verdicts, and policies of base chains.
 pub(super) const DROP: u32 = 0;
@@ -122,6 +122,12 @@ pub(super) fn to_guest() -> Vec<Expression> {
     vec![meta(MetaKey::Oifname, Register::Reg1), equals(Slot::PREFIX.as_bytes())]
 }
 
+/// `oifname != "rik*"`
+pub(super) fn not_to_guest() -> Vec<Expression> {
+    let prefix = Slot::PREFIX.as_bytes();
+    vec![meta(MetaKey::Oifname, Register::Reg1), compare(Operator::NotEqual, prefix)]
+}
+
 /// `oifname @set`
 pub(super) fn out_of(set: &str) -> Vec<Expression> {
     vec![meta(MetaKey::Oifname, Register::Reg1), lookup(set, None)]
@@ -151,15 +157,25 @@ pub(super) fn destination_outside(network: Ipv4Net) -> Vec<Expression> {
     matched(DESTINATION_ADDRESS, Operator::NotEqual, network)
 }
 
+/// `ip daddr != <range>` for each range that is not public, in a rule that is for IPv4 already
+pub(super) fn destination_public() -> Vec<Expression> {
+    let outside = |range| prefix(DESTINATION_ADDRESS, Operator::NotEqual, range);
+    SPECIAL_RANGES.into_iter().flat_map(outside).collect()
+}
+
+fn matched(field: (u32, u32, u32), operator: Operator, network: Ipv4Net) -> Vec<Expression> {
+    [ipv4(), prefix(field, operator, network)].concat()
+}
+
 /// As nft(8) writes it: where the prefix ends at a byte, only that much is loaded, and needs no mask.
-fn matched(
+fn prefix(
     (base, offset, length): (u32, u32, u32),
     operator: Operator,
     network: Ipv4Net,
 ) -> Vec<Expression> {
     let address = network.network().octets();
     let prefix = address.get(..usize::from(network.prefix_len() / 8));
-    let matches = match prefix {
+    match prefix {
         Some(prefix) if network.prefix_len().is_multiple_of(8) => {
             let length = u32::from(network.prefix_len() / 8);
             vec![payload((base, offset, length), Register::Reg1), compare(operator, prefix)]
@@ -169,8 +185,7 @@ fn matched(
             mask(network.netmask().octets()),
             compare(operator, &address),
         ],
-    };
-    [ipv4(), matches].concat()
+    }
 }
 
 /// `tcp flags syn / syn,rst`

@@ -117,6 +117,7 @@ fn ruleset(entries: &[Entry]) -> Ruleset {
             mtu: 1500,
             pool,
             uplinks: BTreeSet::from(uplinks),
+            any_uplink: true,
             confined,
             owner: Some(owner()),
         },
@@ -182,6 +183,7 @@ fn a_probe_sees_every_change_of_the_base_ruleset() {
         differs(|base_ruleset| base_ruleset.pool = "10.232.0.0/16".parse().unwrap());
         differs(|base_ruleset| base_ruleset.uplinks.retain(|name| name.as_str() == "eth0"));
         differs(|base_ruleset| base_ruleset.uplinks.extend("eth1".try_into()));
+        differs(|base_ruleset| base_ruleset.any_uplink = false);
     });
 }
 
@@ -234,7 +236,7 @@ fn drift_is_found_and_mended() {
             "missing: -A OUTPUT",
         ),
         (
-            "*nat\n-D RIKLET-POSTROUTING 1\n-A RIKLET-POSTROUTING -s 10.231.0.0/16 -o eth0 -j MASQUERADE\nCOMMIT",
+            "*nat\n-D RIKLET-POSTROUTING 1\n-A RIKLET-POSTROUTING -s 10.231.0.0/16 ! -o rik+ -j MASQUERADE\nCOMMIT",
             "out of order: RIKLET-POSTROUTING",
         ),
         ("*raw\n-F\n-X\nCOMMIT", "no chain RIKLET-RAW"),

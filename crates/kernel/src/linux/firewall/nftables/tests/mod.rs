@@ -90,6 +90,7 @@ fn base_ruleset() -> BaseRuleset {
         mtu: 1500,
         pool: "10.231.0.0/16".parse().unwrap(),
         uplinks: ["eth0".parse().unwrap(), "wlan0".parse().unwrap()].into(),
+        any_uplink: true,
         confined: confined(),
         owner: Some(owner()),
     }
@@ -156,7 +157,10 @@ fn nft_shows_the_table_and_accepts_what_it_shows() {
         expected.base_ruleset.pool = "10.231.192.0/18".parse().unwrap();
         kernel.apply(&Change::Reset(expected.clone())).unwrap();
         let shown = run("nft", &["list", "table", "inet", "riklet"], "").unwrap();
-        assert!(shown.contains("ip saddr 10.231.192.0/18 oifname @uplinks masquerade"), "{shown}");
+        assert!(
+            shown.contains("ip saddr 10.231.192.0/18 oifname != \"rik*\" masquerade"),
+            "{shown}"
+        );
         run("nft", &["-f", "-"], &format!("delete table inet riklet\n{shown}")).unwrap();
         assert_eq!(kernel.state(&expected).unwrap(), intact(entries));
 
@@ -174,6 +178,9 @@ fn nft_shows_the_table_and_accepts_what_it_shows() {
             "iifname \"rik*\" ct state established,related accept comment",
             "oifname \"rik*\" ct status dnat accept comment",
             "iifname \"rik*\" ip saddr 10.231.0.0/16 oifname @uplinks accept comment",
+            "iifname \"rik*\" oifname != \"rik*\" ip saddr 10.231.0.0/16 ip daddr != 0.0.0.0/8 \
+             ip daddr != 10.0.0.0/8 ip daddr != 100.64.0.0/10",
+            "ip daddr != 224.0.0.0/3 accept comment",
             "ip saddr . ip daddr @hairpin ct status dnat masquerade comment",
         ] {
             assert!(shown.contains(line), "{line} is not in\n{shown}");
