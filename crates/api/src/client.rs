@@ -11,8 +11,8 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::{
-    ApiError, Check, Collection, Health, Inspection, Listed, NodeApi, Notification, Notifications,
-    Plan, Problem, Rebuilt, Report, Status, chain,
+    ApiError, Check, Collection, Health, HttpStatus, InspectionDocument, ListEntry, NodeApi,
+    Notification, Notifications, PlanDocument, Problem, RebuiltDocument, ReportDocument, chain,
 };
 
 /// The longest time that an answer may take: ten thousand functions take some seconds.
@@ -51,7 +51,7 @@ impl Client {
             let detail =
                 format!("the request is too large for the daemon at {}", self.socket().display());
             let hint = "name fewer functions at once, or run it as root";
-            let error = ApiError::invalid(Status::PayloadTooLarge, detail);
+            let error = ApiError::invalid(HttpStatus::PayloadTooLarge, detail);
             return Err(error.with_hint(hint.to_owned()));
         }
         let answer = self.http.exchange(call).map_err(|error| unanswered(&error))?;
@@ -65,25 +65,25 @@ impl Client {
 }
 
 impl NodeApi for Client {
-    fn up(&mut self, workloads: &[Workload], strict: bool) -> Result<Report, ApiError> {
+    fn up(&mut self, workloads: &[Workload], strict: bool) -> Result<ReportDocument, ApiError> {
         let query = if strict { "?strict=true" } else { "" };
         let path = Collection::EVERYTHING.path() + query;
         self.ask(&ApiCall::post(&path, Some(definitions(workloads))))
     }
 
-    fn down(&mut self, selector: &Selector, purge: bool) -> Result<Report, ApiError> {
+    fn down(&mut self, selector: &Selector, purge: bool) -> Result<ReportDocument, ApiError> {
         self.ask(&ApiCall::delete(&down_path(selector, purge)))
     }
 
-    fn list(&mut self) -> Result<Vec<Listed>, ApiError> {
+    fn list(&mut self) -> Result<Vec<ListEntry>, ApiError> {
         self.ask(&ApiCall::get(&Collection::EVERYTHING.path()))
     }
 
-    fn inspect(&mut self, name: &InstanceName) -> Result<Inspection, ApiError> {
+    fn inspect(&mut self, name: &InstanceName) -> Result<InspectionDocument, ApiError> {
         self.ask(&ApiCall::get(&format!("{}/{name}", Collection::EVERYTHING.path())))
     }
 
-    fn plan(&mut self, workloads: &[Workload]) -> Result<Plan, ApiError> {
+    fn plan(&mut self, workloads: &[Workload]) -> Result<PlanDocument, ApiError> {
         self.ask(&ApiCall::post("/v1/plan", Some(definitions(workloads))))
     }
 
@@ -91,15 +91,15 @@ impl NodeApi for Client {
         self.ask(&ApiCall::get("/v1/check"))
     }
 
-    fn repair(&mut self) -> Result<Report, ApiError> {
+    fn repair(&mut self) -> Result<ReportDocument, ApiError> {
         self.ask(&ApiCall::post("/v1/repair", None))
     }
 
-    fn rebuild(&mut self, _force: bool) -> Result<Rebuilt, ApiError> {
+    fn rebuild(&mut self, _force: bool) -> Result<RebuiltDocument, ApiError> {
         Err(database_is_open(self.socket()))
     }
 
-    fn adopt(&mut self) -> Result<Rebuilt, ApiError> {
+    fn adopt(&mut self) -> Result<RebuiltDocument, ApiError> {
         Err(database_is_open(self.socket()))
     }
 
@@ -121,20 +121,20 @@ pub fn database_is_open(socket: &Path) -> ApiError {
         "a daemon is running and has the database open; it listens on {}",
         socket.display()
     );
-    ApiError::new(Status::Conflict, ErrorKind::Failed, detail)
+    ApiError::new(HttpStatus::Conflict, ErrorKind::Failed, detail)
         .with_hint("end it first (`systemctl stop riklet-sdn`)".to_owned())
 }
 
 fn unanswered(error: &HttpError) -> ApiError {
     let detail = format!("the daemon does not answer: {}", chain(error));
-    ApiError::new(Status::ServiceUnavailable, ErrorKind::Failed, detail)
+    ApiError::new(HttpStatus::ServiceUnavailable, ErrorKind::Failed, detail)
 }
 
 fn not_understood(call: &str, error: &serde_json::Error) -> ApiError {
     let detail = format!(
         "cannot understand the daemon's answer to {call}; it may have another version: {error}"
     );
-    ApiError::new(Status::BadGateway, ErrorKind::Failed, detail)
+    ApiError::new(HttpStatus::BadGateway, ErrorKind::Failed, detail)
 }
 
 fn down_path(selector: &Selector, purge: bool) -> String {

@@ -10,9 +10,9 @@ use riklet_core::{definition, model::Bracketed};
 
 /// A recorded instance.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema), schema(as = Instance))]
 #[serde(rename_all = "camelCase")]
-pub struct Instance {
+pub struct InstanceDocument {
     /// The name, unique on the node.
     pub name: String,
     /// The kind of workload.
@@ -24,21 +24,21 @@ pub struct Instance {
     /// `up`; `pending` or `removing` where the last operation was interrupted.
     pub phase: String,
     /// The guest's end of the link.
-    pub guest: End,
+    pub guest: LinkEnd,
     /// The host's end of the link.
-    pub host: End,
+    pub host: LinkEnd,
     /// The prefix length of both IPv4 addresses.
     pub prefix_length: u8,
     /// The MTU of the link in bytes.
     pub mtu: u32,
     /// The ports of the host that lead to the guest.
-    pub exposures: Vec<Exposure>,
+    pub exposures: Vec<ExposureDocument>,
 }
 
 /// One end of a link.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
-pub struct End {
+pub struct LinkEnd {
     /// The address: that of IPv4.
     #[cfg_attr(feature = "schema", schema(value_type = String, format = "ip"))]
     pub address: IpAddr,
@@ -52,9 +52,9 @@ pub struct End {
 
 /// An exposure, with the fields of a definition.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema), schema(as = Exposure))]
 #[serde(rename_all = "camelCase")]
-pub struct Exposure {
+pub struct ExposureDocument {
     /// The port of the host.
     pub port: Ports,
     /// The port of the guest.
@@ -84,21 +84,21 @@ pub enum Ports {
 /// An instance, and the state of its TAP.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
-pub struct Listed {
+pub struct ListEntry {
     /// The instance.
     #[serde(flatten)]
-    pub instance: Instance,
+    pub instance: InstanceDocument,
     /// `attached` (a VMM has the TAP open), `ready`, `down` or `missing`.
     pub link: String,
 }
 
 /// An instance, and everything known about it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
-pub struct Inspection {
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema), schema(as = Inspection))]
+pub struct InspectionDocument {
     /// The instance.
     #[serde(flatten)]
-    pub instance: Instance,
+    pub instance: InstanceDocument,
     /// `attached` (a VMM has the TAP open), `ready`, `down` or `missing`.
     pub link: String,
     /// True where the firewall has its exposures.
@@ -110,7 +110,7 @@ pub struct Inspection {
     pub definition: Value,
 }
 
-impl From<&riklet_core::model::Exposure> for Exposure {
+impl From<&riklet_core::model::Exposure> for ExposureDocument {
     fn from(exposure: &riklet_core::model::Exposure) -> Self {
         let ports = |range: riklet_core::model::PortRange| {
             if range.count() == 1 {
@@ -138,7 +138,7 @@ impl fmt::Display for Ports {
     }
 }
 
-impl fmt::Display for Exposure {
+impl fmt::Display for ExposureDocument {
     /// As [`riklet_core::model::Exposure`].
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} ", self.protocol.to_lowercase())?;

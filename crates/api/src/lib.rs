@@ -24,6 +24,7 @@
 //! # Ok::<(), ApiError>(())
 //! ```
 //!
+//! A document that describes a type of `riklet-sdn` or `riklet-core` has that type's name with `Document` after it.
 //! docs/json.md describes the fields of the documents, which `--output json` prints as well. The command line renders
 //! text from the same documents: what it prints does not depend on who answered.
 
@@ -43,11 +44,13 @@ pub use client::{Client, database_is_open};
 pub use collection::Collection;
 pub use event::{Event, Notification, epoch_millis};
 pub use health::{Health, Version};
-pub use instance::{End, Exposure, Inspection, Instance, Listed, Ports};
+pub use instance::{
+    ExposureDocument, InspectionDocument, InstanceDocument, LinkEnd, ListEntry, Ports,
+};
 pub use node_api::{NodeApi, Notifications};
-pub use plan::{Check, Plan, Unsettled};
-pub use problem::{ApiError, Detail, Problem, Status};
-pub use report::{Failure, Rebuilt, Report};
+pub use plan::{Check, PlanDocument, Unsettled};
+pub use problem::{ApiError, Detail, HttpStatus, Problem};
+pub use report::{FailureDocument, RebuiltDocument, ReportDocument};
 pub use riklet_core::ErrorKind;
-pub use run::{EndedRun, ReadyRuns, ReadyTimes, Run, RunningInstance, StoppedRun};
+pub use run::{EndedRun, ReadyRuns, ReadyTimes, RunDocument, RunningInstance, StoppedRun};
 pub use text::{chain, lines};

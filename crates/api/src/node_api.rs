@@ -1,6 +1,9 @@
 use riklet_core::model::{InstanceName, Selector, Workload};
 
-use super::{ApiError, Check, Health, Inspection, Listed, Notification, Plan, Rebuilt, Report};
+use super::{
+    ApiError, Check, Health, InspectionDocument, ListEntry, Notification, PlanDocument,
+    RebuiltDocument, ReportDocument,
+};
 
 /// The operations of a node, in documents.
 ///
@@ -8,39 +11,39 @@ use super::{ApiError, Check, Health, Inspection, Listed, Notification, Plan, Reb
 /// answer alike, word by word, and refuse with the same [`ApiError`]; where they cannot, the method says so.
 ///
 /// Each call may be repeated. A call that ends with an error before anything was recorded has changed nothing; what
-/// fails later is in [`Report::failures`], and the next operation, or [`Self::repair`], tries it again.
+/// fails later is in [`ReportDocument::failures`], and the next operation, or [`Self::repair`], tries it again.
 pub trait NodeApi {
     /// Brings up the network of these workloads, or changes it to what a changed definition says. With `strict`, refuses
     /// an exposure that would take the packets of a local process.
     ///
     /// # Errors
     /// Where one of them cannot be recorded; then none is.
-    fn up(&mut self, workloads: &[Workload], strict: bool) -> Result<Report, ApiError>;
+    fn up(&mut self, workloads: &[Workload], strict: bool) -> Result<ReportDocument, ApiError>;
 
     /// Takes instances down. With `purge`, removes what all instances share as well, and forgets the runs that have
     /// ended where that is for all.
     ///
     /// # Errors
     /// Where one of them is not recorded, or runs, or others remain that `purge` would break; then nothing is changed.
-    fn down(&mut self, selector: &Selector, purge: bool) -> Result<Report, ApiError>;
+    fn down(&mut self, selector: &Selector, purge: bool) -> Result<ReportDocument, ApiError>;
 
     /// Lists the recorded instances by name, with the state of each TAP.
     ///
     /// # Errors
     /// Where the records or the kernel cannot be read.
-    fn list(&mut self) -> Result<Vec<Listed>, ApiError>;
+    fn list(&mut self) -> Result<Vec<ListEntry>, ApiError>;
 
     /// Describes one instance.
     ///
     /// # Errors
     /// Where it is not recorded, or the records or the kernel cannot be read.
-    fn inspect(&mut self, name: &InstanceName) -> Result<Inspection, ApiError>;
+    fn inspect(&mut self, name: &InstanceName) -> Result<InspectionDocument, ApiError>;
 
     /// Returns the changes that [`Self::up`] would make. Changes nothing.
     ///
     /// # Errors
     /// Where `up` would refuse, or the kernel cannot be read.
-    fn plan(&mut self, workloads: &[Workload]) -> Result<Plan, ApiError>;
+    fn plan(&mut self, workloads: &[Workload]) -> Result<PlanDocument, ApiError>;
 
     /// Compares the kernel with the records, and looks for runs whose supervisor has died. Changes nothing.
     ///
@@ -53,7 +56,7 @@ pub trait NodeApi {
     /// # Errors
     /// Where a process cannot be ended, or a step that concerns all instances is refused. What came before it stays
     /// done.
-    fn repair(&mut self) -> Result<Report, ApiError>;
+    fn repair(&mut self) -> Result<ReportDocument, ApiError>;
 
     /// Verifies the database; where it is damaged, or with `force`, sets it aside and records anew what the interfaces'
     /// aliases say. Then repairs.
@@ -61,13 +64,13 @@ pub trait NodeApi {
     /// # Errors
     /// A daemon refuses, since it has the database open. Otherwise where the records cannot be written, or as
     /// [`Self::repair`].
-    fn rebuild(&mut self, force: bool) -> Result<Rebuilt, ApiError>;
+    fn rebuild(&mut self, force: bool) -> Result<RebuiltDocument, ApiError>;
 
     /// Takes over the functions of another state directory, and records them here.
     ///
     /// # Errors
     /// As [`Self::rebuild`]. A daemon does so where it is started with `--adopt`.
-    fn adopt(&mut self) -> Result<Rebuilt, ApiError>;
+    fn adopt(&mut self) -> Result<RebuiltDocument, ApiError>;
 
     /// Returns the state of the daemon; `None` where no daemon is asked.
     ///

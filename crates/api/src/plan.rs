@@ -2,8 +2,8 @@ use serde::{Deserialize, Serialize};
 
 /// The changes that `up` would make.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
-pub struct Plan {
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema), schema(as = Plan))]
+pub struct PlanDocument {
     /// The steps, in order.
     pub steps: Vec<String>,
     /// The obstacles in the way of the rest.
@@ -12,7 +12,7 @@ pub struct Plan {
     pub warnings: Vec<String>,
 }
 
-impl Plan {
+impl PlanDocument {
     /// Returns whether nothing is to be done, and nothing stands in the way.
     #[must_use]
     pub fn is_empty(&self) -> bool {

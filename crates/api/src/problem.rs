@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use riklet_core::{
     ErrorKind,
-    definition::{self, Place},
+    definition::{self, SourceLocation},
 };
 
 /// An error, as RFC 9457 has it (`application/problem+json`).
@@ -54,7 +54,7 @@ pub struct Detail {
 /// The HTTP statuses that a [`Problem`] has (RFC 9110, section 15).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Status {
+pub enum HttpStatus {
     /// The request is malformed.
     BadRequest,
     /// There is no such path or instance.
@@ -81,7 +81,7 @@ pub enum Status {
     InsufficientStorage,
 }
 
-impl Status {
+impl HttpStatus {
     /// Returns the number.
     #[must_use]
     pub const fn code(self) -> u16 {
@@ -127,7 +127,7 @@ pub struct ApiError(Box<Problem>);
 impl ApiError {
     /// Creates an error without a hint.
     #[must_use]
-    pub fn new(status: Status, kind: ErrorKind, detail: impl Into<String>) -> Self {
+    pub fn new(status: HttpStatus, kind: ErrorKind, detail: impl Into<String>) -> Self {
         Self(Box::new(Problem {
             type_uri: format!("urn:riklet-sdn:problem:{}", kind.as_str()),
             title: status.title().to_owned(),
@@ -142,7 +142,7 @@ impl ApiError {
 
     /// Creates an error about what was sent.
     #[must_use]
-    pub fn invalid(status: Status, detail: impl Into<String>) -> Self {
+    pub fn invalid(status: HttpStatus, detail: impl Into<String>) -> Self {
         Self::new(status, ErrorKind::Invalid, detail)
     }
 
@@ -185,7 +185,8 @@ impl From<&definition::Errors> for ApiError {
     fn from(errors: &definition::Errors) -> Self {
         let malformed =
             errors.iter().any(|e| matches!(e.reason, definition::Reason::Syntax { .. }));
-        let status = if malformed { Status::BadRequest } else { Status::UnprocessableEntity };
+        let status =
+            if malformed { HttpStatus::BadRequest } else { HttpStatus::UnprocessableEntity };
         let mut error = Self::invalid(status, errors.to_string());
         error.0.details = Detail::of(errors);
         error
@@ -195,8 +196,13 @@ impl From<&definition::Errors> for ApiError {
 impl Detail {
     /// Creates the description of one fault.
     #[must_use]
-    pub fn new(place: &Place, field: &str, reason: String, hint: Option<String>) -> Self {
-        let Place { file, line, column } = place;
+    pub fn new(
+        location: &SourceLocation,
+        field: &str,
+        reason: String,
+        hint: Option<String>,
+    ) -> Self {
+        let SourceLocation { file, line, column } = location;
         Self {
             file: file.clone(),
             line: *line,
@@ -211,7 +217,7 @@ impl Detail {
     #[must_use]
     pub fn of(errors: &definition::Errors) -> Vec<Self> {
         let detail = |e: &definition::Error| {
-            Self::new(&e.place, &e.field, e.reason.to_string(), e.reason.hint())
+            Self::new(&e.location, &e.field, e.reason.to_string(), e.reason.hint())
         };
         errors.iter().map(detail).collect()
     }

@@ -1,11 +1,11 @@
 use serde::{Deserialize, Serialize};
 
-use super::Instance;
+use super::InstanceDocument;
 
 /// A run: a VMM at work for a function, or how that ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Run {
+pub struct RunDocument {
     /// The function's name.
     pub name: String,
     /// The VMM.
@@ -67,7 +67,7 @@ pub struct ReadyRuns {
 pub struct RunningInstance {
     /// The instance.
     #[serde(flatten)]
-    pub instance: Instance,
+    pub instance: InstanceDocument,
     /// The VMM.
     pub vmm: String,
 }

@@ -19,9 +19,9 @@ mod scale;
 
 use std::{env, process::ExitCode, time::Instant};
 
-use common::{enclosure, report::Report};
+use common::{enclosure, report::Markdown};
 
-type Section = fn(&mut Report);
+type Section = fn(&mut Markdown);
 
 /// In the order of the document.
 const SECTIONS: [(&str, Section); 9] = [
@@ -52,7 +52,7 @@ fn main() -> ExitCode {
         let known = SECTIONS.iter().any(|(name, _)| is_wanted(name, wanted));
         assert!(known, "there is no section {wanted}");
     }
-    let mut report = Report::default();
+    let mut report = Markdown::default();
     for (name, measure) in SECTIONS {
         if wanted.is_empty() || wanted.iter().any(|wanted| is_wanted(name, wanted)) {
             let started = Instant::now();

@@ -3,7 +3,7 @@
 use std::{fs, path::PathBuf, process::Command, time::Duration};
 
 use crate::common::{
-    command::timed, daemon, definition, enclosure, namespace::Namespace, report::Report,
+    command::timed, daemon, definition, enclosure, namespace::Namespace, report::Markdown,
     samples::Cycles,
 };
 
@@ -11,7 +11,7 @@ const ROUNDS: usize = 100;
 /// How many functions are there already.
 const PRESENT: [usize; 2] = [1, 1000];
 
-pub(crate) fn measure(report: &mut Report) {
+pub(crate) fn measure(report: &mut Markdown) {
     report.heading("One shot: `up` and `down` as whole processes");
     report.paragraph(&format!(
         "A function with one TCP port, brought up and taken down {ROUNDS} times without a daemon, with so many \
@@ -22,7 +22,7 @@ pub(crate) fn measure(report: &mut Report) {
     let mut rows = Vec::new();
     for backend in ["nftables", "iptables"] {
         for present in PRESENT {
-            let node = Node::new(&format!("one-shot-{backend}-{present}"), backend);
+            let node = CommandLineNode::new(&format!("one-shot-{backend}-{present}"), backend);
             node.up(0..present);
             let mut cycles = Cycles::default();
             for round in 0..=ROUNDS {
@@ -42,13 +42,13 @@ pub(crate) fn measure(report: &mut Report) {
 
 /// A node where nothing runs but the program, when it is called.
 #[derive(Debug)]
-pub(crate) struct Node {
+pub(crate) struct CommandLineNode {
     namespace: Namespace,
     backend: &'static str,
     directory: PathBuf,
 }
 
-impl Node {
+impl CommandLineNode {
     pub(crate) fn new(name: &str, backend: &'static str) -> Self {
         Self { namespace: Namespace::new(), backend, directory: enclosure::directory(name) }
     }

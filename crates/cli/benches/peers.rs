@@ -13,10 +13,10 @@ use crate::{
         definition, enclosure,
         http::Client,
         namespace::Namespace,
-        report::Report,
+        report::Markdown,
         samples::{Cycles, milliseconds, ratio},
     },
-    one_shot::Node,
+    one_shot::CommandLineNode,
 };
 
 const ROUNDS: usize = 50;
@@ -36,7 +36,7 @@ trait Peer {
     fn settle(&mut self) {}
 }
 
-pub(crate) fn measure(report: &mut Report) {
+pub(crate) fn measure(report: &mut Markdown) {
     let mut peers: Vec<(Box<dyn Peer>, Cycles)> = vec![
         (Box::new(Api::new()), Cycles::default()),
         (Box::new(OneShot::new()), Cycles::default()),
@@ -63,7 +63,7 @@ pub(crate) fn measure(report: &mut Report) {
     describe(report, &measured);
 }
 
-fn describe(report: &mut Report, measured: &[(&str, &Cycles)]) {
+fn describe(report: &mut Markdown, measured: &[(&str, &Cycles)]) {
     let (_, ours) = measured[0];
     report.heading("Beside others");
     report.paragraph(&format!(
@@ -146,11 +146,11 @@ impl Peer for Api {
 }
 
 /// We, a process each.
-struct OneShot(Node);
+struct OneShot(CommandLineNode);
 
 impl OneShot {
     fn new() -> Self {
-        let node = Node::new("peer-one-shot", "nftables");
+        let node = CommandLineNode::new("peer-one-shot", "nftables");
         node.up(0..1);
         Self(node)
     }

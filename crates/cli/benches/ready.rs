@@ -6,13 +6,13 @@ use std::fs;
 
 use serde_json::{Value, json};
 
-use crate::common::{command::fed, daemon, enclosure, namespace::Namespace, report::Report};
+use crate::common::{command::fed, daemon, enclosure, namespace::Namespace, report::Markdown};
 
 const PARTS: [&str; 5] = ["network", "vmm", "boot", "answer", "total"];
 const BUILTIN_ROUNDS: usize = 50;
 const QEMU_ROUNDS: usize = 5;
 
-pub(crate) fn measure(report: &mut Report) {
+pub(crate) fn measure(report: &mut Markdown) {
     let guest = enclosure::repository().join("target/guest");
     let (kernel, initrd) = (guest.join("vmlinuz"), guest.join("initrd"));
     assert!(initrd.exists(), "`scripts/guest target/guest` makes what is booted here");

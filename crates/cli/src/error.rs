@@ -1,6 +1,6 @@
 use std::{io, path::PathBuf, process::ExitCode};
 
-use riklet_api::{ApiError, Detail, ErrorKind, Failure};
+use riklet_api::{ApiError, Detail, ErrorKind, FailureDocument};
 use riklet_core::definition;
 use riklet_daemon::{documents::NotUnderstood, server::ServeError};
 use riklet_guest::GuestError;
@@ -25,7 +25,7 @@ pub(crate) enum CliError {
     #[error(transparent)]
     Node(#[from] NodeError),
     #[error("{}", .0.error)]
-    Failure(Failure),
+    Failure(FailureDocument),
     /// The failures are printed already.
     #[error("{count} of the instances are not up")]
     Failures { count: usize, kind: ErrorKind },
@@ -87,7 +87,7 @@ impl CliError {
         match self {
             Self::Definition(errors) => Detail::of(errors),
             Self::Config(e) => {
-                vec![Detail::new(&e.place, &e.key, e.reason.to_string(), e.reason.hint())]
+                vec![Detail::new(&e.location, &e.key, e.reason.to_string(), e.reason.hint())]
             }
             Self::Api(error) => error.details.clone(),
             _ => vec![],

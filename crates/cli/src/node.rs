@@ -3,8 +3,8 @@
 use std::{fs, io};
 
 use riklet_api::{
-    ApiError, Check, Client, Health, Inspection, Listed, NodeApi, Notifications, Plan, Rebuilt,
-    Report, Status, chain,
+    ApiError, Check, Client, Health, HttpStatus, InspectionDocument, ListEntry, NodeApi,
+    Notifications, PlanDocument, RebuiltDocument, ReportDocument, chain,
 };
 use riklet_core::model::{InstanceName, Selector, Workload};
 use riklet_daemon::local::LocalNode;
@@ -55,7 +55,7 @@ impl ChosenNode {
         if let Some(client) = self.daemon(requires)? {
             match call(client) {
                 Err(error)
-                    if error.status == Status::PayloadTooLarge.code()
+                    if error.status == HttpStatus::PayloadTooLarge.code()
                         && input::require_privilege().is_ok() => {}
                 answer => return answer,
             }
@@ -93,23 +93,23 @@ impl ChosenNode {
 }
 
 impl NodeApi for ChosenNode {
-    fn up(&mut self, workloads: &[Workload], strict: bool) -> Result<Report, ApiError> {
+    fn up(&mut self, workloads: &[Workload], strict: bool) -> Result<ReportDocument, ApiError> {
         self.ask(Requires::Taps, |node| node.up(workloads, strict))
     }
 
-    fn down(&mut self, selector: &Selector, purge: bool) -> Result<Report, ApiError> {
+    fn down(&mut self, selector: &Selector, purge: bool) -> Result<ReportDocument, ApiError> {
         self.ask(Requires::Privilege, |node| node.down(selector, purge))
     }
 
-    fn list(&mut self) -> Result<Vec<Listed>, ApiError> {
+    fn list(&mut self) -> Result<Vec<ListEntry>, ApiError> {
         self.ask(Requires::Nothing, |node| node.list())
     }
 
-    fn inspect(&mut self, name: &InstanceName) -> Result<Inspection, ApiError> {
+    fn inspect(&mut self, name: &InstanceName) -> Result<InspectionDocument, ApiError> {
         self.ask(Requires::Nothing, |node| node.inspect(name))
     }
 
-    fn plan(&mut self, workloads: &[Workload]) -> Result<Plan, ApiError> {
+    fn plan(&mut self, workloads: &[Workload]) -> Result<PlanDocument, ApiError> {
         self.ask(Requires::Privilege, |node| node.plan(workloads))
     }
 
@@ -117,15 +117,15 @@ impl NodeApi for ChosenNode {
         self.ask(Requires::Privilege, |node| node.check())
     }
 
-    fn repair(&mut self) -> Result<Report, ApiError> {
+    fn repair(&mut self) -> Result<ReportDocument, ApiError> {
         self.ask(Requires::Privilege, |node| node.repair())
     }
 
-    fn rebuild(&mut self, force: bool) -> Result<Rebuilt, ApiError> {
+    fn rebuild(&mut self, force: bool) -> Result<RebuiltDocument, ApiError> {
         self.ask(Requires::Privilege, |node| node.rebuild(force))
     }
 
-    fn adopt(&mut self) -> Result<Rebuilt, ApiError> {
+    fn adopt(&mut self) -> Result<RebuiltDocument, ApiError> {
         self.ask(Requires::Privilege, |node| node.adopt())
     }
 
@@ -141,7 +141,7 @@ impl NodeApi for ChosenNode {
 /// The refusals of this process, beside those of the node and of the daemon.
 impl From<CliError> for ApiError {
     fn from(error: CliError) -> Self {
-        let refusal = Self::new(Status::ServiceUnavailable, error.kind(), chain(&error));
+        let refusal = Self::new(HttpStatus::ServiceUnavailable, error.kind(), chain(&error));
         refusal.with_hint(error.hint())
     }
 }

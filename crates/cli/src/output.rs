@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 
-use riklet_api::{Detail, ErrorKind, Failure, Report};
+use riklet_api::{Detail, ErrorKind, FailureDocument, ReportDocument};
 use serde::Serialize;
 
 use super::{
@@ -82,7 +82,7 @@ impl Output {
 
     /// Says what surprises and what failed in an operation; the error that it amounts to. As JSON, both are
     /// in the report.
-    pub(crate) fn complaints(self, report: &mut Report) -> Result<(), CliError> {
+    pub(crate) fn complaints(self, report: &mut ReportDocument) -> Result<(), CliError> {
         self.warnings(&report.warnings);
         for failure in &report.others {
             self.remark(&format!("warning: {}; it was not asked for", failure.error));
@@ -95,7 +95,8 @@ impl Output {
             self.remark(&format!("error: {}", failure.error));
             failure.hint.iter().for_each(|hint| self.remark(&format!("hint: {hint}")));
         }
-        let kind = failures.first().map_or(ErrorKind::Failed, |failure: &Failure| failure.kind);
+        let kind =
+            failures.first().map_or(ErrorKind::Failed, |failure: &FailureDocument| failure.kind);
         Err(CliError::Failures { count: failures.len(), kind })
     }
 }

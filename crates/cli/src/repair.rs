@@ -1,6 +1,6 @@
 use std::process::ExitCode;
 
-use riklet_api::{NodeApi, Rebuilt};
+use riklet_api::{NodeApi, RebuiltDocument};
 
 use super::{error::CliError, output::Output, render};
 
@@ -14,7 +14,10 @@ pub(crate) fn run(node: &mut dyn NodeApi, output: Output) -> Result<ExitCode, Cl
 }
 
 /// Prints what was recorded anew, by `repair --rebuild` or `repair --adopt`.
-pub(crate) fn recovered(mut rebuilt: Rebuilt, output: Output) -> Result<ExitCode, CliError> {
+pub(crate) fn recovered(
+    mut rebuilt: RebuiltDocument,
+    output: Output,
+) -> Result<ExitCode, CliError> {
     if let Some(path) = &rebuilt.set_aside {
         output.remark(&format!("the former database is now {}", path.display()));
     }

@@ -4,8 +4,9 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use super::engine::SlotCounts;
 use riklet_api::{
-    Check, End, Exposure, Failure, Health, Inspection, Instance, Listed, Plan, Rebuilt, Report,
-    Run, Unsettled, lines,
+    Check, ExposureDocument, FailureDocument, Health, InspectionDocument, InstanceDocument,
+    LinkEnd, ListEntry, PlanDocument, RebuiltDocument, ReportDocument, RunDocument, Unsettled,
+    lines,
 };
 use riklet_core::{
     address::GATEWAY_MAC,
@@ -21,14 +22,14 @@ use riklet_vmm::runs::{Repaired, RunState};
 
 /// Describes a recorded instance.
 #[must_use]
-pub fn instance(instance: &riklet_sdn::Instance) -> Instance {
+pub fn instance(instance: &riklet_sdn::Instance) -> InstanceDocument {
     let Addresses { v4, v6 } = instance.addresses;
-    let end = |address: Ipv4Addr, address6, mac: MacAddress| End {
+    let end = |address: Ipv4Addr, address6, mac: MacAddress| LinkEnd {
         address: address.into(),
         address6,
         mac: mac.to_string(),
     };
-    Instance {
+    InstanceDocument {
         name: instance.name().to_string(),
         kind: instance.kind().as_str().to_owned(),
         slot: instance.slot.number(),
@@ -38,20 +39,20 @@ pub fn instance(instance: &riklet_sdn::Instance) -> Instance {
         host: end(v4.host, v6.map(|v6| v6.host), GATEWAY_MAC),
         prefix_length: Addresses::PREFIX_LENGTH,
         mtu: instance.mtu,
-        exposures: instance.exposures().iter().map(Exposure::from).collect(),
+        exposures: instance.exposures().iter().map(ExposureDocument::from).collect(),
     }
 }
 
 /// Describes a line of [`riklet_sdn::Node::list`].
 #[must_use]
-pub fn listed(listed: &riklet_sdn::Listed) -> Listed {
-    Listed { instance: instance(&listed.instance), link: listed.link.as_str().to_owned() }
+pub fn listed(listed: &riklet_sdn::ListedInstance) -> ListEntry {
+    ListEntry { instance: instance(&listed.instance), link: listed.link.as_str().to_owned() }
 }
 
 /// Describes the result of [`riklet_sdn::Node::inspect`].
 #[must_use]
-pub fn inspection(found: &riklet_sdn::Inspection) -> Inspection {
-    Inspection {
+pub fn inspection(found: &riklet_sdn::Inspection) -> InspectionDocument {
+    InspectionDocument {
         instance: instance(&found.instance),
         link: found.status.as_str().to_owned(),
         exposed: found.exposed,
@@ -62,8 +63,8 @@ pub fn inspection(found: &riklet_sdn::Inspection) -> Inspection {
 
 /// Describes the result of an operation.
 #[must_use]
-pub fn report(report: &riklet_sdn::Report) -> Report {
-    Report {
+pub fn report(report: &riklet_sdn::Report) -> ReportDocument {
+    ReportDocument {
         instances: report.instances.iter().map(instance).collect(),
         steps: lines(&report.done),
         warnings: report.warnings.iter().map(ToString::to_string).collect(),
@@ -74,11 +75,11 @@ pub fn report(report: &riklet_sdn::Report) -> Report {
 
 /// Describes a repair, with a warning for each run that was cleared away.
 #[must_use]
-pub fn repaired(repaired: &Repaired) -> Report {
-    let Report { steps, instances, failures, others, .. } = report(&repaired.report);
+pub fn repaired(repaired: &Repaired) -> ReportDocument {
+    let ReportDocument { steps, instances, failures, others, .. } = report(&repaired.report);
     let cleared = repaired.cleared.iter();
     let warning = |name| format!("{name}: its supervisor died; cleared away what it left");
-    Report {
+    ReportDocument {
         steps: cleared.clone().flat_map(|(_, report)| lines(&report.done)).chain(steps).collect(),
         warnings: cleared.map(|(run, _)| warning(&run.name)).collect(),
         instances,
@@ -89,8 +90,8 @@ pub fn repaired(repaired: &Repaired) -> Report {
 
 /// Describes the result of [`riklet_sdn::Node::rebuild`].
 #[must_use]
-pub fn rebuilt(rebuilt: &riklet_sdn::Rebuilt) -> Rebuilt {
-    Rebuilt {
+pub fn rebuilt(rebuilt: &riklet_sdn::Rebuilt) -> RebuiltDocument {
+    RebuiltDocument {
         set_aside: rebuilt.set_aside.clone(),
         recovered: rebuilt.recovered.iter().map(ToString::to_string).collect(),
         incomplete: rebuilt.incomplete.iter().map(ToString::to_string).collect(),
@@ -99,8 +100,8 @@ pub fn rebuilt(rebuilt: &riklet_sdn::Rebuilt) -> Rebuilt {
     }
 }
 
-fn failure(failure: &riklet_sdn::Failure) -> Failure {
-    Failure {
+fn failure(failure: &riklet_sdn::Failure) -> FailureDocument {
+    FailureDocument {
         name: failure.name.to_string(),
         error: riklet_api::chain(failure),
         hint: failure.hint(),
@@ -110,8 +111,8 @@ fn failure(failure: &riklet_sdn::Failure) -> Failure {
 
 /// Describes what `up` would do, with the warnings that it would give.
 #[must_use]
-pub fn plan(plan: &riklet_core::plan::Plan, warnings: &[Warning]) -> Plan {
-    Plan {
+pub fn plan(plan: &riklet_core::plan::Plan, warnings: &[Warning]) -> PlanDocument {
+    PlanDocument {
         steps: lines(&plan.steps),
         blocked: blocked(plan),
         warnings: warnings.iter().map(ToString::to_string).collect(),
@@ -140,9 +141,9 @@ pub fn check(drift: &Drift, lost: impl IntoIterator<Item = String>) -> Check {
 
 /// Describes a run that is in this state.
 #[must_use]
-pub fn run(run: &store::Run, state: RunState) -> Run {
+pub fn run(run: &store::Run, state: RunState) -> RunDocument {
     let end = run.end.as_ref();
-    Run {
+    RunDocument {
         name: run.name.to_string(),
         vmm: run.vmm.clone(),
         state: state.as_str().to_owned(),
@@ -180,8 +181,8 @@ pub struct NotUnderstood {
 ///
 /// # Errors
 /// Where the definition, the phase or an address is not of this version.
-pub fn inspected(found: &Inspection) -> Result<riklet_sdn::Instance, NotUnderstood> {
-    let Instance { slot, phase, guest, host, mtu, .. } = &found.instance;
+pub fn inspected(found: &InspectionDocument) -> Result<riklet_sdn::Instance, NotUnderstood> {
+    let InstanceDocument { slot, phase, guest, host, mtu, .. } = &found.instance;
     let workload = definition::from_json(&found.definition.to_string())
         .map_err(|_errors| NotUnderstood { field: "definition" })?;
     let phase = [Phase::Pending, Phase::Up, Phase::Removing]
@@ -225,7 +226,7 @@ mod tests {
             let document = inspection(&found);
             let text = serde_json::to_string(&document).unwrap();
             assert!(text.contains(&format!("\"guest\":{guest}")), "{text}");
-            let read: Inspection = serde_json::from_str(&text).unwrap();
+            let read: InspectionDocument = serde_json::from_str(&text).unwrap();
             assert_eq!(inspected(&read).unwrap(), instance);
         }
     }

@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use riklet_api::{
-    ApiError, Check, ErrorKind, Health, Inspection, Listed, NodeApi, Notifications, Plan, Rebuilt,
-    Report, Status, epoch_millis,
+    ApiError, Check, ErrorKind, Health, HttpStatus, InspectionDocument, ListEntry, NodeApi,
+    Notifications, PlanDocument, RebuiltDocument, ReportDocument, epoch_millis,
 };
 use riklet_core::model::{InstanceName, Selector, Workload};
 use riklet_kernel::linux::Linux;
@@ -44,7 +44,7 @@ impl<N: NodeOperations> LocalNode<N> {
     ///
     /// # Errors
     /// As [`NodeApi::down`].
-    pub fn purge(&mut self, selector: &Selector) -> Result<Report, ApiError> {
+    pub fn purge(&mut self, selector: &Selector) -> Result<ReportDocument, ApiError> {
         document(self.node.down(selector, true))
     }
 
@@ -52,7 +52,7 @@ impl<N: NodeOperations> LocalNode<N> {
     ///
     /// # Errors
     /// As [`NodeApi::repair`].
-    pub fn repair_with(&mut self, orphans: Orphans) -> Result<Report, ApiError> {
+    pub fn repair_with(&mut self, orphans: Orphans) -> Result<ReportDocument, ApiError> {
         let repaired = runs::repair(&mut self.node, orphans, epoch_millis(wall_clock()));
         let repaired = repaired.map_err(|error| problems::run(&error))?;
         Ok(documents::repaired(&repaired))
@@ -60,11 +60,11 @@ impl<N: NodeOperations> LocalNode<N> {
 }
 
 impl<N: NodeOperations> NodeApi for LocalNode<N> {
-    fn up(&mut self, workloads: &[Workload], strict: bool) -> Result<Report, ApiError> {
+    fn up(&mut self, workloads: &[Workload], strict: bool) -> Result<ReportDocument, ApiError> {
         document(self.node.up(workloads, UpOptions::default().strict(strict)))
     }
 
-    fn down(&mut self, selector: &Selector, purge: bool) -> Result<Report, ApiError> {
+    fn down(&mut self, selector: &Selector, purge: bool) -> Result<ReportDocument, ApiError> {
         if purge {
             let report = self.purge(selector)?;
             return forget_runs(&self.config().state_dir, selector).map(|()| report);
@@ -72,17 +72,17 @@ impl<N: NodeOperations> NodeApi for LocalNode<N> {
         document(self.node.down(selector, false))
     }
 
-    fn list(&mut self) -> Result<Vec<Listed>, ApiError> {
+    fn list(&mut self) -> Result<Vec<ListEntry>, ApiError> {
         let listed = self.node.list().map_err(|error| problems::node(&error))?;
         Ok(listed.iter().map(documents::listed).collect())
     }
 
-    fn inspect(&mut self, name: &InstanceName) -> Result<Inspection, ApiError> {
+    fn inspect(&mut self, name: &InstanceName) -> Result<InspectionDocument, ApiError> {
         let found = self.node.inspect(name).map_err(|error| problems::node(&error))?;
         Ok(documents::inspection(&found))
     }
 
-    fn plan(&mut self, workloads: &[Workload]) -> Result<Plan, ApiError> {
+    fn plan(&mut self, workloads: &[Workload]) -> Result<PlanDocument, ApiError> {
         let planned = self.node.plan(workloads).map_err(|error| problems::node(&error))?;
         Ok(documents::plan(&planned.0, &planned.1))
     }
@@ -92,12 +92,12 @@ impl<N: NodeOperations> NodeApi for LocalNode<N> {
         Ok(documents::check(&drift, lost.into_iter().map(|run| run.name.to_string())))
     }
 
-    fn repair(&mut self) -> Result<Report, ApiError> {
+    fn repair(&mut self) -> Result<ReportDocument, ApiError> {
         let orphans = Orphans::take_over(&self.config().state_dir);
         self.repair_with(orphans.map_err(|error| problems::run(&error))?)
     }
 
-    fn rebuild(&mut self, force: bool) -> Result<Rebuilt, ApiError> {
+    fn rebuild(&mut self, force: bool) -> Result<RebuiltDocument, ApiError> {
         let rebuilt = self
             .node
             .rebuild(RebuildOptions::default().force(force))
@@ -105,7 +105,7 @@ impl<N: NodeOperations> NodeApi for LocalNode<N> {
         Ok(documents::rebuilt(&rebuilt))
     }
 
-    fn adopt(&mut self) -> Result<Rebuilt, ApiError> {
+    fn adopt(&mut self) -> Result<RebuiltDocument, ApiError> {
         let adopted = self.node.adopt().map_err(|error| problems::node(&error))?;
         Ok(documents::rebuilt(&adopted))
     }
@@ -116,13 +116,15 @@ impl<N: NodeOperations> NodeApi for LocalNode<N> {
 
     fn events(&mut self, _follow: bool) -> Result<Notifications, ApiError> {
         let detail = format!("no daemon listens on {}", self.config().socket().display());
-        let error = ApiError::new(Status::ServiceUnavailable, ErrorKind::Failed, detail);
+        let error = ApiError::new(HttpStatus::ServiceUnavailable, ErrorKind::Failed, detail);
         Err(error.with_hint("start one with `riklet-sdn serve`".to_owned()))
     }
 }
 
 /// Describes the outcome of an operation of the node.
-pub(crate) fn document(outcome: Result<riklet_sdn::Report, NodeError>) -> Result<Report, ApiError> {
+pub(crate) fn document(
+    outcome: Result<riklet_sdn::Report, NodeError>,
+) -> Result<ReportDocument, ApiError> {
     outcome.map(|report| documents::report(&report)).map_err(|error| problems::node(&error))
 }
 

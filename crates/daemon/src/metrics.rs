@@ -20,7 +20,7 @@ use prometheus_client::{
 };
 
 use super::engine::SlotCounts;
-use riklet_api::Listed;
+use riklet_api::ListEntry;
 use riklet_core::model::InterfaceName;
 use riklet_kernel::{
     KernelError,
@@ -70,7 +70,7 @@ impl Default for Metrics {
 #[derive(Debug)]
 pub struct Snapshot {
     counts: SlotCounts,
-    functions: Vec<Listed>,
+    functions: Vec<ListEntry>,
     traffic: BTreeMap<InterfaceName, Traffic>,
     flows: BTreeMap<IpAddr, u64>,
 }
@@ -80,7 +80,7 @@ impl Snapshot {
     ///
     /// # Errors
     /// Where the kernel does not say.
-    pub fn take(counts: SlotCounts, functions: Vec<Listed>) -> Result<Self, KernelError> {
+    pub fn take(counts: SlotCounts, functions: Vec<ListEntry>) -> Result<Self, KernelError> {
         let mut kernel = Linux::new();
         let (traffic, flows) = (kernel.traffic()?, kernel.flows_by_guest()?);
         Ok(Self { counts, functions, traffic, flows })

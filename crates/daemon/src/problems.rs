@@ -1,6 +1,6 @@
 //! Turns errors into those of the API, with a status that a client can act upon.
 
-use riklet_api::{ApiError, Status, chain};
+use riklet_api::{ApiError, HttpStatus, chain};
 use riklet_core::ErrorKind;
 use riklet_sdn::{NodeError, store::StoreError};
 use riklet_vmm::runs::RunError;
@@ -12,11 +12,11 @@ pub fn node(error: &NodeError) -> ApiError {
         return store(error);
     }
     let status = match error {
-        NodeError::Unknown { .. } => Status::NotFound,
+        NodeError::Unknown { .. } => HttpStatus::NotFound,
         NodeError::Remaining { .. }
         | NodeError::Running { .. }
         | NodeError::Shadows { .. }
-        | NodeError::Claimed { .. } => Status::Conflict,
+        | NodeError::Claimed { .. } => HttpStatus::Conflict,
         other => usual_status(other.kind()),
     };
     let name = match error {
@@ -36,9 +36,9 @@ pub fn node(error: &NodeError) -> ApiError {
 pub fn store(error: &StoreError) -> ApiError {
     let kind = if error.is_permission() { ErrorKind::Host } else { ErrorKind::Failed };
     let (status, name) = match error {
-        StoreError::PortTaken { name, .. } => (Status::Conflict, Some(name)),
-        StoreError::SlotTaken { .. } => (Status::Conflict, None),
-        StoreError::PoolExhausted { name, .. } => (Status::InsufficientStorage, Some(name)),
+        StoreError::PortTaken { name, .. } => (HttpStatus::Conflict, Some(name)),
+        StoreError::SlotTaken { .. } => (HttpStatus::Conflict, None),
+        StoreError::PoolExhausted { name, .. } => (HttpStatus::InsufficientStorage, Some(name)),
         _ => (usual_status(kind), None),
     };
     ApiError::new(status, kind, chain(error))
@@ -52,16 +52,16 @@ pub fn run(error: &RunError) -> ApiError {
     let status = match error {
         RunError::Node(error) => return node(error),
         RunError::Store(error) => return store(error),
-        _ => Status::InternalServerError,
+        _ => HttpStatus::InternalServerError,
     };
     ApiError::new(status, ErrorKind::Failed, chain(error)).with_hint(error.hint())
 }
 
-const fn usual_status(kind: ErrorKind) -> Status {
+const fn usual_status(kind: ErrorKind) -> HttpStatus {
     match kind {
-        ErrorKind::Invalid => Status::UnprocessableEntity,
-        ErrorKind::Host => Status::ServiceUnavailable,
-        ErrorKind::Failed => Status::InternalServerError,
+        ErrorKind::Invalid => HttpStatus::UnprocessableEntity,
+        ErrorKind::Host => HttpStatus::ServiceUnavailable,
+        ErrorKind::Failed => HttpStatus::InternalServerError,
     }
 }
 

@@ -11,7 +11,7 @@ use smoltcp::{
 use super::{
     Guest,
     frame::Syn,
-    http::{self, Parsed, Request, Response},
+    http::{self, HttpRequest, Parsed, Response},
     outbound_probe::OutboundProbe,
     route::Route,
     stack::Stack,
@@ -158,7 +158,13 @@ impl Connection {
         }
     }
 
-    fn answer(&self, request: Request, guest: &Guest, stack: &mut Stack, now: Instant) -> Phase {
+    fn answer(
+        &self,
+        request: HttpRequest,
+        guest: &Guest,
+        stack: &mut Stack,
+        now: Instant,
+    ) -> Phase {
         let to_head = request.method == "HEAD";
         let (method, path) = (request.method.clone(), request.path.clone());
         let outbound_probe = Route::of(&request).and_then(|route| match route {

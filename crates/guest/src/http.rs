@@ -9,7 +9,7 @@ pub(super) const MAX_BODY: usize = 1024 * 1024;
 
 /// A complete request.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Request {
+pub(super) struct HttpRequest {
     pub(super) method: String,
     /// The path, without the query.
     pub(super) path: String,
@@ -23,7 +23,7 @@ pub(super) enum Parsed {
     /// (`Expect: 100-continue`).
     Partial { expects_continue: bool },
     /// A request.
-    Whole(Request),
+    Whole(HttpRequest),
     /// The bytes are not the beginning of a request.
     Refused(Response),
 }
@@ -60,7 +60,7 @@ pub(super) fn parse(bytes: &[u8]) -> Parsed {
         }
         Ok(head) => {
             let body = body[..head.length].to_vec();
-            Parsed::Whole(Request { method: head.method, path: head.path, body })
+            Parsed::Whole(HttpRequest { method: head.method, path: head.path, body })
         }
     }
 }
@@ -214,13 +214,13 @@ impl Response {
 const fn reason_phrase(status: u16) -> &'static str {
     match status {
         200 => "OK",
-        400 => "Bad Request",
+        400 => "Bad HttpRequest",
         404 => "Not Found",
         405 => "Method Not Allowed",
-        408 => "Request Timeout",
+        408 => "HttpRequest Timeout",
         411 => "Length Required",
         413 => "Content Too Large",
-        431 => "Request Header Fields Too Large",
+        431 => "HttpRequest Header Fields Too Large",
         502 => "Bad Gateway",
         504 => "Gateway Timeout",
         505 => "HTTP Version Not Supported",
@@ -246,9 +246,10 @@ mod tests {
             let parsed = parse(&request[..length]);
             assert_eq!(parsed, Parsed::Partial { expects_continue: false }, "{length}");
         }
-        let whole = Request { method: "POST".into(), path: "/echo".into(), body: b"hello".into() };
+        let whole =
+            HttpRequest { method: "POST".into(), path: "/echo".into(), body: b"hello".into() };
         assert_eq!(parse(request), Parsed::Whole(whole));
-        let bare = Request { method: "GET".into(), path: "/".into(), body: vec![] };
+        let bare = HttpRequest { method: "GET".into(), path: "/".into(), body: vec![] };
         assert_eq!(parse(b"GET / HTTP/1.0\n\n"), Parsed::Whole(bare));
     }
 

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddrV4;
 
-use super::http::{Request, Response, percent_decode};
+use super::http::{HttpRequest, Response, percent_decode};
 
 /// The action that a request asks for.
 #[derive(Debug, PartialEq, Eq)]
@@ -22,7 +22,7 @@ const MAX_TEXT: usize = 512;
 
 impl Route {
     /// Returns the action that the request asks for.
-    pub(super) fn of(request: &Request) -> Result<Self, Response> {
+    pub(super) fn of(request: &HttpRequest) -> Result<Self, Response> {
         let get = matches!(&*request.method, "GET" | "HEAD");
         let allow = |allowed: bool, route: Self| {
             let refusal = || Response::error(405, "this method is not for this path");
@@ -61,7 +61,7 @@ mod tests {
     use super::*;
 
     fn route(method: &str, path: &str) -> Result<Route, u16> {
-        let request = Request { method: method.into(), path: path.into(), body: vec![] };
+        let request = HttpRequest { method: method.into(), path: path.into(), body: vec![] };
         Route::of(&request).map_err(|response| response.status())
     }
 

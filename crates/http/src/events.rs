@@ -8,9 +8,9 @@ use std::{
 use httparse::{EMPTY_HEADER, Status};
 
 use super::{
-    ApiCall, Client, Deadline, ExchangeError, HttpError, Malformed,
-    answer::{MAX_FIELDS, MAX_HEAD},
-    connect, is_retried, send,
+    ApiCall, Client, Deadline, ExchangeError, HttpError, Malformed, connect, is_retried,
+    response::{MAX_FIELDS, MAX_HEAD},
+    send,
 };
 
 /// One event of a stream.

@@ -8,9 +8,8 @@ use std::{
 };
 
 use crate::{
-    Client, Deadline, EventStream,
-    answer::{MAX_BODY, Parsed, parse},
-    events, receive,
+    Client, Deadline, EventStream, events, receive,
+    response::{MAX_BODY, Parsed, parse},
 };
 
 const PATIENCE: Duration = Duration::from_secs(10);

@@ -1,10 +1,10 @@
 //! A client of HTTP/1.1 over a unix socket: blocking, one exchange a connection, each with a deadline.
 
-mod answer;
 mod events;
 #[cfg(any(test, fuzzing))]
 #[expect(clippy::expect_used, clippy::missing_panics_doc, reason = "it fails by a panic")]
 pub mod fuzz;
+mod response;
 
 use std::{
     fmt,
@@ -21,10 +21,10 @@ use rustix::{
 };
 use serde_json::Value;
 
-use self::answer::{MAX_BODY, Parsed, parse};
+use self::response::{MAX_BODY, Parsed, parse};
 pub use self::{
-    answer::{Answer, Malformed},
     events::{EventStream, ServerEvent},
+    response::{Malformed, Response},
 };
 
 /// The pause between two attempts to connect.
@@ -242,7 +242,7 @@ impl Client {
     ///
     /// # Errors
     /// Where there is no whole answer in time.
-    pub fn exchange(&self, call: &ApiCall) -> Result<Answer, HttpError> {
+    pub fn exchange(&self, call: &ApiCall) -> Result<Response, HttpError> {
         self.converse(call).map_err(|source| self.failed(&call.to_string(), source))
     }
 
@@ -250,7 +250,7 @@ impl Client {
         HttpError::Exchange { call: call.to_owned(), socket: self.socket.clone(), source }
     }
 
-    fn converse(&self, call: &ApiCall) -> Result<Answer, ExchangeError> {
+    fn converse(&self, call: &ApiCall) -> Result<Response, ExchangeError> {
         let deadline = Deadline::after(self.timeout);
         let mut stream = connect(&self.socket, &deadline)?;
         match send(&mut stream, &call.render(), &deadline) {
@@ -301,7 +301,7 @@ fn receive(
     stream: &mut UnixStream,
     longest: usize,
     deadline: &Deadline,
-) -> Result<Answer, ExchangeError> {
+) -> Result<Response, ExchangeError> {
     let mut bytes = Vec::new();
     let mut buffer = [0; 16 * 1024];
     loop {

@@ -15,7 +15,7 @@ use riklet_kernel::Kernel;
 /// A line of [`Node::list`](crate::Node::list).
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Listed {
+pub struct ListedInstance {
     /// The recorded instance.
     pub instance: Instance,
     /// The state of its TAP.
@@ -47,7 +47,7 @@ impl Inspection {
 }
 
 impl<K: Kernel> Operations<'_, K> {
-    pub(crate) fn list(&mut self) -> Result<Vec<Listed>, NodeError> {
+    pub(crate) fn list(&mut self) -> Result<Vec<ListedInstance>, NodeError> {
         let mut reading = self.reading()?;
         let Some(Used { store, host, context }) = reading.used(Interfaces::Recorded)? else {
             return Ok(vec![]);
@@ -57,7 +57,7 @@ impl<K: Kernel> Operations<'_, K> {
         let listed = |record: &Record| {
             let link = links.get(&record.slot.interface());
             let instance = Instance::of(&host.node, record)?;
-            Ok(Listed { instance, link: LinkStatus::of(&host, link) })
+            Ok(ListedInstance { instance, link: LinkStatus::of(&host, link) })
         };
         let Records { readable, unreadable } = store.all()?;
         for Unreadable { record, .. } in &unreadable {

@@ -108,7 +108,7 @@ pub use config::{
     FirewallChoiceError,
 };
 pub use error::{Failure, InstanceError, NodeError};
-pub use inspect::{Inspection, Listed};
+pub use inspect::{Inspection, ListedInstance};
 pub use instance::{Instance, LinkStatus};
 pub use node::Node;
 pub use operations::NodeOperations;

@@ -1,5 +1,5 @@
 use super::{
-    Config, Drift, Inspection, Listed, NodeError, RebuildOptions, Rebuilt, Report, Request,
+    Config, Drift, Inspection, ListedInstance, NodeError, RebuildOptions, Rebuilt, Report, Request,
     Selector, UpOptions, Warning, cache::Cache, session::Operations,
 };
 use crate::store::Store;
@@ -151,7 +151,7 @@ impl<K: Kernel> Node<K> {
     ///
     /// # Errors
     /// Where the store or the kernel cannot be read.
-    pub fn list(&mut self) -> Result<Vec<Listed>, NodeError> {
+    pub fn list(&mut self) -> Result<Vec<ListedInstance>, NodeError> {
         self.operations(&mut Cache::default()).list()
     }
 

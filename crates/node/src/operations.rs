@@ -1,6 +1,6 @@
 use super::{
-    Config, Drift, Inspection, Listed, Node, NodeError, RebuildOptions, Rebuilt, Report, Selector,
-    UpOptions, WarmNode, Warning,
+    Config, Drift, Inspection, ListedInstance, Node, NodeError, RebuildOptions, Rebuilt, Report,
+    Selector, UpOptions, WarmNode, Warning,
 };
 use riklet_core::{
     model::{InstanceName, Workload},
@@ -72,7 +72,7 @@ pub trait NodeOperations: sealed::Sealed {
     ///
     /// # Errors
     /// As there.
-    fn list(&mut self) -> Result<Vec<Listed>, NodeError>;
+    fn list(&mut self) -> Result<Vec<ListedInstance>, NodeError>;
 
     /// Returns one recorded instance, as [`Node::inspect`].
     ///
@@ -129,7 +129,7 @@ macro_rules! forward {
                 self.adopt()
             }
 
-            fn list(&mut self) -> Result<Vec<Listed>, NodeError> {
+            fn list(&mut self) -> Result<Vec<ListedInstance>, NodeError> {
                 self.list()
             }
 

@@ -1,8 +1,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    BackgroundTask, Config, Drift, Inspection, Listed, Node, NodeError, RebuildOptions, Rebuilt,
-    Report, Request, Selector, TaskOutcome, UpOptions, Warning, cache::Cache, session::Operations,
+    BackgroundTask, Config, Drift, Inspection, ListedInstance, Node, NodeError, RebuildOptions,
+    Rebuilt, Report, Request, Selector, TaskOutcome, UpOptions, Warning, cache::Cache,
+    session::Operations,
 };
 use crate::store::{ReservedSlot, Store};
 use riklet_core::{
@@ -130,7 +131,7 @@ impl<K: Kernel> WarmNode<K> {
     ///
     /// # Errors
     /// As there.
-    pub fn list(&mut self) -> Result<Vec<Listed>, NodeError> {
+    pub fn list(&mut self) -> Result<Vec<ListedInstance>, NodeError> {
         self.operations().list()
     }
 

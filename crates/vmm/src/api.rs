@@ -7,12 +7,12 @@ use super::{
     machine::MachineError,
     version::{Version, VersionError},
 };
-use riklet_http::{Answer, ApiCall, Client, HttpError};
+use riklet_http::{ApiCall, Client, HttpError, Response};
 
 /// The reason why a VMM does not do what it is asked.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum ApiError {
+pub enum VmmApiError {
     /// The VMM cannot run this machine.
     #[error(transparent)]
     Machine(#[from] MachineError),
@@ -85,26 +85,27 @@ pub(super) struct Api<'a> {
 
 impl Api<'_> {
     /// Makes a call.
-    pub(super) fn send(&self, call: &ApiCall) -> Result<Answer, ApiError> {
+    pub(super) fn send(&self, call: &ApiCall) -> Result<Response, VmmApiError> {
         let Self { vmm, client } = *self;
-        let answer = client.exchange(call).map_err(|source| ApiError::Exchange { vmm, source })?;
+        let answer =
+            client.exchange(call).map_err(|source| VmmApiError::Exchange { vmm, source })?;
         if (200..300).contains(&answer.status) {
             return Ok(answer);
         }
         let (call, status, words) = (call.to_string(), answer.status, words(&answer));
-        Err(ApiError::Refused { vmm, call, status, words })
+        Err(VmmApiError::Refused { vmm, call, status, words })
     }
 
     /// Makes calls, one after another, up to the first that is refused.
-    pub(super) fn send_all(&self, calls: &[ApiCall]) -> Result<(), ApiError> {
+    pub(super) fn send_all(&self, calls: &[ApiCall]) -> Result<(), VmmApiError> {
         calls.iter().try_for_each(|call| self.send(call).map(drop))
     }
 
     /// Makes a call whose answer says something.
-    pub(super) fn ask<T: DeserializeOwned>(&self, call: &ApiCall) -> Result<T, ApiError> {
+    pub(super) fn ask<T: DeserializeOwned>(&self, call: &ApiCall) -> Result<T, VmmApiError> {
         let answer = self.send(call)?;
         let (vmm, call) = (self.vmm, call.to_string());
-        serde_json::from_slice(&answer.body).map_err(|source| ApiError::Answer {
+        serde_json::from_slice(&answer.body).map_err(|source| VmmApiError::Answer {
             vmm,
             call,
             source,
@@ -112,16 +113,16 @@ impl Api<'_> {
     }
 
     /// The version that this text names, where it is this one or a later one.
-    pub(super) fn at_least(&self, least: Version, text: &str) -> Result<Version, ApiError> {
+    pub(super) fn at_least(&self, least: Version, text: &str) -> Result<Version, VmmApiError> {
         let vmm = self.vmm;
-        let found: Version = text.parse().map_err(|source| ApiError::Version { vmm, source })?;
-        if found < least { Err(ApiError::TooOld { vmm, found, least }) } else { Ok(found) }
+        let found: Version = text.parse().map_err(|source| VmmApiError::Version { vmm, source })?;
+        if found < least { Err(VmmApiError::TooOld { vmm, found, least }) } else { Ok(found) }
     }
 }
 
 /// Returns the VMM's words about a refusal: Firecracker has them in the field `fault_message`, its HTTP server in `error`, Cloud
 /// Hypervisor in a list of an error and its causes, and its older versions in a text.
-fn words(answer: &Answer) -> String {
+fn words(answer: &Response) -> String {
     let words = match serde_json::from_slice(&answer.body) {
         Ok(Value::Object(fields)) => ["fault_message", "error"]
             .iter()
@@ -161,7 +162,7 @@ mod tests {
             ("", "status 500 without a word"),
             (r#"{"fault_message":" "}"#, "status 500 without a word"),
         ] {
-            let answer = Answer { status: 500, body: body.into() };
+            let answer = Response { status: 500, body: body.into() };
             assert_eq!(words(&answer), expected, "{body:?}");
         }
     }

@@ -6,7 +6,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{
-    api::{Api, ApiError},
+    api::{Api, VmmApiError},
     machine::{Machine, MachineError},
     version::Version,
 };
@@ -86,7 +86,7 @@ struct Pong {
 ///
 /// # Errors
 /// Where it is too old, refuses a call, or does not answer. What was made stays then: it can only be ended.
-pub fn start(client: &Client, machine: &Machine) -> Result<Version, ApiError> {
+pub fn start(client: &Client, machine: &Machine) -> Result<Version, VmmApiError> {
     let api = Api { vmm: VMM, client };
     let pong: Pong = api.ask(&ApiCall::get(&format!("{ROOT}/vmm.ping")))?;
     let version = api.at_least(LEAST, &pong.version)?;
@@ -99,7 +99,7 @@ pub fn start(client: &Client, machine: &Machine) -> Result<Version, ApiError> {
 ///
 /// # Errors
 /// Where there is no guest, or Cloud Hypervisor does not answer.
-pub fn press_power_button(client: &Client) -> Result<(), ApiError> {
+pub fn press_power_button(client: &Client) -> Result<(), VmmApiError> {
     Api { vmm: VMM, client }.send(&command("vm.power-button")).map(drop)
 }
 
@@ -107,9 +107,9 @@ pub fn press_power_button(client: &Client) -> Result<(), ApiError> {
 ///
 /// # Errors
 /// Where it refuses or does not answer. One that ends without an answer has done what it was asked.
-pub fn shut_down(client: &Client) -> Result<(), ApiError> {
+pub fn shut_down(client: &Client) -> Result<(), VmmApiError> {
     match (Api { vmm: VMM, client }).send(&command("vmm.shutdown")) {
-        Err(ApiError::Exchange { source, .. }) if source.is_closed() => Ok(()),
+        Err(VmmApiError::Exchange { source, .. }) if source.is_closed() => Ok(()),
         sent => sent.map(drop),
     }
 }

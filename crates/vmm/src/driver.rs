@@ -3,7 +3,7 @@
 use std::{ffi::OsString, path::Path, time::Duration};
 
 use super::{
-    api::ApiError,
+    api::VmmApiError,
     cloud_hypervisor, firecracker,
     machine::{Machine, MachineError},
     qemu::{self, Board, Console},
@@ -36,7 +36,7 @@ pub enum DriverError {
     },
     /// The VMM does not do what it is asked.
     #[error(transparent)]
-    Api(#[from] ApiError),
+    Api(#[from] VmmApiError),
     /// QEMU does not do what it is asked.
     #[error(transparent)]
     Qmp(#[from] QmpError),

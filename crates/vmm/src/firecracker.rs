@@ -6,7 +6,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{
-    api::{Api, ApiError},
+    api::{Api, VmmApiError},
     attachment::{self, ETHERNET_MTU, GUEST_INTERFACE},
     machine::{Machine, MachineError},
     version::Version,
@@ -102,12 +102,12 @@ struct InstanceInfo {
 /// # Errors
 /// Where it is too old, has a guest already, refuses a call, or does not answer. What was configured stays then:
 /// it can only be ended.
-pub fn start(client: &Client, machine: &Machine) -> Result<Version, ApiError> {
+pub fn start(client: &Client, machine: &Machine) -> Result<Version, VmmApiError> {
     let api = Api { vmm: VMM, client };
     let info: InstanceInfo = api.ask(&ApiCall::get("/"))?;
     let version = api.at_least(LEAST, &info.vmm_version)?;
     if info.state != NOT_STARTED {
-        return Err(ApiError::Started { vmm: VMM, state: info.state });
+        return Err(VmmApiError::Started { vmm: VMM, state: info.state });
     }
     let mtu = machine.attachment.mtu;
     if version < HAS_MTU && mtu != ETHERNET_MTU {
@@ -122,7 +122,7 @@ pub fn start(client: &Client, machine: &Machine) -> Result<Version, ApiError> {
 ///
 /// # Errors
 /// Where the guest is not started, or Firecracker does not answer.
-pub fn press_ctrl_alt_del(client: &Client) -> Result<(), ApiError> {
+pub fn press_ctrl_alt_del(client: &Client) -> Result<(), VmmApiError> {
     Api { vmm: VMM, client }.send(&action("SendCtrlAltDel")).map(drop)
 }
 

@@ -17,7 +17,7 @@ use std::{
 use rustix::process::{Pid, PidfdFlags, getegid, geteuid, pidfd_open};
 
 use super::{
-    api::ApiError,
+    api::VmmApiError,
     console::Console,
     driver::{self, DriverError},
     handle::{Handle, within},
@@ -116,7 +116,7 @@ impl LaunchError {
     /// Tells whether the host's VMM is at fault, so that another version of it would do.
     #[must_use]
     pub const fn is_of_the_host(&self) -> bool {
-        matches!(self, Self::Driver(DriverError::Api(ApiError::TooOld { .. })))
+        matches!(self, Self::Driver(DriverError::Api(VmmApiError::TooOld { .. })))
     }
 }
 

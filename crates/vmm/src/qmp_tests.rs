@@ -204,15 +204,15 @@ fn what_is_not_qmp_is_refused() {
 }
 
 /// A path for a socket, which is removed with this.
-struct Place(PathBuf);
+struct SocketPath(PathBuf);
 
-impl Place {
+impl SocketPath {
     fn new(name: &str) -> Self {
         Self(std::env::temp_dir().join(format!("riklet-sdn-qmp-{}-{name}", std::process::id())))
     }
 }
 
-impl Drop for Place {
+impl Drop for SocketPath {
     #[expect(clippy::disallowed_methods, reason = "the socket is the test's own")]
     fn drop(&mut self) {
         // Some tests make none.
@@ -222,7 +222,7 @@ impl Drop for Place {
 
 #[test]
 fn a_socket_is_found_by_its_path() {
-    let place = Place::new("served");
+    let place = SocketPath::new("served");
     let listener = UnixListener::bind(&place.0).unwrap();
     let peer = thread::spawn(move || {
         let (stream, _) = listener.accept().unwrap();
@@ -234,14 +234,14 @@ fn a_socket_is_found_by_its_path() {
 
 #[test]
 fn nobody_there_is_said_at_once() {
-    let refused = |place: &Place| match Qmp::connect(&place.0, PATIENCE).unwrap_err() {
+    let refused = |place: &SocketPath| match Qmp::connect(&place.0, PATIENCE).unwrap_err() {
         QmpError::Connect { source, .. } => source.kind(),
         other => panic!("{other}"),
     };
-    let place = Place::new("missing");
+    let place = SocketPath::new("missing");
     assert_eq!(refused(&place), io::ErrorKind::NotFound);
     drop(UnixListener::bind(&place.0).unwrap());
     assert_eq!(refused(&place), io::ErrorKind::ConnectionRefused);
-    let long = Place::new(&"x".repeat(200));
+    let long = SocketPath::new(&"x".repeat(200));
     assert_eq!(refused(&long), io::ErrorKind::InvalidFilename);
 }

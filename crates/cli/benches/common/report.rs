@@ -9,7 +9,7 @@ use super::samples::milliseconds;
 
 /// Sections, and before them the bounds with the figures that must keep them.
 #[derive(Debug, Default)]
-pub(crate) struct Report {
+pub(crate) struct Markdown {
     bounds: Vec<[String; 4]>,
     missed: Vec<String>,
     body: String,
@@ -39,7 +39,7 @@ impl Bound {
     }
 }
 
-impl Report {
+impl Markdown {
     pub(crate) fn heading(&mut self, text: &str) {
         self.body.extend(["## ", text, "\n\n"]);
     }
@@ -87,7 +87,7 @@ impl Report {
     }
 }
 
-impl Display for Report {
+impl Display for Markdown {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if !self.bounds.is_empty() {
             write!(f, "## Bounds\n\n")?;

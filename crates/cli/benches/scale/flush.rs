@@ -12,7 +12,7 @@ use super::{
     world::{WARM, World},
 };
 use crate::common::{
-    report::Report,
+    report::Markdown,
     samples::{Samples, milliseconds},
     wait_for,
 };
@@ -36,7 +36,7 @@ struct Attempt {
     connected: bool,
 }
 
-pub(crate) fn measure(report: &mut Report) {
+pub(crate) fn measure(report: &mut Markdown) {
     let mut world = World::new("flush", "nftables", WARM);
     world.fill(PRESENT);
     world.settle();

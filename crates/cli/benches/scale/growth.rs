@@ -8,7 +8,7 @@ use super::{
 };
 use crate::common::{
     plot::{Line, Plot},
-    report::{Bound, Report},
+    report::{Bound, Markdown},
     samples::{Cycles, Samples, millis, milliseconds, ratio},
 };
 
@@ -48,7 +48,7 @@ struct Fixed {
     _guest: Guest,
 }
 
-pub(crate) fn measure(report: &mut Report) {
+pub(crate) fn measure(report: &mut Markdown) {
     let mut ten = World::new("ten", "nftables", WARM);
     ten.fill(10);
     let mut one = World::new("one", "nftables", WARM);
@@ -110,7 +110,7 @@ impl Growing {
     }
 }
 
-fn describe_operations(report: &mut Report, steps: &[Step]) {
+fn describe_operations(report: &mut Markdown, steps: &[Step]) {
     report.heading("One more, where many are");
     report.paragraph(&format!(
         "`PUT` and `DELETE` of one function through the API, with warm slots, with so many others present: {TURNS} turns of \
@@ -158,7 +158,7 @@ fn describe_operations(report: &mut Report, steps: &[Step]) {
     );
 }
 
-fn describe_connections(report: &mut Report, nftables: &[Step], iptables: &[Step]) {
+fn describe_connections(report: &mut Markdown, nftables: &[Step], iptables: &[Step]) {
     report.heading("A new connection, where many are published");
     report.paragraph(&format!(
         "How long connect(2) takes a client in another namespace, over a cable (veth), to the port that was published \

@@ -2,7 +2,7 @@
 
 use super::world::{WARM, World};
 use crate::common::{
-    report::{Bound, Report},
+    report::{Bound, Markdown},
     samples::{Cycles, ratio},
 };
 
@@ -11,7 +11,7 @@ const RUNS: usize = 10_000;
 const TURNS: usize = 5;
 const TURN: usize = 20;
 
-pub(crate) fn measure(report: &mut Report) {
+pub(crate) fn measure(report: &mut Markdown) {
     let mut none = World::new("no-runs", "nftables", WARM);
     let mut many = World::new("runs", "nftables", WARM);
     many.record_runs(RUNS);

@@ -6,7 +6,7 @@ use super::{
 };
 use crate::common::{
     namespace::Namespace,
-    report::Report,
+    report::Markdown,
     samples::{Cycles, milliseconds},
 };
 
@@ -14,7 +14,7 @@ use crate::common::{
 const ROUNDS: usize = 10;
 const ROUND: u16 = 30;
 
-pub(crate) fn measure(report: &mut Report) {
+pub(crate) fn measure(report: &mut Markdown) {
     let mut warm = World::new("warm", "nftables", WARM);
     let mut cold = World::new("cold", "nftables", 0);
     let mut warm_cycles = Cycles::default();
@@ -43,7 +43,7 @@ pub(crate) fn measure(report: &mut Report) {
     describe(report, [&warm_cycles, &cold_cycles, &elements, &kernel_cycles]);
 }
 
-fn describe(report: &mut Report, [warm, cold, elements, kernel]: [&Cycles; 4]) {
+fn describe(report: &mut Markdown, [warm, cold, elements, kernel]: [&Cycles; 4]) {
     report.heading("One function at a time");
     report.paragraph(&format!(
         "A function with one TCP port: `PUT` and `DELETE`, one after the other, on one kept connection; {ROUNDS} rounds \

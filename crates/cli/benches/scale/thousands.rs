@@ -9,7 +9,7 @@ use super::{
 use crate::common::{
     namespace::Namespace,
     plot::{Line, Plot},
-    report::{Bound, Report},
+    report::{Bound, Markdown},
     samples::{Samples, millis},
 };
 
@@ -61,7 +61,7 @@ impl Way {
     }
 }
 
-pub(crate) fn measure(report: &mut Report) {
+pub(crate) fn measure(report: &mut Markdown) {
     let mut world = World::new("batches", "nftables", WARM);
     let thousands = of_batches(&world.fill(MANY));
     world.settle();
@@ -112,7 +112,7 @@ fn alone() -> Way {
     })
 }
 
-fn describe(report: &mut Report, ways: &[Way; 3]) {
+fn describe(report: &mut Markdown, ways: &[Way; 3]) {
     report.heading("Ten thousand functions");
     report.paragraph(&format!(
         "From nothing to {MANY} functions with one TCP port each: by `POST` of {BATCH} definitions at a time, by `PUT` of \
@@ -154,7 +154,7 @@ fn describe(report: &mut Report, ways: &[Way; 3]) {
     report.limit("10,000 down to nothing left in the kernel", 6000.0, batches.gone);
 }
 
-fn describe_rest(report: &mut Report, memory: [Memory; 2], restarts: &Samples) {
+fn describe_rest(report: &mut Markdown, memory: [Memory; 2], restarts: &Samples) {
     report.paragraph(&format!(
         "Stopped and started again {RESTARTS} times with these {MANY} up and no drift, the daemon is ready after {:.0} ms \
          (the median; from exec to `READY=1`). Its memory, of which the anonymous part is its own, and the rest the program \

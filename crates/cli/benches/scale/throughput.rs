@@ -13,7 +13,7 @@ use super::{
 };
 use crate::common::{
     namespace::Namespace,
-    report::{Bound, Report},
+    report::{Bound, Markdown},
 };
 
 const TURNS: usize = 11;
@@ -39,7 +39,7 @@ impl Path<'_> {
     }
 }
 
-pub(crate) fn measure(report: &mut Report) {
+pub(crate) fn measure(report: &mut Markdown) {
     let mut world = World::new("throughput", "nftables", WARM);
     world.fill(1);
     let guest = world.play_last(GUEST);
@@ -89,7 +89,7 @@ fn send(target: SocketAddr) -> f64 {
     f64::from(u32::try_from(mebibytes).unwrap()) / started.elapsed().as_secs_f64()
 }
 
-fn describe(report: &mut Report, paths: &[Path<'_>; 4]) {
+fn describe(report: &mut Markdown, paths: &[Path<'_>; 4]) {
     let medians = paths.each_ref().map(Path::median);
     let [direct, by_port, plain, far] = medians;
     report.heading("Throughput");

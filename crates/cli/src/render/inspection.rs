@@ -1,13 +1,13 @@
 use std::net::IpAddr;
 
-use riklet_api::{End, Inspection};
+use riklet_api::{InspectionDocument, LinkEnd};
 use riklet_core::model::Addresses;
 
 /// Returns a line for each field, exposure and difference.
-pub(crate) fn inspection(found: &Inspection) -> String {
+pub(crate) fn inspection(found: &InspectionDocument) -> String {
     let instance = &found.instance;
     let exposed = if found.exposed { "in the firewall" } else { "MISSING in the firewall" };
-    let end = |end: &End| {
+    let end = |end: &LinkEnd| {
         let address6 = end.address6.map(IpAddr::V6);
         let addresses = [end.address].into_iter().chain(address6).map(Addresses::network);
         let words = addresses.map(|address| address.to_string()).chain([end.mac.clone()]);

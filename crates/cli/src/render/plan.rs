@@ -1,12 +1,12 @@
-use riklet_api::{Check, Plan, Report, Unsettled};
+use riklet_api::{Check, PlanDocument, ReportDocument, Unsettled};
 
 /// Returns the steps and the obstacles of a plan, a line each.
-pub(crate) fn plan(plan: &Plan) -> String {
+pub(crate) fn plan(plan: &PlanDocument) -> String {
     planned(&plan.steps, &plan.blocked)
 }
 
 /// Returns the steps of a report, a line each.
-pub(crate) fn steps(report: &Report) -> String {
+pub(crate) fn steps(report: &ReportDocument) -> String {
     planned(&report.steps, &[])
 }
 

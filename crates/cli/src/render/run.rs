@@ -1,14 +1,14 @@
-use riklet_api::Run;
+use riklet_api::RunDocument;
 
 use super::table;
 
 /// Returns a table of runs, as of `now` in milliseconds since 1970.
-pub(crate) fn runs(runs: &[Run], now: u64) -> String {
+pub(crate) fn runs(runs: &[RunDocument], now: u64) -> String {
     let rows: Vec<_> = runs.iter().map(|run| row(run, now)).collect();
     table(&["NAME", "VMM", "STATE", "PID", "SINCE", "READY", "HOW IT ENDED"], &rows)
 }
 
-fn row(run: &Run, now: u64) -> Vec<String> {
+fn row(run: &RunDocument, now: u64) -> Vec<String> {
     let none = || "-".to_owned();
     let since = run.ended_ms.unwrap_or(run.started_ms);
     let pid = run.pid.filter(|_| run.ended_ms.is_none());

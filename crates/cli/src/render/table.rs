@@ -1,4 +1,4 @@
-use riklet_api::{Instance, Listed};
+use riklet_api::{InstanceDocument, ListEntry};
 use riklet_sdn::store::Phase;
 
 /// Returns the rows with columns aligned, two spaces apart.
@@ -21,7 +21,7 @@ pub(crate) fn table(header: &[&str], rows: &[Vec<String>]) -> String {
 /// Returns a table of instances: name, addresses, the `extra` columns, and one line for each exposure.
 pub(crate) fn instances<'a>(
     extra: &[&str],
-    rows: impl IntoIterator<Item = (&'a Instance, Vec<String>)>,
+    rows: impl IntoIterator<Item = (&'a InstanceDocument, Vec<String>)>,
 ) -> String {
     let mut header = vec!["NAME", "TAP", "GUEST", "HOST ADDRESS"];
     header.extend(extra);
@@ -49,7 +49,7 @@ pub(crate) fn instances<'a>(
 }
 
 /// Returns the state of the TAP, or the phase where the last operation was interrupted.
-pub(crate) fn state(line: &Listed) -> String {
+pub(crate) fn state(line: &ListEntry) -> String {
     let phase = &line.instance.phase;
     if phase == Phase::Up.as_str() { line.link.clone() } else { phase.clone() }
 }

@@ -10,7 +10,7 @@ use riklet_core::model::Vmm;
 use riklet_daemon::documents;
 use riklet_kernel::Kernel;
 use riklet_sdn::{Instance, Node, NodeError};
-use riklet_vmm::supervisor::{Answer, Ready, Times, tcp_exposures};
+use riklet_vmm::supervisor::{PortAnswer, Ready, Times, tcp_exposures};
 
 use crate::{error::CliError, output::Output, render};
 
@@ -47,7 +47,7 @@ pub(super) fn uplink_address<K: Kernel>(node: &mut Node<K>) -> Result<Option<IpA
 /// Returns what a user can try: on this node, and from elsewhere.
 fn urls(
     instances: &[(&Instance, Vmm)],
-    answers: &[Answer],
+    answers: &[PortAnswer],
     elsewhere: Option<IpAddr>,
 ) -> Vec<String> {
     let here = answers.iter().map(|answer| format!("http://{}/", answer.target));

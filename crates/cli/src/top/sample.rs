@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use riklet_api::{Event, Listed, NodeApi, Notification};
+use riklet_api::{Event, ListEntry, NodeApi, Notification};
 use riklet_core::model::InterfaceName;
 use riklet_kernel::linux::{Linux, stats::Traffic};
 use riklet_sdn::NodeError;
@@ -27,7 +27,7 @@ pub(super) struct Counted {
 #[derive(Debug, Clone)]
 pub(super) struct Sample {
     pub(super) counted: Counted,
-    pub(super) functions: Vec<Listed>,
+    pub(super) functions: Vec<ListEntry>,
     /// The drift that the last look found.
     pub(super) drift: Vec<String>,
     /// The daemon's slots, if one runs.

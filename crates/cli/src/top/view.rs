@@ -2,7 +2,7 @@
 
 use std::{net::IpAddr, time::Duration};
 
-use riklet_api::{Event, Exposure, Health, Listed};
+use riklet_api::{Event, ExposureDocument, Health, ListEntry};
 use riklet_core::model::InterfaceName;
 use riklet_kernel::linux::stats::Traffic;
 use serde::Serialize;
@@ -41,7 +41,7 @@ pub(super) struct Line {
     /// The traffic from the guest.
     #[serde(rename = "out")]
     pub(super) outgoing: Flow,
-    pub(super) exposures: Vec<Exposure>,
+    pub(super) exposures: Vec<ExposureDocument>,
 }
 
 /// The traffic in one direction: in all, and of late.
@@ -88,7 +88,7 @@ impl View {
     pub(super) fn new(before: Option<&Counted>, sample: &Sample) -> Self {
         let counted = &sample.counted;
         let passed = before.map(|before| counted.at.duration_since(before.at));
-        let line = |listed: &Listed| {
+        let line = |listed: &ListEntry| {
             let instance = &listed.instance;
             let tap = InterfaceName::try_from(instance.tap.as_str()).ok();
             let now = tap.as_ref().and_then(|tap| counted.traffic.get(tap));
@@ -194,7 +194,7 @@ pub(super) mod tests {
 
     use super::*;
 
-    fn listed(name: &str, slot: u8, link: &str) -> Listed {
+    fn listed(name: &str, slot: u8, link: &str) -> ListEntry {
         let tap = format!("rik{slot}");
         let end = |last, mac: &str| serde_json::json!({ "address": format!("10.231.0.{last}"), "mac": mac });
         let exposures = serde_json::json!([

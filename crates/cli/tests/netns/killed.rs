@@ -9,7 +9,7 @@ use crate::{
     operation::Operation,
     world::{
         Firewall, NODE_LAN, World,
-        held::{Held, Place},
+        held::{Held, HoldPoint},
         on_every_firewall,
         random::Random,
         records::{Recorded, assert_all_answer, definitions, workload},
@@ -126,7 +126,7 @@ fn usual_duration(world: &World) -> Duration {
 /// Starts an operation, and kills it when the `iptables-restore` that it started, with this text in its
 /// input, has come to this place. That program goes on when the answer is dropped.
 #[track_caller]
-fn kill_at(world: &World, operation: &Operation, text: &str, place: Place) -> Held {
+fn kill_at(world: &World, operation: &Operation, text: &str, place: HoldPoint) -> Held {
     let held = Held::restore(world, text, place);
     let running = operation.start(world);
     held.wait();
@@ -140,7 +140,7 @@ fn next_waits_for_the_programs_of_the_killed(firewall: Firewall) {
     let world = &World::new(firewall);
     world.try_up(&[workload("f0", &["tcp 8000 3000"])]).success();
     let up = Operation::Up(Box::new(workload("f1", &["tcp 8001 3001"])));
-    let held = kill_at(world, &up, "-A RIKLET -p tcp", Place::Before);
+    let held = kill_at(world, &up, "-A RIKLET -p tcp", HoldPoint::Before);
     let down = Operation::Down("f1".to_owned()).start(world);
     assert!(!down.ends_within(Duration::from_millis(500)), "{}", down.wait());
     drop(held);
@@ -165,7 +165,7 @@ fn tables_that_a_killed_purge_left_empty_go_with_the_next() {
     let world = &World::new(Firewall::IptablesNft);
     let before = SystemState::take(&world.node);
     world.try_up(&[workload("f0", &["tcp 8000 3000"])]).success();
-    drop(kill_at(world, &Operation::Purge, "-X RIKLET-FORWARD", Place::After));
+    drop(kill_at(world, &Operation::Purge, "-X RIKLET-FORWARD", HoldPoint::After));
     world.riklet(&["down", "--all", "--purge"], "").success();
     assert_same(&before, &SystemState::take(&world.node));
 }
@@ -183,7 +183,7 @@ fn a_flow_follows_a_change_that_was_killed_before_it_was_forgotten() {
     assert_eq!(client.ask(PATIENCE).unwrap().server, (address, 3000).into());
 
     let up = Operation::Up(Box::new(workload("f0", &["udp 8000 3100"])));
-    drop(kill_at(world, &up, "-A RIKLET -p udp", Place::After));
+    drop(kill_at(world, &up, "-A RIKLET -p udp", HoldPoint::After));
     world.riklet(&["repair"], "").success();
     assert_eq!(client.ask(PATIENCE).unwrap().server, (address, 3100).into());
     assert_eq!(world.assert_in_step().len(), 1);

@@ -12,7 +12,7 @@ use rustix::process::Pid;
 use serde_json::Value;
 
 use crate::{
-    server::{Play, Reply, Request, Server},
+    server::{HttpRequest, Play, Reply, Server},
     world::{
         World,
         command::{Output, Running},
@@ -181,7 +181,7 @@ struct Heeding<P> {
 }
 
 impl<P: Play> Play for Heeding<P> {
-    fn answer(&mut self, request: &Request) -> Reply {
+    fn answer(&mut self, request: &HttpRequest) -> Reply {
         let reply = self.player.answer(request);
         let body = request.body.as_ref().unwrap_or(&Value::Null);
         let asked =

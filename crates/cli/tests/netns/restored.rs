@@ -6,7 +6,7 @@ use rustix::process::Signal;
 use crate::world::{
     Firewall, World,
     foreign::{self, docker_like, nft_foreign},
-    held::{Held, Place},
+    held::{Held, HoldPoint},
     on_every_firewall,
     random::Random,
     records::{assert_all_answer, definitions, workload},
@@ -161,7 +161,7 @@ on_every_firewall!(run_leaves_nothing_whenever_a_signal_ends_it, |world| {
 fn an_interrupt_from_a_terminal_leaves_nothing_either() {
     let world = &World::new(Firewall::IptablesNft);
     let before = SystemState::take(&world.node);
-    let held = Held::restore(world, "-A RIKLET -p tcp", Place::Before);
+    let held = Held::restore(world, "-A RIKLET -p tcp", HoldPoint::Before);
     let (arrived, gate) = (held.arrived.display(), held.gate.display());
     let file = world.directory.path().join("functions.json");
     let (file, program) = (file.display(), env!("CARGO_BIN_EXE_riklet-sdn"));

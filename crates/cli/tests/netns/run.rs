@@ -14,7 +14,7 @@ use crate::{
         http::{http_get, http_server},
         on_every_firewall,
         state::{SystemState, assert_same},
-        traffic::{Answer, tcp_ask, udp_echo, udp_server},
+        traffic::{Endpoints, tcp_ask, udp_echo, udp_server},
         transport::{
             Transport::{Tcp, Udp},
             assert_refused,
@@ -47,7 +47,7 @@ fn client(answer: &Value) -> IpAddr {
 /// Whom a server saw that the builtin guest was sent to.
 fn seen(answer: &Value) -> IpAddr {
     let body = answer["body"].as_str().expect("a body");
-    let answer: Answer = body.parse().unwrap_or_else(|error| panic!("{body}: {error}"));
+    let answer: Endpoints = body.parse().unwrap_or_else(|error| panic!("{body}: {error}"));
     answer.client.ip()
 }
 

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use crate::{
     played::{CloudHypervisor, Firecracker, Until},
     program::{Kvm, Program},
-    server::{Request, Server, answer},
+    server::{HttpRequest, Server, answer},
     world::{
         CLIENT, Firewall, NODE_LAN, World,
         command::Running,
@@ -63,7 +63,7 @@ fn detach(world: &World, definition: &Value) -> Running {
 /// The body of this request, once it has come.
 #[track_caller]
 pub(crate) fn told(server: &Server, line: &str) -> Value {
-    let body = |request: Request| (request.line() == line).then_some(request.body);
+    let body = |request: HttpRequest| (request.line() == line).then_some(request.body);
     let body = wait_for(line, BEGINNING, || server.received().into_iter().find_map(body));
     body.unwrap_or(Value::Null)
 }
@@ -297,7 +297,7 @@ fn a_supervisor_that_dies_takes_its_vmm_along() {
         let stop = stopping.then(|| world.riklet_in_background(&stop, ""));
         if stopping {
             wait_for("the guest to be asked", BEGINNING, || {
-                let asked = |request: &Request| {
+                let asked = |request: &HttpRequest| {
                     request
                         .body
                         .as_ref()

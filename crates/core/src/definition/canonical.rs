@@ -1,7 +1,8 @@
 use serde_json::{Value, json};
 
 use super::{
-    API_VERSION, EXPOSURE_TYPE, Error, Errors, Place, Reason, Source, parse_within, tree::Position,
+    API_VERSION, EXPOSURE_TYPE, Error, Errors, Reason, Source, SourceLocation, parse_within,
+    tree::Position,
 };
 use crate::model::{Account, Execution, Exposure, Image, PortRange, Workload};
 
@@ -32,9 +33,9 @@ pub fn from_json(text: &str) -> Result<Workload, Errors> {
     let source = Source { name: "record".to_owned(), text: text.to_owned() };
     let workloads = parse_within(usize::MAX, std::slice::from_ref(&source))?;
     <[Workload; 1]>::try_from(workloads).map(|[workload]| workload).map_err(|workloads| {
-        let place = Place::new(&source.name, Position::START);
+        let location = SourceLocation::new(&source.name, Position::START);
         let reason = Reason::NotOne { found: workloads.len() };
-        Errors::new(vec![Error { place, field: String::new(), reason }], false)
+        Errors::new(vec![Error { location, field: String::new(), reason }], false)
     })
 }
 

@@ -9,7 +9,7 @@ use crate::model::{
 
 /// A place in a source.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Place {
+pub struct SourceLocation {
     /// The source's name.
     pub file: String,
     /// The line, counted from 1.
@@ -18,13 +18,13 @@ pub struct Place {
     pub column: usize,
 }
 
-impl Place {
+impl SourceLocation {
     pub(super) fn new(file: &str, at: Position) -> Self {
         Self { file: file.to_owned(), line: at.line, column: at.column }
     }
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for SourceLocation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}:{}", self.file, self.line, self.column)
     }
@@ -34,7 +34,7 @@ impl fmt::Display for Place {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub struct Error {
     /// The place.
-    pub place: Place,
+    pub location: SourceLocation,
     /// The path of the field, such as `spec.function.exposure[1].port`; empty where it is the whole text.
     pub field: String,
     /// The reason. Its message is part of this one's.
@@ -43,7 +43,7 @@ pub struct Error {
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: ", self.place)?;
+        write!(f, "{}: ", self.location)?;
         if !self.field.is_empty() {
             write!(f, "{}: ", self.field)?;
         }
@@ -155,9 +155,9 @@ pub enum Reason {
     #[error(transparent)]
     Ipv6(#[from] Ipv6Unsupported),
     #[error("{name} is already defined at {first}")]
-    DuplicateName { name: InstanceName, first: Place },
+    DuplicateName { name: InstanceName, first: SourceLocation },
     #[error("{exposure} clashes with {other} at {first}")]
-    Clash { exposure: Exposure, other: Exposure, first: Place },
+    Clash { exposure: Exposure, other: Exposure, first: SourceLocation },
     #[error(transparent)]
     Name(#[from] NameError),
     #[error(transparent)]

@@ -11,7 +11,7 @@ mod yaml;
 
 pub(crate) use canonical::{execution_value, exposure_value};
 pub use canonical::{from_json, to_json, to_value};
-pub use error::{Error, Errors, Place, Reason};
+pub use error::{Error, Errors, Reason, SourceLocation};
 pub use tree::Sort;
 pub(crate) use tree::Value as TreeValue;
 pub(crate) use validate::{Object, Validator};

@@ -243,7 +243,7 @@ proptest! {
         if let Err(errors) = parsed(&text) {
             let lines = text.lines().count().max(1) + 1;
             for error in &errors {
-                prop_assert!((1..=lines).contains(&error.place.line), "{error} in {text:?}");
+                prop_assert!((1..=lines).contains(&error.location.line), "{error} in {text:?}");
             }
         }
     }

@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::{
-    API_VERSION, EXPOSURE_TYPE, Error, Errors, POD, Place, Reason, kinds,
+    API_VERSION, EXPOSURE_TYPE, Error, Errors, POD, Reason, SourceLocation, kinds,
     tree::{Field, Position, TreeNode, Value},
 };
 use crate::{
@@ -30,8 +30,8 @@ pub(crate) struct Validator {
     earlier: usize,
     /// True if there were more errors than are listed.
     truncated: bool,
-    names: BTreeMap<InstanceName, Place>,
-    exposures: Vec<(Exposure, Place)>,
+    names: BTreeMap<InstanceName, SourceLocation>,
+    exposures: Vec<(Exposure, SourceLocation)>,
     /// The first of `exposures` that has a port of an address, or of every one.
     ports: BTreeMap<(Protocol, u16, Option<IpAddr>), usize>,
 }
@@ -76,8 +76,8 @@ impl Validator {
             self.truncated = true;
             return;
         }
-        let place = Place::new(&self.file, at);
-        self.errors.push(Error { place, field: field.into(), reason });
+        let location = SourceLocation::new(&self.file, at);
+        self.errors.push(Error { location, field: field.into(), reason });
     }
 
     pub(super) fn finish(mut self) -> Result<Vec<Workload>, Errors> {
@@ -92,7 +92,7 @@ impl Validator {
     /// Puts the errors of the present source in the order of its text.
     fn sort(&mut self) {
         if let Some(errors) = self.errors.get_mut(self.earlier..) {
-            errors.sort_by(|a, b| a.place.cmp(&b.place));
+            errors.sort_by(|a, b| a.location.cmp(&b.location));
         }
         self.earlier = self.errors.len();
     }
@@ -139,7 +139,7 @@ impl Validator {
             self.refuse(at, definition.path("name"), Reason::DuplicateName { name, first });
             return None;
         }
-        self.names.insert(name.clone(), Place::new(&self.file, at));
+        self.names.insert(name.clone(), SourceLocation::new(&self.file, at));
         Some(name)
     }
 
@@ -230,7 +230,7 @@ impl Validator {
             let key = (exposure.protocol(), port, exposure.host_address());
             self.ports.entry(key).or_insert(self.exposures.len());
         }
-        self.exposures.push((exposure, Place::new(&self.file, at)));
+        self.exposures.push((exposure, SourceLocation::new(&self.file, at)));
     }
 
     /// Returns the earlier exposure that has this port. The look-up is one of two keys, or of the first of some,

@@ -1,8 +1,8 @@
 //! The engine as a [`NodeApi`], for threads: each call waits for its turn.
 
 use riklet_api::{
-    ApiError, Check, Health, Inspection, Listed, NodeApi, Notification, Notifications, Plan,
-    Rebuilt, Report, database_is_open,
+    ApiError, Check, Health, InspectionDocument, ListEntry, NodeApi, Notification, Notifications,
+    PlanDocument, RebuiltDocument, ReportDocument, database_is_open,
 };
 use riklet_core::model::{InstanceName, Selector, Workload};
 use riklet_sdn::{NodeError, Request, UpOptions, store::Store};
@@ -18,14 +18,14 @@ use crate::{
 };
 
 impl NodeApi for Engine {
-    fn up(&mut self, workloads: &[Workload], strict: bool) -> Result<Report, ApiError> {
+    fn up(&mut self, workloads: &[Workload], strict: bool) -> Result<ReportDocument, ApiError> {
         document(
             self.change(Request::Up(workloads.to_vec(), UpOptions::default().strict(strict)))
                 .wait()?,
         )
     }
 
-    fn down(&mut self, selector: &Selector, purge: bool) -> Result<Report, ApiError> {
+    fn down(&mut self, selector: &Selector, purge: bool) -> Result<ReportDocument, ApiError> {
         if !purge {
             return document(self.change(Request::Down(selector.clone())).wait()?);
         }
@@ -44,16 +44,16 @@ impl NodeApi for Engine {
         forget_runs(&self.state_dir, selector).map(|()| report)
     }
 
-    fn list(&mut self) -> Result<Vec<Listed>, ApiError> {
+    fn list(&mut self) -> Result<Vec<ListEntry>, ApiError> {
         self.with(NodeApi::list).wait()?
     }
 
-    fn inspect(&mut self, name: &InstanceName) -> Result<Inspection, ApiError> {
+    fn inspect(&mut self, name: &InstanceName) -> Result<InspectionDocument, ApiError> {
         let name = name.clone();
         self.with(move |node| node.inspect(&name)).wait()?
     }
 
-    fn plan(&mut self, workloads: &[Workload]) -> Result<Plan, ApiError> {
+    fn plan(&mut self, workloads: &[Workload]) -> Result<PlanDocument, ApiError> {
         let workloads = workloads.to_vec();
         self.with(move |node| node.plan(&workloads)).wait()?
     }
@@ -63,17 +63,17 @@ impl NodeApi for Engine {
     }
 
     /// Ends the VMMs of lost runs on the calling thread: nobody else waits for that.
-    fn repair(&mut self) -> Result<Report, ApiError> {
+    fn repair(&mut self) -> Result<ReportDocument, ApiError> {
         let orphans = Orphans::take_over(&self.state_dir);
         let orphans = orphans.map_err(|error| problems::run(&error))?;
         self.alone(move |node| node.repair_with(orphans)).wait()?
     }
 
-    fn rebuild(&mut self, _force: bool) -> Result<Rebuilt, ApiError> {
+    fn rebuild(&mut self, _force: bool) -> Result<RebuiltDocument, ApiError> {
         Err(database_is_open(&self.socket))
     }
 
-    fn adopt(&mut self) -> Result<Rebuilt, ApiError> {
+    fn adopt(&mut self) -> Result<RebuiltDocument, ApiError> {
         Err(database_is_open(&self.socket))
     }
 

@@ -4,7 +4,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use riklet_api::{ApiError, ErrorKind, Status};
+use riklet_api::{ApiError, ErrorKind, HttpStatus};
 use tokio::sync::oneshot;
 
 /// The engine has ended: it was asked to, or it panicked.
@@ -52,6 +52,6 @@ impl<T> Future for Pending<T> {
 
 impl From<Gone> for ApiError {
     fn from(gone: Gone) -> Self {
-        Self::new(Status::ServiceUnavailable, ErrorKind::Failed, gone.to_string())
+        Self::new(HttpStatus::ServiceUnavailable, ErrorKind::Failed, gone.to_string())
     }
 }

@@ -1,6 +1,6 @@
 //! The same operations for the instances of one kind, and for all: each kind has a path.
 
-use riklet_api::{ApiError, Collection, NodeApi, Status};
+use riklet_api::{ApiError, Collection, HttpStatus, NodeApi};
 use riklet_core::model::{InstanceName, Kind, Selector, Workload};
 
 use super::{Api, problem::Rejection};
@@ -23,7 +23,7 @@ pub(super) fn admit(collection: Collection, workloads: &[Workload]) -> Result<()
     let mut workloads = workloads.iter();
     workloads.try_for_each(|it| {
         let (name, kind) = (it.name(), it.kind().as_str());
-        expect(collection, name, kind, Status::UnprocessableEntity)
+        expect(collection, name, kind, HttpStatus::UnprocessableEntity)
     })
 }
 
@@ -32,7 +32,7 @@ pub(super) fn expect(
     collection: Collection,
     name: &InstanceName,
     kind: &str,
-    status: Status,
+    status: HttpStatus,
 ) -> Result<(), Rejection> {
     if collection.has(kind) {
         return Ok(());
@@ -64,7 +64,7 @@ pub(super) async fn select(
     for name in &names {
         let asked = name.clone();
         let found = api.engine.with(move |node| node.inspect(&asked)).await??;
-        expect(collection, name, &found.instance.kind, Status::NotFound)?;
+        expect(collection, name, &found.instance.kind, HttpStatus::NotFound)?;
     }
     Ok(Selector::Named(names))
 }

@@ -23,7 +23,8 @@ use crate::{
 #[cfg(test)]
 use riklet_api::Problem;
 use riklet_api::{
-    ApiError, Check, Collection, Health, Inspection, Listed, NodeApi, Plan, Report, Status, Version,
+    ApiError, Check, Collection, Health, HttpStatus, InspectionDocument, ListEntry, NodeApi,
+    PlanDocument, ReportDocument, Version,
 };
 use riklet_core::model::Selector;
 use riklet_sdn::UpOptions;
@@ -34,14 +35,14 @@ const API: &str = "v1";
 /// Brings up a function's network, or makes it what a changed definition says.
 #[cfg_attr(test, utoipa::path(put, path = "/v1/functions/{name}", request_body(content = Object, description = "A definition"),
     params(("name" = String, Path), ("strict" = Option<bool>, Query, description = "Refuse to shadow a local process")),
-    responses((status = 200, body = Report), (status = "default", body = Problem, content_type = "application/problem+json"))))]
+    responses((status = 200, body = ReportDocument), (status = "default", body = Problem, content_type = "application/problem+json"))))]
 pub(super) async fn up_one(
     State(api): State<Api>,
     Extension(collection): Extension<Collection>,
     name: Result<Path<String>, PathRejection>,
     RawQuery(query): RawQuery,
     request: Request,
-) -> Result<Json<Report>, Rejection> {
+) -> Result<Json<ReportDocument>, Rejection> {
     let name = request::name(name)?;
     let parameters = request::parameters(query.as_deref(), &["strict"])?;
     let strict = request::flag(&parameters, "strict")?;
@@ -50,12 +51,12 @@ pub(super) async fn up_one(
         [only] if *only.name() == name => {}
         [only] => {
             let detail = format!("the definition is of {}, the path of {name}", only.name());
-            return Err(invalid(Status::UnprocessableEntity, detail));
+            return Err(invalid(HttpStatus::UnprocessableEntity, detail));
         }
         many => {
             let path = collection.path();
             let detail = format!("{} definitions; POST {path} takes many", many.len());
-            return Err(invalid(Status::UnprocessableEntity, detail));
+            return Err(invalid(HttpStatus::UnprocessableEntity, detail));
         }
     }
     collection::admit(collection, &workloads)?;
@@ -65,13 +66,13 @@ pub(super) async fn up_one(
 /// Brings up the networks of several functions: all are recorded, or none.
 #[cfg_attr(test, utoipa::path(post, path = "/v1/functions", request_body(content = Vec<Object>, description = "Definitions"),
     params(("strict" = Option<bool>, Query, description = "Refuse to shadow a local process")),
-    responses((status = 200, body = Report), (status = "default", body = Problem, content_type = "application/problem+json"))))]
+    responses((status = 200, body = ReportDocument), (status = "default", body = Problem, content_type = "application/problem+json"))))]
 pub(super) async fn up(
     State(api): State<Api>,
     Extension(collection): Extension<Collection>,
     RawQuery(query): RawQuery,
     request: Request,
-) -> Result<Json<Report>, Rejection> {
+) -> Result<Json<ReportDocument>, Rejection> {
     let parameters = request::parameters(query.as_deref(), &["strict"])?;
     let strict = request::flag(&parameters, "strict")?;
     let workloads = request::definitions(&api, request).await?;
@@ -81,12 +82,12 @@ pub(super) async fn up(
 
 /// Takes a function's network down. The answer comes when its ports lead nowhere and its TAP is down.
 #[cfg_attr(test, utoipa::path(delete, path = "/v1/functions/{name}", params(("name" = String, Path)),
-    responses((status = 200, body = Report), (status = "default", body = Problem, content_type = "application/problem+json"))))]
+    responses((status = 200, body = ReportDocument), (status = "default", body = Problem, content_type = "application/problem+json"))))]
 pub(super) async fn down_one(
     State(api): State<Api>,
     Extension(collection): Extension<Collection>,
     name: Result<Path<String>, PathRejection>,
-) -> Result<Json<Report>, Rejection> {
+) -> Result<Json<ReportDocument>, Rejection> {
     let selector = Selector::Named([request::name(name)?].into());
     let selector = collection::select(&api, collection, selector).await?;
     change(&api, riklet_sdn::Request::Down(selector)).await
@@ -95,12 +96,12 @@ pub(super) async fn down_one(
 /// Takes several functions' networks down, or all. With `purge`, what all share goes as well, and the host is as it was.
 #[cfg_attr(test, utoipa::path(delete, path = "/v1/functions",
     params(("name" = Vec<String>, Query, explode), ("all" = Option<bool>, Query), ("purge" = Option<bool>, Query)),
-    responses((status = 200, body = Report), (status = "default", body = Problem, content_type = "application/problem+json"))))]
+    responses((status = 200, body = ReportDocument), (status = "default", body = Problem, content_type = "application/problem+json"))))]
 pub(super) async fn down_many(
     State(api): State<Api>,
     Extension(collection): Extension<Collection>,
     RawQuery(query): RawQuery,
-) -> Result<Json<Report>, Rejection> {
+) -> Result<Json<ReportDocument>, Rejection> {
     let parameters = request::parameters(query.as_deref(), &["name", "all", "purge"])?;
     let selector = request::selector(&parameters)?;
     let selector = collection::select(&api, collection, selector).await?;
@@ -111,7 +112,10 @@ pub(super) async fn down_many(
     Ok(Json(report))
 }
 
-async fn change(api: &Api, request: riklet_sdn::Request) -> Result<Json<Report>, Rejection> {
+async fn change(
+    api: &Api,
+    request: riklet_sdn::Request,
+) -> Result<Json<ReportDocument>, Rejection> {
     let operation = if request.taken_down().is_some() { "down" } else { "up" };
     let began = now();
     let done = api.engine.change(request).await?;
@@ -146,7 +150,7 @@ pub(super) async fn metrics(State(api): State<Api>) -> Result<Response, Rejectio
 /// Lists what is recorded, and what the kernel has of it. With `watch`, a stream of server-sent events: first the
 /// list, then each change.
 #[cfg_attr(test, utoipa::path(get, path = "/v1/functions", params(("watch" = Option<bool>, Query)),
-    responses((status = 200, body = Vec<Listed>), (status = "default", body = Problem, content_type = "application/problem+json"))))]
+    responses((status = 200, body = Vec<ListEntry>), (status = "default", body = Problem, content_type = "application/problem+json"))))]
 pub(super) async fn list(
     State(api): State<Api>,
     Extension(collection): Extension<Collection>,
@@ -159,7 +163,7 @@ pub(super) async fn list(
     Ok(Json(listed(&api, collection).await?).into_response())
 }
 
-pub(super) async fn listed(api: &Api, collection: Collection) -> Result<Vec<Listed>, Rejection> {
+pub(super) async fn listed(api: &Api, collection: Collection) -> Result<Vec<ListEntry>, Rejection> {
     let mut listed = api.engine.with(NodeApi::list).await??;
     listed.retain(|listed| collection.has(&listed.instance.kind));
     Ok(listed)
@@ -167,26 +171,26 @@ pub(super) async fn listed(api: &Api, collection: Collection) -> Result<Vec<List
 
 /// One function, and all that is known of it.
 #[cfg_attr(test, utoipa::path(get, path = "/v1/functions/{name}", params(("name" = String, Path)),
-    responses((status = 200, body = Inspection), (status = "default", body = Problem, content_type = "application/problem+json"))))]
+    responses((status = 200, body = InspectionDocument), (status = "default", body = Problem, content_type = "application/problem+json"))))]
 pub(super) async fn inspect(
     State(api): State<Api>,
     Extension(collection): Extension<Collection>,
     name: Result<Path<String>, PathRejection>,
-) -> Result<Json<Inspection>, Rejection> {
+) -> Result<Json<InspectionDocument>, Rejection> {
     let name = request::name(name)?;
     let asked = name.clone();
     let found = api.engine.with(move |node| node.inspect(&asked)).await??;
-    collection::expect(collection, &name, &found.instance.kind, Status::NotFound)?;
+    collection::expect(collection, &name, &found.instance.kind, HttpStatus::NotFound)?;
     Ok(Json(found))
 }
 
 /// Returns what bringing these functions up would do. Changes nothing.
 #[cfg_attr(test, utoipa::path(post, path = "/v1/plan", request_body(content = Vec<Object>, description = "Definitions"),
-    responses((status = 200, body = Plan), (status = "default", body = Problem, content_type = "application/problem+json"))))]
+    responses((status = 200, body = PlanDocument), (status = "default", body = Problem, content_type = "application/problem+json"))))]
 pub(super) async fn plan(
     State(api): State<Api>,
     request: Request,
-) -> Result<Json<Plan>, Rejection> {
+) -> Result<Json<PlanDocument>, Rejection> {
     let workloads = request::definitions(&api, request).await?;
     Ok(Json(api.engine.with(move |node| node.plan(&workloads)).await??))
 }
@@ -200,8 +204,8 @@ pub(super) async fn check(State(api): State<Api>) -> Result<Json<Check>, Rejecti
 
 /// Makes the kernel what the records say.
 #[cfg_attr(test, utoipa::path(post, path = "/v1/repair",
-    responses((status = 200, body = Report), (status = "default", body = Problem, content_type = "application/problem+json"))))]
-pub(super) async fn repair(State(api): State<Api>) -> Result<Json<Report>, Rejection> {
+    responses((status = 200, body = ReportDocument), (status = "default", body = Problem, content_type = "application/problem+json"))))]
+pub(super) async fn repair(State(api): State<Api>) -> Result<Json<ReportDocument>, Rejection> {
     Ok(Json(slowly(&api, NodeApi::repair).await?))
 }
 

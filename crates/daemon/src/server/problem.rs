@@ -7,7 +7,7 @@ use axum::{
 };
 
 use crate::engine::Gone;
-use riklet_api::{ApiError, Status};
+use riklet_api::{ApiError, HttpStatus};
 use riklet_core::definition;
 
 /// A refusal: answers with the problem as `application/problem+json`.
@@ -27,17 +27,17 @@ impl IntoResponse for Rejection {
 }
 
 /// Refuses what was sent.
-pub(super) fn invalid(status: Status, detail: impl Into<String>) -> Rejection {
+pub(super) fn invalid(status: HttpStatus, detail: impl Into<String>) -> Rejection {
     Rejection(ApiError::invalid(status, detail))
 }
 
 pub(super) async fn unknown_path(uri: Uri) -> Rejection {
-    let error = ApiError::invalid(Status::NotFound, format!("there is no {}", uri.path()));
+    let error = ApiError::invalid(HttpStatus::NotFound, format!("there is no {}", uri.path()));
     Rejection(error.with_hint("GET /v1/openapi.json describes what there is".to_owned()))
 }
 
 pub(super) async fn wrong_method(method: Method, uri: Uri) -> Rejection {
-    invalid(Status::MethodNotAllowed, format!("{} has no {method}", uri.path()))
+    invalid(HttpStatus::MethodNotAllowed, format!("{} has no {method}", uri.path()))
 }
 
 impl From<ApiError> for Rejection {

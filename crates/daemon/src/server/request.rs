@@ -15,7 +15,7 @@ use super::{
     problem::{Rejection, invalid},
 };
 
-use riklet_api::{ApiError, Status};
+use riklet_api::{ApiError, HttpStatus};
 use riklet_core::{
     ErrorKind,
     definition::{self, MAX_BYTES, Source},
@@ -39,13 +39,13 @@ pub(super) async fn definitions(api: &Api, request: Request) -> Result<Vec<Workl
         Some(other) => {
             let detail =
                 format!("a definition is application/json or application/yaml, not {other}");
-            return Err(invalid(Status::UnsupportedMediaType, detail));
+            return Err(invalid(HttpStatus::UnsupportedMediaType, detail));
         }
     };
     let text = text(api, request.into_body()).await?;
     if json && !text.trim_start().starts_with(['{', '[']) {
         let detail = format!("{SOURCE}:1:1: not valid JSON: a definition begins with {{ or [");
-        return Err(invalid(Status::BadRequest, detail));
+        return Err(invalid(HttpStatus::BadRequest, detail));
     }
     parse(api, text).await
 }
@@ -64,7 +64,7 @@ async fn parse(api: &Api, text: String) -> Result<Vec<Workload>, Rejection> {
         definition::parse(&[source])
     });
     let parsed = parsed.await.map_err(|_panicked| {
-        ApiError::new(Status::InternalServerError, ErrorKind::Failed, "cannot parse the body")
+        ApiError::new(HttpStatus::InternalServerError, ErrorKind::Failed, "cannot parse the body")
     })?;
     Ok(parsed?)
 }
@@ -74,32 +74,32 @@ async fn text(api: &Api, body: Body) -> Result<String, Rejection> {
     let limited = Limited::new(body, MAX_BYTES);
     let Ok(read) = time::timeout(api.patience, limited.collect()).await else {
         let detail = format!("the body did not come within {:?}", api.patience);
-        return Err(invalid(Status::RequestTimeout, detail));
+        return Err(invalid(HttpStatus::RequestTimeout, detail));
     };
     let bytes = match read {
         Ok(collected) => collected.to_bytes(),
         Err(error) if error.is::<LengthLimitError>() => {
             let detail = format!("the body has more than {MAX_BYTES} bytes, the most that is read");
-            return Err(invalid(Status::PayloadTooLarge, detail));
+            return Err(invalid(HttpStatus::PayloadTooLarge, detail));
         }
         Err(error) => {
             let detail = format!("the body cannot be read: {error}");
-            return Err(invalid(Status::BadRequest, detail));
+            return Err(invalid(HttpStatus::BadRequest, detail));
         }
     };
     String::from_utf8(bytes.into())
-        .map_err(|_error| invalid(Status::BadRequest, "the body is not UTF-8 text"))
+        .map_err(|_error| invalid(HttpStatus::BadRequest, "the body is not UTF-8 text"))
 }
 
 /// The name in a path.
 pub(super) fn name(path: Result<Path<String>, PathRejection>) -> Result<InstanceName, Rejection> {
-    let Path(text) = path.map_err(|error| invalid(Status::BadRequest, error.body_text()))?;
+    let Path(text) = path.map_err(|error| invalid(HttpStatus::BadRequest, error.body_text()))?;
     parse_name(&text)
 }
 
 fn parse_name(text: &str) -> Result<InstanceName, Rejection> {
     InstanceName::try_from(text)
-        .map_err(|error| invalid(Status::UnprocessableEntity, format!("{text:?}: {error}")))
+        .map_err(|error| invalid(HttpStatus::UnprocessableEntity, format!("{text:?}: {error}")))
 }
 
 /// The parameters of a query, each of which must be one of `known`.
@@ -113,7 +113,7 @@ pub(super) fn parameters<'a>(
         if !known.contains(&name) {
             let known = known.join(", ");
             let detail = format!("unknown parameter {name}; expected one of {known}");
-            return Err(invalid(Status::BadRequest, detail));
+            return Err(invalid(HttpStatus::BadRequest, detail));
         }
         found.push((name, value));
     }
@@ -128,7 +128,7 @@ pub(super) fn flag(parameters: &[(&str, &str)], wanted: &str) -> Result<bool, Re
         Some("true") => Ok(true),
         Some(other) => {
             let detail = format!("{wanted} is true or false, not {other:?}");
-            Err(invalid(Status::BadRequest, detail))
+            Err(invalid(HttpStatus::BadRequest, detail))
         }
     }
 }
@@ -144,7 +144,7 @@ pub(super) fn selector(parameters: &[(&str, &str)]) -> Result<Selector, Rejectio
         (false, false) => Ok(Selector::Named(names)),
         _ => {
             let detail = "either name=NAME, as often as there are names, or all=true";
-            Err(invalid(Status::BadRequest, detail))
+            Err(invalid(HttpStatus::BadRequest, detail))
         }
     }
 }

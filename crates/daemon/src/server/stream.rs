@@ -19,7 +19,7 @@ use crate::events::{self, EventKind};
 use riklet_api as wire;
 #[cfg(test)]
 use riklet_api::Problem;
-use riklet_api::{Collection, Listed, NodeApi};
+use riklet_api::{Collection, ListEntry, NodeApi};
 
 /// The interval at which an idle stream shows that it is alive.
 const ALIVE: Duration = Duration::from_secs(15);
@@ -72,7 +72,7 @@ async fn change(api: &Api, collection: Collection, event: &events::Event) -> Opt
         (EventKind::Up | EventKind::Failed, Some(name)) => {
             let name = name.clone();
             let found = api.engine.with(move |node| node.inspect(&name)).await.ok()?.ok()?;
-            let listed = Listed { instance: found.instance, link: found.link };
+            let listed = ListEntry { instance: found.instance, link: found.link };
             let ours = collection.has(&listed.instance.kind);
             ours.then(|| data(event.kind.as_str(), &listed))
         }

@@ -13,7 +13,7 @@ use riklet_core::{
 type Part = fn(&mut LinkState, &LinkState);
 
 /// The place of a user or a group in a TAP.
-type Place = fn(&mut Tap) -> &mut Option<u32>;
+type OwnerField = fn(&mut Tap) -> &mut Option<u32>;
 
 impl Links for FakeKernel {
     fn link(&mut self, name: &InterfaceName) -> Result<Option<LinkState>, KernelError> {
@@ -84,7 +84,7 @@ impl Links for FakeKernel {
     }
 
     fn set_owner(&mut self, name: &InterfaceName, tap: &Tap) -> Result<(), KernelError> {
-        let parts: [(AccountKind, Option<u32>, Place); 2] = [
+        let parts: [(AccountKind, Option<u32>, OwnerField); 2] = [
             (AccountKind::User, tap.owner, |tap| &mut tap.owner),
             (AccountKind::Group, tap.group, |tap| &mut tap.group),
         ];

@@ -17,7 +17,7 @@ use netlink_sys::protocols::NETLINK_NETFILTER;
 
 use super::{
     Linux,
-    netlink::{Request, Socket},
+    netlink::{NetlinkRequest, Socket},
     opened, sysctl,
 };
 use crate::{KernelError, Refusal};
@@ -128,7 +128,7 @@ impl Conntrack {
         let request = |filter: Filter| {
             let family = filter.family;
             let message = message(family, filter.request(ConntrackMessageType::Delete));
-            Request { message, flags: 0 }
+            NetlinkRequest { message, flags: 0 }
         };
         let results = self.socket.send_each(filters.into_iter().map(request).collect())?;
         results.into_iter().collect()
@@ -151,7 +151,7 @@ impl Conntrack {
             .filter(|entry| flows_of(entry).any(|flow| flows.contains(&flow)))
             .collect();
         for batch in doomed.chunks(BATCH) {
-            let deletion = |entry: &Vec<_>| Request { message: delete(entry), flags: 0 };
+            let deletion = |entry: &Vec<_>| NetlinkRequest { message: delete(entry), flags: 0 };
             for result in self.socket.send_each(batch.iter().map(deletion).collect())? {
                 match result {
                     // It ended by itself, or two filters found it.

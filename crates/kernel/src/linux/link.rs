@@ -21,7 +21,7 @@ use rustix::{io::Errno, net::netdevice};
 
 use super::{
     Linux,
-    netlink::Request,
+    netlink::NetlinkRequest,
     opened,
     route::{Route, netlink_family},
     sysctl,
@@ -110,7 +110,7 @@ impl Route {
     ) -> Vec<(&'a InterfaceName, Refusal)> {
         let mut refused = Vec::new();
         for batch in messages.chunks(BATCH) {
-            let request = |(_, message): &(_, RouteNetlinkMessage)| Request {
+            let request = |(_, message): &(_, RouteNetlinkMessage)| NetlinkRequest {
                 message: message.clone(),
                 flags: 0,
             };
@@ -133,7 +133,7 @@ impl Route {
         let refused = |source| KernelError::RemoveAddress { name: link.clone(), address, source };
         let index = self.index(link).map_err(refused)?;
         let message = RouteNetlinkMessage::DelAddress(address_message(index, address));
-        let results = self.socket.send_each(vec![Request { message, flags: 0 }]);
+        let results = self.socket.send_each(vec![NetlinkRequest { message, flags: 0 }]);
         results.and_then(|results| results.into_iter().collect()).map_err(refused)
     }
 
@@ -182,7 +182,7 @@ impl Route {
             if (index + 1) * BATCH >= names.len() {
                 messages.push(delete(LinkAttribute::Group(group)));
             }
-            let requests = messages.into_iter().map(|message| Request { message, flags: 0 });
+            let requests = messages.into_iter().map(|message| NetlinkRequest { message, flags: 0 });
             let results = self.socket.send_each(requests.collect()).map_err(refused)?;
             results.into_iter().try_for_each(unless_gone).map_err(refused)?;
         }
@@ -191,7 +191,8 @@ impl Route {
 
     /// Deletes what this selects. Succeeds if it does not exist.
     fn delete(&mut self, selector: LinkAttribute) -> Result<(), Refusal> {
-        let results = self.socket.send_each(vec![Request { message: delete(selector), flags: 0 }]);
+        let results =
+            self.socket.send_each(vec![NetlinkRequest { message: delete(selector), flags: 0 }]);
         unless_gone(results.and_then(|results| results.into_iter().collect()))
     }
 
@@ -213,7 +214,7 @@ impl Route {
         let mut requests = Vec::new();
         for part in parts(index, spec) {
             described.push((part.name, part.excused));
-            requests.push(Request { message: part.message, flags: part.flags });
+            requests.push(NetlinkRequest { message: part.message, flags: part.flags });
         }
         let results = self.socket.send_each(requests).map_err(unreachable)?;
         for ((name, excused), result) in described.into_iter().zip(results) {

@@ -39,7 +39,7 @@ pub(super) const EAGAIN: i32 = 11;
 
 /// A message and its flags (`NLM_F_*`); `NLM_F_REQUEST` is understood.
 #[derive(Debug, Clone)]
-pub(super) struct Request<T> {
+pub(super) struct NetlinkRequest<T> {
     pub(super) message: T,
     pub(super) flags: u16,
 }
@@ -53,12 +53,12 @@ pub(super) struct Socket {
 }
 
 /// The contents of one received message.
-enum Answer<'a> {
+enum Incoming<'a> {
     /// `NLMSG_ERROR` with code 0.
     Acknowledged,
     Refused(Refusal),
     /// The end of a dump, and whether something changed before it.
-    TaskOutcome {
+    DumpEnd {
         interrupted: bool,
     },
     Message(&'a [u8]),
@@ -91,20 +91,20 @@ impl Socket {
     /// Sends all requests in one `send` and waits for the answer to each. They are no transaction.
     pub(super) fn send_each<T: NetlinkSerializable>(
         &mut self,
-        requests: Vec<Request<T>>,
+        requests: Vec<NetlinkRequest<T>>,
     ) -> Result<Vec<Result<(), Refusal>>, Refusal> {
         let acknowledged = requests
             .into_iter()
-            .map(|request| Request { flags: request.flags | NLM_F_ACK, ..request })
+            .map(|request| NetlinkRequest { flags: request.flags | NLM_F_ACK, ..request })
             .collect();
         let sent = self.send(acknowledged)?;
         let mut results: Vec<Option<Result<(), Refusal>>> = sent.clone().map(|_| None).collect();
         while results.iter().any(Option::is_none) {
             self.receive(&sent, |index, answer| {
                 let result = match answer {
-                    Answer::Acknowledged => Ok(()),
-                    Answer::Refused(refusal) => Err(refusal),
-                    Answer::TaskOutcome { .. } | Answer::Message(_) => return,
+                    Incoming::Acknowledged => Ok(()),
+                    Incoming::Refused(refusal) => Err(refusal),
+                    Incoming::DumpEnd { .. } | Incoming::Message(_) => return,
                 };
                 if let Some(place) = results.get_mut(index) {
                     *place = Some(result);
@@ -134,7 +134,7 @@ impl Socket {
         let dump = flags & NLM_F_DUMP == NLM_F_DUMP;
         let flags = if dump { flags } else { flags | NLM_F_ACK };
         for _ in 0..ATTEMPTS {
-            let sent = self.send(vec![Request { message: message.clone(), flags }])?;
+            let sent = self.send(vec![NetlinkRequest { message: message.clone(), flags }])?;
             if let Some(found) = self.collect(&sent, &read)? {
                 return Ok(found);
             }
@@ -153,13 +153,13 @@ impl Socket {
         let mut end = None;
         while end.is_none() {
             self.receive(sent, |_, answer| match answer {
-                Answer::Acknowledged => end = Some(Ok(())),
-                Answer::TaskOutcome { interrupted } => {
+                Incoming::Acknowledged => end = Some(Ok(())),
+                Incoming::DumpEnd { interrupted } => {
                     consistent &= !interrupted;
                     end = Some(Ok(()));
                 }
-                Answer::Refused(refusal) => end = Some(Err(refusal)),
-                Answer::Message(bytes) => {
+                Incoming::Refused(refusal) => end = Some(Err(refusal)),
+                Incoming::Message(bytes) => {
                     consistent &= !is_interrupted(bytes);
                     found.extend(read(bytes));
                 }
@@ -176,7 +176,7 @@ impl Socket {
     /// on.
     pub(super) fn transaction<T: NetlinkSerializable>(
         &mut self,
-        mut messages: Vec<Request<T>>,
+        mut messages: Vec<NetlinkRequest<T>>,
     ) -> Result<(), (usize, Refusal)> {
         let last = messages.len().saturating_sub(2);
         if let Some(message) = messages.get_mut(last) {
@@ -187,13 +187,13 @@ impl Socket {
         let mut answered = false;
         while !answered {
             let received = self.receive(&sent, |index, answer| match answer {
-                Answer::Acknowledged => answered |= index == last,
-                Answer::Refused(refusal) => {
+                Incoming::Acknowledged => answered |= index == last,
+                Incoming::Refused(refusal) => {
                     // A refusal of the whole batch is sent for its begin, and nothing else may follow.
                     answered |= index == last || index == 0;
                     refused.get_or_insert((index, refusal));
                 }
-                Answer::TaskOutcome { .. } | Answer::Message(_) => {}
+                Incoming::DumpEnd { .. } | Incoming::Message(_) => {}
             });
             match received {
                 // So many messages were refused that not all refusals fitted.
@@ -214,7 +214,7 @@ impl Socket {
         let mut end = non_blocking.is_err();
         while !end {
             let received = self.receive(sent, |index, answer| {
-                if let Answer::Refused(refusal) = answer {
+                if let Incoming::Refused(refusal) = answer {
                     refused.get_or_insert((index, refusal));
                 }
             });
@@ -228,7 +228,7 @@ impl Socket {
     /// Sends requests, and returns their sequence numbers.
     fn send<T: NetlinkSerializable>(
         &mut self,
-        requests: Vec<Request<T>>,
+        requests: Vec<NetlinkRequest<T>>,
     ) -> Result<Range<u32>, Refusal> {
         let first = self.sequence.wrapping_add(1);
         let mut bytes = Vec::new();
@@ -259,7 +259,7 @@ impl Socket {
     fn receive(
         &mut self,
         sent: &Range<u32>,
-        mut each: impl FnMut(usize, Answer<'_>),
+        mut each: impl FnMut(usize, Incoming<'_>),
     ) -> Result<(), Refusal> {
         self.buffer.clear();
         self.inner.recv(&mut self.buffer, 0)?;
@@ -308,26 +308,26 @@ pub(super) fn messages(mut received: &[u8]) -> impl Iterator<Item = &[u8]> {
 pub(super) fn fuzz(data: &[u8]) {
     for message in messages(data) {
         let _interrupted = is_interrupted(message);
-        if let Answer::Refused(refusal) = answer(message) {
+        if let Incoming::Refused(refusal) = answer(message) {
             let _words = refusal.to_string();
         }
     }
 }
 
-fn answer(message: &[u8]) -> Answer<'_> {
+fn answer(message: &[u8]) -> Incoming<'_> {
     match read_u16(message, 4) {
         Some(ERROR) => match read_u32(message, HEADER).map(u32::cast_signed) {
-            Some(0) => Answer::Acknowledged,
-            code => Answer::Refused(Refusal {
+            Some(0) => Incoming::Acknowledged,
+            code => Incoming::Refused(Refusal {
                 errno: code.and_then(i32::checked_neg),
                 words: words(message).unwrap_or_default(),
             }),
         },
         Some(DONE) => match read_u32(message, HEADER).map_or(0, u32::cast_signed) {
-            code @ ..0 => Answer::Refused(Refusal::errno(code.saturating_neg())),
-            _ => Answer::TaskOutcome { interrupted: is_interrupted(message) },
+            code @ ..0 => Incoming::Refused(Refusal::errno(code.saturating_neg())),
+            _ => Incoming::DumpEnd { interrupted: is_interrupted(message) },
         },
-        _ => Answer::Message(message),
+        _ => Incoming::Message(message),
     }
 }
 
@@ -381,7 +381,7 @@ mod tests {
             }
             let mut socket = Socket::open(NETLINK_ROUTE).unwrap();
             let message = RouteNetlinkMessage::GetLink(LinkMessage::default());
-            let request = || vec![Request { message: message.clone(), flags: NLM_F_DUMP }];
+            let request = || vec![NetlinkRequest { message: message.clone(), flags: NLM_F_DUMP }];
 
             let sent = socket.send(request()).unwrap();
             let read = decode::<RouteNetlinkMessage>;

@@ -11,19 +11,19 @@ use toml::de::{DeTable, DeValue};
 
 use super::{Config, FirewallChoice, FirewallChoiceError};
 use riklet_core::{
-    definition::Place,
+    definition::SourceLocation,
     model::{InterfaceName, InterfaceNameError, Mtu, MtuError, Pool, PoolError},
     nearest::nearest,
 };
 
 const KEYS: [&str; 6] = ["firewall", "pool", "uplink", "mtu", "state_dir", "api"];
 
-/// An error in a configuration file, with its place: `FILE:LINE:COLUMN: KEY: REASON`.
+/// An error in a configuration file, with its location: `FILE:LINE:COLUMN: KEY: REASON`.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub struct ConfigError {
-    /// The place.
-    pub place: Place,
+    /// The location.
+    pub location: SourceLocation,
     /// The key; empty where it is the whole text.
     pub key: String,
     /// The reason. Its message is part of this one's.
@@ -32,7 +32,7 @@ pub struct ConfigError {
 
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: ", self.place)?;
+        write!(f, "{}: ", self.location)?;
         if !self.key.is_empty() {
             write!(f, "{}: ", self.key)?;
         }
@@ -87,10 +87,10 @@ impl Config {
     /// Reads a configuration file of this name and text; what it does not mention has its default.
     ///
     /// # Errors
-    /// Where it is not TOML, has an unknown key, or a value is wrong: the first such place.
+    /// Where it is not TOML, has an unknown key, or a value is wrong: the first such location.
     pub fn parse(file: &str, text: &str) -> Result<Self, ConfigError> {
         let refused = |span: Range<usize>, key: &str, reason| ConfigError {
-            place: place(file, text, span.start),
+            location: location(file, text, span.start),
             key: key.to_owned(),
             reason,
         };
@@ -169,12 +169,12 @@ fn unexpected(expected: &'static str, value: &DeValue<'_>) -> ConfigReason {
     ConfigReason::Sort { expected, found }
 }
 
-/// The place of a byte of the text.
-fn place(file: &str, text: &str, offset: usize) -> Place {
+/// The location of a byte of the text.
+fn location(file: &str, text: &str, offset: usize) -> SourceLocation {
     let before = text.get(..offset).unwrap_or(text);
     let line = before.matches('\n').count() + 1;
     let column = before.chars().rev().take_while(|c| *c != '\n').count() + 1;
-    Place { file: file.to_owned(), line, column }
+    SourceLocation { file: file.to_owned(), line, column }
 }
 
 #[cfg(test)]

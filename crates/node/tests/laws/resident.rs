@@ -8,7 +8,7 @@ use std::{
 use proptest::prelude::*;
 use riklet_core::flows::Flows;
 use riklet_kernel::fake::{FakeKernel, Fault, Stopped};
-use riklet_sdn::{Listed, Request, Selector, UpOptions, WarmNode, store::ReservedSlot};
+use riklet_sdn::{ListedInstance, Request, Selector, UpOptions, WarmNode, store::ReservedSlot};
 
 use crate::node::{Operation, TestNode, function, operation};
 
@@ -107,7 +107,7 @@ proptest! {
             }
             assert_sound(&together, &mut daemon);
         }
-        let recorded = |listed: Vec<Listed>| -> BTreeMap<_, _> {
+        let recorded = |listed: Vec<ListedInstance>| -> BTreeMap<_, _> {
             let listed = listed.into_iter();
             listed.map(|l| (l.instance.name().clone(), l.instance.workload)).collect()
         };

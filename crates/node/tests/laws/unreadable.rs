@@ -2,7 +2,7 @@
 
 use riklet_core::model::{InstanceName, Slot};
 use riklet_sdn::{
-    Listed, NodeError, RebuildOptions, Request, Selector, UpOptions,
+    ListedInstance, NodeError, RebuildOptions, Request, Selector, UpOptions,
     store::{Store, StoreError},
 };
 
@@ -29,7 +29,7 @@ fn node() -> TestNode {
     node
 }
 
-fn names(listed: Result<Vec<Listed>, NodeError>) -> Vec<String> {
+fn names(listed: Result<Vec<ListedInstance>, NodeError>) -> Vec<String> {
     listed.unwrap().iter().map(|listed| listed.instance.name().to_string()).collect()
 }
 

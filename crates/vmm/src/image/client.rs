@@ -8,7 +8,7 @@ use ureq::{
     tls::{Certificate, RootCerts, TlsConfig},
 };
 
-use super::{ImageError, part::Place};
+use super::{ImageError, part::DownloadTarget};
 
 /// Limits and options of the HTTP client.
 #[derive(Debug, Clone)]
@@ -46,9 +46,9 @@ impl Default for Settings {
 }
 
 /// A client for this one file: a file of an `https` URL comes by https all the way.
-pub(super) fn agent(settings: &Settings, place: &Place) -> Agent {
+pub(super) fn agent(settings: &Settings, target: &DownloadTarget) -> Agent {
     let mut config = Agent::config_builder()
-        .https_only(place.url.is_https())
+        .https_only(target.url.is_https())
         .http_status_as_error(false)
         .max_redirects(settings.redirects)
         .timeout_resolve(Some(settings.connect))
@@ -104,8 +104,12 @@ pub(super) fn is_silence(error: &ureq::Error) -> bool {
 }
 
 /// The error that ends a download.
-pub(super) fn refusal(settings: &Settings, place: &Place, error: ureq::Error) -> ImageError {
-    let (role, url) = (place.role, place.url.clone());
+pub(super) fn refusal(
+    settings: &Settings,
+    target: &DownloadTarget,
+    error: ureq::Error,
+) -> ImageError {
+    let (role, url) = (target.role, target.url.clone());
     match error {
         ureq::Error::Timeout(Timeout::Resolve | Timeout::Connect) => {
             ImageError::Timeout { role, url, what: "connection", limit: settings.connect }

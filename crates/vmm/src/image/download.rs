@@ -12,12 +12,12 @@ use super::{
     answer::{self, Verdict},
     client,
     digest::CHUNK,
-    part::{Part, Place},
+    part::{DownloadTarget, Part},
 };
 
 /// One download.
 pub(super) struct Download<'a> {
-    place: &'a Place,
+    target: &'a DownloadTarget,
     part: Part<'a>,
     agent: Agent,
     settings: &'a Settings,
@@ -39,17 +39,17 @@ impl From<ImageError> for Stop {
 
 impl<'a> Download<'a> {
     pub(super) fn new(
-        place: &'a Place,
+        target: &'a DownloadTarget,
         part: Part<'a>,
         settings: &'a Settings,
         progress: &'a mut dyn FnMut(Progress),
     ) -> Self {
-        Self { place, part, agent: client::agent(settings, place), settings, progress }
+        Self { target, part, agent: client::agent(settings, target), settings, progress }
     }
 
     /// Brings the file into its place.
     pub(super) fn run(mut self, expected: Option<Digest>) -> Result<(), ImageError> {
-        let (role, url) = (self.place.role, self.place.url.clone());
+        let (role, url) = (self.target.role, self.target.url.clone());
         if let Err(error) = self.complete(expected.is_some()) {
             if self.part.begun().is_none() {
                 self.part.discard()?;
@@ -75,12 +75,12 @@ impl<'a> Download<'a> {
                 Ok(()) => return Ok(()),
                 Err(Stop::Final(error)) => return Err(error),
                 Err(Stop::Break(source, total)) if breaks == self.settings.retries => {
-                    let (role, url) = (self.place.role, self.place.url.clone());
+                    let (role, url) = (self.target.role, self.target.url.clone());
                     let received = self.part.received();
                     return Err(ImageError::Broken { role, url, received, total, source });
                 }
                 Err(Stop::Break(error, _)) => {
-                    tracing::info!(url = %self.place.url, error, "the connection broke");
+                    tracing::info!(url = %self.target.url, error, "the connection broke");
                     pause(self.settings, breaks);
                     breaks += 1;
                 }
@@ -90,7 +90,7 @@ impl<'a> Download<'a> {
     }
 
     fn attempt(&mut self, checked: bool) -> Result<(), Stop> {
-        let (role, url) = (self.place.role, self.place.url.clone());
+        let (role, url) = (self.target.role, self.target.url.clone());
         let begun = self.part.begun();
         let mut response = self.ask(begun.as_ref())?;
         let mut verdict = answer::judge(begun.as_ref(), response.status(), response.headers());
@@ -121,7 +121,7 @@ impl<'a> Download<'a> {
     }
 
     fn ask(&self, begun: Option<&answer::Begun>) -> Result<Response<Body>, Stop> {
-        let mut request = self.agent.get(self.place.url.as_str());
+        let mut request = self.agent.get(self.target.url.as_str());
         if let Some(begun) = begun {
             request = request
                 .header(header::RANGE, format!("bytes={}-", begun.received))
@@ -131,7 +131,7 @@ impl<'a> Download<'a> {
             if client::is_break(&error) {
                 Stop::Break(error.into_io().into(), begun.and_then(|begun| begun.total))
             } else {
-                Stop::Final(client::refusal(self.settings, self.place, error))
+                Stop::Final(client::refusal(self.settings, self.target, error))
             }
         })
     }
@@ -152,7 +152,7 @@ impl<'a> Download<'a> {
             }
             self.part.append(buffer.get(..length).unwrap_or_default())?;
             if let Some(stated) = total.filter(|total| *total < self.part.received()) {
-                let (role, url) = (self.place.role, self.place.url.clone());
+                let (role, url) = (self.target.role, self.target.url.clone());
                 return Err(ImageError::Length { role, url, stated }.into());
             }
         }
@@ -166,7 +166,7 @@ impl<'a> Download<'a> {
         } else if client::is_break(&error) {
             Stop::Break(error.into_io().into(), total)
         } else {
-            Stop::Final(client::refusal(self.settings, self.place, error))
+            Stop::Final(client::refusal(self.settings, self.target, error))
         }
     }
 }

@@ -38,7 +38,7 @@ pub use error::ImageError;
 pub use source::{Source, SourceError, Url};
 
 use download::Download;
-use part::{Part, Place};
+use part::{DownloadTarget, Part};
 use riklet_kernel::process::Credentials;
 
 /// The role of an image.
@@ -120,29 +120,29 @@ impl Images {
                 Err(ImageError::Shared { role, url })
             }
             Source::Url(url) => {
-                let place = Place::new(&self.state_dir, role, url);
-                self.download(&place, wanted.sha256.map(Digest), progress)?;
-                place.admit(wanted.user)?;
-                access::check(wanted, &place.complete(), false)
+                let target = DownloadTarget::new(&self.state_dir, role, url);
+                self.download(&target, wanted.sha256.map(Digest), progress)?;
+                target.admit(wanted.user)?;
+                access::check(wanted, &target.complete(), false)
             }
         }
     }
 
     fn download(
         &self,
-        place: &Place,
+        target: &DownloadTarget,
         expected: Option<Digest>,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<(), ImageError> {
-        while !place.has(expected)? {
-            place.prepare()?;
+        while !target.has(expected)? {
+            target.prepare()?;
             let mut wait = || progress(Progress { received: 0, total: None, waiting: true });
-            let Some(part) = Part::lock(place, &mut wait)? else { continue };
+            let Some(part) = Part::lock(target, &mut wait)? else { continue };
             // Whoever held the lock before may just have put the file in its place.
-            if place.has(expected)? {
+            if target.has(expected)? {
                 return part.discard();
             }
-            return Download::new(place, part, &self.settings, progress).run(expected);
+            return Download::new(target, part, &self.settings, progress).run(expected);
         }
         Ok(())
     }

@@ -28,7 +28,7 @@ const DIRECTORY_MODE: u32 = 0o755;
 
 /// The place of a download.
 #[derive(Debug)]
-pub(super) struct Place {
+pub(super) struct DownloadTarget {
     pub(super) role: Role,
     pub(super) url: Url,
     state_dir: PathBuf,
@@ -36,7 +36,7 @@ pub(super) struct Place {
     key: String,
 }
 
-impl Place {
+impl DownloadTarget {
     pub(super) fn new(state_dir: &Path, role: Role, url: Url) -> Self {
         let key = Digest::of(url.as_str().as_bytes()).to_string();
         Self { role, url, state_dir: state_dir.to_owned(), dir: state_dir.join(DIRECTORY), key }
@@ -117,7 +117,7 @@ struct State {
 /// The part of a download that is there; nobody else writes to it.
 #[derive(Debug)]
 pub(super) struct Part<'a> {
-    place: &'a Place,
+    target: &'a DownloadTarget,
     file: File,
     hasher: Sha256,
     received: u64,
@@ -129,11 +129,11 @@ impl<'a> Part<'a> {
     /// Waits until nobody else has it; `wait` is called once where somebody has. `None` where that one has
     /// moved or deleted it.
     pub(super) fn lock(
-        place: &'a Place,
+        target: &'a DownloadTarget,
         wait: &mut dyn FnMut(),
     ) -> Result<Option<Self>, ImageError> {
-        let path = place.part();
-        let failed = |operation| move |error| place.failed(operation, &place.part(), error);
+        let path = target.part();
+        let failed = |operation| move |error| target.failed(operation, &target.part(), error);
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false).mode(FILE_MODE);
         let file = options.open(&path).map_err(failed("make"))?;
@@ -144,7 +144,7 @@ impl<'a> Part<'a> {
         file.set_permissions(Permissions::from_mode(FILE_MODE))
             .map_err(failed("change the permissions of"))?;
         let received = file.metadata().map_err(failed("read"))?.len();
-        let mut part = Self { place, file, hasher: Sha256::new(), received, state: None };
+        let mut part = Self { target, file, hasher: Sha256::new(), received, state: None };
         part.state = part.usable_state()?;
         if part.state.is_some() {
             let mut hasher = Sha256::new();
@@ -180,8 +180,8 @@ impl<'a> Part<'a> {
     ) -> Result<(), ImageError> {
         self.clear()?;
         let state = State { validator, total, boot: boot() };
-        let path = self.place.state();
-        write(&path, &state).map_err(|error| self.place.failed("write", &path, error))?;
+        let path = self.target.state();
+        write(&path, &state).map_err(|error| self.target.failed("write", &path, error))?;
         self.state = Some(state);
         self.reserve(total)
     }
@@ -192,7 +192,7 @@ impl<'a> Part<'a> {
         let Some(missing) = missing.filter(|missing| *missing > 0) else { return Ok(()) };
         match fallocate(&self.file, FallocateFlags::KEEP_SIZE, self.received, missing) {
             Err(error @ (Errno::NOSPC | Errno::DQUOT)) => {
-                Err(self.place.failed("write", &self.place.part(), error.into()))
+                Err(self.target.failed("write", &self.target.part(), error.into()))
             }
             _ => Ok(()),
         }
@@ -200,7 +200,7 @@ impl<'a> Part<'a> {
 
     pub(super) fn append(&mut self, bytes: &[u8]) -> Result<(), ImageError> {
         let written = self.file.write_all(bytes);
-        written.map_err(|error| self.place.failed("write", &self.place.part(), error))?;
+        written.map_err(|error| self.target.failed("write", &self.target.part(), error))?;
         self.hasher.update(bytes);
         self.received += u64::try_from(bytes.len()).unwrap_or_default();
         Ok(())
@@ -212,38 +212,38 @@ impl<'a> Part<'a> {
 
     /// Puts the file in its place, on the disk.
     pub(super) fn finish(self) -> Result<(), ImageError> {
-        let (path, complete) = (self.place.part(), self.place.complete());
-        let failed = |operation, path| move |error| self.place.failed(operation, path, error);
+        let (path, complete) = (self.target.part(), self.target.complete());
+        let failed = |operation, path| move |error| self.target.failed(operation, path, error);
         self.file.sync_all().map_err(failed("write", &path))?;
         fs::rename(&path, &complete).map_err(failed("rename", &path))?;
-        let dir = &self.place.dir;
+        let dir = &self.target.dir;
         File::open(dir).and_then(|dir| dir.sync_all()).map_err(failed("write", dir))?;
-        remove(&self.place.state()).map_err(failed("delete", &self.place.state()))
+        remove(&self.target.state()).map_err(failed("delete", &self.target.state()))
     }
 
     /// Deletes what is there.
     pub(super) fn discard(self) -> Result<(), ImageError> {
-        for path in [self.place.state(), self.place.part()] {
-            remove(&path).map_err(|error| self.place.failed("delete", &path, error))?;
+        for path in [self.target.state(), self.target.part()] {
+            remove(&path).map_err(|error| self.target.failed("delete", &path, error))?;
         }
         Ok(())
     }
 
     fn clear(&mut self) -> Result<(), ImageError> {
-        let (part, state) = (self.place.part(), self.place.state());
-        remove(&state).map_err(|error| self.place.failed("delete", &state, error))?;
+        let (part, state) = (self.target.part(), self.target.state());
+        remove(&state).map_err(|error| self.target.failed("delete", &state, error))?;
         let cleared = self.file.set_len(0).and_then(|()| self.file.seek(SeekFrom::Start(0)));
-        cleared.map_err(|error| self.place.failed("clear", &part, error))?;
+        cleared.map_err(|error| self.target.failed("clear", &part, error))?;
         (self.hasher, self.received, self.state) = (Sha256::new(), 0, None);
         Ok(())
     }
 
     /// Returns the facts about the partial file, if it is whole or can be completed. Unreadable facts count as unknown.
     fn usable_state(&self) -> Result<Option<State>, ImageError> {
-        let path = self.place.state();
+        let path = self.target.state();
         let state = match File::open(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            opened => opened.map_err(|error| self.place.failed("open", &path, error))?,
+            opened => opened.map_err(|error| self.target.failed("open", &path, error))?,
         };
         let state = serde_json::from_reader(BufReader::new(state)).ok();
         Ok(state.filter(|State { validator, total, boot: then }| {

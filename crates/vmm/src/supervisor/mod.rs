@@ -36,7 +36,7 @@ pub use self::{
     error::SupervisorError,
     guests::Ended,
     prepare::{Player, Prepared, facts, prepare},
-    readiness::{Answer, Readiness, tcp_exposures},
+    readiness::{PortAnswer, Readiness, tcp_exposures},
 };
 use crate::{handle::Patience, runs};
 

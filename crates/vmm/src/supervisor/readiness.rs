@@ -37,7 +37,7 @@ pub(super) enum Outcome {
 #[derive(Debug)]
 pub struct Readiness {
     /// The answer of each TCP exposure, in the order of [`tcp_exposures`].
-    pub answers: Vec<Answer>,
+    pub answers: Vec<PortAnswer>,
     /// The time at which every guest had answered something, if only with a refusal.
     pub booted: Instant,
     /// The time at which every exposure had accepted.
@@ -46,7 +46,7 @@ pub struct Readiness {
 
 /// The answer of one published port.
 #[derive(Debug)]
-pub struct Answer {
+pub struct PortAnswer {
     /// The address that answered.
     pub target: SocketAddr,
     /// The words of the built-in guest about itself; `None` for any other guest.
@@ -68,7 +68,7 @@ struct Pending<'a> {
     builtin: bool,
     attempt: Duration,
     waiting: Waiting,
-    answer: Option<Answer>,
+    answer: Option<PortAnswer>,
     done: bool,
 }
 
@@ -158,7 +158,7 @@ impl Pending<'_> {
             answer.ok()
         });
         self.done = answer.is_some();
-        self.answer = answer.map(|(target, body)| Answer { target, body });
+        self.answer = answer.map(|(target, body)| PortAnswer { target, body });
         self.attempt = (self.attempt * 3 / 2).min(LAST_ATTEMPT);
         Ok(())
     }

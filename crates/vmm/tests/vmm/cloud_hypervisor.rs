@@ -1,6 +1,6 @@
 //! The driver of Cloud Hypervisor.
 
-use riklet_vmm::{api::ApiError, cloud_hypervisor, machine::Machine, version::Version};
+use riklet_vmm::{api::VmmApiError, cloud_hypervisor, machine::Machine, version::Version};
 use serde_json::json;
 
 use crate::{
@@ -69,7 +69,7 @@ fn its_words_reach_the_user() {
          created: No such file or directory (os error 2)"
     );
     let error = cloud_hypervisor::press_power_button(&client).unwrap_err();
-    assert!(matches!(error, ApiError::Refused { status: 404, .. }), "{error:?}");
+    assert!(matches!(error, VmmApiError::Refused { status: 404, .. }), "{error:?}");
     cloud_hypervisor::start(&client, &machine).unwrap();
     assert_eq!(
         cloud_hypervisor::start(&client, &machine).unwrap_err().to_string(),

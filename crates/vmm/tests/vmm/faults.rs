@@ -4,7 +4,7 @@ use std::{thread, time::Duration};
 
 use riklet_http::Client;
 use riklet_vmm::{
-    api::ApiError, cloud_hypervisor, firecracker, machine::Machine, version::Version,
+    api::VmmApiError, cloud_hypervisor, firecracker, machine::Machine, version::Version,
 };
 
 use crate::{
@@ -15,10 +15,10 @@ use crate::{
     server::{LONG, Reply, Server},
 };
 
-type Start = fn(&Client, &Machine) -> Result<Version, ApiError>;
+type Start = fn(&Client, &Machine) -> Result<Version, VmmApiError>;
 
 /// Starts a machine in a VMM that replies so to this request. What the error says, and what it is.
-fn start(line: &'static str, reply: Reply, timeout: Duration) -> (String, ApiError) {
+fn start(line: &'static str, reply: Reply, timeout: Duration) -> (String, VmmApiError) {
     let directory = Directory::new();
     let (server, start): (_, Start) = if line.contains("/api/v1/") {
         let player = CloudHypervisor::new("51.1.0");
@@ -89,7 +89,7 @@ fn an_answer_that_says_something_else_is_an_error() {
             let (text, error) = start(line, json(body), LONG);
             let expected = format!(" answered {line} with what its API does not have: ");
             assert!(text.contains(&expected), "{text}");
-            assert!(matches!(error, ApiError::Answer { .. }), "{error:?}");
+            assert!(matches!(error, VmmApiError::Answer { .. }), "{error:?}");
         }
         let strange = r#"{"vmm_version":"dev","version":"dev","state":"Not started"}"#;
         let (text, _) = start(line, json(strange), LONG);

@@ -4,7 +4,7 @@ use std::{env, ffi::OsString, path::Path, process::Child};
 
 use riklet_http::{ApiCall, Client};
 use riklet_kernel::process::{self, Tied};
-use riklet_vmm::{api::ApiError, firecracker, machine::Machine, version::Version};
+use riklet_vmm::{api::VmmApiError, firecracker, machine::Machine, version::Version};
 use serde_json::{Value, json};
 
 use crate::{
@@ -116,7 +116,7 @@ fn each_call_may_be_refused_and_is_the_last_then() {
         let server = Server::start(Until { player: Firecracker::new(LATEST), line, reply });
         let error = firecracker::start(&server.client(), &machine).unwrap_err();
         assert_eq!(error.to_string(), format!("firecracker refused {line}: no: \"why\""));
-        assert!(matches!(error, ApiError::Refused { status: 400, .. }), "{error:?}");
+        assert!(matches!(error, VmmApiError::Refused { status: 400, .. }), "{error:?}");
         assert_eq!(server.lines().last().unwrap(), line);
     }
 }
@@ -216,7 +216,7 @@ fn the_firecracker_at_hand_takes_the_configuration() {
     let kernel = files.path("missing");
     let error = firecracker::start(&client, &Machine { kernel, ..machine.clone() }).unwrap_err();
     match error {
-        ApiError::Refused { call, words, .. } => {
+        VmmApiError::Refused { call, words, .. } => {
             assert_eq!(call, "PUT /boot-source");
             assert!(words.contains("kernel") && words.contains("os error 2"), "{words}");
         }

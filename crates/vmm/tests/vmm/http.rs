@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use riklet_http::{Answer, ApiCall, Client, ExchangeError, HttpError};
+use riklet_http::{ApiCall, Client, ExchangeError, HttpError, Response};
 use rustix::{
     event::{PollFd, PollFlags, poll},
     net::{AddressFamily, SocketAddrUnix, SocketType},
@@ -20,7 +20,7 @@ use serde_json::json;
 
 use crate::{
     directory::Directory,
-    server::{LONG, Play, Reply, Request, Server},
+    server::{HttpRequest, LONG, Play, Reply, Server},
 };
 
 /// Short, and longer than what happens at once.
@@ -36,7 +36,7 @@ pub(crate) fn chain(error: &dyn Error) -> String {
 struct Always(Reply);
 
 impl Play for Always {
-    fn answer(&mut self, _: &Request) -> Reply {
+    fn answer(&mut self, _: &HttpRequest) -> Reply {
         self.0.clone()
     }
 }
@@ -213,7 +213,7 @@ fn answered_unread(
     call: &ApiCall,
     answer: &str,
     once_it_is_there: bool,
-) -> Result<Answer, HttpError> {
+) -> Result<Response, HttpError> {
     let directory = Directory::new();
     let socket = directory.path("api.sock");
     let listener = UnixListener::bind(&socket).unwrap();
@@ -233,7 +233,7 @@ fn answered_unread(
 #[test]
 fn an_answer_counts_though_the_request_was_not_read() {
     let refusal = "HTTP/1.0 413 \r\n\r\ntoo long";
-    let expected = Answer { status: 413, body: b"too long".into() };
+    let expected = Response { status: 413, body: b"too long".into() };
     // The end of the connection is a reset then.
     let call = ApiCall::put("/x", json!({}));
     assert_eq!(answered_unread(&call, refusal, true).unwrap(), expected);

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::{
     description::{Description, Refusal},
-    server::{Play, Reply, Request, answer},
+    server::{HttpRequest, Play, Reply, answer},
 };
 
 pub(crate) struct Firecracker {
@@ -27,8 +27,8 @@ impl Firecracker {
         Self { description, version, has_kernel: false, started: false }
     }
 
-    fn handle(&mut self, request: &Request) -> Result<Option<Value>, String> {
-        let Request { method, path, body } = request;
+    fn handle(&mut self, request: &HttpRequest) -> Result<Option<Value>, String> {
+        let HttpRequest { method, path, body } = request;
         let checked = self.description.check(method, path, body.as_ref());
         let id = checked.map_err(|refusal| match refusal {
             Refusal::Operation => format!("Invalid request method and/or path: {method} {path}."),
@@ -104,7 +104,7 @@ fn open(path: &Value) -> io::Result<()> {
 }
 
 impl Play for Firecracker {
-    fn answer(&mut self, request: &Request) -> Reply {
+    fn answer(&mut self, request: &HttpRequest) -> Reply {
         match self.handle(request) {
             Ok(None) => answer(204, None),
             Ok(Some(body)) => answer(200, Some(&body)),
@@ -131,15 +131,15 @@ impl CloudHypervisor {
         Self { description: Description::cloud_hypervisor(), version, guest: Guest::None }
     }
 
-    fn handle(&mut self, request: &Request) -> Result<Option<Value>, (u16, Vec<String>)> {
-        let Request { method, path, body } = request;
+    fn handle(&mut self, request: &HttpRequest) -> Result<Option<Value>, (u16, Vec<String>)> {
+        let HttpRequest { method, path, body } = request;
         let refused = |status, words: &[&str]| {
             Err((status, words.iter().map(|&word| word.to_owned()).collect()))
         };
         match self.description.check(method, path, body.as_ref()) {
             Ok(_) => {}
             Err(Refusal::Operation) => return refused(404, &["Not Found"]),
-            Err(Refusal::Body) => return refused(400, &["Bad Request"]),
+            Err(Refusal::Body) => return refused(400, &["Bad HttpRequest"]),
             // The real one passes over a field that it does not know.
             Err(Refusal::Type(words)) => {
                 return refused(400, &["Failed to deserialize JSON", &words]);
@@ -189,7 +189,7 @@ impl CloudHypervisor {
 }
 
 impl Play for CloudHypervisor {
-    fn answer(&mut self, request: &Request) -> Reply {
+    fn answer(&mut self, request: &HttpRequest) -> Reply {
         match self.handle(request) {
             // The real one answers this with 200, nothing, and in older versions no length.
             Ok(None) if request.path.ends_with("vmm.shutdown") => answer(200, None),
@@ -209,7 +209,7 @@ pub(crate) struct Until<P> {
 }
 
 impl<P: Play> Play for Until<P> {
-    fn answer(&mut self, request: &Request) -> Reply {
+    fn answer(&mut self, request: &HttpRequest) -> Reply {
         if request.line() == self.line { self.reply.clone() } else { self.player.answer(request) }
     }
 }

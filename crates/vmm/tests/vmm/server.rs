@@ -25,13 +25,13 @@ const PAUSE: Duration = Duration::from_millis(5);
 
 /// A request, whole.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Request {
+pub(crate) struct HttpRequest {
     pub(crate) method: String,
     pub(crate) path: String,
     pub(crate) body: Option<Value>,
 }
 
-impl Request {
+impl HttpRequest {
     /// `PUT /boot-source`.
     pub(crate) fn line(&self) -> String {
         format!("{} {}", self.method, self.path)
@@ -53,14 +53,14 @@ pub(crate) enum Reply {
 
 /// What answers.
 pub(crate) trait Play: Send + 'static {
-    fn answer(&mut self, request: &Request) -> Reply;
+    fn answer(&mut self, request: &HttpRequest) -> Reply;
 }
 
 /// A server, until it is dropped.
 pub(crate) struct Server {
     directory: Option<Directory>,
     socket: PathBuf,
-    received: Arc<Mutex<Vec<Request>>>,
+    received: Arc<Mutex<Vec<HttpRequest>>>,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
@@ -107,13 +107,13 @@ impl Server {
     }
 
     /// The requests so far.
-    pub(crate) fn received(&self) -> Vec<Request> {
+    pub(crate) fn received(&self) -> Vec<HttpRequest> {
         self.received.lock().expect("a server that did not panic").clone()
     }
 
     /// The methods and paths of the requests so far.
     pub(crate) fn lines(&self) -> Vec<String> {
-        self.received().iter().map(Request::line).collect()
+        self.received().iter().map(HttpRequest::line).collect()
     }
 }
 
@@ -127,7 +127,7 @@ impl Drop for Server {
 }
 
 /// Answers the requests of one connection.
-fn converse(mut stream: UnixStream, player: &mut impl Play, received: &Mutex<Vec<Request>>) {
+fn converse(mut stream: UnixStream, player: &mut impl Play, received: &Mutex<Vec<HttpRequest>>) {
     while let Some(request) = receive(&mut stream) {
         received.lock().expect("a test that did not panic").push(request.clone());
         match player.answer(&request) {
@@ -144,7 +144,7 @@ fn converse(mut stream: UnixStream, player: &mut impl Play, received: &Mutex<Vec
 }
 
 /// The next request; `None` where the client has gone.
-fn receive(stream: &mut UnixStream) -> Option<Request> {
+fn receive(stream: &mut UnixStream) -> Option<HttpRequest> {
     let mut bytes = Vec::new();
     let mut buffer = [0; 4096];
     loop {
@@ -161,7 +161,7 @@ fn receive(stream: &mut UnixStream) -> Option<Request> {
     }
 }
 
-fn parse(bytes: &[u8]) -> Option<Request> {
+fn parse(bytes: &[u8]) -> Option<HttpRequest> {
     let mut fields = [httparse::EMPTY_HEADER; 16];
     let mut head = httparse::Request::new(&mut fields);
     let httparse::Status::Complete(start) = head.parse(bytes).expect("a request") else {
@@ -186,7 +186,7 @@ fn parse(bytes: &[u8]) -> Option<Request> {
         Some(length) => Some(serde_json::from_slice(&rest[..length]).expect("JSON")),
     };
     let (method, path) = (head.method.expect("a method"), head.path.expect("a path"));
-    Some(Request { method: method.to_owned(), path: path.to_owned(), body })
+    Some(HttpRequest { method: method.to_owned(), path: path.to_owned(), body })
 }
 
 fn trickle(stream: &mut UnixStream, bytes: &[u8]) {

@@ -10,7 +10,7 @@ use super::{Firewall, World, wait_for};
 
 /// Where in its work a program waits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Place {
+pub(crate) enum HoldPoint {
     /// It has its input, and has done nothing.
     Before,
     /// It has done everything, and not ended.
@@ -28,7 +28,7 @@ pub(crate) struct Held {
 
 impl Held {
     /// From now on, the node's `iptables-restore` waits where its input has this text.
-    pub(crate) fn restore(world: &World, text: &str, place: Place) -> Self {
+    pub(crate) fn restore(world: &World, text: &str, place: HoldPoint) -> Self {
         let held = Self::new(world);
         let (gate, arrived) = (held.gate.display(), held.arrived.display());
         let wait = format!(": >'{arrived}'; while [ -e '{gate}' ]; do sleep 0.01; done");
@@ -39,7 +39,7 @@ impl Held {
     /// From now on, the node's `iptables-restore` fails where its input has this text.
     pub(crate) fn refuse(world: &World, text: &str) -> Self {
         let held = Self::new(world);
-        replace_restore(world, text, "echo out of order >&2; exit 4", Place::Before);
+        replace_restore(world, text, "echo out of order >&2; exit 4", HoldPoint::Before);
         held
     }
 
@@ -67,13 +67,13 @@ impl Drop for Held {
 }
 
 /// The program does this as well, before or after what it does for real.
-fn replace_restore(world: &World, text: &str, more: &str, place: Place) {
+fn replace_restore(world: &World, text: &str, more: &str, place: HoldPoint) {
     let more = format!("case $input in *'{text}'*) {more};; esac");
     let program = world.firewall.xtables();
     let real = format!("printf %s \"${{input%x}}\" | {program} iptables-restore \"$@\"; code=$?");
     let [first, second] = match place {
-        Place::Before => [more, real],
-        Place::After => [real, more],
+        HoldPoint::Before => [more, real],
+        HoldPoint::After => [real, more],
     };
     let variant = match world.firewall {
         Firewall::Nftables | Firewall::IptablesNft => "nft",

@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::{
     Namespace,
     background::Background,
-    traffic::{Answer, PATIENCE, Server, bind, tcp_connect},
+    traffic::{Endpoints, PATIENCE, Server, bind, tcp_connect},
 };
 
 /// A server that answers each request with whom it sees.
@@ -29,7 +29,7 @@ pub(crate) fn http_server(namespace: &Namespace, at: impl Into<SocketAddr>) -> S
 }
 
 fn answer(mut stream: &TcpStream, client: SocketAddr) -> io::Result<()> {
-    let answer = Answer { client, server: stream.local_addr()? };
+    let answer = Endpoints { client, server: stream.local_addr()? };
     let mut lines = BufReader::new(stream).lines();
     while !lines.next().transpose()?.unwrap_or_default().is_empty() {}
     write!(stream, "HTTP/1.0 200 OK\r\n\r\n{answer}")

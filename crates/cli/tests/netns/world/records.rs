@@ -18,7 +18,7 @@ use super::{
     command::Output,
     foreign,
     guest::{Guest, Nic},
-    traffic::{Answer, PATIENCE, Server, tcp_ask, tcp_server, udp_ask, udp_server},
+    traffic::{Endpoints, PATIENCE, Server, tcp_ask, tcp_server, udp_ask, udp_server},
 };
 
 /// A function with these exposures, each `PROTOCOL [ADDRESS] PORTS GUEST_PORTS`.
@@ -265,7 +265,7 @@ impl Played {
                 Protocol::Sctp => continue,
             };
             let name = self.recorded.workload.name();
-            let Answer { client, server } = answer.unwrap_or_else(|error| {
+            let Endpoints { client, server } = answer.unwrap_or_else(|error| {
                 panic!("{name} does not answer at {}:{host} ({exposure}): {error}", target.0)
             });
             assert_eq!(client.ip(), IpAddr::V4(CLIENT));

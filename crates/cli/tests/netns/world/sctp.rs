@@ -23,7 +23,7 @@ use rustix::{
 use super::{
     Namespace,
     background::Background,
-    traffic::{Answer, Server},
+    traffic::{Endpoints, Server},
 };
 
 /// How often a chunk is sent until it is answered, and how long each is waited for.
@@ -199,7 +199,7 @@ pub(crate) fn sctp_server(namespace: &Namespace, at: impl Into<SocketAddr>) -> S
         while stop.readable([socket.as_fd()]).is_some() {
             let Ok(Some((source, packet))) = receive(&socket) else { continue };
             let client = SocketAddrV4::new(source, packet.from);
-            let answer = Answer { client: client.into(), server: address };
+            let answer = Endpoints { client: client.into(), server: address };
             if packet.to == address.port()
                 && let Some(reply) = reply(&mut tags, answer, &packet)
             {
@@ -212,7 +212,11 @@ pub(crate) fn sctp_server(namespace: &Namespace, at: impl Into<SocketAddr>) -> S
 }
 
 /// The server's side. Its own tag is its port; its first TSN is the client's tag, and so is its cookie.
-fn reply(tags: &mut BTreeMap<SocketAddr, u32>, answer: Answer, packet: &Packet) -> Option<Packet> {
+fn reply(
+    tags: &mut BTreeMap<SocketAddr, u32>,
+    answer: Endpoints,
+    packet: &Packet,
+) -> Option<Packet> {
     let own = u32::from(packet.to);
     let first = packet.chunks.first()?;
     let reply = |tag, chunks| Some(Packet { from: packet.to, to: packet.from, tag, chunks });
@@ -241,7 +245,10 @@ fn reply(tags: &mut BTreeMap<SocketAddr, u32>, answer: Answer, packet: &Packet) 
 }
 
 /// Makes an association, and returns what [`sctp_server`] sees. Fails where no answer comes, or an ABORT.
-pub(crate) fn sctp_ask(namespace: &Namespace, target: impl Into<SocketAddr>) -> io::Result<Answer> {
+pub(crate) fn sctp_ask(
+    namespace: &Namespace,
+    target: impl Into<SocketAddr>,
+) -> io::Result<Endpoints> {
     SctpClient::new(namespace, target)?.ask()
 }
 
@@ -268,7 +275,7 @@ impl SctpClient {
     }
 
     /// Makes an association, and returns what [`sctp_server`] sees.
-    pub(crate) fn ask(&self) -> io::Result<Answer> {
+    pub(crate) fn ask(&self) -> io::Result<Endpoints> {
         self.say("who am I?")?.parse()
     }
 

@@ -30,18 +30,18 @@ const HANGING: Duration = Duration::from_secs(20);
 
 /// Both ends of a conversation, as the server sees them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Answer {
+pub(crate) struct Endpoints {
     pub(crate) client: SocketAddr,
     pub(crate) server: SocketAddr,
 }
 
-impl fmt::Display for Answer {
+impl fmt::Display for Endpoints {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {}", self.client, self.server)
     }
 }
 
-impl FromStr for Answer {
+impl FromStr for Endpoints {
     type Err = io::Error;
 
     fn from_str(text: &str) -> io::Result<Self> {
@@ -96,13 +96,16 @@ pub(crate) fn tcp_server(namespace: &Namespace, at: impl Into<SocketAddr>) -> Se
 fn echo(mut stream: &TcpStream, client: SocketAddr) -> io::Result<()> {
     stream.set_read_timeout(Some(HANGING))?;
     stream.set_write_timeout(Some(HANGING))?;
-    writeln!(stream, "{}", Answer { client, server: stream.local_addr()? })?;
+    writeln!(stream, "{}", Endpoints { client, server: stream.local_addr()? })?;
     io::copy(&mut &*stream, &mut stream)?;
     stream.shutdown(Shutdown::Write)
 }
 
 /// Connects, and returns what [`tcp_server`] sees.
-pub(crate) fn tcp_ask(namespace: &Namespace, target: impl Into<SocketAddr>) -> io::Result<Answer> {
+pub(crate) fn tcp_ask(
+    namespace: &Namespace,
+    target: impl Into<SocketAddr>,
+) -> io::Result<Endpoints> {
     tcp_ask_within(namespace, target.into(), PATIENCE)
 }
 
@@ -110,7 +113,7 @@ pub(super) fn tcp_ask_within(
     namespace: &Namespace,
     target: SocketAddr,
     timeout: Duration,
-) -> io::Result<Answer> {
+) -> io::Result<Endpoints> {
     let mut stream = tcp_connect(namespace, target, timeout)?;
     stream.shutdown(Shutdown::Write)?;
     let mut text = String::new();
@@ -230,7 +233,7 @@ pub(crate) fn udp_server(namespace: &Namespace, at: impl Into<SocketAddr>) -> Se
             // An error of an earlier answer (ICMP) is reported here; there is nothing to answer then.
             let Ok((length, client)) = socket.recv_from(&mut request) else { continue };
             let number = String::from_utf8_lossy(&request[..length]);
-            let answer = Answer { client, server: address };
+            let answer = Endpoints { client, server: address };
             socket.send_to(format!("{number} {answer}").as_bytes(), client).ok();
         }
     });
@@ -260,12 +263,12 @@ impl UdpClient {
     }
 
     /// Sends one datagram, and returns what [`udp_server`] saw; `None` where no answer came to it.
-    pub(crate) fn ask(&mut self, timeout: Duration) -> Option<Answer> {
+    pub(crate) fn ask(&mut self, timeout: Duration) -> Option<Endpoints> {
         self.try_ask(timeout).ok()
     }
 
     /// The same, and why no answer came: `ConnectionRefused` where the node, or one on the way, said so (ICMP).
-    pub(crate) fn try_ask(&mut self, timeout: Duration) -> io::Result<Answer> {
+    pub(crate) fn try_ask(&mut self, timeout: Duration) -> io::Result<Endpoints> {
         self.asked += 1;
         let number = self.asked.to_string();
         self.socket.set_read_timeout(Some(timeout)).expect("a timeout above zero");
@@ -327,7 +330,7 @@ pub(crate) fn udp_ask(
     namespace: &Namespace,
     target: impl Into<SocketAddr>,
     timeout: Duration,
-) -> Option<Answer> {
+) -> Option<Endpoints> {
     UdpClient::new(namespace, target).ask(timeout)
 }
 

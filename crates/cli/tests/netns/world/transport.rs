@@ -11,7 +11,7 @@ use super::{
     Namespace,
     sctp::{sctp_ask, sctp_server},
     traffic::{
-        Answer, PATIENCE, SILENCE, Server, UdpClient, tcp_ask_within, tcp_server, udp_server,
+        Endpoints, PATIENCE, SILENCE, Server, UdpClient, tcp_ask_within, tcp_server, udp_server,
     },
 };
 
@@ -53,7 +53,7 @@ impl Transport {
         self,
         namespace: &Namespace,
         target: impl Into<SocketAddr>,
-    ) -> io::Result<Answer> {
+    ) -> io::Result<Endpoints> {
         self.ask_within(PATIENCE, namespace, target.into())
     }
 
@@ -63,7 +63,7 @@ impl Transport {
         timeout: Duration,
         namespace: &Namespace,
         target: SocketAddr,
-    ) -> io::Result<Answer> {
+    ) -> io::Result<Endpoints> {
         match self {
             Tcp => tcp_ask_within(namespace, target, timeout),
             Udp => UdpClient::new(namespace, target).try_ask(timeout),

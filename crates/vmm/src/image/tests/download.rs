@@ -14,7 +14,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 #[test]
 fn a_file_is_downloaded_once() {
-    let node = Node::new();
+    let node = NodeWithImages::new();
     let body = bytes(300_000);
     let server = Server::start([serve(&body, TAG)]);
     let url = server.url();
@@ -42,7 +42,7 @@ fn a_file_is_downloaded_once() {
 
 #[test]
 fn each_url_has_a_file_of_its_own() {
-    let node = Node::new();
+    let node = NodeWithImages::new();
     let server = Server::start([serve(b"one", TAG), serve(b"two", TAG)]);
     let (one, two) = (format!("{}?v=1", server.url()), format!("{}?v=2", server.url()));
     assert_eq!(read(&node.obtain(&one).unwrap()), b"one");
@@ -54,7 +54,7 @@ fn each_url_has_a_file_of_its_own() {
 
 #[test]
 fn a_redirect_is_followed() {
-    let node = Node::new();
+    let node = NodeWithImages::new();
     let server = Server::start([
         send("302 Found; Location: /other; Content-Length: 0", b""),
         serve(b"file", TAG),
@@ -66,7 +66,7 @@ fn a_redirect_is_followed() {
 
 #[test]
 fn chunks_have_an_end_of_their_own() {
-    let node = Node::new();
+    let node = NodeWithImages::new();
     let chunked = "200 OK; Transfer-Encoding: chunked";
     let server = Server::start([send(chunked, b"4\r\nfile\r\n5\r\n here\r\n0\r\n\r\n")]);
     let mut told = Vec::new();
@@ -79,7 +79,7 @@ fn chunks_have_an_end_of_their_own() {
 
 #[test]
 fn an_end_that_is_the_connections_needs_a_checksum() {
-    let node = Node::new();
+    let node = NodeWithImages::new();
     let server =
         Server::start([send("200 OK", b"file"), send("200 OK", b"fil"), send("200 OK", b"file")]);
     let url = server.url();
@@ -95,7 +95,7 @@ fn an_end_that_is_the_connections_needs_a_checksum() {
 
 #[test]
 fn a_wrong_checksum_leaves_nothing() {
-    let node = Node::new();
+    let node = NodeWithImages::new();
     let server = Server::start([serve(b"other", TAG), serve(b"file", TAG)]);
     let url = server.url();
     let sha256 = Digest::of(b"file");
@@ -110,7 +110,7 @@ fn a_wrong_checksum_leaves_nothing() {
 
 #[test]
 fn another_checksum_replaces_the_file_if_the_server_has_it() {
-    let node = Node::new();
+    let node = NodeWithImages::new();
     let server = Server::start([serve(b"old", TAG), serve(b"old", TAG), serve(b"new", "\"two\"")]);
     let url = server.url();
     let old = node.obtain_checked(&url, Digest::of(b"old").0).unwrap();
@@ -128,12 +128,12 @@ fn another_checksum_replaces_the_file_if_the_server_has_it() {
 
 #[test]
 fn of_two_at_once_one_downloads_and_one_waits() {
-    let node = Node::new();
+    let node = NodeWithImages::new();
     let body = bytes(200_000);
     let (go_on, may_go_on) = mpsc::channel::<()>();
     let half = step({
         let body = body.clone();
-        move |_: &Request, stream: &mut dyn server::Stream| {
+        move |_: &HttpRequest, stream: &mut dyn server::Stream| {
             let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len());
             stream.write_all(head.as_bytes()).unwrap();
             stream.write_all(&body[..1000]).unwrap();
@@ -167,7 +167,7 @@ fn of_two_at_once_one_downloads_and_one_waits() {
 
 #[test]
 fn what_another_has_put_in_its_place_is_not_downloaded_again() {
-    let node = Node::new();
+    let node = NodeWithImages::new();
     let url = "http://127.0.0.1:1/vmlinux";
     assert!(node.obtain(url).is_err());
     let images = node.state_dir().join("images");
@@ -187,9 +187,9 @@ fn what_another_has_put_in_its_place_is_not_downloaded_again() {
 
 #[test]
 fn whoever_waited_downloads_where_the_other_failed() {
-    let node = Node::new();
+    let node = NodeWithImages::new();
     let (go_on, may_go_on) = mpsc::channel::<()>();
-    let refuse = step(move |_: &Request, stream: &mut dyn server::Stream| {
+    let refuse = step(move |_: &HttpRequest, stream: &mut dyn server::Stream| {
         may_go_on.recv_timeout(PATIENCE).unwrap();
         stream.write_all(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n").unwrap();
         End::Close
@@ -217,7 +217,7 @@ fn whoever_waited_downloads_where_the_other_failed() {
 
 #[test]
 fn what_is_shared_is_not_written_to() {
-    let node = Node::new();
+    let node = NodeWithImages::new();
     let url = "http://127.0.0.1:1/rootfs";
     let wanted = Wanted { role: Role::Rootfs, access: Access::Write, ..kernel(url) };
     let refused = words(node.images().obtain(&wanted, &mut |_| {}));

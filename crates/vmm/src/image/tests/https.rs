@@ -10,7 +10,7 @@ const ITSELF: &[u8] = include_bytes!("certificates/itself.der");
 
 #[test]
 fn a_trusted_server_is_downloaded_from() {
-    let node = Node::new();
+    let node = NodeWithImages::new();
     let body = bytes(300_000);
     let steps = [cut(&body, TAG, 100_000, End::Close), serve(&body, TAG)];
     let server = Server::start_tls(SERVER, steps);
@@ -20,7 +20,7 @@ fn a_trusted_server_is_downloaded_from() {
 
 /// Returns the reason why a server with this certificate is refused.
 fn refused(certificate: &[u8], trusted: Option<Vec<Vec<u8>>>) -> String {
-    let node = Node::with(|settings| settings.certificates = trusted);
+    let node = NodeWithImages::with(|settings| settings.certificates = trusted);
     let server = Server::start_tls(certificate, [serve(b"file", TAG)]);
     let url = server.url();
     let words = words(node.obtain(&url));
@@ -46,7 +46,7 @@ fn a_refused_certificate_is_told_in_words() {
 
 #[test]
 fn https_is_not_left_for_http() {
-    let node = Node::new();
+    let node = NodeWithImages::new();
     let redirect = "302 Found; Location: http://127.0.0.1:9/vmlinux; Content-Length: 0";
     let server = Server::start_tls(SERVER, [send(redirect, b"")]);
     let url = server.url();
@@ -57,7 +57,7 @@ fn https_is_not_left_for_http() {
 
 #[test]
 fn http_may_be_left_for_https() {
-    let node = Node::new();
+    let node = NodeWithImages::new();
     let safe = Server::start_tls(SERVER, [serve(b"file", TAG)]);
     let redirect = format!("302 Found; Location: {}; Content-Length: 0", safe.url());
     let server = Server::start([send(&redirect, b"")]);

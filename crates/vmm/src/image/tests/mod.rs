@@ -22,7 +22,7 @@ use std::{
 use super::*;
 #[cfg(privileged)]
 use riklet_kernel::process::Credentials;
-use server::{End, Request, Server, cut, send, serve, silent, step, then_silent};
+use server::{End, HttpRequest, Server, cut, send, serve, silent, step, then_silent};
 
 #[cfg(privileged)]
 const NOBODY: Credentials = Credentials { uid: 65534, gid: 65534 };
@@ -57,12 +57,12 @@ impl Drop for Dir {
 }
 
 /// The state directory of a node, and how it downloads to there.
-struct Node {
+struct NodeWithImages {
     dir: Dir,
     settings: Settings,
 }
 
-impl Node {
+impl NodeWithImages {
     fn new() -> Self {
         let settings = Settings {
             pause: Duration::from_millis(1),

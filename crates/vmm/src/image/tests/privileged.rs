@@ -23,7 +23,7 @@ fn who_does_not_answer_is_not_waited_for() {
         ip("link set near0 up");
         ip("address add 192.0.2.1/24 dev near0");
         ip("neighbour add 192.0.2.2 lladdr 02:00:00:00:00:02 dev near0 nud permanent");
-        let node = Node::with(|settings| settings.connect = Duration::from_millis(100));
+        let node = NodeWithImages::with(|settings| settings.connect = Duration::from_millis(100));
         let expected = "cannot download the kernel http://192.0.2.2/k: no connection within 100ms";
         let began = Instant::now();
         assert_eq!(words(node.obtain("http://192.0.2.2/k")), expected);
@@ -34,7 +34,7 @@ fn who_does_not_answer_is_not_waited_for() {
 #[test]
 fn who_cannot_be_reached_is_told() {
     isolated(|| {
-        let node = Node::new();
+        let node = NodeWithImages::new();
         let expected = "cannot download the kernel http://127.0.0.1:9/k: its server cannot be \
                         reached: Connection refused (os error 111)";
         assert_eq!(words(node.obtain("http://127.0.0.1:9/k")), expected);
@@ -49,7 +49,7 @@ struct Disk(String);
 
 impl Disk {
     #[expect(unsafe_code, reason = "unshare(2) has no safe wrapper")]
-    fn new(node: &Node, size: &str) -> Self {
+    fn new(node: &NodeWithImages, size: &str) -> Self {
         // SAFETY: no descriptor or memory is shared any less than before.
         unsafe { unshare_unsafe(UnshareFlags::NEWNS) }.unwrap();
         run("mount", "--make-rprivate /");
@@ -74,7 +74,7 @@ impl Drop for Disk {
 #[test]
 fn a_full_disk_is_told_before_the_download() {
     isolated(|| {
-        let node = Node::new();
+        let node = NodeWithImages::new();
         let disk = Disk::new(&node, "1m");
         let body = bytes(2_000_000);
         let server = Server::start([serve(&body, TAG), serve(&body, TAG)]);
@@ -94,7 +94,7 @@ fn a_full_disk_is_told_before_the_download() {
 #[test]
 fn a_disk_that_fills_up_is_told_and_what_came_stays() {
     isolated(|| {
-        let node = Node::new();
+        let node = NodeWithImages::new();
         let disk = Disk::new(&node, "1m");
         let body = bytes(2_000_000);
         // No length is said: room cannot be taken beforehand.
@@ -190,7 +190,7 @@ fn the_vmms_user_decides() {
 #[test]
 fn the_vmms_user_may_read_it() {
     isolated(|| {
-        let node = Node::new();
+        let node = NodeWithImages::new();
         let server = Server::start([serve(b"file", TAG)]);
         let url = server.url();
         let path = node.obtain(&url).unwrap();

@@ -4,7 +4,7 @@ use super::*;
 
 /// Tries the one answer, and tells what came of it; nothing is left.
 fn refused(answer: server::Step) -> String {
-    let node = Node::with(|settings| settings.retries = 0);
+    let node = NodeWithImages::with(|settings| settings.retries = 0);
     let server = Server::start([answer]);
     let url = server.url();
     let words = words(node.obtain(&url));
@@ -39,7 +39,7 @@ fn every_hint_is_for_its_status() {
 
 #[test]
 fn redirects_have_an_end() {
-    let node = Node::with(|settings| settings.redirects = 2);
+    let node = NodeWithImages::with(|settings| settings.redirects = 2);
     let again = || send("302 Found; Location: /vmlinux; Content-Length: 0", b"");
     let server = Server::start([again(), again(), again()]);
     let url = server.url();
@@ -50,7 +50,7 @@ fn redirects_have_an_end() {
 
 #[test]
 fn a_file_that_is_shorter_than_said_is_no_file() {
-    let node = Node::new();
+    let node = NodeWithImages::new();
     let short = || send("200 OK; Content-Length: 10", b"short");
     let server = Server::start([short(), short(), short(), short()]);
     let broken = words(node.obtain(&server.url()));
@@ -65,7 +65,7 @@ fn a_file_that_is_shorter_than_said_is_no_file() {
 
 #[test]
 fn more_than_was_said_is_no_file() {
-    let node = Node::new();
+    let node = NodeWithImages::new();
     let more = "206 Partial Content; Content-Range: bytes 5-9/10; Transfer-Encoding: chunked";
     let server = Server::start([
         cut(&bytes(10), TAG, 5, End::Close),
@@ -81,7 +81,7 @@ fn more_than_was_said_is_no_file() {
 
 #[test]
 fn what_is_no_http_is_no_file() {
-    let answer = step(|_: &Request, stream: &mut dyn server::Stream| {
+    let answer = step(|_: &HttpRequest, stream: &mut dyn server::Stream| {
         stream.write_all(b"SSH-2.0-OpenSSH_9.2\r\n\r\n").unwrap();
         End::Close
     });
@@ -95,7 +95,7 @@ fn what_is_no_http_is_no_file() {
 
 #[test]
 fn a_silent_server_is_left() {
-    let node = Node::with(|settings| settings.silence = Duration::from_millis(100));
+    let node = NodeWithImages::with(|settings| settings.silence = Duration::from_millis(100));
     let server = Server::start([silent()]);
     let url = server.url();
     let expected = format!("cannot download the kernel {url}: no data within 100ms");
@@ -106,7 +106,7 @@ fn a_silent_server_is_left() {
 
 #[test]
 fn a_state_directory_that_cannot_be_is_told() {
-    let node = Node::new();
+    let node = NodeWithImages::new();
     write(&node.state_dir(), b"no directory");
     let refused = words(node.obtain("http://127.0.0.1:1/k"));
     let dir = node.state_dir().display().to_string();

@@ -3,14 +3,14 @@
 use super::*;
 
 /// Returns the ranges that the requests asked for.
-fn ranges(requests: &[Request]) -> Vec<Option<(&str, &str)>> {
-    requests.iter().map(Request::range).collect()
+fn ranges(requests: &[HttpRequest]) -> Vec<Option<(&str, &str)>> {
+    requests.iter().map(HttpRequest::range).collect()
 }
 
 #[test]
 fn a_broken_connection_is_resumed() {
     for end in [End::Close, End::Reset] {
-        let node = Node::new();
+        let node = NodeWithImages::new();
         let body = bytes(300_000);
         let server = Server::start([
             step(move |_, _| end),
@@ -36,7 +36,7 @@ fn a_broken_connection_is_resumed() {
 
 #[test]
 fn what_came_stays_for_the_next_try() {
-    let node = Node::with(|settings| settings.retries = 2);
+    let node = NodeWithImages::with(|settings| settings.retries = 2);
     let body = bytes(300);
     let server = Server::start([
         cut(&body, TAG, 10, End::Close),
@@ -68,7 +68,7 @@ fn what_came_stays_for_the_next_try() {
 
 #[test]
 fn a_server_without_ranges_sends_it_again() {
-    let node = Node::new();
+    let node = NodeWithImages::new();
     let head = "200 OK; Content-Length: 300; ETag: \"one\"";
     let body = bytes(300);
     let server = Server::start([send(head, &body[..200]), send(head, &body)]);
@@ -82,7 +82,7 @@ fn a_server_without_ranges_sends_it_again() {
 
 #[test]
 fn what_nothing_names_is_asked_for_from_its_beginning() {
-    let node = Node::new();
+    let node = NodeWithImages::new();
     let body = bytes(300);
     let weak = "200 OK; Content-Length: 300; ETag: W/\"one\"";
     let dated = "200 OK; Content-Length: 300; Last-Modified: Mon, 02 Nov 2026 10:00:00 GMT; \
@@ -100,7 +100,7 @@ fn what_nothing_names_is_asked_for_from_its_beginning() {
 
 #[test]
 fn another_version_is_not_appended() {
-    let node = Node::new();
+    let node = NodeWithImages::new();
     let (old, new) = (bytes(300), vec![1; 250]);
     let wrong = "206 Partial Content; Content-Range: bytes 200-249/250; Content-Length: 50; \
                      ETag: \"two\"";
@@ -122,7 +122,7 @@ fn another_version_is_not_appended() {
 
 #[test]
 fn a_range_that_is_not_there_is_no_failure() {
-    let node = Node::new();
+    let node = NodeWithImages::new();
     let body = bytes(300);
     let server = Server::start([
         cut(&body, TAG, 200, End::Close),
@@ -135,7 +135,7 @@ fn a_range_that_is_not_there_is_no_failure() {
 
 #[test]
 fn silence_in_the_midst_is_cured_by_another_connection() {
-    let node = Node::with(|settings| settings.silence = Duration::from_millis(200));
+    let node = NodeWithImages::with(|settings| settings.silence = Duration::from_millis(200));
     let body = bytes(300);
     let server = Server::start([then_silent(cut(&body, TAG, 100, End::Close)), serve(&body, TAG)]);
     assert_eq!(read(&node.obtain(&server.url()).unwrap()), body);
@@ -144,7 +144,7 @@ fn silence_in_the_midst_is_cured_by_another_connection() {
 
 #[test]
 fn silence_to_the_end_is_told() {
-    let node = Node::with(|settings| {
+    let node = NodeWithImages::with(|settings| {
         settings.silence = Duration::from_millis(100);
         settings.retries = 1;
     });
@@ -160,8 +160,8 @@ fn silence_to_the_end_is_told() {
 }
 
 /// A node with 200 of 300 bytes, whose server has the file of this version.
-fn broken_off(then: impl IntoIterator<Item = server::Step>) -> (Node, Server) {
-    let mut node = Node::with(|settings| settings.retries = 0);
+fn broken_off(then: impl IntoIterator<Item = server::Step>) -> (NodeWithImages, Server) {
+    let mut node = NodeWithImages::with(|settings| settings.retries = 0);
     let first = cut(&bytes(300), TAG, 200, End::Close);
     let server = Server::start([first].into_iter().chain(then));
     assert!(words(node.obtain(&server.url())).contains("broke off after 200 of 300 bytes"));
@@ -184,14 +184,14 @@ fn what_is_whole_already_is_not_asked_for() {
 
 #[test]
 fn what_may_be_wrong_is_not_resumed() {
-    let too_long = |node: &Node| write(&node.file("part"), &bytes(301));
-    let unnamed = |node: &Node| write(&node.file("json"), b"{\"validator\":");
-    let other_boot = |node: &Node| {
+    let too_long = |node: &NodeWithImages| write(&node.file("part"), &bytes(301));
+    let unnamed = |node: &NodeWithImages| write(&node.file("json"), b"{\"validator\":");
+    let other_boot = |node: &NodeWithImages| {
         let state = String::from_utf8(read(&node.file("json"))).unwrap();
         let (before, _) = state.split_once("\"boot\":").unwrap();
         write(&node.file("json"), format!("{before}\"boot\":\"another\"}}").as_bytes());
     };
-    let cases: [fn(&Node); 3] = [too_long, unnamed, other_boot];
+    let cases: [fn(&NodeWithImages); 3] = [too_long, unnamed, other_boot];
     for spoil in cases {
         let (node, server) = broken_off([serve(&bytes(300), TAG)]);
         spoil(&node);

@@ -16,12 +16,12 @@ use rustls::{ServerConfig, ServerConnection, StreamOwned, crypto::ring, pki_type
 
 /// The head of a request, in the client's own words.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
-pub(super) struct Request {
+pub(super) struct HttpRequest {
     pub(super) line: String,
     headers: Vec<String>,
 }
 
-impl Request {
+impl HttpRequest {
     fn read(stream: &mut dyn Stream) -> io::Result<Self> {
         let mut lines = BufReader::new(stream).lines();
         let line = lines.next().ok_or(io::ErrorKind::UnexpectedEof)??;
@@ -56,10 +56,12 @@ pub(super) enum End {
     Reset,
 }
 
-pub(super) type Step = Box<dyn FnOnce(&Request, &mut dyn Stream) -> End + Send>;
+pub(super) type Step = Box<dyn FnOnce(&HttpRequest, &mut dyn Stream) -> End + Send>;
 
 /// A step of one's own.
-pub(super) fn step(answer: impl FnOnce(&Request, &mut dyn Stream) -> End + Send + 'static) -> Step {
+pub(super) fn step(
+    answer: impl FnOnce(&HttpRequest, &mut dyn Stream) -> End + Send + 'static,
+) -> Step {
     Box::new(answer)
 }
 
@@ -67,7 +69,7 @@ pub(super) struct Server {
     pub(super) address: SocketAddr,
     scheme: &'static str,
     closing: Arc<AtomicBool>,
-    thread: JoinHandle<(Vec<Request>, usize)>,
+    thread: JoinHandle<(Vec<HttpRequest>, usize)>,
 }
 
 impl Server {
@@ -115,7 +117,7 @@ impl Server {
     }
 
     /// Returns the requests; every step of the script was used.
-    pub(super) fn end(self) -> Vec<Request> {
+    pub(super) fn end(self) -> Vec<HttpRequest> {
         self.closing.store(true, Ordering::SeqCst);
         TcpStream::connect(self.address).expect("the server still runs");
         let (requests, left) = self.thread.join().expect("each connection had its step");
@@ -124,14 +126,18 @@ impl Server {
     }
 }
 
-fn answer(stream: TcpStream, tls: Option<Arc<ServerConfig>>, step: Step) -> io::Result<Request> {
+fn answer(
+    stream: TcpStream,
+    tls: Option<Arc<ServerConfig>>,
+    step: Step,
+) -> io::Result<HttpRequest> {
     stream.set_read_timeout(Some(Duration::from_secs(30)))?;
     let reset = stream.try_clone()?;
     let mut stream: Box<dyn Stream> = match tls {
         Some(config) => Box::new(StreamOwned::new(ServerConnection::new(config).unwrap(), stream)),
         None => Box::new(stream),
     };
-    let request = Request::read(&mut *stream)?;
+    let request = HttpRequest::read(&mut *stream)?;
     if step(&request, &mut *stream) == End::Reset {
         set_socket_linger(&reset, Some(Duration::ZERO))?;
     }

@@ -11,7 +11,7 @@ use netlink_sys::protocols::NETLINK_NETFILTER;
 
 use crate::{
     Refusal,
-    linux::netlink::{Request, Socket, decode},
+    linux::netlink::{NetlinkRequest, Socket, decode},
 };
 use riklet_core::firewall::{
     Entry,
@@ -136,7 +136,7 @@ impl Connection {
         }
         let (what, messages): (Vec<_>, Vec<_>) = operations
             .into_iter()
-            .map(|Operation { what, message, flags }| (what, Request { message, flags }))
+            .map(|Operation { what, message, flags }| (what, NetlinkRequest { message, flags }))
             .unzip();
         let begin = control(ControlMessage::BatchBegin);
         let end = control(ControlMessage::BatchEnd);
@@ -165,8 +165,8 @@ fn found<T>(answer: Result<T, Refusal>) -> Result<Option<T>, Refusal> {
 
 /// Returns the begin or the end of a batch: the resource is the subsystem that it is for
 /// (`nfgenmsg.res_id`).
-fn control(message: ControlMessage) -> Request<NetfilterMessage> {
+fn control(message: ControlMessage) -> NetlinkRequest<NetfilterMessage> {
     let subsystem = u8::from(NetfilterSubsystem::NfTables).into();
     let header = NetfilterHeader::new(NetfilterProtoFamily::Unspec, 0, subsystem);
-    Request { message: NetfilterMessage::new(header, message), flags: 0 }
+    NetlinkRequest { message: NetfilterMessage::new(header, message), flags: 0 }
 }

@@ -11,7 +11,7 @@ pub(super) const MAX_FIELDS: usize = 64;
 
 /// The answer of a server.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Answer {
+pub struct Response {
     /// The status code: 200 to 999.
     pub status: u16,
     /// The body; empty where there is none.
@@ -24,7 +24,7 @@ pub(super) enum Parsed {
     /// The beginning of an answer.
     Partial,
     /// An answer.
-    Whole(Answer),
+    Whole(Response),
 }
 
 /// The reason why bytes are not an answer.
@@ -78,7 +78,9 @@ pub(super) fn parse(bytes: &[u8], ended: bool, longest: usize) -> Result<Parsed,
             let rest = bytes.get(start..).unwrap_or_default();
             let framing = framing(status, head.headers)?;
             let body = body(rest, &framing, ended, longest)?;
-            return Ok(body.map_or(Parsed::Partial, |body| Parsed::Whole(Answer { status, body })));
+            return Ok(
+                body.map_or(Parsed::Partial, |body| Parsed::Whole(Response { status, body }))
+            );
         }
     }
 }
@@ -157,7 +159,7 @@ fn chunks(mut bytes: &[u8]) -> Result<Option<Vec<u8>>, Malformed> {
 mod tests {
     use super::*;
 
-    fn whole(bytes: &str) -> Answer {
+    fn whole(bytes: &str) -> Response {
         match parse(bytes.as_bytes(), true, MAX_BODY) {
             Ok(Parsed::Whole(answer)) => answer,
             other => panic!("{bytes:?}: {other:?}"),
@@ -165,7 +167,7 @@ mod tests {
     }
 
     /// Every beginning of these bytes is partial while more may come.
-    fn whole_with_its_last_byte(bytes: &str) -> Answer {
+    fn whole_with_its_last_byte(bytes: &str) -> Response {
         for length in 0..bytes.len() {
             let parsed = parse(&bytes.as_bytes()[..length], false, MAX_BODY);
             assert_eq!(parsed, Ok(Parsed::Partial), "{length} bytes of {bytes:?}");
@@ -182,7 +184,7 @@ mod tests {
 
     #[test]
     fn an_answer_is_whole_with_its_last_byte() {
-        let answer = |status, body: &str| Answer { status, body: body.into() };
+        let answer = |status, body: &str| Response { status, body: body.into() };
         assert_eq!(
             whole_with_its_last_byte("HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello"),
             answer(200, "hello")
@@ -210,7 +212,7 @@ mod tests {
     fn a_body_without_a_length_ends_with_the_connection() {
         let bytes = "HTTP/1.0 500 Oh\r\nServer: x\r\n\r\nit broke";
         assert_eq!(parse(bytes.as_bytes(), false, MAX_BODY), Ok(Parsed::Partial));
-        assert_eq!(whole(bytes), Answer { status: 500, body: b"it broke".into() });
+        assert_eq!(whole(bytes), Response { status: 500, body: b"it broke".into() });
     }
 
     #[test]
