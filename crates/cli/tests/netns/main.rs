@@ -37,6 +37,7 @@ mod operation;
 mod owners;
 #[path = "../../../vmm/tests/vmm/played.rs"]
 mod played;
+mod pressure;
 mod program;
 mod reach;
 mod real;

@@ -1,6 +1,8 @@
 //! The API: HTTP/1.1 and JSON on a unix socket.
 
+mod body;
 mod collection;
+mod connections;
 mod handlers;
 mod openapi;
 mod problem;
@@ -9,24 +11,18 @@ mod routes;
 mod socket;
 mod stream;
 
-use std::{io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, path::PathBuf, time::Duration};
 
 use axum::{Router, routing::get};
-use hyper::server::conn::http1;
-use hyper_util::{
-    rt::{TokioIo, TokioTimer},
-    service::TowerToHyperService,
-};
-use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::{
-    io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream, UnixListener},
     signal::unix::{SignalKind, signal},
-    sync::{Semaphore, watch},
-    task::JoinSet,
+    sync::watch,
     time,
 };
 
+use body::Bodies;
+use connections::Limits;
 pub use socket::SocketError;
 
 use super::{
@@ -119,9 +115,8 @@ impl ServeError {
 pub(super) struct Api {
     engine: Engine,
     events: Events,
-    patience: Duration,
-    /// The turn to parse a long body.
-    long_parse: Arc<Semaphore>,
+    /// Bounds what the bodies of all requests take.
+    bodies: Bodies,
     /// True if the daemon ends: streams end then.
     ending: watch::Receiver<bool>,
 }
@@ -132,7 +127,7 @@ pub(super) struct Api {
 /// Where it cannot begin, or can no longer accept connections.
 pub fn serve(config: Config, options: Options, settings: &Settings) -> Result<(), ServeError> {
     let io = |operation| move |source| ServeError::Io { operation, source };
-    raise_limit();
+    connections::raise_descriptor_limit();
     // Before the engine: of two daemons one does nothing at all.
     let listener = socket::listen(&config.state_dir, settings)?;
     let metrics = settings.metrics.map(std::net::TcpListener::bind).transpose();
@@ -175,45 +170,31 @@ async fn accept(
     let mut interrupt = signal(SignalKind::interrupt())?;
     let (end, ending) = watch::channel(false);
     let patience = settings.patience;
-    let long_parse = Arc::new(Semaphore::new(1));
-    let api = Api { engine: engine.clone(), events, patience, long_parse, ending: ending.clone() };
+    let bodies = Bodies::new(patience);
+    let api = Api { engine: engine.clone(), events, bodies, ending: ending.clone() };
     let (router, to_read) = (router(api.clone()), metrics_router(api));
-    let mut connections = JoinSet::new();
+    let limits = Limits::new(patience);
+    let to_serve = async || listener.accept().await.map(|(stream, _)| stream);
+    let to_read_from = async || accept_tcp(metrics.as_ref()).await;
+    let api = connections::serve(to_serve, router, limits.api(), ending.clone());
+    let metrics = connections::serve(to_read_from, to_read, limits.metrics(), ending);
     let watchdog = tokio::spawn(feed_watchdog(engine));
     let _not_supervised = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
     tracing::info!("listening on {}", settings.socket.display());
-    loop {
+    let asked_to_end = async move {
         tokio::select! {
-            accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => {
-                    connections.spawn(converse(stream, router.clone(), ending.clone(), patience));
-                }
-                Err(error) => not_accepted(&error).await,
-            },
-            accepted = accept_tcp(metrics.as_ref()) => match accepted {
-                Ok(stream) => {
-                    connections.spawn(converse(stream, to_read.clone(), ending.clone(), patience));
-                }
-                Err(error) => not_accepted(&error).await,
-            },
-            Some(_) = connections.join_next() => {}
-            _ = terminate.recv() => break,
-            _ = interrupt.recv() => break,
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
         }
-    }
-    watchdog.abort();
-    let _nobody_listens = end.send(true);
-    let all = async { while connections.join_next().await.is_some() {} };
-    if time::timeout(LAST_ANSWERS, all).await.is_err() {
-        tracing::warn!("some requests were not answered in time");
+        watchdog.abort();
+        let _nobody_listens = end.send(true);
+        time::sleep(LAST_ANSWERS).await;
+    };
+    tokio::select! {
+        _both_ended = async { tokio::join!(api, metrics) } => {}
+        () = asked_to_end => tracing::warn!("some requests were not answered in time"),
     }
     Ok(())
-}
-
-/// The client is gone, or there are no descriptors left: those that are open end some time.
-async fn not_accepted(error: &io::Error) {
-    tracing::warn!("cannot accept a connection: {error}");
-    time::sleep(Duration::from_millis(10)).await;
 }
 
 /// Waits for ever where nobody listens.
@@ -221,29 +202,6 @@ async fn accept_tcp(listener: Option<&TcpListener>) -> io::Result<TcpStream> {
     match listener {
         Some(listener) => Ok(listener.accept().await?.0),
         None => std::future::pending().await,
-    }
-}
-
-/// Serves one connection, until the client or the daemon ends it.
-async fn converse(
-    stream: impl AsyncRead + AsyncWrite + Unpin,
-    router: Router,
-    mut ending: watch::Receiver<bool>,
-    patience: Duration,
-) {
-    let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(patience);
-    let service = TowerToHyperService::new(router);
-    let mut connection = std::pin::pin!(http.serve_connection(TokioIo::new(stream), service));
-    let result = tokio::select! {
-        result = &mut connection => result,
-        () = ended(&mut ending) => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
-        }
-    };
-    if let Err(error) = result {
-        tracing::debug!("a connection ended: {error}");
     }
 }
 
@@ -262,15 +220,6 @@ async fn feed_watchdog(engine: Engine) {
             return;
         }
         let _not_supervised = sd_notify::notify(&[sd_notify::NotifyState::Watchdog]);
-    }
-}
-
-/// Each connection takes a descriptor, and the usual limit is 1,024.
-fn raise_limit() {
-    let mut limit = getrlimit(Resource::Nofile);
-    limit.current = limit.maximum;
-    if let Err(error) = setrlimit(Resource::Nofile, limit) {
-        tracing::warn!("cannot raise the limit of open files: {error}");
     }
 }
 

@@ -1,32 +1,19 @@
 //! Reads and checks what clients send.
 
-use std::sync::Arc;
-
 use axum::{
-    body::Body,
     extract::{Path, Request, rejection::PathRejection},
     http::header::CONTENT_TYPE,
 };
-use http_body_util::{BodyExt, LengthLimitError, Limited};
-use tokio::time;
 
 use super::{
     Api,
+    body::SOURCE,
     problem::{Rejection, invalid},
 };
 
-use riklet_api::{ApiError, HttpStatus};
-use riklet_core::{
-    ErrorKind,
-    definition::{self, MAX_BYTES, Source},
-    model::{InstanceName, Workload},
-};
+use riklet_api::HttpStatus;
+use riklet_core::model::{InstanceName, Workload};
 use riklet_sdn::Selector;
-
-/// The name of the request body in errors.
-const SOURCE: &str = "request body";
-/// The longest body that is parsed on the server's own thread, in bytes: it takes less than a millisecond.
-const MAX_INLINE_BYTES: usize = 1 << 14;
 
 /// The definitions that a request has in its body.
 pub(super) async fn definitions(api: &Api, request: Request) -> Result<Vec<Workload>, Rejection> {
@@ -42,53 +29,12 @@ pub(super) async fn definitions(api: &Api, request: Request) -> Result<Vec<Workl
             return Err(invalid(HttpStatus::UnsupportedMediaType, detail));
         }
     };
-    let text = text(api, request.into_body()).await?;
+    let (text, _held) = api.bodies.read(request.into_body()).await?;
     if json && !text.trim_start().starts_with(['{', '[']) {
         let detail = format!("{SOURCE}:1:1: not valid JSON: a definition begins with {{ or [");
         return Err(invalid(HttpStatus::BadRequest, detail));
     }
-    parse(api, text).await
-}
-
-/// Parses a body. A long one, which takes a while, is parsed on another thread: the server answers others meanwhile.
-/// One at a time is, since what it becomes may take many times its length.
-async fn parse(api: &Api, text: String) -> Result<Vec<Workload>, Rejection> {
-    let is_short = text.len() <= MAX_INLINE_BYTES;
-    let source = Source { name: SOURCE.to_owned(), text };
-    if is_short {
-        return Ok(definition::parse(&[source])?);
-    }
-    let turn = Arc::clone(&api.long_parse).acquire_owned().await;
-    let parsed = tokio::task::spawn_blocking(move || {
-        let _turn = turn;
-        definition::parse(&[source])
-    });
-    let parsed = parsed.await.map_err(|_panicked| {
-        ApiError::new(HttpStatus::InternalServerError, ErrorKind::Failed, "cannot parse the body")
-    })?;
-    Ok(parsed?)
-}
-
-/// The body as text. One that is too long is not read to its end, and one that does not come not waited for.
-async fn text(api: &Api, body: Body) -> Result<String, Rejection> {
-    let limited = Limited::new(body, MAX_BYTES);
-    let Ok(read) = time::timeout(api.patience, limited.collect()).await else {
-        let detail = format!("the body did not come within {:?}", api.patience);
-        return Err(invalid(HttpStatus::RequestTimeout, detail));
-    };
-    let bytes = match read {
-        Ok(collected) => collected.to_bytes(),
-        Err(error) if error.is::<LengthLimitError>() => {
-            let detail = format!("the body has more than {MAX_BYTES} bytes, the most that is read");
-            return Err(invalid(HttpStatus::PayloadTooLarge, detail));
-        }
-        Err(error) => {
-            let detail = format!("the body cannot be read: {error}");
-            return Err(invalid(HttpStatus::BadRequest, detail));
-        }
-    };
-    String::from_utf8(bytes.into())
-        .map_err(|_error| invalid(HttpStatus::BadRequest, "the body is not UTF-8 text"))
+    api.bodies.parse(text).await
 }
 
 /// The name in a path.

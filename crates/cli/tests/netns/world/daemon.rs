@@ -140,6 +140,11 @@ impl Daemon {
         self.running.resident_kib()
     }
 
+    /// Lets it have no more than so many open files (prlimit(2)).
+    pub(crate) fn limit_descriptors(&self, count: u64) {
+        self.running.limit_descriptors(count);
+    }
+
     /// Its processor time in seconds (`utime` and `stime` of proc(5), in ticks of 10 ms).
     pub(crate) fn processor_time(&self) -> f64 {
         self.running.processor_time()

@@ -1,0 +1,127 @@
+//! Bodies of requests: how much they take, all together.
+
+use std::{sync::Arc, time::Duration};
+
+use axum::body::Body;
+use http_body_util::BodyExt;
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::{self, Instant},
+};
+
+use super::problem::{Rejection, invalid};
+use riklet_api::{ApiError, HttpStatus};
+use riklet_core::{
+    ErrorKind,
+    definition::{self, MAX_BYTES, Source},
+    model::Workload,
+};
+
+/// The name of the request body in errors.
+pub(super) const SOURCE: &str = "request body";
+/// The longest body that counts as short, in bytes. It is read whatever others take, and parsed on the server's own
+/// thread, which takes less than a millisecond.
+const SHORT: usize = 1 << 14;
+/// The memory for the bodies that are longer, all together, in bytes.
+const BUDGET: usize = 16 << 20;
+/// The unit that it is taken in.
+const UNIT: usize = SHORT;
+
+/// Reads and parses bodies, within bounds that all requests share. Clones share them too.
+#[derive(Debug, Clone)]
+pub(super) struct Bodies {
+    /// The time limit for a body to arrive.
+    patience: Duration,
+    budget: Arc<Semaphore>,
+    /// The turn to parse a long body: what it becomes may take many times its length.
+    turn: Arc<Semaphore>,
+}
+
+impl Bodies {
+    pub(super) fn new(patience: Duration) -> Self {
+        let budget = Arc::new(Semaphore::new(BUDGET / UNIT));
+        Self { patience, budget, turn: Arc::new(Semaphore::new(1)) }
+    }
+
+    /// Reads a body as text, and returns with it what it takes of the budget. One that is too long is not read to its
+    /// end, and one that does not arrive in time is given up.
+    pub(super) async fn read(
+        &self,
+        body: Body,
+    ) -> Result<(String, Vec<OwnedSemaphorePermit>), Rejection> {
+        let until = Instant::now() + self.patience;
+        let (mut bytes, mut held) = (Vec::new(), Vec::new());
+        let mut body = std::pin::pin!(body);
+        loop {
+            let Ok(frame) = time::timeout_at(until, body.frame()).await else {
+                let detail = format!("the body did not arrive within {:?}", self.patience);
+                return Err(invalid(HttpStatus::RequestTimeout, detail));
+            };
+            let Some(frame) = frame else { break };
+            let frame = frame.map_err(|error| {
+                invalid(HttpStatus::BadRequest, format!("the body cannot be read: {error}"))
+            })?;
+            let Ok(data) = frame.into_data() else { continue };
+            if bytes.len() + data.len() > MAX_BYTES {
+                let detail =
+                    format!("the body has more than {MAX_BYTES} bytes, the most that is read");
+                return Err(invalid(HttpStatus::PayloadTooLarge, detail));
+            }
+            // The first unit is not counted: those of all connections are few enough.
+            let units = (bytes.len() + data.len()).saturating_sub(1) / UNIT;
+            if let Some(more @ 1..) = units.checked_sub(held.len()) {
+                self.take(more, until, &mut held).await?;
+            }
+            bytes.extend_from_slice(&data);
+        }
+        let text = String::from_utf8(bytes)
+            .map_err(|_error| invalid(HttpStatus::BadRequest, "the body is not UTF-8 text"))?;
+        Ok((text, held))
+    }
+
+    /// Waits for so many units of the budget.
+    async fn take(
+        &self,
+        units: usize,
+        until: Instant,
+        held: &mut Vec<OwnedSemaphorePermit>,
+    ) -> Result<(), Rejection> {
+        for _ in 0..units {
+            let permit = Arc::clone(&self.budget).acquire_owned();
+            let Ok(Ok(permit)) = time::timeout_at(until, permit).await else {
+                let error = ApiError::new(
+                    HttpStatus::ServiceUnavailable,
+                    ErrorKind::Failed,
+                    format!(
+                        "other requests have bodies of {BUDGET} bytes, the most that is held at once"
+                    ),
+                );
+                return Err(error.with_hint("try again later".to_owned()).into());
+            };
+            held.push(permit);
+        }
+        Ok(())
+    }
+
+    /// Parses a body. A long one is parsed on another thread, one at a time, so that the server answers others meanwhile.
+    pub(super) async fn parse(&self, text: String) -> Result<Vec<Workload>, Rejection> {
+        let is_short = text.len() <= SHORT;
+        let source = Source { name: SOURCE.to_owned(), text };
+        if is_short {
+            return Ok(definition::parse(&[source])?);
+        }
+        let turn = Arc::clone(&self.turn).acquire_owned().await;
+        let parsed = tokio::task::spawn_blocking(move || {
+            let _turn = turn;
+            definition::parse(&[source])
+        });
+        let parsed = parsed.await.map_err(|_panicked| {
+            ApiError::new(
+                HttpStatus::InternalServerError,
+                ErrorKind::Failed,
+                "cannot parse the body",
+            )
+        })?;
+        Ok(parsed?)
+    }
+}

@@ -1,0 +1,158 @@
+//! Connections: how many there may be, and how long one may stand still.
+
+use std::{io, sync::Arc, time::Duration};
+
+use axum::Router;
+use hyper::server::conn::http1;
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    service::TowerToHyperService,
+};
+use rustix::process::{Resource, getrlimit, setrlimit};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    sync::{Semaphore, watch},
+    task::JoinSet,
+    time,
+};
+use tokio_io_timeout::TimeoutStream;
+
+/// The most connections to the API.
+const API: usize = 1024;
+/// The most connections of those who read the metrics.
+const METRICS: usize = 64;
+/// The descriptors that connections leave to the engine and the supervisors: for healing, sockets, TAPs and logs.
+const RESERVE: usize = 256;
+/// The longest head of a request, and the most of a body that is read ahead, in bytes.
+const READ_AHEAD: usize = 64 << 10;
+
+/// The limits of a listener's connections.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limit {
+    /// The most connections at once. More wait in the listener's queue until one of these ends.
+    connections: usize,
+    /// The time to send a request's head, and the time after which a client that does not read its answer is left.
+    patience: Duration,
+}
+
+/// The limits of both listeners.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limits {
+    descriptors: usize,
+    patience: Duration,
+}
+
+impl Limits {
+    /// Creates the limits of this process, as many descriptors as it may have.
+    pub(super) fn new(patience: Duration) -> Self {
+        let limit = getrlimit(Resource::Nofile).current;
+        let descriptors = limit.and_then(|limit| usize::try_from(limit).ok());
+        Self { descriptors: descriptors.unwrap_or(usize::MAX), patience }
+    }
+
+    /// Returns those of the API: half of the descriptors that are to spare.
+    pub(super) fn api(self) -> Limit {
+        self.at_most(API, 2)
+    }
+
+    /// Returns those of the metrics: an eighth, since anybody may connect.
+    pub(super) fn metrics(self) -> Limit {
+        self.at_most(METRICS, 8)
+    }
+
+    fn at_most(self, most: usize, part: usize) -> Limit {
+        let to_spare = self.descriptors.saturating_sub(RESERVE) / part;
+        Limit { connections: to_spare.clamp(8, most), patience: self.patience }
+    }
+}
+
+/// Raises the limit of open files to what the process may have: the usual one is 1,024.
+pub(super) fn raise_descriptor_limit() {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        tracing::warn!("cannot raise the limit of open files: {error}");
+    }
+}
+
+/// Accepts and serves connections until the daemon ends and the last of them has.
+pub(super) async fn serve<S: AsyncRead + AsyncWrite + Send + Unpin + 'static>(
+    accept: impl AsyncFn() -> io::Result<S>,
+    router: Router,
+    limit: Limit,
+    mut ending: watch::Receiver<bool>,
+) {
+    let permits = Arc::new(Semaphore::new(limit.connections));
+    let mut connections = JoinSet::new();
+    let accepted = async || {
+        let permit = Arc::clone(&permits).acquire_owned().await;
+        (accept().await, permit)
+    };
+    loop {
+        tokio::select! {
+            (accepted, permit) = accepted() => match accepted {
+                Ok(stream) => {
+                    let conversation = converse(stream, router.clone(), limit, ending.clone());
+                    connections.spawn(async move {
+                        conversation.await;
+                        drop(permit);
+                    });
+                }
+                Err(error) => not_accepted(&error).await,
+            },
+            Some(_) = connections.join_next() => {}
+            () = super::ended(&mut ending) => break,
+        }
+    }
+    while connections.join_next().await.is_some() {}
+}
+
+/// The client is gone, or there are no descriptors left: those that are open end some time.
+async fn not_accepted(error: &io::Error) {
+    tracing::warn!("cannot accept a connection: {error}");
+    time::sleep(Duration::from_millis(10)).await;
+}
+
+/// Serves one connection, until the client or the daemon ends it, or the client reads no more.
+async fn converse(
+    stream: impl AsyncRead + AsyncWrite + Unpin,
+    router: Router,
+    limit: Limit,
+    mut ending: watch::Receiver<bool>,
+) {
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new()).header_read_timeout(limit.patience).max_buf_size(READ_AHEAD);
+    let service = TowerToHyperService::new(router);
+    let mut stream = TimeoutStream::new(stream);
+    stream.set_write_timeout(Some(limit.patience));
+    let io = TokioIo::new(Box::pin(stream));
+    let mut connection = std::pin::pin!(http.serve_connection(io, service));
+    let result = tokio::select! {
+        result = &mut connection => result,
+        () = super::ended(&mut ending) => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = result {
+        tracing::debug!("a connection ended: {error}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_leave_descriptors_to_healing() {
+        for descriptors in [0, 256, 512, 1024, 4096, usize::MAX] {
+            let limits = Limits { descriptors, patience: Duration::from_secs(1) };
+            let (api, metrics) = (limits.api().connections, limits.metrics().connections);
+            assert!(api >= 8 && metrics >= 8, "{descriptors}: nobody could connect");
+            assert!(api <= API && metrics <= METRICS);
+            if descriptors > RESERVE + 64 {
+                assert!(api + metrics + RESERVE <= descriptors, "{descriptors}: {api} + {metrics}");
+            }
+        }
+    }
+}
