@@ -9,6 +9,7 @@ mod foreign_chain;
 pub mod iptables;
 pub mod names;
 pub mod nftables;
+pub mod passage;
 mod ruleset;
 
 pub use confinement::Confinement;
