@@ -1,4 +1,4 @@
-use std::{io, path::Path, process::ExitCode};
+use std::{collections::BTreeSet, io, path::Path, process::ExitCode};
 
 use riklet_core::{
     firewall::{Backend, Confinement, ForeignChainState},
@@ -154,9 +154,10 @@ fn tun() -> Finding {
 fn firewall(
     config: &Config,
     decided: Option<(Backend, Pool)>,
-    kernel: &mut (impl ForeignChains + HostFacts),
+    kernel: &mut (impl ForeignChains + HostFacts + Routes),
 ) -> Vec<Finding> {
-    let nftables = match kernel.foreign_chains(Backend::Nftables) {
+    let uplinks = uplinks(config, kernel).unwrap_or_default();
+    let nftables = match kernel.foreign_chains(Backend::Nftables, &uplinks) {
         Ok(_) => Finding::ok("nf_tables", "the kernel has it"),
         Err(error) => unreadable("nf_tables", &error, "`modprobe nf_tables`, or use iptables"),
     };
@@ -184,8 +185,8 @@ fn firewall(
     };
     if let Some((backend, how)) = backend {
         findings.push(Finding::ok("firewall", format!("{backend} {how}")));
-        let foreign_chains = kernel.foreign_chains(backend).unwrap_or_default();
-        findings.extend(foreign_chains.iter().map(foreign_chain));
+        let foreign_chains = kernel.foreign_chains(backend, &uplinks).unwrap_or_default();
+        findings.extend(foreign_chains.iter().filter(|state| state.drops).map(foreign_chain));
     }
     findings
 }
@@ -196,7 +197,7 @@ fn foreign_chain(state: &ForeignChainState) -> Finding {
     }
     Finding::note(
         "FORWARD",
-        format!("{}: somebody else's chain, may drop guests' packets", state.foreign_chain),
+        format!("{}: somebody else's chain, drops guests' packets", state.foreign_chain),
         "nothing to do: `up` lets guests' packets pass it, and no others",
     )
 }
@@ -283,11 +284,7 @@ fn other_firewalls(kernel: &mut impl Links) -> Vec<Finding> {
 }
 
 fn uplink(config: &Config, kernel: &mut (impl Links + Routes)) -> Finding {
-    let found = match &config.uplinks {
-        Some(configured) => Ok(configured.clone()),
-        None => kernel.uplinks(),
-    };
-    let names = match found {
+    let names = match uplinks(config, kernel) {
         Err(error) => return unreadable("uplink", &error, "set uplink"),
         Ok(names) => names,
     };
@@ -304,6 +301,17 @@ fn uplink(config: &Config, kernel: &mut (impl Links + Routes)) -> Finding {
     }
     let names: Vec<_> = names.iter().map(ToString::to_string).collect();
     Finding::ok("uplink", names.join(", "))
+}
+
+/// Returns the configured uplinks, or those of the default route.
+fn uplinks(
+    config: &Config,
+    kernel: &mut impl Routes,
+) -> Result<BTreeSet<InterfaceName>, KernelError> {
+    match &config.uplinks {
+        Some(configured) => Ok(configured.clone()),
+        None => kernel.uplinks(),
+    }
 }
 
 fn loopback(kernel: &mut impl Links) -> Finding {

@@ -62,9 +62,9 @@ pub fn iptables_save(data: &[u8]) {
         iptables::state(&ruleset, &saved),
         iptables::reset(&ruleset, &saved),
         iptables::remove(&saved),
-        iptables::foreign_chain_state(&saved),
-        iptables::set_passage(true, &saved),
-        iptables::set_passage(false, &saved),
+        iptables::foreign_chain_state(&saved, &BTreeSet::new()),
+        iptables::open_passage(&saved, &BTreeSet::new()),
+        iptables::close_passage(&saved),
     );
 }
 

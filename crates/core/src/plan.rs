@@ -109,8 +109,8 @@ pub enum Step {
     RemoveAddress(InterfaceName, IpNet),
     /// Change the firewall in one transaction.
     Firewall(Backend, Change),
-    /// Let our traffic pass a foreign chain.
-    OpenPassage(ForeignChain),
+    /// Let our traffic pass a foreign chain, for packets that come in or leave by these uplinks.
+    OpenPassage(ForeignChain, BTreeSet<InterfaceName>),
     /// Take what is ours out of a foreign chain.
     ClosePassage(ForeignChain),
     /// Set a sysctl.
@@ -379,12 +379,17 @@ fn flows(
 }
 
 fn gate_steps(desired: &Desired, observed: &Observed) -> Vec<Step> {
-    let step = |state: &ForeignChainState| match desired.base_ruleset {
-        Some(_) if !state.open => Some(Step::OpenPassage(state.foreign_chain.clone())),
-        None if state.touched => Some(Step::ClosePassage(state.foreign_chain.clone())),
+    let step = |state: &ForeignChainState| match &desired.base_ruleset {
+        Some(base_ruleset) if !state.open && state.drops => {
+            let uplinks = base_ruleset.uplinks.clone();
+            Some(Step::OpenPassage(state.foreign_chain.clone(), uplinks))
+        }
+        Some(_) if state.open => None,
+        _ if state.touched => Some(Step::ClosePassage(state.foreign_chain.clone())),
         _ => None,
     };
-    observed.foreign_chains.iter().filter_map(step).collect()
+    let changeable = observed.foreign_chains.iter().filter(|state| !state.owned);
+    changeable.filter_map(step).collect()
 }
 
 /// A sysctl that is not there belongs to an interface that is not.

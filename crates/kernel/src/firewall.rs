@@ -1,8 +1,12 @@
 use std::collections::BTreeSet;
 
 use crate::{KernelError, sealed::Sealed};
-use riklet_core::firewall::{
-    Backend, BaseRuleset, Change, Entry, FirewallState, ForeignChain, ForeignChainState, Ruleset,
+use riklet_core::{
+    firewall::{
+        Backend, BaseRuleset, Change, Entry, FirewallState, ForeignChain, ForeignChainState,
+        Ruleset,
+    },
+    model::InterfaceName,
 };
 
 /// The ruleset of this program, in any of the firewall backends.
@@ -40,21 +44,35 @@ pub trait Firewall: Sealed {
 
 /// Base chains of others on the hook `forward`, and our passage through them.
 pub trait ForeignChains: Sealed {
-    /// Returns the foreign forward chains that can drop our traffic or that hold something of ours, beside
-    /// this backend's own chains.
+    /// Returns the foreign forward chains, beside this backend's own chains. `uplinks` are the interfaces that our traffic
+    /// uses beside our own: rules for other interfaces do not concern it.
     ///
     /// # Errors
     /// Fails if the kernel does not answer.
-    fn foreign_chains(&mut self, backend: Backend) -> Result<Vec<ForeignChainState>, KernelError>;
+    fn foreign_chains(
+        &mut self,
+        backend: Backend,
+        uplinks: &BTreeSet<InterfaceName>,
+    ) -> Result<Vec<ForeignChainState>, KernelError>;
 
-    /// Opens or closes our passage through one chain, in one transaction.
+    /// Opens our passages through one chain, and through all others of its table, in one transaction: each directly
+    /// before the rule that would drop our traffic. Moves those that stand elsewhere, and removes those that are not
+    /// needed. Repetition changes nothing more.
     ///
-    /// Opening a passage that is open repairs it. Closing one that is closed, or whose table does not exist,
-    /// changes nothing.
+    /// # Errors
+    /// Fails if the kernel refuses, as it does if the chain does not exist; then nothing has changed.
+    fn open_passage(
+        &mut self,
+        foreign_chain: &ForeignChain,
+        uplinks: &BTreeSet<InterfaceName>,
+    ) -> Result<(), KernelError>;
+
+    /// Removes what is ours from the table of one chain, in one transaction. Changes nothing if there is nothing, or no
+    /// such table.
     ///
     /// # Errors
     /// Fails if the kernel refuses; then nothing has changed.
-    fn set_passage(&mut self, foreign_chain: &ForeignChain, open: bool) -> Result<(), KernelError>;
+    fn close_passage(&mut self, foreign_chain: &ForeignChain) -> Result<(), KernelError>;
 }
 
 /// Tables that a backend creates by being called: iptables-nft creates `ip filter`, `ip nat`, `ip raw` and

@@ -1,5 +1,7 @@
 //! Refusing what belongs to other records, on a host that our own have nothing of.
 
+use std::collections::BTreeSet;
+
 use super::{NodeError, host, session::Context};
 use crate::store::Store;
 use riklet_core::{
@@ -35,7 +37,8 @@ impl<K: Kernel> Context<'_, K> {
         }
         if bare {
             // A passage stands for itself only where no firewall of ours leads to it.
-            let foreign_chains = self.kernel.foreign_chains(Backend::Nftables)?.into_iter();
+            let foreign_chains =
+                self.kernel.foreign_chains(Backend::Nftables, &BTreeSet::new())?.into_iter();
             let foreign_chains = foreign_chains.filter(|state| state.touched);
             found.extend(
                 foreign_chains

@@ -14,7 +14,9 @@ use super::{
 };
 use crate::store::{Phase, Records, ReservedSlot, Store};
 use riklet_core::{
-    firewall::{BaseRuleset, BaseState, Confinement, Entry, FirewallState, Ruleset},
+    firewall::{
+        BaseRuleset, BaseState, Confinement, Entry, FirewallState, ForeignChainState, Ruleset,
+    },
     link::LinkState,
     model::{Protocol, Slot},
     plan::{Adoption, Desired, LinkDeletion, Observed, Step, UnreadableRecord},
@@ -142,7 +144,7 @@ impl ScopedView<'_> {
         let firewall = FirewallState { base_ruleset, entries, strays: vec![], marks };
         let empty_tables = BTreeSet::new();
         let foreign_chains =
-            if self.foreign_chains { kernel.foreign_chains(self.host.backend)? } else { vec![] };
+            if self.foreign_chains { foreign_chains(self.host, kernel)? } else { vec![] };
         Ok(Some(Observed { links, firewall, empty_tables, foreign_chains, sysctls }))
     }
 }
@@ -244,7 +246,7 @@ impl<'a> FullView<'a> {
             links: links.filter_map(slot).collect(),
             firewall: kernel.firewall_state(self.host.backend, &self.expected())?,
             empty_tables,
-            foreign_chains: kernel.foreign_chains(self.host.backend)?,
+            foreign_chains: foreign_chains(self.host, kernel)?,
             sysctls: sysctls(self.host, kernel)?,
         })
     }
@@ -289,6 +291,15 @@ fn desired(host: &Host, fragments: BTreeMap<Slot, Fragment>) -> Desired {
         sysctls: host.sysctls.clone(),
         foreign_tables: host.foreign_tables.clone(),
     }
+}
+
+/// Returns the foreign forward chains, as they treat what comes from and goes to the uplinks.
+fn foreign_chains(
+    host: &Host,
+    kernel: &mut impl Kernel,
+) -> Result<Vec<ForeignChainState>, KernelError> {
+    let uplinks = host.base_ruleset.as_ref().map(|base_ruleset| base_ruleset.uplinks.clone());
+    kernel.foreign_chains(host.backend, &uplinks.unwrap_or_default())
 }
 
 /// Returns the present values of the sysctls that matter.

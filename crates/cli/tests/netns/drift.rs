@@ -23,7 +23,7 @@ const fn drift(commands: &'static str, words: &'static [&'static str]) -> Drift 
 }
 
 /// What can happen to a TAP and to the sysctls.
-const OF_THE_NODE: [Drift; 18] = [
+const OF_THE_NODE: [Drift; 16] = [
     drift("ip link delete rik0", &["+ TAP rik0: address 10.231.0.1/30"]),
     drift("ip link set rik0 down", &["~ TAP rik0: up"]),
     drift("ip address delete 10.231.0.1/30 dev rik0", &["~ TAP rik0: address 10.231.0.1/30"]),
@@ -51,14 +51,14 @@ const OF_THE_NODE: [Drift; 18] = [
         "sysctl -qw net.ipv4.conf.up0.forwarding=0",
         &["~ sysctl net.ipv4.conf.up0.forwarding = 1"],
     ),
-    drift("sysctl -qw net.ipv4.ip_forward=1", &["~ firewall: all of it"]),
-    drift(
-        "sysctl -qw net.ipv4.ip_forward=0",
-        &["~ sysctl net.ipv4.conf.lan0.forwarding = 1", "~ TAP rik1: forwarding 1"],
-    ),
     drift(
         "sysctl -qw net.ipv4.ip_forward=1\nsysctl -qw net.ipv4.ip_forward=0",
-        &["~ sysctl net.ipv4.conf.up0.forwarding = 1", "~ TAP rik0: forwarding 1"],
+        &[
+            "~ sysctl net.ipv4.conf.up0.forwarding = 1",
+            "~ sysctl net.ipv4.conf.lan0.forwarding = 1",
+            "~ TAP rik0: forwarding 1",
+            "~ TAP rik1: forwarding 1",
+        ],
     ),
 ];
 
@@ -88,10 +88,10 @@ const OF_NFTABLES: [Drift; 10] = [
         &["! firewall: chain inet riklet forward: rule with handle "],
     ),
     drift(
-        "iptables -D FORWARD -j RIKLET-FORWARD",
+        "iptables -D FORWARD -j RIKLET-PASSAGE",
         &["+ passage through the foreign chain ip filter FORWARD"],
     ),
-    drift("iptables -F RIKLET-FORWARD", &["+ passage through the foreign chain ip filter FORWARD"]),
+    drift("iptables -F RIKLET-PASSAGE", &["+ passage through the foreign chain ip filter FORWARD"]),
 ];
 
 /// What can happen to the chains `RIKLET*` and to what leads to them.

@@ -1,11 +1,11 @@
-use std::fmt;
+use std::{collections::BTreeSet, fmt};
 
 /// A base chain of somebody else's on the hook `forward`.
 ///
 /// A forwarded packet passes it as well as ours: an accept in one table does not override a drop in another
-/// (nft(8), "Verdict statements"). So it gets a passage: a chain [`FORWARD_CHAIN`](super::names::FORWARD_CHAIN)
-/// beside it, jumped to first, that accepts everything from and to our interfaces. Our own chains, which the
-/// packet passes too, decide what of that may pass.
+/// (nft(8), "Verdict statements"). Where it would drop our traffic, it gets a passage ([`super::passage`]): a chain
+/// [`PASSAGE_CHAIN`](super::names::PASSAGE_CHAIN) beside it, that accepts everything from and to our interfaces. Our own
+/// chains, which the packet passes too, decide what of that may pass.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ForeignChain {
     /// A base chain of nf_tables: of iptables-nft, Docker, ufw, or somebody's own ruleset.
@@ -32,13 +32,28 @@ pub enum ForeignFamily {
 
 /// A foreign forward chain, as found.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub struct ForeignChainState {
     /// The chain.
     pub foreign_chain: ForeignChain,
-    /// True if our passage is there, complete, and jumped to first, so that our traffic passes.
+    /// True if our traffic needs a passage.
+    pub drops: bool,
+    /// True if what is ours there is as it should be: each passage that is needed, and nothing else.
     pub open: bool,
-    /// True if it has something of ours that closing the passage would remove, even if it is not `open`.
+    /// True if it has something of ours.
     pub touched: bool,
+    /// True if another process owns the table, so that it cannot be changed (`NFT_TABLE_F_OWNER`).
+    pub owned: bool,
+    /// The chains and maps of the table that decide about our traffic.
+    pub parts: BTreeSet<String>,
+}
+
+impl ForeignChainState {
+    /// Reports whether the chain drops our traffic, and that cannot be changed.
+    #[must_use]
+    pub const fn is_blocked(&self) -> bool {
+        self.drops && !self.open && self.owned
+    }
 }
 
 impl fmt::Display for ForeignFamily {

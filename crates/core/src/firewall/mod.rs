@@ -11,6 +11,7 @@ pub mod names;
 pub mod nftables;
 pub mod passage;
 mod ruleset;
+mod xtables;
 
 pub use confinement::Confinement;
 pub use foreign_chain::{ForeignChain, ForeignChainState, ForeignFamily};

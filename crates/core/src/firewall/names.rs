@@ -5,8 +5,9 @@
 /// The chain of the exposures, in every backend; with it begin the names of all our chains that stand in
 /// tables of others.
 pub const CHAIN: &str = "RIKLET";
-/// The chain that forwarded packets pass: our own of iptables, and our passage beside a foreign forward chain.
-pub const FORWARD_CHAIN: &str = "RIKLET-FORWARD";
+/// Our passage: the chain in a table of others that accepts what comes from and goes to guests, and is jumped to before
+/// the rules that would drop it.
+pub const PASSAGE_CHAIN: &str = "RIKLET-PASSAGE";
 
 /// Reports whether a chain in a table of others is ours.
 #[must_use]
@@ -63,6 +64,8 @@ pub mod iptables {
     /// The beginning of the comment on our jumps. The owner follows.
     pub const JUMP_COMMENT: &str = "riklet-sdn ";
 
+    /// Our chain in the table filter that refuses what is not allowed from and to guests.
+    pub const FORWARD_CHAIN: &str = "RIKLET-FORWARD";
     /// Our chain in the table raw.
     pub const RAW_CHAIN: &str = "RIKLET-RAW";
     /// Our chain in the table nat that masquerades.
@@ -86,6 +89,8 @@ pub mod iptables {
     /// The tables that iptables-nft creates when it is called.
     pub const TABLES: [&str; 4] = [FILTER, NAT, RAW, MANGLE];
 
+    /// The built-in chain for packets to the host itself.
+    pub const INPUT: &str = "INPUT";
     /// The built-in chain for arriving packets.
     pub const PREROUTING: &str = "PREROUTING";
     /// The built-in chain for the host's own packets.

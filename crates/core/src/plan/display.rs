@@ -53,7 +53,7 @@ impl fmt::Display for Step {
             }
             Self::RemoveAddress(name, address) => write!(f, "- address {address} of {name}"),
             Self::Firewall(_, change) => change.fmt(f),
-            Self::OpenPassage(foreign_chain) => {
+            Self::OpenPassage(foreign_chain, _) => {
                 write!(f, "+ passage through the foreign chain {foreign_chain}")
             }
             Self::ClosePassage(foreign_chain) => {

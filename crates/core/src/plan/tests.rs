@@ -140,12 +140,37 @@ fn what_leaves_is_closed_before_its_tap_goes() {
     ");
 }
 
+fn passage(drops: bool, open: bool, touched: bool) -> ForeignChainState {
+    let (foreign_chain, owned, parts) = (ForeignChain::LegacyIptables, false, BTreeSet::new());
+    ForeignChainState { foreign_chain, drops, open, touched, owned, parts }
+}
+
+#[test]
+fn a_passage_stands_exactly_where_a_foreign_chain_drops() {
+    let wanted = desired([fragment(0, "a", &[])]);
+    let step = |state: ForeignChainState| {
+        let observed = Observed { foreign_chains: vec![state], ..after(&wanted) };
+        plan(&wanted, &observed).to_string().trim_end().to_owned()
+    };
+    let opened = "+ passage through the foreign chain iptables-legacy filter FORWARD";
+    let closed = "- passage through the foreign chain iptables-legacy filter FORWARD";
+    assert_eq!(step(passage(true, false, false)), opened);
+    assert_eq!(step(passage(true, false, true)), opened);
+    assert_eq!(step(passage(false, false, true)), closed);
+    for settled in [passage(true, true, true), passage(false, true, false)] {
+        assert_eq!(step(settled), "");
+    }
+    for (drops, touched) in [(true, false), (true, true), (false, true)] {
+        let owned = ForeignChainState { owned: true, ..passage(drops, false, touched) };
+        assert_eq!(step(owned), "", "only its owner can change it");
+    }
+}
+
 #[test]
 fn where_nothing_shall_remain_forwarding_ends_before_the_firewall_goes() {
     let before = desired([fragment(0, "a", &[])]);
     let mut observed = after(&before);
-    let foreign_chain = ForeignChain::LegacyIptables;
-    observed.foreign_chains = vec![ForeignChainState { foreign_chain, open: true, touched: true }];
+    observed.foreign_chains = vec![passage(true, true, true)];
     let mut wanted = desired([]);
     wanted.base_ruleset = None;
     wanted.sysctls = BTreeMap::from([(UPLINK.to_owned(), "0".to_owned())]);

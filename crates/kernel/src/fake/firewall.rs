@@ -7,7 +7,7 @@ use riklet_core::{
         Backend, BaseRuleset, BaseState, Change, Entry, FirewallState, ForeignChain,
         ForeignChainState, IptablesVariant, Ruleset,
     },
-    model::{Mark, Owner, Protocol},
+    model::{InterfaceName, Mark, Owner, Protocol},
 };
 
 impl Firewall for FakeKernel {
@@ -75,16 +75,37 @@ impl Firewall for FakeKernel {
 }
 
 impl ForeignChains for FakeKernel {
-    fn foreign_chains(&mut self, _backend: Backend) -> Result<Vec<ForeignChainState>, KernelError> {
+    fn foreign_chains(
+        &mut self,
+        _backend: Backend,
+        _uplinks: &BTreeSet<InterfaceName>,
+    ) -> Result<Vec<ForeignChainState>, KernelError> {
         let system = self.list();
         let state = |(foreign_chain, open): (&ForeignChain, &bool)| ForeignChainState {
             foreign_chain: foreign_chain.clone(),
+            drops: true,
             open: *open,
             touched: *open,
+            owned: false,
+            parts: BTreeSet::new(),
         };
         Ok(system.foreign_chains.iter().map(state).collect())
     }
 
+    fn open_passage(
+        &mut self,
+        foreign_chain: &ForeignChain,
+        _uplinks: &BTreeSet<InterfaceName>,
+    ) -> Result<(), KernelError> {
+        self.set_passage(foreign_chain, true)
+    }
+
+    fn close_passage(&mut self, foreign_chain: &ForeignChain) -> Result<(), KernelError> {
+        self.set_passage(foreign_chain, false)
+    }
+}
+
+impl FakeKernel {
     fn set_passage(&mut self, foreign_chain: &ForeignChain, open: bool) -> Result<(), KernelError> {
         let refused =
             |source| KernelError::SetPassage { foreign_chain: foreign_chain.clone(), source };

@@ -57,7 +57,7 @@ const EFFECTS: [(&str, Call); 13] = [
     ("change_firewall", |kernel| {
         kernel.change_firewall(Backend::Nftables, &Change::Reset(ruleset()))
     }),
-    ("set_passage", |kernel| kernel.set_passage(&ForeignChain::LegacyIptables, true)),
+    ("open_passage", |kernel| kernel.open_passage(&ForeignChain::LegacyIptables, &BTreeSet::new())),
     ("remove_empty_tables", |kernel| kernel.remove_empty_tables(IPTABLES, &BTreeSet::new())),
     ("forget_flows", |kernel| kernel.forget_flows(&[flows()].into())),
     ("set_sysctl", |kernel| kernel.set_sysctl(IP_FORWARD, "1")),
@@ -72,7 +72,9 @@ const OBSERVATIONS: [(&str, Call); 18] = [
         kernel.probe_firewall(Backend::Nftables, &base_ruleset, &BTreeSet::new()).map(drop)
     }),
     ("firewall_state", |kernel| kernel.firewall_state(Backend::Nftables, &ruleset()).map(drop)),
-    ("foreign_chains", |kernel| kernel.foreign_chains(Backend::Nftables).map(drop)),
+    ("foreign_chains", |kernel| {
+        kernel.foreign_chains(Backend::Nftables, &BTreeSet::new()).map(drop)
+    }),
     ("implicit_tables", |kernel| kernel.implicit_tables(IPTABLES).map(drop)),
     ("empty_tables", |kernel| kernel.empty_tables(IPTABLES).map(drop)),
     ("sysctl", |kernel| kernel.sysctl(IP_FORWARD).map(drop)),

@@ -1,17 +1,20 @@
 //! The contents of each table.
 
-use super::{Rule, Table};
+use std::collections::BTreeSet;
+
+use super::{Rule, Saved, Table, foreign_rule};
 use crate::{
     address::Ipv6Unsupported,
     firewall::{
         BaseRuleset, Entry, Ruleset,
         names::{
-            CHAIN, FORWARD_CHAIN,
+            CHAIN, PASSAGE_CHAIN,
             iptables::{
-                self as names, CONFINE_CHAIN, HAIRPIN_CHAIN, JUMP_COMMENT, POSTROUTING_CHAIN,
-                RAW_CHAIN,
+                self as names, CONFINE_CHAIN, FORWARD_CHAIN, HAIRPIN_CHAIN, JUMP_COMMENT,
+                POSTROUTING_CHAIN, RAW_CHAIN,
             },
         },
+        passage::{self, Place, Places, Sides},
         ruleset::SPECIAL_RANGES,
     },
     model::{InterfaceName, Mark, Owner, Protocol, Slot},
@@ -27,19 +30,30 @@ pub(super) struct Layout {
     pub(super) rules: Vec<Rule>,
     /// The rules that jump from built-in chains to ours: at most one a chain, its first.
     pub(super) jumps: Vec<Rule>,
+    /// The jumps to the passage, each with the number of rules of others before it.
+    pub(super) passages: Vec<(usize, Rule)>,
 }
 
 impl Layout {
     pub(super) const fn empty(table: Table) -> Self {
-        Self { table, chains: vec![], rules: vec![], jumps: vec![] }
+        Self { table, chains: vec![], rules: vec![], jumps: vec![], passages: vec![] }
     }
 
     pub(super) fn rules_of<'a>(&'a self, chain: &'a str) -> impl Iterator<Item = &'a Rule> {
         self.rules.iter().filter(move |rule| rule.chain == chain)
     }
 
-    pub(super) fn jumps_in<'a>(&'a self, chain: &'a str) -> impl Iterator<Item = &'a Rule> {
-        self.jumps.iter().filter(move |jump| jump.chain == chain)
+    /// Returns the jumps in this chain, in order, each with the number of rules of others before it.
+    pub(super) fn placed_jumps(&self, chain: &str) -> Vec<(usize, &Rule)> {
+        let first = self.jumps.iter().map(|jump| (0, jump));
+        let passages = self.passages.iter().map(|(index, jump)| (*index, jump));
+        first.chain(passages).filter(|(_, jump)| jump.chain == chain).collect()
+    }
+
+    /// Returns the chains of others that have a jump to ours.
+    pub(super) fn jumping(&self) -> impl Iterator<Item = &str> {
+        let jumps = self.jumps.iter().chain(self.passages.iter().map(|(_, jump)| jump));
+        jumps.map(|jump| &*jump.chain)
     }
 }
 
@@ -62,8 +76,7 @@ pub(super) fn holds_entries(chain: &str) -> bool {
 
 /// Returns the rules that jump to our chains of this table. Each bears the mark of its owner as a comment.
 pub(super) fn jumps(table: Table, owner: Option<&Owner>) -> Vec<Rule> {
-    let mark = owner.map(|owner| format!("-m comment --comment \"{JUMP_COMMENT}{owner}\" "));
-    let mark = mark.unwrap_or_default();
+    let mark = marked(owner);
     let local = format!("-m addrtype --dst-type LOCAL {mark}-j {CHAIN}");
     // The kernel drops what arrives for 127.0.0.0/8 as martian, but only after this rule has translated it.
     let arriving = format!("! -d 127.0.0.0/8 {local}");
@@ -76,6 +89,12 @@ pub(super) fn jumps(table: Table, owner: Option<&Owner>) -> Vec<Rule> {
             rule(names::POSTROUTING, format!("{mark}-j {POSTROUTING_CHAIN}")),
         ],
     }
+}
+
+/// Returns the match that names the owner.
+fn marked(owner: Option<&Owner>) -> String {
+    let mark = owner.map(|owner| format!("-m comment --comment \"{JUMP_COMMENT}{owner}\" "));
+    mark.unwrap_or_default()
 }
 
 /// Returns the mark on a jump of ours.
@@ -102,7 +121,8 @@ pub(super) fn of_base_ruleset(base_ruleset: &BaseRuleset) -> [Layout; 3] {
 
 fn filter(BaseRuleset { pool, uplinks, any_uplink, confined, owner, .. }: &BaseRuleset) -> Layout {
     let (ours, pool) = (ours(), pool.v4());
-    let established = "-m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT";
+    // What is allowed goes on to the rules of others: only a passage accepts.
+    let established = "-m conntrack --ctstate RELATED,ESTABLISHED -j RETURN";
     // Before anything is accepted: see the rules of nftables.
     let clamp = format!("{SYN} -j TCPMSS --clamp-mss-to-pmtu");
     let mut bodies = vec![
@@ -110,17 +130,17 @@ fn filter(BaseRuleset { pool, uplinks, any_uplink, confined, owner, .. }: &BaseR
         format!("-o {ours} {clamp}"),
         format!("-i {ours} {established}"),
         format!("-o {ours} {established}"),
-        format!("-o {ours} -m conntrack --ctstate DNAT -j ACCEPT"),
+        format!("-o {ours} -m conntrack --ctstate DNAT -j RETURN"),
     ];
     bodies
-        .extend(uplinks.iter().map(|uplink| format!("-s {pool} -i {ours} -o {uplink} -j ACCEPT")));
+        .extend(uplinks.iter().map(|uplink| format!("-s {pool} -i {ours} -o {uplink} -j RETURN")));
     if *any_uplink {
         bodies.extend(SPECIAL_RANGES.map(|range| format!("-d {range} -i {ours} -j DROP")));
-        bodies.push(format!("-s {pool} -i {ours} ! -o {ours} -j ACCEPT"));
+        bodies.push(format!("-s {pool} -i {ours} ! -o {ours} -j RETURN"));
     }
     bodies.push(format!("-i {ours} -j DROP"));
     bodies.push(format!("-o {ours} -j DROP"));
-    let (mut chains, mut drops) = (vec![FORWARD_CHAIN], vec![]);
+    let (mut chains, mut drops) = (vec![FORWARD_CHAIN, PASSAGE_CHAIN], vec![]);
     if !confined.is_empty() {
         chains.push(CONFINE_CHAIN);
         let from = confined.from().iter().filter(|name| is_nameable(name));
@@ -135,8 +155,9 @@ fn filter(BaseRuleset { pool, uplinks, any_uplink, confined, owner, .. }: &BaseR
     Layout {
         table: Table::Filter,
         chains,
-        rules: forward.chain(drops).collect(),
+        rules: forward.chain(passage_rules()).chain(drops).collect(),
         jumps: jumps(Table::Filter, owner.as_ref()),
+        passages: vec![],
     }
 }
 
@@ -154,6 +175,7 @@ fn raw(base_ruleset: &BaseRuleset) -> Layout {
         chains: vec![RAW_CHAIN],
         rules: drops.into_iter().chain([&*segments]).map(|body| rule(RAW_CHAIN, body)).collect(),
         jumps: jumps(Table::Raw, base_ruleset.owner.as_ref()),
+        passages: vec![],
     }
 }
 
@@ -169,21 +191,45 @@ fn nat(BaseRuleset { pool, owner, .. }: &BaseRuleset) -> Layout {
         chains: vec![CHAIN, POSTROUTING_CHAIN, HAIRPIN_CHAIN],
         rules: bodies.into_iter().map(|body| rule(POSTROUTING_CHAIN, body)).collect(),
         jumps: jumps(Table::Nat, owner.as_ref()),
+        passages: vec![],
     }
 }
 
-/// Returns the layout of our passage through a chain FORWARD that is not ours. It accepts everything from and
-/// to guests; what of that may pass is decided in our own chains.
-pub(super) fn of_passage() -> Layout {
-    let ours = ours();
-    Layout {
-        table: Table::Filter,
-        chains: vec![FORWARD_CHAIN],
-        rules: ["-i", "-o"]
-            .map(|end| rule(FORWARD_CHAIN, format!("{end} {ours} -j ACCEPT")))
-            .into(),
-        jumps: jumps(Table::Filter, None),
+/// Returns the layout of our passages through a chain FORWARD that is not ours; empty if there are none.
+pub(super) fn of_passages(places: &Places) -> Layout {
+    if places.is_empty() {
+        return Layout::empty(Table::Filter);
     }
+    Layout {
+        chains: vec![PASSAGE_CHAIN],
+        rules: passage_rules().into(),
+        passages: passages(places, None),
+        ..Layout::empty(Table::Filter)
+    }
+}
+
+/// Returns the rules of a passage. It accepts everything from and to guests; what of that may pass is decided in our own
+/// chains.
+fn passage_rules() -> [Rule; 2] {
+    ["-i", "-o"].map(|end| rule(PASSAGE_CHAIN, format!("{end} {} -j ACCEPT", ours())))
+}
+
+/// Returns the jumps to passages at these places.
+pub(super) fn passages(places: &Places, owner: Option<&Owner>) -> Vec<(usize, Rule)> {
+    let jump = |(Place { chain, index }, sides): (&Place, &Sides)| {
+        let interface = match sides {
+            Sides { from: true, to: true } => String::new(),
+            Sides { from: true, .. } => format!("-i {} ", ours()),
+            Sides { .. } => format!("-o {} ", ours()),
+        };
+        (*index, rule(chain, format!("{interface}{}-j {PASSAGE_CHAIN}", marked(owner))))
+    };
+    places.iter().map(jump).collect()
+}
+
+/// Returns the places of passages in the chain FORWARD.
+pub(super) fn places(saved: &Saved, uplinks: &BTreeSet<InterfaceName>) -> Places {
+    passage::places(&foreign_rule::of_filter(saved), names::FORWARD, uplinks)
 }
 
 /// Returns the rule of an entry. Fails if it has an IPv6 address, which has no place in these tables.

@@ -3,6 +3,7 @@
 //! Rules are written as `iptables-save` of both variants prints them, in the same order of options, so that
 //! comparing rules is comparing text (tried with 1.8.9).
 
+mod foreign_rule;
 mod layout;
 mod saved;
 #[cfg(test)]
@@ -153,7 +154,9 @@ fn entry_lines(operation: &str, entries: &BTreeSet<Entry>) -> Result<Vec<String>
 /// # Errors
 /// Fails if an entry has an IPv6 address.
 pub fn reset(ruleset: &Ruleset, saved: &Saved) -> Result<String, Ipv6Unsupported> {
-    Ok(layout::of_ruleset(ruleset)?.iter().map(|layout| put(layout, saved)).collect())
+    let mut layouts = layout::of_ruleset(ruleset)?;
+    add_passages(&mut layouts, &ruleset.base_ruleset, saved);
+    Ok(layouts.iter().map(|layout| put(layout, saved)).collect())
 }
 
 /// Returns input that removes everything of ours, or `None` if there is nothing.
@@ -179,7 +182,8 @@ pub fn state(expected: &Ruleset, saved: &Saved) -> FirewallState {
             _ => strays.push(format!("-A {rule}")),
         }
     }
-    let base_ruleset = layout::of_base_ruleset(&expected.base_ruleset);
+    let mut base_ruleset = layout::of_base_ruleset(&expected.base_ruleset);
+    add_passages(&mut base_ruleset, &expected.base_ruleset, saved);
     let differences: Vec<_> =
         base_ruleset.iter().flat_map(|layout| differences(layout, saved)).collect();
     let base_ruleset =
@@ -206,52 +210,76 @@ pub fn unnameable(base_ruleset: &BaseRuleset) -> Option<&InterfaceName> {
     base_ruleset.uplinks.iter().find(|name| !layout::is_nameable(name))
 }
 
-/// Returns the chain FORWARD of the legacy iptables as a foreign forward chain, or `None` if it accepts
-/// everything and has nothing of ours.
-#[must_use]
-pub fn foreign_chain_state(saved: &Saved) -> Option<ForeignChainState> {
-    let forward = names::iptables::FORWARD;
-    let touched = saved.has_ours(Table::Filter);
-    let matters = touched
-        || saved.policy(Table::Filter, forward).is_some_and(|policy| policy != "ACCEPT")
-        || saved.first(Table::Filter, forward).is_some();
-    matters.then(|| ForeignChainState {
-        foreign_chain: ForeignChain::LegacyIptables,
-        open: differences(&layout::of_passage(), saved).is_empty(),
-        touched,
-    })
-}
-
-/// Returns input that opens or closes our passage through that chain, or `None` if there is no such table to
-/// open, or nothing of ours to remove.
-#[must_use]
-pub fn set_passage(open: bool, saved: &Saved) -> Option<String> {
-    if open {
-        let present = saved.policy(Table::Filter, names::iptables::FORWARD).is_some();
-        present.then(|| put(&layout::of_passage(), saved))
-    } else {
-        saved.has_ours(Table::Filter).then(|| put(&Layout::empty(Table::Filter), saved))
+/// Puts the passages where the rules of others have to have them.
+fn add_passages(layouts: &mut [Layout], base_ruleset: &BaseRuleset, saved: &Saved) {
+    let BaseRuleset { uplinks, owner, .. } = base_ruleset;
+    for layout in layouts.iter_mut().filter(|layout| layout.table == Table::Filter) {
+        layout.passages = layout::passages(&layout::places(saved, uplinks), owner.as_ref());
     }
 }
 
-/// Returns input that gives one table its layout. A chain that is declared is emptied. A jump that is as it
-/// should be stays, so that no packet misses it.
+/// Returns the chain FORWARD of the legacy iptables as a foreign forward chain, or `None` if it does not drop our traffic
+/// and has nothing of ours.
+#[must_use]
+pub fn foreign_chain_state(
+    saved: &Saved,
+    uplinks: &BTreeSet<InterfaceName>,
+) -> Option<ForeignChainState> {
+    let (touched, places) = (saved.has_ours(Table::Filter), layout::places(saved, uplinks));
+    let drops = !places.is_empty();
+    (touched || drops).then(|| ForeignChainState {
+        foreign_chain: ForeignChain::LegacyIptables,
+        drops,
+        open: differences(&layout::of_passages(&places), saved).is_empty(),
+        touched,
+        owned: false,
+        parts: BTreeSet::new(),
+    })
+}
+
+/// Returns input that opens our passages through that chain where it drops our traffic, and removes what else is ours;
+/// `None` if there is neither.
+#[must_use]
+pub fn open_passage(saved: &Saved, uplinks: &BTreeSet<InterfaceName>) -> Option<String> {
+    let layout = layout::of_passages(&layout::places(saved, uplinks));
+    let needed = !layout.chains.is_empty() || saved.has_ours(Table::Filter);
+    needed.then(|| put(&layout, saved))
+}
+
+/// Returns input that removes what is ours in that chain's table, or `None` if there is nothing.
+#[must_use]
+pub fn close_passage(saved: &Saved) -> Option<String> {
+    saved.has_ours(Table::Filter).then(|| put(&Layout::empty(Table::Filter), saved))
+}
+
+/// Returns input that gives one table its layout. A chain that is declared is emptied. Jumps that are as they should be
+/// stay.
 fn put(layout: &Layout, saved: &Saved) -> String {
     let table = layout.table;
     let surplus: Vec<&str> =
         saved.chains(table).filter(|chain| !layout.chains.contains(chain)).collect();
-    let misplaced = |jump: &Rule| {
-        layout.jumps_in(&jump.chain).ne(saved.jumps_in(table, &jump.chain))
-            || saved.first(table, &jump.chain) != Some(jump)
-    };
+    let mut misplaced: Vec<&str> = Vec::new();
+    for chain in layout.jumping().chain(saved.jumps(table).map(|jump| &*jump.chain)) {
+        let stands = layout.placed_jumps(chain) == saved.placed_jumps(table, chain);
+        if !stands && !misplaced.contains(&chain) {
+            misplaced.push(chain);
+        }
+    }
 
     let mut input = vec![format!("*{table}")];
     input.extend(layout.chains.iter().chain(&surplus).map(|chain| format!(":{chain} - [0:0]")));
-    let leaving = saved.jumps(table).filter(|jump| misplaced(jump));
+    let leaving = saved.jumps(table).filter(|jump| misplaced.contains(&&*jump.chain));
     input.extend(leaving.map(|jump| format!("-D {jump}")));
     input.extend(layout.rules.iter().map(|rule| format!("-A {rule}")));
-    let arriving = layout.jumps.iter().filter(|jump| misplaced(jump));
-    input.extend(arriving.map(|jump| format!("-I {jump}")));
+    for chain in misplaced {
+        for (ours, (others, jump)) in layout.placed_jumps(chain).into_iter().enumerate() {
+            // Rules are counted from 1.
+            input.push(match others + ours + 1 {
+                1 => format!("-I {jump}"),
+                number => format!("-I {chain} {number} {}", jump.body),
+            });
+        }
+    }
     input.extend(surplus.iter().map(|chain| format!("-X {chain}")));
     input.push("COMMIT".to_owned());
     text(&input)
@@ -272,16 +300,35 @@ fn differences(layout: &Layout, saved: &Saved) -> Vec<String> {
             found.extend(rule_differences(table, layout.rules_of(chain), stands));
         }
     }
-    for jump in &layout.jumps {
-        match saved.jumps_in(table, &jump.chain).filter(|stands| *stands == jump).count() {
-            0 => found.push(format!("{table}: missing: -A {jump}")),
-            1 if saved.first(table, &jump.chain) == Some(jump) => {}
-            1 => found.push(format!("{table}: not first: -A {jump}")),
-            count => found.push(format!("{table}: {count} times: -A {jump}")),
-        }
+    for chain in layout.jumping().collect::<BTreeSet<_>>() {
+        found.extend(jump_differences(layout, saved, chain));
     }
-    let unexpected = saved.jumps(table).filter(|jump| !layout.jumps.contains(jump));
+    let expected: Vec<&Rule> =
+        layout.jumps.iter().chain(layout.passages.iter().map(|(_, jump)| jump)).collect();
+    let unexpected = saved.jumps(table).filter(|jump| !expected.contains(jump));
     found.extend(unexpected.map(|jump| format!("{table}: unexpected: -A {jump}")));
+    found
+}
+
+/// Returns the differences between the jumps of one chain to ours.
+fn jump_differences(layout: &Layout, saved: &Saved, chain: &str) -> Vec<String> {
+    let table = layout.table;
+    let (wanted, stands) = (layout.placed_jumps(chain), saved.placed_jumps(table, chain));
+    let mut found = Vec::new();
+    for (index, jump) in &wanted {
+        let times = |jumps: &[(usize, &Rule)]| jumps.iter().filter(|(_, one)| one == jump).count();
+        let misplaced = match (times(&stands), times(&wanted)) {
+            (0, _) => "missing".to_owned(),
+            (one, other) if one != other => format!("{one} times"),
+            _ if stands.contains(&(*index, jump)) => continue,
+            _ if layout.jumps.contains(jump) => "not first".to_owned(),
+            _ => "not in its place".to_owned(),
+        };
+        found.push(format!("{table}: {misplaced}: -A {jump}"));
+    }
+    if found.is_empty() && stands != wanted && stands.len() == wanted.len() {
+        found.push(format!("{table}: out of order: jumps of {chain}"));
+    }
     found
 }
 

@@ -62,9 +62,32 @@ impl Saved {
         self.0.get(&table).map_or(&[], |table| &table.rules)
     }
 
-    /// Returns the first rule of a chain.
-    pub(super) fn first(&self, table: Table, chain: &str) -> Option<&Rule> {
-        self.rules(table).iter().find(|rule| rule.chain == chain)
+    /// Returns all chains with their policies, which are `-` unless a chain is built in.
+    pub(super) fn policies(&self, table: Table) -> impl Iterator<Item = (&str, &str)> {
+        let policies = self.0.get(&table).into_iter().flat_map(|table| &table.policies);
+        policies.map(|(chain, policy)| (&**chain, &**policy))
+    }
+
+    /// Returns the rules that are neither in a chain of ours nor lead to one.
+    pub(super) fn others(&self, table: Table) -> impl Iterator<Item = &Rule> {
+        let others = |rule: &&Rule| {
+            !is_our_chain(&rule.chain) && !target(&rule.body).is_some_and(|t| is_our_chain(&t))
+        };
+        self.rules(table).iter().filter(others)
+    }
+
+    /// Returns the jumps from this chain to ours, each with the number of rules of others before it.
+    pub(super) fn placed_jumps(&self, table: Table, chain: &str) -> Vec<(usize, &Rule)> {
+        let mut others = 0;
+        let mut jumps = Vec::new();
+        for rule in self.rules(table).iter().filter(|rule| rule.chain == chain) {
+            if target(&rule.body).is_some_and(|target| is_our_chain(&target)) {
+                jumps.push((others, rule));
+            } else {
+                others += 1;
+            }
+        }
+        jumps
     }
 
     /// Returns the rules that jump from chains of others to ours.
@@ -72,11 +95,6 @@ impl Saved {
         self.rules(table).iter().filter(|rule| {
             !is_our_chain(&rule.chain) && target(&rule.body).is_some_and(|t| is_our_chain(&t))
         })
-    }
-
-    /// Returns the rules that jump from this chain to ours.
-    pub(super) fn jumps_in(&self, table: Table, chain: &str) -> impl Iterator<Item = &Rule> {
-        self.jumps(table).filter(move |jump| jump.chain == chain)
     }
 }
 
@@ -117,6 +135,12 @@ fn target(body: &str) -> Option<String> {
         previous = word;
     }
     None
+}
+
+/// Returns the words of a rule. A quoted one keeps its first quote, so that it equals no option.
+pub(super) fn words(body: &str) -> Vec<String> {
+    let mut chars = body.chars().peekable();
+    std::iter::from_fn(|| word(&mut chars)).collect()
 }
 
 /// Returns the next word. A quoted word keeps its first quote, so that it equals no option.

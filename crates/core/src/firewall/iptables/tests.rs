@@ -50,14 +50,15 @@ fn a_reset_of_an_empty_host() {
     insta::assert_snapshot!(input, @r"
     *filter
     :RIKLET-FORWARD - [0:0]
+    :RIKLET-PASSAGE - [0:0]
     :RIKLET-CONFINE - [0:0]
     -A RIKLET-FORWARD -i rik+ -p tcp -m tcp --tcp-flags SYN,RST SYN -j TCPMSS --clamp-mss-to-pmtu
     -A RIKLET-FORWARD -o rik+ -p tcp -m tcp --tcp-flags SYN,RST SYN -j TCPMSS --clamp-mss-to-pmtu
-    -A RIKLET-FORWARD -i rik+ -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
-    -A RIKLET-FORWARD -o rik+ -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
-    -A RIKLET-FORWARD -o rik+ -m conntrack --ctstate DNAT -j ACCEPT
-    -A RIKLET-FORWARD -s 10.231.0.0/16 -i rik+ -o eth0 -j ACCEPT
-    -A RIKLET-FORWARD -s 10.231.0.0/16 -i rik+ -o eth1 -j ACCEPT
+    -A RIKLET-FORWARD -i rik+ -m conntrack --ctstate RELATED,ESTABLISHED -j RETURN
+    -A RIKLET-FORWARD -o rik+ -m conntrack --ctstate RELATED,ESTABLISHED -j RETURN
+    -A RIKLET-FORWARD -o rik+ -m conntrack --ctstate DNAT -j RETURN
+    -A RIKLET-FORWARD -s 10.231.0.0/16 -i rik+ -o eth0 -j RETURN
+    -A RIKLET-FORWARD -s 10.231.0.0/16 -i rik+ -o eth1 -j RETURN
     -A RIKLET-FORWARD -d 0.0.0.0/8 -i rik+ -j DROP
     -A RIKLET-FORWARD -d 10.0.0.0/8 -i rik+ -j DROP
     -A RIKLET-FORWARD -d 100.64.0.0/10 -i rik+ -j DROP
@@ -66,11 +67,13 @@ fn a_reset_of_an_empty_host() {
     -A RIKLET-FORWARD -d 172.16.0.0/12 -i rik+ -j DROP
     -A RIKLET-FORWARD -d 192.168.0.0/16 -i rik+ -j DROP
     -A RIKLET-FORWARD -d 224.0.0.0/3 -i rik+ -j DROP
-    -A RIKLET-FORWARD -s 10.231.0.0/16 -i rik+ ! -o rik+ -j ACCEPT
+    -A RIKLET-FORWARD -s 10.231.0.0/16 -i rik+ ! -o rik+ -j RETURN
     -A RIKLET-FORWARD -i rik+ -j DROP
     -A RIKLET-FORWARD -o rik+ -j DROP
     -A RIKLET-FORWARD -i eth0 -j RIKLET-CONFINE
     -A RIKLET-FORWARD -i eth1 -j RIKLET-CONFINE
+    -A RIKLET-PASSAGE -i rik+ -j ACCEPT
+    -A RIKLET-PASSAGE -o rik+ -j ACCEPT
     -A RIKLET-CONFINE -o eth0 -j DROP
     -A RIKLET-CONFINE ! -i lan0 -o lan0 -j DROP
     -I FORWARD -j RIKLET-FORWARD
@@ -160,16 +163,17 @@ fn what_is_misplaced_is_removed_by_its_own_words() {
     insta::assert_snapshot!(filter, @r#"
     *filter
     :RIKLET-FORWARD - [0:0]
+    :RIKLET-PASSAGE - [0:0]
     :RIKLET-OLD - [0:0]
     -D INPUT -j RIKLET-OLD
     -D FORWARD -j RIKLET-FORWARD
     -D FORWARD -m comment --comment "by hand" -g RIKLET-FORWARD
     -A RIKLET-FORWARD -i rik+ -p tcp -m tcp --tcp-flags SYN,RST SYN -j TCPMSS --clamp-mss-to-pmtu
     -A RIKLET-FORWARD -o rik+ -p tcp -m tcp --tcp-flags SYN,RST SYN -j TCPMSS --clamp-mss-to-pmtu
-    -A RIKLET-FORWARD -i rik+ -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
-    -A RIKLET-FORWARD -o rik+ -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
-    -A RIKLET-FORWARD -o rik+ -m conntrack --ctstate DNAT -j ACCEPT
-    -A RIKLET-FORWARD -s 10.231.0.0/16 -i rik+ -o eth0 -j ACCEPT
+    -A RIKLET-FORWARD -i rik+ -m conntrack --ctstate RELATED,ESTABLISHED -j RETURN
+    -A RIKLET-FORWARD -o rik+ -m conntrack --ctstate RELATED,ESTABLISHED -j RETURN
+    -A RIKLET-FORWARD -o rik+ -m conntrack --ctstate DNAT -j RETURN
+    -A RIKLET-FORWARD -s 10.231.0.0/16 -i rik+ -o eth0 -j RETURN
     -A RIKLET-FORWARD -d 0.0.0.0/8 -i rik+ -j DROP
     -A RIKLET-FORWARD -d 10.0.0.0/8 -i rik+ -j DROP
     -A RIKLET-FORWARD -d 100.64.0.0/10 -i rik+ -j DROP
@@ -178,10 +182,13 @@ fn what_is_misplaced_is_removed_by_its_own_words() {
     -A RIKLET-FORWARD -d 172.16.0.0/12 -i rik+ -j DROP
     -A RIKLET-FORWARD -d 192.168.0.0/16 -i rik+ -j DROP
     -A RIKLET-FORWARD -d 224.0.0.0/3 -i rik+ -j DROP
-    -A RIKLET-FORWARD -s 10.231.0.0/16 -i rik+ ! -o rik+ -j ACCEPT
+    -A RIKLET-FORWARD -s 10.231.0.0/16 -i rik+ ! -o rik+ -j RETURN
     -A RIKLET-FORWARD -i rik+ -j DROP
     -A RIKLET-FORWARD -o rik+ -j DROP
+    -A RIKLET-PASSAGE -i rik+ -j ACCEPT
+    -A RIKLET-PASSAGE -o rik+ -j ACCEPT
     -I FORWARD -j RIKLET-FORWARD
+    -I FORWARD 3 -j RIKLET-PASSAGE
     -X RIKLET-OLD
     COMMIT
     "#);
@@ -195,9 +202,9 @@ fn differences_are_named() {
     filter: unexpected chain RIKLET-OLD
     filter: missing: -A RIKLET-FORWARD -i rik+ -p tcp -m tcp --tcp-flags SYN,RST SYN -j TCPMSS --clamp-mss-to-pmtu
     filter: missing: -A RIKLET-FORWARD -o rik+ -p tcp -m tcp --tcp-flags SYN,RST SYN -j TCPMSS --clamp-mss-to-pmtu
-    filter: missing: -A RIKLET-FORWARD -i rik+ -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
-    filter: missing: -A RIKLET-FORWARD -o rik+ -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
-    filter: missing: -A RIKLET-FORWARD -o rik+ -m conntrack --ctstate DNAT -j ACCEPT
+    filter: missing: -A RIKLET-FORWARD -i rik+ -m conntrack --ctstate RELATED,ESTABLISHED -j RETURN
+    filter: missing: -A RIKLET-FORWARD -o rik+ -m conntrack --ctstate RELATED,ESTABLISHED -j RETURN
+    filter: missing: -A RIKLET-FORWARD -o rik+ -m conntrack --ctstate DNAT -j RETURN
     filter: missing: -A RIKLET-FORWARD -d 0.0.0.0/8 -i rik+ -j DROP
     filter: missing: -A RIKLET-FORWARD -d 10.0.0.0/8 -i rik+ -j DROP
     filter: missing: -A RIKLET-FORWARD -d 100.64.0.0/10 -i rik+ -j DROP
@@ -206,9 +213,11 @@ fn differences_are_named() {
     filter: missing: -A RIKLET-FORWARD -d 172.16.0.0/12 -i rik+ -j DROP
     filter: missing: -A RIKLET-FORWARD -d 192.168.0.0/16 -i rik+ -j DROP
     filter: missing: -A RIKLET-FORWARD -d 224.0.0.0/3 -i rik+ -j DROP
-    filter: missing: -A RIKLET-FORWARD -s 10.231.0.0/16 -i rik+ ! -o rik+ -j ACCEPT
+    filter: missing: -A RIKLET-FORWARD -s 10.231.0.0/16 -i rik+ ! -o rik+ -j RETURN
     filter: missing: -A RIKLET-FORWARD -o rik+ -j DROP
+    filter: no chain RIKLET-PASSAGE
     filter: not first: -A FORWARD -j RIKLET-FORWARD
+    filter: missing: -A FORWARD -j RIKLET-PASSAGE
     filter: unexpected: -A INPUT -j RIKLET-OLD
     filter: unexpected: -A FORWARD -m comment --comment "by hand" -g RIKLET-FORWARD
     raw: no chain RIKLET-RAW
@@ -216,9 +225,9 @@ fn differences_are_named() {
     nat: no chain RIKLET
     nat: no chain RIKLET-POSTROUTING
     nat: no chain RIKLET-HAIRPIN
-    nat: missing: -A PREROUTING ! -d 127.0.0.0/8 -m addrtype --dst-type LOCAL -j RIKLET
     nat: missing: -A OUTPUT -m addrtype --dst-type LOCAL -j RIKLET
     nat: missing: -A POSTROUTING -j RIKLET-POSTROUTING
+    nat: missing: -A PREROUTING ! -d 127.0.0.0/8 -m addrtype --dst-type LOCAL -j RIKLET
     "#);
 }
 
@@ -310,26 +319,80 @@ fn names_that_iptables_reads_otherwise_are_found() {
     assert_eq!(unnameable(&base_ruleset).map(InterfaceName::as_str), Some("eth+"));
 }
 
+fn filter(rules: &str) -> Saved {
+    Saved::parse(&format!("*filter\n:INPUT ACCEPT [0:0]\n:FORWARD {rules}\nCOMMIT\n")).unwrap()
+}
+
 #[test]
-fn the_legacy_chain_matters_if_it_can_drop_something() {
+fn the_legacy_chain_matters_if_it_drops_our_traffic() {
+    let uplinks = BTreeSet::new();
     let foreign_chain = |rules: &str| {
-        let text = format!("*filter\n:INPUT ACCEPT [0:0]\n:FORWARD {rules}\nCOMMIT\n");
-        foreign_chain_state(&Saved::parse(&text).unwrap()).map(|state| (state.open, state.touched))
+        let state = foreign_chain_state(&filter(rules), &uplinks)?;
+        Some((state.drops, state.open, state.touched))
     };
     assert_eq!(foreign_chain("ACCEPT [0:0]"), None);
-    assert_eq!(foreign_chain("DROP [0:0]"), Some((false, false)));
-    assert_eq!(foreign_chain("ACCEPT [0:0]\n-A FORWARD -j LOG"), Some((false, false)));
-    let chain = ":RIKLET-FORWARD - [0:0]\n-A RIKLET-FORWARD -i rik+ -j ACCEPT";
-    assert_eq!(foreign_chain(&format!("ACCEPT [0:0]\n{chain}")), Some((false, true)));
-    let chain = format!("{chain}\n-A RIKLET-FORWARD -o rik+ -j ACCEPT\n");
-    let jump = "-A FORWARD -j RIKLET-FORWARD";
-    assert_eq!(foreign_chain(&format!("DROP [0:0]\n{chain}{jump}")), Some((true, true)));
-    assert_eq!(
-        foreign_chain(&format!("DROP [0:0]\n{chain}-A FORWARD -j LOG\n{jump}")),
-        Some((false, true))
-    );
-    assert_eq!(foreign_chain_state(&Saved::default()), None);
-    assert_eq!(set_passage(true, &Saved::default()), None);
+    assert_eq!(foreign_chain("ACCEPT [0:0]\n-A FORWARD -s 203.0.113.9/32 -j DROP"), None);
+    assert_eq!(foreign_chain("DROP [0:0]"), Some((true, false, false)));
+    assert_eq!(foreign_chain("ACCEPT [0:0]\n-A FORWARD -j REJECT"), Some((true, false, false)));
+    let chain = ":RIKLET-PASSAGE - [0:0]\n-A RIKLET-PASSAGE -i rik+ -j ACCEPT";
+    assert_eq!(foreign_chain(&format!("ACCEPT [0:0]\n{chain}")), Some((false, false, true)));
+    let chain = format!("{chain}\n-A RIKLET-PASSAGE -o rik+ -j ACCEPT\n");
+    let jump = "-A FORWARD -j RIKLET-PASSAGE";
+    assert_eq!(foreign_chain(&format!("DROP [0:0]\n{chain}{jump}")), Some((true, true, true)));
+    for wrong in [
+        format!("DROP [0:0]\n{chain}{jump}\n-A FORWARD -s 203.0.113.9/32 -j DROP"),
+        format!("ACCEPT [0:0]\n{chain}-A FORWARD -j DROP\n{jump}"),
+        format!("DROP [0:0]\n{chain}{jump}\n{jump}"),
+        format!("DROP [0:0]\n{chain}-A FORWARD -i rik+ -j RIKLET-PASSAGE"),
+        format!("DROP [0:0]\n{chain}{jump}\n:RIKLET-FORWARD - [0:0]"),
+    ] {
+        assert_eq!(foreign_chain(&wrong), Some((true, false, true)), "{wrong}");
+    }
+    assert_eq!(foreign_chain_state(&Saved::default(), &uplinks), None);
+    assert_eq!(open_passage(&Saved::default(), &uplinks), None);
+    assert_eq!(close_passage(&Saved::default()), None);
+}
+
+#[test]
+fn a_passage_stands_after_bans_and_before_the_rule_that_drops() {
+    let rules = "ACCEPT [0:0]\n:strict - [0:0]\n-A FORWARD -s 203.0.113.9/32 -j DROP\n-A FORWARD -j strict\n\
+                 -A strict -d 203.0.113.8/32 -j DROP\n-A strict -i eth0 -j DROP\n-A strict -j DROP";
+    let uplinks = ["eth0".parse().unwrap()].into();
+    insta::assert_snapshot!(open_passage(&filter(rules), &uplinks).unwrap(), @r"
+    *filter
+    :RIKLET-PASSAGE - [0:0]
+    -A RIKLET-PASSAGE -i rik+ -j ACCEPT
+    -A RIKLET-PASSAGE -o rik+ -j ACCEPT
+    -I strict 2 -o rik+ -j RIKLET-PASSAGE
+    -I strict 4 -i rik+ -j RIKLET-PASSAGE
+    COMMIT
+    ");
+    let mut ruleset = ruleset(&["eth0"], &[]);
+    ruleset.base_ruleset.owner = Some(Owner::new(OwnerId::new(1), "/run/riklet-sdn"));
+    let input = reset(&ruleset, &filter(rules)).unwrap();
+    let inserts: Vec<_> = input.lines().filter(|line| line.starts_with("-I")).collect();
+    insta::assert_snapshot!(inserts[..3].join("\n"), @r#"
+    -I FORWARD -m comment --comment "riklet-sdn 0000000000000001 /run/riklet-sdn" -j RIKLET-FORWARD
+    -I strict 2 -o rik+ -m comment --comment "riklet-sdn 0000000000000001 /run/riklet-sdn" -j RIKLET-PASSAGE
+    -I strict 4 -i rik+ -m comment --comment "riklet-sdn 0000000000000001 /run/riklet-sdn" -j RIKLET-PASSAGE
+    "#);
+}
+
+#[test]
+fn a_passage_as_an_earlier_version_left_it_is_replaced() {
+    let rules = "DROP [0:0]\n:RIKLET-FORWARD - [0:0]\n-A FORWARD -j RIKLET-FORWARD\n-A FORWARD -i a -j ACCEPT\n\
+                 -A RIKLET-FORWARD -i rik+ -j ACCEPT\n-A RIKLET-FORWARD -o rik+ -j ACCEPT";
+    insta::assert_snapshot!(open_passage(&filter(rules), &BTreeSet::new()).unwrap(), @r"
+    *filter
+    :RIKLET-PASSAGE - [0:0]
+    :RIKLET-FORWARD - [0:0]
+    -D FORWARD -j RIKLET-FORWARD
+    -A RIKLET-PASSAGE -i rik+ -j ACCEPT
+    -A RIKLET-PASSAGE -o rik+ -j ACCEPT
+    -I FORWARD 2 -j RIKLET-PASSAGE
+    -X RIKLET-FORWARD
+    COMMIT
+    ");
 }
 
 #[test]

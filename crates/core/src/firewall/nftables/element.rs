@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// `sizeof(struct nlmsghdr)` and `sizeof(struct nfgenmsg)`.
-const HEADERS: usize = 16 + 4;
+pub(super) const HEADERS: usize = 16 + 4;
 /// `NFTA_SET_ELEM_LIST_ELEMENTS`, `NFTA_SET_ELEM_KEY`, `NFTA_SET_ELEM_DATA`, `NFTA_DATA_VALUE` of
 /// `<linux/netfilter/nf_tables.h>`.
 const ELEMENTS: u16 = 3;
@@ -105,7 +105,7 @@ fn element(attributes: &[u8]) -> Element {
 }
 
 /// Returns the value of the first attribute of this type.
-fn attribute(attributes: &[u8], wanted: u16) -> Option<&[u8]> {
+pub(super) fn attribute(attributes: &[u8], wanted: u16) -> Option<&[u8]> {
     let mut all = NlasIterator::new(attributes).map_while(Result::ok);
     let found = all.find(|attribute| attribute.kind() == wanted)?;
     let end = usize::from(found.length());

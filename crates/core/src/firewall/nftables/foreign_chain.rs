@@ -2,6 +2,8 @@
 //!
 //! Its rules have the form in which iptables-nft writes them, so that iptables-nft can still list its table.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use netlink_packet_netfilter::{
     NetfilterProtoFamily,
     nftables::{HookNumber, InetHookNumber},
@@ -10,11 +12,17 @@ use netlink_packet_netfilter::{
 use super::{
     base_ruleset,
     expression::{DROP, accept, counter, from_guest, jump, to_guest},
+    foreign_rule::{self, Sets},
+    foreign_set::ForeignSet,
     object::{Chain, Operation, Rule, Table, TableName},
 };
-use crate::firewall::{
-    ForeignChain, ForeignChainState, ForeignFamily,
-    names::{self, FORWARD_CHAIN},
+use crate::{
+    firewall::{
+        ForeignChain, ForeignChainState, ForeignFamily,
+        names::{self, PASSAGE_CHAIN, is_our_chain},
+        passage::{self, Hook, Place, Places, Rules, Sides},
+    },
+    model::InterfaceName,
 };
 
 /// Returns the name of the table in which iptables-nft has its chain FORWARD.
@@ -40,161 +48,296 @@ pub fn filters_forwarded(chain: &Chain) -> bool {
     chain.base.as_ref().is_some_and(|base| base.kind == "filter" && base.hook == forward)
 }
 
-/// A foreign forward chain as it was read, with our passage beside it.
-#[derive(Debug)]
-pub struct FoundChain {
-    /// The base chain.
-    pub chain: Chain,
-    /// The rules of the base chain.
-    pub rules: Vec<Rule>,
-    /// Our passage, and its rules.
-    pub passage: Option<(Chain, Vec<Rule>)>,
+/// Reports whether the chain drops what no rule accepts.
+#[must_use]
+pub fn drops_by_policy(chain: &Chain) -> bool {
+    chain.base.as_ref().is_some_and(|base| base.policy == DROP)
 }
 
-/// Keeps the chains that may be foreign forward chains: somebody else's, on the hook forward, in a table that
-/// can be changed. If the backend is iptables-nft, its table `ip filter` is its own.
+/// Keeps the tables that have a foreign forward chain, or a passage of ours. If the backend is iptables-nft, some tables
+/// are its own.
 #[must_use]
-pub fn candidates<'a>(
-    tables: &[Table],
-    chains: &'a [Chain],
+pub fn candidates(
+    tables: Vec<Table>,
+    chains: &[Chain],
     iptables_nft_is_ours: bool,
-) -> Vec<&'a Chain> {
-    let owned = |name: &TableName| tables.iter().any(|t| t.name == *name && t.is_owned());
+) -> Vec<ForeignTable> {
     let ours = |name: &TableName| {
-        *name == base_ruleset::name() || (iptables_nft_is_ours && *name == iptables_filter())
+        let of_iptables = name.family == NetfilterProtoFamily::IPv4
+            && names::iptables::OUR_TABLES.contains(&&*name.name);
+        *name == base_ruleset::name() || (iptables_nft_is_ours && of_iptables)
     };
-    let candidate = |c: &&Chain| filters_forwarded(c) && !ours(&c.table) && !owned(&c.table);
-    chains.iter().filter(candidate).collect()
+    let tables = tables.into_iter().filter(|table| !ours(&table.name));
+    let found = tables.map(|table| ForeignTable {
+        chains: chains.iter().filter(|chain| chain.table == table.name).cloned().collect(),
+        table,
+        rules: BTreeMap::new(),
+        sets: BTreeMap::new(),
+    });
+    let has_passage = |table: &ForeignTable| table.ours().any(|chain| chain.name == PASSAGE_CHAIN);
+    found.filter(|table| table.bases().next().is_some() || has_passage(table)).collect()
 }
 
-/// Reports whether a candidate is a foreign forward chain whatever its rules are.
-#[must_use]
-pub fn drops(chain: &Chain) -> bool {
-    let policy = chain.base.as_ref().map(|base| base.policy);
-    policy == Some(DROP) || is_of_iptables(chain)
+/// A table of somebody else's, as far as it was read.
+#[derive(Debug)]
+pub struct ForeignTable {
+    /// The table.
+    pub table: Table,
+    /// All its chains.
+    pub chains: Vec<Chain>,
+    /// The rules of each chain that was read.
+    pub rules: BTreeMap<String, Vec<Rule>>,
+    /// The sets that were read.
+    pub sets: BTreeMap<String, ForeignSet>,
 }
 
-/// Reports whether it is the chain FORWARD of iptables-nft. Its policy or its rules may drop at any time.
-#[must_use]
-pub fn is_of_iptables(chain: &Chain) -> bool {
-    chain.table == iptables_filter() && chain.name == names::iptables::FORWARD
+/// The parts of a table that have to be read as well.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Missing {
+    /// The chains whose rules are needed.
+    pub chains: BTreeSet<String>,
+    /// The sets whose elements are needed.
+    pub sets: BTreeSet<String>,
 }
 
-/// Returns the foreign forward chains among the candidates of one family.
-///
-/// A chain that accepts by policy is one only if it has something of ours: a rule that jumps to the passage, or
-/// a passage that belongs to no other foreign forward chain of its table.
-#[must_use]
-pub fn states(found: &[FoundChain]) -> Vec<ForeignChainState> {
-    let mut states = Vec::new();
-    let mut accounted: Vec<&TableName> = Vec::new();
-    for found in found.iter().filter(|found| drops(&found.chain) || found.is_jumped_from()) {
-        accounted.push(&found.chain.table);
-        states.extend(found.state());
-    }
-    for found in found.iter().filter(|found| found.passage.is_some()) {
-        if !accounted.contains(&&found.chain.table) {
-            accounted.push(&found.chain.table);
-            states.extend(found.state());
+impl ForeignTable {
+    /// Returns what is needed to know what becomes of our traffic, and is not read yet: the chains that forwarded packets
+    /// reach, and ours.
+    ///
+    /// Where a chain of ours is led to from elsewhere, all chains are needed.
+    #[must_use]
+    pub fn missing(&self) -> Missing {
+        let (rules, missing_sets) = self.translated();
+        let bases = self.bases().map(|chain| &*chain.name);
+        let reachable = rules.reachable(bases).into_iter().filter(|name| !is_our_chain(name));
+        let mut chains: BTreeSet<String> = reachable.map(str::to_owned).collect();
+        chains.extend(self.ours().map(|chain| chain.name.clone()));
+        chains.retain(|name| !self.rules.contains_key(name));
+        if chains.is_empty() && missing_sets.is_empty() {
+            let strays = self.ours().any(|chain| self.outer_references(chain) > self.found(chain));
+            let unread = self.chains.iter().filter(|chain| !self.rules.contains_key(&chain.name));
+            chains.extend(unread.filter(|_| strays).map(|chain| chain.name.clone()));
         }
+        Missing { chains, sets: missing_sets }
     }
-    states
-}
 
-impl FoundChain {
-    /// Returns the chain, and whether its passage is open; `None` if its family is not supported.
+    /// Returns the foreign forward chains of this table, and one for what is ours where there is none.
     #[must_use]
-    pub fn state(&self) -> Option<ForeignChainState> {
-        let family = match self.chain.table.family {
-            NetfilterProtoFamily::IPv4 => ForeignFamily::Ip,
-            NetfilterProtoFamily::Inet => ForeignFamily::Inet,
-            _ => return None,
+    pub fn states(&self, uplinks: &BTreeSet<InterfaceName>) -> Vec<ForeignChainState> {
+        let Some(family) = self.family() else { return vec![] };
+        let (rules, _) = self.translated();
+        let all = self.places(&rules, uplinks);
+        let touched = self.is_touched();
+        let (as_it_should_be, owned) = (self.is_open(&all), self.table.is_owned());
+        let state = |chain: &str, drops, parts| ForeignChainState {
+            foreign_chain: ForeignChain::Nftables {
+                family,
+                table: self.table.name.name.clone(),
+                chain: chain.to_owned(),
+            },
+            drops,
+            // What is ours is the table's: the chains that need it are told of it, or all if none does.
+            open: as_it_should_be || !drops && !all.is_empty(),
+            touched,
+            owned,
+            parts,
         };
-        let (table, chain) = (self.chain.table.name.clone(), self.chain.name.clone());
-        Some(ForeignChainState {
-            foreign_chain: ForeignChain::Nftables { family, table, chain },
-            open: self.jumps_once_and_first() && self.passage_is_complete(),
-            touched: self.is_jumped_from() || self.passage.is_some(),
-        })
+        let parts = || {
+            let bases = self.bases().map(|chain| &*chain.name);
+            let reached = rules.reachable(bases).into_iter().map(str::to_owned);
+            reached.chain(self.sets.keys().cloned()).collect::<BTreeSet<_>>()
+        };
+        let bases = self.bases().map(|chain| {
+            let drops = !passage::places(&rules, &chain.name, uplinks).is_empty();
+            state(&chain.name, drops, parts())
+        });
+        let mut states: Vec<_> = bases.collect();
+        if let (true, Some(chain)) = (states.is_empty(), self.ours().next()) {
+            states.push(state(&chain.name, false, BTreeSet::new()));
+        }
+        states
     }
 
-    /// Reports whether one of its rules jumps to the passage.
+    /// Opens the passages that are needed, moves those that stand elsewhere, and removes what else is ours.
     #[must_use]
-    pub fn is_jumped_from(&self) -> bool {
-        self.jumps().next().is_some()
-    }
-
-    /// Opens the passage, or repairs one that is open.
-    #[must_use]
-    pub fn open(&self) -> Vec<Operation> {
-        let table = &self.chain.table;
+    pub fn open(&self, uplinks: &BTreeSet<InterfaceName>) -> Vec<Operation> {
+        let (rules, _) = self.translated();
+        let places = self.places(&rules, uplinks);
+        if places.is_empty() {
+            return self.close();
+        }
         let mut operations = Vec::new();
         if !self.passage_is_complete() {
-            match &self.passage {
+            match self.rules.get(PASSAGE_CHAIN) {
                 None => operations.push(self.passage_chain().add()),
-                Some(_) => operations.push(table.delete_rules(FORWARD_CHAIN, None)),
+                Some(_) => operations.push(self.table.name.delete_rules(PASSAGE_CHAIN, None)),
             }
             operations.extend(self.passage_rules().iter().map(Rule::append));
         }
-        if !self.jumps_once_and_first() {
-            operations.extend(self.delete_jumps());
-            operations.push(self.jump().insert());
-        }
-        operations
-    }
-
-    /// Removes what is ours. The passage stays if another chain jumps to it.
-    #[must_use]
-    pub fn close(&self) -> Vec<Operation> {
-        let mut operations: Vec<_> = self.delete_jumps().collect();
-        if let Some((passage, rules)) = &self.passage {
-            let own = rules.len() + self.jumps().count();
-            if usize::try_from(passage.references).is_ok_and(|references| references <= own) {
-                operations.push(self.chain.table.delete_rules(FORWARD_CHAIN, None));
-                operations.push(self.chain.table.delete_chain(FORWARD_CHAIN, 0));
+        for (name, found) in self.rules.iter().filter(|(name, _)| !is_our_chain(name)) {
+            let wanted = self.jumps(name, &places);
+            if !stand(found, &wanted) {
+                operations.extend(self.delete_jumps(name, found));
+                let others: Vec<_> = found.iter().filter(|rule| !is_ours(rule)).collect();
+                for (index, jump) in wanted {
+                    operations.push(match others.get(index) {
+                        Some(before) => jump.insert_before(before.handle),
+                        None => jump.append(),
+                    });
+                }
             }
         }
+        operations.extend(self.delete_chains(|name| name != PASSAGE_CHAIN));
         operations
     }
 
-    fn jumps(&self) -> impl Iterator<Item = &Rule> {
-        self.rules.iter().filter(|rule| rule.target() == Some(FORWARD_CHAIN))
+    /// Removes everything of ours.
+    #[must_use]
+    pub fn close(&self) -> Vec<Operation> {
+        let others = self.rules.iter().filter(|(name, _)| !is_our_chain(name));
+        let jumps = others.flat_map(|(name, rules)| self.delete_jumps(name, rules));
+        jumps.chain(self.delete_chains(|_| true)).collect()
     }
 
-    fn delete_jumps(&self) -> impl Iterator<Item = Operation> {
-        let chain = &self.chain;
-        self.jumps().map(|rule| chain.table.delete_rules(&chain.name, Some(rule.handle)))
+    fn family(&self) -> Option<ForeignFamily> {
+        match self.table.name.family {
+            NetfilterProtoFamily::IPv4 => Some(ForeignFamily::Ip),
+            NetfilterProtoFamily::Inet => Some(ForeignFamily::Inet),
+            _ => None,
+        }
     }
 
-    fn jumps_once_and_first(&self) -> bool {
-        self.rules.first().is_some_and(|rule| rule.means(&self.jump())) && self.jumps().count() == 1
+    fn bases(&self) -> impl Iterator<Item = &Chain> {
+        self.chains.iter().filter(|chain| filters_forwarded(chain))
+    }
+
+    fn ours(&self) -> impl Iterator<Item = &Chain> {
+        self.chains.iter().filter(|chain| is_our_chain(&chain.name))
+    }
+
+    fn is_touched(&self) -> bool {
+        self.ours().next().is_some() || self.rules.values().flatten().any(is_ours)
+    }
+
+    /// Returns the rules of others that were read, and the sets that they need besides.
+    fn translated(&self) -> (Rules, BTreeSet<String>) {
+        let mut sets = Sets { found: &self.sets, missing: BTreeSet::new() };
+        let mut rules = Rules::default();
+        for chain in self.chains.iter().filter(|chain| !is_our_chain(&chain.name)) {
+            let Some(found) = self.rules.get(&chain.name) else { continue };
+            let others = found.iter().filter(|rule| !is_ours(rule));
+            let others = others.map(|rule| foreign_rule::translate(rule, &mut sets)).collect();
+            let hook = chain
+                .base
+                .as_ref()
+                .map(|_| Hook { forward: filters_forwarded(chain), drops: drops_by_policy(chain) });
+            let references = Some(self.outer_references(chain));
+            let chain_of = passage::Chain { hook, rules: others, references };
+            rules.chains.insert(chain.name.clone(), chain_of);
+        }
+        (rules, sets.missing)
+    }
+
+    /// Returns how many rules and elements of maps lead to a chain; the kernel counts its rules as well.
+    fn outer_references(&self, chain: &Chain) -> usize {
+        let own = self.rules.get(&chain.name).map_or(0, Vec::len);
+        usize::try_from(chain.references).unwrap_or(usize::MAX).saturating_sub(own)
+    }
+
+    /// Returns how many of the rules that were read lead to a chain.
+    fn found(&self, chain: &Chain) -> usize {
+        let all = self.rules.values().flatten();
+        all.filter(|rule| rule.target() == Some(&*chain.name)).count()
+    }
+
+    fn places(&self, rules: &Rules, uplinks: &BTreeSet<InterfaceName>) -> Places {
+        let mut places = Places::new();
+        for base in self.bases() {
+            for (place, sides) in passage::places(rules, &base.name, uplinks) {
+                let entry = places.entry(place).or_default();
+                *entry = entry.or(sides);
+            }
+        }
+        places
+    }
+
+    /// Reports whether everything of ours is as it should be with passages at these places.
+    fn is_open(&self, places: &Places) -> bool {
+        let stands = |(name, found): (&String, &Vec<Rule>)| {
+            is_our_chain(name) || stand(found, &self.jumps(name, places))
+        };
+        let chain = if places.is_empty() {
+            self.ours().next().is_none()
+        } else {
+            self.passage_is_complete() && self.ours().count() == 1
+        };
+        chain && self.rules.iter().all(stands)
+    }
+
+    /// Returns the jumps that belong into a chain, each with the number of rules of others before it.
+    fn jumps(&self, chain: &str, places: &Places) -> Vec<(usize, Rule)> {
+        let here = places.iter().filter(|(place, _)| place.chain == chain);
+        here.map(|(Place { index, .. }, sides)| (*index, self.jump(chain, *sides))).collect()
+    }
+
+    fn jump(&self, chain: &str, sides: Sides) -> Rule {
+        let interface = match sides {
+            Sides { from: true, to: true } => vec![],
+            Sides { from: true, .. } => from_guest(),
+            Sides { .. } => to_guest(),
+        };
+        let parts = [interface, counter(), jump(PASSAGE_CHAIN)];
+        Rule::new(&self.table.name, chain, Vec::new(), &parts)
+    }
+
+    fn delete_jumps(&self, chain: &str, rules: &[Rule]) -> Vec<Operation> {
+        let jumps = rules.iter().filter(|rule| is_ours(rule));
+        jumps.map(|rule| self.table.name.delete_rules(chain, Some(rule.handle))).collect()
+    }
+
+    fn delete_chains(&self, which: impl Fn(&str) -> bool) -> Vec<Operation> {
+        let chains: Vec<_> = self.ours().filter(|chain| which(&chain.name)).collect();
+        let table = &self.table.name;
+        // Ours may lead to each other.
+        let rules = chains.iter().map(|chain| table.delete_rules(&chain.name, None));
+        let chains = chains.iter().map(|chain| table.delete_chain(&chain.name, 0));
+        rules.chain(chains).collect()
     }
 
     fn passage_is_complete(&self) -> bool {
-        self.passage.as_ref().is_some_and(|(_, found)| {
+        self.rules.get(PASSAGE_CHAIN).is_some_and(|found| {
             let wanted = self.passage_rules();
             found.len() == wanted.len() && found.iter().zip(&wanted).all(|(f, w)| f.means(w))
         })
     }
 
-    fn jump(&self) -> Rule {
-        Rule::new(
-            &self.chain.table,
-            &self.chain.name,
-            Vec::new(),
-            &[counter(), jump(FORWARD_CHAIN)],
-        )
-    }
-
     fn passage_chain(&self) -> Chain {
-        let table = self.chain.table.clone();
-        Chain { table, name: FORWARD_CHAIN.to_owned(), base: None, references: 0 }
+        let table = self.table.name.clone();
+        Chain { table, name: PASSAGE_CHAIN.to_owned(), base: None, references: 0 }
     }
 
     fn passage_rules(&self) -> [Rule; 2] {
         [from_guest(), to_guest()].map(|interface| {
             let parts = [interface, counter(), accept()];
-            Rule::new(&self.chain.table, FORWARD_CHAIN, Vec::new(), &parts)
+            Rule::new(&self.table.name, PASSAGE_CHAIN, Vec::new(), &parts)
         })
     }
+}
+
+fn is_ours(rule: &Rule) -> bool {
+    rule.target().is_some_and(is_our_chain)
+}
+
+/// Reports whether exactly these jumps of ours stand among the rules.
+fn stand(found: &[Rule], wanted: &[(usize, Rule)]) -> bool {
+    let mut others = 0;
+    let mut wanted = wanted.iter();
+    for rule in found {
+        if !is_ours(rule) {
+            others += 1;
+        } else if !wanted.next().is_some_and(|(index, jump)| *index == others && rule.means(jump)) {
+            return false;
+        }
+    }
+    wanted.next().is_none()
 }

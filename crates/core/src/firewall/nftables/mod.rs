@@ -8,6 +8,8 @@ mod change;
 pub mod element;
 mod expression;
 pub mod foreign_chain;
+mod foreign_rule;
+pub mod foreign_set;
 mod object;
 mod sound;
 mod state;

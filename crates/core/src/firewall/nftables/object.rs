@@ -328,20 +328,21 @@ impl Rule {
 
     /// Adds it after the chain's other rules.
     pub(super) fn append(&self) -> Operation {
-        self.add(NLM_F_APPEND)
+        self.add(NLM_F_APPEND, None)
     }
 
-    /// Adds it before the chain's other rules.
-    pub(super) fn insert(&self) -> Operation {
-        self.add(0)
+    /// Adds it before the rule of the chain that has this handle. Refused with `ENOENT` if there is none.
+    pub(super) fn insert_before(&self, handle: u64) -> Operation {
+        self.add(0, Some(handle))
     }
 
-    fn add(&self, flags: u16) -> Operation {
+    fn add(&self, flags: u16, position: Option<u64>) -> Operation {
         let mut attributes = vec![
             RuleAttribute::Table(self.table.name.clone()),
             RuleAttribute::Chain(self.chain.clone()),
             RuleAttribute::Expressions(self.expressions.iter().cloned().map(Into::into).collect()),
         ];
+        attributes.extend(position.map(RuleAttribute::Position));
         if !self.userdata.is_empty() {
             attributes.push(RuleAttribute::UserData(self.userdata.clone()));
         }

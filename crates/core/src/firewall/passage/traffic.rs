@@ -59,11 +59,10 @@ impl<'a> Packet<'a> {
                 add(protocol, ESTABLISHED, true);
             }
             add(ICMP, RELATED, true);
-            let outward = matches!(to, End::Uplink(_));
-            if outward || matches!(from, End::Uplink(_)) {
+            if from != to {
                 for protocol in protocols.into_iter().chain([ICMP]) {
                     add(protocol, ESTABLISHED, false);
-                    if outward {
+                    if from == End::Guest {
                         add(protocol, NEW, false);
                     }
                 }

@@ -2,31 +2,38 @@
 
 use super::{iptables, nftables::Nftables};
 use crate::{Refusal, process::Launcher};
-use riklet_core::firewall::{ForeignChain, ForeignChainState};
+use riklet_core::{
+    firewall::{ForeignChain, ForeignChainState},
+    model::InterfaceName,
+};
+use std::collections::BTreeSet;
 
 /// Returns the foreign chains of nf_tables. To iptables-nft, the table `ip filter` is its own.
 pub(super) fn of_nf_tables(
     nftables: &mut Nftables,
     iptables_nft_is_ours: bool,
+    uplinks: &BTreeSet<InterfaceName>,
 ) -> Result<Vec<ForeignChainState>, Refusal> {
-    nftables.connection()?.foreign_chains(iptables_nft_is_ours)
+    nftables.connection()?.foreign_chains(iptables_nft_is_ours, uplinks)
 }
 
-/// Returns the chain FORWARD of the legacy iptables, if it can drop our traffic or has something of ours.
-pub(super) fn of_legacy_iptables() -> Result<Option<ForeignChainState>, Refusal> {
-    iptables::legacy::foreign_chain()
+/// Returns the chain FORWARD of the legacy iptables, if it drops our traffic or has something of ours.
+pub(super) fn of_legacy_iptables(
+    uplinks: &BTreeSet<InterfaceName>,
+) -> Result<Option<ForeignChainState>, Refusal> {
+    iptables::legacy::foreign_chain(uplinks)
 }
 
-/// Opens or closes our passage through one chain.
+/// Opens our passages through one chain, or closes them where there are no uplinks to open them for.
 pub(super) fn set_passage(
     nftables: &mut Nftables,
     launcher: &Launcher,
     foreign_chain: &ForeignChain,
-    open: bool,
+    open: Option<&BTreeSet<InterfaceName>>,
 ) -> Result<(), Refusal> {
     match foreign_chain {
-        ForeignChain::Nftables { family, table, chain } => {
-            nftables.connection()?.set_passage(*family, table, chain, open)
+        ForeignChain::Nftables { family, table, .. } => {
+            nftables.connection()?.set_passage(*family, table, open)
         }
         ForeignChain::LegacyIptables => iptables::legacy::set_passage(launcher, open),
     }

@@ -13,8 +13,12 @@ use std::collections::BTreeSet;
 use self::{iptables::Iptables, watch::Watch};
 use super::Linux;
 use crate::{Firewall, ForeignChains, ImplicitTables, KernelError, Refusal};
-use riklet_core::firewall::{
-    Backend, BaseRuleset, Change, Entry, FirewallState, ForeignChain, ForeignChainState, Ruleset,
+use riklet_core::{
+    firewall::{
+        Backend, BaseRuleset, Change, Entry, FirewallState, ForeignChain, ForeignChainState,
+        Ruleset,
+    },
+    model::InterfaceName,
 };
 
 /// A firewall of Linux that enforces the ruleset.
@@ -39,7 +43,10 @@ pub(super) trait FirewallBackend {
     fn watch(&self) -> Watch;
 
     /// As [`ForeignChains::foreign_chains`].
-    fn foreign_chains(&mut self) -> Result<Vec<ForeignChainState>, Refusal>;
+    fn foreign_chains(
+        &mut self,
+        uplinks: &BTreeSet<InterfaceName>,
+    ) -> Result<Vec<ForeignChainState>, Refusal>;
 
     /// As [`ImplicitTables::implicit_tables`].
     fn implicit_tables(&mut self) -> Result<BTreeSet<String>, Refusal> {
@@ -112,12 +119,34 @@ impl Firewall for Linux {
 }
 
 impl ForeignChains for Linux {
-    fn foreign_chains(&mut self, backend: Backend) -> Result<Vec<ForeignChainState>, KernelError> {
-        let found = self.with_backend(backend, |firewall| firewall.foreign_chains());
+    fn foreign_chains(
+        &mut self,
+        backend: Backend,
+        uplinks: &BTreeSet<InterfaceName>,
+    ) -> Result<Vec<ForeignChainState>, KernelError> {
+        let found = self.with_backend(backend, |firewall| firewall.foreign_chains(uplinks));
         found.map_err(|source| KernelError::ListForeignChains { source })
     }
 
-    fn set_passage(&mut self, foreign_chain: &ForeignChain, open: bool) -> Result<(), KernelError> {
+    fn open_passage(
+        &mut self,
+        foreign_chain: &ForeignChain,
+        uplinks: &BTreeSet<InterfaceName>,
+    ) -> Result<(), KernelError> {
+        self.set_passage(foreign_chain, Some(uplinks))
+    }
+
+    fn close_passage(&mut self, foreign_chain: &ForeignChain) -> Result<(), KernelError> {
+        self.set_passage(foreign_chain, None)
+    }
+}
+
+impl Linux {
+    fn set_passage(
+        &mut self,
+        foreign_chain: &ForeignChain,
+        open: Option<&BTreeSet<InterfaceName>>,
+    ) -> Result<(), KernelError> {
         let Self { nftables, launcher, .. } = self;
         let set = foreign_chains::set_passage(nftables, launcher, foreign_chain, open);
         set.map_err(|source| KernelError::SetPassage {

@@ -133,21 +133,24 @@ impl Ours<'_> {
             return false;
         }
         let is_ours = object.chain.is_some_and(names::is_our_chain);
-        let is_known = || self.has_foreign_chain(family, object.table, object.chain);
+        let is_part = || self.has_part(family, object.table, object.chain);
         match object.change {
             // The flags of a table, such as its owner, decide whether its chains can be changed.
-            ObjectChange::NewTable | ObjectChange::DeletedTable => is_known(),
-            ObjectChange::Chain => is_ours || object.hooked || is_known(),
-            ObjectChange::Rule => is_ours || object.chain.is_some() && is_known(),
+            ObjectChange::NewTable | ObjectChange::DeletedTable => is_part(),
+            ObjectChange::Chain => is_ours || object.hooked || is_part(),
+            ObjectChange::Rule => is_ours || object.chain.is_some() && is_part(),
+            ObjectChange::Element => object.chain.is_some() && is_part(),
             ObjectChange::Other => false,
         }
     }
 
-    /// Reports whether this foreign forward chain was found, or one in this table.
-    fn has_foreign_chain(&self, family: ForeignFamily, table: &str, chain: Option<&str>) -> bool {
+    /// Reports whether this table has a foreign forward chain, and this chain or map of it decides about our traffic.
+    fn has_part(&self, family: ForeignFamily, table: &str, part: Option<&str>) -> bool {
         self.foreign_chains.iter().any(|state| match &state.foreign_chain {
-            ForeignChain::Nftables { family: of, table: within, chain: named } => {
-                *of == family && within == table && chain.is_none_or(|chain| chain == named)
+            ForeignChain::Nftables { family: of, table: within, .. } => {
+                *of == family
+                    && within == table
+                    && part.is_none_or(|part| state.parts.contains(part))
             }
             ForeignChain::LegacyIptables => false,
         })

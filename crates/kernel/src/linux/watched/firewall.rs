@@ -3,13 +3,13 @@
 use std::collections::BTreeSet;
 
 use super::{Known, Watched};
-use crate::{Firewall, ForeignChains, ImplicitTables, KernelError};
+use crate::{Firewall, ForeignChains, ImplicitTables, KernelError, linux::Linux};
 use riklet_core::{
     firewall::{
         Backend, BaseRuleset, BaseState, Change, Entry, FirewallState, ForeignChain,
         ForeignChainState, Ruleset,
     },
-    model::Owner,
+    model::{InterfaceName, Owner},
 };
 
 impl Firewall for Watched {
@@ -71,19 +71,42 @@ impl Firewall for Watched {
 }
 
 impl ForeignChains for Watched {
-    fn foreign_chains(&mut self, backend: Backend) -> Result<Vec<ForeignChainState>, KernelError> {
+    fn foreign_chains(
+        &mut self,
+        backend: Backend,
+        uplinks: &BTreeSet<InterfaceName>,
+    ) -> Result<Vec<ForeignChainState>, KernelError> {
         self.listen()?;
-        if let Some(foreign_chains) = &self.foreign_chains {
+        if let Some((known, foreign_chains)) = &self.foreign_chains
+            && known == uplinks
+        {
             return Ok(foreign_chains.clone());
         }
-        let foreign_chains = self.kernel.foreign_chains(backend)?;
-        self.foreign_chains = Some(foreign_chains.clone());
+        let foreign_chains = self.kernel.foreign_chains(backend, uplinks)?;
+        self.foreign_chains = Some((uplinks.clone(), foreign_chains.clone()));
         Ok(foreign_chains)
     }
 
-    fn set_passage(&mut self, foreign_chain: &ForeignChain, open: bool) -> Result<(), KernelError> {
+    fn open_passage(
+        &mut self,
+        foreign_chain: &ForeignChain,
+        uplinks: &BTreeSet<InterfaceName>,
+    ) -> Result<(), KernelError> {
+        self.with_passage(|kernel| kernel.open_passage(foreign_chain, uplinks))
+    }
+
+    fn close_passage(&mut self, foreign_chain: &ForeignChain) -> Result<(), KernelError> {
+        self.with_passage(|kernel| kernel.close_passage(foreign_chain))
+    }
+}
+
+impl Watched {
+    fn with_passage(
+        &mut self,
+        change: impl FnOnce(&mut Linux) -> Result<(), KernelError>,
+    ) -> Result<(), KernelError> {
         self.listen()?;
-        let done = self.kernel.set_passage(foreign_chain, open);
+        let done = change(&mut self.kernel);
         let heard = self.listen();
         self.foreign_chains = None;
         done.and(heard)

@@ -105,7 +105,8 @@ pub struct Watched {
     /// True if a change of ours is being applied.
     applying: bool,
     firewall: Option<Known>,
-    foreign_chains: Option<Vec<ForeignChainState>>,
+    /// The foreign forward chains, as they treat what comes from and goes to these uplinks.
+    foreign_chains: Option<(BTreeSet<InterfaceName>, Vec<ForeignChainState>)>,
     uplinks: Option<BTreeSet<InterfaceName>>,
     /// The uplinks at the last call of `changes`.
     uplinks_before: Option<Uplinks>,
@@ -223,7 +224,7 @@ impl Watched {
             watch: self.watch,
             port: self.kernel.nftables.port(),
             applying: self.applying,
-            foreign_chains: self.foreign_chains.as_deref().unwrap_or_default(),
+            foreign_chains: self.foreign_chains.as_ref().map_or(&[], |(_, found)| found),
         };
         lost |= netfilter.drain(|message| transactions.hear(message, ours)).map_err(failed)?;
         if mirror.take_strangers() {
@@ -311,8 +312,8 @@ impl Watched {
         base_ruleset: &BaseRuleset,
         entries: &BTreeSet<Entry>,
     ) -> bool {
-        let open = self.foreign_chains.as_ref().is_some_and(|foreign_chains| {
-            foreign_chains.iter().all(|foreign_chain| foreign_chain.open)
+        let open = self.foreign_chains.as_ref().is_some_and(|(_, foreign_chains)| {
+            foreign_chains.iter().all(|state| state.open || state.owned)
         });
         let stands = self.firewall.as_ref().is_some_and(|known| {
             known.backend == backend

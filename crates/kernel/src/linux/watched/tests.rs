@@ -70,7 +70,7 @@ fn with_firewall(ports: &[u16]) -> Watched {
     let entries = ports.iter().map(|&port| exposure(port)).collect();
     let ruleset = Ruleset { base_ruleset: base_ruleset(), entries };
     watched.change_firewall(Backend::Nftables, &Change::Reset(ruleset)).unwrap();
-    watched.foreign_chains(Backend::Nftables).unwrap();
+    watched.foreign_chains(Backend::Nftables, &BTreeSet::new()).unwrap();
     watched.changes().unwrap();
     watched
 }
@@ -247,14 +247,37 @@ fn what_others_do_to_theirs_is_theirs() {
             "add chain ip docker forward { type filter hook forward priority 0 ; policy drop ; }",
         );
         assert!(watched.changes().unwrap().foreign_chains);
-        let foreign_chains = watched.foreign_chains(Backend::Nftables).unwrap();
+        let foreign_chains = watched.foreign_chains(Backend::Nftables, &BTreeSet::new()).unwrap();
         assert_eq!(foreign_chains.len(), 1);
-        watched.set_passage(&foreign_chains[0].foreign_chain, true).unwrap();
-        assert!(watched.foreign_chains(Backend::Nftables).unwrap()[0].open);
+        watched.open_passage(&foreign_chains[0].foreign_chain, &BTreeSet::new()).unwrap();
+        assert!(watched.foreign_chains(Backend::Nftables, &BTreeSet::new()).unwrap()[0].open);
         watched.changes().unwrap();
+        let open = |watched: &mut Watched| {
+            let states = watched.foreign_chains(Backend::Nftables, &BTreeSet::new()).unwrap();
+            states[0].open
+        };
         run("nft", "insert rule ip docker forward drop");
         assert!(watched.changes().unwrap().foreign_chains, "a rule before ours");
-        assert!(!watched.foreign_chains(Backend::Nftables).unwrap()[0].open);
+        assert!(!open(&mut watched));
+        // A chain that a map leads to decides as well, and so do the elements of the map.
+        let made = "flush chain ip docker forward ; add chain ip docker strict ; \
+                    add map ip docker ways { type ifname : verdict ; } ; \
+                    add rule ip docker forward oifname vmap @ways ; add rule ip docker forward accept";
+        run("nft", made);
+        assert!(watched.changes().unwrap().foreign_chains);
+        watched.open_passage(&foreign_chains[0].foreign_chain, &BTreeSet::new()).unwrap();
+        assert!(open(&mut watched), "nothing drops");
+        watched.changes().unwrap();
+        run("nft", "add element ip docker ways { \"eth7\" : goto strict }");
+        assert!(watched.changes().unwrap().foreign_chains, "an element");
+        assert!(open(&mut watched), "for another interface");
+        run("nft", "add rule ip docker strict drop");
+        assert!(watched.changes().unwrap().foreign_chains, "a rule of a chain that is reached");
+        run("nft", "add rule ip docker nat tcp dport 81 dnat to 192.0.2.1");
+        assert!(
+            !watched.changes().unwrap().foreign_chains,
+            "a chain that forwarded packets do not reach"
+        );
     });
 }
 
@@ -416,13 +439,16 @@ fn what_iptables_did_before_us_is_not_ours() {
     isolated(|| {
         run("iptables-nft", "-P FORWARD DROP");
         let mut watched = with_firewall(&[8080]);
-        let foreign_chain =
-            watched.foreign_chains(Backend::Nftables).unwrap().remove(0).foreign_chain;
-        watched.set_passage(&foreign_chain, true).unwrap();
-        watched.foreign_chains(Backend::Nftables).unwrap();
+        let foreign_chain = watched
+            .foreign_chains(Backend::Nftables, &BTreeSet::new())
+            .unwrap()
+            .remove(0)
+            .foreign_chain;
+        watched.open_passage(&foreign_chain, &BTreeSet::new()).unwrap();
+        watched.foreign_chains(Backend::Nftables, &BTreeSet::new()).unwrap();
         watched.changes().unwrap();
         run("iptables-nft", "-P FORWARD ACCEPT");
-        watched.set_passage(&foreign_chain, true).unwrap();
+        watched.open_passage(&foreign_chain, &BTreeSet::new()).unwrap();
         assert!(watched.changes().unwrap().foreign_chains);
     });
 }

@@ -2,20 +2,33 @@
 
 use super::program::{legacy_tables, restore, saved};
 use crate::{Refusal, process::Launcher};
-use riklet_core::firewall::{
-    ForeignChainState, IptablesVariant,
-    iptables::{self, Saved},
-    names,
+use riklet_core::{
+    firewall::{
+        ForeignChainState, IptablesVariant,
+        iptables::{self, Saved},
+        names,
+    },
+    model::InterfaceName,
 };
+use std::collections::BTreeSet;
 
-/// Returns the chain, or `None` if it drops nothing and has nothing of ours.
-pub(in super::super) fn foreign_chain() -> Result<Option<ForeignChainState>, Refusal> {
-    Ok(saved_filter()?.as_ref().and_then(iptables::foreign_chain_state))
+/// Returns the chain, or `None` if it drops nothing of ours and has nothing of ours.
+pub(in super::super) fn foreign_chain(
+    uplinks: &BTreeSet<InterfaceName>,
+) -> Result<Option<ForeignChainState>, Refusal> {
+    Ok(saved_filter()?.and_then(|saved| iptables::foreign_chain_state(&saved, uplinks)))
 }
 
-/// Opens or closes our passage. A chain that does not exist needs neither.
-pub(in super::super) fn set_passage(launcher: &Launcher, open: bool) -> Result<(), Refusal> {
-    match saved_filter()?.and_then(|saved| iptables::set_passage(open, &saved)) {
+/// Opens our passages for these uplinks, or closes them. A chain that does not exist needs neither.
+pub(in super::super) fn set_passage(
+    launcher: &Launcher,
+    open: Option<&BTreeSet<InterfaceName>>,
+) -> Result<(), Refusal> {
+    let input = saved_filter()?.and_then(|saved| match open {
+        Some(uplinks) => iptables::open_passage(&saved, uplinks),
+        None => iptables::close_passage(&saved),
+    });
+    match input {
         Some(input) => restore(launcher, IptablesVariant::Legacy, &input),
         None => Ok(()),
     }

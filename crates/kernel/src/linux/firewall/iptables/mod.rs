@@ -17,10 +17,13 @@ use super::{
     watch::Watch,
 };
 use crate::{Refusal, process::Launcher};
-use riklet_core::firewall::{
-    BaseRuleset, Change, Entry, FirewallState, ForeignChainState, IptablesVariant, Ruleset,
-    iptables::{self, Probe},
-    names,
+use riklet_core::{
+    firewall::{
+        BaseRuleset, Change, Entry, FirewallState, ForeignChainState, IptablesVariant, Ruleset,
+        iptables::{self, Probe},
+        names,
+    },
+    model::InterfaceName,
 };
 
 /// A variant of iptables.
@@ -39,6 +42,11 @@ impl FirewallBackend for Iptables<'_> {
         base_ruleset: &BaseRuleset,
         entries: &BTreeSet<Entry>,
     ) -> Result<bool, Refusal> {
+        if self.variant == IptablesVariant::Nft
+            && self.nftables.connection()?.is_shut_by_policy()?
+        {
+            return Ok(false);
+        }
         let probe = Probe::new(base_ruleset, entries)?;
         let output = program::run(self.launcher, self.variant, "restore", &RESTORE, &probe.input)?;
         match output.status.code() {
@@ -91,14 +99,17 @@ impl FirewallBackend for Iptables<'_> {
         }
     }
 
-    fn foreign_chains(&mut self) -> Result<Vec<ForeignChainState>, Refusal> {
+    fn foreign_chains(
+        &mut self,
+        uplinks: &BTreeSet<InterfaceName>,
+    ) -> Result<Vec<ForeignChainState>, Refusal> {
         match self.variant {
             IptablesVariant::Nft => {
-                let mut found = foreign_chains::of_nf_tables(self.nftables, true)?;
-                found.extend(foreign_chains::of_legacy_iptables()?);
+                let mut found = foreign_chains::of_nf_tables(self.nftables, true, uplinks)?;
+                found.extend(foreign_chains::of_legacy_iptables(uplinks)?);
                 Ok(found)
             }
-            IptablesVariant::Legacy => foreign_chains::of_nf_tables(self.nftables, false),
+            IptablesVariant::Legacy => foreign_chains::of_nf_tables(self.nftables, false, uplinks),
         }
     }
 
@@ -139,10 +150,19 @@ impl Iptables<'_> {
     }
 }
 
-/// Reports whether a change of this object of nf_tables changes what is ours in the tables of iptables-nft.
+/// Reports whether a change of this object of nf_tables changes what is ours in the tables of iptables-nft, or the place
+/// of our passage: any chain of the table filter may decide about that.
 fn concerns(object: &Object<'_>) -> bool {
-    let ours = |chain| names::is_our_chain(chain) || names::iptables::JUMPING.contains(&chain);
+    let ours = |chain| {
+        names::is_our_chain(chain)
+            || names::iptables::JUMPING.contains(&chain)
+            || object.table == names::iptables::FILTER
+    };
     object.family == Object::IPV4
         && names::iptables::OUR_TABLES.contains(&object.table)
-        && (object.change == ObjectChange::DeletedTable || object.chain.is_some_and(ours))
+        && match object.change {
+            ObjectChange::DeletedTable => true,
+            ObjectChange::Chain | ObjectChange::Rule => object.chain.is_some_and(ours),
+            ObjectChange::NewTable | ObjectChange::Element | ObjectChange::Other => false,
+        }
 }

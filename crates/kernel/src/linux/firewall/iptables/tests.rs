@@ -224,13 +224,17 @@ fn a_second_entry_of_the_same_kind_is_found() {
 
 #[test]
 fn drift_is_found_and_mended() {
-    const DRIFT: [(&str, &str); 10] = [
+    const DRIFT: [(&str, &str); 14] = [
         ("*filter\n-F\nCOMMIT", "missing: -A FORWARD"),
         ("*filter\n-D RIKLET-FORWARD -i rik+ -j DROP\nCOMMIT", "missing: -A RIKLET-FORWARD"),
         ("*filter\n-I RIKLET-FORWARD -j ACCEPT\nCOMMIT", "unexpected: -A RIKLET-FORWARD -j ACCEPT"),
-        ("*filter\n-I FORWARD -j ACCEPT\nCOMMIT", "not first: -A FORWARD"),
+        ("*filter\n-I FORWARD -i lo -j ACCEPT\nCOMMIT", "not first: -A FORWARD"),
         ("*filter\n-A FORWARD MARK -j RIKLET-FORWARD\nCOMMIT", "2 times: -A FORWARD"),
         ("*filter\n-A OUTPUT -o rik+ -j RIKLET-FORWARD\nCOMMIT", "unexpected: -A OUTPUT"),
+        ("*filter\n-D FORWARD MARK -j RIKLET-PASSAGE\nCOMMIT", "missing: -A FORWARD"),
+        ("*filter\n-I FORWARD 2 MARK -j RIKLET-PASSAGE\nCOMMIT", "2 times: -A FORWARD"),
+        ("*filter\n-A FORWARD -s 203.0.113.9 -j DROP\nCOMMIT", "not in its place: -A FORWARD"),
+        ("*filter\n-F RIKLET-PASSAGE\nCOMMIT", "missing: -A RIKLET-PASSAGE"),
         (
             "*nat\n-D OUTPUT -m addrtype --dst-type LOCAL MARK -j RIKLET\nCOMMIT",
             "missing: -A OUTPUT",
@@ -294,8 +298,8 @@ fn looking_and_removing_create_no_table() {
     each_variant(|host| {
         assert_eq!(host.state(&ruleset(&[])).base_ruleset, BaseState::Absent);
         host.change(&Change::Remove).unwrap();
-        assert_eq!(legacy::foreign_chain().unwrap(), None);
-        legacy::set_passage(&Launcher::default(), true).unwrap();
+        assert_eq!(legacy::foreign_chain(&BTreeSet::new()).unwrap(), None);
+        legacy::set_passage(&Launcher::default(), Some(&BTreeSet::new())).unwrap();
         assert_eq!(program::legacy_tables().unwrap(), BTreeSet::new());
         let tables = process::run(OsStr::new("nft"), &["list", "tables"], &[]).unwrap();
         assert_eq!(String::from_utf8_lossy(&tables.stdout), "");
@@ -318,7 +322,7 @@ fn the_passage_through_legacy_iptables_opens_and_closes() {
     in_namespace(|| {
         let legacy = Host(IptablesVariant::Legacy);
         let foreign_chain = || {
-            legacy::foreign_chain()
+            legacy::foreign_chain(&BTreeSet::new())
                 .unwrap()
                 .map(|state| (state.foreign_chain, state.open, state.touched))
         };
@@ -327,15 +331,15 @@ fn the_passage_through_legacy_iptables_opens_and_closes() {
         legacy.feed(FOREIGN);
         let before = legacy.save();
         assert_eq!(foreign_chain(), Some((ForeignChain::LegacyIptables, false, false)));
-        legacy::set_passage(&Launcher::default(), true).unwrap();
+        legacy::set_passage(&Launcher::default(), Some(&BTreeSet::new())).unwrap();
         assert_eq!(foreign_chain(), Some((ForeignChain::LegacyIptables, true, true)));
         legacy.feed("*filter\n-I FORWARD -j DROP\nCOMMIT\n");
         assert_eq!(foreign_chain(), Some((ForeignChain::LegacyIptables, false, true)));
-        legacy::set_passage(&Launcher::default(), true).unwrap();
+        legacy::set_passage(&Launcher::default(), Some(&BTreeSet::new())).unwrap();
         assert_eq!(foreign_chain(), Some((ForeignChain::LegacyIptables, true, true)));
         legacy.feed("*filter\n-D FORWARD -j DROP\nCOMMIT\n");
-        legacy::set_passage(&Launcher::default(), false).unwrap();
-        legacy::set_passage(&Launcher::default(), false).unwrap();
+        legacy::set_passage(&Launcher::default(), None).unwrap();
+        legacy::set_passage(&Launcher::default(), None).unwrap();
         assert_eq!(legacy.save(), before);
     });
 }

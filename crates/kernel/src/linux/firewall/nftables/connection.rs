@@ -16,8 +16,9 @@ use crate::{
 use riklet_core::firewall::{
     Entry,
     nftables::{
-        Chain, Element, Operation, Rule, Set, Table, TableName, base_ruleset, element, is_sound,
-        tables,
+        Chain, Element, Operation, Rule, Set, Table, TableName, base_ruleset, element,
+        foreign_set::{self, ForeignElement},
+        is_sound, tables,
     },
 };
 
@@ -114,6 +115,17 @@ impl Connection {
     ) -> Result<Vec<Element>, Refusal> {
         let request = element::get(table, set, &[]);
         let found = self.socket.query_as(&request, NLM_F_DUMP, element::read)?;
+        Ok(found.into_iter().flatten().collect())
+    }
+
+    /// Returns all elements of a set or map of somebody else's.
+    pub(super) fn foreign_elements(
+        &mut self,
+        table: &TableName,
+        set: &str,
+    ) -> Result<Vec<ForeignElement>, Refusal> {
+        let request = element::get(table, set, &[]);
+        let found = self.socket.query_as(&request, NLM_F_DUMP, foreign_set::read)?;
         Ok(found.into_iter().flatten().collect())
     }
 

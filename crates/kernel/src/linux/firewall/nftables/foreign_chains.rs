@@ -1,85 +1,126 @@
-//! Foreign forward chains in nf_tables, and our passage through them.
+//! Foreign forward chains in nf_tables, and our passages through them.
+
+use std::collections::BTreeSet;
 
 use netlink_packet_netfilter::NetfilterProtoFamily;
 
 use super::connection::Connection;
 use crate::Refusal;
-use riklet_core::firewall::{
-    ForeignChainState, ForeignFamily, names,
-    nftables::{Chain, foreign_chain},
+use riklet_core::{
+    firewall::{
+        ForeignChainState, ForeignFamily, names,
+        nftables::{
+            Set, Table, TableName,
+            foreign_chain::{self, ForeignTable, Missing},
+            foreign_set::ForeignSet,
+        },
+    },
+    model::InterfaceName,
 };
 
+/// The rules of our passage, which the kernel counts as references to it.
+const PASSAGE_RULES: u32 = 2;
+
 impl Connection {
-    /// Reports whether iptables-nft has a chain FORWARD that was never opened.
-    pub(super) fn is_shut_by_iptables(&mut self) -> Result<bool, Refusal> {
+    /// Reports whether the chain FORWARD of iptables-nft drops by its policy, and nothing leads to a passage of ours.
+    ///
+    /// It does not read the rules, of which there may be many: a rule that drops is not seen.
+    pub(in super::super) fn is_shut_by_policy(&mut self) -> Result<bool, Refusal> {
         let table = foreign_chain::iptables_filter();
-        let forward = self.chain(&table, names::iptables::FORWARD)?;
-        if !forward.is_some_and(|chain| foreign_chain::filters_forwarded(&chain))
-            || self.chain(&table, names::FORWARD_CHAIN)?.is_some()
-        {
+        let forward = self.chain(&table, names::iptables::FORWARD)?.filter(|chain| {
+            foreign_chain::filters_forwarded(chain) && foreign_chain::drops_by_policy(chain)
+        });
+        if forward.is_none() {
+            return Ok(false);
+        }
+        let passage = self.chain(&table, names::PASSAGE_CHAIN)?;
+        if passage.is_some_and(|passage| passage.references > PASSAGE_RULES) {
             return Ok(false);
         }
         Ok(self.table(&table)?.is_some_and(|table| !table.is_owned()))
     }
 
-    /// Returns the foreign chains that drop what is forwarded, and those that have something of ours.
+    /// Returns the foreign forward chains, and what else of ours is in tables of others.
     ///
-    /// `iptables_nft_is_ours`: the backend is iptables-nft, which itself keeps what is ours in `ip filter`.
+    /// `iptables_nft_is_ours`: the backend is iptables-nft, which has tables of its own.
     pub(in super::super) fn foreign_chains(
         &mut self,
         iptables_nft_is_ours: bool,
+        uplinks: &BTreeSet<InterfaceName>,
     ) -> Result<Vec<ForeignChainState>, Refusal> {
         let mut states = Vec::new();
         for family in [NetfilterProtoFamily::IPv4, NetfilterProtoFamily::Inet] {
             let tables = self.tables(family)?;
             let chains = self.chains(family)?;
-            let candidates = foreign_chain::candidates(&tables, &chains, iptables_nft_is_ours);
-            let mut found = Vec::new();
-            for chain in candidates {
-                let passage = chains
-                    .iter()
-                    .find(|other| other.table == chain.table && other.name == names::FORWARD_CHAIN);
-                if passage.is_some() || foreign_chain::drops(chain) {
-                    found.push(self.foreign_chain(chain.clone(), passage.cloned())?);
-                }
+            for mut table in foreign_chain::candidates(tables, &chains, iptables_nft_is_ours) {
+                self.complete(&mut table)?;
+                states.extend(table.states(uplinks));
             }
-            states.extend(foreign_chain::states(&found));
         }
         Ok(states)
     }
 
-    /// Opens (or repairs) or closes our passage through one chain.
+    /// Opens our passages through the chains of one table, or closes them.
     pub(in super::super) fn set_passage(
         &mut self,
         family: ForeignFamily,
         table: &str,
-        chain: &str,
-        open: bool,
+        open: Option<&BTreeSet<InterfaceName>>,
     ) -> Result<(), Refusal> {
-        let table = foreign_chain::table(family, table);
-        let Some(found) = self.chain(&table, chain)? else {
-            let words = format!("chain {table} {chain}");
-            let missing = Refusal { errno: Some(Refusal::ENOENT), words };
-            return if open { Err(missing) } else { Ok(()) };
+        let name = foreign_chain::table(family, table);
+        let Some(table) = self.table(&name)? else {
+            let missing = Refusal { errno: Some(Refusal::ENOENT), words: format!("table {name}") };
+            return if open.is_some() { Err(missing) } else { Ok(()) };
         };
-        let passage = self.chain(&table, names::FORWARD_CHAIN)?;
-        let found = self.foreign_chain(found, passage)?;
-        self.commit(if open { found.open() } else { found.close() })
+        let table = self.foreign_table(table)?;
+        self.commit(match open {
+            Some(uplinks) => table.open(uplinks),
+            None => table.close(),
+        })
     }
 
-    fn foreign_chain(
-        &mut self,
-        chain: Chain,
-        passage: Option<Chain>,
-    ) -> Result<foreign_chain::FoundChain, Refusal> {
-        let rules = self.rules(&chain.table, Some(&chain.name))?;
-        let passage = match passage {
-            Some(passage) => {
-                let rules = self.rules(&passage.table, Some(&passage.name))?;
-                Some((passage, rules))
+    fn foreign_table(&mut self, table: Table) -> Result<ForeignTable, Refusal> {
+        let mut chains = self.chains(table.name.family)?;
+        chains.retain(|chain| chain.table == table.name);
+        let (rules, sets) = Default::default();
+        let mut table = ForeignTable { table, chains, rules, sets };
+        self.complete(&mut table)?;
+        Ok(table)
+    }
+
+    /// Reads what a table needs to be understood, and no more: most of its chains may be for other hooks.
+    fn complete(&mut self, table: &mut ForeignTable) -> Result<(), Refusal> {
+        let name = table.table.name.clone();
+        loop {
+            let missing = table.missing();
+            if missing == Missing::default() {
+                return Ok(());
             }
-            None => None,
+            for chain in missing.chains {
+                let rules = self.rules(&name, Some(&chain))?;
+                table.rules.insert(chain, rules);
+            }
+            if !missing.sets.is_empty() {
+                let known = self.sets(&name)?;
+                for set in missing.sets {
+                    let found = self.foreign_set(&name, &set, &known)?;
+                    table.sets.insert(set, found);
+                }
+            }
+        }
+    }
+
+    /// Returns a set with its elements. One that is gone matches nothing; what led to it is gone as well.
+    fn foreign_set(
+        &mut self,
+        table: &TableName,
+        name: &str,
+        known: &[Set],
+    ) -> Result<ForeignSet, Refusal> {
+        let Some(set) = known.iter().find(|set| set.name == name) else {
+            return Ok(ForeignSet::default());
         };
-        Ok(foreign_chain::FoundChain { chain, rules, passage })
+        let elements = self.foreign_elements(table, name)?;
+        Ok(ForeignSet::new(set, elements))
     }
 }

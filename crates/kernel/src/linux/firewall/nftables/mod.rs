@@ -17,9 +17,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use self::connection::Connection;
 use super::{FirewallBackend, foreign_chains as foreign, watch::Watch};
 use crate::{Refusal, linux::opened};
-use riklet_core::firewall::{
-    BaseRuleset, Change, Entry, FirewallState, ForeignChainState, Ruleset, names,
-    nftables::{FoundTable, base_ruleset, operations},
+use riklet_core::{
+    firewall::{
+        BaseRuleset, Change, Entry, FirewallState, ForeignChainState, Ruleset, names,
+        nftables::{FoundTable, base_ruleset, operations},
+    },
+    model::InterfaceName,
 };
 
 /// The table `inet riklet`. The connection is opened when it is first needed, and stays.
@@ -57,7 +60,7 @@ impl FirewallBackend for Nftables {
                 return Ok(false);
             }
         }
-        Ok(connection.holds(entries)? && !connection.is_shut_by_iptables()?)
+        Ok(connection.holds(entries)? && !connection.is_shut_by_policy()?)
     }
 
     fn state(&mut self, expected: &Ruleset) -> Result<FirewallState, Refusal> {
@@ -97,9 +100,12 @@ impl FirewallBackend for Nftables {
         Watch::default()
     }
 
-    fn foreign_chains(&mut self) -> Result<Vec<ForeignChainState>, Refusal> {
-        let mut found = foreign::of_nf_tables(self, false)?;
-        found.extend(foreign::of_legacy_iptables()?);
+    fn foreign_chains(
+        &mut self,
+        uplinks: &BTreeSet<InterfaceName>,
+    ) -> Result<Vec<ForeignChainState>, Refusal> {
+        let mut found = foreign::of_nf_tables(self, false, uplinks)?;
+        found.extend(foreign::of_legacy_iptables(uplinks)?);
         Ok(found)
     }
 }

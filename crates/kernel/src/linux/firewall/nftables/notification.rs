@@ -10,12 +10,15 @@ const NEW_CHAIN: u16 = 3;
 const DELETED_CHAIN: u16 = 5;
 const NEW_RULE: u16 = 6;
 const DELETED_RULE: u16 = 8;
+const NEW_ELEMENT: u16 = 12;
+const DELETED_ELEMENT: u16 = 14;
 const NEW_GENERATION: u16 = 15;
 /// `sizeof(struct nfgenmsg)`; its first byte is the family.
 const GENERAL: usize = 4;
 /// The table is the first attribute of every object.
 const TABLE: u16 = 1;
 const RULE_CHAIN: u16 = 2;
+const ELEMENT_SET: u16 = 2;
 const CHAIN_NAME: u16 = 3;
 const CHAIN_HOOK: u16 = 4;
 const GENERATION_PROCESS: u16 = 2;
@@ -37,7 +40,7 @@ pub(in crate::linux::firewall) struct Object<'a> {
     /// `NFPROTO_*`.
     pub(in crate::linux::firewall) family: u8,
     pub(in crate::linux::firewall) table: &'a str,
-    /// The chain, or the chain of the rule.
+    /// The chain, the chain of the rule, or the set of the element.
     pub(in crate::linux::firewall) chain: Option<&'a str>,
     /// True if it is a base chain.
     pub(in crate::linux::firewall) hooked: bool,
@@ -52,7 +55,9 @@ pub(in crate::linux::firewall) enum ObjectChange {
     Chain,
     /// A rule that was added or deleted.
     Rule,
-    /// A set, an element, or anything else.
+    /// An element of a set or a map that was added or deleted.
+    Element,
+    /// A set, or anything else.
     Other,
 }
 
@@ -90,6 +95,9 @@ impl<'a> Notification<'a> {
             DELETED_TABLE => (ObjectChange::DeletedTable, None),
             NEW_CHAIN | DELETED_CHAIN => (ObjectChange::Chain, message.text(GENERAL, CHAIN_NAME)),
             NEW_RULE | DELETED_RULE => (ObjectChange::Rule, message.text(GENERAL, RULE_CHAIN)),
+            NEW_ELEMENT | DELETED_ELEMENT => {
+                (ObjectChange::Element, message.text(GENERAL, ELEMENT_SET))
+            }
             _ => (ObjectChange::Other, None),
         };
         Some(Self::Object(Object {

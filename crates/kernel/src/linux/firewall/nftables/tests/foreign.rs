@@ -10,24 +10,30 @@ use netlink_packet_netfilter::{
 };
 
 use super::*;
-use riklet_core::firewall::{
-    ForeignChain,
-    nftables::{Operation, TableName, foreign_chain},
+use riklet_core::{
+    firewall::nftables::{Operation, TableName, foreign_chain},
+    model::InterfaceName,
 };
 
-fn foreign_chain(
+fn uplinks() -> BTreeSet<InterfaceName> {
+    [InterfaceName::try_from("eth0").unwrap()].into()
+}
+
+/// The foreign chains that drop or have something of ours: `chain`, `open` and `touched`.
+fn foreign_chains(kernel: &mut Nftables) -> Vec<(String, bool, bool)> {
+    let states = kernel.connection().unwrap().foreign_chains(false, &uplinks()).unwrap();
+    let states = states.into_iter().filter(|state| state.drops || state.touched || !state.open);
+    states.map(|state| (state.foreign_chain.to_string(), state.open, state.touched)).collect()
+}
+
+fn set(
+    kernel: &mut Nftables,
     family: ForeignFamily,
     table: &str,
-    chain: &str,
     open: bool,
-    touched: bool,
-) -> ForeignChainState {
-    let (table, chain) = (table.to_owned(), chain.to_owned());
-    ForeignChainState {
-        foreign_chain: ForeignChain::Nftables { family, table, chain },
-        open,
-        touched,
-    }
+) -> Result<(), Refusal> {
+    let uplinks = uplinks();
+    kernel.connection().unwrap().set_passage(family, table, open.then_some(&uplinks))
 }
 
 #[test]
@@ -40,61 +46,57 @@ fn a_passage_through_iptables_is_opened_repaired_and_closed() {
         }
         let before = (iptables_save(), listing());
         let mut kernel = Nftables::default();
-        let forward = |open, touched| {
-            vec![foreign_chain(ForeignFamily::Ip, "filter", "FORWARD", open, touched)]
-        };
-        let mut set = |open| {
-            kernel
-                .connection()
-                .unwrap()
-                .set_passage(ForeignFamily::Ip, "filter", "FORWARD", open)
-                .unwrap();
-        };
-        let foreign_chains =
-            || Nftables::default().connection().unwrap().foreign_chains(false).unwrap();
+        let forward = |open, touched| vec![("ip filter FORWARD".to_owned(), open, touched)];
+        let mut set = |open| set(&mut kernel, ForeignFamily::Ip, "filter", open).unwrap();
+        let foreign_chains = || foreign_chains(&mut Nftables::default());
         assert_eq!(foreign_chains(), forward(false, false));
-        assert_eq!(Nftables::default().connection().unwrap().foreign_chains(true).unwrap(), []);
+        let mut fresh = Nftables::default();
+        assert_eq!(fresh.connection().unwrap().foreign_chains(true, &uplinks()).unwrap(), []);
         set(false);
         assert_eq!((iptables_save(), listing()), before);
 
         set(true);
         assert_eq!(foreign_chains(), forward(true, true));
         let open = (iptables_save(), listing());
-        let rules = "-A FORWARD -j RIKLET-FORWARD\n-A FORWARD -i eth7 -j ACCEPT\n-A FORWARD -j DOCKER\n\
-                     -A RIKLET-FORWARD -i rik+ -j ACCEPT\n-A RIKLET-FORWARD -o rik+ -j ACCEPT\n";
+        let rules = "-A FORWARD -i eth7 -j ACCEPT\n-A FORWARD -j DOCKER\n-A FORWARD -j RIKLET-PASSAGE\n\
+                     -A RIKLET-PASSAGE -i rik+ -j ACCEPT\n-A RIKLET-PASSAGE -o rik+ -j ACCEPT\n";
         assert!(open.0.contains(rules), "{}", open.0);
         set(true);
         assert_eq!((iptables_save(), listing()), open);
 
-        for damage in [
-            "-D FORWARD -j RIKLET-FORWARD",
-            "-A FORWARD -j RIKLET-FORWARD",
-            "-I FORWARD -j DOCKER",
-            "-F RIKLET-FORWARD",
-            "-D RIKLET-FORWARD -i rik+ -j ACCEPT",
-            "-I RIKLET-FORWARD -i rik3 -j DROP",
+        for (damage, undo) in [
+            ("-D FORWARD -j RIKLET-PASSAGE", ""),
+            ("-I FORWARD -j RIKLET-PASSAGE", ""),
+            ("-I DOCKER -j RIKLET-PASSAGE", ""),
+            ("-A FORWARD -s 203.0.113.9 -j DROP", "-D FORWARD -s 203.0.113.9 -j DROP"),
+            ("-I FORWARD -j DROP", "-D FORWARD -j DROP"),
+            ("-F RIKLET-PASSAGE", ""),
+            ("-D RIKLET-PASSAGE -i rik+ -j ACCEPT", ""),
+            ("-I RIKLET-PASSAGE -i rik3 -j DROP", ""),
+            ("-N RIKLET-FORWARD", ""),
         ] {
             iptables(damage);
             assert_eq!(foreign_chains(), forward(false, true), "{damage}");
             set(true);
             assert_eq!(foreign_chains(), forward(true, true), "{damage}");
-            if damage == "-I FORWARD -j DOCKER" {
-                iptables("-D FORWARD -j DOCKER");
+            if !undo.is_empty() {
+                iptables(undo);
+                set(true);
             }
+            assert_eq!(iptables_save(), open.0, "{damage}");
         }
-        assert_eq!(iptables_save(), open.0);
         set(false);
         assert_eq!((iptables_save(), listing()), before);
     });
 }
 
 #[test]
-fn only_chains_that_drop_or_have_something_of_ours_are_foreign_chains() {
+fn only_chains_that_drop_our_traffic_are_touched() {
     in_namespace(|| {
         nft("table inet foo {
                chain forward { type filter hook forward priority 0; policy drop; tcp dport 22 accept; }
                chain later { type filter hook forward priority 5; policy drop; }
-               chain open { type filter hook forward priority 6; policy accept; }
+               chain open { type filter hook forward priority 6; policy accept; ip saddr 203.0.113.9 drop; }
                chain input { type filter hook input priority 0; policy drop; }
              }
              table ip6 foo { chain f { type filter hook forward priority 0; policy drop; }; }
@@ -102,52 +104,180 @@ fn only_chains_that_drop_or_have_something_of_ours_are_foreign_chains() {
         let before = listing();
         let mut kernel = Nftables::default();
         kernel.apply(&Change::Reset(ruleset([]))).unwrap();
-        let foo =
-            |chain, open, touched| foreign_chain(ForeignFamily::Inet, "foo", chain, open, touched);
-        let first = kernel.connection().unwrap().foreign_chains(false).unwrap();
-        assert_eq!(first, [foo("forward", false, false), foo("later", false, false)]);
-        for chain in ["forward", "later"] {
-            kernel
-                .connection()
-                .unwrap()
-                .set_passage(ForeignFamily::Inet, "foo", chain, true)
-                .unwrap();
-        }
-        let both = [foo("forward", true, true), foo("later", true, true)];
-        assert_eq!(kernel.connection().unwrap().foreign_chains(false).unwrap(), both);
-
-        kernel
-            .connection()
-            .unwrap()
-            .set_passage(ForeignFamily::Inet, "foo", "forward", false)
-            .unwrap();
-        assert_eq!(
-            kernel.connection().unwrap().foreign_chains(false).unwrap(),
-            [foo("forward", false, true), both[1].clone()]
-        );
+        let foo = |open, touched| {
+            ["forward", "later"].map(|chain| (format!("inet foo {chain}"), open, touched)).to_vec()
+        };
+        assert_eq!(foreign_chains(&mut kernel), foo(false, false));
+        set(&mut kernel, ForeignFamily::Inet, "foo", true).unwrap();
+        // What is ours is the table's, whichever chain needs it.
+        let states = foreign_chains(&mut kernel);
+        assert_eq!(states[..2], foo(true, true));
         // A policy that has become accept leaves something to close.
         nft("add chain inet foo later { policy accept; }");
-        assert!(kernel.connection().unwrap().foreign_chains(false).unwrap().contains(&both[1]));
+        assert!(foreign_chains(&mut kernel).iter().any(|(_, open, _)| !open));
+        set(&mut kernel, ForeignFamily::Inet, "foo", true).unwrap();
+        assert!(!listing().split("chain later").nth(1).unwrap().contains("jump RIKLET-PASSAGE"));
         nft("add chain inet foo later { policy drop; }");
-        kernel
-            .connection()
-            .unwrap()
-            .set_passage(ForeignFamily::Inet, "foo", "later", false)
-            .unwrap();
+        set(&mut kernel, ForeignFamily::Inet, "foo", false).unwrap();
         kernel.apply(&Change::Remove).unwrap();
         assert_eq!(listing(), before);
 
-        kernel
-            .connection()
-            .unwrap()
-            .set_passage(ForeignFamily::Inet, "gone", "forward", false)
-            .unwrap();
-        let refused = kernel
-            .connection()
-            .unwrap()
-            .set_passage(ForeignFamily::Inet, "gone", "forward", true)
-            .unwrap_err();
+        set(&mut kernel, ForeignFamily::Inet, "gone", false).unwrap();
+        let refused = set(&mut kernel, ForeignFamily::Inet, "gone", true).unwrap_err();
         assert_eq!(refused.errno, Some(Refusal::ENOENT));
+    });
+}
+
+/// Loads chains of a table `inet foo`, opens the passages, and returns the rules beside which they stand: the rule after
+/// each, as nft(8) prints it.
+fn passed(chains: &str) -> Vec<String> {
+    nft("table inet foo; delete table inet foo");
+    nft(&format!("table inet foo {{ {} }}", chains.replace("; }", "\n}\n")));
+    let mut kernel = Nftables::default();
+    set(&mut kernel, ForeignFamily::Inet, "foo", true).unwrap();
+    assert!(foreign_chains(&mut kernel).iter().all(|(_, open, _)| *open), "{chains}");
+    let before = listing();
+    set(&mut kernel, ForeignFamily::Inet, "foo", true).unwrap();
+    assert_eq!(listing(), before, "{chains}");
+    let lines: Vec<_> = before.lines().map(str::trim).collect();
+    let (mut found, mut chain) = (Vec::new(), "");
+    for (line, next) in lines.iter().zip(&lines[1..]) {
+        if let Some(name) = line.strip_prefix("chain ") {
+            chain = name.trim_end_matches(" {");
+        }
+        if line.contains("jump RIKLET-PASSAGE") {
+            let side = line.split(" counter").next().unwrap().split(" jump").next().unwrap();
+            let side = if side.starts_with("counter") { "" } else { side };
+            // nft(8) lists elements in any order.
+            let next = next.split_once(" {").map_or_else(
+                || (*next).to_owned(),
+                |(before, after)| format!("{before}{}", after.rsplit_once('}').unwrap().1),
+            );
+            found.push(format!("{chain}: {side} > {next}"));
+        }
+    }
+    found
+}
+
+#[test]
+fn a_passage_stands_directly_before_the_rule_that_drops_our_traffic() {
+    const BASE: &str = "chain f { type filter hook forward priority 10; policy accept;";
+    in_namespace(|| {
+        for (rules, expected) in [
+            // Not dropped, or by specific rules only.
+            (
+                "ct state vmap { established : accept, related : accept, invalid : drop }; }",
+                &[][..],
+            ),
+            ("meta nfproto ipv6 drop; ip6 saddr fd00::/8 drop; }", &[]),
+            ("iifname { \"wlan0\", \"br-*\" } drop; iifname \"lan*\" drop; }", &[]),
+            ("tcp dport { 25, 465 } drop; ip saddr { 192.0.2.0/24, 203.0.113.9 } drop; }", &[]),
+            ("ip saddr . tcp dport { 192.0.2.1 . 25 } drop; limit rate over 5/second drop; }", &[]),
+            ("iifname . oifname { \"lan0\" . \"eth0\" } drop; meta mark 7 drop; }", &[]),
+            (
+                "fib saddr . iif oif missing drop; meta l4proto 41-47 drop; ct count over 9 drop; }",
+                &[],
+            ),
+            // Dropped.
+            (
+                "ct state established,related accept; ip saddr 203.0.113.9 drop; reject; }",
+                &["f:  > reject"],
+            ),
+            (
+                "ct state { established, related } accept; ct status dnat accept; drop; }",
+                &["f: iifname \"rik*\" > drop"],
+            ),
+            (
+                "ct state vmap { established : accept, related : accept, new : drop }; }",
+                &["f:  > ct state vmap"],
+            ),
+            (
+                "meta l4proto tcp reject with tcp reset; reject; }",
+                &["f:  > meta l4proto tcp reject with tcp reset"],
+            ),
+            (
+                "meta l4proto { tcp, udp } counter log prefix \"x\" drop; }",
+                &["f:  > meta l4proto counter packets 0 bytes 0 log prefix \"x\" drop"],
+            ),
+            ("iifname != \"lan0\" drop; }", &["f:  > iifname != \"lan0\" drop"]),
+            (
+                "meta l4proto != { tcp } iifname != \"lan0\" drop; }",
+                &["f:  > meta l4proto != tcp iifname != \"lan0\" drop"],
+            ),
+            (
+                "iifname \"eth*\" drop; ip daddr 192.0.2.1 drop; drop; }",
+                &["f: oifname \"rik*\" > iifname \"eth*\" drop", "f: iifname \"rik*\" > drop"],
+            ),
+            ("iifname { \"eth*\", \"en*\" } drop; }", &["f: oifname \"rik*\" > iifname drop"]),
+            (
+                "meta mark & 0x1 != 0x1 drop; }",
+                &["f:  > meta mark & 0x00000001 != 0x00000001 drop"],
+            ),
+            ("meta l4proto 6-17 drop; }", &["f:  > meta l4proto 6-17 drop"]),
+            (
+                "iifname . oifname vmap { \"eth0\" . \"lan0\" : accept, * : drop }; }",
+                &["f:  > iifname . oifname vmap"],
+            ),
+            // Behind jumps, gotos and maps.
+            ("jump z; drop; } chain z { ip saddr 203.0.113.9 drop; drop; }", &["z:  > drop"]),
+            ("goto z; } chain z { iifname \"lan0\" accept; drop; }", &["z:  > drop"]),
+            (
+                "iifname vmap { \"eth0\" : jump wan, \"lan0\" : jump lan }; } chain wan { ip saddr 203.0.113.9 drop; drop; } \
+              chain lan { drop; }",
+                &["wan: oifname \"rik*\" > drop"],
+            ),
+            // Shared with another hook, or with a ban.
+            (
+                "jump z; } chain i { type filter hook input priority 0; jump z; } chain z { drop; }",
+                &["f:  > jump z"],
+            ),
+            ("tcp dport 25 jump z; jump z; } chain z { log; drop; }", &["f:  > jump z"]),
+            (
+                "jump z; } chain i { type filter hook input priority 0; \
+              tcp dport vmap { 25 : jump z }; } chain z { drop; }",
+                &["f:  > jump z"],
+            ),
+        ] {
+            // Chains are made before rules lead to them.
+            let names = rules.split("chain ").skip(1).filter_map(|rest| rest.split(' ').next());
+            let mut text = String::new();
+            for name in names.filter(|name| *name != "i") {
+                text += "chain ";
+                text += name;
+                text += " { }; ";
+            }
+            assert_eq!(passed(&format!("{text} {BASE} {rules}")), expected, "{rules}");
+        }
+    });
+}
+
+#[test]
+fn rules_of_iptables_nft_are_understood() {
+    in_namespace(|| {
+        let mut kernel = Nftables::default();
+        for (rule, drops) in [
+            ("-m conntrack --ctstate INVALID -j DROP", false),
+            ("-m comment --comment none -s 203.0.113.9 -j REJECT", false),
+            ("-p tcp -m multiport --dports 25,465 -j DROP", false),
+            ("-m addrtype --dst-type BROADCAST -j DROP", false),
+            ("-m mark --mark 1 -j DROP", false),
+            ("-m limit --limit 1/s -j DROP", false),
+            ("-j LOG", false),
+            ("-j NFQUEUE", false),
+            ("-m conntrack --ctstate NEW -j DROP", true),
+            ("-m conntrack --ctstate DNAT -j DROP", true),
+            ("-m state --state NEW,ESTABLISHED -j REJECT", true),
+            ("-m conntrack ! --ctstate RELATED -j DROP", true),
+            ("-m mark ! --mark 1 -j DROP", true),
+            ("-m comment --comment everything -j REJECT", true),
+            ("-p tcp -j REJECT --reject-with tcp-reset", true),
+            ("! -i docker0 -j DROP", true),
+        ] {
+            iptables("-F FORWARD");
+            iptables(&format!("-A FORWARD {rule}"));
+            let found = foreign_chains(&mut kernel);
+            assert_eq!(!found.is_empty(), drops, "{rule}");
+        }
     });
 }
 
@@ -177,14 +307,18 @@ fn owned(table: &TableName, chain: &str) -> Nftables {
 }
 
 #[test]
-fn a_table_with_an_owner_has_no_foreign_chain() {
+fn a_table_with_an_owner_is_read_and_not_changed() {
     in_namespace(|| {
         let owners = [
             owned(&foreign_chain::table(ForeignFamily::Ip, "filter"), "FORWARD"),
             owned(&foreign_chain::table(ForeignFamily::Inet, "firewalld"), "forward"),
         ];
         let mut kernel = Nftables::default();
-        assert_eq!(kernel.connection().unwrap().foreign_chains(false).unwrap(), []);
+        let states = kernel.connection().unwrap().foreign_chains(false, &uplinks()).unwrap();
+        assert_eq!(states.len(), 2);
+        for state in states {
+            assert!(state.is_blocked(), "{state:?}");
+        }
         kernel.apply(&Change::Reset(ruleset([]))).unwrap();
         assert!(kernel.probe(&base_ruleset(), &BTreeSet::new()).unwrap());
         drop(owners);

@@ -305,7 +305,7 @@ fn the_probe_sees_rules_come_and_go() {
         kernel
             .connection()
             .unwrap()
-            .set_passage(ForeignFamily::Ip, "filter", "FORWARD", true)
+            .set_passage(ForeignFamily::Ip, "filter", Some(&BTreeSet::new()))
             .unwrap();
         assert!(kernel.probe(&base_ruleset(), &BTreeSet::new()).unwrap());
     });

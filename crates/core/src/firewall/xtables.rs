@@ -1,0 +1,99 @@
+//! Extensions of iptables: as `iptables-save` names them, and as bytes in rules of iptables-nft.
+
+use crate::firewall::passage::{Field, Operator, Test, Value, Verdict};
+
+/// `struct xt_conntrack_mtinfo3` of `<linux/netfilter/xt_conntrack.h>`: the offsets of `match_flags`, `invert_flags`,
+/// `state_mask` and `status_mask`.
+const MATCH_FLAGS: usize = 146;
+const INVERT_FLAGS: usize = 148;
+const STATE_MASK: usize = 150;
+const STATUS_MASK: usize = 152;
+/// `XT_CONNTRACK_STATE`, `XT_CONNTRACK_STATUS` and `XT_CONNTRACK_STATE_ALIAS`.
+const STATE: u16 = 1;
+const STATUS: u16 = 1 << 6;
+const ALIAS: u16 = 1 << 13;
+/// `XT_CONNTRACK_STATE_SNAT` and `XT_CONNTRACK_STATE_DNAT`; the bits before them are those of nf_tables.
+const SOURCE_TRANSLATED: u16 = 1 << 6;
+const TRANSLATED: u16 = 1 << 7;
+/// `IPS_SRC_NAT` and `IPS_DST_NAT`.
+const STATUS_SOURCE_TRANSLATED: u32 = 1 << 4;
+const STATUS_TRANSLATED: u32 = 1 << 5;
+
+/// Returns the tests of a match extension.
+pub(super) fn tests(name: &str, revision: u32, info: &[u8]) -> Vec<Test> {
+    match (name, revision) {
+        ("comment", _) => vec![],
+        ("conntrack", 3) => conntrack(info).unwrap_or_else(|| vec![Test::Other(name.to_owned())]),
+        ("mark", 1) => vec![marked(info).unwrap_or_else(|| Test::Other(name.to_owned()))],
+        _ => vec![Test::Other(name.to_owned())],
+    }
+}
+
+/// Returns the verdict of a target extension; `None` if the packet goes on to the next rule.
+pub(super) fn verdict(name: &str) -> Option<Verdict> {
+    match name {
+        "REJECT" | "DROP" | "TARPIT" | "DELUDE" => Some(Verdict::Drop),
+        "ACCEPT" => Some(Verdict::Accept),
+        "NFQUEUE" => Some(Verdict::Queue),
+        _ => None,
+    }
+}
+
+fn conntrack(info: &[u8]) -> Option<Vec<Test>> {
+    let at = |offset: usize| Some(u16::from_ne_bytes(*info.get(offset..)?.first_chunk()?));
+    let (asked, inverted) = (at(MATCH_FLAGS)?, at(INVERT_FLAGS)?);
+    let mut tests = Vec::new();
+    if asked & STATE != 0 {
+        let states = at(STATE_MASK)?;
+        let test = self::states(states);
+        tests.push(if inverted & STATE != 0 { Test::Not(Box::new(test)) } else { test });
+    }
+    if asked & STATUS != 0 {
+        let test = has(Field::Status, at(STATUS_MASK)?.into());
+        tests.push(if inverted & STATUS != 0 { Test::Not(Box::new(test)) } else { test });
+    }
+    if asked & !(STATE | STATUS | ALIAS) != 0 {
+        tests.push(Test::Other("conntrack".to_owned()));
+    }
+    Some(tests)
+}
+
+/// Returns the bit of a state.
+pub(super) fn state(name: &str) -> Option<u16> {
+    Some(match name {
+        "INVALID" => 1,
+        "ESTABLISHED" => 2,
+        "RELATED" => 4,
+        "NEW" => 8,
+        "SNAT" => SOURCE_TRANSLATED,
+        "DNAT" => TRANSLATED,
+        // XT_CONNTRACK_STATE_UNTRACKED
+        "UNTRACKED" => 1 << 8,
+        _ => return None,
+    })
+}
+
+/// Returns the test for one of these states.
+pub(super) fn states(states: u16) -> Test {
+    let mut any = vec![has(Field::State, (states & !(SOURCE_TRANSLATED | TRANSLATED)).into())];
+    if states & SOURCE_TRANSLATED != 0 {
+        any.push(has(Field::Status, STATUS_SOURCE_TRANSLATED));
+    }
+    if states & TRANSLATED != 0 {
+        any.push(has(Field::Status, STATUS_TRANSLATED));
+    }
+    Test::Any(any)
+}
+
+/// A field has one of these bits.
+fn has(field: Field, bits: u32) -> Test {
+    let value = Value::Of(field, Some(bits.to_ne_bytes().into()));
+    Test::Compare(value, Operator::NotEqual, vec![0; 4])
+}
+
+/// `struct xt_mark_mtinfo1`: the mark, the mask, and a byte that inverts it.
+fn marked(info: &[u8]) -> Option<Test> {
+    let value = Value::Of(Field::Mark, Some(info.get(4..8)?.to_vec()));
+    let test = Test::Compare(value, Operator::Equal, info.get(..4)?.to_vec());
+    Some(if info.get(8) == Some(&1) { Test::Not(Box::new(test)) } else { test })
+}
