@@ -22,8 +22,8 @@ use crate::{
 const ROUNDS: usize = 50;
 /// How many of them come in turn.
 const TURN: usize = 10;
-/// Warm slots of the daemon: more than a turn takes.
-const WARM: usize = 64;
+/// Ready slots of the daemon: more than a turn takes.
+const READY_SLOTS: usize = 64;
 
 /// Somebody who adds and removes the network of one function, with another one present.
 trait Peer {
@@ -99,7 +99,7 @@ fn describe(report: &mut Markdown, measured: &[(&str, &Cycles)]) {
 const NOTES: &str = "\
 What is compared is not the same everywhere:
 
-* *Riklet SDN, API*: `PUT` and `DELETE` on one kept connection to `riklet-sdn serve`, which has warm slots. An answer means \
+* *Riklet SDN, API*: `PUT` and `DELETE` on one kept connection to `riklet-sdn serve`, which has ready slots. An answer means \
 that the port is published (or refused) and recorded; a deleted TAP is down, and the daemon removes it afterwards.
 * *Riklet SDN, one shot*: `riklet-sdn up` and `down`, a process each, without a daemon. The TAP is gone at the end of `down`.
 * *shell recipe*: `ip tuntap add`, `ip addr add`, `ip link set up` and three calls of `iptables`, and the same backwards: a \
@@ -122,7 +122,7 @@ impl Api {
     fn new() -> Self {
         let node = Namespace::new();
         let state = enclosure::directory("peer-api");
-        let daemon = Daemon::start(&node, &state, "nftables", WARM);
+        let daemon = Daemon::start(&node, &state, "nftables", READY_SLOTS);
         let mut client = daemon.client();
         client.json("PUT", "/v1/functions/f0", &definition("f0", 10_000));
         Self { daemon, client }
@@ -141,7 +141,7 @@ impl Peer for Api {
     }
 
     fn settle(&mut self) {
-        self.daemon.wait_for_warm(&mut self.client);
+        self.daemon.wait_for_ready_slots(&mut self.client);
     }
 }
 

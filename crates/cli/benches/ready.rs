@@ -24,7 +24,7 @@ pub(crate) fn measure(report: &mut Markdown) {
     report.heading("From `run` to a port that answers");
     report.paragraph(&format!(
         "The median of {BUILTIN_ROUNDS} runs of the builtin guest, and of {QEMU_ROUNDS} of a real kernel under \
-         software emulation; each includes what the first function of a node needs besides (the firewall's skeleton, \
+         software emulation; each includes what the first function of a node needs besides (the firewall's base ruleset, \
          forwarding), since `run` leaves nothing behind."
     ));
     report.table(

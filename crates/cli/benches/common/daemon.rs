@@ -21,14 +21,14 @@ pub(crate) const PATIENCE: Duration = Duration::from_mins(2);
 pub(crate) struct Daemon {
     child: Child,
     state: PathBuf,
-    warm: usize,
+    ready_slots: usize,
     /// From exec to READY.
     pub(crate) start_took: Duration,
 }
 
 impl Daemon {
     /// Starts one in a namespace, with its state in a directory, and waits until it is ready (`sd_notify(3)`).
-    pub(crate) fn start(node: &Namespace, state: &Path, backend: &str, warm: usize) -> Self {
+    pub(crate) fn start(node: &Namespace, state: &Path, backend: &str, ready_slots: usize) -> Self {
         fs::create_dir_all(state).unwrap();
         let notifications = state.join("notify");
         fs::remove_file(&notifications).ok();
@@ -36,14 +36,15 @@ impl Daemon {
         socket.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
         let mut command = program(state, backend);
         command
-            .args(["serve", "--ready-slots", &warm.to_string()])
+            .args(["serve", "--ready-slots", &ready_slots.to_string()])
             .env("NOTIFY_SOCKET", &notifications)
             .env("PATH", PATH)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(fs::File::create(state.join("log")).unwrap());
         let (started, child) = node.run(|| (Instant::now(), command.spawn().unwrap()));
-        let mut daemon = Self { child, state: state.to_owned(), warm, start_took: Duration::ZERO };
+        let mut daemon =
+            Self { child, state: state.to_owned(), ready_slots, start_took: Duration::ZERO };
         let mut buffer = [0; 4096];
         wait_for("the daemon to be ready", PATIENCE, || {
             let length = socket.recv(&mut buffer).unwrap_or_default();
@@ -65,11 +66,11 @@ impl Daemon {
         self.child.id()
     }
 
-    /// Waits until all warm slots are there.
-    pub(crate) fn wait_for_warm(&self, client: &mut Client) {
-        wait_for("the warm slots", PATIENCE, || {
+    /// Waits until all ready slots are there.
+    pub(crate) fn wait_for_ready_slots(&self, client: &mut Client) {
+        wait_for("the ready slots", PATIENCE, || {
             let health = client.json("GET", "/v1/health", "");
-            (health["readySlots"] == self.warm).then_some(())
+            (health["readySlots"] == self.ready_slots).then_some(())
         });
     }
 

@@ -9,7 +9,7 @@ use std::{
 
 use super::{
     guest::Processor,
-    world::{WARM, World},
+    world::{READY_SLOTS, World},
 };
 use crate::common::{
     report::Markdown,
@@ -37,7 +37,7 @@ struct Attempt {
 }
 
 pub(crate) fn measure(report: &mut Markdown) {
-    let mut world = World::new("flush", "nftables", WARM);
+    let mut world = World::new("flush", "nftables", READY_SLOTS);
     world.fill(PRESENT);
     world.settle();
     let guest = world.play_last(Processor::Any);

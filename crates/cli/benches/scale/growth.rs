@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{
     guest::Guest,
-    world::{LATENCY, WARM, World},
+    world::{LATENCY, READY_SLOTS, World},
 };
 use crate::common::{
     plot::{Line, Plot},
@@ -16,7 +16,7 @@ const STEPS: [(usize, f64); 5] =
     [(1, 1.0), (10, 10.0), (100, 100.0), (1000, 1000.0), (10_000, 10_000.0)];
 /// iptables has 1,000 at most: it looks through its rules one by one.
 const STEPS_OF_IPTABLES: usize = 4;
-/// Turns of ups and downs, and how many there are in one: fewer than warm slots.
+/// Turns of ups and downs, and how many there are in one: fewer than ready slots.
 const TURNS: usize = 5;
 const TURN: usize = 20;
 /// Connections: turns, and how many there are in one.
@@ -49,9 +49,9 @@ struct Fixed {
 }
 
 pub(crate) fn measure(report: &mut Markdown) {
-    let mut ten = World::new("ten", "nftables", WARM);
+    let mut ten = World::new("ten", "nftables", READY_SLOTS);
     ten.fill(10);
-    let mut one = World::new("one", "nftables", WARM);
+    let mut one = World::new("one", "nftables", READY_SLOTS);
     one.fill(1);
     let guest = one.play_last(LATENCY);
     let mut fixed = Fixed { ten, one, _guest: guest };
@@ -71,7 +71,7 @@ pub(crate) fn measure(report: &mut Markdown) {
 
 impl Growing {
     fn new(name: &str) -> Self {
-        Self { world: World::new(name, "nftables", WARM), steps: Vec::new() }
+        Self { world: World::new(name, "nftables", READY_SLOTS), steps: Vec::new() }
     }
 
     /// Brings up what is missing, and measures.
@@ -113,7 +113,7 @@ impl Growing {
 fn describe_operations(report: &mut Markdown, steps: &[Step]) {
     report.heading("One more, where many are");
     report.paragraph(&format!(
-        "`PUT` and `DELETE` of one function through the API, with warm slots, with so many others present: {TURNS} turns of \
+        "`PUT` and `DELETE` of one function through the API, with ready slots, with so many others present: {TURNS} turns of \
          {TURN} at each step, in turns with another node that has ten. A ratio is the median to that of the node with \
          ten in the same turns. This node has tracked the connections of the next section by then, and that one has not: the \
          kernel's masquerading looks through all that are tracked for each interface that goes down, and for each address \

@@ -64,7 +64,7 @@ impl Bare {
         started.elapsed() + self.publish(fragments)
     }
 
-    /// One transaction with their elements, where their TAPs are there already: what remains to be done with warm slots.
+    /// One transaction with their elements, where their TAPs are there already: what remains to be done with ready slots.
     pub(super) fn publish(&mut self, fragments: &[Fragment]) -> Duration {
         let add = fragments.iter().flat_map(|fragment| fragment.entries.clone()).collect();
         let change = Change::Delta { remove: BTreeSet::new(), add, owner: None };
@@ -82,7 +82,7 @@ impl Bare {
         started.elapsed()
     }
 
-    /// One transaction without their elements; their TAPs down and condemned; then the deletion of these.
+    /// One transaction without their elements; their TAPs down and marked for deletion; then the deletion of the TAPs.
     pub(super) fn down(&mut self, fragments: &[Fragment]) -> Duration {
         let links = fragments.iter().map(|fragment| &fragment.link);
         let links: BTreeMap<_, _> =

@@ -1,19 +1,19 @@
 //! What one more function costs where many are being run.
 
-use super::world::{WARM, World};
+use super::world::{READY_SLOTS, World};
 use crate::common::{
     report::{Bound, Markdown},
     samples::{Cycles, ratio},
 };
 
 const RUNS: usize = 10_000;
-/// Turns of ups and downs, and how many there are in one: fewer than warm slots.
+/// Turns of ups and downs, and how many there are in one: fewer than ready slots.
 const TURNS: usize = 5;
 const TURN: usize = 20;
 
 pub(crate) fn measure(report: &mut Markdown) {
-    let mut none = World::new("no-runs", "nftables", WARM);
-    let mut many = World::new("runs", "nftables", WARM);
+    let mut none = World::new("no-runs", "nftables", READY_SLOTS);
+    let mut many = World::new("runs", "nftables", READY_SLOTS);
     many.record_runs(RUNS);
     let (mut beside_none, mut beside_many) = (Cycles::default(), Cycles::default());
     for _ in 0..TURNS {
@@ -24,7 +24,7 @@ pub(crate) fn measure(report: &mut Markdown) {
     }
     report.heading("One more, where many are run");
     report.paragraph(&format!(
-        "`PUT` and `DELETE` of one function through the API, with warm slots, where {RUNS} runs are recorded that have not \
+        "`PUT` and `DELETE` of one function through the API, with ready slots, where {RUNS} runs are recorded that have not \
          ended, in turns with another node that has none: {TURNS} turns of {TURN}."
     ));
     let row = |name: &str, cycles: &Cycles| {

@@ -1,8 +1,8 @@
-//! One function at a time, with warm slots and without.
+//! One function at a time, with ready slots and without.
 
 use super::{
     kernel::Bare,
-    world::{WARM, World},
+    world::{READY_SLOTS, World},
 };
 use crate::common::{
     namespace::Namespace,
@@ -10,12 +10,12 @@ use crate::common::{
     samples::{Cycles, milliseconds},
 };
 
-/// Rounds of fewer than there are warm slots.
+/// Rounds of fewer than there are ready slots.
 const ROUNDS: usize = 10;
 const ROUND: u16 = 30;
 
 pub(crate) fn measure(report: &mut Markdown) {
-    let mut warm = World::new("warm", "nftables", WARM);
+    let mut warm = World::new("warm", "nftables", READY_SLOTS);
     let mut cold = World::new("cold", "nftables", 0);
     let mut warm_cycles = Cycles::default();
     let mut cold_cycles = Cycles::default();
@@ -47,8 +47,8 @@ fn describe(report: &mut Markdown, [warm, cold, elements, kernel]: [&Cycles; 4])
     report.heading("One function at a time");
     report.paragraph(&format!(
         "A function with one TCP port: `PUT` and `DELETE`, one after the other, on one kept connection; {ROUNDS} rounds \
-         of {ROUND}, between which the daemon fills up its warm slots. *Kernel alone* is the same system calls in a loop \
-         without us: the nf_tables transaction, which is what remains with a warm slot; and all of it, which is the TAP's \
+         of {ROUND}, between which the daemon fills up its ready slots. *Kernel alone* is the same system calls in a loop \
+         without us: the nf_tables transaction, which is what remains with a ready slot; and all of it, which is the TAP's \
          creation, one `send` of rtnetlink for its address and all else, and the transaction. To delete all is the \
          transaction, then the TAP down and deleted, which the daemon does after its answer."
     ));
@@ -59,8 +59,8 @@ fn describe(report: &mut Markdown, [warm, cold, elements, kernel]: [&Cycles; 4])
     report.table(
         ["", "up p50", "up p99", "down p50", "down p99"],
         &[
-            row(&format!("API, {WARM} warm slots"), warm),
-            row("API, no warm slot", cold),
+            row(&format!("API, {READY_SLOTS} ready slots"), warm),
+            row("API, no ready slot", cold),
             row("kernel alone, the transaction", elements),
             row("kernel alone, all", kernel),
         ],
@@ -68,11 +68,11 @@ fn describe(report: &mut Markdown, [warm, cold, elements, kernel]: [&Cycles; 4])
     let (total, kernel) = (cold.up.p50(), kernel.up.p50());
     let ours = total.saturating_sub(kernel).as_secs_f64() / total.as_secs_f64();
     report.paragraph(&format!(
-        "Of an `up` without a warm slot, {} of {} are the kernel's: ours is {ours:.2} of the total.",
+        "Of an `up` without a ready slot, {} of {} are the kernel's: ours is {ours:.2} of the total.",
         milliseconds(kernel),
         milliseconds(total),
     ));
-    report.limit("`up` through the API, warm slot, one at a time, p50", 0.4, warm.up.p50());
-    report.limit("`up` cold (no warm slot), p50", 1.5, total);
+    report.limit("`up` through the API, ready slot, one at a time, p50", 0.4, warm.up.p50());
+    report.limit("`up` cold (no ready slot), p50", 1.5, total);
     report.limit("`down` through the API to the answer, p50", 0.5, warm.down.p50());
 }

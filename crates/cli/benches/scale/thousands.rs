@@ -4,7 +4,7 @@ use std::{iter, time::Duration};
 
 use super::{
     kernel::Bare,
-    world::{BATCH, Memory, WARM, World},
+    world::{BATCH, Memory, READY_SLOTS, World},
 };
 use crate::common::{
     namespace::Namespace,
@@ -62,7 +62,7 @@ impl Way {
 }
 
 pub(crate) fn measure(report: &mut Markdown) {
-    let mut world = World::new("batches", "nftables", WARM);
+    let mut world = World::new("batches", "nftables", READY_SLOTS);
     let thousands = of_batches(&world.fill(MANY));
     world.settle();
     let mut memory = [world.memory(); 2];
@@ -87,7 +87,7 @@ fn of_batches(times: &[Duration]) -> Vec<Duration> {
 }
 
 fn parallel() -> Way {
-    let mut world = World::new("parallel", "nftables", WARM);
+    let mut world = World::new("parallel", "nftables", READY_SLOTS);
     let ends = world.fill_in_parallel(MANY, CLIENTS);
     let mut thousands = Vec::new();
     let mut before = Duration::ZERO;
@@ -118,7 +118,7 @@ fn describe(report: &mut Markdown, ways: &[Way; 3]) {
         "From nothing to {MANY} functions with one TCP port each: by `POST` of {BATCH} definitions at a time, by `PUT` of \
          one at a time from {CLIENTS} clients at once, and *kernel alone*: the same system calls in a loop without us (a \
          TAP created, one `send` of rtnetlink each, one nf_tables transaction for {BATCH}). Then all down by one `DELETE`: \
-         until the answer, and until no TAP is left but the {WARM} warm ones."
+         until the answer, and until no TAP is left but the {READY_SLOTS} ready ones."
     ));
     let header = [
         "",

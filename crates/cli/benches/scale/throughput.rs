@@ -9,7 +9,7 @@ use std::{
 use super::{
     guest::{Guest, Processor},
     kernel::{Bare, nic},
-    world::{Cable, WARM, World},
+    world::{Cable, READY_SLOTS, World},
 };
 use crate::common::{
     namespace::Namespace,
@@ -40,7 +40,7 @@ impl Path<'_> {
 }
 
 pub(crate) fn measure(report: &mut Markdown) {
-    let mut world = World::new("throughput", "nftables", WARM);
+    let mut world = World::new("throughput", "nftables", READY_SLOTS);
     world.fill(1);
     let guest = world.play_last(GUEST);
     let plain = Cable::new();

@@ -25,7 +25,7 @@ use crate::common::{
 /// The node's, towards the client.
 pub(super) const NODE: Ipv4Addr = Ipv4Addr::new(192, 168, 7, 1);
 /// Warm slots, where nothing else is said: the program's own default.
-pub(super) const WARM: usize = 64;
+pub(super) const READY_SLOTS: usize = 64;
 /// How many definitions are sent in one request.
 pub(super) const BATCH: usize = 100;
 /// Where everything runs that a new connection goes through.
@@ -69,7 +69,7 @@ pub(super) struct World {
     pub(super) cable: Cable,
     state: PathBuf,
     backend: &'static str,
-    warm: usize,
+    ready_slots: usize,
     /// There but while it is restarted.
     daemon: Option<Daemon>,
     api: Client,
@@ -78,21 +78,22 @@ pub(super) struct World {
 }
 
 impl World {
-    pub(super) fn new(name: &str, backend: &'static str, warm: usize) -> Self {
+    pub(super) fn new(name: &str, backend: &'static str, ready_slots: usize) -> Self {
         let (cable, state) = (Cable::new(), enclosure::directory(name));
-        let daemon = Daemon::start(&cable.node, &state, backend, warm);
+        let daemon = Daemon::start(&cable.node, &state, backend, ready_slots);
         let api = daemon.client();
-        let mut world = Self { cable, state, backend, warm, daemon: Some(daemon), api, present: 0 };
+        let mut world =
+            Self { cable, state, backend, ready_slots, daemon: Some(daemon), api, present: 0 };
         world.settle();
         world
     }
 
-    /// Waits until nothing is under way: all warm slots are there, and what was taken down has gone.
+    /// Waits until nothing is under way: all ready slots are there, and what was taken down has gone.
     pub(super) fn settle(&mut self) {
-        let (warm, wanted) = (self.warm, self.present + self.warm);
+        let (ready_slots, wanted) = (self.ready_slots, self.present + self.ready_slots);
         wait_for("the daemon to be at rest", PATIENCE, || {
             let health = self.api.json("GET", "/v1/health", "");
-            (health["readySlots"] == warm && self.taps() == wanted).then_some(())
+            (health["readySlots"] == ready_slots && self.taps() == wanted).then_some(())
         });
     }
 
@@ -177,7 +178,7 @@ impl World {
         self.present -= count;
     }
 
-    /// Takes all down: until the answer, and until the kernel has no more than the warm slots' TAPs.
+    /// Takes all down: until the answer, and until the kernel has no more than the ready slots' TAPs.
     pub(super) fn down_all(&mut self) -> (Duration, Duration) {
         let started = Instant::now();
         let answered = self.api.timed("DELETE", "/v1/functions?all=true", "");
@@ -185,7 +186,7 @@ impl World {
         wait_for("nothing to be left", PATIENCE, || {
             // Listing thousands of interfaces keeps a processor busy.
             thread::sleep(Duration::from_millis(20));
-            (self.taps() <= self.warm).then_some(())
+            (self.taps() <= self.ready_slots).then_some(())
         });
         (answered, started.elapsed())
     }
@@ -193,7 +194,7 @@ impl World {
     /// Stops the daemon as systemd does, and starts it again: from exec to READY, and its memory then.
     pub(super) fn restart(&mut self) -> (Duration, Memory) {
         self.daemon.take().unwrap().stop();
-        let daemon = Daemon::start(&self.cable.node, &self.state, self.backend, self.warm);
+        let daemon = Daemon::start(&self.cable.node, &self.state, self.backend, self.ready_slots);
         let took = daemon.start_took;
         self.api = daemon.client();
         self.daemon = Some(daemon);
