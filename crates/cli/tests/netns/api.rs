@@ -245,3 +245,18 @@ fn long_nonsense_is_answered_briefly() {
     assert_eq!(reply.json()["details"].as_array().map(Vec::len), Some(100));
     assert_serves(&daemon);
 }
+
+#[test]
+fn a_removed_socket_comes_back_and_no_second_daemon_takes_its_place() {
+    let world = &World::new(Firewall::Nftables);
+    let daemon = world.daemon(&[]);
+    world.node.tool(&["rm", world.socket().to_str().expect("UTF-8")]);
+    let second = world.riklet(&["serve", "--ready-slots", "0"], "");
+    let refused = second.failure(1);
+    assert!(refused.contains("a daemon is already running for"), "{refused}");
+    wait_for("the socket to come back", SOON, || daemon.try_ask("GET", "/v1/health", "").ok());
+    assert_serves(&daemon);
+    let socket = world.socket();
+    daemon.end(Signal::TERM);
+    assert!(!socket.exists(), "the socket is left behind");
+}

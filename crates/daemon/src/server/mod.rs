@@ -15,7 +15,7 @@ use std::{io, net::SocketAddr, path::PathBuf, time::Duration};
 
 use axum::{Router, routing::get};
 use tokio::{
-    net::{TcpListener, TcpStream, UnixListener},
+    net::{TcpListener, TcpStream},
     signal::unix::{SignalKind, signal},
     sync::watch,
     time,
@@ -23,6 +23,7 @@ use tokio::{
 
 use body::Bodies;
 use connections::Limits;
+use socket::Listener;
 pub use socket::SocketError;
 
 use super::{
@@ -129,7 +130,9 @@ pub fn serve(config: Config, options: Options, settings: &Settings) -> Result<()
     let io = |operation| move |source| ServeError::Io { operation, source };
     connections::raise_descriptor_limit();
     // Before the engine: of two daemons one does nothing at all.
-    let listener = socket::listen(&config.state_dir, settings)?;
+    let state_dir = config.state_dir.clone();
+    let _only_daemon = socket::lock(&state_dir)?;
+    let listener = socket::listen(&state_dir, settings)?;
     let metrics = settings.metrics.map(std::net::TcpListener::bind).transpose();
     let metrics = metrics.map_err(io("listen for those who read the metrics"))?;
     let events = Events::default();
@@ -142,25 +145,28 @@ pub fn serve(config: Config, options: Options, settings: &Settings) -> Result<()
     let manifests = manifests.transpose()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(io("start the server"))?;
-    let served = runtime.block_on(accept(listener, metrics, engine.clone(), events, settings));
+    let served = runtime.block_on(async {
+        let listener = Listener::new(listener, &state_dir, settings)?;
+        let ended = accept(&listener, metrics, engine.clone(), events, settings).await;
+        listener.remove();
+        ended
+    });
     let _not_supervised = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
     if let Some(manifests) = manifests {
         manifests.stop();
     }
     engine.stop();
     let _panicked = thread.join();
-    socket::remove(settings);
     served.map_err(io("accept connections"))
 }
 
 async fn accept(
-    listener: std::os::unix::net::UnixListener,
+    listener: &Listener<'_>,
     metrics: Option<std::net::TcpListener>,
     engine: Engine,
     events: Events,
     settings: &Settings,
 ) -> io::Result<()> {
-    let listener = UnixListener::from_std(listener)?;
     let metrics = metrics.map(|listener| {
         listener.set_nonblocking(true)?;
         TcpListener::from_std(listener)
@@ -174,7 +180,7 @@ async fn accept(
     let api = Api { engine: engine.clone(), events, bodies, ending: ending.clone() };
     let (router, to_read) = (router(api.clone()), metrics_router(api));
     let limits = Limits::new(patience);
-    let to_serve = async || listener.accept().await.map(|(stream, _)| stream);
+    let to_serve = async || listener.accept().await;
     let to_read_from = async || accept_tcp(metrics.as_ref()).await;
     let api = connections::serve(to_serve, router, limits.api(), ending.clone());
     let metrics = connections::serve(to_read_from, to_read, limits.metrics(), ending);

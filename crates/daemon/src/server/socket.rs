@@ -2,19 +2,24 @@
 #![expect(clippy::disallowed_methods, reason = "the socket and its directory are the server's own")]
 
 use std::{
-    fs::{self, Permissions},
-    io,
+    cell::RefCell,
+    fs::{self, File, OpenOptions, Permissions},
+    io::{self, Write},
     os::unix::{
-        fs::{FileTypeExt, PermissionsExt},
-        net::{UnixListener, UnixStream},
+        fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt},
+        net::UnixListener,
     },
     path::{Path, PathBuf},
+    rc::Rc,
+    time::Duration,
 };
 
 use rustix::{
-    fs::{Mode, chown},
+    fs::{FlockOperation, Mode, chown, flock},
+    io::Errno,
     process::{Gid, umask},
 };
+use tokio::net::{UnixListener as TokioListener, UnixStream};
 
 use super::Settings;
 use riklet_core::model::{Account, AccountName};
@@ -29,6 +34,17 @@ pub enum SocketError {
     Taken {
         /// The socket.
         path: PathBuf,
+    },
+    /// Another daemon works on the same records, whatever socket it listens on.
+    #[error(
+        "a daemon is already running for {}{}", state_dir.display(),
+        process.as_ref().map(|id| format!(": process {id}")).unwrap_or_default()
+    )]
+    Running {
+        /// The directory of the records.
+        state_dir: PathBuf,
+        /// Its process, where it has noted that.
+        process: Option<String>,
     },
     /// Something else has its name.
     #[error("{} is there, and is no socket", path.display())]
@@ -60,6 +76,106 @@ pub enum SocketError {
     Store(#[from] StoreError),
 }
 
+/// The file in the state directory that is locked for as long as a daemon runs, and names its process.
+const LOCK: &str = "daemon.lock";
+/// The interval at which the socket is looked for.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// Locks the records for one daemon, until the returned file is closed or the process ends, however it ends (flock(2)).
+pub(super) fn lock(state_dir: &Path) -> Result<File, SocketError> {
+    let path = state_dir.join(LOCK);
+    let io = |operation| {
+        let path = path.clone();
+        move |source| SocketError::Io { operation, path, source }
+    };
+    Store::open(state_dir)?;
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false).mode(0o600);
+    let mut file = options.open(&path).map_err(io("open"))?;
+    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => {}
+        Err(Errno::WOULDBLOCK) => {
+            let process = io::read_to_string(&file).ok().map(|text| text.trim().to_owned());
+            let process = process.filter(|text| !text.is_empty());
+            return Err(SocketError::Running { state_dir: state_dir.to_owned(), process });
+        }
+        Err(errno) => return Err(io("lock")(errno.into())),
+    }
+    let noted = file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id()));
+    noted.map_err(io("write"))?;
+    Ok(file)
+}
+
+/// A socket that comes back where somebody removes it: a daemon that nobody can reach is of no use.
+pub(super) struct Listener<'a> {
+    state_dir: &'a Path,
+    settings: &'a Settings,
+    current: RefCell<Rc<(TokioListener, Identity)>>,
+}
+
+/// The device and the inode of a file.
+type Identity = (u64, u64);
+
+impl<'a> Listener<'a> {
+    /// Accepts on this listener, which is bound to the socket of the settings.
+    pub(super) fn new(
+        listener: UnixListener,
+        state_dir: &'a Path,
+        settings: &'a Settings,
+    ) -> io::Result<Self> {
+        let identity = identity(&settings.socket).unwrap_or_default();
+        let current = Rc::new((TokioListener::from_std(listener)?, identity));
+        Ok(Self { state_dir, settings, current: RefCell::new(current) })
+    }
+
+    /// Accepts a connection, on a new socket where the present one has lost its name.
+    pub(super) async fn accept(&self) -> io::Result<UnixStream> {
+        loop {
+            let current = Rc::clone(&self.current.borrow());
+            tokio::select! {
+                accepted = current.0.accept() => return Ok(accepted?.0),
+                () = self.lost(current.1) => self.replace(),
+            }
+        }
+    }
+
+    /// Waits until nothing has the name of the socket, or another socket has.
+    async fn lost(&self, ours: Identity) {
+        loop {
+            tokio::time::sleep(LOOK).await;
+            if identity(&self.settings.socket) != Some(ours) {
+                return;
+            }
+        }
+    }
+
+    fn replace(&self) {
+        let path = &self.settings.socket;
+        let listener = listen(self.state_dir, self.settings);
+        let made = listener.map_err(|error| error.to_string()).and_then(|listener| {
+            Self::new(listener, self.state_dir, self.settings).map_err(|error| error.to_string())
+        });
+        match made {
+            Ok(made) => {
+                tracing::warn!("{} was removed: it is there again", path.display());
+                self.current.replace(made.current.into_inner());
+            }
+            Err(error) => tracing::warn!("{} was removed: {error}", path.display()),
+        }
+    }
+
+    /// Removes the socket, if it is this one.
+    pub(super) fn remove(&self) {
+        if identity(&self.settings.socket) == Some(self.current.borrow().1) {
+            remove(self.settings);
+        }
+    }
+}
+
+fn identity(path: &Path) -> Option<Identity> {
+    fs::symlink_metadata(path).ok().map(|found| (found.dev(), found.ino()))
+}
+
 /// Makes the socket and listens. It gets its name once it is its group's; where a dead daemon left one, that goes.
 pub(super) fn listen(state_dir: &Path, settings: &Settings) -> Result<UnixListener, SocketError> {
     let path = &settings.socket;
@@ -68,7 +184,6 @@ pub(super) fn listen(state_dir: &Path, settings: &Settings) -> Result<UnixListen
         move |source| SocketError::Io { operation, path, source }
     };
     let group = settings.group.as_ref().map(group).transpose()?;
-    Store::open(state_dir)?;
     if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
         fs::create_dir_all(parent).map_err(io("make", parent))?;
     }
@@ -108,7 +223,7 @@ fn refuse_live(path: &Path) -> Result<(), SocketError> {
     if !found.file_type().is_socket() {
         return Err(SocketError::Foreign { path: path.to_owned() });
     }
-    match UnixStream::connect(path) {
+    match std::os::unix::net::UnixStream::connect(path) {
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Ok(()),
         _ => Err(SocketError::Taken { path: path.to_owned() }),
     }
