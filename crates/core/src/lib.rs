@@ -13,7 +13,9 @@ pub mod flows;
 pub mod forwarding;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
+pub mod guard;
 pub mod link;
+pub mod manager;
 pub mod model;
 pub mod nearest;
 pub mod plan;

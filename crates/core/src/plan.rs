@@ -21,6 +21,7 @@ use crate::{
     },
     flows::Flows,
     link::{LinkDifference, LinkSpec, LinkState, Remedy, Tap},
+    manager::{self, Manager},
     model::{Family, InterfaceName, Mark, Owner, Pool, Protocol, Slot},
     workload::{Fragment, alias},
 };
@@ -88,6 +89,8 @@ pub struct Observed {
     pub empty_tables: BTreeSet<String>,
     /// The foreign forward chains.
     pub foreign_chains: Vec<ForeignChainState>,
+    /// The files by which network managers leave our interfaces alone; `None` where one is missing.
+    pub manager_files: BTreeMap<Manager, Option<String>>,
     /// The present values of the sysctls that are desired; one that does not exist is not in here.
     pub sysctls: BTreeMap<String, String>,
 }
@@ -113,6 +116,10 @@ pub enum Step {
     OpenPassage(ForeignChain, BTreeSet<InterfaceName>),
     /// Take what is ours out of a foreign chain.
     ClosePassage(ForeignChain),
+    /// Have a network manager leave our interfaces alone, by this text in its file.
+    WriteManagerFile(Manager, String),
+    /// Remove that file.
+    RemoveManagerFile(Manager),
     /// Set a sysctl.
     SetSysctl(String, String),
     /// Delete connection tracking entries.
@@ -201,9 +208,12 @@ pub fn plan(desired: &Desired, observed: &Observed) -> Plan {
     let (firewall, flows) = firewall_steps(desired, entries, &interrupted, &leaving, observed);
     let foreign_chains = gate_steps(desired, observed);
     let sysctls = sysctl_steps(desired, observed);
+    let managers = manager_steps(desired, observed);
 
     let mut steps = Vec::new();
     if desired.base_ruleset.is_some() {
+        // A manager takes an interface at once.
+        steps.extend(managers);
         // The firewall stands before forwarding is enabled; TAPs before ports lead to them.
         steps.extend(links);
         steps.extend(firewall);
@@ -221,6 +231,7 @@ pub fn plan(desired: &Desired, observed: &Observed) -> Plan {
         steps.extend(firewall);
         steps.extend(flows);
         steps.extend(delete);
+        steps.extend(managers);
     }
     Plan { steps, blocked, claims }
 }
@@ -390,6 +401,23 @@ fn gate_steps(desired: &Desired, observed: &Observed) -> Vec<Step> {
     };
     let changeable = observed.foreign_chains.iter().filter(|state| !state.owned);
     changeable.filter_map(step).collect()
+}
+
+/// Files without our mark are left alone. One of another owner that we have not removed is of records that are gone, or
+/// taken over: otherwise it would have a claim.
+fn manager_steps(desired: &Desired, observed: &Observed) -> Vec<Step> {
+    let step = |(&manager, found): (&Manager, &Option<String>)| {
+        let signed = found.as_deref().map(manager::owner);
+        if desired.base_ruleset.is_none() {
+            let ours = signed.flatten().is_some_and(|owner| owner.id() == desired.owner.id());
+            return ours.then_some(Step::RemoveManagerFile(manager));
+        }
+        let text = manager.text(&desired.owner);
+        let is_strange = matches!(signed, Some(None));
+        let differs = !is_strange && found.as_deref() != Some(&*text);
+        differs.then_some(Step::WriteManagerFile(manager, text))
+    };
+    observed.manager_files.iter().filter_map(step).collect()
 }
 
 /// A sysctl that is not there belongs to an interface that is not.

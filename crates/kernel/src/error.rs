@@ -5,6 +5,7 @@ use ipnet::IpNet;
 use super::AccountKind;
 use riklet_core::{
     firewall::{ForeignChain, iptables},
+    manager::Manager,
     model::{AccountName, InterfaceName, Ipv6Unsupported},
 };
 
@@ -141,6 +142,8 @@ pub enum KernelError {
     ReadSysctl { name: String, source: Refusal },
     #[error("cannot set sysctl {name} to {value}{}", is(present.as_deref()))]
     SetSysctl { name: String, present: Option<String>, value: String, source: Refusal },
+    #[error("cannot change {}, by which {manager} leaves our interfaces alone", manager.path())]
+    ManagerFile { manager: Manager, source: Refusal },
     #[error("cannot look up the host's routes")]
     Routes { source: Refusal },
     #[error("cannot list the listening sockets")]
@@ -178,6 +181,7 @@ impl KernelError {
             | Self::ForgetFlows { source }
             | Self::ReadSysctl { source, .. }
             | Self::SetSysctl { source, .. }
+            | Self::ManagerFile { source, .. }
             | Self::Routes { source }
             | Self::Listeners { source }
             | Self::Resolvers { source, .. }

@@ -1,8 +1,8 @@
 //! The one seam to everything outside: links, addresses, neighbours, firewall, flows, sysctls.
 //!
 //! One trait a concern: [`Links`] and [`LinkDeletion`], [`Firewall`], [`ForeignChains`] and
-//! [`ImplicitTables`], [`Conntrack`], [`Sysctls`], [`Routes`], [`HostFacts`], [`LockSharing`]. [`Kernel`] is
-//! their sum. All are sealed: [`linux::Linux`] is the real kernel, [`linux::watched::Watched`] the same with
+//! [`ImplicitTables`], [`Conntrack`], [`Sysctls`], [`NetworkManagers`], [`Routes`], [`HostFacts`],
+//! [`LockSharing`]. [`Kernel`] is their sum. All are sealed: [`linux::Linux`] is the real kernel, [`linux::watched::Watched`] the same with
 //! a memory for a process that stays, and [`fake::FakeKernel`] obeys the same laws in memory.
 
 mod conntrack;
@@ -15,6 +15,7 @@ pub mod linux;
 #[cfg(fuzzing)]
 pub use linux::fuzz;
 mod lock;
+mod managers;
 pub mod process;
 mod routes;
 mod sysctls;
@@ -25,6 +26,7 @@ pub use firewall::{Firewall, ForeignChains, ImplicitTables};
 pub use host::{AccountKind, HostFacts, Listener};
 pub use links::{LinkDeletion, Links};
 pub use lock::LockSharing;
+pub use managers::NetworkManagers;
 pub use routes::Routes;
 pub use sysctls::Sysctls;
 
@@ -40,6 +42,7 @@ pub trait Kernel:
     + ImplicitTables
     + Conntrack
     + Sysctls
+    + NetworkManagers
     + Routes
     + HostFacts
     + LockSharing
@@ -54,6 +57,7 @@ impl<K> Kernel for K where
         + ImplicitTables
         + Conntrack
         + Sysctls
+        + NetworkManagers
         + Routes
         + HostFacts
         + LockSharing

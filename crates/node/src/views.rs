@@ -145,7 +145,10 @@ impl ScopedView<'_> {
         let empty_tables = BTreeSet::new();
         let foreign_chains =
             if self.foreign_chains { foreign_chains(self.host, kernel)? } else { vec![] };
-        Ok(Some(Observed { links, firewall, empty_tables, foreign_chains, sysctls }))
+        let manager_files = BTreeMap::new();
+        let observed =
+            Observed { links, firewall, empty_tables, foreign_chains, manager_files, sysctls };
+        Ok(Some(observed))
     }
 }
 
@@ -247,6 +250,7 @@ impl<'a> FullView<'a> {
             firewall: kernel.firewall_state(self.host.backend, &self.expected())?,
             empty_tables,
             foreign_chains: foreign_chains(self.host, kernel)?,
+            manager_files: kernel.manager_files()?,
             sysctls: sysctls(self.host, kernel)?,
         })
     }

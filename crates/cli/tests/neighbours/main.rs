@@ -17,6 +17,7 @@ mod container;
 mod docker;
 mod firewalld;
 mod functions;
+mod leases;
 mod networkd;
 mod podman;
 mod router;

@@ -59,6 +59,10 @@ impl fmt::Display for Step {
             Self::ClosePassage(foreign_chain) => {
                 write!(f, "- passage through the foreign chain {foreign_chain}")
             }
+            Self::WriteManagerFile(manager, _) => {
+                write!(f, "+ {manager} leaves our interfaces alone ({})", manager.path())
+            }
+            Self::RemoveManagerFile(manager) => write!(f, "- {}", manager.path()),
             Self::SetSysctl(name, value) => write!(f, "~ sysctl {name} = {value}"),
             Self::ForgetFlows(flows) => {
                 let lines: Vec<_> = flows.iter().map(|f| format!("- flows: {f}")).collect();

@@ -8,6 +8,7 @@ mod conntrack;
 mod firewall;
 mod host;
 mod links;
+mod managers;
 mod routes;
 mod sysctls;
 mod system;

@@ -12,6 +12,7 @@ use riklet_core::{
     firewall::{Backend, ForeignChain, IptablesVariant, Ruleset},
     flows::Flows,
     link::{HostInterface, LinkState},
+    manager::Manager,
     model::InterfaceName,
     switch,
 };
@@ -30,6 +31,8 @@ pub struct System {
     /// Tables that calling iptables-nft created, all of them empty.
     pub implicit_tables: BTreeSet<String>,
     pub sysctls: BTreeMap<String, String>,
+    /// The file of each network manager that the host has.
+    pub manager_files: BTreeMap<Manager, Option<String>>,
     /// True if `/proc/sys` is mounted read-only.
     pub sysctls_are_read_only: bool,
     pub interfaces: BTreeMap<InterfaceName, HostInterface>,
@@ -107,6 +110,7 @@ impl Default for System {
             foreign_chains: BTreeMap::new(),
             implicit_tables: BTreeSet::new(),
             sysctls: BTreeMap::from([(switch::IP_FORWARD.to_owned(), "0".to_owned())]),
+            manager_files: [(Manager::Networkd, None)].into(),
             sysctls_are_read_only: false,
             interfaces: BTreeMap::new(),
             uplinks: InterfaceName::try_from("eth0").into_iter().collect(),

@@ -13,12 +13,13 @@ use crate::process::ProcessId;
 use super::{FakeKernel, Fault, Stopped, System};
 use crate::{
     AccountKind, Conntrack, Firewall, ForeignChains, HostFacts, ImplicitTables, KernelError,
-    LinkDeletion, Links, LockSharing, Routes, Sysctls,
+    LinkDeletion, Links, LockSharing, NetworkManagers, Routes, Sysctls,
 };
 use riklet_core::{
     firewall::{Backend, BaseRuleset, Change, Confinement, ForeignChain, IptablesVariant, Ruleset},
     flows::Flows,
     link::{DRAINING_GROUP, LinkSpec, Tap},
+    manager::Manager,
     model::{Account, AccountName, InterfaceName, Owner, OwnerId, Slot},
     switch::IP_FORWARD,
     workload::{NodeFacts, reserved},
@@ -27,12 +28,13 @@ use riklet_core::{
 const IPTABLES: Backend = Backend::Iptables(IptablesVariant::Nft);
 
 /// The files of the traits.
-const TRAITS: [&str; 7] = [
+const TRAITS: [&str; 8] = [
     include_str!("../conntrack.rs"),
     include_str!("../firewall.rs"),
     include_str!("../host.rs"),
     include_str!("../links.rs"),
     include_str!("../lock.rs"),
+    include_str!("../managers.rs"),
     include_str!("../routes.rs"),
     include_str!("../sysctls.rs"),
 ];
@@ -40,7 +42,7 @@ const TRAITS: [&str; 7] = [
 type Call = fn(&mut FakeKernel) -> Result<(), KernelError>;
 
 /// Every method that changes the system, with a call that has something to change on [`system`].
-const EFFECTS: [(&str, Call); 13] = [
+const EFFECTS: [(&str, Call); 15] = [
     ("create_link", |kernel| kernel.create_link(&spec(9))),
     ("configure_link", |kernel| kernel.configure_link(&LinkSpec { mtu: 1280, ..spec(1) })),
     ("set_aliases", |kernel| {
@@ -60,11 +62,13 @@ const EFFECTS: [(&str, Call); 13] = [
     ("open_passage", |kernel| kernel.open_passage(&ForeignChain::LegacyIptables, &BTreeSet::new())),
     ("remove_empty_tables", |kernel| kernel.remove_empty_tables(IPTABLES, &BTreeSet::new())),
     ("forget_flows", |kernel| kernel.forget_flows(&[flows()].into())),
+    ("write_manager_file", |kernel| kernel.write_manager_file(Manager::NetworkManager, "text")),
+    ("remove_manager_file", |kernel| kernel.remove_manager_file(Manager::Networkd)),
     ("set_sysctl", |kernel| kernel.set_sysctl(IP_FORWARD, "1")),
 ];
 
 /// Every other method.
-const OBSERVATIONS: [(&str, Call); 18] = [
+const OBSERVATIONS: [(&str, Call); 19] = [
     ("link", |kernel| kernel.link(&name(1)).map(drop)),
     ("links", |kernel| kernel.links().map(drop)),
     ("probe_firewall", |kernel| {
@@ -79,6 +83,7 @@ const OBSERVATIONS: [(&str, Call); 18] = [
     ("empty_tables", |kernel| kernel.empty_tables(IPTABLES).map(drop)),
     ("sysctl", |kernel| kernel.sysctl(IP_FORWARD).map(drop)),
     ("sysctl_is_writable", |kernel| kernel.sysctl_is_writable(IP_FORWARD).map(drop)),
+    ("manager_files", |kernel| kernel.manager_files().map(drop)),
     ("host_interfaces", |kernel| kernel.host_interfaces().map(drop)),
     ("uplinks", |kernel| kernel.uplinks().map(drop)),
     ("routes", |kernel| kernel.routes().map(drop)),
@@ -140,6 +145,7 @@ fn system() -> System {
         links: [spec(1).state(), draining].map(|link| (link.name.clone(), link)).into(),
         foreign_chains: [(ForeignChain::LegacyIptables, false)].into(),
         implicit_tables: ["filter".to_owned()].into(),
+        manager_files: [(Manager::Networkd, Some(String::new()))].into(),
         routes: vec![IpNet::default()],
         ..System::default()
     }

@@ -20,7 +20,7 @@ use netlink_packet_route::{
 use rustix::{io::Errno, net::netdevice};
 
 use super::{
-    Linux,
+    Linux, guard,
     netlink::NetlinkRequest,
     opened,
     route::{Route, netlink_family},
@@ -38,13 +38,17 @@ use riklet_core::{
 /// unless somebody changed `net.core.rmem_default`.
 const BATCH: usize = 64;
 
+/// The errors of a kernel without `sch_ingress` or `cls_bpf`: the firewall's rules and the files of network managers
+/// remain.
+const NO_GUARD: &[Errno] = &[Errno::NOENT, Errno::OPNOTSUPP, Errno::INVAL];
+
 /// One request of a configuration, and what it is about.
 struct Part {
     name: &'static str,
     message: RouteNetlinkMessage,
     flags: u16,
-    /// The error that means that there is nothing to configure.
-    excused: Option<Errno>,
+    /// The errors that mean that the kernel has nothing to configure.
+    excused: &'static [Errno],
 }
 
 impl Route {
@@ -219,7 +223,9 @@ impl Route {
         let results = self.socket.send_each(requests).map_err(unreachable)?;
         for ((name, excused), result) in described.into_iter().zip(results) {
             match result {
-                Err(refusal) if excused.is_none_or(|e| refusal.errno != Some(e.raw_os_error())) => {
+                Err(refusal)
+                    if !excused.iter().any(|e| refusal.errno == Some(e.raw_os_error())) =>
+                {
                     return Err(refused(name, refusal));
                 }
                 _ => {}
@@ -257,7 +263,7 @@ fn parts(index: u32, spec: &LinkSpec) -> Vec<Part> {
         name,
         message: set_link(index, vec![attribute]),
         flags: 0,
-        excused: None,
+        excused: &[],
     };
     // The library sends only what is not 0, so nothing else changes.
     let mut configuration = InetDevConf::default();
@@ -266,6 +272,12 @@ fn parts(index: u32, spec: &LinkSpec) -> Vec<Part> {
     let no_link_local = AfSpecUnspec::Inet6(vec![AfSpecInet6::AddrGenMode(In6AddrGenMode::None)]);
     let create = NLM_F_CREATE | NLM_F_REPLACE;
     let mut parts = vec![
+        Part {
+            name: "guard",
+            message: guard::hooks(index),
+            flags: NLM_F_CREATE,
+            excused: NO_GUARD,
+        },
         link("alias", LinkAttribute::IfAlias(spec.alias.clone())),
         link("MAC address", LinkAttribute::Address(spec.mac.octets().to_vec())),
         link("MTU", LinkAttribute::Mtu(spec.mtu)),
@@ -273,22 +285,29 @@ fn parts(index: u32, spec: &LinkSpec) -> Vec<Part> {
         link("forwarding and route_localnet", LinkAttribute::AfSpecUnspec(vec![switches])),
         Part {
             // Without IPv6 in the kernel, or with an MTU below 1280, no address is created either.
-            excused: Some(Errno::AFNOSUPPORT),
+            excused: &[Errno::AFNOSUPPORT],
             ..link("IPv6 link-local address", LinkAttribute::AfSpecUnspec(vec![no_link_local]))
         },
-        Part { name: "up", message: set_up(index), flags: 0, excused: None },
+        Part { name: "up", message: set_up(index), flags: 0, excused: &[] },
     ];
     parts.extend(spec.addresses.iter().map(|&address| Part {
         name: "address",
         message: RouteNetlinkMessage::NewAddress(address_message(index, address)),
         flags: create,
-        excused: None,
+        excused: &[],
     }));
     parts.extend(spec.neighbours.iter().map(|(&address, &mac)| Part {
         name: "neighbour",
         message: neighbour_message(index, address, mac),
         flags: create,
-        excused: None,
+        excused: &[],
+    }));
+    // Last: the kernel waits until nobody sees the hooks without a filter any more.
+    parts.extend(guard::filters(index).map(|message| Part {
+        name: "guard",
+        message,
+        flags: create,
+        excused: NO_GUARD,
     }));
     parts
 }

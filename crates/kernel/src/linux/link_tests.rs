@@ -203,14 +203,21 @@ fn a_guest_does_not_become_the_hosts_router() {
         let guest = attach(&spec);
         rustix::io::write(&guest, &advertisement()).unwrap();
         assert_eq!(ip("-6 route show default"), "");
-        // Where IPv6 comes back, so does the danger; that is drift.
+        // Where IPv6 comes back, the guard remains, and it is drift.
         run("sysctl", "-qw net.ipv6.conf.rik1.disable_ipv6=0");
         assert_eq!(differences(&mut route, &spec), ["no IPv6"]);
+        rustix::io::write(&guest, &advertisement()).unwrap();
+        assert_eq!(ip("-6 route show default"), "", "the guard drops it");
+        run("tc", "qdisc delete dev rik1 clsact");
         rustix::io::write(&guest, &advertisement()).unwrap();
         assert_ne!(ip("-6 route show default"), "", "the advertisement is a good one");
         route.configure_link(&spec).unwrap();
         assert_eq!(differences(&mut route, &spec), [""; 0]);
         assert_eq!(ip("-6 route show default"), "");
+        run("sysctl", "-qw net.ipv6.conf.rik1.disable_ipv6=0");
+        rustix::io::write(&guest, &advertisement()).unwrap();
+        assert_eq!(ip("-6 route show default"), "", "the guard is there again");
+        route.configure_link(&spec).unwrap();
 
         let small = LinkSpec { mtu: 1279, ..spec.clone() };
         route.configure_link(&small).unwrap();

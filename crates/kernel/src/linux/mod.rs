@@ -5,10 +5,12 @@ mod conntrack;
 mod firewall;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
+mod guard;
 mod host;
 mod link;
 mod link_state;
 mod listeners;
+mod managers;
 mod netlink;
 mod resolvers;
 mod route;

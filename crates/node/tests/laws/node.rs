@@ -8,6 +8,7 @@ use std::{
 use proptest::prelude::*;
 use riklet_core::{
     firewall::Entry,
+    manager,
     model::{
         Account, Execution, Exposure, Function, InstanceName, Owner, OwnerId, PortRange, Protocol,
         Queues, Workload,
@@ -168,6 +169,11 @@ impl TestNode {
         for ruleset in system.firewall.values_mut() {
             if ruleset.base_ruleset.owner == ours {
                 ruleset.base_ruleset.owner = Some(same.clone());
+            }
+        }
+        for (manager, file) in &mut system.manager_files {
+            if file.as_deref().and_then(manager::owner) == ours && ours.is_some() {
+                *file = Some(manager.text(&same));
             }
         }
         System { effects: 0, listings: 0, forgotten: vec![], fault: None, ..system }

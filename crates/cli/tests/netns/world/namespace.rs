@@ -14,7 +14,7 @@ use std::{
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use super::{
-    command::{self, Output},
+    command::{self, Output, Running},
     machine::Machine,
     system,
 };
@@ -90,6 +90,14 @@ impl Namespace {
     pub(crate) fn feed(&self, command: &[&str], stdin: &str) -> Output {
         let (program, arguments) = command.split_first().expect("a program's name");
         command::run(self, program, arguments, &command::environment(), stdin)
+    }
+
+    /// Runs a program of the system in the background.
+    #[allow(dead_code, reason = "of the tests in neighbours")]
+    #[track_caller]
+    pub(crate) fn start(&self, command: &[&str]) -> Running {
+        let (program, arguments) = command.split_first().expect("a program's name");
+        command::start(self, program, arguments, &command::environment(), "")
     }
 
     /// Makes a hostile neighbour of it, which sends to (and from) 127.0.0.0/8 through `eth0` by this gateway.

@@ -11,6 +11,7 @@ mod feed;
 mod firewall;
 mod host;
 mod links;
+mod managers;
 mod mirror;
 mod routes;
 mod sysctls;
