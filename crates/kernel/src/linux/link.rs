@@ -473,5 +473,4 @@ impl LinkDeletion for Linux {
 
 #[cfg(test)]
 #[cfg(privileged)]
-#[path = "link_tests.rs"]
 mod tests;

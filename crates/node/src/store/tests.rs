@@ -1,4 +1,6 @@
+mod allocation;
 mod cost;
+mod damage;
 
 use std::{
     collections::BTreeSet,
@@ -6,8 +8,6 @@ use std::{
     os::unix::fs::{DirBuilderExt, PermissionsExt},
     sync::atomic::{AtomicU32, Ordering},
 };
-
-use proptest::prelude::*;
 
 use super::*;
 use riklet_core::model::{Execution, Exposure, Function, Protocol, Slot, Workload};
@@ -84,7 +84,7 @@ fn remove(tx: &Tx<'_>, text: &str) -> bool {
 }
 
 #[test]
-fn a_record_lasts_once_committed() {
+fn a_committed_record_persists() {
     let dir = Dir::new();
     let hello = function("hello", &["tcp 8080", "udp 192.0.2.1:53"]);
     let mut store = Store::open(&dir.0).unwrap();
@@ -108,7 +108,7 @@ fn a_record_lasts_once_committed() {
 }
 
 #[test]
-fn only_open_makes_anything_and_for_its_owner_only() {
+fn only_open_creates_files_and_only_for_their_owner() {
     let dir = Dir::new();
     assert!(Store::open_existing(&dir.0).unwrap().is_none());
     assert!(Store::set_aside(&dir.0).unwrap().is_none());
@@ -144,7 +144,7 @@ fn a_name_keeps_its_slot_and_its_definition_is_replaced() {
 }
 
 #[test]
-fn what_is_removed_is_free_and_what_is_being_removed_is_not() {
+fn a_slot_is_free_once_its_record_is_removed_and_not_before() {
     let mut store = Store::in_memory().unwrap();
     let tx = store.transaction().unwrap();
     for text in ["a", "b", "c"] {
@@ -207,7 +207,7 @@ fn ports_clash_as_sockets_do() {
 }
 
 #[test]
-fn a_slot_can_be_taken_out_of_turn() {
+fn a_record_can_be_put_at_a_given_slot() {
     let mut store = Store::in_memory().unwrap();
     let tx = store.transaction().unwrap();
     tx.put_at(&function("c", &[]), Slot::new(2)).unwrap();
@@ -255,113 +255,7 @@ fn the_nearest_name_is_found() {
 }
 
 #[test]
-fn databases_that_are_not_ours_to_change_stay_as_they_are() {
-    let refused = |prepare: &dyn Fn(&Dir), expected: &str| {
-        let dir = Dir::new();
-        Store::open(&dir.0).unwrap();
-        prepare(&dir);
-        let (bytes, files) = (dir.bytes(), dir.files());
-        for error in [Store::open(&dir.0).unwrap_err(), Store::open_existing(&dir.0).unwrap_err()] {
-            let path = file::path(&dir.0).display().to_string();
-            assert_eq!(error.to_string().replace(&path, "DB"), expected);
-            assert!(error.hint().is_some());
-        }
-        assert_eq!((dir.bytes(), dir.files()), (bytes, files));
-    };
-    refused(
-        &|dir| dir.sql("PRAGMA user_version = 7"),
-        "DB has format 7; this version knows formats up to 3",
-    );
-    refused(&|dir| dir.sql("PRAGMA application_id = 7"), "DB is a database of another program");
-    refused(
-        &|dir| {
-            dir.write(b"");
-            dir.sql("CREATE TABLE theirs (x)");
-        },
-        "DB is a database of another program",
-    );
-    refused(&|dir| dir.write(&[b'x'; 8192]), "cannot open the database: DB is corrupt");
-    refused(&|dir| dir.write(b"short"), "cannot open the database: DB is corrupt");
-}
-
-/// The store that has three records, after this was done to it.
-fn damaged(dir: &Dir, damage: &str) -> Store {
-    let mut store = Store::open(&dir.0).unwrap();
-    let tx = store.transaction().unwrap();
-    for (text, exposed) in [("a", "tcp 1"), ("hello", "tcp 2"), ("z", "tcp 3")] {
-        tx.put(&function(text, &[exposed]), CAPACITY).unwrap();
-    }
-    tx.commit().unwrap();
-    dir.sql(damage);
-    store
-}
-
-#[test]
-fn a_record_that_cannot_be_read_is_named_beside_the_others() {
-    for damage in [
-        "UPDATE slots SET definition = '{}' WHERE workload = 'hello'",
-        "UPDATE slots SET definition = CAST(x'ff' AS TEXT) WHERE workload = 'hello'",
-        "PRAGMA ignore_check_constraints = 1; UPDATE slots SET state = 9 WHERE workload = 'hello'",
-    ] {
-        let dir = Dir::new();
-        let mut store = damaged(&dir, damage);
-        let Records { readable, unreadable } = store.all().unwrap();
-        let names: Vec<_> = readable.iter().map(|record| record.workload.name().as_str()).collect();
-        assert_eq!(names, ["a", "z"], "{damage}");
-        let [hello] = &unreadable[..] else { panic!("{unreadable:?}") };
-        assert_eq!((hello.record.name.as_str(), hello.slot), ("hello", Slot::new(1)));
-        let unsettled = store.unsettled().unwrap();
-        assert_eq!((unsettled.readable.len(), unsettled.unreadable.len()), (2, 0), "{damage}");
-        for error in [store.get(&name("hello")), store.holder(Slot::new(1))].map(Result::unwrap_err)
-        {
-            assert!(
-                matches!(&error, StoreError::Unreadable(found) if **found == *hello),
-                "{error:?}"
-            );
-            assert!(error.to_string().starts_with("the record of hello cannot be read: "));
-            assert!(error.hint().unwrap().contains("repair --rebuild"));
-        }
-
-        let tx = store.transaction().unwrap();
-        let leaving = tx.leave_unreadable(hello).unwrap().unwrap();
-        // One whose state was all that could not be read is as any other by now.
-        assert!(tx.unsettled().unwrap().names().any(|found| *found == hello.record.name));
-        assert_eq!(tx.leave_unreadable(hello).unwrap(), None, "it was changed since");
-        assert!(!tx.remove_unreadable(hello).unwrap());
-        assert!(tx.remove_unreadable(&leaving).unwrap());
-        assert_eq!(tx.put(&function("b", &["tcp 2"]), CAPACITY).unwrap().slot, Slot::new(1));
-    }
-}
-
-#[test]
-fn a_row_that_names_no_instance_is_corruption() {
-    for damage in [
-        "UPDATE slots SET workload = 'not a name' WHERE slot = 1; UPDATE slots SET definition = ''",
-        "PRAGMA ignore_check_constraints = 1; UPDATE slots SET slot = 70000 WHERE slot = 1",
-    ] {
-        let dir = Dir::new();
-        let error = damaged(&dir, damage).all().unwrap_err();
-        assert!(error.is_corrupt(), "{damage}: {error:?}");
-        assert!(error.hint().unwrap().contains("repair --rebuild"));
-    }
-}
-
-#[test]
-fn a_corrupt_database_is_set_aside() {
-    let dir = Dir::new();
-    for number in 1..=2 {
-        Store::open(&dir.0).unwrap();
-        dir.write(&[b'x'; 8192]);
-        let aside = Store::set_aside(&dir.0).unwrap().unwrap();
-        assert_eq!(aside, dir.0.join(format!("riklet-sdn.db.corrupt-{number}")));
-        assert!(aside.exists());
-    }
-    assert!(dir.files().iter().all(|file| file.contains(".corrupt-")), "{:?}", dir.files());
-    assert_eq!(Store::open(&dir.0).unwrap().count().unwrap(), 0);
-}
-
-#[test]
-fn threads_get_slots_of_their_own() {
+fn concurrent_threads_get_distinct_slots() {
     let dir = Dir::new();
     std::thread::scope(|scope| {
         for thread in 0..8 {
@@ -384,7 +278,7 @@ fn threads_get_slots_of_their_own() {
 }
 
 #[test]
-fn who_looks_while_another_process_makes_the_database_sees_all_of_it_or_nothing() {
+fn a_reader_never_sees_a_half_created_database() {
     for _ in 0..100 {
         let dir = Dir::new();
         std::thread::scope(|scope| {
@@ -397,7 +291,7 @@ fn who_looks_while_another_process_makes_the_database_sees_all_of_it_or_nothing(
 }
 
 #[test]
-fn a_lock_is_held_alone_until_it_is_dropped() {
+fn an_exclusive_lock_excludes_others_until_it_is_dropped() {
     let dir = Dir::new();
     let inside = AtomicU32::new(0);
     std::thread::scope(|scope| {
@@ -415,86 +309,6 @@ fn a_lock_is_held_alone_until_it_is_dropped() {
     });
     let _one = Lock::shared(&dir.0).unwrap().unwrap();
     let _other = Lock::shared(&dir.0).unwrap().unwrap();
-}
-
-#[derive(Debug, Clone)]
-enum Operation {
-    Put(u8, Option<u16>),
-    PutAt(u8, u16),
-    Remove(u8),
-}
-
-fn operation() -> impl Strategy<Value = Operation> {
-    let name = 0..12_u8;
-    prop_oneof![
-        3 => (name.clone(), proptest::option::of(1..6_u16)).prop_map(|(n, p)| Operation::Put(n, p)),
-        1 => (name.clone(), 0..12_u16).prop_map(|(n, slot)| Operation::PutAt(n, slot)),
-        2 => name.prop_map(Operation::Remove),
-    ]
-}
-
-proptest! {
-    /// The store against a map from names to slots and ports.
-    #[test]
-    fn allocation_obeys_its_laws(operations in proptest::collection::vec(operation(), 1..60)) {
-        const SLOTS: u32 = 8;
-        let mut store = Store::in_memory().unwrap();
-        let mut model = BTreeMap::<String, (u16, Option<u16>)>::new();
-        for operation in operations {
-            let tx = store.transaction().unwrap();
-            let taken: BTreeSet<u16> = model.values().map(|&(slot, _)| slot).collect();
-            match operation {
-                Operation::Put(number, port) => {
-                    let name = format!("n{number}");
-                    let exposures: Vec<_> = port.iter().map(|port| format!("tcp {port}")).collect();
-                    let exposures: Vec<_> = exposures.iter().map(String::as_str).collect();
-                    let put = tx.put(&function(&name, &exposures), SLOTS);
-                    let lowest = (0..8).find(|slot| !taken.contains(slot));
-                    let slot = model.get(&name).map(|&(slot, _)| slot).or(lowest);
-                    let holds = |(other, &(_, held)): (&String, &(_, Option<u16>))| {
-                        *other != name && held.is_some() && held == port
-                    };
-                    let clash = model.iter().any(holds);
-                    match (slot, clash) {
-                        (None, _) => {
-                            let exhausted = matches!(put, Err(StoreError::PoolExhausted { .. }));
-                            prop_assert!(exhausted);
-                        }
-                        (_, true) => {
-                            let taken = matches!(put, Err(StoreError::PortTaken { .. }));
-                            prop_assert!(taken);
-                        }
-                        (Some(slot), false) => {
-                            prop_assert_eq!(put.unwrap().slot, Slot::new(slot));
-                            model.insert(name, (slot, port));
-                        }
-                    }
-                }
-                Operation::PutAt(number, slot) => {
-                    let name = format!("n{number}");
-                    let put = tx.put_at(&function(&name, &[]), Slot::new(slot));
-                    let held = model.get(&name).map(|&(held, _)| held);
-                    let allowed = held.map_or(!taken.contains(&slot), |held| held == slot);
-                    prop_assert_eq!(put.is_ok(), allowed);
-                    if allowed {
-                        model.insert(name, (slot, None));
-                    }
-                }
-                Operation::Remove(number) => {
-                    let text = format!("n{number}");
-                    let removed = remove(&tx, &text);
-                    prop_assert_eq!(removed, model.remove(&text).is_some());
-                }
-            }
-            tx.commit().unwrap();
-            let found = store.all().unwrap();
-            let found = found.readable.iter().map(|record| {
-                let port = record.workload.exposures().first().map(|e| e.host_ports().first());
-                (record.workload.name().to_string(), (record.slot.number(), port))
-            });
-            prop_assert_eq!(found.collect::<BTreeMap<_, _>>(), model.clone());
-        }
-    }
 }
 
 #[test]
