@@ -35,10 +35,12 @@ mod manifests;
 mod misfits;
 mod operation;
 mod owners;
+mod passages;
 #[path = "../../../vmm/tests/vmm/played.rs"]
 mod played;
 mod pressure;
 mod program;
+mod published;
 mod reach;
 mod real;
 mod restored;

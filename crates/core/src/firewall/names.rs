@@ -9,6 +9,11 @@ pub const CHAIN: &str = "RIKLET";
 /// the rules that would drop it.
 pub const PASSAGE_CHAIN: &str = "RIKLET-PASSAGE";
 
+/// The bit of a packet's mark that says that a guest asked an address of the host, before anybody translated it.
+///
+/// kube-proxy uses 0x4000 and 0x8000, Netavark 0x2000, Cilium 0x0f00, Tailscale 0xff0000, Calico 0xffff0000.
+pub const ASKED_HOST: u32 = 0x1000;
+
 /// Reports whether a chain in a table of others is ours.
 #[must_use]
 pub fn is_our_chain(chain: &str) -> bool {

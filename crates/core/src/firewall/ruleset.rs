@@ -73,7 +73,8 @@ pub struct Ruleset {
 ///   127.0.0.0/8 they apply only to packets that the host sends: otherwise a neighbour on the link would reach
 ///   what is published on 127.0.0.1.
 /// * Packets from our interfaces are forwarded if they are established, if an exposure translated them, or if
-///   they go from a guest's address out of an uplink. Packets to a public address are also forwarded out of any other
+///   they go from a guest's address out of an uplink. Packets for an address of the host that somebody else translated are
+///   forwarded as well: what others publish on the host is published to guests. Packets to a public address are also forwarded out of any other
 ///   interface that is not ours: the kernel chooses the uplink, and may choose one that came later. Packets to our interfaces are forwarded if they are
 ///   established, or if an exposure translated them. All other packets from or to our interfaces are dropped.
 /// * Masqueraded are packets from a guest's address out of an interface that is not ours, from 127.0.0.0/8 into one of our

@@ -8,7 +8,7 @@ use crate::{
     firewall::{
         BaseRuleset, Entry, Ruleset,
         names::{
-            CHAIN, PASSAGE_CHAIN,
+            ASKED_HOST, CHAIN, PASSAGE_CHAIN,
             iptables::{
                 self as names, CONFINE_CHAIN, FORWARD_CHAIN, HAIRPIN_CHAIN, JUMP_COMMENT,
                 POSTROUTING_CHAIN, RAW_CHAIN,
@@ -131,6 +131,11 @@ fn filter(BaseRuleset { pool, uplinks, any_uplink, confined, owner, .. }: &BaseR
         format!("-i {ours} {established}"),
         format!("-o {ours} {established}"),
         format!("-o {ours} -m conntrack --ctstate DNAT -j RETURN"),
+        // What others lead elsewhere by its own address, such as a container's port, is published on the host.
+        format!(
+            "-s {pool} -i {ours} -m mark --mark {ASKED_HOST:#x}/{ASKED_HOST:#x} \
+             -m conntrack --ctstate DNAT -j RETURN"
+        ),
     ];
     bodies
         .extend(uplinks.iter().map(|uplink| format!("-s {pool} -i {ours} -o {uplink} -j RETURN")));
@@ -169,11 +174,17 @@ pub(super) fn is_nameable(name: &InterfaceName) -> bool {
 
 fn raw(base_ruleset: &BaseRuleset) -> Layout {
     let segments = format!("{SYN} -j TCPMSS --set-mss {}", base_ruleset.segment_size());
+    let asked =
+        format!("-m addrtype --dst-type LOCAL -j MARK --set-xmark {ASKED_HOST:#x}/{ASKED_HOST:#x}");
     let drops = ["-d 127.0.0.0/8 -j DROP", "-s 127.0.0.0/8 -j DROP"];
     Layout {
         table: Table::Raw,
         chains: vec![RAW_CHAIN],
-        rules: drops.into_iter().chain([&*segments]).map(|body| rule(RAW_CHAIN, body)).collect(),
+        rules: drops
+            .into_iter()
+            .chain([&*asked, &*segments])
+            .map(|body| rule(RAW_CHAIN, body))
+            .collect(),
         jumps: jumps(Table::Raw, base_ruleset.owner.as_ref()),
         passages: vec![],
     }

@@ -57,6 +57,7 @@ fn a_reset_of_an_empty_host() {
     -A RIKLET-FORWARD -i rik+ -m conntrack --ctstate RELATED,ESTABLISHED -j RETURN
     -A RIKLET-FORWARD -o rik+ -m conntrack --ctstate RELATED,ESTABLISHED -j RETURN
     -A RIKLET-FORWARD -o rik+ -m conntrack --ctstate DNAT -j RETURN
+    -A RIKLET-FORWARD -s 10.231.0.0/16 -i rik+ -m mark --mark 0x1000/0x1000 -m conntrack --ctstate DNAT -j RETURN
     -A RIKLET-FORWARD -s 10.231.0.0/16 -i rik+ -o eth0 -j RETURN
     -A RIKLET-FORWARD -s 10.231.0.0/16 -i rik+ -o eth1 -j RETURN
     -A RIKLET-FORWARD -d 0.0.0.0/8 -i rik+ -j DROP
@@ -82,6 +83,7 @@ fn a_reset_of_an_empty_host() {
     :RIKLET-RAW - [0:0]
     -A RIKLET-RAW -d 127.0.0.0/8 -j DROP
     -A RIKLET-RAW -s 127.0.0.0/8 -j DROP
+    -A RIKLET-RAW -m addrtype --dst-type LOCAL -j MARK --set-xmark 0x1000/0x1000
     -A RIKLET-RAW -p tcp -m tcp --tcp-flags SYN,RST SYN -j TCPMSS --set-mss 1460
     -I PREROUTING -i rik+ -j RIKLET-RAW
     COMMIT
@@ -173,6 +175,7 @@ fn what_is_misplaced_is_removed_by_its_own_words() {
     -A RIKLET-FORWARD -i rik+ -m conntrack --ctstate RELATED,ESTABLISHED -j RETURN
     -A RIKLET-FORWARD -o rik+ -m conntrack --ctstate RELATED,ESTABLISHED -j RETURN
     -A RIKLET-FORWARD -o rik+ -m conntrack --ctstate DNAT -j RETURN
+    -A RIKLET-FORWARD -s 10.231.0.0/16 -i rik+ -m mark --mark 0x1000/0x1000 -m conntrack --ctstate DNAT -j RETURN
     -A RIKLET-FORWARD -s 10.231.0.0/16 -i rik+ -o eth0 -j RETURN
     -A RIKLET-FORWARD -d 0.0.0.0/8 -i rik+ -j DROP
     -A RIKLET-FORWARD -d 10.0.0.0/8 -i rik+ -j DROP
@@ -205,6 +208,7 @@ fn differences_are_named() {
     filter: missing: -A RIKLET-FORWARD -i rik+ -m conntrack --ctstate RELATED,ESTABLISHED -j RETURN
     filter: missing: -A RIKLET-FORWARD -o rik+ -m conntrack --ctstate RELATED,ESTABLISHED -j RETURN
     filter: missing: -A RIKLET-FORWARD -o rik+ -m conntrack --ctstate DNAT -j RETURN
+    filter: missing: -A RIKLET-FORWARD -s 10.231.0.0/16 -i rik+ -m mark --mark 0x1000/0x1000 -m conntrack --ctstate DNAT -j RETURN
     filter: missing: -A RIKLET-FORWARD -d 0.0.0.0/8 -i rik+ -j DROP
     filter: missing: -A RIKLET-FORWARD -d 10.0.0.0/8 -i rik+ -j DROP
     filter: missing: -A RIKLET-FORWARD -d 100.64.0.0/10 -i rik+ -j DROP

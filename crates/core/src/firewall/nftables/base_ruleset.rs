@@ -14,9 +14,9 @@ use super::{
     expression::{
         ACCEPT, Expression, accept, addresses_in, begins_connection, between, clamp_segment_size,
         destination, destination_is_local, destination_outside, destination_public,
-        destination_translated, drop, established, from_guest, ipv4, jump, masquerade,
-        not_to_guest, out_of, set_segment_size, source, to_guest, translate_by_address,
-        translate_by_port,
+        destination_translated, drop, established, from_guest, ipv4, is_marked_asked, jump,
+        mark_asked, masquerade, not_to_guest, out_of, set_segment_size, source, to_guest,
+        translate_by_address, translate_by_port,
     },
     object::{Base, Chain, INTERFACE, Operation, Rule, Set, Table, TableName, comment, commented},
 };
@@ -168,6 +168,11 @@ pub fn rules(base_ruleset: &BaseRuleset) -> Vec<Rule> {
             &[from_guest(), destination(loopback), drop()],
         ),
         rule(ANTISPOOF, "guests are not 127.0.0.0/8", &[from_guest(), source(loopback), drop()]),
+        rule(
+            ANTISPOOF,
+            "guests ask the host",
+            &[from_guest(), destination_is_local(), mark_asked()],
+        ),
         // Whatever a guest takes its NIC's size for. What the host itself sends goes by the route to its own address, of the
         // loopback's size, and is translated later: it fits only what the guest announces.
         rule(
@@ -197,6 +202,12 @@ pub fn rules(base_ruleset: &BaseRuleset) -> Vec<Rule> {
         rule(FORWARD, "what guests go on with", &[from_guest(), established(), accept()]),
         rule(FORWARD, "what goes on with guests", &[to_guest(), established(), accept()]),
         rule(FORWARD, "exposures", &[to_guest(), destination_translated(), accept()]),
+        // What others lead elsewhere by its own address, such as a container's port, is published on the host.
+        rule(
+            FORWARD,
+            "guests to what others publish",
+            &[from_guest(), source(pool), destination_translated(), is_marked_asked(), accept()],
+        ),
         rule(
             FORWARD,
             "guests to the Internet",
@@ -286,6 +297,6 @@ mod tests {
         let of = |name| chains.iter().find(|chain| chain.name == name).unwrap().references;
         assert_eq!(of(CHAIN), 4);
         assert_eq!(of(OUTPUT), 1);
-        assert_eq!(of(FORWARD), 9);
+        assert_eq!(of(FORWARD), 10);
     }
 }

@@ -12,7 +12,10 @@ use netlink_packet_netfilter::nftables::{
     Register, Verdict, VerdictAttribute,
 };
 
-use crate::{firewall::ruleset::SPECIAL_RANGES, model::Slot};
+use crate::{
+    firewall::{names::ASKED_HOST, ruleset::SPECIAL_RANGES},
+    model::Slot,
+};
 
 /// `NF_DROP` and `NF_ACCEPT` of `<linux/netfilter.h>`: verdicts, and policies of base chains.
 pub(super) const DROP: u32 = 0;
@@ -257,6 +260,25 @@ pub(super) fn destination_is_local() -> Vec<Expression> {
     // NFTA_FIB_DREG, NFTA_FIB_RESULT, NFTA_FIB_FLAGS
     let load = other("fib", &[(1, Register::Reg1.into()), (2, ADDRESS_TYPE), (3, DESTINATION)]);
     vec![load, equals(&LOCAL.to_ne_bytes())]
+}
+
+/// `meta mark set meta mark | ASKED_HOST`
+pub(super) fn mark_asked() -> Vec<Expression> {
+    let set = Expressions::Bitwise(vec![
+        Bitwise::SourceRegister(Register::Reg1),
+        Bitwise::DestinationRegister(Register::Reg1),
+        Bitwise::Length(4),
+        Bitwise::Mask(DataAttribute::Value((!ASKED_HOST).to_ne_bytes().into())),
+        Bitwise::Xor(DataAttribute::Value(ASKED_HOST.to_ne_bytes().into())),
+    ]);
+    let write = vec![Meta::Key(MetaKey::Mark), Meta::SourceRegister(Register::Reg1)];
+    vec![meta(MetaKey::Mark, Register::Reg1), set, Expressions::Meta(write)]
+}
+
+/// `meta mark & ASKED_HOST != 0`
+pub(super) fn is_marked_asked() -> Vec<Expression> {
+    let bit = mask(ASKED_HOST.to_ne_bytes());
+    vec![meta(MetaKey::Mark, Register::Reg1), bit, compare(Operator::NotEqual, &[0; 4])]
 }
 
 /// `ct state established,related`

@@ -1,0 +1,148 @@
+//! Chains of others that end in a drop, and the bans in front of it.
+
+use std::time::Duration;
+
+use crate::{
+    internet::assert_internet,
+    reach::{FIRST, SECOND, assert_published, pair},
+    world::{
+        CLIENT, Firewall, INTERNET, INTERNET_FAR, NODE_LAN, NODE_UPLINK, World,
+        foreign::docker_like,
+        on_every_firewall,
+        traffic::{PATIENCE, ping, tcp_ask},
+        transport::{Path, Transport, assert_no_way, assert_paths},
+        wait_for,
+    },
+};
+
+const PORT: u16 = 7;
+/// Longer than the daemon takes, also where it pauses between repairs.
+const SOON: Duration = Duration::from_secs(10);
+/// Longer than a ping that is answered takes.
+const A_WHILE: Duration = Duration::from_millis(300);
+
+/// The shape of firewalld's table, strict about translated packets: a zone for each interface, bans in front.
+const ZONES: &str = "table inet zones {
+    chain forward { type filter hook forward priority filter + 10; policy accept
+      ct state { established, related } accept
+      ct state invalid drop
+      jump dispatch
+      reject with icmpx admin-prohibited
+    }
+    chain dispatch {
+      iifname \"up0\" goto public
+      oifname vmap { \"nowhere\" : drop }
+      goto public
+    }
+    chain public {
+      jump banned
+      reject with icmpx admin-prohibited
+    }
+    chain banned {
+      BAN
+    }
+    chain last { type filter hook forward priority filter + 20; policy drop
+      oifname \"nowhere\" accept
+    }
+  }";
+
+fn load(world: &World, ban: &str) {
+    let _absent = world.node.feed(&["nft", "delete", "table", "inet", "zones"], "");
+    world.node.feed(&["nft", "-f", "-"], &ZONES.replace("BAN", ban)).success();
+}
+
+on_every_firewall!(a_chain_that_ends_in_a_reject_is_passed_and_its_bans_hold, |world| {
+    load(world, &format!("ip daddr {INTERNET_FAR} drop"));
+    let pair = pair(world);
+    assert_published(world, &pair, &Transport::ALL);
+    let guest = &pair[0].guest.namespace;
+    let near = Transport::Tcp.serve(&world.internet, INTERNET, PORT);
+    let path =
+        Path { from: guest, to: (INTERNET, PORT), seen_as: NODE_UPLINK, server: (INTERNET, PORT) };
+    let far = Transport::Tcp.serve(&world.internet, INTERNET_FAR, PORT);
+    assert_paths("past the ban", &[Transport::Tcp], &[path]);
+    assert_no_way(&[(Transport::Tcp, guest, (INTERNET_FAR, PORT))]);
+    drop((near, far));
+    world.riklet(&["check"], "").success();
+
+    // Somebody loads it anew, without the ban and without the passage.
+    load(world, "");
+    let check = world.riklet(&["check"], "");
+    assert_eq!(check.code, Some(1), "{check}");
+    world.riklet(&["repair"], "").success();
+    world.riklet(&["check"], "").success();
+    assert_published(world, &pair, &Transport::ALL);
+    assert_internet(world, &pair[1]);
+    world.down(&["--all", "--purge"]);
+    assert!(!world.node.tool(&["nft", "list", "ruleset"]).contains("RIKLET"));
+});
+
+on_every_firewall!(bans_in_front_of_dockers_rules_hold, |world| {
+    let variant = match world.firewall {
+        Firewall::IptablesLegacy => Firewall::IptablesLegacy,
+        Firewall::Nftables | Firewall::IptablesNft => Firewall::IptablesNft,
+    };
+    docker_like(world, variant);
+    let ban = |arguments: &str| {
+        let arguments: Vec<_> = arguments.split(' ').collect();
+        world.program(variant.xtables(), &[&["iptables"], &*arguments].concat(), "").success();
+    };
+    ban(&format!("-I DOCKER-USER -d {INTERNET_FAR} -j DROP"));
+    ban(&format!("-I FORWARD -p tcp -m conntrack --ctorigdstport {FIRST} -j DROP"));
+    let pair = pair(world);
+    let guest = &pair[0].guest.namespace;
+    assert!(ping(guest, INTERNET, PATIENCE), "what is not banned");
+    assert!(!ping(guest, INTERNET_FAR, A_WHILE), "banned in DOCKER-USER");
+    assert_no_way(&[(Transport::Tcp, &world.client, (NODE_LAN, FIRST))]);
+    tcp_ask(&world.client, (NODE_LAN, SECOND)).unwrap();
+    // A ban that comes later, in front.
+    ban(&format!("-I FORWARD -s {CLIENT} -j DROP"));
+    world.riklet(&["repair"], "").success();
+    world.riklet(&["check"], "").success();
+    assert_no_way(&[(Transport::Tcp, &world.client, (NODE_LAN, SECOND))]);
+    assert!(ping(guest, INTERNET, PATIENCE), "what is not banned");
+});
+
+on_every_firewall!(a_chain_of_nothing_but_bans_is_left_alone, |world| {
+    let rules = format!(
+        "table inet bans {{ chain forward {{ type filter hook forward priority filter; policy accept
+           ip daddr {INTERNET_FAR} drop
+           iifname \"wlan0\" drop
+           tcp dport {{ 25, 465 }} reject
+         }}
+         }}"
+    );
+    world.node.feed(&["nft", "-f", "-"], &rules).success();
+    let before = world.node.tool(&["nft", "list", "table", "inet", "bans"]);
+    let pair = pair(world);
+    let guest = &pair[0].guest.namespace;
+    assert_published(world, &pair, &Transport::ALL);
+    assert!(ping(guest, INTERNET, PATIENCE));
+    assert!(!ping(guest, INTERNET_FAR, A_WHILE));
+    world.riklet(&["repair"], "").success();
+    assert_eq!(world.node.tool(&["nft", "list", "table", "inet", "bans"]), before);
+});
+
+on_every_firewall!(the_daemon_moves_the_passage_when_others_reorder_their_rules, |world| {
+    load(world, "");
+    let daemon = world.daemon(&[]);
+    let pair = pair(world);
+    daemon.settle();
+    let heals = |what: &str, change: &str| {
+        world.node.feed(&["nft", "-f", "-"], change).success();
+        wait_for(what, SOON, || {
+            let published = tcp_ask(&world.client, (NODE_LAN, FIRST)).is_ok();
+            let guest = &pair[0].guest.namespace;
+            (published && ping(guest, INTERNET, A_WHILE)).then_some(())
+        });
+        assert_internet(world, &pair[0]);
+    };
+    heals("a drop in front", "insert rule inet zones dispatch drop");
+    heals("a chain that is led to", "insert rule inet zones banned meta l4proto tcp reject");
+    heals("a map", "insert rule inet zones dispatch oifname vmap { \"up0\" : drop }");
+    heals("the table anew", &format!("delete table inet zones\n{}", ZONES.replace("BAN", "")));
+    wait_for("nothing to be left to do", SOON, || {
+        let check = daemon.get("/v1/check");
+        check["steps"].as_array().is_some_and(Vec::is_empty).then_some(())
+    });
+});
