@@ -118,5 +118,5 @@ fn after_us(stage: &Stage) {
     stage.snapshot("when firewalld has stopped");
 }
 
-on_machines!(comes_before_us, Us::Commands, before_us, [iptables_legacy: IptablesLegacy]);
-on_machines!(comes_after_us, Us::Commands, after_us, [iptables_legacy: IptablesLegacy]);
+on_machines!(comes_before_us, Us::Commands, before_us);
+on_machines!(comes_after_us, Us::Commands, after_us);
