@@ -16,7 +16,10 @@ use crate::{
     LinkDeletion, Links, LockSharing, NetworkManagers, Routes, Sysctls,
 };
 use riklet_core::{
-    firewall::{Backend, BaseRuleset, Change, Confinement, ForeignChain, IptablesVariant, Ruleset},
+    firewall::{
+        Backend, BaseRuleset, Change, Confinement, ForeignChain, ForeignFamily, IptablesVariant,
+        Ruleset,
+    },
     flows::Flows,
     link::{DRAINING_GROUP, LinkSpec, Tap},
     manager::Manager,
@@ -42,7 +45,7 @@ const TRAITS: [&str; 8] = [
 type Call = fn(&mut FakeKernel) -> Result<(), KernelError>;
 
 /// Every method that changes the system, with a call that has something to change on [`system`].
-const EFFECTS: [(&str, Call); 15] = [
+const EFFECTS: [(&str, Call); 16] = [
     ("create_link", |kernel| kernel.create_link(&spec(9))),
     ("configure_link", |kernel| kernel.configure_link(&LinkSpec { mtu: 1280, ..spec(1) })),
     ("set_aliases", |kernel| {
@@ -59,6 +62,7 @@ const EFFECTS: [(&str, Call); 15] = [
     ("change_firewall", |kernel| {
         kernel.change_firewall(Backend::Nftables, &Change::Reset(ruleset()))
     }),
+    ("close_passage", |kernel| kernel.close_passage(&foreign_chain())),
     ("open_passage", |kernel| kernel.open_passage(&ForeignChain::LegacyIptables, &BTreeSet::new())),
     ("remove_empty_tables", |kernel| kernel.remove_empty_tables(IPTABLES, &BTreeSet::new())),
     ("forget_flows", |kernel| kernel.forget_flows(&[flows()].into())),
@@ -112,6 +116,12 @@ fn spec(number: u16) -> LinkSpec {
     reserved(Slot::new(number), &node).unwrap().link
 }
 
+/// A chain of somebody else that our passage stands in.
+fn foreign_chain() -> ForeignChain {
+    let (table, chain) = ("filter".to_owned(), "FORWARD".to_owned());
+    ForeignChain::Nftables { family: ForeignFamily::Ip, table, chain }
+}
+
 fn account() -> AccountName {
     match "somebody".parse().unwrap() {
         Account::Name(name) => name,
@@ -143,7 +153,7 @@ fn system() -> System {
     draining.group = DRAINING_GROUP;
     System {
         links: [spec(1).state(), draining].map(|link| (link.name.clone(), link)).into(),
-        foreign_chains: [(ForeignChain::LegacyIptables, false)].into(),
+        foreign_chains: [(ForeignChain::LegacyIptables, false), (foreign_chain(), true)].into(),
         implicit_tables: ["filter".to_owned()].into(),
         manager_files: [(Manager::Networkd, Some(String::new()))].into(),
         routes: vec![IpNet::default()],
