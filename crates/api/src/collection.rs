@@ -3,9 +3,9 @@ use riklet_core::model::Kind;
 /// Instances that have one path in the API: those of one kind, or all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Collection {
-    /// Of one kind.
+    /// The instances of one kind.
     Of(Kind),
-    /// Of every kind.
+    /// The instances of every kind.
     All,
 }
 
@@ -31,7 +31,7 @@ impl Collection {
         }
     }
 
-    /// Whether instances of this kind are in it. `kind` is spelt as documents have it.
+    /// Returns whether instances of this kind are in it. `kind` is spelt as documents have it.
     #[must_use]
     pub fn has(self, kind: &str) -> bool {
         match self {

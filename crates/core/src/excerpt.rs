@@ -1,4 +1,4 @@
-//! What errors repeat of a text that somebody else wrote.
+//! Excerpts: the part of a foreign text that an error repeats.
 
 /// The most characters that are repeated.
 const MAX_LENGTH: usize = 100;

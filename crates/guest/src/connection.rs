@@ -1,4 +1,4 @@
-//! One client's connection: a request, perhaps an errand, an answer.
+//! One client's connection: a request, perhaps an outbound probe, a response.
 
 use std::net::SocketAddrV4;
 

@@ -16,7 +16,7 @@ const TIMEOUT: Duration = Duration::from_secs(3);
 /// The most bytes of the peer's answer that are passed on to the client.
 const MAX_ANSWER: usize = 64 * 1024;
 
-/// An errand under way.
+/// An outbound probe in progress.
 pub(super) enum OutboundProbe {
     /// A TCP connection, a request sent, an answer read to its end.
     Connect { socket: SocketHandle, to: SocketAddrV4, asked: bool, answer: Vec<u8>, until: Instant },

@@ -1,4 +1,4 @@
-//! What fuzzing calls: each function takes what a server sends, and panics where a law is broken.
+//! Functions that fuzzing calls. Each takes bytes that a server sends, and panics if a law is broken.
 
 use std::{
     io::{BufReader, Write},
@@ -13,7 +13,7 @@ use crate::{
 };
 
 const PATIENCE: Duration = Duration::from_secs(10);
-/// What the buffer of a socket takes without a reader.
+/// The number of bytes that the buffer of a socket takes without a reader.
 const LONGEST: usize = 64 * 1024;
 
 /// Reads an answer, by its bytes and over a connection. What is whole stays so, whatever follows.

@@ -1,4 +1,4 @@
-//! What fuzzing calls: each function takes bytes that somebody else made.
+//! Functions that fuzzing calls. Each takes bytes that somebody else made.
 
 use crate::Config;
 

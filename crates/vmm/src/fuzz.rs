@@ -1,4 +1,4 @@
-//! What fuzzing calls: each function takes what a VMM says.
+//! Functions that fuzzing calls. Each takes bytes that a VMM sends.
 
 use std::{io::Write, net::Shutdown, os::unix::net::UnixStream};
 

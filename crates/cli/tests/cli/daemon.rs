@@ -7,7 +7,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::environment::Environment;
 
-/// When a daemon that does not listen yet is not waited for any longer.
+/// The longest wait for a daemon to listen.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A daemon, until this is dropped.

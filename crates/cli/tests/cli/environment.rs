@@ -1,4 +1,4 @@
-//! Where a test runs the program: nothing of the host's reaches it, and it reaches nothing of the host's.
+//! The environment that a test runs the program in, isolated from the host in both directions.
 
 use std::{
     collections::BTreeMap,
@@ -14,9 +14,9 @@ use std::{
 use assert_cmd::Command;
 use serde_json::Value;
 
-/// Where the system's programs are.
+/// The directories of the system's programs.
 const SYSTEM: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
-/// When a program is killed.
+/// The time after which a program is killed.
 const DEADLINE: Duration = Duration::from_mins(1);
 const PROGRAM: &str = env!("CARGO_BIN_EXE_riklet-sdn");
 
@@ -240,7 +240,7 @@ impl Drop for Environment {
     }
 }
 
-/// What a program did. The environment's directory is `$DIR` in it.
+/// The outcome of a program. The environment's directory is `$DIR` in it.
 #[derive(Debug, Clone)]
 #[must_use = "a program may have failed"]
 pub(crate) struct Output {
@@ -251,28 +251,28 @@ pub(crate) struct Output {
 }
 
 impl Output {
-    /// What the program printed. It must have succeeded, and have complained of nothing.
+    /// Asserts success without any output on standard error, and returns what was printed.
     #[track_caller]
     pub(crate) fn success(self) -> String {
         assert_eq!((self.code, &*self.stderr), (Some(0), ""), "{self}");
         self.stdout
     }
 
-    /// What the program printed. It must have succeeded, whatever it remarked.
+    /// Asserts success, and returns what was printed. Standard error may have remarks.
     #[track_caller]
     pub(crate) fn done(self) -> String {
         assert_eq!(self.code, Some(0), "{self}");
         self.stdout
     }
 
-    /// What [`Self::success`] answers, as JSON.
+    /// Returns the text of [`Self::success`], as JSON.
     #[track_caller]
     pub(crate) fn json(self) -> Value {
         let text = self.success();
         serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}:\n{text}"))
     }
 
-    /// What the program complained of. It must have ended with this code, and have printed nothing.
+    /// Asserts this exit code and an empty standard output, and returns standard error.
     #[track_caller]
     pub(crate) fn failure(self, code: i32) -> String {
         assert_eq!((self.code, &*self.stdout), (Some(code), ""), "{self}");
@@ -294,7 +294,7 @@ impl fmt::Display for Output {
     }
 }
 
-/// What some commands did, each below its arguments.
+/// Runs commands, and returns the output of each below its arguments.
 pub(crate) fn transcript<'a>(
     environment: &Environment,
     commands: impl IntoIterator<Item = &'a [&'a str]>,

@@ -1,4 +1,4 @@
-//! What fuzzing calls: each function takes bytes as they are received from the kernel, and panics where a law is broken.
+//! Functions that fuzzing calls. Each takes bytes as they are received from the kernel, and panics if a law is broken.
 
 use netlink_packet_route::RouteNetlinkMessage;
 use riklet_core::firewall::nftables::{Chain, Rule, Set, Table, element};

@@ -18,12 +18,12 @@ use rustix::{
 
 use super::{Namespace, namespace::read_proc, wait_for};
 
-/// Where the system's programs are.
+/// The directories of the system's programs.
 pub(super) const PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
-/// When a program is killed.
+/// The time after which a program is killed.
 const DEADLINE: Duration = Duration::from_mins(1);
 
-/// What a program did.
+/// The outcome of a program.
 #[derive(Debug, Clone)]
 #[must_use = "a program may have failed"]
 pub(crate) struct Output {
@@ -35,14 +35,14 @@ pub(crate) struct Output {
 }
 
 impl Output {
-    /// What the program printed, which must have succeeded.
+    /// Asserts success, and returns what was printed.
     #[track_caller]
     pub(crate) fn success(self) -> String {
         assert_eq!(self.code, Some(0), "{self}");
         self.stdout
     }
 
-    /// What the program complained about, which must have ended with this code.
+    /// Asserts this exit code, and returns standard error.
     #[track_caller]
     pub(crate) fn failure(self, code: i32) -> String {
         assert_eq!(self.code, Some(code), "{self}");
@@ -143,11 +143,11 @@ fn spawn(
 pub(crate) struct Running {
     child: Child,
     command: String,
-    /// Of a program whose standard input is kept open.
+    /// The standard input, if it is kept open.
     input: Option<ChildStdin>,
-    /// Of its standard output, until it closes that.
+    /// The lines of its standard output, until it closes it.
     lines: mpsc::Receiver<String>,
-    /// What was read of them.
+    /// The lines that were read so far.
     stdout: String,
     errors: Option<JoinHandle<io::Result<String>>>,
 }
@@ -222,7 +222,7 @@ impl Running {
         poll(&mut [PollFd::new(&ended, PollFlags::IN)], Some(&limit)).expect("poll") == 1
     }
 
-    /// What it did, once it has ended by itself.
+    /// Waits until the program ends by itself, and returns its outcome.
     #[track_caller]
     pub(crate) fn wait(self) -> Output {
         self.wait_within(DEADLINE)

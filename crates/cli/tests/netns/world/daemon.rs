@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use super::{World, command::Running, wait_for};
 
-/// How long a daemon may take to begin or to end.
+/// The longest time that a daemon takes to begin or to end.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A running daemon. Dropping it kills it.
@@ -35,7 +35,7 @@ impl Deref for Daemon {
     }
 }
 
-/// What was answered.
+/// A response of the daemon.
 #[derive(Debug)]
 pub(crate) struct Reply {
     pub(crate) status: u16,
@@ -108,7 +108,7 @@ impl Api {
         reply.json()
     }
 
-    /// What it remembers having done, a line each.
+    /// Returns the events that the daemon remembers.
     #[track_caller]
     pub(crate) fn events(&self) -> String {
         self.ask("GET", "/v1/events?recent=true", "").body

@@ -8,7 +8,7 @@ use std::{
 
 use super::{Firewall, World, wait_for};
 
-/// Where in its work a program waits.
+/// The point at which a program waits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum HoldPoint {
     /// It has its input, and has done nothing.

@@ -21,11 +21,11 @@ use rustix::{
 
 use super::{Namespace, background::Background, wait_for};
 
-/// How long an answer may take that must come.
+/// The longest time that an expected answer takes.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(2);
-/// How long to wait for an answer that must not come.
+/// The time to wait for an answer that must not come.
 pub(crate) const SILENCE: Duration = Duration::from_millis(500);
-/// When a connection that hangs is given up.
+/// The time after which a connection that hangs is given up.
 const HANGING: Duration = Duration::from_secs(20);
 
 /// Both ends of a conversation, as the server sees them.

@@ -29,7 +29,7 @@ pub(crate) fn wait_for<T>(
     }
 }
 
-/// How long this takes.
+/// Returns how long this takes.
 #[expect(clippy::disallowed_methods, reason = "the harness reads the clock in this file only")]
 pub(crate) fn duration_of<T>(work: impl FnOnce() -> T) -> Duration {
     let start = Instant::now();
