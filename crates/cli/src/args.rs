@@ -2,7 +2,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
-use riklet_core::model::{Account, InstanceName, InterfaceName, Mtu, Pool};
+use riklet_core::model::{Account, InstanceName, InterfaceName, MarkMask, Mtu, Pool};
 use riklet_sdn::FirewallChoice;
 
 /// Network of a node that runs functions as microVMs: a TAP for each function, and its ports on the host.
@@ -54,6 +54,10 @@ pub(crate) struct NodeArgs {
     #[arg(long, global = true, value_name = "BYTES")]
     #[arg(env = "RIKLET_SDN_MTU", hide_env_values = true)]
     pub(crate) mtu: Option<Mtu>,
+    /// Bits of packet and connection marks that are ours to use [default: 0x7f].
+    #[arg(long, global = true, value_name = "MASK")]
+    #[arg(env = "RIKLET_SDN_MARK_MASK", hide_env_values = true)]
+    pub(crate) mark_mask: Option<MarkMask>,
     /// Socket of the daemon [default: api.sock in the state directory]. Without a daemon, commands work alone.
     #[arg(long, global = true, value_name = "SOCKET")]
     #[arg(env = "RIKLET_SDN_API", hide_env_values = true)]

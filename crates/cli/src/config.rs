@@ -25,6 +25,7 @@ pub(crate) fn load(args: &NodeArgs) -> Result<Config, CliError> {
     config.pool = args.pool.or(config.pool);
     config.uplinks = if uplinks.is_empty() { config.uplinks } else { Some(uplinks) };
     config.mtu = args.mtu.or(config.mtu);
+    config.mark_mask = args.mark_mask.or(config.mark_mask);
     config.api = args.api.clone().or(config.api);
     Ok(config)
 }

@@ -1,9 +1,15 @@
-use std::{collections::BTreeSet, io, path::Path, process::ExitCode};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    path::Path,
+    process::ExitCode,
+};
 
 use riklet_core::{
     firewall::{Backend, Confinement, ForeignChainState},
     forwarding::ON,
     model::{InterfaceName, Pool},
+    routing::{self, UplinkMarks},
     switch::{self, IP_FORWARD},
 };
 use riklet_kernel::{ForeignChains, HostFacts, Kernel, KernelError, Links, Routes, Sysctls};
@@ -100,6 +106,7 @@ fn look(config: &Config, kernel: &mut impl Kernel, open: Option<&Confinement>) -
     findings.push(uplink(config, kernel));
     findings.push(loopback(kernel));
     findings.extend(pool(config, decided, kernel));
+    findings.extend(decided.and_then(|(_, pool)| routing_rule(pool, kernel)));
     findings.push(state(config));
     findings.extend(vmms(&riklet_vmm::supervisor::facts()));
     findings
@@ -363,6 +370,24 @@ fn pool(
     }
     findings.push(Finding::fail("pool", "every candidate overlaps a route", SET_POOL));
     findings
+}
+
+/// Names a routing rule that may take packets to guests, and that none of ours can come before.
+fn routing_rule(pool: Pool, kernel: &mut impl Routes) -> Option<Finding> {
+    let rules = match kernel.rules() {
+        Ok(rules) => rules,
+        Err(error) => {
+            let advice = "a kernel with rtnetlink is needed";
+            return Some(unreadable("routing", &error, advice));
+        }
+    };
+    let (marks, tables) = (UplinkMarks::default(), BTreeMap::new());
+    let rule = routing::decide(pool.v4(), &rules, &marks, &tables).unanswered?;
+    Some(Finding::note(
+        "routing",
+        format!("the rule {rule} may take packets to functions elsewhere"),
+        "give it a priority of 2 or more: then a rule of ours comes before it",
+    ))
 }
 
 fn state(config: &Config) -> Finding {

@@ -9,6 +9,7 @@ use crate::{
     definition::{self, Source},
     firewall::{BaseRuleset, Confinement, Ruleset, iptables},
     model::{Owner, OwnerId},
+    routing::UplinkMarks,
     workload::alias,
 };
 
@@ -55,8 +56,15 @@ pub fn iptables_save(data: &[u8]) {
     let owner = Owner::new(OwnerId::new(7), "/run/riklet-sdn");
     let Some(&pool) = Pool::candidates().first() else { return };
     let (uplinks, confined) = (BTreeSet::new(), Confinement::default());
-    let base_ruleset =
-        BaseRuleset { pool, mtu: 1500, uplinks, any_uplink: true, confined, owner: Some(owner) };
+    let base_ruleset = BaseRuleset {
+        pool,
+        mtu: 1500,
+        uplinks,
+        any_uplink: true,
+        marks: UplinkMarks::default(),
+        confined,
+        owner: Some(owner),
+    };
     let ruleset = Ruleset { base_ruleset, entries: BTreeSet::new() };
     let _changes = (
         iptables::state(&ruleset, &saved),

@@ -23,6 +23,7 @@ use crate::{
     link::{LinkDifference, LinkSpec, LinkState, Remedy, Tap},
     manager::{self, Manager},
     model::{Family, InterfaceName, Mark, Owner, Pool, Protocol, Slot},
+    routing::RoutingRule,
     workload::{Fragment, alias},
 };
 
@@ -60,6 +61,8 @@ pub struct Desired {
     pub deletion: LinkDeletion,
     /// The static part of the firewall; `None` where nothing of ours shall remain on the host.
     pub base_ruleset: Option<BaseRuleset>,
+    /// The routing rules of ours.
+    pub rules: BTreeSet<RoutingRule>,
     /// Values that sysctls shall have.
     pub sysctls: BTreeMap<String, String>,
     /// Empty tables of the firewall that were there before us. Used only where nothing shall remain.
@@ -91,6 +94,8 @@ pub struct Observed {
     pub foreign_chains: Vec<ForeignChainState>,
     /// The files by which network managers leave our interfaces alone; `None` where one is missing.
     pub manager_files: BTreeMap<Manager, Option<String>>,
+    /// The routing rules of ours.
+    pub rules: BTreeSet<RoutingRule>,
     /// The present values of the sysctls that are desired; one that does not exist is not in here.
     pub sysctls: BTreeMap<String, String>,
 }
@@ -120,6 +125,10 @@ pub enum Step {
     WriteManagerFile(Manager, String),
     /// Remove that file.
     RemoveManagerFile(Manager),
+    /// Add a routing rule.
+    AddRule(RoutingRule),
+    /// Remove a routing rule of ours.
+    RemoveRule(RoutingRule),
     /// Set a sysctl.
     SetSysctl(String, String),
     /// Delete connection tracking entries.
@@ -207,6 +216,7 @@ pub fn plan(desired: &Desired, observed: &Observed) -> Plan {
     let interrupted: Vec<(Slot, &Fragment)> = begun.map(|(&slot, &f)| (slot, f)).collect();
     let (firewall, flows) = firewall_steps(desired, entries, &interrupted, &leaving, observed);
     let foreign_chains = gate_steps(desired, observed);
+    let rules = rule_steps(desired, observed);
     let sysctls = sysctl_steps(desired, observed);
     let managers = manager_steps(desired, observed);
 
@@ -218,6 +228,7 @@ pub fn plan(desired: &Desired, observed: &Observed) -> Plan {
         steps.extend(links);
         steps.extend(firewall);
         steps.extend(foreign_chains);
+        steps.extend(rules);
         steps.extend(sysctls);
         // A guest that still sends would begin a flow anew while its flows are forgotten.
         steps.extend(drain);
@@ -227,6 +238,7 @@ pub fn plan(desired: &Desired, observed: &Observed) -> Plan {
         // Forwarding ends, and the TAPs are down, before the firewall that confined both goes.
         steps.extend(drain);
         steps.extend(sysctls);
+        steps.extend(rules);
         steps.extend(foreign_chains);
         steps.extend(firewall);
         steps.extend(flows);
@@ -418,6 +430,13 @@ fn manager_steps(desired: &Desired, observed: &Observed) -> Vec<Step> {
         differs.then_some(Step::WriteManagerFile(manager, text))
     };
     observed.manager_files.iter().filter_map(step).collect()
+}
+
+/// What replaces a rule comes before that one goes.
+fn rule_steps(desired: &Desired, observed: &Observed) -> Vec<Step> {
+    let missing = desired.rules.difference(&observed.rules).cloned().map(Step::AddRule);
+    let surplus = observed.rules.difference(&desired.rules).cloned().map(Step::RemoveRule);
+    missing.chain(surplus).collect()
 }
 
 /// A sysctl that is not there belongs to an interface that is not.

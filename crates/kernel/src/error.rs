@@ -7,6 +7,7 @@ use riklet_core::{
     firewall::{ForeignChain, iptables},
     manager::Manager,
     model::{AccountName, InterfaceName, Ipv6Unsupported},
+    routing::RoutingRule,
 };
 
 /// A refusal by the kernel, or by a program that speaks to it, in its own words.
@@ -144,6 +145,10 @@ pub enum KernelError {
     SetSysctl { name: String, present: Option<String>, value: String, source: Refusal },
     #[error("cannot change {}, by which {manager} leaves our interfaces alone", manager.path())]
     ManagerFile { manager: Manager, source: Refusal },
+    #[error("cannot add the routing rule {rule}")]
+    AddRule { rule: RoutingRule, source: Refusal },
+    #[error("cannot remove the routing rule {rule}")]
+    RemoveRule { rule: RoutingRule, source: Refusal },
     #[error("cannot look up the host's routes")]
     Routes { source: Refusal },
     #[error("cannot list the listening sockets")]
@@ -182,6 +187,8 @@ impl KernelError {
             | Self::ReadSysctl { source, .. }
             | Self::SetSysctl { source, .. }
             | Self::ManagerFile { source, .. }
+            | Self::AddRule { source, .. }
+            | Self::RemoveRule { source, .. }
             | Self::Routes { source }
             | Self::Listeners { source }
             | Self::Resolvers { source, .. }

@@ -1,11 +1,14 @@
 use std::collections::BTreeSet;
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 
 use crate::{KernelError, sealed::Sealed};
-use riklet_core::model::InterfaceName;
+use riklet_core::{
+    model::InterfaceName,
+    routing::{AnswerPath, RoutingRule},
+};
 
-/// The host's routes (rtnetlink(7)), which are only read.
+/// The host's routes, which are only read, and its routing rules (rtnetlink(7)).
 pub trait Routes: Sealed {
     /// Returns the interfaces that a packet to the Internet leaves by at present; none without such a route.
     /// The cost does not depend on the number of routes.
@@ -19,4 +22,30 @@ pub trait Routes: Sealed {
     /// # Errors
     /// Fails if the kernel does not answer.
     fn routes(&mut self) -> Result<Vec<IpNet>, KernelError>;
+
+    /// Returns the way of packets to the Internet that the host sends from one of its addresses in this range; `None` if it
+    /// has none there, or no such way.
+    ///
+    /// # Errors
+    /// Fails if the kernel does not answer.
+    fn answer_path(&mut self, from: Ipv4Net) -> Result<Option<AnswerPath>, KernelError>;
+
+    /// Returns the routing rules of IPv4, in the order in which they are tried. Lists all of them, which are few: the
+    /// kernel tries one after another for each route that it looks up.
+    ///
+    /// # Errors
+    /// Fails if the kernel does not answer.
+    fn rules(&mut self) -> Result<Vec<RoutingRule>, KernelError>;
+
+    /// Adds a routing rule. Repetition changes nothing more.
+    ///
+    /// # Errors
+    /// Fails if the kernel refuses; then it has not changed.
+    fn add_rule(&mut self, rule: &RoutingRule) -> Result<(), KernelError>;
+
+    /// Removes a routing rule. Succeeds if it does not exist, and so on repetition.
+    ///
+    /// # Errors
+    /// Fails if the kernel refuses; then it has not changed.
+    fn remove_rule(&mut self, rule: &RoutingRule) -> Result<(), KernelError>;
 }

@@ -6,7 +6,7 @@ pub use file::{ConfigError, ConfigReason};
 
 use riklet_core::{
     firewall::Backend,
-    model::{InterfaceName, Mtu, Pool},
+    model::{InterfaceName, MarkMask, Mtu, Pool},
 };
 
 /// The default directory of the records. What they describe lives until reboot, and so does `/run`.
@@ -30,6 +30,8 @@ pub struct Config {
     pub uplinks: Option<BTreeSet<InterfaceName>>,
     /// The MTU of the TAPs; `None` is the lowest of the uplinks'.
     pub mtu: Option<Mtu>,
+    /// The bits of packets' and connections' marks that are ours to use; `None` is the default of [`MarkMask`].
+    pub mark_mask: Option<MarkMask>,
     /// The daemon's socket; `None` is [`API_SOCKET`] in the state directory.
     pub api: Option<PathBuf>,
 }
@@ -42,6 +44,7 @@ impl Default for Config {
             pool: None,
             uplinks: None,
             mtu: None,
+            mark_mask: None,
             api: None,
         }
     }
@@ -57,7 +60,7 @@ impl Config {
     /// Returns the settings, by the keys of the configuration file, except those that are left to defaults of the host.
     #[must_use]
     pub fn settings(&self) -> Vec<(&'static str, OsString)> {
-        let Self { state_dir, firewall, pool, uplinks, mtu, api } = self;
+        let Self { state_dir, firewall, pool, uplinks, mtu, mark_mask, api } = self;
         let mut settings =
             vec![("state_dir", state_dir.into()), ("firewall", firewall.as_str().into())];
         settings.extend(pool.map(|pool| ("pool", pool.to_string().into())));
@@ -67,6 +70,7 @@ impl Config {
         };
         settings.extend(uplinks.as_ref().map(|uplinks| ("uplink", list(uplinks))));
         settings.extend(mtu.map(|mtu| ("mtu", mtu.bytes().to_string().into())));
+        settings.extend(mark_mask.map(|mask| ("mark_mask", mask.to_string().into())));
         settings.extend(api.as_ref().map(|api| ("api", api.into())));
         settings
     }

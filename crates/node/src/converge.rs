@@ -256,6 +256,8 @@ fn do_step(step: &Step, kernel: &mut impl Kernel) -> Result<(), KernelError> {
         Step::ClosePassage(foreign_chain) => kernel.close_passage(foreign_chain),
         Step::WriteManagerFile(manager, text) => kernel.write_manager_file(*manager, text),
         Step::RemoveManagerFile(manager) => kernel.remove_manager_file(*manager),
+        Step::AddRule(rule) => kernel.add_rule(rule),
+        Step::RemoveRule(rule) => kernel.remove_rule(rule),
         Step::SetSysctl(name, value) => kernel.set_sysctl(name, value),
         Step::ForgetFlows(flows) => kernel.forget_flows(flows),
         Step::DrainLinks(names) => kernel.drain_links(names),

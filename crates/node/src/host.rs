@@ -9,6 +9,7 @@ use riklet_core::{
     forwarding::{self, Forwarding, Recorded, Sight},
     link::LinkState,
     model::{InterfaceName, Mark, Mtu, Owner, OwnerError, Pool},
+    routing::{self, Routing, RoutingRule, UplinkMarks},
     switch,
     workload::{NodeFacts, alias},
 };
@@ -26,6 +27,10 @@ pub(crate) struct Host {
     pub(crate) node: NodeFacts,
     /// `None` where nothing of ours shall remain.
     pub(crate) base_ruleset: Option<BaseRuleset>,
+    /// The routing rules of ours.
+    pub(crate) rules: BTreeSet<RoutingRule>,
+    /// The marks of uplinks to record, if that is news.
+    marks: Option<String>,
     /// Values that sysctls shall have.
     pub(crate) sysctls: BTreeMap<String, String>,
     /// The reaction to a sysctl that cannot be set.
@@ -133,6 +138,7 @@ impl Host {
     /// relies on that.
     pub(crate) fn removed(mut self) -> Self {
         self.base_ruleset = None;
+        self.rules.clear();
         let restored = self.recorded.switched().filter(|_| !self.globally);
         let off = restored.map(|name| (switch::forwarding(&name), forwarding::OFF.to_owned()));
         self.sysctls = off.collect();
@@ -172,6 +178,10 @@ impl Host {
         let on = |name| (switch::forwarding(name), forwarding::ON.to_owned());
         let confined = forwarding.confined.clone();
         let (owner, must_record_owner) = owner(config, store)?;
+        let recorded_marks = store.setting(Setting::Marks)?;
+        let (marks, routing) = look_at_rules(kernel, config, pool, recorded_marks.as_deref())?;
+        let named = Some(marks.to_string()).filter(|marks| Some(marks) != recorded_marks.as_ref());
+        let news = named.filter(|marks| !marks.is_empty() || recorded_marks.is_some());
         Ok(Self {
             backend,
             base_ruleset: Some(BaseRuleset {
@@ -180,9 +190,12 @@ impl Host {
                 uplinks,
                 any_uplink: config.uplinks.is_none(),
                 confined,
+                marks,
                 owner: Some(owner.clone()),
             }),
             node: NodeFacts { pool, mtu, owner },
+            rules: routing.rules,
+            marks: news,
             sysctls: forwarding.needed.iter().map(on).collect(),
             refused_sysctl: RefusedSysctl::Fail,
             foreign_tables,
@@ -226,6 +239,9 @@ impl Host {
         }
         if let Some(neighbours) = &self.forwarding.neighbours {
             tx.set_setting(Setting::Neighbours, neighbours)?;
+        }
+        if let Some(marks) = &self.marks {
+            tx.set_setting(Setting::Marks, marks)?;
         }
         if let Some(watcher) = self.watcher {
             tx.set_setting(Setting::Watcher, &watcher.to_string())?;
@@ -272,6 +288,33 @@ fn look_at_forwarding(
     Ok(recorded.decide(sight, heard, needed, off))
 }
 
+/// Asks for the routing rules, and for the way of what the host sends from addresses with a rule of their own.
+fn look_at_rules(
+    kernel: &mut impl Routes,
+    config: &Config,
+    pool: Pool,
+    recorded: Option<&str>,
+) -> Result<(UplinkMarks, Routing), KernelError> {
+    let rules = kernel.rules()?;
+    let mut tables = BTreeMap::new();
+    for source in routing::sources(&rules) {
+        let path = kernel.answer_path(source)?;
+        // What main says holds without a mark.
+        if let Some(path) = path.filter(|path| path.table != routing::MAIN) {
+            tables.entry(path.uplink).or_insert(path.table);
+        }
+    }
+    let marks = UplinkMarks::new(config.mark_mask.unwrap_or_default(), tables.keys(), recorded);
+    let routing = routing::decide(pool.v4(), &rules, &marks, &tables);
+    if let Some(rule) = &routing.unanswered {
+        tracing::warn!(
+            "the routing rule {rule} comes first, and may take packets to functions elsewhere: \
+             `riklet-sdn doctor` says more"
+        );
+    }
+    Ok((marks, routing))
+}
+
 /// Those of the interfaces whose switches are off. One that is not there has none.
 fn switched_off(
     kernel: &mut impl Sysctls,
@@ -315,7 +358,8 @@ fn try_to_read(
 fn any_ruleset(pool: Pool) -> Ruleset {
     let (confined, owner) = (Confinement::default(), None);
     let (mtu, uplinks, any_uplink) = (ETHERNET_MTU, BTreeSet::new(), false);
-    let base_ruleset = BaseRuleset { pool, mtu, uplinks, any_uplink, confined, owner };
+    let marks = UplinkMarks::default();
+    let base_ruleset = BaseRuleset { pool, mtu, uplinks, any_uplink, confined, marks, owner };
     Ruleset { base_ruleset, entries: BTreeSet::new() }
 }
 

@@ -20,9 +20,10 @@ use riklet_core::{
     link::LinkState,
     model::{Protocol, Slot},
     plan::{Adoption, Desired, LinkDeletion, Observed, Step, UnreadableRecord},
+    routing::{RoutingRule, UplinkMarks},
     workload::{self, Fragment},
 };
-use riklet_kernel::{Kernel, KernelError, Sysctls};
+use riklet_kernel::{Kernel, KernelError, Routes, Sysctls};
 
 /// The changed slots. Costs the same however many others there are.
 pub(crate) struct ScopedView<'a> {
@@ -146,8 +147,16 @@ impl ScopedView<'_> {
         let foreign_chains =
             if self.foreign_chains { foreign_chains(self.host, kernel)? } else { vec![] };
         let manager_files = BTreeMap::new();
-        let observed =
-            Observed { links, firewall, empty_tables, foreign_chains, manager_files, sysctls };
+        let rules = rules(kernel)?;
+        let observed = Observed {
+            links,
+            firewall,
+            empty_tables,
+            foreign_chains,
+            manager_files,
+            rules,
+            sysctls,
+        };
         Ok(Some(observed))
     }
 }
@@ -229,8 +238,8 @@ impl<'a> FullView<'a> {
     fn expected(&self) -> Ruleset {
         let (pool, mtu) = (self.host.node.pool, self.host.node.mtu);
         let (owner, confined) = (None, Confinement::default());
-        let (uplinks, any_uplink) = (BTreeSet::new(), false);
-        let nothing = || BaseRuleset { pool, mtu, uplinks, any_uplink, confined, owner };
+        let (uplinks, any_uplink, marks) = (BTreeSet::new(), false, UplinkMarks::default());
+        let nothing = || BaseRuleset { pool, mtu, uplinks, any_uplink, confined, marks, owner };
         Ruleset {
             base_ruleset: self.host.base_ruleset.clone().unwrap_or_else(nothing),
             entries: self.fragments.values().flat_map(|f| &f.entries).copied().collect(),
@@ -251,6 +260,7 @@ impl<'a> FullView<'a> {
             empty_tables,
             foreign_chains: foreign_chains(self.host, kernel)?,
             manager_files: kernel.manager_files()?,
+            rules: rules(kernel)?,
             sysctls: sysctls(self.host, kernel)?,
         })
     }
@@ -292,6 +302,7 @@ fn desired(host: &Host, fragments: BTreeMap<Slot, Fragment>) -> Desired {
         leaving: BTreeSet::new(),
         deletion: LinkDeletion::Immediate,
         base_ruleset: host.base_ruleset.clone(),
+        rules: host.rules.clone(),
         sysctls: host.sysctls.clone(),
         foreign_tables: host.foreign_tables.clone(),
     }
@@ -304,6 +315,11 @@ fn foreign_chains(
 ) -> Result<Vec<ForeignChainState>, KernelError> {
     let uplinks = host.base_ruleset.as_ref().map(|base_ruleset| base_ruleset.uplinks.clone());
     kernel.foreign_chains(host.backend, &uplinks.unwrap_or_default())
+}
+
+/// Returns the routing rules of ours.
+fn rules(kernel: &mut impl Routes) -> Result<BTreeSet<RoutingRule>, NodeError> {
+    Ok(kernel.rules()?.into_iter().filter(RoutingRule::is_ours).collect())
 }
 
 /// Returns the present values of the sysctls that matter.

@@ -37,6 +37,7 @@ impl Bare {
             pool: self.node.pool,
             uplinks: BTreeSet::new(),
             any_uplink: true,
+            marks: riklet_core::routing::UplinkMarks::default(),
             confined: Confinement::default(),
             owner: Some(self.node.owner.clone()),
         };

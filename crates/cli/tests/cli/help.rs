@@ -54,6 +54,8 @@ fn the_program_says_what_it_can_do() {
                                 those of the default route] [env: RIKLET_SDN_UPLINK]
           --mtu <BYTES>         MTU of the TAPs in bytes [default: that of the uplink] [env:
                                 RIKLET_SDN_MTU]
+          --mark-mask <MASK>    Bits of packet and connection marks that are ours to use [default: 0x7f]
+                                [env: RIKLET_SDN_MARK_MASK]
           --api <SOCKET>        Socket of the daemon [default: api.sock in the state directory]. Without
                                 a daemon, commands work alone [env: RIKLET_SDN_API]
           --output <FORMAT>     Print data as text or as JSON [env: RIKLET_SDN_OUTPUT] [default: text]

@@ -122,7 +122,7 @@ fn wrong_values_are_named_where_they_stand() {
         environment.refused(2, &["list"])
     });
     insta::assert_snapshot!(refused.concat(), @r#"
-    error: $DIR/config.toml:1:1: colour: unknown key; expected one of firewall, pool, uplink, mtu, state_dir, api
+    error: $DIR/config.toml:1:1: colour: unknown key; expected one of firewall, pool, uplink, mtu, mark_mask, state_dir, api
     error: $DIR/config.toml:2:1: firewal: unknown key; did you mean "firewall"?
     error: $DIR/config.toml:1:12: firewall: "ufw" is not auto, iptables or nftables
     error: $DIR/config.toml:1:8: pool: a pool's prefix length must be 14 to 30, not 8
@@ -155,7 +155,14 @@ fn wrong_values_are_named_where_they_stand() {
 #[test]
 fn wrong_flags_and_variables_are_named() {
     let environment = Environment::new();
-    let flags = ["--pool=10.0.0.0", "--mtu=67", "--mtu=big", "--firewall=ufw", "--uplink=a/b"];
+    let flags = [
+        "--pool=10.0.0.0",
+        "--mtu=67",
+        "--mtu=big",
+        "--mark-mask=1",
+        "--firewall=ufw",
+        "--uplink=a/b",
+    ];
     let refused = flags.map(|flag| environment.refused(2, &["list", flag]));
     insta::assert_snapshot!(refused.concat(), @r#"
     error: invalid value '10.0.0.0' for '--pool <NETWORK>': "10.0.0.0" is not an IPv4 network such as 10.231.0.0/16
@@ -165,6 +172,9 @@ fn wrong_flags_and_variables_are_named() {
 
     For more information, try '--help'.
     error: invalid value 'big' for '--mtu <BYTES>': "big" is not an MTU; these are 68 to 65521 bytes
+
+    For more information, try '--help'.
+    error: invalid value '1' for '--mark-mask <MASK>': "1" is not a mark mask; these are 32-bit numbers with at least 7 bits set, as 0x7f
 
     For more information, try '--help'.
     error: invalid value 'ufw' for '--firewall <BACKEND>': "ufw" is not auto, iptables or nftables

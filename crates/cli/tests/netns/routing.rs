@@ -1,17 +1,25 @@
 //! Routes and routing rules of others: functions work with them, and nothing of ours stays among them.
 
-use std::{fs::File, io::Write};
+use std::{fs::File, io::Write, net::Ipv4Addr, time::Duration};
 
 use crate::{
     internet::assert_internet,
-    reach::{TARGET, assert_published, pair},
+    reach::{FIRST, TARGET, assert_published, pair},
     world::{
-        CLIENT, INTERNET_FAR, NODE_OTHER, Namespace, OTHER, World, on_every_firewall,
+        CLIENT, INTERNET, INTERNET_FAR, NODE_LAN, NODE_OTHER, Namespace, OTHER, World,
+        function::Function,
+        on_every_firewall,
         state::{SystemState, assert_same},
         traffic::{tcp_ask, tcp_server},
         transport::{Path, Transport, assert_no_way, assert_paths},
+        wait_for,
     },
 };
+
+/// A client behind a router of the second uplink.
+const FAR: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 9);
+/// The network of the second uplink.
+const OTHER_NETWORK: &str = "172.20.0.0/24";
 
 /// A guest reaches a server far away by `oth0`, and is masqueraded.
 #[track_caller]
@@ -77,4 +85,108 @@ on_every_firewall!(a_configured_uplink_is_the_only_one, |world| {
     let server = tcp_server(&world.other, (INTERNET_FAR, TARGET));
     tcp_ask(&world.node, server.address).unwrap();
     assert_no_way(&[(Transport::Tcp, &pair[0].guest.namespace, (INTERNET_FAR, TARGET))]);
+});
+
+/// Has the network behind `oth0` be a second uplink, with a rule by source address; a client is far behind it.
+fn rule_by_source(world: &World) {
+    let via = OTHER.to_string();
+    world.other.tool(&["ip", "address", "add", &format!("{FAR}/32"), "dev", "lo"]);
+    world.node.tool(&["ip", "route", "add", "default", "via", &via, "table", "100"]);
+    world.node.tool(&["ip", "rule", "add", "from", OTHER_NETWORK, "lookup", "100"]);
+}
+
+/// The far client asks at the second uplink, and the others as always.
+#[track_caller]
+fn assert_both_uplinks(world: &World, pair: &[Function; 2], when: &str) {
+    let address = pair[0].address();
+    let (node, far) = (NODE_OTHER.to_string(), FAR.to_string());
+    world.other.tool(&["ip", "route", "add", &node, "dev", "eth0", "src", &far]);
+    let path = Path {
+        from: &world.other,
+        to: (NODE_OTHER, FIRST),
+        seen_as: FAR,
+        server: (address, TARGET),
+    };
+    assert_paths(&format!("far client → second uplink, {when}"), &Transport::ALL, &[path]);
+    world.other.tool(&["ip", "route", "del", &node, "dev", "eth0"]);
+    assert_published(world, pair, &Transport::ALL);
+    assert_internet(world, &pair[0]);
+}
+
+on_every_firewall!(answers_leave_by_the_uplink_that_was_asked, |world| {
+    let before = SystemState::take(&world.node);
+    let early = pair(world);
+    assert_published(world, &early, &[Transport::Tcp]);
+    rule_by_source(world);
+    assert_eq!(world.riklet(&["check"], "").code, Some(1));
+    world.riklet(&["repair"], "").success();
+    world.riklet(&["check"], "").success();
+    assert_both_uplinks(world, &early, "after a repair");
+    // What others marked stays.
+    let chain = "add table ip mine\nadd chain ip mine early { type filter hook prerouting priority -200; }\n\
+                 add rule ip mine early iifname \"rik*\" meta mark set 0x84000\n\
+                 add chain ip mine see { type filter hook forward priority 10; }\n\
+                 add rule ip mine see iifname \"rik*\" oifname oth0 meta mark 0x84001 counter\n";
+    world.node.feed(&["nft", "-f", "-"], chain).success();
+    assert_both_uplinks(world, &early, "beside other marks");
+    let seen = world.node.tool(&["nft", "list", "chain", "ip", "mine", "see"]);
+    assert!(!seen.contains("packets 0 "), "{seen}");
+    world.node.tool(&["nft", "delete", "table", "ip", "mine"]);
+
+    // Another mask, and nothing stays.
+    world.riklet(&["--mark-mask", "0x7f00000", "repair"], "").success();
+    assert_both_uplinks(world, &early, "with another mask");
+    let rules = world.node.tool(&["ip", "rule"]);
+    assert!(rules.contains("fwmark 0x100000/0x700000 lookup 100"), "{rules}");
+    world.down(&["--all", "--purge"]);
+    world.node.tool(&["ip", "rule", "del", "from", OTHER_NETWORK, "lookup", "100"]);
+    world.node.tool(&["ip", "route", "flush", "table", "100"]);
+    assert_same(&before, &SystemState::take(&world.node));
+});
+
+on_every_firewall!(a_daemon_follows_the_routing_rules, |world| {
+    let daemon = world.daemon(&[]);
+    let pair = pair(world);
+    daemon.settle();
+    rule_by_source(world);
+    let ours = || -> Vec<String> {
+        let rules = world.node.tool(&["ip", "rule"]);
+        rules.lines().filter(|rule| rule.contains("proto 82")).map(str::to_owned).collect()
+    };
+    let answered = || ours().iter().any(|rule| rule.contains("lookup 100")).then_some(());
+    let soon = Duration::from_secs(10);
+    wait_for("the rules of ours", soon, answered);
+    daemon.settle();
+    assert_both_uplinks(world, &pair, "beside a daemon");
+    // Somebody flushes ours.
+    world.node.tool(&["ip", "rule", "flush", "protocol", "82"]);
+    wait_for("the rules of ours", soon, answered);
+    world.node.tool(&["ip", "rule", "del", "from", OTHER_NETWORK, "lookup", "100"]);
+    wait_for("no rule of ours", soon, || ours().is_empty().then_some(()));
+    daemon.settle();
+    world.riklet(&["check"], "").success();
+    assert_published(world, &pair, &[Transport::Tcp]);
+});
+
+on_every_firewall!(a_rule_that_takes_packets_to_guests_is_preceded, |world| {
+    let via = INTERNET.to_string();
+    world.node.tool(&["ip", "route", "add", "default", "via", &via, "table", "7"]);
+    let rule = ["ip", "rule", "add", "pref", "700", "to", "10.0.0.0/8", "lookup", "7"];
+    world.node.tool(&rule);
+    let before = SystemState::take(&world.node);
+    let pair = pair(world);
+    assert_published(world, &pair, &Transport::ALL);
+    assert_internet(world, &pair[0]);
+    world.riklet(&["check"], "").success();
+    // It comes where no rule can be before it.
+    let first = ["ip", "rule", "add", "pref", "1", "to", "10.0.0.0/8", "lookup", "7"];
+    world.node.tool(&first);
+    let doctor = world.riklet(&["doctor"], "").success();
+    assert!(doctor.contains("the rule 1: from all to 10.0.0.0/8 lookup 7 may take"), "{doctor}");
+    assert_no_way(&[(Transport::Tcp, &world.client, (NODE_LAN, FIRST))]);
+    world.node.tool(&["ip", "rule", "del", "pref", "1"]);
+    world.riklet(&["check"], "").success();
+    assert_published(world, &pair, &[Transport::Tcp]);
+    world.down(&["--all", "--purge"]);
+    assert_same(&before, &SystemState::take(&world.node));
 });

@@ -33,6 +33,8 @@ pub mod nftables {
     pub const PREROUTING: &str = "prerouting";
     /// The chain that leads the host's own packets to the exposures.
     pub const OUTPUT: &str = "output";
+    /// The chain that marks packets of guests before they are routed.
+    pub const ANSWERS: &str = "answers";
     /// The chain that decides what is forwarded from and to guests.
     pub const FORWARD: &str = "forward";
     /// The chain that masquerades.
@@ -53,6 +55,8 @@ pub mod nftables {
     pub mod priority {
         /// Before connection tracking (`NF_IP_PRI_RAW`).
         pub const RAW: i32 = -300;
+        /// Alteration of packets, before they are routed (`NF_IP_PRI_MANGLE`).
+        pub const MANGLE: i32 = -150;
         /// Translation of destinations (`NF_IP_PRI_NAT_DST`).
         pub const DSTNAT: i32 = -100;
         /// Filtering (`NF_IP_PRI_FILTER`).
@@ -78,6 +82,8 @@ pub mod iptables {
     /// Our chain in the table nat of the guests that may reach themselves by way of the host.
     pub const HAIRPIN_CHAIN: &str = "RIKLET-HAIRPIN";
 
+    /// Our chain in the table mangle that marks packets of guests before they are routed.
+    pub const MARK_CHAIN: &str = "RIKLET-MARK";
     /// Our chain in the table filter that confines what passes only because of our forwarding.
     pub const CONFINE_CHAIN: &str = "RIKLET-CONFINE";
 
@@ -87,10 +93,10 @@ pub mod iptables {
     pub const RAW: &str = "raw";
     /// The table that translates addresses.
     pub const NAT: &str = "nat";
-    /// The table that alters packets, which has nothing of ours.
+    /// The table that alters packets.
     pub const MANGLE: &str = "mangle";
     /// The tables that have something of ours.
-    pub const OUR_TABLES: [&str; 3] = [FILTER, NAT, RAW];
+    pub const OUR_TABLES: [&str; 4] = [FILTER, NAT, RAW, MANGLE];
     /// The tables that iptables-nft creates when it is called.
     pub const TABLES: [&str; 4] = [FILTER, NAT, RAW, MANGLE];
 

@@ -7,7 +7,10 @@ use std::{
 use ipnet::Ipv4Net;
 
 use super::Confinement;
-use crate::model::{InterfaceName, Mark, Owner, Pool, Protocol};
+use crate::{
+    model::{InterfaceName, Mark, Owner, Pool, Protocol},
+    routing::UplinkMarks,
+};
 
 /// A firewall that enforces the ruleset.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -81,6 +84,8 @@ pub struct Ruleset {
 ///   interfaces, and from a guest to itself (hairpin); nothing else.
 /// * TCP connections from and to our interfaces have segments that fit these. Those that are forwarded have segments that
 ///   fit the routes to both ends.
+/// * Connections to guests that an exposure translated, and that come in by an uplink with a mark, are marked. Packets of
+///   guests that belong to one have the mark when they are routed.
 /// * Packets from guests from or to 127.0.0.0/8 are dropped: `route_localnet` would let them in.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BaseRuleset {
@@ -94,6 +99,8 @@ pub struct BaseRuleset {
     pub any_uplink: bool,
     /// The traffic of others that only our forwarding makes possible.
     pub confined: Confinement,
+    /// The marks of uplinks whose answers are routed by them.
+    pub marks: UplinkMarks,
     /// The state directory that owns it; `None` names none, as earlier versions did.
     pub owner: Option<Owner>,
 }

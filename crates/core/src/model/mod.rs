@@ -7,6 +7,7 @@ mod boot_args;
 mod execution;
 mod exposure;
 mod image;
+mod mark_mask;
 mod memory;
 mod name;
 mod owner;
@@ -24,6 +25,7 @@ pub use execution::{
 };
 pub use exposure::{Exposure, ExposureError, MAX_RANGE, PortRange, PortRangeError, Protocol};
 pub use image::{EmptySource, Image, Sha256, Sha256Error};
+pub use mark_mask::{MarkMask, MarkMaskError};
 pub use memory::{Memory, MemoryError};
 pub use name::{InstanceName, NameError};
 pub use owner::{Mark, Owner, OwnerError, OwnerId, OwnerIdError};

@@ -63,6 +63,8 @@ impl fmt::Display for Step {
                 write!(f, "+ {manager} leaves our interfaces alone ({})", manager.path())
             }
             Self::RemoveManagerFile(manager) => write!(f, "- {}", manager.path()),
+            Self::AddRule(rule) => write!(f, "+ routing rule {rule}"),
+            Self::RemoveRule(rule) => write!(f, "- routing rule {rule}"),
             Self::SetSysctl(name, value) => write!(f, "~ sysctl {name} = {value}"),
             Self::ForgetFlows(flows) => {
                 let lines: Vec<_> = flows.iter().map(|f| format!("- flows: {f}")).collect();

@@ -2,6 +2,7 @@ use super::{display::list, *};
 use crate::{
     firewall::Confinement,
     model::{Account, Execution, Exposure, Function, Kind, OwnerId, Queues, Workload},
+    routing::UplinkMarks,
     workload::{self, NodeFacts},
 };
 
@@ -56,9 +57,11 @@ fn desired(fragments: impl IntoIterator<Item = (Slot, Fragment)>) -> Desired {
             pool: pool(),
             uplinks: BTreeSet::new(),
             any_uplink: true,
+            marks: UplinkMarks::default(),
             confined: confined(),
             owner: Some(owner()),
         }),
+        rules: BTreeSet::new(),
         sysctls: BTreeMap::from([(UPLINK.to_owned(), "1".to_owned())]),
         foreign_tables: BTreeSet::new(),
     }
@@ -71,6 +74,7 @@ fn nothing() -> Observed {
         empty_tables: BTreeSet::new(),
         foreign_chains: vec![],
         manager_files: BTreeMap::new(),
+        rules: BTreeSet::new(),
         sysctls: BTreeMap::from([(UPLINK.to_owned(), "0".to_owned())]),
     }
 }
@@ -90,6 +94,7 @@ fn after(desired: &Desired) -> Observed {
         empty_tables: BTreeSet::new(),
         foreign_chains: vec![],
         manager_files: BTreeMap::new(),
+        rules: desired.rules.clone(),
         sysctls: desired.sysctls.clone(),
     }
 }

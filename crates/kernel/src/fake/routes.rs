@@ -1,10 +1,13 @@
 use std::collections::BTreeSet;
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 
 use super::FakeKernel;
 use crate::{KernelError, Routes};
-use riklet_core::model::InterfaceName;
+use riklet_core::{
+    model::InterfaceName,
+    routing::{AnswerPath, RoutingRule},
+};
 
 impl Routes for FakeKernel {
     fn uplinks(&mut self) -> Result<BTreeSet<InterfaceName>, KernelError> {
@@ -13,5 +16,30 @@ impl Routes for FakeKernel {
 
     fn routes(&mut self) -> Result<Vec<IpNet>, KernelError> {
         Ok(self.observe().routes.clone())
+    }
+
+    fn answer_path(&mut self, from: Ipv4Net) -> Result<Option<AnswerPath>, KernelError> {
+        Ok(self.observe().answer_paths.get(&from).cloned())
+    }
+
+    fn rules(&mut self) -> Result<Vec<RoutingRule>, KernelError> {
+        Ok(self.observe().rules.clone())
+    }
+
+    fn add_rule(&mut self, rule: &RoutingRule) -> Result<(), KernelError> {
+        let refused = |source| KernelError::AddRule { rule: rule.clone(), source };
+        let mut system = self.effect().map_err(refused)?;
+        if !system.rules.contains(rule) {
+            // As in the kernel, behind those of the same priority.
+            let place = system.rules.partition_point(|other| other.priority <= rule.priority);
+            system.rules.insert(place, rule.clone());
+        }
+        Ok(())
+    }
+
+    fn remove_rule(&mut self, rule: &RoutingRule) -> Result<(), KernelError> {
+        let refused = |source| KernelError::RemoveRule { rule: rule.clone(), source };
+        self.effect().map_err(refused)?.rules.retain(|other| other != rule);
+        Ok(())
     }
 }

@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 
 use crate::{AccountKind, Listener, Refusal, process::ProcessId};
 use riklet_core::{
@@ -14,6 +14,7 @@ use riklet_core::{
     link::{HostInterface, LinkState},
     manager::Manager,
     model::InterfaceName,
+    routing::{AnswerPath, RoutingRule},
     switch,
 };
 
@@ -38,6 +39,8 @@ pub struct System {
     pub interfaces: BTreeMap<InterfaceName, HostInterface>,
     pub uplinks: BTreeSet<InterfaceName>,
     pub routes: Vec<IpNet>,
+    pub rules: Vec<RoutingRule>,
+    pub answer_paths: BTreeMap<Ipv4Net, AnswerPath>,
     pub listeners: Vec<Listener>,
     pub iptables: Option<IptablesVariant>,
     pub resolvers: Vec<IpAddr>,
@@ -115,6 +118,8 @@ impl Default for System {
             interfaces: BTreeMap::new(),
             uplinks: InterfaceName::try_from("eth0").into_iter().collect(),
             routes: Vec::new(),
+            rules: Vec::new(),
+            answer_paths: BTreeMap::new(),
             listeners: Vec::new(),
             iptables: None,
             resolvers: Vec::new(),

@@ -6,7 +6,7 @@ use std::{
     sync::Weak,
 };
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 
 use crate::process::ProcessId;
 
@@ -24,6 +24,7 @@ use riklet_core::{
     link::{DRAINING_GROUP, LinkSpec, Tap},
     manager::Manager,
     model::{Account, AccountName, InterfaceName, Owner, OwnerId, Slot},
+    routing::{MAIN, PROTOCOL, RoutingRule, UplinkMarks},
     switch::IP_FORWARD,
     workload::{NodeFacts, reserved},
 };
@@ -45,7 +46,7 @@ const TRAITS: [&str; 8] = [
 type Call = fn(&mut FakeKernel) -> Result<(), KernelError>;
 
 /// Every method that changes the system, with a call that has something to change on [`system`].
-const EFFECTS: [(&str, Call); 16] = [
+const EFFECTS: [(&str, Call); 18] = [
     ("create_link", |kernel| kernel.create_link(&spec(9))),
     ("configure_link", |kernel| kernel.configure_link(&LinkSpec { mtu: 1280, ..spec(1) })),
     ("set_aliases", |kernel| {
@@ -68,11 +69,13 @@ const EFFECTS: [(&str, Call); 16] = [
     ("forget_flows", |kernel| kernel.forget_flows(&[flows()].into())),
     ("write_manager_file", |kernel| kernel.write_manager_file(Manager::NetworkManager, "text")),
     ("remove_manager_file", |kernel| kernel.remove_manager_file(Manager::Networkd)),
+    ("add_rule", |kernel| kernel.add_rule(&rule(98))),
+    ("remove_rule", |kernel| kernel.remove_rule(&rule(99))),
     ("set_sysctl", |kernel| kernel.set_sysctl(IP_FORWARD, "1")),
 ];
 
 /// Every other method.
-const OBSERVATIONS: [(&str, Call); 19] = [
+const OBSERVATIONS: [(&str, Call); 21] = [
     ("link", |kernel| kernel.link(&name(1)).map(drop)),
     ("links", |kernel| kernel.links().map(drop)),
     ("probe_firewall", |kernel| {
@@ -91,6 +94,8 @@ const OBSERVATIONS: [(&str, Call); 19] = [
     ("host_interfaces", |kernel| kernel.host_interfaces().map(drop)),
     ("uplinks", |kernel| kernel.uplinks().map(drop)),
     ("routes", |kernel| kernel.routes().map(drop)),
+    ("rules", |kernel| kernel.rules().map(drop)),
+    ("answer_path", |kernel| kernel.answer_path(Ipv4Net::default()).map(drop)),
     ("listeners", |kernel| kernel.listeners(&BTreeSet::new()).map(drop)),
     ("resolvers", |kernel| kernel.resolvers().map(drop)),
     ("account", |kernel| kernel.account(AccountKind::User, &account()).map(drop)),
@@ -137,10 +142,24 @@ fn ruleset() -> Ruleset {
         mtu: 1500,
         uplinks: BTreeSet::new(),
         any_uplink: true,
+        marks: UplinkMarks::default(),
         confined,
         owner,
     };
     Ruleset { base_ruleset, entries: BTreeSet::new() }
+}
+
+fn rule(priority: u32) -> RoutingRule {
+    RoutingRule {
+        priority,
+        protocol: PROTOCOL,
+        from: None,
+        to: Some(Ipv4Net::default()),
+        mark: None,
+        narrowed: false,
+        table: Some(MAIN),
+        suppressed: None,
+    }
 }
 
 fn flows() -> Flows {
@@ -157,6 +176,7 @@ fn system() -> System {
         implicit_tables: ["filter".to_owned()].into(),
         manager_files: [(Manager::Networkd, Some(String::new()))].into(),
         routes: vec![IpNet::default()],
+        rules: vec![rule(99)],
         ..System::default()
     }
 }

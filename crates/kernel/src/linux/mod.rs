@@ -14,6 +14,7 @@ mod managers;
 mod netlink;
 mod resolvers;
 mod route;
+mod rule;
 pub mod stats;
 mod sysctl;
 pub mod tap;

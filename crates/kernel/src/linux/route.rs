@@ -5,7 +5,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 use netlink_packet_core::NLM_F_DUMP;
 use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
@@ -16,7 +16,10 @@ use rustix::{io::Errno, net::netdevice};
 
 use super::{Linux, netlink::Socket};
 use crate::{KernelError, Refusal, Routes};
-use riklet_core::model::{InterfaceName, Slot};
+use riklet_core::{
+    model::{InterfaceName, Slot},
+    routing::{AnswerPath, RoutingRule},
+};
 
 /// Addresses of the IPv4 Internet, one in each half of the address space. Nothing is sent to them: what matters
 /// is only that hosts have no route of their own for them, and that both halves are looked at where a VPN
@@ -65,24 +68,56 @@ impl Route {
 
     /// Returns the interfaces, by index, of the default route that a packet to this destination takes.
     fn default_hops(&mut self, destination: IpAddr) -> Result<Vec<u32>, Refusal> {
-        let matched = self.look_up(destination, RouteFlags::FibMatch)?;
-        let is_default = |route: &&RouteMessage| {
-            route.header.kind == RouteType::Unicast
-                && route.header.destination_prefix_length <= LONGEST_DEFAULT
-        };
-        let Some(route) = matched.as_ref().filter(is_default) else { return Ok(vec![]) };
-        let hops = hops(route);
+        let matched = self.look_up(None, destination, RouteFlags::FibMatch)?;
+        let Some(route) = matched.filter(is_default) else { return Ok(vec![]) };
+        let hops = hops(&route);
         if hops.is_empty() {
             // A route by a nexthop object shows its hops only where `net.ipv4.nexthop_compat_mode` is 1;
             // the look-up of one packet shows the hop that it takes.
-            let taken = self.look_up(destination, RouteFlags::empty())?;
+            let taken = self.look_up(None, destination, RouteFlags::empty())?;
             return Ok(taken.as_ref().map(self::hops).unwrap_or_default());
         }
         Ok(hops)
     }
 
+    /// Returns the way of packets to the Internet from the host's address in this range.
+    pub(super) fn answer_path(&mut self, from: Ipv4Net) -> Result<Option<AnswerPath>, Refusal> {
+        let Some(address) = self.own_address(from)? else { return Ok(None) };
+        let asked = RouteFlags::FibMatch | RouteFlags::LookupTable;
+        for destination in INTERNET {
+            let found = self.look_up(Some(address), destination, asked)?;
+            let Some(route) = found.filter(is_default) else { continue };
+            let mut hops = hops(&route);
+            if hops.is_empty() {
+                let taken = self.look_up(Some(address), destination, RouteFlags::empty())?;
+                hops = taken.as_ref().map(self::hops).unwrap_or_default();
+            }
+            let mut names = self.names(&hops)?.into_iter();
+            let uplink = names.find(|name| Slot::of_interface(name.as_str()).is_none());
+            return Ok(uplink.map(|uplink| AnswerPath { uplink, table: table(&route) }));
+        }
+        Ok(None)
+    }
+
+    /// Returns the host's address in this range: the one that it speaks to it from.
+    fn own_address(&mut self, range: Ipv4Net) -> Result<Option<Ipv4Addr>, Refusal> {
+        let Some(first) = range.hosts().next() else { return Ok(None) };
+        if range.prefix_len() == 32 {
+            return Ok(Some(first));
+        }
+        let found = self.look_up(None, first.into(), RouteFlags::empty())?;
+        let preferred = found.and_then(|route| {
+            route.attributes.into_iter().find_map(|attribute| match attribute {
+                RouteAttribute::PrefSource(RouteAddress::Inet(address)) => Some(address),
+                _ => None,
+            })
+        });
+        Ok(preferred.filter(|address| range.contains(address)))
+    }
+
     fn look_up(
         &mut self,
+        source: Option<Ipv4Addr>,
         destination: IpAddr,
         flags: RouteFlags,
     ) -> Result<Option<RouteMessage>, Refusal> {
@@ -92,8 +127,11 @@ impl Route {
         };
         let header = header(netlink_family(destination));
         let header = RouteHeader { destination_prefix_length: length, flags, ..header };
-        let to = RouteAttribute::Destination(address);
-        match self.socket.query(&get(header, vec![to]), 0) {
+        let header =
+            RouteHeader { source_prefix_length: if source.is_some() { 32 } else { 0 }, ..header };
+        let from = source.map(|source| RouteAttribute::Source(RouteAddress::Inet(source)));
+        let fields = from.into_iter().chain([RouteAttribute::Destination(address)]).collect();
+        match self.socket.query(&get(header, fields), 0) {
             Ok(answers) => Ok(routes_of(answers).into_iter().next()),
             Err(refusal) if NO_ROUTE.iter().any(|e| refusal.errno == Some(e.raw_os_error())) => {
                 Ok(None)
@@ -157,6 +195,21 @@ fn hops(route: &RouteMessage) -> Vec<u32> {
     found
 }
 
+/// Reports whether this is a default route, or a piece of one.
+fn is_default(route: &RouteMessage) -> bool {
+    route.header.kind == RouteType::Unicast
+        && route.header.destination_prefix_length <= LONGEST_DEFAULT
+}
+
+/// Returns the table of a route.
+fn table(route: &RouteMessage) -> u32 {
+    let number = route.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Table(number) => Some(*number),
+        _ => None,
+    });
+    number.unwrap_or(u32::from(route.header.table))
+}
+
 /// A default route has a prefix length of 0 and no destination.
 fn destination(route: &RouteMessage) -> Option<IpNet> {
     let address = route.attributes.iter().find_map(|attribute| match attribute {
@@ -180,14 +233,35 @@ impl Routes for Linux {
     fn routes(&mut self) -> Result<Vec<IpNet>, KernelError> {
         self.route(|source| KernelError::Routes { source })?.routes()
     }
+
+    fn answer_path(&mut self, from: Ipv4Net) -> Result<Option<AnswerPath>, KernelError> {
+        let failed = |source| KernelError::Routes { source };
+        self.route(failed)?.answer_path(from).map_err(failed)
+    }
+
+    fn rules(&mut self) -> Result<Vec<RoutingRule>, KernelError> {
+        let failed = |source| KernelError::Routes { source };
+        self.route(failed)?.rules().map_err(failed)
+    }
+
+    fn add_rule(&mut self, rule: &RoutingRule) -> Result<(), KernelError> {
+        let refused = |source| KernelError::AddRule { rule: rule.clone(), source };
+        self.route(refused)?.add_rule(rule).map_err(refused)
+    }
+
+    fn remove_rule(&mut self, rule: &RoutingRule) -> Result<(), KernelError> {
+        let refused = |source| KernelError::RemoveRule { rule: rule.clone(), source };
+        self.route(refused)?.remove_rule(rule).map_err(refused)
+    }
 }
 
 /// Reads a message as an answer about a route.
 #[cfg(any(test, fuzzing))]
 pub(super) fn fuzz(answer: &RouteNetlinkMessage) {
     for route in routes_of(vec![answer.clone()]) {
-        let _read = (hops(&route), destination(&route));
+        let _read = (hops(&route), destination(&route), table(&route));
     }
+    let _rule = super::rule::rule(answer);
 }
 
 #[cfg(test)]
@@ -247,6 +321,31 @@ mod tests {
             veth("rik7", "192.0.2.1");
             ip("route add default via 192.0.2.2");
             assert!(uplinks().is_empty(), "an interface of ours");
+        });
+    }
+
+    #[test]
+    fn answers_take_the_path_of_their_source() {
+        isolated(|| {
+            veth("up0", "192.0.2.1");
+            veth("up1", "198.51.100.1");
+            ip("route add default via 192.0.2.2");
+            ip("route add default via 198.51.100.2 table 70000");
+            let path = |from: &str| {
+                let path = Route::open().unwrap().answer_path(from.parse().unwrap()).unwrap();
+                path.map(|path| format!("{} {}", path.uplink, path.table))
+            };
+            assert_eq!(path("198.51.100.1/32").as_deref(), Some("up0 254"));
+            ip("rule add from 198.51.100.0/24 lookup 70000");
+            for from in ["198.51.100.1/32", "198.51.100.0/24"] {
+                assert_eq!(path(from).as_deref(), Some("up1 70000"), "{from}");
+            }
+            for from in ["198.51.100.9/32", "203.0.113.0/24"] {
+                assert_eq!(path(from), None, "{from} is not ours");
+            }
+            ip("route flush table 70000");
+            ip("route add prohibit default table 70000");
+            assert_eq!(path("198.51.100.1/32"), None, "answers go nowhere");
         });
     }
 

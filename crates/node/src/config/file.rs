@@ -12,11 +12,13 @@ use toml::de::{DeTable, DeValue};
 use super::{Config, FirewallChoice, FirewallChoiceError};
 use riklet_core::{
     definition::SourceLocation,
-    model::{InterfaceName, InterfaceNameError, Mtu, MtuError, Pool, PoolError},
+    model::{
+        InterfaceName, InterfaceNameError, MarkMask, MarkMaskError, Mtu, MtuError, Pool, PoolError,
+    },
     nearest::nearest,
 };
 
-const KEYS: [&str; 6] = ["firewall", "pool", "uplink", "mtu", "state_dir", "api"];
+const KEYS: [&str; 7] = ["firewall", "pool", "uplink", "mtu", "mark_mask", "state_dir", "api"];
 
 /// An error in a configuration file, with its location: `FILE:LINE:COLUMN: KEY: REASON`.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -65,6 +67,8 @@ pub enum ConfigReason {
     Uplink(#[from] InterfaceNameError),
     #[error(transparent)]
     Mtu(#[from] MtuError),
+    #[error(transparent)]
+    MarkMask(#[from] MarkMaskError),
 }
 
 impl ConfigReason {
@@ -117,6 +121,7 @@ fn set(config: &mut Config, key: &str, value: &DeValue<'_>) -> Result<(), Config
         "pool" => config.pool = Some(string(value)?.parse::<Pool>()?),
         "uplink" => config.uplinks = Some(uplinks(value)?),
         "mtu" => config.mtu = Some(mtu(value)?),
+        "mark_mask" => config.mark_mask = Some(mark_mask(value)?),
         "state_dir" => config.state_dir = absolute(value)?,
         "api" => config.api = Some(absolute(value)?),
         _ => return Err(ConfigReason::UnknownKey { nearest: nearest(key, KEYS) }),
@@ -145,6 +150,12 @@ fn mtu(value: &DeValue<'_>) -> Result<Mtu, ConfigReason> {
     let DeValue::Integer(integer) = value else { return Err(unexpected("a number", value)) };
     let number = i64::from_str_radix(integer.as_str(), integer.radix());
     Ok(number.map_or_else(|_too_large| integer.as_str().parse(), Mtu::try_from)?)
+}
+
+fn mark_mask(value: &DeValue<'_>) -> Result<MarkMask, ConfigReason> {
+    let DeValue::Integer(integer) = value else { return Err(unexpected("a number", value)) };
+    let number = i64::from_str_radix(integer.as_str(), integer.radix());
+    Ok(number.map_or_else(|_too_large| integer.as_str().parse(), MarkMask::try_from)?)
 }
 
 /// A relative one would depend on where the program is started.
@@ -184,7 +195,7 @@ mod tests {
     #[test]
     fn every_key_is_read() {
         let text = "# a comment\nfirewall = \"nftables\"\npool = \"10.9.0.0/16\"\n\
-             uplink = [\"eth0\", \"wlan0\"]\nmtu = 0x578\nstate_dir = \"/var/lib/riklet-sdn\"\n\
+             uplink = [\"eth0\", \"wlan0\"]\nmtu = 0x578\nmark_mask = 0x7f00\nstate_dir = \"/var/lib/riklet-sdn\"\n\
              api = \"/run/node.sock\"\n";
         let config = Config::parse("config.toml", text).unwrap();
         assert_eq!(config.firewall, FirewallChoice::Nftables);
@@ -192,6 +203,7 @@ mod tests {
         assert_eq!(config.socket(), Path::new("/run/node.sock"));
         assert_eq!(config.uplinks.unwrap().len(), 2);
         assert_eq!(config.mtu.unwrap().bytes(), 1400);
+        assert_eq!(config.mark_mask.unwrap().of_uplinks(), 0x700);
         assert_eq!(config.state_dir, Path::new("/var/lib/riklet-sdn"));
         assert_eq!(Config::parse("config.toml", "").unwrap(), Config::default());
         assert_eq!(Config::default().socket(), Path::new("/run/riklet-sdn/api.sock"));
@@ -216,6 +228,7 @@ mod tests {
             "mtu = 67",
             "mtu = 99999999999999999999",
             "mtu = \"1500\"",
+            "mark_mask = 0x3f",
             "state_dir = \"\"",
             "state_dir = \"run\"",
             "api = \"api.sock\"",
@@ -225,7 +238,7 @@ mod tests {
         ];
         let refused = texts.map(|text| Config::parse("c.toml", text).unwrap_err().to_string());
         insta::assert_snapshot!(refused.join("\n"), @r#"
-        c.toml:2:1: colour: unknown key; expected one of firewall, pool, uplink, mtu, state_dir, api
+        c.toml:2:1: colour: unknown key; expected one of firewall, pool, uplink, mtu, mark_mask, state_dir, api
         c.toml:1:1: firewal: unknown key; did you mean "firewall"?
         c.toml:1:1: state-dir: unknown key; did you mean "state_dir"?
         c.toml:1:12: firewall: "ufw" is not auto, iptables or nftables
@@ -239,6 +252,7 @@ mod tests {
         c.toml:1:7: mtu: 67 is not an MTU; these are 68 to 65521 bytes
         c.toml:1:7: mtu: "99999999999999999999" is not an MTU; these are 68 to 65521 bytes
         c.toml:1:7: mtu: expected a number, found a string
+        c.toml:1:13: mark_mask: "63" is not a mark mask; these are 32-bit numbers with at least 7 bits set, as 0x7f
         c.toml:1:13: state_dir: "" is not an absolute path
         c.toml:1:13: state_dir: "run" is not an absolute path
         c.toml:1:7: api: "api.sock" is not an absolute path

@@ -61,6 +61,8 @@ pub enum Setting {
     Neighbours,
     /// The process that hears when somebody has the host forward. Not decided for good.
     Watcher,
+    /// The marks of the uplinks. Not decided for good.
+    Marks,
 }
 
 impl Setting {
@@ -73,6 +75,7 @@ impl Setting {
             Self::PassedOver => "passed_over",
             Self::Neighbours => "neighbours",
             Self::Watcher => "watcher",
+            Self::Marks => "marks",
         }
     }
 }

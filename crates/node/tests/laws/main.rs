@@ -13,6 +13,7 @@ mod owners;
 mod passed;
 mod removed;
 mod resident;
+mod routing;
 mod running;
 mod unreadable;
 

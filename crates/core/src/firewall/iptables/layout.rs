@@ -11,7 +11,7 @@ use crate::{
             ASKED_HOST, CHAIN, PASSAGE_CHAIN,
             iptables::{
                 self as names, CONFINE_CHAIN, FORWARD_CHAIN, HAIRPIN_CHAIN, JUMP_COMMENT,
-                POSTROUTING_CHAIN, RAW_CHAIN,
+                MARK_CHAIN, POSTROUTING_CHAIN, RAW_CHAIN,
             },
         },
         passage::{self, Place, Places, Sides},
@@ -37,6 +37,11 @@ pub(super) struct Layout {
 impl Layout {
     pub(super) const fn empty(table: Table) -> Self {
         Self { table, chains: vec![], rules: vec![], jumps: vec![], passages: vec![] }
+    }
+
+    /// Reports whether nothing of ours shall be in the table.
+    pub(super) const fn is_empty(&self) -> bool {
+        self.chains.is_empty()
     }
 
     pub(super) fn rules_of<'a>(&'a self, chain: &'a str) -> impl Iterator<Item = &'a Rule> {
@@ -83,6 +88,9 @@ pub(super) fn jumps(table: Table, owner: Option<&Owner>) -> Vec<Rule> {
     match table {
         Table::Filter => vec![rule(names::FORWARD, format!("{mark}-j {FORWARD_CHAIN}"))],
         Table::Raw => vec![rule(names::PREROUTING, format!("-i {} {mark}-j {RAW_CHAIN}", ours()))],
+        Table::Mangle => {
+            vec![rule(names::PREROUTING, format!("-i {} {mark}-j {MARK_CHAIN}", ours()))]
+        }
         Table::Nat => vec![
             rule(names::PREROUTING, arriving),
             rule(names::OUTPUT, local),
@@ -105,7 +113,7 @@ pub(super) fn mark(jump: &Rule) -> Mark {
 }
 
 /// Returns the layout of the whole ruleset, in the order of [`Table`].
-pub(super) fn of_ruleset(ruleset: &Ruleset) -> Result<[Layout; 3], Ipv6Unsupported> {
+pub(super) fn of_ruleset(ruleset: &Ruleset) -> Result<[Layout; 4], Ipv6Unsupported> {
     let mut layouts = of_base_ruleset(&ruleset.base_ruleset);
     for layout in layouts.iter_mut().filter(|layout| layout.table == Table::Nat) {
         let rules: Result<Vec<_>, _> = ruleset.entries.iter().map(of_entry).collect();
@@ -115,17 +123,25 @@ pub(super) fn of_ruleset(ruleset: &Ruleset) -> Result<[Layout; 3], Ipv6Unsupport
 }
 
 /// Returns the layout of the base ruleset, in the order of [`Table`].
-pub(super) fn of_base_ruleset(base_ruleset: &BaseRuleset) -> [Layout; 3] {
-    [filter(base_ruleset), raw(base_ruleset), nat(base_ruleset)]
+pub(super) fn of_base_ruleset(base_ruleset: &BaseRuleset) -> [Layout; 4] {
+    [filter(base_ruleset), raw(base_ruleset), mangle(base_ruleset), nat(base_ruleset)]
 }
 
-fn filter(BaseRuleset { pool, uplinks, any_uplink, confined, owner, .. }: &BaseRuleset) -> Layout {
+fn filter(
+    BaseRuleset { pool, uplinks, any_uplink, confined, marks, owner, .. }: &BaseRuleset,
+) -> Layout {
     let (ours, pool) = (ours(), pool.v4());
     // What is allowed goes on to the rules of others: only a passage accepts.
     let established = "-m conntrack --ctstate RELATED,ESTABLISHED -j RETURN";
     // Before anything is accepted: see the rules of nftables.
     let clamp = format!("{SYN} -j TCPMSS --clamp-mss-to-pmtu");
-    let mut bodies = vec![
+    let bits = marks.bits();
+    let asked = marks.marks().map(|(uplink, mark)| {
+        let translated = format!("-i {uplink} -o {ours} -m conntrack --ctstate DNAT");
+        format!("{translated} -j CONNMARK --set-xmark {mark:#x}/{bits:#x}")
+    });
+    let mut bodies: Vec<_> = asked.collect();
+    bodies.extend([
         format!("-i {ours} {clamp}"),
         format!("-o {ours} {clamp}"),
         format!("-i {ours} {established}"),
@@ -136,7 +152,7 @@ fn filter(BaseRuleset { pool, uplinks, any_uplink, confined, owner, .. }: &BaseR
             "-s {pool} -i {ours} -m mark --mark {ASKED_HOST:#x}/{ASKED_HOST:#x} \
              -m conntrack --ctstate DNAT -j RETURN"
         ),
-    ];
+    ]);
     bodies
         .extend(uplinks.iter().map(|uplink| format!("-s {pool} -i {ours} -o {uplink} -j RETURN")));
     if *any_uplink {
@@ -186,6 +202,25 @@ fn raw(base_ruleset: &BaseRuleset) -> Layout {
             .map(|body| rule(RAW_CHAIN, body))
             .collect(),
         jumps: jumps(Table::Raw, base_ruleset.owner.as_ref()),
+        passages: vec![],
+    }
+}
+
+/// Nothing, where no answer is routed by its mark.
+fn mangle(BaseRuleset { marks, owner, .. }: &BaseRuleset) -> Layout {
+    if marks.is_empty() {
+        return Layout::empty(Table::Mangle);
+    }
+    let bits = marks.bits();
+    let answers = marks.marks().map(|(_, mark)| {
+        let (given, set) = (format!("{mark:#x}/{bits:#x}"), "-j MARK --set-xmark");
+        rule(MARK_CHAIN, format!("-m connmark --mark {given} {set} {given}"))
+    });
+    Layout {
+        table: Table::Mangle,
+        chains: vec![MARK_CHAIN],
+        rules: answers.collect(),
+        jumps: jumps(Table::Mangle, owner.as_ref()),
         passages: vec![],
     }
 }

@@ -25,11 +25,14 @@ use crate::model::{InterfaceName, Ipv6Unsupported, Mark, Owner};
 enum Table {
     Filter,
     Raw,
+    Mangle,
     Nat,
 }
 
 impl Table {
-    const ALL: [Self; 3] = [Self::Filter, Self::Raw, Self::Nat];
+    const ALL: [Self; 4] = [Self::Filter, Self::Raw, Self::Mangle, Self::Nat];
+    /// The tables that no function does without. The table mangle is for hosts with several uplinks.
+    const NEEDED: [Self; 3] = [Self::Filter, Self::Raw, Self::Nat];
 }
 
 impl fmt::Display for Table {
@@ -37,6 +40,7 @@ impl fmt::Display for Table {
         f.write_str(match self {
             Self::Filter => names::iptables::FILTER,
             Self::Raw => names::iptables::RAW,
+            Self::Mangle => names::iptables::MANGLE,
             Self::Nat => names::iptables::NAT,
         })
     }
@@ -85,7 +89,7 @@ impl Probe {
         entries: &BTreeSet<Entry>,
     ) -> Result<Self, Ipv6Unsupported> {
         let (mut input, mut answer) = (Vec::new(), Vec::new());
-        for layout in layout::of_base_ruleset(base_ruleset) {
+        for layout in layout::of_base_ruleset(base_ruleset).iter().filter(|l| !l.is_empty()) {
             input.push(format!("*{}", layout.table));
             for jump in &layout.jumps {
                 input.push(format!("-S {} 1", jump.chain));
@@ -129,7 +133,7 @@ pub fn delta(
 ) -> Result<String, Ipv6Unsupported> {
     let to_exposures = format!(" {CHAIN}");
     let mut input = Vec::new();
-    for table in Table::ALL {
+    for table in Table::NEEDED {
         input.push(format!("*{table}"));
         let jumps = layout::jumps(table, owner);
         let checked = jumps.iter().filter(|jump| !jump.body.ends_with(&to_exposures));
@@ -156,7 +160,9 @@ fn entry_lines(operation: &str, entries: &BTreeSet<Entry>) -> Result<Vec<String>
 pub fn reset(ruleset: &Ruleset, saved: &Saved) -> Result<String, Ipv6Unsupported> {
     let mut layouts = layout::of_ruleset(ruleset)?;
     add_passages(&mut layouts, &ruleset.base_ruleset, saved);
-    Ok(layouts.iter().map(|layout| put(layout, saved)).collect())
+    // Naming a table creates it.
+    let touched = layouts.iter().filter(|l| !l.is_empty() || saved.has_ours(l.table));
+    Ok(touched.map(|layout| put(layout, saved)).collect())
 }
 
 /// Returns input that removes everything of ours, or `None` if there is nothing.
@@ -207,7 +213,8 @@ fn marks(saved: &Saved) -> BTreeSet<Mark> {
 /// Returns the first uplink that iptables cannot name.
 #[must_use]
 pub fn unnameable(base_ruleset: &BaseRuleset) -> Option<&InterfaceName> {
-    base_ruleset.uplinks.iter().find(|name| !layout::is_nameable(name))
+    let marked = base_ruleset.marks.marks().map(|(name, _)| name);
+    base_ruleset.uplinks.iter().chain(marked).find(|name| !layout::is_nameable(name))
 }
 
 /// Puts the passages where the rules of others have to have them.

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, iter::Peekable, str::Chars};
 use super::{Rule, Table};
 use crate::firewall::names::is_our_chain;
 
-/// The three tables, as `iptables-save` printed them.
+/// The tables, as `iptables-save` printed them.
 #[derive(Debug, Default)]
 pub struct Saved(BTreeMap<Table, SavedTable>);
 
@@ -120,8 +120,8 @@ pub fn is_incompatible(words: &str) -> bool {
 /// Reports whether a comment says that one of our tables is left out:
 /// ``# Table `nat' is incompatible, use 'nft' tool.``
 fn concerns_us(line: &str) -> bool {
-    line.contains("is incompatible")
-        && Table::ALL.into_iter().any(|table| line.contains(&format!("`{table}'")))
+    let named = |table: &Table| line.contains(&format!("`{table}'"));
+    line.contains("is incompatible") && Table::NEEDED.iter().any(named)
 }
 
 /// Returns the chain or the extension that a rule leads to. Quoted text is not taken for one.

@@ -7,6 +7,7 @@ use super::*;
 use crate::{
     firewall::Confinement,
     model::{OwnerId, Protocol},
+    routing::UplinkMarks,
 };
 
 fn exposure(protocol: Protocol, address: Option<[u8; 4]>, port: u16) -> Entry {
@@ -32,6 +33,7 @@ fn ruleset(uplinks: &[&str], to: &[&str]) -> Ruleset {
             pool: "10.231.0.0/16".parse().unwrap(),
             uplinks,
             any_uplink: true,
+            marks: UplinkMarks::default(),
             confined,
             owner: None,
         },
@@ -106,6 +108,30 @@ fn a_reset_of_an_empty_host() {
 }
 
 #[test]
+fn answers_are_marked_where_an_uplink_has_a_mark() {
+    let mut ruleset = ruleset(&["eth0"], &[]);
+    let names = ["eth1".parse().unwrap(), "wwan0".parse().unwrap()];
+    ruleset.base_ruleset.marks = UplinkMarks::new("0xff00".parse().unwrap(), names.iter(), None);
+    let input = reset(&ruleset, &Saved::default()).unwrap();
+    let marks = input.lines().filter(|line| line.contains("MARK"));
+    insta::assert_snapshot!(marks.collect::<Vec<_>>().join("\n"), @r"
+    -A RIKLET-FORWARD -i eth1 -o rik+ -m conntrack --ctstate DNAT -j CONNMARK --set-xmark 0x100/0x700
+    -A RIKLET-FORWARD -i wwan0 -o rik+ -m conntrack --ctstate DNAT -j CONNMARK --set-xmark 0x200/0x700
+    :RIKLET-MARK - [0:0]
+    -A RIKLET-MARK -m connmark --mark 0x100/0x700 -j MARK --set-xmark 0x100/0x700
+    -A RIKLET-MARK -m connmark --mark 0x200/0x700 -j MARK --set-xmark 0x200/0x700
+    -I PREROUTING -i rik+ -j RIKLET-MARK
+    ");
+    let text = stands(&ruleset);
+    assert_eq!(state(&ruleset, &Saved::parse(&text).unwrap()).base_ruleset, BaseState::Intact);
+    // A table that nobody needs is not named: that would create it.
+    ruleset.base_ruleset.marks = UplinkMarks::default();
+    assert!(!reset(&ruleset, &Saved::default()).unwrap().contains("mangle"));
+    let back = reset(&ruleset, &Saved::parse(&text).unwrap()).unwrap();
+    assert!(back.contains("-X RIKLET-MARK"), "{back}");
+}
+
+#[test]
 fn a_delta_checks_removes_and_adds() {
     let remove = BTreeSet::from([exposure(Protocol::Tcp, None, 8080)]);
     let input = delta(&remove, &BTreeSet::from([HAIRPIN]), None).unwrap();
@@ -150,6 +176,9 @@ COMMIT
 fn what_is_misplaced_is_removed_by_its_own_words() {
     let saved = Saved::parse(FOREIGN).unwrap();
     insta::assert_snapshot!(remove(&saved).unwrap(), @r#"
+    *mangle
+    -D FORWARD -j RIKLET-FORWARD
+    COMMIT
     *filter
     :RIKLET-FORWARD - [0:0]
     :RIKLET-OLD - [0:0]
@@ -226,6 +255,7 @@ fn differences_are_named() {
     filter: unexpected: -A FORWARD -m comment --comment "by hand" -g RIKLET-FORWARD
     raw: no chain RIKLET-RAW
     raw: missing: -A PREROUTING -i rik+ -j RIKLET-RAW
+    mangle: unexpected: -A FORWARD -j RIKLET-FORWARD
     nat: no chain RIKLET
     nat: no chain RIKLET-POSTROUTING
     nat: no chain RIKLET-HAIRPIN

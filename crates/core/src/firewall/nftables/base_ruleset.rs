@@ -13,10 +13,11 @@ use super::{
     element,
     expression::{
         ACCEPT, Expression, accept, addresses_in, begins_connection, between, clamp_segment_size,
-        destination, destination_is_local, destination_outside, destination_public,
-        destination_translated, drop, established, from_guest, ipv4, is_marked_asked, jump,
-        mark_asked, masquerade, not_to_guest, out_of, set_segment_size, source, to_guest,
-        translate_by_address, translate_by_port,
+        connection_has_mark, destination, destination_is_local, destination_outside,
+        destination_public, destination_translated, drop, established, from_guest, from_interface,
+        ipv4, is_marked_asked, jump, mark_asked, mark_connection, mark_packet, masquerade,
+        not_to_guest, out_of, set_segment_size, source, to_guest, translate_by_address,
+        translate_by_port,
     },
     object::{Base, Chain, INTERFACE, Operation, Rule, Set, Table, TableName, comment, commented},
 };
@@ -26,8 +27,8 @@ use crate::{
         names::{
             CHAIN,
             nftables::{
-                ANTISPOOF, BOUND, CONFINED, EXPOSURES, FORWARD, HAIRPIN, OUTPUT, POSTROUTING,
-                PREROUTING, TABLE, TABLE_COMMENT, UPLINKS, priority,
+                ANSWERS, ANTISPOOF, BOUND, CONFINED, EXPOSURES, FORWARD, HAIRPIN, OUTPUT,
+                POSTROUTING, PREROUTING, TABLE, TABLE_COMMENT, UPLINKS, priority,
             },
         },
     },
@@ -137,7 +138,7 @@ pub fn chains(base_ruleset: &BaseRuleset) -> Vec<Chain> {
         let references = u32::try_from(references).unwrap_or(u32::MAX);
         Chain { table: self::name(), name: name.to_owned(), base, references }
     };
-    let all = [
+    let all = vec![
         (CHAIN, None),
         (ANTISPOOF, base("filter", InetHookNumber::PreRouting, priority::RAW)),
         (PREROUTING, base("nat", InetHookNumber::PreRouting, priority::DSTNAT)),
@@ -145,7 +146,10 @@ pub fn chains(base_ruleset: &BaseRuleset) -> Vec<Chain> {
         (FORWARD, base("filter", InetHookNumber::Forward, priority::FILTER)),
         (POSTROUTING, base("nat", InetHookNumber::PostRouting, priority::SRCNAT)),
     ];
-    all.into_iter().map(chain).collect()
+    // Only where there is something to mark is each packet asked.
+    let mark = base("filter", InetHookNumber::PreRouting, priority::MANGLE);
+    let mark = (!base_ruleset.marks.is_empty()).then_some((ANSWERS, mark));
+    all.into_iter().chain(mark).map(chain).collect()
 }
 
 /// Returns the rules; those of one chain are in order.
@@ -233,19 +237,42 @@ pub fn rules(base_ruleset: &BaseRuleset) -> Vec<Rule> {
         let text = "what only our forwarding makes possible";
         all.push(rule(FORWARD, text, &[ipv4(), between(CONFINED), drop()]));
     }
-    all
+    mark_rules(base_ruleset).chain(all).collect()
+}
+
+/// Returns the rules that have answers leave by the uplink that was asked. Connections are marked before anything is
+/// accepted; none of these rules ends the way of a packet.
+fn mark_rules(base_ruleset: &BaseRuleset) -> impl Iterator<Item = Rule> {
+    let bits = base_ruleset.marks.bits();
+    base_ruleset.marks.marks().flat_map(move |(uplink, mark)| {
+        let marked = [
+            from_interface(uplink),
+            to_guest(),
+            destination_translated(),
+            mark_connection(mark, bits),
+        ];
+        let answer = [from_guest(), connection_has_mark(mark, bits), mark_packet(mark, bits)];
+        let (text, table) = (format!("asked at {uplink}"), name());
+        [(FORWARD, &marked[..]), (ANSWERS, &answer[..])]
+            .map(|(chain, parts)| Rule::new(&table, chain, comment(&text), parts))
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{firewall::Confinement, model::OwnerId};
+    use crate::{
+        firewall::Confinement,
+        model::{MarkMask, OwnerId},
+        routing::UplinkMarks,
+    };
 
     fn base_ruleset() -> BaseRuleset {
         let pool = "10.231.0.0/16".parse().unwrap();
         let (uplinks, confined) = (["eth0".parse().unwrap()].into(), Confinement::default());
         let owner = Some(Owner::new(OwnerId::new(1), "/run/riklet-sdn"));
-        BaseRuleset { pool, mtu: 1500, uplinks, any_uplink: true, confined, owner }
+        let marks = UplinkMarks::default();
+        BaseRuleset { pool, mtu: 1500, uplinks, any_uplink: true, confined, marks, owner }
     }
 
     fn confined(from: &str, to: &str) -> BaseRuleset {
@@ -263,10 +290,13 @@ mod tests {
         let offline = BaseRuleset { uplinks: [].into(), ..base_ruleset() };
         assert_eq!(table(&mine), table(&base_ruleset()));
         let fixed = BaseRuleset { any_uplink: false, ..base_ruleset() };
+        let eth1 = ["eth1".parse().unwrap()];
+        let marks = UplinkMarks::new(MarkMask::default(), eth1.iter(), None);
+        let marked = BaseRuleset { marks, ..base_ruleset() };
         let unsigned = BaseRuleset { owner: None, ..base_ruleset() };
         let moved = Owner::new(OwnerId::new(1), "/run/other");
         let moved = BaseRuleset { owner: Some(moved), ..base_ruleset() };
-        for other in [one, other, elsewhere, offline, fixed, unsigned, moved, smaller] {
+        for other in [one, other, elsewhere, offline, fixed, marked, unsigned, moved, smaller] {
             assert_ne!(table(&mine).userdata, table(&other).userdata, "{other:?}");
         }
     }

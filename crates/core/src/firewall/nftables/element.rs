@@ -123,7 +123,7 @@ pub(super) fn pair((from, to): (&InterfaceName, &InterfaceName)) -> Element {
 }
 
 /// Returns a name padded to `IFNAMSIZ`.
-fn padded(name: &InterfaceName) -> Vec<u8> {
+pub(super) fn padded(name: &InterfaceName) -> Vec<u8> {
     let mut key = name.as_str().as_bytes().to_vec();
     key.resize(InterfaceName::MAX_LENGTH + 1, 0);
     key

@@ -12,9 +12,10 @@ use netlink_packet_netfilter::nftables::{
     Register, Verdict, VerdictAttribute,
 };
 
+use super::element;
 use crate::{
     firewall::{names::ASKED_HOST, ruleset::SPECIAL_RANGES},
-    model::Slot,
+    model::{InterfaceName, Slot},
 };
 
 /// `NF_DROP` and `NF_ACCEPT` of `<linux/netfilter.h>`: verdicts, and policies of base chains.
@@ -40,6 +41,8 @@ const TCP: u8 = 6;
 const IPV4: u8 = 2;
 /// `IPS_DST_NAT` of `<linux/netfilter/nf_conntrack_common.h>`.
 const DESTINATION_TRANSLATED: u32 = 1 << 5;
+/// `NFT_CT_MARK`.
+const CONNECTION_MARK: u32 = 3;
 /// `NF_CT_STATE_BIT(IP_CT_ESTABLISHED)` and `NF_CT_STATE_BIT(IP_CT_RELATED)`.
 const ESTABLISHED_OR_RELATED: u32 = 2 | 4;
 
@@ -118,6 +121,11 @@ pub(super) fn ipv4() -> Vec<Expression> {
 /// `iifname "rik*"`: a comparison shorter than the name is a wildcard.
 pub(super) fn from_guest() -> Vec<Expression> {
     vec![meta(MetaKey::Iifname, Register::Reg1), equals(Slot::PREFIX.as_bytes())]
+}
+
+/// `iifname "<interface>"`
+pub(super) fn from_interface(name: &InterfaceName) -> Vec<Expression> {
+    vec![meta(MetaKey::Iifname, Register::Reg1), equals(&element::padded(name))]
 }
 
 /// `oifname "rik*"`
@@ -291,6 +299,44 @@ pub(super) fn established() -> Vec<Expression> {
 pub(super) fn destination_translated() -> Vec<Expression> {
     // NFT_CT_STATUS
     conntrack_has(2, DESTINATION_TRANSLATED)
+}
+
+/// `ct mark & <bits> == <mark>`
+pub(super) fn connection_has_mark(mark: u32, bits: u32) -> Vec<Expression> {
+    vec![connection_mark(), mask(bits.to_ne_bytes()), equals(&mark.to_ne_bytes())]
+}
+
+/// `ct mark set ct mark & ~<bits> | <mark>`
+pub(super) fn mark_connection(mark: u32, bits: u32) -> Vec<Expression> {
+    // NFTA_CT_SREG, NFTA_CT_KEY
+    let store = other("ct", &[(4, Register::Reg1.into()), (2, CONNECTION_MARK)]);
+    vec![connection_mark(), replace_bits(mark, bits), store]
+}
+
+/// `meta mark set meta mark & ~<bits> | <mark>`
+pub(super) fn mark_packet(mark: u32, bits: u32) -> Vec<Expression> {
+    /// `NFT_META_MARK`.
+    const PACKET_MARK: u32 = 3;
+    // NFTA_META_SREG, NFTA_META_KEY
+    let store = other("meta", &[(3, Register::Reg1.into()), (2, PACKET_MARK)]);
+    vec![meta(MetaKey::Mark, Register::Reg1), replace_bits(mark, bits), store]
+}
+
+/// `ct mark`, loaded into register 1.
+fn connection_mark() -> Expression {
+    // NFTA_CT_DREG, NFTA_CT_KEY
+    other("ct", &[(1, Register::Reg1.into()), (2, CONNECTION_MARK)])
+}
+
+/// Gives these bits of register 1 the value of `mark`.
+fn replace_bits(mark: u32, bits: u32) -> Expression {
+    Expressions::Bitwise(vec![
+        Bitwise::SourceRegister(Register::Reg1),
+        Bitwise::DestinationRegister(Register::Reg1),
+        Bitwise::Length(4),
+        Bitwise::Mask(DataAttribute::Value((!bits).to_ne_bytes().to_vec())),
+        Bitwise::Xor(DataAttribute::Value(mark.to_ne_bytes().to_vec())),
+    ])
 }
 
 /// `dnat ip to meta l4proto . th dport map @map`

@@ -24,6 +24,7 @@ use std::{
     os::fd::{AsFd, BorrowedFd},
 };
 
+use ipnet::Ipv4Net;
 use netlink_sys::protocols::{NETLINK_NETFILTER, NETLINK_ROUTE};
 
 pub(super) use feed::Message;
@@ -38,6 +39,7 @@ use riklet_core::{
     firewall::{Backend, BaseRuleset, Change, Entry, ForeignChainState, Ruleset},
     link::{HostInterface, LinkState},
     model::{InterfaceName, Slot},
+    routing::{AnswerPath, RoutingRule},
 };
 
 /// `RTNLGRP_*` of `<linux/rtnetlink.h>`: `LINK`, `NEIGH`, `IPV4_IFADDR`, `IPV4_ROUTE`, `IPV4_RULE`, `IPV4_NETCONF` and
@@ -66,7 +68,7 @@ pub struct Changes {
     pub firewall: bool,
     /// Somebody else changed a chain that is, or may become, a foreign forward chain.
     pub foreign_chains: bool,
-    /// The uplinks, or their MTU, are others.
+    /// The uplinks, their MTU, or the routing rules are others.
     pub uplinks: bool,
     /// Forwarding was turned on or off, for the host or for an interface that is not ours; or such an interface came,
     /// went, or got or lost an address.
@@ -112,6 +114,11 @@ pub struct Watched {
     /// The uplinks at the last call of `changes`.
     uplinks_before: Option<Uplinks>,
     uplinks_suspected: bool,
+    /// The routing rules, while no notification says otherwise.
+    rules: Option<Vec<RoutingRule>>,
+    /// The rules at the last call of `changes`, and as we have changed them since.
+    rules_before: Option<Vec<RoutingRule>>,
+    answer_paths: BTreeMap<Ipv4Net, Option<AnswerPath>>,
     /// The switches of forwarding that were asked for, by the names of their sysctls.
     switches: BTreeMap<String, Option<String>>,
     switched: bool,
@@ -145,6 +152,9 @@ impl Watched {
             uplinks: None,
             uplinks_before: None,
             uplinks_suspected: false,
+            rules: None,
+            rules_before: None,
+            answer_paths: BTreeMap::new(),
             switches: BTreeMap::new(),
             switched: false,
             interfaces: None,
@@ -168,9 +178,13 @@ impl Watched {
         self.listen()?;
         self.learn()?;
         let (Touched { firewall, foreign_chains }, mut causes) = self.transactions.take();
-        let uplinks = self.uplinks_changed()?;
+        let mut uplinks = self.uplinks_changed()?;
         if uplinks {
             causes.push("the uplink changed".to_owned());
+        }
+        if self.rules_changed()? {
+            causes.push("the routing rules changed".to_owned());
+            uplinks = true;
         }
         let forwarding = self.forwarding_changed()?;
         let lost = std::mem::take(&mut self.lost);
@@ -204,7 +218,7 @@ impl Watched {
         self.interfaces_suspected = true;
         self.foreign_chains = None;
         self.firewall = None;
-        self.uplinks = None;
+        self.forget_uplinks();
         self.strangers.clear();
         self.uplinks_suspected = true;
     }
@@ -228,21 +242,21 @@ impl Watched {
             foreign_chains: self.foreign_chains.as_ref().map_or(&[], |(_, found)| found),
         };
         lost |= netfilter.drain(|message| transactions.hear(message, ours)).map_err(failed)?;
-        if mirror.take_strangers() {
+        if self.mirror.take_strangers() {
             self.strangers.clear();
             uplinks = true;
         }
-        if mirror.take_interfaces() {
+        if self.mirror.take_interfaces() {
             // An interface that comes has switches of its own.
             self.switches.clear();
             self.interfaces = None;
             self.interfaces_suspected = true;
         }
         if uplinks {
-            self.uplinks = None;
+            self.forget_uplinks();
             self.uplinks_suspected = true;
         }
-        if mirror.take_switched() {
+        if self.mirror.take_switched() {
             self.switches.clear();
             self.strangers.clear();
             self.switched = true;
@@ -294,6 +308,21 @@ impl Watched {
         }
         let before = self.uplinks_before.replace(now);
         Ok(before.is_some() && before != self.uplinks_before)
+    }
+
+    fn forget_uplinks(&mut self) {
+        self.uplinks = None;
+        self.rules = None;
+        self.answer_paths.clear();
+    }
+
+    fn rules_changed(&mut self) -> Result<bool, KernelError> {
+        if self.rules.is_some() && self.rules == self.rules_before {
+            return Ok(false);
+        }
+        let now = self.rules()?;
+        let before = self.rules_before.replace(now);
+        Ok(before.is_some() && before != self.rules_before)
     }
 
     fn forwarding_changed(&mut self) -> Result<bool, KernelError> {

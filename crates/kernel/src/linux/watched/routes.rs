@@ -1,12 +1,15 @@
-//! Uplinks from memory; routes are passed on.
+//! Uplinks and routing rules from memory; routes are passed on.
 
 use std::collections::BTreeSet;
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 
 use super::Watched;
 use crate::{KernelError, Routes};
-use riklet_core::model::InterfaceName;
+use riklet_core::{
+    model::InterfaceName,
+    routing::{AnswerPath, RoutingRule},
+};
 
 impl Routes for Watched {
     fn uplinks(&mut self) -> Result<BTreeSet<InterfaceName>, KernelError> {
@@ -21,5 +24,43 @@ impl Routes for Watched {
 
     fn routes(&mut self) -> Result<Vec<IpNet>, KernelError> {
         self.kernel.routes()
+    }
+
+    fn answer_path(&mut self, from: Ipv4Net) -> Result<Option<AnswerPath>, KernelError> {
+        self.listen()?;
+        if let Some(path) = self.answer_paths.get(&from) {
+            return Ok(path.clone());
+        }
+        let path = self.kernel.answer_path(from)?;
+        self.answer_paths.insert(from, path.clone());
+        Ok(path)
+    }
+
+    fn rules(&mut self) -> Result<Vec<RoutingRule>, KernelError> {
+        self.listen()?;
+        if let Some(rules) = &self.rules {
+            return Ok(rules.clone());
+        }
+        let rules = self.kernel.rules()?;
+        self.rules = Some(rules.clone());
+        Ok(rules)
+    }
+
+    fn add_rule(&mut self, rule: &RoutingRule) -> Result<(), KernelError> {
+        self.kernel.add_rule(rule)?;
+        if let Some(before) = self.rules_before.as_mut().filter(|rules| !rules.contains(rule)) {
+            // As in the kernel, behind those of the same priority.
+            let place = before.partition_point(|other| other.priority <= rule.priority);
+            before.insert(place, rule.clone());
+        }
+        Ok(())
+    }
+
+    fn remove_rule(&mut self, rule: &RoutingRule) -> Result<(), KernelError> {
+        self.kernel.remove_rule(rule)?;
+        if let Some(before) = &mut self.rules_before {
+            before.retain(|other| other != rule);
+        }
+        Ok(())
     }
 }

@@ -50,7 +50,15 @@ fn assert_mirrors(watched: &mut Watched, after: &str) {
 fn base_ruleset() -> BaseRuleset {
     let pool = "10.231.0.0/16".parse().unwrap();
     let (confined, owner) = (Confinement::default(), Some(owner()));
-    BaseRuleset { pool, mtu: 1500, uplinks: BTreeSet::new(), any_uplink: true, confined, owner }
+    BaseRuleset {
+        pool,
+        mtu: 1500,
+        uplinks: BTreeSet::new(),
+        any_uplink: true,
+        marks: riklet_core::routing::UplinkMarks::default(),
+        confined,
+        owner,
+    }
 }
 
 fn exposure(port: u16) -> Entry {

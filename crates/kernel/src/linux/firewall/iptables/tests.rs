@@ -8,7 +8,8 @@ use super::*;
 use crate::process;
 use riklet_core::{
     firewall::{BaseState, Confinement, ForeignChain},
-    model::{Owner, OwnerId, Protocol},
+    model::{MarkMask, Owner, OwnerId, Protocol},
+    routing::UplinkMarks,
 };
 
 const VARIANTS: [IptablesVariant; 2] = [IptablesVariant::Nft, IptablesVariant::Legacy];
@@ -118,6 +119,7 @@ fn ruleset(entries: &[Entry]) -> Ruleset {
             pool,
             uplinks: BTreeSet::from(uplinks),
             any_uplink: true,
+            marks: UplinkMarks::new(MarkMask::default(), ["wlan0".parse().unwrap()].iter(), None),
             confined,
             owner: Some(owner()),
         },
@@ -127,6 +129,9 @@ fn ruleset(entries: &[Entry]) -> Ruleset {
 
 /// Another program's chains, policies and rules in all three tables.
 const FOREIGN: &str = "\
+*mangle
+-A OUTPUT -o eth9 -j ACCEPT
+COMMIT
 *filter
 :FORWARD DROP [0:0]
 :OTHER - [0:0]
@@ -184,6 +189,7 @@ fn a_probe_sees_every_change_of_the_base_ruleset() {
         differs(|base_ruleset| base_ruleset.uplinks.retain(|name| name.as_str() == "eth0"));
         differs(|base_ruleset| base_ruleset.uplinks.extend("eth1".try_into()));
         differs(|base_ruleset| base_ruleset.any_uplink = false);
+        differs(|base_ruleset| base_ruleset.marks = UplinkMarks::default());
     });
 }
 

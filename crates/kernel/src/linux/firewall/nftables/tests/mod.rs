@@ -8,7 +8,8 @@ use super::*;
 use crate::process;
 use riklet_core::{
     firewall::{BaseState, Confinement, ForeignFamily},
-    model::{Owner, OwnerId, Protocol, Slot},
+    model::{MarkMask, Owner, OwnerId, Protocol, Slot},
+    routing::UplinkMarks,
 };
 
 /// Runs a test on a thread of its own, in a network namespace of its own.
@@ -91,6 +92,7 @@ fn base_ruleset() -> BaseRuleset {
         pool: "10.231.0.0/16".parse().unwrap(),
         uplinks: ["eth0".parse().unwrap(), "wlan0".parse().unwrap()].into(),
         any_uplink: true,
+        marks: UplinkMarks::new(MarkMask::default(), ["wlan0".parse().unwrap()].iter(), None),
         confined: confined(),
         owner: Some(owner()),
     }
@@ -181,6 +183,9 @@ fn nft_shows_the_table_and_accepts_what_it_shows() {
             "iifname \"rik*\" oifname != \"rik*\" ip saddr 10.231.0.0/16 ip daddr != 0.0.0.0/8 \
              ip daddr != 10.0.0.0/8 ip daddr != 100.64.0.0/10",
             "ip daddr != 224.0.0.0/3 accept comment",
+            "iifname \"wlan0\" oifname \"rik*\" ct status dnat ct mark set ct mark & 0xfffffff9 | 0x00000001",
+            "type filter hook prerouting priority mangle; policy accept;",
+            "iifname \"rik*\" ct mark & 0x00000007 == 0x00000001 meta mark set meta mark & 0xfffffff9 | 0x00000001",
             "ip saddr . ip daddr @hairpin ct status dnat masquerade comment",
         ] {
             assert!(shown.contains(line), "{line} is not in\n{shown}");

@@ -1,0 +1,110 @@
+use std::{fmt, str::FromStr};
+
+/// The bits of packets' and connections' marks that are ours to use.
+///
+/// Marks are shared by everybody on a host, so we write no bit outside of this mask, and never a mark of a packet that is
+/// neither from nor to a guest. Its bits, from the lowest:
+///
+/// | bits | use |
+/// | --- | --- |
+/// | 3 | the uplink that a connection to a guest came in by |
+/// | 3 | reserved for the epoch of policies |
+/// | 1 | reserved for packets that are translated |
+///
+/// The bits need not be beside each other. The default is `0x7f`: kube-proxy has 0xc000, Calico 0xffff0000, Tailscale
+/// 0xff0000, Cilium 0xf00, the CNI plugin portmap 0x2000 and that of AWS 0x80.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct MarkMask(u32);
+
+/// The reason why a text is not a [`MarkMask`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{text:?} is not a mark mask; these are 32-bit numbers with at least {bits} bits set, as 0x7f", bits = MarkMask::BITS)]
+pub struct MarkMaskError {
+    text: String,
+}
+
+impl MarkMask {
+    /// The number of bits in use or reserved.
+    const BITS: u32 = 7;
+    /// The number of bits for the uplink.
+    const UPLINK_BITS: u32 = 3;
+    /// The number of uplinks that have a mark; 0 is none.
+    pub const UPLINKS: u32 = (1 << Self::UPLINK_BITS) - 1;
+
+    /// Returns the bits that hold the uplink.
+    #[must_use]
+    pub fn of_uplinks(self) -> u32 {
+        self.uplink(Self::UPLINKS)
+    }
+
+    /// Returns the mark of the uplink with this number, of which the lowest bits count.
+    #[must_use]
+    pub fn uplink(self, number: u32) -> u32 {
+        let places = (0..u32::BITS).map(|bit| 1 << bit).filter(|bit| self.0 & bit != 0);
+        let numbered = (0..Self::UPLINK_BITS).zip(places);
+        numbered.filter(|(place, _)| number >> place & 1 == 1).map(|(_, bit)| bit).sum()
+    }
+}
+
+impl Default for MarkMask {
+    fn default() -> Self {
+        Self(0x7f)
+    }
+}
+
+impl TryFrom<i64> for MarkMask {
+    type Error = MarkMaskError;
+
+    fn try_from(number: i64) -> Result<Self, MarkMaskError> {
+        let mask = u32::try_from(number).ok().filter(|mask| mask.count_ones() >= Self::BITS);
+        mask.map(Self).ok_or_else(|| MarkMaskError { text: number.to_string() })
+    }
+}
+
+impl FromStr for MarkMask {
+    type Err = MarkMaskError;
+
+    fn from_str(text: &str) -> Result<Self, MarkMaskError> {
+        let number = match text.strip_prefix("0x") {
+            Some(digits) => i64::from_str_radix(digits, 16),
+            None => text.parse(),
+        };
+        let wrong = || MarkMaskError { text: text.to_owned() };
+        Self::try_from(number.map_err(|_no| wrong())?).map_err(|_few| wrong())
+    }
+}
+
+impl fmt::Display for MarkMask {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:#x}", self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_uplink_has_the_lowest_bits_of_the_mask() {
+        let default = MarkMask::default();
+        assert_eq!((default.of_uplinks(), default.uplink(1), default.uplink(6)), (7, 1, 6));
+        let spread: MarkMask = "0x80f04100".parse().unwrap();
+        assert_eq!(spread.of_uplinks(), 0x0010_4100);
+        assert_eq!(
+            [1, 2, 3, 4].map(|number| spread.uplink(number)),
+            [0x100, 0x4000, 0x4100, 0x10_0000]
+        );
+        assert_eq!(spread.to_string(), "0x80f04100");
+    }
+
+    #[test]
+    fn a_mask_has_room_for_all_that_it_holds() {
+        assert_eq!("127".parse(), Ok(MarkMask::default()));
+        let refused = |text: &str| text.parse::<MarkMask>().unwrap_err().to_string();
+        let few = "\"0x3f\" is not a mark mask; these are 32-bit numbers with at least 7 bits set, as 0x7f";
+        assert_eq!(refused("0x3f"), few);
+        for text in ["", "0x", "mask", "-1", "0x1ffffffff"] {
+            assert!(refused(text).starts_with(&format!("{text:?} is not")), "{text}");
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! Routing rules of ours follow those of others, stop half-way as everything does, and go with the last purge.
+
+use proptest::prelude::*;
+use riklet_core::{
+    model::InterfaceName,
+    routing::{AnswerPath, RoutingRule},
+};
+use riklet_kernel::fake::{Fault, System};
+use riklet_sdn::{Selector, UpOptions};
+
+use crate::node::{Operation, TestNode, function, operation};
+
+/// A rule of somebody else for this source, or for each packet, which looks up table 100.
+fn rule(priority: u32, by_source: bool) -> RoutingRule {
+    RoutingRule {
+        priority,
+        protocol: 3,
+        from: by_source.then(|| "10.19.0.1/32".parse().unwrap()),
+        to: None,
+        mark: None,
+        narrowed: false,
+        table: Some(100),
+        suppressed: None,
+    }
+}
+
+/// What somebody else does, who does not know of us.
+#[derive(Debug, Clone)]
+enum Turn {
+    Ours(Operation),
+    Killed(Operation, usize),
+    Come(u32, bool),
+    Go,
+}
+
+fn turn() -> impl Strategy<Value = Turn> {
+    prop_oneof![
+        4 => operation().prop_map(Turn::Ours),
+        3 => (operation(), 0..12_usize).prop_map(|(operation, at)| Turn::Killed(operation, at)),
+        2 => (0..4_u32, any::<bool>()).prop_map(|(priority, by)| Turn::Come(priority, by)),
+        1 => Just(Turn::Go),
+    ]
+}
+
+fn others_take(turn: &Turn, system: &mut System) {
+    match *turn {
+        Turn::Ours(_) | Turn::Killed(..) => {}
+        Turn::Come(priority, by_source) => {
+            system.rules.push(rule(priority, by_source));
+            system.rules.sort();
+        }
+        Turn::Go => system.rules.retain(RoutingRule::is_ours),
+    }
+}
+
+fn with_second_uplink() -> TestNode {
+    let node = TestNode::new();
+    let uplink: InterfaceName = "eth1".parse().unwrap();
+    node.kernel.system().add_interface(&uplink);
+    let path = AnswerPath { uplink, table: 100 };
+    node.kernel.system().answer_paths.insert("10.19.0.1/32".parse().unwrap(), path);
+    node
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
+
+    /// Laws 1 to 3: whatever rules come and go, and wherever we are killed, the next repair leaves nothing to do, and the
+    /// last purge leaves what others have.
+    #[test]
+    fn the_rules_end_as_they_would_have_without_us(turns in prop::collection::vec(turn(), 1..12)) {
+        let mut node = with_second_uplink();
+        let mut alone = node.kernel.system().clone();
+        for turn in &turns {
+            match turn {
+                Turn::Ours(operation) => drop(node.run(operation)),
+                Turn::Killed(operation, at) => {
+                    let effects = node.kernel.system().effects;
+                    node.kernel.system().fault = Some((effects + at, Fault::Stop));
+                    node.run_to_the_fault(operation);
+                    node.kernel.system().fault = None;
+                }
+                _ => {}
+            }
+            others_take(turn, &mut node.kernel.system());
+            others_take(turn, &mut alone);
+        }
+        node.node().repair().ok();
+        prop_assert!(node.node().check().unwrap().is_empty());
+        node.node().down(&Selector::All, true).unwrap();
+        prop_assert_eq!(node.kernel.system().rules.clone(), alone.rules);
+    }
+}
+
+#[test]
+fn a_rule_that_none_can_precede_stops_nobody() {
+    let node = with_second_uplink();
+    let shown = |node: &TestNode| -> Vec<String> {
+        node.kernel.system().rules.iter().map(ToString::to_string).collect()
+    };
+    node.kernel.system().rules = vec![rule(3, true)];
+    node.node().up(&[function(0, &[8000])], UpOptions::default()).unwrap();
+    let ours = [
+        "2: from all to 10.231.0.0/16 lookup main",
+        "2: from 10.231.0.0/16 fwmark 0x1/0x7 lookup 100",
+    ];
+    let mut found = shown(&node);
+    assert_eq!(found.pop().as_deref(), Some("3: from 10.19.0.1/32 lookup 100"));
+    assert_eq!(found, ours);
+    node.kernel.system().rules.insert(0, rule(1, false));
+    let drift = node.node().check().unwrap().plan.to_string();
+    assert_eq!(
+        drift.lines().collect::<Vec<_>>(),
+        ours.map(|rule| format!("- routing rule {rule}"))
+    );
+    node.node().up(&[function(1, &[8002])], UpOptions::default()).unwrap();
+    assert_eq!(shown(&node), ["1: from all lookup 100", "3: from 10.19.0.1/32 lookup 100"]);
+}
