@@ -199,6 +199,17 @@ fn firewall(
 }
 
 fn foreign_chain(state: &ForeignChainState) -> Finding {
+    if state.is_blocked() {
+        return Finding::fail(
+            "FORWARD",
+            format!(
+                "{}: drops guests' packets, and only the process that owns its table can change it",
+                state.foreign_chain
+            ),
+            "have its owner accept forwarded packets from and to rik*. For firewalld: copy contrib/firewalld/* to \
+             /etc/firewalld/, then `firewall-cmd --reload`",
+        );
+    }
     if state.open {
         return Finding::ok("FORWARD", format!("{}: guests' packets pass", state.foreign_chain));
     }

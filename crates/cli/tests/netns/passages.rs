@@ -146,3 +146,21 @@ on_every_firewall!(the_daemon_moves_the_passage_when_others_reorder_their_rules,
         check["steps"].as_array().is_some_and(Vec::is_empty).then_some(())
     });
 });
+
+#[test]
+fn doctor_says_what_to_do_about_a_table_that_another_process_owns() {
+    let world = &World::new(Firewall::Nftables);
+    let rules = "printf '%s\\n' 'add table inet owned { flags owner ; }' \
+                 'add chain inet owned f { type filter hook forward priority 10 ; policy accept ; }' \
+                 'add rule inet owned f reject'";
+    // The table goes with its owner.
+    let owner = format!("({rules}; exec sleep 60) | exec nft -i");
+    let _owner = world.program_in_background("sh", &["-c", &owner], "");
+    wait_for("the table of another process", SOON, || {
+        world.node.tool(&["nft", "list", "ruleset"]).contains("reject").then_some(())
+    });
+    let doctor = world.riklet(&["doctor"], "");
+    assert_eq!(doctor.code, Some(3), "{doctor}");
+    assert!(doctor.stdout.contains("inet owned f: drops guests' packets"), "{doctor}");
+    assert!(doctor.stdout.contains("firewall-cmd --reload"), "{doctor}");
+}
