@@ -60,6 +60,8 @@ impl Container {
     fn assert_beside(&self, stage: &Stage, Functions { web, .. }: &Functions, when: &str) {
         let answer = tcp_ask(&self.namespace, (NODE_LAN, functions::PUBLISHED));
         answer.unwrap_or_else(|e| panic!("{when}: container → function's port: {e}"));
+        let answer = tcp_ask(&web.guest.namespace, (NODE_LAN, PUBLISHED));
+        answer.unwrap_or_else(|e| panic!("{when}: function → container's port: {e}"));
         // By iptables, who inserts rules later is asked before us, until that is put right.
         if stage.world.firewall != Firewall::Nftables {
             stage.we_recover();
