@@ -380,21 +380,21 @@ fn flows(
     };
     let guests = now.iter().map(|&guest| Flows::Guest { guest });
     let withdrawn = remove.iter().filter_map(|entry| match *entry {
-        Entry::Exposure { protocol, host_address, host_port, guest, guest_port }
+        Entry::Exposure { protocol, host_address, host_ports, guest, guest_ports }
             if !gone.contains(&guest) =>
         {
-            Some(Flows::Exposed { protocol, host_address, host_port, guest, guest_port })
+            Some(Flows::Exposed { protocol, host_address, host_ports, guest, guest_ports })
         }
         _ => None,
     });
     // A client that keeps its port would go on to speak to what was there before, or be refused for as long
     // as it tries. Not so with TCP: a refusal (RST) ends the flow, and a connection that stands may stay.
     let opened = add.iter().filter_map(|entry| match *entry {
-        Entry::Exposure { protocol, host_address, host_port, guest, .. }
+        Entry::Exposure { protocol, host_address, host_ports, guest, .. }
             if protocol != Protocol::Tcp =>
         {
-            let (family, address, port) = (Family::of(guest), host_address, host_port);
-            Some(Flows::Untranslated { family, protocol, address, port })
+            let (family, address, ports) = (Family::of(guest), host_address, host_ports);
+            Some(Flows::Untranslated { family, protocol, address, ports })
         }
         _ => None,
     });

@@ -3,7 +3,7 @@ use std::{collections::BTreeSet, net::IpAddr};
 use crate::{KernelError, process::ProcessId, sealed::Sealed};
 use riklet_core::{
     firewall::IptablesVariant,
-    model::{AccountName, Protocol},
+    model::{AccountName, PortRange, Protocol},
 };
 
 /// A local process that listens on a port that an exposure wants.
@@ -46,7 +46,7 @@ pub trait HostFacts: Sealed {
     /// Fails if `/proc/net` cannot be read.
     fn listeners(
         &mut self,
-        wanted: &BTreeSet<(Protocol, Option<IpAddr>, u16)>,
+        wanted: &BTreeSet<(Protocol, Option<IpAddr>, PortRange)>,
     ) -> Result<Vec<Listener>, KernelError>;
 
     /// Returns the IPv4 name servers of the host in its order, except those that are the host itself.

@@ -11,7 +11,7 @@ use std::{
 use super::record::Changes;
 use crate::store::{Generation, Lock, Phase, Record, ReservedSlot, Store, StoreError, Tx};
 use riklet_core::{
-    model::{Exposure, Protocol, Slot},
+    model::{Exposure, PortRange, Protocol, Slot},
     plan::LinkDeletion,
 };
 use riklet_kernel::process::ProcessId;
@@ -166,7 +166,7 @@ impl Cache {
     /// now must begin anew.
     pub(crate) fn clashing(
         &self,
-        opened: impl FnOnce() -> BTreeSet<(Protocol, Option<IpAddr>, u16)>,
+        opened: impl FnOnce() -> BTreeSet<(Protocol, Option<IpAddr>, PortRange)>,
         store: &Store,
     ) -> Result<BTreeSet<Slot>, StoreError> {
         if self.draining_exposures.is_empty() {
@@ -174,7 +174,9 @@ impl Cache {
         }
         let opened = opened();
         let takes = |exposure: &Exposure| {
-            opened.iter().any(|&(protocol, address, port)| exposure.takes(protocol, address, port))
+            opened
+                .iter()
+                .any(|&(protocol, address, ports)| exposure.takes(protocol, address, ports))
         };
         let mut clashing = BTreeSet::new();
         for (&slot, exposures) in &self.draining_exposures {

@@ -1,9 +1,9 @@
 //! Local processes whose packets an exposure takes.
 
-use std::{collections::BTreeSet, net::IpAddr};
+use std::collections::BTreeSet;
 
 use super::NodeError;
-use riklet_core::model::{Exposure, InstanceName, Protocol};
+use riklet_core::model::{Exposure, InstanceName, PortRange};
 use riklet_kernel::{HostFacts, Listener};
 
 /// Something that succeeded, but possibly not as expected.
@@ -32,24 +32,19 @@ pub(crate) fn shadowed(
     kernel: &mut impl HostFacts,
     opened: &[(&InstanceName, Exposure)],
 ) -> Result<Vec<Warning>, NodeError> {
-    let wanted: BTreeSet<_> = opened.iter().flat_map(|(_, exposure)| sockets(exposure)).collect();
+    let wanted: BTreeSet<_> = opened
+        .iter()
+        .map(|(_, exposure)| (exposure.protocol(), exposure.host_address(), exposure.host_ports()))
+        .collect();
     if wanted.is_empty() {
         return Ok(vec![]);
     }
     let warning = |listener: Listener| {
-        let (name, exposure) = opened.iter().find(|(_, exposure)| {
-            let (wanted, bound) = (exposure.host_address(), listener.address);
-            exposure.protocol() == listener.protocol
-                && (wanted.is_none() || bound.is_none() || wanted == bound)
-                && exposure.host_ports().iter().any(|port| port == listener.port)
-        })?;
+        let port = PortRange::single(listener.port)?;
+        let (name, exposure) = opened
+            .iter()
+            .find(|(_, exposure)| exposure.takes(listener.protocol, listener.address, port))?;
         Some(Warning { name: (*name).clone(), exposure: *exposure, listener })
     };
     Ok(kernel.listeners(&wanted)?.into_iter().filter_map(warning).collect())
-}
-
-/// Returns the sockets that an exposure would shadow.
-fn sockets(exposure: &Exposure) -> impl Iterator<Item = (Protocol, Option<IpAddr>, u16)> + use<> {
-    let (protocol, address) = (exposure.protocol(), exposure.host_address());
-    exposure.host_ports().iter().map(move |port| (protocol, address, port))
 }

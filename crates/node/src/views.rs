@@ -18,7 +18,7 @@ use riklet_core::{
         BaseRuleset, BaseState, Confinement, Entry, FirewallState, ForeignChainState, Ruleset,
     },
     link::LinkState,
-    model::{Protocol, Slot},
+    model::{PortRange, Protocol, Slot},
     plan::{Adoption, Desired, LinkDeletion, Observed, Step, UnreadableRecord},
     routing::{RoutingRule, UplinkMarks},
     workload::{self, Fragment},
@@ -63,7 +63,7 @@ impl<'a> ScopedView<'a> {
     }
 
     /// Returns the ports that lead somewhere else than before.
-    fn opened(&self) -> BTreeSet<(Protocol, Option<IpAddr>, u16)> {
+    fn opened(&self) -> BTreeSet<(Protocol, Option<IpAddr>, PortRange)> {
         let entries = |fragment: &Option<Fragment>| {
             fragment.as_ref().map(|fragment| fragment.entries.clone()).unwrap_or_default()
         };
@@ -72,8 +72,8 @@ impl<'a> ScopedView<'a> {
             entries(&change.after).into_iter().filter(move |entry| !before.contains(entry))
         });
         let port = |entry| match entry {
-            Entry::Exposure { protocol, host_address, host_port, .. } => {
-                Some((protocol, host_address, host_port))
+            Entry::Exposure { protocol, host_address, host_ports, .. } => {
+                Some((protocol, host_address, host_ports))
             }
             Entry::Hairpin { .. } => None,
         };

@@ -3,7 +3,7 @@
 use std::{io::ErrorKind::ConnectionRefused, net::Ipv4Addr};
 
 use crate::world::{
-    CLIENT, NODE_LAN, NODE_LAN_SECOND, NODE_OTHER, NODE_UPLINK, World,
+    CLIENT, Firewall, NODE_LAN, NODE_LAN_SECOND, NODE_OTHER, NODE_UPLINK, World,
     function::{Function, bound, every_transport, exposure, function},
     on_every_firewall,
     traffic::{Connection, PATIENCE, UdpClient},
@@ -60,6 +60,45 @@ on_every_firewall!(an_exposure_is_bound_to_the_address_that_it_names, |world| {
         }
         assert_refused(transport, &lan.guest.namespace, (lan.gateway(), 80));
     }
+});
+
+on_every_firewall!(a_range_has_as_many_ports_as_there_are, |world| {
+    let wide = [exposure(Udp, "49152-65535", "49152-65535"), exposure(Tcp, "2-65535", "1-65534")];
+    let serves = [49152, 57000, 65535].map(|port| (Udp, port));
+    let serves = [&serves[..], &[1, 29_999, 65_534].map(|port| (Tcp, port))].concat();
+    let [wide] = world.start([(function("wide", &wide), &serves)]);
+    let at = |port, target| leads(world, (NODE_LAN, port), &wide, target);
+    assert_paths("same ports", &[Udp], &[49152, 57000, 65535].map(|port| at(port, port)));
+    let others = [(2, 1), (30_000, 29_999), (65_535, 65_534)].map(|(port, to)| at(port, to));
+    assert_paths("other ports", &[Tcp], &others);
+    assert_refused(Udp, &world.client, (NODE_LAN, 49151));
+    assert_refused(Tcp, &world.client, (NODE_LAN, 1));
+    // What the guest refuses, it was asked: only what is published reaches it.
+    assert_refused(Udp, &world.client, (NODE_LAN, 50_000));
+    assert_eq!(world.riklet(&["check"], "").success(), "");
+    world.riklet(&["down", "wide"], "").success();
+    assert_refused(Udp, &world.client, (NODE_LAN, 57000));
+    assert_eq!(world.assert_in_step().len(), 0);
+});
+
+on_every_firewall!(a_range_is_one_rule_and_is_bound_to_its_address, |world| {
+    let lan = [bound(NODE_LAN, exposure(Udp, "20000-20999", "20000-20999"))];
+    let uplink = [bound(NODE_UPLINK, exposure(Udp, "20000-20999", "21000-21999"))];
+    let (serves, others) = ([20000, 20500, 20999], [21000, 21500, 21999]);
+    let [lan, uplink] = world.start([
+        (function("lan", &lan), &serves.map(|port| (Udp, port))),
+        (function("uplink", &uplink), &others.map(|port| (Udp, port))),
+    ]);
+    let same = serves.map(|port| leads(world, (NODE_LAN, port), &lan, port));
+    assert_paths("to the one", &[Udp], &same);
+    let other = serves.map(|port| leads(world, (NODE_UPLINK, port), &uplink, port + 1000));
+    assert_paths("to the other", &[Udp], &other);
+    assert_refused(Udp, &world.client, (NODE_LAN, 21000));
+    if world.firewall != Firewall::Nftables {
+        let rules = world.program("iptables", &["-t", "nat", "-S", "RIKLET"], "").success();
+        assert_eq!(rules.lines().filter(|line| line.starts_with("-A ")).count(), 2, "{rules}");
+    }
+    assert_eq!(world.assert_in_step().len(), 2);
 });
 
 on_every_firewall!(a_range_maps_port_by_port_beside_other_exposures, |world| {

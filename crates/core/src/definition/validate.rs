@@ -1,5 +1,6 @@
 //! Located values become workloads, or reasons why not.
 
+mod claimed;
 mod execution;
 
 use std::{
@@ -32,8 +33,8 @@ pub(crate) struct Validator {
     truncated: bool,
     names: BTreeMap<InstanceName, SourceLocation>,
     exposures: Vec<(Exposure, SourceLocation)>,
-    /// The first of `exposures` that has a port of an address, or of every one.
-    ports: BTreeMap<(Protocol, u16, Option<IpAddr>), usize>,
+    /// The ports of each address, or of every one.
+    ports: BTreeMap<(Protocol, Option<IpAddr>), claimed::Ports>,
 }
 
 /// An object whose fields are known, and where it stands.
@@ -220,28 +221,32 @@ impl Validator {
 
     /// Refuses an exposure that clashes with an earlier one.
     fn claim(&mut self, exposure: Exposure, at: Position, path: &str) {
-        let mut ports = exposure.host_ports().iter();
-        let earlier = ports.find_map(|port| self.holder(&exposure, port));
+        let earlier = self.holder(&exposure);
         if let Some((other, first)) = earlier.and_then(|index| self.exposures.get(index)) {
             let reason = Reason::Clash { exposure, other: *other, first: first.clone() };
             self.refuse(at, path, reason);
         }
-        for port in exposure.host_ports().iter() {
-            let key = (exposure.protocol(), port, exposure.host_address());
-            self.ports.entry(key).or_insert(self.exposures.len());
-        }
+        let key = (exposure.protocol(), exposure.host_address());
+        let ports = self.ports.entry(key).or_default();
+        ports.claim(exposure.host_ports(), self.exposures.len());
         self.exposures.push((exposure, SourceLocation::new(&self.file, at)));
     }
 
-    /// Returns the earlier exposure that has this port. The look-up is one of two keys, or of the first of some,
-    /// however many have the port.
-    fn holder(&self, exposure: &Exposure, port: u16) -> Option<usize> {
-        let key = |address| (exposure.protocol(), port, address);
-        let Some(address) = exposure.host_address() else {
-            let everywhere = key(None)..=key(Some(Ipv6Addr::from(u128::MAX).into()));
-            return self.ports.range(everywhere).next().map(|(_, index)| *index);
-        };
-        [None, Some(address)].into_iter().find_map(|a| self.ports.get(&key(a)).copied())
+    /// Returns the earlier exposure that has a port of this one, the lowest such port.
+    fn holder(&self, exposure: &Exposure) -> Option<usize> {
+        let key = |address| (exposure.protocol(), address);
+        let first = |ports: &claimed::Ports| ports.first_of(exposure.host_ports());
+        let (_port, index) = match exposure.host_address() {
+            None => {
+                let everywhere = key(None)..=key(Some(Ipv6Addr::from(u128::MAX).into()));
+                self.ports.range(everywhere).filter_map(|(_, ports)| first(ports)).min()
+            }
+            address => {
+                let both = [None, address].into_iter();
+                both.filter_map(|address| first(self.ports.get(&key(address))?)).min()
+            }
+        }?;
+        Some(index)
     }
 
     fn ports(&mut self, object: &Object<'_>, name: &str) -> Option<PortRange> {

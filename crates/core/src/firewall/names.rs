@@ -44,6 +44,10 @@ pub mod nftables {
     pub const EXPOSURES: &str = "exposures";
     /// The map of the exposures on one address.
     pub const BOUND: &str = "bound";
+    /// The map of the ranges of ports on every address that lead to the same ports of a guest.
+    pub const RANGES: &str = "ranges";
+    /// The map of such ranges on one address.
+    pub const BOUND_RANGES: &str = "bound-ranges";
     /// The set of the guests that may reach themselves by way of the host.
     pub const HAIRPIN: &str = "hairpin";
     /// The set of the interfaces that only our forwarding leads to each other.

@@ -1,14 +1,14 @@
 use std::{
     collections::BTreeSet,
     fmt,
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr},
 };
 
 use ipnet::Ipv4Net;
 
 use super::Confinement;
 use crate::{
-    model::{InterfaceName, Mark, Owner, Pool, Protocol},
+    model::{Bracketed, InterfaceName, Mark, Owner, Pool, PortRange, Protocol},
     routing::UplinkMarks,
 };
 
@@ -122,18 +122,18 @@ pub(crate) const SPECIAL_RANGES: [Ipv4Net; 8] = [
 /// A part of a ruleset that an instance needs: the unit that a backend adds and removes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Entry {
-    /// Leads a port of the host to a port of a guest.
+    /// Leads ports of the host to as many ports of a guest, the first to the first and so on.
     Exposure {
         /// The transport protocol.
         protocol: Protocol,
         /// The address of the host that it is bound to; `None` stands for every address.
         host_address: Option<IpAddr>,
-        /// The host's port, never 0.
-        host_port: u16,
+        /// The host's ports.
+        host_ports: PortRange,
         /// The guest's address.
         guest: IpAddr,
-        /// The guest's port, never 0.
-        guest_port: u16,
+        /// The guest's ports.
+        guest_ports: PortRange,
     },
     /// Masquerades what a guest sends to itself by way of the host: otherwise the answer would not come back.
     Hairpin {
@@ -165,13 +165,12 @@ impl Entry {
 impl fmt::Display for Entry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Exposure { protocol, host_address, host_port, guest, guest_port } => {
+            Self::Exposure { protocol, host_address, host_ports, guest, guest_ports } => {
                 write!(f, "{protocol} ")?;
-                match host_address {
-                    Some(address) => write!(f, "{}", SocketAddr::new(*address, *host_port))?,
-                    None => write!(f, "{host_port}")?,
+                if let Some(address) = host_address {
+                    write!(f, "{}:", Bracketed(*address))?;
                 }
-                write!(f, " -> {}", SocketAddr::new(*guest, *guest_port))
+                write!(f, "{host_ports} -> {}:{guest_ports}", Bracketed(*guest))
             }
             Self::Hairpin { guest } => write!(f, "hairpin {guest}"),
         }

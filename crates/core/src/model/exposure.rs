@@ -54,10 +54,7 @@ impl fmt::Display for Protocol {
     }
 }
 
-/// The most ports that one exposure may have: each becomes an entry of the firewall.
-pub const MAX_RANGE: u16 = 1024;
-
-/// 1 to [`MAX_RANGE`] consecutive ports, none of them 0.
+/// Consecutive ports, none of them 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PortRange {
     first: NonZeroU16,
@@ -87,23 +84,13 @@ pub enum PortRangeError {
         /// The last port.
         last: u16,
     },
-    /// More than [`MAX_RANGE`] ports.
-    #[error("the range {first}-{last} has {count} ports; an exposure has at most {MAX_RANGE}")]
-    TooLong {
-        /// The first port.
-        first: u16,
-        /// The last port.
-        last: u16,
-        /// The number of ports.
-        count: u32,
-    },
 }
 
 impl PortRange {
     /// The ports `first` to `last`, both included.
     ///
     /// # Errors
-    /// Where a port is not 1 to 65535, the range is reversed or too long.
+    /// Fails if a port is not 1 to 65535, or if the range is reversed.
     pub fn new(first: i64, last: i64) -> Result<Self, PortRangeError> {
         let port = |port: i64| {
             let number = u16::try_from(port).ok().and_then(NonZeroU16::new);
@@ -114,11 +101,19 @@ impl PortRange {
         if last < first {
             return Err(PortRangeError::Reversed { first, last });
         }
-        let count = u32::from(last - first) + 1;
-        if count > u32::from(MAX_RANGE) {
-            return Err(PortRangeError::TooLong { first, last, count });
-        }
         Ok(range)
+    }
+
+    /// Returns the range that is one port; `None` for port 0.
+    #[must_use]
+    pub fn single(port: u16) -> Option<Self> {
+        NonZeroU16::new(port).map(|port| Self { first: port, last: port })
+    }
+
+    /// Returns the ports from `first` to `last` as a range; `None` if there is none, or if one is 0.
+    #[must_use]
+    pub fn between(first: u16, last: u16) -> Option<Self> {
+        Self::new(first.into(), last.into()).ok()
     }
 
     /// The lowest port.
@@ -133,7 +128,7 @@ impl PortRange {
         self.last.get()
     }
 
-    /// Returns the number of ports, 1 to [`MAX_RANGE`].
+    /// Returns the number of ports, 1 to 65535.
     #[must_use]
     pub const fn count(self) -> u16 {
         self.last.get() - self.first.get() + 1
@@ -142,6 +137,18 @@ impl PortRange {
     /// The ports in ascending order.
     pub fn iter(self) -> impl Iterator<Item = u16> + use<> {
         self.first()..=self.last()
+    }
+
+    /// Reports whether it is one port.
+    #[must_use]
+    pub const fn is_single(self) -> bool {
+        self.first.get() == self.last.get()
+    }
+
+    /// Reports whether all ports of the other are among its own.
+    #[must_use]
+    pub const fn contains(self, other: Self) -> bool {
+        self.first.get() <= other.first.get() && other.last.get() <= self.last.get()
     }
 
     /// Tells whether the two share a port.
@@ -267,11 +274,10 @@ impl Exposure {
         self.meets(other.protocol, other.host_address) && self.host_ports.overlaps(other.host_ports)
     }
 
-    /// Tells whether it takes packets to this port of this address, or of any where it is `None`.
+    /// Reports whether it takes packets to one of these ports of this address, or of any address where it is `None`.
     #[must_use]
-    pub fn takes(&self, protocol: Protocol, address: Option<IpAddr>, port: u16) -> bool {
-        let ports = self.host_ports.first()..=self.host_ports.last();
-        self.meets(protocol, address) && ports.contains(&port)
+    pub fn takes(&self, protocol: Protocol, address: Option<IpAddr>, ports: PortRange) -> bool {
+        self.meets(protocol, address) && self.host_ports.overlaps(ports)
     }
 
     fn meets(&self, protocol: Protocol, address: Option<IpAddr>) -> bool {
@@ -304,15 +310,11 @@ mod tests {
         assert_eq!(refused("0"), "port 0 is out of range; ports are 1 to 65535");
         assert_eq!(refused("65536"), "port 65536 is out of range; ports are 1 to 65535");
         assert_eq!(refused("8010-8000"), "the range 8010-8000 is reversed: write 8000-8010");
-        assert_eq!(
-            refused("1-1025"),
-            "the range 1-1025 has 1025 ports; an exposure has at most 1024"
-        );
         for text in ["", "-", "80-", "http", "+80", "80-90-100", "8e3"] {
             assert!(refused(text).contains("is neither a port"), "{text}: {}", refused(text));
         }
         assert_eq!("8000-8010".parse::<PortRange>().unwrap().count(), 11);
-        assert_eq!("1-1024".parse::<PortRange>().unwrap().count(), 1024);
+        assert_eq!("1-65535".parse::<PortRange>().unwrap().count(), 65535);
     }
 
     #[test]

@@ -1,13 +1,13 @@
 //! Plans and steps as output has them.
 
-use std::{fmt, net::SocketAddr};
+use std::fmt;
 
 use super::{Plan, Step};
 use crate::{
     firewall::{BaseRuleset, Change, Entry},
     flows::Flows,
     link::{LinkDifference, LinkSpec, Tap},
-    model::Family,
+    model::{Bracketed, Family},
 };
 
 impl fmt::Display for Plan {
@@ -109,20 +109,17 @@ impl fmt::Display for Flows {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Guest { guest } => write!(f, "of guest {guest}"),
-            Self::Exposed { protocol, host_address, host_port, guest, guest_port } => {
-                let (host_address, host_port) = (*host_address, *host_port);
-                let (guest, guest_port) = (*guest, *guest_port);
-                Entry::Exposure { protocol: *protocol, host_address, host_port, guest, guest_port }
-                    .fmt(f)
+            &Self::Exposed { protocol, host_address, host_ports, guest, guest_ports } => {
+                Entry::Exposure { protocol, host_address, host_ports, guest, guest_ports }.fmt(f)
             }
-            Self::Untranslated { protocol, address: Some(address), port, .. } => {
-                write!(f, "{protocol} to {}, untranslated", SocketAddr::new(*address, *port))
+            Self::Untranslated { protocol, address: Some(address), ports, .. } => {
+                write!(f, "{protocol} to {}:{ports}, untranslated", Bracketed(*address))
             }
-            Self::Untranslated { family: Family::V4, protocol, address: None, port } => {
-                write!(f, "{protocol} to port {port}, untranslated")
+            Self::Untranslated { family: Family::V4, protocol, address: None, ports } => {
+                write!(f, "{protocol} to port {ports}, untranslated")
             }
-            Self::Untranslated { family: Family::V6, protocol, address: None, port } => {
-                write!(f, "{protocol} to port {port} by IPv6, untranslated")
+            Self::Untranslated { family: Family::V6, protocol, address: None, ports } => {
+                write!(f, "{protocol} to port {ports} by IPv6, untranslated")
             }
         }
     }

@@ -1,7 +1,7 @@
 use super::{display::list, *};
 use crate::{
     firewall::Confinement,
-    model::{Account, Execution, Exposure, Function, Kind, OwnerId, Queues, Workload},
+    model::{Account, Execution, Exposure, Function, Kind, OwnerId, PortRange, Queues, Workload},
     routing::UplinkMarks,
     workload::{self, NodeFacts},
 };
@@ -296,7 +296,7 @@ fn an_interrupted_operation_leaves_its_guests_flows_to_be_forgotten() {
             family: Family::V4,
             protocol: Protocol::Udp,
             address: None,
-            port: 53,
+            ports: PortRange::single(53).unwrap(),
         })
     }));
 }

@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn a_function_gets_a_tap_and_an_entry_for_each_port() {
+    fn a_function_gets_a_tap_and_an_entry_for_each_exposure() {
         let ports = |text: &str| text.parse().unwrap();
         let function = Function {
             name: "hello".parse().unwrap(),
@@ -127,10 +127,7 @@ mod tests {
         let guest = "10.231.0.22".parse().unwrap();
         assert_eq!(fragment.link.neighbours, [(guest, Slot::new(5).guest_mac())].into());
         let text: Vec<_> = fragment.entries.iter().map(ToString::to_string).collect();
-        assert_eq!(
-            text,
-            ["tcp 8000 -> 10.231.0.22:80", "tcp 8001 -> 10.231.0.22:81", "hairpin 10.231.0.22"]
-        );
+        assert_eq!(text, ["tcp 8000-8001 -> 10.231.0.22:80-81", "hairpin 10.231.0.22"]);
     }
 
     #[test]

@@ -59,7 +59,7 @@ pub(super) fn execution(tap: Tap) -> Execution {
     }
 }
 
-/// Returns an entry for each exposed port, and one that lets the guest reach itself through them.
+/// Returns an entry for each exposure, and one that lets the guest reach itself through them.
 ///
 /// What is bound to no address leads to the guest by every family that it has, and what is bound to one by the family
 /// of that.
@@ -82,13 +82,13 @@ pub(super) fn entries(
         for guest in guests {
             let protocol = exposure.protocol();
             entries.insert(Entry::Hairpin { guest });
-            entries.extend(exposure.ports().map(|(host_port, guest_port)| Entry::Exposure {
+            entries.insert(Entry::Exposure {
                 protocol,
                 host_address,
-                host_port,
+                host_ports: exposure.host_ports(),
                 guest,
-                guest_port,
-            }));
+                guest_ports: exposure.guest_ports(),
+            });
         }
     }
     Ok(entries)

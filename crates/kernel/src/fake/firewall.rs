@@ -1,4 +1,4 @@
-use std::{collections::BTreeSet, net::IpAddr};
+use std::collections::BTreeSet;
 
 use super::FakeKernel;
 use crate::{Firewall, ForeignChains, ImplicitTables, KernelError, Refusal};
@@ -7,7 +7,7 @@ use riklet_core::{
         Backend, BaseRuleset, BaseState, Change, Entry, FirewallState, ForeignChain,
         ForeignChainState, IptablesVariant, Ruleset,
     },
-    model::{InterfaceName, Mark, Owner, Protocol},
+    model::{InterfaceName, Mark, Owner},
 };
 
 impl Firewall for FakeKernel {
@@ -62,8 +62,8 @@ impl Firewall for FakeKernel {
                 }
                 let mut entries: BTreeSet<Entry> =
                     ruleset.entries.difference(remove).copied().collect();
-                let taken: BTreeSet<_> = entries.iter().map(key).collect();
-                if add.iter().any(|entry| taken.contains(&key(entry))) {
+                let clashes = |entry: &Entry| entries.iter().any(|other| clash(entry, other));
+                if add.iter().any(clashes) {
                     return Err(refused(Refusal::errno(Refusal::EEXIST)));
                 }
                 entries.extend(add);
@@ -142,18 +142,14 @@ impl ImplicitTables for FakeKernel {
     }
 }
 
-/// The unique part of an entry.
-#[derive(PartialEq, Eq, PartialOrd, Ord)]
-enum Key {
-    Port(Protocol, Option<IpAddr>, u16),
-    Guest(IpAddr),
-}
-
-fn key(entry: &Entry) -> Key {
-    match *entry {
-        Entry::Exposure { protocol, host_address, host_port, .. } => {
-            Key::Port(protocol, host_address, host_port)
-        }
-        Entry::Hairpin { guest } => Key::Guest(guest),
+/// Reports whether two entries cannot stand beside each other.
+fn clash(one: &Entry, other: &Entry) -> bool {
+    match (*one, *other) {
+        (
+            Entry::Exposure { protocol, host_address, host_ports, .. },
+            Entry::Exposure { protocol: p, host_address: address, host_ports: ports, .. },
+        ) => (protocol, host_address) == (p, address) && host_ports.overlaps(ports),
+        (Entry::Hairpin { guest }, Entry::Hairpin { guest: other }) => guest == other,
+        _ => false,
     }
 }

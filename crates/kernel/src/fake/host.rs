@@ -4,17 +4,19 @@ use super::FakeKernel;
 use crate::{AccountKind, HostFacts, KernelError, Listener, LockSharing, process::ProcessId};
 use riklet_core::{
     firewall::IptablesVariant,
-    model::{AccountName, Protocol},
+    model::{AccountName, PortRange, Protocol},
 };
 
 impl HostFacts for FakeKernel {
     fn listeners(
         &mut self,
-        wanted: &BTreeSet<(Protocol, Option<IpAddr>, u16)>,
+        wanted: &BTreeSet<(Protocol, Option<IpAddr>, PortRange)>,
     ) -> Result<Vec<Listener>, KernelError> {
         let system = self.observe();
         let hit = |l: &&Listener| {
-            wanted.iter().any(|&(protocol, _, port)| (l.protocol, l.port) == (protocol, port))
+            wanted.iter().any(|&(protocol, _, ports)| {
+                l.protocol == protocol && (ports.first()..=ports.last()).contains(&l.port)
+            })
         };
         Ok(system.listeners.iter().filter(hit).cloned().collect())
     }

@@ -23,7 +23,7 @@ use super::{
 use crate::{KernelError, Refusal};
 use riklet_core::{
     flows::Flows,
-    model::{Family, Protocol},
+    model::{Family, PortRange, Protocol},
 };
 
 /// `CTA_STATUS`, `CTA_ID`, `CTA_ZONE`, `CTA_STATUS_MASK`, and `CTA_FILTER` with what stands in it.
@@ -103,20 +103,27 @@ impl Conntrack {
     fn delete_all(&mut self, flows: &BTreeSet<Flows>) -> Result<(), Refusal> {
         let of = |family| flows.iter().copied().filter(|f| f.family() == family).collect();
         let (v4, v6): (BTreeSet<Flows>, BTreeSet<Flows>) = (of(Family::V4), of(Family::V6));
-        let filters = || v4.iter().copied().flat_map(filters).collect::<Vec<_>>();
-        if !v4.is_empty() && filters().len() < MANY_FILTERS {
-            self.delete_filtered(filters())
-                .or_else(|_refused| {
-                    let entries = self.dump_filtered(filters())?;
-                    self.delete_of(&v4, entries)
-                })
-                .or_else(|_refused| self.delete_listed(&v4, Family::V4))?;
-        } else if !v4.is_empty() {
-            self.delete_listed(&v4, Family::V4)?;
+        if !v4.is_empty() {
+            self.delete_v4(&v4)?;
         }
         // With IPv6 addresses the kernel would delete all other entries: `ctnetlink_filter_match_tuple` takes the
         // equality of ipv6_addr_cmp() for a difference (tried with 6.18).
         if v6.is_empty() { Ok(()) } else { self.delete_listed(&v6, Family::V6) }
+    }
+
+    fn delete_v4(&mut self, flows: &BTreeSet<Flows>) -> Result<(), Refusal> {
+        let filters = || flows.iter().copied().flat_map(filters).collect::<Vec<_>>();
+        if filters().len() >= MANY_FILTERS {
+            return self.delete_listed(flows, Family::V4);
+        }
+        // The filter of a range matches more than the range.
+        let exact = !flows.iter().any(Flows::has_many_ports);
+        if exact && self.delete_filtered(filters()).is_ok() {
+            return Ok(());
+        }
+        self.dump_filtered(filters())
+            .and_then(|entries| self.delete_of(flows, entries))
+            .or_else(|_refused| self.delete_listed(flows, Family::V4))
     }
 
     /// Deletes the entries that these filters match, from Linux 6.11 on. This is much faster than a dump, which
@@ -145,10 +152,15 @@ impl Conntrack {
         flows: &BTreeSet<Flows>,
         entries: Vec<Vec<ConntrackAttribute>>,
     ) -> Result<(), Refusal> {
+        let (of_ranges, of_ports): (BTreeSet<&Flows>, BTreeSet<&Flows>) =
+            flows.iter().partition(|flows| flows.has_many_ports());
+        let in_a_range = |flow: &Flows| of_ranges.iter().any(|flows| flows.contains(flow));
         // A kernel that does not know filters may have ignored them, so this decides what is deleted.
         let doomed: Vec<_> = entries
             .into_iter()
-            .filter(|entry| flows_of(entry).any(|flow| flows.contains(&flow)))
+            .filter(|entry| {
+                flows_of(entry).any(|flow| of_ports.contains(&flow) || in_a_range(&flow))
+            })
             .collect();
         for batch in doomed.chunks(BATCH) {
             let deletion = |entry: &Vec<_>| NetlinkRequest { message: delete(entry), flags: 0 };
@@ -232,7 +244,8 @@ impl Filter {
     }
 }
 
-/// Returns the filters that match the entries of these flows.
+/// Returns the filters that match the entries of these flows. A filter has no ranges: that of several ports matches all
+/// ports.
 fn filters(flows: Flows) -> Vec<Filter> {
     let family = flows.family();
     match flows {
@@ -243,29 +256,39 @@ fn filters(flows: Flows) -> Vec<Filter> {
                 Filter { family, original: None, reply: sent(), untranslated: false },
             ]
         }
-        Flows::Exposed { protocol, host_address, host_port, guest, guest_port } => {
-            let ports = vec![number(protocol), ProtoTuple::SourcePort(guest_port)];
-            let flags = BY_SOURCE | BY_PROTOCOL | BY_SOURCE_PORT;
+        Flows::Exposed { protocol, host_address, host_ports, guest, guest_ports } => {
+            let mut ports = vec![number(protocol)];
+            let mut flags = BY_SOURCE | BY_PROTOCOL;
+            if guest_ports.is_single() {
+                ports.push(ProtoTuple::SourcePort(guest_ports.first()));
+                flags |= BY_SOURCE_PORT;
+            }
             vec![Filter {
                 family,
-                original: Some(sent_to(protocol, host_address, host_port)),
+                original: Some(sent_to(protocol, host_address, host_ports)),
                 reply: Some((flags, vec![source(guest), Tuple::Proto(ports)])),
                 untranslated: false,
             }]
         }
-        Flows::Untranslated { protocol, address, port, .. } => {
-            let original = Some(sent_to(protocol, address, port));
+        Flows::Untranslated { protocol, address, ports, .. } => {
+            let original = Some(sent_to(protocol, address, ports));
             vec![Filter { family, original, reply: None, untranslated: true }]
         }
     }
 }
 
-fn sent_to(protocol: Protocol, address: Option<IpAddr>, port: u16) -> (u32, Vec<Tuple>) {
-    let ports = vec![number(protocol), ProtoTuple::DestinationPort(port)];
-    let by_address = if address.is_some() { BY_DESTINATION } else { 0 };
+fn sent_to(protocol: Protocol, address: Option<IpAddr>, ports: PortRange) -> (u32, Vec<Tuple>) {
+    let mut fields = vec![number(protocol)];
+    let mut flags = BY_PROTOCOL;
+    if ports.is_single() {
+        fields.push(ProtoTuple::DestinationPort(ports.first()));
+        flags |= BY_DESTINATION_PORT;
+    }
+    if address.is_some() {
+        flags |= BY_DESTINATION;
+    }
     let address = address.map(|a| Tuple::Ip(vec![IPTuple::DestinationAddress(a)]));
-    let tuple = address.into_iter().chain([Tuple::Proto(ports)]).collect();
-    (by_address | BY_PROTOCOL | BY_DESTINATION_PORT, tuple)
+    (flags, address.into_iter().chain([Tuple::Proto(fields)]).collect())
 }
 
 fn number(protocol: Protocol) -> ProtoTuple {
@@ -285,13 +308,14 @@ fn flows_of(entry: &[ConntrackAttribute]) -> impl Iterator<Item = Flows> + use<>
     let guests = guests.map(|guest| Flows::Guest { guest });
     let sent_to = [None, original.destination].into_iter().filter_map(move |address| {
         let (protocol, port) = (original.protocol?, original.destination_port?);
+        let ports = PortRange::single(port)?;
         if !translated {
             let family = Family::of(original.destination?);
-            return Some(Flows::Untranslated { family, protocol, address, port });
+            return Some(Flows::Untranslated { family, protocol, address, ports });
         }
-        let (guest, guest_port) = (reply.source?, reply.source_port?);
-        let (host_address, host_port) = (address, port);
-        Some(Flows::Exposed { protocol, host_address, host_port, guest, guest_port })
+        let (guest, guest_ports) = (reply.source?, PortRange::single(reply.source_port?)?);
+        let (host_address, host_ports) = (address, ports);
+        Some(Flows::Exposed { protocol, host_address, host_ports, guest, guest_ports })
     });
     guests.chain(sent_to)
 }

@@ -6,13 +6,13 @@ use super::{Linux, account, firewall::iptables, listeners, resolvers};
 use crate::{AccountKind, HostFacts, KernelError, Listener, process::ProcessId};
 use riklet_core::{
     firewall::IptablesVariant,
-    model::{AccountName, Protocol},
+    model::{AccountName, PortRange, Protocol},
 };
 
 impl HostFacts for Linux {
     fn listeners(
         &mut self,
-        wanted: &BTreeSet<(Protocol, Option<IpAddr>, u16)>,
+        wanted: &BTreeSet<(Protocol, Option<IpAddr>, PortRange)>,
     ) -> Result<Vec<Listener>, KernelError> {
         listeners::listeners(wanted)
     }

@@ -10,7 +10,7 @@ use std::{
 };
 
 use crate::{KernelError, Listener, Refusal};
-use riklet_core::model::{Family, Protocol};
+use riklet_core::model::{Family, PortRange, Protocol};
 
 /// `TCP_LISTEN` and `TCP_CLOSE` (here: not connected) of `<net/tcp_states.h>`.
 const LISTEN: u8 = 10;
@@ -30,23 +30,26 @@ struct Socket {
 /// address or one of the two bound to all. A socket that is bound to all of IPv6 accepts IPv4 as well, unless it
 /// is set not to (`IPV6_V6ONLY`, which `/proc/net` does not show). No address stands for all of IPv4.
 pub(super) fn listeners(
-    wanted: &BTreeSet<(Protocol, Option<IpAddr>, u16)>,
+    wanted: &BTreeSet<(Protocol, Option<IpAddr>, PortRange)>,
 ) -> Result<Vec<Listener>, KernelError> {
     let mut found = BTreeSet::new();
     for protocol in Protocol::ALL {
-        let ports: BTreeSet<u16> =
-            wanted.iter().filter(|(p, ..)| *p == protocol).map(|&(.., port)| port).collect();
-        if ports.is_empty() {
+        let wanted: Vec<_> = wanted.iter().filter(|(p, ..)| *p == protocol).collect();
+        if wanted.is_empty() {
             continue;
         }
-        let sockets = sockets(protocol, &ports);
-        let sockets = sockets.map_err(|source| KernelError::Listeners { source })?;
-        for &(_, wanted, port) in wanted.iter().filter(|(p, ..)| *p == protocol) {
+        let ports: BTreeSet<PortRange> = wanted.iter().map(|(.., ports)| *ports).collect();
+        let mut sockets =
+            sockets(protocol, &ports).map_err(|source| KernelError::Listeners { source })?;
+        sockets.sort_by_key(|socket| socket.port);
+        for &&(_, wanted, ports) in &wanted {
             let family = wanted.map_or(Family::V4, Family::of);
-            for socket in sockets.iter().filter(|socket| socket.port == port) {
+            let begin = sockets.partition_point(|socket| socket.port < ports.first());
+            let within = sockets.iter().skip(begin).take_while(|s| s.port <= ports.last());
+            for socket in within {
                 let taken = socket.taken(family);
                 let clash = taken.filter(|a| wanted.is_none() || a.is_none() || wanted == *a);
-                found.extend(clash.map(|address| (protocol, address, port, socket.inode)));
+                found.extend(clash.map(|address| (protocol, address, socket.port, socket.inode)));
             }
         }
     }
@@ -65,7 +68,7 @@ pub(super) fn listeners(
 ///
 /// `sock_diag(7)` returns listening sockets only. `/proc/net/tcp` would walk the whole table of connections:
 /// 1.6 ms a read if the table has half a million buckets, however few are used.
-fn sockets(protocol: Protocol, ports: &BTreeSet<u16>) -> Result<Vec<Socket>, Refusal> {
+fn sockets(protocol: Protocol, ports: &BTreeSet<PortRange>) -> Result<Vec<Socket>, Refusal> {
     match diag::sockets(protocol, ports) {
         // A kernel without sock_diag for the protocol.
         Err(refusal) if refusal.errno == Some(Refusal::ENOENT) => proc::sockets(protocol),
@@ -147,12 +150,28 @@ mod tests {
 
     fn find(protocol: Protocol, address: Option<&str>, port: u16) -> Vec<String> {
         let address = address.map(|a| a.parse().unwrap());
-        let found = listeners(&BTreeSet::from([(protocol, address, port)])).unwrap();
+        let found = listeners(&BTreeSet::from([(protocol, address, one(port))])).unwrap();
         let text = |listener: Listener| {
             assert_eq!((listener.protocol, listener.port), (protocol, port));
             listener.address.map_or("any".to_owned(), |a| a.to_string())
         };
         found.into_iter().map(text).collect()
+    }
+
+    fn one(port: u16) -> PortRange {
+        PortRange::single(port).unwrap()
+    }
+
+    #[test]
+    fn a_range_clashes_by_each_of_its_ports() {
+        isolated(|| {
+            let _bound =
+                [8000, 8005, 8010, 8011].map(|port| UdpSocket::bind(("0.0.0.0", port)).unwrap());
+            let ports = "8000-8010".parse().unwrap();
+            let found = listeners(&BTreeSet::from([(Protocol::Udp, None, ports)])).unwrap();
+            let found: Vec<_> = found.iter().map(|listener| listener.port).collect();
+            assert_eq!(found, [8000, 8005, 8010]);
+        });
     }
 
     #[test]
@@ -180,7 +199,7 @@ mod tests {
         shared(|| {
             let first = UdpSocket::bind("0.0.0.0:5353").unwrap();
             let second = TcpListener::bind("[::]:5353").unwrap();
-            let wanted = [Protocol::Udp, Protocol::Tcp].map(|protocol| (protocol, None, 5353));
+            let wanted = [Protocol::Udp, Protocol::Tcp].map(|protocol| (protocol, None, one(5353)));
             let found = listeners(&wanted.into()).unwrap();
             let id = std::process::id();
             let name = command(id).unwrap();
@@ -267,7 +286,7 @@ mod tests {
                 UdpSocket::bind("0.0.0.0:82").unwrap(),
             );
             for (protocol, ports) in [(Protocol::Tcp, [80, 81]), (Protocol::Udp, [82, 83])] {
-                let ports = ports.into();
+                let ports = ports.map(one).into();
                 let sort = |mut sockets: Vec<Socket>| {
                     sockets.sort_by_key(|socket| socket.port);
                     sockets

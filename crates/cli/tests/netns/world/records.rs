@@ -9,7 +9,7 @@ use std::{
 use riklet_core::{
     definition::{self, Source},
     firewall::Entry,
-    model::{Execution, Exposure, Function, Pool, Protocol, Slot, Workload},
+    model::{Execution, Exposure, Function, Pool, PortRange, Protocol, Slot, Workload},
 };
 use serde_json::{Value, json};
 
@@ -81,16 +81,16 @@ impl Recorded {
         self.slot.interface().to_string()
     }
 
-    /// What the firewall needs for it, in the program's own words.
+    /// What the firewall needs for it, in the program's own words, port by port.
     fn entries(&self) -> impl Iterator<Item = String> {
         let exposures = self.workload.exposures().iter();
         let exposed = exposures.flat_map(|exposure| {
             exposure.ports().map(|(host_port, guest_port)| Entry::Exposure {
                 protocol: exposure.protocol(),
                 host_address: exposure.host_address(),
-                host_port,
+                host_ports: single_port(host_port),
                 guest: self.guest.into(),
-                guest_port,
+                guest_ports: single_port(guest_port),
             })
         });
         let hairpin = Entry::Hairpin { guest: self.guest.into() };
@@ -153,7 +153,7 @@ impl World {
         found
     }
 
-    /// What the firewall has for single instances, read by the system's tools, in the program's words.
+    /// What the firewall has for single instances, read by the system's tools, in the program's words, port by port.
     fn firewall_entries(&self) -> BTreeSet<String> {
         match self.firewall {
             Firewall::Nftables => self.nft_entries(),
@@ -175,6 +175,16 @@ impl World {
                     let parts = value["concat"].as_array().into_iter().flatten();
                     parts.map(|part| part.to_string().replace('"', "")).collect()
                 };
+                // The ports of an element of the maps of ranges stay what they are.
+                let range = |value: &Value| {
+                    let part = value["concat"].as_array().and_then(|parts| parts.last());
+                    let ends = part.and_then(|part| part["range"].as_array());
+                    let end = |index: usize| {
+                        ends.and_then(|ends: &Vec<Value>| ends.get(index)?.as_u64())
+                            .expect("a range")
+                    };
+                    end(0)..=end(1)
+                };
                 let key = of(if element.is_array() { &element[0] } else { element }).join(" ");
                 let (guest, name) = (of(&element[1]).join(":"), set["name"].as_str());
                 match (name, key.split(' ').collect::<Vec<_>>().as_slice()) {
@@ -186,6 +196,16 @@ impl World {
                     }
                     (Some("hairpin"), [from, _]) => {
                         found.insert(format!("hairpin {from}"));
+                    }
+                    (Some("ranges"), [protocol, _]) => {
+                        let guest = element[1].as_str().expect("an address");
+                        let each = |port| format!("{protocol} {port} -> {guest}:{port}");
+                        found.extend(range(&element[0]).map(each));
+                    }
+                    (Some("bound-ranges"), [address, protocol, _]) => {
+                        let guest = element[1].as_str().expect("an address");
+                        let each = |port| format!("{protocol} {address}:{port} -> {guest}:{port}");
+                        found.extend(range(&element[0]).map(each));
                     }
                     _ => {}
                 }
@@ -204,16 +224,17 @@ impl World {
                     let place = words.iter().position(|word| *word == option);
                     place.and_then(|place| words.get(place + 1)).map(|v| v.trim_end_matches("/32"))
                 };
-                found.insert(match (value("--to-destination"), value("-s")) {
-                    (Some(guest), None) => {
+                match (value("--to-destination"), value("-s")) {
+                    (Some(target), None) => {
                         let bound = value("-d").map(|a| format!("{a}:")).unwrap_or_default();
-                        let (protocol, port) = (value("-p"), value("--dport"));
-                        let (protocol, port) = (protocol.unwrap_or("?"), port.unwrap_or("?"));
-                        format!("{protocol} {bound}{port} -> {guest}")
+                        let (protocol, ports) = (value("-p"), value("--dport"));
+                        let (protocol, ports) = (protocol.unwrap_or("?"), ports.unwrap_or("?"));
+                        let each = |(host, guest)| format!("{protocol} {bound}{host} -> {guest}");
+                        found.extend(translations(ports, target).map(each));
                     }
-                    (None, Some(guest)) => format!("hairpin {guest}"),
-                    _ => rule.to_owned(),
-                });
+                    (None, Some(guest)) => drop(found.insert(format!("hairpin {guest}"))),
+                    _ => drop(found.insert(rule.to_owned())),
+                }
             }
         }
         found
@@ -235,6 +256,22 @@ impl World {
         let servers = served.into_iter().filter_map(serve).collect();
         Played { recorded: recorded.clone(), guest, _servers: servers }
     }
+}
+
+/// The ports that a rule of iptables translates, and what each becomes: `8000:8010` and `GUEST:1-11/8000`.
+fn translations(ports: &str, target: &str) -> impl Iterator<Item = (u16, String)> {
+    let number = |text: &str| text.parse::<u16>().expect("a port");
+    let (first, last) = ports.split_once(':').unwrap_or((ports, ports));
+    let (guest, to) = target.split_once(':').unwrap_or((target, first));
+    let (to, base) = to.split_once('/').unwrap_or((to, first));
+    assert_eq!(base, first, "{ports} {target}");
+    let to = number(to.split_once('-').map_or(to, |(to, _)| to));
+    let (first, last, guest) = (number(first), number(last), guest.to_owned());
+    (first..=last).map(move |port| (port, format!("{guest}:{}", to + (port - first))))
+}
+
+fn single_port(port: u16) -> PortRange {
+    PortRange::single(port).expect("a port")
 }
 
 /// Each port of an instance: its exposure, the host's port and the guest's.

@@ -211,7 +211,7 @@ spec:
       targetPort: 3000-3001
     - targetPort: 80
     - port: 80.5
-    - port: 1-2000
+    - port: 1-65536
     - port: http
     - port: -1
     - port: 99999999999999999999
@@ -231,7 +231,7 @@ spec:
     ports.yaml:10:7: spec.function.exposure[3]: port 8000-8010 has 11 ports, targetPort 3000-3001 has 2: the lengths must be the same
     ports.yaml:12:7: spec.function.exposure[4].port: missing
     ports.yaml:13:13: spec.function.exposure[5].port: "80.5" is neither a port such as 8080 nor a range such as 8000-8010
-    ports.yaml:14:13: spec.function.exposure[6].port: the range 1-2000 has 2000 ports; an exposure has at most 1024
+    ports.yaml:14:13: spec.function.exposure[6].port: port 65536 is out of range; ports are 1 to 65535
     ports.yaml:15:13: spec.function.exposure[7].port: "http" is neither a port such as 8080 nor a range such as 8000-8010
     ports.yaml:16:13: spec.function.exposure[8].port: port -1 is out of range; ports are 1 to 65535
     ports.yaml:17:13: spec.function.exposure[9].port: "100000000000000000000" is neither a port such as 8080 nor a range such as 8000-8010

@@ -17,7 +17,7 @@ use crate::{
         passage::{self, Place, Places, Sides},
         ruleset::SPECIAL_RANGES,
     },
-    model::{InterfaceName, Mark, Owner, Protocol, Slot},
+    model::{InterfaceName, Mark, Owner, PortRange, Protocol, Slot},
 };
 
 /// The contents of one table, as far as they are ours.
@@ -281,15 +281,17 @@ pub(super) fn places(saved: &Saved, uplinks: &BTreeSet<InterfaceName>) -> Places
 /// Returns the rule of an entry. Fails if it has an IPv6 address, which has no place in these tables.
 pub(super) fn of_entry(entry: &Entry) -> Result<Rule, Ipv6Unsupported> {
     Ok(match *entry {
-        Entry::Exposure { protocol, host_address, host_port, guest, guest_port } => {
+        Entry::Exposure { protocol, host_address, host_ports, guest, guest_ports } => {
             let guest = Ipv6Unsupported::refuse(guest)?;
             let address = host_address.map(Ipv6Unsupported::refuse).transpose()?;
             let bound = address.map(|address| format!("-d {address}/32 ")).unwrap_or_default();
+            let target = target(host_ports, guest_ports);
+            let ports = written(host_ports, ':');
             rule(
                 CHAIN,
                 format!(
-                    "{bound}-p {protocol} -m {protocol} --dport {host_port} \
-                     -j DNAT --to-destination {guest}:{guest_port}"
+                    "{bound}-p {protocol} -m {protocol} --dport {ports} \
+                     -j DNAT --to-destination {guest}{target}"
                 ),
             )
         }
@@ -300,6 +302,32 @@ pub(super) fn of_entry(entry: &Entry) -> Result<Rule, Ipv6Unsupported> {
     })
 }
 
+/// Returns the ports that a rule translates to, after the address. A range to the same ports has none: the port stays. A
+/// range to others says which port of the host leads to the first (iptables-extensions(8), DNAT).
+fn target(host_ports: PortRange, guest_ports: PortRange) -> String {
+    let ports = written(guest_ports, '-');
+    match (host_ports.is_single(), host_ports == guest_ports) {
+        (true, _) => format!(":{ports}"),
+        (false, true) => String::new(),
+        (false, false) => format!(":{ports}/{}", host_ports.first()),
+    }
+}
+
+/// Returns a port, or a range with this sign between its ends.
+fn written(ports: PortRange, sign: char) -> String {
+    if ports.is_single() {
+        ports.to_string()
+    } else {
+        format!("{}{sign}{}", ports.first(), ports.last())
+    }
+}
+
+/// Returns the ports of a text that [`written`] made.
+fn read(text: &str, sign: char) -> Option<PortRange> {
+    let (first, last) = text.split_once(sign).unwrap_or((text, text));
+    PortRange::between(first.parse().ok()?, last.parse().ok()?)
+}
+
 /// Returns the entry of a rule, or `None` if it is not exactly as [`of_entry`] writes it.
 pub(super) fn entry_of(rule: &Rule) -> Option<Entry> {
     let words: Vec<&str> = rule.body.split(' ').collect();
@@ -307,19 +335,25 @@ pub(super) fn entry_of(rule: &Rule) -> Option<Entry> {
         ["-s", guest, "-d", _, "-j", "MASQUERADE"] => {
             Entry::Hairpin { guest: guest.strip_suffix("/32")?.parse().ok()? }
         }
-        [ref bound @ .., "-p", protocol, "-m", _, "--dport", port, "-j", "DNAT", _, to] => {
+        [ref bound @ .., "-p", protocol, "-m", _, "--dport", ports, "-j", "DNAT", _, to] => {
             let host_address = match *bound {
                 [] => None,
                 ["-d", address] => Some(address.strip_suffix("/32")?.parse().ok()?),
                 _ => return None,
             };
-            let (guest, guest_port) = to.split_once(':')?;
+            let host_ports = read(ports, ':')?;
+            let (guest, guest_ports) = match to.split_once(':') {
+                None => (to, host_ports),
+                Some((guest, ports)) => {
+                    (guest, read(ports.split_once('/').map_or(ports, |(ports, _)| ports), '-')?)
+                }
+            };
             Entry::Exposure {
                 protocol: Protocol::from_name(protocol)?,
                 host_address,
-                host_port: port.parse().ok()?,
+                host_ports,
                 guest: guest.parse().ok()?,
-                guest_port: guest_port.parse().ok()?,
+                guest_ports,
             }
         }
         _ => return None,

@@ -6,7 +6,7 @@ use std::{
 use super::*;
 use crate::{
     firewall::Confinement,
-    model::{OwnerId, Protocol},
+    model::{OwnerId, PortRange, Protocol},
     routing::UplinkMarks,
 };
 
@@ -14,9 +14,9 @@ fn exposure(protocol: Protocol, address: Option<[u8; 4]>, port: u16) -> Entry {
     Entry::Exposure {
         protocol,
         host_address: address.map(IpAddr::from),
-        host_port: port,
+        host_ports: PortRange::single(port).unwrap(),
         guest: GUEST,
-        guest_port: 3000,
+        guest_ports: PortRange::single(3000).unwrap(),
     }
 }
 
@@ -285,6 +285,27 @@ fn jumps_name_their_owner() {
     ruleset.base_ruleset.owner = Some(owner);
     let input = reset(&ruleset, &earlier).unwrap();
     assert!(input.contains("-D OUTPUT -m addrtype --dst-type LOCAL -j RIKLET\n"), "{input}");
+}
+
+#[test]
+fn a_range_is_one_rule() {
+    let exposure = |host: &str, guest: &str| Entry::Exposure {
+        protocol: Protocol::Udp,
+        host_address: None,
+        host_ports: host.parse().unwrap(),
+        guest: GUEST,
+        guest_ports: guest.parse().unwrap(),
+    };
+    for (host, guest, body) in [
+        ("53", "53", "--dport 53 -j DNAT --to-destination 10.231.0.2:53"),
+        ("1-65535", "1-65535", "--dport 1:65535 -j DNAT --to-destination 10.231.0.2"),
+        ("8000-8010", "1-11", "--dport 8000:8010 -j DNAT --to-destination 10.231.0.2:1-11/8000"),
+    ] {
+        let entry = exposure(host, guest);
+        let rule = layout::of_entry(&entry).unwrap();
+        assert_eq!(rule.to_string(), format!("RIKLET -p udp -m udp {body}"));
+        assert_eq!(layout::entry_of(&rule), Some(entry));
+    }
 }
 
 /// Returns what `iptables-save` would print after a reset.

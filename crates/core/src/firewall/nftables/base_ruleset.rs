@@ -12,12 +12,12 @@ use netlink_packet_netfilter::{
 use super::{
     element,
     expression::{
-        ACCEPT, Expression, accept, addresses_in, begins_connection, between, clamp_segment_size,
-        connection_has_mark, destination, destination_is_local, destination_outside,
-        destination_public, destination_translated, drop, established, from_guest, from_interface,
-        ipv4, is_marked_asked, jump, mark_asked, mark_connection, mark_packet, masquerade,
-        not_to_guest, out_of, set_segment_size, source, to_guest, translate_by_address,
-        translate_by_port,
+        ACCEPT, Expression, accept, addresses_in, begins_connection, between, by_address, by_port,
+        clamp_segment_size, connection_has_mark, destination, destination_is_local,
+        destination_outside, destination_public, destination_translated, drop, established,
+        from_guest, from_interface, ipv4, is_marked_asked, jump, mark_asked, mark_connection,
+        mark_packet, masquerade, not_to_guest, out_of, set_segment_size, source, to_guest,
+        translate, translate_address,
     },
     object::{Base, Chain, INTERFACE, Operation, Rule, Set, Table, TableName, comment, commented},
 };
@@ -27,16 +27,18 @@ use crate::{
         names::{
             CHAIN,
             nftables::{
-                ANSWERS, ANTISPOOF, BOUND, CONFINED, EXPOSURES, FORWARD, HAIRPIN, OUTPUT,
-                POSTROUTING, PREROUTING, TABLE, TABLE_COMMENT, UPLINKS, priority,
+                ANSWERS, ANTISPOOF, BOUND, BOUND_RANGES, CONFINED, EXPOSURES, FORWARD, HAIRPIN,
+                OUTPUT, POSTROUTING, PREROUTING, RANGES, TABLE, TABLE_COMMENT, UPLINKS, priority,
             },
         },
     },
     model::{Mark, Owner},
 };
 
-/// `NFT_SET_MAP`.
+/// `NFT_SET_INTERVAL`, `NFT_SET_MAP` and `NFT_SET_CONCAT`.
+const INTERVAL: u32 = 4;
 const MAP: u32 = 8;
+const CONCATENATION: u32 = 0x80;
 /// Types of nft(8) (`enum datatypes` of its datatype.h); a concatenation has six bits for each.
 const ADDRESS: u32 = 7;
 const PROTOCOL: u32 = 12;
@@ -100,7 +102,8 @@ fn parts(base_ruleset: &BaseRuleset) -> Vec<Operation> {
     chains.chain(sets).chain(uplinks).chain(confined).chain(rules).collect()
 }
 
-/// Returns the sets and maps. The kernel looks up their elements by hash.
+/// Returns the sets and maps. The kernel looks up their elements by hash, and ranges in lookup tables, one for each half a
+/// byte of the key (`net/netfilter/nft_set_pipapo.c`).
 #[must_use]
 pub fn sets() -> Vec<Set> {
     let target = Some((concatenation(&[ADDRESS, PORT]), 8));
@@ -110,10 +113,23 @@ pub fn sets() -> Vec<Set> {
         flags: if data.is_some() { MAP } else { 0 },
         key,
         data,
+        fields: vec![],
+    };
+    // Each field of the key has a range of its own; its length is without the padding.
+    let ranges = |name: &str, fields: &[(u32, u32)]| {
+        let types: Vec<_> = fields.iter().map(|(number, _)| *number).collect();
+        let length = u32::try_from(4 * fields.len()).unwrap_or(u32::MAX);
+        Set {
+            flags: INTERVAL | MAP | CONCATENATION,
+            fields: fields.iter().map(|(_, length)| *length).collect(),
+            ..set(name, (concatenation(&types), length), Some((ADDRESS, 4)))
+        }
     };
     vec![
         set(EXPOSURES, (concatenation(&[PROTOCOL, PORT]), 8), target),
         set(BOUND, (concatenation(&[ADDRESS, PROTOCOL, PORT]), 12), target),
+        ranges(RANGES, &[(PROTOCOL, 1), (PORT, 2)]),
+        ranges(BOUND_RANGES, &[(ADDRESS, 4), (PROTOCOL, 1), (PORT, 2)]),
         set(HAIRPIN, (concatenation(&[ADDRESS, ADDRESS]), 8), None),
         set(UPLINKS, (INTERFACE, 16), None),
         set(CONFINED, (concatenation(&[INTERFACE, INTERFACE]), 32), None),
@@ -164,8 +180,10 @@ pub fn rules(base_ruleset: &BaseRuleset) -> Vec<Rule> {
     // No other packet can match by accident: every key has a transport protocol with ports, and conntrack
     // reassembles fragments, of which only the first has ports, before these rules.
     let mut all = vec![
-        rule(CHAIN, "exposures of one address", &[translate_by_address(BOUND)]),
-        rule(CHAIN, "exposures of every address", &[translate_by_port(EXPOSURES)]),
+        rule(CHAIN, "exposures of one address", &[by_address(), translate(BOUND)]),
+        rule(CHAIN, "ranges of one address", &[by_address(), translate_address(BOUND_RANGES)]),
+        rule(CHAIN, "exposures of every address", &[by_port(), translate(EXPOSURES)]),
+        rule(CHAIN, "ranges of every address", &[by_port(), translate_address(RANGES)]),
         rule(
             ANTISPOOF,
             "guests do not reach 127.0.0.0/8",
@@ -325,7 +343,7 @@ mod tests {
     fn references_count_rules_and_jumps() {
         let chains = chains(&base_ruleset());
         let of = |name| chains.iter().find(|chain| chain.name == name).unwrap().references;
-        assert_eq!(of(CHAIN), 4);
+        assert_eq!(of(CHAIN), 6);
         assert_eq!(of(OUTPUT), 1);
         assert_eq!(of(FORWARD), 10);
     }

@@ -26,16 +26,21 @@ pub fn operations(change: &Change) -> Result<Vec<Operation>, Ipv6Unsupported> {
             remove.into_iter().chain(base_ruleset).chain(add_many(&ruleset.entries)?).collect()
         }
         Change::Delta { remove, add, .. } => {
-            // One element a message: a refusal then names the entry.
+            // Each entry has messages of its own: a refusal then names the entry.
             let remove = remove.iter().map(|entry| {
-                let (set, element) = element::of_entry(entry)?;
-                Ok(element::delete(&table, set, &[element], format!("removing {entry}")))
+                let (set, elements) = element::of_entry(entry)?;
+                let delete = |some: &[Element]| {
+                    element::delete(&table, set, some, format!("removing {entry}"))
+                };
+                Ok(elements.chunks(element::A_MESSAGE).map(delete).collect::<Vec<_>>())
             });
             let add = add.iter().map(|entry| {
-                let (set, element) = element::of_entry(entry)?;
-                Ok(element::add(&table, set, &[element], format!("adding {entry}")))
+                let (set, elements) = element::of_entry(entry)?;
+                let add =
+                    |some: &[Element]| element::add(&table, set, some, format!("adding {entry}"));
+                Ok(elements.chunks(element::A_MESSAGE).map(add).collect::<Vec<_>>())
             });
-            remove.chain(add).collect::<Result<_, _>>()?
+            remove.chain(add).collect::<Result<Vec<_>, _>>()?.concat()
         }
         Change::Remove => remove.into(),
     })
@@ -44,8 +49,9 @@ pub fn operations(change: &Change) -> Result<Vec<Operation>, Ipv6Unsupported> {
 fn add_many(entries: &BTreeSet<Entry>) -> Result<Vec<Operation>, Ipv6Unsupported> {
     let mut sets: BTreeMap<&str, Vec<(&Entry, Element)>> = BTreeMap::new();
     for entry in entries {
-        let (set, element) = element::of_entry(entry)?;
-        sets.entry(set).or_default().push((entry, element));
+        let (set, elements) = element::of_entry(entry)?;
+        let members = sets.entry(set).or_default();
+        members.extend(elements.into_iter().map(|element| (entry, element)));
     }
     let mut operations = Vec::new();
     for (set, members) in sets {

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use netlink_packet_core::{NLM_F_EXCL, NlasIterator};
+use netlink_packet_core::{DefaultNla, NLM_F_EXCL, NlasIterator};
 use netlink_packet_netfilter::{
     NetfilterMessage,
     nftables::{
@@ -15,18 +15,19 @@ use super::object::{Operation, TableName};
 use crate::{
     firewall::{
         Entry,
-        names::nftables::{BOUND, EXPOSURES, HAIRPIN},
+        names::nftables::{BOUND, BOUND_RANGES, EXPOSURES, HAIRPIN, RANGES},
     },
-    model::{InterfaceName, Ipv6Unsupported, Protocol},
+    model::{InterfaceName, Ipv6Unsupported, PortRange, Protocol},
 };
 
 /// `sizeof(struct nlmsghdr)` and `sizeof(struct nfgenmsg)`.
 pub(super) const HEADERS: usize = 16 + 4;
-/// `NFTA_SET_ELEM_LIST_ELEMENTS`, `NFTA_SET_ELEM_KEY`, `NFTA_SET_ELEM_DATA`, `NFTA_DATA_VALUE` of
-/// `<linux/netfilter/nf_tables.h>`.
+/// `NFTA_SET_ELEM_LIST_ELEMENTS`, `NFTA_SET_ELEM_KEY`, `NFTA_SET_ELEM_DATA`, `NFTA_SET_ELEM_KEY_END`, `NFTA_DATA_VALUE`
+/// of `<linux/netfilter/nf_tables.h>`.
 const ELEMENTS: u16 = 3;
 const KEY: u16 = 1;
 const DATA: u16 = 2;
+const KEY_END: u16 = 10;
 const VALUE: u16 = 1;
 
 /// The number of elements that one message holds: its list of elements is an attribute, whose length has
@@ -38,15 +39,23 @@ pub(super) const A_MESSAGE: usize = 200;
 pub struct Element {
     /// The key; fields of a concatenation are padded to four bytes.
     pub key: Vec<u8>,
+    /// The last key, if it is of a set of ranges: each field has a range of its own.
+    pub last: Option<Vec<u8>>,
     /// The value, if it is of a map.
     pub data: Option<Vec<u8>>,
+}
+
+impl Element {
+    const fn key(key: Vec<u8>) -> Self {
+        Self { key, last: None, data: None }
+    }
 }
 
 /// Returns the request for these elements of a set or map, or for all if none are given.
 #[must_use]
 pub fn get(table: &TableName, set: &str, elements: &[Element]) -> NetfilterMessage {
     let keys: Vec<_> =
-        elements.iter().map(|e| Element { key: e.key.clone(), data: None }).collect();
+        elements.iter().map(|element| Element { data: None, ..element.clone() }).collect();
     table.message(NfTablesMessage::GetSetElement(list(table, set, &keys)))
 }
 
@@ -73,9 +82,13 @@ fn list(table: &TableName, set: &str, elements: &[Element]) -> SetElementMessage
     if !elements.is_empty() {
         let item = |element: &Element| {
             let key = SetElementAttribute::Key(DataAttribute::Value(element.key.clone()));
+            let last = element
+                .last
+                .clone()
+                .map(|last| SetElementAttribute::KeyEnd(vec![DefaultNla::new(VALUE, last)]));
             let data = element.data.clone();
             let data = data.map(|data| SetElementAttribute::Data(DataAttribute::Value(data)));
-            ListAttribute::Element([key].into_iter().chain(data).collect())
+            ListAttribute::Element([key].into_iter().chain(last).chain(data).collect())
         };
         attributes.push(SetElementList::Elements(elements.iter().map(item).collect()));
     }
@@ -101,7 +114,7 @@ pub fn read(message: &[u8]) -> Option<Vec<Element>> {
 fn element(attributes: &[u8]) -> Element {
     let value = |kind| Some(attribute(attribute(attributes, kind)?, VALUE)?.to_vec());
     // An element without a key, as the catch-all element, gets one that no entry has.
-    Element { key: value(KEY).unwrap_or_default(), data: value(DATA) }
+    Element { key: value(KEY).unwrap_or_default(), last: value(KEY_END), data: value(DATA) }
 }
 
 /// Returns the value of the first attribute of this type.
@@ -114,12 +127,12 @@ pub(super) fn attribute(attributes: &[u8], wanted: u16) -> Option<&[u8]> {
 
 /// Returns the element of an uplink.
 pub(super) fn uplink(name: &InterfaceName) -> Element {
-    Element { key: padded(name), data: None }
+    Element::key(padded(name))
 }
 
 /// Returns the element of two interfaces: in by the first, out by the second.
 pub(super) fn pair((from, to): (&InterfaceName, &InterfaceName)) -> Element {
-    Element { key: [padded(from), padded(to)].concat(), data: None }
+    Element::key([padded(from), padded(to)].concat())
 }
 
 /// Returns a name padded to `IFNAMSIZ`.
@@ -129,69 +142,79 @@ pub(super) fn padded(name: &InterfaceName) -> Vec<u8> {
     key
 }
 
-/// Returns the set or map of an entry, and its element there.
+/// The set or map of an entry, and its elements there.
+pub type Elements = (&'static str, Vec<Element>);
+
+/// Returns the set or map of an entry, and its elements there.
+///
+/// A range that leads to the same ports of the guest is one element: the address is translated, the port stays. A range
+/// that leads to other ports is one element for each port: nf_tables cannot compute with ports.
 ///
 /// # Errors
-/// Where it is one of IPv6: there is no set for those yet.
-pub fn of_entry(entry: &Entry) -> Result<(&'static str, Element), Ipv6Unsupported> {
+/// Fails if the entry has an IPv6 address: there is no set for those yet.
+pub fn of_entry(entry: &Entry) -> Result<Elements, Ipv6Unsupported> {
     let octets = |address| Ok(Ipv6Unsupported::refuse(address)?.octets());
     Ok(match *entry {
-        Entry::Exposure { protocol, host_address, host_port, guest, guest_port } => {
-            let place = [[protocol.number(), 0, 0, 0], port(host_port)];
-            let data = Some([octets(guest)?, port(guest_port)].concat());
-            match host_address {
-                None => (EXPOSURES, Element { key: place.concat(), data }),
-                Some(address) => {
-                    let key = [&octets(address)?[..], &place.concat()].concat();
-                    (BOUND, Element { key, data })
-                }
+        Entry::Exposure { protocol, host_address, host_ports, guest, guest_ports } => {
+            let (address, guest) = (host_address.map(octets).transpose()?, octets(guest)?);
+            let key = |host_port| {
+                let place = [[protocol.number(), 0, 0, 0], port(host_port)];
+                address.iter().chain(&place).flatten().copied().collect::<Vec<_>>()
+            };
+            if !host_ports.is_single() && host_ports == guest_ports {
+                let set = if address.is_some() { BOUND_RANGES } else { RANGES };
+                let (key, last) = (key(host_ports.first()), Some(key(host_ports.last())));
+                return Ok((set, vec![Element { key, last, data: Some(guest.to_vec()) }]));
             }
+            let each = host_ports.iter().zip(guest_ports.iter()).map(|(host_port, guest_port)| {
+                let data = Some([guest, port(guest_port)].concat());
+                Element { key: key(host_port), last: None, data }
+            });
+            (if address.is_some() { BOUND } else { EXPOSURES }, each.collect())
         }
-        Entry::Hairpin { guest } => {
-            (HAIRPIN, Element { key: [octets(guest)?; 2].concat(), data: None })
-        }
+        Entry::Hairpin { guest } => (HAIRPIN, vec![Element::key([octets(guest)?; 2].concat())]),
     })
 }
 
-/// Returns the entry of an element, or `None` if it is not exactly as [`of_entry`] makes it.
+/// Returns the entry that has only this element, or `None` if it is not exactly as [`of_entry`] makes it.
 #[must_use]
 pub fn to_entry(set: &str, element: &Element) -> Option<Entry> {
-    let (key, []) = element.key.as_chunks::<4>() else { return None };
-    let (data, []) = element.data.as_deref().unwrap_or_default().as_chunks::<4>() else {
-        return None;
-    };
-    let entry = match (set, key, data) {
-        (EXPOSURES, [proto, host_port], [guest, guest_port]) => {
-            exposure(None, *proto, *host_port, *guest, *guest_port)?
+    let key = fields(&element.key)?;
+    let last = fields(element.last.as_ref().unwrap_or(&element.key))?;
+    let data = fields(element.data.as_deref().unwrap_or_default())?;
+    let (host_address, number, first) = match (set, key) {
+        (EXPOSURES | RANGES, [number, first]) => (None, number, first),
+        (BOUND | BOUND_RANGES, [address, number, first]) => {
+            (Some(IpAddr::from(*address)), number, first)
         }
-        (BOUND, [address, proto, host_port], [guest, guest_port]) => {
-            exposure(Some(*address), *proto, *host_port, *guest, *guest_port)?
+        (HAIRPIN, [guest, _]) => {
+            let entry = Entry::Hairpin { guest: (*guest).into() };
+            return is_written(&entry, set, element).then_some(entry);
         }
-        (HAIRPIN, [guest, _], []) => Entry::Hairpin { guest: (*guest).into() },
         _ => return None,
     };
-    // Padding, and the second half of a hairpin, must be as we write them.
-    of_entry(&entry).is_ok_and(|written| written == (set, element.clone())).then_some(entry)
+    let protocol = Protocol::ALL.into_iter().find(|protocol| protocol.number() == number[0])?;
+    let host_ports = PortRange::between(port_of(*first), port_of(*last.last()?))?;
+    let (guest, guest_ports) = match data {
+        [guest] => (*guest, host_ports),
+        [guest, port] => (*guest, PortRange::single(port_of(*port))?),
+        _ => return None,
+    };
+    let guest = guest.into();
+    let entry = Entry::Exposure { protocol, host_address, host_ports, guest, guest_ports };
+    is_written(&entry, set, element).then_some(entry)
 }
 
-fn exposure(
-    host_address: Option<[u8; 4]>,
-    [number, ..]: [u8; 4],
-    [high, low, ..]: [u8; 4],
-    guest: [u8; 4],
-    [guest_high, guest_low, ..]: [u8; 4],
-) -> Option<Entry> {
-    let protocol = Protocol::ALL.into_iter().find(|protocol| protocol.number() == number)?;
-    let host_port = u16::from_be_bytes([high, low]);
-    let guest_port = u16::from_be_bytes([guest_high, guest_low]);
-    let (host_address, guest) = (host_address.map(IpAddr::from), guest.into());
-    (host_port != 0 && guest_port != 0).then_some(Entry::Exposure {
-        protocol,
-        host_address,
-        host_port,
-        guest,
-        guest_port,
-    })
+/// Returns the fields of a key or a value.
+fn fields(bytes: &[u8]) -> Option<&[[u8; 4]]> {
+    let (fields, rest) = bytes.as_chunks();
+    rest.is_empty().then_some(fields)
+}
+
+/// Reports whether an entry is written as this element and no other: padding, and the second half of a hairpin, must
+/// be as we write them.
+fn is_written(entry: &Entry, set: &str, element: &Element) -> bool {
+    of_entry(entry).is_ok_and(|(written, elements)| written == set && elements == [element.clone()])
 }
 
 /// Returns a port as a field of a concatenation, padded to four bytes.
@@ -200,38 +223,55 @@ const fn port(port: u16) -> [u8; 4] {
     [high, low, 0, 0]
 }
 
+/// Returns the port of a field.
+const fn port_of([high, low, ..]: [u8; 4]) -> u16 {
+    u16::from_be_bytes([high, low])
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn exposure(host_address: Option<IpAddr>) -> Entry {
-        let guest = IpAddr::from([10, 231, 0, 2]);
+    fn exposure(host_address: Option<IpAddr>, host_ports: &str, guest_ports: &str) -> Entry {
         Entry::Exposure {
             protocol: Protocol::Udp,
             host_address,
-            host_port: 8080,
-            guest,
-            guest_port: 53,
+            host_ports: host_ports.parse().unwrap(),
+            guest: IpAddr::from([10, 231, 0, 2]),
+            guest_ports: guest_ports.parse().unwrap(),
         }
     }
 
     #[test]
     fn entries_survive_the_way_there_and_back() {
-        let bound = exposure(Some([192, 0, 2, 1].into()));
+        let address = Some([192, 0, 2, 1].into());
         let hairpin = Entry::Hairpin { guest: [10, 231, 0, 2].into() };
-        for entry in [exposure(None), bound, hairpin] {
-            let (set, element) = of_entry(&entry).unwrap();
-            assert_eq!(to_entry(set, &element), Some(entry));
+        let ports = [("8080", "53"), ("8080", "8080"), ("1-65535", "1-65535")];
+        let exposures = ports
+            .iter()
+            .flat_map(|(host, guest)| [None, address].map(|a| exposure(a, host, guest)));
+        for entry in exposures.chain([hairpin]) {
+            let (set, elements) = of_entry(&entry).unwrap();
+            let [element] = &*elements else { panic!("{entry}: {elements:?}") };
+            assert_eq!(to_entry(set, element), Some(entry));
         }
-        let (_, element) = of_entry(&exposure(None)).unwrap();
-        assert_eq!(element.key, [17, 0, 0, 0, 0x1f, 0x90, 0, 0]);
-        assert_eq!(element.data.unwrap(), [10, 231, 0, 2, 0, 53, 0, 0]);
+        let (_, elements) = of_entry(&exposure(None, "8080", "53")).unwrap();
+        assert_eq!(elements[0].key, [17, 0, 0, 0, 0x1f, 0x90, 0, 0]);
+        assert_eq!(elements[0].data.as_deref(), Some(&[10, 231, 0, 2, 0, 53, 0, 0][..]));
+    }
+
+    #[test]
+    fn a_range_to_other_ports_is_an_element_for_each() {
+        let (set, elements) = of_entry(&exposure(None, "8000-8002", "1-3")).unwrap();
+        let entries: Vec<_> = elements.iter().map(|e| to_entry(set, e).unwrap()).collect();
+        let each = [("8000", "1"), ("8001", "2"), ("8002", "3")];
+        assert_eq!(entries, each.map(|(host, guest)| exposure(None, host, guest)));
     }
 
     #[test]
     fn an_entry_of_ipv6_is_refused() {
         let address: IpAddr = "2001:db8::1".parse().unwrap();
-        for entry in [exposure(Some(address)), Entry::Hairpin { guest: address }] {
+        for entry in [exposure(Some(address), "80", "80"), Entry::Hairpin { guest: address }] {
             let refused = of_entry(&entry).unwrap_err().to_string();
             assert_eq!(refused, "2001:db8::1 is an IPv6 address, which is not supported yet");
         }
@@ -239,19 +279,26 @@ mod tests {
 
     #[test]
     fn what_we_would_not_write_is_no_entry() {
-        let (_, good) = of_entry(&exposure(None)).unwrap();
-        let refused = |key: &[u8], data: &[u8]| {
-            let element = Element { key: key.to_vec(), data: Some(data.to_vec()) };
-            assert_eq!(to_entry(EXPOSURES, &element), None, "{element:?}");
+        let refused = |set: &str, key: &[u8], last: Option<&[u8]>, data: &[u8]| {
+            let (last, data) = (last.map(<[u8]>::to_vec), Some(data.to_vec()));
+            let element = Element { key: key.to_vec(), last, data };
+            assert_eq!(to_entry(set, &element), None, "{element:?}");
         };
-        let data = good.data.clone().unwrap();
-        refused(&[1, 0, 0, 0, 0x1f, 0x90, 0, 0], &data);
-        refused(&[17, 0, 0, 0, 0, 0, 0, 0], &data);
-        refused(&[17, 0, 0, 9, 0x1f, 0x90, 0, 0], &data);
-        refused(&[17, 0, 0, 0], &data);
-        refused(&good.key, &[10, 231, 0, 2]);
-        refused(&[], &[]);
-        let other = Element { key: vec![10, 0, 0, 1, 10, 0, 0, 2], data: None };
+        let data = [10, 231, 0, 2, 0, 53, 0, 0];
+        let good = [17, 0, 0, 0, 0x1f, 0x90, 0, 0];
+        refused(EXPOSURES, &[1, 0, 0, 0, 0x1f, 0x90, 0, 0], None, &data);
+        refused(EXPOSURES, &[17, 0, 0, 0, 0, 0, 0, 0], None, &data);
+        refused(EXPOSURES, &[17, 0, 0, 9, 0x1f, 0x90, 0, 0], None, &data);
+        refused(EXPOSURES, &[17, 0, 0, 0], None, &data);
+        refused(EXPOSURES, &good, None, &data[..4]);
+        refused(EXPOSURES, &[], None, &[]);
+        let last = [17, 0, 0, 0, 0x1f, 0x91, 0, 0];
+        refused(EXPOSURES, &good, Some(&last), &data[..4]);
+        refused(RANGES, &good, Some(&last), &data);
+        refused(RANGES, &good, Some(&good), &data[..4]);
+        refused(RANGES, &last, Some(&good), &data[..4]);
+        refused(RANGES, &good, Some(&[132, 0, 0, 0, 0x1f, 0x91, 0, 0]), &data[..4]);
+        let other = Element::key(vec![10, 0, 0, 1, 10, 0, 0, 2]);
         assert_eq!(to_entry(HAIRPIN, &other), None);
     }
 }

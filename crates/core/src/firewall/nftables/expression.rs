@@ -46,6 +46,11 @@ const CONNECTION_MARK: u32 = 3;
 /// `NF_CT_STATE_BIT(IP_CT_ESTABLISHED)` and `NF_CT_STATE_BIT(IP_CT_RELATED)`.
 const ESTABLISHED_OR_RELATED: u32 = 2 | 4;
 
+/// `NFT_NAT_DNAT`, and `NF_NAT_RANGE_MAP_IPS` and `NF_NAT_RANGE_PROTO_SPECIFIED` of `<linux/netfilter/nf_nat.h>`.
+const DESTINATION: u32 = 1;
+const ADDRESS: u32 = 1;
+const PORT: u32 = 2;
+
 /// A part of a rule.
 pub(super) type Expression = Expressions;
 
@@ -339,27 +344,31 @@ fn replace_bits(mark: u32, bits: u32) -> Expression {
     ])
 }
 
-/// `dnat ip to meta l4proto . th dport map @map`
-pub(super) fn translate_by_port(map: &str) -> Vec<Expression> {
-    let key =
-        vec![meta(MetaKey::L4Proto, Register::Reg1), payload(DESTINATION_PORT, Register::Reg32_01)];
-    [key, translate(map)].concat()
+/// `meta l4proto . th dport`, the key of a look-up.
+pub(super) fn by_port() -> Vec<Expression> {
+    vec![meta(MetaKey::L4Proto, Register::Reg1), payload(DESTINATION_PORT, Register::Reg32_01)]
 }
 
-/// `dnat ip to ip daddr . meta l4proto . th dport map @map`
-pub(super) fn translate_by_address(map: &str) -> Vec<Expression> {
+/// `ip daddr . meta l4proto . th dport`, the key of a look-up.
+pub(super) fn by_address() -> Vec<Expression> {
     let key = vec![
         payload(DESTINATION_ADDRESS, Register::Reg1),
         meta(MetaKey::L4Proto, Register::Reg32_01),
         payload(DESTINATION_PORT, Register::Reg32_02),
     ];
-    [ipv4(), key, translate(map)].concat()
+    [ipv4(), key].concat()
 }
 
-fn translate(map: &str) -> Vec<Expression> {
-    /// `NFT_NAT_DNAT`, and `NF_NAT_RANGE_MAP_IPS | NF_NAT_RANGE_PROTO_SPECIFIED` of `<linux/netfilter/nf_nat.h>`.
-    const DESTINATION: u32 = 1;
-    const ADDRESS_AND_PORT: u32 = 1 | 2;
+/// `dnat ip to <key> map @map`, a map of addresses: the port stays.
+pub(super) fn translate_address(map: &str) -> Vec<Expression> {
+    let address = Register::Reg1.into();
+    // NFTA_NAT_TYPE, _FAMILY, _REG_ADDR_MIN, _REG_ADDR_MAX, _FLAGS
+    let attributes = [(1, DESTINATION), (2, IPV4.into()), (3, address), (4, address), (7, ADDRESS)];
+    vec![lookup(map, Some(Register::Reg1)), other("nat", &attributes)]
+}
+
+/// `dnat ip to <key> map @map`, a map of addresses and ports.
+pub(super) fn translate(map: &str) -> Vec<Expression> {
     let (address, port) = (Register::Reg1.into(), Register::Reg32_01.into());
     // NFTA_NAT_TYPE, _FAMILY, _REG_ADDR_MIN, _REG_ADDR_MAX, _REG_PROTO_MIN, _REG_PROTO_MAX, _FLAGS
     let attributes = [
@@ -369,7 +378,7 @@ fn translate(map: &str) -> Vec<Expression> {
         (4, address),
         (5, port),
         (6, port),
-        (7, ADDRESS_AND_PORT),
+        (7, ADDRESS | PORT),
     ];
     vec![lookup(map, Some(Register::Reg1)), other("nat", &attributes)]
 }
@@ -439,6 +448,14 @@ pub(super) fn normal(expression: &Expression) -> (String, BTreeMap<u16, Vec<u8>>
     (name.to_owned(), attributes)
 }
 
+/// Reports whether an expression changes the byte order of a single byte, as nft(8) 1.0.6 has it in look-ups of ranges.
+pub(super) fn does_nothing(expression: &Expression) -> bool {
+    /// `NFTA_BYTEORDER_LEN`.
+    const LENGTH: u16 = 4;
+    let (name, attributes) = normal(expression);
+    name == "byteorder" && attributes.get(&LENGTH).is_some_and(|length| **length == [0, 0, 0, 1])
+}
+
 fn values<T: Nla>(attributes: &[T]) -> BTreeMap<u16, Vec<u8>> {
     let value = |attribute: &T| {
         let mut value = vec![0; attribute.value_len()];
@@ -471,6 +488,15 @@ mod tests {
         assert_eq!(normal(&counter()[0]), normal(&other("counter", &[(1, 7), (2, 9)])));
         assert_ne!(normal(&accept()[0]), normal(&drop()[0]));
         assert_ne!(normal(&jump("a")[0]), normal(&jump("b")[0]));
+    }
+
+    #[test]
+    fn the_byte_order_of_one_byte_makes_no_difference() {
+        // NFTA_BYTEORDER_SREG, _DREG, _OP, _LEN, _SIZE
+        let order = |length| other("byteorder", &[(1, 9), (2, 9), (3, 1), (4, length), (5, 2)]);
+        assert!(does_nothing(&order(1)));
+        assert!(!does_nothing(&order(2)));
+        assert!(!does_nothing(&accept()[0]));
     }
 
     #[test]

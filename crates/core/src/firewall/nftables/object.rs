@@ -2,20 +2,24 @@
 
 use std::{collections::BTreeMap, fmt};
 
-use netlink_packet_core::{NLM_F_APPEND, NLM_F_CREATE};
+use netlink_packet_core::{DefaultNla, Emitable, NLA_F_NESTED, NLM_F_APPEND, NLM_F_CREATE, Nla};
 use netlink_packet_netfilter::{
     NetfilterHeader, NetfilterMessage, NetfilterMessageInner, NetfilterProtoFamily,
     nftables::{
         ChainAttribute, ChainMessage, ExpressionAttribute, Expressions, Hook, HookNumber,
-        ListAttribute, NfTablesMessage, RuleAttribute, RuleMessage, SetAttribute, SetFlags,
-        SetMessage, TableAttribute, TableMessage,
+        ListAttribute, NfTablesMessage, RuleAttribute, RuleMessage, SetAttribute, SetDescription,
+        SetFlags, SetMessage, TableAttribute, TableMessage,
     },
 };
 
-use super::expression::{Expression, normal, target};
+use super::expression::{Expression, does_nothing, normal, target};
 
 /// `TYPE_IFNAME` of nft(8) (`enum datatypes` of its datatype.h).
 pub(super) const INTERFACE: u32 = 41;
+
+/// `NFTA_LIST_ELEM` and `NFTA_SET_FIELD_LEN` of `<linux/netfilter/nf_tables.h>`.
+const LIST_ELEMENT: u16 = 1;
+const FIELD_LENGTH: u16 = 1;
 
 /// One message of a transaction.
 #[derive(Debug, Clone)]
@@ -104,6 +108,8 @@ pub struct Set {
     pub key: (u32, u32),
     /// The type and length of the values, if it is a map.
     pub data: Option<(u32, u32)>,
+    /// The lengths of the fields of a concatenation of ranges, in bytes; empty otherwise.
+    pub fields: Vec<u32>,
 }
 
 /// Returns a text as nft(8) stores comments: type 0, length, text, NUL.
@@ -352,7 +358,10 @@ impl Rule {
 
     /// Reports whether both do the same in the same chain.
     pub(super) fn means(&self, other: &Self) -> bool {
-        let normals = |rule: &Self| rule.expressions.iter().map(normal).collect::<Vec<Normal>>();
+        let normals = |rule: &Self| {
+            let effective = rule.expressions.iter().filter(|expression| !does_nothing(expression));
+            effective.map(normal).collect::<Vec<Normal>>()
+        };
         self.chain == other.chain
             && self.userdata == other.userdata
             && normals(self) == normals(other)
@@ -388,7 +397,8 @@ impl Set {
         let NetfilterMessageInner::NfTables(NfTablesMessage::NewSet(set)) = message.inner else {
             return None;
         };
-        let mut found = Self { table, name: String::new(), flags: 0, key: (0, 0), data: None };
+        let (name, fields) = (String::new(), vec![]);
+        let mut found = Self { table, name, flags: 0, key: (0, 0), data: None, fields };
         let mut data = (0, 0);
         for attribute in set.attributes {
             match attribute {
@@ -397,6 +407,9 @@ impl Set {
                 SetAttribute::Flags(flags) => found.flags = flags.bits(),
                 SetAttribute::KeyType(number) => found.key.0 = number,
                 SetAttribute::KeyLen(length) => found.key.1 = length,
+                SetAttribute::Description(parts) => {
+                    found.fields = parts.iter().flat_map(field_lengths).collect();
+                }
                 SetAttribute::DataType(number) => data.0 = number,
                 SetAttribute::DataLen(length) => data.1 = length,
                 _ => {}
@@ -425,9 +438,33 @@ impl Set {
         if self.key.0 == INTERFACE {
             attributes.push(SetAttribute::UserData(vec![0, 4, a, b, c, d]));
         }
+        if !self.fields.is_empty() {
+            let fields = self.fields.iter().map(|&length| field(length)).collect();
+            attributes.push(SetAttribute::Description(vec![SetDescription::Concat(fields)]));
+        }
         let what = format!("adding set {} {}", self.table, self.name);
         self.table.operation(what, NfTablesMessage::NewSet(SetMessage { attributes }), 0)
     }
+}
+
+/// Returns the description of a field of a concatenation (`NFTA_SET_FIELD_LEN` in `NFTA_LIST_ELEM`).
+fn field(length: u32) -> DefaultNla {
+    let length = DefaultNla::new(FIELD_LENGTH, length.to_be_bytes().into());
+    let mut bytes = vec![0; length.buffer_len()];
+    length.emit(&mut bytes);
+    DefaultNla::new(LIST_ELEMENT | NLA_F_NESTED, bytes)
+}
+
+/// Returns the lengths of the fields that a description has.
+fn field_lengths(description: &SetDescription) -> Vec<u32> {
+    let SetDescription::Concat(fields) = description else { return vec![] };
+    let length = |field: &DefaultNla| {
+        let mut value = vec![0; field.value_len()];
+        field.emit_value(&mut value);
+        let (_, length) = value.split_at_checked(4)?;
+        Some(u32::from_be_bytes(length.try_into().ok()?))
+    };
+    fields.iter().filter_map(length).collect()
 }
 
 impl fmt::Display for TableName {

@@ -35,7 +35,7 @@ impl FoundTable {
         lines.extend(self.chain_differences(&expected.base_ruleset));
         lines.extend(self.rule_differences(&expected.base_ruleset));
         lines.extend(self.set_differences(&expected.base_ruleset));
-        let (entries, strays) = self.entries();
+        let (entries, strays) = self.entries(&expected.entries);
         let base_ruleset =
             if lines.is_empty() { BaseState::Intact } else { BaseState::Altered(lines) };
         let marks = BTreeSet::from([base_ruleset::mark(&self.table)]);
@@ -118,11 +118,25 @@ impl FoundTable {
         lines
     }
 
-    fn entries(&self) -> (BTreeSet<Entry>, Vec<String>) {
-        let mut entries = BTreeSet::new();
-        let mut strays = Vec::new();
+    /// Returns the entries, and the elements that belong to none. Those of an entry with several elements that is expected
+    /// and complete are this entry; any other element is an entry by itself.
+    fn entries(&self, expected: &BTreeSet<Entry>) -> (BTreeSet<Entry>, Vec<String>) {
         let of_base_ruleset = |set: &str| set == UPLINKS || set == CONFINED;
-        for (set, elements) in self.elements.iter().filter(|(set, _)| !of_base_ruleset(set)) {
+        let found = self.elements.iter().filter(|(set, _)| !of_base_ruleset(set));
+        let mut rest: BTreeMap<&str, BTreeSet<&Element>> =
+            found.map(|(set, elements)| (&**set, elements.iter().collect())).collect();
+        let mut entries = BTreeSet::new();
+        for entry in expected {
+            let Ok((set, elements)) = element::of_entry(entry) else { continue };
+            let Some(found) = rest.get_mut(set).filter(|_| elements.len() > 1) else { continue };
+            let elements: BTreeSet<Element> = elements.into_iter().collect();
+            if elements.iter().all(|element| found.contains(element)) {
+                found.retain(|element| !elements.contains(*element));
+                entries.insert(*entry);
+            }
+        }
+        let mut strays = Vec::new();
+        for (set, elements) in rest {
             for element in elements {
                 match element::to_entry(set, element) {
                     Some(entry) => drop(entries.insert(entry)),
@@ -151,9 +165,8 @@ fn differences(chain: &str, wanted: &[Rule], found: &[&Rule]) -> Vec<String> {
     lines
 }
 
-fn stray(set: &str, Element { key, data }: &Element) -> String {
-    match data {
-        Some(data) => format!("{set}: element {key:02x?} : {data:02x?}"),
-        None => format!("{set}: element {key:02x?}"),
-    }
+fn stray(set: &str, Element { key, last, data }: &Element) -> String {
+    let last = last.as_ref().map(|last| format!("-{last:02x?}")).unwrap_or_default();
+    let data = data.as_ref().map(|data| format!(" : {data:02x?}")).unwrap_or_default();
+    format!("{set}: element {key:02x?}{last}{data}")
 }

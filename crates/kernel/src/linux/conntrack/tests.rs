@@ -79,20 +79,37 @@ fn traffic() {
     assert!(flows().into_iter().eq(1001..=1009));
 }
 
+fn one(port: u16) -> PortRange {
+    PortRange::single(port).unwrap()
+}
+
 #[test]
 fn exactly_the_flows_named_are_forgotten() {
     let udp = Protocol::Udp;
     let exposed = |host_address, host_port, guest, guest_port| Flows::Exposed {
         protocol: udp,
         host_address,
-        host_port,
+        host_ports: one(host_port),
         guest,
-        guest_port,
+        guest_ports: one(guest_port),
     };
     let [here, elsewhere] = [1, 9].map(|last| Some(IpAddr::from([192, 0, 2, last])));
     let family = Family::V4;
-    let untranslated = |address, port| Flows::Untranslated { family, protocol: udp, address, port };
-    let tcp = Flows::Untranslated { family, protocol: Protocol::Tcp, address: None, port: 53 };
+    let exposed_range = |host: &str, guest: &str| Flows::Exposed {
+        protocol: udp,
+        host_address: None,
+        host_ports: host.parse().unwrap(),
+        guest: GUEST,
+        guest_ports: guest.parse().unwrap(),
+    };
+    let untranslated_range = |ports: &str| {
+        let (protocol, address, ports) = (udp, None, ports.parse().unwrap());
+        Flows::Untranslated { family, protocol, address, ports }
+    };
+    let untranslated =
+        |address, port| Flows::Untranslated { family, protocol: udp, address, ports: one(port) };
+    let tcp =
+        Flows::Untranslated { family, protocol: Protocol::Tcp, address: None, ports: one(53) };
     let cases = [
         (vec![], vec![]),
         (vec![Flows::Guest { guest: GUEST }], vec![1001, 1002, 1004, 1009]),
@@ -106,6 +123,12 @@ fn exactly_the_flows_named_are_forgotten() {
         (vec![untranslated(elsewhere, 53)], vec![]),
         (vec![untranslated(None, 99), untranslated(None, 80), tcp], vec![]),
         (vec![exposed(None, 81, GUEST, 8081), untranslated(None, 54)], vec![1002, 1008]),
+        (vec![exposed_range("80-81", "8080-8081")], vec![1001, 1002]),
+        (vec![exposed_range("80-81", "8079-8080")], vec![]),
+        (vec![exposed_range("82-90", "8082-8090")], vec![]),
+        (vec![untranslated_range("1-53")], vec![1004, 1005, 1006]),
+        (vec![untranslated_range("54-65535")], vec![1007, 1008]),
+        (vec![exposed_range("79-80", "8079-8080"), untranslated(None, 54)], vec![1001, 1008]),
     ];
     // The same with so many filters that the whole table is read, and as older kernels have it.
     let more: Vec<_> = (0..20).map(|n| exposed(None, 80, [10, 99, 0, n].into(), 1)).collect();
@@ -147,13 +170,14 @@ fn the_kernel_filters() {
         let protocol = Protocol::Udp;
         assert_eq!(count(Flows::Guest { guest: GUEST }), [1, 3]);
         let exposed = |host_address| {
-            let (host_port, guest, guest_port) = (80, GUEST, 8080);
-            Flows::Exposed { protocol, host_address, host_port, guest, guest_port }
+            let (host_ports, guest, guest_ports) = (one(80), GUEST, one(8080));
+            Flows::Exposed { protocol, host_address, host_ports, guest, guest_ports }
         };
         let [here, elsewhere] = [1, 9].map(|last| Some(IpAddr::from([192, 0, 2, last])));
         assert_eq!([None, here, elsewhere].map(|at| count(exposed(at))), [[1], [1], [0]]);
         let family = Family::V4;
-        let untranslated = |address, port| Flows::Untranslated { family, protocol, address, port };
+        let untranslated =
+            |address, port| Flows::Untranslated { family, protocol, address, ports: one(port) };
         assert_eq!(count(untranslated(None, 53)), [3]);
         assert_eq!(count(untranslated(elsewhere, 53)), [0]);
         assert_eq!(count(untranslated(None, 99)), [0]);
@@ -183,15 +207,18 @@ fn flows_in_zones_and_of_icmp_are_forgotten() {
 fn flows_of_ipv6_are_forgotten_and_leave_those_of_ipv4_alone() {
     let address = Some("::1".parse().unwrap());
     let guest = "fd52::3".parse().unwrap();
-    let (protocol, host_port, guest_port) = (Protocol::Udp, 80, 8080);
+    let (protocol, host_ports, guest_ports) = (Protocol::Udp, one(80), one(8080));
     let untranslated =
-        |family, address, port| Flows::Untranslated { family, protocol, address, port };
+        |family, address, port| Flows::Untranslated { family, protocol, address, ports: one(port) };
     let v6 = Family::V6;
     let cases = [
         (Flows::Guest { guest }, vec![2001, 2002]),
-        (Flows::Exposed { protocol, host_address: None, host_port, guest, guest_port }, vec![2001]),
         (
-            Flows::Exposed { protocol, host_address: address, host_port, guest, guest_port },
+            Flows::Exposed { protocol, host_address: None, host_ports, guest, guest_ports },
+            vec![2001],
+        ),
+        (
+            Flows::Exposed { protocol, host_address: address, host_ports, guest, guest_ports },
             vec![2001],
         ),
         (untranslated(v6, None, 53), vec![2002, 2003]),

@@ -11,10 +11,13 @@ use netlink_sys::protocols::NETLINK_SOCK_DIAG;
 
 use super::Socket;
 use crate::{Refusal, linux::netlink};
-use riklet_core::model::Protocol;
+use riklet_core::model::{PortRange, Protocol};
 
 /// Returns the sockets of the protocol that accept something; if there is only one port, those at that port.
-pub(super) fn sockets(protocol: Protocol, ports: &BTreeSet<u16>) -> Result<Vec<Socket>, Refusal> {
+pub(super) fn sockets(
+    protocol: Protocol,
+    ports: &BTreeSet<PortRange>,
+) -> Result<Vec<Socket>, Refusal> {
     let states = match protocol {
         Protocol::Tcp => StateFlags::LISTEN,
         // Not connected.
@@ -22,7 +25,8 @@ pub(super) fn sockets(protocol: Protocol, ports: &BTreeSet<u16>) -> Result<Vec<S
         // `/proc/net/sctp/eps` has endpoints only, and is short.
         Protocol::Sctp => return Err(Refusal::errno(Refusal::ENOENT)),
     };
-    let port = ports.first().copied().filter(|_| ports.len() == 1).unwrap_or_default();
+    let only = ports.first().filter(|ports| ports.is_single()).filter(|_| ports.len() == 1);
+    let port = only.map_or(0, |port| port.first());
     let mut socket = netlink::Socket::open(NETLINK_SOCK_DIAG)?;
     let mut found = Vec::new();
     for (family, id) in [(AF_INET, SocketId::new_v4()), (AF_INET6, SocketId::new_v6())] {

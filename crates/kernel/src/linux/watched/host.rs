@@ -6,13 +6,13 @@ use super::Watched;
 use crate::{AccountKind, HostFacts, KernelError, Listener, LockSharing, process::ProcessId};
 use riklet_core::{
     firewall::IptablesVariant,
-    model::{AccountName, Protocol},
+    model::{AccountName, PortRange, Protocol},
 };
 
 impl HostFacts for Watched {
     fn listeners(
         &mut self,
-        wanted: &BTreeSet<(Protocol, Option<IpAddr>, u16)>,
+        wanted: &BTreeSet<(Protocol, Option<IpAddr>, PortRange)>,
     ) -> Result<Vec<Listener>, KernelError> {
         self.kernel.listeners(wanted)
     }

@@ -7,7 +7,7 @@ use crate::{Firewall, ForeignChains, LinkDeletion, Sysctls};
 use riklet_core::{
     firewall::{BaseState, Confinement, FirewallState, IptablesVariant},
     link::{LinkSpec, Tap},
-    model::{Owner, OwnerId, Protocol},
+    model::{Owner, OwnerId, PortRange, Protocol},
     switch::IP_FORWARD,
     workload::{NodeFacts, reserved},
 };
@@ -66,9 +66,9 @@ fn exposure(port: u16) -> Entry {
     Entry::Exposure {
         protocol: Protocol::Tcp,
         host_address: None,
-        host_port: port,
+        host_ports: PortRange::single(port).unwrap(),
         guest,
-        guest_port: 80,
+        guest_ports: PortRange::single(80).unwrap(),
     }
 }
 

@@ -8,7 +8,7 @@ use super::*;
 use crate::process;
 use riklet_core::{
     firewall::{BaseState, Confinement, ForeignChain},
-    model::{MarkMask, Owner, OwnerId, Protocol},
+    model::{MarkMask, Owner, OwnerId, PortRange, Protocol},
     routing::UplinkMarks,
 };
 
@@ -97,9 +97,9 @@ fn exposure(slot: u8, port: u16) -> Entry {
     Entry::Exposure {
         protocol: Protocol::Tcp,
         host_address: None,
-        host_port: port,
+        host_ports: PortRange::single(port).unwrap(),
         guest: IpAddr::from([10, 231, 0, slot * 4 + 2]),
-        guest_port: 3000,
+        guest_ports: PortRange::single(3000).unwrap(),
     }
 }
 
@@ -156,9 +156,9 @@ fn what_is_changed_is_found() {
         let bound = Entry::Exposure {
             protocol: Protocol::Sctp,
             host_address: Some(IpAddr::from([192, 0, 2, 1])),
-            host_port: 53,
+            host_ports: PortRange::single(53).unwrap(),
             guest: IpAddr::from([10, 231, 0, 6]),
-            guest_port: 5353,
+            guest_ports: PortRange::single(5353).unwrap(),
         };
         let before = ruleset(&[exposure(0, 8080), hairpin(0)]);
         assert_eq!(host.state(&before).base_ruleset, BaseState::Absent);

@@ -52,8 +52,8 @@ impl Connection {
     pub(super) fn holds(&mut self, entries: &BTreeSet<Entry>) -> Result<bool, Refusal> {
         let mut wanted: BTreeMap<&str, Vec<_>> = BTreeMap::new();
         for entry in entries {
-            let (set, element) = element::of_entry(entry)?;
-            wanted.entry(set).or_default().push(element);
+            let (set, elements) = element::of_entry(entry)?;
+            wanted.entry(set).or_default().extend(elements);
         }
         for (set, elements) in wanted {
             for chunk in elements.chunks(ELEMENTS_A_REQUEST) {

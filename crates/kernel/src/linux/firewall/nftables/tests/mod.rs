@@ -8,7 +8,7 @@ use super::*;
 use crate::process;
 use riklet_core::{
     firewall::{BaseState, Confinement, ForeignFamily},
-    model::{MarkMask, Owner, OwnerId, Protocol, Slot},
+    model::{MarkMask, Owner, OwnerId, PortRange, Protocol, Slot},
     routing::UplinkMarks,
 };
 
@@ -57,9 +57,9 @@ fn exposure(host_port: u16, guest: u8) -> Entry {
     Entry::Exposure {
         protocol: Protocol::Tcp,
         host_address: None,
-        host_port,
+        host_ports: PortRange::single(host_port).unwrap(),
         guest: IpAddr::from([10, 231, 0, guest]),
-        guest_port: 80,
+        guest_ports: PortRange::single(80).unwrap(),
     }
 }
 
@@ -67,9 +67,9 @@ fn bound(host_port: u16) -> Entry {
     Entry::Exposure {
         protocol: Protocol::Udp,
         host_address: Some(IpAddr::from([192, 0, 2, 1])),
-        host_port,
+        host_ports: PortRange::single(host_port).unwrap(),
         guest: IpAddr::from([10, 231, 0, 6]),
-        guest_port: 53,
+        guest_ports: PortRange::single(53).unwrap(),
     }
 }
 
@@ -328,9 +328,10 @@ fn five_thousand_entries_are_written_and_read_back() {
             .flat_map(|(host_port, guest)| {
                 let protocol = Protocol::Sctp;
                 let host_address = None;
-                let guest_port = 80;
+                let (host_ports, guest_ports) =
+                    (PortRange::single(host_port).unwrap(), PortRange::single(80).unwrap());
                 [
-                    Entry::Exposure { protocol, host_address, host_port, guest, guest_port },
+                    Entry::Exposure { protocol, host_address, host_ports, guest, guest_ports },
                     Entry::Hairpin { guest },
                 ]
             })
