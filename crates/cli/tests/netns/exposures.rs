@@ -101,6 +101,30 @@ on_every_firewall!(a_range_is_one_rule_and_is_bound_to_its_address, |world| {
     assert_eq!(world.assert_in_step().len(), 2);
 });
 
+on_every_firewall!(many_exposures_go_in_one_piece, |world| {
+    let port = |number: u16| exposure(Udp, 10_000 + 2 * number, 4000 + number);
+    let (all, half): (Vec<_>, Vec<_>) = ((0..60).map(port).collect(), (0..30).map(port).collect());
+    let serves = [(Udp, 4000), (Udp, 4059)];
+    let [many, stays] = world.start([
+        (function("many", &all), &serves),
+        (function("stays", &[exposure(Udp, 53, 53)]), &[(Udp, 53)]),
+    ]);
+    let paths = [
+        leads(world, (NODE_LAN, 10_118), &many, 4059),
+        leads(world, (NODE_LAN, 10_000), &many, 4000),
+        leads(world, (NODE_LAN, 53), &stays, 53),
+    ];
+    assert_paths("at first", &[Udp], &paths);
+    world.up(&[function("many", &half)]);
+    assert_refused(Udp, &world.client, (NODE_LAN, 10_118));
+    assert_paths("the others", &[Udp], &paths[1..]);
+    assert_eq!(world.assert_in_step().len(), 2);
+    world.riklet(&["down", "many"], "").success();
+    assert_refused(Udp, &world.client, (NODE_LAN, 10_000));
+    assert_paths("the other function", &[Udp], &paths[2..]);
+    assert_eq!(world.assert_in_step().len(), 1);
+});
+
 on_every_firewall!(a_range_maps_port_by_port_beside_other_exposures, |world| {
     let many = function(
         "many",

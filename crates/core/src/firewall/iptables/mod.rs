@@ -71,16 +71,18 @@ fn text(lines: &[String]) -> String {
 pub struct Probe {
     /// The input.
     pub input: String,
-    /// The lines of the answer.
+    /// The lines of the answer, without those of the chains that hold entries.
     answer: Vec<String>,
+    /// Lines that the listings of the chains that hold entries must have.
+    entries: BTreeSet<String>,
 }
 
 impl Probe {
     /// Asks for the chains of the base ruleset, and for the first rule of each chain that jumps to them.
     ///
-    /// The cost does not depend on the number of exposures, unless there are `entries`: with iptables-nft, `-S`
-    /// reads the named chain only, and `-C` the whole chain of the rule. A jump that is there twice is not
-    /// seen; the second one has no effect.
+    /// The cost does not depend on the number of exposures, unless there are `entries`: then the chains that hold entries
+    /// are listed once. Asking for each entry (`-C`) would compare each with every rule. With iptables-nft, `-S` reads the
+    /// named chain only. A jump that is there twice is not seen; the second one has no effect.
     ///
     /// # Errors
     /// Fails if an entry has an IPv6 address.
@@ -100,18 +102,27 @@ impl Probe {
                 answer.push(format!("-N {chain}"));
                 answer.extend(layout.rules_of(chain).map(|rule| format!("-A {rule}")));
             }
-            if layout.table == Table::Nat {
-                input.extend(entry_lines("-C", entries)?);
+            if layout.table == Table::Nat && !entries.is_empty() {
+                let holding = layout.chains.iter().filter(|chain| layout::holds_entries(chain));
+                input.extend(holding.map(|chain| format!("-S {chain}")));
             }
             input.push("COMMIT".to_owned());
         }
-        Ok(Self { input: text(&input), answer })
+        let entries = entry_lines("-A", entries)?.into_iter().collect();
+        Ok(Self { input: text(&input), answer, entries })
     }
 
     /// Reports whether this output of a successful run is the answer.
     #[must_use]
     pub fn is_answered_by(&self, output: &str) -> bool {
-        output.lines().map(str::trim_end).filter(|line| !line.is_empty()).eq(&self.answer)
+        let lines = output.lines().map(str::trim_end).filter(|line| !line.is_empty());
+        let of_entries = |line: &&str| {
+            let mut words = line.split(' ').skip(1);
+            words.next().is_some_and(layout::holds_entries)
+        };
+        let (listed, others): (Vec<&str>, Vec<&str>) = lines.partition(of_entries);
+        let listed: BTreeSet<&str> = listed.into_iter().collect();
+        others == self.answer && self.entries.iter().all(|line| listed.contains(&**line))
     }
 }
 
@@ -131,6 +142,14 @@ pub fn delta(
     add: &BTreeSet<Entry>,
     owner: Option<&Owner>,
 ) -> Result<String, Ipv6Unsupported> {
+    changed(owner, || Ok([entry_lines("-D", remove)?, entry_lines("-A", add)?].concat()))
+}
+
+/// Returns input that checks the jumps, and changes the entries by these lines.
+fn changed(
+    owner: Option<&Owner>,
+    lines: impl Fn() -> Result<Vec<String>, Ipv6Unsupported>,
+) -> Result<String, Ipv6Unsupported> {
     let to_exposures = format!(" {CHAIN}");
     let mut input = Vec::new();
     for table in Table::NEEDED {
@@ -139,12 +158,31 @@ pub fn delta(
         let checked = jumps.iter().filter(|jump| !jump.body.ends_with(&to_exposures));
         input.extend(checked.map(|jump| format!("-C {jump}")));
         if table == Table::Nat {
-            input.extend(entry_lines("-D", remove)?);
-            input.extend(entry_lines("-A", add)?);
+            input.extend(lines()?);
         }
         input.push("COMMIT".to_owned());
     }
     Ok(text(&input))
+}
+
+/// From this many entries to be removed on, [`rewrite`] costs less than [`delta`], which has iptables compare each of them
+/// with every rule.
+pub const MANY: usize = 16;
+
+/// Returns input that replaces the entries that are found by these, in one transaction. The jumps are checked as in
+/// [`delta`].
+///
+/// # Errors
+/// Fails if an entry has an IPv6 address.
+pub fn rewrite(
+    entries: &BTreeSet<Entry>,
+    owner: Option<&Owner>,
+) -> Result<String, Ipv6Unsupported> {
+    changed(owner, || {
+        let emptied =
+            [CHAIN, names::iptables::HAIRPIN_CHAIN].map(|chain| format!(":{chain} - [0:0]"));
+        Ok(emptied.into_iter().chain(entry_lines("-A", entries)?).collect())
+    })
 }
 
 /// Returns a line for the rule of each entry.
@@ -177,17 +215,10 @@ pub fn remove(saved: &Saved) -> Option<String> {
 /// Compares everything of ours with the expected ruleset.
 #[must_use]
 pub fn state(expected: &Ruleset, saved: &Saved) -> FirewallState {
-    let mut entries = BTreeSet::new();
-    let mut strays = Vec::new();
     if !Table::ALL.into_iter().any(|table| saved.has_ours(table)) {
         return FirewallState::absent();
     }
-    for rule in saved.rules(Table::Nat).iter().filter(|rule| layout::holds_entries(&rule.chain)) {
-        match layout::entry_of(rule) {
-            Some(entry) if entries.insert(entry) => {}
-            _ => strays.push(format!("-A {rule}")),
-        }
-    }
+    let (entries, strays) = entries_and_strays(saved);
     let mut base_ruleset = layout::of_base_ruleset(&expected.base_ruleset);
     add_passages(&mut base_ruleset, &expected.base_ruleset, saved);
     let differences: Vec<_> =
@@ -195,6 +226,25 @@ pub fn state(expected: &Ruleset, saved: &Saved) -> FirewallState {
     let base_ruleset =
         if differences.is_empty() { BaseState::Intact } else { BaseState::Altered(differences) };
     FirewallState { base_ruleset, entries, strays, marks: marks(saved) }
+}
+
+/// Returns the entries that are found.
+#[must_use]
+pub fn entries(saved: &Saved) -> BTreeSet<Entry> {
+    entries_and_strays(saved).0
+}
+
+/// Returns the entries, and the rules in their place that are none or are there twice.
+fn entries_and_strays(saved: &Saved) -> (BTreeSet<Entry>, Vec<String>) {
+    let mut entries = BTreeSet::new();
+    let mut strays = Vec::new();
+    for rule in saved.rules(Table::Nat).iter().filter(|rule| layout::holds_entries(&rule.chain)) {
+        match layout::entry_of(rule) {
+            Some(entry) if entries.insert(entry) => {}
+            _ => strays.push(format!("-A {rule}")),
+        }
+    }
+    (entries, strays)
 }
 
 /// Returns the marks on what is ours. The passage of another backend through the chain FORWARD bears none.

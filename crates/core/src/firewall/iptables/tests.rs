@@ -288,6 +288,46 @@ fn jumps_name_their_owner() {
 }
 
 #[test]
+fn a_probe_lists_once_however_many_entries_it_asks_for() {
+    let base_ruleset = ruleset(&["eth0"], &[]).base_ruleset;
+    let probe = |count: u16| {
+        let entries = (1..=count).map(|port| exposure(Protocol::Udp, None, port)).collect();
+        Probe::new(&base_ruleset, &entries).unwrap()
+    };
+    let many = probe(1000);
+    assert_eq!(many.input, probe(1).input);
+    assert_eq!(many.input.matches("-C ").count(), 0);
+    assert_eq!(many.input.lines().filter(|line| *line == "-S RIKLET").count(), 1);
+    let listing: Vec<&str> = many.entries.iter().map(|line| &**line).collect();
+    let answer = |listed: &[&str]| {
+        let listing = [&["-N RIKLET"], listed, &["-N RIKLET-HAIRPIN"]].concat();
+        [listing.join("\n"), many.answer.join("\n")].join("\n")
+    };
+    assert!(many.is_answered_by(&answer(&listing)));
+    assert!(!many.is_answered_by(&answer(&listing[1..])), "an entry is missing");
+    assert!(!many.is_answered_by(&listing.join("\n")), "the base ruleset is missing");
+}
+
+#[test]
+fn many_entries_are_removed_without_looking_for_each() {
+    let input = rewrite(&BTreeSet::from([HAIRPIN]), None).unwrap();
+    insta::assert_snapshot!(input, @r"
+    *filter
+    -C FORWARD -j RIKLET-FORWARD
+    COMMIT
+    *raw
+    -C PREROUTING -i rik+ -j RIKLET-RAW
+    COMMIT
+    *nat
+    -C POSTROUTING -j RIKLET-POSTROUTING
+    :RIKLET - [0:0]
+    :RIKLET-HAIRPIN - [0:0]
+    -A RIKLET-HAIRPIN -s 10.231.0.2/32 -d 10.231.0.2/32 -j MASQUERADE
+    COMMIT
+    ");
+}
+
+#[test]
 fn a_range_is_one_rule() {
     let exposure = |host: &str, guest: &str| Entry::Exposure {
         protocol: Protocol::Udp,

@@ -67,8 +67,18 @@ impl FirewallBackend for Iptables<'_> {
     /// stays as it was, and so do those after it.
     fn apply(&mut self, change: &Change) -> Result<(), Refusal> {
         match change {
-            Change::Delta { remove, add, owner } => {
+            Change::Delta { remove, add, owner } if remove.len() < iptables::MANY => {
                 self.restore(&iptables::delta(remove, add, owner.as_ref())?)
+            }
+            Change::Delta { remove, add, owner } => {
+                let mut entries = iptables::entries(&program::saved(self.variant)?);
+                if let Some(missing) = remove.difference(&entries).next() {
+                    let words = format!("removing {missing}");
+                    return Err(Refusal { errno: Some(Refusal::ENOENT), words });
+                }
+                entries.retain(|entry| !remove.contains(entry));
+                entries.extend(add);
+                self.restore(&iptables::rewrite(&entries, owner.as_ref())?)
             }
             Change::Reset(ruleset) => {
                 if let Some(name) = iptables::unnameable(&ruleset.base_ruleset) {
