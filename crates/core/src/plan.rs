@@ -10,6 +10,7 @@ mod usable;
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
+    sync::Arc,
 };
 
 use ipnet::IpNet;
@@ -45,7 +46,7 @@ pub struct Desired {
     /// The objects of others that are taken over.
     pub adoption: Adoption,
     /// The needs of each instance.
-    pub fragments: BTreeMap<Slot, Fragment>,
+    pub fragments: BTreeMap<Slot, Arc<Fragment>>,
     /// Slots whose instances' records cannot be read. They are left as they are.
     pub unreadable: BTreeMap<Slot, UnreadableRecord>,
     /// Slots that are left as they are, whatever is found there: an earlier attempt failed.
@@ -197,7 +198,7 @@ pub fn plan(desired: &Desired, observed: &Observed) -> Plan {
         .fragments
         .iter()
         .filter(|(slot, _)| !blocked.contains_key(slot) && !untouched.contains(slot))
-        .map(|(&slot, fragment)| (slot, fragment))
+        .map(|(&slot, fragment)| (slot, &**fragment))
         .collect();
     let leaving = leaving_links(desired, &untouched, &fragments, observed);
     let links = fragments.iter().flat_map(|(slot, fragment)| link_steps(*slot, fragment, observed));

@@ -79,7 +79,8 @@ impl<K: Kernel> Operations<'_, K> {
         let drift = link.as_ref().map(|link| fragment.link.differences(link)).unwrap_or_default();
         let exposed = match &host.base_ruleset {
             Some(base_ruleset) => {
-                context.kernel.probe_firewall(host.backend, base_ruleset, &fragment.entries)?
+                let entries = fragment.entries.iter().copied().collect();
+                context.kernel.probe_firewall(host.backend, base_ruleset, &entries)?
             }
             None => false,
         };

@@ -1,6 +1,9 @@
 //! Records requests within the transaction of their operation.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use super::{
     NodeError, Request, Selector, UpOptions, Warning, host::Host, session::Context, shadow,
@@ -189,9 +192,9 @@ pub(crate) fn fragment(host: &Host, record: &Record) -> Result<Fragment, NodeErr
 pub(crate) fn fragments(
     host: &Host,
     records: &[Record],
-) -> Result<BTreeMap<Slot, Fragment>, NodeError> {
+) -> Result<BTreeMap<Slot, Arc<Fragment>>, NodeError> {
     let staying = records.iter().filter(|record| record.phase != Phase::Removing);
-    staying.map(|record| Ok((record.slot, fragment(host, record)?))).collect()
+    staying.map(|record| Ok((record.slot, Arc::new(fragment(host, record)?)))).collect()
 }
 
 /// Refuses to leave the host as it was while other instances remain.

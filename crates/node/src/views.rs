@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
+    sync::Arc,
 };
 
 use super::{
@@ -68,7 +69,7 @@ impl<'a> ScopedView<'a> {
             fragment.as_ref().map(|fragment| fragment.entries.clone()).unwrap_or_default()
         };
         let opened = self.changes.values().flat_map(|change| {
-            let before = entries(&change.before);
+            let before: BTreeSet<_> = entries(&change.before).into_iter().collect();
             entries(&change.after).into_iter().filter(move |entry| !before.contains(entry))
         });
         let port = |entry| match entry {
@@ -83,7 +84,7 @@ impl<'a> ScopedView<'a> {
 
 impl View for ScopedView<'_> {
     fn desired(&self) -> Desired {
-        let after = |(&slot, change): (&Slot, &Change)| Some((slot, change.after.clone()?));
+        let after = |(&slot, change): (&Slot, &Change)| Some((slot, change.after.clone()?.into()));
         let fragments = self.changes.iter().filter_map(after).collect();
         let (deletion, draining) = (self.deletion, self.draining.clone());
         let leaving = self.changes.iter().filter(|(_, change)| change.after.is_none());
@@ -164,7 +165,7 @@ impl ScopedView<'_> {
 /// Everything: whatever is ours, and whatever is recorded.
 pub(crate) struct FullView<'a> {
     host: &'a Host,
-    fragments: BTreeMap<Slot, Fragment>,
+    fragments: BTreeMap<Slot, Arc<Fragment>>,
     interrupted: BTreeSet<Slot>,
     /// Slots whose flows may still be there.
     draining: BTreeSet<Slot>,
@@ -201,7 +202,7 @@ impl<'a> FullView<'a> {
         let unreadable = unreadable.into_iter().map(|u| (u.slot, u.record)).collect();
         let mut fragments = fragments(host, &readable)?;
         for slot in store.reserved(ReservedSlot::Ready)? {
-            fragments.insert(slot, workload::reserved(slot, &host.node)?);
+            fragments.insert(slot, workload::reserved(slot, &host.node)?.into());
         }
         let mut draining = BTreeSet::new();
         for state in [ReservedSlot::Creating, ReservedSlot::Draining] {
@@ -288,7 +289,7 @@ impl View for FullView<'_> {
     }
 }
 
-fn desired(host: &Host, fragments: BTreeMap<Slot, Fragment>) -> Desired {
+fn desired(host: &Host, fragments: BTreeMap<Slot, Arc<Fragment>>) -> Desired {
     Desired {
         backend: host.backend,
         pool: host.node.pool,

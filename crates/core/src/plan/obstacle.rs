@@ -1,6 +1,6 @@
 //! Slots that nothing can be done for. Pure.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use super::{Adoption, Desired, Observed, display::list};
 use crate::{
@@ -61,7 +61,7 @@ pub enum Obstacle {
 /// Returns the obstacles.
 pub(super) fn blocked(desired: &Desired, observed: &Observed) -> BTreeMap<Slot, Obstacle> {
     let wanted = desired.fragments.iter().filter(|(slot, _)| !desired.untouched.contains(slot));
-    let obstacle = |(slot, fragment): (&Slot, &Fragment)| {
+    let obstacle = |(slot, fragment): (&Slot, &Arc<Fragment>)| {
         let link = observed.links.get(slot)?;
         Some((*slot, obstacle(&desired.owner, &fragment.link, link)?))
     };

@@ -48,7 +48,7 @@ fn desired(fragments: impl IntoIterator<Item = (Slot, Fragment)>) -> Desired {
         deletion: LinkDeletion::Immediate,
         backend: Backend::Nftables,
         pool: pool(),
-        fragments: fragments.into_iter().collect(),
+        fragments: fragments.into_iter().map(|(slot, f)| (slot, Arc::new(f))).collect(),
         unreadable: BTreeMap::new(),
         untouched: BTreeSet::new(),
         interrupted: BTreeSet::new(),

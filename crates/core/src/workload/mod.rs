@@ -12,8 +12,6 @@ mod tests;
 #[cfg(any(test, feature = "toy-kind"))]
 mod toy;
 
-use std::collections::BTreeSet;
-
 use alias::Marked;
 pub use function::Function;
 pub(crate) use implementation::Implementation;
@@ -45,8 +43,8 @@ pub struct Fragment {
     pub link: LinkSpec,
     /// The two ends of its link.
     pub addresses: Addresses,
-    /// Its entries of the firewall.
-    pub entries: BTreeSet<Entry>,
+    /// Its entries of the firewall, sorted, without duplicates: a tree of two would take six times the memory.
+    pub entries: Vec<Entry>,
 }
 
 /// The reason why the needs of an instance cannot be determined.
@@ -104,7 +102,7 @@ pub fn fragment(
 pub fn reserved(slot: Slot, node: &NodeFacts) -> Result<Fragment, FragmentError> {
     let tap = Tap { owner: Some(Tap::ROOT), ..Tap::default() };
     let (link, addresses) = parts::link(slot, node, alias::reserved(&node.owner), tap)?;
-    Ok(Fragment { link, addresses, entries: BTreeSet::new() })
+    Ok(Fragment { link, addresses, entries: Vec::new() })
 }
 
 /// Returns the workload that left this mark on this TAP. Of what neither shows, nothing is recovered.

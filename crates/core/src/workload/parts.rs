@@ -68,7 +68,7 @@ pub(super) fn entries(
     exposures: &[Exposure],
     pool: Pool,
     addresses: Addresses,
-) -> Result<BTreeSet<Entry>, FragmentError> {
+) -> Result<Vec<Entry>, FragmentError> {
     let mut entries = BTreeSet::new();
     for exposure in exposures {
         let host_address = exposure.host_address();
@@ -91,5 +91,5 @@ pub(super) fn entries(
             });
         }
     }
-    Ok(entries)
+    Ok(entries.into_iter().collect())
 }

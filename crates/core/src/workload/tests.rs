@@ -1,5 +1,7 @@
 //! Properties of every kind, shown with one that only tests have.
 
+use std::collections::BTreeSet;
+
 use super::*;
 use crate::{
     definition,
