@@ -117,6 +117,7 @@ fn answers_are_marked_where_an_uplink_has_a_mark() {
     insta::assert_snapshot!(marks.collect::<Vec<_>>().join("\n"), @r"
     -A RIKLET-FORWARD -i eth1 -o rik+ -m conntrack --ctstate DNAT -j CONNMARK --set-xmark 0x100/0x700
     -A RIKLET-FORWARD -i wwan0 -o rik+ -m conntrack --ctstate DNAT -j CONNMARK --set-xmark 0x200/0x700
+    -A RIKLET-RAW -m addrtype --dst-type LOCAL -j MARK --set-xmark 0x1000/0x1000
     :RIKLET-MARK - [0:0]
     -A RIKLET-MARK -m connmark --mark 0x100/0x700 -j MARK --set-xmark 0x100/0x700
     -A RIKLET-MARK -m connmark --mark 0x200/0x700 -j MARK --set-xmark 0x200/0x700
