@@ -18,7 +18,7 @@ use ipnet::IpNet;
 use crate::{
     firewall::{
         Backend, BaseRuleset, BaseState, Change, Entry, FirewallState, ForeignChain,
-        ForeignChainState, Ruleset,
+        ForeignChainState, Ruleset, nftables::tables::left_over,
     },
     flows::Flows,
     link::{LinkDifference, LinkSpec, LinkState, Remedy, Tap},
@@ -354,7 +354,7 @@ fn firewall_steps(
 fn firewall_removal(desired: &Desired, observed: &Observed) -> Vec<Step> {
     let backend = desired.backend;
     let ours_stands = observed.firewall.base_ruleset != BaseState::Absent;
-    let ours_is_left = !observed.empty_tables.is_subset(&desired.foreign_tables);
+    let ours_is_left = left_over(&observed.empty_tables, &desired.foreign_tables).next().is_some();
     let remove = ours_stands.then_some(Step::Firewall(backend, Change::Remove));
     let tables = (ours_stands || ours_is_left)
         .then(|| Step::RemoveEmptyTables(backend, desired.foreign_tables.clone()));

@@ -78,19 +78,20 @@ pub trait ForeignChains: Sealed {
 /// Tables that a backend creates by being called: iptables-nft creates `ip filter`, `ip nat`, `ip raw` and
 /// `ip mangle`, with empty base chains, when they are first named.
 pub trait ImplicitTables: Sealed {
-    /// Returns the names of the implicit tables that exist.
+    /// Returns the names of the implicit tables that exist, such as `nat`, and of their base chains, such as `nat OUTPUT`.
     ///
     /// # Errors
     /// Fails if the kernel does not answer.
     fn implicit_tables(&mut self, backend: Backend) -> Result<BTreeSet<String>, KernelError>;
 
-    /// Returns the names of the implicit tables that hold nothing but empty base chains with policy accept.
+    /// Returns the names of the implicit tables that hold nothing but idle base chains, and of all idle base chains in them: those
+    /// with policy accept and without rules.
     ///
     /// # Errors
     /// Fails if the kernel does not answer.
     fn empty_tables(&mut self, backend: Backend) -> Result<BTreeSet<String>, KernelError>;
 
-    /// Deletes the [`Self::empty_tables`], except those named. Repetition changes nothing more.
+    /// Deletes the [`Self::empty_tables`], except those named: what was there before us. Repetition changes nothing more.
     ///
     /// # Errors
     /// Fails if the kernel refuses, as it does if somebody fills a table meanwhile; then none is deleted.

@@ -87,11 +87,11 @@ on_machines!(
     comes_before_us,
     Us::Commands,
     before_us,
-    [nftables: Nftables, iptables_legacy: IptablesLegacy]
+    [nftables: Nftables, iptables_nft: IptablesNft, iptables_legacy: IptablesLegacy]
 );
 on_machines!(
     comes_after_us,
     Us::Commands,
     after_us,
-    [nftables: Nftables, iptables_legacy: IptablesLegacy]
+    [nftables: Nftables, iptables_nft: IptablesNft, iptables_legacy: IptablesLegacy]
 );

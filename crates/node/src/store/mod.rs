@@ -154,7 +154,7 @@ impl Store {
         file::set_log(&self.connection, &self.path, "WAL")
     }
 
-    /// Ends what [`Self::stay_open`] began.
+    /// Ends what `stay_open` began.
     ///
     /// # Errors
     /// As there.

@@ -36,21 +36,62 @@ pub fn of_iptables(tables: Vec<Table>) -> impl Iterator<Item = Table> {
     })
 }
 
-/// Keeps those of them that hold nothing but empty base chains with policy accept.
-pub fn empty(tables: Vec<Table>, chains: &[Chain]) -> impl Iterator<Item = Table> {
-    of_iptables(tables).filter(|table| {
-        let mut within = chains.iter().filter(|chain| chain.table == table.name);
+/// Returns the names of the tables that iptables-nft creates, such as `nat`, and of their base chains, such as `nat OUTPUT`.
+#[must_use]
+pub fn implicit(tables: Vec<Table>, chains: &[Chain]) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    for table in of_iptables(tables) {
+        let within = chains.iter().filter(|chain| chain.table == table.name);
+        found.extend(within.filter(|chain| chain.base.is_some()).map(chain_name));
+        found.insert(table.name.name);
+    }
+    found
+}
+
+/// Returns the names, as [`implicit`] has them, of the tables that hold nothing but idle base chains, and of all idle base
+/// chains: those with policy accept that have no rule, and that no rule leads to.
+#[must_use]
+pub fn empty(tables: Vec<Table>, chains: &[Chain]) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    for table in of_iptables(tables).filter(|table| !table.is_owned()) {
+        let within = chains.iter().filter(|chain| chain.table == table.name);
         // A table counts its chains, sets and other objects.
         let nothing_else = usize::try_from(table.references) == Ok(within.clone().count());
-        let idle = |chain: &Chain| {
-            let accepts = chain.base.as_ref().is_some_and(|base| base.policy == ACCEPT);
-            accepts && chain.references == 0
-        };
-        !table.is_owned() && nothing_else && within.all(idle)
+        let idle: Vec<_> = within.clone().filter(|chain| is_idle(chain)).collect();
+        if nothing_else && idle.len() == within.count() {
+            found.insert(table.name.name);
+        }
+        found.extend(idle.into_iter().map(chain_name));
+    }
+    found
+}
+
+/// Returns those of the empty tables and chains that were not there before.
+///
+/// `before` is what [`implicit`] returned. What an earlier version recorded has no chains: those of a table that was there
+/// are then taken for older than us.
+pub fn left_over<'a>(
+    empty: &'a BTreeSet<String>,
+    before: &'a BTreeSet<String>,
+) -> impl Iterator<Item = &'a String> {
+    empty.iter().filter(|name| {
+        let unknown = name.split_once(' ').is_some_and(|(table, _)| {
+            let of_table = format!("{table} ");
+            before.contains(table) && !before.iter().any(|known| known.starts_with(&of_table))
+        });
+        !before.contains(*name) && !unknown
     })
 }
 
-/// Deletes the empty ones, except those named.
+fn chain_name(chain: &Chain) -> String {
+    format!("{} {}", chain.table.name, chain.name)
+}
+
+fn is_idle(chain: &Chain) -> bool {
+    chain.base.as_ref().is_some_and(|base| base.policy == ACCEPT) && chain.references == 0
+}
+
+/// Deletes the empty tables and chains, except those that were there before.
 ///
 /// Each chain is deleted by itself, and the table not recursively: if somebody adds something meanwhile, the
 /// whole transaction is refused (`EBUSY`).
@@ -58,13 +99,18 @@ pub fn empty(tables: Vec<Table>, chains: &[Chain]) -> impl Iterator<Item = Table
 pub fn remove_empty(
     tables: Vec<Table>,
     chains: &[Chain],
-    except: &BTreeSet<String>,
+    before: &BTreeSet<String>,
 ) -> Vec<Operation> {
+    let empty = empty(tables.clone(), chains);
+    let left_over: BTreeSet<_> = left_over(&empty, before).collect();
     let mut operations = Vec::new();
-    for table in empty(tables, chains).filter(|table| !except.contains(&table.name.name)) {
+    for table in of_iptables(tables) {
         let within = chains.iter().filter(|chain| chain.table == table.name);
+        let within = within.filter(|chain| left_over.contains(&chain_name(chain)));
         operations.extend(within.map(|c| table.name.delete_chain(&c.name, NLM_F_NONREC)));
-        operations.push(table.name.delete(NLM_F_NONREC));
+        if left_over.contains(&table.name.name) {
+            operations.push(table.name.delete(NLM_F_NONREC));
+        }
     }
     operations
 }

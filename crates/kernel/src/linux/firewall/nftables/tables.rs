@@ -9,17 +9,18 @@ use crate::Refusal;
 use riklet_core::firewall::nftables::tables;
 
 impl Connection {
-    /// Returns the names of those that exist.
+    /// Returns the names of those that exist, and of their base chains.
     pub(in super::super) fn implicit_tables(&mut self) -> Result<BTreeSet<String>, Refusal> {
         let tables = self.tables(NetfilterProtoFamily::IPv4)?;
-        Ok(tables::of_iptables(tables).map(|table| table.name.name).collect())
+        let chains = self.chains(NetfilterProtoFamily::IPv4)?;
+        Ok(tables::implicit(tables, &chains))
     }
 
-    /// Returns the names of those that hold nothing but empty base chains with policy accept.
+    /// Returns the names of those that hold nothing but idle base chains, and of all idle base chains.
     pub(in super::super) fn empty_tables(&mut self) -> Result<BTreeSet<String>, Refusal> {
         let tables = self.tables(NetfilterProtoFamily::IPv4)?;
         let chains = self.chains(NetfilterProtoFamily::IPv4)?;
-        Ok(tables::empty(tables, &chains).map(|table| table.name.name).collect())
+        Ok(tables::empty(tables, &chains))
     }
 
     /// Deletes the empty ones, except these.

@@ -338,14 +338,42 @@ fn empty_tables_of_iptables_are_removed() {
         nft("add table ip other");
         let names = |names: &[&str]| names.iter().map(|&n| n.to_owned()).collect::<BTreeSet<_>>();
         let there = names(&["filter", "mangle", "nat", "raw"]);
-        assert_eq!(kernel.implicit_tables().unwrap(), there);
-        kernel.remove_empty_tables(&there).unwrap();
-        assert_eq!(kernel.implicit_tables().unwrap(), there);
-        kernel.remove_empty_tables(&names(&["nat"])).unwrap();
-        assert_eq!(kernel.implicit_tables().unwrap(), names(&["mangle", "nat", "raw"]));
+        let tables = |kernel: &mut Connection| {
+            let found = kernel.implicit_tables().unwrap();
+            found.into_iter().filter(|name| !name.contains(' ')).collect::<BTreeSet<_>>()
+        };
+        assert_eq!(tables(&mut kernel), there);
+        let all = kernel.implicit_tables().unwrap();
+        for before in [&there, &all] {
+            kernel.remove_empty_tables(before).unwrap();
+            assert_eq!(kernel.implicit_tables().unwrap(), all);
+        }
+        kernel.remove_empty_tables(&names(&["mangle", "nat", "raw"])).unwrap();
+        assert_eq!(tables(&mut kernel), names(&["mangle", "nat", "raw"]));
         nft("add set ip nat s { type ipv4_addr; }");
         kernel.remove_empty_tables(&BTreeSet::new()).unwrap();
-        assert_eq!(kernel.implicit_tables().unwrap(), names(&["mangle", "nat", "raw"]));
+        assert_eq!(tables(&mut kernel), names(&["mangle", "nat", "raw"]));
         assert!(listing().contains("table ip other"));
+    });
+}
+
+#[test]
+fn base_chains_are_removed_that_a_table_did_not_have_before() {
+    in_namespace(|| {
+        let mut kernel = Connection::open().unwrap();
+        nft("add table ip nat");
+        nft("add chain ip nat PREROUTING { type nat hook prerouting priority -100; }");
+        nft("add chain ip nat POSTROUTING { type nat hook postrouting priority 100; }");
+        nft("add rule ip nat POSTROUTING oifname lan0 masquerade");
+        let before = kernel.implicit_tables().unwrap();
+        assert!(before.contains("nat PREROUTING") && !before.contains("nat OUTPUT"), "{before:?}");
+        let listed = listing();
+        iptables("-t nat -A OUTPUT -o lo -j ACCEPT");
+        iptables("-t nat -D OUTPUT -o lo -j ACCEPT");
+        assert!(listing().contains("chain OUTPUT"), "{}", listing());
+        kernel.remove_empty_tables(&before).unwrap();
+        assert_eq!(listing(), listed);
+        kernel.remove_empty_tables(&before).unwrap();
+        assert_eq!(listing(), listed);
     });
 }
