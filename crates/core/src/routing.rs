@@ -116,7 +116,7 @@ impl fmt::Display for RoutingRule {
 
 impl UplinkMarks {
     /// Gives each of these uplinks a number. One that had a number keeps it, as connections bear it; `recorded` is what
-    /// [`Self::to_string`] made of the former ones. Uplinks beyond [`MarkMask::UPLINKS`] get none.
+    /// `to_string` made of the former ones. Uplinks beyond [`MarkMask::UPLINKS`] get none.
     #[must_use]
     pub fn new<'a>(
         mask: MarkMask,

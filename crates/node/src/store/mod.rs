@@ -154,10 +154,10 @@ impl Store {
         file::set_log(&self.connection, &self.path, "WAL")
     }
 
-    /// Ends what `stay_open` began.
+    /// Closes the database for a process that kept it open: the write-ahead log ends.
     ///
     /// # Errors
-    /// As there.
+    /// Fails if the database cannot be written.
     pub fn close(self) -> Result<(), StoreError> {
         file::set_log(&self.connection, &self.path, "PERSIST")
     }
