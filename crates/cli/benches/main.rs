@@ -1,9 +1,11 @@
-//! The figures of docs/benchmarks.md, in one run: `cargo bench --profile dist --bench figures`, as root, prints them in Markdown
-//! and draws the curves to docs/benchmarks/. `scripts/bench` installs what is compared, and writes the document.
+//! Measures the figures of docs/benchmarks.md in one run: `cargo bench --profile dist --bench figures`, as root,
+//! prints them in Markdown and draws the curves to docs/benchmarks/. `scripts/bench` installs the programs to compare
+//! with, and writes the document.
 //!
-//! It fails if a figure misses the bound that is stated for it.
+//! The run fails if a figure misses the bound that is stated for it.
 //!
-//! `cargo bench --bench figures -- peers scale/flush` measures these sections, and `scale` all of that name. All of it happens in namespaces of its own.
+//! `cargo bench --bench figures -- peers scale/flush` measures these two sections; `scale` measures all sections whose
+//! names begin with it. Everything happens in namespaces of its own.
 #![expect(
     clippy::unwrap_used,
     clippy::disallowed_methods,
@@ -23,7 +25,7 @@ use common::{enclosure, report::Markdown};
 
 type Section = fn(&mut Markdown);
 
-/// In the order of the document.
+/// The sections, in the order of the document.
 const SECTIONS: [(&str, Section); 9] = [
     ("peers", peers::measure),
     ("scale/single", scale::single::measure),
@@ -41,8 +43,8 @@ fn main() -> ExitCode {
     if !enclosure::is_inside() {
         return enclosure::enter();
     }
-    enclosure::furnish();
-    // cargo adds `--bench`.
+    enclosure::set_up();
+    // cargo adds `--bench` to the arguments.
     let wanted: Vec<String> = env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
     let is_wanted = |name: &str, wanted: &String| {
         name.strip_prefix(wanted.as_str())

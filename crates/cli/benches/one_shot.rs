@@ -1,4 +1,4 @@
-//! `up` and `down` as a user meets them without a daemon: a whole process each.
+//! `up` and `down` without a daemon, as a user runs them: each is a process of its own.
 
 use std::{fs, path::PathBuf, process::Command, time::Duration};
 
@@ -8,7 +8,7 @@ use crate::common::{
 };
 
 const ROUNDS: usize = 100;
-/// How many functions are there already.
+/// The numbers of functions that are already up.
 const PRESENT: [usize; 2] = [1, 1000];
 
 pub(crate) fn measure(report: &mut Markdown) {
@@ -27,7 +27,7 @@ pub(crate) fn measure(report: &mut Markdown) {
             let mut cycles = Cycles::default();
             for round in 0..=ROUNDS {
                 let (up, down) = node.cycle(present);
-                // The first follows other work.
+                // The first round follows other work, so it is not counted.
                 if round > 0 {
                     cycles.push(up, down);
                 }
@@ -40,7 +40,7 @@ pub(crate) fn measure(report: &mut Markdown) {
     report.table(header, &rows);
 }
 
-/// A node where nothing runs but the program, when it is called.
+/// A node on which no process of ours runs, except while a command is running.
 #[derive(Debug)]
 pub(crate) struct CommandLineNode {
     namespace: Namespace,
@@ -53,7 +53,7 @@ impl CommandLineNode {
         Self { namespace: Namespace::new(), backend, directory: enclosure::directory(name) }
     }
 
-    /// Brings up the functions of these numbers, with a port each.
+    /// Brings up the functions of these numbers, with one port each.
     pub(crate) fn up(&self, numbers: std::ops::Range<usize>) -> Duration {
         let definitions: Vec<_> =
             numbers.map(|number| definition(&format!("f{number}"), 10_000 + number)).collect();
@@ -62,7 +62,7 @@ impl CommandLineNode {
         self.riklet(&["up", path.to_str().unwrap()])
     }
 
-    /// Brings a function up, and down.
+    /// Brings a function up and down, and returns the time of each.
     pub(crate) fn cycle(&self, number: usize) -> (Duration, Duration) {
         (self.up(number..number + 1), self.riklet(&["down", &format!("f{number}")]))
     }

@@ -1,4 +1,4 @@
-//! One function added and removed, by us and by others, in turns.
+//! Adds and removes the network of one function, with riklet-sdn and with other programs in turn.
 
 mod cni;
 mod fcnet;
@@ -20,20 +20,20 @@ use crate::{
 };
 
 const ROUNDS: usize = 50;
-/// How many of them come in turn.
+/// The number of functions per turn.
 const TURN: usize = 10;
-/// Ready slots of the daemon: more than a turn takes.
+/// The daemon's ready slots: more than a turn uses.
 const READY_SLOTS: usize = 64;
 
-/// Somebody who adds and removes the network of one function, with another one present.
+/// A program that adds and removes the network of one function while another one is present.
 trait Peer {
     fn name(&self) -> &'static str;
 
-    /// Adds and removes the network of the function of this number, which no other has had.
+    /// Adds and removes the network of the function of this number. No number is used twice.
     fn cycle(&mut self, number: usize) -> (Duration, Duration);
 
-    /// Called before each turn: nothing of the last one is still under way.
-    fn settle(&mut self) {}
+    /// Waits until no work of the last turn is under way. Called before each turn.
+    fn wait_until_idle(&mut self) {}
 }
 
 pub(crate) fn measure(report: &mut Markdown) {
@@ -48,8 +48,9 @@ pub(crate) fn measure(report: &mut Markdown) {
     let mut number = 1;
     for _ in 0..ROUNDS / TURN {
         for (peer, cycles) in &mut peers {
-            peer.settle();
-            // The first of a turn finds the kernel at work on what the others have deleted.
+            peer.wait_until_idle();
+            // In the first round of a turn, the kernel is still busy with the interfaces that the other programs
+            // deleted.
             for round in 0..=TURN {
                 let (add, delete) = peer.cycle(number);
                 number += 1;
@@ -95,7 +96,7 @@ fn describe(report: &mut Markdown, measured: &[(&str, &Cycles)]) {
     eprintln!("up: API {}; {}", milliseconds(ours.up.p50()), rest.join("; "));
 }
 
-/// What each does and does not do.
+/// Notes on what each program does and does not do.
 const NOTES: &str = "\
 What is compared is not the same everywhere:
 
@@ -112,7 +113,7 @@ and in the other order to delete. They make a pair of veth in the namespace of a
 
 Making the namespace of a container is not counted; a container runtime must do it as well.";
 
-/// We, by the daemon.
+/// riklet-sdn through its daemon.
 struct Api {
     daemon: Daemon,
     client: Client,
@@ -140,12 +141,12 @@ impl Peer for Api {
         (self.client.timed("PUT", &target, &body), self.client.timed("DELETE", &target, ""))
     }
 
-    fn settle(&mut self) {
+    fn wait_until_idle(&mut self) {
         self.daemon.wait_for_ready_slots(&mut self.client);
     }
 }
 
-/// We, a process each.
+/// riklet-sdn without a daemon: one process per command.
 struct OneShot(CommandLineNode);
 
 impl OneShot {

@@ -1,6 +1,7 @@
-//! From `riklet-sdn run` to a port that answers: the network, the VMM's start, the guest's boot, the first answer.
+//! Measures the time from `riklet-sdn run` to a port that answers: the network, the start of the VMM, the boot of the
+//! guest, and the first answer.
 //!
-//! The real guest is `target/guest`, of `scripts/guest target/guest`, under QEMU's TCG.
+//! The real guest is `target/guest`, made by `scripts/guest target/guest`, under QEMU's TCG.
 
 use std::fs;
 
@@ -37,7 +38,7 @@ pub(crate) fn measure(report: &mut Markdown) {
     );
 }
 
-/// Runs the function so many times: the median of each part.
+/// Runs the function this many times, and returns the median of each part.
 fn row(what: &str, backend: &str, rounds: usize, execution: &Value) -> [String; 6] {
     let node = Namespace::new();
     let directory = enclosure::directory("ready");

@@ -1,4 +1,5 @@
-//! From one function to ten thousand, all through the API of `riklet-sdn serve`, on nftables where nothing else is said.
+//! Measures from one function to ten thousand, through the API of `riklet-sdn serve`, on nftables unless noted
+//! otherwise.
 
 pub(crate) mod flush;
 pub(crate) mod growth;

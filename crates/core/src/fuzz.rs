@@ -1,6 +1,7 @@
-//! What fuzzing calls: each function takes bytes that somebody else made, and panics where a law is broken.
+//! Functions that fuzzing calls. Each takes bytes that somebody else made, and panics if a law is broken.
 //!
-//! The programs in `fuzz/` feed them what libFuzzer finds; the tests here feed them the corpus and mutations of it.
+//! The programs in `fuzz/` pass them the inputs that libFuzzer finds; the tests here pass them the corpus and
+//! mutations of it.
 
 use std::collections::BTreeSet;
 
@@ -13,10 +14,11 @@ use crate::{
     workload::alias,
 };
 
-/// Reads a definition. What is accepted reads back from its canonical form; what is refused is told.
+/// Reads a definition. One that is accepted reads back from its canonical form; one that is refused has an error
+/// message.
 ///
 /// # Panics
-/// Where that does not hold.
+/// Panics if that does not hold.
 pub fn definition(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     match definition::parse(&[Source { name: "fuzz".into(), text: text.into() }]) {
@@ -30,10 +32,10 @@ pub fn definition(data: &[u8]) {
     }
 }
 
-/// Reads an interface's alias. What is complete reads back as it is written.
+/// Reads an interface's alias. One that is complete reads back as it is written.
 ///
 /// # Panics
-/// Where that does not hold.
+/// Panics if that does not hold.
 pub fn alias(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     let marked = alias::parse(text);
@@ -49,7 +51,7 @@ pub fn alias(data: &[u8]) {
     assert!(same, "{written:?} does not read back");
 }
 
-/// Reads the output of `iptables-save`, and decides what to do about it.
+/// Reads the output of `iptables-save`, and plans the changes to it.
 pub fn iptables_save(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     let Ok(saved) = iptables::Saved::parse(text) else { return };

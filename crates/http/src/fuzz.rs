@@ -13,13 +13,13 @@ use crate::{
 };
 
 const PATIENCE: Duration = Duration::from_secs(10);
-/// The number of bytes that the buffer of a socket takes without a reader.
+/// The number of bytes that a socket's buffer takes while nobody reads.
 const LONGEST: usize = 64 * 1024;
 
-/// Reads an answer, by its bytes and over a connection. What is whole stays so, whatever follows.
+/// Reads an answer, from the bytes and from a connection. A complete answer stays complete, whatever follows it.
 ///
 /// # Panics
-/// Where that does not hold.
+/// Panics if that does not hold.
 pub fn http_answer(data: &[u8]) {
     if let Ok(Parsed::Whole(answer)) = parse(data, false, MAX_BODY) {
         let more = [data, b"\r\n"].concat();
@@ -40,7 +40,7 @@ pub fn server_sent_events(data: &[u8]) {
     }
 }
 
-/// A connection on which these bytes came, and then its end.
+/// Returns a connection on which these bytes arrived, followed by its end.
 fn sent(data: &[u8]) -> UnixStream {
     let failed = "a socket of this process";
     let (near, mut far) = UnixStream::pair().expect(failed);

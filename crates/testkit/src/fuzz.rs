@@ -1,4 +1,4 @@
-//! What cargo-fuzz does with foreign bytes, in small: a corpus, and mutations of it.
+//! A small version of what cargo-fuzz does: runs a target with a corpus of foreign bytes, and with mutations of it.
 
 #![expect(clippy::print_stdout, reason = "how a test says what repeats it")]
 
@@ -9,17 +9,17 @@ use std::{
     thread,
 };
 
-/// How many mutations of the corpus are tried.
+/// The number of mutations of the corpus to try.
 const MUTATIONS: usize = 4000;
 /// The longest input, in bytes.
 const LONGEST: usize = 64 * 1024;
-/// Numbers at which lengths and counts go wrong.
+/// Values at which lengths and counts often go wrong.
 const EDGES: [u8; 8] = [0, 1, 3, 4, 0x7f, 0x80, 0xfe, 0xff];
 
 /// Runs `target` with each file of `fuzz/corpus/NAME`, and with mutations of them.
 ///
-/// The mutations follow from a number that is printed: `RIKLET_SDN_FUZZ_SEED` repeats them. An input that makes the target panic is
-/// printed, as a text that Rust reads (`b"…"`).
+/// The mutations follow from a seed, which is printed: set `RIKLET_SDN_FUZZ_SEED` to it to repeat them. An input that
+/// makes the target panic is printed as a Rust byte string (`b"…"`).
 pub fn replay(name: &str, target: fn(&[u8])) {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus").join(name);
     let corpus = corpus(&directory);
@@ -41,7 +41,7 @@ pub fn replay(name: &str, target: fn(&[u8])) {
 }
 
 fn run(target: fn(&[u8]), input: &[u8]) {
-    /// Says what a target was given that does not return.
+    /// Prints the input of a target that panics.
     struct Said<'a>(&'a [u8]);
 
     impl Drop for Said<'_> {
@@ -72,7 +72,7 @@ fn seed() -> u64 {
     }
 }
 
-/// Changes the input in one of the ways that find most.
+/// Changes the input in one of the ways that find the most bugs.
 fn mutate(random: &mut Random, corpus: &[Vec<u8>], input: &mut Vec<u8>) {
     let (from, to) = random.range(input.len());
     match random.below(7) {
@@ -96,12 +96,12 @@ fn mutate(random: &mut Random, corpus: &[Vec<u8>], input: &mut Vec<u8>) {
             let part = other.get(first..last).unwrap_or_default().to_vec();
             input.splice(from..to, part);
         }
-        // Native numbers of netlink, one off.
+        // Adds one to a byte, as an off-by-one error in netlink's native-endian numbers would.
         _ => input.get_mut(from).into_iter().for_each(|byte| *byte = byte.wrapping_add(1)),
     }
 }
 
-/// `splitmix64`: numbers that follow from a seed.
+/// `splitmix64`: random numbers that follow from a seed.
 struct Random(u64);
 
 impl Random {
@@ -118,7 +118,7 @@ impl Random {
         items.get(index).expect("there are some")
     }
 
-    /// A range, mostly short, within this length.
+    /// Returns a range within this length. Most are short.
     fn range(&mut self, length: usize) -> (usize, usize) {
         let from = self.below(length + 1);
         let longest = *self.of(&[1, 4, 16, 256]);

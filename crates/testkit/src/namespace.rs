@@ -14,7 +14,7 @@ pub fn isolated(test: impl FnOnce() + Send + 'static) {
     on_thread(UnshareFlags::NEWNET | UnshareFlags::FILES, test);
 }
 
-/// The same with the descriptors of the process, where `/proc/<pid>/fd` shows them.
+/// Runs a test like [`isolated`], but with the file descriptors of the process, which `/proc/<pid>/fd` shows.
 pub fn isolated_with_shared_descriptors(test: impl FnOnce() + Send + 'static) {
     on_thread(UnshareFlags::NEWNET, test);
 }
@@ -36,12 +36,12 @@ fn command(program: &str) -> Command {
     Command::new(program)
 }
 
-/// Runs `ip` with these words, and answers what it printed.
+/// Runs `ip` with these words, and returns its output.
 pub fn ip(words: &str) -> String {
     run("ip", words)
 }
 
-/// Runs a program with these words, which must succeed, and answers what it printed.
+/// Runs a program with these words. It must succeed. Returns its output.
 pub fn run(program: &str, words: &str) -> String {
     let args: Vec<_> = words.split_whitespace().collect();
     let output = command(program).args(&args).output().expect("it can be run");

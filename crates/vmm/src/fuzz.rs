@@ -4,13 +4,13 @@ use std::{io::Write, net::Shutdown, os::unix::net::UnixStream};
 
 use crate::{qmp, version::Version};
 
-/// What the buffer of a socket takes without a reader.
+/// The number of bytes that a socket's buffer takes while nobody reads.
 const LONGEST: usize = 64 * 1024;
 
-/// Speaks QMP with a QEMU that sends this.
+/// Speaks QMP with a QEMU that sends these bytes.
 ///
 /// # Panics
-/// Where there is no socket to be had.
+/// Panics if no socket can be created.
 pub fn qmp(data: &[u8]) {
     let failed = "a socket of this process";
     let (near, mut far) = UnixStream::pair().expect(failed);
@@ -19,7 +19,7 @@ pub fn qmp(data: &[u8]) {
     qmp::fuzz(near);
 }
 
-/// Reads a VMM's version.
+/// Reads the output of a VMM that was asked for its version.
 pub fn version(data: &[u8]) {
     let _version = String::from_utf8_lossy(data).parse::<Version>();
 }

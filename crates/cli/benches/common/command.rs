@@ -1,4 +1,4 @@
-//! Programs, and how long they take.
+//! Runs programs, and measures the time they take.
 
 use std::{
     io::Write,
@@ -6,20 +6,20 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Debian's, of root: whoever builds this has more directories before those of the programs that are called.
+/// The PATH that Debian gives root. The PATH of whoever builds this may find other programs first.
 pub(crate) const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 pub(crate) fn sh(script: &str) -> Duration {
     timed(Command::new("sh").args(["-c", script]))
 }
 
-/// How long a program takes, which must succeed.
+/// Runs a program that must succeed, and returns the time it took.
 #[track_caller]
 pub(crate) fn timed(command: &mut Command) -> Duration {
     fed(command, "").0
 }
 
-/// The same with an input, and what it printed.
+/// Runs a program that must succeed with this input. Returns the time it took and its output.
 #[track_caller]
 pub(crate) fn fed(command: &mut Command, input: &str) -> (Duration, Output) {
     command.env("PATH", PATH);

@@ -13,7 +13,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use super::{command::PATH, http::Client, namespace::Namespace, wait_for};
 
-/// How long anything may take.
+/// Limits the wait for any operation.
 pub(crate) const PATIENCE: Duration = Duration::from_mins(2);
 
 /// A running daemon. Dropping this kills it.
@@ -22,12 +22,12 @@ pub(crate) struct Daemon {
     child: Child,
     state: PathBuf,
     ready_slots: usize,
-    /// From exec to READY.
+    /// The time from exec to READY.
     pub(crate) start_took: Duration,
 }
 
 impl Daemon {
-    /// Starts one in a namespace, with its state in a directory, and waits until it is ready (`sd_notify(3)`).
+    /// Starts a daemon in a namespace, with its state in a directory, and waits until it is ready (`sd_notify(3)`).
     pub(crate) fn start(node: &Namespace, state: &Path, backend: &str, ready_slots: usize) -> Self {
         fs::create_dir_all(state).unwrap();
         let notifications = state.join("notify");
@@ -61,12 +61,12 @@ impl Daemon {
         Client::connect(&self.state.join("api.sock")).unwrap()
     }
 
-    /// Its process id.
+    /// Returns the daemon's process id.
     pub(crate) fn id(&self) -> u32 {
         self.child.id()
     }
 
-    /// Waits until all ready slots are there.
+    /// Waits until all ready slots exist.
     pub(crate) fn wait_for_ready_slots(&self, client: &mut Client) {
         wait_for("the ready slots", PATIENCE, || {
             let health = client.json("GET", "/v1/health", "");
@@ -74,7 +74,7 @@ impl Daemon {
         });
     }
 
-    /// Ends it as systemd does, and waits until it has ended.
+    /// Stops the daemon as systemd does, and waits until it has ended.
     pub(crate) fn stop(mut self) {
         kill_process(Pid::from_child(&self.child), Signal::TERM).unwrap();
         wait_for("the daemon's end", PATIENCE, || self.child.try_wait().unwrap().map(drop));
@@ -83,7 +83,7 @@ impl Daemon {
 
 impl Drop for Daemon {
     fn drop(&mut self) {
-        // It may have ended, and then this does nothing.
+        // Does nothing if the daemon has already ended.
         self.child.kill().ok();
         self.child.wait().ok();
         if thread::panicking() {
@@ -94,7 +94,7 @@ impl Drop for Daemon {
     }
 }
 
-/// The program, with its state in a directory.
+/// Returns a command that runs the program with its state in a directory.
 pub(crate) fn program(state: &Path, backend: &str) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_riklet-sdn"));
     command.arg("--state-dir").arg(state).args(["--firewall", backend]);

@@ -1,4 +1,4 @@
-//! Where everything happens: namespaces that end with the measurement, however it ends.
+//! Namespaces in which everything is measured. They end with the measurement, however it ends.
 
 use std::{
     env,
@@ -14,12 +14,14 @@ pub(crate) fn is_inside() -> bool {
     env::var_os(INSIDE).is_some()
 }
 
-/// Runs this program again with its arguments, in namespaces of its own for the network, processes and mounts
-/// (unshare(1)). The end of their first process, which is that one, ends every other; and that one ends with
-/// unshare, which ends with us, whatever ends us (setpriv(1)): it heeds no signal but SIGKILL. Returns its exit code.
+/// Runs this program again with its arguments, in network, process and mount namespaces of its own (unshare(1)).
+/// Returns its exit code.
+///
+/// That program is the first process of the namespaces: its end ends every other process in them. It ends with
+/// unshare, which ends with us, whatever ends us (setpriv(1)): it reacts to no signal but SIGKILL.
 ///
 /// # Panics
-/// Where it cannot be started, or is ended by a signal.
+/// Panics if the program cannot be started, or if a signal ends it.
 pub(crate) fn enter() -> ExitCode {
     let itself = env::current_exe().unwrap();
     let status = Command::new("setpriv")
@@ -34,19 +36,19 @@ pub(crate) fn enter() -> ExitCode {
     ExitCode::from(u8::try_from(status.code().unwrap()).unwrap())
 }
 
-/// Makes the namespaces usable. State, locks and temporary files go to memory that nobody else sees.
-pub(crate) fn furnish() {
+/// Makes the namespaces usable: state, locks and temporary files are kept in memory that no other process sees.
+pub(crate) fn set_up() {
     sh("ip link set lo up && mount -t tmpfs tmpfs /run && mkdir /run/lock /run/bench");
 }
 
-/// A directory for this, which vanishes with the namespaces.
+/// Creates a directory of this name, which vanishes with the namespaces.
 pub(crate) fn directory(name: &str) -> PathBuf {
     let path = Path::new("/run/bench").join(name);
     std::fs::create_dir_all(&path).unwrap();
     path
 }
 
-/// The repository.
+/// Returns the root of the repository.
 pub(crate) fn repository() -> &'static Path {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."))
 }

@@ -1,4 +1,4 @@
-//! A client of the daemon's API: one connection over its unix socket, kept.
+//! A client of the daemon's API, which keeps one connection over the Unix socket.
 
 use std::{
     io::{BufRead, BufReader, Read, Write},
@@ -9,7 +9,7 @@ use std::{
 
 use serde_json::Value;
 
-/// A connection.
+/// A connection to the daemon.
 #[derive(Debug)]
 pub(crate) struct Client(BufReader<UnixStream>);
 
@@ -18,13 +18,13 @@ impl Client {
         Ok(Self(BufReader::new(UnixStream::connect(socket)?)))
     }
 
-    /// The answer's document to a request that must succeed.
+    /// Sends a request that must succeed, and returns the document of the answer.
     #[track_caller]
     pub(crate) fn json(&mut self, method: &str, target: &str, body: &str) -> Value {
         serde_json::from_slice(&self.send(method, target, body)).unwrap()
     }
 
-    /// How long it takes from the request to the whole answer.
+    /// Returns the time from the request to the end of the answer.
     #[track_caller]
     pub(crate) fn timed(&mut self, method: &str, target: &str, body: &str) -> Duration {
         let started = Instant::now();
@@ -59,7 +59,7 @@ impl Client {
         body
     }
 
-    /// RFC 9112, section 7.1.
+    /// Reads a chunked body (RFC 9112, section 7.1).
     fn chunks(&mut self) -> Vec<u8> {
         let mut body = Vec::new();
         loop {

@@ -1,4 +1,4 @@
-//! What the sections share.
+//! Helpers shared by the sections.
 
 pub(crate) mod command;
 pub(crate) mod daemon;
@@ -14,10 +14,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// What `probe` finds, as soon as it finds it.
+/// Calls `probe` until it finds something, and returns that.
 ///
 /// # Panics
-/// Where nothing was found within `deadline`.
+/// Panics if nothing is found within `deadline`.
 #[track_caller]
 pub(crate) fn wait_for<T>(
     what: &str,
@@ -34,7 +34,7 @@ pub(crate) fn wait_for<T>(
     }
 }
 
-/// A function with one TCP port, which leads to port 3000 of its guest.
+/// Returns the definition of a function with one TCP port, which leads to port 3000 of its guest.
 pub(crate) fn definition(name: &str, port: usize) -> String {
     format!(
         r#"{{"apiVersion":"v1","kind":"Function","name":"{name}","spec":{{"function":{{"exposure":{{"port":{port},"targetPort":3000}}}}}}}}"#

@@ -22,9 +22,9 @@ pub(crate) struct Namespace {
 }
 
 impl Namespace {
-    /// A new one, in which only `lo` is, up.
+    /// Creates a namespace whose only interface is `lo`, up.
     pub(crate) fn new() -> Self {
-        // Made by a program, since unshare(2) has no safe wrapper.
+        // A program creates it, since unshare(2) has no safe wrapper.
         let mut maker = Command::new("unshare")
             .args(["-n", "sh", "-c", "ip link set lo up && echo made && read _"])
             .env("PATH", command::PATH)
@@ -37,7 +37,7 @@ impl Namespace {
         assert_eq!(line, "made\n");
         let file = File::open(format!("/proc/{}/ns/net", maker.id())).unwrap();
         drop(maker.stdin.take());
-        // `read` says that there was nothing to read.
+        // `read` fails at the end of its input, so the exit status means nothing.
         maker.wait().unwrap();
         Self { file: Arc::new(file) }
     }
@@ -55,12 +55,12 @@ impl Namespace {
         }
     }
 
-    /// A name of the namespace in the file system, which other programs may open.
+    /// Returns a path of the namespace that other programs can open.
     pub(crate) fn path(&self) -> String {
         format!("/proc/{}/fd/{}", process::id(), self.file.as_raw_fd())
     }
 
-    /// Runs a script in the namespace, which must succeed.
+    /// Runs a script in the namespace. The script must succeed.
     #[track_caller]
     pub(crate) fn sh(&self, script: &str) -> Duration {
         self.run(|| command::sh(script))

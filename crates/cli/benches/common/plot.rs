@@ -1,4 +1,4 @@
-//! Curves, as SVG in docs/benchmarks/.
+//! Curves, drawn as SVG files in docs/benchmarks/.
 
 use std::{fs, ops::Range};
 
@@ -13,7 +13,7 @@ use plotters::{
 
 use super::enclosure;
 
-/// In the order of the lines: told apart by people who see red and green alike, too (Okabe and Ito).
+/// The colours of the lines, in order. People who are colour-blind can tell them apart, too (Okabe and Ito).
 const COLOURS: [RGBColor; 4] =
     [RGBColor(0, 114, 178), RGBColor(213, 94, 0), RGBColor(0, 158, 115), RGBColor(204, 121, 167)];
 const SIZE: (u32, u32) = (760, 420);
@@ -26,26 +26,27 @@ pub(crate) struct Line {
     pub(crate) points: Vec<(f64, f64)>,
 }
 
-/// What is drawn.
+/// A drawing.
 #[derive(Debug)]
 pub(crate) struct Plot {
     pub(crate) title: &'static str,
-    /// What is to the right, with its unit.
+    /// The label of the horizontal axis, with its unit.
     pub(crate) x: &'static str,
-    /// What is upwards, with its unit.
+    /// The label of the vertical axis, with its unit.
     pub(crate) y: &'static str,
-    /// True if each power of ten is as far from the next.
+    /// True if both axes are logarithmic.
     pub(crate) logarithmic: bool,
     pub(crate) lines: Vec<Line>,
 }
 
 impl Plot {
-    /// Draws it to a file of this name.
+    /// Draws the plot to a file of this name.
     pub(crate) fn draw(&self, file: &str) {
         let directory = enclosure::repository().join("docs/benchmarks");
         fs::create_dir_all(&directory).unwrap();
         let (xs, ys) = (self.range(|point| point.0), self.range(|point| point.1));
-        // From 0, or a curve that is flat within its noise would look like a mountain; and with room for the legend.
+        // The axis starts at 0, since otherwise noise in a flat curve would look like a mountain. The rest is room for
+        // the legend.
         let ys = 0.0..ys.end * 1.4;
         let path = directory.join(file);
         if self.logarithmic {
@@ -112,7 +113,7 @@ impl Plot {
     }
 }
 
-/// Without digits that say nothing, and with the thousands apart.
+/// Formats a number without insignificant digits, and with a separator between the thousands.
 fn number(value: f64) -> String {
     if value.fract().abs() > 1e-9 {
         return format!("{value:.2}").trim_end_matches('0').to_owned();

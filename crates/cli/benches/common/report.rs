@@ -1,4 +1,4 @@
-//! What is found, in Markdown.
+//! The results, in Markdown.
 
 use std::{
     fmt::{self, Display},
@@ -7,7 +7,7 @@ use std::{
 
 use super::samples::milliseconds;
 
-/// Sections, and before them the bounds with the figures that must keep them.
+/// The sections of the report, after a table of the bounds with the measured figures.
 #[derive(Debug, Default)]
 pub(crate) struct Markdown {
     bounds: Vec<[String; 4]>,
@@ -15,7 +15,7 @@ pub(crate) struct Markdown {
     body: String,
 }
 
-/// A bound of a figure.
+/// A bound that a figure must keep.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Bound {
     AtMost(f64),
@@ -30,7 +30,7 @@ impl Bound {
         }
     }
 
-    /// With its unit.
+    /// Returns the bound as text, with its unit.
     fn text(self, unit: &str) -> String {
         match self {
             Self::AtMost(limit) => format!("≤ {limit}{unit}"),
@@ -55,19 +55,19 @@ impl Markdown {
         self.body += "\n";
     }
 
-    /// A picture that lies in docs/benchmarks/.
+    /// Adds a picture from docs/benchmarks/.
     pub(crate) fn picture(&mut self, file: &str, says: &str) {
         self.body.extend(["![", says, "](benchmarks/", file, ")\n\n"]);
     }
 
-    /// States a bound of a time, in milliseconds.
+    /// States an upper bound on a time, in milliseconds.
     pub(crate) fn limit(&mut self, figure: &str, limit_ms: f64, measured: Duration) {
         let bound = Bound::AtMost(limit_ms);
         let kept = bound.is_kept(measured.as_secs_f64() * 1e3);
         self.note(figure, bound.text(" ms"), milliseconds(measured), kept);
     }
 
-    /// States a bound of a number, with its unit.
+    /// States a bound on a number, with its unit.
     pub(crate) fn bound(&mut self, figure: &str, bound: Bound, measured: f64, unit: &str) {
         let kept = bound.is_kept(measured);
         self.note(figure, bound.text(unit), format!("{measured:.2}{unit}"), kept);

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-/// How long something took, again and again.
+/// Repeated measurements of the time that one operation takes.
 #[derive(Debug, Default, Clone)]
 pub(crate) struct Samples(Vec<Duration>);
 
@@ -19,7 +19,7 @@ impl Samples {
         self.percentile(99)
     }
 
-    /// The sample that so many percent are below.
+    /// Returns the sample below which this percentage of all samples lies.
     fn percentile(&self, percent: usize) -> Duration {
         let mut sorted = self.0.clone();
         sorted.sort();
@@ -27,7 +27,7 @@ impl Samples {
     }
 }
 
-/// Ups and downs.
+/// The times of repeated ups and downs.
 #[derive(Debug, Default, Clone)]
 pub(crate) struct Cycles {
     pub(crate) up: Samples,
@@ -40,13 +40,13 @@ impl Cycles {
         self.down.push(down);
     }
 
-    /// Cells of a table: the medians and 99th percentiles.
+    /// Returns the cells of a table row: the medians and the 99th percentiles.
     pub(crate) fn cells(&self) -> [String; 4] {
         [self.up.p50(), self.up.p99(), self.down.p50(), self.down.p99()].map(milliseconds)
     }
 }
 
-/// Milliseconds with three significant digits or so.
+/// Formats a duration in milliseconds, with about three significant digits.
 pub(crate) fn milliseconds(duration: Duration) -> String {
     let value = millis(duration);
     let digits = if value < 1.0 { 3 } else { 2 };
@@ -57,7 +57,7 @@ pub(crate) fn millis(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1e3
 }
 
-/// How many times the one is the other.
+/// Returns the first duration divided by the second.
 pub(crate) fn ratio(of: Duration, to: Duration) -> f64 {
     of.as_secs_f64() / to.as_secs_f64()
 }

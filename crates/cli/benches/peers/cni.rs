@@ -1,4 +1,4 @@
-//! The plugins of CNI, as a container runtime calls them.
+//! The CNI plugins, called as a container runtime calls them.
 
 use std::{process::Command, time::Duration};
 
@@ -8,12 +8,12 @@ use super::Peer;
 use crate::common::{command::fed, enclosure, namespace::Namespace};
 
 pub(super) const NAME: &str = "CNI ptp+portmap";
-/// Where Debian has them.
+/// The directory where Debian installs the plugins.
 const PLUGINS: &str = "/usr/lib/cni";
 
 pub(super) struct Cni {
     node: Namespace,
-    /// A container that stays: the chains for all of them are made already.
+    /// A container that stays, so that the chains shared by all containers exist already.
     _other: Namespace,
 }
 
@@ -25,14 +25,14 @@ impl Cni {
         cni
     }
 
-    /// One plugin after the other, each with what the one before it has answered.
+    /// Calls one plugin after the other, each with the result of the one before it.
     fn add(&self, container: &Namespace, number: usize) -> (Duration, Value) {
         let (ptp_took, result) = self.call("ADD", "ptp", container, number, None);
         let (took, result) = self.call("ADD", "portmap", container, number, Some(&result));
         (ptp_took + took, result)
     }
 
-    /// In the other order, with what adding answered (section 4 of the specification).
+    /// Calls the plugins in reverse order, with the result of ADD (section 4 of the specification).
     fn delete(&self, container: &Namespace, number: usize, result: &Value) -> Duration {
         let (took, _) = self.call("DEL", "portmap", container, number, Some(result));
         took + self.call("DEL", "ptp", container, number, Some(result)).0

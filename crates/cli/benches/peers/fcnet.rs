@@ -1,4 +1,4 @@
-//! fcnet-cli: a TAP for Firecracker, and masquerading.
+//! fcnet-cli, which creates a TAP for Firecracker and masquerades its traffic.
 
 use std::{path::PathBuf, process::Command, time::Duration};
 
@@ -28,7 +28,7 @@ impl Fcnet {
             .args(["--guest-ip", &format!("{network}.{}/30", first + 2)])
             .arg("simple");
         let (took, output) = self.node.run(|| fed(&mut command, ""));
-        // It ends with 0 where it fails, too.
+        // fcnet-cli exits with 0 even when it fails.
         let complaint = String::from_utf8_lossy(&output.stderr);
         assert!(complaint.is_empty(), "{command:?}: {complaint}");
         took

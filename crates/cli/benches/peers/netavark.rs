@@ -1,4 +1,4 @@
-//! netavark, as Podman calls it: a bridge network with a port mapping.
+//! netavark, called as Podman calls it: a bridge network with a port mapping.
 
 use std::{path::PathBuf, process::Command, time::Duration};
 
@@ -7,7 +7,7 @@ use serde_json::json;
 use super::Peer;
 use crate::common::{command::fed, enclosure, namespace::Namespace};
 
-/// Where Debian has it.
+/// The path where Debian installs it.
 const PROGRAM: &str = "/usr/lib/podman/netavark";
 
 pub(super) struct Netavark {
@@ -28,7 +28,7 @@ impl Netavark {
 
     fn call(&self, operation: &str, container: &Namespace, number: usize) -> Duration {
         let address = format!("10.88.{}.{}", number / 250, 2 + number % 250);
-        // What `podman network create` makes.
+        // The same options as `podman network create` sets.
         let options = json!({
             "container_id": format!("{number:064x}"),
             "container_name": format!("c{number}"),

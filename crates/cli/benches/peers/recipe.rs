@@ -1,4 +1,4 @@
-//! What people do by hand: six programs.
+//! The manual recipe: six commands.
 
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ impl Peer for Recipe {
     }
 }
 
-/// The TAP, the host's address on it and the guest's, and the port.
+/// Returns the TAP, the host's address on it, the guest's address, and the port.
 fn words(number: usize) -> [String; 4] {
     let network = format!("10.99.{}", number / 64);
     let first = number % 64 * 4;

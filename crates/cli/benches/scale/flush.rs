@@ -1,4 +1,4 @@
-//! How long a client is without connections after somebody has flushed the firewall.
+//! Measures the outage that a client sees after the firewall is flushed.
 
 use std::{
     net::{SocketAddr, TcpStream},
@@ -19,16 +19,16 @@ use crate::common::{
 
 const PRESENT: usize = 1000;
 const ROUNDS: usize = 5;
-/// Between two attempts of the client.
+/// The pause between two attempts of the client.
 const PAUSE: Duration = Duration::from_millis(1);
-/// When an attempt has failed.
+/// The time after which an attempt counts as failed.
 const PATIENCE: Duration = Duration::from_millis(20);
-/// How long the client goes on before and after, at least.
+/// The minimum time for which the client runs before the flush, and after it.
 const AROUND: Duration = Duration::from_millis(500);
-/// How long a repair may take.
+/// Limits the wait for a repair.
 const REPAIR: Duration = Duration::from_secs(30);
 
-/// One attempt of the client.
+/// One connection attempt of the client.
 #[derive(Clone, Copy)]
 struct Attempt {
     started: Instant,
@@ -39,7 +39,7 @@ struct Attempt {
 pub(crate) fn measure(report: &mut Markdown) {
     let mut world = World::new("flush", "nftables", READY_SLOTS);
     world.fill(PRESENT);
-    world.settle();
+    world.wait_until_idle();
     let guest = world.play_last(Processor::Any);
     let mut gaps = Samples::default();
     let mut from_flush = Samples::default();
@@ -78,7 +78,7 @@ pub(crate) fn measure(report: &mut Markdown) {
     );
 }
 
-/// When the firewall was flushed, and what the client met before and after.
+/// Flushes the firewall while a client connects. Returns the time of the flush, and the client's attempts.
 fn around_flush(world: &World) -> (Instant, Vec<Attempt>) {
     let (ended, works) = (AtomicBool::new(false), AtomicBool::new(false));
     let target = world.last_published();
@@ -107,7 +107,8 @@ fn connect(target: SocketAddr, ended: &AtomicBool, works: &AtomicBool) -> Vec<At
     attempts
 }
 
-/// The longest time between two successful attempts; and how long after the flush connections worked again.
+/// Returns the longest time between two successful attempts, and the time from the flush until connections worked
+/// again.
 fn outage(flushed: Instant, attempts: &[Attempt]) -> (Duration, Duration) {
     let successful: Vec<_> = attempts.iter().filter(|attempt| attempt.connected).collect();
     let gaps = successful.windows(2).map(|pair| pair[1].ended - pair[0].ended);

@@ -1,4 +1,4 @@
-//! What one more function, and one more connection, cost where more and more functions are there.
+//! Measures the cost of one more function and of one more connection as the number of functions grows.
 
 use std::time::Duration;
 
@@ -14,16 +14,16 @@ use crate::common::{
 
 const STEPS: [(usize, f64); 5] =
     [(1, 1.0), (10, 10.0), (100, 100.0), (1000, 1000.0), (10_000, 10_000.0)];
-/// iptables has 1,000 at most: it looks through its rules one by one.
+/// The number of steps on iptables, which ends at 1,000 functions: it checks its rules one by one.
 const STEPS_OF_IPTABLES: usize = 4;
-/// Turns of ups and downs, and how many there are in one: fewer than ready slots.
+/// The number of turns of ups and downs. Each turn has fewer functions than there are ready slots.
 const TURNS: usize = 5;
 const TURN: usize = 20;
-/// Connections: turns, and how many there are in one.
+/// The number of turns of connections, then the number of connections in a turn.
 const CONNECTION_TURNS: usize = 20;
 const CONNECTIONS: usize = 50;
 
-/// A node on which more and more functions are, and what was measured at each step.
+/// A node with a growing number of functions, and the results of each step.
 struct Growing {
     world: World,
     steps: Vec<Step>,
@@ -33,17 +33,17 @@ struct Step {
     present: f64,
     cycles: Cycles,
     connections: Samples,
-    /// Of the nodes that stay as they are, in the same turns.
+    /// The same measurements on the fixed node, taken in turn.
     few: Cycles,
     one: Samples,
 }
 
-/// The nodes that stay as they are: what is measured elsewhere is measured here in turns, so that what else
-/// the machine does falls on both alike.
+/// Nodes whose number of functions stays the same. Each measurement is repeated on them in turn, so that other load on
+/// the machine affects both alike.
 struct Fixed {
-    /// With ten functions.
+    /// A node with ten functions.
     ten: World,
-    /// With one function, and its guest.
+    /// A node with one function and its guest.
     one: World,
     _guest: Guest,
 }
@@ -74,23 +74,23 @@ impl Growing {
         Self { world: World::new(name, "nftables", READY_SLOTS), steps: Vec::new() }
     }
 
-    /// Brings up what is missing, and measures.
+    /// Brings up the missing functions, and measures.
     fn grow(&mut self, until: usize, present: f64, fixed: &mut Fixed) {
         self.grow_published(until, present, fixed);
         let step = self.steps.last_mut().unwrap();
         for _ in 0..TURNS {
             self.world.cycles(TURN, &mut step.cycles);
-            self.world.settle();
+            self.world.wait_until_idle();
             fixed.ten.cycles(TURN, &mut step.few);
-            fixed.ten.settle();
+            fixed.ten.wait_until_idle();
         }
     }
 
-    /// The same, for connections only.
+    /// Brings up the missing functions, and measures connections only.
     fn grow_published(&mut self, until: usize, present: f64, fixed: &Fixed) {
         eprintln!("  {until} functions");
         self.world.fill(until);
-        self.world.settle();
+        self.world.wait_until_idle();
         let guest = self.world.play_last(LATENCY);
         let mut connections = Samples::default();
         let mut one = Samples::default();
@@ -103,7 +103,7 @@ impl Growing {
         self.steps.push(Step { present, cycles, connections, few, one });
     }
 
-    /// What was measured, once all is taken down.
+    /// Takes everything down, and returns the measurements.
     fn end(mut self) -> Vec<Step> {
         self.world.down_all();
         self.steps
@@ -149,7 +149,8 @@ fn describe_operations(report: &mut Markdown, steps: &[Step]) {
     .draw("operations.svg");
     report.picture("operations.svg", "Up and down with more and more functions present");
     let last = steps.last().unwrap();
-    // None is stated for `down` yet: the kernel's masquerading makes it grow with the connections that are tracked.
+    // No bound is stated for `down` yet: the kernel's masquerading slows it down as the number of tracked connections
+    // grows.
     report.bound(
         "`up` p50 with 10,000 present to that with 10",
         Bound::AtMost(1.3),

@@ -1,7 +1,8 @@
-//! A guest with all of Linux' network stack, in place of a microVM.
+//! A guest with the whole network stack of Linux, in place of a microVM.
 //!
-//! A microVM's VMM reads frames from the TAP and gives them to another kernel. Here a thread reads them, and gives them to
-//! another TAP in another namespace; both take segments of up to 64 KiB and unfinished checksums, as with a VMM.
+//! The VMM of a microVM reads frames from the TAP and passes them to another kernel. Here a thread reads them, and
+//! passes them to another TAP in another namespace. Both TAPs accept segments of up to 64 KiB and unfinished
+//! checksums, as with a VMM.
 
 use std::{
     fs::File,
@@ -26,13 +27,13 @@ use serde_json::Value;
 use super::offload;
 use crate::common::{namespace::Namespace, wait_for};
 
-/// Where the guest listens.
+/// The port that the guest listens on.
 pub(super) const PORT: u16 = 3000;
-/// `struct virtio_net_hdr` and the largest frame.
+/// The size of `struct virtio_net_hdr` and the largest frame.
 const FRAME: usize = tap::VNET_HEADER + 64 * 1024;
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// How a guest's NIC is configured.
+/// The configuration of a guest's NIC.
 #[derive(Debug, Clone)]
 pub(super) struct Nic {
     /// The TAP on the node.
@@ -44,7 +45,7 @@ pub(super) struct Nic {
 }
 
 impl Nic {
-    /// As `inspect` says.
+    /// Returns the configuration that `inspect` prints.
     pub(super) fn of(instance: &Value) -> Self {
         let text = |value: &Value| value.as_str().unwrap().to_owned();
         Self {
@@ -57,18 +58,18 @@ impl Nic {
     }
 }
 
-/// Where threads run: whether one happens to be woken on the processor of another makes more of a difference than
-/// what is measured.
+/// The processor that threads run on. Whether a thread happens to be woken on another thread's processor makes more
+/// difference than anything measured here.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Processor {
-    /// Wherever the kernel likes.
+    /// Any processor, as the kernel chooses.
     Any,
-    /// That of this number.
+    /// The processor of this number.
     Only(usize),
 }
 
 impl Processor {
-    /// Has the calling thread run there.
+    /// Makes the calling thread run there.
     pub(super) fn take(self) {
         if let Self::Only(number) = self {
             let mut set = CpuSet::new();
@@ -78,7 +79,8 @@ impl Processor {
     }
 }
 
-/// A guest that accepts connections, and answers how many bytes it got once the client sends no more.
+/// A guest that accepts connections. Once a client has sent everything, the guest answers with the number of bytes it
+/// received.
 pub(super) struct Guest {
     pub(super) address: SocketAddr,
     listener: Arc<TcpListener>,
@@ -111,7 +113,7 @@ impl Guest {
         guest.start(processor, move |stop| carry(stop, inner_too, outer_too));
         let listener = Arc::clone(&guest.listener);
         guest.start(processor, move |_| serve(&listener));
-        // The kernel notices the carrier in its own time, and drops what is sent before.
+        // The kernel takes a while to notice the carrier, and drops what is sent before that.
         node.run(|| {
             wait_for("the guest to answer", PATIENCE, || {
                 TcpStream::connect_timeout(&address, Duration::from_millis(50)).ok()
@@ -133,7 +135,7 @@ impl Guest {
 impl Drop for Guest {
     fn drop(&mut self) {
         self.stops.clear();
-        // Wakes who waits in accept(2), with EINVAL.
+        // Wakes the thread that waits in accept(2), which fails with EINVAL.
         rustix::net::shutdown(&self.listener, Shutdown::Both).ok();
         for thread in self.threads.drain(..) {
             thread.join().ok();
@@ -141,12 +143,12 @@ impl Drop for Guest {
     }
 }
 
-/// Copies frames one way until the owner or the TAP is gone.
+/// Copies frames in one direction until the owner or the TAP is gone.
 fn carry(stop: &PipeReader, mut from: File, mut to: File) {
     let mut frame = vec![0; FRAME];
     loop {
         match from.read(&mut frame) {
-            // A TAP that is down refuses the frame (EIO): it is lost, as on a cable.
+            // A TAP that is down refuses the frame (EIO). The frame is lost, as on an unplugged cable.
             Ok(length) => drop(to.write(&frame[..length])),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 let mut files = [from.as_fd(), stop.as_fd()]
@@ -164,14 +166,15 @@ fn carry(stop: &PipeReader, mut from: File, mut to: File) {
 fn serve(listener: &TcpListener) {
     let mut buffer = vec![0; 1 << 20];
     while let Ok((mut connection, _)) = listener.accept() {
-        // Who only connects is gone by now; what it said of that is lost where the firewall was flushed meanwhile.
+        // A client that only connects has gone by now. If the firewall was flushed meanwhile, its FIN was lost: the
+        // read must time out.
         connection.set_read_timeout(Some(Duration::from_millis(50))).ok();
         let mut count = 0_u64;
         while let Ok(length @ 1..) = connection.read(&mut buffer) {
             connection.set_read_timeout(Some(PATIENCE)).ok();
             count += u64::try_from(length).unwrap();
         }
-        // The client may have gone.
+        // The client may have gone already.
         connection.write_all(&count.to_be_bytes()).ok();
     }
 }

@@ -1,4 +1,4 @@
-//! The same system calls without us: what the kernel itself takes.
+//! The same system calls without the rest of the program: the time that the kernel itself takes.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -17,7 +17,7 @@ use riklet_kernel::{Firewall, LinkDeletion, Links, linux::Linux};
 use super::guest::Nic;
 use crate::common;
 
-/// The kernel layer in the namespace of the calling thread, with nothing above it: no records, no plan, no looks.
+/// The kernel layer in the namespace of the calling thread, without records, plans or checks above it.
 pub(super) struct Bare {
     kernel: Linux,
     node: NodeFacts,
@@ -30,8 +30,8 @@ impl Bare {
         Self { kernel: Linux::new(), node }
     }
 
-    /// The tables and chains, without any function.
-    pub(super) fn lay_skeleton(&mut self) {
+    /// Creates the tables and chains, without any function.
+    pub(super) fn install_base_ruleset(&mut self) {
         let base_ruleset = BaseRuleset {
             mtu: 1500,
             pool: self.node.pool,
@@ -45,7 +45,7 @@ impl Bare {
         self.kernel.change_firewall(Backend::Nftables, &change).unwrap();
     }
 
-    /// What the functions of these numbers need.
+    /// Returns the fragments that the functions of these numbers need.
     pub(super) fn fragments(&self, numbers: std::ops::Range<u16>) -> Vec<Fragment> {
         let fragment = |number: u16| {
             let text = common::definition(&format!("f{number}"), 10_000 + usize::from(number));
@@ -56,7 +56,7 @@ impl Bare {
         numbers.map(fragment).collect()
     }
 
-    /// Their TAPs, each created and configured, and one transaction with their elements.
+    /// Creates and configures their TAPs one by one, and adds their elements in one transaction.
     pub(super) fn up(&mut self, fragments: &[Fragment]) -> Duration {
         let started = Instant::now();
         for fragment in fragments {
@@ -65,7 +65,8 @@ impl Bare {
         started.elapsed() + self.publish(fragments)
     }
 
-    /// One transaction with their elements, where their TAPs are there already: what remains to be done with ready slots.
+    /// Adds their elements in one transaction. Their TAPs exist already: this is the work that remains with ready
+    /// slots.
     pub(super) fn publish(&mut self, fragments: &[Fragment]) -> Duration {
         let add = fragments.iter().flat_map(|fragment| fragment.entries.clone()).collect();
         let change = Change::Delta { remove: BTreeSet::new(), add, owner: None };
@@ -74,7 +75,7 @@ impl Bare {
         started.elapsed()
     }
 
-    /// One transaction without their elements.
+    /// Removes their elements in one transaction.
     pub(super) fn withdraw(&mut self, fragments: &[Fragment]) -> Duration {
         let remove = fragments.iter().flat_map(|fragment| fragment.entries.clone()).collect();
         let change = Change::Delta { remove, add: BTreeSet::new(), owner: None };
@@ -83,7 +84,8 @@ impl Bare {
         started.elapsed()
     }
 
-    /// One transaction without their elements; their TAPs down and marked for deletion; then the deletion of the TAPs.
+    /// Removes their elements in one transaction, takes their TAPs down and marks them for deletion, then deletes
+    /// them.
     pub(super) fn down(&mut self, fragments: &[Fragment]) -> Duration {
         let links = fragments.iter().map(|fragment| &fragment.link);
         let links: BTreeMap<_, _> =
@@ -96,7 +98,7 @@ impl Bare {
     }
 }
 
-/// The guest's side of it.
+/// Returns the configuration of the guest's NIC on this link.
 pub(super) fn nic(link: &LinkSpec) -> Nic {
     let (address, mac) = link.neighbours.first_key_value().unwrap();
     Nic {

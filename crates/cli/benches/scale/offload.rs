@@ -1,4 +1,4 @@
-//! What a VMM negotiates with a TAP for its guest. All of the benches' `unsafe`.
+//! Negotiates the offloads of a TAP as a VMM does. All `unsafe` code of the benches is here.
 #![expect(unsafe_code, reason = "TUNSETOFFLOAD has no safe wrapper")]
 
 use std::fs::File;
@@ -8,14 +8,14 @@ use rustix::{
     ioctl::{self, IntegerSetter, Opcode, opcode},
 };
 
-/// `<linux/if_tun.h>`.
+/// Request of `<linux/if_tun.h>`.
 const TUNSETOFFLOAD: Opcode = opcode::write::<u32>(b'T', 208);
 const TUN_F_CSUM: usize = 0x01;
 const TUN_F_TSO4: usize = 0x02;
 const TUN_F_TSO6: usize = 0x04;
 
-/// Takes frames whose checksum is still to be filled in, and segments larger than the MTU; each says so in its
-/// `struct virtio_net_hdr`.
+/// Makes the TAP deliver frames with unfinished checksums, and segments larger than the MTU. The `struct
+/// virtio_net_hdr` of each frame says so.
 pub(super) fn take_all(tap: &File) -> io::Result<()> {
     let flags = TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6;
     // SAFETY: the request takes its flags as an integer, and keeps no pointer.

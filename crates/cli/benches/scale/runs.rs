@@ -1,4 +1,4 @@
-//! What one more function costs where many are being run.
+//! Measures the cost of one more function while many functions are supervised.
 
 use super::world::{READY_SLOTS, World};
 use crate::common::{
@@ -7,7 +7,7 @@ use crate::common::{
 };
 
 const RUNS: usize = 10_000;
-/// Turns of ups and downs, and how many there are in one: fewer than ready slots.
+/// The number of turns of ups and downs. Each turn has fewer functions than there are ready slots.
 const TURNS: usize = 5;
 const TURN: usize = 20;
 
@@ -18,9 +18,9 @@ pub(crate) fn measure(report: &mut Markdown) {
     let (mut beside_none, mut beside_many) = (Cycles::default(), Cycles::default());
     for _ in 0..TURNS {
         none.cycles(TURN, &mut beside_none);
-        none.settle();
+        none.wait_until_idle();
         many.cycles(TURN, &mut beside_many);
-        many.settle();
+        many.wait_until_idle();
     }
     report.heading("One more, where many are run");
     report.paragraph(&format!(

@@ -1,4 +1,4 @@
-//! One function at a time, with ready slots and without.
+//! Brings functions up and down one at a time, with ready slots and without.
 
 use super::{
     kernel::Bare,
@@ -10,7 +10,7 @@ use crate::common::{
     samples::{Cycles, milliseconds},
 };
 
-/// Rounds of fewer than there are ready slots.
+/// The number of rounds. Each has fewer functions than there are ready slots.
 const ROUNDS: usize = 10;
 const ROUND: u16 = 30;
 
@@ -24,12 +24,12 @@ pub(crate) fn measure(report: &mut Markdown) {
     let alone = Namespace::new();
     alone.run(|| {
         let mut bare = Bare::new();
-        bare.lay_skeleton();
+        bare.install_base_ruleset();
         for _ in 0..ROUNDS {
             warm.cycles(ROUND.into(), &mut warm_cycles);
-            warm.settle();
+            warm.wait_until_idle();
             cold.cycles(ROUND.into(), &mut cold_cycles);
-            cold.settle();
+            cold.wait_until_idle();
             let fragments = bare.fragments(0..ROUND);
             for one in fragments.chunks(1) {
                 elements.push(bare.publish(one), bare.withdraw(one));

@@ -1,4 +1,4 @@
-//! Ten thousand functions: up from nothing, in memory, restarted, and down to nothing.
+//! Ten thousand functions: brings them all up, measures memory and a restart, and takes them all down.
 
 use std::{iter, time::Duration};
 
@@ -18,13 +18,13 @@ const CLIENTS: usize = 16;
 const RESTARTS: usize = 3;
 const A_THOUSAND: usize = 1000;
 
-/// One way to bring them all up and down.
+/// One way to bring all functions up and down.
 struct Way {
     name: &'static str,
-    /// Each thousand's time.
+    /// The time that each thousand took.
     thousands: Vec<Duration>,
     down: Duration,
-    /// Until nothing is left.
+    /// The time until nothing was left.
     gone: Duration,
 }
 
@@ -33,7 +33,7 @@ impl Way {
         self.thousands.iter().sum()
     }
 
-    /// The last thousand's time to the first's.
+    /// Returns the time of the last thousand divided by that of the first.
     fn growth(&self) -> f64 {
         let [first, .., last] = &self.thousands[..] else { unreachable!() };
         last.as_secs_f64() / first.as_secs_f64()
@@ -64,14 +64,14 @@ impl Way {
 pub(crate) fn measure(report: &mut Markdown) {
     let mut world = World::new("batches", "nftables", READY_SLOTS);
     let thousands = of_batches(&world.fill(MANY));
-    world.settle();
+    world.wait_until_idle();
     let mut memory = [world.memory(); 2];
     let mut restarts = Samples::default();
     for _ in 0..RESTARTS {
         let (took, after) = world.restart();
         restarts.push(took);
         memory[1] = after;
-        world.settle();
+        world.wait_until_idle();
     }
     let (down, gone) = world.down_all();
     let batches = Way { name: "API, batches of 100", thousands, down, gone };
@@ -96,7 +96,7 @@ fn parallel() -> Way {
         thousands.push(end.saturating_sub(before));
         before = end;
     }
-    world.settle();
+    world.wait_until_idle();
     let (down, gone) = world.down_all();
     Way { name: "API, 16 clients, one each", thousands, down, gone }
 }
@@ -104,7 +104,7 @@ fn parallel() -> Way {
 fn alone() -> Way {
     Namespace::new().run(|| {
         let mut bare = Bare::new();
-        bare.lay_skeleton();
+        bare.install_base_ruleset();
         let fragments = bare.fragments(0..u16::try_from(MANY).unwrap());
         let times: Vec<_> = fragments.chunks(BATCH).map(|batch| bare.up(batch)).collect();
         let gone = bare.down(&fragments);

@@ -1,4 +1,4 @@
-//! How many bytes a second reach a guest by its published port, and by its own address.
+//! Measures the throughput to a guest, by its published port and by its own address.
 
 use std::{
     io::{Read, Write},
@@ -18,16 +18,16 @@ use crate::common::{
 
 const TURNS: usize = 11;
 const TURN: Duration = Duration::from_millis(400);
-/// Who sends has a processor, and the guest another.
+/// The processor of the sender. The guest has another one.
 const CLIENT: Processor = Processor::Only(0);
 const GUEST: Processor = Processor::Only(1);
 
-/// Where a client is, and what it connects to.
+/// The namespace of a client, and the address that it connects to.
 struct Path<'a> {
     name: &'static str,
     client: &'a Namespace,
     target: SocketAddr,
-    /// MiB a second, in each turn.
+    /// The throughput in MiB per second, in each turn.
     rates: Vec<f64>,
 }
 
@@ -46,7 +46,7 @@ pub(crate) fn measure(report: &mut Markdown) {
     let plain = Cable::new();
     let plain_guest = plain.node.run(|| {
         let mut bare = Bare::new();
-        bare.lay_skeleton();
+        bare.install_base_ruleset();
         let fragments = bare.fragments(0..1);
         bare.up(&fragments);
         nic(&fragments[0].link)
@@ -73,7 +73,7 @@ pub(crate) fn measure(report: &mut Markdown) {
     describe(report, &paths);
 }
 
-/// Sends for a while to who counts, and answers how many MiB arrived a second.
+/// Sends for a while to a guest that counts, and returns the MiB per second that arrived.
 fn send(target: SocketAddr) -> f64 {
     CLIENT.take();
     let mut connection = TcpStream::connect(target).unwrap();

@@ -1,4 +1,4 @@
-//! A node with a daemon, and a client on a cable to it.
+//! A node with a daemon, and a client connected to it by a cable.
 
 use std::{
     fs,
@@ -22,17 +22,17 @@ use crate::common::{
     wait_for,
 };
 
-/// The node's, towards the client.
+/// The node's address on the cable to the client.
 pub(super) const NODE: Ipv4Addr = Ipv4Addr::new(192, 168, 7, 1);
-/// Warm slots, where nothing else is said: the program's own default.
+/// The number of ready slots, unless noted otherwise: the program's own default.
 pub(super) const READY_SLOTS: usize = 64;
-/// How many definitions are sent in one request.
+/// The number of definitions in one request.
 pub(super) const BATCH: usize = 100;
-/// Where everything runs that a new connection goes through.
+/// The processor that everything on the path of a new connection runs on.
 pub(super) const LATENCY: Processor = Processor::Only(0);
 const FIRST_PORT: usize = 10_000;
 
-/// The node's and the client's namespace, with a cable between them.
+/// The namespaces of the node and the client, with a cable between them.
 pub(super) struct Cable {
     pub(super) node: Namespace,
     pub(super) client: Namespace,
@@ -56,12 +56,12 @@ impl Cable {
     }
 }
 
-/// What the daemon has in memory, in MiB (proc(5)).
+/// The daemon's memory, in MiB (proc(5)).
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Memory {
-    /// `VmRSS`.
+    /// The value of `VmRSS`.
     pub(super) resident: f64,
-    /// `RssAnon`.
+    /// The value of `RssAnon`.
     pub(super) anonymous: f64,
 }
 
@@ -70,10 +70,10 @@ pub(super) struct World {
     state: PathBuf,
     backend: &'static str,
     ready_slots: usize,
-    /// There but while it is restarted.
+    /// `None` only during a restart.
     daemon: Option<Daemon>,
     api: Client,
-    /// How many functions are up.
+    /// The number of functions that are up.
     pub(super) present: usize,
 }
 
@@ -84,12 +84,12 @@ impl World {
         let api = daemon.client();
         let mut world =
             Self { cable, state, backend, ready_slots, daemon: Some(daemon), api, present: 0 };
-        world.settle();
+        world.wait_until_idle();
         world
     }
 
-    /// Waits until nothing is under way: all ready slots are there, and what was taken down has gone.
-    pub(super) fn settle(&mut self) {
+    /// Waits until nothing is under way: all ready slots exist, and everything that was taken down has gone.
+    pub(super) fn wait_until_idle(&mut self) {
         let (ready_slots, wanted) = (self.ready_slots, self.present + self.ready_slots);
         wait_for("the daemon to be at rest", PATIENCE, || {
             let health = self.api.json("GET", "/v1/health", "");
@@ -97,7 +97,7 @@ impl World {
         });
     }
 
-    /// How many TAPs are there, of all kinds.
+    /// Returns the number of TAPs of all kinds.
     pub(super) fn taps(&self) -> usize {
         let list = || fs::read_to_string("/proc/thread-self/net/dev").unwrap();
         self.cable
@@ -108,7 +108,7 @@ impl World {
             .count()
     }
 
-    /// Records so many runs that this process supervises, and that have not ended.
+    /// Records this many runs that this process supervises and that have not ended.
     pub(super) fn record_runs(&self, count: usize) {
         let supervisor = ProcessId::current().unwrap();
         let mut store = Store::open(&self.state).unwrap();
@@ -120,7 +120,8 @@ impl World {
         records.commit().unwrap();
     }
 
-    /// Brings functions up until so many are, in requests of [`BATCH`]: how long each took.
+    /// Brings functions up until there are this many, in requests of [`BATCH`]. Returns the time that each request
+    /// took.
     pub(super) fn fill(&mut self, until: usize) -> Vec<Duration> {
         let mut times = Vec::new();
         while self.present < until {
@@ -134,8 +135,8 @@ impl World {
         times
     }
 
-    /// Brings functions up until so many are, a request each, from so many clients at once: when each was
-    /// up, from the beginning.
+    /// Brings functions up until there are this many, with one request each, from this many clients at once. Returns,
+    /// for each function, the time from the start until it was up.
     pub(super) fn fill_in_parallel(&mut self, until: usize, clients: usize) -> Vec<Duration> {
         let daemon = self.daemon.as_ref().unwrap();
         let next = AtomicUsize::new(self.present);
@@ -164,13 +165,14 @@ impl World {
         ends
     }
 
-    /// Brings so many more functions up, one after the other, then down again; begins at rest.
+    /// Brings this many more functions up one after the other, then down again. Waits beforehand until nothing is
+    /// under way.
     pub(super) fn cycles(&mut self, count: usize, cycles: &mut Cycles) {
-        self.settle();
+        self.wait_until_idle();
         let numbers = self.present..self.present + count;
         let ups: Vec<_> = numbers.clone().map(|number| up(&mut self.api, number)).collect();
         self.present += count;
-        self.settle();
+        self.wait_until_idle();
         for (number, up) in numbers.zip(ups) {
             let target = format!("/v1/functions/{}", name(number));
             cycles.push(up, self.api.timed("DELETE", &target, ""));
@@ -178,20 +180,22 @@ impl World {
         self.present -= count;
     }
 
-    /// Takes all down: until the answer, and until the kernel has no more than the ready slots' TAPs.
+    /// Takes everything down. Returns the time to the answer, and the time until the kernel has only the TAPs of the
+    /// ready slots.
     pub(super) fn down_all(&mut self) -> (Duration, Duration) {
         let started = Instant::now();
         let answered = self.api.timed("DELETE", "/v1/functions?all=true", "");
         self.present = 0;
         wait_for("nothing to be left", PATIENCE, || {
-            // Listing thousands of interfaces keeps a processor busy.
+            // Pauses between looks, since listing thousands of interfaces keeps a processor busy.
             thread::sleep(Duration::from_millis(20));
             (self.taps() <= self.ready_slots).then_some(())
         });
         (answered, started.elapsed())
     }
 
-    /// Stops the daemon as systemd does, and starts it again: from exec to READY, and its memory then.
+    /// Stops the daemon as systemd does, and starts it again. Returns the time from exec to READY, and its memory
+    /// then.
     pub(super) fn restart(&mut self) -> (Duration, Memory) {
         self.daemon.take().unwrap().stop();
         let daemon = Daemon::start(&self.cable.node, &self.state, self.backend, self.ready_slots);
@@ -215,18 +219,19 @@ impl World {
         Memory { resident: field("VmRSS:"), anonymous: field("RssAnon:") }
     }
 
-    /// Plays the guest of the function that was brought up last.
+    /// Starts a guest for the function that was brought up last.
     pub(super) fn play_last(&mut self, processor: Processor) -> Guest {
         let target = format!("/v1/functions/{}", name(self.present - 1));
         Guest::attach(&self.cable.node, &Nic::of(&self.api.json("GET", &target, "")), processor)
     }
 
-    /// Where the function that was brought up last is published.
+    /// Returns the address at which the function that was brought up last is published.
     pub(super) fn last_published(&self) -> SocketAddr {
         (NODE, u16::try_from(port(self.present - 1)).unwrap()).into()
     }
 
-    /// How long the client waits for connections to what was published last, whose guest runs where [`LATENCY`] says.
+    /// Measures the time that the client waits for each connection to the function that was brought up last. Its guest
+    /// must run on [`LATENCY`].
     pub(super) fn connect(&self, count: usize, samples: &mut Samples) {
         let target = self.last_published();
         self.cable.client.run(|| {
