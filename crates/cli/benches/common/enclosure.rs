@@ -17,7 +17,7 @@ pub(crate) fn is_inside() -> bool {
 /// Runs this program again with its arguments, in network, process and mount namespaces of its own (unshare(1)).
 /// Returns its exit code.
 ///
-/// That program is the first process of the namespaces: its end ends every other process in them. It ends with
+/// The new process is the first one of the namespaces: its end ends every other process in them. It ends with
 /// unshare, which ends with us, whatever ends us (setpriv(1)): it reacts to no signal but SIGKILL.
 ///
 /// # Panics

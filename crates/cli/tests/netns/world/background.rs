@@ -10,13 +10,13 @@ use std::{
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-/// A thread. Dropping this tells it to stop and waits until it has.
+/// A background thread. Dropping this tells the thread to stop, and waits until it has stopped.
 pub(crate) struct Background {
     stop: Option<PipeWriter>,
     thread: Option<JoinHandle<()>>,
 }
 
-/// The thread's view of whether its owner is still there.
+/// The thread's means to find out whether its owner still exists.
 pub(crate) struct Stop(PipeReader);
 
 impl Background {
@@ -46,13 +46,14 @@ impl fmt::Debug for Background {
 }
 
 impl Stop {
-    /// Tells whether the owner is still there.
+    /// Tells whether the owner still exists.
     pub(crate) fn goes_on(&self) -> bool {
         let mut stop = [PollFd::from_borrowed_fd(self.0.as_fd(), PollFlags::IN)];
         poll(&mut stop, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).expect("poll") == 0
     }
 
-    /// Waits until one of these can be read, or has failed, and says which; `None` once the owner is gone.
+    /// Waits until one of these files can be read or has failed, and returns which. Returns `None` once the owner is
+    /// gone.
     pub(crate) fn readable<const N: usize>(&self, files: [BorrowedFd<'_>; N]) -> Option<[bool; N]> {
         let ready = |entry: &PollFd<'_>| !entry.revents().is_empty();
         let mut stop = [PollFd::from_borrowed_fd(self.0.as_fd(), PollFlags::IN)];

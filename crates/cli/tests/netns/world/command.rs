@@ -1,4 +1,4 @@
-//! Programs, run in a namespace to their end, or in the background.
+//! Programs, run in a namespace until they end, or in the background.
 
 use std::{
     collections::BTreeMap,
@@ -57,7 +57,7 @@ impl fmt::Display for Output {
     }
 }
 
-/// The environment of the system's programs: all of it.
+/// Returns the whole environment of the system's programs.
 pub(super) fn environment() -> BTreeMap<String, String> {
     [("PATH", PATH), ("LC_ALL", "C")].map(|(name, value)| (name.into(), value.into())).into()
 }
@@ -76,7 +76,7 @@ pub(super) fn run(
     finish(child, command, stdin)
 }
 
-/// The same, without waiting for its end.
+/// Starts a program like [`run`], without waiting for its end.
 #[track_caller]
 pub(super) fn start(
     namespace: &Namespace,
@@ -91,7 +91,7 @@ pub(super) fn start(
     running
 }
 
-/// The same, with a standard input that ends with the harness, however that ends.
+/// Starts a program like [`start`], with a standard input that closes when the harness ends, however it ends.
 #[track_caller]
 pub(super) fn start_held(
     namespace: &Namespace,
@@ -100,7 +100,7 @@ pub(super) fn start_held(
     environment: &BTreeMap<String, String>,
 ) -> Running {
     let command = [&[program], arguments].concat().join(" ");
-    // Whoever starts the tests may ignore signals, as nohup(1) does, and a child inherits that.
+    // The process that starts the tests may ignore signals, as nohup(1) does, and a child inherits that.
     let heeding = [&["--default-signal=HUP,INT,TERM", program], arguments].concat();
     let mut child = spawn(namespace, "env", &heeding, environment);
     let input = child.stdin.take();
@@ -153,7 +153,7 @@ pub(crate) struct Running {
 }
 
 impl Running {
-    /// All that it has printed, once it has printed a line with these words.
+    /// Waits for a line with these words, and returns all output up to it.
     #[track_caller]
     pub(crate) fn wait_for_line(&mut self, words: &str) -> &str {
         loop {
@@ -182,7 +182,7 @@ impl Running {
         prlimit(Some(Pid::from_child(&self.child)), Resource::Nofile, limit).expect("prlimit");
     }
 
-    /// The processor time that it has taken, in seconds (fields 14 and 15 of `/proc/PID/stat`, in ticks of 10 ms).
+    /// Returns the processor time used so far, in seconds (fields 14 and 15 of `/proc/PID/stat`, in ticks of 10 ms).
     pub(crate) fn processor_time(&self) -> f64 {
         let id = self.child.id();
         let stat = read_proc(Path::new(&format!("/proc/{id}/stat"))).expect("a running program");
@@ -191,7 +191,7 @@ impl Running {
         ticks.map(|ticks| ticks.parse::<f64>().expect("a number")).sum::<f64>() / 100.0
     }
 
-    /// The memory that it has, in KiB (`VmRSS` of `/proc/PID/status`).
+    /// Returns the resident memory in KiB (`VmRSS` of `/proc/PID/status`).
     pub(crate) fn resident_kib(&self) -> u64 {
         let status = read_proc(Path::new(&format!("/proc/{}/status", self.child.id())));
         let status = status.expect("a running program");
@@ -200,12 +200,12 @@ impl Running {
         number.expect("a number of KiB")
     }
 
-    /// Tells whether it has not ended.
+    /// Tells whether the program is still running.
     pub(crate) fn is_running(&mut self) -> bool {
         self.child.try_wait().expect("a child").is_none()
     }
 
-    /// The processes that it has started and that have not ended (proc(5)).
+    /// Returns its child processes that have not ended (proc(5)).
     pub(crate) fn children(&self) -> Vec<Pid> {
         let id = self.child.id();
         let children = read_proc(Path::new(&format!("/proc/{id}/task/{id}/children")));
@@ -214,7 +214,7 @@ impl Running {
         children.map(|id| Pid::from_raw(id).expect("not 0")).collect()
     }
 
-    /// Waits for its end, for so long, and says whether it came.
+    /// Waits at most this long for the program to end, and tells whether it did.
     pub(crate) fn ends_within(&self, limit: Duration) -> bool {
         let id = Pid::from_child(&self.child);
         let ended = pidfd_open(id, PidfdFlags::empty()).expect("pidfd_open");
@@ -228,7 +228,7 @@ impl Running {
         self.wait_within(DEADLINE)
     }
 
-    /// The same, which must be soon.
+    /// Waits at most this long for the program to end by itself, and returns its outcome.
     #[track_caller]
     pub(crate) fn wait_within(mut self, limit: Duration) -> Output {
         wait_for(&format!("the end of `{}`", self.command), limit, || {
@@ -237,7 +237,7 @@ impl Running {
         self.finish()
     }
 
-    /// Its status and its last words, once it has closed its standard output.
+    /// Returns the program's outcome once it has closed its standard output.
     fn finish(&mut self) -> Output {
         let code = self.child.wait().expect("a child").code();
         for line in &self.lines {
@@ -253,7 +253,7 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // It may have ended, and then this does nothing.
+        // Does nothing if the program has already ended.
         self.child.kill().ok();
         self.child.wait().ok();
     }
@@ -266,7 +266,7 @@ fn finish(mut child: Child, command: String, stdin: &str) -> Output {
     let (sender, receiver) = mpsc::channel();
     let ended = thread::scope(|scope| {
         scope.spawn(move || {
-            // A program need not read its input: EPIPE is no failure.
+            // A program need not read its input, so EPIPE is no failure.
             input.map(|mut input| input.write_all(stdin.as_bytes()).ok());
         });
         scope.spawn(move || sender.send(child.wait_with_output()).ok());

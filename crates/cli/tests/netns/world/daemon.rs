@@ -1,4 +1,4 @@
-//! The daemon on the node, and what it says on its socket.
+//! The daemon on the node, and a client of its API.
 
 use std::{
     io::{Read, Write},
@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use super::{World, command::Running, wait_for};
 
-/// The longest time that a daemon takes to begin or to end.
+/// The longest time that a daemon may take to start or to stop.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A running daemon. Dropping it kills it.
@@ -23,7 +23,7 @@ pub(crate) struct Daemon {
     api: Api,
 }
 
-/// Its socket.
+/// A client of the daemon's socket.
 #[derive(Debug, Clone)]
 pub(crate) struct Api(PathBuf);
 
@@ -56,7 +56,7 @@ impl World {
         self.directory.path().join("state/api.sock")
     }
 
-    /// Starts the daemon, with few warm slots, and waits until it answers.
+    /// Starts the daemon with few ready slots, and waits until it answers.
     #[track_caller]
     pub(crate) fn daemon(&self, arguments: &[&str]) -> Daemon {
         let arguments = [&["serve", "--ready-slots", "4"], arguments].concat();
@@ -80,11 +80,11 @@ impl Api {
         self.say(request.as_bytes())
     }
 
-    /// Sends these bytes, and reads until the daemon closes.
+    /// Sends these bytes, and reads until the daemon closes the connection.
     pub(crate) fn say(&self, request: &[u8]) -> std::io::Result<Reply> {
         let mut stream = UnixStream::connect(&self.0)?;
         stream.set_read_timeout(Some(PATIENCE))?;
-        // It may answer, and close, before it has read all.
+        // The daemon may answer and close before it has read everything.
         stream.write_all(request).ok();
         let mut text = Vec::new();
         stream.read_to_end(&mut text).ok();
@@ -100,7 +100,7 @@ impl Api {
         reply.unwrap_or_else(|error| panic!("{method} {path}: {error}"))
     }
 
-    /// The document that is answered with status 200.
+    /// Returns the document of an answer with status 200.
     #[track_caller]
     pub(crate) fn get(&self, path: &str) -> Value {
         let reply = self.ask("GET", path, "");
@@ -114,7 +114,7 @@ impl Api {
         self.ask("GET", "/v1/events?recent=true", "").body
     }
 
-    /// Waits until the kernel is as the records say, nothing is under way, and the warm slots are filled.
+    /// Waits until the kernel matches the records, no work is in progress, and the ready slots are filled.
     #[track_caller]
     pub(crate) fn settle(&self) {
         wait_for("the daemon to come to rest", PATIENCE, || {
@@ -130,27 +130,27 @@ impl Api {
 }
 
 impl Daemon {
-    /// Its socket, which another daemon will have when this is gone.
+    /// Returns a client of its socket, which reaches the next daemon once this one is gone.
     pub(crate) fn clone_api(&self) -> Api {
         self.api.clone()
     }
 
-    /// The memory that it has (`VmRSS` of `/proc/PID/status`).
+    /// Returns the resident memory in KiB (`VmRSS` of `/proc/PID/status`).
     pub(crate) fn resident_kib(&self) -> u64 {
         self.running.resident_kib()
     }
 
-    /// Lets it have no more than so many open files (prlimit(2)).
+    /// Limits the number of its open files (prlimit(2)).
     pub(crate) fn limit_descriptors(&self, count: u64) {
         self.running.limit_descriptors(count);
     }
 
-    /// Its processor time in seconds (`utime` and `stime` of proc(5), in ticks of 10 ms).
+    /// Returns its processor time in seconds (`utime` and `stime` of proc(5), in ticks of 10 ms).
     pub(crate) fn processor_time(&self) -> f64 {
         self.running.processor_time()
     }
 
-    /// Ends it by this signal, and waits until it has ended.
+    /// Sends the daemon this signal, and waits until it has ended.
     #[track_caller]
     pub(crate) fn end(self, signal: Signal) {
         self.running.signal(signal);

@@ -1,13 +1,13 @@
-//! Firewalls and interfaces of others, which the program must live with and leave alone.
+//! Foreign firewalls and interfaces, which the program must tolerate and leave alone.
 
 use riklet_core::link::LIVE_GROUP;
 
 use super::{Firewall, Namespace, World};
 
-/// The alias of an interface that has one of our names.
+/// The alias of a foreign interface that has one of our names.
 pub(crate) const ALIAS: &str = "somebody's";
 
-/// Interfaces with one of our names, and in a group beside ours.
+/// Creates foreign interfaces: one with one of our names, one in a group next to ours.
 pub(crate) fn interfaces(namespace: &Namespace) {
     let group = LIVE_GROUP - 1;
     let batch = format!(
@@ -24,7 +24,8 @@ route add 198.18.0.0/15 dev theirs
     namespace.feed(&["ip", "-batch", "-"], &batch).success();
 }
 
-/// What Docker leaves on a host: forwarding that is dropped unless a container's, in chains of its own.
+/// Installs what Docker leaves on a host: chains of its own, and forwarding that is dropped unless it is a
+/// container's.
 pub(crate) fn docker_like(world: &World, variant: Firewall) {
     let rules = "\
 *filter
@@ -55,8 +56,8 @@ COMMIT
     world.program(variant.xtables(), &["iptables-restore", "--wait"], rules).success();
 }
 
-/// Rules that somebody wrote for `nft`: forwarding is dropped twice, once in a chain that has the name, but
-/// not the shape, of the one that `iptables` makes.
+/// Loads a ruleset written for `nft` that drops forwarded packets twice, once in a chain with the name, but not the
+/// shape, of the one that `iptables` creates.
 pub(crate) fn nft_foreign(namespace: &Namespace) {
     let rules = "\
 table ip filter {

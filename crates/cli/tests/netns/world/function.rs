@@ -1,4 +1,4 @@
-//! Functions: definitions for the program, and guests behind what it makes of them.
+//! Functions: definitions for the program, and guests for the instances that it creates.
 
 use std::net::Ipv4Addr;
 
@@ -15,7 +15,7 @@ use super::{
 /// The ports that a guest serves.
 pub(crate) type Serves = [(Transport, u16)];
 
-/// A definition with these exposures.
+/// Returns a definition with these exposures.
 pub(crate) fn function(name: &str, exposures: &[Value]) -> Value {
     json!({
         "apiVersion": "v1", "kind": "Function", "name": name, "replicas": 1,
@@ -23,7 +23,7 @@ pub(crate) fn function(name: &str, exposures: &[Value]) -> Value {
     })
 }
 
-/// An exposure; `port` and `target` are numbers or ranges as text.
+/// Returns an exposure; `port` and `target` are numbers, or ranges as text.
 pub(crate) fn exposure(
     transport: Transport,
     port: impl Into<Value>,
@@ -33,19 +33,19 @@ pub(crate) fn exposure(
     json!({ "port": port, "targetPort": target, "type": "NodePort", "protocol": transport.as_str() })
 }
 
-/// The same exposure, bound to one address of the node.
+/// Binds the exposure to one address of the node.
 pub(crate) fn bound(address: Ipv4Addr, mut exposure: Value) -> Value {
     exposure["hostAddress"] = json!(address);
     exposure
 }
 
-/// One port by every protocol.
+/// Returns exposures of one port by every protocol.
 pub(crate) fn every_transport(port: u16, target: u16) -> [Value; 3] {
     Transport::ALL.map(|transport| exposure(transport, port, target))
 }
 
 impl World {
-    /// Brings up these definitions, all of one file, and answers how each guest's NIC must be configured.
+    /// Brings up these definitions, all in one file. Returns the configuration of each guest's NIC.
     #[track_caller]
     pub(crate) fn up(&self, definitions: &[Value]) -> Vec<Nic> {
         let file = Value::from(definitions).to_string();
@@ -60,7 +60,7 @@ impl World {
         definitions.iter().map(nic).collect()
     }
 
-    /// Brings up these definitions, all of one file, and behind each a guest that serves these ports.
+    /// Brings up these definitions, all in one file, and starts a guest for each, which serves these ports.
     #[track_caller]
     pub(crate) fn start<const N: usize>(&self, functions: [(Value, &Serves); N]) -> [Function; N] {
         let nics = self.up(&functions.each_ref().map(|(definition, _)| definition.clone()));
@@ -68,14 +68,14 @@ impl World {
         functions.map(|(_, ports)| Function::start(self, nics.next().expect("a NIC"), ports))
     }
 
-    /// Takes these down.
+    /// Takes the functions of these names down.
     #[track_caller]
     pub(crate) fn down(&self, names: &[&str]) {
         self.riklet(&[&["down"], names].concat(), "").success();
     }
 }
 
-/// The guest's NIC, as the program describes an instance.
+/// Reads the configuration of the guest's NIC from the program's description of an instance.
 pub(crate) fn nic(instance: &Value) -> Nic {
     let text = |value: &Value| value.as_str().expect("a string").to_owned();
     let address = |end: &str| instance[end]["address"].as_str().and_then(|a| a.parse().ok());
@@ -91,7 +91,7 @@ pub(crate) fn nic(instance: &Value) -> Nic {
     }
 }
 
-/// A guest that serves: what the world sees of a running function.
+/// A guest that serves: the visible part of a running function.
 #[derive(Debug)]
 pub(crate) struct Function {
     pub(crate) guest: Guest,
@@ -99,7 +99,7 @@ pub(crate) struct Function {
 }
 
 impl Function {
-    /// Attaches to the TAP and serves these ports.
+    /// Attaches to the TAP, and serves these ports.
     #[track_caller]
     pub(crate) fn start(world: &World, nic: Nic, ports: &Serves) -> Self {
         let guest = Guest::attach(world, nic);
@@ -115,7 +115,7 @@ impl Function {
         self.guest.nic.address
     }
 
-    /// The node's address on the function's TAP.
+    /// Returns the node's address on the function's TAP.
     pub(crate) fn gateway(&self) -> Ipv4Addr {
         self.guest.nic.gateway
     }

@@ -1,4 +1,4 @@
-//! Guests with all of Linux' network stack, in place of a microVM.
+//! Guests with the whole network stack of Linux, in place of microVMs.
 
 use std::{
     fs::File,
@@ -17,13 +17,13 @@ use super::{
     wait_for,
 };
 
-/// `struct virtio_net_hdr` and the largest frame.
+/// The size of `struct virtio_net_hdr` and the largest frame.
 const FRAME: usize = 10 + 64 * 1024;
 
-/// How a guest's NIC is configured.
+/// The configuration of a guest's NIC.
 #[derive(Debug, Clone)]
 pub(crate) struct Nic {
-    /// The TAP on the node that it is attached to.
+    /// The TAP on the node that the guest attaches to.
     pub(crate) interface: String,
     pub(crate) address: Ipv4Addr,
     pub(crate) gateway: Ipv4Addr,
@@ -32,7 +32,7 @@ pub(crate) struct Nic {
 }
 
 impl Nic {
-    /// What the guest of this slot must have.
+    /// Returns the configuration for the guest of this slot.
     pub(crate) fn of_slot(pool: Pool, slot: Slot) -> Self {
         let Ends { host, guest } = pool.addresses(slot).expect("a slot of the pool").v4;
         Self {
@@ -45,8 +45,8 @@ impl Nic {
     }
 }
 
-/// A namespace whose `eth0` is wired to a TAP of the node. Dropping it detaches from the TAP, as the end of a
-/// VMM does.
+/// A namespace whose `eth0` is wired to a TAP of the node. Dropping it detaches from the TAP, as the end of a VMM
+/// does.
 #[derive(Debug)]
 pub(crate) struct Guest {
     pub(crate) namespace: Namespace,
@@ -58,7 +58,7 @@ impl Guest {
     /// Attaches to the TAP, which must exist and be free.
     #[track_caller]
     pub(crate) fn attach(world: &World, nic: Nic) -> Self {
-        // Attaching would create it.
+        // Attaching would create a TAP that does not exist.
         world.node.tool(&["ip", "link", "show", "dev", &nic.interface]);
         let tap = world.node.run(|| system::attach_tap(&nic.interface));
         let tap = tap.unwrap_or_else(|error| panic!("cannot attach to {}: {error}", nic.interface));
@@ -71,7 +71,7 @@ impl Guest {
             Addresses::PREFIX_LENGTH
         );
         namespace.feed(&["ip", "-batch", "-"], &configuration).success();
-        // The kernel notices the carrier in its own time, and drops what is sent before.
+        // The kernel takes a while to notice the carrier, and drops what is sent before that.
         wait_for("the TAP to be ready", PATIENCE, || {
             let link = world.node.tool(&["ip", "link", "show", "dev", &nic.interface]);
             link.contains(" state UP ").then_some(())
@@ -81,8 +81,8 @@ impl Guest {
     }
 }
 
-/// Copies frames both ways until the owner or one of the TAPs is gone. The header goes with the frame: it says
-/// where a checksum is still to be filled in.
+/// Copies frames both ways until the owner or one of the TAPs is gone. Each frame keeps its header, which says where a
+/// checksum is still unfinished.
 fn carry(stop: &Stop, mut tap: File, mut eth0: File) {
     let mut frame = vec![0; FRAME];
     while let Some([from_node, from_guest]) = stop.readable([tap.as_fd(), eth0.as_fd()]) {
@@ -94,10 +94,10 @@ fn carry(stop: &Stop, mut tap: File, mut eth0: File) {
     }
 }
 
-/// Copies one frame, and says whether its source still exists.
+/// Copies one frame, and tells whether its source still exists.
 fn copy(from: &mut File, to: &mut File, frame: &mut [u8]) -> bool {
     let Ok(length) = from.read(frame) else { return false };
-    // A TAP that is down refuses the frame (EIO): it is lost, as on a cable.
+    // A TAP that is down refuses the frame (EIO). The frame is lost, as on an unplugged cable.
     to.write_all(&frame[..length]).ok();
     true
 }

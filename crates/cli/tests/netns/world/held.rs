@@ -1,4 +1,4 @@
-//! Programs that are made to wait or to fail at a certain place, so that something happens to who called them.
+//! Programs that wait or fail at a certain point, so that tests can act on the process that called them.
 
 use std::{
     fs::{self, File},
@@ -11,23 +11,23 @@ use super::{Firewall, World, wait_for};
 /// The point at which a program waits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum HoldPoint {
-    /// It has its input, and has done nothing.
+    /// After the program has read its input, before it does anything.
     Before,
-    /// It has done everything, and not ended.
+    /// After the program has done everything, before it ends.
     After,
 }
 
-/// An `iptables-restore` that does something else too. One that waits goes on when this is dropped.
+/// An `iptables-restore` that also waits or fails. Dropping this lets a waiting one continue.
 #[derive(Debug)]
 pub(crate) struct Held {
-    /// While it exists, programs wait.
+    /// Programs wait while this file exists.
     pub(crate) gate: PathBuf,
-    /// Exists once a program waits.
+    /// This file exists once a program waits.
     pub(crate) arrived: PathBuf,
 }
 
 impl Held {
-    /// From now on, the node's `iptables-restore` waits where its input has this text.
+    /// Makes the node's `iptables-restore` wait from now on, if its input contains this text.
     pub(crate) fn restore(world: &World, text: &str, place: HoldPoint) -> Self {
         let held = Self::new(world);
         let (gate, arrived) = (held.gate.display(), held.arrived.display());
@@ -36,7 +36,7 @@ impl Held {
         held
     }
 
-    /// From now on, the node's `iptables-restore` fails where its input has this text.
+    /// Makes the node's `iptables-restore` fail from now on, if its input contains this text.
     pub(crate) fn refuse(world: &World, text: &str) -> Self {
         let held = Self::new(world);
         replace_restore(world, text, "echo out of order >&2; exit 4", HoldPoint::Before);
@@ -66,7 +66,7 @@ impl Drop for Held {
     }
 }
 
-/// The program does this as well, before or after what it does for real.
+/// Makes the node's `iptables-restore` run these commands as well, before or after its real work.
 fn replace_restore(world: &World, text: &str, more: &str, place: HoldPoint) {
     let more = format!("case $input in *'{text}'*) {more};; esac");
     let program = world.firewall.xtables();
@@ -81,7 +81,7 @@ fn replace_restore(world: &World, text: &str, more: &str, place: HoldPoint) {
     };
     let path = world.directory.path().join(format!("bin/iptables-{variant}-restore"));
     let text = format!("#!/bin/sh\ninput=$(cat; echo x)\n{first}\n{second}\nexit $code\n");
-    // Written by a process that starts no other: who has it open for writing keeps it from being run
+    // A process that starts no other writes the file: while a process has it open for writing, it cannot be run
     // (`ETXTBSY` of execve(2)).
     let write = format!("cat >'{0}' && chmod 755 '{0}'", path.display());
     world.program("sh", &["-c", &write], &text).success();

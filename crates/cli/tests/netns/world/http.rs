@@ -1,4 +1,4 @@
-//! As much of HTTP/1.0 (RFC 1945) as a question and its answer take.
+//! The part of HTTP/1.0 (RFC 1945) that one request and its answer need.
 
 use std::{
     io::{self, BufRead, BufReader, Read, Write},
@@ -14,14 +14,14 @@ use super::{
     traffic::{Endpoints, PATIENCE, Server, bind, tcp_connect},
 };
 
-/// A server that answers each request with whom it sees.
+/// Starts a server that answers each request with the client's address.
 #[track_caller]
 pub(crate) fn http_server(namespace: &Namespace, at: impl Into<SocketAddr>) -> Server {
     let listener = bind(namespace, at.into(), TcpListener::bind);
     let address = listener.local_addr().expect("the listener's address");
     let thread = Background::start(move |stop| {
         while stop.readable([listener.as_fd()]).is_some() {
-            // A client that has gone meanwhile is not the server's failure.
+            // A client that has gone meanwhile is no failure of the server.
             listener.accept().and_then(|(stream, client)| answer(&stream, client)).ok();
         }
     });
@@ -35,7 +35,7 @@ fn answer(mut stream: &TcpStream, client: SocketAddr) -> io::Result<()> {
     write!(stream, "HTTP/1.0 200 OK\r\n\r\n{answer}")
 }
 
-/// The JSON that is answered with status 200.
+/// Returns the JSON document of an answer with status 200.
 #[track_caller]
 pub(crate) fn http_get(namespace: &Namespace, from: impl Into<SocketAddr>, path: &str) -> Value {
     let from = from.into();

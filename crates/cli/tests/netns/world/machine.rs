@@ -1,4 +1,4 @@
-//! A machine of the node's own: daemons that expect to be alone on theirs have files and process ids for themselves.
+//! A simulated machine for the node: daemons that expect to be alone get files and process ids of their own.
 
 use std::{
     fs::File,
@@ -16,8 +16,8 @@ use super::{
     system, wait_for,
 };
 
-/// Makes `/run` and `/dev/shm` empty, changes to `/etc` and `/var` private, and `/sys` read-only; then reaps whatever
-/// is orphaned until its standard input ends. `$1` is the program that acts as `iptables`.
+/// Empties `/run` and `/dev/shm`, makes changes to `/etc` and `/var` private, and `/sys` read-only. Then reaps all
+/// orphaned processes until its standard input ends. `$1` is the program that acts as `iptables`.
 const INIT: &str = r#"
 set -e
 mount -t tmpfs tmpfs /run
@@ -39,29 +39,29 @@ mount -t cgroup2 cgroup2 /sys/fs/cgroup
 exec tini -s -- sh -c 'echo ready; exec cat >/dev/null'
 "#;
 
-/// Mount, process, IPC and host name namespaces, whose first process ends with this, or with the tests: and with it
-/// every process in them (`pid_namespaces(7)`).
+/// Mount, process, IPC and host name namespaces. Their first process ends when this is dropped or when the tests end,
+/// and all other processes in them end with it (`pid_namespaces(7)`).
 #[derive(Debug)]
 pub(crate) struct Machine {
-    /// `unshare`, whose only child is the first process.
+    /// The `unshare` process, whose only child is the first process.
     unshare: Mutex<Option<Running>>,
     mounts: File,
     processes: File,
-    /// The directory of `/proc` that its own `/proc` is reached by.
+    /// The path under `/proc` that leads to the root directory of its first process.
     root: PathBuf,
-    /// The cgroup for containers, which no namespace ends.
+    /// The cgroup for containers, which ends with no namespace.
     cgroup: String,
 }
 
 impl World {
-    /// The same neighbours around a node whose programs have a machine for themselves.
+    /// Gives the programs on the node a machine of their own. The neighbours stay the same.
     #[track_caller]
     pub(crate) fn on_a_machine(mut self) -> Self {
         self.node.machine = Some(Arc::new(Machine::new(&self)));
         self
     }
 
-    /// The machine of [`World::on_a_machine`].
+    /// Returns the machine that [`World::on_a_machine`] made.
     #[track_caller]
     pub(crate) fn machine(&self) -> &Machine {
         self.node.machine.as_deref().expect("a machine")
@@ -90,7 +90,8 @@ impl Machine {
         }
     }
 
-    /// Moves the calling thread among its files. What the thread starts then is one of its processes.
+    /// Moves the calling thread to the machine's files. Programs that the thread starts from then on run on the
+    /// machine.
     pub(super) fn enter(&self) {
         system::unshare_directories().expect("unshare");
         for (file, kind) in [
@@ -101,12 +102,12 @@ impl Machine {
         }
     }
 
-    /// The cgroup that container engines must put their containers' into.
+    /// Returns the cgroup that container engines must put their containers' cgroups into.
     pub(crate) fn cgroup(&self) -> &str {
         &self.cgroup
     }
 
-    /// The network namespace of one of its processes, by the id that it has there.
+    /// Returns the network namespace of one of the machine's processes, by its process id there.
     #[track_caller]
     pub(crate) fn network_of(&self, process: &str) -> Namespace {
         let path = self.root.join(format!("proc/{process}/ns/net"));
@@ -119,7 +120,7 @@ impl Machine {
 
 impl Drop for Machine {
     fn drop(&mut self) {
-        // Its processes are gone when `unshare` is waited for.
+        // Waits for `unshare`: the machine's processes are gone when it has ended.
         drop(self.unshare.get_mut().map(Option::take));
         let remove = "mount -t cgroup2 cgroup2 /sys/fs/cgroup && cd /sys/fs/cgroup && \
              [ ! -d \"$1\" ] || find \"$1\" -depth -type d -exec rmdir {} +";

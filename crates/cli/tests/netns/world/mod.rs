@@ -60,7 +60,7 @@ pub(crate) const INTERNET: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 1);
 pub(crate) const INTERNET_FAR: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 9);
 pub(crate) const OTHER: Ipv4Addr = Ipv4Addr::new(172, 20, 0, 2);
 
-/// The firewall under test: the program's backend, and what `iptables` is on the node.
+/// The firewall under test: the program's backend, and the variant of `iptables` on the node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Firewall {
     /// The backend `nftables`, on a node whose `iptables` is the nft variant.
@@ -78,7 +78,7 @@ impl Firewall {
         }
     }
 
-    /// The program that acts as `iptables`, `iptables-save` and so on, by the name it is called by.
+    /// Returns the program that acts as `iptables`, `iptables-save` and so on, depending on the name it is called by.
     pub(crate) fn xtables(self) -> &'static str {
         match self {
             Self::Nftables | Self::IptablesNft => "/usr/sbin/xtables-nft-multi",
@@ -87,8 +87,8 @@ impl Firewall {
     }
 }
 
-/// Makes of one behaviour a test for each firewall: `on_every_firewall!(name, |world| { … });` with
-/// `world: &World`. The tests are `name::nftables`, `name::iptables_nft` and `name::iptables_legacy`.
+/// Makes one test per firewall of the same behaviour: `on_every_firewall!(name, |world| { … });` with `world: &World`.
+/// The tests are `name::nftables`, `name::iptables_nft` and `name::iptables_legacy`.
 macro_rules! on_every_firewall {
     ($(#[$attribute:meta])* $name:ident, |$world:ident| $body:block) => {
         $(#[$attribute])*
@@ -116,7 +116,7 @@ macro_rules! on_every_firewall {
 }
 pub(crate) use on_every_firewall;
 
-/// The namespaces, and what the program under test sees of the file system.
+/// The namespaces, and the file system that the program under test sees.
 #[derive(Debug)]
 pub(crate) struct World {
     pub(crate) client: Namespace,
@@ -133,8 +133,8 @@ pub(crate) struct World {
 impl World {
     pub(crate) fn new(firewall: Firewall) -> Self {
         let [client, node, internet, other] = std::array::from_fn(|_| Namespace::new());
-        // A namespace takes its first values from the host's.
-        // A refusal by ICMP may come for each of many tries (icmp(7), icmp_ratelimit).
+        // A new namespace inherits its first values from the host. Each of many attempts may be refused by ICMP, so
+        // ICMP has no rate limit (icmp(7), icmp_ratelimit).
         for sysctl in
             ["ip_forward", "conf/all/rp_filter", "conf/default/rp_filter", "icmp_ratelimit"]
         {
@@ -158,7 +158,7 @@ impl World {
         self.program_in_background(env!("CARGO_BIN_EXE_riklet-sdn"), arguments, stdin)
     }
 
-    /// Starts any program on the node, with the environment that `riklet-sdn` has, in the background.
+    /// Starts any program on the node in the background, with the environment that `riklet-sdn` has.
     #[track_caller]
     pub(crate) fn program_in_background(
         &self,
@@ -176,8 +176,8 @@ impl World {
     }
 }
 
-/// Cables, addresses and routes. IPv6 link-local addresses would come in their own time, and no two
-/// snapshots would be equal: the cables have none.
+/// Creates cables, addresses and routes. The cables have no IPv6 link-local addresses, since these appear after a
+/// while, and no two snapshots would be equal.
 fn connect(node: &Namespace, client: &Namespace, internet: &Namespace, other: &Namespace) {
     let batch = |namespace: &Namespace, commands: &str| {
         namespace.feed(&["ip", "-batch", "-"], commands).success();
@@ -230,7 +230,7 @@ fn environment(firewall: Firewall, directory: &Path) -> BTreeMap<String, String>
     let mut environment = command::environment();
     environment.extend([
         ("PATH".to_owned(), format!("{}:{}", path("bin"), command::PATH)),
-        // One lock for all namespaces would make the tests wait for each other (iptables(8)).
+        // With one lock for all namespaces the tests would wait for each other (iptables(8)).
         ("XTABLES_LOCKFILE".to_owned(), path("xtables.lock")),
         ("RIKLET_SDN_STATE_DIR".to_owned(), path("state")),
         ("RIKLET_SDN_CONFIG".to_owned(), path("config.toml")),
@@ -239,7 +239,7 @@ fn environment(firewall: Firewall, directory: &Path) -> BTreeMap<String, String>
     environment
 }
 
-/// A directory that is removed with its owner.
+/// A directory that is removed when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Directory(PathBuf);
 
@@ -251,7 +251,7 @@ impl Directory {
             let path = env::temp_dir().join(format!("riklet-sdn-test-{}-{number}", process::id()));
             match fs::create_dir(&path) {
                 Ok(()) => return Self(path),
-                // A killed test with the same process id left it.
+                // A killed test with the same process id left it behind.
                 Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
                 Err(error) => panic!("cannot make {}: {error}", path.display()),
             }

@@ -24,12 +24,12 @@ use super::{
 #[derive(Debug, Clone)]
 pub(crate) struct Namespace {
     pub(super) file: Arc<File>,
-    /// What else the programs that run in it have for themselves.
+    /// The machine that programs in this namespace run on, if they have one of their own.
     pub(super) machine: Option<Arc<Machine>>,
 }
 
 impl Namespace {
-    /// A new one, in which only `lo` is, up.
+    /// Creates a namespace whose only interface is `lo`, up.
     pub(crate) fn new() -> Self {
         let open = || {
             system::unshare_network()?;
@@ -43,15 +43,15 @@ impl Namespace {
         namespace
     }
 
-    /// The calling thread's, which is not the tests' to change.
+    /// Returns the calling thread's namespace, which tests must not change.
     pub(crate) fn current() -> Self {
         let file = File::open("/proc/thread-self/ns/net").expect("the thread's namespace");
         Self { file: Arc::new(file), machine: None }
     }
 
-    /// Runs a job in the namespace, in a thread of its own: jobs do not wait for each other. Sockets that it
-    /// makes stay in the namespace wherever they are used later, programs that it starts inherit it, and
-    /// `/proc/sys/net` and `/proc/thread-self/net` are the namespace's.
+    /// Runs a job in the namespace, on a thread of its own: jobs do not wait for each other. Sockets that it creates
+    /// stay in the namespace wherever they are used later, programs that it starts inherit the namespace, and
+    /// `/proc/sys/net` and `/proc/thread-self/net` belong to it.
     pub(crate) fn run<T: Send>(&self, job: impl FnOnce() -> T + Send) -> T {
         let inside = || {
             move_into_link_name_space(self.file.as_fd(), Some(LinkNameSpaceType::Network))
@@ -64,7 +64,7 @@ impl Namespace {
         }
     }
 
-    /// The same for a job that only starts a program: it sees the machine's files and processes.
+    /// Runs a job that only starts a program: the program sees the machine's files and processes.
     pub(super) fn run_on_machine<T: Send>(&self, job: impl FnOnce() -> T + Send) -> T {
         self.run(|| {
             if let Some(machine) = &self.machine {
@@ -74,12 +74,12 @@ impl Namespace {
         })
     }
 
-    /// What `ip link … netns` takes.
+    /// Returns the path that `ip link … netns` accepts.
     pub(crate) fn path(&self) -> String {
         format!("/proc/{}/fd/{}", process::id(), self.file.as_raw_fd())
     }
 
-    /// Runs a program of the system that must succeed, and answers what it printed.
+    /// Runs a program of the system that must succeed, and returns its output.
     #[track_caller]
     pub(crate) fn tool(&self, command: &[&str]) -> String {
         self.feed(command, "").success()
@@ -100,17 +100,17 @@ impl Namespace {
         command::start(self, program, arguments, &command::environment(), "")
     }
 
-    /// Makes a hostile neighbour of it, which sends to (and from) 127.0.0.0/8 through `eth0` by this gateway.
+    /// Makes this namespace a hostile neighbour, which sends to (and from) 127.0.0.0/8 through `eth0` by this gateway.
     #[track_caller]
     pub(crate) fn send_loopback_to(&self, gateway: Ipv4Addr) {
-        // Without addresses on `lo`, 127.0.0.0/8 is like any other network but for this sysctl.
+        // Once `lo` has no addresses, only this sysctl sets 127.0.0.0/8 apart from any other network.
         self.set_sysctl("net/ipv4/conf/eth0/route_localnet", "1");
         let commands =
             format!("address flush dev lo\nroute add 127.0.0.0/8 via {gateway} dev eth0\n");
         self.feed(&["ip", "-batch", "-"], &commands).success();
     }
 
-    /// A sysctl, by its path under `/proc/sys`, such as `net/ipv4/ip_forward`.
+    /// Reads a sysctl by its path under `/proc/sys`, such as `net/ipv4/ip_forward`.
     #[track_caller]
     pub(crate) fn sysctl(&self, path: &str) -> String {
         let read = || read_proc(&Path::new("/proc/sys").join(path));
@@ -125,8 +125,8 @@ impl Namespace {
     }
 }
 
-/// The trimmed content of a file of `/proc`, of the calling thread's namespace; `None` where it cannot be
-/// read, as some files can only be written.
+/// Reads and trims a file of `/proc`, as the calling thread's namespace has it. Returns `None` if it cannot be read:
+/// some files can only be written.
 #[expect(clippy::disallowed_methods, reason = "the harness reads /proc here only")]
 pub(super) fn read_proc(path: &Path) -> Option<String> {
     fs::read_to_string(path).ok().map(|text| text.trim_end().to_owned())

@@ -1,4 +1,4 @@
-//! A client that connects again and again, and takes note of when it could not.
+//! A client that connects repeatedly, and records when it could not.
 
 use std::{
     net::{SocketAddr, TcpStream},
@@ -9,39 +9,39 @@ use std::{
 
 use super::{Namespace, background::Background};
 
-/// Between two connections.
+/// The pause between two connections.
 const PAUSE: Duration = Duration::from_millis(1);
-/// After so long a connection counts as refused.
+/// The time after which a connection counts as refused.
 const PATIENCE: Duration = Duration::from_millis(100);
 
-/// The client. Dropping it ends it.
+/// A client that connects repeatedly. Dropping this stops it.
 #[derive(Debug)]
 pub(crate) struct Probe {
     heard: Arc<Mutex<Heard>>,
     _thread: Background,
 }
 
-/// What it saw.
+/// The results that a probe has recorded.
 #[derive(Debug, Default, Clone)]
 pub(crate) struct Heard {
-    /// How many connections came about.
+    /// The number of connections that were established.
     pub(crate) connected: usize,
-    /// How many did not, and why the last one.
+    /// The number of connections that failed.
     pub(crate) refused: usize,
     pub(crate) why: String,
-    /// The longest time between two that came about.
+    /// The longest time between two established connections.
     pub(crate) gap: Duration,
     last: Option<Instant>,
 }
 
 impl Probe {
-    /// Connects to this address from now on.
+    /// Starts a client that connects to this address from now on.
     #[expect(clippy::disallowed_methods, reason = "it measures")]
     pub(crate) fn start(namespace: &Namespace, target: impl Into<SocketAddr>) -> Self {
         let target = target.into();
         let heard = Arc::new(Mutex::new(Heard::default()));
         let notes = Arc::clone(&heard);
-        // A thread stays in the namespace that it was begun in.
+        // A thread stays in the namespace in which it was started.
         let thread = namespace.run(|| {
             Background::start(move |stop| {
                 while stop.goes_on() {
@@ -68,7 +68,7 @@ impl Probe {
         Self { heard, _thread: thread }
     }
 
-    /// Waits until `more` further connections came about.
+    /// Waits until `more` further connections are established.
     #[track_caller]
     pub(crate) fn wait_for(&self, more: usize, within: Duration) {
         let before = self.look().connected;
@@ -77,7 +77,7 @@ impl Probe {
         });
     }
 
-    /// Begins to measure gaps anew.
+    /// Starts measuring gaps from now on.
     pub(crate) fn forget_gaps(&self) {
         self.heard.lock().expect("no panic").gap = Duration::ZERO;
     }

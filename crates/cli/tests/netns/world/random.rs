@@ -1,4 +1,4 @@
-//! Choices that differ from one run to the next, and can be made again.
+//! Random choices that can be repeated.
 
 use std::{
     env,
@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-/// Where the seed of a failed run is given again.
+/// The environment variable that repeats a failed run, by its seed.
 const VARIABLE: &str = "RIKLET_SDN_TEST_SEED";
 
 /// `SplitMix64` (Steele, Lea, Flood: Fast splittable pseudorandom number generators).
@@ -14,7 +14,7 @@ const VARIABLE: &str = "RIKLET_SDN_TEST_SEED";
 pub(crate) struct Random(u64);
 
 impl Random {
-    /// Begins anew, with a seed that is printed, which cargo shows where the test fails.
+    /// Creates a generator with a new seed. The seed is printed, and cargo shows it if the test fails.
     #[expect(
         clippy::disallowed_methods,
         clippy::print_stderr,
@@ -27,23 +27,23 @@ impl Random {
         Self(seed)
     }
 
-    /// Others, which go on independently.
+    /// Returns another generator, which is independent of this one.
     pub(crate) fn split(&mut self) -> Self {
         Self(self.next())
     }
 
-    /// A number from 0 up to this, which is none of them.
+    /// Returns a number from 0 up to, but not including, `limit`.
     pub(crate) fn below(&mut self, limit: usize) -> usize {
         let limit = u64::try_from(limit).expect("64 bits");
         usize::try_from(self.next() % limit).expect("less than the limit")
     }
 
-    /// A part of this time, down to none of it.
+    /// Returns a random part of this time, from zero up.
     pub(crate) fn part_of(&mut self, time: Duration) -> Duration {
         time * u32::try_from(self.below(1000)).expect("a small number") / 1000
     }
 
-    /// One of these.
+    /// Returns one of these items.
     pub(crate) fn pick<'a, T>(&mut self, from: &'a [T]) -> &'a T {
         &from[self.below(from.len())]
     }

@@ -1,4 +1,4 @@
-//! What the program has recorded, held against what the kernel has and what answers.
+//! Compares the program's records with the kernel's state and with the answers of guests.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -21,7 +21,7 @@ use super::{
     traffic::{Endpoints, PATIENCE, Server, tcp_ask, tcp_server, udp_ask, udp_server},
 };
 
-/// A function with these exposures, each `PROTOCOL [ADDRESS] PORTS GUEST_PORTS`.
+/// Returns a function with these exposures, each `PROTOCOL [ADDRESS] PORTS GUEST_PORTS`.
 pub(crate) fn workload(name: &str, exposures: &[&str]) -> Workload {
     Workload::Function(Function {
         name: name.parse().expect("a name"),
@@ -43,18 +43,18 @@ fn exposure(text: &str) -> Exposure {
     Exposure::new(protocol, address, ports(host), ports(guest)).expect("an exposure")
 }
 
-/// What `up -` reads.
+/// Returns the text that `up -` reads.
 pub(crate) fn definitions(workloads: &[Workload]) -> String {
     workloads.iter().map(definition::to_value).collect::<Value>().to_string()
 }
 
-/// What the program has recorded of one instance.
+/// The record of one instance.
 #[derive(Debug, Clone)]
 pub(crate) struct Recorded {
     pub(crate) workload: Workload,
     pub(crate) slot: Slot,
     pub(crate) guest: Ipv4Addr,
-    /// The host's address on the TAP, and the length of its prefix.
+    /// The host's address on the TAP, with its prefix length.
     pub(crate) host: String,
 }
 
@@ -81,7 +81,7 @@ impl Recorded {
         self.slot.interface().to_string()
     }
 
-    /// What the firewall needs for it, in the program's own words, port by port.
+    /// Returns the firewall entries that the instance needs, in the program's words, one per port.
     fn entries(&self) -> impl Iterator<Item = String> {
         let exposures = self.workload.exposures().iter();
         let exposed = exposures.flat_map(|exposure| {
@@ -100,13 +100,13 @@ impl Recorded {
 }
 
 impl World {
-    /// Brings up what these define, or says why not.
+    /// Brings up these workloads, which may fail.
     #[track_caller]
     pub(crate) fn try_up(&self, workloads: &[Workload]) -> Output {
         self.riklet(&["up", "-"], &definitions(workloads))
     }
 
-    /// What is recorded, by name.
+    /// Returns the records by name.
     #[track_caller]
     pub(crate) fn recorded(&self) -> BTreeMap<String, Recorded> {
         let listed = self.riklet(&["list", "--output", "json"], "").success();
@@ -115,7 +115,8 @@ impl World {
         recorded.map(|recorded| (recorded.workload.name().to_string(), recorded)).collect()
     }
 
-    /// The kernel has what is recorded, no more and no less, as the program finds and as others see it.
+    /// Asserts that the kernel has exactly what is recorded, both according to the program and according to other
+    /// tools. Returns the records.
     #[track_caller]
     pub(crate) fn assert_in_step(&self) -> BTreeMap<String, Recorded> {
         let checked = self.riklet(&["check"], "").success();
@@ -129,7 +130,7 @@ impl World {
         recorded
     }
 
-    /// The interfaces that have a slot's name and are not known to be somebody's, each with each of its
+    /// Returns the interfaces that have a slot's name and are not known to be foreign, once for each of their
     /// addresses.
     fn taps(&self) -> BTreeSet<(String, String)> {
         let links: Vec<Value> =
@@ -153,7 +154,8 @@ impl World {
         found
     }
 
-    /// What the firewall has for single instances, read by the system's tools, in the program's words, port by port.
+    /// Returns the firewall's entries for single instances, as the system's tools print them, in the program's words,
+    /// one per port.
     fn firewall_entries(&self) -> BTreeSet<String> {
         match self.firewall {
             Firewall::Nftables => self.nft_entries(),
@@ -175,7 +177,7 @@ impl World {
                     let parts = value["concat"].as_array().into_iter().flatten();
                     parts.map(|part| part.to_string().replace('"', "")).collect()
                 };
-                // The ports of an element of the maps of ranges stay what they are.
+                // The elements of the maps of ranges keep the port.
                 let range = |value: &Value| {
                     let part = value["concat"].as_array().and_then(|parts| parts.last());
                     let ends = part.and_then(|part| part["range"].as_array());
@@ -240,7 +242,7 @@ impl World {
         found
     }
 
-    /// Attaches a guest to the instance's TAP, with a server at each of its ports by TCP and UDP.
+    /// Attaches a guest to the instance's TAP, with a TCP and a UDP server at each of its ports.
     #[track_caller]
     pub(crate) fn play(&self, recorded: &Recorded) -> Played {
         let pool = Pool::candidates().remove(0);
@@ -258,7 +260,7 @@ impl World {
     }
 }
 
-/// The ports that a rule of iptables translates, and what each becomes: `8000:8010` and `GUEST:1-11/8000`.
+/// Returns the ports that a rule of iptables translates, and the target of each: `8000:8010` and `GUEST:1-11/8000`.
 fn translations(ports: &str, target: &str) -> impl Iterator<Item = (u16, String)> {
     let number = |text: &str| text.parse::<u16>().expect("a port");
     let (first, last) = ports.split_once(':').unwrap_or((ports, ports));
@@ -274,14 +276,14 @@ fn single_port(port: u16) -> PortRange {
     PortRange::single(port).expect("a port")
 }
 
-/// Each port of an instance: its exposure, the host's port and the guest's.
+/// Returns each port of an instance: its exposure, the host's port and the guest's port.
 fn ports(recorded: &Recorded) -> impl Iterator<Item = (&Exposure, u16, u16)> {
     let exposures = recorded.workload.exposures().iter();
     exposures
         .flat_map(|exposure| exposure.ports().map(move |(host, guest)| (exposure, host, guest)))
 }
 
-/// A guest that serves what the instance exposes.
+/// A guest that serves the instance's exposures.
 #[derive(Debug)]
 pub(crate) struct Played {
     pub(crate) recorded: Recorded,
@@ -290,7 +292,7 @@ pub(crate) struct Played {
 }
 
 impl Played {
-    /// The client reaches every port, and the guest sees the client.
+    /// Asserts that the client reaches every port, and that the guest sees the client's address.
     #[track_caller]
     pub(crate) fn assert_answers(&self, world: &World) {
         for (exposure, host, guest) in ports(&self.recorded) {
@@ -311,7 +313,7 @@ impl Played {
     }
 }
 
-/// A guest for each instance, whose every port the client reaches.
+/// Asserts that the client reaches every port of every instance. Starts a guest for each.
 #[track_caller]
 pub(crate) fn assert_all_answer(world: &World, recorded: &BTreeMap<String, Recorded>) {
     let played: Vec<_> = recorded.values().map(|recorded| world.play(recorded)).collect();
@@ -320,7 +322,8 @@ pub(crate) fn assert_all_answer(world: &World, recorded: &BTreeMap<String, Recor
     }
 }
 
-/// A text without the identifier of the state directory, which is another in each, in the aliases.
+/// Returns the text without the identifier of the state directory in aliases. It differs from one directory to
+/// another.
 pub(crate) fn without_owner(text: &str) -> String {
     let mut parts = text.split("riklet-sdn@");
     let mut plain = parts.next().unwrap_or_default().to_owned();

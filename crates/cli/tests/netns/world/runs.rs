@@ -5,13 +5,13 @@ use serde_json::Value;
 
 use super::{World, command::Output, traffic::PATIENCE, wait_for};
 
-/// A process, by its number.
+/// Reads the id of a process.
 pub(crate) fn pid(value: &Value) -> Pid {
     let number = value.as_i64().and_then(|number| i32::try_from(number).ok());
     number.and_then(Pid::from_raw).unwrap_or_else(|| panic!("{value} is no process"))
 }
 
-/// Tells whether a process has not ended. One that nobody has waited for yet has.
+/// Tells whether a process has not ended. A zombie has ended.
 pub(crate) fn is_alive(process: Pid) -> bool {
     riklet_kernel::process::ProcessId::of(process.as_raw_nonzero().get().unsigned_abs())
         .expect("/proc")
@@ -26,7 +26,7 @@ pub(crate) fn kill(process: Pid) {
 }
 
 impl World {
-    /// Waits until the kernel shows that somebody has opened the TAP, which takes it up to a second.
+    /// Waits until the kernel shows that the TAP is open in some process, which takes up to a second.
     #[track_caller]
     pub(crate) fn wait_for_carrier(&self, tap: &str) {
         wait_for(&format!("the carrier of {tap}"), PATIENCE, || {
@@ -35,19 +35,19 @@ impl World {
         });
     }
 
-    /// Leaves a supervisor behind for each of these definitions. Answers what is printed.
+    /// Runs these definitions with `run --detach`, which leaves a supervisor for each. Returns the output.
     #[track_caller]
     pub(crate) fn detach(&self, definitions: &[Value]) -> String {
         self.try_detach(definitions).success()
     }
 
-    /// The same, which may fail.
+    /// Runs these definitions with `run --detach`, which may fail.
     #[track_caller]
     pub(crate) fn try_detach(&self, definitions: &[Value]) -> Output {
         self.riklet(&["run", "--detach", "-"], &Value::from(definitions).to_string())
     }
 
-    /// What `ps` says of this run.
+    /// Returns the entry of this run in the output of `ps`.
     #[track_caller]
     pub(crate) fn ps(&self, name: &str) -> Value {
         let runs = self.runs().success();
@@ -60,7 +60,7 @@ impl World {
         self.riklet(&["--output", "json", "ps"], "")
     }
 
-    /// What the run is doing, and why it has ended.
+    /// Returns the state of the run, and the reason why it ended.
     #[track_caller]
     pub(crate) fn state_of(&self, name: &str) -> (String, String) {
         let run = self.ps(name);
@@ -68,7 +68,7 @@ impl World {
         (text("state"), text("reason"))
     }
 
-    /// Waits until the run has ended, and answers why it has.
+    /// Waits until the run has ended, and returns the reason.
     #[track_caller]
     pub(crate) fn reason_of(&self, name: &str) -> String {
         wait_for(&format!("the end of {name}"), PATIENCE, || {
@@ -78,7 +78,7 @@ impl World {
     }
 }
 
-/// A test that fails leaves no supervisor behind, and with it goes what it started.
+/// Kills all supervisors, so that a test that fails leaves neither them nor their guests running.
 impl Drop for World {
     fn drop(&mut self) {
         let state = std::path::Path::new(&self.environment["RIKLET_SDN_STATE_DIR"]);

@@ -1,7 +1,7 @@
-//! SCTP associations (RFC 9260) over raw sockets: a kernel need not have SCTP to forward it.
+//! SCTP associations (RFC 9260) over raw sockets: a kernel need not support SCTP to forward it.
 //!
-//! As much of the protocol as one question and its answer take, in the order in which connection tracking
-//! wants to see it. The kernel sends no ICMP "protocol unreachable" while a raw socket takes the packets.
+//! This is the part of the protocol that one question and its answer need, in the order that connection tracking
+//! expects. While a raw socket takes the packets, the kernel sends no ICMP "protocol unreachable".
 
 use std::{
     collections::BTreeMap,
@@ -26,15 +26,15 @@ use super::{
     traffic::{Endpoints, Server},
 };
 
-/// How often a chunk is sent until it is answered, and how long each is waited for.
+/// The number of times a chunk is sent before giving up, and the time to wait for each answer.
 const ATTEMPTS: u32 = 5;
 const WAIT: Duration = Duration::from_millis(400);
-/// The only parameter that is looked for: the state cookie of an INIT ACK.
+/// The type of the only parameter that is read: the state cookie of an INIT ACK.
 const COOKIE: u16 = 7;
-/// A DATA chunk that is a whole message.
+/// The flags of a DATA chunk that carries a whole message.
 const WHOLE: u8 = 0b11;
 
-/// The chunk types that are used (RFC 9260, section 3.2).
+/// The chunk types in use (RFC 9260, section 3.2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Data,
@@ -49,7 +49,7 @@ enum Kind {
     ShutdownComplete,
 }
 
-/// Their numbers.
+/// The numbers of the chunk types.
 const NUMBERS: [(Kind, u8); 10] = [
     (Kind::Data, 0),
     (Kind::Init, 1),
@@ -82,13 +82,13 @@ impl Chunk {
         Self { kind, value: value.into() }
     }
 
-    /// INIT and INIT ACK: tag, window, streams out and in, first TSN.
+    /// Makes an INIT or INIT ACK: tag, window, streams out and in, first TSN.
     fn init(kind: Kind, tag: u32, tsn: u32, parameters: &[u8]) -> Self {
         let fixed = [tag, 0x0001_0000, 0x0001_0001, tsn].map(u32::to_be_bytes).concat();
         Self::new(kind, [&fixed, parameters].concat())
     }
 
-    /// The first message of stream 0.
+    /// Makes the first message of stream 0.
     fn data(tsn: u32, text: &str) -> Self {
         let fixed = [tsn, 0, 0].map(u32::to_be_bytes).concat();
         Self::new(Kind::Data, [&fixed, text.as_bytes()].concat())
@@ -98,12 +98,12 @@ impl Chunk {
         Self::new(Kind::Sack, [tsn, 0x0001_0000, 0].map(u32::to_be_bytes).concat())
     }
 
-    /// The number at this place of the value.
+    /// Reads the number at this offset of the value.
     fn number(&self, at: usize) -> Option<u32> {
         self.value.get(at..at + 4)?.try_into().ok().map(u32::from_be_bytes)
     }
 
-    /// The state cookie of an INIT ACK.
+    /// Returns the state cookie of an INIT ACK.
     fn cookie(&self) -> Option<&[u8]> {
         let mut rest = self.value.get(16..)?;
         loop {
@@ -141,7 +141,7 @@ impl Packet {
         bytes
     }
 
-    /// `None` where the checksum is wrong, as it is where NAT did not correct it.
+    /// Returns `None` if the checksum is wrong, which it is if NAT did not correct it.
     fn decode(bytes: &[u8]) -> Option<Self> {
         let (header, mut rest) = bytes.split_at_checked(12)?;
         let mut zeroed = bytes.to_vec();
@@ -163,7 +163,7 @@ impl Packet {
     }
 }
 
-/// CRC-32C (RFC 9260, appendix A), a bit at a time.
+/// Computes CRC-32C (RFC 9260, appendix A) bit by bit.
 fn crc32c(bytes: &[u8]) -> u32 {
     !bytes.iter().fold(!0, |crc, byte| {
         (0..8).fold(crc ^ u32::from(*byte), |crc, _| (crc >> 1) ^ (0x82F6_3B78 * (crc & 1)))
@@ -177,7 +177,7 @@ fn raw_socket(namespace: &Namespace) -> io::Result<OwnedFd> {
     })
 }
 
-/// The next packet and where it comes from, where it is one that can be understood.
+/// Receives a packet. Returns it with its source, or `None` if it cannot be decoded.
 fn receive(socket: &OwnedFd) -> io::Result<Option<(Ipv4Addr, Packet)>> {
     let mut bytes = [0; 2048];
     let (length, _) = recv(socket, &mut bytes, RecvFlags::empty())?;
@@ -187,8 +187,8 @@ fn receive(socket: &OwnedFd) -> io::Result<Option<(Ipv4Addr, Packet)>> {
     Ok(bytes.get(header..length).and_then(Packet::decode).map(|packet| (source, packet)))
 }
 
-/// A server that answers the first message of each association with whom it sees. `at` must be an address of
-/// the namespace, not the unspecified one.
+/// Starts a server that answers the first message of each association with the client's address. `at` must be an
+/// address of the namespace, not the unspecified one.
 #[track_caller]
 pub(crate) fn sctp_server(namespace: &Namespace, at: impl Into<SocketAddr>) -> Server {
     let address = at.into();
@@ -203,7 +203,7 @@ pub(crate) fn sctp_server(namespace: &Namespace, at: impl Into<SocketAddr>) -> S
             if packet.to == address.port()
                 && let Some(reply) = reply(&mut tags, answer, &packet)
             {
-                // The client asks again where an answer is lost.
+                // The client repeats its request if an answer is lost.
                 sendto(&socket, &reply.encode(), SendFlags::empty(), &client).ok();
             }
         }
@@ -211,7 +211,8 @@ pub(crate) fn sctp_server(namespace: &Namespace, at: impl Into<SocketAddr>) -> S
     Server { address, _thread: thread }
 }
 
-/// The server's side. Its own tag is its port; its first TSN is the client's tag, and so is its cookie.
+/// Returns the server's answer to a packet. The server's own tag is its port; its first TSN and its cookie are the
+/// client's tag.
 fn reply(
     tags: &mut BTreeMap<SocketAddr, u32>,
     answer: Endpoints,
@@ -244,7 +245,7 @@ fn reply(
     }
 }
 
-/// Makes an association, and returns what [`sctp_server`] sees. Fails where no answer comes, or an ABORT.
+/// Makes an association, and returns what [`sctp_server`] sees. Fails if no answer comes, or if an ABORT does.
 pub(crate) fn sctp_ask(
     namespace: &Namespace,
     target: impl Into<SocketAddr>,
@@ -255,17 +256,17 @@ pub(crate) fn sctp_ask(
 /// A client that keeps its port.
 #[derive(Debug)]
 pub(crate) struct SctpClient {
-    /// Hears the target's address only.
+    /// A socket that receives from the target's address only.
     socket: OwnedFd,
     port: u16,
     target: SocketAddr,
-    /// The tag that the server sends, and our first TSN.
+    /// The tag that the server sends, which is also our first TSN.
     tag: u32,
 }
 
 impl SctpClient {
     pub(crate) fn new(namespace: &Namespace, target: impl Into<SocketAddr>) -> io::Result<Self> {
-        /// Every client has a port of its own, below the range that the kernel hands out.
+        /// The next client's port. Each has its own, below the range from which the kernel assigns ports.
         static NEXT: AtomicU16 = AtomicU16::new(20_000);
         let port = NEXT.fetch_add(1, Ordering::Relaxed);
         let target = target.into();
@@ -279,7 +280,7 @@ impl SctpClient {
         self.say("who am I?")?.parse()
     }
 
-    /// One message there and one back, from INIT to SHUTDOWN COMPLETE.
+    /// Sends one message and returns the answer, from INIT to SHUTDOWN COMPLETE.
     fn say(&self, message: &str) -> io::Result<String> {
         let malformed = || io::Error::from(ErrorKind::InvalidData);
         let init = Chunk::init(Kind::Init, self.tag, self.tag, &[]);
@@ -303,7 +304,7 @@ impl SctpClient {
         Ok(())
     }
 
-    /// Sends these chunks until one of this kind comes back.
+    /// Sends these chunks until a chunk of this kind comes back.
     fn exchange(&self, tag: u32, chunks: &[Chunk], wanted: Kind) -> io::Result<Chunk> {
         let wait = Timespec::try_from(WAIT).expect("a short time");
         for _ in 0..ATTEMPTS {

@@ -1,4 +1,4 @@
-//! All that a program may leave behind in a namespace, as text that can be compared.
+//! Everything that a program may leave behind in a namespace, as text that can be compared.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -11,20 +11,20 @@ use serde_json::Value;
 
 use super::{Firewall, Namespace, namespace::read_proc};
 
-/// Where the sysctls of a namespace are, under `/proc/sys`.
+/// The directories of a namespace's sysctls, under `/proc/sys`.
 const SYSCTLS: [&str; 3] = ["net/ipv4", "net/ipv6", "net/netfilter"];
-/// Values that the kernel changes by itself.
+/// Sysctls whose values the kernel changes by itself.
 const VOLATILE_SYSCTLS: [&str; 1] = ["net/netfilter/nf_conntrack_count"];
-/// What `ip` prints and time alone changes.
+/// Fields of `ip` that change as time goes by.
 const VOLATILE_FIELDS: [&str; 4] =
     ["valid_life_time", "preferred_life_time", "tentative", "operstate"];
 
-/// A snapshot, by part: what it consists of, a line each, in the order that has a meaning.
+/// A snapshot in parts. Each part is a list of lines, in an order that has a meaning.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct SystemState(BTreeMap<&'static str, Vec<String>>);
 
 impl SystemState {
-    /// Looks, and changes nothing by looking.
+    /// Takes a snapshot, which changes nothing.
     #[track_caller]
     pub(crate) fn take(namespace: &Namespace) -> Self {
         let nft = namespace.tool(&["nft", "--stateless", "list", "ruleset"]);
@@ -33,7 +33,7 @@ impl SystemState {
             let path = Path::new("/proc/thread-self/net").join(file);
             namespace.run(|| read_proc(&path)).is_some_and(|names| !names.is_empty())
         };
-        // Asking for tables that are not there would create them.
+        // Reading tables that do not exist would create them.
         let saved = |asked: bool, variant: Firewall, program: &str| {
             let saved = asked.then(|| namespace.feed(&[variant.xtables(), program], ""));
             saved.map(|output| rules(&output.stdout)).unwrap_or_default()
@@ -60,20 +60,21 @@ impl SystemState {
         Self(parts.into())
     }
 
-    /// The same with the lines of each part as `change` makes them.
+    /// Replaces the lines of each part by the ones that `change` returns.
     #[allow(dead_code, reason = "of the tests in neighbours")]
     pub(crate) fn with_parts(self, change: impl Fn(&str, Vec<String>) -> Vec<String>) -> Self {
         let change = |(part, lines)| (part, change(part, lines));
         Self(self.0.into_iter().map(change).collect())
     }
 
-    /// What firewalls have, and what others have; other nodes have the same of the former.
+    /// Splits the state into the firewalls' parts and the rest. The firewalls' parts can be compared with those of
+    /// other nodes.
     pub(crate) fn firewall_and_rest(self) -> (Self, Self) {
         let (firewall, rest) = self.0.into_iter().partition(|(part, _)| part.contains("tables"));
         (Self(firewall), Self(rest))
     }
 
-    /// What differs, a line each: `-` for what is gone, `+` for what is new. Empty where nothing differs.
+    /// Returns the differences, one per line: `-` for removed lines, `+` for new ones. Empty if there are none.
     pub(crate) fn differences(&self, after: &Self) -> String {
         let mut text = String::new();
         for (part, before) in &self.0 {
@@ -99,15 +100,15 @@ impl SystemState {
     }
 }
 
-/// The two are the same.
+/// Asserts that the two snapshots are equal.
 #[track_caller]
 pub(crate) fn assert_same(before: &SystemState, after: &SystemState) {
     let differences = before.differences(after);
     assert!(differences.is_empty(), "the system is not as it was:\n{differences}");
 }
 
-/// All that was there is there, in its order. More may be; and the sysctls that a node needs to forward may
-/// have changed (`inet_forward_change` of the kernel's net/ipv4/devinet.c).
+/// Asserts that everything from before is still there, in its order. There may be more, and the sysctls that a
+/// forwarding node needs may have changed (`inet_forward_change` of the kernel's net/ipv4/devinet.c).
 #[track_caller]
 pub(crate) fn assert_kept(before: &SystemState, after: &SystemState) {
     let forwards = |line: &str| {
@@ -123,7 +124,7 @@ pub(crate) fn assert_kept(before: &SystemState, after: &SystemState) {
     }
 }
 
-/// The lines that are left when each line of `others` has taken away one like it.
+/// Returns the lines that remain after each line of `others` has removed one equal line.
 fn without<'a>(lines: &'a [String], others: &[String]) -> Vec<&'a String> {
     let mut counts: BTreeMap<&str, u32> = BTreeMap::new();
     for line in others {
@@ -139,16 +140,16 @@ fn without<'a>(lines: &'a [String], others: &[String]) -> Vec<&'a String> {
     lines.iter().filter(is_left).collect()
 }
 
-/// The objects of an array that `ip -j` printed.
+/// Returns the objects of an array that `ip -j` printed.
 fn json(text: &str) -> Vec<Value> {
-    // Some versions print nothing at all where there is nothing.
+    // Some versions print nothing for an empty array.
     let text = if text.trim().is_empty() { "[]" } else { text };
     let mut values: Vec<Value> = serde_json::from_str(text).expect("JSON of `ip`");
     values.iter_mut().for_each(forget_volatile);
     values
 }
 
-/// The same as sorted text.
+/// Returns the objects of an array that `ip -j` printed, as sorted text.
 fn json_lines(text: &str) -> Vec<String> {
     sorted(json(text).iter().map(Value::to_string))
 }
@@ -187,19 +188,19 @@ fn routes(namespace: &Namespace) -> Vec<String> {
     [of("-4"), of("-6")].concat()
 }
 
-/// Tells whether this line of `nft` opens a table that `iptables` (family `ip`) or `ip6tables` may have made.
+/// Tells whether this line of `nft` opens a table that `iptables` (family `ip`) or `ip6tables` may have created.
 fn table_of_iptables(line: &str, family: &str) -> bool {
     let words: Vec<&str> = line.split_whitespace().collect();
     matches!(words[..], ["table", of, "filter" | "nat" | "mangle" | "raw" | "security", "{"]
         if of == family)
 }
 
-/// The lines of `nft list ruleset`, each with the table and the chain that it stands in.
+/// Returns the lines of `nft list ruleset`, each after its table and its chain.
 fn nested(text: &str) -> Vec<String> {
     let mut blocks: Vec<&str> = Vec::new();
     let mut lines = Vec::new();
     for line in text.lines().map(str::trim).filter(|line| !line.is_empty() && *line != "}") {
-        // `nft` starts a table at the left edge; what follows is indented.
+        // `nft` does not indent the first line of a table; everything inside is indented.
         if line.starts_with("table ") {
             blocks.clear();
         } else if ["chain ", "set ", "map ", "flowtable "].iter().any(|word| line.starts_with(word))
@@ -215,7 +216,7 @@ fn nested(text: &str) -> Vec<String> {
     lines
 }
 
-/// The lines of `iptables-save` without comments and counters.
+/// Returns the lines of `iptables-save` without comments and counters.
 fn rules(saved: &str) -> Vec<String> {
     saved
         .lines()
@@ -227,7 +228,7 @@ fn rules(saved: &str) -> Vec<String> {
         .collect()
 }
 
-/// Leaves out the tables that say nothing. The legacy variant cannot remove a table that was once looked at.
+/// Removes the tables that have no rules: the legacy variant cannot remove a table once it has been read.
 fn used_tables(lines: &[String]) -> Vec<String> {
     let says_nothing = |line: &String| {
         line.starts_with('*')
@@ -255,7 +256,7 @@ fn sysctls(namespace: &Namespace) -> Vec<String> {
 }
 
 fn collect_sysctls(root: &Path, directory: &Path, found: &mut BTreeSet<String>) {
-    // An interface's directory vanishes with it.
+    // The directory of an interface vanishes with it.
     for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
         let path = entry.path();
         let name = path.strip_prefix(root).unwrap_or(&path).display().to_string();

@@ -1,4 +1,4 @@
-//! The system calls that have no safe wrapper: all of the harness' `unsafe`.
+//! The system calls that have no safe wrapper. All `unsafe` code of the harness is here.
 #![expect(unsafe_code, reason = "unshare(2) and the ioctls of /dev/net/tun have no safe wrapper")]
 
 use std::{
@@ -11,9 +11,9 @@ use rustix::{
     thread::{UnshareFlags, unshare_unsafe},
 };
 
-/// `_IOW('T', 202, int)` of `<linux/if_tun.h>`, although the argument is a `struct ifreq`.
+/// Request `_IOW('T', 202, int)` of `<linux/if_tun.h>`, although its argument is a `struct ifreq`.
 const TUNSETIFF: Opcode = opcode::write::<i32>(b'T', 202);
-/// `_IOW('T', 208, unsigned int)`.
+/// Request `_IOW('T', 208, unsigned int)`.
 const TUNSETOFFLOAD: Opcode = opcode::write::<u32>(b'T', 208);
 /// `IFF_TAP | IFF_NO_PI | IFF_VNET_HDR`.
 const TAP_FLAGS: i16 = 0x0002 | 0x1000 | 0x4000;
@@ -35,15 +35,15 @@ pub(super) fn unshare_network() -> io::Result<()> {
     Ok(())
 }
 
-/// Gives the calling thread a root and a current directory of its own, which setns(2) asks for.
+/// Gives the calling thread its own root and current directory, which setns(2) requires.
 pub(super) fn unshare_directories() -> io::Result<()> {
     // SAFETY: as above.
     unsafe { unshare_unsafe(UnshareFlags::FS) }?;
     Ok(())
 }
 
-/// Attaches to the TAP of this name in the calling thread's namespace, with a `struct virtio_net_hdr`
-/// before each frame and no offload; creates the TAP where there is none, for as long as the file is open.
+/// Attaches to the TAP of this name in the calling thread's namespace, with a `struct virtio_net_hdr` before each
+/// frame and no offload. If there is no such TAP, creates one, which exists while the file is open.
 pub(super) fn attach_tap(name: &str) -> io::Result<File> {
     let tap = OpenOptions::new().read(true).write(true).open("/dev/net/tun")?;
     let mut request = InterfaceRequest { name: [0; NAME_SIZE], flags: TAP_FLAGS, rest: [0; 22] };

@@ -1,4 +1,4 @@
-//! Connections and datagrams, with servers that say whom they see.
+//! Connections and datagrams, and servers that answer with the client's address.
 
 use std::{
     fmt,
@@ -21,14 +21,14 @@ use rustix::{
 
 use super::{Namespace, background::Background, wait_for};
 
-/// The longest time that an expected answer takes.
+/// The longest time that an expected answer may take.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(2);
 /// The time to wait for an answer that must not come.
 pub(crate) const SILENCE: Duration = Duration::from_millis(500);
-/// The time after which a connection that hangs is given up.
+/// The time after which the client gives up a connection that hangs.
 const HANGING: Duration = Duration::from_secs(20);
 
-/// Both ends of a conversation, as the server sees them.
+/// Both ends of a connection or an exchange, as the server sees them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Endpoints {
     pub(crate) client: SocketAddr,
@@ -54,15 +54,15 @@ impl FromStr for Endpoints {
     }
 }
 
-/// A server, which ends when this is dropped.
+/// A server. Dropping this stops it.
 #[derive(Debug)]
 pub(crate) struct Server {
     pub(crate) address: SocketAddr,
     pub(super) _thread: Background,
 }
 
-/// A socket bound in the namespace. One that was closed just now may still be held by a program that another
-/// test starts: until it executes, it has all files that are open here (fork(2)).
+/// Returns a socket bound in the namespace. Another test may be starting a program, which inherits all open files
+/// until it executes (fork(2)): it may still hold a socket that was just closed, so this tries again.
 #[track_caller]
 pub(super) fn bind<T: Send>(
     namespace: &Namespace,
@@ -76,14 +76,14 @@ pub(super) fn bind<T: Send>(
     })
 }
 
-/// A server that says whom it sees, and then sends back all it gets.
+/// Starts a server that sends the client's address, then returns everything that it receives.
 #[track_caller]
 pub(crate) fn tcp_server(namespace: &Namespace, at: impl Into<SocketAddr>) -> Server {
     let listener = bind(namespace, at.into(), TcpListener::bind);
     let address = listener.local_addr().expect("the listener's address");
     let thread = Background::start(move |stop| {
         while stop.readable([listener.as_fd()]).is_some() {
-            // A client that has gone meanwhile is not the server's failure.
+            // A client that has gone meanwhile is no failure of the server.
             listener
                 .accept()
                 .map(|(stream, client)| thread::spawn(move || echo(&stream, client)))
@@ -121,7 +121,7 @@ pub(super) fn tcp_ask_within(
     text.parse()
 }
 
-/// Sends these bytes to [`tcp_server`], and returns what came back.
+/// Sends these bytes to [`tcp_server`], and returns the bytes that come back.
 pub(crate) fn tcp_echo(
     namespace: &Namespace,
     target: impl Into<SocketAddr>,
@@ -153,7 +153,7 @@ pub(super) fn tcp_connect(
     Ok(stream)
 }
 
-/// Both ends of one established connection.
+/// Both ends of an established connection.
 #[derive(Debug)]
 pub(crate) struct Connection {
     pub(crate) client: TcpStream,
@@ -161,7 +161,7 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
-    /// `client` connects to `to`, and gets through to `server`, at an address and a port that are free there.
+    /// Connects `client` to `to`, which must lead to `server`, an address and port that are free there.
     #[track_caller]
     pub(crate) fn new(
         client: &Namespace,
@@ -181,8 +181,8 @@ impl Connection {
         Self { client, server }
     }
 
-    /// What either end says, the other one hears. The server speaks first: a packet of the client would
-    /// have a lost translation made anew (`nf_conntrack_tcp_loose`).
+    /// Asserts that each end receives what the other one sends. The server sends first: a packet of the client would
+    /// create a lost translation again (`nf_conntrack_tcp_loose`).
     #[track_caller]
     pub(crate) fn assert_alive(&self) {
         let Self { client, server } = self;
@@ -194,7 +194,7 @@ impl Connection {
         }
     }
 
-    /// The client learns, as soon as it says something, that the connection is no more.
+    /// Asserts that the connection is reset as soon as the client sends something.
     #[track_caller]
     pub(crate) fn assert_reset(&self) {
         let mut client = &self.client;
@@ -205,7 +205,7 @@ impl Connection {
     }
 }
 
-/// Nobody listens there, and the client is told so at once.
+/// Asserts that a connection is refused at once.
 #[track_caller]
 pub(crate) fn assert_tcp_refused(namespace: &Namespace, target: impl Into<SocketAddr>) {
     let target = target.into();
@@ -214,7 +214,7 @@ pub(crate) fn assert_tcp_refused(namespace: &Namespace, target: impl Into<Socket
     assert!(refused, "a connection to {target} should be refused: {result:?}");
 }
 
-/// No connection comes about, whether it is refused, rejected on the way or not answered.
+/// Asserts that no connection is established, whether it is refused, rejected on the way or not answered.
 #[track_caller]
 pub(crate) fn assert_tcp_closed(namespace: &Namespace, target: impl Into<SocketAddr>) {
     let target = target.into();
@@ -222,7 +222,7 @@ pub(crate) fn assert_tcp_closed(namespace: &Namespace, target: impl Into<SocketA
     assert!(result.is_err(), "a connection to {target} should fail: {result:?}");
 }
 
-/// A server that answers each datagram with whom it sees.
+/// Starts a server that answers each datagram with the client's address.
 #[track_caller]
 pub(crate) fn udp_server(namespace: &Namespace, at: impl Into<SocketAddr>) -> Server {
     let socket = bind(namespace, at.into(), UdpSocket::bind);
@@ -230,7 +230,7 @@ pub(crate) fn udp_server(namespace: &Namespace, at: impl Into<SocketAddr>) -> Se
     let thread = Background::start(move |stop| {
         let mut request = [0; 64];
         while stop.readable([socket.as_fd()]).is_some() {
-            // An error of an earlier answer (ICMP) is reported here; there is nothing to answer then.
+            // This may report an ICMP error about an earlier answer. There is nothing to answer then.
             let Ok((length, client)) = socket.recv_from(&mut request) else { continue };
             let number = String::from_utf8_lossy(&request[..length]);
             let answer = Endpoints { client, server: address };
@@ -240,7 +240,7 @@ pub(crate) fn udp_server(namespace: &Namespace, at: impl Into<SocketAddr>) -> Se
     Server { address, _thread: thread }
 }
 
-/// A client that keeps its socket, hence its port.
+/// A client that keeps its socket, and so its port.
 #[derive(Debug)]
 pub(crate) struct UdpClient {
     socket: UdpSocket,
@@ -248,7 +248,7 @@ pub(crate) struct UdpClient {
 }
 
 impl UdpClient {
-    /// Hears `target` only.
+    /// Creates a client that receives from `target` only.
     #[track_caller]
     pub(crate) fn new(namespace: &Namespace, target: impl Into<SocketAddr>) -> Self {
         let target = target.into();
@@ -262,12 +262,13 @@ impl UdpClient {
         Self { socket, asked: 0 }
     }
 
-    /// Sends one datagram, and returns what [`udp_server`] saw; `None` where no answer came to it.
+    /// Sends one datagram, and returns what [`udp_server`] saw, or `None` if no answer came.
     pub(crate) fn ask(&mut self, timeout: Duration) -> Option<Endpoints> {
         self.try_ask(timeout).ok()
     }
 
-    /// The same, and why no answer came: `ConnectionRefused` where the node, or one on the way, said so (ICMP).
+    /// Sends one datagram, and returns what [`udp_server`] saw, or the reason why no answer came: `ConnectionRefused`
+    /// if the node or a router refused it (ICMP).
     pub(crate) fn try_ask(&mut self, timeout: Duration) -> io::Result<Endpoints> {
         self.asked += 1;
         let number = self.asked.to_string();
@@ -279,14 +280,14 @@ impl UdpClient {
             let text = String::from_utf8_lossy(&answer[..length]);
             match text.split_once(' ') {
                 Some((answered, answer)) if answered == number => return answer.parse(),
-                // A late answer to an earlier question.
+                // This is a late answer to an earlier question.
                 _ => {}
             }
         }
     }
 }
 
-/// A receiver that answers nobody.
+/// A receiver that does not answer.
 #[derive(Debug)]
 pub(crate) struct Ear(UdpSocket);
 
@@ -296,7 +297,7 @@ impl Ear {
         Self(bind(namespace, at.into(), UdpSocket::bind))
     }
 
-    /// What was said, and by whom; `None` where nothing comes in this time.
+    /// Returns the next datagram and its sender, or `None` if none comes within this time.
     pub(crate) fn hear(&self, timeout: Duration) -> Option<(String, SocketAddr)> {
         self.0.set_read_timeout(Some(timeout)).expect("a timeout above zero");
         let mut words = [0; 64];
@@ -305,13 +306,13 @@ impl Ear {
     }
 }
 
-/// None of these hears anything, of what was said before this.
+/// Asserts that none of these receives anything that was sent before this call.
 #[track_caller]
 pub(crate) fn assert_silence(ears: &[(Ear, &str)]) {
     let mut timeout = SILENCE;
     for (ear, who) in ears {
         assert_eq!(ear.hear(timeout), None, "{who}");
-        // What would have come has come while the first one listened.
+        // Everything that was sent has arrived while the first one listened.
         timeout = Duration::from_millis(1);
     }
 }
@@ -334,7 +335,7 @@ pub(crate) fn udp_ask(
     UdpClient::new(namespace, target).ask(timeout)
 }
 
-/// Sends these words, and returns what comes back; `None` where nothing does.
+/// Sends these words, and returns the answer, or `None` if there is none.
 pub(crate) fn udp_echo(
     namespace: &Namespace,
     target: impl Into<SocketAddr>,
@@ -353,7 +354,7 @@ pub(crate) fn ping(namespace: &Namespace, target: Ipv4Addr, timeout: Duration) -
     static NEXT: AtomicU16 = AtomicU16::new(1);
     let id = NEXT.fetch_add(1, Ordering::Relaxed);
     let [high, low] = id.to_be_bytes();
-    // All that is not the type and the identifier is 0, and the checksum is the sum's complement.
+    // All fields but the type and the identifier are 0, and the checksum is the complement of the sum.
     let [sum_high, sum_low] = (!(0x0800_u16.checked_add(id).expect("few pings"))).to_be_bytes();
     let request = [8, 0, sum_high, sum_low, high, low, 0, 0];
     let icmp = namespace
@@ -373,7 +374,7 @@ pub(crate) fn ping(namespace: &Namespace, target: Ipv4Addr, timeout: Duration) -
             return false;
         }
         let (length, _) = recv(&icmp, &mut packet, RecvFlags::empty()).expect("a packet");
-        // The IP header comes first, 20 bytes where it has no options; type 0 is an echo reply.
+        // The IP header comes first, 20 bytes without options; type 0 is an echo reply.
         let reply = packet.get(20..length).unwrap_or_default();
         if reply.first() == Some(&0) && reply.get(4..6) == Some(&[high, low]) {
             return true;

@@ -1,4 +1,4 @@
-//! The three transport protocols behind one question: whom does the server see?
+//! The three transport protocols behind one question: which client address does the server see?
 
 use std::{
     fmt, io,
@@ -15,7 +15,7 @@ use super::{
     },
 };
 
-/// `ENOPROTOOPT` of `<errno.h>`: what an ICMP "protocol unreachable" becomes.
+/// The error that an ICMP "protocol unreachable" becomes: `ENOPROTOOPT` of `<errno.h>`.
 const PROTOCOL_UNREACHABLE: i32 = 92;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,7 +30,7 @@ use Transport::{Sctp, Tcp, Udp};
 impl Transport {
     pub(crate) const ALL: [Self; 3] = [Tcp, Udp, Sctp];
 
-    /// As a definition has it.
+    /// Returns the protocol's name in a definition.
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             Tcp => "TCP",
@@ -48,7 +48,7 @@ impl Transport {
         }
     }
 
-    /// Asks from a new port whom the server sees.
+    /// Asks from a new port, and returns the addresses that the server sees.
     pub(crate) fn ask(
         self,
         namespace: &Namespace,
@@ -57,7 +57,7 @@ impl Transport {
         self.ask_within(PATIENCE, namespace, target.into())
     }
 
-    /// The same. SCTP has a patience of its own.
+    /// Asks within this time. SCTP has a time limit of its own.
     fn ask_within(
         self,
         timeout: Duration,
@@ -78,7 +78,7 @@ impl fmt::Display for Transport {
     }
 }
 
-/// A question, and what the server must say to it.
+/// A question, and the answer that the server must give.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Path<'a> {
     pub(crate) from: &'a Namespace,
@@ -88,7 +88,7 @@ pub(crate) struct Path<'a> {
     pub(crate) server: (Ipv4Addr, u16),
 }
 
-/// Every question is answered, by each of these protocols, by whom and to whom it should be.
+/// Asserts that each question is answered by each of these protocols, with the expected addresses.
 #[track_caller]
 pub(crate) fn assert_paths(what: &str, transports: &[Transport], paths: &[Path<'_>]) {
     for transport in transports {
@@ -102,8 +102,8 @@ pub(crate) fn assert_paths(what: &str, transports: &[Transport], paths: &[Path<'
     }
 }
 
-/// The node answers itself, at once, that nobody is there. For SCTP it says that it has none, unless
-/// somebody on it has a raw socket.
+/// Asserts that the node itself refuses at once. For SCTP it answers that it has no such protocol, unless a raw socket
+/// for it is open on the node.
 #[track_caller]
 pub(crate) fn assert_refused(
     transport: Transport,
@@ -119,7 +119,7 @@ pub(crate) fn assert_refused(
     assert!(refused, "{transport} to {target} should be refused: {result:?}");
 }
 
-/// No way leads there, by whatever protocol. All are tried at the same time.
+/// Asserts that none of these can be reached. All are tried at the same time.
 #[track_caller]
 pub(crate) fn assert_no_way(tries: &[(Transport, &Namespace, (Ipv4Addr, u16))]) {
     let answers: Vec<_> = thread::scope(|scope| {

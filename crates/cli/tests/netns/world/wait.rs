@@ -1,17 +1,17 @@
-//! Waiting for a condition, never for luck.
+//! Waits for conditions, never for a fixed time.
 
 use std::{
     thread,
     time::{Duration, Instant},
 };
 
-/// The pause between two looks.
+/// The pause between two checks.
 const PAUSE: Duration = Duration::from_millis(2);
 
-/// What `probe` finds, as soon as it finds it. Looks at least once.
+/// Calls `probe` until it finds something, at least once, and returns that.
 ///
 /// # Panics
-/// Where nothing was found within `deadline`; the message names `what`.
+/// Panics if nothing is found within `deadline`. The message names `what`.
 #[track_caller]
 #[expect(clippy::disallowed_methods, reason = "the one place of the harness that polls")]
 pub(crate) fn wait_for<T>(
@@ -29,7 +29,7 @@ pub(crate) fn wait_for<T>(
     }
 }
 
-/// Returns how long this takes.
+/// Returns the time that `work` takes.
 #[expect(clippy::disallowed_methods, reason = "the harness reads the clock in this file only")]
 pub(crate) fn duration_of<T>(work: impl FnOnce() -> T) -> Duration {
     let start = Instant::now();
