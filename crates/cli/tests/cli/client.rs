@@ -1,4 +1,4 @@
-//! The commands as clients of a daemon: who may, what is too much, what of runs, and events.
+//! The commands as clients of a daemon: permissions, requests that are too large, runs, and events.
 
 use std::{
     io::{BufRead, BufReader},
@@ -15,9 +15,9 @@ use crate::{
     environment::{Environment, HELLO, Output},
 };
 
-/// Runs the program as a user who has no capability, in one more group.
+/// Runs the program as a user without capabilities who is also in this group.
 fn as_nobody(environment: &Environment, group: u32, arguments: &str) -> Output {
-    // The program itself may be where only root may look.
+    // The program may be in a directory that only root can access.
     environment.shell(&format!(
         "[ -x riklet-sdn ] || cp $PROGRAM riklet-sdn; \
          exec setpriv --bounding-set -all --inh-caps -all --reuid 65534 --regid 65534 \
@@ -25,7 +25,7 @@ fn as_nobody(environment: &Environment, group: u32, arguments: &str) -> Output {
     ))
 }
 
-/// Three functions whose definitions are too long for one request, though none of the files is.
+/// Writes three functions whose definitions are too long for one request. None of the files is too long by itself.
 fn too_long(environment: &Environment) -> [&'static str; 3] {
     let files = ["long0.json", "long1.json", "long2.json"];
     for (name, port) in files.into_iter().zip(9000..) {
@@ -60,7 +60,7 @@ fn whoever_is_in_the_group_of_the_socket_needs_no_root() {
     }
     assert_eq!(member("check").failure(0), "no drift\n");
     assert_eq!(member("repair").failure(0), "nothing to do\n");
-    // Who is not is told so, whatever is asked.
+    // Users outside the group get an error for every command.
     let stranger = |arguments: &str| as_nobody(&environment, 4243, arguments);
     let commands = [
         "up hello.json",
@@ -93,7 +93,7 @@ fn where_no_daemon_listens_the_commands_work_alone() {
     let list = environment.run(&["list"]).success();
     let daemon = Daemon::start(&environment, &[]);
     assert_eq!(environment.run(&["list"]).success(), list);
-    // One that was killed leaves its socket.
+    // A killed daemon leaves its socket.
     daemon.kill();
     assert!(environment.path("state/api.sock").exists());
     assert_eq!(environment.run(&["list"]).success(), list);
@@ -101,7 +101,7 @@ fn where_no_daemon_listens_the_commands_work_alone() {
         error: no daemon listens on $DIR/state/api.sock
         hint: start one with `riklet-sdn serve`
         ");
-    // A path that no socket can have, one below a file, and one that is no socket.
+    // A path too long for a socket, a path below a file, and two paths that are not sockets.
     let long = "x".repeat(120);
     for socket in [&*long, "hello.json/api.sock", "hello.json", "/"] {
         assert_eq!(environment.run(&["--api", socket, "list"]).success(), list, "{socket}");
@@ -150,11 +150,11 @@ fn what_is_too_much_for_a_request_is_done_alone_by_who_may() {
     }
     assert!(run("plan").success().contains("+ firewall: tcp 9002 -> "));
     run("up").success();
-    // The daemon goes on with what another has recorded.
+    // The daemon continues with the records of the other process.
     assert_eq!(environment.run(&["list", "--output", "json"]).json().as_array().unwrap().len(), 3);
     assert_eq!(member("check").failure(0), "no drift\n");
     member("down long0").success();
-    // Names, too: more than fit a path.
+    // Too many names are refused as well: they do not fit in a path.
     let names: Vec<_> = (0..2000).map(|number| format!("function-{number}-of-so-many")).collect();
     let down = format!("down {}", names.join(" "));
     assert!(member(&down).failure(2).contains("too large for the daemon"));
@@ -218,7 +218,7 @@ fn runs_are_looked_after_through_a_daemon_as_well() {
     daemon.end();
 }
 
-/// Records a run whose supervisor has died, and whose VMM ignores SIGTERM.
+/// Records a run whose supervisor has died and whose VMM ignores SIGTERM.
 #[expect(clippy::disallowed_methods, reason = "processes of the test's own")]
 fn lost_run(environment: &Environment, name: &str) -> Child {
     let mut vmm = Command::new("/bin/sh");
@@ -266,7 +266,7 @@ fn events_say_what_the_daemon_did_and_does() {
     let event = environment.run(&["events", "--output", "json"]).json();
     assert_eq!((&event["kind"], &event["name"]), (&"up".into(), &"hello".into()));
     assert!(event["atMs"].as_u64().unwrap() > 1_700_000_000_000);
-    // What comes, until the daemon ends.
+    // Read further events, until the daemon ends.
     let mut follower = environment.spawn_piped(&["events", "--follow"]);
     let output = BufReader::new(follower.stdout.take().unwrap());
     let mut lines = output.lines().map(|line| line.unwrap().split_once(' ').unwrap().1.to_owned());

@@ -1,4 +1,4 @@
-//! What each command prints where all is well, as text and as JSON, and what it says of drift.
+//! The output of each command on success, as text and as JSON, and its messages about drift.
 
 use serde_json::Value;
 
@@ -202,13 +202,13 @@ fn json_is_for_programs() {
 #[test]
 fn json_of_an_instance_is_the_same_everywhere() {
     let environment = Environment::new();
-    // The host's own resolvers are the host's.
+    // The default resolvers are the host's, so this definition has none.
     let mut hello: Value = serde_json::from_str(HELLO).unwrap();
     hello["spec"]["function"]["execution"]["dns"] = Value::Array(vec![]);
     environment.write("hello.json", hello.to_string());
     let json = |arguments: &[&str]| json(&environment, arguments);
     let up = json(&["up", "hello.json"]);
-    // Listed and inspected, it says more.
+    // `list` and `inspect` have more fields.
     let instance = up["instances"][0].as_object().unwrap();
     let listed = json(&["list"]);
     let inspected = json(&["inspect", "hello"]);

@@ -1,10 +1,10 @@
-//! Definitions that are right, and cannot be had as things are.
+//! Valid definitions that conflict with the state of the host.
 
 use std::net::{TcpListener, UdpSocket};
 
 use crate::environment::{Environment, HELLO};
 
-/// `hello` under another name and on another port.
+/// Returns the definition of `hello` under another name and on another port.
 fn other(name: &str, port: &str) -> String {
     HELLO.replace("\"hello\"", &format!("{name:?}")).replace("8080", port)
 }
@@ -24,7 +24,7 @@ fn a_port_that_another_function_holds() {
     error: cannot expose tcp 8079-8081 -> 1-3 for range: hello has tcp 8080 -> 3000
     hint: choose another port, or run `riklet-sdn down hello` first
     ");
-    // It is the holder's to give.
+    // The holder can give the port up in the same call.
     environment.write("hello.json", other("hello", "9000"));
     environment.run(&["up", "hello.json", "other.json"]).success();
 }
@@ -54,7 +54,7 @@ fn a_port_where_a_local_process_listens() {
         warning: other: tcp 9000 -> 3000 shadows PROCESS (pid N), which listens on tcp port 9000
         ");
     });
-    // What is up already surprises nobody any more.
+    // A function that is already up causes no warning.
     environment.run(&["up", "--strict", "other.json"]).success();
 }
 
@@ -131,7 +131,7 @@ fn what_was_decided_at_the_first_use() {
 #[test]
 fn names_that_are_not_recorded() {
     let environment = Environment::new();
-    // Nothing is made to look for them in.
+    // Nothing is created for the search.
     insta::assert_snapshot!(environment.refused(1, &["down", "hello"]), @r"
     error: no instance named hello is recorded
     hint: `riklet-sdn list` shows what $DIR/state records
@@ -175,7 +175,7 @@ fn an_interface_of_somebody_else() {
     let environment = Environment::new();
     environment.tool("ip", &["tuntap", "add", "rik0", "mode", "tap"]);
     environment.write("other.json", other("other", "81"));
-    // They need both slots, also the one whose name is taken.
+    // They need both slots, including the one whose name is taken.
     let output = environment.run(&["--pool", "10.231.0.0/29", "up", "hello.json", "other.json"]);
     insta::assert_snapshot!(output, @r"
     NAME   TAP   GUEST       HOST ADDRESS  EXPOSURES

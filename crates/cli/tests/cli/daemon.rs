@@ -1,4 +1,4 @@
-//! A daemon in an environment: the same program, `serve`.
+//! A daemon in an environment: the same program, run as `serve`.
 
 use std::{os::unix::net::UnixStream, path::PathBuf, process::Child, time::Duration};
 
@@ -7,10 +7,10 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::environment::Environment;
 
-/// The longest wait for a daemon to listen.
+/// Limits the wait for a daemon to listen.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// A daemon, until this is dropped.
+/// A running daemon. Dropping this ends it.
 #[derive(Debug)]
 #[must_use = "it ends with this"]
 pub(crate) struct Daemon {
@@ -19,13 +19,13 @@ pub(crate) struct Daemon {
 }
 
 impl Daemon {
-    /// Starts one with these arguments, and waits until it serves. It makes no TAPs in advance unless they say
-    /// so: its steps are those that a program takes alone.
+    /// Starts a daemon with these arguments, and waits until it serves. It creates no TAPs in advance unless the
+    /// arguments ask for it, so its steps are those of a program without a daemon.
     pub(crate) fn start(environment: &Environment, arguments: &[&str]) -> Self {
         Self::start_at(environment, "state/api.sock", arguments)
     }
 
-    /// The same, where it listens on another socket, by its configuration.
+    /// Starts a daemon that listens on another socket, which its configuration names.
     pub(crate) fn start_at(environment: &Environment, socket: &str, arguments: &[&str]) -> Self {
         let slots: &[_] =
             if arguments.contains(&"--ready-slots") { &[] } else { &["--ready-slots", "0"] };
@@ -38,7 +38,7 @@ impl Daemon {
         Self { child, socket }
     }
 
-    /// Asks it to end, and waits until it has.
+    /// Asks the daemon to end, and waits until it has ended.
     pub(crate) fn end(mut self) {
         self.terminate();
         let status = self.child.wait().expect("its end");
@@ -46,7 +46,7 @@ impl Daemon {
         assert!(UnixStream::connect(&self.socket).is_err());
     }
 
-    /// Kills it, and waits until it is gone.
+    /// Kills the daemon, and waits until it has ended.
     pub(crate) fn kill(mut self) {
         self.child.kill().expect("a process");
         self.child.wait().expect("its end");

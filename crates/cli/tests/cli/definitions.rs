@@ -1,17 +1,17 @@
-//! Definitions that are refused: exit code 2, the file, the line and the field, and nothing is changed.
+//! Definitions that are refused: exit code 2, an error with the file, the line and the field, and no changes.
 
 use serde_json::{Value, json};
 
 use crate::environment::Environment;
 
-/// A function's definition with this name and exposures, on one line but the last two.
+/// Returns the definition of a function with this name and these exposures, one line but for the last two fields.
 fn function(name: &str, exposures: &str) -> String {
     format!(
         "apiVersion: v1\nkind: Function\nname: {name}\nspec:\n  function:\n    exposure: {exposures}\n"
     )
 }
 
-/// What `up` complains of each of these texts.
+/// Returns the errors that `up` prints for each of these texts.
 fn complaints<'a>(texts: impl IntoIterator<Item = (&'a str, String)>) -> String {
     let environment = Environment::with_hello();
     let refused = texts.into_iter().map(|(file, text)| {

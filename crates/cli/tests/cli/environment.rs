@@ -20,13 +20,13 @@ const SYSTEM: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
 const DEADLINE: Duration = Duration::from_mins(1);
 const PROGRAM: &str = env!("CARGO_BIN_EXE_riklet-sdn");
 
-/// What can be changed, by its name.
+/// Everything that a program could change, by name.
 pub(crate) type Snapshot = BTreeMap<String, Vec<u8>>;
 
-/// One function, `hello`, with one exposure.
+/// The definition of one function, `hello`, with one exposure.
 pub(crate) const HELLO: &str = include_str!("../../../../examples/hello.json");
 
-/// Two more: one with what an exposure and an execution may have besides, and one with nothing.
+/// Two more definitions: one with all optional fields of an exposure and an execution, and one with none.
 pub(crate) const TWO: &str = "
 apiVersion: v1
 kind: Function
@@ -44,8 +44,8 @@ name: worker
 spec: { function: {} }
 ";
 
-/// A network namespace, which the test's thread moves into, and a directory. The program runs in both, with
-/// a state directory and an empty configuration there, and finds no other program: the firewall is nftables.
+/// A directory, and a network namespace, which the test's thread moves into. The program runs in both, with a state
+/// directory and an empty configuration in the directory. It finds no other program, so the firewall is nftables.
 #[derive(Debug)]
 pub(crate) struct Environment {
     directory: PathBuf,
@@ -53,7 +53,7 @@ pub(crate) struct Environment {
 }
 
 impl Environment {
-    /// A new one: only `lo`, up; nothing is forwarded; `hello.json` is in the directory.
+    /// Creates an environment: only `lo` exists, and is up; nothing is forwarded; `hello.json` is in the directory.
     pub(crate) fn new() -> Self {
         unshare_network();
         let directory = directory();
@@ -71,7 +71,7 @@ impl Environment {
         environment
     }
 
-    /// The same, in which `hello` is up.
+    /// Creates an environment in which `hello` is up.
     pub(crate) fn with_hello() -> Self {
         let environment = Self::new();
         environment.run(&["up", "hello.json"]).success();
@@ -83,12 +83,12 @@ impl Environment {
         self.run_with(arguments, &[], "")
     }
 
-    /// Starts the program, which goes on beside the test. What it complains of is in the [`Self::log`].
+    /// Starts the program in the background. Its standard error is in the [`Self::log`].
     pub(crate) fn spawn(&self, arguments: &[&str]) -> Child {
         self.start(arguments, Stdio::null())
     }
 
-    /// The same, and what it prints can be read.
+    /// Starts the program in the background, with a pipe for its standard output.
     pub(crate) fn spawn_piped(&self, arguments: &[&str]) -> Child {
         self.start(arguments, Stdio::piped())
     }
@@ -102,12 +102,12 @@ impl Environment {
         command.spawn().expect("the program can be started")
     }
 
-    /// What the program complained of that was started last.
+    /// Returns the standard error of the program that was started last.
     pub(crate) fn log(&self) -> String {
         String::from_utf8(read(&self.path("log"))).expect("UTF-8")
     }
 
-    /// Runs the program with more in its environment, and with this input.
+    /// Runs the program with these additional environment variables, and with this input.
     pub(crate) fn run_with(
         &self,
         arguments: &[&str],
@@ -118,7 +118,7 @@ impl Environment {
         self.finish(command.args(arguments).envs(variables.iter().copied()).write_stdin(input))
     }
 
-    /// Runs the program, which must refuse with this code and change nothing. Answers its complaint.
+    /// Runs the program, which must fail with this code and change nothing. Returns its error.
     #[track_caller]
     pub(crate) fn refused(&self, code: i32, arguments: &[&str]) -> String {
         self.refused_with(code, arguments, &[])
@@ -137,7 +137,7 @@ impl Environment {
         complaint
     }
 
-    /// Runs a script in which `$RIKLET` is the program, and the system's programs are found.
+    /// Runs a script that finds the system's programs. `$RIKLET` is the program.
     pub(crate) fn shell(&self, script: &str) -> Output {
         let mut command = self.command("/bin/sh");
         let riklet = format!("env PATH={} {PROGRAM}", self.path("no-programs").display());
@@ -145,18 +145,18 @@ impl Environment {
         self.finish(command.args(["-c", script]).envs(variables))
     }
 
-    /// Runs such a script where it may mount what it likes: nobody else sees it.
+    /// Runs such a script in a mount namespace of its own: nobody else sees its mounts.
     pub(crate) fn shell_that_mounts(&self, script: &str) -> Output {
         self.shell(&format!("exec unshare --mount sh -c '{script}'"))
     }
 
-    /// Runs a program of the system, which must succeed, and answers what it printed.
+    /// Runs a program of the system, which must succeed, and returns its output.
     pub(crate) fn tool(&self, program: &str, arguments: &[&str]) -> String {
         let mut command = self.command(program);
         self.finish(command.args(arguments).env("PATH", SYSTEM)).success()
     }
 
-    /// A path below the directory.
+    /// Returns a path below the directory.
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.directory.join(name)
     }
@@ -166,15 +166,15 @@ impl Environment {
         fs::write(self.path(name), content).expect("a file");
     }
 
-    /// Makes the host forward IPv4, or not.
+    /// Enables or disables IPv4 forwarding on the host.
     #[expect(clippy::disallowed_methods, reason = "a sysctl of the thread's namespace")]
     pub(crate) fn forward(forward: bool) {
         let value = if forward { "1" } else { "0" };
         fs::write("/proc/sys/net/ipv4/ip_forward", value).expect("a sysctl");
     }
 
-    /// The records as they are on disk, and what the kernel has. (What SQLite keeps beside its database, to
-    /// take back what was not done, is no record.)
+    /// Returns the records on disk and the kernel's state. SQLite's journal files, which it keeps next to its database
+    /// for rollbacks, are not records.
     pub(crate) fn snapshot(&self) -> Snapshot {
         let mut snapshot = Snapshot::new();
         for entry in fs::read_dir(self.path("state")).into_iter().flatten() {
@@ -188,7 +188,7 @@ impl Environment {
         for command in commands {
             let words: Vec<_> = command.split(' ').collect();
             let mut text = self.tool(words[0], &words[1..]);
-            // What the kernel makes of a carrier, in its own time.
+            // The kernel updates the carrier's state after a while.
             for volatile in ["NO-CARRIER,", " state UNKNOWN", " state DOWN", " linkdown"] {
                 text = text.replace(volatile, "");
             }
@@ -198,7 +198,7 @@ impl Environment {
         snapshot
     }
 
-    /// Everything is as it was before `what`.
+    /// Asserts that nothing has changed since before `what`.
     #[track_caller]
     pub(crate) fn assert_unchanged(&self, before: &Snapshot, what: &str) {
         let after = self.snapshot();
@@ -232,7 +232,7 @@ impl Environment {
 
 impl Drop for Environment {
     fn drop(&mut self) {
-        // What a test that failed has left running would go on.
+        // A failed test would otherwise leave its runs running.
         if std::thread::panicking() && self.path("state/machines").exists() {
             let _not_stopped = self.run(&["stop", "--all", "--timeout", "0"]);
         }
@@ -240,7 +240,7 @@ impl Drop for Environment {
     }
 }
 
-/// The outcome of a program. The environment's directory is `$DIR` in it.
+/// The outcome of a program, in which `$DIR` replaces the environment's directory.
 #[derive(Debug, Clone)]
 #[must_use = "a program may have failed"]
 pub(crate) struct Output {
@@ -258,7 +258,7 @@ impl Output {
         self.stdout
     }
 
-    /// Asserts success, and returns what was printed. Standard error may have remarks.
+    /// Asserts success, and returns the output. Standard error may have warnings.
     #[track_caller]
     pub(crate) fn done(self) -> String {
         assert_eq!(self.code, Some(0), "{self}");
@@ -316,19 +316,19 @@ fn read(path: &Path) -> Vec<u8> {
     fs::read(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-/// A new directory, in which everybody may look about.
+/// Creates a directory that every user may list.
 fn directory() -> PathBuf {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
     let path = env::temp_dir().join(format!("riklet-sdn-cli-{}-{number}", process::id()));
-    // A killed test with the same process id may have left one.
+    // A killed test with the same process id may have left one behind.
     fs::remove_dir_all(&path).ok();
     fs::create_dir(&path).expect("a directory");
     path
 }
 
-/// Moves the calling thread, which is the test's own, into a new network namespace. It vanishes with the
-/// thread and the programs that were started from it.
+/// Moves the calling thread, which belongs to the test, into a new network namespace. The namespace vanishes with the
+/// thread and the programs started from it.
 #[expect(unsafe_code, reason = "unshare(2) has no safe wrapper")]
 fn unshare_network() {
     use rustix::thread::{UnshareFlags, unshare_unsafe};
@@ -336,7 +336,8 @@ fn unshare_network() {
     unsafe { unshare_unsafe(UnshareFlags::NEWNET) }.expect("these tests need root");
 }
 
-/// A text without the identifier of the state directory, which is another in each, in the aliases.
+/// Returns the text without the identifier of the state directory in aliases. It differs from one directory to
+/// another.
 fn without_owner(text: &str) -> String {
     let mut parts = text.split("riklet-sdn@");
     let mut plain = parts.next().unwrap_or_default().to_owned();

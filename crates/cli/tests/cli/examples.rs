@@ -1,4 +1,4 @@
-//! The definitions of `examples/`, which run as they stand.
+//! The definitions in `examples/`, which must work unchanged.
 
 use std::{fs, path::Path};
 
@@ -23,7 +23,7 @@ fn every_example_is_a_definition() {
         let plan = environment.run(&["plan", file]).success();
         assert!(plan.starts_with("+ TAP rik0: "), "{file}:\n{plan}");
     }
-    // They get on with each other.
+    // They do not conflict with each other.
     let all = environment.run(&[&["up"], &files[..]].concat()).success();
     insta::assert_snapshot!(all, @r"
     NAME   TAP   GUEST        HOST ADDRESS  EXPOSURES

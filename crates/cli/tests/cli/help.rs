@@ -1,10 +1,10 @@
-//! What the program says of itself.
+//! The help of the program, and its answers to wrong arguments.
 
 use std::{collections::BTreeSet, fmt::Write};
 
 use crate::environment::Environment;
 
-/// What the help of every command ends with, before its example.
+/// The heading of the options that the help of every command ends with, before its example.
 const COMMON: &str = "Options of every command:";
 
 #[test]
@@ -407,13 +407,13 @@ fn wrong_arguments_are_answered_in_json_where_json_is_wanted() {
     "#);
 }
 
-/// What follows a heading, up to the next empty line.
+/// Returns the text after a heading, up to the next empty line.
 fn section<'a>(help: &'a str, heading: &str) -> &'a str {
     let (_, text) = help.split_once(&format!("\n{heading}\n")).unwrap();
     text.split("\n\n").next().unwrap()
 }
 
-/// What is said of the options of every command, word by word, however it is laid out.
+/// Returns the words of the help on the common options, whatever its layout.
 fn common_options(help: &str) -> BTreeSet<&str> {
     section(help, COMMON).split_whitespace().collect()
 }

@@ -1,10 +1,10 @@
-//! What the host lacks: exit code 3, and it is named. And what `doctor` says of the host.
+//! Hosts that lack something: the error names it, with exit code 3. Also the output of `doctor`.
 
 use crate::environment::{Environment, Output};
 
-/// Runs the program as another user, who has no capability.
+/// Runs the program as another user, who has no capabilities.
 fn as_nobody(environment: &Environment, arguments: &str) -> Output {
-    // The program itself may be where only root may look.
+    // The program may be in a directory that only root can access.
     environment.shell(&format!(
         "[ -x riklet-sdn ] || cp $PROGRAM riklet-sdn; \
          exec setpriv --bounding-set -all --inh-caps -all --reuid 65534 --regid 65534 \
@@ -12,13 +12,13 @@ fn as_nobody(environment: &Environment, arguments: &str) -> Output {
     ))
 }
 
-/// Runs the program where something of the host is hidden.
+/// Runs the program after `hide` has hidden a part of the host.
 fn without(environment: &Environment, hide: &str, arguments: &str) -> Output {
     environment.shell_that_mounts(&format!("{hide} && exec $RIKLET {arguments}"))
 }
 
 const NO_TUN: &str = "mount -t tmpfs none /dev/net";
-/// What other firewalls leave on a host.
+/// Hides the traces of other firewalls on a host.
 const NO_OTHERS: &str =
     "mount -t tmpfs none /run && { [ ! -d /etc/ufw ] || mount -t tmpfs none /etc/ufw; }";
 
@@ -52,7 +52,7 @@ fn without_privilege_nothing_is_touched() {
         }
     }
     environment.assert_unchanged(&before, "a program without privilege");
-    // What is wrong with the input is said first: it is wrong for root too.
+    // Invalid input is reported first: it is invalid for root as well.
     as_nobody(&environment, "up missing.json").failure(2);
     insta::assert_snapshot!(as_nobody(&environment, "--output json check").failure(3), @r#"
     {
@@ -76,7 +76,7 @@ fn without_the_device_of_taps_nothing_is_touched() {
     }
     environment.assert_unchanged(&before, "a program without /dev/net/tun");
     without(&environment, NO_TUN, "plan hello.json").success();
-    // What is up needs it no more, until its TAP is lost.
+    // A function that is up no longer needs the device, until its TAP is lost.
     environment.run(&["up", "hello.json"]).success();
     without(&environment, NO_TUN, "check").done();
     environment.tool("ip", &["link", "delete", "rik0"]);

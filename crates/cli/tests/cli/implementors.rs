@@ -1,4 +1,5 @@
-//! The node in this process, the engine and the client of a daemon answer alike: the same documents, the same errors.
+//! The node in this process, the engine and the client of a daemon give the same answers: equal documents, equal
+//! errors.
 
 use std::{
     fmt::Write,
@@ -26,7 +27,7 @@ use crate::{
     environment::{Environment, HELLO, TWO},
 };
 
-/// The time in which a daemon deletes the TAPs that are down.
+/// The time within which a daemon deletes TAPs of functions that are down.
 const DEADLINE: Duration = Duration::from_secs(20);
 
 const CONFLICT: &str = "
@@ -44,7 +45,7 @@ fn name(text: &str) -> InstanceName {
     text.parse().unwrap()
 }
 
-/// The answers to all that a node is asked for, one after another.
+/// The answers to every request to a node, in order.
 struct Transcript<'a> {
     node: &'a mut dyn NodeApi,
     directory: PathBuf,
@@ -66,7 +67,7 @@ impl Transcript<'_> {
         writeln!(self.text, "{what}: {text}").unwrap();
     }
 
-    /// Waits until a daemon has deleted the TAPs that are down.
+    /// Waits until a daemon has deleted the TAPs of functions that are down.
     #[expect(clippy::disallowed_methods, reason = "a wait that ends")]
     fn await_drained(&mut self) {
         let start = Instant::now();
@@ -102,7 +103,7 @@ impl Transcript<'_> {
     }
 }
 
-/// The answer without the steps that a daemon does after it has answered.
+/// Removes from the answer the steps that a daemon performs after it has answered.
 fn without_deferred(mut answer: Value) -> Value {
     if let Some(steps) = answer.get_mut("steps").and_then(Value::as_array_mut) {
         steps.retain(|step| {
@@ -113,7 +114,7 @@ fn without_deferred(mut answer: Value) -> Value {
     answer
 }
 
-/// What answers.
+/// The implementor that answers.
 #[derive(Debug, Clone, Copy)]
 enum Implementor {
     Local,
@@ -121,7 +122,7 @@ enum Implementor {
     Client,
 }
 
-/// Records the answers of one of them, in a namespace and a directory of its own.
+/// Records the answers of one implementor, in a namespace and a directory of its own.
 fn recorded(implementor: Implementor) -> String {
     let play = move || {
         let environment = Environment::new();
@@ -157,7 +158,7 @@ fn recorded(implementor: Implementor) -> String {
     thread::spawn(play).join().unwrap_or_else(|reason| std::panic::resume_unwind(reason))
 }
 
-/// Asks what only a daemon answers, and what it refuses.
+/// Makes the requests that only a daemon answers, and those that it refuses.
 fn assert_daemon(node: &mut dyn NodeApi) {
     assert_eq!(node.health().unwrap().unwrap().functions, 0);
     let events: Vec<_> = node.events(false).unwrap().map(Result::unwrap).collect();

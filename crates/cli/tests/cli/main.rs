@@ -1,5 +1,5 @@
-//! The command line as its users meet it: what it prints where, and its exit codes. They need root, `ip` and
-//! `nft`; each test has a network namespace, a state directory and a configuration of its own.
+//! Tests of the command line as users see it: its output, where the output goes, and its exit codes. They need root,
+//! `ip` and `nft`; each test has a network namespace, a state directory and a configuration of its own.
 #![allow(
     clippy::expect_used,
     clippy::panic,

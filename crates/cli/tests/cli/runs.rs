@@ -1,5 +1,5 @@
-//! What the commands say of runs where there are none, and what `run` refuses. Runs themselves are in
-//! `tests/netns`.
+//! The commands for runs on a host without runs, and the definitions that `run` refuses. `tests/netns` tests runs
+//! themselves.
 
 use std::fmt::Write;
 
@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::environment::{Environment, HELLO, transcript};
 
-/// `hello`, executed so.
+/// Returns the definition of `hello` with this execution.
 fn hello(execution: Value) -> String {
     let mut definition: Value = serde_json::from_str(HELLO).unwrap();
     definition["spec"]["function"]["execution"] = execution;

@@ -1,4 +1,4 @@
-//! With a daemon the commands say what they say without one, to the byte, and end with the same code.
+//! The commands behave the same with and without a daemon: the same output, byte for byte, and the same exit code.
 
 use std::{fmt::Write, thread};
 
@@ -21,16 +21,16 @@ name: bad
 spec: { function: { exposure: [{ port: 0 }, { port: 80, targetport: 8080 }] } }
 ";
 
-/// A stranger's interface gets the name of a TAP, though a daemon may make that anew once or twice, and whoever is there
-/// tries to repair it.
+/// Gives a foreign interface the name of a TAP, then tries to repair it. A daemon may recreate the TAP once or twice
+/// before the name is taken.
 const TAKEN: &str = "!ip link add strange type veth peer name peer
     until ip link delete rik2 && ip link set strange name rik2; do :; done 2>failed
     $RIKLET repair >failed 2>&1 || true";
 
-/// What a daemon deletes later is gone.
+/// Waits until the TAPs that a daemon deletes later are gone.
 const GONE: &str = "!while ip link show rik0 || ip link show rik2; do :; done >gone 2>&1";
 
-/// One after the other. What begins with `!` is run by a shell.
+/// The commands, in order. A shell runs the ones that begin with `!`.
 const SCRIPT: [&str; 46] = [
     "list",
     "check",
@@ -63,7 +63,7 @@ const SCRIPT: [&str; 46] = [
     "down hello resolvr",
     "down hello --purge",
     "down resolver",
-    // A stranger's interface in the place of a TAP: nothing can be done about that, by whomever.
+    // A foreign interface in the place of a TAP: neither a daemon nor a command can repair that.
     TAKEN,
     "list",
     "inspect worker",
@@ -81,7 +81,7 @@ const SCRIPT: [&str; 46] = [
     "list",
 ];
 
-/// What each command of the script does, in a fresh namespace; with a daemon, through that.
+/// Runs the script in a new namespace, through a daemon if asked to. Returns the output of each command.
 fn played(format: &'static str, with_daemon: bool) -> Vec<Output> {
     let play = move || {
         let environment = Environment::new();
@@ -98,7 +98,7 @@ fn played(format: &'static str, with_daemon: bool) -> Vec<Output> {
         };
         let outputs = SCRIPT.map(run).to_vec();
         if let Some(daemon) = daemon {
-            // It was asked, and nobody did its work.
+            // The daemon did the work: no command bypassed it.
             let events = environment.run(&["events"]).success();
             assert!(events.contains(" up          hello rik0:"), "{events}");
             assert!(events.contains(" down        resolver taken down"), "{events}");
@@ -106,7 +106,7 @@ fn played(format: &'static str, with_daemon: bool) -> Vec<Output> {
         }
         outputs
     };
-    // Each has a namespace, and so a thread, of its own.
+    // Each run has its own namespace, and so its own thread.
     thread::spawn(play).join().unwrap_or_else(|reason| std::panic::resume_unwind(reason))
 }
 
@@ -127,8 +127,8 @@ fn compare(format: &'static str) {
     assert!(differences.is_empty(), "{differences}");
 }
 
-/// The document of `down` without what a daemon does after it has answered: the TAPs of several functions are deleted
-/// together, and their flows with them.
+/// Removes from the document of `down` the steps that a daemon performs after it has answered: it deletes the TAPs of
+/// several functions, and their flows, together.
 fn answered(stdout: &str) -> String {
     let mut document: Value = serde_json::from_str(stdout).unwrap_or_default();
     if let Some(steps) = document["steps"].as_array_mut() {

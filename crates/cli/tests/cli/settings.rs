@@ -1,8 +1,8 @@
-//! Flags, then the environment, then the configuration file, then the defaults.
+//! The order of settings: flags, then the environment, then the configuration file, then the defaults.
 
 use crate::environment::Environment;
 
-/// What `plan` says of the pool, the uplinks and the MTU.
+/// Returns the part of `plan`'s output about the pool, the uplinks and the MTU.
 fn plan(environment: &Environment, flags: &[&str], variables: &[(&str, &str)]) -> String {
     let arguments = [&["plan", "hello.json"], flags].concat();
     environment.run_with(&arguments, variables, "").success()
@@ -11,7 +11,8 @@ fn plan(environment: &Environment, flags: &[&str], variables: &[(&str, &str)]) -
 #[test]
 fn a_flag_beats_the_environment_beats_the_file_beats_the_default() {
     let environment = Environment::new();
-    // The flag, the variable, the key of the file, and the words of the plan with `VALUE` for the value.
+    // Each setting has a flag, a variable and a key with the same name, and words of the plan in which `VALUE` is the
+    // value.
     let settings = [
         ("pool", "guests VALUE,", ["10.6.0.0/16", "10.7.0.0/16", "10.8.0.0/16", "10.231.0.0/16"]),
         ("uplink", "uplinks VALUE\n", ["eth1", "eth2", "eth3", "none"]),
@@ -37,7 +38,7 @@ fn a_flag_beats_the_environment_beats_the_file_beats_the_default() {
 #[test]
 fn the_firewall_is_chosen_in_the_same_order() {
     let environment = Environment::new();
-    // There is no program iptables: it cannot be had.
+    // There is no program `iptables`, so choosing it fails.
     let iptables = |flags: &[&str], variables: &[(&str, &str)]| {
         let arguments = [&["plan", "hello.json"], flags].concat();
         environment.run_with(&arguments, variables, "").code == Some(3)
@@ -60,7 +61,7 @@ fn the_state_directory_is_chosen_in_the_same_order() {
     let environment = Environment::new();
     let path = |name: &str| environment.path(name).to_str().unwrap().to_owned();
     environment.write("config.toml", format!("state_dir = \"{}\"", path("file")));
-    // The harness sets the variable: an environment without it takes a shell.
+    // The harness sets the variable, so only a shell can run the program without it.
     let looked_in = |script: &str| environment.shell(script).failure(1);
     let flag = format!("$RIKLET inspect x --state-dir {}", path("flag"));
     assert!(looked_in(&flag).contains("what $DIR/flag records"));
@@ -75,7 +76,7 @@ fn the_state_directory_is_chosen_in_the_same_order() {
 #[test]
 fn the_file_is_chosen_in_the_same_order() {
     let environment = Environment::new();
-    // Each file has a key that is named after it, and is wrong.
+    // Each file contains an unknown key that is named after it, so the error tells which file was read.
     let files = "mount -t tmpfs none /etc; mkdir /etc/riklet-sdn; cd /etc/riklet-sdn; \
                  for file in flag variable config; do echo $file = 1 > $file.toml; done;";
     let run = |script: &str| environment.shell_that_mounts(&format!("{files} {script}"));

@@ -15,7 +15,7 @@ const ALL: [&[&str]; 7] = [
     &["repair"],
 ];
 
-/// Writes over some bytes of the database.
+/// Overwrites some bytes of the database.
 fn damage(environment: &Environment, offset: u64, bytes: &[u8]) {
     let database = OpenOptions::new().write(true).open(environment.path(DATABASE)).unwrap();
     database.write_all_at(bytes, offset).unwrap();
@@ -23,7 +23,7 @@ fn damage(environment: &Environment, offset: u64, bytes: &[u8]) {
 
 #[test]
 fn that_of_a_newer_version_is_left_alone() {
-    // `user_version` of the header (https://sqlite.org/fileformat2.html).
+    // The offset of `user_version` in the header (https://sqlite.org/fileformat2.html).
     const FORMAT: u64 = 60;
     let environment = Environment::with_hello();
     damage(&environment, FORMAT, &[0, 0, 0, 9]);
@@ -94,7 +94,7 @@ fn a_rebuild_is_reported_in_json() {
 #[test]
 fn a_page_that_is_corrupt_is_found_when_it_is_read() {
     let environment = Environment::with_hello();
-    // The header is sound; what the table of records refers to is not.
+    // The header is intact, but a page of the records' table is not.
     damage(&environment, 4096, &[b'x'; 4096]);
     let refused = environment.refused(1, &["list"]);
     assert!(refused.contains("repair --rebuild"), "{refused}");

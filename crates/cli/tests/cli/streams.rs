@@ -1,4 +1,4 @@
-//! Data to standard output, everything else to standard error; and readers that go away.
+//! Data goes to standard output, everything else to standard error; readers may go away.
 
 use crate::environment::{Environment, HELLO};
 
@@ -50,7 +50,7 @@ fn completions_are_what_the_shells_read() {
         assert!(!text.contains("Play the guest"), "{shell} completes what is no command");
     }
     environment.shell("$RIKLET completions bash > bash && bash -n bash").success();
-    // And bash completes with it.
+    // Bash completes a command with it.
     let script = ". ./bash; COMP_WORDS=(riklet-sdn insp); COMP_CWORD=1; \
                   _riklet__sdn riklet-sdn insp riklet-sdn; echo ${COMPREPLY[@]}";
     environment.write("complete", script);

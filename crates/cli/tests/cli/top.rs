@@ -1,4 +1,4 @@
-//! `top`: with real traffic, once; and in a terminal, which it gives back.
+//! `top`: once, with real traffic; and in a terminal, which it restores.
 
 use std::{
     io::{Read, Write},
@@ -14,7 +14,7 @@ use crate::{
     environment::{Environment, HELLO},
 };
 
-/// Runs this while a client asks `hello` for its answer over and over; answers how many answers came meanwhile.
+/// Runs this while a client sends requests to `hello`. Returns its result, and the number of answers meanwhile.
 fn with_traffic<T>(work: impl FnOnce(&AtomicU64) -> T) -> (T, u64) {
     let (stop, answers) = (AtomicBool::new(false), AtomicU64::new(0));
     let done = thread::scope(|scope| {
@@ -30,7 +30,7 @@ fn with_traffic<T>(work: impl FnOnce(&AtomicU64) -> T) -> (T, u64) {
                 answers.fetch_add(1, Ordering::Relaxed);
             }
         });
-        // However it ends, the client shall.
+        // The client must stop, even if this panics.
         let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| work(&answers)));
         stop.store(true, Ordering::Relaxed);
         done
@@ -66,15 +66,15 @@ fn rates_are_those_of_the_traffic(environment: &Environment) -> Value {
     for way in ["in", "out"] {
         let rate = |what: &str| number(hello, &format!("/{way}/{what}PerSecond"));
         let total = |what: &str| number(hello, &format!("/{way}/{what}"));
-        // Of a connection there are 4 packets each way at least, and 20 at most; the client makes one after the other.
+        // A connection has between 4 and 20 packets each way; the client makes one connection after the other.
         let packets = rate("packets") * interval / 1000;
         assert!(packets > 0 && packets <= (answered + 1) * 20, "{packets} for {answered}: {top:#}");
-        // An Ethernet, an IPv4 and a TCP header.
+        // A packet has at least an Ethernet, an IPv4 and a TCP header.
         assert!(rate("bytes") >= rate("packets") * 54 - 54, "{top:#}");
         assert!(total("packets") >= packets && total("bytes") >= total("packets") * 42, "{top:#}");
         assert_eq!(number(quiet, &format!("/{way}/packetsPerSecond")), 0, "{top:#}");
     }
-    // What stopped has no rate, once the last connection is forgotten; what went through stays counted.
+    // Once the last connection is forgotten, the rate is zero; the totals stay.
     let after = || environment.run(&once).json();
     let rate = |top: &Value| number(top, "/functions/0/in/packetsPerSecond");
     let still = (0..20).map(|_| after()).find(|top| rate(top) == 0).expect("it comes to rest");
@@ -96,7 +96,7 @@ fn rates_are_counted_alone() {
     hello  rik0  10.231.0.2  attached  0       0       0        0        tcp 8080 -> 3000
     quiet  rik1  10.231.0.6  ready     0       0       0        0        tcp 9090 -> 3000
     ");
-    // What is wrong is said beside the table.
+    // Problems are shown next to the table.
     environment.tool("ip", &["link", "set", "rik1", "down"]);
     let output = environment.run(&["top", "--once", "--interval", "0.1"]);
     assert!(output.stdout.contains("  down   "), "{output}");
@@ -132,11 +132,12 @@ fn where_there_is_no_terminal_that_is_said() {
     }
 }
 
-/// What switches to the alternate screen, and back (xterm's control sequences).
+/// The control sequences that switch to the alternate screen and back (xterm).
 const ENTER: &str = "\u{1b}[?1049h";
 const LEAVE: &str = "\u{1b}[?1049l";
 
-/// Runs `top` on a terminal of script(1), with what this shell script does once it is drawn; its output and its code.
+/// Runs `top` in a terminal of script(1), and this shell script once the screen is drawn. Returns the output up to
+/// then, and the output afterwards.
 fn in_terminal(environment: &Environment, once_drawn: &str) -> (String, String) {
     environment.write(
         "session.sh",
@@ -156,7 +157,7 @@ fn in_terminal(environment: &Environment, once_drawn: &str) -> (String, String) 
     let seen = environment.tool("cat", &["seen"]);
     let (drawn, after) = seen.split_once(LEAVE).unwrap_or_else(|| panic!("{seen:?}"));
     assert!(drawn.contains(ENTER) && !after.contains(ENTER), "{seen:?}");
-    // Keys are echoed, and read by lines.
+    // The terminal echoes keys and reads lines again.
     assert!(after.contains(" icanon") && after.contains(" echo "), "{after:?}");
     (drawn.to_owned(), after.to_owned())
 }
@@ -164,7 +165,7 @@ fn in_terminal(environment: &Environment, once_drawn: &str) -> (String, String) 
 #[test]
 fn a_terminal_is_given_back_once_somebody_quits() {
     let environment = Environment::with_hello();
-    // Made larger, it is drawn to the last line.
+    // After the terminal is made larger, the last line is drawn, too.
     let resized = "stty -F $(cat tty) rows 20; until grep -q '\\[20;1H' seen; do :; done";
     let (drawn, after) = in_terminal(&environment, &format!("{resized}; printf oq >&3"));
     assert!(drawn.contains("rik0"), "{drawn:?}");

@@ -1,10 +1,10 @@
-//! The system's D-Bus, on a machine.
+//! The D-Bus system bus, on a machine of a world.
 
 use std::time::Duration;
 
 use crate::world::{World, command::Running, wait_for};
 
-/// Starts it, and waits until it listens.
+/// Starts the bus, and waits until it listens.
 #[track_caller]
 pub(crate) fn start(world: &World) -> Running {
     let arguments = ["--system", "--nofork", "--nopidfile"];

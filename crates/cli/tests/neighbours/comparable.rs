@@ -1,12 +1,12 @@
-//! What the states of two hosts have in common if they were treated alike.
+//! The parts of two hosts' states that are equal if the hosts were treated alike.
 
 use crate::world::state::SystemState;
 
-/// Fields of `ip -j` that differ from host to host: numbers of interfaces, identifiers made of addresses.
+/// Fields of `ip -j` that differ from host to host: interface numbers, and identifiers derived from addresses.
 const DIFFERENT: [&str; 7] =
     ["ifindex", "link_index", "link_netnsid", "address", "permaddr", "bridge_id", "root_id"];
 
-/// The state without what no two hosts have in common, and without an order that means nothing.
+/// Removes from a state everything that differs from host to host, and any order that has no meaning.
 pub(crate) fn comparable(state: SystemState) -> SystemState {
     state.with_parts(|part, lines| {
         let lines = lines.iter().map(|line| anonymous(&without_carrier(line)));
@@ -31,15 +31,15 @@ pub(crate) fn comparable(state: SystemState) -> SystemState {
     })
 }
 
-/// The line of `ip -j` without what says that there is no carrier, which the kernel notices in its own time.
+/// Removes from a line of `ip -j` that there is no carrier, which the kernel takes a while to notice.
 fn without_carrier(line: &str) -> String {
     ["\"NO-CARRIER\",", "\"linkdown\""]
         .iter()
         .fold(line.to_owned(), |line, flag| line.replace(flag, ""))
 }
 
-/// Lines, each with its table, by table and chain. The order of rules in a chain stays; that of chains means nothing.
-/// The first words of a line, so many, name its chain.
+/// Sorts lines, each with its table, by table and chain. The order of rules in a chain is kept; the order of chains
+/// has no meaning. The first `words` words of a line name its chain.
 fn sorted_by_chain(lines: impl Iterator<Item = (String, String)>, words: usize) -> Vec<String> {
     let key = |(table, line): &(String, String)| {
         let chain = line.split_whitespace().take(words).collect::<Vec<_>>().join(" ");
@@ -50,8 +50,8 @@ fn sorted_by_chain(lines: impl Iterator<Item = (String, String)>, words: usize) 
     lines.into_iter().map(|(table, line)| format!("{table} {line}")).collect()
 }
 
-/// The line without addresses of hardware, interfaces' numbers, and the names and identifiers that engines throw dice
-/// for.
+/// Removes hardware addresses, interface numbers, and the random names and identifiers of container engines from the
+/// line.
 fn anonymous(line: &str) -> String {
     let is_word = |c: char| c.is_ascii_alphanumeric() || "_.:-".contains(c);
     let mut text = String::new();

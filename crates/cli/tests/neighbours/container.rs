@@ -1,4 +1,4 @@
-//! A container of an engine: its published port, its way out, and what it and functions are to each other.
+//! A container of an engine: its published port, its access to the Internet, and the traffic between it and functions.
 
 use std::net::Ipv4Addr;
 
@@ -11,17 +11,17 @@ use crate::{
     },
 };
 
-/// The port of the node that the engine publishes, and the one that the container serves.
+/// The port of the node that the engine publishes, and the port that the container serves.
 pub(crate) const PUBLISHED: u16 = 5432;
 pub(crate) const SERVED: u16 = 80;
 
-/// Files of the container: a shell and a program that does nothing.
+/// Creates the files of the container: a shell, and a program that does nothing.
 pub(crate) const IMAGE: &str = "mkdir -p /run/image/bin && cp /bin/busybox /run/image/bin/ && \
      tar -C /run/image -c . | ";
-/// The program of the container, which ends at once where it is asked to.
+/// The program of the container, which ends at once if it is asked to.
 pub(crate) const PROGRAM: [&str; 3] = ["busybox", "sleep", "100000"];
 
-/// One that runs.
+/// A running container.
 pub(crate) struct Container {
     pub(crate) namespace: Namespace,
     pub(crate) address: Ipv4Addr,
@@ -29,7 +29,7 @@ pub(crate) struct Container {
 }
 
 impl Container {
-    /// The one whose first process has this id on the machine.
+    /// Returns the container whose first process has this id on the machine.
     #[track_caller]
     pub(crate) fn new(world: &World, process: &str, address: Ipv4Addr) -> Self {
         let namespace = world.machine().network_of(process);
@@ -37,7 +37,7 @@ impl Container {
         Self { namespace, address, _server: server }
     }
 
-    /// What is the engine's works, and what is ours.
+    /// Asserts that the engine's network and ours work.
     #[track_caller]
     pub(crate) fn assert_works(&self, stage: &Stage, when: &str) {
         let world = &stage.world;
@@ -55,14 +55,14 @@ impl Container {
         }
     }
 
-    /// Functions and the container are strangers to each other: published ports are all that they reach.
+    /// Asserts that functions and the container reach only each other's published ports.
     #[track_caller]
     fn assert_beside(&self, stage: &Stage, Functions { web, .. }: &Functions, when: &str) {
         let answer = tcp_ask(&self.namespace, (NODE_LAN, functions::PUBLISHED));
         answer.unwrap_or_else(|e| panic!("{when}: container → function's port: {e}"));
         let answer = tcp_ask(&web.guest.namespace, (NODE_LAN, PUBLISHED));
         answer.unwrap_or_else(|e| panic!("{when}: function → container's port: {e}"));
-        // By iptables, who inserts rules later is asked before us, until that is put right.
+        // With iptables, rules that are inserted later come before ours until we recover.
         if stage.world.firewall != Firewall::Nftables {
             stage.we_recover();
         }

@@ -1,4 +1,4 @@
-//! Docker as Debian ships it (`docker.io`): the engine keeps a container with a published port.
+//! Docker as Debian ships it (`docker.io`): the engine runs a container with a published port.
 
 use std::time::Duration;
 
@@ -37,7 +37,7 @@ impl<'a> Docker<'a> {
         self.world.program("docker", arguments, "").success().trim().to_owned()
     }
 
-    /// Makes the container, which comes back with the engine from now on.
+    /// Creates the container. It starts again with the engine from now on.
     #[track_caller]
     fn run(&self) {
         let import = format!("{IMAGE} docker import - image");
@@ -48,7 +48,7 @@ impl<'a> Docker<'a> {
         self.docker(&[&options[..], &more, &PROGRAM].concat());
     }
 
-    /// The container, once it runs.
+    /// Returns the container once it runs.
     #[track_caller]
     fn container(&self) -> Container {
         let format = "{{.State.Pid}} {{.NetworkSettings.IPAddress}}";
@@ -60,7 +60,7 @@ impl<'a> Docker<'a> {
         Container::new(self.world, &process, address.parse().expect("an address"))
     }
 
-    /// Has the engine read its settings again.
+    /// Makes the engine read its settings again.
     #[track_caller]
     fn reload(&self) {
         let events = ["events", "--since", "1h", "--until", "0s", "--filter", "event=reload"];
@@ -70,7 +70,7 @@ impl<'a> Docker<'a> {
         wait_for("Docker to reload", PATIENCE, || (count() > before).then_some(()));
     }
 
-    /// Ends the engine, and its containers with it.
+    /// Stops the engine, and its containers with it.
     #[track_caller]
     fn stop(self) {
         self.daemon.signal(Signal::TERM);
@@ -78,7 +78,7 @@ impl<'a> Docker<'a> {
     }
 }
 
-/// It is reloaded, its container is restarted, then the engine is, while functions serve.
+/// Reloads the engine, restarts its container, then restarts the engine, while functions serve.
 #[track_caller]
 fn disturb<'a>(stage: &'a Stage, docker: Docker<'a>) -> Docker<'a> {
     docker.reload();

@@ -14,7 +14,7 @@ use crate::{
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Two networks that may speak to each other, and to the uplink.
+/// Two networks that may reach each other and the uplink.
 const INTERNAL: &str =
     r#"<zone><interface name="lan0"/><interface name="oth0"/><forward/>PORT</zone>"#;
 const EXTERNAL: &str = r#"<zone><interface name="up0"/><masquerade/></zone>"#;
@@ -27,7 +27,7 @@ struct Firewalld<'a> {
 }
 
 impl<'a> Firewalld<'a> {
-    /// Starts it for the first time.
+    /// Starts firewalld for the first time.
     #[track_caller]
     fn start(world: &'a World) -> Self {
         let write = |path: &str, text: &str| {
@@ -51,7 +51,7 @@ impl<'a> Firewalld<'a> {
 
     #[track_caller]
     fn daemon(world: &World) -> Running {
-        // Otherwise the order of its rules is that of Python's sets, another each time.
+        // The order of its rules is that of Python's sets, which differs each time unless the seed is fixed.
         let arguments = ["PYTHONHASHSEED=0", "firewalld", "--nofork", "--nopid"];
         let daemon = world.program_in_background("env", &arguments, "");
         wait_for("firewalld to run", PATIENCE, || {
@@ -65,14 +65,14 @@ impl<'a> Firewalld<'a> {
         self.world.program("firewall-cmd", &[argument], "").success();
     }
 
-    /// Ends it; its rules go with it.
+    /// Stops firewalld. Its rules go with it.
     #[track_caller]
     fn stop(&mut self) {
         self.daemon.signal(Signal::TERM);
         assert!(self.daemon.ends_within(PATIENCE), "firewalld does not end");
     }
 
-    /// It is reloaded both ways, then restarted, while functions serve. Each time it makes its rules anew.
+    /// Reloads firewalld both ways, then restarts it, while functions serve. It creates its rules anew each time.
     #[track_caller]
     fn disturb(&mut self, stage: &Stage, routed: &Routed) {
         self.command("--reload");

@@ -1,4 +1,4 @@
-//! Two functions, and the ways to and from them that must work whatever the neighbours do.
+//! Two functions, whose connections must work whatever the neighbours do.
 
 use std::net::Ipv4Addr;
 
@@ -18,14 +18,14 @@ const SERVED: u16 = 3000;
 const TRANSPORTS: [Transport; 2] = [Transport::Tcp, Transport::Udp];
 
 pub(crate) struct Functions {
-    /// The one that is published.
+    /// The published function.
     pub(crate) web: Function,
-    /// One that is not.
+    /// A function without a published port.
     pub(crate) other: Function,
 }
 
 impl Functions {
-    /// Brings them up, by one command each, as their users would.
+    /// Brings the functions up with one command each, as users do.
     #[track_caller]
     pub(crate) fn start(world: &World) -> Self {
         let exposures = TRANSPORTS.map(|transport| exposure(transport, PUBLISHED, SERVED));
@@ -35,7 +35,8 @@ impl Functions {
         Self { web, other }
     }
 
-    /// The published port answers everybody, and a function reaches the Internet as the node.
+    /// Asserts that the published port answers everyone, and that a function reaches the Internet with the node's
+    /// address.
     #[track_caller]
     pub(crate) fn assert_work(&self, stage: &Stage, when: &str) {
         let (web, world) = (&self.web, &stage.world);

@@ -1,5 +1,5 @@
-//! A guest that serves DHCP, on a node whose systemd-networkd has a file that matches every interface, as container hosts
-//! ship it: the node takes neither an address nor a route from the guest.
+//! A guest that serves DHCP, on a node whose systemd-networkd has a file that matches every interface, as container
+//! hosts ship it. The node must take neither an address nor a route from the guest.
 
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ const FILE: &str = "/run/systemd/network/0-riklet-sdn.network";
 /// The address that the guest leases to the node.
 const LEASED: &str = "10.66.0.9";
 
-/// Starts it beside interfaces that have files of their own.
+/// Starts systemd-networkd next to interfaces that have files of their own.
 #[track_caller]
 fn networkd(world: &World) -> Running {
     let prepare = "mkdir -p /run/systemd && cd /run/systemd && \
@@ -36,7 +36,7 @@ fn networkd(world: &World) -> Running {
     networkd
 }
 
-/// Attaches a guest, which serves DHCP.
+/// Attaches a guest that serves DHCP.
 #[track_caller]
 fn guest(world: &World) -> (Function, Running) {
     let [function] = world.start([(function("web", &[]), &[])]);
@@ -53,7 +53,7 @@ fn guest(world: &World) -> (Function, Running) {
     (function, server)
 }
 
-/// Waits until the guard has dropped more than these frames, and returns how many.
+/// Waits until the guard has dropped more than this number of frames, and returns the new number.
 #[track_caller]
 fn dropped(world: &World, more_than: u32) -> u32 {
     wait_for(&format!("the guard to drop more than {more_than} frames"), PATIENCE, || {
@@ -72,7 +72,7 @@ fn assert_nothing_taken(world: &World) {
     assert!(!routes.contains("rik0"), "{routes}");
 }
 
-/// A networkd that cannot be told has no effect either: each of the guard's two programs is enough.
+/// A networkd that cannot be configured has no effect either: each of the guard's two programs is enough.
 fn cannot_be_told(firewall: Firewall) {
     let world = &World::new(firewall).on_a_machine();
     let networkd = networkd(world);
@@ -81,14 +81,14 @@ fn cannot_be_told(firewall: Firewall) {
     assert_nothing_taken(world);
     drop(attached);
 
-    // Now its questions reach the guest, and the answers do not come back.
+    // Now the node's requests reach the guest, and the answers do not come back.
     world.node.tool(&["tc", "filter", "delete", "dev", "rik0", "egress"]);
     let attached = guest(world);
     dropped(world, asked);
     assert_nothing_taken(world);
     drop(attached);
 
-    // Without the guard the guest has the node.
+    // Without the guard, the node takes the guest's lease.
     world.node.tool(&["tc", "qdisc", "delete", "dev", "rik0", "clsact"]);
     let attached = guest(world);
     wait_for("the node to take the guest's lease", PATIENCE, || {
@@ -99,7 +99,7 @@ fn cannot_be_told(firewall: Firewall) {
     networkd.signal(Signal::TERM);
 }
 
-/// The file is written before the TAP is there, and removed with the last of ours.
+/// The file is written before the TAP exists, and removed with the last of our TAPs.
 fn is_told(firewall: Firewall) {
     let world = &World::new(firewall).on_a_machine();
     let _bus = bus::start(world);
@@ -117,14 +117,14 @@ fn is_told(firewall: Firewall) {
     let mode = world.program("stat", &["--format", "%a %U", FILE], "").success();
     assert_eq!(mode, "644 root\n", "networkd is another user");
 
-    // Whoever removes it is seen.
+    // `check` reports that the file was removed.
     world.program("rm", &[FILE], "").success();
     let drift = world.riklet(&["check"], "");
     assert!(drift.code == Some(1) && drift.stdout.contains(FILE), "{drift}");
     world.riklet(&["repair"], "").success();
     world.riklet(&["check"], "").success();
 
-    // A restart reads the same.
+    // The file has the same effect after a restart.
     networkd.signal(Signal::TERM);
     assert!(networkd.ends_within(PATIENCE));
     networkd = self::networkd(world);
@@ -138,7 +138,7 @@ fn is_told(firewall: Firewall) {
     networkd.signal(Signal::TERM);
 }
 
-/// Somebody's own file of the same name stays as it is, and another state directory's is not removed.
+/// A foreign file of the same name is kept, and so is the file of another state directory.
 #[test]
 fn the_files_of_others_stay() {
     let world = &World::new(Firewall::Nftables).on_a_machine();
@@ -154,7 +154,7 @@ fn the_files_of_others_stay() {
         world.riklet(&["down", "--all", "--purge"], "").success();
         assert_eq!(read(), text);
     }
-    // A host without the manager, and one whose files cannot be written.
+    // A host without systemd-networkd, and a host on which its files cannot be written.
     world.program("rm", &["-r", "/run/systemd"], "").success();
     world.up(&[function("web", &[])]);
     world.riklet(&["check"], "").success();

@@ -1,9 +1,10 @@
-//! The program beside other network tools as Debian ships them, each on a machine of its own ([`world::machine`]): before
-//! us and after us, reloaded, restarted and stopped while functions serve. They need what `scripts/neighbours` installs,
-//! and what the tests in `netns` need; what is missing fails the test.
+//! The program together with other network tools as Debian ships them, each on a machine of its own
+//! ([`world::machine`]). The tools start before us or after us, and are reloaded, restarted and stopped while
+//! functions serve. The tests need what `scripts/neighbours` installs, and what the tests in `netns` need; anything
+//! missing fails the test.
 //!
-//! Each scenario is played twice, with our program and without ([`stage::play`]). What is the neighbour's works at every
-//! step in both. Once everything of ours is purged, the two hosts are the same.
+//! Each scenario is played twice, with our program and without ([`stage::play`]). In both, everything of the neighbour
+//! works at each step. Once everything of ours is purged, the two hosts are equal.
 #![allow(
     clippy::expect_used,
     clippy::panic,

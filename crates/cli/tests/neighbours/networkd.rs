@@ -17,7 +17,7 @@ use crate::{
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Makes the directories that systemd makes for it.
+/// Creates the directories that systemd would create for systemd-networkd.
 const PREPARE: &str = "cd /run/systemd && mkdir -p network netif/links netif/leases netif/lldp && \
      chown -R systemd-network: netif";
 
@@ -28,7 +28,7 @@ struct Networkd<'a> {
 }
 
 impl<'a> Networkd<'a> {
-    /// Starts it for the first time: it takes over the node's interfaces.
+    /// Starts systemd-networkd for the first time. It takes over the node's interfaces.
     #[track_caller]
     fn start(world: &'a World) -> Self {
         let bus = bus::start(world);
@@ -43,7 +43,7 @@ impl<'a> Networkd<'a> {
             );
             let write = format!("cat >/run/systemd/network/10-{interface}.network");
             world.program("sh", &["-c", &write], &text).success();
-            // This version fails to take over an address that somebody else gave on a kernel of today.
+            // On current kernels, this version fails to take over an address that something else assigned.
             world.node.tool(&["ip", "address", "flush", "dev", interface]);
         }
         Self { world, daemon: Self::daemon(world), _bus: bus }
@@ -56,7 +56,7 @@ impl<'a> Networkd<'a> {
         daemon
     }
 
-    /// Waits until it has configured the node's interfaces.
+    /// Waits until systemd-networkd has configured the node's interfaces.
     #[track_caller]
     fn wait(world: &World) {
         wait_for("networkd to have configured three interfaces", PATIENCE, || {
@@ -77,7 +77,7 @@ impl<'a> Networkd<'a> {
         assert!(self.daemon.ends_within(PATIENCE), "networkd does not end");
     }
 
-    /// It reads its files again, configures interfaces again, and is restarted, while functions serve.
+    /// Reloads its files, reconfigures interfaces, and restarts it, while functions serve.
     #[track_caller]
     fn disturb(&mut self, stage: &Stage) {
         self.control(&["reload"]);
@@ -93,7 +93,7 @@ impl<'a> Networkd<'a> {
     }
 }
 
-/// The node reaches the Internet and is reached, and what is ours works.
+/// Asserts that the node reaches the Internet, that it can be reached, and that our functions work.
 #[track_caller]
 fn assert_works(stage: &Stage, when: &str) {
     let node = &stage.world.node;

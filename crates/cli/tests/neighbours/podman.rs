@@ -1,4 +1,4 @@
-//! Podman with netavark: no daemon, a container with a published port.
+//! Podman with netavark: a container with a published port, and no daemon.
 
 use std::time::Duration;
 
@@ -30,7 +30,7 @@ impl<'a> Podman<'a> {
         let import = format!("{IMAGE} podman --storage-driver vfs import - image");
         world.program("sh", &["-c", &import], "").success();
         let publish = format!("{PUBLISHED}:{SERVED}");
-        // Without a cgroup of its own, the container leaves none.
+        // Without a cgroup of its own, the container leaves none behind.
         let options = ["run", "--detach", "--cgroups", "disabled", "--log-driver", "k8s-file"];
         let more = ["--name", "web", "--stop-signal", "KILL", "--publish", &publish, "image"];
         podman.podman(&[&options[..], &more, &PROGRAM].concat());
@@ -43,7 +43,7 @@ impl<'a> Podman<'a> {
         self.world.program("podman", &arguments, "").success().trim().to_owned()
     }
 
-    /// The container, once it runs.
+    /// Returns the container once it runs.
     #[track_caller]
     fn container(&self) -> Container {
         let format = "{{.State.Pid}} {{.NetworkSettings.IPAddress}}";
@@ -55,7 +55,7 @@ impl<'a> Podman<'a> {
         Container::new(self.world, &process, address.parse().expect("an address"))
     }
 
-    /// It writes its rules anew, the container is restarted, stopped and started, while functions serve.
+    /// Rewrites Podman's rules, then restarts, stops and starts the container, while functions serve.
     #[track_caller]
     fn disturb(&self, stage: &Stage) {
         self.podman(&["network", "reload", "--all"]);

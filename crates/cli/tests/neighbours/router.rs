@@ -1,4 +1,5 @@
-//! What a host's own firewall lets pass: the node routes between its networks, and publishes a port of another host.
+//! The traffic that a host's own firewall allows: the node routes between its networks, and publishes a port of
+//! another host.
 
 use crate::{
     container::{PUBLISHED, SERVED},
@@ -9,7 +10,7 @@ use crate::{
     },
 };
 
-/// The host that is routed to and from.
+/// The other host, which traffic is routed to and from.
 pub(crate) struct Routed {
     server: Server,
 }
@@ -22,8 +23,8 @@ impl Routed {
         Self { server: tcp_server(other, (OTHER, SERVED)) }
     }
 
-    /// The client and the other host reach each other, the other host reaches the Internet as the node, the Internet
-    /// reaches nobody; and what is ours works.
+    /// Asserts that the client and the other host reach each other, that the other host reaches the Internet with the
+    /// node's address, that the Internet reaches neither, and that our functions work.
     #[track_caller]
     pub(crate) fn assert_works(&self, stage: &Stage, when: &str) {
         let world = &stage.world;

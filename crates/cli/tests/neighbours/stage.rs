@@ -1,4 +1,4 @@
-//! A scenario, played with our program and without.
+//! Scenarios, played with our program and without it.
 
 use std::{
     cell::{Ref, RefCell},
@@ -21,23 +21,23 @@ use crate::{
     },
 };
 
-/// How long the daemon may take to answer what a neighbour did.
+/// The time within which the daemon must repair what a neighbour broke.
 const HEALED: Duration = Duration::from_secs(30);
 
-/// Who is there of ours.
+/// The form in which our program takes part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Us {
     Nobody,
-    /// The command line.
+    /// The command line only.
     Commands,
     /// The command line and the daemon.
     Daemon,
 }
 
-/// The node of one performance.
+/// The node of one of the two performances.
 pub(crate) struct Stage {
     pub(crate) world: World,
-    /// A server far away, whom everybody must reach.
+    /// A server on the Internet that everyone must reach.
     pub(crate) internet: Server,
     us: Us,
     daemon: RefCell<Option<Daemon>>,
@@ -45,8 +45,8 @@ pub(crate) struct Stage {
     states: RefCell<BTreeMap<&'static str, SystemState>>,
 }
 
-/// Plays this with us and without us, at the same time, and compares the hosts where the scenario takes
-/// [`Stage::snapshot`]s.
+/// Plays the scenario with us and without us at the same time, and compares the hosts at each [`Stage::snapshot`] that
+/// the scenario takes.
 #[track_caller]
 pub(crate) fn play(firewall: Firewall, us: Us, scenario: impl Fn(&Stage) + Sync) {
     let [with, without] = thread::scope(|scope| {
@@ -76,14 +76,14 @@ pub(crate) fn play(firewall: Firewall, us: Us, scenario: impl Fn(&Stage) + Sync)
 impl Stage {
     fn new(firewall: Firewall, us: Us) -> Self {
         let world = World::new(firewall).on_a_machine();
-        // Addresses are there at once, and two snapshots have the same (RFC 4862, 5.4).
+        // Addresses are usable at once, and two snapshots have the same ones (RFC 4862, 5.4).
         world.node.set_sysctl("net/ipv6/conf/default/accept_dad", "0");
         let internet = tcp_server(&world.internet, (INTERNET_FAR, 443));
         let (daemon, functions, states) = Default::default();
         Self { world, internet, us, daemon, functions, states }
     }
 
-    /// We come: the daemon, if we are that, and two functions.
+    /// Starts the daemon, if it takes part, and two functions.
     #[track_caller]
     pub(crate) fn we_come(&self) {
         if self.us == Us::Nobody {
@@ -96,12 +96,12 @@ impl Stage {
         self.assert_functions_work("when they are up");
     }
 
-    /// The functions, where there are any.
+    /// Returns the functions, if there are any.
     pub(crate) fn functions(&self) -> Ref<'_, Option<Functions>> {
         self.functions.borrow()
     }
 
-    /// What is ours works.
+    /// Asserts that our functions work.
     #[track_caller]
     pub(crate) fn assert_functions_work(&self, when: &str) {
         if let Some(functions) = &*self.functions.borrow() {
@@ -109,7 +109,8 @@ impl Stage {
         }
     }
 
-    /// After something that may have stopped us: the daemon notices, or somebody runs `repair`; then nothing drifts.
+    /// Recovers from an event that may have broken our network: the daemon notices, or `repair` runs. Then nothing
+    /// drifts.
     #[track_caller]
     pub(crate) fn we_recover(&self) {
         let check = || self.world.riklet(&["check"], "");
@@ -125,7 +126,7 @@ impl Stage {
         }
     }
 
-    /// We go, with everything of ours.
+    /// Removes everything of ours.
     #[track_caller]
     pub(crate) fn we_go(&self) {
         if self.us == Us::Nobody {
@@ -139,7 +140,7 @@ impl Stage {
         self.world.riklet(&["down", "--all", "--purge"], "").success();
     }
 
-    /// Takes note of what the host is like now.
+    /// Records the present state of the host.
     #[track_caller]
     pub(crate) fn snapshot(&self, when: &'static str) {
         let state = comparable(SystemState::take(&self.world.node));
@@ -147,7 +148,7 @@ impl Stage {
     }
 }
 
-/// Makes of one scenario a test for each of these firewalls.
+/// Makes one test per firewall from each scenario.
 macro_rules! on_machines {
     ($name:ident, $us:expr, $scenario:ident, [$($test:ident: $firewall:ident),+ $(,)?]) => {
         mod $name {

@@ -1,4 +1,4 @@
-//! ufw as Debian ships it: it drops what is forwarded unless a rule lets it pass.
+//! ufw as Debian ships it: it drops forwarded packets unless a rule allows them.
 
 use crate::{
     container::{PUBLISHED, SERVED},
@@ -12,14 +12,14 @@ struct Ufw<'a> {
 }
 
 impl<'a> Ufw<'a> {
-    /// Enables it for the first time, on a router.
+    /// Enables ufw for the first time, on a router.
     #[track_caller]
     fn enable(world: &'a World) -> Self {
         let ufw = Self { world };
         world
             .program("sh", &["-c", "echo net/ipv4/ip_forward=1 >>/etc/ufw/sysctl.conf"], "")
             .success();
-        // As ufw-framework(8) shows it.
+        // The rules for NAT, as in ufw-framework(8).
         let nat = format!(
             "*nat\n:PREROUTING ACCEPT [0:0]\n:POSTROUTING ACCEPT [0:0]\n\
              -A PREROUTING -i lan0 -p tcp --dport {PUBLISHED} -j DNAT --to-destination {OTHER}:{SERVED}\n\
@@ -37,7 +37,7 @@ impl<'a> Ufw<'a> {
         self.world.program("ufw", arguments, "").success();
     }
 
-    /// It is reloaded, its service is restarted, it is disabled and enabled, while functions serve.
+    /// Reloads ufw, restarts its service, then disables and enables it, while functions serve.
     #[track_caller]
     fn disturb(&self, stage: &Stage, routed: &Routed) {
         self.ufw(&["reload"]);

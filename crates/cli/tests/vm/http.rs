@@ -1,4 +1,4 @@
-//! Questions to guests, and a server for theirs.
+//! Requests to guests, and a server for requests from guests.
 
 use std::{
     io::{self, BufRead, BufReader, Write},
@@ -11,17 +11,17 @@ use serde_json::Value;
 
 use crate::world::{Namespace, background::Background, command::Output};
 
-/// How many seconds a guest may take for an answer: it may have to ask another one itself.
+/// The number of seconds that a guest may take to answer. It may have to send a request to another guest first.
 const PATIENCE: u64 = 30;
 
-/// The JSON that is answered with status 200.
+/// Returns the JSON document of an answer with status 200.
 #[track_caller]
 pub(crate) fn get(namespace: &Namespace, from: SocketAddrV4, path: &str) -> Value {
     let body = try_get(namespace, from, path, PATIENCE).success();
     serde_json::from_str(&body).unwrap_or_else(|error| panic!("{path}: {error} in {body}"))
 }
 
-/// The same, which may come to nothing.
+/// Makes a request that may fail.
 #[track_caller]
 pub(crate) fn try_get(
     namespace: &Namespace,
@@ -35,7 +35,7 @@ pub(crate) fn try_get(
     namespace.feed(&[&curl[..], &[&seconds, &url]].concat(), "")
 }
 
-/// Sends these words, and returns what comes back; `None` where nothing does.
+/// Sends these words, and returns the answer, or `None` if there is none.
 pub(crate) fn udp_echo(namespace: &Namespace, to: SocketAddrV4, words: &str) -> Option<String> {
     let socket = namespace.run(|| UdpSocket::bind("0.0.0.0:0")).expect("a socket");
     socket.set_read_timeout(Some(Duration::from_secs(PATIENCE))).expect("a timeout above zero");
@@ -46,20 +46,20 @@ pub(crate) fn udp_echo(namespace: &Namespace, to: SocketAddrV4, words: &str) -> 
     Some(String::from_utf8_lossy(&answer[..length]).into_owned())
 }
 
-/// A server, which ends when this is dropped.
+/// A server. Dropping this stops it.
 #[derive(Debug)]
 pub(crate) struct WhoServer {
     pub(crate) address: SocketAddrV4,
     _thread: Background,
 }
 
-/// A server of HTTP/1.0 that answers each request with whom it sees, as the guests do.
+/// Starts an HTTP/1.0 server that answers each request with the client's address, as the guests do.
 #[track_caller]
 pub(crate) fn who_server(namespace: &Namespace, at: SocketAddrV4) -> WhoServer {
     let listener = namespace.run(|| TcpListener::bind(at)).expect("a free port");
     let thread = Background::start(move |stop| {
         while stop.readable([listener.as_fd()]).is_some() {
-            // A client that has gone meanwhile is not the server's failure.
+            // A client that has gone meanwhile is no failure of the server.
             listener.accept().and_then(|(stream, client)| answer(&stream, client)).ok();
         }
     });

@@ -1,6 +1,6 @@
-//! Guests that really boot: QEMU without KVM, Debian's kernel, and the network that the program makes. They need
-//! what the tests in `netns` need, `qemu-system-x86_64` and `curl`, and the guest that `scripts/guest` makes; what is
-//! missing fails the test.
+//! Guests that really boot: QEMU without KVM, Debian's kernel, and the network that the program creates. The tests
+//! need what those in `netns` need, `qemu-system-x86_64` and `curl`, and the guest that `scripts/guest` makes;
+//! anything missing fails the test.
 #![allow(
     clippy::expect_used,
     clippy::panic,
@@ -31,7 +31,7 @@ use world::{
     state::{SystemState, assert_same},
 };
 
-/// How long a command of QEMU may take on a host that has much else to do.
+/// Limits the time that a command of QEMU may take on a busy host.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 const HELLO: &str = r"
@@ -63,7 +63,7 @@ on_every_firewall!(guests_boot_and_are_reached, |world| {
     let other = Vm::start(world, "world", &[], |_| {});
     let (published, others) = (at(NODE_LAN, 8080), at(NODE_LAN, 8081));
 
-    // From outside, with the client's own address.
+    // From outside: the guest sees the client's own address.
     let answer = hello.wait_for_answer(&world.client, published);
     assert_eq!(answer["function"], "hello");
     assert_eq!(answer["address"], hello.guest().to_string());
@@ -76,21 +76,21 @@ on_every_firewall!(guests_boot_and_are_reached, |world| {
     let answer = other.wait_for_answer(&world.client, others);
     assert_eq!((&answer["function"], &answer["dns"]), (&"world".into(), &serde_json::json!([])));
 
-    // From the node itself, which 127.0.0.1 is an address of.
+    // From the node itself, to which 127.0.0.1 belongs.
     let answer = get(&world.node, at(Ipv4Addr::LOCALHOST, 8080), "/");
     assert_eq!(client(&answer), hello.host());
 
     let words = "all of this, and no more";
     assert_eq!(udp_echo(&world.client, at(NODE_LAN, 5353), words).as_deref(), Some(words));
 
-    // The guest itself: the Internet sees the uplink's address, the other guest this guest's.
+    // From the guest: the Internet sees the uplink's address, the other guest sees this guest's address.
     let server = who_server(&world.internet, at(INTERNET, 80));
     let fetch = |url: String| get(&world.client, published, &format!("/cgi-bin/fetch?{url}"));
     assert_eq!(client(&fetch(format!("http://{}/", server.address))), NODE_UPLINK);
     let answer = fetch(format!("http://{others}/"));
     assert_eq!(answer["function"], "world");
     assert_eq!(client(&answer), hello.guest());
-    // Itself, by the way around.
+    // From the guest to its own published port.
     let answer = fetch(format!("http://{published}/"));
     assert_eq!((&answer["function"], client(&answer)), (&"hello".into(), hello.host()));
 
@@ -119,7 +119,7 @@ fn a_guest_has_what_its_arguments_say() {
     let tap = world.node.tool(&["ip", "-details", "link", "show", "dev", "rik0"]);
     assert!(tap.contains("multi_queue") && tap.contains("user nobody"), "{tap}");
 
-    // A path is a path, whatever QEMU makes of such characters elsewhere.
+    // These characters are special in other options of QEMU, but not in paths.
     let disk = world.directory.path().join("nbd:a,b=c.img");
     vm::write_disk(&disk, b"the first bytes");
     let vm = Vm::start(&world, "many", &[], |arguments| {
@@ -141,15 +141,15 @@ fn a_guest_has_what_its_arguments_say() {
     assert_same(&before, &SystemState::take(&world.node));
 }
 
-/// The board for KVM, as far as it can be tried without.
+/// The board for KVM, tested as far as possible without KVM.
 #[test]
 fn a_microvm_boots_and_powers_down() {
     let world = World::new(Firewall::Nftables);
     world.riklet(&["up", "-"], HELLO).success();
     let disk = world.directory.path().join("disk.img");
     vm::write_disk(&disk, b"writable");
-    // Time goes by in the guest as its instructions do: where the host is busy, its kernel would find no clock among
-    // the few that this board has.
+    // The guest's clock follows its instructions. On a busy host the guest's kernel would otherwise find none of the
+    // few clocks of this board usable.
     let clock = ["-icount", "shift=auto,sleep=off"];
     let vm = Vm::start(&world, "hello", &clock, |arguments| {
         arguments.board = Board::Microvm;
@@ -174,7 +174,7 @@ fn a_running_qemu_speaks_qmp() {
     assert!(status.running && status.status == "running", "{status:?}");
     assert_eq!(qmp.next_event(Duration::ZERO).unwrap(), None);
 
-    // One at a time: QEMU greets the second when the first has gone.
+    // QEMU serves one client at a time: it greets the second one when the first has gone.
     let busy = Qmp::connect(&vm.arguments.qmp, Duration::from_millis(50)).unwrap_err();
     assert!(matches!(busy, QmpError::Timeout { .. }), "{busy}");
 
@@ -193,7 +193,7 @@ fn at(address: Ipv4Addr, port: u16) -> SocketAddrV4 {
     SocketAddrV4::new(address, port)
 }
 
-/// The address of the client, as a server saw it.
+/// Returns the client's address, as a server saw it.
 #[track_caller]
 fn client(answer: &serde_json::Value) -> Ipv4Addr {
     let seen = answer["client"].as_str().unwrap_or_else(|| panic!("no client in {answer}"));

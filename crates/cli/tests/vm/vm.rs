@@ -1,4 +1,4 @@
-//! QEMU on the node, as the program says that it is to be started.
+//! QEMU on the node, started with the arguments that the program gives.
 
 use std::{
     cell::RefCell,
@@ -25,12 +25,12 @@ use crate::{
     world::{Namespace, World, wait_for},
 };
 
-/// How long a guest may take to boot, or to end. It takes some three seconds where it has a processor of its own.
+/// The time that a guest may take to boot, or to end. With a processor of its own it takes about three seconds.
 const DEADLINE: Duration = Duration::from_mins(3);
-/// How many seconds one try to reach a guest may take: until it has an address, nobody answers.
+/// The number of seconds that one attempt to reach a guest may take. A guest without an address does not answer.
 const TRY: u64 = 2;
 
-/// A guest that boots, or has. Dropping this ends QEMU, if it has not ended.
+/// A guest that is booting or has booted. Dropping this ends QEMU, if it has not ended.
 #[derive(Debug)]
 pub(crate) struct Vm {
     pub(crate) arguments: Arguments,
@@ -40,8 +40,8 @@ pub(crate) struct Vm {
 }
 
 impl Vm {
-    /// Boots the guest of this instance, which is up, and serves HTTP at port 3000. `change` makes it another than
-    /// the smallest one that does; `options` are QEMU's besides those of the program.
+    /// Boots the guest of this instance, which is up, and serves HTTP on port 3000. `change` changes the smallest
+    /// guest that works; `options` are more options for QEMU, besides those of the program.
     #[track_caller]
     pub(crate) fn start(
         world: &World,
@@ -74,17 +74,17 @@ impl Vm {
         Self { arguments, child: RefCell::new(child), console, errors }
     }
 
-    /// The guest's address.
+    /// Returns the guest's address.
     pub(crate) fn guest(&self) -> Ipv4Addr {
         self.arguments.attachment.addresses.v4.guest
     }
 
-    /// The node's address on the guest's TAP.
+    /// Returns the node's address on the guest's TAP.
     pub(crate) fn host(&self) -> Ipv4Addr {
         self.arguments.attachment.addresses.v4.host
     }
 
-    /// What the guest answers to `GET /`, as soon as it does.
+    /// Waits for the guest to answer `GET /`, and returns the answer.
     #[track_caller]
     pub(crate) fn wait_for_answer(&self, from: &Namespace, published: SocketAddrV4) -> Value {
         let answer = wait_for(&format!("the guest behind {published}"), DEADLINE, || {
@@ -95,7 +95,7 @@ impl Vm {
         serde_json::from_str(&answer).unwrap_or_else(|error| panic!("{error} in {answer}"))
     }
 
-    /// A connection to QEMU, as soon as it takes one.
+    /// Connects to QEMU as soon as it accepts a connection.
     #[track_caller]
     pub(crate) fn qmp(&self) -> Qmp {
         wait_for("QEMU's socket", DEADLINE, || {
@@ -107,7 +107,7 @@ impl Vm {
         })
     }
 
-    /// Presses the power button, and waits until the guest has ended, and QEMU with it.
+    /// Presses the power button, and waits until the guest, and QEMU with it, have ended.
     #[track_caller]
     pub(crate) fn power_down(self) {
         let mut qmp = self.qmp();
@@ -124,7 +124,7 @@ impl Vm {
         self.wait_for_end();
     }
 
-    /// Waits until QEMU has ended, as it should.
+    /// Waits until QEMU has ended without an error.
     #[track_caller]
     pub(crate) fn wait_for_end(&self) {
         let ended = || self.child.borrow_mut().try_wait().expect("a child");
@@ -138,7 +138,7 @@ impl Vm {
         assert_eq!(ended, None, "QEMU has ended:\n{}", self.words());
     }
 
-    /// What QEMU and the guest said.
+    /// Returns the output of QEMU and the guest.
     fn words(&self) -> String {
         format!("{}{}", read(&self.errors), read(&self.console))
     }
@@ -150,7 +150,7 @@ impl Drop for Vm {
         if thread::panicking() {
             eprintln!("{}:\n{}", self.arguments.attachment.name, self.words());
         }
-        // It may have ended, and then this does nothing.
+        // Does nothing if QEMU has already ended.
         let child = self.child.get_mut();
         child.kill().ok();
         child.wait().ok();
@@ -171,7 +171,7 @@ fn spawn(node: &Namespace, arguments: &Arguments, options: &[&str], errors: &Pat
     node.run(start).expect("qemu-system-x86_64, of the package qemu-system-x86")
 }
 
-/// What is recorded of this name.
+/// Returns the instance of this name from the program's records.
 #[track_caller]
 fn instance(world: &World, name: &str) -> Instance {
     let state_dir = world.environment["RIKLET_SDN_STATE_DIR"].clone();
@@ -183,7 +183,7 @@ fn instance(world: &World, name: &str) -> Instance {
     instances.find(|instance| instance.name().as_str() == name).expect("an instance that is up")
 }
 
-/// A file of the guest that these tests boot.
+/// Returns the path of a file of the guest that these tests boot.
 #[track_caller]
 fn guest_file(name: &str) -> PathBuf {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/guest").join(name);
@@ -191,7 +191,7 @@ fn guest_file(name: &str) -> PathBuf {
     path
 }
 
-/// Makes a disk of 1 MiB that begins like this.
+/// Creates a disk of 1 MiB that begins with these bytes.
 #[expect(clippy::disallowed_methods, reason = "the disk is the test's own")]
 pub(crate) fn write_disk(path: &Path, start: &[u8]) {
     let mut bytes = vec![0; 1 << 20];
@@ -199,7 +199,7 @@ pub(crate) fn write_disk(path: &Path, start: &[u8]) {
     fs::write(path, bytes).expect("a writable directory");
 }
 
-/// A file that may not be there.
+/// Reads a file that may not exist.
 #[expect(clippy::disallowed_methods, reason = "what QEMU and the guest wrote is read here only")]
 fn read(path: &Path) -> String {
     String::from_utf8_lossy(&fs::read(path).unwrap_or_default()).into_owned()
