@@ -100,7 +100,7 @@ fn a_pool_that_overlaps_a_route() {
     let up = environment.run(&["up", "hello.json"]).success();
     assert!(up.contains("10.232.0.2"), "{up}");
     environment.run(&["down", "--all", "--purge"]).success();
-    // Whoever names a range knows what is there.
+    // An explicit range is used, with a warning.
     let up = environment.run(&["up", "hello.json", "--pool", "10.231.0.0/16"]);
     let warning = "the pool 10.231.0.0/16 overlaps the host's route to 10.231.7.0/24";
     assert!(up.stderr.contains(warning), "{up}");

@@ -1,4 +1,4 @@
-//! What the daemon answers to what it should not be sent, and to whom it answers at all.
+//! The daemon's answers to malformed requests, and the clients that it answers at all.
 
 use std::{
     io::Read,
@@ -24,14 +24,14 @@ fn definition(name: &str, port: u16) -> String {
     function(name, &[exposure(Transport::Tcp, port, 3000)]).to_string()
 }
 
-/// It still does what it should.
+/// Asserts that the daemon still serves.
 #[track_caller]
 fn assert_serves(api: &Api) {
     let reply = api.ask("PUT", "/v1/functions/good", &definition("good", 8080));
     assert_eq!(reply.status, 200, "{reply:?}");
 }
 
-/// A problem of this status, that says this.
+/// Asserts that the reply is a problem document with this status and these words.
 #[track_caller]
 fn assert_problem(reply: &Reply, status: u16, words: &str) {
     assert_eq!(reply.status, status, "{reply:?}");
@@ -118,7 +118,7 @@ fn who_sends_slowly_is_not_waited_for() {
         stream.set_read_timeout(Some(SOON)).expect("a timeout");
         stream.write_all(head).expect("it is read");
         let mut answer = String::new();
-        // It ends the connection, whether it answers or not.
+        // The daemon closes the connection, whether it answers or not.
         stream.read_to_string(&mut answer).expect("an end");
         if head.starts_with(b"PUT") {
             assert!(answer.starts_with("HTTP/1.1 408"), "{answer}");
@@ -154,7 +154,6 @@ fn only_root_and_the_group_get_in() {
     let _daemon = world.daemon(&["--api-group", "4242"]);
     let socket = world.socket();
     let socket = socket.to_str().expect("UTF-8");
-    // Tests make their directories for themselves alone.
     let ask = |group: &str| {
         let curl = ["curl", "-sS", "--unix-socket", socket, "http://x/v1/version"];
         let who = ["--reuid=65534", "--regid=65534", group];
@@ -173,7 +172,7 @@ fn of_two_daemons_one_serves() {
     assert!(refused.contains("a daemon is already running"), "{refused}");
     assert_serves(&daemon);
     daemon.end(Signal::KILL);
-    // Its socket is still there.
+    // The killed daemon's socket still exists.
     let daemon = world.daemon(&[]);
     assert_serves(&daemon);
     daemon.end(Signal::TERM);

@@ -1,4 +1,4 @@
-//! Law 6: many processes at once are safe.
+//! Law 6: concurrent processes are safe.
 
 use std::thread;
 
@@ -14,10 +14,10 @@ use crate::{
     },
 };
 
-/// How many processes there are at a time, and how many come one after the other.
+/// The number of concurrent processes, then the number of operations that each runs in sequence.
 const AT_ONCE: usize = 8;
 const IN_TURN: usize = 8;
-/// What all of them work on.
+/// The names that all of them work on.
 const SHARED: [&str; 3] = ["f0", "f1", "f2"];
 
 on_every_firewall!(eight_at_once_are_refused_for_documented_reasons_only, |world| {
@@ -45,7 +45,7 @@ on_every_firewall!(eight_at_once_are_refused_for_documented_reasons_only, |world
     assert_same(&before, &SystemState::take(&world.node));
 });
 
-// Among them are purges: what is shared goes, and comes again.
+// Some of them purge: everything shared is removed and created again.
 on_every_firewall!(eight_at_once_agree_on_what_is_shared, |world| {
     let before = SystemState::take(&world.node);
     at_once(|_, mut random| {
@@ -58,7 +58,7 @@ on_every_firewall!(eight_at_once_agree_on_what_is_shared, |world| {
     assert_same(&before, &SystemState::take(&world.node));
 });
 
-/// What each of [`AT_ONCE`] threads answers, which have a number and random choices of their own.
+/// Runs `work` on [`AT_ONCE`] threads, each with a number and random choices of its own. Returns their results.
 fn at_once<T: Send>(work: impl Fn(usize, Random) -> T + Sync) -> Vec<T> {
     let mut random = Random::new();
     thread::scope(|scope| {
@@ -71,7 +71,7 @@ fn at_once<T: Send>(work: impl Fn(usize, Random) -> T + Sync) -> Vec<T> {
     })
 }
 
-/// Tells whether the operation was done, and not refused. Whoever looks on sees no work half done.
+/// Runs the operation, and tells whether it was done or refused. Other processes never see it half done.
 #[track_caller]
 fn do_and_look(world: &World, operation: &Operation) -> bool {
     let done = operation.is_done(&operation.start(world).wait());

@@ -1,4 +1,4 @@
-//! What is left where a run is killed, and that it goes.
+//! Killed runs: the traces that they leave, and the commands that remove them.
 
 use std::{net::Ipv4Addr, time::Duration};
 
@@ -21,7 +21,7 @@ use crate::{
     },
 };
 
-/// Who is killed.
+/// The processes to kill.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Victims {
     Guest,
@@ -32,8 +32,8 @@ enum Victims {
 const ALL: [Victims; 3] = [Victims::Guest, Victims::Supervisor, Victims::Both];
 
 impl Victims {
-    /// Kills them, and waits until there is neither: the kernel ends the guest with its supervisor, and
-    /// a supervisor ends after its guest.
+    /// Kills them, and waits until both the guest and its supervisor have ended: the kernel ends the guest with its
+    /// supervisor, and a supervisor ends after its guest.
     #[track_caller]
     fn kill(self, run: &Value) {
         let (guest, supervisor) = (pid(&run["pid"]), pid(&run["supervisorPid"]));
@@ -41,7 +41,7 @@ impl Victims {
             Self::Guest => kill(guest),
             Self::Supervisor => kill(supervisor),
             Self::Both => {
-                // In this order, for a supervisor whose guest has died begins to clear away.
+                // The supervisor is first, since one whose guest has died begins to clean up.
                 kill(supervisor);
                 if is_alive(guest) {
                     rustix::process::kill_process(guest, rustix::process::Signal::KILL).ok();
@@ -59,7 +59,7 @@ fn gone(processes: &[Pid]) {
     });
 }
 
-/// The TAPs of the node, and what the firewall has for the guests' addresses.
+/// Returns the TAPs of the node, and whether the firewall has rules for the guests' addresses.
 fn left(world: &World) -> (String, bool) {
     let links = world.node.tool(&["ip", "-brief", "link"]);
     let taps =
@@ -69,7 +69,7 @@ fn left(world: &World) -> (String, bool) {
     (taps.collect(), rules.contains("10.231.0.2"))
 }
 
-/// The supervisor of `hello` is dead: that is said, and `repair` clears away what it left, once.
+/// Asserts that the supervisor of `hello` is reported as dead, and that one `repair` removes everything it left.
 #[track_caller]
 fn assert_repaired(world: &World) {
     let check = world.riklet(&["check"], "");
@@ -97,14 +97,14 @@ on_every_firewall!(what_a_killed_run_leaves_is_repaired, |world| {
         world.detach(&[hello(), second()]);
         victims.kill(&world.ps("hello"));
         if victims == Victims::Guest {
-            // Its supervisor has cleared away.
+            // The guest's supervisor has cleaned up.
             assert_eq!(world.state_of("hello").1, "builtin was killed by signal 9");
             world.riklet(&["check"], "").success();
             assert_refused(Tcp, &world.client, HELLO);
         } else {
             assert_repaired(world);
         }
-        // What lives was not touched.
+        // The surviving run was not touched.
         assert_answers(world, SECOND, "second");
         let (taps, rules) = left(world);
         assert!(taps.starts_with("rik1 ") && taps.lines().count() == 1 && !rules, "{taps}");
@@ -125,7 +125,7 @@ fn the_next_run_clears_away() {
                 world.detach(&[hello()]);
                 assert_answers(&world, HELLO, "hello");
             } else {
-                // Any run does, of whatever name.
+                // The next run cleans up, whatever its name is.
                 world.detach(&[function("third", &[exposure(Tcp, 7070, 3000)])]);
                 assert_eq!(world.state_of("hello").1, "its supervisor died");
                 assert_refused(Tcp, &world.client, HELLO);
@@ -149,7 +149,7 @@ fn one_process_clears_away_what_is_lost() {
     wait_for("who clears away to say so", PATIENCE, || {
         (world.state_of("hello").0 != "lost").then_some(())
     });
-    // What would be run now would lose its network to it.
+    // A new run of `hello` now would lose its network to the cleanup.
     let complaint = world.riklet(&["run", "-"], &hello().to_string()).failure(1);
     assert!(complaint.starts_with("error: hello is already running: "), "{complaint}");
     let waiting = world.riklet_in_background(&["wait", "hello"], "");
@@ -159,7 +159,7 @@ fn one_process_clears_away_what_is_lost() {
     assert_eq!(world.state_of("hello"), ("ended".to_owned(), "its supervisor died".to_owned()));
     world.detach(&[hello()]);
     assert_answers(&world, HELLO, "hello");
-    // One that is killed meanwhile leaves it as it was.
+    // A `repair` that is killed meanwhile leaves everything as it was.
     Victims::Both.kill(&world.ps("hello"));
     let lock = Lock::exclusive(state_dir.as_ref()).expect("the lock");
     let repairing = world.riklet_in_background(&["repair"], "");
@@ -189,7 +189,7 @@ fn stop_clears_away_what_is_lost() {
     }
 }
 
-/// `hello`, which is never ready: nobody reaches the address that its port is published at.
+/// Starts `hello` so that it never becomes ready: its port is published at an address that nobody reaches.
 fn start_in_vain(world: &World) -> (Running, Value) {
     let nowhere = bound(Ipv4Addr::new(192, 0, 2, 99), exposure(Tcp, 8080, 3000));
     let definition = function("hello", &[nowhere]).to_string();
@@ -245,9 +245,10 @@ fn what_starts_is_stopped() {
     assert_same(&before, &SystemState::take(&world.node));
 }
 
-/// What has begun, and waits to change the kernel, which somebody else does.
+/// Starts a run that cannot change the kernel yet, since the lock that it needs is held. Returns the lock, the program
+/// and the run.
 fn hold_up(world: &World) -> (Lock, Running, Value) {
-    // The database is there.
+    // Creates the database.
     world.riklet(&["up", "-"], &second().to_string()).success();
     world.down(&["second"]);
     let state_dir = &world.environment["RIKLET_SDN_STATE_DIR"];
@@ -265,7 +266,7 @@ fn hold_up(world: &World) -> (Lock, Running, Value) {
 fn what_has_no_vmm_yet_is_stopped() {
     let world = World::new(Firewall::Nftables);
     let (lock, begun, _) = hold_up(&world);
-    // It has no log yet either.
+    // There is no log yet either.
     assert_eq!(world.riklet(&["logs", "hello"], "").success(), "");
     let following = world.riklet_in_background(&["logs", "--follow", "hello"], "");
     let stopping = world.riklet_in_background(&["stop", "hello"], "");

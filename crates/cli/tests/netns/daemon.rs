@@ -1,4 +1,4 @@
-//! The daemon's life: it ends and begins without a ripple, and goes along with others who change the same records.
+//! The daemon's life: it stops and starts without disturbing anything, and accepts changes by other processes.
 
 use std::{fs::OpenOptions, io::Write, thread, time::Duration};
 
@@ -30,7 +30,7 @@ on_every_firewall!(a_restart_makes_no_ripple, |world| {
     let at = (long.address(), 4000);
     let connection = Connection::new(&world.client, (NODE_LAN, 9000), &long.guest.namespace, at);
     daemon.settle();
-    // By index and name: one that was made anew has another index.
+    // By index and name: a TAP that was recreated has another index.
     let taps = |world: &World| -> Vec<String> {
         let links = world.node.tool(&["ip", "-oneline", "link", "show"]);
         let named = |line: &str| line.splitn(3, ": ").take(2).collect::<Vec<_>>().join(": ");
@@ -83,9 +83,10 @@ on_every_firewall!(commands_beside_the_daemon_share_its_records, |world| {
     drop(web);
 });
 
-// The daemon records a moment later that the kernel followed its `down`; another process may have the name by then.
+// The daemon records a moment later that the kernel has followed its `down`; by then another process may have reused
+// the name.
 on_every_firewall!(what_another_process_brings_up_again_stays_up, |world| {
-    /// In how many tries the two come close enough to each other.
+    /// The number of attempts in which the two should coincide.
     const TRIES: usize = 20;
     let daemon = world.daemon(&[]);
     daemon.settle();
@@ -97,7 +98,7 @@ on_every_firewall!(what_another_process_brings_up_again_stays_up, |world| {
         let reply = daemon.ask("PUT", "/v1/functions/web", &web.to_string());
         assert_eq!(reply.status, 200, "{reply:?}");
         let other = world.riklet_in_background(&["--api", "/nowhere", "up", path], "");
-        // Returns once the other has it open, and waits for what it says.
+        // Opening returns once the other process has the file open and waits for its contents.
         let mut definition = OpenOptions::new().write(true).open(&file).expect("a reader");
         let reply = daemon.ask("DELETE", "/v1/functions/web", "");
         assert_eq!(reply.status, 200, "{reply:?}");

@@ -1,4 +1,4 @@
-//! Drift: what somebody changes behind the program's back is found, named and put right.
+//! Drift: changes behind the program's back are found, named and repaired.
 
 use riklet_core::model::Workload;
 
@@ -12,9 +12,9 @@ use crate::world::{
 
 /// A change behind the program's back.
 struct Drift {
-    /// Commands, a line each.
+    /// The commands that make the change, one per line.
     commands: &'static str,
-    /// What `check` must say of it.
+    /// The words that `check` must print.
     words: &'static [&'static str],
 }
 
@@ -22,7 +22,7 @@ const fn drift(commands: &'static str, words: &'static [&'static str]) -> Drift 
     Drift { commands, words }
 }
 
-/// What can happen to a TAP and to the sysctls.
+/// Changes to a TAP and to the sysctls.
 const OF_THE_NODE: [Drift; 16] = [
     drift("ip link delete rik0", &["+ TAP rik0: address 10.231.0.1/30"]),
     drift("ip link set rik0 down", &["~ TAP rik0: up"]),
@@ -62,7 +62,7 @@ const OF_THE_NODE: [Drift; 16] = [
     ),
 ];
 
-/// What can happen to the table `inet riklet`, and to the passage through somebody else's chain.
+/// Changes to the table `inet riklet`, and to the passage through a foreign chain.
 const OF_NFTABLES: [Drift; 10] = [
     drift("nft delete table inet riklet", &["! firewall: the table is missing"]),
     drift("nft flush table inet riklet", &["! firewall: chain inet riklet RIKLET: rule "]),
@@ -94,7 +94,7 @@ const OF_NFTABLES: [Drift; 10] = [
     drift("iptables -F RIKLET-PASSAGE", &["+ passage through the foreign chain ip filter FORWARD"]),
 ];
 
-/// What can happen to the chains `RIKLET*` and to what leads to them.
+/// Changes to the chains `RIKLET*`, and to the rules that lead to them.
 const OF_IPTABLES: [Drift; 12] = [
     drift("iptables -t nat -D RIKLET 1", &["+ firewall: tcp 8000 -> 10.231.0.2:3000"]),
     drift("iptables -t nat -F RIKLET", &["+ firewall: udp 8000 -> 10.231.0.6:3000"]),
@@ -153,7 +153,7 @@ on_every_firewall!(what_drifts_is_named_and_comes_back, |world| {
     }
 });
 
-/// `check` says these words, each at the beginning of a line.
+/// Asserts that `check` prints each of these words at the beginning of a line.
 #[track_caller]
 fn assert_drift(world: &World, words: &[&str]) {
     let check = world.riklet(&["check"], "");
@@ -170,12 +170,12 @@ fn functions() -> [Workload; 2] {
     ]
 }
 
-/// Guests for all functions.
+/// Starts guests for all functions.
 fn play(world: &World) -> Vec<Played> {
     world.recorded().values().map(|recorded| world.play(recorded)).collect()
 }
 
-/// Somebody's firewall shuts, after the fact, what was open.
+/// A foreign firewall closes a path that was open before.
 #[test]
 fn a_gate_that_is_shut_is_named_and_opened() {
     type Shut = fn(&World);
@@ -209,7 +209,7 @@ fn a_gate_that_is_shut_is_named_and_opened() {
     }
 }
 
-/// An interface without our mark is not ours to touch, whatever it was.
+/// An interface without our mark is foreign, even if it used to be ours.
 #[test]
 fn a_tap_that_lost_its_mark_is_named_and_left_alone() {
     let world = &World::new(Firewall::Nftables);

@@ -1,4 +1,4 @@
-//! What an exposure can say: addresses, ranges, protocols; and what becomes of one that is changed.
+//! Exposures: addresses, ranges and protocols, and the effect of a change.
 
 use std::{io::ErrorKind::ConnectionRefused, net::Ipv4Addr};
 
@@ -14,7 +14,7 @@ use crate::world::{
     },
 };
 
-/// The client asks at this address of the node, and this port of the function answers.
+/// Returns the path from the client to this address of the node, which must lead to this port of the function.
 fn leads<'a>(world: &'a World, to: (Ipv4Addr, u16), function: &Function, port: u16) -> Path<'a> {
     Path { from: &world.client, to, seen_as: CLIENT, server: (function.address(), port) }
 }
@@ -73,7 +73,7 @@ on_every_firewall!(a_range_has_as_many_ports_as_there_are, |world| {
     assert_paths("other ports", &[Tcp], &others);
     assert_refused(Udp, &world.client, (NODE_LAN, 49151));
     assert_refused(Tcp, &world.client, (NODE_LAN, 1));
-    // What the guest refuses, it was asked: only what is published reaches it.
+    // The guest refuses, so it was asked: only published ports reach it.
     assert_refused(Udp, &world.client, (NODE_LAN, 50_000));
     assert_eq!(world.riklet(&["check"], "").success(), "");
     world.riklet(&["down", "wide"], "").success();
@@ -135,7 +135,7 @@ on_every_firewall!(a_range_maps_port_by_port_beside_other_exposures, |world| {
             exposure(Tcp, 53, 3000),
         ],
     );
-    // The same ports by other protocols are another function's.
+    // Another function may have the same ports by other protocols.
     let rest = function(
         "rest",
         &[exposure(Udp, 53, 53), exposure(Sctp, 53, 53), exposure(Sctp, "8000-8010", "1-11")],
@@ -157,7 +157,7 @@ on_every_firewall!(a_range_maps_port_by_port_beside_other_exposures, |world| {
         }
     }
     assert_refused(Udp, &world.client, (NODE_LAN, 80));
-    // Within the range, but nobody serves it: it is the guest that refuses.
+    // The port is within the range, but nobody serves it: the guest refuses.
     assert_refused(Tcp, &world.client, (NODE_LAN, 8001));
 });
 
@@ -204,7 +204,7 @@ on_every_firewall!(a_changed_definition_touches_only_what_changed, |world| {
     assert!(datagrams_stay.try_ask(PATIENCE).is_err_and(|e| e.kind() == ConnectionRefused));
     world.up(&[function("changed", &[])]);
     stays.assert_reset();
-    // It was the same interface all the time.
+    // It was the same interface throughout.
     let same = world.node.tool(&["ip", "-o", "link", "show", &changed.guest.nic.interface]);
     assert_eq!(same.split(':').next(), tap.split(':').next());
 });

@@ -1,4 +1,4 @@
-//! Law 5: one instance's failure stops no other, and is named.
+//! Law 5: the failure of one instance stops no other, and is reported.
 
 use crate::world::{
     NODE_LAN, World,
@@ -8,7 +8,7 @@ use crate::world::{
     traffic::assert_tcp_refused,
 };
 
-/// Somebody has an interface with the name of the second slot.
+/// Creates a foreign interface with the name of the second slot's TAP.
 fn take_rik1(world: &World) -> String {
     let batch = format!(
         "tuntap add dev rik1 mode tap\nlink set rik1 alias {ALIAS} addrgenmode none up\n\
@@ -24,7 +24,7 @@ fn look_at_rik1(world: &World) -> String {
 
 on_every_firewall!(one_functions_failure_stops_no_other, |world| {
     let foreign = take_rik1(world);
-    // They need all four slots, also the one whose name is taken.
+    // They need all four slots, including the one whose name is taken.
     let functions: Vec<_> = (0..4)
         .map(|number| workload(&format!("f{number}"), &[&*format!("tcp 800{number} 3000")]))
         .collect();
@@ -49,7 +49,7 @@ on_every_firewall!(one_functions_failure_stops_no_other, |world| {
     assert!(check.stdout.contains("! the interface rik1 exists and is not ours"), "{check}");
     assert!(check.stdout.contains("! record f1: still pending"), "{check}");
 
-    // Others come and go meanwhile.
+    // Meanwhile, other functions go down and come up.
     for output in
         [world.riklet(&["down", "f0"], ""), world.try_up(&[workload("f4", &["udp 8004 3000"])])]
     {
@@ -68,7 +68,7 @@ on_every_firewall!(one_functions_failure_stops_no_other, |world| {
 
 on_every_firewall!(what_never_came_up_can_be_taken_down, |world| {
     let first = definitions(&[workload("f0", &["tcp 8000 3000"])]);
-    // Two slots.
+    // This pool has two slots.
     world.riklet(&["--pool", "10.231.0.0/29", "up", "-"], &first).success();
     let foreign = take_rik1(world);
     world.try_up(&[workload("f1", &["tcp 8001 3000"])]).failure(1);

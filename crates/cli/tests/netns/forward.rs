@@ -1,4 +1,4 @@
-//! Other firewalls on the node: they do not stop what is ours, and what they stop stays stopped.
+//! Other firewalls on the node: they do not stop our traffic, and traffic that they drop stays dropped.
 
 use std::{
     collections::BTreeSet,
@@ -22,15 +22,15 @@ use crate::{
 };
 use rustix::process::Signal;
 
-/// Long enough for a datagram on its way through three namespaces, which takes less than a millisecond.
+/// Enough time for a datagram to pass three namespaces, which takes less than a millisecond.
 const A_WHILE: Duration = Duration::from_millis(200);
 
-/// Whose firewall drops what is forwarded.
+/// The firewall that drops forwarded packets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Foreign {
-    /// Docker's, by this variant of iptables.
+    /// Docker's, with this variant of iptables.
     Docker(Firewall),
-    /// Somebody's own, by `nft`.
+    /// A ruleset written for `nft`.
     Nft,
 }
 
@@ -42,7 +42,7 @@ impl Foreign {
         }
     }
 
-    /// It lets the other network speak to the client's. What is forwarded then, where the node forwards.
+    /// Lets the other network send to the client's. Returns the traffic that a forwarding node then forwards.
     fn let_other_to_client(self, world: &World) -> BTreeSet<String> {
         match self {
             Self::Docker(variant) => {
@@ -52,7 +52,7 @@ impl Foreign {
                 world.program(variant.xtables(), &restore, rules).success();
                 set(&["other → client"])
             }
-            // `ct state` as `nft` writes it would keep iptables-nft from working in this table at all.
+            // With `ct state` as `nft` writes it, iptables-nft could not use this table at all.
             Self::Nft => {
                 for chain in ["ip filter FORWARD", "inet mine forward"] {
                     let rules = format!(
@@ -67,7 +67,7 @@ impl Foreign {
     }
 }
 
-/// What the node forwards between its networks, by a datagram each.
+/// Sends one datagram between each two of the node's networks, and returns which ones arrive.
 fn forwarded(world: &World) -> BTreeSet<String> {
     const PORT: u16 = 7;
     let ears = [
@@ -75,7 +75,7 @@ fn forwarded(world: &World) -> BTreeSet<String> {
         ("internet", Ear::new(&world.internet, (INTERNET, PORT))),
         ("other", Ear::new(&world.other, (OTHER, PORT))),
     ];
-    // Only the client has routes to both of the others, and both have one to it.
+    // Only the client has routes to both other networks, and each of them has one to the client's.
     for (from, to) in [
         (&world.client, INTERNET),
         (&world.client, OTHER),
@@ -96,13 +96,13 @@ fn forwarded(world: &World) -> BTreeSet<String> {
         while let Some((_, SocketAddr::V4(from))) = ear.hear(timeout) {
             heard.insert(format!("{} → {to}", name(*from.ip())));
         }
-        // What would have come has come while the first one listened.
+        // Every datagram that was forwarded has arrived while the first one listened.
         timeout = Duration::from_millis(1);
     }
     heard
 }
 
-/// Tells whether the node sends a packet of the client's back to the client's own network, as a router does.
+/// Tells whether the node sends a packet of the client back to the client's own network, as a router does.
 fn sends_back(world: &World) -> bool {
     const NOBODY: Ipv4Addr = Ipv4Addr::new(192, 168, 7, 99);
     let (via, to, ear) =
@@ -110,10 +110,10 @@ fn sends_back(world: &World) -> bool {
     world.node.tool(&["ip", "neighbour", "flush", "nud", "all", "to", &to]);
     world.client.tool(&["ip", "route", "replace", &to, "via", &via]);
     say(&world.client, Ipv4Addr::UNSPECIFIED, (NOBODY, 7), "hello");
-    // Packets keep their order.
+    // Packets keep their order: once this one arrives, the first has been handled.
     say(&world.client, Ipv4Addr::UNSPECIFIED, (NODE_LAN, 7), "hello");
     assert!(ear.hear(Duration::from_secs(5)).is_some());
-    // Who would send it on looks for its receiver.
+    // A node that forwards the packet asks for the neighbour's address.
     !world.node.tool(&["ip", "neighbour", "show", "nud", "all", "to", &to]).is_empty()
 }
 
@@ -121,8 +121,8 @@ fn set(lines: &[&str]) -> BTreeSet<String> {
     lines.iter().map(ToString::to_string).collect()
 }
 
-/// Everything works, and nothing else is forwarded than before; on a node that did not forward, and on one
-/// that did.
+/// Asserts that everything works and that nothing more is forwarded than before, both on a node that did not forward
+/// and on one that did.
 fn live_behind(world: &World, foreign: Foreign) {
     foreign.install(world);
     let allowed = foreign.let_other_to_client(world);
@@ -134,7 +134,7 @@ fn live_behind(world: &World, foreign: Foreign) {
         let pair = pair(world);
         assert_published(world, &pair, &Transport::ALL);
         assert_internet(world, &pair[0]);
-        // Without a daemon only their rules decide.
+        // Without a daemon, only the foreign rules decide.
         assert_eq!(forwarded(world), allowed, "while functions are up");
         world.down(&["--all"]);
         assert_eq!(forwarded(world), allowed, "when all functions are down");
@@ -163,7 +163,7 @@ on_every_firewall!(a_node_without_a_firewall_forwards_what_it_did_before, |world
         assert_eq!(forwarded(world), before);
         let pair = pair(world);
         assert_published(world, &pair, &[Transport::Tcp]);
-        // Nobody would hear that it is wanted, if it were dropped.
+        // If our rules dropped these packets, nobody would notice that forwarding is now wanted.
         assert_eq!(forwarded(world), all, "while functions are up");
         let doctor = world.riklet(&["doctor"], "").success();
         let said = doctor.contains("packets from lan0, oth0, up0 are forwarded to lan0, oth0, up0");
@@ -175,7 +175,8 @@ on_every_firewall!(a_node_without_a_firewall_forwards_what_it_did_before, |world
     }
 });
 
-/// A daemon hears when somebody has the host forward, and drops what only our forwarding lets pass until then.
+/// A daemon notices that other software enables forwarding. Until then it drops the packets that only our own
+/// forwarding would allow.
 fn confine(world: &World) {
     let all = set(&["client → internet", "client → other", "internet → client", "other → client"]);
     let daemon = world.daemon(&[]);
@@ -210,7 +211,7 @@ fn confine(world: &World) {
     world.riklet(&["check"], "").success();
     through.assert_alive();
 
-    // One that is killed leaves what nobody lifts any more, and the next operation lifts it.
+    // A killed daemon leaves its restriction in place. The next operation removes it.
     world.daemon(&[]).end(Signal::KILL);
     assert_eq!(forwarded(world), set(&[]), "a daemon that was killed");
     assert_eq!(world.riklet(&["check"], "").code, Some(1));
@@ -227,7 +228,7 @@ on_every_firewall!(what_only_our_forwarding_lets_pass_a_daemon_drops, |world| {
     confine(world);
 });
 
-/// Rules that only `nft` can write keep iptables-nft out of the whole table.
+/// Rules that only `nft` can write make the whole table unusable for iptables-nft.
 #[test]
 fn beside_rules_that_iptables_cannot_list_nftables_is_chosen() {
     let mut world = World::new(Firewall::IptablesNft);
@@ -249,7 +250,7 @@ fn beside_rules_that_iptables_cannot_list_nftables_is_chosen() {
     assert_same(&before, &SystemState::take(&world.node));
 }
 
-/// Where such rules come later nothing can be changed until they go, and nothing stops working.
+/// If such rules appear later, nothing can be changed until they are removed, and everything keeps working.
 #[test]
 fn rules_that_iptables_cannot_list_come_later() {
     let world = World::new(Firewall::IptablesNft);
@@ -269,7 +270,7 @@ fn rules_that_iptables_cannot_list_come_later() {
     tcp_ask(&world.client, (NODE_LAN, SECOND)).unwrap();
 }
 
-/// A firewall that comes when functions are up may stop them; `check` finds it, and `repair` mends it.
+/// A firewall that starts while functions are up may block them; `check` finds that, and `repair` repairs it.
 fn mend_after(world: &World, foreign: Foreign) {
     let pair = pair(world);
     assert_published(world, &pair, &[Transport::Tcp]);

@@ -1,4 +1,4 @@
-//! The gateway has one MAC address wherever a guest is; what is up since an earlier version keeps its own.
+//! The gateway has the same MAC address on every slot. Functions that are up since an earlier version keep their own.
 
 use rustix::process::Signal;
 
@@ -15,10 +15,10 @@ use crate::{
 };
 
 const COMMON: &str = "0a:52:49:4b:00:01";
-/// The address that version 0.1 gave the TAP of slot 0.
+/// The MAC address that version 0.1 gave the TAP of slot 0.
 const FORMER: &str = "02:52:49:4b:00:00";
 
-/// What the guest has its gateway at.
+/// Returns the gateway's MAC address as the guest sees it.
 #[track_caller]
 fn gateway_mac(function: &Function) -> String {
     let (guest, gateway) = (&function.guest.namespace, function.gateway());
@@ -28,7 +28,7 @@ fn gateway_mac(function: &Function) -> String {
     mac.unwrap_or_else(|| panic!("no address: {entry}")).to_owned()
 }
 
-/// The guest asks nobody any more where its gateway is.
+/// Makes the guest use this MAC address for its gateway, without asking for it.
 #[track_caller]
 fn trust(function: &Function, mac: &str) {
     let gateway = function.gateway().to_string();
@@ -43,7 +43,7 @@ fn mac_of(world: &World, tap: &str) -> String {
     mac.unwrap_or_else(|| panic!("no address: {link}")).to_owned()
 }
 
-/// Makes a TAP what version 0.1 made of it. A new address flushes the neighbours.
+/// Gives a TAP the form that version 0.1 gave it. A new MAC address flushes the neighbours.
 #[track_caller]
 fn as_version_0_1(world: &World, nic: &Nic, alias: &str) {
     let tap = &nic.interface;
@@ -60,7 +60,7 @@ on_every_firewall!(a_guest_keeps_its_gateways_mac_address_on_another_slot, |worl
     let nic = second.guest.nic.clone();
     assert_ne!(nic.interface, first.guest.nic.interface);
     drop((first, second));
-    // As a VMM restores it, the guest has its neighbour table from before.
+    // A guest that a VMM restores has the neighbour table of its snapshot.
     let restored = Function::start(world, nic, &[]);
     trust(&restored, &mac);
     assert_internet(world, &restored);
@@ -98,7 +98,7 @@ on_every_firewall!(an_upgrade_does_not_disturb_what_is_up, |world| {
     assert_undisturbed("the daemon");
     daemon.end(Signal::TERM);
 
-    // It goes, and the next one has what every new one has.
+    // Once it is gone, the next function gets the common address.
     drop(old);
     world.riklet(&["down", "--all", "--purge"], "").success();
     let [new] = world.start([(web(0), &[(Tcp, 3000)])]);
@@ -113,7 +113,7 @@ on_every_firewall!(
         let daemon = world.daemon(&[]);
         daemon.settle();
         daemon.end(Signal::KILL);
-        // By the command line, which takes it as it is, and by the daemon, which looks at it first.
+        // Once by the command line, which uses the TAP as it is, and once by the daemon, which checks it first.
         for by_daemon in [false, true] {
             let warm = world.node.tool(&["ip", "-oneline", "link", "show", "type", "tun"]);
             assert!(warm.contains(" rik0: "), "{warm}");

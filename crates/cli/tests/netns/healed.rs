@@ -1,4 +1,4 @@
-//! The daemon repairs what others break, while a client connects every millisecond.
+//! The daemon repairs damage by others, while a client connects every millisecond.
 
 use std::time::Duration;
 
@@ -15,12 +15,12 @@ use crate::world::{
     wait_for,
 };
 
-/// Longer than any repair that is told of takes on a machine that does ten other things.
+/// Longer than any repair takes after a notification, even on a machine that is busy with ten other things.
 const SOON: Duration = Duration::from_secs(2);
-/// The legacy tables are looked at every ten seconds.
+/// Long enough for the legacy tables, which are read every ten seconds.
 const SLOWLY: Duration = Duration::from_secs(25);
 
-/// A node whose function is reached, and a daemon that sees to it.
+/// A node with a published function, and a daemon that keeps it working.
 struct Scene<'a> {
     world: &'a World,
     daemon: Daemon,
@@ -28,7 +28,7 @@ struct Scene<'a> {
     probe: Probe,
     /// Established before anything was broken.
     connection: Connection,
-    /// Who has its other end.
+    /// The function at the other end of the connection.
     _long: Function,
 }
 
@@ -49,7 +49,7 @@ impl<'a> Scene<'a> {
         Self { world, daemon, function, probe, connection, _long: long }
     }
 
-    /// Breaks something, and holds that it is whole again within this time, and was said to be repaired.
+    /// Breaks something, and asserts that everything is repaired within this time and that a repair is reported.
     #[track_caller]
     #[expect(clippy::print_stderr, reason = "how long it took is worth knowing")]
     fn heals(&self, what: &str, within: Duration, broken: impl FnOnce(&World)) {
@@ -77,7 +77,7 @@ impl<'a> Scene<'a> {
     }
 }
 
-/// The program that changes the rules of this backend.
+/// Runs the program that changes the rules of this backend.
 fn iptables(world: &World, arguments: &str) {
     let arguments: Vec<_> = arguments.split(' ').collect();
     world.program("iptables", &arguments, "").success();
@@ -141,7 +141,7 @@ on_every_firewall!(a_tap_that_others_delete_is_made_anew, |world| {
     let Scene { function, daemon, probe, connection, _long, .. } = scene;
     let nic = function.guest.nic.clone();
     world.node.tool(&["ip", "link", "delete", &nic.interface]);
-    // Its VMM has to be started anew, and its connections are gone with it.
+    // The VMM must be restarted, and its connections are gone.
     drop(function);
     wait_for("the TAP to be there", SOON, || {
         let check = daemon.get("/v1/check");
@@ -180,7 +180,7 @@ fn what_is_fought_over_is_left_alone() {
     let before = scene.daemon.processor_time();
     let fight = duration_of(|| {
         for _ in 0..100 {
-            // It need not be there at that moment.
+            // The table may not exist at that moment.
             let _refused = world.node.feed(&["nft", "delete", "table", "inet", "riklet"], "");
             std::thread::sleep(Duration::from_millis(20));
         }

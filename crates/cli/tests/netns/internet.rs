@@ -1,4 +1,4 @@
-//! What a guest reaches of its own accord, as whom, and what it must not.
+//! The destinations that a guest can reach, the address that they see, and the destinations it must not reach.
 
 use std::net::Ipv4Addr;
 
@@ -16,8 +16,8 @@ use crate::{
 const PORT: u16 = 7;
 const ANY: Ipv4Addr = Ipv4Addr::UNSPECIFIED;
 
-/// Servers behind the uplink, near and far, see the uplink's address in place of the guest's. That an
-/// answer comes to a ping says the same: nobody there has a route to the guest.
+/// Asserts that servers behind the uplink, near and far, see the uplink's address instead of the guest's. An answer to
+/// a ping shows the same: no host there has a route to the guest.
 #[track_caller]
 pub(crate) fn assert_internet(world: &World, function: &Function) {
     let guest = &function.guest.namespace;
@@ -37,7 +37,7 @@ on_every_firewall!(a_guest_is_the_node_to_the_internet, |world| {
 });
 
 on_every_firewall!(guests_pass_to_the_uplink_only_and_nobody_passes_to_them, |world| {
-    // What is shut must be shut by rules of its own, not because the node forwards nothing else.
+    // Forwarding is on, so that only our rules can close a path.
     world.node.set_sysctl("net/ipv4/ip_forward", "1");
     let [first, second] = pair(world);
     let guest = &first.guest.namespace;
@@ -71,7 +71,7 @@ on_every_firewall!(guests_pass_to_the_uplink_only_and_nobody_passes_to_them, |wo
     }
     assert_no_way(&tries);
     assert_silence(&ears);
-    // It was not for them that they heard nothing.
+    // The receivers work: each hears a datagram from the node.
     let addresses = [CLIENT, OTHER, INTERNET, second.address(), first.address()];
     for ((ear, who), address) in ears.iter().zip(addresses) {
         say(&world.node, ANY, (address, PORT), "from the node");
@@ -98,7 +98,7 @@ on_every_firewall!(the_nodes_loopback_is_not_for_neighbours, |world| {
     let transports = [Transport::Tcp, Transport::Udp];
     assert_paths("node → loopback", &transports, &[by_loopback]);
 
-    // A service of the node for itself, and one for everybody that trusts 127.0.0.0/8.
+    // A service that the node runs for itself, and one for everyone that trusts 127.0.0.0/8.
     let _servers = transports.map(|transport| transport.serve(&world.node, loopback(1), PORT));
     let trusting = Ear::new(&world.node, (ANY, 9));
     let hostile = &hostile.guest;

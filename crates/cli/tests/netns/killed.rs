@@ -1,4 +1,4 @@
-//! Laws 1 and 2 on the real kernel: whenever the program is killed, the next one ends the work.
+//! Laws 1 and 2 on the real kernel: whenever the program is killed, the next one completes its work.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -20,13 +20,13 @@ use crate::{
     },
 };
 
-/// On each firewall; on all of them 200.
+/// The number of operations on each firewall: 200 on all of them.
 const OPERATIONS: usize = 67;
-/// How many there are between two repairs.
+/// The number of operations between two repairs.
 const BETWEEN_REPAIRS: usize = 8;
 const NAMES: [&str; 5] = ["f0", "f1", "f2", "f3", "f4"];
 
-/// What may be recorded of each name: more than one thing where an operation was killed.
+/// The possible records of each name: more than one if an operation was killed.
 #[derive(Debug)]
 struct Model(BTreeMap<String, Vec<Option<Workload>>>);
 
@@ -35,7 +35,7 @@ impl Model {
         Self(NAMES.map(|name| (name.to_owned(), vec![None])).into())
     }
 
-    /// The names that an operation is for, and what they are after it.
+    /// Returns the names that an operation affects, and their records after it.
     fn effects(&self, operation: &Operation) -> Vec<(String, Option<Workload>)> {
         match operation {
             Operation::Up(function) => {
@@ -59,7 +59,7 @@ impl Model {
         self.0.extend(self.effects(operation).into_iter().map(|(name, state)| (name, vec![state])));
     }
 
-    /// What is recorded is what may be. From now on, nothing else may.
+    /// Asserts that the records are among the possible ones. From now on, only these are possible.
     #[track_caller]
     fn settle(&mut self, recorded: &BTreeMap<String, Recorded>) {
         for (name, possible) in &mut self.0 {
@@ -71,7 +71,7 @@ impl Model {
     }
 }
 
-/// Repairs, and holds everything against everything: what is recorded, what the kernel has, what answers.
+/// Repairs, and asserts that the records, the kernel and the guests' answers agree.
 fn assert_sound(world: &World, model: &mut Model) {
     world.riklet(&["repair"], "").success();
     let recorded = world.assert_in_step();
@@ -99,7 +99,7 @@ on_every_firewall!(whatever_is_killed_is_repaired, |world| {
             model.killed(&operation);
         } else if operation.is_done(&output) {
             model.done(&operation);
-            // What was killed before has been brought to its end too.
+            // The work of killed operations has been completed as well.
             assert_eq!(world.riklet(&["check"], "").success(), "");
         }
         if number % BETWEEN_REPAIRS == 0 || number == OPERATIONS {
@@ -112,7 +112,7 @@ on_every_firewall!(whatever_is_killed_is_repaired, |world| {
     assert_tcp_refused(&world.client, (NODE_LAN, 8000));
 });
 
-/// How long an `up` takes that has everything to do, when nobody else needs the processors.
+/// Returns the time of an `up` that has everything to do, on a machine that is otherwise idle.
 fn usual_duration(world: &World) -> Duration {
     let functions = [workload("f0", &["tcp 8000 3000"]), workload("f1", &["udp 8000 3000"])];
     let taken = (0..3).map(|_| {
@@ -123,8 +123,8 @@ fn usual_duration(world: &World) -> Duration {
     taken.min().unwrap()
 }
 
-/// Starts an operation, and kills it when the `iptables-restore` that it started, with this text in its
-/// input, has come to this place. That program goes on when the answer is dropped.
+/// Starts an operation, and kills it when an `iptables-restore` that it started, whose input contains this text, has
+/// come to this point. Dropping the result lets that program continue.
 #[track_caller]
 fn kill_at(world: &World, operation: &Operation, text: &str, place: HoldPoint) -> Held {
     let held = Held::restore(world, text, place);
@@ -135,7 +135,8 @@ fn kill_at(world: &World, operation: &Operation, text: &str, place: HoldPoint) -
     held
 }
 
-/// What a killed `up` had begun comes to pass before the next operation looks, not after it.
+/// Asserts that the work of a killed `up`'s programs takes effect before the next operation reads the state, not
+/// after.
 fn next_waits_for_the_programs_of_the_killed(firewall: Firewall) {
     let world = &World::new(firewall);
     world.try_up(&[workload("f0", &["tcp 8000 3000"])]).success();
@@ -159,7 +160,7 @@ fn the_next_operation_waits_for_the_programs_of_the_killed_on_iptables_legacy() 
     next_waits_for_the_programs_of_the_killed(Firewall::IptablesLegacy);
 }
 
-/// iptables-nft makes tables by being called; whoever purges next removes them.
+/// Calling iptables-nft creates tables; the next purge removes them.
 #[test]
 fn tables_that_a_killed_purge_left_empty_go_with_the_next() {
     let world = &World::new(Firewall::IptablesNft);
@@ -170,7 +171,7 @@ fn tables_that_a_killed_purge_left_empty_go_with_the_next() {
     assert_same(&before, &SystemState::take(&world.node));
 }
 
-/// An established flow keeps the translation that it began with, unless the kernel is told to forget it.
+/// An established flow keeps its first translation until the kernel is told to forget it.
 #[test]
 fn a_flow_follows_a_change_that_was_killed_before_it_was_forgotten() {
     let world = &World::new(Firewall::IptablesLegacy);

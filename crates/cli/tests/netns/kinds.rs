@@ -1,4 +1,4 @@
-//! A second kind beside functions: `cargo test -p riklet-cli --features toy-kind --test netns kinds`.
+//! A second kind besides functions: `cargo test -p riklet-cli --features toy-kind --test netns kinds`.
 
 use serde_json::{Value, json};
 
@@ -28,7 +28,7 @@ on_every_firewall!(each_kind_has_its_paths_and_all_have_one_together, |world| {
     let top = toy("top", &exposure(Tcp, 9000, 3000));
     let reply = put("/v1/toys/top", &top);
     assert_eq!(reply.status, 200, "{reply:?}");
-    // It serves as a function does.
+    // It serves like a function.
     let played = Function::start(world, nic(&reply.json()["instances"][0]), &[(Tcp, 3000)]);
     tcp_ask(&world.client, (NODE_LAN, 9000)).expect("the toy answers");
     for (collection, expected) in
@@ -53,7 +53,7 @@ on_every_firewall!(each_kind_has_its_paths_and_all_have_one_together, |world| {
     assert_eq!(daemon.ask("DELETE", "/v1/functions?all=true", "").status, 200);
     assert_eq!(names(&daemon.get("/v1/instances")), ["top"]);
 
-    // The command line knows no collections.
+    // The command line has no collections: it lists both kinds.
     let both = json!([web, toy("bottom", &exposure(Tcp, 9002, 1))]).to_string();
     world.riklet(&["up", "-"], &both).success();
     let listed = world.riklet(&["list", "--output", "json"], "").success();

@@ -1,4 +1,4 @@
-//! Records that are lost, spoilt, or of another version.
+//! Records that are lost, damaged, or of another version.
 
 use std::{
     collections::BTreeMap,
@@ -43,7 +43,7 @@ fn delete(world: &World) {
     fs::remove_file(database(world)).unwrap();
 }
 
-/// What identifies what is recorded.
+/// Returns what identifies each instance in the records.
 fn names(recorded: &BTreeMap<String, Recorded>) -> Vec<(Workload, String, String)> {
     let one = |one: &Recorded| (one.workload.clone(), one.tap(), one.host.clone());
     recorded.values().map(one).collect()
@@ -51,7 +51,7 @@ fn names(recorded: &BTreeMap<String, Recorded>) -> Vec<(Workload, String, String
 
 on_every_firewall!(lost_records_are_rebuilt_while_traffic_goes_on, |world| {
     docker_like(world, world.firewall);
-    // An empty table of iptables-nft may be somebody's, and stays where nobody knows any more.
+    // An empty table of iptables-nft may be foreign: it stays once the record of it is lost.
     let empty = "*raw\n:PREROUTING ACCEPT\n:OUTPUT ACCEPT\nCOMMIT\n";
     world.program("iptables-restore", &["--noflush"], empty).success();
     let before = SystemState::take(&world.node);
@@ -95,7 +95,7 @@ fn assert_rebuilt(world: &World, recorded: &BTreeMap<String, Recorded>) {
     assert_eq!(names(&world.assert_in_step()), names(recorded));
 }
 
-/// The alias of an interface has room for 255 bytes.
+/// The alias of an interface holds at most 255 bytes.
 #[test]
 fn what_an_alias_has_no_room_for_is_said_to_be_lost() {
     let world = &World::new(Firewall::Nftables);
@@ -147,7 +147,7 @@ fn the_records_of_a_newer_version_are_refused_and_left_alone() {
     assert_same(&system, &SystemState::take(&world.node));
 }
 
-/// All files of the state directory.
+/// Returns all files of the state directory.
 #[expect(clippy::disallowed_methods, reason = "to see that they are untouched")]
 fn files(world: &World) -> BTreeMap<PathBuf, Vec<u8>> {
     let entries = fs::read_dir(world.directory.path().join("state")).unwrap();

@@ -1,5 +1,5 @@
-//! Tests with real traffic, in network namespaces that each test makes for itself. They need root, `ip`,
-//! `nft` and both variants of `iptables`; what is missing fails the test.
+//! Tests with real traffic, in network namespaces that each test creates for itself. They need root, `ip`, `nft` and
+//! both variants of `iptables`; anything missing fails the test.
 #![allow(
     clippy::expect_used,
     clippy::panic,

@@ -1,4 +1,4 @@
-//! Definition files as the desired state.
+//! Files of definitions as the desired state.
 
 use std::{fs, os::unix::fs::symlink, path::PathBuf, time::Duration};
 
@@ -16,7 +16,7 @@ use crate::world::{
 
 const SOON: Duration = Duration::from_secs(10);
 
-/// A node whose daemon follows a directory.
+/// A node whose daemon follows a directory of definitions.
 struct Scene<'a> {
     world: &'a World,
     directory: PathBuf,
@@ -34,7 +34,7 @@ impl<'a> Scene<'a> {
         self.world.daemon(&["--manifests", self.directory.to_str().expect("UTF-8")])
     }
 
-    /// Writes a file beside, and gives it its name.
+    /// Writes a file under another name, then renames it.
     fn put(&self, file: &str, text: &str) {
         let new = self.directory.join(".new");
         self.world.program("tee", &[new.to_str().expect("UTF-8")], text).success();
@@ -52,7 +52,7 @@ fn definition(name: &str, port: u16) -> String {
     function(name, &[exposure(Transport::Tcp, port, 3000)]).to_string()
 }
 
-/// Waits until these are the functions, each with its port.
+/// Waits until exactly these functions are up, each with its port.
 #[track_caller]
 fn assert_functions(daemon: &Daemon, wanted: &[(&str, u16)]) {
     let mut found = Vec::new();
@@ -88,7 +88,7 @@ fn functions_come_and_go_with_their_files() {
     assert_functions(&daemon, &[("web", 8081)]);
     tcp_ask(&world.client, (NODE_LAN, 8081)).expect("it is reached by its new port");
 
-    // What is wrong is named, and what was right stays.
+    // An invalid file is reported, and its last valid contents stay.
     scene.put("web.json", "{\n  \"apiVersion\": \"v1\",\n  \"kin\": 1\n}");
     assert_said(&daemon, "web.json:3:3");
     assert_functions(&daemon, &[("web", 8081)]);
@@ -131,7 +131,7 @@ fn what_is_another_s_is_left_alone() {
     scene.put("d.json", &definition("late", 8080));
     assert_said(&daemon, "web has tcp 8080");
     assert_functions(&daemon, &[("one", 9001), ("web", 8080)]);
-    // Once the port is free, any change has it tried again.
+    // Once the port is free, the next change makes the daemon try again.
     assert_eq!(daemon.ask("DELETE", "/v1/functions/web", "").status, 200);
     scene.remove("c.json");
     assert_functions(&daemon, &[("late", 8080), ("one", 9001), ("web", 9000)]);
@@ -156,7 +156,7 @@ fn a_name_whose_record_cannot_be_read_is_another_s() {
 fn a_directory_that_is_swapped_as_a_whole_is_followed() {
     let world = &World::new(Firewall::Nftables);
     let scene = Scene::new(world);
-    // As Kubernetes mounts a ConfigMap: the files are links by way of a link to a directory.
+    // Kubernetes mounts a ConfigMap like this: the files are links, by way of a link to a directory.
     let version = |name: &str, port: u16| {
         let path = scene.directory.join(name);
         fs::create_dir(&path).expect("a directory");
@@ -188,12 +188,12 @@ fn who_was_first_keeps_its_name_whatever_the_files_are_called() {
     assert_functions(&daemon, &[("web", 8080)]);
     scene.put("a.json", &definition("web", 9000));
     assert_said(&daemon, "a.json: web is defined in m.json as well");
-    // Nor does anybody get what a file asked for last that cannot be read now.
+    // No other file gets the name while the file that owns it is invalid.
     scene.put("m.json", "{");
     assert_said(&daemon, "m.json:1:");
     scene.put("z.json", &definition("end", 9009));
     assert_functions(&daemon, &[("end", 9009), ("web", 8080)]);
-    // Where it asks for it no more, the other gets it, and the function stays up.
+    // Once the owner no longer asks for the name, the other file gets it, and the function stays up.
     scene.put("m.json", &definition("other", 9001));
     assert_functions(&daemon, &[("end", 9009), ("other", 9001), ("web", 9000)]);
     assert!(!daemon.events().contains("\"kind\":\"down\""), "{}", daemon.events());
@@ -208,7 +208,7 @@ fn ports_go_from_file_to_file_in_one_breath() {
     let daemon = scene.daemon();
     let theirs = daemon.ask("PUT", "/v1/functions/theirs", &definition("theirs", 9000));
     assert_eq!(theirs.status, 200, "{theirs:?}");
-    // Both at once, and beside one that is refused.
+    // Both change in one go, together with a file that is refused.
     let program = "mv one a.json && mv two b.json && mv three c.json";
     for (file, name, port) in [("one", "one", 8081), ("two", "two", 8080), ("three", "three", 9000)]
     {
@@ -276,7 +276,7 @@ fn what_a_refused_file_asks_for_may_be_brought_up_by_hand() {
     assert_eq!(daemon.ask("PUT", "/v1/functions/web", &definition("web", 8080)).status, 200);
     scene.put("late.json", &definition("late", 8080));
     assert_said(&daemon, "web has tcp 8080");
-    // From now on it is not the file's.
+    // From now on, the function does not belong to the file.
     assert_eq!(daemon.ask("PUT", "/v1/functions/late", &definition("late", 8082)).status, 200);
     scene.put("more.json", &definition("more", 9000));
     assert_functions(&daemon, &[("late", 8082), ("more", 9000), ("web", 8080)]);
@@ -315,7 +315,7 @@ fn what_all_was_taken_down_with_is_forgotten() {
         &daemon,
         "come back once a file that defines them changes, or the daemon starts anew",
     );
-    // What has that name now is somebody else's, and stays without the file.
+    // The function that has the name now belongs to someone else, and stays when the file goes.
     assert_eq!(daemon.ask("PUT", "/v1/functions/web", &definition("web", 8082)).status, 200);
     scene.put("more.json", &definition("more", 9000));
     assert_functions(&daemon, &[("more", 9000), ("web", 8082)]);

@@ -1,4 +1,5 @@
-//! What `run` refuses, and what it gives up: each with an error that says what and why, and nothing stays.
+//! Definitions that `run` refuses, and runs that it gives up. Each error says what failed and why, and nothing is left
+//! behind.
 
 use std::{
     fs,
@@ -25,7 +26,7 @@ use crate::{
     },
 };
 
-/// Somebody who has nothing here.
+/// A user who has no access to anything here.
 const USER: u32 = 54_321;
 const SERVER: (Ipv4Addr, u16) = (Ipv4Addr::LOCALHOST, 8000);
 const SHA256: &str = "2222222222222222222222222222222222222222222222222222222222222222";
@@ -36,18 +37,18 @@ fn hello(execution: Value) -> Value {
     definition
 }
 
-/// Something that cannot be run.
+/// A definition that cannot be run.
 struct Misfit {
     what: &'static str,
     kvm: Kvm,
-    /// What differs from what could be run.
+    /// The difference from an execution that could be run.
     execution: Value,
     code: i32,
     complaint: String,
 }
 
 impl Misfit {
-    /// On a host that has all.
+    /// Creates a misfit for a host that lacks nothing.
     fn new(what: &'static str, execution: Value, code: i32, complaint: impl Into<String>) -> Self {
         Self { what, kvm: Kvm::Opens, execution, code, complaint: complaint.into() }
     }
@@ -74,7 +75,7 @@ impl Site {
         self.world.directory.path().join(name)
     }
 
-    /// Each is refused, before anything is changed.
+    /// Asserts that each is refused before anything changes.
     #[track_caller]
     fn refuses(&self, misfits: Vec<Misfit>) {
         let before = SystemState::take(&self.world.node);
@@ -183,7 +184,7 @@ fn a_host_that_lacks_something_is_told() {
     ]);
 }
 
-/// Serves `/kernel`, and `/short`, which ends early.
+/// Serves `/kernel`, and `/short`, which ends too early.
 fn file_server(world: &World) -> Background {
     let listener = world.node.run(|| TcpListener::bind(SERVER)).expect("a port");
     let answer = |stream: &TcpStream| {
@@ -200,7 +201,7 @@ fn file_server(world: &World) -> Background {
     };
     Background::start(move |stop| {
         while stop.readable([listener.as_fd()]).is_some() {
-            // A client that has gone meanwhile is not the server's failure.
+            // A client that has gone meanwhile is no failure of the server.
             listener.accept().and_then(|(stream, _)| answer(&stream)).ok();
         }
     })
@@ -240,7 +241,7 @@ fn downloads_that_fail_are_told() {
     ]);
 }
 
-/// How far a guest gets.
+/// The stage of its start that a guest reaches.
 #[derive(Debug, Clone, Copy)]
 enum Reached {
     Nothing,

@@ -1,4 +1,4 @@
-//! What is asked of the program at random, and the answers that are documented.
+//! Random operations of the program, and the answers that are documented for them.
 
 use riklet_core::model::Workload;
 
@@ -9,7 +9,7 @@ use crate::world::{
     records::{definitions, workload},
 };
 
-/// Exposures of which none clashes with another, each with two ports that it may lead to.
+/// Exposures that do not conflict with each other, each with two ports that it may lead to.
 const EXPOSURES: [[&str; 2]; 6] = [
     ["tcp 8000 3000", "tcp 8000 3100"],
     ["tcp 8001 3001", "tcp 8001 3101"],
@@ -19,7 +19,7 @@ const EXPOSURES: [[&str; 2]; 6] = [
     ["tcp 8010-8013 3010-3013", "tcp 8010-8013 3110-3113"],
 ];
 
-/// One run of the program.
+/// One call of the program.
 #[derive(Debug, Clone)]
 pub(crate) enum Operation {
     Up(Box<Workload>),
@@ -30,7 +30,7 @@ pub(crate) enum Operation {
 }
 
 impl Operation {
-    /// An operation on one of these names, or on all.
+    /// Returns an operation on one of these names, or on all.
     pub(crate) fn random(random: &mut Random, names: &[&str]) -> Self {
         match random.below(20) {
             0 => Self::DownAll,
@@ -43,7 +43,7 @@ impl Operation {
         }
     }
 
-    /// An operation on this name.
+    /// Returns an operation on this name.
     pub(crate) fn on(random: &mut Random, name: &str) -> Self {
         match random.below(3) {
             0 => Self::Down(name.to_owned()),
@@ -66,8 +66,8 @@ impl Operation {
         }
     }
 
-    /// Tells whether it was done; the other answers that are documented are that a port is another's, and that
-    /// there is no such name.
+    /// Tells whether the operation succeeded. The other documented answers are that a port belongs to another
+    /// function, and that the name does not exist.
     #[track_caller]
     pub(crate) fn is_done(&self, output: &Output) -> bool {
         if output.code == Some(0) {
@@ -84,7 +84,7 @@ impl Operation {
     }
 }
 
-/// A function with any of the exposures, or none.
+/// Returns a function with a random subset of the exposures.
 fn some_function(random: &mut Random, name: &str) -> Workload {
     let mut exposures = Vec::new();
     for targets in &EXPOSURES {

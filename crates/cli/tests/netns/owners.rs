@@ -1,4 +1,4 @@
-//! Two state directories on one node: each operation of the second refuses, and the first's functions go on.
+//! Two state directories on one node: every operation of the second refuses, and the first's functions keep working.
 
 use std::{
     fs::{self, OpenOptions},
@@ -21,7 +21,7 @@ use crate::world::{
     wait_for,
 };
 
-/// A state directory besides the world's own, which does not exist yet.
+/// Returns another state directory besides the world's own, which does not exist yet.
 fn other(world: &World) -> PathBuf {
     world.directory.path().join("other")
 }
@@ -37,7 +37,7 @@ fn definition(name: &str, port: u16) -> String {
     function(name, &[exposure(Tcp, port, 3000)]).to_string()
 }
 
-/// A function that answers at port 8080, and a client that is connected to it by port 8081.
+/// Starts a function that answers on port 8080, and a client that is connected to it by port 8081.
 #[track_caller]
 fn start(world: &World) -> (Function, Connection) {
     let [web] = world.start([(web(), &[(Tcp, 3000)])]);
@@ -51,7 +51,7 @@ fn web() -> Value {
     function("web", &[exposure(Tcp, 8080, 3000), exposure(Tcp, 8081, 4000)])
 }
 
-/// What refuses names the first state directory, and the way out.
+/// Asserts that the operation refuses, and that the error names the first state directory and what to do.
 #[track_caller]
 fn assert_refused(world: &World, arguments: &[&str], stdin: &str) {
     let complaint = with_other(world, arguments, stdin).failure(1);
@@ -110,7 +110,7 @@ on_every_firewall!(adopted_functions_go_on_and_are_lost_to_the_others, |world| {
     assert_eq!(answer.client.ip(), CLIENT);
     with_other(world, &["check"], "").success();
 
-    // The first has records, and what they are about belongs to others now.
+    // The first directory still has records, but the host's state belongs to the other one now.
     let before = SystemState::take(&world.node);
     let directory = other(world).display().to_string();
     for (arguments, stdin) in [
@@ -136,14 +136,14 @@ on_every_firewall!(adopted_functions_go_on_and_are_lost_to_the_others, |world| {
     connection.assert_reset();
 });
 
-/// A rule without the comment that names its owner.
+/// Returns a rule without the comment that names its owner.
 fn unsign(rule: &str) -> String {
     let comment = rule.split_once(" -m comment --comment \"riklet-sdn ");
     let rest = comment.and_then(|(head, rest)| Some((head, rest.split_once('"')?.1)));
     rest.map_or_else(|| rule.to_owned(), |(head, rest)| format!("{head}{rest}"))
 }
 
-/// Makes the firewall what an earlier version made: its table or its jumps name no owner.
+/// Gives the firewall the form of an earlier version, whose table or jumps name no owner.
 #[track_caller]
 fn unsign_firewall(world: &World) {
     match world.firewall {
@@ -175,7 +175,7 @@ on_every_firewall!(a_daemon_that_lost_its_functions_to_others_leaves_them_alone,
     wait_for("the daemon to notice", Duration::from_secs(20), || {
         daemon.events().contains(&format!("belongs to the records in {directory}")).then_some(())
     });
-    // It has been told of every change by now, and goes on to look.
+    // The daemon has been notified of every change by now, and keeps checking.
     for _ in 0..3 {
         with_other(world, &["repair"], "").success();
         with_other(world, &["check"], "").success();
@@ -195,7 +195,7 @@ on_every_firewall!(a_daemon_that_lost_its_functions_to_others_leaves_them_alone,
 
 on_every_firewall!(what_an_earlier_version_made_is_marked_without_a_stop, |world| {
     let (_web, connection) = start(world);
-    // As an earlier version left it: no identifier, in the records or on the interface.
+    // An earlier version left no identifier, neither in the records nor on the interface.
     let path = world.directory.path().join("state/riklet-sdn.db");
     let records = rusqlite::Connection::open(path).unwrap();
     records.execute("DELETE FROM settings WHERE name = 'owner'", []).unwrap();
@@ -214,7 +214,7 @@ on_every_firewall!(what_an_earlier_version_made_is_marked_without_a_stop, |world
 
 on_every_firewall!(a_tap_that_a_vmm_has_open_goes_with_its_own_down_only, |world| {
     let (web, connection) = start(world);
-    // The records lose it, without a trace of that on the host.
+    // The records lose the function, while the host stays unchanged.
     let path = world.directory.path().join("state/riklet-sdn.db");
     let records = rusqlite::Connection::open(path).unwrap();
     records.execute_batch("DELETE FROM slots; DELETE FROM ports").unwrap();
@@ -264,7 +264,7 @@ on_every_firewall!(a_daemon_whose_database_is_removed_keeps_it, |world| {
     for file in ["riklet-sdn.db", "riklet-sdn.db-wal", "riklet-sdn.db-shm"] {
         remove(&state.join(file));
     }
-    // Nobody asks: what it looks at every now and then tells it.
+    // No request is made: the daemon finds out by its periodic check.
     wait_for("the daemon to notice", Duration::from_secs(20), || {
         daemon.events().contains("was removed while functions are up").then_some(())
     });
@@ -286,7 +286,7 @@ on_every_firewall!(a_daemon_whose_database_is_emptied_deletes_nothing, |world| {
     let database = world.directory.path().join("state/riklet-sdn.db");
     OpenOptions::new().write(true).truncate(true).open(&database).unwrap();
     for (arguments, stdin) in [(&["repair"][..], ""), (&["up", "-"], &*definition("next", 9090))] {
-        // Whatever it makes of what is left of its records.
+        // The result may be anything, since the records are damaged.
         let _refused = world.riklet(arguments, stdin);
         connection.assert_alive();
         tcp_ask(&world.client, (NODE_LAN, 8080)).expect("the function answers");

@@ -1,4 +1,4 @@
-//! Chains of others that end in a drop, and the bans in front of it.
+//! Foreign chains that end in a drop, and the bans in front of it.
 
 use std::time::Duration;
 
@@ -16,12 +16,12 @@ use crate::{
 };
 
 const PORT: u16 = 7;
-/// Longer than the daemon takes, also where it pauses between repairs.
+/// Longer than the daemon takes to repair, even when it pauses between repairs.
 const SOON: Duration = Duration::from_secs(10);
-/// Longer than a ping that is answered takes.
+/// Longer than an answered ping takes.
 const A_WHILE: Duration = Duration::from_millis(300);
 
-/// The shape of firewalld's table, strict about translated packets: a zone for each interface, bans in front.
+/// A table like firewalld's, strict about translated packets: a zone for each interface, with bans in front.
 const ZONES: &str = "table inet zones {
     chain forward { type filter hook forward priority filter + 10; policy accept
       ct state { established, related } accept
@@ -65,7 +65,7 @@ on_every_firewall!(a_chain_that_ends_in_a_reject_is_passed_and_its_bans_hold, |w
     drop((near, far));
     world.riklet(&["check"], "").success();
 
-    // Somebody loads it anew, without the ban and without the passage.
+    // The table is loaded anew, without the ban and without our passage.
     load(world, "");
     let check = world.riklet(&["check"], "");
     assert_eq!(check.code, Some(1), "{check}");
@@ -95,7 +95,7 @@ on_every_firewall!(bans_in_front_of_dockers_rules_hold, |world| {
     assert!(!ping(guest, INTERNET_FAR, A_WHILE), "banned in DOCKER-USER");
     assert_no_way(&[(Transport::Tcp, &world.client, (NODE_LAN, FIRST))]);
     tcp_ask(&world.client, (NODE_LAN, SECOND)).unwrap();
-    // A ban that comes later, in front.
+    // A ban is inserted later, in front.
     ban(&format!("-I FORWARD -s {CLIENT} -j DROP"));
     world.riklet(&["repair"], "").success();
     world.riklet(&["check"], "").success();
@@ -153,7 +153,7 @@ fn doctor_says_what_to_do_about_a_table_that_another_process_owns() {
     let rules = "printf '%s\\n' 'add table inet owned { flags owner ; }' \
                  'add chain inet owned f { type filter hook forward priority 10 ; policy accept ; }' \
                  'add rule inet owned f reject'";
-    // The table goes with its owner.
+    // The table ends with its owner.
     let owner = format!("({rules}; exec sleep 60) | exec nft -i");
     let _owner = world.program_in_background("sh", &["-c", &owner], "");
     wait_for("the table of another process", SOON, || {

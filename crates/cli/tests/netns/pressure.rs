@@ -1,4 +1,4 @@
-//! Clients that take without giving: many connections, answers that nobody reads, bodies without an end.
+//! Clients that exhaust resources: many connections, answers that are not read, and bodies that do not end.
 
 use std::{
     io::{ErrorKind, Write},
@@ -51,7 +51,7 @@ fn a_client_that_does_not_read_its_answers_is_left() {
     let request = b"GET /v1/openapi.json HTTP/1.1\r\nHost: x\r\n\r\n".repeat(200);
     stream.write_all(&request).expect("the queue has room");
     let limit = Timespec::try_from(SOON).expect("a short time");
-    // Without interest in what can be read, only the end of the connection is told (poll(2)).
+    // With no events requested, poll(2) reports only the end of the connection.
     let ended = poll(&mut [PollFd::new(&stream, PollFlags::empty())], Some(&limit)).expect("poll");
     assert_eq!(ended, 1, "the connection is still open after {SOON:?}");
     assert_serves(&daemon);
@@ -83,7 +83,7 @@ fn unfinished_bodies_take_bounded_memory() {
         (passes_without_progress == 50).then_some(())
     });
     let taken = daemon.resident_kib().saturating_sub(before);
-    // The budget is 16 MiB; what is read ahead and the first 16 KiB of each come to it.
+    // The budget is 16 MiB. What is read ahead, and the first 16 KiB of each body, add to it.
     assert!(taken < 64 << 10, "200 unfinished bodies take {taken} KiB");
     assert_serves(&daemon);
 }

@@ -1,4 +1,4 @@
-//! VMMs on the node's PATH, played: a program that does what it is told, and a server of its API in the test.
+//! Simulated VMMs on the node's PATH: a program that obeys the test, and a server of its API in the test.
 
 use std::{
     fs::OpenOptions,
@@ -20,32 +20,32 @@ use crate::{
     },
 };
 
-/// How long a program may take to begin.
+/// The time that a program may take to start.
 const BEGINNING: Duration = Duration::from_secs(10);
 
-/// What the node has of `/dev/kvm`.
+/// The state of `/dev/kvm` on the node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kvm {
-    /// A device that can be opened, and nothing more.
+    /// A device that can be opened, and does nothing else.
     Opens,
     Missing,
-    /// One that cannot be opened.
+    /// A device that cannot be opened.
     Denied,
-    /// One for root only.
+    /// A device that only root can open.
     Private,
-    /// One that can be opened, where `/dev/net/tun` is for root only.
+    /// A device that can be opened, while only root can open `/dev/net/tun`.
     PrivateTun,
 }
 
 impl Kvm {
-    /// The lines that make it.
+    /// Returns the shell commands that create the device.
     fn script(self) -> &'static str {
         match self {
             Self::Opens => "mknod -m 666 $DEV/kvm c 1 3",
             Self::Private => "mknod -m 600 $DEV/kvm c 1 3",
             Self::PrivateTun => "mknod -m 666 $DEV/kvm c 1 3; chmod 600 $DEV/net/tun",
             Self::Missing => ":",
-            // A device on a file system without devices is refused (mount(8), nodev).
+            // A device on a file system mounted `nodev` cannot be opened (mount(8)).
             Self::Denied => {
                 "mkdir $DEV/none && mount -t tmpfs -o nodev none $DEV/none && \
                  mknod $DEV/none/kvm c 10 232 && touch $DEV/kvm && mount --bind $DEV/none/kvm $DEV/kvm"
@@ -55,8 +55,8 @@ impl Kvm {
 }
 
 impl World {
-    /// The arguments of `unshare` that run `riklet-sdn` where `/dev` has what TAPs need, and such a `/dev/kvm`; by
-    /// a root whose files are nobody else's (umask(2)).
+    /// Returns the arguments of `unshare` that run `riklet-sdn` where `/dev` has everything that TAPs need, and such a
+    /// `/dev/kvm`. The umask of root makes its files private (umask(2)).
     fn with_kvm(&self, kvm: Kvm, arguments: &[&str]) -> Vec<String> {
         let dev = self.directory.path().join("dev");
         let script = format!(
@@ -80,7 +80,7 @@ impl World {
         self.program("unshare", &arguments, stdin)
     }
 
-    /// The same in the background, where `/dev/kvm` opens.
+    /// Starts `riklet-sdn` in the background, on a node whose `/dev/kvm` can be opened.
     #[track_caller]
     pub(crate) fn riklet_with_kvm(&self, arguments: &[&str], stdin: &str) -> Running {
         let arguments = self.with_kvm(Kvm::Opens, arguments);
@@ -89,14 +89,15 @@ impl World {
     }
 }
 
-/// A program on the node's PATH. It notes how it was started, says so on its standard output, and obeys.
+/// A program on the node's PATH. It records how it was started, prints a line when it has, then carries out the test's
+/// orders.
 #[derive(Debug)]
 pub(crate) struct Program {
     directory: PathBuf,
 }
 
 impl Program {
-    /// Puts a program of this name on the PATH. `first` is what it does before all else.
+    /// Puts a program of this name on the PATH. It runs `first` before anything else.
     #[track_caller]
     pub(crate) fn install(world: &World, name: &str, first: &str) -> Self {
         let directory = world.directory.path().join(format!("played-{name}"));
@@ -122,12 +123,12 @@ impl Program {
         Self { directory }
     }
 
-    /// Tells whether it was ever started.
+    /// Tells whether the program was ever started.
     pub(crate) fn has_begun(&self) -> bool {
         self.directory.join("arguments").exists()
     }
 
-    /// What it noted, once it has begun.
+    /// Waits until the program has started, and returns this part of its record.
     #[track_caller]
     pub(crate) fn noted(&self, what: &str) -> String {
         wait_for("a VMM to begin", BEGINNING, || read(&self.directory.join("arguments")));
@@ -144,18 +145,19 @@ impl Program {
         Pid::from_raw(self.noted("pid").parse().expect("a number")).expect("not 0")
     }
 
-    /// Tells whether it has made a file in its working directory.
+    /// Tells whether it could create a file in its working directory.
     pub(crate) fn is_at_home(&self) -> bool {
         self.noted("at-home");
         self.directory.join("at-home").exists()
     }
 
-    /// Has it do this, a line of shell.
+    /// Makes the program run this line of shell.
     pub(crate) fn order(&self, line: &str) {
         order(&self.directory.join("orders"), line);
     }
 
-    /// Serves its API, on the socket that it was told, as this one plays it. At the power button it ends.
+    /// Serves the program's API with this player, on the socket in its arguments. The program ends at the power
+    /// button.
     #[track_caller]
     pub(crate) fn serve(&self, player: impl Play) -> Server {
         let arguments = self.arguments();
@@ -167,14 +169,14 @@ impl Program {
         Server::at(socket, Heeding { player, orders })
     }
 
-    /// It may be started again.
+    /// Forgets that the program was started, so that it can be started again.
     pub(crate) fn forget(&self) {
         std::fs::rename(self.directory.join("arguments"), self.directory.join("before"))
             .expect("a program that has begun");
     }
 }
 
-/// A guest that ends when it is asked.
+/// A guest that ends when its power button is pressed.
 struct Heeding<P> {
     player: P,
     orders: PathBuf,
@@ -194,14 +196,14 @@ impl<P: Play> Play for Heeding<P> {
 }
 
 impl Program {
-    /// From now on its guest does not heed its power button.
+    /// Makes the guest ignore its power button from now on.
     pub(crate) fn deafen(&self) {
         write(&self.directory.join("deaf"), "");
     }
 }
 
 fn order(orders: &Path, line: &str) {
-    // With a reader, or none yet: opening it does not wait (fifo(7)).
+    // Opened for reading too, so that this does not wait for a reader (fifo(7)).
     let file = OpenOptions::new().read(true).write(true).open(orders);
     writeln!(file.expect("a pipe"), "{line}").expect("a short line");
 }

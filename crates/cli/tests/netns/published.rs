@@ -1,4 +1,4 @@
-//! What others publish on the node, as Docker and kube-proxy do, is published to guests as well.
+//! Ports that others publish on the node, as Docker and kube-proxy do, are published to guests as well.
 
 use std::net::Ipv4Addr;
 
@@ -12,7 +12,7 @@ use crate::{
 
 const PORT: u16 = 5432;
 const TARGET: u16 = 7;
-/// An address that is not the node's, and that somebody translates as kube-proxy does those of services.
+/// A virtual address that is not the node's, which foreign rules translate as kube-proxy does for services.
 const SERVICE: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 1);
 
 on_every_firewall!(guests_reach_what_others_publish_on_the_node, |world| {
@@ -44,7 +44,8 @@ on_every_firewall!(guests_reach_what_others_publish_on_the_node, |world| {
                 &[Path { from, to, seen_as: NODE_OTHER, server }],
             );
         }
-        // Not by another address, nor the host's own services that it refuses, nor what is there itself.
+        // Guests reach neither the virtual address, nor a service that the host refuses to them, nor a server behind
+        // the node.
         let closed = [(SERVICE, PORT), (NODE_LAN, TARGET), (OTHER, TARGET), (CLIENT, TARGET)];
         let tries: Vec<_> = closed
             .into_iter()

@@ -1,4 +1,4 @@
-//! A published port answers from everywhere a user would try it, and the function sees who asks.
+//! A published port answers from everywhere a user would try it, and the function sees the client's address.
 
 use std::net::Ipv4Addr;
 
@@ -12,11 +12,11 @@ use crate::world::{
 
 /// The port that each function serves, by every protocol.
 pub(crate) const TARGET: u16 = 3000;
-/// Where [`pair`] publishes it.
+/// The port at which [`pair`] publishes the first function.
 pub(crate) const FIRST: u16 = 8080;
 pub(crate) const SECOND: u16 = 9090;
 
-/// Two functions of one file, brought up by one call: the first at port [`FIRST`], the other at [`SECOND`].
+/// Brings up two functions of one file by one call: the first at port [`FIRST`], the other at [`SECOND`].
 pub(crate) fn pair(world: &World) -> [Function; 2] {
     let serves = Transport::ALL.map(|transport| (transport, TARGET));
     let published = [("first", FIRST), ("second", SECOND)];
@@ -25,7 +25,8 @@ pub(crate) fn pair(world: &World) -> [Function; 2] {
     )
 }
 
-/// Everybody who can ask, at every address that the node has, and whom the function must see.
+/// Asserts that everyone who can ask is answered, at every address of the node, and that the function sees the right
+/// address.
 #[track_caller]
 pub(crate) fn assert_published(
     world: &World,
@@ -47,7 +48,7 @@ pub(crate) fn assert_published(
     let strangers =
         [path(&world.internet, NODE_UPLINK, INTERNET), path(&world.other, NODE_OTHER, OTHER)];
     assert_paths("stranger → node", transports, &strangers);
-    // Linux sends from the first address of a network, also to its second one.
+    // Linux sends from the first address of a network, even to the second one.
     let node = |to| path(&world.node, to, if to == NODE_LAN_SECOND { NODE_LAN } else { to });
     let node = of_node.map(node);
     assert_paths("node → itself", transports, &node);
@@ -72,7 +73,7 @@ on_every_firewall!(a_published_port_answers_everybody, |world| {
     ] {
         assert!(tcp_echo(from, (to, FIRST), &bytes).unwrap() == bytes, "more than one packet");
     }
-    // Also where the way back of each packet must be the way it came (RFC 3704, strict).
+    // This also works with strict reverse path filtering (RFC 3704).
     world.node.set_sysctl("net/ipv4/conf/all/rp_filter", "1");
     assert_published(world, &pair, &Transport::ALL);
 });

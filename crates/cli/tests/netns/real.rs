@@ -1,5 +1,5 @@
-//! A guest that really boots, from a definition to its end: QEMU without KVM, and the kernel that `scripts/guest`
-//! makes ready.
+//! A guest that really boots, from its definition to its end: QEMU without KVM, and the kernel that `scripts/guest`
+//! prepares.
 
 use std::{net::Ipv4Addr, path::Path};
 
@@ -16,7 +16,7 @@ use crate::world::{
 
 const HELLO: (Ipv4Addr, u16) = (NODE_LAN, 8080);
 
-/// A file of the guest.
+/// Returns the path of a file of the guest.
 #[track_caller]
 fn guest(name: &str) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/guest").join(name);

@@ -1,4 +1,4 @@
-//! Law 3: the host is as it was, and what is foreign stays as it is.
+//! Law 3: the host is as it was before, and foreign state stays unchanged.
 
 use riklet_core::model::Workload;
 use rustix::process::Signal;
@@ -15,7 +15,7 @@ use crate::world::{
     wait::{duration_of, wait_for},
 };
 
-/// By TCP, by UDP, a range, and bound to one address.
+/// Returns three functions: by TCP, by UDP, with a range, and bound to one address.
 fn three() -> [Workload; 3] {
     [
         workload("web", &["tcp 8080 3000"]),
@@ -24,7 +24,7 @@ fn three() -> [Workload; 3] {
     ]
 }
 
-/// Three functions come up, answer, and go, once by name and once with all that is ours.
+/// Brings up three functions, which answer, then takes them down: once by name, and once with a purge.
 fn come_and_go(world: &World) {
     let before = SystemState::take(&world.node);
     world.try_up(&three()).success();
@@ -95,7 +95,7 @@ on_every_firewall!(what_a_down_without_purge_leaves_a_later_purge_removes, |worl
     world.try_up(&three()).success();
     world.riklet(&["down", "--all"], "").success();
     assert!(world.assert_in_step().is_empty());
-    // Another `down` has nothing to do, and says so to nobody.
+    // Another `down` has nothing to do, and prints nothing.
     world.riklet(&["down", "--all"], "").success();
     world.riklet(&["repair"], "").success();
     assert!(world.assert_in_step().is_empty());
@@ -108,7 +108,7 @@ on_every_firewall!(what_a_down_without_purge_leaves_a_later_purge_removes, |worl
 on_every_firewall!(what_lost_its_records_goes_once_they_are_rebuilt, |world| {
     world.node.set_sysctl("net/ipv4/ip_forward", "1");
     docker_like(world, world.firewall);
-    // An empty table of iptables-nft may be somebody's, and stays where nobody knows any more.
+    // An empty table of iptables-nft may be foreign: it stays once the record of it is lost.
     let empty = "*raw\n:PREROUTING ACCEPT\n:OUTPUT ACCEPT\nCOMMIT\n";
     world.program("iptables-restore", &["--noflush"], empty).success();
     let before = SystemState::take(&world.node);
@@ -149,14 +149,14 @@ on_every_firewall!(run_leaves_nothing_whenever_a_signal_ends_it, |world| {
         let run = start();
         assert!(!run.ends_within(random.part_of(usual)), "{}", run.wait());
         run.signal(signal);
-        // At its very beginning, before it has done anything, a signal just ends it.
+        // A signal before the program has done anything just ends it.
         let output = run.wait();
         assert!(matches!(output.code, Some(0) | None), "{output}");
         assert_same(&before, &SystemState::take(&world.node));
     }
 });
 
-/// A terminal sends its signals to all processes of the group, those that change the firewall included.
+/// A terminal sends its signals to all processes of the group, including those that change the firewall.
 #[test]
 fn an_interrupt_from_a_terminal_leaves_nothing_either() {
     let world = &World::new(Firewall::IptablesNft);
@@ -165,7 +165,7 @@ fn an_interrupt_from_a_terminal_leaves_nothing_either() {
     let (arrived, gate) = (held.arrived.display(), held.gate.display());
     let file = world.directory.path().join("functions.json");
     let (file, program) = (file.display(), env!("CARGO_BIN_EXE_riklet-sdn"));
-    // With `-m`, what is in the background is a group of its own, as at a terminal.
+    // With `-m`, a background job is a process group of its own, as in a terminal.
     let script = format!(
         "set -m; cat >'{file}'; {program} run '{file}' & while [ ! -e '{arrived}' ]; do sleep 0.01; done; \
          kill -INT -- -$!; rm '{gate}'; wait $!"

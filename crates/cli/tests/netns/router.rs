@@ -1,4 +1,5 @@
-//! Somebody who has the node forward after we came, for interfaces of his own: as Docker, libvirt and others do.
+//! Other software that enables forwarding for its own interfaces after we have started, as Docker, libvirt and others
+//! do.
 
 use std::{net::Ipv4Addr, time::Duration};
 
@@ -17,11 +18,11 @@ use crate::{
 
 const GATEWAY: Ipv4Addr = Ipv4Addr::new(172, 17, 0, 1);
 const CONTAINER: Ipv4Addr = Ipv4Addr::new(172, 17, 0, 2);
-/// The port that he publishes, and the one that his container serves.
+/// The port that the router publishes, and the port that its container serves.
 const PUBLISHED: u16 = 5432;
 const SERVED: u16 = 80;
 
-/// A container behind a bridge of its own.
+/// A container behind a bridge of its own, on a node that its software has made a router.
 struct Router<'a> {
     world: &'a World,
     container: Namespace,
@@ -29,7 +30,7 @@ struct Router<'a> {
 }
 
 impl<'a> Router<'a> {
-    /// Starts as Docker does on a node that did not forward.
+    /// Starts as Docker does on a node that does not forward.
     fn start(world: &'a World) -> Self {
         let container = Namespace::new();
         let cable = format!(
@@ -51,7 +52,7 @@ impl<'a> Router<'a> {
         Self { world, container, _serves: serves }
     }
 
-    /// His container reaches the Internet, and is reached.
+    /// Asserts that its container reaches the Internet, and can be reached.
     #[track_caller]
     fn assert_works(&self, when: &str) {
         let internet = tcp_server(&self.world.internet, (INTERNET_FAR, 443));
@@ -64,7 +65,7 @@ impl<'a> Router<'a> {
     }
 }
 
-/// Forwarding is for his bridge only, which is masqueraded.
+/// Loads rules that forward for its bridge only, and masquerade it.
 fn rules(world: &World) -> Output {
     let rules = format!(
         "*filter\n:FORWARD DROP [0:0]\n\
@@ -83,7 +84,7 @@ on_every_firewall!(who_starts_after_us_forwards, |world| {
     let pair = pair(world);
     let router = Router::start(world);
     router.assert_works("at once");
-    // His policy drops ours until the next operation sees it, which must not drop his.
+    // Its policy drops our packets until our next operation, which must not drop its own.
     world.riklet(&["repair"], "").success();
     router.assert_works("after a repair");
     assert_published(world, &pair, &[Transport::Tcp]);

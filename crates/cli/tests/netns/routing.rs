@@ -1,4 +1,4 @@
-//! Routes and routing rules of others: functions work with them, and nothing of ours stays among them.
+//! Foreign routes and routing rules: functions work with them, and nothing of ours is left among them.
 
 use std::{fs::File, io::Write, net::Ipv4Addr, time::Duration};
 
@@ -21,7 +21,7 @@ const FAR: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 9);
 /// The network of the second uplink.
 const OTHER_NETWORK: &str = "172.20.0.0/24";
 
-/// A guest reaches a server far away by `oth0`, and is masqueraded.
+/// Asserts that a guest reaches a distant server by `oth0`, masqueraded.
 #[track_caller]
 fn assert_reached_by_other(world: &World, guest: &Namespace) {
     let server = (INTERNET_FAR, TARGET);
@@ -45,7 +45,7 @@ on_every_firewall!(a_vpn_that_cuts_the_default_route_in_halves, |world| {
     assert_same(&before, &SystemState::take(&world.node));
 });
 
-/// Has the namespace `other` be another way to the Internet.
+/// Makes the namespace `other` a second way to the Internet.
 fn second_uplink(world: &World) {
     world.other.tool(&["ip", "address", "add", &format!("{INTERNET_FAR}/32"), "dev", "lo"]);
 }
@@ -61,14 +61,14 @@ on_every_firewall!(another_uplink_takes_over_without_an_operation, |world| {
     assert_internet(world, &pair[0]);
     world.node.tool(&["ip", "link", "set", "up0", "down"]);
     assert_reached_by_other(world, guest);
-    // What is not public is not reached by an interface that was no uplink.
+    // An interface that is not an uplink leads to public addresses only.
     let server = tcp_server(&world.client, (CLIENT, TARGET));
     tcp_ask(&world.node, server.address).unwrap();
     assert_no_way(&[
         (Transport::Tcp, guest, (CLIENT, TARGET)),
         (Transport::Tcp, guest, (OTHER, TARGET)),
     ]);
-    // The next operation finds the uplink.
+    // The next operation finds the new uplink.
     world.riklet(&["repair"], "").success();
     world.riklet(&["check"], "").success();
     assert_reached_by_other(world, guest);
@@ -87,7 +87,8 @@ on_every_firewall!(a_configured_uplink_is_the_only_one, |world| {
     assert_no_way(&[(Transport::Tcp, &pair[0].guest.namespace, (INTERNET_FAR, TARGET))]);
 });
 
-/// Has the network behind `oth0` be a second uplink, with a rule by source address; a client is far behind it.
+/// Makes the network behind `oth0` a second uplink, by a routing rule on the source address. A client is far behind
+/// it.
 fn rule_by_source(world: &World) {
     let via = OTHER.to_string();
     world.other.tool(&["ip", "address", "add", &format!("{FAR}/32"), "dev", "lo"]);
@@ -95,7 +96,7 @@ fn rule_by_source(world: &World) {
     world.node.tool(&["ip", "rule", "add", "from", OTHER_NETWORK, "lookup", "100"]);
 }
 
-/// The far client asks at the second uplink, and the others as always.
+/// Asserts that the far client is answered at the second uplink, and the others as usual.
 #[track_caller]
 fn assert_both_uplinks(world: &World, pair: &[Function; 2], when: &str) {
     let address = pair[0].address();
@@ -122,7 +123,7 @@ on_every_firewall!(answers_leave_by_the_uplink_that_was_asked, |world| {
     world.riklet(&["repair"], "").success();
     world.riklet(&["check"], "").success();
     assert_both_uplinks(world, &early, "after a repair");
-    // What others marked stays.
+    // Marks that others set are kept.
     let chain = "add table ip mine\nadd chain ip mine early { type filter hook prerouting priority -200; }\n\
                  add rule ip mine early iifname \"rik*\" meta mark set 0x84000\n\
                  add chain ip mine see { type filter hook forward priority 10; }\n\
@@ -133,7 +134,7 @@ on_every_firewall!(answers_leave_by_the_uplink_that_was_asked, |world| {
     assert!(!seen.contains("packets 0 "), "{seen}");
     world.node.tool(&["nft", "delete", "table", "ip", "mine"]);
 
-    // Another mask, and nothing stays.
+    // With another mask, nothing of the first one is left.
     world.riklet(&["--mark-mask", "0x7f00000", "repair"], "").success();
     assert_both_uplinks(world, &early, "with another mask");
     let rules = world.node.tool(&["ip", "rule"]);
@@ -158,7 +159,7 @@ on_every_firewall!(a_daemon_follows_the_routing_rules, |world| {
     wait_for("the rules of ours", soon, answered);
     daemon.settle();
     assert_both_uplinks(world, &pair, "beside a daemon");
-    // Somebody flushes ours.
+    // Our rules are flushed.
     world.node.tool(&["ip", "rule", "flush", "protocol", "82"]);
     wait_for("the rules of ours", soon, answered);
     world.node.tool(&["ip", "rule", "del", "from", OTHER_NETWORK, "lookup", "100"]);
@@ -178,7 +179,7 @@ on_every_firewall!(a_rule_that_takes_packets_to_guests_is_preceded, |world| {
     assert_published(world, &pair, &Transport::ALL);
     assert_internet(world, &pair[0]);
     world.riklet(&["check"], "").success();
-    // It comes where no rule can be before it.
+    // The new rule has a preference that no rule of ours can precede.
     let first = ["ip", "rule", "add", "pref", "1", "to", "10.0.0.0/8", "lookup", "7"];
     world.node.tool(&first);
     let doctor = world.riklet(&["doctor"], "").success();

@@ -1,4 +1,4 @@
-//! `run`: a function shown at work, with the builtin guest behind it.
+//! `run`: functions in the foreground, with the built-in guest.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
@@ -24,7 +24,7 @@ use crate::{
 
 const HELLO: (Ipv4Addr, u16) = (NODE_LAN, 8080);
 
-/// Two functions, of which the first also takes datagrams, until they are ready.
+/// Starts two functions, and waits until they are ready. The first one also takes datagrams.
 fn start(world: &World) -> Running {
     let definitions = Value::from([
         function("hello", &[exposure(Tcp, 8080, 3000), exposure(Udp, 5353, 53)]),
@@ -38,13 +38,13 @@ fn start(world: &World) -> Running {
     running
 }
 
-/// Whom an answer of the builtin guest names as its client.
+/// Returns the client's address in an answer of the built-in guest.
 fn client(answer: &Value) -> IpAddr {
     let client: SocketAddr = answer["client"].as_str().and_then(|c| c.parse().ok()).expect("one");
     client.ip()
 }
 
-/// Whom a server saw that the builtin guest was sent to.
+/// Returns the address that a server saw when the built-in guest sent it a request.
 fn seen(answer: &Value) -> IpAddr {
     let body = answer["body"].as_str().expect("a body");
     let answer: Endpoints = body.parse().unwrap_or_else(|error| panic!("{body}: {error}"));
@@ -76,7 +76,7 @@ on_every_firewall!(run_shows_functions_until_it_is_told_to_end, |world| {
         assert_eq!(seen(&answer), NODE_UPLINK);
         let answer = http_get(&world.client, HELLO, &format!("/udp/{INTERNET}:53/ahoy"));
         assert!(answer["body"].to_string().contains(&format!("ahoy {NODE_UPLINK}:")), "{answer}");
-        // One function to the other, and to itself.
+        // From one function to the other, and to itself.
         for (port, function, seen_as) in
             [(9090, "second", &hello["address"]), (8080, "hello", &hello["gateway"])]
         {

@@ -1,4 +1,4 @@
-//! TCP through an uplink that is smaller than Ethernet, behind which "fragmentation needed" is lost.
+//! TCP through an uplink with a smaller MTU than Ethernet, behind which "fragmentation needed" is lost.
 
 use std::net::Ipv4Addr;
 
@@ -14,14 +14,14 @@ use crate::{
     },
 };
 
-/// A host beyond a router, at a link of Ethernet's size.
+/// The address of a host beyond a router, on a link with Ethernet's MTU.
 const FAR: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
 const FAR_ROUTER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 const PORT: u16 = 80;
-/// The size of Ethernet, which a guest takes its NIC for if nobody tells it another.
+/// Ethernet's MTU, which a guest assumes for its NIC unless it is told another.
 const ETHERNET: u32 = 1500;
 
-/// Puts a host beyond the Internet's router. Nobody hears that a packet was too large for the uplink.
+/// Creates a host beyond the Internet's router. No sender learns that a packet was too large for the uplink.
 fn far_behind(world: &World, uplink_mtu: u32) -> Namespace {
     let far = Namespace::new();
     let cable = format!(
@@ -45,7 +45,7 @@ fn lose_fragmentation_needed(namespace: &Namespace) {
     namespace.tool(&[&["iptables"], &rule.split(' ').collect::<Vec<_>>()[..]].concat());
 }
 
-/// Starts a function whose guest has a NIC of Ethernet's size.
+/// Starts a function whose guest has a NIC with Ethernet's MTU.
 fn start(world: &World) -> Function {
     let [nic] = &world.up(&[function("web", &[exposure(Tcp, FIRST, TARGET)])])[..] else {
         panic!("one instance")
@@ -62,7 +62,7 @@ on_every_firewall!(large_answers_and_requests_pass_a_small_uplink, |world| {
         let web = start(world);
         let guest = &web.guest.namespace;
         let server = tcp_server(&far, (FAR, PORT));
-        // Both ways: what is sent comes back.
+        // This tests both directions, since the server returns what is sent.
         for (who, from, to) in [
             ("node → far", &world.node, server.address),
             ("guest → far", guest, server.address),
@@ -86,12 +86,12 @@ on_every_firewall!(only_segments_of_guests_are_made_to_fit, |world| {
     world.node.set_sysctl("net/ipv4/ip_forward", "1");
     let far = far_behind(world, 1400);
     let web = start(world);
-    // Refuses whoever asks for segments that fill Ethernet.
+    // The far host refuses segments of Ethernet's size.
     let rule = "-A INPUT -p tcp --syn -m tcpmss --mss 1460 -j REJECT --reject-with tcp-reset";
     far.tool(&[&["iptables"], &rule.split(' ').collect::<Vec<_>>()[..]].concat());
     let server = tcp_server(&far, (FAR, PORT));
     tcp_ask(&web.guest.namespace, server.address).expect("the guest's fit");
     assert_tcp_refused(&world.client, server.address);
-    // The host's own size is of the route already.
+    // The route already limits the host's own segments.
     tcp_ask(&world.node, server.address).expect("the node's fit");
 });

@@ -19,7 +19,7 @@ use crate::world::{
     wait_for,
 };
 
-/// A guest on a TAP that somebody else than the program made, and the node's address for it.
+/// Attaches a guest to a TAP that the program did not create, and returns it with the node's address for it.
 fn guest(world: &World, mtu: u32) -> (Guest, Ipv4Addr) {
     let nic = Nic { mtu, ..Nic::of_slot(Pool::candidates()[0], Slot::new(0)) };
     let (tap, node) = (&nic.interface, nic.gateway);
@@ -139,7 +139,7 @@ fn nothing_outlives_a_world_even_after_a_panic() {
     assert!(panicked.join().is_err());
     let (client, directory): (Namespace, _) = receiver.recv().unwrap();
     assert!(!directory.exists());
-    // A cable vanishes with the namespace that its other end is in.
+    // A cable vanishes with the namespace of its other end.
     wait_for("the node to vanish", Duration::from_secs(20), || {
         (!client.tool(&["ip", "link"]).contains("eth0")).then_some(())
     });
@@ -203,7 +203,7 @@ on_every_firewall!(a_snapshot_differs_exactly_when_the_system_does, |world| {
         assert!(only_more, "after {program} {arguments:?}: {differences}");
         before = after;
     }
-    // Traffic is no change.
+    // Traffic changes nothing in a snapshot.
     udp_ask(node, (CLIENT, 53), SILENCE);
     tcp_ask(node, (CLIENT, 53)).unwrap_err();
     assert_same(&before, &SystemState::take(node));
@@ -214,7 +214,7 @@ fn to_look_changes_nothing() {
     let world = World::new(Firewall::IptablesLegacy);
     let before = SystemState::take(&world.node);
     assert_eq!(world.node.tool(&["nft", "list", "ruleset"]), "");
-    // What the legacy variant creates when it is asked, it cannot remove, and it says nothing.
+    // The legacy variant creates empty tables when it lists rules. It cannot remove them.
     world.program("iptables", &["-S"], "").success();
     assert_same(&before, &SystemState::take(&world.node));
     world.node.set_sysctl("net/ipv4/ip_forward", "1");

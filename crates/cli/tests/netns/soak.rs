@@ -1,5 +1,5 @@
-//! Many clients, a hostile firewall and a daemon that dies, for a while: nothing leaks, nothing is lost, and memory does
-//! not grow. `scripts/soak` does it for longer.
+//! Many clients, a hostile firewall and a daemon that is killed again and again: nothing leaks, nothing is lost, and
+//! memory does not grow. `scripts/soak` runs this for longer.
 
 use std::{
     collections::BTreeMap,
@@ -19,16 +19,16 @@ use crate::world::{
     wait_for,
 };
 
-/// How long it goes on where nobody says otherwise, in seconds.
+/// The default duration, in seconds.
 const SECONDS: u64 = 20;
 const CLIENTS: u16 = 16;
-/// How many names each client has, and how many ports.
+/// The number of names that each client uses, and of its ports.
 const NAMES: u16 = 6;
 const PORTS: u16 = 10;
-/// How long the daemon may be away.
+/// The time for which the daemon may be away.
 const AWAY: Duration = Duration::from_secs(30);
 
-/// What a client has brought up: the port of each name.
+/// The functions that a client has brought up: the port of each name.
 type Model = BTreeMap<String, u16>;
 
 #[test]
@@ -87,7 +87,8 @@ fn restarted(world: &World, daemon: Daemon, memory: &mut Vec<u64>) -> Daemon {
     world.daemon(&[])
 }
 
-/// Brings up, changes and takes down at random, and answers how often, and what is up at the end.
+/// Brings functions up, changes them and takes them down at random. Returns the number of operations, and the
+/// functions that are up at the end.
 #[expect(clippy::disallowed_methods, reason = "it goes on until then")]
 fn client(api: &Api, number: u16, mut random: Random, end: Instant) -> (usize, Model) {
     let (mut operations, mut model) = (0, Model::new());
@@ -106,7 +107,7 @@ fn client(api: &Api, number: u16, mut random: Random, end: Instant) -> (usize, M
             }
         } else {
             let status = asked(api, "DELETE", &path, "");
-            // An answer that was lost with the daemon may have been one.
+            // A repeated request gets 404 if the answer to the first one was lost with the daemon.
             assert!(matches!(status, 200 | 404), "DELETE {path}: {status}");
             model.remove(&name);
         }
@@ -115,16 +116,17 @@ fn client(api: &Api, number: u16, mut random: Random, end: Instant) -> (usize, M
     (operations, model)
 }
 
-/// Asks until there is an answer: the daemon may be away, or go while it is asked. Every request may be repeated.
+/// Repeats a request until it is answered: the daemon may be away, or may be killed meanwhile. Every request may be
+/// repeated.
 fn asked(api: &Api, method: &str, path: &str, body: &str) -> u16 {
     wait_for("the daemon to answer", AWAY, || {
         let reply = api.try_ask(method, path, body).ok()?;
-        // 503 is said by one that ends.
+        // A daemon that is stopping answers 503.
         (reply.status != 0 && reply.status != 503).then_some(reply.status)
     })
 }
 
-/// The records, the kernel and the model are of one mind.
+/// Asserts that the records, the kernel and the model agree.
 #[track_caller]
 fn assert_model(world: &World, daemon: &Daemon, model: &Model) {
     let listed = daemon.get("/v1/functions");

@@ -1,4 +1,4 @@
-//! Supervision: `run --detach`, `ps`, `logs`, `stop`, `wait`, with the builtin guest.
+//! Supervision: `run --detach`, `ps`, `logs`, `stop` and `wait`, with the built-in guest.
 
 use std::{
     fs::File,
@@ -34,13 +34,13 @@ pub(crate) fn second() -> Value {
     function("second", &[exposure(Tcp, 9090, 3000)])
 }
 
-/// The function of this name answers its client there.
+/// Asserts that the function of this name answers its client at this address.
 #[track_caller]
 pub(crate) fn assert_answers(world: &World, at: (Ipv4Addr, u16), name: &str) {
     assert_eq!(http_get(&world.client, at, "/")["function"], name);
 }
 
-/// Both in the foreground, by one supervisor, ready.
+/// Runs both functions in the foreground under one supervisor, and waits until they are ready.
 fn both(world: &World) -> Running {
     let definitions = Value::from([hello(), second()]);
     let mut running = world.riklet_in_background(&["run", "-"], &definitions.to_string());
@@ -63,7 +63,7 @@ on_every_firewall!(a_detached_run_answers_until_it_is_stopped, |world| {
     assert!(run["readyAfterMs"].is_u64() && run["reason"].is_null(), "{run}");
     let (guest, supervisor) = (pid(&run["pid"]), pid(&run["supervisorPid"]));
     assert!(is_alive(guest) && is_alive(supervisor) && guest != supervisor);
-    // It has no terminal that could take it along.
+    // It belongs to no terminal whose end could end it.
     assert_eq!(getsid(Some(supervisor)).unwrap(), supervisor);
     let table = world.riklet(&["ps"], "").success();
     let row: Vec<_> = table.lines().nth(1).unwrap().split_whitespace().collect();
@@ -100,7 +100,7 @@ fn what_runs_is_neither_run_again_nor_taken_down() {
         assert_eq!(complaint, refusal, "{command:?}");
         assert_answers(&world, HELLO, "hello");
     }
-    // Nothing of two is run where one cannot be.
+    // Neither of two is run if one of them cannot be.
     let both = Value::from([second(), hello()]).to_string();
     let complaint = world.riklet(&["run", "--detach", "-"], &both).failure(1);
     assert_eq!(complaint, refusal);
@@ -117,7 +117,7 @@ fn what_has_not_run_is_named_with_what_is_like_it() {
         let complaint = world.riklet(&[command, "helo"], "").failure(1);
         assert_eq!(complaint, "error: helo has not run\nhint: did you mean hello?\n");
     }
-    // Nothing is stopped where one is unknown.
+    // Nothing is stopped if one of the names is unknown.
     world.riklet(&["stop", "hello", "helo"], "").failure(1);
     assert_answers(&world, HELLO, "hello");
     world.riklet(&["stop", "hello"], "").success();
@@ -139,7 +139,7 @@ fn all_are_stopped_at_once() {
         assert_eq!(ready["instances"][0]["name"], *name, "{printed}");
         assert!(ready["readyMs"]["total"].as_f64().is_some_and(|ms| ms > 0.0), "{printed}");
     }
-    // Each has a supervisor of its own.
+    // Each run has a supervisor of its own.
     assert_ne!(world.ps("hello")["supervisorPid"], world.ps("second")["supervisorPid"]);
     world.riklet(&["stop", "--all"], "").success();
     for (name, at) in [("hello", HELLO), ("second", SECOND)] {
@@ -147,7 +147,7 @@ fn all_are_stopped_at_once() {
         assert_refused(Tcp, &world.client, at);
     }
     assert_same(&before, &SystemState::take(&world.node));
-    // Their logs stay until all is purged.
+    // Their logs stay until a purge.
     world.riklet(&["logs", "hello"], "").success();
     world.riklet(&["down", "--all", "--purge"], "").success();
     assert_eq!(world.riklet(&["ps", "--output", "json"], "").success().trim(), "[]");
@@ -181,13 +181,13 @@ fn who_waits_is_told_how_it_ended() {
         }
         following.wait_within(PATIENCE).success();
         assert_refused(Tcp, &world.client, HELLO);
-        // It is said again to whoever asks later.
+        // A later `wait` prints the same.
         assert_eq!(world.riklet(&["wait", "hello"], "").code, Some(code));
     }
 }
 
-/// Tells whether a connection is refused at once. What is sent to a guest that is no more is lost, and sent again after
-/// a second only (RFC 6298): that is not waited for.
+/// Tells whether a connection is refused at once. A packet to a guest that has just ended is lost, and sent again only
+/// after a second (RFC 6298): this does not wait for that.
 fn is_refused(world: &World, at: (Ipv4Addr, u16)) -> bool {
     let connect = || TcpStream::connect_timeout(&at.into(), Duration::from_millis(20));
     let result = world.client.run(connect);
@@ -215,7 +215,7 @@ on_every_firewall!(a_guest_that_dies_takes_its_port_along_and_no_other, |world| 
     assert_eq!(world.reason_of("second"), "builtin was killed by signal 9");
     assert_eq!(world.ps("second")["failed"], true);
     assert_eq!(world.state_of("hello").0, "running");
-    // Its supervisor goes on, and who follows its log does not.
+    // The supervisor continues; the command that follows its log has ended.
     following.wait_within(PATIENCE).success();
     assert!(running.is_running());
     world.riklet(&["check"], "").success();
@@ -248,7 +248,7 @@ fn who_leaves_takes_nothing_of_anothers_along() {
     for again in ["run", "up"] {
         let first = both(&world);
         world.riklet(&["stop", "second"], "").success();
-        // From here on it is somebody else's.
+        // From here on, the function belongs to another process.
         match again {
             "run" => drop(world.detach(&[second()])),
             _ => drop(world.riklet(&["up", "-"], &second().to_string()).success()),

@@ -1,4 +1,4 @@
-//! Sysctls that cannot be written, as in a container: those that are right are enough, and those that are wrong are named.
+//! Sysctls that cannot be written, as in a container: correct ones are accepted, and wrong ones are named.
 
 use serde_json::Value;
 
@@ -14,7 +14,7 @@ use crate::{
     },
 };
 
-/// Runs `riklet-sdn` on the node, where `/proc/sys` is read-only.
+/// Runs `riklet-sdn` on the node with a read-only `/proc/sys`.
 #[track_caller]
 fn read_only(world: &World, arguments: &[&str], stdin: &str) -> Output {
     let script = "mount --bind /proc/sys /proc/sys && mount -o remount,ro,bind /proc/sys && \
@@ -23,7 +23,7 @@ fn read_only(world: &World, arguments: &[&str], stdin: &str) -> Output {
     world.program("unshare", &[&program, arguments].concat(), stdin)
 }
 
-/// The definitions of [`pair`].
+/// Returns the definitions of [`pair`].
 fn definitions() -> String {
     let pair = [("first", FIRST), ("second", SECOND)];
     let pair = pair.map(|(name, port)| function(name, &every_transport(port, TARGET)));
@@ -51,7 +51,7 @@ on_every_firewall!(what_is_right_need_not_be_written, |world| {
 });
 
 on_every_firewall!(what_is_wrong_and_read_only_is_named, |world| {
-    // A TAP that took part in IPv6 would take a guest for its router.
+    // A TAP with IPv6 enabled would accept the guest as its router.
     world.node.set_sysctl("net/ipv4/ip_forward", "1");
     world.node.set_sysctl("net/ipv6/conf/default/disable_ipv6", "0");
     let default = "net.ipv6.conf.default.disable_ipv6";
@@ -68,7 +68,7 @@ on_every_firewall!(what_is_wrong_and_read_only_is_named, |world| {
     read_only(world, &["down", "--all"], "").success();
     assert!(!interfaces(world).contains("rik"), "{}", interfaces(world));
 
-    // An uplink that does not forward.
+    // This node does not forward.
     world.node.set_sysctl("net/ipv6/conf/default/disable_ipv6", "1");
     world.node.set_sysctl("net/ipv4/ip_forward", "0");
     let error = read_only(world, &["up", "-"], &definitions()).failure(3);

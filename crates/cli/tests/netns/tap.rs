@@ -1,4 +1,4 @@
-//! Whose a TAP is, and how many queues it has.
+//! The owner of a TAP, and its number of queues.
 
 use riklet_core::model::{Pool, Slot};
 use serde_json::Value;
@@ -11,7 +11,7 @@ use crate::world::{
     traffic::{tcp_ask, tcp_server},
 };
 
-/// Brings up the function `hello`, executed like this.
+/// Brings up the function `hello` with this execution.
 #[track_caller]
 fn up(world: &World, execution: &str) -> Output {
     let definition = format!(
@@ -21,7 +21,7 @@ fn up(world: &World, execution: &str) -> Output {
     world.riklet(&["up", "-"], &definition)
 }
 
-/// What `ip` says of the TAP that no other interface has.
+/// Returns the fields of `ip`'s output that only a TAP has.
 fn tap(world: &World) -> Value {
     let text = world.node.tool(&["ip", "-details", "-json", "link", "show", "dev", "rik0"]);
     let links: Value = serde_json::from_str(&text).unwrap();
@@ -40,7 +40,7 @@ fn a_tap_is_what_the_definition_says_and_comes_back() {
     let inspected = world.riklet(&["inspect", "hello", "--format", "qemu"], "").success();
     assert!(inspected.contains(",queues=4 ") && inspected.contains(",mq=on,"), "{inspected}");
 
-    // Somebody makes it another.
+    // Another program replaces the TAP.
     let alias = "riklet-sdn:hello tcp:8080:3000";
     world.node.tool(&["ip", "link", "delete", "rik0"]);
     world.node.tool(&["ip", "tuntap", "add", "dev", "rik0", "mode", "tap", "user", "1"]);

@@ -1,4 +1,5 @@
-//! Functions run by Firecracker and Cloud Hypervisor, played: what they are told, and how they end.
+//! Functions that run on simulated Firecracker and Cloud Hypervisor: the requests that these receive, and the ways in
+//! which runs end.
 
 use std::{
     fs,
@@ -33,14 +34,14 @@ const HELLO: (Ipv4Addr, u16) = (NODE_LAN, 8080);
 const LATEST: &str = "1.17.0";
 const BEGINNING: Duration = Duration::from_secs(10);
 
-/// An empty file of the world's.
+/// Creates an empty file in the world's directory.
 fn file(world: &World, name: &str) -> PathBuf {
     let path = world.directory.path().join(name);
     fs::File::create(&path).expect("a file");
     path
 }
 
-/// A microVM `hello` of this VMM, whose kernel and rootfs are there.
+/// Returns a microVM `hello` for this VMM, whose kernel and rootfs exist.
 fn hello(world: &World, vmm: &str) -> Value {
     let mut definition = function("hello", &[exposure(Tcp, 8080, 3000)]);
     definition["spec"]["function"]["execution"] = json!({
@@ -60,7 +61,7 @@ fn detach(world: &World, definition: &Value) -> Running {
     world.riklet_with_kvm(&["run", "--detach", "-"], &definition.to_string())
 }
 
-/// The body of this request, once it has come.
+/// Waits for this request, and returns its body.
 #[track_caller]
 pub(crate) fn told(server: &Server, line: &str) -> Value {
     let body = |request: HttpRequest| (request.line() == line).then_some(request.body);
@@ -68,7 +69,7 @@ pub(crate) fn told(server: &Server, line: &str) -> Value {
     body.unwrap_or(Value::Null)
 }
 
-/// The guest, of whom all is known from its VMM: its NIC, and its kernel's command line.
+/// Starts a guest from what its VMM was told: its NIC, and its kernel's command line.
 #[track_caller]
 fn boot(world: &World, tap: &Value, mac: &Value, command_line: &Value) -> Function {
     let text = |value: &Value| value.as_str().expect("a text").to_owned();
@@ -88,7 +89,7 @@ fn boot(world: &World, tap: &Value, mac: &Value, command_line: &Value) -> Functi
     Function::start(world, nic, &[(Tcp, 3000)])
 }
 
-/// A played Firecracker that runs `hello`, ready.
+/// A simulated Firecracker that runs `hello`, ready.
 struct Hello {
     program: Program,
     server: Server,
@@ -118,7 +119,7 @@ impl Hello {
     }
 }
 
-/// Nothing of a run of `hello` that failed stays, and its VMM has ended.
+/// Asserts that a failed run of `hello` leaves nothing behind, and that its VMM has ended.
 #[track_caller]
 fn assert_nothing_left(world: &World, before: &SystemState, program: Option<&Program>) {
     if let Some(program) = program {
@@ -171,7 +172,7 @@ fn firecracker_is_told_what_is_defined() {
     hello.program.order("echo Linux version 6.1");
     following.wait_for_line("Linux version 6.1");
 
-    // The guest heeds Ctrl+Alt+Del.
+    // The guest reacts to Ctrl+Alt+Del.
     let stopped = world.riklet(&["stop", "hello"], "");
     assert_eq!(stopped.stderr, "hello: the guest powered off\n", "{stopped}");
     assert_eq!(hello.server.lines().last().unwrap(), "PUT /actions");
@@ -232,7 +233,7 @@ fn the_console_is_shown_in_the_foreground() {
     let printed = running.wait_for_line("no such device");
     assert!(printed.contains("firecracker begins\n"), "{printed}");
     assert!(printed.ends_with("Linux version 6.1\nno such device\n"), "{printed}");
-    // At Ctrl-C the guest is asked, and what it says then is shown as well.
+    // At Ctrl-C the guest is asked to power down, and its last output is shown as well.
     program.order("trap 'echo Power down' EXIT");
     running.signal(Signal::INT);
     let output = running.wait();
@@ -310,7 +311,7 @@ fn a_supervisor_that_dies_takes_its_vmm_along() {
         wait_for("the end of the VMM", BEGINNING, || {
             (!is_alive(hello.program.pid())).then_some(())
         });
-        // Who had asked for its end clears away.
+        // The command that asked for the end cleans up; without one, `repair` does.
         match stop {
             Some(stop) => drop(stop.wait().success()),
             None => drop(world.riklet(&["repair"], "").success()),
@@ -391,7 +392,7 @@ fn one_that_dies_later_says_why() {
 fn one_of_another_user_has_its_own() {
     const USER: u32 = 54_321;
     let mut world = World::new(Firewall::Nftables);
-    // As the program makes it.
+    // The directory is made by the program itself.
     let state_dir = world.directory.path().join("made");
     let text = state_dir.to_str().expect("UTF-8").to_owned();
     world.environment.insert("RIKLET_SDN_STATE_DIR".to_owned(), text);
@@ -404,7 +405,7 @@ fn one_of_another_user_has_its_own() {
     assert!(hello.program.is_at_home(), "it cannot make its socket");
     let tap = world.node.tool(&["ip", "-d", "link", "show", "rik0"]);
     assert!(tap.contains(&format!("user {USER} group {}", USER + 1)), "{tap}");
-    // Its directory is its own, and of nobody else; what others read as root is not in it.
+    // The VMM's directory belongs to its user, and nobody else can read it. The logs, which root reads, are not in it.
     let home = PathBuf::from(hello.program.noted("pwd"));
     let state = |path: &Path| fs::symlink_metadata(path).expect("a file");
     assert_eq!((state(&home).uid(), state(&home).permissions().mode() & 0o777), (USER, 0o700));
@@ -414,10 +415,10 @@ fn one_of_another_user_has_its_own() {
         let log = state(&run.join(log));
         assert_eq!((log.uid(), log.permissions().mode() & 0o777), (0, 0o600));
     }
-    // It passes through the state directory, and does not look about there.
+    // The VMM's user can pass through the state directory, but cannot list it.
     assert_eq!(state(&state_dir).permissions().mode() & 0o777, 0o711);
     world.riklet(&["stop", "hello"], "").success();
-    // The next may be another's, and finds nothing of the first's.
+    // The next run may have another user, and finds nothing of the first one.
     drop((hello.server, hello.guest));
     fs::remove_dir_all(world.directory.path().join("played-firecracker")).expect("a directory");
     definition["spec"]["function"]["execution"]["user"] = (USER + 2).into();

@@ -1,4 +1,4 @@
-//! What becomes of clients when a port goes, changes hands, or comes late.
+//! The effect on clients when a port is withdrawn, moves to another function, or is published late.
 
 use std::{
     io::ErrorKind::ConnectionRefused,
@@ -20,21 +20,21 @@ use crate::world::{
 
 const SERVES: [(Transport, u16); 3] = [(Tcp, 3000), (Udp, 3000), (Sctp, 3000)];
 
-/// Brings up one function at port 8080, by every protocol.
+/// Brings up one function on port 8080, by every protocol.
 fn start(world: &World, name: &str, target: u16) -> Function {
     let serves = Transport::ALL.map(|transport| (transport, target));
     let [function] = world.start([(function(name, &every_transport(8080, target)), &serves)]);
     function
 }
 
-/// A datagram is answered by the node itself: nobody is there.
+/// Asserts that the node itself answers a datagram: nobody serves the port.
 #[track_caller]
 fn assert_nobody(client: &mut UdpClient) {
     let result = client.try_ask(PATIENCE);
     assert!(result.as_ref().is_err_and(|e| e.kind() == ConnectionRefused), "{result:?}");
 }
 
-/// A datagram from the same port as before is answered by this port of the function.
+/// Asserts that this port of the function answers a datagram from the same client port as before.
 #[track_caller]
 fn assert_answered_by(client: &mut UdpClient, function: &Function, port: u16) {
     let server = SocketAddr::from((function.address(), port));
@@ -70,7 +70,7 @@ on_every_firewall!(a_port_that_was_taken_down_is_refused_at_once, |world| {
     let flows = |end| world.node.tool(&["conntrack", "-L", end, &address]);
     let ends = ["--orig-src", "--reply-src"];
     assert!(ends.into_iter().all(|end| flows(end).contains("udp")));
-    // The guest still runs.
+    // The guest is still running.
     world.down(&["goes"]);
     assert_eq!(ends.map(flows), ["", ""]);
     clients.iter_mut().for_each(assert_nobody);
@@ -105,14 +105,14 @@ on_every_firewall!(a_port_that_changes_hands_takes_its_clients_along, |world| {
     let second = start(world, "second", 3002);
     answered_by(&second, 3002);
 
-    // From one to the other in one call, whichever is named first.
+    // The port moves from one function to the other in one call, whichever is named first.
     let exposed = |target| every_transport(8080, target);
     let nics = world.up(&[function("second", &[]), function("third", &exposed(3003))]);
     let third = Function::start(world, nics[1].clone(), &[(Udp, 3003)]);
     answered_by(&third, 3003);
     world.up(&[function("second", &exposed(3002)), function("third", &[])]);
     answered_by(&second, 3002);
-    // The same function at another of its ports.
+    // The port moves to another port of the same function.
     world.up(&[function("second", &exposed(3004))]);
     let guest = &second.guest.namespace;
     let _moved = Udp.serve(guest, second.address(), 3004);
@@ -138,7 +138,7 @@ on_every_firewall!(who_asked_too_early_gets_through_afterwards, |world| {
 });
 
 on_every_firewall!(an_exposure_shadows_a_local_process_while_it_lasts, |world| {
-    // Connections are not tracked before the first function.
+    // The kernel tracks connections only once the first function is up.
     world.up(&[function("neighbour", &[])]);
     let [_tcp, datagrams] = [
         tcp_server(&world.node, (Ipv4Addr::UNSPECIFIED, 8080)),
