@@ -40,7 +40,7 @@ fn too_long(environment: &Environment) -> [&'static str; 3] {
 }
 
 #[test]
-fn whoever_is_in_the_group_of_the_socket_needs_no_root() {
+fn members_of_the_sockets_group_need_no_root() {
     let environment = Environment::new();
     let daemon = Daemon::start(&environment, &["--api-group", "4242"]);
     let member = |arguments: &str| as_nobody(&environment, 4242, arguments);
@@ -88,7 +88,7 @@ fn whoever_is_in_the_group_of_the_socket_needs_no_root() {
 }
 
 #[test]
-fn where_no_daemon_listens_the_commands_work_alone() {
+fn commands_work_without_a_daemon() {
     let environment = Environment::with_hello();
     let list = environment.run(&["list"]).success();
     let daemon = Daemon::start(&environment, &[]);
@@ -133,7 +133,7 @@ fn the_socket_is_chosen_by_flag_environment_and_file() {
 }
 
 #[test]
-fn what_is_too_much_for_a_request_is_done_alone_by_who_may() {
+fn oversized_request_needs_root_and_bypasses_the_daemon() {
     let environment = Environment::new();
     let files = too_long(&environment);
     let run = |command| environment.run(&[&[command], &files[..]].concat());
@@ -169,7 +169,7 @@ fn what_is_too_much_for_a_request_is_done_alone_by_who_may() {
 }
 
 #[test]
-fn the_database_is_not_rebuilt_under_a_daemon() {
+fn database_is_not_rebuilt_while_a_daemon_runs() {
     let environment = Environment::with_hello();
     let daemon = Daemon::start(&environment, &[]);
     insta::assert_snapshot!(environment.run(&["repair", "--rebuild"]).failure(1), @r"
@@ -181,7 +181,7 @@ fn the_database_is_not_rebuilt_under_a_daemon() {
 }
 
 #[test]
-fn runs_are_looked_after_through_a_daemon_as_well() {
+fn runs_are_managed_through_a_daemon() {
     let environment = Environment::new();
     let daemon = Daemon::start(&environment, &[]);
     environment.run(&["run", "--detach", "hello.json"]).done();
@@ -237,7 +237,7 @@ fn lost_run(environment: &Environment, name: &str) -> Child {
 }
 
 #[test]
-fn others_are_answered_while_the_vmm_of_a_lost_run_is_ended() {
+fn daemon_answers_others_while_it_ends_a_lost_vmm() {
     let environment = Environment::new();
     let daemon = Daemon::start(&environment, &[]);
     let mut vmm = lost_run(&environment, "stubborn");
@@ -255,7 +255,7 @@ fn others_are_answered_while_the_vmm_of_a_lost_run_is_ended() {
 }
 
 #[test]
-fn events_say_what_the_daemon_did_and_does() {
+fn events_list_past_and_new_actions_of_the_daemon() {
     let environment = Environment::new();
     let daemon = Daemon::start(&environment, &[]);
     environment.run(&["up", "hello.json"]).success();
@@ -280,7 +280,7 @@ fn events_say_what_the_daemon_did_and_does() {
 }
 
 #[test]
-fn events_end_where_nobody_reads_them() {
+fn events_end_when_their_reader_goes_away() {
     let environment = Environment::with_hello();
     let daemon = Daemon::start(&environment, &[]);
     environment.run(&["down", "hello"]).success();

@@ -9,7 +9,7 @@ fn json(environment: &Environment, arguments: &[&str]) -> Value {
 }
 
 #[test]
-fn text_is_for_people() {
+fn each_command_prints_text() {
     let environment = Environment::new();
     environment.write("two.yaml", TWO);
     let commands: [&[&str]; 18] = [
@@ -108,7 +108,7 @@ fn text_is_for_people() {
 }
 
 #[test]
-fn json_is_for_programs() {
+fn each_command_prints_json() {
     let environment = Environment::new();
     let json = |arguments: &[&str]| json(&environment, arguments);
     assert_eq!(json(&["list"]), Value::Array(vec![]));
@@ -200,7 +200,7 @@ fn json_is_for_programs() {
 }
 
 #[test]
-fn json_of_an_instance_is_the_same_everywhere() {
+fn all_commands_print_the_same_json_of_an_instance() {
     let environment = Environment::new();
     // The default resolvers are the host's, so this definition has none.
     let mut hello: Value = serde_json::from_str(HELLO).unwrap();
@@ -342,7 +342,7 @@ fn drift_is_shown_and_repaired() {
 }
 
 #[test]
-fn more_is_said_where_more_is_asked_for() {
+fn verbose_output_lists_each_step() {
     let environment = Environment::new();
     let output = environment.run(&["-v", "up", "hello.json"]);
     insta::assert_snapshot!(output, @r"

@@ -10,7 +10,7 @@ fn other(name: &str, port: &str) -> String {
 }
 
 #[test]
-fn a_port_that_another_function_holds() {
+fn port_of_another_function_is_refused() {
     let environment = Environment::with_hello();
     environment.write("other.json", other("other", "8080"));
     environment.write("range.json", other("range", "\"8079-8081\"").replace("3000", "\"1-3\""));
@@ -30,7 +30,7 @@ fn a_port_that_another_function_holds() {
 }
 
 #[test]
-fn a_port_where_a_local_process_listens() {
+fn port_of_a_local_process_causes_a_warning() {
     let environment = Environment::with_hello();
     environment.write("other.json", other("other", "9000"));
     let _process = TcpListener::bind("0.0.0.0:9000").unwrap();
@@ -59,7 +59,7 @@ fn a_port_where_a_local_process_listens() {
 }
 
 #[test]
-fn a_warning_is_data_where_json_is_wanted() {
+fn json_output_contains_warnings() {
     let environment = Environment::new();
     let process = TcpListener::bind("127.0.0.1:8080").unwrap();
     for command in ["plan", "up"] {
@@ -71,7 +71,7 @@ fn a_warning_is_data_where_json_is_wanted() {
 }
 
 #[test]
-fn a_function_that_is_up_is_not_run_again() {
+fn run_refuses_a_function_that_is_already_up() {
     let environment = Environment::with_hello();
     insta::assert_snapshot!(environment.refused(1, &["run", "hello.json"]), @r"
     error: hello is already recorded
@@ -80,7 +80,7 @@ fn a_function_that_is_up_is_not_run_again() {
 }
 
 #[test]
-fn a_pool_that_is_exhausted() {
+fn exhausted_pool_is_refused() {
     let environment = Environment::new();
     environment.write("config.toml", "pool = \"10.9.0.0/29\"");
     environment.write("two.json", format!("[{}, {}]", other("a", "81"), other("b", "82")));
@@ -94,7 +94,7 @@ fn a_pool_that_is_exhausted() {
 }
 
 #[test]
-fn a_pool_that_overlaps_a_route() {
+fn default_pool_avoids_routes_and_an_explicit_one_warns() {
     let environment = Environment::new();
     environment.tool("ip", &["route", "add", "10.231.7.0/24", "dev", "lo"]);
     let up = environment.run(&["up", "hello.json"]).success();
@@ -114,7 +114,7 @@ fn a_pool_that_overlaps_a_route() {
 }
 
 #[test]
-fn what_was_decided_at_the_first_use() {
+fn settings_of_the_first_use_cannot_be_changed() {
     let environment = Environment::with_hello();
     insta::assert_snapshot!(environment.refused(2, &["list", "--pool", "10.9.0.0/16"]), @r"
     error: pool is configured as 10.9.0.0/16, and this node has used 10.231.0.0/16 since its first instance
@@ -129,7 +129,7 @@ fn what_was_decided_at_the_first_use() {
 }
 
 #[test]
-fn names_that_are_not_recorded() {
+fn unknown_names_are_refused() {
     let environment = Environment::new();
     // Nothing is created for the search.
     insta::assert_snapshot!(environment.refused(1, &["down", "hello"]), @r"
@@ -160,7 +160,7 @@ fn names_that_are_not_recorded() {
 }
 
 #[test]
-fn a_purge_while_others_remain() {
+fn purge_is_refused_while_other_functions_remain() {
     let environment = Environment::with_hello();
     environment.write("other.json", other("other", "81"));
     environment.run(&["up", "other.json"]).success();
@@ -171,7 +171,7 @@ fn a_purge_while_others_remain() {
 }
 
 #[test]
-fn an_interface_of_somebody_else() {
+fn foreign_interface_with_a_taps_name_is_kept() {
     let environment = Environment::new();
     environment.tool("ip", &["tuntap", "add", "rik0", "mode", "tap"]);
     environment.write("other.json", other("other", "81"));

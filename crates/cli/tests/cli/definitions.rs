@@ -22,7 +22,7 @@ fn complaints<'a>(texts: impl IntoIterator<Item = (&'a str, String)>) -> String 
 }
 
 #[test]
-fn malformed_texts() {
+fn malformed_definitions_are_refused() {
     insta::assert_snapshot!(complaints([
         ("brace.json", "{\n  \"apiVersion\": \"v1\",\n  \"kind\" \"Function\"\n}".to_owned()),
         ("cut.json", "{ \"apiVersion\": \"v1\"".to_owned()),
@@ -43,7 +43,7 @@ fn malformed_texts() {
 }
 
 #[test]
-fn unknown_fields_and_kinds() {
+fn unknown_fields_and_kinds_are_refused() {
     let hello = || function("a", "{ port: 80 }");
     insta::assert_snapshot!(complaints([
         ("near.yaml", function("a", "{ port: 80, targetport: 81 }")),
@@ -113,7 +113,7 @@ fn ports() {
 }
 
 #[test]
-fn files_that_cannot_be_read() {
+fn unreadable_files_are_refused() {
     let environment = Environment::with_hello();
     environment.write("latin1.yaml", b"apiVersion: v1\nname: caf\xe9\n");
     environment.write("long.json", "x".repeat(2 << 20));
@@ -130,7 +130,7 @@ fn files_that_cannot_be_read() {
 }
 
 #[test]
-fn one_bad_definition_keeps_the_good_ones_out() {
+fn one_invalid_definition_prevents_all_changes() {
     let environment = Environment::with_hello();
     environment.write("good.yaml", function("good", "{ port: 81 }"));
     environment.write("bad.yaml", function("bad", "{ port: 0 }"));
@@ -144,7 +144,7 @@ fn one_bad_definition_keeps_the_good_ones_out() {
 }
 
 #[test]
-fn all_that_is_wrong_is_said_at_once() {
+fn all_errors_are_reported_at_once() {
     let environment = Environment::new();
     environment.write("bad.yaml", function("Bad", "{ prot: 80 }"));
     let complaint = environment.refused(2, &["up", "hello.json", "bad.yaml", "hello.json"]);
@@ -170,7 +170,7 @@ fn all_that_is_wrong_is_said_at_once() {
 }
 
 #[test]
-fn standard_input_is_a_file_too() {
+fn definitions_are_read_from_standard_input() {
     let environment = Environment::new();
     let bad = environment.run_with(&["up", "-"], &[], "kind: [");
     insta::assert_snapshot!(bad.failure(2), @"error: -:1:7: not valid YAML: unclosed bracket '['");

@@ -7,7 +7,7 @@ use riklet_sdn::{Config, FirewallChoice};
 use crate::environment::Environment;
 
 #[test]
-fn every_example_is_a_definition() {
+fn every_example_is_a_valid_definition() {
     let environment = Environment::new();
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples");
     let files = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
@@ -44,7 +44,7 @@ fn every_example_is_a_definition() {
 mod embed;
 
 #[test]
-fn the_embedding_agent_exposes_its_function_while_the_vmm_runs() {
+fn embedding_agent_exposes_its_function_while_the_vmm_runs() {
     let environment = Environment::new();
     let state_dir = environment.path("state");
     let mut config = Config::in_directory(state_dir);

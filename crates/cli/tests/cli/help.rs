@@ -8,7 +8,7 @@ use crate::environment::Environment;
 const COMMON: &str = "Options of every command:";
 
 #[test]
-fn the_program_says_what_it_can_do() {
+fn help_lists_the_commands() {
     let environment = Environment::new();
     let help = environment.run(&["--help"]).success();
     insta::assert_snapshot!(help, @r"
@@ -295,7 +295,7 @@ fn every_command_has_help_with_one_example() {
 }
 
 #[test]
-fn wrong_arguments_are_answered_with_what_is_right() {
+fn errors_about_arguments_suggest_a_correction() {
     let environment = Environment::new();
     let wrong: [&[&str]; 10] = [
         &["lst"],
@@ -376,7 +376,7 @@ fn wrong_arguments_are_answered_with_what_is_right() {
 }
 
 #[test]
-fn wrong_arguments_are_answered_in_json_where_json_is_wanted() {
+fn errors_about_arguments_are_json_with_output_json() {
     let environment = Environment::new();
     let json = |complaint: String| serde_json::from_str::<serde_json::Value>(&complaint).unwrap();
     let complaints = [

@@ -23,7 +23,7 @@ const NO_OTHERS: &str =
     "mount -t tmpfs none /run && { [ ! -d /etc/ufw ] || mount -t tmpfs none /etc/ufw; }";
 
 #[test]
-fn without_privilege_nothing_is_touched() {
+fn without_privilege_nothing_changes() {
     let environment = Environment::with_hello();
     let before = environment.snapshot();
     for command in [
@@ -63,7 +63,7 @@ fn without_privilege_nothing_is_touched() {
 }
 
 #[test]
-fn without_the_device_of_taps_nothing_is_touched() {
+fn without_dev_net_tun_nothing_changes() {
     let environment = Environment::new();
     let before = environment.snapshot();
     for command in ["up hello.json", "run hello.json"] {
@@ -88,7 +88,7 @@ fn without_the_device_of_taps_nothing_is_touched() {
 }
 
 #[test]
-fn without_proc_the_reason_is_named() {
+fn error_without_proc_names_the_missing_sysctl() {
     let environment = Environment::new();
     let output = without(&environment, "umount --lazy /proc", "up hello.json");
     insta::assert_snapshot!(output.failure(3), @r"
@@ -98,7 +98,7 @@ fn without_proc_the_reason_is_named() {
 }
 
 #[test]
-fn doctor_says_what_the_host_has() {
+fn doctor_reports_what_the_host_has() {
     let environment = Environment::new();
     insta::assert_snapshot!(without(&environment, NO_OTHERS, "doctor"), @r"
           WHAT        FOUND
@@ -173,7 +173,7 @@ fn doctor_says_what_the_host_has() {
 }
 
 #[test]
-fn doctor_fails_where_something_is_missing() {
+fn doctor_fails_if_something_is_missing() {
     let environment = Environment::new();
     let hide = format!("{NO_OTHERS} && {NO_TUN}");
     let output = without(&environment, &hide, "doctor --firewall iptables --uplink eth7");
@@ -212,7 +212,7 @@ fn doctor_fails_where_something_is_missing() {
 }
 
 #[test]
-fn doctor_tells_who_is_not_root_what_root_would_change() {
+fn doctor_tells_other_users_what_needs_root() {
     let environment = Environment::new();
     let output = as_nobody(&environment, "doctor");
     assert_eq!((output.code, &*output.stderr), (Some(3), ""));

@@ -15,7 +15,7 @@ fn hello(execution: Value) -> String {
 }
 
 #[test]
-fn where_nothing_has_run_the_commands_say_so() {
+fn commands_report_that_nothing_has_run() {
     let environment = Environment::new();
     let commands: [&[&str]; 9] = [
         &["ps"],
@@ -71,7 +71,7 @@ fn where_nothing_has_run_the_commands_say_so() {
 }
 
 #[test]
-fn run_takes_one_function_with_its_console() {
+fn run_with_console_takes_exactly_one_function() {
     let environment = Environment::new();
     environment.write(
         "two.json",
@@ -96,7 +96,7 @@ fn run_takes_one_function_with_its_console() {
 }
 
 #[test]
-fn what_is_up_is_not_run() {
+fn run_refuses_what_is_already_up() {
     let environment = Environment::with_hello();
     insta::assert_snapshot!(environment.refused(1, &["run", "hello.json"]), @r"
     error: hello is already recorded
@@ -105,7 +105,7 @@ fn what_is_up_is_not_run() {
 }
 
 #[test]
-fn a_vmm_that_is_named_must_be_there() {
+fn named_vmm_must_be_installed() {
     let environment = Environment::new();
     let mut complaints = String::new();
     for (what, execution) in [
@@ -127,7 +127,7 @@ fn a_vmm_that_is_named_must_be_there() {
 }
 
 #[test]
-fn a_vmm_that_is_named_must_be_able_to() {
+fn named_vmm_must_support_the_definition() {
     let environment = Environment::new();
     let mut complaints = String::new();
     for execution in [

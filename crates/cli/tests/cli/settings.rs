@@ -9,7 +9,7 @@ fn plan(environment: &Environment, flags: &[&str], variables: &[(&str, &str)]) -
 }
 
 #[test]
-fn a_flag_beats_the_environment_beats_the_file_beats_the_default() {
+fn flag_precedes_environment_file_and_default() {
     let environment = Environment::new();
     // Each setting has a flag, a variable and a key with the same name, and words of the plan in which `VALUE` is the
     // value.
@@ -36,7 +36,7 @@ fn a_flag_beats_the_environment_beats_the_file_beats_the_default() {
 }
 
 #[test]
-fn the_firewall_is_chosen_in_the_same_order() {
+fn firewall_setting_has_the_same_precedence() {
     let environment = Environment::new();
     // There is no program `iptables`, so choosing it fails.
     let iptables = |flags: &[&str], variables: &[(&str, &str)]| {
@@ -57,7 +57,7 @@ fn the_firewall_is_chosen_in_the_same_order() {
 }
 
 #[test]
-fn the_state_directory_is_chosen_in_the_same_order() {
+fn state_directory_setting_has_the_same_precedence() {
     let environment = Environment::new();
     let path = |name: &str| environment.path(name).to_str().unwrap().to_owned();
     environment.write("config.toml", format!("state_dir = \"{}\"", path("file")));
@@ -74,7 +74,7 @@ fn the_state_directory_is_chosen_in_the_same_order() {
 }
 
 #[test]
-fn the_file_is_chosen_in_the_same_order() {
+fn configuration_file_setting_has_the_same_precedence() {
     let environment = Environment::new();
     // Each file contains an unknown key that is named after it, so the error tells which file was read.
     let files = "mount -t tmpfs none /etc; mkdir /etc/riklet-sdn; cd /etc/riklet-sdn; \
@@ -92,7 +92,7 @@ fn the_file_is_chosen_in_the_same_order() {
 }
 
 #[test]
-fn output_is_chosen_in_the_same_order() {
+fn output_setting_has_the_same_precedence() {
     let environment = Environment::new();
     let list = |flags: &[&str], variable: &str| {
         let arguments = [&["list"], flags].concat();
@@ -104,7 +104,7 @@ fn output_is_chosen_in_the_same_order() {
 }
 
 #[test]
-fn wrong_values_are_named_where_they_stand() {
+fn invalid_values_are_reported_with_file_and_line() {
     let environment = Environment::new();
     let files = [
         "colour = \"blue\"",
@@ -154,7 +154,7 @@ fn wrong_values_are_named_where_they_stand() {
 }
 
 #[test]
-fn wrong_flags_and_variables_are_named() {
+fn invalid_flags_and_variables_are_named() {
     let environment = Environment::new();
     let flags = [
         "--pool=10.0.0.0",
@@ -209,7 +209,7 @@ fn wrong_flags_and_variables_are_named() {
 }
 
 #[test]
-fn a_configuration_that_is_named_must_be_there() {
+fn named_configuration_file_must_exist() {
     let environment = Environment::new();
     insta::assert_snapshot!(environment.refused(2, &["list", "--config", "missing.toml"]), @"error: cannot read missing.toml: No such file or directory (os error 2)");
     let variable = [("RIKLET_SDN_CONFIG", "missing.toml")];

@@ -22,7 +22,7 @@ fn damage(environment: &Environment, offset: u64, bytes: &[u8]) {
 }
 
 #[test]
-fn that_of_a_newer_version_is_left_alone() {
+fn database_of_a_newer_version_is_left_alone() {
     // The offset of `user_version` in the header (https://sqlite.org/fileformat2.html).
     const FORMAT: u64 = 60;
     let environment = Environment::with_hello();
@@ -38,7 +38,7 @@ fn that_of_a_newer_version_is_left_alone() {
 }
 
 #[test]
-fn a_corrupt_one_is_left_alone_until_it_is_rebuilt() {
+fn corrupt_database_is_left_alone_until_it_is_rebuilt() {
     let environment = Environment::with_hello();
     let listed = environment.run(&["list"]).success();
     damage(&environment, 0, &[b'x'; 4096]);
@@ -92,7 +92,7 @@ fn a_rebuild_is_reported_in_json() {
 }
 
 #[test]
-fn a_page_that_is_corrupt_is_found_when_it_is_read() {
+fn corrupt_page_is_found_when_it_is_read() {
     let environment = Environment::with_hello();
     // The header is intact, but a page of the records' table is not.
     damage(&environment, 4096, &[b'x'; 4096]);
@@ -103,7 +103,7 @@ fn a_page_that_is_corrupt_is_found_when_it_is_read() {
 }
 
 #[test]
-fn a_part_that_no_record_is_in_is_verified_as_well() {
+fn pages_without_records_are_verified_as_well() {
     let environment = Environment::with_hello();
     let root = |table: &str| {
         let query = "SELECT rootpage FROM sqlite_schema WHERE name = ?";
@@ -120,7 +120,7 @@ fn a_part_that_no_record_is_in_is_verified_as_well() {
 }
 
 #[test]
-fn a_record_that_cannot_be_read_concerns_its_function_only() {
+fn unreadable_record_affects_only_its_function() {
     let environment = Environment::with_hello();
     let other = HELLO.replace("\"hello\"", "\"other\"").replace("8080", "8081");
     environment.write("other.json", &other);
@@ -172,7 +172,7 @@ fn a_record_that_cannot_be_read_concerns_its_function_only() {
 }
 
 #[test]
-fn a_sound_one_is_set_aside_where_that_is_insisted_on() {
+fn intact_database_is_set_aside_only_with_force() {
     const APPLICATION: u64 = 68;
     let environment = Environment::with_hello();
     let rebuild: &[&str] = &["repair", "--rebuild"];
@@ -205,7 +205,7 @@ fn a_sound_one_is_set_aside_where_that_is_insisted_on() {
 }
 
 #[test]
-fn what_is_no_state_directory_is_named() {
+fn error_names_a_path_that_is_no_state_directory() {
     let environment = Environment::new();
     environment.write("state", "a file\n");
     insta::assert_snapshot!(transcript(&environment, [&["up", "hello.json"][..], &["list"]]), @r"

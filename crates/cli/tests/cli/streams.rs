@@ -6,7 +6,7 @@ use crate::environment::{Environment, HELLO};
 const GONE: &str = "mkfifo gone; : < gone & exec 3> gone; wait; rm gone;";
 
 #[test]
-fn a_reader_that_has_read_enough_is_no_error() {
+fn reader_that_stops_early_is_no_error() {
     let environment = Environment::with_hello();
     environment.write("other.json", HELLO.replace("hello", "other").replace("8080", "81"));
     for command in [
@@ -23,7 +23,7 @@ fn a_reader_that_has_read_enough_is_no_error() {
 }
 
 #[test]
-fn an_operation_goes_on_where_nobody_reads_what_it_says() {
+fn operation_completes_although_nobody_reads_its_output() {
     let environment = Environment::with_hello();
     environment.shell(&format!("{GONE} $RIKLET -vv down --all >&3 2>&3")).success();
     assert_eq!(environment.run(&["list", "--output", "json"]).success(), "[]\n");
@@ -33,14 +33,14 @@ fn an_operation_goes_on_where_nobody_reads_what_it_says() {
 }
 
 #[test]
-fn what_cannot_be_written_is_an_error() {
+fn output_that_cannot_be_written_is_an_error() {
     let environment = Environment::new();
     insta::assert_snapshot!(environment.shell("$RIKLET list > /dev/full").failure(1), @"error: cannot write the output: No space left on device (os error 28)");
     environment.shell("$RIKLET --help > /dev/full").failure(1);
 }
 
 #[test]
-fn completions_are_what_the_shells_read() {
+fn completions_work_in_each_shell() {
     let environment = Environment::new();
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
         let text = environment.run(&["completions", shell]).success();

@@ -83,7 +83,7 @@ fn rates_are_those_of_the_traffic(environment: &Environment) -> Value {
 }
 
 #[test]
-fn rates_are_counted_alone() {
+fn top_measures_rates_without_a_daemon() {
     let environment = environment();
     let top = rates_are_those_of_the_traffic(&environment);
     let none = Value::Array(vec![]);
@@ -105,7 +105,7 @@ fn rates_are_counted_alone() {
 }
 
 #[test]
-fn rates_are_counted_with_a_daemon() {
+fn top_measures_rates_with_a_daemon() {
     let environment = environment();
     let daemon = Daemon::start(&environment, &["--ready-slots", "3"]);
     environment.run(&["down", "quiet"]).success();
@@ -121,7 +121,7 @@ fn rates_are_counted_with_a_daemon() {
 }
 
 #[test]
-fn where_there_is_no_terminal_that_is_said() {
+fn top_refuses_to_run_without_a_terminal() {
     let environment = Environment::with_hello();
     insta::assert_snapshot!(environment.run(&["top"]).failure(2), @r"
     error: standard output is not a terminal
@@ -163,7 +163,7 @@ fn in_terminal(environment: &Environment, once_drawn: &str) -> (String, String) 
 }
 
 #[test]
-fn a_terminal_is_given_back_once_somebody_quits() {
+fn terminal_is_restored_when_the_user_quits() {
     let environment = Environment::with_hello();
     // After the terminal is made larger, the last line is drawn, too.
     let resized = "stty -F $(cat tty) rows 20; until grep -q '\\[20;1H' seen; do :; done";
@@ -175,7 +175,7 @@ fn a_terminal_is_given_back_once_somebody_quits() {
 }
 
 #[test]
-fn a_terminal_is_given_back_when_a_signal_comes() {
+fn terminal_is_restored_when_a_signal_ends_top() {
     let environment = Environment::with_hello();
     for (signal, code) in [("TERM", 143), ("HUP", 129)] {
         let (_, after) = in_terminal(&environment, &format!("kill -{signal} $(cat pid)"));

@@ -44,7 +44,7 @@ fn assert_problem(reply: &Reply, status: u16, words: &str) {
 }
 
 #[test]
-fn bad_input_is_answered_and_the_daemon_serves_on() {
+fn daemon_answers_invalid_requests_and_keeps_serving() {
     let world = &World::new(Firewall::Nftables);
     let daemon = world.daemon(&[]);
     let path = "/v1/functions/hello";
@@ -105,7 +105,7 @@ fn bad_input_is_answered_and_the_daemon_serves_on() {
 }
 
 #[test]
-fn who_sends_slowly_is_not_waited_for() {
+fn daemon_does_not_wait_for_slow_senders() {
     let world = &World::new(Firewall::Nftables);
     let daemon = world.daemon(&["--patience", "300"]);
     let heads: [&[u8]; 3] = [
@@ -149,7 +149,7 @@ fn a_thousand_connections_are_served_at_once() {
 }
 
 #[test]
-fn only_root_and_the_group_get_in() {
+fn only_root_and_the_group_may_connect() {
     let world = &World::new(Firewall::Nftables);
     let _daemon = world.daemon(&["--api-group", "4242"]);
     let socket = world.socket();
@@ -165,7 +165,7 @@ fn only_root_and_the_group_get_in() {
 }
 
 #[test]
-fn of_two_daemons_one_serves() {
+fn second_daemon_is_refused() {
     let world = &World::new(Firewall::Nftables);
     let daemon = world.daemon(&[]);
     let refused = world.riklet(&["serve"], "").failure(1);
@@ -188,7 +188,7 @@ fn of_two_daemons_one_serves() {
 }
 
 #[test]
-fn who_watches_sees_what_changes() {
+fn watcher_is_told_of_each_change() {
     let world = &World::new(Firewall::Nftables);
     let daemon = world.daemon(&[]);
     let mut stream = UnixStream::connect(world.socket()).expect("it listens");
@@ -214,7 +214,7 @@ fn who_watches_sees_what_changes() {
 }
 
 #[test]
-fn metrics_count_what_goes_through() {
+fn metrics_count_traffic() {
     let world = &World::new(Firewall::Nftables);
     let daemon = world.daemon(&["--metrics", "127.0.0.1:9464"]);
     let web = function("web", &[exposure(Transport::Tcp, 8080, 3000)]);
@@ -234,7 +234,7 @@ fn metrics_count_what_goes_through() {
 }
 
 #[test]
-fn long_nonsense_is_answered_briefly() {
+fn large_invalid_request_gets_a_short_answer() {
     let world = &World::new(Firewall::Nftables);
     let daemon = world.daemon(&[]);
     let nonsense = format!("[{}]", vec!["{}"; 340_000].join(","));
@@ -246,7 +246,7 @@ fn long_nonsense_is_answered_briefly() {
 }
 
 #[test]
-fn a_removed_socket_comes_back_and_no_second_daemon_takes_its_place() {
+fn removed_socket_is_recreated_and_no_second_daemon_starts() {
     let world = &World::new(Firewall::Nftables);
     let daemon = world.daemon(&[]);
     world.node.tool(&["rm", world.socket().to_str().expect("UTF-8")]);

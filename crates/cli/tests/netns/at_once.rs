@@ -20,7 +20,7 @@ const IN_TURN: usize = 8;
 /// The names that all of them work on.
 const SHARED: [&str; 3] = ["f0", "f1", "f2"];
 
-on_every_firewall!(eight_at_once_are_refused_for_documented_reasons_only, |world| {
+on_every_firewall!(concurrent_processes_fail_for_documented_reasons_only, |world| {
     let before = SystemState::take(&world.node);
     let last = at_once(|number, mut random| {
         let own = format!("own{number}");
@@ -46,7 +46,7 @@ on_every_firewall!(eight_at_once_are_refused_for_documented_reasons_only, |world
 });
 
 // Some of them purge: everything shared is removed and created again.
-on_every_firewall!(eight_at_once_agree_on_what_is_shared, |world| {
+on_every_firewall!(concurrent_processes_agree_on_shared_functions, |world| {
     let before = SystemState::take(&world.node);
     at_once(|_, mut random| {
         for _ in 0..IN_TURN {

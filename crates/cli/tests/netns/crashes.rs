@@ -91,7 +91,7 @@ fn assert_repaired(world: &World) {
     assert_eq!(again.stderr, "nothing to do\n", "{again}");
 }
 
-on_every_firewall!(what_a_killed_run_leaves_is_repaired, |world| {
+on_every_firewall!(remains_of_a_killed_run_are_repaired, |world| {
     let before = SystemState::take(&world.node);
     for victims in ALL {
         world.detach(&[hello(), second()]);
@@ -114,7 +114,7 @@ on_every_firewall!(what_a_killed_run_leaves_is_repaired, |world| {
 });
 
 #[test]
-fn the_next_run_clears_away() {
+fn next_run_cleans_up_after_a_killed_one() {
     let world = World::new(Firewall::Nftables);
     let before = SystemState::take(&world.node);
     for victims in [Victims::Supervisor, Victims::Both] {
@@ -139,7 +139,7 @@ fn the_next_run_clears_away() {
 }
 
 #[test]
-fn one_process_clears_away_what_is_lost() {
+fn only_one_process_cleans_up_a_lost_run() {
     let world = World::new(Firewall::Nftables);
     world.detach(&[hello()]);
     Victims::Both.kill(&world.ps("hello"));
@@ -172,7 +172,7 @@ fn one_process_clears_away_what_is_lost() {
 }
 
 #[test]
-fn stop_clears_away_what_is_lost() {
+fn stop_cleans_up_a_lost_run() {
     let world = World::new(Firewall::Nftables);
     for all in [false, true] {
         world.detach(&[hello(), second()]);
@@ -204,7 +204,7 @@ fn start_in_vain(world: &World) -> (Running, Value) {
 }
 
 #[test]
-fn what_is_killed_while_it_starts_is_repaired() {
+fn run_killed_during_its_start_is_repaired() {
     let world = World::new(Firewall::Nftables);
     world.detach(&[second()]);
     world.wait_for_carrier("rik0");
@@ -230,7 +230,7 @@ fn what_is_killed_while_it_starts_is_repaired() {
 }
 
 #[test]
-fn what_starts_is_stopped() {
+fn run_can_be_stopped_during_its_start() {
     let world = World::new(Firewall::Nftables);
     let before = SystemState::take(&world.node);
     let (starting, run) = start_in_vain(&world);
@@ -263,7 +263,7 @@ fn hold_up(world: &World) -> (Lock, Running, Value) {
 }
 
 #[test]
-fn what_has_no_vmm_yet_is_stopped() {
+fn run_without_a_vmm_can_be_stopped() {
     let world = World::new(Firewall::Nftables);
     let (lock, begun, _) = hold_up(&world);
     // There is no log yet either.
@@ -284,7 +284,7 @@ fn what_has_no_vmm_yet_is_stopped() {
 }
 
 #[test]
-fn what_has_no_vmm_yet_is_repaired() {
+fn run_without_a_vmm_can_be_repaired() {
     let world = World::new(Firewall::Nftables);
     let (lock, begun, run) = hold_up(&world);
     kill(pid(&run["supervisorPid"]));

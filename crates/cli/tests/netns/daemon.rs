@@ -21,7 +21,7 @@ use crate::world::{
 
 const SOON: Duration = Duration::from_secs(5);
 
-on_every_firewall!(a_restart_makes_no_ripple, |world| {
+on_every_firewall!(restart_disturbs_no_traffic, |world| {
     let before = SystemState::take(&world.node);
     let mut daemon = world.daemon(&[]);
     let web = function("web", &[exposure(Transport::Tcp, 8080, 3000)]);
@@ -29,7 +29,7 @@ on_every_firewall!(a_restart_makes_no_ripple, |world| {
     let [web, long] = world.start([(web, &[(Transport::Tcp, 3000)]), (long, &[])]);
     let at = (long.address(), 4000);
     let connection = Connection::new(&world.client, (NODE_LAN, 9000), &long.guest.namespace, at);
-    daemon.settle();
+    daemon.wait_until_idle();
     // By index and name: a TAP that was recreated has another index.
     let taps = |world: &World| -> Vec<String> {
         let links = world.node.tool(&["ip", "-oneline", "link", "show"]);
@@ -43,7 +43,7 @@ on_every_firewall!(a_restart_makes_no_ripple, |world| {
         daemon.end(signal);
         connection.assert_alive();
         daemon = world.daemon(&[]);
-        daemon.settle();
+        daemon.wait_until_idle();
         connection.assert_alive();
         assert_eq!(taps(world), present, "the same TAPs, warm ones too");
     }
@@ -68,7 +68,7 @@ on_every_firewall!(commands_beside_the_daemon_share_its_records, |world| {
         function("web", &[exposure(Transport::Tcp, 8081, 3000)]),
         &[(Transport::Tcp, 3000)],
     )]);
-    daemon.settle();
+    daemon.wait_until_idle();
     let names = |document: &serde_json::Value| -> Vec<String> {
         let all = document.as_array().expect("a list").iter();
         all.map(|listed| listed["name"].as_str().expect("a name").to_owned()).collect()
@@ -77,7 +77,7 @@ on_every_firewall!(commands_beside_the_daemon_share_its_records, |world| {
     let listed = alone(&["--output", "json", "list"], "");
     assert_eq!(names(&serde_json::from_str(&listed).expect("JSON")), ["alone", "web"]);
     alone(&["down", "alone"], "");
-    daemon.settle();
+    daemon.wait_until_idle();
     assert_eq!(names(&daemon.get("/v1/functions")), ["web"]);
     tcp_ask(&world.client, (NODE_LAN, 8081)).expect("it is reached");
     drop(web);
@@ -85,11 +85,11 @@ on_every_firewall!(commands_beside_the_daemon_share_its_records, |world| {
 
 // The daemon records a moment later that the kernel has followed its `down`; by then another process may have reused
 // the name.
-on_every_firewall!(what_another_process_brings_up_again_stays_up, |world| {
+on_every_firewall!(function_brought_up_again_by_another_process_stays_up, |world| {
     /// The number of attempts in which the two should coincide.
     const TRIES: usize = 20;
     let daemon = world.daemon(&[]);
-    daemon.settle();
+    daemon.wait_until_idle();
     let web = function("web", &[exposure(Transport::Tcp, 8080, 3000)]);
     let file = world.directory.path().join("definition");
     mknodat(CWD, &file, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).expect("a pipe");
@@ -105,7 +105,7 @@ on_every_firewall!(what_another_process_brings_up_again_stays_up, |world| {
         definition.write_all(web.to_string().as_bytes()).expect("a reader");
         drop(definition);
         other.wait().success();
-        daemon.settle();
+        daemon.wait_until_idle();
         let recorded = daemon.ask("GET", "/v1/functions/web", "");
         assert_eq!(recorded.status, 200, "try {number}: {recorded:?}");
     }
@@ -114,7 +114,7 @@ on_every_firewall!(what_another_process_brings_up_again_stays_up, |world| {
     drop(web);
 });
 
-on_every_firewall!(a_port_that_moves_takes_its_flows_along, |world| {
+on_every_firewall!(flows_follow_a_port_to_another_function, |world| {
     let _daemon = world.daemon(&[]);
     let definition = |name: &str| function(name, &[exposure(Transport::Udp, 5300, 53)]);
     let [first] = world.start([(definition("first"), &[(Transport::Udp, 53)])]);
@@ -131,24 +131,24 @@ on_every_firewall!(a_port_that_moves_takes_its_flows_along, |world| {
     assert_eq!(again, second.address());
 });
 
-on_every_firewall!(a_run_beside_the_daemon_leaves_it_as_it_was, |world| {
+on_every_firewall!(run_does_not_disturb_the_daemon, |world| {
     let daemon = world.daemon(&[]);
-    daemon.settle();
+    daemon.wait_until_idle();
     let hello = function("hello", &[exposure(Transport::Tcp, 8080, 3000)]);
     world.riklet(&["run", "--detach", "-"], &hello.to_string()).success();
     let refused = world.riklet(&["down", "hello"], "").failure(1);
     assert!(refused.contains("hello is already running"), "{refused}");
     let taken = function("other", &[exposure(Transport::Tcp, 8080, 3000)]).to_string();
     assert_eq!(daemon.ask("PUT", "/v1/functions/other", &taken).status, 409);
-    daemon.settle();
+    daemon.wait_until_idle();
     world.riklet(&["stop", "hello"], "").success();
-    daemon.settle();
+    daemon.wait_until_idle();
     assert_eq!(daemon.get("/v1/functions"), serde_json::json!([]));
     assert_eq!(daemon.ask("PUT", "/v1/functions/other", &taken).status, 200);
 });
 
 #[test]
-fn of_many_who_want_one_port_one_gets_it() {
+fn one_of_many_concurrent_requests_gets_the_port() {
     let world = &World::new(Firewall::Nftables);
     let daemon = world.daemon(&[]);
     let api: &Api = &daemon;
@@ -166,5 +166,5 @@ fn of_many_who_want_one_port_one_gets_it() {
     });
     assert_eq!(statuses.iter().filter(|status| **status == 200).count(), 1, "{statuses:?}");
     assert_eq!(statuses.iter().filter(|status| **status == 409).count(), 15, "{statuses:?}");
-    daemon.settle();
+    daemon.wait_until_idle();
 }

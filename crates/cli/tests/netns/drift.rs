@@ -128,7 +128,7 @@ const OF_IPTABLES: [Drift; 12] = [
     ),
 ];
 
-on_every_firewall!(what_drifts_is_named_and_comes_back, |world| {
+on_every_firewall!(drift_is_named_and_repaired, |world| {
     docker_like(world, world.firewall);
     world.try_up(&functions()).success();
     let mut played = play(world);
@@ -177,7 +177,7 @@ fn play(world: &World) -> Vec<Played> {
 
 /// A foreign firewall closes a path that was open before.
 #[test]
-fn a_gate_that_is_shut_is_named_and_opened() {
+fn closed_foreign_forward_chain_is_named_and_opened() {
     type Shut = fn(&World);
     let legacy: Shut = |world| docker_like(world, Firewall::IptablesLegacy);
     let shut: [(Shut, &[&str]); 3] = [
@@ -211,7 +211,7 @@ fn a_gate_that_is_shut_is_named_and_opened() {
 
 /// An interface without our mark is foreign, even if it used to be ours.
 #[test]
-fn a_tap_that_lost_its_mark_is_named_and_left_alone() {
+fn tap_without_our_alias_is_named_and_left_alone() {
     let world = &World::new(Firewall::Nftables);
     world.try_up(&functions()).success();
     world.node.tool(&["ip", "link", "set", "rik0", "alias", "mine now"]);

@@ -62,7 +62,7 @@ on_every_firewall!(an_exposure_is_bound_to_the_address_that_it_names, |world| {
     }
 });
 
-on_every_firewall!(a_range_has_as_many_ports_as_there_are, |world| {
+on_every_firewall!(range_may_span_all_ports, |world| {
     let wide = [exposure(Udp, "49152-65535", "49152-65535"), exposure(Tcp, "2-65535", "1-65534")];
     let serves = [49152, 57000, 65535].map(|port| (Udp, port));
     let serves = [&serves[..], &[1, 29_999, 65_534].map(|port| (Tcp, port))].concat();
@@ -101,7 +101,7 @@ on_every_firewall!(a_range_is_one_rule_and_is_bound_to_its_address, |world| {
     assert_eq!(world.assert_in_step().len(), 2);
 });
 
-on_every_firewall!(many_exposures_go_in_one_piece, |world| {
+on_every_firewall!(many_exposures_change_in_one_transaction, |world| {
     let port = |number: u16| exposure(Udp, 10_000 + 2 * number, 4000 + number);
     let (all, half): (Vec<_>, Vec<_>) = ((0..60).map(port).collect(), (0..30).map(port).collect());
     let serves = [(Udp, 4000), (Udp, 4059)];
@@ -161,7 +161,7 @@ on_every_firewall!(a_range_maps_port_by_port_beside_other_exposures, |world| {
     assert_refused(Tcp, &world.client, (NODE_LAN, 8001));
 });
 
-on_every_firewall!(a_changed_definition_touches_only_what_changed, |world| {
+on_every_firewall!(changed_definition_affects_only_its_changed_exposures, |world| {
     let before = [
         exposure(Tcp, 8080, 3000),
         exposure(Tcp, 8081, 3000),

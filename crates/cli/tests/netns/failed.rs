@@ -66,7 +66,7 @@ on_every_firewall!(one_functions_failure_stops_no_other, |world| {
     assert_all_answer(world, &recorded);
 });
 
-on_every_firewall!(what_never_came_up_can_be_taken_down, |world| {
+on_every_firewall!(function_that_never_came_up_can_be_taken_down, |world| {
     let first = definitions(&[workload("f0", &["tcp 8000 3000"])]);
     // This pool has two slots.
     world.riklet(&["--pool", "10.231.0.0/29", "up", "-"], &first).success();

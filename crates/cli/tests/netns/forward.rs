@@ -144,19 +144,19 @@ fn live_behind(world: &World, foreign: Foreign) {
     }
 }
 
-on_every_firewall!(behind_docker_on_iptables_nft, |world| {
+on_every_firewall!(functions_work_with_docker_on_iptables_nft, |world| {
     live_behind(world, Foreign::Docker(Firewall::IptablesNft));
 });
 
-on_every_firewall!(behind_docker_on_iptables_legacy, |world| {
+on_every_firewall!(functions_work_with_docker_on_iptables_legacy, |world| {
     live_behind(world, Foreign::Docker(Firewall::IptablesLegacy));
 });
 
-on_every_firewall!(behind_somebodys_own_nft_ruleset, |world| {
+on_every_firewall!(functions_work_with_a_foreign_nft_ruleset, |world| {
     live_behind(world, Foreign::Nft);
 });
 
-on_every_firewall!(a_node_without_a_firewall_forwards_what_it_did_before, |world| {
+on_every_firewall!(node_without_a_firewall_forwards_as_before, |world| {
     let all = set(&["client → internet", "client → other", "internet → client", "other → client"]);
     for (ip_forward, before) in [("0", set(&[])), ("1", all.clone())] {
         world.node.set_sysctl("net/ipv4/ip_forward", ip_forward);
@@ -182,7 +182,7 @@ fn confine(world: &World) {
     let daemon = world.daemon(&[]);
     let pair = pair(world);
     assert_published(world, &pair, &[Transport::Tcp]);
-    daemon.settle();
+    daemon.wait_until_idle();
     assert_eq!(forwarded(world), set(&[]), "beside a daemon");
     let other = function("long", &[exposure(Transport::Tcp, 9000, 4000)]);
     let [long] = world.start([(other, &[])]);
@@ -224,13 +224,13 @@ fn confine(world: &World) {
     assert_eq!(world.node.sysctl("net/ipv4/conf/up0/forwarding"), "0");
 }
 
-on_every_firewall!(what_only_our_forwarding_lets_pass_a_daemon_drops, |world| {
+on_every_firewall!(daemon_drops_what_only_our_forwarding_would_allow, |world| {
     confine(world);
 });
 
 /// Rules that only `nft` can write make the whole table unusable for iptables-nft.
 #[test]
-fn beside_rules_that_iptables_cannot_list_nftables_is_chosen() {
+fn nftables_is_chosen_if_iptables_cannot_list_the_rules() {
     let mut world = World::new(Firewall::IptablesNft);
     nft_foreign(&world.node);
     let rule = ["nft", "insert", "rule", "ip", "filter", "FORWARD", "ct", "state", "established"];
@@ -252,7 +252,7 @@ fn beside_rules_that_iptables_cannot_list_nftables_is_chosen() {
 
 /// If such rules appear later, nothing can be changed until they are removed, and everything keeps working.
 #[test]
-fn rules_that_iptables_cannot_list_come_later() {
+fn unlistable_rules_added_later_stop_changes_but_not_traffic() {
     let world = World::new(Firewall::IptablesNft);
     let pair = pair(&world);
     let rule =
@@ -271,7 +271,7 @@ fn rules_that_iptables_cannot_list_come_later() {
 }
 
 /// A firewall that starts while functions are up may block them; `check` finds that, and `repair` repairs it.
-fn mend_after(world: &World, foreign: Foreign) {
+fn repair_after(world: &World, foreign: Foreign) {
     let pair = pair(world);
     assert_published(world, &pair, &[Transport::Tcp]);
     world.riklet(&["check"], "").success();
@@ -285,14 +285,14 @@ fn mend_after(world: &World, foreign: Foreign) {
     assert_eq!(forwarded(world), set(&[]));
 }
 
-on_every_firewall!(docker_on_iptables_nft_comes_later, |world| {
-    mend_after(world, Foreign::Docker(Firewall::IptablesNft));
+on_every_firewall!(repair_restores_functions_after_docker_starts_on_iptables_nft, |world| {
+    repair_after(world, Foreign::Docker(Firewall::IptablesNft));
 });
 
-on_every_firewall!(docker_on_iptables_legacy_comes_later, |world| {
-    mend_after(world, Foreign::Docker(Firewall::IptablesLegacy));
+on_every_firewall!(repair_restores_functions_after_docker_starts_on_iptables_legacy, |world| {
+    repair_after(world, Foreign::Docker(Firewall::IptablesLegacy));
 });
 
-on_every_firewall!(somebodys_own_nft_ruleset_comes_later, |world| {
-    mend_after(world, Foreign::Nft);
+on_every_firewall!(repair_restores_functions_after_a_foreign_nft_ruleset_is_loaded, |world| {
+    repair_after(world, Foreign::Nft);
 });

@@ -67,7 +67,7 @@ on_every_firewall!(a_guest_keeps_its_gateways_mac_address_on_another_slot, |worl
     assert_eq!(mac, COMMON);
 });
 
-on_every_firewall!(an_upgrade_does_not_disturb_what_is_up, |world| {
+on_every_firewall!(upgrade_does_not_disturb_running_functions, |world| {
     let web = |changes: u16| {
         let changing = exposure(Tcp, 8080 + changes, 3000);
         function("web", &[changing, exposure(Tcp, 9090, 4000)])
@@ -94,7 +94,7 @@ on_every_firewall!(an_upgrade_does_not_disturb_what_is_up, |world| {
     world.riklet(&["repair"], "").success();
     assert_undisturbed("another repair");
     let daemon = world.daemon(&[]);
-    daemon.settle();
+    daemon.wait_until_idle();
     assert_undisturbed("the daemon");
     daemon.end(Signal::TERM);
 
@@ -111,7 +111,7 @@ on_every_firewall!(
     a_tap_made_in_advance_by_an_earlier_version_gets_the_common_mac_address,
     |world| {
         let daemon = world.daemon(&[]);
-        daemon.settle();
+        daemon.wait_until_idle();
         daemon.end(Signal::KILL);
         // Once by the command line, which uses the TAP as it is, and once by the daemon, which checks it first.
         for by_daemon in [false, true] {
@@ -129,7 +129,7 @@ on_every_firewall!(
             ]);
             let daemon = by_daemon.then(|| world.daemon(&[]));
             if let Some(daemon) = &daemon {
-                daemon.settle();
+                daemon.wait_until_idle();
                 assert_eq!(mac_of(world, "rik0"), COMMON);
             }
             let [new] = world.start([(function("new", &[]), &[])]);
@@ -142,7 +142,7 @@ on_every_firewall!(
             }
             world.down(&["new"]);
             let daemon = world.daemon(&[]);
-            daemon.settle();
+            daemon.wait_until_idle();
             daemon.end(Signal::KILL);
         }
     }

@@ -43,7 +43,7 @@ impl<'a> Scene<'a> {
         let at = (long.address(), 4000);
         let connection =
             Connection::new(&world.client, (NODE_LAN, 9000), &long.guest.namespace, at);
-        daemon.settle();
+        daemon.wait_until_idle();
         let probe = Probe::start(&world.client, (NODE_LAN, 8080));
         probe.wait_for(5, SOON);
         Self { world, daemon, function, probe, connection, _long: long }
@@ -83,7 +83,7 @@ fn iptables(world: &World, arguments: &str) {
     world.program("iptables", &arguments, "").success();
 }
 
-on_every_firewall!(a_firewall_that_others_flush_comes_back, |world| {
+on_every_firewall!(flushed_firewall_is_restored, |world| {
     let scene = Scene::new(world);
     match world.firewall {
         Firewall::Nftables => {
@@ -112,7 +112,7 @@ on_every_firewall!(a_firewall_that_others_flush_comes_back, |world| {
     }
 });
 
-on_every_firewall!(interfaces_that_others_change_are_mended, |world| {
+on_every_firewall!(changed_interfaces_are_repaired, |world| {
     let scene = Scene::new(world);
     let tap = scene.function.guest.nic.interface.clone();
     let ip = |command: &str| {
@@ -136,7 +136,7 @@ on_every_firewall!(interfaces_that_others_change_are_mended, |world| {
     }
 });
 
-on_every_firewall!(a_tap_that_others_delete_is_made_anew, |world| {
+on_every_firewall!(deleted_tap_is_recreated, |world| {
     let scene = Scene::new(world);
     let Scene { function, daemon, probe, connection, _long, .. } = scene;
     let nic = function.guest.nic.clone();
@@ -174,7 +174,7 @@ on_every_firewall!(masquerading_follows_the_default_route, |world| {
 
 #[test]
 #[expect(clippy::disallowed_methods, reason = "the fight takes its time")]
-fn what_is_fought_over_is_left_alone() {
+fn repeated_repairs_back_off() {
     let world = &World::new(Firewall::Nftables);
     let scene = Scene::new(world);
     let before = scene.daemon.processor_time();

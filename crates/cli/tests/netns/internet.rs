@@ -30,13 +30,13 @@ pub(crate) fn assert_internet(world: &World, function: &Function) {
     }
 }
 
-on_every_firewall!(a_guest_is_the_node_to_the_internet, |world| {
+on_every_firewall!(internet_sees_guests_with_the_nodes_address, |world| {
     let [first, second] = pair(world);
     assert_internet(world, &first);
     assert_internet(world, &second);
 });
 
-on_every_firewall!(guests_pass_to_the_uplink_only_and_nobody_passes_to_them, |world| {
+on_every_firewall!(guests_reach_only_the_uplink_and_cannot_be_reached, |world| {
     // Forwarding is on, so that only our rules can close a path.
     world.node.set_sysctl("net/ipv4/ip_forward", "1");
     let [first, second] = pair(world);
@@ -82,7 +82,7 @@ on_every_firewall!(guests_pass_to_the_uplink_only_and_nobody_passes_to_them, |wo
     }
 });
 
-on_every_firewall!(the_nodes_loopback_is_not_for_neighbours, |world| {
+on_every_firewall!(neighbours_cannot_reach_the_nodes_loopback, |world| {
     let loopback = |last| Ipv4Addr::new(127, 0, 0, last);
     let private = [exposure(Transport::Tcp, 81, TARGET), exposure(Transport::Udp, 81, TARGET)];
     let private = private.map(|exposure| bound(Ipv4Addr::LOCALHOST, exposure));

@@ -61,7 +61,7 @@ impl Model {
 
     /// Asserts that the records are among the possible ones. From now on, only these are possible.
     #[track_caller]
-    fn settle(&mut self, recorded: &BTreeMap<String, Recorded>) {
+    fn assert_possible(&mut self, recorded: &BTreeMap<String, Recorded>) {
         for (name, possible) in &mut self.0 {
             let found = recorded.get(name).map(|recorded| recorded.workload.clone());
             assert!(possible.contains(&found), "{name}: {found:?} is none of {possible:?}");
@@ -75,11 +75,11 @@ impl Model {
 fn assert_sound(world: &World, model: &mut Model) {
     world.riklet(&["repair"], "").success();
     let recorded = world.assert_in_step();
-    model.settle(&recorded);
+    model.assert_possible(&recorded);
     assert_all_answer(world, &recorded);
 }
 
-on_every_firewall!(whatever_is_killed_is_repaired, |world| {
+on_every_firewall!(killed_operations_are_repaired, |world| {
     let mut random = Random::new();
     let before = SystemState::take(&world.node);
     let usual = usual_duration(world);
@@ -137,7 +137,7 @@ fn kill_at(world: &World, operation: &Operation, text: &str, place: HoldPoint) -
 
 /// Asserts that the work of a killed `up`'s programs takes effect before the next operation reads the state, not
 /// after.
-fn next_waits_for_the_programs_of_the_killed(firewall: Firewall) {
+fn next_operation_waits_for_programs_of_a_killed_one(firewall: Firewall) {
     let world = &World::new(firewall);
     world.try_up(&[workload("f0", &["tcp 8000 3000"])]).success();
     let up = Operation::Up(Box::new(workload("f1", &["tcp 8001 3001"])));
@@ -151,18 +151,18 @@ fn next_waits_for_the_programs_of_the_killed(firewall: Firewall) {
 }
 
 #[test]
-fn the_next_operation_waits_for_the_programs_of_the_killed_on_iptables_nft() {
-    next_waits_for_the_programs_of_the_killed(Firewall::IptablesNft);
+fn next_operation_waits_for_programs_of_a_killed_one_on_iptables_nft() {
+    next_operation_waits_for_programs_of_a_killed_one(Firewall::IptablesNft);
 }
 
 #[test]
-fn the_next_operation_waits_for_the_programs_of_the_killed_on_iptables_legacy() {
-    next_waits_for_the_programs_of_the_killed(Firewall::IptablesLegacy);
+fn next_operation_waits_for_programs_of_a_killed_one_on_iptables_legacy() {
+    next_operation_waits_for_programs_of_a_killed_one(Firewall::IptablesLegacy);
 }
 
 /// Calling iptables-nft creates tables; the next purge removes them.
 #[test]
-fn tables_that_a_killed_purge_left_empty_go_with_the_next() {
+fn next_purge_removes_empty_tables_of_a_killed_one() {
     let world = &World::new(Firewall::IptablesNft);
     let before = SystemState::take(&world.node);
     world.try_up(&[workload("f0", &["tcp 8000 3000"])]).success();
@@ -173,7 +173,7 @@ fn tables_that_a_killed_purge_left_empty_go_with_the_next() {
 
 /// An established flow keeps its first translation until the kernel is told to forget it.
 #[test]
-fn a_flow_follows_a_change_that_was_killed_before_it_was_forgotten() {
+fn stale_flow_of_a_killed_change_is_deleted() {
     let world = &World::new(Firewall::IptablesLegacy);
     let target = (NODE_LAN, 8000);
     world.try_up(&[workload("f0", &["udp 8000 3000"])]).success();
@@ -191,7 +191,7 @@ fn a_flow_follows_a_change_that_was_killed_before_it_was_forgotten() {
 }
 
 #[test]
-fn the_guest_of_a_killed_run_ends_and_repair_clears_its_function_away() {
+fn killed_run_ends_its_guests_and_repair_removes_its_functions() {
     let world = &World::new(Firewall::Nftables);
     let before = SystemState::take(&world.node);
     let functions = [workload("f0", &["tcp 8000 3000"]), workload("f1", &["tcp 8001 3000"])];

@@ -20,7 +20,7 @@ fn names(listed: &Value) -> Vec<&str> {
     listed.map(|instance| instance["name"].as_str().expect("a name")).collect()
 }
 
-on_every_firewall!(each_kind_has_its_paths_and_all_have_one_together, |world| {
+on_every_firewall!(each_kind_has_its_own_paths_and_all_share_one, |world| {
     let daemon = world.daemon(&[]);
     let put = |path: &str, definition: &Value| daemon.ask("PUT", path, &definition.to_string());
     let web = function("web", &[exposure(Tcp, 8080, 3000)]);

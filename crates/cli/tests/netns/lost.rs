@@ -97,7 +97,7 @@ fn assert_rebuilt(world: &World, recorded: &BTreeMap<String, Recorded>) {
 
 /// The alias of an interface holds at most 255 bytes.
 #[test]
-fn what_an_alias_has_no_room_for_is_said_to_be_lost() {
+fn exposures_that_do_not_fit_an_alias_are_reported_as_lost() {
     let world = &World::new(Firewall::Nftables);
     let exposures: Vec<_> = (0..30).map(|n| format!("tcp {} 3000", 8000 + n)).collect();
     let exposures: Vec<_> = exposures.iter().map(String::as_str).collect();

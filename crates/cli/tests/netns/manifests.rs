@@ -102,7 +102,7 @@ fn functions_come_and_go_with_their_files() {
 }
 
 #[test]
-fn what_went_while_the_daemon_was_away_goes() {
+fn function_of_a_file_removed_during_downtime_is_taken_down() {
     let world = &World::new(Firewall::Nftables);
     let scene = Scene::new(world);
     scene.put("web.json", &definition("web", 8080));
@@ -117,7 +117,7 @@ fn what_went_while_the_daemon_was_away_goes() {
 }
 
 #[test]
-fn what_is_another_s_is_left_alone() {
+fn manifest_cannot_claim_an_owned_name_or_port() {
     let world = &World::new(Firewall::Nftables);
     let scene = Scene::new(world);
     let daemon = scene.daemon();
@@ -138,7 +138,7 @@ fn what_is_another_s_is_left_alone() {
 }
 
 #[test]
-fn a_name_whose_record_cannot_be_read_is_another_s() {
+fn manifest_cannot_claim_a_name_with_an_unreadable_record() {
     let world = &World::new(Firewall::Nftables);
     world.up(&[function("web", &[])]);
     let records = world.directory.path().join("state/riklet-sdn.db");
@@ -153,7 +153,7 @@ fn a_name_whose_record_cannot_be_read_is_another_s() {
 }
 
 #[test]
-fn a_directory_that_is_swapped_as_a_whole_is_followed() {
+fn directory_replaced_as_a_whole_is_followed() {
     let world = &World::new(Firewall::Nftables);
     let scene = Scene::new(world);
     // Kubernetes mounts a ConfigMap like this: the files are links, by way of a link to a directory.
@@ -180,7 +180,7 @@ fn a_directory_that_is_swapped_as_a_whole_is_followed() {
 }
 
 #[test]
-fn who_was_first_keeps_its_name_whatever_the_files_are_called() {
+fn first_file_keeps_a_name_whatever_the_files_are_called() {
     let world = &World::new(Firewall::Nftables);
     let scene = Scene::new(world);
     scene.put("m.json", &definition("web", 8080));
@@ -200,7 +200,7 @@ fn who_was_first_keeps_its_name_whatever_the_files_are_called() {
 }
 
 #[test]
-fn ports_go_from_file_to_file_in_one_breath() {
+fn files_can_exchange_ports_in_one_change() {
     let world = &World::new(Firewall::Nftables);
     let scene = Scene::new(world);
     scene.put("a.json", &definition("one", 8080));
@@ -221,7 +221,7 @@ fn ports_go_from_file_to_file_in_one_breath() {
 }
 
 #[test]
-fn a_link_that_leads_nowhere_takes_nothing_down() {
+fn dangling_link_takes_nothing_down() {
     let world = &World::new(Firewall::Nftables);
     let scene = Scene::new(world);
     let target = world.directory.path().join("elsewhere.json");
@@ -239,7 +239,7 @@ fn a_link_that_leads_nowhere_takes_nothing_down() {
 }
 
 #[test]
-fn a_directory_whose_parents_are_missing_is_followed_once_it_is_there() {
+fn directory_created_later_is_followed() {
     let world = &World::new(Firewall::Nftables);
     let mut scene = Scene::new(world);
     scene.directory.push("by/and/by");
@@ -256,7 +256,7 @@ fn a_directory_whose_parents_are_missing_is_followed_once_it_is_there() {
 }
 
 #[test]
-fn a_file_is_written_in_place() {
+fn file_written_in_place_is_followed() {
     let world = &World::new(Firewall::Nftables);
     let scene = Scene::new(world);
     let daemon = scene.daemon();
@@ -269,7 +269,7 @@ fn a_file_is_written_in_place() {
 }
 
 #[test]
-fn what_a_refused_file_asks_for_may_be_brought_up_by_hand() {
+fn function_of_a_refused_file_can_be_brought_up_by_hand() {
     let world = &World::new(Firewall::Nftables);
     let scene = Scene::new(world);
     let daemon = scene.daemon();
@@ -287,7 +287,7 @@ fn what_a_refused_file_asks_for_may_be_brought_up_by_hand() {
 }
 
 #[test]
-fn what_was_taken_down_and_run_by_hand_is_no_file_s() {
+fn function_run_by_hand_no_longer_belongs_to_its_file() {
     let world = &World::new(Firewall::Nftables);
     let scene = Scene::new(world);
     let both = format!("[{}, {}]", definition("runs", 8080), definition("rests", 8081));
@@ -303,7 +303,7 @@ fn what_was_taken_down_and_run_by_hand_is_no_file_s() {
 }
 
 #[test]
-fn what_all_was_taken_down_with_is_forgotten() {
+fn purge_of_all_functions_forgets_their_files() {
     let world = &World::new(Firewall::Nftables);
     let scene = Scene::new(world);
     scene.put("web.json", &definition("web", 8080));

@@ -149,7 +149,7 @@ fn files_that_no_vmm_can_open_are_refused() {
 }
 
 #[test]
-fn a_host_that_lacks_something_is_told() {
+fn run_reports_what_the_host_lacks() {
     let site = Site::new();
     let lacks = |kvm, execution: Value, complaint: &str| Misfit {
         kvm,
@@ -208,7 +208,7 @@ fn file_server(world: &World) -> Background {
 }
 
 #[test]
-fn downloads_that_fail_are_told() {
+fn failed_downloads_are_reported() {
     let site = Site::new();
     let _server = file_server(&site.world);
     let url = |path: &str| format!("http://{}:{}{path}", SERVER.0, SERVER.1);
@@ -250,7 +250,7 @@ enum Reached {
 }
 
 #[test]
-fn what_is_waited_for_in_vain_is_named() {
+fn timeout_names_the_condition_that_was_awaited() {
     for (reached, waited) in [
         (Reached::Nothing, "nothing has opened rik0 (it has no carrier)"),
         (Reached::Tap, "the guest at 10.231.0.2 does not answer"),

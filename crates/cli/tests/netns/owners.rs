@@ -101,7 +101,7 @@ on_every_firewall!(another_state_directory_changes_nothing, |world| {
     with_other(world, &["up", "-"], &new).success();
 });
 
-on_every_firewall!(adopted_functions_go_on_and_are_lost_to_the_others, |world| {
+on_every_firewall!(adopted_functions_keep_working_and_leave_their_former_owner, |world| {
     let (_web, connection) = start(world);
     let said = with_other(world, &["repair", "--adopt"], "").success();
     assert!(said.contains("recorded web\n"), "{said}");
@@ -165,10 +165,10 @@ fn unsign_firewall(world: &World) {
     }
 }
 
-on_every_firewall!(a_daemon_that_lost_its_functions_to_others_leaves_them_alone, |world| {
+on_every_firewall!(daemon_leaves_functions_adopted_by_others_alone, |world| {
     let daemon = world.daemon(&[]);
     let (_web, connection) = start(world);
-    daemon.settle();
+    daemon.wait_until_idle();
     let said = with_other(world, &["repair", "--adopt"], "").success();
     assert!(said.contains("recorded web\n"), "{said}");
     let directory = other(world).display().to_string();
@@ -193,7 +193,7 @@ on_every_firewall!(a_daemon_that_lost_its_functions_to_others_leaves_them_alone,
     drop(taker);
 });
 
-on_every_firewall!(what_an_earlier_version_made_is_marked_without_a_stop, |world| {
+on_every_firewall!(state_of_an_earlier_version_is_marked_without_an_outage, |world| {
     let (_web, connection) = start(world);
     // An earlier version left no identifier, neither in the records nor on the interface.
     let path = world.directory.path().join("state/riklet-sdn.db");
@@ -212,7 +212,7 @@ on_every_firewall!(what_an_earlier_version_made_is_marked_without_a_stop, |world
     assert_refused(world, &["repair"], "");
 });
 
-on_every_firewall!(a_tap_that_a_vmm_has_open_goes_with_its_own_down_only, |world| {
+on_every_firewall!(tap_that_a_vmm_has_open_is_deleted_only_by_down, |world| {
     let (web, connection) = start(world);
     // The records lose the function, while the host stays unchanged.
     let path = world.directory.path().join("state/riklet-sdn.db");
@@ -237,14 +237,14 @@ on_every_firewall!(a_tap_that_a_vmm_has_open_goes_with_its_own_down_only, |world
     assert!(!links.contains("rik0"), "{links}");
 });
 
-on_every_firewall!(what_a_stranger_calls_condemned_stays, |world| {
+on_every_firewall!(foreign_interface_in_the_draining_group_is_kept, |world| {
     let group = format!("{DRAINING_GROUP:#x}");
     world.node.tool(&["ip", "link", "add", "theirs", "group", &group, "type", "bridge"]);
     let before = world.node.tool(&["ip", "-d", "link", "show", "theirs"]);
     let daemon = world.daemon(&[]);
     let (web, connection) = start(world);
     world.down(&["web"]);
-    daemon.settle();
+    daemon.wait_until_idle();
     drop((web, connection));
     daemon.end(Signal::TERM);
     let (_web, _) = start(world);
@@ -257,7 +257,7 @@ fn remove(file: &Path) {
     fs::remove_file(file).unwrap();
 }
 
-on_every_firewall!(a_daemon_whose_database_is_removed_keeps_it, |world| {
+on_every_firewall!(daemon_keeps_the_records_of_a_removed_database, |world| {
     let daemon = world.daemon(&[]);
     let (_web, connection) = start(world);
     let state = world.directory.path().join("state");
@@ -270,7 +270,7 @@ on_every_firewall!(a_daemon_whose_database_is_removed_keeps_it, |world| {
     });
     connection.assert_alive();
     world.up(&[function("next", &[exposure(Tcp, 9090, 3000)])]);
-    daemon.settle();
+    daemon.wait_until_idle();
     daemon.end(Signal::KILL);
     let listed = world.riklet(&["list"], "").success();
     assert!(listed.contains("web") && listed.contains("next"), "{listed}");
@@ -279,10 +279,10 @@ on_every_firewall!(a_daemon_whose_database_is_removed_keeps_it, |world| {
     connection.assert_alive();
 });
 
-on_every_firewall!(a_daemon_whose_database_is_emptied_deletes_nothing, |world| {
+on_every_firewall!(daemon_with_an_emptied_database_deletes_nothing, |world| {
     let daemon = world.daemon(&[]);
     let (_web, connection) = start(world);
-    daemon.settle();
+    daemon.wait_until_idle();
     let database = world.directory.path().join("state/riklet-sdn.db");
     OpenOptions::new().write(true).truncate(true).open(&database).unwrap();
     for (arguments, stdin) in [(&["repair"][..], ""), (&["up", "-"], &*definition("next", 9090))] {
@@ -298,17 +298,17 @@ on_every_firewall!(a_daemon_whose_database_is_emptied_deletes_nothing, |world| {
     connection.assert_alive();
 });
 
-on_every_firewall!(a_strangers_interface_takes_no_slot_but_its_own, |world| {
+on_every_firewall!(foreign_interface_blocks_only_the_slot_of_its_name, |world| {
     world.node.tool(&["ip", "link", "add", "rik0", "type", "bridge"]);
     let before = world.node.tool(&["ip", "-d", "link", "show", "rik0"]);
     let (web, _connection) = start(world);
     assert_eq!(web.guest.nic.interface, "rik1");
     let daemon = world.daemon(&[]);
-    daemon.settle();
+    daemon.wait_until_idle();
     let nics = world.up(&[function("next", &[exposure(Tcp, 9090, 3000)])]);
     assert_eq!(nics[0].interface, "rik2");
     assert!(!daemon.events().contains("rik0"), "{}", daemon.events());
-    daemon.settle();
+    daemon.wait_until_idle();
     daemon.end(Signal::TERM);
     world.riklet(&["check"], "").success();
     assert_eq!(world.node.tool(&["ip", "-d", "link", "show", "rik0"]), before);

@@ -51,7 +51,7 @@ fn load(world: &World, ban: &str) {
     world.node.feed(&["nft", "-f", "-"], &ZONES.replace("BAN", ban)).success();
 }
 
-on_every_firewall!(a_chain_that_ends_in_a_reject_is_passed_and_its_bans_hold, |world| {
+on_every_firewall!(chain_ending_in_a_reject_is_passed_and_its_bans_hold, |world| {
     load(world, &format!("ip daddr {INTERNET_FAR} drop"));
     let pair = pair(world);
     assert_published(world, &pair, &Transport::ALL);
@@ -103,7 +103,7 @@ on_every_firewall!(bans_in_front_of_dockers_rules_hold, |world| {
     assert!(ping(guest, INTERNET, PATIENCE), "what is not banned");
 });
 
-on_every_firewall!(a_chain_of_nothing_but_bans_is_left_alone, |world| {
+on_every_firewall!(chain_of_bans_only_is_left_alone, |world| {
     let rules = format!(
         "table inet bans {{ chain forward {{ type filter hook forward priority filter; policy accept
            ip daddr {INTERNET_FAR} drop
@@ -127,7 +127,7 @@ on_every_firewall!(the_daemon_moves_the_passage_when_others_reorder_their_rules,
     load(world, "");
     let daemon = world.daemon(&[]);
     let pair = pair(world);
-    daemon.settle();
+    daemon.wait_until_idle();
     let heals = |what: &str, change: &str| {
         world.node.feed(&["nft", "-f", "-"], change).success();
         wait_for(what, SOON, || {

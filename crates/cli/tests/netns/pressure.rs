@@ -43,7 +43,7 @@ fn readers_of_metrics_leave_descriptors_to_the_api() {
 }
 
 #[test]
-fn a_client_that_does_not_read_its_answers_is_left() {
+fn client_that_does_not_read_its_answers_is_disconnected() {
     let world = &World::new(Firewall::Nftables);
     let daemon = world.daemon(&["--patience", "300"]);
     let mut stream = UnixStream::connect(world.socket()).expect("it listens");

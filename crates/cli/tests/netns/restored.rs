@@ -51,28 +51,28 @@ on_every_firewall!(nothing_is_left_on_a_node_that_forwards, |world| {
     assert_eq!(world.node.sysctl("net/ipv4/ip_forward"), "1");
 });
 
-on_every_firewall!(beside_docker_all_that_is_foreign_stays, |world| {
+on_every_firewall!(foreign_state_stays_with_docker, |world| {
     docker_like(world, world.firewall);
     foreign::interfaces(&world.node);
     world.node.set_sysctl("net/ipv4/ip_forward", "1");
     come_and_go(world);
 });
 
-on_every_firewall!(beside_an_nft_firewall_all_that_is_foreign_stays, |world| {
+on_every_firewall!(foreign_state_stays_with_an_nft_firewall, |world| {
     nft_foreign(&world.node);
     foreign::interfaces(&world.node);
     come_and_go(world);
 });
 
 #[test]
-fn beside_the_legacy_firewall_of_another_all_that_is_foreign_stays() {
+fn foreign_state_stays_with_a_foreign_legacy_firewall() {
     let world = World::new(Firewall::Nftables);
     docker_like(&world, Firewall::IptablesLegacy);
     nft_foreign(&world.node);
     come_and_go(&world);
 }
 
-on_every_firewall!(what_came_after_us_stays, |world| {
+on_every_firewall!(foreign_state_created_after_ours_stays, |world| {
     let bare = SystemState::take(&world.node);
     docker_like(world, world.firewall);
     let (docker, _) = SystemState::take(&world.node).firewall_and_rest();
@@ -90,7 +90,7 @@ on_every_firewall!(what_came_after_us_stays, |world| {
     assert_same(&before, &rest);
 });
 
-on_every_firewall!(what_a_down_without_purge_leaves_a_later_purge_removes, |world| {
+on_every_firewall!(later_purge_removes_what_down_leaves, |world| {
     let before = SystemState::take(&world.node);
     world.try_up(&three()).success();
     world.riklet(&["down", "--all"], "").success();
@@ -105,7 +105,7 @@ on_every_firewall!(what_a_down_without_purge_leaves_a_later_purge_removes, |worl
     }
 });
 
-on_every_firewall!(what_lost_its_records_goes_once_they_are_rebuilt, |world| {
+on_every_firewall!(purge_after_a_rebuild_of_records_restores_the_host, |world| {
     world.node.set_sysctl("net/ipv4/ip_forward", "1");
     docker_like(world, world.firewall);
     // An empty table of iptables-nft may be foreign: it stays once the record of it is lost.
@@ -158,7 +158,7 @@ on_every_firewall!(run_leaves_nothing_whenever_a_signal_ends_it, |world| {
 
 /// A terminal sends its signals to all processes of the group, including those that change the firewall.
 #[test]
-fn an_interrupt_from_a_terminal_leaves_nothing_either() {
+fn interrupt_from_a_terminal_leaves_nothing() {
     let world = &World::new(Firewall::IptablesNft);
     let before = SystemState::take(&world.node);
     let held = Held::restore(world, "-A RIKLET -p tcp", HoldPoint::Before);
@@ -175,7 +175,7 @@ fn an_interrupt_from_a_terminal_leaves_nothing_either() {
 }
 
 #[test]
-fn run_leaves_nothing_where_the_firewall_refuses() {
+fn run_leaves_nothing_if_the_firewall_refuses() {
     let world = &World::new(Firewall::IptablesNft);
     let before = SystemState::take(&world.node);
     let _refusing = Held::refuse(world, "-A RIKLET -p tcp");

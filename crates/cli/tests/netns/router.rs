@@ -80,7 +80,7 @@ fn rules(world: &World) -> Output {
     world.program("iptables-restore", &["--noflush", "--wait"], &rules)
 }
 
-on_every_firewall!(who_starts_after_us_forwards, |world| {
+on_every_firewall!(router_started_after_us_forwards, |world| {
     let pair = pair(world);
     let router = Router::start(world);
     router.assert_works("at once");
@@ -96,10 +96,10 @@ on_every_firewall!(who_starts_after_us_forwards, |world| {
     router.assert_works("when nothing of ours is left");
 });
 
-on_every_firewall!(who_starts_beside_a_daemon_forwards, |world| {
+on_every_firewall!(router_started_next_to_a_daemon_forwards, |world| {
     let daemon = world.daemon(&[]);
     let pair = pair(world);
-    daemon.settle();
+    daemon.wait_until_idle();
     let router = Router::start(world);
     router.assert_works("at once");
     wait_for("functions to be reached behind his policy", Duration::from_secs(25), || {

@@ -30,7 +30,7 @@ fn assert_reached_by_other(world: &World, guest: &Namespace) {
     assert_paths("guest → other uplink", &Transport::ALL, &[path]);
 }
 
-on_every_firewall!(a_vpn_that_cuts_the_default_route_in_halves, |world| {
+on_every_firewall!(vpn_with_two_half_default_routes_is_an_uplink, |world| {
     let via = OTHER.to_string();
     second_uplink(world);
     for half in ["0.0.0.0/1", "128.0.0.0/1"] {
@@ -148,7 +148,7 @@ on_every_firewall!(answers_leave_by_the_uplink_that_was_asked, |world| {
 on_every_firewall!(a_daemon_follows_the_routing_rules, |world| {
     let daemon = world.daemon(&[]);
     let pair = pair(world);
-    daemon.settle();
+    daemon.wait_until_idle();
     rule_by_source(world);
     let ours = || -> Vec<String> {
         let rules = world.node.tool(&["ip", "rule"]);
@@ -157,19 +157,19 @@ on_every_firewall!(a_daemon_follows_the_routing_rules, |world| {
     let answered = || ours().iter().any(|rule| rule.contains("lookup 100")).then_some(());
     let soon = Duration::from_secs(10);
     wait_for("the rules of ours", soon, answered);
-    daemon.settle();
+    daemon.wait_until_idle();
     assert_both_uplinks(world, &pair, "beside a daemon");
     // Our rules are flushed.
     world.node.tool(&["ip", "rule", "flush", "protocol", "82"]);
     wait_for("the rules of ours", soon, answered);
     world.node.tool(&["ip", "rule", "del", "from", OTHER_NETWORK, "lookup", "100"]);
     wait_for("no rule of ours", soon, || ours().is_empty().then_some(()));
-    daemon.settle();
+    daemon.wait_until_idle();
     world.riklet(&["check"], "").success();
     assert_published(world, &pair, &[Transport::Tcp]);
 });
 
-on_every_firewall!(a_rule_that_takes_packets_to_guests_is_preceded, |world| {
+on_every_firewall!(our_rule_precedes_a_rule_that_would_divert_guest_packets, |world| {
     let via = INTERNET.to_string();
     world.node.tool(&["ip", "route", "add", "default", "via", &via, "table", "7"]);
     let rule = ["ip", "rule", "add", "pref", "700", "to", "10.0.0.0/8", "lookup", "7"];

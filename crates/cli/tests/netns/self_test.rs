@@ -30,7 +30,7 @@ fn guest(world: &World, mtu: u32) -> (Guest, Ipv4Addr) {
 }
 
 #[test]
-fn everybody_reaches_the_node_and_the_node_everybody() {
+fn node_and_neighbours_reach_each_other() {
     let world = World::new(Firewall::Nftables);
     for address in [NODE_LAN, NODE_LAN_SECOND, NODE_UPLINK, NODE_OTHER] {
         let server = tcp_server(&world.node, (address, 80));
@@ -210,7 +210,7 @@ on_every_firewall!(a_snapshot_differs_exactly_when_the_system_does, |world| {
 });
 
 #[test]
-fn to_look_changes_nothing() {
+fn snapshot_changes_nothing() {
     let world = World::new(Firewall::IptablesLegacy);
     let before = SystemState::take(&world.node);
     assert_eq!(world.node.tool(&["nft", "list", "ruleset"]), "");
@@ -224,7 +224,7 @@ fn to_look_changes_nothing() {
 }
 
 #[test]
-fn sctp_associations_come_about() {
+fn sctp_associations_are_established() {
     let world = World::new(Firewall::Nftables);
     let server = sctp_server(&world.node, (NODE_LAN, 7));
     let answer = sctp_ask(&world.client, server.address).unwrap();

@@ -71,7 +71,7 @@ fn nothing_leaks_and_nothing_is_lost() {
     });
     let operations: usize = models.iter().map(|(operations, _)| operations).sum();
     let model: Model = models.into_iter().flat_map(|(_, model)| model).collect();
-    daemon.settle();
+    daemon.wait_until_idle();
     assert_model(world, &daemon, &model);
     report(operations, flushes, kills, &model, &memory);
     let reply = daemon.ask("DELETE", "/v1/functions?all=true&purge=true", "");

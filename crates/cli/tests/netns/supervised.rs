@@ -80,7 +80,7 @@ on_every_firewall!(a_detached_run_answers_until_it_is_stopped, |world| {
 });
 
 #[test]
-fn what_runs_is_neither_run_again_nor_taken_down() {
+fn running_function_is_neither_run_again_nor_taken_down() {
     let world = World::new(Firewall::Nftables);
     world.detach(&[hello()]);
     let run = world.ps("hello");
@@ -110,7 +110,7 @@ fn what_runs_is_neither_run_again_nor_taken_down() {
 }
 
 #[test]
-fn what_has_not_run_is_named_with_what_is_like_it() {
+fn error_about_an_unknown_run_suggests_a_similar_name() {
     let world = World::new(Firewall::Nftables);
     world.detach(&[hello()]);
     for command in ["stop", "logs", "wait"] {
@@ -126,7 +126,7 @@ fn what_has_not_run_is_named_with_what_is_like_it() {
 }
 
 #[test]
-fn all_are_stopped_at_once() {
+fn stop_all_ends_every_run() {
     let world = World::new(Firewall::Nftables);
     let before = SystemState::take(&world.node);
     let printed = world.riklet(
@@ -155,7 +155,7 @@ fn all_are_stopped_at_once() {
 }
 
 #[test]
-fn who_waits_is_told_how_it_ended() {
+fn wait_reports_how_the_run_ended() {
     let world = World::new(Firewall::Nftables);
     for (json, how) in [(false, "killed"), (true, "killed"), (false, "stopped")] {
         world.detach(&[hello()]);
@@ -194,7 +194,7 @@ fn is_refused(world: &World, at: (Ipv4Addr, u16)) -> bool {
     result.is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused)
 }
 
-on_every_firewall!(a_guest_that_dies_takes_its_port_along_and_no_other, |world| {
+on_every_firewall!(port_of_a_dead_guest_is_withdrawn_and_no_other, |world| {
     let before = SystemState::take(&world.node);
     let mut running = both(world);
     let following = world.riklet_in_background(&["logs", "--follow", "second"], "");
@@ -243,7 +243,7 @@ fn a_run_ends_with_its_last_guest() {
 }
 
 #[test]
-fn who_leaves_takes_nothing_of_anothers_along() {
+fn ending_supervisor_leaves_functions_of_others_alone() {
     let world = World::new(Firewall::Nftables);
     for again in ["run", "up"] {
         let first = both(&world);
@@ -269,7 +269,7 @@ fn who_leaves_takes_nothing_of_anothers_along() {
 }
 
 #[test]
-fn what_a_supervisor_warns_of_is_said() {
+fn warnings_of_a_supervisor_are_shown() {
     let world = World::new(Firewall::Nftables);
     let _listener = world.node.run(|| TcpListener::bind(HELLO)).expect("a port");
     let run = |format: &str| {
@@ -289,7 +289,7 @@ fn what_a_supervisor_warns_of_is_said() {
 }
 
 #[test]
-fn a_supervisor_has_the_settings_of_who_started_it() {
+fn supervisor_inherits_the_settings_of_its_starter() {
     let world = World::new(Firewall::Nftables);
     let path = |name: &str| world.directory.path().join(name);
     let mut other = File::create(&world.environment["RIKLET_SDN_CONFIG"]).expect("a file");
@@ -307,7 +307,7 @@ fn a_supervisor_has_the_settings_of_who_started_it() {
 }
 
 #[test]
-fn one_that_cannot_be_run_is_none_of_the_others() {
+fn failed_run_does_not_affect_the_others() {
     let world = World::new(Firewall::Nftables);
     let thief = function("thief", &[exposure(Tcp, 8080, 3000)]);
     world.detach(&[hello()]);

@@ -34,7 +34,7 @@ fn interfaces(world: &World) -> String {
     world.node.tool(&["ip", "-brief", "link"])
 }
 
-on_every_firewall!(what_is_right_need_not_be_written, |world| {
+on_every_firewall!(correct_read_only_sysctls_are_accepted, |world| {
     world.node.set_sysctl("net/ipv4/ip_forward", "1");
     world.node.set_sysctl("net/ipv6/conf/default/disable_ipv6", "1");
     let doctor = read_only(world, &["doctor"], "").success();
@@ -50,7 +50,7 @@ on_every_firewall!(what_is_right_need_not_be_written, |world| {
     assert!(!interfaces(world).contains("rik"), "{}", interfaces(world));
 });
 
-on_every_firewall!(what_is_wrong_and_read_only_is_named, |world| {
+on_every_firewall!(wrong_read_only_sysctls_are_named, |world| {
     // A TAP with IPv6 enabled would accept the guest as its router.
     world.node.set_sysctl("net/ipv4/ip_forward", "1");
     world.node.set_sysctl("net/ipv6/conf/default/disable_ipv6", "0");

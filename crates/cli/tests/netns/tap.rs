@@ -29,7 +29,7 @@ fn tap(world: &World) -> Value {
 }
 
 #[test]
-fn a_tap_is_what_the_definition_says_and_comes_back() {
+fn tap_matches_its_definition_and_is_repaired() {
     let world = World::new(Firewall::Nftables);
     let before = SystemState::take(&world.node);
     up(&world, "user: nobody, group: nogroup, queues: 4").success();
@@ -57,7 +57,7 @@ fn a_tap_is_what_the_definition_says_and_comes_back() {
 }
 
 #[test]
-fn a_user_that_the_host_does_not_know_is_nobodys_tap() {
+fn unknown_user_is_refused() {
     let world = World::new(Firewall::Nftables);
     let before = SystemState::take(&world.node);
     let words = up(&world, "user: no-such-user").failure(2);
@@ -71,7 +71,7 @@ fn a_user_that_the_host_does_not_know_is_nobodys_tap() {
 }
 
 #[test]
-fn a_guest_that_runs_keeps_its_tap() {
+fn tap_of_a_running_guest_is_not_replaced() {
     let world = World::new(Firewall::Nftables);
     up(&world, "").success();
     let guest = Guest::attach(&world, Nic::of_slot(Pool::candidates()[0], Slot::new(0)));

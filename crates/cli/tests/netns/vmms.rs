@@ -130,7 +130,7 @@ fn assert_nothing_left(world: &World, before: &SystemState, program: Option<&Pro
 }
 
 #[test]
-fn firecracker_is_told_what_is_defined() {
+fn firecracker_receives_the_definition() {
     let world = World::new(Firewall::Nftables);
     let before = SystemState::take(&world.node);
     let hello = Hello::start(&world);
@@ -186,7 +186,7 @@ fn firecracker_is_told_what_is_defined() {
 }
 
 #[test]
-fn cloud_hypervisor_is_told_what_is_defined() {
+fn cloud_hypervisor_receives_the_definition() {
     let world = World::new(Firewall::Nftables);
     let before = SystemState::take(&world.node);
     let program = Program::install(&world, "cloud-hypervisor", "");
@@ -244,7 +244,7 @@ fn the_console_is_shown_in_the_foreground() {
 }
 
 #[test]
-fn who_names_no_vmm_is_told_which_it_is() {
+fn run_reports_the_chosen_vmm() {
     let world = World::new(Firewall::Nftables);
     let mut definition = hello(&world, "builtin");
     let execution = definition["spec"]["function"]["execution"].as_object_mut().unwrap();
@@ -265,7 +265,7 @@ fn who_names_no_vmm_is_told_which_it_is() {
 }
 
 #[test]
-fn a_guest_that_does_not_heed_is_ended() {
+fn guest_that_ignores_its_power_button_is_killed() {
     for (order, how, least) in [(":", "SIGTERM", 1), ("trap '' TERM", "SIGKILL", 4)] {
         let world = &World::new(Firewall::Nftables);
         let before = SystemState::take(&world.node);
@@ -287,7 +287,7 @@ fn a_guest_that_does_not_heed_is_ended() {
 }
 
 #[test]
-fn a_supervisor_that_dies_takes_its_vmm_along() {
+fn vmm_ends_with_its_supervisor() {
     for (user, stopping) in [(0, false), (54_321, false), (0, true)] {
         let world = &World::new(Firewall::Nftables);
         let mut definition = hello(world, "firecracker");
@@ -324,7 +324,7 @@ fn a_supervisor_that_dies_takes_its_vmm_along() {
 }
 
 #[test]
-fn a_refusal_reaches_the_user() {
+fn error_of_the_vmm_reaches_the_user() {
     let world = World::new(Firewall::Nftables);
     let before = SystemState::take(&world.node);
     let program = Program::install(&world, "firecracker", "");
@@ -345,7 +345,7 @@ fn a_refusal_reaches_the_user() {
 }
 
 #[test]
-fn one_that_is_too_old_is_refused() {
+fn vmm_that_is_too_old_is_refused() {
     let world = World::new(Firewall::Nftables);
     let before = SystemState::take(&world.node);
     let program = Program::install(&world, "firecracker", "");
@@ -358,7 +358,7 @@ fn one_that_is_too_old_is_refused() {
 }
 
 #[test]
-fn one_that_dies_says_why() {
+fn vmm_that_fails_to_start_is_reported() {
     let world = World::new(Firewall::Nftables);
     let before = SystemState::take(&world.node);
     let first = "echo starting; echo 'cannot start: no luck' >&2; exit 7";
@@ -374,7 +374,7 @@ fn one_that_dies_says_why() {
 }
 
 #[test]
-fn one_that_dies_later_says_why() {
+fn vmm_that_fails_later_is_reported() {
     let world = World::new(Firewall::Nftables);
     let before = SystemState::take(&world.node);
     let hello = Hello::start(&world);
@@ -389,7 +389,7 @@ fn one_that_dies_later_says_why() {
 }
 
 #[test]
-fn one_of_another_user_has_its_own() {
+fn vmm_of_another_user_has_its_own_files() {
     const USER: u32 = 54_321;
     let mut world = World::new(Firewall::Nftables);
     // The directory is made by the program itself.

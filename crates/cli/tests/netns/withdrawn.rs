@@ -92,7 +92,7 @@ on_every_firewall!(a_port_that_was_taken_down_is_refused_at_once, |world| {
     assert_paths("what stays", &Transport::ALL, &[path]);
 });
 
-on_every_firewall!(a_port_that_changes_hands_takes_its_clients_along, |world| {
+on_every_firewall!(clients_follow_a_port_to_another_function, |world| {
     let first = start(world, "first", 3001);
     let mut remote = UdpClient::new(&world.client, (NODE_LAN, 8080));
     let mut local = UdpClient::new(&world.node, (Ipv4Addr::LOCALHOST, 8080));
@@ -119,7 +119,7 @@ on_every_firewall!(a_port_that_changes_hands_takes_its_clients_along, |world| {
     answered_by(&second, 3004);
 });
 
-on_every_firewall!(who_asked_too_early_gets_through_afterwards, |world| {
+on_every_firewall!(early_client_is_answered_once_the_port_is_published, |world| {
     let [neighbour] = world.start([(function("neighbour", &[]), &[])]);
     let mut clients = [
         UdpClient::new(&world.client, (NODE_LAN, 8080)),

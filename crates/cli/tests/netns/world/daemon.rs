@@ -116,7 +116,7 @@ impl Api {
 
     /// Waits until the kernel matches the records, no work is in progress, and the ready slots are filled.
     #[track_caller]
-    pub(crate) fn settle(&self) {
+    pub(crate) fn wait_until_idle(&self) {
         wait_for("the daemon to come to rest", PATIENCE, || {
             let health = self.get("/v1/health");
             let at_rest = health["creatingSlots"] == 0
