@@ -7,7 +7,9 @@ use std::fs;
 
 use serde_json::{Value, json};
 
-use crate::common::{command::fed, daemon, enclosure, namespace::Namespace, report::Markdown};
+use crate::common::{
+    command::run_with_input, daemon, enclosure, namespace::Namespace, report::Markdown,
+};
 
 const PARTS: [&str; 5] = ["network", "vmm", "boot", "answer", "total"];
 const BUILTIN_ROUNDS: usize = 50;
@@ -54,7 +56,7 @@ fn row(what: &str, backend: &str, rounds: usize, execution: &Value) -> [String; 
     let riklet = |arguments: &[&str]| {
         let mut command = daemon::program(&directory.join("state"), backend);
         command.args(["--output", "json"]).args(arguments);
-        node.run(|| fed(&mut command, "").1.stdout)
+        node.run(|| run_with_input(&mut command, "").1.stdout)
     };
     let mut times: [Vec<f64>; PARTS.len()] = Default::default();
     for _ in 0..rounds {

@@ -16,12 +16,12 @@ pub(crate) fn sh(script: &str) -> Duration {
 /// Runs a program that must succeed, and returns the time it took.
 #[track_caller]
 pub(crate) fn timed(command: &mut Command) -> Duration {
-    fed(command, "").0
+    run_with_input(command, "").0
 }
 
 /// Runs a program that must succeed with this input. Returns the time it took and its output.
 #[track_caller]
-pub(crate) fn fed(command: &mut Command, input: &str) -> (Duration, Output) {
+pub(crate) fn run_with_input(command: &mut Command, input: &str) -> (Duration, Output) {
     command.env("PATH", PATH);
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let started = Instant::now();

@@ -5,7 +5,7 @@ use std::{process::Command, time::Duration};
 use serde_json::{Value, json};
 
 use super::Peer;
-use crate::common::{command::fed, enclosure, namespace::Namespace};
+use crate::common::{command::run_with_input, enclosure, namespace::Namespace};
 
 pub(super) const NAME: &str = "CNI ptp+portmap";
 /// The directory where Debian installs the plugins.
@@ -67,7 +67,8 @@ impl Cni {
             .env("CNI_NETNS", container.path())
             .env("CNI_IFNAME", "eth0")
             .env("CNI_PATH", PLUGINS);
-        let (took, output) = self.node.run(|| fed(&mut command, &configuration.to_string()));
+        let (took, output) =
+            self.node.run(|| run_with_input(&mut command, &configuration.to_string()));
         (took, serde_json::from_slice(&output.stdout).unwrap_or_default())
     }
 }

@@ -3,7 +3,7 @@
 use std::{path::PathBuf, process::Command, time::Duration};
 
 use super::Peer;
-use crate::common::{command::fed, enclosure, namespace::Namespace};
+use crate::common::{command::run_with_input, enclosure, namespace::Namespace};
 
 pub(super) struct Fcnet {
     node: Namespace,
@@ -27,7 +27,7 @@ impl Fcnet {
             .args(["--tap-ip", &format!("{network}.{}/30", first + 1)])
             .args(["--guest-ip", &format!("{network}.{}/30", first + 2)])
             .arg("simple");
-        let (took, output) = self.node.run(|| fed(&mut command, ""));
+        let (took, output) = self.node.run(|| run_with_input(&mut command, ""));
         // fcnet-cli exits with 0 even when it fails.
         let complaint = String::from_utf8_lossy(&output.stderr);
         assert!(complaint.is_empty(), "{command:?}: {complaint}");

@@ -5,7 +5,7 @@ use std::{path::PathBuf, process::Command, time::Duration};
 use serde_json::json;
 
 use super::Peer;
-use crate::common::{command::fed, enclosure, namespace::Namespace};
+use crate::common::{command::run_with_input, enclosure, namespace::Namespace};
 
 /// The path where Debian installs it.
 const PROGRAM: &str = "/usr/lib/podman/netavark";
@@ -47,7 +47,7 @@ impl Netavark {
         });
         let mut command = Command::new(PROGRAM);
         command.arg("--config").arg(&self.directory).args([operation, &container.path()]);
-        self.node.run(|| fed(&mut command, &options.to_string()).0)
+        self.node.run(|| run_with_input(&mut command, &options.to_string()).0)
     }
 }
 

@@ -26,7 +26,7 @@ fn as_nobody(environment: &Environment, group: u32, arguments: &str) -> Output {
 }
 
 /// Writes three functions whose definitions are too long for one request. None of the files is too long by itself.
-fn too_long(environment: &Environment) -> [&'static str; 3] {
+fn write_oversized_definitions(environment: &Environment) -> [&'static str; 3] {
     let files = ["long0.json", "long1.json", "long2.json"];
     for (name, port) in files.into_iter().zip(9000..) {
         let mut definition: Value = serde_json::from_str(HELLO).unwrap();
@@ -135,7 +135,7 @@ fn the_socket_is_chosen_by_flag_environment_and_file() {
 #[test]
 fn oversized_request_needs_root_and_bypasses_the_daemon() {
     let environment = Environment::new();
-    let files = too_long(&environment);
+    let files = write_oversized_definitions(&environment);
     let run = |command| environment.run(&[&[command], &files[..]].concat());
     let daemon = Daemon::start(&environment, &["--api-group", "4242", "--ready-slots", "4"]);
     let member = |arguments: &str| as_nobody(&environment, 4242, arguments);

@@ -82,7 +82,7 @@ const SCRIPT: [&str; 46] = [
 ];
 
 /// Runs the script in a new namespace, through a daemon if asked to. Returns the output of each command.
-fn played(format: &'static str, with_daemon: bool) -> Vec<Output> {
+fn run_script(format: &'static str, with_daemon: bool) -> Vec<Output> {
     let play = move || {
         let environment = Environment::new();
         environment.write("others.yaml", TWO);
@@ -111,7 +111,7 @@ fn played(format: &'static str, with_daemon: bool) -> Vec<Output> {
 }
 
 fn compare(format: &'static str) {
-    let (alone, through) = (played(format, false), played(format, true));
+    let (alone, through) = (run_script(format, false), run_script(format, true));
     let mut differences = String::new();
     for ((line, alone), through) in SCRIPT.iter().zip(&alone).zip(&through) {
         let purged = line.contains("--purge");

@@ -28,7 +28,7 @@ on_every_firewall!(concurrent_processes_fail_for_documented_reasons_only, |world
         for _ in 0..IN_TURN {
             let name = if random.below(3) == 0 { &own } else { *random.pick(&SHARED) };
             let operation = Operation::on(&mut random, name);
-            let done = do_and_look(world, &operation);
+            let done = run_and_check(world, &operation);
             if name == own && done {
                 last = if let Operation::Up(function) = operation { Some(*function) } else { None };
             }
@@ -50,7 +50,7 @@ on_every_firewall!(concurrent_processes_agree_on_shared_functions, |world| {
     let before = SystemState::take(&world.node);
     at_once(|_, mut random| {
         for _ in 0..IN_TURN {
-            do_and_look(world, &Operation::random(&mut random, &SHARED));
+            run_and_check(world, &Operation::random(&mut random, &SHARED));
         }
     });
     assert_all_answer(world, &world.assert_in_step());
@@ -73,7 +73,7 @@ fn at_once<T: Send>(work: impl Fn(usize, Random) -> T + Sync) -> Vec<T> {
 
 /// Runs the operation, and tells whether it was done or refused. Other processes never see it half done.
 #[track_caller]
-fn do_and_look(world: &World, operation: &Operation) -> bool {
+fn run_and_check(world: &World, operation: &Operation) -> bool {
     let done = operation.is_done(&operation.start(world).wait());
     assert_eq!(world.riklet(&["check"], "").success(), "");
     done

@@ -48,19 +48,19 @@ impl Victims {
                 }
             }
         }
-        gone(&[guest, supervisor]);
+        wait_until_ended(&[guest, supervisor]);
     }
 }
 
 #[track_caller]
-fn gone(processes: &[Pid]) {
+fn wait_until_ended(processes: &[Pid]) {
     wait_for("the end of guest and supervisor", Duration::from_secs(5), || {
         processes.iter().all(|process| !is_alive(*process)).then_some(())
     });
 }
 
 /// Returns the TAPs of the node, and whether the firewall has rules for the guests' addresses.
-fn left(world: &World) -> (String, bool) {
+fn remains(world: &World) -> (String, bool) {
     let links = world.node.tool(&["ip", "-brief", "link"]);
     let taps =
         links.lines().filter(|line| line.starts_with("rik")).map(|line| line.to_owned() + "\n");
@@ -106,7 +106,7 @@ on_every_firewall!(remains_of_a_killed_run_are_repaired, |world| {
         }
         // The surviving run was not touched.
         assert_answers(world, SECOND, "second");
-        let (taps, rules) = left(world);
+        let (taps, rules) = remains(world);
         assert!(taps.starts_with("rik1 ") && taps.lines().count() == 1 && !rules, "{taps}");
         world.riklet(&["stop", "second"], "").success();
         assert_same(&before, &SystemState::take(&world.node));
@@ -190,7 +190,7 @@ fn stop_cleans_up_a_lost_run() {
 }
 
 /// Starts `hello` so that it never becomes ready: its port is published at an address that nobody reaches.
-fn start_in_vain(world: &World) -> (Running, Value) {
+fn start_never_ready(world: &World) -> (Running, Value) {
     let nowhere = bound(Ipv4Addr::new(192, 0, 2, 99), exposure(Tcp, 8080, 3000));
     let definition = function("hello", &[nowhere]).to_string();
     let starting =
@@ -210,7 +210,7 @@ fn run_killed_during_its_start_is_repaired() {
     world.wait_for_carrier("rik0");
     let before = SystemState::take(&world.node);
     for victims in ALL {
-        let (starting, run) = start_in_vain(&world);
+        let (starting, run) = start_never_ready(&world);
         victims.kill(&run);
         let output = starting.wait_within(PATIENCE);
         assert_eq!(output.code, Some(1), "{output}");
@@ -233,9 +233,9 @@ fn run_killed_during_its_start_is_repaired() {
 fn run_can_be_stopped_during_its_start() {
     let world = World::new(Firewall::Nftables);
     let before = SystemState::take(&world.node);
-    let (starting, run) = start_in_vain(&world);
+    let (starting, run) = start_never_ready(&world);
     world.riklet(&["stop", "hello"], "").success();
-    gone(&[pid(&run["pid"]), pid(&run["supervisorPid"])]);
+    wait_until_ended(&[pid(&run["pid"]), pid(&run["supervisorPid"])]);
     let output = starting.wait_within(PATIENCE);
     assert_eq!(
         (output.code, &*output.stderr),
@@ -247,7 +247,7 @@ fn run_can_be_stopped_during_its_start() {
 
 /// Starts a run that cannot change the kernel yet, since the lock that it needs is held. Returns the lock, the program
 /// and the run.
-fn hold_up(world: &World) -> (Lock, Running, Value) {
+fn start_blocked(world: &World) -> (Lock, Running, Value) {
     // Creates the database.
     world.riklet(&["up", "-"], &second().to_string()).success();
     world.down(&["second"]);
@@ -265,7 +265,7 @@ fn hold_up(world: &World) -> (Lock, Running, Value) {
 #[test]
 fn run_without_a_vmm_can_be_stopped() {
     let world = World::new(Firewall::Nftables);
-    let (lock, begun, _) = hold_up(&world);
+    let (lock, begun, _) = start_blocked(&world);
     // There is no log yet either.
     assert_eq!(world.riklet(&["logs", "hello"], "").success(), "");
     let following = world.riklet_in_background(&["logs", "--follow", "hello"], "");
@@ -286,7 +286,7 @@ fn run_without_a_vmm_can_be_stopped() {
 #[test]
 fn run_without_a_vmm_can_be_repaired() {
     let world = World::new(Firewall::Nftables);
-    let (lock, begun, run) = hold_up(&world);
+    let (lock, begun, run) = start_blocked(&world);
     kill(pid(&run["supervisorPid"]));
     drop(lock);
     assert_eq!(begun.wait_within(PATIENCE).code, Some(1));

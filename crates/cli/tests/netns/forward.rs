@@ -123,7 +123,7 @@ fn set(lines: &[&str]) -> BTreeSet<String> {
 
 /// Asserts that everything works and that nothing more is forwarded than before, both on a node that did not forward
 /// and on one that did.
-fn live_behind(world: &World, foreign: Foreign) {
+fn assert_works_with(world: &World, foreign: Foreign) {
     foreign.install(world);
     let allowed = foreign.let_other_to_client(world);
     for (ip_forward, before) in [("0", set(&[])), ("1", allowed.clone())] {
@@ -145,15 +145,15 @@ fn live_behind(world: &World, foreign: Foreign) {
 }
 
 on_every_firewall!(functions_work_with_docker_on_iptables_nft, |world| {
-    live_behind(world, Foreign::Docker(Firewall::IptablesNft));
+    assert_works_with(world, Foreign::Docker(Firewall::IptablesNft));
 });
 
 on_every_firewall!(functions_work_with_docker_on_iptables_legacy, |world| {
-    live_behind(world, Foreign::Docker(Firewall::IptablesLegacy));
+    assert_works_with(world, Foreign::Docker(Firewall::IptablesLegacy));
 });
 
 on_every_firewall!(functions_work_with_a_foreign_nft_ruleset, |world| {
-    live_behind(world, Foreign::Nft);
+    assert_works_with(world, Foreign::Nft);
 });
 
 on_every_firewall!(node_without_a_firewall_forwards_as_before, |world| {
@@ -177,7 +177,7 @@ on_every_firewall!(node_without_a_firewall_forwards_as_before, |world| {
 
 /// A daemon notices that other software enables forwarding. Until then it drops the packets that only our own
 /// forwarding would allow.
-fn confine(world: &World) {
+fn assert_daemon_confines(world: &World) {
     let all = set(&["client → internet", "client → other", "internet → client", "other → client"]);
     let daemon = world.daemon(&[]);
     let pair = pair(world);
@@ -225,7 +225,7 @@ fn confine(world: &World) {
 }
 
 on_every_firewall!(daemon_drops_what_only_our_forwarding_would_allow, |world| {
-    confine(world);
+    assert_daemon_confines(world);
 });
 
 /// Rules that only `nft` can write make the whole table unusable for iptables-nft.

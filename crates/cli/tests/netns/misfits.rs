@@ -90,7 +90,7 @@ impl Site {
                 assert_eq!(output.code, Some(code), "{what}: {output}");
                 assert!(output.stderr.contains(&complaint), "{what}: {complaint:?} in {output}");
                 assert!(output.stdout.is_empty(), "{what}: {output}");
-                assert!(!self.program.has_begun(), "{what}");
+                assert!(!self.program.has_started(), "{what}");
                 let run =
                     self.world.environment["RIKLET_SDN_STATE_DIR"].clone() + "/machines/hello";
                 assert!(!Path::new(&run).exists(), "{what}");

@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// The time that a program may take to start.
-const BEGINNING: Duration = Duration::from_secs(10);
+const START_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The state of `/dev/kvm` on the node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -124,30 +124,30 @@ impl Program {
     }
 
     /// Tells whether the program was ever started.
-    pub(crate) fn has_begun(&self) -> bool {
+    pub(crate) fn has_started(&self) -> bool {
         self.directory.join("arguments").exists()
     }
 
     /// Waits until the program has started, and returns this part of its record.
     #[track_caller]
-    pub(crate) fn noted(&self, what: &str) -> String {
-        wait_for("a VMM to begin", BEGINNING, || read(&self.directory.join("arguments")));
+    pub(crate) fn recorded(&self, what: &str) -> String {
+        wait_for("a VMM to begin", START_TIMEOUT, || read(&self.directory.join("arguments")));
         read(&self.directory.join(what)).unwrap_or_default()
     }
 
     #[track_caller]
     pub(crate) fn arguments(&self) -> Vec<String> {
-        self.noted("arguments").lines().map(ToOwned::to_owned).collect()
+        self.recorded("arguments").lines().map(ToOwned::to_owned).collect()
     }
 
     #[track_caller]
     pub(crate) fn pid(&self) -> Pid {
-        Pid::from_raw(self.noted("pid").parse().expect("a number")).expect("not 0")
+        Pid::from_raw(self.recorded("pid").parse().expect("a number")).expect("not 0")
     }
 
     /// Tells whether it could create a file in its working directory.
-    pub(crate) fn is_at_home(&self) -> bool {
-        self.noted("at-home");
+    pub(crate) fn can_write_home(&self) -> bool {
+        self.recorded("at-home");
         self.directory.join("at-home").exists()
     }
 
@@ -166,23 +166,23 @@ impl Program {
         let socket = socket.unwrap_or_else(|| panic!("no socket in {arguments:?}"));
         let socket = PathBuf::from(socket.trim_start_matches("path="));
         let orders = self.directory.join("orders");
-        Server::at(socket, Heeding { player, orders })
+        Server::at(socket, EndsAtPowerButton { player, orders })
     }
 
     /// Forgets that the program was started, so that it can be started again.
-    pub(crate) fn forget(&self) {
+    pub(crate) fn forget_start(&self) {
         std::fs::rename(self.directory.join("arguments"), self.directory.join("before"))
             .expect("a program that has begun");
     }
 }
 
 /// A guest that ends when its power button is pressed.
-struct Heeding<P> {
+struct EndsAtPowerButton<P> {
     player: P,
     orders: PathBuf,
 }
 
-impl<P: Play> Play for Heeding<P> {
+impl<P: Play> Play for EndsAtPowerButton<P> {
     fn answer(&mut self, request: &HttpRequest) -> Reply {
         let reply = self.player.answer(request);
         let body = request.body.as_ref().unwrap_or(&Value::Null);
@@ -197,7 +197,7 @@ impl<P: Play> Play for Heeding<P> {
 
 impl Program {
     /// Makes the guest ignore its power button from now on.
-    pub(crate) fn deafen(&self) {
+    pub(crate) fn ignore_power_button(&self) {
         write(&self.directory.join("deaf"), "");
     }
 }

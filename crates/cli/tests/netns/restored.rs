@@ -25,7 +25,7 @@ fn three() -> [Workload; 3] {
 }
 
 /// Brings up three functions, which answer, then takes them down: once by name, and once with a purge.
-fn come_and_go(world: &World) {
+fn up_and_down(world: &World) {
     let before = SystemState::take(&world.node);
     world.try_up(&three()).success();
     let recorded = world.assert_in_step();
@@ -42,12 +42,12 @@ fn come_and_go(world: &World) {
 }
 
 on_every_firewall!(nothing_is_left_on_a_bare_node, |world| {
-    come_and_go(world);
+    up_and_down(world);
 });
 
 on_every_firewall!(nothing_is_left_on_a_node_that_forwards, |world| {
     world.node.set_sysctl("net/ipv4/ip_forward", "1");
-    come_and_go(world);
+    up_and_down(world);
     assert_eq!(world.node.sysctl("net/ipv4/ip_forward"), "1");
 });
 
@@ -55,13 +55,13 @@ on_every_firewall!(foreign_state_stays_with_docker, |world| {
     docker_like(world, world.firewall);
     foreign::interfaces(&world.node);
     world.node.set_sysctl("net/ipv4/ip_forward", "1");
-    come_and_go(world);
+    up_and_down(world);
 });
 
 on_every_firewall!(foreign_state_stays_with_an_nft_firewall, |world| {
     nft_foreign(&world.node);
     foreign::interfaces(&world.node);
-    come_and_go(world);
+    up_and_down(world);
 });
 
 #[test]
@@ -69,7 +69,7 @@ fn foreign_state_stays_with_a_foreign_legacy_firewall() {
     let world = World::new(Firewall::Nftables);
     docker_like(&world, Firewall::IptablesLegacy);
     nft_foreign(&world.node);
-    come_and_go(&world);
+    up_and_down(&world);
 }
 
 on_every_firewall!(foreign_state_created_after_ours_stays, |world| {

@@ -32,7 +32,7 @@ use crate::{
 
 const HELLO: (Ipv4Addr, u16) = (NODE_LAN, 8080);
 const LATEST: &str = "1.17.0";
-const BEGINNING: Duration = Duration::from_secs(10);
+const START_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Creates an empty file in the world's directory.
 fn file(world: &World, name: &str) -> PathBuf {
@@ -65,7 +65,7 @@ fn detach(world: &World, definition: &Value) -> Running {
 #[track_caller]
 pub(crate) fn told(server: &Server, line: &str) -> Value {
     let body = |request: HttpRequest| (request.line() == line).then_some(request.body);
-    let body = wait_for(line, BEGINNING, || server.received().into_iter().find_map(body));
+    let body = wait_for(line, START_TIMEOUT, || server.received().into_iter().find_map(body));
     body.unwrap_or(Value::Null)
 }
 
@@ -261,7 +261,7 @@ fn run_reports_the_chosen_vmm() {
     assert!(complaint.contains(first), "{complaint}");
     let run = world.ps("hello");
     assert_eq!((&run["vmm"], &run["failed"]), (&"firecracker".into(), &true.into()), "{run}");
-    assert!(!program.has_begun());
+    assert!(!program.has_started());
 }
 
 #[test]
@@ -270,7 +270,7 @@ fn guest_that_ignores_its_power_button_is_killed() {
         let world = &World::new(Firewall::Nftables);
         let before = SystemState::take(&world.node);
         let hello = Hello::start(world);
-        hello.program.deafen();
+        hello.program.ignore_power_button();
         hello.program.order(order);
         hello.program.order("echo obeyed");
         let mut following = world.riklet_in_background(&["logs", "-f", "hello"], "");
@@ -293,11 +293,11 @@ fn vmm_ends_with_its_supervisor() {
         let mut definition = hello(world, "firecracker");
         definition["spec"]["function"]["execution"]["user"] = user.into();
         let hello = Hello::with(world, &definition, "");
-        hello.program.deafen();
+        hello.program.ignore_power_button();
         let stop = ["stop", "--timeout", "50", "hello"];
         let stop = stopping.then(|| world.riklet_in_background(&stop, ""));
         if stopping {
-            wait_for("the guest to be asked", BEGINNING, || {
+            wait_for("the guest to be asked", START_TIMEOUT, || {
                 let asked = |request: &HttpRequest| {
                     request
                         .body
@@ -308,7 +308,7 @@ fn vmm_ends_with_its_supervisor() {
             });
         }
         kill(pid(&world.ps("hello")["supervisorPid"]));
-        wait_for("the end of the VMM", BEGINNING, || {
+        wait_for("the end of the VMM", START_TIMEOUT, || {
             (!is_alive(hello.program.pid())).then_some(())
         });
         // The command that asked for the end cleans up; without one, `repair` does.
@@ -340,7 +340,7 @@ fn error_of_the_vmm_reaches_the_user() {
         assert_nothing_left(&world, &before, Some(&program));
         let reason = world.state_of("hello").1;
         assert!(reason.contains("no, for a reason"), "{reason}");
-        program.forget();
+        program.forget_start();
     }
 }
 
@@ -400,13 +400,13 @@ fn vmm_of_another_user_has_its_own_files() {
     definition["spec"]["function"]["execution"]["user"] = USER.into();
     definition["spec"]["function"]["execution"]["group"] = (USER + 1).into();
     let hello = Hello::with(&world, &definition, "");
-    assert_eq!(hello.program.noted("uid"), USER.to_string());
-    assert_eq!(hello.program.noted("gid"), (USER + 1).to_string());
-    assert!(hello.program.is_at_home(), "it cannot make its socket");
+    assert_eq!(hello.program.recorded("uid"), USER.to_string());
+    assert_eq!(hello.program.recorded("gid"), (USER + 1).to_string());
+    assert!(hello.program.can_write_home(), "it cannot make its socket");
     let tap = world.node.tool(&["ip", "-d", "link", "show", "rik0"]);
     assert!(tap.contains(&format!("user {USER} group {}", USER + 1)), "{tap}");
     // The VMM's directory belongs to its user, and nobody else can read it. The logs, which root reads, are not in it.
-    let home = PathBuf::from(hello.program.noted("pwd"));
+    let home = PathBuf::from(hello.program.recorded("pwd"));
     let state = |path: &Path| fs::symlink_metadata(path).expect("a file");
     assert_eq!((state(&home).uid(), state(&home).permissions().mode() & 0o777), (USER, 0o700));
     let run = state_dir.join("machines/hello");
@@ -423,8 +423,8 @@ fn vmm_of_another_user_has_its_own_files() {
     fs::remove_dir_all(world.directory.path().join("played-firecracker")).expect("a directory");
     definition["spec"]["function"]["execution"]["user"] = (USER + 2).into();
     let hello = Hello::with(&world, &definition, "");
-    assert_eq!(hello.program.noted("uid"), (USER + 2).to_string());
-    assert!(hello.program.is_at_home(), "it cannot make its socket");
+    assert_eq!(hello.program.recorded("uid"), (USER + 2).to_string());
+    assert!(hello.program.can_write_home(), "it cannot make its socket");
     world.riklet(&["stop", "hello"], "").success();
 }
 
