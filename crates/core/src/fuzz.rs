@@ -1,4 +1,4 @@
-//! Functions that fuzzing calls. Each takes bytes that somebody else made, and panics if a law is broken.
+//! Functions that fuzzing calls. Each takes foreign bytes, and panics if a law is broken.
 //!
 //! The programs in `fuzz/` pass them the inputs that libFuzzer finds; the tests here pass them the corpus and
 //! mutations of it.

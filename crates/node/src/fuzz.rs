@@ -1,4 +1,4 @@
-//! Functions that fuzzing calls. Each takes bytes that somebody else made.
+//! Functions that fuzzing calls. Each takes foreign bytes.
 
 use crate::Config;
 

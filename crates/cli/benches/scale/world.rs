@@ -135,8 +135,8 @@ impl World {
         times
     }
 
-    /// Brings functions up until there are this many, with one request each, from this many clients at once. Returns,
-    /// for each function, the time from the start until it was up.
+    /// Brings functions up until there are this many, with one request each, from this many clients at once. Returns
+    /// the times at which the functions were up, measured from the start and in ascending order.
     pub(super) fn fill_in_parallel(&mut self, until: usize, clients: usize) -> Vec<Duration> {
         let daemon = self.daemon.as_ref().unwrap();
         let next = AtomicUsize::new(self.present);

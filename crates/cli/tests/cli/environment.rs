@@ -26,7 +26,7 @@ pub(crate) type Snapshot = BTreeMap<String, Vec<u8>>;
 /// The definition of one function, `hello`, with one exposure.
 pub(crate) const HELLO: &str = include_str!("../../../../examples/hello.json");
 
-/// Two more definitions: one with all optional fields of an exposure and an execution, and one with none.
+/// Two more definitions: one with several optional fields of an exposure and an execution, and one with none.
 pub(crate) const TWO: &str = "
 apiVersion: v1
 kind: Function
