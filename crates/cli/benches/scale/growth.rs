@@ -33,7 +33,7 @@ struct Step {
     present: f64,
     cycles: Cycles,
     connections: Samples,
-    /// The same measurements on the fixed node, taken in turn.
+    /// Measurements on the node whose number of functions stays the same, taken in turn.
     few: Cycles,
     one: Samples,
 }

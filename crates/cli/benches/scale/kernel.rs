@@ -1,4 +1,4 @@
-//! The same system calls without the rest of the program: the time that the kernel itself takes.
+//! Makes the same system calls as the program, without the rest of it: the time that the kernel itself takes.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
