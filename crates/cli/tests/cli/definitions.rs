@@ -93,7 +93,6 @@ fn ports() {
         ("target.yaml", exposed("{ port: 80, targetPort: 0 }")),
         ("reversed.yaml", exposed("{ port: 8010-8000 }")),
         ("lengths.yaml", exposed("{ port: 8000-8010, targetPort: 3000-3001 }")),
-        ("long.yaml", exposed("{ port: 1-2000 }")),
         ("protocol.yaml", exposed("{ port: 80, protocol: ICMP }")),
         ("address.yaml", exposed("{ port: 80, hostAddress: localhost }")),
         ("clash.yaml", exposed("[{ port: 80 }, { port: 79-81, targetPort: 1-3 }]")),
@@ -104,7 +103,6 @@ fn ports() {
     error: target.yaml:6:39: spec.function.exposure.targetPort: port 0 is out of range; ports are 1 to 65535
     error: reversed.yaml:6:23: spec.function.exposure.port: the range 8010-8000 is reversed: write 8000-8010
     error: lengths.yaml:6:15: spec.function.exposure: port 8000-8010 has 11 ports, targetPort 3000-3001 has 2: the lengths must be the same
-    error: long.yaml:6:23: spec.function.exposure.port: the range 1-2000 has 2000 ports; an exposure has at most 1024
     error: protocol.yaml:6:37: spec.function.exposure.protocol: unknown protocol "ICMP"; TCP, UDP and SCTP are known
     error: address.yaml:6:40: spec.function.exposure.hostAddress: "localhost" is not an IPv4 address
     error: clash.yaml:6:30: spec.function.exposure[1]: tcp 79-81 -> 1-3 clashes with tcp 80 -> 80 at clash.yaml:6:16

@@ -135,7 +135,7 @@ fn doctor_reports_what_the_host_has() {
     ok    nf_tables   the kernel has it
     ok    iptables    not there; nf_tables needs no program
     ok    firewall    nftables will be used
-    note  FORWARD     ip filter FORWARD: somebody else's chain, may drop guests' packets
+    note  FORWARD     ip filter FORWARD: somebody else's chain, drops guests' packets
                       -> nothing to do: `up` lets guests' packets pass it, and no others
     ok    forwarding  on
     note  firewall    Docker seen

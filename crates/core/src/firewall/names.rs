@@ -114,6 +114,15 @@ pub mod iptables {
     pub const FORWARD: &str = "FORWARD";
     /// The built-in chain for leaving packets.
     pub const POSTROUTING: &str = "POSTROUTING";
+    /// The tables and built-in chains that jump to ours.
+    pub const JUMPS: [(&str, &str); 6] = [
+        (FILTER, FORWARD),
+        (RAW, PREROUTING),
+        (MANGLE, PREROUTING),
+        (NAT, PREROUTING),
+        (NAT, OUTPUT),
+        (NAT, POSTROUTING),
+    ];
     /// The built-in chains that jump to ours.
     pub const JUMPING: [&str; 4] = [PREROUTING, OUTPUT, FORWARD, POSTROUTING];
 }

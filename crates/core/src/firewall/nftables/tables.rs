@@ -48,8 +48,8 @@ pub fn implicit(tables: Vec<Table>, chains: &[Chain]) -> BTreeSet<String> {
     found
 }
 
-/// Returns the names, as [`implicit`] has them, of the tables that hold nothing but idle base chains, and of all idle base
-/// chains: those with policy accept that have no rule, and that no rule leads to.
+/// Returns the names, as [`implicit`] has them, of the tables that hold nothing but idle base chains, and of the idle base
+/// chains that may be due to a jump of ours. Idle ones have policy accept and no rule, and no rule leads to them.
 #[must_use]
 pub fn empty(tables: Vec<Table>, chains: &[Chain]) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
@@ -59,9 +59,11 @@ pub fn empty(tables: Vec<Table>, chains: &[Chain]) -> BTreeSet<String> {
         let nothing_else = usize::try_from(table.references) == Ok(within.clone().count());
         let idle: Vec<_> = within.clone().filter(|chain| is_idle(chain)).collect();
         if nothing_else && idle.len() == within.count() {
-            found.insert(table.name.name);
+            found.insert(table.name.name.clone());
         }
-        found.extend(idle.into_iter().map(chain_name));
+        let table = &*table.name.name;
+        let jumps = |chain: &&Chain| names::iptables::JUMPS.contains(&(table, &chain.name));
+        found.extend(idle.into_iter().filter(jumps).map(chain_name));
     }
     found
 }
@@ -106,9 +108,10 @@ pub fn remove_empty(
     let mut operations = Vec::new();
     for table in of_iptables(tables) {
         let within = chains.iter().filter(|chain| chain.table == table.name);
-        let within = within.filter(|chain| left_over.contains(&chain_name(chain)));
+        let goes_whole = left_over.contains(&table.name.name);
+        let within = within.filter(|chain| goes_whole || left_over.contains(&chain_name(chain)));
         operations.extend(within.map(|c| table.name.delete_chain(&c.name, NLM_F_NONREC)));
-        if left_over.contains(&table.name.name) {
+        if goes_whole {
             operations.push(table.name.delete(NLM_F_NONREC));
         }
     }
