@@ -46,7 +46,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_function_is_where_it_always_was() {
+    fn functions_keep_their_path() {
         assert_eq!(Collection::Of(Kind::Function).path(), "/v1/functions");
         assert!(Collection::each().any(|each| each == Collection::Of(Kind::Function)));
         assert!(Collection::each().any(|each| each == Collection::EVERYTHING));
@@ -55,7 +55,7 @@ mod tests {
 
     #[cfg(feature = "toy-kind")]
     #[test]
-    fn kinds_have_collections_of_their_own_and_one_together() {
+    fn each_kind_has_a_collection_and_all_share_one() {
         let paths: Vec<_> = Collection::each().map(Collection::path).collect();
         assert_eq!(paths, ["/v1/functions", "/v1/toys", "/v1/instances"]);
         assert_eq!(Collection::EVERYTHING, Collection::All);

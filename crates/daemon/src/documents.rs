@@ -208,7 +208,7 @@ mod tests {
     const DEFINITION: &str = r#"{ "apiVersion": "v1", "kind": "Function", "name": "hello", "spec": { "function": {} } }"#;
 
     #[test]
-    fn an_inspection_reads_back_with_the_addresses_of_each_family() {
+    fn inspection_round_trips_with_addresses_of_both_families() {
         let v4: Pool = "10.231.0.0/16".parse().unwrap();
         let both = v4.with_v6("fd52:494b::/64".parse().unwrap()).unwrap();
         for (pool, guest) in [

@@ -185,7 +185,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_are_rendered_as_prometheus_reads_them() {
+    fn metrics_are_rendered_in_the_prometheus_format() {
         let metrics = Metrics::default();
         metrics.operation("up", false, Duration::from_micros(300));
         metrics.repaired();

@@ -71,7 +71,7 @@ mod tests {
     use riklet_core::model::{Exposure, InstanceName, Protocol};
 
     #[test]
-    fn an_error_has_the_status_that_a_client_can_act_upon() {
+    fn error_status_tells_the_client_what_to_do() {
         let name: InstanceName = "hello".parse().unwrap();
         let exposure = |text: &str| {
             let port = text.parse().unwrap();

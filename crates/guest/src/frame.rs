@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_syn_without_ack_asks_for_a_connection() {
+    fn only_syn_without_ack_is_a_connection_request() {
         let mut segment = [0; 20];
         let mut tcp = TcpPacket::new_unchecked(&mut segment);
         tcp.set_src_port(41_234);
@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn a_partial_checksum_becomes_a_whole_one() {
+    fn partial_checksum_is_completed() {
         let (client, server) = (Ipv4Addr::new(192, 168, 7, 2), Ipv4Addr::new(10, 231, 0, 2));
         let mut datagram = *b"\xa1\x12\x00\x35\x00\x0d\x00\x00hello";
         let mut pseudo: Vec<u8> = [client.octets(), server.octets()].concat();

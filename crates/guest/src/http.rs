@@ -240,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_is_whole_with_its_last_byte() {
+    fn request_is_complete_with_its_last_byte() {
         let request = b"POST /echo?x=1 HTTP/1.1\r\nHost: x\r\ncontent-length: 5\r\n\r\nhello";
         for length in 0..request.len() {
             let parsed = parse(&request[..length]);
@@ -254,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_that_waits_is_told_once() {
+    fn continue_is_sent_once() {
         let head =
             "POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\nExpect: 100-Continue\r\n\r\n";
         assert_eq!(parse(head.as_bytes()), Parsed::Partial { expects_continue: true });
@@ -263,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_request_is_refused_with_the_right_status() {
+    fn invalid_request_is_refused_with_the_right_status() {
         for (request, expected) in [
             ("hello\r\n\r\n", 400),
             ("GET / HTTP/1.1\r\n\r\n", 400),
@@ -284,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn a_proxys_target_has_a_path_too() {
+    fn absolute_form_target_yields_its_path() {
         assert_eq!(origin_form("http://10.231.0.2:3000/echo?x"), Some("/echo"));
         assert_eq!(origin_form("http://10.231.0.2"), Some("/"));
         assert_eq!(origin_form("/connect/http://x"), Some("/connect/http://x"));
@@ -300,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn head_gets_the_length_and_no_body() {
+    fn head_answer_has_a_length_and_no_body() {
         let response = Response::error(404, "nothing here");
         let whole = String::from_utf8(response.render(false)).unwrap();
         assert_eq!(

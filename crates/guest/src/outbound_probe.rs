@@ -194,7 +194,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_http_has_a_head() {
+    fn body_is_extracted_only_from_http() {
         assert_eq!(body_of(b"HTTP/1.0 200 OK\r\nA: b\r\n\r\nhello"), b"hello");
         assert_eq!(body_of(b"SSH-2.0\r\n\r\nhello"), b"SSH-2.0\r\n\r\nhello");
         assert_eq!(body_of(b"HTTP/1.0 200 OK\r\n"), b"HTTP/1.0 200 OK\r\n");

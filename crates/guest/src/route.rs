@@ -66,7 +66,7 @@ mod tests {
     }
 
     #[test]
-    fn paths_and_methods_lead_somewhere() {
+    fn known_requests_are_routed() {
         let target = "192.0.2.1:80".parse().unwrap();
         assert_eq!(route("GET", "/"), Ok(Route::Identity));
         assert_eq!(route("HEAD", "/"), Ok(Route::Identity));
@@ -77,7 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn others_are_refused_with_the_right_status() {
+    fn unknown_requests_are_refused_with_the_right_status() {
         assert_eq!(route("GET", "/favicon.ico"), Err(404));
         assert_eq!(route("GET", "/udp/192.0.2.1:80"), Err(404));
         assert_eq!(route("POST", "/"), Err(405));

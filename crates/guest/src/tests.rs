@@ -128,7 +128,7 @@ fn get(path: &str) -> (u16, String) {
 }
 
 #[test]
-fn it_says_who_it_is_and_whom_it_sees() {
+fn root_path_names_the_guest_and_the_client() {
     let net = Net::new();
     let mut stream = connect();
     let client = stream.local_addr().unwrap();
@@ -142,7 +142,7 @@ fn it_says_who_it_is_and_whom_it_sees() {
 }
 
 #[test]
-fn many_clients_are_served_at_once() {
+fn many_clients_are_served_concurrently() {
     let net = Net::new();
     let mut streams: Vec<_> = (0..64).map(|_| connect()).collect();
     for stream in &mut streams {
@@ -169,7 +169,7 @@ fn begin() -> TcpStream {
 }
 
 #[test]
-fn a_client_that_gave_up_leaves_no_place_to_the_next() {
+fn connection_of_a_lost_client_is_not_given_to_the_next() {
     let tap = host();
     // Their requests are answered, and the host refuses the answers.
     for _ in 0..8 {
@@ -188,7 +188,7 @@ fn a_client_that_gave_up_leaves_no_place_to_the_next() {
 }
 
 #[test]
-fn connections_that_come_in_one_burst_are_all_taken() {
+fn burst_of_connections_is_served_completely() {
     let tap = host();
     let sockets: Vec<_> = (0..64).map(|_| begin()).collect();
     // All requests wait in the TAP when the guest begins.
@@ -205,7 +205,7 @@ fn connections_that_come_in_one_burst_are_all_taken() {
 }
 
 #[test]
-fn a_body_comes_back_whole() {
+fn body_is_echoed_completely() {
     let net = Net::new();
     let body: Vec<u8> =
         (0..300_000_u32).flat_map(|n| n.to_le_bytes().into_iter().take(1)).collect();
@@ -218,7 +218,7 @@ fn a_body_comes_back_whole() {
 }
 
 #[test]
-fn what_is_no_request_is_refused() {
+fn invalid_request_is_refused() {
     let net = Net::new();
     let mut stream = connect();
     stream.write_all(b"\x16\x03\x01 hello\r\n\r\n").unwrap();
@@ -232,7 +232,7 @@ fn what_is_no_request_is_refused() {
 }
 
 #[test]
-fn a_port_that_is_not_served_refuses() {
+fn unserved_port_refuses_connections() {
     let net = Net::new();
     let error = TcpStream::connect("10.231.0.2:3001").unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
@@ -240,7 +240,7 @@ fn a_port_that_is_not_served_refuses() {
 }
 
 #[test]
-fn a_datagram_comes_back() {
+fn datagram_is_echoed() {
     let net = Net::new();
     let socket = UdpSocket::bind("10.231.0.1:0").unwrap();
     socket.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
@@ -254,7 +254,7 @@ fn a_datagram_comes_back() {
 }
 
 #[test]
-fn it_connects_where_it_is_told_to() {
+fn connect_path_reports_the_outcome() {
     let net = Net::new();
     let listener = TcpListener::bind("10.231.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
@@ -287,7 +287,7 @@ fn it_connects_where_it_is_told_to() {
 }
 
 #[test]
-fn it_sends_a_datagram_where_it_is_told_to() {
+fn udp_path_reports_the_answer() {
     let net = Net::new();
     let socket = UdpSocket::bind("10.231.0.1:0").unwrap();
     let address = socket.local_addr().unwrap();
@@ -305,7 +305,7 @@ fn it_sends_a_datagram_where_it_is_told_to() {
 }
 
 #[test]
-fn it_answers_the_first_ping() {
+fn first_ping_is_answered() {
     let net = Net::new();
     let (kind, protocol) = (SocketType::RAW, Some(ipproto::ICMP));
     let socket = rustix::net::socket(AddressFamily::INET, kind, protocol).unwrap();
@@ -326,7 +326,7 @@ fn it_answers_the_first_ping() {
 }
 
 #[test]
-fn it_ends_with_its_tap() {
+fn guest_ends_when_its_tap_is_deleted() {
     let net = Net::new();
     assert_eq!(get("/").0, 200);
     ip("link delete rik0");
@@ -337,7 +337,7 @@ fn it_ends_with_its_tap() {
 }
 
 #[test]
-fn a_guest_survives_the_command_line() {
+fn guest_round_trips_through_its_argument() {
     let guest = description();
     let argument = guest.to_argument();
     assert_eq!(Guest::from_argument(&argument).unwrap(), guest);

@@ -368,7 +368,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_request_says_how_long_its_body_is() {
+    fn request_states_the_length_of_its_body() {
         let call = ApiCall::put("/actions", json!({ "action_type": "InstanceStart" }));
         assert_eq!(
             String::from_utf8(call.render()).unwrap(),

@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_is_whole_with_its_last_byte() {
+    fn answer_is_complete_with_its_last_byte() {
         let answer = |status, body: &str| Response { status, body: body.into() };
         assert_eq!(
             whole_with_its_last_byte("HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello"),
@@ -209,14 +209,14 @@ mod tests {
     }
 
     #[test]
-    fn a_body_without_a_length_ends_with_the_connection() {
+    fn body_without_a_length_ends_with_the_connection() {
         let bytes = "HTTP/1.0 500 Oh\r\nServer: x\r\n\r\nit broke";
         assert_eq!(parse(bytes.as_bytes(), false, MAX_BODY), Ok(Parsed::Partial));
         assert_eq!(whole(bytes), Response { status: 500, body: b"it broke".into() });
     }
 
     #[test]
-    fn what_is_no_answer_is_refused() {
+    fn malformed_answer_is_refused() {
         assert!(matches!(refused("SSH-2.0-OpenSSH_9.2\r\n"), Malformed::Head(_)));
         assert!(matches!(refused("HTTP/1.1 OK\r\n\r\n"), Malformed::Head(_)));
         let length =
@@ -235,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_has_bounds() {
+    fn answer_size_is_bounded() {
         let field = format!("HTTP/1.1 200 OK\r\nX: {}", "x".repeat(MAX_HEAD));
         assert_eq!(refused(&field), Malformed::LongHead);
         assert_eq!(refused(&"HTTP/1.1 100 \r\n\r\n".repeat(4096)), Malformed::LongHead);

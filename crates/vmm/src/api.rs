@@ -147,7 +147,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_form_of_a_refusal_becomes_words() {
+    fn every_form_of_refusal_yields_a_message() {
         for (body, expected) in [
             (r#"{"fault_message":"no such kernel"}"#, "no such kernel"),
             (r#"{ "error": "Unsupported HTTP method." }"#, "Unsupported HTTP method."),

@@ -123,7 +123,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_guest_asks_whom_its_definition_or_its_host_names() {
+    fn resolvers_come_from_the_definition_or_else_the_host() {
         let servers: Vec<_> = (1..=3).map(|last| IpAddr::from([192, 0, 2, last])).collect();
         let attached = |dns: Option<&[IpAddr]>| {
             let dns = dns.map(|servers| Dns::try_from(servers.to_vec()).unwrap());
@@ -143,7 +143,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn each_vmm_gets_its_own_words() {
+    fn attachment_is_rendered_in_each_vmms_format() {
         let attachment = attachment();
         assert_eq!(
             firecracker(&attachment).to_string(),

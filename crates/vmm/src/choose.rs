@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_that_can_run_it_does() {
+    fn first_usable_vmm_is_chosen() {
         let all = facts(&Vmm::ALL, Kvm::Opens);
         let execution = bootable();
         assert_eq!(chosen(&execution, &all), "firecracker (it is the first that can run it)");
@@ -228,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn the_builtin_guest_says_why() {
+    fn builtin_guest_reason_names_the_unmet_needs() {
         let all = facts(&Vmm::ALL, Kvm::Opens);
         assert_eq!(chosen(&Execution::default(), &all), "builtin (no kernel is named)");
         assert_eq!(
@@ -239,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_named_is_not_replaced() {
+    fn named_vmm_is_never_replaced_by_another() {
         let named = |vmm| Execution { vmm: Some(vmm), ..bootable() };
         let none = facts(&[], Kvm::Missing);
         assert_eq!(

@@ -120,7 +120,7 @@ mod tests {
     use crate::machine::example;
 
     #[test]
-    fn a_machine_is_made_and_then_booted() {
+    fn machine_is_created_and_then_booted() {
         let mut machine = example();
         machine.attachment.queues = 4;
         let calls = calls(&machine).unwrap();
@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_machine_does_not_have_is_not_sent() {
+    fn absent_parts_of_a_machine_are_not_sent() {
         let machine = Machine { initrd: None, rootfs: None, ..example() };
         let config = calls(&machine).unwrap()[0].body.clone().unwrap();
         assert_eq!(config["payload"]["initramfs"], Value::Null);
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn the_socket_is_an_argument() {
+    fn socket_path_is_an_argument() {
         assert_eq!(arguments(Path::new("/run/x.sock")), ["--api-socket", "path=/run/x.sock"]);
     }
 }

@@ -191,7 +191,7 @@ mod tests {
 
     #[test]
     #[expect(clippy::disallowed_methods, reason = "the test reads what was written")]
-    fn a_log_keeps_the_last_and_does_not_grow() {
+    fn log_keeps_the_latest_output_in_bounded_size() {
         let directory = std::env::temp_dir().join(format!("riklet-console-{}", std::process::id()));
         fs::create_dir_all(&directory).unwrap();
         let path = directory.join("console.log");

@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn a_machine_is_configured_and_then_started() {
+    fn machine_is_configured_and_then_started() {
         insta::assert_snapshot!(rendered(&calls(&example(), HAS_MTU).unwrap()), @r#"
         PUT /machine-config {"mem_size_mib":256,"vcpu_count":2}
         PUT /boot-source {"boot_args":"console=ttyS0 reboot=k panic=1 pci=off root=/dev/vda ro ip=10.231.0.6::10.231.0.5:255.255.255.252:hello:eth0:off:9.9.9.9 quiet","initrd_path":"/srv/initrd","kernel_image_path":"/srv/vmlinux"}
@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn an_old_version_gets_no_field_that_it_does_not_know() {
+    fn older_version_gets_no_unknown_field() {
         let machine = Machine { initrd: None, rootfs: None, ..example() };
         insta::assert_snapshot!(rendered(&calls(&machine, LEAST).unwrap()), @r#"
         PUT /machine-config {"mem_size_mib":256,"vcpu_count":2}
@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn the_name_becomes_an_id() {
+    fn instance_name_becomes_a_valid_id() {
         let name = "hello.v2-x".parse().unwrap();
         assert_eq!(
             arguments(Path::new("/run/x.sock"), &name),

@@ -137,7 +137,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_command_line_ends_with_the_users_words() {
+    fn user_boot_args_come_last() {
         let machine = example();
         assert_eq!(
             machine.command_line(&["pci=off"]),
@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn the_least_machine_has_defaults() {
+    fn minimal_machine_has_defaults() {
         let machine = Machine::new(attachment::tests::attachment(), "/srv/vmlinux".into());
         assert_eq!((machine.vcpus.get(), machine.memory_mib.get()), (1, 128));
         assert_eq!(
@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn a_path_that_json_cannot_hold_is_refused_by_name() {
+    fn path_that_is_not_unicode_is_refused_by_name() {
         use std::{ffi::OsStr, os::unix::ffi::OsStrExt};
         let path = PathBuf::from(OsStr::from_bytes(b"/srv/\xff"));
         let machine = Machine { initrd: Some(path), ..example() };

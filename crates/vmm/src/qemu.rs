@@ -244,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pc() {
+    fn q35_arguments() {
         insta::assert_snapshot!(lines(&arguments(Board::Q35, 1)), @r#"
         -nodefaults
         -no-user-config
@@ -268,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn a_microvm_with_all_that_can_be_said() {
+    fn microvm_arguments_with_every_option() {
         let all = Arguments {
             accelerator: Accelerator::Kvm,
             initrd: Some("/boot/initrd".into()),
@@ -307,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn the_tap_is_attached_in_the_words_of_the_board() {
+    fn tap_arguments_follow_the_board() {
         let network =
             |board, queues| network(&arguments(board, queues).attachment, board).join(" ");
         let tap = "-netdev tap,id=eth0,ifname=rik1,script=no,downscript=no";

@@ -61,7 +61,7 @@ fn agreed(script: impl FnOnce(&mut Peer) + Send + 'static) -> (Qmp, JoinHandle<(
 }
 
 #[test]
-fn commands_are_answered_in_their_order() {
+fn commands_are_answered_in_order() {
     let (mut qmp, peer) = agreed(|peer| {
         peer.serve(
             "query-status",
@@ -81,7 +81,7 @@ fn commands_are_answered_in_their_order() {
 }
 
 #[test]
-fn events_come_whenever_they_do() {
+fn events_are_kept_in_order_among_answers() {
     let (mut qmp, peer) = agreed(|peer| {
         peer.say(r#"{"timestamp": {"seconds": 1}, "event": "RESUME"}"#);
         let (_, id) = peer.hear();
@@ -109,7 +109,7 @@ fn events_come_whenever_they_do() {
 }
 
 #[test]
-fn no_event_is_no_error() {
+fn next_event_without_an_event_is_none() {
     let (mut qmp, peer) = agreed(|peer| peer.serve("quit", "{}"));
     assert_eq!(qmp.next_event(IMPATIENCE).unwrap(), None);
     assert_eq!(qmp.next_event(Duration::ZERO).unwrap(), None);
@@ -118,7 +118,7 @@ fn no_event_is_no_error() {
 }
 
 #[test]
-fn a_refusal_has_qemus_words() {
+fn refusal_contains_qemus_message() {
     let (mut qmp, peer) = agreed(|peer| {
         let (_, id) = peer.hear();
         let desc = "The command system_powerdown has not been found";
@@ -139,7 +139,7 @@ fn a_refusal_has_qemus_words() {
 }
 
 #[test]
-fn waiting_ends() {
+fn missing_answer_times_out() {
     // Each script ends when its connection does.
     let silent = |peer: &mut Peer| assert_eq!(peer.0.read_line(&mut String::new()).unwrap(), 0);
     let half = |peer: &mut Peer| {
@@ -162,7 +162,7 @@ fn waiting_ends() {
 }
 
 #[test]
-fn an_answer_that_came_too_late_is_nobody_elses() {
+fn late_answer_is_discarded() {
     let (sender, receiver) = std::sync::mpsc::channel();
     let (mut qmp, peer) = agreed(move |peer| {
         let (_, late) = peer.hear();
@@ -180,7 +180,7 @@ fn an_answer_that_came_too_late_is_nobody_elses() {
 }
 
 #[test]
-fn what_is_not_qmp_is_refused() {
+fn invalid_qmp_is_refused() {
     for (text, words) in [
         ("HTTP/1.1 400 Bad Request\r\n", "what came instead of QEMU's greeting is no QMP"),
         ("{}\n", "what came instead of QEMU's greeting is no QMP"),
@@ -221,7 +221,7 @@ impl Drop for SocketPath {
 }
 
 #[test]
-fn a_socket_is_found_by_its_path() {
+fn connect_opens_a_socket_by_path() {
     let place = SocketPath::new("served");
     let listener = UnixListener::bind(&place.0).unwrap();
     let peer = thread::spawn(move || {
@@ -233,7 +233,7 @@ fn a_socket_is_found_by_its_path() {
 }
 
 #[test]
-fn nobody_there_is_said_at_once() {
+fn connect_without_a_listener_fails_immediately() {
     let refused = |place: &SocketPath| match Qmp::connect(&place.0, PATIENCE).unwrap_err() {
         QmpError::Connect { source, .. } => source.kind(),
         other => panic!("{other}"),

@@ -56,7 +56,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_vmms_say_is_read() {
+    fn version_formats_of_vmms_are_parsed() {
         for (text, major, minor, patch) in [
             ("1.16.0", 1, 16, 0),
             ("v27.0", 27, 0, 0),

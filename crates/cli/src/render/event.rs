@@ -35,7 +35,7 @@ mod tests {
     use super::time;
 
     #[test]
-    fn times_are_those_of_the_calendar() {
+    fn times_are_rendered_as_rfc_3339() {
         assert_eq!(time(0), "1970-01-01T00:00:00.000Z");
         assert_eq!(time(951_782_400_000), "2000-02-29T00:00:00.000Z");
         assert_eq!(time(1_795_594_161_847), "2026-11-25T08:09:21.847Z");

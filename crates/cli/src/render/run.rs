@@ -39,7 +39,7 @@ mod tests {
     use super::ago;
 
     #[test]
-    fn times_are_in_their_largest_whole_unit() {
+    fn durations_use_their_largest_whole_unit() {
         let times = [0, 119_999, 120_000, 7_199_999, 7_200_000, 172_800_000];
         assert_eq!(times.map(ago), ["0 s", "119 s", "2 min", "119 min", "2 h", "2 d"]);
     }

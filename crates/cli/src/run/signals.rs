@@ -48,7 +48,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_ignored_is_a_bit_of_the_mask() {
+    fn ignored_signals_are_read_from_the_mask() {
         let status = "SigBlk:\tffffffffffffffff\nSigIgn:\t0000000000001001\nSigCgt:\t0\n";
         assert!(ignores(status, SIGHUP));
         assert!(!ignores(status, SIGINT) && !ignores("", SIGHUP));

@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn a_screen_shows_functions_and_events() {
+    fn screen_shows_functions_and_events() {
         insta::assert_snapshot!(drawn(&screen(), 120, 10), @r#"
         "3 functions  slots: 64 ready, 3 draining  drift: ~ TAP rik2: up                                                         "
         "NAME  TAP      GUEST           STATE     IN P/S  IN B/S OUT P/S OUT B/S EXPOSURES                                       "
@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn a_small_screen_shows_what_it_has_room_for() {
+    fn small_screen_drops_columns_and_events() {
         let mut screen = screen();
         insta::assert_snapshot!(drawn(&screen, 50, 4), @r#"
         "3 functions  slots: 64 ready, 3 draining  drift: ~"
@@ -236,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn the_busiest_come_first_where_that_is_asked_for() {
+    fn order_by_traffic_puts_the_busiest_first() {
         let mut screen = screen();
         let first = |screen: &Screen| {
             let text = drawn(screen, 120, 10);
@@ -252,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn what_went_wrong_stands_before_what_was_known() {
+    fn problem_is_shown_above_the_last_sample() {
         let mut screen = screen();
         screen.problem = Some("the daemon\ndoes not answer".to_owned());
         let text = drawn(&screen, 120, 10);

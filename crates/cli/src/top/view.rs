@@ -258,7 +258,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn rates_are_over_what_has_passed() {
+    fn rates_are_per_second_of_elapsed_time() {
         let view = sampled();
         let [hello, quiet, new] = &*view.functions else { panic!("{view:?}") };
         let expected = Flow {
@@ -276,7 +276,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn functions_are_ordered_by_what_they_do() {
+    fn functions_are_ordered_by_traffic() {
         let mut view = sampled();
         let names =
             |view: &View| view.functions.iter().map(|line| line.name.clone()).collect::<Vec<_>>();
@@ -290,7 +290,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn numbers_are_short() {
+    fn numbers_have_at_most_four_digits_and_a_unit() {
         let numbers = [0, 9_999, 10_000, 9_999_999, 10_000_000, u64::MAX];
         assert_eq!(numbers.map(short), ["0", "9999", "10k", "9999k", "10M", "18E"]);
     }

@@ -173,7 +173,7 @@ mod tests {
 
     #[test]
     #[expect(clippy::disallowed_methods, reason = "where time begins does not matter")]
-    fn our_changes_wait_and_those_of_others_do_not() {
+    fn only_our_own_changes_are_checked_with_a_delay() {
         let now = Instant::now();
         let mut healer = Healer::default();
         healer.changed_by_us(Slot::new(1), now);
@@ -193,7 +193,7 @@ mod tests {
 
     #[test]
     #[expect(clippy::disallowed_methods, reason = "where time begins does not matter")]
-    fn a_failed_repair_is_tried_again() {
+    fn failed_repair_is_retried() {
         let now = Instant::now();
         let mut healer = Healer::default();
         healer.failed(SLOT, now);

@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_brings_up_and_its_end_takes_down() {
+    fn functions_come_and_go_with_their_file() {
         let found = files(vec![("a", Ok(vec![workload("one", 1)]))]);
         let up = decide(&found, &owners(&[]), &names(&[]), &BTreeMap::new());
         assert_eq!(up.up, [("a".to_owned(), vec![workload("one", 1)])].into());
@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_at_fault_leaves_what_it_asked_for() {
+    fn invalid_file_keeps_its_last_valid_contents() {
         let known = owners(&[("one", "a"), ("two", "b")]);
         let found = files(vec![("a", Err("a:1:2: no")), ("b", Ok(vec![workload("two", 2)]))]);
         let decision = decide(&found, &known, &names(&["one", "two"]), &BTreeMap::new());
@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn what_moves_to_another_file_stays_up() {
+    fn function_moved_to_another_file_stays_up() {
         let known = owners(&[("one", "a")]);
         let found = files(vec![("b", Ok(vec![workload("one", 1)]))]);
         let decision = decide(&found, &known, &names(&["one"]), &BTreeMap::new());
@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn a_newcomer_gets_no_name_that_a_file_has() {
+    fn new_file_cannot_claim_a_name_of_another_file() {
         let known = owners(&[("one", "m"), ("two", "m")]);
         let all = names(&["one", "two"]);
         let mine = || Ok(vec![workload("one", 1), workload("two", 2)]);
@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_taken_down_by_hand_is_no_file_s() {
+    fn function_taken_down_by_hand_is_not_brought_up_again() {
         let found = files(vec![("a", Ok(vec![workload("one", 1)]))]);
         let applied = BTreeMap::from([("a".to_owned(), vec![workload("one", 1)])]);
         let decision = decide(&found, &owners(&[]), &names(&[]), &applied);

@@ -155,7 +155,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_the_directory_itself_is_heard() {
+    fn changes_outside_the_directory_are_ignored() {
         let above = std::env::temp_dir().join(format!("riklet-manifests-{}", std::process::id()));
         fs::create_dir(&above).unwrap();
         let path = above.join("functions.d");

@@ -144,7 +144,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn connections_leave_descriptors_to_healing() {
+    fn connection_limits_reserve_descriptors_for_repairs() {
         for descriptors in [0, 256, 512, 1024, 4096, usize::MAX] {
             let limits = Limits { descriptors, patience: Duration::from_secs(1) };
             let (api, metrics) = (limits.api().connections, limits.metrics().connections);

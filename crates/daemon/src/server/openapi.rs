@@ -21,7 +21,7 @@ mod tests {
     /// `UPDATE_OPENAPI=1 cargo test -p riklet-daemon openapi` writes it.
     #[test]
     #[expect(clippy::disallowed_methods, reason = "the file is the test's subject")]
-    fn the_description_is_checked_in() {
+    fn checked_in_description_is_current() {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/openapi.json");
         let text = Description::openapi().to_pretty_json().unwrap() + "\n";
         if std::env::var("UPDATE_OPENAPI").is_ok() {
@@ -32,7 +32,7 @@ mod tests {
     }
 
     #[test]
-    fn each_kind_that_is_documented_has_its_paths() {
+    fn each_documented_kind_has_its_paths() {
         let description: Value = serde_json::from_str(DESCRIPTION).unwrap();
         for kind in Kind::ALL.iter().filter(|kind| kind.is_documented()) {
             let collection = Collection::Of(*kind).path();
@@ -43,7 +43,7 @@ mod tests {
 
     /// The path and method of a handler's description are written beside it, those of the router in the list of routes.
     #[test]
-    fn each_route_is_described_at_its_path_and_method() {
+    fn each_route_is_described_with_its_path_and_method() {
         let description: Value = serde_json::from_str(DESCRIPTION).unwrap();
         let paths = description["paths"].as_object().unwrap().iter();
         let mut described: Vec<_> = paths

@@ -155,7 +155,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_process_stays_dumpable() {
+    fn process_stays_dumpable() {
         let nobody = Credentials { uid: 65534, gid: 65534 };
         // Other tests change the credentials of their threads too, and what they leave is not ours.
         let stays = (0..5).any(|_| {

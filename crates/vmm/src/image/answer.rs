@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn a_whole_file_has_a_length_or_chunks() {
+    fn whole_file_needs_a_length_or_chunks() {
         let judged = |lines: &[_]| judge(None, StatusCode::OK, &headers(lines));
         let whole = |total| Verdict::Whole { total, validator: None };
         assert_eq!(judged(&[("content-length", "100")]), whole(Some(100)));
@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn the_rest_is_taken_where_it_fits() {
+    fn matching_range_is_accepted() {
         let rest = |total| Verdict::Rest { total };
         assert_eq!(rest_of(Some(100), &[("content-range", "bytes 40-99/100")]), rest(Some(100)));
         assert_eq!(rest_of(None, &[("content-range", "bytes 40-99/100")]), rest(Some(100)));
@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_is_asked_for_anew() {
+    fn mismatched_range_restarts_the_download() {
         for range in [
             "bytes 41-99/100",
             "bytes 0-99/100",
@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_not_asked_for_is_refused() {
+    fn unrequested_range_is_refused() {
         for status in [204, 206, 304, 404, 416, 500] {
             let status = StatusCode::from_u16(status).unwrap();
             assert_eq!(judge(None, status, &headers(&[])), Verdict::Refused, "{status}");

@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn paths_are_taken_as_they_are() {
+    fn paths_are_kept_unchanged() {
         for text in ["/srv/vmlinux", "vmlinux", "./a b%20c", "disk:1.img", "a/b://c", "http:kernel"]
         {
             assert_eq!(path(text), Path::new(text));
@@ -225,14 +225,14 @@ mod tests {
     }
 
     #[test]
-    fn urls_are_kept_without_what_is_not_sent() {
+    fn urls_lose_fragment_and_user_name() {
         assert_eq!(url("http://h/vmlinux"), "http://h/vmlinux");
         assert_eq!(url("HTTPS://h:8443/a?b=c@d#part"), "https://h:8443/a?b=c@d");
         assert_eq!(url("http://[::1]:80"), "http://[::1]:80");
     }
 
     #[test]
-    fn refusals_say_what_is_wrong() {
+    fn refusals_name_the_fault() {
         assert_eq!(refusal(""), "it is empty");
         assert_eq!(refusal(" \n"), "it is empty");
         assert_eq!(refusal("/a\0b"), "it has a NUL character");
@@ -254,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn a_password_is_not_repeated() {
+    fn error_does_not_repeat_a_password() {
         let error = Source::parse("https://me:secret@h/vmlinux").unwrap_err();
         assert_eq!(error.to_string(), "the URL has a user name, and no credentials are sent");
         assert!(!format!("{error:?}").contains("secret"));

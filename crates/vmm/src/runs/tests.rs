@@ -15,7 +15,7 @@ fn with_runs(count: usize) -> Store {
 
 #[test]
 #[expect(clippy::disallowed_methods, reason = "the directory is the test's own")]
-fn a_run_that_began_again_keeps_its_files() {
+fn forgetting_ended_runs_keeps_a_restarted_run() {
     let state_dir = std::env::temp_dir().join(format!("riklet-forget-{}", std::process::id()));
     let (name, mut store) = ("r0".parse().unwrap(), with_runs(1));
     let files = directory(&state_dir, &name);

@@ -227,7 +227,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_guest_that_comes_up_meanwhile_is_found_where_it_is_looked_for_first() {
+    fn guest_that_starts_during_a_probe_is_found_at_the_first_address() {
         let [here, there] = [1, 2].map(|last| SocketAddr::from(([127, 0, 0, last], 80)));
         let answers_at = |times: usize, only: Option<SocketAddr>| {
             let mut asked = Vec::new();

@@ -8,7 +8,7 @@ use super::*;
 
 /// Whoever runs or brings up the same name next must not lose it to this supervisor.
 #[test]
-fn a_run_has_not_ended_before_its_network_is_down() {
+fn run_ends_only_after_its_network_is_down() {
     let state_dir = std::env::temp_dir().join(format!("riklet-leave-{}", std::process::id()));
     let (kernel, config) = (FakeKernel::new(), Config::in_directory(&state_dir));
     let mut node = Node::with_kernel(config, kernel.clone());

@@ -15,7 +15,7 @@ fn played(version: &'static str) -> Server {
 }
 
 #[test]
-fn a_machine_is_made_booted_and_stopped() {
+fn create_boot_and_shutdown_follow_the_api() {
     let server = played("51.1.0");
     let client = server.client();
     let version = cloud_hypervisor::start(&client, &machine(server.directory())).unwrap();
@@ -35,7 +35,7 @@ fn a_machine_is_made_booted_and_stopped() {
 }
 
 #[test]
-fn every_machine_is_accepted() {
+fn every_machine_is_accepted_by_the_api() {
     let directory = Directory::new();
     for machine in machines(&directory) {
         let server = played("v27.0");
@@ -45,7 +45,7 @@ fn every_machine_is_accepted() {
 }
 
 #[test]
-fn a_version_that_is_too_old_is_told_nothing() {
+fn too_old_version_gets_no_further_call() {
     let server = played("v26.0");
     let machine = machine(server.directory());
     let error = cloud_hypervisor::start(&server.client(), &machine).unwrap_err();
@@ -57,7 +57,7 @@ fn a_version_that_is_too_old_is_told_nothing() {
 }
 
 #[test]
-fn its_words_reach_the_user() {
+fn error_contains_the_vmms_message() {
     let server = played("51.1.0");
     let client = server.client();
     let machine = machine(server.directory());
@@ -78,7 +78,7 @@ fn its_words_reach_the_user() {
 }
 
 #[test]
-fn each_call_may_be_refused_and_is_the_last_then() {
+fn start_stops_at_the_first_refused_call() {
     let directory = Directory::new();
     let machine = machine(&directory);
     for line in ["GET /api/v1/vmm.ping", "PUT /api/v1/vm.create", "PUT /api/v1/vm.boot"] {
@@ -94,7 +94,7 @@ fn each_call_may_be_refused_and_is_the_last_then() {
 }
 
 #[test]
-fn the_order_is_held() {
+fn calls_out_of_order_are_refused() {
     let server = played("51.1.0");
     let client = server.client();
     let calls = cloud_hypervisor::calls(&machine(server.directory())).unwrap();
@@ -110,7 +110,7 @@ fn the_order_is_held() {
 }
 
 #[test]
-fn one_that_ends_before_its_answer_has_shut_down() {
+fn closing_without_an_answer_counts_as_shutdown() {
     let line = "PUT /api/v1/vmm.shutdown";
     let reply = Reply::SendAndClose(vec![]);
     let server = Server::start(Until { player: CloudHypervisor::new("51.1.0"), line, reply });

@@ -45,7 +45,7 @@ const CALLS: [&str; 9] = [
 ];
 
 #[test]
-fn a_vmm_that_dies_is_an_error_that_names_the_call() {
+fn closed_connection_error_names_the_call() {
     for line in CALLS {
         let (text, _) = start(line, Reply::SendAndClose(b"HTTP/1.1 20".to_vec()), LONG);
         assert!(text.contains(&format!(" did not answer: {line} over /")), "{text}");
@@ -54,7 +54,7 @@ fn a_vmm_that_dies_is_an_error_that_names_the_call() {
 }
 
 #[test]
-fn garbage_is_an_error_that_names_the_call() {
+fn malformed_answer_error_names_the_call() {
     for line in CALLS {
         let (text, _) = start(line, Reply::Send(b"\x7fELF\x02\x01\x01\0\r\n\r\n".to_vec()), LONG);
         assert!(text.contains(&format!(" did not answer: {line} over /")), "{text}");
@@ -63,7 +63,7 @@ fn garbage_is_an_error_that_names_the_call() {
 }
 
 #[test]
-fn silence_is_an_error_at_the_deadline() {
+fn missing_answer_is_an_error_at_the_deadline() {
     let wait = |line| {
         // Enough for the calls before it on a busy machine.
         let (text, _) = start(line, Reply::Silence, Duration::from_secs(2));
@@ -78,7 +78,7 @@ fn silence_is_an_error_at_the_deadline() {
 }
 
 #[test]
-fn an_answer_that_says_something_else_is_an_error() {
+fn answer_of_another_type_is_an_error() {
     let json = |body: &str| {
         let length = body.len();
         let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n{body}");
@@ -99,7 +99,7 @@ fn an_answer_that_says_something_else_is_an_error() {
 }
 
 #[test]
-fn a_vmm_that_is_not_there_is_an_error() {
+fn missing_vmm_is_an_error() {
     let directory = Directory::new();
     let client = Client::new(directory.path("api.sock"), LONG);
     let drivers: [(&str, Start); 2] =

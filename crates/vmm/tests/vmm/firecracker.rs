@@ -21,7 +21,7 @@ fn played(version: &'static str) -> Server {
 }
 
 #[test]
-fn a_machine_is_configured_and_started() {
+fn configuration_and_start_follow_the_api() {
     let server = played(LATEST);
     let version = firecracker::start(&server.client(), &machine(server.directory())).unwrap();
     assert_eq!(version, Version::new(1, 17, 0));
@@ -44,7 +44,7 @@ fn a_machine_is_configured_and_started() {
 }
 
 #[test]
-fn every_machine_is_accepted_by_every_version() {
+fn every_machine_is_accepted_by_every_supported_version() {
     let directory = Directory::new();
     for machine in machines(&directory) {
         for version in ["1.0.0", "1.15.1", "1.16.0", LATEST] {
@@ -60,7 +60,7 @@ fn every_machine_is_accepted_by_every_version() {
 }
 
 #[test]
-fn a_version_that_is_too_old_is_told_nothing() {
+fn too_old_version_gets_no_further_call() {
     let server = played("0.25.2");
     let error = firecracker::start(&server.client(), &machine(server.directory())).unwrap_err();
     assert_eq!(
@@ -71,7 +71,7 @@ fn a_version_that_is_too_old_is_told_nothing() {
 }
 
 #[test]
-fn a_guest_is_started_once() {
+fn started_guest_is_not_started_again() {
     let server = played(LATEST);
     let machine = machine(server.directory());
     firecracker::start(&server.client(), &machine).unwrap();
@@ -81,7 +81,7 @@ fn a_guest_is_started_once() {
 }
 
 #[test]
-fn its_words_reach_the_user() {
+fn error_contains_the_vmms_message() {
     let server = played(LATEST);
     let machine = machine(server.directory());
     let missing = Some(server.directory().path("missing"));
@@ -101,7 +101,7 @@ fn its_words_reach_the_user() {
 }
 
 #[test]
-fn each_call_may_be_refused_and_is_the_last_then() {
+fn start_stops_at_the_first_refused_call() {
     let directory = Directory::new();
     let machine = machine(&directory);
     for line in [
@@ -122,7 +122,7 @@ fn each_call_may_be_refused_and_is_the_last_then() {
 }
 
 #[test]
-fn the_order_is_held() {
+fn calls_out_of_order_are_refused() {
     let server = played(LATEST);
     let machine = machine(server.directory());
     let client = server.client();
@@ -203,7 +203,7 @@ impl Drop for AtHand {
 }
 
 #[test]
-fn the_firecracker_at_hand_takes_the_configuration() {
+fn available_firecracker_accepts_the_configuration() {
     let mut firecracker = AtHand::new();
     let client = firecracker.client();
     let answer = client.exchange(&ApiCall::get("/version")).unwrap();

@@ -93,7 +93,7 @@ fn closed(bytes: &str) -> Reply {
 }
 
 #[test]
-fn every_framing_is_read() {
+fn every_body_framing_is_read() {
     for reply in [
         sent("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"),
         sent("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\no\r\n1\r\nk\r\n0\r\n\r\n"),
@@ -110,7 +110,7 @@ fn every_framing_is_read() {
 }
 
 #[test]
-fn a_server_that_goes_in_the_middle_is_an_error_at_once() {
+fn truncated_answer_fails_immediately() {
     for reply in [
         closed(""),
         closed("HTTP/1.1 200 OK\r\nContent-Le"),
@@ -123,7 +123,7 @@ fn a_server_that_goes_in_the_middle_is_an_error_at_once() {
 }
 
 #[test]
-fn what_is_not_http_is_an_error_at_once() {
+fn malformed_http_fails_immediately() {
     let reason = failed(exchange(sent("SSH-2.0-OpenSSH_9.2\r\n"), LONG));
     assert!(chain(&reason).starts_with("the answer is not HTTP that is understood: "));
     let reason = failed(exchange(sent("HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n"), LONG));
@@ -137,7 +137,7 @@ fn what_is_not_http_is_an_error_at_once() {
 }
 
 #[test]
-fn an_answer_may_be_as_long_as_the_client_says() {
+fn body_limit_is_set_by_the_client() {
     const MIB: usize = 1 << 20;
     let head = "HTTP/1.1 200 OK\r\n";
     let body = "x".repeat(7 * MIB);
@@ -155,7 +155,7 @@ fn an_answer_may_be_as_long_as_the_client_says() {
 }
 
 #[test]
-fn events_are_read_as_they_come() {
+fn events_are_read_as_they_arrive() {
     let head = "HTTP/1.0 200 OK\r\nContent-Type: text/event-stream\r\n\r\n";
     let body = ": alive\n\nevent: up\ndata: {\ndata:}\n\ndata: x\r\n\r\nevent: none\n\nid: 7\ndata\n\ndata: cut";
     let expected = [("up", "{\n}"), ("message", "x"), ("message", "")];
@@ -179,7 +179,7 @@ fn events_are_read_as_they_come() {
 }
 
 #[test]
-fn the_deadline_is_for_the_whole_exchange() {
+fn deadline_covers_the_whole_exchange() {
     for reply in [
         Reply::Silence,
         sent("HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nok"),
@@ -192,7 +192,7 @@ fn the_deadline_is_for_the_whole_exchange() {
 }
 
 #[test]
-fn a_server_that_accepts_no_one_is_not_waited_for_longer() {
+fn deadline_covers_connecting() {
     let directory = Directory::new();
     let socket = directory.path("api.sock");
     let listener: OwnedFd =
@@ -231,7 +231,7 @@ fn answered_unread(
 }
 
 #[test]
-fn an_answer_counts_though_the_request_was_not_read() {
+fn answer_is_read_even_if_the_request_was_not() {
     let refusal = "HTTP/1.0 413 \r\n\r\ntoo long";
     let expected = Response { status: 413, body: b"too long".into() };
     // The end of the connection is a reset then.
@@ -245,7 +245,7 @@ fn an_answer_counts_though_the_request_was_not_read() {
 }
 
 #[test]
-fn a_socket_that_is_not_there_is_an_error_at_once() {
+fn missing_socket_fails_immediately() {
     let directory = Directory::new();
     let socket = directory.path("api.sock");
     let error = Client::new(&socket, LONG).exchange(&ApiCall::get("/")).unwrap_err();
@@ -262,7 +262,7 @@ fn a_socket_that_is_not_there_is_an_error_at_once() {
 }
 
 #[test]
-fn a_server_is_waited_for_until_it_listens() {
+fn wait_returns_once_the_server_listens() {
     let directory = Directory::new();
     let socket = directory.path("api.sock");
     let mut looks = 0;
@@ -285,7 +285,7 @@ fn a_server_is_waited_for_until_it_listens() {
 }
 
 #[test]
-fn nobody_is_waited_for_longer_than_said() {
+fn wait_fails_at_its_time_limit() {
     let directory = Directory::new();
     let client = Client::new(directory.path("api.sock"), SHORT);
     let error = client.wait(|| true).unwrap_err();

@@ -41,7 +41,7 @@ fn a_file_is_downloaded_once() {
 }
 
 #[test]
-fn each_url_has_a_file_of_its_own() {
+fn each_url_has_its_own_file() {
     let node = NodeWithImages::new();
     let server = Server::start([serve(b"one", TAG), serve(b"two", TAG)]);
     let (one, two) = (format!("{}?v=1", server.url()), format!("{}?v=2", server.url()));
@@ -65,7 +65,7 @@ fn a_redirect_is_followed() {
 }
 
 #[test]
-fn chunks_have_an_end_of_their_own() {
+fn chunked_download_needs_no_length() {
     let node = NodeWithImages::new();
     let chunked = "200 OK; Transfer-Encoding: chunked";
     let server = Server::start([send(chunked, b"4\r\nfile\r\n5\r\n here\r\n0\r\n\r\n")]);
@@ -78,7 +78,7 @@ fn chunks_have_an_end_of_their_own() {
 }
 
 #[test]
-fn an_end_that_is_the_connections_needs_a_checksum() {
+fn download_without_a_length_needs_a_checksum() {
     let node = NodeWithImages::new();
     let server =
         Server::start([send("200 OK", b"file"), send("200 OK", b"fil"), send("200 OK", b"file")]);
@@ -94,7 +94,7 @@ fn an_end_that_is_the_connections_needs_a_checksum() {
 }
 
 #[test]
-fn a_wrong_checksum_leaves_nothing() {
+fn wrong_checksum_leaves_no_file() {
     let node = NodeWithImages::new();
     let server = Server::start([serve(b"other", TAG), serve(b"file", TAG)]);
     let url = server.url();
@@ -109,7 +109,7 @@ fn a_wrong_checksum_leaves_nothing() {
 }
 
 #[test]
-fn another_checksum_replaces_the_file_if_the_server_has_it() {
+fn new_checksum_replaces_the_file_if_the_server_has_it() {
     let node = NodeWithImages::new();
     let server = Server::start([serve(b"old", TAG), serve(b"old", TAG), serve(b"new", "\"two\"")]);
     let url = server.url();
@@ -127,7 +127,7 @@ fn another_checksum_replaces_the_file_if_the_server_has_it() {
 }
 
 #[test]
-fn of_two_at_once_one_downloads_and_one_waits() {
+fn concurrent_downloads_of_one_file_share_it() {
     let node = NodeWithImages::new();
     let body = bytes(200_000);
     let (go_on, may_go_on) = mpsc::channel::<()>();
@@ -166,7 +166,7 @@ fn of_two_at_once_one_downloads_and_one_waits() {
 }
 
 #[test]
-fn what_another_has_put_in_its_place_is_not_downloaded_again() {
+fn file_completed_by_another_process_is_not_downloaded_again() {
     let node = NodeWithImages::new();
     let url = "http://127.0.0.1:1/vmlinux";
     assert!(node.obtain(url).is_err());
@@ -186,7 +186,7 @@ fn what_another_has_put_in_its_place_is_not_downloaded_again() {
 }
 
 #[test]
-fn whoever_waited_downloads_where_the_other_failed() {
+fn waiting_process_downloads_if_the_other_failed() {
     let node = NodeWithImages::new();
     let (go_on, may_go_on) = mpsc::channel::<()>();
     let refuse = step(move |_: &HttpRequest, stream: &mut dyn server::Stream| {
@@ -216,7 +216,7 @@ fn whoever_waited_downloads_where_the_other_failed() {
 }
 
 #[test]
-fn what_is_shared_is_not_written_to() {
+fn downloaded_image_cannot_be_opened_for_writing() {
     let node = NodeWithImages::new();
     let url = "http://127.0.0.1:1/rootfs";
     let wanted = Wanted { role: Role::Rootfs, access: Access::Write, ..kernel(url) };

@@ -9,7 +9,7 @@ const EXPIRED: &[u8] = include_bytes!("certificates/expired.der");
 const ITSELF: &[u8] = include_bytes!("certificates/itself.der");
 
 #[test]
-fn a_trusted_server_is_downloaded_from() {
+fn download_from_a_trusted_server_succeeds() {
     let node = NodeWithImages::new();
     let body = bytes(300_000);
     let steps = [cut(&body, TAG, 100_000, End::Close), serve(&body, TAG)];
@@ -31,7 +31,7 @@ fn refused(certificate: &[u8], trusted: Option<Vec<Vec<u8>>>) -> String {
 }
 
 #[test]
-fn a_refused_certificate_is_told_in_words() {
+fn certificate_refusal_explains_the_reason() {
     let trusted = || Some(vec![AUTHORITY.to_vec()]);
     let nobody = "nobody whom this host trusts signed it";
     assert_eq!(refused(SERVER, Some(vec![])), nobody);
@@ -45,7 +45,7 @@ fn a_refused_certificate_is_told_in_words() {
 }
 
 #[test]
-fn https_is_not_left_for_http() {
+fn redirect_from_https_to_http_is_refused() {
     let node = NodeWithImages::new();
     let redirect = "302 Found; Location: http://127.0.0.1:9/vmlinux; Content-Length: 0";
     let server = Server::start_tls(SERVER, [send(redirect, b"")]);
@@ -56,7 +56,7 @@ fn https_is_not_left_for_http() {
 }
 
 #[test]
-fn http_may_be_left_for_https() {
+fn redirect_from_http_to_https_is_followed() {
     let node = NodeWithImages::new();
     let safe = Server::start_tls(SERVER, [serve(b"file", TAG)]);
     let redirect = format!("302 Found; Location: {}; Content-Length: 0", safe.url());

@@ -14,7 +14,7 @@ pub(super) fn text(path: &Path) -> &str {
 }
 
 #[test]
-fn a_file_is_its_path() {
+fn local_file_is_used_in_place() {
     let dir = Dir::new();
     let path = dir.file("a b", b"kernel");
     assert_eq!(obtain(&kernel(text(&path))).unwrap(), path);
@@ -29,14 +29,14 @@ fn a_relative_path_is_relative_to_the_current_directory() {
 }
 
 #[test]
-fn a_source_that_is_none_is_told() {
+fn invalid_source_is_reported() {
     let refused = obtain(&kernel("ftp://h/vmlinux"));
     assert!(refused.as_ref().is_err_and(|error| error.hint().is_some()));
     assert_eq!(words(refused), "cannot use the kernel: ftp:// is not supported");
 }
 
 #[test]
-fn what_is_not_there_is_told() {
+fn missing_file_is_reported() {
     let dir = Dir::new();
     let path = dir.0.join("initrd");
     let wanted = Wanted { role: Role::Initrd, ..kernel(text(&path)) };
@@ -46,7 +46,7 @@ fn what_is_not_there_is_told() {
 }
 
 #[test]
-fn a_user_that_cannot_be_is_told() {
+fn impossible_user_is_reported() {
     let dir = Dir::new();
     let path = dir.file("kernel", b"kernel");
     // setresuid(2) would leave root as it is.

@@ -15,7 +15,7 @@ use super::{
 
 #[test]
 #[expect(clippy::disallowed_methods, reason = "the kernel gives up as well, after two minutes")]
-fn who_does_not_answer_is_not_waited_for() {
+fn unanswered_connection_times_out() {
     isolated(|| {
         // Nobody has the address, and the kernel is not to find that out.
         ip("link add near0 type veth peer name far0");
@@ -32,7 +32,7 @@ fn who_does_not_answer_is_not_waited_for() {
 }
 
 #[test]
-fn who_cannot_be_reached_is_told() {
+fn unreachable_server_is_reported() {
     isolated(|| {
         let node = NodeWithImages::new();
         let expected = "cannot download the kernel http://127.0.0.1:9/k: its server cannot be \
@@ -72,7 +72,7 @@ impl Drop for Disk {
 }
 
 #[test]
-fn a_full_disk_is_told_before_the_download() {
+fn full_disk_is_reported_before_the_download() {
     isolated(|| {
         let node = NodeWithImages::new();
         let disk = Disk::new(&node, "1m");
@@ -92,7 +92,7 @@ fn a_full_disk_is_told_before_the_download() {
 }
 
 #[test]
-fn a_disk_that_fills_up_is_told_and_what_came_stays() {
+fn disk_filling_up_is_reported_and_keeps_the_partial_file() {
     isolated(|| {
         let node = NodeWithImages::new();
         let disk = Disk::new(&node, "1m");
@@ -117,7 +117,7 @@ fn a_disk_that_fills_up_is_told_and_what_came_stays() {
 }
 
 #[test]
-fn what_is_no_file_is_told() {
+fn directories_and_special_files_are_refused() {
     let dir = Dir::new();
     let of = |role| {
         let wanted = Wanted { role, ..kernel(text(&dir.0)) };
@@ -147,7 +147,7 @@ fn what_is_no_file_is_told() {
 }
 
 #[test]
-fn the_vmms_user_decides() {
+fn access_is_checked_as_the_vmms_user() {
     let dir = Dir::new();
     let path = dir.file("rootfs", b"disk");
     let wanted = Wanted { role: Role::Rootfs, user: Some(NOBODY), ..kernel(text(&path)) };
@@ -188,7 +188,7 @@ fn the_vmms_user_decides() {
 }
 
 #[test]
-fn the_vmms_user_may_read_it() {
+fn downloaded_image_is_readable_by_the_vmms_user() {
     isolated(|| {
         let node = NodeWithImages::new();
         let server = Server::start([serve(b"file", TAG)]);

@@ -14,7 +14,7 @@ fn refused(answer: server::Step) -> String {
 }
 
 #[test]
-fn a_status_is_named() {
+fn refused_status_is_named() {
     for status in ["404 Not Found", "500 Internal Server Error", "401 Unauthorized"] {
         let answer = send(&format!("{status}; Content-Length: 4"), b"oops");
         let expected = format!("cannot download the kernel URL: the server answers {status}");
@@ -25,7 +25,7 @@ fn a_status_is_named() {
 }
 
 #[test]
-fn every_hint_is_for_its_status() {
+fn hint_matches_the_status() {
     let hint = |status: u16| {
         let status = ureq::http::StatusCode::from_u16(status).unwrap();
         let Ok(Source::Url(url)) = Source::parse("http://h/") else { panic!("it is a URL") };
@@ -38,7 +38,7 @@ fn every_hint_is_for_its_status() {
 }
 
 #[test]
-fn redirects_have_an_end() {
+fn number_of_redirects_is_limited() {
     let node = NodeWithImages::with(|settings| settings.redirects = 2);
     let again = || send("302 Found; Location: /vmlinux; Content-Length: 0", b"");
     let server = Server::start([again(), again(), again()]);
@@ -49,7 +49,7 @@ fn redirects_have_an_end() {
 }
 
 #[test]
-fn a_file_that_is_shorter_than_said_is_no_file() {
+fn shorter_file_than_announced_is_refused() {
     let node = NodeWithImages::new();
     let short = || send("200 OK; Content-Length: 10", b"short");
     let server = Server::start([short(), short(), short(), short()]);
@@ -64,7 +64,7 @@ fn a_file_that_is_shorter_than_said_is_no_file() {
 }
 
 #[test]
-fn more_than_was_said_is_no_file() {
+fn longer_file_than_announced_is_refused() {
     let node = NodeWithImages::new();
     let more = "206 Partial Content; Content-Range: bytes 5-9/10; Transfer-Encoding: chunked";
     let server = Server::start([
@@ -80,7 +80,7 @@ fn more_than_was_said_is_no_file() {
 }
 
 #[test]
-fn what_is_no_http_is_no_file() {
+fn answer_that_is_not_http_is_refused() {
     let answer = step(|_: &HttpRequest, stream: &mut dyn server::Stream| {
         stream.write_all(b"SSH-2.0-OpenSSH_9.2\r\n\r\n").unwrap();
         End::Close
@@ -94,7 +94,7 @@ fn what_is_no_http_is_no_file() {
 }
 
 #[test]
-fn a_silent_server_is_left() {
+fn silent_server_times_out() {
     let node = NodeWithImages::with(|settings| settings.silence = Duration::from_millis(100));
     let server = Server::start([silent()]);
     let url = server.url();
@@ -105,7 +105,7 @@ fn a_silent_server_is_left() {
 }
 
 #[test]
-fn a_state_directory_that_cannot_be_is_told() {
+fn unusable_state_directory_is_reported() {
     let node = NodeWithImages::new();
     write(&node.state_dir(), b"no directory");
     let refused = words(node.obtain("http://127.0.0.1:1/k"));

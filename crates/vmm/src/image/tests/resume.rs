@@ -35,7 +35,7 @@ fn a_broken_connection_is_resumed() {
 }
 
 #[test]
-fn what_came_stays_for_the_next_try() {
+fn partial_download_is_kept_for_the_next_attempt() {
     let node = NodeWithImages::with(|settings| settings.retries = 2);
     let body = bytes(300);
     let server = Server::start([
@@ -67,7 +67,7 @@ fn what_came_stays_for_the_next_try() {
 }
 
 #[test]
-fn a_server_without_ranges_sends_it_again() {
+fn server_without_ranges_restarts_the_download() {
     let node = NodeWithImages::new();
     let head = "200 OK; Content-Length: 300; ETag: \"one\"";
     let body = bytes(300);
@@ -81,7 +81,7 @@ fn a_server_without_ranges_sends_it_again() {
 }
 
 #[test]
-fn what_nothing_names_is_asked_for_from_its_beginning() {
+fn file_without_a_strong_validator_is_restarted() {
     let node = NodeWithImages::new();
     let body = bytes(300);
     let weak = "200 OK; Content-Length: 300; ETag: W/\"one\"";
@@ -99,7 +99,7 @@ fn what_nothing_names_is_asked_for_from_its_beginning() {
 }
 
 #[test]
-fn another_version_is_not_appended() {
+fn another_version_is_never_appended() {
     let node = NodeWithImages::new();
     let (old, new) = (bytes(300), vec![1; 250]);
     let wrong = "206 Partial Content; Content-Range: bytes 200-249/250; Content-Length: 50; \
@@ -121,7 +121,7 @@ fn another_version_is_not_appended() {
 }
 
 #[test]
-fn a_range_that_is_not_there_is_no_failure() {
+fn unsatisfiable_range_restarts_the_download() {
     let node = NodeWithImages::new();
     let body = bytes(300);
     let server = Server::start([
@@ -134,7 +134,7 @@ fn a_range_that_is_not_there_is_no_failure() {
 }
 
 #[test]
-fn silence_in_the_midst_is_cured_by_another_connection() {
+fn stalled_download_resumes_on_another_connection() {
     let node = NodeWithImages::with(|settings| settings.silence = Duration::from_millis(200));
     let body = bytes(300);
     let server = Server::start([then_silent(cut(&body, TAG, 100, End::Close)), serve(&body, TAG)]);
@@ -143,7 +143,7 @@ fn silence_in_the_midst_is_cured_by_another_connection() {
 }
 
 #[test]
-fn silence_to_the_end_is_told() {
+fn repeated_stalls_are_reported() {
     let node = NodeWithImages::with(|settings| {
         settings.silence = Duration::from_millis(100);
         settings.retries = 1;
@@ -170,7 +170,7 @@ fn broken_off(then: impl IntoIterator<Item = server::Step>) -> (NodeWithImages, 
 }
 
 #[test]
-fn what_is_whole_already_is_not_asked_for() {
+fn complete_partial_file_is_not_requested_again() {
     let (node, server) = broken_off([]);
     // The process died between the last byte and the file's name.
     let body = bytes(300);
@@ -183,7 +183,7 @@ fn what_is_whole_already_is_not_asked_for() {
 }
 
 #[test]
-fn what_may_be_wrong_is_not_resumed() {
+fn doubtful_partial_file_is_not_resumed() {
     let too_long = |node: &NodeWithImages| write(&node.file("part"), &bytes(301));
     let unnamed = |node: &NodeWithImages| write(&node.file("json"), b"{\"validator\":");
     let other_boot = |node: &NodeWithImages| {
@@ -201,7 +201,7 @@ fn what_may_be_wrong_is_not_resumed() {
 }
 
 #[test]
-fn what_was_resumed_wrongly_goes() {
+fn wrongly_resumed_file_is_deleted() {
     let (node, server) = broken_off([serve(&bytes(300), TAG), serve(&bytes(300), TAG)]);
     write(&node.file("part"), &[0; 200]);
     let sha256 = Digest::of(&bytes(300)).0;

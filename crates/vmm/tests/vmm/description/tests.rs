@@ -35,7 +35,7 @@ fn hold(description: &Description, calls: &[ApiCall]) {
 }
 
 #[test]
-fn firecracker_is_sent_what_is_described() {
+fn firecracker_calls_match_the_api_description() {
     let description = description(Description::firecracker(), "firecracker");
     let directory = Directory::new();
     for machine in machines(&directory) {
@@ -46,7 +46,7 @@ fn firecracker_is_sent_what_is_described() {
 }
 
 #[test]
-fn cloud_hypervisor_is_sent_what_is_described() {
+fn cloud_hypervisor_calls_match_the_api_description() {
     let description = description(Description::cloud_hypervisor(), "cloud-hypervisor");
     let directory = Directory::new();
     for machine in machines(&directory) {
@@ -55,7 +55,7 @@ fn cloud_hypervisor_is_sent_what_is_described() {
 }
 
 #[test]
-fn what_is_not_described_is_refused() {
+fn calls_outside_the_description_are_refused() {
     let description = Description::firecracker();
     let refused = |method: &str, path: &str, body: Option<Value>| {
         description.check(method, path, body.as_ref()).unwrap_err()
