@@ -9,14 +9,14 @@ use super::{
 };
 use riklet_http::{ApiCall, Client, HttpError, Response};
 
-/// The reason why a VMM does not do what it is asked.
+/// The reason why a VMM does not do what was requested.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum VmmApiError {
     /// The VMM cannot run this machine.
     #[error(transparent)]
     Machine(#[from] MachineError),
-    /// There is no answer.
+    /// The VMM does not answer.
     #[error("{vmm} did not answer")]
     Exchange {
         /// The VMM.
@@ -25,7 +25,7 @@ pub enum VmmApiError {
         #[source]
         source: HttpError,
     },
-    /// The VMM refused. What was done before stays done.
+    /// The VMM refused the call. Earlier calls keep their effect.
     #[error("{vmm} refused {call}: {words}")]
     Refused {
         /// The VMM.
@@ -48,7 +48,7 @@ pub enum VmmApiError {
         #[source]
         source: serde_json::Error,
     },
-    /// The VMM names a version that is none.
+    /// The VMM reports something that is not a version.
     #[error("the version of {vmm} is unknown")]
     Version {
         /// The VMM.
@@ -57,22 +57,22 @@ pub enum VmmApiError {
         #[source]
         source: VersionError,
     },
-    /// The VMM lacks something that is used.
+    /// The VMM is too old: it lacks something that is needed.
     #[error("{vmm} {found} is too old: {least} is the least version that works")]
     TooOld {
         /// The VMM.
         vmm: &'static str,
         /// Its version.
         found: Version,
-        /// The least version that has what is used.
+        /// The oldest version that suffices.
         least: Version,
     },
-    /// The VMM has a guest already.
+    /// The VMM already runs a guest.
     #[error("{vmm} has a guest already: its state is {state:?}")]
     Started {
         /// The VMM.
         vmm: &'static str,
-        /// The state that it names.
+        /// The state that it reports.
         state: String,
     },
 }
@@ -96,12 +96,12 @@ impl Api<'_> {
         Err(VmmApiError::Refused { vmm, call, status, words })
     }
 
-    /// Makes calls, one after another, up to the first that is refused.
+    /// Makes calls, one after another. Stops at the first that is refused.
     pub(super) fn send_all(&self, calls: &[ApiCall]) -> Result<(), VmmApiError> {
         calls.iter().try_for_each(|call| self.send(call).map(drop))
     }
 
-    /// Makes a call whose answer says something.
+    /// Makes a call and parses its answer.
     pub(super) fn ask<T: DeserializeOwned>(&self, call: &ApiCall) -> Result<T, VmmApiError> {
         let answer = self.send(call)?;
         let (vmm, call) = (self.vmm, call.to_string());
@@ -112,7 +112,7 @@ impl Api<'_> {
         })
     }
 
-    /// The version that this text names, where it is this one or a later one.
+    /// Parses a version. Fails if it is older than `least`.
     pub(super) fn at_least(&self, least: Version, text: &str) -> Result<Version, VmmApiError> {
         let vmm = self.vmm;
         let found: Version = text.parse().map_err(|source| VmmApiError::Version { vmm, source })?;
@@ -120,8 +120,8 @@ impl Api<'_> {
     }
 }
 
-/// Returns the VMM's words about a refusal: Firecracker has them in the field `fault_message`, its HTTP server in `error`, Cloud
-/// Hypervisor in a list of an error and its causes, and its older versions in a text.
+/// Returns the VMM's message about a refusal. Firecracker has it in the field `fault_message`, its HTTP server in
+/// `error`; Cloud Hypervisor sends a list of the error and its causes, older versions a plain text.
 fn words(answer: &Response) -> String {
     let words = match serde_json::from_slice(&answer.body) {
         Ok(Value::Object(fields)) => ["fault_message", "error"]

@@ -1,4 +1,4 @@
-//! Attachments: all that a VMM needs to attach a guest to its TAP, in each VMM's own words. Pure.
+//! Attachments: everything that a VMM needs to attach a guest to its TAP, in the format of each VMM. Pure.
 
 use std::net::IpAddr;
 
@@ -7,9 +7,9 @@ use serde_json::{Value, json};
 use riklet_core::model::{Addresses, Dns, Ends, InstanceName, InterfaceName, MacAddress, Queues};
 use riklet_sdn::Instance;
 
-/// The guest's own name of its NIC.
+/// The name of the NIC inside the guest.
 pub(super) const GUEST_INTERFACE: &str = "eth0";
-/// The guest's MTU where no one says another.
+/// The MTU that a guest uses if nobody tells it another.
 pub(super) const ETHERNET_MTU: u32 = 1500;
 
 /// An instance as its VMM sees it.
@@ -19,7 +19,7 @@ pub struct Attachment {
     pub name: InstanceName,
     /// The TAP.
     pub interface: InterfaceName,
-    /// The guest's addresses, and those of the host: its gateways.
+    /// The addresses of the guest, and those of the host, which are its gateways.
     pub addresses: Addresses,
     /// The MAC address that the guest's NIC must have.
     pub guest_mac: MacAddress,
@@ -27,13 +27,13 @@ pub struct Attachment {
     pub mtu: u32,
     /// The number of queue pairs that the TAP is opened with; at least one.
     pub queues: u8,
-    /// Whom the guest asks for names, at most [`Dns::MAX`].
+    /// The servers that the guest asks for names, at most [`Dns::MAX`].
     pub dns: Vec<IpAddr>,
 }
 
 impl Attachment {
-    /// The attachment of this instance. Where its definition does not say whom the guest asks for names, these are
-    /// the first of the host's `resolvers` (`HostFacts::resolvers` of the kernel).
+    /// Returns the attachment of this instance. If its definition names no DNS servers, uses the first of the host's
+    /// `resolvers` (`HostFacts::resolvers` of the kernel).
     #[must_use]
     pub fn of(instance: &Instance, resolvers: &[IpAddr]) -> Self {
         let execution = instance.workload.execution();
@@ -50,8 +50,8 @@ impl Attachment {
     }
 }
 
-/// The `network-interfaces` of a Firecracker configuration file (`NetworkInterface` of its API). An MTU that is not
-/// Ethernet's is among the fields, which versions before 1.16 refuse.
+/// Returns the `network-interfaces` of a Firecracker configuration file (`NetworkInterface` of its API). An MTU that
+/// is not Ethernet's is included, as a field that versions before 1.16 refuse.
 #[must_use]
 pub fn firecracker(attachment: &Attachment) -> Value {
     let mut interface = firecracker_interface(attachment);
@@ -61,7 +61,7 @@ pub fn firecracker(attachment: &Attachment) -> Value {
     json!([interface])
 }
 
-/// One `NetworkInterface` of Firecracker's API, with the fields that every version has.
+/// Returns one `NetworkInterface` of Firecracker's API, with only the fields that every version has.
 pub(super) fn firecracker_interface(attachment: &Attachment) -> Value {
     json!({
         "iface_id": GUEST_INTERFACE,
@@ -70,10 +70,10 @@ pub(super) fn firecracker_interface(attachment: &Attachment) -> Value {
     })
 }
 
-/// The argument of a Linux kernel that configures its NIC before anything runs
+/// Returns the argument with which a Linux kernel configures its NIC before anything runs
 /// (Documentation/admin-guide/nfs/nfsroot.rst): client, no server, gateway, netmask, host name, device, no
-/// autoconfiguration, and the servers for names. A kernel without `CONFIG_IP_PNP`, as Debian's, leaves it to the
-/// guest's first program. It is one of IPv4, and so are its servers.
+/// autoconfiguration, and the DNS servers. A kernel without `CONFIG_IP_PNP`, such as Debian's, leaves this to the
+/// guest's first program. The argument covers IPv4 only, also for the DNS servers.
 ///
 /// The host name is the part of the instance's name before the first `.`: the kernel would take what follows
 /// as the NIS domain.
@@ -89,7 +89,8 @@ pub fn boot_args(attachment: &Attachment) -> String {
         .fold(argument, |argument, server| format!("{argument}:{server}"))
 }
 
-/// Variables of a POSIX shell, one a line. No value needs quotes: names, addresses and numbers only.
+/// Returns the attachment as variables of a POSIX shell, one a line. No value needs quotes: they are names, addresses
+/// and numbers only.
 #[must_use]
 pub fn env(attachment: &Attachment) -> String {
     let Attachment { name, interface, addresses, guest_mac, mtu, .. } = attachment;

@@ -1,4 +1,4 @@
-//! Chooses the VMM that runs a function, with the reason. Pure.
+//! Chooses the VMM that runs a function, and gives the reason. Pure.
 
 use std::{collections::BTreeMap, fmt, path::PathBuf};
 
@@ -6,10 +6,10 @@ use super::driver;
 use riklet_core::model::{Accelerator, Execution, Vmm};
 use riklet_kernel::process::Credentials;
 
-/// The means of a host to run microVMs.
+/// What the host offers to run microVMs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Facts {
-    /// The programs of the VMMs that are there.
+    /// The programs of the installed VMMs.
     pub programs: BTreeMap<Vmm, PathBuf>,
     /// The state of `/dev/kvm`.
     pub kvm: Kvm,
@@ -18,11 +18,11 @@ pub struct Facts {
 /// The state of `/dev/kvm`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kvm {
-    /// It can be opened. On a host that is itself a guest, a microVM may hang all the same.
+    /// It can be opened. If the host is itself a guest, a microVM may hang nevertheless.
     Opens,
-    /// It is not there: the processor or the kernel lacks it, or the module is not loaded.
+    /// It is missing: the processor or the kernel lacks KVM, or the module is not loaded.
     Missing,
-    /// It is there, and not for us.
+    /// It exists, and this process may not open it.
     Denied,
 }
 
@@ -50,9 +50,9 @@ pub enum Need {
     Kvm(Kvm),
     /// `/dev/kvm`, as the user that the definition names.
     KvmAs(Credentials),
-    /// `/dev/net/tun`, as the user that the definition names: it opens the TAP by it.
+    /// `/dev/net/tun`, as the user that the definition names: the VMM opens its TAP through this device.
     TunAs(Credentials),
-    /// More than one pair of queues a NIC.
+    /// More than one pair of queues for a NIC.
     Queues,
     /// A choice of accelerators.
     Accelerator,
@@ -69,7 +69,7 @@ pub struct Unusable {
 }
 
 impl Unusable {
-    /// Tells whether the definition is at fault, so that no host could run it.
+    /// Tells whether the definition itself is invalid, so that no host could run it.
     #[must_use]
     pub const fn is_of_the_definition(&self) -> bool {
         match self.need {
@@ -110,7 +110,7 @@ impl Unusable {
 }
 
 impl Need {
-    /// In words, of this VMM.
+    /// Returns the need in words, as a need of this VMM.
     fn of(self, vmm: Vmm) -> String {
         match self {
             Self::Kernel => "no kernel is named".to_owned(),
@@ -125,10 +125,11 @@ impl Need {
     }
 }
 
-/// Returns the VMM that the definition names, or else the first that can run it, or else the built-in guest.
+/// Returns the VMM that the definition names. If it names none, returns the first that can run it, or else the
+/// built-in guest.
 ///
 /// # Errors
-/// Where the VMM that is named cannot be used.
+/// Fails if the named VMM cannot be used.
 pub fn choose(execution: &Execution, facts: &Facts) -> Result<Choice, Unusable> {
     let choice = |vmm: Vmm, why: String| Choice {
         vmm,
@@ -145,7 +146,7 @@ pub fn choose(execution: &Execution, facts: &Facts) -> Result<Choice, Unusable> 
     let mut passed_over = Vec::new();
     for vmm in Vmm::ALL {
         match lacks(vmm, execution, facts) {
-            // What all of them need is said once.
+            // A need that all of them share is named once.
             Some(Need::Kernel) => {
                 return Ok(choice(Vmm::Builtin, Need::Kernel.of(vmm)));
             }
@@ -163,7 +164,7 @@ pub fn choose(execution: &Execution, facts: &Facts) -> Result<Choice, Unusable> 
     Ok(choice(Vmm::Builtin, passed_over.join("; ")))
 }
 
-/// Returns the need that is not met, if there is one.
+/// Returns the first need that is not met, if there is one.
 fn lacks(vmm: Vmm, execution: &Execution, facts: &Facts) -> Option<Need> {
     if vmm == Vmm::Builtin {
         return None;
@@ -186,7 +187,7 @@ fn lacks(vmm: Vmm, execution: &Execution, facts: &Facts) -> Option<Need> {
 }
 
 impl fmt::Display for Choice {
-    /// `qemu (firecracker: firecracker is not on the PATH)`.
+    /// Formats as `qemu (firecracker: firecracker is not on the PATH)`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} ({})", self.vmm, self.why)
     }

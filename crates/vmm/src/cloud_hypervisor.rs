@@ -1,4 +1,4 @@
-//! Cloud Hypervisor: the calls of its API that make a machine, as data, and the driver that makes them.
+//! Cloud Hypervisor: the API calls that create a machine, as data, and the driver that makes them.
 
 use std::{ffi::OsString, path::Path};
 
@@ -13,12 +13,12 @@ use super::{
 use riklet_http::{ApiCall, Client};
 
 const VMM: &str = "cloud-hypervisor";
-/// The least version that works: the first that tells its guest the TAP's MTU. `payload` is of version 26.
+/// The oldest version that works: the first that tells its guest the TAP's MTU. `payload` came with version 26.
 pub const LEAST: Version = Version::new(27, 0, 0);
 /// The root of the API's paths (`servers` of its description).
 const ROOT: &str = "/api/v1";
 
-/// The arguments of `cloud-hypervisor`, which serves its API on this socket. There must be no such file yet.
+/// Returns the arguments of a `cloud-hypervisor` that serves its API on this socket. The file must not exist yet.
 #[must_use]
 pub fn arguments(socket: &Path) -> Vec<OsString> {
     let mut path = OsString::from("path=");
@@ -26,16 +26,16 @@ pub fn arguments(socket: &Path) -> Vec<OsString> {
     vec!["--api-socket".into(), path]
 }
 
-/// The calls that make the machine and boot it, in order.
+/// Returns the calls that create the machine and boot it, in order.
 ///
 /// # Errors
-/// Where no Cloud Hypervisor can run this machine.
+/// Fails if no version of Cloud Hypervisor can run this machine.
 pub fn calls(machine: &Machine) -> Result<Vec<ApiCall>, MachineError> {
     Ok(vec![ApiCall::put(&format!("{ROOT}/vm.create"), vm_config(machine)?), command("vm.boot")])
 }
 
-/// `VmConfig`. The serial port, which is the guest's console, is the process's standard output; the virtio
-/// console, which would be that else, is off.
+/// Returns the `VmConfig`. The serial port is the guest's console and goes to the process's standard output. The
+/// virtio console is off: it would go there by default.
 fn vm_config(machine: &Machine) -> Result<Value, MachineError> {
     let mut payload = json!({
         "kernel": machine.kernel(VMM)?,
@@ -53,21 +53,21 @@ fn vm_config(machine: &Machine) -> Result<Value, MachineError> {
         "console": { "mode": "Off" },
     });
     if let Some(path) = machine.rootfs(VMM)? {
-        // Where no type is said, version 51 refuses writes to sector 0, and later ones refuse the disk. Earlier
-        // ones pass over the field.
+        // Without a type, version 51 refuses writes to sector 0, and later versions refuse the disk. Earlier versions
+        // ignore the field.
         let disk = json!({ "path": path, "readonly": machine.read_only, "image_type": "Raw" });
         config["disks"] = json!([disk]);
     }
     Ok(config)
 }
 
-/// `NetConfig`, without `mtu`. The guest is told the TAP's MTU in any case. The field is for setting the TAP's, for
-/// which a VMM that is not root lacks `CAP_NET_ADMIN`.
+/// Returns the `NetConfig`, without `mtu`. The guest is told the TAP's MTU in any case. The field would change the MTU
+/// of the TAP, for which a VMM that is not root lacks `CAP_NET_ADMIN`.
 fn net_config(machine: &Machine) -> Value {
     json!({
         "tap": machine.attachment.interface.as_str(),
         "mac": machine.attachment.guest_mac.to_string(),
-        // Both of a pair are counted.
+        // Each pair counts as two queues.
         "num_queues": u32::from(machine.attachment.queues) * 2,
     })
 }
@@ -76,16 +76,17 @@ fn command(name: &str) -> ApiCall {
     ApiCall::command(&format!("{ROOT}/{name}"))
 }
 
-/// The answer of `vmm.ping` (`VmmPingResponse`), as far as it is used.
+/// The part of the answer to `vmm.ping` (`VmmPingResponse`) that is used.
 #[derive(Deserialize)]
 struct Pong {
     version: String,
 }
 
-/// Makes the machine in the Cloud Hypervisor that listens on the client's socket, and boots it. Says its version.
+/// Creates the machine in the Cloud Hypervisor that listens on the client's socket, and boots it. Returns the version.
 ///
 /// # Errors
-/// Where it is too old, refuses a call, or does not answer. What was made stays then: it can only be ended.
+/// Fails if it is too old, refuses a call, or does not answer. A machine that was created stays then; only ending the
+/// VMM removes it.
 pub fn start(client: &Client, machine: &Machine) -> Result<Version, VmmApiError> {
     let api = Api { vmm: VMM, client };
     let pong: Pong = api.ask(&ApiCall::get(&format!("{ROOT}/vmm.ping")))?;
@@ -94,19 +95,18 @@ pub fn start(client: &Client, machine: &Machine) -> Result<Version, VmmApiError>
     Ok(version)
 }
 
-/// Presses the guest's power button (ACPI), and does not wait for what follows: where the guest then powers off,
-/// Cloud Hypervisor ends.
+/// Presses the guest's power button (ACPI) and returns at once. If the guest then powers off, Cloud Hypervisor ends.
 ///
 /// # Errors
-/// Where there is no guest, or Cloud Hypervisor does not answer.
+/// Fails if there is no guest, or Cloud Hypervisor does not answer.
 pub fn press_power_button(client: &Client) -> Result<(), VmmApiError> {
     Api { vmm: VMM, client }.send(&command("vm.power-button")).map(drop)
 }
 
-/// Ends Cloud Hypervisor, and the guest with it. Its answer comes before it has ended.
+/// Ends Cloud Hypervisor, and the guest with it. The answer comes before the process has ended.
 ///
 /// # Errors
-/// Where it refuses or does not answer. One that ends without an answer has done what it was asked.
+/// Fails if it refuses or does not answer. Ending without an answer counts as success.
 pub fn shut_down(client: &Client) -> Result<(), VmmApiError> {
     match (Api { vmm: VMM, client }).send(&command("vmm.shutdown")) {
         Err(VmmApiError::Exchange { source, .. }) if source.is_closed() => Ok(()),

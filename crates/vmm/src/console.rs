@@ -1,4 +1,4 @@
-//! Keeps what a VMM and its guest write in a log of bounded size.
+//! Keeps the output of a VMM and its guest in a log of bounded size.
 
 use std::{
     fs::{File, OpenOptions},
@@ -14,8 +14,7 @@ use std::{
 
 use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
 
-/// The size in bytes at which a log is set aside as `<log>.1`: between one and two of
-/// these.
+/// The size in bytes at which a log is set aside as `<log>.1`. So between one and two times as much is kept.
 pub const LIMIT: u64 = 4 << 20;
 
 /// The log of one run.
@@ -32,11 +31,11 @@ struct Log {
 }
 
 impl Console {
-    /// Begins an empty log at this path, readable by its owner only; an earlier run's is gone. It is another file:
-    /// who follows the earlier one sees that.
+    /// Creates an empty log at this path, readable by its owner only, in place of that of an earlier run. It is a new
+    /// file, so followers of the earlier one notice.
     ///
     /// # Errors
-    /// Where it cannot be made.
+    /// Fails if it cannot be created.
     pub fn create(path: PathBuf) -> io::Result<Arc<Self>> {
         remove(&aside(&path))?;
         remove(&path)?;
@@ -44,7 +43,7 @@ impl Console {
         Ok(Arc::new(Self { path, file }))
     }
 
-    /// Copies all that comes from here into the log, in a thread of its own, until its end.
+    /// Copies everything from this reader into the log, on a thread of its own, until the end of input.
     pub fn follow(self: &Arc<Self>, mut from: impl Read + Send + 'static) -> JoinHandle<()> {
         let console = Arc::clone(self);
         thread::spawn(move || {
@@ -63,7 +62,7 @@ impl Console {
         })
     }
 
-    /// A full disk must not stop a guest: what does not fit is lost.
+    /// Appends to the log. A full disk must not stop a guest: what does not fit is dropped.
     fn write(&self, bytes: &[u8]) {
         let mut log = self.file.lock().unwrap_or_else(PoisonError::into_inner);
         if log.written >= LIMIT
@@ -92,10 +91,10 @@ pub fn aside(path: &Path) -> PathBuf {
     name.into()
 }
 
-/// The last line that has something in it; `None` where there is none, or no log.
+/// Returns the last line that is not empty; `None` if there is none, or no log.
 #[must_use]
 pub fn last_line(path: &Path) -> Option<String> {
-    /// As much as is looked at.
+    /// The number of bytes at the end that are searched.
     const TAIL: u64 = 4096;
     let mut file = File::open(path).ok()?;
     let length = file.metadata().ok()?.len();
@@ -107,7 +106,7 @@ pub fn last_line(path: &Path) -> Option<String> {
     line.map(str::to_owned)
 }
 
-/// A log as it grows, across the moment at which it is set aside, or a new run's begins.
+/// Follows a log as it grows, also when it is set aside or a new run replaces it.
 #[derive(Debug)]
 pub struct Follower {
     path: PathBuf,
@@ -116,10 +115,10 @@ pub struct Follower {
 }
 
 impl Follower {
-    /// From the beginning of the log at this path.
+    /// Opens the log at this path, to read it from its beginning.
     ///
     /// # Errors
-    /// Where it cannot be opened, or not be watched (inotify(7)).
+    /// Fails if it cannot be opened, or not be watched (inotify(7)).
     pub fn open(path: &Path) -> io::Result<Self> {
         let changes = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
         let follower = Self { path: path.to_owned(), file: File::open(path)?, changes };
@@ -130,10 +129,10 @@ impl Follower {
     /// Reads what was written since the last call.
     ///
     /// # Errors
-    /// Where it cannot be read.
+    /// Fails if it cannot be read.
     pub fn read_new(&mut self) -> io::Result<Vec<u8>> {
         let mut events = [0; 4096];
-        // Only that something happened matters. What happens from here on wakes the reader again.
+        // Only the fact of a change matters. A change from here on wakes the reader again.
         while rustix::io::read(&self.changes, &mut events).is_ok_and(|length| length > 0) {}
         let mut new = Vec::new();
         self.file.read_to_end(&mut new)?;
@@ -146,7 +145,7 @@ impl Follower {
     }
 
     fn watch(&self) -> io::Result<()> {
-        // Of a file that is open, the removal is told as a change of its number of links.
+        // Removing an open file is reported as a change of its number of links.
         let wanted = WatchFlags::MODIFY | WatchFlags::MOVE_SELF | WatchFlags::ATTRIB;
         inotify::add_watch(&self.changes, &self.path, wanted)?;
         Ok(())
@@ -159,7 +158,7 @@ impl Follower {
 }
 
 impl AsFd for Follower {
-    /// Readable once something was written.
+    /// The descriptor is readable once something was written.
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.changes.as_fd()
     }

@@ -1,4 +1,4 @@
-//! The drivers of the VMMs by one name each.
+//! The drivers of all VMMs behind one set of functions.
 
 use std::{ffi::OsString, path::Path, time::Duration};
 
@@ -28,21 +28,21 @@ pub enum DriverError {
         #[source]
         source: HttpError,
     },
-    /// The VMM has no way to ask its guest.
+    /// The VMM has no means to ask its guest to power off.
     #[error("{vmm} has no way to ask its guest to power off")]
     NoButton {
         /// The VMM.
         vmm: Vmm,
     },
-    /// The VMM does not do what it is asked.
+    /// The VMM does not do what was requested.
     #[error(transparent)]
     Api(#[from] VmmApiError),
-    /// QEMU does not do what it is asked.
+    /// QEMU does not do what was requested.
     #[error(transparent)]
     Qmp(#[from] QmpError),
 }
 
-/// The program of a VMM, as it is looked for on the `PATH`.
+/// Returns the name of the VMM's program, as it is looked up on the `PATH`.
 #[must_use]
 pub const fn program(vmm: Vmm) -> &'static str {
     match vmm {
@@ -54,7 +54,7 @@ pub const fn program(vmm: Vmm) -> &'static str {
     }
 }
 
-/// The arguments of a VMM that serves its API on this socket.
+/// Returns the arguments of a VMM that serves its API on this socket.
 ///
 /// # Errors
 /// Where the VMM cannot run the machine.

@@ -22,22 +22,22 @@ const HAS_MTU: Version = Version::new(1, 16, 0);
 /// The state of a Firecracker whose guest was not started (`InstanceInfo` of its API).
 const NOT_STARTED: &str = "Not started";
 
-/// The arguments of `firecracker`, which serves its API on this socket. There must be no such file yet.
+/// Returns the arguments of a `firecracker` that serves its API on this socket. The file must not exist yet.
 #[must_use]
 pub fn arguments(socket: &Path, name: &InstanceName) -> Vec<OsString> {
     vec!["--api-sock".into(), socket.into(), "--id".into(), id(name).into()]
 }
 
-/// The instance's name as Firecracker takes it: 1 to 64 characters of `[a-zA-Z0-9-]`. It stands in its log and
-/// metrics only, so that `a.b` and `a-b` may have the same.
+/// Returns the instance's name as Firecracker accepts it: 1 to 64 characters of `[a-zA-Z0-9-]`. It appears in
+/// Firecracker's log and metrics only, so `a.b` and `a-b` may share one.
 fn id(name: &InstanceName) -> String {
     name.as_str().replace('.', "-")
 }
 
-/// The calls that configure a Firecracker of this version and start its guest, in order.
+/// Returns the calls that configure a Firecracker of this version and start its guest, in order.
 ///
 /// # Errors
-/// Where no Firecracker can run this machine.
+/// Fails if no version of Firecracker can run this machine.
 pub fn calls(machine: &Machine, version: Version) -> Result<Vec<ApiCall>, MachineError> {
     let queues = machine.attachment.queues;
     if queues > 1 {
@@ -68,7 +68,7 @@ pub fn calls(machine: &Machine, version: Version) -> Result<Vec<ApiCall>, Machin
 fn boot_source(machine: &Machine) -> Result<Value, MachineError> {
     let mut source = json!({
         "kernel_image_path": machine.kernel(VMM)?,
-        // The guest has no PCI unless Firecracker is started with --enable-pci: the kernel need not look.
+        // The guest has no PCI unless Firecracker is started with --enable-pci, so the kernel need not probe for it.
         "boot_args": machine.command_line(&["pci=off"]),
     });
     if let Some(path) = machine.initrd(VMM)? {
@@ -89,19 +89,19 @@ fn action(kind: &str) -> ApiCall {
     ApiCall::put("/actions", json!({ "action_type": kind }))
 }
 
-/// The answer of `GET /` (`InstanceInfo`), as far as it is used. Unlike `GET /version`, versions that are too old
-/// answer it as well.
+/// The part of the answer to `GET /` (`InstanceInfo`) that is used. Versions that are too old answer it as well,
+/// unlike `GET /version`.
 #[derive(Deserialize)]
 struct InstanceInfo {
     vmm_version: String,
     state: String,
 }
 
-/// Configures the Firecracker that listens on the client's socket, and starts the guest. Says its version.
+/// Configures the Firecracker that listens on the client's socket, and starts the guest. Returns the version.
 ///
 /// # Errors
-/// Where it is too old, has a guest already, refuses a call, or does not answer. What was configured stays then:
-/// it can only be ended.
+/// Fails if it is too old, has a guest already, refuses a call, or does not answer. The configuration stays then; only
+/// ending the VMM removes it.
 pub fn start(client: &Client, machine: &Machine) -> Result<Version, VmmApiError> {
     let api = Api { vmm: VMM, client };
     let info: InstanceInfo = api.ask(&ApiCall::get("/"))?;
@@ -117,11 +117,11 @@ pub fn start(client: &Client, machine: &Machine) -> Result<Version, VmmApiError>
     Ok(version)
 }
 
-/// Presses Ctrl+Alt+Del in the guest, and does not wait for what follows: a guest with a driver for the keyboard
-/// (i8042) and an init that heeds it reboots, and Firecracker ends with that. `x86_64` only.
+/// Presses Ctrl+Alt+Del in the guest and returns at once. A guest with a keyboard driver (i8042) and an init that
+/// handles the keys reboots, which ends Firecracker. `x86_64` only.
 ///
 /// # Errors
-/// Where the guest is not started, or Firecracker does not answer.
+/// Fails if the guest is not started, or Firecracker does not answer.
 pub fn press_ctrl_alt_del(client: &Client) -> Result<(), VmmApiError> {
     Api { vmm: VMM, client }.send(&action("SendCtrlAltDel")).map(drop)
 }

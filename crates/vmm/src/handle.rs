@@ -1,4 +1,4 @@
-//! A VMM that runs, as anybody can reach it: the process that started it, or another.
+//! A running VMM, as any process can reach it, not only the one that started it.
 
 use std::{io, os::fd::OwnedFd, path::PathBuf, time::Duration};
 
@@ -12,7 +12,7 @@ use super::driver;
 use riklet_core::model::Vmm;
 use riklet_kernel::process::ProcessId;
 
-/// A handle with which a VMM can be ended.
+/// A handle that ends a VMM.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Handle {
     /// The VMM.
@@ -23,17 +23,17 @@ pub struct Handle {
     pub socket: PathBuf,
 }
 
-/// The time that each way to end a VMM has before the next is tried.
+/// The time that each way of ending a VMM is given before the next is tried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Patience {
-    /// After the guest was asked to power off.
+    /// The time after the guest was asked to power off.
     pub guest: Duration,
-    /// After SIGTERM, and again after SIGKILL.
+    /// The time after SIGTERM, and again after SIGKILL.
     pub process: Duration,
 }
 
 impl Default for Patience {
-    /// 10 s for the guest, 3 s for the process.
+    /// Returns 10 s for the guest and 3 s for the process.
     fn default() -> Self {
         Self { guest: Duration::from_secs(10), process: Duration::from_secs(3) }
     }
@@ -44,16 +44,16 @@ impl Default for Patience {
 pub enum Stopped {
     /// It had ended already.
     Before,
-    /// The guest, which was asked to power off.
+    /// The guest powered off when asked.
     ByGuest,
-    /// SIGTERM.
+    /// SIGTERM ended it.
     Terminated,
-    /// SIGKILL.
+    /// SIGKILL ended it.
     Killed,
 }
 
 impl Stopped {
-    /// As a reason.
+    /// Returns the way as a reason for the records.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -66,12 +66,12 @@ impl Stopped {
 }
 
 impl Handle {
-    /// Ends the VMM: asks the guest to power off (Ctrl+Alt+Del for Firecracker, the power button for the
-    /// others), then SIGTERM, then SIGKILL, each after the patience of the one before. A VMM that cannot ask
-    /// its guest is sent SIGTERM at once.
+    /// Ends the VMM: asks the guest to power off (Ctrl+Alt+Del for Firecracker, the power button for the others), then
+    /// sends SIGTERM, then SIGKILL, and waits after each as `patience` says. A VMM that cannot ask its guest gets
+    /// SIGTERM at once.
     ///
     /// # Errors
-    /// Where the process cannot be signalled, or SIGKILL does not end it in time.
+    /// Fails if the process cannot be signalled, or SIGKILL does not end it in time.
     pub fn stop(&self, patience: Patience) -> io::Result<Stopped> {
         let Some(ended) = self.process.open()? else { return Ok(Stopped::Before) };
         match driver::ask_to_power_off(self.vmm, &self.socket) {
@@ -88,7 +88,7 @@ impl Handle {
         self.end(patience)
     }
 
-    /// The same without asking the guest.
+    /// Ends the VMM as [`Self::stop`] does, without asking the guest.
     ///
     /// # Errors
     /// As [`Self::stop`].
@@ -106,7 +106,7 @@ impl Handle {
     }
 }
 
-/// Waits for the end of the process of this pidfd; `false` once the time is over.
+/// Waits for the process of this pidfd to end. Returns `false` if it has not within `limit`.
 pub(crate) fn within(ended: &OwnedFd, limit: Duration) -> io::Result<bool> {
     let limit = Timespec::try_from(limit).ok();
     loop {

@@ -270,7 +270,7 @@ fn make_directories(
     };
     // The state directory as well; and umask(2) may have taken it away from those that were just made.
     for passed in directory.ancestors().take_while(|passed| passed.starts_with(state_dir)) {
-        image::admit(passed, user).map_err(failed("change the permissions of", passed))?;
+        image::grant_search(passed, user).map_err(failed("change the permissions of", passed))?;
     }
     // Without a user it is ours: it may have been another's in an earlier run.
     let uid = user.map_or(geteuid().as_raw(), |user| user.uid);

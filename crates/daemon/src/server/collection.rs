@@ -19,7 +19,10 @@ pub(super) fn paths(written: &str) -> Vec<(String, Collection)> {
 }
 
 /// Refuses a definition of a kind that the collection does not have.
-pub(super) fn admit(collection: Collection, workloads: &[Workload]) -> Result<(), Rejection> {
+pub(super) fn expect_kinds(
+    collection: Collection,
+    workloads: &[Workload],
+) -> Result<(), Rejection> {
     let mut workloads = workloads.iter();
     workloads.try_for_each(|it| {
         let (name, kind) = (it.name(), it.kind().as_str());

@@ -59,7 +59,7 @@ pub(super) async fn up_one(
             return Err(invalid(HttpStatus::UnprocessableEntity, detail));
         }
     }
-    collection::admit(collection, &workloads)?;
+    collection::expect_kinds(collection, &workloads)?;
     change(&api, riklet_sdn::Request::Up(workloads, UpOptions::default().strict(strict))).await
 }
 
@@ -76,7 +76,7 @@ pub(super) async fn up(
     let parameters = request::parameters(query.as_deref(), &["strict"])?;
     let strict = request::flag(&parameters, "strict")?;
     let workloads = request::definitions(&api, request).await?;
-    collection::admit(collection, &workloads)?;
+    collection::expect_kinds(collection, &workloads)?;
     change(&api, riklet_sdn::Request::Up(workloads, UpOptions::default().strict(strict))).await
 }
 

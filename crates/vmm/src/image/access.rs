@@ -1,4 +1,4 @@
-//! Tests whether a VMM can open a file, by opening it as the VMM's user: the kernel decides.
+//! Tests whether a VMM can open a file, by opening it as the VMM's user, so that the kernel decides.
 
 use std::{
     fs::{self, File, FileType, OpenOptions, Permissions},
@@ -20,8 +20,8 @@ use rustix::{
 use super::{Access, Digest, ImageError, Role, Wanted};
 use riklet_kernel::process::Credentials;
 
-/// Answers the absolute path of a file that the VMM can open, and that has the checksum where `verify` says
-/// so. Symbolic links stay in the path.
+/// Returns the absolute path of the file if the VMM can open it and, with `verify`, if it has the given checksum.
+/// Keeps symbolic links in the path.
 pub(super) fn check(wanted: &Wanted<'_>, path: &Path, verify: bool) -> Result<PathBuf, ImageError> {
     let Wanted { role, access, user, .. } = *wanted;
     let unfound = |source| ImageError::Find { role, path: path.to_owned(), source };
@@ -44,8 +44,8 @@ pub(super) fn check(wanted: &Wanted<'_>, path: &Path, verify: bool) -> Result<Pa
     Ok(path)
 }
 
-/// Lets a VMM's user search a directory, which is less than to list it.
-pub(crate) fn admit(directory: &Path, user: Option<Credentials>) -> io::Result<()> {
+/// Lets a VMM's user search a directory. Does not let it list the directory.
+pub(crate) fn grant_search(directory: &Path, user: Option<Credentials>) -> io::Result<()> {
     const SEARCH: u32 = 0o011;
     let mode = fs::metadata(directory)?.mode() & 0o7777;
     if user.is_none_or(|user| user.uid == 0) || mode & SEARCH == SEARCH {
@@ -78,9 +78,9 @@ fn unsuitable(sort: FileType, role: Role) -> Option<&'static str> {
     })
 }
 
-/// The reason why a file is not open.
+/// The reason why a file could not be opened.
 enum Failure {
-    /// The calling thread cannot become the user.
+    /// The calling thread cannot take on the user's credentials.
     Become(Credentials, io::Error),
     Open(io::Error),
 }
@@ -97,7 +97,7 @@ impl Failure {
 }
 
 fn open(path: &Path, access: Access, user: Option<Credentials>) -> Result<File, Failure> {
-    // A device whose driver waits does not hold us up.
+    // Opening a device whose driver would wait must not block.
     let flags = OFlags::NONBLOCK | OFlags::NOCTTY;
     let mut options = OpenOptions::new();
     options.read(true).write(access == Access::Write);
@@ -112,11 +112,11 @@ fn is_ours(user: Credentials) -> bool {
     (user.uid, user.gid) == (geteuid().as_raw(), getegid().as_raw())
 }
 
-/// Held while a thread has other credentials: with them, the whole process becomes undumpable (`commit_creds`
-/// in kernel/cred.c) until it is set back.
+/// Locked while a thread has other credentials. They make the whole process undumpable (`commit_creds` in
+/// kernel/cred.c) until that is set back.
 static BECOMING: Mutex<()> = Mutex::new(());
 
-/// Opens on a thread that becomes the user: credentials(7) are a thread's own, as far as the kernel goes.
+/// Opens a file on a thread that takes on the user's credentials: to the kernel, credentials(7) belong to a thread.
 fn opened_as(
     user: Credentials,
     open: impl FnOnce() -> io::Result<File> + Send,
@@ -137,7 +137,7 @@ fn opened_as(
 }
 
 fn take_on(Credentials { uid, gid }: Credentials) -> Result<(), Errno> {
-    // setresuid(2) takes this for "as it is".
+    // setresuid(2) takes this value for "unchanged".
     if uid == u32::MAX || gid == u32::MAX {
         return Err(Errno::INVAL);
     }
@@ -157,7 +157,7 @@ mod tests {
     #[test]
     fn process_stays_dumpable() {
         let nobody = Credentials { uid: 65534, gid: 65534 };
-        // Other tests change the credentials of their threads too, and what they leave is not ours.
+        // Other tests change the credentials of their threads too, and may leave another value behind.
         let stays = (0..5).any(|_| {
             set_dumpable_behavior(DumpableBehavior::Dumpable).unwrap();
             assert!(opened_as(nobody, || File::open("/dev/null")).is_ok());

@@ -1,9 +1,9 @@
-//! Interprets a server's answer for a download that may have begun. Pure.
+//! Interprets a server's answer to the request for a download, or for the rest of one. Pure.
 
 use serde::{Deserialize, Serialize};
 use ureq::http::{HeaderMap, StatusCode, header};
 
-/// The name of one version of a file, byte for byte: a strong validator (RFC 9110, 8.8.1).
+/// A value that identifies one version of a file byte for byte: a strong validator (RFC 9110, 8.8.1).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) enum Validator {
@@ -13,7 +13,7 @@ pub(super) enum Validator {
     Modified(String),
 }
 
-/// The part of a file that is there already, and what it was asked for with.
+/// The part of a file that was already received.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Begun {
     /// The number of bytes received; at least one.
@@ -26,19 +26,19 @@ pub(super) struct Begun {
 /// The next step of a download.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
-    /// The whole file, from its beginning.
+    /// Receive the whole file, from its beginning.
     Whole { total: Option<u64>, validator: Option<Validator> },
-    /// The missing rest.
+    /// Receive the missing rest.
     Rest { total: Option<u64> },
-    /// Nothing that can be used: ask for the whole.
+    /// Request the whole file again: the answer is of no use.
     AskAnew,
-    /// A refusal, or nothing that is a file.
+    /// Give up: the server refuses, or the answer is not a file.
     Refused,
-    /// A file that ends with the connection, however that ends.
+    /// Receive a file whose end is the end of the connection, orderly or not.
     Endless,
 }
 
-/// Decides what an answer is; `begun` is what was asked to be completed.
+/// Decides what to do with an answer; `begun` is the part that the request asked to complete.
 pub(super) fn judge(begun: Option<&Begun>, status: StatusCode, headers: &HeaderMap) -> Verdict {
     match (status, begun) {
         (StatusCode::OK, _) => whole(headers),
@@ -50,8 +50,8 @@ pub(super) fn judge(begun: Option<&Begun>, status: StatusCode, headers: &HeaderM
 
 fn whole(headers: &HeaderMap) -> Verdict {
     let total = length(headers);
-    // RFC 9112, 6.3: chunks have an end of their own; without, and without a length, the end of the connection
-    // is the end of the file.
+    // RFC 9112, 6.3: chunks mark their end. Without chunks and without a length, the end of the connection is the end
+    // of the file.
     if total.is_none() && !headers.contains_key(header::TRANSFER_ENCODING) {
         return Verdict::Endless;
     }
@@ -75,9 +75,9 @@ fn rest(begun: &Begun, headers: &HeaderMap) -> Verdict {
     }
 }
 
-/// Returns the validator for `If-Range`: a strong entity tag, and only where there is none at all, a
-/// date that is earlier than the answer (RFC 9110, 13.1.5 and 8.8.2.2). A date is never later (8.8.2.1), so
-/// another one is an earlier one.
+/// Returns the validator for `If-Range`: a strong entity tag or, only if there is no entity tag at all, a date that is
+/// earlier than the answer (RFC 9110, 13.1.5 and 8.8.2.2). A `Last-Modified` is never later than the answer (8.8.2.1),
+/// so one that differs from it is earlier.
 fn validator(headers: &HeaderMap) -> Option<Validator> {
     if headers.contains_key(header::ETAG) {
         let tag = text(headers, header::ETAG)?;
@@ -96,7 +96,7 @@ fn text(headers: &HeaderMap, name: header::HeaderName) -> Option<&str> {
     headers.get(name)?.to_str().ok()
 }
 
-/// The header `Content-Range`; the first is not after the last.
+/// The header `Content-Range`. `first` is not after `last`.
 struct Range {
     first: u64,
     last: u64,
@@ -114,7 +114,7 @@ impl Range {
 }
 
 impl Validator {
-    /// The value of the header `If-Range`.
+    /// Returns the value for the header `If-Range`.
     pub(super) fn as_str(&self) -> &str {
         match self {
             Self::Tag(text) | Self::Modified(text) => text,
@@ -152,7 +152,7 @@ mod tests {
         assert_eq!(judged(&[("content-length", "100")]), whole(Some(100)));
         assert_eq!(judged(&[("transfer-encoding", "chunked")]), whole(None));
         assert_eq!(judged(&[]), Verdict::Endless);
-        // A server that does no ranges.
+        // The server does not support ranges.
         let length = headers(&[("content-length", "100")]);
         assert_eq!(judge(Some(&begun(None)), StatusCode::OK, &length), whole(Some(100)));
     }
@@ -163,7 +163,7 @@ mod tests {
         assert_eq!(found(&[("etag", "\"a\"")]), Some(tag("\"a\"")));
         let modified = [("last-modified", THEN), ("date", NOW)];
         assert_eq!(found(&modified), Some(Validator::Modified(THEN.to_owned())));
-        // Written in the second in which it was sent, it may have been written again in that second.
+        // A file modified in the second of the answer may be modified again within that second.
         assert_eq!(found(&[("last-modified", NOW), ("date", NOW)]), None);
         assert_eq!(found(&[("last-modified", THEN)]), None);
         assert_eq!(found(&[("etag", "W/\"a\"")]), None);
@@ -178,7 +178,7 @@ mod tests {
         assert_eq!(rest_of(None, &[("content-range", "bytes 40-99/100")]), rest(Some(100)));
         assert_eq!(rest_of(Some(100), &[("content-range", "bytes 40-99/*")]), rest(Some(100)));
         assert_eq!(rest_of(None, &[("content-range", "bytes 40-99/*")]), rest(None));
-        // Less than what is missing: the rest of the rest is asked for next.
+        // The range is shorter than the missing part: what is still missing is requested next.
         let lines =
             [("content-range", "bytes 40-59/100"), ("content-length", "20"), ("etag", "\"a\"")];
         assert_eq!(rest_of(Some(100), &lines), rest(Some(100)));
@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn unrequested_range_is_refused() {
+    fn first_answer_other_than_ok_is_refused() {
         for status in [204, 206, 304, 404, 416, 500] {
             let status = StatusCode::from_u16(status).unwrap();
             assert_eq!(judge(None, status, &headers(&[])), Verdict::Refused, "{status}");

@@ -1,4 +1,4 @@
-//! The HTTP client, and what its errors mean.
+//! The HTTP client, and the interpretation of its errors.
 
 use std::{io, sync::Arc, time::Duration};
 
@@ -13,21 +13,21 @@ use super::{ImageError, part::DownloadTarget};
 /// Limits and options of the HTTP client.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// For the look-up of the host's name, and then for a connection with TLS.
+    /// The time limit of resolving the host's name, and then of connecting, with TLS.
     pub connect: Duration,
-    /// For the next byte.
+    /// The time limit for the next byte.
     pub silence: Duration,
     /// The number of times that a download resumes after a broken connection.
     pub retries: u32,
-    /// Before the first such time; twice as long before each next one.
+    /// The pause before the first resumption. It doubles with each further one.
     pub pause: Duration,
     /// The number of redirects that are followed.
     pub redirects: u32,
     /// Uses the proxies that `https_proxy`, `http_proxy`, `all_proxy` and `no_proxy` name, in lower
     /// or upper case.
     pub proxies: bool,
-    /// The certificates (DER) whose owners may vouch for a server; `None` for those that the host trusts, or
-    /// that `SSL_CERT_FILE` and `SSL_CERT_DIR` name.
+    /// The certificates (DER) of the authorities that may vouch for a server. `None` means those that the host trusts,
+    /// or those that `SSL_CERT_FILE` and `SSL_CERT_DIR` name.
     pub certificates: Option<Vec<Vec<u8>>>,
 }
 
@@ -45,7 +45,7 @@ impl Default for Settings {
     }
 }
 
-/// A client for this one file: a file of an `https` URL comes by https all the way.
+/// Creates a client for this one file. It accepts only https if the file's URL is https, also after redirects.
 pub(super) fn agent(settings: &Settings, target: &DownloadTarget) -> Agent {
     let mut config = Agent::config_builder()
         .https_only(target.url.is_https())
@@ -103,7 +103,7 @@ pub(super) fn is_silence(error: &ureq::Error) -> bool {
     matches!(error, ureq::Error::Timeout(Timeout::PerRead))
 }
 
-/// The error that ends a download.
+/// Returns the error that ends a download.
 pub(super) fn refusal(
     settings: &Settings,
     target: &DownloadTarget,

@@ -13,16 +13,16 @@ pub(super) const CHUNK: usize = 128 * 1024;
 pub struct Digest(pub [u8; 32]);
 
 impl Digest {
-    /// Computes the digest of some bytes.
+    /// Returns the digest of these bytes.
     #[must_use]
     pub fn of(bytes: &[u8]) -> Self {
         Self(Sha256::digest(bytes).into())
     }
 
-    /// Computes the digest of all that can be read.
+    /// Returns the digest of everything that the reader yields.
     ///
     /// # Errors
-    /// Where it cannot be read to its end.
+    /// Fails if the reader fails.
     pub fn of_reader(reader: impl Read) -> io::Result<Self> {
         let mut hasher = Sha256::new();
         update(&mut hasher, reader)?;
@@ -30,7 +30,7 @@ impl Digest {
     }
 }
 
-/// Adds all that can be read.
+/// Adds everything that the reader yields.
 pub(super) fn update(hasher: &mut Sha256, mut reader: impl Read) -> io::Result<()> {
     let mut buffer = vec![0; CHUNK];
     loop {

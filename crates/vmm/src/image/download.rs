@@ -1,4 +1,4 @@
-//! A download, from what is there to the whole file.
+//! Downloads a file, from the part that is already there to the whole file.
 
 use std::{error::Error, io::Read, thread};
 
@@ -24,9 +24,9 @@ pub(super) struct Download<'a> {
     progress: &'a mut dyn FnMut(Progress),
 }
 
-/// The reason why an attempt did not bring the whole file.
+/// The reason why an attempt did not receive the whole file.
 enum Stop {
-    /// The connection broke; another one may do.
+    /// The connection broke; another attempt may succeed.
     Break(Box<dyn Error + Send + Sync>, Option<u64>),
     Final(ImageError),
 }
@@ -47,7 +47,7 @@ impl<'a> Download<'a> {
         Self { target, part, agent: client::agent(settings, target), settings, progress }
     }
 
-    /// Brings the file into its place.
+    /// Downloads the file and puts it in its place.
     pub(super) fn run(mut self, expected: Option<Digest>) -> Result<(), ImageError> {
         let (role, url) = (self.target.role, self.target.url.clone());
         if let Err(error) = self.complete(expected.is_some()) {
@@ -67,7 +67,7 @@ impl<'a> Download<'a> {
         }
     }
 
-    /// Receives what is missing, over several connections where they break.
+    /// Receives the missing part, over several connections if they break.
     fn complete(&mut self, checked: bool) -> Result<(), ImageError> {
         let mut breaks = 0;
         while !self.part.is_whole() {
@@ -158,7 +158,7 @@ impl<'a> Download<'a> {
         }
     }
 
-    /// Classifies an error in the middle of a file. Another connection may cure silence as well.
+    /// Classifies an error in the middle of a file. A server that fell silent may answer on another connection.
     fn broken(&self, error: ureq::Error, total: Option<u64>) -> Stop {
         if client::is_silence(&error) {
             let limit = self.settings.silence;

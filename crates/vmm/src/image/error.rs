@@ -7,7 +7,7 @@ use riklet_kernel::process::Credentials;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ImageError {
-    /// The definition names nothing that can be understood.
+    /// The definition names neither a path nor a valid URL.
     #[error("cannot use the {role}")]
     Source {
         /// The role of the image.
@@ -15,12 +15,12 @@ pub enum ImageError {
         /// The cause.
         source: SourceError,
     },
-    /// Nothing is there, or nobody may look.
+    /// The file is missing, or this process may not look it up.
     #[error("cannot find the {role} {}", path.display())]
     Find {
         /// The role of the image.
         role: Role,
-        /// The path of the download.
+        /// The path of the file.
         path: PathBuf,
         /// The kernel's own words.
         source: io::Error,
@@ -49,21 +49,21 @@ pub enum ImageError {
         /// The kernel's own words.
         source: io::Error,
     },
-    /// Opening it as the VMM's user cannot be tried.
+    /// The VMM's credentials cannot be taken on to test whether it could open the file.
     #[error("cannot try to {access} the {role} {} as {user}", path.display())]
     Become {
         /// The role of the image.
         role: Role,
         /// The path of the file.
         path: PathBuf,
-        /// The access that is wanted.
+        /// The access that is needed.
         access: Access,
         /// The VMM's user.
         user: Credentials,
         /// The kernel's own words.
         source: io::Error,
     },
-    /// It is open, and cannot be read.
+    /// It was opened, and cannot be read.
     #[error("cannot read the {role} {}", path.display())]
     Read {
         /// The role of the image.
@@ -73,21 +73,21 @@ pub enum ImageError {
         /// The kernel's own words.
         source: io::Error,
     },
-    /// It is another file than the one that was meant.
+    /// Its checksum differs from the given one.
     #[error("the {role} {origin} has the SHA-256 {found}, not {expected}")]
     Checksum {
         /// The role of the image.
         role: Role,
         /// Its path or URL.
         origin: String,
-        /// Tells a downloaded file from one that a path names.
+        /// True for a downloaded file, false for one that a path names.
         downloaded: bool,
         /// The checksum that was given.
         expected: Digest,
         /// Its checksum.
         found: Digest,
     },
-    /// It shall be written, and others read it.
+    /// It is needed for writing, and shared with other functions.
     #[error("the {role} {url} is shared by all that name it, and cannot be written to")]
     Shared {
         /// The role of the image.
@@ -105,7 +105,7 @@ pub enum ImageError {
         /// The cause.
         source: Box<dyn Error + Send + Sync>,
     },
-    /// The server is not who it must be.
+    /// The server's certificate is refused.
     #[error("cannot download the {role} {url}: the server's certificate is refused: {why}")]
     Certificate {
         /// The role of the image.
@@ -115,7 +115,7 @@ pub enum ImageError {
         /// The cause.
         why: String,
     },
-    /// The server is silent.
+    /// The server does not answer in time.
     #[error("cannot download the {role} {url}: no {what} within {limit:?}")]
     Timeout {
         /// The role of the image.
@@ -127,7 +127,7 @@ pub enum ImageError {
         /// The time waited.
         limit: Duration,
     },
-    /// The server refuses.
+    /// The server answers with a status other than success.
     #[error("cannot download the {role} {url}: the server answers {status}")]
     Status {
         /// The role of the image.
@@ -137,7 +137,7 @@ pub enum ImageError {
         /// Such as `404 Not Found`.
         status: ureq::http::StatusCode,
     },
-    /// The server sends from one URL to the next.
+    /// The server redirects too often.
     #[error("cannot download the {role} {url}: more than {limit} redirects")]
     Redirects {
         /// The role of the image.
@@ -147,7 +147,7 @@ pub enum ImageError {
         /// The number of redirects that are followed.
         limit: u32,
     },
-    /// The server sends to a connection that is not authenticated.
+    /// The server redirects from https to http.
     #[error("cannot download the {role} {url}: it redirects from https to http")]
     Downgrade {
         /// The role of the image.
@@ -155,7 +155,7 @@ pub enum ImageError {
         /// Its URL.
         url: Url,
     },
-    /// The server does not speak HTTP as it must.
+    /// The server's answer is not valid HTTP.
     #[error("cannot download the {role} {url}: the server's answer cannot be understood")]
     Answer {
         /// The role of the image.
@@ -165,7 +165,7 @@ pub enum ImageError {
         /// The cause.
         source: Box<dyn Error + Send + Sync>,
     },
-    /// Nothing tells a whole download from one that broke off.
+    /// The server does not state the length, so that a whole download looks like one that broke off.
     #[error("cannot download the {role} {url}: the server does not say how long it is")]
     UnknownLength {
         /// The role of the image.
@@ -173,7 +173,7 @@ pub enum ImageError {
         /// Its URL.
         url: Url,
     },
-    /// More came than the server said.
+    /// The server sent more than it announced.
     #[error("cannot download the {role} {url}: more than the stated {stated} bytes came")]
     Length {
         /// The role of the image.
@@ -183,7 +183,7 @@ pub enum ImageError {
         /// The stated length in bytes.
         stated: u64,
     },
-    /// The connection ended early, again and again. What came is kept where the server can go on from there.
+    /// The connection ended early, time after time. The received part is kept if the server can resume from there.
     #[error("the download of the {role} {url} broke off after {}", extent(*received, *total))]
     Broken {
         /// The role of the image.
@@ -197,7 +197,7 @@ pub enum ImageError {
         /// The failure of the last attempt.
         source: Box<dyn Error + Send + Sync>,
     },
-    /// The file system has no room. What came is kept where the server can go on from there.
+    /// The file system is full. The received part is kept if the server can resume from there.
     #[error("no room for the {role} {url} in {}", dir.display())]
     Full {
         /// The role of the image.
@@ -226,7 +226,7 @@ pub enum ImageError {
 }
 
 impl ImageError {
-    /// Tells whether the definition is at fault, and not the way to the image.
+    /// Tells whether the definition itself is invalid, as opposed to the way to the image.
     #[must_use]
     pub const fn is_of_the_definition(&self) -> bool {
         matches!(

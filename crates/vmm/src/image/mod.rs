@@ -1,18 +1,18 @@
-//! From what a definition names as kernel, initrd or rootfs to a file that the VMM can open.
+//! Turns the kernel, initrd or rootfs that a definition names into a file that the VMM can open.
 //!
-//! A path is checked: it is there, it is a file (or a block device, for a rootfs), the VMM's user can open it,
-//! and it has the SHA-256 that was given.
+//! A path is checked: the file exists, is a regular file (or a block device, for a rootfs), the VMM's user can open
+//! it, and it has the given SHA-256.
 //!
-//! What a URL names is downloaded once, to `images/<SHA-256 of the URL>` of the state directory, and used from
-//! then on without asking the server again; delete the file to have it downloaded anew. Where a SHA-256 is
-//! given that the file does not have, it is downloaded anew too, and replaces the file if that one has it:
-//! the definition follows a server whose file changed, and a VMM that has the old file open keeps it.
+//! A URL is downloaded once, to `images/<SHA-256 of the URL>` of the state directory, and from then on used without
+//! asking the server again; delete the file to download it anew. If the definition gives a SHA-256 that the file does
+//! not have, the file is downloaded anew too, and is replaced if the new one matches: the definition follows a server
+//! whose file changed. A VMM that has the old file open keeps it.
 //!
-//! A download goes to `….part` beside its place, under flock(2): of several processes one downloads, and the
-//! others wait and use its file. Where the connection breaks, it is asked for the rest (RFC 9110, 14), provided
-//! that the server names the file's version by a strong validator, which is kept in `….part.json`; otherwise
-//! for the whole. A whole file has the stated length and the given checksum, is on the disk, and gets its name
-//! last. What came stays for the next try, except where the checksum was wrong.
+//! A download goes to `….part` beside its place, under flock(2): one of several processes downloads, and the others
+//! wait and use its file. If the connection breaks, the rest is requested (RFC 9110, 14), provided that the server
+//! identifies the file's version by a strong validator, which is kept in `….part.json`; otherwise the whole file is
+//! requested again. A complete file has the stated length and the given checksum, is synced to the disk, and gets its
+//! name last. The received part is kept for the next attempt, unless the checksum was wrong.
 
 mod access;
 mod answer;
@@ -30,7 +30,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-pub(super) use access::admit;
+pub(super) use access::grant_search;
 pub use access::opens_device;
 pub use client::Settings;
 pub use digest::Digest;
@@ -61,14 +61,14 @@ pub enum Access {
     Write,
 }
 
-/// An image that is wanted.
+/// A request for an image.
 #[derive(Debug, Clone, Copy)]
 pub struct Wanted<'a> {
     /// The role.
     pub role: Role,
     /// A path or a URL, as the definition has it.
     pub source: &'a str,
-    /// The SHA-256 that it must have.
+    /// The SHA-256 that it must have, if one is given.
     pub sha256: Option<[u8; 32]>,
     /// The access that the VMM needs.
     pub access: Access,
@@ -83,7 +83,7 @@ pub struct Progress {
     pub received: u64,
     /// The number of bytes in all, if the server says so.
     pub total: Option<u64>,
-    /// Another process downloads it, and this one waits for it to end. Told once, with nothing received.
+    /// True if another process downloads the file and this one waits for it. Reported once, with nothing received.
     pub waiting: bool,
 }
 
@@ -95,18 +95,17 @@ pub struct Images {
 }
 
 impl Images {
-    /// Downloads go to the state directory, which is made when the first one begins.
+    /// Creates the images of the node with this state directory. The first download creates the directory.
     #[must_use]
     pub fn new(state_dir: &Path, settings: Settings) -> Self {
         Self { state_dir: state_dir.to_owned(), settings }
     }
 
-    /// Answers the absolute path of a file that the VMM can open, and downloads it where that is needed. A
-    /// download tells its progress after each piece, which may be every 16 KiB; a file that is there already
-    /// tells none.
+    /// Returns the absolute path of a file that the VMM can open, and downloads it if necessary. A download reports
+    /// its progress after each piece, which may be every 16 KiB; a file that is already there reports none.
     ///
     /// # Errors
-    /// Where there is no such file. A download that ended early goes on from there at the next call.
+    /// Fails if there is no such file. The next call resumes a download that ended early.
     pub fn obtain(
         &self,
         wanted: &Wanted<'_>,
@@ -122,7 +121,7 @@ impl Images {
             Source::Url(url) => {
                 let target = DownloadTarget::new(&self.state_dir, role, url);
                 self.download(&target, wanted.sha256.map(Digest), progress)?;
-                target.admit(wanted.user)?;
+                target.grant_search(wanted.user)?;
                 access::check(wanted, &target.complete(), false)
             }
         }
@@ -138,7 +137,7 @@ impl Images {
             target.prepare()?;
             let mut wait = || progress(Progress { received: 0, total: None, waiting: true });
             let Some(part) = Part::lock(target, &mut wait)? else { continue };
-            // Whoever held the lock before may just have put the file in its place.
+            // The process that held the lock may just have put the file in its place.
             if target.has(expected)? {
                 return part.discard();
             }

@@ -1,4 +1,4 @@
-//! A download as files: its place, the part that is there, and what names that part's version.
+//! A download as files: its place, the part that is there, and the facts that identify that part's version.
 
 use std::{
     fs::{self, DirBuilder, File, OpenOptions, Permissions},
@@ -22,7 +22,7 @@ use super::{
 use riklet_kernel::process::Credentials;
 
 const DIRECTORY: &str = "images";
-/// Everybody may read an image: VMMs run as users of their own.
+/// An image is readable by everybody, since each VMM runs as its own user.
 const FILE_MODE: u32 = 0o644;
 const DIRECTORY_MODE: u32 = 0o755;
 
@@ -42,7 +42,7 @@ impl DownloadTarget {
         Self { role, url, state_dir: state_dir.to_owned(), dir: state_dir.join(DIRECTORY), key }
     }
 
-    /// The whole file.
+    /// Returns the path of the whole file.
     pub(super) fn complete(&self) -> PathBuf {
         self.dir.join(&self.key)
     }
@@ -55,7 +55,7 @@ impl DownloadTarget {
         self.dir.join(format!("{}.part.json", self.key))
     }
 
-    /// Tells whether the whole file is there, with the expected checksum if there is one.
+    /// Tells whether the whole file is there and has the expected checksum, if one is given.
     pub(super) fn has(&self, expected: Option<Digest>) -> Result<bool, ImageError> {
         let path = self.complete();
         let file = match File::open(&path) {
@@ -67,13 +67,13 @@ impl DownloadTarget {
         Ok(found.map_err(|error| self.failed("read", &path, error))? == expected)
     }
 
-    /// Makes the directories: the state directory is its owner's alone.
+    /// Creates the directories. The state directory is accessible to its owner only.
     pub(super) fn prepare(&self) -> Result<(), ImageError> {
         let made = DirBuilder::new().recursive(true).mode(0o700).create(&self.state_dir);
         made.map_err(|error| self.failed("make", &self.state_dir, error))?;
         let made = match DirBuilder::new().mode(DIRECTORY_MODE).create(&self.dir) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-            // Whatever umask(2) took away.
+            // Undoes what umask(2) took away.
             made => made.and_then(|()| {
                 fs::set_permissions(&self.dir, Permissions::from_mode(DIRECTORY_MODE))
             }),
@@ -81,14 +81,14 @@ impl DownloadTarget {
         made.map_err(|error| self.failed("make", &self.dir, error))
     }
 
-    /// Lets a VMM's user search the state directory, which is less than to list it.
-    pub(super) fn admit(&self, user: Option<Credentials>) -> Result<(), ImageError> {
+    /// Lets a VMM's user search the state directory. Does not let it list the directory.
+    pub(super) fn grant_search(&self, user: Option<Credentials>) -> Result<(), ImageError> {
         let dir = &self.state_dir;
-        access::admit(dir, user)
+        access::grant_search(dir, user)
             .map_err(|error| self.failed("change the permissions of", dir, error))
     }
 
-    /// The error of an operation on a file of the download.
+    /// Returns the error of an operation on a file of the download.
     pub(super) fn failed(
         &self,
         operation: &'static str,
@@ -110,11 +110,11 @@ impl DownloadTarget {
 struct State {
     validator: Option<Validator>,
     total: Option<u64>,
-    /// The boot in which it was written: after another one, its length may be on the disk and its bytes not.
+    /// The boot during which it was written. After a crash its length may be on the disk and its bytes not.
     boot: String,
 }
 
-/// The part of a download that is there; nobody else writes to it.
+/// The partial file of a download, under an exclusive lock.
 #[derive(Debug)]
 pub(super) struct Part<'a> {
     target: &'a DownloadTarget,
@@ -126,8 +126,8 @@ pub(super) struct Part<'a> {
 }
 
 impl<'a> Part<'a> {
-    /// Waits until nobody else has it; `wait` is called once where somebody has. `None` where that one has
-    /// moved or deleted it.
+    /// Locks the partial file, and calls `wait` once if it has to wait for another process. Returns `None` if that
+    /// process has moved or deleted the file.
     pub(super) fn lock(
         target: &'a DownloadTarget,
         wait: &mut dyn FnMut(),
@@ -172,7 +172,7 @@ impl<'a> Part<'a> {
         self.state.as_ref().is_some_and(|state| state.total == Some(self.received))
     }
 
-    /// Begins anew, with a version of the file.
+    /// Starts over, with this version of the file.
     pub(super) fn begin(
         &mut self,
         total: Option<u64>,
@@ -186,7 +186,8 @@ impl<'a> Part<'a> {
         self.reserve(total)
     }
 
-    /// Takes room for what is to come, where the file system can: it fails before the download does.
+    /// Reserves disk space for the rest, if the file system supports it, so that a full disk shows before the
+    /// download.
     pub(super) fn reserve(&self, total: Option<u64>) -> Result<(), ImageError> {
         let missing = total.and_then(|total| total.checked_sub(self.received));
         let Some(missing) = missing.filter(|missing| *missing > 0) else { return Ok(()) };
@@ -210,7 +211,7 @@ impl<'a> Part<'a> {
         Digest(self.hasher.clone().finalize().into())
     }
 
-    /// Puts the file in its place, on the disk.
+    /// Syncs the file to the disk and puts it in its place.
     pub(super) fn finish(self) -> Result<(), ImageError> {
         let (path, complete) = (self.target.part(), self.target.complete());
         let failed = |operation, path| move |error| self.target.failed(operation, path, error);
@@ -221,7 +222,7 @@ impl<'a> Part<'a> {
         remove(&self.target.state()).map_err(failed("delete", &self.target.state()))
     }
 
-    /// Deletes what is there.
+    /// Deletes the partial file and its facts.
     pub(super) fn discard(self) -> Result<(), ImageError> {
         for path in [self.target.state(), self.target.part()] {
             remove(&path).map_err(|error| self.target.failed("delete", &path, error))?;
@@ -287,7 +288,7 @@ fn write(path: &Path, state: &State) -> io::Result<()> {
     fs::write(path, serde_json::to_vec(state)?)
 }
 
-/// Deletes a file, where it is there.
+/// Deletes a file. Succeeds if it does not exist.
 #[expect(clippy::disallowed_methods, reason = "this is the place that stores downloads")]
 fn remove(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {

@@ -7,13 +7,13 @@ use ureq::http::{Uri, uri::InvalidUri};
 /// The place of an image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Source {
-    /// In the file system; a relative path is relative to the current directory.
+    /// A path in the file system; a relative path is relative to the current directory.
     Path(PathBuf),
-    /// On a server.
+    /// A URL on a server.
     Url(Url),
 }
 
-/// An absolute `http` or `https` URL that names a host, without what is not sent: fragment and user name.
+/// An absolute `http` or `https` URL that names a host. It has no fragment and no user name, which are not sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Url(String);
 
@@ -36,7 +36,7 @@ pub enum SourceError {
     Encoding { text: String, found: String },
     #[error("{text:?} has a bare {found:?}")]
     Delimiter { text: String, found: char },
-    /// The text is not repeated: it may hold a password.
+    /// The text names a user or password. It is not repeated, since it may hold a password.
     #[error("the URL has a user name, and no credentials are sent")]
     Credentials,
     #[error("{text:?} is no URL")]
@@ -46,12 +46,12 @@ pub enum SourceError {
 }
 
 impl Source {
-    /// Understands a path, a `file` URL (RFC 8089) or an `http` or `https` URL (RFC 9110, 4.2).
+    /// Parses a path, a `file` URL (RFC 8089) or an `http` or `https` URL (RFC 9110, 4.2).
     ///
-    /// Only what has `://` after a scheme, or begins with `file:`, is a URL: a path may have a colon.
+    /// A text is a URL only if it has `://` after a scheme, or begins with `file:`: a path may contain a colon.
     ///
     /// # Errors
-    /// Where it is none of these.
+    /// Fails if the text is none of these.
     pub fn parse(text: &str) -> Result<Self, SourceError> {
         if text.trim().is_empty() {
             return Err(SourceError::Empty);
@@ -87,7 +87,7 @@ impl Url {
         }
     }
 
-    /// The URL as it is asked for.
+    /// Returns the URL as it is requested.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
@@ -107,7 +107,7 @@ impl fmt::Display for Url {
 }
 
 impl SourceError {
-    /// Returns what to write instead.
+    /// Returns a hint about what to write instead.
     #[must_use]
     pub fn hint(&self) -> &'static str {
         match self {
@@ -127,13 +127,13 @@ impl SourceError {
     }
 }
 
-/// RFC 3986, 3.1.
+/// Tells whether the text is a scheme (RFC 3986, 3.1).
 fn is_scheme(text: &str) -> bool {
     text.starts_with(|first: char| first.is_ascii_alphabetic())
         && text.chars().all(|c| c.is_ascii_alphanumeric() || "+-.".contains(c))
 }
 
-/// The path of a file URL: `file:/path`, `file:///path` or `file://localhost/path`.
+/// Returns the path of a file URL: `file:/path`, `file:///path` or `file://localhost/path`.
 fn file_path(text: &str, rest: &str) -> Result<PathBuf, SourceError> {
     let text = || text.to_owned();
     let path = match rest.strip_prefix("//") {
@@ -160,7 +160,7 @@ fn file_path(text: &str, rest: &str) -> Result<PathBuf, SourceError> {
     Ok(OsString::from_vec(bytes).into())
 }
 
-/// The bytes that are meant (RFC 3986, 2.1), or a `%` and what stands in place of its two hex digits.
+/// Returns the decoded bytes (RFC 3986, 2.1), or the `%` and the characters after it that are not two hex digits.
 fn percent_decoded(text: &str) -> Result<Vec<u8>, String> {
     let mut parts = text.split('%');
     let mut bytes = parts.next().unwrap_or_default().as_bytes().to_vec();

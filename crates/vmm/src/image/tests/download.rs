@@ -36,7 +36,7 @@ fn a_file_is_downloaded_once() {
     assert_eq!(requests[0].line, "GET /vmlinux HTTP/1.1");
     assert_eq!(requests[0].header("accept-encoding"), Some("identity"));
     assert_eq!(requests[0].range(), None);
-    // The server is gone, and not needed.
+    // The server is gone, and no longer needed.
     assert_eq!(node.obtain(&url).unwrap(), path);
 }
 
@@ -121,7 +121,7 @@ fn new_checksum_replaces_the_file_if_the_server_has_it() {
     assert_eq!(node.files(), set(&["whole"]));
     assert_eq!(node.obtain_checked(&url, sha256).unwrap(), old);
     assert_eq!(read(&old), b"new");
-    // Whoever has the old file open keeps it.
+    // A process that has the old file open keeps it.
     assert_eq!(Digest::of_reader(open).unwrap(), Digest::of(b"old"));
     server.end();
 }
@@ -197,7 +197,7 @@ fn waiting_process_downloads_if_the_other_failed() {
     let server = Server::start([refuse, serve(b"file", TAG)]);
     let (url, images) = (server.url(), node.images());
     thread::scope(|scope| {
-        // Both wait for a lock or an answer; which one is first does not matter.
+        // Each waits for the lock or for an answer. It does not matter which of them is first.
         let obtain = || {
             images.obtain(&kernel(&url), &mut |step| {
                 if step.waiting {

@@ -1,4 +1,4 @@
-//! Servers that must show who they are.
+//! Downloads by https, with valid and invalid certificates.
 
 use super::*;
 
@@ -35,7 +35,7 @@ fn certificate_refusal_explains_the_reason() {
     let trusted = || Some(vec![AUTHORITY.to_vec()]);
     let nobody = "nobody whom this host trusts signed it";
     assert_eq!(refused(SERVER, Some(vec![])), nobody);
-    // The host's own certificates do not help.
+    // The certificates that the host trusts do not include the test's authority.
     assert_eq!(refused(SERVER, None), nobody);
     assert_eq!(refused(ITSELF, trusted()), "it is signed by itself");
     assert_eq!(refused(EXPIRED, trusted()), "it has expired");

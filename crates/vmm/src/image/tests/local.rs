@@ -1,9 +1,9 @@
-//! Files that are there, or are not.
+//! Local files, present and missing.
 
 use super::*;
 use riklet_kernel::process::Credentials;
 
-/// Obtains without a network: none is needed.
+/// Obtains an image without downloading.
 pub(super) fn obtain(wanted: &Wanted<'_>) -> Result<PathBuf, ImageError> {
     let nowhere = Images::new(Path::new("/nonexistent"), Settings::default());
     nowhere.obtain(wanted, &mut |_| panic!("a file has no progress"))
@@ -49,7 +49,7 @@ fn missing_file_is_reported() {
 fn impossible_user_is_reported() {
     let dir = Dir::new();
     let path = dir.file("kernel", b"kernel");
-    // setresuid(2) would leave root as it is.
+    // setresuid(2) takes this value for "unchanged", and would leave the thread root.
     let user = Credentials { uid: u32::MAX, gid: 0 };
     let refused = obtain(&Wanted { user: Some(user), ..kernel(text(&path)) });
     let expected = format!(

@@ -56,7 +56,7 @@ impl Drop for Dir {
     }
 }
 
-/// The state directory of a node, and how it downloads to there.
+/// A node's state directory, and the settings of its downloads.
 struct NodeWithImages {
     dir: Dir,
     settings: Settings,
@@ -108,7 +108,7 @@ impl NodeWithImages {
         entries.map(|entry| extension(entry.unwrap().path())).collect()
     }
 
-    /// The one file with this extension.
+    /// Returns the one file with this extension.
     fn file(&self, extension: &str) -> PathBuf {
         let entries = fs::read_dir(self.state_dir().join("images")).unwrap();
         let mut paths = entries.map(|entry| entry.unwrap().path());
@@ -124,7 +124,7 @@ fn set(files: &[&str]) -> BTreeSet<String> {
     files.iter().map(ToString::to_string).collect()
 }
 
-/// The error and all that is behind it, as the program prints it.
+/// Returns the error with its causes, as the program prints it.
 fn words<T: fmt::Debug>(result: Result<T, ImageError>) -> String {
     let error = result.unwrap_err();
     let mut text = error.to_string();
@@ -136,7 +136,7 @@ fn words<T: fmt::Debug>(result: Result<T, ImageError>) -> String {
     text
 }
 
-/// Bytes that are not all alike.
+/// Returns bytes that are not all alike.
 fn bytes(length: usize) -> Vec<u8> {
     (0..length).map(|at| u8::try_from(at * 7 % 251).unwrap()).collect()
 }

@@ -17,7 +17,7 @@ use super::{
 #[expect(clippy::disallowed_methods, reason = "the kernel gives up as well, after two minutes")]
 fn unanswered_connection_times_out() {
     isolated(|| {
-        // Nobody has the address, and the kernel is not to find that out.
+        // Nobody has the address, and the static neighbour entry keeps the kernel from finding that out.
         ip("link add near0 type veth peer name far0");
         ip("link set far0 up");
         ip("link set near0 up");
@@ -44,7 +44,7 @@ fn unreachable_server_is_reported() {
     });
 }
 
-/// A file system of its own for a node's state directory, in a mount namespace of the test's own.
+/// A file system for a node's state directory, in a mount namespace of the test's own.
 struct Disk(String);
 
 impl Disk {
@@ -65,7 +65,7 @@ impl Disk {
 }
 
 impl Drop for Disk {
-    /// Before the directory that it is on is removed.
+    /// Unmounts it before the directory that it is mounted on is removed.
     fn drop(&mut self) {
         run("umount", &self.0);
     }
@@ -97,7 +97,7 @@ fn disk_filling_up_is_reported_and_keeps_the_partial_file() {
         let node = NodeWithImages::new();
         let disk = Disk::new(&node, "1m");
         let body = bytes(2_000_000);
-        // No length is said: room cannot be taken beforehand.
+        // No length is stated, so space cannot be reserved.
         let chunk = [b"1e8480\r\n", body.as_slice(), b"\r\n0\r\n\r\n"].concat();
         let head = "200 OK; Transfer-Encoding: chunked; ETag: \"one\"";
         let server = Server::start([send(head, &chunk), serve(&body, TAG)]);
@@ -133,12 +133,12 @@ fn directories_and_special_files_are_refused() {
         (FileType::BlockDevice, "a block device"),
     ] {
         let path = dir.0.join(found);
-        // A number that no driver has (Documentation/admin-guide/devices.txt).
+        // No driver has this number (Documentation/admin-guide/devices.txt).
         mknodat(CWD, &path, sort, Mode::RUSR, makedev(259, 1_000_000)).unwrap();
         let expected = format!("the kernel {} is {found}, not a file", text(&path));
         assert_eq!(words(obtain(&kernel(text(&path)))), expected);
     }
-    // A disk is a rootfs; this one has no driver.
+    // A block device may be a rootfs; this one has no driver.
     let path = dir.0.join("a block device");
     let wanted = Wanted { role: Role::Rootfs, ..kernel(text(&path)) };
     let expected = format!("this process cannot read the rootfs {}: ", text(&path));
@@ -163,7 +163,7 @@ fn access_is_checked_as_the_vmms_user() {
     assert_eq!(obtain(&to_write).unwrap(), path);
     set_mode(&path, 0o600);
     assert_eq!(words(obtain(&wanted)), denied("read"));
-    // The group counts, and this process's groups do not.
+    // The VMM's group decides, and not the groups of this process.
     let group = Gid::from_raw(4242);
     set_mode(&path, 0o640);
     chown(&path, None, Some(NOBODY.gid)).unwrap();
@@ -183,7 +183,7 @@ fn access_is_checked_as_the_vmms_user() {
     let hint = refused.as_ref().unwrap_err().hint().unwrap();
     assert!(hint.contains(&format!("namei -l {}", text(&path))), "{hint}");
     assert_eq!(words(refused), denied("read"));
-    // This process may still do what it may.
+    // This process keeps its own access.
     assert_eq!(obtain(&Wanted { user: None, ..wanted }).unwrap(), path);
 }
 
@@ -197,7 +197,7 @@ fn downloaded_image_is_readable_by_the_vmms_user() {
         assert_eq!(mode(&node.state_dir()), 0o700);
         let wanted = Wanted { user: Some(NOBODY), ..kernel(&url) };
         assert_eq!(node.images().obtain(&wanted, &mut |_| {}).unwrap(), path);
-        // To search it is not to list it.
+        // The user can search the directory, and not list it.
         assert_eq!(mode(&node.state_dir()), 0o711);
         set_mode(&node.dir.0, 0o700);
         let refused = words(node.images().obtain(&wanted, &mut |_| {}));

@@ -1,8 +1,8 @@
-//! Downloads that cannot be, what is said about them, and what they leave.
+//! Failed downloads: the error and the files that remain.
 
 use super::*;
 
-/// Tries the one answer, and tells what came of it; nothing is left.
+/// Requests a download that gets this one answer, and returns the error. Asserts that no file remains.
 fn refused(answer: server::Step) -> String {
     let node = NodeWithImages::with(|settings| settings.retries = 0);
     let server = Server::start([answer]);
@@ -20,7 +20,7 @@ fn refused_status_is_named() {
         let expected = format!("cannot download the kernel URL: the server answers {status}");
         assert_eq!(refused(answer), expected);
     }
-    // An answer that succeeds and is no file.
+    // The status is a success, and there is no file.
     assert!(refused(send("204 No Content", b"")).ends_with("answers 204 No Content"));
 }
 
@@ -55,7 +55,7 @@ fn shorter_file_than_announced_is_refused() {
     let server = Server::start([short(), short(), short(), short()]);
     let broken = words(node.obtain(&server.url()));
     assert!(broken.contains("broke off after 5 of 10 bytes: "), "{broken}");
-    // It has no version: it cannot be completed.
+    // Without a version, the file cannot be completed.
     assert_eq!(node.files(), set(&[]));
     server.end();
     let chunks = send("200 OK; Transfer-Encoding: chunked", b"4\r\nfile\r\n5\r\n he");

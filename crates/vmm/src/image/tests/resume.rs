@@ -1,4 +1,4 @@
-//! Downloads that break, and go on.
+//! Downloads that break off and resume.
 
 use super::*;
 
@@ -29,7 +29,7 @@ fn a_broken_connection_is_resumed() {
         let ranges = ranges(&requests);
         assert_eq!(ranges[..2], [None, None]);
         assert_eq!(ranges[2], Some(("bytes=100000-", TAG)));
-        // What a reset connection still held is lost.
+        // A reset discards what the connection still held.
         assert!(end == End::Reset || ranges[3] == Some(("bytes=100001-", TAG)), "{ranges:?}");
     }
 }
@@ -107,7 +107,7 @@ fn another_version_is_never_appended() {
     let server = Server::start([
         cut(&old, TAG, 200, End::Close),
         serve(&new, "\"two\""),
-        // A server that does not understand If-Range.
+        // The server does not understand If-Range.
         cut(&old, TAG, 200, End::Close),
         send(wrong, &new[200..]),
         serve(&new, "\"two\""),
@@ -159,7 +159,7 @@ fn repeated_stalls_are_reported() {
     server.end();
 }
 
-/// A node with 200 of 300 bytes, whose server has the file of this version.
+/// Returns a node that has 200 of 300 bytes, and the server that still has this version of the file.
 fn broken_off(then: impl IntoIterator<Item = server::Step>) -> (NodeWithImages, Server) {
     let mut node = NodeWithImages::with(|settings| settings.retries = 0);
     let first = cut(&bytes(300), TAG, 200, End::Close);
@@ -172,7 +172,7 @@ fn broken_off(then: impl IntoIterator<Item = server::Step>) -> (NodeWithImages, 
 #[test]
 fn complete_partial_file_is_not_requested_again() {
     let (node, server) = broken_off([]);
-    // The process died between the last byte and the file's name.
+    // Simulates a process that died between receiving the last byte and renaming the file.
     let body = bytes(300);
     write(&node.file("part"), &body);
     let sha256 = Digest::of(&body).0;

@@ -1,4 +1,4 @@
-//! A server that answers its connections one after the other, each as its step says.
+//! A server that answers its connections one after the other, each by the next step of a script.
 
 use std::{
     io::{self, BufRead, BufReader, Read, Write},
@@ -14,7 +14,7 @@ use std::{
 use rustix::net::sockopt::set_socket_linger;
 use rustls::{ServerConfig, ServerConnection, StreamOwned, crypto::ring, pki_types::PrivateKeyDer};
 
-/// The head of a request, in the client's own words.
+/// The head of a request, as the client sent it.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub(super) struct HttpRequest {
     pub(super) line: String,
@@ -58,7 +58,7 @@ pub(super) enum End {
 
 pub(super) type Step = Box<dyn FnOnce(&HttpRequest, &mut dyn Stream) -> End + Send>;
 
-/// A step of one's own.
+/// Returns a step made of this function.
 pub(super) fn step(
     answer: impl FnOnce(&HttpRequest, &mut dyn Stream) -> End + Send + 'static,
 ) -> Step {
@@ -77,7 +77,7 @@ impl Server {
         Self::new(None, steps.into_iter().collect())
     }
 
-    /// The certificate (DER) is one of those whose key is `server.key.der`.
+    /// Starts a server with TLS. The certificate (DER) must belong to the key `server.key.der`.
     pub(super) fn start_tls(certificate: &[u8], steps: impl IntoIterator<Item = Step>) -> Self {
         let key = PrivateKeyDer::try_from(include_bytes!("certificates/server.key.der").as_slice());
         let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
@@ -116,7 +116,7 @@ impl Server {
         format!("{}://{}/vmlinux", self.scheme, self.address)
     }
 
-    /// Returns the requests; every step of the script was used.
+    /// Returns the requests. Asserts that every step of the script was used.
     pub(super) fn end(self) -> Vec<HttpRequest> {
         self.closing.store(true, Ordering::SeqCst);
         TcpStream::connect(self.address).expect("the server still runs");
@@ -144,12 +144,12 @@ fn answer(
     Ok(request)
 }
 
-/// Sends this and closes; a client that no longer listens is none of the server's business.
+/// Sends this and closes. Ignores a client that no longer listens.
 fn put(stream: &mut dyn Stream, bytes: &[u8]) {
     let _unheard = stream.write_all(bytes).and_then(|()| stream.flush());
 }
 
-/// Answers with this status and these headers, separated by `; `, and this body.
+/// Answers with this status, these headers (separated by `; `) and this body.
 pub(super) fn send(head: &str, body: &[u8]) -> Step {
     let head = format!("HTTP/1.1 {}\r\nConnection: close\r\n\r\n", head.replace("; ", "\r\n"));
     let answer = [head.as_bytes(), body].concat();
@@ -159,12 +159,12 @@ pub(super) fn send(head: &str, body: &[u8]) -> Step {
     })
 }
 
-/// Serves a file of this version as it shall be: the whole, or the rest of this version.
+/// Serves this version of a file: the whole, or the rest if the request asks for the rest of this version.
 pub(super) fn serve(body: &[u8], tag: &str) -> Step {
     cut(body, tag, body.len(), End::Close)
 }
 
-/// The same, and ends the connection after so many bytes of the file.
+/// Serves a file as [`serve`] does, and ends the connection after `at` bytes of the file.
 pub(super) fn cut(body: &[u8], tag: &str, at: usize, end: End) -> Step {
     let (body, tag) = (body.to_vec(), tag.to_owned());
     Box::new(move |request, stream| {
@@ -189,7 +189,7 @@ pub(super) fn cut(body: &[u8], tag: &str, at: usize, end: End) -> Step {
     })
 }
 
-/// Does what another step does, and then waits for the client to give up.
+/// Does another step, and then waits for the client to give up.
 pub(super) fn then_silent(step: Step) -> Step {
     Box::new(move |request, stream| {
         let end = step(request, stream);
