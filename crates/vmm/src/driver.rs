@@ -48,7 +48,7 @@ pub const fn program(vmm: Vmm) -> &'static str {
     match vmm {
         Vmm::Firecracker => "firecracker",
         Vmm::CloudHypervisor => "cloud-hypervisor",
-        // The boards are PCs; on another processor they are emulated (accelerator tcg).
+        // QEMU's boards are PCs; on other processors they are emulated (accelerator tcg).
         Vmm::Qemu => "qemu-system-x86_64",
         Vmm::Builtin => "riklet-sdn",
     }
@@ -91,10 +91,10 @@ fn qemu_arguments(machine: &Machine, socket: &Path) -> Vec<OsString> {
     .render()
 }
 
-/// Has a VMM that was just started run the machine.
+/// Makes a VMM that was just started run the machine.
 ///
 /// # Errors
-/// Where it does not listen in time, or does not do what it is asked: it can only be ended then.
+/// Fails if the VMM does not listen in time, or refuses. Only ending it helps then.
 pub fn boot(
     vmm: Vmm,
     machine: &Machine,
@@ -108,16 +108,16 @@ pub fn boot(
     match vmm {
         Vmm::Firecracker => firecracker::start(&client, machine).map(drop)?,
         Vmm::CloudHypervisor => cloud_hypervisor::start(&client, machine).map(drop)?,
-        // It began with its process.
+        // These run the guest from the start of their process.
         Vmm::Qemu | Vmm::Builtin => {}
     }
     Ok(())
 }
 
-/// Asks the guest to power off, by the VMM on this socket, and does not wait for it.
+/// Asks the guest to power off, through the VMM on this socket, and returns at once.
 ///
 /// # Errors
-/// Where the VMM cannot ask: it has no guest yet, or does not answer. The built-in guest has no API.
+/// Fails if the VMM cannot ask: it has no guest yet, or does not answer. The built-in guest has no API.
 pub fn ask_to_power_off(vmm: Vmm, socket: &Path) -> Result<(), DriverError> {
     let client = Client::new(socket, EXCHANGE);
     match vmm {

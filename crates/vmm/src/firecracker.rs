@@ -1,4 +1,4 @@
-//! Firecracker: the calls of its API that make a machine, as data, and the driver that makes them.
+//! Firecracker: the API calls that create a machine, as data, and the driver that makes them.
 
 use std::{ffi::OsString, path::Path};
 
@@ -15,9 +15,9 @@ use riklet_core::model::InstanceName;
 use riklet_http::{ApiCall, Client};
 
 const VMM: &str = "firecracker";
-/// The least version that works: before it, `machine-config` required the field `ht_enabled`.
+/// The oldest version that works: before it, `machine-config` required the field `ht_enabled`.
 pub const LEAST: Version = Version::new(1, 0, 0);
-/// The version from which on a network interface has the field `mtu`; a field that is not known is refused.
+/// The first version in which a network interface has the field `mtu`. An unknown field is refused.
 const HAS_MTU: Version = Version::new(1, 16, 0);
 /// The state of a Firecracker whose guest was not started (`InstanceInfo` of its API).
 const NOT_STARTED: &str = "Not started";

@@ -1,4 +1,4 @@
-//! Starting the process that plays an instance's guest, and what is needed to watch it.
+//! Starts the process that runs an instance's guest, and prepares what is needed to watch it.
 
 use std::{
     ffi::OsString,
@@ -28,13 +28,13 @@ use super::{
 use riklet_core::model::{InstanceName, Vmm};
 use riklet_kernel::process::{self, Credentials, ProcessId, Tied};
 
-/// The longest path of a unix socket (`sun_path` of unix(7)), less the final NUL.
+/// The longest path of a unix socket (`sun_path` of unix(7)), without the final NUL.
 const SOCKET_PATH: usize = 107;
 
 /// The decided way to start a guest.
 #[derive(Debug, Clone)]
 pub enum Launch {
-    /// A program that plays the guest itself, with its arguments.
+    /// A program that acts as the guest itself, with its arguments.
     Builtin {
         /// The program.
         program: PathBuf,
@@ -69,7 +69,7 @@ impl Launch {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum LaunchError {
-    /// The files of the run have no place.
+    /// The directories of the run cannot be created.
     #[error("cannot {operation} {}", path.display())]
     Directory {
         /// The operation.
@@ -113,14 +113,14 @@ pub enum LaunchError {
 }
 
 impl LaunchError {
-    /// Tells whether the host's VMM is at fault, so that another version of it would do.
+    /// Tells whether the host's VMM is the reason, so that another version of it would help.
     #[must_use]
     pub const fn is_of_the_host(&self) -> bool {
         matches!(self, Self::Driver(DriverError::Api(VmmApiError::TooOld { .. })))
     }
 }
 
-/// A guest that is being played by a process of ours, which ends with the thread that started it.
+/// A guest that a process of ours runs. The process ends with the thread that started it.
 #[derive(Debug)]
 pub struct Running {
     name: InstanceName,
@@ -132,10 +132,10 @@ pub struct Running {
 }
 
 impl Running {
-    /// Starts the process. A VMM does not run a guest yet: [`Self::boot`] tells it to.
+    /// Starts the process. A VMM does not run the guest before [`Self::boot`] tells it to.
     ///
     /// # Errors
-    /// Where the process cannot be started. Its directory may have been made.
+    /// Fails if the process cannot be started. Its directory may exist then.
     pub fn start(
         state_dir: &Path,
         name: &InstanceName,
@@ -172,10 +172,10 @@ impl Running {
         }
     }
 
-    /// Has the VMM run the guest.
+    /// Makes the VMM run the guest.
     ///
     /// # Errors
-    /// Where it refuses or does not answer.
+    /// Fails if the VMM refuses or does not answer.
     pub fn boot(&mut self, launch: &Launch) -> Result<(), LaunchError> {
         let Launch::Vmm { vmm, machine, .. } = launch else { return Ok(()) };
         let child = &mut self.child;
@@ -183,15 +183,15 @@ impl Running {
         Ok(driver::boot(*vmm, machine, &self.handle.socket, runs)?)
     }
 
-    /// Waits for the end of the process; `false` once the time is over.
+    /// Waits for the end of the process. Returns `false` if it has not ended in time.
     ///
     /// # Errors
-    /// Where it cannot be waited for.
+    /// Fails if the process cannot be waited for.
     pub fn ends_within(&self, limit: Duration) -> io::Result<bool> {
         within(&self.ended, limit)
     }
 
-    /// The instance.
+    /// Returns the name of the instance.
     #[must_use]
     pub const fn name(&self) -> &InstanceName {
         &self.name
@@ -203,14 +203,14 @@ impl Running {
         &self.handle
     }
 
-    /// Waits until the process has ended and all that it wrote is in the log.
+    /// Waits until the process has ended and its output is in the log.
     ///
     /// # Errors
-    /// Where it cannot be waited for.
+    /// Fails if the process cannot be waited for.
     pub fn finish(mut self) -> io::Result<ExitStatus> {
         let status = self.child.wait()?;
         if let Some(thread) = self.log.take() {
-            // A thread that panicked has said so on standard error.
+            // A thread that panicked has reported it on standard error.
             let _panicked = thread.join();
         }
         Ok(status)
@@ -218,7 +218,7 @@ impl Running {
 }
 
 impl AsFd for Running {
-    /// Readable once the process has ended.
+    /// The descriptor is readable once the process has ended.
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.ended.as_fd()
     }
@@ -240,15 +240,16 @@ fn watch(child: &Child) -> io::Result<(ProcessId, OwnedFd)> {
     Ok((ProcessId::of_child(child)?, pidfd_open(Pid::from_child(child), PidfdFlags::empty())?))
 }
 
-/// Nobody else knows of it yet.
+/// Ends a process that nobody else knows of yet.
 fn end(child: &mut Child) {
     if let Err(error) = child.kill().and_then(|()| child.wait()) {
         tracing::warn!(%error, pid = child.id(), "cannot end the process");
     }
 }
 
-/// The directory of the run, which is ours, and in it the VMM's own, where it makes its socket. Nothing that we
-/// write or read is in the latter: its owner could put a link to any file of the host in its place.
+/// Creates the directory of the run, which is ours, and in it the directory of the VMM, which creates its socket
+/// there. We neither write nor read files in the latter: its owner could replace any of them by a link to another file
+/// of the host.
 fn make_directories(
     state_dir: &Path,
     directory: &Path,
@@ -259,7 +260,7 @@ fn make_directories(
         let path = path.to_owned();
         move |source| LaunchError::Directory { operation, path, source }
     };
-    // Others may pass through, to the one that is theirs.
+    // Other users may pass through, to the directory of their VMM.
     let made = DirBuilder::new().recursive(true).mode(0o711).create(directory);
     made.map_err(failed("make", directory))?;
     let made = DirBuilder::new().recursive(true).mode(0o700).create(home);
@@ -268,17 +269,17 @@ fn make_directories(
         Launch::Vmm { credentials, .. } => *credentials,
         Launch::Builtin { .. } => None,
     };
-    // The state directory as well; and umask(2) may have taken it away from those that were just made.
+    // This includes the state directory. umask(2) may have removed the permission from those just created.
     for passed in directory.ancestors().take_while(|passed| passed.starts_with(state_dir)) {
         image::grant_search(passed, user).map_err(failed("change the permissions of", passed))?;
     }
-    // Without a user it is ours: it may have been another's in an earlier run.
+    // Without a user the directory is ours; in an earlier run it may have been another's.
     let uid = user.map_or(geteuid().as_raw(), |user| user.uid);
     let gid = user.map_or(getegid().as_raw(), |user| user.gid);
     chown(home, Some(uid), Some(gid)).map_err(failed("change the owner of", home))
 }
 
-/// A VMM does not take over a socket that an earlier one left.
+/// Removes the socket of an earlier run, which a VMM would not replace.
 #[expect(clippy::disallowed_methods, reason = "the socket is of an earlier run")]
 fn remove_socket(socket: &Path) -> Result<(), LaunchError> {
     match fs::remove_file(socket) {
@@ -290,7 +291,7 @@ fn remove_socket(socket: &Path) -> Result<(), LaunchError> {
     }
 }
 
-/// Returns how a run ended, and whether that is a failure. `said` is the last line that the VMM wrote. Pure.
+/// Returns the reason why a run ended, and whether it is a failure. `said` is the last line of the VMM's output. Pure.
 #[must_use]
 pub fn reason(vmm: Vmm, status: ExitStatus, stopping: bool, said: Option<&str>) -> (String, bool) {
     use std::os::unix::process::ExitStatusExt;

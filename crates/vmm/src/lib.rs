@@ -1,4 +1,4 @@
-//! Running an instance: what a VMM needs to attach to it, the drivers of VMMs, and a guest that needs no VMM.
+//! Runs instances: the settings that attach a VMM to an instance, the drivers of VMMs, and their supervisor.
 
 pub mod api;
 pub mod attachment;

@@ -1,4 +1,4 @@
-//! The machine that a VMM is to run, decided. Pure.
+//! The machine that a VMM shall run. Pure.
 
 use std::{
     num::{NonZeroU8, NonZeroU32},
@@ -8,12 +8,12 @@ use std::{
 use super::attachment::{self, Attachment};
 use riklet_core::model::Accelerator;
 
-/// Everything that the driver of a VMM needs. Paths are absolute and there: the VMM resolves them.
+/// Everything that the driver of a VMM needs. Paths are absolute and exist, since the VMM resolves them itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Machine {
     /// The instance's name, and its slot.
     pub attachment: Attachment,
-    /// The kernel: for Firecracker an uncompressed ELF image (on `x86_64`), for the others also a bzImage.
+    /// The kernel. Firecracker takes an uncompressed ELF image (on `x86_64`), the others also a bzImage.
     pub kernel: PathBuf,
     /// The initial RAM disk.
     pub initrd: Option<PathBuf>,
@@ -25,7 +25,7 @@ pub struct Machine {
     pub vcpus: NonZeroU8,
     /// The memory in MiB.
     pub memory_mib: NonZeroU32,
-    /// The accelerator that executes the guest's instructions. Only QEMU has a choice.
+    /// The accelerator that executes the guest's instructions. Only QEMU offers a choice.
     pub accelerator: Accelerator,
     /// The user's additions to the kernel command line.
     pub boot_args: String,
@@ -35,7 +35,7 @@ pub struct Machine {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum MachineError {
-    /// JSON is Unicode.
+    /// A path is not Unicode, as JSON requires.
     #[error("the path of the {what}, {}, is not UTF-8, and {vmm} takes no other", path.display())]
     Path {
         /// The VMM.
@@ -45,7 +45,7 @@ pub enum MachineError {
         /// The path.
         path: PathBuf,
     },
-    /// The VMM's NIC has one pair of queues.
+    /// The VMM supports only one pair of queues for its NIC.
     #[error("{vmm} has one pair of queues a NIC, and {queues} are asked for")]
     Queues {
         /// The VMM.
@@ -56,12 +56,12 @@ pub enum MachineError {
 }
 
 impl Machine {
-    /// The number of virtual processors where none is said.
+    /// The number of virtual processors by default.
     pub const VCPUS: NonZeroU8 = NonZeroU8::MIN;
-    /// The memory in MiB where none is said.
+    /// The memory in MiB by default.
     pub const MEMORY_MIB: NonZeroU32 = NonZeroU32::MIN.saturating_add(127);
 
-    /// A machine that boots this kernel, with defaults for the rest.
+    /// Creates a machine that boots this kernel, with defaults for the rest.
     #[must_use]
     pub fn new(attachment: Attachment, kernel: PathBuf) -> Self {
         Self {
@@ -77,11 +77,11 @@ impl Machine {
         }
     }
 
-    /// The kernel's command line, with what the VMM needs in it. Of a word that stands twice, a Linux kernel
-    /// takes the last: the user's words are the last.
+    /// Returns the kernel's command line, with the arguments that the VMM needs. The user's arguments come last: if an
+    /// argument is given twice, a Linux kernel takes the last.
     ///
-    /// The console is the first serial port. `reboot=k` reboots by the keyboard controller, and `panic=1` does
-    /// that one second after a panic: Firecracker ends at this.
+    /// The console is the first serial port. With `panic=1`, the kernel reboots one second after a panic, and with
+    /// `reboot=k` it does so through the keyboard controller, which ends Firecracker.
     #[must_use]
     pub fn command_line(&self, needs: &[&str]) -> String {
         let mut words = vec!["console=ttyS0", "reboot=k", "panic=1"];
@@ -116,7 +116,7 @@ fn text<'a>(
     path.to_str().ok_or_else(|| MachineError::Path { vmm, what, path: path.to_owned() })
 }
 
-/// A machine for the tests of the drivers: every field says something.
+/// Returns a machine for the drivers' tests, with every field set.
 #[cfg(test)]
 pub(super) fn example() -> Machine {
     let dns = vec![[9, 9, 9, 9].into()];

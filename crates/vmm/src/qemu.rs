@@ -1,4 +1,4 @@
-//! QEMU's arguments, as data. Pure. See qemu(1); what is said of machines was tried with QEMU 7.2.
+//! QEMU's arguments, as data. Pure. See qemu(1); statements about machines were tested with QEMU 7.2.
 
 use std::{
     ffi::{OsStr, OsString},
@@ -9,12 +9,12 @@ use std::{
 use super::attachment::{Attachment, GUEST_INTERFACE};
 use riklet_core::model::Accelerator;
 
-/// All that QEMU must be told to run one guest.
+/// Everything that QEMU needs to know to run one guest.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Arguments {
     /// The guest's name, and the TAP that it is attached to.
     pub attachment: Attachment,
-    /// The machine that the guest finds itself in.
+    /// The board of the virtual machine.
     pub board: Board,
     /// The accelerator that executes its instructions.
     pub accelerator: Accelerator,
@@ -22,7 +22,7 @@ pub struct Arguments {
     pub kernel: PathBuf,
     /// The file with its first file system.
     pub initrd: Option<PathBuf>,
-    /// The file with its root file system, `/dev/vda` in the guest. Its bytes are the disk's, whatever they are.
+    /// The file with its root file system, `/dev/vda` in the guest. It is a raw image: its bytes are the disk's.
     pub rootfs: Option<PathBuf>,
     /// Makes the root file system read-only.
     pub read_only: bool,
@@ -32,37 +32,37 @@ pub struct Arguments {
     pub memory_mib: u32,
     /// The whole command line of its kernel.
     pub command_line: String,
-    /// The end of its first serial port.
+    /// The destination of its first serial port.
     pub console: Console,
-    /// The socket for [`super::qmp::Qmp`], which QEMU makes when it starts; at most 107 bytes (unix(7)).
+    /// The socket for [`super::qmp::Qmp`], which QEMU creates when it starts; at most 107 bytes (unix(7)).
     pub qmp: PathBuf,
     /// Makes QEMU confine itself by seccomp(2). A QEMU that was built without it refuses.
     pub sandbox: bool,
 }
 
-/// The machine that a guest finds itself in.
+/// The board of a virtual machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Board {
-    /// No PCI, no BIOS to speak of: virtio devices at fixed addresses, which the guest's kernel learns from ACPI
-    /// (`CONFIG_ACPI`, `CONFIG_VIRTIO_MMIO`). ACPI stays on: without it there is no power button, and the kernel
-    /// would need `CONFIG_VIRTIO_MMIO_CMDLINE_DEVICES`, which Debian's has not. It boots in half the time.
+    /// A board without PCI and with a minimal BIOS: virtio devices at fixed addresses, which the guest's kernel learns
+    /// from ACPI (`CONFIG_ACPI`, `CONFIG_VIRTIO_MMIO`). ACPI stays on: without it there is no power button, and the
+    /// kernel would need `CONFIG_VIRTIO_MMIO_CMDLINE_DEVICES`, which Debian's lacks. It boots in half the time.
     Microvm,
-    /// A PC of 2009 with PCI, which any kernel knows.
+    /// A PC of 2009 with PCI, which every kernel supports.
     Q35,
 }
 
-/// The end of a guest's first serial port.
+/// The destination of a guest's first serial port.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Console {
-    /// To the end of this file, which is made where there is none. Nothing is read.
+    /// Appends to this file, and creates it if necessary. The guest receives no input.
     File(PathBuf),
-    /// To QEMU's standard output, and from its standard input; Ctrl-C is the guest's.
+    /// Connects to QEMU's standard output and standard input. The guest receives Ctrl-C.
     Stdio,
 }
 
 impl Board {
-    /// The one that suits an accelerator. `Microvm` was made for KVM, which has a clock of its own: under TCG, and
-    /// on a busy host, a Linux guest there finds none that it can trust, and never gets beyond its first lines.
+    /// Returns the board that suits an accelerator. `Microvm` was made for KVM, which provides a clock. Under TCG on a
+    /// busy host, a Linux guest finds no clock that it trusts, and stops after its first lines.
     #[must_use]
     pub const fn of(accelerator: Accelerator) -> Self {
         match accelerator {
@@ -78,7 +78,7 @@ impl Board {
         }
     }
 
-    /// Returns the suffix of the names of virtio devices on its bus.
+    /// Returns the suffix of the names of virtio devices on the board's bus.
     const fn suffix(self) -> &'static str {
         match self {
             Self::Microvm => "device",
@@ -94,12 +94,12 @@ impl Arguments {
         let Self { attachment, board, accelerator, command_line, vcpus, memory_mib, .. } = self;
         let mut all = Words::default();
         all.flag("-nodefaults").flag("-no-user-config").flag("-nographic");
-        // A guest that reboots, as one does after a panic with `panic=1`, ends.
+        // QEMU ends when the guest reboots, as it does after a panic with `panic=1`.
         all.flag("-no-reboot");
         all.option("-name", format!("guest={}", attachment.name));
         all.option("-machine", board.as_str());
         all.option("-accel", accelerator.as_str());
-        // All that the accelerator has on this host: under KVM the host's processor.
+        // Enables every feature that the accelerator supports on this host; under KVM those of the host's processor.
         all.option("-cpu", "max");
         all.option("-smp", vcpus.to_string());
         all.option("-m", format!("{memory_mib}M"));
@@ -109,7 +109,7 @@ impl Arguments {
         }
         all.option("-append", command_line);
         if *board == Board::Microvm {
-            // Virtio 1, as every other VMM has it; by default the devices are those of a draft.
+            // Virtio 1, as every other VMM has; by default the devices follow a draft of it.
             all.option("-global", "virtio-mmio.force-legacy=false");
         }
         if let Some(rootfs) = &self.rootfs {
@@ -119,7 +119,7 @@ impl Arguments {
         all.console(&self.console);
         all.option("-chardev", socket(&self.qmp)).option("-mon", "chardev=qmp,mode=control");
         if self.sandbox {
-            // QEMU opens the TAP before it confines itself, and starts no program after: there are no scripts.
+            // QEMU opens the TAP before it confines itself, and there are no scripts to start later.
             let denied = "obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny";
             all.option("-sandbox", format!("on,{denied}"));
         }
@@ -127,19 +127,19 @@ impl Arguments {
     }
 }
 
-/// The arguments that attach a guest to its TAP. The TAP exists, so no script makes or ends it.
+/// Returns the arguments that attach a guest to its TAP. No script creates or deletes the TAP, since it exists.
 #[must_use]
 pub fn network(attachment: &Attachment, board: Board) -> [String; 4] {
     let Attachment { interface, guest_mac, mtu, queues, .. } = attachment;
     let (pairs, several) = match board {
         _ if *queues < 2 => (String::new(), String::new()),
         Board::Microvm => (format!(",queues={queues}"), ",mq=on".to_owned()),
-        // An interrupt for each queue, one for the configuration, one for the control queue.
+        // One interrupt for each queue, one for the configuration, and one for the control queue.
         Board::Q35 => {
             (format!(",queues={queues}"), format!(",mq=on,vectors={}", u16::from(*queues) * 2 + 2))
         }
     };
-    // Nothing boots from the network; the ROM for that is in a package of its own.
+    // The guest does not boot from the network, and the ROM for that is in a separate package.
     let rom = if board == Board::Q35 { ",romfile=" } else { "" };
     let netdev =
         format!("tap,id={GUEST_INTERFACE},ifname={interface},script=no,downscript=no{pairs}");
@@ -154,14 +154,14 @@ fn socket(path: &Path) -> OsString {
     socket
 }
 
-/// A path as the value of a field: a comma would end it, and is doubled.
+/// Escapes a path as the value of a field: a comma would end the value, and is doubled.
 fn value(path: &Path) -> OsString {
     let bytes = path.as_os_str().as_bytes().iter();
     let doubled = bytes.flat_map(|&byte| std::iter::repeat_n(byte, 1 + usize::from(byte == b',')));
     OsString::from_vec(doubled.collect())
 }
 
-/// Arguments, as they are put together.
+/// A list of arguments under construction.
 #[derive(Default)]
 struct Words(Vec<OsString>);
 
@@ -177,8 +177,9 @@ impl Words {
         self
     }
 
-    /// By `-blockdev`, which takes a path for a path: `-drive` looks for a protocol such as `nbd:` in it. The format
-    /// is said: a guest could write the header of another, and name a file of the host in it.
+    /// Adds the disk by `-blockdev`, which takes the path literally: `-drive` would look for a protocol such as `nbd:`
+    /// in it. The format is given: otherwise a guest could write the header of another format, and name a file of the
+    /// host in it.
     fn disk(&mut self, path: &Path, read_only: bool, board: Board) -> &mut Self {
         let read_only = if read_only { "on" } else { "off" };
         let mut disk = OsString::from(format!(
@@ -236,7 +237,7 @@ mod tests {
         }
     }
 
-    /// An option with its values a line.
+    /// Returns each option with its values on a line.
     fn lines(arguments: &Arguments) -> String {
         let words = arguments.render();
         let words: Vec<_> = words.iter().map(|word| word.to_str().unwrap()).collect();

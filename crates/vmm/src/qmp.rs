@@ -1,5 +1,5 @@
-//! QMP: how a running QEMU is spoken to, JSON by the line over its socket
-//! (docs/interop/qmp-spec.rst of QEMU; the commands are in its QMP reference).
+//! QMP, the protocol to control a running QEMU: one JSON text a line over its socket (docs/interop/qmp-spec.rst of
+//! QEMU; the commands are in its QMP reference).
 
 use std::{
     collections::VecDeque,
@@ -20,10 +20,10 @@ use rustix::{
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-/// The longest line that is read: QEMU's answers to these commands have some hundred bytes.
+/// The longest line that is read. QEMU's answers to these commands have some hundred bytes.
 const MAX_LINE: usize = 1 << 20;
 
-/// A connection to a QEMU that runs. It serves one at a time; another waits for the greeting.
+/// A connection to a running QEMU. QEMU serves one connection at a time; another waits for the greeting.
 #[derive(Debug)]
 pub struct Qmp {
     stream: UnixStream,
@@ -31,7 +31,7 @@ pub struct Qmp {
     received: Vec<u8>,
     events: VecDeque<Event>,
     version: Version,
-    /// The time limit of an answer.
+    /// The time limit for an answer.
     patience: Duration,
     /// The number of the last command.
     last: u64,
@@ -49,14 +49,14 @@ pub struct Version {
 /// An event that QEMU sends without being asked.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event {
-    /// The guest ends, and with `-no-reboot` QEMU as well.
+    /// The guest ends, and with `-no-reboot` QEMU ends too.
     Shutdown {
-        /// The guest did it itself.
+        /// True if the guest caused it.
         guest: bool,
-        /// Such as `guest-shutdown`, `guest-reset`, `host-qmp-quit`, `host-signal` (`ShutdownCause`).
+        /// The cause, such as `guest-shutdown`, `guest-reset`, `host-qmp-quit`, `host-signal` (`ShutdownCause`).
         reason: String,
     },
-    /// Any other.
+    /// Any other event.
     Other {
         /// The name, such as `POWERDOWN`.
         name: String,
@@ -68,17 +68,17 @@ pub enum Event {
 /// The state of a guest.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct Status {
-    /// Its processors run.
+    /// True while its processors run.
     pub running: bool,
-    /// In one word: `running`, `paused`, `shutdown`, `internal-error`, … (`RunState`).
+    /// The state as one word: `running`, `paused`, `shutdown`, `internal-error`, … (`RunState`).
     pub status: String,
 }
 
-/// The reason why QEMU could not be asked, or did not do it.
+/// The reason why QEMU could not be reached, or did not do what was requested.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum QmpError {
-    /// Nobody listens there.
+    /// Nobody listens on the socket.
     #[error("cannot connect to QEMU at {}", path.display())]
     Connect {
         /// The socket.
@@ -86,7 +86,7 @@ pub enum QmpError {
         /// The kernel's own words.
         source: io::Error,
     },
-    /// Nothing came in time. Where it is the greeting, somebody else may be connected.
+    /// Nothing came in time. If the greeting is missing, another client may be connected.
     #[error("QEMU has not sent its {what} within {} ms", patience.as_millis())]
     Timeout {
         /// `greeting`, or `answer to` a command.
@@ -97,38 +97,38 @@ pub enum QmpError {
     /// QEMU has ended.
     #[error("QEMU closed the connection before its {what}")]
     Closed {
-        /// As above, or `next event`.
+        /// The missing message: `greeting`, `answer to` a command, or `next event`.
         what: String,
     },
     /// The socket failed.
     #[error("the connection to QEMU failed before its {what}")]
     Connection {
-        /// As above.
+        /// The missing message, as in [`QmpError::Closed`].
         what: String,
         /// The kernel's own words.
         source: io::Error,
     },
-    /// The other side does not speak QMP.
+    /// QEMU sent something that is not QMP.
     #[error("what came instead of QEMU's {what} is no QMP")]
     Malformed {
-        /// As above.
+        /// The missing message, as in [`QmpError::Closed`].
         what: String,
         /// The place and the reason.
         source: serde_json::Error,
     },
-    /// QEMU's own words.
+    /// QEMU refused the command.
     #[error("QEMU refused {command}: {desc}")]
     Refused {
         /// The command.
         command: &'static str,
-        /// Such as `CommandNotFound`, `GenericError`.
+        /// The class of the error, such as `CommandNotFound`, `GenericError`.
         class: String,
-        /// The reason, for people.
+        /// QEMU's message.
         desc: String,
     },
 }
 
-/// One line from QEMU: which of these it is, its field says.
+/// One line from QEMU. Its fields tell which message it is.
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum Message {
@@ -174,11 +174,11 @@ struct ShutdownData {
 }
 
 impl Qmp {
-    /// Connects to the socket that `-chardev socket,server=on` made, and agrees on the protocol. Every answer,
-    /// of this call and of later ones, may take `patience`.
+    /// Connects to the socket that `-chardev socket,server=on` created, and negotiates the protocol. `patience` limits
+    /// the wait for each answer, of this call and of later ones.
     ///
     /// # Errors
-    /// Where nobody listens there (yet), another is connected, or the answer is not QMP's.
+    /// Fails if nobody listens there (yet), another client is connected, or the answer is not QMP.
     pub fn connect(path: &Path, patience: Duration) -> Result<Self, QmpError> {
         let failed = |source| QmpError::Connect { path: path.to_owned(), source };
         let stream = open(path).map_err(|errno| failed(errno.into()))?;
@@ -190,38 +190,38 @@ impl Qmp {
         let (received, events) = (Vec::new(), VecDeque::new());
         let mut qmp = Self { stream, received, events, version, patience, last: 0 };
         qmp.version = qmp.greeting()?;
-        // Until then QEMU takes no other command.
+        // QEMU accepts no other command before this one.
         qmp.execute("qmp_capabilities")?;
         Ok(qmp)
     }
 
-    /// The version of QEMU.
+    /// Returns the version of QEMU.
     #[must_use]
     pub const fn version(&self) -> Version {
         self.version
     }
 
-    /// Presses the guest's power button. What the guest makes of it is the guest's; where it ends,
-    /// [`Event::Shutdown`] follows, and QEMU ends.
+    /// Presses the guest's power button. The guest decides what to do. If it ends, [`Event::Shutdown`] follows, and
+    /// QEMU ends.
     ///
     /// # Errors
-    /// Where QEMU refuses or does not answer.
+    /// Fails if QEMU refuses or does not answer.
     pub fn system_powerdown(&mut self) -> Result<(), QmpError> {
         self.execute("system_powerdown").map(drop)
     }
 
-    /// Ends QEMU at once, and the guest with it, as pulling its plug would.
+    /// Ends QEMU and the guest at once, as unplugging the machine would.
     ///
     /// # Errors
-    /// Where QEMU refuses or does not answer.
+    /// Fails if QEMU refuses or does not answer.
     pub fn quit(&mut self) -> Result<(), QmpError> {
         self.execute("quit").map(drop)
     }
 
-    /// Asks for the state of the guest.
+    /// Returns the state of the guest.
     ///
     /// # Errors
-    /// Where QEMU refuses or does not answer.
+    /// Fails if QEMU refuses or does not answer.
     pub fn query_status(&mut self) -> Result<Status, QmpError> {
         let command = "query-status";
         let answer = self.execute(command)?;
@@ -229,11 +229,11 @@ impl Qmp {
         Status::deserialize(answer).map_err(|source| QmpError::Malformed { what, source })
     }
 
-    /// The next event, those included that came while an answer was waited for; `None` where none came within
-    /// `limit`.
+    /// Returns the next event, including those that came during the wait for an answer. Returns `None` if none comes
+    /// within `limit`.
     ///
     /// # Errors
-    /// Where QEMU has ended, or what it sends is not QMP.
+    /// Fails if QEMU has ended, or sends something that is not QMP.
     pub fn next_event(&mut self, limit: Duration) -> Result<Option<Event>, QmpError> {
         let until = now() + limit;
         loop {
@@ -243,7 +243,7 @@ impl Qmp {
             match self.message("next event", until)? {
                 None => return Ok(None),
                 Some(Message::Event { event, data }) => self.events.push_back(known(event, data)),
-                // The answer to a command that was given up.
+                // This answers a command that timed out.
                 Some(_) => {}
             }
         }
@@ -273,7 +273,7 @@ impl Qmp {
                 Some(Message::Return { r#return, id }) if id == Some(self.last) => {
                     return Ok(r#return);
                 }
-                // What QEMU cannot read it refuses without an id.
+                // An error without an id answers a command that QEMU could not parse.
                 Some(Message::Error { error, id }) if id.is_none_or(|id| id == self.last) => {
                     let Refusal { class, desc } = error;
                     return Err(QmpError::Refused { command, class, desc });
@@ -283,7 +283,7 @@ impl Qmp {
         }
     }
 
-    /// The next line; `None` where it is not there in time.
+    /// Returns the next message; `None` if there is none in time.
     fn message(&mut self, what: &str, until: Instant) -> Result<Option<Message>, QmpError> {
         loop {
             if let Some(end) = self.received.iter().position(|&byte| byte == b'\n') {
@@ -314,14 +314,14 @@ impl Qmp {
 }
 
 impl AsFd for Qmp {
-    /// Readable where an event may have come: then [`Qmp::next_event`] until there is none.
+    /// The descriptor is readable when an event may have come. Call [`Qmp::next_event`] then, until it returns `None`.
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.stream.as_fd()
     }
 }
 
-/// Classifies a failure of the connection. A command that nobody hears any more, and a peer that ends with something
-/// unread, are its end.
+/// Classifies a failure of the connection. A command that cannot be delivered, and a peer that closes with data
+/// unread, mean that the connection has ended.
 fn broken(what: &str, source: io::Error) -> QmpError {
     let what = what.to_owned();
     match source.kind() {
@@ -343,7 +343,7 @@ fn known(name: String, data: Value) -> Event {
     }
 }
 
-/// Does not wait where too many wait already (`EAGAIN`).
+/// Connects without waiting: fails if too many connections wait already (`EAGAIN`).
 fn open(path: &Path) -> Result<UnixStream, Errno> {
     let address = SocketAddrUnix::new(path)?;
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
@@ -352,7 +352,7 @@ fn open(path: &Path) -> Result<UnixStream, Errno> {
     Ok(UnixStream::from(socket))
 }
 
-/// Waits for something to read, or for the end; `false` once this moment has passed.
+/// Waits for data or the end of the connection. Returns `false` at the time limit.
 fn readable(stream: BorrowedFd<'_>, until: Instant) -> Result<bool, Errno> {
     loop {
         let left = until.saturating_duration_since(now());
@@ -369,7 +369,7 @@ fn now() -> Instant {
     Instant::now()
 }
 
-/// Reads what a QEMU sends that says all at once.
+/// Reads the output of a QEMU that sends everything at once.
 #[cfg(any(test, fuzzing))]
 pub(crate) fn fuzz(stream: UnixStream) {
     let patience = Duration::from_secs(10);

@@ -6,9 +6,9 @@ use std::{
 
 use super::*;
 
-/// Long enough for any answer that comes.
+/// A time limit for answers that come.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Short enough to wait for an answer that does not.
+/// A time limit for answers that do not come.
 const IMPATIENCE: Duration = Duration::from_millis(20);
 
 const GREETING: &str = r#"{"QMP": {"version": {"qemu": {"micro": 22, "minor": 2, "major": 7}, "package": "Debian"}, "capabilities": ["oob"]}}"#;
@@ -25,7 +25,7 @@ impl Peer {
         self.0.get_mut().write_all(text.as_bytes()).unwrap();
     }
 
-    /// The command that comes next, and its id.
+    /// Returns the next command and its id.
     fn hear(&mut self) -> (String, u64) {
         let mut line = String::new();
         assert_ne!(self.0.read_line(&mut line).unwrap(), 0, "no command comes");
@@ -33,7 +33,7 @@ impl Peer {
         (command["execute"].as_str().unwrap().to_owned(), command["id"].as_u64().unwrap())
     }
 
-    /// Hears this command, and does it.
+    /// Expects this command, and answers it.
     fn serve(&mut self, command: &str, answer: &str) {
         let (heard, id) = self.hear();
         assert_eq!(heard, command);
@@ -46,7 +46,7 @@ impl Peer {
     }
 }
 
-/// A connection whose other side does this.
+/// Returns a connection whose other side follows this script.
 fn against(script: impl FnOnce(&mut Peer) + Send + 'static) -> (UnixStream, JoinHandle<()>) {
     let (ours, theirs) = UnixStream::pair().unwrap();
     (ours, thread::spawn(move || script(&mut Peer(BufReader::new(theirs)))))
@@ -140,7 +140,7 @@ fn refusal_contains_qemus_message() {
 
 #[test]
 fn missing_answer_times_out() {
-    // Each script ends when its connection does.
+    // Each script ends with its connection.
     let silent = |peer: &mut Peer| assert_eq!(peer.0.read_line(&mut String::new()).unwrap(), 0);
     let half = |peer: &mut Peer| {
         peer.write(r#"{"QMP": {"#);
@@ -203,7 +203,7 @@ fn invalid_qmp_is_refused() {
     peer.join().unwrap();
 }
 
-/// A path for a socket, which is removed with this.
+/// The path of a socket, which is removed when this is dropped.
 struct SocketPath(PathBuf);
 
 impl SocketPath {
@@ -215,7 +215,7 @@ impl SocketPath {
 impl Drop for SocketPath {
     #[expect(clippy::disallowed_methods, reason = "the socket is the test's own")]
     fn drop(&mut self) {
-        // Some tests make none.
+        // Some tests create no socket.
         let _missing = std::fs::remove_file(&self.0);
     }
 }

@@ -1,4 +1,4 @@
-//! The runs of a node: begun, looked at, stopped, and cleared away after a crash.
+//! The runs of a node: how they begin, how they are found and stopped, and how the remains of a crash are removed.
 
 mod lost;
 
@@ -27,14 +27,14 @@ pub enum RunState {
     Running,
     /// Somebody asked it to stop.
     Stopping,
-    /// It has ended, and nothing of it is left.
+    /// It has ended, and nothing remains of it.
     Ended,
-    /// Its supervisor has died: `repair` clears it away.
+    /// Its supervisor has died; `repair` removes what remains.
     Lost,
 }
 
 impl RunState {
-    /// The state as output has it.
+    /// Returns the state as a word for output.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -46,7 +46,7 @@ impl RunState {
         }
     }
 
-    /// The state of a run whose supervisor lives, or does not. Pure.
+    /// Returns the state of a run, given whether its supervisor is alive. Pure.
     #[must_use]
     pub const fn of(run: &Run, supervised: bool) -> Self {
         match run {
@@ -69,15 +69,15 @@ pub enum RunError {
     /// The instance is running, or its network cannot be taken down.
     #[error(transparent)]
     Node(#[from] NodeError),
-    /// It does not run, and has not.
+    /// The instance neither runs nor ran.
     #[error("{name} has not run")]
     Unknown {
         /// The instance.
         name: InstanceName,
-        /// The name of a run that is most like it.
+        /// The most similar name of a run.
         nearest: Option<InstanceName>,
     },
-    /// A process cannot be looked at or signalled.
+    /// A process cannot be examined or signalled.
     #[error("cannot {operation} the process of {name}")]
     Process {
         /// The operation.
@@ -97,7 +97,7 @@ pub enum RunError {
         #[source]
         source: io::Error,
     },
-    /// Nobody is left who would say how it ended.
+    /// The supervisor died, so that nobody can tell how the run ended.
     #[error("the supervisor of {name} has died")]
     Lost {
         /// The instance.
@@ -119,13 +119,13 @@ pub fn directory(state_dir: &Path, name: &InstanceName) -> PathBuf {
     state_dir.join("machines").join(name.as_str())
 }
 
-/// The directory that the VMM begins in, and that is its user's.
+/// Returns the directory that belongs to the VMM's user, in which the VMM starts.
 #[must_use]
 pub fn home(state_dir: &Path, name: &InstanceName) -> PathBuf {
     directory(state_dir, name).join("vmm")
 }
 
-/// The VMM's socket, in its directory.
+/// Returns the path of the VMM's socket, in the VMM's directory.
 #[must_use]
 pub fn socket(state_dir: &Path, name: &InstanceName) -> PathBuf {
     home(state_dir, name).join("api.sock")
@@ -137,10 +137,10 @@ pub fn log(state_dir: &Path, name: &InstanceName) -> PathBuf {
     directory(state_dir, name).join("console.log")
 }
 
-/// The state of a run, now.
+/// Returns the present state of a run.
 ///
 /// # Errors
-/// Where `/proc` cannot be read.
+/// Fails if `/proc` cannot be read.
 pub fn state(run: &Run) -> Result<RunState, RunError> {
     if run.end.is_some() {
         return Ok(RunState::Ended);
@@ -150,10 +150,10 @@ pub fn state(run: &Run) -> Result<RunState, RunError> {
     Ok(RunState::of(run, supervised))
 }
 
-/// Records that these runs begin, with the calling process as their supervisor. All of them, or none.
+/// Records the begin of these runs, with the given process as their supervisor. Records all of them or none.
 ///
 /// # Errors
-/// Where one of them runs.
+/// Fails if one of them is running.
 pub fn begin(
     store: &mut Store,
     names: &[(InstanceName, Vmm)],
@@ -168,7 +168,7 @@ pub fn begin(
     Ok(tx.commit()?)
 }
 
-/// Refuses to begin a run in place of one that is under way.
+/// Fails if the run is in progress.
 fn refuse_live(run: &Run) -> Result<(), RunError> {
     match state(run)? {
         RunState::Ended | RunState::Lost => Ok(()),
@@ -205,10 +205,10 @@ impl RunError {
     }
 }
 
-/// Refuses to begin a run of an instance that is running.
+/// Refuses a new run of an instance that is running.
 ///
 /// # Errors
-/// Where it is running, or the records cannot be read.
+/// Fails if it is running, or the records cannot be read.
 pub fn refuse_running(store: &Store, name: &InstanceName) -> Result<(), RunError> {
     store.run(name)?.as_ref().map_or(Ok(()), refuse_live)
 }
@@ -216,7 +216,7 @@ pub fn refuse_running(store: &Store, name: &InstanceName) -> Result<(), RunError
 /// Returns the handle that ends the VMM of a run; `None` if it was not started.
 ///
 /// # Errors
-/// Where the record names an unknown VMM.
+/// Fails if the record names an unknown VMM.
 pub fn handle(state_dir: &Path, run: &Run) -> Result<Option<Handle>, RunError> {
     let unknown = || RunError::Vmm { name: run.name.clone(), vmm: run.vmm.clone() };
     let vmm = Vmm::from_name(&run.vmm).ok_or_else(unknown)?;
@@ -228,7 +228,7 @@ fn process_error(operation: &'static str, name: &InstanceName, source: io::Error
     RunError::Process { operation, name: name.clone(), source }
 }
 
-/// Takes the network of an instance down that this supervisor runs, where it is still up.
+/// Takes down the network of an instance that this supervisor runs. Succeeds if it is down already.
 ///
 /// # Errors
 /// As [`NodeOperations::down_as`].
@@ -244,10 +244,10 @@ pub fn take_down(
     }
 }
 
-/// Asks a run to stop, and waits until its VMM has ended. Its supervisor takes the network down then.
+/// Asks a run to stop, and waits until its VMM has ended. The supervisor then takes the network down.
 ///
 /// # Errors
-/// Where there is no run of this name, or its process cannot be ended.
+/// Fails if there is no run of this name, or its process cannot be ended.
 pub fn stop(
     store: &mut Store,
     state_dir: &Path,
@@ -258,7 +258,7 @@ pub fn stop(
         return Ok(Stopped::Before);
     }
     let tx = store.transaction()?;
-    // As of now: a process that is recorded later belongs to a supervisor that sees what was asked.
+    // The process is read now: a supervisor that records it later sees the request to stop.
     let Some(run) = tx.run(name)?.filter(|run| run.end.is_none()) else {
         return Ok(Stopped::Before);
     };
@@ -270,19 +270,19 @@ pub fn stop(
     }
 }
 
-/// The store of a node that has run something; one that has none has not run this name.
+/// Opens the store, which exists if anything was ever run.
 ///
 /// # Errors
-/// Where there is none, or it cannot be opened.
+/// Fails if there is no store, since this name was never run then, or if it cannot be opened.
 pub fn store_of(state_dir: &Path, name: &InstanceName) -> Result<Store, RunError> {
     let unknown = || RunError::Unknown { name: name.clone(), nearest: None };
     Store::open_existing(state_dir)?.ok_or_else(unknown)
 }
 
-/// The last run of this name.
+/// Returns the last run of this name.
 ///
 /// # Errors
-/// Where there is none, or the records cannot be read.
+/// Fails if there is none, or the records cannot be read.
 pub fn find(store: &Store, name: &InstanceName) -> Result<Run, RunError> {
     if let Some(run) = store.run(name)? {
         return Ok(run);
@@ -294,15 +294,15 @@ pub fn find(store: &Store, name: &InstanceName) -> Result<Run, RunError> {
     Err(RunError::Unknown { name: name.clone(), nearest })
 }
 
-/// Waits until a run has ended and its supervisor has said how. A supervisor whose last run it was then takes
-/// away what its runs had in common: that is waited for as well.
+/// Waits until a run has ended and its supervisor has recorded how. If that was the supervisor's last run, also waits
+/// until the supervisor has removed what its runs shared.
 ///
 /// # Errors
-/// Where there is no run of this name, or its supervisor dies first.
+/// Fails if there is no run of this name, or its supervisor dies first.
 pub fn wait(store: &Store, name: &InstanceName) -> Result<End, RunError> {
-    /// The interval of looks at a living supervisor.
+    /// The pause between two looks at a living supervisor.
     const AGAIN: Duration = Duration::from_millis(20);
-    /// The time in which a supervisor without runs ends.
+    /// The time that a supervisor without runs needs to end.
     const LEAVING: Duration = Duration::from_secs(10);
     let failed = |source| process_error("look at", name, source);
     loop {
@@ -317,12 +317,12 @@ pub fn wait(store: &Store, name: &InstanceName) -> Result<End, RunError> {
                 return Ok(end);
             }
             (None, Some(supervisor)) => drop(within(&supervisor, AGAIN).map_err(failed)?),
-            // It may have said so before it ended.
+            // The supervisor may have recorded the end before it died.
             (None, None) => {
                 let found = find(store, name)?;
                 match found.end {
                     Some(end) => return Ok(end),
-                    // Another process clears it away.
+                    // Another process took the run over, and cleans it up.
                     None if found.supervisor != run.supervisor => {}
                     None => return Err(RunError::Lost { name: name.clone() }),
                 }
@@ -331,11 +331,12 @@ pub fn wait(store: &Store, name: &InstanceName) -> Result<End, RunError> {
     }
 }
 
-/// Forgets the runs that have ended: their records, and their directories with the logs in them. This takes as long as
-/// there are files, and needs no node.
+/// Forgets the ended runs: their records, and their directories with the logs. The time depends on the number of
+/// files. Needs no node.
 ///
 /// # Errors
-/// Where a directory cannot be removed, or the records cannot be changed. Runs before that one are forgotten.
+/// Fails if a directory cannot be removed, or the records cannot be changed. The runs before that one are forgotten
+/// then.
 pub fn forget_ended(state_dir: &Path) -> Result<(), RunError> {
     let Some(mut store) = Store::open_existing(state_dir)? else { return Ok(()) };
     for run in store.runs()?.into_iter().filter(|run| run.end.is_some()) {
@@ -344,7 +345,8 @@ pub fn forget_ended(state_dir: &Path) -> Result<(), RunError> {
     Ok(())
 }
 
-/// In one transaction: a run that begins anew meanwhile, and has the same directory, waits until it is gone.
+/// Forgets a run, if it has ended. Works in one transaction, so that a new run of the same name, in the same
+/// directory, cannot begin meanwhile.
 fn forget_if_ended(
     store: &mut Store,
     state_dir: &Path,

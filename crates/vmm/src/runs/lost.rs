@@ -1,4 +1,4 @@
-//! Runs whose supervisor has died: found, ended, and cleared away.
+//! Lost runs, whose supervisor has died: finds them, ends their VMMs, and cleans up.
 
 use std::path::Path;
 
@@ -10,31 +10,31 @@ use riklet_sdn::{
     store::{End, Run, Store},
 };
 
-/// Runs whose supervisor has died, with their VMMs ended and their network up still.
+/// Lost runs whose VMMs were ended and whose network is still up.
 ///
-/// This process is their supervisor meanwhile: of several that clear away one does, and a new run of the same name is
-/// refused until the old one's network is gone.
+/// This process acts as their supervisor meanwhile: only one of several processes cleans up, and a new run of the same
+/// name is refused until the old network is gone.
 #[derive(Debug, Default)]
 #[must_use = "their network is up until they are cleared"]
 pub struct Orphans {
     runs: Vec<Run>,
-    /// The first failure. The others are cleared all the same.
+    /// The first failure. The other runs are cleaned up nevertheless.
     failed: Option<RunError>,
 }
 
 /// The outcome of [`repair`].
 #[derive(Debug)]
 pub struct Repaired {
-    /// The runs whose supervisor had died, each with what taking its network down changed.
+    /// The lost runs, each with the changes of taking its network down.
     pub cleared: Vec<(Run, Report)>,
-    /// The repair of the network that followed.
+    /// The report of the network repair that followed.
     pub report: Report,
 }
 
 /// Returns the runs whose supervisor has died.
 ///
 /// # Errors
-/// Where the records or `/proc` cannot be read.
+/// Fails if the records or `/proc` cannot be read.
 pub fn lost(store: &Store) -> Result<Vec<Run>, RunError> {
     let mut lost = Vec::new();
     for run in store.runs_under_way()? {
@@ -46,19 +46,19 @@ pub fn lost(store: &Store) -> Result<Vec<Run>, RunError> {
 }
 
 impl Orphans {
-    /// Takes over the runs whose supervisor has died, and ends their VMMs, which the kernel has done already unless it
-    /// is about to. Nothing else is touched. This can take seconds, and needs no node.
+    /// Takes over the lost runs, and ends their VMMs if the kernel has not done so already. Touches nothing else. This
+    /// can take seconds, and needs no node.
     ///
     /// # Errors
-    /// Where the records or `/proc` cannot be read. A VMM that cannot be ended is the error of [`Self::clear`], and its
-    /// run is as lost as before.
+    /// Fails if the records or `/proc` cannot be read. A VMM that cannot be ended is reported by [`Self::clear`], and
+    /// its run stays lost.
     pub fn take_over(state_dir: &Path) -> Result<Self, RunError> {
         let mut orphans = Self::default();
         let Some(mut store) = Store::open_existing(state_dir)? else { return Ok(orphans) };
         for run in lost(&store)? {
             match end(&mut store, state_dir, &run) {
                 Ok(true) => orphans.runs.push(run),
-                // Another process clears it away, or has.
+                // Another process cleans it up, or has done so.
                 Ok(false) => {}
                 Err(error) => orphans.fail(error),
             }
@@ -66,11 +66,11 @@ impl Orphans {
         Ok(orphans)
     }
 
-    /// Takes their network down, and records that they have ended.
+    /// Takes down the network of these runs, and records that they have ended.
     ///
     /// # Errors
-    /// The first failure, also of [`Self::take_over`]: the network of a run cannot be taken down, or the records cannot
-    /// be changed. Such a run is as lost as before; the others are cleared.
+    /// Returns the first failure, also of [`Self::take_over`]: the network of a run cannot be taken down, or the
+    /// records cannot be changed. Such a run stays lost; the others are cleaned up.
     pub fn clear(
         mut self,
         node: &mut impl NodeOperations,
@@ -91,7 +91,7 @@ impl Orphans {
     }
 }
 
-/// Clears away what runs left whose supervisor has died.
+/// Cleans up the lost runs.
 ///
 /// # Errors
 /// As [`Orphans::take_over`] and [`Orphans::clear`].
@@ -102,10 +102,10 @@ pub fn clear_lost(
     Orphans::take_over(&node.config().state_dir)?.clear(node, now)
 }
 
-/// Clears these runs away, then repairs the network.
+/// Cleans up these runs, then repairs the network.
 ///
 /// # Errors
-/// As [`Orphans::clear`] and [`NodeOperations::repair`]. Runs that were cleared before the error stay cleared.
+/// As [`Orphans::clear`] and [`NodeOperations::repair`]. Runs that were cleaned up before the error stay so.
 pub fn repair(
     node: &mut impl NodeOperations,
     orphans: Orphans,
@@ -114,7 +114,7 @@ pub fn repair(
     Ok(Repaired { cleared: orphans.clear(node, now)?, report: node.repair()? })
 }
 
-/// Takes a run over and ends its VMM; returns whether nobody else did.
+/// Takes a run over and ends its VMM. Returns `false` if another process took it over.
 fn end(store: &mut Store, state_dir: &Path, run: &Run) -> Result<bool, RunError> {
     let ours = this_process(run)?;
     let tx = store.transaction()?;
@@ -132,14 +132,14 @@ fn end(store: &mut Store, state_dir: &Path, run: &Run) -> Result<bool, RunError>
     ended.map(|()| true)
 }
 
-/// Kills at once: nobody is left whom the guest's work would matter to.
+/// Kills the VMM at once: the guest's work has no recipient any more.
 fn kill(state_dir: &Path, run: &Run) -> Result<(), RunError> {
     let Some(handle) = handle(state_dir, run)? else { return Ok(()) };
     let ended = handle.end(Patience::default());
     ended.map(drop).map_err(|source| process_error("end", &run.name, source))
 }
 
-/// Takes the network of a run down, and gives the run back, as ended where that succeeded.
+/// Takes down the network of a run, and releases the run: as ended if that succeeded.
 fn clear(node: &mut impl NodeOperations, run: &Run, now: u64) -> Result<Report, RunError> {
     let ours = this_process(run)?;
     let report = take_down(node, ours, &run.name);

@@ -1,6 +1,6 @@
 use super::*;
 
-/// So many functions, each with a run that this process supervises.
+/// Returns a store with `count` functions, each with a run that this process supervises.
 fn with_runs(count: usize) -> Store {
     let mut store = Store::in_memory().unwrap();
     let ours = ProcessId::current().unwrap();
