@@ -119,7 +119,7 @@ pub fn plan(plan: &riklet_core::plan::Plan, warnings: &[Warning]) -> PlanDocumen
     }
 }
 
-/// Describes what stands in the way of a plan.
+/// Returns the obstacles in the way of a plan.
 fn blocked(plan: &riklet_core::plan::Plan) -> Vec<String> {
     let obstacles = plan.blocked.values().map(ToString::to_string);
     obstacles.chain(plan.claims.iter().map(ToString::to_string)).collect()
@@ -177,10 +177,10 @@ pub struct NotUnderstood {
     field: &'static str,
 }
 
-/// Reads the instance that an inspection describes.
+/// Parses the instance that an inspection describes.
 ///
 /// # Errors
-/// Where the definition, the phase or an address is not of this version.
+/// Fails if this version does not know the definition, the phase or an address.
 pub fn inspected(found: &InspectionDocument) -> Result<riklet_sdn::Instance, NotUnderstood> {
     let InstanceDocument { slot, phase, guest, host, mtu, .. } = &found.instance;
     let workload = definition::from_json(&found.definition.to_string())

@@ -5,15 +5,15 @@ use std::{fmt, str::FromStr};
 /// Three numbers, compared from the left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Version {
-    /// Changes that break something.
+    /// Incompatible changes.
     pub major: u32,
     /// Additions.
     pub minor: u32,
-    /// Repairs.
+    /// Fixes.
     pub patch: u32,
 }
 
-/// A text that begins with no version.
+/// The error about a text that does not begin with a version.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{text:?} is no version: it begins with no number")]
 pub struct VersionError {
@@ -21,15 +21,15 @@ pub struct VersionError {
 }
 
 impl Version {
-    /// The version of these numbers.
+    /// Creates a version of these numbers.
     #[must_use]
     pub const fn new(major: u32, minor: u32, patch: u32) -> Self {
         Self { major, minor, patch }
     }
 }
 
-/// Reads what VMMs say: `1.16.0`, `v27.0`, `1.17.0-dev`, `v40.0-83-g330e1aac`. A number that is not there is 0,
-/// and what follows the numbers is passed over.
+/// Parses the version formats of VMMs: `1.16.0`, `v27.0`, `1.17.0-dev`, `v40.0-83-g330e1aac`. A missing number counts
+/// as 0, and everything after the numbers is ignored.
 impl FromStr for Version {
     type Err = VersionError;
 

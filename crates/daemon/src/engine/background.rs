@@ -1,4 +1,4 @@
-//! The thread that does background tasks, one after another, with a kernel of its own.
+//! The thread that runs background tasks, one after another, with a kernel handle of its own.
 
 use std::{
     io,
@@ -9,7 +9,7 @@ use std::{
 use riklet_kernel::Kernel;
 use riklet_sdn::{BackgroundTask, TaskOutcome};
 
-/// The thread. It ends once this is dropped, after the task that is under way.
+/// The thread. After this is dropped, it finishes its current task and ends.
 #[derive(Debug)]
 pub(super) struct Background {
     tasks: Sender<BackgroundTask>,
@@ -17,7 +17,7 @@ pub(super) struct Background {
 }
 
 impl Background {
-    /// Starts the thread, on which `report` is called with each outcome.
+    /// Starts the thread, which calls `report` with each outcome.
     pub(super) fn start(
         kernel: impl Kernel + Send + 'static,
         report: impl Fn(TaskOutcome) + Send + 'static,
@@ -29,17 +29,17 @@ impl Background {
         Ok(Self { tasks, is_busy: false })
     }
 
-    /// Returns whether no task is under way.
+    /// Returns whether no task is in progress.
     pub(super) fn is_idle(&self) -> bool {
         !self.is_busy
     }
 
-    /// Hands a task over.
+    /// Gives the thread a task.
     pub(super) fn give(&mut self, task: BackgroundTask) {
         self.is_busy = self.tasks.send(task).is_ok();
     }
 
-    /// Notes that the outcome of the task has come.
+    /// Notes that the task's outcome has arrived.
     pub(super) fn finished(&mut self) {
         self.is_busy = false;
     }

@@ -1,4 +1,4 @@
-//! Requests that wait are done together, and each gets its reply.
+//! Applies waiting requests together, and replies to each.
 
 use std::time::Instant;
 
@@ -9,14 +9,14 @@ use crate::now;
 use riklet_core::{model::Slot, plan::Step};
 use riklet_sdn::{NodeError, Report, Request};
 
-/// The most requests of one batch.
+/// The largest number of requests in one batch.
 pub(super) const BATCH_SIZE: usize = 512;
 
 pub(super) type Reply = oneshot::Sender<Result<Report, NodeError>>;
 
 impl Core {
-    /// Does these together, and replies to each. One that finds no slot or port free waits where a background task may
-    /// free one.
+    /// Applies these requests together, and replies to each. A request that finds no free slot or port waits if a
+    /// background task may free one.
     pub(super) fn change(&mut self, batch: Vec<(Request, Reply)>) {
         if batch.is_empty() {
             return;
@@ -40,7 +40,7 @@ impl Core {
         self.last_request = now;
     }
 
-    /// Notes what a request did, as an event and for what is looked at and done later.
+    /// Records the effect of a request as an event, and schedules the checks and tasks that follow from it.
     fn note_change(&mut self, request: &Request, report: &Report, now: Instant) {
         for step in &report.done {
             match step {

@@ -1,4 +1,4 @@
-//! The engine's thread: waits, takes what was asked and what the kernel said, and has what is due done.
+//! The engine's thread: waits, takes requests and kernel notifications, and does what is due.
 
 use std::{
     collections::BTreeSet,
@@ -32,25 +32,26 @@ pub(super) struct Core {
     queue: Queue,
     pub(super) background: Background,
     pub(super) healer: Healer,
-    /// Slots that we changed since the kernel was last listened to.
+    /// Slots that the engine changed since it last read the kernel's notifications.
     pub(super) changed_by_us: BTreeSet<Slot>,
-    /// Requests that wait for a slot or a port that a background task frees.
+    /// Requests that wait for a background task to free a slot or a port.
     pub(super) waiting: Vec<(Request, Reply)>,
-    /// Calls that wait until no background task is under way.
+    /// Calls that wait until no background task is in progress.
     pub(super) alone: Vec<Call>,
     /// The time of the last request.
     pub(super) last_request: Instant,
-    /// The time since which TAPs are to be deleted; `None` where none are.
+    /// The time since which TAPs await deletion; `None` if there are none.
     pub(super) draining_since: Option<Instant>,
-    /// The time to look at what the kernel does not tell of.
+    /// The time of the next look at state that the kernel does not report.
     pub(super) next_refresh: Instant,
-    /// Set where fewer slots may be ready than there should be.
+    /// True if there may be fewer ready slots than configured.
     pub(super) refill: bool,
     pub(super) stopping: bool,
 }
 
 impl Core {
-    /// Listens first, then changes the kernel to what the records say: no change in between is missed.
+    /// Subscribes to notifications first, then makes the kernel match the records, so that no change in between is
+    /// missed.
     pub(super) fn start(
         config: Config,
         options: Options,
@@ -95,7 +96,7 @@ impl Core {
         Ok(core)
     }
 
-    /// Works until it is asked to stop, and what was asked before is done.
+    /// Works until the request to stop, and finishes earlier requests.
     pub(super) fn run(mut self) {
         while !self.stopping || !self.alone.is_empty() {
             if let Err(errno) = self.wait() {
@@ -116,7 +117,7 @@ impl Core {
         }
     }
 
-    /// Waits for a message, a notification, or the time that something is due.
+    /// Waits for a message, a notification, or the time of the next task.
     fn wait(&mut self) -> Result<(), Errno> {
         let due = [Some(self.next_refresh), self.healer.next(), self.next_task()];
         let due = due.into_iter().flatten().min().unwrap_or(self.next_refresh);
@@ -137,7 +138,7 @@ impl Core {
         }
     }
 
-    /// Does what was asked, in order; changes that stand beside each other together.
+    /// Handles the messages in order. Adjacent changes are applied together.
     fn take_messages(&mut self) {
         let mut batch = Vec::new();
         loop {
@@ -176,7 +177,7 @@ impl Core {
         }
     }
 
-    /// Does the calls that need the background idle, once it is. No task is given to it before.
+    /// Makes the calls that need an idle background thread, once it is idle. It gets no new task before.
     fn call_alone(&mut self) {
         if self.alone.is_empty() || !self.background.is_idle() {
             return;

@@ -1,4 +1,4 @@
-//! Drift: what the kernel says unasked is looked at when the [`super::healer`] says so, and repaired.
+//! Drift: the [`super::healer`] decides when to look at what the kernel reported, and the engine repairs it.
 
 use std::{
     collections::BTreeSet,
@@ -13,11 +13,11 @@ use crate::now;
 use riklet_core::plan::Step;
 use riklet_sdn::Report;
 
-/// The interval of looks at state that the kernel does not report.
+/// The pause between looks at state that the kernel does not report.
 pub(super) const REFRESH_INTERVAL: Duration = Duration::from_secs(10);
 
 impl Core {
-    /// Takes the kernel's notifications, and suspects what somebody else changed.
+    /// Reads the kernel's notifications, and marks what others changed as suspect.
     pub(super) fn listen(&mut self) {
         let now = now();
         let changed_by_us = std::mem::take(&mut self.changed_by_us);
@@ -46,7 +46,7 @@ impl Core {
                 self.healer.changed_by_us(slot, now);
             } else {
                 self.healer.suspect(Subject::Slot(slot), now);
-                // Another process may have taken a ready slot, or left one to be drained.
+                // Another process may have taken a ready slot, or left a draining one.
                 self.refill = true;
                 self.draining_since = self.draining_since.or(Some(now));
             }
@@ -58,7 +58,7 @@ impl Core {
         }
     }
 
-    /// Repairs what drifted.
+    /// Repairs drift.
     pub(super) fn heal(&mut self) {
         let now = now();
         let Some(look) = self.healer.take(now) else { return };
@@ -80,7 +80,7 @@ impl Core {
         }
     }
 
-    /// Notes what was repaired, as events and for how long it is left alone when it drifts again.
+    /// Records the repairs as events, and notes for how long each subject backs off if it drifts again.
     pub(super) fn note_repair(&mut self, report: &Report, now: Instant) {
         let mut repaired = BTreeSet::new();
         for step in &report.done {

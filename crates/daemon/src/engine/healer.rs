@@ -1,4 +1,4 @@
-//! Decides when drift is looked at, and how long repeated repairs back off. Pure: time is an argument.
+//! Decides when to look for drift, and how long repeated repairs back off. Pure: time is an argument.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -7,22 +7,22 @@ use std::{
 
 use riklet_core::model::Slot;
 
-/// The number of repairs in a row that do not back off.
+/// The number of consecutive repairs that do not back off.
 const IMMEDIATE_REPAIRS: u32 = 5;
 /// The first pause; each further one is twice as long.
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_mins(1);
-/// The time without a repair after which the count of repairs begins anew.
+/// The time without a repair after which the count starts over.
 const QUIET_PERIOD: Duration = Duration::from_secs(10);
-/// The delay of a look at what we changed ourselves.
+/// The delay before looking at our own changes.
 const OWN_CHANGE_DELAY: Duration = Duration::from_millis(20);
-/// The most slots of one look: requests wait meanwhile.
+/// The largest number of slots in one look, since requests wait meanwhile.
 const BATCH_SIZE: usize = 256;
 
-/// Something that may drift; each backs off by itself.
+/// Something that may drift. Each subject backs off by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Subject {
-    /// Everything: the firewall's rules are not as they were.
+    /// Everything: the firewall's rules have changed.
     All,
     /// Everything that all instances share: the base ruleset, foreign chains, sysctls.
     Shared,
@@ -31,7 +31,7 @@ pub(crate) enum Subject {
 }
 
 impl Subject {
-    /// Returns the slot, where it is one.
+    /// Returns the slot of a subject that is one.
     pub(crate) const fn slot(self) -> Option<Slot> {
         match self {
             Self::All | Self::Shared => None,
@@ -73,7 +73,7 @@ impl Backoff {
 }
 
 impl Healer {
-    /// Notes that somebody else changed something. It is looked at now, or once it has backed off.
+    /// Notes a change by somebody else. A look at it is due now, or after its pause.
     pub(crate) fn suspect(&mut self, subject: Subject, now: Instant) {
         let pause = self.pause(subject, now);
         let due =
@@ -81,19 +81,19 @@ impl Healer {
         self.due.entry(subject).and_modify(|present| *present = due.min(*present)).or_insert(due);
     }
 
-    /// Notes that we changed a slot: somebody else may have changed it along with us.
+    /// Notes our own change of a slot: somebody else may have changed it at the same time.
     pub(crate) fn changed_by_us(&mut self, slot: Slot, now: Instant) {
         self.due.entry(Subject::Slot(slot)).or_insert(now + OWN_CHANGE_DELAY);
     }
 
-    /// Notes that a repair failed. It is tried again after a pause.
+    /// Notes that a repair failed. It is retried after a pause.
     pub(crate) fn failed(&mut self, subject: Subject, now: Instant) {
         self.repaired(subject, now);
         let pause = self.pause(subject, now).max(FIRST_PAUSE);
         self.due.insert(subject, now + pause);
     }
 
-    /// Notes a repair. Returns for how long the subject backs off if it drifts again, where that is not at once.
+    /// Notes a repair. Returns the pause that applies if the subject drifts again; `None` if there is none.
     pub(crate) fn repaired(&mut self, subject: Subject, now: Instant) -> Option<Duration> {
         let backoff = self.backoffs.entry(subject).or_insert(Backoff { repairs: 0, last: now });
         if now.duration_since(backoff.last) > QUIET_PERIOD.max(backoff.pause().saturating_mul(2)) {
@@ -104,7 +104,7 @@ impl Healer {
         Some(backoff.pause()).filter(|pause| !pause.is_zero())
     }
 
-    /// Takes the look that is due; `None` where nothing is.
+    /// Takes the look that is due; `None` if none is.
     pub(crate) fn take(&mut self, now: Instant) -> Option<Look> {
         if self.due.get(&Subject::All).is_some_and(|due| *due <= now) {
             self.due.retain(|_, due| *due > now);
@@ -119,7 +119,7 @@ impl Healer {
         (!due.is_empty()).then_some(Look::Slots(slots))
     }
 
-    /// Returns the time at which something is due next.
+    /// Returns the time of the next look.
     pub(crate) fn next(&self) -> Option<Instant> {
         self.due.values().min().copied()
     }

@@ -1,7 +1,7 @@
-//! The one thread that changes things, and the handle that others speak to it by.
+//! The one thread that changes the node, and the handle by which others reach it.
 //!
-//! Requests that are waiting when it comes to them are done together. Between them it looks at what the kernel said
-//! unasked, repairs what drifted, and gives the background its tasks.
+//! The thread applies all waiting requests together. Between requests it reads the kernel's notifications, repairs
+//! drift, and gives the background thread its tasks.
 //!
 //! | file | what |
 //! | --- | --- |
@@ -49,11 +49,11 @@ pub type WatchedNode = LocalNode<WarmNode<Watched>>;
 pub struct Options {
     /// The number of TAPs to create in advance; 0 for none.
     pub ready_slots: usize,
-    /// True if to take over what belongs to the records in another state directory, before anything else.
+    /// True to take over the interfaces of another state directory's records before anything else.
     pub adopt: bool,
 }
 
-/// Whatever else the engine's thread shall do.
+/// Any other call on the engine's thread.
 type Call = Box<dyn FnOnce(&mut WatchedNode) + Send>;
 
 /// A message to the engine.
@@ -83,10 +83,10 @@ pub struct SlotCounts {
 /// The reason why the engine cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
-    /// A thread, or what wakes it, cannot be made.
+    /// A thread, or the descriptor that wakes it, cannot be created.
     #[error("cannot start the engine")]
     Start(#[source] io::Error),
-    /// The kernel's notifications cannot be had.
+    /// The kernel's notifications are not available.
     #[error(transparent)]
     Kernel(#[from] KernelError),
     /// The recorded instances cannot be brought up.
@@ -94,7 +94,7 @@ pub enum EngineError {
     Node(#[from] NodeError),
 }
 
-/// A handle on the engine; clones are of the same.
+/// A handle to the engine. Clones refer to the same engine.
 #[derive(Debug, Clone)]
 pub struct Engine {
     queue: Queue,
@@ -103,7 +103,7 @@ pub struct Engine {
     socket: Arc<PathBuf>,
 }
 
-/// The way to the engine's thread.
+/// The queue to the engine's thread.
 #[derive(Debug, Clone)]
 struct Queue {
     messages: Sender<Message>,
@@ -113,19 +113,19 @@ struct Queue {
 impl Queue {
     fn send(&self, message: Message) -> Result<(), Gone> {
         self.messages.send(message).map_err(|_gone| Gone)?;
-        // It can fail only where 2^64 - 2 of them were not read yet.
+        // The write fails only if 2^64 - 2 wake-ups are unread.
         let _full = rustix::io::write(&*self.wake, &1_u64.to_ne_bytes());
         Ok(())
     }
 }
 
 impl Engine {
-    /// Starts the engine in the network namespace of the calling thread, and waits until the kernel is what the
-    /// records say.
+    /// Starts the engine in the network namespace of the calling thread, and waits until the kernel matches the
+    /// records.
     ///
     /// # Errors
-    /// Where the kernel's notifications cannot be had, or the records cannot be read. What cannot be repaired is
-    /// an event, and tried again.
+    /// Fails if the kernel's notifications are not available, or the records cannot be read. A failed repair is an
+    /// event, and is retried.
     pub fn start(
         config: Config,
         options: Options,
@@ -159,7 +159,7 @@ impl Engine {
         }
     }
 
-    /// Does this, together with what else is waiting. A function that runs is not taken down.
+    /// Applies this request, together with others that wait. Refuses to take down a running function.
     ///
     /// # Errors
     /// The inner result is [`WarmNode::apply`]'s.
@@ -167,7 +167,7 @@ impl Engine {
         self.ask(|reply| Message::Change(request, reply))
     }
 
-    /// Calls this on the engine's thread, once what was asked before is done. It must not take long: everybody waits.
+    /// Makes this call on the engine's thread, after earlier requests. It must be short, since everybody else waits.
     pub fn with<T: Send + 'static>(
         &self,
         call: impl FnOnce(&mut WatchedNode) -> T + Send + 'static,
@@ -175,8 +175,8 @@ impl Engine {
         self.ask(|reply| Message::Call(replying(call, reply)))
     }
 
-    /// The same, while no background task is under way: for what concerns reserved slots as well, as taking all down with
-    /// `purge`.
+    /// Makes this call as [`Self::with`] does, while no background task is in progress. Calls that concern reserved
+    /// slots need this, such as taking everything down with `purge`.
     pub fn alone<T: Send + 'static>(
         &self,
         call: impl FnOnce(&mut WatchedNode) -> T + Send + 'static,
@@ -184,7 +184,7 @@ impl Engine {
         self.ask(|reply| Message::Alone(replying(call, reply)))
     }
 
-    /// Compares the kernel itself with the records, not what is remembered of it.
+    /// Compares the records with the kernel itself, not with what is cached of it.
     pub(crate) fn check_anew(&self) -> Pending<Result<Check, ApiError>> {
         self.with(|node| {
             node.node.kernel().forget();
@@ -192,12 +192,12 @@ impl Engine {
         })
     }
 
-    /// Counts the slots. An answer also shows that the engine is alive.
+    /// Returns the number of slots in each state. The reply also shows that the engine is alive.
     pub fn counts(&self) -> Pending<SlotCounts> {
         self.ask(Message::Count)
     }
 
-    /// Sends a message, and returns its reply to come.
+    /// Sends a message, and returns its pending reply.
     fn ask<T>(&self, message: impl FnOnce(oneshot::Sender<T>) -> Message) -> Pending<T> {
         let (sender, receiver) = oneshot::channel();
         match self.queue.send(message(sender)) {
@@ -206,13 +206,13 @@ impl Engine {
         }
     }
 
-    /// Ends the engine once what was asked before is done. What is up stays up.
+    /// Ends the engine after earlier requests. Functions stay up.
     pub fn stop(&self) {
         let _gone = self.queue.send(Message::Stop);
     }
 }
 
-/// Returns a call that replies with what this returns.
+/// Returns a call that sends the result of `call` as its reply.
 fn replying<T: Send + 'static>(
     call: impl FnOnce(&mut WatchedNode) -> T + Send + 'static,
     reply: oneshot::Sender<T>,

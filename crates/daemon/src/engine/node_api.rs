@@ -1,4 +1,4 @@
-//! The engine as a [`NodeApi`], for threads: each call waits for its turn.
+//! The engine as a [`NodeApi`], for threads: each call blocks until its reply.
 
 use riklet_api::{
     ApiError, Check, Health, InspectionDocument, ListEntry, NodeApi, Notification, Notifications,
@@ -62,7 +62,7 @@ impl NodeApi for Engine {
         self.check_anew().wait()?
     }
 
-    /// Ends the VMMs of lost runs on the calling thread: nobody else waits for that.
+    /// Ends the VMMs of lost runs on the calling thread, so that nobody else waits for that.
     fn repair(&mut self) -> Result<ReportDocument, ApiError> {
         let orphans = Orphans::take_over(&self.state_dir);
         let orphans = orphans.map_err(|error| problems::run(&error))?;

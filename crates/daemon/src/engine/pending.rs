@@ -7,14 +7,14 @@ use std::{
 use riklet_api::{ApiError, ErrorKind, HttpStatus};
 use tokio::sync::oneshot;
 
-/// The engine has ended: it was asked to, or it panicked.
+/// The engine has ended: it was stopped, or it panicked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the daemon is ending")]
 pub struct Gone;
 
-/// The reply of the engine to come: a task awaits it, a thread waits for it by [`Self::wait`].
+/// A pending reply of the engine. A task awaits it; a thread calls [`Self::wait`].
 ///
-/// What was asked is done whether or not somebody waits.
+/// The request is carried out even if nobody waits for the reply.
 #[derive(Debug)]
 #[must_use = "what is asked is done, and nobody hears of its outcome"]
 pub struct Pending<T>(Option<oneshot::Receiver<T>>);
@@ -28,10 +28,10 @@ impl<T> Pending<T> {
         Self(None)
     }
 
-    /// Waits for the reply. Not for asynchronous code, whose thread it would keep.
+    /// Blocks until the reply. Asynchronous code must not call this, since it would block its thread.
     ///
     /// # Errors
-    /// Where the engine has ended.
+    /// Fails if the engine has ended.
     pub fn wait(self) -> Result<T, Gone> {
         self.0.ok_or(Gone)?.blocking_recv().map_err(|_gone| Gone)
     }

@@ -1,4 +1,4 @@
-//! Reserved slots: background tasks create TAPs in advance and delete those that are drained.
+//! Reserved slots: background tasks create TAPs in advance, and delete those of draining slots.
 
 use std::time::{Duration, Instant};
 
@@ -6,18 +6,18 @@ use super::{core::Core, drift::REFRESH_INTERVAL, healer::Subject};
 use crate::now;
 use riklet_sdn::{NodeError, TaskOutcome, store::ReservedSlot};
 
-/// The time without a request after which outcomes are committed, and TAPs created. They are created at once where half
-/// of them are gone.
+/// The time without a request after which outcomes are committed and TAPs are created. If half of the ready slots are
+/// gone, TAPs are created at once.
 const QUIET_PERIOD: Duration = Duration::from_millis(3);
-/// The most TAPs that one task creates.
+/// The largest number of TAPs that one task creates.
 const CREATE_BATCH_SIZE: usize = 16;
-/// The number of drained TAPs that are deleted at once.
+/// The number of draining TAPs that starts their deletion at once.
 const DELETE_BATCH_SIZE: usize = 256;
-/// The time after which fewer are deleted as well.
+/// The time after which fewer draining TAPs are deleted too.
 pub(super) const DRAIN_DELAY: Duration = Duration::from_millis(50);
 
 impl Core {
-    /// Returns the time at which something is due that nothing else wakes the engine for.
+    /// Returns the time of the next task that nothing else wakes the engine for.
     pub(super) fn next_task(&self) -> Option<Instant> {
         let quiet = self.last_request + QUIET_PERIOD;
         let flush = self.local.node.has_deferred().then_some(quiet);
@@ -29,7 +29,7 @@ impl Core {
         drain.into_iter().chain(refill).chain(flush).min()
     }
 
-    /// Commits outcomes and gives the background a task, where that is due.
+    /// Commits outcomes, and gives the background thread a task, if one is due.
     pub(super) fn give_tasks(&mut self) {
         if self.stopping {
             return;
@@ -45,7 +45,7 @@ impl Core {
         }
         if let Err(error) = self.give_task() {
             self.events.error(&error);
-            // It is tried again at the next refresh.
+            // The next refresh tries again.
             self.refill = false;
             self.draining_since = None;
         }
@@ -83,7 +83,7 @@ impl Core {
         Ok(())
     }
 
-    /// Records the outcome of a task: its slots are ready or free, and those who waited for one try again.
+    /// Records the outcome of a task: its slots are ready or free now, and requests that wait for one are retried.
     pub(super) fn finish(&mut self, outcome: &TaskOutcome) {
         self.background.finished();
         self.changed_by_us.extend(outcome.ready.iter().chain(&outcome.freed));

@@ -7,7 +7,7 @@ use riklet_sdn::{ErrorKind, NodeError, store::StoreError};
 use super::Ended;
 use crate::{choose::Unusable, image::ImageError, launch::LaunchError, runs::RunError};
 
-/// The reason why functions cannot be run, or run no longer.
+/// The reason why functions cannot be run, or cannot be run any longer.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SupervisorError {
@@ -17,7 +17,7 @@ pub enum SupervisorError {
     /// A run cannot be recorded.
     #[error(transparent)]
     Run(#[from] RunError),
-    /// The instance is up already: it belongs to whoever brought it up.
+    /// The instance is up already, and belongs to whoever brought it up.
     #[error("{name} is already recorded")]
     Recorded {
         /// The instance.
@@ -28,10 +28,10 @@ pub enum SupervisorError {
     Vmm {
         /// The instance.
         name: InstanceName,
-        /// The missing part of the host.
+        /// The unmet need.
         source: Unusable,
     },
-    /// An image cannot be had.
+    /// An image cannot be obtained.
     #[error("{name} cannot be run")]
     Image {
         /// The instance.
@@ -112,7 +112,7 @@ impl From<KernelError> for SupervisorError {
 }
 
 impl SupervisorError {
-    /// Returns the kind of answer that it needs.
+    /// Returns the kind of error.
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         match self {
@@ -126,7 +126,7 @@ impl SupervisorError {
         }
     }
 
-    /// Returns what to do about it, where there is something.
+    /// Returns a hint, if there is one.
     #[must_use]
     pub fn hint(&self) -> Option<String> {
         match self {

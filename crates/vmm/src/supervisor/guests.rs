@@ -1,4 +1,4 @@
-//! The running guests of a supervisor: started, waited for, ended.
+//! The running guests of a supervisor: starts them, waits for them, and ends them.
 
 use std::{
     io,
@@ -51,7 +51,7 @@ pub struct Ended {
     pub name: InstanceName,
     /// The end of the VMM, in words.
     pub reason: String,
-    /// Tells a failure from an end that was asked for, or that a ready guest chose.
+    /// True for a failure. False if somebody asked for the end, or the guest ended by itself after it was ready.
     pub failed: bool,
 }
 
@@ -64,19 +64,19 @@ impl<'a> RunningGuests<'a> {
         self.running.is_empty()
     }
 
-    /// Starts the VMM of an instance whose network is up, and has it boot.
+    /// Starts the VMM of an instance whose network is up, and makes it boot the guest.
     pub(super) fn start<K: Kernel>(
         &mut self,
         node: &mut Node<K>,
         name: &InstanceName,
         launch: &Launch,
     ) -> Result<(), SupervisorError> {
-        /// The time in which a dying VMM that does not answer ends.
+        /// The time in which a VMM that no longer answers is expected to end.
         const EXIT_GRACE: Duration = Duration::from_millis(200);
         let failed = |source| SupervisorError::Launch { name: name.clone(), source };
         let running = Running::start(&self.state_dir, name, launch).map_err(failed)?;
         let process = running.handle().process;
-        // From here on it is ended with the others.
+        // From here on it is ended together with the others.
         self.running.push(running);
         let mut store = Store::open(&self.state_dir)?;
         let tx = store.transaction()?;
@@ -84,7 +84,7 @@ impl<'a> RunningGuests<'a> {
         let stopping = tx.run(name)?.is_some_and(|run| run.stopping);
         tx.commit()?;
         if stopping {
-            // Who asked for it found no process to end, and waits for us.
+            // The process that asked for the end found no VMM to end, and waits for this supervisor.
             return Err(SupervisorError::GuestEnded {
                 name: name.clone(),
                 reason: "stopped".into(),
@@ -92,7 +92,7 @@ impl<'a> RunningGuests<'a> {
         }
         let Some(mut running) = self.running.pop() else { return Ok(()) };
         let booted = running.boot(launch);
-        // One that has ended says why better than its socket does.
+        // If the VMM has ended, its end gives a better reason than its socket does.
         if booted.is_err() && running.ends_within(EXIT_GRACE).unwrap_or(false) {
             return Err(self.on_exit(node, running, None)?.into());
         }
@@ -100,7 +100,7 @@ impl<'a> RunningGuests<'a> {
         booted.map_err(failed)
     }
 
-    /// Records that all of them answer, and after how many milliseconds.
+    /// Records that every guest answers, `after` so many milliseconds.
     pub(super) fn set_ready(&self, after: u64) -> Result<(), SupervisorError> {
         let mut store = Store::open(&self.state_dir)?;
         let tx = store.transaction()?;
@@ -110,7 +110,7 @@ impl<'a> RunningGuests<'a> {
         Ok(tx.commit()?)
     }
 
-    /// Waits for an event; `None` where there was none in this time.
+    /// Waits for an event. Returns `None` if there is none in time.
     pub(super) fn wait<K: Kernel>(
         &mut self,
         node: &mut Node<K>,
@@ -126,7 +126,7 @@ impl<'a> RunningGuests<'a> {
             result => result.map_err(|errno| SupervisorError::Poll { source: errno.into() })?,
         };
         let ready: Vec<_> = files.iter().map(|file| !file.revents().is_empty()).collect();
-        // The end of a VMM comes first: its port must not lead nowhere while the others are stopped.
+        // The end of a VMM is handled first: its port must not lead nowhere while the other VMMs are stopped.
         if let Some(index) = ready.iter().skip(1).position(|ready| *ready) {
             let running = self.running.remove(index);
             return Ok(Some(Event::Ended(self.on_exit(node, running, None)?)));
@@ -134,9 +134,9 @@ impl<'a> RunningGuests<'a> {
         Ok(Some(Event::Stop))
     }
 
-    /// Does what follows the end of a VMM: first the port, then the records, then the words. Where we ended
-    /// it for a failure of ours, that is the reason. Where the port cannot be closed, the run has not ended: it is
-    /// tried again when the supervisor leaves.
+    /// Handles the end of a VMM: closes its ports, then records the end, then reports it. If the supervisor ended the
+    /// VMM because of a `failure`, that is the reason. If the ports cannot be closed, the run counts as not ended, and
+    /// the supervisor tries again when it leaves.
     fn on_exit<K: Kernel>(
         &self,
         node: &mut Node<K>,
@@ -156,7 +156,7 @@ impl<'a> RunningGuests<'a> {
         let was_ready = run.is_some_and(|run| run.ready.is_some());
         let said = console::last_line(&runs::log(&self.state_dir, &name));
         let (reason, failed) = launch::reason(vmm, status, stopping, said.as_deref());
-        // A guest that powers off unasked has done its work, unless it never came to it.
+        // A guest that powers off by itself has done its work, unless it never became ready.
         let failed = failed || failure.is_some() || !stopping && !was_ready;
         let reason = failure.map_or(reason, ToOwned::to_owned);
         let tx = store.transaction()?;
@@ -166,8 +166,8 @@ impl<'a> RunningGuests<'a> {
         Ok(Ended { name, reason, failed })
     }
 
-    /// Ends all of them at once, each in its own time, and takes their instances down. `failure` is why, for
-    /// those that nobody has asked to stop.
+    /// Ends all VMMs concurrently, and takes their instances down. `failure` is the reason for those that nobody asked
+    /// to stop.
     pub(super) fn stop<K: Kernel>(
         &mut self,
         node: &mut Node<K>,
@@ -185,7 +185,7 @@ impl<'a> RunningGuests<'a> {
         let results: Vec<io::Result<Stopped>> = thread::scope(|scope| {
             let stop = |running: &Running| {
                 let handle = running.handle().clone();
-                // A guest whose start failed has nothing to put in order.
+                // A guest whose start failed has nothing to shut down properly.
                 let end = if failure.is_some() { Handle::end } else { Handle::stop };
                 scope.spawn(move || end(&handle, patience))
             };
@@ -200,7 +200,7 @@ impl<'a> RunningGuests<'a> {
             let failure = failure.filter(|_| !asked);
             let ended = match result {
                 Ok(_) => self.on_exit(node, running, failure).map(drop),
-                // It holds its TAP: what is left of it is for `repair`, once it is gone.
+                // The VMM still holds its TAP. `repair` removes the rest once the VMM has ended.
                 Err(source) => Err(SupervisorError::Wait { name, source }),
             };
             first = first.and(ended);

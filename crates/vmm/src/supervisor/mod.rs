@@ -1,4 +1,4 @@
-//! Supervises functions: their network comes up, their VMMs start, and whatever happens, nothing of them stays.
+//! Supervises functions: brings up their network, starts their VMMs, and removes everything again, whatever happens.
 //!
 //! ```text
 //! prepare (choose a VMM, obtain its files) ► supervise: record ► up ► start ► ready ► watch ► stop ► down ► record the end
@@ -66,9 +66,9 @@ pub struct Times {
     pub network: Duration,
     /// Starting the VMMs.
     pub vmm: Duration,
-    /// The guests' boot, until each has answered something.
+    /// The guests' boot, until each of them has answered, if only with a refusal.
     pub boot: Duration,
-    /// From then until every published port accepts.
+    /// The time from then until every published port accepts a connection.
     pub answer: Duration,
 }
 
@@ -87,46 +87,47 @@ pub struct Ready<'a> {
     pub report: &'a Report,
 }
 
-/// Watches what a supervisor does. An error of one of these ends the run, as any other does.
+/// Observes a supervisor. An error of one of these methods ends the run, as any other error does.
 pub trait Observer<K> {
-    /// The error that a run ends with.
+    /// The type of the errors that end a run.
     type Error: From<SupervisorError>;
 
-    /// Is told when the network of all is up.
+    /// Called when the network of every instance is up.
     ///
     /// # Errors
-    /// Where the run shall end.
+    /// An error ends the run.
     fn networked(&mut self, report: &Report) -> Result<(), Self::Error>;
 
-    /// Is told when the VMM of one has been started, and boots.
+    /// Called when the VMM of an instance has started, and boots.
     ///
     /// # Errors
-    /// Where the run shall end.
+    /// An error ends the run.
     fn started(&mut self, node: &Node<K>, instance: &Instance) -> Result<(), Self::Error>;
 
-    /// Is told when every published port answers.
+    /// Called when every published port answers.
     ///
     /// # Errors
-    /// Where the run shall end.
+    /// An error ends the run.
     fn ready(&mut self, node: &mut Node<K>, ready: &Ready<'_>) -> Result<(), Self::Error>;
 
-    /// Is told when a VMM has ended by itself.
+    /// Called when a VMM has ended by itself.
     fn ended(&mut self, ended: &Ended);
 
-    /// Is told when the network of all is down again.
+    /// Called when the network of every instance is down again.
     ///
     /// # Errors
-    /// Where the run shall count as failed.
+    /// An error makes the run count as failed.
     fn left(&mut self, report: &Report) -> Result<(), Self::Error>;
 
-    /// Returns an error in words: they are recorded as the reason why the runs ended.
+    /// Returns the text of an error, which is recorded as the reason why the runs ended.
     fn words(error: &Self::Error) -> String;
 }
 
-/// Refuses functions that are recorded: they belong to whoever brought them up, and their run would take them down.
+/// Refuses functions that are recorded. They belong to whoever brought them up, and running them would take them down
+/// in the end.
 ///
 /// # Errors
-/// Where one of them is, or runs, or the records cannot be read.
+/// Fails if one of them is recorded or running, or the records cannot be read.
 pub fn refuse_recorded<'a, K: Kernel>(
     node: &Node<K>,
     names: impl IntoIterator<Item = &'a InstanceName>,
@@ -142,18 +143,19 @@ pub fn refuse_recorded<'a, K: Kernel>(
 }
 
 /// Runs these functions until `options.stop` is readable or no VMM is left, and takes their network down. Returns
-/// whether all that ended did so without a failure.
+/// whether every run ended without a failure.
 ///
 /// # Errors
-/// Where one of them is recorded or is already running: then nothing is changed. Where one cannot be started, is not ready in
-/// time, or the observer refuses: then all of them are ended, and their network is down unless that failed as well.
+/// Fails without any change if one of them is recorded or running. Fails if one cannot be started, is not ready in
+/// time, or the observer returns an error. Every VMM is ended then, and the network is down unless taking it down
+/// failed too.
 pub fn supervise<K: Kernel, O: Observer<K>>(
     node: &mut Node<K>,
     prepared: &[Prepared],
     options: &Options<'_>,
     observer: &mut O,
 ) -> Result<bool, O::Error> {
-    // A download takes its time: whoever was quicker keeps what they brought up.
+    // Downloads take time: somebody else may have brought a function up meanwhile.
     refuse_recorded(node, prepared.iter().map(Prepared::name))?;
     let state_dir = node.config().state_dir.clone();
     let current = ProcessId::current();
@@ -166,7 +168,7 @@ pub fn supervise<K: Kernel, O: Observer<K>>(
     let guests = RunningGuests::new(options.stop, state_dir, supervisor);
     let mut supervision = Supervision { node, guests, options, observer };
     let supervised = supervision.run(prepared);
-    // Whatever happened, nothing stays.
+    // Everything is removed, whatever happened.
     let failure = supervised.as_ref().err().map(O::words);
     let Supervision { node, mut guests, observer, .. } = supervision;
     let stopped = guests.stop(node, Patience::default(), failure.as_deref());
@@ -177,7 +179,7 @@ pub fn supervise<K: Kernel, O: Observer<K>>(
     Ok(sound)
 }
 
-/// The functions of one supervisor, from their network to their end.
+/// The functions of one supervisor, from bringing up their network to their end.
 struct Supervision<'a, K, O> {
     node: &'a mut Node<K>,
     guests: RunningGuests<'a>,
@@ -229,7 +231,7 @@ impl<K: Kernel, O: Observer<K>> Supervision<'_, K, O> {
         Ok(())
     }
 
-    /// Waits until it shall stop, or no VMM is left. The end of one does not concern the others.
+    /// Waits until the supervisor shall stop or no VMM is left. The end of one VMM does not affect the others.
     fn watch(&mut self) -> Result<bool, SupervisorError> {
         let mut sound = true;
         while !self.guests.is_empty() {
@@ -246,14 +248,14 @@ impl<K: Kernel, O: Observer<K>> Supervision<'_, K, O> {
     }
 }
 
-/// The instances of the report in the order of what was prepared.
+/// Returns the instances of the report in the order of `prepared`.
 fn ordered<'a>(report: &'a Report, prepared: &[Prepared]) -> Vec<&'a Instance> {
     let find = |p: &Prepared| report.instances.iter().find(|i| i.name() == p.name());
     prepared.iter().filter_map(find).collect()
 }
 
-/// Leaves the host as it was, unless somebody else's instances remain. A name whose run has ended may have been taken
-/// since, by `run` or `up`: so the network goes first, while nobody else may have it.
+/// Leaves the host as it was, unless instances of others remain. The network goes first, while the names are still
+/// reserved: after a run has ended, another `run` or `up` may take its name.
 fn leave<K: Kernel, O: Observer<K>>(
     node: &mut Node<K>,
     names: &[(InstanceName, Vmm)],
@@ -280,7 +282,7 @@ fn take_down<K: Kernel>(
             remaining.insert(name.clone());
         }
     }
-    // A daemon's: it keeps the node ready.
+    // A daemon's node: it keeps slots ready.
     let kept_ready = !store.reserved(ReservedSlot::Ready)?.is_empty();
     drop(store);
     let selector = Selector::Named(remaining);
@@ -305,7 +307,7 @@ fn now() -> Instant {
     Instant::now()
 }
 
-/// Milliseconds since 1970, as records have them.
+/// Returns the current time in milliseconds since 1970, as the records have it.
 #[expect(clippy::disallowed_methods, reason = "a supervisor records when a run ended")]
 fn epoch_millis() -> u64 {
     let passed = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();

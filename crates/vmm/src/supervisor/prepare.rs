@@ -31,7 +31,7 @@ use crate::{
 /// Starts the built-in guest of an instance: a program and its arguments ([`Launch::Builtin`]).
 pub type Player<'a> = &'a dyn Fn(&Instance) -> Result<Launch, LaunchError>;
 
-/// A function that can be run: its VMM is chosen, and its files are there.
+/// A function that can be run: its VMM is chosen, and its files exist.
 #[derive(Debug)]
 pub struct Prepared {
     /// The function.
@@ -42,7 +42,7 @@ pub struct Prepared {
     credentials: Option<Credentials>,
 }
 
-/// The files of a microVM, which its user can open.
+/// The files of a microVM, which the VMM's user can open.
 #[derive(Debug)]
 struct Files {
     kernel: PathBuf,
@@ -50,11 +50,12 @@ struct Files {
     rootfs: Option<PathBuf>,
 }
 
-/// Chooses the VMM of each function, and downloads the images that are not there. `show` names an image and returns what
-/// is told of its download. Changes nothing but the cache of images, so it can be repeated.
+/// Chooses the VMM of each function, and downloads the missing images. `show` gets the name of an image and returns
+/// the function that receives the progress of its download. Changes nothing but the cache of images. Can be repeated.
 ///
 /// # Errors
-/// Where one of them cannot be run on this host, or an image cannot be had: those before it may have been downloaded.
+/// Fails if one of them cannot be run on this host, or an image cannot be obtained. Earlier images may be downloaded
+/// then.
 pub fn prepare<K: Kernel, P: FnMut(Progress)>(
     node: &mut Node<K>,
     workloads: &[Workload],
@@ -83,7 +84,7 @@ pub fn prepare<K: Kernel, P: FnMut(Progress)>(
 }
 
 impl Files {
-    /// `None` where no kernel is named: no VMM is chosen then.
+    /// Obtains the files of a function. Returns `None` if its definition names no kernel: such a function has no VMM.
     fn obtain<P: FnMut(Progress)>(
         images: &Images,
         execution: &Execution,
@@ -105,7 +106,7 @@ impl Files {
     }
 }
 
-/// Returns the device that the VMM's user cannot open, though we can.
+/// Returns the device that the VMM's user cannot open, although this process can.
 fn lacks_device(choice: &Choice, user: Option<Credentials>) -> Option<Unusable> {
     let user = user?;
     let need = if !image::opens_device("/dev/net/tun", user) {
@@ -118,7 +119,8 @@ fn lacks_device(choice: &Choice, user: Option<Credentials>) -> Option<Unusable> 
     Some(Unusable { vmm: choice.vmm, need })
 }
 
-/// Returns who the VMM runs as; `None` is the user that we are. A user whose group is not given has the one of passwd(5).
+/// Returns the user that the VMM runs as; `None` means the user of this process. Without a group in the definition,
+/// the user's group of passwd(5) applies.
 fn credentials_of<K: Kernel>(
     node: &mut Node<K>,
     execution: &Execution,
@@ -150,8 +152,8 @@ impl Prepared {
         self.workload.name()
     }
 
-    /// Returns the program that plays the guest in this instance's slot. A guest whose definition names no resolvers
-    /// has the host's. `player` starts the built-in guest.
+    /// Returns the way to start the guest in this instance's slot. A guest whose definition names no DNS servers gets
+    /// the host's. `player` starts the built-in guest.
     pub(super) fn launch(
         &self,
         instance: &Instance,
@@ -182,7 +184,7 @@ impl Prepared {
     }
 }
 
-/// Returns what this host has to run microVMs with.
+/// Returns what this host offers to run microVMs.
 #[must_use]
 pub fn facts() -> Facts {
     let programs = Vmm::ALL.into_iter().filter(|vmm| *vmm != Vmm::Builtin);
@@ -190,7 +192,7 @@ pub fn facts() -> Facts {
     Facts { programs: programs.collect::<BTreeMap<_, _>>(), kvm: kvm() }
 }
 
-/// Returns where the `PATH` has a program of this name.
+/// Returns the path of a program on the `PATH`.
 fn on_path(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
     std::env::split_paths(&path).map(|directory| directory.join(name)).find(|candidate| {

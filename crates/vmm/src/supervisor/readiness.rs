@@ -16,8 +16,8 @@ use super::{
     guests::{Ended, Event, RunningGuests},
 };
 
-/// The time limits of the first attempts and of the last ones. A packet that came before the guest had its address
-/// is sent again after a second only: a new attempt is quicker.
+/// The time limit of the first attempts; that of the later ones follows. A packet that arrived before the guest had
+/// its address is only sent again after a second, so a new attempt is faster.
 const FIRST_ATTEMPT: Duration = Duration::from_millis(20);
 const LAST_ATTEMPT: Duration = Duration::from_millis(500);
 /// The pause before the next attempt.
@@ -33,7 +33,7 @@ pub(super) enum Outcome {
     Ended(Ended),
 }
 
-/// The answers of the published ports, and when they came.
+/// The answers of the published ports, and their times.
 #[derive(Debug)]
 pub struct Readiness {
     /// The answer of each TCP exposure, in the order of [`tcp_exposures`].
@@ -49,7 +49,7 @@ pub struct Readiness {
 pub struct PortAnswer {
     /// The address that answered.
     pub target: SocketAddr,
-    /// The words of the built-in guest about itself; `None` for any other guest.
+    /// The built-in guest's description of itself; `None` for any other guest.
     pub body: Option<String>,
 }
 
@@ -61,7 +61,7 @@ enum Waiting {
     Port,
 }
 
-/// An exposure that is waited for; or an instance that publishes nothing by TCP, for its carrier.
+/// An exposure that is not ready yet, or an instance without a TCP exposure, whose carrier is awaited.
 struct Pending<'a> {
     instance: &'a Instance,
     exposure: Option<&'a Exposure>,
@@ -123,7 +123,7 @@ pub(super) fn wait<K: Kernel>(
     }
 }
 
-/// Returns what these instances publish by TCP.
+/// Returns the TCP exposures of these instances.
 pub fn tcp_exposures<'a>(
     instances: &'a [(&'a Instance, Vmm)],
 ) -> impl Iterator<Item = (&'a Instance, &'a Exposure, Vmm)> {
@@ -134,7 +134,7 @@ pub fn tcp_exposures<'a>(
 }
 
 impl Pending<'_> {
-    /// Looks how far it is. Before the guest has its TAP open, a packet would be lost.
+    /// Checks the progress of this exposure. A packet sent before the guest has opened its TAP would be lost.
     fn look<K: Kernel>(&mut self, node: &mut Node<K>) -> Result<(), SupervisorError> {
         let link = node.kernel().link(&self.instance.interface())?;
         if !link.is_some_and(|link| link.carrier) {
@@ -179,8 +179,8 @@ impl Pending<'_> {
     }
 }
 
-/// Returns the addresses at which the node itself reaches an exposure. 127.0.0.1 is unreachable if lo is down; an address of
-/// the node's own TAP is not.
+/// Returns the addresses at which the node itself reaches an exposure. If lo is down, 127.0.0.1 is unreachable, but
+/// the address of the node's own TAP is reachable.
 fn targets(instance: &Instance, exposure: &Exposure) -> Vec<SocketAddr> {
     let port = exposure.host_ports().first();
     let addresses = match exposure.host_address() {
@@ -192,8 +192,8 @@ fn targets(instance: &Instance, exposure: &Exposure) -> Vec<SocketAddr> {
     addresses.into_iter().map(|address| SocketAddr::new(address, port)).collect()
 }
 
-/// The first of these that answers, and what. A guest that comes up while a later one is asked is found at the
-/// earlier one as well.
+/// Returns the first target that answers, and its answer. A guest may come up between two probes, so after a later
+/// target has answered the earlier ones are tried again.
 fn first_answer<T>(
     targets: &[SocketAddr],
     mut ask: impl FnMut(SocketAddr) -> Option<T>,
@@ -207,7 +207,7 @@ fn first_answer<T>(
     Some(earlier.map_or((target, answer), |(_, target, answer)| (target, answer)))
 }
 
-/// Connects, and asks what speaks HTTP who it is.
+/// Connects and, if `http` is set, asks the guest for its description.
 fn ask(target: SocketAddr, limit: Duration, http: bool) -> io::Result<Option<String>> {
     let mut stream = TcpStream::connect_timeout(&target, limit)?;
     if !http {

@@ -6,7 +6,8 @@ use riklet_sdn::Config;
 
 use super::*;
 
-/// Whoever runs or brings up the same name next must not lose it to this supervisor.
+/// The network must be down first: after the end of the run, another run may take the name, and must not lose its
+/// network.
 #[test]
 fn run_ends_only_after_its_network_is_down() {
     let state_dir = std::env::temp_dir().join(format!("riklet-leave-{}", std::process::id()));
