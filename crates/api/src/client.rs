@@ -15,24 +15,24 @@ use super::{
     Notification, Notifications, PlanDocument, Problem, RebuiltDocument, ReportDocument, chain,
 };
 
-/// The longest time that an answer may take: ten thousand functions take some seconds.
+/// The time limit for an answer: ten thousand functions take some seconds.
 const TIMEOUT: Duration = Duration::from_mins(2);
-/// The longest body of an answer, in bytes. A list of ten thousand functions has some 6 MB.
+/// The longest body of an answer, in bytes. A list of ten thousand functions has about 6 MB.
 const LONGEST_ANSWER: usize = 64 * 1024 * 1024;
-/// The longest path with its query, in bytes. Servers refuse those of 64 KiB and more.
+/// The longest path with its query, in bytes. Servers refuse paths of 64 KiB and more.
 const LONGEST_PATH: usize = 32 * 1024;
 
-/// A client of the daemon that listens on one socket.
+/// A client of the daemon that listens on a socket.
 #[derive(Debug, Clone)]
 pub struct Client {
     http: riklet_http::Client,
 }
 
 impl Client {
-    /// Creates a client, once a connection was possible.
+    /// Creates a client, after a successful connection.
     ///
     /// # Errors
-    /// Where nobody listens on the socket, or this process must not use it.
+    /// Fails if nobody listens on the socket, or this process may not use it.
     pub fn connect(socket: &Path) -> io::Result<Self> {
         UnixStream::connect(socket)?;
         Ok(Self { http: riklet_http::Client::new(socket, TIMEOUT).with_longest(LONGEST_ANSWER) })
@@ -44,7 +44,7 @@ impl Client {
         self.http.socket()
     }
 
-    /// Does one exchange. A request that is longer than the daemon reads is refused before it is sent.
+    /// Makes one exchange. Refuses a request that is longer than the daemon reads, without sending it.
     fn ask<T: DeserializeOwned>(&self, call: &ApiCall) -> Result<T, ApiError> {
         let body = call.body.as_ref().map_or(0, |body| body.to_string().len());
         if body > definition::MAX_BYTES || call.path.len() > LONGEST_PATH {
@@ -114,7 +114,7 @@ impl NodeApi for Client {
     }
 }
 
-/// Creates the refusal of what a daemon that listens on this socket does not do while it has the database open.
+/// Returns the refusal of an operation that a daemon does not offer while it has the database open.
 #[must_use]
 pub fn database_is_open(socket: &Path) -> ApiError {
     let detail = format!(
@@ -151,7 +151,7 @@ fn down_path(selector: &Selector, purge: bool) -> String {
     format!("{}?{query}", Collection::EVERYTHING.path())
 }
 
-/// Returns the definitions as they go over the wire.
+/// Returns the definitions as the API transmits them.
 fn definitions(workloads: &[Workload]) -> Value {
     workloads.iter().map(definition::to_value).collect()
 }

@@ -1,6 +1,6 @@
 use riklet_core::model::Kind;
 
-/// Instances that have one path in the API: those of one kind, or all.
+/// The instances that share a path in the API: those of one kind, or all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Collection {
     /// The instances of one kind.
@@ -10,7 +10,8 @@ pub enum Collection {
 }
 
 impl Collection {
-    /// The collection that has every instance: that of the one kind there is, or else [`Self::All`].
+    /// The collection of every instance. If there is only one kind, it is the collection of that kind; otherwise it is
+    /// [`Self::All`].
     pub const EVERYTHING: Self = match Kind::ALL {
         [only] => Self::Of(*only),
         _ => Self::All,
@@ -31,7 +32,7 @@ impl Collection {
         }
     }
 
-    /// Returns whether instances of this kind are in it. `kind` is spelt as documents have it.
+    /// Returns whether the collection has the instances of this kind. `kind` is spelt as in documents.
     #[must_use]
     pub fn has(self, kind: &str) -> bool {
         match self {

@@ -1,5 +1,4 @@
-//! The API of a node, whoever answers: the documents, the operations as the trait [`NodeApi`], and the [`Client`] of a
-//! daemon.
+//! The API of a node: the documents, the operations as the trait [`NodeApi`], and the [`Client`] of a daemon.
 //!
 //! ```text
 //!                              ┌─ LocalNode (riklet-daemon): the node in this process
@@ -24,9 +23,9 @@
 //! # Ok::<(), ApiError>(())
 //! ```
 //!
-//! A document that describes a type of `riklet-sdn` or `riklet-core` has that type's name with `Document` after it.
-//! docs/json.md describes the fields of the documents, which `--output json` prints as well. The command line renders
-//! text from the same documents: what it prints does not depend on who answered.
+//! A document that describes a type of `riklet-sdn` or `riklet-core` is named after that type, with `Document`
+//! appended. docs/json.md describes the fields of the documents, which `--output json` prints too. The command line
+//! renders its text from the same documents, so the text does not depend on which implementation answered.
 
 mod client;
 mod collection;

@@ -5,23 +5,23 @@ use super::{
     RebuiltDocument, ReportDocument,
 };
 
-/// The operations of a node, in documents.
+/// The operations of a node. Their results are documents.
 ///
-/// Three types implement it: the node in this process, the engine of the daemon, and the client of a daemon. They
-/// answer alike, word by word, and refuse with the same [`ApiError`]; where they cannot, the method says so.
+/// Three types implement it: the node in this process, the engine of the daemon, and the client of a daemon. They give
+/// the same answers, and refuse with the same [`ApiError`]. Exceptions are documented at the methods.
 ///
-/// Each call may be repeated. A call that ends with an error before anything was recorded has changed nothing; what
-/// fails later is in [`ReportDocument::failures`], and the next operation, or [`Self::repair`], tries it again.
+/// Each call may be repeated. A call that ends with an error before anything was recorded has changed nothing. A later
+/// failure is reported in [`ReportDocument::failures`], and the next operation, or [`Self::repair`], tries again.
 pub trait NodeApi {
-    /// Brings up the network of these workloads, or changes it to what a changed definition says. With `strict`, refuses
-    /// an exposure that would take the packets of a local process.
+    /// Brings up the network of these workloads, or updates it to a changed definition. With `strict`, refuses an
+    /// exposure that would take the packets of a local process.
     ///
     /// # Errors
     /// Where one of them cannot be recorded; then none is.
     fn up(&mut self, workloads: &[Workload], strict: bool) -> Result<ReportDocument, ApiError>;
 
-    /// Takes instances down. With `purge`, removes what all instances share as well, and forgets the runs that have
-    /// ended where that is for all.
+    /// Takes instances down. With `purge`, also removes everything that all instances share; if all instances are
+    /// selected, also forgets the ended runs.
     ///
     /// # Errors
     /// Where one of them is not recorded, or runs, or others remain that `purge` would break; then nothing is changed.
@@ -51,15 +51,15 @@ pub trait NodeApi {
     /// Where the records, the kernel or `/proc` cannot be read.
     fn check(&mut self) -> Result<Check, ApiError>;
 
-    /// Clears away what runs left whose supervisor has died, then changes the kernel to what the records say.
+    /// Cleans up lost runs, whose supervisor has died, then makes the kernel match the records.
     ///
     /// # Errors
     /// Where a process cannot be ended, or a step that concerns all instances is refused. What came before it stays
     /// done.
     fn repair(&mut self) -> Result<ReportDocument, ApiError>;
 
-    /// Verifies the database; where it is damaged, or with `force`, sets it aside and records anew what the interfaces'
-    /// aliases say. Then repairs.
+    /// Verifies the database. If it is damaged, or with `force`, sets it aside and records the interfaces anew from
+    /// their aliases. Then repairs.
     ///
     /// # Errors
     /// A daemon refuses, since it has the database open. Otherwise where the records cannot be written, or as
@@ -69,17 +69,17 @@ pub trait NodeApi {
     /// Takes over the functions of another state directory, and records them here.
     ///
     /// # Errors
-    /// As [`Self::rebuild`]. A daemon does so where it is started with `--adopt`.
+    /// As [`Self::rebuild`]. A daemon takes functions over only when it is started with `--adopt`.
     fn adopt(&mut self) -> Result<RebuiltDocument, ApiError>;
 
-    /// Returns the state of the daemon; `None` where no daemon is asked.
+    /// Returns the state of the daemon; `None` if this is not a daemon.
     ///
     /// # Errors
     /// Where the daemon does not answer.
     fn health(&mut self) -> Result<Option<Health>, ApiError>;
 
-    /// Returns the events that the daemon remembers, oldest first; with `follow`, then each that comes, until the daemon
-    /// ends.
+    /// Returns the events that the daemon remembers, oldest first. With `follow`, new events come after these, until
+    /// the daemon ends.
     ///
     /// # Errors
     /// Where there is no daemon, or it does not answer.

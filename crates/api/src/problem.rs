@@ -119,7 +119,7 @@ impl HttpStatus {
     }
 }
 
-/// The error of every operation of a [`NodeApi`](super::NodeApi), whoever implements it: a [`Problem`].
+/// The error of every operation of a [`NodeApi`](super::NodeApi): a [`Problem`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{}", .0.detail)]
 pub struct ApiError(Box<Problem>);
@@ -140,7 +140,7 @@ impl ApiError {
         }))
     }
 
-    /// Creates an error about what was sent.
+    /// Creates the error about an invalid request.
     #[must_use]
     pub fn invalid(status: HttpStatus, detail: impl Into<String>) -> Self {
         Self::new(status, ErrorKind::Invalid, detail)

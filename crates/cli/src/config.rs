@@ -4,10 +4,10 @@ use riklet_sdn::Config;
 
 use super::{args::NodeArgs, error::CliError, input};
 
-/// Read where it exists; `--config` names another, which must exist.
+/// The configuration file, which need not exist. A file that `--config` names must exist.
 const DEFAULT: &str = "/etc/riklet-sdn/config.toml";
 
-/// Flags and environment, then the file, then the defaults.
+/// Loads the configuration: from flags and the environment, then the file, then the defaults.
 pub(crate) fn load(args: &NodeArgs) -> Result<Config, CliError> {
     let path = args.config.as_deref().unwrap_or(Path::new(DEFAULT));
     let text = match input::read(path) {

@@ -34,13 +34,13 @@ const SET_POOL: &str = "set pool to a range that no route covers";
 #[serde(rename_all = "lowercase")]
 enum Level {
     Ok,
-    /// Works, and is worth knowing.
+    /// Works, with something worth knowing.
     Note,
-    /// Does not work without help.
+    /// Does not work without a remedy.
     Fail,
 }
 
-/// One thing that was looked at.
+/// The result of one check.
 #[derive(Debug, Serialize)]
 struct Finding {
     level: Level,
@@ -63,7 +63,7 @@ impl Finding {
     }
 }
 
-/// Exit status 3 where something fails.
+/// Checks the host. The exit status is 3 if a check fails.
 pub(crate) fn run<K: Kernel>(node: &mut Node<K>, output: Output) -> Result<ExitCode, CliError> {
     const HOST: u8 = 3;
     let config = node.config().clone();
@@ -134,7 +134,7 @@ fn vmms(facts: &Facts) -> Vec<Finding> {
     vec![Finding::ok("microVMs", found.join(", ")), kvm]
 }
 
-/// Tells whether a hypervisor runs this host, as the processor says (CPUID leaf 1, ECX bit 31).
+/// Tells whether this host is itself a guest, as the processor reports (CPUID leaf 1, ECX bit 31).
 fn is_guest() -> bool {
     let text = input::read(Path::new("/proc/cpuinfo")).unwrap_or_default();
     let flags = text.lines().find(|line| line.starts_with("flags"));
@@ -242,8 +242,8 @@ fn forwarding(kernel: &mut impl Sysctls) -> Finding {
     }
 }
 
-/// Returns a finding for each sysctl that `up` would have to set and cannot write, or one if all of them are right;
-/// none where they can be written.
+/// Returns a finding for each sysctl that `up` would have to set and cannot write. If all of them are right, returns
+/// one finding; if they can be written, none.
 fn read_only_sysctls(config: &Config, kernel: &mut (impl Routes + Sysctls)) -> Vec<Finding> {
     let uplinks = config.uplinks.clone().map_or_else(|| kernel.uplinks(), Ok).unwrap_or_default();
     let needed = [switch::disable_ipv6("default")];
@@ -265,7 +265,7 @@ fn read_only_sysctls(config: &Config, kernel: &mut (impl Routes + Sysctls)) -> V
     wrong
 }
 
-/// Packets that the host forwards only because of us.
+/// Returns the finding about packets that the host forwards only because of us.
 fn left_open(open: &Confinement) -> Finding {
     let list = |names: Vec<&InterfaceName>| {
         names.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
@@ -278,7 +278,7 @@ fn left_open(open: &Confinement) -> Finding {
     )
 }
 
-/// Firewalls that reload their rules at will, by what they leave on a host.
+/// Returns a finding for each firewall that may reload its rules, recognized by what it leaves on a host.
 fn other_firewalls(kernel: &mut impl Links) -> Vec<Finding> {
     let mut has_link = |name: &str| {
         let name = InterfaceName::try_from(name).ok();
@@ -350,7 +350,7 @@ fn pool(
     decided: Option<(Backend, Pool)>,
     kernel: &mut impl Routes,
 ) -> Vec<Finding> {
-    // Once in use, the routes that it overlaps are those to its own guests.
+    // Once the pool is in use, the routes that it overlaps are those to its own guests.
     if let Some((_, pool)) = decided {
         return vec![Finding::ok("pool", format!("{pool} is used"))];
     }
@@ -383,7 +383,7 @@ fn pool(
     findings
 }
 
-/// Names a routing rule that may take packets to guests, and that none of ours can come before.
+/// Returns a finding that names a routing rule that may divert packets to guests, and that none of ours can precede.
 fn routing_rule(pool: Pool, kernel: &mut impl Routes) -> Option<Finding> {
     let rules = match kernel.rules() {
         Ok(rules) => rules,

@@ -9,7 +9,7 @@ use riklet_vmm::{runs::RunError, supervisor::SupervisorError};
 
 pub(crate) use riklet_api::chain;
 
-/// The reason why the program does not exit with 0.
+/// The reason why the program exits with a status other than 0.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CliError {
     #[error("cannot read {}", path.display())]
@@ -26,7 +26,7 @@ pub(crate) enum CliError {
     Node(#[from] NodeError),
     #[error("{}", .0.error)]
     Failure(FailureDocument),
-    /// The failures are printed already.
+    /// Some operations failed, and their failures are already printed.
     #[error("{count} of the instances are not up")]
     Failures { count: usize, kind: ErrorKind },
     #[error("the capability CAP_NET_ADMIN is needed")]
@@ -82,7 +82,7 @@ impl From<StoreError> for CliError {
 }
 
 impl CliError {
-    /// Returns where each thing is wrong, for programs.
+    /// Returns the places of errors in files, for programs.
     pub(crate) fn details(&self) -> Vec<Detail> {
         match self {
             Self::Definition(errors) => Detail::of(errors),
@@ -147,7 +147,7 @@ impl CliError {
     }
 }
 
-/// Returns the advice for a `/dev/net/tun` that cannot be opened.
+/// Returns a remedy for a `/dev/net/tun` that cannot be opened.
 pub(crate) fn tun_advice(error: &io::Error) -> &'static str {
     if error.kind() == io::ErrorKind::PermissionDenied {
         "run it as root"

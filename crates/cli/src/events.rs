@@ -5,7 +5,7 @@ use serde_json::json;
 
 use super::{args::EventsArgs, error::CliError, output::Output, render};
 
-/// Prints the events that are remembered and, with `--follow`, those that come: a line each, as JSON a document each.
+/// Prints the remembered events and, with `--follow`, new ones as they come: each as a line, or as a JSON document.
 pub(crate) fn run(
     node: &mut dyn NodeApi,
     args: &EventsArgs,

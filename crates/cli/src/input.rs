@@ -16,7 +16,7 @@ use rustix::{
 
 use super::error::CliError;
 
-/// The workloads that these files define; `-` is standard input.
+/// Returns the workloads that these files define; `-` is standard input.
 pub(crate) fn definitions(files: &[PathBuf]) -> Result<Vec<Workload>, CliError> {
     let mut sources = Vec::new();
     for path in files {
@@ -27,7 +27,7 @@ pub(crate) fn definitions(files: &[PathBuf]) -> Result<Vec<Workload>, CliError> 
     Ok(definition::parse(&sources)?)
 }
 
-/// The text of a file. One that is too long, or never ends, is not read to its end.
+/// Returns the text of a file. A file that is too long, or endless, is not read to its end.
 pub(crate) fn read(path: &Path) -> Result<String, CliError> {
     let file = File::open(path);
     text(path, file.map_err(|source| CliError::Read { path: path.to_owned(), source })?)
@@ -50,7 +50,7 @@ fn text(path: &Path, reader: impl Read) -> Result<String, CliError> {
     })
 }
 
-/// Refuses, before anything is touched, what could not be done to its end.
+/// Refuses an operation that would fail halfway for lack of privilege.
 pub(crate) fn require_privilege() -> Result<(), CliError> {
     let held = capabilities(None).map(|sets| sets.effective);
     match held {
@@ -59,13 +59,13 @@ pub(crate) fn require_privilege() -> Result<(), CliError> {
     }
 }
 
-/// The same, for what creates TAPs.
+/// Refuses, as [`require_privilege`] does, an operation that could not create TAPs either.
 pub(crate) fn require_taps() -> Result<(), CliError> {
     require_privilege()?;
     open_tun().map_err(|errno| CliError::Tun { source: errno.into() })
 }
 
-/// Tells whether the device that TAPs are made with can be opened.
+/// Tests whether the device that creates TAPs can be opened.
 pub(crate) fn open_tun() -> Result<(), Errno> {
     rustix::fs::open("/dev/net/tun", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).map(drop)
 }

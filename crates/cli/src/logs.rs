@@ -12,10 +12,10 @@ use rustix::{
 
 use super::{args::LogsArgs, error::CliError, output::Output};
 
-/// The interval of asking the records whether the run has ended: 100 ms.
+/// The interval of checking whether the run has ended: 100 ms.
 const AGAIN: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
 
-/// Prints what is kept of the log, and with `--follow` what comes, until the run has ended.
+/// Prints the log and, with `--follow`, new output until the run has ended.
 pub(crate) fn run(config: &Config, args: &LogsArgs, output: Output) -> Result<ExitCode, CliError> {
     let store = runs::store_of(&config.state_dir, &args.name)?;
     let run = runs::find(&store, &args.name)?;
@@ -26,7 +26,7 @@ pub(crate) fn run(config: &Config, args: &LogsArgs, output: Output) -> Result<Ex
     }
     let mut log = None;
     loop {
-        // Looked at before the log: what was written until then is in it.
+        // This is read before the log, so that the log has everything written before the end.
         let supervisor = run.supervisor.open().map_err(failed)?;
         let ended = supervisor.is_none() || runs::find(&store, &args.name)?.end.is_some();
         if log.is_none() {
@@ -41,7 +41,7 @@ pub(crate) fn run(config: &Config, args: &LogsArgs, output: Output) -> Result<Ex
         let files = log.iter().map(AsFd::as_fd).chain([supervisor.as_fd()]);
         let files = files.map(|file| PollFd::from_borrowed_fd(file, PollFlags::IN));
         let mut files: Vec<_> = files.collect();
-        // A supervisor of several says how one has ended, and goes on.
+        // A supervisor of several runs outlives the end of one, and records it.
         match poll(&mut files, Some(&AGAIN)) {
             Ok(_) | Err(Errno::INTR) => {}
             Err(errno) => return Err(failed(errno.into())),
@@ -49,7 +49,7 @@ pub(crate) fn run(config: &Config, args: &LogsArgs, output: Output) -> Result<Ex
     }
 }
 
-/// `None` where there is none: a run has it once its VMM is started.
+/// Opens the log. Returns `None` if there is none: a run has a log once its VMM is started.
 fn open(log: &Path) -> io::Result<Option<Follower>> {
     match Follower::open(log) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),

@@ -91,7 +91,7 @@ fn dispatch(args: Args) -> Result<ExitCode, CliError> {
 fn completions(shell: Shell, output: Output) -> Result<ExitCode, CliError> {
     let all = Args::command();
     let visible = all.get_subcommands().filter(|command| !command.is_hide_set());
-    // A command cannot be taken out of its parent.
+    // Clap cannot detach a command from its parent.
     let mut shown =
         clap::Command::new("riklet-sdn").args(all.get_arguments()).subcommands(visible.cloned());
     let mut text = Vec::new();
@@ -100,8 +100,8 @@ fn completions(shell: Shell, output: Output) -> Result<ExitCode, CliError> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Sends the library's log to standard error: with `-v` each change of the system once it is made, with
-/// `-vv` each program that is run as well.
+/// Sends the library's log to standard error: with `-v` each change of the system after it is made, with `-vv` also
+/// each program that is run.
 fn log(verbose: u8) {
     let level = match verbose {
         0 => tracing::Level::WARN,
@@ -112,7 +112,7 @@ fn log(verbose: u8) {
         .with_max_level(level)
         .with_writer(std::io::stderr)
         .with_ansi(false)
-        // Where the reader is gone, this would panic, and stop an operation half-way.
+        // If the reader is gone, reporting the error would panic, and interrupt an operation halfway.
         .log_internal_errors(false)
         .without_time()
         .with_target(false)

@@ -1,4 +1,4 @@
-//! Chooses who does what a command asks for: the daemon, where one listens, or the node in this process.
+//! Chooses what carries out a command: the daemon if one listens, otherwise the node in this process.
 
 use std::{fs, io};
 
@@ -12,36 +12,37 @@ use riklet_sdn::Node;
 
 use super::{args::NodeArgs, config, error::CliError, input};
 
-/// The node that the arguments mean.
+/// The node that the arguments select.
 ///
-/// A daemon is looked for when something is asked: input that is wrong is said first. A request that is too large for
-/// the daemon is done in this process, by whoever may: on the same records and under the same lock.
+/// It looks for a daemon only when an operation is requested, so that invalid input is reported first. A request that
+/// is too large for the daemon is carried out in this process, if the user may do that: on the same records and under
+/// the same lock.
 pub(crate) struct ChosenNode {
     daemon: Daemon,
     local: LocalNode,
 }
 
-/// The daemon of the node, as far as it is known.
+/// The daemon of the node, as far as it is known so far.
 enum Daemon {
     Unknown,
     Absent,
     Listens(Client),
 }
 
-/// The requirement of an operation that is done in this process.
+/// The requirement of an operation that this process carries out.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Requires {
     Nothing,
-    /// To change, or to see, what only root may.
+    /// Root, to change or to see the state of the kernel.
     Privilege,
-    /// To create TAPs as well.
+    /// Root, and the ability to create TAPs.
     Taps,
-    /// To be asked of a daemon.
+    /// A daemon.
     Daemon,
 }
 
 impl ChosenNode {
-    /// Returns the node that the arguments and the configuration mean.
+    /// Returns the node that the arguments and the configuration select.
     pub(crate) fn of(args: &NodeArgs) -> Result<Self, CliError> {
         let local = LocalNode::new(Node::new(config::load(args)?));
         Ok(Self { daemon: Daemon::Unknown, local })
@@ -68,8 +69,8 @@ impl ChosenNode {
         call(&mut self.local)
     }
 
-    /// Returns a client of the daemon; `None` where none listens that is to be seen. Whoever must not look into the
-    /// state directory may not work alone either, and is told so by that.
+    /// Returns a client of the daemon; `None` if none listens as far as this process can see. A user who may not enter
+    /// the state directory may not work without a daemon either, and gets that error instead.
     fn daemon(&mut self, requires: Requires) -> Result<Option<&mut Client>, CliError> {
         if matches!(self.daemon, Daemon::Unknown) {
             let socket = self.local.config().socket();
@@ -138,7 +139,7 @@ impl NodeApi for ChosenNode {
     }
 }
 
-/// The refusals of this process, beside those of the node and of the daemon.
+/// Converts the errors of this process, in addition to those of the node and of the daemon.
 impl From<CliError> for ApiError {
     fn from(error: CliError) -> Self {
         let refusal = Self::new(HttpStatus::ServiceUnavailable, error.kind(), chain(&error));

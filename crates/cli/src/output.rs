@@ -1,4 +1,4 @@
-//! Data to standard output, everything else to standard error.
+//! Prints data to standard output, and everything else to standard error.
 
 use std::io::{self, Write};
 
@@ -10,7 +10,7 @@ use super::{
     error::{CliError, chain},
 };
 
-/// An error, for programs.
+/// An error as a document for programs.
 #[derive(Debug, Serialize)]
 struct ErrorDocument<'a> {
     error: &'a str,
@@ -30,7 +30,7 @@ impl Output {
         Self { format }
     }
 
-    /// Prints data, in the form that was asked for.
+    /// Prints data as text or JSON, as configured.
     pub(crate) fn print<T: Serialize>(
         self,
         text: impl FnOnce() -> String,
@@ -38,7 +38,7 @@ impl Output {
     ) -> Result<(), CliError> {
         let text = match self.format {
             OutputFormat::Text => text(),
-            // By way of a value: fields come in the order of their names.
+            // Converting to a value first sorts the fields by name.
             OutputFormat::Json => {
                 let value = serde_json::to_value(document());
                 format!("{:#}\n", value.map_err(|source| CliError::Render { source })?)
@@ -47,12 +47,12 @@ impl Output {
         self.raw(text.as_bytes())
     }
 
-    /// Prints bytes. A reader that has read enough is no error.
+    /// Prints bytes. Succeeds if the reader has closed its end.
     pub(crate) fn raw(self, bytes: &[u8]) -> Result<(), CliError> {
         self.stream(bytes).map(drop)
     }
 
-    /// The same for output that does not end by itself: whether somebody still reads.
+    /// Prints bytes of an endless output. Returns whether somebody still reads it.
     #[expect(clippy::unused_self, reason = "standard output is printed to through this only")]
     pub(crate) fn stream(self, bytes: &[u8]) -> Result<bool, CliError> {
         let mut out = io::stdout().lock();
@@ -67,7 +67,8 @@ impl Output {
         self.format == OutputFormat::Json
     }
 
-    /// A line for the human, who does not read JSON: there, standard error has at most one error.
+    /// Prints a message for people on standard error. Prints nothing if the output is JSON, since standard error then
+    /// has at most one error.
     pub(crate) fn remark(self, text: &str) {
         if !self.is_json() {
             note(text);
@@ -80,8 +81,8 @@ impl Output {
         }
     }
 
-    /// Says what surprises and what failed in an operation; the error that it amounts to. As JSON, both are
-    /// in the report.
+    /// Prints the warnings and failures of an operation, and returns the error that they amount to. As JSON, prints
+    /// nothing: both are in the report.
     pub(crate) fn complaints(self, report: &mut ReportDocument) -> Result<(), CliError> {
         self.warnings(&report.warnings);
         for failure in &report.others {
@@ -101,7 +102,7 @@ impl Output {
     }
 }
 
-/// A line for the human, on standard error. There is nowhere to say that it cannot be written.
+/// Prints a message for people on standard error. Ignores a failure, since there is nowhere to report it.
 pub(crate) fn note(text: &str) {
     let _unwritable = writeln!(io::stderr().lock(), "{text}");
 }
@@ -111,7 +112,7 @@ pub(crate) fn error(format: OutputFormat, error: &CliError) {
     complaint(format, &chain(error), error.hint().as_deref(), &error.details());
 }
 
-/// Prints what is wrong, and a remedy. As JSON with the `details` that there may be.
+/// Prints an error and a remedy. As JSON, includes the `details`, if there are any.
 pub(crate) fn complaint(
     format: OutputFormat,
     message: &str,
@@ -120,7 +121,7 @@ pub(crate) fn complaint(
 ) {
     if format == OutputFormat::Json {
         let document = ErrorDocument { error: message, hint, details };
-        // By way of a value: fields come in the order of their names.
+        // Converting to a value first sorts the fields by name.
         if let Ok(value) = serde_json::to_value(document) {
             note(&format!("{value:#}"));
         }

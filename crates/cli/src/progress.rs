@@ -7,7 +7,8 @@ use riklet_vmm::image::Progress;
 
 use super::output::Output;
 
-/// Returns what shows the progress on standard error: a bar on a terminal, else one line when it begins.
+/// Returns a function that shows progress on standard error: as a bar on a terminal, otherwise as one line at the
+/// begin.
 pub(crate) fn shown(what: &str, output: Output) -> impl FnMut(Progress) + use<> {
     let what = what.to_owned();
     let mut bar: Option<ProgressBar> = None;
@@ -33,7 +34,7 @@ pub(crate) fn shown(what: &str, output: Output) -> impl FnMut(Progress) + use<> 
 fn begun() -> ProgressBar {
     let bar = ProgressBar::no_length();
     let template = "{bar:40} {bytes} of {total_bytes}, {bytes_per_sec}, {eta} left";
-    // A wrong template would be a mistake here; the plain bar is shown then.
+    // The template is constant. If it were wrong, the plain bar would be shown.
     if let Ok(style) = ProgressStyle::with_template(template) {
         bar.set_style(style);
     }

@@ -1,4 +1,4 @@
-//! `run`: functions with their guests behind them, in the foreground.
+//! `run`: runs functions with their guests, in the foreground.
 
 mod announce;
 mod console;
@@ -62,7 +62,7 @@ pub(crate) fn run<K: Kernel>(
     Ok(if sound { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Prints what a supervisor does.
+/// Prints the progress of a supervisor.
 struct Screen<'a> {
     args: &'a RunArgs,
     output: Output,
@@ -103,7 +103,7 @@ impl<K: Kernel> Observer<K> for Screen<'_> {
     }
 }
 
-/// Starts the built-in guest: this program, as a child.
+/// Returns the command that starts the built-in guest: this program, as a child process.
 fn builtin(instance: &Instance) -> Result<Launch, LaunchError> {
     let program = std::env::current_exe();
     let program =
@@ -128,7 +128,7 @@ fn guest_of(instance: &Instance) -> Guest {
     }
 }
 
-/// The child process: plays one guest until its parent ends it, or ends itself: the kernel ends it then.
+/// Runs one built-in guest, as a child process, until its parent stops it. If the parent dies, the kernel ends it.
 pub(crate) fn guest(argument: &str) -> Result<ExitCode, CliError> {
     let guest = Guest::from_argument(argument)?;
     let attached = tap::attach(&guest.interface).map_err(|source| {
@@ -140,7 +140,7 @@ pub(crate) fn guest(argument: &str) -> Result<ExitCode, CliError> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Milliseconds since 1970.
+/// Returns the current time in milliseconds since 1970.
 #[expect(clippy::disallowed_methods, reason = "the program's edge")]
 pub(super) fn epoch_millis() -> u64 {
     wire::epoch_millis(SystemTime::now())

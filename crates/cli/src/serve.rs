@@ -8,7 +8,7 @@ use riklet_sdn::Config;
 
 use super::{args::ServeArgs, error::CliError, input};
 
-/// Followed where it exists; `--manifests` names another, which need not exist yet.
+/// The directory of definition files, which need not exist. Neither need a directory that `--manifests` names.
 const MANIFESTS: &str = "/etc/riklet-sdn/functions.d";
 
 pub(crate) fn run(config: Config, args: ServeArgs) -> Result<ExitCode, CliError> {

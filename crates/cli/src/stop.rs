@@ -35,7 +35,7 @@ pub(crate) fn run<K: Kernel>(
                 output.remark(&format!("{name}: {how}"));
                 stopped.push(StoppedRun { name: name.to_string(), how: how.to_owned() });
             }
-            // The last is what this ends with.
+            // The last error becomes the result.
             Err(source) => {
                 if let Err(earlier) = std::mem::replace(&mut failed, Err(source)) {
                     output.remark(&error::chain(&earlier));
@@ -48,7 +48,7 @@ pub(crate) fn run<K: Kernel>(
     Ok(ExitCode::SUCCESS)
 }
 
-/// The runs to stop. Where one of them is none, none is stopped; and where there are no records, none are begun.
+/// Returns the runs to stop. Refuses all of them if one does not exist. Creates no records if there are none.
 fn names(state_dir: &Path, args: &StopArgs) -> Result<Vec<InstanceName>, CliError> {
     let Some(store) = Store::open_existing(state_dir)? else {
         return match args.names.first() {
@@ -66,11 +66,11 @@ fn names(state_dir: &Path, args: &StopArgs) -> Result<Vec<InstanceName>, CliErro
 /// The way in which a run was stopped.
 struct Ended {
     how: Stopped,
-    /// Its supervisor has died, and cleared nothing away.
+    /// True if its supervisor has died and has cleaned nothing up.
     lost: bool,
 }
 
-/// Stops all of them at once, and waits until nothing of them is left.
+/// Stops all of them concurrently, and waits until nothing of them remains.
 fn stop(
     state_dir: &Path,
     names: &[InstanceName],

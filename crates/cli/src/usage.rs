@@ -1,4 +1,4 @@
-//! Arguments that cannot be understood, and requests for help.
+//! Handles invalid arguments and requests for help.
 
 use std::{ffi::OsString, io, process::ExitCode};
 
@@ -14,14 +14,14 @@ use super::{
 
 const INVALID: u8 = 2;
 
-/// The arguments; where they ask for help, or are wrong, the exit code after that is said.
+/// Returns the arguments. If they are invalid or ask for help, prints that and returns the exit code.
 pub(crate) fn parse() -> Result<Args, ExitCode> {
     Args::try_parse().map_err(|error| {
         if error.use_stderr() {
             refuse(error);
             return ExitCode::from(INVALID);
         }
-        // What was asked for: help, or the version.
+        // The user asked for help or the version.
         match error.print() {
             Err(error) if error.kind() != io::ErrorKind::BrokenPipe => ExitCode::FAILURE,
             _ => ExitCode::SUCCESS,
@@ -29,7 +29,7 @@ pub(crate) fn parse() -> Result<Args, ExitCode> {
     })
 }
 
-/// Says what the program can do, where it was not told what to do.
+/// Prints what the program can do, if no command was given.
 pub(crate) fn missing_command(format: OutputFormat) -> ExitCode {
     let hint = "`riklet-sdn --help` lists the commands";
     match format {
@@ -48,12 +48,12 @@ fn refuse(mut error: clap::Error) {
         error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![tip.into()]));
     }
     if error.get(ContextKind::Usage).is_some() {
-        // Clap's own would list what the environment sets as well.
+        // Clap's own usage would also list arguments that the environment sets.
         let usage = usage(&mut command, &arguments);
         error.insert(ContextKind::Usage, ContextValue::StyledStr(usage));
     }
     if !wants_json(&arguments) {
-        // Where it cannot be written, there is nowhere to say so.
+        // If this cannot be written, there is nowhere to report it.
         let _unwritable = error.print();
         return;
     }
@@ -67,7 +67,7 @@ fn refuse(mut error: clap::Error) {
     output::complaint(OutputFormat::Json, message, tip.or(Some("try `--help`")), &[]);
 }
 
-/// The variable of the environment that the refused value comes from, if it comes from one.
+/// Returns the environment variable that a refused value comes from, if it comes from one.
 fn variable(command: &Command, error: &clap::Error, arguments: &[OsString]) -> Option<String> {
     let text = |kind| match error.get(kind) {
         Some(ContextValue::String(text)) => Some(text.as_str()),
@@ -95,7 +95,7 @@ fn usage(command: &mut Command, arguments: &[OsString]) -> clap::builder::Styled
     }
 }
 
-/// Tells whether data is wanted as JSON, by arguments that are wrong somewhere.
+/// Tells whether the output shall be JSON, from arguments that are invalid in some place.
 fn wants_json(arguments: &[OsString]) -> bool {
     let mut arguments = arguments.iter();
     let mut format = std::env::var_os("RIKLET_SDN_OUTPUT");

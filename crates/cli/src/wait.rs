@@ -6,7 +6,7 @@ use riklet_vmm::runs;
 
 use super::{args::WaitArgs, error::CliError, output::Output};
 
-/// Exit status 1 where the run ended by itself with a failure.
+/// Waits for the end of a run. The exit status is 1 if it ended by itself with a failure.
 pub(crate) fn run(config: &Config, args: &WaitArgs, output: Output) -> Result<ExitCode, CliError> {
     let store = runs::store_of(&config.state_dir, &args.name)?;
     let end = runs::wait(&store, &args.name)?;

@@ -1,4 +1,4 @@
-//! Events: what the daemon did, for those who watch.
+//! Events: what the daemon did, recorded for watchers.
 
 use std::{
     collections::VecDeque,
@@ -14,7 +14,7 @@ use riklet_api::chain;
 use riklet_core::model::{InstanceName, Slot};
 use riklet_sdn::{Failure, Rebuilt, Report, Request, Selector};
 
-/// The number of events that are remembered, and that a watcher may fall behind before it misses some.
+/// The number of events that are kept. A watcher that falls further behind misses some.
 const REMEMBERED: usize = 1000;
 
 /// The kind of an event.
@@ -39,7 +39,7 @@ pub enum EventKind {
 }
 
 impl EventKind {
-    /// The word, as output has it.
+    /// Returns the kind as a word for output.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -62,7 +62,7 @@ pub struct Event {
     pub at: SystemTime,
     /// The kind.
     pub kind: EventKind,
-    /// The function, where it is one's.
+    /// The function that the event concerns, if it concerns one.
     pub name: Option<InstanceName>,
     /// The text: one or more lines.
     pub text: String,
@@ -79,7 +79,7 @@ impl From<&Event> for riklet_api::Event {
     }
 }
 
-/// The daemon's events: told here, and watched here. Clones share them.
+/// The daemon's events: published and watched through this. Clones share them.
 #[derive(Debug, Clone)]
 pub struct Events {
     remembered: Arc<Mutex<VecDeque<Event>>>,
@@ -95,7 +95,7 @@ impl Default for Events {
 }
 
 impl Events {
-    /// The events that are remembered, oldest first, and from then on all that come.
+    /// Returns the kept events, oldest first, and a receiver of all later ones.
     #[must_use]
     pub fn listen(&self) -> (Vec<Event>, broadcast::Receiver<Event>) {
         let remembered = self.remembered.lock().unwrap_or_else(PoisonError::into_inner);
@@ -108,7 +108,7 @@ impl Events {
         &self.metrics
     }
 
-    /// Says that something happened.
+    /// Publishes an event.
     pub fn say(&self, kind: EventKind, name: Option<&InstanceName>, text: String) {
         match kind {
             EventKind::Repaired => self.metrics.repaired(),
@@ -133,7 +133,7 @@ impl Events {
         let _nobody_listens = self.sender.send(event);
     }
 
-    /// Tells the change that a request made.
+    /// Publishes the change that a request made.
     pub(super) fn changed(&self, request: &Request, report: &Report) {
         if report.done.is_empty() {
             return;
@@ -165,7 +165,7 @@ impl Events {
         report.failures.iter().for_each(|failure| self.failed(failure));
     }
 
-    /// Says that the records were gone, and are not any more.
+    /// Publishes that the records were missing, and were written again.
     pub(super) fn restored(&self, state_dir: &Path) {
         let text = format!(
             "the database in {} was removed while functions are up: it is written again from memory",
@@ -174,7 +174,7 @@ impl Events {
         self.say(EventKind::Error, None, text);
     }
 
-    /// Says what was taken over from other records.
+    /// Publishes what was taken over from other records.
     pub(super) fn adopted(&self, rebuilt: &Rebuilt) {
         for name in &rebuilt.recovered {
             let lost = if rebuilt.incomplete.contains(name) {
@@ -194,13 +194,13 @@ impl Events {
         rebuilt.report.failures.iter().for_each(|failure| self.failed(failure));
     }
 
-    /// Tells a repair.
+    /// Publishes a repair.
     pub(super) fn repaired(&self, report: &Report) {
         let lines: Vec<_> = report.done.iter().map(ToString::to_string).collect();
         self.say(EventKind::Repaired, None, lines.join("\n"));
     }
 
-    /// Tells that repairs back off, and for how long.
+    /// Publishes that repairs back off, and for how long.
     pub(super) fn backs_off(&self, slot: Option<Slot>, pause: Duration) {
         let what =
             slot.map_or_else(|| "the firewall".to_owned(), |slot| slot.interface().to_string());
@@ -208,17 +208,17 @@ impl Events {
         self.say(EventKind::BackingOff, None, text);
     }
 
-    /// An instance that is not as it should be.
+    /// Publishes that an instance is not as it should be.
     pub(super) fn failed(&self, failure: &Failure) {
         self.say(EventKind::Failed, Some(&failure.name), chain(failure));
     }
 
-    /// Tells a change by another process.
+    /// Publishes a change by another process.
     pub(super) fn noticed(&self, cause: &str) {
         self.say(EventKind::Noticed, None, cause.to_owned());
     }
 
-    /// Tells an error.
+    /// Publishes an error.
     pub(super) fn error(&self, error: &dyn std::error::Error) {
         self.say(EventKind::Error, None, chain(error));
     }

@@ -1,4 +1,4 @@
-//! The daemon, `riklet-sdn serve`, and what it has in common with the command line where no daemon runs.
+//! The daemon, `riklet-sdn serve`, and the code that it shares with the command line without a daemon.
 //!
 //! ```text
 //!  clients ──► server (HTTP on a unix socket, async) ─┐
@@ -8,8 +8,8 @@
 //!                                                           background (one thread): creates and deletes TAPs
 //! ```
 //!
-//! [`local::LocalNode`] is a node as a [`riklet_api::NodeApi`]: the command line has one of its own where no daemon
-//! listens, the engine has the daemon's. [`engine::Engine`] is the way to the latter from any thread.
+//! [`local::LocalNode`] implements [`riklet_api::NodeApi`] for a node in the same process. The command line uses its
+//! own when no daemon listens; the engine has the daemon's. [`engine::Engine`] gives any thread access to the latter.
 //!
 //! ```
 //! use riklet_api::NodeApi;
@@ -36,7 +36,7 @@ pub mod server;
 
 use std::time::{Instant, SystemTime};
 
-/// Returns the time by the clock that never steps back.
+/// Returns the time of the monotonic clock.
 #[expect(clippy::disallowed_methods, reason = "the daemon is where time comes in")]
 fn now() -> Instant {
     Instant::now()

@@ -13,10 +13,10 @@ use riklet_vmm::runs::{self, Orphans};
 
 use super::{documents, problems, wall_clock};
 
-/// The node in this process, with what it runs.
+/// The node in this process, with its runs.
 ///
-/// The command line works with it where no daemon listens, and the daemon's engine has one: both answer by the same
-/// functions.
+/// The command line uses it when no daemon listens, and the daemon's engine has one, so both answer through the same
+/// code.
 #[derive(Debug)]
 pub struct LocalNode<N = Node<Linux>> {
     pub(crate) node: N,
@@ -40,7 +40,7 @@ impl<N: NodeOperations> LocalNode<N> {
         self.node.config()
     }
 
-    /// Takes instances down, with what all share. `forget_runs` is the rest of a `down` with `purge`.
+    /// Takes instances down, with everything that all share. `forget_runs` is the rest of a `down` with `purge`.
     ///
     /// # Errors
     /// As [`NodeApi::down`].
@@ -48,7 +48,7 @@ impl<N: NodeOperations> LocalNode<N> {
         document(self.node.down(selector, true))
     }
 
-    /// Clears these runs away and repairs: [`Orphans::take_over`] is the other part of a `repair`.
+    /// Cleans up these lost runs, then repairs. [`Orphans::take_over`] is the first part of a `repair`.
     ///
     /// # Errors
     /// As [`NodeApi::repair`].
@@ -121,15 +121,15 @@ impl<N: NodeOperations> NodeApi for LocalNode<N> {
     }
 }
 
-/// Describes the outcome of an operation of the node.
+/// Describes the outcome of an operation.
 pub(crate) fn document(
     outcome: Result<riklet_sdn::Report, NodeError>,
 ) -> Result<ReportDocument, ApiError> {
     outcome.map(|report| documents::report(&report)).map_err(|error| problems::node(&error))
 }
 
-/// Forgets the runs that have ended, where all instances were taken down with what they shared. This takes as long as
-/// there are logs to remove.
+/// Forgets the ended runs, if all instances were taken down with everything that they shared. The time depends on the
+/// number of logs.
 pub(crate) fn forget_runs(state_dir: &Path, selector: &Selector) -> Result<(), ApiError> {
     match selector {
         Selector::All => runs::forget_ended(state_dir).map_err(|error| problems::run(&error)),

@@ -27,10 +27,10 @@ use riklet_kernel::{
     linux::{Linux, stats::Traffic},
 };
 
-/// The media type of what [`Metrics::render`] writes.
+/// The media type of the text that [`Metrics::render`] returns.
 pub const MEDIA_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// The shortest operation that is told from a shorter one, in seconds; each further bucket is twice as wide.
+/// The upper bound of the first bucket, in seconds. Each further bucket is twice as wide.
 const SHORTEST: f64 = 0.000_05;
 const BUCKETS: u16 = 18;
 
@@ -49,7 +49,7 @@ struct Operation {
     outcome: &'static str,
 }
 
-/// The function that a number is of.
+/// The label of a function.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct OfFunction {
     function: String,
@@ -66,7 +66,7 @@ impl Default for Metrics {
     }
 }
 
-/// The values that are read for each rendering.
+/// The values that are read for each request.
 #[derive(Debug)]
 pub struct Snapshot {
     counts: SlotCounts,
@@ -76,10 +76,10 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    /// Reads what the kernel counts, on any thread of the network namespace.
+    /// Reads the kernel's counters, on any thread of the network namespace.
     ///
     /// # Errors
-    /// Where the kernel does not say.
+    /// Fails if the kernel does not report them.
     pub fn take(counts: SlotCounts, functions: Vec<ListEntry>) -> Result<Self, KernelError> {
         let mut kernel = Linux::new();
         let (traffic, flows) = (kernel.traffic()?, kernel.flows_by_guest()?);
@@ -88,24 +88,24 @@ impl Snapshot {
 }
 
 impl Metrics {
-    /// An operation is done: `up` or `down`, whether it was refused, and how long it took from the request to the answer.
+    /// Counts an operation (`up` or `down`), whether it was refused, and the time from the request to the answer.
     pub fn operation(&self, operation: &'static str, refused: bool, took: Duration) {
         let outcome = if refused { "refused" } else { "done" };
         let labels = Operation { operation, outcome };
         self.operations.get_or_create(&labels).observe(took.as_secs_f64());
     }
 
-    /// Something was repaired.
+    /// Counts a repair.
     pub(super) fn repaired(&self) {
         self.repairs.inc();
     }
 
-    /// Something could not be done.
+    /// Counts a failure.
     pub(super) fn failed(&self) {
         self.errors.inc();
     }
 
-    /// All of it as text.
+    /// Returns all metrics as text.
     #[must_use]
     pub fn render(&self, snapshot: Snapshot) -> String {
         let mut registry = Registry::with_prefix("riklet_sdn");
@@ -127,7 +127,7 @@ impl Metrics {
     }
 }
 
-/// One of the numbers of a TAP.
+/// A function that selects one of a TAP's counters.
 type Counted = fn(&Traffic) -> u64;
 
 impl Collector for Snapshot {

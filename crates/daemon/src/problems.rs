@@ -1,4 +1,4 @@
-//! Turns errors into those of the API, with a status that a client can act upon.
+//! Converts errors into those of the API, with a status that tells clients what to do.
 
 use riklet_api::{ApiError, HttpStatus, chain};
 use riklet_core::ErrorKind;

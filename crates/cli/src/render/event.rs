@@ -7,7 +7,7 @@ pub(crate) fn event(event: &Event) -> String {
     format!("{} {:11}{name} {text}\n", time(event.at_ms), event.kind)
 }
 
-/// RFC 3339, in UTC.
+/// Returns a time in the format of RFC 3339, in UTC.
 fn time(at_ms: u64) -> String {
     let (seconds, millis) = (at_ms / 1000, at_ms % 1000);
     let (days, rest) = (seconds / 86_400, seconds % 86_400);
@@ -16,8 +16,8 @@ fn time(at_ms: u64) -> String {
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{millis:03}Z")
 }
 
-/// The date, so many days after 1970-01-01, in the Gregorian calendar: years that begin in March have their leap day
-/// at the end.
+/// Returns the date in the Gregorian calendar, so many days after 1970-01-01. Counting years from March puts the leap
+/// day at the end of the year.
 fn date(days: u64) -> (u64, u64, u64) {
     const DAYS_OF_400_YEARS: u64 = 146_097;
     // From 0000-03-01.

@@ -1,4 +1,4 @@
-//! Documents as text. Pure: what is printed depends on the document only, whoever answered.
+//! Renders documents as text. Pure: the text depends on the document only.
 
 mod event;
 mod inspection;

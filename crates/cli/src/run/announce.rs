@@ -21,7 +21,7 @@ pub(super) enum Ends {
     Stop,
 }
 
-/// Prints that all is ready. `elsewhere` is the address that other machines reach this one by.
+/// Prints that all functions are ready. `elsewhere` is the address at which other machines reach this one.
 pub(super) fn announce(
     ready: &Ready<'_>,
     output: Output,
@@ -32,7 +32,7 @@ pub(super) fn announce(
     output.print(|| text(ready, &urls, ends), || document(ready, urls.clone()))
 }
 
-/// Returns the address that other machines reach the node by, as far as it can be told.
+/// Returns the address at which other machines reach the node, if it can be determined.
 pub(super) fn uplink_address<K: Kernel>(node: &mut Node<K>) -> Result<Option<IpAddr>, CliError> {
     let uplinks = node.kernel().uplinks().map_err(NodeError::from)?;
     for uplink in uplinks {
@@ -44,7 +44,7 @@ pub(super) fn uplink_address<K: Kernel>(node: &mut Node<K>) -> Result<Option<IpA
     Ok(None)
 }
 
-/// Returns what a user can try: on this node, and from elsewhere.
+/// Returns the URLs that a user can try: on this node, and from other machines.
 fn urls(
     instances: &[(&Instance, Vmm)],
     answers: &[PortAnswer],

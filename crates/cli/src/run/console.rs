@@ -1,4 +1,4 @@
-//! The guest's console on standard output, as it comes.
+//! Copies the guest's console to standard output as it is written.
 
 use std::{
     io::{self, PipeWriter},
@@ -23,7 +23,7 @@ pub(super) struct Console {
 }
 
 impl Console {
-    /// From the beginning of the log.
+    /// Starts to copy, from the beginning of the log.
     pub(super) fn show(log: &Path, output: Output) -> Result<Self, CliError> {
         let path = log.to_owned();
         let failed = move |source| CliError::Log { path: path.clone(), source };
@@ -45,10 +45,10 @@ impl Console {
         Ok(Self { stop, thread: thread::spawn(copy) })
     }
 
-    /// Copies what is left.
+    /// Copies the rest of the log, and ends the thread.
     pub(super) fn end(self) -> Result<(), CliError> {
         drop(self.stop);
-        // A thread that panicked has said so on standard error.
+        // A thread that panicked has reported it on standard error.
         self.thread.join().unwrap_or(Ok(()))
     }
 }

@@ -31,7 +31,7 @@ pub(super) fn run(
     output: Output,
 ) -> Result<ExitCode, CliError> {
     if let Some(store) = Store::open_existing(&config.state_dir)? {
-        // Before the log of a supervisor that lives is emptied, and before any of them is run.
+        // This happens before the log of a running function is emptied, and before any function is started.
         let mut names = workloads.iter().map(Workload::name);
         names.try_for_each(|name| runs::refuse_running(&store, name))?;
     }
@@ -44,7 +44,7 @@ pub(super) fn run(
             detached.map_err(|source| CliError::Detach { name: name.to_string(), source })?;
         match detached {
             Detached::Ready { text, words } => {
-                // What it warns of, and what it has downloaded.
+                // These are the supervisor's warnings, and notes about downloads.
                 words.lines().for_each(|line| output.remark(line));
                 if output.is_json() {
                     documents.extend(serde_json::from_str::<Value>(&text));
@@ -65,9 +65,9 @@ pub(super) fn run(
 }
 
 enum Detached {
-    /// It is ready: its announcement, and its messages until then.
+    /// The supervisor is ready. These are its announcement and its earlier messages.
     Ready { text: String, words: String },
-    /// It failed: its exit status and its messages.
+    /// The supervisor failed, with this exit status and these messages.
     Failed { code: u8, words: String },
 }
 
@@ -79,7 +79,7 @@ fn supervise(
 ) -> io::Result<Detached> {
     let directory = runs::directory(&config.state_dir, workload.name());
     DirBuilder::new().recursive(true).mode(0o700).create(&config.state_dir)?;
-    // The VMM's directory is in it, which another user may have to reach.
+    // The VMM's directory is inside, and another user may have to reach it.
     DirBuilder::new().recursive(true).mode(0o711).create(&directory)?;
     let log = directory.join("supervisor.log");
     let program = std::env::current_exe()?;
@@ -89,7 +89,7 @@ fn supervise(
         process::spawn_detached(&program, &arguments, definition.as_bytes(), empty(&log)?)?;
     let mut announced = String::new();
     if let Some(mut stdout) = child.stdout.take() {
-        // It closes its end once it is ready, and when it ends.
+        // The supervisor closes its end once it is ready, and when it ends.
         stdout.read_to_string(&mut announced)?;
     }
     if !announced.is_empty() {
@@ -102,7 +102,8 @@ fn supervise(
     Ok(Detached::Failed { code, words })
 }
 
-/// Deletes the log of a supervisor that failed, which has been told, and its directory, unless there is more in it.
+/// Deletes the log of a supervisor that failed and whose error was printed, and its directory, unless it has other
+/// files.
 #[expect(clippy::disallowed_methods, reason = "the log is this module's own")]
 fn forget(log: &Path) {
     let directory = || log.parent().map_or(Ok(()), fs::remove_dir);
@@ -111,11 +112,12 @@ fn forget(log: &Path) {
     }
 }
 
-/// Returns the arguments of the supervisor: what this process was told, by whatever means. What no option says is the default, whatever files there
-/// are. Relative paths stay right: the working directory does.
+/// Returns the arguments of the supervisor: the settings of this process, from whatever source. Settings without an
+/// option get their defaults, also if a configuration file exists. Relative paths stay valid, since the working
+/// directory stays.
 fn arguments(config: &Config, args: &RunArgs, output: Output) -> Vec<OsString> {
     let mut all: Vec<OsString> = ["--config", "/dev/null"].map(OsString::from).into();
-    // `run` does its own work, and asks no daemon.
+    // `run` works by itself and uses no daemon.
     for (key, value) in config.settings().into_iter().filter(|(key, _)| *key != "api") {
         all.extend([format!("--{}", key.replace('_', "-")).into(), value]);
     }
@@ -138,7 +140,7 @@ pub(super) fn leave_terminal() -> Result<(), CliError> {
     left.map(drop).map_err(|errno| CliError::Session { source: errno.into() })
 }
 
-/// Tells whoever waits that all is ready: nothing more comes on standard output.
+/// Tells the waiting process that all is ready, by closing standard output.
 pub(super) fn close_output() -> Result<(), CliError> {
     let failed = |source| CliError::Write { source };
     let null = File::options().write(true).open("/dev/null").map_err(failed)?;

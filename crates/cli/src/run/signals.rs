@@ -11,11 +11,12 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use crate::input;
 
-/// SIGINT, SIGTERM and the SIGHUP of a terminal that is closed, as a file that is readable once one of them came.
+/// A descriptor that is readable after SIGINT, SIGTERM, or the SIGHUP of a closed terminal.
 pub(super) struct Signals(UnixStream);
 
 impl Signals {
-    /// From now on they do not end the process. Where nohup(1) has SIGHUP ignored, it stays ignored.
+    /// Catches the signals, which from then on do not end the process. If SIGHUP is ignored, as nohup(1) does, it
+    /// stays ignored.
     pub(super) fn watch() -> io::Result<Self> {
         let (read, write) = UnixStream::pair()?;
         let status = input::read(Path::new("/proc/self/status")).unwrap_or_default();

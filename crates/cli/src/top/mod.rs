@@ -1,4 +1,4 @@
-//! `top`: the functions with their rates, once or again and again.
+//! `top`: shows the functions with their rates, once or continuously.
 
 mod sample;
 mod screen;
@@ -33,7 +33,7 @@ pub(crate) fn run(node: NodeArgs, args: &TopArgs, output: Output) -> Result<Exit
 /// Prints one table, with rates over the interval.
 fn once(node: NodeArgs, interval: Duration, output: Output) -> Result<ExitCode, CliError> {
     let mut sampler = Sampler::new(node);
-    // What cannot be read at all is said at once.
+    // An error that affects every sample shows here at once.
     let before = sampler.take(false)?.counted;
     pause(interval);
     let sample = sampler.take(true)?;

@@ -1,4 +1,4 @@
-//! Samples: asked of the daemon, if one runs, and counted by the kernel.
+//! Samples: the daemon's answers, if one runs, and the kernel's counters.
 
 use std::{
     collections::BTreeMap,
@@ -13,7 +13,7 @@ use riklet_sdn::NodeError;
 use super::view::Slots;
 use crate::{args::NodeArgs, error::CliError, node::ChosenNode, render};
 
-/// So many events are shown at most.
+/// The largest number of events shown.
 const EVENTS: usize = 20;
 
 /// The counters of the TAPs at a moment.
@@ -23,12 +23,12 @@ pub(super) struct Counted {
     pub(super) traffic: BTreeMap<InterfaceName, Traffic>,
 }
 
-/// All that there is to show at a moment.
+/// Everything that the view shows of one moment.
 #[derive(Debug, Clone)]
 pub(super) struct Sample {
     pub(super) counted: Counted,
     pub(super) functions: Vec<ListEntry>,
-    /// The drift that the last look found.
+    /// The drift that the last check found.
     pub(super) drift: Vec<String>,
     /// The daemon's slots, if one runs.
     pub(super) slots: Option<Slots>,
@@ -42,7 +42,7 @@ pub(super) struct Sampler {
     kernel: Linux,
     drift: Vec<String>,
     checked: Option<Instant>,
-    /// The duration of the last look for drift.
+    /// The duration of the last check for drift.
     check_took: Duration,
 }
 
@@ -57,7 +57,7 @@ impl Sampler {
         }
     }
 
-    /// Takes a sample. Whether a daemon runs is seen anew each time.
+    /// Takes a sample. Looks for a daemon each time.
     pub(super) fn take(&mut self, check: bool) -> Result<Sample, CliError> {
         let mut node = ChosenNode::of(&self.node)?;
         let functions = node.list()?;
@@ -80,7 +80,7 @@ impl Sampler {
         })
     }
 
-    /// Takes a sample, and looks for drift where that is due: it reads all there is, and shall take no more than a
+    /// Takes a sample, and checks for drift if that is due. A check reads everything, so checks may use no more than a
     /// twentieth of the time.
     pub(super) fn take_in_turn(&mut self) -> Result<Sample, CliError> {
         const SELDOM: Duration = Duration::from_secs(5);

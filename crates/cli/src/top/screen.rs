@@ -11,7 +11,7 @@ use ratatui::{
 use super::view::{HEADER, Order, View, short};
 use crate::render;
 
-/// So many lines of events are shown where there is room.
+/// The number of lines of events, if there is room.
 const EVENTS: u16 = 6;
 /// Columns of [`HEADER`].
 const STATE: usize = 3;
@@ -21,9 +21,9 @@ const EXPOSURES: usize = 8;
 /// The contents of the screen.
 #[derive(Debug, Default)]
 pub(super) struct Screen {
-    /// `None` until something was counted.
+    /// `None` before the first sample.
     pub(super) view: Option<View>,
-    /// The reason why there is nothing newer.
+    /// The reason why there is no newer sample.
     pub(super) problem: Option<String>,
     pub(super) order: Order,
     /// The first function that is shown.
@@ -55,7 +55,7 @@ impl Screen {
 
 pub(super) fn draw(frame: &mut Frame<'_>, screen: &Screen) {
     let shown = screen.view.as_ref().map_or(0, |view| view.events.len());
-    // With their title, and no more than a third of the screen.
+    // The events with their title take at most a third of the screen.
     let events = match u16::try_from(shown).unwrap_or(EVENTS).min(EVENTS) {
         0 => 0,
         lines => (lines + 1).min(frame.area().height / 3),
@@ -131,9 +131,9 @@ fn draw_functions(frame: &mut Frame<'_>, area: Rect, screen: &Screen, view: &Vie
     frame.render_widget(Table::new(rows, widths.collect::<Vec<_>>()).header(header), area);
 }
 
-/// The columns that there is room for, and their widths. A number that is cut off would be another.
+/// Returns the columns that fit, with their widths. No column is cut off, since a truncated number would be misread.
 fn columns(longest: usize, room: usize) -> Vec<(usize, u16)> {
-    /// The least that can be spared first.
+    /// The columns to drop if there is no room, the least important first.
     const SPARED: [usize; 8] = [EXPOSURES, 2, 1, 6, 4, STATE, 7, 5];
     let name = u16::try_from(longest).unwrap_or(u16::MAX);
     let widths = [name, 8, 15, 8, 7, 7, 7, 7, 16];
@@ -148,12 +148,12 @@ fn columns(longest: usize, room: usize) -> Vec<(usize, u16)> {
     columns
 }
 
-/// Numbers to the right.
+/// Aligns numbers to the right.
 fn aligned(column: usize, cell: &str) -> String {
     if NUMBERS.contains(&column) { format!("{cell:>7}") } else { cell.to_owned() }
 }
 
-/// The last ones, the newest at the bottom: of each the first line.
+/// Draws the first line of each of the last events, the newest at the bottom.
 fn draw_events(frame: &mut Frame<'_>, area: Rect, view: &View) {
     let room = usize::from(area.height.saturating_sub(1));
     let skipped = view.events.len().saturating_sub(room);

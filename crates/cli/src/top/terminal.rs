@@ -1,4 +1,4 @@
-//! The terminal: what is typed, and what is shown. It is given back as it was, however this ends.
+//! The terminal: reads keys and shows the screen. It is restored however this ends.
 
 use std::{
     io, panic,
@@ -36,15 +36,15 @@ use crate::{
     error::{CliError, chain},
 };
 
-/// The delay after which a signal or a sample is seen: reading keys does not wake for them.
+/// The delay after which a signal or a sample is noticed, since it does not interrupt the wait for keys.
 const REFRESH_INTERVAL: Duration = Duration::from_millis(100);
-/// So many lines are a page.
+/// The number of lines of a page.
 const PAGE: isize = 10;
 
 type Samples = Receiver<Result<Sample, CliError>>;
 
-/// Shows what there is, until somebody quits or a signal comes. The first sample is taken before the terminal is: why
-/// there is none is printed as always.
+/// Shows the screen until the user quits or a signal comes. Takes the first sample before it takes over the terminal,
+/// so that an error is printed as usual.
 pub(super) fn run(node: NodeArgs, interval: Duration) -> Result<ExitCode, CliError> {
     let mut sampler = Sampler::new(node);
     let first = sampler.take_in_turn()?;
@@ -52,7 +52,7 @@ pub(super) fn run(node: NodeArgs, interval: Duration) -> Result<ExitCode, CliErr
     let (sender, coming) = mpsc::channel();
     let (_running, ended) = mpsc::channel();
     thread::spawn(move || sample(&mut sampler, interval, &sender, &ended));
-    // It sees to it that a panic gives the terminal back as well, but for the cursor.
+    // ratatui also restores the terminal after a panic, except for the cursor.
     let mut terminal = ratatui::try_init().map_err(|source| CliError::Terminal { source })?;
     show_cursor_on_panic();
     let shown = show(&mut terminal, first, &coming, &signal);
@@ -60,7 +60,7 @@ pub(super) fn run(node: NodeArgs, interval: Duration) -> Result<ExitCode, CliErr
     shown.map_err(|source| CliError::Terminal { source })?;
     match i32::try_from(signal.load(Ordering::Relaxed)) {
         Ok(0) | Err(_) => {}
-        // Whoever sent it sees that it ended this.
+        // The program ends as the signal demands, so its sender sees that.
         Ok(signal) => {
             emulate_default_handler(signal).map_err(|source| CliError::Signals { source })?;
         }
@@ -68,7 +68,8 @@ pub(super) fn run(node: NodeArgs, interval: Duration) -> Result<ExitCode, CliErr
     Ok(ExitCode::SUCCESS)
 }
 
-/// The cursor is shown again when the terminal is dropped, which a program that aborts on a panic never comes to.
+/// Shows the cursor after a panic. Dropping the terminal would do so, but a program that aborts on a panic never drops
+/// it.
 fn show_cursor_on_panic() {
     let before = panic::take_hook();
     panic::set_hook(Box::new(move |reason| {
@@ -77,7 +78,7 @@ fn show_cursor_on_panic() {
     }));
 }
 
-/// The last signal that came; 0 is none.
+/// Catches the signals. The returned number is the last one that came; 0 before the first.
 fn watch_signals() -> io::Result<Arc<AtomicUsize>> {
     let last = Arc::new(AtomicUsize::new(0));
     for signal in [SIGINT, SIGTERM, SIGHUP] {
@@ -87,7 +88,7 @@ fn watch_signals() -> io::Result<Arc<AtomicUsize>> {
     Ok(last)
 }
 
-/// Takes samples, until nobody wants them any more.
+/// Takes samples, until the receiver is gone.
 fn sample(
     sampler: &mut Sampler,
     interval: Duration,
@@ -138,11 +139,11 @@ fn show(
     Ok(())
 }
 
-/// Does what a key is for: whether that is to go on.
+/// Handles a key. Returns whether to go on.
 fn press(screen: &mut Screen, key: KeyEvent) -> bool {
     match key.code {
         KeyCode::Char('q') | KeyCode::Esc => return false,
-        // A terminal that is read key by key sends no SIGINT.
+        // In this mode, the terminal sends no SIGINT.
         KeyCode::Char('c') if key.modifiers.contains(KeyModifiers::CONTROL) => return false,
         KeyCode::Char('n') => screen.order_by(Order::Name),
         KeyCode::Char('i') => screen.order_by(Order::In),

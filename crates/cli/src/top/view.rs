@@ -10,19 +10,19 @@ use serde::Serialize;
 use super::sample::{Counted, Sample};
 use crate::render;
 
-/// The columns of the table that is printed once.
+/// The columns of the printed table.
 pub(super) const HEADER: [&str; 9] =
     ["NAME", "TAP", "GUEST", "STATE", "IN P/S", "IN B/S", "OUT P/S", "OUT B/S", "EXPOSURES"];
 
-/// All that is shown, and the document of `top --output json`.
+/// The contents of the view, which are also the document of `top --output json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct View {
-    /// The interval of the rates in milliseconds; 0 if nothing was counted before.
+    /// The interval of the rates in milliseconds; 0 without an earlier sample.
     pub(super) interval_ms: u64,
     pub(super) functions: Vec<Line>,
     pub(super) drift: Vec<String>,
-    /// The daemon's; none where none runs.
+    /// The daemon's slots; `None` without a daemon.
     pub(super) slots: Option<Slots>,
     pub(super) events: Vec<Event>,
 }
@@ -44,7 +44,7 @@ pub(super) struct Line {
     pub(super) exposures: Vec<ExposureDocument>,
 }
 
-/// The traffic in one direction: in all, and of late.
+/// The traffic in one direction: in total, and at present.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Flow {
@@ -93,7 +93,7 @@ impl View {
             let tap = InterfaceName::try_from(instance.tap.as_str()).ok();
             let now = tap.as_ref().and_then(|tap| counted.traffic.get(tap));
             let now = now.copied().unwrap_or_default();
-            // A TAP that was not there yet, or is another by now, has counted from 0.
+            // A TAP that is new, or was created anew, has counted from 0.
             let same = |traffic: &&Traffic| traffic.index == now.index;
             let before = before.and_then(|before| before.traffic.get(tap.as_ref()?).filter(same));
             let before = before.copied().unwrap_or_default();
@@ -119,7 +119,7 @@ impl View {
         }
     }
 
-    /// Orders the functions; those that are alike by their names.
+    /// Sorts the functions; equal ones by name.
     pub(super) fn order(&mut self, order: Order) {
         let busiest = |line: &Line| match order {
             Order::Name => 0,
@@ -130,14 +130,14 @@ impl View {
             .sort_by(|a, b| busiest(b).cmp(&busiest(a)).then_with(|| a.name.cmp(&b.name)));
     }
 
-    /// The lines of the table that is printed once.
+    /// Returns the rows of the printed table.
     pub(super) fn rows(&self) -> Vec<Vec<String>> {
         self.functions.iter().map(|line| line.row(|number| number.to_string())).collect()
     }
 }
 
 impl Line {
-    /// The cells of its line, with rates as they are to be written.
+    /// Returns the cells of the function's row, with rates formatted by `number`.
     pub(super) fn row(&self, number: fn(u64) -> String) -> Vec<String> {
         let exposures: Vec<_> = self.exposures.iter().map(ToString::to_string).collect();
         vec![
@@ -169,14 +169,14 @@ impl Flow {
     }
 }
 
-/// So many in so long, a second; rounded.
+/// Returns the rounded rate per second.
 fn rate(count: u64, passed: Duration) -> u64 {
     let micros = passed.as_micros().max(1);
     let rate = (u128::from(count) * 1_000_000 + micros / 2) / micros;
     u64::try_from(rate).unwrap_or(u64::MAX)
 }
 
-/// A number with at most four digits, and its unit.
+/// Returns a number with at most four digits, and its unit.
 pub(super) fn short(number: u64) -> String {
     let mut number = number;
     for unit in ["", "k", "M", "G", "T", "P"] {
@@ -220,8 +220,8 @@ pub(super) mod tests {
         }
     }
 
-    /// Three functions after half a second: the first has sent much, the TAP of the second was made anew, that of the
-    /// third is new.
+    /// Returns the view of three functions after half a second: the first has sent much, the TAP of the second was
+    /// created anew, and that of the third is new.
     pub(in crate::top) fn sampled() -> View {
         let name = |slot| InterfaceName::try_from(format!("rik{slot}").as_str()).unwrap();
         #[expect(clippy::disallowed_methods, reason = "any moment")]

@@ -167,7 +167,7 @@ mod tests {
         );
         now += Duration::from_secs(121);
         healer.suspect(SLOT, now);
-        assert_eq!(healer.take(now), Some(slots(&[3])), "it had its peace");
+        assert_eq!(healer.take(now), Some(slots(&[3])), "the quiet period is over");
         assert_eq!(healer.repaired(SLOT, now), None);
     }
 

@@ -60,7 +60,7 @@ type Call = Box<dyn FnOnce(&mut WatchedNode) + Send>;
 enum Message {
     Change(Request, oneshot::Sender<Result<Report, NodeError>>),
     Call(Call),
-    /// The same, while no background task is under way.
+    /// A call that runs while no background task is in progress.
     Alone(Call),
     Count(oneshot::Sender<SlotCounts>),
     TaskOutcome(TaskOutcome),

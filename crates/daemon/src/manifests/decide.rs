@@ -4,27 +4,27 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use riklet_core::model::{InstanceName, Workload};
 
-/// The definitions of each file by its name, or the reason why they are not known.
+/// The definitions of each file by its name, or the error that makes them unknown.
 pub(super) type Files = BTreeMap<String, Result<Vec<Workload>, String>>;
 
 /// A decision about the definition files.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Decision {
-    /// The instances to take down: no file asks for them any more.
+    /// The instances to take down, since no file defines them any more.
     pub(super) down: BTreeSet<InstanceName>,
     /// The workloads to bring up, by file.
     pub(super) up: BTreeMap<String, Vec<Workload>>,
     /// The file that owns each name from now on.
     pub(super) owners: BTreeMap<InstanceName, String>,
-    /// The files that are at fault, and why: what they asked for last stays.
+    /// The invalid files, with the reasons. Their last valid contents stay.
     pub(super) complaints: BTreeMap<String, String>,
 }
 
-/// The file that each name belongs to.
+/// The file that claims each name.
 type Claims<'a> = BTreeMap<&'a InstanceName, &'a String>;
 
-/// `owners`: the names that files asked for so far. `recorded`: all names that are recorded. `applied`: what was brought
-/// up of each file already.
+/// Decides what to do about these files. `owners` has the names that files own so far, `recorded` all recorded names,
+/// and `applied` the workloads of each file that were brought up.
 pub(super) fn decide(
     files: &Files,
     owners: &BTreeMap<InstanceName, String>,
@@ -35,7 +35,7 @@ pub(super) fn decide(
         .iter()
         .filter_map(|(file, found)| found.as_ref().err().map(|why| (file.clone(), why.clone())));
     let mut decision = Decision { complaints: unread.collect(), ..Decision::default() };
-    // What a refused file asked for last is its own still, and may be what another asks for.
+    // A refused file keeps the names that it owns; so other files that claim these may have to be refused too.
     let claimed = loop {
         let known = decision.complaints.len();
         let claimed = claims(files, owners, recorded, &mut decision.complaints);
@@ -55,7 +55,7 @@ pub(super) fn decide(
         wanted.is_some() && applied.get(file) == wanted
     };
     for (name, file) in claimed {
-        // Somebody has taken it down since: whoever brings it up next has it.
+        // Somebody has taken it down since. Whoever brings it up next owns it.
         if recorded.contains(name) || !done(file) {
             decision.owners.insert(name.clone(), file.clone());
         }
@@ -71,8 +71,8 @@ pub(super) fn decide(
     decision
 }
 
-/// Returns the file that owns each name, among the valid files. If several ask for one name, the file that has it keeps it;
-/// the others are at fault.
+/// Returns the file that claims each name, among the valid files. If several files define one name, its owner keeps
+/// it, and the others are refused.
 fn claims<'a>(
     files: &'a Files,
     owners: &BTreeMap<InstanceName, String>,
@@ -199,7 +199,7 @@ mod tests {
             decide(&files(vec![("a", newcomer()), ("m", mine())]), &known, &all, &BTreeMap::new());
         assert_eq!((&decision.complaints, &decision.owners), (&complaint, &known));
         assert_eq!(decision.up.keys().collect::<Vec<_>>(), ["m"]);
-        // The same where it cannot be read, or asks for it no more and is refused.
+        // The outcome is the same if the owning file cannot be read, or no longer defines the name and is refused.
         let stranger = Ok(vec![workload("theirs", 3)]);
         for bad in [Err("m:1:1: no"), stranger] {
             let found = files(vec![("a", newcomer()), ("m", bad)]);

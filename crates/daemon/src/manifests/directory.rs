@@ -1,4 +1,4 @@
-//! The directory with the definition files: what is in it, and when that changes (inotify(7)).
+//! The directory of the definition files: reads it, and watches it for changes (inotify(7)).
 
 use std::{
     collections::BTreeMap,
@@ -23,15 +23,15 @@ const ENDINGS: [&str; 3] = ["json", "yaml", "yml"];
 /// The directory, watched.
 #[derive(Debug)]
 pub(super) struct Directory {
-    /// Absolute: its parents are watched as well.
+    /// The absolute path: the directory's parents are watched as well.
     path: PathBuf,
     inotify: OwnedFd,
-    /// The number of the directory's watch, while it is there.
+    /// The number of the directory's watch, while it exists.
     watched: Option<i32>,
 }
 
 impl Directory {
-    /// Watches from now on. The directory need not be there yet, nor the ones that it is in.
+    /// Starts to watch a directory. Neither the directory nor its parents need to exist yet.
     pub(super) fn watch(path: &Path) -> io::Result<Self> {
         let inotify = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
         let path = std::path::absolute(path)?;
@@ -40,8 +40,8 @@ impl Directory {
         Ok(directory)
     }
 
-    /// Watches the directory, and the nearest one above that is there, for when it is made anew. Watching one again
-    /// changes nothing.
+    /// Watches the directory, and its nearest existing parent, to notice when the directory is created anew. Watching
+    /// one again changes nothing.
     fn rewatch(&mut self) -> io::Result<()> {
         let changes = WatchFlags::CREATE
             | WatchFlags::CLOSE_WRITE
@@ -55,20 +55,20 @@ impl Directory {
             | WatchFlags::DELETE
             | WatchFlags::DELETE_SELF
             | WatchFlags::MOVE_SELF;
-        // What is made between the look and the watch is seen by the next look.
-        let mut attended = None;
+        // If a directory appears between the look and the watch, the next look finds it.
+        let mut watched_parent = None;
         while let Some(nearest) = self.path.ancestors().skip(1).find(|above| above.is_dir())
-            && attended != Some(nearest)
+            && watched_parent != Some(nearest)
         {
             if self.add(nearest, names)?.is_some() {
-                attended = Some(nearest);
+                watched_parent = Some(nearest);
             }
         }
         self.watched = self.add(&self.path, changes)?;
         Ok(())
     }
 
-    /// The number of the watch; `None` where there is no such directory.
+    /// Returns the number of the watch; `None` if there is no such directory.
     fn add(&self, path: &Path, events: WatchFlags) -> io::Result<Option<i32>> {
         match inotify::add_watch(&self.inotify, path, events | WatchFlags::ONLYDIR) {
             Ok(number) => Ok(Some(number)),
@@ -77,8 +77,8 @@ impl Directory {
         }
     }
 
-    /// Tells whether the directory changed, or is another now: then all is to be read again. What else is in the directories
-    /// above may change as it likes.
+    /// Tells whether the directory has changed or was replaced, so that every file must be read again. Ignores other
+    /// changes in the parents.
     pub(super) fn hear(&mut self) -> io::Result<bool> {
         let before = self.watched;
         let mut changed = false;
@@ -99,7 +99,7 @@ impl Directory {
         Ok(changed || self.watched != before)
     }
 
-    /// Reads the definitions of each file; none if there is no directory.
+    /// Reads the definitions of each file. Returns none if there is no directory.
     pub(super) fn read(&self) -> io::Result<Files> {
         let entries = match fs::read_dir(&self.path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
@@ -114,7 +114,7 @@ impl Directory {
                 continue;
             }
             match read(&path) {
-                // It has gone since it was listed. A link that leads nowhere is there.
+                // The file has gone since it was listed. A dangling link is still there, and is reported.
                 Err(error)
                     if error.kind() == io::ErrorKind::NotFound
                         && fs::symlink_metadata(&path).is_err() => {}
@@ -129,7 +129,7 @@ impl Directory {
     }
 }
 
-/// The text of a file that is not too long.
+/// Returns the text of a file. Fails if it is too long.
 #[expect(clippy::disallowed_methods, reason = "the daemon's edge to files")]
 fn read(path: &Path) -> io::Result<String> {
     let found = fs::metadata(path)?;

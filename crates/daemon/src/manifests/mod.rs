@@ -1,8 +1,8 @@
-//! Definition files as the desired state: what they define is up, and what they no longer define goes. What was brought
-//! up by others is not touched. A file at fault leaves in place what it asked for last.
+//! Definition files as the desired state: what they define is up, and what they no longer define goes. Functions that
+//! others brought up are not touched. An invalid file is ignored; its last valid contents stay.
 //!
-//! A function that somebody takes down stays down until its file changes, or the daemon starts anew, and is no file's
-//! meanwhile: whoever brings it up has it.
+//! A function that somebody takes down stays down until its file changes or the daemon restarts. Meanwhile no file
+//! owns it, so whoever brings it up owns it.
 
 mod decide;
 mod directory;
@@ -31,11 +31,11 @@ use riklet_api::{ApiError, NodeApi};
 use riklet_core::model::{InstanceName, Workload};
 use riklet_sdn::{NodeError, Request, store::Store};
 
-/// The time without a change after which files are read.
+/// The time without a change after which the files are read.
 const DEBOUNCE: Duration = Duration::from_millis(50);
-/// The time after the first change when they are read all the same.
+/// The time after the first change after which the files are read in any case.
 const DEBOUNCE_LIMIT: Duration = Duration::from_millis(500);
-/// The time after which what was refused is tried again, although no file has changed.
+/// The time after which refused operations are retried, although no file has changed.
 const RETRY_INTERVAL: Duration = Duration::from_secs(30);
 
 /// The thread that follows the files.
@@ -52,23 +52,23 @@ struct Follower {
     events: Events,
     /// The workloads of each file as they were last brought up.
     applied: BTreeMap<String, Vec<Workload>>,
-    /// The last complaint about each file that is at fault.
+    /// The last complaint about each invalid file.
     complaints: BTreeMap<String, String>,
-    /// The time to try again, where something was refused.
+    /// The time of the next attempt, if something was refused.
     retry_at: Option<Instant>,
 }
 
-/// The files and other subjects that something could not be done for, each with the reason.
+/// The files and other subjects of refused operations, each with the reason.
 type Refused = BTreeMap<String, String>;
 
-/// Names, each with the file that asks for it from now on, or none.
+/// Names, each with the file that owns it from now on, or `None`.
 type Owned = BTreeMap<InstanceName, Option<String>>;
 
 impl Manifests {
-    /// Applies what is in the directory, and follows it from then on.
+    /// Applies the files of the directory, and follows their changes.
     ///
     /// # Errors
-    /// Where the directory cannot be watched. What cannot be applied is an event.
+    /// Fails if the directory cannot be watched. A refused operation is an event.
     pub fn follow(path: &Path, engine: Engine, events: Events) -> io::Result<Self> {
         let directory = Directory::watch(path)?;
         let end = Arc::new(eventfd(0, EventfdFlags::CLOEXEC)?);
@@ -82,7 +82,7 @@ impl Manifests {
         Ok(Self { thread: Some(thread), end })
     }
 
-    /// Ends the thread. What is up stays up.
+    /// Ends the thread. Functions stay up.
     pub fn stop(mut self) {
         let _cannot_be_full = rustix::io::write(&*self.end, &1_u64.to_ne_bytes());
         let _panicked = self.thread.take().map(JoinHandle::join);
@@ -97,14 +97,14 @@ impl Follower {
                 Ok(Woken::Ended) => return,
                 Ok(Woken::Elsewhere) => continue,
                 Ok(Woken::Changed) => {
-                    if self.let_settle(end) {
+                    if self.debounce(end) {
                         return;
                     }
                 }
                 Ok(Woken::Quiet) => {}
                 Err(error) => {
                     self.events.error(&error);
-                    // Of nothing else: what cannot be waited for would be tried again at once.
+                    // Waits for the end only: waiting for the directory would fail again at once.
                     if ends_within(end, RETRY_INTERVAL) {
                         return;
                     }
@@ -114,8 +114,8 @@ impl Follower {
         }
     }
 
-    /// Waits until no more changes come, and says whether the daemon ends.
-    fn let_settle(&mut self, end: &OwnedFd) -> bool {
+    /// Waits until no more changes come. Returns whether the daemon ends.
+    fn debounce(&mut self, end: &OwnedFd) -> bool {
         let first = now();
         while now().duration_since(first) < DEBOUNCE_LIMIT {
             match self.wait(end, Some(DEBOUNCE)) {
@@ -143,7 +143,7 @@ impl Follower {
         Ok(if self.directory.hear()? { Woken::Changed } else { Woken::Elsewhere })
     }
 
-    /// Applies the files. What is refused becomes an event, and is tried again after a while.
+    /// Applies the files. A refusal becomes an event, and is retried later.
     fn apply_or_complain(&mut self) {
         let refused = match self.apply() {
             Ok(complaints) => {
@@ -162,14 +162,14 @@ impl Follower {
         let files = self.directory.read()?;
         let known = self.engine.with(|LocalNode { node }| {
             let owners = node.look_at_records(Store::manifests)??;
-            // A name whose record cannot be read is somebody's as well.
+            // A name whose record cannot be read belongs to somebody as well.
             let recorded = node.look_at_records(Store::all)??.names().cloned().collect();
             Ok::<(_, BTreeSet<_>), NodeError>((owners, recorded))
         });
         let (owners, recorded) = known.wait()??;
         self.applied.retain(|file, _| files.contains_key(file));
         let mut decision = decide(&files, &owners, &recorded, &self.applied);
-        // Before anything is brought up: what is up and nobody's is somebody else's.
+        // Names are claimed before anything is brought up: a function that is up without an owner is somebody else's.
         let taken = decision.owners.iter().filter(|(name, file)| owners.get(name) != Some(file));
         let mut changes: Owned =
             taken.map(|(name, file)| (name.clone(), Some(file.clone()))).collect();
@@ -178,7 +178,7 @@ impl Follower {
         };
         changes.extend(owners.keys().filter(left).map(|name| (name.clone(), None)));
         if !self.claim(changes)?.is_empty() {
-            // Somebody brought it up meanwhile.
+            // Somebody else brought it up meanwhile.
             return self.apply();
         }
         let mut complaints = std::mem::take(&mut decision.complaints);
@@ -194,7 +194,7 @@ impl Follower {
         Ok(complaints)
     }
 
-    /// Says what is new of this.
+    /// Publishes the new ones among these complaints.
     fn complain(&mut self, complaints: BTreeMap<String, String>) {
         for (file, why) in &complaints {
             if self.complaints.get(file) != Some(why) {
@@ -207,7 +207,7 @@ impl Follower {
         self.complaints = complaints;
     }
 
-    /// Takes these down: together, or those of them that can be.
+    /// Takes these functions down together or, if that is refused, each that can be.
     fn take_down(&mut self, owned: BTreeMap<InstanceName, String>) -> Refused {
         let mut refused = Refused::new();
         if owned.is_empty() || matches!(self.withdraw(owned.clone()), Ok(Withdrawn::Down)) {
@@ -221,11 +221,11 @@ impl Follower {
         refused
     }
 
-    /// Takes these down, provided that these files own them still.
+    /// Takes these functions down, provided that these files still own them.
     fn withdraw(&self, owned: BTreeMap<InstanceName, String>) -> Result<Withdrawn, ApiError> {
         let listed: Vec<_> = owned.keys().map(ToString::to_string).collect();
         match self.engine.change(Request::Withdraw(owned)).wait()? {
-            // Somebody took it down meanwhile, and whoever brings it up has it.
+            // Somebody took it down meanwhile. Whoever brings it up next owns it.
             Err(NodeError::Disowned { .. }) => return Ok(Withdrawn::Disowned),
             done => drop(document(done)?),
         }
@@ -234,8 +234,8 @@ impl Follower {
         Ok(Withdrawn::Down)
     }
 
-    /// Brings up all of these together: a port may go from one file to another. A file that is refused is left out, and
-    /// tried by itself after the others.
+    /// Brings up all of these functions together, since a port may move from one file to another. A refused file is
+    /// left out, and tried by itself after the others.
     fn bring_up(
         &mut self,
         mut files: BTreeMap<String, Vec<Workload>>,
@@ -255,7 +255,7 @@ impl Follower {
                     };
                     let file = error.name.as_deref().and_then(of).map(|(file, _)| file.clone());
                     let left_out = file.and_then(|file| files.remove_entry(&file));
-                    // Where nobody is to blame, each is tried by itself.
+                    // If the refusal names no function, each file is tried by itself.
                     let left_out = left_out.map(|entry| [entry].into());
                     alone.extend(left_out.unwrap_or_else(|| std::mem::take(&mut files)));
                 }
@@ -270,14 +270,14 @@ impl Follower {
         refused
     }
 
-    /// Brings these up, all or none. What could not be made of the kernel is answered for each file.
+    /// Brings these functions up, all or none. Returns the failures of each file.
     fn up(
         &mut self,
         files: &BTreeMap<String, Vec<Workload>>,
         recorded: &BTreeSet<InstanceName>,
     ) -> Result<Refused, ApiError> {
         let mut workloads: Vec<_> = files.values().flatten().cloned().collect();
-        // Of two that ask for one port, the one that is up keeps it.
+        // If two functions want one port, the one that is already up keeps it.
         workloads.sort_by_key(|workload| !recorded.contains(workload.name()));
         let report = self.engine.up(&workloads, false)?;
         let mut failed = Refused::new();
@@ -295,7 +295,7 @@ impl Follower {
         Ok(failed)
     }
 
-    /// Records which files ask for these names from now on. Returns those that are somebody else's.
+    /// Records the owners of these names. Returns the names that belong to somebody else.
     fn claim(&self, changes: Owned) -> Result<BTreeSet<InstanceName>, Box<dyn Error>> {
         if changes.is_empty() {
             return Ok(BTreeSet::new());
@@ -303,7 +303,7 @@ impl Follower {
         Ok(self.engine.with(move |local| local.node.set_manifests(&changes)).wait()??)
     }
 
-    /// Lets go of what is not up after all: whoever brings it up meanwhile has it.
+    /// Gives up names whose functions are not up after all. Whoever brings one up meanwhile owns it.
     fn release(&self, names: Vec<InstanceName>) -> Result<(), Box<dyn Error>> {
         if names.is_empty() {
             return Ok(());
@@ -327,10 +327,10 @@ fn ends_within(end: &OwnedFd, limit: Duration) -> bool {
     poll(&mut [PollFd::new(end, PollFlags::IN)], limit.as_ref()).is_ok_and(|ready| ready > 0)
 }
 
-/// The outcome of taking down what no file defines any more.
+/// The outcome of taking down functions that no file defines any more.
 enum Withdrawn {
     Down,
-    /// One of them is not its file's any more; nothing was changed.
+    /// A function no longer belongs to its file. Nothing was changed.
     Disowned,
 }
 
@@ -338,7 +338,7 @@ enum Withdrawn {
 enum Woken {
     Ended,
     Changed,
-    /// Nothing of the directory changed.
+    /// Something outside the directory changed.
     Elsewhere,
     /// The time is up.
     Quiet,

@@ -1,4 +1,4 @@
-//! Bodies of requests: how much they take, all together.
+//! Reads the bodies of requests, within a common memory limit.
 
 use std::{sync::Arc, time::Duration};
 
@@ -19,21 +19,21 @@ use riklet_core::{
 
 /// The name of the request body in errors.
 pub(super) const SOURCE: &str = "request body";
-/// The longest body that counts as short, in bytes. It is read whatever others take, and parsed on the server's own
-/// thread, which takes less than a millisecond.
+/// The longest body that counts as short, in bytes. A short body is read whatever memory others use, and is parsed on
+/// the server's own thread, which takes less than a millisecond.
 const SHORT: usize = 1 << 14;
-/// The memory for the bodies that are longer, all together, in bytes.
+/// The memory for all longer bodies together, in bytes.
 const BUDGET: usize = 16 << 20;
-/// The unit that it is taken in.
+/// The unit in which that memory is reserved.
 const UNIT: usize = SHORT;
 
-/// Reads and parses bodies, within bounds that all requests share. Clones share them too.
+/// Reads and parses bodies within limits that all requests share. Clones share them too.
 #[derive(Debug, Clone)]
 pub(super) struct Bodies {
     /// The time limit for a body to arrive.
     patience: Duration,
     budget: Arc<Semaphore>,
-    /// The turn to parse a long body: what it becomes may take many times its length.
+    /// The permit to parse a long body: its parsed form may take many times its length.
     turn: Arc<Semaphore>,
 }
 
@@ -43,7 +43,7 @@ impl Bodies {
         Self { patience, budget, turn: Arc::new(Semaphore::new(1)) }
     }
 
-    /// Reads a body as text, and returns with it what it takes of the budget. One that is too long is not read to its
+    /// Reads a body as text, and returns it with its share of the budget. A body that is too long is not read to its
     /// end, and one that does not arrive in time is given up.
     pub(super) async fn read(
         &self,
@@ -67,7 +67,7 @@ impl Bodies {
                     format!("the body has more than {MAX_BYTES} bytes, the most that is read");
                 return Err(invalid(HttpStatus::PayloadTooLarge, detail));
             }
-            // The first unit is not counted: those of all connections are few enough.
+            // The first unit is not counted: those of all connections together are small enough.
             let units = (bytes.len() + data.len()).saturating_sub(1) / UNIT;
             if let Some(more @ 1..) = units.checked_sub(held.len()) {
                 self.take(more, until, &mut held).await?;
@@ -79,7 +79,7 @@ impl Bodies {
         Ok((text, held))
     }
 
-    /// Waits for so many units of the budget.
+    /// Waits for this many units of the budget.
     async fn take(
         &self,
         units: usize,
@@ -103,7 +103,8 @@ impl Bodies {
         Ok(())
     }
 
-    /// Parses a body. A long one is parsed on another thread, one at a time, so that the server answers others meanwhile.
+    /// Parses a body. A long one is parsed on another thread, one at a time, so that the server answers others
+    /// meanwhile.
     pub(super) async fn parse(&self, text: String) -> Result<Vec<Workload>, Rejection> {
         let is_short = text.len() <= SHORT;
         let source = Source { name: SOURCE.to_owned(), text };

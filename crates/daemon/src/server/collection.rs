@@ -1,4 +1,4 @@
-//! The same operations for the instances of one kind, and for all: each kind has a path.
+//! Serves the same operations for the instances of one kind and for all: each kind has a path.
 
 use riklet_api::{ApiError, Collection, HttpStatus, NodeApi};
 use riklet_core::model::{InstanceName, Kind, Selector, Workload};
@@ -6,10 +6,10 @@ use riklet_core::model::{InstanceName, Kind, Selector, Workload};
 use super::{Api, problem::Rejection};
 use crate::problems;
 
-/// The path of the collection that routes are written for. The others have the same below paths of their own.
+/// The path for which routes are written. The other collections have the same routes below their own paths.
 const WRITTEN: &str = "/v1/functions";
 
-/// Returns the paths that a route is served at, and the collection that each is of.
+/// Returns the paths at which a route is served, each with its collection.
 pub(super) fn paths(written: &str) -> Vec<(String, Collection)> {
     let Some(rest) = written.strip_prefix(WRITTEN) else {
         return vec![(written.to_owned(), Collection::EVERYTHING)];
@@ -48,8 +48,8 @@ pub(super) fn expect(
     })
 }
 
-/// Returns the same selector in the words of the node, which knows no collections: a name must be of an instance that
-/// the collection has, and all are those that it has.
+/// Converts a selector of a collection into one of the node, which knows no collections. Refuses a name of an instance
+/// outside the collection. A selector of all becomes the names of the collection's instances.
 pub(super) async fn select(
     api: &Api,
     collection: Collection,

@@ -1,4 +1,4 @@
-//! Connections: how many there may be, and how long one may stand still.
+//! Limits the number of connections, and the time that one may stall.
 
 use std::{io, sync::Arc, time::Duration};
 
@@ -17,21 +17,21 @@ use tokio::{
 };
 use tokio_io_timeout::TimeoutStream;
 
-/// The most connections to the API.
+/// The largest number of connections to the API.
 const API: usize = 1024;
-/// The most connections of those who read the metrics.
+/// The largest number of connections for metrics.
 const METRICS: usize = 64;
-/// The descriptors that connections leave to the engine and the supervisors: for healing, sockets, TAPs and logs.
+/// The descriptors that connections leave to the engine and the supervisors, for netlink, sockets, TAPs and logs.
 const RESERVE: usize = 256;
-/// The longest head of a request, and the most of a body that is read ahead, in bytes.
+/// The longest head of a request, and the largest part of a body that is read ahead, in bytes.
 const READ_AHEAD: usize = 64 << 10;
 
 /// The limits of a listener's connections.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Limit {
-    /// The most connections at once. More wait in the listener's queue until one of these ends.
+    /// The largest number of concurrent connections. Further ones wait in the listener's queue.
     connections: usize,
-    /// The time to send a request's head, and the time after which a client that does not read its answer is left.
+    /// The time limit for the head of a request, and for a client that does not read its answer.
     patience: Duration,
 }
 
@@ -43,19 +43,19 @@ pub(super) struct Limits {
 }
 
 impl Limits {
-    /// Creates the limits of this process, as many descriptors as it may have.
+    /// Creates the limits that fit this process's limit of open files.
     pub(super) fn new(patience: Duration) -> Self {
         let limit = getrlimit(Resource::Nofile).current;
         let descriptors = limit.and_then(|limit| usize::try_from(limit).ok());
         Self { descriptors: descriptors.unwrap_or(usize::MAX), patience }
     }
 
-    /// Returns those of the API: half of the descriptors that are to spare.
+    /// Returns the limit of the API: half of the available descriptors.
     pub(super) fn api(self) -> Limit {
         self.at_most(API, 2)
     }
 
-    /// Returns those of the metrics: an eighth, since anybody may connect.
+    /// Returns the limit of the metrics: an eighth, since anybody may connect.
     pub(super) fn metrics(self) -> Limit {
         self.at_most(METRICS, 8)
     }
@@ -66,7 +66,7 @@ impl Limits {
     }
 }
 
-/// Raises the limit of open files to what the process may have: the usual one is 1,024.
+/// Raises the limit of open files to the maximum of the process; the usual limit is 1,024.
 pub(super) fn raise_descriptor_limit() {
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;
@@ -75,7 +75,7 @@ pub(super) fn raise_descriptor_limit() {
     }
 }
 
-/// Accepts and serves connections until the daemon ends and the last of them has.
+/// Accepts and serves connections, until the daemon ends and the last connection with it.
 pub(super) async fn serve<S: AsyncRead + AsyncWrite + Send + Unpin + 'static>(
     accept: impl AsyncFn() -> io::Result<S>,
     router: Router,
@@ -107,13 +107,13 @@ pub(super) async fn serve<S: AsyncRead + AsyncWrite + Send + Unpin + 'static>(
     while connections.join_next().await.is_some() {}
 }
 
-/// The client is gone, or there are no descriptors left: those that are open end some time.
+/// Handles a failed accept: the client is gone, or there are no descriptors left, which waiting may cure.
 async fn not_accepted(error: &io::Error) {
     tracing::warn!("cannot accept a connection: {error}");
     time::sleep(Duration::from_millis(10)).await;
 }
 
-/// Serves one connection, until the client or the daemon ends it, or the client reads no more.
+/// Serves one connection, until the client or the daemon ends it, or the client stops reading.
 async fn converse(
     stream: impl AsyncRead + AsyncWrite + Unpin,
     router: Router,

@@ -123,7 +123,7 @@ async fn change(
     Ok(Json(document(done)?))
 }
 
-/// Does what takes long on a thread where nobody else waits for an answer.
+/// Runs a slow operation on a thread of its own, so that other requests are answered meanwhile.
 async fn slowly<T: Send + 'static>(
     api: &Api,
     call: impl FnOnce(&mut Engine) -> Result<T, ApiError> + Send + 'static,

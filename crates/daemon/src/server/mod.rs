@@ -37,13 +37,13 @@ use riklet_sdn::{Config, ErrorKind};
 /// Settings of the server.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// The socket that it listens on.
+    /// The path of the socket.
     pub socket: PathBuf,
-    /// The group that may use it besides root.
+    /// The group that may use the socket, besides root.
     pub group: Option<Account>,
     /// The TCP address that also serves the metrics, to anybody who can reach it.
     pub metrics: Option<SocketAddr>,
-    /// The directory whose definition files are the desired state.
+    /// The directory of the definition files.
     pub manifests: Option<PathBuf>,
     /// The time limit for a client to send a request.
     pub patience: Duration,
@@ -54,19 +54,19 @@ impl Settings {
     pub const PATIENCE: Duration = Duration::from_secs(10);
 }
 
-/// The time that pending requests have once the daemon ends.
+/// The time that pending requests have after the daemon was told to end.
 const LAST_ANSWERS: Duration = Duration::from_secs(5);
 
-/// The reason why the daemon does not serve.
+/// The reason why the daemon cannot serve.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
     /// The engine cannot start.
     #[error(transparent)]
     Engine(#[from] EngineError),
-    /// The socket cannot be made.
+    /// The socket cannot be created.
     #[error(transparent)]
     Socket(#[from] SocketError),
-    /// The directory with definition files cannot be watched.
+    /// The directory of definition files cannot be watched.
     #[error("cannot watch {}", path.display())]
     Manifests {
         /// The directory.
@@ -74,7 +74,7 @@ pub enum ServeError {
         /// The kernel's own words.
         source: io::Error,
     },
-    /// The server cannot get what it needs from the host.
+    /// An operation that the server needs failed.
     #[error("cannot {operation}")]
     Io {
         /// The operation.
@@ -85,7 +85,7 @@ pub enum ServeError {
 }
 
 impl ServeError {
-    /// Returns the kind of answer that it needs.
+    /// Returns the kind of error.
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         match self {
@@ -116,20 +116,20 @@ impl ServeError {
 pub(super) struct Api {
     engine: Engine,
     events: Events,
-    /// Bounds what the bodies of all requests take.
+    /// Limits the memory for the bodies of all requests.
     bodies: Bodies,
-    /// True if the daemon ends: streams end then.
+    /// True once the daemon ends, which ends streams.
     ending: watch::Receiver<bool>,
 }
 
 /// Serves until SIGTERM or SIGINT. Functions stay up.
 ///
 /// # Errors
-/// Where it cannot begin, or can no longer accept connections.
+/// Fails if it cannot start, or can no longer accept connections.
 pub fn serve(config: Config, options: Options, settings: &Settings) -> Result<(), ServeError> {
     let io = |operation| move |source| ServeError::Io { operation, source };
     connections::raise_descriptor_limit();
-    // Before the engine: of two daemons one does nothing at all.
+    // Locked before the engine starts, so that a second daemon changes nothing.
     let state_dir = config.state_dir.clone();
     let _only_daemon = socket::lock(&state_dir)?;
     let listener = socket::listen(&state_dir, settings)?;
@@ -203,7 +203,7 @@ async fn accept(
     Ok(())
 }
 
-/// Waits for ever where nobody listens.
+/// Accepts a connection. Waits for ever without a listener.
 async fn accept_tcp(listener: Option<&TcpListener>) -> io::Result<TcpStream> {
     match listener {
         Some(listener) => Ok(listener.accept().await?.0),
@@ -216,7 +216,7 @@ async fn ended(ending: &mut watch::Receiver<bool>) {
     let _sender_is_gone = ending.wait_for(|ending| *ending).await.map(drop);
 }
 
-/// Says to systemd that the daemon is alive, while its engine answers (`WatchdogSec=` of systemd.service(5)).
+/// Tells systemd that the daemon is alive, as long as its engine answers (`WatchdogSec=` of systemd.service(5)).
 async fn feed_watchdog(engine: Engine) {
     let Some(limit) = sd_notify::watchdog_enabled() else { return };
     let mut interval = time::interval(limit / 2);

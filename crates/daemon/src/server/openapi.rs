@@ -1,6 +1,6 @@
 //! The API's description (`OpenAPI` 3.1): the text of openapi.json.
 //!
-//! A test makes it of the routes and of the types that go over the wire, so that only tests compile utoipa.
+//! A test generates it from the routes and the types of the API, so that only tests compile utoipa.
 
 /// The description, as JSON.
 pub(super) const DESCRIPTION: &str =
@@ -18,7 +18,7 @@ mod tests {
         DESCRIPTION,
     };
 
-    /// `UPDATE_OPENAPI=1 cargo test -p riklet-daemon openapi` writes it.
+    /// To update the file, run `UPDATE_OPENAPI=1 cargo test -p riklet-daemon openapi`.
     #[test]
     #[expect(clippy::disallowed_methods, reason = "the file is the test's subject")]
     fn checked_in_description_is_current() {
@@ -41,7 +41,8 @@ mod tests {
         }
     }
 
-    /// The path and method of a handler's description are written beside it, those of the router in the list of routes.
+    /// Path and method are written twice: beside the handler for its description, and in the list of routes for the
+    /// router.
     #[test]
     fn each_route_is_described_with_its_path_and_method() {
         let description: Value = serde_json::from_str(DESCRIPTION).unwrap();

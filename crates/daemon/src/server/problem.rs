@@ -26,7 +26,7 @@ impl IntoResponse for Rejection {
     }
 }
 
-/// Refuses what was sent.
+/// Creates the refusal of an invalid request.
 pub(super) fn invalid(status: HttpStatus, detail: impl Into<String>) -> Rejection {
     Rejection(ApiError::invalid(status, detail))
 }

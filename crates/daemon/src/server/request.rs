@@ -15,7 +15,7 @@ use riklet_api::HttpStatus;
 use riklet_core::model::{InstanceName, Workload};
 use riklet_sdn::Selector;
 
-/// The definitions that a request has in its body.
+/// Returns the definitions in the body of a request.
 pub(super) async fn definitions(api: &Api, request: Request) -> Result<Vec<Workload>, Rejection> {
     let kind = request.headers().get(CONTENT_TYPE).map(|kind| kind.to_str().unwrap_or_default());
     let essence = kind.and_then(|kind| kind.split(';').next()).map(str::trim);
@@ -37,7 +37,7 @@ pub(super) async fn definitions(api: &Api, request: Request) -> Result<Vec<Workl
     api.bodies.parse(text).await
 }
 
-/// The name in a path.
+/// Returns the name in a path.
 pub(super) fn name(path: Result<Path<String>, PathRejection>) -> Result<InstanceName, Rejection> {
     let Path(text) = path.map_err(|error| invalid(HttpStatus::BadRequest, error.body_text()))?;
     parse_name(&text)
@@ -48,7 +48,7 @@ fn parse_name(text: &str) -> Result<InstanceName, Rejection> {
         .map_err(|error| invalid(HttpStatus::UnprocessableEntity, format!("{text:?}: {error}")))
 }
 
-/// The parameters of a query, each of which must be one of `known`.
+/// Returns the parameters of a query. Refuses those that are not in `known`.
 pub(super) fn parameters<'a>(
     query: Option<&'a str>,
     known: &[&str],

@@ -1,5 +1,5 @@
-//! The paths of the API, each with its methods and their handlers. The router and the description are made of this one
-//! list.
+//! The paths of the API, each with its methods and their handlers. One list yields both the router and the
+//! description.
 
 use axum::{
     Extension, Router,
@@ -8,10 +8,10 @@ use axum::{
 
 use super::{Api, collection, handlers, stream};
 
-/// Makes of `path => method module::handler` the router, and for tests the list and the description.
+/// Creates the router from lines of `path => method module::handler`, and for tests the list and the description.
 macro_rules! routes {
     ($($path:literal => $($method:ident $module:ident::$handler:ident),+;)*) => {
-        /// Returns the router of all paths that the description has, and of the same for each collection.
+        /// Returns the router of all described paths, with the same routes for each collection.
         fn described() -> Router<Api> {
             let mut router = Router::new();
             $(for (path, collection) in collection::paths($path) {

@@ -1,4 +1,4 @@
-//! The socket: made so that nobody can use it who may not, at any moment.
+//! The socket, created such that at no moment somebody without permission can use it.
 #![expect(clippy::disallowed_methods, reason = "the socket and its directory are the server's own")]
 
 use std::{
@@ -26,16 +26,16 @@ use riklet_core::model::{Account, AccountName};
 use riklet_kernel::{AccountKind, HostFacts, KernelError, linux::Linux};
 use riklet_sdn::store::{Store, StoreError};
 
-/// The reason why there is no socket.
+/// The reason why the socket cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum SocketError {
-    /// Another daemon listens there.
+    /// Another daemon listens on the socket.
     #[error("a daemon is already running: it listens on {}", path.display())]
     Taken {
         /// The socket.
         path: PathBuf,
     },
-    /// Another daemon works on the same records, whatever socket it listens on.
+    /// Another daemon uses the same records, whatever its socket.
     #[error(
         "a daemon is already running for {}{}", state_dir.display(),
         process.as_ref().map(|id| format!(": process {id}")).unwrap_or_default()
@@ -43,21 +43,21 @@ pub enum SocketError {
     Running {
         /// The directory of the records.
         state_dir: PathBuf,
-        /// Its process, where it has noted that.
+        /// The number of its process, if it is known.
         process: Option<String>,
     },
-    /// Something else has its name.
+    /// The path exists, and is not a socket of ours.
     #[error("{} is there, and is no socket", path.display())]
     Foreign {
         /// The file.
         path: PathBuf,
     },
-    /// It cannot be made.
+    /// A file operation failed.
     #[error("cannot {operation} {}", path.display())]
     Io {
         /// The operation.
         operation: &'static str,
-        /// Upon which file.
+        /// The path.
         path: PathBuf,
         /// The kernel's own words.
         source: io::Error,
@@ -68,20 +68,20 @@ pub enum SocketError {
         /// The name.
         name: AccountName,
     },
-    /// The host does not say which groups it knows.
+    /// The host's groups cannot be looked up.
     #[error(transparent)]
     Kernel(#[from] KernelError),
-    /// The state directory cannot be made.
+    /// The state directory cannot be created.
     #[error(transparent)]
     Store(#[from] StoreError),
 }
 
-/// The file in the state directory that is locked for as long as a daemon runs, and names its process.
+/// The file in the state directory that a running daemon keeps locked, and that has the number of its process.
 const LOCK: &str = "daemon.lock";
-/// The interval at which the socket is looked for.
+/// The interval at which the path of the socket is checked.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// Locks the records for one daemon, until the returned file is closed or the process ends, however it ends (flock(2)).
+/// Locks the records for one daemon, until the returned file is closed or the process ends in any way (flock(2)).
 pub(super) fn lock(state_dir: &Path) -> Result<File, SocketError> {
     let path = state_dir.join(LOCK);
     let io = |operation| {
@@ -106,7 +106,7 @@ pub(super) fn lock(state_dir: &Path) -> Result<File, SocketError> {
     Ok(file)
 }
 
-/// A socket that comes back where somebody removes it: a daemon that nobody can reach is of no use.
+/// A listener that creates its socket anew if somebody removes it, since nobody could reach the daemon without it.
 pub(super) struct Listener<'a> {
     state_dir: &'a Path,
     settings: &'a Settings,
@@ -117,7 +117,7 @@ pub(super) struct Listener<'a> {
 type Identity = (u64, u64);
 
 impl<'a> Listener<'a> {
-    /// Accepts on this listener, which is bound to the socket of the settings.
+    /// Creates one around this listener, which is bound to the socket of the settings.
     pub(super) fn new(
         listener: UnixListener,
         state_dir: &'a Path,
@@ -128,7 +128,7 @@ impl<'a> Listener<'a> {
         Ok(Self { state_dir, settings, current: RefCell::new(current) })
     }
 
-    /// Accepts a connection, on a new socket where the present one has lost its name.
+    /// Accepts a connection. Creates a new socket if the present one was removed or replaced.
     pub(super) async fn accept(&self) -> io::Result<UnixStream> {
         loop {
             let current = Rc::clone(&self.current.borrow());
@@ -139,7 +139,7 @@ impl<'a> Listener<'a> {
         }
     }
 
-    /// Waits until nothing has the name of the socket, or another socket has.
+    /// Waits until the path of the socket is free, or another socket has taken it.
     async fn lost(&self, ours: Identity) {
         loop {
             tokio::time::sleep(LOOK).await;
@@ -176,7 +176,8 @@ fn identity(path: &Path) -> Option<Identity> {
     fs::symlink_metadata(path).ok().map(|found| (found.dev(), found.ino()))
 }
 
-/// Makes the socket and listens. It gets its name once it is its group's; where a dead daemon left one, that goes.
+/// Creates the socket and listens. The socket gets its name after its group is set. Replaces a socket of a dead
+/// daemon.
 pub(super) fn listen(state_dir: &Path, settings: &Settings) -> Result<UnixListener, SocketError> {
     let path = &settings.socket;
     let io = |operation, path: &Path| {
@@ -188,10 +189,10 @@ pub(super) fn listen(state_dir: &Path, settings: &Settings) -> Result<UnixListen
         fs::create_dir_all(parent).map_err(io("make", parent))?;
     }
     refuse_live(path)?;
-    // A name of its own, so that two daemons that begin at once do not take each other's.
+    // The temporary name is unique, so that two daemons that start at once do not replace each other's socket.
     let new = path.with_extension(format!("{}.new", std::process::id()));
     let _left_by_another_of_this_number = fs::remove_file(&new);
-    // Nobody else may connect before it is its group's, wherever it is made.
+    // The umask keeps others from connecting before the group is set.
     let usual = umask(Mode::from_raw_mode(0o177));
     let listener = UnixListener::bind(&new);
     umask(usual);
@@ -200,7 +201,7 @@ pub(super) fn listen(state_dir: &Path, settings: &Settings) -> Result<UnixListen
         if let Some(group) = group {
             chown(&new, None, Some(group)).map_err(|errno| io("give away", &new)(errno.into()))?;
             if path.parent() == Some(state_dir) {
-                // Its members come through, and see nothing: what is in there is its owner's.
+                // The group's members can search the directory, and not list it. Its files stay their owner's.
                 let searchable = Permissions::from_mode(0o711);
                 fs::set_permissions(state_dir, searchable).map_err(io("open", state_dir))?;
             }
@@ -217,7 +218,7 @@ pub(super) fn listen(state_dir: &Path, settings: &Settings) -> Result<UnixListen
     Ok(listener)
 }
 
-/// Refuses where somebody listens, or what is there is not ours to replace.
+/// Refuses if somebody listens on the path, or if the file there is not ours to replace.
 fn refuse_live(path: &Path) -> Result<(), SocketError> {
     let Ok(found) = fs::symlink_metadata(path) else { return Ok(()) };
     if !found.file_type().is_socket() {
@@ -240,7 +241,7 @@ fn group(account: &Account) -> Result<Gid, SocketError> {
     Ok(Gid::from_raw(id))
 }
 
-/// Removes it.
+/// Removes the socket.
 pub(super) fn remove(settings: &Settings) {
     if let Err(error) = fs::remove_file(&settings.socket) {
         tracing::warn!("cannot remove {}: {error}", settings.socket.display());

@@ -21,7 +21,7 @@ use riklet_api as wire;
 use riklet_api::Problem;
 use riklet_api::{Collection, ListEntry, NodeApi};
 
-/// The interval at which an idle stream shows that it is alive.
+/// The interval at which an idle stream sends a sign of life.
 const ALIVE: Duration = Duration::from_secs(15);
 
 /// Streams the daemon's events as server-sent events: those that are remembered, then new ones. With `recent`, only the
@@ -49,7 +49,7 @@ pub(super) async fn events(
     Ok(answer(remembered.chain(coming), api.ending))
 }
 
-/// The instances of a collection, then each that changes. One that goes is told of by its name, whatever its kind was.
+/// Streams the instances of a collection, then each change. A removal is reported by name for instances of any kind.
 pub(super) async fn instances(api: Api, collection: Collection) -> Result<Response, Rejection> {
     let (_, coming) = api.events.listen();
     let first = handlers::listed(&api, collection).await?;
@@ -66,7 +66,7 @@ pub(super) async fn instances(api: Api, collection: Collection) -> Result<Respon
     Ok(answer(first.chain(changes), ending))
 }
 
-/// Returns what a watcher of a collection is told about an event.
+/// Returns the event that reports a change to a watcher of a collection; `None` if it does not concern the collection.
 async fn change(api: &Api, collection: Collection, event: &events::Event) -> Option<Event> {
     match (event.kind, &event.name) {
         (EventKind::Up | EventKind::Failed, Some(name)) => {
@@ -79,7 +79,7 @@ async fn change(api: &Api, collection: Collection, event: &events::Event) -> Opt
         (EventKind::Down, Some(name)) => {
             Some(data("down", &serde_json::json!({ "name": name.as_str() })))
         }
-        // All at once.
+        // These may concern all instances.
         (EventKind::Down | EventKind::Repaired, None) => {
             Some(data("list", &handlers::listed(api, collection).await.ok()?))
         }
@@ -91,7 +91,7 @@ fn said(event: &events::Event) -> Event {
     data(event.kind.as_str(), &wire::Event::from(event))
 }
 
-/// The client reads too slowly: so many were passed over.
+/// Returns the event that tells a slow client how many events it missed.
 fn lost(count: u64) -> Event {
     data("lost", &serde_json::json!({ "count": count }))
 }
@@ -101,7 +101,7 @@ fn data(name: &str, document: &impl Serialize) -> Event {
     event.json_data(document).unwrap_or_else(|_unwritable| Event::default().event("lost"))
 }
 
-/// The stream, until the daemon ends.
+/// Returns the stream as a response that ends with the daemon.
 fn answer(
     events: impl Stream<Item = Option<Event>> + Send + 'static,
     mut ending: watch::Receiver<bool>,
