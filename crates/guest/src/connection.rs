@@ -1,4 +1,4 @@
-//! One client's connection: a request, perhaps an outbound probe, a response.
+//! One client's connection: a request, possibly an outbound probe, and a response.
 
 use std::net::SocketAddrV4;
 
@@ -29,11 +29,11 @@ pub(super) struct Connection {
 }
 
 enum Phase {
-    /// The request comes; whether the client was told to go on.
+    /// The request is being received. `continued` says whether the client was told to send the body.
     Reading { input: Vec<u8>, continued: bool },
-    /// The answer depends on others.
+    /// The answer waits for an outbound probe.
     Waiting { outbound_probe: OutboundProbe, to_head: bool },
-    /// The answer goes.
+    /// The answer is being sent.
     Answering { output: Vec<u8>, sent: usize },
 }
 
@@ -47,18 +47,18 @@ struct Identity<'a> {
 }
 
 impl Connection {
-    /// A connection that was just asked for.
+    /// Creates the state of a connection that a client has just requested.
     pub(super) fn new(socket: SocketHandle, syn: Syn, now: Instant) -> Self {
         let phase = Phase::Reading { input: Vec::new(), continued: false };
         Self { socket, syn, phase, until: now + IDLE }
     }
 
-    /// Client and server, which no other connection has both of.
+    /// Returns the addresses of client and server, which together are unique to a connection.
     pub(super) const fn key(&self) -> (SocketAddrV4, u16) {
         (self.syn.client, self.syn.server.port())
     }
 
-    /// Returns the time of the next look, even if nothing arrives.
+    /// Returns the time at which the connection must be examined, even if nothing arrives.
     pub(super) fn deadline(&self) -> Instant {
         match &self.phase {
             Phase::Waiting { outbound_probe, .. } => outbound_probe.deadline(),
@@ -66,7 +66,7 @@ impl Connection {
         }
     }
 
-    /// Goes on as far as it can; whether there is more to come. Where not, the socket is released.
+    /// Advances the connection as far as possible. Returns whether it goes on; if not, the socket is released.
     pub(super) fn advance(&mut self, guest: &Guest, stack: &mut Stack, now: Instant) -> bool {
         loop {
             let next = match &mut self.phase {
@@ -145,7 +145,7 @@ impl Connection {
         match http::parse(input) {
             Parsed::Partial { expects_continue } => {
                 if expects_continue && !*continued {
-                    // The buffer is empty: nothing was sent before.
+                    // The socket's buffer is empty, since nothing was sent before.
                     *continued = socket.send_slice(http::CONTINUE).is_ok();
                 }
                 None

@@ -1,4 +1,4 @@
-//! The TAP as smoltcp sees it.
+//! The TAP as a device of smoltcp.
 
 use std::{
     borrow::Cow,
@@ -27,7 +27,7 @@ const ETHERNET: usize = 14;
 /// The longest frame: a TAP whose last owner set `TUNSETOFFLOAD` yields unsegmented packets.
 const LONGEST: usize = ETHERNET + 65_535;
 
-/// A TAP with `IFF_VNET_HDR`, one received frame at a time.
+/// A TAP with `IFF_VNET_HDR`, of which one received frame is held at a time.
 pub(super) struct Tap {
     fd: OwnedFd,
     mtu: usize,
@@ -44,8 +44,8 @@ impl Tap {
         Ok(Self { fd, mtu, received, pending: None, made_up: None, outgoing: Vec::new() })
     }
 
-    /// Takes the next frame out of the TAP's queue; `None` where it is empty. The stack gets it from
-    /// [`Device::receive`], unless [`Self::discard`] comes first.
+    /// Takes the next frame from the TAP's queue; returns `None` if it is empty. [`Device::receive`] gives the frame
+    /// to the stack, unless [`Self::discard`] drops it first.
     pub(super) fn next_frame(&mut self) -> Result<Option<&[u8]>, Errno> {
         let length = loop {
             match read(&self.fd, &mut self.received[..]) {
@@ -70,7 +70,7 @@ impl Tap {
         self.pending = None;
     }
 
-    /// Has the stack take this frame for one that came, before the one that did.
+    /// Makes the stack receive this frame, before the frame that was really received.
     pub(super) fn make_up(&mut self, frame: Vec<u8>) {
         self.made_up = Some(frame);
     }
@@ -106,7 +106,7 @@ impl Device for Tap {
     }
 }
 
-/// One frame that came.
+/// A received frame.
 pub(super) struct Received<'a>(Cow<'a, [u8]>);
 
 impl RxToken for Received<'_> {
@@ -115,7 +115,7 @@ impl RxToken for Received<'_> {
     }
 }
 
-/// Room for one frame that goes.
+/// Space for a frame to send.
 pub(super) struct Outgoing<'a> {
     fd: BorrowedFd<'a>,
     buffer: &'a mut Vec<u8>,
@@ -128,7 +128,8 @@ impl TxToken for Outgoing<'_> {
         let result = fill(self.buffer);
         let frame = [IoSlice::new(&[0; HEADER]), IoSlice::new(self.buffer)];
         if let Err(error) = writev(self.fd, &frame) {
-            // A frame lost, as on any Ethernet: the TAP is down (EIO) or gone, which the next read tells.
+            // The frame is lost, as may happen on any Ethernet. If the TAP is down (EIO) or deleted, the next read
+            // reports it.
             tracing::debug!(%error, "frame not sent");
         }
         result

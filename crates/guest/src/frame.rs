@@ -1,4 +1,4 @@
-//! Looks into, and changes of, single Ethernet frames. Pure.
+//! Reads, builds and changes single Ethernet frames. Pure.
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 
@@ -14,7 +14,7 @@ pub(super) struct Syn {
     pub(super) server: SocketAddrV4,
 }
 
-/// The connection request in this frame, if it is one.
+/// Returns the connection request in this frame, if it is one.
 pub(super) fn syn(frame: &[u8]) -> Option<Syn> {
     let ip = ipv4(frame)?;
     let tcp = tcp(&ip)?;
@@ -29,7 +29,7 @@ pub(super) fn is_reset(frame: &[u8]) -> bool {
     ipv4(frame).is_some_and(|ip| tcp(&ip).is_some_and(|tcp| tcp.rst()))
 }
 
-/// The MAC address that an IPv4 frame came from.
+/// Returns the MAC address that sent an IPv4 frame.
 pub(super) fn ipv4_sender(frame: &[u8]) -> Option<EthernetAddress> {
     ipv4(frame)?;
     EthernetFrame::new_checked(frame).ok().map(|ethernet| ethernet.src_addr())
@@ -46,7 +46,7 @@ fn tcp<'a>(ip: &Ipv4Packet<&'a [u8]>) -> Option<TcpPacket<&'a [u8]>> {
     tcp.then(|| TcpPacket::new_checked(ip.payload()).ok()).flatten()
 }
 
-/// An ARP reply: `sender` is at `sender_mac`.
+/// Returns an ARP reply that says `sender` is at `sender_mac`.
 pub(super) fn arp_reply(
     (sender, sender_mac): (Ipv4Addr, EthernetAddress),
     (target, target_mac): (Ipv4Addr, EthernetAddress),
@@ -70,9 +70,9 @@ pub(super) fn arp_reply(
     bytes
 }
 
-/// Puts the Internet checksum (RFC 1071) of everything from `start` on at `start + offset`, where the
-/// sender has left that of the pseudo-header (virtio 1.2, section 5.1.6.2). A frame too short for it stays
-/// as it is; its checksum will be found wrong.
+/// Writes the Internet checksum (RFC 1071) of everything from `start` on to `start + offset`, where the sender has
+/// left the checksum of the pseudo-header (virtio 1.2, section 5.1.6.2). A frame that is too short stays unchanged,
+/// and its checksum will be found wrong.
 pub(super) fn complete_checksum(frame: &mut [u8], start: usize, offset: usize) {
     let Some(covered) = frame.get_mut(start..) else { return };
     let sum: u64 = covered
@@ -89,7 +89,7 @@ pub(super) fn complete_checksum(frame: &mut [u8], start: usize, offset: usize) {
     }
 }
 
-/// A sum in one's complement, in 16 bits: what carries is added again.
+/// Folds a one's-complement sum to 16 bits, adding the carries.
 fn fold(mut sum: u64) -> u16 {
     loop {
         match u16::try_from(sum) {

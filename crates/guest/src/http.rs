@@ -1,4 +1,4 @@
-//! As much of HTTP/1.1 as the guest speaks (RFC 9110, RFC 9112): one request a connection. Pure.
+//! The part of HTTP/1.1 that the guest supports (RFC 9110, RFC 9112): one request a connection. Pure.
 
 use serde::Serialize;
 
@@ -19,8 +19,7 @@ pub(super) struct HttpRequest {
 /// The state of the bytes received so far.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Parsed {
-    /// The beginning of a request; whether the client waits to be told to send the rest
-    /// (`Expect: 100-continue`).
+    /// The beginning of a request, and whether the client waits before it sends the body (`Expect: 100-continue`).
     Partial { expects_continue: bool },
     /// A request.
     Whole(HttpRequest),
@@ -36,7 +35,7 @@ pub(super) struct Response {
     body: Vec<u8>,
 }
 
-/// The interim answer for a client that expects it.
+/// The interim answer for a client that waits before it sends the body.
 pub(super) const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
 /// Reads a request from the bytes received so far.
@@ -65,7 +64,7 @@ pub(super) fn parse(bytes: &[u8]) -> Parsed {
     }
 }
 
-/// The index after the first occurrence.
+/// Returns the index after the first occurrence.
 fn position(bytes: &[u8], what: &[u8]) -> Option<usize> {
     bytes.windows(what.len()).position(|window| window == what).map(|at| at + what.len())
 }
@@ -134,13 +133,13 @@ fn body_length(value: &str) -> Result<usize, Response> {
     if value.is_empty() || !value.bytes().all(|byte| byte.is_ascii_digit()) {
         return Err(Response::error(400, "Content-Length is not a number"));
     }
-    // Digits only: what does not parse is too large.
+    // The text has digits only, so a number that does not parse is too large.
     let length = value.parse().ok().filter(|&length: &usize| length <= MAX_BODY);
     length.ok_or_else(|| Response::error(413, "a body may have 1048576 bytes"))
 }
 
-/// The path of a target in origin form, or in the absolute form that every server must accept
-/// (RFC 9112, section 3.2.2).
+/// Returns the path of a target in origin form, or in the absolute form that every server must accept (RFC 9112,
+/// section 3.2.2).
 fn origin_form(target: &str) -> Option<&str> {
     let target = match target.split_once("://") {
         Some((_, rest)) if !target.starts_with('/') => {
@@ -152,7 +151,8 @@ fn origin_form(target: &str) -> Option<&str> {
     path.starts_with('/').then_some(path)
 }
 
-/// Decodes `%41` and the like (RFC 3986, section 2.1); `None` where two hexadecimal digits do not follow.
+/// Decodes `%41` and the like (RFC 3986, section 2.1). Returns `None` if a `%` is not followed by two hexadecimal
+/// digits.
 pub(super) fn percent_decode(text: &str) -> Option<Vec<u8>> {
     let mut bytes = text.bytes();
     let mut decoded = Vec::with_capacity(text.len());
@@ -168,7 +168,7 @@ fn refused(status: u16, reason: &str) -> Parsed {
 }
 
 impl Response {
-    /// One line of JSON.
+    /// Creates an answer with one line of JSON.
     pub(super) fn json(status: u16, value: &impl Serialize) -> Self {
         let mut body = serde_json::to_vec(value).unwrap_or_else(|error| {
             tracing::error!(%error, "an answer that is not JSON");
@@ -178,17 +178,17 @@ impl Response {
         Self { status, content_type: "application/json", body }
     }
 
-    /// `{"error": reason}`.
+    /// Creates the answer `{"error": reason}`.
     pub(super) fn error(status: u16, reason: &str) -> Self {
         Self::json(status, &serde_json::json!({ "error": reason }))
     }
 
-    /// Uninterpreted bytes.
+    /// Creates an answer with uninterpreted bytes.
     pub(super) fn bytes(body: Vec<u8>) -> Self {
         Self { status: 200, content_type: "application/octet-stream", body }
     }
 
-    /// The status code.
+    /// Returns the status code.
     pub(super) const fn status(&self) -> u16 {
         self.status
     }
@@ -210,7 +210,7 @@ impl Response {
     }
 }
 
-/// RFC 9110, section 15.
+/// Returns the reason phrase (RFC 9110, section 15).
 const fn reason_phrase(status: u16) -> &'static str {
     match status {
         200 => "OK",

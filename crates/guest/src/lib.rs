@@ -1,8 +1,8 @@
-//! A guest without a hypervisor: a TCP/IP host of its own (smoltcp) at the other end of a TAP, in a process
-//! of its own, to see that a function's network does what it shall.
+//! A guest without a hypervisor: a TCP/IP host (smoltcp) at the other end of a TAP, in a process of its own. It shows
+//! whether a function's network works.
 //!
-//! It answers a ping, serves HTTP on the TCP ports and sends datagrams back on the UDP ports. SCTP is not
-//! served: smoltcp has none. The paths:
+//! It answers pings, serves HTTP on the TCP ports, and sends datagrams back on the UDP ports. It does not serve SCTP,
+//! which smoltcp lacks. The paths are:
 //!
 //! | request | answer |
 //! | --- | --- |
@@ -41,9 +41,9 @@ use riklet_core::model::{InstanceName, InterfaceName, MacAddress, Protocol};
 /// The configuration of a guest.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Guest {
-    /// The instance that it plays.
+    /// The name of the instance that it stands in for.
     pub name: InstanceName,
-    /// The TAP, for messages: which one it is attached to is the caller's choice.
+    /// The name of the TAP, for messages. The caller decides which TAP is attached.
     pub interface: InterfaceName,
     /// Its own address, and the length of the prefix.
     pub address: Ipv4Net,
@@ -53,11 +53,11 @@ pub struct Guest {
     pub mac: MacAddress,
     /// The MTU in bytes, as Linux counts it: without the Ethernet header.
     pub mtu: u32,
-    /// The ports to serve: HTTP on TCP, an echo on UDP. Those of SCTP are passed over.
+    /// The ports to serve: HTTP on TCP, an echo on UDP. SCTP ports are ignored.
     pub ports: BTreeSet<(Protocol, u16)>,
 }
 
-/// The reason why a guest does not run, or no longer.
+/// The reason why a guest cannot run, or cannot go on.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum GuestError {
@@ -70,7 +70,7 @@ pub enum GuestError {
         #[source]
         source: io::Error,
     },
-    /// Nothing can be waited for.
+    /// Waiting for events failed.
     #[error("cannot wait for frames")]
     Poll {
         /// The kernel's own words.
@@ -90,7 +90,7 @@ pub enum GuestError {
         #[source]
         source: serde_json::Error,
     },
-    /// The description has a value that cannot be.
+    /// The description has an impossible value.
     #[error("the guest's description has no valid {field}")]
     Value {
         /// The name of the field.
@@ -104,7 +104,7 @@ impl GuestError {
     }
 }
 
-/// Plays the guest on a TAP until `stop` is readable or its other end is closed (a pipe or an eventfd).
+/// Runs the guest on a TAP until `stop` is readable or its other end is closed (a pipe or an eventfd).
 ///
 /// The TAP must have been attached with `IFF_VNET_HDR` and a header of 10 bytes (`TUNSETVNETHDRSZ`, which a
 /// persistent TAP keeps from its last owner). It is closed at the end.
@@ -130,7 +130,7 @@ struct Description {
 }
 
 impl Guest {
-    /// The guest as one argument of a command line, for the process that is to play it.
+    /// Returns the guest as one argument of a command line, for the process that shall run it.
     #[must_use]
     pub fn to_argument(&self) -> String {
         let ports: Vec<_> =
@@ -147,10 +147,10 @@ impl Guest {
         .to_string()
     }
 
-    /// The guest that [`Self::to_argument`] wrote.
+    /// Parses an argument that [`Self::to_argument`] wrote.
     ///
     /// # Errors
-    /// Where it is not that.
+    /// Fails if the argument is not valid.
     pub fn from_argument(argument: &str) -> Result<Self, GuestError> {
         let description: Description =
             serde_json::from_str(argument).map_err(|source| GuestError::Argument { source })?;

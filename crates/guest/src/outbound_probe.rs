@@ -18,9 +18,9 @@ const MAX_ANSWER: usize = 64 * 1024;
 
 /// An outbound probe in progress.
 pub(super) enum OutboundProbe {
-    /// A TCP connection, a request sent, an answer read to its end.
+    /// A TCP connection: it sends a request and reads the answer to its end.
     Connect { socket: SocketHandle, to: SocketAddrV4, asked: bool, answer: Vec<u8>, until: Instant },
-    /// A datagram sent, one awaited.
+    /// A UDP socket: it has sent one datagram and awaits another.
     Datagram { socket: SocketHandle, to: SocketAddrV4, until: Instant },
 }
 
@@ -82,7 +82,8 @@ impl OutboundProbe {
         }
     }
 
-    /// Goes on as far as it can; the answer for the client, once there is one. Then the socket is released.
+    /// Advances the probe as far as possible. Returns the answer for the client once there is one, and releases the
+    /// socket then.
     pub(super) fn advance(&mut self, stack: &mut Stack, now: Instant) -> Option<Response> {
         match self {
             Self::Connect { socket, to, asked, answer, until } => {
@@ -95,7 +96,7 @@ impl OutboundProbe {
         }
     }
 
-    /// Gives up: the client has gone.
+    /// Ends the probe of a client that has gone.
     pub(super) fn cancel(self, stack: &mut Stack, now: Instant) {
         match self {
             Self::Connect { socket, .. } => stack.abort(socket, now),
@@ -142,7 +143,7 @@ fn advance_connect(
         return Some(Response::json(200, &connected));
     }
     if state == State::Closed {
-        // Only a RST does that before the connection stands.
+        // Before the connection is established, only a RST closes the socket.
         stack.abort(handle, now);
         return not_connected("refused");
     }
@@ -165,7 +166,7 @@ fn advance_datagram(
                 let body = String::from_utf8_lossy(payload);
                 break Response::json(200, &UdpAnswer { answered: true, body: &body });
             }
-            // Somebody else's.
+            // The datagram is from somebody else.
             Ok(_) => {}
             Err(_) if late => {
                 let unanswered = UdpFailure { answered: false, reason: "timeout" };
@@ -178,7 +179,7 @@ fn advance_datagram(
     Some(response)
 }
 
-/// Returns the body, if the answer is HTTP, and else all of it.
+/// Returns the body if the answer is HTTP, and otherwise the whole answer.
 fn body_of(answer: &[u8]) -> &[u8] {
     let head = answer.windows(4).position(|window| window == b"\r\n\r\n");
     let head = head.filter(|_| answer.starts_with(b"HTTP/")).map_or(0, |at| at + 4);

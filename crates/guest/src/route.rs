@@ -1,4 +1,4 @@
-//! Routes: the action that a request asks for. Pure.
+//! Routes: the actions that requests ask for. Pure.
 
 use std::net::SocketAddrV4;
 
@@ -7,17 +7,17 @@ use super::http::{HttpRequest, Response, percent_decode};
 /// The action that a request asks for.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Route {
-    /// `GET /`: who answers, and to whom.
+    /// `GET /`: describes the guest and the client.
     Identity,
-    /// `POST /echo`: the body back.
+    /// `POST /echo`: returns the body.
     Echo,
-    /// `GET /connect/<ip>:<port>`: a TCP connection to there.
+    /// `GET /connect/<ip>:<port>`: opens a TCP connection to this address.
     Connect(SocketAddrV4),
-    /// `GET /udp/<ip>:<port>/<text>`: a datagram to there.
+    /// `GET /udp/<ip>:<port>/<text>`: sends a datagram to this address.
     Datagram(SocketAddrV4, Vec<u8>),
 }
 
-/// The longest text of a datagram: it fits the smallest MTU that IPv4 hosts must take (RFC 791).
+/// The longest text of a datagram. It fits into the smallest packet that every IPv4 host must accept (RFC 791).
 const MAX_TEXT: usize = 512;
 
 impl Route {

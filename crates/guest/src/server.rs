@@ -22,10 +22,10 @@ use super::{
 };
 use riklet_core::model::Protocol;
 
-/// Connections at a time; who asks for one more asks again.
+/// The largest number of connections. Further clients are ignored until they ask again.
 const MAX_CONNECTIONS: usize = 1024;
 
-/// The guest at work.
+/// A running guest.
 pub(super) struct Server<'a> {
     guest: &'a Guest,
     tap: Tap,
@@ -63,7 +63,7 @@ impl<'a> Server<'a> {
         }
     }
 
-    /// Does what can be done now.
+    /// Does all work that is possible now.
     fn turn(&mut self) -> Result<(), GuestError> {
         let now = self.clock.now();
         let (connections, ports) = (&mut self.connections, &self.tcp_ports);
@@ -102,7 +102,7 @@ impl<'a> Server<'a> {
             while socket.can_send() && socket.can_recv() {
                 let Ok((payload, from)) = socket.recv() else { break };
                 let payload = payload.to_vec();
-                // No room is a datagram lost, as UDP has it.
+                // Without room, the datagram is lost, as UDP allows.
                 if let Err(error) = socket.send_slice(&payload, from) {
                     tracing::debug!(%error, "datagram not sent back");
                 }
@@ -110,7 +110,7 @@ impl<'a> Server<'a> {
         }
     }
 
-    /// Sleeps until there is something to do; whether that is to stop.
+    /// Sleeps until there is work. Returns whether to stop.
     fn wait(&mut self, stop: BorrowedFd<'_>) -> Result<bool, GuestError> {
         let now = self.clock.now();
         let deadlines = self.connections.values().map(Connection::deadline);
@@ -121,7 +121,7 @@ impl<'a> Server<'a> {
             PollFd::from_borrowed_fd(stop, PollFlags::IN),
         ];
         match poll(&mut fds, timeout.as_ref()) {
-            // A TAP that is gone has POLLERR; the next read says why.
+            // A deleted TAP has POLLERR; the next read reports the reason.
             Ok(_) => Ok(!fds[1].revents().is_empty()),
             Err(Errno::INTR) => Ok(false),
             Err(errno) => Err(GuestError::Poll { source: errno.into() }),
@@ -137,7 +137,7 @@ fn timespec(duration: smoltcp::time::Duration) -> Timespec {
     Timespec { tv_sec, tv_nsec: duration.subsec_nanos().into() }
 }
 
-/// smoltcp's time: since the start.
+/// The clock of smoltcp, which starts at 0.
 struct Clock(std::time::Instant);
 
 impl Clock {

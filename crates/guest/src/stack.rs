@@ -19,11 +19,11 @@ use super::{
     frame::{self, Syn},
 };
 
-/// Each way, of a connection. With the MTU it bounds what is in flight.
+/// The size of a connection's buffer in each direction. It limits the data in flight, besides the MTU.
 const TCP_BUFFER: usize = 32 * 1024;
-/// Each way, of a UDP port.
+/// The size of a UDP port's buffer in each direction.
 const UDP_BUFFER: usize = 16 * 1024;
-/// Each way, in datagrams.
+/// The number of datagrams in that buffer.
 const UDP_DATAGRAMS: usize = 32;
 /// The time that the peer has to close its side after we closed ours.
 const LINGER: Duration = Duration::from_secs(10);
@@ -32,7 +32,7 @@ const INTRODUCTION: Duration = Duration::from_secs(30);
 /// Frames taken before replies are sent, so that a flood of them does not keep us from replying.
 const BURST: usize = 128;
 
-/// A socket that has nothing more to say.
+/// A socket that waits for the end of its connection.
 struct Closing {
     socket: SocketHandle,
     until: Instant,
@@ -51,16 +51,16 @@ pub(super) struct Stack {
 
 /// The answer to a connection request.
 pub(super) enum Verdict {
-    /// Let a socket answer it.
+    /// A socket answers the request.
     Accept,
-    /// Let the stack decide: it is for a connection there is, or nobody serves the port.
+    /// The stack decides, since the request belongs to an existing connection or nobody serves the port.
     Pass,
-    /// Say nothing; the client will ask again.
+    /// Nothing is sent, so that the client asks again.
     Ignore,
 }
 
 impl Stack {
-    /// `seed` makes sequence numbers and local ports hard to guess.
+    /// Creates the stack. `seed` makes sequence numbers and local ports hard to guess.
     pub(super) fn new(
         guest: &Guest,
         tap: &mut Tap,
@@ -72,7 +72,7 @@ impl Stack {
         config.random_seed = seed;
         let mut interface = Interface::new(config, tap, now);
         let cidr = Ipv4Cidr::new(guest.address.addr(), guest.address.prefix_len());
-        // One address and one route: both have room for them.
+        // There is room for one address and one route.
         interface.update_ip_addrs(|addresses| addresses.extend([IpCidr::Ipv4(cidr)]));
         let route = interface.routes_mut().add_default_ipv4_route(guest.gateway);
         route.map_err(|_full| GuestError::Gateway { gateway: guest.gateway })?;
@@ -88,8 +88,8 @@ impl Stack {
         })
     }
 
-    /// Takes a burst of frames in, and asks about each connection request in them. The sockets that were
-    /// made for accepted requests are returned with what they were made for.
+    /// Receives a burst of frames, and calls `verdict` for each connection request among them. Returns the sockets of
+    /// accepted requests, each with its request.
     pub(super) fn ingress(
         &mut self,
         tap: &mut Tap,
@@ -119,7 +119,7 @@ impl Stack {
             if reset {
                 self.end_listeners();
             }
-            // Still listening: the request was not good, its checksum wrong for one.
+            // The socket is still listening: the request was invalid, for example by its checksum.
             match listener {
                 Some((socket, _)) if self.tcp(socket).is_listening() => {
                     self.sockets.remove(socket);
@@ -130,8 +130,8 @@ impl Stack {
         Ok(accepted)
     }
 
-    /// A client that gives up before it is answered has its socket listen again (RFC 9293, section 3.10.7.4,
-    /// SYN-RECEIVED): the next client would get it, and be taken for the former.
+    /// Closes sockets that listen again because their client gave up before it was answered (RFC 9293, section
+    /// 3.10.7.4, SYN-RECEIVED). Such a socket would take the next client for the former.
     fn end_listeners(&mut self) {
         for (_, socket) in self.sockets.iter_mut() {
             if let smoltcp::socket::Socket::Tcp(socket) = socket
@@ -142,8 +142,9 @@ impl Stack {
         }
     }
 
-    /// Everything that comes, comes from the gateway; knowing that, the stack need not ask by ARP. While it
-    /// asks it would drop what is not a socket's: replies to a ping, and refusals of a connection.
+    /// Announces the gateway by ARP. Every frame comes through the gateway, so the stack never needs to ask for its
+    /// address. While it asked, it would drop packets that do not belong to a socket: replies to pings, and refusals
+    /// of connections.
     fn introduce_gateway(&mut self, tap: &mut Tap, mac: EthernetAddress, now: Instant) {
         if self.introduced.is_none_or(|then| now - then >= INTRODUCTION) {
             self.introduced = Some(now);
@@ -151,26 +152,26 @@ impl Stack {
         }
     }
 
-    /// Sends what the sockets have to send, a packet each; whether there was any.
+    /// Sends one packet for each socket that has something to send. Returns whether any did.
     pub(super) fn egress(&mut self, tap: &mut Tap, now: Instant) -> bool {
         self.interface.poll_egress(now, tap, &mut self.sockets) == PollResult::SocketStateChanged
     }
 
-    /// Returns the time at which the stack has work to do; `None` is never.
+    /// Returns the time of the stack's next work; `None` if there is none.
     pub(super) fn next_wake(&mut self, now: Instant) -> Option<Instant> {
         let lingering = self.closing.iter().map(|closing| closing.until).min();
         let stack = self.interface.poll_at(now, &self.sockets);
         lingering.into_iter().chain(stack).min()
     }
 
-    /// A socket that takes one connection; `None` where the port is 0.
+    /// Creates a socket that accepts one connection; `None` if the port is 0.
     fn listen(&mut self, local: SocketAddrV4) -> Option<SocketHandle> {
         let mut socket = tcp_socket();
         socket.listen(local).ok()?;
         Some(self.sockets.add(socket))
     }
 
-    /// A socket that opens a connection; `None` where there can be none to that address.
+    /// Creates a socket that opens a connection; `None` if no connection to that address is possible.
     pub(super) fn connect(&mut self, to: SocketAddrV4) -> Option<SocketHandle> {
         let local = (IpAddress::Ipv4(self.address.0), self.ephemeral_port());
         let mut socket = tcp_socket();
@@ -178,7 +179,7 @@ impl Stack {
         Some(self.sockets.add(socket))
     }
 
-    /// A socket for datagrams on this port, or on one that is free; `None` where the port is 0.
+    /// Creates a socket for datagrams on this port, or on a free one; `None` if the port is 0.
     pub(super) fn datagrams(&mut self, port: Option<u16>) -> Option<SocketHandle> {
         let port = port.unwrap_or_else(|| self.ephemeral_port());
         let buffer = || {
@@ -190,7 +191,7 @@ impl Stack {
         Some(self.sockets.add(socket))
     }
 
-    /// A port of 49152 to 65535 (RFC 6335) that no socket of ours has.
+    /// Returns a port from 49152 to 65535 (RFC 6335) that none of our sockets uses.
     fn ephemeral_port(&mut self) -> u16 {
         use smoltcp::socket::Socket;
         let taken: BTreeSet<u16> = self
@@ -217,42 +218,43 @@ impl Stack {
         self.sockets.get_mut(socket)
     }
 
-    /// The socket's own address, as text; empty where it has none.
+    /// Returns the socket's own address as text; empty if it has none.
     pub(super) fn local(&mut self, socket: SocketHandle) -> String {
         let local = self.tcp(socket).local_endpoint();
         local.map(|local| SocketAddr::from(local).to_string()).unwrap_or_default()
     }
 
-    /// Ends our side of a connection once everything is sent. The handle is ours from then on.
+    /// Closes our side of a connection once everything is sent. The stack owns the handle from then on.
     pub(super) fn close(&mut self, socket: SocketHandle, now: Instant) {
         self.tcp(socket).close();
         self.closing.push(Closing { socket, until: now + LINGER });
     }
 
-    /// Ends a connection with a RST. The handle is ours from then on.
+    /// Resets a connection. The stack owns the handle from then on.
     pub(super) fn abort(&mut self, socket: SocketHandle, now: Instant) {
         self.tcp(socket).abort();
         self.closing.push(Closing { socket, until: now + LINGER });
     }
 
-    /// Ends a socket for datagrams.
+    /// Removes a socket for datagrams.
     pub(super) fn remove_datagrams(&mut self, socket: SocketHandle) {
         self.sockets.remove(socket);
     }
 
-    /// Removes closed sockets. It comes after [`Self::egress`], which sends their last ACK or RST.
+    /// Removes closed sockets. Call it after [`Self::egress`], which sends their last ACK or RST.
     ///
-    /// None stays in TIME-WAIT: every connection has a socket of its own, so a late segment finds nothing
-    /// and is refused, and 10 s of connections would slow down the search for a segment's socket.
+    /// No socket stays in TIME-WAIT: every connection has its own socket, so that a late segment finds none and is
+    /// refused. The sockets of the last 10 s would slow down the search for a segment's socket.
     pub(super) fn reap(&mut self, now: Instant) {
         let sockets = &mut self.sockets;
         self.closing.retain_mut(|closing| {
             let socket: &mut tcp::Socket<'_> = sockets.get_mut(closing.socket);
-            // What still comes is read, so that it is not answered by a RST that overtakes our answer.
+            // Data that still arrives is read: otherwise the stack would answer it by a RST, which might overtake our
+            // answer.
             while socket.recv(|bytes| (bytes.len(), bytes.len())).is_ok_and(|length| length > 0) {}
             let gone = match socket.state() {
                 tcp::State::TimeWait => true,
-                // A RST that is yet to be sent keeps the address of the other side.
+                // A socket with an unsent RST still has the address of the other side.
                 tcp::State::Closed => socket.remote_endpoint().is_none() || closing.until <= now,
                 _ => false,
             };
@@ -269,13 +271,13 @@ impl Stack {
     }
 }
 
-/// The lowest ephemeral port (RFC 6335, section 6). Its bits are those that all of them have.
+/// The lowest ephemeral port (RFC 6335, section 6). All ephemeral ports have its bits set.
 const FIRST_EPHEMERAL: u16 = 0xc000;
 
 fn tcp_socket() -> tcp::Socket<'static> {
     let buffer = || tcp::SocketBuffer::new(vec![0; TCP_BUFFER]);
     let mut socket = tcp::Socket::new(buffer(), buffer());
-    // Nothing is gained by waiting: the other end of the wire is the host.
+    // Waiting gains nothing: the other end of the wire is the host.
     socket.set_ack_delay(None);
     socket.set_nagle_enabled(false);
     socket

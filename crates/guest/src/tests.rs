@@ -22,7 +22,7 @@ use riklet_kernel::process;
 
 const SERVER: &str = "10.231.0.2:3000";
 
-/// A network namespace with a TAP and a guest on it; the test's thread is in it for good.
+/// A network namespace with a TAP and a guest on it. The test's thread stays in the namespace.
 struct Net {
     guest: JoinHandle<Result<(), GuestError>>,
     stop: PipeWriter,
@@ -67,7 +67,7 @@ fn description() -> Guest {
     }
 }
 
-/// The host's side, and the TAP attached with nobody who reads from it.
+/// Configures the host's side. Returns the attached TAP, which nobody reads yet.
 fn host() -> OwnedFd {
     // SAFETY: no file descriptor or memory is shared any less than before.
     unsafe { unshare_unsafe(UnshareFlags::NEWNET) }.unwrap();
@@ -77,7 +77,7 @@ fn host() -> OwnedFd {
     ip("link set rik0 up");
     ip("neighbour add 10.231.0.2 lladdr 06:52:49:4b:00:00 dev rik0 nud permanent");
     let tap = attach("rik0");
-    // Until the kernel has taken note of the carrier (net/core/link_watch.c), it drops what is sent.
+    // The kernel drops outgoing packets until it has noticed the carrier (net/core/link_watch.c).
     let deadline = Instant::now() + Duration::from_secs(20);
     while !ip("-brief link show rik0").contains(" UP ") {
         assert!(Instant::now() < deadline, "rik0 is not up");
@@ -108,7 +108,7 @@ fn connect() -> TcpStream {
     stream
 }
 
-/// The answer's status and body.
+/// Returns the status and body of the answer.
 fn answer(mut stream: &TcpStream) -> (u16, Vec<u8>) {
     let mut bytes = Vec::new();
     stream.read_to_end(&mut bytes).unwrap();
@@ -157,7 +157,7 @@ fn many_clients_are_served_concurrently() {
     net.end();
 }
 
-/// A connection that is only begun: its request waits in the TAP.
+/// Begins a connection, whose request waits in the TAP.
 fn begin() -> TcpStream {
     let kind = SocketType::STREAM;
     let flags = rustix::net::SocketFlags::NONBLOCK;
@@ -171,7 +171,7 @@ fn begin() -> TcpStream {
 #[test]
 fn connection_of_a_lost_client_is_not_given_to_the_next() {
     let tap = host();
-    // Their requests are answered, and the host refuses the answers.
+    // The guest answers their requests, and the host refuses the answers.
     for _ in 0..8 {
         drop(begin());
     }
@@ -191,7 +191,7 @@ fn connection_of_a_lost_client_is_not_given_to_the_next() {
 fn burst_of_connections_is_served_completely() {
     let tap = host();
     let sockets: Vec<_> = (0..64).map(|_| begin()).collect();
-    // All requests wait in the TAP when the guest begins.
+    // All requests already wait in the TAP when the guest starts.
     let net = Net::with(tap);
     for mut stream in sockets {
         use rustix::event::{PollFd, PollFlags, poll};
@@ -280,7 +280,7 @@ fn connect_path_reports_the_outcome() {
     let refused = "{\"connected\":false,\"reason\":\"refused\"}\n";
     assert_eq!(get(&format!("/connect/{address}")), (502, refused.into()));
 
-    // Nobody is there, and the host has no route to it: it forwards nothing, and says nothing.
+    // The address is not reachable: the host does not forward, and sends no error.
     let timeout = "{\"connected\":false,\"reason\":\"timeout\"}\n";
     assert_eq!(get("/connect/192.0.2.1:80"), (504, timeout.into()));
     net.end();
@@ -320,7 +320,7 @@ fn first_ping_is_answered() {
         .unwrap();
     let (length, _) =
         rustix::net::recv(&socket, &mut reply, rustix::net::RecvFlags::empty()).unwrap();
-    // After an IPv4 header of 20 bytes: echo reply.
+    // The echo reply follows an IPv4 header of 20 bytes.
     assert_eq!(&reply[20..length], [0, 0, 0xff, 0xfd, 0, 1, 0, 1]);
     net.end();
 }

@@ -22,22 +22,22 @@ pub struct ServerEvent {
     pub data: String,
 }
 
-/// The events of one answer, as they come. No time limits it, since nothing may happen for long.
+/// The events of one answer, as they arrive. There is no time limit, since a stream may be silent for long.
 #[derive(Debug)]
 pub struct EventStream {
     reader: BufReader<UnixStream>,
     /// The longest event, in bytes.
     longest: usize,
-    /// The request, for errors.
+    /// The request, for error messages.
     call: String,
     client: Client,
 }
 
 impl Client {
-    /// Asks for a stream of events. Its beginning may take as long as an exchange.
+    /// Requests a stream of events. Its head must arrive within the time of an exchange.
     ///
     /// # Errors
-    /// Where there is no connection, or the answer is no stream.
+    /// Fails if there is no connection, or the answer is not a stream.
     pub fn events(&self, path: &str) -> Result<EventStream, HttpError> {
         let call = ApiCall::get(path).to_string();
         let reader = self.begin(path).map_err(|source| self.failed(&call, source))?;
@@ -47,7 +47,7 @@ impl Client {
     fn begin(&self, path: &str) -> Result<BufReader<UnixStream>, ExchangeError> {
         let deadline = Deadline::after(self.timeout);
         let mut stream = connect(&self.socket, &deadline)?;
-        // HTTP/1.0 knows no chunks: what follows the head is the body.
+        // HTTP/1.0 has no chunks: everything after the head is the body.
         let request =
             format!("GET {path} HTTP/1.0\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n");
         send(&mut stream, request.as_bytes(), &deadline)?;
@@ -58,7 +58,7 @@ impl Client {
     }
 }
 
-/// Reads the head of an answer, and no further: its status.
+/// Reads the head of an answer, and no further. Returns the status.
 pub(super) fn head(
     reader: &mut BufReader<UnixStream>,
     deadline: &Deadline,
@@ -94,7 +94,7 @@ impl EventStream {
         Self { reader, longest: client.longest, call, client }
     }
 
-    /// Reads the next event; `None` once the server has ended the stream.
+    /// Reads the next event. Returns `None` once the server has ended the stream.
     fn read(&mut self) -> Result<Option<ServerEvent>, ExchangeError> {
         let mut event = ServerEvent { name: "message".to_owned(), data: String::new() };
         let mut lines = 0_usize;
@@ -135,7 +135,7 @@ impl Iterator for EventStream {
     }
 }
 
-/// Reads a line of at most this many bytes, without its end; `None` once no whole line comes.
+/// Reads a line of at most `longest` bytes, without its end. Returns `None` if the input ends within a line.
 fn line(reader: &mut impl BufRead, longest: usize) -> Result<Option<String>, ExchangeError> {
     let mut bytes = Vec::new();
     let limit = u64::try_from(longest).unwrap_or(u64::MAX);

@@ -1,4 +1,4 @@
-//! A client of HTTP/1.1 over a unix socket: blocking, one exchange a connection, each with a deadline.
+//! A client of HTTP/1.1 over a unix socket: blocking, with one exchange a connection and a deadline for each.
 
 mod events;
 #[cfg(any(test, fuzzing))]
@@ -35,9 +35,9 @@ const PAUSE: Duration = Duration::from_millis(2);
 pub enum Method {
     /// Reads.
     Get,
-    /// Makes, sets or does.
+    /// Creates, sets or runs.
     Put,
-    /// Does, or makes what gets its name there.
+    /// Runs, or creates something whose name the server chooses.
     Post,
     /// Removes.
     Delete,
@@ -96,7 +96,7 @@ impl ApiCall {
     }
 }
 
-/// `PUT /boot-source`: the method and the path.
+/// Formats as `PUT /boot-source`: the method and the path.
 impl fmt::Display for ApiCall {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let method = match self.method {
@@ -113,7 +113,7 @@ impl fmt::Display for ApiCall {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum HttpError {
-    /// Nothing listens on the socket, or not for us.
+    /// Nothing listens on the socket, or this process may not use it.
     #[error("no connection to {} after {waited:.1?}", socket.display())]
     NotListening {
         /// The socket.
@@ -124,13 +124,13 @@ pub enum HttpError {
         #[source]
         source: ExchangeError,
     },
-    /// The process that was to listen is gone.
+    /// The process that should listen has ended.
     #[error("the process that was to listen on {} has ended", socket.display())]
     NoProcess {
         /// The socket.
         socket: PathBuf,
     },
-    /// An exchange did not come to its end. Whether the server has done what it was asked is unknown.
+    /// An exchange failed. The server may or may not have done what was requested.
     #[error("{call} over {} failed", socket.display())]
     Exchange {
         /// Method and path.
@@ -155,13 +155,13 @@ impl HttpError {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ExchangeError {
-    /// There is no such socket, nobody listens on it, or it must not be used.
+    /// There is no such socket, nobody listens on it, or this process may not use it.
     #[error("cannot connect")]
     Connect(#[source] io::Error),
-    /// The request was not taken.
+    /// The request could not be sent.
     #[error("cannot send the request")]
     Send(#[source] io::Error),
-    /// The answer cannot be read.
+    /// The answer could not be read.
     #[error("cannot read the answer")]
     Receive(#[source] io::Error),
     /// It took too long.
@@ -170,10 +170,10 @@ pub enum ExchangeError {
     /// The server closed the connection.
     #[error("the connection ended before the answer was whole")]
     Closed,
-    /// The answer is not HTTP, or too long.
+    /// The answer is not HTTP, or is too long.
     #[error("the answer is not HTTP that is understood")]
     Malformed(#[source] Malformed),
-    /// The answer is no stream of events.
+    /// The answer is not a stream of events.
     #[error("the answer is no stream of events: its status is {0}")]
     NoStream(u16),
 }
@@ -200,24 +200,24 @@ impl Client {
         Self { longest, ..self }
     }
 
-    /// The socket.
+    /// Returns the path of the socket.
     #[must_use]
     pub fn socket(&self) -> &Path {
         &self.socket
     }
 
-    /// Waits until a server accepts connections, but not longer than an exchange may last. A server that was
-    /// just started makes its socket a moment later: `runs` says whether there is still one to wait for.
+    /// Waits until a server accepts connections, for no longer than an exchange may last. A server that was just
+    /// started creates its socket a moment later; `runs` tells whether the server is still alive.
     ///
     /// # Errors
-    /// Where none does in time, the server's process has ended, or the socket cannot be used by us.
+    /// Fails if no server listens in time, the server's process has ended, or this process may not use the socket.
     pub fn wait(&self, mut runs: impl FnMut() -> bool) -> Result<(), HttpError> {
         let deadline = Deadline::after(self.timeout);
         let mut early = None;
         loop {
             let Err(source) = connect(&self.socket, &deadline) else { return Ok(()) };
             let over = match &source {
-                // No socket yet, or one that was bound and does not listen yet.
+                // The socket does not exist yet, or it is bound and does not listen yet.
                 ExchangeError::Connect(error) => !matches!(
                     error.kind(),
                     io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused
@@ -226,7 +226,7 @@ impl Client {
             };
             if over {
                 let (socket, waited) = (self.socket.clone(), deadline.passed());
-                // At the end of the time, what the last try found says more than that.
+                // At the time limit, the failure of the last attempt explains more than the timeout.
                 let source = early.unwrap_or(source);
                 return Err(HttpError::NotListening { socket, waited, source });
             }
@@ -238,10 +238,10 @@ impl Client {
         }
     }
 
-    /// Sends a request and waits for the answer, whatever its status.
+    /// Sends a request and waits for the answer, with any status.
     ///
     /// # Errors
-    /// Where there is no whole answer in time.
+    /// Fails if the answer is not complete in time.
     pub fn exchange(&self, call: &ApiCall) -> Result<Response, HttpError> {
         self.converse(call).map_err(|source| self.failed(&call.to_string(), source))
     }
@@ -254,7 +254,7 @@ impl Client {
         let deadline = Deadline::after(self.timeout);
         let mut stream = connect(&self.socket, &deadline)?;
         match send(&mut stream, &call.render(), &deadline) {
-            // It has closed before it read all, maybe with an answer.
+            // The server closed before it had read everything. It may have sent an answer.
             Err(ExchangeError::Send(error)) if error.kind() == io::ErrorKind::BrokenPipe => {}
             sent => sent?,
         }
@@ -262,7 +262,7 @@ impl Client {
     }
 }
 
-/// Connects. Waits while the server's queue of connections (listen(2)) is full.
+/// Connects. Waits while the server's queue of connections is full (listen(2)).
 fn connect(socket: &Path, deadline: &Deadline) -> Result<UnixStream, ExchangeError> {
     let failed = |errno: Errno| ExchangeError::Connect(errno.into());
     let address = SocketAddrUnix::new(socket).map_err(failed)?;
@@ -274,7 +274,7 @@ fn connect(socket: &Path, deadline: &Deadline) -> Result<UnixStream, ExchangeErr
         sockopt::set_socket_timeout(&stream, sockopt::Timeout::Send, left).map_err(failed)?;
         match net::connect(&stream, &address) {
             Ok(()) => return Ok(UnixStream::from(stream)),
-            // unix(7): the time that was set for sending is over, or a signal came.
+            // unix(7): the time limit for sending has passed, or a signal arrived.
             Err(Errno::AGAIN | Errno::INTR) => {}
             Err(errno) => return Err(failed(errno)),
         }
@@ -324,7 +324,7 @@ fn receive(
     }
 }
 
-/// A signal, or the end of the time that was set for the call, which the deadline then says.
+/// Tells whether to try again: after a signal, or after the call's own time limit, which the deadline then reports.
 fn is_retried(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock)
 }
@@ -344,7 +344,7 @@ impl Deadline {
         now().duration_since(self.start)
     }
 
-    /// Returns the time that is left. It is never zero, which a socket takes for no limit.
+    /// Returns the remaining time. It is never zero, which would mean no limit to a socket.
     fn left(&self) -> Result<Duration, ExchangeError> {
         let left = self.timeout.saturating_sub(self.passed());
         if left.is_zero() { Err(ExchangeError::Timeout(self.timeout)) } else { Ok(left) }

@@ -1,12 +1,12 @@
-//! The answer to a request, from the bytes of a connection (RFC 9112). Pure.
+//! Parses the answer to a request from the bytes of a connection (RFC 9112). Pure.
 
 use httparse::{EMPTY_HEADER, Header, Status};
 
 /// The longest status line and header fields together, those of interim answers included.
 pub(super) const MAX_HEAD: usize = 64 * 1024;
-/// The longest body, as it is sent, where nothing else is said.
+/// The longest body as transmitted, by default.
 pub(super) const MAX_BODY: usize = 1024 * 1024;
-/// The most header fields.
+/// The largest number of header fields.
 pub(super) const MAX_FIELDS: usize = 64;
 
 /// The answer of a server.
@@ -30,13 +30,13 @@ pub(super) enum Parsed {
 /// The reason why bytes are not an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Malformed {
-    /// The status line or the header fields.
+    /// The status line or the header fields are malformed.
     #[error("its head is malformed")]
     Head(#[source] httparse::Error),
     /// The body is in a coding other than `chunked`.
     #[error("its Transfer-Encoding is not chunked")]
     Coding,
-    /// `Content-Length` is no number, or two numbers.
+    /// `Content-Length` is not a number, or has two values.
     #[error("its Content-Length is malformed")]
     Length,
     /// A chunk is not `SIZE CRLF DATA CRLF`.
@@ -57,7 +57,7 @@ enum Framing {
     UntilEnd,
 }
 
-/// Reads an answer from the bytes received so far; `ended` says that no more will come.
+/// Parses an answer from the bytes received so far; `ended` tells that no more will come.
 pub(super) fn parse(bytes: &[u8], ended: bool, longest: usize) -> Result<Parsed, Malformed> {
     let mut start = 0;
     loop {
@@ -103,7 +103,7 @@ fn framing(status: u16, fields: &[Header<'_>]) -> Result<Framing, Malformed> {
             return Err(Malformed::Length);
         }
         let length = str::from_utf8(length).ok().filter(|digits| !digits.is_empty());
-        // Digits only: what does not parse is too large.
+        // The text has digits only, so a number that does not parse is too large.
         let length = length.ok_or(Malformed::Length)?.parse().unwrap_or(usize::MAX);
         return Ok(Framing::Bytes(length));
     }
@@ -113,7 +113,7 @@ fn framing(status: u16, fields: &[Header<'_>]) -> Result<Framing, Malformed> {
     Ok(if kept { Framing::Bytes(0) } else { Framing::UntilEnd })
 }
 
-/// The body, where it is whole.
+/// Returns the body, if it is complete.
 fn body(
     bytes: &[u8],
     framing: &Framing,
@@ -131,7 +131,7 @@ fn body(
     }
 }
 
-/// The data of all chunks, where the last of them and the trailer are there (RFC 9112, section 7.1).
+/// Returns the data of all chunks, if the last chunk and the trailer are there (RFC 9112, section 7.1).
 fn chunks(mut bytes: &[u8]) -> Result<Option<Vec<u8>>, Malformed> {
     let mut data = Vec::new();
     loop {
@@ -143,7 +143,7 @@ fn chunks(mut bytes: &[u8]) -> Result<Option<Vec<u8>>, Malformed> {
             let end = httparse::parse_headers(rest, &mut trailer).map_err(Malformed::Head)?;
             return Ok(end.is_complete().then_some(data));
         }
-        // What does not fit is longer than any body.
+        // A size that does not fit is longer than any allowed body.
         let size = usize::try_from(size).unwrap_or(usize::MAX);
         let Some((chunk, rest)) = rest.split_at_checked(size) else { return Ok(None) };
         let Some((end, rest)) = rest.split_at_checked(2) else { return Ok(None) };
@@ -166,7 +166,7 @@ mod tests {
         }
     }
 
-    /// Every beginning of these bytes is partial while more may come.
+    /// Asserts that every proper prefix of these bytes is partial as long as more may come.
     fn whole_with_its_last_byte(bytes: &str) -> Response {
         for length in 0..bytes.len() {
             let parsed = parse(&bytes.as_bytes()[..length], false, MAX_BODY);

@@ -1,4 +1,4 @@
-//! A directory that goes with its test.
+//! A directory that is removed at the end of its test.
 
 use std::{
     env, fs,
@@ -24,7 +24,7 @@ impl Directory {
         self.0.join(name)
     }
 
-    /// An empty file.
+    /// Creates an empty file.
     pub(crate) fn file(&self, name: &str) -> PathBuf {
         let path = self.path(name);
         fs::File::create(&path).expect("a file");

@@ -1,4 +1,4 @@
-//! What becomes of a driver whose VMM does not answer as an API does, at each of its calls.
+//! The drivers' errors if a VMM misbehaves at any of its calls.
 
 use std::{thread, time::Duration};
 
@@ -17,7 +17,7 @@ use crate::{
 
 type Start = fn(&Client, &Machine) -> Result<Version, VmmApiError>;
 
-/// Starts a machine in a VMM that replies so to this request. What the error says, and what it is.
+/// Starts a machine in a VMM that gives this reply to this request. Returns the text of the error and the error.
 fn start(line: &'static str, reply: Reply, timeout: Duration) -> (String, VmmApiError) {
     let directory = Directory::new();
     let (server, start): (_, Start) = if line.contains("/api/v1/") {
@@ -65,7 +65,7 @@ fn malformed_answer_error_names_the_call() {
 #[test]
 fn missing_answer_is_an_error_at_the_deadline() {
     let wait = |line| {
-        // Enough for the calls before it on a busy machine.
+        // Even a busy machine makes the earlier calls within this time.
         let (text, _) = start(line, Reply::Silence, Duration::from_secs(2));
         assert!(text.contains(&format!(" did not answer: {line} over /")), "{text}");
         assert!(text.ends_with(": there was no whole answer within 2s"), "{text}");

@@ -92,7 +92,7 @@ fn error_contains_the_vmms_message() {
         "firecracker refused PUT /boot-source: Boot source error: The kernel file cannot be \
          opened: No such file or directory (os error 2)"
     );
-    // Nothing was sent after that.
+    // No call followed.
     assert_eq!(server.lines().last().unwrap(), "PUT /boot-source");
     let initrd = start(&Machine { initrd: missing.clone(), ..machine.clone() }).to_string();
     assert!(initrd.contains("PUT /boot-source: Boot source error: The initrd file"), "{initrd}");
@@ -145,13 +145,13 @@ fn calls_out_of_order_are_refused() {
         let expected = "The requested operation is not supported after starting the microVM.";
         assert_eq!((status, &*fault), (400, expected), "{call}");
     }
-    // The id stands in the path and in the body.
+    // The id is part of both path and body.
     let mut call = calls[3].clone();
     call.path = "/network-interfaces/eth1".to_owned();
     assert_eq!(words(&call).0, 400);
 }
 
-/// A Firecracker to speak to: the one that `FIRECRACKER_BIN` names, else the played one.
+/// The Firecracker to test with: the real one if `FIRECRACKER_BIN` names it, otherwise the simulated one.
 enum AtHand {
     Played(Server),
     Real { child: Child, directory: Directory },
@@ -164,7 +164,7 @@ impl AtHand {
         };
         let directory = Directory::new();
         let socket = directory.path("api.sock");
-        // In a network namespace of its own: it creates the TAP that it is told to open.
+        // The real one runs in a network namespace of its own, since it creates the TAP that it shall open.
         let mut arguments = vec![OsString::from("-n"), "--".into(), program];
         arguments.extend(firecracker::arguments(&socket, &"hello.v2".parse().unwrap()));
         let child = process::spawn_tied(&Tied {
@@ -177,7 +177,7 @@ impl AtHand {
         Self::Real { child, directory }
     }
 
-    /// A client of it, once it listens.
+    /// Returns a client, once Firecracker listens.
     fn client(&mut self) -> Client {
         match self {
             Self::Played(server) => {
@@ -222,7 +222,7 @@ fn available_firecracker_accepts_the_configuration() {
         }
         other => panic!("{other:?}"),
     }
-    // All that comes before the start, which needs a kernel that is one, and KVM.
+    // These are all calls before the start, which needs a real kernel and KVM.
     let calls = firecracker::calls(&machine, version.parse().unwrap()).unwrap();
     let (start, configuration) = calls.split_last().unwrap();
     assert_eq!(start.path, "/actions");

@@ -1,4 +1,4 @@
-//! The HTTP client: waiting for a server, and every way in which an exchange fails.
+//! The HTTP client: waiting for a server, and every way in which an exchange can fail.
 
 use std::{
     error::Error,
@@ -23,16 +23,16 @@ use crate::{
     server::{HttpRequest, LONG, Play, Reply, Server},
 };
 
-/// Short, and longer than what happens at once.
+/// A short time, but longer than an immediate event takes.
 const SHORT: Duration = Duration::from_millis(200);
 
-/// An error and what it came from, as the program prints it.
+/// Returns an error with its causes, as the program prints it.
 pub(crate) fn chain(error: &dyn Error) -> String {
     let source = error.source().map(|source| format!(": {}", chain(source)));
     format!("{error}{}", source.unwrap_or_default())
 }
 
-/// What replies the same to every request.
+/// A server that gives the same reply to every request.
 struct Always(Reply);
 
 impl Play for Always {
@@ -48,7 +48,7 @@ fn exchange(reply: Reply, timeout: Duration) -> Result<(u16, String), HttpError>
     Ok((answer.status, String::from_utf8(answer.body).unwrap()))
 }
 
-/// The reason why an exchange failed, which must name method, path and socket.
+/// Returns the reason why an exchange failed. Asserts that the error names method, path and socket.
 fn failed(result: Result<(u16, String), HttpError>) -> ExchangeError {
     let error = result.unwrap_err();
     let text = error.to_string();
@@ -59,7 +59,7 @@ fn failed(result: Result<(u16, String), HttpError>) -> ExchangeError {
     }
 }
 
-/// What the client reads of a stream of events, and how that ends.
+/// Returns the events that the client reads from a stream, and the error that ends it.
 fn events(reply: Reply) -> (Vec<(String, String)>, Option<ExchangeError>) {
     let server = Server::start(Always(reply));
     let client = Client::new(server.socket(), SHORT).with_longest(64);
@@ -183,7 +183,7 @@ fn deadline_covers_the_whole_exchange() {
     for reply in [
         Reply::Silence,
         sent("HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nok"),
-        // Each byte comes in time, and the answer does not.
+        // Each byte arrives in time, and the complete answer does not.
         Reply::Trickle(b"HTTP/1.1 100 \r\n\r\n".to_vec()),
     ] {
         let reason = failed(exchange(reply, SHORT));
@@ -208,7 +208,7 @@ fn deadline_covers_connecting() {
     assert!(matches!(reason, ExchangeError::Timeout(SHORT)), "{reason:?}");
 }
 
-/// What a client gets whose server answers, and closes with the request unread.
+/// Makes an exchange with a server that answers and closes without reading the request.
 fn answered_unread(
     call: &ApiCall,
     answer: &str,
@@ -234,10 +234,10 @@ fn answered_unread(
 fn answer_is_read_even_if_the_request_was_not() {
     let refusal = "HTTP/1.0 413 \r\n\r\ntoo long";
     let expected = Response { status: 413, body: b"too long".into() };
-    // The end of the connection is a reset then.
+    // The client sees the end of the connection as a reset.
     let call = ApiCall::put("/x", json!({}));
     assert_eq!(answered_unread(&call, refusal, true).unwrap(), expected);
-    // More than a socket holds: the server closes while it is sent.
+    // The body exceeds the socket's buffer, so the server closes while the client sends.
     let call = ApiCall::put("/x", json!("x".repeat(4 << 20)));
     assert_eq!(answered_unread(&call, refusal, false).unwrap(), expected);
     let error = answered_unread(&call, "", false).unwrap_err();
@@ -267,7 +267,7 @@ fn wait_returns_once_the_server_listens() {
     let socket = directory.path("api.sock");
     let mut looks = 0;
     let mut listener = None;
-    // No file at first; then one that nobody listens on; then a server.
+    // First there is no file, then one that nobody listens on, then a server.
     let runs = || {
         looks += 1;
         match looks {
@@ -300,7 +300,7 @@ fn wait_fails_at_its_time_limit() {
     };
     let error = Client::new(directory.path("api.sock"), LONG).wait(runs).unwrap_err();
     assert!(matches!(error, HttpError::NoProcess { .. }), "{error:?}");
-    // A socket that will never be one of ours.
+    // The path can never become a socket.
     let error = Client::new(directory.file("file").join("x"), LONG).wait(|| true).unwrap_err();
     assert!(chain(&error).ends_with("Not a directory (os error 20)"), "{}", chain(&error));
 }

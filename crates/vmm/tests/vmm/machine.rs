@@ -7,7 +7,7 @@ use riklet_vmm::{attachment::Attachment, machine::Machine};
 
 use crate::directory::Directory;
 
-/// A machine of whose files there is each, in this directory.
+/// Returns a machine whose files all exist, in this directory.
 pub(crate) fn machine(directory: &Directory) -> Machine {
     let slot = Slot::new(1);
     let addresses = "10.231.0.0/16".parse::<Pool>().unwrap().addresses(slot).unwrap();
@@ -28,7 +28,7 @@ pub(crate) fn machine(directory: &Directory) -> Machine {
     }
 }
 
-/// Machines that differ in everything that makes a difference to the calls.
+/// Returns machines that cover every difference between the drivers' calls.
 pub(crate) fn machines(directory: &Directory) -> Vec<Machine> {
     let full = machine(directory);
     vec![

@@ -1,5 +1,5 @@
-//! The drivers of VMMs against API servers of the tests' own, which hold every request to what the VMM's API is
-//! described to take. Two variables of the environment put the real things in their place:
+//! Tests the drivers of VMMs against simulated API servers, which check every request against the description of the
+//! VMM's API. Two environment variables use the real things instead:
 //!
 //! | variable | what it names |
 //! | --- | --- |

@@ -1,5 +1,5 @@
-//! Firecracker and Cloud Hypervisor as their clients see them, played: each holds a request to the description of
-//! its API, then to its own state, and refuses in the words of the real one.
+//! Simulated servers of Firecracker's and Cloud Hypervisor's API. Each checks a request against the description of its
+//! API, then against its own state, and refuses in the words of the real server.
 
 use std::{fs::File, io};
 
@@ -98,7 +98,7 @@ impl Firecracker {
 
 const AFTER: &str = "The requested operation is not supported after starting the microVM.";
 
-/// Opens the file of this name, where one is named.
+/// Opens the file of this name, if there is a name.
 fn open(path: &Value) -> io::Result<()> {
     path.as_str().map_or(Ok(()), |path| File::open(path).map(drop))
 }
@@ -140,7 +140,7 @@ impl CloudHypervisor {
             Ok(_) => {}
             Err(Refusal::Operation) => return refused(404, &["Not Found"]),
             Err(Refusal::Body) => return refused(400, &["Bad HttpRequest"]),
-            // The real one passes over a field that it does not know.
+            // The real server ignores an unknown field.
             Err(Refusal::Type(words)) => {
                 return refused(400, &["Failed to deserialize JSON", &words]);
             }
@@ -191,7 +191,7 @@ impl CloudHypervisor {
 impl Play for CloudHypervisor {
     fn answer(&mut self, request: &HttpRequest) -> Reply {
         match self.handle(request) {
-            // The real one answers this with 200, nothing, and in older versions no length.
+            // The real server answers this with 200 and no body, and in older versions without a length.
             Ok(None) if request.path.ends_with("vmm.shutdown") => answer(200, None),
             Ok(None) => answer(204, None),
             Ok(Some(body)) => answer(200, Some(&body)),
@@ -200,10 +200,10 @@ impl Play for CloudHypervisor {
     }
 }
 
-/// What answers as another does, up to one request.
+/// A server that behaves as `player` until a given request, to which it gives `reply`.
 pub(crate) struct Until<P> {
     pub(crate) player: P,
-    /// Method and path.
+    /// The method and path of the request.
     pub(crate) line: &'static str,
     pub(crate) reply: Reply,
 }

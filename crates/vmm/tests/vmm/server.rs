@@ -1,4 +1,4 @@
-//! A server on a unix socket that answers as it is told: what VMMs have in common.
+//! A server on a unix socket that gives the replies that a test asks for, as any VMM might.
 
 use std::{
     io::{self, Read, Write},
@@ -17,13 +17,13 @@ use serde_json::Value;
 
 use crate::directory::Directory;
 
-/// Longer than anything here takes.
+/// A time limit that no test reaches.
 pub(crate) const LONG: Duration = Duration::from_secs(20);
 
 /// The pause between two bytes of an answer that trickles.
 const PAUSE: Duration = Duration::from_millis(5);
 
-/// A request, whole.
+/// A complete request.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct HttpRequest {
     pub(crate) method: String,
@@ -32,13 +32,13 @@ pub(crate) struct HttpRequest {
 }
 
 impl HttpRequest {
-    /// `PUT /boot-source`.
+    /// Returns the method and path, such as `PUT /boot-source`.
     pub(crate) fn line(&self) -> String {
         format!("{} {}", self.method, self.path)
     }
 }
 
-/// What a server does about a request.
+/// The reaction of a server to a request.
 #[derive(Debug, Clone)]
 pub(crate) enum Reply {
     /// Sends this, and waits for the next request.
@@ -51,12 +51,12 @@ pub(crate) enum Reply {
     Silence,
 }
 
-/// What answers.
+/// The behaviour of a server.
 pub(crate) trait Play: Send + 'static {
     fn answer(&mut self, request: &HttpRequest) -> Reply;
 }
 
-/// A server, until it is dropped.
+/// A server that runs until it is dropped.
 pub(crate) struct Server {
     directory: Option<Directory>,
     socket: PathBuf,
@@ -66,7 +66,7 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// One on a socket in its own directory.
+    /// Starts a server on a socket in a directory of its own.
     pub(crate) fn start(player: impl Play) -> Self {
         let directory = Directory::new();
         let mut server = Self::at(directory.path("api.sock"), player);
@@ -74,7 +74,7 @@ impl Server {
         server
     }
 
-    /// One on this socket, where nothing is yet.
+    /// Starts a server on this socket, which must not exist yet.
     pub(crate) fn at(socket: PathBuf, mut player: impl Play) -> Self {
         let listener = UnixListener::bind(&socket).expect("a socket");
         let received = Arc::new(Mutex::new(Vec::new()));
@@ -93,7 +93,7 @@ impl Server {
         Self { directory: None, socket, received, stop, thread: Some(thread) }
     }
 
-    /// A directory that goes with the server.
+    /// Returns a directory that exists as long as the server.
     pub(crate) fn directory(&self) -> &Directory {
         self.directory.as_ref().expect("a server with a directory")
     }
@@ -106,12 +106,12 @@ impl Server {
         Client::new(self.socket(), LONG)
     }
 
-    /// The requests so far.
+    /// Returns the requests so far.
     pub(crate) fn received(&self) -> Vec<HttpRequest> {
         self.received.lock().expect("a server that did not panic").clone()
     }
 
-    /// The methods and paths of the requests so far.
+    /// Returns the methods and paths of the requests so far.
     pub(crate) fn lines(&self) -> Vec<String> {
         self.received().iter().map(HttpRequest::line).collect()
     }
@@ -143,7 +143,7 @@ fn converse(mut stream: UnixStream, player: &mut impl Play, received: &Mutex<Vec
     }
 }
 
-/// The next request; `None` where the client has gone.
+/// Returns the next request; `None` if the client has gone.
 fn receive(stream: &mut UnixStream) -> Option<HttpRequest> {
     let mut bytes = Vec::new();
     let mut buffer = [0; 4096];
@@ -172,7 +172,7 @@ fn parse(bytes: &[u8]) -> Option<HttpRequest> {
         field.map(|field| str::from_utf8(field.value).expect("text"))
     };
     assert_eq!(field("Host"), Some("localhost"));
-    // HTTP/1.0 is spoken for streams: it knows no chunks.
+    // The client uses HTTP/1.0 for streams, since it has no chunks.
     let wanted = if head.version == Some(0) { "text/event-stream" } else { "application/json" };
     assert_eq!(field("Accept"), Some(wanted));
     let body = field("Content-Length").map(|length| {
@@ -200,8 +200,8 @@ fn trickle(stream: &mut UnixStream, bytes: &[u8]) {
     }
 }
 
-/// An answer as `micro_http` writes it, the HTTP server in both VMMs: without a reason phrase, and without a length
-/// where there is no body.
+/// Returns an answer in the format of `micro_http`, the HTTP server in both VMMs: without a reason phrase, and without
+/// a length if there is no body.
 pub(crate) fn answer(status: u16, body: Option<&Value>) -> Reply {
     let head = format!("HTTP/1.1 {status} \r\nServer: played\r\nConnection: keep-alive\r\n");
     let body = body.map_or_else(

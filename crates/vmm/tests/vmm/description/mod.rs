@@ -1,5 +1,5 @@
-//! What an API takes: its operations, and the types of what is sent. The tests' own descriptions cover all that a
-//! client may send to the operations that are used, and not only what the drivers send.
+//! Descriptions of an API: its operations, and the types of their bodies. The tests' own descriptions cover everything
+//! that a client may send to the used operations, not only what the drivers send.
 
 mod published;
 mod table;
@@ -13,14 +13,14 @@ use serde_json::Value;
 /// The part of an API that is used.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Description {
-    /// What every path begins with.
+    /// The prefix of every path.
     pub(crate) root: String,
     pub(crate) operations: BTreeMap<Key, Operation>,
-    /// All types that the operations name, and that these name.
+    /// All types that the operations name, and the types that these name.
     pub(crate) types: BTreeMap<String, Kind>,
 }
 
-/// Method and path; one segment of the path may be a parameter, as `{drive_id}`.
+/// Method and path. One segment of the path may be a parameter, such as `{drive_id}`.
 pub(crate) type Key = (&'static str, String);
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,14 +49,14 @@ pub(crate) struct Field {
     pub(crate) kind: Kind,
 }
 
-/// Why a request is not what is described.
+/// The reason why a request does not match the description.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Refusal {
     /// There is no such operation.
     Operation,
-    /// There is a body where none is described, or the other way round.
+    /// There is a body where none is described, or none where one is described.
     Body,
-    /// The body has another type, in the words of serde.
+    /// The body has another type. The text is serde's message.
     Type(String),
 }
 
@@ -78,14 +78,14 @@ impl Description {
         table::parse(include_str!("cloud-hypervisor.txt"))
     }
 
-    /// As it was before this field.
+    /// Returns the description without this field, as an older version has it.
     pub(crate) fn without(mut self, object: &str, field: &str) -> Self {
         let Some(Kind::Object(fields)) = self.types.get_mut(object) else { panic!("no {object}") };
         fields.remove(field).expect("a field");
         self
     }
 
-    /// Holds a request to it. Says what the path's parameter is, or nothing.
+    /// Checks a request against the description. Returns the path's parameter, if it has one.
     pub(crate) fn check<'a>(
         &self,
         method: &str,
@@ -161,7 +161,7 @@ impl Description {
     }
 }
 
-/// The parameter that this path has, where it is of this template: nothing where the template has none.
+/// Returns the parameter of a path that matches this template; the parameter is empty if the template has none.
 fn parameter<'a>(template: &str, path: &'a str) -> Option<&'a str> {
     let Some((before, rest)) = template.split_once('{') else {
         return (template == path).then_some("");

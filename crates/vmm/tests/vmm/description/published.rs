@@ -1,5 +1,4 @@
-//! Descriptions as the VMMs' projects publish them, in YAML: `OpenAPI` 2 (Firecracker)
-//! and 3 (Cloud Hypervisor).
+//! Reads descriptions as the VMMs' projects publish them, in YAML: `OpenAPI` 2 (Firecracker) and 3 (Cloud Hypervisor).
 
 use std::{
     collections::{BTreeMap, btree_map::Entry},
@@ -12,7 +11,7 @@ use serde_json::Value;
 
 use super::{Description, Field, Key, Kind, Operation};
 
-/// What this file describes of these operations.
+/// Returns the description of these operations in this file.
 pub(super) fn read<'a>(file: &Path, operations: impl Iterator<Item = &'a Key>) -> Description {
     let mut text = String::new();
     File::open(file)
@@ -43,12 +42,12 @@ pub(super) fn read<'a>(file: &Path, operations: impl Iterator<Item = &'a Key>) -
     description
 }
 
-/// The file of this name in this directory.
+/// Returns the path of the file with this name in this directory.
 pub(super) fn file(directory: &Path, name: &str) -> PathBuf {
     directory.join(format!("{name}-api.yaml"))
 }
 
-/// The path of the server's URL, without a slash at its end.
+/// Returns the path of the server's URL, without a slash at its end.
 fn root(document: &Value) -> String {
     let url = document["servers"][0]["url"].as_str();
     let path = url.map_or_else(
@@ -71,7 +70,7 @@ fn operation(document: &Value, (method, path): &Key) -> Operation {
     Operation { body: content(body), answers: answers.iter().filter_map(answer).collect() }
 }
 
-/// The type of a body or an answer, which has a name in both descriptions.
+/// Returns the type of a body or an answer, which has a name in both descriptions.
 fn content(value: &Value) -> Option<String> {
     let within = &value["content"]["application/json"]["schema"];
     let schema = if value["schema"].is_object() { &value["schema"] } else { within };
@@ -116,7 +115,7 @@ fn kind(schema: &Value) -> Kind {
     }
 }
 
-/// Adds the names of types that this one is made of.
+/// Adds the names of the types that this type consists of.
 fn named(kind: &Kind, names: &mut Vec<String>) {
     match kind {
         Kind::Named(name) => names.push(name.clone()),

@@ -1,4 +1,5 @@
-//! What the drivers send, held against the descriptions; and these against what is published, where that is there.
+//! Checks the drivers' calls against the descriptions, and the descriptions against the published ones if these are
+//! available.
 
 use std::{env, path::Path};
 
@@ -9,8 +10,8 @@ use serde_json::{Value, json};
 use super::{Description, Refusal, method_name, published};
 use crate::{directory::Directory, machine::machines};
 
-/// The description to hold requests against: the published one where `RIKLET_VMM_API_DIR` says where it is, once
-/// the tests' own is found to be the same; else the tests' own.
+/// Returns the description to check calls against. If `RIKLET_VMM_API_DIR` names a directory with the published
+/// description, asserts that the tests' own description equals it.
 #[expect(clippy::print_stdout, reason = "a test says what it compared")]
 fn description(own: Description, name: &str) -> Description {
     let Some(directory) = env::var_os("RIKLET_VMM_API_DIR") else { return own };
