@@ -17,45 +17,44 @@ pub trait NodeApi {
     /// exposure that would take the packets of a local process.
     ///
     /// # Errors
-    /// Where one of them cannot be recorded; then none is.
+    /// Fails if one of them cannot be recorded; none is recorded then.
     fn up(&mut self, workloads: &[Workload], strict: bool) -> Result<ReportDocument, ApiError>;
 
     /// Takes instances down. With `purge`, also removes everything that all instances share; if all instances are
     /// selected, also forgets the ended runs.
     ///
     /// # Errors
-    /// Where one of them is not recorded, or runs, or others remain that `purge` would break; then nothing is changed.
+    /// Fails without any change if one of them is not recorded or is running, or if `purge` would break others that remain.
     fn down(&mut self, selector: &Selector, purge: bool) -> Result<ReportDocument, ApiError>;
 
     /// Lists the recorded instances by name, with the state of each TAP.
     ///
     /// # Errors
-    /// Where the records or the kernel cannot be read.
+    /// Fails if the records or the kernel cannot be read.
     fn list(&mut self) -> Result<Vec<ListEntry>, ApiError>;
 
     /// Describes one instance.
     ///
     /// # Errors
-    /// Where it is not recorded, or the records or the kernel cannot be read.
+    /// Fails if it is not recorded, or the records or the kernel cannot be read.
     fn inspect(&mut self, name: &InstanceName) -> Result<InspectionDocument, ApiError>;
 
     /// Returns the changes that [`Self::up`] would make. Changes nothing.
     ///
     /// # Errors
-    /// Where `up` would refuse, or the kernel cannot be read.
+    /// Fails if `up` would refuse, or the kernel cannot be read.
     fn plan(&mut self, workloads: &[Workload]) -> Result<PlanDocument, ApiError>;
 
     /// Compares the kernel with the records, and looks for runs whose supervisor has died. Changes nothing.
     ///
     /// # Errors
-    /// Where the records, the kernel or `/proc` cannot be read.
+    /// Fails if the records, the kernel or `/proc` cannot be read.
     fn check(&mut self) -> Result<Check, ApiError>;
 
     /// Cleans up lost runs, whose supervisor has died, then makes the kernel match the records.
     ///
     /// # Errors
-    /// Where a process cannot be ended, or a step that concerns all instances is refused. What came before it stays
-    /// done.
+    /// Fails if a process cannot be ended, or a step that concerns all instances is refused. Earlier steps stay done.
     fn repair(&mut self) -> Result<ReportDocument, ApiError>;
 
     /// Verifies the database. If it is damaged, or with `force`, sets it aside and records the interfaces anew from
@@ -75,14 +74,14 @@ pub trait NodeApi {
     /// Returns the state of the daemon; `None` if this is not a daemon.
     ///
     /// # Errors
-    /// Where the daemon does not answer.
+    /// Fails if the daemon does not answer.
     fn health(&mut self) -> Result<Option<Health>, ApiError>;
 
     /// Returns the events that the daemon remembers, oldest first. With `follow`, new events come after these, until
     /// the daemon ends.
     ///
     /// # Errors
-    /// Where there is no daemon, or it does not answer.
+    /// Fails if there is no daemon, or it does not answer.
     fn events(&mut self, follow: bool) -> Result<Notifications, ApiError>;
 }
 

@@ -28,7 +28,7 @@ pub struct Problem {
     /// The function that the request was refused for, where it is one of several.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
-    /// The places where a definition is at fault.
+    /// The invalid places of a definition.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub details: Vec<Detail>,
 }

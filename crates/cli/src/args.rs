@@ -54,7 +54,7 @@ pub(crate) struct NodeArgs {
     #[arg(long, global = true, value_name = "BYTES")]
     #[arg(env = "RIKLET_SDN_MTU", hide_env_values = true)]
     pub(crate) mtu: Option<Mtu>,
-    /// Bits of packet and connection marks that are ours to use [default: 0x7f].
+    /// Bits of packet and connection marks to use [default: 0x7f].
     #[arg(long, global = true, value_name = "MASK")]
     #[arg(env = "RIKLET_SDN_MARK_MASK", hide_env_values = true)]
     pub(crate) mark_mask: Option<MarkMask>,
@@ -102,7 +102,7 @@ pub(crate) enum Command {
     },
     /// Print what the daemon did.
     Events(EventsArgs),
-    /// Show the functions with their traffic, and what is wrong.
+    /// Show the functions with their traffic, and any drift.
     Top(TopArgs),
     /// Run the daemon: API, ready TAPs, and repair of drift, until Ctrl-C or SIGTERM.
     Serve(ServeArgs),

@@ -110,7 +110,7 @@ impl GuestError {
 /// persistent TAP keeps from its last owner). It is closed at the end.
 ///
 /// # Errors
-/// Where the TAP cannot be used, or is deleted.
+/// Fails if the TAP cannot be used, or is deleted.
 pub fn serve(guest: &Guest, tap: OwnedFd, stop: BorrowedFd<'_>) -> Result<(), GuestError> {
     let mtu = usize::try_from(guest.mtu).map_err(|_overflow| GuestError::Value { field: "mtu" })?;
     let tap = device::Tap::new(tap, mtu).map_err(|errno| GuestError::tap(guest, errno))?;

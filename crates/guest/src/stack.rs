@@ -88,7 +88,7 @@ impl Stack {
         })
     }
 
-    /// Receives a burst of frames, and calls `verdict` for each connection request among them. Returns the sockets of
+    /// Receives a burst of frames, and calls `judge` for each connection request among them. Returns the sockets of
     /// accepted requests, each with its request.
     pub(super) fn ingress(
         &mut self,

@@ -57,7 +57,7 @@ pub const fn program(vmm: Vmm) -> &'static str {
 /// Returns the arguments of a VMM that serves its API on this socket.
 ///
 /// # Errors
-/// Where the VMM cannot run the machine.
+/// Fails if the VMM cannot run the machine.
 pub fn arguments(
     vmm: Vmm,
     machine: &Machine,

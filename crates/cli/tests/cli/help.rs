@@ -26,7 +26,7 @@ fn help_lists_the_commands() {
       check        Compare the kernel with the records; exit status 1 if they differ
       repair       Make the kernel match the records: restore what drifted, remove what leaked
       events       Print what the daemon did
-      top          Show the functions with their traffic, and what is wrong
+      top          Show the functions with their traffic, and any drift
       serve        Run the daemon: API, ready TAPs, and repair of drift, until Ctrl-C or SIGTERM
       run          Bring functions up and run their microVMs, until Ctrl-C or SIGTERM
       ps           List running functions, and how earlier runs ended
@@ -54,8 +54,8 @@ fn help_lists_the_commands() {
                                 those of the default route] [env: RIKLET_SDN_UPLINK]
           --mtu <BYTES>         MTU of the TAPs in bytes [default: that of the uplink] [env:
                                 RIKLET_SDN_MTU]
-          --mark-mask <MASK>    Bits of packet and connection marks that are ours to use [default: 0x7f]
-                                [env: RIKLET_SDN_MARK_MASK]
+          --mark-mask <MASK>    Bits of packet and connection marks to use [default: 0x7f] [env:
+                                RIKLET_SDN_MARK_MASK]
           --api <SOCKET>        Socket of the daemon [default: api.sock in the state directory]. Without
                                 a daemon, commands work alone [env: RIKLET_SDN_API]
           --output <FORMAT>     Print data as text or as JSON [env: RIKLET_SDN_OUTPUT] [default: text]
@@ -185,7 +185,7 @@ fn every_command_has_help_with_one_example() {
       -h, --help    Print help
       riklet-sdn events -f
 
-    Show the functions with their traffic, and what is wrong
+    Show the functions with their traffic, and any drift
 
     Usage: riklet-sdn top [OPTIONS]
 
