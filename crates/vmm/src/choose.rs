@@ -6,7 +6,7 @@ use super::driver;
 use riklet_core::model::{Accelerator, Execution, Vmm};
 use riklet_kernel::process::Credentials;
 
-/// What the host offers to run microVMs.
+/// The host's means to run microVMs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Facts {
     /// The programs of the installed VMMs.

@@ -246,7 +246,7 @@ mod tests {
         assert_eq!(first(&screen), "hello");
         screen.order_by(Order::Out);
         assert_eq!(first(&screen), "new");
-        // What comes is in that order too.
+        // Later samples are in that order too.
         screen.show(sampled());
         assert_eq!(first(&screen), "hello");
     }
