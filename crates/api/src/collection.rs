@@ -56,7 +56,7 @@ mod tests {
 
     #[cfg(feature = "toy-kind")]
     #[test]
-    fn each_kind_has_a_collection_and_all_share_one() {
+    fn kinds_have_separate_collections_and_share_one() {
         let paths: Vec<_> = Collection::each().map(Collection::path).collect();
         assert_eq!(paths, ["/v1/functions", "/v1/toys", "/v1/instances"]);
         assert_eq!(Collection::EVERYTHING, Collection::All);

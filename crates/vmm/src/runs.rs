@@ -150,7 +150,7 @@ pub fn state(run: &Run) -> Result<RunState, RunError> {
     Ok(RunState::of(run, supervised))
 }
 
-/// Records the begin of these runs, with the given process as their supervisor. Records all of them or none.
+/// Records the start of these runs, with the given process as their supervisor. Records all of them or none.
 ///
 /// # Errors
 /// Fails if one of them is running.

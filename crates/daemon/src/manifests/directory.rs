@@ -79,7 +79,7 @@ impl Directory {
 
     /// Tells whether the directory has changed or was replaced, so that every file must be read again. Ignores other
     /// changes in the parents.
-    pub(super) fn hear(&mut self) -> io::Result<bool> {
+    pub(super) fn read_changes(&mut self) -> io::Result<bool> {
         let before = self.watched;
         let mut changed = false;
         let mut buffer = [MaybeUninit::uninit(); 4096];
@@ -160,27 +160,27 @@ mod tests {
         fs::create_dir(&above).unwrap();
         let path = above.join("functions.d");
         let mut directory = Directory::watch(&path).unwrap();
-        let mut heard = |what: &str, change: &dyn Fn() -> io::Result<()>, wanted: bool| {
+        let mut check = |what: &str, change: &dyn Fn() -> io::Result<()>, wanted: bool| {
             change().unwrap();
-            assert_eq!(directory.hear().unwrap(), wanted, "{what}");
-            assert!(!directory.hear().unwrap(), "{what}, once");
+            assert_eq!(directory.read_changes().unwrap(), wanted, "{what}");
+            assert!(!directory.read_changes().unwrap(), "{what}, once");
         };
         let file = |path: PathBuf| move || File::create(&path).map(drop);
-        heard("a neighbour", &file(above.join("other")), false);
-        heard("the directory", &|| fs::create_dir(&path), true);
-        heard(
+        check("a neighbour", &file(above.join("other")), false);
+        check("the directory", &|| fs::create_dir(&path), true);
+        check(
             "a neighbour that is renamed",
             &|| fs::rename(above.join("other"), above.join("else")),
             false,
         );
-        heard("a file", &file(path.join("a.json")), true);
-        heard("its end", &|| fs::rename(path.join("a.json"), above.join("a.json")), true);
-        heard("the directory's end", &|| fs::remove_dir(&path), true);
-        heard("another in its place", &|| fs::create_dir(&path), true);
+        check("a file", &file(path.join("a.json")), true);
+        check("its end", &|| fs::rename(path.join("a.json"), above.join("a.json")), true);
+        check("the directory's end", &|| fs::remove_dir(&path), true);
+        check("another in its place", &|| fs::create_dir(&path), true);
         let moved = above.join("moved");
-        heard("its move", &|| fs::rename(&path, &moved), true);
-        heard("a file of what was moved", &file(moved.join("b.json")), false);
-        heard("its move back", &|| fs::rename(&moved, &path), true);
+        check("its move", &|| fs::rename(&path, &moved), true);
+        check("a file of what was moved", &file(moved.join("b.json")), false);
+        check("its move back", &|| fs::rename(&moved, &path), true);
         fs::remove_dir_all(&above).unwrap();
     }
 }

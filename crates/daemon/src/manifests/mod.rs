@@ -140,7 +140,7 @@ impl Follower {
         if !end.revents().is_empty() {
             return Ok(Woken::Ended);
         }
-        Ok(if self.directory.hear()? { Woken::Changed } else { Woken::Elsewhere })
+        Ok(if self.directory.read_changes()? { Woken::Changed } else { Woken::Elsewhere })
     }
 
     /// Applies the files. A refusal becomes an event, and is retried later.

@@ -36,13 +36,13 @@ pub(super) async fn events(
     let parameters = request::parameters(query.as_deref(), &["recent"])?;
     let recent = request::flag(&parameters, "recent")?;
     let (remembered, coming) = api.events.listen();
-    let remembered = stream::iter(remembered).map(|event| Some(said(&event)));
+    let remembered = stream::iter(remembered).map(|event| Some(document(&event)));
     if recent {
         return Ok(answer(remembered, api.ending));
     }
     let coming = BroadcastStream::new(coming).map(|event| {
         Some(match event {
-            Ok(event) => said(&event),
+            Ok(event) => document(&event),
             Err(BroadcastStreamRecvError::Lagged(count)) => lost(count),
         })
     });
@@ -87,7 +87,7 @@ async fn change(api: &Api, collection: Collection, event: &events::Event) -> Opt
     }
 }
 
-fn said(event: &events::Event) -> Event {
+fn document(event: &events::Event) -> Event {
     data(event.kind.as_str(), &wire::Event::from(event))
 }
 

@@ -122,7 +122,7 @@ pub(super) fn refusal(
         }
         ureq::Error::RequireHttpsOnly(_) => ImageError::Downgrade { role, url },
         ureq::Error::Io(source) => match certificate(&source) {
-            Some(error) => ImageError::Certificate { role, url, why: why(error) },
+            Some(error) => ImageError::Certificate { role, url, why: reason(error) },
             None => ImageError::Unreachable { role, url, source: source.into() },
         },
         ureq::Error::HostNotFound
@@ -142,7 +142,7 @@ fn certificate(error: &io::Error) -> Option<&CertificateError> {
     }
 }
 
-fn why(error: &CertificateError) -> String {
+fn reason(error: &CertificateError) -> String {
     match error {
         CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
             "it has expired".to_owned()
