@@ -11,7 +11,7 @@ pub struct Event {
     pub at_ms: u64,
     /// `up`, `down`, `failed`, `noticed` (somebody else changed something), `repaired`, `backing-off`, `manifest` or `error`.
     pub kind: String,
-    /// The function that it concerns; null where it concerns several, or none.
+    /// The function that it concerns; null if it concerns several, or none.
     pub name: Option<String>,
     /// One or more lines of text.
     pub text: String,

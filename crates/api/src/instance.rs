@@ -21,7 +21,7 @@ pub struct InstanceDocument {
     pub slot: u16,
     /// The interface.
     pub tap: String,
-    /// `up`; `pending` or `removing` where the last operation was interrupted.
+    /// `up`; `pending` or `removing` if the last operation was interrupted.
     pub phase: String,
     /// The guest's end of the link.
     pub guest: LinkEnd,
@@ -39,10 +39,10 @@ pub struct InstanceDocument {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct LinkEnd {
-    /// The address: that of IPv4.
+    /// The IPv4 address.
     #[cfg_attr(feature = "schema", schema(value_type = String, format = "ip"))]
     pub address: IpAddr,
-    /// The IPv6 address, where the link has one.
+    /// The IPv6 address, if the link has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "schema", schema(value_type = Option<String>, format = "ipv6"))]
     pub address6: Option<Ipv6Addr>,
@@ -64,7 +64,7 @@ pub struct ExposureDocument {
     /// `NodePort`.
     #[serde(rename = "type")]
     pub kind: String,
-    /// The only address of the host at which it is reachable; every address where it is absent.
+    /// The only address of the host at which it is reachable; if absent, every address.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "schema", schema(value_type = Option<String>, format = "ip"))]
     pub host_address: Option<IpAddr>,
@@ -101,7 +101,7 @@ pub struct InspectionDocument {
     pub instance: InstanceDocument,
     /// `attached` (a VMM has the TAP open), `ready`, `down` or `missing`.
     pub link: String,
-    /// True where the firewall has its exposures.
+    /// True if the firewall has its exposures.
     pub exposed: bool,
     /// The differences between the TAP and what it should be.
     pub drift: Vec<String>,

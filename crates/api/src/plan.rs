@@ -20,7 +20,7 @@ impl PlanDocument {
     }
 }
 
-/// The differences between the kernel and the records. All empty where there are none.
+/// The differences between the kernel and the records. All fields are empty if there are none.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Check {

@@ -22,10 +22,10 @@ pub struct Problem {
     pub detail: String,
     /// The kind of error, which determines the exit status.
     pub kind: ErrorKind,
-    /// A remedy, where one is known.
+    /// A remedy, if one is known.
     #[serde(default)]
     pub hint: Option<String>,
-    /// The function that the request was refused for, where it is one of several.
+    /// The function that the request was refused for, if it named several.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
     /// The invalid places of a definition.
@@ -39,15 +39,15 @@ pub struct Problem {
 pub struct Detail {
     /// The file, or `request body`.
     pub file: String,
-    /// From 1 on.
+    /// The line, from 1 on.
     pub line: usize,
-    /// In characters, from 1 on.
+    /// The column in characters, from 1 on.
     pub column: usize,
-    /// Such as `spec.function.exposure.port`.
+    /// The path of the field, such as `spec.function.exposure.port`.
     pub field: String,
     /// The reason why it is refused.
     pub reason: String,
-    /// A remedy, where one is known.
+    /// A remedy, if one is known.
     pub hint: Option<String>,
 }
 

@@ -30,7 +30,7 @@ pub struct FailureDocument {
     pub name: String,
     /// The reason.
     pub error: String,
-    /// A remedy, where one is known.
+    /// A remedy, if one is known.
     pub hint: Option<String>,
     /// The kind of error, which determines the exit status.
     pub kind: ErrorKind,

@@ -2,7 +2,7 @@ use serde::{Deserialize, Serialize};
 
 use super::InstanceDocument;
 
-/// A run: a VMM at work for a function, or how that ended.
+/// A run of a function by a VMM, in progress or ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RunDocument {
@@ -12,9 +12,9 @@ pub struct RunDocument {
     pub vmm: String,
     /// `starting`, `running`, `stopping`, `ended` or `lost`.
     pub state: String,
-    /// The process of the VMM; null before it is started.
+    /// The number of the VMM's process; null before its start.
     pub pid: Option<u32>,
-    /// The process of the supervisor.
+    /// The number of the supervisor's process.
     pub supervisor_pid: u32,
     /// The time at which it began, in milliseconds since 1970.
     pub started_ms: u64,
@@ -24,7 +24,7 @@ pub struct RunDocument {
     pub ended_ms: Option<u64>,
     /// The reason why it ended; null before that.
     pub reason: Option<String>,
-    /// True where it ended with a failure; null before it ended.
+    /// True if it ended with a failure; null before it ended.
     pub failed: Option<bool>,
 }
 
@@ -44,7 +44,7 @@ pub struct EndedRun {
     pub name: String,
     /// The reason why it ended.
     pub reason: String,
-    /// True where it ended with a failure.
+    /// True if it ended with a failure.
     pub failed: bool,
 }
 

@@ -32,7 +32,7 @@ use riklet_sdn::UpOptions;
 /// The version of the API.
 const API: &str = "v1";
 
-/// Brings up a function's network, or makes it what a changed definition says.
+/// Brings up a function's network, or updates it to a changed definition.
 #[cfg_attr(test, utoipa::path(put, path = "/v1/functions/{name}", request_body(content = Object, description = "A definition"),
     params(("name" = String, Path), ("strict" = Option<bool>, Query, description = "Refuse to shadow a local process")),
     responses((status = 200, body = ReportDocument), (status = "default", body = Problem, content_type = "application/problem+json"))))]
@@ -93,7 +93,7 @@ pub(super) async fn down_one(
     change(&api, riklet_sdn::Request::Down(selector)).await
 }
 
-/// Takes several functions' networks down, or all. With `purge`, what all share goes as well, and the host is as it was.
+/// Takes down the networks of several functions, or of all. With `purge`, also restores the host to its former state.
 #[cfg_attr(test, utoipa::path(delete, path = "/v1/functions",
     params(("name" = Vec<String>, Query, explode), ("all" = Option<bool>, Query), ("purge" = Option<bool>, Query)),
     responses((status = 200, body = ReportDocument), (status = "default", body = Problem, content_type = "application/problem+json"))))]
@@ -133,7 +133,7 @@ async fn slowly<T: Send + 'static>(
     Ok(done.await.map_err(|_panicked| Gone)??)
 }
 
-/// Returns the daemon's metrics, as Prometheus reads them.
+/// Returns the daemon's metrics in the format of Prometheus.
 #[cfg_attr(test, utoipa::path(get, path = "/metrics",
     responses((status = 200, body = String, content_type = "application/openmetrics-text"),
         (status = "default", body = Problem, content_type = "application/problem+json"))))]
@@ -169,7 +169,7 @@ pub(super) async fn listed(api: &Api, collection: Collection) -> Result<Vec<List
     Ok(listed)
 }
 
-/// One function, and all that is known of it.
+/// Returns one function, and everything known about it.
 #[cfg_attr(test, utoipa::path(get, path = "/v1/functions/{name}", params(("name" = String, Path)),
     responses((status = 200, body = InspectionDocument), (status = "default", body = Problem, content_type = "application/problem+json"))))]
 pub(super) async fn inspect(
@@ -184,7 +184,7 @@ pub(super) async fn inspect(
     Ok(Json(found))
 }
 
-/// Returns what bringing these functions up would do. Changes nothing.
+/// Returns the changes that bringing up these functions would make. Changes nothing.
 #[cfg_attr(test, utoipa::path(post, path = "/v1/plan", request_body(content = Vec<Object>, description = "Definitions"),
     responses((status = 200, body = PlanDocument), (status = "default", body = Problem, content_type = "application/problem+json"))))]
 pub(super) async fn plan(
@@ -202,14 +202,14 @@ pub(super) async fn check(State(api): State<Api>) -> Result<Json<Check>, Rejecti
     Ok(Json(api.engine.check_anew().await??))
 }
 
-/// Makes the kernel what the records say.
+/// Makes the kernel match the records.
 #[cfg_attr(test, utoipa::path(post, path = "/v1/repair",
     responses((status = 200, body = ReportDocument), (status = "default", body = Problem, content_type = "application/problem+json"))))]
 pub(super) async fn repair(State(api): State<Api>) -> Result<Json<ReportDocument>, Rejection> {
     Ok(Json(slowly(&api, NodeApi::repair).await?))
 }
 
-/// True if the daemon works, and how it stands.
+/// Returns the state of the daemon.
 #[cfg_attr(test, utoipa::path(get, path = "/v1/health",
     responses((status = 200, body = Health), (status = "default", body = Problem, content_type = "application/problem+json"))))]
 pub(super) async fn health(State(api): State<Api>) -> Result<Json<Health>, Rejection> {
