@@ -22,7 +22,7 @@ pub struct Event {
 pub enum Notification {
     /// An event.
     Event(Event),
-    /// So many events were passed over, since the reader is too slow.
+    /// The number of events that were skipped because the reader is too slow.
     Missed(u64),
 }
 

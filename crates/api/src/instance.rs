@@ -139,7 +139,7 @@ impl fmt::Display for Ports {
 }
 
 impl fmt::Display for ExposureDocument {
-    /// As [`riklet_core::model::Exposure`].
+    /// Formats as [`riklet_core::model::Exposure`] does.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} ", self.protocol.to_lowercase())?;
         if let Some(address) = self.host_address {

@@ -68,7 +68,7 @@ pub trait NodeApi {
     /// Takes over the functions of another state directory, and records them here.
     ///
     /// # Errors
-    /// As [`Self::rebuild`]. A daemon takes functions over only when it is started with `--adopt`.
+    /// Fails as [`Self::rebuild`] does. A daemon takes functions over only when it is started with `--adopt`.
     fn adopt(&mut self) -> Result<RebuiltDocument, ApiError>;
 
     /// Returns the state of the daemon; `None` if this is not a daemon.

@@ -75,7 +75,7 @@ pub struct RunningInstance {
 /// The parts of the time until functions are ready, in milliseconds, each after the one before.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct ReadyTimes {
-    /// All parts together.
+    /// The sum of all parts.
     pub total: f64,
     /// Bringing up the network.
     pub network: f64,

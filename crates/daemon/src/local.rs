@@ -43,7 +43,7 @@ impl<N: NodeOperations> LocalNode<N> {
     /// Takes instances down, with everything that all share. `forget_runs` is the rest of a `down` with `purge`.
     ///
     /// # Errors
-    /// As [`NodeApi::down`].
+    /// Fails as [`NodeApi::down`] does.
     pub fn purge(&mut self, selector: &Selector) -> Result<ReportDocument, ApiError> {
         document(self.node.down(selector, true))
     }
@@ -51,7 +51,7 @@ impl<N: NodeOperations> LocalNode<N> {
     /// Cleans up these lost runs, then repairs. [`Orphans::take_over`] is the first part of a `repair`.
     ///
     /// # Errors
-    /// As [`NodeApi::repair`].
+    /// Fails as [`NodeApi::repair`] does.
     pub fn repair_with(&mut self, orphans: Orphans) -> Result<ReportDocument, ApiError> {
         let repaired = runs::repair(&mut self.node, orphans, epoch_millis(wall_clock()));
         let repaired = repaired.map_err(|error| problems::run(&error))?;

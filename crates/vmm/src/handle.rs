@@ -91,7 +91,7 @@ impl Handle {
     /// Ends the VMM as [`Self::stop`] does, without asking the guest.
     ///
     /// # Errors
-    /// As [`Self::stop`].
+    /// Fails as [`Self::stop`] does.
     pub fn end(&self, patience: Patience) -> io::Result<Stopped> {
         let Some(ended) = self.process.open()? else { return Ok(Stopped::Before) };
         for (signal, stopped) in

@@ -181,7 +181,7 @@ fn refuse_live(run: &Run) -> Result<(), RunError> {
 /// Returns the drift of the kernel from the records, and the runs whose supervisor has died.
 ///
 /// # Errors
-/// As [`NodeOperations::check`] and [`lost()`].
+/// Fails as [`NodeOperations::check`] and [`lost()`] do.
 pub fn check(node: &mut impl NodeOperations) -> Result<(Drift, Vec<Run>), RunError> {
     let drift = node.check()?;
     let store = Store::open_existing(&node.config().state_dir)?;
@@ -231,7 +231,7 @@ fn process_error(operation: &'static str, name: &InstanceName, source: io::Error
 /// Takes down the network of an instance that this supervisor runs. Succeeds if it is down already.
 ///
 /// # Errors
-/// As [`NodeOperations::down_as`].
+/// Fails as [`NodeOperations::down_as`] does.
 pub fn take_down(
     node: &mut impl NodeOperations,
     supervisor: ProcessId,

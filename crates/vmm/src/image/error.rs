@@ -134,7 +134,7 @@ pub enum ImageError {
         role: Role,
         /// Its URL.
         url: Url,
-        /// Such as `404 Not Found`.
+        /// The status, such as `404 Not Found`.
         status: ureq::http::StatusCode,
     },
     /// The server redirects too often.

@@ -55,9 +55,9 @@ pub enum Role {
 /// The access that a VMM needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Access {
-    /// To read.
+    /// Reading.
     Read,
-    /// To read and to write: a rootfs that is not read-only.
+    /// Reading and writing, for a rootfs that is not read-only.
     Write,
 }
 

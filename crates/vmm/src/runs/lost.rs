@@ -94,7 +94,7 @@ impl Orphans {
 /// Cleans up the lost runs.
 ///
 /// # Errors
-/// As [`Orphans::take_over`] and [`Orphans::clear`].
+/// Fails as [`Orphans::take_over`] and [`Orphans::clear`] do.
 pub fn clear_lost(
     node: &mut impl NodeOperations,
     now: u64,
@@ -105,7 +105,7 @@ pub fn clear_lost(
 /// Cleans up these runs, then repairs the network.
 ///
 /// # Errors
-/// As [`Orphans::clear`] and [`NodeOperations::repair`]. Runs that were cleaned up before the error stay so.
+/// Fails as [`Orphans::clear`] and [`NodeOperations::repair`] do. Runs that were cleaned up before the error stay so.
 pub fn repair(
     node: &mut impl NodeOperations,
     orphans: Orphans,
