@@ -147,7 +147,7 @@ pub(super) async fn metrics(State(api): State<Api>) -> Result<Response, Rejectio
     Ok(([(CONTENT_TYPE, MEDIA_TYPE)], text).into_response())
 }
 
-/// Lists what is recorded, and what the kernel has of it. With `watch`, a stream of server-sent events: first the
+/// Lists the recorded functions and the state of their TAPs. With `watch`, a stream of server-sent events: first the
 /// list, then each change.
 #[cfg_attr(test, utoipa::path(get, path = "/v1/functions", params(("watch" = Option<bool>, Query)),
     responses((status = 200, body = Vec<ListEntry>), (status = "default", body = Problem, content_type = "application/problem+json"))))]
