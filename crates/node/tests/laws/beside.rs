@@ -1,5 +1,5 @@
-//! Law 6 for a process that stays, beside others that change the same records: what it writes later is of the records
-//! as it knew them, and what another process acknowledged meanwhile holds.
+//! Law 6 for a long-lived process, beside others that change the same records: an outcome that it writes later applies
+//! only to the state of the record that it knew, and no change that another process has acknowledged is lost.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,12 +15,12 @@ use crate::{
     resident::{Turn, assert_sound, take},
 };
 
-/// What another process does between two turns of the daemon.
+/// An operation of another process between two turns of the daemon.
 #[derive(Debug, Clone)]
 enum Beside {
-    /// It comes to its end.
+    /// The operation completes.
     TaskOutcome(Operation),
-    /// It is killed before the first change of the kernel.
+    /// The process is killed before its first change of the kernel.
     Killed(Operation),
 }
 
@@ -32,7 +32,7 @@ fn down(number: u16) -> Operation {
     Operation::Down(function(number, &[]).name().clone())
 }
 
-/// What is recorded once an operation is recorded, whether or not the kernel follows yet.
+/// Applies an operation to the model of the records, whether or not the kernel follows them yet.
 fn note(operation: &Operation, model: &mut BTreeMap<InstanceName, Workload>) {
     if let Operation::Up(workloads) = operation {
         model.extend(workloads.iter().map(|w| (w.name().clone(), w.clone())));
@@ -45,7 +45,7 @@ fn recorded(daemon: &mut WarmNode<FakeKernel>) -> BTreeMap<InstanceName, Workloa
     listed.map(|l| (l.instance.name().clone(), l.instance.workload)).collect()
 }
 
-/// The histories of one name that another process may make while something is deferred.
+/// Returns the histories of one name that another process may cause while an outcome is deferred.
 fn histories() -> Vec<Vec<Beside>> {
     use Beside::{Killed, TaskOutcome};
     vec![
@@ -69,7 +69,7 @@ fn histories() -> Vec<Vec<Beside>> {
 }
 
 #[test]
-fn what_another_process_acknowledges_holds() {
+fn a_deferred_outcome_does_not_overwrite_another_process() {
     let later = [
         vec![],
         vec![Turn::Batch(vec![up(2, &[8000])])],
@@ -131,7 +131,7 @@ fn one_history(first: &[Turn], history: &[Beside], later: &[Turn]) {
     }
     daemon.flush().unwrap();
     let told = format!("{first:?}, beside it {history:?}, then {later:?}");
-    // Whoever is killed leaves it to the next.
+    // A killed process leaves its work to the next repair.
     daemon.repair().unwrap();
     assert_eq!(recorded(&mut daemon), model, "{told}");
     assert_sound(&node, &mut daemon);
@@ -140,10 +140,10 @@ fn one_history(first: &[Turn], history: &[Beside], later: &[Turn]) {
 }
 
 #[test]
-fn the_flows_of_another_s_instance_are_its_own() {
+fn flows_of_an_instance_that_reuses_the_slot_are_kept() {
     let mut node = TestNode::new();
     let mut daemon = node.warm();
-    // An odd port is UDP.
+    // An odd port uses UDP.
     take(&Turn::Batch(vec![up(0, &[8001])]), &mut daemon);
     take(&Turn::Batch(vec![down(0)]), &mut daemon);
     daemon.flush().unwrap();
@@ -159,7 +159,7 @@ fn the_flows_of_another_s_instance_are_its_own() {
 }
 
 #[test]
-fn what_could_not_be_done_once_is_tried_again_when_another_process_asks_for_something_else() {
+fn a_failed_repair_is_retried_after_another_process_changes_the_record() {
     let mut node = TestNode::new();
     let mut daemon = node.warm();
     take(&Turn::Batch(vec![up(0, &[8000])]), &mut daemon);
@@ -177,7 +177,7 @@ fn what_could_not_be_done_once_is_tried_again_when_another_process_asks_for_some
     daemon.down(&Selector::All, true).unwrap();
 }
 
-/// A definition file's instance, by its name.
+/// Returns the instances that the definition file owns, by name.
 fn owned(numbers: &[u16]) -> BTreeMap<InstanceName, String> {
     let name = |number: &u16| function(*number, &[]).name().clone();
     numbers.iter().map(|number| (name(number), "file.json".to_owned())).collect()
@@ -188,12 +188,12 @@ fn claims(numbers: &[u16]) -> BTreeMap<InstanceName, Option<String>> {
 }
 
 #[test]
-fn what_a_file_asked_for_goes_with_it_only_while_it_is_the_file_s() {
+fn a_file_withdraws_only_the_instances_that_it_still_owns() {
     let mut node = TestNode::new();
     let mut daemon = node.warm();
     assert!(daemon.set_manifests(&claims(&[0, 1])).unwrap().is_empty());
     take(&Turn::Batch(vec![up(0, &[8000]), up(1, &[])]), &mut daemon);
-    // The file is gone by now, and the daemon is about to take both down.
+    // The file no longer exists, and the daemon is about to take both instances down.
     node.run(&down(0)).unwrap();
     node.run(&up(0, &[8000])).unwrap();
     let refused = daemon.apply(&[Request::Withdraw(owned(&[0, 1]))]).remove(0).unwrap_err();
@@ -208,10 +208,10 @@ fn what_a_file_asked_for_goes_with_it_only_while_it_is_the_file_s() {
 }
 
 #[test]
-fn a_file_does_not_get_what_somebody_else_brought_up_meanwhile() {
+fn a_file_cannot_claim_an_instance_that_is_already_up() {
     let mut node = TestNode::new();
     let mut daemon = node.warm();
-    // The daemon has seen that nobody has the names.
+    // The daemon has read that the names are not recorded; another process then takes one of them.
     node.run(&up(0, &[8000])).unwrap();
     let refused = daemon.set_manifests(&claims(&[0, 1])).unwrap();
     assert_eq!(

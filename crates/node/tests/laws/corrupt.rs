@@ -1,4 +1,4 @@
-//! However the database is spoilt: each operation succeeds, or one of the ways out does and then the operation.
+//! Law of a damaged database: each operation succeeds, or it succeeds after a rebuild.
 
 use proptest::{prelude::*, sample::Index};
 use riklet_core::model::InstanceName;
@@ -7,18 +7,18 @@ use riklet_sdn::{Node, NodeError, RebuildOptions, Selector, UpOptions, store::St
 
 use crate::node::{TestNode, function};
 
-/// What becomes of the database's file.
+/// Damage to the database's file.
 #[derive(Debug, Clone)]
 enum Damage {
-    /// Other bytes from somewhere on.
+    /// Overwrites bytes from an offset on.
     Bytes(Index, Vec<u8>),
-    /// One bit is the other one.
+    /// Inverts one bit.
     Bit(Index, u8),
-    /// A page of this byte.
+    /// Fills a page with one byte.
     Page(Index, u8),
-    /// One page in place of another.
+    /// Copies one page over another.
     Copied(Index, Index),
-    /// It ends there, but has something.
+    /// Truncates the file, but not to nothing.
     Truncated(Index),
 }
 
@@ -61,7 +61,7 @@ fn damage() -> impl Strategy<Value = Damage> {
     ]
 }
 
-/// A node on which everything is recorded that can be.
+/// Returns a node whose database holds every kind of record.
 fn used_node() -> TestNode {
     let node = TestNode::new();
     let functions: Vec<_> = (0..6).map(|n| function(n, &[8000 + n, 8010 + n])).collect();
@@ -70,14 +70,14 @@ fn used_node() -> TestNode {
     let mut store = Store::open(node.state_dir()).unwrap();
     let records = store.transaction().unwrap();
     records.set_manifest(functions[3].name(), Some("file.json")).unwrap();
-    // It has died: whoever lives would not let its function be taken down.
+    // The supervisor has ended: a live one would keep its function from being taken down.
     let supervisor: ProcessId = "700@2".parse().unwrap();
     records.begin_run(functions[4].name(), "builtin", supervisor, 1).unwrap();
     records.commit().unwrap();
     node
 }
 
-/// Does it, after a way out where it fails. Returns how it failed.
+/// Runs an operation, and if it fails, rebuilds and runs it again. Returns the first failure.
 fn succeed<T>(
     node: &TestNode,
     operation: impl Fn(&mut Node<FakeKernel>) -> Result<T, NodeError>,
@@ -95,7 +95,7 @@ fn succeed<T>(
     Some(failed)
 }
 
-/// What was gone before the way out, which takes its time, is gone.
+/// Takes an instance down. Succeeds if a rebuild has already lost it.
 fn take_down(node: &mut Node<FakeKernel>, name: &InstanceName) -> Result<(), NodeError> {
     match node.down(&Selector::Named([name.clone()].into()), false) {
         Err(NodeError::Unknown { .. }) => Ok(()),
@@ -107,7 +107,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
 
     #[test]
-    fn there_is_a_way_out_of_every_damage(damages in prop::collection::vec(damage(), 1..4)) {
+    fn every_operation_succeeds_after_a_rebuild_of_a_damaged_database(damages in prop::collection::vec(damage(), 1..4)) {
         let node = used_node();
         node.damage_the_store(|file| damages.iter().for_each(|damage| damage.apply(file)));
         let failures = [
@@ -115,7 +115,7 @@ proptest! {
             succeed(&node, |node| Ok(Store::open(&node.config().state_dir)?.runs()?)),
             succeed(&node, |node| node.check().map(drop)),
             succeed(&node, |node| node.repair().map(drop)),
-            // No damaged digit of the others' ports makes this one.
+            // No damaged digit turns another function's port into this one.
             succeed(&node, |node| node.up(&[function(9, &[60_000])], UpOptions::default()).map(drop)),
             succeed(&node, |node| take_down(node, function(9, &[]).name())),
             succeed(&node, |node| node.down(&Selector::All, true).map(drop)),

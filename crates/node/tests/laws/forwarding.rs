@@ -1,4 +1,4 @@
-//! What the host forwards besides is as it was, whoever turns it on or off, and whenever.
+//! The host's own forwarding stays as others set it, whoever turns it on or off, and at any time.
 
 use std::error::Error;
 
@@ -31,20 +31,20 @@ fn forwards(node: &TestNode, name: &str) -> String {
     sysctl(node, &switch::forwarding(&interface(name)))
 }
 
-/// The pairs of interfaces between which the firewall drops what comes new.
+/// Returns the pairs of interfaces between which the firewall drops new connections.
 fn confined(node: &TestNode) -> Vec<String> {
     let system = node.kernel.system();
     let pairs = system.firewall[&Backend::Nftables].base_ruleset.confined.pairs();
     pairs.map(|(from, to)| format!("{from} → {to}")).collect()
 }
 
-/// The pairs that pass only because of us, and that no daemon confines.
+/// Returns the pairs between which packets pass only because of us, and that no daemon confines.
 fn open(node: &TestNode) -> Vec<String> {
     let open = node.node().left_open().unwrap();
     open.pairs().map(|(from, to)| format!("{from} → {to}")).collect()
 }
 
-/// A node with the uplink `eth0`, and other networks at `lan0` and `oth0`.
+/// Returns a node with the uplink `eth0`, and other networks at `lan0` and `oth0`.
 fn among_networks() -> TestNode {
     let node = TestNode::new();
     node.kernel.system().add_interface(&interface("lan0"));
@@ -56,7 +56,7 @@ fn up(node: &TestNode, number: u16) {
     node.node().up(&[function(number, &[8000 + number * 2])], UpOptions::default()).unwrap();
 }
 
-/// What somebody else does, who does not know of us.
+/// An operation of ours, or a change by another program that does not know of us.
 #[derive(Debug, Clone)]
 enum Turn {
     Ours(Operation),
@@ -91,10 +91,10 @@ fn others_take(turn: &Turn, system: &mut System) {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 128, ..ProptestConfig::default() })]
 
-    /// Law 3: however others and we take turns, the host has in the end what the others alone would have left, and
-    /// meanwhile its own switch is what they left it; and law 1.
+    /// Laws 1 and 3: in whatever order others and we change the host, it ends as the others alone would have left it,
+    /// and its own switch always has the value that they set.
     #[test]
-    fn the_host_ends_as_it_would_have_without_us(turns in prop::collection::vec(turn(), 1..14)) {
+    fn purge_leaves_the_sysctls_that_others_set(turns in prop::collection::vec(turn(), 1..14)) {
         let mut node = among_networks();
         let mut alone = node.kernel.system().clone();
         for turn in &turns {
@@ -114,7 +114,7 @@ proptest! {
 }
 
 #[test]
-fn only_what_clients_ask_at_forwards() {
+fn only_interfaces_that_clients_reach_the_host_by_forward() {
     let node = among_networks();
     let quiet = interface("quiet0");
     node.kernel.system().add_interface(&quiet);
@@ -132,7 +132,7 @@ fn only_what_clients_ask_at_forwards() {
 }
 
 #[test]
-fn only_a_process_that_hears_of_changes_confines() {
+fn only_a_watching_process_confines() {
     let node = among_networks();
     up(&node, 0);
     let alone = open(&node);
@@ -141,7 +141,7 @@ fn only_a_process_that_hears_of_changes_confines() {
     let heard = confined(&node);
     assert_eq!(heard, alone);
     assert_eq!(open(&node), [""; 0]);
-    // Whoever works beside it leaves that as it is.
+    // Another process on the same records leaves the confinement as it is.
     assert!(node.node().check().unwrap().is_empty());
     up(&node, 1);
     node.node().repair().unwrap();
@@ -154,7 +154,7 @@ fn only_a_process_that_hears_of_changes_confines() {
 }
 
 #[test]
-fn who_has_the_host_forward_is_let_alone() {
+fn forwarding_that_others_turned_on_is_not_confined() {
     let node = among_networks();
     up(&node, 0);
     node.kernel.system().add_interface(&interface("docker0"));
@@ -169,7 +169,7 @@ fn who_has_the_host_forward_is_let_alone() {
     for line in ["~ sysctl net.ipv4.conf.eth0.forwarding = 1", "~ TAP rik0: forwarding 1"] {
         assert!(drift.contains(line), "{drift}");
     }
-    // An operation on one mends all of them: it sees by the uplink that they were reset.
+    // An operation on one instance repairs all TAPs: the uplink shows that the switches were reset.
     node.node().down(&Selector::Named([name("f1")].into()), false).unwrap();
     assert!(node.kernel.system().links.values().all(|link| link.forwarding));
     assert!(node.node().check().unwrap().is_empty());
@@ -180,7 +180,7 @@ fn who_has_the_host_forward_is_let_alone() {
 }
 
 #[test]
-fn another_interface_of_the_same_name_is_not_the_one_that_was_there() {
+fn an_interface_recreated_under_the_same_name_is_a_new_one() {
     let node = among_networks();
     up(&node, 0);
     let to_lan = |node: &TestNode| open(node).contains(&"oth0 → lan0".to_owned());
@@ -195,7 +195,7 @@ fn another_interface_of_the_same_name_is_not_the_one_that_was_there() {
     assert!(node.node().check().unwrap().is_empty());
 }
 
-/// As the versions wrote them that had the whole host forward.
+/// Writes records as the versions did that turned on forwarding for the whole host.
 fn inherit(node: &TestNode, value: &str) {
     let mut store = Store::open(node.node().config().state_dir.as_path()).unwrap();
     let tx = store.transaction().unwrap();
@@ -213,7 +213,7 @@ fn inherit(node: &TestNode, value: &str) {
 }
 
 #[test]
-fn what_an_earlier_version_recorded_is_not_restored_blindly() {
+fn sysctls_of_an_earlier_version_are_restored_only_where_nobody_relies_on_them() {
     let node = among_networks();
     inherit(&node, "1");
     node.kernel.system().add_interface(&interface("docker0"));
@@ -235,7 +235,7 @@ fn what_an_earlier_version_recorded_is_not_restored_blindly() {
 }
 
 #[test]
-fn a_switch_that_is_right_need_not_be_writable() {
+fn a_correct_sysctl_may_be_read_only() {
     let node = among_networks();
     node.kernel.system().write_sysctl(IP_FORWARD, "1");
     node.kernel.system().sysctls_are_read_only = true;
@@ -247,7 +247,7 @@ fn a_switch_that_is_right_need_not_be_writable() {
 }
 
 #[test]
-fn a_switch_that_is_wrong_and_read_only_is_named_and_stops_no_down() {
+fn a_wrong_read_only_sysctl_fails_up_but_not_down() {
     let node = among_networks();
     node.kernel.system().sysctls_are_read_only = true;
     let before = node.state();

@@ -33,7 +33,7 @@ fn instances_of_each_kind_come_are_recovered_and_go() {
     assert_eq!(rebuilt.recovered, [name("f0"), name("top")]);
     assert_eq!((node.node().list().unwrap(), node.state()), (recorded, before));
 
-    // A name is of one kind: the definition decides.
+    // A name belongs to one kind, which the definition decides.
     node.node().up(&[toy("f0", "8000")], UpOptions::default()).unwrap();
     assert!(node.node().check().unwrap().is_empty());
     assert!(node.node().list().unwrap().iter().all(|l| l.instance.kind() == Kind::Toy));

@@ -39,8 +39,8 @@ use riklet_sdn::{ErrorKind, NodeError, RebuildOptions, Report, Selector, UpOptio
 proptest! {
     #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
 
-    /// Law 1, and law 3 for what is recorded: after every operation the kernel has what the model has, no
-    /// more and no less, and planning again finds nothing to do.
+    /// Law 1, and law 3 for recorded instances: after every operation the kernel has exactly what the model has, and
+    /// planning again finds nothing to do.
     #[test]
     fn after_a_successful_operation_there_is_no_drift(
         operations in prop::collection::vec(operation(), 1..12),
@@ -71,8 +71,8 @@ proptest! {
         }
     }
 
-    /// Law 2: an operation that is killed before any one of its effects, and then a repair, end where the
-    /// operation ends by itself. So does one of whose effects the kernel refuses any.
+    /// Law 2: an operation that is killed before any of its effects, followed by a repair, ends where the complete
+    /// operation ends. The same holds if the kernel refuses any of its effects.
     #[test]
     fn a_fault_anywhere_is_repaired(
         before in prop::collection::vec(operation(), 0..4),
@@ -82,7 +82,7 @@ proptest! {
         let prepared = || {
             let mut node = TestNode::new();
             for operation in &before {
-                // Refused for a port that is taken: the same on every node.
+                // A port that is taken is refused in the same way on every node.
                 let _refused = node.run(operation);
             }
             node
@@ -98,7 +98,7 @@ proptest! {
             node.kernel.system().fault = Some((start + at, fault));
             let outcome = node.run_to_the_fault(&faulty);
             node.kernel.system().fault = None;
-            // Law 5: where nobody says that something failed, nothing is missing.
+            // Law 5: if no failure is reported, nothing is missing.
             let silent = |report: Report| report.failures.is_empty() && report.others.is_empty();
             if outcome.is_some_and(|done| done.is_ok_and(silent)) {
                 prop_assert_eq!(node.state(), sound.state(), "effect {} failed in silence", at);
@@ -112,7 +112,7 @@ proptest! {
 }
 
 #[test]
-fn one_instances_failure_does_not_stop_the_others() {
+fn a_failed_instance_does_not_stop_the_others() {
     let node = TestNode::new();
     let foreign = Slot::new(1).interface();
     let workloads: Vec<_> = (0..3).map(|n| function(n, &[9000 + n])).collect();
@@ -134,7 +134,7 @@ fn one_instances_failure_does_not_stop_the_others() {
 }
 
 #[test]
-fn nothing_is_left_and_nothing_foreign_is_touched() {
+fn purge_restores_the_host_and_keeps_foreign_objects() {
     let node = TestNode::new();
     let foreign = Slot::new(7).interface();
     {
@@ -160,7 +160,7 @@ fn nothing_is_left_and_nothing_foreign_is_touched() {
 }
 
 #[test]
-fn an_operation_lists_nothing_however_many_there_are() {
+fn an_operation_never_lists_all_interfaces() {
     let node = TestNode::new();
     let workloads: Vec<_> = (0..50).map(|n| function(n, &[8000 + n])).collect();
     node.node().up(&workloads, UpOptions::default()).unwrap();
@@ -231,14 +231,14 @@ fn a_lost_store_is_rebuilt_from_the_interfaces() {
 }
 
 #[test]
-fn planning_changes_nothing_and_tells_what_up_does() {
+fn a_plan_changes_nothing_and_lists_the_steps_of_up() {
     let node = TestNode::new();
     let before = node.state();
     let (plan, _) = node.node().plan(&[function(0, &[8000])]).unwrap();
     assert_eq!(node.state(), before);
     assert!(node.node().list().unwrap().is_empty());
     let report = node.node().up(&[function(0, &[8000])], UpOptions::default()).unwrap();
-    // The identifier of the state directory is chosen by the `up`, and no step shows it.
+    // The `up` chooses the identifier of the state directory, and no step shows it.
     let text = |steps: &[Step]| steps.iter().map(ToString::to_string).collect::<Vec<_>>();
     assert_eq!(text(&report.done), text(&plan.steps));
     assert!(node.node().plan(&[function(0, &[8000])]).unwrap().0.is_empty());
@@ -254,7 +254,7 @@ fn ports_move_between_instances_of_one_call() {
 }
 
 #[test]
-fn a_warning_names_the_exposure_that_has_the_listeners_address() {
+fn a_warning_names_the_exposure_that_shadows_the_listener() {
     let node = TestNode::new();
     let [first, second] = [1, 2].map(|last| IpAddr::from([192, 0, 2, last]));
     let port = "8080".parse().unwrap();
@@ -286,7 +286,7 @@ fn run_by(user: &str, group: &str) -> Execution {
 }
 
 #[test]
-fn names_become_numbers_when_they_are_brought_up() {
+fn up_records_users_and_groups_by_number() {
     let node = TestNode::new();
     let accounts = [((AccountKind::User, "vmm".to_owned()), 1000)];
     node.kernel.system().accounts.extend(accounts);
@@ -310,7 +310,7 @@ fn names_become_numbers_when_they_are_brought_up() {
     assert_eq!(listed[0].instance.workload, run_as(run_by("1000", "36"), 0, &[8000]));
     let tap = node.kernel.system().links[&Slot::new(0).interface()].tap.unwrap();
     assert_eq!((tap.owner, tap.group), (Some(1000), Some(36)));
-    // What is recorded is the number: the name may be somebody else's by now.
+    // The record has the number: the name may belong to another account by now.
     node.kernel.system().accounts.clear();
     node.node().repair().unwrap();
     assert!(node.node().check().unwrap().is_empty());
@@ -346,7 +346,7 @@ fn a_running_guest_keeps_its_tap() {
         open(true);
         assert_eq!(node.state(), running);
     }
-    // What does not concern the TAP itself does not need it.
+    // A change that does not concern the TAP does not need it to be closed.
     let wanted = run_as(run_by("1000", "36"), 0, &[9000]);
     assert!(node.node().up(&[wanted], UpOptions::default()).unwrap().failures.is_empty());
     assert!(node.node().check().unwrap().is_empty());

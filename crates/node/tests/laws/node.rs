@@ -20,7 +20,7 @@ use riklet_sdn::{
     store::{Setting, Store},
 };
 
-/// A node with a kernel in memory, and a state directory that goes with it.
+/// A node with a kernel in memory, and a state directory that is removed with it.
 pub(crate) struct TestNode {
     pub(crate) kernel: FakeKernel,
     state_dir: PathBuf,
@@ -34,7 +34,7 @@ pub(crate) enum Operation {
     Repair,
 }
 
-/// Few names and few ports, so that operations meet.
+/// Generates operations on few names and few ports, so that they collide.
 pub(crate) fn operation() -> impl Strategy<Value = Operation> {
     let ports = prop::collection::btree_set(8000..8006u16, 0..3);
     let user = prop::option::of((1000..1002u32).prop_map(Account::Id));
@@ -55,12 +55,12 @@ pub(crate) fn operation() -> impl Strategy<Value = Operation> {
     ]
 }
 
-/// The function `f<number>`, with these ports of the host by TCP (even) or UDP (odd).
+/// Returns the function `f<number>`, which exposes these ports of the host: even ones by TCP, odd ones by UDP.
 pub(crate) fn function(number: u16, ports: &[u16]) -> Workload {
     run_as(Execution::default(), number, ports)
 }
 
-/// The same, run like this.
+/// Returns the function `f<number>` with this execution and these ports, as [`function`] does.
 pub(crate) fn run_as(execution: Execution, number: u16, ports: &[u16]) -> Workload {
     let exposure = |&port: &u16| {
         let protocol = if port % 2 == 0 { Protocol::Tcp } else { Protocol::Udp };
@@ -92,14 +92,14 @@ impl TestNode {
         Self { kernel: FakeKernel::new(), state_dir: std::env::temp_dir().join(name) }
     }
 
-    /// Another state directory on the same host.
+    /// Returns a node with another state directory on the same host.
     pub(crate) fn beside(&self) -> Self {
         let mut other = Self::new();
         other.kernel = self.kernel.clone();
         other
     }
 
-    /// A process of its own: nothing but the kernel and the state directory lasts from one to the next.
+    /// Returns a node as a new process would open it: only the kernel and the state directory last.
     pub(crate) fn node(&self) -> Node<FakeKernel> {
         Node::with_kernel(self.config(), self.kernel.clone())
     }
@@ -108,13 +108,13 @@ impl TestNode {
         Config::in_directory(&self.state_dir)
     }
 
-    /// A process that stays.
+    /// Returns a node as a long-lived process opens it.
     pub(crate) fn warm(&self) -> WarmNode<FakeKernel> {
         let config = Config::in_directory(&self.state_dir);
         WarmNode::new(config, self.kernel.clone())
     }
 
-    /// Does it. Taking down what is not there does nothing.
+    /// Runs an operation. Taking down an instance that is not recorded does nothing.
     pub(crate) fn run(&mut self, operation: &Operation) -> Result<Report, NodeError> {
         let mut node = self.node();
         match operation {
@@ -130,7 +130,7 @@ impl TestNode {
         }
     }
 
-    /// Does it, as far as the fault lets it; `None` where that stopped it.
+    /// Runs an operation up to the fault; returns `None` if the fault stopped it.
     pub(crate) fn run_to_the_fault(
         &mut self,
         operation: &Operation,
@@ -142,15 +142,15 @@ impl TestNode {
         }
     }
 
-    /// What was asked for beyond the records: a purge that was stopped is asked for again.
+    /// Repeats the part of a stopped operation that the records do not hold: a purge.
     pub(crate) fn finish(&mut self, operation: &Operation) {
         if let Operation::DownAll { purge: true } = operation {
             self.run(operation).unwrap();
         }
     }
 
-    /// What the kernel holds, without what is only a count or a log, and with one owner for what is ours: every state
-    /// directory has an identifier of its own.
+    /// Returns the state of the kernel without counts and logs, and with one common owner for our objects, since every
+    /// state directory has its own identifier.
     pub(crate) fn state(&self) -> System {
         let mut system = self.kernel.system().clone();
         let ours = self.owner();
@@ -179,13 +179,13 @@ impl TestNode {
         System { effects: 0, listings: 0, forgotten: vec![], fault: None, ..system }
     }
 
-    /// The owner that the records name.
+    /// Returns the owner that the records name.
     pub(crate) fn owner(&self) -> Option<Owner> {
         let store = Store::open_existing(&self.state_dir).ok()??;
         Some(store.setting(Setting::Owner).ok()??.parse().unwrap())
     }
 
-    /// How many ports of the host lead somewhere.
+    /// Returns the number of exposures in the firewall.
     pub(crate) fn exposed(&self) -> usize {
         let system = self.kernel.system();
         let entries = system.firewall.values().flat_map(|ruleset| &ruleset.entries);
@@ -211,7 +211,7 @@ impl TestNode {
 
 impl Drop for TestNode {
     fn drop(&mut self) {
-        // Where the test never got so far as to make it, there is none.
+        // The directory is missing if the test never created it.
         let _missing = std::fs::remove_dir_all(&self.state_dir);
     }
 }

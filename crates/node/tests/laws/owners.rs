@@ -1,4 +1,4 @@
-//! Law 3 between two state directories on one host: nothing that the one does touches what is the other's.
+//! Law 3 between two state directories on one host: no operation on one touches an object of the other.
 
 use proptest::prelude::*;
 use riklet_core::{link::LinkState, model::Selector};
@@ -7,12 +7,12 @@ use riklet_sdn::{NodeError, RebuildOptions, Request, UpOptions};
 
 use crate::node::{Operation, TestNode, function, operation};
 
-/// The system without the looks that were had at it.
+/// Returns the system without its count of listings.
 fn held(node: &TestNode) -> System {
     System { listings: 0, ..node.kernel.system().clone() }
 }
 
-/// What somebody does in the other state directory, and what comes of it.
+/// Runs every operation on the other state directory, and returns the outcomes.
 fn every_operation(node: &TestNode) -> Vec<Result<(), NodeError>> {
     let workload = || function(9, &[9000]);
     let names = || Selector::Named([workload().name().clone()].into());
@@ -52,10 +52,10 @@ fn assert_refused(node: &TestNode) {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 32, ..ProptestConfig::default() })]
 
-    /// Whatever the first has done, the second is refused as long as anything of the first's is there, and its records
-    /// stay empty. Once the first has purged, the host is the second's.
+    /// Whatever the first node has done, the second is refused while any object of the first exists, and its records
+    /// stay empty. Once the first has purged, the second may use the host.
     #[test]
-    fn what_is_anothers_is_not_touched(operations in prop::collection::vec(operation(), 1..6)) {
+    fn objects_of_another_state_directory_are_not_touched(operations in prop::collection::vec(operation(), 1..6)) {
         let mut first = TestNode::new();
         let second = first.beside();
         for operation in operations {
@@ -95,7 +95,7 @@ fn adopted_functions_keep_their_taps_and_the_others_are_refused() {
     assert!(second.node().check().unwrap().is_empty());
     let refused = first.node().repair().unwrap_err();
     assert!(matches!(refused, NodeError::Claimed { .. }), "{refused}");
-    // As often as it takes; and back again.
+    // An adoption may be repeated, and may be reversed.
     assert!(second.node().adopt().unwrap().report.done.is_empty());
     first.node().adopt().unwrap();
     assert!(first.node().check().unwrap().is_empty());
@@ -103,11 +103,11 @@ fn adopted_functions_keep_their_taps_and_the_others_are_refused() {
 }
 
 #[test]
-fn a_function_that_is_open_is_not_taken_for_another_of_its_slot() {
+fn adoption_does_not_give_an_open_tap_to_another_function() {
     let first = TestNode::new();
     let second = first.beside();
     second.node().up(&[function(0, &[8000])], UpOptions::default()).unwrap();
-    // The second's host is reset; its records stay.
+    // The second node loses its kernel objects, and keeps its records.
     *second.kernel.system() = System::default();
     first.node().up(&[function(1, &[8001])], UpOptions::default()).unwrap();
     for link in first.kernel.system().links.values_mut() {
@@ -121,7 +121,7 @@ fn a_function_that_is_open_is_not_taken_for_another_of_its_slot() {
 }
 
 #[test]
-fn an_adoption_that_is_stopped_is_done_by_the_next() {
+fn an_interrupted_adoption_is_completed_by_the_next() {
     let prepared = || {
         let first = TestNode::new();
         let workloads = [function(0, &[8000]), function(1, &[8001])];
@@ -147,7 +147,7 @@ fn an_adoption_that_is_stopped_is_done_by_the_next() {
 }
 
 #[test]
-fn records_of_an_earlier_version_mark_what_is_theirs() {
+fn records_of_an_earlier_version_mark_their_objects() {
     let mut node = TestNode::new();
     let workloads = [function(0, &[8000]), function(1, &[8001])];
     node.node().up(&workloads, UpOptions::default()).unwrap();

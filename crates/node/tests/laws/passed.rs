@@ -1,4 +1,4 @@
-//! Slots whose interfaces a new instance may not have: they are passed over, and no other slot is the worse for it.
+//! Slots whose interface a new instance may not have are passed over, and no other slot is affected.
 
 use std::collections::BTreeSet;
 
@@ -20,7 +20,7 @@ fn interface(slot: u16) -> InterfaceName {
     Slot::new(slot).interface()
 }
 
-/// A node on which these slots have a stranger's interface.
+/// Returns a node on which foreign interfaces have the names of these slots.
 fn with_strangers(slots: &[u16]) -> TestNode {
     let node = TestNode::new();
     add_strangers(&node, slots);
@@ -43,7 +43,7 @@ fn up(node: &TestNode, number: u16) -> u16 {
 }
 
 #[test]
-fn a_strangers_interface_blocks_no_other_slot() {
+fn a_foreign_interface_blocks_only_its_own_slot() {
     let node = with_strangers(&[0, 1, 3]);
     let before = node.kernel.system().links.clone();
     let workloads: Vec<_> = (0..3).map(|number| function(number, &[8000 + number])).collect();
@@ -60,21 +60,21 @@ fn a_strangers_interface_blocks_no_other_slot() {
 }
 
 #[test]
-fn what_is_passed_over_is_looked_at_once() {
+fn a_slot_that_is_passed_over_is_looked_at_only_once() {
     let node = with_strangers(&[0]);
     assert_eq!(up(&node, 1), 1);
-    // As if it were gone: nobody looks.
+    // The foreign interface is gone, but an operation on one slot does not look for it.
     node.kernel.system().links.remove(&interface(0));
     assert_eq!(up(&node, 2), 2);
     node.node().down(&Selector::Named([name("f2")].into()), false).unwrap();
     assert_eq!(up(&node, 3), 2, "the lowest of the others");
-    // Who looks at everything sees that it is gone.
+    // A repair looks at everything, and finds that it is gone.
     node.node().repair().unwrap();
     assert_eq!(up(&node, 4), 0);
 }
 
 #[test]
-fn where_nothing_else_is_left_a_slot_that_was_passed_over_is_tried_again() {
+fn a_slot_that_was_passed_over_is_retried_if_no_other_is_free() {
     let node = with_strangers(&[0]);
     let config = || {
         let mut config = node.config();
@@ -95,11 +95,11 @@ fn where_nothing_else_is_left_a_slot_that_was_passed_over_is_tried_again() {
 }
 
 #[test]
-fn a_tap_that_is_open_is_given_to_nobody_else() {
+fn an_open_tap_is_not_given_to_another_instance() {
     let node = TestNode::new();
     assert_eq!(up(&node, 0), 0);
     node.node().down(&Selector::All, false).unwrap();
-    // Somebody opened a TAP of ours that has leaked, of the function `f0`.
+    // A process has opened a leaked TAP of ours, of the function `f0`.
     let leaked = |node: &TestNode| {
         let owner = node.owner().unwrap();
         let alias = alias::render(&owner, Kind::Function, &name("f0"), &[]);
@@ -113,7 +113,7 @@ fn a_tap_that_is_open_is_given_to_nobody_else() {
 }
 
 #[test]
-fn a_stranger_costs_a_daemon_one_try() {
+fn a_daemon_tries_a_slot_with_a_foreign_interface_once() {
     let node = TestNode::new();
     let mut daemon = node.warm();
     daemon.initialize().unwrap();
@@ -136,7 +136,7 @@ fn a_stranger_costs_a_daemon_one_try() {
     assert!(done.failed.is_empty(), "{done:?}");
     daemon.finish(&done).unwrap();
     assert_eq!(daemon.counts().unwrap().1[&ReservedSlot::Ready], 3);
-    // The stranger goes, and the daemon is told.
+    // The foreign interface goes, and the daemon is notified.
     node.kernel.system().links.remove(&interface(0));
     daemon.heal(&[Slot::new(0)].into()).unwrap();
     let task = daemon.reserve(1).unwrap().unwrap();

@@ -1,4 +1,4 @@
-//! The database is removed while a process has it open: its functions stay, and so do its records.
+//! If the database is removed while a process has it open, its functions and its records stay.
 
 #![expect(clippy::disallowed_methods, reason = "the damage is the test's own")]
 
@@ -10,7 +10,7 @@ use riklet_sdn::{Request, UpOptions, WarmNode};
 
 use crate::node::{TestNode, function};
 
-/// What somebody removes.
+/// The ways to remove the database.
 const REMOVALS: [fn(&TestNode); 4] = [
     |node| fs::remove_file(node.state_dir().join("riklet-sdn.db")).unwrap(),
     |node| {
@@ -19,14 +19,14 @@ const REMOVALS: [fn(&TestNode); 4] = [
         }
     },
     |node| fs::remove_dir_all(node.state_dir()).unwrap(),
-    // An empty one is in its place.
+    // An empty file replaces the database.
     |node| {
         fs::remove_file(node.state_dir().join("riklet-sdn.db")).unwrap();
         fs::write(node.state_dir().join("riklet-sdn.db"), "").unwrap();
     },
 ];
 
-/// What a daemon does next.
+/// The next operation of the daemon.
 const NEXT: [fn(&mut WarmNode<FakeKernel>); 7] = [
     |daemon| drop(daemon.list().unwrap()),
     |daemon| drop(daemon.check().unwrap()),
@@ -46,7 +46,7 @@ fn names(node: &TestNode) -> Vec<String> {
 }
 
 #[test]
-fn records_that_are_removed_are_written_again() {
+fn removed_records_are_written_again() {
     for (removed, next) in (0..).zip(REMOVALS).flat_map(|r| (0..).zip(NEXT).map(move |n| (r, n))) {
         let ((which, remove), (then, next)) = (removed, next);
         let node = TestNode::new();
@@ -66,7 +66,7 @@ fn records_that_are_removed_are_written_again() {
         assert_eq!(kept, [].into(), "{which}, {then}: nothing is deleted");
         assert!(daemon.check().unwrap().is_empty());
         drop(daemon);
-        // It lasts: another process finds them all.
+        // The restored records last: another process finds all of them.
         assert_eq!(names(&node), ["f0", "f2"], "{which}, {then}");
         node.node().repair().unwrap();
         assert!(node.node().check().unwrap().is_empty());
@@ -74,7 +74,7 @@ fn records_that_are_removed_are_written_again() {
 }
 
 #[test]
-fn what_is_there_instead_is_left_alone_and_nothing_is_deleted() {
+fn a_file_that_replaces_the_database_is_kept_and_nothing_is_deleted() {
     let node = TestNode::new();
     let mut daemon = node.warm();
     daemon.apply(&[up(0)]);
@@ -98,7 +98,7 @@ fn what_is_there_instead_is_left_alone_and_nothing_is_deleted() {
 }
 
 #[test]
-fn a_node_that_was_never_used_has_nothing_to_write_again() {
+fn an_unused_node_restores_no_records() {
     let node = TestNode::new();
     let mut daemon = node.warm();
     daemon.repair().unwrap();

@@ -1,4 +1,4 @@
-//! The same laws for a process that stays: batches, reserved slots, background tasks.
+//! The laws for a long-lived process: batches, reserved slots and background tasks.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -12,16 +12,16 @@ use riklet_sdn::{ListedInstance, Request, Selector, UpOptions, WarmNode, store::
 
 use crate::node::{Operation, TestNode, function, operation};
 
-/// Something that a daemon does in turn.
+/// One turn of a daemon.
 #[derive(Debug, Clone)]
 pub(crate) enum Turn {
     /// Does these requests together.
     Batch(Vec<Operation>),
-    /// Creates so many TAPs in advance.
+    /// Creates this number of TAPs in advance.
     Reserve(usize),
     /// Deletes the TAPs of draining slots.
     Drain,
-    /// Heals every slot, and what all share.
+    /// Heals every slot, and the objects that all slots share.
     Heal,
 }
 
@@ -87,10 +87,10 @@ pub(crate) fn assert_sound(node: &TestNode, daemon: &mut WarmNode<FakeKernel>) {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
 
-    /// Law 6 within one process: a batch ends as its requests would one after another, each with the same answer;
-    /// and law 1: then there is no drift.
+    /// Laws 1 and 6 within one process: a batch gives the same result and answers as its requests one after another,
+    /// and leaves no drift.
     #[test]
-    fn a_batch_is_its_requests_one_after_another(turns in prop::collection::vec(turn(), 1..10)) {
+    fn a_batch_equals_its_requests_one_after_another(turns in prop::collection::vec(turn(), 1..10)) {
         let (together, mut apart) = (TestNode::new(), TestNode::new());
         let mut daemon = together.warm();
         for turn in &turns {
@@ -116,10 +116,10 @@ proptest! {
         apart.run(&Operation::Repair).unwrap();
     }
 
-    /// Law 2: killed before any effect of a turn, or refused any, the daemon that is started next ends where it
-    /// would have ended, as far as functions see it, and nothing leaks.
+    /// Law 2: if a daemon is killed before any effect of a turn, or the kernel refuses one, the next daemon repairs the
+    /// node, and nothing leaks.
     #[test]
-    fn a_fault_anywhere_is_repaired_by_the_next(
+    fn a_fault_anywhere_is_repaired_by_the_next_daemon(
         before in prop::collection::vec(turn(), 0..5),
         faulty in turn(),
         fault in prop_oneof![Just(Fault::Stop), Just(Fault::Refuse)],
@@ -200,7 +200,7 @@ fn a_slot_is_not_used_again_before_its_tap_is_gone() {
 fn flows_of_a_port_that_moves_are_forgotten_at_once() {
     let node = TestNode::new();
     let mut daemon = node.warm();
-    // An odd port is UDP.
+    // An odd port uses UDP.
     let up = |number, port| Request::Up(vec![function(number, &[port])], UpOptions::default());
     daemon.apply(&[up(0, 8001), up(1, 8003)]);
     let guest = daemon.list().unwrap()[0].instance.addresses.v4.guest.into();
@@ -228,7 +228,7 @@ fn an_instance_that_cannot_be_repaired_does_not_slow_the_others() {
     let listings = node.kernel.system().listings;
     let answers = daemon.apply(&[up(2)]);
     assert!(answers[0].as_ref().unwrap().failures.is_empty());
-    // Of the foreign forward chains; a watched kernel remembers these.
+    // The one listing is that of the foreign forward chains, which a watched kernel has in memory.
     assert_eq!(node.kernel.system().listings - listings, 1);
     node.kernel.system().links.remove(&name);
     daemon.heal(&[riklet_core::model::Slot::new(0)].into()).unwrap();

@@ -1,4 +1,4 @@
-//! Routing rules of ours follow those of others, stop half-way as everything does, and go with the last purge.
+//! Our routing rules follow those of others, survive an interruption, and are removed by the last purge.
 
 use proptest::prelude::*;
 use riklet_core::{
@@ -10,7 +10,7 @@ use riklet_sdn::{Selector, UpOptions};
 
 use crate::node::{Operation, TestNode, function, operation};
 
-/// A rule of somebody else for this source, or for each packet, which looks up table 100.
+/// Returns a foreign rule for one source, or for every packet, that looks up table 100.
 fn rule(priority: u32, by_source: bool) -> RoutingRule {
     RoutingRule {
         priority,
@@ -24,7 +24,7 @@ fn rule(priority: u32, by_source: bool) -> RoutingRule {
     }
 }
 
-/// What somebody else does, who does not know of us.
+/// An operation of ours, or a change by another program that does not know of us.
 #[derive(Debug, Clone)]
 enum Turn {
     Ours(Operation),
@@ -65,10 +65,10 @@ fn with_second_uplink() -> TestNode {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
 
-    /// Laws 1 to 3: whatever rules come and go, and wherever we are killed, the next repair leaves nothing to do, and the
-    /// last purge leaves what others have.
+    /// Laws 1 to 3: whatever rules others add and remove, and wherever we are killed, the next repair leaves nothing to
+    /// do, and the last purge leaves the rules of others.
     #[test]
-    fn the_rules_end_as_they_would_have_without_us(turns in prop::collection::vec(turn(), 1..12)) {
+    fn purge_leaves_the_routing_rules_of_others(turns in prop::collection::vec(turn(), 1..12)) {
         let mut node = with_second_uplink();
         let mut alone = node.kernel.system().clone();
         for turn in &turns {
@@ -93,7 +93,7 @@ proptest! {
 }
 
 #[test]
-fn a_rule_that_none_can_precede_stops_nobody() {
+fn a_rule_that_ours_cannot_precede_does_not_stop_up() {
     let node = with_second_uplink();
     let shown = |node: &TestNode| -> Vec<String> {
         node.kernel.system().rules.iter().map(ToString::to_string).collect()

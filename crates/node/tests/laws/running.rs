@@ -1,4 +1,4 @@
-//! A running function is taken down by its supervisor and by nobody else, whoever asks.
+//! Only its supervisor takes a running function down.
 
 use riklet_core::model::Selector;
 use riklet_kernel::process::ProcessId;
@@ -12,7 +12,7 @@ use crate::{
     node::{TestNode, function},
 };
 
-/// A node with `f0`, `f1` and `f2`, of which this supervisor runs the first.
+/// Returns a node with `f0`, `f1` and `f2`, of which this supervisor runs the first.
 fn with_a_run(supervisor: ProcessId) -> TestNode {
     let node = TestNode::new();
     node.kernel.system().processes.insert(supervisor);
@@ -45,7 +45,7 @@ fn assert_refused(outcome: Result<Report, NodeError>, told: &str) {
 }
 
 #[test]
-fn a_running_function_is_not_taken_down_and_nothing_with_it() {
+fn a_down_that_names_a_running_function_changes_nothing() {
     let node = with_a_run(process("700@1"));
     let before = node.state();
     for selector in [named(&["f0"]), named(&["f1", "f0"]), Selector::All] {
@@ -72,7 +72,7 @@ fn a_running_function_is_not_taken_down_and_nothing_with_it() {
 }
 
 #[test]
-fn a_supervisor_takes_down_what_it_runs() {
+fn a_supervisor_takes_down_its_running_function() {
     let supervisor = process("700@1");
     let node = with_a_run(supervisor);
     let report = node.node().down_as(supervisor, &named(&["f0", "f1"]), false).unwrap();
@@ -82,7 +82,7 @@ fn a_supervisor_takes_down_what_it_runs() {
 }
 
 #[test]
-fn a_run_that_has_ended_or_lost_its_supervisor_is_nobodys() {
+fn a_run_without_a_live_supervisor_does_not_block_down() {
     let supervisor = process("700@1");
     let node = with_a_run(supervisor);
     node.kernel.system().processes = [process("700@2")].into();
@@ -100,7 +100,7 @@ fn a_run_that_has_ended_or_lost_its_supervisor_is_nobodys() {
 }
 
 #[test]
-fn a_run_that_begins_before_its_network_is_up_stands_in_the_way_of_a_purge() {
+fn a_run_whose_network_is_not_up_yet_blocks_down() {
     let node = TestNode::new();
     let supervisor = process("700@1");
     node.kernel.system().processes.insert(supervisor);

@@ -1,4 +1,4 @@
-//! A record that cannot be read concerns its own instance only.
+//! An unreadable record affects only its own instance.
 
 use riklet_core::model::{InstanceName, Slot};
 use riklet_sdn::{
@@ -16,7 +16,7 @@ fn only(text: &str) -> Selector {
     Selector::Named([name(text)].into())
 }
 
-/// Three functions, of which nobody knows any more what the middle one is.
+/// Returns a node with three functions, the second of which has an unreadable record.
 fn node() -> TestNode {
     let node = TestNode::new();
     let functions: Vec<_> = (0..3).map(|n| function(n, &[8000 + n])).collect();
@@ -33,7 +33,7 @@ fn names(listed: Result<Vec<ListedInstance>, NodeError>) -> Vec<String> {
     listed.unwrap().iter().map(|listed| listed.instance.name().to_string()).collect()
 }
 
-/// It is there as it was, and each look at everything says so of it alone.
+/// Asserts that the instance is unchanged, and that checks and repairs report only this one.
 fn assert_left_alone(node: &TestNode) {
     let f1 = Slot::new(1);
     assert!(node.kernel.system().links.contains_key(&f1.interface()));
@@ -50,7 +50,7 @@ fn assert_left_alone(node: &TestNode) {
 }
 
 #[test]
-fn the_others_go_on() {
+fn an_unreadable_record_does_not_affect_the_others() {
     let node = node();
     let exposed = node.exposed();
     assert_eq!(names(node.node().list()), ["f0", "f2"]);
@@ -58,12 +58,12 @@ fn the_others_go_on() {
     assert_eq!((report.instances.len(), report.failures.len()), (1, 0));
     assert_eq!(node.exposed(), exposed + 1);
     assert_left_alone(&node);
-    // Its port stays its own.
+    // Its port stays taken.
     let taken = node.node().up(&[function(4, &[8001])], UpOptions::default()).unwrap_err();
     assert!(taken.to_string().starts_with("the record of f1 cannot be read"), "{taken}");
     node.node().down(&only("f0"), false).unwrap();
     assert_eq!(names(node.node().list()), ["f2", "f3"]);
-    // Where everything has to be looked at, it is left as it is all the same.
+    // A repair, which looks at everything, leaves it as it is too.
     let guest = guest(&node, 2);
     node.kernel.system().firewall.values_mut().for_each(|ruleset| {
         ruleset.entries.retain(|entry| entry.guest() != guest);
@@ -80,7 +80,7 @@ fn guest(node: &TestNode, slot: u16) -> std::net::Ipv4Addr {
 }
 
 #[test]
-fn it_is_refused_by_name() {
+fn an_unreadable_record_is_refused_by_name() {
     let node = node();
     let unreadable = |error: &NodeError| {
         assert!(matches!(error, NodeError::Store(StoreError::Unreadable(_))), "{error:?}");
@@ -89,7 +89,7 @@ fn it_is_refused_by_name() {
     unreadable(&node.node().inspect(&name("f1")).unwrap_err());
     unreadable(&node.node().up(&[function(1, &[8001])], UpOptions::default()).unwrap_err());
     unreadable(&node.node().plan(&[function(1, &[8001])]).unwrap_err());
-    // Of a daemon's batch, the others are done.
+    // The other requests of a daemon's batch are done.
     let mut daemon = node.warm();
     let up = |number| Request::Up(vec![function(number, &[])], UpOptions::default());
     let answers = daemon.apply(&[up(5), up(1), up(6)]);
@@ -102,7 +102,7 @@ fn it_is_refused_by_name() {
 }
 
 #[test]
-fn it_can_be_taken_down() {
+fn an_unreadable_record_can_be_taken_down() {
     for warm in [false, true] {
         let node = node();
         let f1 = only("f1");
@@ -130,7 +130,7 @@ fn it_can_be_taken_down() {
 }
 
 #[test]
-fn a_rebuild_records_it_anew_and_leaves_the_others() {
+fn a_rebuild_restores_an_unreadable_record_from_its_tap() {
     let node = node();
     let before = node.state();
     let rebuilt = node.node().rebuild(RebuildOptions::default()).unwrap();
@@ -144,7 +144,7 @@ fn a_rebuild_records_it_anew_and_leaves_the_others() {
 }
 
 #[test]
-fn a_rebuild_says_what_it_finds_nowhere() {
+fn a_rebuild_reports_unreadable_records_without_a_tap() {
     let node = node();
     node.kernel.system().links.remove(&Slot::new(1).interface());
     let rebuilt = node.node().rebuild(RebuildOptions::default()).unwrap();

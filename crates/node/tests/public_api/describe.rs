@@ -1,4 +1,4 @@
-//! What can be reached from outside, in lines of text.
+//! Describes the public API in lines of text.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -11,7 +11,7 @@ mod source;
 
 use std::path::Path;
 
-/// With this variable set, the description is written instead of compared.
+/// The environment variable that has the description written instead of compared.
 const UPDATE: &str = "UPDATE_PUBLIC_API";
 
 #[test]
