@@ -1,11 +1,11 @@
-//! Users and groups become numbers once, when a definition is brought up: what is recorded is what the TAP has,
-//! whatever the host later calls it.
+//! Resolves the names of users and groups once, when a definition is brought up: the record has the numbers that the
+//! TAP has, whatever the host later calls them.
 
 use super::NodeError;
 use riklet_core::model::{Account, InstanceName, Workload};
 use riklet_kernel::{AccountKind, HostFacts};
 
-/// The same workloads, with numbers for names.
+/// Returns the same workloads, with numbers instead of the names of users and groups.
 pub(super) fn resolved(
     kernel: &mut impl HostFacts,
     workloads: &[Workload],

@@ -1,4 +1,4 @@
-//! Each request's part of what was done for several.
+//! Splits the outcome of several requests into an answer for each.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,10 +12,10 @@ use riklet_core::{
     plan::Step,
 };
 
-/// A request that was not answered yet, and its place among all of them.
+/// A request that was not answered yet, and its index among all requests.
 pub(crate) type Waiting = (usize, Request);
 
-/// The answers to requests, each at its place.
+/// The answers to requests, each at the index of its request.
 #[derive(Debug)]
 pub(crate) struct Answers<'a> {
     requests: &'a [Request],
@@ -45,7 +45,7 @@ impl<'a> Answers<'a> {
         }
     }
 
-    /// Answers what was recorded, now that the kernel followed as far as it did.
+    /// Answers the recorded requests by how far the kernel followed them.
     pub(crate) fn give_all(
         &mut self,
         recorded: Vec<(usize, Recorded)>,

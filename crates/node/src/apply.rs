@@ -1,7 +1,7 @@
-//! Bringing up and taking down: record, plan, apply, commit.
+//! Brings instances up and takes them down: record, plan, apply, commit.
 //!
-//! Requests that are waiting are done together: one transaction of the store, one of the firewall, one `send` for each
-//! kind of change to the interfaces. Each has its own answer.
+//! Waiting requests are done together: one transaction of the store, one of the firewall, one `send` for each kind of
+//! change to the interfaces. Each has its own answer.
 
 use std::collections::BTreeSet;
 
@@ -35,10 +35,11 @@ impl<K: Kernel> Operations<'_, K> {
 
     pub(crate) fn apply(&mut self, requests: &[Request]) -> Vec<Result<Report, NodeError>> {
         let mut answers = Answers::to(requests);
-        // Each round answers the first of those that wait, if nothing else.
+        // Each round answers at least the first waiting request.
         while let Some((first, request)) = answers.first_waiting() {
             if self.apply_together(&mut answers).is_err() {
-                // What fails for all is said to each: one after another, each with its own words.
+                // A failure of the whole batch is reported by each request: each is done alone, and fails in its own
+                // words.
                 answers.give(first, self.apply_one(request));
             }
         }
@@ -51,12 +52,12 @@ impl<K: Kernel> Operations<'_, K> {
         answers.into_results().pop().unwrap_or_else(|| Ok(Report::default()))
     }
 
-    /// Does together what of the waiting requests can be done together.
+    /// Does those of the waiting requests that can be done together, and answers them.
     fn apply_together(&mut self, answers: &mut Answers<'_>) -> Result<(), NodeError> {
         let waiting = resolved(self.context.kernel, answers);
         let Some((_, first)) = waiting.first() else { return Ok(()) };
         if first.down().is_some() && self.is_blank()? {
-            // There is nothing to take down, and nothing is created.
+            // Nothing was ever recorded, so there is nothing to take down, and no records are created.
             self.refuse_blank()?;
             for (index, request) in &waiting {
                 let Some((selector, _)) = request.down() else { break };
@@ -93,10 +94,10 @@ impl<K: Kernel> Session<'_, K> {
         if recorded.is_empty() {
             return Ok(());
         }
-        // Those that stay need forwarding, which somebody may have turned off meanwhile.
+        // The remaining instances need forwarding, which another program may have turned off meanwhile.
         host.record(&tx)?;
         let changes = recorded.iter().flat_map(|(_, r)| r.changes.clone()).collect();
-        // What the kernel has of what cannot be read is found by looking at everything.
+        // The kernel objects of unreadable records are only found by looking at everything.
         let unreadable = recorded.iter().flat_map(|(_, r)| &r.unreadable);
         interrupted.extend(unreadable.map(|unreadable| unreadable.slot));
         let sight = unless_claimed(context.look(&tx, &host, &changes, &interrupted))?;
@@ -113,8 +114,8 @@ impl<K: Kernel> Session<'_, K> {
     }
 }
 
-/// Returns the requests that wait, with numbers for the names of users and groups. Answers those whose names the host does
-/// not know.
+/// Returns the waiting requests, with numbers instead of the names of users and groups. Answers the requests whose
+/// names the host does not know.
 fn resolved(kernel: &mut impl HostFacts, answers: &mut Answers<'_>) -> Vec<Waiting> {
     let mut waiting = Vec::new();
     for (index, request) in answers.waiting() {
@@ -131,8 +132,8 @@ fn resolved(kernel: &mut impl HostFacts, answers: &mut Answers<'_>) -> Vec<Waiti
     waiting
 }
 
-/// Records what can be recorded together, and answers what is refused: up to the first request that concerns an
-/// instance of an earlier one, or is refused for what an earlier one holds.
+/// Records requests that can be recorded together, and answers those that are refused. Stops at the first request that
+/// concerns an instance of an earlier one, or is refused because of what an earlier one holds.
 fn record_together(
     waiting: &[Waiting],
     answers: &mut Answers<'_>,

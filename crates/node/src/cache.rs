@@ -1,4 +1,4 @@
-//! The cache: what a long-lived node remembers from one operation to the next.
+//! The cache that a long-lived node keeps from one operation to the next.
 
 use std::{
     cell::Cell,
@@ -16,7 +16,7 @@ use riklet_core::{
 };
 use riklet_kernel::process::ProcessId;
 
-/// The treatment of work that can wait.
+/// The way to treat work that can wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 enum Strategy {
     /// An operation does everything before it returns.
@@ -26,34 +26,35 @@ enum Strategy {
     Deferred,
 }
 
-/// The memory of a node. That of a node whose operations are each for themselves begins empty with each of them.
+/// The cache of a node. A node that is not long-lived begins each operation with an empty one.
 #[derive(Debug, Default)]
 pub(crate) struct Cache {
     strategy: Strategy,
-    /// This process, as long as it hears what changes.
+    /// This process, while it is notified of changes.
     watcher: Option<ProcessId>,
-    /// The lock, while a background task or an operation has it.
+    /// The lock, while a background task or an operation holds it.
     lock: Weak<OwnedFd>,
     /// The reserved slots that a background task works on.
     in_progress: BTreeSet<Slot>,
-    /// The slots that could not be prepared.
+    /// The slots whose TAPs could not be created.
     unusable: BTreeSet<Slot>,
     /// The draining slots, and the exposures that led to them: their flows are still there.
     draining_exposures: BTreeMap<Slot, Vec<Exposure>>,
-    /// Slots that nothing could be done for when all was looked at, as of one state of their records.
+    /// The slots that could not be repaired when everything was looked at, each with the generation of its record at
+    /// that time.
     broken: BTreeMap<Slot, Generation>,
-    /// The outcomes that the records do not have yet.
+    /// The outcomes that are not committed yet.
     deferred: Vec<DeferredOutcome>,
-    /// True if the records had to be written again, and nobody was told yet.
+    /// True if the records had to be written again, and the caller was not told yet.
     restored: Cell<bool>,
 }
 
-/// An instance that came or went, as of one state of its record: another process may have changed that since, and
-/// what it acknowledged holds.
+/// The outcome for an instance that was brought up or taken down. It names the generation of the record: if another
+/// process has changed the record since, its change stays.
 #[derive(Debug)]
 struct DeferredOutcome {
     record: Record,
-    /// [`Phase::Removing`] where it went, [`Phase::Up`] where it came.
+    /// [`Phase::Removing`] if it was taken down, [`Phase::Up`] if it was brought up.
     phase: Phase,
 }
 
@@ -70,7 +71,7 @@ impl Cache {
         self.watcher
     }
 
-    /// Notes that this process hears nothing from now on; `false` where it has not heard before either.
+    /// Notes that this process is no longer notified of changes; `false` if it was not before either.
     pub(crate) fn stop_watching(&mut self) -> bool {
         self.watcher.take().is_some()
     }
@@ -83,8 +84,8 @@ impl Cache {
         }
     }
 
-    /// Returns whether an operation on some slots looks at the foreign chains as well: a kernel that is watched has them
-    /// in memory.
+    /// Returns whether an operation on some slots also looks at the foreign chains: a watched kernel has them in
+    /// memory.
     pub(crate) fn looks_at_foreign_chains(&self) -> bool {
         self.strategy == Strategy::Deferred
     }
@@ -99,7 +100,7 @@ impl Cache {
         self.restored.take()
     }
 
-    /// Prepares records that were just opened for as long as they stay open.
+    /// Prepares newly opened records for staying open.
     pub(crate) fn kept_open(&self, store: Store) -> Result<Store, StoreError> {
         if self.strategy == Strategy::Deferred {
             store.stay_open()?;
@@ -147,7 +148,7 @@ impl Cache {
 
 /// Exposures whose flows are still there.
 impl Cache {
-    /// Notes that an instance is gone, and its flows are not.
+    /// Notes that an instance is gone, but its flows are not forgotten yet.
     pub(crate) fn keep_flows(&mut self, record: &Record) {
         self.draining_exposures.insert(record.slot, record.workload.exposures().to_vec());
     }
@@ -162,8 +163,8 @@ impl Cache {
         self.draining_exposures.clear();
     }
 
-    /// Returns the draining slots that one of these ports led to: what led to a guest by a port that leads to another's
-    /// now must begin anew.
+    /// Returns the draining slots that one of these ports led to: the flows of a port that now leads to another guest
+    /// must be forgotten.
     pub(crate) fn clashing(
         &self,
         opened: impl FnOnce() -> BTreeSet<(Protocol, Option<IpAddr>, PortRange)>,
@@ -180,7 +181,7 @@ impl Cache {
         };
         let mut clashing = BTreeSet::new();
         for (&slot, exposures) in &self.draining_exposures {
-            // Another process may have put an instance there since, whose flows are its own.
+            // Another process may have put an instance there since, whose flows must stay.
             if exposures.iter().any(takes)
                 && store.reserved_state(slot)? == Some(ReservedSlot::Draining)
             {
@@ -191,14 +192,14 @@ impl Cache {
     }
 }
 
-/// Instances that nothing can be done for.
+/// Broken instances.
 impl Cache {
     /// Returns whether nothing could be done for this state of an instance.
     pub(crate) fn is_broken(&self, record: &Record) -> bool {
         self.broken.get(&record.slot) == Some(&record.generation)
     }
 
-    /// Notes which slots are broken, and that the others are no longer: of those that were changed, or of all.
+    /// Notes which slots are broken, among the changed slots or among all; the others of them are no longer broken.
     pub(crate) fn note_broken(
         &mut self,
         broken: BTreeMap<Slot, Generation>,
@@ -218,7 +219,7 @@ impl Cache {
         !self.deferred.is_empty()
     }
 
-    /// Defers the outcome of an operation that the kernel has followed; `false` where it must be committed now.
+    /// Defers the outcome of an operation that the kernel has followed; `false` if it must be committed now.
     pub(crate) fn defer(&mut self, records: &[Record]) -> bool {
         if self.strategy == Strategy::Immediate {
             return false;

@@ -86,7 +86,7 @@ impl Config {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum FirewallChoice {
-    /// iptables where the host has the program, else nf_tables.
+    /// iptables if the host has the program, or else nf_tables.
     #[default]
     Auto,
     /// The host's iptables, whichever variant it is.
@@ -96,7 +96,7 @@ pub enum FirewallChoice {
 }
 
 impl FirewallChoice {
-    /// Tells whether the backend is what was chosen.
+    /// Reports whether this choice allows the backend.
     #[must_use]
     pub const fn allows(self, backend: Backend) -> bool {
         match self {
@@ -106,7 +106,7 @@ impl FirewallChoice {
         }
     }
 
-    /// The name, as the configuration has it.
+    /// Returns the name of the choice in the configuration.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {

@@ -1,4 +1,4 @@
-//! Observe, plan, apply, until nothing new fails: the only code that changes the system.
+//! Observes, plans and applies until nothing new fails: the only code that changes the system.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -29,7 +29,8 @@ pub(crate) struct Converged<'a> {
     pub(crate) unusable: Option<BTreeSet<Slot>>,
 }
 
-/// The part of the desired state that an operation is about, and what the kernel had of it before the records changed.
+/// The part of the desired state that an operation concerns, and the state of the kernel in it before the records
+/// changed.
 pub(crate) enum Sight<'a> {
     /// The changed slots.
     Scoped(ScopedView<'a>, Observed),
@@ -38,10 +39,10 @@ pub(crate) enum Sight<'a> {
 }
 
 impl<K: Kernel> Context<'_, K> {
-    /// Looks at the kernel, before what is to be changed is committed.
+    /// Looks at the kernel before the change of the records is committed.
     ///
-    /// Looks at the changed slots only, where that is enough: where every earlier operation came to its end, and the
-    /// firewall has what the records say it has.
+    /// Looks at the changed slots only, if that is enough: if every earlier operation was completed, and the firewall
+    /// equals the records.
     pub(crate) fn look<'a>(
         &mut self,
         store: &Store,
@@ -72,8 +73,8 @@ impl<K: Kernel> Context<'_, K> {
 }
 
 impl<K: Kernel> Session<'_, K> {
-    /// Converges the kernel, as it was just seen, to the records. Looks at everything where some slots turn out not to be
-    /// enough.
+    /// Converges the kernel from the state that was just observed to the records. Looks at everything if the changed
+    /// slots turn out not to be enough.
     pub(crate) fn converge<'a>(
         &mut self,
         host: &Host,
@@ -113,20 +114,20 @@ pub(crate) struct Outcome {
 }
 
 impl Outcome {
-    /// Tells whether all is as desired.
+    /// Reports whether everything is as desired.
     pub(crate) fn is_clean(&self) -> bool {
         self.failed.is_empty() && self.halted.is_none()
     }
 }
 
-/// A part of the desired state, and how to look at the same part of the kernel.
+/// A part of the desired state, and the way to observe the same part of the kernel.
 pub(crate) trait View {
     fn desired(&self) -> Desired;
 
     /// Observes the kernel; `None` if looking at this part only is not enough.
     fn observe(&self, kernel: &mut impl Kernel) -> Result<Option<Observed>, NodeError>;
 
-    /// Plans what [`Self::converge`] would do first.
+    /// Plans the first steps of [`Self::converge`].
     fn preview(&self, kernel: &mut impl Kernel) -> Result<Option<Plan>, NodeError> {
         let observed = self.observe(kernel)?;
         Ok(observed.map(|observed| plan::plan(&self.desired(), &observed)))
@@ -137,9 +138,9 @@ pub(crate) trait View {
         plan::claims_on(&self.desired(), observed)
     }
 
-    /// Changes the kernel, as it was just `found`, to what is desired. A slot whose own step fails is left as it is, and
-    /// the others go on; a step that concerns all ends it. `None` where looking at this part only turned out not to be
-    /// enough.
+    /// Changes the kernel from the state that was just `found` to the desired state. A slot whose own step fails is
+    /// left as it is, and the others go on; a step that concerns all ends it. `None` where looking at this part only
+    /// turned out not to be enough.
     fn converge(
         &self,
         kernel: &mut impl Kernel,
@@ -165,7 +166,7 @@ pub(crate) trait View {
     /// Returns the reaction to a sysctl that cannot be set.
     fn refused_sysctl(&self) -> RefusedSysctl;
 
-    /// Tells whether the outcome would not have been better for looking at everything.
+    /// Reports whether looking at everything could not have improved the outcome.
     fn suffices(&self, outcome: &Outcome) -> bool;
 }
 
@@ -220,7 +221,7 @@ fn note(step: Step, outcome: &mut Outcome) {
     outcome.done.push(step);
 }
 
-/// Carries out the steps that give aliases, which stand beside each other, in one call.
+/// Applies adjacent steps that set aliases in one call.
 fn set_aliases(
     aliases: BTreeMap<InterfaceName, String>,
     kernel: &mut impl Links,

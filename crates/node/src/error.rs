@@ -57,7 +57,7 @@ pub enum NodeError {
         /// The instances that were not named.
         names: Vec<InstanceName>,
     },
-    /// An exposure takes the packets of a local process, and that shall be an error.
+    /// An exposure takes the packets of a local process, and warnings are treated as errors.
     #[error("{warning}")]
     Shadows {
         /// The warning.
@@ -75,7 +75,7 @@ pub enum NodeError {
         /// The value in use.
         recorded: String,
     },
-    /// `iptables` is configured and not there.
+    /// `iptables` is configured, and the host does not have the program.
     #[error("firewall is configured as iptables, but the program iptables is missing")]
     NoIptables,
     /// The pool overlaps a route of the host.
@@ -331,7 +331,7 @@ fn claimed(claims: &[Claim]) -> String {
 fn claim_hint(claim: &Claim) -> String {
     match &claim.holder {
         Holder::Lost => "`riklet-sdn repair --rebuild` records it anew".to_owned(),
-        // A long one is shortened from the front.
+        // A long path was shortened from the front, and does not begin with a slash.
         Holder::Other { directory: Some(directory) } if directory.starts_with('/') => format!(
             "use `--state-dir {directory}`, or take it over with `riklet-sdn repair --adopt`"
         ),

@@ -1,4 +1,4 @@
-//! The decisions made for the node, and the host as it is at this moment.
+//! The decisions made for the node, and the present state of the host.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -25,13 +25,13 @@ const ETHERNET_MTU: u32 = 1500;
 pub(crate) struct Host {
     pub(crate) backend: Backend,
     pub(crate) node: NodeFacts,
-    /// `None` where nothing of ours shall remain.
+    /// `None` if no object of ours shall remain.
     pub(crate) base_ruleset: Option<BaseRuleset>,
     /// The routing rules of ours.
     pub(crate) rules: BTreeSet<RoutingRule>,
-    /// The marks of uplinks to record, if that is news.
+    /// The marks of uplinks to record, if they are not recorded yet.
     marks: Option<String>,
-    /// Values that sysctls shall have.
+    /// The desired values of sysctls.
     pub(crate) sysctls: BTreeMap<String, String>,
     /// The reaction to a sysctl that cannot be set.
     pub(crate) refused_sysctl: RefusedSysctl,
@@ -46,38 +46,38 @@ pub(crate) struct Host {
     /// True if the host forwards as a whole.
     globally: bool,
     recorded: Recorded,
-    /// The process to record as the one that hears of changes, if that is news.
+    /// The process to record as the one that is notified of changes, if it is not recorded yet.
     watcher: Option<ProcessId>,
 }
 
-/// The basis of an operation's look at the host, and who asks.
+/// The way in which an operation looks at the host.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Survey {
     pub(crate) interfaces: Interfaces,
-    /// This process, where it stays and hears what changes.
+    /// This process, if it is long-lived and is notified of changes.
     pub(crate) watcher: Option<ProcessId>,
 }
 
 /// The reaction of an operation to a sysctl that cannot be set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum RefusedSysctl {
-    /// It fails.
+    /// The operation fails.
     Fail,
-    /// It goes on, with a warning.
+    /// The operation continues, with a warning.
     Warn,
 }
 
-/// The interfaces of the host that an operation goes by.
+/// The interfaces of the host that an operation considers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Interfaces {
-    /// Those that are recorded, as long as they suffice.
+    /// The recorded ones, if they suffice.
     Recorded,
-    /// All that there are.
+    /// All interfaces.
     Listed,
 }
 
 impl Host {
-    /// The node, with what was decided at its first use; `None` where it was not used yet.
+    /// Returns the node with the decisions of its first use; `None` if it was not used yet.
     pub(crate) fn decided(
         kernel: &mut impl Kernel,
         config: &Config,
@@ -91,7 +91,7 @@ impl Host {
         Self::look(kernel, config, store, (backend, pool), tables, survey).map(Some)
     }
 
-    /// The same, and decides where nothing is decided yet; [`Self::record`] makes the decision last.
+    /// Returns the node with its decisions, and makes them if it was not used yet. [`Self::record`] records them.
     pub(crate) fn decide(
         kernel: &mut impl Kernel,
         config: &Config,
@@ -106,7 +106,7 @@ impl Host {
         Self::first(kernel, config, store, (backend, pool), survey)
     }
 
-    /// A node that is used for the first time.
+    /// Decides for a node that is used for the first time.
     pub(crate) fn first(
         kernel: &mut impl Kernel,
         config: &Config,
@@ -120,22 +120,22 @@ impl Host {
         Ok(host)
     }
 
-    /// Tells whether an interface bears our mark, or one of an earlier version.
+    /// Reports whether an interface bears our mark, or that of an earlier version.
     pub(crate) fn owns(&self, link: &LinkState) -> bool {
         let mark = alias::mark(link.alias.as_deref());
         mark.is_some_and(|mark| mark == Mark::Unsigned || self.node.owner.signed(&mark))
     }
 
-    /// The same host, for an operation that only takes down. Sysctls that are wrong are set for the instances that
-    /// stay; those that cannot be written do not stop it.
+    /// Returns the host for an operation that only takes instances down. Wrong sysctls are set for the instances that
+    /// stay; one that cannot be written does not stop the operation.
     pub(crate) fn for_leaving(self) -> Self {
         Self { refused_sysctl: RefusedSysctl::Warn, ..self }
     }
 
-    /// The same host, where nothing of ours shall remain.
+    /// Returns the host for an operation after which no object of ours shall remain.
     ///
-    /// Interfaces that we switched on are switched off again, but not where the host forwards as a whole: somebody
-    /// relies on that.
+    /// Forwarding is turned off again on the interfaces that we turned it on for, unless the whole host forwards:
+    /// another program relies on that.
     pub(crate) fn removed(mut self) -> Self {
         self.base_ruleset = None;
         self.rules.clear();
@@ -208,7 +208,7 @@ impl Host {
         })
     }
 
-    /// Says what stays as an earlier version left it.
+    /// Warns of settings that stay as an earlier version left them.
     pub(crate) fn warn_of_inheritance(&self) {
         if self.recorded.is_inherited() && self.globally {
             tracing::warn!(
@@ -219,7 +219,7 @@ impl Host {
         }
     }
 
-    /// Records what was decided, and what is about to be changed and must be restored.
+    /// Records the decisions, and the settings that are about to be changed and must be restored.
     pub(crate) fn record(&self, tx: &Tx<'_>) -> Result<(), NodeError> {
         if self.first_use {
             let tables: Vec<_> = self.foreign_tables.iter().map(String::as_str).collect();
@@ -250,7 +250,7 @@ impl Host {
     }
 }
 
-/// The firewall's backend and the pool that were decided at the first use; `None` where the node was not used yet.
+/// Returns the firewall's backend and the pool that were decided at the first use; `None` if the node was not used yet.
 pub(crate) fn decision(store: &Store) -> Result<Option<(Backend, Pool)>, NodeError> {
     let backend = store.setting(Setting::Backend)?;
     let pool = store.setting(Setting::Pool)?;
@@ -261,7 +261,8 @@ pub(crate) fn decision(store: &Store) -> Result<Option<(Backend, Pool)>, NodeErr
     Ok(Some((backend, pool)))
 }
 
-/// Asks for what the decision needs, and no more: nothing is listed that is recorded, unless `survey` says so.
+/// Decides about forwarding with as few requests as possible: interfaces are listed only if they are not recorded, or
+/// if `survey` says so.
 fn look_at_forwarding(
     kernel: &mut (impl Links + Sysctls),
     recorded: &Recorded,
@@ -277,7 +278,8 @@ fn look_at_forwarding(
     let mut needed = recorded.needed(Sight { globally, uplinks, interfaces: listed.as_ref() });
     let mut off = switched_off(kernel, &needed)?;
     if listed.is_none() && !off.is_empty() {
-        // Somebody has the host forward, or not, or an interface came: nothing is as it was recorded.
+        // Another program turned forwarding on or off, or an interface was added: the recorded interfaces are out of
+        // date.
         listed = Some(kernel.host_interfaces()?);
         needed = recorded.needed(Sight { globally, uplinks, interfaces: listed.as_ref() });
         off = switched_off(kernel, &needed)?;
@@ -288,7 +290,7 @@ fn look_at_forwarding(
     Ok(recorded.decide(sight, heard, needed, off))
 }
 
-/// Asks for the routing rules, and for the way of what the host sends from addresses with a rule of their own.
+/// Reads the routing rules, and the path of packets that the host sends from addresses with a rule of their own.
 fn look_at_rules(
     kernel: &mut impl Routes,
     config: &Config,
@@ -299,7 +301,7 @@ fn look_at_rules(
     let mut tables = BTreeMap::new();
     for source in routing::sources(&rules) {
         let path = kernel.answer_path(source)?;
-        // What main says holds without a mark.
+        // Packets by the table main need no mark.
         if let Some(path) = path.filter(|path| path.table != routing::MAIN) {
             tables.entry(path.uplink).or_insert(path.table);
         }
@@ -315,7 +317,7 @@ fn look_at_rules(
     Ok((marks, routing))
 }
 
-/// Those of the interfaces whose switches are off. One that is not there has none.
+/// Returns those of the interfaces that do not forward. An interface that does not exist is left out.
 fn switched_off(
     kernel: &mut impl Sysctls,
     names: &BTreeSet<InterfaceName>,
@@ -344,8 +346,8 @@ fn refuse_conflict(config: &Config, backend: Backend, pool: Pool) -> Result<(), 
     }
 }
 
-/// Reads the backend's present state, only to see that it can be read: what is decided stays, and
-/// iptables-nft refuses a whole table because of one rule that only `nft` can write.
+/// Checks that the state of the backend can be read before the backend is decided for good: iptables-nft refuses a
+/// whole table because of one rule that only `nft` can write.
 fn try_to_read(
     kernel: &mut impl Firewall,
     backend: Backend,
@@ -354,7 +356,7 @@ fn try_to_read(
     kernel.firewall_state(backend, &any_ruleset(pool)).map(drop)
 }
 
-/// A ruleset to look at a firewall with, of which only that it can be read matters, or whose it is.
+/// Returns a ruleset for reading a firewall of which only the readability or the owner matters.
 fn any_ruleset(pool: Pool) -> Ruleset {
     let (confined, owner) = (Confinement::default(), None);
     let (mtu, uplinks, any_uplink) = (ETHERNET_MTU, BTreeSet::new(), false);
@@ -363,7 +365,7 @@ fn any_ruleset(pool: Pool) -> Ruleset {
     Ruleset { base_ruleset, entries: BTreeSet::new() }
 }
 
-/// The owner of what this state directory records, and whether that is not recorded yet.
+/// Returns the owner of the objects that this state directory records, and whether it is not recorded yet.
 pub(crate) fn owner(config: &Config, store: &Store) -> Result<(Owner, bool), NodeError> {
     if let Some(text) = store.setting(Setting::Owner)? {
         let owner = text.parse();
@@ -374,7 +376,7 @@ pub(crate) fn owner(config: &Config, store: &Store) -> Result<(Owner, bool), Nod
     Ok((Owner::new(store.random_owner()?, &directory.to_string_lossy()), true))
 }
 
-/// The firewalls of ours that the host has, by each backend that can be read.
+/// Returns the state of our firewall in each backend that can be read.
 pub(crate) fn firewalls(
     kernel: &mut impl Kernel,
     config: &Config,
@@ -417,7 +419,8 @@ fn choose_backend(
     }
 }
 
-/// The configured pool wins over routes of the host.
+/// Chooses the configured pool, even if it overlaps a route of the host, or else the first candidate that overlaps
+/// none.
 fn choose_pool(kernel: &mut impl Routes, config: &Config) -> Result<Pool, NodeError> {
     let routes = kernel.routes()?;
     let covered = |pool: Pool| routes.iter().copied().find(|&route| pool.overlaps(route));

@@ -1,4 +1,4 @@
-//! Listing and inspecting what is recorded, beside what the kernel has of it.
+//! Lists and inspects recorded instances, each with its state in the kernel.
 
 use std::collections::BTreeMap;
 

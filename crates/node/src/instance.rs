@@ -6,7 +6,7 @@ use riklet_core::{
     workload::{self, NodeFacts},
 };
 
-/// A recorded instance, with all that its slot determines.
+/// A recorded instance, with everything that its slot determines.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Instance {
@@ -46,31 +46,31 @@ impl Instance {
         })
     }
 
-    /// The name.
+    /// Returns the name.
     #[must_use]
     pub fn name(&self) -> &InstanceName {
         self.workload.name()
     }
 
-    /// The kind.
+    /// Returns the kind.
     #[must_use]
     pub const fn kind(&self) -> Kind {
         self.workload.kind()
     }
 
-    /// The TAP.
+    /// Returns the name of the TAP.
     #[must_use]
     pub fn interface(&self) -> InterfaceName {
         self.slot.interface()
     }
 
-    /// The MAC address that the guest's NIC must have.
+    /// Returns the MAC address that the guest's NIC must have.
     #[must_use]
     pub const fn guest_mac(&self) -> MacAddress {
         self.slot.guest_mac()
     }
 
-    /// The exposures.
+    /// Returns the exposures.
     #[must_use]
     pub fn exposures(&self) -> &[Exposure] {
         self.workload.exposures()
@@ -81,13 +81,13 @@ impl Instance {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum LinkStatus {
-    /// There, up, and a VMM has it open.
+    /// The TAP exists and is up, and a VMM has it open.
     Attached,
-    /// There and up; no VMM has it open.
+    /// The TAP exists and is up, and no VMM has it open.
     Ready,
-    /// There and down.
+    /// The TAP exists and is down.
     Down,
-    /// Not there, or an interface of somebody else's has its name.
+    /// The TAP does not exist, or a foreign interface has its name.
     Missing,
 }
 

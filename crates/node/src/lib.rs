@@ -6,7 +6,7 @@
 //! # In use
 //!
 //! [`Node`] has a method for each operation. On the TAP of an instance runs whatever VMM the agent starts;
-//! `examples/embed` is such an agent. An agent that stays and has a thread for slow work uses a [`WarmNode`].
+//! `examples/embed` is such an agent. A long-lived agent with a thread for slow work uses a [`WarmNode`].
 //!
 //! ```
 //! use riklet_sdn::{
@@ -51,8 +51,8 @@
 //! answer     gives each request its part of that
 //! ```
 //!
-//! What is decided is decided in [`riklet_core`], which is pure; what acts is [`riklet_kernel`], which decides nothing.
-//! What an embedder needs of both is exported here.
+//! [`riklet_core`] decides, and is pure; [`riklet_kernel`] acts, and decides nothing. The items of both that an
+//! embedder needs are exported here.
 //!
 //! # What holds
 //!

@@ -12,7 +12,7 @@ use riklet_kernel::{Kernel, linux::Linux, process::ProcessId};
 
 /// The network of this node.
 ///
-/// Each operation is complete when it returns. A process that stays and has a thread for slow work uses a
+/// Each operation is complete when it returns. A long-lived process with a thread for slow work uses a
 /// [`WarmNode`](crate::WarmNode) instead.
 #[derive(Debug)]
 pub struct Node<K = Linux> {
@@ -83,8 +83,8 @@ impl<K: Kernel> Node<K> {
         self.operations(&mut Cache::default()).down(&request, purge)
     }
 
-    /// Does all of these, as if one after another, and answers each as [`Self::up`] and [`Self::down`] would. Those
-    /// that do not depend on each other are done together.
+    /// Does these requests with the same result as one after another, and answers each as [`Self::up`] and
+    /// [`Self::down`] would. Requests that do not depend on each other are done together.
     pub fn apply(&mut self, requests: &[Request]) -> Vec<Result<Report, NodeError>> {
         self.operations(&mut Cache::default()).apply(requests)
     }
@@ -105,8 +105,8 @@ impl<K: Kernel> Node<K> {
         self.operations(&mut Cache::default()).check()
     }
 
-    /// Returns the packets of others that the host forwards only because functions are up, and that nothing drops as long as
-    /// no daemon runs.
+    /// Returns the pairs of other interfaces between which the host forwards packets only because functions are up, and
+    /// which nothing drops while no daemon runs.
     ///
     /// # Errors
     /// Where the records or the kernel cannot be read.
@@ -114,7 +114,7 @@ impl<K: Kernel> Node<K> {
         self.operations(&mut Cache::default()).left_open()
     }
 
-    /// Changes the kernel to what the records say: what drifted comes back, what leaked goes.
+    /// Changes the kernel to what the records say: repairs what drifted, and removes what leaked.
     ///
     /// # Errors
     /// As with [`Self::up`].

@@ -1,4 +1,4 @@
-//! Committing how far the kernel followed the records.
+//! Commits how far the kernel followed the records.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -34,7 +34,7 @@ impl Committed {
 }
 
 impl<K: Kernel> Session<'_, K> {
-    /// Records how far the kernel followed. `records` are those whose operation comes to its end by this.
+    /// Records how far the kernel followed. `records` are those whose operation this completes.
     pub(crate) fn commit_outcome(
         &mut self,
         converged: Converged<'_>,
@@ -65,7 +65,7 @@ impl<K: Kernel> Session<'_, K> {
     }
 }
 
-/// Records of those that were looked at how far the kernel followed. Returns those that it did not follow.
+/// Records how far the kernel followed the records that were looked at. Returns the failures.
 fn commit_records(
     cache: &mut Cache,
     tx: &Tx<'_>,
@@ -75,7 +75,7 @@ fn commit_records(
 ) -> Result<Vec<Failure>, NodeError> {
     let mut failures = Vec::new();
     let Records { readable, unreadable } = tx.unsettled()?;
-    // Those are found by looking at everything.
+    // The kernel objects of unreadable records are only found by looking at everything.
     for leaving in unreadable.iter().filter(|_| scope.is_none()) {
         match outcome.failed.get(&leaving.slot) {
             Some(error) => failures.push(failure(&leaving.record.name, leaving.slot, error)),
@@ -103,7 +103,7 @@ fn commit_records(
     Ok(failures)
 }
 
-/// Frees the slots whose interfaces are gone now, and ready ones that could not be kept as they must be.
+/// Frees the slots whose interfaces are gone now, and ready slots whose interfaces could not be repaired.
 fn commit_reserved(cache: &mut Cache, tx: &Tx<'_>, outcome: &Outcome) -> Result<(), NodeError> {
     for slot in tx.reserved(ReservedSlot::Ready)? {
         if outcome.failed.contains_key(&slot) {

@@ -1,4 +1,4 @@
-//! Refusing what belongs to other records, on a host that our own have nothing of.
+//! Refuses objects of other records on a host where our own records have nothing.
 
 use std::collections::BTreeSet;
 
@@ -12,7 +12,8 @@ use riklet_core::{
 };
 use riklet_kernel::Kernel;
 
-/// Passes on a look that failed, for after the records are changed, unless it found the claims of others.
+/// Keeps the error of a failed look for later, so that the records are still changed; fails at once if the look found
+/// claims of others.
 pub(crate) fn unless_claimed<T>(
     look: Result<T, NodeError>,
 ) -> Result<Result<T, NodeError>, NodeError> {
@@ -36,7 +37,7 @@ impl<K: Kernel> Context<'_, K> {
             found.extend(state.marks.into_iter().map(|mark| (Object::Firewall(backend), mark)));
         }
         if bare {
-            // A passage stands for itself only where no firewall of ours leads to it.
+            // A passage counts as an object of its own only if no firewall of ours leads to it.
             let foreign_chains =
                 self.kernel.foreign_chains(Backend::Nftables, &BTreeSet::new())?.into_iter();
             let foreign_chains = foreign_chains.filter(|state| state.touched);
@@ -55,13 +56,13 @@ impl<K: Kernel> Context<'_, K> {
         Ok(plan::claims(&nobody, false, Adoption::Nothing, &self.marked()?))
     }
 
-    /// Refuses to use this state directory for the first time where the host is another's.
+    /// Refuses the first use of this state directory if objects on the host belong to other records.
     pub(crate) fn refuse_unrecorded(&mut self) -> Result<(), NodeError> {
         let claims = self.claims_of_unrecorded()?;
         self.refuse(claims)
     }
 
-    /// Refuses where there are claims.
+    /// Fails if there are claims.
     pub(crate) fn refuse(&self, claims: Vec<Claim>) -> Result<(), NodeError> {
         if claims.is_empty() {
             return Ok(());

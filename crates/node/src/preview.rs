@@ -1,4 +1,4 @@
-//! Planning and checking, which change nothing.
+//! Plans and checks without changing anything.
 
 use super::{
     Drift, NodeError, UpOptions, Warning, accounts,
@@ -31,7 +31,7 @@ impl<K: Kernel> Operations<'_, K> {
             &mut nothing_recorded
         };
         let context = &mut reading.context;
-        // Never committed.
+        // This transaction is never committed.
         let tx = store.transaction()?;
         let interrupted = unsettled(&tx)?;
         let host = context.decide(&tx, Interfaces::Recorded)?;

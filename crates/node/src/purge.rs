@@ -1,4 +1,4 @@
-//! Leaving the host as it was.
+//! Restores the host to its former state.
 
 use super::{
     NodeError, Report, Selector,
@@ -13,7 +13,7 @@ use crate::store::{Phase, Records, ReservedSlot};
 use riklet_kernel::{Kernel, process::ProcessId};
 
 impl<K: Kernel> Operations<'_, K> {
-    /// Takes the last instances down, and removes what all share.
+    /// Takes the last instances down, and removes the objects that all instances share.
     pub(crate) fn purge(
         &mut self,
         selector: &Selector,

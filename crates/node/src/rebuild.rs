@@ -1,4 +1,4 @@
-//! The records anew, from what the kernel has: the interfaces' aliases say whose they are.
+//! Rebuilds the records from the kernel: the aliases of the interfaces name their instances.
 
 use std::{collections::BTreeSet, path::PathBuf};
 
@@ -48,7 +48,7 @@ pub struct Rebuilt {
     pub set_aside: Option<PathBuf>,
     /// The instances that were recorded anew.
     pub recovered: Vec<InstanceName>,
-    /// Those of them that lost exposures which their alias had no room for.
+    /// The recovered instances that lost exposures because their alias had no room for them.
     pub incomplete: Vec<InstanceName>,
     /// The instances whose record could not be read, and that have no interface of ours: they are recorded no longer.
     pub lost: Vec<InstanceName>,
@@ -98,7 +98,7 @@ impl<K: Kernel> Session<'_, K> {
         if !found.is_empty() {
             let (owner, is_new) = host::owner(context.config, &tx)?;
             if let Some(lost) = plan::lost_owner(&owner, found).filter(|_| is_new) {
-                // What bears its mark needs no other then.
+                // The state directory keeps its former identifier, so that its objects keep their mark.
                 let owner = Owner::new(lost, owner.directory());
                 tx.set_setting(Setting::Owner, &owner.to_string())?;
             }
@@ -153,8 +153,8 @@ impl<K: Kernel> Session<'_, K> {
 }
 
 impl<K: Kernel> Context<'_, K> {
-    /// Moves records that are not sound out of the way, and returns where they are now. There are records after it. Refuses
-    /// before anything is moved.
+    /// Sets damaged records aside, and returns their new path. Sound records exist afterwards. A refusal comes before
+    /// anything is moved.
     fn set_aside_if_unsound(
         &self,
         options: RebuildOptions,
@@ -194,14 +194,14 @@ impl<K: Kernel> Context<'_, K> {
                 }
             }
             None if records.names().next().is_none() => {}
-            // The records are of some pool.
+            // Records always have a pool.
             None => return Err(NodeError::Setting { what: "pool", value: String::new() }),
         }
         Ok(store)
     }
 
-    /// Deduces the decisions of a node whose records are lost: the backend is the one that has our rules, the pool
-    /// the one that this interface's address is of.
+    /// Deduces the decisions of a node whose records are lost: the backend is the one that has our rules, and the pool
+    /// is the one that has the address of this interface.
     fn deduce(&mut self, tx: &Tx<'_>, link: Option<&LinkState>) -> Result<Host, NodeError> {
         let survey = self.survey(Interfaces::Listed);
         let pool = match link {
@@ -222,8 +222,8 @@ impl<K: Kernel> Context<'_, K> {
         Host::first(self.kernel, self.config, tx, (fresh.backend, pool), survey)
     }
 
-    /// Deduces which interfaces we switched on. Where the host does not forward and interfaces that clients ask at do, it
-    /// was most likely us.
+    /// Deduces the interfaces on which we turned on forwarding: those that clients reach the host by, if they forward
+    /// and the host as a whole does not.
     fn deduce_forwarding(&mut self, tx: &Tx<'_>, host: &Host) -> Result<(), NodeError> {
         if self.kernel.sysctl(switch::IP_FORWARD)?.as_deref() != Some(OFF) {
             return Ok(());
@@ -254,7 +254,7 @@ impl<K: Kernel> Context<'_, K> {
     }
 }
 
-/// Refuses interfaces whose addresses would have to change, which their guests would not hear of.
+/// Refuses interfaces whose addresses would have to change: their guests would not be told.
 fn refuse_other_pool(host: &Host, links: &[(Slot, LinkState, Marked)]) -> Result<(), NodeError> {
     for (slot, link, _) in links {
         let wanted = host.node.pool.addresses(*slot);
@@ -275,8 +275,8 @@ fn marked(link: LinkState) -> Option<(Slot, LinkState, Marked)> {
     Some((slot, link, marked))
 }
 
-/// Records an instance in its slot, unless it is recorded or being removed. An interface whose slot, name or
-/// port is another's by the records leaked, and goes with the repair.
+/// Records an instance in its slot, unless it is recorded or being removed. If the records give its slot, name or port
+/// to another instance, the interface has leaked, and the repair deletes it.
 fn recover(tx: &Tx<'_>, slot: Slot, link: &LinkState, marked: &Marked) -> Result<bool, NodeError> {
     if tx.get(&marked.name)?.is_some() {
         return Ok(false);

@@ -20,7 +20,7 @@ use riklet_kernel::{Kernel, process::ProcessId};
 /// The change of each slot.
 pub(crate) type Changes = BTreeMap<Slot, Change>;
 
-/// The change of one slot: what it was recorded with, and what it is recorded with now.
+/// The change of one slot: its former record, and its present one.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Change {
     pub(crate) before: Option<Fragment>,
@@ -29,15 +29,15 @@ pub(crate) struct Change {
     pub(crate) interface: Interface,
 }
 
-/// The knowledge about a slot's interface when the kernel is looked at.
+/// The knowledge about a slot's interface before the kernel is looked at.
 #[derive(Debug, Clone, Default)]
 pub(crate) enum Interface {
-    /// Nothing: the kernel is asked.
+    /// Unknown: the kernel has to be asked.
     #[default]
     Unknown,
-    /// There is none.
+    /// The interface does not exist.
     Missing,
-    /// It is like this.
+    /// The interface exists, in this state.
     Present(Box<LinkState>),
 }
 
@@ -45,7 +45,7 @@ pub(crate) enum Interface {
 #[derive(Debug, Default)]
 pub(crate) struct Recorded {
     pub(crate) records: Vec<Record>,
-    /// Those that leave, and cannot be read.
+    /// Unreadable records of instances that are taken down.
     pub(crate) unreadable: Vec<Unreadable>,
     pub(crate) changes: Changes,
     pub(crate) warnings: Vec<Warning>,
@@ -60,7 +60,7 @@ impl Recorded {
 }
 
 impl<K: Kernel> Context<'_, K> {
-    /// Records what a request asks for.
+    /// Records a request.
     pub(crate) fn record(
         &mut self,
         host: &Host,
@@ -85,7 +85,7 @@ impl<K: Kernel> Context<'_, K> {
         }
     }
 
-    /// Records these workloads: each in its slot, with its ports.
+    /// Records each of these workloads in its slot, with its ports.
     pub(crate) fn record_up(
         &mut self,
         host: &Host,
@@ -117,10 +117,10 @@ impl<K: Kernel> Context<'_, K> {
         }
     }
 
-    /// Finds a slot for a new instance whose interface it may have, and returns what is there.
+    /// Finds a slot whose interface a new instance may have, and returns the state of that interface.
     ///
-    /// A slot is passed over where a stranger's interface has its name, or where a VMM has a TAP open there that is
-    /// another instance's. Where all others are taken, it gets such a slot: the interface may be gone since.
+    /// A slot is passed over if a foreign interface has its name, or if a VMM has its TAP open for another instance. If
+    /// all others are taken, the instance gets such a slot: the interface may be gone since.
     fn place(
         &mut self,
         host: &Host,
@@ -139,7 +139,8 @@ impl<K: Kernel> Context<'_, K> {
         }
     }
 
-    /// Records that these instances leave. Their slots and ports stay taken until the kernel has nothing of them.
+    /// Records that these instances are being taken down. Their slots and ports stay taken until the kernel has none of
+    /// their objects.
     fn record_down(
         &mut self,
         host: &Host,
@@ -160,8 +161,8 @@ impl<K: Kernel> Context<'_, K> {
         Ok(recorded)
     }
 
-    /// Returns the records of the instances that are to be taken down. Refuses where somebody else than this supervisor
-    /// runs one of them.
+    /// Returns the records of the instances to take down. Fails if another process than this supervisor runs one of
+    /// them.
     pub(crate) fn leaving(
         &mut self,
         store: &Store,

@@ -1,4 +1,4 @@
-//! Changing the kernel to what the records say, though nobody asked for an instance.
+//! Changes the kernel to what the records say, without a request for any instance.
 
 use std::collections::BTreeSet;
 
@@ -37,8 +37,8 @@ impl<K: Kernel> Operations<'_, K> {
 }
 
 impl<K: Kernel> Session<'_, K> {
-    /// Changes everything to what the records say. Slots that were just `recovered` from what the kernel has go on as
-    /// they are: no operation of theirs was interrupted.
+    /// Changes everything to what the records say. Slots that were just `recovered` from the kernel stay as they are:
+    /// no operation on them was interrupted.
     pub(crate) fn reconcile(
         &mut self,
         recovered: &BTreeSet<Slot>,
@@ -80,7 +80,7 @@ impl<K: Kernel> Session<'_, K> {
             }
         }
         if !free.is_empty() {
-            // A stranger's interface may have been there.
+            // These slots may have been passed over for a foreign interface that is gone.
             tx.set_passed_over(&tx.passed_over()?.difference(&free).copied().collect())?;
         }
         host.record(&tx)?;
@@ -93,13 +93,13 @@ impl<K: Kernel> Session<'_, K> {
 
 /// The state that the records ask for in a slot.
 enum Shall {
-    /// It has this.
+    /// The slot has these objects.
     Be(Box<Fragment>),
-    /// Somebody else is at work on it, or will be; or there is nothing to be done.
+    /// A background task works on the slot, or will; or there is nothing to do.
     Wait,
-    /// Nobody has it, and it has no interface.
+    /// No instance has the slot, and it has no interface.
     BeFree,
-    /// It has an interface that leaked, or is a stranger's.
+    /// The slot has an interface that leaked or is foreign.
     NotBe,
 }
 

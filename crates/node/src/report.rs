@@ -9,14 +9,14 @@ use riklet_core::{
 #[derive(Debug, Default)]
 #[non_exhaustive]
 pub struct Report {
-    /// The instances that were asked for and are as asked.
+    /// The requested instances that are as requested.
     pub instances: Vec<Instance>,
     /// The changes, in order. Empty where everything was as it should be.
     pub done: Vec<Step>,
-    /// The instances that were asked for and are not as they should be, and why.
+    /// The requested instances that are not as requested, each with the reason.
     pub failures: Vec<Failure>,
-    /// Those that were not asked for, and are not as they should be either: an earlier operation on them failed,
-    /// and this one could not repair it.
+    /// The other instances that are not as they should be: an earlier operation on them failed, and this one could not
+    /// repair them.
     pub others: Vec<Failure>,
     /// Succeeded, but possibly not as expected.
     pub warnings: Vec<Warning>,
@@ -30,7 +30,7 @@ pub struct Drift {
     pub plan: Plan,
     /// The differences of the firewall, where they take more than adding and removing entries.
     pub firewall: Vec<String>,
-    /// Instances whose last operation did not come to its end.
+    /// The instances whose last operation was not completed.
     pub unsettled: Vec<(InstanceName, Phase)>,
 }
 

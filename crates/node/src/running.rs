@@ -6,8 +6,8 @@ use riklet_core::model::Selector;
 use riklet_kernel::{HostFacts, process::ProcessId};
 
 impl<K: HostFacts> Context<'_, K> {
-    /// Refuses where somebody else than this supervisor runs one of these instances. Looks at their runs only. A run
-    /// whose supervisor has died is nobody's.
+    /// Fails if another process than this supervisor runs one of these instances. Looks at their runs only. A run whose
+    /// supervisor has ended does not count.
     pub(crate) fn refuse_running(
         &mut self,
         store: &Store,
@@ -37,7 +37,7 @@ mod tests {
     use super::*;
     use crate::{Config, cache::Cache};
 
-    /// So many functions, each with a run of this process.
+    /// Returns a store with this number of functions, each with a run that this process supervises.
     fn with_runs(count: usize) -> Store {
         let mut store = Store::in_memory().unwrap();
         let ours = ProcessId::current().unwrap();
@@ -51,7 +51,7 @@ mod tests {
     }
 
     #[test]
-    fn a_down_looks_at_the_runs_of_its_own_instances_only() {
+    fn a_down_reads_only_the_runs_of_its_instances() {
         let selector = |name: &str| Selector::Named([name.parse().unwrap()].into());
         let (config, mut kernel, mut cache) =
             (Config::default(), FakeKernel::new(), Cache::default());

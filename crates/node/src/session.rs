@@ -41,7 +41,7 @@ pub(crate) struct Session<'s, K> {
 #[derive(Debug)]
 pub(crate) struct Reading<'s, K> {
     pub(crate) context: Context<'s, K>,
-    /// `None` where nothing was ever recorded.
+    /// `None` if nothing was ever recorded.
     pub(crate) store: Option<&'s mut Store>,
     _lock: Option<Lock>,
 }
@@ -64,8 +64,8 @@ impl<'n, K: Kernel> Operations<'n, K> {
         Self { context: Context { config, kernel, cache }, store }
     }
 
-    /// Waits until nobody else is at work, nor any program that a killed process left behind. Creates the state directory
-    /// and the records where they are missing, unless what is on the host belongs to other records.
+    /// Waits until no other process is at work, nor any program that a killed process left behind. Creates the state
+    /// directory and the records if they are missing, unless objects on the host belong to other records.
     pub(crate) fn session(&mut self) -> Result<Session<'_, K>, NodeError> {
         self.refuse_blank()?;
         let lock = self.context.lock()?;
@@ -74,7 +74,7 @@ impl<'n, K: Kernel> Operations<'n, K> {
         Ok(Session { context, store, lock })
     }
 
-    /// Waits until nobody changes anything, and commits what was deferred. Creates nothing.
+    /// Waits until no process changes anything, and commits deferred outcomes. Creates nothing.
     pub(crate) fn reading(&mut self) -> Result<Reading<'_, K>, NodeError> {
         let lock = match self.context.cache.lent_lock() {
             Some(lock) => Some(lock),
@@ -86,16 +86,17 @@ impl<'n, K: Kernel> Operations<'n, K> {
         Ok(Reading { context, store, _lock: lock })
     }
 
-    /// Refuses to record here for the first time where what is on the host belongs to other records. Creates nothing.
+    /// Refuses the first use of these records if objects on the host belong to other records. Creates nothing.
     pub(crate) fn refuse_blank(&mut self) -> Result<(), NodeError> {
-        // Where that cannot be told, opening it says why.
+        // If this cannot be found out, opening the database will report why.
         let dir = &self.context.config.state_dir;
         let exists = || Store::exists(dir).unwrap_or(true);
         if self.store.is_some() || exists() {
             return Ok(());
         }
         let claims = self.context.claims_of_unrecorded()?;
-        // Where another process made the records meanwhile, what was found may be theirs: it looks again, under the lock.
+        // If another process created the records meanwhile, the claims may be its own: the session looks again, under
+        // the lock.
         if exists() { Ok(()) } else { self.context.refuse(claims) }
     }
 
@@ -104,7 +105,7 @@ impl<'n, K: Kernel> Operations<'n, K> {
         Ok(open_existing(self.store, &self.context)?.is_none())
     }
 
-    /// Commits what was deferred, where something was.
+    /// Commits deferred outcomes, if there are any.
     pub(crate) fn flush(&mut self) -> Result<(), NodeError> {
         if !self.context.cache.has_deferred() {
             return Ok(());
@@ -130,7 +131,8 @@ impl<'n, K: Kernel> Operations<'n, K> {
         *self.store = None;
     }
 
-    /// Takes back what needs a process that hears what changes, commits what was deferred, and closes the records.
+    /// Reverts what only a process that is notified of changes may have set, commits deferred outcomes, and closes the
+    /// records.
     pub(crate) fn close(&mut self) -> Result<(), NodeError> {
         let deaf = self.stop_watching();
         self.flush()?;
@@ -156,7 +158,7 @@ impl<'n, K: Kernel> Operations<'n, K> {
 }
 
 impl<'s, K: Kernel> Session<'s, K> {
-    /// Begins the transaction of the operation, in which what was deferred is written.
+    /// Begins the transaction of the operation, and writes deferred outcomes in it.
     pub(crate) fn begin(&mut self) -> Result<(Tx<'_>, &mut Context<'s, K>), NodeError> {
         let tx = self.store.transaction()?;
         self.context.cache.write_deferred(&tx)?;
@@ -219,8 +221,8 @@ impl<K: Kernel> Context<'_, K> {
         Survey { interfaces, watcher: self.cache.watcher() }
     }
 
-    /// Returns the slots of the instances whose last operation did not come to its end, and that an operation has to look
-    /// at.
+    /// Returns the slots of the instances whose last operation was not completed: the next operation has to look at
+    /// them.
     pub(crate) fn interrupted(&self, store: &Store) -> Result<BTreeSet<Slot>, NodeError> {
         let Records { readable, unreadable } = store.unsettled()?;
         let leaving = unreadable.into_iter().map(|unreadable| unreadable.slot);
@@ -248,7 +250,7 @@ impl<K: Kernel> Context<'_, K> {
         Ok(lock)
     }
 
-    /// Does the same; `None` if it takes longer than `limit`.
+    /// Takes the lock as [`Self::lock`] does; `None` if that takes longer than `limit`.
     fn lock_within(&mut self, limit: Duration) -> Result<Option<Lock>, NodeError> {
         let lock = match self.cache.lent_lock() {
             Some(lock) => Some(lock),
@@ -277,7 +279,7 @@ pub(crate) fn unsettled(store: &Store) -> Result<BTreeSet<Slot>, NodeError> {
     Ok(readable.iter().map(|record| record.slot).chain(leaving).collect())
 }
 
-/// Opens the records, unless they are, and creates them where they are missing.
+/// Opens the records, unless they are open, and creates them if they are missing.
 fn open<'s, K>(
     store: &'s mut Option<Store>,
     context: &Context<'_, K>,
@@ -290,7 +292,7 @@ fn open<'s, K>(
     Ok(store.insert(opened))
 }
 
-/// The same; `None` where they are missing.
+/// Opens the records, unless they are open; `None` if they are missing.
 fn open_existing<'s, K>(
     store: &'s mut Option<Store>,
     context: &Context<'_, K>,
@@ -303,8 +305,8 @@ fn open_existing<'s, K>(
     Ok(store.as_mut())
 }
 
-/// Opens records anew whose file is no longer what it was: somebody set them aside, or removed them. Records that are
-/// removed are written again: as long as this process has them open, they are all there.
+/// Reopens records whose file was set aside or removed. Removed records are written again: while this process has them
+/// open, all of them still exist.
 fn reopen_lost<K>(store: &mut Option<Store>, context: &Context<'_, K>) -> Result<(), NodeError> {
     let Some(former) = store.take_if(|store| !store.is_current()) else { return Ok(()) };
     match former.reopen(&context.config.state_dir) {

@@ -14,7 +14,7 @@ pub struct Warning {
     pub name: InstanceName,
     /// The exposure concerned.
     pub exposure: Exposure,
-    /// The local process that listens where the exposure now takes the packets.
+    /// The local process whose packets the exposure now takes.
     pub listener: Listener,
 }
 

@@ -1,5 +1,5 @@
-//! Background tasks of a long-lived node: creating TAPs in advance, and deleting those of instances that are
-//! gone. No instance has their slots meanwhile, so nothing else depends on it.
+//! Background tasks of a long-lived node: creating TAPs in advance, and deleting those of instances that are gone. No
+//! instance has their slots meanwhile, so nothing else depends on the task.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,8 +13,8 @@ use riklet_core::{
 };
 use riklet_kernel::{Conntrack, Kernel, KernelError, LinkDeletion, Links, Refusal};
 
-/// Work on reserved slots, to be done by any thread, with a kernel of its own of the same network namespace. Where it is
-/// not done, or not to its end, [`WarmNode::repair`](crate::WarmNode::repair) does it.
+/// Work on reserved slots, to be done by any thread, with its own handle on the kernel in the same network namespace.
+/// If it is not done, or not completed, [`WarmNode::repair`](crate::WarmNode::repair) does it.
 #[derive(Debug)]
 pub struct BackgroundTask {
     work: Work,
@@ -43,7 +43,7 @@ pub struct TaskOutcome {
 }
 
 impl BackgroundTask {
-    /// Does the work. The kernel is changed under the lock of whoever asked for them.
+    /// Does the work. Changes the kernel under the lock of the node that created the task.
     pub fn run(self, kernel: &mut (impl Links + LinkDeletion + Conntrack)) -> TaskOutcome {
         let mut outcome = TaskOutcome {
             ready: BTreeSet::new(),
@@ -63,7 +63,7 @@ impl BackgroundTask {
             }
             Work::Delete { slots, links, flows } => {
                 let names = links.iter().map(|name| (name.clone(), BTreeSet::new())).collect();
-                // They are down already, unless somebody set one up since.
+                // The interfaces are down already, unless another program has set one up since.
                 let deleted = kernel
                     .drain_links(&names)
                     .and_then(|()| kernel.forget_flows(&flows))
@@ -83,7 +83,7 @@ impl<K: Kernel> Operations<'_, K> {
         let mut session = self.session()?;
         let (tx, context) = session.begin()?;
         let Some(host) = context.decided(&tx, Interfaces::Recorded)? else { return Ok(None) };
-        // Where the firewall is not ours as it must be, whose the node is has to be found out first.
+        // If our firewall is not as it must be, the owner of the node has to be determined first.
         let stands = match &host.base_ruleset {
             Some(base_ruleset) => {
                 context.kernel.probe_firewall(host.backend, base_ruleset, &BTreeSet::new())?
@@ -118,7 +118,7 @@ impl<K: Kernel> Operations<'_, K> {
         let Some(host) = host.filter(|_| !slots.is_empty()) else { return Ok(None) };
         let mut links = BTreeSet::new();
         for link in slots.iter().map(|slot| context.kernel.link(&slot.interface())) {
-            // Somebody may have deleted ours, and given the name to another.
+            // Another program may have deleted our interface, and given its name to another.
             links.extend(link?.filter(|link| host.owns(link)).map(|link| link.name));
         }
         context.cache.begin_task(&slots);
@@ -134,7 +134,7 @@ impl<K: Kernel> Operations<'_, K> {
         let kept = kept.iter().flat_map(|(slots, _)| slots);
         let cache = &mut *session.context.cache;
         cache.end_task(ready.iter().chain(freed).chain(failed.keys()).chain(kept));
-        // Where somebody's interface has the name, the slot is passed over as long as it has.
+        // A slot whose name a foreign interface has is passed over as long as that interface exists.
         let is_occupied = |error: &KernelError| {
             matches!(error.refusal().errno, Some(Refusal::EBUSY | Refusal::EEXIST))
         };

@@ -31,11 +31,11 @@ pub(crate) struct ScopedView<'a> {
     host: &'a Host,
     base_ruleset: &'a BaseRuleset,
     changes: &'a Changes,
-    /// The time at which the TAPs of those that leave are deleted.
+    /// The time at which the TAPs of instances that are taken down are deleted.
     deletion: LinkDeletion,
-    /// Slots whose flows must be forgotten besides.
+    /// Draining slots whose flows must be forgotten as well.
     draining: BTreeSet<Slot>,
-    /// True if to look at the foreign chains as well.
+    /// True if the foreign chains are looked at as well.
     foreign_chains: bool,
 }
 
@@ -47,8 +47,8 @@ impl<'a> ScopedView<'a> {
         Some(Self { host, base_ruleset, changes, deletion, draining, foreign_chains: false })
     }
 
-    /// Leaves for later what the cache allows, and looks at what is in memory anyway. Flows of draining slots are
-    /// forgotten at once where a port that led there leads elsewhere now.
+    /// Defers what the cache allows, and looks at the foreign chains if they are in memory. Flows of a draining slot
+    /// are forgotten at once if a port that led there leads elsewhere now.
     pub(crate) fn with_cache(self, cache: &Cache, store: &Store) -> Result<Self, NodeError> {
         Ok(Self {
             deletion: cache.link_deletion(),
@@ -100,14 +100,15 @@ impl View for ScopedView<'_> {
         self.host.refused_sysctl
     }
 
-    /// A firewall that refuses has something else than the records say.
+    /// A refusal by the firewall means that it differs from the records.
     fn suffices(&self, outcome: &Outcome) -> bool {
         !matches!(outcome.halted, Some((Step::Firewall(..), _)))
     }
 }
 
 impl ScopedView<'_> {
-    /// The same where nothing has changed since the slots were taken: what was found then is not asked for again.
+    /// Observes the kernel when nothing has changed since the slots were taken: interfaces that were found then are not
+    /// asked for again.
     pub(crate) fn observe_first(
         &self,
         kernel: &mut impl Kernel,
@@ -134,7 +135,7 @@ impl ScopedView<'_> {
             self.host.sysctls.get(name).is_some_and(|wanted| wanted != value)
         };
         if sysctls.iter().any(differs) {
-            // Who has the host forward, or not, does the same to every TAP.
+            // A program that turns forwarding of the whole host on or off changes every TAP.
             return Ok(None);
         }
         let mut links = BTreeMap::new();
@@ -162,18 +163,18 @@ impl ScopedView<'_> {
     }
 }
 
-/// Everything: whatever is ours, and whatever is recorded.
+/// The view of everything: all objects of ours, and all records.
 pub(crate) struct FullView<'a> {
     host: &'a Host,
     fragments: BTreeMap<Slot, Arc<Fragment>>,
     interrupted: BTreeSet<Slot>,
-    /// Slots whose flows may still be there.
+    /// Draining slots whose flows may still exist.
     draining: BTreeSet<Slot>,
-    /// Slots whose instances were taken down: their TAPs go, whoever has them open.
+    /// Slots whose instances were taken down: their TAPs are deleted even if a process has them open.
     leaving: BTreeSet<Slot>,
-    /// Slots whose instances' records cannot be read.
+    /// Slots whose record cannot be read.
     unreadable: BTreeMap<Slot, UnreadableRecord>,
-    /// Slots that somebody else works on.
+    /// Slots that a background task works on.
     untouched: BTreeSet<Slot>,
     adoption: Adoption,
 }
@@ -229,13 +230,13 @@ impl<'a> FullView<'a> {
         Self { host, fragments, interrupted, draining, leaving, unreadable, untouched, adoption }
     }
 
-    /// Takes over what belongs to other records.
+    /// Has the view take over objects of other records.
     pub(crate) fn adopting(self, adoption: Adoption) -> Self {
         Self { adoption, ..self }
     }
 
-    /// Returns the ruleset to hold the firewall against. Where nothing shall remain, any will do: whatever is there
-    /// goes.
+    /// Returns the ruleset to compare the firewall with. If no object of ours shall remain, any ruleset does:
+    /// everything is removed.
     fn expected(&self) -> Ruleset {
         let (pool, mtu) = (self.host.node.pool, self.host.node.mtu);
         let (owner, confined) = (None, Confinement::default());

@@ -12,7 +12,7 @@ use riklet_core::{
 };
 use riklet_kernel::{Kernel, process::ProcessId};
 
-/// The network of this node, for a process that stays and has a thread for slow work.
+/// The network of this node, for a long-lived process with a thread for slow work.
 ///
 /// It differs from a [`Node`] in what an operation leaves for later:
 ///
@@ -44,7 +44,7 @@ impl<K: Kernel> WarmNode<K> {
         self.node.config()
     }
 
-    /// Does all of these, as [`Node::apply`].
+    /// Does these requests, as [`Node::apply`].
     pub fn apply(&mut self, requests: &[Request]) -> Vec<Result<Report, NodeError>> {
         self.operations().apply(requests)
     }
@@ -86,7 +86,7 @@ impl<K: Kernel> WarmNode<K> {
         self.operations().plan(workloads)
     }
 
-    /// Compares the kernel with the records, as [`Node::check`]. What background tasks are for is no drift.
+    /// Compares the kernel with the records, as [`Node::check`]. Work that is left to background tasks is not drift.
     ///
     /// # Errors
     /// As there.
@@ -102,8 +102,9 @@ impl<K: Kernel> WarmNode<K> {
         self.operations().repair()
     }
 
-    /// Changes the kernel to what the records say for these slots, and for what all share: the firewall's base ruleset,
-    /// the foreign chains, the sysctls. Where that is not enough, it is [`Self::repair`].
+    /// Changes the kernel to what the records say for these slots, and for the objects that all instances share: the
+    /// firewall's base ruleset, the foreign chains, the sysctls. If that is not enough, it does what [`Self::repair`]
+    /// does.
     ///
     /// # Errors
     /// As with [`Node::up`].
@@ -151,8 +152,9 @@ impl<K: Kernel> WarmNode<K> {
         self.operations().initialize()
     }
 
-    /// Reserves so many slots, whose TAPs are to be created; `None` where there is none to reserve, the node has not been
-    /// used yet, or its firewall has to be repaired first. [`Self::finish`] takes the outcome of the task.
+    /// Reserves up to `count` slots, and returns the task that creates their TAPs; `None` if there is none to reserve,
+    /// the node has not been used yet, or its firewall has to be repaired first. [`Self::finish`] takes the outcome of
+    /// the task.
     ///
     /// # Errors
     /// Where the records cannot be changed.
@@ -160,7 +162,7 @@ impl<K: Kernel> WarmNode<K> {
         self.operations().reserve(count)
     }
 
-    /// Returns the task of deleting the TAPs of the draining slots; `None` where there is none that no task works on.
+    /// Returns the task that deletes the TAPs of the draining slots; `None` if a task already works on each of them.
     /// [`Self::finish`] takes its outcome.
     ///
     /// # Errors
@@ -216,8 +218,8 @@ impl<K: Kernel> WarmNode<K> {
         Ok(self.operations().reserved()?.1)
     }
 
-    /// Returns whether an operation found the records removed, and wrote them again, since this was last asked. As long as
-    /// a process has them open, they are all there.
+    /// Returns whether an operation found the records removed, and wrote them again, since the last call. While a
+    /// process has them open, all of them still exist.
     #[must_use]
     pub fn take_restored(&mut self) -> bool {
         self.cache.take_restored()
@@ -237,8 +239,8 @@ impl<K: Kernel> WarmNode<K> {
         self.operations().flush()
     }
 
-    /// Commits the outcomes of earlier operations, takes back what needs a process that hears what changes, and closes the
-    /// records.
+    /// Commits the outcomes of earlier operations, reverts what only a process that is notified of changes may have
+    /// set, and closes the records.
     ///
     /// # Errors
     /// Where the records cannot be written, or the kernel refuses; then the next operation takes it back.

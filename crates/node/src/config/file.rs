@@ -1,4 +1,4 @@
-//! The configuration file: TOML becomes a [`Config`], or a located reason why not. Pure.
+//! Reads the configuration file: TOML becomes a [`Config`], or an error with its location. Pure.
 
 use std::{
     collections::BTreeSet,
@@ -26,7 +26,7 @@ const KEYS: [&str; 7] = ["firewall", "pool", "uplink", "mtu", "mark_mask", "stat
 pub struct ConfigError {
     /// The location.
     pub location: SourceLocation,
-    /// The key; empty where it is the whole text.
+    /// The key; empty if the error concerns the whole text.
     pub key: String,
     /// The reason. Its message is part of this one's.
     pub reason: ConfigReason,
@@ -133,7 +133,7 @@ fn string<'a>(value: &'a DeValue<'_>) -> Result<&'a str, ConfigReason> {
     value.as_str().ok_or_else(|| unexpected("a string", value))
 }
 
-/// One name, or a list of them.
+/// Reads one name, or a list of names.
 fn uplinks(value: &DeValue<'_>) -> Result<BTreeSet<InterfaceName>, ConfigReason> {
     let name = |value| -> Result<_, ConfigReason> {
         let text = DeValue::as_str(value);
@@ -158,7 +158,7 @@ fn mark_mask(value: &DeValue<'_>) -> Result<MarkMask, ConfigReason> {
     Ok(number.map_or_else(|_too_large| integer.as_str().parse(), MarkMask::try_from)?)
 }
 
-/// A relative one would depend on where the program is started.
+/// Reads an absolute path: a relative one would depend on the directory in which the program is started.
 fn absolute(value: &DeValue<'_>) -> Result<PathBuf, ConfigReason> {
     let text = string(value)?;
     let path = Path::new(text);
@@ -180,7 +180,7 @@ fn unexpected(expected: &'static str, value: &DeValue<'_>) -> ConfigReason {
     ConfigReason::Sort { expected, found }
 }
 
-/// The location of a byte of the text.
+/// Returns the location of a byte of the text.
 fn location(file: &str, text: &str, offset: usize) -> SourceLocation {
     let before = text.get(..offset).unwrap_or(text);
     let line = before.matches('\n').count() + 1;
@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_named_with_its_place() {
+    fn errors_have_their_location() {
         let texts = [
             "mtu = 1500\ncolour = \"blue\"",
             "firewal = \"auto\"",

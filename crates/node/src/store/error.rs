@@ -155,7 +155,7 @@ impl StoreError {
         })
     }
 
-    /// Tells whether the files are there, and are not this user's to use.
+    /// Reports whether the files exist, but this user may not use them.
     #[must_use]
     pub fn is_permission(&self) -> bool {
         match self {
@@ -168,7 +168,7 @@ impl StoreError {
         }
     }
 
-    /// Tells whether the database must be set aside and rebuilt.
+    /// Reports whether the database must be set aside and rebuilt.
     #[must_use]
     pub const fn is_corrupt(&self) -> bool {
         matches!(self, Self::Corrupt { .. })
@@ -176,7 +176,7 @@ impl StoreError {
 
     pub(super) fn sqlite(operation: &'static str, path: PathBuf, source: Sqlite) -> Self {
         match &source {
-            // A column that does not hold what was written to it, or a table that is not there.
+            // A column does not hold what was written to it, or a table is missing.
             Sqlite::SqlInputError { .. }
             | Sqlite::FromSqlConversionFailure(..)
             | Sqlite::InvalidColumnType(..)
@@ -186,15 +186,15 @@ impl StoreError {
                 Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
                     Self::Busy { operation, path, source: DatabaseError(source) }
                 }
-                // Unknown is SQLITE_ERROR: a table or a column is missing. What breaks a constraint was looked up before,
-                // where it could be right.
+                // Unknown is SQLITE_ERROR: a table or a column is missing. A statement that may legitimately violate a
+                // constraint is preceded by a look-up, so a violation is damage.
                 Some(
                     ErrorCode::DatabaseCorrupt
                     | ErrorCode::NotADatabase
                     | ErrorCode::Unknown
                     | ErrorCode::ConstraintViolation,
                 ) => Self::Corrupt { operation, path, source: source.into() },
-                // Where the file can be written, its header says that it cannot.
+                // If the file itself can be written, its damaged header claims that it cannot.
                 Some(ErrorCode::ReadOnly) if access(&path, Access::WRITE_OK).is_ok() => {
                     Self::Corrupt { operation, path, source: source.into() }
                 }

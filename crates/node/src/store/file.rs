@@ -1,4 +1,4 @@
-//! The database as a file: made, opened, checked for whose it is, set aside.
+//! The database as a file: creates it, opens it, checks that it is ours, and sets it aside.
 
 use std::{
     fs::{self, DirBuilder, OpenOptions},
@@ -19,7 +19,8 @@ const APPLICATION_ID: i64 = 0x5249_4b4e;
 /// `user_version` of the database header: the version of the schema.
 pub(super) const FORMAT: i64 = 3;
 
-/// More than there are: where the database stays open, each is prepared once.
+/// The capacity of the cache of prepared statements: larger than their number, so that an open database prepares each
+/// once.
 const STATEMENTS: usize = 64;
 
 /// The header of a database.
@@ -41,20 +42,20 @@ pub(super) fn canonical(dir: &Path) -> PathBuf {
     if let Ok(found) = fs::canonicalize(dir) {
         return found;
     }
-    // What is missing is at the end of the path.
+    // Only the last components of the path are missing.
     match (dir.parent(), dir.file_name()) {
         (Some(parent), Some(name)) if parent != Path::new("") => canonical(parent).join(name),
         _ => std::path::absolute(dir).unwrap_or_else(|_nowhere| dir.into()),
     }
 }
 
-/// Makes the directory, for its owner only; one that exists is left as it is.
+/// Creates the directory, for its owner only. An existing one is left as it is.
 pub(super) fn make_dir(dir: &Path) -> Result<(), StoreError> {
     let made = DirBuilder::new().recursive(true).mode(0o700).create(dir);
     made.map_err(|source| StoreError::Io { operation: "make", path: dir.to_owned(), source })
 }
 
-/// Opens the database, and makes it where it is missing.
+/// Opens the database, and creates it if it is missing.
 pub(super) fn open(path: &Path) -> Result<Connection, StoreError> {
     make(path);
     let connection = connect(path, OpenFlags::SQLITE_OPEN_CREATE)?;
@@ -66,7 +67,7 @@ pub(super) fn open(path: &Path) -> Result<Connection, StoreError> {
     Ok(connection)
 }
 
-/// Opens the database; `None` where there is none.
+/// Opens the database; `None` if there is none.
 pub(super) fn open_existing(path: &Path) -> Result<Option<Connection>, StoreError> {
     if !exists(path)? {
         return Ok(None);
@@ -86,7 +87,7 @@ pub(super) fn open_in_memory(name: &Path) -> Result<Connection, StoreError> {
     Ok(connection)
 }
 
-/// Moves the database, and what SQLite may have left beside it, to a name that is free.
+/// Moves the database, and the files that SQLite may have left beside it, to a free name.
 pub(super) fn set_aside(path: &Path) -> Result<Option<PathBuf>, StoreError> {
     if !exists(path)? {
         return Ok(None);
@@ -99,7 +100,7 @@ pub(super) fn set_aside(path: &Path) -> Result<Option<PathBuf>, StoreError> {
         }
         number += 1;
     };
-    // The database last: a journal without its database would be taken for the next one's.
+    // The database is moved last: a journal without its database would be taken for that of the next one.
     for suffix in ["-journal", "-wal", "-shm", ""] {
         let from = suffixed(path, suffix);
         if exists(&from)? {
@@ -142,14 +143,14 @@ pub(super) fn exists(path: &Path) -> Result<bool, StoreError> {
     found.map_err(|source| StoreError::Io { operation: "look for", path: path.to_owned(), source })
 }
 
-/// Makes the database's file, where it is missing, for its owner only: SQLite would make it for everybody to
-/// read, and gives its journal the mode of the database. Others may be let search the state directory, since
-/// it has the images that VMMs open. Where nothing can be made, SQLite says why.
+/// Creates the database's file, if it is missing, for its owner only: SQLite would let everybody read it, and gives its
+/// journal the mode of the database. Others may be allowed to search the state directory, since it has the images that
+/// VMMs open. If the file cannot be created, SQLite reports why.
 pub(super) fn make(path: &Path) {
     let _made = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
 }
 
-/// SQLite opens a file that it may not write read-only: reading commands work there too.
+/// Opens the file. SQLite opens a file that it may not write as read-only, so that commands that only read still work.
 fn connect(path: &Path, flags: OpenFlags) -> Result<Connection, StoreError> {
     let flags = flags | OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(path, flags)
@@ -175,7 +176,8 @@ fn is_ours(connection: &Connection, path: &Path) -> Result<bool, StoreError> {
 }
 
 pub(super) fn header(connection: &Connection) -> rusqlite::Result<Header> {
-    // One transaction, within that of the caller where there is one: another process may be writing it.
+    // Both values are read in one transaction (the caller's, if there is one), since another process may be writing
+    // them.
     let deferred = || Transaction::new_unchecked(connection, TransactionBehavior::Deferred);
     let _at_one_moment = connection.is_autocommit().then(deferred).transpose()?;
     let number = |sql| connection.query_row(sql, [], |row| row.get::<_, i64>(0));
@@ -188,21 +190,20 @@ pub(super) fn header(connection: &Connection) -> rusqlite::Result<Header> {
     })
 }
 
-/// The state lives until the next reboot, so nothing waits for the disk: what was committed survives the
-/// end of the process (`kill -9`), which is all that `synchronous = OFF` keeps. Where each process opens the
-/// database anew for one small commit, a journal that stays is quickest (0.13 ms, against 0.3 ms with a
-/// write-ahead log).
+/// Tunes SQLite for a state that lives until the next reboot. No commit waits for the disk: with `synchronous = OFF`, a
+/// commit survives the end of the process (`kill -9`), and no more is needed. If each process opens the database for
+/// one small commit, a persistent journal is quickest (0.13 ms, against 0.3 ms with a write-ahead log).
 fn tune(connection: &Connection, path: &Path) -> Result<(), StoreError> {
     connection.set_prepared_statement_cache_capacity(STATEMENTS);
     let failed = |source| StoreError::sqlite("open the database", path.to_owned(), source);
     connection.execute_batch("PRAGMA synchronous = OFF").map_err(failed)?;
     let journal: String =
         connection.query_row("PRAGMA journal_mode", [], |row| row.get(0)).map_err(failed)?;
-    // A daemon keeps a log, and has the database open: it stays so.
+    // A daemon that has the database open keeps a write-ahead log; that mode stays.
     if journal == "wal" { Ok(()) } else { set_log(connection, path, "PERSIST") }
 }
 
-/// Has commits written in this way (<https://sqlite.org/pragma.html#pragma_journal_mode>), unless somebody else has the
+/// Sets the journal mode (<https://sqlite.org/pragma.html#pragma_journal_mode>), unless another process has the
 /// database open.
 pub(super) fn set_log(connection: &Connection, path: &Path, mode: &str) -> Result<(), StoreError> {
     let failed = |source| StoreError::sqlite("open the database", path.to_owned(), source);

@@ -21,14 +21,14 @@ const FILE: &str = "lock";
 /// The advisory lock under which the kernel is changed: flock(2) on a file of the state directory, held
 /// until the last clone of the value is dropped or the process ends, however it ends.
 ///
-/// It is between open files, not processes: a second one in the same process waits for the first as well.
+/// It holds between open files, not processes: a second lock in the same process waits for the first as well.
 #[derive(Debug, Clone)]
 pub struct Lock {
     file: Arc<OwnedFd>,
 }
 
 impl Lock {
-    /// Waits until nobody else holds it, and holds it alone. Makes the state directory where it is missing.
+    /// Waits until nobody else holds the lock, and takes it exclusively. Creates the state directory if it is missing.
     ///
     /// # Errors
     /// Where the lock's file cannot be made or opened.
@@ -36,14 +36,14 @@ impl Lock {
         file::make_dir(dir)?;
         let path = dir.join(FILE);
         let mut options = OpenOptions::new();
-        // Read as well: it is what programs that keep the lock read.
+        // The file is opened for reading as well: programs that keep the lock get it as their standard input.
         options.read(true).write(true).create(true).truncate(false).mode(0o600);
         let opened = options.open(&path);
         let opened = opened.and_then(|file| Self::take(file.into(), FlockOperation::LockExclusive));
         opened.map_err(|source| StoreError::Io { operation: "lock", path, source })
     }
 
-    /// Waits until nobody else holds it, and holds it alone; `None` if that takes longer than `limit`.
+    /// Waits until nobody else holds the lock, and takes it exclusively; `None` if that takes longer than `limit`.
     ///
     /// # Errors
     /// As [`Self::exclusive`].
@@ -52,15 +52,15 @@ impl Lock {
         limit: Duration,
     ) -> Result<Option<Self>, StoreError> {
         let (dir, (sender, receiver)) = (dir.to_owned(), mpsc::channel());
-        // flock(2) knows no limit. A thread that waits on ends with the process, or takes the lock and drops it.
+        // flock(2) has no time limit. A thread that still waits ends with the process, or takes the lock and drops it.
         thread::spawn(move || {
             let _too_late = sender.send(Self::exclusive(&dir));
         });
         receiver.recv_timeout(limit).ok().transpose()
     }
 
-    /// Waits until nobody holds it alone, and holds it along with others who look on. `None` where nobody
-    /// ever took the lock here: there is nothing to look at either, and nothing is made.
+    /// Waits until nobody holds the lock exclusively, and takes it shared with other readers. `None` if nobody ever
+    /// took the lock here: then there is nothing to read either, and nothing is created.
     ///
     /// # Errors
     /// Where the lock's file cannot be opened.
@@ -79,7 +79,7 @@ impl Lock {
         other.upgrade().map(|file| Self { file })
     }
 
-    /// The open file, for programs that are started under the lock and must not outlive it.
+    /// Returns the open file, for programs that are started under the lock and must not outlive it.
     #[must_use]
     pub(crate) fn share(&self) -> Weak<OwnedFd> {
         Arc::downgrade(&self.file)

@@ -1,4 +1,4 @@
-//! The instances that definition files ask for: if such a file goes, so do they.
+//! The instances that definition files ask for: they are taken down when their file is removed.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +6,7 @@ use super::{Store, StoreError, Tx, sql};
 use riklet_core::model::InstanceName;
 
 impl Store {
-    /// The names that definition files ask for, each with its file. Not all of them need to be recorded.
+    /// Returns the names that definition files ask for, each with its file. Not all of them need to be recorded.
     ///
     /// # Errors
     /// Where the database cannot be read.
@@ -20,7 +20,7 @@ impl Store {
         rows.into_iter().map(named).collect()
     }
 
-    /// The definition file that owns this name; `None` where none does.
+    /// Returns the definition file that owns this name; `None` if none does.
     ///
     /// # Errors
     /// Where the database cannot be read.
@@ -30,7 +30,8 @@ impl Store {
 }
 
 impl Tx<'_> {
-    /// Says which file asks for a name from now on, or that none does. What is taken down is no file's any more by itself.
+    /// Records which file owns a name from now on, or that none does. An instance that is taken down loses its file
+    /// without this.
     ///
     /// # Errors
     /// Where the database cannot be written.

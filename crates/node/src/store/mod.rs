@@ -1,4 +1,4 @@
-//! The store: records, the slots and ports that they hold, and what was changed on the host.
+//! The store: records, the slots and ports that they hold, and the settings of the host that were changed.
 //!
 //! A SQLite database in the state directory. Its transactions decide between processes: who gets a slot or a
 //! port has it once [`Tx::commit`] returned. Nothing that an `up` or a `down` needs of it reads a whole table, and as few
@@ -59,9 +59,9 @@ pub enum Setting {
     PassedOver,
     /// The interfaces that were there when the first was switched to forward.
     Neighbours,
-    /// The process that hears when somebody has the host forward. Not decided for good.
+    /// The process that is notified when forwarding of the host changes. May change later.
     Watcher,
-    /// The marks of the uplinks. Not decided for good.
+    /// The marks of the uplinks. May change later.
     Marks,
 }
 
@@ -90,8 +90,7 @@ pub struct Store {
 }
 
 impl Store {
-    /// Opens the store in this directory; makes both where they are missing, the directory for its owner
-    /// only.
+    /// Opens the store in this directory. Creates both if they are missing, the directory for its owner only.
     ///
     /// # Errors
     /// Where the directory cannot be used, or the database is newer, another program's or corrupt; then it
@@ -103,7 +102,7 @@ impl Store {
         Ok(Self { connection, file: file::identity(&path), path })
     }
 
-    /// Opens the store in this directory; `None` where there is none. Makes nothing.
+    /// Opens the store in this directory; `None` if there is none. Creates nothing.
     ///
     /// # Errors
     /// As [`Self::open`].
@@ -121,7 +120,7 @@ impl Store {
         file::exists(&file::path(dir))
     }
 
-    /// A store that ends with the value.
+    /// Creates a store in memory, which ends with the value.
     ///
     /// # Errors
     /// Where memory runs out.
@@ -131,7 +130,7 @@ impl Store {
     }
 
     /// Moves the database in this directory, whatever it holds, out of the way, to the first free name
-    /// `riklet-sdn.db.corrupt-<n>`, and returns that; `None` where there is none. Nobody may have it open.
+    /// `riklet-sdn.db.corrupt-<n>`, and returns that; `None` if there is none. No process may have it open.
     ///
     /// # Errors
     /// Where it cannot be moved.
@@ -145,8 +144,9 @@ impl Store {
         file::canonical(dir)
     }
 
-    /// For a process that keeps the database open: commits go to a write-ahead log, a fifth of the writing. Others
-    /// go along with it; it ends by [`Self::close`], or where the process is killed, with the next that stays.
+    /// Prepares for keeping the database open: commits go to a write-ahead log, which takes a fifth of the writing.
+    /// Other processes use the log as well. The mode ends with [`Self::close`], or if the process is killed, with that
+    /// of the next long-lived process.
     ///
     /// # Errors
     /// Where the database cannot be read. That others have it open is none: then it goes on as it is.
@@ -162,7 +162,7 @@ impl Store {
         file::set_log(&self.connection, &self.path, "PERSIST")
     }
 
-    /// Tells whether the file that it has open is still the database: somebody may have set it aside since, or removed it.
+    /// Reports whether the open file is still the database: another process may have set it aside or removed it.
     #[must_use]
     pub(crate) fn is_current(&self) -> bool {
         self.file.is_some() && self.file == file::identity(&self.path)
@@ -174,7 +174,7 @@ impl Store {
         &self.path
     }
 
-    /// Begins a transaction: nobody else writes until it ends. Waits [`BUSY_TIMEOUT`] for that of another.
+    /// Begins a transaction: no other process writes until it ends. Waits up to [`BUSY_TIMEOUT`] for that of another.
     ///
     /// # Errors
     /// Where that was not long enough, or the database cannot be written.
@@ -182,7 +182,7 @@ impl Store {
         Tx::begin(self)
     }
 
-    /// The value of a setting, where it was decided.
+    /// Returns the value of a setting, if it was decided.
     ///
     /// # Errors
     /// Where the database cannot be read.
@@ -203,7 +203,7 @@ impl Store {
             .ok_or_else(|| self.corrupt(operation, "no row".into()))
     }
 
-    /// The sysctls that were changed, and the values that they had before.
+    /// Returns the sysctls that were changed, with their former values.
     ///
     /// # Errors
     /// Where the database cannot be read.
@@ -250,7 +250,7 @@ impl Store {
         move |source| StoreError::sqlite(operation, self.path.clone(), source)
     }
 
-    /// The first row, where there is one.
+    /// Returns the first row, if there is one.
     fn row<T>(
         &self,
         operation: &'static str,
@@ -276,8 +276,8 @@ impl Store {
     }
 }
 
-/// The columns that an instance is looked up by: its workload, and its number in it. A workload has one instance, of
-/// its own name.
+/// Returns the columns by which an instance is looked up: its workload, and its number in it. A workload has one
+/// instance, of its own name.
 fn key(name: &InstanceName) -> (&str, u32) {
     (name.as_str(), 0)
 }

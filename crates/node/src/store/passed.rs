@@ -1,4 +1,4 @@
-//! Free slots that are passed over: an interface that is not ours to use has their name.
+//! Free slots that are passed over because an interface that we may not use has their name.
 
 use std::collections::BTreeSet;
 
@@ -6,7 +6,7 @@ use super::{Record, Setting, Store, StoreError, Tx, reserved, sql};
 use riklet_core::model::Slot;
 
 impl Store {
-    /// Returns the slots that are passed over where another is free.
+    /// Returns the slots that are passed over if another is free.
     ///
     /// # Errors
     /// Where the database cannot be read.
@@ -34,7 +34,7 @@ impl Tx<'_> {
     }
 
     /// Moves an instance that was just recorded from its slot, which is passed over from now on, to the next that is
-    /// free. Where no other is, it gets the lowest of those that are passed over.
+    /// free. If no other is free, it gets the lowest of those that are passed over.
     ///
     /// # Errors
     /// Where the database cannot be written; then the transaction must not be committed.

@@ -5,7 +5,8 @@ use std::net::IpAddr;
 use super::{Record, StoreError, Tx, sql};
 use riklet_core::model::{Exposure, InstanceName, Slot};
 
-/// The columns `family` and `address`: 0 is both families, and an empty address is every one of the family.
+/// The columns `family` and `address`: 0 stands for both families, and an empty address for every address of the
+/// family.
 pub(super) struct Bound {
     pub(super) family: u8,
     pub(super) address: String,
@@ -25,7 +26,7 @@ impl Bound {
 }
 
 impl Tx<'_> {
-    /// Refuses an exposure that clashes with one of another slot.
+    /// Fails if an exposure clashes with one of another slot.
     pub(super) fn refuse_clash(
         &self,
         name: &InstanceName,
@@ -55,7 +56,7 @@ impl Tx<'_> {
         Err(StoreError::PortTaken { name: name.clone(), exposure: *exposure, holder, held })
     }
 
-    /// Gives these ports to a slot. Nobody else may have them.
+    /// Gives these ports to a slot. No other slot may have them.
     pub(super) fn take_ports(&self, slot: Slot, exposures: &[Exposure]) -> Result<(), StoreError> {
         for exposure in exposures {
             let (protocol, bound) = (exposure.protocol().number(), Bound::of(exposure));
@@ -67,7 +68,7 @@ impl Tx<'_> {
         Ok(())
     }
 
-    /// Gives the ports of a record free. It has those of its exposures, so no index leads from a slot to its ports.
+    /// Frees the ports of a record, which are those of its exposures, so that no index from slots to ports is needed.
     pub(super) fn release_ports(&self, record: &Record) -> Result<(), StoreError> {
         for exposure in record.workload.exposures() {
             let (ports, bound) = (exposure.host_ports(), Bound::of(exposure));

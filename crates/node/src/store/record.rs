@@ -14,18 +14,18 @@ use riklet_core::{
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum Phase {
-    /// Recorded; the kernel may have all, some or nothing of it.
+    /// Recorded; the kernel may have all, some or none of its objects.
     Pending,
-    /// The kernel has all of it.
+    /// The kernel has all of its objects.
     Up,
-    /// Being taken down; the kernel may have all, some or nothing of it. The slot and the ports stay taken.
+    /// Being taken down; the kernel may have all, some or none of its objects. The slot and the ports stay taken.
     Removing,
 }
 
 impl Phase {
     const ALL: [Self; 3] = [Self::Pending, Self::Up, Self::Removing];
 
-    /// The phase as output has it.
+    /// Returns the name of the phase in output.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -35,7 +35,7 @@ impl Phase {
         }
     }
 
-    /// The number in the column `state`.
+    /// Returns the number in the column `state`.
     pub(super) const fn number(self) -> i64 {
         match self {
             Self::Pending => 4,
@@ -51,15 +51,15 @@ impl std::fmt::Display for Phase {
     }
 }
 
-/// Tells one state of a record from all others: it changes whenever the record does, and is not used again, not
-/// even where the record is removed and comes again, or the database is made anew.
+/// Identifies one state of a record: it changes whenever the record does, and is never used again, even if the record
+/// is removed and added again, or the database is created anew.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Generation(pub(super) i64);
 
 /// The record of an instance.
 ///
-/// A process that writes later what it learnt of a record says by its [`Generation`] which state it means: nothing is
-/// written of a record that was changed since.
+/// A process that writes an outcome later names the state of the record by its [`Generation`]: if the record was
+/// changed since, nothing is written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Record {
@@ -91,14 +91,14 @@ pub struct Unreadable {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct Records {
-    /// Those that can be read.
+    /// The readable records.
     pub readable: Vec<Record>,
-    /// Those that cannot.
+    /// The unreadable records.
     pub unreadable: Vec<Unreadable>,
 }
 
 impl Records {
-    /// The names of all of them.
+    /// Returns the names of all of them.
     pub fn names(&self) -> impl Iterator<Item = &InstanceName> {
         let readable = self.readable.iter().map(|record| record.workload.name());
         readable.chain(self.unreadable.iter().map(|unreadable| &unreadable.record.name))
@@ -113,7 +113,7 @@ impl Records {
 }
 
 impl Store {
-    /// The record of this name.
+    /// Returns the record of this name.
     ///
     /// # Errors
     /// Where the record ([`StoreError::Unreadable`]) or the database cannot be read.
@@ -129,7 +129,7 @@ impl Store {
         Ok(self.row("look up a record", sql::RECORDED, key(name), |_row| Ok(()))?.is_some())
     }
 
-    /// The record that holds this slot.
+    /// Returns the record that holds this slot.
     ///
     /// # Errors
     /// As [`Self::get`].
@@ -146,7 +146,7 @@ impl Store {
         Ok(self.row("look up a record", sql::HOLDS, params, |_row| Ok(()))?.is_some())
     }
 
-    /// All records, ordered by name.
+    /// Returns all records, ordered by name.
     ///
     /// # Errors
     /// Where the database cannot be read.
@@ -154,8 +154,8 @@ impl Store {
         self.records("list the records", sql::ALL)
     }
 
-    /// The records that the kernel may not follow yet (any phase but [`Phase::Up`]), ordered by name. Costs
-    /// as much as there are of them. One that cannot be read is among them only while it is being taken down.
+    /// Returns the records that the kernel may not follow yet (any phase but [`Phase::Up`]), ordered by name. Costs as
+    /// much as there are of them. One that cannot be read is among them only while it is being taken down.
     ///
     /// # Errors
     /// Where the database cannot be read.
@@ -176,7 +176,7 @@ impl Store {
         Ok(count.unwrap_or_default())
     }
 
-    /// The recorded name that `name` was probably meant to be. Looks at all of them.
+    /// Returns the recorded name that `name` was probably meant to be. Looks at all names.
     ///
     /// # Errors
     /// Where the database cannot be read.
@@ -231,12 +231,12 @@ impl Store {
     }
 }
 
-/// The first of the reasons, which are a line each.
+/// Returns the first of the reasons, which have a line each.
 fn first(errors: &definition::Errors) -> String {
     errors.to_string().lines().next().unwrap_or_default().to_owned()
 }
 
-/// A record as its columns have it.
+/// The columns of a record.
 struct RawRecord {
     slot: u16,
     state: i64,

@@ -1,4 +1,4 @@
-//! Slots that nobody holds and that are not free either.
+//! Slots that no instance holds and that are not free either.
 
 use std::collections::BTreeMap;
 
@@ -14,7 +14,7 @@ pub(super) const FREE: i64 = 0;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum ReservedSlot {
-    /// Its TAP is being created; the kernel may have all, some or nothing of it.
+    /// Its TAP is being created; the kernel may have all, some or none of its objects.
     Creating,
     /// Its TAP exists and waits for an instance. A new name takes the lowest of these.
     Ready,

@@ -1,6 +1,6 @@
-//! Writing the database again where somebody removed its file while it was open.
+//! Writes the database again if its file was removed while it was open.
 //!
-//! What is removed stays with whoever has it open (unlink(2)), so nothing is lost as long as that process lives.
+//! A removed file lives on while a process has it open (unlink(2)), so nothing is lost as long as that process lives.
 
 use std::{fs, path::Path};
 
@@ -11,15 +11,15 @@ use super::{Setting, Store, StoreError, file};
 pub(crate) enum Reopened {
     /// The same records, written again.
     Restored(Store),
-    /// Other records: somebody put them there.
+    /// Other records, which another process put there.
     Replaced(Store),
-    /// Nothing: there were no records, and there are none.
+    /// No records: there were none, and there are none.
     Unused,
 }
 
 impl Store {
-    /// Opens the records anew that are no longer in the file that is open. Where that file was removed, or emptied by
-    /// being created again, the records are written again.
+    /// Reopens records whose file is no longer the open one. If the file was removed, or emptied by being created
+    /// again, the records are written again.
     ///
     /// # Errors
     /// Where what is there now cannot be read, or nothing can be written: then this store is returned as well, and has
@@ -47,7 +47,7 @@ impl Store {
         let text = copy.to_string_lossy();
         let copied = self.connection.execute("VACUUM INTO ?", [&*text]);
         copied.map_err(self.failed("write the database again"))?;
-        // What is left beside the removed file would be taken for the new one's.
+        // Files left beside the removed database would be taken for those of the new one.
         for suffix in ["-journal", "-wal", "-shm"] {
             file::remove(&file::suffixed(&self.path, suffix))?;
         }
@@ -59,7 +59,7 @@ impl Store {
         Self::open(dir).map(Reopened::Restored)
     }
 
-    /// Tells whether the node was used with these records.
+    /// Reports whether the node was used with these records.
     fn is_used(&self) -> Result<bool, StoreError> {
         Ok(self.setting(Setting::Backend)?.is_some())
     }

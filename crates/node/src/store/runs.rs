@@ -50,7 +50,7 @@ impl End {
 }
 
 impl Store {
-    /// The last run of this name; `None` where it never ran.
+    /// Returns the last run of this name; `None` if it never ran.
     ///
     /// # Errors
     /// Where the database cannot be read.
@@ -59,7 +59,7 @@ impl Store {
         row.map(|raw| self.parse_run(raw)).transpose()
     }
 
-    /// The last run of every name, ordered by name.
+    /// Returns the last run of every name, ordered by name.
     ///
     /// # Errors
     /// Where the database cannot be read.
@@ -67,7 +67,7 @@ impl Store {
         self.many_runs(&format!("{RUNS} ORDER BY workload, ordinal"))
     }
 
-    /// The runs that have not ended by the records, ordered by name. Costs as much as there are of them.
+    /// Returns the runs that have not ended by the records, ordered by name. Costs as much as there are of them.
     ///
     /// # Errors
     /// Where the database cannot be read.
@@ -176,8 +176,8 @@ impl Tx<'_> {
         self.execute("record that a run stops", sql, params).map(drop)
     }
 
-    /// Makes a process the supervisor of a run that has not ended, provided that it still has this one. Answers
-    /// whether it had.
+    /// Makes a process the supervisor of a run that has not ended, provided that it still has this one. Returns whether
+    /// it had.
     ///
     /// # Errors
     /// Where the database cannot be written.
@@ -221,18 +221,18 @@ impl Tx<'_> {
     }
 }
 
-/// The statement that a `down` asks of each instance: a test holds that it scans no table.
+/// Returns the statement that a `down` runs for each instance. A test checks that it scans no table.
 pub(super) fn one() -> String {
     format!("{RUNS} WHERE workload = ? AND ordinal = ?")
 }
 
-/// A `wait` asks this: a test holds that it scans no table.
+/// The statement that a `wait` runs. A test checks that it scans no table.
 pub(super) const SUPERVISED: &str =
     "SELECT 1 FROM runs WHERE ended IS NULL AND supervisor = ? LIMIT 1";
 
 const RUNS: &str = "SELECT workload, vmm, supervisor, process, started, ready, stopping, ended, reason, failed FROM runs";
 
-/// A run as its columns have it.
+/// The columns of a run.
 struct RawRun {
     name: String,
     vmm: String,

@@ -1,6 +1,7 @@
-//! The statements of an `up` and a `down`, of which a test holds that none scans a table, and those that list records.
+//! The statements of an `up` and a `down`, none of which scans a table (a test checks that), and those that list
+//! records.
 //!
-//! A partial index is used only where the statement has its condition word by word.
+//! A partial index is used only if the statement has its condition word for word.
 
 pub(super) const GET: &str = "SELECT slot, state, generation, workload, definition FROM slots \
      WHERE workload = ? AND ordinal = ?";
@@ -47,7 +48,7 @@ pub(super) const TAKE_PORT: &str =
 pub(super) const RELEASE_PORTS: &str = "DELETE FROM ports \
      WHERE protocol = ? AND port BETWEEN ? AND ? AND family = ? AND address = ? AND slot = ?";
 
-/// Looks at all of them: where nobody knows which they are.
+/// Releases the ports of a slot whose record is unreadable. Scans all ports, since nobody knows which they are.
 pub(super) const RELEASE_UNKNOWN_PORTS: &str = "DELETE FROM ports WHERE slot = ?";
 pub(super) const ALL: &str = "SELECT slot, state, generation, workload, definition FROM slots \
      WHERE workload IS NOT NULL ORDER BY workload, ordinal";

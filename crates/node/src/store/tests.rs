@@ -12,7 +12,7 @@ use std::{
 use super::*;
 use riklet_core::model::{Execution, Exposure, Function, Protocol, Slot, Workload};
 
-/// A directory of this test's own, removed at its end.
+/// A directory of one test, removed at its end.
 pub(super) struct Dir(pub(super) PathBuf);
 
 impl Dir {
@@ -30,7 +30,7 @@ impl Dir {
         entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
     }
 
-    /// The database's bytes.
+    /// Returns the database's bytes.
     #[expect(clippy::disallowed_methods, reason = "a test looks at what the store left")]
     pub(super) fn bytes(&self) -> Vec<u8> {
         std::fs::read(file::path(&self.0)).unwrap()
@@ -56,7 +56,7 @@ pub(super) fn name(text: &str) -> InstanceName {
     text.parse().unwrap()
 }
 
-/// A function that exposes `tcp|udp [ADDRESS:]PORTS`, each to the same ports.
+/// Returns a function that exposes `tcp|udp [ADDRESS:]PORTS`, each to the same ports.
 pub(super) fn function(text: &str, exposures: &[&str]) -> Workload {
     let exposures = exposures.iter().map(|text| {
         let (protocol, rest) = text.split_once(' ').unwrap();
@@ -114,7 +114,7 @@ fn only_open_creates_files_and_only_for_their_owner() {
     assert!(Store::set_aside(&dir.0).unwrap().is_none());
     assert!(Lock::shared(&dir.0).unwrap().is_none());
     assert_eq!(dir.files(), BTreeSet::new());
-    // What a process leaves that ended between making the file and writing to it.
+    // An empty file, as a process leaves it that ends between creating the file and writing to it.
     dir.write(b"");
     assert!(Store::open_existing(&dir.0).unwrap().is_none());
     assert_eq!(dir.bytes(), b"");
@@ -144,7 +144,7 @@ fn a_name_keeps_its_slot_and_its_definition_is_replaced() {
 }
 
 #[test]
-fn a_slot_is_free_once_its_record_is_removed_and_not_before() {
+fn a_slot_is_freed_only_when_its_record_is_removed() {
     let mut store = Store::in_memory().unwrap();
     let tx = store.transaction().unwrap();
     for text in ["a", "b", "c"] {
@@ -223,7 +223,7 @@ fn a_record_can_be_put_at_a_given_slot() {
 }
 
 #[test]
-fn settings_and_sysctls_are_kept() {
+fn settings_and_sysctls_persist() {
     let mut store = Store::in_memory().unwrap();
     let tx = store.transaction().unwrap();
     assert_eq!(tx.setting(Setting::Pool).unwrap(), None);
@@ -326,7 +326,7 @@ fn a_run_outlives_its_record() {
     let end = |at, reason: &str, failed| End { at, reason: reason.into(), failed };
     tx.end_run(&other, supervisor, &end(6_000, "powered off", true)).unwrap();
     tx.end_run(&other, supervisor, &end(7_000, "lost", false)).unwrap();
-    // Whoever is not its supervisor, and comes too late, says nothing of it.
+    // A process that is no longer the supervisor changes nothing.
     tx.set_run_stopping(&other, supervisor).unwrap();
     tx.set_run_process(&name, process, supervisor).unwrap();
     tx.set_run_ready(&name, process, 1).unwrap();

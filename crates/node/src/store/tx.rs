@@ -10,8 +10,8 @@ use riklet_core::{
     model::{InstanceName, Slot, Workload},
 };
 
-/// A transaction of the store, which it reads through as well. Dropped without [`Tx::commit`], it changed
-/// nothing.
+/// A transaction of the store, which can be read through it as well. If it is dropped without [`Tx::commit`], nothing
+/// is changed.
 #[derive(Debug)]
 pub struct Tx<'a> {
     store: &'a Store,
@@ -33,7 +33,7 @@ impl<'a> Tx<'a> {
         Ok(Self { store, transaction: begun.map_err(store.failed("begin a transaction"))? })
     }
 
-    /// Makes the changes last.
+    /// Commits the changes.
     ///
     /// # Errors
     /// Where they cannot be written; then nothing is changed.
@@ -41,7 +41,7 @@ impl<'a> Tx<'a> {
         self.transaction.commit().map_err(self.store.failed("commit"))
     }
 
-    /// Does a part of the transaction, which leaves nothing behind where it fails; what came before it stays.
+    /// Does a part of the transaction. If it fails, the part leaves nothing behind, and earlier parts stay.
     ///
     /// # Errors
     /// Those of the part, and where the database cannot be written.
@@ -179,7 +179,7 @@ impl<'a> Tx<'a> {
         self.forget(record, reserved::FREE)
     }
 
-    /// Decides a setting, or decides it anew.
+    /// Sets a setting, whether or not it was set before.
     ///
     /// # Errors
     /// Where the database cannot be written.
@@ -196,7 +196,7 @@ impl<'a> Tx<'a> {
         self.execute("clear the settings", "DELETE FROM settings", []).map(drop)
     }
 
-    /// Remembers the value that a sysctl had before it was first changed; later values are not that.
+    /// Records the value that a sysctl had before it was first changed. A later call changes nothing.
     ///
     /// # Errors
     /// Where the database cannot be written.
@@ -205,7 +205,7 @@ impl<'a> Tx<'a> {
         self.execute("record a sysctl", sql, (name, value)).map(drop)
     }
 
-    /// Forgets a setting. One that was not decided stays so.
+    /// Forgets a setting. Succeeds if it was not set.
     ///
     /// # Errors
     /// Where the database cannot be written.
@@ -214,7 +214,7 @@ impl<'a> Tx<'a> {
         self.execute("forget a setting", sql, [setting.key()]).map(drop)
     }
 
-    /// Forgets one sysctl, where it is remembered.
+    /// Forgets one sysctl, if it is recorded.
     ///
     /// # Errors
     /// Where the database cannot be written.
@@ -222,7 +222,7 @@ impl<'a> Tx<'a> {
         self.execute("forget a sysctl", "DELETE FROM sysctls WHERE name = ?", [name]).map(drop)
     }
 
-    /// Forgets all sysctls: they have their former values again.
+    /// Forgets all sysctls, after they were set to their former values.
     ///
     /// # Errors
     /// Where the database cannot be written.
@@ -234,7 +234,7 @@ impl<'a> Tx<'a> {
         before.map_or(Ok(()), |before| self.release_ports(before))
     }
 
-    /// Records a workload over what is recorded of it, whose ports are released.
+    /// Replaces the recorded definition of a workload, and releases its former ports.
     fn put_over(
         &self,
         workload: &Workload,
@@ -275,8 +275,8 @@ impl<'a> Tx<'a> {
         Ok(true)
     }
 
-    /// The lowest ready slot, where the kind begins with one, or else the lowest free one. Those that are passed over come
-    /// last.
+    /// Returns the lowest ready slot, if the kind begins with one, or else the lowest free one. Slots that are passed
+    /// over come last.
     pub(super) fn lowest_free(
         &self,
         workload: &Workload,
@@ -305,7 +305,7 @@ impl<'a> Tx<'a> {
         Ok(slot)
     }
 
-    /// The slot above the highest one ever taken.
+    /// Returns the slot above the highest one ever taken.
     pub(super) fn next_above(&self) -> Result<u32, StoreError> {
         Ok(self.number(sql::HIGHEST, [])?.map_or(0, |slot| slot + 1))
     }
@@ -318,7 +318,7 @@ impl<'a> Tx<'a> {
         Ok(())
     }
 
-    /// A number that may be NULL.
+    /// Returns a number; `None` if it is NULL.
     fn number(&self, sql: &str, params: impl Params) -> Result<Option<u32>, StoreError> {
         Ok(self.row("look for a free slot", sql, params, |row| row.get(0))?.flatten())
     }

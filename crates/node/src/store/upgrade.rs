@@ -1,4 +1,4 @@
-//! A database of an older format becomes one of this when it is opened.
+//! Upgrades a database of an older format when it is opened.
 
 use std::path::Path;
 
@@ -9,13 +9,13 @@ use super::{
     file::{FORMAT, Header, header},
 };
 
-/// Makes a database of the format after it, for each format from 1 on.
+/// The statements that upgrade a database to the next format, for each format from 1 on.
 const UPGRADES: [&str; 2] =
     [include_str!("upgrade/from-1.sql"), include_str!("upgrade/from-2.sql")];
 
-/// Makes a database of an older format one of this, unless another process was quicker. All of it happens in one
-/// transaction: whoever is killed meanwhile leaves the database as it was. A program of the older format that is at
-/// work has its lock, and refuses it afterwards.
+/// Upgrades a database of an older format, unless another process was quicker. All of it happens in one transaction: if
+/// the process is killed meanwhile, the database is unchanged. A program of the older format that is at work holds the
+/// lock of the database, and refuses the database afterwards.
 pub(super) fn upgrade(connection: &Connection, path: &Path) -> Result<(), StoreError> {
     let failed = |source| StoreError::sqlite("upgrade the database", path.to_owned(), source);
     let transaction = Transaction::new_unchecked(connection, TransactionBehavior::Immediate);

@@ -1,4 +1,4 @@
-//! True if a database holds what was once written to it, as far as anybody can tell.
+//! Verifies, as far as possible, that a database holds what was once written to it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,8 +10,9 @@ type Port = (u8, u16, u8, String, u16);
 const OPERATION: &str = "verify the database";
 
 impl Store {
-    /// Reads the whole database, records that cannot be read by themselves left out, and checks that what it holds fits together: tables, pages and indexes, every row, each slot up
-    /// to the highest, and the ports that the records expose. Costs as much as there is.
+    /// Reads the whole database, except for unreadable records, and checks that its contents are consistent: tables,
+    /// pages and indexes, every row, each slot up to the highest, and the ports that the records expose. Costs as much
+    /// as there is.
     ///
     /// # Errors
     /// Where it does not ([`StoreError::is_corrupt`]), or cannot be read.
@@ -24,7 +25,7 @@ impl Store {
         if self.schema()? != Self::in_memory()?.schema()? {
             return Err(self.corrupt(OPERATION, "its tables are others".into()));
         }
-        // What cannot be written is refused here, not by the next operation.
+        // A database that cannot be written is refused here, not by the next operation.
         self.connection
             .execute_batch("BEGIN IMMEDIATE; ROLLBACK")
             .map_err(self.failed(OPERATION))?;
@@ -39,7 +40,7 @@ impl Store {
         self.verify_ports(&records)
     }
 
-    /// The tables and indexes, each with its statement, without comments and spaces.
+    /// Returns the tables and indexes, each with its statement, without comments and spaces.
     pub(super) fn schema(&self) -> Result<BTreeMap<String, String>, StoreError> {
         let sql = "SELECT name, sql FROM sqlite_schema WHERE sql IS NOT NULL";
         let rows: Vec<(String, String)> =
@@ -69,7 +70,7 @@ impl Store {
         let held: Vec<Port> = self.rows(OPERATION, sql, [], |row| {
             Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?))
         })?;
-        // Which ports the record should have that cannot be read is not known.
+        // The ports that an unreadable record should have are not known.
         let unknown: BTreeSet<_> = records.unreadable.iter().map(|u| u.slot.number()).collect();
         let held: BTreeSet<Port> =
             held.into_iter().filter(|(.., slot)| !unknown.contains(slot)).collect();
@@ -84,7 +85,7 @@ impl Store {
     }
 }
 
-/// The ports that a record must have.
+/// Returns the ports that a record must have.
 fn exposed(record: &Record) -> Vec<Port> {
     let of = |exposure| {
         let Bound { family, address } = Bound::of(exposure);

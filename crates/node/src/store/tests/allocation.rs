@@ -21,9 +21,9 @@ fn operation() -> impl Strategy<Value = Operation> {
 }
 
 proptest! {
-    /// The store against a map from names to slots and ports.
+    /// The store agrees with a map from names to slots and ports.
     #[test]
-    fn allocation_obeys_its_laws(operations in proptest::collection::vec(operation(), 1..60)) {
+    fn allocation_agrees_with_its_model(operations in proptest::collection::vec(operation(), 1..60)) {
         const SLOTS: u32 = 8;
         let mut store = Store::in_memory().unwrap();
         let mut model = BTreeMap::<String, (u16, Option<u16>)>::new();

@@ -1,4 +1,4 @@
-//! The costs of operations, however many instances there are.
+//! The cost of an operation does not depend on the number of instances.
 
 use super::*;
 
@@ -49,7 +49,7 @@ fn no_statement_of_an_up_or_a_down_scans_a_table() {
 }
 
 #[test]
-fn an_up_and_a_down_cost_the_same_however_many_there_are() {
+fn the_cost_of_up_and_down_does_not_depend_on_the_number_of_instances() {
     let supervisor = "10@100".parse().unwrap();
     let costs = [10, 10_000].map(|count| {
         let mut store = Store::in_memory().unwrap();
@@ -105,7 +105,7 @@ fn an_operation_writes_few_pages() {
     let truncate = |store: &Store| {
         store.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).unwrap();
     };
-    // Each records as well what the one before it deferred.
+    // Each operation also records the outcome that the one before it deferred.
     let mut deferred: Option<Record> = None;
     let mut up = |number| {
         truncate(&store);
@@ -135,6 +135,6 @@ fn an_operation_writes_few_pages() {
         pages.sort_unstable();
         pages[pages.len() / 2]
     };
-    // The slot, the name, the slots that are not up, and the port.
+    // The pages of the slot, of the index of names, of the index of slots that are not up, and of the port.
     assert_eq!((median(ups), median(downs)), (4, 4));
 }

@@ -32,7 +32,7 @@ fn refused_databases_are_not_changed() {
     refused(&|dir| dir.write(b"short"), "cannot open the database: DB is corrupt");
 }
 
-/// The store that has three records, after this was done to it.
+/// Returns a store with three records that was damaged by this statement.
 fn damaged(dir: &Dir, damage: &str) -> Store {
     let mut store = Store::open(&dir.0).unwrap();
     let tx = store.transaction().unwrap();
@@ -72,7 +72,7 @@ fn an_unreadable_record_is_listed_beside_the_readable_ones() {
 
         let tx = store.transaction().unwrap();
         let leaving = tx.leave_unreadable(hello).unwrap().unwrap();
-        // One whose state was all that could not be read is as any other by now.
+        // A record of which only the state was unreadable is readable by now.
         assert!(tx.unsettled().unwrap().names().any(|found| *found == hello.record.name));
         assert_eq!(tx.leave_unreadable(hello).unwrap(), None, "it was changed since");
         assert!(!tx.remove_unreadable(hello).unwrap());
@@ -82,7 +82,7 @@ fn an_unreadable_record_is_listed_beside_the_readable_ones() {
 }
 
 #[test]
-fn a_row_that_names_no_instance_is_corruption() {
+fn a_row_without_a_valid_name_or_slot_is_corruption() {
     for damage in [
         "UPDATE slots SET workload = 'not a name' WHERE slot = 1; UPDATE slots SET definition = ''",
         "PRAGMA ignore_check_constraints = 1; UPDATE slots SET slot = 70000 WHERE slot = 1",

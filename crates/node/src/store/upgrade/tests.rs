@@ -10,14 +10,14 @@ use riklet_core::model::Slot;
 const FIXTURES: [(i64, &str); 2] =
     [(1, include_str!("format-1.sql")), (2, include_str!("format-2.sql"))];
 
-/// A database of an older format, as a program of that format left it.
+/// Returns a database of an older format, as a program of that format left it.
 fn older(fixture: &str) -> Dir {
     let dir = Dir::new();
     dir.sql(fixture);
     dir
 }
 
-/// All that is in a database, as text.
+/// Returns the contents of a database as text.
 fn dump(path: PathBuf) -> Vec<String> {
     let connection = Connection::open(path).unwrap();
     let mut tables =
@@ -40,7 +40,7 @@ fn dump(path: PathBuf) -> Vec<String> {
     dump
 }
 
-/// Asserts that everything recorded is there, and that the database equals a new one.
+/// Asserts that all records exist, and that the database equals a new one.
 fn assert_upgraded(dir: &Dir, format: i64) {
     let mut store = Store::open(&dir.0).unwrap();
     store.verify().unwrap();
@@ -94,7 +94,7 @@ fn an_older_format_is_upgraded_when_it_is_opened() {
 }
 
 #[test]
-fn of_many_who_open_it_at_once_one_upgrades_it() {
+fn of_many_concurrent_openers_one_upgrades() {
     for (format, fixture) in FIXTURES {
         let dir = older(fixture);
         std::thread::scope(|scope| {
@@ -106,8 +106,8 @@ fn of_many_who_open_it_at_once_one_upgrades_it() {
     }
 }
 
-/// Fails the upgrade after so many steps of SQLite, and returns what the process would have left there if it had been
-/// killed; `None` where the upgrade was done before.
+/// Fails the upgrade after this number of steps of SQLite, and returns the directory as a process killed at that point
+/// would have left it; `None` if the upgrade was complete by then.
 fn stop_after(dir: &Dir, steps: i32) -> Option<Dir> {
     let (path, left) = (file::path(&dir.0), Dir::new());
     let mut connection = Connection::open(&path).unwrap();
