@@ -14,7 +14,7 @@ pub enum ErrorKind {
 }
 
 impl ErrorKind {
-    /// The word that documents use.
+    /// Returns the word for it in documents.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {

@@ -1,6 +1,6 @@
 //! Excerpts: the part of a foreign text that an error repeats.
 
-/// The most characters that are repeated.
+/// The largest number of characters that are repeated.
 const MAX_LENGTH: usize = 100;
 
 /// Returns the text as errors repeat it: the end of a long one is left out.

@@ -10,7 +10,7 @@ use crate::{
 /// Entries of the connection tracking table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Flows {
-    /// Everything that was sent by this guest, or translated to it.
+    /// All flows that this guest sent, or that were translated to it.
     Guest {
         /// The guest's address.
         guest: IpAddr,
@@ -29,8 +29,8 @@ pub enum Flows {
         /// The guest's ports.
         guest_ports: PortRange,
     },
-    /// Flows sent to these ports and not translated at all: those of clients that were there before the exposure.
-    /// Flows that somebody else translates or masquerades stay.
+    /// Flows sent to these ports and not translated at all: those of clients that began before the exposure. Flows that
+    /// somebody else translates or masquerades stay.
     Untranslated {
         /// The family of the destination.
         family: Family,

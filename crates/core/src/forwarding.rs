@@ -1,9 +1,10 @@
-//! Decides which interfaces of the host forward packets to our guests, and what must not pass because of that. Pure.
+//! Decides which interfaces of the host forward packets to our guests, and which packets must not pass because of that.
+//! Pure.
 //!
 //! The kernel forwards a packet if the interface that it came in by has its own switch on, whatever
-//! `net.ipv4.ip_forward` says. That one is never written. While it is 0, we switch on the interfaces that clients use,
-//! and confine what nobody asked for, as long as a daemon hears of changes. Once it is 1, somebody else wants packets
-//! forwarded and is responsible for them.
+//! `net.ipv4.ip_forward` says. We never write that sysctl. While it is 0, we turn on the switches of the interfaces
+//! that clients use, and confine all other packets that these would forward, as long as a daemon is notified of
+//! changes. Once it is 1, another program wants packets forwarded, and is responsible for them.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -62,7 +63,7 @@ pub struct Forwarding {
     pub neighbours: Option<String>,
     /// The traffic that the firewall must drop.
     pub confined: Confinement,
-    /// The traffic that passes because no process hears of changes. A process that does confines it.
+    /// The traffic that passes because no process is notified of changes. A process that is notified confines it.
     pub open: Confinement,
 }
 
@@ -94,8 +95,8 @@ impl Recorded {
     /// Returns the interfaces whose switches must be on, because packets to guests come in by them.
     ///
     /// Answers to guests come in by the uplinks. Clients ask for published ports at every interface that has an
-    /// address. A bridge that came later is somebody's own network, and is left to whoever made it. If the host forwards
-    /// as a whole, its own settings apply to all interfaces except the uplinks.
+    /// address. A bridge that was added later is the network of another program, and is left to it. If the host
+    /// forwards as a whole, its own settings apply to all interfaces except the uplinks.
     #[must_use]
     pub fn needed(&self, sight: Sight<'_>) -> BTreeSet<InterfaceName> {
         let mut needed = sight.uplinks.clone();
@@ -116,8 +117,8 @@ impl Recorded {
 
     /// Decides, given what is `needed` and which of these are `off` and not recorded yet.
     ///
-    /// `heard` says whether a process hears when somebody sets `net.ipv4.ip_forward`, and lifts the confinement then.
-    /// Without one, nothing is confined: the rule would outlast the reason for it.
+    /// `heard` is true if a process is notified when `net.ipv4.ip_forward` is set, and then lifts the confinement.
+    /// Without such a process, nothing is confined: the rule would outlast the reason for it.
     #[must_use]
     pub fn decide(
         &self,
@@ -225,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_recorded_of_neighbours_reads_back() {
+    fn recorded_neighbours_read_back() {
         let (bridge, plain) = ("br-0".parse().unwrap(), "eth0.1".parse().unwrap());
         let neighbours = Neighbours::from([
             (bridge, Neighbour { index: 7, bridge: true }),

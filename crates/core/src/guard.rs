@@ -8,7 +8,7 @@
 const OK: u32 = 0;
 const DROP: u32 = 2;
 
-/// One instruction, as `struct sock_filter`.
+/// An instruction (`struct sock_filter`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Instruction {
     /// The operation.
@@ -50,7 +50,7 @@ const ANY_BIT: u16 = 0x45;
 /// `BPF_RET` of the operand.
 const RETURN: u16 = 0x06;
 
-/// The places of fields in a frame, and some of their values (RFC 791, RFC 768, RFC 792; IEEE 802.3).
+/// The offsets of fields in a frame, and some of their values (RFC 791, RFC 768, RFC 792; IEEE 802.3).
 const ETHER_TYPE: u32 = 12;
 const ARP: u32 = 0x0806;
 const IPV4: u32 = 0x0800;
@@ -78,8 +78,9 @@ const fn jump(code: u16, operand: u32, if_true: u8, if_false: u8) -> Instruction
     Instruction { code, if_true, if_false, operand }
 }
 
-/// What comes from a guest: ARP, and IPv4 to one host, without answers of DHCP servers, redirects and router
-/// advertisements. So neither IPv6, nor announcements by multicast, nor protocols of switches reach the host.
+/// The program for frames from a guest. It passes ARP, and IPv4 to a single host, except for answers of DHCP servers,
+/// redirects and router advertisements. IPv6, announcements by multicast and protocols of switches do not reach the
+/// host.
 pub const FROM_GUEST: [Instruction; 18] = [
     load(HALF, ETHER_TYPE),
     jump(EQUAL, ARP, 14, 0),
@@ -102,12 +103,12 @@ pub const FROM_GUEST: [Instruction; 18] = [
     load(RETURN, DROP),
 ];
 
-/// What goes to a guest: ARP, and what is for one host. So nothing of the host asks a guest for an address, a route or a
-/// name.
+/// The program for frames to a guest. It passes ARP, and frames to a single host. No program of the host asks a guest
+/// for an address, a route or a name.
 pub const TO_GUEST: [Instruction; 6] = [
     load(HALF, ETHER_TYPE),
     jump(EQUAL, ARP, 2, 0),
-    // The bit of a group of hosts in the destination's MAC address.
+    // The group bit of the destination's MAC address.
     load(BYTE, 0),
     jump(ANY_BIT, 1, 1, 0),
     load(RETURN, OK),
@@ -118,7 +119,7 @@ pub const TO_GUEST: [Instruction; 6] = [
 mod tests {
     use super::*;
 
-    /// Runs a program as the kernel does: where it loads past the end, it returns 0.
+    /// Runs a program as the kernel does: a load past the end of the frame returns 0.
     fn run(program: &[Instruction], frame: &[u8]) -> u32 {
         let (mut accumulator, mut index, mut at) = (0_u32, 0_u32, 0_usize);
         let read = |offset: u32, length: usize| {
@@ -165,7 +166,7 @@ mod tests {
     const HOST: [u8; 6] = [0x0a, 0x52, 0x49, 0x4b, 0, 1];
     const ALL: [u8; 6] = [0xff; 6];
 
-    /// A packet with `options` words of options in its header.
+    /// Returns a packet with `options` words of options in its header.
     fn packet(protocol: u8, to: [u8; 4], fragment: u16, options: u8, rest: &[u8]) -> Vec<u8> {
         let [high, low] = fragment.to_be_bytes();
         let header = [0x45 + options, 0, 0, 0, 0, 0, high, low, 64, protocol, 0, 0, 10, 231, 0, 2];

@@ -1,4 +1,4 @@
-//! Interfaces: what one of ours must be, what one is, and in what they differ.
+//! Interfaces: the specification of one of ours, the state of one, and their differences.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -38,7 +38,7 @@ pub struct LinkSpec {
     /// by it a guest would reach every service of the host that listens at `[::]`, past the rules that the host has
     /// for IPv4.
     pub link_local: Option<Ipv6Addr>,
-    /// The users who may open it, and the way.
+    /// The user and the group that may open the TAP, and its queues.
     pub tap: Tap,
 }
 
@@ -108,7 +108,7 @@ pub struct HostInterface {
     pub bridge: bool,
 }
 
-/// One thing in which an interface is not as it must be.
+/// A difference between an interface and its specification.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LinkDifference {
     text: String,
@@ -118,14 +118,14 @@ pub struct LinkDifference {
 /// The remedy of a [`LinkDifference`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Remedy {
-    /// `set_aliases` of the kernel, whoever has it open: many in one call.
+    /// `set_aliases` of the kernel, even while a process has the TAP open: many in one call.
     SetAlias,
-    /// `configure_link` of the kernel, whoever has it open.
+    /// `configure_link` of the kernel, even while a process has the TAP open.
     Configure,
-    /// `set_owner` of the kernel, while nobody has it open.
+    /// `set_owner` of the kernel, while no process has the TAP open.
     SetOwner,
-    /// Nothing but another interface: the kernel sets `IFF_MULTI_QUEUE` at creation only, and takes no user and
-    /// no group away (`TUNSETOWNER` and `TUNSETGROUP` refuse -1 with EINVAL).
+    /// A new interface: the kernel sets `IFF_MULTI_QUEUE` at creation only, and takes no user and no group away
+    /// (`TUNSETOWNER` and `TUNSETGROUP` refuse -1 with EINVAL).
     Replace,
 }
 
@@ -165,7 +165,7 @@ impl LinkSpec {
         }
     }
 
-    /// In what the interface differs, besides addresses that it has and should not have
+    /// Returns the differences of the interface, except for addresses that it should not have
     /// ([`Self::stray_addresses`]).
     #[must_use]
     pub fn differences(&self, state: &LinkState) -> Vec<LinkDifference> {
@@ -219,7 +219,7 @@ impl LinkSpec {
         owner.into_iter().chain(group).chain(queues).collect()
     }
 
-    /// Addresses that the interface has and should not have.
+    /// Returns the addresses that the interface has and should not have.
     #[must_use]
     pub fn stray_addresses(&self, state: &LinkState) -> BTreeSet<IpNet> {
         state.addresses.difference(&self.all_addresses()).copied().collect()
@@ -231,9 +231,9 @@ impl LinkSpec {
         Self { mac: self.mac_beside(state), ..self.clone() }
     }
 
-    /// The MAC address that the interface shall have. What a version gave it that knew no common one stays while the
-    /// instance does: its guest has it in its neighbour table. An interface that no instance has had gets the common
-    /// one, as every new interface does.
+    /// Returns the MAC address that the interface shall have. An address from a version without the common one stays as
+    /// long as the instance: its guest has it in its neighbour table. An interface that no instance has had gets the
+    /// common one, as every new interface does.
     fn mac_beside(&self, state: &LinkState) -> MacAddress {
         let former = Slot::of_interface(self.name.as_str()).map(Slot::former_host_mac);
         let instance = |alias: &str| alias::parse(alias).map(|marked| marked.name);

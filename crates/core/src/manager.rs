@@ -1,13 +1,13 @@
 //! The programs that configure a host's interfaces, and the files by which they leave ours alone. Pure.
 //!
-//! A network manager takes a TAP for a network card: it removes addresses that it does not know, and asks there for an
-//! address and a route.
+//! A network manager takes a TAP for a network card: it removes addresses that it does not know, and asks on the TAP
+//! for an address and a route.
 
 use std::fmt;
 
 use crate::{address::Slot, model::Owner};
 
-/// Begins the line that marks a file as ours; the owner follows.
+/// The beginning of the line that marks a file as ours; the owner follows.
 const MARK: &str = "# riklet-sdn ";
 
 /// A network manager.
@@ -66,7 +66,7 @@ impl Manager {
         let ours = Slot::PREFIX;
         let settings = match self {
             Self::Networkd => format!("[Match]\nName={ours}*\n\n[Link]\nUnmanaged=yes\n"),
-            // Another file may set the list of the first section anew.
+            // A later file may replace the list of the first section.
             Self::NetworkManager => format!(
                 "[keyfile]\nunmanaged-devices+=interface-name:{ours}*\n\n\
                  [device-riklet-sdn]\nmatch-device=interface-name:{ours}*\nmanaged=0\n"
@@ -112,13 +112,13 @@ mod tests {
         }
     }
 
-    /// The lines that are no comments.
+    /// Returns the lines that are no comments.
     fn settings(text: &str) -> Vec<&str> {
         text.lines().filter(|line| !line.starts_with('#')).collect()
     }
 
     #[test]
-    fn packages_install_the_same() {
+    fn packages_install_the_same_files() {
         let packaged = [
             (Manager::Networkd, include_str!("../../../contrib/systemd/0-riklet-sdn.network")),
             (

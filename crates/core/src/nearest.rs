@@ -1,6 +1,6 @@
-//! The word that was probably meant.
+//! Finds the word that was probably meant.
 
-/// The most characters of a word that is looked at: the cost grows with it, and no name is as long.
+/// The length up to which words are compared: the cost grows with the length, and no name is as long.
 const MAX_LENGTH: usize = 100;
 
 /// Returns the candidate nearest to `word`; `None` where none is near enough to have been meant.
@@ -23,7 +23,7 @@ mod tests {
     use super::nearest;
 
     #[test]
-    fn only_what_is_near_was_meant() {
+    fn only_a_similar_word_is_suggested() {
         let known = ["port", "targetPort", "type", "protocol", "hostAddress"];
         assert_eq!(nearest("prot", known), Some("port"));
         assert_eq!(nearest("targetport", known), Some("targetPort"));

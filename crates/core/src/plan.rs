@@ -1,6 +1,6 @@
 //! Plans: the steps from the observed state to the desired state. Pure.
 //!
-//! A plan leaves nothing to decide to whoever carries it out, and prints itself.
+//! A plan leaves no decision to the code that applies it, and can be printed.
 
 mod claim;
 mod display;
@@ -39,57 +39,56 @@ pub use usable::{is_usable, unusable};
 pub struct Desired {
     /// The backend that enforces the ruleset.
     pub backend: Backend,
-    /// The range that the slots' addresses are cut from.
+    /// The range that the slots' addresses are taken from.
     pub pool: Pool,
-    /// The state directory that what we make belongs to.
+    /// The state directory that our objects belong to.
     pub owner: Owner,
     /// The objects of others that are taken over.
     pub adoption: Adoption,
     /// The needs of each instance.
     pub fragments: BTreeMap<Slot, Arc<Fragment>>,
-    /// Slots whose instances' records cannot be read. They are left as they are.
+    /// Slots whose record cannot be read. They are left as they are.
     pub unreadable: BTreeMap<Slot, UnreadableRecord>,
-    /// Slots that are left as they are, whatever is found there: an earlier attempt failed.
+    /// Slots that are left as they are, whatever their state: an earlier attempt failed.
     pub untouched: BTreeSet<Slot>,
-    /// Slots whose last operation did not come to its end: it may have changed the firewall, and not have
-    /// come to the flows.
+    /// Slots whose last operation was not completed: it may have changed the firewall without forgetting the flows.
     pub interrupted: BTreeSet<Slot>,
-    /// Slots whose instances are gone, and whose flows may still be there.
+    /// Slots whose instances are gone, and whose flows may still exist.
     pub draining: BTreeSet<Slot>,
-    /// Slots whose instances were taken down: their TAPs go, whoever has them open.
+    /// Slots whose instances were taken down: their TAPs are deleted even if a process has them open.
     pub leaving: BTreeSet<Slot>,
     /// The deletion of interfaces that no instance has any more.
     pub deletion: LinkDeletion,
-    /// The static part of the firewall; `None` where nothing of ours shall remain on the host.
+    /// The static part of the firewall; `None` if no object of ours shall remain on the host.
     pub base_ruleset: Option<BaseRuleset>,
     /// The routing rules of ours.
     pub rules: BTreeSet<RoutingRule>,
-    /// Values that sysctls shall have.
+    /// The desired values of sysctls.
     pub sysctls: BTreeMap<String, String>,
-    /// Empty tables of the firewall that were there before us. Used only where nothing shall remain.
+    /// Empty tables of the firewall that were there before us. Used only if no object of ours shall remain.
     pub foreign_tables: BTreeSet<String>,
 }
 
-/// The time at which interfaces without an instance are deleted, and their flows forgotten. Deleting takes the kernel some 20 ms,
-/// of one or of a hundred.
+/// The time at which interfaces without an instance are deleted, and their flows forgotten. Deleting takes the kernel
+/// about 20 ms, for one interface or for a hundred.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum LinkDeletion {
     /// At once.
     #[default]
     Immediate,
-    /// By somebody else, later: they are set down only. Their slots must not be used again before.
+    /// Later, by a background task: now they are only set down. Their slots must not be used again before.
     Deferred,
 }
 
-/// The state of the kernel, as far as it was looked at. What was not looked at is missing here, and no step
-/// concerns it.
+/// The state of the kernel, as far as it was looked at. Objects that were not looked at are missing here, and no step
+/// concerns them.
 #[derive(Debug, Clone)]
 pub struct Observed {
     /// Interfaces named `rik<digits>`.
     pub links: BTreeMap<Slot, LinkState>,
-    /// The firewall, held against the desired ruleset.
+    /// The firewall, compared with the desired ruleset.
     pub firewall: FirewallState,
-    /// Empty tables of the firewall, where nothing of ours shall remain.
+    /// Empty tables of the firewall, if no object of ours shall remain.
     pub empty_tables: BTreeSet<String>,
     /// The foreign forward chains.
     pub foreign_chains: Vec<ForeignChainState>,
@@ -97,11 +96,11 @@ pub struct Observed {
     pub manager_files: BTreeMap<Manager, Option<String>>,
     /// The routing rules of ours.
     pub rules: BTreeSet<RoutingRule>,
-    /// The present values of the sysctls that are desired; one that does not exist is not in here.
+    /// The present values of the desired sysctls; one that does not exist is missing.
     pub sysctls: BTreeMap<String, String>,
 }
 
-/// One change of the system, small enough to be done or not.
+/// A change of the system, small enough to be either done or not.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step {
     /// Create an instance's TAP, configured and up.
@@ -112,7 +111,7 @@ pub enum Step {
     ConfigureLink(LinkSpec, Vec<LinkDifference>),
     /// Give an existing TAP to its user and its group.
     SetOwner(InterfaceName, Tap, Vec<LinkDifference>),
-    /// Delete a TAP that only another can be what it must be. Its creation follows.
+    /// Delete a TAP that has to be replaced. Its creation follows.
     DeleteLink(InterfaceName, Vec<LinkDifference>),
     /// Remove an address that the TAP should not have.
     RemoveAddress(InterfaceName, IpNet),
@@ -120,7 +119,7 @@ pub enum Step {
     Firewall(Backend, Change),
     /// Let our traffic pass a foreign chain, for packets that come in or leave by these uplinks.
     OpenPassage(ForeignChain, BTreeSet<InterfaceName>),
-    /// Take what is ours out of a foreign chain.
+    /// Remove our rules from a foreign chain.
     ClosePassage(ForeignChain),
     /// Have a network manager leave our interfaces alone, by this text in its file.
     WriteManagerFile(Manager, String),
@@ -143,7 +142,7 @@ pub enum Step {
 }
 
 impl Step {
-    /// The one instance that the step is for; `None` where it is for all of them.
+    /// Returns the slot of the one instance that the step is for; `None` if it is for all of them.
     #[must_use]
     pub fn slot(&self) -> Option<Slot> {
         match self {
@@ -162,7 +161,7 @@ impl Step {
 /// The steps to take, in this order.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Plan {
-    /// The steps; none where the kernel has what is desired.
+    /// The steps; none if the kernel is as desired.
     pub steps: Vec<Step>,
     /// Slots that nothing can be done for, and why.
     pub blocked: BTreeMap<Slot, Obstacle>,
@@ -171,7 +170,7 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Tells whether nothing is to be done and nothing stands in the way.
+    /// Reports whether there is no step, and no slot is blocked or claimed.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.steps.is_empty() && self.blocked.is_empty() && self.claims.is_empty()
@@ -180,10 +179,9 @@ impl Plan {
 
 /// Returns the steps from `observed` to `desired`.
 ///
-/// Where the base ruleset differs, the whole ruleset is replaced: then `desired` must have
-/// all instances, not some.
+/// If the base ruleset differs, the whole ruleset is replaced: then `desired` must have all instances, not some.
 ///
-/// Nothing is done where something belongs to other records: they share the firewall and the slots with ours.
+/// If any object belongs to other records, nothing is done: they share the firewall and the slots with ours.
 #[must_use]
 pub fn plan(desired: &Desired, observed: &Observed) -> Plan {
     let claims = claims_on(desired, observed);
@@ -216,7 +214,7 @@ pub fn plan(desired: &Desired, observed: &Observed) -> Plan {
     let begun = fragments.iter().filter(|(slot, _)| desired.interrupted.contains(slot));
     let interrupted: Vec<(Slot, &Fragment)> = begun.map(|(&slot, &f)| (slot, f)).collect();
     let (firewall, flows) = firewall_steps(desired, entries, &interrupted, &leaving, observed);
-    let foreign_chains = gate_steps(desired, observed);
+    let foreign_chains = foreign_chain_steps(desired, observed);
     let rules = rule_steps(desired, observed);
     let sysctls = sysctl_steps(desired, observed);
     let managers = manager_steps(desired, observed);
@@ -236,7 +234,7 @@ pub fn plan(desired: &Desired, observed: &Observed) -> Plan {
         steps.extend(flows);
         steps.extend(delete);
     } else {
-        // Forwarding ends, and the TAPs are down, before the firewall that confined both goes.
+        // Forwarding ends, and the TAPs are down, before the firewall that confined both is removed.
         steps.extend(drain);
         steps.extend(sysctls);
         steps.extend(rules);
@@ -249,7 +247,7 @@ pub fn plan(desired: &Desired, observed: &Observed) -> Plan {
     Plan { steps, blocked, claims }
 }
 
-/// The claims of other records on what was observed, in a state directory that has records.
+/// Returns the claims of other records on the observed objects, for a state directory that has records.
 #[must_use]
 pub fn claims_on(desired: &Desired, observed: &Observed) -> Vec<Claim> {
     claims(&desired.owner, true, desired.adoption, &marked(observed, desired.backend))
@@ -275,7 +273,7 @@ fn entries_left_alone<'a>(
     observed.firewall.entries.iter().filter(move |entry| guests.contains(&entry.guest()))
 }
 
-/// The slots whose interfaces are ours and belong to no instance.
+/// Returns the slots whose interfaces are ours and belong to no instance.
 fn leaving_links(
     desired: &Desired,
     untouched: &BTreeSet<Slot>,
@@ -301,7 +299,7 @@ fn link_steps(slot: Slot, fragment: &Fragment, observed: &Observed) -> Vec<Step>
     if let Some(differences) = by(Remedy::Replace) {
         return vec![Step::DeleteLink(name(), differences), Step::CreateLink(spec.clone())];
     }
-    // The owner comes first: where a VMM has the TAP open it is refused, and the rest stays as it is, too.
+    // The owner is set first: if a VMM has the TAP open, this is refused, and the rest stays unchanged as well.
     let owner = by(Remedy::SetOwner).map(|d| Step::SetOwner(name(), spec.tap, d));
     let strays = spec.stray_addresses(state).into_iter();
     let strays = strays.map(|address| Step::RemoveAddress(name(), address));
@@ -316,7 +314,7 @@ fn link_steps(slot: Slot, fragment: &Fragment, observed: &Observed) -> Vec<Step>
     owner.into_iter().chain(strays).chain(rest).collect()
 }
 
-/// The step that changes the firewall, and the one that makes flows follow it.
+/// Returns the step that changes the firewall, and the one that makes flows follow it.
 fn firewall_steps(
     desired: &Desired,
     entries: BTreeSet<Entry>,
@@ -349,8 +347,8 @@ fn firewall_steps(
     (change.into_iter().collect(), flows)
 }
 
-/// The steps that leave nothing of ours in the firewall. Where the first of them was the last of a process
-/// that was killed, the second is still to be done.
+/// Returns the steps that remove all our objects from the firewall. If a process was killed after the first step, the
+/// second is still planned.
 fn firewall_removal(desired: &Desired, observed: &Observed) -> Vec<Step> {
     let backend = desired.backend;
     let ours_stands = observed.firewall.base_ruleset != BaseState::Absent;
@@ -361,9 +359,11 @@ fn firewall_removal(desired: &Desired, observed: &Observed) -> Vec<Step> {
     remove.into_iter().chain(tables).collect()
 }
 
-/// Established flows keep the translation that they began with; those concerned must begin anew.
+/// Returns the flows to forget: established flows keep the translation that they began with, so those concerned must
+/// begin anew.
 ///
-/// `restarted`: slots of which nobody knows what was changed for them. `leaving`: slots whose flows go with them.
+/// `restarted` are slots for which it is not known what was changed. `leaving` are slots whose flows are forgotten with
+/// them.
 fn flows(
     desired: &Desired,
     add: &BTreeSet<Entry>,
@@ -388,8 +388,8 @@ fn flows(
         }
         _ => None,
     });
-    // A client that keeps its port would go on to speak to what was there before, or be refused for as long
-    // as it tries. Not so with TCP: a refusal (RST) ends the flow, and a connection that stands may stay.
+    // A client that keeps its port would go on talking to the former server, or be refused for as long as it tries.
+    // With TCP this does not happen: a refusal (RST) ends the flow, and an established connection may stay.
     let opened = add.iter().filter_map(|entry| match *entry {
         Entry::Exposure { protocol, host_address, host_ports, guest, .. }
             if protocol != Protocol::Tcp =>
@@ -402,7 +402,7 @@ fn flows(
     guests.chain(withdrawn).chain(opened).collect()
 }
 
-fn gate_steps(desired: &Desired, observed: &Observed) -> Vec<Step> {
+fn foreign_chain_steps(desired: &Desired, observed: &Observed) -> Vec<Step> {
     let step = |state: &ForeignChainState| match &desired.base_ruleset {
         Some(base_ruleset) if !state.open && state.drops => {
             let uplinks = base_ruleset.uplinks.clone();
@@ -416,8 +416,8 @@ fn gate_steps(desired: &Desired, observed: &Observed) -> Vec<Step> {
     changeable.filter_map(step).collect()
 }
 
-/// Files without our mark are left alone. One of another owner that we have not removed is of records that are gone, or
-/// taken over: otherwise it would have a claim.
+/// Returns the steps for the files of network managers. Files without our mark are left alone. A file of another owner
+/// belongs to records that are gone or taken over: otherwise there would be a claim.
 fn manager_steps(desired: &Desired, observed: &Observed) -> Vec<Step> {
     let step = |(&manager, found): (&Manager, &Option<String>)| {
         let signed = found.as_deref().map(manager::owner);
@@ -433,14 +433,14 @@ fn manager_steps(desired: &Desired, observed: &Observed) -> Vec<Step> {
     observed.manager_files.iter().filter_map(step).collect()
 }
 
-/// What replaces a rule comes before that one goes.
+/// Returns the steps for routing rules. A new rule is added before the one that it replaces is removed.
 fn rule_steps(desired: &Desired, observed: &Observed) -> Vec<Step> {
     let missing = desired.rules.difference(&observed.rules).cloned().map(Step::AddRule);
     let surplus = observed.rules.difference(&desired.rules).cloned().map(Step::RemoveRule);
     missing.chain(surplus).collect()
 }
 
-/// A sysctl that is not there belongs to an interface that is not.
+/// Returns the steps for sysctls. A missing sysctl belongs to a missing interface, and is left out.
 fn sysctl_steps(desired: &Desired, observed: &Observed) -> Vec<Step> {
     let differs = |(name, value): &(&String, &String)| {
         observed.sysctls.get(*name).is_some_and(|present| present != *value)

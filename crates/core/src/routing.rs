@@ -1,12 +1,12 @@
 //! Decides the routing rules that lead packets to guests, and answers of guests to the uplink that was asked. Pure.
 //!
-//! The routes to guests are in the table `main`. A rule of somebody else that comes before may look up another table for
+//! The routes to guests are in the table `main`. An earlier rule of another program may look up another table for
 //! packets to guests; then a rule of ours before it leads them to `main`.
 //!
-//! A host with several uplinks often has rules by source address: what it sends from the address of its second uplink
-//! leaves there. A guest's answer is routed while its source is the guest's own address, so such a rule misses it. The
-//! firewall marks the connection with the uplink that it came in by, and a rule of ours sends answers with that mark to
-//! the same table.
+//! A host with several uplinks often has rules by source address: packets from the address of its second uplink leave
+//! by that uplink. A guest's answer is routed while its source is the guest's own address, so such a rule misses it.
+//! The firewall marks the connection with the uplink that it came in by, and a rule of ours sends answers with that
+//! mark to the same table.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -30,9 +30,9 @@ const TO_GUEST: u32 = 30;
 /// A routing rule of IPv4 (ip-rule(8)).
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct RoutingRule {
-    /// Rules are tried from the lowest on.
+    /// The priority: rules are tried from the lowest on.
     pub priority: u32,
-    /// The program that made it ([`PROTOCOL`] is ours); 0 where that is unknown.
+    /// The program that made it ([`PROTOCOL`] is ours); 0 if that is unknown.
     pub protocol: u8,
     /// The sources that it is for; `None` is any.
     pub from: Option<Ipv4Net>,
@@ -48,7 +48,7 @@ pub struct RoutingRule {
     pub suppressed: Option<u32>,
 }
 
-/// The way that answers take which bear an address of the host as their source.
+/// The path of answers whose source is an address of the host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AnswerPath {
     /// The interface that they leave by.
@@ -67,9 +67,9 @@ pub struct UplinkMarks {
 /// The decision.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Routing {
-    /// The rules that must be there.
+    /// The rules that must exist.
     pub rules: BTreeSet<RoutingRule>,
-    /// A rule of somebody else that may take packets to guests, and that none can be put before.
+    /// A rule of another program that may take packets to guests, and before which there is no room for ours.
     pub unanswered: Option<RoutingRule>,
 }
 
@@ -97,7 +97,7 @@ impl RoutingRule {
 }
 
 impl fmt::Display for RoutingRule {
-    /// As ip-rule(8) shows it.
+    /// Writes the rule as ip-rule(8) shows it.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: from ", self.priority)?;
         match self.from {
@@ -179,9 +179,9 @@ pub fn sources(rules: &[RoutingRule]) -> BTreeSet<Ipv4Net> {
     own_table.filter_map(|rule| rule.from).collect()
 }
 
-/// Decides the rules, given all that the host has, in their order, and the table of each uplink.
+/// Decides the rules, given all rules of the host, in their order, and the table of each uplink.
 ///
-/// Our rules come directly before the first rule of somebody else that may take packets to guests, or before `main`.
+/// Our rules come directly before the first rule of another program that may take packets to guests, or before `main`.
 #[must_use]
 pub fn decide(
     pool: Ipv4Net,
@@ -193,7 +193,8 @@ pub fn decide(
     let before_main = others.take_while(|rule| !rule.leads_to_guests(pool));
     let taker = before_main.into_iter().find(|rule| rule.may_take(pool));
     let place = taker.map_or(PRIORITY_OF_MAIN, |rule| rule.priority);
-    // A rule without a number gets that of the first one less one. 0 is the kernel's own rule.
+    // Our rules get the priority below that of the rule which they precede, as the kernel would choose it. 0 is the
+    // kernel's own rule.
     let Some(priority) = place.checked_sub(1).filter(|priority| *priority > 0) else {
         return Routing { rules: BTreeSet::new(), unanswered: taker.cloned() };
     };
@@ -263,7 +264,7 @@ mod tests {
             UplinkMarks::default()
         };
         let routing = decide(pool(), &all, &marks, &tables);
-        // Ours change nothing about where ours belong.
+        // Our own rules do not affect the decision.
         all.extend(routing.rules.iter().cloned());
         all.sort();
         assert_eq!(decide(pool(), &all, &marks, &tables), routing);
@@ -276,14 +277,14 @@ mod tests {
         assert_eq!(decided(&[]), [""; 0]);
         assert_eq!(decided(&["100: from all to 10.9.0.0/16 lookup 7"]), [""; 0]);
         assert_eq!(decided(&["100: from 10.9.0.1 lookup main"]), [""; 0]);
-        // As wg-quick(8) has it: routes of main come first, but for the default route.
+        // These are the rules of wg-quick(8): the routes of main come first, except for the default route.
         let wireguard =
             ["32764: from all lookup main suppress 0", "32765: from all ! lookup 51820"];
         assert_eq!(decided(&wireguard), [""; 0]);
     }
 
     #[test]
-    fn what_may_take_packets_to_guests_is_preceded() {
+    fn ours_precede_rules_that_may_take_packets_to_guests() {
         let to_guests =
             |priority: u32| [format!("{priority}: from all to 10.231.0.0/16 lookup main")];
         for rule in [

@@ -2,8 +2,8 @@
 
 use crate::model::{InterfaceName, Slot};
 
-/// True if the host as a whole forwards IPv4 packets. Whoever changes it sets the switches of all interfaces
-/// to the same value, those of interfaces to come included (`inet_forward_change` in `net/ipv4/devinet.c`).
+/// The sysctl by which the host as a whole forwards IPv4 packets. A change sets the switches of all interfaces to the
+/// same value, including those of future interfaces (`inet_forward_change` in `net/ipv4/devinet.c`).
 pub const IP_FORWARD: &str = "net.ipv4.ip_forward";
 
 const BEGIN: &str = "net.ipv4.conf.";
@@ -12,12 +12,12 @@ const END: &str = ".forwarding";
 /// Returns the switch of one interface: whether packets that come in by it may be sent on.
 #[must_use]
 pub fn forwarding(interface: &InterfaceName) -> String {
-    // A slash stands for a dot, as in sysctl(8).
+    // A slash stands for a dot in the name of an interface, as in sysctl(8).
     format!("{BEGIN}{}{END}", interface.as_str().replace('.', "/"))
 }
 
-/// Returns the interface that a switch is of; `None` where the sysctl is another, or that of all interfaces
-/// (`all`) or of interfaces to come (`default`).
+/// Returns the interface that a switch is of; `None` if the sysctl is another, or that of all interfaces (`all`) or of
+/// future interfaces (`default`).
 #[must_use]
 pub fn interface(sysctl: &str) -> Option<InterfaceName> {
     let name = sysctl.strip_prefix(BEGIN)?.strip_suffix(END)?;

@@ -24,7 +24,7 @@ fn sources() -> Vec<(PathBuf, String)> {
     let crates = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
     let mut folders: Vec<PathBuf> =
         fs::read_dir(crates).unwrap().map(|entry| entry.unwrap().path().join("src")).collect();
-    // A package of tests has none.
+    // A package of tests has no `src`.
     folders.retain(|folder| folder.is_dir());
     let mut found = Vec::new();
     while let Some(folder) = folders.pop() {
@@ -47,7 +47,7 @@ fn sources() -> Vec<(PathBuf, String)> {
 }
 
 #[test]
-fn rules_are_written_in_the_firewall_only() {
+fn rules_are_written_only_in_the_firewall_folders() {
     let sources = sources();
     let is_firewall = |path: &Path| path.components().any(|part| part.as_os_str() == "firewall");
     let (inside, outside): (Vec<_>, Vec<_>) =
@@ -62,7 +62,7 @@ fn rules_are_written_in_the_firewall_only() {
     for word in WORDS {
         assert_eq!(hits(&outside, word), <[PathBuf; 0]>::default(), "{word}");
     }
-    // The words are those that rules are made of.
+    // The same words do occur inside, so the test looks for words that rules are made of.
     for word in ["\"RIKLET\"", "RIKLET-", "-j ", "--dport"] {
         assert_ne!(hits(&inside, word), <[PathBuf; 0]>::default(), "{word}");
     }

@@ -51,7 +51,7 @@ impl<K: Kernel> Node<K> {
     /// changes nothing. Users and groups are recorded by their present numbers.
     ///
     /// # Errors
-    /// Where a workload cannot be recorded (another instance has its port, the pool is exhausted, the host knows no
+    /// Fails if a workload cannot be recorded (another instance has its port, the pool is exhausted, the host knows no
     /// user of that name): then nothing is changed for any of them. What fails later is in [`Report::failures`], or is
     /// [`NodeError::Halted`] where it concerns all instances; then the records are kept, and [`Self::repair`] or the
     /// next operation tries again.
@@ -63,8 +63,8 @@ impl<K: Kernel> Node<K> {
     /// the sysctls get their former values: the host is as it was.
     ///
     /// # Errors
-    /// Where a name is not recorded, one of them is running, or `purge` is asked for and other instances remain: then
-    /// nothing is changed. Failures as with [`Self::up`].
+    /// Fails if a name is not recorded, one of them is running, or `purge` is asked for and other instances remain:
+    /// then nothing is changed. Failures as with [`Self::up`].
     pub fn down(&mut self, selector: &Selector, purge: bool) -> Result<Report, NodeError> {
         self.operations(&mut Cache::default()).down(&Request::Down(selector.clone()), purge)
     }
@@ -72,7 +72,7 @@ impl<K: Kernel> Node<K> {
     /// Takes instances down as [`Self::down`], for the supervisor of their runs: those do not stand in the way.
     ///
     /// # Errors
-    /// As with [`Self::down`]; also where somebody else runs one of them.
+    /// Fails as [`Self::down`] does; also if somebody else runs one of them.
     pub fn down_as(
         &mut self,
         supervisor: ProcessId,
@@ -92,7 +92,7 @@ impl<K: Kernel> Node<K> {
     /// Returns the plan of [`Self::up`] and its warnings. Changes nothing.
     ///
     /// # Errors
-    /// Where `up` would refuse, or the kernel cannot be read.
+    /// Fails if `up` would refuse, or the kernel cannot be read.
     pub fn plan(&mut self, workloads: &[Workload]) -> Result<(Plan, Vec<Warning>), NodeError> {
         self.operations(&mut Cache::default()).plan(workloads)
     }
@@ -100,7 +100,7 @@ impl<K: Kernel> Node<K> {
     /// Compares the kernel with the records. Changes nothing.
     ///
     /// # Errors
-    /// Where the store or the kernel cannot be read.
+    /// Fails if the store or the kernel cannot be read.
     pub fn check(&mut self) -> Result<Drift, NodeError> {
         self.operations(&mut Cache::default()).check()
     }
@@ -109,7 +109,7 @@ impl<K: Kernel> Node<K> {
     /// which nothing drops while no daemon runs.
     ///
     /// # Errors
-    /// Where the records or the kernel cannot be read.
+    /// Fails if the records or the kernel cannot be read.
     pub fn left_open(&mut self) -> Result<Confinement, NodeError> {
         self.operations(&mut Cache::default()).left_open()
     }
@@ -117,7 +117,7 @@ impl<K: Kernel> Node<K> {
     /// Changes the kernel to what the records say: repairs what drifted, and removes what leaked.
     ///
     /// # Errors
-    /// As with [`Self::up`].
+    /// Fails as [`Self::up`] does.
     pub fn repair(&mut self) -> Result<Report, NodeError> {
         self.operations(&mut Cache::default()).repair()
     }
@@ -127,9 +127,9 @@ impl<K: Kernel> Node<K> {
     /// database: the kernel does not know it.
     ///
     /// # Errors
-    /// Where something belongs to the records in another state directory; then nothing is changed. Where the state
-    /// directory cannot be used, no known pool has the interfaces' addresses, or, without [`RebuildOptions::force`], the
-    /// database is newer or another program's. Otherwise as with [`Self::repair`].
+    /// Fails if something belongs to the records in another state directory; then nothing is changed. If the state
+    /// directory cannot be used, no known pool has the interfaces' addresses, or, without [`RebuildOptions::force`],
+    /// the database is newer or another program's. Otherwise as with [`Self::repair`].
     pub fn rebuild(&mut self, options: RebuildOptions) -> Result<Rebuilt, NodeError> {
         self.operations(&mut Cache::default()).rebuild(options, Adoption::Lost)
     }
@@ -141,7 +141,7 @@ impl<K: Kernel> Node<K> {
     /// is a failure of the report.
     ///
     /// # Errors
-    /// As with [`Self::rebuild`], except for what belongs to other records; and where our pool is not theirs.
+    /// Fails as [`Self::rebuild`] does, except for what belongs to other records; also if our pool is not theirs.
     pub fn adopt(&mut self) -> Result<Rebuilt, NodeError> {
         self.operations(&mut Cache::default()).rebuild(RebuildOptions::default(), Adoption::All)
     }
@@ -150,7 +150,7 @@ impl<K: Kernel> Node<K> {
     /// [`Self::check`].
     ///
     /// # Errors
-    /// Where the store or the kernel cannot be read.
+    /// Fails if the store or the kernel cannot be read.
     pub fn list(&mut self) -> Result<Vec<ListedInstance>, NodeError> {
         self.operations(&mut Cache::default()).list()
     }
@@ -158,7 +158,7 @@ impl<K: Kernel> Node<K> {
     /// Returns one recorded instance, and what the kernel has of it.
     ///
     /// # Errors
-    /// Where there is none of this name, or the store or the kernel cannot be read.
+    /// Fails if no instance of this name is recorded, or the store or the kernel cannot be read.
     pub fn inspect(&mut self, name: &InstanceName) -> Result<Inspection, NodeError> {
         self.operations(&mut Cache::default()).inspect(name)
     }

@@ -18,25 +18,25 @@ pub trait NodeOperations: sealed::Sealed {
     /// Brings up the network of these workloads, as [`Node::up`].
     ///
     /// # Errors
-    /// As there.
+    /// Fails as that method does.
     fn up(&mut self, workloads: &[Workload], options: UpOptions) -> Result<Report, NodeError>;
 
     /// Returns the plan of bringing these workloads up, as [`Node::plan`].
     ///
     /// # Errors
-    /// As there.
+    /// Fails as that method does.
     fn plan(&mut self, workloads: &[Workload]) -> Result<(Plan, Vec<Warning>), NodeError>;
 
     /// Takes instances down, as [`Node::down`].
     ///
     /// # Errors
-    /// As there.
+    /// Fails as that method does.
     fn down(&mut self, selector: &Selector, purge: bool) -> Result<Report, NodeError>;
 
     /// Takes instances down for the supervisor of their runs, as [`Node::down_as`].
     ///
     /// # Errors
-    /// As there.
+    /// Fails as that method does.
     fn down_as(
         &mut self,
         supervisor: ProcessId,
@@ -47,37 +47,37 @@ pub trait NodeOperations: sealed::Sealed {
     /// Compares the kernel with the records, as [`Node::check`].
     ///
     /// # Errors
-    /// As there.
+    /// Fails as that method does.
     fn check(&mut self) -> Result<Drift, NodeError>;
 
     /// Changes the kernel to what the records say, as [`Node::repair`].
     ///
     /// # Errors
-    /// As there.
+    /// Fails as that method does.
     fn repair(&mut self) -> Result<Report, NodeError>;
 
     /// Records anew what the interfaces' aliases say, as [`Node::rebuild`].
     ///
     /// # Errors
-    /// As there.
+    /// Fails as that method does.
     fn rebuild(&mut self, options: RebuildOptions) -> Result<Rebuilt, NodeError>;
 
     /// Takes over what belongs to the records in another state directory, as [`Node::adopt`].
     ///
     /// # Errors
-    /// As there.
+    /// Fails as that method does.
     fn adopt(&mut self) -> Result<Rebuilt, NodeError>;
 
     /// Lists the recorded instances, as [`Node::list`].
     ///
     /// # Errors
-    /// As there.
+    /// Fails as that method does.
     fn list(&mut self) -> Result<Vec<ListedInstance>, NodeError>;
 
     /// Returns one recorded instance, as [`Node::inspect`].
     ///
     /// # Errors
-    /// As there.
+    /// Fails as that method does.
     fn inspect(&mut self, name: &InstanceName) -> Result<Inspection, NodeError>;
 }
 

@@ -52,7 +52,7 @@ impl<K: Kernel> WarmNode<K> {
     /// Brings up the network of these workloads, as [`Node::up`].
     ///
     /// # Errors
-    /// As there.
+    /// Fails as that method does.
     pub fn up(&mut self, workloads: &[Workload], options: UpOptions) -> Result<Report, NodeError> {
         self.operations().up(workloads, options)
     }
@@ -60,7 +60,7 @@ impl<K: Kernel> WarmNode<K> {
     /// Takes instances down, as [`Node::down`].
     ///
     /// # Errors
-    /// As there.
+    /// Fails as that method does.
     pub fn down(&mut self, selector: &Selector, purge: bool) -> Result<Report, NodeError> {
         self.operations().down(&Request::Down(selector.clone()), purge)
     }
@@ -68,7 +68,7 @@ impl<K: Kernel> WarmNode<K> {
     /// Takes instances down for the supervisor of their runs, as [`Node::down_as`].
     ///
     /// # Errors
-    /// As there.
+    /// Fails as that method does.
     pub fn down_as(
         &mut self,
         supervisor: ProcessId,
@@ -81,7 +81,7 @@ impl<K: Kernel> WarmNode<K> {
     /// Returns the plan of bringing these workloads up, as [`Node::plan`].
     ///
     /// # Errors
-    /// As there.
+    /// Fails as that method does.
     pub fn plan(&mut self, workloads: &[Workload]) -> Result<(Plan, Vec<Warning>), NodeError> {
         self.operations().plan(workloads)
     }
@@ -89,7 +89,7 @@ impl<K: Kernel> WarmNode<K> {
     /// Compares the kernel with the records, as [`Node::check`]. Work that is left to background tasks is not drift.
     ///
     /// # Errors
-    /// As there.
+    /// Fails as that method does.
     pub fn check(&mut self) -> Result<Drift, NodeError> {
         self.operations().check()
     }
@@ -97,7 +97,7 @@ impl<K: Kernel> WarmNode<K> {
     /// Changes the kernel to what the records say, as [`Node::repair`].
     ///
     /// # Errors
-    /// As there.
+    /// Fails as that method does.
     pub fn repair(&mut self) -> Result<Report, NodeError> {
         self.operations().repair()
     }
@@ -107,7 +107,7 @@ impl<K: Kernel> WarmNode<K> {
     /// does.
     ///
     /// # Errors
-    /// As with [`Node::up`].
+    /// Fails as [`Node::up`] does.
     pub fn heal(&mut self, slots: &BTreeSet<Slot>) -> Result<Report, NodeError> {
         self.operations().heal(slots)
     }
@@ -115,7 +115,7 @@ impl<K: Kernel> WarmNode<K> {
     /// Records anew what the interfaces' aliases say, as [`Node::rebuild`].
     ///
     /// # Errors
-    /// As there.
+    /// Fails as that method does.
     pub fn rebuild(&mut self, options: RebuildOptions) -> Result<Rebuilt, NodeError> {
         self.operations().rebuild(options, Adoption::Lost)
     }
@@ -123,7 +123,7 @@ impl<K: Kernel> WarmNode<K> {
     /// Takes over what belongs to the records in another state directory, as [`Node::adopt`].
     ///
     /// # Errors
-    /// As there.
+    /// Fails as that method does.
     pub fn adopt(&mut self) -> Result<Rebuilt, NodeError> {
         self.operations().rebuild(RebuildOptions::default(), Adoption::All)
     }
@@ -131,7 +131,7 @@ impl<K: Kernel> WarmNode<K> {
     /// Lists the recorded instances, as [`Node::list`].
     ///
     /// # Errors
-    /// As there.
+    /// Fails as that method does.
     pub fn list(&mut self) -> Result<Vec<ListedInstance>, NodeError> {
         self.operations().list()
     }
@@ -139,7 +139,7 @@ impl<K: Kernel> WarmNode<K> {
     /// Returns one recorded instance, as [`Node::inspect`].
     ///
     /// # Errors
-    /// As there.
+    /// Fails as that method does.
     pub fn inspect(&mut self, name: &InstanceName) -> Result<Inspection, NodeError> {
         self.operations().inspect(name)
     }
@@ -147,7 +147,7 @@ impl<K: Kernel> WarmNode<K> {
     /// Decides for a node that has not been used yet, so that slots can be reserved before its first instance.
     ///
     /// # Errors
-    /// Where nothing can be decided, or not be recorded. [`Self::repair`] then creates what all instances share.
+    /// Fails if the decisions cannot be made or recorded. [`Self::repair`] then creates what all instances share.
     pub fn initialize(&mut self) -> Result<(), NodeError> {
         self.operations().initialize()
     }
@@ -157,7 +157,7 @@ impl<K: Kernel> WarmNode<K> {
     /// the task.
     ///
     /// # Errors
-    /// Where the records cannot be changed.
+    /// Fails if the records cannot be changed.
     pub fn reserve(&mut self, count: usize) -> Result<Option<BackgroundTask>, NodeError> {
         self.operations().reserve(count)
     }
@@ -166,7 +166,7 @@ impl<K: Kernel> WarmNode<K> {
     /// [`Self::finish`] takes its outcome.
     ///
     /// # Errors
-    /// Where the records cannot be read.
+    /// Fails if the records cannot be read.
     pub fn drain(&mut self) -> Result<Option<BackgroundTask>, NodeError> {
         self.operations().drain()
     }
@@ -174,7 +174,7 @@ impl<K: Kernel> WarmNode<K> {
     /// Records what a background task did. Slots whose TAPs could not be created are not reserved again by this process.
     ///
     /// # Errors
-    /// Where the records cannot be changed: then [`Self::repair`] finds the task undone.
+    /// Fails if the records cannot be changed: then [`Self::repair`] finds the task undone.
     pub fn finish(&mut self, outcome: &TaskOutcome) -> Result<(), NodeError> {
         self.operations().finish(outcome)
     }
@@ -183,7 +183,7 @@ impl<K: Kernel> WarmNode<K> {
     /// nothing was recorded for: an instance of that name is up, and no file owns it.
     ///
     /// # Errors
-    /// Where the records cannot be written; then nothing is changed.
+    /// Fails if the records cannot be written; then nothing is changed.
     pub fn set_manifests(
         &mut self,
         changes: &BTreeMap<InstanceName, Option<String>>,
@@ -194,7 +194,7 @@ impl<K: Kernel> WarmNode<K> {
     /// Reads the records.
     ///
     /// # Errors
-    /// Where they cannot be opened.
+    /// Fails if they cannot be opened.
     pub fn look_at_records<T>(&mut self, look: impl FnOnce(&Store) -> T) -> Result<T, NodeError> {
         let mut operations = self.operations();
         operations.flush()?;
@@ -205,7 +205,7 @@ impl<K: Kernel> WarmNode<K> {
     /// committed, and is not committed for this.
     ///
     /// # Errors
-    /// Where the records cannot be read.
+    /// Fails if the records cannot be read.
     pub fn counts(&mut self) -> Result<(u32, BTreeMap<ReservedSlot, usize>), NodeError> {
         self.operations().counts()
     }
@@ -213,7 +213,7 @@ impl<K: Kernel> WarmNode<K> {
     /// Returns how many slots are reserved, by state. Costs as much as there are of them.
     ///
     /// # Errors
-    /// Where the records cannot be read.
+    /// Fails if the records cannot be read.
     pub fn reserved(&mut self) -> Result<BTreeMap<ReservedSlot, usize>, NodeError> {
         Ok(self.operations().reserved()?.1)
     }
@@ -234,7 +234,7 @@ impl<K: Kernel> WarmNode<K> {
     /// Commits the outcomes of earlier operations.
     ///
     /// # Errors
-    /// Where the records cannot be written.
+    /// Fails if the records cannot be written.
     pub fn flush(&mut self) -> Result<(), NodeError> {
         self.operations().flush()
     }
@@ -243,7 +243,7 @@ impl<K: Kernel> WarmNode<K> {
     /// set, and closes the records.
     ///
     /// # Errors
-    /// Where the records cannot be written, or the kernel refuses; then the next operation takes it back.
+    /// Fails if the records cannot be written, or the kernel refuses; then the next operation takes it back.
     pub fn close(&mut self) -> Result<(), NodeError> {
         self.operations().close()
     }

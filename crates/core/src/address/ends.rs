@@ -43,10 +43,10 @@ pub struct Ipv6Unsupported {
 }
 
 impl Ipv6Unsupported {
-    /// Returns the address where it is one of IPv4.
+    /// Returns the address if it is an IPv4 address.
     ///
     /// # Errors
-    /// Where it is one of IPv6.
+    /// Fails if it is an IPv6 address.
     pub const fn refuse(address: IpAddr) -> Result<Ipv4Addr, Self> {
         match address {
             IpAddr::V4(address) => Ok(address),
@@ -55,7 +55,7 @@ impl Ipv6Unsupported {
     }
 }
 
-/// An address as it stands before a port: `192.0.2.1`, `[2001:db8::1]` (RFC 3986, section 3.2.2).
+/// An address in the form that it has before a port: `192.0.2.1`, `[2001:db8::1]` (RFC 3986, section 3.2.2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Bracketed(pub IpAddr);
 

@@ -5,7 +5,7 @@ use std::fmt;
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct InterfaceName(String);
 
-/// A text that no interface can be named by.
+/// A text that cannot be the name of an interface.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "{text:?} is not an interface name; these have 1 to 15 bytes, without '/', ':' and white space"
@@ -18,7 +18,7 @@ impl InterfaceName {
     /// The longest name, in bytes.
     pub const MAX_LENGTH: usize = 15;
 
-    /// The name as text.
+    /// Returns the name as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0

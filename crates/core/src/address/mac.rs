@@ -5,13 +5,13 @@ use std::fmt;
 pub struct MacAddress([u8; 6]);
 
 impl MacAddress {
-    /// The address with these six octets.
+    /// Returns the address with these six octets.
     #[must_use]
     pub const fn new(octets: [u8; 6]) -> Self {
         Self(octets)
     }
 
-    /// The six octets, in the order of transmission.
+    /// Returns the six octets, in the order of transmission.
     #[must_use]
     pub const fn octets(self) -> [u8; 6] {
         self.0

@@ -19,7 +19,7 @@ impl Mtu {
     /// The highest, in bytes.
     pub const MAX: u32 = 65_521;
 
-    /// The number of bytes.
+    /// Returns the number of bytes.
     #[must_use]
     pub const fn bytes(self) -> u32 {
         self.0
@@ -56,7 +56,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_mtu_is_what_a_tap_can_have() {
+    fn an_mtu_out_of_the_range_of_taps_is_refused() {
         assert_eq!("68".parse::<Mtu>().unwrap().bytes(), 68);
         assert_eq!("65521".parse::<Mtu>().unwrap().bytes(), 65_521);
         let refused = |text: &str| text.parse::<Mtu>().unwrap_err().to_string();

@@ -8,8 +8,8 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::{Addresses, Ends, Slot};
 
-/// The ranges that the slots' addresses are cut from: each slot gets a /30 of IPv4, and a /127 of IPv6 where there
-/// is a range for it.
+/// The ranges that the slots' addresses are taken from: each slot gets a /30 of IPv4, and a /127 of IPv6 if there is a
+/// range for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Pool {
     v4: Ipv4Net,
@@ -19,7 +19,7 @@ pub struct Pool {
 /// The reason why something is not a [`Pool`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PoolError {
-    /// Not `address/length`.
+    /// The text is not `address/length`.
     #[error("{text:?} is not an IPv4 network such as 10.231.0.0/16")]
     Syntax {
         /// The text as given.
@@ -30,10 +30,10 @@ pub enum PoolError {
     HostBits {
         /// The network as given.
         given: IpNet,
-        /// The same with the host bits cleared.
+        /// The network with the host bits cleared.
         network: IpNet,
     },
-    /// Shorter than /14 (more slots than a slot number can count) or longer than /30 (not one slot).
+    /// The prefix is shorter than /14 (more slots than a slot number can count) or longer than /30 (no slot at all).
     #[error("a pool's prefix length must be 14 to 30, not {length}")]
     PrefixLength {
         /// The length as given.
@@ -58,7 +58,8 @@ pub enum PoolError {
 }
 
 impl Pool {
-    /// The pools tried in turn where none is configured: the first that overlaps no route of the host.
+    /// Returns the pools that are tried in turn if none is configured; the first that overlaps no route of the host is
+    /// used.
     #[must_use]
     pub fn candidates() -> Vec<Self> {
         (231..=239)
@@ -70,7 +71,7 @@ impl Pool {
     /// Returns the same pool with this range for IPv6.
     ///
     /// # Errors
-    /// Where the range has fewer slots than that of IPv4, has host bits set, or is neither unique local (RFC 4193)
+    /// Fails if the range has fewer slots than that of IPv4, has host bits set, or is neither unique local (RFC 4193)
     /// nor global unicast (RFC 4291, section 2.4).
     pub fn with_v6(self, given: Ipv6Net) -> Result<Self, PoolError> {
         let network = given.trunc();
@@ -88,13 +89,13 @@ impl Pool {
         }
     }
 
-    /// The range of IPv4.
+    /// Returns the range of IPv4.
     #[must_use]
     pub const fn v4(self) -> Ipv4Net {
         self.v4
     }
 
-    /// The range of IPv6; `None` where guests have IPv4 only.
+    /// Returns the range of IPv6; `None` if guests have IPv4 only.
     #[must_use]
     pub const fn v6(self) -> Option<Ipv6Net> {
         self.v6
@@ -109,7 +110,7 @@ impl Pool {
         1 << (Addresses::PREFIX_LENGTH - self.v4.prefix_len())
     }
 
-    /// The addresses of a slot; `None` where the pool has no such slot.
+    /// Returns the addresses of a slot; `None` if the pool has no such slot.
     #[must_use]
     pub fn addresses(self, slot: Slot) -> Option<Addresses> {
         let number = u32::from(slot.number());
@@ -125,10 +126,10 @@ impl Pool {
         Some(Addresses { v4, v6 })
     }
 
-    /// Tells whether the pool and the route share an address.
+    /// Reports whether the pool and the route share an address.
     ///
-    /// A route of /7 or wider overlaps nothing: it is the default route, or a piece of one that a VPN has cut, and leads
-    /// to nobody in particular. The widest range that is somebody's own is 10.0.0.0/8 (RFC 1918).
+    /// A route of /7 or wider overlaps nothing: it is the default route, or a part of one that a VPN has split, and
+    /// leads to no network in particular. The widest range of a private network is 10.0.0.0/8 (RFC 1918).
     #[must_use]
     pub fn overlaps(self, route: IpNet) -> bool {
         let ranges = [IpNet::V4(self.v4)].into_iter().chain(self.v6.map(IpNet::V6));

@@ -13,19 +13,19 @@ impl Slot {
     /// The prefix of the names of our interfaces.
     pub const PREFIX: &'static str = "rik";
 
-    /// The slot with this number. Whether a pool has it is [`Pool::addresses`](super::Pool::addresses)' to say.
+    /// Returns the slot with this number. [`Pool::addresses`](super::Pool::addresses) tells whether a pool has it.
     #[must_use]
     pub const fn new(number: u16) -> Self {
         Self(number)
     }
 
-    /// The number.
+    /// Returns the number.
     #[must_use]
     pub const fn number(self) -> u16 {
         self.0
     }
 
-    /// The slot's interface on the host, `rik<slot>`.
+    /// Returns the name of the slot's interface on the host, `rik<slot>`.
     #[must_use]
     #[expect(
         clippy::missing_panics_doc,
@@ -36,7 +36,7 @@ impl Slot {
         InterfaceName::try_from(&*format!("{}{}", Self::PREFIX, self.0)).expect("a valid name")
     }
 
-    /// The slot whose interface has this name; `None` where no slot's has (`rik01`, `rikx`, `eth0`).
+    /// Returns the slot whose interface has this name; `None` if no slot's has (`rik01`, `rikx`, `eth0`).
     #[must_use]
     pub fn of_interface(name: &str) -> Option<Self> {
         let digits = name.strip_prefix(Self::PREFIX)?;
@@ -44,15 +44,15 @@ impl Slot {
         digits.parse().ok().filter(|_| canonical).map(Self)
     }
 
-    /// The MAC address that version 0.1 gave the TAP on the host, where others have [`super::GATEWAY_MAC`]. What is up
-    /// since then keeps it.
+    /// Returns the MAC address that version 0.1 gave the TAP on the host; later versions use [`super::GATEWAY_MAC`]. An
+    /// instance that has been up since then keeps it.
     #[must_use]
     pub const fn former_host_mac(self) -> MacAddress {
         let [high, low] = self.0.to_be_bytes();
         MacAddress::new([0x02, b'R', b'I', b'K', high, low])
     }
 
-    /// The MAC address that the guest's NIC must have: the host keeps a permanent neighbour entry for it.
+    /// Returns the MAC address that the guest's NIC must have: the host keeps a permanent neighbour entry for it.
     #[must_use]
     pub const fn guest_mac(self) -> MacAddress {
         let [high, low] = self.0.to_be_bytes();
@@ -71,7 +71,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_slots_own_spelling_is_its_interface() {
+    fn only_the_canonical_name_is_a_slots_interface() {
         assert_eq!(Slot::of_interface("rik0"), Some(Slot::new(0)));
         assert_eq!(Slot::of_interface("rik65535"), Some(Slot::new(65_535)));
         for other in ["rik", "rik01", "rik+1", "rikx", "rik65536", "eth0", "rik-1"] {

@@ -6,7 +6,7 @@ use super::{
 };
 use crate::model::{Account, Execution, Exposure, Image, PortRange, Workload};
 
-/// The definition of a workload, with every default of its network spelt out.
+/// Returns the definition of a workload, with every default of its network spelt out.
 #[must_use]
 pub fn to_value(workload: &Workload) -> Value {
     json!({
@@ -18,17 +18,17 @@ pub fn to_value(workload: &Workload) -> Value {
     })
 }
 
-/// As [`to_value`], on one line. Equal workloads have equal texts.
+/// Returns the definition of a workload on one line, as [`to_value`] does. Equal workloads have equal texts.
 #[must_use]
 pub fn to_json(workload: &Workload) -> String {
     to_value(workload).to_string()
 }
 
-/// The workload of a text that [`to_json`] wrote, of whatever length: with its defaults spelt out, it may be many
-/// times longer than what the user wrote.
+/// Returns the workload of a text that [`to_json`] wrote, of whatever length: with its defaults spelt out, it may be
+/// many times longer than what the user wrote.
 ///
 /// # Errors
-/// Where the text is not one definition.
+/// Fails if the text is not one definition.
 pub fn from_json(text: &str) -> Result<Workload, Errors> {
     let source = Source { name: "record".to_owned(), text: text.to_owned() };
     let workloads = parse_within(usize::MAX, std::slice::from_ref(&source))?;
@@ -39,7 +39,7 @@ pub fn from_json(text: &str) -> Result<Workload, Errors> {
     })
 }
 
-/// Only what was said: a default may be another tomorrow.
+/// Returns only the fields that the definition has: defaults may change in later versions.
 pub(crate) fn execution_value(execution: &Execution) -> Value {
     let Execution { vmm, kernel, initrd, rootfs, .. } = execution;
     let Execution { read_only, vcpus, memory, boot_args, accelerator, .. } = execution;

@@ -7,7 +7,7 @@ use crate::model::{
     Sha256Error, TooManyServers,
 };
 
-/// A place in a source.
+/// A location in a source.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct SourceLocation {
     /// The source's name.
@@ -30,12 +30,12 @@ impl fmt::Display for SourceLocation {
     }
 }
 
-/// An error in a definition, with its place: `FILE:LINE:COLUMN: FIELD: REASON`.
+/// An error in a definition, with its location: `FILE:LINE:COLUMN: FIELD: REASON`.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub struct Error {
-    /// The place.
+    /// The location.
     pub location: SourceLocation,
-    /// The path of the field, such as `spec.function.exposure[1].port`; empty where it is the whole text.
+    /// The path of the field, such as `spec.function.exposure[1].port`; empty if the error concerns the whole text.
     pub field: String,
     /// The reason. Its message is part of this one's.
     pub reason: Reason,
@@ -75,7 +75,7 @@ impl Errors {
         self.listed.iter()
     }
 
-    /// Tells if reading ended at [`Errors::MAX`] errors, so that there are more.
+    /// Reports whether reading ended at [`Errors::MAX`] errors, so that there are more.
     #[must_use]
     pub const fn is_truncated(&self) -> bool {
         self.truncated

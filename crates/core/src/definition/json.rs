@@ -1,4 +1,5 @@
-//! JSON with places: `serde_json` hands out each value as a piece of the text, whose address says where it is.
+//! Reads JSON with positions: `serde_json` hands out each value as a slice of the text, whose address gives its
+//! position.
 
 use std::fmt;
 
@@ -20,7 +21,7 @@ pub(super) fn read(text: &str) -> Result<TreeNode, (Position, Reason)> {
     Reader { text, offset: 0, at: Position::START }.node(root, 0)
 }
 
-/// Walks the text forwards, once, however many values it has.
+/// A reader that counts lines forwards through the text, once, however many values it has.
 struct Reader<'a> {
     text: &'a str,
     offset: usize,
@@ -121,7 +122,7 @@ fn reason(error: &serde_json::Error) -> Reason {
     Reason::Syntax { format: "JSON", words }
 }
 
-/// `serde_json` counts columns in bytes.
+/// Returns the position of an error. `serde_json` counts columns in bytes.
 fn position(text: &str, error: &serde_json::Error) -> Position {
     let line = text.split('\n').nth(error.line().saturating_sub(1)).unwrap_or_default();
     let before = line.char_indices().take_while(|(offset, _)| offset + 1 < error.column());

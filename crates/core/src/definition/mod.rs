@@ -1,4 +1,4 @@
-//! The wire format: what a user writes, JSON or YAML, becomes [`Workload`]s or located reasons why not. Pure.
+//! The format of definitions: the JSON or YAML of a user becomes [`Workload`]s, or errors with their locations. Pure.
 
 mod canonical;
 mod error;
@@ -33,18 +33,18 @@ const MAX_DEPTH: usize = 32;
 /// A text with definitions.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Source {
-    /// The file's name, or `-`, as errors shall have it.
+    /// The name that errors give the source: that of the file, or `-`.
     pub name: String,
     /// Its contents.
     pub text: String,
 }
 
-/// The names of the kinds that errors suggest.
+/// Returns the names of the kinds that errors suggest.
 fn kinds() -> impl Iterator<Item = &'static str> {
     Kind::ALL.iter().filter(|kind| kind.is_documented()).map(|kind| kind.as_str())
 }
 
-/// The workloads that the sources define, in their order.
+/// Returns the workloads that the sources define, in their order.
 ///
 /// A text that begins with `{` or `[` is JSON: an object or a list of them. Any other is YAML: one document
 /// or several, each an object or a list of them.
@@ -56,7 +56,7 @@ pub fn parse(sources: &[Source]) -> Result<Vec<Workload>, Errors> {
     parse_within(MAX_BYTES, sources)
 }
 
-/// The same of texts that are no longer than this.
+/// Returns the workloads that the sources define, if no text is longer than `longest` bytes.
 fn parse_within(longest: usize, sources: &[Source]) -> Result<Vec<Workload>, Errors> {
     let mut validator = Validator::default();
     for source in sources {

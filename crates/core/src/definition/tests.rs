@@ -22,7 +22,7 @@ fn refused(sources: &[(&str, &str)]) -> String {
     parse(&sources).unwrap_err().to_string()
 }
 
-/// RIK's own definitions, unchanged.
+/// Reads RIK's own definitions, unchanged.
 #[test]
 fn the_definitions_of_rik_are_read() {
     let function = include_str!("../../tests/definitions/rik-workload-function.json");
@@ -66,7 +66,7 @@ fn json_and_yaml_mean_the_same() {
 }
 
 #[test]
-fn what_runs_in_the_microvm_is_read() {
+fn every_field_of_an_execution_is_read() {
     let sum = "ab".repeat(32);
     let yaml = format!(
         "apiVersion: v1\nkind: Function\nname: a\nspec:\n  function:\n    execution:\n\
@@ -84,7 +84,7 @@ fn what_runs_in_the_microvm_is_read() {
 }
 
 #[test]
-fn what_is_repeated_by_an_alias_is_refused_where_it_is_used() {
+fn an_error_in_an_aliased_value_is_reported_at_the_alias() {
     let text = "apiVersion: v1\nkind: Function\nname: a\nspec: {function: {exposure: {port: &p 0, targetPort: *p}}}\n\
         ---\napiVersion: v1\nkind: Function\nname: b\nspec: &s {function: {exposure: [{port: &p 80}, {port: *p}]}}\n";
     insta::assert_snapshot!(refused(&[("alias.yaml", text)]), @r"
@@ -95,7 +95,7 @@ fn what_is_repeated_by_an_alias_is_refused_where_it_is_used() {
 }
 
 #[test]
-fn bombs_do_not_go_off() {
+fn deep_or_repetitive_texts_are_refused() {
     let reason = |text: &str| {
         let errors = parsed(text).unwrap_err();
         errors.iter().next().unwrap().reason.clone()
@@ -224,12 +224,12 @@ proptest! {
     }
 
     #[test]
-    fn no_text_is_too_strange(text in any::<String>()) {
+    fn parsing_never_panics(text in any::<String>()) {
         drop(parsed(&text));
     }
 
     #[test]
-    fn no_text_that_looks_like_a_definition_is_too_strange(
+    fn parsing_text_like_a_definition_never_panics(
         words in proptest::collection::vec(
             select(vec![
                 "{", "}", "[", "]", ":", ",", "\"", "\n", "  ", "\t", "- ", "---\n", "&a ", "*a", "<<: ",
@@ -250,7 +250,7 @@ proptest! {
 }
 
 #[test]
-fn an_answer_is_bounded_however_much_is_wrong() {
+fn errors_are_bounded_in_number_and_length() {
     let fields: Vec<_> = (0..1000).map(|index| format!("\"field{index}\": 1")).collect();
     let exposures = vec!["{}"; 1000].join(",");
     let long = "\u{1}".repeat(100_000).escape_default().to_string();
@@ -272,11 +272,11 @@ fn an_answer_is_bounded_however_much_is_wrong() {
         let shown = errors.to_string();
         assert_eq!(shown.lines().last(), Some("only the first 100 errors are listed"));
     }
-    // As many as are listed, and no more.
+    // This text has exactly as many errors as are listed.
     let one = r#"{"apiVersion":"v1","kind":"Function","spec":{"function":{}}}"#;
     let errors = parsed(&format!("[{},{one}]", vec!["{}"; 33].join(","))).unwrap_err();
     assert_eq!((errors.iter().count(), errors.is_truncated()), (100, false));
-    // Long texts are not repeated whole, wherever they stand.
+    // No error repeats a long text as a whole, whichever field has it.
     let long = long.replace("\\u{1}", "\\u0001");
     let field = |value: &str| {
         format!(r#"[{{"apiVersion":{value},"kind":{value},"name":{value},{value}:1}}]"#)

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// A place in a text, both counted from 1; the column in characters.
+/// A position in a text: line and column, counted from 1, the column in characters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Position {
     pub(crate) line: usize,
@@ -28,7 +28,7 @@ pub(crate) enum Value {
     Number(String),
     String(String),
     List(Vec<TreeNode>),
-    /// In the order of the text, duplicates included.
+    /// The fields of a map, in the order of the text, duplicates included.
     Map(Vec<Field>),
 }
 
@@ -39,7 +39,7 @@ pub(crate) struct Field {
     pub(crate) node: TreeNode,
 }
 
-/// The sort of a value.
+/// The type of a value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[expect(missing_docs, reason = "each variant is its name")]
 pub enum Sort {

@@ -1,4 +1,4 @@
-//! Located values become workloads, or reasons why not.
+//! Turns values with positions into workloads, or errors.
 
 mod claimed;
 mod execution;
@@ -21,7 +21,7 @@ use crate::{
 const DEFINITION: &[&str] = &["apiVersion", "kind", "name", "replicas", "spec"];
 const EXPOSURE: &[&str] = &["port", "targetPort", "type", "protocol", "hostAddress"];
 
-/// Collects workloads and errors, and what the definitions of one call share.
+/// The workloads and errors of one call, and the names and ports that its definitions share.
 #[derive(Default)]
 pub(crate) struct Validator {
     file: String,
@@ -37,7 +37,7 @@ pub(crate) struct Validator {
     ports: BTreeMap<(Protocol, Option<IpAddr>), claimed::Ports>,
 }
 
-/// An object whose fields are known, and where it stands.
+/// An object whose fields are known, and its position.
 pub(crate) struct Object<'a> {
     at: Position,
     path: String,
@@ -65,7 +65,7 @@ fn address(text: &str) -> Result<IpAddr, Reason> {
 }
 
 impl Validator {
-    /// Begins a file: what follows is in it.
+    /// Begins a file: later errors are in it.
     pub(super) fn begin(&mut self, file: &str) {
         self.sort();
         file.clone_into(&mut self.file);
@@ -98,7 +98,7 @@ impl Validator {
         self.earlier = self.errors.len();
     }
 
-    /// A definition, or a list of them.
+    /// Reads a definition, or a list of definitions.
     pub(super) fn document(&mut self, node: &TreeNode) {
         if let Value::List(items) = &node.value {
             for (index, item) in items.iter().enumerate() {
@@ -195,7 +195,7 @@ impl Validator {
             return None;
         }
         let object = self.object(node, path, EXPOSURE)?;
-        // Each is looked at whether or not those before it are right.
+        // Each field is checked, whether or not the earlier ones are right.
         let protocol = self.protocol(&object);
         let address = self.host_address(&object);
         self.exposure_type(&object);
@@ -259,7 +259,7 @@ impl Validator {
         self.accept(parsed, node.at, || object.path(name))
     }
 
-    /// TCP where none is given; `None` where it is wrong.
+    /// Returns the protocol, which is TCP by default; `None` if it is wrong.
     fn protocol(&mut self, object: &Object<'_>) -> Option<Protocol> {
         if object.get("protocol").is_none() {
             return Some(Protocol::Tcp);
@@ -270,7 +270,7 @@ impl Validator {
         self.accept(protocol, at, || object.path("protocol"))
     }
 
-    /// `Some(None)` where none is given; `None` where it is wrong.
+    /// Returns the address of the host: `Some(None)` if none is given; `None` if it is wrong.
     #[expect(clippy::option_option, reason = "the inner one is the exposure's own")]
     fn host_address(&mut self, object: &Object<'_>) -> Option<Option<IpAddr>> {
         if object.get("hostAddress").is_none() {
@@ -331,7 +331,7 @@ impl Validator {
         None
     }
 
-    /// An object with none but the known fields, each at most once. What else it has is refused, and left out.
+    /// Reads an object with only the known fields, each at most once. Other fields are refused, and left out.
     fn object<'a>(
         &mut self,
         node: &'a TreeNode,

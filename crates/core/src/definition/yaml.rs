@@ -1,4 +1,4 @@
-//! YAML with places.
+//! Reads YAML with positions.
 
 use std::fmt;
 

@@ -2,7 +2,7 @@ use std::collections::BTreeSet;
 
 use crate::model::InterfaceName;
 
-/// The packets that the host forwards only because we switched forwarding on, and that nobody asked for.
+/// The packets that the host forwards only because we turned forwarding on, and that no program asked for.
 ///
 /// A packet that comes in by an interface of [`Self::from`] and leaves by one of [`Self::to`] is dropped, as the host
 /// would have done without us. The rule does not decide about any other packet that is neither from nor to one of our

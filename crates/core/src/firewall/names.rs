@@ -2,8 +2,7 @@
 //!
 //! Both backends and the watcher of the long-lived node use them; no other file has such a name.
 
-/// The chain of the exposures, in every backend; with it begin the names of all our chains that stand in
-/// tables of others.
+/// The chain of the exposures, in every backend; the names of all our chains in tables of others begin with it.
 pub const CHAIN: &str = "RIKLET";
 /// Our passage: the chain in a table of others that accepts what comes from and goes to guests, and is jumped to before
 /// the rules that would drop it.
@@ -27,7 +26,7 @@ pub mod nftables {
     /// The beginning of our table's comment. The digest of the base ruleset follows, and the owner.
     pub const TABLE_COMMENT: &str = "riklet-sdn 1 ";
 
-    /// The chain that drops what pretends to be from or to 127.0.0.0/8.
+    /// The chain that drops packets of guests from or to 127.0.0.0/8.
     pub const ANTISPOOF: &str = "antispoof";
     /// The chain that leads arriving packets to the exposures.
     pub const PREROUTING: &str = "prerouting";

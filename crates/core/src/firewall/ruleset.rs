@@ -61,7 +61,7 @@ impl fmt::Display for Backend {
     }
 }
 
-/// The whole ruleset, by what it means; no backend's rule is in it.
+/// The meaning of the whole ruleset, without the rules of any backend.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ruleset {
     /// The part that does not depend on instances.
@@ -135,7 +135,8 @@ pub enum Entry {
         /// The guest's ports.
         guest_ports: PortRange,
     },
-    /// Masquerades what a guest sends to itself by way of the host: otherwise the answer would not come back.
+    /// Masquerades packets that a guest sends to itself by way of the host: otherwise the answers would not come back
+    /// the same way.
     Hairpin {
         /// The guest's address.
         guest: IpAddr,
@@ -177,12 +178,12 @@ impl fmt::Display for Entry {
     }
 }
 
-/// One transaction: all of it is done, or nothing.
+/// A change in one transaction: all of it is done, or nothing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change {
     /// Replaces everything of ours by this ruleset.
     Reset(Ruleset),
-    /// Removes entries, then adds entries, where the base ruleset is in place.
+    /// Removes entries, then adds entries. The base ruleset must be in place.
     ///
     /// It is refused as a whole if the base ruleset or an entry to be removed is missing, or if the key of an
     /// entry to be added is taken: then the firewall is not as the caller believes.
@@ -205,7 +206,7 @@ pub struct FirewallState {
     pub base_ruleset: BaseState,
     /// The entries that were found.
     pub entries: BTreeSet<Entry>,
-    /// Rules or elements in the place of entries that are none, or are there twice, in the backend's words.
+    /// Rules or elements that stand among the entries but are none, or are duplicates, in the backend's words.
     pub strays: Vec<String>,
     /// The marks on what was found; none if there is nothing of ours.
     pub marks: BTreeSet<Mark>,

@@ -85,13 +85,13 @@ pub(super) fn states(states: u16) -> Test {
     Test::Any(any)
 }
 
-/// A field has one of these bits.
+/// Returns the test that a field has one of these bits.
 fn has(field: Field, bits: u32) -> Test {
     let value = Value::Of(field, Some(bits.to_ne_bytes().into()));
     Test::Compare(value, Operator::NotEqual, vec![0; 4])
 }
 
-/// `struct xt_mark_mtinfo1`: the mark, the mask, and a byte that inverts it.
+/// Returns the test of a `struct xt_mark_mtinfo1`: the mark, the mask, and a byte that inverts it.
 fn marked(info: &[u8]) -> Option<Test> {
     let value = Value::Of(Field::Mark, Some(info.get(4..8)?.to_vec()));
     let test = Test::Compare(value, Operator::Equal, info.get(..4)?.to_vec());

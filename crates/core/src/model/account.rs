@@ -3,9 +3,9 @@ use std::{fmt, str::FromStr};
 /// A user or a group of the host.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Account {
-    /// By number.
+    /// The number of the user or group.
     Id(u32),
-    /// By name, which the host must know: passwd(5), group(5) or another source of nsswitch.conf(5).
+    /// The name, which the host must know: passwd(5), group(5) or another source of nsswitch.conf(5).
     Name(AccountName),
 }
 
@@ -17,13 +17,13 @@ pub struct AccountName(String);
 /// The reason why a number or a text is not an [`Account`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AccountError {
-    /// -1 is nobody at all (chown(2)), and more does not fit.
+    /// The number is -1, which stands for no account (chown(2)), or too large.
     #[error("{found} is not a user or group; ids are 0 to {}", u32::MAX - 1)]
     Id {
         /// The number as given.
         found: String,
     },
-    /// No host can have the name.
+    /// The name is one that no host can have.
     #[error("{text:?} is not the name of a user or group")]
     Name {
         /// The text as given.
@@ -32,10 +32,10 @@ pub enum AccountError {
 }
 
 impl Account {
-    /// The user or group of this number.
+    /// Returns the user or group of this number.
     ///
     /// # Errors
-    /// Where there can be none.
+    /// Fails if no user or group can have this number.
     pub fn of_id(id: i64) -> Result<Self, AccountError> {
         let number = u32::try_from(id).ok().filter(|&id| id < u32::MAX);
         number.map(Self::Id).ok_or_else(|| AccountError::Id { found: id.to_string() })
@@ -45,7 +45,7 @@ impl Account {
 impl FromStr for Account {
     type Err = AccountError;
 
-    /// A text of digits is a number.
+    /// Reads a user or group; a text of digits is a number.
     fn from_str(text: &str) -> Result<Self, AccountError> {
         if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
             let number = text.parse::<i64>().map(Self::of_id);
@@ -71,7 +71,7 @@ impl fmt::Display for Account {
 }
 
 impl AccountName {
-    /// The name as text.
+    /// Returns the name as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0

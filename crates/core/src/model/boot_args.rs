@@ -8,7 +8,7 @@ pub struct BootArgs(String);
 /// The reason why a text is not [`BootArgs`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BootArgsError {
-    /// The kernel would configure its NIC by it.
+    /// A word by which the kernel would configure its NIC.
     #[error(
         "{word:?} would give the guest another address than its slot's, which ip= is set to already"
     )]
@@ -29,7 +29,7 @@ pub enum BootArgsError {
 }
 
 impl BootArgs {
-    /// The words as written.
+    /// Returns the words as written.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
@@ -55,7 +55,7 @@ impl TryFrom<&str> for BootArgs {
     }
 }
 
-/// The words of a command line: white space ends one, except between quotes (`next_arg` of the kernel's
+/// Returns the words of a command line: white space ends one, except between quotes (`next_arg` of the kernel's
 /// `lib/cmdline.c`).
 fn words(text: &str) -> impl Iterator<Item = &str> {
     let mut quoted = false;

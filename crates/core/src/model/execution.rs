@@ -1,4 +1,4 @@
-//! Executions: what a definition says about a function's microVM. Nothing is decided yet.
+//! The execution of a function's microVM, as its definition describes it. Nothing is decided yet.
 
 use std::{fmt, net::IpAddr};
 
@@ -27,17 +27,17 @@ pub struct Execution {
     pub boot_args: Option<BootArgs>,
     /// The accelerator that executes the guest's instructions.
     pub accelerator: Option<Accelerator>,
-    /// Whom the VMM runs as, and the TAP is for.
+    /// The user that the VMM runs as, and that owns the TAP.
     pub user: Option<Account>,
-    /// The same, of groups.
+    /// The group that the VMM runs as, and that owns the TAP.
     pub group: Option<Account>,
     /// The number of queue pairs of the TAP and the guest's NIC.
     pub queues: Option<Queues>,
-    /// Whom the guest asks for names; an empty one is nobody, `None` is whom the host asks.
+    /// The name servers that the guest asks; empty stands for none, and `None` for those of the host.
     pub dns: Option<Dns>,
 }
 
-/// Two things that cannot both be.
+/// Two settings that exclude each other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum ExecutionConflict {
     /// Only QEMU has more than one accelerator.
@@ -84,7 +84,7 @@ pub enum Vmm {
     Qemu,
     /// <https://www.cloudhypervisor.org>.
     CloudHypervisor,
-    /// No VMM: this program plays the guest.
+    /// The built-in guest, which stands in for a microVM.
     Builtin,
 }
 
@@ -93,7 +93,7 @@ impl Vmm {
     pub const ALL: [Self; 4] =
         [Self::Firecracker, Self::Qemu, Self::CloudHypervisor, Self::Builtin];
 
-    /// The name, as definitions and output have it.
+    /// Returns the name in definitions and output.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -104,7 +104,7 @@ impl Vmm {
         }
     }
 
-    /// The VMM of this name.
+    /// Returns the VMM of this name.
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|vmm| vmm.as_str() == name)
@@ -130,7 +130,7 @@ impl Accelerator {
     /// All of them.
     pub const ALL: [Self; 2] = [Self::Kvm, Self::Tcg];
 
-    /// The name, as definitions and QEMU have it.
+    /// Returns the name in definitions and for QEMU.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -146,7 +146,7 @@ impl fmt::Display for Accelerator {
     }
 }
 
-/// A number that must be in a range, and is not.
+/// A number that is out of its range.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("{found} is out of range: 1 to {most}")]
 pub struct OutOfRange {
@@ -169,10 +169,10 @@ impl Vcpus {
     /// The most that Firecracker allows (`vcpu_count` of its API).
     pub const MAX: u8 = 32;
 
-    /// This many.
+    /// Returns this number of them.
     ///
     /// # Errors
-    /// Where it is not 1 to [`Self::MAX`].
+    /// Fails if it is not 1 to [`Self::MAX`].
     pub fn new(count: i64) -> Result<Self, OutOfRange> {
         counted(count, Self::MAX).map(Self)
     }
@@ -199,10 +199,10 @@ impl Queues {
     /// the guest memory and two interrupts.
     pub const MAX: u8 = 16;
 
-    /// This many.
+    /// Returns this number of them.
     ///
     /// # Errors
-    /// Where it is not 1 to [`Self::MAX`].
+    /// Fails if it is not 1 to [`Self::MAX`].
     pub fn new(count: i64) -> Result<Self, OutOfRange> {
         counted(count, Self::MAX).map(Self)
     }
@@ -233,10 +233,10 @@ pub struct TooManyServers {
 }
 
 impl Dns {
-    /// As many as the kernel's argument `ip=` has room for.
+    /// The largest number of servers, for which the kernel's argument `ip=` has room.
     pub const MAX: usize = 2;
 
-    /// The servers, in the order in which they are asked.
+    /// Returns the servers, in the order in which they are asked.
     #[must_use]
     pub fn servers(&self) -> &[IpAddr] {
         &self.0

@@ -21,7 +21,7 @@ impl Protocol {
     /// All of them.
     pub const ALL: [Self; 3] = [Self::Tcp, Self::Udp, Self::Sctp];
 
-    /// The protocol number (IANA; `IPPROTO_*` of `<netinet/in.h>`).
+    /// Returns the protocol number (IANA; `IPPROTO_*` of `<netinet/in.h>`).
     #[must_use]
     pub const fn number(self) -> u8 {
         match self {
@@ -31,7 +31,7 @@ impl Protocol {
         }
     }
 
-    /// The name in lower case, as firewall rules and this program's output have it.
+    /// Returns the name in lower case, as in firewall rules and in output.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -41,7 +41,7 @@ impl Protocol {
         }
     }
 
-    /// The protocol of this name, in upper or lower case.
+    /// Returns the protocol of this name, in upper or lower case.
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|protocol| protocol.as_str().eq_ignore_ascii_case(name))
@@ -64,13 +64,13 @@ pub struct PortRange {
 /// The reason why a text or a pair of numbers is not a [`PortRange`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PortRangeError {
-    /// Not a number, and not two with `-` between.
+    /// The text is neither a number nor two numbers with `-` between.
     #[error("{text:?} is neither a port such as 8080 nor a range such as 8000-8010")]
     Syntax {
         /// The text as given.
         text: String,
     },
-    /// Not 1 to 65535.
+    /// The number is not 1 to 65535.
     #[error("port {port} is out of range; ports are 1 to 65535")]
     Port {
         /// The number as given.
@@ -87,7 +87,7 @@ pub enum PortRangeError {
 }
 
 impl PortRange {
-    /// The ports `first` to `last`, both included.
+    /// Returns the ports `first` to `last`, both included.
     ///
     /// # Errors
     /// Fails if a port is not 1 to 65535, or if the range is reversed.
@@ -116,13 +116,13 @@ impl PortRange {
         Self::new(first.into(), last.into()).ok()
     }
 
-    /// The lowest port.
+    /// Returns the lowest port.
     #[must_use]
     pub const fn first(self) -> u16 {
         self.first.get()
     }
 
-    /// The highest port.
+    /// Returns the highest port.
     #[must_use]
     pub const fn last(self) -> u16 {
         self.last.get()
@@ -134,7 +134,7 @@ impl PortRange {
         self.last.get() - self.first.get() + 1
     }
 
-    /// The ports in ascending order.
+    /// Returns the ports in ascending order.
     pub fn iter(self) -> impl Iterator<Item = u16> + use<> {
         self.first()..=self.last()
     }
@@ -151,7 +151,7 @@ impl PortRange {
         self.first.get() <= other.first.get() && other.last.get() <= self.last.get()
     }
 
-    /// Tells whether the two share a port.
+    /// Reports whether the two share a port.
     #[must_use]
     pub const fn overlaps(self, other: Self) -> bool {
         self.first.get() <= other.last.get() && other.first.get() <= self.last.get()
@@ -193,7 +193,7 @@ pub struct Exposure {
     guest_ports: PortRange,
 }
 
-/// The reason why an [`Exposure`] cannot be.
+/// The reason why an [`Exposure`] is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ExposureError {
     /// The ranges differ in length.
@@ -213,11 +213,11 @@ pub enum ExposureError {
 }
 
 impl Exposure {
-    /// `host_ports` lead to `guest_ports`, the first to the first and so on. A `host_address` of `None`
-    /// or 0.0.0.0 is every address of the host.
+    /// Returns the exposure that leads `host_ports` to `guest_ports`, the first to the first and so on. A
+    /// `host_address` of `None` or 0.0.0.0 stands for every address of the host.
     ///
     /// # Errors
-    /// Where the ranges differ in length, or no host can have the address.
+    /// Fails if the ranges differ in length, or no host can have the address.
     pub fn new(
         protocol: Protocol,
         host_address: Option<IpAddr>,
@@ -262,13 +262,13 @@ impl Exposure {
         self.guest_ports
     }
 
-    /// The pairs of host port and guest port, in ascending order.
+    /// Returns the pairs of host port and guest port, in ascending order.
     pub fn ports(&self) -> impl Iterator<Item = (u16, u16)> + use<> {
         self.host_ports.iter().zip(self.guest_ports.iter())
     }
 
-    /// Tells whether one packet could be meant by both: the same protocol, a shared host port, and the same
-    /// host address or one of them bound to all (as `bind(2)` has it).
+    /// Reports whether one packet could match both: the same protocol, a shared host port, and the same host address or
+    /// one of them bound to all (as in `bind(2)`).
     #[must_use]
     pub fn clashes_with(&self, other: &Self) -> bool {
         self.meets(other.protocol, other.host_address) && self.host_ports.overlaps(other.host_ports)

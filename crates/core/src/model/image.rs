@@ -1,6 +1,6 @@
 use std::{fmt, str::FromStr};
 
-/// A file that the VMM needs: where it is, and what it must be.
+/// A file that the VMM needs: its source, and its checksum if one is given.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Image {
     source: String,
@@ -13,22 +13,22 @@ pub struct Image {
 pub struct EmptySource;
 
 impl Image {
-    /// A path or a URL, uninterpreted, and the checksum of what is there.
+    /// Returns the image with this source, an uninterpreted path or URL, and this checksum.
     ///
     /// # Errors
-    /// Where `source` is empty.
+    /// Fails if `source` is empty.
     pub fn new(source: impl Into<String>, sha256: Option<Sha256>) -> Result<Self, EmptySource> {
         let source = source.into();
         if source.is_empty() { Err(EmptySource) } else { Ok(Self { source, sha256 }) }
     }
 
-    /// The path or the URL; not empty.
+    /// Returns the path or the URL, which is not empty.
     #[must_use]
     pub fn source(&self) -> &str {
         &self.source
     }
 
-    /// The checksum that the file must have.
+    /// Returns the checksum that the file must have.
     #[must_use]
     pub const fn sha256(&self) -> Option<Sha256> {
         self.sha256
@@ -48,13 +48,13 @@ pub struct Sha256Error {
 }
 
 impl Sha256 {
-    /// The checksum with these bytes.
+    /// Returns the checksum with these bytes.
     #[must_use]
     pub const fn new(bytes: [u8; 32]) -> Self {
         Self(bytes)
     }
 
-    /// The bytes.
+    /// Returns the bytes.
     #[must_use]
     pub const fn bytes(self) -> [u8; 32] {
         self.0
@@ -79,7 +79,7 @@ impl FromStr for Sha256 {
 }
 
 impl fmt::Display for Sha256 {
-    /// In lower case, as sha256sum(1).
+    /// Writes the digits in lower case, as sha256sum(1) does.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
     }

@@ -2,7 +2,7 @@ use std::{fmt, str::FromStr};
 
 /// The bits of packets' and connections' marks that are ours to use.
 ///
-/// Marks are shared by everybody on a host, so we write no bit outside of this mask, and never a mark of a packet that is
+/// All programs on a host share marks, so we write no bit outside of this mask, and never a mark of a packet that is
 /// neither from nor to a guest. Its bits, from the lowest:
 ///
 /// | bits | use |

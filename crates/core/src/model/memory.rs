@@ -7,22 +7,22 @@ pub struct Memory(u32);
 /// The reason why a number or a text is not a [`Memory`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum MemoryError {
-    /// Nothing at all, or less.
+    /// The amount is zero or negative.
     #[error("a guest needs at least 1 MiB of memory")]
     Zero,
-    /// A fraction of a MiB would be left.
+    /// The amount is not a whole number of MiB.
     #[error("{text} is not a whole number of MiB")]
     Fraction {
         /// The amount as given.
         text: String,
     },
-    /// More than [`Memory::MAX_MIB`].
+    /// The amount is more than [`Memory::MAX_MIB`].
     #[error("{text} is more than {} MiB", Memory::MAX_MIB)]
     TooMuch {
         /// The amount as given.
         text: String,
     },
-    /// No number with a unit.
+    /// The text is not a number with a unit.
     #[error("{text:?} is not an amount of memory; write MiB as a number, or 524288K, 512M, 2G")]
     Syntax {
         /// The text as given.
@@ -34,10 +34,10 @@ impl Memory {
     /// 16 TiB, more than any host has.
     pub const MAX_MIB: u32 = 1 << 24;
 
-    /// This many MiB.
+    /// Returns this number of MiB.
     ///
     /// # Errors
-    /// Where it is not 1 to [`Self::MAX_MIB`].
+    /// Fails if it is not 1 to [`Self::MAX_MIB`].
     pub fn new(mib: i64) -> Result<Self, MemoryError> {
         match u32::try_from(mib) {
             Ok(mib @ 1..=Self::MAX_MIB) => Ok(Self(mib)),
@@ -56,7 +56,7 @@ impl Memory {
 impl FromStr for Memory {
     type Err = MemoryError;
 
-    /// Digits and a unit of 1024: K, M or G.
+    /// Reads digits and a binary unit: K, M or G.
     fn from_str(text: &str) -> Result<Self, MemoryError> {
         let syntax = || MemoryError::Syntax { text: crate::excerpt::excerpt(text) };
         let too_much = || MemoryError::TooMuch { text: crate::excerpt::excerpt(text) };

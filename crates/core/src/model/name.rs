@@ -9,10 +9,10 @@ pub struct InstanceName(String);
 /// The reason why a text is not an [`InstanceName`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NameError {
-    /// Nothing at all.
+    /// The text is empty.
     #[error("the name is empty")]
     Empty,
-    /// Longer than [`InstanceName::MAX_LENGTH`].
+    /// The text is longer than [`InstanceName::MAX_LENGTH`].
     #[error("the name is {length} characters long; at most {max} are allowed", max = InstanceName::MAX_LENGTH)]
     TooLong {
         /// The length found, in characters.
@@ -42,7 +42,7 @@ impl InstanceName {
     /// The longest name, in characters.
     pub const MAX_LENGTH: usize = 63;
 
-    /// The name as text.
+    /// Returns the name as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0

@@ -1,4 +1,4 @@
-//! Owners: the state directory that something on the host belongs to.
+//! Owners: the state directories that objects on the host belong to.
 
 use std::{fmt, str::FromStr};
 
@@ -15,7 +15,7 @@ impl OwnerId {
     /// The length of the identifier as text.
     pub const DIGITS: usize = 16;
 
-    /// An identifier of these bits.
+    /// Returns the identifier with these bits.
     #[must_use]
     pub const fn new(bits: u64) -> Self {
         Self(bits)
@@ -40,7 +40,7 @@ impl FromStr for OwnerId {
     }
 }
 
-/// A state directory, as everything that belongs to it names it: `ID DIRECTORY`.
+/// A state directory, in the form in which its objects name it: `ID DIRECTORY`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Owner {
     id: OwnerId,
@@ -55,11 +55,11 @@ pub struct OwnerError;
 impl Owner {
     /// The longest directory in bytes: nft(8) accepts comments of 127 bytes, and the table's comment has more to say.
     pub const MAX_DIRECTORY: usize = 80;
-    /// Stands for the front of a directory that is longer.
+    /// The text that stands for the omitted front of a longer directory.
     const CUT: &str = "...";
 
-    /// An owner with this identifier. Characters that a comment of iptables would have to escape become `?`, and of a
-    /// directory that is too long the end remains.
+    /// Returns the owner with this identifier. Characters that a comment of iptables would have to escape become `?`,
+    /// and a directory that is too long is shortened from the front.
     #[must_use]
     pub fn new(id: OwnerId, directory: &str) -> Self {
         let plain =
@@ -76,19 +76,19 @@ impl Owner {
         Self { id, directory }
     }
 
-    /// The identifier.
+    /// Returns the identifier.
     #[must_use]
     pub const fn id(&self) -> OwnerId {
         self.id
     }
 
-    /// The directory, as far as it fits.
+    /// Returns the directory, as far as it fits.
     #[must_use]
     pub fn directory(&self) -> &str {
         &self.directory
     }
 
-    /// The mark of what belongs to this owner.
+    /// Returns the mark on the objects of this owner.
     #[must_use]
     pub fn mark(&self) -> Mark {
         Mark::Signed { id: self.id, directory: Some(self.directory.clone()) }
@@ -116,7 +116,7 @@ impl FromStr for Owner {
     }
 }
 
-/// The mark on something that this program made.
+/// The mark on an object that this program made.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Mark {
     /// It names no owner: an earlier version of this program made it.

@@ -10,16 +10,16 @@ use crate::{
     model::{InterfaceName, Mark, Owner, OwnerId},
 };
 
-/// Something that this program made, and that our records do not have.
+/// An object that this program made, and that our records do not have.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Claim {
-    /// The thing.
+    /// The object.
     pub object: Object,
     /// The records that have it.
     pub holder: Holder,
 }
 
-/// Something that bears a mark.
+/// An object that bears a mark.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Object {
     /// An interface, by its alias.
@@ -30,14 +30,14 @@ pub enum Object {
     ForeignChain(ForeignChain),
 }
 
-/// The records that something belongs to.
+/// The records that an object belongs to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Holder {
     /// Records that were in our state directory and are gone, or those of an earlier version.
     Lost,
     /// The records in another state directory.
     Other {
-        /// The directory; `None` where nothing says so.
+        /// The directory; `None` if the object does not name it.
         directory: Option<String>,
     },
 }
@@ -45,12 +45,12 @@ pub enum Holder {
 /// The objects that an operation takes over and marks as ours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub enum Adoption {
-    /// Nothing: it refuses.
+    /// No objects: the operation refuses.
     #[default]
     Nothing,
-    /// Those of the lost records of our state directory.
+    /// The objects of lost records of our state directory.
     Lost,
-    /// Those of the records in another state directory as well.
+    /// The objects of records in other state directories as well.
     All,
 }
 
@@ -64,8 +64,8 @@ impl Adoption {
     }
 }
 
-/// Returns the claims of others on what was found. What names no owner is ours where we have records: an earlier version
-/// made it.
+/// Returns the claims of others on the found objects. An object without an owner is ours if we have records: an earlier
+/// version made it.
 #[must_use]
 pub fn claims(
     owner: &Owner,
@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn another_directorys_things_are_claimed_by_name() {
+    fn objects_of_another_directory_are_claimed_by_name() {
         let ours = owner(1, "/run/a");
         let theirs = owner(2, "/run/b");
         let unnamed = Mark::Signed { id: OwnerId::new(2), directory: None };
@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn things_of_this_directory_under_another_identifier_lost_their_records() {
+    fn objects_with_a_former_identifier_have_lost_records() {
         let ours = owner(1, "/run/a");
         let unnamed = Mark::Signed { id: OwnerId::new(2), directory: None };
         let found =
@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn an_earlier_versions_things_are_ours_where_there_are_records() {
+    fn objects_of_an_earlier_version_are_ours_if_there_are_records() {
         let ours = owner(1, "/run/a");
         let found = [link(0, Mark::Unsigned)];
         assert_eq!(claims(&ours, true, Adoption::Nothing, &found), []);

@@ -1,4 +1,4 @@
-//! Plans and steps as output has them.
+//! Formats plans and steps for output.
 
 use std::fmt;
 
@@ -26,7 +26,7 @@ impl fmt::Display for Plan {
 }
 
 impl fmt::Display for Step {
-    /// One or more lines, each beginning with `+` (comes), `~` (changes) or `-` (goes); no final newline.
+    /// Writes one or more lines, each beginning with `+` (comes), `~` (changes) or `-` (goes); no final newline.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::CreateLink(spec) => {
@@ -35,7 +35,7 @@ impl fmt::Display for Step {
                 addresses.iter().try_for_each(|address| write!(f, "address {address}, "))?;
                 write!(f, "MAC {mac}, MTU {mtu}")?;
                 neighbours.iter().try_for_each(|(a, mac)| write!(f, ", neighbour {a} at {mac}"))?;
-                // That of the administrator goes without saying.
+                // The administrator is the default owner, and is not shown.
                 let owner = tap.owner.filter(|&id| id != Tap::ROOT);
                 owner.iter().try_for_each(|id| write!(f, ", owner {id}"))?;
                 tap.group.iter().try_for_each(|id| write!(f, ", owning group {id}"))?;

@@ -19,7 +19,7 @@ pub struct ForeignLink {
     pub alias: Option<String>,
 }
 
-/// Nobody knows what an instance needs.
+/// The needs of an instance are unknown, since its record cannot be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("the record of {name} cannot be read: {reason}")]
 pub struct UnreadableRecord {
@@ -35,18 +35,18 @@ pub enum Obstacle {
     /// The record of its instance cannot be read. The slot is left as it is.
     #[error(transparent)]
     Unreadable(#[from] UnreadableRecord),
-    /// Its interface's name is taken.
+    /// A foreign interface has the slot's name.
     #[error(transparent)]
     Foreign(#[from] ForeignLink),
-    /// Its TAP must be made anew, which would cut a running guest off. The slot is left as it is.
+    /// Its TAP must be replaced, which would cut off a running guest. The slot is left as it is.
     #[error("a VMM has the TAP {name} open, which cannot be changed to {}", list(differences))]
     InUse {
         /// The TAP.
         name: InterfaceName,
-        /// The differences that cannot be mended.
+        /// The differences that cannot be repaired.
         differences: Vec<LinkDifference>,
     },
-    /// A VMM has a TAP of ours open that no record knows. It is not deleted, nor given to another instance.
+    /// A VMM has a TAP of ours open that no record has. It is neither deleted nor given to another instance.
     #[error(
         "a VMM has the TAP {name} open, and it is no instance's by the records: its alias is {alias}"
     )]
@@ -103,8 +103,8 @@ fn obstacle(owner: &Owner, spec: &LinkSpec, link: &LinkState) -> Option<Obstacle
     (link.open && !differences.is_empty()).then_some(Obstacle::InUse { name, differences })
 }
 
-/// Tells whether an interface that no instance has is ours to delete. One that names no owner may be of any earlier version's
-/// records.
+/// Reports whether an interface that no instance has is ours to delete. One that names no owner may belong to any
+/// records of an earlier version.
 pub(super) fn is_ours(desired: &Desired, link: &LinkState) -> bool {
     match alias::mark(link.alias.as_deref()) {
         None => false,
@@ -113,12 +113,12 @@ pub(super) fn is_ours(desired: &Desired, link: &LinkState) -> bool {
             desired.adoption != Adoption::Nothing
                 || Slot::of_interface(link.name.as_str()).is_some_and(leaves)
         }
-        // Where another has a claim, nothing is done at all.
+        // If other records have a claim, nothing is done at all.
         Some(Mark::Signed { .. }) => true,
     }
 }
 
-/// Returns those of the differences that this remedy mends.
+/// Returns those of the differences that this remedy repairs.
 pub(super) fn mended_by(differences: Vec<LinkDifference>, remedy: Remedy) -> Vec<LinkDifference> {
     differences.into_iter().filter(|difference| difference.remedy() == remedy).collect()
 }

@@ -100,7 +100,7 @@ fn after(desired: &Desired) -> Observed {
 }
 
 #[test]
-fn from_nothing_the_firewall_stands_before_the_host_forwards() {
+fn the_firewall_is_set_before_forwarding_is_turned_on() {
     let plan =
         plan(&desired([fragment(0, "hello", &[(Protocol::Tcp, "8080", "3000")])]), &nothing());
     insta::assert_snapshot!(plan, @r"
@@ -113,7 +113,7 @@ fn from_nothing_the_firewall_stands_before_the_host_forwards() {
 }
 
 #[test]
-fn what_stands_needs_nothing() {
+fn a_host_as_desired_needs_no_steps() {
     let desired = desired([fragment(0, "hello", &[(Protocol::Tcp, "8080", "3000")])]);
     assert!(plan(&desired, &after(&desired)).is_empty());
 }
@@ -136,7 +136,7 @@ fn a_changed_definition_touches_only_what_changed() {
 }
 
 #[test]
-fn what_leaves_is_closed_before_its_tap_goes() {
+fn exposures_are_removed_before_their_tap() {
     let before = desired([fragment(0, "a", &[(Protocol::Tcp, "80", "80")])]);
     insta::assert_snapshot!(plan(&desired([]), &after(&before)), @r"
     - firewall: tcp 80 -> 10.231.0.2:80
@@ -153,7 +153,7 @@ fn passage(drops: bool, open: bool, touched: bool) -> ForeignChainState {
 }
 
 #[test]
-fn a_passage_stands_exactly_where_a_foreign_chain_drops() {
+fn a_passage_is_opened_only_in_a_foreign_chain_that_drops() {
     let wanted = desired([fragment(0, "a", &[])]);
     let step = |state: ForeignChainState| {
         let observed = Observed { foreign_chains: vec![state], ..after(&wanted) };
@@ -174,7 +174,7 @@ fn a_passage_stands_exactly_where_a_foreign_chain_drops() {
 }
 
 #[test]
-fn where_nothing_shall_remain_forwarding_ends_before_the_firewall_goes() {
+fn a_purge_turns_forwarding_off_before_it_removes_the_firewall() {
     let before = desired([fragment(0, "a", &[])]);
     let mut observed = after(&before);
     observed.foreign_chains = vec![passage(true, true, true)];
@@ -193,7 +193,7 @@ fn where_nothing_shall_remain_forwarding_ends_before_the_firewall_goes() {
 }
 
 #[test]
-fn an_interface_that_is_not_ours_blocks_its_slot_only() {
+fn a_foreign_interface_blocks_only_its_slot() {
     let wanted = desired([fragment(0, "a", &[]), fragment(1, "b", &[])]);
     let mut observed = after(&wanted);
     observed.links.get_mut(&Slot::new(0)).unwrap().alias = Some("somebody's".to_owned());
@@ -206,7 +206,7 @@ fn an_interface_that_is_not_ours_blocks_its_slot_only() {
     );
 }
 
-/// The function `a` in slot 0, whose VMM runs as this user and opens this many queues.
+/// Returns the function `a` in slot 0, whose VMM runs as this user and opens this many queues.
 fn run_as(user: Option<u32>, queues: i64) -> (Slot, Fragment) {
     let execution = Execution {
         user: user.map(Account::Id),
@@ -230,7 +230,7 @@ fn a_tap_gets_its_owner_before_anything_else_changes() {
 }
 
 #[test]
-fn what_no_tap_takes_makes_another() {
+fn a_difference_that_cannot_be_configured_replaces_the_tap() {
     let before = desired([run_as(Some(1000), 1)]);
     insta::assert_snapshot!(plan(&desired([run_as(None, 2)]), &after(&before)), @r#"
     - TAP rik0: cannot be changed to several queues
@@ -239,7 +239,7 @@ fn what_no_tap_takes_makes_another() {
 }
 
 #[test]
-fn a_guest_is_not_cut_off() {
+fn an_open_tap_is_not_replaced() {
     let (slot, fragment) = fragment(0, "a", &[(Protocol::Tcp, "80", "80")]);
     let mut observed = after(&desired([(slot, fragment)]));
     observed.links.get_mut(&slot).unwrap().open = true;
@@ -266,7 +266,7 @@ fn a_slot_that_failed_is_left_as_it_is() {
 }
 
 #[test]
-fn empty_tables_go_where_nothing_else_is_left_unless_they_were_there_before() {
+fn a_purge_removes_empty_tables_that_were_not_there_before() {
     let mut wanted = desired([]);
     wanted.base_ruleset = None;
     wanted.sysctls = BTreeMap::new();
@@ -280,7 +280,7 @@ fn empty_tables_go_where_nothing_else_is_left_unless_they_were_there_before() {
 }
 
 #[test]
-fn an_interrupted_operation_leaves_its_guests_flows_to_be_forgotten() {
+fn the_flows_of_an_interrupted_operation_are_forgotten() {
     let ports = [(Protocol::Tcp, "80", "80"), (Protocol::Udp, "53", "53")];
     let mut wanted = desired([fragment(0, "a", &ports), fragment(1, "b", &[])]);
     let mut observed = after(&wanted);
@@ -302,11 +302,11 @@ fn an_interrupted_operation_leaves_its_guests_flows_to_be_forgotten() {
 }
 
 #[test]
-fn a_tap_that_is_open_goes_with_its_own_instance_only() {
+fn an_open_tap_is_deleted_only_with_its_instance_or_a_purge() {
     let before = desired([fragment(0, "a", &[(Protocol::Tcp, "80", "80")])]);
     let mut observed = after(&before);
     observed.links.get_mut(&Slot::new(0)).unwrap().open = true;
-    // No record says that it was taken down.
+    // The instance has no record, and was not taken down.
     insta::assert_snapshot!(plan(&desired([]), &observed), @r#"
     ! a VMM has the TAP rik0 open, and it is no instance's by the records: its alias is riklet-sdn@0000000000000001:a tcp:80:80 /run/riklet-sdn
     "#);
@@ -314,7 +314,7 @@ fn a_tap_that_is_open_goes_with_its_own_instance_only() {
     down.leaving = [Slot::new(0)].into();
     let steps = plan(&down, &observed).steps;
     assert!(steps.contains(&Step::DeleteLinks([Slot::new(0).interface()].into())), "{steps:?}");
-    // Nothing of ours remains, by whichever way it came.
+    // A purge removes every object of ours, even an open TAP without a record.
     let mut purged = desired([]);
     purged.base_ruleset = None;
     let steps = plan(&purged, &observed).steps;
@@ -322,7 +322,7 @@ fn a_tap_that_is_open_goes_with_its_own_instance_only() {
 }
 
 #[test]
-fn what_belongs_to_other_records_stops_everything() {
+fn claims_of_other_records_stop_the_whole_plan() {
     let wanted = desired([fragment(0, "a", &[]), fragment(1, "b", &[])]);
     let theirs = Owner::new(OwnerId::new(2), "/run/other");
     let mut observed = after(&wanted);
@@ -342,7 +342,7 @@ fn what_belongs_to_other_records_stops_everything() {
 }
 
 #[test]
-fn what_is_taken_over_stays_with_who_has_it_open() {
+fn an_adopted_open_tap_stays_with_its_instance() {
     let mut wanted = desired([fragment(0, "a", &[])]);
     wanted.adoption = Adoption::All;
     let theirs = Owner::new(OwnerId::new(2), "/run/other");
@@ -361,38 +361,38 @@ fn what_is_taken_over_stays_with_who_has_it_open() {
 }
 
 #[test]
-fn what_names_no_owner_is_ours_by_the_records_only() {
+fn an_object_without_an_owner_is_ours_only_by_the_records() {
     let wanted = desired([fragment(0, "a", &[])]);
     let mut observed = after(&wanted);
     observed.links.get_mut(&Slot::new(0)).unwrap().alias = Some("riklet-sdn:a".to_owned());
     observed.firewall.marks = [Mark::Unsigned].into();
     assert!(matches!(&*plan(&wanted, &observed).steps, [Step::SetAlias(..)]));
-    // It may be anybody's of an earlier version.
+    // It may belong to any state directory of an earlier version.
     assert!(plan(&desired([]), &observed).is_empty());
     let mut down = desired([]);
     down.leaving = [Slot::new(0)].into();
     assert!(!plan(&down, &observed).steps.is_empty());
 }
 
-/// The state of a TAP as version 0.1 made it.
+/// Returns the state of a TAP as version 0.1 made it.
 fn former(spec: &LinkSpec, alias: &str) -> LinkState {
     let mac = Slot::of_interface(spec.name.as_str()).map(Slot::former_host_mac);
     LinkState { mac, alias: Some(alias.to_owned()), ..spec.state() }
 }
 
 #[test]
-fn what_is_up_since_an_earlier_version_keeps_its_mac_address() {
+fn an_instance_of_an_earlier_version_keeps_its_mac_address() {
     let desired = desired([fragment(5, "a", &[(Protocol::Tcp, "80", "80")])]);
     let mut observed = after(&desired);
     let spec = &desired.fragments[&Slot::new(5)].link;
     let unsigned = former(spec, "riklet-sdn:a tcp:80:80");
     observed.links.insert(Slot::new(5), unsigned.clone());
-    // Its alias is the only thing that it lacks.
+    // Only its alias differs.
     let found = plan(&desired, &observed);
     assert_eq!(found.steps, [Step::SetAlias(spec.name.clone(), spec.alias.clone())]);
     observed.links.insert(Slot::new(5), former(spec, &spec.alias));
     assert!(plan(&desired, &observed).is_empty());
-    // Where something else is put right, the address stays as well.
+    // The address also stays if another difference is repaired.
     observed.links.insert(Slot::new(5), LinkState { mtu: 1400, ..former(spec, &spec.alias) });
     let [Step::ConfigureLink(put, differences)] = &plan(&desired, &observed).steps[..] else {
         panic!("one step");
@@ -403,11 +403,11 @@ fn what_is_up_since_an_earlier_version_keeps_its_mac_address() {
 }
 
 #[test]
-fn what_no_instance_has_had_gets_the_common_mac_address() {
+fn a_tap_without_a_former_instance_gets_the_common_mac_address() {
     let desired = desired([fragment(5, "a", &[])]);
     let mut observed = after(&desired);
     let spec = &desired.fragments[&Slot::new(5)].link;
-    // A TAP made in advance, and one of another instance.
+    // TAPs that were made in advance, and one of another instance.
     for alias in ["riklet-sdn:", "riklet-sdn@0000000000000001: /run/riklet-sdn", "riklet-sdn:b"] {
         observed.links.insert(Slot::new(5), former(spec, alias));
         let [Step::ConfigureLink(put, differences)] = &plan(&desired, &observed).steps[..] else {
@@ -416,14 +416,14 @@ fn what_no_instance_has_had_gets_the_common_mac_address() {
         assert_eq!(put, spec);
         assert!(list(differences).contains("MAC address 0a:52:49:4b:00:01"), "{alias}");
     }
-    // No earlier version gave it this one.
+    // No earlier version gave this interface this address.
     let mac = Some(Slot::new(6).former_host_mac());
     observed.links.insert(Slot::new(5), LinkState { mac, ..spec.state() });
     assert!(matches!(&plan(&desired, &observed).steps[..], [Step::ConfigureLink(..)]));
 }
 
 #[test]
-fn network_managers_are_told_before_there_is_an_interface() {
+fn manager_files_are_written_before_interfaces_are_created() {
     let files = [(Manager::Networkd, None), (Manager::NetworkManager, None)];
     let desired = desired([fragment(0, "hello", &[])]);
     let plan = plan(&desired, &Observed { manager_files: files.into(), ..nothing() });

@@ -1,4 +1,4 @@
-//! Slots that a new instance may have, by the interface that is there already. Pure.
+//! Decides whether a new instance may have a slot, by the interface that exists there. Pure.
 
 use std::collections::BTreeSet;
 
@@ -9,8 +9,9 @@ use crate::{
     workload::alias,
 };
 
-/// Returns whether a new instance of this name may have the slot of an interface: it bears a mark, and no VMM has it open,
-/// but for one of the same name. Where other records claim it, [`plan`](super::plan) says so.
+/// Returns whether a new instance of this name may have the slot of an interface: it must bear a mark, and no VMM may
+/// have it open, except one of an instance of the same name. If other records claim it, [`plan`](super::plan) reports
+/// that.
 #[must_use]
 pub fn is_usable(link: &LinkState, name: &InstanceName) -> bool {
     let alias = link.alias.as_deref();

@@ -1,8 +1,8 @@
-//! The alias of an interface: what marks it as ours, says whose it is, and what a lost store is rebuilt from.
+//! The alias of an interface, which marks it as ours, names its owner, and allows a lost store to be rebuilt.
 //!
-//! `riklet-sdn@OWNER:[KIND/]NAME[ PROTOCOL:[ADDRESS:]PORTS:GUEST_PORTS]…[ DIRECTORY]`. OWNER is the identifier of the state
-//! directory (16 hexadecimal digits), DIRECTORY its path: it stands only where all exposures leave room for it, and the
-//! comment of the firewall's table or jumps has it in any case. ` ...` follows the exposures where not all of them fit.
+//! `riklet-sdn@OWNER:[KIND/]NAME[ PROTOCOL:[ADDRESS:]PORTS:GUEST_PORTS]…[ DIRECTORY]`. OWNER is the identifier of the
+//! state directory (16 hexadecimal digits), DIRECTORY its path: it is present only if all exposures leave room for it,
+//! and the comment of the firewall's table or jumps always has it. ` ...` follows the exposures if not all of them fit.
 //!
 //! Earlier versions wrote `riklet-sdn:NAME…`, which names no owner ([`Mark::Unsigned`]).
 
@@ -28,7 +28,7 @@ pub struct Marked {
     pub mark: Mark,
     /// The instance's name.
     pub name: InstanceName,
-    /// Its exposures, as many as fitted.
+    /// Its exposures, as many as there was room for.
     pub exposures: Vec<Exposure>,
     /// True if these are all.
     pub complete: bool,
@@ -99,7 +99,7 @@ pub fn parse(alias: &str) -> Option<Marked> {
     Some(Marked { kind, mark, name, exposures, complete })
 }
 
-/// The mark of an alias, and what stands between it and the directory.
+/// Returns the mark of an alias, and the text between it and the directory.
 fn split(alias: &str) -> Option<(Mark, &str)> {
     let rest = alias.strip_prefix(MARK)?;
     if let Some(text) = rest.strip_prefix(':') {
@@ -107,7 +107,7 @@ fn split(alias: &str) -> Option<(Mark, &str)> {
     }
     let (id, text) = rest.strip_prefix('@')?.split_once(':')?;
     let id = id.parse().ok()?;
-    // Neither a name nor an exposure begins with a slash; a directory does, unless it was shortened. Where exposures are
+    // Neither a name nor an exposure begins with a slash; a directory does, unless it was shortened. If exposures are
     // missing, no directory follows.
     let shortened = text.find(CUT).filter(|at| text.len() > at + CUT.len());
     let place = text.find(" /").into_iter().chain(shortened).min();

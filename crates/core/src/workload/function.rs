@@ -60,8 +60,8 @@ impl Implementation for Function {
         }
     }
 
-    /// A function gets a TAP with the host's end of the slot's /30, its guest as a permanent neighbour, an entry for
-    /// each exposed port, and one that lets it reach itself through them.
+    /// Returns the needs of a function: a TAP with the host's end of the slot's /30 and its guest as a permanent
+    /// neighbour, an entry for each exposed port, and one that lets it reach itself through them.
     fn fragment(&self, slot: Slot, node: &NodeFacts) -> Result<Fragment, FragmentError> {
         let alias = alias::render(&node.owner, Kind::Function, &self.name, &self.exposures);
         let tap = parts::tap(&self.name, &self.execution)?;
@@ -87,7 +87,7 @@ impl Implementation for Function {
     }
 }
 
-/// RIK's schema has the field for its other kind.
+/// Refuses the field that RIK's schema has for its other kind.
 fn refuse_containers(validator: &mut Validator, spec: &Object<'_>) {
     let Some(node) = spec.get("containers") else { return };
     let reason = match &node.value {
@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pool_of_both_families_serves_each_exposure_by_those_that_it_is_for() {
+    fn with_both_families_each_exposure_gets_an_entry_for_each_family_it_applies_to() {
         let exposure = |address: Option<&str>, port: &str| {
             let (address, port) = (address.map(|a| a.parse().unwrap()), port.parse().unwrap());
             Exposure::new(Protocol::Tcp, address, port, port).unwrap()
@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn the_tap_is_the_vmms() {
+    fn the_tap_belongs_to_the_user_of_the_vmm() {
         let function = |user: &str, queues| Function {
             name: "hello".parse().unwrap(),
             execution: Execution {

@@ -7,20 +7,20 @@ use crate::{
     model::{Execution, Exposure, InstanceName, Slot},
 };
 
-/// Everything that the rest of the program asks of a kind. Each is implemented in a file of its own.
+/// The interface of a kind to the rest of the program. Each kind is implemented in a file of its own.
 pub(crate) trait Implementation: Sized {
-    /// The kind as definitions spell it.
+    /// The name of the kind in definitions.
     const NAME: &'static str;
-    /// The collection of its workloads, as paths of the API have it: `/v1/<collection>`.
+    /// The collection of its workloads in paths of the API: `/v1/<collection>`.
     const COLLECTION: &'static str;
-    /// True if an instance begins with the interface of a reserved slot ([`super::reserved`]). Where it needs another,
-    /// that one would only have to be replaced.
+    /// True if an instance begins with the interface of a reserved slot ([`super::reserved`]). If it needs a different
+    /// one, the reserved one would only have to be replaced.
     const TAKES_RESERVED: bool;
-    /// True if the documentation has it, so that errors may suggest it.
+    /// True if the documentation describes the kind, so that errors may suggest it.
     const DOCUMENTED: bool;
 
-    /// Reads the fields that are the kind's own, and refuses what is wrong in them; the others are read already.
-    /// `None` where something is missing or wrong, which the validator has then been told.
+    /// Reads the kind's own fields, and refuses wrong ones; the common fields are read already. Returns `None` if a
+    /// field is missing or wrong, after an error is noted.
     fn validate(
         validator: &mut Validator,
         definition: &Object<'_>,
@@ -36,7 +36,8 @@ pub(crate) trait Implementation: Sized {
     /// Returns what an instance in this slot needs from the node.
     ///
     /// # Errors
-    /// Where the pool has no such slot or no address of a family that an exposure needs, or a user or group is a name.
+    /// Fails if the pool has no such slot or no address of a family that an exposure needs, or a user or group is a
+    /// name.
     fn fragment(&self, slot: Slot, node: &NodeFacts) -> Result<Fragment, FragmentError>;
 
     /// Returns the name, unique on the node.

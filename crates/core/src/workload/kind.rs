@@ -1,4 +1,4 @@
-//! The kinds, each named once: the list makes the types, and leads every call to the file of the kind.
+//! The kinds, each named once: the list defines the types, and dispatches every call to the file of the kind.
 
 use std::fmt;
 
@@ -13,7 +13,7 @@ use crate::{
     model::{Execution, Exposure, Function, InstanceName, Slot},
 };
 
-/// Makes [`Kind`] and [`Workload`] of the list, and dispatches to the [`Implementation`] of each.
+/// Defines [`Kind`] and [`Workload`] from the list, and dispatches to the [`Implementation`] of each.
 macro_rules! kinds {
     ($($(#[doc = $doc:literal])+ $(#[cfg($gate:meta)])? $kind:ident,)+) => {
         /// A kind of workload. It selects the network implementation.
@@ -32,7 +32,7 @@ macro_rules! kinds {
             /// All of them.
             pub const ALL: &[Self] = &[$($(#[cfg($gate)])? Self::$kind,)+];
 
-            /// The kind as definitions spell it.
+            /// Returns the name of the kind in definitions.
             #[must_use]
             pub const fn as_str(self) -> &'static str {
                 match self {
@@ -40,7 +40,7 @@ macro_rules! kinds {
                 }
             }
 
-            /// The collection of the kind's workloads, as paths of the API have it.
+            /// Returns the collection of the kind's workloads in paths of the API.
             #[must_use]
             pub const fn collection(self) -> &'static str {
                 match self {
@@ -48,7 +48,7 @@ macro_rules! kinds {
                 }
             }
 
-            /// Tells whether its instances begin with the interface of a reserved slot where there is one.
+            /// Reports whether its instances begin with the interface of a reserved slot if there is one.
             #[must_use]
             pub const fn takes_reserved(self) -> bool {
                 match self {
@@ -56,7 +56,7 @@ macro_rules! kinds {
                 }
             }
 
-            /// Tells whether the documentation has it, so that errors may suggest it.
+            /// Reports whether the documentation describes the kind, so that errors may suggest it.
             #[must_use]
             pub const fn is_documented(self) -> bool {
                 match self {
@@ -89,7 +89,7 @@ macro_rules! kinds {
         }
 
         impl Workload {
-            /// The kind.
+            /// Returns the kind.
             #[must_use]
             pub const fn kind(&self) -> Kind {
                 match self {
@@ -97,7 +97,7 @@ macro_rules! kinds {
                 }
             }
 
-            /// The name, unique on the node.
+            /// Returns the name, unique on the node.
             #[must_use]
             pub fn name(&self) -> &InstanceName {
                 match self {
@@ -113,7 +113,7 @@ macro_rules! kinds {
                 }
             }
 
-            /// The same, to be changed.
+            /// Returns the execution, to be changed.
             pub fn execution_mut(&mut self) -> &mut Execution {
                 match self {
                     $($(#[cfg($gate)])? Self::$kind(workload) => workload.execution_mut(),)+
@@ -128,7 +128,7 @@ macro_rules! kinds {
                 }
             }
 
-            /// The `spec` of its definition.
+            /// Returns the `spec` of its definition.
             pub(crate) fn spec(&self) -> Value {
                 match self {
                     $($(#[cfg($gate)])? Self::$kind(workload) => workload.spec(),)+

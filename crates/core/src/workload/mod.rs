@@ -1,6 +1,6 @@
-//! Kinds of workloads: everything that is a kind's own stands in one file, `workload/<kind>.rs`. Pure.
+//! Kinds of workloads: everything specific to a kind is in one file, `workload/<kind>.rs`. Pure.
 //!
-//! [`Workload`] and [`Kind`] lead to it: the compiler names what a new kind lacks.
+//! [`Workload`] and [`Kind`] dispatch to it: the compiler names everything that a new kind lacks.
 
 pub mod alias;
 mod function;
@@ -28,7 +28,7 @@ use crate::{
 /// The facts about the node that an implementation may use.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NodeFacts {
-    /// The range that the slots' addresses are cut from.
+    /// The range that the slots' addresses are taken from.
     pub pool: Pool,
     /// The MTU of the interfaces, in bytes.
     pub mtu: u32,
@@ -83,7 +83,7 @@ pub enum FragmentError {
 /// Returns what this workload needs in this slot. The kind selects the implementation.
 ///
 /// # Errors
-/// Where the pool has no such slot or no address of a family that an exposure needs, or the workload's user or group
+/// Fails if the pool has no such slot or no address of a family that an exposure needs, or the workload's user or group
 /// is a name.
 pub fn fragment(
     workload: &Workload,
@@ -93,12 +93,12 @@ pub fn fragment(
     workload.fragment(slot, node)
 }
 
-/// Returns what a reserved slot needs: the TAP of its next holder, complete except for its alias if the definition
-/// asks for no other user, group or queues. It is of no kind: a kind says whether its instances begin with it
+/// Returns what a reserved slot needs: the TAP of its next holder, complete except for its alias if the definition asks
+/// for no other user, group or queues. It belongs to no kind: each kind decides whether its instances begin with it
 /// ([`Kind::takes_reserved`]).
 ///
 /// # Errors
-/// Where the pool has no such slot.
+/// Fails if the pool has no such slot.
 pub fn reserved(slot: Slot, node: &NodeFacts) -> Result<Fragment, FragmentError> {
     let tap = Tap { owner: Some(Tap::ROOT), ..Tap::default() };
     let (link, addresses) = parts::link(slot, node, alias::reserved(&node.owner), tap)?;

@@ -42,7 +42,8 @@ pub(super) fn tap(name: &InstanceName, execution: &Execution) -> Result<Tap, Fra
         }
     };
     let (owner, group) = (id(&execution.user)?, id(&execution.group)?);
-    // A TAP of nobody may be opened by everybody who may open /dev/net/tun (`tun_not_capable` of drivers/net/tun.c).
+    // A TAP without an owner may be opened by everybody who may open /dev/net/tun (`tun_not_capable` of
+    // drivers/net/tun.c).
     let owner = if group.is_none() { owner.or(Some(Tap::ROOT)) } else { owner };
     Ok(Tap { owner, group, multi_queue: execution.queues.is_some_and(|queues| queues.get() > 1) })
 }
@@ -50,10 +51,10 @@ pub(super) fn tap(name: &InstanceName, execution: &Execution) -> Result<Tap, Fra
 /// Returns what a TAP shows of the execution: another TAP would have to be made if the record did not say so.
 pub(super) fn execution(tap: Tap) -> Execution {
     Execution {
-        // The administrator's is that of a definition that names nobody.
+        // The TAP belongs to the administrator if the definition names nobody.
         user: tap.owner.filter(|&id| id != Tap::ROOT).map(Account::Id),
         group: tap.group.map(Account::Id),
-        // How many is not known; two is the least that makes it such a TAP.
+        // The number of queues is not known; two is the smallest that requires such a TAP.
         queues: Queues::new(2).ok().filter(|_| tap.multi_queue),
         ..Execution::default()
     }
@@ -61,8 +62,8 @@ pub(super) fn execution(tap: Tap) -> Execution {
 
 /// Returns an entry for each exposure, and one that lets the guest reach itself through them.
 ///
-/// What is bound to no address leads to the guest by every family that it has, and what is bound to one by the family
-/// of that.
+/// An exposure that is bound to no address applies to every family that the guest has; one that is bound to an address
+/// applies to the family of that address.
 pub(super) fn entries(
     name: &InstanceName,
     exposures: &[Exposure],

@@ -1,4 +1,4 @@
-//! Properties of every kind, shown with one that only tests have.
+//! Properties of every kind, tested with a kind that only tests have.
 
 use std::collections::BTreeSet;
 
@@ -22,7 +22,7 @@ fn node() -> NodeFacts {
 }
 
 #[test]
-fn a_definition_of_each_kind_survives_the_way_there_and_back() {
+fn a_definition_of_each_kind_reads_back() {
     let [toy] = &parse(DEFINITION)[..] else { panic!("one workload") };
     assert_eq!((toy.kind(), toy.name().as_str()), (Kind::Toy, "top"));
     assert_eq!(definition::from_json(&definition::to_json(toy)).as_ref(), Ok(toy));

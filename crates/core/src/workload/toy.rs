@@ -1,4 +1,4 @@
-//! A kind of the tests: what the compiler asks of it is what a new kind must have.
+//! A kind for tests, which shows everything that the compiler requires of a new kind.
 
 use serde_json::{Value, json};
 
@@ -9,7 +9,7 @@ use crate::{
     model::{Execution, Exposure, InstanceName, Slot},
 };
 
-/// A toy: what is exposed, on a TAP that anybody in a group may open.
+/// A toy: exposed ports, on a TAP that every member of a group may open.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Toy {
     /// The name, unique on the node.

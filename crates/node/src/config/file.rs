@@ -91,7 +91,7 @@ impl Config {
     /// Reads a configuration file of this name and text; what it does not mention has its default.
     ///
     /// # Errors
-    /// Where it is not TOML, has an unknown key, or a value is wrong: the first such location.
+    /// Fails if the text is not TOML, has an unknown key or a wrong value; the error has the first such location.
     pub fn parse(file: &str, text: &str) -> Result<Self, ConfigError> {
         let refused = |span: Range<usize>, key: &str, reason| ConfigError {
             location: location(file, text, span.start),

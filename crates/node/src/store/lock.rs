@@ -31,7 +31,7 @@ impl Lock {
     /// Waits until nobody else holds the lock, and takes it exclusively. Creates the state directory if it is missing.
     ///
     /// # Errors
-    /// Where the lock's file cannot be made or opened.
+    /// Fails if the lock's file cannot be made or opened.
     pub fn exclusive(dir: &Path) -> Result<Self, StoreError> {
         file::make_dir(dir)?;
         let path = dir.join(FILE);
@@ -46,7 +46,7 @@ impl Lock {
     /// Waits until nobody else holds the lock, and takes it exclusively; `None` if that takes longer than `limit`.
     ///
     /// # Errors
-    /// As [`Self::exclusive`].
+    /// Fails as [`Self::exclusive`] does.
     pub(crate) fn exclusive_within(
         dir: &Path,
         limit: Duration,
@@ -63,7 +63,7 @@ impl Lock {
     /// took the lock here: then there is nothing to read either, and nothing is created.
     ///
     /// # Errors
-    /// Where the lock's file cannot be opened.
+    /// Fails if the lock's file cannot be opened.
     pub(crate) fn shared(dir: &Path) -> Result<Option<Self>, StoreError> {
         let path = dir.join(FILE);
         let taken = match OpenOptions::new().read(true).open(&path) {

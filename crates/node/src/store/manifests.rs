@@ -9,7 +9,7 @@ impl Store {
     /// Returns the names that definition files ask for, each with its file. Not all of them need to be recorded.
     ///
     /// # Errors
-    /// Where the database cannot be read.
+    /// Fails if the database cannot be read.
     pub fn manifests(&self) -> Result<BTreeMap<InstanceName, String>, StoreError> {
         let operation = "list the manifests' instances";
         let rows: Vec<(String, String)> =
@@ -23,7 +23,7 @@ impl Store {
     /// Returns the definition file that owns this name; `None` if none does.
     ///
     /// # Errors
-    /// Where the database cannot be read.
+    /// Fails if the database cannot be read.
     pub fn manifest(&self, name: &InstanceName) -> Result<Option<String>, StoreError> {
         self.row("look up a manifest", sql::MANIFEST, [name.as_str()], |row| row.get(0))
     }
@@ -34,7 +34,7 @@ impl Tx<'_> {
     /// without this.
     ///
     /// # Errors
-    /// Where the database cannot be written.
+    /// Fails if the database cannot be written.
     pub fn set_manifest(&self, name: &InstanceName, file: Option<&str>) -> Result<(), StoreError> {
         let operation = "write the manifests' instances";
         let Some(file) = file else {

@@ -93,8 +93,8 @@ impl Store {
     /// Opens the store in this directory. Creates both if they are missing, the directory for its owner only.
     ///
     /// # Errors
-    /// Where the directory cannot be used, or the database is newer, another program's or corrupt; then it
-    /// is left as it is.
+    /// Fails if the directory cannot be used, or the database is newer, another program's or corrupt; then it is left
+    /// as it is.
     pub fn open(dir: &Path) -> Result<Self, StoreError> {
         file::make_dir(dir)?;
         let path = file::path(dir);
@@ -105,7 +105,7 @@ impl Store {
     /// Opens the store in this directory; `None` if there is none. Creates nothing.
     ///
     /// # Errors
-    /// As [`Self::open`].
+    /// Fails as [`Self::open`] does.
     pub fn open_existing(dir: &Path) -> Result<Option<Self>, StoreError> {
         let path = file::path(dir);
         let connection = file::open_existing(&path)?;
@@ -115,7 +115,7 @@ impl Store {
     /// Returns whether there is a database in this directory, whatever is in it.
     ///
     /// # Errors
-    /// Where the directory cannot be searched.
+    /// Fails if the directory cannot be searched.
     pub fn exists(dir: &Path) -> Result<bool, StoreError> {
         file::exists(&file::path(dir))
     }
@@ -123,7 +123,7 @@ impl Store {
     /// Creates a store in memory, which ends with the value.
     ///
     /// # Errors
-    /// Where memory runs out.
+    /// Fails if memory runs out.
     pub fn in_memory() -> Result<Self, StoreError> {
         let path = PathBuf::from(":memory:");
         Ok(Self { connection: file::open_in_memory(&path)?, file: None, path })
@@ -133,7 +133,7 @@ impl Store {
     /// `riklet-sdn.db.corrupt-<n>`, and returns that; `None` if there is none. No process may have it open.
     ///
     /// # Errors
-    /// Where it cannot be moved.
+    /// Fails if it cannot be moved.
     pub fn set_aside(dir: &Path) -> Result<Option<PathBuf>, StoreError> {
         file::set_aside(&file::path(dir))
     }
@@ -149,7 +149,8 @@ impl Store {
     /// of the next long-lived process.
     ///
     /// # Errors
-    /// Where the database cannot be read. That others have it open is none: then it goes on as it is.
+    /// Fails if the database cannot be read. If other processes have it open, this succeeds, and the journal mode
+    /// stays.
     pub(crate) fn stay_open(&self) -> Result<(), StoreError> {
         file::set_log(&self.connection, &self.path, "WAL")
     }
@@ -177,7 +178,7 @@ impl Store {
     /// Begins a transaction: no other process writes until it ends. Waits up to [`BUSY_TIMEOUT`] for that of another.
     ///
     /// # Errors
-    /// Where that was not long enough, or the database cannot be written.
+    /// Fails if the wait was not long enough, or the database cannot be written.
     pub fn transaction(&mut self) -> Result<Tx<'_>, StoreError> {
         Tx::begin(self)
     }
@@ -185,7 +186,7 @@ impl Store {
     /// Returns the value of a setting, if it was decided.
     ///
     /// # Errors
-    /// Where the database cannot be read.
+    /// Fails if the database cannot be read.
     pub fn setting(&self, setting: Setting) -> Result<Option<String>, StoreError> {
         let sql = "SELECT value FROM settings WHERE name = ?";
         self.row("read a setting", sql, [setting.key()], |row| row.get(0))
@@ -194,7 +195,7 @@ impl Store {
     /// Returns a new identifier: 64 random bits. It is not recorded.
     ///
     /// # Errors
-    /// Where the database cannot be read.
+    /// Fails if the database cannot be read.
     pub(crate) fn random_owner(&self) -> Result<OwnerId, StoreError> {
         let operation = "choose an identifier";
         let read = |row: &Row<'_>| row.get::<_, i64>(0);
@@ -206,7 +207,7 @@ impl Store {
     /// Returns the sysctls that were changed, with their former values.
     ///
     /// # Errors
-    /// Where the database cannot be read.
+    /// Fails if the database cannot be read.
     pub(crate) fn recorded_sysctls(&self) -> Result<BTreeMap<String, String>, StoreError> {
         let sql = "SELECT name, value FROM sysctls";
         let rows = self.rows("read the sysctls", sql, [], |row| Ok((row.get(0)?, row.get(1)?)))?;

@@ -9,7 +9,7 @@ impl Store {
     /// Returns the slots that are passed over if another is free.
     ///
     /// # Errors
-    /// Where the database cannot be read.
+    /// Fails if the database cannot be read.
     pub(crate) fn passed_over(&self) -> Result<BTreeSet<Slot>, StoreError> {
         let text = self.setting(Setting::PassedOver)?.unwrap_or_default();
         let numbers = text.split(',').filter_map(|number| number.parse().ok());
@@ -21,7 +21,7 @@ impl Tx<'_> {
     /// Records which slots are passed over from now on.
     ///
     /// # Errors
-    /// Where the database cannot be written.
+    /// Fails if the database cannot be written.
     pub(crate) fn set_passed_over(&self, slots: &BTreeSet<Slot>) -> Result<(), StoreError> {
         if *slots == self.passed_over()? {
             return Ok(());
@@ -37,7 +37,7 @@ impl Tx<'_> {
     /// free. If no other is free, it gets the lowest of those that are passed over.
     ///
     /// # Errors
-    /// Where the database cannot be written; then the transaction must not be committed.
+    /// Fails if the database cannot be written; then the transaction must not be committed.
     pub(crate) fn pass_over(&self, record: &Record, capacity: u32) -> Result<Record, StoreError> {
         let mut passed = self.passed_over()?;
         passed.insert(record.slot);

@@ -116,7 +116,7 @@ impl Store {
     /// Returns the record of this name.
     ///
     /// # Errors
-    /// Where the record ([`StoreError::Unreadable`]) or the database cannot be read.
+    /// Fails if the record ([`StoreError::Unreadable`]) or the database cannot be read.
     pub fn get(&self, name: &InstanceName) -> Result<Option<Record>, StoreError> {
         self.one("read a record", sql::GET, key(name))
     }
@@ -124,7 +124,7 @@ impl Store {
     /// Returns `true` where an instance of this name is recorded, whether or not the record can be read.
     ///
     /// # Errors
-    /// Where the database cannot be read.
+    /// Fails if the database cannot be read.
     pub fn is_recorded(&self, name: &InstanceName) -> Result<bool, StoreError> {
         Ok(self.row("look up a record", sql::RECORDED, key(name), |_row| Ok(()))?.is_some())
     }
@@ -132,7 +132,7 @@ impl Store {
     /// Returns the record that holds this slot.
     ///
     /// # Errors
-    /// As [`Self::get`].
+    /// Fails as [`Self::get`] does.
     pub(crate) fn holder(&self, slot: Slot) -> Result<Option<Record>, StoreError> {
         self.one("look up a slot", sql::HOLDER, [slot.number()])
     }
@@ -140,7 +140,7 @@ impl Store {
     /// Returns `false` where the record was changed or removed since it was read.
     ///
     /// # Errors
-    /// Where the database cannot be read.
+    /// Fails if the database cannot be read.
     pub(crate) fn holds(&self, record: &Record) -> Result<bool, StoreError> {
         let params = (record.slot.number(), record.generation.0);
         Ok(self.row("look up a record", sql::HOLDS, params, |_row| Ok(()))?.is_some())
@@ -149,7 +149,7 @@ impl Store {
     /// Returns all records, ordered by name.
     ///
     /// # Errors
-    /// Where the database cannot be read.
+    /// Fails if the database cannot be read.
     pub fn all(&self) -> Result<Records, StoreError> {
         self.records("list the records", sql::ALL)
     }
@@ -158,7 +158,7 @@ impl Store {
     /// much as there are of them. One that cannot be read is among them only while it is being taken down.
     ///
     /// # Errors
-    /// Where the database cannot be read.
+    /// Fails if the database cannot be read.
     pub(crate) fn unsettled(&self) -> Result<Records, StoreError> {
         let mut records = self.records("list the unsettled records", sql::UNSETTLED)?;
         records.readable.sort_by(|one, other| one.workload.name().cmp(other.workload.name()));
@@ -170,7 +170,7 @@ impl Store {
     /// Returns the number of records.
     ///
     /// # Errors
-    /// Where the database cannot be read.
+    /// Fails if the database cannot be read.
     pub fn count(&self) -> Result<u32, StoreError> {
         let count = self.row("count the records", sql::COUNT, [], |row| row.get::<_, u32>(0))?;
         Ok(count.unwrap_or_default())
@@ -179,7 +179,7 @@ impl Store {
     /// Returns the recorded name that `name` was probably meant to be. Looks at all names.
     ///
     /// # Errors
-    /// Where the database cannot be read.
+    /// Fails if the database cannot be read.
     pub fn nearest(&self, name: &str) -> Result<Option<InstanceName>, StoreError> {
         let operation = "list the names";
         let names: Vec<String> = self.rows(operation, sql::NAMES, [], |row| row.get(0))?;

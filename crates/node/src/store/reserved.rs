@@ -39,7 +39,7 @@ impl Store {
     /// Returns the state of this slot; `None` if it is not reserved.
     ///
     /// # Errors
-    /// Where the database cannot be read.
+    /// Fails if the database cannot be read.
     pub(crate) fn reserved_state(&self, slot: Slot) -> Result<Option<ReservedSlot>, StoreError> {
         let row = self.row("look up a slot", sql::STATE, [slot.number()], |row| row.get(0))?;
         Ok(row.and_then(|state: i64| {
@@ -50,7 +50,7 @@ impl Store {
     /// Returns the number of slots in each of these states.
     ///
     /// # Errors
-    /// Where the database cannot be read.
+    /// Fails if the database cannot be read.
     pub(crate) fn count_reserved(&self) -> Result<BTreeMap<ReservedSlot, usize>, StoreError> {
         let read = |row: &Row<'_>| Ok((row.get(0)?, row.get(1)?));
         let rows: Vec<(i64, usize)> =
@@ -62,7 +62,7 @@ impl Store {
     /// Returns the reserved slots in this state, lowest first.
     ///
     /// # Errors
-    /// Where the database cannot be read.
+    /// Fails if the database cannot be read.
     pub fn reserved(&self, state: ReservedSlot) -> Result<Vec<Slot>, StoreError> {
         let state = [state.number()];
         let slots: Vec<u16> =
@@ -76,7 +76,7 @@ impl Tx<'_> {
     /// fewer of them if not so many are free. Slots to `avoid` and slots to pass over are left out.
     ///
     /// # Errors
-    /// Where the database cannot be written.
+    /// Fails if the database cannot be written.
     pub(crate) fn reserve(
         &self,
         count: usize,
@@ -119,7 +119,7 @@ impl Tx<'_> {
     /// Records the state of a slot that no instance holds. A slot that an instance holds is left as it is.
     ///
     /// # Errors
-    /// Where the database cannot be written.
+    /// Fails if the database cannot be written.
     pub(crate) fn set_reserved(&self, slot: Slot, state: ReservedSlot) -> Result<(), StoreError> {
         self.execute("reserve a slot", sql::SET_RESERVED, (slot.number(), state.number())).map(drop)
     }
@@ -127,7 +127,7 @@ impl Tx<'_> {
     /// Changes a slot from *creating* to *ready*. A slot that is not *creating* any more is left as it is.
     ///
     /// # Errors
-    /// Where the database cannot be written.
+    /// Fails if the database cannot be written.
     pub fn set_ready(&self, slot: Slot) -> Result<(), StoreError> {
         let (from, to) = (ReservedSlot::Creating.number(), ReservedSlot::Ready.number());
         self.execute("record that a slot is ready", sql::CHANGE_RESERVED, (to, slot.number(), from))
@@ -138,7 +138,7 @@ impl Tx<'_> {
     /// process was faster, is left as it is.
     ///
     /// # Errors
-    /// Where the database cannot be written.
+    /// Fails if the database cannot be written.
     pub(crate) fn free_reserved(&self, slot: Slot, state: ReservedSlot) -> Result<(), StoreError> {
         let params = (FREE, slot.number(), state.number());
         self.execute("free a reserved slot", sql::CHANGE_RESERVED, params).map(drop)
@@ -148,7 +148,7 @@ impl Tx<'_> {
     /// changed or removed since it was read: then nothing is changed.
     ///
     /// # Errors
-    /// Where the database cannot be written.
+    /// Fails if the database cannot be written.
     pub fn drain(&self, record: &Record) -> Result<bool, StoreError> {
         self.forget(record, ReservedSlot::Draining.number())
     }

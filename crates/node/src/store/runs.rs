@@ -53,7 +53,7 @@ impl Store {
     /// Returns the last run of this name; `None` if it never ran.
     ///
     /// # Errors
-    /// Where the database cannot be read.
+    /// Fails if the database cannot be read.
     pub fn run(&self, name: &InstanceName) -> Result<Option<Run>, StoreError> {
         let row = self.row("read a run", &one(), key(name), raw_run)?;
         row.map(|raw| self.parse_run(raw)).transpose()
@@ -62,7 +62,7 @@ impl Store {
     /// Returns the last run of every name, ordered by name.
     ///
     /// # Errors
-    /// Where the database cannot be read.
+    /// Fails if the database cannot be read.
     pub fn runs(&self) -> Result<Vec<Run>, StoreError> {
         self.many_runs(&format!("{RUNS} ORDER BY workload, ordinal"))
     }
@@ -70,7 +70,7 @@ impl Store {
     /// Returns the runs that have not ended by the records, ordered by name. Costs as much as there are of them.
     ///
     /// # Errors
-    /// Where the database cannot be read.
+    /// Fails if the database cannot be read.
     pub fn runs_under_way(&self) -> Result<Vec<Run>, StoreError> {
         self.many_runs(&format!("{RUNS} WHERE ended IS NULL ORDER BY workload, ordinal"))
     }
@@ -78,7 +78,7 @@ impl Store {
     /// Returns `true` where a run that has not ended has this supervisor.
     ///
     /// # Errors
-    /// Where the database cannot be read.
+    /// Fails if the database cannot be read.
     pub fn supervises(&self, supervisor: ProcessId) -> Result<bool, StoreError> {
         let supervisor = [supervisor.to_string()];
         Ok(self.row("look for runs", SUPERVISED, supervisor, |_row| Ok(()))?.is_some())
@@ -112,7 +112,7 @@ impl Tx<'_> {
     /// Records that a run begins, in place of an earlier one of this name.
     ///
     /// # Errors
-    /// Where the database cannot be written.
+    /// Fails if the database cannot be written.
     pub fn begin_run(
         &self,
         name: &InstanceName,
@@ -130,7 +130,7 @@ impl Tx<'_> {
     /// Records the VMM's process of a run. One that has ended, or has another supervisor by now, is left as it is.
     ///
     /// # Errors
-    /// Where the database cannot be written.
+    /// Fails if the database cannot be written.
     pub fn set_run_process(
         &self,
         name: &InstanceName,
@@ -147,7 +147,7 @@ impl Tx<'_> {
     /// another supervisor by now, is left as it is.
     ///
     /// # Errors
-    /// Where the database cannot be written.
+    /// Fails if the database cannot be written.
     pub fn set_run_ready(
         &self,
         name: &InstanceName,
@@ -164,7 +164,7 @@ impl Tx<'_> {
     /// is.
     ///
     /// # Errors
-    /// Where the database cannot be written.
+    /// Fails if the database cannot be written.
     pub fn set_run_stopping(
         &self,
         name: &InstanceName,
@@ -180,7 +180,7 @@ impl Tx<'_> {
     /// it had.
     ///
     /// # Errors
-    /// Where the database cannot be written.
+    /// Fails if the database cannot be written.
     pub fn hand_over_run(
         &self,
         name: &InstanceName,
@@ -196,7 +196,7 @@ impl Tx<'_> {
     /// Forgets a run that has ended. One that has not is kept.
     ///
     /// # Errors
-    /// Where the database cannot be written.
+    /// Fails if the database cannot be written.
     pub fn forget_run(&self, name: &InstanceName) -> Result<(), StoreError> {
         let sql = "DELETE FROM runs WHERE workload = ? AND ordinal = ? AND ended IS NOT NULL";
         self.execute("forget a run", sql, key(name)).map(drop)
@@ -205,7 +205,7 @@ impl Tx<'_> {
     /// Records how a run ended. The first writer wins; a run that has another supervisor by now is left as it is.
     ///
     /// # Errors
-    /// Where the database cannot be written.
+    /// Fails if the database cannot be written.
     pub fn end_run(
         &self,
         name: &InstanceName,

@@ -36,7 +36,7 @@ impl<'a> Tx<'a> {
     /// Commits the changes.
     ///
     /// # Errors
-    /// Where they cannot be written; then nothing is changed.
+    /// Fails if they cannot be written; then nothing is changed.
     pub fn commit(self) -> Result<(), StoreError> {
         self.transaction.commit().map_err(self.store.failed("commit"))
     }
@@ -63,8 +63,8 @@ impl<'a> Tx<'a> {
     /// one below `capacity`; a recorded one keeps its slot, and its definition and ports are replaced.
     ///
     /// # Errors
-    /// Where another instance has one of its ports, or all slots are taken: then nothing is changed. Where
-    /// the database cannot be written, the transaction must not be committed: it may have half of the change.
+    /// Fails if another instance has one of its ports, or all slots are taken: then nothing is changed. If the database
+    /// cannot be written, the transaction must not be committed: it may have half of the change.
     pub fn put(&self, workload: &Workload, capacity: u32) -> Result<Record, StoreError> {
         self.attempt(|| {
             let before = self.get(workload.name())?;
@@ -77,8 +77,8 @@ impl<'a> Tx<'a> {
     /// of each what was recorded before, and what is now.
     ///
     /// # Errors
-    /// As [`Self::put`], but where one is refused, others may have been recorded: call it within [`Self::attempt`], or
-    /// do not commit.
+    /// Fails as [`Self::put`] does, but where one is refused, others may have been recorded: call it within
+    /// [`Self::attempt`], or do not commit.
     pub(crate) fn put_all(
         &self,
         workloads: &[Workload],
@@ -101,7 +101,7 @@ impl<'a> Tx<'a> {
     /// Records a workload as [`Phase::Pending`] in this slot, where it was found running.
     ///
     /// # Errors
-    /// As [`Self::put`]; and where another instance has the slot, or this one another slot.
+    /// Fails as [`Self::put`] does; also if another instance has the slot, or this one another slot.
     pub(crate) fn put_at(&self, workload: &Workload, slot: Slot) -> Result<Record, StoreError> {
         let name = workload.name();
         let taken =
@@ -125,7 +125,7 @@ impl<'a> Tx<'a> {
     /// removed since it was read: then nothing is changed.
     ///
     /// # Errors
-    /// Where the database cannot be written.
+    /// Fails if the database cannot be written.
     pub(crate) fn set_phase(
         &self,
         record: &Record,
@@ -141,7 +141,7 @@ impl<'a> Tx<'a> {
     /// where it was changed or removed since it was read: then nothing is changed.
     ///
     /// # Errors
-    /// Where the database cannot be written.
+    /// Fails if the database cannot be written.
     pub(crate) fn leave_unreadable(
         &self,
         from: &Unreadable,
@@ -157,7 +157,7 @@ impl<'a> Tx<'a> {
     /// it was changed or removed since it was read: then nothing is changed.
     ///
     /// # Errors
-    /// Where the database cannot be written.
+    /// Fails if the database cannot be written.
     pub(crate) fn remove_unreadable(&self, unreadable: &Unreadable) -> Result<bool, StoreError> {
         let operation = "remove a record";
         let slot = unreadable.slot.number();
@@ -174,7 +174,7 @@ impl<'a> Tx<'a> {
     /// read: then nothing is changed.
     ///
     /// # Errors
-    /// Where the database cannot be written.
+    /// Fails if the database cannot be written.
     pub fn remove(&self, record: &Record) -> Result<bool, StoreError> {
         self.forget(record, reserved::FREE)
     }
@@ -182,7 +182,7 @@ impl<'a> Tx<'a> {
     /// Sets a setting, whether or not it was set before.
     ///
     /// # Errors
-    /// Where the database cannot be written.
+    /// Fails if the database cannot be written.
     pub fn set_setting(&self, setting: Setting, value: &str) -> Result<(), StoreError> {
         let sql = "INSERT OR REPLACE INTO settings (name, value) VALUES (?, ?)";
         self.execute("write a setting", sql, (setting.key(), value)).map(drop)
@@ -191,7 +191,7 @@ impl<'a> Tx<'a> {
     /// Forgets all settings.
     ///
     /// # Errors
-    /// Where the database cannot be written.
+    /// Fails if the database cannot be written.
     pub(crate) fn clear_settings(&self) -> Result<(), StoreError> {
         self.execute("clear the settings", "DELETE FROM settings", []).map(drop)
     }
@@ -199,7 +199,7 @@ impl<'a> Tx<'a> {
     /// Records the value that a sysctl had before it was first changed. A later call changes nothing.
     ///
     /// # Errors
-    /// Where the database cannot be written.
+    /// Fails if the database cannot be written.
     pub fn record_sysctl(&self, name: &str, value: &str) -> Result<(), StoreError> {
         let sql = "INSERT OR IGNORE INTO sysctls (name, value) VALUES (?, ?)";
         self.execute("record a sysctl", sql, (name, value)).map(drop)
@@ -208,7 +208,7 @@ impl<'a> Tx<'a> {
     /// Forgets a setting. Succeeds if it was not set.
     ///
     /// # Errors
-    /// Where the database cannot be written.
+    /// Fails if the database cannot be written.
     pub(crate) fn forget_setting(&self, setting: Setting) -> Result<(), StoreError> {
         let sql = "DELETE FROM settings WHERE name = ?";
         self.execute("forget a setting", sql, [setting.key()]).map(drop)
@@ -217,7 +217,7 @@ impl<'a> Tx<'a> {
     /// Forgets one sysctl, if it is recorded.
     ///
     /// # Errors
-    /// Where the database cannot be written.
+    /// Fails if the database cannot be written.
     pub(crate) fn forget_sysctl(&self, name: &str) -> Result<(), StoreError> {
         self.execute("forget a sysctl", "DELETE FROM sysctls WHERE name = ?", [name]).map(drop)
     }
@@ -225,7 +225,7 @@ impl<'a> Tx<'a> {
     /// Forgets all sysctls, after they were set to their former values.
     ///
     /// # Errors
-    /// Where the database cannot be written.
+    /// Fails if the database cannot be written.
     pub(crate) fn forget_sysctls(&self) -> Result<(), StoreError> {
         self.execute("forget the sysctls", "DELETE FROM sysctls", []).map(drop)
     }

@@ -15,7 +15,7 @@ impl Store {
     /// as there is.
     ///
     /// # Errors
-    /// Where it does not ([`StoreError::is_corrupt`]), or cannot be read.
+    /// Fails if its contents are not consistent ([`StoreError::is_corrupt`]), or it cannot be read.
     pub fn verify(&self) -> Result<(), StoreError> {
         let sql = "PRAGMA integrity_check(1)";
         let found: Vec<String> = self.rows(OPERATION, sql, [], |row| row.get(0))?;

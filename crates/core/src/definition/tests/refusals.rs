@@ -1,4 +1,4 @@
-//! Each way to be wrong, with the place and the words that answer it.
+//! The errors of wrong definitions: the location and the message of each.
 
 use super::refused;
 
@@ -88,7 +88,7 @@ spec:
 }
 
 #[test]
-fn a_field_stands_once() {
+fn a_duplicate_field_is_refused() {
     let sources = [
         (
             "twice.json",
@@ -112,7 +112,7 @@ spec:
 }
 
 #[test]
-fn versions_and_kinds_are_known_ones() {
+fn unknown_versions_and_kinds_are_refused() {
     let sources = [
         (
             "v2.yaml",
@@ -293,7 +293,7 @@ spec:
 }
 
 #[test]
-fn what_a_function_cannot_have_is_refused() {
+fn fields_that_a_function_cannot_have_are_refused() {
     let sources = [
         (
             "f.yaml",
@@ -333,7 +333,7 @@ spec: []
     ");
 }
 
-/// A definition for each of these executions, in flow style.
+/// Returns a definition for each of these executions, in flow style.
 fn executions(texts: &[&str]) -> String {
     let definition = |(number, text): (usize, &&str)| {
         format!(

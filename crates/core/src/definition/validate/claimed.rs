@@ -8,7 +8,7 @@ use crate::model::PortRange;
 /// many ports a range has.
 #[derive(Debug, Default)]
 pub(super) struct Ports(
-    /// By its first port: the last port of a range, and the exposure. The ranges share no port.
+    /// The last port and the exposure of each range, by its first port. No two ranges share a port.
     BTreeMap<u16, (u16, usize)>,
 );
 
@@ -25,7 +25,7 @@ impl Ports {
         Some((first, exposure))
     }
 
-    /// Gives those of these ports that nobody has to an exposure.
+    /// Gives an exposure those of these ports that no other has.
     pub(super) fn claim(&mut self, ports: PortRange, exposure: usize) {
         let mut rest = Some(ports);
         while let Some(ports) = rest {

@@ -1,4 +1,4 @@
-//! `execution`: what runs in the microVM.
+//! Validates `execution`, which describes the microVM.
 
 use std::net::IpAddr;
 
@@ -68,7 +68,7 @@ impl Validator {
         execution
     }
 
-    /// One of some names, in upper or lower case.
+    /// Reads one of some names, in upper or lower case.
     fn choice<T: Copy>(
         &mut self,
         object: &Object<'_>,
@@ -87,7 +87,7 @@ impl Validator {
         self.accept(chosen, at, || object.path(name))
     }
 
-    /// A path or a URL, or an object that has one.
+    /// Reads a path or a URL, or an object that has one.
     fn image(&mut self, object: &Object<'_>, name: &str) -> Option<Image> {
         let node = object.get(name)?;
         let path = object.path(name);
@@ -125,7 +125,7 @@ impl Validator {
         None
     }
 
-    /// A whole number in a range.
+    /// Reads a whole number in a range.
     fn count<T, E: Into<Reason>>(
         &mut self,
         object: &Object<'_>,

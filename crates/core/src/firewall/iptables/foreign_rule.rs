@@ -8,13 +8,13 @@ use crate::firewall::{
 };
 use crate::model::InterfaceName;
 
-/// Match extensions that ask nothing by themselves.
+/// Match extensions that test nothing by themselves.
 const SILENT: [&str; 8] = ["comment", "conntrack", "state", "mark", "tcp", "udp", "sctp", "icmp"];
 /// `IPPROTO_*`, as `iptables-save` names them.
 const PROTOCOLS: [(&str, u8); 5] =
     [("icmp", 1), ("tcp", 6), ("udp", 17), ("udplite", 136), ("sctp", 132)];
 
-/// Translates the table filter. What is ours is left out.
+/// Translates the table filter, without our own chains and rules.
 pub(super) fn of_filter(saved: &Saved) -> Rules {
     use names::iptables::{FORWARD, INPUT, OUTPUT};
     let table = super::Table::Filter;
@@ -87,7 +87,7 @@ fn test(option: &str, value: &str) -> Option<Test> {
     })
 }
 
-/// A `+` at the end stands for anything.
+/// Returns the test for the name of an interface, in which a `+` at the end is a wildcard.
 fn interface(field: Field, name: &str) -> Test {
     let mut bytes = name.strip_suffix('+').unwrap_or(name).as_bytes().to_vec();
     if !name.ends_with('+') {
@@ -107,7 +107,7 @@ fn states(names: &str) -> Option<Test> {
     Some(xtables::states(states?.into_iter().sum()))
 }
 
-/// `VALUE/MASK`, in hexadecimal.
+/// Returns the test for a mark, given as `VALUE/MASK` in hexadecimal.
 fn mark(text: &str) -> Option<Test> {
     let number = |text: &str| u32::from_str_radix(text.strip_prefix("0x")?, 16).ok();
     let (mark, bits) = text.split_once('/').unwrap_or((text, "0xffffffff"));
@@ -201,7 +201,7 @@ mod tests {
 
     #[test]
     fn docker() {
-        // Only the policy drops; the operator's bans stand in DOCKER-USER.
+        // Only the policy drops; the operator's bans are in DOCKER-USER.
         let end = "FORWARD before the end (from true, to true)";
         for version in ["docker-20.10", "docker-28", "docker-29"] {
             assert_eq!(placed(&dump(version)), end, "{version}");
@@ -228,7 +228,7 @@ mod tests {
 
     #[test]
     fn openwrt() {
-        // The chain `reject` refuses what comes in as well: the passages stand before what leads there.
+        // The chain `reject` also refuses packets to the host: the passages stand before the rules that lead there.
         let forward = "FORWARD before -j reject (from true, to true)";
         let wan = "zone_wan_forward before -j reject (from false, to true)";
         let found = placed(&dump("openwrt"));

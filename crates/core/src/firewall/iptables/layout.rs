@@ -83,7 +83,8 @@ pub(super) fn holds_entries(chain: &str) -> bool {
 pub(super) fn jumps(table: Table, owner: Option<&Owner>) -> Vec<Rule> {
     let mark = marked(owner);
     let local = format!("-m addrtype --dst-type LOCAL {mark}-j {CHAIN}");
-    // The kernel drops what arrives for 127.0.0.0/8 as martian, but only after this rule has translated it.
+    // The kernel drops packets that arrive for 127.0.0.0/8 as martian, but only after this rule, which would translate
+    // them.
     let arriving = format!("! -d 127.0.0.0/8 {local}");
     match table {
         Table::Filter => vec![rule(names::FORWARD, format!("{mark}-j {FORWARD_CHAIN}"))],
@@ -131,9 +132,9 @@ fn filter(
     BaseRuleset { pool, uplinks, any_uplink, confined, marks, owner, .. }: &BaseRuleset,
 ) -> Layout {
     let (ours, pool) = (ours(), pool.v4());
-    // What is allowed goes on to the rules of others: only a passage accepts.
+    // An allowed packet returns to the rules of others: only a passage accepts.
     let established = "-m conntrack --ctstate RELATED,ESTABLISHED -j RETURN";
-    // Before anything is accepted: see the rules of nftables.
+    // Segments are clamped before any packet is accepted: see the rules of nftables.
     let clamp = format!("{SYN} -j TCPMSS --clamp-mss-to-pmtu");
     let bits = marks.bits();
     let asked = marks.marks().map(|(uplink, mark)| {
@@ -147,7 +148,8 @@ fn filter(
         format!("-i {ours} {established}"),
         format!("-o {ours} {established}"),
         format!("-o {ours} -m conntrack --ctstate DNAT -j RETURN"),
-        // What others lead elsewhere by its own address, such as a container's port, is published on the host.
+        // A packet that others translate, such as one for a container's port, is for a port that they publish on the
+        // host.
         format!(
             "-s {pool} -i {ours} -m mark --mark {ASKED_HOST:#x}/{ASKED_HOST:#x} \
              -m conntrack --ctstate DNAT -j RETURN"
@@ -206,7 +208,7 @@ fn raw(base_ruleset: &BaseRuleset) -> Layout {
     }
 }
 
-/// Nothing, where no answer is routed by its mark.
+/// Returns the layout of the table mangle, which is empty if no answer is routed by its mark.
 fn mangle(BaseRuleset { marks, owner, .. }: &BaseRuleset) -> Layout {
     if marks.is_empty() {
         return Layout::empty(Table::Mangle);
@@ -254,8 +256,8 @@ pub(super) fn of_passages(places: &Places) -> Layout {
     }
 }
 
-/// Returns the rules of a passage. It accepts everything from and to guests; what of that may pass is decided in our own
-/// chains.
+/// Returns the rules of a passage. It accepts everything from and to guests; our own chains decide which of these
+/// packets may pass.
 fn passage_rules() -> [Rule; 2] {
     ["-i", "-o"].map(|end| rule(PASSAGE_CHAIN, format!("{end} {} -j ACCEPT", ours())))
 }

@@ -19,8 +19,7 @@ use super::{
 };
 use crate::model::{InterfaceName, Ipv6Unsupported, Mark, Owner};
 
-/// A table, in the order in which tables are committed: nothing leads to a guest before the filter is in
-/// place.
+/// A table, in the order in which tables are committed: no rule leads to a guest before the filter is in place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Table {
     Filter,
@@ -31,7 +30,7 @@ enum Table {
 
 impl Table {
     const ALL: [Self; 4] = [Self::Filter, Self::Raw, Self::Mangle, Self::Nat];
-    /// The tables that no function does without. The table mangle is for hosts with several uplinks.
+    /// The tables that every function needs. The table mangle is for hosts with several uplinks.
     const NEEDED: [Self; 3] = [Self::Filter, Self::Raw, Self::Nat];
 }
 
@@ -60,7 +59,7 @@ impl fmt::Display for Rule {
     }
 }
 
-/// Ends each line with a newline, as a program reads them.
+/// Joins lines to an input, each ended by a newline.
 fn text(lines: &[String]) -> String {
     lines.iter().flat_map(|line| [line, "\n"]).collect()
 }
@@ -206,7 +205,7 @@ pub fn reset(ruleset: &Ruleset, saved: &Saved) -> Result<String, Ipv6Unsupported
 /// Returns input that removes everything of ours, or `None` if there is nothing.
 #[must_use]
 pub fn remove(saved: &Saved) -> Option<String> {
-    // In reverse order: when the filter goes, nothing leads to a guest any more.
+    // The order is reversed: when the filter is removed, no rule leads to a guest any more.
     let touched = Table::ALL.into_iter().rev().filter(|&table| saved.has_ours(table));
     let input: String = touched.map(|table| put(&Layout::empty(table), saved)).collect();
     (!input.is_empty()).then_some(input)
@@ -267,7 +266,7 @@ pub fn unnameable(base_ruleset: &BaseRuleset) -> Option<&InterfaceName> {
     base_ruleset.uplinks.iter().chain(marked).find(|name| !layout::is_nameable(name))
 }
 
-/// Puts the passages where the rules of others have to have them.
+/// Adds the passages at the positions that the rules of others require.
 fn add_passages(layouts: &mut [Layout], base_ruleset: &BaseRuleset, saved: &Saved) {
     let BaseRuleset { uplinks, owner, .. } = base_ruleset;
     for layout in layouts.iter_mut().filter(|layout| layout.table == Table::Filter) {
@@ -294,8 +293,8 @@ pub fn foreign_chain_state(
     })
 }
 
-/// Returns input that opens our passages through that chain where it drops our traffic, and removes what else is ours;
-/// `None` if there is neither.
+/// Returns input that opens our passages through that chain if it drops our traffic, and removes other rules of ours
+/// there; `None` if there is nothing to do.
 #[must_use]
 pub fn open_passage(saved: &Saved, uplinks: &BTreeSet<InterfaceName>) -> Option<String> {
     let layout = layout::of_passages(&layout::places(saved, uplinks));

@@ -11,7 +11,7 @@ pub struct Saved(BTreeMap<Table, SavedTable>);
 
 #[derive(Debug, Default)]
 struct SavedTable {
-    /// Every chain with its policy, which is `-` unless the chain is built in.
+    /// The policy of every chain: `-`, unless the chain is built in.
     policies: BTreeMap<String, String>,
     rules: Vec<Rule>,
 }

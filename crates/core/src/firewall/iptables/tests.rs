@@ -47,7 +47,7 @@ fn ruleset(uplinks: &[&str], to: &[&str]) -> Ruleset {
 }
 
 #[test]
-fn a_reset_of_an_empty_host() {
+fn a_reset_writes_the_whole_ruleset() {
     let input = reset(&ruleset(&["eth0", "eth1"], &["eth0", "lan0"]), &Saved::default()).unwrap();
     insta::assert_snapshot!(input, @r"
     *filter
@@ -125,7 +125,7 @@ fn answers_are_marked_where_an_uplink_has_a_mark() {
     ");
     let text = stands(&ruleset);
     assert_eq!(state(&ruleset, &Saved::parse(&text).unwrap()).base_ruleset, BaseState::Intact);
-    // A table that nobody needs is not named: that would create it.
+    // A table that is not needed is not named: that would create it.
     ruleset.base_ruleset.marks = UplinkMarks::default();
     assert!(!reset(&ruleset, &Saved::default()).unwrap().contains("mangle"));
     let back = reset(&ruleset, &Saved::parse(&text).unwrap()).unwrap();
@@ -174,7 +174,7 @@ COMMIT
 "#;
 
 #[test]
-fn what_is_misplaced_is_removed_by_its_own_words() {
+fn misplaced_rules_are_removed_as_they_were_printed() {
     let saved = Saved::parse(FOREIGN).unwrap();
     insta::assert_snapshot!(remove(&saved).unwrap(), @r#"
     *mangle
@@ -278,7 +278,7 @@ fn jumps_name_their_owner() {
     let found = state(&ruleset, &Saved::parse(&text).unwrap());
     assert_eq!((found.base_ruleset, found.marks), (BaseState::Intact, [owner.mark()].into()));
 
-    // As an earlier version left it.
+    // The jump as an earlier version left it.
     ruleset.base_ruleset.owner = None;
     let earlier = Saved::parse(&stands(&ruleset)).unwrap();
     let found = state(&ruleset, &earlier);
@@ -289,7 +289,7 @@ fn jumps_name_their_owner() {
 }
 
 #[test]
-fn a_probe_lists_once_however_many_entries_it_asks_for() {
+fn a_probe_of_many_entries_lists_each_chain_once() {
     let base_ruleset = ruleset(&["eth0"], &[]).base_ruleset;
     let probe = |count: u16| {
         let entries = (1..=count).map(|port| exposure(Protocol::Udp, None, port)).collect();
@@ -362,7 +362,7 @@ fn stands(ruleset: &Ruleset) -> String {
 }
 
 #[test]
-fn what_was_reset_is_intact() {
+fn the_state_after_a_reset_is_intact() {
     let ruleset = ruleset(&["eth0"], &["eth0", "lan0"]);
     let found = state(&ruleset, &Saved::parse(&stands(&ruleset)).unwrap());
     assert_eq!(found.base_ruleset, BaseState::Intact);
@@ -409,7 +409,7 @@ fn a_table_that_cannot_be_printed_is_refused() {
 }
 
 #[test]
-fn names_that_iptables_reads_otherwise_are_found() {
+fn names_with_characters_special_to_iptables_are_not_nameable() {
     assert_eq!(unnameable(&ruleset(&["eth0", "wg-home.5"], &[]).base_ruleset), None);
     let base_ruleset = ruleset(&["eth+"], &[]).base_ruleset;
     assert_eq!(unnameable(&base_ruleset).map(InterfaceName::as_str), Some("eth+"));

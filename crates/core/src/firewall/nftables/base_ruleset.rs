@@ -102,8 +102,8 @@ fn parts(base_ruleset: &BaseRuleset) -> Vec<Operation> {
     chains.chain(sets).chain(uplinks).chain(confined).chain(rules).collect()
 }
 
-/// Returns the sets and maps. The kernel looks up their elements by hash, and ranges in lookup tables, one for each half a
-/// byte of the key (`net/netfilter/nft_set_pipapo.c`).
+/// Returns the sets and maps. The kernel looks up elements by hash, and ranges in lookup tables, one for each half byte
+/// of the key (`net/netfilter/nft_set_pipapo.c`).
 #[must_use]
 pub fn sets() -> Vec<Set> {
     let target = Some((concatenation(&[ADDRESS, PORT]), 8));
@@ -162,7 +162,7 @@ pub fn chains(base_ruleset: &BaseRuleset) -> Vec<Chain> {
         (FORWARD, base("filter", InetHookNumber::Forward, priority::FILTER)),
         (POSTROUTING, base("nat", InetHookNumber::PostRouting, priority::SRCNAT)),
     ];
-    // Only where there is something to mark is each packet asked.
+    // This chain costs a test for each packet, so it exists only if there is something to mark.
     let mark = base("filter", InetHookNumber::PreRouting, priority::MANGLE);
     let mark = (!base_ruleset.marks.is_empty()).then_some((ANSWERS, mark));
     all.into_iter().chain(mark).map(chain).collect()
@@ -195,22 +195,24 @@ pub fn rules(base_ruleset: &BaseRuleset) -> Vec<Rule> {
             "guests ask the host",
             &[from_guest(), destination_is_local(), mark_asked()],
         ),
-        // Whatever a guest takes its NIC's size for. What the host itself sends goes by the route to its own address, of the
-        // loopback's size, and is translated later: it fits only what the guest announces.
+        // The size of segments does not depend on the MTU that a guest assumes. Packets of the host itself are routed
+        // to its own address, with the MTU of the loopback, and translated later: only the size that the guest
+        // announces limits them.
         rule(
             ANTISPOOF,
             "segments to guests fit the TAP",
             &[from_guest(), begins_connection(), set_segment_size(base_ruleset.segment_size())],
         ),
-        // The kernel drops what arrives for 127.0.0.0/8 as martian, but only after this rule has translated it.
+        // The kernel drops packets that arrive for 127.0.0.0/8 as martian, but only after this rule, which would
+        // translate them.
         rule(
             PREROUTING,
             "to the host",
             &[destination_outside(loopback), destination_is_local(), jump(CHAIN)],
         ),
         rule(OUTPUT, "from the host to itself", &[ipv4(), destination_is_local(), jump(CHAIN)]),
-        // Before anything is accepted. Guests take their NIC for one of 1,500 bytes, and a router behind a smaller
-        // uplink may lose its "fragmentation needed" (RFC 2923, section 2.1).
+        // Segments are clamped before any packet is accepted. Guests assume an MTU of 1,500 bytes, and a router behind
+        // an uplink with a smaller one may lose its "fragmentation needed" (RFC 2923, section 2.1).
         rule(
             FORWARD,
             "segments of guests fit the route",
@@ -224,7 +226,8 @@ pub fn rules(base_ruleset: &BaseRuleset) -> Vec<Rule> {
         rule(FORWARD, "what guests go on with", &[from_guest(), established(), accept()]),
         rule(FORWARD, "what goes on with guests", &[to_guest(), established(), accept()]),
         rule(FORWARD, "exposures", &[to_guest(), destination_translated(), accept()]),
-        // What others lead elsewhere by its own address, such as a container's port, is published on the host.
+        // A packet that others translate, such as one for a container's port, is for a port that they publish on the
+        // host.
         rule(
             FORWARD,
             "guests to what others publish",
@@ -258,8 +261,8 @@ pub fn rules(base_ruleset: &BaseRuleset) -> Vec<Rule> {
     mark_rules(base_ruleset).chain(all).collect()
 }
 
-/// Returns the rules that have answers leave by the uplink that was asked. Connections are marked before anything is
-/// accepted; none of these rules ends the way of a packet.
+/// Returns the rules that make answers leave by the uplink that was asked. Connections are marked before any packet is
+/// accepted; none of these rules has a verdict.
 fn mark_rules(base_ruleset: &BaseRuleset) -> impl Iterator<Item = Rule> {
     let bits = base_ruleset.marks.bits();
     base_ruleset.marks.marks().flat_map(move |(uplink, mark)| {
@@ -328,7 +331,7 @@ mod tests {
     }
 
     #[test]
-    fn comments_fit() {
+    fn comments_fit_the_limit_of_nft() {
         // nft(8) reads 128 characters of what it lists.
         let longest = Owner::new(OwnerId::new(u64::MAX), &format!("/{}", "d".repeat(100)));
         let table = table(&BaseRuleset { owner: Some(longest), ..base_ruleset() });

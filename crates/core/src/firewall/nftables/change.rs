@@ -1,4 +1,4 @@
-//! A change as the messages of one transaction.
+//! Translates a change into the messages of one transaction.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -18,7 +18,7 @@ use crate::{
 /// Fails if an entry has an IPv6 address.
 pub fn operations(change: &Change) -> Result<Vec<Operation>, Ipv6Unsupported> {
     let table = base_ruleset::name();
-    // A table that is not there cannot be deleted; one that is there can be added.
+    // A missing table cannot be deleted, but an existing one can be added, so the table is added before it is deleted.
     let remove = [table.add(None), table.delete(0)];
     Ok(match change {
         Change::Reset(ruleset) => {
@@ -26,7 +26,7 @@ pub fn operations(change: &Change) -> Result<Vec<Operation>, Ipv6Unsupported> {
             remove.into_iter().chain(base_ruleset).chain(add_many(&ruleset.entries)?).collect()
         }
         Change::Delta { remove, add, .. } => {
-            // Each entry has messages of its own: a refusal then names the entry.
+            // Each entry has messages of its own, so that a refusal names the entry.
             let remove = remove.iter().map(|entry| {
                 let (set, elements) = element::of_entry(entry)?;
                 let delete = |some: &[Element]| {

@@ -243,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn entries_survive_the_way_there_and_back() {
+    fn entries_read_back() {
         let address = Some([192, 0, 2, 1].into());
         let hairpin = Entry::Hairpin { guest: [10, 231, 0, 2].into() };
         let ports = [("8080", "53"), ("8080", "8080"), ("1-65535", "1-65535")];
@@ -278,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn what_we_would_not_write_is_no_entry() {
+    fn elements_that_we_would_not_write_are_no_entries() {
         let refused = |set: &str, key: &[u8], last: Option<&[u8]>, data: &[u8]| {
             let (last, data) = (last.map(<[u8]>::to_vec), Some(data.to_vec()));
             let element = Element { key: key.to_vec(), last, data };

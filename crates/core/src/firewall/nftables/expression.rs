@@ -183,7 +183,7 @@ fn matched(field: (u32, u32, u32), operator: Operator, network: Ipv4Net) -> Vec<
     [ipv4(), prefix(field, operator, network)].concat()
 }
 
-/// As nft(8) writes it: where the prefix ends at a byte, only that much is loaded, and needs no mask.
+/// Compares a prefix as nft(8) does: if it ends at a byte, only these bytes are loaded, and no mask is needed.
 fn prefix(
     (base, offset, length): (u32, u32, u32),
     operator: Operator,
@@ -242,7 +242,7 @@ pub(super) fn clamp_segment_size() -> Vec<Expression> {
 fn write_segment_size() -> Expression {
     /// `NFT_EXTHDR_OP_TCPOPT`.
     const TCP_OPTION: u32 = 1;
-    /// The kind of the option, and the place and the length of its value (RFC 9293, section 3.2).
+    /// The kind of the option, and the offset and the length of its value (RFC 9293, section 3.2).
     const MAXSEG: u8 = 2;
     const SIZE: (u32, u32) = (2, 2);
     let register = Register::Reg1.into();
@@ -425,10 +425,10 @@ pub(super) fn target(expression: &Expression) -> Option<&str> {
 
 const COUNTER: &str = "counter";
 
-/// An expression in the form in which two that mean the same are equal.
+/// Returns an expression in a normal form, in which two expressions of the same meaning are equal.
 ///
-/// The kernel fills in what was left to its default, which is 0: a top-level attribute of 0 is one that is
-/// not there. What a counter has counted is left out.
+/// The kernel adds attributes that were left to their default, which is 0: a top-level attribute of 0 equals a missing
+/// one. The counts of a counter are left out.
 pub(super) fn normal(expression: &Expression) -> (String, BTreeMap<u16, Vec<u8>>) {
     let (name, attributes) = match expression {
         Expressions::Bitwise(a) => ("bitwise", values(a)),
@@ -477,7 +477,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_dump_fills_in_makes_no_difference() {
+    fn attributes_that_the_kernel_adds_make_no_difference() {
         let sent = lookup("uplinks", None);
         let Expressions::Lookup(mut attributes) = sent.clone() else { panic!() };
         attributes.reverse();

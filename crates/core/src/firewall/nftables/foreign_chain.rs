@@ -78,7 +78,7 @@ pub fn candidates(
     found.filter(|table| table.bases().next().is_some() || has_passage(table)).collect()
 }
 
-/// A table of somebody else's, as far as it was read.
+/// A foreign table, as far as it was read.
 #[derive(Debug)]
 pub struct ForeignTable {
     /// The table.
@@ -101,10 +101,10 @@ pub struct Missing {
 }
 
 impl ForeignTable {
-    /// Returns what is needed to know what becomes of our traffic, and is not read yet: the chains that forwarded packets
-    /// reach, and ours.
+    /// Returns the parts that decide about our traffic and are not read yet: the chains that forwarded packets reach,
+    /// and ours.
     ///
-    /// Where a chain of ours is led to from elsewhere, all chains are needed.
+    /// If other rules lead to a chain of ours, all chains are needed.
     #[must_use]
     pub fn missing(&self) -> Missing {
         let (rules, missing_sets) = self.translated();
@@ -136,7 +136,8 @@ impl ForeignTable {
                 chain: chain.to_owned(),
             },
             drops,
-            // What is ours is the table's: the chains that need it are told of it, or all if none does.
+            // Our objects belong to the table as a whole: their state is reported for the chains that need a passage,
+            // or for all if none does.
             open: as_it_should_be || !drops && !all.is_empty(),
             touched,
             owned,

@@ -1,7 +1,7 @@
 //! Rules of others, translated into questions about our traffic.
 //!
-//! Registers are followed as far as fields go that are known of all our traffic. Everything else is something in which
-//! packets of ours differ.
+//! Registers are followed if they hold fields that are known of all our traffic. Everything else counts as a property
+//! in which our packets differ.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -30,14 +30,14 @@ const INVERTED: u32 = 1;
 /// `NFT_RANGE_NEQ`, `NFT_DATA_VALUE`.
 const OUTSIDE: u32 = 1;
 const VALUE: u16 = 1;
-/// Expressions that neither ask nor decide.
+/// Expressions that neither test nor decide.
 const WITHOUT_EFFECT: [&str; 9] =
     ["counter", "log", "notrack", "nat", "masq", "redir", "flow_offload", "dup", "last"];
-/// Types of stateful objects that neither ask nor decide: `NFT_OBJECT_COUNTER`, `_CT_HELPER`, `_CT_TIMEOUT`, `_SECMARK` and
-/// `_CT_EXPECT`.
+/// Types of stateful objects that neither test nor decide: `NFT_OBJECT_COUNTER`, `_CT_HELPER`, `_CT_TIMEOUT`,
+/// `_SECMARK` and `_CT_EXPECT`.
 const HARMLESS_OBJECTS: [u32; 5] = [1, 3, 7, 8, 9];
 
-/// The sets of a table that were read, and those that would have to be.
+/// The sets of a table that were read, and those that have to be read.
 pub(super) struct Sets<'a> {
     pub(super) found: &'a BTreeMap<String, ForeignSet>,
     pub(super) missing: BTreeSet<String>,
@@ -84,7 +84,7 @@ impl Reader<'_, '_> {
             Meta::Key(key) => Some(*key),
             _ => None,
         });
-        // One that has no destination sets something.
+        // An expression without a destination register sets something.
         if let (Some(register), Some(key)) = (register, key) {
             let known = |field, length| (Value::field(field), length);
             let value = match key {

@@ -31,7 +31,7 @@ const JUMP: i32 = -3;
 const GOTO: i32 = -4;
 const RETURN: i32 = -5;
 
-/// A set or a map of somebody else's.
+/// A foreign set or map.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ForeignSet {
     /// The length of a key in bytes.
@@ -106,8 +106,8 @@ impl ForeignSet {
         Self { key_length: set.key.1, intervals: set.flags & INTERVAL != 0, elements }
     }
 
-    /// Returns the elements with what they match, for keys of these parts: the length of each in bytes. Each part is padded
-    /// to four bytes.
+    /// Returns the elements with their ranges, for keys of parts with these lengths in bytes. Each part is padded to
+    /// four bytes.
     pub(super) fn split(&self, parts: &[usize]) -> Vec<(Element, Option<&Verdict>)> {
         let mut sorted: Vec<_> = self.elements.iter().collect();
         sorted.sort_by(|one, other| one.key.cmp(&other.key));
@@ -130,7 +130,7 @@ impl ForeignSet {
             };
             found.push((ranges(&element.key, &high, parts), element.verdict.as_ref()));
         }
-        // What nothing else matches comes last.
+        // The catch-all element comes last.
         found.sort_by_key(|(element, _)| element.is_empty());
         found
     }

@@ -1,7 +1,7 @@
 //! The ruleset as messages of nf_tables: the table `inet riklet`, and the passage through foreign tables.
 //!
-//! Messages are those of `netlink-packet-netfilter`; nothing here sends one. The same types say what is
-//! expected and what was read, so that comparing them is `==`.
+//! Messages are those of `netlink-packet-netfilter`; nothing here sends one. The same types describe what is expected
+//! and what was read, so that `==` compares them.
 
 pub mod base_ruleset;
 mod change;

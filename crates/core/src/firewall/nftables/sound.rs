@@ -1,4 +1,5 @@
-//! The first look at a message: the library takes the lengths of some nested attributes as they come, and panics where they are wrong.
+//! Checks messages before the library decodes them: it trusts the lengths of some nested attributes, and panics if they
+//! are wrong.
 
 use netlink_packet_core::{NlaBuffer, NlasIterator};
 
@@ -19,7 +20,8 @@ const SET_EXPRESSION: u16 = 17;
 const NESTED: [(&[u8], &[u16]); 3] =
     [(b"cmp\0", &[3]), (b"bitwise\0", &[4, 5, 7]), (b"immediate\0", &[2])];
 
-/// Tells whether a message, with its header, is about a table, a chain, a rule or a set, and can be decoded without a panic.
+/// Reports whether a message, with its header, is about a table, a chain, a rule or a set, and can be decoded without a
+/// panic.
 #[must_use]
 pub fn is_sound(message: &[u8]) -> bool {
     let kind = message.get(4..6).and_then(|kind| kind.try_into().ok()).map(u16::from_ne_bytes);
@@ -51,7 +53,7 @@ struct Attribute<'a> {
     value: &'a [u8],
 }
 
-/// The attributes up to the first that is malformed, at which the library ends with an error.
+/// Returns the attributes up to the first malformed one, at which the library fails.
 fn nested(attributes: &[u8]) -> impl Iterator<Item = Attribute<'_>> {
     NlasIterator::new(attributes).map_while(Result::ok).filter_map(|found| {
         let (kind, end) = (found.kind(), usize::from(found.length()));
@@ -63,7 +65,7 @@ fn values(attributes: &[u8], wanted: u16) -> impl Iterator<Item = &[u8]> {
     nested(attributes).filter(move |found| found.kind == wanted).map(|found| found.value)
 }
 
-/// Whether this begins with a whole attribute.
+/// Reports whether this begins with a complete attribute.
 fn holds_one(value: &[u8]) -> bool {
     NlaBuffer::new_checked(value).is_ok()
 }
@@ -78,7 +80,7 @@ mod tests {
     const IMMEDIATE: &[u8] =
         include_bytes!("../../../../../fuzz/corpus/nftables/immediate_with_a_wrong_length");
 
-    /// How many of these messages about rules are not sound.
+    /// Returns the number of messages about rules that are not sound.
     fn unsound(mut received: &[u8]) -> usize {
         let mut count = 0;
         while let Some(length) = received.first_chunk().map(|length| u32::from_ne_bytes(*length)) {
@@ -91,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn a_length_beyond_its_attribute_is_seen() {
+    fn a_length_beyond_its_attribute_is_not_sound() {
         assert_eq!(unsound(RULES), 0);
         assert_eq!(unsound(CMP), 1);
         assert_eq!(unsound(IMMEDIATE), 1);

@@ -118,8 +118,8 @@ impl FoundTable {
         lines
     }
 
-    /// Returns the entries, and the elements that belong to none. Those of an entry with several elements that is expected
-    /// and complete are this entry; any other element is an entry by itself.
+    /// Returns the entries, and the elements that belong to none. The elements of an expected entry that is complete
+    /// form this entry; any other element is an entry by itself.
     fn entries(&self, expected: &BTreeSet<Entry>) -> (BTreeSet<Entry>, Vec<String>) {
         let of_base_ruleset = |set: &str| set == UPLINKS || set == CONFINED;
         let found = self.elements.iter().filter(|(set, _)| !of_base_ruleset(set));

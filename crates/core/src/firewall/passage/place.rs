@@ -10,7 +10,7 @@ use crate::model::InterfaceName;
 /// The depth of jumps that nf_tables allows (`NFT_JUMP_STACK_SIZE`).
 const DEPTH: usize = 16;
 
-/// A place for a rule: before a rule of a chain, or after the last.
+/// A position for a rule: before a rule of a chain, or after the last.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Place {
     /// The chain.
@@ -87,9 +87,9 @@ type Trail = Vec<Place>;
 /// The ways that a packet may take through a chain, as far as no rule decides that asks for an address or a port.
 #[derive(Default)]
 struct Ways {
-    /// Those that end at a rule that drops.
+    /// The ways that end at a rule that drops.
     dropped: Vec<Trail>,
-    /// Those that leave the chain, and whether a rule that asks for an address or a port leaves it.
+    /// The ways that leave the chain, and whether a rule that asks for an address or a port leaves it.
     left: Vec<(Trail, bool)>,
 }
 

@@ -68,15 +68,15 @@ pub enum Verdict {
 /// A question about a packet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Test {
-    /// Something that differs among packets of ours, such as an address or a port; the text names it.
+    /// A property in which packets of ours differ, such as an address or a port; the text names it.
     Other(String),
     /// Compares a value with these bytes; a value that is longer is compared up to their length.
     Compare(Value, Operator, Vec<u8>),
     /// Looks values up in a set.
     In(Vec<Value>, Vec<Element>),
-    /// True if one of them is.
+    /// True if one of the tests is.
     Any(Vec<Self>),
-    /// True if it is not.
+    /// True if the test is not.
     Not(Box<Self>),
 }
 
@@ -101,12 +101,12 @@ pub enum Operator {
 /// ranges matches everything.
 pub type Element = Vec<(Vec<u8>, Vec<u8>)>;
 
-/// A part of a packet, or something that is known about it.
+/// A part of a packet, or a known property of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Value {
     /// A field, of which only the bits of the mask count, if there is one; the others are 0.
     Of(Field, Option<Vec<u8>>),
-    /// Something that differs among packets of ours; the text names it.
+    /// A property in which packets of ours differ; the text names it.
     Other(String),
 }
 
@@ -147,7 +147,7 @@ pub(super) enum Judged<'a> {
     No,
     /// It applies, whatever the packet's addresses and ports are.
     Yes(&'a Verdict),
-    /// It may apply, which packets of ours differ in.
+    /// It applies to some packets of ours, and not to others.
     Perhaps(&'a Verdict),
 }
 

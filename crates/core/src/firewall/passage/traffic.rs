@@ -31,7 +31,7 @@ pub(in crate::firewall) enum End<'a> {
     Unnamed,
 }
 
-/// Packets of ours that differ in nothing but addresses, ports, and what else a [`Field`] does not hold.
+/// Packets of ours that differ only in addresses, ports and other properties that no [`Field`] holds.
 #[derive(Debug, Clone)]
 pub(in crate::firewall) struct Packet<'a> {
     pub(super) from: End<'a>,
@@ -56,7 +56,7 @@ impl<'a> Packet<'a> {
             let mut add = |protocol, state, translated| {
                 all.push(Self { from, to, protocol, state, translated, others: None });
             };
-            // An exposure leads to a guest; what others translate leads a guest's packet anywhere.
+            // A translated packet goes to a guest (by an exposure), or from a guest to anywhere (by a rule of others).
             for protocol in protocols {
                 add(protocol, NEW, true);
                 add(protocol, ESTABLISHED, true);

@@ -1,4 +1,4 @@
-//! Rules in a short form, the places of passages in them, and an interpreter that the decision is held against.
+//! Tests with rules in a short form: the positions of passages in them, and an interpreter that checks the decision.
 
 mod oracle;
 mod shapes;

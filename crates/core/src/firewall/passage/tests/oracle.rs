@@ -1,4 +1,4 @@
-//! An interpreter of rules for single packets, and the laws that the decision keeps.
+//! An interpreter of rules for single packets, and the laws of the decision.
 
 use std::collections::BTreeSet;
 
@@ -9,7 +9,7 @@ use crate::firewall::passage::{
     Chain, Hook, Packet, Place, Places, Rule, Rules, Verdict, places, rule::Judged, traffic::End,
 };
 
-/// What becomes of a packet, and the rules that decided: those that led there, and the one that did it.
+/// The fate of a packet, with the rules that decided it: those that led to the last one, and the last one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Fate {
     Accepted(Vec<Place>),
@@ -111,7 +111,7 @@ fn a_rule(targets: &'static [&'static str]) -> impl Strategy<Value = Rule> {
 }
 
 fn some_rules() -> impl Strategy<Value = Rules> {
-    // A chain leads to later ones only, as the kernel has it.
+    // A chain leads to later chains only: the kernel allows no loops.
     let chains = (
         vec(a_rule(&CHAINS[1..]), 0..4),
         vec(a_rule(&CHAINS[2..]), 0..4),
@@ -151,7 +151,7 @@ fn all_places(rules: &Rules) -> Places {
     all
 }
 
-/// Our packets that are dropped though no rule asked for anything particular of them.
+/// Finds a packet of ours that is dropped although no specific rule matched it.
 fn wrongly_dropped(rules: &Rules, places: &Places) -> Option<String> {
     let uplinks = uplinks();
     for packet in &Packet::all(&uplinks) {
@@ -174,7 +174,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(128))]
 
     #[test]
-    fn what_we_allow_is_dropped_by_specific_rules_only(rules in some_rules()) {
+    fn only_specific_rules_drop_allowed_packets(rules in some_rules()) {
         let places = all_places(&rules);
         prop_assert_eq!(wrongly_dropped(&rules, &places), None, "{:?}", places);
     }
@@ -200,8 +200,8 @@ proptest! {
         }
     }
 
-    /// Also at rules that lead to a chain that others share: who is led to a passage by a rule for an address, a port or
-    /// another hook would pass a ban, or into the host.
+    /// This also holds at rules that lead to a shared chain: a packet that a rule for an address, a port or another
+    /// hook leads to a passage would pass a ban, or reach the host.
     #[test]
     fn bans_before_a_passage_stay_bans(rules in some_rules()) {
         let (places, uplinks) = (all_places(&rules), uplinks());
@@ -221,7 +221,7 @@ proptest! {
     }
 
     #[test]
-    fn packets_of_others_are_judged_as_before(rules in some_rules()) {
+    fn a_passage_does_not_affect_packets_of_others(rules in some_rules()) {
         let (places, uplinks, none) = (all_places(&rules), uplinks(), Places::new());
         let ends = [End::Uplink(uplinks.first().unwrap()), End::Unnamed];
         for (from, to) in ends.iter().flat_map(|from| ends.iter().map(move |to| (*from, *to))) {

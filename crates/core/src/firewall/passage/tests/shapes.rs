@@ -1,4 +1,4 @@
-//! Rulesets of the programs that people run beside us.
+//! Rulesets of common firewall programs.
 
 use super::{Rules, rules, uplinks};
 use crate::firewall::passage::places;
@@ -20,7 +20,7 @@ fn placed(text: &str, base: &str) -> String {
 }
 
 #[test]
-fn a_chain_that_drops_nothing_of_ours_is_left_alone() {
+fn a_chain_that_drops_none_of_our_packets_gets_no_passage() {
     for text in [
         "chain f forward accept",
         "chain f forward accept
@@ -77,7 +77,7 @@ fn a_passage_stands_before_the_rule_that_drops() {
           ?dport -> accept",
             "f 3 both",
         ),
-        // What an exposure translated passes by itself.
+        // Packets that an exposure translated pass without a passage.
         (
             "chain f forward accept
           dnat -> accept
@@ -86,7 +86,7 @@ fn a_passage_stands_before_the_rule_that_drops() {
           -> drop",
             "f 3 from",
         ),
-        // Each protocol by itself, and the first is enough.
+        // Each protocol is dropped by its own rule; a passage before the first of them is enough.
         (
             "chain f forward accept
           tcp -> drop
@@ -133,7 +133,7 @@ fn a_passage_stands_in_the_chain_that_drops_if_only_forwarded_packets_get_there(
           -> drop",
             "zones 2 both",
         ),
-        // Another hook gets there: a passage there would open the host to guests.
+        // The chain is shared with another hook: a passage in it would open the host to guests.
         (
             "chain f forward accept
           ?saddr -> drop
@@ -145,7 +145,7 @@ fn a_passage_stands_in_the_chain_that_drops_if_only_forwarded_packets_get_there(
           -> drop",
             "f 1 both",
         ),
-        // An operator's ban leads there as well.
+        // An operator's ban leads to the same chain.
         (
             "chain f forward accept
           ?saddr -> jump log_drop
@@ -169,7 +169,7 @@ fn a_passage_stands_in_the_chain_that_drops_if_only_forwarded_packets_get_there(
           -> drop",
             "others 1 both, wan 2 to",
         ),
-        // Who is let off the first check meets the second.
+        // A packet that passes the first check meets the second.
         (
             "chain f forward accept
           -> jump check
@@ -192,7 +192,7 @@ fn a_passage_stands_in_the_chain_that_drops_if_only_forwarded_packets_get_there(
 }
 
 #[test]
-fn a_chain_that_somebody_else_leads_to_as_well_is_left_alone() {
+fn a_chain_that_other_rules_lead_to_gets_no_passage() {
     let text = "chain f forward accept
                 -> jump a
                 chain a
