@@ -65,7 +65,7 @@ pub trait HostFacts: Sealed {
         name: &AccountName,
     ) -> Result<Option<u32>, KernelError>;
 
-    /// Returns whether a process runs. One that has ended does not, though nobody has waited for it yet.
+    /// Returns whether a process runs. A process that has ended does not, even if its parent has not waited for it yet.
     ///
     /// # Errors
     /// Fails if `/proc` cannot be read.

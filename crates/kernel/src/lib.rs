@@ -1,9 +1,9 @@
-//! The one seam to everything outside: links, addresses, neighbours, firewall, flows, sysctls.
+//! The one interface to the system: links, addresses, neighbours, firewall, flows, sysctls.
 //!
-//! One trait a concern: [`Links`] and [`LinkDeletion`], [`Firewall`], [`ForeignChains`] and
-//! [`ImplicitTables`], [`Conntrack`], [`Sysctls`], [`NetworkManagers`], [`Routes`], [`HostFacts`],
-//! [`LockSharing`]. [`Kernel`] is their sum. All are sealed: [`linux::Linux`] is the real kernel, [`linux::watched::Watched`] the same with
-//! a memory for a process that stays, and [`fake::FakeKernel`] obeys the same laws in memory.
+//! There is one trait for each concern: [`Links`] and [`LinkDeletion`], [`Firewall`], [`ForeignChains`] and
+//! [`ImplicitTables`], [`Conntrack`], [`Sysctls`], [`NetworkManagers`], [`Routes`], [`HostFacts`], [`LockSharing`].
+//! [`Kernel`] is their sum. All are sealed: [`linux::Linux`] is the real kernel, [`linux::watched::Watched`] is the
+//! same with a memory for a long-lived process, and [`fake::FakeKernel`] obeys the same laws in memory.
 
 mod conntrack;
 mod error;
@@ -30,7 +30,7 @@ pub use managers::NetworkManagers;
 pub use routes::Routes;
 pub use sysctls::Sysctls;
 
-/// Every effect on the system, and every observation of it.
+/// All effects on the system, and all observations of it.
 ///
 /// Each effect is either done or not, except where its documentation says what a partial failure leaves;
 /// each may be repeated. Nothing here decides.
@@ -64,7 +64,7 @@ impl<K> Kernel for K where
 {
 }
 
-/// Keeps the traits of this crate from being implemented elsewhere, so that a new method breaks nobody.
+/// Keeps the traits of this crate from being implemented elsewhere, so that a new method breaks no other code.
 mod sealed {
     pub trait Sealed {}
 

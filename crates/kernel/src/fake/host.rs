@@ -44,6 +44,6 @@ impl HostFacts for FakeKernel {
 
 impl LockSharing for FakeKernel {
     fn share_lock(&mut self, _lock: Weak<OwnedFd>) {
-        // Its effects end with the caller.
+        // An effect of the fake kernel ends with the caller, so no program outlives it.
     }
 }

@@ -9,10 +9,10 @@ use riklet_core::{
     model::{InterfaceName, Slot},
 };
 
-/// One message of a netlink batch.
+/// A message of a netlink batch: a part of the change of one link.
 type Part = fn(&mut LinkState, &LinkState);
 
-/// The place of a user or a group in a TAP.
+/// Selects the user or the group of a TAP.
 type OwnerField = fn(&mut Tap) -> &mut Option<u32>;
 
 impl Links for FakeKernel {

@@ -30,7 +30,7 @@ impl Routes for FakeKernel {
         let refused = |source| KernelError::AddRule { rule: rule.clone(), source };
         let mut system = self.effect().map_err(refused)?;
         if !system.rules.contains(rule) {
-            // As in the kernel, behind those of the same priority.
+            // As in the kernel, a new rule comes after those of the same priority.
             let place = system.rules.partition_point(|other| other.priority <= rule.priority);
             system.rules.insert(place, rule.clone());
         }

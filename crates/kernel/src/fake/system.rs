@@ -22,7 +22,7 @@ use riklet_core::{
 #[derive(Debug, Clone, Default)]
 pub struct FakeKernel(Arc<Mutex<System>>);
 
-/// The contents of the kernel. Everything may be changed, as an administrator or a crash might.
+/// The contents of the kernel. A test may change everything, as an administrator or a crash might.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[expect(missing_docs, reason = "each field is named after the observation that returns it")]
 pub struct System {
@@ -88,8 +88,8 @@ impl System {
         self.sysctls.remove(&switch::forwarding(name));
     }
 
-    /// Sets a sysctl, and returns whether there is one of this name. Whoever changes that of the host as a
-    /// whole sets those of all interfaces.
+    /// Sets a sysctl, and returns whether there is one of this name. A change of the switch of the whole host sets
+    /// those of all interfaces.
     pub fn write_sysctl(&mut self, name: &str, value: &str) -> bool {
         let Some(present) = self.sysctls.get_mut(name) else { return false };
         let changed = present != value;
@@ -162,8 +162,8 @@ impl FakeKernel {
         system
     }
 
-    /// Counts one effect, and lets the fault happen that is due at it. What it returns is the only way for a
-    /// method of a trait to change something, so that none is without a fault point.
+    /// Counts one effect, and causes the fault that is due at it. The returned guard is the only way for a method of a
+    /// trait to change something, so that no effect is without a fault point.
     pub(super) fn effect(&self) -> Result<MutexGuard<'_, System>, Refusal> {
         const ENOMEM: i32 = 12;
         let mut system = self.system();

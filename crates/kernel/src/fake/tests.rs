@@ -1,4 +1,4 @@
-//! Every effect has a fault point, and no observation is one.
+//! Tests that every effect has a fault point, and that no observation has one.
 
 use std::{
     collections::BTreeSet,
@@ -45,7 +45,7 @@ const TRAITS: [&str; 8] = [
 
 type Call = fn(&mut FakeKernel) -> Result<(), KernelError>;
 
-/// Every method that changes the system, with a call that has something to change on [`system`].
+/// All methods that change the system, each with a call that changes something on [`system`].
 const EFFECTS: [(&str, Call); 18] = [
     ("create_link", |kernel| kernel.create_link(&spec(9))),
     ("configure_link", |kernel| kernel.configure_link(&LinkSpec { mtu: 1280, ..spec(1) })),
@@ -74,7 +74,7 @@ const EFFECTS: [(&str, Call); 18] = [
     ("set_sysctl", |kernel| kernel.set_sysctl(IP_FORWARD, "1")),
 ];
 
-/// Every other method.
+/// All other methods, each with a call.
 const OBSERVATIONS: [(&str, Call); 21] = [
     ("link", |kernel| kernel.link(&name(1)).map(drop)),
     ("links", |kernel| kernel.links().map(drop)),
@@ -121,7 +121,7 @@ fn spec(number: u16) -> LinkSpec {
     reserved(Slot::new(number), &node).unwrap().link
 }
 
-/// A chain of somebody else that our passage stands in.
+/// Returns a foreign chain that has our passage.
 fn foreign_chain() -> ForeignChain {
     let (table, chain) = ("filter".to_owned(), "FORWARD".to_owned());
     ForeignChain::Nftables { family: ForeignFamily::Ip, table, chain }
@@ -166,7 +166,7 @@ fn flows() -> Flows {
     Flows::Guest { guest: [10, 231, 0, 2].into() }
 }
 
-/// A host on which every effect has something to change.
+/// Returns a host on which every effect changes something.
 fn system() -> System {
     let mut draining = spec(2).state();
     draining.group = DRAINING_GROUP;
@@ -187,13 +187,13 @@ fn kernel() -> FakeKernel {
     kernel
 }
 
-/// The system, except for what is counted.
+/// Returns the system without its counts.
 fn held(kernel: &FakeKernel) -> System {
     System { effects: 0, listings: 0, fault: None, ..kernel.system().clone() }
 }
 
 #[test]
-fn the_files_of_all_traits_are_read() {
+fn the_tests_cover_every_trait_of_the_kernel() {
     let declared = TRAITS.iter().flat_map(|file| file.lines()).filter_map(|line| {
         line.strip_prefix("pub trait ")?.strip_suffix(": Sealed {").map(str::to_owned)
     });
@@ -205,7 +205,7 @@ fn the_files_of_all_traits_are_read() {
 #[test]
 fn every_method_of_every_trait_is_an_effect_or_an_observation() {
     let declared = TRAITS.iter().flat_map(|file| file.lines()).filter_map(|line| {
-        // `fmt` is of an implementation that looks alike.
+        // `fmt` belongs to an implementation that has the same form.
         let rest = line.strip_prefix("    fn ")?;
         rest.split('(').next().filter(|name| *name != "fmt").map(str::to_owned)
     });

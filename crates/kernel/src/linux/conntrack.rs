@@ -26,7 +26,7 @@ use riklet_core::{
     model::{Family, PortRange, Protocol},
 };
 
-/// `CTA_STATUS`, `CTA_ID`, `CTA_ZONE`, `CTA_STATUS_MASK`, and `CTA_FILTER` with what stands in it.
+/// `CTA_STATUS`, `CTA_ID`, `CTA_ZONE`, `CTA_STATUS_MASK`, and `CTA_FILTER` with its attributes.
 const STATUS: u16 = 3;
 const ID: u16 = 12;
 const ZONE: u16 = 18;
@@ -41,9 +41,9 @@ const BY_PROTOCOL: u32 = 1 << 3;
 const BY_SOURCE_PORT: u32 = 1 << 4;
 const BY_DESTINATION_PORT: u32 = 1 << 5;
 
-/// As many entries are deleted by one `send`; each is answered, in about 1 KiB of the receive buffer.
+/// The number of entries that one `send` deletes. Each answer takes about 1 KiB of the receive buffer.
 const BATCH: usize = 64;
-/// From this many filters on, one look at every entry costs less than a look at every bucket for each.
+/// The number of filters from which on one dump of all entries costs less than a walk of all buckets for each filter.
 const MANY_FILTERS: usize = 16;
 
 /// A socket of ctnetlink.
@@ -57,11 +57,11 @@ struct Filter {
     family: Family,
     original: Option<(u32, Vec<Tuple>)>,
     reply: Option<(u32, Vec<Tuple>)>,
-    /// Only what is not translated.
+    /// True if only untranslated entries match.
     untranslated: bool,
 }
 
-/// One direction of an entry.
+/// A direction of an entry.
 #[derive(Default)]
 struct Direction {
     source: Option<IpAddr>,
@@ -106,8 +106,8 @@ impl Conntrack {
         if !v4.is_empty() {
             self.delete_v4(&v4)?;
         }
-        // With IPv6 addresses the kernel would delete all other entries: `ctnetlink_filter_match_tuple` takes the
-        // equality of ipv6_addr_cmp() for a difference (tried with 6.18).
+        // No filter is used for IPv6 addresses: the kernel would delete all other entries, since
+        // `ctnetlink_filter_match_tuple` treats equality by ipv6_addr_cmp() as a difference (tried with 6.18).
         if v6.is_empty() { Ok(()) } else { self.delete_listed(&v6, Family::V6) }
     }
 
@@ -116,7 +116,7 @@ impl Conntrack {
         if filters().len() >= MANY_FILTERS {
             return self.delete_listed(flows, Family::V4);
         }
-        // The filter of a range matches more than the range.
+        // The filter of a range also matches entries outside of the range.
         let exact = !flows.iter().any(Flows::has_many_ports);
         if exact && self.delete_filtered(filters()).is_ok() {
             return Ok(());
@@ -155,7 +155,7 @@ impl Conntrack {
         let (of_ranges, of_ports): (BTreeSet<&Flows>, BTreeSet<&Flows>) =
             flows.iter().partition(|flows| flows.has_many_ports());
         let in_a_range = |flow: &Flows| of_ranges.iter().any(|flows| flows.contains(flow));
-        // A kernel that does not know filters may have ignored them, so this decides what is deleted.
+        // A kernel without support for filters may have ignored them, so each entry is checked here.
         let doomed: Vec<_> = entries
             .into_iter()
             .filter(|entry| {
@@ -166,7 +166,7 @@ impl Conntrack {
             let deletion = |entry: &Vec<_>| NetlinkRequest { message: delete(entry), flags: 0 };
             for result in self.socket.send_each(batch.iter().map(deletion).collect())? {
                 match result {
-                    // It ended by itself, or two filters found it.
+                    // The entry ended by itself, or two filters found it.
                     Err(refusal) if refusal.errno == Some(Refusal::ENOENT) => {}
                     other => other?,
                 }
@@ -375,7 +375,8 @@ fn is_translated(entry: &[ConntrackAttribute]) -> bool {
     })
 }
 
-/// By its original direction in its zone; the identifier keeps an entry that has taken its place since.
+/// Returns the request that deletes an entry by its original direction in its zone. The identifier protects an entry
+/// that has replaced it since.
 fn delete(entry: &[ConntrackAttribute]) -> NetfilterMessage {
     let names = |attribute: &&ConntrackAttribute| match attribute {
         ConntrackAttribute::CtaTupleOrig(_) => true,

@@ -38,11 +38,11 @@ use riklet_core::{
 /// unless somebody changed `net.core.rmem_default`.
 const BATCH: usize = 64;
 
-/// The errors of a kernel without `sch_ingress` or `cls_bpf`: the firewall's rules and the files of network managers
-/// remain.
+/// The errors of a kernel without `sch_ingress` or `cls_bpf`. Without the guard, the firewall's rules and the files of
+/// network managers still protect the host.
 const NO_GUARD: &[Errno] = &[Errno::NOENT, Errno::OPNOTSUPP, Errno::INVAL];
 
-/// One request of a configuration, and what it is about.
+/// A request of a configuration, with the name of the property that it sets.
 struct Part {
     name: &'static str,
     message: RouteNetlinkMessage,
@@ -70,10 +70,10 @@ impl Route {
             AccountKind::User => refused("TUNSETOWNER")(source),
             AccountKind::Group => refused("TUNSETGROUP")(source),
         })?;
-        // Until it had its user, anybody who may open `/dev/net/tun` could open another queue of it, and read what is
-        // sent to the guest. From now on the kernel refuses that.
+        // Until the TAP had its user, anybody who may open `/dev/net/tun` could open another queue of it, and read the
+        // packets to the guest. From now on the kernel refuses that.
         if spec.tap.multi_queue && self.queues(&spec.name).map_err(refused("queues"))? != 1 {
-            // It would not go with our descriptor.
+            // The open queue would keep the TAP alive after our descriptor is closed.
             self.delete_link(&spec.name)?;
             let words = "somebody opened it before it had its user".to_owned();
             return Err(refused("queues")(Refusal { errno: Some(Refusal::EBUSY), words }));
@@ -155,7 +155,7 @@ impl Route {
                 removed.extend(addresses.iter().map(|address| (name, message(address))));
             }
         }
-        // An address that does not exist needs no removal; one that is refused goes with the interface.
+        // A missing address needs no removal, and one whose removal is refused is deleted with the interface.
         let _gone = self.send_for_each(&removed);
         let requests: Vec<_> = links.keys().map(|name| (name, drain(name))).collect();
         let gone = |refusal: &Refusal| refusal.errno == Some(Refusal::ENODEV);
@@ -232,7 +232,7 @@ impl Route {
             }
         }
         if !disabled {
-            // The MTU was below 1280, and may have grown.
+            // IPv6 may have been absent because the MTU was below 1280, and the MTU may have grown.
             disable_ipv6(&spec.name)?;
         }
         Ok(())
@@ -302,7 +302,7 @@ fn parts(index: u32, spec: &LinkSpec) -> Vec<Part> {
         flags: create,
         excused: &[],
     }));
-    // Last: the kernel waits until nobody sees the hooks without a filter any more.
+    // The guard comes last, since the kernel waits until no packet sees the hooks without a filter any more.
     parts.extend(guard::filters(index).map(|message| Part {
         name: "guard",
         message,

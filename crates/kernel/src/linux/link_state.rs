@@ -66,7 +66,7 @@ impl Route {
             if name.as_str() == LOOPBACK || Slot::of_interface(name.as_str()).is_some() {
                 continue;
             }
-            // It may no longer exist.
+            // The interface may no longer exist.
             if let Ok(index) = self.index(&name) {
                 let addressed = addressed.contains(&index);
                 let bridge = addressed
@@ -165,7 +165,7 @@ fn get_link(mut attributes: Vec<LinkAttribute>) -> RouteNetlinkMessage {
     RouteNetlinkMessage::GetLink(message)
 }
 
-/// Those of one interface; of all for index 0.
+/// Returns a request for one interface, or for all if the index is 0.
 fn get_addresses(index: u32) -> RouteNetlinkMessage {
     let mut message = AddressMessage::default();
     message.header.family = AddressFamily::Inet;
@@ -173,7 +173,7 @@ fn get_addresses(index: u32) -> RouteNetlinkMessage {
     RouteNetlinkMessage::GetAddress(message)
 }
 
-/// Those of one interface; of all for index 0.
+/// Returns a request for one interface, or for all if the index is 0.
 fn get_neighbours(index: u32) -> RouteNetlinkMessage {
     let mut message = NeighbourMessage::default();
     message.header.family = AddressFamily::Inet;
@@ -212,8 +212,8 @@ pub(super) fn link(answer: &RouteNetlinkMessage) -> Option<(u32, LinkState)> {
         mac: state.mac,
         mtu: state.mtu,
         up: flags.contains(LinkFlags::Up),
-        // `LowerUp` comes and goes with the other end. Until the kernel has noticed that it came, which is
-        // when `Running` comes as well, it drops what is sent.
+        // `LowerUp` follows the other end. Until the kernel has noticed that it is up, which is when `Running` is set
+        // as well, it drops packets to it.
         carrier: flags.contains(LinkFlags::LowerUp | LinkFlags::Running),
         open: state.open,
         group: state.group,

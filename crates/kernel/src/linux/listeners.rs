@@ -20,7 +20,7 @@ const CLOSE: u8 = 7;
 #[derive(Debug, PartialEq, Eq)]
 struct Socket {
     addresses: Vec<IpAddr>,
-    /// True if it was set to accept IPv6 only.
+    /// True if the socket accepts IPv6 only.
     v6_only: bool,
     port: u16,
     inode: u64,
@@ -102,7 +102,7 @@ fn processes(mut inodes: BTreeSet<u64>) -> BTreeMap<u64, String> {
             entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok())
         });
     for id in ids {
-        // A process may go, and its descriptors may be hidden from us, at any moment.
+        // A process may end at any moment, and its descriptors may be hidden from us.
         let descriptors = fs::read_dir(format!("/proc/{id}/fd")).into_iter().flatten().flatten();
         for descriptor in descriptors {
             let inode = fs::read_link(descriptor.path()).ok().and_then(|target| {
@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn the_process_is_named() {
+    fn a_listener_names_its_process() {
         shared(|| {
             let first = UdpSocket::bind("0.0.0.0:5353").unwrap();
             let second = TcpListener::bind("[::]:5353").unwrap();
@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn ipv6_sockets_count_where_they_take_ipv4() {
+    fn an_ipv6_socket_that_accepts_ipv4_clashes() {
         isolated(|| {
             let any = TcpListener::bind("[::]:80").unwrap();
             assert_eq!(find(Protocol::Tcp, Some("127.0.0.1"), 80), ["any"]);
@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn an_ipv6_address_clashes_with_what_is_bound_to_it_or_to_all() {
+    fn an_ipv6_address_clashes_with_sockets_bound_to_it_or_to_all() {
         isolated(|| {
             let wanted = Some("::1");
             let _v4 = TcpListener::bind("0.0.0.0:80").unwrap();
@@ -250,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn clients_are_no_listeners() {
+    fn connected_sockets_do_not_clash() {
         isolated(|| {
             let server = TcpListener::bind("127.0.0.1:9000").unwrap();
             let client = TcpStream::connect("127.0.0.1:9000").unwrap();
@@ -267,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn sockets_for_ipv6_only_do_not_count() {
+    fn an_ipv6_only_socket_does_not_clash() {
         isolated(|| {
             let only = socket(AddressFamily::INET6, SocketType::STREAM, None).unwrap();
             set_ipv6_v6only(&only, true).unwrap();
@@ -278,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn proc_tells_the_same() {
+    fn proc_agrees_with_sock_diag() {
         isolated(|| {
             let _sockets = (
                 TcpListener::bind("127.0.0.1:80").unwrap(),

@@ -1,4 +1,4 @@
-//! The files of network managers, and how the managers are told of them.
+//! Writes the files of network managers, and has the managers read them.
 
 #![expect(clippy::disallowed_methods, reason = "the files of other programs, which only we write")]
 
@@ -17,7 +17,7 @@ use super::Linux;
 use crate::{KernelError, NetworkManagers, process::Launcher};
 use riklet_core::manager::Manager;
 
-/// The managers read files of others as users of their own.
+/// The mode of our files, which the managers read as users of their own.
 const FILE_MODE: u32 = 0o644;
 const DIRECTORY_MODE: u32 = 0o755;
 

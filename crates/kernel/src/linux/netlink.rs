@@ -1,4 +1,4 @@
-//! One netlink socket: requests out, answers and refusals in the kernel's own words back (netlink(7)).
+//! A netlink socket: sends requests, and receives answers and refusals in the kernel's own words (netlink(7)).
 
 use std::{
     ops::Range,
@@ -14,7 +14,7 @@ use rustix::net::sockopt::set_socket_send_buffer_size_force;
 
 use crate::Refusal;
 
-/// Large enough for any message of a dump: the kernel never makes one larger than 32 KiB.
+/// The size of a receive buffer, enough for any message of a dump: the kernel never makes one larger than 32 KiB.
 pub(super) const BUFFER: usize = 64 * 1024;
 /// Fits the send buffer that a socket begins with (`net.core.wmem_default`, 208 KiB).
 const LARGE: usize = 64 * 1024;
@@ -124,7 +124,7 @@ impl Socket {
         self.query_as(message, flags, decode)
     }
 
-    /// Does the same, and reads each message of the answer by `read`; `None` is left out.
+    /// Sends one request as [`Self::query`] does, and reads each message of the answer by `read`; `None` is left out.
     pub(super) fn query_as<T: NetlinkSerializable + Clone, U>(
         &mut self,
         message: &T,
@@ -142,7 +142,7 @@ impl Socket {
         Err(Refusal { errno: Some(EINTR), words: "it changed whenever it was listed".to_owned() })
     }
 
-    /// Collects the answers to this request; `None` if something changed between them.
+    /// Collects the answers to this request; `None` if the listed objects changed between them.
     fn collect<U>(
         &mut self,
         sent: &Range<u32>,
@@ -196,7 +196,7 @@ impl Socket {
                 Incoming::DumpEnd { .. } | Incoming::Message(_) => {}
             });
             match received {
-                // So many messages were refused that not all refusals fitted.
+                // So many messages were refused that there was no room for all refusals.
                 Err(overflow) if overflow.errno == Some(ENOBUFS) => {
                     self.drain(&sent, &mut refused);
                     answered = true;
@@ -208,7 +208,7 @@ impl Socket {
         refused.map_or(Ok(()), Err)
     }
 
-    /// Receives the refusals that did fit.
+    /// Receives the refusals for which there was room.
     fn drain(&mut self, sent: &Range<u32>, refused: &mut Option<(usize, Refusal)>) {
         let non_blocking = self.inner.set_non_blocking(true);
         let mut end = non_blocking.is_err();
@@ -254,8 +254,8 @@ impl Socket {
         Ok(first..self.sequence.wrapping_add(1))
     }
 
-    /// Receives once, and hands over each answer to what was sent, with the index of what it answers.
-    /// Answers to earlier requests, which nobody waits for any more, are dropped.
+    /// Receives once, and passes on each answer with the index of its request. Answers to earlier requests, which are
+    /// no longer waited for, are dropped.
     fn receive(
         &mut self,
         sent: &Range<u32>,
@@ -280,8 +280,8 @@ impl AsFd for Socket {
     }
 }
 
-/// Decodes a message; `None` if the library cannot: an attribute of somebody else's object that it does not know
-/// must not hide the other objects.
+/// Decodes a message; `None` if the library cannot: an unknown attribute of a foreign object must not hide the other
+/// objects.
 pub(super) fn decode<T: NetlinkDeserializable>(message: &[u8]) -> Option<T> {
     match NetlinkMessage::<T>::deserialize(message) {
         Ok(NetlinkMessage { payload: NetlinkPayload::InnerMessage(inner), .. }) => Some(inner),
@@ -373,9 +373,9 @@ mod tests {
     use riklet_testkit::namespace::{ip, isolated};
 
     #[test]
-    fn what_changed_while_it_was_listed_is_listed_again() {
+    fn a_dump_during_a_change_is_repeated() {
         isolated(|| {
-            // More than one piece of an answer.
+            // The answer has more than one part.
             for number in 0..40 {
                 ip(&format!("link add near{number} type veth peer name far{number}"));
             }

@@ -9,13 +9,13 @@ const LIBRARY: &str = "/etc/resolv.conf";
 /// The servers that systemd-resolved itself asks (systemd-resolved.service(8)).
 const RESOLVED: &str = "/run/systemd/resolve/resolv.conf";
 
-/// The host's servers that its guests reach, too.
+/// Returns the host's name servers that its guests can reach as well.
 pub(super) fn resolvers() -> Result<Vec<IpAddr>, KernelError> {
     let servers = servers(&read(LIBRARY)?);
     if servers.is_empty() { read(RESOLVED).map(|text| self::servers(&text)) } else { Ok(servers) }
 }
 
-/// A file that is not there says nothing.
+/// Reads a file; a missing file counts as empty.
 #[expect(clippy::disallowed_methods, reason = "the kernel's view of the host")]
 fn read(path: &'static str) -> Result<String, KernelError> {
     match std::fs::read_to_string(path) {
@@ -24,12 +24,12 @@ fn read(path: &'static str) -> Result<String, KernelError> {
     }
 }
 
-/// The IPv4 servers of a resolv.conf(5), in its order, each once. A loopback address is the host itself, and
-/// so is 0.0.0.0: in a guest, either would be the guest.
+/// Returns the IPv4 servers of a resolv.conf(5), in its order, each once. A loopback address is the host itself, and so
+/// is 0.0.0.0: in a guest, either would be the guest.
 fn servers(text: &str) -> Vec<IpAddr> {
     let mut found = Vec::new();
     for line in text.lines() {
-        // The keyword starts the line, and white space follows it; what follows the address is not read.
+        // The keyword starts the line and is followed by white space; text after the address is ignored.
         let Some(rest) = line.strip_prefix("nameserver") else { continue };
         let word = rest.split_ascii_whitespace().next().filter(|_| rest.starts_with([' ', '\t']));
         if let Some(Ok(server)) = word.map(str::parse::<IpAddr>)
@@ -59,7 +59,7 @@ mod tests {
     }
 
     #[test]
-    fn servers_are_those_that_a_guest_reaches() {
+    fn only_servers_that_a_guest_can_reach_are_returned() {
         let text = "# nameserver 192.0.2.1\n; nameserver 192.0.2.2\nsearch example.net\n\
             nameserver 192.0.2.53\nnameserver\t198.51.100.53 # second\nnameserver 192.0.2.53\n\
             nameserver 127.0.0.53\nnameserver 0.0.0.0\nnameserver 2001:db8::53\n\
@@ -71,7 +71,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stub_is_no_server() {
+    fn a_stub_resolver_is_not_returned() {
         assert_eq!(found("nameserver 127.0.0.53\noptions edns0 trust-ad\nsearch .\n"), [""; 0]);
         assert_eq!(found(""), [""; 0]);
     }

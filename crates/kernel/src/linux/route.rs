@@ -21,13 +21,12 @@ use riklet_core::{
     routing::{AnswerPath, RoutingRule},
 };
 
-/// Addresses of the IPv4 Internet, one in each half of the address space. Nothing is sent to them: what matters
-/// is only that hosts have no route of their own for them, and that both halves are looked at where a VPN
-/// has cut the default route in two.
+/// Addresses of the IPv4 Internet, one in each half of the address space. Nothing is sent to them. Hosts have no
+/// specific route for them, and together they cover both halves if a VPN has split the default route in two.
 const INTERNET: [IpAddr; 2] =
     [IpAddr::V4(Ipv4Addr::new(17, 0, 0, 1)), IpAddr::V4(Ipv4Addr::new(199, 7, 91, 13))];
-/// A route to the Internet is the default route or a large piece of it: VPNs cut it into two halves, or
-/// into pieces that leave out the private ranges. What is longer leads to somebody in particular.
+/// The longest prefix of a route to the Internet: the default route or a large part of it, since VPNs split it into
+/// halves, or into parts without the private ranges. A longer prefix leads to a particular network.
 const LONGEST_DEFAULT: u8 = 8;
 /// The errors of a look-up that ends at no route, or at one of type unreachable, prohibit or blackhole (`fib_props` in
 /// `net/ipv4/fib_semantics.c`).
@@ -58,7 +57,7 @@ impl Route {
         Ok(names)
     }
 
-    /// The IPv4 destinations of all tables.
+    /// Returns the IPv4 destinations of all tables.
     pub(super) fn routes(&mut self) -> Result<Vec<IpNet>, KernelError> {
         let all = get(header(AddressFamily::Inet), vec![]);
         let answers = self.socket.query(&all, NLM_F_DUMP);
@@ -145,7 +144,7 @@ impl Route {
         for &index in hops {
             match netdevice::index_to_name_inlined(&self.socket, index) {
                 Ok(name) => names.extend(InterfaceName::try_from(name.as_str())),
-                // It no longer exists, so it is no uplink.
+                // The interface no longer exists, so it is no uplink.
                 Err(Errno::NODEV | Errno::NXIO) => {}
                 Err(errno) => return Err(errno.into()),
             }
@@ -210,7 +209,7 @@ fn table(route: &RouteMessage) -> u32 {
     number.unwrap_or(u32::from(route.header.table))
 }
 
-/// A default route has a prefix length of 0 and no destination.
+/// Returns the destination of a route. A default route has a prefix length of 0 and no destination.
 fn destination(route: &RouteMessage) -> Option<IpNet> {
     let address = route.attributes.iter().find_map(|attribute| match attribute {
         RouteAttribute::Destination(RouteAddress::Inet(address)) => Some((*address).into()),
@@ -325,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn answers_take_the_path_of_their_source() {
+    fn answer_path_follows_rules_by_source() {
         isolated(|| {
             veth("up0", "192.0.2.1");
             veth("up1", "198.51.100.1");
@@ -366,7 +365,7 @@ mod tests {
     }
 
     #[test]
-    fn routes_are_those_of_all_tables() {
+    fn routes_of_all_tables_are_listed() {
         isolated(|| {
             let routes = || -> BTreeSet<String> {
                 let routes = Route::open().unwrap().routes().unwrap();

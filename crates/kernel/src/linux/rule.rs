@@ -14,7 +14,7 @@ use super::{netlink::NetlinkRequest, route::Route};
 use crate::Refusal;
 use riklet_core::routing::RoutingRule;
 
-/// An attribute of the kernel without a value (`suppress_prefixlength`, `suppress_ifgroup`).
+/// The value of an attribute that is not set (`suppress_prefixlength`, `suppress_ifgroup`).
 const UNSET: u32 = u32::MAX;
 
 impl Route {
@@ -28,7 +28,7 @@ impl Route {
 
     /// Adds a rule. Succeeds if it is there.
     pub(super) fn add_rule(&mut self, rule: &RoutingRule) -> Result<(), Refusal> {
-        // NLM_F_EXCL would be refused for a rule of somebody else that differs in its protocol only.
+        // NLM_F_EXCL is not used: it would be refused because of a foreign rule that differs only in its protocol.
         if self.rules()?.contains(rule) {
             return Ok(());
         }

@@ -92,7 +92,7 @@ mod tests {
     use crate::linux::tap;
 
     #[test]
-    fn what_a_guest_sends_and_takes_is_counted_as_its_own() {
+    fn traffic_is_counted_from_the_guests_side() {
         isolated(|| {
             ip("link add rik1 type veth peer name other");
             for name in ["rik0", "rik2", "tun0"] {

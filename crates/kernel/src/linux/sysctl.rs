@@ -45,7 +45,7 @@ fn is_writable(name: &str) -> Result<bool, KernelError> {
     }
 }
 
-/// Lists the interfaces that have a configuration for IPv4, which all have but those with an MTU below 68.
+/// Lists the interfaces that have a configuration for IPv4: all except those with an MTU below 68.
 pub(super) fn configured_interfaces() -> Result<Vec<InterfaceName>, KernelError> {
     let unlisted = |error| KernelError::ReadSysctl {
         name: "net.ipv4.conf".to_owned(),

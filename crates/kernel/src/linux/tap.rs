@@ -42,7 +42,7 @@ struct InterfaceRequest {
     rest: [u8; 22],
 }
 
-/// A TAP that goes with its descriptor, until [`Self::persist`].
+/// A TAP that is deleted with its descriptor, until [`Self::persist`].
 #[derive(Debug)]
 pub(super) struct NewTap(OwnedFd);
 
@@ -55,7 +55,7 @@ impl NewTap {
         Ok(Self(device))
     }
 
-    /// Gives it to a user and a group.
+    /// Gives the TAP to a user and a group.
     pub(super) fn set_owner(&self, tap: &Tap) -> Result<(), (AccountKind, Refusal)> {
         give(&self.0, tap)
     }
@@ -117,7 +117,7 @@ fn open_existing(name: &InterfaceName) -> Result<OwnedFd, Refusal> {
         Err(Errno::INVAL) => set_interface(&device, name, IFF_MULTI_QUEUE)?,
         result => result?,
     }
-    // If there was none, TUNSETIFF has just created one, which goes when the descriptor is closed.
+    // If there was no such TAP, TUNSETIFF has just created one, which is deleted when the descriptor is closed.
     if flags(&device)? & IFF_PERSIST == 0 {
         return Err(Refusal::errno(Refusal::ENODEV));
     }

@@ -1,4 +1,4 @@
-//! Programs that outlive us.
+//! Starts programs that outlive this process.
 
 use std::{
     ffi::OsString,
@@ -27,7 +27,7 @@ pub fn spawn_detached(
         .spawn()?;
     if let Some(mut stdin) = child.stdin.take() {
         match stdin.write_all(input) {
-            // It says itself why it read no more.
+            // If the program stops reading, it reports the reason itself.
             Err(error) if error.kind() != io::ErrorKind::BrokenPipe => return Err(error),
             _ => {}
         }

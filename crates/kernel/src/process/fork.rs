@@ -17,7 +17,7 @@ pub(super) fn end_with_us(command: &mut Command) {
     let parent = getpid();
     let tie = move || {
         set_parent_process_death_signal(Some(Signal::KILL))?;
-        // It may have ended before the kernel was told.
+        // The parent may have ended before the signal was set.
         if getppid() == Some(parent) { Ok(()) } else { Err(Errno::SRCH.into()) }
     };
     // SAFETY: the closure makes two system calls, which are async-signal-safe; it allocates nothing and takes no

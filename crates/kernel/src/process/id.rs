@@ -37,7 +37,7 @@ impl ProcessId {
     /// Fails if `/proc` cannot be read.
     pub fn of(pid: u32) -> io::Result<Option<Self>> {
         let text = match read(&format!("/proc/{pid}/stat")) {
-            // ESRCH: it ended while we read.
+            // ESRCH: the process ended while its file was read.
             Err(error)
                 if error.kind() == io::ErrorKind::NotFound
                     || error.raw_os_error() == Some(Errno::SRCH.raw_os_error()) =>
@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_with_parentheses_and_spaces_is_no_field() {
+    fn a_process_name_may_have_parentheses_and_spaces() {
         let text = "7 (a) Z 1 (b) S 1 7 7 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 12345 9 9";
         assert_eq!(start_of(text), Some(12_345));
         assert_eq!(start_of(&text.replace(") S", ") Z")), None);

@@ -80,7 +80,7 @@ fn prepared(program: &OsStr, args: &[&str], input: &[u8]) -> Command {
     let words = String::from_utf8_lossy(input);
     tracing::debug!("run {} {}\n{words}", program.display(), args.join(" "));
     let mut command = command(program);
-    // Ctrl-C is for us: a terminal sends it to all processes of the group.
+    // Ctrl-C must not reach the program: a terminal sends it to all processes of the group.
     command.args(args).env("LC_ALL", "C").process_group(0);
     command
 }

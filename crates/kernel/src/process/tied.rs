@@ -1,4 +1,4 @@
-//! Programs that end with us, however we end.
+//! Starts programs that end with this process, however it ends.
 
 use std::{
     ffi::{OsStr, OsString},
@@ -26,7 +26,7 @@ impl fmt::Display for Credentials {
     }
 }
 
-/// A program to start, and how.
+/// A program to start, with its arguments, user and directory.
 #[derive(Debug)]
 pub struct Tied<'a> {
     /// The program: a path, or a name that is looked for on the `PATH`.
@@ -56,7 +56,7 @@ pub fn spawn_tied(tied: &Tied<'_>) -> io::Result<Child> {
     command
         .args(&tied.arguments)
         .current_dir(tied.directory)
-        // Ctrl-C in a terminal is for us: how the program ends is ours to say.
+        // Ctrl-C in a terminal must not reach the program: this process decides how it ends.
         .process_group(0)
         .stdin(Stdio::null())
         .stdout(writer.try_clone()?)
@@ -87,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn it_ends_with_the_thread_that_started_it() {
+    fn a_tied_program_ends_with_its_thread() {
         let started = thread::spawn(|| {
             let child = spawn_tied(&tied("sleep", &["600"])).unwrap();
             let id = ProcessId::of(child.id()).unwrap().unwrap();
@@ -95,7 +95,7 @@ mod tests {
             (child, id)
         });
         let (mut child, id) = started.join().unwrap();
-        // `wait` returns: nobody but the kernel kills it.
+        // `wait` returns because the kernel kills the program: nothing else does.
         let status = child.wait().unwrap();
         assert_eq!(std::os::unix::process::ExitStatusExt::signal(&status), Some(9));
         assert!(!id.is_alive().unwrap());
@@ -103,7 +103,7 @@ mod tests {
 
     #[cfg(privileged)]
     #[test]
-    fn it_runs_with_its_credentials_in_the_directory() {
+    fn a_tied_program_runs_with_its_credentials_in_its_directory() {
         let credentials = Some(Credentials { uid: 65_534, gid: 65_533 });
         let mut child =
             spawn_tied(&Tied { credentials, ..tied("sh", &["-c", "id -u; id -g; id -G; pwd"]) })
@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn what_it_writes_keeps_its_order() {
+    fn output_and_errors_keep_their_order() {
         let script = "for n in 1 2 3; do echo out $n; echo err $n >&2; done";
         let mut child = spawn_tied(&tied("sh", &["-c", script])).unwrap();
         let mut text = String::new();
@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_started_says_why() {
+    fn a_program_that_cannot_be_started_is_an_error() {
         let missing = spawn_tied(&tied("/nonexistent/program", &[])).unwrap_err();
         assert_eq!(missing.kind(), io::ErrorKind::NotFound);
     }

@@ -6,14 +6,14 @@ use std::{
 use super::*;
 use riklet_testkit::namespace::{ip, isolated, run};
 
-/// One of the ways to forget flows.
+/// A way to forget flows.
 type Way<'a> = &'a dyn Fn(&[Flows]);
 
 const GUEST: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 231, 0, 2));
 const OTHER: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 231, 0, 6));
 
-/// Tracking, two guests on the loopback, and translation: ports 80 to 82 lead to the one (80 and 82 to the
-/// same port), 90 to the other, and port 99 is masqueraded.
+/// Sets up connection tracking, two guests on the loopback, and translation: ports 80 to 82 lead to the one (80 and 82
+/// to the same port), 90 to the other, and port 99 is masqueraded.
 fn host() {
     for address in ["10.231.0.2", "10.231.0.6", "192.0.2.1"] {
         ip(&format!("addr add {address}/32 dev lo"));
@@ -51,7 +51,7 @@ fn ping(from: IpAddr) {
     sendto(&socket, &echo, SendFlags::empty(), &to).unwrap();
 }
 
-/// The source ports of the tracked flows.
+/// Returns the source ports of the tracked flows.
 fn flows() -> Vec<u16> {
     let mut ports: Vec<_> = run("conntrack", "-L -f ipv4")
         .lines()
@@ -84,7 +84,7 @@ fn one(port: u16) -> PortRange {
 }
 
 #[test]
-fn exactly_the_flows_named_are_forgotten() {
+fn only_the_named_flows_are_forgotten() {
     let udp = Protocol::Udp;
     let exposed = |host_address, host_port, guest, guest_port| Flows::Exposed {
         protocol: udp,
@@ -130,7 +130,7 @@ fn exactly_the_flows_named_are_forgotten() {
         (vec![untranslated_range("54-65535")], vec![1008]),
         (vec![exposed_range("79-80", "8079-8080"), untranslated(None, 54)], vec![1001, 1008]),
     ];
-    // The same with so many filters that the whole table is read, and as older kernels have it.
+    // Each case also runs with so many filters that the whole table is read, and in the way for older kernels.
     let more: Vec<_> = (0..20).map(|n| exposed(None, 80, [10, 99, 0, n].into(), 1)).collect();
     let with_more = move |named: &[Flows]| forget(&[named, &more].concat());
     let by_dump = |named: &[Flows]| {
@@ -154,7 +154,7 @@ fn exactly_the_flows_named_are_forgotten() {
 }
 
 #[test]
-fn the_kernel_filters() {
+fn the_kernel_applies_the_filters() {
     isolated(|| {
         host();
         traffic();

@@ -24,7 +24,7 @@ pub(super) fn of_legacy_iptables(
     iptables::legacy::foreign_chain(uplinks)
 }
 
-/// Opens our passages through one chain, or closes them where there are no uplinks to open them for.
+/// Opens our passages through one chain, or closes them if there are no uplinks to open them for.
 pub(super) fn set_passage(
     nftables: &mut Nftables,
     launcher: &Launcher,

@@ -1,4 +1,4 @@
-//! The ruleset on Linux: one folder a backend, and what they share.
+//! The ruleset on Linux: a folder for each backend, and the code that they share.
 //!
 //! A backend is a [`FirewallBackend`]: `probe`, `state`, `apply`, `watch`, and its way with tables and chains of
 //! others. [`Linux::with_backend`] is the one place that tells the backends apart.
@@ -25,47 +25,47 @@ use riklet_core::{
 ///
 /// Errors are refusals in the kernel's or the program's own words; the caller adds the operation.
 pub(super) trait FirewallBackend {
-    /// As [`Firewall::probe_firewall`].
+    /// Does the same as [`Firewall::probe_firewall`].
     fn probe(
         &mut self,
         base_ruleset: &BaseRuleset,
         entries: &BTreeSet<Entry>,
     ) -> Result<bool, Refusal>;
 
-    /// As [`Firewall::firewall_state`].
+    /// Does the same as [`Firewall::firewall_state`].
     fn state(&mut self, expected: &Ruleset) -> Result<FirewallState, Refusal>;
 
-    /// As [`Firewall::change_firewall`].
+    /// Does the same as [`Firewall::change_firewall`].
     fn apply(&mut self, change: &Change) -> Result<(), Refusal>;
 
-    /// Returns how a process that stays hears of changes of this backend's ruleset. It asks the kernel
-    /// nothing.
+    /// Returns the way in which a long-lived process is notified of changes of this backend's ruleset. Does not ask the
+    /// kernel.
     fn watch(&self) -> Watch;
 
-    /// As [`ForeignChains::foreign_chains`].
+    /// Does the same as [`ForeignChains::foreign_chains`].
     fn foreign_chains(
         &mut self,
         uplinks: &BTreeSet<InterfaceName>,
     ) -> Result<Vec<ForeignChainState>, Refusal>;
 
-    /// As [`ImplicitTables::implicit_tables`].
+    /// Does the same as [`ImplicitTables::implicit_tables`].
     fn implicit_tables(&mut self) -> Result<BTreeSet<String>, Refusal> {
         Ok(BTreeSet::new())
     }
 
-    /// As [`ImplicitTables::empty_tables`].
+    /// Does the same as [`ImplicitTables::empty_tables`].
     fn empty_tables(&mut self) -> Result<BTreeSet<String>, Refusal> {
         Ok(BTreeSet::new())
     }
 
-    /// As [`ImplicitTables::remove_empty_tables`].
+    /// Does the same as [`ImplicitTables::remove_empty_tables`].
     fn remove_empty_tables(&mut self, _except: &BTreeSet<String>) -> Result<(), Refusal> {
         Ok(())
     }
 }
 
 impl Linux {
-    /// Does something with a backend.
+    /// Calls a function with a backend.
     fn with_backend<T>(
         &mut self,
         backend: Backend,

@@ -1,13 +1,13 @@
-//! Tells our changes of the firewall from those of others, by the notifications of nf_tables. Pure.
+//! Distinguishes our changes of the firewall from those of others, by the notifications of nf_tables. Pure.
 //!
-//! A backend says which objects are its own, and by what its own changes are known ([`Watch`]); what concerns
-//! foreign forward chains is the same for all.
+//! A backend defines which objects are its own, and how its own changes are recognized ([`Watch`]); the rules for
+//! foreign forward chains are the same for all backends.
 
 use super::nftables::{self, Generation, Notification, Object, ObjectChange};
 use crate::linux::watched::Message;
 use riklet_core::firewall::{ForeignChain, ForeignChainState, ForeignFamily, names};
 
-/// The way to hear of changes of a backend's ruleset.
+/// The way in which changes of a backend's ruleset are noticed.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::linux) struct Watch {
     /// Reports whether a change of this object changes what is ours.
@@ -19,7 +19,7 @@ pub(in crate::linux) struct Watch {
 }
 
 impl Default for Watch {
-    /// As for nftables, which stands for a backend that is not known yet.
+    /// Returns the watch of nftables, which is used until the backend is known.
     fn default() -> Self {
         Self { concerns: nftables::is_ours, program: None, announced: true }
     }
@@ -33,7 +33,7 @@ impl Watch {
     }
 }
 
-/// The effect of a transaction of somebody else.
+/// The effect of a transaction of another program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(in crate::linux) struct Touched {
     /// Our ruleset.
@@ -49,7 +49,7 @@ impl Touched {
     }
 }
 
-/// Transactions, as they are told of: each object that they touched, and at the end who made them.
+/// The transactions as they are notified: each object that they touched, and at the end the process that made them.
 #[derive(Debug, Default)]
 pub(in crate::linux) struct Transactions {
     in_progress: Touched,
@@ -73,7 +73,7 @@ pub(in crate::linux) struct Ours<'a> {
 }
 
 impl Transactions {
-    /// Takes in a notification.
+    /// Processes a notification.
     pub(in crate::linux) fn hear(&mut self, message: Message<'_>, ours: Ours<'_>) {
         let by_our_socket = ours.port == Some(message.port);
         match Notification::read(message) {
@@ -128,7 +128,7 @@ impl Ours<'_> {
             Object::IPV4 => ForeignFamily::Ip,
             _ => return false,
         };
-        // Our own table has no chain of others, whichever backend is in use.
+        // Our own table has no foreign chains, whichever backend is in use.
         if nftables::is_ours(object) {
             return false;
         }

@@ -61,7 +61,7 @@ fn a_created_link_matches_its_specification() {
 }
 
 #[test]
-fn the_interfaces_of_the_host_are_those_of_others() {
+fn host_interfaces_lists_only_foreign_interfaces() {
     isolated(|| {
         let mut route = route();
         route.create_link(&spec(5)).unwrap();
@@ -80,7 +80,7 @@ fn the_interfaces_of_the_host_are_those_of_others() {
 }
 
 #[test]
-fn a_foreign_interface_of_the_name_is_left_alone() {
+fn a_foreign_interface_with_our_name_is_left_alone() {
     isolated(|| {
         ip("link add rik3 type veth peer name peer3");
         let before = ip("-j link");
@@ -136,7 +136,7 @@ fn a_refused_part_leaves_nothing_of_a_new_link() {
 }
 
 #[test]
-fn a_creation_that_stops_half_way_leaves_nothing() {
+fn an_interrupted_creation_leaves_nothing() {
     isolated(|| {
         let (mut route, spec) = (route(), spec(1));
         let before = ip("-j link");
@@ -150,7 +150,7 @@ fn a_creation_that_stops_half_way_leaves_nothing() {
 }
 
 #[test]
-fn ipv6_is_not_needed() {
+fn links_work_without_ipv6() {
     isolated(|| {
         let mut route = route();
         // Below this MTU the kernel has no IPv6 on an interface (RFC 8200, section 5).
@@ -163,7 +163,7 @@ fn ipv6_is_not_needed() {
     });
 }
 
-/// A router advertisement (RFC 4861, section 4.2) as a guest sends it, behind the header of its TAP.
+/// Returns a router advertisement (RFC 4861, section 4.2) as a guest sends it, behind the header of its TAP.
 fn advertisement() -> Vec<u8> {
     let link_local = |last: u8| [&[0xfe, 0x80][..], &[0; 13], &[last]].concat();
     let all_nodes = [&[0xff, 0x02][..], &[0; 13], &[1]].concat();
@@ -180,14 +180,14 @@ fn advertisement() -> Vec<u8> {
 }
 
 #[test]
-fn a_guest_does_not_become_the_hosts_router() {
+fn a_guest_cannot_become_the_hosts_router() {
     isolated(|| {
         let (mut route, spec) = (route(), spec(1));
         route.create_link(&spec).unwrap();
         let guest = attach(&spec);
         rustix::io::write(&guest, &advertisement()).unwrap();
         assert_eq!(ip("-6 route show default"), "");
-        // Where IPv6 comes back, the guard remains, and it is drift.
+        // If IPv6 is turned on again, this is drift, and the guard still drops the advertisement.
         run("sysctl", "-qw net.ipv6.conf.rik1.disable_ipv6=0");
         assert_eq!(differences(&mut route, &spec), ["no IPv6"]);
         rustix::io::write(&guest, &advertisement()).unwrap();
@@ -259,7 +259,7 @@ fn drift_is_repaired() {
 }
 
 #[test]
-fn configuring_names_the_refused_part_and_does_the_others() {
+fn a_refused_part_is_named_and_the_others_are_configured() {
     isolated(|| {
         let (mut route, good) = (route(), spec(1));
         route.create_link(&good).unwrap();
@@ -300,11 +300,11 @@ fn only_the_named_links_are_drained_and_deleted() {
         let mut route = route();
         ip("link add rik9 type veth peer name peer9");
         ip("tuntap add rik8 mode tap");
-        // The number of the group is no secret.
+        // Another interface may have the number of the group.
         ip(&format!("link set rik8 group {DRAINING_GROUP:#x}"));
         let before = ip("-j link");
         route.delete_links(&BTreeSet::new()).unwrap();
-        // More than one batch, with some that are not there in between.
+        // There is more than one batch, and some of the interfaces do not exist.
         let numbers: Vec<u16> = (100..200).collect();
         for number in &numbers {
             route.create_link(&spec(*number)).unwrap();

@@ -20,7 +20,7 @@ pub(super) fn sockets(
 ) -> Result<Vec<Socket>, Refusal> {
     let states = match protocol {
         Protocol::Tcp => StateFlags::LISTEN,
-        // Not connected.
+        // The socket is not connected.
         Protocol::Udp => StateFlags::CLOSE,
         // `/proc/net/sctp/eps` has endpoints only, and is short.
         Protocol::Sctp => return Err(Refusal::errno(Refusal::ENOENT)),

@@ -1,5 +1,4 @@
-//! `/proc/net` of the calling thread's namespace (`proc_pid_net(5)`), where `sock_diag(7)` does not
-//! tell.
+//! Sockets by `/proc/net` of the calling thread's namespace (`proc_pid_net(5)`), for protocols without `sock_diag(7)`.
 
 use std::{
     fs,
@@ -12,13 +11,13 @@ use super::{CLOSE, LISTEN, Socket};
 use crate::Refusal;
 use riklet_core::model::Protocol;
 
-/// One table of `/proc/net`.
+/// A table of `/proc/net`.
 struct Table {
     name: &'static str,
     protocol: Protocol,
-    /// The state of those that listen.
+    /// The state of listening sockets.
     state: u8,
-    /// True if these come first, so that reading can stop at the first of another state (`tcp_get_idx` in
+    /// True if listening sockets come first, so that reading can stop at the first of another state (`tcp_get_idx` in
     /// `net/ipv4/tcp_ipv4.c`): a busy host has many connections and few listeners.
     first: bool,
     row: fn(&str) -> Option<(u8, Socket)>,
@@ -65,7 +64,7 @@ fn read(path: &Path, table: &Table) -> io::Result<Vec<Socket>> {
     Ok(rows)
 }
 
-/// `sl local_address rem_address st tx:rx tr:tm retrnsmt uid timeout inode …`
+/// Reads a row `sl local_address rem_address st tx:rx tr:tm retrnsmt uid timeout inode …`.
 fn row(line: &str) -> Option<(u8, Socket)> {
     let mut words = line.split_ascii_whitespace();
     let (address, port) = words.nth(1)?.split_once(':')?;
@@ -75,7 +74,7 @@ fn row(line: &str) -> Option<(u8, Socket)> {
     Some((state, Socket { addresses: vec![hex_address(address)?], v6_only: false, port, inode }))
 }
 
-/// `ENDPT SOCK STY SST HBKT LPORT UID INODE LADDRS` (net/sctp/proc.c).
+/// Reads a row `ENDPT SOCK STY SST HBKT LPORT UID INODE LADDRS` (net/sctp/proc.c).
 fn endpoint(line: &str) -> Option<(u8, Socket)> {
     let mut words = line.split_ascii_whitespace();
     let state = words.nth(3)?.parse().ok()?;
@@ -85,7 +84,7 @@ fn endpoint(line: &str) -> Option<(u8, Socket)> {
     Some((state, Socket { addresses, v6_only: false, port, inode }))
 }
 
-/// One or four words of 32 bits, each printed as a number although it is in network byte order.
+/// Reads one or four words of 32 bits, each printed as a number although it is in network byte order.
 fn hex_address(digits: &str) -> Option<IpAddr> {
     let words: Option<Vec<_>> = digits
         .as_bytes()

@@ -1,4 +1,4 @@
-//! Flows, passed on.
+//! Passes requests about flows on to the kernel.
 
 use std::collections::BTreeSet;
 

@@ -10,7 +10,7 @@ use super::super::netlink::{
 };
 use crate::Refusal;
 
-/// The receive buffer, for what arrives while nobody reads: some 8,000 notifications of links, of 4 KiB each.
+/// The size of the receive buffer, which holds notifications until they are read: about 8,000 of links, of 4 KiB each.
 const ROOM: usize = 32 * 1024 * 1024;
 /// `MSG_DONTWAIT` of `<linux/socket.h>`.
 const WITHOUT_WAITING: i32 = 0x40;
@@ -22,7 +22,7 @@ pub(super) struct Feed {
     buffer: Vec<u8>,
 }
 
-/// One notification.
+/// A notification.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::linux) struct Message<'a> {
     /// `nlmsg_type`.

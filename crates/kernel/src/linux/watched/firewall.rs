@@ -1,4 +1,4 @@
-//! The firewall, answered as it was last seen whole and as we changed it since.
+//! Answers about the firewall from its last complete listing and our changes since.
 
 use std::collections::BTreeSet;
 
@@ -49,7 +49,7 @@ impl Firewall for Watched {
             base_ruleset: expected.base_ruleset.clone(),
             entries: state.entries.clone(),
         });
-        // A change by somebody else while it was read makes it unknown again.
+        // If another program changed the firewall while it was read, it is unknown again.
         self.listen()?;
         Ok(state)
     }
@@ -61,7 +61,7 @@ impl Firewall for Watched {
         let done = self.kernel.change_firewall(backend, change);
         match done {
             Ok(()) => self.follow(backend, change),
-            // The firewall is not as we believed.
+            // A refusal shows that the firewall is not as it was remembered.
             Err(_) => self.firewall = None,
         }
         let heard = self.listen();

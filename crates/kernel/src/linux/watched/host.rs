@@ -1,4 +1,4 @@
-//! Facts about the host, passed on: the kernel tells nobody of them.
+//! Passes requests for facts about the host on: the kernel does not notify of them.
 
 use std::{collections::BTreeSet, net::IpAddr, os::fd::OwnedFd, sync::Weak};
 

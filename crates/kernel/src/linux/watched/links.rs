@@ -1,4 +1,4 @@
-//! Interfaces, answered from the mirror.
+//! Answers about interfaces from the mirror.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -42,14 +42,14 @@ impl Links for Watched {
 
     fn create_link(&mut self, spec: &LinkSpec) -> Result<(), KernelError> {
         let done = self.kernel.create_link(spec);
-        // The notifications of many would not fit the buffer.
+        // The notifications of many interfaces would not fit the buffer.
         self.listen()?;
         done
     }
 
     fn configure_link(&mut self, spec: &LinkSpec) -> Result<(), KernelError> {
         let done = self.kernel.configure_link(spec);
-        // It sets what nobody is told of.
+        // It sets properties of which the kernel does not notify.
         self.mirror.expect(spec);
         self.listen()?;
         done

@@ -1,4 +1,4 @@
-//! The files of network managers, passed on: nobody tells of them.
+//! Passes requests about the files of network managers on: nothing notifies of them.
 
 use std::collections::BTreeMap;
 

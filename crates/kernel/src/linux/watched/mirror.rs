@@ -1,4 +1,4 @@
-//! Our interfaces, kept up to date by notifications. Pure.
+//! Keeps a mirror of our interfaces up to date by notifications. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -26,7 +26,7 @@ const NETCONF_FORWARDING: u16 = 2;
 const NETCONF_RP_FILTER: u16 = 3;
 const AF_INET: u8 = 2;
 
-/// The least MTU with which an interface takes part in IPv6 (`IPV6_MIN_MTU`).
+/// The lowest MTU with which an interface takes part in IPv6 (`IPV6_MIN_MTU`).
 const LEAST_OF_IPV6: u32 = 1280;
 
 /// The interfaces named `rik<digits>`, as far as they are known.
@@ -74,7 +74,7 @@ impl Mirror {
         self.down = self.links.iter().filter_map(down).collect();
     }
 
-    /// Takes in a notification. Links are read later, once each: of many notifications of one, the last counts.
+    /// Processes a notification. Links are read later, once each: of several notifications of one, the last counts.
     pub(super) fn hear(&mut self, message: Message<'_>) {
         match message.kind {
             NEW_LINK => self.hear_link(message),
@@ -94,7 +94,7 @@ impl Mirror {
     fn hear_link(&mut self, message: Message<'_>) {
         let Some(index) = index_of_link(message).filter(|_| family(message) == 0) else { return };
         self.forwarding.remove(&index);
-        // `ifi_change` is all ones for an interface that has just come: it has no addresses yet that were not notified.
+        // `ifi_change` is all ones for a new interface: it has no addresses yet, except those of later notifications.
         let new = read_u32(message.body(), 12) == Some(u32::MAX);
         if new && !self.links.contains_key(&index) && !self.unread.contains_key(&index) {
             self.read(index, message.whole, true);
@@ -118,7 +118,7 @@ impl Mirror {
         }
     }
 
-    /// Takes in a change of forwarding. A write of `net.ipv4.ip_forward` causes one for every interface.
+    /// Processes a change of forwarding. A write of `net.ipv4.ip_forward` causes one for every interface.
     fn hear_switch(&mut self, message: Message<'_>) {
         let Some((index, on)) = said_of_forwarding(message) else { return };
         if self.links.contains_key(&index) || self.unread.contains_key(&index) {
@@ -134,7 +134,7 @@ impl Mirror {
         let Some(slot) = Slot::of_interface(state.name.as_str()) else {
             self.strangers = true;
             self.interfaces |= new;
-            // It had one of our names.
+            // The interface had one of our names before.
             self.forget_known(index);
             return;
         };
@@ -209,7 +209,7 @@ impl Mirror {
         self.changed.extend(Slot::of_interface(state.name.as_str()));
     }
 
-    /// Takes in a neighbour. One that is no longer permanent is not kept.
+    /// Processes a neighbour. One that is no longer permanent is not kept.
     fn hear_neighbour(&mut self, message: Message<'_>) {
         let Some(state) = read_u32(message.body(), 4).and_then(|i| self.links.get_mut(&i)) else {
             return;
@@ -228,7 +228,7 @@ impl Mirror {
         self.unknown.keys().chain(self.down.keys()).cloned().collect()
     }
 
-    /// Marks the next so many interfaces as unknown, in turn.
+    /// Marks the next `count` interfaces as unknown, in turn.
     pub(super) fn mark_stale(&mut self, count: usize) {
         let after = |name: &&InterfaceName| self.last.as_ref().is_none_or(|last| *name > last);
         let next: Vec<_> = self.names.keys().filter(after).take(count).cloned().collect();
@@ -240,7 +240,7 @@ impl Mirror {
         }
     }
 
-    /// Takes the answer about such an interface.
+    /// Stores the answer about an unknown interface.
     pub(super) fn learn(&mut self, name: &InterfaceName, found: Option<LinkState>) {
         let unknown = self.unknown.remove(name).or_else(|| self.down.get(name).copied());
         // The kernel notifies of one that no longer exists.
@@ -251,7 +251,7 @@ impl Mirror {
         self.keep(index, state);
     }
 
-    /// Takes in what we have set, as far as the kernel does not notify of it.
+    /// Stores the properties that we have set, as far as the kernel does not notify of them.
     pub(super) fn expect(&mut self, spec: &LinkSpec) {
         let state = self.names.get(&spec.name).and_then(|index| self.links.get_mut(index));
         if let Some(state) = state {
@@ -259,7 +259,7 @@ impl Mirror {
         }
     }
 
-    /// Takes in an alias that we have set: the kernel does not notify of it if the interface is down.
+    /// Stores an alias that we have set: the kernel does not notify of it if the interface is down.
     pub(super) fn expect_alias(&mut self, name: &InterfaceName, alias: &str) {
         let state = self.names.get(name).and_then(|index| self.links.get_mut(index));
         if let Some(state) = state {

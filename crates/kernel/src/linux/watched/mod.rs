@@ -1,6 +1,6 @@
-//! A kernel that answers from memory, for a process that stays.
+//! A kernel that answers from memory, for a long-lived process.
 //!
-//! It listens to the kernel's notifications. They are queued before a change returns to whoever made it: once the
+//! It listens to the kernel's notifications. They are queued before the call that makes a change returns: once the
 //! queue is drained, the memory equals the kernel, and nothing needs to be asked again.
 //!
 //! The kernel does not notify of `route_localnet` and `disable_ipv6` of an interface, of the alias and the group of an
@@ -54,7 +54,7 @@ const RULES_AND_NEXTHOPS: [u16; 4] = [32, 33, 104, 105];
 /// The longest prefix of a route to the Internet ([`super::route`]).
 const LONGEST_DEFAULT: u8 = 8;
 
-/// The number of interfaces that one refresh asks for again: it takes some 20 ms.
+/// The number of interfaces that one refresh asks for again, which takes about 20 ms.
 const STALE: usize = 256;
 
 /// The changes since the last call of [`Watched::changes`].
@@ -64,25 +64,25 @@ const STALE: usize = 256;
 pub struct Changes {
     /// Our interfaces that changed, whoever changed them.
     pub links: BTreeSet<Slot>,
-    /// Somebody else changed what is ours in the firewall.
+    /// Another program changed our objects in the firewall.
     pub firewall: bool,
-    /// Somebody else changed a chain that is, or may become, a foreign forward chain.
+    /// Another program changed a chain that is, or may become, a foreign forward chain.
     pub foreign_chains: bool,
-    /// The uplinks, their MTU, or the routing rules are others.
+    /// The uplinks, their MTU, or the routing rules changed.
     pub uplinks: bool,
-    /// Forwarding was turned on or off, for the host or for an interface that is not ours; or such an interface came,
-    /// went, or got or lost an address.
+    /// Forwarding was turned on or off, for the host or for an interface that is not ours; or such an interface was
+    /// added or removed, or got or lost an address.
     pub forwarding: bool,
     /// Notifications were lost.
     pub lost: bool,
-    /// The causes that are known: who changed what, one a line.
+    /// The known causes, one a line: the process, and the object that it changed.
     pub causes: Vec<String>,
 }
 
 /// The uplinks, each with its MTU.
 type Uplinks = BTreeMap<InterfaceName, Option<u32>>;
 
-/// The firewall as it was last seen whole, and as we changed it since.
+/// The firewall by its last complete listing, with our changes since.
 #[derive(Debug)]
 struct Known {
     backend: Backend,
@@ -114,9 +114,9 @@ pub struct Watched {
     /// The uplinks at the last call of `changes`.
     uplinks_before: Option<Uplinks>,
     uplinks_suspected: bool,
-    /// The routing rules, while no notification says otherwise.
+    /// The routing rules, until a notification of a change.
     rules: Option<Vec<RoutingRule>>,
-    /// The rules at the last call of `changes`, and as we have changed them since.
+    /// The rules at the last call of `changes`, with our changes since.
     rules_before: Option<Vec<RoutingRule>>,
     answer_paths: BTreeMap<Ipv4Net, Option<AnswerPath>>,
     /// The switches of forwarding that were asked for, by the names of their sysctls.
@@ -192,8 +192,8 @@ impl Watched {
         Ok(Changes { links, firewall, foreign_chains, uplinks, forwarding, lost, causes })
     }
 
-    /// Forgets what may change without a notification; of interfaces only some, the next in turn. Returns whether the
-    /// firewall is among it.
+    /// Forgets everything that may change without a notification, but only some interfaces, the next in turn. Returns
+    /// whether the firewall was forgotten.
     pub fn refresh(&mut self) -> bool {
         self.mirror.mark_stale(STALE);
         self.switches.clear();
@@ -201,7 +201,8 @@ impl Watched {
         self.doubt_firewall()
     }
 
-    /// Forgets the firewall, if changes of it are not announced: somebody else is at work. Returns whether that is so.
+    /// Forgets the firewall if its changes are not announced. Called when another program may be changing it. Returns
+    /// whether it was forgotten.
     pub fn doubt_firewall(&mut self) -> bool {
         let announced = self.watch.is_announced();
         if !announced {
@@ -223,7 +224,7 @@ impl Watched {
         self.uplinks_suspected = true;
     }
 
-    /// Takes in the notifications that have arrived.
+    /// Processes the notifications that have arrived.
     fn listen(&mut self) -> Result<(), KernelError> {
         let failed = |source| KernelError::Listen { source };
         let Self { route, netfilter, mirror, transactions, .. } = self;
@@ -247,7 +248,7 @@ impl Watched {
             uplinks = true;
         }
         if self.mirror.take_interfaces() {
-            // An interface that comes has switches of its own.
+            // A new interface has its own switches.
             self.switches.clear();
             self.interfaces = None;
             self.interfaces_suspected = true;
@@ -275,7 +276,7 @@ impl Watched {
         Ok(())
     }
 
-    /// Asks for the interfaces of which no notification told everything.
+    /// Asks for the interfaces that the notifications do not describe completely.
     fn learn(&mut self) -> Result<(), KernelError> {
         for name in self.mirror.unknown() {
             let found = self.kernel.link(&name)?;
@@ -291,7 +292,7 @@ impl Watched {
             let links = self.kernel.links_by_index()?;
             self.mirror.fill(links);
             self.mirrored = true;
-            // What was notified before the listing is in the list; what was notified since is not.
+            // The list includes changes that were notified before the listing, and not those that were notified since.
             self.listen()?;
         }
         self.learn()
@@ -353,7 +354,7 @@ impl Watched {
         open && stands
     }
 
-    /// Follows a change that was made.
+    /// Applies a change of ours to the remembered firewall.
     fn follow(&mut self, backend: Backend, change: &Change) {
         match change {
             Change::Reset(Ruleset { base_ruleset, entries }) => {

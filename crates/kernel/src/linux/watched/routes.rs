@@ -1,4 +1,4 @@
-//! Uplinks and routing rules from memory; routes are passed on.
+//! Answers about uplinks and routing rules from memory, and passes requests for routes on.
 
 use std::collections::BTreeSet;
 
@@ -49,7 +49,7 @@ impl Routes for Watched {
     fn add_rule(&mut self, rule: &RoutingRule) -> Result<(), KernelError> {
         self.kernel.add_rule(rule)?;
         if let Some(before) = self.rules_before.as_mut().filter(|rules| !rules.contains(rule)) {
-            // As in the kernel, behind those of the same priority.
+            // As in the kernel, a new rule comes after those of the same priority.
             let place = before.partition_point(|other| other.priority <= rule.priority);
             before.insert(place, rule.clone());
         }

@@ -1,4 +1,4 @@
-//! The switches of forwarding from memory; other values are passed on.
+//! Answers about the switches of forwarding from memory, and passes requests for other values on.
 
 use super::Watched;
 use crate::{KernelError, Sysctls};

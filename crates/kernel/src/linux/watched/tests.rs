@@ -72,7 +72,7 @@ fn exposure(port: u16) -> Entry {
     }
 }
 
-/// A firewall with these ports, which it knows.
+/// Returns a watched kernel that knows its firewall, which has these ports.
 fn with_firewall(ports: &[u16]) -> Watched {
     let mut watched = watched();
     let entries = ports.iter().map(|&port| exposure(port)).collect();
@@ -91,11 +91,11 @@ impl Watched {
 }
 
 #[test]
-fn whoever_changes_an_interface_the_mirror_has_it() {
+fn the_mirror_follows_changes_by_any_process() {
     isolated(|| {
         let mut watched = watched();
         watched.create_link(&spec(3)).unwrap();
-        // Another thread's, or another process'.
+        // This interface is created by another socket, as by another process.
         Linux::new().create_link(&spec(5)).unwrap();
         assert_mirrors(&mut watched, "creation");
         assert_eq!(slots(&mut watched), [3, 5]);
@@ -131,7 +131,7 @@ fn whoever_changes_an_interface_the_mirror_has_it() {
 }
 
 #[test]
-fn an_interface_that_comes_anew_has_nothing_of_the_one_before() {
+fn a_recreated_interface_keeps_nothing_of_the_former_one() {
     isolated(|| {
         let mut watched = watched();
         watched.create_link(&spec(3)).unwrap();
@@ -147,7 +147,7 @@ fn an_interface_that_comes_anew_has_nothing_of_the_one_before() {
 }
 
 #[test]
-fn what_is_set_without_a_word_is_looked_for_in_turn() {
+fn a_refresh_finds_changes_without_a_notification() {
     isolated(|| {
         let mut watched = watched();
         watched.create_link(&spec(3)).unwrap();
@@ -164,7 +164,7 @@ fn what_is_set_without_a_word_is_looked_for_in_turn() {
 }
 
 #[test]
-fn what_was_not_heard_is_listed_again() {
+fn interfaces_are_listed_again_after_lost_notifications() {
     isolated(|| {
         let mut watched = watched();
         rustix::net::sockopt::set_socket_recv_buffer_size_force(&watched.route, 4096).unwrap();
@@ -178,7 +178,7 @@ fn what_was_not_heard_is_listed_again() {
 }
 
 #[test]
-fn our_own_transactions_are_not_suspected() {
+fn our_own_transactions_keep_the_firewall_known() {
     isolated(|| {
         let mut watched = with_firewall(&[8080]);
         assert!(watched.knows(&[8080]));
@@ -198,7 +198,7 @@ fn our_own_transactions_are_not_suspected() {
 }
 
 #[test]
-fn whoever_changes_our_table_is_found_out() {
+fn a_foreign_change_of_our_table_is_noticed_with_its_cause() {
     let changes = [
         "flush ruleset",
         "delete table inet riklet",
@@ -236,7 +236,7 @@ fn with_firewall_state() -> FirewallState {
 }
 
 #[test]
-fn what_others_do_to_theirs_is_theirs() {
+fn changes_of_foreign_tables_do_not_affect_our_firewall() {
     isolated(|| {
         let mut watched = with_firewall(&[8080]);
         for change in [
@@ -290,7 +290,7 @@ fn what_others_do_to_theirs_is_theirs() {
 }
 
 #[test]
-fn iptables_is_ours_while_we_call_it() {
+fn iptables_changes_are_ours_only_while_we_run_it() {
     isolated(|| {
         let backend = Backend::Iptables(IptablesVariant::Nft);
         let mut watched = watched();
@@ -306,7 +306,7 @@ fn iptables_is_ours_while_we_call_it() {
 }
 
 #[test]
-fn a_default_route_that_moves_moves_the_uplink_and_ours_do_not() {
+fn only_the_default_route_changes_the_uplinks() {
     isolated(|| {
         for (near, address) in [("up0", "192.0.2.1/24"), ("up1", "198.51.100.1/24")] {
             ip(&format!("link add {near} type veth peer name {near}-far"));
@@ -332,7 +332,7 @@ fn a_default_route_that_moves_moves_the_uplink_and_ours_do_not() {
 }
 
 #[test]
-fn forwarding_is_told_of() {
+fn a_change_of_forwarding_is_noticed() {
     isolated(|| {
         let mut watched = watched();
         watched.create_link(&spec(0)).unwrap();
@@ -349,7 +349,7 @@ fn forwarding_is_told_of() {
 }
 
 #[test]
-fn whoever_has_the_host_forward_changes_every_interface() {
+fn a_change_of_ip_forward_changes_every_interface() {
     isolated(|| {
         let write = super::super::sysctl::set;
         let mut watched = watched();
@@ -374,7 +374,7 @@ fn whoever_has_the_host_forward_changes_every_interface() {
 }
 
 #[test]
-fn interfaces_of_others_are_told_of() {
+fn changes_of_foreign_interfaces_are_noticed() {
     isolated(|| {
         let mut watched = watched();
         let switch = "net.ipv4.conf.up0.forwarding";
@@ -399,7 +399,7 @@ fn interfaces_of_others_are_told_of() {
 }
 
 #[test]
-fn of_what_is_down_the_kernel_is_asked() {
+fn changes_of_an_interface_that_is_down_are_read_from_the_kernel() {
     isolated(|| {
         let mut watched = watched();
         watched.create_link(&spec(3)).unwrap();
@@ -417,7 +417,7 @@ fn of_what_is_down_the_kernel_is_asked() {
 }
 
 #[test]
-fn an_mtu_that_lets_ipv6_in_again_is_seen_for_what_it_does() {
+fn an_mtu_change_that_enables_ipv6_is_noticed() {
     isolated(|| {
         let mut watched = watched();
         watched.create_link(&spec(3)).unwrap();
@@ -430,7 +430,7 @@ fn an_mtu_that_lets_ipv6_in_again_is_seen_for_what_it_does() {
 }
 
 #[test]
-fn two_may_change_their_names_for_each_other_s() {
+fn two_interfaces_may_swap_names() {
     isolated(|| {
         let mut watched = watched();
         watched.create_link(&spec(1)).unwrap();
@@ -443,7 +443,7 @@ fn two_may_change_their_names_for_each_other_s() {
 }
 
 #[test]
-fn what_iptables_did_before_us_is_not_ours() {
+fn a_pending_iptables_change_is_not_taken_for_ours() {
     isolated(|| {
         run("iptables-nft", "-P FORWARD DROP");
         let mut watched = with_firewall(&[8080]);

@@ -94,8 +94,8 @@ impl FirewallBackend for Iptables<'_> {
         }
     }
 
-    /// Programs apply our changes, so that only their names tell them from others'. What the legacy variant
-    /// changes is not announced at all.
+    /// Programs apply our changes, so that only the names of their processes distinguish them from others. Changes by
+    /// the legacy variant are not announced at all.
     fn watch(&self) -> Watch {
         match self.variant {
             IptablesVariant::Nft => {

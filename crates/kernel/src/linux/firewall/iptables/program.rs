@@ -1,4 +1,4 @@
-//! The programs of iptables, run.
+//! Runs the programs of iptables.
 
 use std::{collections::BTreeSet, ffi::OsStr, io::ErrorKind, process::Output};
 
@@ -13,7 +13,8 @@ use riklet_core::firewall::{
 
 /// The tables of the legacy iptables that are in use; reading it creates none.
 const LEGACY_TABLES: &str = "/proc/thread-self/net/ip_tables_names";
-/// Leaves alone what the input does not name, and waits so many seconds for the lock of the legacy variant.
+/// The arguments that keep everything that the input does not name, and wait this number of seconds for the lock of the
+/// legacy variant.
 pub(super) const RESTORE: [&str; 3] = ["--noflush", "--wait", "5"];
 /// Exit statuses of iptables for an object that does not exist (1), and for input that it does not
 /// understand, such as a jump to a chain that does not exist (2): `OTHER_PROBLEM` and `PARAMETER_PROBLEM` of
@@ -31,7 +32,7 @@ pub(in crate::linux) fn variant() -> Result<Option<IptablesVariant>, KernelError
     if !output.status.success() {
         return Err(refused(refusal(&output, "")));
     }
-    // Before 1.8 there was no other variant, and no word on it.
+    // Before 1.8 the legacy variant was the only one, and the output did not name it.
     let words = String::from_utf8_lossy(&output.stdout);
     let nft = words.contains("nf_tables");
     Ok(Some(if nft { IptablesVariant::Nft } else { IptablesVariant::Legacy }))
@@ -40,10 +41,10 @@ pub(in crate::linux) fn variant() -> Result<Option<IptablesVariant>, KernelError
 /// Returns what `iptables-save` prints.
 pub(super) fn saved(variant: IptablesVariant) -> Result<Saved, Refusal> {
     if variant == IptablesVariant::Legacy && legacy_tables()?.is_empty() {
-        // The program would load modules to find out.
+        // The program would load kernel modules to find out.
         return Ok(Saved::default());
     }
-    // A reader that outlives us changes nothing.
+    // The program needs no lock: it changes nothing if it outlives us.
     let output = run(&Launcher::default(), variant, "save", &[], "")?;
     if !output.status.success() {
         return Err(refusal(&output, ""));
@@ -101,7 +102,8 @@ pub(super) fn refusal(output: &Output, input: &str) -> Refusal {
     if let Some(line) = line {
         words = format!("{words}: {line}");
     }
-    // iptables has no error numbers to pass on; this one decides what the user is told to do.
+    // iptables has no error numbers to pass on. EPERM is derived from its words, because the hint for the user depends
+    // on it.
     let errno = words.contains("you must be root").then_some(Refusal::EPERM);
     Refusal { errno, words }
 }
@@ -110,7 +112,7 @@ pub(super) fn refusal(output: &Output, input: &str) -> Refusal {
 #[expect(clippy::disallowed_methods, reason = "a file of procfs, which only the kernel writes")]
 pub(super) fn legacy_tables() -> Result<BTreeSet<String>, Refusal> {
     match std::fs::read_to_string(LEGACY_TABLES) {
-        // No module of the legacy variant is there.
+        // No kernel module of the legacy variant is loaded.
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(BTreeSet::new()),
         other => Ok(other.map(|names| names.lines().map(str::to_owned).collect())?),
     }

@@ -1,4 +1,4 @@
-//! On the real kernel, each test in a network namespace of its own thread.
+//! Tests on the real kernel, each in a network namespace of its own thread.
 
 use std::{ffi::OsStr, net::IpAddr};
 
@@ -68,7 +68,7 @@ impl Host {
         self.with(|iptables| iptables.state(expected)).unwrap()
     }
 
-    /// Asserts that exactly this stands, and returns nothing that could differ.
+    /// Asserts that the host has exactly this ruleset.
     #[track_caller]
     fn assert_stands(self, expected: &Ruleset) {
         let entries = expected.entries.clone();
@@ -79,7 +79,7 @@ impl Host {
         assert!(self.probe(expected), "{:?}", self.0);
     }
 
-    /// The rules of all tables, without comments and counters.
+    /// Returns the rules of all tables, without comments and counters.
     fn save(self) -> String {
         let output = program::run(&Launcher::default(), self.0, "save", &[], "").unwrap();
         assert!(output.status.success());
@@ -151,7 +151,7 @@ COMMIT
 ";
 
 #[test]
-fn what_is_changed_is_found() {
+fn a_changed_ruleset_reads_back() {
     each_variant(|host| {
         let bound = Entry::Exposure {
             protocol: Protocol::Sctp,
@@ -217,7 +217,7 @@ fn a_delta_is_refused_as_a_whole() {
 }
 
 #[test]
-fn a_second_entry_of_the_same_kind_is_found() {
+fn a_duplicate_entry_is_found() {
     each_variant(|host| {
         let stands = ruleset(&[exposure(0, 8080)]);
         host.reset(&stands);
@@ -274,7 +274,7 @@ fn drift_is_found_and_mended() {
 }
 
 #[test]
-fn a_reset_of_what_stands_moves_no_jump() {
+fn a_reset_to_the_present_ruleset_moves_no_jump() {
     each_variant(|host| {
         host.feed(FOREIGN);
         host.reset(&ruleset(&[exposure(0, 8080)]));
@@ -285,7 +285,7 @@ fn a_reset_of_what_stands_moves_no_jump() {
 }
 
 #[test]
-fn removing_leaves_what_was_there() {
+fn removal_restores_the_former_rules() {
     each_variant(|host| {
         host.feed(FOREIGN);
         let before = host.save();
@@ -300,7 +300,7 @@ fn removing_leaves_what_was_there() {
 }
 
 #[test]
-fn looking_and_removing_create_no_table() {
+fn reading_and_removing_create_no_table() {
     each_variant(|host| {
         assert_eq!(host.state(&ruleset(&[])).base_ruleset, BaseState::Absent);
         host.change(&Change::Remove).unwrap();
@@ -351,7 +351,7 @@ fn the_passage_through_legacy_iptables_opens_and_closes() {
 }
 
 #[test]
-fn the_variant_is_the_one_that_the_program_names() {
+fn the_variant_is_read_from_the_version() {
     let output = process::run(OsStr::new("iptables"), &["-V"], &[]).unwrap();
     let nft = String::from_utf8_lossy(&output.stdout).contains("nf_tables");
     let expected = if nft { IptablesVariant::Nft } else { IptablesVariant::Legacy };

@@ -1,4 +1,4 @@
-//! Objects of nf_tables, read and changed through one socket.
+//! Reads and changes objects of nf_tables through one socket.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -22,8 +22,8 @@ use riklet_core::firewall::{
     },
 };
 
-/// The elements that one request asks for. Each is answered by a message of its own, and all of them must
-/// fit the receive buffer.
+/// The number of elements that one request asks for. Each is answered by a message of its own, and all of them must fit
+/// the receive buffer.
 const ELEMENTS_A_REQUEST: usize = 16;
 
 /// Reads a message about an object; a malformed one is left out.
@@ -154,7 +154,7 @@ impl Connection {
         let end = control(ControlMessage::BatchEnd);
         let batch = [begin].into_iter().chain(messages).chain([end]).collect();
         self.socket.transaction(batch).map_err(|(index, refusal)| {
-            // The first message is the begin of the batch, which stands for all of it.
+            // The first message begins the batch; its refusal is that of the whole batch.
             let what = index.checked_sub(1).and_then(|index| what.get(index));
             match what {
                 Some(what) if refusal.words.is_empty() => {

@@ -40,7 +40,7 @@ impl Connection {
         Ok(self.table(&table)?.is_some_and(|table| !table.is_owned()))
     }
 
-    /// Returns the foreign forward chains, and what else of ours is in tables of others.
+    /// Returns the foreign forward chains, and our other objects in foreign tables.
     ///
     /// `iptables_nft_is_ours`: the backend is iptables-nft, which has tables of its own.
     pub(in super::super) fn foreign_chains(

@@ -25,7 +25,7 @@ use riklet_core::{
     model::InterfaceName,
 };
 
-/// The table `inet riklet`. The connection is opened when it is first needed, and stays.
+/// The backend for the table `inet riklet`. The connection is opened when it is first needed, and stays open.
 #[derive(Debug, Default)]
 pub(in crate::linux) struct Nftables(Option<Connection>);
 
@@ -35,8 +35,7 @@ impl Nftables {
         opened(&mut self.0, Connection::open)
     }
 
-    /// Returns the port by which the kernel names the connection to those who hear of its changes, or
-    /// `None` if it was not needed yet.
+    /// Returns the port by which notifications of the kernel name the connection, or `None` if it was not needed yet.
     pub(in crate::linux) fn port(&self) -> Option<u32> {
         self.0.as_ref().and_then(Connection::port)
     }
@@ -80,7 +79,7 @@ impl FirewallBackend for Nftables {
         Ok(FoundTable { table, chains, rules, sets, elements }.against(expected))
     }
 
-    /// Every change is one transaction: all of it is done, or nothing.
+    /// Applies each change in one transaction: all of it is done, or nothing.
     fn apply(&mut self, change: &Change) -> Result<(), Refusal> {
         let connection = self.connection()?;
         if let Change::Delta { remove, .. } = change {
@@ -95,7 +94,7 @@ impl FirewallBackend for Nftables {
         connection.commit(operations(change)?)
     }
 
-    /// Our changes are made through one socket, whose port the kernel tells.
+    /// Our changes are made through one socket, whose port notifications name.
     fn watch(&self) -> Watch {
         Watch::default()
     }

@@ -1,4 +1,4 @@
-//! Attaching to a TAP: by whom, and by how many queues.
+//! Tests of attaching to a TAP: the users who may, and the number of queues.
 
 use super::*;
 
@@ -66,7 +66,7 @@ fn only_its_owner_and_group_can_attach_to_a_tap() {
             assert_eq!(differences(&mut route, &spec), [""; 0]);
             assert_eq!(route.link(&spec.name).unwrap().unwrap().tap, Some(tap));
         }
-        // The device itself may be the administrator's only: it is opened before the change of user.
+        // Only the administrator may be allowed to open the device, so it is opened before the change of user.
         let attach = |user, group, number| {
             let device = tap::open().unwrap();
             as_user(user, group, || tap::set_interface(&device, &spec(number).name, 0))
@@ -106,7 +106,7 @@ fn a_tap_changes_its_owner_while_it_is_not_open() {
         assert_eq!(differences(&mut route, &given), [""; 0]);
         assert!(ip("-d link show dev rik1").contains("vnet_hdr on"));
 
-        // What was given cannot be taken away: the kernel has no number for nobody.
+        // An owner cannot be removed: the kernel has no number that stands for none.
         let nobody = Tap { owner: Some(u32::MAX), ..given.tap };
         let (_, refused) = tap::set_owner(&given.name, &nobody).unwrap_err();
         assert_eq!(refused.errno, Some(Errno::INVAL.raw_os_error()));

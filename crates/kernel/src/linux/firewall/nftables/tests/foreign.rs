@@ -19,7 +19,7 @@ fn uplinks() -> BTreeSet<InterfaceName> {
     [InterfaceName::try_from("eth0").unwrap()].into()
 }
 
-/// The foreign chains that drop or have something of ours: `chain`, `open` and `touched`.
+/// Returns the foreign chains that drop our traffic or have rules of ours: `chain`, `open` and `touched`.
 fn foreign_chains(kernel: &mut Nftables) -> Vec<(String, bool, bool)> {
     let states = kernel.connection().unwrap().foreign_chains(false, &uplinks()).unwrap();
     let states = states.into_iter().filter(|state| state.drops || state.touched || !state.open);
@@ -91,7 +91,7 @@ fn a_passage_through_iptables_is_opened_repaired_and_closed() {
 }
 
 #[test]
-fn only_chains_that_drop_our_traffic_are_touched() {
+fn only_chains_that_drop_our_traffic_get_a_passage() {
     in_namespace(|| {
         nft("table inet foo {
                chain forward { type filter hook forward priority 0; policy drop; tcp dport 22 accept; }
@@ -109,10 +109,10 @@ fn only_chains_that_drop_our_traffic_are_touched() {
         };
         assert_eq!(foreign_chains(&mut kernel), foo(false, false));
         set(&mut kernel, ForeignFamily::Inet, "foo", true).unwrap();
-        // What is ours is the table's, whichever chain needs it.
+        // Our objects belong to the table as a whole, whichever chain needs a passage.
         let states = foreign_chains(&mut kernel);
         assert_eq!(states[..2], foo(true, true));
-        // A policy that has become accept leaves something to close.
+        // If a policy becomes accept, the passage has to be closed.
         nft("add chain inet foo later { policy accept; }");
         assert!(foreign_chains(&mut kernel).iter().any(|(_, open, _)| !open));
         set(&mut kernel, ForeignFamily::Inet, "foo", true).unwrap();
@@ -164,7 +164,7 @@ fn a_passage_stands_directly_before_the_rule_that_drops_our_traffic() {
     const BASE: &str = "chain f { type filter hook forward priority 10; policy accept;";
     in_namespace(|| {
         for (rules, expected) in [
-            // Not dropped, or by specific rules only.
+            // These packets are not dropped, or only by specific rules.
             (
                 "ct state vmap { established : accept, related : accept, invalid : drop }; }",
                 &[][..],
@@ -238,7 +238,7 @@ fn a_passage_stands_directly_before_the_rule_that_drops_our_traffic() {
                 &["f:  > jump z"],
             ),
         ] {
-            // Chains are made before rules lead to them.
+            // Chains are created before the rules that lead to them.
             let names = rules.split("chain ").skip(1).filter_map(|rest| rest.split(' ').next());
             let mut text = String::new();
             for name in names.filter(|name| *name != "i") {

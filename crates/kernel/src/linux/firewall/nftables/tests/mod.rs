@@ -42,7 +42,7 @@ fn iptables(arguments: &str) {
     run("iptables-nft", &args, "").unwrap();
 }
 
-/// The rules as iptables-save has them, without counters and the comment with the time.
+/// Returns the output of iptables-save, without counters and the comment with the time.
 fn iptables_save() -> String {
     let all = run("iptables-nft-save", &[], "").unwrap();
     let rules = all.lines().filter(|line| !line.starts_with('#'));
@@ -114,7 +114,7 @@ fn intact(entries: impl IntoIterator<Item = Entry>) -> FirewallState {
 }
 
 #[test]
-fn a_ruleset_comes_changes_and_goes() {
+fn a_ruleset_is_created_changed_and_removed() {
     in_namespace(|| {
         nft("table ip other { chain c { type filter hook forward priority 0; policy accept; }; }");
         let before = run("nft", &["-j", "list", "ruleset"], "").unwrap();
@@ -191,14 +191,14 @@ fn nft_shows_the_table_and_accepts_what_it_shows() {
             assert!(shown.contains(line), "{line} is not in\n{shown}");
         }
         run("nft", &["-c", "-f", "-"], &shown).unwrap();
-        // What nft makes of its own listing is still what we would send.
+        // The table that nft creates from its own listing equals the one that we send.
         run("nft", &["-f", "-"], &format!("delete table inet riklet\n{shown}")).unwrap();
         assert_eq!(kernel.state(&ruleset(entries)).unwrap(), intact(entries));
     });
 }
 
 #[test]
-fn a_delta_is_done_whole_or_not_at_all() {
+fn a_delta_is_atomic() {
     in_namespace(|| {
         let mut kernel = Nftables::default();
         let refused = kernel.apply(&delta(&[], &[exposure(1, 2)])).unwrap_err();
@@ -218,13 +218,13 @@ fn a_delta_is_done_whole_or_not_at_all() {
             assert!(refused.words.contains(&format!("removing {missing}")), "{refused}");
             assert_eq!(kernel.state(&ruleset([])).unwrap(), intact(entries));
         }
-        // Replacing what a key leads to is one transaction.
+        // The value of a key can be replaced in one transaction.
         kernel.apply(&delta(&[exposure(8080, 2)], &[exposure(8080, 3)])).unwrap();
         assert_eq!(kernel.state(&ruleset([])).unwrap(), intact([exposure(8080, 3), hairpin(2)]));
     });
 }
 
-/// The handle of the rule with this comment, by `nft -a`.
+/// Returns the handle of the rule with this comment, by `nft -a`.
 fn handle(comment: &str) -> String {
     let listing = run("nft", &["-a", "list", "table", "inet", "riklet"], "").unwrap();
     let line = listing.lines().find(|line| line.contains(comment)).unwrap();
@@ -285,7 +285,7 @@ fn every_alteration_of_the_base_ruleset_is_seen() {
 }
 
 #[test]
-fn the_probe_sees_rules_come_and_go() {
+fn the_probe_notices_added_and_deleted_rules() {
     in_namespace(|| {
         let mut kernel = Nftables::default();
         for command in [
@@ -300,11 +300,11 @@ fn the_probe_sees_rules_come_and_go() {
             nft(command);
             assert!(!kernel.probe(&base_ruleset(), &BTreeSet::new()).unwrap(), "{command}");
         }
-        // More entries than one request asks for.
+        // There are more entries than one request asks for.
         let many: BTreeSet<_> = (1..=200).map(|port| exposure(port, 2)).collect();
         kernel.apply(&Change::Reset(ruleset(many.clone()))).unwrap();
         assert!(kernel.probe(&base_ruleset(), &many).unwrap());
-        // A firewall that came after us.
+        // Another firewall is loaded after ours.
         iptables("-P FORWARD DROP");
         assert!(!kernel.probe(&base_ruleset(), &BTreeSet::new()).unwrap());
         kernel
