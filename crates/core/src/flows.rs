@@ -30,7 +30,7 @@ pub enum Flows {
         guest_ports: PortRange,
     },
     /// Flows sent to these ports and not translated at all: those of clients that began before the exposure. Flows that
-    /// somebody else translates or masquerades stay.
+    /// another program translates or masquerades stay.
     Untranslated {
         /// The family of the destination.
         family: Family,
@@ -103,7 +103,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_range_contains_its_ports_in_their_order() {
+    fn a_range_contains_each_port_with_its_own_target() {
         let exposed = |host: &str, guest: &str| Flows::Exposed {
             protocol: Protocol::Udp,
             host_address: None,

@@ -238,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_leaves_by_the_interface_that_it_came_in_by_unless_it_is_bridged() {
+    fn packets_back_out_of_their_interface_are_confined_unless_it_is_a_bridge() {
         let mut interfaces = listed("br0 eth0");
         for interface in interfaces.iter_mut().filter(|(name, _)| name.as_str() == "br0") {
             interface.1.bridge = true;

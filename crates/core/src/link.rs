@@ -44,8 +44,8 @@ pub struct LinkSpec {
 
 /// The attributes that only a TAP has (`IFLA_TUN_*` of `<linux/if_link.h>`).
 ///
-/// Whoever has `CAP_NET_ADMIN` opens any TAP. Others open `/dev/net/tun`, where its mode lets them, and then the
-/// TAPs whose owner they are and whose group they are in: a TAP with neither is everybody's
+/// A process with `CAP_NET_ADMIN` can open any TAP. Others can open `/dev/net/tun`, if its mode allows it, and then the
+/// TAPs whose owner they are and whose group they are in: a TAP with neither may be opened by everybody
 /// (`tun_not_capable` of `drivers/net/tun.c`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Tap {
@@ -144,7 +144,7 @@ impl fmt::Display for LinkDifference {
 }
 
 impl LinkSpec {
-    /// Returns the state of an interface that is as specified and that nobody has open.
+    /// Returns the state of an interface that is as specified and that no process has open.
     #[must_use]
     pub fn state(&self) -> LinkState {
         LinkState {

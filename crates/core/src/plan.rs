@@ -221,15 +221,15 @@ pub fn plan(desired: &Desired, observed: &Observed) -> Plan {
 
     let mut steps = Vec::new();
     if desired.base_ruleset.is_some() {
-        // A manager takes an interface at once.
+        // A manager takes over a new interface at once, so its file is written first.
         steps.extend(managers);
-        // The firewall stands before forwarding is enabled; TAPs before ports lead to them.
+        // The firewall is set before forwarding is enabled, and TAPs are created before ports lead to them.
         steps.extend(links);
         steps.extend(firewall);
         steps.extend(foreign_chains);
         steps.extend(rules);
         steps.extend(sysctls);
-        // A guest that still sends would begin a flow anew while its flows are forgotten.
+        // TAPs are set down before their flows are forgotten: a guest that still sends would begin a flow anew.
         steps.extend(drain);
         steps.extend(flows);
         steps.extend(delete);

@@ -170,7 +170,7 @@ fn read(word: &str) -> Option<(InterfaceName, u32)> {
     Some((InterfaceName::try_from(name).ok()?, number))
 }
 
-/// Returns the sources for which somebody else's rules look up a table of their own.
+/// Returns the sources for which foreign rules look up a table of their own.
 #[must_use]
 pub fn sources(rules: &[RoutingRule]) -> BTreeSet<Ipv4Net> {
     let others = rules.iter().filter(|rule| !rule.is_ours() && !rule.narrowed);
@@ -193,8 +193,8 @@ pub fn decide(
     let before_main = others.take_while(|rule| !rule.leads_to_guests(pool));
     let taker = before_main.into_iter().find(|rule| rule.may_take(pool));
     let place = taker.map_or(PRIORITY_OF_MAIN, |rule| rule.priority);
-    // Our rules get the priority below that of the rule which they precede, as the kernel would choose it. 0 is the
-    // kernel's own rule.
+    // Our rules get the next lower priority than the rule that they precede. 0 is the priority of the kernel's own
+    // rule, before which there is no room.
     let Some(priority) = place.checked_sub(1).filter(|priority| *priority > 0) else {
         return Routing { rules: BTreeSet::new(), unanswered: taker.cloned() };
     };

@@ -31,8 +31,8 @@ pub fn disable_ipv6(interface: &str) -> String {
     format!("net.ipv6.conf.{interface}.disable_ipv6")
 }
 
-/// Returns the value to set before, where a switch of a TAP cannot be set: a new interface takes the value of
-/// `default`. `None` for other sysctls.
+/// Returns the sysctl that a new TAP takes this switch from (that of `default`), to be set if the switch itself cannot
+/// be. `None` for other sysctls.
 #[must_use]
 pub fn inherited(sysctl: &str) -> Option<String> {
     let name = sysctl.strip_prefix("net.ipv6.conf.")?.strip_suffix(".disable_ipv6")?;
@@ -57,7 +57,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_tap_inherits() {
+    fn only_the_switch_of_a_tap_is_inherited() {
         assert_eq!(inherited(&disable_ipv6("rik7")), Some(disable_ipv6("default")));
         assert_eq!(inherited(&disable_ipv6("eth0")), None);
         assert_eq!(inherited(IP_FORWARD), None);

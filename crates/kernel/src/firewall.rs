@@ -94,7 +94,7 @@ pub trait ImplicitTables: Sealed {
     /// Deletes the [`Self::empty_tables`], except those named: what was there before us. Repetition changes nothing more.
     ///
     /// # Errors
-    /// Fails if the kernel refuses, as it does if somebody fills a table meanwhile; then none is deleted.
+    /// Fails if the kernel refuses, as it does if another program fills a table meanwhile; then none is deleted.
     fn remove_empty_tables(
         &mut self,
         backend: Backend,

@@ -66,7 +66,7 @@ impl Cache {
         Self { strategy, watcher, ..Self::default() }
     }
 
-    /// Returns this process, where it hears what changes.
+    /// Returns this process, if it is notified of changes.
     pub(crate) const fn watcher(&self) -> Option<ProcessId> {
         self.watcher
     }

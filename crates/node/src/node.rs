@@ -64,7 +64,7 @@ impl<K: Kernel> Node<K> {
     ///
     /// # Errors
     /// Fails if a name is not recorded, one of them is running, or `purge` is asked for and other instances remain:
-    /// then nothing is changed. Failures as with [`Self::up`].
+    /// then nothing is changed. Later failures are reported as by [`Self::up`].
     pub fn down(&mut self, selector: &Selector, purge: bool) -> Result<Report, NodeError> {
         self.operations(&mut Cache::default()).down(&Request::Down(selector.clone()), purge)
     }
@@ -72,7 +72,7 @@ impl<K: Kernel> Node<K> {
     /// Takes instances down as [`Self::down`], for the supervisor of their runs: those do not stand in the way.
     ///
     /// # Errors
-    /// Fails as [`Self::down`] does; also if somebody else runs one of them.
+    /// Fails as [`Self::down`] does; also if another process supervises one of them.
     pub fn down_as(
         &mut self,
         supervisor: ProcessId,
@@ -127,9 +127,9 @@ impl<K: Kernel> Node<K> {
     /// database: the kernel does not know it.
     ///
     /// # Errors
-    /// Fails if something belongs to the records in another state directory; then nothing is changed. If the state
-    /// directory cannot be used, no known pool has the interfaces' addresses, or, without [`RebuildOptions::force`],
-    /// the database is newer or another program's. Otherwise as with [`Self::repair`].
+    /// Fails if something belongs to the records in another state directory; then nothing is changed. Also fails if the
+    /// state directory cannot be used, no known pool has the interfaces' addresses, or, without
+    /// [`RebuildOptions::force`], the database is newer or another program's, and as [`Self::repair`] does.
     pub fn rebuild(&mut self, options: RebuildOptions) -> Result<Rebuilt, NodeError> {
         self.operations(&mut Cache::default()).rebuild(options, Adoption::Lost)
     }

@@ -24,7 +24,7 @@ pub(crate) fn unless_claimed<T>(
 }
 
 impl<K: Kernel> Context<'_, K> {
-    /// Returns everything on the host that bears a mark, whoever's it is.
+    /// Returns every object on the host that bears a mark, with any owner.
     pub(crate) fn marked(&mut self) -> Result<Vec<(Object, Mark)>, NodeError> {
         let links = self.kernel.links()?.into_iter();
         let mut found: Vec<_> = links

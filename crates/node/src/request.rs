@@ -13,8 +13,9 @@ pub enum Request {
     Down(Selector),
     /// [`Node::down_as`](crate::Node::down_as), without `purge`.
     DownAs(ProcessId, Selector),
-    /// [`Node::down`](crate::Node::down) of the instances that these definition files asked for, without `purge`. Refused
-    /// where a file does not own its instance any more: somebody took that down since, and may have brought it up again.
+    /// [`Node::down`](crate::Node::down) of the instances that these definition files asked for, without `purge`.
+    /// Refused if a file does not own its instance any more: another process took the instance down, and may have
+    /// brought it up again.
     Withdraw(BTreeMap<InstanceName, String>),
 }
 
@@ -53,7 +54,8 @@ impl Request {
         }
     }
 
-    /// Returns what it takes down, and whose runs do not stand in the way; `None` where it takes nothing down.
+    /// Returns the instances that the request takes down, and the supervisor whose runs do not prevent that; `None` if
+    /// it takes none down.
     pub(crate) fn down(&self) -> Option<(Selector, Option<ProcessId>)> {
         match self {
             Self::Up(..) => None,

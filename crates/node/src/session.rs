@@ -14,7 +14,7 @@ use riklet_kernel::Kernel;
 /// The time that an ending process waits for the lock.
 const PATIENCE: Duration = Duration::from_secs(3);
 
-/// The operations of a node, before any of them holds the lock. Each stands in the file of its name.
+/// The operations of a node, before any of them holds the lock. Each is in the file of its name.
 #[derive(Debug)]
 pub(crate) struct Operations<'n, K> {
     pub(crate) context: Context<'n, K>,
@@ -100,7 +100,7 @@ impl<'n, K: Kernel> Operations<'n, K> {
         if exists() { Ok(()) } else { self.context.refuse(claims) }
     }
 
-    /// Returns whether nothing was ever recorded here. Creates nothing.
+    /// Reports whether nothing was ever recorded here. Creates nothing.
     pub(crate) fn is_blank(&mut self) -> Result<bool, NodeError> {
         Ok(open_existing(self.store, &self.context)?.is_none())
     }
@@ -115,7 +115,7 @@ impl<'n, K: Kernel> Operations<'n, K> {
         self.context.commit(tx)
     }
 
-    /// Returns the records as they are, without what was deferred, and without waiting for anybody.
+    /// Returns the records as they are, without deferred outcomes, and without waiting for other processes.
     pub(crate) fn records(&mut self) -> Result<&Store, NodeError> {
         Ok(open(self.store, &self.context)?)
     }

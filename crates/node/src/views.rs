@@ -310,7 +310,7 @@ fn desired(host: &Host, fragments: BTreeMap<Slot, Arc<Fragment>>) -> Desired {
     }
 }
 
-/// Returns the foreign forward chains, as they treat what comes from and goes to the uplinks.
+/// Returns the foreign forward chains, as they treat packets from and to the uplinks.
 fn foreign_chains(
     host: &Host,
     kernel: &mut impl Kernel,

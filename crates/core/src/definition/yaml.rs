@@ -13,17 +13,17 @@ use super::{
     tree::{Field, Position, TreeNode, Value},
 };
 
-/// More than a text of the largest size could have by itself.
+/// The limit of documents, which is above the number that a text of the largest size can have.
 const MAX_DOCUMENTS: usize = 1 << 18;
 /// The most nodes that aliases may repeat in all: enough for a definition's defaults, not for a bomb.
 const MAX_REPEATED: usize = 100_000;
 
-/// Reads all documents of a text; empty ones are none.
+/// Reads all documents of a text, without empty ones.
 pub(super) fn read(text: &str) -> Result<Vec<TreeNode>, (Position, Reason)> {
     let options = serde_saphyr::options! {
         budget: serde_saphyr::budget! { max_depth: MAX_DEPTH, max_documents: MAX_DOCUMENTS },
         alias_limits: serde_saphyr::alias_limits! { max_total_replayed_events: MAX_REPEATED },
-        // The validator reports them, with those of JSON.
+        // The validator reports duplicate keys, as it does for JSON.
         duplicate_keys: DuplicateKeyPolicy::PassThrough,
         strict_booleans: true,
         reject_unsupported_tags: true,

@@ -1,14 +1,14 @@
 use std::{collections::BTreeSet, fmt};
 
-/// A base chain of somebody else's on the hook `forward`.
+/// A base chain of another program on the hook `forward`.
 ///
-/// A forwarded packet passes it as well as ours: an accept in one table does not override a drop in another
-/// (nft(8), "Verdict statements"). Where it would drop our traffic, it gets a passage ([`super::passage`]): a chain
-/// [`PASSAGE_CHAIN`](super::names::PASSAGE_CHAIN) beside it, that accepts everything from and to our interfaces. Our own
-/// chains, which the packet passes too, decide what of that may pass.
+/// A forwarded packet passes it as well as ours: an accept in one table does not override a drop in another (nft(8),
+/// "Verdict statements"). If it would drop our traffic, it gets a passage ([`super::passage`]): a chain
+/// [`PASSAGE_CHAIN`](super::names::PASSAGE_CHAIN) beside it, that accepts everything from and to our interfaces. Our
+/// own chains, which the packet also passes, decide which of these packets may pass.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ForeignChain {
-    /// A base chain of nf_tables: of iptables-nft, Docker, ufw, or somebody's own ruleset.
+    /// A base chain of nf_tables: of iptables-nft, Docker, ufw, or an operator's own ruleset.
     Nftables {
         /// `ip` or `inet`.
         family: ForeignFamily,
@@ -38,9 +38,9 @@ pub struct ForeignChainState {
     pub foreign_chain: ForeignChain,
     /// True if our traffic needs a passage.
     pub drops: bool,
-    /// True if what is ours there is as it should be: each passage that is needed, and nothing else.
+    /// True if our objects there are as they should be: each passage that is needed, and nothing else.
     pub open: bool,
-    /// True if it has something of ours.
+    /// True if it has objects of ours.
     pub touched: bool,
     /// True if another process owns the table, so that it cannot be changed (`NFT_TABLE_F_OWNER`).
     pub owned: bool,

@@ -4,11 +4,11 @@
 
 /// The chain of the exposures, in every backend; the names of all our chains in tables of others begin with it.
 pub const CHAIN: &str = "RIKLET";
-/// Our passage: the chain in a table of others that accepts what comes from and goes to guests, and is jumped to before
-/// the rules that would drop it.
+/// Our passage: the chain in a foreign table that accepts packets from and to guests; rules jump to it before the rules
+/// that would drop them.
 pub const PASSAGE_CHAIN: &str = "RIKLET-PASSAGE";
 
-/// The bit of a packet's mark that says that a guest asked an address of the host, before anybody translated it.
+/// The bit of a packet's mark that is set if a guest sent the packet to an address of the host, before any translation.
 ///
 /// kube-proxy uses 0x4000 and 0x8000, Netavark 0x2000, Cilium 0x0f00, Tailscale 0xff0000, Calico 0xffff0000.
 pub const ASKED_HOST: u32 = 0x1000;

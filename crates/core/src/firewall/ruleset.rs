@@ -75,11 +75,12 @@ pub struct Ruleset {
 /// * Exposures apply to packets for the host's own addresses, whether the host sends them or they arrive. For
 ///   127.0.0.0/8 they apply only to packets that the host sends: otherwise a neighbour on the link would reach
 ///   what is published on 127.0.0.1.
-/// * Packets from our interfaces are forwarded if they are established, if an exposure translated them, or if
-///   they go from a guest's address out of an uplink. Packets for an address of the host that somebody else translated are
-///   forwarded as well: what others publish on the host is published to guests. Packets to a public address are also forwarded out of any other
-///   interface that is not ours: the kernel chooses the uplink, and may choose one that came later. Packets to our interfaces are forwarded if they are
-///   established, or if an exposure translated them. All other packets from or to our interfaces are dropped.
+/// * Packets from our interfaces are forwarded if they are established, if an exposure translated them, or if they go
+///   from a guest's address out of an uplink. Packets for an address of the host that another program translated are
+///   forwarded as well: ports that others publish on the host are published to guests. Packets to a public address are
+///   also forwarded out of any other interface that is not ours: the kernel chooses the uplink, and may choose one that
+///   came later. Packets to our interfaces are forwarded if they are established, or if an exposure translated them.
+///   All other packets from or to our interfaces are dropped.
 /// * Masqueraded are packets from a guest's address out of an interface that is not ours, from 127.0.0.0/8 into one of our
 ///   interfaces, and from a guest to itself (hairpin); nothing else.
 /// * TCP connections from and to our interfaces have segments that fit these. Those that are forwarded have segments that
@@ -208,7 +209,7 @@ pub struct FirewallState {
     pub entries: BTreeSet<Entry>,
     /// Rules or elements that stand among the entries but are none, or are duplicates, in the backend's words.
     pub strays: Vec<String>,
-    /// The marks on what was found; none if there is nothing of ours.
+    /// The marks on the found objects; none if there are no objects of ours.
     pub marks: BTreeSet<Mark>,
 }
 

@@ -1,7 +1,7 @@
 /// The prefixes of words by which a kernel configures its NIC (`net/ipv4/ipconfig.c`).
 const ADDRESS: [&str; 2] = ["ip=", "nfsaddrs="];
 
-/// Words of a kernel's command line: none gives the guest an address, and all stand on one line.
+/// Words of a kernel's command line: none of them gives the guest an address, and all are on one line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BootArgs(String);
 

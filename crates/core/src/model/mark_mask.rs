@@ -98,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mask_has_room_for_all_that_it_holds() {
+    fn a_mask_has_at_least_seven_bits() {
         assert_eq!("127".parse(), Ok(MarkMask::default()));
         let refused = |text: &str| text.parse::<MarkMask>().unwrap_err().to_string();
         let few = "\"0x3f\" is not a mark mask; these are 32-bit numbers with at least 7 bits set, as 0x7f";

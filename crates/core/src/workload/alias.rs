@@ -56,7 +56,7 @@ pub fn render(owner: &Owner, kind: Kind, name: &InstanceName, exposures: &[Expos
     with_directory(alias, owner)
 }
 
-/// Returns the alias of an interface that no instance has yet. It says whose it is, and of no instance ([`parse`]).
+/// Returns the alias of an interface that no instance has yet. It names the owner, and no instance ([`parse`]).
 #[must_use]
 pub fn reserved(owner: &Owner) -> String {
     with_directory(signature(owner), owner)

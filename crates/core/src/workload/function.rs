@@ -207,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn without_exposures_there_is_nothing_to_translate() {
+    fn a_function_without_exposures_has_no_entries() {
         let function = Function {
             name: "worker".parse().unwrap(),
             execution: Execution::default(),

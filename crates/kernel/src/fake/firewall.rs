@@ -142,7 +142,7 @@ impl ImplicitTables for FakeKernel {
     }
 }
 
-/// Reports whether two entries cannot stand beside each other.
+/// Reports whether two entries exclude each other.
 fn clash(one: &Entry, other: &Entry) -> bool {
     match (*one, *other) {
         (

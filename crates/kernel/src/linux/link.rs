@@ -34,8 +34,8 @@ use riklet_core::{
     switch,
 };
 
-/// The number of requests in one `send`. An answer takes about 1 KiB of the receive buffer, which has 208 KiB
-/// unless somebody changed `net.core.rmem_default`.
+/// The number of requests in one `send`. An answer takes about 1 KiB of the receive buffer, which has 208 KiB unless
+/// `net.core.rmem_default` was changed.
 const BATCH: usize = 64;
 
 /// The errors of a kernel without `sch_ingress` or `cls_bpf`. Without the guard, the firewall's rules and the files of
@@ -172,8 +172,8 @@ impl Route {
             .map_err(|source| KernelError::DeleteLink { name: name.clone(), source })
     }
 
-    /// Deletes interfaces together, which the kernel does only for a group. They are moved to a group that nobody
-    /// else is in, and deleted in the same `send` as the last of them is moved.
+    /// Deletes interfaces together, which the kernel does only for a group. They are moved to a group that no other
+    /// interface is in, and deleted in the same `send` as the last of them is moved.
     pub(super) fn delete_links(
         &mut self,
         names: &BTreeSet<InterfaceName>,
@@ -367,7 +367,7 @@ fn unless_gone(result: Result<(), Refusal>) -> Result<(), Refusal> {
     }
 }
 
-/// Returns a group number that nobody uses: 30 random bits, above the numbers that people choose.
+/// Returns a group number that is most likely unused: 30 random bits, above the numbers that people choose.
 fn unused_group() -> u32 {
     const HIGH: u32 = 1 << 30;
     // Each is seeded at random (std::hash::RandomState).

@@ -183,7 +183,7 @@ fn get_neighbours(index: u32) -> RouteNetlinkMessage {
     RouteNetlinkMessage::GetNeighbour(message)
 }
 
-/// An interface by its index, without addresses and neighbours.
+/// Reads an interface, without addresses and neighbours, and returns its index and its state.
 pub(super) fn link(answer: &RouteNetlinkMessage) -> Option<(u32, LinkState)> {
     let RouteNetlinkMessage::NewLink(message) = answer else { return None };
     let flags = message.header.flags;
@@ -320,7 +320,7 @@ fn neighbour(answer: &RouteNetlinkMessage) -> Option<(u32, (IpAddr, MacAddress))
     Some((message.header.ifindex, (address, permanent?)))
 }
 
-/// A neighbour, and where it is if that is permanent.
+/// Reads a neighbour, and returns its address, with its MAC address if the entry is permanent.
 pub(super) fn said_of_neighbour(
     answer: &RouteNetlinkMessage,
 ) -> Option<(IpAddr, Option<MacAddress>)> {

@@ -69,7 +69,7 @@ fn read(manager: Manager) -> Result<Option<String>, KernelError> {
     }
 }
 
-/// Writes the file beside, and gives it its name: nobody reads half of it.
+/// Writes a temporary file, and renames it: no program reads half of it.
 fn write(manager: Manager, text: &str) -> io::Result<()> {
     let (directory, name) = manager.file();
     let directory = Path::new(manager.directory()).join(directory);

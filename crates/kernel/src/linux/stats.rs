@@ -53,7 +53,7 @@ impl Linux {
 impl Route {
     fn traffic(&mut self) -> Result<BTreeMap<InterfaceName, Traffic>, Refusal> {
         let mut message = LinkMessage::default();
-        // The kernel leaves the others out.
+        // The kernel leaves out interfaces of other kinds.
         message.attributes = vec![LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Tun)])];
         let links = self.socket.query(&RouteNetlinkMessage::GetLink(message), NLM_F_DUMP)?;
         Ok(links.iter().filter_map(counted).collect())

@@ -23,8 +23,8 @@ use std::{
     sync::Weak,
 };
 
-/// Starts programs that share a lock of ours while they run. If this process is killed meanwhile, the lock is
-/// free when they have ended, and not before: flock(2) belongs to the open file, whoever has it.
+/// Starts programs that share a lock of ours while they run. If this process is killed meanwhile, the lock is free when
+/// they have ended, and not before: the lock of flock(2) belongs to the open file, in whichever process it is open.
 ///
 /// The lock's file is their standard input, which every program inherits. So nothing has to be done between
 /// fork and exec, and the child needs no copy of our memory (`posix_spawn(3)`).

@@ -76,7 +76,7 @@ pub enum StoreError {
         name: InstanceName,
         /// The slot that it asked for.
         slot: Slot,
-        /// The instance that stands in the way.
+        /// The instance that prevents it.
         holder: InstanceName,
         /// Its slot.
         held: Slot,

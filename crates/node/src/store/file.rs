@@ -158,8 +158,8 @@ fn connect(path: &Path, flags: OpenFlags) -> Result<Connection, StoreError> {
     connection.map_err(|source| StoreError::sqlite("open the database", path.to_owned(), source))
 }
 
-/// Tells whether the database is ours; `false` where nothing was written yet. Nothing is written to one that is not: the
-/// journal is of the kind that looking needs no file for (`PRAGMA journal_mode` would change another program's).
+/// Reports whether the database is ours; `false` if nothing was written yet. A foreign database is not changed: its
+/// header is read without a journal file, and before `PRAGMA journal_mode`, which would change it.
 fn is_ours(connection: &Connection, path: &Path) -> Result<bool, StoreError> {
     let header = header(connection);
     match header

@@ -73,7 +73,7 @@ impl Lock {
         taken.map(Some).map_err(|source| StoreError::Io { operation: "lock", path, source })
     }
 
-    /// The same lock, where somebody of this process still holds it.
+    /// Returns the same lock, if another part of this process still holds it.
     #[must_use]
     pub(crate) fn shared_with(other: &Weak<OwnedFd>) -> Option<Self> {
         other.upgrade().map(|file| Self { file })

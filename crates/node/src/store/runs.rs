@@ -23,7 +23,7 @@ pub struct Run {
     pub started: u64,
     /// The time until the published ports answered, in milliseconds; `None` while they have not.
     pub ready: Option<u64>,
-    /// True if somebody asked it to stop: then its end is no failure.
+    /// True if the run was asked to stop: then its end is no failure.
     pub stopping: bool,
     /// Its end; `None` while it has not ended.
     pub end: Option<End>,
@@ -37,7 +37,7 @@ pub struct End {
     pub at: u64,
     /// The reason, in words.
     pub reason: String,
-    /// True if nobody asked for it.
+    /// True if the run was not asked to stop.
     pub failed: bool,
 }
 
@@ -160,8 +160,7 @@ impl Tx<'_> {
         self.execute("record that a run is ready", sql, params).map(drop)
     }
 
-    /// Records that somebody asked a run to stop. One that has ended, or has another supervisor by now, is left as it
-    /// is.
+    /// Records that a run was asked to stop. One that has ended, or has another supervisor by now, is left as it is.
     ///
     /// # Errors
     /// Fails if the database cannot be written.

@@ -310,7 +310,7 @@ impl<'a> Tx<'a> {
         Ok(self.number(sql::HIGHEST, [])?.map_or(0, |slot| slot + 1))
     }
 
-    /// Frees the slots that are passed over where `slot` is taken out of turn.
+    /// Records the slots below `slot` that were never taken as free, since `slot` is taken out of turn.
     fn free_below(&self, slot: Slot) -> Result<(), StoreError> {
         for passed in self.next_above()?..u32::from(slot.number()) {
             self.execute("free a slot", sql::SET_RESERVED, (passed, reserved::FREE))?;

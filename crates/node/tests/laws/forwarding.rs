@@ -1,4 +1,4 @@
-//! The host's own forwarding stays as others set it, whoever turns it on or off, and at any time.
+//! The host's own forwarding stays as other programs set it, whenever they turn it on or off.
 
 use std::error::Error;
 

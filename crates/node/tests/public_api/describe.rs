@@ -9,7 +9,7 @@ use syn::{
 
 use crate::source::{Module, conditions, derives, is_for_tests, name_of};
 
-/// Returns the description, sorted: what belongs to an item stands behind it.
+/// Returns the description, sorted, so that the parts of an item follow it.
 pub(crate) fn lines(root: &Module) -> Vec<String> {
     let mut description = Description { lines: BTreeSet::new(), exported: BTreeMap::new() };
     description.module(root, "riklet_sdn");
@@ -138,12 +138,12 @@ impl Description {
         hidden
     }
 
-    /// Describes what is implemented for the exported types, wherever it stands.
+    /// Describes the implementations for the exported types, wherever they are.
     fn implementations(&mut self, root: &Module) {
         for item in root.all_items() {
             match item {
                 Item::Impl(item) if !is_for_tests(&item.attrs) => self.implementation(item),
-                // It is not known what this expands to; where it implements something, the call says for what.
+                // The expansion of a macro is not known; if it implements something, the call names the type.
                 Item::Macro(item) if item.ident.is_none() => self.say("!", &text(&item.mac)),
                 _ => {}
             }

@@ -120,7 +120,7 @@ mod tests {
     use super::*;
     use crate::firewall::passage::places;
 
-    /// Returns the places of passages, with the rule of others that each stands before.
+    /// Returns the positions of passages, each with the foreign rule after it.
     fn placed(dump: &str) -> String {
         let saved = Saved::parse(dump).unwrap();
         let rules = of_filter(&saved);

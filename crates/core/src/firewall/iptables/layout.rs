@@ -304,8 +304,8 @@ pub(super) fn of_entry(entry: &Entry) -> Result<Rule, Ipv6Unsupported> {
     })
 }
 
-/// Returns the ports that a rule translates to, after the address. A range to the same ports has none: the port stays. A
-/// range to others says which port of the host leads to the first (iptables-extensions(8), DNAT).
+/// Returns the ports that a rule translates to, after the address. A range to the same ports has none: the port stays.
+/// A range to other ports names the port of the host that leads to the first (iptables-extensions(8), DNAT).
 fn target(host_ports: PortRange, guest_ports: PortRange) -> String {
     let ports = written(guest_ports, '-');
     match (host_ports.is_single(), host_ports == guest_ports) {

@@ -197,7 +197,7 @@ fn entry_lines(operation: &str, entries: &BTreeSet<Entry>) -> Result<Vec<String>
 pub fn reset(ruleset: &Ruleset, saved: &Saved) -> Result<String, Ipv6Unsupported> {
     let mut layouts = layout::of_ruleset(ruleset)?;
     add_passages(&mut layouts, &ruleset.base_ruleset, saved);
-    // Naming a table creates it.
+    // Only tables that are needed, or have rules of ours, are named: naming a table creates it.
     let touched = layouts.iter().filter(|l| !l.is_empty() || saved.has_ours(l.table));
     Ok(touched.map(|layout| put(layout, saved)).collect())
 }

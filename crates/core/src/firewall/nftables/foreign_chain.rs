@@ -159,7 +159,7 @@ impl ForeignTable {
         states
     }
 
-    /// Opens the passages that are needed, moves those that stand elsewhere, and removes what else is ours.
+    /// Opens the passages that are needed, moves those that stand elsewhere, and removes our other objects.
     #[must_use]
     pub fn open(&self, uplinks: &BTreeSet<InterfaceName>) -> Vec<Operation> {
         let (rules, _) = self.translated();
@@ -329,7 +329,7 @@ fn is_ours(rule: &Rule) -> bool {
     rule.target().is_some_and(is_our_chain)
 }
 
-/// Reports whether exactly these jumps of ours stand among the rules.
+/// Reports whether the rules contain exactly these jumps of ours.
 fn stand(found: &[Rule], wanted: &[(usize, Rule)]) -> bool {
     let mut others = 0;
     let mut wanted = wanted.iter();

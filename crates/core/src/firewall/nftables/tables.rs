@@ -95,7 +95,7 @@ fn is_idle(chain: &Chain) -> bool {
 
 /// Deletes the empty tables and chains, except those that were there before.
 ///
-/// Each chain is deleted by itself, and the table not recursively: if somebody adds something meanwhile, the
+/// Each chain is deleted by itself, and the table not recursively: if another program adds something meanwhile, the
 /// whole transaction is refused (`EBUSY`).
 #[must_use]
 pub fn remove_empty(

@@ -131,7 +131,7 @@ impl<'a> Packet<'a> {
     }
 }
 
-/// Returns the name of an interface, padded. The last byte of one that no rule names cannot stand in a name.
+/// Returns the name of an interface, padded. The last byte of one that no rule names cannot occur in a name.
 fn name(end: End<'_>) -> Vec<u8> {
     let mut bytes = match end {
         End::Guest => [Slot::PREFIX.as_bytes(), b"/"].concat(),

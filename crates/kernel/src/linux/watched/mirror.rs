@@ -280,7 +280,7 @@ impl Mirror {
         std::mem::take(&mut self.changed)
     }
 
-    /// Reports whether an interface of somebody else changed since the last call.
+    /// Reports whether a foreign interface changed since the last call.
     pub(super) fn take_strangers(&mut self) -> bool {
         std::mem::take(&mut self.strangers)
     }

@@ -62,7 +62,7 @@ const STALE: usize = 256;
 #[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 #[non_exhaustive]
 pub struct Changes {
-    /// Our interfaces that changed, whoever changed them.
+    /// Our interfaces that changed, by this or any other process.
     pub links: BTreeSet<Slot>,
     /// Another program changed our objects in the firewall.
     pub firewall: bool,
@@ -108,7 +108,7 @@ pub struct Watched {
     /// True if a change of ours is being applied.
     applying: bool,
     firewall: Option<Known>,
-    /// The foreign forward chains, as they treat what comes from and goes to these uplinks.
+    /// The foreign forward chains, as they treat packets from and to these uplinks.
     foreign_chains: Option<(BTreeSet<InterfaceName>, Vec<ForeignChainState>)>,
     uplinks: Option<BTreeSet<InterfaceName>>,
     /// The uplinks at the last call of `changes`.

@@ -100,7 +100,7 @@ fn a_passage_stands_before_the_rule_that_drops() {
           new -> drop",
             "f 0 both",
         ),
-        // A router: nothing comes in by the uplink, and a ban of guests after that stays one.
+        // The ruleset of a router: no new packet comes in by the uplink, and a later ban of guests stays effective.
         (
             "chain f forward accept
           established,related -> accept

@@ -118,7 +118,7 @@ impl Connection {
         Ok(found.into_iter().flatten().collect())
     }
 
-    /// Returns all elements of a set or map of somebody else's.
+    /// Returns all elements of a foreign set or map.
     pub(super) fn foreign_elements(
         &mut self,
         table: &TableName,

@@ -83,7 +83,7 @@ impl FirewallBackend for Nftables {
     fn apply(&mut self, change: &Change) -> Result<(), Refusal> {
         let connection = self.connection()?;
         if let Change::Delta { remove, .. } = change {
-            // The kernel deletes by key, whatever a map has for it.
+            // The kernel deletes by key, whatever value a map has for it, so the value is compared first.
             for entry in remove {
                 if !connection.holds(&BTreeSet::from([*entry]))? {
                     let words = format!("removing {entry}");

@@ -341,7 +341,7 @@ fn five_thousand_entries_are_written_and_read_back() {
         kernel.apply(&Change::Reset(expected.clone())).unwrap();
         assert_eq!(kernel.state(&expected).unwrap(), intact(entries.clone()));
         assert!(kernel.probe(&base_ruleset(), &entries).unwrap());
-        // As one delta, which has a message an entry.
+        // All entries are added and removed in one delta, which has a message for each entry.
         let all: Vec<_> = entries.iter().copied().collect();
         kernel.apply(&delta(&all, &[])).unwrap();
         kernel.apply(&delta(&[], &all)).unwrap();
