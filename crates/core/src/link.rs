@@ -34,9 +34,9 @@ pub struct LinkSpec {
     /// The guest, as a permanent neighbour by each of its addresses: neither ARP nor neighbour discovery is needed, and
     /// neither can be spoofed.
     pub neighbours: BTreeMap<IpAddr, MacAddress>,
-    /// The host's IPv6 link-local address; `None` where the interface takes no part in IPv6. No interface has one yet:
-    /// by it a guest would reach every service of the host that listens at `[::]`, past the rules that the host has
-    /// for IPv4.
+    /// The host's IPv6 link-local address; `None` if the interface takes no part in IPv6. No interface has one yet: by
+    /// it a guest would reach every service of the host that listens at `[::]`, past the rules that the host has for
+    /// IPv4.
     pub link_local: Option<Ipv6Addr>,
     /// The user and the group that may open the TAP, and its queues.
     pub tap: Tap,
@@ -68,9 +68,9 @@ impl Tap {
 pub struct LinkState {
     /// The name.
     pub name: InterfaceName,
-    /// Its alias; `None` where it has none.
+    /// Its alias; `None` if it has none.
     pub alias: Option<String>,
-    /// The MAC address; `None` where it has none of six octets.
+    /// The MAC address; `None` if it has none of six octets.
     pub mac: Option<MacAddress>,
     /// The MTU in bytes.
     pub mtu: u32,
@@ -225,7 +225,7 @@ impl LinkSpec {
         state.addresses.difference(&self.all_addresses()).copied().collect()
     }
 
-    /// Returns the specification for changing this interface: its MAC address stays where it may.
+    /// Returns the specification for changing this interface: its MAC address stays, if it may.
     #[must_use]
     pub fn beside(&self, state: &LinkState) -> Self {
         Self { mac: self.mac_beside(state), ..self.clone() }

@@ -3,7 +3,7 @@
 /// The length up to which words are compared: the cost grows with the length, and no name is as long.
 const MAX_LENGTH: usize = 100;
 
-/// Returns the candidate nearest to `word`; `None` where none is near enough to have been meant.
+/// Returns the candidate nearest to `word`; `None` if none is near enough to have been meant.
 pub fn nearest<S: AsRef<str>>(word: &str, candidates: impl IntoIterator<Item = S>) -> Option<S> {
     if word.chars().nth(MAX_LENGTH).is_some() {
         return None;

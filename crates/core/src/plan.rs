@@ -28,7 +28,7 @@ use crate::{
     workload::{Fragment, alias},
 };
 
-use obstacle::{blocked, is_ours, mended_by};
+use obstacle::{blocked, is_ours, repaired_by};
 
 pub use claim::{Adoption, Claim, Holder, Object, claims, lost_owner};
 pub use obstacle::{ForeignLink, Obstacle, UnreadableRecord};
@@ -92,7 +92,7 @@ pub struct Observed {
     pub empty_tables: BTreeSet<String>,
     /// The foreign forward chains.
     pub foreign_chains: Vec<ForeignChainState>,
-    /// The files by which network managers leave our interfaces alone; `None` where one is missing.
+    /// The files by which network managers leave our interfaces alone; `None` if one is missing.
     pub manager_files: BTreeMap<Manager, Option<String>>,
     /// The routing rules of ours.
     pub rules: BTreeSet<RoutingRule>,
@@ -293,7 +293,7 @@ fn link_steps(slot: Slot, fragment: &Fragment, observed: &Observed) -> Vec<Step>
     };
     let name = || spec.name.clone();
     let by = |remedy| {
-        let differences = mended_by(spec.differences(state), remedy);
+        let differences = repaired_by(spec.differences(state), remedy);
         (!differences.is_empty()).then_some(differences)
     };
     if let Some(differences) = by(Remedy::Replace) {

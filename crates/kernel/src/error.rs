@@ -13,7 +13,7 @@ use riklet_core::{
 /// A refusal by the kernel, or by a program that speaks to it, in its own words.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
-    /// The error number (errno(3)), where there is one.
+    /// The error number (errno(3)), if there is one.
     pub errno: Option<i32>,
     /// The extended acknowledgement of netlink, or what a program wrote to its standard error; may be empty.
     pub words: String,

@@ -162,7 +162,7 @@ fn record_together(
 }
 
 impl<K: Kernel> Context<'_, K> {
-    /// Answers a `down` where nothing was ever recorded.
+    /// Answers a `down` if nothing was ever recorded.
     pub(crate) fn down_of_nothing(&self, selector: &Selector) -> Result<Report, NodeError> {
         match selector {
             Selector::Named(names) => match names.first() {

@@ -21,11 +21,11 @@ use riklet_kernel::{Kernel, KernelError, Links};
 #[derive(Debug)]
 pub(crate) struct Converged<'a> {
     pub(crate) outcome: Outcome,
-    /// The changed slots; `None` where all were looked at.
+    /// The changed slots; `None` if everything was looked at.
     pub(crate) scope: Option<&'a Changes>,
     /// The time at which the TAPs of the instances that left are deleted.
     pub(crate) deletion: LinkDeletion,
-    /// The slots that no new instance may have; `None` where not all were looked at.
+    /// The slots that no new instance may have; `None` if not all were looked at.
     pub(crate) unusable: Option<BTreeSet<Slot>>,
 }
 
@@ -139,7 +139,7 @@ pub(crate) trait View {
     }
 
     /// Changes the kernel from the state that was just `found` to the desired state. A slot whose own step fails is
-    /// left as it is, and the others go on; a step that concerns all ends it. `None` where looking at this part only
+    /// left as it is, and the others go on; a step that concerns all ends it. `None` if looking at this part only
     /// turned out not to be enough.
     fn converge(
         &self,
@@ -170,8 +170,8 @@ pub(crate) trait View {
     fn suffices(&self, outcome: &Outcome) -> bool;
 }
 
-/// Carries out the steps, and returns the slots whose own step failed. Those steps come first in a plan;
-/// where one failed, the steps for all are left for the next plan, which leaves the slot out.
+/// Applies the steps, and returns the slots whose own step failed. Those steps come first in a plan; if one failed, the
+/// steps for all are left for the next plan, which leaves the slot out.
 fn apply(
     plan: Plan,
     kernel: &mut impl Kernel,

@@ -30,7 +30,7 @@ pub struct Inspection {
     pub instance: Instance,
     /// The state of the TAP.
     pub status: LinkStatus,
-    /// The interface of that name; `None` where there is none.
+    /// The interface of that name; `None` if there is none.
     pub link: Option<LinkState>,
     /// The differences between the TAP and what it should be.
     pub drift: Vec<String>,

@@ -53,14 +53,14 @@ impl<K: Kernel> Node<K> {
     /// # Errors
     /// Fails if a workload cannot be recorded (another instance has its port, the pool is exhausted, the host knows no
     /// user of that name): then nothing is changed for any of them. What fails later is in [`Report::failures`], or is
-    /// [`NodeError::Halted`] where it concerns all instances; then the records are kept, and [`Self::repair`] or the
-    /// next operation tries again.
+    /// [`NodeError::Halted`] if it concerns all instances; then the records are kept, and [`Self::repair`] or the next
+    /// operation tries again.
     pub fn up(&mut self, workloads: &[Workload], options: UpOptions) -> Result<Report, NodeError> {
         self.operations(&mut Cache::default()).up(workloads, options)
     }
 
-    /// Takes instances down. With `purge`, and where none remains, what the instances share goes as well, and
-    /// the sysctls get their former values: the host is as it was.
+    /// Takes instances down. With `purge`, and if none remains, the objects that all instances share are removed as
+    /// well, and the sysctls get their former values: the host is as it was.
     ///
     /// # Errors
     /// Fails if a name is not recorded, one of them is running, or `purge` is asked for and other instances remain:
@@ -69,7 +69,7 @@ impl<K: Kernel> Node<K> {
         self.operations(&mut Cache::default()).down(&Request::Down(selector.clone()), purge)
     }
 
-    /// Takes instances down as [`Self::down`], for the supervisor of their runs: those do not stand in the way.
+    /// Takes instances down as [`Self::down`], for the supervisor of their runs, which do not prevent it.
     ///
     /// # Errors
     /// Fails as [`Self::down`] does; also if another process supervises one of them.
@@ -122,9 +122,9 @@ impl<K: Kernel> Node<K> {
         self.operations(&mut Cache::default()).repair()
     }
 
-    /// Sets a database aside that does not hold what was written to it, records every interface of ours that is not
-    /// recorded, and repairs. What a definition had besides its exposures and what its TAP shows is lost with such a
-    /// database: the kernel does not know it.
+    /// Sets a damaged database aside, records every interface of ours that is not recorded, and repairs. The fields of
+    /// a definition that neither its exposures nor its TAP show are lost with such a database: the kernel does not know
+    /// them.
     ///
     /// # Errors
     /// Fails if something belongs to the records in another state directory; then nothing is changed. Also fails if the
@@ -134,14 +134,15 @@ impl<K: Kernel> Node<K> {
         self.operations(&mut Cache::default()).rebuild(options, Adoption::Lost)
     }
 
-    /// Takes over what belongs to the records in another state directory: as [`Self::rebuild`], and it all bears our
-    /// mark afterwards. Connections stay. The other records keep what they have, and their operations are refused.
+    /// Takes over the objects of the records in another state directory, as [`Self::rebuild`] does for lost records.
+    /// All of them bear our mark afterwards. Connections stay. The other records are kept, and their operations are
+    /// refused.
     ///
-    /// A TAP that a VMM has open stays with its instance: where our records have another instance in its slot, that one
-    /// is a failure of the report.
+    /// A TAP that a VMM has open stays with its instance: if our records have another instance in its slot, that one is
+    /// a failure of the report.
     ///
     /// # Errors
-    /// Fails as [`Self::rebuild`] does, except for what belongs to other records; also if our pool is not theirs.
+    /// Fails as [`Self::rebuild`] does, but not for objects of other records; also if our pool is not theirs.
     pub fn adopt(&mut self) -> Result<Rebuilt, NodeError> {
         self.operations(&mut Cache::default()).rebuild(RebuildOptions::default(), Adoption::All)
     }

@@ -56,13 +56,13 @@ pub trait NodeOperations: sealed::Sealed {
     /// Fails as that method does.
     fn repair(&mut self) -> Result<Report, NodeError>;
 
-    /// Records anew what the interfaces' aliases say, as [`Node::rebuild`].
+    /// Rebuilds the records from the interfaces' aliases, as [`Node::rebuild`].
     ///
     /// # Errors
     /// Fails as that method does.
     fn rebuild(&mut self, options: RebuildOptions) -> Result<Rebuilt, NodeError>;
 
-    /// Takes over what belongs to the records in another state directory, as [`Node::adopt`].
+    /// Takes over the objects of the records in another state directory, as [`Node::adopt`].
     ///
     /// # Errors
     /// Fails as that method does.

@@ -1,4 +1,4 @@
-//! Refuses objects of other records on a host where our own records have nothing.
+//! Refuses objects of other records on a host that has no objects of our own records.
 
 use std::collections::BTreeSet;
 

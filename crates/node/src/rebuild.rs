@@ -28,7 +28,8 @@ use riklet_kernel::Kernel;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct RebuildOptions {
-    /// Sets it aside whatever it holds, even where it seems sound, is of a newer version or another program's.
+    /// Sets the database aside whatever it holds, even if it seems sound, or is that of a newer version or another
+    /// program.
     pub force: bool,
 }
 

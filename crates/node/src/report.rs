@@ -11,7 +11,7 @@ use riklet_core::{
 pub struct Report {
     /// The requested instances that are as requested.
     pub instances: Vec<Instance>,
-    /// The changes, in order. Empty where everything was as it should be.
+    /// The changes, in order. Empty if everything was as it should be.
     pub done: Vec<Step>,
     /// The requested instances that are not as requested, each with the reason.
     pub failures: Vec<Failure>,
@@ -28,7 +28,7 @@ pub struct Report {
 pub struct Drift {
     /// The plan of [`Node::repair`](crate::Node::repair).
     pub plan: Plan,
-    /// The differences of the firewall, where they take more than adding and removing entries.
+    /// The differences of the firewall, if they require more than adding and removing entries.
     pub firewall: Vec<String>,
     /// The instances whose last operation was not completed.
     pub unsettled: Vec<(InstanceName, Phase)>,

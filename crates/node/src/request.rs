@@ -36,13 +36,13 @@ impl UpOptions {
 }
 
 impl Request {
-    /// Returns the selector of the instances that it takes down; `None` where it brings some up.
+    /// Returns the selector of the instances that it takes down; `None` if it brings some up.
     #[must_use]
     pub fn taken_down(&self) -> Option<Selector> {
         self.down().map(|(selector, _)| selector)
     }
 
-    /// Returns the names that it is for; `None` where it is for all instances.
+    /// Returns the names that it is for; `None` if it is for all instances.
     pub(crate) fn names(&self) -> Option<BTreeSet<InstanceName>> {
         match self {
             Self::Up(workloads, _) => Some(workloads.iter().map(|w| w.name().clone()).collect()),

@@ -1,4 +1,4 @@
-//! The one place where an operation takes the lock, opens the records and begins its transaction.
+//! Begins an operation, in one place: takes the lock, opens the records and begins the transaction.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -167,7 +167,7 @@ impl<'s, K: Kernel> Session<'s, K> {
 }
 
 impl<'s, K: Kernel> Reading<'s, K> {
-    /// Returns what there is to read; `None` where the node was not used yet.
+    /// Returns the view for reading; `None` if the node was not used yet.
     pub(crate) fn used(
         &mut self,
         interfaces: Interfaces,
@@ -179,7 +179,7 @@ impl<'s, K: Kernel> Reading<'s, K> {
 }
 
 impl<K: Kernel> Context<'_, K> {
-    /// Returns what was decided for the node, and what the host is like; `None` where the node was not used yet.
+    /// Returns the decisions for the node, and the state of the host; `None` if the node was not used yet.
     pub(crate) fn decided(
         &mut self,
         store: &Store,
@@ -189,7 +189,8 @@ impl<K: Kernel> Context<'_, K> {
         Host::decided(self.kernel, self.config, store, survey)
     }
 
-    /// Returns the same, and refuses a host that belongs to other records where the node was not used yet.
+    /// Returns the same as [`Self::decided`], but refuses the host if the node was not used yet and objects belong to
+    /// other records.
     pub(crate) fn decided_or_unclaimed(
         &mut self,
         store: &Store,
@@ -202,7 +203,8 @@ impl<K: Kernel> Context<'_, K> {
         Ok(host)
     }
 
-    /// Returns the same, and decides where nothing is decided yet. [`Host::record`] makes that last.
+    /// Returns the same as [`Self::decided`], but decides if nothing is decided yet. [`Host::record`] records the
+    /// decisions.
     pub(crate) fn decide(
         &mut self,
         store: &Store,

@@ -40,7 +40,7 @@ pub(crate) struct ScopedView<'a> {
 }
 
 impl<'a> ScopedView<'a> {
-    /// Creates the view; `None` where nothing shall remain, which takes looking at everything.
+    /// Creates the view; `None` if no object of ours shall remain, which requires looking at everything.
     pub(crate) fn new(host: &'a Host, changes: &'a Changes) -> Option<Self> {
         let (deletion, draining) = (LinkDeletion::Immediate, BTreeSet::new());
         let base_ruleset = host.base_ruleset.as_ref()?;
@@ -223,7 +223,7 @@ impl<'a> FullView<'a> {
         })
     }
 
-    /// Creates the view of a node where nothing shall remain.
+    /// Creates the view of a node on which no object of ours shall remain.
     pub(crate) fn nothing(host: &'a Host) -> Self {
         let (fragments, interrupted, draining, leaving) = Default::default();
         let (unreadable, untouched, adoption) = Default::default();

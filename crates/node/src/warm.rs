@@ -19,8 +19,8 @@ use riklet_kernel::{Kernel, process::ProcessId};
 /// * `down` sets TAPs down, and leaves deleting them to a [`BackgroundTask`] ([`Self::drain`]). TAPs for new instances
 ///   are created in advance by another ([`Self::reserve`]).
 /// * The outcome of an operation is committed with the next one, or by [`Self::flush`]: an operation is one transaction
-///   then. Where the process is killed before, the operation counts as interrupted, and the next one looks at it.
-/// * An instance that nothing can be done for does not make every operation look at everything.
+///   then. If the process is killed before, the operation counts as interrupted, and the next one looks at it.
+/// * An instance that cannot be repaired does not make every operation look at everything.
 #[derive(Debug)]
 pub struct WarmNode<K> {
     node: Node<K>,
@@ -112,7 +112,7 @@ impl<K: Kernel> WarmNode<K> {
         self.operations().heal(slots)
     }
 
-    /// Records anew what the interfaces' aliases say, as [`Node::rebuild`].
+    /// Rebuilds the records from the interfaces' aliases, as [`Node::rebuild`].
     ///
     /// # Errors
     /// Fails as that method does.
@@ -120,7 +120,7 @@ impl<K: Kernel> WarmNode<K> {
         self.operations().rebuild(options, Adoption::Lost)
     }
 
-    /// Takes over what belongs to the records in another state directory, as [`Node::adopt`].
+    /// Takes over the objects of the records in another state directory, as [`Node::adopt`].
     ///
     /// # Errors
     /// Fails as that method does.

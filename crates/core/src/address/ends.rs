@@ -82,7 +82,7 @@ pub struct Ends<A> {
 pub struct Addresses {
     /// The first and the second address of the slot's /30.
     pub v4: Ends<Ipv4Addr>,
-    /// The two addresses of the slot's /127 (RFC 6164); `None` where the pool has no range of IPv6.
+    /// The two addresses of the slot's /127 (RFC 6164); `None` if the pool has no range of IPv6.
     pub v6: Option<Ends<Ipv6Addr>>,
 }
 

@@ -50,8 +50,8 @@ fn kinds() -> impl Iterator<Item = &'static str> {
 /// or several, each an object or a list of them.
 ///
 /// # Errors
-/// All that is wrong, not only the first; also where two definitions, of whatever sources, have one name or
-/// clash in a port.
+/// Fails with all errors, not only the first; also if two definitions, of whatever sources, have one name or clash in a
+/// port.
 pub fn parse(sources: &[Source]) -> Result<Vec<Workload>, Errors> {
     parse_within(MAX_BYTES, sources)
 }

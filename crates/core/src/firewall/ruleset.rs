@@ -96,7 +96,7 @@ pub struct BaseRuleset {
     pub mtu: u32,
     /// The interfaces of the host's default route; none if it has no default route.
     pub uplinks: BTreeSet<InterfaceName>,
-    /// True if guests reach public addresses by any interface that is not ours; false where the uplinks are configured.
+    /// True if guests reach public addresses by any interface that is not ours; false if the uplinks are configured.
     pub any_uplink: bool,
     /// The traffic of others that only our forwarding makes possible.
     pub confined: Confinement,

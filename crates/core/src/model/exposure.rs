@@ -274,7 +274,7 @@ impl Exposure {
         self.meets(other.protocol, other.host_address) && self.host_ports.overlaps(other.host_ports)
     }
 
-    /// Reports whether it takes packets to one of these ports of this address, or of any address where it is `None`.
+    /// Reports whether it takes packets to one of these ports of this address, or of any address if it is `None`.
     #[must_use]
     pub fn takes(&self, protocol: Protocol, address: Option<IpAddr>, ports: PortRange) -> bool {
         self.meets(protocol, address) && self.host_ports.overlaps(ports)

@@ -125,7 +125,7 @@ pub enum Mark {
     Signed {
         /// The identifier of the owner.
         id: OwnerId,
-        /// The owner's directory; `None` where there was no room for it.
+        /// The owner's directory; `None` if there was no room for it.
         directory: Option<String>,
     },
 }

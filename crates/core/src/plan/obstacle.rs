@@ -99,7 +99,7 @@ fn obstacle(owner: &Owner, spec: &LinkSpec, link: &LinkState) -> Option<Obstacle
     if taken_over && link.open && link.alias.as_deref().and_then(named) != named(&spec.alias) {
         return Some(Obstacle::unrecorded(link));
     }
-    let differences = mended_by(spec.differences(link), Remedy::Replace);
+    let differences = repaired_by(spec.differences(link), Remedy::Replace);
     (link.open && !differences.is_empty()).then_some(Obstacle::InUse { name, differences })
 }
 
@@ -119,6 +119,6 @@ pub(super) fn is_ours(desired: &Desired, link: &LinkState) -> bool {
 }
 
 /// Returns those of the differences that this remedy repairs.
-pub(super) fn mended_by(differences: Vec<LinkDifference>, remedy: Remedy) -> Vec<LinkDifference> {
+pub(super) fn repaired_by(differences: Vec<LinkDifference>, remedy: Remedy) -> Vec<LinkDifference> {
     differences.into_iter().filter(|difference| difference.remedy() == remedy).collect()
 }

@@ -74,13 +74,13 @@ fn with_directory(mut alias: String, owner: &Owner) -> String {
     alias
 }
 
-/// Returns the mark on an interface with this alias; `None` where it is not one of ours.
+/// Returns the mark on an interface with this alias; `None` if it is not one of ours.
 #[must_use]
 pub fn mark(alias: Option<&str>) -> Option<Mark> {
     Some(split(alias?)?.0)
 }
 
-/// Returns the content of an alias; `None` where it is not one of ours, or somebody changed it.
+/// Returns the content of an alias; `None` if it is not one of ours, or was changed.
 #[must_use]
 pub fn parse(alias: &str) -> Option<Marked> {
     let (mark, text) = split(alias)?;

@@ -64,7 +64,7 @@ macro_rules! kinds {
                 }
             }
 
-            /// Reads what is a workload's own of its definition; `None` where something is wrong.
+            /// Reads the kind's own fields of a definition; `None` if a field is wrong.
             pub(crate) fn validate(
                 self,
                 validator: &mut Validator,

@@ -301,7 +301,7 @@ pub(super) fn address(answer: &RouteNetlinkMessage) -> Option<(u32, IpNet)> {
     else {
         return None;
     };
-    // IFA_ADDRESS is the peer's address where there is one; IPv6 has IFA_LOCAL there only.
+    // IFA_ADDRESS is the peer's address if there is one; IPv6 has IFA_LOCAL there only.
     let (mut local, mut other) = (None, None);
     for attribute in &message.attributes {
         match attribute {

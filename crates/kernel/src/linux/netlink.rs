@@ -16,7 +16,7 @@ use crate::Refusal;
 
 /// The size of a receive buffer, enough for any message of a dump: the kernel never makes one larger than 32 KiB.
 pub(super) const BUFFER: usize = 64 * 1024;
-/// Fits the send buffer that a socket begins with (`net.core.wmem_default`, 208 KiB).
+/// A length that fits the initial send buffer of a socket (`net.core.wmem_default`, 208 KiB).
 const LARGE: usize = 64 * 1024;
 /// Lengths of messages and attributes are rounded up to this (`NLMSG_ALIGNTO`, `NLA_ALIGNTO`).
 pub(super) const ALIGNMENT: usize = 4;
@@ -247,7 +247,7 @@ impl Socket {
             }
         }
         if bytes.len() > LARGE {
-            // The kernel refuses a message that does not fit the send buffer (EMSGSIZE).
+            // The buffer is enlarged, since the kernel refuses a message that does not fit it (EMSGSIZE).
             set_socket_send_buffer_size_force(&self.inner, bytes.len())?;
         }
         self.inner.send(&bytes, 0)?;

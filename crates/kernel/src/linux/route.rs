@@ -71,8 +71,8 @@ impl Route {
         let Some(route) = matched.filter(is_default) else { return Ok(vec![]) };
         let hops = hops(&route);
         if hops.is_empty() {
-            // A route by a nexthop object shows its hops only where `net.ipv4.nexthop_compat_mode` is 1;
-            // the look-up of one packet shows the hop that it takes.
+            // A route by a nexthop object shows its hops only if `net.ipv4.nexthop_compat_mode` is 1; the look-up of
+            // one packet shows the hop that it takes.
             let taken = self.look_up(None, destination, RouteFlags::empty())?;
             return Ok(taken.as_ref().map(self::hops).unwrap_or_default());
         }

@@ -1,8 +1,8 @@
 //! The store: records, the slots and ports that they hold, and the settings of the host that were changed.
 //!
-//! A SQLite database in the state directory. Its transactions decide between processes: who gets a slot or a
-//! port has it once [`Tx::commit`] returned. Nothing that an `up` or a `down` needs of it reads a whole table, and as few
-//! pages as possible are written for it: a slot and what has it are one row.
+//! A SQLite database in the state directory. Its transactions decide between processes: an instance has a slot or a
+//! port once [`Tx::commit`] has returned. An `up` or a `down` reads no whole table, and writes as few pages as
+//! possible: a slot and its holder are one row.
 
 mod error;
 mod file;
@@ -138,7 +138,7 @@ impl Store {
         file::set_aside(&file::path(dir))
     }
 
-    /// Returns the path of this directory without symbolic links, or as it is where it cannot be looked up.
+    /// Returns the path of this directory without symbolic links, or unchanged if it cannot be looked up.
     #[must_use]
     pub(crate) fn canonical(dir: &Path) -> PathBuf {
         file::canonical(dir)

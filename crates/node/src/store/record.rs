@@ -121,7 +121,7 @@ impl Store {
         self.one("read a record", sql::GET, key(name))
     }
 
-    /// Returns `true` where an instance of this name is recorded, whether or not the record can be read.
+    /// Returns `true` if an instance of this name is recorded, whether or not the record can be read.
     ///
     /// # Errors
     /// Fails if the database cannot be read.
@@ -137,7 +137,7 @@ impl Store {
         self.one("look up a slot", sql::HOLDER, [slot.number()])
     }
 
-    /// Returns `false` where the record was changed or removed since it was read.
+    /// Returns `false` if the record was changed or removed since it was read.
     ///
     /// # Errors
     /// Fails if the database cannot be read.

@@ -144,7 +144,7 @@ impl Tx<'_> {
         self.execute("free a reserved slot", sql::CHANGE_RESERVED, params).map(drop)
     }
 
-    /// Removes a record, and frees its ports; its slot becomes [`ReservedSlot::Draining`]. Returns `false` where it was
+    /// Removes a record, and frees its ports; its slot becomes [`ReservedSlot::Draining`]. Returns `false` if it was
     /// changed or removed since it was read: then nothing is changed.
     ///
     /// # Errors

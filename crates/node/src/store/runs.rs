@@ -75,7 +75,7 @@ impl Store {
         self.many_runs(&format!("{RUNS} WHERE ended IS NULL ORDER BY workload, ordinal"))
     }
 
-    /// Returns `true` where a run that has not ended has this supervisor.
+    /// Returns `true` if a run that has not ended has this supervisor.
     ///
     /// # Errors
     /// Fails if the database cannot be read.

@@ -44,7 +44,7 @@ impl<'a> Tx<'a> {
     /// Does a part of the transaction. If it fails, the part leaves nothing behind, and earlier parts stay.
     ///
     /// # Errors
-    /// Those of the part, and where the database cannot be written.
+    /// Fails if the part fails, or the database cannot be written.
     pub fn attempt<T, E: From<StoreError>>(
         &self,
         part: impl FnOnce() -> Result<T, E>,
@@ -77,7 +77,7 @@ impl<'a> Tx<'a> {
     /// of each what was recorded before, and what is now.
     ///
     /// # Errors
-    /// Fails as [`Self::put`] does, but where one is refused, others may have been recorded: call it within
+    /// Fails as [`Self::put`] does, but if one is refused, others may have been recorded: call it within
     /// [`Self::attempt`], or do not commit.
     pub(crate) fn put_all(
         &self,
@@ -98,7 +98,7 @@ impl<'a> Tx<'a> {
         Ok(put)
     }
 
-    /// Records a workload as [`Phase::Pending`] in this slot, where it was found running.
+    /// Records a workload as [`Phase::Pending`] in this slot, in which its interface was found.
     ///
     /// # Errors
     /// Fails as [`Self::put`] does; also if another instance has the slot, or this one another slot.
@@ -121,8 +121,8 @@ impl<'a> Tx<'a> {
         })
     }
 
-    /// Records how far the kernel follows, and returns the record as it is then. `None` where it was changed or
-    /// removed since it was read: then nothing is changed.
+    /// Records how far the kernel follows, and returns the record as it is then. `None` if it was changed or removed
+    /// since it was read: then nothing is changed.
     ///
     /// # Errors
     /// Fails if the database cannot be written.
@@ -138,7 +138,7 @@ impl<'a> Tx<'a> {
     }
 
     /// Records that an instance whose record cannot be read is being taken down, and returns it as it is then. `None`
-    /// where it was changed or removed since it was read: then nothing is changed.
+    /// if it was changed or removed since it was read: then nothing is changed.
     ///
     /// # Errors
     /// Fails if the database cannot be written.
@@ -153,8 +153,8 @@ impl<'a> Tx<'a> {
         Ok(set.map(Generation).map(changed))
     }
 
-    /// Removes a record that cannot be read, and frees its slot, and all ports that the slot has. Returns `false` where
-    /// it was changed or removed since it was read: then nothing is changed.
+    /// Removes a record that cannot be read, and frees its slot, and all ports that the slot has. Returns `false` if it
+    /// was changed or removed since it was read: then nothing is changed.
     ///
     /// # Errors
     /// Fails if the database cannot be written.
@@ -170,8 +170,8 @@ impl<'a> Tx<'a> {
         self.execute(operation, sql::FORGET_MANIFEST, [name]).map(|_| true)
     }
 
-    /// Removes a record, and frees its slot and ports. Returns `false` where it was changed or removed since it was
-    /// read: then nothing is changed.
+    /// Removes a record, and frees its slot and ports. Returns `false` if it was changed or removed since it was read:
+    /// then nothing is changed.
     ///
     /// # Errors
     /// Fails if the database cannot be written.
@@ -335,7 +335,7 @@ impl<'a> Tx<'a> {
     }
 }
 
-/// Returns a slot, where the pool has it.
+/// Returns a slot, if the pool has it.
 fn below(slot: u32, name: &InstanceName, capacity: u32) -> Result<Slot, StoreError> {
     let slot = u16::try_from(slot).ok().filter(|&slot| u32::from(slot) < capacity);
     slot.map(Slot::new).ok_or_else(|| StoreError::PoolExhausted { name: name.clone(), capacity })

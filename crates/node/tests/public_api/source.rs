@@ -45,7 +45,7 @@ impl Module {
         Self { items, modules }
     }
 
-    /// Returns the item that this path leads to from here, through what the modules on the way use; `None` where it leads
+    /// Returns the item that this path leads to from here, through what the modules on the way use; `None` if it leads
     /// out of the library.
     pub(crate) fn find(&self, path: &[String], name: &str) -> Option<&Item> {
         let module = path.iter().try_fold(self, |at, name| at.modules.get(name))?;

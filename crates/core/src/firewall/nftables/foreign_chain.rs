@@ -121,7 +121,7 @@ impl ForeignTable {
         Missing { chains, sets: missing_sets }
     }
 
-    /// Returns the foreign forward chains of this table, and one for what is ours where there is none.
+    /// Returns the foreign forward chains of this table, or one that stands for our objects if there is none.
     #[must_use]
     pub fn states(&self, uplinks: &BTreeSet<InterfaceName>) -> Vec<ForeignChainState> {
         let Some(family) = self.family() else { return vec![] };

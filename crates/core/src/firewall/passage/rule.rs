@@ -302,7 +302,7 @@ impl Operator {
     }
 }
 
-/// Returns whether the element matches; where a part of the key is not known, another part can still decide.
+/// Returns whether the element matches; if a part of the key is not known, another part can still decide.
 fn matches(values: &[Value], element: &Element, packet: &Packet) -> Option<bool> {
     if element.is_empty() {
         return Some(true);

@@ -56,7 +56,7 @@ pub(super) struct Mirror {
 }
 
 impl Mirror {
-    /// Takes a complete listing.
+    /// Replaces the mirror by a complete listing.
     pub(super) fn fill(&mut self, links: BTreeMap<u32, LinkState>) {
         let before = std::mem::replace(&mut self.links, links);
         for (index, state) in before {

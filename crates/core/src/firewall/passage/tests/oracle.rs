@@ -33,7 +33,7 @@ impl Run<'_> {
         }
     }
 
-    /// Returns the way out of the chain where nothing decided.
+    /// Returns the way out of the chain if no rule decided.
     fn chain(&self, name: &str, trail: &mut Vec<Place>) -> Result<Fate, Vec<Place>> {
         let chain = &self.rules.chains[name];
         for index in 0..=chain.rules.len() {
