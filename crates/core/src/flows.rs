@@ -1,4 +1,4 @@
-//! Entries of the connection tracking table, by what they have in common.
+//! Entries of the connection tracking table, by common properties.
 
 use std::net::IpAddr;
 

@@ -76,8 +76,8 @@ pub struct LinkState {
     pub mtu: u32,
     /// True if it is administratively up (`IFF_UP`).
     pub up: bool,
-    /// True if something is attached and what is sent reaches it (`IFF_LOWER_UP` and `IFF_RUNNING`; for a TAP:
-    /// a process has it open).
+    /// True if another end is attached, and packets reach it (`IFF_LOWER_UP` and `IFF_RUNNING`; for a TAP: a process
+    /// has it open).
     pub carrier: bool,
     /// True if a process has the TAP open (`IFLA_CARRIER`): at once, and also while the TAP is down.
     pub open: bool,
@@ -87,7 +87,7 @@ pub struct LinkState {
     pub addresses: BTreeSet<IpNet>,
     /// Its permanent neighbours.
     pub neighbours: BTreeMap<IpAddr, MacAddress>,
-    /// `net.ipv4.conf.<name>.forwarding`: what comes in by it may be sent on.
+    /// `net.ipv4.conf.<name>.forwarding`: packets that come in by it may be forwarded.
     pub forwarding: bool,
     /// `net.ipv4.conf.<name>.route_localnet`.
     pub route_localnet: bool,

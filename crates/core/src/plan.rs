@@ -61,11 +61,11 @@ pub struct Desired {
     pub deletion: LinkDeletion,
     /// The static part of the firewall; `None` if no object of ours shall remain on the host.
     pub base_ruleset: Option<BaseRuleset>,
-    /// The routing rules of ours.
+    /// Our routing rules.
     pub rules: BTreeSet<RoutingRule>,
     /// The desired values of sysctls.
     pub sysctls: BTreeMap<String, String>,
-    /// Empty tables of the firewall that were there before us. Used only if no object of ours shall remain.
+    /// Empty tables of the firewall that existed before us. Used only if no object of ours shall remain.
     pub foreign_tables: BTreeSet<String>,
 }
 
@@ -94,7 +94,7 @@ pub struct Observed {
     pub foreign_chains: Vec<ForeignChainState>,
     /// The files by which network managers leave our interfaces alone; `None` if one is missing.
     pub manager_files: BTreeMap<Manager, Option<String>>,
-    /// The routing rules of ours.
+    /// Our routing rules.
     pub rules: BTreeSet<RoutingRule>,
     /// The present values of the desired sysctls; one that does not exist is missing.
     pub sysctls: BTreeMap<String, String>,
@@ -107,7 +107,7 @@ pub enum Step {
     CreateLink(LinkSpec),
     /// Give an existing TAP, which is as it must be otherwise, its alias.
     SetAlias(InterfaceName, String),
-    /// Make an existing TAP what it must be.
+    /// Configure an existing TAP as it must be.
     ConfigureLink(LinkSpec, Vec<LinkDifference>),
     /// Give an existing TAP to its user and its group.
     SetOwner(InterfaceName, Tap, Vec<LinkDifference>),
@@ -127,7 +127,7 @@ pub enum Step {
     RemoveManagerFile(Manager),
     /// Add a routing rule.
     AddRule(RoutingRule),
-    /// Remove a routing rule of ours.
+    /// Remove one of our routing rules.
     RemoveRule(RoutingRule),
     /// Set a sysctl.
     SetSysctl(String, String),

@@ -22,11 +22,11 @@ pub struct Refusal {
 impl Refusal {
     /// `EPERM`: the caller lacks a capability.
     pub const EPERM: i32 = 1;
-    /// `ENOENT`: what was named is not there.
+    /// `ENOENT`: the named object does not exist.
     pub const ENOENT: i32 = 2;
-    /// `EBUSY`: taken.
+    /// `EBUSY`: the object is in use.
     pub const EBUSY: i32 = 16;
-    /// `EEXIST`: there already.
+    /// `EEXIST`: the object exists already.
     pub const EEXIST: i32 = 17;
     /// `ENODEV`: no such interface.
     pub const ENODEV: i32 = 19;

@@ -23,7 +23,7 @@ pub trait Firewall: Sealed {
         entries: &BTreeSet<Entry>,
     ) -> Result<bool, KernelError>;
 
-    /// Reads everything of ours in the firewall and compares it with the expected ruleset.
+    /// Reads all our objects in the firewall and compares them with the expected ruleset.
     ///
     /// # Errors
     /// Fails if the kernel does not answer.
@@ -67,7 +67,7 @@ pub trait ForeignChains: Sealed {
         uplinks: &BTreeSet<InterfaceName>,
     ) -> Result<(), KernelError>;
 
-    /// Removes what is ours from the table of one chain, in one transaction. Changes nothing if there is nothing, or no
+    /// Removes our objects from the table of one chain, in one transaction. Changes nothing if there are none, or no
     /// such table.
     ///
     /// # Errors

@@ -12,14 +12,14 @@ use riklet_core::{
 ///
 /// Interfaces are deleted by [`LinkDeletion`].
 pub trait Links: Sealed {
-    /// Returns the interface of this name, whoever owns it, or `None` if there is none. The cost does not
-    /// depend on the number of interfaces.
+    /// Returns the interface of this name, ours or not, or `None` if there is none. The cost does not depend on the
+    /// number of interfaces.
     ///
     /// # Errors
     /// Fails if the kernel does not answer.
     fn link(&mut self, name: &InterfaceName) -> Result<Option<LinkState>, KernelError>;
 
-    /// Returns every interface named `rik<digits>`, whoever owns it.
+    /// Returns every interface named `rik<digits>`, ours or not.
     ///
     /// # Errors
     /// Fails if the kernel does not answer.

@@ -146,7 +146,7 @@ impl Cache {
     }
 }
 
-/// Exposures whose flows are still there.
+/// Exposures whose flows are not forgotten yet.
 impl Cache {
     /// Notes that an instance is gone, but its flows are not forgotten yet.
     pub(crate) fn keep_flows(&mut self, record: &Record) {
@@ -237,7 +237,7 @@ impl Cache {
         true
     }
 
-    /// Writes what was deferred, except of records that were changed since.
+    /// Writes the deferred outcomes, except those of records that were changed since.
     pub(crate) fn write_deferred(&self, tx: &Tx<'_>) -> Result<(), StoreError> {
         for DeferredOutcome { record, phase } in &self.deferred {
             match phase {

@@ -9,7 +9,7 @@ use riklet_core::{
     model::{InterfaceName, MarkMask, Mtu, Pool},
 };
 
-/// The default directory of the records. What they describe lives until reboot, and so does `/run`.
+/// The default directory of the records. The recorded objects live until reboot, and so does `/run`.
 pub const DEFAULT_STATE_DIR: &str = "/run/riklet-sdn";
 
 /// The name of the daemon's socket in the state directory, by default.

@@ -133,7 +133,7 @@ pub(crate) trait View {
         Ok(observed.map(|observed| plan::plan(&self.desired(), &observed)))
     }
 
-    /// Returns the claims of other records on what was found: then there is nothing to converge.
+    /// Returns the claims of other records on the found objects. If there are any, nothing is converged.
     fn claims(&self, observed: &Observed) -> Vec<Claim> {
         plan::claims_on(&self.desired(), observed)
     }

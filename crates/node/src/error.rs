@@ -23,7 +23,7 @@ pub enum NodeError {
     /// The kernel cannot be read.
     #[error(transparent)]
     Kernel(#[from] KernelError),
-    /// A step that concerns all instances was refused. What came before it stays done.
+    /// A step that concerns all instances was refused. The steps before it stay done.
     #[error("stopped at this step:\n{step}")]
     Halted {
         /// The step.
@@ -63,7 +63,7 @@ pub enum NodeError {
         /// The warning.
         warning: Box<Warning>,
     },
-    /// The configuration differs from what was decided at the first use.
+    /// The configuration differs from the decision of the first use.
     #[error(
         "{what} is configured as {configured}, and this node has used {recorded} since its first instance"
     )]
@@ -181,7 +181,7 @@ impl NodeError {
         }
     }
 
-    /// Returns whether the records do not hold what was written to them.
+    /// Reports whether the records are corrupt.
     pub(crate) const fn is_unsound(&self) -> bool {
         match self {
             Self::Store(source) => source.is_corrupt(),
@@ -190,7 +190,7 @@ impl NodeError {
         }
     }
 
-    /// Returns whether it may be otherwise once what is under way has come to its end: a port or a slot is still held.
+    /// Reports whether a retry may succeed once the operations under way are complete: a port or a slot is still held.
     pub(crate) fn is_contended(&self) -> bool {
         matches!(self, Self::Store(StoreError::PortTaken { .. })) || self.is_exhausted()
     }
@@ -266,7 +266,7 @@ impl Failure {
 
 const STOP_VMM: &str = "stop the VMM that has it open, then `riklet-sdn repair`";
 
-/// errno(3) of what a kernel without the feature answers: ENOENT, ENXIO and ENODEV for a device,
+/// The error numbers with which a kernel without the feature answers: ENOENT, ENXIO and ENODEV for a device,
 /// EPROTONOSUPPORT, EOPNOTSUPP and EAFNOSUPPORT for a netlink family.
 const MISSING: [i32; 6] = [2, 6, 19, 93, 95, 97];
 

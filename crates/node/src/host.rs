@@ -41,7 +41,7 @@ pub(crate) struct Host {
     pub(crate) first_use: bool,
     /// True if the owner is not recorded yet: this is the first use, or an earlier version made the records.
     must_record_owner: bool,
-    /// The decision about forwarding, and what is to be recorded of it.
+    /// The decision about forwarding, and the parts of it to record.
     pub(crate) forwarding: Forwarding,
     /// True if the host forwards as a whole.
     globally: bool,

@@ -39,7 +39,7 @@ pub struct Inspection {
 }
 
 impl Inspection {
-    /// Creates the inspection of an instance whose TAP is in this state, and of which nothing else is known.
+    /// Creates the inspection of an instance of which only the state of the TAP is known.
     #[must_use]
     pub const fn new(instance: Instance, status: LinkStatus) -> Self {
         Self { instance, status, link: None, drift: vec![], exposed: false }

@@ -59,12 +59,12 @@
 //! * Bringing up, taking down, repairing and recovering after a crash are one path: the records are changed
 //!   in one transaction, then the kernel is converged to them. Every call may be repeated.
 //! * A process that is killed anywhere on that path leaves nothing behind that the next call does not finish.
-//! * Nothing is touched but what is ours: interfaces `rik<slot>` that bear our mark, our table or chains of
-//!   the firewall, and the sysctls that were recorded before they were changed. Taking all down with `purge`
-//!   leaves the host as it was.
+//! * Only our own objects are touched: interfaces `rik<slot>` that bear our mark, our table or chains of the firewall,
+//!   and the sysctls that were recorded before they were changed. Taking all down with `purge` leaves the host as it
+//!   was.
 //! * A running function is not taken down, except by its supervisor.
 //! * An operation costs the same with ten instances present and with ten thousand.
-//! * What was not done is not reported as done, and one instance's failure does not stop the others.
+//! * Nothing is reported as done that was not done, and one instance's failure does not stop the others.
 //! * Any number of processes may call at once.
 //!
 //! # Stability

@@ -47,12 +47,12 @@ impl<K: Kernel> Node<K> {
         &self.config
     }
 
-    /// Brings up the network of these workloads, or changes it to what a changed definition says. Repetition
-    /// changes nothing. Users and groups are recorded by their present numbers.
+    /// Brings up the network of these workloads, or changes it as a changed definition requires. Repetition changes
+    /// nothing. Users and groups are recorded by their present numbers.
     ///
     /// # Errors
     /// Fails if a workload cannot be recorded (another instance has its port, the pool is exhausted, the host knows no
-    /// user of that name): then nothing is changed for any of them. What fails later is in [`Report::failures`], or is
+    /// user of that name): then nothing is changed for any of them. Later failures are in [`Report::failures`], or is
     /// [`NodeError::Halted`] if it concerns all instances; then the records are kept, and [`Self::repair`] or the next
     /// operation tries again.
     pub fn up(&mut self, workloads: &[Workload], options: UpOptions) -> Result<Report, NodeError> {
@@ -156,7 +156,7 @@ impl<K: Kernel> Node<K> {
         self.operations(&mut Cache::default()).list()
     }
 
-    /// Returns one recorded instance, and what the kernel has of it.
+    /// Returns one recorded instance, and its state in the kernel.
     ///
     /// # Errors
     /// Fails if no instance of this name is recorded, or the store or the kernel cannot be read.

@@ -138,7 +138,7 @@ impl<K: Kernel> Session<'_, K> {
         Ok(recovered)
     }
 
-    /// Removes what another backend has of ours: other records may have used it, and both would translate.
+    /// Removes our objects from other backends: the other records may have used them, and both would translate packets.
     fn remove_other_firewalls(&mut self) -> Result<Vec<Step>, NodeError> {
         let Self { context, store, .. } = self;
         let Some(host) = context.decided(store, Interfaces::Recorded)? else { return Ok(vec![]) };

@@ -184,12 +184,12 @@ impl<K: Kernel> Context<'_, K> {
     }
 }
 
-/// Returns what an instance needs, as recorded.
+/// Returns the needs of a recorded instance.
 pub(crate) fn fragment(host: &Host, record: &Record) -> Result<Fragment, NodeError> {
     Ok(workload::fragment(&record.workload, record.slot, &host.node)?)
 }
 
-/// Returns what all instances that shall stay need.
+/// Returns the needs of all instances that are not being taken down.
 pub(crate) fn fragments(
     host: &Host,
     records: &[Record],

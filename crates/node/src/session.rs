@@ -274,7 +274,7 @@ impl<K: Kernel> Context<'_, K> {
     }
 }
 
-/// Returns the slots of the instances whose last operation did not come to its end.
+/// Returns the slots of the instances whose last operation was not completed.
 pub(crate) fn unsettled(store: &Store) -> Result<BTreeSet<Slot>, NodeError> {
     let Records { readable, unreadable } = store.unsettled()?;
     let leaving = unreadable.into_iter().map(|unreadable| unreadable.slot);

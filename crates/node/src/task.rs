@@ -31,7 +31,7 @@ enum Work {
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct TaskOutcome {
-    /// Slots whose TAPs are there now.
+    /// Slots whose TAPs exist now.
     pub ready: BTreeSet<Slot>,
     /// Slots whose TAPs and flows are gone now.
     pub freed: BTreeSet<Slot>,

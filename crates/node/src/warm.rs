@@ -14,7 +14,7 @@ use riklet_kernel::{Kernel, process::ProcessId};
 
 /// The network of this node, for a long-lived process with a thread for slow work.
 ///
-/// It differs from a [`Node`] in what an operation leaves for later:
+/// It differs from a [`Node`] in the work that an operation defers:
 ///
 /// * `down` sets TAPs down, and leaves deleting them to a [`BackgroundTask`] ([`Self::drain`]). TAPs for new instances
 ///   are created in advance by another ([`Self::reserve`]).
@@ -171,7 +171,8 @@ impl<K: Kernel> WarmNode<K> {
         self.operations().drain()
     }
 
-    /// Records what a background task did. Slots whose TAPs could not be created are not reserved again by this process.
+    /// Records the outcome of a background task. Slots whose TAPs could not be created are not reserved again by this
+    /// process.
     ///
     /// # Errors
     /// Fails if the records cannot be changed: then [`Self::repair`] finds the task undone.

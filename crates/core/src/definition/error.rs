@@ -183,7 +183,7 @@ pub enum Reason {
 }
 
 impl Reason {
-    /// Returns what to write instead, if that is known.
+    /// Returns the correction, if it is known.
     #[must_use]
     pub fn hint(&self) -> Option<String> {
         let meant = |nearest: &str| format!("did you mean {nearest:?}?");

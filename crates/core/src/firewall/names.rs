@@ -34,7 +34,7 @@ pub mod nftables {
     pub const OUTPUT: &str = "output";
     /// The chain that marks packets of guests before they are routed.
     pub const ANSWERS: &str = "answers";
-    /// The chain that decides what is forwarded from and to guests.
+    /// The chain that decides which packets from and to guests are forwarded.
     pub const FORWARD: &str = "forward";
     /// The chain that masquerades.
     pub const POSTROUTING: &str = "postrouting";
@@ -76,7 +76,7 @@ pub mod iptables {
     /// The beginning of the comment on our jumps. The owner follows.
     pub const JUMP_COMMENT: &str = "riklet-sdn ";
 
-    /// Our chain in the table filter that refuses what is not allowed from and to guests.
+    /// Our chain in the table filter that drops packets from and to guests that are not allowed.
     pub const FORWARD_CHAIN: &str = "RIKLET-FORWARD";
     /// Our chain in the table raw.
     pub const RAW_CHAIN: &str = "RIKLET-RAW";
@@ -87,7 +87,7 @@ pub mod iptables {
 
     /// Our chain in the table mangle that marks packets of guests before they are routed.
     pub const MARK_CHAIN: &str = "RIKLET-MARK";
-    /// Our chain in the table filter that confines what passes only because of our forwarding.
+    /// Our chain in the table filter that confines packets that pass only because of our forwarding.
     pub const CONFINE_CHAIN: &str = "RIKLET-CONFINE";
 
     /// The table that filters.
@@ -98,7 +98,7 @@ pub mod iptables {
     pub const NAT: &str = "nat";
     /// The table that alters packets.
     pub const MANGLE: &str = "mangle";
-    /// The tables that have something of ours.
+    /// The tables that have objects of ours.
     pub const OUR_TABLES: [&str; 4] = [FILTER, NAT, RAW, MANGLE];
     /// The tables that iptables-nft creates when it is called.
     pub const TABLES: [&str; 4] = [FILTER, NAT, RAW, MANGLE];

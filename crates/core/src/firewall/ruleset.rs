@@ -73,8 +73,8 @@ pub struct Ruleset {
 /// The part of a ruleset that does not depend on instances.
 ///
 /// * Exposures apply to packets for the host's own addresses, whether the host sends them or they arrive. For
-///   127.0.0.0/8 they apply only to packets that the host sends: otherwise a neighbour on the link would reach
-///   what is published on 127.0.0.1.
+///   127.0.0.0/8 they apply only to packets that the host sends: otherwise a neighbour on the link would reach the
+///   ports that are published on 127.0.0.1.
 /// * Packets from our interfaces are forwarded if they are established, if an exposure translated them, or if they go
 ///   from a guest's address out of an uplink. Packets for an address of the host that another program translated are
 ///   forwarded as well: ports that others publish on the host are published to guests. Packets to a public address are
@@ -182,7 +182,7 @@ impl fmt::Display for Entry {
 /// A change in one transaction: all of it is done, or nothing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change {
-    /// Replaces everything of ours by this ruleset.
+    /// Replaces all our objects by this ruleset.
     Reset(Ruleset),
     /// Removes entries, then adds entries. The base ruleset must be in place.
     ///
@@ -196,11 +196,11 @@ pub enum Change {
         /// The owner of the base ruleset.
         owner: Option<Owner>,
     },
-    /// Removes everything of ours.
+    /// Removes all our objects.
     Remove,
 }
 
-/// Everything of ours in the firewall, compared with an expected ruleset.
+/// The state of all our objects in the firewall, compared with an expected ruleset.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FirewallState {
     /// The part that does not depend on instances.
@@ -214,7 +214,7 @@ pub struct FirewallState {
 }
 
 impl FirewallState {
-    /// Returns the state of a firewall that has nothing of ours.
+    /// Returns the state of a firewall that has no objects of ours.
     #[must_use]
     pub const fn absent() -> Self {
         Self {
@@ -241,7 +241,7 @@ impl FirewallState {
 /// The state of the base ruleset.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum BaseState {
-    /// Missing: the firewall has nothing of ours.
+    /// Missing: the firewall has no objects of ours.
     Absent,
     /// Exactly as expected.
     Intact,

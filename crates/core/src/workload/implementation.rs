@@ -30,10 +30,10 @@ pub(crate) trait Implementation: Sized {
     /// Returns the `spec` of its definition, with every default of its network spelt out. [`Self::validate`] reads it.
     fn spec(&self) -> Value;
 
-    /// Returns what an instance must have been whose TAP is like this and bears this mark. What neither shows is lost.
+    /// Returns the workload of an instance from its TAP and the mark on it. Fields that neither shows are lost.
     fn recover(marked: &Marked, tap: Tap) -> Self;
 
-    /// Returns what an instance in this slot needs from the node.
+    /// Returns the needs of an instance in this slot.
     ///
     /// # Errors
     /// Fails if the pool has no such slot or no address of a family that an exposure needs, or a user or group is a
@@ -43,12 +43,12 @@ pub(crate) trait Implementation: Sized {
     /// Returns the name, unique on the node.
     fn name(&self) -> &InstanceName;
 
-    /// Returns what runs, and how.
+    /// Returns the execution.
     fn execution(&self) -> &Execution;
 
     /// Returns the same, to be changed.
     fn execution_mut(&mut self) -> &mut Execution;
 
-    /// Returns what it exposes.
+    /// Returns the exposures.
     fn exposures(&self) -> &[Exposure];
 }

@@ -78,7 +78,7 @@ macro_rules! kinds {
                 }
             }
 
-            /// Returns what an instance must have been that left this mark on this TAP.
+            /// Returns the workload of the instance that left this mark on this TAP.
             pub(super) fn recover(self, marked: &Marked, tap: Tap) -> Workload {
                 match self {
                     $($(#[cfg($gate)])? Self::$kind => {

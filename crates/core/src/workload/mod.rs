@@ -80,7 +80,7 @@ pub enum FragmentError {
     },
 }
 
-/// Returns what this workload needs in this slot. The kind selects the implementation.
+/// Returns the needs of this workload in this slot. The kind selects the implementation.
 ///
 /// # Errors
 /// Fails if the pool has no such slot or no address of a family that an exposure needs, or the workload's user or group
@@ -93,9 +93,9 @@ pub fn fragment(
     workload.fragment(slot, node)
 }
 
-/// Returns what a reserved slot needs: the TAP of its next holder, complete except for its alias if the definition asks
-/// for no other user, group or queues. It belongs to no kind: each kind decides whether its instances begin with it
-/// ([`Kind::takes_reserved`]).
+/// Returns the needs of a reserved slot: the TAP of its next holder, complete except for its alias if the definition
+/// asks for no other user, group or queues. It belongs to no kind: each kind decides whether its instances begin with
+/// it ([`Kind::takes_reserved`]).
 ///
 /// # Errors
 /// Fails if the pool has no such slot.
@@ -105,7 +105,7 @@ pub fn reserved(slot: Slot, node: &NodeFacts) -> Result<Fragment, FragmentError>
     Ok(Fragment { link, addresses, entries: Vec::new() })
 }
 
-/// Returns the workload that left this mark on this TAP. Of what neither shows, nothing is recovered.
+/// Returns the workload that left this mark on this TAP. Fields that neither shows are lost.
 #[must_use]
 pub fn recover(marked: &Marked, tap: Tap) -> Workload {
     marked.kind.recover(marked, tap)

@@ -48,7 +48,7 @@ pub(super) fn tap(name: &InstanceName, execution: &Execution) -> Result<Tap, Fra
     Ok(Tap { owner, group, multi_queue: execution.queues.is_some_and(|queues| queues.get() > 1) })
 }
 
-/// Returns what a TAP shows of the execution: another TAP would have to be made if the record did not say so.
+/// Returns the part of the execution that a TAP shows: without it in the record, the TAP would have to be replaced.
 pub(super) fn execution(tap: Tap) -> Execution {
     Execution {
         // The TAP belongs to the administrator if the definition names nobody.

@@ -144,18 +144,18 @@ impl FakeKernel {
         Self::default()
     }
 
-    /// Returns what the kernel holds, to look at or to change past the kernel, as an administrator or a crash
+    /// Returns the contents of the kernel, to read or to change them past the kernel, as an administrator or a crash
     /// might. The methods of the traits use `observe`, `list` and `effect` instead.
     pub fn system(&self) -> MutexGuard<'_, System> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Returns what the kernel holds, only to be read.
+    /// Returns the contents of the kernel, only to be read.
     pub(super) fn observe(&self) -> impl Deref<Target = System> + '_ {
         self.system()
     }
 
-    /// Counts one listing of everything, and returns what the kernel holds, only to be read.
+    /// Counts one listing of everything, and returns the contents of the kernel, only to be read.
     pub(super) fn list(&self) -> impl Deref<Target = System> + '_ {
         let mut system = self.system();
         system.listings += 1;

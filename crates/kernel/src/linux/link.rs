@@ -193,7 +193,7 @@ impl Route {
         Ok(())
     }
 
-    /// Deletes what this selects. Succeeds if it does not exist.
+    /// Deletes the selected interfaces. Succeeds if there are none.
     fn delete(&mut self, selector: LinkAttribute) -> Result<(), Refusal> {
         let results =
             self.socket.send_each(vec![NetlinkRequest { message: delete(selector), flags: 0 }]);
@@ -265,7 +265,7 @@ fn parts(index: u32, spec: &LinkSpec) -> Vec<Part> {
         flags: 0,
         excused: &[],
     };
-    // The library sends only what is not 0, so nothing else changes.
+    // The library sends only fields that are not 0, so nothing else changes.
     let mut configuration = InetDevConf::default();
     (configuration.forwarding, configuration.route_localnet) = (1, 1);
     let switches = AfSpecUnspec::Inet(vec![AfSpecInet::DevConfRequest(configuration)]);

@@ -16,7 +16,7 @@ use riklet_core::model::{Family, PortRange, Protocol};
 const LISTEN: u8 = 10;
 const CLOSE: u8 = 7;
 
-/// A socket that accepts what is sent to its addresses.
+/// A socket that accepts connections or datagrams to its addresses.
 #[derive(Debug, PartialEq, Eq)]
 struct Socket {
     addresses: Vec<IpAddr>,

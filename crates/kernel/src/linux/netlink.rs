@@ -114,8 +114,8 @@ impl Socket {
         Ok(results.into_iter().flatten().collect())
     }
 
-    /// Sends one request and collects the answers. A dump during which something changed is begun anew, a few
-    /// times: it may lack what did not change, or have it twice.
+    /// Sends one request and collects the answers. A dump during which something changed is begun anew, a few times: it
+    /// may lack objects that did not change, or have them twice.
     pub(super) fn query<T: NetlinkSerializable + NetlinkDeserializable + Clone>(
         &mut self,
         message: &T,
@@ -293,7 +293,7 @@ pub(super) fn decode<T: NetlinkDeserializable>(message: &[u8]) -> Option<T> {
     }
 }
 
-/// Splits what was received into its messages, each with its header, up to the first whose length cannot be right.
+/// Splits a received datagram into its messages, each with its header, up to the first whose length cannot be right.
 pub(super) fn messages(mut received: &[u8]) -> impl Iterator<Item = &[u8]> {
     std::iter::from_fn(move || {
         let length = usize::try_from(read_u32(received, 0)?).ok()?;

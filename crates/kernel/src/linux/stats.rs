@@ -72,7 +72,7 @@ fn counted(answer: &RouteNetlinkMessage) -> Option<(InterfaceName, Traffic)> {
         LinkAttribute::Stats64(stats) => Some(stats),
         _ => None,
     })?;
-    // The host sends what the guest receives.
+    // The guest receives the packets that the host sends.
     let traffic = Traffic {
         index: message.header.index,
         packets_in: stats.tx_packets,

@@ -58,7 +58,7 @@ impl Launcher {
     }
 }
 
-/// Runs a program to its end, with this standard input, and collects what it wrote.
+/// Runs a program to its end, with this standard input, and collects its output.
 ///
 /// # Errors
 /// Fails if it cannot be started or fed. A program that stops reading its input is no error: its exit status

@@ -72,7 +72,7 @@ pub enum ConfigReason {
 }
 
 impl ConfigReason {
-    /// Returns what to write instead, if that is known.
+    /// Returns the correction, if it is known.
     #[must_use]
     pub fn hint(&self) -> Option<String> {
         match self {
@@ -88,7 +88,7 @@ impl ConfigReason {
 }
 
 impl Config {
-    /// Reads a configuration file of this name and text; what it does not mention has its default.
+    /// Reads a configuration file of this name and text. Missing keys have their defaults.
     ///
     /// # Errors
     /// Fails if the text is not TOML, has an unknown key or a wrong value; the error has the first such location.

@@ -112,7 +112,7 @@ impl Store {
         Ok(connection.map(|connection| Self { connection, file: file::identity(&path), path }))
     }
 
-    /// Returns whether there is a database in this directory, whatever is in it.
+    /// Reports whether there is a database in this directory, whatever it holds.
     ///
     /// # Errors
     /// Fails if the directory cannot be searched.

@@ -22,7 +22,7 @@ impl Store {
     /// again, the records are written again.
     ///
     /// # Errors
-    /// Fails if what is there now cannot be read, or nothing can be written: then this store is returned as well, and
+    /// Fails if the present file cannot be read, or nothing can be written: then this store is returned as well, and
     /// has its records still.
     pub(crate) fn reopen(self, dir: &Path) -> Result<Reopened, Box<(Self, StoreError)>> {
         match self.reopened(dir) {

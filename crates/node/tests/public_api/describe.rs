@@ -28,7 +28,7 @@ impl Description {
         self.lines.insert(format!("{path} {what}").trim_end().to_owned());
     }
 
-    /// Describes what a module exports.
+    /// Describes the exports of a module.
     fn module(&mut self, module: &Module, path: &str) {
         for item in module.items.iter().filter(|item| is_public(item)) {
             match item {
@@ -46,7 +46,7 @@ impl Description {
         }
     }
 
-    /// Describes what a `pub use` exports: something of a module beside it, or of another crate.
+    /// Describes the exports of a `pub use`: items of a sibling module, or of another crate.
     fn reexports(&mut self, module: &Module, tree: &UseTree, before: &[String], path: &str) {
         let with = |name: String| [before, &[name]].concat();
         match tree {

@@ -1,8 +1,9 @@
 //! The public API of the library is what `docs/public-api.txt` says, so that a change of it is seen.
 //!
-//! The description is derived from the sources by syntax: what can be reached from `lib.rs` by `pub`, with signatures,
-//! fields, derives and implementations. What is re-exported of other crates is listed by name. It does not know what a macro
-//! expands to (derives and calls of own macros are listed as they stand), nor automatic traits.
+//! The description is derived from the syntax of the sources: the items that `lib.rs` exports by `pub`, with
+//! signatures, fields, derives and implementations. Items of other crates that are re-exported are listed by name. It
+//! does not know what a macro expands to (derives and calls of own macros are listed as they stand), nor automatic
+//! traits.
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails where it panics")]
 

@@ -45,8 +45,8 @@ impl Module {
         Self { items, modules }
     }
 
-    /// Returns the item that this path leads to from here, through what the modules on the way use; `None` if it leads
-    /// out of the library.
+    /// Returns the item that this path leads to from here, through the `use` items of the modules on the way; `None` if
+    /// it leads out of the library.
     pub(crate) fn find(&self, path: &[String], name: &str) -> Option<&Item> {
         let module = path.iter().try_fold(self, |at, name| at.modules.get(name))?;
         let here = module.items.iter().find(|item| name_of(item).is_some_and(|here| here == name));
@@ -104,7 +104,7 @@ pub(crate) fn conditions(attributes: &[Attribute]) -> Vec<String> {
     cfg.map(|cfg| cfg.meta.require_list().unwrap().tokens.to_string()).collect()
 }
 
-/// Returns what is derived for an item.
+/// Returns the traits that are derived for an item.
 pub(crate) fn derives(attributes: &[Attribute]) -> Vec<String> {
     let paths = syn::punctuated::Punctuated::<syn::Path, syn::Token![,]>::parse_terminated;
     let attributes = attributes.iter().filter(|attribute| attribute.path().is_ident("derive"));

@@ -39,7 +39,7 @@ impl Layout {
         Self { table, chains: vec![], rules: vec![], jumps: vec![], passages: vec![] }
     }
 
-    /// Reports whether nothing of ours shall be in the table.
+    /// Reports whether the table shall have no objects of ours.
     pub(super) const fn is_empty(&self) -> bool {
         self.chains.is_empty()
     }

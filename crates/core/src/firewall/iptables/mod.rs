@@ -79,9 +79,9 @@ pub struct Probe {
 impl Probe {
     /// Asks for the chains of the base ruleset, and for the first rule of each chain that jumps to them.
     ///
-    /// The cost does not depend on the number of exposures, unless there are `entries`: then the chains that hold entries
-    /// are listed once. Asking for each entry (`-C`) would compare each with every rule. With iptables-nft, `-S` reads the
-    /// named chain only. A jump that is there twice is not seen; the second one has no effect.
+    /// The cost does not depend on the number of exposures, unless there are `entries`: then the chains that hold
+    /// entries are listed once. Asking for each entry (`-C`) would compare each with every rule. With iptables-nft,
+    /// `-S` reads the named chain only. A duplicate jump is not noticed; the second one has no effect.
     ///
     /// # Errors
     /// Fails if an entry has an IPv6 address.
@@ -128,11 +128,10 @@ impl Probe {
 /// Returns input that removes entries and adds entries. All of them are in one table, and so in one
 /// transaction.
 ///
-/// The input is refused if a rule to be removed or a chain to be added to is missing, and if one of the jumps
-/// that it checks is: flushing a table removes these too. It does not check the jumps to [`CHAIN`] itself,
-/// because iptables-nft would read all exposures for that (50 ms for 10,000; [`Probe`] sees them in 1 ms).
-/// iptables has no keys, so an entry that is there already is added again. The second one has no effect, and
-/// [`state`] reports it.
+/// The input is refused if a rule to be removed or a chain to be added to is missing, and if one of the jumps that it
+/// checks is: flushing a table removes these too. It does not check the jumps to [`CHAIN`] itself, because iptables-nft
+/// would read all exposures for that (50 ms for 10,000; [`Probe`] sees them in 1 ms). iptables has no keys, so an
+/// existing entry is added again. The second one has no effect, and [`state`] reports it.
 ///
 /// # Errors
 /// Fails if an entry has an IPv6 address.
@@ -190,7 +189,7 @@ fn entry_lines(operation: &str, entries: &BTreeSet<Entry>) -> Result<Vec<String>
     entries.iter().map(line).collect()
 }
 
-/// Returns input that replaces everything of ours by this ruleset. Everything else stays.
+/// Returns input that replaces all our objects by this ruleset. Everything else stays.
 ///
 /// # Errors
 /// Fails if an entry has an IPv6 address.
@@ -202,7 +201,7 @@ pub fn reset(ruleset: &Ruleset, saved: &Saved) -> Result<String, Ipv6Unsupported
     Ok(touched.map(|layout| put(layout, saved)).collect())
 }
 
-/// Returns input that removes everything of ours, or `None` if there is nothing.
+/// Returns input that removes all our objects, or `None` if there are none.
 #[must_use]
 pub fn remove(saved: &Saved) -> Option<String> {
     // The order is reversed: when the filter is removed, no rule leads to a guest any more.
@@ -211,7 +210,7 @@ pub fn remove(saved: &Saved) -> Option<String> {
     (!input.is_empty()).then_some(input)
 }
 
-/// Compares everything of ours with the expected ruleset.
+/// Compares all our objects with the expected ruleset.
 #[must_use]
 pub fn state(expected: &Ruleset, saved: &Saved) -> FirewallState {
     if !Table::ALL.into_iter().any(|table| saved.has_ours(table)) {
@@ -233,7 +232,7 @@ pub fn entries(saved: &Saved) -> BTreeSet<Entry> {
     entries_and_strays(saved).0
 }
 
-/// Returns the entries, and the rules in their place that are none or are there twice.
+/// Returns the entries, and the rules among them that are no entries or duplicates.
 fn entries_and_strays(saved: &Saved) -> (BTreeSet<Entry>, Vec<String>) {
     let mut entries = BTreeSet::new();
     let mut strays = Vec::new();
@@ -246,7 +245,7 @@ fn entries_and_strays(saved: &Saved) -> (BTreeSet<Entry>, Vec<String>) {
     (entries, strays)
 }
 
-/// Returns the marks on what is ours. The passage of another backend through the chain FORWARD bears none.
+/// Returns the marks on our objects. The passage of another backend through the chain FORWARD bears none.
 fn marks(saved: &Saved) -> BTreeSet<Mark> {
     let jumps = Table::ALL.into_iter().flat_map(|table| saved.jumps(table));
     let mut marks: BTreeSet<_> = jumps.map(layout::mark).collect();
@@ -302,7 +301,7 @@ pub fn open_passage(saved: &Saved, uplinks: &BTreeSet<InterfaceName>) -> Option<
     needed.then(|| put(&layout, saved))
 }
 
-/// Returns input that removes what is ours in that chain's table, or `None` if there is nothing.
+/// Returns input that removes our objects from that chain's table, or `None` if there are none.
 #[must_use]
 pub fn close_passage(saved: &Saved) -> Option<String> {
     saved.has_ours(Table::Filter).then(|| put(&Layout::empty(Table::Filter), saved))

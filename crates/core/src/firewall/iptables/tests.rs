@@ -349,7 +349,7 @@ fn a_range_is_one_rule() {
     }
 }
 
-/// Returns what `iptables-save` would print after a reset.
+/// Returns the output that `iptables-save` would print after a reset.
 fn stands(ruleset: &Ruleset) -> String {
     let input = reset(ruleset, &Saved::default()).unwrap();
     let base = ":PREROUTING ACCEPT [0:0]\n:FORWARD ACCEPT [0:0]\n:OUTPUT ACCEPT [0:0]\n";

@@ -332,7 +332,7 @@ mod tests {
 
     #[test]
     fn comments_fit_the_limit_of_nft() {
-        // nft(8) reads 128 characters of what it lists.
+        // nft(8) reads at most 128 characters of a listed comment.
         let longest = Owner::new(OwnerId::new(u64::MAX), &format!("/{}", "d".repeat(100)));
         let table = table(&BaseRuleset { owner: Some(longest), ..base_ruleset() });
         assert!(commented(&table.userdata).unwrap().len() < 128, "{table:?}");

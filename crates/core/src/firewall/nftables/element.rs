@@ -59,7 +59,7 @@ pub fn get(table: &TableName, set: &str, elements: &[Element]) -> NetfilterMessa
     table.message(NfTablesMessage::GetSetElement(list(table, set, &keys)))
 }
 
-/// Adds elements. Refused with `EEXIST` if one of them is there.
+/// Adds elements. Refused with `EEXIST` if one of them exists.
 pub(super) fn add(table: &TableName, set: &str, elements: &[Element], what: String) -> Operation {
     let message = NfTablesMessage::NewSetElement(list(table, set, elements));
     table.operation(what, message, NLM_F_EXCL)

@@ -48,7 +48,7 @@ pub fn filters_forwarded(chain: &Chain) -> bool {
     chain.base.as_ref().is_some_and(|base| base.kind == "filter" && base.hook == forward)
 }
 
-/// Reports whether the chain drops what no rule accepts.
+/// Reports whether the chain drops packets that no rule accepts.
 #[must_use]
 pub fn drops_by_policy(chain: &Chain) -> bool {
     chain.base.as_ref().is_some_and(|base| base.policy == DROP)
@@ -192,7 +192,7 @@ impl ForeignTable {
         operations
     }
 
-    /// Removes everything of ours.
+    /// Removes all our objects.
     #[must_use]
     pub fn close(&self) -> Vec<Operation> {
         let others = self.rules.iter().filter(|(name, _)| !is_our_chain(name));
@@ -220,7 +220,7 @@ impl ForeignTable {
         self.ours().next().is_some() || self.rules.values().flatten().any(is_ours)
     }
 
-    /// Returns the rules of others that were read, and the sets that they need besides.
+    /// Returns the foreign rules that were read, and the sets that they also need.
     fn translated(&self) -> (Rules, BTreeSet<String>) {
         let mut sets = Sets { found: &self.sets, missing: BTreeSet::new() };
         let mut rules = Rules::default();
@@ -262,7 +262,7 @@ impl ForeignTable {
         places
     }
 
-    /// Reports whether everything of ours is as it should be with passages at these places.
+    /// Reports whether our objects are as they should be with passages at these positions.
     fn is_open(&self, places: &Places) -> bool {
         let stands = |(name, found): (&String, &Vec<Rule>)| {
             is_our_chain(name) || stand(found, &self.jumps(name, places))

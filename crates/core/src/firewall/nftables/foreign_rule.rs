@@ -310,7 +310,7 @@ fn word(register: u32) -> u32 {
     if register < FIRST_WORD { register.saturating_sub(1) * WORDS } else { register - FIRST_WORD }
 }
 
-/// Returns what a key of `ct` loads: `NFT_CT_STATE`, `NFT_CT_STATUS` and `NFT_CT_MARK`.
+/// Returns the value that a key of `ct` loads: `NFT_CT_STATE`, `NFT_CT_STATUS` and `NFT_CT_MARK`.
 fn connection(key: u32) -> Value {
     match key {
         0 => Value::field(Field::State),

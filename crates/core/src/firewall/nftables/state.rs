@@ -51,7 +51,7 @@ impl FoundTable {
         if self.table.flags != expected.flags {
             lines.push(format!("table {}: flags {:#x}", expected.name, self.table.flags));
         }
-        // Chains and sets are named one by one; what is left are stateful objects and flow tables.
+        // Chains and sets are named one by one; the remaining objects are stateful objects and flow tables.
         let known = u32::try_from(self.chains.len() + self.sets.len()).unwrap_or(u32::MAX);
         if self.table.references > known {
             lines.push(format!("table {}: foreign objects", expected.name));

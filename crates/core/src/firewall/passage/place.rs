@@ -28,14 +28,14 @@ pub struct Sides {
     pub to: bool,
 }
 
-/// The places of passages, each with the directions that it is for.
+/// The positions of passages, each with its directions.
 pub type Places = BTreeMap<Place, Sides>;
 
-/// Returns the places at which passages are needed, so that what our own chains let pass is not dropped by this base
-/// chain for want of a rule that accepts it. There are none if the chain does not drop it.
+/// Returns the positions at which passages are needed, so that this base chain does not drop packets that our own
+/// chains allow, for lack of a rule that accepts them. There are none if the chain does not drop it.
 ///
-/// A passage stands directly before the rule that drops, in the chain of that rule if nothing but forwarded packets get
-/// there, and those by rules that ask for no address or port. Otherwise it stands before the rule that leads there.
+/// A passage stands directly before the rule that drops, in the chain of that rule if only forwarded packets get there,
+/// and only by rules that test no address or port. Otherwise it stands before the rule that leads there.
 #[must_use]
 pub fn places(rules: &Rules, base: &str, uplinks: &BTreeSet<InterfaceName>) -> Places {
     let packets = Packet::all(uplinks);
@@ -84,12 +84,12 @@ impl Sides {
 /// A way through chains: the rules that led on, and the place at which it ended.
 type Trail = Vec<Place>;
 
-/// The ways that a packet may take through a chain, as far as no rule decides that asks for an address or a port.
+/// The ways that a packet may take through a chain, as far as no rule that tests an address or a port decides.
 #[derive(Default)]
 struct Ways {
     /// The ways that end at a rule that drops.
     dropped: Vec<Trail>,
-    /// The ways that leave the chain, and whether a rule that asks for an address or a port leaves it.
+    /// The ways that leave the chain, and whether a rule that tests an address or a port leaves it.
     left: Vec<(Trail, bool)>,
 }
 
@@ -170,7 +170,8 @@ impl Traffic<'_> {
         ways
     }
 
-    /// Returns the ways on which a rule that may apply leaves its chain. What it drops is dropped for its address or port.
+    /// Returns the ways on which a rule that may apply leaves its chain. Packets that it drops are dropped for their
+    /// address or port.
     fn leaves(
         &self,
         packet: &Packet<'_>,

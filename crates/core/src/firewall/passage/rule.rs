@@ -2,7 +2,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::Packet;
 
-/// The chains of one table of others that forwarded packets can reach, by name, without what is ours in them.
+/// The chains of one foreign table that forwarded packets can reach, by name, without our own rules.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Rules {
     /// The chains.
@@ -176,7 +176,7 @@ impl Rule {
         }
     }
 
-    /// Reports whether it can be left out: it asks for something that differs among packets of ours, and only decides
+    /// Reports whether the rule can be left out: it tests a property in which our packets differ, and only decides
     /// about those that have it. A rule that leaves the chain has an effect on the others as well.
     pub(super) fn is_specific(&self) -> bool {
         let specific = self.tests.iter().any(|test| matches!(test, Test::Other(_)));

@@ -17,7 +17,7 @@ pub(super) fn of_nf_tables(
     nftables.connection()?.foreign_chains(iptables_nft_is_ours, uplinks)
 }
 
-/// Returns the chain FORWARD of the legacy iptables, if it drops our traffic or has something of ours.
+/// Returns the chain FORWARD of the legacy iptables, if it drops our traffic or has objects of ours.
 pub(super) fn of_legacy_iptables(
     uplinks: &BTreeSet<InterfaceName>,
 ) -> Result<Option<ForeignChainState>, Refusal> {

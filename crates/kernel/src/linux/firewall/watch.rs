@@ -10,7 +10,7 @@ use riklet_core::firewall::{ForeignChain, ForeignChainState, ForeignFamily, name
 /// The way in which changes of a backend's ruleset are noticed.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::linux) struct Watch {
-    /// Reports whether a change of this object changes what is ours.
+    /// Reports whether a change of this object affects our ruleset.
     pub(super) concerns: fn(&Object<'_>) -> bool,
     /// The beginning of the names of the processes that apply our changes; `None` if our own socket does.
     pub(super) program: Option<&'static str>,

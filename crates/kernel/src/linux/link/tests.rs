@@ -52,7 +52,7 @@ fn a_created_link_matches_its_specification() {
         assert_eq!(run("cat", "/proc/sys/net/ipv4/conf/rik5/route_localnet"), "1\n");
         assert_eq!(run("cat", "/proc/sys/net/ipv4/conf/rik5/forwarding"), "1\n");
         assert_eq!(run("cat", "/proc/sys/net/ipv4/ip_forward"), "0\n");
-        // Every interface must be what it was before the second attempt.
+        // The second attempt must not change any interface.
         let before = route.links().unwrap();
         let refused = route.create_link(&spec).unwrap_err();
         assert_eq!(refused.refusal().errno, Some(Refusal::EBUSY), "{refused}");

@@ -170,10 +170,10 @@ impl Watched {
         [self.route.as_fd(), self.netfilter.as_fd()]
     }
 
-    /// Returns what changed since the last call.
+    /// Returns the changes since the last call.
     ///
     /// # Errors
-    /// Fails if the kernel does not answer what had to be asked; then everything is forgotten.
+    /// Fails if the kernel does not answer a necessary request; then everything is forgotten.
     pub fn changes(&mut self) -> Result<Changes, KernelError> {
         self.listen()?;
         self.learn()?;

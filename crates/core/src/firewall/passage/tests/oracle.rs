@@ -66,7 +66,7 @@ impl Run<'_> {
     }
 }
 
-/// Reports whether a rule on the way asks for something that differs among packets of ours.
+/// Reports whether a rule on the way tests a property in which our packets differ.
 fn is_specific(rules: &Rules, packet: &Packet<'_>, trail: &[Place]) -> bool {
     trail.iter().any(|place| {
         let rule = rules.chains[&place.chain].rules.get(place.index);

@@ -12,7 +12,7 @@ use riklet_core::{
 };
 use std::collections::BTreeSet;
 
-/// Returns the chain, or `None` if it drops nothing of ours and has nothing of ours.
+/// Returns the chain, or `None` if it neither drops our traffic nor has objects of ours.
 pub(in super::super) fn foreign_chain(
     uplinks: &BTreeSet<InterfaceName>,
 ) -> Result<Option<ForeignChainState>, Refusal> {
@@ -34,7 +34,7 @@ pub(in super::super) fn set_passage(
     }
 }
 
-/// Returns what the legacy variant has, if it has the table filter and there is a program that tells.
+/// Returns the contents of the legacy variant, if it has the table filter and its program is installed.
 fn saved_filter() -> Result<Option<Saved>, Refusal> {
     if !legacy_tables()?.contains(names::iptables::FILTER) {
         return Ok(None);

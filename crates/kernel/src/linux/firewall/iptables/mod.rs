@@ -160,8 +160,8 @@ impl Iptables<'_> {
     }
 }
 
-/// Reports whether a change of this object of nf_tables changes what is ours in the tables of iptables-nft, or the place
-/// of our passage: any chain of the table filter may decide about that.
+/// Reports whether a change of this object of nf_tables changes our objects in the tables of iptables-nft, or the
+/// position of our passage: any chain of the table filter may decide about that.
 fn concerns(object: &Object<'_>) -> bool {
     let ours = |chain| {
         names::is_our_chain(chain)

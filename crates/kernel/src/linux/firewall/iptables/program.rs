@@ -21,7 +21,7 @@ pub(super) const RESTORE: [&str; 3] = ["--noflush", "--wait", "5"];
 /// `<xtables.h>`.
 pub(super) const MISSING: [i32; 2] = [1, 2];
 
-/// Returns which variant `iptables` is, or `None` if there is no such program.
+/// Returns the variant of `iptables`, or `None` if there is no such program.
 pub(in crate::linux) fn variant() -> Result<Option<IptablesVariant>, KernelError> {
     let refused = |source| KernelError::Program { program: "iptables -V".to_owned(), source };
     let output = match process::run(OsStr::new("iptables"), &["-V"], &[]) {
@@ -38,7 +38,7 @@ pub(in crate::linux) fn variant() -> Result<Option<IptablesVariant>, KernelError
     Ok(Some(if nft { IptablesVariant::Nft } else { IptablesVariant::Legacy }))
 }
 
-/// Returns what `iptables-save` prints.
+/// Returns the output of `iptables-save`.
 pub(super) fn saved(variant: IptablesVariant) -> Result<Saved, Refusal> {
     if variant == IptablesVariant::Legacy && legacy_tables()?.is_empty() {
         // The program would load kernel modules to find out.

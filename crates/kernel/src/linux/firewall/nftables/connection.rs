@@ -129,7 +129,7 @@ impl Connection {
         Ok(found.into_iter().flatten().collect())
     }
 
-    /// Returns what the kernel answers, or `None` if the object does not exist.
+    /// Returns the answer of the kernel, or `None` if the object does not exist.
     fn get(
         &mut self,
         message: &NetfilterMessage,

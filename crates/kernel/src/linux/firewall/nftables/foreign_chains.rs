@@ -88,7 +88,7 @@ impl Connection {
         Ok(table)
     }
 
-    /// Reads what a table needs to be understood, and no more: most of its chains may be for other hooks.
+    /// Reads only the parts of a table that are needed to understand it: most of its chains may be for other hooks.
     fn complete(&mut self, table: &mut ForeignTable) -> Result<(), Refusal> {
         let name = table.table.name.clone();
         loop {
@@ -110,7 +110,8 @@ impl Connection {
         }
     }
 
-    /// Returns a set with its elements. One that is gone matches nothing; what led to it is gone as well.
+    /// Returns a set with its elements. A set that was deleted meanwhile counts as empty: the rules that used it are
+    /// deleted as well.
     fn foreign_set(
         &mut self,
         table: &TableName,

@@ -41,7 +41,7 @@ fn attaching_gives_carrier_and_needs_a_persistent_tap() {
     });
 }
 
-/// Runs a job as this user and group, without any capability. The calling thread stays what it is.
+/// Runs a job as this user and group, without any capability. The calling thread keeps its own user.
 fn as_user<T: Send>(user: u32, group: u32, job: impl FnOnce() -> T + Send) -> T {
     use rustix::{process, thread};
     let inside = || {
