@@ -20,7 +20,7 @@ pub enum Flows {
     Exposed {
         /// The transport protocol.
         protocol: Protocol,
-        /// The address of the host that it was sent to; `None` is every one.
+        /// The address of the host that it was sent to; `None` stands for every address.
         host_address: Option<IpAddr>,
         /// The host's ports.
         host_ports: PortRange,

@@ -100,7 +100,7 @@ impl View for ScopedView<'_> {
         self.host.refused_sysctl
     }
 
-    /// A refusal by the firewall means that it differs from the records.
+    /// Reports whether the firewall refused nothing: a refusal means that it differs from the records.
     fn suffices(&self, outcome: &Outcome) -> bool {
         !matches!(outcome.halted, Some((Step::Firewall(..), _)))
     }

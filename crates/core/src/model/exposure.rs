@@ -238,25 +238,25 @@ impl Exposure {
         Ok(Self { protocol, host_address, host_ports, guest_ports })
     }
 
-    /// The transport protocol.
+    /// Returns the transport protocol.
     #[must_use]
     pub const fn protocol(&self) -> Protocol {
         self.protocol
     }
 
-    /// The address of the host that it is bound to; `None` is every one.
+    /// Returns the address of the host that it is bound to; `None` stands for every address.
     #[must_use]
     pub const fn host_address(&self) -> Option<IpAddr> {
         self.host_address
     }
 
-    /// The ports of the host.
+    /// Returns the ports of the host.
     #[must_use]
     pub const fn host_ports(&self) -> PortRange {
         self.host_ports
     }
 
-    /// The ports of the guest.
+    /// Returns the ports of the guest.
     #[must_use]
     pub const fn guest_ports(&self) -> PortRange {
         self.guest_ports

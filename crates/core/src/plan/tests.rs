@@ -164,8 +164,8 @@ fn a_passage_is_opened_only_in_a_foreign_chain_that_drops() {
     assert_eq!(step(passage(true, false, false)), opened);
     assert_eq!(step(passage(true, false, true)), opened);
     assert_eq!(step(passage(false, false, true)), closed);
-    for settled in [passage(true, true, true), passage(false, true, false)] {
-        assert_eq!(step(settled), "");
+    for unchanged in [passage(true, true, true), passage(false, true, false)] {
+        assert_eq!(step(unchanged), "");
     }
     for (drops, touched) in [(true, false), (true, true), (false, true)] {
         let owned = ForeignChainState { owned: true, ..passage(drops, false, touched) };

@@ -370,7 +370,7 @@ fn unless_gone(result: Result<(), Refusal>) -> Result<(), Refusal> {
 /// Returns a group number that is most likely unused: 30 random bits, above the numbers that people choose.
 fn unused_group() -> u32 {
     const HIGH: u32 = 1 << 30;
-    // Each is seeded at random (std::hash::RandomState).
+    // Each hasher is seeded at random (std::hash::RandomState).
     let random = RandomState::new().build_hasher().finish();
     HIGH | u32::try_from(random & u64::from(HIGH - 1)).unwrap_or_default()
 }

@@ -133,7 +133,7 @@ impl Route {
     }
 
     fn read_links(&mut self) -> Result<BTreeMap<u32, LinkState>, Refusal> {
-        // Each message is read as it comes: whole, those of ten thousand interfaces take 180 MiB.
+        // Each message is read as it arrives: all messages of ten thousand interfaces would take 180 MiB.
         let link = |message: &[u8]| {
             let (index, state) = decode(message).as_ref().and_then(link)?;
             Slot::of_interface(state.name.as_str()).map(|_| (index, state))

@@ -70,7 +70,7 @@ pub(super) fn listeners(
 /// 1.6 ms a read if the table has half a million buckets, however few are used.
 fn sockets(protocol: Protocol, ports: &BTreeSet<PortRange>) -> Result<Vec<Socket>, Refusal> {
     match diag::sockets(protocol, ports) {
-        // A kernel without sock_diag for the protocol.
+        // The kernel has no sock_diag for the protocol.
         Err(refusal) if refusal.errno == Some(Refusal::ENOENT) => proc::sockets(protocol),
         other => other,
     }

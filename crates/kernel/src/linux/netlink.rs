@@ -189,7 +189,7 @@ impl Socket {
             let received = self.receive(&sent, |index, answer| match answer {
                 Incoming::Acknowledged => answered |= index == last,
                 Incoming::Refused(refusal) => {
-                    // A refusal of the whole batch is sent for its begin, and nothing else may follow.
+                    // A refusal of the whole batch answers its begin message, and no other answer may follow.
                     answered |= index == last || index == 0;
                     refused.get_or_insert((index, refusal));
                 }

@@ -102,7 +102,7 @@ mod tests {
             let name = |name| InterfaceName::try_from(name).unwrap();
             let guest = tap::attach(&name("rik0")).unwrap();
             let before = Linux::new().traffic().unwrap();
-            // A veth of such a name is none of ours, and neither is a TAP of another.
+            // A veth with one of our names is not ours, and neither is a TAP with another name.
             assert_eq!(before.keys().cloned().collect::<Vec<_>>(), [name("rik0"), name("rik2")]);
             let mut frame = [0xff; tap::VNET_HEADER + 60];
             frame[..tap::VNET_HEADER].fill(0);

@@ -25,7 +25,7 @@ pub enum ReservedSlot {
 impl ReservedSlot {
     pub(crate) const ALL: [Self; 3] = [Self::Creating, Self::Ready, Self::Draining];
 
-    /// The number in the column `state`.
+    /// Returns the number in the column `state`.
     const fn number(self) -> i64 {
         match self {
             Self::Creating => 1,

@@ -107,7 +107,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
 
     #[test]
-    fn every_operation_succeeds_after_a_rebuild_of_a_damaged_database(damages in prop::collection::vec(damage(), 1..4)) {
+    fn operations_succeed_after_a_rebuild_of_any_damage(damages in prop::collection::vec(damage(), 1..4)) {
         let node = used_node();
         node.damage_the_store(|file| damages.iter().for_each(|damage| damage.apply(file)));
         let failures = [

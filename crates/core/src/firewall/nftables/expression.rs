@@ -102,7 +102,7 @@ fn verdict(attributes: Vec<VerdictAttribute>) -> Expression {
     ])
 }
 
-/// An expression that the library has no type for, with 32-bit attributes in network byte order.
+/// Returns an expression that the library has no type for, with 32-bit attributes in network byte order.
 fn other(expression_type: &str, attributes: &[(u16, u32)]) -> Expression {
     let attribute = |&(kind, value): &(u16, u32)| DefaultNla::new(kind, value.to_be_bytes().into());
     Expressions::Other {

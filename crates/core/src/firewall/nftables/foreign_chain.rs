@@ -299,7 +299,7 @@ impl ForeignTable {
     fn delete_chains(&self, which: impl Fn(&str) -> bool) -> Vec<Operation> {
         let chains: Vec<_> = self.ours().filter(|chain| which(&chain.name)).collect();
         let table = &self.table.name;
-        // Ours may lead to each other.
+        // Our own chains may lead to each other.
         let rules = chains.iter().map(|chain| table.delete_rules(&chain.name, None));
         let chains = chains.iter().map(|chain| table.delete_chain(&chain.name, 0));
         rules.chain(chains).collect()

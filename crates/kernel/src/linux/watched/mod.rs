@@ -201,7 +201,7 @@ impl Watched {
         self.doubt_firewall()
     }
 
-    /// Forgets the firewall if its changes are not announced. Called when another program may be changing it. Returns
+    /// Forgets the firewall if its changes are not announced. For use when another program may have changed it. Returns
     /// whether it was forgotten.
     pub fn doubt_firewall(&mut self) -> bool {
         let announced = self.watch.is_announced();

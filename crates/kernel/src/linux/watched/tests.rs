@@ -267,7 +267,7 @@ fn changes_of_foreign_tables_do_not_affect_our_firewall() {
         run("nft", "insert rule ip docker forward drop");
         assert!(watched.changes().unwrap().foreign_chains, "a rule before ours");
         assert!(!open(&mut watched));
-        // A chain that a map leads to decides as well, and so do the elements of the map.
+        // A chain that a map leads to also decides about our traffic, and so do the elements of the map.
         let made = "flush chain ip docker forward ; add chain ip docker strict ; \
                     add map ip docker ways { type ifname : verdict ; } ; \
                     add rule ip docker forward oifname vmap @ways ; add rule ip docker forward accept";

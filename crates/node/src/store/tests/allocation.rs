@@ -21,7 +21,7 @@ fn operation() -> impl Strategy<Value = Operation> {
 }
 
 proptest! {
-    /// The store agrees with a map from names to slots and ports.
+    /// Checks that the store agrees with a map from names to slots and ports.
     #[test]
     fn allocation_agrees_with_its_model(operations in proptest::collection::vec(operation(), 1..60)) {
         const SLOTS: u32 = 8;

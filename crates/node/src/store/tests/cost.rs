@@ -70,10 +70,10 @@ fn the_cost_of_up_and_down_does_not_depend_on_the_number_of_instances() {
             assert_eq!(tx.unsettled().unwrap(), Records::default());
             assert_eq!(tx.run(&name("new")).unwrap(), None);
             let record = tx.put(&function("new", &["tcp 500-509"]), 2 * CAPACITY).unwrap();
-            let settled = tx.set_phase(&record, Phase::Up).unwrap();
+            let up = tx.set_phase(&record, Phase::Up).unwrap();
             assert_eq!(tx.unsettled().unwrap(), Records::default());
-            assert_eq!(tx.get(&name("new")).unwrap(), settled);
-            let leaving = tx.set_phase(&settled.unwrap(), Phase::Removing).unwrap().unwrap();
+            assert_eq!(tx.get(&name("new")).unwrap(), up);
+            let leaving = tx.set_phase(&up.unwrap(), Phase::Removing).unwrap().unwrap();
             assert!(tx.drain(&leaving).unwrap());
             tx.commit().unwrap();
         });

@@ -63,7 +63,7 @@ impl FirewallBackend for Iptables<'_> {
         Ok(iptables::state(expected, &program::saved(self.variant)?))
     }
 
-    /// A [`Change::Delta`] is one transaction. The others are one for each table: a table that is refused
+    /// Applies a [`Change::Delta`] in one transaction, and other changes in one for each table: a table that is refused
     /// stays as it was, and so do those after it.
     fn apply(&mut self, change: &Change) -> Result<(), Refusal> {
         match change {

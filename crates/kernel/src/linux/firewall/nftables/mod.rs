@@ -94,7 +94,7 @@ impl FirewallBackend for Nftables {
         connection.commit(operations(change)?)
     }
 
-    /// Our changes are made through one socket, whose port notifications name.
+    /// Returns a watch without a program: our changes are made through one socket, whose port notifications name.
     fn watch(&self) -> Watch {
         Watch::default()
     }
