@@ -2,7 +2,7 @@
 
 use std::{os::unix::net::UnixStream, path::PathBuf, process::Child, time::Duration};
 
-use riklet_http::{Client, HttpError};
+use riklet_http::{ApiCall, Client, HttpError};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::environment::Environment;
@@ -35,6 +35,9 @@ impl Daemon {
         let client = Client::new(&socket, PATIENCE);
         let listens = client.wait(|| matches!(child.try_wait(), Ok(None)));
         assert!(listens.is_ok(), "{}", words(listens));
+        // It listens before it handles signals: SIGTERM would kill it until it answers.
+        let answer = client.exchange(&ApiCall::get("/v1/health"));
+        assert!(answer.is_ok(), "{answer:?}");
         Self { child, socket }
     }
 
