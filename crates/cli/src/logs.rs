@@ -49,7 +49,7 @@ pub(crate) fn run(config: &Config, args: &LogsArgs, output: Output) -> Result<Ex
     }
 }
 
-/// Opens the log. Returns `None` if there is none: a run has a log once its VMM is started.
+/// Opens the log. Returns `None` if it does not exist yet: it is created when the VMM starts.
 fn open(log: &Path) -> io::Result<Option<Follower>> {
     match Follower::open(log) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),

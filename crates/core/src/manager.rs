@@ -43,8 +43,8 @@ impl Manager {
 
     /// Returns the directory and the name of our file below [`Self::directory`].
     ///
-    /// Of the files that match an interface, systemd-networkd takes the first by name (systemd.network(5)). Of those
-    /// that set a value, `NetworkManager` takes the last (`NetworkManager.conf(5)`).
+    /// The names decide which file wins: systemd-networkd applies the first file by name that matches an interface
+    /// (systemd.network(5)), and `NetworkManager` the last file that sets a value (`NetworkManager.conf(5)`).
     #[must_use]
     pub const fn file(self) -> (&'static str, &'static str) {
         match self {

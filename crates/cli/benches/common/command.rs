@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// The PATH that Debian gives root. The PATH of whoever builds this may find other programs first.
+/// Debian's PATH for root. The caller's own PATH may lead to other programs of the same names.
 pub(crate) const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 pub(crate) fn sh(script: &str) -> Duration {

@@ -64,10 +64,10 @@ impl<'a> Docker<'a> {
     #[track_caller]
     fn reload(&self) {
         let events = ["events", "--since", "1h", "--until", "0s", "--filter", "event=reload"];
-        let count = || self.docker(&events).lines().count();
-        let before = count();
+        let reloads = || self.docker(&events).lines().count();
+        let earlier_reloads = reloads();
         self.daemon.signal(Signal::HUP);
-        wait_for("Docker to reload", PATIENCE, || (count() > before).then_some(()));
+        wait_for("Docker to reload", PATIENCE, || (reloads() > earlier_reloads).then_some(()));
     }
 
     /// Stops the engine, and its containers with it.
