@@ -63,11 +63,8 @@ impl Implementation for Function {
     /// Returns the needs of a function: a TAP with the host's end of the slot's /30 and its guest as a permanent
     /// neighbour, an entry for each exposed port, and one that lets it reach itself through them.
     fn fragment(&self, slot: Slot, node: &NodeFacts) -> Result<Fragment, FragmentError> {
-        let alias = alias::render(&node.owner, Kind::Function, &self.name, &self.exposures);
         let tap = parts::tap(&self.name, &self.execution)?;
-        let (link, addresses) = parts::link(slot, node, alias, tap)?;
-        let entries = parts::entries(&self.name, &self.exposures, node.pool, addresses)?;
-        Ok(Fragment { link, addresses, entries })
+        parts::fragment(self, Kind::Function, tap, slot, node)
     }
 
     fn name(&self) -> &InstanceName {

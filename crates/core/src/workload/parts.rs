@@ -2,13 +2,28 @@
 
 use std::{collections::BTreeSet, net::IpAddr};
 
-use super::{FragmentError, NodeFacts};
+use super::{Fragment, FragmentError, Implementation, Kind, NodeFacts, alias};
 use crate::{
     address::{Addresses, Family, GATEWAY_MAC, Pool, Slot},
     firewall::Entry,
     link::{LinkSpec, Tap},
     model::{Account, Execution, Exposure, InstanceName, Queues},
 };
+
+/// Returns the needs of an instance that opens this TAP: the interface with its alias, and an entry for each exposure.
+pub(super) fn fragment(
+    workload: &impl Implementation,
+    kind: Kind,
+    tap: Tap,
+    slot: Slot,
+    node: &NodeFacts,
+) -> Result<Fragment, FragmentError> {
+    let (name, exposures) = (workload.name(), workload.exposures());
+    let alias = alias::render(&node.owner, kind, name, exposures);
+    let (link, addresses) = link(slot, node, alias, tap)?;
+    let entries = entries(name, exposures, node.pool, addresses)?;
+    Ok(Fragment { link, addresses, entries })
+}
 
 /// Returns the interface of a slot, with the host's ends of its link, and its guest as a permanent neighbour.
 pub(super) fn link(
@@ -64,7 +79,7 @@ pub(super) fn execution(tap: Tap) -> Execution {
 ///
 /// An exposure that is bound to no address applies to every family that the guest has; one that is bound to an address
 /// applies to the family of that address.
-pub(super) fn entries(
+fn entries(
     name: &InstanceName,
     exposures: &[Exposure],
     pool: Pool,

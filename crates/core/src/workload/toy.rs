@@ -52,11 +52,8 @@ impl Implementation for Toy {
     }
 
     fn fragment(&self, slot: Slot, node: &NodeFacts) -> Result<Fragment, FragmentError> {
-        let alias = alias::render(&node.owner, Kind::Toy, &self.name, &self.exposures);
         let tap = Tap { group: Some(GROUP), ..Tap::default() };
-        let (link, addresses) = parts::link(slot, node, alias, tap)?;
-        let entries = parts::entries(&self.name, &self.exposures, node.pool, addresses)?;
-        Ok(Fragment { link, addresses, entries })
+        parts::fragment(self, Kind::Toy, tap, slot, node)
     }
 
     fn name(&self) -> &InstanceName {
