@@ -7,7 +7,7 @@ use std::{
 };
 
 use crate::{
-    internet::assert_internet,
+    internet::{assert_internet, assert_repair_restores},
     reach::{FIRST, SECOND, assert_published, pair},
     world::{
         CLIENT, Firewall, INTERNET, NODE_LAN, OTHER, World,
@@ -276,12 +276,7 @@ fn repair_after(world: &World, foreign: Foreign) {
     assert_published(world, &pair, &[Transport::Tcp]);
     world.riklet(&["check"], "").success();
     foreign.install(world);
-    let check = world.riklet(&["check"], "");
-    assert_eq!(check.code, Some(1), "{check}");
-    world.riklet(&["repair"], "").success();
-    world.riklet(&["check"], "").success();
-    assert_published(world, &pair, &Transport::ALL);
-    assert_internet(world, &pair[1]);
+    assert_repair_restores(world, &pair);
     assert_eq!(forwarded(world), set(&[]));
 }
 

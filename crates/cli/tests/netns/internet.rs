@@ -3,7 +3,7 @@
 use std::net::Ipv4Addr;
 
 use crate::{
-    reach::{TARGET, pair},
+    reach::{TARGET, assert_published, pair},
     world::{
         CLIENT, INTERNET, INTERNET_FAR, NODE_LAN, NODE_OTHER, NODE_UPLINK, OTHER, World,
         function::{Function, bound, exposure, function},
@@ -28,6 +28,18 @@ pub(crate) fn assert_internet(world: &World, function: &Function) {
         assert_paths("guest → Internet", &Transport::ALL, &[path]);
         assert!(ping(guest, there, PATIENCE), "ping {there}");
     }
+}
+
+/// Asserts that `check` finds what another program broke, and that `repair` restores it: both functions are reached,
+/// and the second one reaches the Internet.
+#[track_caller]
+pub(crate) fn assert_repair_restores(world: &World, pair: &[Function; 2]) {
+    let check = world.riklet(&["check"], "");
+    assert_eq!(check.code, Some(1), "{check}");
+    world.riklet(&["repair"], "").success();
+    world.riklet(&["check"], "").success();
+    assert_published(world, pair, &Transport::ALL);
+    assert_internet(world, &pair[1]);
 }
 
 on_every_firewall!(internet_sees_guests_with_the_nodes_address, |world| {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::{
-    internet::assert_internet,
+    internet::{assert_internet, assert_repair_restores},
     reach::{FIRST, SECOND, assert_published, pair},
     world::{
         CLIENT, Firewall, INTERNET, INTERNET_FAR, NODE_LAN, NODE_UPLINK, World,
@@ -67,12 +67,7 @@ on_every_firewall!(chain_ending_in_a_reject_is_passed_and_its_bans_hold, |world|
 
     // The table is loaded anew, without the ban and without our passage.
     load(world, "");
-    let check = world.riklet(&["check"], "");
-    assert_eq!(check.code, Some(1), "{check}");
-    world.riklet(&["repair"], "").success();
-    world.riklet(&["check"], "").success();
-    assert_published(world, &pair, &Transport::ALL);
-    assert_internet(world, &pair[1]);
+    assert_repair_restores(world, &pair);
     world.down(&["--all", "--purge"]);
     assert!(!world.node.tool(&["nft", "list", "ruleset"]).contains("RIKLET"));
 });

@@ -1,23 +1,13 @@
 use super::*;
 
-/// Returns a store with `count` functions, each with a run that this process supervises.
-fn with_runs(count: usize) -> Store {
-    let mut store = Store::in_memory().unwrap();
-    let ours = ProcessId::current().unwrap();
-    let tx = store.transaction().unwrap();
-    for number in 0..count {
-        let name = format!("r{number}").parse().unwrap();
-        tx.begin_run(&name, "builtin", ours, 5_000).unwrap();
-    }
-    tx.commit().unwrap();
-    store
-}
-
 #[test]
 #[expect(clippy::disallowed_methods, reason = "the directory is the test's own")]
 fn forgetting_ended_runs_keeps_a_restarted_run() {
     let state_dir = std::env::temp_dir().join(format!("riklet-forget-{}", std::process::id()));
-    let (name, mut store) = ("r0".parse().unwrap(), with_runs(1));
+    let (name, mut store) = ("r0".parse().unwrap(), Store::in_memory().unwrap());
+    let tx = store.transaction().unwrap();
+    tx.begin_run(&name, "builtin", ProcessId::current().unwrap(), 5_000).unwrap();
+    tx.commit().unwrap();
     let files = directory(&state_dir, &name);
     std::fs::create_dir_all(&files).unwrap();
     forget_if_ended(&mut store, &state_dir, &name).unwrap();
