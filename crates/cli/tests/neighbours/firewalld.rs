@@ -7,7 +7,7 @@ use rustix::process::Signal;
 use crate::{
     bus,
     container::{PUBLISHED, SERVED},
-    router::Routed,
+    router::{HostFirewall, Routed, starts_after_us, starts_before_us},
     stage::{Stage, Us, on_machines},
     world::{Firewall, OTHER, World, command::Running, wait_for},
 };
@@ -26,9 +26,26 @@ struct Firewalld<'a> {
     _bus: Running,
 }
 
-impl<'a> Firewalld<'a> {
-    /// Starts firewalld for the first time.
+impl Firewalld<'_> {
     #[track_caller]
+    fn daemon(world: &World) -> Running {
+        // The order of its rules is that of Python's sets, which differs each time unless the seed is fixed.
+        let arguments = ["PYTHONHASHSEED=0", "firewalld", "--nofork", "--nopid"];
+        let daemon = world.program_in_background("env", &arguments, "");
+        wait_for("firewalld to run", PATIENCE, || {
+            (world.program("firewall-cmd", &["--state"], "").code == Some(0)).then_some(())
+        });
+        daemon
+    }
+
+    #[track_caller]
+    fn command(&self, argument: &str) {
+        self.world.program("firewall-cmd", &[argument], "").success();
+    }
+}
+
+impl<'a> HostFirewall<'a> for Firewalld<'a> {
+    /// Starts firewalld for the first time.
     fn start(world: &'a World) -> Self {
         let write = |path: &str, text: &str| {
             let write = "mkdir -p ${1%/*} && cat >$1";
@@ -49,31 +66,7 @@ impl<'a> Firewalld<'a> {
         Self { world, daemon: Self::daemon(world), _bus: bus }
     }
 
-    #[track_caller]
-    fn daemon(world: &World) -> Running {
-        // The order of its rules is that of Python's sets, which differs each time unless the seed is fixed.
-        let arguments = ["PYTHONHASHSEED=0", "firewalld", "--nofork", "--nopid"];
-        let daemon = world.program_in_background("env", &arguments, "");
-        wait_for("firewalld to run", PATIENCE, || {
-            (world.program("firewall-cmd", &["--state"], "").code == Some(0)).then_some(())
-        });
-        daemon
-    }
-
-    #[track_caller]
-    fn command(&self, argument: &str) {
-        self.world.program("firewall-cmd", &[argument], "").success();
-    }
-
-    /// Stops firewalld. Its rules go with it.
-    #[track_caller]
-    fn stop(&mut self) {
-        self.daemon.signal(Signal::TERM);
-        assert!(self.daemon.ends_within(PATIENCE), "firewalld does not end");
-    }
-
     /// Reloads firewalld both ways, then restarts it, while functions serve. It creates its rules anew each time.
-    #[track_caller]
     fn disturb(&mut self, stage: &Stage, routed: &Routed) {
         self.command("--reload");
         stage.we_recover();
@@ -88,34 +81,20 @@ impl<'a> Firewalld<'a> {
         stage.we_recover();
         routed.assert_works(stage, "when firewalld has started again");
     }
+
+    /// Stops firewalld. Its rules go with it.
+    fn stop(&mut self) {
+        self.daemon.signal(Signal::TERM);
+        assert!(self.daemon.ends_within(PATIENCE), "firewalld does not end");
+    }
 }
 
 fn before_us(stage: &Stage) {
-    let mut firewalld = Firewalld::start(&stage.world);
-    let routed = Routed::start(stage);
-    routed.assert_works(stage, "before us");
-    stage.we_come();
-    routed.assert_works(stage, "beside us");
-    firewalld.disturb(stage, &routed);
-    stage.we_go();
-    routed.assert_works(stage, "when we are gone");
-    stage.snapshot("while firewalld runs");
-    firewalld.stop();
-    stage.snapshot("when firewalld has stopped");
+    starts_before_us::<Firewalld<'_>>(stage);
 }
 
 fn after_us(stage: &Stage) {
-    stage.we_come();
-    let mut firewalld = Firewalld::start(&stage.world);
-    let routed = Routed::start(stage);
-    stage.we_recover();
-    routed.assert_works(stage, "after us");
-    firewalld.disturb(stage, &routed);
-    firewalld.stop();
-    stage.we_recover();
-    stage.assert_functions_work("when firewalld is gone");
-    stage.we_go();
-    stage.snapshot("when firewalld has stopped");
+    starts_after_us::<Firewalld<'_>>(stage);
 }
 
 on_machines!(comes_before_us, Us::Commands, before_us);

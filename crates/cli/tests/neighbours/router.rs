@@ -5,10 +5,52 @@ use crate::{
     container::{PUBLISHED, SERVED},
     stage::Stage,
     world::{
-        CLIENT, NODE_LAN, NODE_OTHER, NODE_UPLINK, OTHER,
+        CLIENT, NODE_LAN, NODE_OTHER, NODE_UPLINK, OTHER, World,
         traffic::{Server, assert_tcp_closed, tcp_ask, tcp_server},
     },
 };
+
+/// A firewall of the host, which allows the traffic of [`Routed`].
+pub(crate) trait HostFirewall<'a>: Sized {
+    /// Starts it for the first time.
+    fn start(world: &'a World) -> Self;
+
+    /// Reloads and restarts it, while functions serve.
+    fn disturb(&mut self, stage: &Stage, routed: &Routed);
+
+    /// Stops it.
+    fn stop(&mut self);
+}
+
+/// The firewall starts before us, and ends after us.
+pub(crate) fn starts_before_us<'a, F: HostFirewall<'a>>(stage: &'a Stage) {
+    let mut firewall = F::start(&stage.world);
+    let routed = Routed::start(stage);
+    routed.assert_works(stage, "before us");
+    stage.we_come();
+    routed.assert_works(stage, "beside us");
+    firewall.disturb(stage, &routed);
+    stage.we_go();
+    routed.assert_works(stage, "when we are gone");
+    stage.snapshot("while the firewall runs");
+    firewall.stop();
+    stage.snapshot("when the firewall has stopped");
+}
+
+/// The firewall starts after us, and ends before us.
+pub(crate) fn starts_after_us<'a, F: HostFirewall<'a>>(stage: &'a Stage) {
+    stage.we_come();
+    let mut firewall = F::start(&stage.world);
+    let routed = Routed::start(stage);
+    stage.we_recover();
+    routed.assert_works(stage, "after us");
+    firewall.disturb(stage, &routed);
+    firewall.stop();
+    stage.we_recover();
+    stage.assert_functions_work("when the firewall has stopped");
+    stage.we_go();
+    stage.snapshot("when the firewall has stopped");
+}
 
 /// The other host, which traffic is routed to and from.
 pub(crate) struct Routed {

@@ -2,7 +2,7 @@
 
 use crate::{
     container::{PUBLISHED, SERVED},
-    router::Routed,
+    router::{HostFirewall, Routed, starts_after_us, starts_before_us},
     stage::{Stage, Us, on_machines},
     world::{OTHER, World},
 };
@@ -11,10 +11,16 @@ struct Ufw<'a> {
     world: &'a World,
 }
 
-impl<'a> Ufw<'a> {
-    /// Enables ufw for the first time, on a router.
+impl Ufw<'_> {
     #[track_caller]
-    fn enable(world: &'a World) -> Self {
+    fn ufw(&self, arguments: &[&str]) {
+        self.world.program("ufw", arguments, "").success();
+    }
+}
+
+impl<'a> HostFirewall<'a> for Ufw<'a> {
+    /// Enables ufw for the first time, on a router.
+    fn start(world: &'a World) -> Self {
         let ufw = Self { world };
         world
             .program("sh", &["-c", "echo net/ipv4/ip_forward=1 >>/etc/ufw/sysctl.conf"], "")
@@ -32,14 +38,8 @@ impl<'a> Ufw<'a> {
         ufw
     }
 
-    #[track_caller]
-    fn ufw(&self, arguments: &[&str]) {
-        self.world.program("ufw", arguments, "").success();
-    }
-
     /// Reloads ufw, restarts its service, then disables and enables it, while functions serve.
-    #[track_caller]
-    fn disturb(&self, stage: &Stage, routed: &Routed) {
+    fn disturb(&mut self, stage: &Stage, routed: &Routed) {
         self.ufw(&["reload"]);
         stage.we_recover();
         routed.assert_works(stage, "after ufw's reload");
@@ -53,34 +53,18 @@ impl<'a> Ufw<'a> {
         stage.we_recover();
         routed.assert_works(stage, "when ufw is enabled again");
     }
+
+    fn stop(&mut self) {
+        self.ufw(&["disable"]);
+    }
 }
 
 fn before_us(stage: &Stage) {
-    let ufw = Ufw::enable(&stage.world);
-    let routed = Routed::start(stage);
-    routed.assert_works(stage, "before us");
-    stage.we_come();
-    routed.assert_works(stage, "beside us");
-    ufw.disturb(stage, &routed);
-    stage.we_go();
-    routed.assert_works(stage, "when we are gone");
-    stage.snapshot("while ufw is enabled");
-    ufw.ufw(&["disable"]);
-    stage.snapshot("when ufw is disabled");
+    starts_before_us::<Ufw<'_>>(stage);
 }
 
 fn after_us(stage: &Stage) {
-    stage.we_come();
-    let ufw = Ufw::enable(&stage.world);
-    let routed = Routed::start(stage);
-    stage.we_recover();
-    routed.assert_works(stage, "after us");
-    ufw.disturb(stage, &routed);
-    ufw.ufw(&["disable"]);
-    stage.we_recover();
-    stage.assert_functions_work("when ufw is gone");
-    stage.we_go();
-    stage.snapshot("when ufw is disabled");
+    starts_after_us::<Ufw<'_>>(stage);
 }
 
 on_machines!(
