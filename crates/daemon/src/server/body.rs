@@ -48,9 +48,9 @@ impl Bodies {
     pub(super) async fn read(
         &self,
         body: Body,
-    ) -> Result<(String, Vec<OwnedSemaphorePermit>), Rejection> {
+    ) -> Result<(String, Option<OwnedSemaphorePermit>), Rejection> {
         let until = Instant::now() + self.patience;
-        let (mut bytes, mut held) = (Vec::new(), Vec::new());
+        let (mut bytes, mut held) = (Vec::new(), None::<OwnedSemaphorePermit>);
         let mut body = std::pin::pin!(body);
         loop {
             let Ok(frame) = time::timeout_at(until, body.frame()).await else {
@@ -69,8 +69,13 @@ impl Bodies {
             }
             // The first unit is not counted: those of all connections together are small enough.
             let units = (bytes.len() + data.len()).saturating_sub(1) / UNIT;
-            if let Some(more @ 1..) = units.checked_sub(held.len()) {
-                self.take(more, until, &mut held).await?;
+            let missing = units - held.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
+            if missing > 0 {
+                let more = self.take(missing, until).await?;
+                match &mut held {
+                    Some(held) => held.merge(more),
+                    None => held = Some(more),
+                }
             }
             bytes.extend_from_slice(&data);
         }
@@ -80,27 +85,17 @@ impl Bodies {
     }
 
     /// Waits for this many units of the budget.
-    async fn take(
-        &self,
-        units: usize,
-        until: Instant,
-        held: &mut Vec<OwnedSemaphorePermit>,
-    ) -> Result<(), Rejection> {
-        for _ in 0..units {
-            let permit = Arc::clone(&self.budget).acquire_owned();
-            let Ok(Ok(permit)) = time::timeout_at(until, permit).await else {
-                let error = ApiError::new(
-                    HttpStatus::ServiceUnavailable,
-                    ErrorKind::Failed,
-                    format!(
-                        "other requests have bodies of {BUDGET} bytes, the most that is held at once"
-                    ),
-                );
-                return Err(error.with_hint("try again later".to_owned()).into());
-            };
-            held.push(permit);
+    async fn take(&self, units: usize, until: Instant) -> Result<OwnedSemaphorePermit, Rejection> {
+        // A body has at most 64 of them.
+        let units = u32::try_from(units).unwrap_or(u32::MAX);
+        let permit = Arc::clone(&self.budget).acquire_many_owned(units);
+        if let Ok(Ok(permit)) = time::timeout_at(until, permit).await {
+            return Ok(permit);
         }
-        Ok(())
+        let detail =
+            format!("other requests have bodies of {BUDGET} bytes, the most that is held at once");
+        let error = ApiError::new(HttpStatus::ServiceUnavailable, ErrorKind::Failed, detail);
+        Err(error.with_hint("try again later".to_owned()).into())
     }
 
     /// Parses a body. A long one is parsed on another thread, one at a time, so that the server answers others
