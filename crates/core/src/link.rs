@@ -91,6 +91,17 @@ pub struct LinkState {
     pub forwarding: bool,
     /// `net.ipv4.conf.<name>.route_localnet`.
     pub route_localnet: bool,
+    /// `net.ipv4.conf.<name>.accept_redirects`: ICMP redirects from the guest change the host's routes. Counts only if
+    /// that of `all` is 1 as well, since the interface forwards.
+    pub accept_redirects: bool,
+    /// `net.ipv4.conf.<name>.send_redirects`. The interface sends redirects also if that of `all` is 1.
+    pub send_redirects: bool,
+    /// True if sources are checked (`net.ipv4.conf.<name>.rp_filter` is not 0): an extra, since udev may set another
+    /// value for new interfaces, and the greater of this and that of `all` counts.
+    pub rp_filter: bool,
+    /// True if ARP answers are for the interface's own addresses only (`net.ipv4.conf.<name>.arp_ignore` is not 0; the
+    /// greater of this and that of `all` counts).
+    pub arp_ignore: bool,
     /// True if it takes part in IPv6 (`net.ipv6.conf.<name>.disable_ipv6` is 0).
     pub ipv6: bool,
     /// Its attributes as a TAP; `None` if it is not a TAP.
@@ -160,6 +171,10 @@ impl LinkSpec {
             neighbours: self.neighbours.clone(),
             forwarding: true,
             route_localnet: true,
+            accept_redirects: false,
+            send_redirects: false,
+            rp_filter: true,
+            arp_ignore: true,
             ipv6: self.link_local.is_some(),
             tap: Some(self.tap),
         }
@@ -185,6 +200,10 @@ impl LinkSpec {
         note(state.group != LIVE_GROUP, format!("group {LIVE_GROUP:#x}"));
         note(!state.forwarding, "forwarding 1".to_owned());
         note(!state.route_localnet, "route_localnet 1".to_owned());
+        note(state.accept_redirects, "accept_redirects 0".to_owned());
+        note(state.send_redirects, "send_redirects 0".to_owned());
+        note(!state.rp_filter, "rp_filter 1".to_owned());
+        note(!state.arp_ignore, "arp_ignore 1".to_owned());
         let ipv6 = if self.link_local.is_some() { "IPv6" } else { "no IPv6" };
         note(state.ipv6 != self.link_local.is_some(), ipv6.to_owned());
         note(!state.up, "up".to_owned());

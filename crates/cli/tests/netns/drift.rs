@@ -23,7 +23,7 @@ const fn drift(commands: &'static str, words: &'static [&'static str]) -> Drift 
 }
 
 /// Changes to a TAP and to the sysctls.
-const OF_THE_NODE: [Drift; 16] = [
+const OF_THE_NODE: [Drift; 17] = [
     drift("ip link delete rik0", &["+ TAP rik0: address 10.231.0.1/30"]),
     drift("ip link set rik0 down", &["~ TAP rik0: up"]),
     drift("ip address delete 10.231.0.1/30 dev rik0", &["~ TAP rik0: address 10.231.0.1/30"]),
@@ -37,6 +37,11 @@ const OF_THE_NODE: [Drift; 16] = [
     drift("ip link set rik0 mtu 1400", &["~ TAP rik0: MTU 1500 instead of 1400"]),
     drift("ip link set rik0 group default", &["~ TAP rik0: group 0x52494b"]),
     drift("sysctl -qw net.ipv4.conf.rik0.route_localnet=0", &["~ TAP rik0: route_localnet 1"]),
+    drift(
+        "sysctl -qw net.ipv4.conf.rik0.accept_redirects=1\nsysctl -qw net.ipv4.conf.rik0.send_redirects=1\n\
+         sysctl -qw net.ipv4.conf.rik0.rp_filter=0\nsysctl -qw net.ipv4.conf.rik0.arp_ignore=0",
+        &["~ TAP rik0: accept_redirects 0, send_redirects 0, rp_filter 1, arp_ignore 1"],
+    ),
     drift("sysctl -qw net.ipv6.conf.rik0.disable_ipv6=0", &["~ TAP rik0: no IPv6"]),
     drift(
         "ip neighbour delete 10.231.0.2 dev rik0",

@@ -123,6 +123,12 @@ on_every_firewall!(changed_interfaces_are_repaired, |world| {
     scene.heals("address flushed", SOON, |_| ip("address flush dev TAP"));
     scene.heals("neighbours flushed", SOON, |_| ip("neighbour flush all nud permanent dev TAP"));
     scene.heals("MTU and group", SOON, |_| ip("link set TAP group 7 mtu 1300"));
+    let set = |name: &str, value: &str| {
+        scene.world.node.set_sysctl(&format!("net/ipv4/conf/{tap}/{name}"), value);
+    };
+    // The kernel does not notify of redirects.
+    scene.heals("rp_filter", SOON, |_| set("rp_filter", "0"));
+    scene.heals("accept_redirects", SLOWLY, |_| set("accept_redirects", "1"));
     for (name, value) in [
         ("ip_forward", "1"),
         ("ip_forward", "0"),

@@ -43,6 +43,7 @@ mod program;
 mod published;
 mod reach;
 mod real;
+mod redirects;
 mod restored;
 mod router;
 mod routing;

@@ -7,13 +7,13 @@ use std::{
 };
 
 use ipnet::IpNet;
-use netlink_packet_core::{NLM_F_CREATE, NLM_F_REPLACE};
+use netlink_packet_core::{DefaultNla, Emitable, NLA_F_NESTED, NLM_F_CREATE, NLM_F_REPLACE};
 use netlink_packet_route::{
     RouteNetlinkMessage,
     address::{AddressAttribute, AddressMessage},
     link::{
-        AfSpecInet, AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InetDevConf, LinkAttribute,
-        LinkFlags, LinkMessage,
+        AfSpecInet, AfSpecInet6, AfSpecUnspec, In6AddrGenMode, LinkAttribute, LinkFlags,
+        LinkMessage,
     },
     neighbour::{NeighbourAttribute, NeighbourMessage, NeighbourState},
 };
@@ -265,10 +265,7 @@ fn parts(index: u32, spec: &LinkSpec) -> Vec<Part> {
         flags: 0,
         excused: &[],
     };
-    // The library sends only fields that are not 0, so nothing else changes.
-    let mut configuration = InetDevConf::default();
-    (configuration.forwarding, configuration.route_localnet) = (1, 1);
-    let switches = AfSpecUnspec::Inet(vec![AfSpecInet::DevConfRequest(configuration)]);
+    let switches = AfSpecUnspec::Inet(vec![ipv4_settings()]);
     let no_link_local = AfSpecUnspec::Inet6(vec![AfSpecInet6::AddrGenMode(In6AddrGenMode::None)]);
     let create = NLM_F_CREATE | NLM_F_REPLACE;
     let mut parts = vec![
@@ -282,7 +279,7 @@ fn parts(index: u32, spec: &LinkSpec) -> Vec<Part> {
         link("MAC address", LinkAttribute::Address(spec.mac.octets().to_vec())),
         link("MTU", LinkAttribute::Mtu(spec.mtu)),
         link("group", LinkAttribute::Group(LIVE_GROUP)),
-        link("forwarding and route_localnet", LinkAttribute::AfSpecUnspec(vec![switches])),
+        link("settings for IPv4", LinkAttribute::AfSpecUnspec(vec![switches])),
         Part {
             // Without IPv6 in the kernel, or with an MTU below 1280, no address is created either.
             excused: &[Errno::AFNOSUPPORT],
@@ -310,6 +307,31 @@ fn parts(index: u32, spec: &LinkSpec) -> Vec<Part> {
         excused: NO_GUARD,
     }));
     parts
+}
+
+/// Returns the settings for IPv4 of one of our interfaces: all of them are one attribute of one request.
+fn ipv4_settings() -> AfSpecInet {
+    /// `IFLA_INET_CONF` of `<linux/if_link.h>`, and `IPV4_DEVCONF_*` of `<linux/ip.h>`. The type of the library leaves
+    /// out values that are 0.
+    const SETTINGS: u16 = 1;
+    const VALUES: [(u16, u32); 6] = [
+        (FORWARDING, 1),
+        (ACCEPT_REDIRECTS, 0),
+        (SEND_REDIRECTS, 0),
+        (RP_FILTER, 1),
+        (ARP_IGNORE, 1),
+        (ROUTE_LOCALNET, 1),
+    ];
+    const FORWARDING: u16 = 1;
+    const ACCEPT_REDIRECTS: u16 = 4;
+    const SEND_REDIRECTS: u16 = 6;
+    const RP_FILTER: u16 = 8;
+    const ARP_IGNORE: u16 = 19;
+    const ROUTE_LOCALNET: u16 = 26;
+    let values = VALUES.map(|(kind, value)| DefaultNla::new(kind, value.to_ne_bytes().into()));
+    let mut nested = vec![0; values.as_slice().buffer_len()];
+    values.as_slice().emit(&mut nested);
+    AfSpecInet::Other(DefaultNla::new(SETTINGS | NLA_F_NESTED, nested))
 }
 
 fn set_link(index: u32, attributes: Vec<LinkAttribute>) -> RouteNetlinkMessage {

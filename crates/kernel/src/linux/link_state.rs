@@ -11,8 +11,8 @@ use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
     address::{AddressAttribute, AddressMessage},
     link::{
-        AfSpecInet, AfSpecInet6, AfSpecUnspec, InfoData, InfoKind, InfoTun, LinkAttribute,
-        LinkExtentMask, LinkFlags, LinkInfo, LinkMessage,
+        AfSpecInet, AfSpecInet6, AfSpecUnspec, InetDevConf, InfoData, InfoKind, InfoTun,
+        LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkMessage,
     },
     neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState},
 };
@@ -200,12 +200,13 @@ pub(super) fn link(answer: &RouteNetlinkMessage) -> Option<(u32, LinkState)> {
             LinkAttribute::Carrier(carrier) => state.open = *carrier != 0,
             LinkAttribute::LinkInfo(info) => state.tap = tap(info),
             LinkAttribute::AfSpecUnspec(families) => {
-                (state.forwarding, state.route_localnet) = switches(families);
+                state.ipv4 = ipv4(families);
                 state.ipv6 = ipv6(families);
             }
             _ => {}
         }
     }
+    let ipv4 = state.ipv4;
     let state = LinkState {
         name: name?,
         alias: state.alias,
@@ -219,8 +220,12 @@ pub(super) fn link(answer: &RouteNetlinkMessage) -> Option<(u32, LinkState)> {
         group: state.group,
         addresses: BTreeSet::new(),
         neighbours: BTreeMap::new(),
-        forwarding: state.forwarding,
-        route_localnet: state.route_localnet,
+        forwarding: ipv4.forwarding != 0,
+        route_localnet: ipv4.route_localnet != 0,
+        accept_redirects: ipv4.accept_redirects != 0,
+        send_redirects: ipv4.send_redirects != 0,
+        rp_filter: ipv4.rp_filter != 0,
+        arp_ignore: ipv4.arp_ignore != 0,
         ipv6: state.ipv6,
         tap: state.tap,
     };
@@ -229,15 +234,13 @@ pub(super) fn link(answer: &RouteNetlinkMessage) -> Option<(u32, LinkState)> {
 
 /// The properties of an interface that are attributes.
 #[derive(Default)]
-#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 struct Fields {
     alias: Option<String>,
     mac: Option<MacAddress>,
     mtu: u32,
     open: bool,
     group: u32,
-    forwarding: bool,
-    route_localnet: bool,
+    ipv4: InetDevConf,
     ipv6: bool,
     tap: Option<Tap>,
 }
@@ -266,14 +269,14 @@ fn tap(info: &[LinkInfo]) -> Option<Tap> {
     })
 }
 
-/// Returns `forwarding` and `route_localnet`.
-fn switches(families: &[AfSpecUnspec]) -> (bool, bool) {
+/// Returns the settings for IPv4; all are 0 if there are none.
+fn ipv4(families: &[AfSpecUnspec]) -> InetDevConf {
     let inet = families.iter().filter_map(|family| match family {
         AfSpecUnspec::Inet(attributes) => Some(attributes),
         _ => None,
     });
     let mut found = inet.flatten().filter_map(|attribute| match attribute {
-        AfSpecInet::DevConf(of) => Some((of.forwarding != 0, of.route_localnet != 0)),
+        AfSpecInet::DevConf(configuration) => Some(*configuration),
         _ => None,
     });
     found.next().unwrap_or_default()

@@ -385,6 +385,10 @@ pub(crate) fn foreign_link(name: &riklet_core::model::InterfaceName) -> LinkStat
         neighbours: BTreeMap::new(),
         forwarding: false,
         route_localnet: false,
+        accept_redirects: true,
+        send_redirects: true,
+        rp_filter: false,
+        arp_ignore: false,
         ipv6: true,
         tap: None,
     }

@@ -246,8 +246,23 @@ fn drift_is_repaired() {
             route.configure_link(&spec).unwrap();
             assert_eq!(differences(&mut route, &spec), [""; 0], "{drift}");
         }
-        run("sysctl", "-qw net.ipv4.conf.rik1.route_localnet=0");
-        assert_eq!(differences(&mut route, &spec), ["route_localnet 1"]);
+        let settings = [
+            ("forwarding", 1),
+            ("route_localnet", 1),
+            ("accept_redirects", 0),
+            ("send_redirects", 0),
+            ("rp_filter", 1),
+            ("arp_ignore", 1),
+        ];
+        let wrong =
+            settings.map(|(setting, value)| format!("net.ipv4.conf.rik1.{setting}={}", 1 - value));
+        run("sysctl", &format!("-qw {}", wrong.join(" ")));
+        let wanted = settings.map(|(setting, value)| format!("{setting} {value}"));
+        assert_eq!(differences(&mut route, &spec), wanted);
+        route.configure_link(&spec).unwrap();
+        assert_eq!(differences(&mut route, &spec), [""; 0]);
+        run("sysctl", "-qw net.ipv4.conf.rik1.rp_filter=2 net.ipv4.conf.rik1.arp_ignore=2");
+        assert_eq!(differences(&mut route, &spec), [""; 0], "udev may set another mode");
         for drift in drifts {
             ip(drift);
         }

@@ -49,10 +49,17 @@ pub(super) struct Mirror {
     strangers: bool,
     /// True if an interface that is not ours came, went, or got or lost an address.
     interfaces: bool,
-    /// Forwarding of our interfaces, as it was notified after their links were.
-    forwarding: BTreeMap<u32, bool>,
+    /// The settings of our interfaces, as they were notified after their links were.
+    settings: BTreeMap<u32, Notified>,
     /// True if forwarding changed for another interface, or for the host as a whole.
     switched: bool,
+}
+
+/// The settings of an interface that the kernel notifies of one by one.
+#[derive(Debug, Default)]
+struct Notified {
+    forwarding: Option<bool>,
+    rp_filter: Option<bool>,
 }
 
 impl Mirror {
@@ -86,14 +93,14 @@ impl Mirror {
             }
             NEW_ADDRESS | DELETED_ADDRESS => self.hear_address(message),
             NEW_NEIGHBOUR | DELETED_NEIGHBOUR => self.hear_neighbour(message),
-            NEW_NETCONF => self.hear_switch(message),
+            NEW_NETCONF => self.hear_setting(message),
             _ => {}
         }
     }
 
     fn hear_link(&mut self, message: Message<'_>) {
         let Some(index) = index_of_link(message).filter(|_| family(message) == 0) else { return };
-        self.forwarding.remove(&index);
+        self.settings.remove(&index);
         // `ifi_change` is all ones for a new interface: it has no addresses yet, except those of later notifications.
         let new = read_u32(message.body(), 12) == Some(u32::MAX);
         if new && !self.links.contains_key(&index) && !self.unread.contains_key(&index) {
@@ -110,21 +117,26 @@ impl Mirror {
         for (index, message) in std::mem::take(&mut self.unread) {
             self.read(index, &message, false);
         }
-        for (index, on) in std::mem::take(&mut self.forwarding) {
-            if let Some(state) = self.links.get_mut(&index).filter(|state| state.forwarding != on) {
-                state.forwarding = on;
+        for (index, Notified { forwarding, rp_filter }) in std::mem::take(&mut self.settings) {
+            let Some(state) = self.links.get_mut(&index) else { continue };
+            let before = (state.forwarding, state.rp_filter);
+            state.forwarding = forwarding.unwrap_or(state.forwarding);
+            state.rp_filter = rp_filter.unwrap_or(state.rp_filter);
+            if before != (state.forwarding, state.rp_filter) {
                 self.changed.extend(Slot::of_interface(state.name.as_str()));
             }
         }
     }
 
-    /// Processes a change of forwarding. A write of `net.ipv4.ip_forward` causes one for every interface.
-    fn hear_switch(&mut self, message: Message<'_>) {
-        let Some((index, on)) = said_of_forwarding(message) else { return };
+    /// Processes a change of one setting. A write of `net.ipv4.ip_forward` causes one for every interface.
+    fn hear_setting(&mut self, message: Message<'_>) {
+        let Some((index, Notified { forwarding, rp_filter })) = setting(message) else { return };
         if self.links.contains_key(&index) || self.unread.contains_key(&index) {
-            self.forwarding.insert(index, on);
+            let known = self.settings.entry(index).or_default();
+            known.forwarding = forwarding.or(known.forwarding);
+            known.rp_filter = rp_filter.or(known.rp_filter);
         } else {
-            self.switched = true;
+            self.switched |= forwarding.is_some();
         }
     }
 
@@ -255,7 +267,12 @@ impl Mirror {
     pub(super) fn expect(&mut self, spec: &LinkSpec) {
         let state = self.names.get(&spec.name).and_then(|index| self.links.get_mut(index));
         if let Some(state) = state {
-            (state.forwarding, state.route_localnet, state.ipv6) = (true, true, false);
+            let wanted = spec.state();
+            (state.forwarding, state.route_localnet, state.ipv6) =
+                (wanted.forwarding, wanted.route_localnet, wanted.ipv6);
+            (state.accept_redirects, state.send_redirects) =
+                (wanted.accept_redirects, wanted.send_redirects);
+            (state.rp_filter, state.arp_ignore) = (wanted.rp_filter, wanted.arp_ignore);
         }
     }
 
@@ -296,19 +313,17 @@ impl Mirror {
     }
 }
 
-/// Returns the interface whose `forwarding` was set, and the value. A notification with all values is of an interface
-/// that has just come; its link follows.
-fn said_of_forwarding(message: Message<'_>) -> Option<(u32, bool)> {
+/// Returns the interface of which a setting was changed, and that setting. A notification with all settings is of an
+/// interface that has just come; its link follows.
+fn setting(message: Message<'_>) -> Option<(u32, Notified)> {
     /// `sizeof(struct netconfmsg)`, rounded up.
     const HEADER: usize = 4;
+    let value = |wanted| read_u32(message.attribute(HEADER, wanted)?, 0);
+    let on = |wanted| value(wanted).map(|value| value != 0);
+    let found = Notified { forwarding: on(NETCONF_FORWARDING), rp_filter: on(NETCONF_RP_FILTER) };
     let of_ipv4 = message.body().first() == Some(&AF_INET);
-    let whole = message.attribute(HEADER, NETCONF_RP_FILTER).is_some();
-    if !of_ipv4 || whole {
-        return None;
-    }
-    let index = read_u32(message.attribute(HEADER, NETCONF_INDEX)?, 0)?;
-    let on = read_u32(message.attribute(HEADER, NETCONF_FORWARDING)?, 0)? != 0;
-    Some((index, on))
+    let one = found.forwarding.is_some() != found.rp_filter.is_some();
+    Some((value(NETCONF_INDEX)?, found)).filter(|_| of_ipv4 && one)
 }
 
 /// `ifi_family`.

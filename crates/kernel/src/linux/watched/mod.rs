@@ -3,8 +3,9 @@
 //! It listens to the kernel's notifications. They are queued before the call that makes a change returns: once the
 //! queue is drained, the memory equals the kernel, and nothing needs to be asked again.
 //!
-//! The kernel does not notify of `route_localnet` and `disable_ipv6` of an interface, of the alias and the group of an
-//! interface that is down, and of the legacy iptables. [`Watched::refresh`] forgets these.
+//! The kernel does not notify of `route_localnet`, `disable_ipv6`, `arp_ignore` and the redirects of an interface, of
+//! the alias and the group of an interface that is down, and of the legacy iptables. [`Watched::refresh`] forgets
+//! these.
 
 mod conntrack;
 mod feed;

@@ -154,6 +154,7 @@ fn a_refresh_finds_changes_without_a_notification() {
         watched.changes().unwrap();
         super::super::sysctl::set("net.ipv6.conf.rik3.disable_ipv6", "0").unwrap();
         super::super::sysctl::set("net.ipv4.conf.rik3.route_localnet", "0").unwrap();
+        super::super::sysctl::set("net.ipv4.conf.rik3.accept_redirects", "1").unwrap();
         assert_eq!(slots(&mut watched), [0; 0], "nobody is told");
         watched.refresh();
         assert_eq!(slots(&mut watched), [3]);
@@ -363,6 +364,12 @@ fn a_change_of_ip_forward_changes_every_interface() {
         assert_mirrors(&mut watched, "the switch of a TAP");
         watched.configure_link(&spec(1)).unwrap();
         assert_mirrors(&mut watched, "its repair");
+        watched.changes().unwrap();
+        write("net.ipv4.conf.rik1.rp_filter", "0").unwrap();
+        let changes = watched.changes().unwrap();
+        assert_eq!((changes.links, changes.forwarding), ([Slot::new(1)].into(), false));
+        assert_mirrors(&mut watched, "its check of sources");
+        write("net.ipv4.conf.rik1.rp_filter", "1").unwrap();
         for value in ["1", "0"] {
             write(IP_FORWARD, value).unwrap();
             assert_mirrors(&mut watched, "the switch of the host");
