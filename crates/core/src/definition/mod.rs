@@ -46,8 +46,8 @@ fn kinds() -> impl Iterator<Item = &'static str> {
 
 /// Returns the workloads that the sources define, in their order.
 ///
-/// A text that begins with `{` or `[` is JSON: an object or a list of them. Any other is YAML: one document
-/// or several, each an object or a list of them.
+/// A text is JSON, an object or a list of them, or YAML: one document or several, each an object or a list of them. A
+/// text that begins with `{` or `[` may be either, unless its source is named as a `.json` file.
 ///
 /// # Errors
 /// Fails with all errors, not only the first; also if two definitions, of whatever sources, have one name or clash in a
@@ -61,7 +61,7 @@ fn parse_within(longest: usize, sources: &[Source]) -> Result<Vec<Workload>, Err
     let mut validator = Validator::default();
     for source in sources {
         validator.begin(&source.name);
-        match read(longest, &source.text) {
+        match read(longest, source) {
             Ok(documents) => documents.iter().for_each(|document| validator.document(document)),
             Err((at, reason)) => validator.refuse(at, "", reason),
         }
@@ -69,13 +69,15 @@ fn parse_within(longest: usize, sources: &[Source]) -> Result<Vec<Workload>, Err
     validator.finish()
 }
 
-fn read(longest: usize, text: &str) -> Result<Vec<TreeNode>, (Position, Reason)> {
+fn read(longest: usize, source: &Source) -> Result<Vec<TreeNode>, (Position, Reason)> {
+    let text = source.text.as_str();
     if text.len() > longest {
         return Err((Position::START, Reason::TooLarge { bytes: text.len() }));
     }
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let documents = if text.trim_start().starts_with(['{', '[']) {
-        vec![json::read(text)?]
+        let document = json::read(text).map(|document| vec![document]);
+        document.or_else(|refused| flow_style(source, text, refused))?
     } else {
         yaml::read(text)?
     };
@@ -84,4 +86,19 @@ fn read(longest: usize, text: &str) -> Result<Vec<TreeNode>, (Position, Reason)>
         return Err((Position::START, Reason::Empty));
     }
     Ok(documents)
+}
+
+/// Returns the documents of a text that looks like JSON and is refused as such: YAML has objects and lists of the same form.
+/// If it is not YAML either, the error is that of the format that the source is named for.
+fn flow_style(
+    source: &Source,
+    text: &str,
+    (at, reason): (Position, Reason),
+) -> Result<Vec<TreeNode>, (Position, Reason)> {
+    let is_named = |endings: &[&str]| endings.iter().any(|ending| source.name.ends_with(ending));
+    if !matches!(reason, Reason::Syntax { .. }) || is_named(&[".json"]) {
+        return Err((at, reason));
+    }
+    let other = |of_yaml| if is_named(&[".yaml", ".yml"]) { of_yaml } else { (at, reason) };
+    yaml::read(text).map_err(other)
 }

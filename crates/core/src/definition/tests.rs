@@ -44,6 +44,28 @@ fn the_definitions_of_rik_are_read() {
 }
 
 #[test]
+fn yaml_may_begin_as_json_does() {
+    let exposure = "[{port: 8080, targetPort: 80}]";
+    let flow = format!(
+        "{{apiVersion: v1, kind: Function, name: hello, spec: {{function: {{exposure: {exposure}}}}}}}\n"
+    );
+    let block = format!(
+        "apiVersion: v1\nkind: Function\nname: hello\nspec: {{function: {{exposure: {exposure}}}}}"
+    );
+    let hello = parsed(&block).unwrap();
+    assert_eq!(parsed(&flow).unwrap(), hello);
+    assert_eq!(parsed(&format!("[{flow}]")).unwrap(), hello);
+    let two = format!("{flow}---\n{}", flow.replace("hello", "second").replace("8080", "8081"));
+    assert_eq!(parsed(&two).unwrap().len(), 2);
+    let broken = "{apiVersion: v1, name: hello";
+    insta::assert_snapshot!(refused(&[("-", broken), ("a.json", &flow), ("a.yaml", broken)]), @r"
+    -:1:2: not valid JSON: key must be a string
+    a.json:1:2: not valid JSON: key must be a string
+    a.yaml:1:1: not valid YAML: unclosed bracket '{'
+    ");
+}
+
+#[test]
 fn json_and_yaml_mean_the_same() {
     let json = "\u{feff}\r\n[{\t\"apiVersion\": \"v1\", \"kind\": \"Function\", \"name\": \"h\\u0065llo\",\r\n\
         \"spec\": {\"function\": {\"execution\": {\"rootfs\": \"\\/srv\\/\\ud83d\\ude00\"},\r\n\
