@@ -66,9 +66,12 @@ fn dispatch(args: Args) -> Result<ExitCode, CliError> {
         Command::Inspect(inspect) => inspect::run(&mut node()?, &inspect, output),
         Command::Plan(plan) => plan::run(&mut node()?, &plan, output),
         Command::Check => check::run(&mut node()?, output),
-        Command::Repair { adopt: true, .. } => repair::recovered(node()?.adopt()?, output),
+        Command::Repair { adopt: true, .. } => {
+            repair::recovered(node()?.adopt()?, "nothing to take over", output)
+        }
         Command::Repair { rebuild: true, force, .. } => {
-            repair::recovered(node()?.rebuild(force)?, output)
+            let nothing = "nothing to do: the database is sound, and has every interface";
+            repair::recovered(node()?.rebuild(force)?, nothing, output)
         }
         Command::Repair { .. } => repair::run(&mut node()?, output),
         Command::Events(events) => events::run(&mut node()?, &events, output),

@@ -13,11 +13,16 @@ pub(crate) fn run(node: &mut dyn NodeApi, output: Output) -> Result<ExitCode, Cl
     output.complaints(&mut report).map(|()| ExitCode::SUCCESS)
 }
 
-/// Prints what was recorded anew, by `repair --rebuild` or `repair --adopt`.
+/// Prints what was recorded anew, by `repair --rebuild` or `repair --adopt`. If there is nothing to print, says this
+/// instead.
 pub(crate) fn recovered(
     mut rebuilt: RebuiltDocument,
+    nothing: &str,
     output: Output,
 ) -> Result<ExitCode, CliError> {
+    if is_empty(&rebuilt) {
+        output.remark(nothing);
+    }
     if let Some(path) = &rebuilt.set_aside {
         output.remark(&format!("the former database is now {}", path.display()));
     }
@@ -39,4 +44,12 @@ pub(crate) fn recovered(
         || &rebuilt,
     )?;
     output.complaints(&mut rebuilt.repair).map(|()| ExitCode::SUCCESS)
+}
+
+fn is_empty(rebuilt: &RebuiltDocument) -> bool {
+    let RebuiltDocument { set_aside, recovered, incomplete, lost, repair } = rebuilt;
+    let repaired =
+        !repair.steps.is_empty() || !repair.failures.is_empty() || !repair.warnings.is_empty();
+    let recorded = [recovered, incomplete, lost].into_iter().any(|names| !names.is_empty());
+    set_aside.is_none() && !recorded && !repaired
 }

@@ -30,7 +30,7 @@ use crate::{
 
 use obstacle::{blocked, is_ours, repaired_by};
 
-pub use claim::{Adoption, Claim, Holder, Object, claims, lost_owner};
+pub use claim::{Adoption, Claim, Holder, Object, claims, lost_owner, other_owners};
 pub use obstacle::{ForeignLink, Obstacle, UnreadableRecord};
 pub use usable::{is_usable, unusable};
 

@@ -50,7 +50,7 @@ impl<K: Kernel> Operations<'_, K> {
     pub(crate) fn list(&mut self) -> Result<Vec<ListedInstance>, NodeError> {
         let mut reading = self.reading()?;
         let Some(Used { store, host, context }) = reading.used(Interfaces::Recorded)? else {
-            return Ok(vec![]);
+            return reading.context.refuse_visible().map(|()| vec![]);
         };
         let links = context.kernel.links()?.into_iter();
         let links: BTreeMap<_, _> = links.map(|link| (link.name.clone(), link)).collect();
@@ -69,6 +69,7 @@ impl<K: Kernel> Operations<'_, K> {
     pub(crate) fn inspect(&mut self, name: &InstanceName) -> Result<Inspection, NodeError> {
         let mut reading = self.reading()?;
         let Some(Used { store, host, context }) = reading.used(Interfaces::Recorded)? else {
+            reading.context.refuse_visible()?;
             return Err(reading.context.unknown(name, None));
         };
         let Some(record) = store.get(name)? else {

@@ -135,8 +135,9 @@ impl<K: Kernel> Node<K> {
     }
 
     /// Takes over the objects of the records in another state directory, as [`Self::rebuild`] does for lost records.
-    /// All of them bear our mark afterwards. Connections stay. The other records are kept, and their operations are
-    /// refused.
+    /// All of them bear our mark afterwards. Connections stay. The other records are copied to a file
+    /// `riklet-sdn.db.adopted-<n>` beside them and emptied, except for their runs; their operations are refused while
+    /// ours has objects on the host. Other records that cannot be found or written stay, with a warning in the log.
     ///
     /// A TAP that a VMM has open stays with its instance: if our records have another instance in its slot, that one is
     /// a failure of the report.
@@ -151,7 +152,8 @@ impl<K: Kernel> Node<K> {
     /// [`Self::check`].
     ///
     /// # Errors
-    /// Fails if the store or the kernel cannot be read.
+    /// Fails if the store or the kernel cannot be read; also if nothing was recorded here, and objects on the host belong
+    /// to the records in another state directory or to lost ones.
     pub fn list(&mut self) -> Result<Vec<ListedInstance>, NodeError> {
         self.operations(&mut Cache::default()).list()
     }
@@ -159,9 +161,18 @@ impl<K: Kernel> Node<K> {
     /// Returns one recorded instance, and its state in the kernel.
     ///
     /// # Errors
-    /// Fails if no instance of this name is recorded, or the store or the kernel cannot be read.
+    /// Fails if no instance of this name is recorded, and otherwise as [`Self::list`] does.
     pub fn inspect(&mut self, name: &InstanceName) -> Result<Inspection, NodeError> {
         self.operations(&mut Cache::default()).inspect(name)
+    }
+
+    /// Refuses to begin with a state directory that has no records, if objects on the host belong to other records. Every
+    /// operation does so as well; this one creates nothing, not even for a moment.
+    ///
+    /// # Errors
+    /// Fails if it refuses, or the kernel cannot be read.
+    pub fn refuse_first_use(&mut self) -> Result<(), NodeError> {
+        self.operations(&mut Cache::default()).refuse_blank()
     }
 
     /// Returns the operations of a node that remembers this from earlier ones.

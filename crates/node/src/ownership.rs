@@ -24,13 +24,16 @@ pub(crate) fn unless_claimed<T>(
 }
 
 impl<K: Kernel> Context<'_, K> {
+    /// Returns every interface that bears a mark, with any owner.
+    fn marked_links(&mut self) -> Result<Vec<(Object, Mark)>, NodeError> {
+        let links = self.kernel.links()?.into_iter();
+        let found = links.filter_map(|link| Some((alias::mark(link.alias.as_deref())?, link.name)));
+        Ok(found.map(|(mark, name)| (Object::Link(name), mark)).collect())
+    }
+
     /// Returns every object on the host that bears a mark, with any owner.
     pub(crate) fn marked(&mut self) -> Result<Vec<(Object, Mark)>, NodeError> {
-        let links = self.kernel.links()?.into_iter();
-        let mut found: Vec<_> = links
-            .filter_map(|link| Some((alias::mark(link.alias.as_deref())?, link.name)))
-            .map(|(mark, name)| (Object::Link(name), mark))
-            .collect();
+        let mut found = self.marked_links()?;
         let mut bare = true;
         for (backend, state) in host::firewalls(self.kernel, self.config)? {
             bare &= state.marks.is_empty();
@@ -51,9 +54,32 @@ impl<K: Kernel> Context<'_, K> {
 
     /// Returns the claims on a host that this state directory has recorded nothing of: on all that bears a mark.
     pub(crate) fn claims_of_unrecorded(&mut self) -> Result<Vec<Claim>, NodeError> {
+        let found = self.marked()?;
+        Ok(self.claims_of_nobody(Adoption::Nothing, &found))
+    }
+
+    /// Returns the claims on these objects that this adoption does not settle, for a state directory that has recorded
+    /// nothing.
+    pub(crate) fn claims_of_nobody(
+        &self,
+        adoption: Adoption,
+        found: &[(Object, Mark)],
+    ) -> Vec<Claim> {
         let directory = Store::canonical(&self.config.state_dir);
         let nobody = Owner::new(OwnerId::new(0), &directory.to_string_lossy());
-        Ok(plan::claims(&nobody, false, Adoption::Nothing, &self.marked()?))
+        plan::claims(&nobody, false, adoption, found)
+    }
+
+    /// Refuses to show a state directory that has recorded nothing, if objects on the host belong to other records. Looks
+    /// at no more than this user may see: anybody may list interfaces, and only root the firewall.
+    pub(crate) fn refuse_visible(&mut self) -> Result<(), NodeError> {
+        let links = self.marked_links()?;
+        let claims = self.claims_of_nobody(Adoption::Nothing, &links);
+        self.refuse(claims)?;
+        match self.claims_of_unrecorded() {
+            Err(NodeError::Kernel(error)) if error.refusal().is_permission() => Ok(()),
+            claims => self.refuse(claims?),
+        }
     }
 
     /// Refuses the first use of this state directory if objects on the host belong to other records.

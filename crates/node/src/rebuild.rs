@@ -1,6 +1,9 @@
 //! Rebuilds the records from the kernel: the aliases of the interfaces name their instances.
 
-use std::{collections::BTreeSet, path::PathBuf};
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+};
 
 use ipnet::IpNet;
 
@@ -63,12 +66,16 @@ impl<K: Kernel> Operations<'_, K> {
         options: RebuildOptions,
         adoption: Adoption,
     ) -> Result<Rebuilt, NodeError> {
+        self.context.refuse_blank_adoption(adoption)?;
         let _lock = self.context.lock()?;
         self.let_go_of_records();
         let found = self.context.marked()?;
         let set_aside = self.context.set_aside_if_unsound(options, adoption, &found)?;
         let mut session = self.session()?;
         let recovered = session.recover_all(adoption, &found)?;
+        if adoption == Adoption::All {
+            session.empty_other_records(&found)?;
+        }
         let mut report = session.reconcile(&recovered.slots, adoption)?;
         report.done.extend(session.remove_other_firewalls()?);
         let Recovered { names, incomplete, lost, .. } = recovered;
@@ -138,6 +145,28 @@ impl<K: Kernel> Session<'_, K> {
         Ok(recovered)
     }
 
+    /// Empties the records that the objects were taken from: once ours are gone, an operation on those would bring the
+    /// instances up again. This comes before the objects get our mark, since that mark is what leads to those records.
+    fn empty_other_records(&mut self, found: &[(Object, Mark)]) -> Result<(), NodeError> {
+        let (ours, _) = host::owner(self.context.config, self.store)?;
+        for (owner, directory) in plan::other_owners(&ours, found) {
+            match Store::give_up(Path::new(directory), owner) {
+                Ok(Some(copy)) => {
+                    tracing::info!(
+                        "the records in {directory} are empty now; a copy is {}",
+                        copy.display()
+                    );
+                }
+                Ok(None) => {}
+                // The instances are ours all the same.
+                Err(error) => tracing::warn!(
+                    "the records in {directory} still have what was taken over from them: {error}"
+                ),
+            }
+        }
+        Ok(())
+    }
+
     /// Removes our objects from other backends: the other records may have used them, and both would translate packets.
     fn remove_other_firewalls(&mut self) -> Result<Vec<Step>, NodeError> {
         let Self { context, store, .. } = self;
@@ -180,6 +209,16 @@ impl<K: Kernel> Context<'_, K> {
         let set_aside = Store::set_aside(dir)?;
         drop(Store::open(dir)?);
         Ok(set_aside)
+    }
+
+    /// Refuses to begin with a state directory that has no records, if this adoption would be refused. Creates nothing.
+    fn refuse_blank_adoption(&mut self, adoption: Adoption) -> Result<(), NodeError> {
+        if Store::exists(&self.config.state_dir).unwrap_or(true) {
+            return Ok(());
+        }
+        let found = self.marked()?;
+        let claims = self.claims_of_nobody(adoption, &found);
+        self.refuse(claims)
     }
 
     fn sound_store(&self) -> Result<Store, NodeError> {

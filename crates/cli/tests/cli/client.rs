@@ -106,7 +106,8 @@ fn commands_work_without_a_daemon() {
     for socket in [&*long, "hello.json/api.sock", "hello.json", "/"] {
         assert_eq!(environment.run(&["--api", socket, "list"]).success(), list, "{socket}");
     }
-    environment.run(&["--state-dir", &long, "list"]).success();
+    let other = environment.run(&["--state-dir", &long, "list"]).failure(1);
+    assert!(other.contains("rik0 belongs to the records in $DIR/state"), "{other}");
 }
 
 #[test]
@@ -187,7 +188,8 @@ fn runs_are_managed_through_a_daemon() {
     environment.run(&["run", "--detach", "hello.json"]).done();
     let runs = environment.run(&["ps", "--output", "json"]).json();
     let running = format!(
-        "error: hello is already running: builtin, process {}\nhint: `riklet-sdn stop hello` ends it\n",
+        "error: cannot take hello down while it runs: builtin, process {}\n\
+         hint: `riklet-sdn stop hello` ends it, and takes its network down\n",
         runs[0]["pid"]
     );
     for down in ["down hello", "down --all", "down --all --purge", "down hello --purge"] {

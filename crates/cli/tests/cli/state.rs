@@ -92,6 +92,36 @@ fn a_rebuild_is_reported_in_json() {
 }
 
 #[test]
+fn a_rebuild_of_sound_records_says_so() {
+    let environment = Environment::with_hello();
+    let commands: [&[&str]; 2] = [&["repair", "--rebuild"], &["repair", "--adopt"]];
+    insta::assert_snapshot!(transcript(&environment, commands), @r"
+    $ riklet-sdn repair --rebuild
+    ---- stderr ----
+    nothing to do: the database is sound, and has every interface
+    $ riklet-sdn repair --adopt
+    ---- stderr ----
+    nothing to take over
+    ");
+}
+
+#[test]
+fn a_list_without_the_records_of_what_is_up_is_an_error() {
+    let environment = Environment::with_hello();
+    for arguments in [&["list"][..], &["inspect", "hello"], &["list", "--output", "json"]] {
+        let other = [&["--state-dir", "other"], arguments].concat();
+        let refused = environment.run(&other).failure(1);
+        assert!(refused.contains("rik0 belongs to the records in $DIR/state"), "{refused}");
+        assert!(!environment.path("other").exists(), "nothing is created");
+    }
+    environment.tool("rm", &[environment.path(DATABASE).to_str().unwrap()]);
+    insta::assert_snapshot!(environment.refused(1, &["list"]), @r"
+    error: the interface rik0 is in use, and its records are missing
+    hint: `riklet-sdn repair --rebuild` records it anew
+    ");
+}
+
+#[test]
 fn corrupt_page_is_found_when_it_is_read() {
     let environment = Environment::with_hello();
     // The header is intact, but a page of the records' table is not.
@@ -180,6 +210,8 @@ fn intact_database_is_set_aside_only_with_force() {
     let commands = [rebuild, insist, &["list"]];
     insta::assert_snapshot!(transcript(&environment, commands), @r"
     $ riklet-sdn repair --rebuild
+    ---- stderr ----
+    nothing to do: the database is sound, and has every interface
     $ riklet-sdn repair --rebuild --force
     recorded hello
     ---- stderr ----

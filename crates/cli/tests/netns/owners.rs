@@ -83,6 +83,7 @@ on_every_firewall!(another_state_directory_changes_nothing, |world| {
     ] {
         assert_refused(world, arguments, stdin);
         assert_same(&before, &SystemState::take(&world.node));
+        assert!(!other(world).exists(), "{arguments:?} creates nothing");
     }
     let checked = with_other(world, &["check"], "");
     assert_eq!(checked.code, Some(1), "{checked}");
@@ -92,7 +93,8 @@ on_every_firewall!(another_state_directory_changes_nothing, |world| {
         checked.stdout.contains("! the interface rik0 belongs to the records in "),
         "{checked}"
     );
-    assert_eq!(with_other(world, &["--output", "json", "list"], "").success(), "[]\n");
+    assert_refused(world, &["list"], "");
+    assert_refused(world, &["inspect", "web"], "");
     assert_same(&before, &SystemState::take(&world.node));
     connection.assert_alive();
     tcp_ask(&world.client, (NODE_LAN, 8080)).expect("the function answers");
@@ -120,6 +122,7 @@ on_every_firewall!(adopted_functions_keep_working_and_leave_their_former_owner, 
         (&["down", "--all", "--purge"], ""),
         (&["repair"], ""),
         (&["repair", "--rebuild"], ""),
+        (&["list"], ""),
         (&["serve"], ""),
     ] {
         let complaint = world.riklet(arguments, stdin).failure(1);
@@ -129,11 +132,18 @@ on_every_firewall!(adopted_functions_keep_working_and_leave_their_former_owner, 
         );
         assert_same(&before, &SystemState::take(&world.node));
     }
-    let listed = world.riklet(&["list"], "").success();
-    assert!(listed.contains("web") && !listed.contains("new"), "{listed}");
     connection.assert_alive();
     with_other(world, &["down", "web"], "").success();
     connection.assert_reset();
+
+    // Once the other directory has left the host, the first has nothing to bring up, and is usable.
+    with_other(world, &["down", "--all", "--purge"], "").success();
+    let bare = SystemState::take(&world.node);
+    world.riklet(&["repair"], "").success();
+    assert_same(&bare, &SystemState::take(&world.node));
+    world.riklet(&["up", "-"], &definition("new", 9090)).success();
+    let listed = world.riklet(&["list"], "").success();
+    assert!(listed.contains("new") && !listed.contains("web"), "{listed}");
 });
 
 /// Returns a rule without the comment that names its owner.
@@ -183,6 +193,8 @@ on_every_firewall!(daemon_leaves_functions_adopted_by_others_alone, |world| {
         let refused = daemon.ask("PUT", "/v1/functions/new", &definition("new", 9090));
         assert_eq!(refused.status, 409, "{refused:?}");
     }
+    let said = daemon.events().matches("belongs to the records in").count();
+    assert_eq!(said, 1, "{}", daemon.events());
     daemon.end(Signal::KILL);
     let taker = world.riklet_in_background(&["--state-dir", &directory, "serve", "--adopt"], "");
     wait_for("the other daemon to answer", Duration::from_secs(20), || {

@@ -99,6 +99,16 @@ pub fn claims(
     found.iter().filter_map(claim).collect()
 }
 
+/// Returns the owners of the found objects besides ours, each with its state directory, where an object names it.
+#[must_use]
+pub fn other_owners<'a>(owner: &Owner, found: &'a [(Object, Mark)]) -> BTreeMap<OwnerId, &'a str> {
+    let signed = found.iter().filter_map(|(_, mark)| match mark {
+        Mark::Signed { id, directory: Some(directory) } => Some((*id, directory.as_str())),
+        _ => None,
+    });
+    signed.filter(|(id, _)| *id != owner.id()).collect()
+}
+
 /// Returns the identifier of the lost records that something found belongs to.
 #[must_use]
 pub fn lost_owner(owner: &Owner, found: &[(Object, Mark)]) -> Option<OwnerId> {

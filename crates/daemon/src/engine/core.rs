@@ -32,6 +32,8 @@ pub(super) struct Core {
     queue: Queue,
     pub(super) background: Background,
     pub(super) healer: Healer,
+    /// The error of the last repair, if it failed: the same one is said once.
+    pub(super) failed_repair: Option<String>,
     /// Slots that the engine changed since it last read the kernel's notifications.
     pub(super) changed_by_us: BTreeSet<Slot>,
     /// Requests that wait for a background task to free a slot or a port.
@@ -82,6 +84,7 @@ impl Core {
             queue,
             background,
             healer: Healer::default(),
+            failed_repair: None,
             changed_by_us: BTreeSet::new(),
             waiting: Vec::new(),
             alone: Vec::new(),

@@ -10,8 +10,9 @@ use super::{
     healer::{Look, Subject},
 };
 use crate::now;
+use riklet_api::chain;
 use riklet_core::plan::Step;
-use riklet_sdn::Report;
+use riklet_sdn::{NodeError, Report};
 
 /// The pause between looks at state that the kernel does not report.
 pub(super) const REFRESH_INTERVAL: Duration = Duration::from_secs(10);
@@ -70,9 +71,19 @@ impl Core {
             }
         };
         match healed {
-            Ok(report) => self.note_repair(&report, now),
+            Ok(report) => {
+                // A look at some slots of records that were not used yet does nothing, and shows nothing.
+                if matches!(look, Look::All) || !report.done.is_empty() {
+                    self.failed_repair = None;
+                }
+                self.note_repair(&report, now);
+            }
             Err(error) => {
-                self.events.error(&error);
+                let cause = cause(&error);
+                if self.failed_repair.as_ref() != Some(&cause) {
+                    self.events.error(&error);
+                    self.failed_repair = Some(cause);
+                }
                 for subject in subjects {
                     self.healer.failed(subject, now);
                 }
@@ -103,5 +114,16 @@ impl Core {
             self.events.failed(failure);
             self.healer.failed(Subject::Slot(failure.slot), now);
         }
+    }
+}
+
+/// Returns the text by which one cause of failed repairs is told from another. How many objects others claim may change
+/// with every look.
+fn cause(error: &NodeError) -> String {
+    match error {
+        NodeError::Claimed { claims, .. } => {
+            claims.first().map(|claim| format!("{:?}", claim.holder)).unwrap_or_default()
+        }
+        error => chain(error),
     }
 }

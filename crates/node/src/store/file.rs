@@ -92,14 +92,7 @@ pub(super) fn set_aside(path: &Path) -> Result<Option<PathBuf>, StoreError> {
     if !exists(path)? {
         return Ok(None);
     }
-    let mut number = 1_u32;
-    let target = loop {
-        let target = suffixed(path, &format!(".corrupt-{number}"));
-        if !exists(&target)? {
-            break target;
-        }
-        number += 1;
-    };
+    let target = free_name(path, "corrupt")?;
     // The database is moved last: a journal without its database would be taken for that of the next one.
     for suffix in ["-journal", "-wal", "-shm", ""] {
         let from = suffixed(path, suffix);
@@ -109,6 +102,18 @@ pub(super) fn set_aside(path: &Path) -> Result<Option<PathBuf>, StoreError> {
         }
     }
     Ok(Some(target))
+}
+
+/// Returns the first path `<path>.<word>-<n>` that is not taken.
+pub(super) fn free_name(path: &Path, word: &str) -> Result<PathBuf, StoreError> {
+    let mut number = 1_u32;
+    loop {
+        let target = suffixed(path, &format!(".{word}-{number}"));
+        if !exists(&target)? {
+            return Ok(target);
+        }
+        number += 1;
+    }
 }
 
 /// The identity of a file: its device and inode.

@@ -4,6 +4,7 @@
 //! port once [`Tx::commit`] has returned. An `up` or a `down` reads no whole table, and writes as few pages as
 //! possible: a slot and its holder are one row.
 
+mod adopted;
 mod error;
 mod file;
 mod lock;

@@ -43,10 +43,7 @@ impl Store {
         file::make_dir(dir)?;
         let copy = file::suffixed(&self.path, ".restored");
         file::remove(&copy)?;
-        file::make(&copy);
-        let text = copy.to_string_lossy();
-        let copied = self.connection.execute("VACUUM INTO ?", [&*text]);
-        copied.map_err(self.failed("write the database again"))?;
+        self.copy_to(&copy)?;
         // Files left beside the removed database would be taken for those of the new one.
         for suffix in ["-journal", "-wal", "-shm"] {
             file::remove(&file::suffixed(&self.path, suffix))?;
@@ -59,8 +56,16 @@ impl Store {
         Self::open(dir).map(Reopened::Restored)
     }
 
+    /// Copies the records to a new file, for its owner only.
+    pub(super) fn copy_to(&self, copy: &Path) -> Result<(), StoreError> {
+        file::make(copy);
+        let text = copy.to_string_lossy();
+        let copied = self.connection.execute("VACUUM INTO ?", [&*text]);
+        copied.map(drop).map_err(self.failed("copy the database"))
+    }
+
     /// Reports whether the node was used with these records.
-    fn is_used(&self) -> Result<bool, StoreError> {
+    pub(super) fn is_used(&self) -> Result<bool, StoreError> {
         Ok(self.setting(Setting::Backend)?.is_some())
     }
 }

@@ -230,6 +230,17 @@ impl<'a> Tx<'a> {
         self.execute("forget the sysctls", "DELETE FROM sysctls", []).map(drop)
     }
 
+    /// Forgets every instance, slot, port, setting, sysctl and definition file. The runs stay.
+    ///
+    /// # Errors
+    /// Fails if the database cannot be written.
+    pub(super) fn empty(&self) -> Result<(), StoreError> {
+        for table in ["slots", "ports", "settings", "sysctls", "manifests"] {
+            self.execute("empty the records", &format!("DELETE FROM {table}"), [])?;
+        }
+        Ok(())
+    }
+
     fn release_before(&self, before: Option<&Record>) -> Result<(), StoreError> {
         before.map_or(Ok(()), |before| self.release_ports(before))
     }

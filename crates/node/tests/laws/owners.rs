@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 use riklet_core::{link::LinkState, model::Selector};
 use riklet_kernel::fake::{Fault, System};
-use riklet_sdn::{NodeError, RebuildOptions, Request, UpOptions};
+use riklet_sdn::{NodeError, RebuildOptions, Request, UpOptions, store::Store};
 
 use crate::node::{Operation, TestNode, function, operation};
 
@@ -63,7 +63,8 @@ proptest! {
             let bare = first.kernel.system().firewall.is_empty();
             if !bare {
                 assert_refused(&second);
-                prop_assert!(second.node().list().unwrap().is_empty());
+                let listed = second.node().list();
+                prop_assert!(matches!(listed, Err(NodeError::Claimed { .. })), "{listed:?}");
             }
         }
         first.node().down(&Selector::All, true).unwrap();
@@ -95,11 +96,37 @@ fn adopted_functions_keep_their_taps_and_the_others_are_refused() {
     assert!(second.node().check().unwrap().is_empty());
     let refused = first.node().repair().unwrap_err();
     assert!(matches!(refused, NodeError::Claimed { .. }), "{refused}");
+    let listed = first.node().list().unwrap_err();
+    assert!(matches!(listed, NodeError::Claimed { .. }), "{listed}");
     // An adoption may be repeated, and may be reversed.
     assert!(second.node().adopt().unwrap().report.done.is_empty());
     first.node().adopt().unwrap();
     assert!(first.node().check().unwrap().is_empty());
     assert!(matches!(second.node().repair(), Err(NodeError::Claimed { .. })));
+}
+
+#[test]
+fn records_that_were_taken_over_bring_nothing_up_again() {
+    let first = TestNode::new();
+    let second = first.beside();
+    let mut daemon = first.warm();
+    let up = |number, port| Request::Up(vec![function(number, &[port])], UpOptions::default());
+    daemon.apply(&[up(0, 8000)]).remove(0).unwrap();
+    second.node().adopt().unwrap();
+    second.node().down(&Selector::All, true).unwrap();
+    let bare = held(&second);
+    // Neither a daemon with deferred outcomes nor a new process has anything to bring up.
+    assert!(daemon.repair().unwrap().done.is_empty());
+    assert!(first.node().repair().unwrap().done.is_empty());
+    assert!(first.node().list().unwrap().is_empty());
+    assert!(held(&second) == bare, "no effect");
+    let copy = Store::open_existing(first.state_dir()).unwrap().unwrap();
+    assert!(copy.path().with_extension("db.adopted-1").exists(), "the former records are kept");
+    // The directory can be used again.
+    daemon.apply(&[up(1, 9000)]).remove(0).unwrap();
+    let names: Vec<_> = first.node().list().unwrap();
+    assert_eq!(names.len(), 1, "{names:?}");
+    assert!(first.node().check().unwrap().is_empty());
 }
 
 #[test]

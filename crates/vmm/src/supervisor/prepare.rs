@@ -54,13 +54,14 @@ struct Files {
 /// the function that receives the progress of its download. Changes nothing but the cache of images. Can be repeated.
 ///
 /// # Errors
-/// Fails if one of them cannot be run on this host, or an image cannot be obtained. Earlier images may be downloaded
+/// Fails if one of them cannot be run on this host, the host is in use by other records, or an image cannot be obtained. Earlier images may be downloaded
 /// then.
 pub fn prepare<K: Kernel, P: FnMut(Progress)>(
     node: &mut Node<K>,
     workloads: &[Workload],
     show: impl Fn(&str) -> P,
 ) -> Result<Vec<Prepared>, SupervisorError> {
+    node.refuse_first_use()?;
     let facts = facts();
     let images = Images::new(&node.config().state_dir, Settings::default());
     let mut prepared = Vec::new();
