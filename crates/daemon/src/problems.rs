@@ -15,12 +15,14 @@ pub fn node(error: &NodeError) -> ApiError {
         NodeError::Unknown { .. } => HttpStatus::NotFound,
         NodeError::Remaining { .. }
         | NodeError::Running { .. }
+        | NodeError::AlreadyRunning { .. }
         | NodeError::Shadows { .. }
         | NodeError::Claimed { .. } => HttpStatus::Conflict,
         other => usual_status(other.kind()),
     };
     let name = match error {
         NodeError::Running { name, .. }
+        | NodeError::AlreadyRunning { name, .. }
         | NodeError::Unknown { name, .. }
         | NodeError::UnknownAccount { name, .. } => Some(name),
         NodeError::Shadows { warning } => Some(&warning.name),

@@ -41,8 +41,18 @@ pub enum NodeError {
         /// The state directory that was searched.
         state_dir: PathBuf,
     },
-    /// An instance is running: taking its network away is for its supervisor.
+    /// An instance is running, and cannot be run once more.
     #[error("{name} is already running: {vmm}, process {pid}")]
+    AlreadyRunning {
+        /// The instance.
+        name: InstanceName,
+        /// The VMM.
+        vmm: String,
+        /// The number of the VMM's process, or of its supervisor's.
+        pid: u32,
+    },
+    /// An instance is running: taking its network down is for its supervisor.
+    #[error("cannot take {name} down while it runs: {vmm}, process {pid}")]
     Running {
         /// The instance.
         name: InstanceName,
@@ -160,7 +170,14 @@ pub struct Failure {
 }
 
 impl NodeError {
-    /// Creates the refusal to interfere with a run that is under way.
+    /// Creates the refusal to run what this run plays already.
+    #[must_use]
+    pub fn already_running(run: &Run) -> Self {
+        let (name, vmm) = (run.name.clone(), run.vmm.clone());
+        Self::AlreadyRunning { name, vmm, pid: run.process.unwrap_or(run.supervisor).pid() }
+    }
+
+    /// Creates the refusal to take down what this run plays.
     #[must_use]
     pub fn running(run: &Run) -> Self {
         let (name, vmm) = (run.name.clone(), run.vmm.clone());
@@ -213,7 +230,10 @@ impl NodeError {
             Self::Unknown { nearest: None, state_dir, .. } => {
                 Some(format!("`riklet-sdn list` shows what {} records", state_dir.display()))
             }
-            Self::Running { name, .. } => Some(format!("`riklet-sdn stop {name}` ends it")),
+            Self::AlreadyRunning { name, .. } => Some(format!("`riklet-sdn stop {name}` ends it")),
+            Self::Running { name, .. } => {
+                Some(format!("`riklet-sdn stop {name}` ends it, and takes its network down"))
+            }
             Self::Remaining { .. } => Some("use `riklet-sdn down --all --purge`".to_owned()),
             Self::Shadows { .. } => {
                 Some("end that process, choose another port, or leave --strict out".to_owned())

@@ -173,7 +173,7 @@ fn refuse_live(run: &Run) -> Result<(), RunError> {
     match state(run)? {
         RunState::Ended | RunState::Lost => Ok(()),
         RunState::Starting | RunState::Running | RunState::Stopping => {
-            Err(NodeError::running(run).into())
+            Err(NodeError::already_running(run).into())
         }
     }
 }

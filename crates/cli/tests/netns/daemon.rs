@@ -137,7 +137,7 @@ on_every_firewall!(run_does_not_disturb_the_daemon, |world| {
     let hello = function("hello", &[exposure(Transport::Tcp, 8080, 3000)]);
     world.riklet(&["run", "--detach", "-"], &hello.to_string()).success();
     let refused = world.riklet(&["down", "hello"], "").failure(1);
-    assert!(refused.contains("hello is already running"), "{refused}");
+    assert!(refused.contains("cannot take hello down while it runs"), "{refused}");
     let taken = function("other", &[exposure(Transport::Tcp, 8080, 3000)]).to_string();
     assert_eq!(daemon.ask("PUT", "/v1/functions/other", &taken).status, 409);
     daemon.wait_until_idle();

@@ -84,9 +84,13 @@ fn running_function_is_neither_run_again_nor_taken_down() {
     let world = World::new(Firewall::Nftables);
     world.detach(&[hello()]);
     let run = world.ps("hello");
+    let process = format!("builtin, process {}", run["pid"]);
     let refusal = format!(
-        "error: hello is already running: builtin, process {}\nhint: `riklet-sdn stop hello` ends it\n",
-        run["pid"]
+        "error: hello is already running: {process}\nhint: `riklet-sdn stop hello` ends it\n",
+    );
+    let of_down = format!(
+        "error: cannot take hello down while it runs: {process}\n\
+         hint: `riklet-sdn stop hello` ends it, and takes its network down\n",
     );
     let definition = hello().to_string();
     let commands: [&[&str]; 4] = [
@@ -97,7 +101,8 @@ fn running_function_is_neither_run_again_nor_taken_down() {
     ];
     for command in commands {
         let complaint = world.riklet(command, &definition).failure(1);
-        assert_eq!(complaint, refusal, "{command:?}");
+        let expected = if command[0] == "down" { &of_down } else { &refusal };
+        assert_eq!(complaint, *expected, "{command:?}");
         assert_answers(&world, HELLO, "hello");
     }
     // Neither of two is run if one of them cannot be.

@@ -41,7 +41,7 @@ fn named(names: &[&str]) -> Selector {
 #[track_caller]
 fn assert_refused(outcome: Result<Report, NodeError>, told: &str) {
     let text = outcome.map_err(|error| error.to_string()).unwrap_err();
-    assert_eq!(text, "f0 is already running: firecracker, process 700", "{told}");
+    assert_eq!(text, "cannot take f0 down while it runs: firecracker, process 700", "{told}");
 }
 
 #[test]
@@ -57,7 +57,7 @@ fn a_down_that_names_a_running_function_changes_nothing() {
     }
     assert_eq!(
         node.node().down(&named(&["f0"]), false).unwrap_err().hint().unwrap(),
-        "`riklet-sdn stop f0` ends it"
+        "`riklet-sdn stop f0` ends it, and takes its network down"
     );
     assert_eq!(node.state(), before);
     assert!(node.node().check().unwrap().is_empty());
