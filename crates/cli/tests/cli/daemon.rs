@@ -35,7 +35,6 @@ impl Daemon {
         let client = Client::new(&socket, PATIENCE);
         let listens = client.wait(|| matches!(child.try_wait(), Ok(None)));
         assert!(listens.is_ok(), "{}", words(listens));
-        // It listens before it handles signals: SIGTERM would kill it until it answers.
         let answer = client.exchange(&ApiCall::get("/v1/health"));
         assert!(answer.is_ok(), "{answer:?}");
         Self { child, socket }

@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use riklet_sdn::store::Lock;
 use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
 
 use crate::world::{
@@ -258,4 +259,38 @@ fn removed_socket_is_recreated_and_no_second_daemon_starts() {
     let socket = world.socket();
     daemon.end(Signal::TERM);
     assert!(!socket.exists(), "the socket is left behind");
+}
+
+#[test]
+fn daemon_that_is_asked_to_end_while_it_starts_leaves_no_socket() {
+    let world = &World::new(Firewall::Nftables);
+    let state_dir = &world.environment["RIKLET_SDN_STATE_DIR"];
+    for signal in [Signal::TERM, Signal::INT] {
+        // The engine waits for the lock before it has started.
+        let lock = Lock::exclusive(state_dir.as_ref()).expect("the lock");
+        let starting = world.riklet_in_background(&["serve"], "");
+        wait_for("the socket", SOON, || world.socket().exists().then_some(()));
+        starting.signal(signal);
+        starting.wait_within(SOON).success();
+        assert!(!world.socket().exists(), "the socket is left behind");
+        drop(lock);
+    }
+    let daemon = world.daemon(&[]);
+    assert_serves(&daemon);
+}
+
+#[test]
+fn refused_daemon_creates_nothing() {
+    let world = &World::new(Firewall::Nftables);
+    let state = world.socket().parent().expect("a directory").to_owned();
+    for (code, arguments) in [
+        (2, &["--manifests", "/nonexistent"][..]),
+        (2, &["--api-group", "nobody-knows"]),
+        (1, &["--metrics", "192.0.2.77:9464"]),
+    ] {
+        let refused = world.riklet(&[&["serve"], arguments].concat(), "").failure(code);
+        assert!(refused.starts_with("error: "), "{refused}");
+        let created: Vec<_> = state.read_dir().expect("a directory").collect();
+        assert!(created.is_empty(), "{arguments:?}: {created:?}");
+    }
 }

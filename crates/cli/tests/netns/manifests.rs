@@ -239,12 +239,15 @@ fn dangling_link_takes_nothing_down() {
 }
 
 #[test]
-fn directory_created_later_is_followed() {
+fn directory_created_anew_is_followed() {
     let world = &World::new(Firewall::Nftables);
     let mut scene = Scene::new(world);
+    let first = scene.directory.join("by").to_str().expect("UTF-8").to_owned();
     scene.directory.push("by/and/by");
-    let daemon = scene.daemon();
     let directory = scene.directory.to_str().expect("UTF-8");
+    world.program("mkdir", &["-p", directory], "").success();
+    let daemon = scene.daemon();
+    world.program("rm", &["-r", &first], "").success();
     world.program("mkdir", &["-p", directory], "").success();
     scene.put("web.json", &definition("web", 8080));
     assert_functions(&daemon, &[("web", 8080)]);

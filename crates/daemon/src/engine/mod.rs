@@ -94,6 +94,13 @@ pub enum EngineError {
     Node(#[from] NodeError),
 }
 
+impl EngineError {
+    /// Creates the error of a thread that ended before it had started.
+    pub(crate) fn panicked() -> Self {
+        Self::Start(io::Error::other("it panicked"))
+    }
+}
+
 /// A handle to the engine. Clones refer to the same engine.
 #[derive(Debug, Clone)]
 pub struct Engine {
@@ -155,7 +162,7 @@ impl Engine {
         match outcome.recv() {
             Ok(Ok(())) => Ok((engine, thread)),
             Ok(Err(error)) => Err(error),
-            Err(_panicked) => Err(EngineError::Start(io::Error::other("it panicked"))),
+            Err(_panicked) => Err(EngineError::panicked()),
         }
     }
 

@@ -11,13 +11,19 @@ mod routes;
 mod socket;
 mod stream;
 
-use std::{io, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{
+    io,
+    net::SocketAddr,
+    path::PathBuf,
+    thread::{self, JoinHandle},
+    time::Duration,
+};
 
 use axum::{Router, routing::get};
 use tokio::{
     net::{TcpListener, TcpStream},
-    signal::unix::{SignalKind, signal},
-    sync::watch,
+    signal::unix::{Signal, SignalKind, signal},
+    sync::{oneshot, watch},
     time,
 };
 
@@ -32,7 +38,7 @@ use super::{
     manifests::Manifests,
 };
 use riklet_core::model::Account;
-use riklet_sdn::{Config, ErrorKind};
+use riklet_sdn::{Config, ErrorKind, Node};
 
 /// Settings of the server.
 #[derive(Debug, Clone)]
@@ -122,58 +128,141 @@ pub(super) struct Api {
     ending: watch::Receiver<bool>,
 }
 
-/// Serves until SIGTERM or SIGINT. Functions stay up.
+/// Serves until SIGTERM or SIGINT. Functions stay up. What can be refused is, before a file is created.
 ///
 /// # Errors
 /// Fails if it cannot start, or can no longer accept connections.
 pub fn serve(config: Config, options: Options, settings: &Settings) -> Result<(), ServeError> {
     let io = |operation| move |source| ServeError::Io { operation, source };
     connections::raise_descriptor_limit();
-    // Locked before the engine starts, so that a second daemon changes nothing.
-    let state_dir = config.state_dir.clone();
-    let _only_daemon = socket::lock(&state_dir)?;
-    let listener = socket::listen(&state_dir, settings)?;
+    if !options.adopt {
+        Node::new(config.clone()).refuse_first_use().map_err(EngineError::Node)?;
+    }
+    socket::refuse(settings)?;
     let metrics = settings.metrics.map(std::net::TcpListener::bind).transpose();
     let metrics = metrics.map_err(io("listen for those who read the metrics"))?;
-    let events = Events::default();
-    let started = Engine::start(config, options, events.clone());
-    let (engine, thread) = started.inspect_err(|_refused| socket::remove(settings))?;
-    let manifests = settings.manifests.as_deref().map(|path| {
-        Manifests::follow(path, engine.clone(), events.clone())
-            .map_err(|source| ServeError::Manifests { path: path.to_owned(), source })
-    });
-    let manifests = manifests.transpose()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(io("start the server"))?;
-    let served = runtime.block_on(async {
-        let listener = Listener::new(listener, &state_dir, settings)?;
-        let ended = accept(&listener, metrics, engine.clone(), events, settings).await;
+    runtime.block_on(async {
+        // Before the socket exists, so that no signal ends the process and leaves it behind.
+        let mut signals = Signals::listen().map_err(io("listen for signals"))?;
+        let state_dir = config.state_dir.clone();
+        let _only_daemon = socket::lock(&state_dir)?;
+        let listener = Listener::create(&state_dir, settings)?;
+        let events = Events::default();
+        let starting = Parts::start(config, options, settings, &events);
+        let started = tokio::select! {
+            started = starting => started.map(Some),
+            // The engine ends with the process, as if it were killed: the next start completes its work.
+            () = signals.next() => Ok(None),
+        };
+        let (parts, served) = match started {
+            Ok(Some(parts)) => {
+                let ended = accept(&listener, metrics, &parts.engine, events, &mut signals).await;
+                (Some(parts), ended.map_err(io("accept connections")))
+            }
+            Ok(None) => (None, Ok(())),
+            Err(refused) => (None, Err(refused)),
+        };
+        // From here on, commands work without the daemon.
         listener.remove();
-        ended
-    });
-    let _not_supervised = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
-    if let Some(manifests) = manifests {
-        manifests.stop();
+        let _not_supervised = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+        if let Some(parts) = parts {
+            parts.stop();
+        }
+        served
+    })
+}
+
+/// The threads that work besides the server's.
+struct Parts {
+    engine: Engine,
+    thread: JoinHandle<()>,
+    manifests: Option<Manifests>,
+}
+
+impl Parts {
+    /// Starts the threads, on a thread of its own, since that takes as long as bringing up what is recorded.
+    async fn start(
+        config: Config,
+        options: Options,
+        settings: &Settings,
+        events: &Events,
+    ) -> Result<Self, ServeError> {
+        let (sender, started) = oneshot::channel();
+        let (path, events) = (settings.manifests.clone(), events.clone());
+        let thread = thread::Builder::new().name("start".to_owned()).spawn(move || {
+            let _asked_to_end = sender.send(start_all(config, options, path, events));
+        });
+        thread.map_err(|source| ServeError::Io { operation: "start a thread", source })?;
+        started.await.map_err(|_panicked| EngineError::panicked())?
     }
-    engine.stop();
-    let _panicked = thread.join();
-    served.map_err(io("accept connections"))
+
+    /// Ends the threads, after earlier requests. Functions stay up.
+    fn stop(self) {
+        if let Some(manifests) = self.manifests {
+            manifests.stop();
+        }
+        self.engine.stop();
+        let _panicked = self.thread.join();
+    }
+}
+
+/// Starts the engine, and follows the definition files.
+fn start_all(
+    config: Config,
+    options: Options,
+    manifests: Option<PathBuf>,
+    events: Events,
+) -> Result<Parts, ServeError> {
+    let (engine, thread) = Engine::start(config, options, events.clone())?;
+    let manifests = manifests.map(|path| {
+        Manifests::follow(&path, engine.clone(), events)
+            .map_err(|source| ServeError::Manifests { path, source })
+    });
+    match manifests.transpose() {
+        Ok(manifests) => Ok(Parts { engine, thread, manifests }),
+        Err(refused) => {
+            Parts { engine, thread, manifests: None }.stop();
+            Err(refused)
+        }
+    }
+}
+
+/// The signals that ask the daemon to end. They no longer end the process by themselves.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn listen() -> io::Result<Self> {
+        let (terminate, interrupt) = (SignalKind::terminate(), SignalKind::interrupt());
+        Ok(Self { terminate: signal(terminate)?, interrupt: signal(interrupt)? })
+    }
+
+    /// Waits until one comes.
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
 }
 
 async fn accept(
     listener: &Listener<'_>,
     metrics: Option<std::net::TcpListener>,
-    engine: Engine,
+    engine: &Engine,
     events: Events,
-    settings: &Settings,
+    signals: &mut Signals,
 ) -> io::Result<()> {
+    let settings = listener.settings();
     let metrics = metrics.map(|listener| {
         listener.set_nonblocking(true)?;
         TcpListener::from_std(listener)
     });
     let metrics = metrics.transpose()?;
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
     let (end, ending) = watch::channel(false);
     let patience = settings.patience;
     let bodies = Bodies::new(patience);
@@ -184,14 +273,11 @@ async fn accept(
     let to_read_from = async || accept_tcp(metrics.as_ref()).await;
     let api = connections::serve(to_serve, router, limits.api(), ending.clone());
     let metrics = connections::serve(to_read_from, to_read, limits.metrics(), ending);
-    let watchdog = tokio::spawn(feed_watchdog(engine));
+    let watchdog = tokio::spawn(feed_watchdog(engine.clone()));
     let _not_supervised = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
     tracing::info!("listening on {}", settings.socket.display());
     let asked_to_end = async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
+        signals.next().await;
         watchdog.abort();
         let _nobody_listens = end.send(true);
         time::sleep(LAST_ANSWERS).await;

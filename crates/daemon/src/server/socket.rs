@@ -117,15 +117,15 @@ pub(super) struct Listener<'a> {
 type Identity = (u64, u64);
 
 impl<'a> Listener<'a> {
-    /// Creates one around this listener, which is bound to the socket of the settings.
-    pub(super) fn new(
-        listener: UnixListener,
-        state_dir: &'a Path,
-        settings: &'a Settings,
-    ) -> io::Result<Self> {
-        let identity = identity(&settings.socket).unwrap_or_default();
-        let current = Rc::new((TokioListener::from_std(listener)?, identity));
-        Ok(Self { state_dir, settings, current: RefCell::new(current) })
+    /// Creates the socket of the settings, and listens.
+    pub(super) fn create(state_dir: &'a Path, settings: &'a Settings) -> Result<Self, SocketError> {
+        let current = RefCell::new(Rc::new(listen(state_dir, settings)?));
+        Ok(Self { state_dir, settings, current })
+    }
+
+    /// Returns the settings of the server.
+    pub(super) const fn settings(&self) -> &'a Settings {
+        self.settings
     }
 
     /// Accepts a connection. Creates a new socket if the present one was removed or replaced.
@@ -151,14 +151,10 @@ impl<'a> Listener<'a> {
 
     fn replace(&self) {
         let path = &self.settings.socket;
-        let listener = listen(self.state_dir, self.settings);
-        let made = listener.map_err(|error| error.to_string()).and_then(|listener| {
-            Self::new(listener, self.state_dir, self.settings).map_err(|error| error.to_string())
-        });
-        match made {
+        match listen(self.state_dir, self.settings) {
             Ok(made) => {
                 tracing::warn!("{} was removed: it is there again", path.display());
-                self.current.replace(made.current.into_inner());
+                self.current.replace(Rc::new(made));
             }
             Err(error) => tracing::warn!("{} was removed: {error}", path.display()),
         }
@@ -166,8 +162,11 @@ impl<'a> Listener<'a> {
 
     /// Removes the socket, if it is this one.
     pub(super) fn remove(&self) {
-        if identity(&self.settings.socket) == Some(self.current.borrow().1) {
-            remove(self.settings);
+        let path = &self.settings.socket;
+        if identity(path) == Some(self.current.borrow().1)
+            && let Err(error) = fs::remove_file(path)
+        {
+            tracing::warn!("cannot remove {}: {error}", path.display());
         }
     }
 }
@@ -176,9 +175,15 @@ fn identity(path: &Path) -> Option<Identity> {
     fs::symlink_metadata(path).ok().map(|found| (found.dev(), found.ino()))
 }
 
+/// Refuses settings with which no socket can be created. Creates nothing.
+pub(super) fn refuse(settings: &Settings) -> Result<(), SocketError> {
+    settings.group.as_ref().map(group).transpose()?;
+    refuse_live(&settings.socket)
+}
+
 /// Creates the socket and listens. The socket gets its name after its group is set. Replaces a socket of a dead
-/// daemon.
-pub(super) fn listen(state_dir: &Path, settings: &Settings) -> Result<UnixListener, SocketError> {
+/// daemon. Must be called within the runtime.
+fn listen(state_dir: &Path, settings: &Settings) -> Result<(TokioListener, Identity), SocketError> {
     let path = &settings.socket;
     let io = |operation, path: &Path| {
         let path = path.to_owned();
@@ -210,12 +215,15 @@ pub(super) fn listen(state_dir: &Path, settings: &Settings) -> Result<UnixListen
         refuse_live(path)?;
         fs::rename(&new, path).map_err(io("make", path))
     };
-    if let Err(error) = made() {
-        let _gone = fs::remove_file(&new);
-        return Err(error);
+    let ready = listener.set_nonblocking(true).and_then(|()| TokioListener::from_std(listener));
+    let ready = ready.map_err(io("listen on", &new));
+    match ready.and_then(|listener| made().map(|()| listener)) {
+        Ok(listener) => Ok((listener, identity(path).unwrap_or_default())),
+        Err(error) => {
+            let _gone = fs::remove_file(&new);
+            Err(error)
+        }
     }
-    listener.set_nonblocking(true).map_err(io("listen on", path))?;
-    Ok(listener)
 }
 
 /// Refuses if somebody listens on the path, or if the file there is not ours to replace.
@@ -239,11 +247,4 @@ fn group(account: &Account) -> Result<Gid, SocketError> {
         }
     };
     Ok(Gid::from_raw(id))
-}
-
-/// Removes the socket.
-pub(super) fn remove(settings: &Settings) {
-    if let Err(error) = fs::remove_file(&settings.socket) {
-        tracing::warn!("cannot remove {}: {error}", settings.socket.display());
-    }
 }
