@@ -9,10 +9,13 @@ use riklet_core::{
     firewall::{Backend, Confinement, ForeignChainState},
     forwarding::ON,
     model::{InterfaceName, Pool},
+    plan::{self, Advice, CutOff},
     routing::{self, UplinkMarks},
     switch::{self, IP_FORWARD},
 };
-use riklet_kernel::{ForeignChains, HostFacts, Kernel, KernelError, Links, Routes, Sysctls};
+use riklet_kernel::{
+    ForeignChains, HostFacts, Kernel, KernelError, Links, NetworkManagers, Routes, Sysctls,
+};
 use riklet_sdn::{
     Config, FirewallChoice, Node,
     store::{Setting, Store},
@@ -161,7 +164,7 @@ fn tun() -> Finding {
 fn firewall(
     config: &Config,
     decided: Option<(Backend, Pool)>,
-    kernel: &mut (impl ForeignChains + HostFacts + Routes),
+    kernel: &mut (impl ForeignChains + HostFacts + NetworkManagers + Routes),
 ) -> Vec<Finding> {
     let uplinks = uplinks(config, kernel).unwrap_or_default();
     let nftables = match kernel.foreign_chains(Backend::Nftables, &uplinks) {
@@ -193,23 +196,29 @@ fn firewall(
     if let Some((backend, how)) = backend {
         findings.push(Finding::ok("firewall", format!("{backend} {how}")));
         let foreign_chains = kernel.foreign_chains(backend, &uplinks).unwrap_or_default();
-        findings.extend(foreign_chains.iter().filter(|state| state.drops).map(foreign_chain));
+        let files = kernel.manager_files().unwrap_or_default();
+        findings.extend(plan::cut_offs(&foreign_chains, &files).iter().map(cut_off));
+        let changeable = foreign_chains.iter().filter(|state| state.drops && !state.is_blocked());
+        findings.extend(changeable.map(foreign_chain));
     }
     findings
 }
 
+fn cut_off(cut_off: &CutOff) -> Finding {
+    let CutOff { foreign_chain, advice } = cut_off;
+    Finding::fail(
+        "FORWARD",
+        format!(
+            "{foreign_chain}: drops guests' packets, and only the process that owns its table can change it"
+        ),
+        match advice {
+            Advice::Reload => format!("{advice}; `up` and `serve` write them"),
+            Advice::Install | Advice::AskOwner => advice.to_string(),
+        },
+    )
+}
+
 fn foreign_chain(state: &ForeignChainState) -> Finding {
-    if state.is_blocked() {
-        return Finding::fail(
-            "FORWARD",
-            format!(
-                "{}: drops guests' packets, and only the process that owns its table can change it",
-                state.foreign_chain
-            ),
-            "have its owner accept forwarded packets from and to rik*. For firewalld: copy contrib/firewalld/* to \
-             /etc/firewalld/, then `firewall-cmd --reload`",
-        );
-    }
     if state.open {
         return Finding::ok("FORWARD", format!("{}: guests' packets pass", state.foreign_chain));
     }

@@ -3,6 +3,7 @@
 //! A plan leaves no decision to the code that applies it, and can be printed.
 
 mod claim;
+mod cut_off;
 mod display;
 mod obstacle;
 mod usable;
@@ -22,7 +23,7 @@ use crate::{
     },
     flows::Flows,
     link::{LinkDifference, LinkSpec, LinkState, Remedy, Tap},
-    manager::{self, Manager},
+    manager::{self, Manager, ManagerFile},
     model::{Family, InterfaceName, Mark, Owner, Pool, Protocol, Slot},
     routing::RoutingRule,
     workload::{Fragment, alias},
@@ -31,6 +32,7 @@ use crate::{
 use obstacle::{blocked, is_ours, repaired_by};
 
 pub use claim::{Adoption, Claim, Holder, Object, claims, lost_owner, other_owners};
+pub use cut_off::{Advice, CutOff, cut_offs, firewalld_owns_its_table};
 pub use obstacle::{ForeignLink, Obstacle, UnreadableRecord};
 pub use usable::{is_usable, unusable};
 
@@ -92,8 +94,8 @@ pub struct Observed {
     pub empty_tables: BTreeSet<String>,
     /// The foreign forward chains.
     pub foreign_chains: Vec<ForeignChainState>,
-    /// The files by which network managers leave our interfaces alone; `None` if one is missing.
-    pub manager_files: BTreeMap<Manager, Option<String>>,
+    /// The files that tell other programs about our interfaces; `None` if one is missing.
+    pub manager_files: BTreeMap<ManagerFile, Option<String>>,
     /// Our routing rules.
     pub rules: BTreeSet<RoutingRule>,
     /// The present values of the desired sysctls; one that does not exist is missing.
@@ -121,10 +123,10 @@ pub enum Step {
     OpenPassage(ForeignChain, BTreeSet<InterfaceName>),
     /// Remove our rules from a foreign chain.
     ClosePassage(ForeignChain),
-    /// Have a network manager leave our interfaces alone, by this text in its file.
-    WriteManagerFile(Manager, String),
+    /// Tell another program about our interfaces, by this text in its file.
+    WriteManagerFile(ManagerFile, String),
     /// Remove that file.
-    RemoveManagerFile(Manager),
+    RemoveManagerFile(ManagerFile),
     /// Add a routing rule.
     AddRule(RoutingRule),
     /// Remove one of our routing rules.
@@ -167,13 +169,16 @@ pub struct Plan {
     pub blocked: BTreeMap<Slot, Obstacle>,
     /// Objects that belong to other records. If there are any, there are no steps.
     pub claims: Vec<Claim>,
+    /// Foreign chains that cut functions off, and that no step can change.
+    pub cut_offs: BTreeSet<CutOff>,
 }
 
 impl Plan {
-    /// Reports whether there is no step, and no slot is blocked or claimed.
+    /// Reports whether there is no step, no slot is blocked or claimed, and functions are not cut off.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.steps.is_empty() && self.blocked.is_empty() && self.claims.is_empty()
+        let Self { steps, blocked, claims, cut_offs } = self;
+        steps.is_empty() && blocked.is_empty() && claims.is_empty() && cut_offs.is_empty()
     }
 }
 
@@ -218,6 +223,10 @@ pub fn plan(desired: &Desired, observed: &Observed) -> Plan {
     let rules = rule_steps(desired, observed);
     let sysctls = sysctl_steps(desired, observed);
     let managers = manager_steps(desired, observed);
+    let cut_offs = match desired.base_ruleset {
+        Some(_) => cut_offs(&observed.foreign_chains, &observed.manager_files),
+        None => BTreeSet::new(),
+    };
 
     let mut steps = Vec::new();
     if desired.base_ruleset.is_some() {
@@ -244,7 +253,7 @@ pub fn plan(desired: &Desired, observed: &Observed) -> Plan {
         steps.extend(delete);
         steps.extend(managers);
     }
-    Plan { steps, blocked, claims }
+    Plan { steps, blocked, claims, cut_offs }
 }
 
 /// Returns the claims of other records on the observed objects, for a state directory that has records.
@@ -416,19 +425,22 @@ fn foreign_chain_steps(desired: &Desired, observed: &Observed) -> Vec<Step> {
     changeable.filter_map(step).collect()
 }
 
-/// Returns the steps for the files of network managers. Files without our mark are left alone. A file of another owner
-/// belongs to records that are gone or taken over: otherwise there would be a claim.
+/// Returns the steps for the files of other programs. Files without our mark are left alone. A file of another owner
+/// belongs to records that are gone or taken over: otherwise there would be a claim. A firewalld that does not own its
+/// table needs no files, since a passage is enough.
 fn manager_steps(desired: &Desired, observed: &Observed) -> Vec<Step> {
-    let step = |(&manager, found): (&Manager, &Option<String>)| {
+    let owns = firewalld_owns_its_table(&observed.foreign_chains);
+    let step = |(&file, found): (&ManagerFile, &Option<String>)| {
         let signed = found.as_deref().map(manager::owner);
         if desired.base_ruleset.is_none() {
-            let ours = signed.flatten().is_some_and(|owner| owner.id() == desired.owner.id());
-            return ours.then_some(Step::RemoveManagerFile(manager));
+            let ours = signed.flatten() == Some(desired.owner.id());
+            return ours.then_some(Step::RemoveManagerFile(file));
         }
-        let text = manager.text(&desired.owner);
+        let text = file.text(&desired.owner);
+        let needed = found.is_some() || owns || file.manager() != Manager::Firewalld;
         let is_strange = matches!(signed, Some(None));
-        let differs = !is_strange && found.as_deref() != Some(&*text);
-        differs.then_some(Step::WriteManagerFile(manager, text))
+        let differs = needed && !is_strange && found.as_deref() != Some(&*text);
+        differs.then_some(Step::WriteManagerFile(file, text))
     };
     observed.manager_files.iter().filter_map(step).collect()
 }

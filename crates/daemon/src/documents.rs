@@ -76,12 +76,12 @@ pub fn report(report: &riklet_sdn::Report) -> ReportDocument {
 /// Describes a repair, with a warning for each run that was cleared away.
 #[must_use]
 pub fn repaired(repaired: &Repaired) -> ReportDocument {
-    let ReportDocument { steps, instances, failures, others, .. } = report(&repaired.report);
+    let ReportDocument { steps, instances, failures, others, warnings } = report(&repaired.report);
     let cleared = repaired.cleared.iter();
     let warning = |name| format!("{name}: its supervisor died; cleared away what it left");
     ReportDocument {
         steps: cleared.clone().flat_map(|(_, report)| lines(&report.done)).chain(steps).collect(),
-        warnings: cleared.map(|(run, _)| warning(&run.name)).collect(),
+        warnings: cleared.map(|(run, _)| warning(&run.name)).chain(warnings).collect(),
         instances,
         failures,
         others,
@@ -122,7 +122,8 @@ pub fn plan(plan: &riklet_core::plan::Plan, warnings: &[Warning]) -> PlanDocumen
 /// Returns the obstacles in the way of a plan.
 fn blocked(plan: &riklet_core::plan::Plan) -> Vec<String> {
     let obstacles = plan.blocked.values().map(ToString::to_string);
-    obstacles.chain(plan.claims.iter().map(ToString::to_string)).collect()
+    let claims = plan.claims.iter().map(ToString::to_string);
+    obstacles.chain(claims).chain(plan.cut_offs.iter().map(ToString::to_string)).collect()
 }
 
 /// Describes the drift of the kernel, and the names of runs whose supervisor has died.

@@ -11,7 +11,10 @@ use tokio::sync::broadcast;
 
 use super::{metrics::Metrics, wall_clock};
 use riklet_api::chain;
-use riklet_core::model::{InstanceName, Slot};
+use riklet_core::{
+    model::{InstanceName, Slot},
+    plan::CutOff,
+};
 use riklet_sdn::{Failure, Rebuilt, Report, Request, Selector};
 
 /// The number of events that are kept. A watcher that falls further behind misses some.
@@ -211,6 +214,11 @@ impl Events {
     /// Publishes that an instance is not as it should be.
     pub(super) fn failed(&self, failure: &Failure) {
         self.say(EventKind::Failed, Some(&failure.name), chain(failure));
+    }
+
+    /// Publishes that a foreign chain cuts functions off.
+    pub(super) fn cut_off(&self, cut_off: &CutOff) {
+        self.say(EventKind::Error, None, cut_off.to_string());
     }
 
     /// Publishes a change by another process.

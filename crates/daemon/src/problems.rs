@@ -25,7 +25,7 @@ pub fn node(error: &NodeError) -> ApiError {
         | NodeError::AlreadyRunning { name, .. }
         | NodeError::Unknown { name, .. }
         | NodeError::UnknownAccount { name, .. } => Some(name),
-        NodeError::Shadows { warning } => Some(&warning.name),
+        NodeError::Shadows(shadow) => Some(&shadow.name),
         _ => None,
     };
     ApiError::new(status, error.kind(), chain(error))

@@ -5,7 +5,7 @@ use ipnet::IpNet;
 use super::AccountKind;
 use riklet_core::{
     firewall::{ForeignChain, iptables},
-    manager::Manager,
+    manager::ManagerFile,
     model::{AccountName, InterfaceName, Ipv6Unsupported},
     routing::RoutingRule,
 };
@@ -143,8 +143,8 @@ pub enum KernelError {
     ReadSysctl { name: String, source: Refusal },
     #[error("cannot set sysctl {name} to {value}{}", is(present.as_deref()))]
     SetSysctl { name: String, present: Option<String>, value: String, source: Refusal },
-    #[error("cannot change {}, by which {manager} leaves our interfaces alone", manager.path())]
-    ManagerFile { manager: Manager, source: Refusal },
+    #[error("cannot change {}, which tells {} about our interfaces", file.path(), file.manager())]
+    ManagerFile { file: ManagerFile, source: Refusal },
     #[error("cannot add the routing rule {rule}")]
     AddRule { rule: RoutingRule, source: Refusal },
     #[error("cannot remove the routing rule {rule}")]

@@ -55,6 +55,16 @@ pub trait ForeignChains: Sealed {
         uplinks: &BTreeSet<InterfaceName>,
     ) -> Result<Vec<ForeignChainState>, KernelError>;
 
+    /// Returns the foreign forward chains of nf_tables whose table another process owns. On a host without such tables the
+    /// cost does not depend on the rules of others.
+    ///
+    /// # Errors
+    /// Fails if the kernel does not answer.
+    fn owned_foreign_chains(
+        &mut self,
+        uplinks: &BTreeSet<InterfaceName>,
+    ) -> Result<Vec<ForeignChainState>, KernelError>;
+
     /// Opens our passages through one chain, and through all others of its table, in one transaction: each directly
     /// before the rule that would drop our traffic. Moves those that stand elsewhere, and removes those that are not
     /// needed. Repetition changes nothing more.

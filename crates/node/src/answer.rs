@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    Instance, NodeError, Report, Request, host::Host, outcome::Committed, record::Recorded,
+    Instance, NodeError, Report, Request, Warning, host::Host, outcome::Committed, record::Recorded,
 };
 use crate::store::{Phase, Record};
 use riklet_core::{
@@ -55,7 +55,13 @@ impl<'a> Answers<'a> {
         let alone = recorded.len() == 1;
         let asked = recorded.iter().flat_map(|(_, recorded)| recorded.names()).cloned().collect();
         for (index, recorded) in recorded {
-            self.give(index, report(host, committed, recorded, &asked, alone));
+            let brings_up = matches!(self.requests.get(index), Some(Request::Up(..)));
+            let answer = report(host, committed, recorded, &asked, alone);
+            let answer = answer.map(|mut report| {
+                report.warnings.extend(committed.warnings().filter(|_| brings_up));
+                report
+            });
+            self.give(index, answer);
         }
     }
 
@@ -73,7 +79,7 @@ fn report(
     alone: bool,
 ) -> Result<Report, NodeError> {
     let mine: BTreeSet<_> = recorded.names().cloned().collect();
-    let Recorded { records, changes, warnings, .. } = recorded;
+    let Recorded { records, changes, shadows, .. } = recorded;
     let done = if alone {
         committed.done.clone()
     } else {
@@ -94,6 +100,7 @@ fn report(
         }
     }
     instances.sort_by(|one, other| one.name().cmp(other.name()));
+    let warnings = shadows.into_iter().map(Warning::Shadows).collect();
     Ok(Report { instances, done, failures, others, warnings })
 }
 

@@ -13,7 +13,7 @@ use super::{
 use crate::store::Store;
 use riklet_core::{
     model::{InterfaceName, Slot},
-    plan::{self, Claim, Desired, LinkDeletion, Observed, Plan, Step},
+    plan::{self, Claim, CutOff, Desired, LinkDeletion, Observed, Plan, Step},
 };
 use riklet_kernel::{Kernel, KernelError, Links};
 
@@ -111,6 +111,8 @@ pub(crate) struct Outcome {
     pub(crate) failed: BTreeMap<Slot, InstanceError>,
     /// The step that was refused and concerns all slots; those after it were not tried.
     pub(crate) halted: Option<(Step, KernelError)>,
+    /// The foreign chains that cut functions off.
+    pub(crate) cut_offs: BTreeSet<CutOff>,
 }
 
 impl Outcome {
@@ -153,6 +155,7 @@ pub(crate) trait View {
             let plan = plan::plan(&desired, &observed);
             let blocked = plan.blocked.iter();
             outcome.failed.extend(blocked.map(|(&slot, obstacle)| (slot, obstacle.clone().into())));
+            outcome.cut_offs.clone_from(&plan.cut_offs);
             let failed = apply(plan, kernel, &mut outcome, self.refused_sysctl());
             if failed.is_empty() {
                 return Ok(self.suffices(&outcome).then_some(outcome));

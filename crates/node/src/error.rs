@@ -2,7 +2,7 @@ use std::path::PathBuf;
 
 use ipnet::IpNet;
 
-use super::Warning;
+use super::Shadow;
 use crate::store::{REBUILD, Run, StoreError, rebuild_one};
 use riklet_core::{
     ErrorKind,
@@ -67,12 +67,9 @@ pub enum NodeError {
         /// The instances that were not named.
         names: Vec<InstanceName>,
     },
-    /// An exposure takes the packets of a local process, and warnings are treated as errors.
-    #[error("{warning}")]
-    Shadows {
-        /// The warning.
-        warning: Box<Warning>,
-    },
+    /// An exposure takes the packets of a local process, and that is treated as an error.
+    #[error("{0}")]
+    Shadows(Box<Shadow>),
     /// The configuration differs from the decision of the first use.
     #[error(
         "{what} is configured as {configured}, and this node has used {recorded} since its first instance"
@@ -235,7 +232,7 @@ impl NodeError {
                 Some(format!("`riklet-sdn stop {name}` ends it, and takes its network down"))
             }
             Self::Remaining { .. } => Some("use `riklet-sdn down --all --purge`".to_owned()),
-            Self::Shadows { .. } => {
+            Self::Shadows(_) => {
                 Some("end that process, choose another port, or leave --strict out".to_owned())
             }
             Self::Decided { .. } => Some(

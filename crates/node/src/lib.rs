@@ -113,12 +113,12 @@ pub use instance::{Instance, LinkStatus};
 pub use node::Node;
 pub use operations::NodeOperations;
 pub use rebuild::{RebuildOptions, Rebuilt};
-pub use report::{Drift, Report};
+pub use report::{Drift, Report, Warning};
 pub use request::{Request, UpOptions};
 pub use riklet_core::{
     ErrorKind, definition, firewall, link, model, model::Selector, plan, workload,
 };
 pub use riklet_kernel::{AccountKind, Kernel, KernelError, Listener, Refusal, fake, process};
-pub use shadow::Warning;
+pub use shadow::Shadow;
 pub use task::{BackgroundTask, TaskOutcome};
 pub use warm::WarmNode;

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    Failure, NodeError, Report,
+    Failure, NodeError, Report, Warning,
     cache::Cache,
     converge::{Converged, Outcome},
     error::InstanceError,
@@ -13,7 +13,7 @@ use super::{
 use crate::store::{Generation, Phase, Record, Records, ReservedSlot, StoreError, Tx};
 use riklet_core::{
     model::{InstanceName, Slot},
-    plan::{LinkDeletion, Step},
+    plan::{CutOff, LinkDeletion, Step},
 };
 use riklet_kernel::Kernel;
 
@@ -24,12 +24,20 @@ pub(crate) struct Committed {
     pub(crate) done: Vec<Step>,
     /// The instances that are not as they should be.
     pub(crate) failures: Vec<Failure>,
+    /// The foreign chains that cut functions off.
+    pub(crate) cut_offs: BTreeSet<CutOff>,
 }
 
 impl Committed {
     /// Returns the report of an operation that was for all instances.
     pub(crate) fn report(self) -> Report {
-        Report { done: self.done, failures: self.failures, ..Report::default() }
+        let warnings = self.warnings().collect();
+        Report { done: self.done, failures: self.failures, warnings, ..Report::default() }
+    }
+
+    /// Returns what its report has to warn of.
+    pub(crate) fn warnings(&self) -> impl Iterator<Item = Warning> + use<> {
+        self.cut_offs.clone().into_iter().map(Warning::CutOff)
     }
 }
 
@@ -44,7 +52,8 @@ impl<K: Kernel> Session<'_, K> {
         let cache = &mut *self.context.cache;
         if scope.is_some() && outcome.is_clean() && cache.defer(records) {
             cache.note_broken(BTreeMap::new(), scope);
-            return Ok(Committed { done: outcome.done, failures: vec![] });
+            let Outcome { done, cut_offs, .. } = outcome;
+            return Ok(Committed { done, failures: vec![], cut_offs });
         }
         let tx = self.store.transaction()?;
         let mut failures = commit_records(cache, &tx, &outcome, scope, deletion)?;
@@ -61,7 +70,7 @@ impl<K: Kernel> Session<'_, K> {
         if let Some((step, source)) = outcome.halted {
             return Err(NodeError::Halted { step: Box::new(step), source });
         }
-        Ok(Committed { done: outcome.done, failures })
+        Ok(Committed { done: outcome.done, failures, cut_offs: outcome.cut_offs })
     }
 }
 

@@ -35,8 +35,9 @@ impl<K: Kernel> Operations<'_, K> {
         let tx = store.transaction()?;
         let interrupted = unsettled(&tx)?;
         let host = context.decide(&tx, Interfaces::Recorded)?;
-        let Recorded { changes, warnings, .. } =
+        let Recorded { changes, shadows, .. } =
             context.record_up(&host, &tx, workloads, UpOptions::default())?;
+        let warnings = shadows.into_iter().map(Warning::Shadows).collect();
         let scoped = ScopedView::new(&host, &changes).filter(|_| interrupted.is_empty());
         if let Some(view) = scoped
             && let Some(plan) = view.preview(context.kernel)?

@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{
-    NodeError, Request, Selector, UpOptions, Warning, host::Host, session::Context, shadow,
+    NodeError, Request, Selector, Shadow, UpOptions, host::Host, session::Context, shadow,
 };
 use crate::store::{Phase, Record, Records, Store, StoreError, Tx, Unreadable};
 use riklet_core::{
@@ -48,7 +48,7 @@ pub(crate) struct Recorded {
     /// Unreadable records of instances that are taken down.
     pub(crate) unreadable: Vec<Unreadable>,
     pub(crate) changes: Changes,
-    pub(crate) warnings: Vec<Warning>,
+    pub(crate) shadows: Vec<Shadow>,
 }
 
 impl Recorded {
@@ -108,12 +108,10 @@ impl<K: Kernel> Context<'_, K> {
             changes.insert(record.slot, Change { before, after, interface });
             records.push(record);
         }
-        let warnings = shadow::shadowed(self.kernel, &opened)?;
-        match warnings.first() {
-            Some(warning) if options.strict => {
-                Err(NodeError::Shadows { warning: Box::new(warning.clone()) })
-            }
-            _ => Ok(Recorded { records, changes, warnings, ..Recorded::default() }),
+        let shadows = shadow::shadowed(self.kernel, &opened)?;
+        match shadows.first() {
+            Some(shadow) if options.strict => Err(NodeError::Shadows(Box::new(shadow.clone()))),
+            _ => Ok(Recorded { records, changes, shadows, ..Recorded::default() }),
         }
     }
 

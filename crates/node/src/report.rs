@@ -1,9 +1,30 @@
-use super::{Failure, Instance, Warning};
+use std::fmt;
+
+use super::{Failure, Instance, Shadow};
 use crate::store::Phase;
 use riklet_core::{
     model::InstanceName,
-    plan::{Plan, Step},
+    plan::{CutOff, Plan, Step},
 };
+
+/// Something that succeeded, but possibly not as expected.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Warning {
+    /// An exposure takes the packets of a local process.
+    Shadows(Shadow),
+    /// A foreign chain drops the packets of functions, and we cannot change it.
+    CutOff(CutOff),
+}
+
+impl fmt::Display for Warning {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Shadows(shadow) => shadow.fmt(f),
+            Self::CutOff(cut_off) => cut_off.fmt(f),
+        }
+    }
+}
 
 /// The outcome of an operation.
 #[derive(Debug, Default)]

@@ -23,12 +23,12 @@ pub enum Request {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct UpOptions {
-    /// Treats each [`Warning`](crate::Warning) as an error: then nothing is changed.
+    /// Refuses an exposure that takes the packets of a local process ([`Shadow`](crate::Shadow)): then nothing is changed.
     pub strict: bool,
 }
 
 impl UpOptions {
-    /// Treats warnings as errors, or does not.
+    /// Refuses such exposures, or only warns of them.
     #[must_use]
     pub const fn strict(self, strict: bool) -> Self {
         Self { strict, ..self }

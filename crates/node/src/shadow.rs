@@ -6,10 +6,10 @@ use super::NodeError;
 use riklet_core::model::{Exposure, InstanceName, PortRange};
 use riklet_kernel::{HostFacts, Listener};
 
-/// Something that succeeded, but possibly not as expected.
+/// An exposure that takes the packets of a local process.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Warning {
+pub struct Shadow {
     /// The instance.
     pub name: InstanceName,
     /// The exposure concerned.
@@ -18,7 +18,7 @@ pub struct Warning {
     pub listener: Listener,
 }
 
-impl std::fmt::Display for Warning {
+impl std::fmt::Display for Shadow {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self { name, exposure, listener } = self;
         let process = listener.process.as_deref().unwrap_or("a process of another namespace");
@@ -31,7 +31,7 @@ impl std::fmt::Display for Warning {
 pub(crate) fn shadowed(
     kernel: &mut impl HostFacts,
     opened: &[(&InstanceName, Exposure)],
-) -> Result<Vec<Warning>, NodeError> {
+) -> Result<Vec<Shadow>, NodeError> {
     let wanted: BTreeSet<_> = opened
         .iter()
         .map(|(_, exposure)| (exposure.protocol(), exposure.host_address(), exposure.host_ports()))
@@ -39,12 +39,12 @@ pub(crate) fn shadowed(
     if wanted.is_empty() {
         return Ok(vec![]);
     }
-    let warning = |listener: Listener| {
+    let shadow = |listener: Listener| {
         let port = PortRange::single(listener.port)?;
         let (name, exposure) = opened
             .iter()
             .find(|(_, exposure)| exposure.takes(listener.protocol, listener.address, port))?;
-        Some(Warning { name: (*name).clone(), exposure: *exposure, listener })
+        Some(Shadow { name: (*name).clone(), exposure: *exposure, listener })
     };
-    Ok(kernel.listeners(&wanted)?.into_iter().filter_map(warning).collect())
+    Ok(kernel.listeners(&wanted)?.into_iter().filter_map(shadow).collect())
 }

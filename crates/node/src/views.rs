@@ -20,7 +20,7 @@ use riklet_core::{
     },
     link::LinkState,
     model::{PortRange, Protocol, Slot},
-    plan::{Adoption, Desired, LinkDeletion, Observed, Step, UnreadableRecord},
+    plan::{self, Adoption, Desired, LinkDeletion, Observed, Step, UnreadableRecord},
     routing::{RoutingRule, UplinkMarks},
     workload::{self, Fragment},
 };
@@ -35,7 +35,7 @@ pub(crate) struct ScopedView<'a> {
     deletion: LinkDeletion,
     /// Draining slots whose flows must be forgotten as well.
     draining: BTreeSet<Slot>,
-    /// True if the foreign chains are looked at as well.
+    /// True if all foreign chains are looked at, and not only those that cannot be changed.
     foreign_chains: bool,
 }
 
@@ -146,9 +146,16 @@ impl ScopedView<'_> {
         let marks = [self.host.node.owner.mark()].into();
         let firewall = FirewallState { base_ruleset, entries, strays: vec![], marks };
         let empty_tables = BTreeSet::new();
-        let foreign_chains =
-            if self.foreign_chains { foreign_chains(self.host, kernel)? } else { vec![] };
-        let manager_files = BTreeMap::new();
+        let foreign_chains = if self.foreign_chains {
+            foreign_chains(self.host, kernel)?
+        } else {
+            kernel.owned_foreign_chains(&self.base_ruleset.uplinks)?
+        };
+        let manager_files = if plan::firewalld_owns_its_table(&foreign_chains) {
+            kernel.manager_files()?
+        } else {
+            BTreeMap::new()
+        };
         let rules = rules(kernel)?;
         let observed = Observed {
             links,

@@ -8,7 +8,9 @@ use crate::{
     world::{
         CLIENT, Firewall, INTERNET, INTERNET_FAR, NODE_LAN, NODE_UPLINK, World,
         foreign::docker_like,
+        function::function,
         on_every_firewall,
+        owned::Owned,
         traffic::{PATIENCE, ping, tcp_ask},
         transport::{Path, Transport, assert_no_way, assert_paths},
         wait_for,
@@ -142,20 +144,46 @@ on_every_firewall!(the_daemon_moves_the_passage_when_others_reorder_their_rules,
     });
 });
 
-#[test]
-fn doctor_says_what_to_do_about_a_table_that_another_process_owns() {
-    let world = &World::new(Firewall::Nftables);
-    let rules = "printf '%s\\n' 'add table inet owned { flags owner ; }' \
-                 'add chain inet owned f { type filter hook forward priority 10 ; policy accept ; }' \
-                 'add rule inet owned f reject'";
-    // The table ends with its owner.
-    let owner = format!("({rules}; exec sleep 60) | exec nft -i");
-    let _owner = world.program_in_background("sh", &["-c", &owner], "");
-    wait_for("the table of another process", SOON, || {
-        world.node.tool(&["nft", "list", "ruleset"]).contains("reject").then_some(())
-    });
+on_every_firewall!(a_table_that_another_process_owns_is_named_by_everything_that_looks, |world| {
+    let rules = "add chain inet theirs f { type filter hook forward priority 10; policy accept; }\n\
+         add rule inet theirs f reject\n";
+    let theirs = Owned::load(&world.node, "theirs", rules);
+    let says = |text: &str, who: &str| {
+        assert!(text.contains("functions are cut off: the chain inet theirs f"), "{who}: {text}");
+        assert!(text.contains("have the owner accept"), "{who}: {text}");
+    };
+    // The first `up` looks at everything, and the second at its function only.
+    for name in ["first", "second"] {
+        let up = world.riklet(&["up", "-"], &function(name, &[]).to_string());
+        assert_eq!(up.code, Some(0), "{up}");
+        says(&up.stderr, "up");
+    }
+    says(&world.riklet(&["plan", "-"], &function("third", &[]).to_string()).success(), "plan");
+    let check = world.riklet(&["check"], "");
+    assert_eq!(check.code, Some(1), "{check}");
+    says(&check.stdout, "check");
+    says(&world.riklet(&["repair"], "").stderr, "repair");
     let doctor = world.riklet(&["doctor"], "");
     assert_eq!(doctor.code, Some(3), "{doctor}");
-    assert!(doctor.stdout.contains("inet owned f: drops guests' packets"), "{doctor}");
-    assert!(doctor.stdout.contains("firewall-cmd --reload"), "{doctor}");
-}
+    assert!(doctor.stdout.contains("inet theirs f: drops guests' packets"), "{doctor}");
+
+    let daemon = world.daemon(&[]);
+    says(&daemon.events(), "an event");
+    let put = daemon.ask("PUT", "/v1/functions/third", &function("third", &[]).to_string());
+    says(&put.body, "an answer of the daemon");
+    let down = daemon.ask("DELETE", "/v1/functions/third", "");
+    assert!(down.status == 200 && !down.body.contains("cut off"), "{down:?}");
+    // The table changes, and is told of once more only when it changed what it does.
+    let theirs = theirs.reload(&rules.replace(" reject", " accept"));
+    wait_for("the daemon to say that it passes", SOON, || {
+        daemon.events().contains("inet theirs f no longer cuts functions off").then_some(())
+    });
+    world.riklet(&["check"], "").success();
+    let theirs = theirs.reload(rules);
+    wait_for("the daemon to say it again", SOON, || {
+        (daemon.events().matches("functions are cut off").count() == 2).then_some(())
+    });
+    theirs.delete();
+    wait_for("no drift", SOON, || (world.riklet(&["check"], "").code == Some(0)).then_some(()));
+    world.riklet(&["down", "--all", "--purge"], "").success();
+});

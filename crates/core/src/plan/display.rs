@@ -7,6 +7,7 @@ use crate::{
     firewall::{BaseRuleset, Change, Entry},
     flows::Flows,
     link::{LinkDifference, LinkSpec, Tap},
+    manager::Manager,
     model::{Bracketed, Family},
 };
 
@@ -20,6 +21,9 @@ impl fmt::Display for Plan {
         }
         for claim in &self.claims {
             writeln!(f, "! {claim}")?;
+        }
+        for cut_off in &self.cut_offs {
+            writeln!(f, "! {cut_off}")?;
         }
         Ok(())
     }
@@ -59,10 +63,14 @@ impl fmt::Display for Step {
             Self::ClosePassage(foreign_chain) => {
                 write!(f, "- passage through the foreign chain {foreign_chain}")
             }
-            Self::WriteManagerFile(manager, _) => {
-                write!(f, "+ {manager} leaves our interfaces alone ({})", manager.path())
+            Self::WriteManagerFile(file, _) => {
+                let effect = match file.manager() {
+                    Manager::Firewalld => "lets packets of functions pass once it reloads",
+                    Manager::Networkd | Manager::NetworkManager => "leaves our interfaces alone",
+                };
+                write!(f, "+ {} {effect} ({})", file.manager(), file.path())
             }
-            Self::RemoveManagerFile(manager) => write!(f, "- {}", manager.path()),
+            Self::RemoveManagerFile(file) => write!(f, "- {}", file.path()),
             Self::AddRule(rule) => write!(f, "+ routing rule {rule}"),
             Self::RemoveRule(rule) => write!(f, "- routing rule {rule}"),
             Self::SetSysctl(name, value) => write!(f, "~ sysctl {name} = {value}"),

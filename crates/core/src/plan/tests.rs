@@ -1,3 +1,5 @@
+mod managers;
+
 use super::{display::list, *};
 use crate::{
     firewall::Confinement,
@@ -169,7 +171,9 @@ fn a_passage_is_opened_only_in_a_foreign_chain_that_drops() {
     }
     for (drops, touched) in [(true, false), (true, true), (false, true)] {
         let owned = ForeignChainState { owned: true, ..passage(drops, false, touched) };
-        assert_eq!(step(owned), "", "only its owner can change it");
+        let said = step(owned);
+        let steps = said.lines().filter(|line| !line.starts_with("! functions are cut off"));
+        assert_eq!(steps.count(), 0, "only its owner can change it: {said}");
     }
 }
 
@@ -420,41 +424,4 @@ fn a_tap_without_a_former_instance_gets_the_common_mac_address() {
     let mac = Some(Slot::new(6).former_host_mac());
     observed.links.insert(Slot::new(5), LinkState { mac, ..spec.state() });
     assert!(matches!(&plan(&desired, &observed).steps[..], [Step::ConfigureLink(..)]));
-}
-
-#[test]
-fn manager_files_are_written_before_interfaces_are_created() {
-    let files = [(Manager::Networkd, None), (Manager::NetworkManager, None)];
-    let desired = desired([fragment(0, "hello", &[])]);
-    let plan = plan(&desired, &Observed { manager_files: files.into(), ..nothing() });
-    let told = plan.steps.iter().take_while(|step| matches!(step, Step::WriteManagerFile(..)));
-    assert_eq!(told.count(), 2, "{plan}");
-}
-
-#[test]
-fn only_files_with_our_mark_are_changed_and_only_our_own_are_removed() {
-    let desired = desired([]);
-    let removed = Desired { base_ruleset: None, ..desired.clone() };
-    let other = Owner::new(OwnerId::new(99), "/run/other");
-    let steps = |desired: &Desired, text: &str| {
-        let manager_files = [(Manager::Networkd, Some(text.to_owned()))].into();
-        let observed = Observed { manager_files, ..after(desired) };
-        let plan = plan(desired, &observed).to_string();
-        let lines =
-            plan.lines().filter(|line| line.contains("networkd") || line.contains("/run/systemd"));
-        lines.map(str::to_owned).collect::<Vec<_>>()
-    };
-    let ours = Manager::Networkd.text(&desired.owner);
-    let theirs = Manager::Networkd.text(&other);
-    let edited = ours.replace("rik*", "eth*");
-    let (written, gone) = (1, 1);
-    for (text, changes, removals) in [
-        (&*ours, 0, gone),
-        (&edited, written, gone),
-        (&theirs, written, 0),
-        ("[Match]\nName=rik0\n[Network]\nDHCP=yes\n", 0, 0),
-    ] {
-        assert_eq!(steps(&desired, text).len(), changes, "{text}");
-        assert_eq!(steps(&removed, text).len(), removals, "{text}");
-    }
 }

@@ -19,7 +19,7 @@ use super::{
     healer::Healer,
 };
 use crate::{events::Events, local::LocalNode, now};
-use riklet_core::model::Slot;
+use riklet_core::{model::Slot, plan::CutOff};
 use riklet_kernel::linux::{Linux, watched::Watched};
 use riklet_sdn::{Config, NodeError, Request, WarmNode, store::ReservedSlot};
 
@@ -34,6 +34,8 @@ pub(super) struct Core {
     pub(super) healer: Healer,
     /// The error of the last repair, if it failed: the same one is said once.
     pub(super) failed_repair: Option<String>,
+    /// The foreign chains that cut functions off, as of the last repair.
+    pub(super) cut_offs: BTreeSet<CutOff>,
     /// Slots that the engine changed since it last read the kernel's notifications.
     pub(super) changed_by_us: BTreeSet<Slot>,
     /// Requests that wait for a background task to free a slot or a port.
@@ -85,6 +87,7 @@ impl Core {
             background,
             healer: Healer::default(),
             failed_repair: None,
+            cut_offs: BTreeSet::new(),
             changed_by_us: BTreeSet::new(),
             waiting: Vec::new(),
             alone: Vec::new(),

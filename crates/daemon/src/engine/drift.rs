@@ -11,8 +11,8 @@ use super::{
 };
 use crate::now;
 use riklet_api::chain;
-use riklet_core::plan::Step;
-use riklet_sdn::{NodeError, Report};
+use riklet_core::plan::{CutOff, Step};
+use riklet_sdn::{NodeError, Report, Warning};
 
 /// The pause between looks at state that the kernel does not report.
 pub(super) const REFRESH_INTERVAL: Duration = Duration::from_secs(10);
@@ -110,9 +110,29 @@ impl Core {
                 self.events.backs_off(subject.slot(), pause);
             }
         }
+        self.note_cut_offs(report);
         for failure in &report.failures {
             self.events.failed(failure);
             self.healer.failed(Subject::Slot(failure.slot), now);
+        }
+    }
+
+    /// Records as events which foreign chains began to cut functions off, and which no longer do.
+    fn note_cut_offs(&mut self, report: &Report) {
+        let cut_offs = report.warnings.iter().filter_map(|warning| match warning {
+            Warning::CutOff(cut_off) => Some(cut_off.clone()),
+            _ => None,
+        });
+        let before = std::mem::replace(&mut self.cut_offs, cut_offs.collect());
+        for cut_off in self.cut_offs.difference(&before) {
+            self.events.cut_off(cut_off);
+        }
+        let chains: BTreeSet<_> =
+            self.cut_offs.iter().map(|cut_off| &cut_off.foreign_chain).collect();
+        for CutOff { foreign_chain, .. } in &before {
+            if !chains.contains(foreign_chain) {
+                self.events.noticed(&format!("{foreign_chain} no longer cuts functions off"));
+            }
         }
     }
 }

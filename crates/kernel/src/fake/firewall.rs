@@ -1,6 +1,6 @@
 use std::collections::BTreeSet;
 
-use super::FakeKernel;
+use super::{FakeKernel, System};
 use crate::{Firewall, ForeignChains, ImplicitTables, KernelError, Refusal};
 use riklet_core::{
     firewall::{
@@ -21,7 +21,9 @@ impl Firewall for FakeKernel {
         let ruleset = system.firewall.get(&backend);
         let stands = ruleset
             .is_some_and(|r| r.base_ruleset == *base_ruleset && r.entries.is_superset(entries));
-        Ok(stands && system.foreign_chains.values().all(|open| *open))
+        let mut foreign_chains = system.foreign_chains.iter();
+        Ok(stands
+            && foreign_chains.all(|(chain, open)| *open || system.owned_chains.contains(chain)))
     }
 
     fn firewall_state(
@@ -81,15 +83,15 @@ impl ForeignChains for FakeKernel {
         _uplinks: &BTreeSet<InterfaceName>,
     ) -> Result<Vec<ForeignChainState>, KernelError> {
         let system = self.list();
-        let state = |(foreign_chain, open): (&ForeignChain, &bool)| ForeignChainState {
-            foreign_chain: foreign_chain.clone(),
-            drops: true,
-            open: *open,
-            touched: *open,
-            owned: false,
-            parts: BTreeSet::new(),
-        };
-        Ok(system.foreign_chains.iter().map(state).collect())
+        Ok(system.foreign_chains.keys().filter_map(|chain| system.foreign_chain(chain)).collect())
+    }
+
+    fn owned_foreign_chains(
+        &mut self,
+        _uplinks: &BTreeSet<InterfaceName>,
+    ) -> Result<Vec<ForeignChainState>, KernelError> {
+        let system = self.observe();
+        Ok(system.owned_chains.iter().filter_map(|chain| system.foreign_chain(chain)).collect())
     }
 
     fn open_passage(
@@ -105,11 +107,28 @@ impl ForeignChains for FakeKernel {
     }
 }
 
+impl System {
+    fn foreign_chain(&self, foreign_chain: &ForeignChain) -> Option<ForeignChainState> {
+        let open = *self.foreign_chains.get(foreign_chain)?;
+        Some(ForeignChainState {
+            foreign_chain: foreign_chain.clone(),
+            drops: true,
+            open,
+            touched: open,
+            owned: self.owned_chains.contains(foreign_chain),
+            parts: BTreeSet::new(),
+        })
+    }
+}
+
 impl FakeKernel {
     fn set_passage(&mut self, foreign_chain: &ForeignChain, open: bool) -> Result<(), KernelError> {
         let refused =
             |source| KernelError::SetPassage { foreign_chain: foreign_chain.clone(), source };
         let mut system = self.effect().map_err(refused)?;
+        if system.owned_chains.contains(foreign_chain) {
+            return Err(refused(Refusal::errno(Refusal::EPERM)));
+        }
         if let Some(state) = system.foreign_chains.get_mut(foreign_chain) {
             *state = open;
         }

@@ -2,22 +2,22 @@ use std::collections::BTreeMap;
 
 use super::FakeKernel;
 use crate::{KernelError, NetworkManagers};
-use riklet_core::manager::Manager;
+use riklet_core::manager::ManagerFile;
 
 impl NetworkManagers for FakeKernel {
-    fn manager_files(&mut self) -> Result<BTreeMap<Manager, Option<String>>, KernelError> {
+    fn manager_files(&mut self) -> Result<BTreeMap<ManagerFile, Option<String>>, KernelError> {
         Ok(self.observe().manager_files.clone())
     }
 
-    fn write_manager_file(&mut self, manager: Manager, text: &str) -> Result<(), KernelError> {
-        let refused = |source| KernelError::ManagerFile { manager, source };
-        self.effect().map_err(refused)?.manager_files.insert(manager, Some(text.to_owned()));
+    fn write_manager_file(&mut self, file: ManagerFile, text: &str) -> Result<(), KernelError> {
+        let refused = |source| KernelError::ManagerFile { file, source };
+        self.effect().map_err(refused)?.manager_files.insert(file, Some(text.to_owned()));
         Ok(())
     }
 
-    fn remove_manager_file(&mut self, manager: Manager) -> Result<(), KernelError> {
-        let refused = |source| KernelError::ManagerFile { manager, source };
-        self.effect().map_err(refused)?.manager_files.insert(manager, None);
+    fn remove_manager_file(&mut self, file: ManagerFile) -> Result<(), KernelError> {
+        let refused = |source| KernelError::ManagerFile { file, source };
+        self.effect().map_err(refused)?.manager_files.insert(file, None);
         Ok(())
     }
 }

@@ -12,7 +12,7 @@ use riklet_core::{
     firewall::{Backend, ForeignChain, IptablesVariant, Ruleset},
     flows::Flows,
     link::{HostInterface, LinkState},
-    manager::Manager,
+    manager::ManagerFile,
     model::InterfaceName,
     routing::{AnswerPath, RoutingRule},
     switch,
@@ -29,11 +29,13 @@ pub struct System {
     pub links: BTreeMap<InterfaceName, LinkState>,
     pub firewall: BTreeMap<Backend, Ruleset>,
     pub foreign_chains: BTreeMap<ForeignChain, bool>,
+    /// The foreign chains whose table another process owns.
+    pub owned_chains: BTreeSet<ForeignChain>,
     /// Tables that calling iptables-nft created, all of them empty.
     pub implicit_tables: BTreeSet<String>,
     pub sysctls: BTreeMap<String, String>,
-    /// The file of each network manager that the host has.
-    pub manager_files: BTreeMap<Manager, Option<String>>,
+    /// The files of each manager that the host has.
+    pub manager_files: BTreeMap<ManagerFile, Option<String>>,
     /// True if `/proc/sys` is mounted read-only.
     pub sysctls_are_read_only: bool,
     pub interfaces: BTreeMap<InterfaceName, HostInterface>,
@@ -111,9 +113,10 @@ impl Default for System {
             links: BTreeMap::new(),
             firewall: BTreeMap::new(),
             foreign_chains: BTreeMap::new(),
+            owned_chains: BTreeSet::new(),
             implicit_tables: BTreeSet::new(),
             sysctls: BTreeMap::from([(switch::IP_FORWARD.to_owned(), "0".to_owned())]),
-            manager_files: [(Manager::Networkd, None)].into(),
+            manager_files: [(ManagerFile::Networkd, None)].into(),
             sysctls_are_read_only: false,
             interfaces: BTreeMap::new(),
             uplinks: InterfaceName::try_from("eth0").into_iter().collect(),

@@ -22,7 +22,7 @@ use riklet_core::{
     },
     flows::Flows,
     link::{DRAINING_GROUP, LinkSpec, Tap},
-    manager::Manager,
+    manager::ManagerFile,
     model::{Account, AccountName, InterfaceName, Owner, OwnerId, Slot},
     routing::{MAIN, PROTOCOL, RoutingRule, UplinkMarks},
     switch::IP_FORWARD,
@@ -67,15 +67,15 @@ const EFFECTS: [(&str, Call); 18] = [
     ("open_passage", |kernel| kernel.open_passage(&ForeignChain::LegacyIptables, &BTreeSet::new())),
     ("remove_empty_tables", |kernel| kernel.remove_empty_tables(IPTABLES, &BTreeSet::new())),
     ("forget_flows", |kernel| kernel.forget_flows(&[flows()].into())),
-    ("write_manager_file", |kernel| kernel.write_manager_file(Manager::NetworkManager, "text")),
-    ("remove_manager_file", |kernel| kernel.remove_manager_file(Manager::Networkd)),
+    ("write_manager_file", |kernel| kernel.write_manager_file(ManagerFile::NetworkManager, "text")),
+    ("remove_manager_file", |kernel| kernel.remove_manager_file(ManagerFile::Networkd)),
     ("add_rule", |kernel| kernel.add_rule(&rule(98))),
     ("remove_rule", |kernel| kernel.remove_rule(&rule(99))),
     ("set_sysctl", |kernel| kernel.set_sysctl(IP_FORWARD, "1")),
 ];
 
 /// All other methods, each with a call.
-const OBSERVATIONS: [(&str, Call); 21] = [
+const OBSERVATIONS: [(&str, Call); 22] = [
     ("link", |kernel| kernel.link(&name(1)).map(drop)),
     ("links", |kernel| kernel.links().map(drop)),
     ("probe_firewall", |kernel| {
@@ -86,6 +86,7 @@ const OBSERVATIONS: [(&str, Call); 21] = [
     ("foreign_chains", |kernel| {
         kernel.foreign_chains(Backend::Nftables, &BTreeSet::new()).map(drop)
     }),
+    ("owned_foreign_chains", |kernel| kernel.owned_foreign_chains(&BTreeSet::new()).map(drop)),
     ("implicit_tables", |kernel| kernel.implicit_tables(IPTABLES).map(drop)),
     ("empty_tables", |kernel| kernel.empty_tables(IPTABLES).map(drop)),
     ("sysctl", |kernel| kernel.sysctl(IP_FORWARD).map(drop)),
@@ -174,7 +175,7 @@ fn system() -> System {
         links: [spec(1).state(), draining].map(|link| (link.name.clone(), link)).into(),
         foreign_chains: [(ForeignChain::LegacyIptables, false), (foreign_chain(), true)].into(),
         implicit_tables: ["filter".to_owned()].into(),
-        manager_files: [(Manager::Networkd, Some(String::new()))].into(),
+        manager_files: [(ManagerFile::Networkd, Some(String::new()))].into(),
         routes: vec![IpNet::default()],
         rules: vec![rule(99)],
         ..System::default()

@@ -1,4 +1,4 @@
-//! Writes the files of network managers, and has the managers read them.
+//! Writes the files of network managers and firewalld, and has network managers read them.
 
 #![expect(clippy::disallowed_methods, reason = "the files of other programs, which only we write")]
 
@@ -15,32 +15,36 @@ use rustix::fs::{Access, access};
 
 use super::Linux;
 use crate::{KernelError, NetworkManagers, process::Launcher};
-use riklet_core::manager::Manager;
+use riklet_core::manager::{Manager, ManagerFile};
 
 /// The mode of our files, which the managers read as users of their own.
 const FILE_MODE: u32 = 0o644;
 const DIRECTORY_MODE: u32 = 0o755;
 
 impl NetworkManagers for Linux {
-    fn manager_files(&mut self) -> Result<BTreeMap<Manager, Option<String>>, KernelError> {
+    fn manager_files(&mut self) -> Result<BTreeMap<ManagerFile, Option<String>>, KernelError> {
         if !is_of_first_process() {
             return Ok(BTreeMap::new());
         }
-        let present = Manager::ALL.into_iter().filter(|manager| is_writable(*manager));
-        present.map(|manager| Ok((manager, read(manager)?))).collect()
+        let present = ManagerFile::ALL.into_iter().filter(|file| is_writable(*file));
+        present.map(|file| Ok((file, read(file)?))).collect()
     }
 
-    fn write_manager_file(&mut self, manager: Manager, text: &str) -> Result<(), KernelError> {
-        write(manager, text).map_err(|error| refused(manager, error))?;
-        tell(&self.launcher, manager);
+    fn write_manager_file(&mut self, file: ManagerFile, text: &str) -> Result<(), KernelError> {
+        write(file, text).map_err(|error| refused(file, error))?;
+        tell(&self.launcher, file.manager());
         Ok(())
     }
 
-    fn remove_manager_file(&mut self, manager: Manager) -> Result<(), KernelError> {
-        match fs::remove_file(manager.path()) {
-            Err(error) if error.kind() != ErrorKind::NotFound => Err(refused(manager, error)),
+    fn remove_manager_file(&mut self, file: ManagerFile) -> Result<(), KernelError> {
+        match fs::remove_file(file.path()) {
+            Ok(()) if file == ManagerFile::FirewalldZone => {
+                tracing::warn!("firewalld has the zone of functions until `firewall-cmd --reload`");
+                Ok(())
+            }
+            Err(error) if error.kind() != ErrorKind::NotFound => Err(refused(file, error)),
             _ => {
-                tell(&self.launcher, manager);
+                tell(&self.launcher, file.manager());
                 Ok(())
             }
         }
@@ -54,25 +58,25 @@ fn is_of_first_process() -> bool {
 }
 
 /// Reports whether there is such a manager, and our file can be written.
-fn is_writable(manager: Manager) -> bool {
-    let directory = Path::new(manager.directory());
-    let below = directory.join(manager.file().0);
+fn is_writable(file: ManagerFile) -> bool {
+    let directory = Path::new(file.manager().directory());
+    let below = directory.join(file.place().0);
     let place = if below.exists() { &below } else { directory };
     access(place, Access::WRITE_OK).is_ok()
 }
 
-fn read(manager: Manager) -> Result<Option<String>, KernelError> {
-    match fs::read(manager.path()) {
+fn read(file: ManagerFile) -> Result<Option<String>, KernelError> {
+    match fs::read(file.path()) {
         Ok(bytes) => Ok(Some(String::from_utf8_lossy(&bytes).into_owned())),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(refused(manager, error)),
+        Err(error) => Err(refused(file, error)),
     }
 }
 
 /// Writes a temporary file, and renames it: no program reads half of it.
-fn write(manager: Manager, text: &str) -> io::Result<()> {
-    let (directory, name) = manager.file();
-    let directory = Path::new(manager.directory()).join(directory);
+fn write(file: ManagerFile, text: &str) -> io::Result<()> {
+    let (directory, name) = file.place();
+    let directory = Path::new(file.manager().directory()).join(directory);
     if !directory.exists() {
         fs::create_dir(&directory)?;
         fs::set_permissions(&directory, Permissions::from_mode(DIRECTORY_MODE))?;
@@ -83,13 +87,15 @@ fn write(manager: Manager, text: &str) -> io::Result<()> {
     fs::rename(new, directory.join(name))
 }
 
-/// Has the manager read its files again, if it runs. systemd-networkd 252 does so by D-Bus only, and a signal ends it.
+/// Has the manager read its files again, if it runs and nothing is lost by it. systemd-networkd 252 does so by D-Bus only,
+/// and a signal ends it.
 fn tell(launcher: &Launcher, manager: Manager) {
     let (running, program, arguments) = match manager {
         Manager::Networkd => ("/run/systemd/netif", "networkctl", &["reload"][..]),
         Manager::NetworkManager => {
             (manager.directory(), "nmcli", &["general", "reload", "conf"][..])
         }
+        Manager::Firewalld => return,
     };
     if !Path::new(running).exists() {
         return;
@@ -103,6 +109,6 @@ fn tell(launcher: &Launcher, manager: Manager) {
     tracing::warn!("`{program} {}` failed: {words}", arguments.join(" "));
 }
 
-fn refused(manager: Manager, error: io::Error) -> KernelError {
-    KernelError::ManagerFile { manager, source: error.into() }
+fn refused(file: ManagerFile, error: io::Error) -> KernelError {
+    KernelError::ManagerFile { file, source: error.into() }
 }

@@ -5,6 +5,7 @@
 
 mod beside;
 mod corrupt;
+mod cut_off;
 mod forwarding;
 #[cfg(feature = "toy-kind")]
 mod kinds;
@@ -34,7 +35,7 @@ use riklet_core::{
     switch::IP_FORWARD,
 };
 use riklet_kernel::{AccountKind, Listener, fake::Fault};
-use riklet_sdn::{ErrorKind, NodeError, RebuildOptions, Report, Selector, UpOptions};
+use riklet_sdn::{ErrorKind, NodeError, RebuildOptions, Report, Selector, UpOptions, Warning};
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
@@ -268,8 +269,8 @@ fn a_warning_names_the_exposure_that_shadows_the_listener() {
     node.kernel.system().listeners.push(listener.clone());
     let workloads = [bound(0, first), bound(1, second)];
     let report = node.node().up(&workloads, UpOptions::default()).unwrap();
-    let warned: Vec<_> = report.warnings.iter().map(|w| (&w.name, &w.listener)).collect();
-    assert_eq!(warned, [(&name("f1"), &listener)]);
+    let [Warning::Shadows(shadow)] = &report.warnings[..] else { panic!("{report:?}") };
+    assert_eq!((&shadow.name, &shadow.listener), (&name("f1"), &listener));
 }
 
 fn taps(node: &TestNode, mut change: impl FnMut(&mut riklet_core::link::Tap)) {

@@ -171,9 +171,10 @@ impl TestNode {
                 ruleset.base_ruleset.owner = Some(same.clone());
             }
         }
-        for (manager, file) in &mut system.manager_files {
-            if file.as_deref().and_then(manager::owner) == ours && ours.is_some() {
-                *file = Some(manager.text(&same));
+        let id = ours.as_ref().map(Owner::id);
+        for (file, text) in &mut system.manager_files {
+            if text.as_deref().and_then(manager::owner) == id && id.is_some() {
+                *text = Some(file.text(&same));
             }
         }
         System { effects: 0, listings: 0, forgotten: vec![], fault: None, ..system }

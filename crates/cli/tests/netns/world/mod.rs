@@ -21,6 +21,7 @@ pub(crate) mod http;
 #[allow(dead_code, reason = "of the tests in neighbours")]
 pub(crate) mod machine;
 pub(crate) mod namespace;
+pub(crate) mod owned;
 pub(crate) mod probe;
 pub(crate) mod runs;
 

@@ -17,6 +17,14 @@ pub(super) fn of_nf_tables(
     nftables.connection()?.foreign_chains(iptables_nft_is_ours, uplinks)
 }
 
+/// Returns the foreign chains of nf_tables whose table another process owns.
+pub(super) fn in_owned_tables(
+    nftables: &mut Nftables,
+    uplinks: &BTreeSet<InterfaceName>,
+) -> Result<Vec<ForeignChainState>, Refusal> {
+    nftables.connection()?.owned_foreign_chains(uplinks)
+}
+
 /// Returns the chain FORWARD of the legacy iptables, if it drops our traffic or has objects of ours.
 pub(super) fn of_legacy_iptables(
     uplinks: &BTreeSet<InterfaceName>,

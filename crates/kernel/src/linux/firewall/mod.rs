@@ -128,6 +128,14 @@ impl ForeignChains for Linux {
         found.map_err(|source| KernelError::ListForeignChains { source })
     }
 
+    fn owned_foreign_chains(
+        &mut self,
+        uplinks: &BTreeSet<InterfaceName>,
+    ) -> Result<Vec<ForeignChainState>, KernelError> {
+        let found = foreign_chains::in_owned_tables(&mut self.nftables, uplinks);
+        found.map_err(|source| KernelError::ListForeignChains { source })
+    }
+
     fn open_passage(
         &mut self,
         foreign_chain: &ForeignChain,

@@ -87,6 +87,13 @@ impl ForeignChains for Watched {
         Ok(foreign_chains)
     }
 
+    fn owned_foreign_chains(
+        &mut self,
+        uplinks: &BTreeSet<InterfaceName>,
+    ) -> Result<Vec<ForeignChainState>, KernelError> {
+        self.kernel.owned_foreign_chains(uplinks)
+    }
+
     fn open_passage(
         &mut self,
         foreign_chain: &ForeignChain,

@@ -48,9 +48,30 @@ impl Connection {
         iptables_nft_is_ours: bool,
         uplinks: &BTreeSet<InterfaceName>,
     ) -> Result<Vec<ForeignChainState>, Refusal> {
+        self.foreign_chains_of(|_| true, iptables_nft_is_ours, uplinks)
+    }
+
+    /// Returns the foreign forward chains whose table another process owns. iptables-nft owns none.
+    pub(in super::super) fn owned_foreign_chains(
+        &mut self,
+        uplinks: &BTreeSet<InterfaceName>,
+    ) -> Result<Vec<ForeignChainState>, Refusal> {
+        self.foreign_chains_of(Table::is_owned, false, uplinks)
+    }
+
+    fn foreign_chains_of(
+        &mut self,
+        which: impl Fn(&Table) -> bool,
+        iptables_nft_is_ours: bool,
+        uplinks: &BTreeSet<InterfaceName>,
+    ) -> Result<Vec<ForeignChainState>, Refusal> {
         let mut states = Vec::new();
         for family in [NetfilterProtoFamily::IPv4, NetfilterProtoFamily::Inet] {
-            let tables = self.tables(family)?;
+            let mut tables = self.tables(family)?;
+            tables.retain(&which);
+            if tables.is_empty() {
+                continue;
+            }
             let chains = self.chains(family)?;
             for mut table in foreign_chain::candidates(tables, &chains, iptables_nft_is_ours) {
                 self.complete(&mut table)?;
