@@ -14,7 +14,7 @@ const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_mins(1);
 /// The time without a repair after which the count starts over.
 const QUIET_PERIOD: Duration = Duration::from_secs(10);
-/// The delay before looking at our own changes.
+/// The delay before looking at our own changes. Those that follow within it are looked at together.
 const OWN_CHANGE_DELAY: Duration = Duration::from_millis(20);
 /// The largest number of slots in one look, since requests wait meanwhile.
 const BATCH_SIZE: usize = 256;
@@ -53,6 +53,8 @@ pub(crate) enum Look {
 #[derive(Debug, Default)]
 pub(crate) struct Healer {
     due: BTreeMap<Subject, Instant>,
+    /// The time of the last planned look at our own changes.
+    own: Option<Instant>,
     backoffs: BTreeMap<Subject, Backoff>,
 }
 
@@ -83,7 +85,9 @@ impl Healer {
 
     /// Notes our own change of a slot: somebody else may have changed it at the same time.
     pub(crate) fn changed_by_us(&mut self, slot: Slot, now: Instant) {
-        self.due.entry(Subject::Slot(slot)).or_insert(now + OWN_CHANGE_DELAY);
+        let planned = self.own.filter(|planned| *planned > now);
+        let due = *self.own.insert(planned.unwrap_or(now + OWN_CHANGE_DELAY));
+        self.due.entry(Subject::Slot(slot)).or_insert(due);
     }
 
     /// Notes that a repair failed. It is retried after a pause.
@@ -189,6 +193,20 @@ mod tests {
         healer.suspect(Subject::All, now);
         assert_eq!(healer.take(now), Some(Look::All));
         assert_eq!(healer.take(now + OWN_CHANGE_DELAY), Some(slots(&[1])));
+    }
+
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "where time begins does not matter")]
+    fn own_changes_in_quick_succession_are_checked_together() {
+        let start = Instant::now();
+        let mut healer = Healer::default();
+        for (slot, after) in [(1, 0), (2, 6), (3, 19), (4, 20)] {
+            healer.changed_by_us(Slot::new(slot), start + Duration::from_millis(after));
+        }
+        assert_eq!(healer.next(), Some(start + OWN_CHANGE_DELAY));
+        assert_eq!(healer.take(start + OWN_CHANGE_DELAY), Some(slots(&[1, 2, 3])));
+        assert_eq!(healer.next(), Some(start + 2 * OWN_CHANGE_DELAY));
+        assert_eq!(healer.take(start + 2 * OWN_CHANGE_DELAY), Some(slots(&[4])));
     }
 
     #[test]
