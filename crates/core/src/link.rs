@@ -189,30 +189,31 @@ impl LinkSpec {
             let text = format!("alias {:?}", self.alias);
             found.push(LinkDifference { text, remedy: Remedy::SetAlias });
         }
-        let mut note = |differs: bool, text: String| {
+        // Most interfaces have no difference: words are made only for those that have.
+        let mut note = |differs: bool, text: &dyn Fn() -> String| {
             if differs {
-                found.push(LinkDifference { text, remedy: Remedy::Configure });
+                found.push(LinkDifference { text: text(), remedy: Remedy::Configure });
             }
         };
         let mac = self.mac_beside(state);
-        note(state.mac != Some(mac), format!("MAC address {mac}"));
-        note(state.mtu != self.mtu, format!("MTU {} instead of {}", self.mtu, state.mtu));
-        note(state.group != LIVE_GROUP, format!("group {LIVE_GROUP:#x}"));
-        note(!state.forwarding, "forwarding 1".to_owned());
-        note(!state.route_localnet, "route_localnet 1".to_owned());
-        note(state.accept_redirects, "accept_redirects 0".to_owned());
-        note(state.send_redirects, "send_redirects 0".to_owned());
-        note(!state.rp_filter, "rp_filter 1".to_owned());
-        note(!state.arp_ignore, "arp_ignore 1".to_owned());
+        note(state.mac != Some(mac), &|| format!("MAC address {mac}"));
+        note(state.mtu != self.mtu, &|| format!("MTU {} instead of {}", self.mtu, state.mtu));
+        note(state.group != LIVE_GROUP, &|| format!("group {LIVE_GROUP:#x}"));
+        note(!state.forwarding, &|| "forwarding 1".to_owned());
+        note(!state.route_localnet, &|| "route_localnet 1".to_owned());
+        note(state.accept_redirects, &|| "accept_redirects 0".to_owned());
+        note(state.send_redirects, &|| "send_redirects 0".to_owned());
+        note(!state.rp_filter, &|| "rp_filter 1".to_owned());
+        note(!state.arp_ignore, &|| "arp_ignore 1".to_owned());
         let ipv6 = if self.link_local.is_some() { "IPv6" } else { "no IPv6" };
-        note(state.ipv6 != self.link_local.is_some(), ipv6.to_owned());
-        note(!state.up, "up".to_owned());
+        note(state.ipv6 != self.link_local.is_some(), &|| ipv6.to_owned());
+        note(!state.up, &|| "up".to_owned());
         for address in self.all_addresses().difference(&state.addresses) {
-            note(true, format!("address {address}"));
+            note(true, &|| format!("address {address}"));
         }
         for (neighbour, mac) in &self.neighbours {
             let known = state.neighbours.get(neighbour);
-            note(known != Some(mac), format!("neighbour {neighbour} at {mac}"));
+            note(known != Some(mac), &|| format!("neighbour {neighbour} at {mac}"));
         }
         found
     }
