@@ -1,7 +1,7 @@
 //! The one interface to the system: links, addresses, neighbours, firewall, flows, sysctls.
 //!
 //! There is one trait for each concern: [`Links`] and [`LinkDeletion`], [`Firewall`], [`ForeignChains`] and
-//! [`ImplicitTables`], [`Conntrack`], [`Sysctls`], [`NetworkManagers`], [`Routes`], [`HostFacts`], [`LockSharing`].
+//! [`ImplicitTables`], [`Conntrack`], [`Sysctls`], [`NetworkManagers`], [`Routes`], [`HostFacts`], [`OperationScope`].
 //! [`Kernel`] is their sum. All are sealed: [`linux::Linux`] is the real kernel, [`linux::watched::Watched`] is the
 //! same with a memory for a long-lived process, and [`fake::FakeKernel`] obeys the same laws in memory.
 
@@ -14,8 +14,8 @@ mod links;
 pub mod linux;
 #[cfg(fuzzing)]
 pub use linux::fuzz;
-mod lock;
 mod managers;
+mod operation;
 pub mod process;
 mod routes;
 mod sysctls;
@@ -25,8 +25,8 @@ pub use error::{KernelError, Refusal};
 pub use firewall::{Firewall, ForeignChains, ImplicitTables};
 pub use host::{AccountKind, HostFacts, Listener};
 pub use links::{LinkDeletion, Links};
-pub use lock::LockSharing;
 pub use managers::NetworkManagers;
+pub use operation::OperationScope;
 pub use routes::Routes;
 pub use sysctls::Sysctls;
 
@@ -45,7 +45,7 @@ pub trait Kernel:
     + NetworkManagers
     + Routes
     + HostFacts
-    + LockSharing
+    + OperationScope
 {
 }
 
@@ -60,7 +60,7 @@ impl<K> Kernel for K where
         + NetworkManagers
         + Routes
         + HostFacts
-        + LockSharing
+        + OperationScope
 {
 }
 

@@ -1,9 +1,16 @@
 use std::{os::fd::OwnedFd, sync::Weak};
 
-use crate::sealed::Sealed;
+use crate::{KernelError, sealed::Sealed};
 
-/// The lock under which the kernel is changed, shared with the programs that make the changes.
-pub trait LockSharing: Sealed {
+/// The frame of an operation: its start, and the lock under which it changes the kernel.
+pub trait OperationScope: Sealed {
+    /// Notes that an operation starts, under its lock. A kernel that answers from memory brings its memory up to date
+    /// now, and for the rest of the operation only after its own changes.
+    ///
+    /// # Errors
+    /// Fails if the kernel's notifications cannot be read.
+    fn start_operation(&mut self) -> Result<(), KernelError>;
+
     /// Passes this lock on to every program that is started to change something, while somebody holds it.
     ///
     /// Such a program may outlive this process if the process is killed. The lock is free only when the

@@ -69,6 +69,7 @@ impl<'n, K: Kernel> Operations<'n, K> {
     pub(crate) fn session(&mut self) -> Result<Session<'_, K>, NodeError> {
         self.refuse_blank()?;
         let lock = self.context.lock()?;
+        self.context.kernel.start_operation()?;
         let context = self.context.reborrow();
         let store = open(self.store, &context)?;
         Ok(Session { context, store, lock })
@@ -80,6 +81,7 @@ impl<'n, K: Kernel> Operations<'n, K> {
             Some(lock) => Some(lock),
             None => Lock::shared(&self.context.config.state_dir)?,
         };
+        self.context.kernel.start_operation()?;
         self.flush()?;
         let context = self.context.reborrow();
         let store = open_existing(self.store, &context)?;

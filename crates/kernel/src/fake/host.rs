@@ -1,7 +1,7 @@
 use std::{collections::BTreeSet, net::IpAddr, os::fd::OwnedFd, sync::Weak};
 
 use super::FakeKernel;
-use crate::{AccountKind, HostFacts, KernelError, Listener, LockSharing, process::ProcessId};
+use crate::{AccountKind, HostFacts, KernelError, Listener, OperationScope, process::ProcessId};
 use riklet_core::{
     firewall::IptablesVariant,
     model::{AccountName, PortRange, Protocol},
@@ -42,7 +42,12 @@ impl HostFacts for FakeKernel {
     }
 }
 
-impl LockSharing for FakeKernel {
+impl OperationScope for FakeKernel {
+    fn start_operation(&mut self) -> Result<(), KernelError> {
+        self.observe();
+        Ok(())
+    }
+
     fn share_lock(&mut self, _lock: Weak<OwnedFd>) {
         // An effect of the fake kernel ends with the caller, so no program outlives it.
     }

@@ -13,7 +13,7 @@ use crate::process::ProcessId;
 use super::{FakeKernel, Fault, Stopped, System};
 use crate::{
     AccountKind, Conntrack, Firewall, ForeignChains, HostFacts, ImplicitTables, KernelError,
-    LinkDeletion, Links, LockSharing, NetworkManagers, Routes, Sysctls,
+    LinkDeletion, Links, NetworkManagers, OperationScope, Routes, Sysctls,
 };
 use riklet_core::{
     firewall::{
@@ -37,7 +37,7 @@ const TRAITS: [&str; 8] = [
     include_str!("../firewall.rs"),
     include_str!("../host.rs"),
     include_str!("../links.rs"),
-    include_str!("../lock.rs"),
+    include_str!("../operation.rs"),
     include_str!("../managers.rs"),
     include_str!("../routes.rs"),
     include_str!("../sysctls.rs"),
@@ -75,7 +75,7 @@ const EFFECTS: [(&str, Call); 18] = [
 ];
 
 /// All other methods, each with a call.
-const OBSERVATIONS: [(&str, Call); 22] = [
+const OBSERVATIONS: [(&str, Call); 23] = [
     ("link", |kernel| kernel.link(&name(1)).map(drop)),
     ("links", |kernel| kernel.links().map(drop)),
     ("probe_firewall", |kernel| {
@@ -102,6 +102,7 @@ const OBSERVATIONS: [(&str, Call); 22] = [
     ("account", |kernel| kernel.account(AccountKind::User, &account()).map(drop)),
     ("is_alive", |kernel| kernel.is_alive(ProcessId::current().unwrap()).map(drop)),
     ("iptables", |kernel| kernel.iptables().map(drop)),
+    ("start_operation", |kernel| kernel.start_operation()),
     ("share_lock", |kernel| {
         kernel.share_lock(Weak::new());
         Ok(())

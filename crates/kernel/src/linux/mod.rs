@@ -22,7 +22,7 @@ pub mod watched;
 
 use std::{collections::BTreeMap, os::fd::OwnedFd, sync::Weak};
 
-use crate::{KernelError, LockSharing, Refusal, process::Launcher};
+use crate::{KernelError, OperationScope, Refusal, process::Launcher};
 use conntrack::Conntrack;
 use firewall::nftables::Nftables;
 use riklet_core::link::LinkState;
@@ -69,7 +69,12 @@ fn opened<T>(
     Ok(place.insert(value))
 }
 
-impl LockSharing for Linux {
+impl OperationScope for Linux {
+    /// Does nothing: each answer is the kernel's own.
+    fn start_operation(&mut self) -> Result<(), KernelError> {
+        Ok(())
+    }
+
     fn share_lock(&mut self, lock: Weak<OwnedFd>) {
         self.launcher = Launcher::keeping(lock);
     }

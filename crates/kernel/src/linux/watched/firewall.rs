@@ -20,7 +20,7 @@ impl Firewall for Watched {
         entries: &BTreeSet<Entry>,
     ) -> Result<bool, KernelError> {
         self.watch = self.kernel.watch(backend);
-        self.listen()?;
+        self.catch_up()?;
         if self.is_known(backend, base_ruleset, entries) {
             return Ok(true);
         }
@@ -33,7 +33,7 @@ impl Firewall for Watched {
         expected: &Ruleset,
     ) -> Result<FirewallState, KernelError> {
         self.watch = self.kernel.watch(backend);
-        self.listen()?;
+        self.catch_up()?;
         if self.is_known(backend, &expected.base_ruleset, &BTreeSet::new())
             && let Some(known) = &self.firewall
         {
@@ -58,7 +58,7 @@ impl Firewall for Watched {
         self.watch = self.kernel.watch(backend);
         self.listen()?;
         self.applying = true;
-        let done = self.kernel.change_firewall(backend, change);
+        let done = self.changing().change_firewall(backend, change);
         match done {
             Ok(()) => self.follow(backend, change),
             // A refusal shows that the firewall is not as it was remembered.
@@ -76,7 +76,7 @@ impl ForeignChains for Watched {
         backend: Backend,
         uplinks: &BTreeSet<InterfaceName>,
     ) -> Result<Vec<ForeignChainState>, KernelError> {
-        self.listen()?;
+        self.catch_up()?;
         if let Some((known, foreign_chains)) = &self.foreign_chains
             && known == uplinks
         {
@@ -113,7 +113,7 @@ impl Watched {
         change: impl FnOnce(&mut Linux) -> Result<(), KernelError>,
     ) -> Result<(), KernelError> {
         self.listen()?;
-        let done = change(&mut self.kernel);
+        let done = change(self.changing());
         let heard = self.listen();
         self.foreign_chains = None;
         done.and(heard)
@@ -134,6 +134,6 @@ impl ImplicitTables for Watched {
         backend: Backend,
         except: &BTreeSet<String>,
     ) -> Result<(), KernelError> {
-        self.kernel.remove_empty_tables(backend, except)
+        self.changing().remove_empty_tables(backend, except)
     }
 }

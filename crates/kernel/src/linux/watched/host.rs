@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, net::IpAddr, os::fd::OwnedFd, sync::Weak};
 
 use super::Watched;
-use crate::{AccountKind, HostFacts, KernelError, Listener, LockSharing, process::ProcessId};
+use crate::{AccountKind, HostFacts, KernelError, Listener, OperationScope, process::ProcessId};
 use riklet_core::{
     firewall::IptablesVariant,
     model::{AccountName, PortRange, Protocol},
@@ -38,7 +38,13 @@ impl HostFacts for Watched {
     }
 }
 
-impl LockSharing for Watched {
+impl OperationScope for Watched {
+    fn start_operation(&mut self) -> Result<(), KernelError> {
+        self.listen()?;
+        self.in_operation = true;
+        Ok(())
+    }
+
     fn share_lock(&mut self, lock: Weak<OwnedFd>) {
         self.kernel.share_lock(lock);
     }

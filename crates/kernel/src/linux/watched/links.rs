@@ -31,7 +31,7 @@ impl Links for Watched {
     }
 
     fn host_interfaces(&mut self) -> Result<BTreeMap<InterfaceName, HostInterface>, KernelError> {
-        self.listen()?;
+        self.catch_up()?;
         if let Some(known) = &self.interfaces {
             return Ok(known.clone());
         }
@@ -41,14 +41,14 @@ impl Links for Watched {
     }
 
     fn create_link(&mut self, spec: &LinkSpec) -> Result<(), KernelError> {
-        let done = self.kernel.create_link(spec);
+        let done = self.changing().create_link(spec);
         // The notifications of many interfaces would not fit the buffer.
         self.listen()?;
         done
     }
 
     fn configure_link(&mut self, spec: &LinkSpec) -> Result<(), KernelError> {
-        let done = self.kernel.configure_link(spec);
+        let done = self.changing().configure_link(spec);
         // It sets properties of which the kernel does not notify.
         self.mirror.expect(spec);
         self.listen()?;
@@ -59,7 +59,7 @@ impl Links for Watched {
         &mut self,
         aliases: &BTreeMap<InterfaceName, String>,
     ) -> BTreeMap<InterfaceName, KernelError> {
-        let failed = self.kernel.set_aliases(aliases);
+        let failed = self.changing().set_aliases(aliases);
         for (name, alias) in aliases.iter().filter(|(name, _)| !failed.contains_key(*name)) {
             self.mirror.expect_alias(name, alias);
         }
@@ -67,29 +67,29 @@ impl Links for Watched {
     }
 
     fn set_owner(&mut self, name: &InterfaceName, tap: &Tap) -> Result<(), KernelError> {
-        self.kernel.set_owner(name, tap)
+        self.changing().set_owner(name, tap)
     }
 
     fn remove_address(&mut self, link: &InterfaceName, address: IpNet) -> Result<(), KernelError> {
-        self.kernel.remove_address(link, address)
+        self.changing().remove_address(link, address)
     }
 }
 
 impl LinkDeletion for Watched {
     fn delete_link(&mut self, name: &InterfaceName) -> Result<(), KernelError> {
-        self.kernel.delete_link(name)
+        self.changing().delete_link(name)
     }
 
     fn drain_links(
         &mut self,
         links: &BTreeMap<InterfaceName, BTreeSet<IpNet>>,
     ) -> Result<(), KernelError> {
-        let done = self.kernel.drain_links(links);
+        let done = self.changing().drain_links(links);
         self.listen()?;
         done
     }
 
     fn delete_links(&mut self, names: &BTreeSet<InterfaceName>) -> Result<(), KernelError> {
-        self.kernel.delete_links(names)
+        self.changing().delete_links(names)
     }
 }

@@ -129,6 +129,10 @@ pub struct Watched {
     interfaces_before: Option<BTreeMap<InterfaceName, HostInterface>>,
     interfaces_suspected: bool,
     lost: bool,
+    /// True from the start of an operation until the next call of `changes`.
+    in_operation: bool,
+    /// True if we have made a change since the notifications were last processed.
+    changed: bool,
 }
 
 impl Watched {
@@ -162,6 +166,8 @@ impl Watched {
             interfaces_before: None,
             interfaces_suspected: false,
             lost: false,
+            in_operation: false,
+            changed: false,
         })
     }
 
@@ -176,6 +182,7 @@ impl Watched {
     /// # Errors
     /// Fails if the kernel does not answer a necessary request; then everything is forgotten.
     pub fn changes(&mut self) -> Result<Changes, KernelError> {
+        self.in_operation = false;
         self.listen()?;
         self.learn()?;
         let (Touched { firewall, foreign_chains }, mut causes) = self.transactions.take();
@@ -225,8 +232,21 @@ impl Watched {
         self.uplinks_suspected = true;
     }
 
+    /// Processes the notifications that have arrived. An operation, which sees the host as it was at its start, does so
+    /// only after its own changes.
+    fn catch_up(&mut self) -> Result<(), KernelError> {
+        if self.in_operation && !self.changed { Ok(()) } else { self.listen() }
+    }
+
+    /// Returns the kernel for a change.
+    const fn changing(&mut self) -> &mut Linux {
+        self.changed = true;
+        &mut self.kernel
+    }
+
     /// Processes the notifications that have arrived.
     fn listen(&mut self) -> Result<(), KernelError> {
+        self.changed = false;
         let failed = |source| KernelError::Listen { source };
         let Self { route, netfilter, mirror, transactions, .. } = self;
         let mut uplinks = false;
@@ -288,7 +308,7 @@ impl Watched {
 
     /// Completes the mirror, and brings it up to date.
     fn look(&mut self) -> Result<(), KernelError> {
-        self.listen()?;
+        self.catch_up()?;
         if !self.mirrored {
             let links = self.kernel.links_by_index()?;
             self.mirror.fill(links);

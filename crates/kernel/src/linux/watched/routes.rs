@@ -13,7 +13,7 @@ use riklet_core::{
 
 impl Routes for Watched {
     fn uplinks(&mut self) -> Result<BTreeSet<InterfaceName>, KernelError> {
-        self.listen()?;
+        self.catch_up()?;
         if let Some(uplinks) = &self.uplinks {
             return Ok(uplinks.clone());
         }
@@ -27,7 +27,7 @@ impl Routes for Watched {
     }
 
     fn answer_path(&mut self, from: Ipv4Net) -> Result<Option<AnswerPath>, KernelError> {
-        self.listen()?;
+        self.catch_up()?;
         if let Some(path) = self.answer_paths.get(&from) {
             return Ok(path.clone());
         }
@@ -37,7 +37,7 @@ impl Routes for Watched {
     }
 
     fn rules(&mut self) -> Result<Vec<RoutingRule>, KernelError> {
-        self.listen()?;
+        self.catch_up()?;
         if let Some(rules) = &self.rules {
             return Ok(rules.clone());
         }
@@ -47,7 +47,7 @@ impl Routes for Watched {
     }
 
     fn add_rule(&mut self, rule: &RoutingRule) -> Result<(), KernelError> {
-        self.kernel.add_rule(rule)?;
+        self.changing().add_rule(rule)?;
         if let Some(before) = self.rules_before.as_mut().filter(|rules| !rules.contains(rule)) {
             // As in the kernel, a new rule comes after those of the same priority.
             let place = before.partition_point(|other| other.priority <= rule.priority);
@@ -57,7 +57,7 @@ impl Routes for Watched {
     }
 
     fn remove_rule(&mut self, rule: &RoutingRule) -> Result<(), KernelError> {
-        self.kernel.remove_rule(rule)?;
+        self.changing().remove_rule(rule)?;
         if let Some(before) = &mut self.rules_before {
             before.retain(|other| other != rule);
         }

@@ -9,7 +9,7 @@ impl Sysctls for Watched {
         if name != switch::IP_FORWARD && switch::interface(name).is_none() {
             return self.kernel.sysctl(name);
         }
-        self.listen()?;
+        self.catch_up()?;
         if let Some(known) = self.switches.get(name) {
             return Ok(known.clone());
         }
@@ -19,7 +19,7 @@ impl Sysctls for Watched {
     }
 
     fn set_sysctl(&mut self, name: &str, value: &str) -> Result<(), KernelError> {
-        self.kernel.set_sysctl(name, value)
+        self.changing().set_sysctl(name, value)
     }
 
     fn sysctl_is_writable(&mut self, name: &str) -> Result<bool, KernelError> {

@@ -3,7 +3,7 @@ use std::net::IpAddr;
 use riklet_testkit::namespace::{ip, isolated, run};
 
 use super::*;
-use crate::{Firewall, ForeignChains, LinkDeletion, Sysctls};
+use crate::{Firewall, ForeignChains, LinkDeletion, OperationScope, Sysctls};
 use riklet_core::{
     firewall::{BaseState, Confinement, FirewallState, IptablesVariant},
     link::{LinkSpec, Tap},
@@ -127,6 +127,31 @@ fn the_mirror_follows_changes_by_any_process() {
             assert_mirrors(&mut watched, change);
             assert!(!slots(&mut watched).is_empty(), "{change}");
         }
+    });
+}
+
+#[test]
+fn an_operation_sees_the_host_as_at_its_start_and_its_own_changes() {
+    isolated(|| {
+        let mut watched = watched();
+        watched.create_link(&spec(1)).unwrap();
+        watched.create_link(&spec(2)).unwrap();
+        let alias = |watched: &mut Watched, number| {
+            watched.link(&name(number)).unwrap().and_then(|link| link.alias)
+        };
+        ip("link set rik1 alias before");
+        watched.start_operation().unwrap();
+        ip("link set rik1 alias during");
+        assert_eq!(alias(&mut watched, 1).as_deref(), Some("before"));
+        watched.set_aliases(&[(name(2), "ours".to_owned())].into());
+        assert_eq!(alias(&mut watched, 2).as_deref(), Some("ours"));
+        assert_eq!(alias(&mut watched, 1).as_deref(), Some("during"), "our change was followed");
+        ip("link set rik1 alias later");
+        watched.start_operation().unwrap();
+        assert_eq!(alias(&mut watched, 1).as_deref(), Some("later"), "another operation");
+        ip("link set rik1 alias idle");
+        watched.changes().unwrap();
+        assert_eq!(alias(&mut watched, 1).as_deref(), Some("idle"), "no operation");
     });
 }
 
