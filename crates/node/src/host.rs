@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Config, NodeError, config::FirewallChoice};
-use crate::store::{Setting, Store, Tx};
+use crate::store::{Setting, Settings, Store, Tx};
 use riklet_core::{
     firewall::{Backend, BaseRuleset, Confinement, FirewallState, Ruleset},
     forwarding::{self, Forwarding, Recorded, Sight},
@@ -84,11 +84,13 @@ impl Host {
         store: &Store,
         survey: Survey,
     ) -> Result<Option<Self>, NodeError> {
-        let Some((backend, pool)) = decision(store)? else { return Ok(None) };
+        let settings = store.settings()?;
+        let Some((backend, pool)) = decision(&settings)? else { return Ok(None) };
         refuse_conflict(config, backend, pool)?;
-        let tables = store.setting(Setting::Tables)?.unwrap_or_default();
-        let tables = tables.split(',').filter(|t| !t.is_empty()).map(str::to_owned).collect();
-        Self::look(kernel, config, store, (backend, pool), tables, survey).map(Some)
+        let mut host = Self::look(kernel, config, (store, &settings), (backend, pool), survey)?;
+        let tables = settings.get(Setting::Tables).unwrap_or_default().split(',');
+        host.foreign_tables = tables.filter(|t| !t.is_empty()).map(str::to_owned).collect();
+        Ok(Some(host))
     }
 
     /// Returns the node with its decisions, and makes them if it was not used yet. [`Self::record`] records them.
@@ -114,9 +116,10 @@ impl Host {
         (backend, pool): (Backend, Pool),
         survey: Survey,
     ) -> Result<Self, NodeError> {
-        let tables = kernel.implicit_tables(backend)?;
-        let mut host = Self::look(kernel, config, store, (backend, pool), tables, survey)?;
-        host.first_use = true;
+        let foreign_tables = kernel.implicit_tables(backend)?;
+        let records = (store, &store.settings()?);
+        let mut host = Self::look(kernel, config, records, (backend, pool), survey)?;
+        (host.first_use, host.foreign_tables) = (true, foreign_tables);
         Ok(host)
     }
 
@@ -148,9 +151,8 @@ impl Host {
     fn look(
         kernel: &mut impl Kernel,
         config: &Config,
-        store: &Store,
+        (store, settings): (&Store, &Settings),
         (backend, pool): (Backend, Pool),
-        foreign_tables: BTreeSet<String>,
         survey: Survey,
     ) -> Result<Self, NodeError> {
         let uplinks = match &config.uplinks {
@@ -165,10 +167,10 @@ impl Host {
             }
         }
         let mtu = mtu.map_or(ETHERNET_MTU, |mtu| mtu.min(Mtu::MAX));
-        let neighbours = store.setting(Setting::Neighbours)?;
-        let recorded = Recorded::new(store.recorded_sysctls()?, neighbours.as_deref());
+        let neighbours = settings.get(Setting::Neighbours);
+        let recorded = Recorded::new(store.recorded_sysctls()?, neighbours);
         let watcher: Option<ProcessId> =
-            store.setting(Setting::Watcher)?.and_then(|watcher| watcher.parse().ok());
+            settings.get(Setting::Watcher).and_then(|watcher| watcher.parse().ok());
         let heard = match survey.watcher {
             Some(_) => true,
             None => watcher.is_some_and(|watcher| kernel.is_alive(watcher).unwrap_or(false)),
@@ -177,10 +179,10 @@ impl Host {
         let forwarding = look_at_forwarding(kernel, &recorded, globally, &uplinks, heard, survey)?;
         let on = |name| (switch::forwarding(name), forwarding::ON.to_owned());
         let confined = forwarding.confined.clone();
-        let (owner, must_record_owner) = owner(config, store)?;
-        let recorded_marks = store.setting(Setting::Marks)?;
-        let (marks, routing) = look_at_rules(kernel, config, pool, recorded_marks.as_deref())?;
-        let named = Some(marks.to_string()).filter(|marks| Some(marks) != recorded_marks.as_ref());
+        let (owner, must_record_owner) = owner_by(settings, config, store)?;
+        let recorded_marks = settings.get(Setting::Marks);
+        let (marks, routing) = look_at_rules(kernel, config, pool, recorded_marks)?;
+        let named = Some(marks.to_string()).filter(|marks| Some(marks.as_str()) != recorded_marks);
         let news = named.filter(|marks| !marks.is_empty() || recorded_marks.is_some());
         Ok(Self {
             backend,
@@ -198,7 +200,7 @@ impl Host {
             marks: news,
             sysctls: forwarding.needed.iter().map(on).collect(),
             refused_sysctl: RefusedSysctl::Fail,
-            foreign_tables,
+            foreign_tables: BTreeSet::new(),
             first_use: false,
             must_record_owner,
             forwarding,
@@ -251,13 +253,12 @@ impl Host {
 }
 
 /// Returns the firewall's backend and the pool that were decided at the first use; `None` if the node was not used yet.
-pub(crate) fn decision(store: &Store) -> Result<Option<(Backend, Pool)>, NodeError> {
-    let backend = store.setting(Setting::Backend)?;
-    let pool = store.setting(Setting::Pool)?;
+pub(crate) fn decision(settings: &Settings) -> Result<Option<(Backend, Pool)>, NodeError> {
+    let (backend, pool) = (settings.get(Setting::Backend), settings.get(Setting::Pool));
     let (Some(backend), Some(pool)) = (backend, pool) else { return Ok(None) };
-    let backend = Backend::from_name(&backend)
-        .ok_or(NodeError::Setting { what: "firewall", value: backend })?;
-    let pool = pool.parse().map_err(|_wrong| NodeError::Setting { what: "pool", value: pool })?;
+    let wrong = |what, value: &str| NodeError::Setting { what, value: value.to_owned() };
+    let backend = Backend::from_name(backend).ok_or_else(|| wrong("firewall", backend))?;
+    let pool = pool.parse().map_err(|_wrong| wrong("pool", pool))?;
     Ok(Some((backend, pool)))
 }
 
@@ -367,9 +368,17 @@ fn any_ruleset(pool: Pool) -> Ruleset {
 
 /// Returns the owner of the objects that this state directory records, and whether it is not recorded yet.
 pub(crate) fn owner(config: &Config, store: &Store) -> Result<(Owner, bool), NodeError> {
-    if let Some(text) = store.setting(Setting::Owner)? {
+    owner_by(&store.settings()?, config, store)
+}
+
+fn owner_by(
+    settings: &Settings,
+    config: &Config,
+    store: &Store,
+) -> Result<(Owner, bool), NodeError> {
+    if let Some(text) = settings.get(Setting::Owner) {
         let owner = text.parse();
-        let wrong = |OwnerError| NodeError::Setting { what: "owner", value: text };
+        let wrong = |OwnerError| NodeError::Setting { what: "owner", value: text.to_owned() };
         return Ok((owner.map_err(wrong)?, false));
     }
     let directory = Store::canonical(&config.state_dir);

@@ -125,7 +125,7 @@ impl<K: Kernel> Session<'_, K> {
         for unreadable in &unreadable {
             tx.remove_unreadable(unreadable)?;
         }
-        let pool = decision(&tx)?.map(|(_, pool)| pool);
+        let pool = decision(&tx.settings()?)?.map(|(_, pool)| pool);
         for (slot, link, marked) in links {
             if pool.and_then(|pool| pool.addresses(slot)).is_none() {
                 continue;
@@ -226,7 +226,7 @@ impl<K: Kernel> Context<'_, K> {
         store.verify()?;
         let (owner, _) = host::owner(self.config, &store)?;
         let records = store.all()?;
-        match decision(&store)? {
+        match decision(&store.settings()?)? {
             Some((_, pool)) => {
                 let node = NodeFacts { pool, mtu: Mtu::MAX, owner };
                 for record in &records.readable {

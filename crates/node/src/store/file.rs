@@ -202,6 +202,9 @@ fn tune(connection: &Connection, path: &Path) -> Result<(), StoreError> {
     connection.set_prepared_statement_cache_capacity(STATEMENTS);
     let failed = |source| StoreError::sqlite("open the database", path.to_owned(), source);
     connection.execute_batch("PRAGMA synchronous = OFF").map_err(failed)?;
+    // A plan that depends on bound values is made again at each call.
+    let stable = rusqlite::config::DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG;
+    connection.set_db_config(stable, true).map_err(failed)?;
     let journal: String =
         connection.query_row("PRAGMA journal_mode", [], |row| row.get(0)).map_err(failed)?;
     // A daemon that has the database open keeps a write-ahead log; that mode stays.

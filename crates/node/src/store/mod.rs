@@ -81,6 +81,17 @@ impl Setting {
     }
 }
 
+/// The settings that were decided, with their values.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Settings(BTreeMap<String, String>);
+
+impl Settings {
+    /// Returns the value of a setting, if it was decided.
+    pub(crate) fn get(&self, setting: Setting) -> Option<&str> {
+        self.0.get(setting.key()).map(String::as_str)
+    }
+}
+
 /// The database, open.
 #[derive(Debug)]
 pub struct Store {
@@ -191,6 +202,16 @@ impl Store {
     pub fn setting(&self, setting: Setting) -> Result<Option<String>, StoreError> {
         let sql = "SELECT value FROM settings WHERE name = ?";
         self.row("read a setting", sql, [setting.key()], |row| row.get(0))
+    }
+
+    /// Returns all settings that were decided.
+    ///
+    /// # Errors
+    /// Fails if the database cannot be read.
+    pub(crate) fn settings(&self) -> Result<Settings, StoreError> {
+        let sql = "SELECT name, value FROM settings";
+        let rows = self.rows("read the settings", sql, [], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        Ok(Settings(rows.into_iter().collect()))
     }
 
     /// Returns a new identifier: 64 random bits. It is not recorded.
