@@ -4,8 +4,8 @@
 //! A host's network manager takes a TAP for a network card. It would ask there for an address by DHCP, by a packet
 //! socket that is served before any rule of a firewall, and the guest could give it one, with a default route.
 
-/// The verdicts of `<linux/pkt_cls.h>`: to go on, and to drop.
-const OK: u32 = 0;
+/// The verdicts of `<linux/pkt_cls.h>`: to ask the next program, and to drop (`TC_ACT_UNSPEC`, `TC_ACT_SHOT`).
+const NEXT: u32 = u32::MAX;
 const DROP: u32 = 2;
 
 /// An instruction (`struct sock_filter`).
@@ -99,7 +99,7 @@ pub const FROM_GUEST: [Instruction; 18] = [
     load(BYTE_FROM, HEADER),
     jump(EQUAL, REDIRECT, 2, 0),
     jump(EQUAL, ROUTER_ADVERTISEMENT, 1, 0),
-    load(RETURN, OK),
+    load(RETURN, NEXT),
     load(RETURN, DROP),
 ];
 
@@ -111,7 +111,7 @@ pub const TO_GUEST: [Instruction; 6] = [
     // The group bit of the destination's MAC address.
     load(BYTE, 0),
     jump(ANY_BIT, 1, 1, 0),
-    load(RETURN, OK),
+    load(RETURN, NEXT),
     load(RETURN, DROP),
 ];
 
@@ -175,7 +175,7 @@ mod tests {
     }
 
     fn passes(program: &[Instruction], frame: &[u8]) -> bool {
-        run(program, frame) == OK
+        run(program, frame) != DROP
     }
 
     #[test]

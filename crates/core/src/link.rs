@@ -104,6 +104,8 @@ pub struct LinkState {
     pub arp_ignore: bool,
     /// True if it takes part in IPv6 (`net.ipv6.conf.<name>.disable_ipv6` is 0).
     pub ipv6: bool,
+    /// False if it lacks the guard ([`crate::guard`]) that the kernel could give it.
+    pub guarded: bool,
     /// Its attributes as a TAP; `None` if it is not a TAP.
     pub tap: Option<Tap>,
 }
@@ -176,6 +178,7 @@ impl LinkSpec {
             rp_filter: true,
             arp_ignore: true,
             ipv6: self.link_local.is_some(),
+            guarded: true,
             tap: Some(self.tap),
         }
     }
@@ -207,6 +210,7 @@ impl LinkSpec {
         note(!state.arp_ignore, &|| "arp_ignore 1".to_owned());
         let ipv6 = if self.link_local.is_some() { "IPv6" } else { "no IPv6" };
         note(state.ipv6 != self.link_local.is_some(), &|| ipv6.to_owned());
+        note(!state.guarded, &|| "guard".to_owned());
         note(!state.up, &|| "up".to_owned());
         for address in self.all_addresses().difference(&state.addresses) {
             note(true, &|| format!("address {address}"));

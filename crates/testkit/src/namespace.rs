@@ -43,9 +43,13 @@ pub fn ip(words: &str) -> String {
 
 /// Runs a program with these words. It must succeed. Returns its output.
 pub fn run(program: &str, words: &str) -> String {
-    let args: Vec<_> = words.split_whitespace().collect();
-    let output = command(program).args(&args).output().expect("it can be run");
+    run_with(program, &words.split_whitespace().collect::<Vec<_>>())
+}
+
+/// Runs a program with these arguments, of which some have spaces. It must succeed. Returns its output.
+pub fn run_with(program: &str, arguments: &[&str]) -> String {
+    let output = command(program).args(arguments).output().expect("it can be run");
     let error = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{program} {words}: {error}");
+    assert!(output.status.success(), "{program} {arguments:?}: {error}");
     String::from_utf8(output.stdout).expect("it prints text")
 }

@@ -53,6 +53,9 @@ fn guest(world: &World) -> (Function, Running) {
     (function, server)
 }
 
+/// The block of the filters that see what the node sends to its guests.
+const TO_GUESTS: &str = "1380535042";
+
 /// Waits until the guard has dropped more than this number of frames, and returns the new number.
 #[track_caller]
 fn dropped(world: &World, more_than: u32) -> u32 {
@@ -82,15 +85,15 @@ fn cannot_be_told(firewall: Firewall) {
     drop(attached);
 
     // Now the node's requests reach the guest, and the answers do not come back.
-    world.node.tool(&["tc", "filter", "delete", "dev", "rik0", "egress"]);
     let attached = guest(world);
+    world.node.tool(&["tc", "filter", "delete", "block", TO_GUESTS]);
     dropped(world, asked);
     assert_nothing_taken(world);
     drop(attached);
 
     // Without the guard, the node takes the guest's lease.
-    world.node.tool(&["tc", "qdisc", "delete", "dev", "rik0", "clsact"]);
     let attached = guest(world);
+    world.node.tool(&["tc", "qdisc", "delete", "dev", "rik0", "clsact"]);
     wait_for("the node to take the guest's lease", PATIENCE, || {
         let addresses = world.node.tool(&["ip", "address", "show", "dev", "rik0"]);
         addresses.contains(LEASED).then_some(())

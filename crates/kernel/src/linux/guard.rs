@@ -1,60 +1,166 @@
-//! The requests that put the guard on an interface: a `clsact` queueing discipline, and on each of its hooks a filter
-//! (tc(8), tc-bpf(8)). They go with the interface.
+//! The guard of interfaces by rtnetlink(7): a `clsact` queueing discipline on each (tc(8)), which goes with it, and two
+//! blocks of filters (tc-bpf(8)) that all of them share.
+//!
+//! With blocks of its own for each interface, the kernel would compile both programs for each, and search a list of all
+//! blocks for each new one (`find_indir_dev` of `net/core/flow_offload.c`): with 10,000 TAPs, that took longer than all
+//! else together. A block goes with the last interface that uses it.
 
-use netlink_packet_core::{DefaultNla, Emitable, NLA_F_NESTED};
+use std::{collections::BTreeSet, thread};
+
+use netlink_packet_core::{
+    DefaultNla, NLM_F_CREATE, NLM_F_DUMP, NLM_F_ECHO, NLM_F_EXCL, NLM_F_REPLACE, Nla,
+};
 use netlink_packet_route::{
     RouteNetlinkMessage,
-    tc::{TcAttribute, TcHandle, TcMessage},
+    tc::{TcAttribute, TcBpfFlags, TcFilterBpf, TcFilterBpfOption, TcHandle, TcMessage, TcOption},
 };
+use rustix::thread::{UnshareFlags, unshare_unsafe};
 
+use super::{
+    netlink::{NetlinkRequest, decode},
+    route::Route,
+};
+use crate::Refusal;
 use riklet_core::guard::{FROM_GUEST, Instruction, TO_GUEST};
 
-/// `TC_H_CLSACT` of `<linux/pkt_sched.h>` with `TC_H_UNSPEC`, `TC_H_MIN_INGRESS` and `TC_H_MIN_EGRESS`.
+/// `TC_H_CLSACT` of `<linux/pkt_sched.h>`, and the queueing discipline there.
 const HOOKS: TcHandle = TcHandle { major: 0xffff, minor: 0 };
-const INGRESS: TcHandle = TcHandle { major: 0xffff, minor: 0xfff2 };
-const EGRESS: TcHandle = TcHandle { major: 0xffff, minor: 0xfff3 };
 const CLSACT: TcHandle = TcHandle { major: 0xffff, minor: 0xfff1 };
+/// `TCA_INGRESS_BLOCK` and `TCA_EGRESS_BLOCK` of `<linux/rtnetlink.h>`.
+const INGRESS_BLOCK: u16 = 13;
+const EGRESS_BLOCK: u16 = 14;
+/// The numbers of our blocks: "RIK", and the direction.
+const FROM_GUESTS: u32 = 0x5249_4b01;
+const TO_GUESTS: u32 = 0x5249_4b02;
+/// `TCM_IFINDEX_MAGIC_BLOCK` of `<linux/rtnetlink.h>`: the message concerns the block that stands in place of the parent.
+const OF_BLOCK: i32 = -1;
+/// `TCA_BPF_OPS_LEN` and `TCA_BPF_OPS` of `<linux/pkt_cls.h>`.
+const LENGTH: u16 = 4;
+const PROGRAM: u16 = 5;
+/// The number of the loopback interface in a new network namespace (`loopback_net_init` of `drivers/net/loopback.c`).
+const LOOPBACK: u32 = 1;
 
-/// Returns the request for the hooks. Repetition changes nothing.
-pub(super) fn hooks(index: u32) -> RouteNetlinkMessage {
+impl Route {
+    /// Reports whether an interface has the guard; also `true` if the kernel cannot give it one.
+    pub(super) fn is_guarded(&mut self, index: u32) -> Result<bool, Refusal> {
+        // The kernel sends the answer to everybody who listens, and to us if we ask for an echo.
+        let found = match self.socket.query(&get_hooks(index), NLM_F_ECHO) {
+            Err(refusal) if refusal.errno.is_some() => vec![],
+            found => found?,
+        };
+        let hooked = found.iter().filter_map(hooked).any(|hooked| hooked == index);
+        Ok((hooked && self.programs_stand()) || !self.can_guard())
+    }
+
+    /// Returns those of all interfaces that have the guard; `None` if the kernel cannot give it.
+    pub(super) fn guarded(&mut self) -> Result<Option<BTreeSet<u32>>, Refusal> {
+        let hooked = |message: &[u8]| decode(message).as_ref().and_then(hooked);
+        let every = RouteNetlinkMessage::GetQueueDiscipline(TcMessage::default());
+        let found: BTreeSet<u32> =
+            self.socket.query_as(&every, NLM_F_DUMP, hooked)?.into_iter().collect();
+        if !found.is_empty() && self.programs_stand() {
+            return Ok(Some(found));
+        }
+        Ok(self.can_guard().then(BTreeSet::new))
+    }
+
+    /// Removes hooks that are not the guard's, or whose filters another program changed.
+    pub(super) fn remove_hooks(&mut self, index: u32) -> Result<(), Refusal> {
+        let message = RouteNetlinkMessage::DelQueueDiscipline(message(index, HOOKS, CLSACT));
+        // Most likely there are none.
+        self.socket.send_each(vec![NetlinkRequest { message, flags: 0 }]).map(drop)
+    }
+
+    /// Reports whether our blocks have the programs of this version. A block that does not exist has none.
+    fn programs_stand(&mut self) -> bool {
+        [(FROM_GUESTS, &FROM_GUEST[..]), (TO_GUESTS, &TO_GUEST)].into_iter().all(
+            |(block, program)| {
+                let request = RouteNetlinkMessage::GetTrafficFilter(of_block(block));
+                let found = self.socket.query(&request, NLM_F_DUMP).unwrap_or_default();
+                let bytes = bytes(program);
+                found.iter().any(|answer| has_program(answer, &bytes))
+            },
+        )
+    }
+
+    /// Reports whether the kernel has what the guard is made of. Tries it once, in a network namespace of its own.
+    pub(super) fn can_guard(&mut self) -> bool {
+        *self.can_guard.get_or_insert_with(|| thread::spawn(try_guard).join().unwrap_or(false))
+    }
+}
+
+/// Puts the guard on the loopback interface of a new network namespace, which ends with the calling thread. Returns
+/// `false` if that is refused, also for want of a privilege.
+fn try_guard() -> bool {
+    #[expect(unsafe_code, reason = "rustix marks every unshare(2) so, for CLONE_FILES")]
+    // SAFETY: the thread keeps its descriptor table.
+    let unshared = unsafe { unshare_unsafe(UnshareFlags::NEWNET) };
+    let Ok(mut route) = unshared.map_err(Refusal::from).and_then(|()| Route::open()) else {
+        return false;
+    };
+    let requests = std::iter::once(hooks(LOOPBACK)).chain(filters(Filters::Replaced));
+    let results = route.socket.send_each(requests.collect());
+    results.is_ok_and(|results| results.iter().all(Result::is_ok))
+}
+
+/// Returns the request for the hooks. The kernel refuses it with `EEXIST` if there are any.
+pub(super) fn hooks(index: u32) -> NetlinkRequest<RouteNetlinkMessage> {
     let mut message = message(index, HOOKS, CLSACT);
-    message.attributes = vec![TcAttribute::Kind("clsact".to_owned())];
-    RouteNetlinkMessage::NewQueueDiscipline(message)
+    message.attributes = vec![
+        TcAttribute::Kind("clsact".to_owned()),
+        TcAttribute::Other(DefaultNla::new(INGRESS_BLOCK, FROM_GUESTS.to_ne_bytes().into())),
+        TcAttribute::Other(DefaultNla::new(EGRESS_BLOCK, TO_GUESTS.to_ne_bytes().into())),
+    ];
+    let message = RouteNetlinkMessage::NewQueueDiscipline(message);
+    NetlinkRequest { message, flags: NLM_F_CREATE | NLM_F_EXCL }
 }
 
-/// Returns the requests for the filters, which replace those of an earlier version.
-pub(super) fn filters(index: u32) -> [RouteNetlinkMessage; 2] {
-    [filter(index, INGRESS, &FROM_GUEST), filter(index, EGRESS, &TO_GUEST)]
+/// The filters that a request for filters leaves in our blocks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Filters {
+    /// Those that stand, if any do: the request is refused with `EEXIST`, at no cost.
+    Kept,
+    /// Those of this version.
+    Replaced,
 }
 
-fn filter(index: u32, hook: TcHandle, program: &[Instruction]) -> RouteNetlinkMessage {
+/// Returns the requests for the filters of both blocks, which some interface must use.
+pub(super) fn filters(filters: Filters) -> [NetlinkRequest<RouteNetlinkMessage>; 2] {
+    let flags = match filters {
+        Filters::Kept => NLM_F_CREATE | NLM_F_EXCL,
+        Filters::Replaced => NLM_F_CREATE | NLM_F_REPLACE,
+    };
+    [filter(FROM_GUESTS, &FROM_GUEST), filter(TO_GUESTS, &TO_GUEST)]
+        .map(|message| NetlinkRequest { message, flags })
+}
+
+fn filter(block: u32, program: &[Instruction]) -> RouteNetlinkMessage {
     /// `ETH_P_ALL` of `<linux/if_ether.h>`.
     const EVERY_PROTOCOL: u16 = 3;
     const PRIORITY: u32 = 1;
-    const HANDLE: TcHandle = TcHandle { major: 0, minor: 1 };
-    /// `TCA_OPTIONS` of `<linux/rtnetlink.h>`.
-    const OPTIONS: u16 = 2;
-    /// `TCA_BPF_OPS_LEN`, `TCA_BPF_OPS`, `TCA_BPF_FLAGS` and `TCA_BPF_FLAG_ACT_DIRECT` of `<linux/pkt_cls.h>`.
-    const LENGTH: u16 = 4;
-    const PROGRAM: u16 = 5;
-    const FLAGS: u16 = 8;
-    const DIRECT_ACTION: u32 = 1;
     let length = u16::try_from(program.len()).unwrap_or(u16::MAX);
-    let bytes = program.iter().flat_map(|instruction| instruction.bytes()).collect();
+    let other = |kind, value| TcFilterBpfOption::Other(DefaultNla::new(kind, value));
     let options = [
-        DefaultNla::new(LENGTH, length.to_ne_bytes().into()),
-        DefaultNla::new(PROGRAM, bytes),
-        DefaultNla::new(FLAGS, DIRECT_ACTION.to_ne_bytes().into()),
+        other(LENGTH, length.to_ne_bytes().into()),
+        other(PROGRAM, bytes(program)),
+        TcFilterBpfOption::Flags(TcBpfFlags::DirectAction),
     ];
-    let mut nested = vec![0; options.as_slice().buffer_len()];
-    options.as_slice().emit(&mut nested);
-    let mut message = message(index, HANDLE, hook);
+    let mut message = of_block(block);
+    message.header.handle = TcHandle { major: 0, minor: 1 };
     message.header.info = PRIORITY << 16 | u32::from(EVERY_PROTOCOL.to_be());
     message.attributes = vec![
-        TcAttribute::Kind("bpf".to_owned()),
-        TcAttribute::Other(DefaultNla::new(OPTIONS | NLA_F_NESTED, nested)),
+        TcAttribute::Kind(TcFilterBpf::KIND.to_owned()),
+        TcAttribute::Options(options.map(TcOption::Bpf).into()),
     ];
     RouteNetlinkMessage::NewTrafficFilter(message)
+}
+
+fn bytes(program: &[Instruction]) -> Vec<u8> {
+    program.iter().flat_map(|instruction| instruction.bytes()).collect()
+}
+
+fn get_hooks(index: u32) -> RouteNetlinkMessage {
+    RouteNetlinkMessage::GetQueueDiscipline(message(index, HOOKS, CLSACT))
 }
 
 fn message(index: u32, handle: TcHandle, parent: TcHandle) -> TcMessage {
@@ -62,4 +168,45 @@ fn message(index: u32, handle: TcHandle, parent: TcHandle) -> TcMessage {
     let mut message = TcMessage::with_index(i32::try_from(index).unwrap_or(i32::MAX));
     (message.header.handle, message.header.parent) = (handle, parent);
     message
+}
+
+fn of_block(block: u32) -> TcMessage {
+    let mut message = TcMessage::with_index(OF_BLOCK);
+    message.header.parent = TcHandle::from(block);
+    message
+}
+
+/// Returns the interface of a queueing discipline that has both of our blocks.
+fn hooked(answer: &RouteNetlinkMessage) -> Option<u32> {
+    let RouteNetlinkMessage::NewQueueDiscipline(message) = answer else { return None };
+    let has = |kind, block: u32| {
+        message.attributes.iter().any(|attribute| match attribute {
+            TcAttribute::Other(other) => {
+                other.kind() == kind && value(other) == block.to_ne_bytes()
+            }
+            _ => false,
+        })
+    };
+    let ours = has(INGRESS_BLOCK, FROM_GUESTS) && has(EGRESS_BLOCK, TO_GUESTS);
+    ours.then(|| u32::try_from(message.header.index).ok())?
+}
+
+fn has_program(answer: &RouteNetlinkMessage, program: &[u8]) -> bool {
+    let RouteNetlinkMessage::NewTrafficFilter(message) = answer else { return false };
+    let options = message.attributes.iter().filter_map(|attribute| match attribute {
+        TcAttribute::Options(options) => Some(options),
+        _ => None,
+    });
+    options.flatten().any(|option| match option {
+        TcOption::Bpf(TcFilterBpfOption::Other(option)) => {
+            option.kind() == PROGRAM && value(option) == program
+        }
+        _ => false,
+    })
+}
+
+fn value(attribute: &DefaultNla) -> Vec<u8> {
+    let mut value = vec![0; attribute.value_len()];
+    attribute.emit_value(&mut value);
+    value
 }

@@ -20,7 +20,8 @@ use netlink_packet_route::{
 use rustix::{io::Errno, net::netdevice};
 
 use super::{
-    Linux, guard,
+    Linux,
+    guard::{self, Filters},
     netlink::NetlinkRequest,
     opened,
     route::{Route, netlink_family},
@@ -38,15 +39,14 @@ use riklet_core::{
 /// `net.core.rmem_default` was changed.
 const BATCH: usize = 64;
 
-/// The errors of a kernel without `sch_ingress` or `cls_bpf`. Without the guard, the firewall's rules and the files of
-/// network managers still protect the host.
-const NO_GUARD: &[Errno] = &[Errno::NOENT, Errno::OPNOTSUPP, Errno::INVAL];
+/// The errors of a kernel without `sch_ingress` or `cls_bpf`, and of a part of the guard that stands. Without the guard,
+/// the firewall's rules and the files of network managers still protect the host.
+const NO_GUARD: &[Errno] = &[Errno::NOENT, Errno::OPNOTSUPP, Errno::INVAL, Errno::EXIST];
 
 /// A request of a configuration, with the name of the property that it sets.
 struct Part {
     name: &'static str,
-    message: RouteNetlinkMessage,
-    flags: u16,
+    request: NetlinkRequest<RouteNetlinkMessage>,
     /// The errors that mean that the kernel has nothing to configure.
     excused: &'static [Errno],
 }
@@ -78,18 +78,21 @@ impl Route {
             let words = "somebody opened it before it had its user".to_owned();
             return Err(refused("queues")(Refusal { errno: Some(Refusal::EBUSY), words }));
         }
-        self.configure(spec, |part, source| refused(part)(source))?;
+        self.configure(spec, Filters::Kept, |part, source| refused(part)(source))?;
         tap.persist().map_err(refused("TUNSETPERSIST"))
     }
 
     /// Configures an interface as specified.
     pub(super) fn configure_link(&mut self, spec: &LinkSpec) -> Result<(), KernelError> {
         let name = || spec.name.clone();
-        self.configure(spec, |part, source| KernelError::ConfigureLink {
-            name: name(),
-            part,
-            source,
-        })
+        let refused = |part, source| KernelError::ConfigureLink { name: name(), part, source };
+        let index = self.index(&spec.name).map_err(|source| refused("interface", source))?;
+        let guarded = self.is_guarded(index).map_err(|source| refused("guard", source))?;
+        if !guarded {
+            self.remove_hooks(index).map_err(|source| refused("guard", source))?;
+        }
+        let filters = if guarded { Filters::Kept } else { Filters::Replaced };
+        self.configure(spec, filters, refused)
     }
 
     /// Sets the aliases of interfaces.
@@ -205,6 +208,7 @@ impl Route {
     fn configure(
         &mut self,
         spec: &LinkSpec,
+        filters: Filters,
         refused: impl Fn(&'static str, Refusal) -> KernelError,
     ) -> Result<(), KernelError> {
         if let Some(address) = spec.link_local {
@@ -216,9 +220,9 @@ impl Route {
         let disabled = disable_ipv6(&spec.name)?;
         let mut described = Vec::new();
         let mut requests = Vec::new();
-        for part in parts(index, spec) {
+        for part in parts(index, spec, filters) {
             described.push((part.name, part.excused));
-            requests.push(NetlinkRequest { message: part.message, flags: part.flags });
+            requests.push(part.request);
         }
         let results = self.socket.send_each(requests).map_err(unreachable)?;
         for ((name, excused), result) in described.into_iter().zip(results) {
@@ -258,23 +262,23 @@ fn disable_ipv6(name: &InterfaceName) -> Result<bool, KernelError> {
 
 /// Returns the requests of a configuration. Their order matters: a new MAC address flushes the neighbours, and so
 /// does going down; going up creates the IPv6 link-local address, unless that is turned off before.
-fn parts(index: u32, spec: &LinkSpec) -> Vec<Part> {
-    let link = |name, attribute| Part {
+fn parts(index: u32, spec: &LinkSpec, filters: Filters) -> Vec<Part> {
+    let part = |name, message, flags| Part {
         name,
-        message: set_link(index, vec![attribute]),
-        flags: 0,
+        request: NetlinkRequest { message, flags },
         excused: &[],
     };
+    let link = |name, attribute| part(name, set_link(index, vec![attribute]), 0);
+    let guard = |request| Part { name: "guard", request, excused: NO_GUARD };
     let switches = AfSpecUnspec::Inet(vec![ipv4_settings()]);
     let no_link_local = AfSpecUnspec::Inet6(vec![AfSpecInet6::AddrGenMode(In6AddrGenMode::None)]);
     let create = NLM_F_CREATE | NLM_F_REPLACE;
+    let [from, to] = guard::filters(filters);
     let mut parts = vec![
-        Part {
-            name: "guard",
-            message: guard::hooks(index),
-            flags: NLM_F_CREATE,
-            excused: NO_GUARD,
-        },
+        // No frame reaches the host before the guard stands.
+        guard(guard::hooks(index)),
+        guard(from),
+        guard(to),
         link("alias", LinkAttribute::IfAlias(spec.alias.clone())),
         link("MAC address", LinkAttribute::Address(spec.mac.octets().to_vec())),
         link("MTU", LinkAttribute::Mtu(spec.mtu)),
@@ -285,27 +289,17 @@ fn parts(index: u32, spec: &LinkSpec) -> Vec<Part> {
             excused: &[Errno::AFNOSUPPORT],
             ..link("IPv6 link-local address", LinkAttribute::AfSpecUnspec(vec![no_link_local]))
         },
-        Part { name: "up", message: set_up(index), flags: 0, excused: &[] },
+        part("up", set_up(index), 0),
     ];
-    parts.extend(spec.addresses.iter().map(|&address| Part {
-        name: "address",
-        message: RouteNetlinkMessage::NewAddress(address_message(index, address)),
-        flags: create,
-        excused: &[],
-    }));
-    parts.extend(spec.neighbours.iter().map(|(&address, &mac)| Part {
-        name: "neighbour",
-        message: neighbour_message(index, address, mac),
-        flags: create,
-        excused: &[],
-    }));
-    // The guard comes last, since the kernel waits until no packet sees the hooks without a filter any more.
-    parts.extend(guard::filters(index).map(|message| Part {
-        name: "guard",
-        message,
-        flags: create,
-        excused: NO_GUARD,
-    }));
+    let address = |&address| {
+        let message = RouteNetlinkMessage::NewAddress(address_message(index, address));
+        part("address", message, create)
+    };
+    let neighbour = |(&address, &mac): (&IpAddr, &MacAddress)| {
+        part("neighbour", neighbour_message(index, address, mac), create)
+    };
+    parts.extend(spec.addresses.iter().map(address));
+    parts.extend(spec.neighbours.iter().map(neighbour));
     parts
 }
 

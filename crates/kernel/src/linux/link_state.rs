@@ -129,6 +129,9 @@ impl Route {
         state.addresses.extend(addresses.iter().filter_map(address).map(|(_, address)| address));
         let neighbours = self.socket.query(&get_neighbours(index), NLM_F_DUMP)?;
         state.neighbours.extend(neighbours.iter().filter_map(neighbour).map(|(_, n)| n));
+        if Slot::of_interface(state.name.as_str()).is_some() {
+            state.guarded = self.is_guarded(index)?;
+        }
         Ok(Some(state))
     }
 
@@ -152,6 +155,13 @@ impl Route {
         {
             if let Some(state) = ours.get_mut(&index) {
                 state.neighbours.insert(address, mac);
+            }
+        }
+        if !ours.is_empty()
+            && let Some(guarded) = self.guarded()?
+        {
+            for (index, state) in &mut ours {
+                state.guarded = guarded.contains(index);
             }
         }
         Ok(ours)
@@ -183,7 +193,7 @@ fn get_neighbours(index: u32) -> RouteNetlinkMessage {
     RouteNetlinkMessage::GetNeighbour(message)
 }
 
-/// Reads an interface, without addresses and neighbours, and returns its index and its state.
+/// Reads an interface, without addresses, neighbours and guard, and returns its index and its state.
 pub(super) fn link(answer: &RouteNetlinkMessage) -> Option<(u32, LinkState)> {
     let RouteNetlinkMessage::NewLink(message) = answer else { return None };
     let flags = message.header.flags;
@@ -227,6 +237,7 @@ pub(super) fn link(answer: &RouteNetlinkMessage) -> Option<(u32, LinkState)> {
         rp_filter: ipv4.rp_filter != 0,
         arp_ignore: ipv4.arp_ignore != 0,
         ipv6: state.ipv6,
+        guarded: true,
         tap: state.tap,
     };
     Some((message.header.index, state))

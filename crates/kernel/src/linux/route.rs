@@ -36,6 +36,8 @@ const NO_ROUTE: [Errno; 4] = [Errno::NETUNREACH, Errno::HOSTUNREACH, Errno::ACCE
 #[derive(Debug)]
 pub(super) struct Route {
     pub(super) socket: Socket,
+    /// True if the kernel has what the guard is made of; `None` until that was tried.
+    pub(super) can_guard: Option<bool>,
 }
 
 impl Route {
@@ -43,7 +45,7 @@ impl Route {
     pub(super) fn open() -> Result<Self, Refusal> {
         let socket = Socket::open(NETLINK_ROUTE)?;
         socket.check_strictly()?;
-        Ok(Self { socket })
+        Ok(Self { socket, can_guard: None })
     }
 
     /// Returns the interfaces that a packet to the Internet leaves by, except our own.

@@ -1,6 +1,6 @@
 mod attachment;
 
-use riklet_testkit::namespace::{ip, isolated, run};
+use riklet_testkit::namespace::{ip, isolated, run, run_with};
 
 use std::os::fd::OwnedFd;
 
@@ -57,6 +57,52 @@ fn a_created_link_matches_its_specification() {
         let refused = route.create_link(&spec).unwrap_err();
         assert_eq!(refused.refusal().errno, Some(Refusal::EBUSY), "{refused}");
         assert_eq!(route.links().unwrap(), before);
+    });
+}
+
+#[test]
+fn a_missing_part_of_the_guard_is_a_difference_and_is_restored() {
+    isolated(|| {
+        let mut route = route();
+        for number in [5, 6] {
+            route.create_link(&spec(number)).unwrap();
+        }
+        let [ingress, egress] = ["1380535041", "1380535042"];
+        let program = &["prio", "1", "handle", "1", "bpf", "da", "bytecode", "1,6 0 0 0"][..];
+        for (lost, broken) in [
+            (vec!["qdisc", "delete", "dev", "rik5", "clsact"], [true, false]),
+            (vec!["filter", "delete", "block", ingress], [true; 2]),
+            (vec!["filter", "delete", "block", egress], [true; 2]),
+            ([&["filter", "replace", "block", egress][..], program].concat(), [true; 2]),
+        ] {
+            run_with("tc", &lost);
+            for (number, broken) in [5, 6].into_iter().zip(broken) {
+                let wanted = if broken { vec!["guard"] } else { vec![] };
+                assert_eq!(differences(&mut route, &spec(number)), wanted, "{lost:?}: {number}");
+                let listed = route.links().unwrap();
+                let listed = listed.iter().find(|link| link.name == spec(number).name).unwrap();
+                assert_eq!(listed.guarded, !broken, "{lost:?}: {number}");
+            }
+            route.configure_link(&spec(5)).unwrap();
+            for number in [5, 6] {
+                assert_eq!(differences(&mut route, &spec(number)), [""; 0], "{lost:?}: {number}");
+            }
+        }
+        run_with("tc", &["qdisc", "delete", "dev", "rik5", "clsact"]);
+        run_with("tc", &["qdisc", "add", "dev", "rik5", "clsact"]);
+        run_with("tc", &[&["filter", "replace", "dev", "rik5", "ingress"][..], program].concat());
+        assert_eq!(differences(&mut route, &spec(5)), ["guard"], "hooks of another program");
+        route.configure_link(&spec(5)).unwrap();
+        assert_eq!(differences(&mut route, &spec(5)), [""; 0]);
+    });
+}
+
+#[test]
+fn the_kernel_is_asked_whether_it_can_guard_without_a_trace() {
+    isolated(|| {
+        let (before, mut route) = (ip("-j link"), route());
+        assert!(route.can_guard(), "this kernel can");
+        assert_eq!(ip("-j link"), before);
     });
 }
 

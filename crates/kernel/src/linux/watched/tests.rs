@@ -1,4 +1,4 @@
-use std::net::IpAddr;
+use std::{net::IpAddr, thread, time::Duration};
 
 use riklet_testkit::namespace::{ip, isolated, run};
 
@@ -31,6 +31,17 @@ fn watched() -> Watched {
     watched.links().unwrap();
     watched.changes().unwrap();
     watched
+}
+
+#[expect(clippy::disallowed_methods, reason = "between two looks at the condition")]
+fn wait_for_carrier(interface: &str) {
+    for _ in 0..1000 {
+        if ip(&format!("link show {interface}")).contains("state UP") {
+            return;
+        }
+        thread::sleep(Duration::from_millis(10));
+    }
+    panic!("{interface} has no carrier after 10 s");
 }
 
 fn slots(watched: &mut Watched) -> Vec<u16> {
@@ -341,6 +352,8 @@ fn only_the_default_route_changes_the_uplinks() {
             ip(&format!("link set {near}-far up"));
         }
         ip("route add default via 192.0.2.2");
+        // The kernel notifies of the carrier a while later.
+        ["up0", "up1"].into_iter().for_each(wait_for_carrier);
         let mut watched = watched();
         assert_eq!(watched.uplinks().unwrap(), ["up0".parse().unwrap()].into());
         watched.create_link(&spec(0)).unwrap();
