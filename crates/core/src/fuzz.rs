@@ -51,10 +51,10 @@ pub fn alias(data: &[u8]) {
     assert!(same, "{written:?} does not read back");
 }
 
-/// Reads the output of `iptables-save`, and plans the changes to it.
+/// Reads tables as iptables lists them, and plans the changes to it.
 pub fn iptables_save(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
-    let Ok(saved) = iptables::Saved::parse(text) else { return };
+    let Ok(saved) = iptables::Saved::parse([], text) else { return };
     let owner = Owner::new(OwnerId::new(7), "/run/riklet-sdn");
     let Some(&pool) = Pool::candidates().first() else { return };
     let (uplinks, confined) = (BTreeSet::new(), Confinement::default());
@@ -72,9 +72,9 @@ pub fn iptables_save(data: &[u8]) {
         iptables::state(&ruleset, &saved),
         iptables::reset(&ruleset, &saved),
         iptables::remove(&saved),
-        iptables::foreign_chain_state(&saved, &BTreeSet::new()),
-        iptables::open_passage(&saved, &BTreeSet::new()),
-        iptables::close_passage(&saved),
+        iptables::foreign_chain_state(&saved, iptables::Table::Filter, &BTreeSet::new()),
+        iptables::open_passage(&saved, iptables::Table::Filter, &BTreeSet::new()),
+        iptables::close_passage(&saved, iptables::Table::Filter),
     );
 }
 

@@ -6,7 +6,7 @@ use crate::{
     functions::{self, Functions},
     stage::Stage,
     world::{
-        CLIENT, Firewall, NODE_LAN, NODE_UPLINK, Namespace, World,
+        CLIENT, NODE_LAN, NODE_UPLINK, Namespace, World,
         traffic::{Server, assert_tcp_closed, tcp_ask, tcp_server},
     },
 };
@@ -51,21 +51,17 @@ impl Container {
         assert_eq!(answer.client.ip(), NODE_UPLINK, "{when}: container → Internet");
         stage.assert_functions_work(when);
         if let Some(functions) = &*stage.functions() {
-            self.assert_beside(stage, functions, when);
+            self.assert_beside(functions, when);
         }
     }
 
     /// Asserts that functions and the container reach only each other's published ports.
     #[track_caller]
-    fn assert_beside(&self, stage: &Stage, Functions { web, .. }: &Functions, when: &str) {
+    fn assert_beside(&self, Functions { web, .. }: &Functions, when: &str) {
         let answer = tcp_ask(&self.namespace, (NODE_LAN, functions::PUBLISHED));
         answer.unwrap_or_else(|e| panic!("{when}: container → function's port: {e}"));
         let answer = tcp_ask(&web.guest.namespace, (NODE_LAN, PUBLISHED));
         answer.unwrap_or_else(|e| panic!("{when}: function → container's port: {e}"));
-        // With iptables, rules that are inserted later come before ours until we recover.
-        if stage.world.firewall != Firewall::Nftables {
-            stage.we_recover();
-        }
         assert_tcp_closed(&self.namespace, (web.address(), 3000));
         assert_tcp_closed(&web.guest.namespace, (self.address, SERVED));
     }

@@ -100,7 +100,7 @@ const OF_NFTABLES: [Drift; 10] = [
 ];
 
 /// Changes to the chains `RIKLET*`, and to the rules that lead to them.
-const OF_IPTABLES: [Drift; 12] = [
+const OF_IPTABLES: [Drift; 14] = [
     drift("iptables -t nat -D RIKLET 1", &["+ firewall: tcp 8000 -> 10.231.0.2:3000"]),
     drift("iptables -t nat -F RIKLET", &["+ firewall: udp 8000 -> 10.231.0.6:3000"]),
     drift("iptables -t nat -F RIKLET-HAIRPIN", &["+ firewall: hairpin 10.231.0.2"]),
@@ -124,13 +124,15 @@ const OF_IPTABLES: [Drift; 12] = [
         &["- firewall: tcp 9999 -> 10.231.0.2:22"],
     ),
     drift(
-        "iptables -F FORWARD",
-        &["! firewall: filter: missing: -A FORWARD -m comment --comment \"riklet-sdn "],
+        "iptables -t mangle -F FORWARD",
+        &["! firewall: mangle: missing: -A FORWARD -m comment --comment \"riklet-sdn "],
     ),
     drift(
-        "iptables -I FORWARD -s 192.0.2.1 -j DROP",
-        &["! firewall: filter: not first: -A FORWARD -m comment --comment \"riklet-sdn "],
+        "iptables -t mangle -I FORWARD -s 192.0.2.1 -j ACCEPT",
+        &["! firewall: mangle: not first: -A FORWARD -m comment --comment \"riklet-sdn "],
     ),
+    drift("iptables -F FORWARD", &["+ passage through the foreign chain "]),
+    drift("iptables -I FORWARD -j RIKLET-PASSAGE", &["+ passage through the foreign chain "]),
 ];
 
 on_every_firewall!(drift_is_named_and_repaired, |world| {

@@ -1,10 +1,10 @@
 //! Foreign chains that end in a drop, and the bans in front of it.
 
-use std::time::Duration;
+use std::{net::Ipv4Addr, time::Duration};
 
 use crate::{
     internet::{assert_internet, assert_repair_restores},
-    reach::{FIRST, SECOND, assert_published, pair},
+    reach::{FIRST, SECOND, TARGET, assert_published, pair},
     world::{
         CLIENT, Firewall, INTERNET, INTERNET_FAR, NODE_LAN, NODE_UPLINK, World,
         foreign::docker_like,
@@ -99,6 +99,63 @@ on_every_firewall!(bans_in_front_of_dockers_rules_hold, |world| {
     assert_no_way(&[(Transport::Tcp, &world.client, (NODE_LAN, SECOND))]);
     assert!(ping(guest, INTERNET, PATIENCE), "what is not banned");
 });
+
+// Docker, libvirt and others insert accepts for their networks at the head of FORWARD whenever they start.
+on_every_firewall!(accepts_that_others_insert_open_no_guest, |world| {
+    world.node.set_sysctl("net/ipv4/ip_forward", "1");
+    let variant = match world.firewall {
+        Firewall::IptablesLegacy => Firewall::IptablesLegacy,
+        Firewall::Nftables | Firewall::IptablesNft => Firewall::IptablesNft,
+    };
+    let pair = pair(world);
+    let [first, second] = &pair;
+    let accept = "*filter\n-I FORWARD -j ACCEPT\nCOMMIT\n";
+    world
+        .program(variant.xtables(), &["iptables-restore", "--noflush", "--wait"], accept)
+        .success();
+    let earlier =
+        "table inet early { chain forward { type filter hook forward priority -200; accept; }; }";
+    world.node.feed(&["nft", "-f", "-"], earlier).success();
+
+    let guest = &first.guest.namespace;
+    let private = Transport::Tcp.serve(&world.client, CLIENT, PORT);
+    let pool = format!("{}/24", Ipv4Addr::from(u32::from(first.address()) & !0xff));
+    world.client.tool(&["ip", "route", "replace", &pool, "via", &NODE_LAN.to_string()]);
+    assert_no_way(&[
+        (Transport::Tcp, guest, (second.address(), TARGET)),
+        (Transport::Udp, guest, (second.address(), TARGET)),
+        (Transport::Tcp, guest, (CLIENT, PORT)),
+        (Transport::Tcp, &world.client, (first.address(), TARGET)),
+        (Transport::Udp, &world.client, (first.address(), TARGET)),
+    ]);
+    tcp_ask(&world.node, private.address).unwrap();
+    world.client.tool(&["ip", "route", "delete", &pool]);
+    assert_published(world, &pair, &Transport::ALL);
+    assert_internet(world, first);
+    world.riklet(&["check"], "").success();
+});
+
+/// Earlier versions refused in the table filter.
+#[test]
+fn chains_of_an_earlier_version_in_the_table_filter_are_removed() {
+    for firewall in [Firewall::IptablesNft, Firewall::IptablesLegacy] {
+        let world = &World::new(firewall);
+        let _pair = pair(world);
+        let earlier = "*filter\n:RIKLET-FORWARD - [0:0]\n:RIKLET-CONFINE - [0:0]\n\
+                       -A RIKLET-FORWARD -i eth0 -j RIKLET-CONFINE\n-A RIKLET-FORWARD -o rik+ -j DROP\n\
+                       -I FORWARD -m comment --comment \"riklet-sdn 1 /run/x\" -j RIKLET-FORWARD\nCOMMIT\n";
+        let restore = ["iptables-restore", "--noflush", "--wait"];
+        world.program(firewall.xtables(), &restore, earlier).success();
+        let save = || {
+            let save = ["iptables-save", "-t", "filter"];
+            world.program(firewall.xtables(), &save, "").success()
+        };
+        assert!(save().contains("RIKLET"));
+        world.riklet(&["repair"], "").success();
+        assert!(!save().contains("RIKLET"), "{}", save());
+        world.riklet(&["check"], "").success();
+    }
+}
 
 on_every_firewall!(chain_of_bans_only_is_left_alone, |world| {
     let rules = format!(

@@ -1,5 +1,7 @@
 use std::{collections::BTreeSet, fmt};
 
+use super::iptables::Table;
+
 /// A base chain of another program on the hook `forward`.
 ///
 /// A forwarded packet passes it as well as ours: an accept in one table does not override a drop in another (nft(8),
@@ -17,8 +19,8 @@ pub enum ForeignChain {
         /// The base chain.
         chain: String,
     },
-    /// The chain FORWARD of the legacy iptables, which nf_tables does not show.
-    LegacyIptables,
+    /// The chain FORWARD of a table of the legacy iptables, which nf_tables does not show.
+    LegacyIptables(Table),
 }
 
 /// The address family of a foreign chain's table.
@@ -69,7 +71,7 @@ impl fmt::Display for ForeignChain {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Nftables { family, table, chain } => write!(f, "{family} {table} {chain}"),
-            Self::LegacyIptables => f.write_str("iptables-legacy filter FORWARD"),
+            Self::LegacyIptables(table) => write!(f, "iptables-legacy {table} FORWARD"),
         }
     }
 }

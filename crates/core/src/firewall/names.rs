@@ -76,7 +76,8 @@ pub mod iptables {
     /// The beginning of the comment on our jumps. The owner follows.
     pub const JUMP_COMMENT: &str = "riklet-sdn ";
 
-    /// Our chain in the table filter that drops packets from and to guests that are not allowed.
+    /// Our chain in the table mangle that drops packets from and to guests that are not allowed: every packet passes it
+    /// before the table filter, in which other programs accept packets.
     pub const FORWARD_CHAIN: &str = "RIKLET-FORWARD";
     /// Our chain in the table raw.
     pub const RAW_CHAIN: &str = "RIKLET-RAW";
@@ -87,10 +88,10 @@ pub mod iptables {
 
     /// Our chain in the table mangle that marks packets of guests before they are routed.
     pub const MARK_CHAIN: &str = "RIKLET-MARK";
-    /// Our chain in the table filter that confines packets that pass only because of our forwarding.
+    /// Our chain in the table mangle that confines packets that pass only because of our forwarding.
     pub const CONFINE_CHAIN: &str = "RIKLET-CONFINE";
 
-    /// The table that filters.
+    /// The table that filters. Only passages of ours are in it.
     pub const FILTER: &str = "filter";
     /// The table before connection tracking.
     pub const RAW: &str = "raw";
@@ -98,8 +99,8 @@ pub mod iptables {
     pub const NAT: &str = "nat";
     /// The table that alters packets.
     pub const MANGLE: &str = "mangle";
-    /// The tables that have objects of ours.
-    pub const OUR_TABLES: [&str; 4] = [FILTER, NAT, RAW, MANGLE];
+    /// The tables that have objects of ours, passages through the table filter aside.
+    pub const OUR_TABLES: [&str; 3] = [NAT, RAW, MANGLE];
     /// The tables that iptables-nft creates when it is called.
     pub const TABLES: [&str; 4] = [FILTER, NAT, RAW, MANGLE];
 
@@ -113,9 +114,11 @@ pub mod iptables {
     pub const FORWARD: &str = "FORWARD";
     /// The built-in chain for leaving packets.
     pub const POSTROUTING: &str = "POSTROUTING";
-    /// The tables and built-in chains that jump to ours.
-    pub const JUMPS: [(&str, &str); 6] = [
+    /// The tables and built-in chains that jump to ours, now or in an earlier version (the chain FORWARD of the table
+    /// filter).
+    pub const JUMPS: [(&str, &str); 7] = [
         (FILTER, FORWARD),
+        (MANGLE, FORWARD),
         (RAW, PREROUTING),
         (MANGLE, PREROUTING),
         (NAT, PREROUTING),

@@ -2,7 +2,7 @@ mod managers;
 
 use super::{display::list, *};
 use crate::{
-    firewall::Confinement,
+    firewall::{self, Confinement},
     model::{Account, Execution, Exposure, Function, Kind, OwnerId, PortRange, Queues, Workload},
     routing::UplinkMarks,
     workload::{self, NodeFacts},
@@ -150,7 +150,8 @@ fn exposures_are_removed_before_their_tap() {
 }
 
 fn passage(drops: bool, open: bool, touched: bool) -> ForeignChainState {
-    let (foreign_chain, owned, parts) = (ForeignChain::LegacyIptables, false, BTreeSet::new());
+    let (foreign_chain, owned, parts) =
+        (ForeignChain::LegacyIptables(firewall::iptables::Table::Filter), false, BTreeSet::new());
     ForeignChainState { foreign_chain, drops, open, touched, owned, parts }
 }
 

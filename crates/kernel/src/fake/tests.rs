@@ -18,7 +18,7 @@ use crate::{
 use riklet_core::{
     firewall::{
         Backend, BaseRuleset, Change, Confinement, ForeignChain, ForeignFamily, IptablesVariant,
-        Ruleset,
+        Ruleset, iptables::Table,
     },
     flows::Flows,
     link::{DRAINING_GROUP, LinkSpec, Tap},
@@ -64,7 +64,9 @@ const EFFECTS: [(&str, Call); 18] = [
         kernel.change_firewall(Backend::Nftables, &Change::Reset(ruleset()))
     }),
     ("close_passage", |kernel| kernel.close_passage(&foreign_chain())),
-    ("open_passage", |kernel| kernel.open_passage(&ForeignChain::LegacyIptables, &BTreeSet::new())),
+    ("open_passage", |kernel| {
+        kernel.open_passage(&ForeignChain::LegacyIptables(Table::Filter), &BTreeSet::new())
+    }),
     ("remove_empty_tables", |kernel| kernel.remove_empty_tables(IPTABLES, &BTreeSet::new())),
     ("forget_flows", |kernel| kernel.forget_flows(&[flows()].into())),
     ("write_manager_file", |kernel| kernel.write_manager_file(ManagerFile::NetworkManager, "text")),
@@ -174,7 +176,11 @@ fn system() -> System {
     draining.group = DRAINING_GROUP;
     System {
         links: [spec(1).state(), draining].map(|link| (link.name.clone(), link)).into(),
-        foreign_chains: [(ForeignChain::LegacyIptables, false), (foreign_chain(), true)].into(),
+        foreign_chains: [
+            (ForeignChain::LegacyIptables(Table::Filter), false),
+            (foreign_chain(), true),
+        ]
+        .into(),
         implicit_tables: ["filter".to_owned()].into(),
         manager_files: [(ManagerFile::Networkd, Some(String::new()))].into(),
         routes: vec![IpNet::default()],

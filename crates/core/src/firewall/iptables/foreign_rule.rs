@@ -1,6 +1,9 @@
 //! Rules of others, as `iptables-save` prints them, translated into questions about our traffic.
 
-use super::saved::{Saved, words};
+use super::{
+    Table,
+    saved::{NO_POLICY, Saved, words},
+};
 use crate::firewall::{
     names::{self, is_our_chain},
     passage::{Chain, Field, Hook, Operator, Rule, Rules, Test, Value, Verdict},
@@ -14,14 +17,12 @@ const SILENT: [&str; 8] = ["comment", "conntrack", "state", "mark", "tcp", "udp"
 const PROTOCOLS: [(&str, u8); 5] =
     [("icmp", 1), ("tcp", 6), ("udp", 17), ("udplite", 136), ("sctp", 132)];
 
-/// Translates the table filter, without our own chains and rules.
-pub(super) fn of_filter(saved: &Saved) -> Rules {
-    use names::iptables::{FORWARD, INPUT, OUTPUT};
-    let table = super::Table::Filter;
+/// Translates a table, without our own chains and rules.
+pub(super) fn of_table(saved: &Saved, table: Table) -> Rules {
     let mut rules = Rules::default();
     for (name, policy) in saved.policies(table).filter(|(name, _)| !is_our_chain(name)) {
-        let built_in = [INPUT, FORWARD, OUTPUT].contains(&name);
-        let hook = built_in.then(|| Hook { forward: name == FORWARD, drops: policy == "DROP" });
+        let hook = Hook { forward: name == names::iptables::FORWARD, drops: policy == "DROP" };
+        let hook = Some(hook).filter(|_| policy != NO_POLICY);
         rules.chains.insert(name.to_owned(), Chain { hook, ..Chain::default() });
     }
     for rule in saved.others(table) {
@@ -122,11 +123,11 @@ mod tests {
 
     /// Returns the positions of passages, each with the foreign rule after it.
     fn placed(dump: &str) -> String {
-        let saved = Saved::parse(dump).unwrap();
-        let rules = of_filter(&saved);
+        let saved = Saved::parse([], dump).unwrap();
+        let rules = of_table(&saved, Table::Filter);
         let uplinks = [InterfaceName::try_from("eth0").unwrap()].into();
         let line = |(place, sides): (&crate::firewall::passage::Place, _)| {
-            let mut others = saved.others(super::super::Table::Filter);
+            let mut others = saved.others(Table::Filter);
             let before = others.by_ref().filter(|rule| rule.chain == place.chain).nth(place.index);
             let before = before.map_or_else(|| "the end".to_owned(), |rule| rule.body.clone());
             let crate::firewall::passage::Sides { from, to } = sides;

@@ -6,7 +6,7 @@ use super::{Rule, Saved, Table, foreign_rule};
 use crate::{
     address::Ipv6Unsupported,
     firewall::{
-        BaseRuleset, Entry, Ruleset,
+        BaseRuleset, Confinement, Entry, Ruleset,
         names::{
             ASKED_HOST, CHAIN, PASSAGE_CHAIN,
             iptables::{
@@ -39,9 +39,13 @@ impl Layout {
         Self { table, chains: vec![], rules: vec![], jumps: vec![], passages: vec![] }
     }
 
-    /// Reports whether the table shall have no objects of ours.
-    pub(super) const fn is_empty(&self) -> bool {
-        self.chains.is_empty()
+    /// Adds passages at these places, and the chain that they lead to.
+    pub(super) fn add_passages(&mut self, places: &Places, owner: Option<&Owner>) {
+        if !places.is_empty() {
+            self.chains.push(PASSAGE_CHAIN);
+            self.rules.extend(passage_rules());
+            self.passages = passages(places, owner);
+        }
     }
 
     pub(super) fn rules_of<'a>(&'a self, chain: &'a str) -> impl Iterator<Item = &'a Rule> {
@@ -87,11 +91,12 @@ pub(super) fn jumps(table: Table, owner: Option<&Owner>) -> Vec<Rule> {
     // them.
     let arriving = format!("! -d 127.0.0.0/8 {local}");
     match table {
-        Table::Filter => vec![rule(names::FORWARD, format!("{mark}-j {FORWARD_CHAIN}"))],
+        Table::Filter => vec![],
         Table::Raw => vec![rule(names::PREROUTING, format!("-i {} {mark}-j {RAW_CHAIN}", ours()))],
-        Table::Mangle => {
-            vec![rule(names::PREROUTING, format!("-i {} {mark}-j {MARK_CHAIN}", ours()))]
-        }
+        Table::Mangle => vec![
+            rule(names::FORWARD, format!("{mark}-j {FORWARD_CHAIN}")),
+            rule(names::PREROUTING, format!("-i {} {mark}-j {MARK_CHAIN}", ours())),
+        ],
         Table::Nat => vec![
             rule(names::PREROUTING, arriving),
             rule(names::OUTPUT, local),
@@ -114,7 +119,7 @@ pub(super) fn mark(jump: &Rule) -> Mark {
 }
 
 /// Returns the layout of the whole ruleset, in the order of [`Table`].
-pub(super) fn of_ruleset(ruleset: &Ruleset) -> Result<[Layout; 4], Ipv6Unsupported> {
+pub(super) fn of_ruleset(ruleset: &Ruleset) -> Result<[Layout; 3], Ipv6Unsupported> {
     let mut layouts = of_base_ruleset(&ruleset.base_ruleset);
     for layout in layouts.iter_mut().filter(|layout| layout.table == Table::Nat) {
         let rules: Result<Vec<_>, _> = ruleset.entries.iter().map(of_entry).collect();
@@ -124,13 +129,37 @@ pub(super) fn of_ruleset(ruleset: &Ruleset) -> Result<[Layout; 4], Ipv6Unsupport
 }
 
 /// Returns the layout of the base ruleset, in the order of [`Table`].
-pub(super) fn of_base_ruleset(base_ruleset: &BaseRuleset) -> [Layout; 4] {
-    [filter(base_ruleset), raw(base_ruleset), mangle(base_ruleset), nat(base_ruleset)]
+pub(super) fn of_base_ruleset(base_ruleset: &BaseRuleset) -> [Layout; 3] {
+    [mangle(base_ruleset), raw(base_ruleset), nat(base_ruleset)]
 }
 
-fn filter(
-    BaseRuleset { pool, uplinks, any_uplink, confined, marks, owner, .. }: &BaseRuleset,
-) -> Layout {
+/// Returns the layout of the table mangle. Answers are marked there only if some are routed by their mark.
+fn mangle(base_ruleset: &BaseRuleset) -> Layout {
+    let (mut chains, mut rules) = (vec![FORWARD_CHAIN], forward(base_ruleset));
+    let BaseRuleset { confined, marks, owner, .. } = base_ruleset;
+    if !confined.is_empty() {
+        chains.push(CONFINE_CHAIN);
+        rules.extend(confinement(confined));
+    }
+    let mut jumps = jumps(Table::Mangle, owner.as_ref());
+    if marks.is_empty() {
+        jumps.retain(|jump| jump.chain == names::FORWARD);
+    } else {
+        chains.push(MARK_CHAIN);
+        let bits = marks.bits();
+        rules.extend(marks.marks().map(|(_, mark)| {
+            let (given, set) = (format!("{mark:#x}/{bits:#x}"), "-j MARK --set-xmark");
+            rule(MARK_CHAIN, format!("-m connmark --mark {given} {set} {given}"))
+        }));
+    }
+    Layout { table: Table::Mangle, chains, rules, jumps, passages: vec![] }
+}
+
+/// Returns the rules of the chain that refuses. They stand in the table mangle: whatever other programs accept in the
+/// table filter, before or after us, has passed them.
+fn forward(
+    BaseRuleset { pool, uplinks, any_uplink, confined, marks, .. }: &BaseRuleset,
+) -> Vec<Rule> {
     let (ours, pool) = (ours(), pool.v4());
     // An allowed packet returns to the rules of others: only a passage accepts.
     let established = "-m conntrack --ctstate RELATED,ESTABLISHED -j RETURN";
@@ -163,25 +192,18 @@ fn filter(
     }
     bodies.push(format!("-i {ours} -j DROP"));
     bodies.push(format!("-o {ours} -j DROP"));
-    let (mut chains, mut drops) = (vec![FORWARD_CHAIN, PASSAGE_CHAIN], vec![]);
-    if !confined.is_empty() {
-        chains.push(CONFINE_CHAIN);
-        let from = confined.from().iter().filter(|name| is_nameable(name));
-        bodies.extend(from.map(|from| format!("-i {from} -j {CONFINE_CHAIN}")));
-        let to = confined.to().iter().filter(|name| is_nameable(name));
-        drops.extend(to.map(|to| {
-            let but = if confined.exempts(to) { format!("! -i {to} ") } else { String::new() };
-            rule(CONFINE_CHAIN, format!("{but}-o {to} -j DROP"))
-        }));
-    }
-    let forward = bodies.into_iter().map(|body| rule(FORWARD_CHAIN, body));
-    Layout {
-        table: Table::Filter,
-        chains,
-        rules: forward.chain(passage_rules()).chain(drops).collect(),
-        jumps: jumps(Table::Filter, owner.as_ref()),
-        passages: vec![],
-    }
+    let from = confined.from().iter().filter(|name| is_nameable(name));
+    bodies.extend(from.map(|from| format!("-i {from} -j {CONFINE_CHAIN}")));
+    bodies.into_iter().map(|body| rule(FORWARD_CHAIN, body)).collect()
+}
+
+/// Returns the rules that drop packets of others that only our forwarding makes possible.
+fn confinement(confined: &Confinement) -> impl Iterator<Item = Rule> {
+    let to = confined.to().iter().filter(|name| is_nameable(name));
+    to.map(|to| {
+        let but = if confined.exempts(to) { format!("! -i {to} ") } else { String::new() };
+        rule(CONFINE_CHAIN, format!("{but}-o {to} -j DROP"))
+    })
 }
 
 /// Reports whether iptables can name the interface. It reads a `+` at the end as a wildcard, and `!`, quotes
@@ -208,25 +230,6 @@ fn raw(base_ruleset: &BaseRuleset) -> Layout {
     }
 }
 
-/// Returns the layout of the table mangle, which is empty if no answer is routed by its mark.
-fn mangle(BaseRuleset { marks, owner, .. }: &BaseRuleset) -> Layout {
-    if marks.is_empty() {
-        return Layout::empty(Table::Mangle);
-    }
-    let bits = marks.bits();
-    let answers = marks.marks().map(|(_, mark)| {
-        let (given, set) = (format!("{mark:#x}/{bits:#x}"), "-j MARK --set-xmark");
-        rule(MARK_CHAIN, format!("-m connmark --mark {given} {set} {given}"))
-    });
-    Layout {
-        table: Table::Mangle,
-        chains: vec![MARK_CHAIN],
-        rules: answers.collect(),
-        jumps: jumps(Table::Mangle, owner.as_ref()),
-        passages: vec![],
-    }
-}
-
 fn nat(BaseRuleset { pool, owner, .. }: &BaseRuleset) -> Layout {
     let (ours, pool) = (ours(), pool.v4());
     let bodies = [
@@ -243,17 +246,11 @@ fn nat(BaseRuleset { pool, owner, .. }: &BaseRuleset) -> Layout {
     }
 }
 
-/// Returns the layout of our passages through a chain FORWARD that is not ours; empty if there are none.
-pub(super) fn of_passages(places: &Places) -> Layout {
-    if places.is_empty() {
-        return Layout::empty(Table::Filter);
-    }
-    Layout {
-        chains: vec![PASSAGE_CHAIN],
-        rules: passage_rules().into(),
-        passages: passages(places, None),
-        ..Layout::empty(Table::Filter)
-    }
+/// Returns the layout of our passages through a table that is not ours; empty if there are none.
+pub(super) fn of_passages(table: Table, places: &Places) -> Layout {
+    let mut layout = Layout::empty(table);
+    layout.add_passages(places, None);
+    layout
 }
 
 /// Returns the rules of a passage. It accepts everything from and to guests; our own chains decide which of these
@@ -263,7 +260,7 @@ fn passage_rules() -> [Rule; 2] {
 }
 
 /// Returns the jumps to passages at these places.
-pub(super) fn passages(places: &Places, owner: Option<&Owner>) -> Vec<(usize, Rule)> {
+fn passages(places: &Places, owner: Option<&Owner>) -> Vec<(usize, Rule)> {
     let jump = |(Place { chain, index }, sides): (&Place, &Sides)| {
         let interface = match sides {
             Sides { from: true, to: true } => String::new(),
@@ -275,9 +272,9 @@ pub(super) fn passages(places: &Places, owner: Option<&Owner>) -> Vec<(usize, Ru
     places.iter().map(jump).collect()
 }
 
-/// Returns the places of passages in the chain FORWARD.
-pub(super) fn places(saved: &Saved, uplinks: &BTreeSet<InterfaceName>) -> Places {
-    passage::places(&foreign_rule::of_filter(saved), names::FORWARD, uplinks)
+/// Returns the places of passages for the chain FORWARD of a table.
+pub(super) fn places(saved: &Saved, table: Table, uplinks: &BTreeSet<InterfaceName>) -> Places {
+    passage::places(&foreign_rule::of_table(saved, table), names::FORWARD, uplinks)
 }
 
 /// Returns the rule of an entry. Fails if it has an IPv6 address, which has no place in these tables.

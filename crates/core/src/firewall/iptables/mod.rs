@@ -5,6 +5,7 @@
 
 mod foreign_rule;
 mod layout;
+mod probe;
 mod saved;
 #[cfg(test)]
 mod tests;
@@ -12,36 +13,49 @@ mod tests;
 use std::{collections::BTreeSet, fmt};
 
 use self::layout::Layout;
-pub use self::saved::{Incompatible, Saved, is_incompatible};
+pub use self::probe::Probe;
+pub use self::saved::{Saved, Unanswered, is_incompatible, list};
 use super::{
     BaseRuleset, BaseState, Entry, FirewallState, ForeignChain, ForeignChainState, Ruleset,
     names::{self, CHAIN},
 };
 use crate::model::{InterfaceName, Ipv6Unsupported, Mark, Owner};
 
-/// A table, in the order in which tables are committed: no rule leads to a guest before the filter is in place.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Table {
+/// A table, in the order in which tables are committed: no rule leads to a guest before those that refuse are in place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Table {
+    /// Filters. Others accept packets here, so nothing is refused here; only passages of ours are in it.
     Filter,
-    Raw,
+    /// Alters packets, before they are filtered. Here we refuse.
     Mangle,
+    /// Comes before connection tracking.
+    Raw,
+    /// Translates addresses.
     Nat,
 }
 
 impl Table {
-    const ALL: [Self; 4] = [Self::Filter, Self::Raw, Self::Mangle, Self::Nat];
-    /// The tables that every function needs. The table mangle is for hosts with several uplinks.
-    const NEEDED: [Self; 3] = [Self::Filter, Self::Raw, Self::Nat];
+    const ALL: [Self; 4] = [Self::Filter, Self::Mangle, Self::Raw, Self::Nat];
+    /// The tables of our ruleset.
+    pub const OURS: [Self; 3] = [Self::Mangle, Self::Raw, Self::Nat];
+    /// The tables that may drop forwarded packets.
+    pub const FORWARDING: [Self; 2] = [Self::Filter, Self::Mangle];
+
+    /// Returns the name.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Filter => names::iptables::FILTER,
+            Self::Mangle => names::iptables::MANGLE,
+            Self::Raw => names::iptables::RAW,
+            Self::Nat => names::iptables::NAT,
+        }
+    }
 }
 
 impl fmt::Display for Table {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Filter => names::iptables::FILTER,
-            Self::Raw => names::iptables::RAW,
-            Self::Mangle => names::iptables::MANGLE,
-            Self::Nat => names::iptables::NAT,
-        })
+        f.write_str(self.as_str())
     }
 }
 
@@ -62,67 +76,6 @@ impl fmt::Display for Rule {
 /// Joins lines to an input, each ended by a newline.
 fn text(lines: &[String]) -> String {
     lines.iter().flat_map(|line| [line, "\n"]).collect()
-}
-
-/// Input of `iptables-restore` that changes nothing, with the answer to it if the base ruleset and the entries
-/// are in place.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Probe {
-    /// The input.
-    pub input: String,
-    /// The lines of the answer, without those of the chains that hold entries.
-    answer: Vec<String>,
-    /// Lines that the listings of the chains that hold entries must have.
-    entries: BTreeSet<String>,
-}
-
-impl Probe {
-    /// Asks for the chains of the base ruleset, and for the first rule of each chain that jumps to them.
-    ///
-    /// The cost does not depend on the number of exposures, unless there are `entries`: then the chains that hold
-    /// entries are listed once. Asking for each entry (`-C`) would compare each with every rule. With iptables-nft,
-    /// `-S` reads the named chain only. A duplicate jump is not noticed; the second one has no effect.
-    ///
-    /// # Errors
-    /// Fails if an entry has an IPv6 address.
-    pub fn new(
-        base_ruleset: &BaseRuleset,
-        entries: &BTreeSet<Entry>,
-    ) -> Result<Self, Ipv6Unsupported> {
-        let (mut input, mut answer) = (Vec::new(), Vec::new());
-        for layout in layout::of_base_ruleset(base_ruleset).iter().filter(|l| !l.is_empty()) {
-            input.push(format!("*{}", layout.table));
-            for jump in &layout.jumps {
-                input.push(format!("-S {} 1", jump.chain));
-                answer.push(format!("-A {jump}"));
-            }
-            for chain in layout.chains.iter().filter(|chain| !layout::holds_entries(chain)) {
-                input.push(format!("-S {chain}"));
-                answer.push(format!("-N {chain}"));
-                answer.extend(layout.rules_of(chain).map(|rule| format!("-A {rule}")));
-            }
-            if layout.table == Table::Nat && !entries.is_empty() {
-                let holding = layout.chains.iter().filter(|chain| layout::holds_entries(chain));
-                input.extend(holding.map(|chain| format!("-S {chain}")));
-            }
-            input.push("COMMIT".to_owned());
-        }
-        let entries = entry_lines("-A", entries)?.into_iter().collect();
-        Ok(Self { input: text(&input), answer, entries })
-    }
-
-    /// Reports whether this output of a successful run is the answer.
-    #[must_use]
-    pub fn is_answered_by(&self, output: &str) -> bool {
-        let lines = output.lines().map(str::trim_end).filter(|line| !line.is_empty());
-        let of_entries = |line: &&str| {
-            let mut words = line.split(' ').skip(1);
-            words.next().is_some_and(layout::holds_entries)
-        };
-        let (listed, others): (Vec<&str>, Vec<&str>) = lines.partition(of_entries);
-        let listed: BTreeSet<&str> = listed.into_iter().collect();
-        others == self.answer && self.entries.iter().all(|line| listed.contains(&**line))
-    }
 }
 
 /// Returns input that removes entries and adds entries. All of them are in one table, and so in one
@@ -148,12 +101,14 @@ fn changed(
     owner: Option<&Owner>,
     lines: impl Fn() -> Result<Vec<String>, Ipv6Unsupported>,
 ) -> Result<String, Ipv6Unsupported> {
-    let to_exposures = format!(" {CHAIN}");
+    // Not every ruleset has the chain for marks.
+    let unchecked = [CHAIN, names::iptables::MARK_CHAIN].map(|chain| format!(" {chain}"));
     let mut input = Vec::new();
-    for table in Table::NEEDED {
+    for table in Table::OURS {
         input.push(format!("*{table}"));
         let jumps = layout::jumps(table, owner);
-        let checked = jumps.iter().filter(|jump| !jump.body.ends_with(&to_exposures));
+        let checked =
+            jumps.iter().filter(|jump| !unchecked.iter().any(|chain| jump.body.ends_with(chain)));
         input.extend(checked.map(|jump| format!("-C {jump}")));
         if table == Table::Nat {
             input.extend(lines()?);
@@ -196,16 +151,14 @@ fn entry_lines(operation: &str, entries: &BTreeSet<Entry>) -> Result<Vec<String>
 pub fn reset(ruleset: &Ruleset, saved: &Saved) -> Result<String, Ipv6Unsupported> {
     let mut layouts = layout::of_ruleset(ruleset)?;
     add_passages(&mut layouts, &ruleset.base_ruleset, saved);
-    // Only tables that are needed, or have rules of ours, are named: naming a table creates it.
-    let touched = layouts.iter().filter(|l| !l.is_empty() || saved.has_ours(l.table));
-    Ok(touched.map(|layout| put(layout, saved)).collect())
+    Ok(layouts.iter().map(|layout| put(layout, saved)).collect())
 }
 
 /// Returns input that removes all our objects, or `None` if there are none.
 #[must_use]
 pub fn remove(saved: &Saved) -> Option<String> {
-    // The order is reversed: when the filter is removed, no rule leads to a guest any more.
-    let touched = Table::ALL.into_iter().rev().filter(|&table| saved.has_ours(table));
+    // The order is reversed: when what refuses is removed, no rule leads to a guest any more.
+    let touched = Table::OURS.into_iter().rev().filter(|&table| saved.has_ours(table));
     let input: String = touched.map(|table| put(&Layout::empty(table), saved)).collect();
     (!input.is_empty()).then_some(input)
 }
@@ -213,7 +166,7 @@ pub fn remove(saved: &Saved) -> Option<String> {
 /// Compares all our objects with the expected ruleset.
 #[must_use]
 pub fn state(expected: &Ruleset, saved: &Saved) -> FirewallState {
-    if !Table::ALL.into_iter().any(|table| saved.has_ours(table)) {
+    if !Table::OURS.into_iter().any(|table| saved.has_ours(table)) {
         return FirewallState::absent();
     }
     let (entries, strays) = entries_and_strays(saved);
@@ -245,9 +198,9 @@ fn entries_and_strays(saved: &Saved) -> (BTreeSet<Entry>, Vec<String>) {
     (entries, strays)
 }
 
-/// Returns the marks on our objects. The passage of another backend through the chain FORWARD bears none.
+/// Returns the marks on our objects. The passage of another backend through the table mangle bears none.
 fn marks(saved: &Saved) -> BTreeSet<Mark> {
-    let jumps = Table::ALL.into_iter().flat_map(|table| saved.jumps(table));
+    let jumps = Table::OURS.into_iter().flat_map(|table| saved.jumps(table));
     let mut marks: BTreeSet<_> = jumps.map(layout::mark).collect();
     let passage_only = ![Table::Raw, Table::Nat].into_iter().any(|table| saved.has_ours(table));
     if passage_only {
@@ -265,27 +218,29 @@ pub fn unnameable(base_ruleset: &BaseRuleset) -> Option<&InterfaceName> {
     base_ruleset.uplinks.iter().chain(marked).find(|name| !layout::is_nameable(name))
 }
 
-/// Adds the passages at the positions that the rules of others require.
+/// Adds the passages that the rules of others in the table mangle require.
 fn add_passages(layouts: &mut [Layout], base_ruleset: &BaseRuleset, saved: &Saved) {
     let BaseRuleset { uplinks, owner, .. } = base_ruleset;
-    for layout in layouts.iter_mut().filter(|layout| layout.table == Table::Filter) {
-        layout.passages = layout::passages(&layout::places(saved, uplinks), owner.as_ref());
+    for layout in layouts.iter_mut().filter(|layout| layout.table == Table::Mangle) {
+        let places = layout::places(saved, layout.table, uplinks);
+        layout.add_passages(&places, owner.as_ref());
     }
 }
 
-/// Returns the chain FORWARD of the legacy iptables as a foreign forward chain, or `None` if it does not drop our traffic
-/// and has nothing of ours.
+/// Returns the chain FORWARD of a table of the legacy iptables as a foreign forward chain, or `None` if it does not drop
+/// our traffic and has nothing of ours.
 #[must_use]
 pub fn foreign_chain_state(
     saved: &Saved,
+    table: Table,
     uplinks: &BTreeSet<InterfaceName>,
 ) -> Option<ForeignChainState> {
-    let (touched, places) = (saved.has_ours(Table::Filter), layout::places(saved, uplinks));
+    let (touched, places) = (saved.has_ours(table), layout::places(saved, table, uplinks));
     let drops = !places.is_empty();
     (touched || drops).then(|| ForeignChainState {
-        foreign_chain: ForeignChain::LegacyIptables,
+        foreign_chain: ForeignChain::LegacyIptables(table),
         drops,
-        open: differences(&layout::of_passages(&places), saved).is_empty(),
+        open: differences(&layout::of_passages(table, &places), saved).is_empty(),
         touched,
         owned: false,
         parts: BTreeSet::new(),
@@ -295,16 +250,20 @@ pub fn foreign_chain_state(
 /// Returns input that opens our passages through that chain if it drops our traffic, and removes other rules of ours
 /// there; `None` if there is nothing to do.
 #[must_use]
-pub fn open_passage(saved: &Saved, uplinks: &BTreeSet<InterfaceName>) -> Option<String> {
-    let layout = layout::of_passages(&layout::places(saved, uplinks));
-    let needed = !layout.chains.is_empty() || saved.has_ours(Table::Filter);
+pub fn open_passage(
+    saved: &Saved,
+    table: Table,
+    uplinks: &BTreeSet<InterfaceName>,
+) -> Option<String> {
+    let layout = layout::of_passages(table, &layout::places(saved, table, uplinks));
+    let needed = !layout.chains.is_empty() || saved.has_ours(table);
     needed.then(|| put(&layout, saved))
 }
 
 /// Returns input that removes our objects from that chain's table, or `None` if there are none.
 #[must_use]
-pub fn close_passage(saved: &Saved) -> Option<String> {
-    saved.has_ours(Table::Filter).then(|| put(&Layout::empty(Table::Filter), saved))
+pub fn close_passage(saved: &Saved, table: Table) -> Option<String> {
+    saved.has_ours(table).then(|| put(&Layout::empty(table), saved))
 }
 
 /// Returns input that gives one table its layout. A chain that is declared is emptied. Jumps that are as they should be

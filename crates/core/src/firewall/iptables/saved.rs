@@ -1,11 +1,11 @@
-//! The output of `iptables-save`, parsed.
+//! Tables as iptables lists them, parsed.
 
 use std::{collections::BTreeMap, iter::Peekable, str::Chars};
 
 use super::{Rule, Table};
 use crate::firewall::names::is_our_chain;
 
-/// The tables, as `iptables-save` printed them.
+/// The tables, as iptables listed them.
 #[derive(Debug, Default)]
 pub struct Saved(BTreeMap<Table, SavedTable>);
 
@@ -16,29 +16,50 @@ struct SavedTable {
     rules: Vec<Rule>,
 }
 
-/// The words with which iptables-nft says that it cannot print a table, since another program made rules in
-/// it.
+/// A table that the answer to [`list`] lacks.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Incompatible(pub String);
+pub struct Unanswered(pub Table);
+
+/// The policy of a chain that is not built in.
+pub(super) const NO_POLICY: &str = "-";
+/// The beginning of the line before the rules of a table, in the input of [`list`]; with `--verbose`, `iptables-restore`
+/// repeats comments in its output.
+const HEADING: &str = "# *";
+
+/// Returns input of `iptables-restore --noflush --verbose` that lists these tables, and changes nothing. [`Saved::parse`]
+/// reads the output.
+///
+/// `iptables-save` would read the rules of all tables, also if it is asked for one (iptables-nft 1.8.9).
+#[must_use]
+pub fn list(tables: impl IntoIterator<Item = Table>) -> String {
+    let lines = |table| format!("{HEADING}{table}\n*{table}\n-S\nCOMMIT\n");
+    tables.into_iter().map(lines).collect()
+}
 
 impl Saved {
-    /// Parses the output of `iptables-save`. Tables that have nothing of ours are left out.
+    /// Parses the output of the input that [`list`] returned for these tables; the output of `iptables-save` is read as
+    /// well.
     ///
     /// # Errors
-    /// Fails if iptables-nft could not print one of our tables.
-    pub fn parse(text: &str) -> Result<Self, Incompatible> {
+    /// Fails if a table is missing.
+    pub fn parse(asked: impl IntoIterator<Item = Table>, output: &str) -> Result<Self, Unanswered> {
         let mut tables: BTreeMap<Table, SavedTable> = BTreeMap::new();
         let mut current = None;
-        for line in text.lines().map(str::trim_end) {
-            if let Some(name) = line.strip_prefix('*') {
-                current = Table::ALL.into_iter().find(|table| table.to_string() == name);
-            } else if let Some(words) = line.strip_prefix("# ").filter(|_| concerns_us(line)) {
-                return Err(Incompatible(words.to_owned()));
+        for line in output.lines().map(str::trim_end) {
+            let heading = line.strip_prefix(HEADING).or_else(|| line.strip_prefix('*'));
+            if let Some(name) = heading {
+                current = Table::ALL.into_iter().find(|table| table.as_str() == name);
+                if let Some(table) = current {
+                    tables.entry(table).or_default();
+                }
             } else if let Some(table) = current {
                 tables.entry(table).or_default().read(line);
             }
         }
-        Ok(Self(tables))
+        match asked.into_iter().find(|table| !tables.contains_key(table)) {
+            Some(missing) => Err(Unanswered(missing)),
+            None => Ok(Self(tables)),
+        }
     }
 
     /// Reports whether the table has a chain of ours, or a jump to one.
@@ -100,9 +121,12 @@ impl Saved {
 
 impl SavedTable {
     fn read(&mut self, line: &str) {
-        if let Some((chain, rest)) = line.strip_prefix(':').and_then(|rest| rest.split_once(' ')) {
+        let declared = line.strip_prefix(':').or_else(|| line.strip_prefix("-P "));
+        if let Some((chain, rest)) = declared.and_then(|rest| rest.split_once(' ')) {
             let policy = rest.split(' ').next().unwrap_or_default();
             self.policies.insert(chain.to_owned(), policy.to_owned());
+        } else if let Some(chain) = line.strip_prefix("-N ") {
+            self.policies.insert(chain.to_owned(), NO_POLICY.to_owned());
         } else if let Some(rest) = line.strip_prefix("-A ") {
             let (chain, body) = rest.split_once(' ').unwrap_or((rest, ""));
             self.rules.push(Rule { chain: chain.to_owned(), body: body.to_owned() });
@@ -115,13 +139,6 @@ impl SavedTable {
 #[must_use]
 pub fn is_incompatible(words: &str) -> bool {
     words.contains("is incompatible, use 'nft' tool")
-}
-
-/// Reports whether a comment says that one of our tables is left out:
-/// ``# Table `nat' is incompatible, use 'nft' tool.``
-fn concerns_us(line: &str) -> bool {
-    let named = |table: &Table| line.contains(&format!("`{table}'"));
-    line.contains("is incompatible") && Table::NEEDED.iter().any(named)
 }
 
 /// Returns the chain or the extension that a rule leads to. Quoted text is not taken for one.

@@ -3,12 +3,12 @@
 use super::{iptables, nftables::Nftables};
 use crate::{Refusal, process::Launcher};
 use riklet_core::{
-    firewall::{ForeignChain, ForeignChainState},
+    firewall::{ForeignChain, ForeignChainState, iptables::Table},
     model::InterfaceName,
 };
 use std::collections::BTreeSet;
 
-/// Returns the foreign chains of nf_tables. To iptables-nft, the table `ip filter` is its own.
+/// Returns the foreign chains of nf_tables. To iptables-nft, some tables are its own.
 pub(super) fn of_nf_tables(
     nftables: &mut Nftables,
     iptables_nft_is_ours: bool,
@@ -25,11 +25,13 @@ pub(super) fn in_owned_tables(
     nftables.connection()?.owned_foreign_chains(uplinks)
 }
 
-/// Returns the chain FORWARD of the legacy iptables, if it drops our traffic or has objects of ours.
+/// Returns the chain FORWARD of each of these tables of the legacy iptables, if it drops our traffic or has objects of
+/// ours.
 pub(super) fn of_legacy_iptables(
+    tables: &[Table],
     uplinks: &BTreeSet<InterfaceName>,
-) -> Result<Option<ForeignChainState>, Refusal> {
-    iptables::legacy::foreign_chain(uplinks)
+) -> Result<Vec<ForeignChainState>, Refusal> {
+    iptables::legacy::foreign_chains(tables, uplinks)
 }
 
 /// Opens our passages through one chain, or closes them if there are no uplinks to open them for.
@@ -43,6 +45,8 @@ pub(super) fn set_passage(
         ForeignChain::Nftables { family, table, .. } => {
             nftables.connection()?.set_passage(*family, table, open)
         }
-        ForeignChain::LegacyIptables => iptables::legacy::set_passage(launcher, open),
+        ForeignChain::LegacyIptables(table) => {
+            iptables::legacy::set_passage(launcher, *table, open)
+        }
     }
 }

@@ -152,7 +152,7 @@ impl Ours<'_> {
                     && within == table
                     && part.is_none_or(|part| state.parts.contains(part))
             }
-            ForeignChain::LegacyIptables => false,
+            ForeignChain::LegacyIptables(_) => false,
         })
     }
 }

@@ -1,32 +1,36 @@
-//! The chain FORWARD of the legacy iptables as a foreign chain.
+//! The chains FORWARD of the legacy iptables as foreign chains.
 
 use super::program::{legacy_tables, restore, saved};
 use crate::{Refusal, process::Launcher};
 use riklet_core::{
     firewall::{
         ForeignChainState, IptablesVariant,
-        iptables::{self, Saved},
-        names,
+        iptables::{self, Saved, Table},
     },
     model::InterfaceName,
 };
 use std::collections::BTreeSet;
 
-/// Returns the chain, or `None` if it neither drops our traffic nor has objects of ours.
-pub(in super::super) fn foreign_chain(
+/// Returns the chains of these tables, without those that neither drop our traffic nor have objects of ours.
+pub(in super::super) fn foreign_chains(
+    tables: &[Table],
     uplinks: &BTreeSet<InterfaceName>,
-) -> Result<Option<ForeignChainState>, Refusal> {
-    Ok(saved_filter()?.and_then(|saved| iptables::foreign_chain_state(&saved, uplinks)))
+) -> Result<Vec<ForeignChainState>, Refusal> {
+    let Some(saved) = existing(tables)? else { return Ok(vec![]) };
+    let states =
+        tables.iter().filter_map(|table| iptables::foreign_chain_state(&saved, *table, uplinks));
+    Ok(states.collect())
 }
 
-/// Opens our passages for these uplinks, or closes them. A chain that does not exist needs neither.
+/// Opens our passages through a table for these uplinks, or closes them. A table that does not exist needs neither.
 pub(in super::super) fn set_passage(
     launcher: &Launcher,
+    table: Table,
     open: Option<&BTreeSet<InterfaceName>>,
 ) -> Result<(), Refusal> {
-    let input = saved_filter()?.and_then(|saved| match open {
-        Some(uplinks) => iptables::open_passage(&saved, uplinks),
-        None => iptables::close_passage(&saved),
+    let input = existing(&[table])?.and_then(|saved| match open {
+        Some(uplinks) => iptables::open_passage(&saved, table, uplinks),
+        None => iptables::close_passage(&saved, table),
     });
     match input {
         Some(input) => restore(launcher, IptablesVariant::Legacy, &input),
@@ -34,12 +38,16 @@ pub(in super::super) fn set_passage(
     }
 }
 
-/// Returns the contents of the legacy variant, if it has the table filter and its program is installed.
-fn saved_filter() -> Result<Option<Saved>, Refusal> {
-    if !legacy_tables()?.contains(names::iptables::FILTER) {
+/// Returns those of the tables that the legacy variant has, or `None` if it has none of them or its program is not
+/// installed.
+fn existing(tables: &[Table]) -> Result<Option<Saved>, Refusal> {
+    let used = legacy_tables()?;
+    let used: Vec<_> =
+        tables.iter().copied().filter(|table| used.contains(table.as_str())).collect();
+    if used.is_empty() {
         return Ok(None);
     }
-    match saved(IptablesVariant::Legacy) {
+    match saved(IptablesVariant::Legacy, &used) {
         Err(refusal) if refusal.errno == Some(Refusal::ENOENT) => Ok(None),
         other => other.map(Some),
     }

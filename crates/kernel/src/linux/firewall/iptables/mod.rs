@@ -20,7 +20,7 @@ use crate::{Refusal, process::Launcher};
 use riklet_core::{
     firewall::{
         BaseRuleset, Change, Entry, FirewallState, ForeignChainState, IptablesVariant, Ruleset,
-        iptables::{self, Probe},
+        iptables::{self, Probe, Saved, Table},
         names,
     },
     model::InterfaceName,
@@ -47,7 +47,12 @@ impl FirewallBackend for Iptables<'_> {
         {
             return Ok(false);
         }
-        let probe = Probe::new(base_ruleset, entries)?;
+        let mut probe = Probe::new(base_ruleset, entries)?;
+        if self.variant == IptablesVariant::Legacy
+            && program::legacy_tables()?.contains(Table::Filter.as_str())
+        {
+            probe = probe.with_filter();
+        }
         let output = program::run(self.launcher, self.variant, "restore", &RESTORE, &probe.input)?;
         match output.status.code() {
             Some(0) => Ok(probe.is_answered_by(&String::from_utf8_lossy(&output.stdout))),
@@ -57,10 +62,7 @@ impl FirewallBackend for Iptables<'_> {
     }
 
     fn state(&mut self, expected: &Ruleset) -> Result<FirewallState, Refusal> {
-        if !self.has_tables()? {
-            return Ok(FirewallState::absent());
-        }
-        Ok(iptables::state(expected, &program::saved(self.variant)?))
+        Ok(iptables::state(expected, &self.saved()?))
     }
 
     /// Applies a [`Change::Delta`] in one transaction, and other changes in one for each table: a table that is refused
@@ -71,7 +73,7 @@ impl FirewallBackend for Iptables<'_> {
                 self.restore(&iptables::delta(remove, add, owner.as_ref())?)
             }
             Change::Delta { remove, add, owner } => {
-                let mut entries = iptables::entries(&program::saved(self.variant)?);
+                let mut entries = iptables::entries(&self.saved()?);
                 if let Some(missing) = remove.difference(&entries).next() {
                     let words = format!("removing {missing}");
                     return Err(Refusal { errno: Some(Refusal::ENOENT), words });
@@ -85,9 +87,10 @@ impl FirewallBackend for Iptables<'_> {
                     let words = format!("iptables cannot name the interface {name}");
                     return Err(Refusal::words(words));
                 }
-                self.restore(&iptables::reset(ruleset, &program::saved(self.variant)?)?)
+                let saved = self.saved()?;
+                self.restore(&iptables::reset(ruleset, &saved)?)
             }
-            Change::Remove => match iptables::remove(&program::saved(self.variant)?) {
+            Change::Remove => match iptables::remove(&self.saved()?) {
                 Some(input) => self.restore(&input),
                 None => Ok(()),
             },
@@ -116,10 +119,14 @@ impl FirewallBackend for Iptables<'_> {
         match self.variant {
             IptablesVariant::Nft => {
                 let mut found = foreign_chains::of_nf_tables(self.nftables, true, uplinks)?;
-                found.extend(foreign_chains::of_legacy_iptables(uplinks)?);
+                found.extend(foreign_chains::of_legacy_iptables(&Table::FORWARDING, uplinks)?);
                 Ok(found)
             }
-            IptablesVariant::Legacy => foreign_chains::of_nf_tables(self.nftables, false, uplinks),
+            IptablesVariant::Legacy => {
+                let mut found = foreign_chains::of_nf_tables(self.nftables, false, uplinks)?;
+                found.extend(foreign_chains::of_legacy_iptables(&[Table::Filter], uplinks)?);
+                Ok(found)
+            }
         }
     }
 
@@ -147,12 +154,14 @@ impl FirewallBackend for Iptables<'_> {
 }
 
 impl Iptables<'_> {
-    /// Reports whether there are tables to list. If there are none, listing them would create them.
-    fn has_tables(&mut self) -> Result<bool, Refusal> {
-        match self.variant {
-            IptablesVariant::Nft => Ok(!self.nftables.connection()?.implicit_tables()?.is_empty()),
-            IptablesVariant::Legacy => Ok(true),
-        }
+    /// Returns the contents of our tables, those that exist.
+    fn saved(&mut self) -> Result<Saved, Refusal> {
+        let existing = match self.variant {
+            IptablesVariant::Nft => self.nftables.connection()?.implicit_tables()?,
+            IptablesVariant::Legacy => program::legacy_tables()?,
+        };
+        let tables = Table::OURS.into_iter().filter(|table| existing.contains(table.as_str()));
+        program::saved(self.variant, &tables.collect::<Vec<_>>())
     }
 
     fn restore(&self, input: &str) -> Result<(), Refusal> {
@@ -161,12 +170,12 @@ impl Iptables<'_> {
 }
 
 /// Reports whether a change of this object of nf_tables changes our objects in the tables of iptables-nft, or the
-/// position of our passage: any chain of the table filter may decide about that.
+/// position of our passage: any chain of the table mangle may decide about that.
 fn concerns(object: &Object<'_>) -> bool {
     let ours = |chain| {
         names::is_our_chain(chain)
             || names::iptables::JUMPING.contains(&chain)
-            || object.table == names::iptables::FILTER
+            || object.table == names::iptables::MANGLE
     };
     object.family == Object::IPV4
         && names::iptables::OUR_TABLES.contains(&object.table)

@@ -8,7 +8,7 @@ use crate::{
 };
 use riklet_core::firewall::{
     IptablesVariant,
-    iptables::{Incompatible, Saved},
+    iptables::{self, Saved, Table, Unanswered},
 };
 
 /// The tables of the legacy iptables that are in use; reading it creates none.
@@ -16,6 +16,8 @@ const LEGACY_TABLES: &str = "/proc/thread-self/net/ip_tables_names";
 /// The arguments that keep everything that the input does not name, and wait this number of seconds for the lock of the
 /// legacy variant.
 pub(super) const RESTORE: [&str; 3] = ["--noflush", "--wait", "5"];
+/// The arguments of a listing: [`RESTORE`], and that comments are repeated.
+const LIST: [&str; 4] = ["--noflush", "--wait", "5", "--verbose"];
 /// Exit statuses of iptables for an object that does not exist (1), and for input that it does not
 /// understand, such as a jump to a chain that does not exist (2): `OTHER_PROBLEM` and `PARAMETER_PROBLEM` of
 /// `<xtables.h>`.
@@ -38,19 +40,19 @@ pub(in crate::linux) fn variant() -> Result<Option<IptablesVariant>, KernelError
     Ok(Some(if nft { IptablesVariant::Nft } else { IptablesVariant::Legacy }))
 }
 
-/// Returns the output of `iptables-save`.
-pub(super) fn saved(variant: IptablesVariant) -> Result<Saved, Refusal> {
-    if variant == IptablesVariant::Legacy && legacy_tables()?.is_empty() {
-        // The program would load kernel modules to find out.
+/// Returns the contents of these tables, all of which exist: naming one creates it.
+pub(super) fn saved(variant: IptablesVariant, tables: &[Table]) -> Result<Saved, Refusal> {
+    if tables.is_empty() {
         return Ok(Saved::default());
     }
     // The program needs no lock: it changes nothing if it outlives us.
-    let output = run(&Launcher::default(), variant, "save", &[], "")?;
+    let input = iptables::list(tables.iter().copied());
+    let output = run(&Launcher::default(), variant, "restore", &LIST, &input)?;
     if !output.status.success() {
-        return Err(refusal(&output, ""));
+        return Err(refusal(&output, &input));
     }
-    Saved::parse(&String::from_utf8_lossy(&output.stdout))
-        .map_err(|Incompatible(words)| Refusal::words(words))
+    Saved::parse(tables.iter().copied(), &String::from_utf8_lossy(&output.stdout))
+        .map_err(|Unanswered(table)| Refusal::words(format!("the table {table} was not listed")))
 }
 
 /// Applies this input of `iptables-restore`.

@@ -129,15 +129,18 @@ fn ruleset(entries: &[Entry]) -> Ruleset {
 
 /// Another program's chains, policies and rules in all three tables.
 const FOREIGN: &str = "\
-*mangle
--A OUTPUT -o eth9 -j ACCEPT
-COMMIT
 *filter
+:FORWARD ACCEPT [0:0]
+-A FORWARD -i docker0 -j ACCEPT
+-A FORWARD -j DROP
+COMMIT
+*mangle
 :FORWARD DROP [0:0]
 :OTHER - [0:0]
 -A FORWARD -m comment --comment \"to -j RIKLET \\\"x\\\"\" -j OTHER
 -A FORWARD -i docker0 -j ACCEPT
 -A OTHER -s 192.0.2.0/24 -j RETURN
+-A OUTPUT -o eth9 -j ACCEPT
 COMMIT
 *raw
 -A PREROUTING -i eth9 -j ACCEPT
@@ -207,7 +210,7 @@ fn a_delta_is_refused_as_a_whole() {
         assert!(refused.words.contains("--dport 8081"), "{refused}");
         host.assert_stands(&stands);
 
-        for table in ["filter", "raw", "nat"] {
+        for table in ["mangle", "raw", "nat"] {
             host.feed(&format!("*{table}\n-F\nCOMMIT\n"));
             host.delta(&[], &[exposure(1, 9090)]).unwrap_err();
             assert!(!host.state(&stands).entries.contains(&exposure(1, 9090)));
@@ -231,16 +234,16 @@ fn a_duplicate_entry_is_found() {
 #[test]
 fn drift_is_found_and_mended() {
     const DRIFT: [(&str, &str); 14] = [
-        ("*filter\n-F\nCOMMIT", "missing: -A FORWARD"),
-        ("*filter\n-D RIKLET-FORWARD -i rik+ -j DROP\nCOMMIT", "missing: -A RIKLET-FORWARD"),
-        ("*filter\n-I RIKLET-FORWARD -j ACCEPT\nCOMMIT", "unexpected: -A RIKLET-FORWARD -j ACCEPT"),
-        ("*filter\n-I FORWARD -i lo -j ACCEPT\nCOMMIT", "not first: -A FORWARD"),
-        ("*filter\n-A FORWARD MARK -j RIKLET-FORWARD\nCOMMIT", "2 times: -A FORWARD"),
-        ("*filter\n-A OUTPUT -o rik+ -j RIKLET-FORWARD\nCOMMIT", "unexpected: -A OUTPUT"),
-        ("*filter\n-D FORWARD MARK -j RIKLET-PASSAGE\nCOMMIT", "missing: -A FORWARD"),
-        ("*filter\n-I FORWARD 2 MARK -j RIKLET-PASSAGE\nCOMMIT", "2 times: -A FORWARD"),
-        ("*filter\n-A FORWARD -s 203.0.113.9 -j DROP\nCOMMIT", "not in its place: -A FORWARD"),
-        ("*filter\n-F RIKLET-PASSAGE\nCOMMIT", "missing: -A RIKLET-PASSAGE"),
+        ("*mangle\n-F\nCOMMIT", "missing: -A FORWARD"),
+        ("*mangle\n-D RIKLET-FORWARD -i rik+ -j DROP\nCOMMIT", "missing: -A RIKLET-FORWARD"),
+        ("*mangle\n-I RIKLET-FORWARD -j ACCEPT\nCOMMIT", "unexpected: -A RIKLET-FORWARD -j ACCEPT"),
+        ("*mangle\n-I FORWARD -i lo -j ACCEPT\nCOMMIT", "not first: -A FORWARD"),
+        ("*mangle\n-A FORWARD MARK -j RIKLET-FORWARD\nCOMMIT", "2 times: -A FORWARD"),
+        ("*mangle\n-A OUTPUT -o rik+ -j RIKLET-FORWARD\nCOMMIT", "unexpected: -A OUTPUT"),
+        ("*mangle\n-D FORWARD MARK -j RIKLET-PASSAGE\nCOMMIT", "missing: -A FORWARD"),
+        ("*mangle\n-I FORWARD 2 MARK -j RIKLET-PASSAGE\nCOMMIT", "2 times: -A FORWARD"),
+        ("*mangle\n-A FORWARD -s 203.0.113.9 -j DROP\nCOMMIT", "not in its place: -A FORWARD"),
+        ("*mangle\n-F RIKLET-PASSAGE\nCOMMIT", "missing: -A RIKLET-PASSAGE"),
         (
             "*nat\n-D OUTPUT -m addrtype --dst-type LOCAL MARK -j RIKLET\nCOMMIT",
             "missing: -A OUTPUT",
@@ -290,7 +293,7 @@ fn removal_restores_the_former_rules() {
         host.feed(FOREIGN);
         let before = host.save();
         host.reset(&ruleset(&[exposure(0, 8080), hairpin(0)]));
-        host.feed("*filter\n-A OUTPUT -g RIKLET-FORWARD\nCOMMIT\n");
+        host.feed("*mangle\n-A OUTPUT -g RIKLET-FORWARD\nCOMMIT\n");
         assert_ne!(host.save(), before);
         host.change(&Change::Remove).unwrap();
         assert_eq!(host.save(), before);
@@ -304,8 +307,8 @@ fn reading_and_removing_create_no_table() {
     each_variant(|host| {
         assert_eq!(host.state(&ruleset(&[])).base_ruleset, BaseState::Absent);
         host.change(&Change::Remove).unwrap();
-        assert_eq!(legacy::foreign_chain(&BTreeSet::new()).unwrap(), None);
-        legacy::set_passage(&Launcher::default(), Some(&BTreeSet::new())).unwrap();
+        assert_eq!(legacy::foreign_chains(&Table::FORWARDING, &BTreeSet::new()).unwrap(), []);
+        legacy::set_passage(&Launcher::default(), Table::Filter, Some(&BTreeSet::new())).unwrap();
         assert_eq!(program::legacy_tables().unwrap(), BTreeSet::new());
         let tables = process::run(OsStr::new("nft"), &["list", "tables"], &[]).unwrap();
         assert_eq!(String::from_utf8_lossy(&tables.stdout), "");
@@ -324,30 +327,35 @@ fn an_interface_that_iptables_cannot_name_is_refused() {
 }
 
 #[test]
-fn the_passage_through_legacy_iptables_opens_and_closes() {
-    in_namespace(|| {
-        let legacy = Host(IptablesVariant::Legacy);
-        let foreign_chain = || {
-            legacy::foreign_chain(&BTreeSet::new())
-                .unwrap()
-                .map(|state| (state.foreign_chain, state.open, state.touched))
-        };
-        legacy.feed("*filter\n:FORWARD ACCEPT [0:0]\nCOMMIT\n");
-        assert_eq!(foreign_chain(), None, "it stops nothing");
-        legacy.feed(FOREIGN);
-        let before = legacy.save();
-        assert_eq!(foreign_chain(), Some((ForeignChain::LegacyIptables, false, false)));
-        legacy::set_passage(&Launcher::default(), Some(&BTreeSet::new())).unwrap();
-        assert_eq!(foreign_chain(), Some((ForeignChain::LegacyIptables, true, true)));
-        legacy.feed("*filter\n-I FORWARD -j DROP\nCOMMIT\n");
-        assert_eq!(foreign_chain(), Some((ForeignChain::LegacyIptables, false, true)));
-        legacy::set_passage(&Launcher::default(), Some(&BTreeSet::new())).unwrap();
-        assert_eq!(foreign_chain(), Some((ForeignChain::LegacyIptables, true, true)));
-        legacy.feed("*filter\n-D FORWARD -j DROP\nCOMMIT\n");
-        legacy::set_passage(&Launcher::default(), None).unwrap();
-        legacy::set_passage(&Launcher::default(), None).unwrap();
-        assert_eq!(legacy.save(), before);
-    });
+fn the_passages_through_legacy_iptables_open_and_close() {
+    for table in Table::FORWARDING {
+        in_namespace(move || {
+            let legacy = Host(IptablesVariant::Legacy);
+            let foreign_chain = || {
+                let found = legacy::foreign_chains(&[table], &BTreeSet::new()).unwrap();
+                found.into_iter().next().map(|s| (s.foreign_chain, s.open, s.touched))
+            };
+            let state = |open, touched| Some((ForeignChain::LegacyIptables(table), open, touched));
+            let set = |open: Option<&BTreeSet<_>>| {
+                legacy::set_passage(&Launcher::default(), table, open).unwrap();
+            };
+            legacy.feed(&format!("*{table}\n:FORWARD ACCEPT [0:0]\nCOMMIT\n"));
+            assert_eq!(foreign_chain(), None, "it stops nothing");
+            legacy.feed(FOREIGN);
+            let before = legacy.save();
+            assert_eq!(foreign_chain(), state(false, false));
+            set(Some(&BTreeSet::new()));
+            assert_eq!(foreign_chain(), state(true, true));
+            legacy.feed(&format!("*{table}\n-I FORWARD -j DROP\nCOMMIT\n"));
+            assert_eq!(foreign_chain(), state(false, true));
+            set(Some(&BTreeSet::new()));
+            assert_eq!(foreign_chain(), state(true, true));
+            legacy.feed(&format!("*{table}\n-D FORWARD -j DROP\nCOMMIT\n"));
+            set(None);
+            set(None);
+            assert_eq!(legacy.save(), before);
+        });
+    }
 }
 
 #[test]

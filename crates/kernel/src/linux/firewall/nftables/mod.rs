@@ -19,7 +19,9 @@ use super::{FirewallBackend, foreign_chains as foreign, watch::Watch};
 use crate::{Refusal, linux::opened};
 use riklet_core::{
     firewall::{
-        BaseRuleset, Change, Entry, FirewallState, ForeignChainState, Ruleset, names,
+        BaseRuleset, Change, Entry, FirewallState, ForeignChainState, Ruleset,
+        iptables::Table,
+        names,
         nftables::{FoundTable, base_ruleset, operations},
     },
     model::InterfaceName,
@@ -104,7 +106,7 @@ impl FirewallBackend for Nftables {
         uplinks: &BTreeSet<InterfaceName>,
     ) -> Result<Vec<ForeignChainState>, Refusal> {
         let mut found = foreign::of_nf_tables(self, false, uplinks)?;
-        found.extend(foreign::of_legacy_iptables(uplinks)?);
+        found.extend(foreign::of_legacy_iptables(&Table::FORWARDING, uplinks)?);
         Ok(found)
     }
 }
