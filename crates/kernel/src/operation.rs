@@ -13,7 +13,7 @@ pub trait OperationScope: Sealed {
 
     /// Passes this lock on to every program that is started to change something, while somebody holds it.
     ///
-    /// Such a program may outlive this process if the process is killed. The lock is free only when the
+    /// If this process is killed, the kernel kills such a program as well. The lock is free only when the
     /// program has ended as well, so its change cannot fall into the next process' work. A later call
     /// replaces the lock.
     fn share_lock(&mut self, lock: Weak<OwnedFd>);

@@ -1,14 +1,19 @@
 //! Laws 1 and 2 on the real kernel: whenever the program is killed, the next one completes its work.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, fs::File, time::Duration};
 
 use riklet_core::model::Workload;
-use rustix::process::Signal;
+use riklet_kernel::process::ProcessId;
+use rustix::{
+    fs::{FlockOperation, flock},
+    process::{Pid, Signal},
+};
 
 use crate::{
     operation::Operation,
     world::{
         Firewall, NODE_LAN, World,
+        command::Running,
         held::{Held, HoldPoint},
         on_every_firewall,
         random::Random,
@@ -124,40 +129,96 @@ fn usual_duration(world: &World) -> Duration {
 }
 
 /// Starts an operation, and kills it when an `iptables-restore` that it started, whose input contains this text, has
-/// come to this point. Dropping the result lets that program continue.
+/// come to this point. Asserts that the program ends with it.
 #[track_caller]
-fn kill_at(world: &World, operation: &Operation, text: &str, place: HoldPoint) -> Held {
+fn kill_at(world: &World, operation: &Operation, text: &str, place: HoldPoint) {
     let held = Held::restore(world, text, place);
     let running = operation.start(world);
     held.wait();
-    running.signal(Signal::KILL);
-    assert_eq!(running.wait().code, None);
-    held
+    kill_with_programs(running);
 }
 
-/// Asserts that the work of a killed `up`'s programs takes effect before the next operation reads the state, not
-/// after.
-fn next_operation_waits_for_programs_of_a_killed_one(firewall: Firewall) {
+/// Kills a program that runs others, and asserts that these end with it, whatever they wait for.
+#[track_caller]
+fn kill_with_programs(running: Running) {
+    let programs: Vec<_> = running.children().into_iter().filter_map(alive).collect();
+    assert!(!programs.is_empty(), "no program runs");
+    running.signal(Signal::KILL);
+    assert_eq!(running.wait().code, None);
+    for program in programs {
+        wait_for("the end of a killed command's program", PATIENCE, || {
+            (!program.is_alive().unwrap()).then_some(())
+        });
+    }
+}
+
+fn alive(process: Pid) -> Option<ProcessId> {
+    ProcessId::of(process.as_raw_nonzero().get().try_into().ok()?).unwrap()
+}
+
+/// Has somebody else hold the lock of iptables-legacy, so that `iptables-restore` waits for it.
+fn hold_xtables_lock(world: &World) -> File {
+    let lock = File::create(world.directory.path().join("xtables.lock")).expect("a file");
+    flock(&lock, FlockOperation::LockExclusive).expect("flock");
+    lock
+}
+
+#[track_caller]
+fn wait_for_restore(running: &Running) {
+    wait_for("iptables-restore to run", PATIENCE, || running.runs("restore").then_some(()));
+}
+
+#[test]
+fn killed_command_leaves_no_program_that_waits_for_the_lock_of_iptables() {
+    let world = &World::new(Firewall::IptablesLegacy);
+    world.try_up(&[workload("f0", &["tcp 8000 3000"])]).success();
+    let lock = hold_xtables_lock(world);
+    let running = Operation::Up(Box::new(workload("f1", &["tcp 8001 3001"]))).start(world);
+    wait_for_restore(&running);
+    kill_with_programs(running);
+    drop(lock);
+    world.riklet(&["repair"], "").success();
+    world.assert_in_step();
+}
+
+#[test]
+fn killed_daemon_leaves_no_program_that_waits_for_the_lock_of_iptables() {
+    let world = &World::new(Firewall::IptablesLegacy);
+    let daemon = world.daemon(&[]);
+    daemon.wait_until_idle();
+    let daemon = daemon.into_running();
+    let lock = hold_xtables_lock(world);
+    let asking = Operation::Up(Box::new(workload("f0", &["tcp 8000 3000"]))).start(world);
+    wait_for_restore(&daemon);
+    kill_with_programs(daemon);
+    drop((lock, asking));
+    world.riklet(&["repair"], "").success();
+    world.riklet(&["check"], "").success();
+}
+
+/// The next operation begins at once, and completes the work.
+fn next_operation_completes_the_work_of_a_killed_one(firewall: Firewall, place: HoldPoint) {
     let world = &World::new(firewall);
     world.try_up(&[workload("f0", &["tcp 8000 3000"])]).success();
     let up = Operation::Up(Box::new(workload("f1", &["tcp 8001 3001"])));
-    let held = kill_at(world, &up, "-A RIKLET -p tcp", HoldPoint::Before);
-    let down = Operation::Down("f1".to_owned()).start(world);
-    assert!(!down.ends_within(Duration::from_millis(500)), "{}", down.wait());
-    drop(held);
-    down.wait().success();
+    kill_at(world, &up, "-A RIKLET -p tcp", place);
+    world.riklet(&["down", "f1"], "").success();
     let recorded = world.assert_in_step();
-    assert_eq!(recorded.keys().collect::<Vec<_>>(), ["f0"]);
+    assert_eq!(recorded.keys().collect::<Vec<_>>(), ["f0"], "{firewall:?} {place:?}");
 }
 
 #[test]
-fn next_operation_waits_for_programs_of_a_killed_one_on_iptables_nft() {
-    next_operation_waits_for_programs_of_a_killed_one(Firewall::IptablesNft);
+fn next_operation_completes_the_work_of_a_killed_one_on_iptables_nft() {
+    for place in [HoldPoint::Before, HoldPoint::After] {
+        next_operation_completes_the_work_of_a_killed_one(Firewall::IptablesNft, place);
+    }
 }
 
 #[test]
-fn next_operation_waits_for_programs_of_a_killed_one_on_iptables_legacy() {
-    next_operation_waits_for_programs_of_a_killed_one(Firewall::IptablesLegacy);
+fn next_operation_completes_the_work_of_a_killed_one_on_iptables_legacy() {
+    for place in [HoldPoint::Before, HoldPoint::After] {
+        next_operation_completes_the_work_of_a_killed_one(Firewall::IptablesLegacy, place);
+    }
 }
 
 /// Calling iptables-nft creates tables; the next purge removes them.
@@ -166,7 +227,7 @@ fn next_purge_removes_empty_tables_of_a_killed_one() {
     let world = &World::new(Firewall::IptablesNft);
     let before = SystemState::take(&world.node);
     world.try_up(&[workload("f0", &["tcp 8000 3000"])]).success();
-    drop(kill_at(world, &Operation::Purge, "-X RIKLET-FORWARD", HoldPoint::After));
+    kill_at(world, &Operation::Purge, "-X RIKLET-FORWARD", HoldPoint::After);
     world.riklet(&["down", "--all", "--purge"], "").success();
     assert_same(&before, &SystemState::take(&world.node));
 }
@@ -184,7 +245,7 @@ fn stale_flow_of_a_killed_change_is_deleted() {
     assert_eq!(client.ask(PATIENCE).unwrap().server, (address, 3000).into());
 
     let up = Operation::Up(Box::new(workload("f0", &["udp 8000 3100"])));
-    drop(kill_at(world, &up, "-A RIKLET -p udp", HoldPoint::After));
+    kill_at(world, &up, "-A RIKLET -p udp", HoldPoint::After);
     world.riklet(&["repair"], "").success();
     assert_eq!(client.ask(PATIENCE).unwrap().server, (address, 3100).into());
     assert_eq!(world.assert_in_step().len(), 1);

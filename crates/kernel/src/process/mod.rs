@@ -23,11 +23,11 @@ use std::{
     sync::Weak,
 };
 
-/// Starts programs that share a lock of ours while they run. If this process is killed meanwhile, the lock is free when
-/// they have ended, and not before: the lock of flock(2) belongs to the open file, in whichever process it is open.
+/// Starts programs that share a lock of ours while they run. If this process is killed meanwhile, the kernel kills them as
+/// well. The lock is free when they have ended, and not before: the lock of flock(2) belongs to the open file, in
+/// whichever process it is open.
 ///
-/// The lock's file is their standard input, which every program inherits. So nothing has to be done between
-/// fork and exec, and the child needs no copy of our memory (`posix_spawn(3)`).
+/// The lock's file is their standard input, which every program inherits.
 #[derive(Debug, Clone, Default)]
 pub struct Launcher {
     lock: Weak<OwnedFd>,
@@ -58,7 +58,8 @@ impl Launcher {
     }
 }
 
-/// Runs a program to its end, with this standard input, and collects its output.
+/// Runs a program to its end, with this standard input, and collects its output. If this process is killed meanwhile, so is
+/// the program: nobody waits for it any more.
 ///
 /// # Errors
 /// Fails if it cannot be started or fed. A program that stops reading its input is no error: its exit status
@@ -82,6 +83,8 @@ fn prepared(program: &OsStr, args: &[&str], input: &[u8]) -> Command {
     let mut command = command(program);
     // Ctrl-C must not reach the program: a terminal sends it to all processes of the group.
     command.args(args).env("LC_ALL", "C").process_group(0);
+    // The calling thread waits for the program, so it ends before the program only if this process is killed.
+    fork::end_with_us(&mut command);
     command
 }
 

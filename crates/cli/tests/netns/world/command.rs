@@ -16,7 +16,11 @@ use rustix::{
     process::{Pid, PidfdFlags, Resource, Rlimit, Signal, kill_process, pidfd_open, prlimit},
 };
 
-use super::{Namespace, namespace::read_proc, wait_for};
+use super::{
+    Namespace,
+    namespace::{list_proc, read_proc},
+    wait_for,
+};
 
 /// The directories of the system's programs.
 pub(super) const PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
@@ -205,13 +209,25 @@ impl Running {
         self.child.try_wait().expect("a child").is_none()
     }
 
-    /// Returns its child processes that have not ended (proc(5)).
+    /// Returns the child processes of all its threads that have not ended (proc(5)).
     pub(crate) fn children(&self) -> Vec<Pid> {
-        let id = self.child.id();
-        let children = read_proc(Path::new(&format!("/proc/{id}/task/{id}/children")));
-        let children = children.expect("a running program");
-        let children = children.split_whitespace().map(|id| id.parse().expect("a process id"));
-        children.map(|id| Pid::from_raw(id).expect("not 0")).collect()
+        let tasks = format!("/proc/{}/task", self.child.id());
+        let mut found = Vec::new();
+        for task in list_proc(Path::new(&tasks)).expect("a running program") {
+            // The thread may have ended.
+            let children = read_proc(&task.join("children")).unwrap_or_default();
+            let ids = children.split_whitespace().map(|id| id.parse().expect("a process id"));
+            found.extend(ids.map(|id| Pid::from_raw(id).expect("not 0")));
+        }
+        found
+    }
+
+    /// Tells whether a child process was started by a name with these words.
+    pub(crate) fn runs(&self, words: &str) -> bool {
+        let command =
+            |id: &Pid| read_proc(Path::new(&format!("/proc/{}/cmdline", id.as_raw_nonzero())));
+        let named = |command: String| command.split('\0').next().is_some_and(|c| c.contains(words));
+        self.children().iter().any(|id| command(id).is_some_and(named))
     }
 
     /// Waits at most this long for the program to end, and tells whether it did.

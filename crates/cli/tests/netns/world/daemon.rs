@@ -150,6 +150,11 @@ impl Daemon {
         self.running.processor_time()
     }
 
+    /// Returns its process.
+    pub(crate) fn into_running(self) -> Running {
+        self.running
+    }
+
     /// Sends the daemon this signal, and waits until it has ended.
     #[track_caller]
     pub(crate) fn end(self, signal: Signal) {

@@ -5,7 +5,7 @@ use std::{
     net::Ipv4Addr,
     os::fd::{AsFd, AsRawFd},
     panic,
-    path::Path,
+    path::{Path, PathBuf},
     process,
     sync::Arc,
     thread,
@@ -123,6 +123,11 @@ impl Namespace {
         let result = self.run(|| fs::write(Path::new("/proc/sys").join(path), value));
         result.unwrap_or_else(|error| panic!("cannot set the sysctl {path} to {value}: {error}"));
     }
+}
+
+/// Returns the paths in a directory of `/proc`, or `None` if it does not exist any more.
+pub(super) fn list_proc(path: &Path) -> Option<Vec<PathBuf>> {
+    fs::read_dir(path).ok()?.map(|entry| entry.map(|entry| entry.path()).ok()).collect()
 }
 
 /// Reads and trims a file of `/proc`, as the calling thread's namespace has it. Returns `None` if it cannot be read:
