@@ -37,7 +37,7 @@ pub trait Firewall: Sealed {
     ///
     /// # Errors
     /// Fails if the change is refused; then nothing has changed. With iptables, each table is a transaction
-    /// of its own: the tables before the refused one have changed (filter comes before nat, and jumps come
+    /// of its own: the tables before the refused one have changed (mangle comes before nat, and jumps come
     /// last). A [`Change::Delta`] is refused on repetition.
     fn change_firewall(&mut self, backend: Backend, change: &Change) -> Result<(), KernelError>;
 }

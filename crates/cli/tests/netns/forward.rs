@@ -228,13 +228,20 @@ on_every_firewall!(daemon_drops_what_only_our_forwarding_would_allow, |world| {
     assert_daemon_confines(world);
 });
 
-/// Rules that only `nft` can write make the whole table unusable for iptables-nft.
+/// A rule that only `nft` can write, which makes its table unusable for iptables-nft.
+fn insert_unlistable(world: &World, table: &str, priority: i32) {
+    let rules = format!(
+        "table ip {table} {{ chain OUTPUT {{ type filter hook output priority {priority}; }}; }}
+         insert rule ip {table} OUTPUT ct state established accept"
+    );
+    world.node.feed(&["nft", "-f", "-"], &rules).success();
+}
+
 #[test]
 fn nftables_is_chosen_if_iptables_cannot_list_the_rules() {
     let mut world = World::new(Firewall::IptablesNft);
     nft_foreign(&world.node);
-    let rule = ["nft", "insert", "rule", "ip", "filter", "FORWARD", "ct", "state", "established"];
-    world.node.tool(&[&rule[..], &["accept"]].concat());
+    insert_unlistable(&world, "raw", -300);
     let before = SystemState::take(&world.node);
     let definition = function("hello", &[exposure(Transport::Tcp, 8080, 3000)]).to_string();
     let refused = world.riklet(&["up", "-"], &definition).failure(1);
@@ -256,18 +263,33 @@ fn unlistable_rules_added_later_stop_changes_but_not_traffic() {
     let world = World::new(Firewall::IptablesNft);
     let pair = pair(&world);
     let rule =
-        ["nft", "insert", "rule", "ip", "filter", "FORWARD", "ct", "state", "invalid", "drop"];
+        ["nft", "insert", "rule", "ip", "mangle", "FORWARD", "ct", "state", "invalid", "drop"];
     world.node.tool(&rule);
     for command in [&["down", "first"][..], &["check"], &["repair"]] {
         let refused = world.riklet(command, "").failure(1);
         assert!(refused.contains("hint: rules that only `nft` can write"), "{refused}");
     }
     assert_published(&world, &pair, &[Transport::Tcp]);
-    world.node.tool(&["nft", "flush", "chain", "ip", "filter", "FORWARD"]);
+    world.node.tool(&["nft", "flush", "chain", "ip", "mangle", "FORWARD"]);
     world.riklet(&["repair"], "").success();
     world.riklet(&["check"], "").success();
     assert_refused(Transport::Tcp, &world.client, (NODE_LAN, FIRST));
     tcp_ask(&world.client, (NODE_LAN, SECOND)).unwrap();
+}
+
+/// The table filter is read by netlink, in which all rules can be read.
+#[test]
+fn unlistable_rules_in_the_table_filter_do_not_matter() {
+    let world = World::new(Firewall::IptablesNft);
+    nft_foreign(&world.node);
+    insert_unlistable(&world, "filter", 0);
+    let before = SystemState::take(&world.node);
+    let pair = pair(&world);
+    assert_published(&world, &pair, &[Transport::Tcp]);
+    assert_internet(&world, &pair[0]);
+    world.riklet(&["check"], "").success();
+    world.down(&["--all", "--purge"]);
+    assert_same(&before, &SystemState::take(&world.node));
 }
 
 /// A firewall that starts while functions are up may block them; `check` finds that, and `repair` repairs it.

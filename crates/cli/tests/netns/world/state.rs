@@ -228,19 +228,17 @@ fn rules(saved: &str) -> Vec<String> {
         .collect()
 }
 
-/// Removes the tables that have no rules: the legacy variant cannot remove a table once it has been read.
+/// Removes the tables that have no rules: the legacy variant cannot remove a table once it has been read. Sorts the others:
+/// they are listed in the order of their first use.
 fn used_tables(lines: &[String]) -> Vec<String> {
     let says_nothing = |line: &String| {
         line.starts_with('*')
             || line == "COMMIT"
             || line.ends_with(" ACCEPT") && line.starts_with(':')
     };
-    lines
-        .split_inclusive(|line| line == "COMMIT")
-        .filter(|table| !table.iter().all(says_nothing))
-        .flatten()
-        .cloned()
-        .collect()
+    let tables = lines.split_inclusive(|line| line == "COMMIT");
+    let used: BTreeSet<_> = tables.filter(|table| !table.iter().all(says_nothing)).collect();
+    used.into_iter().flatten().cloned().collect()
 }
 
 fn sysctls(namespace: &Namespace) -> Vec<String> {
