@@ -29,6 +29,11 @@ pub(super) fn tests(name: &str, revision: u32, info: &[u8]) -> Vec<Test> {
     }
 }
 
+/// Reports whether a match extension tests a property in which our packets differ, whatever it is asked.
+pub(super) fn is_specific(name: &str) -> bool {
+    !["comment", "conntrack", "mark"].contains(&name)
+}
+
 /// Returns the verdict of a target extension; `None` if the packet goes on to the next rule.
 pub(super) fn verdict(name: &str) -> Option<Verdict> {
     match name {

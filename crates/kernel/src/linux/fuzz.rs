@@ -1,7 +1,7 @@
 //! Functions that fuzzing calls. Each takes bytes as they are received from the kernel, and panics if a law is broken.
 
 use netlink_packet_route::RouteNetlinkMessage;
-use riklet_core::firewall::nftables::{Chain, Rule, Set, Table, element};
+use riklet_core::firewall::nftables::{Chain, Rule, Set, Table, ban, element};
 
 use super::{
     conntrack, firewall::nftables, link_state, listeners, netlink, resolvers, route, watched,
@@ -25,6 +25,11 @@ pub fn nftables(data: &[u8]) {
     for message in netlink::messages(data) {
         let _elements = element::read(message);
         let Some(read) = nftables::read(message) else { continue };
+        let _ban = ban::read(message);
+        #[cfg(fuzzing)]
+        if let Some(rule) = Rule::read(read.clone()) {
+            let _left_out = ban::assert_left_out(message, &rule);
+        }
         let _objects = (
             Table::read(read.clone()),
             Chain::read(read.clone()),

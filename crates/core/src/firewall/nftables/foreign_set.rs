@@ -22,8 +22,8 @@ const VERDICT: u16 = 2;
 const CODE: u16 = 1;
 const CHAIN: u16 = 2;
 /// `NF_DROP`, `NF_ACCEPT` and `NF_QUEUE` of `<linux/netfilter.h>`; the number of a queue stands in the upper bits.
-const NF_DROP: u32 = 0;
-const NF_ACCEPT: u32 = 1;
+pub(super) const NF_DROP: u32 = 0;
+pub(super) const NF_ACCEPT: u32 = 1;
 const NF_QUEUE: u32 = 3;
 const NF_VERDICT: u32 = 0xff;
 /// `NFT_JUMP`, `NFT_GOTO` and `NFT_RETURN`.

@@ -3,6 +3,7 @@
 //! Messages are those of `netlink-packet-netfilter`; nothing here sends one. The same types describe what is expected
 //! and what was read, so that `==` compares them.
 
+pub mod ban;
 pub mod base_ruleset;
 mod change;
 pub mod element;

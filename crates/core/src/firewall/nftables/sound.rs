@@ -7,10 +7,10 @@ use netlink_packet_core::{NlaBuffer, NlasIterator};
 const SUBSYSTEM: u16 = 10;
 const NEW_TABLE: u16 = 0;
 const NEW_CHAIN: u16 = 3;
-const NEW_RULE: u16 = 6;
+pub(super) const NEW_RULE: u16 = 6;
 const NEW_SET: u16 = 9;
 /// `sizeof(struct nlmsghdr)` and `sizeof(struct nfgenmsg)`.
-const HEADERS: usize = 20;
+pub(super) const HEADERS: usize = 20;
 /// `NFTA_RULE_EXPRESSIONS`, `NFTA_EXPR_NAME`, `NFTA_EXPR_DATA`, `NFTA_SET_EXPR`.
 const EXPRESSIONS: u16 = 4;
 const NAME: u16 = 1;
@@ -24,18 +24,20 @@ const NESTED: [(&[u8], &[u16]); 3] =
 /// panic.
 #[must_use]
 pub fn is_sound(message: &[u8]) -> bool {
-    let kind = message.get(4..6).and_then(|kind| kind.try_into().ok()).map(u16::from_ne_bytes);
-    let Some((kind, attributes)) = kind.zip(message.get(HEADERS..)) else { return false };
-    if kind >> 8 != SUBSYSTEM {
-        return false;
-    }
-    match kind & 0xff {
+    let Some((kind, attributes)) = kind(message).zip(message.get(HEADERS..)) else { return false };
+    match kind {
         NEW_TABLE | NEW_CHAIN => true,
         NEW_RULE => values(attributes, EXPRESSIONS)
             .all(|list| nested(list).all(|item| is_sound_expression(item.value))),
         NEW_SET => values(attributes, SET_EXPRESSION).all(holds_one),
         _ => false,
     }
+}
+
+/// Returns the kind of a message of nf_tables (`NFT_MSG_*`); `None` if it is of another subsystem.
+pub(super) fn kind(message: &[u8]) -> Option<u16> {
+    let kind = u16::from_ne_bytes(message.get(4..6)?.try_into().ok()?);
+    (kind >> 8 == SUBSYSTEM).then_some(kind & 0xff)
 }
 
 fn is_sound_expression(expression: &[u8]) -> bool {
@@ -48,20 +50,20 @@ fn is_sound_expression(expression: &[u8]) -> bool {
 }
 
 /// An attribute.
-struct Attribute<'a> {
-    kind: u16,
-    value: &'a [u8],
+pub(super) struct Attribute<'a> {
+    pub(super) kind: u16,
+    pub(super) value: &'a [u8],
 }
 
 /// Returns the attributes up to the first malformed one, at which the library fails.
-fn nested(attributes: &[u8]) -> impl Iterator<Item = Attribute<'_>> {
+pub(super) fn nested(attributes: &[u8]) -> impl Iterator<Item = Attribute<'_>> {
     NlasIterator::new(attributes).map_while(Result::ok).filter_map(|found| {
         let (kind, end) = (found.kind(), usize::from(found.length()));
         Some(Attribute { kind, value: found.into_inner().get(4..end)? })
     })
 }
 
-fn values(attributes: &[u8], wanted: u16) -> impl Iterator<Item = &[u8]> {
+pub(super) fn values(attributes: &[u8], wanted: u16) -> impl Iterator<Item = &[u8]> {
     nested(attributes).filter(move |found| found.kind == wanted).map(|found| found.value)
 }
 

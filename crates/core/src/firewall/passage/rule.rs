@@ -178,7 +178,7 @@ impl Rule {
 
     /// Reports whether the rule can be left out: it tests a property in which our packets differ, and only decides
     /// about those that have it. A rule that leaves the chain has an effect on the others as well.
-    pub(super) fn is_specific(&self) -> bool {
+    pub(in crate::firewall) fn is_specific(&self) -> bool {
         let specific = self.tests.iter().any(|test| matches!(test, Test::Other(_)));
         match &self.verdict {
             None => true,
@@ -188,7 +188,7 @@ impl Rule {
     }
 
     /// Returns the chains that it leads to, one for each way.
-    pub(super) fn targets(&self) -> Vec<&str> {
+    pub(in crate::firewall) fn targets(&self) -> Vec<&str> {
         let verdicts = self.verdict.iter().flat_map(Verdict::alternatives);
         verdicts.filter_map(Verdict::target).collect()
     }

@@ -16,7 +16,7 @@ use crate::{
 use riklet_core::firewall::{
     Entry,
     nftables::{
-        Chain, Element, Operation, Rule, Set, Table, TableName, base_ruleset, element,
+        Chain, Element, Operation, Rule, Set, Table, TableName, ban, base_ruleset, element,
         foreign_set::{self, ForeignElement},
         is_sound, tables,
     },
@@ -101,6 +101,17 @@ impl Connection {
     ) -> Result<Vec<Rule>, Refusal> {
         let found = self.dump(&table.get_rules(chain))?;
         Ok(found.into_iter().filter_map(Rule::read).collect())
+    }
+
+    /// Returns the rules of a chain of others. Those that decide about single addresses or ports only have no expressions.
+    pub(super) fn foreign_rules(
+        &mut self,
+        table: &TableName,
+        chain: &str,
+    ) -> Result<Vec<Rule>, Refusal> {
+        let request = table.get_rules(Some(chain));
+        let rule = |message: &[u8]| ban::read(message).or_else(|| Rule::read(read(message)?));
+        self.socket.query_as(&request, NLM_F_DUMP, rule)
     }
 
     pub(super) fn sets(&mut self, table: &TableName) -> Result<Vec<Set>, Refusal> {

@@ -118,7 +118,7 @@ impl Connection {
                 return Ok(());
             }
             for chain in missing.chains {
-                let rules = self.rules(&name, Some(&chain))?;
+                let rules = self.foreign_rules(&name, &chain)?;
                 table.rules.insert(chain, rules);
             }
             if !missing.sets.is_empty() {

@@ -1,0 +1,154 @@
+//! Recognizes rules of others that decide about single addresses or ports only, without decoding them.
+//!
+//! A host may have tens of thousands of these, such as bans. A passage never stands before one, so their number is all that
+//! matters, and the handle, as a rule may be inserted before it.
+
+use super::{
+    foreign_set::{NF_ACCEPT, NF_DROP},
+    object::{Rule, TableName},
+    sound::{HEADERS, NEW_RULE, kind, nested, values},
+};
+use crate::firewall::xtables;
+
+/// `NFTA_RULE_TABLE`, `_CHAIN`, `_HANDLE` and `_EXPRESSIONS`; `NFTA_EXPR_NAME` and `_DATA`.
+const TABLE: u16 = 1;
+const CHAIN: u16 = 2;
+const HANDLE: u16 = 3;
+const EXPRESSIONS: u16 = 4;
+const NAME: u16 = 1;
+const DATA: u16 = 2;
+/// `NFTA_PAYLOAD_DREG`; `NFTA_CMP_SREG` and `NFTA_BITWISE_SREG`; `NFTA_BITWISE_DREG`; `NFTA_MATCH_NAME`.
+const PAYLOAD_DESTINATION: u16 = 1;
+const SOURCE: u16 = 1;
+const BITWISE_DESTINATION: u16 = 2;
+const MATCH_NAME: u16 = 1;
+/// `NFTA_IMMEDIATE_DATA`, `NFTA_DATA_VERDICT`, `NFTA_VERDICT_CODE`.
+const IMMEDIATE_DATA: u16 = 2;
+const VERDICT: u16 = 2;
+const CODE: u16 = 1;
+/// Expressions that lead to no other chain and look up no set.
+const PLAIN: [&str; 6] = ["meta", "counter", "target", "reject", "log", "limit"];
+
+/// Reads the rule of a message of the kernel, with its header, without its expressions; `None` unless it decides about
+/// single addresses or ports only, and leads to no other chain. Such a rule can be left out.
+#[must_use]
+pub fn read(message: &[u8]) -> Option<Rule> {
+    if kind(message) != Some(NEW_RULE) {
+        return None;
+    }
+    // `nfgen_family` of `struct nfgenmsg`.
+    let family = *message.get(16)?;
+    let (mut table, mut chain, mut handle, mut is_ban) = (None, None, None, false);
+    for attribute in nested(message.get(HEADERS..)?) {
+        match attribute.kind {
+            TABLE => table = text(attribute.value),
+            CHAIN => chain = text(attribute.value),
+            HANDLE => handle = attribute.value.try_into().ok().map(u64::from_be_bytes),
+            EXPRESSIONS => is_ban = decides_about_single_ones(attribute.value),
+            _ => {}
+        }
+    }
+    if !is_ban {
+        return None;
+    }
+    let table = TableName::new(family.into(), table?);
+    Some(Rule { handle: handle?, ..Rule::new(&table, chain?, vec![], &[]) })
+}
+
+/// Reports whether a list of expressions tests an address, a port or the like, and accepts or drops.
+fn decides_about_single_ones(expressions: &[u8]) -> bool {
+    let mut tests = false;
+    // The register that the expression before loaded from the packet.
+    let mut loaded: Option<&[u8]> = None;
+    for expression in nested(expressions) {
+        let Some(name) = values(expression.value, NAME).next().and_then(text) else { return false };
+        let data = values(expression.value, DATA).next().unwrap_or_default();
+        match name {
+            "payload" => loaded = values(data, PAYLOAD_DESTINATION).next(),
+            "bitwise" => {
+                let from = values(data, SOURCE).next();
+                let to = values(data, BITWISE_DESTINATION).next();
+                loaded = to.filter(|_| loaded.is_some() && loaded == from);
+            }
+            "cmp" => {
+                tests |= loaded.is_some() && loaded == values(data, SOURCE).next();
+                loaded = None;
+            }
+            "match" => {
+                let name = values(data, MATCH_NAME).next().and_then(text);
+                tests |= name.is_some_and(xtables::is_specific);
+            }
+            "immediate" if !is_final(data) => return false,
+            "immediate" => {}
+            _ if PLAIN.contains(&name) => loaded = None,
+            _ => return false,
+        }
+    }
+    tests
+}
+
+/// Reports whether an immediate value is the verdict to accept or to drop.
+fn is_final(data: &[u8]) -> bool {
+    let verdict = values(data, IMMEDIATE_DATA).next().and_then(|data| values(data, VERDICT).next());
+    let code = verdict.and_then(|verdict| values(verdict, CODE).next());
+    let code = code.and_then(|code| code.try_into().ok()).map(u32::from_be_bytes);
+    matches!(code, Some(NF_ACCEPT | NF_DROP))
+}
+
+fn text(bytes: &[u8]) -> Option<&str> {
+    std::str::from_utf8(bytes.strip_suffix(&[0]).unwrap_or(bytes)).ok()
+}
+
+/// Asserts that a rule is recognized only if, decoded as a whole, it can be left out. Returns whether it is recognized.
+///
+/// # Panics
+/// Panics if it cannot be left out.
+#[cfg(any(test, fuzzing))]
+#[must_use]
+pub fn assert_left_out(message: &[u8], decoded: &Rule) -> bool {
+    use super::foreign_rule::{self, Sets};
+    let Some(found) = read(message) else { return false };
+    assert_eq!((found.handle, &found.chain), (decoded.handle, &decoded.chain));
+    assert_eq!((found.table, decoded.target()), (decoded.table.clone(), None));
+    let (found, missing) = Default::default();
+    let mut sets = Sets { found: &found, missing };
+    let rule = foreign_rule::translate(decoded, &mut sets);
+    assert!(rule.is_specific() && rule.targets().is_empty(), "{rule:?}");
+    assert_eq!(sets.missing.len(), 0, "{rule:?}");
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
+    use netlink_packet_netfilter::NetfilterMessage;
+
+    use super::*;
+
+    const RULES: &[u8] = include_bytes!("../../../../../fuzz/corpus/nftables/foreign_rules");
+    const OURS: &[u8] = include_bytes!("../../../../../fuzz/corpus/nftables/rules");
+
+    /// Returns whether each rule is recognized.
+    fn recognized(mut messages: &[u8]) -> Vec<bool> {
+        let mut found = Vec::new();
+        while let Some(length) = messages.first_chunk().map(|length| u32::from_ne_bytes(*length)) {
+            let (message, rest) = messages.split_at(usize::try_from(length).unwrap());
+            let decoded = NetlinkMessage::<NetfilterMessage>::deserialize(message).unwrap();
+            // The end of the listing is another message.
+            if let NetlinkPayload::InnerMessage(inner) = decoded.payload {
+                found.push(assert_left_out(message, &Rule::read(inner).unwrap()));
+            }
+            messages = rest;
+        }
+        found
+    }
+
+    #[test]
+    fn rules_for_single_addresses_and_ports_are_recognized() {
+        let found: String =
+            recognized(RULES).into_iter().map(|found| if found { 'x' } else { '.' }).collect();
+        // The chain FORWARD, as `iptables-save` lists it, and the chain OTHER.
+        assert_eq!(found, "xxxx...xx....xxx.x...x..xx.xx..xx");
+        assert_eq!(recognized(OURS).into_iter().filter(|found| *found).count(), 0);
+    }
+}
