@@ -17,7 +17,7 @@ use riklet_kernel::{
     ForeignChains, HostFacts, Kernel, KernelError, Links, NetworkManagers, Routes, Sysctls,
 };
 use riklet_sdn::{
-    Config, FirewallChoice, Node,
+    Config, FirewallChoice, Node, UplinkFlaw,
     store::{Setting, Store},
 };
 use riklet_vmm::choose::{Facts, Kvm};
@@ -71,7 +71,8 @@ pub(crate) fn run<K: Kernel>(node: &mut Node<K>, output: Output) -> Result<ExitC
     const HOST: u8 = 3;
     let config = node.config().clone();
     let open = node.left_open().ok();
-    let findings = look(&config, node.kernel(), open.as_ref());
+    let flaws = node.uplink_flaws().unwrap_or_default();
+    let findings = look(&config, node.kernel(), open.as_ref(), &flaws);
     output.print(
         || {
             let rows: Vec<_> = findings.iter().flat_map(row).collect();
@@ -98,7 +99,12 @@ fn row(finding: &Finding) -> Vec<Vec<String>> {
     rows
 }
 
-fn look(config: &Config, kernel: &mut impl Kernel, open: Option<&Confinement>) -> Vec<Finding> {
+fn look(
+    config: &Config,
+    kernel: &mut impl Kernel,
+    open: Option<&Confinement>,
+    flaws: &[UplinkFlaw],
+) -> Vec<Finding> {
     let decided = decided(config);
     let mut findings = vec![privilege(), tun()];
     findings.extend(firewall(config, decided, kernel));
@@ -107,6 +113,8 @@ fn look(config: &Config, kernel: &mut impl Kernel, open: Option<&Confinement>) -
     findings.extend(open.filter(|open| !open.is_empty()).map(left_open));
     findings.extend(other_firewalls(kernel));
     findings.push(uplink(config, kernel));
+    findings
+        .extend(flaws.iter().map(|flaw| Finding::note("uplink", flaw.to_string(), flaw.advice())));
     findings.push(loopback(kernel));
     findings.extend(pool(config, decided, kernel));
     findings.extend(decided.and_then(|(_, pool)| routing_rule(pool, kernel)));
@@ -401,12 +409,12 @@ fn routing_rule(pool: Pool, kernel: &mut impl Routes) -> Option<Finding> {
             return Some(unreadable("routing", &error, advice));
         }
     };
-    let (marks, tables) = (UplinkMarks::default(), BTreeMap::new());
-    let rule = routing::decide(pool.v4(), &rules, &marks, &tables).unanswered?;
+    let (marks, ways) = (UplinkMarks::default(), BTreeMap::new());
+    let rule = routing::decide(pool.v4(), &rules, &marks, &ways).unanswered?;
     Some(Finding::note(
         "routing",
         format!("the rule {rule} may take packets to functions elsewhere"),
-        "give it a priority of 2 or more: then a rule of ours comes before it",
+        "give it a priority of 3 or more: then rules of ours come before it",
     ))
 }
 

@@ -25,7 +25,7 @@ use crate::{
     link::{LinkDifference, LinkSpec, LinkState, Remedy, Tap},
     manager::{self, Manager, ManagerFile},
     model::{Family, InterfaceName, Mark, Owner, Pool, Protocol, Slot},
-    routing::RoutingRule,
+    routing::{RoutingRule, UplinkRoute},
     workload::{Fragment, alias},
 };
 
@@ -65,6 +65,8 @@ pub struct Desired {
     pub base_ruleset: Option<BaseRuleset>,
     /// Our routing rules.
     pub rules: BTreeSet<RoutingRule>,
+    /// Our routes, at most one in each table.
+    pub routes: BTreeSet<UplinkRoute>,
     /// The desired values of sysctls.
     pub sysctls: BTreeMap<String, String>,
     /// Empty tables of the firewall that existed before us. Used only if no object of ours shall remain.
@@ -98,6 +100,8 @@ pub struct Observed {
     pub manager_files: BTreeMap<ManagerFile, Option<String>>,
     /// Our routing rules.
     pub rules: BTreeSet<RoutingRule>,
+    /// Our routes.
+    pub routes: BTreeSet<UplinkRoute>,
     /// The present values of the desired sysctls; one that does not exist is missing.
     pub sysctls: BTreeMap<String, String>,
 }
@@ -127,6 +131,10 @@ pub enum Step {
     WriteManagerFile(ManagerFile, String),
     /// Remove that file.
     RemoveManagerFile(ManagerFile),
+    /// Add a route, in place of any other of its table.
+    AddRoute(UplinkRoute),
+    /// Remove one of our routes.
+    RemoveRoute(UplinkRoute),
     /// Add a routing rule.
     AddRule(RoutingRule),
     /// Remove one of our routing rules.
@@ -220,7 +228,7 @@ pub fn plan(desired: &Desired, observed: &Observed) -> Plan {
     let interrupted: Vec<(Slot, &Fragment)> = begun.map(|(&slot, &f)| (slot, f)).collect();
     let (firewall, flows) = firewall_steps(desired, entries, &interrupted, &leaving, observed);
     let foreign_chains = foreign_chain_steps(desired, observed);
-    let rules = rule_steps(desired, observed);
+    let routing = routing_steps(desired, observed);
     let sysctls = sysctl_steps(desired, observed);
     let managers = manager_steps(desired, observed);
     let cut_offs = match desired.base_ruleset {
@@ -236,7 +244,7 @@ pub fn plan(desired: &Desired, observed: &Observed) -> Plan {
         steps.extend(links);
         steps.extend(firewall);
         steps.extend(foreign_chains);
-        steps.extend(rules);
+        steps.extend(routing);
         steps.extend(sysctls);
         // TAPs are set down before their flows are forgotten: a guest that still sends would begin a flow anew.
         steps.extend(drain);
@@ -246,7 +254,7 @@ pub fn plan(desired: &Desired, observed: &Observed) -> Plan {
         // Forwarding ends, and the TAPs are down, before the firewall that confined both is removed.
         steps.extend(drain);
         steps.extend(sysctls);
-        steps.extend(rules);
+        steps.extend(routing);
         steps.extend(foreign_chains);
         steps.extend(firewall);
         steps.extend(flows);
@@ -445,11 +453,15 @@ fn manager_steps(desired: &Desired, observed: &Observed) -> Vec<Step> {
     observed.manager_files.iter().filter_map(step).collect()
 }
 
-/// Returns the steps for routing rules. A new rule is added before the one that it replaces is removed.
-fn rule_steps(desired: &Desired, observed: &Observed) -> Vec<Step> {
-    let missing = desired.rules.difference(&observed.rules).cloned().map(Step::AddRule);
-    let surplus = observed.rules.difference(&desired.rules).cloned().map(Step::RemoveRule);
-    missing.chain(surplus).collect()
+/// Returns the steps for routing rules and the routes that they lead to. A new rule is added before the one that it
+/// replaces is removed. A rule has its route as long as it exists.
+fn routing_steps(desired: &Desired, observed: &Observed) -> Vec<Step> {
+    let routes = desired.routes.difference(&observed.routes).cloned().map(Step::AddRoute);
+    let rules = desired.rules.difference(&observed.rules).cloned().map(Step::AddRule);
+    let old_rules = observed.rules.difference(&desired.rules).cloned().map(Step::RemoveRule);
+    let replaced = |route: &&UplinkRoute| desired.routes.iter().any(|r| r.table == route.table);
+    let old_routes = observed.routes.iter().filter(|route| !replaced(route)).cloned();
+    routes.chain(rules).chain(old_rules).chain(old_routes.map(Step::RemoveRoute)).collect()
 }
 
 /// Returns the steps for sysctls. A missing sysctl belongs to a missing interface, and is left out.

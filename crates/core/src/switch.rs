@@ -16,6 +16,12 @@ pub fn forwarding(interface: &InterfaceName) -> String {
     format!("{BEGIN}{}{END}", interface.as_str().replace('.', "/"))
 }
 
+/// Returns the sysctl by which an interface checks the sources of packets; `all` is that of all interfaces.
+#[must_use]
+pub fn rp_filter(interface: &str) -> String {
+    format!("{BEGIN}{}.rp_filter", interface.replace('.', "/"))
+}
+
 /// Returns the interface that a switch is of; `None` if the sysctl is another, or that of all interfaces (`all`) or of
 /// future interfaces (`default`).
 #[must_use]

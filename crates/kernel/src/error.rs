@@ -7,7 +7,7 @@ use riklet_core::{
     firewall::{ForeignChain, iptables},
     manager::ManagerFile,
     model::{AccountName, InterfaceName, Ipv6Unsupported},
-    routing::RoutingRule,
+    routing::{RoutingRule, UplinkRoute},
 };
 
 /// A refusal by the kernel, or by a program that speaks to it, in its own words.
@@ -149,6 +149,10 @@ pub enum KernelError {
     AddRule { rule: RoutingRule, source: Refusal },
     #[error("cannot remove the routing rule {rule}")]
     RemoveRule { rule: RoutingRule, source: Refusal },
+    #[error("cannot add the route {route}")]
+    AddRoute { route: UplinkRoute, source: Refusal },
+    #[error("cannot remove the route {route}")]
+    RemoveRoute { route: UplinkRoute, source: Refusal },
     #[error("cannot look up the host's routes")]
     Routes { source: Refusal },
     #[error("cannot list the listening sockets")]
@@ -189,6 +193,8 @@ impl KernelError {
             | Self::ManagerFile { source, .. }
             | Self::AddRule { source, .. }
             | Self::RemoveRule { source, .. }
+            | Self::AddRoute { source, .. }
+            | Self::RemoveRoute { source, .. }
             | Self::Routes { source }
             | Self::Listeners { source }
             | Self::Resolvers { source, .. }

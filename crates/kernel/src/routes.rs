@@ -5,10 +5,10 @@ use ipnet::{IpNet, Ipv4Net};
 use crate::{KernelError, sealed::Sealed};
 use riklet_core::{
     model::InterfaceName,
-    routing::{AnswerPath, RoutingRule},
+    routing::{AnswerPath, NextHop, RoutingRule, UplinkRoute},
 };
 
-/// The host's routes, which are only read, and its routing rules (rtnetlink(7)).
+/// The host's routes, which are only read except for those in tables of ours, and its routing rules (rtnetlink(7)).
 pub trait Routes: Sealed {
     /// Returns the interfaces that a packet to the Internet leaves by at present; none without such a route.
     /// The cost does not depend on the number of routes.
@@ -29,6 +29,34 @@ pub trait Routes: Sealed {
     /// # Errors
     /// Fails if the kernel does not answer.
     fn answer_path(&mut self, from: Ipv4Net) -> Result<Option<AnswerPath>, KernelError>;
+
+    /// Returns the next hop of packets to the Internet that leave by this interface, if there is a default route by it,
+    /// whatever its metric. The cost does not depend on the number of routes.
+    ///
+    /// # Errors
+    /// Fails if the kernel does not answer.
+    fn next_hop(&mut self, uplink: &InterfaceName) -> Result<Option<NextHop>, KernelError>;
+
+    /// Returns our default routes in these tables of ours.
+    ///
+    /// # Errors
+    /// Fails if the kernel does not answer.
+    fn uplink_routes(
+        &mut self,
+        tables: &BTreeSet<u32>,
+    ) -> Result<BTreeSet<UplinkRoute>, KernelError>;
+
+    /// Adds a route, or replaces the one of its table. Repetition changes nothing more.
+    ///
+    /// # Errors
+    /// Fails if the kernel refuses; then it has not changed.
+    fn add_route(&mut self, route: &UplinkRoute) -> Result<(), KernelError>;
+
+    /// Removes a route. Succeeds if it does not exist, and so on repetition.
+    ///
+    /// # Errors
+    /// Fails if the kernel refuses; then it has not changed.
+    fn remove_route(&mut self, route: &UplinkRoute) -> Result<(), KernelError>;
 
     /// Returns the routing rules of IPv4, in the order in which they are tried. Lists all of them, which are few: the
     /// kernel tries one after another for each route that it looks up.

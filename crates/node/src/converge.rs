@@ -260,6 +260,8 @@ fn do_step(step: &Step, kernel: &mut impl Kernel) -> Result<(), KernelError> {
         Step::ClosePassage(foreign_chain) => kernel.close_passage(foreign_chain),
         Step::WriteManagerFile(manager, text) => kernel.write_manager_file(*manager, text),
         Step::RemoveManagerFile(manager) => kernel.remove_manager_file(*manager),
+        Step::AddRoute(route) => kernel.add_route(route),
+        Step::RemoveRoute(route) => kernel.remove_route(route),
         Step::AddRule(rule) => kernel.add_rule(rule),
         Step::RemoveRule(rule) => kernel.remove_rule(rule),
         Step::SetSysctl(name, value) => kernel.set_sysctl(name, value),

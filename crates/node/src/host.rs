@@ -2,14 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Config, NodeError, config::FirewallChoice};
+use super::{Config, NodeError, config::FirewallChoice, uplinks::Routed};
 use crate::store::{Setting, Settings, Store, Tx};
 use riklet_core::{
     firewall::{Backend, BaseRuleset, Confinement, FirewallState, Ruleset},
     forwarding::{self, Forwarding, Recorded, Sight},
-    link::LinkState,
+    link::{HostInterface, LinkState},
     model::{InterfaceName, Mark, Mtu, Owner, OwnerError, Pool},
-    routing::{self, Routing, RoutingRule, UplinkMarks},
+    routing::{RoutingRule, UplinkMarks, UplinkRoute},
     switch,
     workload::{NodeFacts, alias},
 };
@@ -29,6 +29,8 @@ pub(crate) struct Host {
     pub(crate) base_ruleset: Option<BaseRuleset>,
     /// The routing rules of ours.
     pub(crate) rules: BTreeSet<RoutingRule>,
+    /// The routes of ours.
+    pub(crate) routes: BTreeSet<UplinkRoute>,
     /// The marks of uplinks to record, if they are not recorded yet.
     marks: Option<String>,
     /// The desired values of sysctls.
@@ -142,6 +144,7 @@ impl Host {
     pub(crate) fn removed(mut self) -> Self {
         self.base_ruleset = None;
         self.rules.clear();
+        self.routes.clear();
         let restored = self.recorded.switched().filter(|_| !self.globally);
         let off = restored.map(|name| (switch::forwarding(&name), forwarding::OFF.to_owned()));
         self.sysctls = off.collect();
@@ -176,14 +179,26 @@ impl Host {
             None => watcher.is_some_and(|watcher| kernel.is_alive(watcher).unwrap_or(false)),
         };
         let globally = kernel.sysctl(switch::IP_FORWARD)?.as_deref() == Some(forwarding::ON);
-        let forwarding = look_at_forwarding(kernel, &recorded, globally, &uplinks, heard, survey)?;
+        let (forwarding, mut listed) =
+            look_at_forwarding(kernel, &recorded, globally, &uplinks, heard, survey)?;
         let on = |name| (switch::forwarding(name), forwarding::ON.to_owned());
         let confined = forwarding.confined.clone();
         let (owner, must_record_owner) = owner_by(settings, config, store)?;
         let recorded_marks = settings.get(Setting::Marks);
-        let (marks, routing) = look_at_rules(kernel, config, pool, recorded_marks)?;
-        let named = Some(marks.to_string()).filter(|marks| Some(marks.as_str()) != recorded_marks);
-        let news = named.filter(|marks| !marks.is_empty() || recorded_marks.is_some());
+        if recorded_marks.is_none() && listed.is_none() {
+            listed = Some(kernel.host_interfaces()?);
+        }
+        let mut candidates = uplinks.clone();
+        candidates.extend(UplinkMarks::recorded(recorded_marks));
+        let addressed = listed.iter().flatten().filter(|(_, interface)| interface.addressed);
+        candidates.extend(addressed.map(|(name, _)| name.clone()));
+        let routed = Routed::look(kernel, config, pool, &candidates, recorded_marks)?;
+        let news = Some(routed.marks.to_string());
+        let news = news.filter(|news| Some(news.as_str()) != recorded_marks);
+        if news.is_some() {
+            routed.warn(kernel, &uplinks)?;
+        }
+        let Routed { marks, routing, .. } = routed;
         Ok(Self {
             backend,
             base_ruleset: Some(BaseRuleset {
@@ -197,6 +212,7 @@ impl Host {
             }),
             node: NodeFacts { pool, mtu, owner },
             rules: routing.rules,
+            routes: routing.routes,
             marks: news,
             sysctls: forwarding.needed.iter().map(on).collect(),
             refused_sysctl: RefusedSysctl::Fail,
@@ -262,6 +278,8 @@ pub(crate) fn decision(settings: &Settings) -> Result<Option<(Backend, Pool)>, N
     Ok(Some((backend, pool)))
 }
 
+type HostInterfaces = BTreeMap<InterfaceName, HostInterface>;
+
 /// Decides about forwarding with as few requests as possible: interfaces are listed only if they are not recorded, or
 /// if `survey` says so.
 fn look_at_forwarding(
@@ -271,7 +289,7 @@ fn look_at_forwarding(
     uplinks: &BTreeSet<InterfaceName>,
     heard: bool,
     survey: Survey,
-) -> Result<Forwarding, NodeError> {
+) -> Result<(Forwarding, Option<HostInterfaces>), NodeError> {
     let mut listed = None;
     if survey.interfaces == Interfaces::Listed || recorded.needs_list(globally) {
         listed = Some(kernel.host_interfaces()?);
@@ -288,34 +306,8 @@ fn look_at_forwarding(
     let known: BTreeSet<_> = recorded.switched().collect();
     off.retain(|name| !known.contains(name));
     let sight = Sight { globally, uplinks, interfaces: listed.as_ref() };
-    Ok(recorded.decide(sight, heard, needed, off))
-}
-
-/// Reads the routing rules, and the path of packets that the host sends from addresses with a rule of their own.
-fn look_at_rules(
-    kernel: &mut impl Routes,
-    config: &Config,
-    pool: Pool,
-    recorded: Option<&str>,
-) -> Result<(UplinkMarks, Routing), KernelError> {
-    let rules = kernel.rules()?;
-    let mut tables = BTreeMap::new();
-    for source in routing::sources(&rules) {
-        let path = kernel.answer_path(source)?;
-        // Packets by the table main need no mark.
-        if let Some(path) = path.filter(|path| path.table != routing::MAIN) {
-            tables.entry(path.uplink).or_insert(path.table);
-        }
-    }
-    let marks = UplinkMarks::new(config.mark_mask.unwrap_or_default(), tables.keys(), recorded);
-    let routing = routing::decide(pool.v4(), &rules, &marks, &tables);
-    if let Some(rule) = &routing.unanswered {
-        tracing::warn!(
-            "the routing rule {rule} comes first, and may take packets to functions elsewhere: \
-             `riklet-sdn doctor` says more"
-        );
-    }
-    Ok((marks, routing))
+    let forwarding = recorded.decide(sight, heard, needed, off);
+    Ok((forwarding, listed))
 }
 
 /// Returns those of the interfaces that do not forward. An interface that does not exist is left out.

@@ -100,6 +100,7 @@ mod session;
 mod shadow;
 pub mod store;
 mod task;
+mod uplinks;
 mod views;
 mod warm;
 
@@ -121,4 +122,5 @@ pub use riklet_core::{
 pub use riklet_kernel::{AccountKind, Kernel, KernelError, Listener, Refusal, fake, process};
 pub use shadow::Shadow;
 pub use task::{BackgroundTask, TaskOutcome};
+pub use uplinks::UplinkFlaw;
 pub use warm::WarmNode;

@@ -1,8 +1,8 @@
 use super::{
     Config, Drift, Inspection, ListedInstance, NodeError, RebuildOptions, Rebuilt, Report, Request,
-    Selector, UpOptions, Warning, cache::Cache, session::Operations,
+    Selector, UpOptions, UplinkFlaw, Warning, cache::Cache, session::Operations,
 };
-use crate::store::Store;
+use crate::{store::Store, uplinks};
 use riklet_core::{
     firewall::Confinement,
     model::{InstanceName, Workload},
@@ -112,6 +112,14 @@ impl<K: Kernel> Node<K> {
     /// Fails if the records or the kernel cannot be read.
     pub fn left_open(&mut self) -> Result<Confinement, NodeError> {
         self.operations(&mut Cache::default()).left_open()
+    }
+
+    /// Returns what keeps clients at the host's uplinks from being answered, whether functions are up or not.
+    ///
+    /// # Errors
+    /// Fails if the kernel cannot be read.
+    pub fn uplink_flaws(&mut self) -> Result<Vec<UplinkFlaw>, NodeError> {
+        uplinks::look_at_flaws(&mut self.kernel, &self.config)
     }
 
     /// Changes the kernel to what the records say: repairs what drifted, and removes what leaked.

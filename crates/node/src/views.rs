@@ -21,7 +21,7 @@ use riklet_core::{
     link::LinkState,
     model::{PortRange, Protocol, Slot},
     plan::{self, Adoption, Desired, LinkDeletion, Observed, Step, UnreadableRecord},
-    routing::{RoutingRule, UplinkMarks},
+    routing::{self, RoutingRule, UplinkMarks, UplinkRoute},
     workload::{self, Fragment},
 };
 use riklet_kernel::{Kernel, KernelError, Routes, Sysctls};
@@ -157,6 +157,9 @@ impl ScopedView<'_> {
             BTreeMap::new()
         };
         let rules = rules(kernel)?;
+        // Only a rule leads to a table of ours. Tables that none leads to are looked at with everything else.
+        let needed = self.host.routes.iter().map(|route| route.table);
+        let routes = routes(kernel, needed.chain(rules.iter().filter_map(|rule| rule.table)))?;
         let observed = Observed {
             links,
             firewall,
@@ -164,6 +167,7 @@ impl ScopedView<'_> {
             foreign_chains,
             manager_files,
             rules,
+            routes,
             sysctls,
         };
         Ok(Some(observed))
@@ -270,6 +274,7 @@ impl<'a> FullView<'a> {
             foreign_chains: foreign_chains(self.host, kernel)?,
             manager_files: kernel.manager_files()?,
             rules: rules(kernel)?,
+            routes: routes(kernel, routing::our_tables())?,
             sysctls: sysctls(self.host, kernel)?,
         })
     }
@@ -312,6 +317,7 @@ fn desired(host: &Host, fragments: BTreeMap<Slot, Arc<Fragment>>) -> Desired {
         deletion: LinkDeletion::Immediate,
         base_ruleset: host.base_ruleset.clone(),
         rules: host.rules.clone(),
+        routes: host.routes.clone(),
         sysctls: host.sysctls.clone(),
         foreign_tables: host.foreign_tables.clone(),
     }
@@ -329,6 +335,16 @@ fn foreign_chains(
 /// Returns the routing rules of ours.
 fn rules(kernel: &mut impl Routes) -> Result<BTreeSet<RoutingRule>, NodeError> {
     Ok(kernel.rules()?.into_iter().filter(RoutingRule::is_ours).collect())
+}
+
+/// Returns our routes in those of these tables that are ours.
+fn routes(
+    kernel: &mut impl Routes,
+    tables: impl Iterator<Item = u32>,
+) -> Result<BTreeSet<UplinkRoute>, NodeError> {
+    let ours: BTreeSet<_> = routing::our_tables().collect();
+    let tables: BTreeSet<_> = tables.filter(|table| ours.contains(table)).collect();
+    if tables.is_empty() { Ok(BTreeSet::new()) } else { Ok(kernel.uplink_routes(&tables)?) }
 }
 
 /// Returns the present values of the sysctls that matter.

@@ -175,7 +175,7 @@ fn invalid_flags_and_variables_are_named() {
     error: invalid value 'big' for '--mtu <BYTES>': "big" is not an MTU; these are 68 to 65521 bytes
 
     For more information, try '--help'.
-    error: invalid value '1' for '--mark-mask <MASK>': "1" is not a mark mask; these are 32-bit numbers with at least 7 bits set, as 0x7f
+    error: invalid value '1' for '--mark-mask <MASK>': "1" has 1 of the 7 bits that marks take, as 0x7f has: no room for uplinks, policies, packets of guests to the host
 
     For more information, try '--help'.
     error: invalid value 'ufw' for '--firewall <BACKEND>': "ufw" is not auto, iptables or nftables

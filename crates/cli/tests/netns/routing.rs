@@ -1,16 +1,21 @@
 //! Foreign routes and routing rules: functions work with them, and nothing of ours is left among them.
 
-use std::{fs::File, io::Write, net::Ipv4Addr, time::Duration};
+use std::{
+    fs::File,
+    io::{Error, Write},
+    net::{IpAddr, Ipv4Addr},
+    time::Duration,
+};
 
 use crate::{
     internet::assert_internet,
     reach::{FIRST, TARGET, assert_published, pair},
     world::{
-        CLIENT, INTERNET, INTERNET_FAR, NODE_LAN, NODE_OTHER, Namespace, OTHER, World,
-        function::Function,
+        CLIENT, INTERNET, INTERNET_FAR, NODE_LAN, NODE_OTHER, NODE_UPLINK, Namespace, OTHER, World,
+        function::{Function, exposure, function},
         on_every_firewall,
         state::{SystemState, assert_same},
-        traffic::{tcp_ask, tcp_server},
+        traffic::{Endpoints, tcp_ask, tcp_server},
         transport::{Path, Transport, assert_no_way, assert_paths},
         wait_for,
     },
@@ -91,7 +96,7 @@ on_every_firewall!(a_configured_uplink_is_the_only_one, |world| {
 /// it.
 fn rule_by_source(world: &World) {
     let via = OTHER.to_string();
-    world.other.tool(&["ip", "address", "add", &format!("{FAR}/32"), "dev", "lo"]);
+    far_client(world);
     world.node.tool(&["ip", "route", "add", "default", "via", &via, "table", "100"]);
     world.node.tool(&["ip", "rule", "add", "from", OTHER_NETWORK, "lookup", "100"]);
 }
@@ -127,7 +132,7 @@ on_every_firewall!(answers_leave_by_the_uplink_that_was_asked, |world| {
     let chain = "add table ip mine\nadd chain ip mine early { type filter hook prerouting priority -200; }\n\
                  add rule ip mine early iifname \"rik*\" meta mark set 0x84000\n\
                  add chain ip mine see { type filter hook forward priority 10; }\n\
-                 add rule ip mine see iifname \"rik*\" oifname oth0 meta mark 0x84001 counter\n";
+                 add rule ip mine see iifname \"rik*\" oifname oth0 meta mark 0x84002 counter\n";
     world.node.feed(&["nft", "-f", "-"], chain).success();
     assert_both_uplinks(world, &early, "beside other marks");
     let seen = world.node.tool(&["nft", "list", "chain", "ip", "mine", "see"]);
@@ -138,12 +143,37 @@ on_every_firewall!(answers_leave_by_the_uplink_that_was_asked, |world| {
     world.riklet(&["--mark-mask", "0x7f00000", "repair"], "").success();
     assert_both_uplinks(world, &early, "with another mask");
     let rules = world.node.tool(&["ip", "rule"]);
-    assert!(rules.contains("fwmark 0x100000/0x700000 lookup 100"), "{rules}");
+    assert!(rules.contains("fwmark 0x200000/0x700000 lookup 100"), "{rules}");
+    assert_marks_within(world, 0x07f0_0000);
     world.down(&["--all", "--purge"]);
     world.node.tool(&["ip", "rule", "del", "from", OTHER_NETWORK, "lookup", "100"]);
     world.node.tool(&["ip", "route", "flush", "table", "100"]);
     assert_same(&before, &SystemState::take(&world.node));
 });
+
+/// Asserts that our rules use no bit of a mark outside of this mask.
+#[track_caller]
+fn assert_marks_within(world: &World, mask: u32) {
+    let nft = world.node.tool(&["nft", "list", "ruleset"]);
+    let saved = world.program("iptables-save", &[], "").success();
+    let rules = world.node.tool(&["ip", "rule"]);
+    let ours = nft.lines().chain(saved.lines()).chain(rules.lines()).filter(|line| {
+        ["mark", "MARK"].iter().any(|word| line.contains(word))
+            && !["mask 0x", "restore"].iter().any(|word| line.contains(word))
+    });
+    let mut found = 0;
+    for line in ours {
+        let words = line.split(|c: char| !c.is_ascii_hexdigit() && c != 'x');
+        let numbers = words.filter_map(|word| word.strip_prefix("0x"));
+        for number in numbers.filter_map(|digits| u32::from_str_radix(digits, 16).ok()) {
+            // nft shows the bits that stay, and those that are set.
+            let bits = if number & 0x8000_0000 == 0 { number } else { !number };
+            assert_eq!(bits & !mask, 0, "{line}");
+            found += 1;
+        }
+    }
+    assert!(found > 3, "no marks in\n{nft}\n{saved}\n{rules}");
+}
 
 on_every_firewall!(a_daemon_follows_the_routing_rules, |world| {
     let daemon = world.daemon(&[]);
@@ -190,4 +220,202 @@ on_every_firewall!(our_rule_precedes_a_rule_that_would_divert_guest_packets, |wo
     assert_published(world, &pair, &[Transport::Tcp]);
     world.down(&["--all", "--purge"]);
     assert_same(&before, &SystemState::take(&world.node));
+});
+
+/// Places a client far behind `oth0`, whose router asks for the node's MAC address from its own address.
+fn far_client(world: &World) {
+    world.other.set_sysctl("net/ipv4/conf/eth0/arp_announce", "2");
+    world.other.tool(&["ip", "address", "add", &format!("{FAR}/32"), "dev", "lo"]);
+}
+
+/// Makes `oth0` a second uplink without a routing rule, by a default route of a higher metric, for a far client.
+fn second_default_route(world: &World) {
+    far_client(world);
+    add_second_default_route(world);
+}
+
+fn add_second_default_route(world: &World) {
+    let via = OTHER.to_string();
+    world.node.tool(&["ip", "route", "add", "default", "via", &via, "metric", "200"]);
+}
+
+/// Asserts that the far client is answered at the second uplink, by TCP.
+#[track_caller]
+fn assert_far_is_answered(world: &World, function: &Function, when: &str) {
+    let answer = ask_from_far(world);
+    let seen = answer.as_ref().map(|answer| (answer.client.ip(), answer.server.ip()));
+    assert_eq!(seen.ok(), Some((FAR.into(), function.address().into())), "{when}: {answer:?}");
+}
+
+fn ask_from_far(world: &World) -> Result<Endpoints, Error> {
+    let (node, far) = (NODE_OTHER.to_string(), FAR.to_string());
+    world.other.tool(&["ip", "route", "replace", &node, "dev", "eth0", "src", &far]);
+    let answer = tcp_ask(&world.other, (NODE_OTHER, FIRST));
+    world.other.tool(&["ip", "route", "delete", &node, "dev", "eth0"]);
+    answer
+}
+
+on_every_firewall!(answers_leave_by_the_uplink_that_was_asked_without_a_rule_by_source, |world| {
+    world.node.set_sysctl("net/ipv4/ip_forward", "1");
+    second_default_route(world);
+    let before = SystemState::take(&world.node);
+    let pair = pair(world);
+    assert_both_uplinks(world, &pair, "beside a default route of a higher metric");
+    assert_marks_within(world, 0x7f);
+    world.riklet(&["check"], "").success();
+    // A client behind another router of the same uplink: its route is a particular one.
+    let (network, router) = ("192.0.2.8/30", Ipv4Addr::new(172, 20, 0, 3).to_string());
+    world.other.tool(&["ip", "address", "add", &format!("{router}/24"), "dev", "eth0"]);
+    world.node.tool(&["ip", "route", "add", network, "via", &router]);
+    world.node.tool(&["ip", "route", "change", "default", "via", "172.20.0.99", "metric", "200"]);
+    world.riklet(&["repair"], "").success();
+    assert_far_is_answered(world, &pair[0], "behind a router of its own");
+    world.node.tool(&["ip", "route", "delete", network]);
+    let via = OTHER.to_string();
+    world.node.tool(&["ip", "route", "change", "default", "via", &via, "metric", "200"]);
+    world.riklet(&["repair"], "").success();
+
+    // The default route moves without an operation of ours.
+    world.node.tool(&["ip", "route", "add", "default", "via", &via, "metric", "50"]);
+    world.node.tool(&["ip", "route", "delete", "default", "via", &via, "metric", "200"]);
+    world.node.tool(&["ip", "route", "delete", "default", "via", &INTERNET.to_string()]);
+    world.node.tool(&[
+        "ip",
+        "route",
+        "add",
+        "default",
+        "via",
+        &INTERNET.to_string(),
+        "metric",
+        "300",
+    ]);
+    second_uplink(world);
+    world.node.tool(&["ip", "route", "add", &format!("{INTERNET_FAR}/32"), "via", &via]);
+    assert_far_is_answered(world, &pair[0], "with the default route");
+    let answer = tcp_ask(&world.internet, (NODE_UPLINK, FIRST)).unwrap();
+    assert_eq!(answer.client.ip(), INTERNET);
+    world.node.tool(&["ip", "route", "delete", &format!("{INTERNET_FAR}/32")]);
+    for (gateway, metric) in [(&via, "50"), (&INTERNET.to_string(), "300")] {
+        world.node.tool(&["ip", "route", "delete", "default", "via", gateway, "metric", metric]);
+    }
+    world.node.tool(&["ip", "route", "add", "default", "via", &INTERNET.to_string()]);
+    world.node.tool(&["ip", "route", "add", "default", "via", &via, "metric", "200"]);
+    world.down(&["--all", "--purge"]);
+    assert_same(&before, &SystemState::take(&world.node));
+});
+
+on_every_firewall!(answers_pass_by_a_vpn_that_takes_the_default_route, |world| {
+    // `oth0` is the VPN here, and a distant client asks at `up0`.
+    world.node.set_sysctl("net/ipv4/ip_forward", "1");
+    for half in ["0.0.0.0/1", "128.0.0.0/1"] {
+        world.node.tool(&["ip", "route", "add", half, "via", &OTHER.to_string()]);
+    }
+    let pair = pair(world);
+    let node = NODE_UPLINK.to_string();
+    let far = INTERNET_FAR.to_string();
+    world.internet.tool(&["ip", "route", "add", &node, "dev", "eth0", "src", &far]);
+    let answer = tcp_ask(&world.internet, (NODE_UPLINK, FIRST)).unwrap();
+    assert_eq!((answer.client.ip(), answer.server.ip()), (far_ip(), pair[0].address().into()));
+});
+
+fn far_ip() -> IpAddr {
+    INTERNET_FAR.into()
+}
+
+on_every_firewall!(
+    answers_leave_by_the_uplink_that_was_asked_among_the_hops_of_one_route,
+    |world| {
+        world.node.set_sysctl("net/ipv4/ip_forward", "1");
+        world.other.tool(&["ip", "address", "add", &format!("{FAR}/32"), "dev", "lo"]);
+        let (first, second) = (INTERNET.to_string(), OTHER.to_string());
+        world.node.tool(&[
+            "ip", "route", "replace", "default", "nexthop", "via", &first, "nexthop", "via",
+            &second,
+        ]);
+        // The kernel chooses the hop by the addresses and the ports.
+        world.node.set_sysctl("net/ipv4/fib_multipath_hash_policy", "1");
+        let pair = pair(world);
+        for attempt in 0..8 {
+            assert_far_is_answered(world, &pair[0], &format!("attempt {attempt}"));
+        }
+    }
+);
+
+on_every_firewall!(a_daemon_follows_uplinks_that_come_and_go, |world| {
+    world.node.set_sysctl("net/ipv4/ip_forward", "1");
+    far_client(world);
+    let daemon = world.daemon(&[]);
+    let pair = pair(world);
+    daemon.wait_until_idle();
+    assert!(ask_from_far(world).is_err(), "no way back");
+    let soon = Duration::from_secs(10);
+    let until_answered = |when: &str| {
+        wait_for(when, soon, || ask_from_far(world).ok());
+        daemon.wait_until_idle();
+        world.riklet(&["check"], "").success();
+        assert_published(world, &pair, &[Transport::Tcp]);
+    };
+    add_second_default_route(world);
+    until_answered("the second uplink");
+    // Another router.
+    let router = Ipv4Addr::new(172, 20, 0, 3).to_string();
+    world.other.tool(&["ip", "address", "add", &format!("{router}/24"), "dev", "eth0"]);
+    let change = |via: &str| {
+        world.node.tool(&["ip", "route", "change", "default", "via", via, "metric", "200"]);
+    };
+    change("172.20.0.99");
+    wait_for("the router that does not answer", soon, || ask_from_far(world).err());
+    change(&router);
+    until_answered("another router");
+    // Our route is deleted, and our rules are flushed.
+    world.node.tool(&["ip", "route", "flush", "table", "all", "proto", "82"]);
+    until_answered("the route again");
+    world.node.tool(&["ip", "rule", "flush", "protocol", "82"]);
+    until_answered("the rules again");
+    // The link goes, with its routes, and comes back.
+    world.node.tool(&["ip", "link", "set", "oth0", "down"]);
+    wait_for("one uplink", soon, || {
+        let rules = world.node.tool(&["ip", "rule"]);
+        (!rules.contains("fwmark")).then_some(())
+    });
+    daemon.wait_until_idle();
+    world.riklet(&["check"], "").success();
+    world.node.tool(&["ip", "link", "set", "oth0", "up"]);
+    world.node.tool(&["ip", "route", "add", "default", "via", &router, "metric", "200"]);
+    until_answered("the uplink that came back");
+});
+
+on_every_firewall!(an_uplink_that_checks_sources_strictly_is_named, |world| {
+    world.node.set_sysctl("net/ipv4/ip_forward", "1");
+    second_default_route(world);
+    world.node.set_sysctl("net/ipv4/conf/oth0/rp_filter", "1");
+    let definition = function("web", &[exposure(Transport::Tcp, FIRST, TARGET)]).to_string();
+    let up = world.riklet(&["up", "-"], &definition);
+    let words = "oth0 checks sources strictly";
+    assert!(up.code == Some(0) && up.stderr.contains(words), "{up}");
+    let again = world.riklet(&["up", "-"], &definition);
+    assert!(again.code == Some(0) && !again.stderr.contains(words), "{again}");
+    let [web] = world.start([(
+        function("web", &[exposure(Transport::Tcp, FIRST, TARGET)]),
+        &[(Transport::Tcp, TARGET)],
+    )]);
+    assert!(ask_from_far(world).is_err());
+    let doctor = world.riklet(&["doctor"], "").success();
+    let advice = "sysctl -w net.ipv4.conf.oth0.rp_filter=2";
+    assert!(doctor.contains(words) && doctor.contains(advice), "{doctor}");
+    world.node.tool(&advice.split(' ').collect::<Vec<_>>());
+    assert_far_is_answered(world, &web, "after what doctor says");
+    let doctor = world.riklet(&["doctor"], "").success();
+    assert!(!doctor.contains(words), "{doctor}");
+});
+
+on_every_firewall!(an_uplink_without_a_way_back_is_named, |world| {
+    let config = File::create(world.directory.path().join("config.toml"));
+    config.unwrap().write_all(b"uplink = [\"up0\", \"oth0\"]").unwrap();
+    let doctor = world.riklet(&["doctor"], "").success();
+    let words = "no default route leads out of oth0";
+    assert!(doctor.contains(words), "{doctor}");
+    second_default_route(world);
+    let doctor = world.riklet(&["doctor"], "").success();
+    assert!(!doctor.contains(words), "{doctor}");
 });

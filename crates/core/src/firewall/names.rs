@@ -8,11 +8,6 @@ pub const CHAIN: &str = "RIKLET";
 /// that would drop them.
 pub const PASSAGE_CHAIN: &str = "RIKLET-PASSAGE";
 
-/// The bit of a packet's mark that is set if a guest sent the packet to an address of the host, before any translation.
-///
-/// kube-proxy uses 0x4000 and 0x8000, Netavark 0x2000, Cilium 0x0f00, Tailscale 0xff0000, Calico 0xffff0000.
-pub const ASKED_HOST: u32 = 0x1000;
-
 /// Reports whether a chain in a table of others is ours.
 #[must_use]
 pub fn is_our_chain(chain: &str) -> bool {

@@ -71,6 +71,8 @@ impl fmt::Display for Step {
                 write!(f, "+ {} {effect} ({})", file.manager(), file.path())
             }
             Self::RemoveManagerFile(file) => write!(f, "- {}", file.path()),
+            Self::AddRoute(route) => write!(f, "+ route {route}"),
+            Self::RemoveRoute(route) => write!(f, "- route {route}"),
             Self::AddRule(rule) => write!(f, "+ routing rule {rule}"),
             Self::RemoveRule(rule) => write!(f, "- routing rule {rule}"),
             Self::SetSysctl(name, value) => write!(f, "~ sysctl {name} = {value}"),

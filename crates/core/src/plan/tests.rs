@@ -64,6 +64,7 @@ fn desired(fragments: impl IntoIterator<Item = (Slot, Fragment)>) -> Desired {
             owner: Some(owner()),
         }),
         rules: BTreeSet::new(),
+        routes: BTreeSet::new(),
         sysctls: BTreeMap::from([(UPLINK.to_owned(), "1".to_owned())]),
         foreign_tables: BTreeSet::new(),
     }
@@ -77,6 +78,7 @@ fn nothing() -> Observed {
         foreign_chains: vec![],
         manager_files: BTreeMap::new(),
         rules: BTreeSet::new(),
+        routes: BTreeSet::new(),
         sysctls: BTreeMap::from([(UPLINK.to_owned(), "0".to_owned())]),
     }
 }
@@ -97,6 +99,7 @@ fn after(desired: &Desired) -> Observed {
         foreign_chains: vec![],
         manager_files: BTreeMap::new(),
         rules: desired.rules.clone(),
+        routes: desired.routes.clone(),
         sysctls: desired.sysctls.clone(),
     }
 }

@@ -6,7 +6,7 @@ use super::FakeKernel;
 use crate::{KernelError, Routes};
 use riklet_core::{
     model::InterfaceName,
-    routing::{AnswerPath, RoutingRule},
+    routing::{AnswerPath, NextHop, RoutingRule, UplinkRoute},
 };
 
 impl Routes for FakeKernel {
@@ -20,6 +20,32 @@ impl Routes for FakeKernel {
 
     fn answer_path(&mut self, from: Ipv4Net) -> Result<Option<AnswerPath>, KernelError> {
         Ok(self.observe().answer_paths.get(&from).cloned())
+    }
+
+    fn next_hop(&mut self, uplink: &InterfaceName) -> Result<Option<NextHop>, KernelError> {
+        Ok(self.observe().next_hops.get(uplink).copied())
+    }
+
+    fn uplink_routes(
+        &mut self,
+        tables: &BTreeSet<u32>,
+    ) -> Result<BTreeSet<UplinkRoute>, KernelError> {
+        let system = self.observe();
+        Ok(system.uplink_routes.iter().filter(|r| tables.contains(&r.table)).cloned().collect())
+    }
+
+    fn add_route(&mut self, route: &UplinkRoute) -> Result<(), KernelError> {
+        let refused = |source| KernelError::AddRoute { route: route.clone(), source };
+        let mut system = self.effect().map_err(refused)?;
+        system.uplink_routes.retain(|other| other.table != route.table);
+        system.uplink_routes.insert(route.clone());
+        Ok(())
+    }
+
+    fn remove_route(&mut self, route: &UplinkRoute) -> Result<(), KernelError> {
+        let refused = |source| KernelError::RemoveRoute { route: route.clone(), source };
+        self.effect().map_err(refused)?.uplink_routes.remove(route);
+        Ok(())
     }
 
     fn rules(&mut self) -> Result<Vec<RoutingRule>, KernelError> {

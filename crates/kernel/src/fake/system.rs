@@ -14,7 +14,7 @@ use riklet_core::{
     link::{HostInterface, LinkState},
     manager::ManagerFile,
     model::InterfaceName,
-    routing::{AnswerPath, RoutingRule},
+    routing::{AnswerPath, NextHop, RoutingRule, UplinkRoute},
     switch,
 };
 
@@ -43,6 +43,8 @@ pub struct System {
     pub routes: Vec<IpNet>,
     pub rules: Vec<RoutingRule>,
     pub answer_paths: BTreeMap<Ipv4Net, AnswerPath>,
+    pub next_hops: BTreeMap<InterfaceName, NextHop>,
+    pub uplink_routes: BTreeSet<UplinkRoute>,
     pub listeners: Vec<Listener>,
     pub iptables: Option<IptablesVariant>,
     pub resolvers: Vec<IpAddr>,
@@ -123,6 +125,8 @@ impl Default for System {
             routes: Vec::new(),
             rules: Vec::new(),
             answer_paths: BTreeMap::new(),
+            next_hops: BTreeMap::new(),
+            uplink_routes: BTreeSet::new(),
             listeners: Vec::new(),
             iptables: None,
             resolvers: Vec::new(),

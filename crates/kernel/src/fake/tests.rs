@@ -24,7 +24,7 @@ use riklet_core::{
     link::{DRAINING_GROUP, LinkSpec, Tap},
     manager::ManagerFile,
     model::{Account, AccountName, InterfaceName, Owner, OwnerId, Slot},
-    routing::{MAIN, PROTOCOL, RoutingRule, UplinkMarks},
+    routing::{MAIN, NextHop, PROTOCOL, RoutingRule, TABLES, UplinkMarks, UplinkRoute},
     switch::IP_FORWARD,
     workload::{NodeFacts, reserved},
 };
@@ -46,7 +46,7 @@ const TRAITS: [&str; 8] = [
 type Call = fn(&mut FakeKernel) -> Result<(), KernelError>;
 
 /// All methods that change the system, each with a call that changes something on [`system`].
-const EFFECTS: [(&str, Call); 18] = [
+const EFFECTS: [(&str, Call); 20] = [
     ("create_link", |kernel| kernel.create_link(&spec(9))),
     ("configure_link", |kernel| kernel.configure_link(&LinkSpec { mtu: 1280, ..spec(1) })),
     ("set_aliases", |kernel| {
@@ -73,11 +73,13 @@ const EFFECTS: [(&str, Call); 18] = [
     ("remove_manager_file", |kernel| kernel.remove_manager_file(ManagerFile::Networkd)),
     ("add_rule", |kernel| kernel.add_rule(&rule(98))),
     ("remove_rule", |kernel| kernel.remove_rule(&rule(99))),
+    ("add_route", |kernel| kernel.add_route(&route(2))),
+    ("remove_route", |kernel| kernel.remove_route(&route(1))),
     ("set_sysctl", |kernel| kernel.set_sysctl(IP_FORWARD, "1")),
 ];
 
 /// All other methods, each with a call.
-const OBSERVATIONS: [(&str, Call); 23] = [
+const OBSERVATIONS: [(&str, Call); 25] = [
     ("link", |kernel| kernel.link(&name(1)).map(drop)),
     ("links", |kernel| kernel.links().map(drop)),
     ("probe_firewall", |kernel| {
@@ -99,6 +101,8 @@ const OBSERVATIONS: [(&str, Call); 23] = [
     ("routes", |kernel| kernel.routes().map(drop)),
     ("rules", |kernel| kernel.rules().map(drop)),
     ("answer_path", |kernel| kernel.answer_path(Ipv4Net::default()).map(drop)),
+    ("next_hop", |kernel| kernel.next_hop(&name(1)).map(drop)),
+    ("uplink_routes", |kernel| kernel.uplink_routes(&[TABLES].into()).map(drop)),
     ("listeners", |kernel| kernel.listeners(&BTreeSet::new()).map(drop)),
     ("resolvers", |kernel| kernel.resolvers().map(drop)),
     ("account", |kernel| kernel.account(AccountKind::User, &account()).map(drop)),
@@ -166,6 +170,10 @@ fn rule(priority: u32) -> RoutingRule {
     }
 }
 
+fn route(number: u32) -> UplinkRoute {
+    UplinkRoute { table: TABLES | number, uplink: "eth0".parse().unwrap(), hop: NextHop::default() }
+}
+
 fn flows() -> Flows {
     Flows::Guest { guest: [10, 231, 0, 2].into() }
 }
@@ -185,6 +193,7 @@ fn system() -> System {
         manager_files: [(ManagerFile::Networkd, Some(String::new()))].into(),
         routes: vec![IpNet::default()],
         rules: vec![rule(99)],
+        uplink_routes: [route(1)].into(),
         ..System::default()
     }
 }

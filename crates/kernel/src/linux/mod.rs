@@ -18,6 +18,7 @@ mod rule;
 pub mod stats;
 mod sysctl;
 pub mod tap;
+mod uplink_route;
 pub mod watched;
 
 use std::{collections::BTreeMap, os::fd::OwnedFd, sync::Weak};

@@ -14,20 +14,19 @@ use netlink_packet_route::{
 use netlink_sys::protocols::NETLINK_ROUTE;
 use rustix::{io::Errno, net::netdevice};
 
+#[cfg(any(test, fuzzing))]
+use super::uplink_route::hop_by;
 use super::{Linux, netlink::Socket};
 use crate::{KernelError, Refusal, Routes};
 use riklet_core::{
     model::{InterfaceName, Slot},
-    routing::{AnswerPath, RoutingRule},
+    routing::{AnswerPath, LONGEST_DEFAULT, NextHop, RoutingRule, UplinkRoute},
 };
 
 /// Addresses of the IPv4 Internet, one in each half of the address space. Nothing is sent to them. Hosts have no
 /// specific route for them, and together they cover both halves if a VPN has split the default route in two.
 const INTERNET: [IpAddr; 2] =
     [IpAddr::V4(Ipv4Addr::new(17, 0, 0, 1)), IpAddr::V4(Ipv4Addr::new(199, 7, 91, 13))];
-/// The longest prefix of a route to the Internet: the default route or a large part of it, since VPNs split it into
-/// halves, or into parts without the private ranges. A longer prefix leads to a particular network.
-const LONGEST_DEFAULT: u8 = 8;
 /// The errors of a look-up that ends at no route, or at one of type unreachable, prohibit or blackhole (`fib_props` in
 /// `net/ipv4/fib_semantics.c`).
 const NO_ROUTE: [Errno; 4] = [Errno::NETUNREACH, Errno::HOSTUNREACH, Errno::ACCESS, Errno::INVAL];
@@ -38,6 +37,26 @@ pub(super) struct Route {
     pub(super) socket: Socket,
     /// True if the kernel has what the guard is made of; `None` until that was tried.
     pub(super) can_guard: Option<bool>,
+}
+
+/// A packet whose route is asked.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Packet {
+    from: Option<Ipv4Addr>,
+    to: IpAddr,
+    /// The interface that it must leave by, by index.
+    out_of: Option<u32>,
+}
+
+impl Packet {
+    pub(super) const fn to(to: IpAddr) -> Self {
+        Self { from: None, to, out_of: None }
+    }
+
+    /// Returns packets to the Internet, by this interface.
+    pub(super) fn to_internet(out_of: u32) -> [Self; 2] {
+        INTERNET.map(|to| Self { out_of: Some(out_of), ..Self::to(to) })
+    }
 }
 
 impl Route {
@@ -69,13 +88,13 @@ impl Route {
 
     /// Returns the interfaces, by index, of the default route that a packet to this destination takes.
     fn default_hops(&mut self, destination: IpAddr) -> Result<Vec<u32>, Refusal> {
-        let matched = self.look_up(None, destination, RouteFlags::FibMatch)?;
+        let matched = self.look_up(Packet::to(destination), RouteFlags::FibMatch)?;
         let Some(route) = matched.filter(is_default) else { return Ok(vec![]) };
         let hops = hops(&route);
         if hops.is_empty() {
             // A route by a nexthop object shows its hops only if `net.ipv4.nexthop_compat_mode` is 1; the look-up of
             // one packet shows the hop that it takes.
-            let taken = self.look_up(None, destination, RouteFlags::empty())?;
+            let taken = self.look_up(Packet::to(destination), RouteFlags::empty())?;
             return Ok(taken.as_ref().map(self::hops).unwrap_or_default());
         }
         Ok(hops)
@@ -86,11 +105,12 @@ impl Route {
         let Some(address) = self.own_address(from)? else { return Ok(None) };
         let asked = RouteFlags::FibMatch | RouteFlags::LookupTable;
         for destination in INTERNET {
-            let found = self.look_up(Some(address), destination, asked)?;
+            let packet = Packet { from: Some(address), ..Packet::to(destination) };
+            let found = self.look_up(packet, asked)?;
             let Some(route) = found.filter(is_default) else { continue };
             let mut hops = hops(&route);
             if hops.is_empty() {
-                let taken = self.look_up(Some(address), destination, RouteFlags::empty())?;
+                let taken = self.look_up(packet, RouteFlags::empty())?;
                 hops = taken.as_ref().map(self::hops).unwrap_or_default();
             }
             let mut names = self.names(&hops)?.into_iter();
@@ -106,7 +126,7 @@ impl Route {
         if range.prefix_len() == 32 {
             return Ok(Some(first));
         }
-        let found = self.look_up(None, first.into(), RouteFlags::empty())?;
+        let found = self.look_up(Packet::to(first.into()), RouteFlags::empty())?;
         let preferred = found.and_then(|route| {
             route.attributes.into_iter().find_map(|attribute| match attribute {
                 RouteAttribute::PrefSource(RouteAddress::Inet(address)) => Some(address),
@@ -116,22 +136,27 @@ impl Route {
         Ok(preferred.filter(|address| range.contains(address)))
     }
 
-    fn look_up(
+    /// Returns the route that a packet of the host takes; `None` if it goes nowhere.
+    pub(super) fn look_up(
         &mut self,
-        source: Option<Ipv4Addr>,
-        destination: IpAddr,
+        packet: Packet,
         flags: RouteFlags,
     ) -> Result<Option<RouteMessage>, Refusal> {
-        let (length, address) = match destination {
+        let Packet { from, to, out_of } = packet;
+        let (length, address) = match to {
             IpAddr::V4(address) => (32, RouteAddress::Inet(address)),
             IpAddr::V6(address) => (128, RouteAddress::Inet6(address)),
         };
-        let header = header(netlink_family(destination));
+        let header = header(netlink_family(to));
         let header = RouteHeader { destination_prefix_length: length, flags, ..header };
         let header =
-            RouteHeader { source_prefix_length: if source.is_some() { 32 } else { 0 }, ..header };
-        let from = source.map(|source| RouteAttribute::Source(RouteAddress::Inet(source)));
-        let fields = from.into_iter().chain([RouteAttribute::Destination(address)]).collect();
+            RouteHeader { source_prefix_length: if from.is_some() { 32 } else { 0 }, ..header };
+        let fields = [
+            from.map(|source| RouteAttribute::Source(RouteAddress::Inet(source))),
+            Some(RouteAttribute::Destination(address)),
+            out_of.map(RouteAttribute::Oif),
+        ];
+        let fields = fields.into_iter().flatten().collect();
         match self.socket.query(&get(header, fields), 0) {
             Ok(answers) => Ok(routes_of(answers).into_iter().next()),
             Err(refusal) if NO_ROUTE.iter().any(|e| refusal.errno == Some(e.raw_os_error())) => {
@@ -141,7 +166,7 @@ impl Route {
         }
     }
 
-    fn names(&self, hops: &[u32]) -> Result<BTreeSet<InterfaceName>, Refusal> {
+    pub(super) fn names(&self, hops: &[u32]) -> Result<BTreeSet<InterfaceName>, Refusal> {
         let mut names = BTreeSet::new();
         for &index in hops {
             match netdevice::index_to_name_inlined(&self.socket, index) {
@@ -163,18 +188,18 @@ pub(super) const fn netlink_family(address: IpAddr) -> AddressFamily {
     }
 }
 
-fn header(family: AddressFamily) -> RouteHeader {
+pub(super) fn header(family: AddressFamily) -> RouteHeader {
     RouteHeader { address_family: family, ..RouteHeader::default() }
 }
 
-fn get(header: RouteHeader, attributes: Vec<RouteAttribute>) -> RouteNetlinkMessage {
+pub(super) fn get(header: RouteHeader, attributes: Vec<RouteAttribute>) -> RouteNetlinkMessage {
     let mut message = RouteMessage::default();
     message.header = header;
     message.attributes = attributes;
     RouteNetlinkMessage::GetRoute(message)
 }
 
-fn routes_of(answers: Vec<RouteNetlinkMessage>) -> Vec<RouteMessage> {
+pub(super) fn routes_of(answers: Vec<RouteNetlinkMessage>) -> Vec<RouteMessage> {
     let route = |answer| match answer {
         RouteNetlinkMessage::NewRoute(route) => Some(route),
         _ => None,
@@ -197,13 +222,13 @@ fn hops(route: &RouteMessage) -> Vec<u32> {
 }
 
 /// Reports whether this is a default route, or a piece of one.
-fn is_default(route: &RouteMessage) -> bool {
+pub(super) fn is_default(route: &RouteMessage) -> bool {
     route.header.kind == RouteType::Unicast
         && route.header.destination_prefix_length <= LONGEST_DEFAULT
 }
 
 /// Returns the table of a route.
-fn table(route: &RouteMessage) -> u32 {
+pub(super) fn table(route: &RouteMessage) -> u32 {
     let number = route.attributes.iter().find_map(|attribute| match attribute {
         RouteAttribute::Table(number) => Some(*number),
         _ => None,
@@ -240,6 +265,29 @@ impl Routes for Linux {
         self.route(failed)?.answer_path(from).map_err(failed)
     }
 
+    fn next_hop(&mut self, uplink: &InterfaceName) -> Result<Option<NextHop>, KernelError> {
+        let failed = |source| KernelError::Routes { source };
+        self.route(failed)?.next_hop(uplink).map_err(failed)
+    }
+
+    fn uplink_routes(
+        &mut self,
+        tables: &BTreeSet<u32>,
+    ) -> Result<BTreeSet<UplinkRoute>, KernelError> {
+        let failed = |source| KernelError::Routes { source };
+        self.route(failed)?.uplink_routes(tables).map_err(failed)
+    }
+
+    fn add_route(&mut self, route: &UplinkRoute) -> Result<(), KernelError> {
+        let refused = |source| KernelError::AddRoute { route: route.clone(), source };
+        self.route(refused)?.add_route(route).map_err(refused)
+    }
+
+    fn remove_route(&mut self, route: &UplinkRoute) -> Result<(), KernelError> {
+        let refused = |source| KernelError::RemoveRoute { route: route.clone(), source };
+        self.route(refused)?.remove_route(route).map_err(refused)
+    }
+
     fn rules(&mut self) -> Result<Vec<RoutingRule>, KernelError> {
         let failed = |source| KernelError::Routes { source };
         self.route(failed)?.rules().map_err(failed)
@@ -260,7 +308,7 @@ impl Routes for Linux {
 #[cfg(any(test, fuzzing))]
 pub(super) fn fuzz(answer: &RouteNetlinkMessage) {
     for route in routes_of(vec![answer.clone()]) {
-        let _read = (hops(&route), destination(&route), table(&route));
+        let _read = (hops(&route), destination(&route), table(&route), hop_by(&route, 1));
     }
     let _rule = super::rule::rule(answer);
 }

@@ -69,6 +69,7 @@ fn message(rule: &RoutingRule) -> RuleMessage {
         value.map(RuleAttribute::FwMark),
         bits.map(RuleAttribute::FwMask),
         rule.table.map(RuleAttribute::Table),
+        rule.suppressed.map(RuleAttribute::SuppressPrefixLen),
     ];
     message.attributes = attributes.into_iter().flatten().collect();
     message
@@ -161,7 +162,7 @@ mod tests {
                     "3: from all fwmark 0x80000/0xff0000 lookup main",
                     "4: from 10.9.0.1/32 lookup 7 !",
                     "5: from all lookup 7 !",
-                    "6: from all lookup main",
+                    "6: from all lookup main suppress_prefixlength 0",
                     "7: from all",
                     "9: from all fwmark 0x0/0x7 lookup 9",
                 ]
@@ -184,7 +185,7 @@ mod tests {
                 mark: Some((1, 7)),
                 narrowed: false,
                 table: Some(70_000),
-                suppressed: None,
+                suppressed: Some(8),
             };
             ip("rule add pref 98 from 10.231.0.0/16 fwmark 1/7 lookup 70000");
             let with_others = route.rules().unwrap();

@@ -252,7 +252,7 @@ mod tests {
         c.toml:1:7: mtu: 67 is not an MTU; these are 68 to 65521 bytes
         c.toml:1:7: mtu: "99999999999999999999" is not an MTU; these are 68 to 65521 bytes
         c.toml:1:7: mtu: expected a number, found a string
-        c.toml:1:13: mark_mask: "63" is not a mark mask; these are 32-bit numbers with at least 7 bits set, as 0x7f
+        c.toml:1:13: mark_mask: "63" has 6 of the 7 bits that marks take, as 0x7f has: no room for packets of guests to the host
         c.toml:1:13: state_dir: "" is not an absolute path
         c.toml:1:13: state_dir: "run" is not an absolute path
         c.toml:1:7: api: "api.sock" is not an absolute path

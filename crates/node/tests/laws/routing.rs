@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 use riklet_core::{
     model::InterfaceName,
-    routing::{AnswerPath, RoutingRule},
+    routing::{AnswerPath, NextHop, RoutingRule},
 };
 use riklet_kernel::fake::{Fault, System};
 use riklet_sdn::{Selector, UpOptions};
@@ -31,6 +31,9 @@ enum Turn {
     Killed(Operation, usize),
     Come(u32, bool),
     Go,
+    /// The default route of another uplink comes, with another router each time.
+    Uplink(u8),
+    NoUplink,
 }
 
 fn turn() -> impl Strategy<Value = Turn> {
@@ -39,6 +42,8 @@ fn turn() -> impl Strategy<Value = Turn> {
         3 => (operation(), 0..12_usize).prop_map(|(operation, at)| Turn::Killed(operation, at)),
         2 => (0..4_u32, any::<bool>()).prop_map(|(priority, by)| Turn::Come(priority, by)),
         1 => Just(Turn::Go),
+        2 => (1..3_u8).prop_map(Turn::Uplink),
+        1 => Just(Turn::NoUplink),
     ]
 }
 
@@ -50,6 +55,11 @@ fn others_take(turn: &Turn, system: &mut System) {
             system.rules.sort();
         }
         Turn::Go => system.rules.retain(RoutingRule::is_ours),
+        Turn::Uplink(router) => {
+            let gateway = Some([198, 51, 100, router].into());
+            system.next_hops.insert("eth2".parse().unwrap(), NextHop { gateway, mtu: None });
+        }
+        Turn::NoUplink => drop(system.next_hops.remove(&"eth2".parse().unwrap())),
     }
 }
 
@@ -59,6 +69,7 @@ fn with_second_uplink() -> TestNode {
     node.kernel.system().add_interface(&uplink);
     let path = AnswerPath { uplink, table: 100 };
     node.kernel.system().answer_paths.insert("10.19.0.1/32".parse().unwrap(), path);
+    node.kernel.system().add_interface(&"eth2".parse().unwrap());
     node
 }
 
@@ -89,7 +100,41 @@ proptest! {
         prop_assert!(node.node().check().unwrap().is_empty());
         node.node().down(&Selector::All, true).unwrap();
         prop_assert_eq!(node.kernel.system().rules.clone(), alone.rules);
+        prop_assert_eq!(node.kernel.system().uplink_routes.len(), 0);
     }
+}
+
+#[test]
+fn the_route_of_an_uplink_follows_its_router() {
+    let node = with_second_uplink();
+    let router = |last: u8| NextHop { gateway: Some([192, 0, 2, last].into()), mtu: None };
+    node.kernel.system().next_hops.insert("eth0".parse().unwrap(), router(1));
+    node.kernel.system().next_hops.insert("eth2".parse().unwrap(), router(2));
+    node.node().up(&[function(0, &[8000])], UpOptions::default()).unwrap();
+    let copies = |node: &TestNode| -> Vec<String> {
+        node.kernel.system().uplink_routes.iter().map(ToString::to_string).collect()
+    };
+    let [of_eth0, of_eth2] =
+        ["via 192.0.2.1 dev eth0 table 1380535041", "dev eth2 table 1380535042"];
+    let at =
+        |last: u8| [format!("default {of_eth0}"), format!("default via 192.0.2.{last} {of_eth2}")];
+    assert_eq!(copies(&node), at(2));
+    node.kernel.system().next_hops.insert("eth2".parse().unwrap(), router(3));
+    let drift = node.node().check().unwrap().plan.to_string();
+    assert_eq!(drift, format!("+ route {}\n", at(3)[1]));
+    node.node().up(&[function(1, &[8002])], UpOptions::default()).unwrap();
+    assert_eq!(copies(&node), at(3));
+    // With one uplink left, nothing of ours is needed.
+    node.kernel.system().next_hops.remove(&"eth2".parse().unwrap());
+    node.node().up(&[function(2, &[8004])], UpOptions::default()).unwrap();
+    assert_eq!(node.node().check().unwrap().plan.to_string(), "");
+    assert_eq!((copies(&node), node.kernel.system().rules.len()), (vec![], 0));
+    // The one that comes back has its number, and is found without a listing.
+    node.kernel.system().next_hops.insert("eth2".parse().unwrap(), router(3));
+    let listings = node.kernel.system().listings;
+    node.node().up(&[function(3, &[8006])], UpOptions::default()).unwrap();
+    assert_eq!(copies(&node), at(3));
+    assert_eq!(node.kernel.system().listings, listings + 3, "the firewall is replaced as a whole");
 }
 
 #[test]

@@ -8,7 +8,7 @@ use crate::{
     firewall::{
         BaseRuleset, Confinement, Entry, Ruleset,
         names::{
-            ASKED_HOST, CHAIN, PASSAGE_CHAIN,
+            CHAIN, PASSAGE_CHAIN,
             iptables::{
                 self as names, CONFINE_CHAIN, FORWARD_CHAIN, HAIRPIN_CHAIN, JUMP_COMMENT,
                 MARK_CHAIN, POSTROUTING_CHAIN, RAW_CHAIN,
@@ -165,7 +165,7 @@ fn forward(
     let established = "-m conntrack --ctstate RELATED,ESTABLISHED -j RETURN";
     // Segments are clamped before any packet is accepted: see the rules of nftables.
     let clamp = format!("{SYN} -j TCPMSS --clamp-mss-to-pmtu");
-    let bits = marks.bits();
+    let (bits, asked_host) = (marks.bits(), marks.asked());
     let asked = marks.marks().map(|(uplink, mark)| {
         let translated = format!("-i {uplink} -o {ours} -m conntrack --ctstate DNAT");
         format!("{translated} -j CONNMARK --set-xmark {mark:#x}/{bits:#x}")
@@ -180,7 +180,7 @@ fn forward(
         // A packet that others translate, such as one for a container's port, is for a port that they publish on the
         // host.
         format!(
-            "-s {pool} -i {ours} -m mark --mark {ASKED_HOST:#x}/{ASKED_HOST:#x} \
+            "-s {pool} -i {ours} -m mark --mark {asked_host:#x}/{asked_host:#x} \
              -m conntrack --ctstate DNAT -j RETURN"
         ),
     ]);
@@ -214,8 +214,8 @@ pub(super) fn is_nameable(name: &InterfaceName) -> bool {
 
 fn raw(base_ruleset: &BaseRuleset) -> Layout {
     let segments = format!("{SYN} -j TCPMSS --set-mss {}", base_ruleset.segment_size());
-    let asked =
-        format!("-m addrtype --dst-type LOCAL -j MARK --set-xmark {ASKED_HOST:#x}/{ASKED_HOST:#x}");
+    let bit = base_ruleset.marks.asked();
+    let asked = format!("-m addrtype --dst-type LOCAL -j MARK --set-xmark {bit:#x}/{bit:#x}");
     let drops = ["-d 127.0.0.0/8 -j DROP", "-s 127.0.0.0/8 -j DROP"];
     Layout {
         table: Table::Raw,

@@ -9,7 +9,7 @@ use super::*;
 use crate::{
     firewall::Confinement,
     model::{OwnerId, PortRange, Protocol},
-    routing::UplinkMarks,
+    routing::{UplinkMarks, Way},
 };
 
 fn exposure(protocol: Protocol, address: Option<[u8; 4]>, port: u16) -> Entry {
@@ -60,7 +60,7 @@ fn a_reset_writes_the_whole_ruleset() {
     -A RIKLET-FORWARD -i rik+ -m conntrack --ctstate RELATED,ESTABLISHED -j RETURN
     -A RIKLET-FORWARD -o rik+ -m conntrack --ctstate RELATED,ESTABLISHED -j RETURN
     -A RIKLET-FORWARD -o rik+ -m conntrack --ctstate DNAT -j RETURN
-    -A RIKLET-FORWARD -s 10.231.0.0/16 -i rik+ -m mark --mark 0x1000/0x1000 -m conntrack --ctstate DNAT -j RETURN
+    -A RIKLET-FORWARD -s 10.231.0.0/16 -i rik+ -m mark --mark 0x40/0x40 -m conntrack --ctstate DNAT -j RETURN
     -A RIKLET-FORWARD -s 10.231.0.0/16 -i rik+ -o eth0 -j RETURN
     -A RIKLET-FORWARD -s 10.231.0.0/16 -i rik+ -o eth1 -j RETURN
     -A RIKLET-FORWARD -d 0.0.0.0/8 -i rik+ -j DROP
@@ -84,7 +84,7 @@ fn a_reset_writes_the_whole_ruleset() {
     :RIKLET-RAW - [0:0]
     -A RIKLET-RAW -d 127.0.0.0/8 -j DROP
     -A RIKLET-RAW -s 127.0.0.0/8 -j DROP
-    -A RIKLET-RAW -m addrtype --dst-type LOCAL -j MARK --set-xmark 0x1000/0x1000
+    -A RIKLET-RAW -m addrtype --dst-type LOCAL -j MARK --set-xmark 0x40/0x40
     -A RIKLET-RAW -p tcp -m tcp --tcp-flags SYN,RST SYN -j TCPMSS --set-mss 1460
     -I PREROUTING -i rik+ -j RIKLET-RAW
     COMMIT
@@ -109,8 +109,9 @@ fn a_reset_writes_the_whole_ruleset() {
 #[test]
 fn answers_are_marked_where_an_uplink_has_a_mark() {
     let mut ruleset = ruleset(&["eth0"], &[]);
-    let names = ["eth1".parse().unwrap(), "wwan0".parse().unwrap()];
-    ruleset.base_ruleset.marks = UplinkMarks::new("0xff00".parse().unwrap(), names.iter(), None);
+    let way = |name: &str, table| (name.parse().unwrap(), Way::Table(table));
+    let ways = [way("eth1", 100), way("wwan0", 101)].into();
+    ruleset.base_ruleset.marks = UplinkMarks::new("0xff00".parse().unwrap(), &ways, None);
     let input = reset(&ruleset, &Saved::default()).unwrap();
     let marks = input.lines().filter(|line| line.contains("MARK"));
     insta::assert_snapshot!(marks.collect::<Vec<_>>().join("\n"), @r"
@@ -120,7 +121,7 @@ fn answers_are_marked_where_an_uplink_has_a_mark() {
     -A RIKLET-MARK -m connmark --mark 0x100/0x700 -j MARK --set-xmark 0x100/0x700
     -A RIKLET-MARK -m connmark --mark 0x200/0x700 -j MARK --set-xmark 0x200/0x700
     -I PREROUTING -i rik+ -j RIKLET-MARK
-    -A RIKLET-RAW -m addrtype --dst-type LOCAL -j MARK --set-xmark 0x1000/0x1000
+    -A RIKLET-RAW -m addrtype --dst-type LOCAL -j MARK --set-xmark 0x4000/0x4000
     ");
     let text = stands(&ruleset);
     assert_eq!(state(&ruleset, &Saved::parse([], &text).unwrap()).base_ruleset, BaseState::Intact);
@@ -202,7 +203,7 @@ fn misplaced_rules_are_removed_as_they_were_printed() {
     -A RIKLET-FORWARD -i rik+ -m conntrack --ctstate RELATED,ESTABLISHED -j RETURN
     -A RIKLET-FORWARD -o rik+ -m conntrack --ctstate RELATED,ESTABLISHED -j RETURN
     -A RIKLET-FORWARD -o rik+ -m conntrack --ctstate DNAT -j RETURN
-    -A RIKLET-FORWARD -s 10.231.0.0/16 -i rik+ -m mark --mark 0x1000/0x1000 -m conntrack --ctstate DNAT -j RETURN
+    -A RIKLET-FORWARD -s 10.231.0.0/16 -i rik+ -m mark --mark 0x40/0x40 -m conntrack --ctstate DNAT -j RETURN
     -A RIKLET-FORWARD -s 10.231.0.0/16 -i rik+ -o eth0 -j RETURN
     -A RIKLET-FORWARD -d 0.0.0.0/8 -i rik+ -j DROP
     -A RIKLET-FORWARD -d 10.0.0.0/8 -i rik+ -j DROP
@@ -235,7 +236,7 @@ fn differences_are_named() {
     mangle: missing: -A RIKLET-FORWARD -i rik+ -m conntrack --ctstate RELATED,ESTABLISHED -j RETURN
     mangle: missing: -A RIKLET-FORWARD -o rik+ -m conntrack --ctstate RELATED,ESTABLISHED -j RETURN
     mangle: missing: -A RIKLET-FORWARD -o rik+ -m conntrack --ctstate DNAT -j RETURN
-    mangle: missing: -A RIKLET-FORWARD -s 10.231.0.0/16 -i rik+ -m mark --mark 0x1000/0x1000 -m conntrack --ctstate DNAT -j RETURN
+    mangle: missing: -A RIKLET-FORWARD -s 10.231.0.0/16 -i rik+ -m mark --mark 0x40/0x40 -m conntrack --ctstate DNAT -j RETURN
     mangle: missing: -A RIKLET-FORWARD -d 0.0.0.0/8 -i rik+ -j DROP
     mangle: missing: -A RIKLET-FORWARD -d 10.0.0.0/8 -i rik+ -j DROP
     mangle: missing: -A RIKLET-FORWARD -d 100.64.0.0/10 -i rik+ -j DROP

@@ -15,9 +15,9 @@ use super::{
         ACCEPT, Expression, accept, addresses_in, begins_connection, between, by_address, by_port,
         clamp_segment_size, connection_has_mark, destination, destination_is_local,
         destination_outside, destination_public, destination_translated, drop, established,
-        from_guest, from_interface, ipv4, is_marked_asked, jump, mark_asked, mark_connection,
-        mark_packet, masquerade, not_to_guest, out_of, set_segment_size, source, to_guest,
-        translate, translate_address,
+        from_guest, from_interface, ipv4, jump, mark_connection, mark_packet, masquerade,
+        not_to_guest, out_of, packet_has_any, set_segment_size, source, to_guest, translate,
+        translate_address,
     },
     object::{Base, Chain, INTERFACE, Operation, Rule, Set, Table, TableName, comment, commented},
 };
@@ -175,7 +175,7 @@ pub fn rules(base_ruleset: &BaseRuleset) -> Vec<Rule> {
     let rule = |chain: &str, text: &str, parts: &[Vec<Expression>]| {
         Rule::new(&table, chain, comment(text), parts)
     };
-    let pool = base_ruleset.pool.v4();
+    let (pool, asked) = (base_ruleset.pool.v4(), base_ruleset.marks.asked());
     let loopback = Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8);
     // No other packet can match by accident: every key has a transport protocol with ports, and conntrack
     // reassembles fragments, of which only the first has ports, before these rules.
@@ -193,7 +193,7 @@ pub fn rules(base_ruleset: &BaseRuleset) -> Vec<Rule> {
         rule(
             ANTISPOOF,
             "guests ask the host",
-            &[from_guest(), destination_is_local(), mark_asked()],
+            &[from_guest(), destination_is_local(), mark_packet(asked, asked)],
         ),
         // The size of segments does not depend on the MTU that a guest assumes. Packets of the host itself are routed
         // to its own address, with the MTU of the loopback, and translated later: only the size that the guest
@@ -231,7 +231,13 @@ pub fn rules(base_ruleset: &BaseRuleset) -> Vec<Rule> {
         rule(
             FORWARD,
             "guests to what others publish",
-            &[from_guest(), source(pool), destination_translated(), is_marked_asked(), accept()],
+            &[
+                from_guest(),
+                source(pool),
+                destination_translated(),
+                packet_has_any(asked),
+                accept(),
+            ],
         ),
         rule(
             FORWARD,
@@ -285,7 +291,7 @@ mod tests {
     use crate::{
         firewall::Confinement,
         model::{MarkMask, OwnerId},
-        routing::UplinkMarks,
+        routing::{UplinkMarks, Way},
     };
 
     fn base_ruleset() -> BaseRuleset {
@@ -311,8 +317,8 @@ mod tests {
         let offline = BaseRuleset { uplinks: [].into(), ..base_ruleset() };
         assert_eq!(table(&mine), table(&base_ruleset()));
         let fixed = BaseRuleset { any_uplink: false, ..base_ruleset() };
-        let eth1 = ["eth1".parse().unwrap()];
-        let marks = UplinkMarks::new(MarkMask::default(), eth1.iter(), None);
+        let ways = [("eth1".parse().unwrap(), Way::Table(100))].into();
+        let marks = UplinkMarks::new(MarkMask::default(), &ways, None);
         let marked = BaseRuleset { marks, ..base_ruleset() };
         let unsigned = BaseRuleset { owner: None, ..base_ruleset() };
         let moved = Owner::new(OwnerId::new(1), "/run/other");

@@ -14,7 +14,7 @@ use netlink_packet_netfilter::nftables::{
 
 use super::element;
 use crate::{
-    firewall::{names::ASKED_HOST, ruleset::SPECIAL_RANGES},
+    firewall::ruleset::SPECIAL_RANGES,
     model::{InterfaceName, Slot},
 };
 
@@ -275,22 +275,9 @@ pub(super) fn destination_is_local() -> Vec<Expression> {
     vec![load, equals(&LOCAL.to_ne_bytes())]
 }
 
-/// `meta mark set meta mark | ASKED_HOST`
-pub(super) fn mark_asked() -> Vec<Expression> {
-    let set = Expressions::Bitwise(vec![
-        Bitwise::SourceRegister(Register::Reg1),
-        Bitwise::DestinationRegister(Register::Reg1),
-        Bitwise::Length(4),
-        Bitwise::Mask(DataAttribute::Value((!ASKED_HOST).to_ne_bytes().into())),
-        Bitwise::Xor(DataAttribute::Value(ASKED_HOST.to_ne_bytes().into())),
-    ]);
-    let write = vec![Meta::Key(MetaKey::Mark), Meta::SourceRegister(Register::Reg1)];
-    vec![meta(MetaKey::Mark, Register::Reg1), set, Expressions::Meta(write)]
-}
-
-/// `meta mark & ASKED_HOST != 0`
-pub(super) fn is_marked_asked() -> Vec<Expression> {
-    let bit = mask(ASKED_HOST.to_ne_bytes());
+/// `meta mark & <bits> != 0`
+pub(super) fn packet_has_any(bits: u32) -> Vec<Expression> {
+    let bit = mask(bits.to_ne_bytes());
     vec![meta(MetaKey::Mark, Register::Reg1), bit, compare(Operator::NotEqual, &[0; 4])]
 }
 

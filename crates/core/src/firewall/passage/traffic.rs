@@ -1,10 +1,7 @@
 use std::collections::BTreeSet;
 
 use super::{Field, Value};
-use crate::{
-    firewall::names::ASKED_HOST,
-    model::{InterfaceName, Protocol, Slot},
-};
+use crate::model::{InterfaceName, Protocol, Slot};
 
 /// `NF_CT_STATE_BIT` of `IP_CT_ESTABLISHED`, `IP_CT_RELATED` and `IP_CT_NEW` (`<linux/netfilter/nf_conntrack_common.h>`).
 const ESTABLISHED: u32 = 2;
@@ -97,11 +94,10 @@ impl<'a> Packet<'a> {
             Field::Protocol => vec![self.protocol],
             // PACKET_HOST: only such packets are forwarded.
             Field::PacketType => vec![0],
-            Field::Mark => {
-                let asked = if self.from == End::Guest && self.translated { ASKED_HOST } else { 0 };
-                return Some((vec![0; 4], (!asked).to_ne_bytes().into()));
-            }
-            Field::ConnectionMark => vec![0; 4],
+            // We may mark these, by bits that are a setting.
+            Field::Mark if self.from == End::Guest && self.translated => return None,
+            Field::ConnectionMark if self.translated => return None,
+            Field::Mark | Field::ConnectionMark => vec![0; 4],
             Field::State => self.state.to_ne_bytes().into(),
             Field::Status => {
                 let status = if self.translated { TRANSLATED } else { 0 };

@@ -40,7 +40,7 @@ use riklet_core::{
     firewall::{Backend, BaseRuleset, Change, Entry, ForeignChainState, Ruleset},
     link::{HostInterface, LinkState},
     model::{InterfaceName, Slot},
-    routing::{AnswerPath, RoutingRule},
+    routing::{AnswerPath, LONGEST_DEFAULT, NextHop, RoutingRule, UplinkRoute, our_tables},
 };
 
 /// `RTNLGRP_*` of `<linux/rtnetlink.h>`: `LINK`, `NEIGH`, `IPV4_IFADDR`, `IPV4_ROUTE`, `IPV4_RULE`, `IPV4_NETCONF` and
@@ -52,8 +52,6 @@ const NFTABLES_GROUPS: [u32; 1] = [7];
 const NEW_ROUTE: u16 = 24;
 const DELETED_ROUTE: u16 = 25;
 const RULES_AND_NEXTHOPS: [u16; 4] = [32, 33, 104, 105];
-/// The longest prefix of a route to the Internet ([`super::route`]).
-const LONGEST_DEFAULT: u8 = 8;
 
 /// The number of interfaces that one refresh asks for again, which takes about 20 ms.
 const STALE: usize = 256;
@@ -69,7 +67,7 @@ pub struct Changes {
     pub firewall: bool,
     /// Another program changed a chain that is, or may become, a foreign forward chain.
     pub foreign_chains: bool,
-    /// The uplinks, their MTU, or the routing rules changed.
+    /// The uplinks, their MTU, the default routes of other interfaces, or the routing rules changed.
     pub uplinks: bool,
     /// Forwarding was turned on or off, for the host or for an interface that is not ours; or such an interface was
     /// added or removed, or got or lost an address.
@@ -80,8 +78,16 @@ pub struct Changes {
     pub causes: Vec<String>,
 }
 
-/// The uplinks, each with its MTU.
-type Uplinks = BTreeMap<InterfaceName, Option<u32>>;
+/// The ways to the Internet.
+#[derive(Debug, PartialEq, Eq, Default)]
+struct Uplinks {
+    /// The interfaces of the default route, each with its MTU.
+    mtus: BTreeMap<InterfaceName, Option<u32>>,
+    /// The interfaces with a default route, whatever its metric.
+    hops: BTreeMap<InterfaceName, NextHop>,
+    /// Our routes.
+    routes: BTreeSet<UplinkRoute>,
+}
 
 /// The firewall by its last complete listing, with our changes since.
 #[derive(Debug)]
@@ -120,6 +126,9 @@ pub struct Watched {
     /// The rules at the last call of `changes`, with our changes since.
     rules_before: Option<Vec<RoutingRule>>,
     answer_paths: BTreeMap<Ipv4Net, Option<AnswerPath>>,
+    next_hops: BTreeMap<InterfaceName, Option<NextHop>>,
+    /// Our routes, by their table.
+    uplink_routes: BTreeMap<u32, BTreeSet<UplinkRoute>>,
     /// The switches of forwarding that were asked for, by the names of their sysctls.
     switches: BTreeMap<String, Option<String>>,
     switched: bool,
@@ -160,6 +169,8 @@ impl Watched {
             rules: None,
             rules_before: None,
             answer_paths: BTreeMap::new(),
+            next_hops: BTreeMap::new(),
+            uplink_routes: BTreeMap::new(),
             switches: BTreeMap::new(),
             switched: false,
             interfaces: None,
@@ -323,11 +334,19 @@ impl Watched {
         if !std::mem::take(&mut self.uplinks_suspected) && self.uplinks_before.is_some() {
             return Ok(false);
         }
-        let mut now = Uplinks::new();
+        let mut now = Uplinks::default();
         for name in self.uplinks()? {
             let mtu = self.link(&name)?.map(|link| link.mtu);
-            now.insert(name, mtu);
+            now.mtus.insert(name, mtu);
         }
+        let interfaces = self.host_interfaces()?;
+        let addressed = interfaces.into_iter().filter(|(_, interface)| interface.addressed);
+        let names: BTreeSet<_> =
+            addressed.map(|(name, _)| name).chain(now.mtus.keys().cloned()).collect();
+        for name in names {
+            now.hops.extend(self.next_hop(&name)?.map(|hop| (name, hop)));
+        }
+        now.routes = self.uplink_routes(&our_tables().collect())?;
         let before = self.uplinks_before.replace(now);
         Ok(before.is_some() && before != self.uplinks_before)
     }
@@ -336,6 +355,8 @@ impl Watched {
         self.uplinks = None;
         self.rules = None;
         self.answer_paths.clear();
+        self.next_hops.clear();
+        self.uplink_routes.clear();
     }
 
     fn rules_changed(&mut self) -> Result<bool, KernelError> {

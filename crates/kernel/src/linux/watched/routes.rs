@@ -8,7 +8,7 @@ use super::Watched;
 use crate::{KernelError, Routes};
 use riklet_core::{
     model::InterfaceName,
-    routing::{AnswerPath, RoutingRule},
+    routing::{AnswerPath, NextHop, RoutingRule, UplinkRoute},
 };
 
 impl Routes for Watched {
@@ -34,6 +34,50 @@ impl Routes for Watched {
         let path = self.kernel.answer_path(from)?;
         self.answer_paths.insert(from, path.clone());
         Ok(path)
+    }
+
+    fn next_hop(&mut self, uplink: &InterfaceName) -> Result<Option<NextHop>, KernelError> {
+        self.catch_up()?;
+        if let Some(hop) = self.next_hops.get(uplink) {
+            return Ok(*hop);
+        }
+        let hop = self.kernel.next_hop(uplink)?;
+        self.next_hops.insert(uplink.clone(), hop);
+        Ok(hop)
+    }
+
+    fn uplink_routes(
+        &mut self,
+        tables: &BTreeSet<u32>,
+    ) -> Result<BTreeSet<UplinkRoute>, KernelError> {
+        self.catch_up()?;
+        let mut found = BTreeSet::new();
+        for &table in tables {
+            let routes = match self.uplink_routes.get(&table) {
+                Some(routes) => routes.clone(),
+                None => self.kernel.uplink_routes(&[table].into())?,
+            };
+            self.uplink_routes.insert(table, routes.clone());
+            found.extend(routes);
+        }
+        Ok(found)
+    }
+
+    fn add_route(&mut self, route: &UplinkRoute) -> Result<(), KernelError> {
+        self.changing().add_route(route)?;
+        if let Some(before) = &mut self.uplinks_before {
+            before.routes.retain(|other| other.table != route.table);
+            before.routes.insert(route.clone());
+        }
+        Ok(())
+    }
+
+    fn remove_route(&mut self, route: &UplinkRoute) -> Result<(), KernelError> {
+        self.changing().remove_route(route)?;
+        if let Some(before) = &mut self.uplinks_before {
+            before.routes.remove(route);
+        }
+        Ok(())
     }
 
     fn rules(&mut self) -> Result<Vec<RoutingRule>, KernelError> {

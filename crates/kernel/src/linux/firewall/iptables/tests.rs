@@ -9,7 +9,7 @@ use crate::process;
 use riklet_core::{
     firewall::{BaseState, Confinement, ForeignChain},
     model::{MarkMask, Owner, OwnerId, PortRange, Protocol},
-    routing::UplinkMarks,
+    routing::{UplinkMarks, Way},
 };
 
 const VARIANTS: [IptablesVariant; 2] = [IptablesVariant::Nft, IptablesVariant::Legacy];
@@ -119,7 +119,11 @@ fn ruleset(entries: &[Entry]) -> Ruleset {
             pool,
             uplinks: BTreeSet::from(uplinks),
             any_uplink: true,
-            marks: UplinkMarks::new(MarkMask::default(), ["wlan0".parse().unwrap()].iter(), None),
+            marks: UplinkMarks::new(
+                MarkMask::default(),
+                &[("wlan0".parse().unwrap(), Way::Table(100))].into(),
+                None,
+            ),
             confined,
             owner: Some(owner()),
         },

@@ -9,7 +9,7 @@ use crate::process;
 use riklet_core::{
     firewall::{BaseState, Confinement, ForeignFamily},
     model::{MarkMask, Owner, OwnerId, PortRange, Protocol, Slot},
-    routing::UplinkMarks,
+    routing::{UplinkMarks, Way},
 };
 
 /// Runs a test on a thread of its own, in a network namespace of its own.
@@ -92,7 +92,11 @@ fn base_ruleset() -> BaseRuleset {
         pool: "10.231.0.0/16".parse().unwrap(),
         uplinks: ["eth0".parse().unwrap(), "wlan0".parse().unwrap()].into(),
         any_uplink: true,
-        marks: UplinkMarks::new(MarkMask::default(), ["wlan0".parse().unwrap()].iter(), None),
+        marks: UplinkMarks::new(
+            MarkMask::default(),
+            &[("wlan0".parse().unwrap(), Way::Table(100))].into(),
+            None,
+        ),
         confined: confined(),
         owner: Some(owner()),
     }
