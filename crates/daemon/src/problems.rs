@@ -17,6 +17,7 @@ pub fn node(error: &NodeError) -> ApiError {
         | NodeError::Running { .. }
         | NodeError::AlreadyRunning { .. }
         | NodeError::Shadows { .. }
+        | NodeError::Open { .. }
         | NodeError::Claimed { .. } => HttpStatus::Conflict,
         other => usual_status(other.kind()),
     };
@@ -40,6 +41,7 @@ pub fn store(error: &StoreError) -> ApiError {
     let (status, name) = match error {
         StoreError::PortTaken { name, .. } => (HttpStatus::Conflict, Some(name)),
         StoreError::SlotTaken { .. } => (HttpStatus::Conflict, None),
+        StoreError::Busy { .. } => (HttpStatus::ServiceUnavailable, None),
         StoreError::PoolExhausted { name, .. } => (HttpStatus::InsufficientStorage, Some(name)),
         _ => (usual_status(kind), None),
     };

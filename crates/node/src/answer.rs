@@ -45,6 +45,18 @@ impl<'a> Answers<'a> {
         }
     }
 
+    /// Answers every waiting request with this error, if all of them wait for the lock that another process keeps: one
+    /// after another, each would wait as long. Returns `false` otherwise, and answers none.
+    pub(crate) fn give_everyone(&mut self, error: &NodeError) -> bool {
+        let NodeError::Store(busy) = error else { return false };
+        let waiting: Vec<_> = self.waiting().into_iter().map(|(index, _)| index).collect();
+        for index in waiting {
+            let Some(busy) = busy.repeated() else { return false };
+            self.give(index, Err(busy.into()));
+        }
+        true
+    }
+
     /// Answers the recorded requests by how far the kernel followed them.
     pub(crate) fn give_all(
         &mut self,

@@ -37,7 +37,10 @@ impl<K: Kernel> Operations<'_, K> {
         let mut answers = Answers::to(requests);
         // Each round answers at least the first waiting request.
         while let Some((first, request)) = answers.first_waiting() {
-            if self.apply_together(&mut answers).is_err() {
+            if let Err(error) = self.apply_together(&mut answers) {
+                if answers.give_everyone(&error) {
+                    break;
+                }
                 // A failure of the whole batch is reported by each request: each is done alone, and fails in its own
                 // words.
                 answers.give(first, self.apply_one(request));

@@ -252,6 +252,18 @@ impl Cache {
         self.deferred.clear();
     }
 
+    /// Returns a record as it will be once the deferred outcomes are committed; `None` if its instance is gone.
+    pub(crate) fn as_committed(&self, record: Record) -> Option<Record> {
+        let is_of = |outcome: &&DeferredOutcome| {
+            outcome.record.slot == record.slot && outcome.record.generation == record.generation
+        };
+        match self.deferred.iter().rfind(is_of).map(|outcome| outcome.phase) {
+            Some(Phase::Removing) => None,
+            Some(phase) => Some(Record { phase, ..record }),
+            None => Some(record),
+        }
+    }
+
     /// Returns the slots of instances that are gone, and that the records do not have as draining yet.
     pub(crate) fn deferred_removals(&self, store: &Store) -> Result<BTreeSet<Slot>, StoreError> {
         let mut removals = BTreeSet::new();

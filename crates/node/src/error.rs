@@ -11,7 +11,7 @@ use riklet_core::{
     switch,
     workload::FragmentError,
 };
-use riklet_kernel::{AccountKind, KernelError, Refusal};
+use riklet_kernel::{AccountKind, KernelError, Refusal, process::LockHolder};
 
 /// The reason why an operation was not done, or not to its end.
 #[derive(Debug, thiserror::Error)]
@@ -130,6 +130,14 @@ pub enum NodeError {
         /// The state directory in use.
         state_dir: PathBuf,
     },
+    /// A daemon has the database open that is to be replaced. Nothing was changed.
+    #[error("the database in {} is open in the daemon: {daemon}", state_dir.display())]
+    Open {
+        /// The state directory.
+        state_dir: PathBuf,
+        /// The daemon.
+        daemon: LockHolder,
+    },
     /// Interfaces of ours have addresses of no pool that is known.
     #[error("{interface} has the address {address}, which is in no known pool")]
     UnknownPool {
@@ -242,6 +250,9 @@ impl NodeError {
             Self::NoIptables => Some("install iptables, or set firewall to nftables".to_owned()),
             Self::PoolOverlaps { .. } => Some("set pool to a range that no route covers".to_owned()),
             Self::Claimed { claims, .. } => claims.first().map(claim_hint),
+            Self::Open { daemon, .. } => Some(format!(
+                "end it first (`systemctl stop riklet-sdn`, or `kill {}`)", daemon.pid
+            )),
             Self::Disowned { .. } => None,
             Self::UnknownPool { .. } => Some("set pool to the range that was in use".to_owned()),
             Self::UnknownAccount { kind: AccountKind::User, account, .. } => {

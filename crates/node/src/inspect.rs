@@ -48,7 +48,7 @@ impl Inspection {
 
 impl<K: Kernel> Operations<'_, K> {
     pub(crate) fn list(&mut self) -> Result<Vec<ListedInstance>, NodeError> {
-        let mut reading = self.reading()?;
+        let mut reading = self.glance()?;
         let Some(Used { store, host, context }) = reading.used(Interfaces::Recorded)? else {
             return reading.context.refuse_visible().map(|()| vec![]);
         };
@@ -63,16 +63,19 @@ impl<K: Kernel> Operations<'_, K> {
         for Unreadable { record, .. } in &unreadable {
             tracing::warn!("{record}");
         }
-        readable.iter().map(listed).collect()
+        let present = readable.into_iter().filter_map(|record| context.cache.as_committed(record));
+        let present: Vec<_> = present.collect();
+        present.iter().map(listed).collect()
     }
 
     pub(crate) fn inspect(&mut self, name: &InstanceName) -> Result<Inspection, NodeError> {
-        let mut reading = self.reading()?;
+        let mut reading = self.glance()?;
         let Some(Used { store, host, context }) = reading.used(Interfaces::Recorded)? else {
             reading.context.refuse_visible()?;
             return Err(reading.context.unknown(name, None));
         };
-        let Some(record) = store.get(name)? else {
+        let record = store.get(name)?.and_then(|record| context.cache.as_committed(record));
+        let Some(record) = record else {
             return Err(context.unknown(name, store.nearest(name.as_str())?));
         };
         let link = context.kernel.link(&record.slot.interface())?;

@@ -12,7 +12,7 @@ use super::{
     host::{self, Host, Interfaces, decision},
     session::{Context, Operations, Session},
 };
-use crate::store::{Phase, Setting, Store, StoreError, Tx};
+use crate::store::{self, Phase, Setting, Store, StoreError, Tx};
 use riklet_core::{
     firewall::{Backend, Change, Ruleset},
     forwarding::{OFF, ON},
@@ -67,6 +67,10 @@ impl<K: Kernel> Operations<'_, K> {
         adoption: Adoption,
     ) -> Result<Rebuilt, NodeError> {
         self.context.refuse_blank_adoption(adoption)?;
+        let state_dir = &self.context.config.state_dir;
+        if let Some(daemon) = store::daemon(state_dir) {
+            return Err(NodeError::Open { state_dir: state_dir.clone(), daemon });
+        }
         let _lock = self.context.lock()?;
         self.let_go_of_records();
         let found = self.context.marked()?;

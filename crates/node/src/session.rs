@@ -7,10 +7,12 @@ use super::{
     cache::Cache,
     host::{Host, Interfaces, Survey},
 };
-use crate::store::{Lock, Records, Reopened, Setting, Store, Tx};
+use crate::store::{LOCK_TIMEOUT, Lock, Records, Reopened, Setting, Store, StoreError, Tx};
 use riklet_core::model::{InstanceName, Slot};
 use riklet_kernel::Kernel;
 
+/// The time that a process which only shows something waits for the lock.
+const GLANCE_PATIENCE: Duration = Duration::from_secs(1);
 /// The time that an ending process waits for the lock.
 const PATIENCE: Duration = Duration::from_secs(3);
 
@@ -79,10 +81,26 @@ impl<'n, K: Kernel> Operations<'n, K> {
     pub(crate) fn reading(&mut self) -> Result<Reading<'_, K>, NodeError> {
         let lock = match self.context.cache.lent_lock() {
             Some(lock) => Some(lock),
-            None => Lock::shared(&self.context.config.state_dir)?,
+            None => Lock::shared_within(&self.context.config.state_dir, LOCK_TIMEOUT)?,
         };
         self.context.kernel.start_operation()?;
         self.flush()?;
+        let context = self.context.reborrow();
+        let store = open_existing(self.store, &context)?;
+        Ok(Reading { context, store, _lock: lock })
+    }
+
+    /// Waits as [`Self::reading`] does, but not for long: what is shown then may be in the middle of a change by another
+    /// process. Commits nothing; [`Cache::as_committed`] has the deferred outcomes.
+    pub(crate) fn glance(&mut self) -> Result<Reading<'_, K>, NodeError> {
+        let dir = &self.context.config.state_dir;
+        let lock = match self.context.cache.lent_lock() {
+            Some(lock) => Some(lock),
+            None => match Lock::shared_within(dir, GLANCE_PATIENCE) {
+                Err(StoreError::Busy { .. }) => None,
+                lock => lock?,
+            },
+        };
         let context = self.context.reborrow();
         let store = open_existing(self.store, &context)?;
         Ok(Reading { context, store, _lock: lock })
@@ -147,9 +165,12 @@ impl<'n, K: Kernel> Operations<'n, K> {
         if !self.context.cache.stop_watching() {
             return Ok(());
         }
-        let Some(_lock) = self.context.lock_within(PATIENCE)? else {
-            tracing::warn!("the lock is held: the next operation lifts the confinement");
-            return Ok(());
+        let _lock = match self.context.lock_within(PATIENCE) {
+            Err(NodeError::Store(busy @ StoreError::Busy { .. })) => {
+                tracing::warn!("{busy}: the next operation lifts the confinement");
+                return Ok(());
+            }
+            lock => lock?,
         };
         let mut session = self.session()?;
         let (tx, context) = session.begin()?;
@@ -248,21 +269,15 @@ impl<K: Kernel> Context<'_, K> {
 
     /// Takes the lock, or shares it with a background task of this process.
     pub(crate) fn lock(&mut self) -> Result<Lock, NodeError> {
-        let lent = self.cache.lent_lock();
-        let lock = lent.map_or_else(|| Lock::exclusive(&self.config.state_dir), Ok)?;
-        self.lend(&lock);
-        Ok(lock)
+        self.lock_within(LOCK_TIMEOUT)
     }
 
-    /// Takes the lock as [`Self::lock`] does; `None` if that takes longer than `limit`.
-    fn lock_within(&mut self, limit: Duration) -> Result<Option<Lock>, NodeError> {
-        let lock = match self.cache.lent_lock() {
-            Some(lock) => Some(lock),
-            None => Lock::exclusive_within(&self.config.state_dir, limit)?,
-        };
-        if let Some(lock) = &lock {
-            self.lend(lock);
-        }
+    /// Takes the lock as [`Self::lock`] does, but waits no longer than `limit`.
+    fn lock_within(&mut self, limit: Duration) -> Result<Lock, NodeError> {
+        let lent = self.cache.lent_lock();
+        let take = || Lock::exclusive_within(&self.config.state_dir, limit);
+        let lock = lent.map_or_else(take, Ok)?;
+        self.lend(&lock);
         Ok(lock)
     }
 

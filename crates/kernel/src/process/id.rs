@@ -110,6 +110,11 @@ fn start_of(text: &str) -> Option<u64> {
     (!matches!(state, "Z" | "X" | "x")).then_some(start)
 }
 
+/// Returns the letter of the state in this `/proc/<pid>/stat`.
+pub(super) fn state_of(text: &str) -> Option<&str> {
+    fields(text).map(|(state, _)| state)
+}
+
 /// Returns the state and the start time.
 fn fields(text: &str) -> Option<(&str, u64)> {
     let (_, rest) = text.rsplit_once(") ")?;

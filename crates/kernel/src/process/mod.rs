@@ -2,10 +2,12 @@
 
 mod detached;
 mod fork;
+mod holder;
 mod id;
 mod tied;
 
 pub use detached::spawn_detached;
+pub use holder::LockHolder;
 #[cfg(any(test, fuzzing))]
 pub(crate) use id::fuzz;
 pub use id::{ProcessId, ProcessIdError};

@@ -1,24 +1,32 @@
-use std::{io, path::PathBuf};
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
 
 use rusqlite::{Error as Sqlite, ErrorCode};
 use rustix::fs::{Access, access};
 
-use super::Unreadable;
+use super::{Unreadable, file::suffixed};
 use riklet_core::model::{Exposure, InstanceName, Slot};
+use riklet_kernel::process::LockHolder;
 
 /// The reason why the store did not do something.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StoreError {
-    /// Another process kept the database locked for longer than [`super::BUSY_TIMEOUT`].
-    #[error("cannot {operation}: {} stays locked by another process", path.display())]
+    /// Another process kept the lock for longer than [`super::LOCK_TIMEOUT`], or the database locked for longer than
+    /// [`super::BUSY_TIMEOUT`].
+    #[error(
+        "cannot {operation}: {} stays locked by {}", path.display(),
+        holder.as_ref().map_or_else(|| "another process".to_owned(), ToString::to_string)
+    )]
     Busy {
         /// The operation.
         operation: &'static str,
-        /// The database.
+        /// The file that is locked.
         path: PathBuf,
-        /// SQLite's own words.
-        source: DatabaseError,
+        /// The process that keeps it locked, if it can be told.
+        holder: Option<LockHolder>,
     },
     /// A later version wrote the database. It was left as it is.
     #[error("{} has format {found}; this version knows formats up to {known}", path.display())]
@@ -120,14 +128,24 @@ pub(crate) fn rebuild_one(name: &InstanceName) -> String {
     )
 }
 
+/// Returns the process besides this one that holds a lock on a database: on its file, or with a write-ahead log on the index
+/// of that (<https://sqlite.org/walformat.html#wal_locks>).
+pub(super) fn holder(database: &Path) -> Option<LockHolder> {
+    LockHolder::of(&[&suffixed(database, "-shm"), database])
+}
+
 impl StoreError {
     /// Returns a hint, if there is one.
     #[must_use]
     pub fn hint(&self) -> Option<String> {
         Some(match self {
-            Self::Busy { .. } => {
-                "another riklet-sdn is at work; try again when it has ended".into()
+            Self::Busy { holder: Some(LockHolder { pid, is_stopped: true, .. }), .. } => {
+                format!("`kill -CONT {pid}` lets it go on; `kill -KILL {pid}` ends it")
             }
+            Self::Busy { holder: Some(LockHolder { pid, .. }), .. } => {
+                format!("try again when it has ended; `kill {pid}` ends it")
+            }
+            Self::Busy { holder: None, .. } => "try again when it has ended".into(),
             Self::Newer { .. } => "use the version of riklet-sdn that wrote it, or a later one; \
                  `riklet-sdn repair --rebuild --force` sets the database aside"
                 .into(),
@@ -168,6 +186,12 @@ impl StoreError {
         }
     }
 
+    /// Returns the same error again, if others that wait for the same lock would get it as well.
+    pub(crate) fn repeated(&self) -> Option<Self> {
+        let Self::Busy { operation, path, holder } = self else { return None };
+        Some(Self::Busy { operation, path: path.clone(), holder: holder.clone() })
+    }
+
     /// Reports whether the database must be set aside and rebuilt.
     #[must_use]
     pub const fn is_corrupt(&self) -> bool {
@@ -184,7 +208,8 @@ impl StoreError {
             | Sqlite::Utf8Error(..) => Self::Corrupt { operation, path, source: source.into() },
             _ => match source.sqlite_error_code() {
                 Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
-                    Self::Busy { operation, path, source: DatabaseError(source) }
+                    let holder = holder(&path);
+                    Self::Busy { operation, path, holder }
                 }
                 // Unknown is SQLITE_ERROR: a table or a column is missing. A statement that may legitimately violate a
                 // constraint is preceded by a look-up, so a violation is damage.

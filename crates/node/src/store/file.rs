@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
+use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, TransactionBehavior};
 
 use super::{BUSY_TIMEOUT, StoreError, upgrade::upgrade};
 
@@ -220,9 +220,9 @@ pub(super) fn set_log(connection: &Connection, path: &Path, mode: &str) -> Resul
     let sql = format!("PRAGMA journal_mode = {mode}");
     let set = connection.query_row(&sql, [], |_row| Ok(()));
     wait(BUSY_TIMEOUT)?;
-    match set.map_err(failed) {
-        Err(StoreError::Busy { .. }) => Ok(()),
-        set => set,
+    match set {
+        Err(error) if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy) => Ok(()),
+        set => set.map_err(failed),
     }
 }
 

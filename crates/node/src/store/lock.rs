@@ -3,9 +3,8 @@ use std::{
     io,
     os::fd::OwnedFd,
     os::unix::fs::OpenOptionsExt,
-    path::Path,
-    sync::{Arc, Weak, mpsc},
-    thread,
+    path::{Path, PathBuf},
+    sync::{Arc, Weak},
     time::Duration,
 };
 
@@ -14,9 +13,20 @@ use rustix::{
     io::Errno,
 };
 
-use super::{StoreError, file};
+use super::{
+    StoreError,
+    error::holder,
+    file,
+    queue::{self, Waited},
+};
+use riklet_kernel::process::LockHolder;
+
+/// The longest wait for the lock of another process.
+pub const LOCK_TIMEOUT: Duration = Duration::from_secs(30);
 
 const FILE: &str = "lock";
+/// The file that a running daemon keeps locked.
+const DAEMON: &str = "daemon.lock";
 
 /// The advisory lock under which the kernel is changed: flock(2) on a file of the state directory, held
 /// until the last clone of the value is dropped or the process ends, however it ends.
@@ -31,46 +41,40 @@ impl Lock {
     /// Waits until nobody else holds the lock, and takes it exclusively. Creates the state directory if it is missing.
     ///
     /// # Errors
-    /// Fails if the lock's file cannot be made or opened.
+    /// Fails with [`StoreError::Busy`], which names the process that holds it, after [`LOCK_TIMEOUT`], or earlier if
+    /// that process is stopped. Also fails if the lock's file cannot be made or opened.
     pub fn exclusive(dir: &Path) -> Result<Self, StoreError> {
+        Self::exclusive_within(dir, LOCK_TIMEOUT)
+    }
+
+    /// Takes the lock exclusively, as [`Self::exclusive`] does, but waits no longer than `limit`.
+    ///
+    /// # Errors
+    /// Fails as [`Self::exclusive`] does.
+    pub(crate) fn exclusive_within(dir: &Path, limit: Duration) -> Result<Self, StoreError> {
         file::make_dir(dir)?;
         let path = dir.join(FILE);
         let mut options = OpenOptions::new();
         // The file is opened for reading as well: programs that keep the lock get it as their standard input.
         options.read(true).write(true).create(true).truncate(false).mode(0o600);
-        let opened = options.open(&path);
-        let opened = opened.and_then(|file| Self::take(file.into(), FlockOperation::LockExclusive));
-        opened.map_err(|source| StoreError::Io { operation: "lock", path, source })
-    }
-
-    /// Waits until nobody else holds the lock, and takes it exclusively; `None` if that takes longer than `limit`.
-    ///
-    /// # Errors
-    /// Fails as [`Self::exclusive`] does.
-    pub(crate) fn exclusive_within(
-        dir: &Path,
-        limit: Duration,
-    ) -> Result<Option<Self>, StoreError> {
-        let (dir, (sender, receiver)) = (dir.to_owned(), mpsc::channel());
-        // flock(2) has no time limit. A thread that still waits ends with the process, or takes the lock and drops it.
-        thread::spawn(move || {
-            let _too_late = sender.send(Self::exclusive(&dir));
-        });
-        receiver.recv_timeout(limit).ok().transpose()
+        let opened = options.open(&path).map_err(failed(&path))?;
+        Self::take(&path, opened.into(), Access::Exclusive, limit)
     }
 
     /// Waits until nobody holds the lock exclusively, and takes it shared with other readers. `None` if nobody ever
     /// took the lock here: then there is nothing to read either, and nothing is created.
     ///
     /// # Errors
-    /// Fails if the lock's file cannot be opened.
-    pub(crate) fn shared(dir: &Path) -> Result<Option<Self>, StoreError> {
+    /// Fails with [`StoreError::Busy`] after `limit`, or if the lock's file cannot be opened.
+    pub(crate) fn shared_within(dir: &Path, limit: Duration) -> Result<Option<Self>, StoreError> {
         let path = dir.join(FILE);
-        let taken = match OpenOptions::new().read(true).open(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            opened => opened.and_then(|file| Self::take(file.into(), FlockOperation::LockShared)),
-        };
-        taken.map(Some).map_err(|source| StoreError::Io { operation: "lock", path, source })
+        match OpenOptions::new().read(true).open(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            opened => {
+                let opened = opened.map_err(failed(&path))?;
+                Self::take(&path, opened.into(), Access::Shared, limit).map(Some)
+            }
+        }
     }
 
     /// Returns the same lock, if another part of this process still holds it.
@@ -85,12 +89,76 @@ impl Lock {
         Arc::downgrade(&self.file)
     }
 
-    fn take(file: OwnedFd, operation: FlockOperation) -> io::Result<Self> {
-        loop {
-            match flock(&file, operation) {
-                Err(Errno::INTR) => {}
-                result => return Ok(result.map(|()| Self { file: Arc::new(file) })?),
-            }
+    fn take(
+        path: &Path,
+        file: OwnedFd,
+        access: Access,
+        limit: Duration,
+    ) -> Result<Self, StoreError> {
+        let taken = match flock(&file, access.at_once()) {
+            Ok(()) => Ok(file),
+            Err(Errno::WOULDBLOCK | Errno::INTR) => match queue::wait(path, file, access, limit) {
+                Ok(Waited::Granted(file)) => Ok(file),
+                Ok(Waited::InVain(holder)) => {
+                    return Err(StoreError::Busy {
+                        operation: "lock",
+                        path: path.to_owned(),
+                        holder,
+                    });
+                }
+                Err(error) => Err(error),
+            },
+            Err(errno) => Err(errno.into()),
+        };
+        let file = taken.map_err(failed(path))?;
+        Ok(Self { file: Arc::new(file) })
+    }
+}
+
+/// Returns another process that holds the lock of this directory, or else one that has a transaction of its database open.
+#[must_use]
+pub fn lock_holder(dir: &Path) -> Option<LockHolder> {
+    let path = dir.join(FILE);
+    LockHolder::of(&[&path]).or_else(|| holder(&file::path(dir)))
+}
+
+/// Returns the path of the file in this directory that a running daemon keeps locked (flock(2)).
+#[must_use]
+pub fn daemon_lock(dir: &Path) -> PathBuf {
+    dir.join(DAEMON)
+}
+
+/// Returns the daemon that has the records in this directory open, unless it is this process.
+#[must_use]
+pub fn daemon(dir: &Path) -> Option<LockHolder> {
+    LockHolder::of(&[&daemon_lock(dir)])
+}
+
+/// The way in which a lock is held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Access {
+    Exclusive,
+    Shared,
+}
+
+impl Access {
+    /// Returns the operation that waits.
+    pub(super) const fn waiting(self) -> FlockOperation {
+        match self {
+            Self::Exclusive => FlockOperation::LockExclusive,
+            Self::Shared => FlockOperation::LockShared,
         }
     }
+
+    const fn at_once(self) -> FlockOperation {
+        match self {
+            Self::Exclusive => FlockOperation::NonBlockingLockExclusive,
+            Self::Shared => FlockOperation::NonBlockingLockShared,
+        }
+    }
+}
+
+fn failed(path: &Path) -> impl FnOnce(io::Error) -> StoreError {
+    let path = path.to_owned();
+    |source| StoreError::Io { operation: "lock", path, source }
 }

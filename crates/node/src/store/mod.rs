@@ -11,6 +11,7 @@ mod lock;
 mod manifests;
 mod passed;
 mod ports;
+mod queue;
 mod record;
 mod reserved;
 mod restore;
@@ -32,7 +33,7 @@ use rusqlite::{Connection, OptionalExtension, Params, Row};
 
 pub use error::{DatabaseError, StoreError};
 pub(crate) use error::{REBUILD, rebuild_one};
-pub use lock::Lock;
+pub use lock::{LOCK_TIMEOUT, Lock, daemon, daemon_lock, lock_holder};
 pub use record::{Generation, Phase, Record, Records, Unreadable};
 pub use reserved::ReservedSlot;
 pub(crate) use restore::Reopened;

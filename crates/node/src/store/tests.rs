@@ -7,6 +7,7 @@ use std::{
     fs::DirBuilder,
     os::unix::fs::{DirBuilderExt, PermissionsExt},
     sync::atomic::{AtomicU32, Ordering},
+    time::Duration,
 };
 
 use super::*;
@@ -112,7 +113,7 @@ fn only_open_creates_files_and_only_for_their_owner() {
     let dir = Dir::new();
     assert!(Store::open_existing(&dir.0).unwrap().is_none());
     assert!(Store::set_aside(&dir.0).unwrap().is_none());
-    assert!(Lock::shared(&dir.0).unwrap().is_none());
+    assert!(Lock::shared_within(&dir.0, LOCK_TIMEOUT).unwrap().is_none());
     assert_eq!(dir.files(), BTreeSet::new());
     // An empty file, as a process leaves it that ends between creating the file and writing to it.
     dir.write(b"");
@@ -307,8 +308,30 @@ fn an_exclusive_lock_excludes_others_until_it_is_dropped() {
             });
         }
     });
-    let _one = Lock::shared(&dir.0).unwrap().unwrap();
-    let _other = Lock::shared(&dir.0).unwrap().unwrap();
+    let _one = Lock::shared_within(&dir.0, LOCK_TIMEOUT).unwrap().unwrap();
+    let _other = Lock::shared_within(&dir.0, LOCK_TIMEOUT).unwrap().unwrap();
+}
+
+#[test]
+fn a_wait_for_a_lock_ends_at_its_limit() {
+    let limit = Duration::from_millis(30);
+    let dir = Dir::new();
+    let held = Lock::exclusive(&dir.0).unwrap();
+    for _ in 0..3 {
+        let refused = Lock::exclusive_within(&dir.0, limit).unwrap_err();
+        assert!(matches!(refused, StoreError::Busy { holder: None, .. }), "{refused}");
+        let refused = Lock::shared_within(&dir.0, limit).unwrap_err();
+        assert!(matches!(refused, StoreError::Busy { .. }), "{refused}");
+    }
+    // Those who gave up hold nothing afterwards, and who still waits gets the lock.
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| Lock::exclusive(&dir.0).map(drop));
+        let other = scope.spawn(|| Lock::exclusive(&dir.0).map(drop));
+        drop(held);
+        waiting.join().unwrap().unwrap();
+        other.join().unwrap().unwrap();
+    });
+    drop(Lock::exclusive_within(&dir.0, limit).unwrap());
 }
 
 #[test]

@@ -1,10 +1,10 @@
 //! Runs the programs of iptables.
 
-use std::{collections::BTreeSet, ffi::OsStr, io::ErrorKind, process::Output};
+use std::{collections::BTreeSet, ffi::OsStr, io::ErrorKind, path::PathBuf, process::Output};
 
 use crate::{
     KernelError, Refusal,
-    process::{self, Launcher},
+    process::{self, Launcher, LockHolder},
 };
 use riklet_core::firewall::{
     IptablesVariant,
@@ -104,10 +104,23 @@ pub(super) fn refusal(output: &Output, input: &str) -> Refusal {
     if let Some(line) = line {
         words = format!("{words}: {line}");
     }
+    let path = xtables_lock();
+    let holder = || LockHolder::of(&[&path]).or_else(|| LockHolder::with_open(&path));
+    if words.contains("xtables lock")
+        && let Some(holder) = holder()
+    {
+        words = format!("{words}; it is held by {holder}");
+    }
     // iptables has no error numbers to pass on. EPERM is derived from its words, because the hint for the user depends
     // on it.
     let errno = words.contains("you must be root").then_some(Refusal::EPERM);
     Refusal { errno, words }
+}
+
+/// Returns the path of the file that programs of the legacy variant lock (`XT_LOCK_NAME` of iptables, which this variable
+/// overrides).
+fn xtables_lock() -> PathBuf {
+    std::env::var_os("XTABLES_LOCKFILE").map_or_else(|| "/run/xtables.lock".into(), PathBuf::from)
 }
 
 /// Returns the names of the tables of the legacy variant that are in use.
