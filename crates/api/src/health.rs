@@ -5,8 +5,14 @@ use serde::{Deserialize, Serialize};
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct Health {
-    /// `ok`.
+    /// `ok`; or `busy`, if the engine does not answer at once: then the numbers are those last known.
     pub status: String,
+    /// The time that the engine has been busy for, in milliseconds, if it is busy.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub busy_ms: Option<u64>,
+    /// The process that the engine waits for, if another process holds the lock or the database.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waits_for: Option<String>,
     /// The program's version.
     pub version: String,
     /// The number of recorded functions.

@@ -1,8 +1,11 @@
 //! Turns the node's types into the documents of the API, and an inspection back into an instance.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    time::Duration,
+};
 
-use super::engine::SlotCounts;
+use super::engine::{Delay, SlotCounts};
 use riklet_api::{
     Check, ExposureDocument, FailureDocument, Health, InspectionDocument, InstanceDocument,
     LinkEnd, ListEntry, PlanDocument, RebuiltDocument, ReportDocument, RunDocument, Unsettled,
@@ -160,9 +163,12 @@ pub fn run(run: &store::Run, state: RunState) -> RunDocument {
 
 /// Describes the state of the daemon.
 #[must_use]
-pub fn health(counts: SlotCounts) -> Health {
+pub fn health(counts: SlotCounts, delay: Option<&Delay>) -> Health {
+    let millis = |busy: Duration| u64::try_from(busy.as_millis()).unwrap_or(u64::MAX);
     Health {
-        status: "ok".to_owned(),
+        status: if delay.is_some() { "busy" } else { "ok" }.to_owned(),
+        busy_ms: delay.map(|delay| millis(delay.busy)),
+        waits_for: delay.and_then(|delay| delay.waits_for.clone()),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         functions: counts.functions,
         creating_slots: counts.creating,

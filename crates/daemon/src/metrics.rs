@@ -71,6 +71,8 @@ impl Default for Metrics {
 pub struct Snapshot {
     counts: SlotCounts,
     functions: Vec<ListEntry>,
+    /// The time that the engine has not answered for.
+    busy: Duration,
     traffic: BTreeMap<InterfaceName, Traffic>,
     flows: BTreeMap<IpAddr, u64>,
 }
@@ -80,10 +82,14 @@ impl Snapshot {
     ///
     /// # Errors
     /// Fails if the kernel does not report them.
-    pub fn take(counts: SlotCounts, functions: Vec<ListEntry>) -> Result<Self, KernelError> {
+    pub fn take(
+        counts: SlotCounts,
+        functions: Vec<ListEntry>,
+        busy: Duration,
+    ) -> Result<Self, KernelError> {
         let mut kernel = Linux::new();
         let (traffic, flows) = (kernel.traffic()?, kernel.flows_by_guest()?);
-        Ok(Self { counts, functions, traffic, flows })
+        Ok(Self { counts, functions, busy, traffic, flows })
     }
 }
 
@@ -149,6 +155,10 @@ impl Collector for Snapshot {
             let mut gauge = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
             gauge.encode_gauge(&value)?;
         }
+        let (name, help) = ("engine_busy", "Time that the engine has not answered for");
+        let unit = Some(&Unit::Seconds);
+        let mut gauge = encoder.encode_descriptor(name, help, unit, MetricType::Gauge)?;
+        gauge.encode_gauge(&self.busy.as_secs_f64())?;
         let traffic: [(&str, &str, Counted); 4] = [
             ("function_received_packets", "Packets that the guest took", |t| t.packets_in),
             ("function_received_bytes", "Bytes that the guest took", |t| t.bytes_in),
@@ -190,8 +200,8 @@ mod tests {
         metrics.operation("up", false, Duration::from_micros(300));
         metrics.repaired();
         let counts = SlotCounts { functions: 1, creating: 0, ready: 64, draining: 2 };
-        let (functions, traffic, flows) = Default::default();
-        let text = metrics.render(Snapshot { counts, functions, traffic, flows });
+        let (functions, busy, traffic, flows) = Default::default();
+        let text = metrics.render(Snapshot { counts, functions, busy, traffic, flows });
         for line in [
             "# TYPE riklet_sdn_operation_seconds histogram",
             "riklet_sdn_operation_seconds_count{operation=\"up\",outcome=\"done\"} 1",
@@ -201,6 +211,7 @@ mod tests {
             "riklet_sdn_functions 1",
             "riklet_sdn_slots 67",
             "riklet_sdn_ready_slots 64",
+            "riklet_sdn_engine_busy_seconds 0.0",
         ] {
             assert!(text.lines().any(|found| found == line), "{line}\n{text}");
         }

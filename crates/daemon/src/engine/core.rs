@@ -17,6 +17,7 @@ use super::{
     batch::{BATCH_SIZE, Reply},
     drift::REFRESH_INTERVAL,
     healer::Healer,
+    progress::Progress,
 };
 use crate::{events::Events, local::LocalNode, now};
 use riklet_core::{model::Slot, plan::CutOff};
@@ -30,6 +31,7 @@ pub(super) struct Core {
     pub(super) events: Events,
     inbox: Receiver<Message>,
     queue: Queue,
+    progress: Progress,
     pub(super) background: Background,
     pub(super) healer: Healer,
     /// The error of the last repair, if it failed: the same one is said once.
@@ -44,6 +46,8 @@ pub(super) struct Core {
     pub(super) alone: Vec<Call>,
     /// The time of the last request.
     pub(super) last_request: Instant,
+    /// The earliest time to commit outcomes: later than otherwise after that has failed.
+    pub(super) flush_after: Instant,
     /// The time since which TAPs await deletion; `None` if there are none.
     pub(super) draining_since: Option<Instant>,
     /// The time of the next look at state that the kernel does not report.
@@ -61,7 +65,7 @@ impl Core {
         options: Options,
         events: Events,
         inbox: Receiver<Message>,
-        queue: Queue,
+        (queue, progress): (Queue, Progress),
     ) -> Result<Self, EngineError> {
         let kernel = Watched::open(Linux::new())?;
         let mut node = WarmNode::new(config, kernel);
@@ -84,6 +88,7 @@ impl Core {
             events,
             inbox,
             queue,
+            progress,
             background,
             healer: Healer::default(),
             failed_repair: None,
@@ -92,6 +97,7 @@ impl Core {
             waiting: Vec::new(),
             alone: Vec::new(),
             last_request: now,
+            flush_after: now,
             draining_since: Some(now),
             next_refresh: now + REFRESH_INTERVAL,
             refill: true,
@@ -105,10 +111,12 @@ impl Core {
     /// Works until the request to stop, and finishes earlier requests.
     pub(super) fn run(mut self) {
         while !self.stopping || !self.alone.is_empty() {
+            self.progress.end();
             if let Err(errno) = self.wait() {
                 self.events.error(&std::io::Error::from(errno));
                 return;
             }
+            self.progress.begin();
             self.take_messages();
             self.call_alone();
             self.listen();
@@ -176,7 +184,9 @@ impl Core {
             Message::Call(call) => call(&mut self.local),
             Message::Alone(call) => self.alone.push(call),
             Message::Count(reply) => {
-                let _nobody_waits = reply.send(self.counts().unwrap_or_default());
+                let counts = self.counts().unwrap_or_default();
+                self.progress.note_counts(counts);
+                let _nobody_waits = reply.send(counts);
             }
             Message::TaskOutcome(outcome) => self.finish(&outcome),
             Message::Stop => self.stopping = true,

@@ -9,6 +9,7 @@
 //! | `batch` | requests that are done together |
 //! | `drift`, `healer` | what somebody else changed, and when it is repaired |
 //! | `slots`, `background` | TAPs created in advance, and deleted later, on another thread |
+//! | `progress` | what the thread is at, for those who do not wait for it |
 //! | `node_api`, `pending` | the handle: an API for threads, and replies to come |
 
 mod background;
@@ -18,28 +19,32 @@ mod drift;
 mod healer;
 mod node_api;
 mod pending;
+mod progress;
 mod slots;
 
 use std::{
     io,
     os::fd::OwnedFd,
-    path::PathBuf,
     sync::{
         Arc,
         mpsc::{self, Sender},
     },
     thread::{self, JoinHandle},
+    time::Duration,
 };
 
 use rustix::event::{EventfdFlags, eventfd};
 use tokio::sync::oneshot;
 
-use self::core::Core;
-pub use self::pending::{Gone, Pending};
-use super::{events::Events, local::LocalNode};
-use riklet_api::{ApiError, Check, NodeApi};
+use self::{core::Core, progress::Progress};
+pub use self::{
+    pending::{Gone, Pending},
+    progress::Delay,
+};
+use super::{documents, events::Events, local::LocalNode};
+use riklet_api::{ApiError, Check, Health, ListEntry, NodeApi};
 use riklet_kernel::{KernelError, linux::watched::Watched};
-use riklet_sdn::{Config, NodeError, Report, Request, TaskOutcome, WarmNode};
+use riklet_sdn::{Config, Node, NodeError, Report, Request, TaskOutcome, WarmNode};
 
 /// The node as the engine has it.
 pub type WatchedNode = LocalNode<WarmNode<Watched>>;
@@ -106,9 +111,14 @@ impl EngineError {
 pub struct Engine {
     queue: Queue,
     events: Events,
-    state_dir: Arc<PathBuf>,
-    socket: Arc<PathBuf>,
+    config: Arc<Config>,
+    progress: Progress,
 }
+
+/// The longest wait for an answer of the engine about itself.
+const PATIENCE: Duration = Duration::from_millis(200);
+/// The longest wait for a list of the engine.
+const LIST_PATIENCE: Duration = Duration::from_secs(1);
 
 /// The queue to the engine's thread.
 #[derive(Debug, Clone)]
@@ -145,19 +155,21 @@ impl Engine {
         let engine = Self {
             queue: queue.clone(),
             events: events.clone(),
-            state_dir: Arc::new(config.state_dir.clone()),
-            socket: Arc::new(config.socket()),
+            config: Arc::new(config.clone()),
+            progress: Progress::default(),
         };
+        let progress = engine.progress.clone();
         let (started, outcome) = mpsc::channel();
         let thread = thread::Builder::new().name("engine".to_owned());
-        let thread =
-            thread.spawn(move || match Core::start(config, options, events, inbox, queue) {
+        let thread = thread.spawn(move || {
+            match Core::start(config, options, events, inbox, (queue, progress)) {
                 Ok(core) => {
                     let _nobody_waits = started.send(Ok(()));
                     core.run();
                 }
                 Err(error) => drop(started.send(Err(error))),
-            });
+            }
+        });
         let thread = thread.map_err(EngineError::Start)?;
         match outcome.recv() {
             Ok(Ok(())) => Ok((engine, thread)),
@@ -202,6 +214,50 @@ impl Engine {
     /// Returns the number of slots in each state. The reply also shows that the engine is alive.
     pub fn counts(&self) -> Pending<SlotCounts> {
         self.ask(Message::Count)
+    }
+
+    /// Returns the state of the daemon. If the engine is busy, returns what was last known, and why it is busy, instead of
+    /// waiting.
+    ///
+    /// # Errors
+    /// Fails if the engine has ended.
+    pub async fn health(&self) -> Result<Health, Gone> {
+        let (counts, delay) = self.counts_or_delay().await?;
+        Ok(documents::health(counts, delay.as_ref()))
+    }
+
+    /// Lists the recorded functions and the state of their TAPs. If the engine is busy, reads the records and the kernel
+    /// beside it: the list may then have what the engine was asked to take down.
+    ///
+    /// # Errors
+    /// Fails if the engine has ended, or the records or the kernel cannot be read.
+    pub async fn list(&self) -> Result<Vec<ListEntry>, ApiError> {
+        if let Ok(listed) = tokio::time::timeout(LIST_PATIENCE, self.with(NodeApi::list)).await {
+            return listed?;
+        }
+        let config = Config::clone(&self.config);
+        let beside = move || LocalNode::new(Node::new(config)).list();
+        tokio::task::spawn_blocking(beside).await.map_err(|_panicked| Gone)?
+    }
+
+    /// Returns the number of slots in each state, as last known if the engine is busy, and why it is busy.
+    ///
+    /// # Errors
+    /// Fails if the engine has ended.
+    pub async fn counts_or_delay(&self) -> Result<(SlotCounts, Option<Delay>), Gone> {
+        match tokio::time::timeout(PATIENCE, self.counts()).await {
+            Ok(counts) => Ok((counts?, None)),
+            Err(_busy) => Ok((self.progress.counts(), self.progress.delay(&self.config.state_dir))),
+        }
+    }
+
+    /// Returns whether the engine answers, or waits for another process: then a new start would wait as well.
+    ///
+    /// # Errors
+    /// Fails if the engine has ended.
+    pub async fn is_well(&self) -> Result<bool, Gone> {
+        let (_, delay) = self.counts_or_delay().await?;
+        Ok(delay.is_none_or(|delay| delay.waits_for.is_some()))
     }
 
     /// Sends a message, and returns its pending reply.

@@ -41,7 +41,7 @@ impl NodeApi for Engine {
                         daemon starts anew";
             self.events.say(EventKind::Manifest, None, text.to_owned());
         }
-        forget_runs(&self.state_dir, selector).map(|()| report)
+        forget_runs(&self.config.state_dir, selector).map(|()| report)
     }
 
     fn list(&mut self) -> Result<Vec<ListEntry>, ApiError> {
@@ -64,21 +64,21 @@ impl NodeApi for Engine {
 
     /// Ends the VMMs of lost runs on the calling thread, so that nobody else waits for that.
     fn repair(&mut self) -> Result<ReportDocument, ApiError> {
-        let orphans = Orphans::take_over(&self.state_dir);
+        let orphans = Orphans::take_over(&self.config.state_dir);
         let orphans = orphans.map_err(|error| problems::run(&error))?;
         self.alone(move |node| node.repair_with(orphans)).wait()?
     }
 
     fn rebuild(&mut self, _force: bool) -> Result<RebuiltDocument, ApiError> {
-        Err(database_is_open(&self.socket))
+        Err(database_is_open(&self.config.socket()))
     }
 
     fn adopt(&mut self) -> Result<RebuiltDocument, ApiError> {
-        Err(database_is_open(&self.socket))
+        Err(database_is_open(&self.config.socket()))
     }
 
     fn health(&mut self) -> Result<Option<Health>, ApiError> {
-        Ok(Some(documents::health(self.counts().wait()?)))
+        Ok(Some(documents::health(self.counts().wait()?, None)))
     }
 
     fn events(&mut self, follow: bool) -> Result<Notifications, ApiError> {

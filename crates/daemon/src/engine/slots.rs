@@ -20,7 +20,7 @@ impl Core {
     /// Returns the time of the next task that nothing else wakes the engine for.
     pub(super) fn next_task(&self) -> Option<Instant> {
         let quiet = self.last_request + QUIET_PERIOD;
-        let flush = self.local.node.has_deferred().then_some(quiet);
+        let flush = self.local.node.has_deferred().then_some(quiet.max(self.flush_after));
         if !self.background.is_idle() {
             return flush;
         }
@@ -35,10 +35,11 @@ impl Core {
             return;
         }
         if self.local.node.has_deferred()
-            && now() >= self.last_request + QUIET_PERIOD
+            && now() >= self.flush_after.max(self.last_request + QUIET_PERIOD)
             && let Err(error) = self.local.node.flush()
         {
             self.events.error(&error);
+            self.flush_after = now() + REFRESH_INTERVAL;
         }
         if !self.background.is_idle() || !self.alone.is_empty() {
             return;

@@ -14,7 +14,6 @@ use super::{
     request, stream,
 };
 use crate::{
-    documents,
     engine::{Engine, Gone},
     local::document,
     metrics::{MEDIA_TYPE, Snapshot},
@@ -138,9 +137,11 @@ async fn slowly<T: Send + 'static>(
     responses((status = 200, body = String, content_type = "application/openmetrics-text"),
         (status = "default", body = Problem, content_type = "application/problem+json"))))]
 pub(super) async fn metrics(State(api): State<Api>) -> Result<Response, Rejection> {
-    let snapshot = slowly(&api, |engine| {
-        let counts = engine.counts().wait()?;
-        Snapshot::take(counts, engine.list()?).map_err(|error| problems::node(&error.into()))
+    let (counts, delay) = api.engine.counts_or_delay().await?;
+    let functions = api.engine.list().await?;
+    let snapshot = slowly(&api, move |_engine| {
+        let busy = delay.map(|delay| delay.busy).unwrap_or_default();
+        Snapshot::take(counts, functions, busy).map_err(|error| problems::node(&error.into()))
     });
     let snapshot = snapshot.await?;
     let text = api.events.metrics().render(snapshot);
@@ -164,7 +165,7 @@ pub(super) async fn list(
 }
 
 pub(super) async fn listed(api: &Api, collection: Collection) -> Result<Vec<ListEntry>, Rejection> {
-    let mut listed = api.engine.with(NodeApi::list).await??;
+    let mut listed = api.engine.list().await?;
     listed.retain(|listed| collection.has(&listed.instance.kind));
     Ok(listed)
 }
@@ -209,11 +210,11 @@ pub(super) async fn repair(State(api): State<Api>) -> Result<Json<ReportDocument
     Ok(Json(slowly(&api, NodeApi::repair).await?))
 }
 
-/// Returns the state of the daemon.
+/// Returns the state of the daemon, also while its engine is busy.
 #[cfg_attr(test, utoipa::path(get, path = "/v1/health",
     responses((status = 200, body = Health), (status = "default", body = Problem, content_type = "application/problem+json"))))]
 pub(super) async fn health(State(api): State<Api>) -> Result<Json<Health>, Rejection> {
-    Ok(Json(documents::health(api.engine.counts().await?)))
+    Ok(Json(api.engine.health().await?))
 }
 
 /// Returns the version of the program and of the API.

@@ -33,7 +33,7 @@ use socket::Listener;
 pub use socket::SocketError;
 
 use super::{
-    engine::{Engine, EngineError, Options},
+    engine::{Engine, EngineError, Gone, Options},
     events::Events,
     manifests::Manifests,
 };
@@ -302,14 +302,17 @@ async fn ended(ending: &mut watch::Receiver<bool>) {
     let _sender_is_gone = ending.wait_for(|ending| *ending).await.map(drop);
 }
 
-/// Tells systemd that the daemon is alive, as long as its engine answers (`WatchdogSec=` of systemd.service(5)).
+/// Tells systemd that the daemon is alive, as long as its engine answers or waits for another process (`WatchdogSec=` of
+/// systemd.service(5)).
 async fn feed_watchdog(engine: Engine) {
     let Some(limit) = sd_notify::watchdog_enabled() else { return };
     let mut interval = time::interval(limit / 2);
     loop {
         interval.tick().await;
-        if engine.counts().await.is_err() {
-            return;
+        match engine.is_well().await {
+            Ok(true) => {}
+            Ok(false) => continue,
+            Err(Gone) => return,
         }
         let _not_supervised = sd_notify::notify(&[sd_notify::NotifyState::Watchdog]);
     }

@@ -24,7 +24,7 @@ use tokio::net::{UnixListener as TokioListener, UnixStream};
 use super::Settings;
 use riklet_core::model::{Account, AccountName};
 use riklet_kernel::{AccountKind, HostFacts, KernelError, linux::Linux};
-use riklet_sdn::store::{Store, StoreError};
+use riklet_sdn::store::{Store, StoreError, daemon_lock};
 
 /// The reason why the socket cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -76,14 +76,12 @@ pub enum SocketError {
     Store(#[from] StoreError),
 }
 
-/// The file in the state directory that a running daemon keeps locked, and that has the number of its process.
-const LOCK: &str = "daemon.lock";
 /// The interval at which the path of the socket is checked.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// Locks the records for one daemon, until the returned file is closed or the process ends in any way (flock(2)).
+/// Locks the records for one daemon, by a file that has the number of its process, until the returned file is closed or the process ends in any way (flock(2)).
 pub(super) fn lock(state_dir: &Path) -> Result<File, SocketError> {
-    let path = state_dir.join(LOCK);
+    let path = daemon_lock(state_dir);
     let io = |operation| {
         let path = path.clone();
         move |source| SocketError::Io { operation, path, source }
