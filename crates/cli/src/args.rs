@@ -62,6 +62,9 @@ pub(crate) struct NodeArgs {
     #[arg(long, global = true, value_name = "SOCKET")]
     #[arg(env = "RIKLET_SDN_API", hide_env_values = true)]
     pub(crate) api: Option<PathBuf>,
+    /// Work without the daemon, on the same records and under the same lock.
+    #[arg(long, global = true)]
+    pub(crate) no_daemon: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]

@@ -4,7 +4,7 @@ use riklet_api::{ApiError, Detail, ErrorKind, FailureDocument};
 use riklet_core::definition;
 use riklet_daemon::{documents::NotUnderstood, server::ServeError};
 use riklet_guest::GuestError;
-use riklet_sdn::{ConfigError, NodeError, store::StoreError};
+use riklet_sdn::{ConfigError, NodeError, process::LockHolder, store::StoreError};
 use riklet_vmm::{runs::RunError, supervisor::SupervisorError};
 
 pub(crate) use riklet_api::chain;
@@ -55,6 +55,10 @@ pub(crate) enum CliError {
     Serve(#[from] ServeError),
     #[error("cannot connect to the daemon at {}", path.display())]
     Daemon { path: PathBuf, source: io::Error },
+    #[error("the daemon at {} does not answer: {process}", path.display())]
+    StoppedDaemon { path: PathBuf, process: LockHolder },
+    #[error("this is about the daemon, which --no-daemon leaves out")]
+    WithoutDaemon,
     #[error("standard output is not a terminal")]
     NoTerminal,
     #[error("cannot use the terminal")]
@@ -114,6 +118,7 @@ impl CliError {
             | Self::NotText { .. }
             | Self::Console { .. }
             | Self::NoTerminal
+            | Self::WithoutDaemon
             | Self::Definition(_)
             | Self::Config(_) => ErrorKind::Invalid,
             Self::Privilege | Self::Tun { .. } | Self::Daemon { .. } => ErrorKind::Host,
@@ -138,6 +143,10 @@ impl CliError {
             Self::Daemon { .. } => {
                 Some("run it as root, or as a member of the socket's group".to_owned())
             }
+            Self::StoppedDaemon { process, .. } => Some(format!(
+                "`kill -CONT {}` lets it go on; `--no-daemon` works without it",
+                process.pid
+            )),
             Self::Privilege => Some("run it as root".to_owned()),
             Self::Tun { source } => Some(tun_advice(source).to_owned()),
             Self::Supervisor(error) => error.hint(),

@@ -10,6 +10,7 @@ mod events;
 mod input;
 mod inspect;
 mod list;
+mod log;
 mod logs;
 mod node;
 mod output;
@@ -43,15 +44,22 @@ fn main() -> ExitCode {
         Ok(args) => args,
         Err(code) => return code,
     };
-    log(args.verbose);
+    log::start(args.verbose);
     let output = args.output;
-    match dispatch(args) {
+    let is_daemon = matches!(args.command, Some(Command::Serve(_)));
+    let code = match dispatch(args) {
         Ok(code) => code,
         Err(error) => {
             output::error(output, &error);
             error.exit_code()
         }
+    };
+    if is_daemon {
+        log::flush_briefly();
+    } else {
+        log::flush();
     }
+    code
 }
 
 fn dispatch(args: Args) -> Result<ExitCode, CliError> {
@@ -76,6 +84,7 @@ fn dispatch(args: Args) -> Result<ExitCode, CliError> {
         Command::Repair { .. } => repair::run(&mut node()?, output),
         Command::Events(events) => events::run(&mut node()?, &events, output),
         Command::Top(top) => top::run(args.node, &top, output),
+        Command::Serve(_) if args.node.no_daemon => Err(CliError::WithoutDaemon),
         Command::Serve(serve) => {
             let config = config::load(&args.node)?;
             serve::run(config, serve)
@@ -101,23 +110,4 @@ fn completions(shell: Shell, output: Output) -> Result<ExitCode, CliError> {
     clap_complete::generate(shell, &mut shown, "riklet-sdn", &mut text);
     output.raw(&text)?;
     Ok(ExitCode::SUCCESS)
-}
-
-/// Sends the library's log to standard error: with `-v` each change of the system after it is made, with `-vv` also
-/// each program that is run.
-fn log(verbose: u8) {
-    let level = match verbose {
-        0 => tracing::Level::WARN,
-        1 => tracing::Level::INFO,
-        _ => tracing::Level::DEBUG,
-    };
-    tracing_subscriber::fmt()
-        .with_max_level(level)
-        .with_writer(std::io::stderr)
-        .with_ansi(false)
-        // If the reader is gone, reporting the error would panic, and interrupt an operation halfway.
-        .log_internal_errors(false)
-        .without_time()
-        .with_target(false)
-        .init();
 }

@@ -1,6 +1,6 @@
 //! Chooses what carries out a command: the daemon if one listens, otherwise the node in this process.
 
-use std::{fs, io};
+use std::{fs, io, os::unix::net::UnixStream};
 
 use riklet_api::{
     ApiError, Check, Client, Health, HttpStatus, InspectionDocument, ListEntry, NodeApi,
@@ -8,7 +8,8 @@ use riklet_api::{
 };
 use riklet_core::model::{InstanceName, Selector, Workload};
 use riklet_daemon::local::LocalNode;
-use riklet_sdn::Node;
+use riklet_sdn::{Node, process::LockHolder};
+use rustix::net::sockopt;
 
 use super::{args::NodeArgs, config, error::CliError, input};
 
@@ -26,6 +27,8 @@ pub(crate) struct ChosenNode {
 enum Daemon {
     Unknown,
     Absent,
+    /// It is left out, whether or not one listens.
+    Unwanted,
     Listens(Client),
 }
 
@@ -45,7 +48,8 @@ impl ChosenNode {
     /// Returns the node that the arguments and the configuration select.
     pub(crate) fn of(args: &NodeArgs) -> Result<Self, CliError> {
         let local = LocalNode::new(Node::new(config::load(args)?));
-        Ok(Self { daemon: Daemon::Unknown, local })
+        let daemon = if args.no_daemon { Daemon::Unwanted } else { Daemon::Unknown };
+        Ok(Self { daemon, local })
     }
 
     fn ask<T>(
@@ -72,14 +76,24 @@ impl ChosenNode {
     /// Returns a client of the daemon; `None` if none listens as far as this process can see. A user who may not enter
     /// the state directory may not work without a daemon either, and gets that error instead.
     fn daemon(&mut self, requires: Requires) -> Result<Option<&mut Client>, CliError> {
+        if matches!(self.daemon, Daemon::Unwanted) && requires == Requires::Daemon {
+            return Err(CliError::WithoutDaemon);
+        }
         if matches!(self.daemon, Daemon::Unknown) {
             let socket = self.local.config().socket();
             let visible = || {
                 requires == Requires::Daemon
                     || input::require_privilege().is_err() && fs::symlink_metadata(&socket).is_ok()
             };
-            self.daemon = match Client::connect(&socket) {
-                Ok(client) => Daemon::Listens(client),
+            let connected = UnixStream::connect(&socket).and_then(|stream| {
+                let server = server_of(&stream);
+                Ok((Client::connect(&socket)?, server))
+            });
+            self.daemon = match connected {
+                Ok((_, Some(process))) if process.is_stopped => {
+                    return Err(CliError::StoppedDaemon { path: socket, process });
+                }
+                Ok((client, _)) => Daemon::Listens(client),
                 Err(source) if source.kind() == io::ErrorKind::PermissionDenied && visible() => {
                     return Err(CliError::Daemon { path: socket, source });
                 }
@@ -88,7 +102,7 @@ impl ChosenNode {
         }
         Ok(match &mut self.daemon {
             Daemon::Listens(client) => Some(client),
-            Daemon::Absent | Daemon::Unknown => None,
+            Daemon::Absent | Daemon::Unwanted | Daemon::Unknown => None,
         })
     }
 }
@@ -137,6 +151,12 @@ impl NodeApi for ChosenNode {
     fn events(&mut self, follow: bool) -> Result<Notifications, ApiError> {
         self.ask(Requires::Daemon, |node| node.events(follow))
     }
+}
+
+/// Returns the process that listens on the other side, if it can be told (`SO_PEERCRED` of unix(7)).
+fn server_of(stream: &UnixStream) -> Option<LockHolder> {
+    let pid = sockopt::socket_peercred(stream).ok()?.pid.as_raw_nonzero();
+    LockHolder::new(u32::try_from(pid.get()).ok()?)
 }
 
 /// Converts the errors of this process, in addition to those of the node and of the daemon.

@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::{
     args::OutputFormat,
     error::{CliError, chain},
+    log,
 };
 
 /// An error as a document for programs.
@@ -55,6 +56,7 @@ impl Output {
     /// Prints bytes of an endless output. Returns whether somebody still reads it.
     #[expect(clippy::unused_self, reason = "standard output is printed to through this only")]
     pub(crate) fn stream(self, bytes: &[u8]) -> Result<bool, CliError> {
+        log::flush();
         let mut out = io::stdout().lock();
         match out.write_all(bytes).and_then(|()| out.flush()) {
             Ok(()) => Ok(true),
@@ -102,8 +104,10 @@ impl Output {
     }
 }
 
-/// Prints a message for people on standard error. Ignores a failure, since there is nowhere to report it.
+/// Prints a message for people on standard error, after what was logged before it. Ignores a failure, since there is
+/// nowhere to report it.
 pub(crate) fn note(text: &str) {
+    log::flush();
     let _unwritable = writeln!(io::stderr().lock(), "{text}");
 }
 

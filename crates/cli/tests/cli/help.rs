@@ -58,6 +58,7 @@ fn help_lists_the_commands() {
                                 RIKLET_SDN_MARK_MASK]
           --api <SOCKET>        Socket of the daemon [default: api.sock in the state directory]. Without
                                 a daemon, commands work alone [env: RIKLET_SDN_API]
+          --no-daemon           Work without the daemon, on the same records and under the same lock
           --output <FORMAT>     Print data as text or as JSON [env: RIKLET_SDN_OUTPUT] [default: text]
                                 [possible values: text, json]
       -v, --verbose...          Log each change to standard error; given twice, also each program that

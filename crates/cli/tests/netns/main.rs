@@ -54,6 +54,7 @@ mod self_test;
 #[allow(dead_code, reason = "as above")]
 mod server;
 mod soak;
+mod stuck;
 mod supervised;
 mod sysctls;
 mod tap;

@@ -135,6 +135,11 @@ impl Daemon {
         self.api.clone()
     }
 
+    /// Returns the number of its process.
+    pub(crate) fn id(&self) -> u32 {
+        self.running.id()
+    }
+
     /// Returns the resident memory in KiB (`VmRSS` of `/proc/PID/status`).
     pub(crate) fn resident_kib(&self) -> u64 {
         self.running.resident_kib()
@@ -153,6 +158,11 @@ impl Daemon {
     /// Returns its process.
     pub(crate) fn into_running(self) -> Running {
         self.running
+    }
+
+    /// Sends the daemon this signal.
+    pub(crate) fn signal(&self, signal: Signal) {
+        self.running.signal(signal);
     }
 
     /// Sends the daemon this signal, and waits until it has ended.

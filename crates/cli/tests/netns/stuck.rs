@@ -1,0 +1,228 @@
+//! Locks that another process keeps: what needs none goes on, and what needs one says after a while who has it.
+
+use std::{
+    path::{Path, PathBuf},
+    thread,
+    time::Duration,
+};
+
+use riklet_sdn::store::Lock;
+use rustix::process::Signal;
+
+use crate::world::{
+    Firewall, World,
+    command::Running,
+    function::{exposure, function},
+    on_every_firewall,
+    transport::Transport::Tcp,
+    wait_for,
+};
+
+/// The longest time that a change may take to be refused.
+const REFUSED_WITHIN: Duration = Duration::from_secs(20);
+const SOON: Duration = Duration::from_secs(10);
+
+fn definition(name: &str, port: u16) -> String {
+    function(name, &[exposure(Tcp, port, 3000)]).to_string()
+}
+
+fn state_dir(world: &World) -> PathBuf {
+    PathBuf::from(&world.environment["RIKLET_SDN_STATE_DIR"])
+}
+
+/// Starts a process that takes the lock of flock(2) on this file and keeps it.
+#[track_caller]
+fn hold_lock(world: &World, path: &Path) -> Running {
+    let path = path.to_str().expect("UTF-8");
+    // `exec` leaves one process, which has the lock and ends with it.
+    let command = "exec 9<>\"$0\"; flock 9; echo held; exec sleep 60";
+    let mut holder = world.program_in_background("sh", &["-c", command, path], "");
+    holder.wait_for_line("held");
+    holder
+}
+
+// A command of ours logs under the lock. Nobody reads what it logs.
+on_every_firewall!(unread_log_keeps_no_lock, |world| {
+    let daemon = world.daemon(&[]);
+    let file = world.directory.path().join("first.json");
+    let file = file.to_str().expect("UTF-8");
+    world.program("tee", &[file], &definition("first", 8082)).success();
+    let pipe = world.directory.path().join("pipe");
+    // The pipe is full (pipe(7)) before the program begins.
+    let command = "mkfifo \"$1\"; sleep 60 <\"$1\" >/dev/null & exec 2>\"$1\"; head -c 65536 /dev/zero >&2; \
+        echo opened; exec \"$0\" --no-daemon -v up \"$2\"";
+    let program = env!("CARGO_BIN_EXE_riklet-sdn");
+    let arguments = ["-c", command, program, pipe.to_str().expect("UTF-8"), file];
+    let mut unread = world.program_in_background("sh", &arguments, "");
+    unread.wait_for_line("opened");
+    wait_for("its function", SOON, || {
+        (daemon.get("/v1/functions")[0]["name"] == "first").then_some(())
+    });
+    let reply = daemon.ask("PUT", "/v1/functions/web", &definition("web", 8080));
+    assert_eq!(reply.status, 200, "{reply:?}");
+    world.riklet(&["--no-daemon", "up", "-"], &definition("other", 8081)).success();
+    assert!(unread.is_running(), "it waits for its reader");
+});
+
+#[test]
+fn held_lock_delays_only_what_needs_it() {
+    let world = &World::new(Firewall::Nftables);
+    let daemon = world.daemon(&[]);
+    daemon.wait_until_idle();
+    let reply = daemon.ask("PUT", "/v1/functions/web", &definition("web", 8080));
+    assert_eq!(reply.status, 200, "{reply:?}");
+    daemon.wait_until_idle();
+    let lock = Lock::exclusive(&state_dir(world)).expect("the lock");
+    thread::scope(|scope| {
+        let api = daemon.clone_api();
+        let put =
+            scope.spawn(move || api.ask("PUT", "/v1/functions/late", &definition("late", 8081)));
+        let health = wait_for("the daemon to be busy", SOON, || {
+            let health = daemon.get("/v1/health");
+            (health["status"] == "busy").then_some(health)
+        });
+        let waits_for = health["waitsFor"].as_str().expect("the holder");
+        assert!(waits_for.contains(&format!("process {} (", std::process::id())), "{health}");
+        assert!(health["busyMs"].is_u64() && health["functions"] == 1, "{health}");
+        let names: Vec<_> = daemon.get("/v1/functions").as_array().expect("a list").clone();
+        assert_eq!(names.len(), 1, "{names:?}");
+        assert!(world.riklet(&["list"], "").success().contains("web"));
+        assert!(world.riklet(&["--no-daemon", "list"], "").success().contains("web"));
+        let metrics = daemon.ask("GET", "/metrics", "").body;
+        assert!(metrics.contains("riklet_sdn_functions 1"), "{metrics}");
+        let busy = metrics.lines().find_map(|l| l.strip_prefix("riklet_sdn_engine_busy_seconds "));
+        assert!(busy.expect("it is told").parse::<f64>().expect("a number") > 0.0, "{metrics}");
+        assert!(!put.is_finished(), "it waits");
+        drop(lock);
+        assert_eq!(put.join().expect("no panic").status, 200);
+    });
+    assert_eq!(daemon.get("/v1/health")["status"], "ok");
+}
+
+#[test]
+fn stopped_process_that_holds_the_lock_is_named() {
+    let world = &World::new(Firewall::Nftables);
+    let daemon = world.daemon(&[]);
+    daemon.wait_until_idle();
+    let holder = hold_lock(world, &state_dir(world).join("lock"));
+    holder.signal(Signal::STOP);
+    let pid = holder.id();
+    let words = format!("lock stays locked by process {pid} (sleep 60), which is stopped");
+    let hint = format!("`kill -CONT {pid}` lets it go on; `kill -KILL {pid}` ends it");
+    let refused = world.riklet(&["--no-daemon", "up", "-"], &definition("web", 8080)).failure(1);
+    assert!(refused.contains(&words) && refused.contains(&hint), "{refused}");
+    // All that wait are refused together.
+    thread::scope(|scope| {
+        let put = |number: u16| {
+            let name = format!("f{number}");
+            let definition = definition(&name, 9000 + number);
+            let daemon = daemon.clone_api();
+            move || daemon.ask("PUT", &format!("/v1/functions/{name}"), &definition)
+        };
+        let puts: Vec<_> = (0..8).map(|number| scope.spawn(put(number))).collect();
+        for put in puts {
+            let reply = put.join().expect("no panic");
+            assert_eq!(reply.status, 503, "{reply:?}");
+            let problem = reply.json();
+            assert!(problem["detail"].as_str().expect("a text").contains(&words), "{problem}");
+            assert_eq!(problem["hint"], hint);
+        }
+    });
+    holder.signal(Signal::KILL);
+    drop(holder);
+    let reply = daemon.ask("PUT", "/v1/functions/web", &definition("web", 8080));
+    assert_eq!(reply.status, 200, "{reply:?}");
+}
+
+#[test]
+fn open_transaction_of_another_process_is_named() {
+    let world = &World::new(Firewall::Nftables);
+    let daemon = world.daemon(&[]);
+    daemon.wait_until_idle();
+    let path = state_dir(world).join("riklet-sdn.db");
+    let foreign = rusqlite::Connection::open(path).expect("the database");
+    foreign.execute_batch("BEGIN IMMEDIATE").expect("a transaction");
+    let process = &*format!("process {} (", std::process::id());
+    let holder = &format!("stays locked by {process}");
+    thread::scope(|scope| {
+        let put = |name: &'static str, port| {
+            let daemon = daemon.clone_api();
+            move || daemon.ask("PUT", &format!("/v1/functions/{name}"), &definition(name, port))
+        };
+        let puts = [scope.spawn(put("a", 8080)), scope.spawn(put("b", 8081))];
+        let busy = wait_for("the daemon to be busy", SOON, || {
+            let health = daemon.get("/v1/health");
+            (health["status"] == "busy").then_some(health)
+        });
+        assert!(busy["waitsFor"].as_str().is_some_and(|text| text.starts_with(process)), "{busy}");
+        for put in puts {
+            let reply = put.join().expect("no panic");
+            assert!(reply.status == 503 && reply.body.contains(holder), "{reply:?}");
+        }
+    });
+    foreign.execute_batch("COMMIT").expect("its end");
+    let reply = wait_for("the daemon to go on", REFUSED_WITHIN, || {
+        let reply = daemon.ask("PUT", "/v1/functions/a", &definition("a", 8080));
+        (reply.status == 200).then_some(reply)
+    });
+    assert_eq!(reply.status, 200, "{reply:?}");
+    world.riklet(&["check"], "").success();
+}
+
+#[test]
+fn daemon_is_left_out_where_that_is_safe() {
+    let world = &World::new(Firewall::Nftables);
+    let daemon = world.daemon(&[]);
+    world.riklet(&["--no-daemon", "up", "-"], &definition("web", 8080)).success();
+    daemon.wait_until_idle();
+    assert_eq!(daemon.get("/v1/functions")[0]["name"], "web");
+    for command in
+        [&["--no-daemon", "repair", "--rebuild"][..], &["repair", "--adopt", "--no-daemon"]]
+    {
+        let refused = world.riklet(command, "").failure(1);
+        let open = format!("is open in the daemon: process {} (", daemon.id());
+        assert!(refused.contains(&open), "{refused}");
+        assert!(refused.contains(&format!("`kill {}`", daemon.id())), "{refused}");
+    }
+    for command in [&["--no-daemon", "events"][..], &["--no-daemon", "serve"]] {
+        let refused = world.riklet(command, "").failure(2);
+        assert!(refused.contains("--no-daemon leaves"), "{refused}");
+    }
+    world.riklet(&["--no-daemon", "down", "--all"], "").success();
+    daemon.wait_until_idle();
+}
+
+#[test]
+fn holder_of_the_lock_of_iptables_is_named() {
+    let world = &World::new(Firewall::IptablesLegacy);
+    let path = PathBuf::from(&world.environment["XTABLES_LOCKFILE"]);
+    let mut holder = world.program_in_background(
+        "flock",
+        &["--no-fork", path.to_str().expect("UTF-8"), "sh", "-c", "echo held; exec sleep 60"],
+        "",
+    );
+    holder.wait_for_line("held");
+    let refused = world.riklet(&["up", "-"], &definition("web", 8080)).failure(1);
+    let words = format!("it is held by process {} (", holder.id());
+    assert!(refused.contains(&words), "{refused}");
+    drop(holder);
+    world.riklet(&["repair"], "").success();
+}
+
+#[test]
+fn stopped_daemon_is_named_at_once() {
+    let world = &World::new(Firewall::Nftables);
+    let daemon = world.daemon(&[]);
+    daemon.wait_until_idle();
+    daemon.signal(Signal::STOP);
+    let refused = wait_for("the daemon to be stopped", SOON, || {
+        let listed = world.riklet(&["list"], "");
+        (listed.code != Some(0)).then(|| listed.failure(1))
+    });
+    let pid = daemon.id();
+    assert!(refused.contains(&format!("does not answer: process {pid} (")), "{refused}");
+    assert!(refused.contains(&format!("hint: `kill -CONT {pid}` lets it go on")), "{refused}");
+    world.riklet(&["--no-daemon", "up", "-"], &definition("web", 8080)).success();
+    daemon.signal(Signal::CONT);
+    assert!(world.riklet(&["list"], "").success().contains("web"));
+}
