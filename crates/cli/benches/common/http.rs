@@ -3,30 +3,48 @@
 use std::{
     io::{BufRead, BufReader, Read, Write},
     os::unix::net::UnixStream,
-    path::Path,
+    path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
 use serde_json::Value;
 
+/// The idle time after which the connection is replaced: the daemon closes one that is idle for ten seconds.
+const IDLE: Duration = Duration::from_secs(5);
+
 /// A connection to the daemon.
 #[derive(Debug)]
-pub(crate) struct Client(BufReader<UnixStream>);
+pub(crate) struct Client {
+    stream: BufReader<UnixStream>,
+    socket: PathBuf,
+    used: Instant,
+}
 
 impl Client {
     pub(crate) fn connect(socket: &Path) -> std::io::Result<Self> {
-        Ok(Self(BufReader::new(UnixStream::connect(socket)?)))
+        let stream = BufReader::new(UnixStream::connect(socket)?);
+        Ok(Self { stream, socket: socket.to_owned(), used: Instant::now() })
+    }
+
+    /// Replaces the connection if it was idle for a while.
+    #[track_caller]
+    fn renew(&mut self) {
+        if self.used.elapsed() > IDLE {
+            *self = Self::connect(&self.socket).unwrap();
+        }
     }
 
     /// Sends a request that must succeed, and returns the document of the answer.
     #[track_caller]
     pub(crate) fn json(&mut self, method: &str, target: &str, body: &str) -> Value {
+        self.renew();
         serde_json::from_slice(&self.send(method, target, body)).unwrap()
     }
 
     /// Returns the time from the request to the end of the answer.
     #[track_caller]
     pub(crate) fn timed(&mut self, method: &str, target: &str, body: &str) -> Duration {
+        self.renew();
         let started = Instant::now();
         self.send(method, target, body);
         started.elapsed()
@@ -39,7 +57,7 @@ impl Client {
              content-length: {}\r\n\r\n{body}",
             body.len()
         );
-        self.0.get_mut().write_all(request.as_bytes()).unwrap();
+        self.stream.get_mut().write_all(request.as_bytes()).unwrap();
         let status = self.line();
         let mut length = None;
         loop {
@@ -55,6 +73,7 @@ impl Client {
             None => self.chunks(),
         };
         let what = || String::from_utf8_lossy(&body).into_owned();
+        self.used = Instant::now();
         assert!(status.contains(" 200 "), "{method} {target}: {status}: {}", what());
         body
     }
@@ -74,13 +93,13 @@ impl Client {
 
     fn exactly(&mut self, length: usize) -> Vec<u8> {
         let mut bytes = vec![0; length];
-        self.0.read_exact(&mut bytes).unwrap();
+        self.stream.read_exact(&mut bytes).unwrap();
         bytes
     }
 
     fn line(&mut self) -> String {
         let mut line = String::new();
-        assert!(self.0.read_line(&mut line).unwrap() > 0, "the daemon closed the connection");
+        assert!(self.stream.read_line(&mut line).unwrap() > 0, "the daemon closed the connection");
         line.trim_end().to_owned()
     }
 }
