@@ -17,7 +17,7 @@ use riklet_kernel::{
     ForeignChains, HostFacts, Kernel, KernelError, Links, NetworkManagers, Routes, Sysctls,
 };
 use riklet_sdn::{
-    Config, FirewallChoice, Node, UplinkFlaw,
+    Config, FirewallChoice, Node, UplinkFlaw, overlapping_route,
     store::{Setting, Store},
 };
 use riklet_vmm::choose::{Facts, Kvm};
@@ -367,31 +367,47 @@ fn pool(
     decided: Option<(Backend, Pool)>,
     kernel: &mut impl Routes,
 ) -> Vec<Finding> {
-    // Once the pool is in use, the routes that it overlaps are those to its own guests.
-    if let Some((_, pool)) = decided {
-        return vec![Finding::ok("pool", format!("{pool} is used"))];
-    }
-    let routes = match kernel.routes() {
-        Ok(routes) => routes,
-        Err(error) => return vec![unreadable("pool", &error, "a kernel with rtnetlink is needed")],
-    };
-    let overlap = |pool: Pool| routes.iter().copied().find(|&route| pool.overlaps(route));
+    let mut overlap = |pool| overlapping_route(kernel, pool);
+    let unanswered = |error| vec![unreadable("pool", &error, "a kernel with rtnetlink is needed")];
     let overlaps = |pool, route| format!("{pool} overlaps the route to {route}");
+    let theirs = format!("addresses there that guests get are theirs; {SET_POOL}");
+    if let Some((_, pool)) = decided {
+        return match overlap(pool) {
+            Err(error) => unanswered(error),
+            Ok(None) => vec![Finding::ok("pool", format!("{pool} is used"))],
+            Ok(Some(route)) => {
+                let within = route.destination.prefix_len() > pool.v4().prefix_len();
+                let spared = within && config.pool.is_none();
+                let advice = if spared {
+                    "nothing to do: new functions get other addresses"
+                } else {
+                    &*theirs
+                };
+                vec![Finding::note(
+                    "pool",
+                    format!("{pool} is used, and overlaps the route to {route}"),
+                    advice,
+                )]
+            }
+        };
+    }
     let free = |pool| Finding::ok("pool", format!("{pool} overlaps no route"));
     if let Some(pool) = config.pool {
-        return vec![overlap(pool).map_or_else(
-            || free(pool),
-            |route| {
-                let advice = format!("addresses there that guests get are theirs; {SET_POOL}");
-                Finding::note("pool", overlaps(pool, route), advice)
-            },
-        )];
+        return match overlap(pool) {
+            Err(error) => unanswered(error),
+            Ok(None) => vec![free(pool)],
+            Ok(Some(route)) => vec![Finding::note("pool", overlaps(pool, route), theirs)],
+        };
     }
     let mut findings = Vec::new();
     for pool in Pool::candidates() {
-        let Some(route) = overlap(pool) else {
-            findings.push(free(pool));
-            return findings;
+        let route = match overlap(pool) {
+            Err(error) => return unanswered(error),
+            Ok(None) => {
+                findings.push(free(pool));
+                return findings;
+            }
+            Ok(Some(route)) => route,
         };
         let advice = "nothing to do: the next candidate is taken";
         findings.push(Finding::note("pool", overlaps(pool, route), advice));

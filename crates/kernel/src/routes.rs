@@ -1,11 +1,11 @@
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, net::Ipv4Addr};
 
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::Ipv4Net;
 
 use crate::{KernelError, sealed::Sealed};
 use riklet_core::{
     model::InterfaceName,
-    routing::{AnswerPath, NextHop, RoutingRule, UplinkRoute},
+    routing::{AnswerPath, HostRoute, NextHop, RoutingRule, UplinkRoute},
 };
 
 /// The host's routes, which are only read except for those in tables of ours, and its routing rules (rtnetlink(7)).
@@ -17,11 +17,18 @@ pub trait Routes: Sealed {
     /// Fails if the kernel does not answer.
     fn uplinks(&mut self) -> Result<BTreeSet<InterfaceName>, KernelError>;
 
-    /// Returns the destinations of the IPv4 routes of all tables, default routes included. Lists all of them.
+    /// Returns the route that a packet of the host to this address takes; `None` if it goes nowhere. The cost does not
+    /// depend on the number of routes.
     ///
     /// # Errors
     /// Fails if the kernel does not answer.
-    fn routes(&mut self) -> Result<Vec<IpNet>, KernelError>;
+    fn route_to(&mut self, to: Ipv4Addr) -> Result<Option<HostRoute>, KernelError>;
+
+    /// Returns the IPv4 routes of all tables, default routes included. Lists all of them, which may be very many.
+    ///
+    /// # Errors
+    /// Fails if the kernel does not answer.
+    fn routes(&mut self) -> Result<Vec<HostRoute>, KernelError>;
 
     /// Returns the way of packets to the Internet that the host sends from one of its addresses in this range; `None` if it
     /// has none there, or no such way.

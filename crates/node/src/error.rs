@@ -8,6 +8,7 @@ use riklet_core::{
     ErrorKind,
     model::{AccountName, InstanceName, Pool, Slot},
     plan::{Claim, ForeignLink, Holder, Obstacle, Step},
+    routing::HostRoute,
     switch,
     workload::FragmentError,
 };
@@ -91,7 +92,7 @@ pub enum NodeError {
         /// The pool.
         pool: Pool,
         /// The route.
-        route: IpNet,
+        route: Box<HostRoute>,
     },
     /// A decision recorded at the first use cannot be understood.
     #[error("the recorded {what} is not valid: {value:?}")]

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Config, NodeError, config::FirewallChoice, uplinks::Routed};
+use super::{Config, NodeError, config::FirewallChoice, overlap::choose_pool, uplinks::Routed};
 use crate::store::{Setting, Settings, Store, Tx};
 use riklet_core::{
     firewall::{Backend, BaseRuleset, Confinement, FirewallState, Ruleset},
@@ -13,9 +13,7 @@ use riklet_core::{
     switch,
     workload::{NodeFacts, alias},
 };
-use riklet_kernel::{
-    Firewall, HostFacts, Kernel, KernelError, Links, Routes, Sysctls, process::ProcessId,
-};
+use riklet_kernel::{Firewall, HostFacts, Kernel, KernelError, Links, Sysctls, process::ProcessId};
 
 /// The MTU of Ethernet (RFC 894), for a host that has no uplink.
 const ETHERNET_MTU: u32 = 1500;
@@ -418,28 +416,4 @@ fn choose_backend(
         }
         Err(error) => Err(error.into()),
     }
-}
-
-/// Chooses the configured pool, even if it overlaps a route of the host, or else the first candidate that overlaps
-/// none.
-fn choose_pool(kernel: &mut impl Routes, config: &Config) -> Result<Pool, NodeError> {
-    let routes = kernel.routes()?;
-    let covered = |pool: Pool| routes.iter().copied().find(|&route| pool.overlaps(route));
-    if let Some(pool) = config.pool {
-        if let Some(route) = covered(pool) {
-            tracing::warn!(
-                "the pool {pool} overlaps the host's route to {route}: addresses there that guests \
-                 get are theirs"
-            );
-        }
-        return Ok(pool);
-    }
-    let mut overlap = None;
-    for pool in Pool::candidates() {
-        match covered(pool) {
-            None => return Ok(pool),
-            Some(route) => overlap = overlap.or(Some(NodeError::PoolOverlaps { pool, route })),
-        }
-    }
-    Err(overlap.unwrap_or(NodeError::Setting { what: "pool", value: String::new() }))
 }

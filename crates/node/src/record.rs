@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{
-    NodeError, Request, Selector, Shadow, UpOptions, host::Host, session::Context, shadow,
+    NodeError, Request, Selector, Shadow, UpOptions, host::Host, overlap, session::Context, shadow,
 };
 use crate::store::{Phase, Record, Records, Store, StoreError, Tx, Unreadable};
 use riklet_core::{
@@ -117,8 +117,9 @@ impl<K: Kernel> Context<'_, K> {
 
     /// Finds a slot whose interface a new instance may have, and returns the state of that interface.
     ///
-    /// A slot is passed over if a foreign interface has its name, or if a VMM has its TAP open for another instance. If
-    /// all others are taken, the instance gets such a slot: the interface may be gone since.
+    /// A slot is passed over if a foreign interface has its name, if a VMM has its TAP open for another instance, or if a
+    /// route of the host to a part of the pool has its addresses. If all others are taken, the instance gets such a slot:
+    /// the interface or the route may be gone since.
     fn place(
         &mut self,
         host: &Host,
@@ -127,11 +128,14 @@ impl<K: Kernel> Context<'_, K> {
     ) -> Result<(Record, Interface), NodeError> {
         let (mut record, mut tried) = (record, BTreeSet::new());
         loop {
-            let Some(link) = self.kernel.link(&record.slot.interface())? else {
-                return Ok((record, Interface::Missing));
+            let (pool, link) = (host.node.pool, self.kernel.link(&record.slot.interface())?);
+            let is_usable = match &link {
+                Some(link) => plan::is_usable(link, record.workload.name()),
+                None => !overlap::is_taken(self.kernel, self.config, pool, record.slot)?,
             };
-            if plan::is_usable(&link, record.workload.name()) || !tried.insert(record.slot) {
-                return Ok((record, Interface::Present(Box::new(link))));
+            if is_usable || !tried.insert(record.slot) {
+                let present = |link| Interface::Present(Box::new(link));
+                return Ok((record, link.map_or(Interface::Missing, present)));
             }
             record = tx.pass_over(&record, host.node.pool.capacity())?;
         }

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{NodeError, host::Interfaces, session::Operations};
+use super::{NodeError, host::Interfaces, overlap, session::Operations};
 use crate::store::{Lock, ReservedSlot};
 use riklet_core::{
     flows::Flows,
@@ -93,7 +93,13 @@ impl<K: Kernel> Operations<'_, K> {
         if !stands {
             return Ok(None);
         }
-        let unusable = |slot| context.cache.is_unusable(slot);
+        let (pool, config) = (host.node.pool, context.config);
+        let (cache, kernel) = (&context.cache, &mut *context.kernel);
+        // A slot is taken whether the kernel answers or not: the TAP shows what is wrong.
+        let unusable = |slot| {
+            cache.is_unusable(slot)
+                || overlap::is_taken(kernel, config, pool, slot).unwrap_or(false)
+        };
         let mut specs = BTreeMap::new();
         for slot in tx.reserve(count, host.node.pool.capacity(), unusable)? {
             specs.insert(slot, workload::reserved(slot, &host.node)?.link);

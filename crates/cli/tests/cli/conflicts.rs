@@ -102,13 +102,13 @@ fn default_pool_avoids_routes_and_an_explicit_one_warns() {
     environment.run(&["down", "--all", "--purge"]).success();
     // An explicit range is used, with a warning.
     let up = environment.run(&["up", "hello.json", "--pool", "10.231.0.0/16"]);
-    let warning = "the pool 10.231.0.0/16 overlaps the host's route to 10.231.7.0/24";
+    let warning = "the pool 10.231.0.0/16 overlaps the host's route to 10.231.7.0/24 by lo";
     assert!(up.stderr.contains(warning), "{up}");
     assert!(up.code == Some(0) && up.stdout.contains("10.231.0.2"), "{up}");
     environment.run(&["down", "--all", "--purge"]).success();
     environment.tool("ip", &["route", "add", "10.224.0.0/12", "dev", "lo"]);
     insta::assert_snapshot!(environment.refused(2, &["up", "hello.json"]), @r"
-    error: the pool 10.231.0.0/16 overlaps the host's route to 10.224.0.0/12
+    error: the pool 10.231.0.0/16 overlaps the host's route to 10.224.0.0/12 by lo
     hint: set pool to a range that no route covers
     ");
 }

@@ -148,7 +148,7 @@ fn doctor_reports_what_the_host_has() {
     ok    uplink      eth0
     note  loopback    lo is down
                       -> published ports do not answer at 127.0.0.1: `ip link set lo up`
-    note  pool        10.231.0.0/16 overlaps the route to 10.231.7.0/24
+    note  pool        10.231.0.0/16 overlaps the route to 10.231.7.0/24 by eth0
                       -> nothing to do: the next candidate is taken
     ok    pool        10.232.0.0/16 overlaps no route
     ok    records     none yet in $DIR/state
@@ -209,7 +209,7 @@ fn doctor_fails_if_something_is_missing() {
     insta::assert_snapshot!(format!("{:#}", pool.unwrap()), @r#"
     {
       "advice": "addresses there that guests get are theirs; set pool to a range that no route covers",
-      "found": "10.9.0.0/16 overlaps the route to 10.9.0.0/24",
+      "found": "10.9.0.0/16 overlaps the route to 10.9.0.0/24 by lo",
       "level": "note",
       "subject": "pool"
     }

@@ -11,7 +11,8 @@ use crate::{
     internet::assert_internet,
     reach::{FIRST, TARGET, assert_published, pair},
     world::{
-        CLIENT, INTERNET, INTERNET_FAR, NODE_LAN, NODE_OTHER, NODE_UPLINK, Namespace, OTHER, World,
+        CLIENT, Firewall, INTERNET, INTERNET_FAR, NODE_LAN, NODE_OTHER, NODE_UPLINK, Namespace,
+        OTHER, World,
         function::{Function, exposure, function},
         on_every_firewall,
         state::{SystemState, assert_same},
@@ -419,3 +420,57 @@ on_every_firewall!(an_uplink_without_a_way_back_is_named, |world| {
     let doctor = world.riklet(&["doctor"], "").success();
     assert!(!doctor.contains(words), "{doctor}");
 });
+
+on_every_firewall!(a_route_that_comes_later_takes_its_addresses_from_new_functions, |world| {
+    world.node.set_sysctl("net/ipv4/ip_forward", "1");
+    let first = pair(world);
+    assert_eq!(first[1].address(), Ipv4Addr::new(10, 231, 0, 6));
+    // The addresses of the next four slots are in use elsewhere by now.
+    world.node.tool(&["ip", "route", "add", "10.231.0.8/29", "via", &OTHER.to_string()]);
+    world.node.tool(&["ip", "route", "add", "10.231.0.18/32", "via", &OTHER.to_string()]);
+    world.node.tool(&["ip", "route", "add", "blackhole", "10.0.0.0/8"]);
+    let serves = [(Transport::Tcp, TARGET)];
+    let later = [("third", 7001), ("fourth", 7002)];
+    let [third, fourth] = world.start(later.map(|(name, port)| {
+        (function(name, &[exposure(Transport::Tcp, port, TARGET)]), &serves[..])
+    }));
+    let addresses = [third.address(), fourth.address()].map(|address| address.octets()[3]);
+    assert_eq!(addresses, [22, 26], "of the slots 5 and 6");
+    for (port, function) in [(7001, &third), (7002, &fourth)] {
+        let answer = tcp_ask(&world.client, (NODE_LAN, port)).unwrap();
+        assert_eq!(answer.server.ip(), function.address());
+    }
+    assert_published(world, &first, &[Transport::Tcp]);
+    world.riklet(&["check"], "").success();
+    let doctor = world.riklet(&["doctor"], "").success();
+    let words = "10.231.0.0/16 is used, and overlaps the route to 10.231.0.8/29 by oth0";
+    assert!(doctor.contains(words), "{doctor}");
+});
+
+/// Returns the number of bytes that the program receives from the kernel by netlink.
+fn received(world: &World, arguments: &[&str], stdin: &str) -> u64 {
+    let trace = world.directory.path().join("trace").to_str().expect("UTF-8").to_owned();
+    let program = env!("CARGO_BIN_EXE_riklet-sdn");
+    let traced = ["-f", "-qq", "-e", "trace=recvfrom,recvmsg", "-e", "signal=none", "-o", &trace];
+    let command = [&traced[..], &[program], arguments].concat();
+    world.program("strace", &command, stdin).success();
+    let lines = world.node.tool(&["cat", &trace]);
+    let lengths = lines.lines().filter_map(|line| line.rsplit_once(" = ")?.1.parse::<u64>().ok());
+    lengths.sum()
+}
+
+#[test]
+fn up_reads_as_much_beside_many_routes_as_beside_few() {
+    let world = World::new(Firewall::Nftables);
+    let up = |name: &str, port: u16| {
+        let definition = function(name, &[exposure(Transport::Tcp, port, TARGET)]);
+        received(&world, &["up", "-"], &definition.to_string())
+    };
+    up("first", 8000);
+    let few = up("second", 8001);
+    let route = |n: u32| format!("route add 11.{}.{}.0/24 via {INTERNET}\n", n / 250, n % 250);
+    let routes: String = (0..20_000).map(route).collect();
+    world.node.feed(&["ip", "-batch", "-"], &routes).success();
+    let many = up("third", 8002);
+    assert!(few > 1000 && many < few + few / 10, "{few} bytes, then {many}");
+}

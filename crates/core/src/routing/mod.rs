@@ -18,4 +18,4 @@ mod way;
 pub use decide::{Routing, decide, sources};
 pub use marks::{UplinkMarks, our_tables};
 pub use rule::{MAIN, PROTOCOL, RoutingRule};
-pub use way::{AnswerPath, LONGEST_DEFAULT, NextHop, TABLES, UplinkRoute, Way};
+pub use way::{AnswerPath, HostRoute, LONGEST_DEFAULT, NextHop, TABLES, UplinkRoute, Way};

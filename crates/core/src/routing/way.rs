@@ -1,5 +1,7 @@
 use std::{fmt, net::IpAddr};
 
+use ipnet::IpNet;
+
 use crate::model::InterfaceName;
 
 /// The number of our table for the uplink with the number 0, which none has: `RIK` and a byte. People choose lower
@@ -8,6 +10,22 @@ pub const TABLES: u32 = 0x5249_4b00;
 /// The longest prefix of a route to the Internet: the default route or a large part of it, since VPNs split it into
 /// halves, or into parts without the private ranges. A longer prefix leads to a particular network.
 pub const LONGEST_DEFAULT: u8 = 8;
+
+/// A route of the host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostRoute {
+    /// The destinations.
+    pub destination: IpNet,
+    /// The interface that it leads out of; `None` if it has several hops, or leads nowhere.
+    pub interface: Option<InterfaceName>,
+}
+
+impl fmt::Display for HostRoute {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.destination.fmt(f)?;
+        self.interface.as_ref().map_or(Ok(()), |interface| write!(f, " by {interface}"))
+    }
+}
 
 /// The path of answers whose source is an address of the host.
 #[derive(Debug, Clone, PartialEq, Eq)]

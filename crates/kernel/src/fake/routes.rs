@@ -1,12 +1,15 @@
-use std::collections::BTreeSet;
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, Ipv4Addr},
+};
 
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::Ipv4Net;
 
 use super::FakeKernel;
 use crate::{KernelError, Routes};
 use riklet_core::{
     model::InterfaceName,
-    routing::{AnswerPath, NextHop, RoutingRule, UplinkRoute},
+    routing::{AnswerPath, HostRoute, NextHop, RoutingRule, UplinkRoute},
 };
 
 impl Routes for FakeKernel {
@@ -14,8 +17,15 @@ impl Routes for FakeKernel {
         Ok(self.observe().uplinks.clone())
     }
 
-    fn routes(&mut self) -> Result<Vec<IpNet>, KernelError> {
-        Ok(self.observe().routes.clone())
+    fn route_to(&mut self, to: Ipv4Addr) -> Result<Option<HostRoute>, KernelError> {
+        let system = self.observe();
+        let matching =
+            system.routes.iter().filter(|route| route.destination.contains(&IpAddr::V4(to)));
+        Ok(matching.max_by_key(|route| route.destination.prefix_len()).cloned())
+    }
+
+    fn routes(&mut self) -> Result<Vec<HostRoute>, KernelError> {
+        Ok(self.list().routes.clone())
     }
 
     fn answer_path(&mut self, from: Ipv4Net) -> Result<Option<AnswerPath>, KernelError> {

@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::Ipv4Net;
 
 use crate::{AccountKind, Listener, Refusal, process::ProcessId};
 use riklet_core::{
@@ -14,7 +14,7 @@ use riklet_core::{
     link::{HostInterface, LinkState},
     manager::ManagerFile,
     model::InterfaceName,
-    routing::{AnswerPath, NextHop, RoutingRule, UplinkRoute},
+    routing::{AnswerPath, HostRoute, NextHop, RoutingRule, UplinkRoute},
     switch,
 };
 
@@ -40,7 +40,7 @@ pub struct System {
     pub sysctls_are_read_only: bool,
     pub interfaces: BTreeMap<InterfaceName, HostInterface>,
     pub uplinks: BTreeSet<InterfaceName>,
-    pub routes: Vec<IpNet>,
+    pub routes: Vec<HostRoute>,
     pub rules: Vec<RoutingRule>,
     pub answer_paths: BTreeMap<Ipv4Net, AnswerPath>,
     pub next_hops: BTreeMap<InterfaceName, NextHop>,
@@ -55,7 +55,7 @@ pub struct System {
     pub forgotten: Vec<Flows>,
     /// The number of effects so far; each part of a batch is one.
     pub effects: usize,
-    /// The number of listings so far: of all interfaces, the whole firewall, or all foreign chains.
+    /// The number of listings so far: of all interfaces, the whole firewall, all foreign chains, or all routes.
     pub listings: usize,
     /// The fault, and the effect at which it happens, counted from 0.
     pub fault: Option<(usize, Fault)>,

@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeSet,
+    net::Ipv4Addr,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Weak,
 };
@@ -24,7 +25,7 @@ use riklet_core::{
     link::{DRAINING_GROUP, LinkSpec, Tap},
     manager::ManagerFile,
     model::{Account, AccountName, InterfaceName, Owner, OwnerId, Slot},
-    routing::{MAIN, NextHop, PROTOCOL, RoutingRule, TABLES, UplinkMarks, UplinkRoute},
+    routing::{HostRoute, MAIN, NextHop, PROTOCOL, RoutingRule, TABLES, UplinkMarks, UplinkRoute},
     switch::IP_FORWARD,
     workload::{NodeFacts, reserved},
 };
@@ -79,7 +80,7 @@ const EFFECTS: [(&str, Call); 20] = [
 ];
 
 /// All other methods, each with a call.
-const OBSERVATIONS: [(&str, Call); 25] = [
+const OBSERVATIONS: [(&str, Call); 26] = [
     ("link", |kernel| kernel.link(&name(1)).map(drop)),
     ("links", |kernel| kernel.links().map(drop)),
     ("probe_firewall", |kernel| {
@@ -99,6 +100,7 @@ const OBSERVATIONS: [(&str, Call); 25] = [
     ("host_interfaces", |kernel| kernel.host_interfaces().map(drop)),
     ("uplinks", |kernel| kernel.uplinks().map(drop)),
     ("routes", |kernel| kernel.routes().map(drop)),
+    ("route_to", |kernel| kernel.route_to(Ipv4Addr::LOCALHOST).map(drop)),
     ("rules", |kernel| kernel.rules().map(drop)),
     ("answer_path", |kernel| kernel.answer_path(Ipv4Net::default()).map(drop)),
     ("next_hop", |kernel| kernel.next_hop(&name(1)).map(drop)),
@@ -191,7 +193,7 @@ fn system() -> System {
         .into(),
         implicit_tables: ["filter".to_owned()].into(),
         manager_files: [(ManagerFile::Networkd, Some(String::new()))].into(),
-        routes: vec![IpNet::default()],
+        routes: vec![HostRoute { destination: IpNet::default(), interface: None }],
         rules: vec![rule(99)],
         uplink_routes: [route(1)].into(),
         ..System::default()

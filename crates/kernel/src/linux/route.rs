@@ -1,7 +1,7 @@
 //! rtnetlink(7): the socket, and routes. Links are in `link` and `link_state`.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
@@ -16,11 +16,14 @@ use rustix::{io::Errno, net::netdevice};
 
 #[cfg(any(test, fuzzing))]
 use super::uplink_route::hop_by;
-use super::{Linux, netlink::Socket};
+use super::{
+    Linux,
+    netlink::{Socket, decode},
+};
 use crate::{KernelError, Refusal, Routes};
 use riklet_core::{
     model::{InterfaceName, Slot},
-    routing::{AnswerPath, LONGEST_DEFAULT, NextHop, RoutingRule, UplinkRoute},
+    routing::{AnswerPath, HostRoute, LONGEST_DEFAULT, NextHop, RoutingRule, UplinkRoute},
 };
 
 /// Addresses of the IPv4 Internet, one in each half of the address space. Nothing is sent to them. Hosts have no
@@ -78,12 +81,35 @@ impl Route {
         Ok(names)
     }
 
-    /// Returns the IPv4 destinations of all tables.
-    pub(super) fn routes(&mut self) -> Result<Vec<IpNet>, KernelError> {
+    /// Returns the IPv4 routes of all tables.
+    pub(super) fn routes(&mut self) -> Result<Vec<HostRoute>, Refusal> {
         let all = get(header(AddressFamily::Inet), vec![]);
-        let answers = self.socket.query(&all, NLM_F_DUMP);
-        let answers = answers.map_err(|source| KernelError::Routes { source })?;
-        Ok(routes_of(answers).iter().filter_map(destination).collect())
+        // Each message is read as it arrives: a router of the Internet has a million routes.
+        let read = |message: &[u8]| {
+            let route = routes_of(decode(message).into_iter().collect()).pop()?;
+            Some((destination(&route)?, hops(&route)))
+        };
+        let mut names = BTreeMap::new();
+        let mut found = Vec::new();
+        for (destination, hops) in self.socket.query_as(&all, NLM_F_DUMP, read)? {
+            let interface = match hops[..] {
+                [index] => names.entry(index).or_insert(self.names(&[index])?.pop_first()).clone(),
+                _ => None,
+            };
+            found.push(HostRoute { destination, interface });
+        }
+        Ok(found)
+    }
+
+    /// Returns the route that a packet of the host takes.
+    pub(super) fn route_to(&mut self, to: Ipv4Addr) -> Result<Option<HostRoute>, Refusal> {
+        let found = self.look_up(Packet::to(to.into()), RouteFlags::FibMatch)?;
+        let Some(route) = found else { return Ok(None) };
+        let interface = match hops(&route)[..] {
+            [index] => self.names(&[index])?.pop_first(),
+            _ => None,
+        };
+        Ok(destination(&route).map(|destination| HostRoute { destination, interface }))
     }
 
     /// Returns the interfaces, by index, of the default route that a packet to this destination takes.
@@ -256,8 +282,14 @@ impl Routes for Linux {
         self.route(|source| KernelError::Routes { source })?.uplinks()
     }
 
-    fn routes(&mut self) -> Result<Vec<IpNet>, KernelError> {
-        self.route(|source| KernelError::Routes { source })?.routes()
+    fn route_to(&mut self, to: Ipv4Addr) -> Result<Option<HostRoute>, KernelError> {
+        let failed = |source| KernelError::Routes { source };
+        self.route(failed)?.route_to(to).map_err(failed)
+    }
+
+    fn routes(&mut self) -> Result<Vec<HostRoute>, KernelError> {
+        let failed = |source| KernelError::Routes { source };
+        self.route(failed)?.routes().map_err(failed)
     }
 
     fn answer_path(&mut self, from: Ipv4Net) -> Result<Option<AnswerPath>, KernelError> {
@@ -415,11 +447,37 @@ mod tests {
     }
 
     #[test]
+    fn the_route_that_a_packet_takes_is_asked() {
+        isolated(|| {
+            veth("up0", "192.0.2.1");
+            let mut route = Route::open().unwrap();
+            let mut asked = |to: &str| {
+                route.route_to(to.parse().unwrap()).unwrap().map(|route| route.to_string())
+            };
+            assert_eq!(asked("10.231.0.2"), None);
+            ip("route add default via 192.0.2.2");
+            ip("route add 10.231.7.0/24 via 192.0.2.2");
+            ip("route add blackhole 10.232.0.0/16");
+            ip("route add 10.233.0.0/16 via 192.0.2.2 table 100");
+            assert_eq!(asked("10.231.0.2").as_deref(), Some("0.0.0.0/0 by up0"));
+            assert_eq!(asked("10.231.7.2").as_deref(), Some("10.231.7.0/24 by up0"));
+            assert_eq!(asked("10.232.0.2"), None, "nobody is there");
+            assert_eq!(
+                asked("10.233.0.2").as_deref(),
+                Some("0.0.0.0/0 by up0"),
+                "no rule leads there"
+            );
+            ip("rule add to 10.0.0.0/8 lookup 100");
+            assert_eq!(asked("10.233.0.2").as_deref(), Some("10.233.0.0/16 by up0"));
+        });
+    }
+
+    #[test]
     fn routes_of_all_tables_are_listed() {
         isolated(|| {
             let routes = || -> BTreeSet<String> {
                 let routes = Route::open().unwrap().routes().unwrap();
-                routes.iter().map(ToString::to_string).collect()
+                routes.iter().map(|route| route.destination.to_string()).collect()
             };
             let before = routes();
             veth("up0", "192.0.2.1");

@@ -81,11 +81,11 @@ impl Tx<'_> {
         &self,
         count: usize,
         capacity: u32,
-        avoid: impl Fn(Slot) -> bool,
+        mut avoid: impl FnMut(Slot) -> bool,
     ) -> Result<Vec<Slot>, StoreError> {
         let passed = self.passed_over()?;
-        let avoid = |slot| avoid(slot) || passed.contains(&slot);
-        let mut taken = self.free_slots(count, avoid)?;
+        let mut avoid = |slot| passed.contains(&slot) || avoid(slot);
+        let mut taken = self.free_slots(count, &mut avoid)?;
         let mut next = self.next_above()?;
         while taken.len() < count && next < capacity {
             let Ok(number) = u16::try_from(next) else { break };
@@ -106,7 +106,7 @@ impl Tx<'_> {
     fn free_slots(
         &self,
         count: usize,
-        avoid: impl Fn(Slot) -> bool,
+        mut avoid: impl FnMut(Slot) -> bool,
     ) -> Result<Vec<Slot>, StoreError> {
         let operation = "look for free slots";
         let statement = self.connection.prepare_cached(sql::FREE);

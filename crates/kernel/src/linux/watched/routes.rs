@@ -1,14 +1,14 @@
 //! Answers about uplinks and routing rules from memory, and passes requests for routes on.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, net::Ipv4Addr};
 
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::Ipv4Net;
 
 use super::Watched;
 use crate::{KernelError, Routes};
 use riklet_core::{
     model::InterfaceName,
-    routing::{AnswerPath, NextHop, RoutingRule, UplinkRoute},
+    routing::{AnswerPath, HostRoute, NextHop, RoutingRule, UplinkRoute},
 };
 
 impl Routes for Watched {
@@ -22,7 +22,11 @@ impl Routes for Watched {
         Ok(uplinks)
     }
 
-    fn routes(&mut self) -> Result<Vec<IpNet>, KernelError> {
+    fn route_to(&mut self, to: Ipv4Addr) -> Result<Option<HostRoute>, KernelError> {
+        self.kernel.route_to(to)
+    }
+
+    fn routes(&mut self) -> Result<Vec<HostRoute>, KernelError> {
         self.kernel.routes()
     }
 
