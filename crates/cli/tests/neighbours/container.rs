@@ -32,7 +32,12 @@ impl Container {
     /// Returns the container whose first process has this id on the machine.
     #[track_caller]
     pub(crate) fn new(world: &World, process: &str, address: Ipv4Addr) -> Self {
-        let namespace = world.machine().network_of(process);
+        Self::of(world.machine().network_of(process), address)
+    }
+
+    /// Returns the container that this network namespace stands for.
+    #[track_caller]
+    pub(crate) fn of(namespace: Namespace, address: Ipv4Addr) -> Self {
         let server = tcp_server(&namespace, (address, SERVED));
         Self { namespace, address, _server: server }
     }

@@ -15,11 +15,13 @@
 mod bus;
 mod comparable;
 mod container;
+mod containers;
 mod docker;
 mod firewalld;
 mod functions;
 mod leases;
 mod networkd;
+mod owning;
 mod podman;
 mod router;
 mod stage;

@@ -83,15 +83,31 @@ impl Stage {
         Self { world, internet, us, daemon, functions, states }
     }
 
+    /// Reports whether our program takes part in this performance.
+    pub(crate) fn takes_part(&self) -> bool {
+        self.us != Us::Nobody
+    }
+
+    /// Reports whether our daemon takes part in this performance.
+    pub(crate) fn has_daemon(&self) -> bool {
+        self.us == Us::Daemon
+    }
+
+    /// Starts the daemon, if it takes part and does not run yet.
+    #[track_caller]
+    pub(crate) fn start_daemon(&self) {
+        if self.us == Us::Daemon && self.daemon.borrow().is_none() {
+            self.daemon.replace(Some(self.world.daemon(&[])));
+        }
+    }
+
     /// Starts the daemon, if it takes part, and two functions.
     #[track_caller]
     pub(crate) fn we_come(&self) {
-        if self.us == Us::Nobody {
+        if !self.takes_part() {
             return;
         }
-        if self.us == Us::Daemon {
-            self.daemon.replace(Some(self.world.daemon(&[])));
-        }
+        self.start_daemon();
         self.functions.replace(Some(Functions::start(&self.world)));
         self.assert_functions_work("when they are up");
     }

@@ -204,7 +204,7 @@ on_every_firewall!(the_daemon_moves_the_passage_when_others_reorder_their_rules,
 on_every_firewall!(a_table_that_another_process_owns_is_named_by_everything_that_looks, |world| {
     let rules = "add chain inet theirs f { type filter hook forward priority 10; policy accept; }\n\
          add rule inet theirs f reject\n";
-    let theirs = Owned::load(&world.node, "theirs", rules);
+    let mut theirs = Owned::load(world, "theirs", rules);
     let says = |text: &str, who: &str| {
         assert!(text.contains("functions are cut off: the chain inet theirs f"), "{who}: {text}");
         assert!(text.contains("have the owner accept"), "{who}: {text}");
@@ -231,16 +231,16 @@ on_every_firewall!(a_table_that_another_process_owns_is_named_by_everything_that
     let down = daemon.ask("DELETE", "/v1/functions/third", "");
     assert!(down.status == 200 && !down.body.contains("cut off"), "{down:?}");
     // The table changes, and is told of once more only when it changed what it does.
-    let theirs = theirs.reload(&rules.replace(" reject", " accept"));
+    theirs.reload(&rules.replace(" reject", " accept"));
     wait_for("the daemon to say that it passes", SOON, || {
         daemon.events().contains("inet theirs f no longer cuts functions off").then_some(())
     });
     world.riklet(&["check"], "").success();
-    let theirs = theirs.reload(rules);
+    theirs.reload(rules);
     wait_for("the daemon to say it again", SOON, || {
         (daemon.events().matches("functions are cut off").count() == 2).then_some(())
     });
-    theirs.delete();
+    theirs.end();
     wait_for("no drift", SOON, || (world.riklet(&["check"], "").code == Some(0)).then_some(()));
     world.riklet(&["down", "--all", "--purge"], "").success();
 });

@@ -1,112 +1,66 @@
 //! A table of nf_tables that another process owns (`NFT_TABLE_F_OWNER`), as a newer firewalld has one.
 
-use std::{iter, time::Duration};
+use std::{path::PathBuf, time::Duration};
 
-use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
-
-use super::{Namespace, wait_for};
+use super::{World, command::Running, wait_for};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// `NFT_TABLE_F_OWNER | NFT_TABLE_F_PERSIST` of `linux/netfilter/nf_tables.h`: the table stays without its owner, and then
-/// belongs to nobody until a process asks for it again.
-const OWNED: u32 = 2 | 4;
-
-/// A table of the family inet, and the socket that owns it. Dropping this leaves the table to nobody.
-pub(crate) struct Owned {
-    namespace: Namespace,
+/// A table of the family inet, and the process that owns it: an nft(8) that reads commands from a pipe. The table ends with
+/// the process, when this is dropped.
+pub(crate) struct Owned<'a> {
+    world: &'a World,
     table: &'static str,
-    socket: Socket,
+    pipe: PathBuf,
+    loads: usize,
+    owner: Running,
 }
 
-impl Owned {
-    /// Replaces the table by these chains and rules, and owns it. `rules` has a command of nft(8) in each line, and none
-    /// about the table itself, which this nft cannot name without changing its flags.
+impl<'a> Owned<'a> {
+    /// Starts the process, which creates the table with these chains and rules: a command of nft(8) in each line.
     #[track_caller]
-    pub(crate) fn load(namespace: &Namespace, table: &'static str, rules: &str) -> Self {
-        let _absent = namespace.feed(&["nft", "delete", "table", "inet", table], "");
-        // Only a table that was created so can be left and taken again, and only its owner could fill it.
-        drop(own(namespace, table));
-        wait_for("the table to have no owner", PATIENCE, || {
-            (namespace.feed(&["nft", "-f", "-"], rules).code == Some(0)).then_some(())
-        });
-        let socket = own(namespace, table);
-        let refused = namespace.feed(&["nft", "flush", "table", "inet", table], "");
-        assert_ne!(refused.code, Some(0), "the table belongs to its owner");
-        Self { namespace: namespace.clone(), table, socket }
+    pub(crate) fn load(world: &'a World, table: &'static str, rules: &str) -> Self {
+        let pipe = world.directory.path().join(format!("owner-of-{table}"));
+        let path = pipe.to_str().expect("UTF-8");
+        let read = "rm -f \"$0\" && mkfifo \"$0\" && echo ready && exec nft -i 0<>\"$0\"";
+        let mut owner = world.program_in_background("sh", &["-c", read, path], "");
+        owner.wait_for_line("ready");
+        let mut loaded = Self { world, table, pipe, loads: 0, owner };
+        loaded.reload(rules);
+        loaded
     }
 
-    /// Replaces the rules.
+    /// Replaces the chains and the rules, in one transaction.
     #[track_caller]
-    pub(crate) fn reload(self, rules: &str) -> Self {
-        let Self { namespace, table, socket } = self;
-        drop(socket);
-        wait_for("the table to have no owner", PATIENCE, || {
-            let deleted = namespace.feed(&["nft", "delete", "table", "inet", table], "");
-            (deleted.code == Some(0)).then_some(())
+    pub(crate) fn reload(&mut self, rules: &str) {
+        let Self { world, table, pipe, loads, .. } = self;
+        *loads += 1;
+        let loaded = format!("loaded_{loads}");
+        let [table, chain] =
+            [&format!("table inet {table}"), &format!("chain inet {table} {loaded}")];
+        let mut commands = Vec::new();
+        if *loads > 1 {
+            commands.push(format!("delete {table}"));
+        }
+        commands.push(format!("add {table} {{ flags owner ; }}"));
+        commands.extend(rules.lines().map(str::to_owned));
+        commands.push(format!("add {chain}"));
+        let write = ["-c", "cat >\"$0\"", pipe.to_str().expect("UTF-8")];
+        world.program("sh", &write, &format!("{}\n", commands.join(" ; "))).success();
+        wait_for("the table of another process", PATIENCE, || {
+            let list = ["nft", "list", "chain", "inet", self.table, &loaded];
+            (world.node.feed(&list, "").code == Some(0)).then_some(())
         });
-        Self::load(&namespace, table, rules)
     }
 
-    /// Deletes the table.
+    /// Ends the process, and its table with it.
     #[track_caller]
-    pub(crate) fn delete(self) {
-        let Self { namespace, table, socket } = self;
-        drop(socket);
-        wait_for("the table to be deleted", PATIENCE, || {
-            let deleted = namespace.feed(&["nft", "delete", "table", "inet", table], "");
-            (deleted.code == Some(0)).then_some(())
+    pub(crate) fn end(self) {
+        let Self { world, table, owner, .. } = self;
+        drop(owner);
+        wait_for("the table to end", PATIENCE, || {
+            let list = world.node.feed(&["nft", "list", "table", "inet", table], "");
+            (list.code != Some(0)).then_some(())
         });
     }
-}
-
-/// Creates the table, or takes it if nobody has it, and returns the socket that owns it from now on.
-#[track_caller]
-fn own(namespace: &Namespace, table: &str) -> Socket {
-    let mut socket = namespace.run(|| Socket::new(NETLINK_NETFILTER)).expect("a netlink socket");
-    socket.bind_auto().expect("an address");
-    socket.connect(&SocketAddr::new(0, 0)).expect("the kernel");
-    socket.send(&request(table), 0).expect("a request");
-    let (answer, _) = socket.recv_from_full().expect("an answer");
-    // `struct nlmsgerr` follows the header: an error number, 0 for success.
-    assert_eq!(answer.get(16..20), Some(&[0; 4][..]), "the table {table}: {answer:?}");
-    socket
-}
-
-/// A batch with one message: `NFT_MSG_NEWTABLE` (nftables, `linux/netfilter/nf_tables.h`).
-fn request(table: &str) -> Vec<u8> {
-    const SUBSYSTEM: u16 = 10;
-    let (begin, end, new_table) = (0x10, 0x11, SUBSYSTEM << 8);
-    let (request, acknowledge, create) = (1, 4, 0x400);
-    let name = table.bytes().chain([0]).collect::<Vec<_>>();
-    let attributes = [attribute(1, &name), attribute(2, &OWNED.to_be_bytes())].concat();
-    [
-        message(begin, request, 0, SUBSYSTEM, &[]),
-        message(new_table, request | acknowledge | create, 1, 0, &attributes),
-        message(end, request, 0, SUBSYSTEM, &[]),
-    ]
-    .concat()
-}
-
-/// A netlink message of netfilter: `struct nlmsghdr`, `struct nfgenmsg` and attributes.
-fn message(kind: u16, flags: u16, family: u8, resource: u16, attributes: &[u8]) -> Vec<u8> {
-    let length = u32::try_from(20 + attributes.len()).expect("short");
-    let mut message = length.to_ne_bytes().to_vec();
-    message.extend(kind.to_ne_bytes());
-    message.extend(flags.to_ne_bytes());
-    message.extend([0; 8]);
-    message.extend([family, 0]);
-    message.extend(resource.to_be_bytes());
-    message.extend(attributes);
-    message
-}
-
-/// `struct nlattr` and its value, padded to four bytes.
-fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
-    let length = 4 + value.len();
-    let mut attribute = u16::try_from(length).expect("short").to_ne_bytes().to_vec();
-    attribute.extend(kind.to_ne_bytes());
-    attribute.extend(value);
-    attribute.extend(iter::repeat_n(0, length.next_multiple_of(4) - length));
-    attribute
 }
