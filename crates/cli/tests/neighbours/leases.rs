@@ -18,7 +18,7 @@ use crate::{
 const PATIENCE: Duration = Duration::from_secs(30);
 const FILE: &str = "/run/systemd/network/0-riklet-sdn.network";
 /// The address that the guest leases to the node.
-const LEASED: &str = "10.66.0.9";
+pub(crate) const LEASED: &str = "10.66.0.9";
 
 /// Starts systemd-networkd next to interfaces that have files of their own.
 #[track_caller]
@@ -38,7 +38,7 @@ fn networkd(world: &World) -> Running {
 
 /// Attaches a guest that serves DHCP.
 #[track_caller]
-fn guest(world: &World) -> (Function, Running) {
+pub(crate) fn guest(world: &World) -> (Function, Running) {
     let [function] = world.start([(function("web", &[]), &[])]);
     let configuration = format!(
         "interface eth0\nstart {LEASED}\nend {LEASED}\noption subnet 255.255.255.0\n\
@@ -68,7 +68,7 @@ fn dropped(world: &World, more_than: u32) -> u32 {
 }
 
 #[track_caller]
-fn assert_nothing_taken(world: &World) {
+pub(crate) fn assert_nothing_taken(world: &World) {
     let addresses = world.node.tool(&["ip", "address", "show", "dev", "rik0"]);
     assert!(!addresses.contains(LEASED), "{addresses}");
     let routes = world.node.tool(&["ip", "route", "show", "default"]);

@@ -20,6 +20,7 @@ mod docker;
 mod firewalld;
 mod functions;
 mod leases;
+mod network_manager;
 mod networkd;
 mod owning;
 mod podman;
