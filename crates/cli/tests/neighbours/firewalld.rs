@@ -7,7 +7,7 @@ use rustix::process::Signal;
 use crate::{
     bus,
     container::{PUBLISHED, SERVED},
-    router::{HostFirewall, Routed, starts_after_us, starts_before_us},
+    router::{HostFirewall, Routed, is_not_announced, starts_after_us, starts_before_us},
     stage::{Stage, Us, on_machines},
     world::{Firewall, OTHER, World, command::Running, wait_for},
 };
@@ -66,9 +66,13 @@ impl<'a> HostFirewall<'a> for Firewalld<'a> {
         Self { world, daemon: Self::daemon(world), _bus: bus }
     }
 
+    fn reload(&mut self) {
+        self.command("--reload");
+    }
+
     /// Reloads firewalld both ways, then restarts it, while functions serve. It creates its rules anew each time.
     fn disturb(&mut self, stage: &Stage, routed: &Routed) {
-        self.command("--reload");
+        self.reload();
         stage.we_recover();
         routed.assert_works(stage, "after firewalld's reload");
         self.command("--complete-reload");
@@ -97,5 +101,16 @@ fn after_us(stage: &Stage) {
     starts_after_us::<Firewalld<'_>>(stage);
 }
 
+fn not_announced(stage: &Stage) {
+    is_not_announced::<Firewalld<'_>>(stage);
+}
+
 on_machines!(comes_before_us, Us::Commands, before_us);
 on_machines!(comes_after_us, Us::Commands, after_us);
+on_machines!(
+    comes_after_the_daemon,
+    Us::Daemon,
+    after_us,
+    [nftables: Nftables, iptables_nft: IptablesNft]
+);
+on_machines!(is_not_announced, Us::Daemon, not_announced, [iptables_legacy: IptablesLegacy]);

@@ -14,6 +14,8 @@ use crate::{
 
 /// The port of the node that leads to the first function.
 pub(crate) const PUBLISHED: u16 = 8080;
+/// The address of that port, for the client.
+pub(crate) const ADDRESS: (Ipv4Addr, u16) = (NODE_LAN, PUBLISHED);
 const SERVED: u16 = 3000;
 const TRANSPORTS: [Transport; 2] = [Transport::Tcp, Transport::Udp];
 

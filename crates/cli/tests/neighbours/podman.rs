@@ -96,4 +96,4 @@ fn after_us(stage: &Stage) {
 
 on_machines!(comes_before_us, Us::Commands, before_us);
 on_machines!(comes_after_us, Us::Commands, after_us);
-on_machines!(comes_after_the_daemon, Us::Daemon, after_us, [nftables: Nftables]);
+on_machines!(comes_after_the_daemon, Us::Daemon, after_us);

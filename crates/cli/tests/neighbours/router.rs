@@ -15,6 +15,9 @@ pub(crate) trait HostFirewall<'a>: Sized {
     /// Starts it for the first time.
     fn start(world: &'a World) -> Self;
 
+    /// Makes it read its configuration again.
+    fn reload(&mut self);
+
     /// Reloads and restarts it, while functions serve.
     fn disturb(&mut self, stage: &Stage, routed: &Routed);
 
@@ -45,6 +48,23 @@ pub(crate) fn starts_after_us<'a, F: HostFirewall<'a>>(stage: &'a Stage) {
     stage.we_recover();
     routed.assert_works(stage, "after us");
     firewall.disturb(stage, &routed);
+    firewall.stop();
+    stage.we_recover();
+    stage.assert_functions_work("when the firewall has stopped");
+    stage.we_go();
+    stage.snapshot("when the firewall has stopped");
+}
+
+/// The firewall starts after us, reloads and ends, and the daemon hears of none of it: it takes ten seconds each time.
+pub(crate) fn is_not_announced<'a, F: HostFirewall<'a>>(stage: &'a Stage) {
+    stage.we_come();
+    let mut firewall = F::start(&stage.world);
+    let routed = Routed::start(stage);
+    stage.we_recover();
+    routed.assert_works(stage, "after us");
+    firewall.reload();
+    stage.we_recover();
+    routed.assert_works(stage, "after a reload");
     firewall.stop();
     stage.we_recover();
     stage.assert_functions_work("when the firewall has stopped");

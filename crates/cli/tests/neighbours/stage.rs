@@ -3,6 +3,7 @@
 use std::{
     cell::{Ref, RefCell},
     collections::BTreeMap,
+    net::SocketAddr,
     panic, thread,
     time::Duration,
 };
@@ -11,10 +12,11 @@ use rustix::process::Signal;
 
 use crate::{
     comparable::comparable,
-    functions::Functions,
+    functions::{self, Functions},
     world::{
-        Firewall, INTERNET_FAR, World,
+        Firewall, INTERNET_FAR, Namespace, World,
         daemon::Daemon,
+        probe::Probe,
         state::SystemState,
         traffic::{Server, tcp_server},
         wait_for,
@@ -23,6 +25,16 @@ use crate::{
 
 /// The time within which the daemon must repair what a neighbour broke.
 const HEALED: Duration = Duration::from_secs(30);
+/// The pause between two connections of a probe: it must not use up the client's ports.
+const PAUSE: Duration = Duration::from_millis(20);
+/// The longest time without a connection, which includes the time in which the neighbour itself drops everything.
+const LONGEST_GAP: Duration = Duration::from_secs(5);
+/// The same if changes are not announced: the daemon looks every ten seconds.
+const LONGEST_UNANNOUNCED_GAP: Duration = Duration::from_secs(15);
+/// The most repairs in one scenario, in which a neighbour changes everything up to six times.
+const MOST_REPAIRS: usize = 24;
+/// The most pauses between them, of which the second is 0.4 s long.
+const MOST_PAUSES: usize = 2;
 
 /// The form in which our program takes part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,6 +54,8 @@ pub(crate) struct Stage {
     us: Us,
     daemon: RefCell<Option<Daemon>>,
     functions: RefCell<Option<Functions>>,
+    /// Clients of a function's port, and of the Internet from a function, beside the daemon.
+    probes: RefCell<Vec<(&'static str, Probe)>>,
     states: RefCell<BTreeMap<&'static str, SystemState>>,
 }
 
@@ -79,8 +93,8 @@ impl Stage {
         // Addresses are usable at once, and two snapshots have the same ones (RFC 4862, 5.4).
         world.node.set_sysctl("net/ipv6/conf/default/accept_dad", "0");
         let internet = tcp_server(&world.internet, (INTERNET_FAR, 443));
-        let (daemon, functions, states) = Default::default();
-        Self { world, internet, us, daemon, functions, states }
+        let (daemon, functions, probes, states) = Default::default();
+        Self { world, internet, us, daemon, functions, probes, states }
     }
 
     /// Reports whether our program takes part in this performance.
@@ -108,7 +122,15 @@ impl Stage {
             return;
         }
         self.start_daemon();
-        self.functions.replace(Some(Functions::start(&self.world)));
+        let functions = Functions::start(&self.world);
+        if self.us == Us::Daemon {
+            let of = |name, from: &Namespace, to: SocketAddr| (name, Probe::every(PAUSE, from, to));
+            self.probes.replace(vec![
+                of("a function's port", &self.world.client, functions::ADDRESS.into()),
+                of("function → Internet", &functions.web.guest.namespace, self.internet.address),
+            ]);
+        }
+        self.functions.replace(Some(functions));
         self.assert_functions_work("when they are up");
     }
 
@@ -142,12 +164,33 @@ impl Stage {
         }
     }
 
+    /// Asserts that nothing was lost for longer than the daemon needs to repair it, and that it did not repair the same
+    /// again and again.
+    #[track_caller]
+    fn assert_daemon_kept_up(&self) {
+        let longest = match self.world.firewall {
+            Firewall::Nftables | Firewall::IptablesNft => LONGEST_GAP,
+            Firewall::IptablesLegacy => LONGEST_UNANNOUNCED_GAP,
+        };
+        for (name, probe) in self.probes.take() {
+            let heard = probe.look();
+            assert!(heard.connected > 0 && heard.gap < longest, "{name}: {heard:?}");
+        }
+        if let Some(daemon) = &*self.daemon.borrow() {
+            let events = daemon.events();
+            let count = |kind: &str| events.matches(&format!("\"kind\":\"{kind}\"")).count();
+            let bounded = count("repaired") <= MOST_REPAIRS && count("backing-off") <= MOST_PAUSES;
+            assert!(bounded, "{events}");
+        }
+    }
+
     /// Removes everything of ours.
     #[track_caller]
     pub(crate) fn we_go(&self) {
         if self.us == Us::Nobody {
             return;
         }
+        self.assert_daemon_kept_up();
         self.functions.take();
         self.world.riklet(&["down", "--all"], "").success();
         if let Some(daemon) = self.daemon.take() {

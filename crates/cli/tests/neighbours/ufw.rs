@@ -2,7 +2,7 @@
 
 use crate::{
     container::{PUBLISHED, SERVED},
-    router::{HostFirewall, Routed, starts_after_us, starts_before_us},
+    router::{HostFirewall, Routed, is_not_announced, starts_after_us, starts_before_us},
     stage::{Stage, Us, on_machines},
     world::{OTHER, World},
 };
@@ -38,9 +38,13 @@ impl<'a> HostFirewall<'a> for Ufw<'a> {
         ufw
     }
 
+    fn reload(&mut self) {
+        self.ufw(&["reload"]);
+    }
+
     /// Reloads ufw, restarts its service, then disables and enables it, while functions serve.
     fn disturb(&mut self, stage: &Stage, routed: &Routed) {
-        self.ufw(&["reload"]);
+        self.reload();
         stage.we_recover();
         routed.assert_works(stage, "after ufw's reload");
         self.world.program("/lib/ufw/ufw-init", &["restart"], "").success();
@@ -67,6 +71,10 @@ fn after_us(stage: &Stage) {
     starts_after_us::<Ufw<'_>>(stage);
 }
 
+fn not_announced(stage: &Stage) {
+    is_not_announced::<Ufw<'_>>(stage);
+}
+
 on_machines!(
     comes_before_us,
     Us::Commands,
@@ -79,3 +87,10 @@ on_machines!(
     after_us,
     [nftables: Nftables, iptables_nft: IptablesNft, iptables_legacy: IptablesLegacy]
 );
+on_machines!(
+    comes_after_the_daemon,
+    Us::Daemon,
+    after_us,
+    [nftables: Nftables, iptables_nft: IptablesNft]
+);
+on_machines!(is_not_announced, Us::Daemon, not_announced, [iptables_legacy: IptablesLegacy]);

@@ -9,7 +9,7 @@ use std::{
 
 use super::{Namespace, background::Background};
 
-/// The pause between two connections.
+/// The pause between two connections, unless another is chosen.
 const PAUSE: Duration = Duration::from_millis(1);
 /// The time after which a connection counts as refused.
 const PATIENCE: Duration = Duration::from_millis(100);
@@ -36,8 +36,17 @@ pub(crate) struct Heard {
 
 impl Probe {
     /// Starts a client that connects to this address from now on.
-    #[expect(clippy::disallowed_methods, reason = "it measures")]
     pub(crate) fn start(namespace: &Namespace, target: impl Into<SocketAddr>) -> Self {
+        Self::every(PAUSE, namespace, target)
+    }
+
+    /// Starts a client that connects to this address from now on, with pauses.
+    #[expect(clippy::disallowed_methods, reason = "it measures")]
+    pub(crate) fn every(
+        pause: Duration,
+        namespace: &Namespace,
+        target: impl Into<SocketAddr>,
+    ) -> Self {
         let target = target.into();
         let heard = Arc::new(Mutex::new(Heard::default()));
         let notes = Arc::clone(&heard);
@@ -61,7 +70,7 @@ impl Probe {
                         }
                     }
                     drop(notes);
-                    thread::sleep(PAUSE);
+                    thread::sleep(pause);
                 }
             })
         });
