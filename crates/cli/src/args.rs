@@ -172,8 +172,8 @@ pub(crate) struct DownArgs {
 pub(crate) struct InspectArgs {
     /// Name of the function.
     pub(crate) name: InstanceName,
-    /// Settings for a VMM: firecracker (`network-interfaces`), boot-args (for the guest's kernel), qemu
-    /// (arguments), or env (shell variables).
+    /// Settings for a VMM or its guest: firecracker (`network-interfaces`), boot-args (for the guest's
+    /// kernel), cloud-init (`network-config`), qemu (arguments), or env (shell variables).
     #[arg(long, value_enum, hide_possible_values = true)]
     pub(crate) format: Option<InspectFormat>,
 }
@@ -184,6 +184,8 @@ pub(crate) enum InspectFormat {
     Firecracker,
     /// The kernel argument that gives the guest its address.
     BootArgs,
+    /// The network configuration of cloud-init.
+    CloudInit,
     /// The arguments of QEMU.
     Qemu,
     /// Shell variables.

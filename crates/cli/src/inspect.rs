@@ -38,6 +38,11 @@ pub(crate) fn run(
             let argument = attachment::boot_args(&attachment);
             output.print(|| format!("{argument}\n"), || json!(argument))?;
         }
+        InspectFormat::CloudInit => {
+            // JSON is YAML as well (YAML 1.2, section 1.3).
+            let configuration = attachment::cloud_init(&attachment);
+            output.print(|| format!("{configuration:#}\n"), || configuration.clone())?;
+        }
         InspectFormat::Qemu => {
             let arguments = qemu::network(&attachment, Board::Q35);
             output.print(|| arguments.join(" ") + "\n", || json!(arguments))?;

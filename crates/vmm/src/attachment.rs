@@ -89,6 +89,26 @@ pub fn boot_args(attachment: &Attachment) -> String {
         .fold(argument, |argument, server| format!("{argument}:{server}"))
 }
 
+/// Returns the network configuration of cloud-init, version 2
+/// (<https://cloudinit.readthedocs.io/en/latest/reference/network-config-format-v2.html>), for an image that a kernel
+/// argument does not reach: the file `network-config` of its data source NoCloud. The NIC is found by its MAC address.
+#[must_use]
+pub fn cloud_init(attachment: &Attachment) -> Value {
+    let Attachment { addresses, guest_mac, mtu, dns, .. } = attachment;
+    let Ends { host, guest } = addresses.v4;
+    let mut nic = json!({
+        "match": { "macaddress": guest_mac.to_string() },
+        "set-name": GUEST_INTERFACE,
+        "addresses": [format!("{guest}/{}", Addresses::PREFIX_LENGTH)],
+        "routes": [{ "to": "0.0.0.0/0", "via": host }],
+        "mtu": mtu,
+    });
+    if !dns.is_empty() {
+        nic["nameservers"] = json!({ "addresses": dns });
+    }
+    json!({ "version": 2, "ethernets": { GUEST_INTERFACE: nic } })
+}
+
 /// Returns the attachment as variables of a POSIX shell, one a line. No value needs quotes: they are names, addresses
 /// and numbers only.
 #[must_use]
@@ -158,7 +178,14 @@ pub(super) mod tests {
             boot_args(&attachment),
             "ip=10.231.0.6::10.231.0.5:255.255.255.252:hello:eth0:off"
         );
+        assert_eq!(
+            cloud_init(&attachment).to_string(),
+            r#"{"ethernets":{"eth0":{"addresses":["10.231.0.6/30"],"match":{"macaddress":"06:52:49:4b:00:01"},"mtu":1400,"routes":[{"to":"0.0.0.0/0","via":"10.231.0.5"}],"set-name":"eth0"}},"version":2}"#
+        );
         let dns = vec![[192, 0, 2, 53].into(), [198, 51, 100, 53].into()];
+        let with_dns = cloud_init(&Attachment { dns: dns.clone(), ..attachment.clone() });
+        let servers = &with_dns["ethernets"]["eth0"]["nameservers"]["addresses"];
+        assert_eq!(*servers, json!(["192.0.2.53", "198.51.100.53"]));
         assert_eq!(
             boot_args(&Attachment { dns, ..attachment.clone() }),
             "ip=10.231.0.6::10.231.0.5:255.255.255.252:hello:eth0:off:192.0.2.53:198.51.100.53"

@@ -12,7 +12,7 @@ fn json(environment: &Environment, arguments: &[&str]) -> Value {
 fn each_command_prints_text() {
     let environment = Environment::new();
     environment.write("two.yaml", TWO);
-    let commands: [&[&str]; 18] = [
+    let commands: [&[&str]; 19] = [
         &["list"],
         &["check"],
         &["down", "--all"],
@@ -25,6 +25,7 @@ fn each_command_prints_text() {
         &["inspect", "resolver"],
         &["inspect", "resolver", "--format", "firecracker"],
         &["inspect", "resolver", "--format", "boot-args"],
+        &["inspect", "resolver", "--format", "cloud-init"],
         &["inspect", "resolver", "--format", "qemu"],
         &["inspect", "resolver", "--format", "env"],
         &["check"],
@@ -86,6 +87,33 @@ fn each_command_prints_text() {
     ]
     $ riklet-sdn inspect resolver --format boot-args
     ip=10.231.0.6::10.231.0.5:255.255.255.252:resolver:eth0:off:192.0.2.53
+    $ riklet-sdn inspect resolver --format cloud-init
+    {
+      "ethernets": {
+        "eth0": {
+          "addresses": [
+            "10.231.0.6/30"
+          ],
+          "match": {
+            "macaddress": "06:52:49:4b:00:01"
+          },
+          "mtu": 1500,
+          "nameservers": {
+            "addresses": [
+              "192.0.2.53"
+            ]
+          },
+          "routes": [
+            {
+              "to": "0.0.0.0/0",
+              "via": "10.231.0.5"
+            }
+          ],
+          "set-name": "eth0"
+        }
+      },
+      "version": 2
+    }
     $ riklet-sdn inspect resolver --format qemu
     -netdev tap,id=eth0,ifname=rik1,script=no,downscript=no -device virtio-net-pci,netdev=eth0,mac=06:52:49:4b:00:01,host_mtu=1500,romfile=
     $ riklet-sdn inspect resolver --format env
@@ -246,11 +274,32 @@ fn all_commands_print_the_same_json_of_an_instance() {
       "link": "ready"
     }
     "#);
-    let formats = ["firecracker", "boot-args", "qemu", "env"]
+    let formats = ["firecracker", "boot-args", "cloud-init", "qemu", "env"]
         .map(|format| (format.to_owned(), json(&["inspect", "hello", "--format", format])));
     insta::assert_snapshot!(format!("{:#}", Value::from_iter(formats)), @r#"
     {
       "boot-args": "ip=10.231.0.2::10.231.0.1:255.255.255.252:hello:eth0:off",
+      "cloud-init": {
+        "ethernets": {
+          "eth0": {
+            "addresses": [
+              "10.231.0.2/30"
+            ],
+            "match": {
+              "macaddress": "06:52:49:4b:00:00"
+            },
+            "mtu": 1500,
+            "routes": [
+              {
+                "to": "0.0.0.0/0",
+                "via": "10.231.0.1"
+              }
+            ],
+            "set-name": "eth0"
+          }
+        },
+        "version": 2
+      },
       "env": {
         "RIKLET_GATEWAY": "10.231.0.1",
         "RIKLET_GUEST_ADDRESS": "10.231.0.2",

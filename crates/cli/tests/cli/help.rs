@@ -141,8 +141,9 @@ fn every_command_has_help_with_one_example() {
       <NAME>  Name of the function
 
     Options:
-          --format <FORMAT>  Settings for a VMM: firecracker (`network-interfaces`), boot-args (for the
-                             guest's kernel), qemu (arguments), or env (shell variables)
+          --format <FORMAT>  Settings for a VMM or its guest: firecracker (`network-interfaces`),
+                             boot-args (for the guest's kernel), cloud-init (`network-config`), qemu
+                             (arguments), or env (shell variables)
       -h, --help             Print help
       riklet-sdn inspect hello --format firecracker
 
@@ -347,7 +348,7 @@ fn errors_about_arguments_suggest_a_correction() {
     For more information, try '--help'.
 
     error: invalid value 'xml' for '--format <FORMAT>'
-      [possible values: firecracker, boot-args, qemu, env]
+      [possible values: firecracker, boot-args, cloud-init, qemu, env]
 
     For more information, try '--help'.
 

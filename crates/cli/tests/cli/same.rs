@@ -31,7 +31,7 @@ const TAKEN: &str = "!ip link add strange type veth peer name peer
 const GONE: &str = "!while ip link show rik0 || ip link show rik2; do :; done >gone 2>&1";
 
 /// The commands, in order. A shell runs the ones that begin with `!`.
-const SCRIPT: [&str; 46] = [
+const SCRIPT: [&str; 47] = [
     "list",
     "check",
     "down --all",
@@ -54,6 +54,7 @@ const SCRIPT: [&str; 46] = [
     "inspect resolver",
     "inspect resolver --format firecracker",
     "inspect resolver --format boot-args",
+    "inspect resolver --format cloud-init",
     "inspect resolver --format qemu",
     "inspect resolver --format env",
     "inspect resolvr",
