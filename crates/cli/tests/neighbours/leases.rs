@@ -54,7 +54,7 @@ pub(crate) fn guest(world: &World) -> (Function, Running) {
 }
 
 /// The block of the filters that see what the node sends to its guests.
-const TO_GUESTS: &str = "1380535042";
+const TO_GUESTS: &str = "1380646913";
 
 /// Waits until the guard has dropped more than this number of frames, and returns the new number.
 #[track_caller]

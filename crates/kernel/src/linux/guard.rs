@@ -1,11 +1,15 @@
-//! The guard of interfaces by rtnetlink(7): a `clsact` queueing discipline on each (tc(8)), which goes with it, and two
-//! blocks of filters (tc-bpf(8)) that all of them share.
+//! The guard of interfaces by rtnetlink(7): a `clsact` queueing discipline on each (tc(8)), which goes with it, and pairs
+//! of blocks of filters (tc-bpf(8)), each shared by some of them.
 //!
-//! With blocks of its own for each interface, the kernel would compile both programs for each, and search a list of all
-//! blocks for each new one (`find_indir_dev` of `net/core/flow_offload.c`): with 10,000 TAPs, that took longer than all
-//! else together. A block goes with the last interface that uses it.
+//! With blocks of its own for each interface, the kernel compiles both programs for each, and searches a list of all
+//! blocks for each that comes or goes (`find_indir_dev` of `net/core/flow_offload.c`). With one pair for all, it searches
+//! a list of all interfaces for each that goes (`tcf_block_owner_del` of `net/sched/cls_api.c`). Either took longer than
+//! all else with 10,000 TAPs. A block goes with the last interface that uses it.
 
-use std::{collections::BTreeSet, thread};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    thread,
+};
 
 use netlink_packet_core::{
     DefaultNla, NLM_F_CREATE, NLM_F_DUMP, NLM_F_ECHO, NLM_F_EXCL, NLM_F_REPLACE, Nla,
@@ -21,7 +25,10 @@ use super::{
     route::Route,
 };
 use crate::Refusal;
-use riklet_core::guard::{FROM_GUEST, Instruction, TO_GUEST};
+use riklet_core::{
+    guard::{FROM_GUEST, Instruction, TO_GUEST},
+    model::Slot,
+};
 
 /// `TC_H_CLSACT` of `<linux/pkt_sched.h>`, and the queueing discipline there.
 const HOOKS: TcHandle = TcHandle { major: 0xffff, minor: 0 };
@@ -29,9 +36,10 @@ const CLSACT: TcHandle = TcHandle { major: 0xffff, minor: 0xfff1 };
 /// `TCA_INGRESS_BLOCK` and `TCA_EGRESS_BLOCK` of `<linux/rtnetlink.h>`.
 const INGRESS_BLOCK: u16 = 13;
 const EGRESS_BLOCK: u16 = 14;
-/// The numbers of our blocks: "RIK", and the direction.
-const FROM_GUESTS: u32 = 0x5249_4b01;
-const TO_GUESTS: u32 = 0x5249_4b02;
+/// The first of our blocks: "RK", and the number of the block.
+const FIRST_BLOCK: u32 = 0x524b_0000;
+/// The number of slots that share a pair of blocks.
+const SHARE: u32 = 128;
 /// `TCM_IFINDEX_MAGIC_BLOCK` of `<linux/rtnetlink.h>`: the message concerns the block that stands in place of the parent.
 const OF_BLOCK: i32 = -1;
 /// `TCA_BPF_OPS_LEN` and `TCA_BPF_OPS` of `<linux/pkt_cls.h>`.
@@ -39,6 +47,28 @@ const LENGTH: u16 = 4;
 const PROGRAM: u16 = 5;
 /// The number of the loopback interface in a new network namespace (`loopback_net_init` of `drivers/net/loopback.c`).
 const LOOPBACK: u32 = 1;
+
+/// A pair of blocks: for frames from guests, and for frames to them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Blocks {
+    from_guests: u32,
+    to_guests: u32,
+}
+
+impl Blocks {
+    /// Returns the blocks of a slot.
+    pub(super) fn of(slot: Slot) -> Self {
+        let from_guests = FIRST_BLOCK + 2 * (u32::from(slot.number()) / SHARE);
+        Self { from_guests, to_guests: from_guests + 1 }
+    }
+
+    fn are_ours(self) -> bool {
+        Self::of(Slot::new(0)) <= self
+            && self <= Self::of(Slot::new(u16::MAX))
+            && self.from_guests.is_multiple_of(2)
+            && self.to_guests == self.from_guests + 1
+    }
+}
 
 impl Route {
     /// Reports whether an interface has the guard; also `true` if the kernel cannot give it one.
@@ -48,20 +78,22 @@ impl Route {
             Err(refusal) if refusal.errno.is_some() => vec![],
             found => found?,
         };
-        let hooked = found.iter().filter_map(hooked).any(|hooked| hooked == index);
-        Ok((hooked && self.programs_stand()) || !self.can_guard())
+        let hooked = found.iter().filter_map(hooked).find(|(hooked, _)| *hooked == index);
+        Ok(hooked.is_some_and(|(_, blocks)| self.programs_stand(blocks)) || !self.can_guard())
     }
 
     /// Returns those of all interfaces that have the guard; `None` if the kernel cannot give it.
     pub(super) fn guarded(&mut self) -> Result<Option<BTreeSet<u32>>, Refusal> {
         let hooked = |message: &[u8]| decode(message).as_ref().and_then(hooked);
         let every = RouteNetlinkMessage::GetQueueDiscipline(TcMessage::default());
-        let found: BTreeSet<u32> =
+        let mut found: BTreeMap<u32, Blocks> =
             self.socket.query_as(&every, NLM_F_DUMP, hooked)?.into_iter().collect();
-        if !found.is_empty() && self.programs_stand() {
-            return Ok(Some(found));
-        }
-        Ok(self.can_guard().then(BTreeSet::new))
+        let pairs: BTreeSet<_> = found.values().copied().collect();
+        let broken: BTreeSet<_> =
+            pairs.into_iter().filter(|blocks| !self.programs_stand(*blocks)).collect();
+        found.retain(|_, blocks| !broken.contains(blocks));
+        // If nothing has the guard, the kernel may not have what it takes.
+        Ok((!found.is_empty() || self.can_guard()).then(|| found.into_keys().collect()))
     }
 
     /// Removes hooks that are not the guard's, or whose filters another program changed.
@@ -71,16 +103,15 @@ impl Route {
         self.socket.send_each(vec![NetlinkRequest { message, flags: 0 }]).map(drop)
     }
 
-    /// Reports whether our blocks have the programs of this version. A block that does not exist has none.
-    fn programs_stand(&mut self) -> bool {
-        [(FROM_GUESTS, &FROM_GUEST[..]), (TO_GUESTS, &TO_GUEST)].into_iter().all(
-            |(block, program)| {
-                let request = RouteNetlinkMessage::GetTrafficFilter(of_block(block));
-                let found = self.socket.query(&request, NLM_F_DUMP).unwrap_or_default();
-                let bytes = bytes(program);
-                found.iter().any(|answer| has_program(answer, &bytes))
-            },
-        )
+    /// Reports whether these blocks have the programs of this version. A block that does not exist has none.
+    fn programs_stand(&mut self, blocks: Blocks) -> bool {
+        let programs = [(blocks.from_guests, &FROM_GUEST[..]), (blocks.to_guests, &TO_GUEST)];
+        programs.into_iter().all(|(block, program)| {
+            let request = RouteNetlinkMessage::GetTrafficFilter(of_block(block));
+            let found = self.socket.query(&request, NLM_F_DUMP).unwrap_or_default();
+            let bytes = bytes(program);
+            found.iter().any(|answer| has_program(answer, &bytes))
+        })
     }
 
     /// Reports whether the kernel has what the guard is made of. Tries it once, in a network namespace of its own.
@@ -98,24 +129,26 @@ fn try_guard() -> bool {
     let Ok(mut route) = unshared.map_err(Refusal::from).and_then(|()| Route::open()) else {
         return false;
     };
-    let requests = std::iter::once(hooks(LOOPBACK)).chain(filters(Filters::Replaced));
+    let blocks = Blocks::of(Slot::new(0));
+    let hooks = std::iter::once(hooks(LOOPBACK, blocks));
+    let requests = hooks.chain(filters(blocks, Filters::Replaced));
     let results = route.socket.send_each(requests.collect());
     results.is_ok_and(|results| results.iter().all(Result::is_ok))
 }
 
 /// Returns the request for the hooks. The kernel refuses it with `EEXIST` if there are any.
-pub(super) fn hooks(index: u32) -> NetlinkRequest<RouteNetlinkMessage> {
+pub(super) fn hooks(index: u32, blocks: Blocks) -> NetlinkRequest<RouteNetlinkMessage> {
     let mut message = message(index, HOOKS, CLSACT);
     message.attributes = vec![
         TcAttribute::Kind("clsact".to_owned()),
-        TcAttribute::Other(DefaultNla::new(INGRESS_BLOCK, FROM_GUESTS.to_ne_bytes().into())),
-        TcAttribute::Other(DefaultNla::new(EGRESS_BLOCK, TO_GUESTS.to_ne_bytes().into())),
+        TcAttribute::Other(DefaultNla::new(INGRESS_BLOCK, blocks.from_guests.to_ne_bytes().into())),
+        TcAttribute::Other(DefaultNla::new(EGRESS_BLOCK, blocks.to_guests.to_ne_bytes().into())),
     ];
     let message = RouteNetlinkMessage::NewQueueDiscipline(message);
     NetlinkRequest { message, flags: NLM_F_CREATE | NLM_F_EXCL }
 }
 
-/// The filters that a request for filters leaves in our blocks.
+/// The filters that a request for filters leaves in its blocks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Filters {
     /// Those that stand, if any do: the request is refused with `EEXIST`, at no cost.
@@ -125,12 +158,15 @@ pub(super) enum Filters {
 }
 
 /// Returns the requests for the filters of both blocks, which some interface must use.
-pub(super) fn filters(filters: Filters) -> [NetlinkRequest<RouteNetlinkMessage>; 2] {
+pub(super) fn filters(
+    blocks: Blocks,
+    filters: Filters,
+) -> [NetlinkRequest<RouteNetlinkMessage>; 2] {
     let flags = match filters {
         Filters::Kept => NLM_F_CREATE | NLM_F_EXCL,
         Filters::Replaced => NLM_F_CREATE | NLM_F_REPLACE,
     };
-    [filter(FROM_GUESTS, &FROM_GUEST), filter(TO_GUESTS, &TO_GUEST)]
+    [filter(blocks.from_guests, &FROM_GUEST), filter(blocks.to_guests, &TO_GUEST)]
         .map(|message| NetlinkRequest { message, flags })
 }
 
@@ -176,19 +212,20 @@ fn of_block(block: u32) -> TcMessage {
     message
 }
 
-/// Returns the interface of a queueing discipline that has both of our blocks.
-fn hooked(answer: &RouteNetlinkMessage) -> Option<u32> {
+/// Returns the interface of a queueing discipline that has blocks of ours, and these.
+fn hooked(answer: &RouteNetlinkMessage) -> Option<(u32, Blocks)> {
     let RouteNetlinkMessage::NewQueueDiscipline(message) = answer else { return None };
-    let has = |kind, block: u32| {
-        message.attributes.iter().any(|attribute| match attribute {
-            TcAttribute::Other(other) => {
-                other.kind() == kind && value(other) == block.to_ne_bytes()
+    let block = |kind| {
+        message.attributes.iter().find_map(|attribute| match attribute {
+            TcAttribute::Other(other) if other.kind() == kind => {
+                value(other).try_into().ok().map(u32::from_ne_bytes)
             }
-            _ => false,
+            _ => None,
         })
     };
-    let ours = has(INGRESS_BLOCK, FROM_GUESTS) && has(EGRESS_BLOCK, TO_GUESTS);
-    ours.then(|| u32::try_from(message.header.index).ok())?
+    let blocks = Blocks { from_guests: block(INGRESS_BLOCK)?, to_guests: block(EGRESS_BLOCK)? };
+    let index = u32::try_from(message.header.index).ok()?;
+    blocks.are_ours().then_some((index, blocks))
 }
 
 fn has_program(answer: &RouteNetlinkMessage, program: &[u8]) -> bool {

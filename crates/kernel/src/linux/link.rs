@@ -21,7 +21,7 @@ use rustix::{io::Errno, net::netdevice};
 
 use super::{
     Linux,
-    guard::{self, Filters},
+    guard::{self, Blocks, Filters},
     netlink::NetlinkRequest,
     opened,
     route::{Route, netlink_family},
@@ -31,7 +31,7 @@ use super::{
 use crate::{AccountKind, KernelError, LinkDeletion, Links, Refusal};
 use riklet_core::{
     link::{DRAINING_GROUP, HostInterface, LIVE_GROUP, LinkSpec, LinkState, Tap},
-    model::{InterfaceName, Ipv6Unsupported, MacAddress},
+    model::{InterfaceName, Ipv6Unsupported, MacAddress, Slot},
     switch,
 };
 
@@ -273,10 +273,12 @@ fn parts(index: u32, spec: &LinkSpec, filters: Filters) -> Vec<Part> {
     let switches = AfSpecUnspec::Inet(vec![ipv4_settings()]);
     let no_link_local = AfSpecUnspec::Inet6(vec![AfSpecInet6::AddrGenMode(In6AddrGenMode::None)]);
     let create = NLM_F_CREATE | NLM_F_REPLACE;
-    let [from, to] = guard::filters(filters);
+    let slot = Slot::of_interface(spec.name.as_str()).unwrap_or(Slot::new(0));
+    let blocks = Blocks::of(slot);
+    let [from, to] = guard::filters(blocks, filters);
     let mut parts = vec![
         // No frame reaches the host before the guard stands.
-        guard(guard::hooks(index)),
+        guard(guard::hooks(index, blocks)),
         guard(from),
         guard(to),
         link("alias", LinkAttribute::IfAlias(spec.alias.clone())),

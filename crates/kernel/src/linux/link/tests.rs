@@ -67,7 +67,7 @@ fn a_missing_part_of_the_guard_is_a_difference_and_is_restored() {
         for number in [5, 6] {
             route.create_link(&spec(number)).unwrap();
         }
-        let [ingress, egress] = ["1380535041", "1380535042"];
+        let [ingress, egress] = ["1380646912", "1380646913"];
         let program = &["prio", "1", "handle", "1", "bpf", "da", "bytecode", "1,6 0 0 0"][..];
         for (lost, broken) in [
             (vec!["qdisc", "delete", "dev", "rik5", "clsact"], [true, false]),
@@ -94,6 +94,32 @@ fn a_missing_part_of_the_guard_is_a_difference_and_is_restored() {
         assert_eq!(differences(&mut route, &spec(5)), ["guard"], "hooks of another program");
         route.configure_link(&spec(5)).unwrap();
         assert_eq!(differences(&mut route, &spec(5)), [""; 0]);
+    });
+}
+
+#[test]
+fn slots_far_apart_share_no_block() {
+    isolated(|| {
+        let (mut route, numbers) = (route(), [127, 128, 16_383]);
+        for number in numbers {
+            route.create_link(&spec(number)).unwrap();
+        }
+        let shown = run("tc", "qdisc show");
+        for (number, block) in numbers.into_iter().zip([0, 2, 254]) {
+            let first = 0x524b_0000 + block;
+            let wanted = format!(
+                "clsact ffff: dev rik{number} parent ffff:fff1 ingress_block {first} egress_block {} ",
+                first + 1
+            );
+            assert!(shown.contains(&wanted), "{wanted}: {shown}");
+        }
+        run("tc", "filter delete block 1380646914");
+        for (number, broken) in numbers.into_iter().zip([false, true, false]) {
+            let wanted = if broken { vec!["guard"] } else { vec![] };
+            assert_eq!(differences(&mut route, &spec(number)), wanted, "{number}");
+        }
+        let links = route.links().unwrap();
+        assert_eq!(links.iter().map(|link| link.guarded).collect::<Vec<_>>(), [true, false, true]);
     });
 }
 
