@@ -20,6 +20,7 @@ pub mod model;
 pub mod nearest;
 pub mod plan;
 pub mod routing;
+pub mod small;
 pub mod switch;
 pub mod workload;
 

@@ -1,7 +1,6 @@
 //! Interfaces: the specification of one of ours, the state of one, and their differences.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
     fmt,
     net::{IpAddr, Ipv6Addr},
 };
@@ -10,6 +9,7 @@ use ipnet::IpNet;
 
 use crate::{
     address::{InterfaceName, MacAddress, Slot},
+    small::{SmallMap, SmallSet},
     workload::alias,
 };
 
@@ -30,10 +30,10 @@ pub struct LinkSpec {
     /// The MTU in bytes.
     pub mtu: u32,
     /// The host's addresses and their prefix lengths, one a family.
-    pub addresses: BTreeSet<IpNet>,
+    pub addresses: SmallSet<IpNet>,
     /// The guest, as a permanent neighbour by each of its addresses: neither ARP nor neighbour discovery is needed, and
     /// neither can be spoofed.
-    pub neighbours: BTreeMap<IpAddr, MacAddress>,
+    pub neighbours: SmallMap<IpAddr, MacAddress>,
     /// The host's IPv6 link-local address; `None` if the interface takes no part in IPv6. No interface has one yet: by
     /// it a guest would reach every service of the host that listens at `[::]`, past the rules that the host has for
     /// IPv4.
@@ -84,9 +84,9 @@ pub struct LinkState {
     /// The interface group.
     pub group: u32,
     /// Its addresses.
-    pub addresses: BTreeSet<IpNet>,
+    pub addresses: SmallSet<IpNet>,
     /// Its permanent neighbours.
-    pub neighbours: BTreeMap<IpAddr, MacAddress>,
+    pub neighbours: SmallMap<IpAddr, MacAddress>,
     /// `net.ipv4.conf.<name>.forwarding`: packets that come in by it may be forwarded.
     pub forwarding: bool,
     /// `net.ipv4.conf.<name>.route_localnet`.
@@ -215,7 +215,7 @@ impl LinkSpec {
         for address in self.all_addresses().difference(&state.addresses) {
             note(true, &|| format!("address {address}"));
         }
-        for (neighbour, mac) in &self.neighbours {
+        for (neighbour, mac) in self.neighbours.iter() {
             let known = state.neighbours.get(neighbour);
             note(known != Some(mac), &|| format!("neighbour {neighbour} at {mac}"));
         }
@@ -245,7 +245,7 @@ impl LinkSpec {
 
     /// Returns the addresses that the interface has and should not have.
     #[must_use]
-    pub fn stray_addresses(&self, state: &LinkState) -> BTreeSet<IpNet> {
+    pub fn stray_addresses(&self, state: &LinkState) -> Vec<IpNet> {
         state.addresses.difference(&self.all_addresses()).copied().collect()
     }
 
@@ -269,7 +269,7 @@ impl LinkSpec {
         former.filter(|_| stays).unwrap_or(self.mac)
     }
 
-    fn all_addresses(&self) -> BTreeSet<IpNet> {
+    fn all_addresses(&self) -> SmallSet<IpNet> {
         let link_local = self.link_local.map(|address| IpNet::new_assert(address.into(), 64));
         self.addresses.iter().copied().chain(link_local).collect()
     }

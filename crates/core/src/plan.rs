@@ -26,6 +26,7 @@ use crate::{
     manager::{self, Manager, ManagerFile},
     model::{Family, InterfaceName, Mark, Owner, Pool, Protocol, Slot},
     routing::{RoutingRule, UplinkRoute},
+    small::SmallSet,
     workload::{Fragment, alias},
 };
 
@@ -144,7 +145,7 @@ pub enum Step {
     /// Delete connection tracking entries.
     ForgetFlows(BTreeSet<Flows>),
     /// Take interfaces' addresses away, set them down and mark them to be deleted.
-    DrainLinks(BTreeMap<InterfaceName, BTreeSet<IpNet>>),
+    DrainLinks(BTreeMap<InterfaceName, SmallSet<IpNet>>),
     /// Deletes the draining interfaces, all in one call.
     DeleteLinks(BTreeSet<InterfaceName>),
     /// Delete the empty tables that the firewall's program created by being called, except these.
@@ -214,8 +215,8 @@ pub fn plan(desired: &Desired, observed: &Observed) -> Plan {
     let leaving = leaving_links(desired, &untouched, &fragments, observed);
     let links = fragments.iter().flat_map(|(slot, fragment)| link_steps(*slot, fragment, observed));
     let draining = |slot: &Slot| {
-        let addresses = observed.links.get(slot).map(|link| link.addresses.clone());
-        (slot.interface(), addresses.unwrap_or_default())
+        let addresses = observed.links.get(slot).map(|link| &link.addresses);
+        (slot.interface(), addresses.into_iter().flatten().copied().collect())
     };
     let drain =
         (!leaving.is_empty()).then(|| Step::DrainLinks(leaving.iter().map(draining).collect()));

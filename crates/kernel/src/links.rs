@@ -6,6 +6,7 @@ use crate::{KernelError, sealed::Sealed};
 use riklet_core::{
     link::{HostInterface, LinkSpec, LinkState, Tap},
     model::InterfaceName,
+    small::SmallSet,
 };
 
 /// Network interfaces: reads them, creates TAPs, and configures them (rtnetlink(7), `/dev/net/tun`).
@@ -103,7 +104,7 @@ pub trait LinkDeletion: Sealed {
     /// Fails if the kernel refuses an interface; the others are drained all the same.
     fn drain_links(
         &mut self,
-        links: &BTreeMap<InterfaceName, BTreeSet<IpNet>>,
+        links: &BTreeMap<InterfaceName, SmallSet<IpNet>>,
     ) -> Result<(), KernelError>;
 
     /// Deletes these interfaces together. Interfaces that do not exist are skipped, and so all of them on

@@ -9,6 +9,7 @@ use riklet_core::{
     flows::Flows,
     link::LinkSpec,
     model::{InterfaceName, Slot},
+    small::SmallSet,
     workload,
 };
 use riklet_kernel::{Conntrack, Kernel, KernelError, LinkDeletion, Links, Refusal};
@@ -62,7 +63,7 @@ impl BackgroundTask {
                 }
             }
             Work::Delete { slots, links, flows } => {
-                let names = links.iter().map(|name| (name.clone(), BTreeSet::new())).collect();
+                let names = links.iter().map(|name| (name.clone(), SmallSet::default())).collect();
                 // The interfaces are down already, unless another program has set one up since.
                 let deleted = kernel
                     .drain_links(&names)

@@ -100,7 +100,7 @@ impl Bare {
 
 /// Returns the configuration of the guest's NIC on this link.
 pub(super) fn nic(link: &LinkSpec) -> Nic {
-    let (address, mac) = link.neighbours.first_key_value().unwrap();
+    let (address, mac) = link.neighbours.iter().next().unwrap();
     Nic {
         tap: link.name.to_string(),
         address: address.to_string(),

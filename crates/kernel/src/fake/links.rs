@@ -7,6 +7,7 @@ use crate::{AccountKind, KernelError, LinkDeletion, Links, Refusal};
 use riklet_core::{
     link::{DRAINING_GROUP, HostInterface, LinkSpec, LinkState, Tap},
     model::{InterfaceName, Slot},
+    small::SmallSet,
 };
 
 /// A message of a netlink batch: a part of the change of one link.
@@ -52,8 +53,10 @@ impl Links for FakeKernel {
                 let (carrier, open, tap) = (link.carrier, link.open, link.tap);
                 *link = LinkState { carrier, open, addresses, neighbours, tap, ..wanted.clone() };
             }),
-            ("address", |link, wanted| link.addresses.extend(&wanted.addresses)),
-            ("neighbour", |link, wanted| link.neighbours.extend(&wanted.neighbours)),
+            ("address", |link, wanted| link.addresses.extend(wanted.addresses.iter().copied())),
+            ("neighbour", |link, wanted| {
+                link.neighbours.extend(wanted.neighbours.iter().map(|(&a, &m)| (a, m)));
+            }),
         ];
         for (part, change) in parts {
             let mut system = self.effect().map_err(refused(part))?;
@@ -120,7 +123,7 @@ impl LinkDeletion for FakeKernel {
 
     fn drain_links(
         &mut self,
-        links: &BTreeMap<InterfaceName, BTreeSet<IpNet>>,
+        links: &BTreeMap<InterfaceName, SmallSet<IpNet>>,
     ) -> Result<(), KernelError> {
         for (name, addresses) in links {
             let refused = |source| KernelError::DrainLink { name: name.clone(), source };

@@ -26,6 +26,7 @@ use riklet_core::{
     manager::ManagerFile,
     model::{Account, AccountName, InterfaceName, Owner, OwnerId, Slot},
     routing::{HostRoute, MAIN, NextHop, PROTOCOL, RoutingRule, TABLES, UplinkMarks, UplinkRoute},
+    small::SmallSet,
     switch::IP_FORWARD,
     workload::{NodeFacts, reserved},
 };
@@ -59,7 +60,7 @@ const EFFECTS: [(&str, Call); 20] = [
         kernel.remove_address(&name(1), *spec(1).addresses.first().unwrap())
     }),
     ("delete_link", |kernel| kernel.delete_link(&name(1))),
-    ("drain_links", |kernel| kernel.drain_links(&[(name(1), BTreeSet::new())].into())),
+    ("drain_links", |kernel| kernel.drain_links(&[(name(1), SmallSet::default())].into())),
     ("delete_links", |kernel| kernel.delete_links(&[name(2)].into())),
     ("change_firewall", |kernel| {
         kernel.change_firewall(Backend::Nftables, &Change::Reset(ruleset()))

@@ -32,6 +32,7 @@ use crate::{AccountKind, KernelError, LinkDeletion, Links, Refusal};
 use riklet_core::{
     link::{DRAINING_GROUP, HostInterface, LIVE_GROUP, LinkSpec, LinkState, Tap},
     model::{InterfaceName, Ipv6Unsupported, MacAddress, Slot},
+    small::SmallSet,
     switch,
 };
 
@@ -147,7 +148,7 @@ impl Route {
     /// Removes addresses, and sets interfaces down, into the draining group.
     pub(super) fn drain_links(
         &mut self,
-        links: &BTreeMap<InterfaceName, BTreeSet<IpNet>>,
+        links: &BTreeMap<InterfaceName, SmallSet<IpNet>>,
     ) -> Result<(), KernelError> {
         let mut removed = Vec::new();
         for (name, addresses) in links.iter().filter(|(_, addresses)| !addresses.is_empty()) {
@@ -479,7 +480,7 @@ impl LinkDeletion for Linux {
 
     fn drain_links(
         &mut self,
-        links: &BTreeMap<InterfaceName, BTreeSet<IpNet>>,
+        links: &BTreeMap<InterfaceName, SmallSet<IpNet>>,
     ) -> Result<(), KernelError> {
         self.route(|source| KernelError::DeleteLinks { source })?.drain_links(links)
     }

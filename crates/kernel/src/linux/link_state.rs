@@ -22,6 +22,7 @@ use crate::{KernelError, Refusal};
 use riklet_core::{
     link::{HostInterface, LinkState, Tap},
     model::{InterfaceName, MacAddress, Slot},
+    small::{SmallMap, SmallSet},
 };
 
 /// `<linux/if_link.h>`.
@@ -228,8 +229,8 @@ pub(super) fn link(answer: &RouteNetlinkMessage) -> Option<(u32, LinkState)> {
         carrier: flags.contains(LinkFlags::LowerUp | LinkFlags::Running),
         open: state.open,
         group: state.group,
-        addresses: BTreeSet::new(),
-        neighbours: BTreeMap::new(),
+        addresses: SmallSet::default(),
+        neighbours: SmallMap::default(),
         forwarding: ipv4.forwarding != 0,
         route_localnet: ipv4.route_localnet != 0,
         accept_redirects: ipv4.accept_redirects != 0,

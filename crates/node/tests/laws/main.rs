@@ -32,6 +32,7 @@ use riklet_core::{
         Account, Execution, Exposure, Function, InstanceName, Protocol, Queues, Slot, Workload,
     },
     plan::Step,
+    small::{SmallMap, SmallSet},
     switch::IP_FORWARD,
 };
 use riklet_kernel::{AccountKind, Listener, fake::Fault};
@@ -382,8 +383,8 @@ pub(crate) fn foreign_link(name: &riklet_core::model::InterfaceName) -> LinkStat
         carrier: true,
         open: true,
         group: 0,
-        addresses: BTreeSet::new(),
-        neighbours: BTreeMap::new(),
+        addresses: SmallSet::default(),
+        neighbours: SmallMap::default(),
         forwarding: false,
         route_localnet: false,
         accept_redirects: true,

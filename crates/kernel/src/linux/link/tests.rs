@@ -33,7 +33,7 @@ fn route() -> Route {
 
 fn differences(route: &mut Route, spec: &LinkSpec) -> Vec<String> {
     let state = route.link(&spec.name).unwrap().expect("the link is there");
-    assert_eq!(spec.stray_addresses(&state), [].into());
+    assert_eq!(spec.stray_addresses(&state), Vec::<IpNet>::new());
     spec.differences(&state).iter().map(ToString::to_string).collect()
 }
 

@@ -9,6 +9,7 @@ use crate::{KernelError, LinkDeletion, Links};
 use riklet_core::{
     link::{HostInterface, LinkSpec, LinkState, Tap},
     model::{InterfaceName, Slot},
+    small::SmallSet,
 };
 
 impl Links for Watched {
@@ -82,7 +83,7 @@ impl LinkDeletion for Watched {
 
     fn drain_links(
         &mut self,
-        links: &BTreeMap<InterfaceName, BTreeSet<IpNet>>,
+        links: &BTreeMap<InterfaceName, SmallSet<IpNet>>,
     ) -> Result<(), KernelError> {
         let done = self.changing().drain_links(links);
         self.listen()?;

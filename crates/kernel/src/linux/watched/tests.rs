@@ -8,6 +8,7 @@ use riklet_core::{
     firewall::{BaseState, Confinement, FirewallState, IptablesVariant},
     link::{LinkSpec, Tap},
     model::{Owner, OwnerId, PortRange, Protocol},
+    small::SmallSet,
     switch::IP_FORWARD,
     workload::{NodeFacts, reserved},
 };
@@ -456,7 +457,7 @@ fn changes_of_an_interface_that_is_down_are_read_from_the_kernel() {
         }
         watched.set_owner(&name(3), &Tap { owner: Some(7), ..Tap::default() }).unwrap();
         assert_mirrors(&mut watched, "another owner");
-        watched.drain_links(&[(name(3), BTreeSet::new())].into()).unwrap();
+        watched.drain_links(&[(name(3), SmallSet::default())].into()).unwrap();
         assert_mirrors(&mut watched, "drained");
     });
 }
