@@ -91,7 +91,7 @@ pub fn boot_args(attachment: &Attachment) -> String {
 
 /// Returns the network configuration of cloud-init, version 2
 /// (<https://cloudinit.readthedocs.io/en/latest/reference/network-config-format-v2.html>), for an image that a kernel
-/// argument does not reach: the file `network-config` of its data source NoCloud. The NIC is found by its MAC address.
+/// argument does not reach: the file `network-config` of its data source `NoCloud`. The NIC is found by its MAC address.
 #[must_use]
 pub fn cloud_init(attachment: &Attachment) -> Value {
     let Attachment { addresses, guest_mac, mtu, dns, .. } = attachment;
