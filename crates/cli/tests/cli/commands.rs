@@ -12,7 +12,7 @@ fn json(environment: &Environment, arguments: &[&str]) -> Value {
 fn each_command_prints_text() {
     let environment = Environment::new();
     environment.write("two.yaml", TWO);
-    let commands: [&[&str]; 19] = [
+    let commands: [&[&str]; 18] = [
         &["list"],
         &["check"],
         &["down", "--all"],
@@ -25,7 +25,6 @@ fn each_command_prints_text() {
         &["inspect", "resolver"],
         &["inspect", "resolver", "--format", "firecracker"],
         &["inspect", "resolver", "--format", "boot-args"],
-        &["inspect", "resolver", "--format", "cloud-init"],
         &["inspect", "resolver", "--format", "qemu"],
         &["inspect", "resolver", "--format", "env"],
         &["check"],
@@ -87,33 +86,6 @@ fn each_command_prints_text() {
     ]
     $ riklet-sdn inspect resolver --format boot-args
     ip=10.231.0.6::10.231.0.5:255.255.255.252:resolver:eth0:off:192.0.2.53
-    $ riklet-sdn inspect resolver --format cloud-init
-    {
-      "ethernets": {
-        "eth0": {
-          "addresses": [
-            "10.231.0.6/30"
-          ],
-          "match": {
-            "macaddress": "06:52:49:4b:00:01"
-          },
-          "mtu": 1500,
-          "nameservers": {
-            "addresses": [
-              "192.0.2.53"
-            ]
-          },
-          "routes": [
-            {
-              "to": "0.0.0.0/0",
-              "via": "10.231.0.5"
-            }
-          ],
-          "set-name": "eth0"
-        }
-      },
-      "version": 2
-    }
     $ riklet-sdn inspect resolver --format qemu
     -netdev tap,id=eth0,ifname=rik1,script=no,downscript=no -device virtio-net-pci,netdev=eth0,mac=06:52:49:4b:00:01,host_mtu=1500,romfile=
     $ riklet-sdn inspect resolver --format env
@@ -132,6 +104,43 @@ fn each_command_prints_text() {
     nothing to do
     $ riklet-sdn down hello worker
     $ riklet-sdn down --all --purge
+    "#);
+}
+
+#[test]
+fn inspect_prints_a_network_configuration_for_cloud_init() {
+    let environment = Environment::new();
+    environment.write("two.yaml", TWO);
+    environment.run(&["up", "two.yaml"]).success();
+    let commands: [&[&str]; 1] = [&["inspect", "resolver", "--format", "cloud-init"]];
+    insta::assert_snapshot!(transcript(&environment, commands), @r#"
+    $ riklet-sdn inspect resolver --format cloud-init
+    {
+      "ethernets": {
+        "eth0": {
+          "addresses": [
+            "10.231.0.2/30"
+          ],
+          "match": {
+            "macaddress": "06:52:49:4b:00:00"
+          },
+          "mtu": 1500,
+          "nameservers": {
+            "addresses": [
+              "192.0.2.53"
+            ]
+          },
+          "routes": [
+            {
+              "to": "0.0.0.0/0",
+              "via": "10.231.0.1"
+            }
+          ],
+          "set-name": "eth0"
+        }
+      },
+      "version": 2
+    }
     "#);
 }
 
