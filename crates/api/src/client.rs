@@ -12,7 +12,8 @@ use serde_json::Value;
 
 use super::{
     ApiError, Check, Collection, Health, HttpStatus, InspectionDocument, ListEntry, NodeApi,
-    Notification, Notifications, PlanDocument, Problem, RebuiltDocument, ReportDocument, chain,
+    Notification, Notifications, PlanDocument, Problem, RebuiltDocument, ReportDocument,
+    SettingsDocument, chain,
 };
 
 /// The time limit for an answer: ten thousand functions take some seconds.
@@ -42,6 +43,14 @@ impl Client {
     #[must_use]
     pub fn socket(&self) -> &Path {
         self.http.socket()
+    }
+
+    /// Returns the settings that the daemon works with.
+    ///
+    /// # Errors
+    /// Fails if the daemon does not answer.
+    pub fn settings(&self) -> Result<SettingsDocument, ApiError> {
+        self.ask(&ApiCall::get("/v1/settings"))
     }
 
     /// Makes one exchange. Refuses a request that is longer than the daemon reads, without sending it.

@@ -37,6 +37,7 @@ mod plan;
 mod problem;
 mod report;
 mod run;
+mod settings;
 mod text;
 
 pub use client::{Client, database_is_open};
@@ -52,4 +53,5 @@ pub use problem::{ApiError, Detail, HttpStatus, Problem};
 pub use report::{FailureDocument, RebuiltDocument, ReportDocument};
 pub use riklet_core::ErrorKind;
 pub use run::{EndedRun, ReadyRuns, ReadyTimes, RunDocument, RunningInstance, StoppedRun};
+pub use settings::SettingsDocument;
 pub use text::{chain, lines};

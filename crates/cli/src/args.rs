@@ -27,7 +27,7 @@ pub(crate) struct Args {
 }
 
 /// Settings that may also come from the environment or the configuration file.
-#[derive(Debug, ClapArgs)]
+#[derive(Debug, Clone, ClapArgs)]
 pub(crate) struct NodeArgs {
     /// Configuration file [default: /etc/riklet-sdn/config.toml, if it exists].
     #[arg(long, global = true, value_name = "FILE")]

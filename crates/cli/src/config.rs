@@ -1,11 +1,55 @@
 use std::{collections::BTreeSet, io::ErrorKind, path::Path};
 
-use riklet_sdn::Config;
+use riklet_api::SettingsDocument;
+use riklet_core::model::Mtu;
+use riklet_sdn::{Config, FirewallChoice};
 
 use super::{args::NodeArgs, error::CliError, input};
 
 /// The configuration file, which need not exist. A file that `--config` names must exist.
 const DEFAULT: &str = "/etc/riklet-sdn/config.toml";
+
+/// A flag, or its variable, that says otherwise than the daemon does.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Conflict {
+    pub(crate) flag: &'static str,
+    pub(crate) wanted: String,
+    pub(crate) used: String,
+}
+
+/// Returns whether any of these arguments is about what the daemon decides.
+pub(crate) fn concerns_daemon(args: &NodeArgs) -> bool {
+    let NodeArgs { firewall, pool, uplink, mtu, mark_mask, .. } = args;
+    firewall.is_some()
+        || pool.is_some()
+        || !uplink.is_empty()
+        || mtu.is_some()
+        || mark_mask.is_some()
+}
+
+/// Returns the first argument that the daemon with these settings cannot honour.
+pub(crate) fn conflict(args: &NodeArgs, settings: &SettingsDocument) -> Option<Conflict> {
+    let automatic = || "what the host has".to_owned();
+    let wanted: BTreeSet<_> = args.uplink.iter().map(ToString::to_string).collect();
+    let wanted = (!wanted.is_empty()).then(|| wanted.into_iter().collect::<Vec<_>>().join(","));
+    let used = settings.uplinks.as_ref().map(|names| names.join(","));
+    let firewall = args.firewall.filter(|firewall| match firewall {
+        FirewallChoice::Auto => false,
+        firewall => !settings.firewall.starts_with(firewall.as_str()),
+    });
+    let differs = |flag, wanted: Option<String>, used: Option<String>| {
+        let wanted = wanted.filter(|wanted| Some(wanted) != used.as_ref())?;
+        Some(Conflict { flag, wanted, used: used.unwrap_or_else(automatic) })
+    };
+    let text = |value: Option<u32>| value.map(|value| value.to_string());
+    let firewall = firewall.map(|firewall| firewall.as_str().to_owned());
+    let mask = args.mark_mask.map(|mask| mask.to_string());
+    differs("firewall", firewall, Some(settings.firewall.clone()))
+        .or_else(|| differs("pool", args.pool.map(|p| p.to_string()), settings.pool.clone()))
+        .or_else(|| differs("uplink", wanted, used))
+        .or_else(|| differs("mtu", text(args.mtu.map(Mtu::bytes)), text(settings.mtu)))
+        .or_else(|| differs("mark-mask", mask, Some(settings.mark_mask.clone())))
+}
 
 /// Loads the configuration: from flags and the environment, then the file, then the defaults.
 pub(crate) fn load(args: &NodeArgs) -> Result<Config, CliError> {

@@ -7,6 +7,7 @@ use riklet_guest::GuestError;
 use riklet_sdn::{ConfigError, NodeError, process::LockHolder, store::StoreError};
 use riklet_vmm::{runs::RunError, supervisor::SupervisorError};
 
+use super::config::Conflict;
 pub(crate) use riklet_api::chain;
 
 /// The reason why the program exits with a status other than 0.
@@ -57,6 +58,8 @@ pub(crate) enum CliError {
     Daemon { path: PathBuf, source: io::Error },
     #[error("the daemon at {} does not answer: {process}", path.display())]
     StoppedDaemon { path: PathBuf, process: LockHolder },
+    #[error("--{} is {}, but the daemon works with {}", .0.flag, .0.wanted, .0.used)]
+    Conflict(Conflict),
     #[error("this is about the daemon, which --no-daemon leaves out")]
     WithoutDaemon,
     #[error("standard output is not a terminal")]
@@ -119,6 +122,7 @@ impl CliError {
             | Self::Console { .. }
             | Self::NoTerminal
             | Self::WithoutDaemon
+            | Self::Conflict(_)
             | Self::Definition(_)
             | Self::Config(_) => ErrorKind::Invalid,
             Self::Privilege | Self::Tun { .. } | Self::Daemon { .. } => ErrorKind::Host,
@@ -146,6 +150,10 @@ impl CliError {
             Self::StoppedDaemon { process, .. } => Some(format!(
                 "`kill -CONT {}` lets it go on; `--no-daemon` works without it",
                 process.pid
+            )),
+            Self::Conflict(conflict) => Some(format!(
+                "leave it out, or start the daemon anew with `--{} {}`",
+                conflict.flag, conflict.wanted
             )),
             Self::Privilege => Some("run it as root".to_owned()),
             Self::Tun { source } => Some(tun_advice(source).to_owned()),

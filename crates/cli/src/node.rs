@@ -21,6 +21,8 @@ use super::{args::NodeArgs, config, error::CliError, input};
 pub(crate) struct ChosenNode {
     daemon: Daemon,
     local: LocalNode,
+    /// The arguments, if the daemon was not asked yet whether it can honour them.
+    args: Option<NodeArgs>,
 }
 
 /// The daemon of the node, as far as it is known so far.
@@ -49,7 +51,8 @@ impl ChosenNode {
     pub(crate) fn of(args: &NodeArgs) -> Result<Self, CliError> {
         let local = LocalNode::new(Node::new(config::load(args)?));
         let daemon = if args.no_daemon { Daemon::Unwanted } else { Daemon::Unknown };
-        Ok(Self { daemon, local })
+        let args = config::concerns_daemon(args).then(|| args.clone());
+        Ok(Self { daemon, local, args })
     }
 
     fn ask<T>(
@@ -57,7 +60,13 @@ impl ChosenNode {
         requires: Requires,
         call: impl Fn(&mut dyn NodeApi) -> Result<T, ApiError>,
     ) -> Result<T, ApiError> {
+        let args = self.args.take();
         if let Some(client) = self.daemon(requires)? {
+            if let Some(args) = args
+                && let Some(conflict) = config::conflict(&args, &client.settings()?)
+            {
+                return Err(CliError::Conflict(conflict).into());
+            }
             match call(client) {
                 Err(error)
                     if error.status == HttpStatus::PayloadTooLarge.code()

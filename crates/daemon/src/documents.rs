@@ -8,18 +8,18 @@ use std::{
 use super::engine::{Delay, SlotCounts};
 use riklet_api::{
     Check, ExposureDocument, FailureDocument, Health, InspectionDocument, InstanceDocument,
-    LinkEnd, ListEntry, PlanDocument, RebuiltDocument, ReportDocument, RunDocument, Unsettled,
-    lines,
+    LinkEnd, ListEntry, PlanDocument, RebuiltDocument, ReportDocument, RunDocument,
+    SettingsDocument, Unsettled, lines,
 };
 use riklet_core::{
     address::GATEWAY_MAC,
     definition,
-    model::{Addresses, Ends, MacAddress, Slot},
+    model::{Addresses, Ends, MacAddress, Mtu, Slot},
 };
 use riklet_kernel::process::ProcessId;
 use riklet_sdn::{
-    Drift, Warning,
-    store::{self, Phase},
+    Config, Drift, Warning,
+    store::{self, Phase, Setting, Store, StoreError},
 };
 use riklet_vmm::runs::{Repaired, RunState};
 
@@ -175,6 +175,28 @@ pub fn health(counts: SlotCounts, delay: Option<&Delay>) -> Health {
         ready_slots: counts.ready,
         draining_slots: counts.draining,
     }
+}
+
+/// Describes the settings of a node with this configuration, by its records.
+///
+/// # Errors
+/// Fails if the records cannot be read.
+pub fn settings(config: &Config) -> Result<SettingsDocument, StoreError> {
+    let store = Store::open_existing(&config.state_dir)?;
+    let recorded = |setting| store.as_ref().map_or(Ok(None), |store| store.setting(setting));
+    let names = recorded(Setting::Uplinks)?;
+    let names = names.map(|names| names.split_whitespace().map(str::to_owned).collect());
+    let configured = config.uplinks.as_ref();
+    let configured = configured.map(|names| names.iter().map(ToString::to_string).collect());
+    let (firewall, pool) = (recorded(Setting::Backend)?, recorded(Setting::Pool)?);
+    let mtu = recorded(Setting::Mtu)?.and_then(|mtu| mtu.parse().ok());
+    Ok(SettingsDocument {
+        firewall: firewall.unwrap_or_else(|| config.firewall.as_str().to_owned()),
+        pool: pool.or_else(|| config.pool.map(|pool| pool.to_string())),
+        uplinks: names.or(configured),
+        mtu: mtu.or(config.mtu.map(Mtu::bytes)),
+        mark_mask: config.mark_mask.unwrap_or_default().to_string(),
+    })
 }
 
 /// A field of an answer that this version does not understand.

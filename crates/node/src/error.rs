@@ -6,7 +6,7 @@ use super::Shadow;
 use crate::store::{REBUILD, Run, StoreError, rebuild_one};
 use riklet_core::{
     ErrorKind,
-    model::{AccountName, InstanceName, Pool, Slot},
+    model::{AccountName, InstanceName, InterfaceName, Pool, Slot},
     plan::{Claim, ForeignLink, Holder, Obstacle, Step},
     routing::HostRoute,
     switch,
@@ -76,12 +76,18 @@ pub enum NodeError {
         "{what} is configured as {configured}, and this node has used {recorded} since its first instance"
     )]
     Decided {
-        /// `firewall` or `pool`.
+        /// `firewall`, `pool`, `uplink` or `mtu`.
         what: &'static str,
         /// The configured value.
         configured: String,
         /// The value in use.
         recorded: String,
+    },
+    /// A configured uplink does not exist. Nothing was changed.
+    #[error("the uplink {name} does not exist")]
+    NoUplink {
+        /// The name.
+        name: InterfaceName,
     },
     /// `iptables` is configured, and the host does not have the program.
     #[error("firewall is configured as iptables, but the program iptables is missing")]
@@ -197,9 +203,10 @@ impl NodeError {
             Self::Kernel(source) | Self::Halted { source, .. } => kernel_kind(source),
             Self::NoIptables => ErrorKind::Host,
             Self::Store(source) if source.is_permission() => ErrorKind::Host,
-            Self::Decided { .. } | Self::PoolOverlaps { .. } | Self::UnknownAccount { .. } => {
-                ErrorKind::Invalid
-            }
+            Self::Decided { .. }
+            | Self::NoUplink { .. }
+            | Self::PoolOverlaps { .. }
+            | Self::UnknownAccount { .. } => ErrorKind::Invalid,
             _ => ErrorKind::Failed,
         }
     }
@@ -244,6 +251,11 @@ impl NodeError {
             Self::Shadows(_) => {
                 Some("end that process, choose another port, or leave --strict out".to_owned())
             }
+            Self::Decided { what: what @ ("uplink" | "mtu"), configured, .. } => {
+                let value = configured.replace(' ', ",");
+                Some(format!("`riklet-sdn repair --{what} {value}` changes it for all functions"))
+            }
+            Self::NoUplink { .. } => Some("`ip link` lists the interfaces of this host".to_owned()),
             Self::Decided { .. } => Some(
                 "take all instances down with `riklet-sdn down --all --purge`; the next `up` decides anew"
                     .to_owned(),

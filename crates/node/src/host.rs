@@ -2,7 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Config, NodeError, config::FirewallChoice, overlap::choose_pool, uplinks::Routed};
+use super::{
+    Config, NodeError, choices::Choices, config::FirewallChoice, overlap::choose_pool,
+    uplinks::Routed,
+};
 use crate::store::{Setting, Settings, Store, Tx};
 use riklet_core::{
     firewall::{Backend, BaseRuleset, Confinement, FirewallState, Ruleset},
@@ -48,6 +51,7 @@ pub(crate) struct Host {
     recorded: Recorded,
     /// The process to record as the one that is notified of changes, if it is not recorded yet.
     watcher: Option<ProcessId>,
+    choices: Choices,
 }
 
 /// The way in which an operation looks at the host.
@@ -156,11 +160,12 @@ impl Host {
         (backend, pool): (Backend, Pool),
         survey: Survey,
     ) -> Result<Self, NodeError> {
-        let uplinks = match &config.uplinks {
+        let choices = Choices::settle(kernel, config, settings, survey.interfaces)?;
+        let uplinks = match &choices.uplinks {
             Some(uplinks) => uplinks.clone(),
             None => kernel.uplinks()?,
         };
-        let mut mtu = config.mtu.map(Mtu::bytes);
+        let mut mtu = choices.mtu.map(Mtu::bytes);
         if mtu.is_none() {
             for uplink in &uplinks {
                 let found = kernel.link(uplink)?.map(|link| link.mtu);
@@ -203,7 +208,7 @@ impl Host {
                 pool,
                 mtu,
                 uplinks,
-                any_uplink: config.uplinks.is_none(),
+                any_uplink: choices.uplinks.is_none(),
                 confined,
                 marks,
                 owner: Some(owner.clone()),
@@ -221,6 +226,7 @@ impl Host {
             globally,
             recorded,
             watcher: survey.watcher.filter(|_| survey.watcher != watcher),
+            choices,
         })
     }
 
@@ -246,6 +252,7 @@ impl Host {
         if self.must_record_owner {
             tx.set_setting(Setting::Owner, &self.node.owner.to_string())?;
         }
+        self.choices.record(tx)?;
         self.warn_of_inheritance();
         for name in &self.forwarding.forgotten {
             tx.forget_sysctl(name)?;

@@ -76,6 +76,7 @@ mod accounts;
 mod answer;
 mod apply;
 mod cache;
+mod choices;
 mod config;
 mod converge;
 mod error;

@@ -1,6 +1,6 @@
 //! The order of settings: flags, then the environment, then the configuration file, then the defaults.
 
-use crate::environment::Environment;
+use crate::{daemon::Daemon, environment::Environment};
 
 /// Returns the part of `plan`'s output about the pool, the uplinks and the MTU.
 fn plan(environment: &Environment, flags: &[&str], variables: &[(&str, &str)]) -> String {
@@ -11,6 +11,9 @@ fn plan(environment: &Environment, flags: &[&str], variables: &[(&str, &str)]) -
 #[test]
 fn flag_precedes_environment_file_and_default() {
     let environment = Environment::new();
+    for [one, other] in [["eth1", "eth2"], ["eth3", "eth4"]] {
+        environment.tool("ip", &["link", "add", one, "type", "veth", "peer", "name", other]);
+    }
     // Each setting has a flag, a variable and a key with the same name, and words of the plan in which `VALUE` is the
     // value.
     let settings = [
@@ -216,4 +219,65 @@ fn named_configuration_file_must_exist() {
     insta::assert_snapshot!(environment.refused_with(2, &["list"], &variable), @"error: cannot read missing.toml: No such file or directory (os error 2)");
     environment.write("latin1.toml", b"# caf\xe9\n");
     insta::assert_snapshot!(environment.refused(2, &["list", "--config", "latin1.toml"]), @"error: latin1.toml:1:6: not UTF-8 text");
+}
+
+#[test]
+fn a_flag_that_the_daemon_cannot_honour_is_refused() {
+    let environment = Environment::with_hello();
+    environment.run(&["down", "--all", "--purge"]).success();
+    let daemon = Daemon::start(&environment, &["--mtu", "1400"]);
+    environment.run(&["up", "hello.json"]).success();
+    let settings = environment.run(&["inspect", "hello", "--output", "json"]).json();
+    assert_eq!(settings["mtu"], 1400, "{settings}");
+    let refused: Vec<_> =
+        ["--mtu 1300 list", "--uplink lo up hello.json", "--pool 10.9.0.0/16 check"]
+            .into_iter()
+            .map(|line| environment.run(&line.split(' ').collect::<Vec<_>>()).failure(2))
+            .collect();
+    insta::assert_snapshot!(refused.join("\n"), @r"
+    error: --mtu is 1300, but the daemon works with 1400
+    hint: leave it out, or start the daemon anew with `--mtu 1300`
+
+    error: --uplink is lo, but the daemon works with what the host has
+    hint: leave it out, or start the daemon anew with `--uplink lo`
+
+    error: --pool is 10.9.0.0/16, but the daemon works with 10.231.0.0/16
+    hint: leave it out, or start the daemon anew with `--pool 10.9.0.0/16`
+    ");
+    // What the daemon does anyway is no conflict.
+    environment.run(&["--mtu", "1400", "--firewall", "auto", "list"]).success();
+    environment.run(&["--no-daemon", "--mtu", "1400", "list"]).success();
+    daemon.end();
+}
+
+#[test]
+fn uplink_and_mtu_stay_as_they_were_set() {
+    let environment = Environment::with_hello();
+    environment.run(&["down", "--all", "--purge"]).success();
+    let mtu = |environment: &Environment| {
+        environment.run(&["inspect", "hello", "--output", "json"]).json()["mtu"].clone()
+    };
+    insta::assert_snapshot!(environment.refused(2, &["--uplink", "nope0", "up", "hello.json"]), @r"
+    error: the uplink nope0 does not exist
+    hint: `ip link` lists the interfaces of this host
+    ");
+    environment.run(&["--uplink", "lo", "--mtu", "1400", "up", "hello.json"]).success();
+    // Without the flags, they stay.
+    environment.run(&["up", "hello.json"]).success();
+    environment.run(&["check"]).done();
+    assert_eq!(mtu(&environment), 1400);
+    insta::assert_snapshot!(environment.refused(2, &["--mtu", "1300", "up", "hello.json"]), @r"
+    error: mtu is configured as 1300, and this node has used 1400 since its first instance
+    hint: `riklet-sdn repair --mtu 1300` changes it for all functions
+    ");
+    environment.run(&["repair", "--mtu", "1300"]).success();
+    assert_eq!(mtu(&environment), 1300);
+    environment.run(&["check"]).done();
+    insta::assert_snapshot!(environment.refused(2, &["--uplink", "nope0", "repair"]), @r"
+    error: the uplink nope0 does not exist
+    hint: `ip link` lists the interfaces of this host
+    ");
+    environment.run(&["down", "--all", "--purge"]).success();
+    environment.run(&["up", "hello.json"]).success();
+    assert_ne!(mtu(&environment), 1300, "a purge forgets it");
 }

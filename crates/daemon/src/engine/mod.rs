@@ -178,6 +178,12 @@ impl Engine {
         }
     }
 
+    /// Returns the configuration.
+    #[must_use]
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
     /// Applies this request, together with others that wait. Refuses to take down a running function.
     ///
     /// # Errors

@@ -14,6 +14,7 @@ use super::{
     request, stream,
 };
 use crate::{
+    documents,
     engine::{Engine, Gone},
     local::document,
     metrics::{MEDIA_TYPE, Snapshot},
@@ -23,7 +24,7 @@ use crate::{
 use riklet_api::Problem;
 use riklet_api::{
     ApiError, Check, Collection, Health, HttpStatus, InspectionDocument, ListEntry, NodeApi,
-    PlanDocument, ReportDocument, Version,
+    PlanDocument, ReportDocument, SettingsDocument, Version,
 };
 use riklet_core::model::Selector;
 use riklet_sdn::UpOptions;
@@ -215,6 +216,18 @@ pub(super) async fn repair(State(api): State<Api>) -> Result<Json<ReportDocument
     responses((status = 200, body = Health), (status = "default", body = Problem, content_type = "application/problem+json"))))]
 pub(super) async fn health(State(api): State<Api>) -> Result<Json<Health>, Rejection> {
     Ok(Json(api.engine.health().await?))
+}
+
+/// Returns the settings that the daemon works with.
+#[cfg_attr(test, utoipa::path(get, path = "/v1/settings",
+    responses((status = 200, body = SettingsDocument), (status = "default", body = Problem, content_type = "application/problem+json"))))]
+pub(super) async fn settings(State(api): State<Api>) -> Result<Json<SettingsDocument>, Rejection> {
+    let config = api.engine.config().clone();
+    // Beside the engine, which may be busy: a client asks for this before anything else.
+    let settings = slowly(&api, move |_engine| {
+        documents::settings(&config).map_err(|error| problems::store(&error))
+    });
+    Ok(Json(settings.await?))
 }
 
 /// Returns the version of the program and of the API.

@@ -50,6 +50,7 @@ routes! {
     "/v1/repair" => post handlers::repair;
     "/v1/events" => get stream::events;
     "/v1/health" => get handlers::health;
+    "/v1/settings" => get handlers::settings;
     "/v1/version" => get handlers::version;
     "/metrics" => get handlers::metrics;
 }

@@ -65,6 +65,10 @@ pub enum Setting {
     Watcher,
     /// The marks of the uplinks. May change later.
     Marks,
+    /// The uplinks, if they were set. May change later.
+    Uplinks,
+    /// The MTU of the TAPs, if it was set. May change later.
+    Mtu,
 }
 
 impl Setting {
@@ -78,6 +82,8 @@ impl Setting {
             Self::Neighbours => "neighbours",
             Self::Watcher => "watcher",
             Self::Marks => "marks",
+            Self::Uplinks => "uplinks",
+            Self::Mtu => "mtu",
         }
     }
 }

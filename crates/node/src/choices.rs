@@ -1,0 +1,85 @@
+//! The uplinks and the MTU that a user has set. They are recorded when they are first set, so that a later command without
+//! the flag keeps them. Only an operation that looks at everything changes them.
+
+use std::{collections::BTreeSet, fmt::Display, str::FromStr};
+
+use super::{Config, NodeError, host::Interfaces};
+use crate::store::{Setting, Settings, Tx};
+use riklet_core::model::{InterfaceName, Mtu};
+use riklet_kernel::Links;
+
+/// The settings of a user, as they are for an operation.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Choices {
+    /// `None` for those of the default route.
+    pub(crate) uplinks: Option<BTreeSet<InterfaceName>>,
+    /// `None` for that of the uplinks.
+    pub(crate) mtu: Option<Mtu>,
+    /// The settings to record, since they are new.
+    news: Vec<(Setting, String)>,
+}
+
+impl Choices {
+    /// Returns the choices of the configuration, or else the recorded ones.
+    ///
+    /// # Errors
+    /// Fails if both are there and differ, unless the operation looks at all `interfaces`; also if a new uplink does not
+    /// exist.
+    pub(crate) fn settle(
+        kernel: &mut impl Links,
+        config: &Config,
+        settings: &Settings,
+        interfaces: Interfaces,
+    ) -> Result<Self, NodeError> {
+        let mut news = Vec::new();
+        let mut settle = |setting, what, configured: Option<String>| {
+            let recorded = settings.get(setting);
+            match (configured, recorded) {
+                (Some(configured), Some(recorded)) if configured != recorded => {
+                    if interfaces == Interfaces::Recorded {
+                        let recorded = recorded.to_owned();
+                        return Err(NodeError::Decided { what, configured, recorded });
+                    }
+                    news.push((setting, configured.clone()));
+                    Ok(Some(configured))
+                }
+                (Some(configured), None) => {
+                    news.push((setting, configured.clone()));
+                    Ok(Some(configured))
+                }
+                (_, recorded) => Ok(recorded.map(str::to_owned)),
+            }
+        };
+        let names = config.uplinks.as_ref().map(joined);
+        let names = settle(Setting::Uplinks, "uplink", names)?;
+        let mtu = settle(Setting::Mtu, "mtu", config.mtu.map(|mtu| mtu.bytes().to_string()))?;
+        let uplinks = names.map(|names| read_all(&names)).transpose()?;
+        if news.iter().any(|(setting, _)| *setting == Setting::Uplinks) {
+            for name in uplinks.iter().flatten() {
+                if kernel.link(name)?.is_none() {
+                    return Err(NodeError::NoUplink { name: name.clone() });
+                }
+            }
+        }
+        let mtu = mtu.map(|mtu| read("mtu", &mtu)).transpose()?;
+        Ok(Self { uplinks, mtu, news })
+    }
+
+    /// Records the new settings.
+    pub(crate) fn record(&self, tx: &Tx<'_>) -> Result<(), NodeError> {
+        Ok(self.news.iter().try_for_each(|(setting, value)| tx.set_setting(*setting, value))?)
+    }
+}
+
+/// Returns the names as one text: no name has a space (`dev_valid_name` of the kernel).
+fn joined<T: Display>(names: &BTreeSet<T>) -> String {
+    names.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
+}
+
+fn read_all(names: &str) -> Result<BTreeSet<InterfaceName>, NodeError> {
+    names.split_whitespace().map(|name| read("uplink", name)).collect()
+}
+
+fn read<T: FromStr>(what: &'static str, value: &str) -> Result<T, NodeError> {
+    value.parse().map_err(|_wrong| NodeError::Setting { what, value: value.to_owned() })
+}
