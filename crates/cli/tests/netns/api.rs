@@ -294,3 +294,21 @@ fn refused_daemon_creates_nothing() {
         assert!(created.is_empty(), "{arguments:?}: {created:?}");
     }
 }
+
+#[test]
+fn another_socket_in_the_place_of_ours_is_reported_once() {
+    let world = &World::new(Firewall::Nftables);
+    let daemon = world.daemon(&[]);
+    let path = world.socket();
+    world.node.tool(&["rm", path.to_str().expect("UTF-8")]);
+    let other = UnixListener::bind(&path).expect("the path is free");
+    // The daemon finds out who listens there, once each second.
+    for _ in 0..3 {
+        other.accept().expect("a connection");
+    }
+    let running = daemon.into_running();
+    running.signal(Signal::TERM);
+    let output = running.wait();
+    assert_eq!(output.stderr.matches("was removed").count(), 1, "{output}");
+    assert!(path.exists(), "the other socket stays");
+}

@@ -109,6 +109,8 @@ pub(super) struct Listener<'a> {
     state_dir: &'a Path,
     settings: &'a Settings,
     current: RefCell<Rc<(TokioListener, Identity)>>,
+    /// The reason why the socket could not be created anew, which is said once.
+    refused: RefCell<String>,
 }
 
 /// The device and the inode of a file.
@@ -118,7 +120,7 @@ impl<'a> Listener<'a> {
     /// Creates the socket of the settings, and listens.
     pub(super) fn create(state_dir: &'a Path, settings: &'a Settings) -> Result<Self, SocketError> {
         let current = RefCell::new(Rc::new(listen(state_dir, settings)?));
-        Ok(Self { state_dir, settings, current })
+        Ok(Self { state_dir, settings, current, refused: RefCell::default() })
     }
 
     /// Returns the settings of the server.
@@ -153,8 +155,15 @@ impl<'a> Listener<'a> {
             Ok(made) => {
                 tracing::warn!("{} was removed: it is there again", path.display());
                 self.current.replace(Rc::new(made));
+                self.refused.take();
             }
-            Err(error) => tracing::warn!("{} was removed: {error}", path.display()),
+            Err(error) => {
+                let words = error.to_string();
+                if *self.refused.borrow() != words {
+                    tracing::warn!("{} was removed: {words}", path.display());
+                }
+                self.refused.replace(words);
+            }
         }
     }
 
