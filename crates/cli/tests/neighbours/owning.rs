@@ -112,7 +112,8 @@ fn before_us(stage: &Stage) {
     let mut firewalld = Firewalld::start(world);
     stage.we_recover();
     routed.assert_works(stage, "when firewalld has started again");
-    stage.we_go();
+    let said = stage.we_go_and_say();
+    assert_eq!(said.matches("`firewall-cmd --reload`").count() == 1, stage.takes_part(), "{said}");
     assert!(!has_our_files(world));
     firewalld.reload();
     routed.assert_works(stage, "when we are gone");

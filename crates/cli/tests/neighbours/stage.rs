@@ -187,8 +187,14 @@ impl Stage {
     /// Removes everything of ours.
     #[track_caller]
     pub(crate) fn we_go(&self) {
+        self.we_go_and_say();
+    }
+
+    /// Removes everything of ours, and returns what the program says about it.
+    #[track_caller]
+    pub(crate) fn we_go_and_say(&self) -> String {
         if self.us == Us::Nobody {
-            return;
+            return String::new();
         }
         self.assert_daemon_kept_up();
         self.functions.take();
@@ -196,7 +202,9 @@ impl Stage {
         if let Some(daemon) = self.daemon.take() {
             daemon.end(Signal::TERM);
         }
-        self.world.riklet(&["down", "--all", "--purge"], "").success();
+        let purge = self.world.riklet(&["down", "--all", "--purge"], "");
+        assert_eq!(purge.code, Some(0), "{purge}");
+        purge.stderr
     }
 
     /// Records the present state of the host.
