@@ -65,6 +65,13 @@ pub trait ForeignChains: Sealed {
         uplinks: &BTreeSet<InterfaceName>,
     ) -> Result<Vec<ForeignChainState>, KernelError>;
 
+    /// Returns the foreign chains of tables that have a passage or another object of ours. The rules of others in nf_tables
+    /// are not read.
+    ///
+    /// # Errors
+    /// Fails if the kernel does not answer.
+    fn passages(&mut self) -> Result<Vec<ForeignChain>, KernelError>;
+
     /// Opens our passages through one chain, and through all others of its table, in one transaction: each directly
     /// before the rule that would drop our traffic. Moves those that stand elsewhere, and removes those that are not
     /// needed. Repetition changes nothing more.

@@ -1,11 +1,8 @@
 //! Refuses objects of other records on a host that has no objects of our own records.
 
-use std::collections::BTreeSet;
-
 use super::{NodeError, host, session::Context};
 use crate::store::Store;
 use riklet_core::{
-    firewall::Backend,
     model::{Mark, Owner, OwnerId},
     plan::{self, Adoption, Claim, Object},
     workload::alias,
@@ -41,13 +38,8 @@ impl<K: Kernel> Context<'_, K> {
         }
         if bare {
             // A passage counts as an object of its own only if no firewall of ours leads to it.
-            let foreign_chains =
-                self.kernel.foreign_chains(Backend::Nftables, &BTreeSet::new())?.into_iter();
-            let foreign_chains = foreign_chains.filter(|state| state.touched);
-            found.extend(
-                foreign_chains
-                    .map(|state| (Object::ForeignChain(state.foreign_chain), Mark::Unsigned)),
-            );
+            let passages = self.kernel.passages()?.into_iter();
+            found.extend(passages.map(|chain| (Object::ForeignChain(chain), Mark::Unsigned)));
         }
         Ok(found)
     }

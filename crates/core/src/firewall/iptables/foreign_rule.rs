@@ -36,6 +36,19 @@ pub(super) fn of_table(saved: &Saved, table: Table) -> Rules {
 
 /// Translates the matches and the target of a rule.
 fn translate(body: &str, is_chain: impl Fn(&str) -> bool) -> Rule {
+    if is_ban(body) { Rule::default() } else { translate_whole(body, is_chain) }
+}
+
+/// Reports whether a rule is for single addresses and accepts or drops. There may be tens of thousands of these; none
+/// decides about our traffic as a whole, and none leads to another chain, so that they need not be translated.
+fn is_ban(body: &str) -> bool {
+    let body = body.strip_prefix("! ").unwrap_or(body);
+    ["-s ", "-d "].iter().any(|option| body.starts_with(option))
+        && ["-j DROP", "-j ACCEPT"].iter().any(|target| body.ends_with(target))
+        && !body.contains('"')
+}
+
+fn translate_whole(body: &str, is_chain: impl Fn(&str) -> bool) -> Rule {
     let words = words(body);
     let mut rule = Rule::default();
     let mut rest = &words[..];
@@ -185,6 +198,24 @@ mod tests {
                 "-A FORWARD -s 203.0.113.9/32 -j DROP\n-A FORWARD {rule}"
             )));
             assert!(found.starts_with(&format!("FORWARD before {rule} (")), "{rule}: {found}");
+        }
+    }
+
+    #[test]
+    fn rules_for_single_addresses_can_be_left_out() {
+        let bodies = [
+            ("-s 203.0.113.9/32 -j DROP", true),
+            ("! -d 10.0.0.0/8 -i eth0 -p tcp -m tcp --dport 25 -j ACCEPT", true),
+            ("-s 203.0.113.9/32 -j REJECT --reject-with icmp-port-unreachable", false),
+            ("-s 203.0.113.9/32 -m comment --comment \"x\" -j DROP", false),
+            ("-s 203.0.113.9/32 -j OTHER", false),
+            ("-i eth0 -j DROP", false),
+            ("-j DROP", false),
+        ];
+        for (body, left_out) in bodies {
+            assert_eq!(is_ban(body), left_out, "{body}");
+            let whole = translate_whole(body, |_| true);
+            assert!(!left_out || whole.is_specific() && whole.targets().is_empty(), "{whole:?}");
         }
     }
 

@@ -247,6 +247,12 @@ pub fn foreign_chain_state(
     })
 }
 
+/// Reports whether a table has objects of ours.
+#[must_use]
+pub fn is_touched(saved: &Saved, table: Table) -> bool {
+    saved.has_ours(table)
+}
+
 /// Returns input that opens our passages through that chain if it drops our traffic, and removes other rules of ours
 /// there; `None` if there is nothing to do.
 #[must_use]

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, iter::Peekable, str::Chars};
 
 use super::{Rule, Table};
-use crate::firewall::names::is_our_chain;
+use crate::firewall::names::{CHAIN, is_our_chain};
 
 /// The tables, as iptables listed them.
 #[derive(Debug, Default)]
@@ -91,9 +91,7 @@ impl Saved {
 
     /// Returns the rules that are neither in a chain of ours nor lead to one.
     pub(super) fn others(&self, table: Table) -> impl Iterator<Item = &Rule> {
-        let others = |rule: &&Rule| {
-            !is_our_chain(&rule.chain) && !target(&rule.body).is_some_and(|t| is_our_chain(&t))
-        };
+        let others = |rule: &&Rule| !is_our_chain(&rule.chain) && !leads_to_ours(&rule.body);
         self.rules(table).iter().filter(others)
     }
 
@@ -102,7 +100,7 @@ impl Saved {
         let mut others = 0;
         let mut jumps = Vec::new();
         for rule in self.rules(table).iter().filter(|rule| rule.chain == chain) {
-            if target(&rule.body).is_some_and(|target| is_our_chain(&target)) {
+            if leads_to_ours(&rule.body) {
                 jumps.push((others, rule));
             } else {
                 others += 1;
@@ -113,9 +111,8 @@ impl Saved {
 
     /// Returns the rules that jump from chains of others to ours.
     pub(super) fn jumps(&self, table: Table) -> impl Iterator<Item = &Rule> {
-        self.rules(table).iter().filter(|rule| {
-            !is_our_chain(&rule.chain) && target(&rule.body).is_some_and(|t| is_our_chain(&t))
-        })
+        let jumps = |rule: &&Rule| !is_our_chain(&rule.chain) && leads_to_ours(&rule.body);
+        self.rules(table).iter().filter(jumps)
     }
 }
 
@@ -139,6 +136,11 @@ impl SavedTable {
 #[must_use]
 pub fn is_incompatible(words: &str) -> bool {
     words.contains("is incompatible, use 'nft' tool")
+}
+
+/// Reports whether a rule leads to a chain of ours. Most rules of others do not have the name at all.
+fn leads_to_ours(body: &str) -> bool {
+    body.contains(CHAIN) && target(body).is_some_and(|target| is_our_chain(&target))
 }
 
 /// Returns the chain or the extension that a rule leads to. Quoted text is not taken for one.

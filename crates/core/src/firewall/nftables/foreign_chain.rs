@@ -159,6 +159,20 @@ impl ForeignTable {
         states
     }
 
+    /// Returns the foreign forward chains of this table if it has objects of ours, or one that stands for these if there is
+    /// none. It needs no rules.
+    #[must_use]
+    pub fn touched(&self) -> Vec<ForeignChain> {
+        let Some((family, first)) = self.family().zip(self.ours().next()) else { return vec![] };
+        let named = |chain: &Chain| ForeignChain::Nftables {
+            family,
+            table: self.table.name.name.clone(),
+            chain: chain.name.clone(),
+        };
+        let bases: Vec<_> = self.bases().map(named).collect();
+        if bases.is_empty() { vec![named(first)] } else { bases }
+    }
+
     /// Opens the passages that are needed, moves those that stand elsewhere, and removes our other objects.
     #[must_use]
     pub fn open(&self, uplinks: &BTreeSet<InterfaceName>) -> Vec<Operation> {

@@ -50,20 +50,20 @@ fn is_sound_expression(expression: &[u8]) -> bool {
 }
 
 /// An attribute.
-pub(super) struct Attribute<'a> {
-    pub(super) kind: u16,
-    pub(super) value: &'a [u8],
+struct Attribute<'a> {
+    kind: u16,
+    value: &'a [u8],
 }
 
 /// Returns the attributes up to the first malformed one, at which the library fails.
-pub(super) fn nested(attributes: &[u8]) -> impl Iterator<Item = Attribute<'_>> {
+fn nested(attributes: &[u8]) -> impl Iterator<Item = Attribute<'_>> {
     NlasIterator::new(attributes).map_while(Result::ok).filter_map(|found| {
         let (kind, end) = (found.kind(), usize::from(found.length()));
         Some(Attribute { kind, value: found.into_inner().get(4..end)? })
     })
 }
 
-pub(super) fn values(attributes: &[u8], wanted: u16) -> impl Iterator<Item = &[u8]> {
+fn values(attributes: &[u8], wanted: u16) -> impl Iterator<Item = &[u8]> {
     nested(attributes).filter(move |found| found.kind == wanted).map(|found| found.value)
 }
 

@@ -25,6 +25,13 @@ pub(super) fn in_owned_tables(
     nftables.connection()?.owned_foreign_chains(uplinks)
 }
 
+/// Returns the foreign chains of tables that have objects of ours.
+pub(super) fn touched(nftables: &mut Nftables) -> Result<Vec<ForeignChain>, Refusal> {
+    let mut found = nftables.connection()?.touched()?;
+    found.extend(iptables::legacy::touched(&Table::FORWARDING)?);
+    Ok(found)
+}
+
 /// Returns the chain FORWARD of each of these tables of the legacy iptables, if it drops our traffic or has objects of
 /// ours.
 pub(super) fn of_legacy_iptables(

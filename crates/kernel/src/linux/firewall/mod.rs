@@ -136,6 +136,11 @@ impl ForeignChains for Linux {
         found.map_err(|source| KernelError::ListForeignChains { source })
     }
 
+    fn passages(&mut self) -> Result<Vec<ForeignChain>, KernelError> {
+        let found = foreign_chains::touched(&mut self.nftables);
+        found.map_err(|source| KernelError::ListForeignChains { source })
+    }
+
     fn open_passage(
         &mut self,
         foreign_chain: &ForeignChain,

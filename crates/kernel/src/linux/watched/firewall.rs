@@ -94,6 +94,10 @@ impl ForeignChains for Watched {
         self.kernel.owned_foreign_chains(uplinks)
     }
 
+    fn passages(&mut self) -> Result<Vec<ForeignChain>, KernelError> {
+        self.kernel.passages()
+    }
+
     fn open_passage(
         &mut self,
         foreign_chain: &ForeignChain,

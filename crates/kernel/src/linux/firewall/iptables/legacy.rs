@@ -4,7 +4,7 @@ use super::program::{legacy_tables, restore, saved};
 use crate::{Refusal, process::Launcher};
 use riklet_core::{
     firewall::{
-        ForeignChainState, IptablesVariant,
+        ForeignChain, ForeignChainState, IptablesVariant,
         iptables::{self, Saved, Table},
     },
     model::InterfaceName,
@@ -20,6 +20,13 @@ pub(in super::super) fn foreign_chains(
     let states =
         tables.iter().filter_map(|table| iptables::foreign_chain_state(&saved, *table, uplinks));
     Ok(states.collect())
+}
+
+/// Returns the chains of those of these tables that have objects of ours.
+pub(in super::super) fn touched(tables: &[Table]) -> Result<Vec<ForeignChain>, Refusal> {
+    let Some(saved) = existing(tables)? else { return Ok(vec![]) };
+    let touched = tables.iter().filter(|table| iptables::is_touched(&saved, **table));
+    Ok(touched.map(|table| ForeignChain::LegacyIptables(*table)).collect())
 }
 
 /// Opens our passages through a table for these uplinks, or closes them. A table that does not exist needs neither.

@@ -8,7 +8,7 @@ use super::connection::Connection;
 use crate::Refusal;
 use riklet_core::{
     firewall::{
-        ForeignChainState, ForeignFamily, names,
+        ForeignChain, ForeignChainState, ForeignFamily, names,
         nftables::{
             Set, Table, TableName,
             foreign_chain::{self, ForeignTable, Missing},
@@ -57,6 +57,18 @@ impl Connection {
         uplinks: &BTreeSet<InterfaceName>,
     ) -> Result<Vec<ForeignChainState>, Refusal> {
         self.foreign_chains_of(Table::is_owned, false, uplinks)
+    }
+
+    /// Returns the foreign chains of tables that have objects of ours. Rules are not read: one that leads to a chain of ours
+    /// is in a table that has the chain.
+    pub(in super::super) fn touched(&mut self) -> Result<Vec<ForeignChain>, Refusal> {
+        let mut found = Vec::new();
+        for family in [NetfilterProtoFamily::IPv4, NetfilterProtoFamily::Inet] {
+            let (tables, chains) = (self.tables(family)?, self.chains(family)?);
+            let tables = foreign_chain::candidates(tables, &chains, false);
+            found.extend(tables.iter().flat_map(ForeignTable::touched));
+        }
+        Ok(found)
     }
 
     fn foreign_chains_of(
