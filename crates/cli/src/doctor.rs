@@ -208,8 +208,18 @@ fn firewall(
         findings.extend(plan::cut_offs(&foreign_chains, &files).iter().map(cut_off));
         let changeable = foreign_chains.iter().filter(|state| state.drops && !state.is_blocked());
         findings.extend(changeable.map(foreign_chain));
+        findings.extend(kernel.drops_around(&uplinks).unwrap_or_default().iter().map(dropping));
     }
     findings
+}
+
+/// Returns the finding about a chain of others, before or after the hook forward, that drops guests' packets.
+fn dropping(chain: &String) -> Finding {
+    Finding::note(
+        "firewall",
+        format!("{chain}: somebody else's chain, drops guests' packets"),
+        "if that is not intended, have it accept packets from and to rik* first; `up` changes only chains of forwarded packets",
+    )
 }
 
 fn cut_off(cut_off: &CutOff) -> Finding {

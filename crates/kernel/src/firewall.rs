@@ -65,6 +65,16 @@ pub trait ForeignChains: Sealed {
         uplinks: &BTreeSet<InterfaceName>,
     ) -> Result<Vec<ForeignChainState>, KernelError>;
 
+    /// Returns the chains of others before and after the hook forward that drop our traffic whatever its addresses and ports
+    /// are, by name. No passage is made there: the host's own packets pass these chains as well.
+    ///
+    /// # Errors
+    /// Fails if the kernel does not answer.
+    fn drops_around(
+        &mut self,
+        uplinks: &BTreeSet<InterfaceName>,
+    ) -> Result<Vec<String>, KernelError>;
+
     /// Returns the foreign chains of tables that have a passage or another object of ours. The rules of others in nf_tables
     /// are not read.
     ///

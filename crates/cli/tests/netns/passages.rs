@@ -7,8 +7,8 @@ use crate::{
     reach::{FIRST, SECOND, TARGET, assert_published, pair},
     world::{
         CLIENT, Firewall, INTERNET, INTERNET_FAR, NODE_LAN, NODE_UPLINK, World,
-        foreign::docker_like,
-        function::function,
+        foreign::{bans, docker_like},
+        function::{exposure, function},
         on_every_firewall,
         owned::Owned,
         traffic::{PATIENCE, ping, tcp_ask},
@@ -75,10 +75,7 @@ on_every_firewall!(chain_ending_in_a_reject_is_passed_and_its_bans_hold, |world|
 });
 
 on_every_firewall!(bans_in_front_of_dockers_rules_hold, |world| {
-    let variant = match world.firewall {
-        Firewall::IptablesLegacy => Firewall::IptablesLegacy,
-        Firewall::Nftables | Firewall::IptablesNft => Firewall::IptablesNft,
-    };
+    let variant = variant(world);
     docker_like(world, variant);
     let ban = |arguments: &str| {
         let arguments: Vec<_> = arguments.split(' ').collect();
@@ -103,10 +100,7 @@ on_every_firewall!(bans_in_front_of_dockers_rules_hold, |world| {
 // Docker, libvirt and others insert accepts for their networks at the head of FORWARD whenever they start.
 on_every_firewall!(accepts_that_others_insert_open_no_guest, |world| {
     world.node.set_sysctl("net/ipv4/ip_forward", "1");
-    let variant = match world.firewall {
-        Firewall::IptablesLegacy => Firewall::IptablesLegacy,
-        Firewall::Nftables | Firewall::IptablesNft => Firewall::IptablesNft,
-    };
+    let variant = variant(world);
     let pair = pair(world);
     let [first, second] = &pair;
     let accept = "*filter\n-I FORWARD -j ACCEPT\nCOMMIT\n";
@@ -157,6 +151,27 @@ fn chains_of_an_earlier_version_in_the_table_filter_are_removed() {
     }
 }
 
+on_every_firewall!(doctor_names_drops_before_forwarding, |world| {
+    let _pair = pair(world);
+    let doctor = || world.riklet(&["doctor"], "").stdout;
+    let bans = "table inet early { chain pre { type filter hook prerouting priority -150;
+                  ip saddr 203.0.113.9 drop; iifname \"wlan0\" drop; }; }";
+    world.node.feed(&["nft", "-f", "-"], bans).success();
+    assert!(!doctor().contains("early"), "bans: {}", doctor());
+    world.node.feed(&["nft", "add rule inet early pre iifname up0 drop"], "").success();
+    assert!(doctor().contains("inet early pre: somebody else's chain"), "{}", doctor());
+    let legacy = |rule: &str| {
+        let arguments = [&["iptables", "-t", "mangle"], &*rule.split(' ').collect::<Vec<_>>()];
+        let program = Firewall::IptablesLegacy.xtables();
+        world.program(program, &arguments.concat(), "").success();
+    };
+    legacy("-A PREROUTING -s 203.0.113.9 -j DROP");
+    assert!(!doctor().contains("iptables-legacy mangle"), "bans: {}", doctor());
+    legacy("-A POSTROUTING -o rik+ -j DROP");
+    assert!(doctor().contains("iptables-legacy mangle POSTROUTING: somebody"), "{}", doctor());
+    assert!(!doctor().contains("mangle PREROUTING"), "{}", doctor());
+});
+
 on_every_firewall!(chain_of_bans_only_is_left_alone, |world| {
     let rules = format!(
         "table inet bans {{ chain forward {{ type filter hook forward priority filter; policy accept
@@ -176,6 +191,47 @@ on_every_firewall!(chain_of_bans_only_is_left_alone, |world| {
     world.riklet(&["repair"], "").success();
     assert_eq!(world.node.tool(&["nft", "list", "table", "inet", "bans"]), before);
 });
+
+/// The processor time of `up` and its programs, in seconds: of the first one, which looks at everything, and of the next.
+struct Cost {
+    first: f64,
+    next: f64,
+}
+
+impl Cost {
+    /// Returns the smallest of a few.
+    fn measure(world: &World) -> Self {
+        let mut least = Self { first: f64::INFINITY, next: f64::INFINITY };
+        for _ in 0..3 {
+            let up = |name: &str, port: u16| {
+                let exposures = [exposure(Transport::Tcp, port, TARGET)];
+                world.processor_time(&["up", "-"], &function(name, &exposures).to_string())
+            };
+            least.first = least.first.min(up("f0", 8000));
+            least.next = least.next.min(up("f1", 8001));
+            world.down(&["--all", "--purge"]);
+        }
+        least
+    }
+}
+
+// The program is built without optimization here, in which decoding costs ten times as much.
+on_every_firewall!(thousands_of_bans_do_not_slow_an_up_down, |world| {
+    let alone = Cost::measure(world);
+    bans(world, variant(world), 20_000);
+    let beside = Cost::measure(world);
+    let ratio = [beside.first / alone.first, beside.next / alone.next];
+    assert!(ratio[0] < 15.0, "the first costs {ratio:?} times as much");
+    assert!(ratio[1] < 5.0, "the next costs {ratio:?} times as much");
+});
+
+/// Returns the variant of iptables that others use on a host with this firewall.
+fn variant(world: &World) -> Firewall {
+    match world.firewall {
+        Firewall::IptablesLegacy => Firewall::IptablesLegacy,
+        Firewall::Nftables | Firewall::IptablesNft => Firewall::IptablesNft,
+    }
+}
 
 on_every_firewall!(the_daemon_moves_the_passage_when_others_reorder_their_rules, |world| {
     load(world, "");

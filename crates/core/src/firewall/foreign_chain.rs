@@ -1,6 +1,6 @@
 use std::{collections::BTreeSet, fmt};
 
-use super::iptables::Table;
+use super::{iptables::Table, names::iptables as names};
 
 /// A base chain of another program on the hook `forward`.
 ///
@@ -71,7 +71,9 @@ impl fmt::Display for ForeignChain {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Nftables { family, table, chain } => write!(f, "{family} {table} {chain}"),
-            Self::LegacyIptables(table) => write!(f, "iptables-legacy {table} FORWARD"),
+            Self::LegacyIptables(table) => {
+                write!(f, "{} {table} {}", names::LEGACY, names::FORWARD)
+            }
         }
     }
 }

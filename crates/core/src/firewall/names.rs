@@ -68,6 +68,8 @@ pub mod nftables {
 pub mod iptables {
     /// The beginning of the names that the programs of iptables have as processes.
     pub const PROGRAM: &str = "iptables";
+    /// The legacy variant, in the names of its chains.
+    pub const LEGACY: &str = "iptables-legacy";
     /// The beginning of the comment on our jumps. The owner follows.
     pub const JUMP_COMMENT: &str = "riklet-sdn ";
 
@@ -94,6 +96,8 @@ pub mod iptables {
     pub const NAT: &str = "nat";
     /// The table that alters packets.
     pub const MANGLE: &str = "mangle";
+    /// The table for mandatory access control, which filters as well.
+    pub const SECURITY: &str = "security";
     /// The tables that have objects of ours, passages through the table filter aside.
     pub const OUR_TABLES: [&str; 3] = [NAT, RAW, MANGLE];
     /// The tables that iptables-nft creates when it is called.

@@ -94,6 +94,14 @@ impl ForeignChains for FakeKernel {
         Ok(system.owned_chains.iter().filter_map(|chain| system.foreign_chain(chain)).collect())
     }
 
+    fn drops_around(
+        &mut self,
+        _uplinks: &BTreeSet<InterfaceName>,
+    ) -> Result<Vec<String>, KernelError> {
+        self.list();
+        Ok(vec![])
+    }
+
     fn passages(&mut self) -> Result<Vec<ForeignChain>, KernelError> {
         let open = self.list().foreign_chains.clone().into_iter().filter(|(_, open)| *open);
         Ok(open.map(|(foreign_chain, _)| foreign_chain).collect())

@@ -81,7 +81,7 @@ const EFFECTS: [(&str, Call); 20] = [
 ];
 
 /// All other methods, each with a call.
-const OBSERVATIONS: [(&str, Call); 27] = [
+const OBSERVATIONS: [(&str, Call); 28] = [
     ("link", |kernel| kernel.link(&name(1)).map(drop)),
     ("links", |kernel| kernel.links().map(drop)),
     ("probe_firewall", |kernel| {
@@ -93,6 +93,7 @@ const OBSERVATIONS: [(&str, Call); 27] = [
         kernel.foreign_chains(Backend::Nftables, &BTreeSet::new()).map(drop)
     }),
     ("owned_foreign_chains", |kernel| kernel.owned_foreign_chains(&BTreeSet::new()).map(drop)),
+    ("drops_around", |kernel| kernel.drops_around(&BTreeSet::new()).map(drop)),
     ("passages", |kernel| kernel.passages().map(drop)),
     ("implicit_tables", |kernel| kernel.implicit_tables(IPTABLES).map(drop)),
     ("empty_tables", |kernel| kernel.empty_tables(IPTABLES).map(drop)),

@@ -1,5 +1,7 @@
 //! Foreign firewalls and interfaces, which the program must tolerate and leave alone.
 
+use std::net::Ipv4Addr;
+
 use riklet_core::link::LIVE_GROUP;
 
 use super::{Firewall, Namespace, World};
@@ -54,6 +56,16 @@ COMMIT
 COMMIT
 ";
     world.program(variant.xtables(), &["iptables-restore", "--wait"], rules).success();
+}
+
+/// Bans this many addresses in the chain FORWARD.
+pub(crate) fn bans(world: &World, variant: Firewall, count: u32) {
+    let address = |number| Ipv4Addr::from(u32::from(Ipv4Addr::new(203, 0, 0, 0)) + number);
+    let rules = (0..count).map(|number| format!("-A FORWARD -s {} -j DROP", address(number)));
+    let input = format!("*filter\n{}\nCOMMIT\n", rules.collect::<Vec<_>>().join("\n"));
+    world
+        .program(variant.xtables(), &["iptables-restore", "--noflush", "--wait"], &input)
+        .success();
 }
 
 /// Loads a ruleset written for `nft` that drops forwarded packets twice, once in a chain with the name, but not the

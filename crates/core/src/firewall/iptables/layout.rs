@@ -91,7 +91,7 @@ pub(super) fn jumps(table: Table, owner: Option<&Owner>) -> Vec<Rule> {
     // them.
     let arriving = format!("! -d 127.0.0.0/8 {local}");
     match table {
-        Table::Filter => vec![],
+        Table::Filter | Table::Security => vec![],
         Table::Raw => vec![rule(names::PREROUTING, format!("-i {} {mark}-j {RAW_CHAIN}", ours()))],
         Table::Mangle => vec![
             rule(names::FORWARD, format!("{mark}-j {FORWARD_CHAIN}")),

@@ -18,6 +18,7 @@ pub use self::saved::{Saved, Unanswered, is_incompatible, list};
 use super::{
     BaseRuleset, BaseState, Entry, FirewallState, ForeignChain, ForeignChainState, Ruleset,
     names::{self, CHAIN},
+    passage,
 };
 use crate::model::{InterfaceName, Ipv6Unsupported, Mark, Owner};
 
@@ -32,14 +33,18 @@ pub enum Table {
     Raw,
     /// Translates addresses.
     Nat,
+    /// Filters after the table filter, for mandatory access control.
+    Security,
 }
 
 impl Table {
-    const ALL: [Self; 4] = [Self::Filter, Self::Mangle, Self::Raw, Self::Nat];
+    const ALL: [Self; 5] = [Self::Filter, Self::Mangle, Self::Raw, Self::Nat, Self::Security];
     /// The tables of our ruleset.
     pub const OURS: [Self; 3] = [Self::Mangle, Self::Raw, Self::Nat];
-    /// The tables that may drop forwarded packets.
-    pub const FORWARDING: [Self; 2] = [Self::Filter, Self::Mangle];
+    /// The tables with a chain FORWARD, which may drop our packets.
+    pub const FORWARDING: [Self; 3] = [Self::Filter, Self::Mangle, Self::Security];
+    /// The tables with chains before and after it, which may drop our packets as well.
+    pub const AROUND: [Self; 2] = [Self::Raw, Self::Mangle];
 
     /// Returns the name.
     #[must_use]
@@ -49,6 +54,7 @@ impl Table {
             Self::Mangle => names::iptables::MANGLE,
             Self::Raw => names::iptables::RAW,
             Self::Nat => names::iptables::NAT,
+            Self::Security => names::iptables::SECURITY,
         }
     }
 }
@@ -245,6 +251,22 @@ pub fn foreign_chain_state(
         owned: false,
         parts: BTreeSet::new(),
     })
+}
+
+/// Returns the chains of these tables, before and after FORWARD, that drop our traffic whatever its addresses and ports are.
+/// No passage is made there.
+#[must_use]
+pub fn drops_around(
+    saved: &Saved,
+    tables: &[Table],
+    uplinks: &BTreeSet<InterfaceName>,
+) -> Vec<String> {
+    let chains = [names::iptables::PREROUTING, names::iptables::POSTROUTING];
+    let places = tables.iter().flat_map(|table| chains.map(|chain| (*table, chain)));
+    let dropping = places.filter(|(table, chain)| {
+        passage::drops(&foreign_rule::of_table(saved, *table), chain, uplinks)
+    });
+    dropping.map(|(table, chain)| format!("{} {table} {chain}", names::iptables::LEGACY)).collect()
 }
 
 /// Reports whether a table has objects of ours.

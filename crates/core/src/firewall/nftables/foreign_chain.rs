@@ -48,6 +48,13 @@ pub fn filters_forwarded(chain: &Chain) -> bool {
     chain.base.as_ref().is_some_and(|base| base.kind == "filter" && base.hook == forward)
 }
 
+/// Reports whether our packets pass this chain before or after the hook forward.
+#[must_use]
+pub fn filters_around(chain: &Chain) -> bool {
+    let hooks = [InetHookNumber::PreRouting, InetHookNumber::PostRouting].map(HookNumber::Inet);
+    chain.base.as_ref().is_some_and(|base| base.kind == "filter" && hooks.contains(&base.hook))
+}
+
 /// Reports whether the chain drops packets that no rule accepts.
 #[must_use]
 pub fn drops_by_policy(chain: &Chain) -> bool {
@@ -68,23 +75,27 @@ pub fn candidates(
         *name == base_ruleset::name() || (iptables_nft_is_ours && of_iptables)
     };
     let tables = tables.into_iter().filter(|table| !ours(&table.name));
-    let found = tables.map(|table| ForeignTable {
-        chains: chains.iter().filter(|chain| chain.table == table.name).cloned().collect(),
-        table,
-        rules: BTreeMap::new(),
-        sets: BTreeMap::new(),
-    });
+    let found = tables.map(|table| ForeignTable::new(table, chains, filters_forwarded));
     let has_passage = |table: &ForeignTable| table.ours().any(|chain| chain.name == PASSAGE_CHAIN);
     found.filter(|table| table.bases().next().is_some() || has_passage(table)).collect()
+}
+
+/// Keeps the tables of others that have a chain before or after the hook forward.
+#[must_use]
+pub fn candidates_around(tables: Vec<Table>, chains: &[Chain]) -> Vec<ForeignTable> {
+    let tables = tables.into_iter().filter(|table| table.name != base_ruleset::name());
+    let found = tables.map(|table| ForeignTable::new(table, chains, filters_around));
+    found.filter(|table| table.bases().next().is_some()).collect()
 }
 
 /// A foreign table, as far as it was read.
 #[derive(Debug)]
 pub struct ForeignTable {
-    /// The table.
-    pub table: Table,
+    table: Table,
     /// All its chains.
-    pub chains: Vec<Chain>,
+    chains: Vec<Chain>,
+    /// Tells which base chains are looked at.
+    is_base: fn(&Chain) -> bool,
     /// The rules of each chain that was read.
     pub rules: BTreeMap<String, Vec<Rule>>,
     /// The sets that were read.
@@ -101,6 +112,30 @@ pub struct Missing {
 }
 
 impl ForeignTable {
+    /// Returns a table with those of these chains that are its own, of which nothing else was read. Base chains for which
+    /// `is_base` is true are looked at.
+    #[must_use]
+    pub fn new(table: Table, chains: &[Chain], is_base: fn(&Chain) -> bool) -> Self {
+        let chains = chains.iter().filter(|chain| chain.table == table.name).cloned().collect();
+        let (rules, sets) = Default::default();
+        Self { table, chains, is_base, rules, sets }
+    }
+
+    /// Returns the name of the table.
+    #[must_use]
+    pub const fn name(&self) -> &TableName {
+        &self.table.name
+    }
+
+    /// Returns the base chains that drop our traffic whatever its addresses and ports are.
+    #[must_use]
+    pub fn dropping(&self, uplinks: &BTreeSet<InterfaceName>) -> Vec<String> {
+        let (rules, _) = self.translated();
+        let drops = |chain: &&Chain| passage::drops(&rules, &chain.name, uplinks);
+        let named = |chain: &Chain| format!("{} {}", self.table.name, chain.name);
+        self.bases().filter(drops).map(named).collect()
+    }
+
     /// Returns the parts that decide about our traffic and are not read yet: the chains that forwarded packets reach,
     /// and ours.
     ///
@@ -223,7 +258,7 @@ impl ForeignTable {
     }
 
     fn bases(&self) -> impl Iterator<Item = &Chain> {
-        self.chains.iter().filter(|chain| filters_forwarded(chain))
+        self.chains.iter().filter(|chain| (self.is_base)(chain))
     }
 
     fn ours(&self) -> impl Iterator<Item = &Chain> {

@@ -14,6 +14,6 @@ mod rule;
 mod tests;
 mod traffic;
 
-pub use place::{Place, Places, Sides, places};
+pub use place::{Place, Places, Sides, drops, places};
 pub use rule::{Chain, Element, Field, Hook, Operator, Rule, Rules, Test, Value, Verdict};
 pub(super) use traffic::Packet;

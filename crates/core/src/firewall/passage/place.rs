@@ -39,11 +39,7 @@ pub type Places = BTreeMap<Place, Sides>;
 #[must_use]
 pub fn places(rules: &Rules, base: &str, uplinks: &BTreeSet<InterfaceName>) -> Places {
     let packets = Packet::all(uplinks);
-    let general = rules.chains.iter().map(|(name, chain)| {
-        let general = chain.rules.iter().enumerate().filter(|(_, rule)| !rule.is_specific());
-        (&**name, general.collect())
-    });
-    let traffic = Traffic { rules, base, general: general.collect(), packets: &packets };
+    let traffic = Traffic::new(rules, base, &packets);
     let mut safe = Safe { rules, packets: &packets, known: BTreeMap::new() };
     let mut places = Places::new();
     for packet in &packets {
@@ -55,6 +51,15 @@ pub fn places(rules: &Rules, base: &str, uplinks: &BTreeSet<InterfaceName>) -> P
         }
     }
     traffic.prune(places)
+}
+
+/// Reports whether this base chain, on whatever hook, drops packets that our own chains allow, whatever their addresses and
+/// ports are.
+#[must_use]
+pub fn drops(rules: &Rules, base: &str, uplinks: &BTreeSet<InterfaceName>) -> bool {
+    let packets = Packet::all(uplinks);
+    let traffic = Traffic::new(rules, base, &packets);
+    packets.iter().any(|packet| !traffic.dropped(packet, &Places::new()).is_empty())
 }
 
 impl Sides {
@@ -102,7 +107,15 @@ struct Traffic<'a> {
     packets: &'a [Packet<'a>],
 }
 
-impl Traffic<'_> {
+impl<'a> Traffic<'a> {
+    fn new(rules: &'a Rules, base: &'a str, packets: &'a [Packet<'a>]) -> Self {
+        let general = rules.chains.iter().map(|(name, chain)| {
+            let general = chain.rules.iter().enumerate().filter(|(_, rule)| !rule.is_specific());
+            (&**name, general.collect())
+        });
+        Self { rules, base, general: general.collect(), packets }
+    }
+
     /// Returns the ways on which the base chain drops the packet, whatever its addresses and ports are.
     fn dropped(&self, packet: &Packet<'_>, places: &Places) -> Vec<Trail> {
         let Some(chain) = self.rules.chains.get(self.base) else { return vec![] };

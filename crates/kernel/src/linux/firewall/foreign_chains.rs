@@ -25,6 +25,16 @@ pub(super) fn in_owned_tables(
     nftables.connection()?.owned_foreign_chains(uplinks)
 }
 
+/// Returns the chains of others before and after the hook forward that drop our traffic.
+pub(super) fn drops_around(
+    nftables: &mut Nftables,
+    uplinks: &BTreeSet<InterfaceName>,
+) -> Result<Vec<String>, Refusal> {
+    let mut found = nftables.connection()?.drops_around(uplinks)?;
+    found.extend(iptables::legacy::drops_around(uplinks)?);
+    Ok(found)
+}
+
 /// Returns the foreign chains of tables that have objects of ours.
 pub(super) fn touched(nftables: &mut Nftables) -> Result<Vec<ForeignChain>, Refusal> {
     let mut found = nftables.connection()?.touched()?;

@@ -136,6 +136,14 @@ impl ForeignChains for Linux {
         found.map_err(|source| KernelError::ListForeignChains { source })
     }
 
+    fn drops_around(
+        &mut self,
+        uplinks: &BTreeSet<InterfaceName>,
+    ) -> Result<Vec<String>, KernelError> {
+        let found = foreign_chains::drops_around(&mut self.nftables, uplinks);
+        found.map_err(|source| KernelError::ListForeignChains { source })
+    }
+
     fn passages(&mut self) -> Result<Vec<ForeignChain>, KernelError> {
         let found = foreign_chains::touched(&mut self.nftables);
         found.map_err(|source| KernelError::ListForeignChains { source })

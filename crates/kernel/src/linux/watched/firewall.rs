@@ -94,6 +94,13 @@ impl ForeignChains for Watched {
         self.kernel.owned_foreign_chains(uplinks)
     }
 
+    fn drops_around(
+        &mut self,
+        uplinks: &BTreeSet<InterfaceName>,
+    ) -> Result<Vec<String>, KernelError> {
+        self.kernel.drops_around(uplinks)
+    }
+
     fn passages(&mut self) -> Result<Vec<ForeignChain>, KernelError> {
         self.kernel.passages()
     }

@@ -92,3 +92,37 @@ fn a_passage_as_an_earlier_version_left_it_is_replaced() {
     COMMIT
     ");
 }
+
+#[test]
+fn drops_before_and_after_the_chain_forward_are_named() {
+    let drops = |table: Table, rules: &str| {
+        let text = format!(
+            "*{table}\n:PREROUTING ACCEPT [0:0]\n:POSTROUTING ACCEPT [0:0]\n{rules}\nCOMMIT\n"
+        );
+        let saved = Saved::parse([table], &text).unwrap();
+        drops_around(&saved, &Table::AROUND, &["eth0".parse().unwrap()].into())
+    };
+    let drop = "-A PREROUTING -s 203.0.113.9/32 -j DROP\n-A PREROUTING -i eth0 -j DROP";
+    assert_eq!(drops(Table::Raw, drop), ["iptables-legacy raw PREROUTING"]);
+    let drop = "-A POSTROUTING -o rik+ -j DROP";
+    assert_eq!(drops(Table::Mangle, drop), ["iptables-legacy mangle POSTROUTING"]);
+    for ban in [
+        "-A PREROUTING -i wlan0 -j DROP",
+        "-A PREROUTING -d 172.17.0.2/32 ! -i docker0 -j DROP",
+        "-A PREROUTING -m rpfilter --invert -j DROP",
+        "-A PREROUTING -m conntrack --ctstate INVALID -j DROP",
+    ] {
+        assert_eq!(drops(Table::Mangle, ban), [""; 0], "{ban}");
+    }
+}
+
+#[test]
+fn the_table_security_is_passed_like_the_table_filter() {
+    let text = "*security\n:FORWARD ACCEPT [0:0]\n-A FORWARD -j DROP\nCOMMIT\n";
+    let saved = Saved::parse([Table::Security], text).unwrap();
+    let input = open_passage(&saved, Table::Security, &BTreeSet::new()).unwrap();
+    assert!(
+        input.starts_with("*security\n") && input.contains("-I FORWARD -j RIKLET-PASSAGE"),
+        "{input}"
+    );
+}

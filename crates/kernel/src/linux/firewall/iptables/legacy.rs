@@ -29,6 +29,15 @@ pub(in super::super) fn touched(tables: &[Table]) -> Result<Vec<ForeignChain>, R
     Ok(touched.map(|table| ForeignChain::LegacyIptables(*table)).collect())
 }
 
+/// Returns the chains before and after FORWARD that drop our traffic.
+pub(in super::super) fn drops_around(
+    uplinks: &BTreeSet<InterfaceName>,
+) -> Result<Vec<String>, Refusal> {
+    let saved = existing(&Table::AROUND)?;
+    let found = saved.map(|saved| iptables::drops_around(&saved, &Table::AROUND, uplinks));
+    Ok(found.unwrap_or_default())
+}
+
 /// Opens our passages through a table for these uplinks, or closes them. A table that does not exist needs neither.
 pub(in super::super) fn set_passage(
     launcher: &Launcher,

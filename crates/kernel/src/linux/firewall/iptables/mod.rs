@@ -26,6 +26,9 @@ use riklet_core::{
     model::InterfaceName,
 };
 
+/// The tables of others in the legacy variant, if it is the backend.
+const FOREIGN: [Table; 2] = [Table::Filter, Table::Security];
+
 /// A variant of iptables.
 ///
 /// The tables that iptables-nft creates are seen, and removed if they are empty, by way of nf_tables.
@@ -124,7 +127,7 @@ impl FirewallBackend for Iptables<'_> {
             }
             IptablesVariant::Legacy => {
                 let mut found = foreign_chains::of_nf_tables(self.nftables, false, uplinks)?;
-                found.extend(foreign_chains::of_legacy_iptables(&[Table::Filter], uplinks)?);
+                found.extend(foreign_chains::of_legacy_iptables(&FOREIGN, uplinks)?);
                 Ok(found)
             }
         }

@@ -71,6 +71,22 @@ impl Connection {
         Ok(found)
     }
 
+    /// Returns the chains of others before and after the hook forward that drop our traffic.
+    pub(in super::super) fn drops_around(
+        &mut self,
+        uplinks: &BTreeSet<InterfaceName>,
+    ) -> Result<Vec<String>, Refusal> {
+        let mut found = Vec::new();
+        for family in [NetfilterProtoFamily::IPv4, NetfilterProtoFamily::Inet] {
+            let (tables, chains) = (self.tables(family)?, self.chains(family)?);
+            for mut table in foreign_chain::candidates_around(tables, &chains) {
+                self.complete(&mut table)?;
+                found.extend(table.dropping(uplinks));
+            }
+        }
+        Ok(found)
+    }
+
     fn foreign_chains_of(
         &mut self,
         which: impl Fn(&Table) -> bool,
@@ -113,17 +129,15 @@ impl Connection {
     }
 
     fn foreign_table(&mut self, table: Table) -> Result<ForeignTable, Refusal> {
-        let mut chains = self.chains(table.name.family)?;
-        chains.retain(|chain| chain.table == table.name);
-        let (rules, sets) = Default::default();
-        let mut table = ForeignTable { table, chains, rules, sets };
+        let chains = self.chains(table.name.family)?;
+        let mut table = ForeignTable::new(table, &chains, foreign_chain::filters_forwarded);
         self.complete(&mut table)?;
         Ok(table)
     }
 
     /// Reads only the parts of a table that are needed to understand it: most of its chains may be for other hooks.
     fn complete(&mut self, table: &mut ForeignTable) -> Result<(), Refusal> {
-        let name = table.table.name.clone();
+        let name = table.name().clone();
         loop {
             let missing = table.missing();
             if missing == Missing::default() {
