@@ -346,6 +346,8 @@ fn the_passages_through_legacy_iptables_open_and_close() {
             legacy.feed(&format!("*{table}\n:FORWARD ACCEPT [0:0]\nCOMMIT\n"));
             assert_eq!(foreign_chain(), None, "it stops nothing");
             legacy.feed(FOREIGN);
+            legacy
+                .feed(&format!("*{table}\n-A FORWARD -m comment --comment end -j DROP\nCOMMIT\n"));
             let before = legacy.save();
             assert_eq!(foreign_chain(), state(false, false));
             set(Some(&BTreeSet::new()));
