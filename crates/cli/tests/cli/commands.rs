@@ -9,7 +9,6 @@ fn json(environment: &Environment, arguments: &[&str]) -> Value {
 }
 
 #[test]
-#[expect(clippy::too_many_lines, reason = "one transcript")]
 fn each_command_prints_text() {
     let environment = Environment::new();
     environment.write("two.yaml", TWO);
