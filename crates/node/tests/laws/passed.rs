@@ -6,10 +6,11 @@ use riklet_core::{
     link::LinkState,
     model::{InterfaceName, Kind, Selector, Slot},
     plan::Step,
+    routing::HostRoute,
     workload::alias,
 };
 use riklet_kernel::fake::FakeKernel;
-use riklet_sdn::{Request, UpOptions, WarmNode, store::ReservedSlot};
+use riklet_sdn::{Node, Request, UpOptions, WarmNode, store::ReservedSlot};
 
 use crate::{
     foreign_link, name,
@@ -59,6 +60,62 @@ fn a_foreign_interface_blocks_only_its_own_slot() {
     }
 }
 
+/// Adds a route of the host's to these addresses.
+fn add_route(node: &TestNode, destination: &str) {
+    let interface = "wg0".parse().ok();
+    let route = HostRoute { destination: destination.parse().unwrap(), interface };
+    node.kernel.system().routes.push(route);
+}
+
+#[test]
+fn a_route_to_a_part_of_the_pool_blocks_only_its_own_slots() {
+    let node = TestNode::new();
+    assert_eq!(up(&node, 0), 0);
+    add_route(&node, "0.0.0.0/0");
+    add_route(&node, "10.0.0.0/8");
+    assert_eq!(up(&node, 1), 1, "a route to all of the pool is no reason to prefer another slot");
+    add_route(&node, "10.231.0.8/29");
+    add_route(&node, "10.231.0.18/32");
+    assert_eq!(up(&node, 2), 5);
+    let listings = node.kernel.system().listings;
+    assert_eq!(up(&node, 3), 6);
+    assert_eq!(node.kernel.system().listings, listings);
+    // A slot that an instance has stays its own.
+    assert_eq!(up(&node, 1), 1);
+    // The slots are free again once the route is gone.
+    node.kernel.system().routes.clear();
+    node.node().repair().unwrap();
+    assert_eq!(up(&node, 4), 2);
+}
+
+#[test]
+fn a_configured_pool_yields_only_to_routes_that_are_preferred_to_those_of_its_guests() {
+    let node = TestNode::new();
+    add_route(&node, "10.231.0.0/29");
+    add_route(&node, "10.231.0.8/30");
+    let mut config = node.config();
+    config.pool = "10.231.0.0/16".parse().ok();
+    let mut configured = Node::with_kernel(config, node.kernel.clone());
+    let workloads: Vec<_> = (0..3).map(|number| function(number, &[8000 + number])).collect();
+    let report = configured.up(&workloads, UpOptions::default()).unwrap();
+    let slots: BTreeSet<_> = report.instances.iter().map(|i| i.slot.number()).collect();
+    assert_eq!(slots, [0, 1, 3].into());
+}
+
+#[test]
+fn no_slot_is_made_ready_whose_addresses_a_route_has() {
+    let node = TestNode::new();
+    let mut daemon = node.warm();
+    daemon.initialize().unwrap();
+    daemon.repair().unwrap();
+    assert_eq!(up(&node, 0), 0);
+    add_route(&node, "10.231.0.4/30");
+    let done = daemon.reserve(2).unwrap().unwrap().run(&mut node.kernel.clone());
+    daemon.finish(&done).unwrap();
+    let links: Vec<_> = node.kernel.system().links.keys().cloned().collect();
+    assert_eq!(links, [0, 2, 3].map(interface));
+}
+
 #[test]
 fn a_slot_that_is_passed_over_is_looked_at_only_once() {
     let node = with_strangers(&[0]);
@@ -83,7 +140,7 @@ fn a_slot_that_was_passed_over_is_retried_if_no_other_is_free() {
     };
     let up = |number: u16| {
         let workload = function(number, &[8000 + number]);
-        let mut node = riklet_sdn::Node::with_kernel(config(), node.kernel.clone());
+        let mut node = Node::with_kernel(config(), node.kernel.clone());
         node.up(&[workload], UpOptions::default()).unwrap()
     };
     assert_eq!(up(0).instances[0].slot.number(), 1);
