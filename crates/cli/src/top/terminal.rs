@@ -20,6 +20,7 @@ use ratatui::{
         execute,
     },
 };
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use signal_hook::{
     consts::{SIGHUP, SIGINT, SIGTERM},
     flag,
@@ -126,7 +127,10 @@ fn show(
         if std::mem::take(&mut stale) {
             terminal.draw(|frame| draw(frame, &screen))?;
         }
-        if event::poll(REFRESH_INTERVAL)? {
+        if !wait_for_keys() {
+            return Ok(());
+        }
+        if event::poll(Duration::ZERO)? {
             stale = true;
             if let Event::Key(key) = event::read()?
                 && key.kind == KeyEventKind::Press
@@ -137,6 +141,17 @@ fn show(
         }
     }
     Ok(())
+}
+
+/// Waits for a key, a while at most. Returns `false` if the terminal is gone: then reading keys, which knows no end of input,
+/// would take a whole processor, and SIGHUP may have gone to another process, such as the shell that leads the session.
+fn wait_for_keys() -> bool {
+    let stdout = io::stdout();
+    let mut files = [PollFd::new(&stdout, PollFlags::IN)];
+    let limit = Timespec::try_from(REFRESH_INTERVAL).ok();
+    let polled = poll(&mut files, limit.as_ref());
+    let [terminal] = files;
+    polled.is_err() || !terminal.revents().intersects(PollFlags::HUP | PollFlags::ERR)
 }
 
 /// Handles a key. Returns whether to go on.

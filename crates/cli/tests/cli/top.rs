@@ -182,3 +182,22 @@ fn terminal_is_restored_when_a_signal_ends_top() {
         assert!(after.contains(&format!("code {code}")), "{after:?}");
     }
 }
+
+#[test]
+fn top_ends_when_its_terminal_is_gone() {
+    let environment = Environment::with_hello();
+    // The shell leads the session, so it gets the SIGHUP, and ignores it.
+    environment.write(
+        "session.sh",
+        "trap '' HUP; stty rows 12 cols 100; sh -c 'echo $$ >pid; exec $RIKLET top' <&0 2>error; echo $? >code",
+    );
+    let script = "rm -f keys seen code; mkfifo keys; touch seen
+         script --quiet --flush --command 'sh session.sh' typescript <keys >seen &
+         terminal=$!
+         exec 3>keys
+         until grep -q quits seen && grep -q hello seen; do :; done
+         kill -KILL $terminal
+         until [ -s code ]; do sleep 0.05; done; cat code";
+    environment.write("top.sh", script);
+    environment.shell("timeout 20 sh top.sh").done();
+}
