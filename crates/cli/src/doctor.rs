@@ -116,6 +116,7 @@ fn look(
     findings
         .extend(flaws.iter().map(|flaw| Finding::note("uplink", flaw.to_string(), flaw.advice())));
     findings.push(loopback(kernel));
+    findings.extend(resolvers(kernel));
     findings.extend(pool(config, decided, kernel));
     findings.extend(decided.and_then(|(_, pool)| routing_rule(pool, kernel)));
     findings.push(state(config));
@@ -356,6 +357,20 @@ fn uplinks(
     match &config.uplinks {
         Some(configured) => Ok(configured.clone()),
         None => kernel.uplinks(),
+    }
+}
+
+/// Returns a finding if guests get no name server of the host's.
+fn resolvers(kernel: &mut impl HostFacts) -> Option<Finding> {
+    match kernel.resolvers() {
+        Ok(servers) => servers.is_empty().then(|| {
+            Finding::note(
+                "DNS",
+                "the host names no server that a guest can reach: its loopback is out of reach",
+                "set `dns` in definitions; a guest without it has no name server",
+            )
+        }),
+        Err(error) => Some(unreadable("DNS", &error, "set `dns` in definitions")),
     }
 }
 

@@ -29,6 +29,11 @@ pub(crate) fn run(
     };
     let resolvers = Linux::new().resolvers().map_err(NodeError::from)?;
     let attachment = Attachment::of(&documents::inspected(&found)?, &resolvers);
+    if matches!(format, InspectFormat::BootArgs | InspectFormat::CloudInit)
+        && let Some(warning) = attachment::without_resolver(&attachment)
+    {
+        output.warnings(&[warning]);
+    }
     match format {
         InspectFormat::Firecracker => {
             let interfaces = attachment::firecracker(&attachment);

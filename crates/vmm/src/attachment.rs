@@ -50,6 +50,17 @@ impl Attachment {
     }
 }
 
+/// Returns the warning for a guest that is told no name server, if this is one.
+#[must_use]
+pub fn without_resolver(attachment: &Attachment) -> Option<String> {
+    attachment.dns.is_empty().then(|| {
+        format!(
+            "{} is told no name server: the host names none that a guest can reach; set `dns` in its definition",
+            attachment.name
+        )
+    })
+}
+
 /// Returns the `network-interfaces` of a Firecracker configuration file (`NetworkInterface` of its API). An MTU that
 /// is not Ethernet's is included, as a field that versions before 1.16 refuse.
 #[must_use]

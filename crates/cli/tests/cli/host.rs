@@ -234,3 +234,17 @@ fn doctor_tells_other_users_what_needs_root() {
                       -> run it as root
     ");
 }
+
+#[test]
+fn guest_without_a_name_server_is_warned_of() {
+    let environment = Environment::with_hello();
+    environment.write("resolv.conf", "nameserver 127.0.0.1\n");
+    let with_loopback_only = |command: &str| {
+        let mount = "mount --bind resolv.conf /etc/resolv.conf; mount -t tmpfs none /run/systemd";
+        environment.shell_that_mounts(&format!("{mount}; $RIKLET {command}"))
+    };
+    let told = with_loopback_only("inspect hello --format boot-args");
+    assert!(told.stderr.starts_with("warning: hello is told no name server"), "{told}");
+    let told = with_loopback_only("doctor");
+    assert!(told.stdout.contains("the host names no server that a guest can reach"), "{told}");
+}

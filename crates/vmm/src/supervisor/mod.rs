@@ -38,7 +38,11 @@ pub use self::{
     prepare::{Player, Prepared, facts, prepare},
     readiness::{PortAnswer, Readiness, tcp_exposures},
 };
-use crate::{handle::Patience, runs};
+use crate::{
+    attachment::{Attachment, without_resolver},
+    handle::Patience,
+    runs,
+};
 
 /// Options of a supervisor.
 #[derive(Clone, Copy)]
@@ -222,6 +226,11 @@ impl<K: Kernel, O: Observer<K>> Supervision<'_, K, O> {
     fn start(&mut self, instances: &[(&Prepared, &Instance)]) -> Result<(), O::Error> {
         let resolvers = self.node.kernel().resolvers().map_err(SupervisorError::from)?;
         for (prepared, instance) in instances {
+            if prepared.choice.vmm != Vmm::Builtin
+                && let Some(warning) = without_resolver(&Attachment::of(instance, &resolvers))
+            {
+                tracing::warn!("{warning}");
+            }
             let launch = prepared.launch(instance, &resolvers, self.options.player);
             let name = || instance.name().clone();
             let failed = |source| SupervisorError::Launch { name: name(), source };
