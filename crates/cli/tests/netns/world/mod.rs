@@ -156,18 +156,14 @@ impl World {
     /// Runs `riklet-sdn` on the node, and returns the processor time that it and its programs took, in seconds.
     #[track_caller]
     pub(crate) fn processor_time(&self, arguments: &[&str], stdin: &str) -> f64 {
-        // times(1): the second line is about the shell's children, as `0m0.020000s 0m0.010000s`.
-        let script = "\"$@\" >/dev/null && times";
+        // bash(1), TIMEFORMAT: user and system time in seconds, with three digits.
+        let script = "TIMEFORMAT='%U %S'; time \"$@\" >/dev/null";
         let program = env!("CARGO_BIN_EXE_riklet-sdn");
-        let arguments = [&["-c", script, "sh", program], arguments].concat();
-        let times = self.program("sh", &arguments, stdin).success();
-        let children = times.lines().nth(1).expect("two lines").split_whitespace();
-        let seconds = |time: &str| {
-            let (minutes, seconds) = time.trim_end_matches('s').split_once('m').expect("minutes");
-            let number = |text: &str| text.parse::<f64>().expect("a number");
-            number(minutes) * 60.0 + number(seconds)
-        };
-        children.map(seconds).sum()
+        let arguments = [&["-c", script, "bash", program], arguments].concat();
+        let output = self.program("bash", &arguments, stdin);
+        assert_eq!(output.code, Some(0), "{output}");
+        let times = output.stderr.lines().last().expect("a line").split_whitespace();
+        times.map(|seconds| seconds.parse::<f64>().expect("a number")).sum()
     }
 
     /// Starts `riklet-sdn` on the node, in the background.
