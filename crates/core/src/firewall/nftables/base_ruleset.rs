@@ -3,7 +3,6 @@
 use std::{iter, net::Ipv4Addr};
 
 use ipnet::Ipv4Net;
-use netlink_packet_core::NetlinkSerializable;
 use netlink_packet_netfilter::{
     NetfilterProtoFamily,
     nftables::{HookNumber, InetHookNumber},
@@ -44,6 +43,9 @@ const ADDRESS: u32 = 7;
 const PROTOCOL: u32 = 12;
 const PORT: u32 = 13;
 
+/// The hash of the messages for some settings: another number means other rules. A test holds it to them.
+const VERSION: u64 = 0xbfcd_7584_5f50_2193;
+
 /// Returns the name of our table.
 #[must_use]
 pub fn name() -> TableName {
@@ -54,7 +56,7 @@ pub fn name() -> TableName {
 /// settings made is told from it, and names the owner.
 #[must_use]
 pub fn table(base_ruleset: &BaseRuleset) -> Table {
-    let references = chains(base_ruleset).len() + sets().len();
+    let references = hooks(base_ruleset).count() + sets().len();
     let owner = base_ruleset.owner.as_ref().map(|owner| format!(" {owner}")).unwrap_or_default();
     let userdata = comment(&format!("{TABLE_COMMENT}{:016x}{owner}", digest(base_ruleset)));
     let references = u32::try_from(references).unwrap_or(u32::MAX);
@@ -69,15 +71,23 @@ pub(super) fn mark(table: &Table) -> Mark {
     owner.map_or(Mark::Unsigned, |owner| owner.mark())
 }
 
-/// Returns the 64-bit FNV-1a hash of the messages that make the base ruleset.
+/// Returns a number that identifies the messages that make the base ruleset: the hash of the settings that they follow
+/// from, and of [`VERSION`]. Every look at the firewall needs it, and the messages themselves take longer to make than the
+/// look.
 fn digest(base_ruleset: &BaseRuleset) -> u64 {
+    // The owner stands beside the number.
+    let BaseRuleset { pool, mtu, uplinks, any_uplink, confined, marks, owner: _ } = base_ruleset;
+    let confined: Vec<_> = confined.pairs().collect();
+    let marks = (marks.marks().collect::<Vec<_>>(), marks.bits(), marks.asked());
+    let settings = (pool, mtu, uplinks, any_uplink, confined, marks);
+    hash(VERSION.to_be_bytes().into_iter().chain(format!("{settings:?}").into_bytes()))
+}
+
+/// Returns the 64-bit FNV-1a hash.
+fn hash(bytes: impl IntoIterator<Item = u8>) -> u64 {
     const OFFSET_BASIS: u64 = 0xcbf2_9ce4_8422_2325;
     const PRIME: u64 = 0x0100_0000_01b3;
-    let bytes = parts(base_ruleset).into_iter().flat_map(|operation| {
-        let mut bytes = vec![0; NetlinkSerializable::buffer_len(&operation.message)];
-        operation.message.serialize(&mut bytes);
-        bytes
-    });
+    let bytes = bytes.into_iter();
     bytes.fold(OFFSET_BASIS, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(PRIME))
 }
 
@@ -88,7 +98,8 @@ pub(super) fn add(base_ruleset: &BaseRuleset) -> impl Iterator<Item = Operation>
 }
 
 fn parts(base_ruleset: &BaseRuleset) -> Vec<Operation> {
-    let chains = chains(base_ruleset).into_iter().map(|chain| chain.add());
+    let rules = rules(base_ruleset);
+    let chains = chains_of(base_ruleset, &rules).map(|chain| chain.add());
     let sets = (1..).zip(sets()).map(|(id, set)| set.add(id));
     let uplinks = base_ruleset.uplinks.iter().map(|uplink| {
         let what = format!("adding uplink {uplink}");
@@ -98,7 +109,7 @@ fn parts(base_ruleset: &BaseRuleset) -> Vec<Operation> {
     let confined = pairs
         .chunks(element::A_MESSAGE)
         .map(|pairs| element::add(&name(), CONFINED, pairs, "adding interfaces".to_owned()));
-    let rules = rules(base_ruleset).into_iter().map(|rule| rule.append());
+    let rules = rules.iter().map(Rule::append);
     chains.chain(sets).chain(uplinks).chain(confined).chain(rules).collect()
 }
 
@@ -143,16 +154,23 @@ fn concatenation(types: &[u32]) -> u32 {
 /// Returns the chains, with the number of references that the rules make.
 #[must_use]
 pub fn chains(base_ruleset: &BaseRuleset) -> Vec<Chain> {
-    let base = |kind: &str, hook: InetHookNumber, priority: i32| {
-        let kind = kind.to_owned();
-        Some(Base { kind, hook: HookNumber::Inet(hook), priority, policy: ACCEPT })
-    };
-    let rules = rules(base_ruleset);
-    let chain = |(name, base): (&str, Option<Base>)| {
+    chains_of(base_ruleset, &rules(base_ruleset)).collect()
+}
+
+fn chains_of(base_ruleset: &BaseRuleset, rules: &[Rule]) -> impl Iterator<Item = Chain> {
+    hooks(base_ruleset).map(|(name, base)| {
         let refers = |rule: &&Rule| rule.chain == name || rule.target() == Some(name);
         let references = rules.iter().filter(refers).count();
         let references = u32::try_from(references).unwrap_or(u32::MAX);
         Chain { table: self::name(), name: name.to_owned(), base, references }
+    })
+}
+
+/// Returns the names of the chains, with their hooks.
+fn hooks(base_ruleset: &BaseRuleset) -> impl Iterator<Item = (&'static str, Option<Base>)> {
+    let base = |kind: &str, hook: InetHookNumber, priority: i32| {
+        let kind = kind.to_owned();
+        Some(Base { kind, hook: HookNumber::Inet(hook), priority, policy: ACCEPT })
     };
     let all = vec![
         (CHAIN, None),
@@ -165,7 +183,7 @@ pub fn chains(base_ruleset: &BaseRuleset) -> Vec<Chain> {
     // This chain costs a test for each packet, so it exists only if there is something to mark.
     let mark = base("filter", InetHookNumber::PreRouting, priority::MANGLE);
     let mark = (!base_ruleset.marks.is_empty()).then_some((ANSWERS, mark));
-    all.into_iter().chain(mark).map(chain).collect()
+    all.into_iter().chain(mark)
 }
 
 /// Returns the rules; those of one chain are in order.
@@ -287,6 +305,8 @@ fn mark_rules(base_ruleset: &BaseRuleset) -> impl Iterator<Item = Rule> {
 
 #[cfg(test)]
 mod tests {
+    use netlink_packet_core::NetlinkSerializable;
+
     use super::*;
     use crate::{
         firewall::Confinement,
@@ -317,15 +337,36 @@ mod tests {
         let offline = BaseRuleset { uplinks: [].into(), ..base_ruleset() };
         assert_eq!(table(&mine), table(&base_ruleset()));
         let fixed = BaseRuleset { any_uplink: false, ..base_ruleset() };
-        let ways = [("eth1".parse().unwrap(), Way::Table(100))].into();
-        let marks = UplinkMarks::new(MarkMask::default(), &ways, None);
-        let marked = BaseRuleset { marks, ..base_ruleset() };
+        let marked = marked();
         let unsigned = BaseRuleset { owner: None, ..base_ruleset() };
         let moved = Owner::new(OwnerId::new(1), "/run/other");
         let moved = BaseRuleset { owner: Some(moved), ..base_ruleset() };
         for other in [one, other, elsewhere, offline, fixed, marked, unsigned, moved, smaller] {
             assert_ne!(table(&mine).userdata, table(&other).userdata, "{other:?}");
         }
+    }
+
+    fn marked() -> BaseRuleset {
+        let ways = [("eth1".parse().unwrap(), Way::Table(100))].into();
+        let marks = UplinkMarks::new(MarkMask::default(), &ways, None);
+        BaseRuleset { marks, ..base_ruleset() }
+    }
+
+    #[test]
+    fn the_version_is_that_of_the_rules() {
+        let elsewhere = BaseRuleset { pool: "10.232.0.0/16".parse().unwrap(), ..base_ruleset() };
+        let smaller = BaseRuleset { mtu: 1400, ..base_ruleset() };
+        let offline = BaseRuleset { uplinks: [].into(), ..base_ruleset() };
+        let fixed = BaseRuleset { any_uplink: false, ..base_ruleset() };
+        let confined = confined("eth0", "eth1");
+        let all = [base_ruleset(), confined, elsewhere, smaller, offline, fixed, marked()];
+        let bytes = all.iter().flat_map(parts).flat_map(|operation| {
+            let mut bytes = vec![0; NetlinkSerializable::buffer_len(&operation.message)];
+            operation.message.serialize(&mut bytes);
+            bytes
+        });
+        let version = hash(bytes);
+        assert_eq!(VERSION, version, "the rules have changed: the version is {version:#018x} now");
     }
 
     #[test]
