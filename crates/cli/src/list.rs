@@ -1,11 +1,18 @@
 use std::process::ExitCode;
 
-use riklet_api::NodeApi;
+use riklet_api::{ListEntry, NodeApi};
 
 use super::{error::CliError, output::Output, render};
 
 pub(crate) fn run(node: &mut dyn NodeApi, output: Output) -> Result<ExitCode, CliError> {
-    let listed = node.list()?;
+    let listed = match node.list() {
+        Ok(listed) => listed,
+        Err(error) => {
+            // `jq -e` succeeds if it reads nothing: a script would take the refusal for a match.
+            output.print(String::new, Vec::<ListEntry>::new)?;
+            return Err(error.into());
+        }
+    };
     output.print(
         || {
             let rows = listed.iter().map(|line| (&line.instance, vec![render::state(line)]));

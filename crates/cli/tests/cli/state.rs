@@ -108,10 +108,14 @@ fn a_rebuild_of_sound_records_says_so() {
 #[test]
 fn a_list_without_the_records_of_what_is_up_is_an_error() {
     let environment = Environment::with_hello();
-    for arguments in [&["list"][..], &["inspect", "hello"], &["list", "--output", "json"]] {
+    for (arguments, printed) in
+        [(&["list"][..], ""), (&["inspect", "hello"], ""), (&["list", "--output", "json"], "[]\n")]
+    {
         let other = [&["--state-dir", "other"], arguments].concat();
-        let refused = environment.run(&other).failure(1);
-        assert!(refused.contains("rik0 belongs to the records in $DIR/state"), "{refused}");
+        let refused = environment.run(&other);
+        assert_eq!((refused.code, &*refused.stdout), (Some(1), printed), "{refused}");
+        let belongs = "rik0 belongs to the records in $DIR/state";
+        assert!(refused.stderr.contains(belongs), "{refused}");
         assert!(!environment.path("other").exists(), "nothing is created");
     }
     environment.tool("rm", &[environment.path(DATABASE).to_str().unwrap()]);

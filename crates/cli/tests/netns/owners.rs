@@ -94,6 +94,8 @@ on_every_firewall!(another_state_directory_changes_nothing, |world| {
         "{checked}"
     );
     assert_refused(world, &["list"], "");
+    let listed = with_other(world, &["--output", "json", "list"], "");
+    assert_eq!((listed.code, &*listed.stdout), (Some(1), "[]\n"), "{listed}");
     assert_refused(world, &["inspect", "web"], "");
     assert_same(&before, &SystemState::take(&world.node));
     connection.assert_alive();
