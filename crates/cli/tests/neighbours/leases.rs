@@ -18,7 +18,7 @@ use crate::{
 const PATIENCE: Duration = Duration::from_secs(30);
 const FILE: &str = "/run/systemd/network/0-riklet-sdn.network";
 /// The address that the guest leases to the node.
-pub(crate) const LEASED: &str = "10.66.0.9";
+const LEASED: &str = "10.66.0.9";
 
 /// Starts systemd-networkd next to interfaces that have files of their own.
 #[track_caller]
@@ -75,6 +75,31 @@ pub(crate) fn assert_nothing_taken(world: &World) {
     assert!(!routes.contains("rik0"), "{routes}");
 }
 
+#[track_caller]
+pub(crate) fn wait_until_taken(world: &World) {
+    wait_for("the node to take the guest's lease", PATIENCE, || {
+        let addresses = world.node.tool(&["ip", "address", "show", "dev", "rik0"]);
+        addresses.contains(LEASED).then_some(())
+    });
+}
+
+/// Asserts that `check` reports that our file for a manager was removed, and that `repair` writes it again.
+#[track_caller]
+pub(crate) fn assert_restored(world: &World, file: &str) {
+    world.program("rm", &[file], "").success();
+    let drift = world.riklet(&["check"], "");
+    assert!(drift.code == Some(1) && drift.stdout.contains(file), "{drift}");
+    world.riklet(&["repair"], "").success();
+    world.riklet(&["check"], "").success();
+}
+
+/// Asserts that our file for a manager is removed with the last TAP.
+#[track_caller]
+pub(crate) fn assert_removed_by_a_purge(world: &World, file: &str) {
+    world.riklet(&["down", "--all", "--purge"], "").success();
+    assert_eq!(world.program("test", &["-e", file], "").code, Some(1));
+}
+
 /// A networkd that cannot be configured has no effect either: each of the guard's two programs is enough.
 fn cannot_be_told(firewall: Firewall) {
     let world = &World::new(firewall).on_a_machine();
@@ -94,10 +119,7 @@ fn cannot_be_told(firewall: Firewall) {
     // Without the guard, the node takes the guest's lease.
     let attached = guest(world);
     world.node.tool(&["tc", "qdisc", "delete", "dev", "rik0", "clsact"]);
-    wait_for("the node to take the guest's lease", PATIENCE, || {
-        let addresses = world.node.tool(&["ip", "address", "show", "dev", "rik0"]);
-        addresses.contains(LEASED).then_some(())
-    });
+    wait_until_taken(world);
     drop(attached);
     networkd.signal(Signal::TERM);
 }
@@ -120,12 +142,7 @@ fn is_told(firewall: Firewall) {
     let mode = world.program("stat", &["--format", "%a %U", FILE], "").success();
     assert_eq!(mode, "644 root\n", "networkd is another user");
 
-    // `check` reports that the file was removed.
-    world.program("rm", &[FILE], "").success();
-    let drift = world.riklet(&["check"], "");
-    assert!(drift.code == Some(1) && drift.stdout.contains(FILE), "{drift}");
-    world.riklet(&["repair"], "").success();
-    world.riklet(&["check"], "").success();
+    assert_restored(world, FILE);
 
     // The file has the same effect after a restart.
     networkd.signal(Signal::TERM);
@@ -136,8 +153,7 @@ fn is_told(firewall: Firewall) {
     world.riklet(&["check"], "").success();
 
     drop(attached);
-    world.riklet(&["down", "--all", "--purge"], "").success();
-    assert_eq!(world.program("test", &["-e", FILE], "").code, Some(1));
+    assert_removed_by_a_purge(world, FILE);
     networkd.signal(Signal::TERM);
 }
 

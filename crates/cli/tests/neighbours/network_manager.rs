@@ -10,7 +10,9 @@ use rustix::process::Signal;
 
 use crate::{
     bus,
-    leases::{LEASED, assert_nothing_taken, guest},
+    leases::{
+        assert_nothing_taken, assert_removed_by_a_purge, assert_restored, guest, wait_until_taken,
+    },
     world::{Firewall, World, command::Running, wait_for},
 };
 
@@ -103,11 +105,7 @@ fn is_told(firewall: Firewall) {
     assert_nothing_taken(world);
     assert_eq!(world.node.sysctl("net/ipv6/conf/rik0/disable_ipv6"), "1");
 
-    world.program("rm", &[FILE], "").success();
-    let drift = world.riklet(&["check"], "");
-    assert!(drift.code == Some(1) && drift.stdout.contains(FILE), "{drift}");
-    world.riklet(&["repair"], "").success();
-    world.riklet(&["check"], "").success();
+    assert_restored(world, FILE);
 
     manager.signal(Signal::TERM);
     assert!(manager.ends_within(PATIENCE));
@@ -116,8 +114,7 @@ fn is_told(firewall: Firewall) {
     assert_eq!(state(world, "rik0"), "unmanaged");
     assert_nothing_taken(world);
     drop(attached);
-    world.riklet(&["down", "--all", "--purge"], "").success();
-    assert_eq!(world.program("test", &["-e", FILE], "").code, Some(1));
+    assert_removed_by_a_purge(world, FILE);
     manager.signal(Signal::TERM);
 }
 
@@ -129,10 +126,7 @@ fn without_our_file_the_node_takes_the_guests_lease() {
     let _attached = guest(world);
     world.node.tool(&["tc", "qdisc", "delete", "dev", "rik0", "clsact"]);
     let _manager = network_manager(world, PROFILE);
-    wait_for("the node to take the guest's lease", PATIENCE, || {
-        let addresses = world.node.tool(&["ip", "address", "show", "dev", "rik0"]);
-        addresses.contains(LEASED).then_some(())
-    });
+    wait_until_taken(world);
     assert_eq!(world.node.sysctl("net/ipv6/conf/rik0/disable_ipv6"), "0");
 }
 
