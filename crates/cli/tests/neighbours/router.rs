@@ -42,29 +42,29 @@ pub(crate) fn starts_before_us<'a, F: HostFirewall<'a>>(stage: &'a Stage) {
 
 /// The firewall starts after us, and ends before us.
 pub(crate) fn starts_after_us<'a, F: HostFirewall<'a>>(stage: &'a Stage) {
-    stage.we_come();
-    let mut firewall = F::start(&stage.world);
-    let routed = Routed::start(stage);
-    stage.we_recover();
-    routed.assert_works(stage, "after us");
-    firewall.disturb(stage, &routed);
-    firewall.stop();
-    stage.we_recover();
-    stage.assert_functions_work("when the firewall has stopped");
-    stage.we_go();
-    stage.snapshot("when the firewall has stopped");
+    comes_and_goes::<F>(stage, |firewall, routed| firewall.disturb(stage, routed));
 }
 
 /// The firewall starts after us, reloads and ends, and the daemon hears of none of it: it takes ten seconds each time.
 pub(crate) fn is_not_announced<'a, F: HostFirewall<'a>>(stage: &'a Stage) {
+    comes_and_goes::<F>(stage, |firewall, routed| {
+        firewall.reload();
+        stage.we_recover();
+        routed.assert_works(stage, "after a reload");
+    });
+}
+
+/// The firewall starts after us, does this, and ends before us.
+fn comes_and_goes<'a, F: HostFirewall<'a>>(
+    stage: &'a Stage,
+    meanwhile: impl FnOnce(&mut F, &Routed),
+) {
     stage.we_come();
     let mut firewall = F::start(&stage.world);
     let routed = Routed::start(stage);
     stage.we_recover();
     routed.assert_works(stage, "after us");
-    firewall.reload();
-    stage.we_recover();
-    routed.assert_works(stage, "after a reload");
+    meanwhile(&mut firewall, &routed);
     firewall.stop();
     stage.we_recover();
     stage.assert_functions_work("when the firewall has stopped");
