@@ -14,9 +14,11 @@ pub fn netlink(data: &[u8]) {
 
 /// Reads answers of rtnetlink(7).
 pub fn rtnetlink(data: &[u8]) {
-    for message in netlink::messages(data).filter_map(netlink::decode::<RouteNetlinkMessage>) {
-        link_state::fuzz(&message);
-        route::fuzz(&message);
+    for message in netlink::messages(data) {
+        link_state::fuzz(message);
+        if let Some(message) = netlink::decode::<RouteNetlinkMessage>(message) {
+            route::fuzz(&message);
+        }
     }
 }
 

@@ -6,18 +6,19 @@ use std::{
 };
 
 use ipnet::IpNet;
-use netlink_packet_core::{NLM_F_DUMP, Nla};
+use netlink_packet_core::NLM_F_DUMP;
 use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
-    address::{AddressAttribute, AddressMessage},
-    link::{
-        AfSpecInet, AfSpecInet6, AfSpecUnspec, InetDevConf, InfoData, InfoKind, InfoTun,
-        LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkMessage,
-    },
-    neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState},
+    address::AddressMessage,
+    link::{LinkAttribute, LinkExtentMask, LinkMessage},
+    neighbour::{NeighbourAttribute, NeighbourMessage},
 };
 
-use super::{netlink::decode, route::Route, sysctl};
+use super::{
+    netlink::{HEADER, attributes, read_u16, read_u32},
+    route::Route,
+    sysctl,
+};
 use crate::{KernelError, Refusal};
 use riklet_core::{
     link::{HostInterface, LinkState, Tap},
@@ -25,17 +26,68 @@ use riklet_core::{
     small::{SmallMap, SmallSet},
 };
 
-/// `<linux/if_link.h>`.
+/// `RTM_*` of `<linux/rtnetlink.h>`.
+const NEW_LINK: u16 = 16;
+const NEW_ADDRESS: u16 = 20;
+const DELETED_ADDRESS: u16 = 21;
+const NEW_NEIGHBOUR: u16 = 28;
+const DELETED_NEIGHBOUR: u16 = 29;
+/// The sizes of `struct ifinfomsg`, `struct ifaddrmsg` and `struct ndmsg`.
+const LINK_BODY: usize = 16;
+const ADDRESS_BODY: usize = 8;
+const NEIGHBOUR_BODY: usize = 12;
+
+/// `IFLA_*` of `<linux/if_link.h>`.
+const IFLA_ADDRESS: u16 = 1;
+const IFLA_IFNAME: u16 = 3;
+const IFLA_MTU: u16 = 4;
+const IFLA_LINKINFO: u16 = 18;
+const IFLA_IFALIAS: u16 = 20;
+const IFLA_AF_SPEC: u16 = 26;
+const IFLA_GROUP: u16 = 27;
+const IFLA_CARRIER: u16 = 33;
+/// Within `IFLA_LINKINFO`.
+const IFLA_INFO_KIND: u16 = 1;
+const IFLA_INFO_DATA: u16 = 2;
+/// Within `IFLA_INFO_DATA` of a TAP.
 const IFLA_TUN_OWNER: u16 = 1;
 const IFLA_TUN_GROUP: u16 = 2;
 const IFLA_TUN_TYPE: u16 = 3;
 const IFLA_TUN_MULTI_QUEUE: u16 = 7;
 const IFLA_TUN_NUM_QUEUES: u16 = 8;
 const IFLA_TUN_NUM_DISABLED_QUEUES: u16 = 9;
+/// Within the part of `IFLA_AF_SPEC` for IPv4 and for IPv6: the settings, one word each.
+const IFLA_INET_CONF: u16 = 1;
+const IFLA_INET6_CONF: u16 = 2;
+/// `IPV4_DEVCONF_*` of `<linux/ip.h>`, which count from 1.
+const FORWARDING: usize = 1;
+const ACCEPT_REDIRECTS: usize = 4;
+const SEND_REDIRECTS: usize = 6;
+const RP_FILTER: usize = 8;
+const ARP_IGNORE: usize = 19;
+const ROUTE_LOCALNET: usize = 26;
+/// `DEVCONF_DISABLE_IPV6` of `<linux/ipv6.h>`, which count from 0.
+const DISABLE_IPV6: usize = 26;
+/// `IFA_*` of `<linux/if_addr.h>`.
+const IFA_ADDRESS: u16 = 1;
+const IFA_LOCAL: u16 = 2;
+/// `NDA_*` and `NUD_PERMANENT` of `<linux/neighbour.h>`.
+const NDA_DST: u16 = 1;
+const NDA_LLADDR: u16 = 2;
+const NUD_PERMANENT: u16 = 0x80;
+/// `AF_INET` and `AF_INET6` of `<linux/socket.h>`.
+const INET: u16 = 2;
+const INET6: u16 = 10;
+/// `IFF_*` of `<linux/if.h>`.
+const IFF_UP: u32 = 1;
+const IFF_RUNNING: u32 = 1 << 6;
+const IFF_LOWER_UP: u32 = 1 << 16;
 /// The interface that every network namespace has (`drivers/net/loopback.c`).
 const LOOPBACK: &str = "lo";
 /// `<linux/if_tun.h>`.
 const IFF_TAP: u8 = 2;
+const TUN: &str = "tun";
+const BRIDGE: &str = "bridge";
 
 impl Route {
     /// Returns the interface of this name, or `None` if there is none.
@@ -58,7 +110,7 @@ impl Route {
     pub(super) fn host_interfaces(
         &mut self,
     ) -> Result<BTreeMap<InterfaceName, HostInterface>, KernelError> {
-        let index = |message: &[u8]| decode(message).as_ref().and_then(address).map(|(i, _)| i);
+        let index = |message: &[u8]| address(message).map(|(index, _)| index);
         let addressed = self.socket.query_as(&get_addresses(0), NLM_F_DUMP, index);
         let addressed = addressed.map_err(|source| KernelError::ListLinks { source })?;
         let addressed: BTreeSet<u32> = addressed.into_iter().collect();
@@ -79,57 +131,47 @@ impl Route {
     }
 
     fn is_bridge(&mut self, name: &InterfaceName) -> Result<bool, Refusal> {
-        let by_name = vec![LinkAttribute::IfName(name.as_str().to_owned())];
-        let answers = match self.socket.query(&get_link(by_name), 0) {
-            Err(refusal) if refusal.errno == Some(Refusal::ENODEV) => return Ok(false),
-            other => other?,
+        let kind = |message: &[u8]| {
+            Some(kind(attribute(message, LINK_BODY, IFLA_LINKINFO)?) == Some(BRIDGE))
         };
-        let bridge = |attribute: &LinkAttribute| match attribute {
-            LinkAttribute::LinkInfo(info) => info.contains(&LinkInfo::Kind(InfoKind::Bridge)),
-            _ => false,
-        };
-        Ok(answers.iter().any(|answer| match answer {
-            RouteNetlinkMessage::NewLink(message) => message.attributes.iter().any(bridge),
-            _ => false,
-        }))
+        Ok(self.query_link(name, kind)?.unwrap_or(false))
     }
 
     /// Returns the number of descriptors that have a TAP open that can have several queues.
     pub(super) fn queues(&mut self, name: &InterfaceName) -> Result<u32, Refusal> {
-        let by_name = vec![LinkAttribute::IfName(name.as_str().to_owned())];
-        let answers = self.socket.query(&get_link(by_name), 0)?;
-        let info = answers.iter().find_map(|answer| match answer {
-            RouteNetlinkMessage::NewLink(message) => {
-                message.attributes.iter().find_map(|attribute| match attribute {
-                    LinkAttribute::LinkInfo(info) => Some(info),
-                    _ => None,
-                })
-            }
-            _ => None,
-        });
         // A queue that is disabled (`TUNSETQUEUE`) can be enabled again.
         let queues = [IFLA_TUN_NUM_QUEUES, IFLA_TUN_NUM_DISABLED_QUEUES];
-        let count = |info: &[LinkInfo]| {
-            let counts = queues.iter().map(|&kind| tun(info, kind)?.try_into().ok());
-            counts.map(|count| count.map(u32::from_ne_bytes)).sum::<Option<u32>>()
+        let count = |message: &[u8]| {
+            let data = data(attribute(message, LINK_BODY, IFLA_LINKINFO)?)?;
+            queues.map(|wanted| read_u32(find(data, wanted)?, 0)).into_iter().sum::<Option<u32>>()
         };
-        info.and_then(|info| count(info))
+        self.query_link(name, count)?
             .ok_or_else(|| Refusal::words("the kernel does not say how many queues it has"))
     }
 
-    fn read_link(&mut self, name: &InterfaceName) -> Result<Option<LinkState>, Refusal> {
+    /// Asks for one interface, and reads the answer; `None` if there is no such interface, or `read` finds nothing.
+    fn query_link<T>(
+        &mut self,
+        name: &InterfaceName,
+        read: impl Fn(&[u8]) -> Option<T>,
+    ) -> Result<Option<T>, Refusal> {
         let by_name = vec![LinkAttribute::IfName(name.as_str().to_owned())];
-        let answers = match self.socket.query(&get_link(by_name), 0) {
-            Err(refusal) if refusal.errno == Some(Refusal::ENODEV) => return Ok(None),
-            other => other?,
+        match self.socket.query_as(&get_link(by_name), 0, read) {
+            Err(refusal) if refusal.errno == Some(Refusal::ENODEV) => Ok(None),
+            answers => Ok(answers?.pop()),
+        }
+    }
+
+    fn read_link(&mut self, name: &InterfaceName) -> Result<Option<LinkState>, Refusal> {
+        let unreadable = || Refusal::words("the kernel's answer cannot be read");
+        let Some(found) = self.query_link(name, |message| Some(link(message)))? else {
+            return Ok(None);
         };
-        let Some((index, mut state)) = answers.iter().find_map(link) else {
-            return Err(Refusal::words("the kernel's answer cannot be read"));
-        };
-        let addresses = self.socket.query(&get_addresses(index), NLM_F_DUMP)?;
-        state.addresses.extend(addresses.iter().filter_map(address).map(|(_, address)| address));
-        let neighbours = self.socket.query(&get_neighbours(index), NLM_F_DUMP)?;
-        state.neighbours.extend(neighbours.iter().filter_map(neighbour).map(|(_, n)| n));
+        let (index, mut state) = found.ok_or_else(unreadable)?;
+        let addresses = self.socket.query_as(&get_addresses(index), NLM_F_DUMP, address)?;
+        state.addresses.extend(addresses.into_iter().map(|(_, address)| address));
+        let neighbours = self.socket.query_as(&get_neighbours(index), NLM_F_DUMP, neighbour)?;
+        state.neighbours.extend(neighbours.into_iter().map(|(_, neighbour)| neighbour));
         if Slot::of_interface(state.name.as_str()).is_some() {
             state.guarded = self.is_guarded(index)?;
         }
@@ -139,18 +181,16 @@ impl Route {
     fn read_links(&mut self) -> Result<BTreeMap<u32, LinkState>, Refusal> {
         // Each message is read as it arrives: all messages of ten thousand interfaces would take 180 MiB.
         let link = |message: &[u8]| {
-            let (index, state) = decode(message).as_ref().and_then(link)?;
+            let (index, state) = link(message)?;
             Slot::of_interface(state.name.as_str()).map(|_| (index, state))
         };
         let links = self.socket.query_as(&get_link(vec![]), NLM_F_DUMP, link)?;
         let mut ours: BTreeMap<u32, LinkState> = links.into_iter().collect();
-        let address = |message: &[u8]| decode(message).as_ref().and_then(address);
         for (index, address) in self.socket.query_as(&get_addresses(0), NLM_F_DUMP, address)? {
             if let Some(state) = ours.get_mut(&index) {
                 state.addresses.insert(address);
             }
         }
-        let neighbour = |message: &[u8]| decode(message).as_ref().and_then(neighbour);
         for (index, (address, mac)) in
             self.socket.query_as(&get_neighbours(0), NLM_F_DUMP, neighbour)?
         {
@@ -194,54 +234,53 @@ fn get_neighbours(index: u32) -> RouteNetlinkMessage {
     RouteNetlinkMessage::GetNeighbour(message)
 }
 
-/// Reads an interface, without addresses, neighbours and guard, and returns its index and its state.
-pub(super) fn link(answer: &RouteNetlinkMessage) -> Option<(u32, LinkState)> {
-    let RouteNetlinkMessage::NewLink(message) = answer else { return None };
-    let flags = message.header.flags;
+/// Reads an interface, without addresses, neighbours and guard, and returns its index and its state. Reads only the
+/// attributes that are kept: the kernel sends some seventy, and notifies of every change of an interface.
+pub(super) fn link(message: &[u8]) -> Option<(u32, LinkState)> {
+    let body = body(message, &[NEW_LINK])?;
+    let (index, flags) = (read_u32(body, 4)?, read_u32(body, 8)?);
     let mut name = None;
-    let mut state = Fields::default();
-    for attribute in &message.attributes {
-        match attribute {
-            LinkAttribute::IfName(text) => name = InterfaceName::try_from(text.as_str()).ok(),
-            LinkAttribute::IfAlias(text) => state.alias = Some(text.clone()),
-            LinkAttribute::Address(octets) => state.mac = mac(octets),
-            LinkAttribute::Mtu(mtu) => state.mtu = *mtu,
-            LinkAttribute::Group(group) => state.group = *group,
+    let mut fields = Fields::default();
+    for (kind, value) in attributes(body.get(LINK_BODY..)?) {
+        match kind {
+            IFLA_IFNAME => name = text(value).and_then(|name| InterfaceName::try_from(name).ok()),
+            IFLA_IFALIAS => fields.alias = text(value).map(str::to_owned),
+            IFLA_ADDRESS => fields.mac = mac(value),
+            IFLA_MTU => fields.mtu = read_u32(value, 0)?,
+            IFLA_GROUP => fields.group = read_u32(value, 0)?,
             // `netif_carrier_ok`, which a TAP has from `tun_attach` to `tun_detach` of drivers/net/tun.c.
-            LinkAttribute::Carrier(carrier) => state.open = *carrier != 0,
-            LinkAttribute::LinkInfo(info) => state.tap = tap(info),
-            LinkAttribute::AfSpecUnspec(families) => {
-                state.ipv4 = ipv4(families);
-                state.ipv6 = ipv6(families);
-            }
+            IFLA_CARRIER => fields.open = value.first().is_some_and(|carrier| *carrier != 0),
+            IFLA_LINKINFO => fields.tap = tap(value),
+            IFLA_AF_SPEC => fields.settings = Settings::read(value),
             _ => {}
         }
     }
-    let ipv4 = state.ipv4;
+    let is_set = |flag| flags & flag != 0;
+    let Fields { alias, mac, mtu, open, group, settings, tap } = fields;
     let state = LinkState {
         name: name?,
-        alias: state.alias,
-        mac: state.mac,
-        mtu: state.mtu,
-        up: flags.contains(LinkFlags::Up),
-        // `LowerUp` follows the other end. Until the kernel has noticed that it is up, which is when `Running` is set
-        // as well, it drops packets to it.
-        carrier: flags.contains(LinkFlags::LowerUp | LinkFlags::Running),
-        open: state.open,
-        group: state.group,
+        alias,
+        mac,
+        mtu,
+        up: is_set(IFF_UP),
+        // `IFF_LOWER_UP` follows the other end. Until the kernel has noticed that it is up, which is when `IFF_RUNNING`
+        // is set as well, it drops packets to it.
+        carrier: is_set(IFF_LOWER_UP) && is_set(IFF_RUNNING),
+        open,
+        group,
         addresses: SmallSet::default(),
         neighbours: SmallMap::default(),
-        forwarding: ipv4.forwarding != 0,
-        route_localnet: ipv4.route_localnet != 0,
-        accept_redirects: ipv4.accept_redirects != 0,
-        send_redirects: ipv4.send_redirects != 0,
-        rp_filter: ipv4.rp_filter != 0,
-        arp_ignore: ipv4.arp_ignore != 0,
-        ipv6: state.ipv6,
+        forwarding: settings.forwarding,
+        route_localnet: settings.route_localnet,
+        accept_redirects: settings.accept_redirects,
+        send_redirects: settings.send_redirects,
+        rp_filter: settings.rp_filter,
+        arp_ignore: settings.arp_ignore,
+        ipv6: settings.ipv6,
         guarded: true,
-        tap: state.tap,
+        tap,
     };
-    Some((message.header.index, state))
+    Some((index, state))
 }
 
 /// The properties of an interface that are attributes.
@@ -252,28 +291,63 @@ struct Fields {
     mtu: u32,
     open: bool,
     group: u32,
-    ipv4: InetDevConf,
-    ipv6: bool,
+    settings: Settings,
     tap: Option<Tap>,
 }
 
-/// Returns an attribute that `tun_fill_info` of `drivers/net/tun.c` writes; the library does not decode these.
-fn tun(info: &[LinkInfo], kind: u16) -> Option<Vec<u8>> {
-    let attributes = info.iter().find_map(|info| match info {
-        LinkInfo::Data(InfoData::Tun(attributes)) => Some(attributes),
-        _ => None,
-    })?;
-    let found = attributes.iter().find(|attribute| attribute.kind() == kind)?;
-    let InfoTun::Other(found) = found else { return None };
-    let mut value = vec![0; found.value_len()];
-    found.emit_value(&mut value);
-    Some(value)
+/// The settings of an interface for IPv4, and whether IPv6 is on. All are off if the interface has none: without IPv6 in
+/// the kernel, or with an MTU below 1280, there is no such family.
+#[derive(Default)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
+struct Settings {
+    forwarding: bool,
+    route_localnet: bool,
+    accept_redirects: bool,
+    send_redirects: bool,
+    rp_filter: bool,
+    arp_ignore: bool,
+    ipv6: bool,
+}
+
+impl Settings {
+    fn read(families: &[u8]) -> Self {
+        let mut found = Self::default();
+        for (family, settings) in attributes(families) {
+            let word = |kind, place: usize| read_u32(find(settings, kind)?, place * 4);
+            let v4 =
+                |number: usize| word(IFLA_INET_CONF, number - 1).is_some_and(|value| value != 0);
+            match family {
+                INET => {
+                    found.forwarding = v4(FORWARDING);
+                    found.route_localnet = v4(ROUTE_LOCALNET);
+                    found.accept_redirects = v4(ACCEPT_REDIRECTS);
+                    found.send_redirects = v4(SEND_REDIRECTS);
+                    found.rp_filter = v4(RP_FILTER);
+                    found.arp_ignore = v4(ARP_IGNORE);
+                }
+                INET6 => found.ipv6 = word(IFLA_INET6_CONF, DISABLE_IPV6) == Some(0),
+                _ => {}
+            }
+        }
+        found
+    }
+}
+
+/// Returns the kind of an interface, from its `IFLA_LINKINFO`.
+fn kind(info: &[u8]) -> Option<&str> {
+    text(find(info, IFLA_INFO_KIND)?)
+}
+
+/// Returns what `tun_fill_info` of `drivers/net/tun.c` writes, from the `IFLA_LINKINFO` of an interface.
+fn data(info: &[u8]) -> Option<&[u8]> {
+    if kind(info) == Some(TUN) { find(info, IFLA_INFO_DATA) } else { None }
 }
 
 /// Reads the properties of a TAP. The kernel leaves out a user and a group that are not set.
-fn tap(info: &[LinkInfo]) -> Option<Tap> {
-    let number = |kind| tun(info, kind)?.try_into().ok().map(u32::from_ne_bytes);
-    let byte = |kind| tun(info, kind)?.first().copied();
+fn tap(info: &[u8]) -> Option<Tap> {
+    let data = data(info)?;
+    let number = |kind| read_u32(find(data, kind)?, 0);
+    let byte = |kind| find(data, kind)?.first().copied();
     (byte(IFLA_TUN_TYPE) == Some(IFF_TAP)).then(|| Tap {
         owner: number(IFLA_TUN_OWNER),
         group: number(IFLA_TUN_GROUP),
@@ -281,88 +355,74 @@ fn tap(info: &[LinkInfo]) -> Option<Tap> {
     })
 }
 
-/// Returns the settings for IPv4; all are 0 if there are none.
-fn ipv4(families: &[AfSpecUnspec]) -> InetDevConf {
-    let inet = families.iter().filter_map(|family| match family {
-        AfSpecUnspec::Inet(attributes) => Some(attributes),
-        _ => None,
-    });
-    let mut found = inet.flatten().filter_map(|attribute| match attribute {
-        AfSpecInet::DevConf(configuration) => Some(*configuration),
-        _ => None,
-    });
-    found.next().unwrap_or_default()
-}
-
-/// Reports whether IPv6 is on. Without IPv6 in the kernel, or with an MTU below 1280, there is no such family.
-fn ipv6(families: &[AfSpecUnspec]) -> bool {
-    let inet6 = families.iter().filter_map(|family| match family {
-        AfSpecUnspec::Inet6(attributes) => Some(attributes),
-        _ => None,
-    });
-    inet6.flatten().any(|attribute| match attribute {
-        AfSpecInet6::DevConf(configuration) => configuration.disable_ipv6 == 0,
-        _ => false,
-    })
-}
-
 fn mac(octets: &[u8]) -> Option<MacAddress> {
     octets.try_into().ok().map(MacAddress::new)
 }
 
-pub(super) fn address(answer: &RouteNetlinkMessage) -> Option<(u32, IpNet)> {
-    let (RouteNetlinkMessage::NewAddress(message) | RouteNetlinkMessage::DelAddress(message)) =
-        answer
-    else {
-        return None;
-    };
+/// Reads a new or a deleted address, and returns the index of its interface as well.
+pub(super) fn address(message: &[u8]) -> Option<(u32, IpNet)> {
+    let body = body(message, &[NEW_ADDRESS, DELETED_ADDRESS])?;
     // IFA_ADDRESS is the peer's address if there is one; IPv6 has IFA_LOCAL there only.
     let (mut local, mut other) = (None, None);
-    for attribute in &message.attributes {
-        match attribute {
-            AddressAttribute::Local(address) => local = Some(*address),
-            AddressAttribute::Address(address) => other = Some(*address),
+    for (kind, value) in attributes(body.get(ADDRESS_BODY..)?) {
+        match kind {
+            IFA_LOCAL => local = ip(value),
+            IFA_ADDRESS => other = ip(value),
             _ => {}
         }
     }
-    let network = IpNet::new(local.or(other)?, message.header.prefix_len).ok()?;
-    Some((message.header.index, network))
+    let network = IpNet::new(local.or(other)?, *body.get(1)?).ok()?;
+    Some((read_u32(body, 4)?, network))
 }
 
-fn neighbour(answer: &RouteNetlinkMessage) -> Option<(u32, (IpAddr, MacAddress))> {
-    let RouteNetlinkMessage::NewNeighbour(message) = answer else { return None };
-    let (address, permanent) = said_of_neighbour(answer)?;
-    Some((message.header.ifindex, (address, permanent?)))
+fn neighbour(message: &[u8]) -> Option<(u32, (IpAddr, MacAddress))> {
+    let body = body(message, &[NEW_NEIGHBOUR])?;
+    let (address, permanent) = said_of_neighbour(message)?;
+    Some((read_u32(body, 4)?, (address, permanent?)))
 }
 
 /// Reads a neighbour, and returns its address, with its MAC address if the entry is permanent.
-pub(super) fn said_of_neighbour(
-    answer: &RouteNetlinkMessage,
-) -> Option<(IpAddr, Option<MacAddress>)> {
-    let (RouteNetlinkMessage::NewNeighbour(message) | RouteNetlinkMessage::DelNeighbour(message)) =
-        answer
-    else {
-        return None;
-    };
-    let mut found = (None, None);
-    for attribute in &message.attributes {
-        match attribute {
-            NeighbourAttribute::Destination(NeighbourAddress::Inet(address)) => {
-                found.0 = Some((*address).into());
-            }
-            NeighbourAttribute::Destination(NeighbourAddress::Inet6(address)) => {
-                found.0 = Some((*address).into());
-            }
-            NeighbourAttribute::LinkLayerAddress(octets) => found.1 = mac(octets),
+pub(super) fn said_of_neighbour(message: &[u8]) -> Option<(IpAddr, Option<MacAddress>)> {
+    let body = body(message, &[NEW_NEIGHBOUR, DELETED_NEIGHBOUR])?;
+    let (mut address, mut link_layer) = (None, None);
+    for (kind, value) in attributes(body.get(NEIGHBOUR_BODY..)?) {
+        match kind {
+            NDA_DST => address = ip(value),
+            NDA_LLADDR => link_layer = mac(value),
             _ => {}
         }
     }
-    let permanent = message.header.state == NeighbourState::Permanent;
-    Some((found.0?, found.1.filter(|_| permanent)))
+    let permanent = read_u16(body, 8) == Some(NUD_PERMANENT);
+    Some((address?, link_layer.filter(|_| permanent)))
+}
+
+/// Returns the body of a message, if it is of one of these types.
+fn body<'a>(message: &'a [u8], kinds: &[u16]) -> Option<&'a [u8]> {
+    let kind = read_u16(message, 4)?;
+    if kinds.contains(&kind) { message.get(HEADER..) } else { None }
+}
+
+/// Returns an attribute of a message with a body of this length.
+fn attribute(message: &[u8], after: usize, wanted: u16) -> Option<&[u8]> {
+    find(message.get(HEADER + after..)?, wanted)
+}
+
+fn find(bytes: &[u8], wanted: u16) -> Option<&[u8]> {
+    attributes(bytes).find(|(kind, _)| *kind == wanted).map(|(_, value)| value)
+}
+
+fn text(value: &[u8]) -> Option<&str> {
+    std::str::from_utf8(value.strip_suffix(&[0]).unwrap_or(value)).ok()
+}
+
+/// Reads an address of IPv4 or IPv6, by its length.
+fn ip(octets: &[u8]) -> Option<IpAddr> {
+    let v4 = || <[u8; 4]>::try_from(octets).ok().map(IpAddr::from);
+    v4().or_else(|| <[u8; 16]>::try_from(octets).ok().map(IpAddr::from))
 }
 
 /// Reads messages as answers about interfaces, addresses and neighbours.
 #[cfg(any(test, fuzzing))]
-pub(super) fn fuzz(answer: &RouteNetlinkMessage) {
-    let _read = (link(answer), address(answer), neighbour(answer), said_of_neighbour(answer));
+pub(super) fn fuzz(message: &[u8]) {
+    let _read = (link(message), address(message), neighbour(message), said_of_neighbour(message));
 }

@@ -303,6 +303,19 @@ pub(super) fn messages(mut received: &[u8]) -> impl Iterator<Item = &[u8]> {
     })
 }
 
+/// Splits bytes into attributes, and returns the type of each, without flags, and its value; up to the first whose length
+/// cannot be right.
+pub(super) fn attributes(mut rest: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+    /// `NLA_TYPE_MASK`: all but `NLA_F_NESTED` and `NLA_F_NET_BYTEORDER`.
+    const TYPE: u16 = 0x3fff;
+    std::iter::from_fn(move || {
+        let (length, kind) = (usize::from(read_u16(rest, 0)?), read_u16(rest, 2)?);
+        let value = rest.get(4..length)?;
+        rest = rest.get(length.next_multiple_of(ALIGNMENT)..).unwrap_or_default();
+        Some((kind & TYPE, value))
+    })
+}
+
 /// Reads received bytes as the answers to a request.
 #[cfg(any(test, fuzzing))]
 pub(super) fn fuzz(data: &[u8]) {
@@ -340,19 +353,13 @@ fn is_interrupted(message: &[u8]) -> bool {
 /// Returns the kernel's words of an extended acknowledgement.
 fn words(message: &[u8]) -> Option<String> {
     let flags = read_u16(message, 6)?;
-    let mut rest = message.get(HEADER + 4 + HEADER..)?;
+    let rest = message.get(HEADER + 4 + HEADER..)?;
     if flags & ERROR_HAS_ATTRIBUTES == 0 {
         return None;
     }
-    loop {
-        let length = usize::from(read_u16(rest, 0)?);
-        if read_u16(rest, 2)? == ERROR_WORDS {
-            let text = rest.get(4..length)?;
-            let text = text.strip_suffix(&[0]).unwrap_or(text);
-            return Some(String::from_utf8_lossy(text).into_owned());
-        }
-        rest = rest.get(length.max(4).next_multiple_of(ALIGNMENT)..)?;
-    }
+    let (_, text) = attributes(rest).find(|(kind, _)| *kind == ERROR_WORDS)?;
+    let text = text.strip_suffix(&[0]).unwrap_or(text);
+    Some(String::from_utf8_lossy(text).into_owned())
 }
 
 pub(super) fn read_u16(bytes: &[u8], at: usize) -> Option<u16> {

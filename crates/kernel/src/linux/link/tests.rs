@@ -163,6 +163,18 @@ fn a_foreign_interface_with_our_name_is_left_alone() {
 }
 
 #[test]
+fn an_alias_that_is_not_text_hides_no_interface() {
+    isolated(|| {
+        let (mut route, spec) = (route(), spec(0));
+        route.create_link(&spec).unwrap();
+        run_with("sh", &["-c", r"ip link set rik0 alias $(printf 'riklet\377')"]);
+        let state = route.link(&spec.name).unwrap().expect("the link is there");
+        assert_eq!((state.alias.as_deref(), state.mtu), (None, spec.mtu));
+        assert_eq!(route.links().unwrap(), [state]);
+    });
+}
+
+#[test]
 fn a_link_with_ipv6_is_refused_and_leaves_nothing() {
     isolated(|| {
         let (before, spec) = (ip("-j link"), spec(1));

@@ -6,7 +6,7 @@ use netlink_sys::SocketAddr;
 use rustix::net::sockopt::set_socket_recv_buffer_size_force;
 
 use super::super::netlink::{
-    ALIGNMENT, BUFFER, EAGAIN, EINTR, ENOBUFS, HEADER, messages, read_u16, read_u32,
+    BUFFER, EAGAIN, EINTR, ENOBUFS, HEADER, attributes, messages, read_u16, read_u32,
 };
 use crate::Refusal;
 
@@ -47,15 +47,8 @@ impl<'a> Message<'a> {
 
     /// Returns the attribute of this type, behind a body of this length.
     pub(in crate::linux) fn attribute(&self, after: usize, wanted: u16) -> Option<&'a [u8]> {
-        let mut rest = self.body().get(after..)?;
-        loop {
-            let length = usize::from(read_u16(rest, 0)?);
-            // Without the flags NLA_F_NESTED and NLA_F_NET_BYTEORDER.
-            if read_u16(rest, 2)? & 0x3fff == wanted {
-                return rest.get(4..length);
-            }
-            rest = rest.get(length.max(4).next_multiple_of(ALIGNMENT)..)?;
-        }
+        let mut attributes = attributes(self.body().get(after..)?);
+        attributes.find(|(kind, _)| *kind == wanted).map(|(_, value)| value)
     }
 
     /// Returns the same as text.

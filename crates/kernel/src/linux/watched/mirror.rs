@@ -2,9 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
-use netlink_packet_route::RouteNetlinkMessage;
-
 use super::{super::link_state, feed::Message};
 use crate::linux::netlink::read_u32;
 use riklet_core::{
@@ -141,8 +138,7 @@ impl Mirror {
     }
 
     fn read(&mut self, index: u32, message: &[u8], new: bool) {
-        let decoded = decode(message).as_ref().and_then(link_state::link);
-        let Some((_, mut state)) = decoded else { return };
+        let Some((_, mut state)) = link_state::link(message) else { return };
         let Some(slot) = Slot::of_interface(state.name.as_str()) else {
             self.strangers = true;
             self.interfaces |= new;
@@ -211,8 +207,7 @@ impl Mirror {
             self.interfaces = true;
             return;
         };
-        let Some(decoded) = decode(message.whole) else { return };
-        let Some((_, address)) = link_state::address(&decoded) else { return };
+        let Some((_, address)) = link_state::address(message.whole) else { return };
         if message.kind == NEW_ADDRESS {
             state.addresses.insert(address);
         } else {
@@ -226,8 +221,9 @@ impl Mirror {
         let Some(state) = read_u32(message.body(), 4).and_then(|i| self.links.get_mut(&i)) else {
             return;
         };
-        let Some(decoded) = decode(message.whole) else { return };
-        let Some((address, permanent)) = link_state::said_of_neighbour(&decoded) else { return };
+        let Some((address, permanent)) = link_state::said_of_neighbour(message.whole) else {
+            return;
+        };
         match permanent.filter(|_| message.kind == NEW_NEIGHBOUR) {
             Some(mac) => drop(state.neighbours.insert(address, mac)),
             None => drop(state.neighbours.remove(&address)),
@@ -334,11 +330,4 @@ fn family(message: Message<'_>) -> u8 {
 /// `ifi_index`.
 fn index_of_link(message: Message<'_>) -> Option<u32> {
     read_u32(message.body(), 4)
-}
-
-fn decode(message: &[u8]) -> Option<RouteNetlinkMessage> {
-    match NetlinkMessage::<RouteNetlinkMessage>::deserialize(message) {
-        Ok(NetlinkMessage { payload: NetlinkPayload::InnerMessage(inner), .. }) => Some(inner),
-        _ => None,
-    }
 }
