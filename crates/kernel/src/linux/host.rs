@@ -14,7 +14,7 @@ impl HostFacts for Linux {
         &mut self,
         wanted: &BTreeSet<(Protocol, Option<IpAddr>, PortRange)>,
     ) -> Result<Vec<Listener>, KernelError> {
-        listeners::listeners(wanted)
+        listeners::listeners(&mut self.diag, wanted)
     }
 
     fn resolvers(&mut self) -> Result<Vec<IpAddr>, KernelError> {

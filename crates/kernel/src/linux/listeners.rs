@@ -9,6 +9,9 @@ use std::{
     net::IpAddr,
 };
 
+use rustix::io::Errno;
+
+use super::netlink;
 use crate::{KernelError, Listener, Refusal};
 use riklet_core::model::{Family, PortRange, Protocol};
 
@@ -29,7 +32,10 @@ struct Socket {
 /// Returns the sockets that clash with one of these as in bind(2): the same protocol and port, and the same
 /// address or one of the two bound to all. A socket that is bound to all of IPv6 accepts IPv4 as well, unless it
 /// is set not to (`IPV6_V6ONLY`, which `/proc/net` does not show). No address stands for all of IPv4.
+///
+/// `asking` is the socket that the kernel is asked by. It stays open.
 pub(super) fn listeners(
+    asking: &mut Option<netlink::Socket>,
     wanted: &BTreeSet<(Protocol, Option<IpAddr>, PortRange)>,
 ) -> Result<Vec<Listener>, KernelError> {
     let mut found = BTreeSet::new();
@@ -39,8 +45,8 @@ pub(super) fn listeners(
             continue;
         }
         let ports: BTreeSet<PortRange> = wanted.iter().map(|(.., ports)| *ports).collect();
-        let mut sockets =
-            sockets(protocol, &ports).map_err(|source| KernelError::Listeners { source })?;
+        let mut sockets = sockets(asking, protocol, &ports)
+            .map_err(|source| KernelError::Listeners { source })?;
         sockets.sort_by_key(|socket| socket.port);
         for &&(_, wanted, ports) in &wanted {
             let family = wanted.map_or(Family::V4, Family::of);
@@ -68,10 +74,18 @@ pub(super) fn listeners(
 ///
 /// `sock_diag(7)` returns listening sockets only. `/proc/net/tcp` would walk the whole table of connections:
 /// 1.6 ms a read if the table has half a million buckets, however few are used.
-fn sockets(protocol: Protocol, ports: &BTreeSet<PortRange>) -> Result<Vec<Socket>, Refusal> {
-    match diag::sockets(protocol, ports) {
-        // The kernel has no sock_diag for the protocol.
-        Err(refusal) if refusal.errno == Some(Refusal::ENOENT) => proc::sockets(protocol),
+fn sockets(
+    asking: &mut Option<netlink::Socket>,
+    protocol: Protocol,
+    ports: &BTreeSet<PortRange>,
+) -> Result<Vec<Socket>, Refusal> {
+    /// The errors of a kernel that has no `sock_diag(7)` for the protocol, or for any.
+    const UNKNOWN: [Errno; 2] = [Errno::NOENT, Errno::OPNOTSUPP];
+    let is_unknown = |refusal: &Refusal| {
+        refusal.errno.is_some_and(|errno| UNKNOWN.iter().any(|e| e.raw_os_error() == errno))
+    };
+    match diag::sockets(asking, protocol, ports) {
+        Err(refusal) if is_unknown(&refusal) => proc::sockets(protocol),
         other => other,
     }
 }
@@ -150,12 +164,19 @@ mod tests {
 
     fn find(protocol: Protocol, address: Option<&str>, port: u16) -> Vec<String> {
         let address = address.map(|a| a.parse().unwrap());
-        let found = listeners(&BTreeSet::from([(protocol, address, one(port))])).unwrap();
+        let found = find_all(&BTreeSet::from([(protocol, address, one(port))]));
         let text = |listener: Listener| {
             assert_eq!((listener.protocol, listener.port), (protocol, port));
             listener.address.map_or("any".to_owned(), |a| a.to_string())
         };
         found.into_iter().map(text).collect()
+    }
+
+    fn find_all(wanted: &BTreeSet<(Protocol, Option<IpAddr>, PortRange)>) -> Vec<Listener> {
+        let mut asking = None;
+        let found = listeners(&mut asking, wanted).unwrap();
+        assert_eq!(listeners(&mut asking, wanted).unwrap(), found, "by the same socket");
+        found
     }
 
     fn one(port: u16) -> PortRange {
@@ -168,7 +189,7 @@ mod tests {
             let _bound =
                 [8000, 8005, 8010, 8011].map(|port| UdpSocket::bind(("0.0.0.0", port)).unwrap());
             let ports = "8000-8010".parse().unwrap();
-            let found = listeners(&BTreeSet::from([(Protocol::Udp, None, ports)])).unwrap();
+            let found = find_all(&BTreeSet::from([(Protocol::Udp, None, ports)]));
             let found: Vec<_> = found.iter().map(|listener| listener.port).collect();
             assert_eq!(found, [8000, 8005, 8010]);
         });
@@ -200,7 +221,7 @@ mod tests {
             let first = UdpSocket::bind("0.0.0.0:5353").unwrap();
             let second = TcpListener::bind("[::]:5353").unwrap();
             let wanted = [Protocol::Udp, Protocol::Tcp].map(|protocol| (protocol, None, one(5353)));
-            let found = listeners(&wanted.into()).unwrap();
+            let found = find_all(&wanted.into());
             let id = std::process::id();
             let name = command(id).unwrap();
             let process = Some(format!("{name} (pid {id})"));
@@ -291,7 +312,7 @@ mod tests {
                     sockets.sort_by_key(|socket| socket.port);
                     sockets
                 };
-                let told = sort(diag::sockets(protocol, &ports).unwrap());
+                let told = sort(diag::sockets(&mut None, protocol, &ports).unwrap());
                 assert!(!told.is_empty());
                 assert_eq!(told, sort(proc::sockets(protocol).unwrap()));
             }

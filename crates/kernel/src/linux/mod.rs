@@ -36,6 +36,8 @@ pub struct Linux {
     route: Option<Route>,
     nftables: Nftables,
     conntrack: Option<Conntrack>,
+    /// The socket of `sock_diag(7)`.
+    diag: Option<netlink::Socket>,
     launcher: Launcher,
 }
 
