@@ -1,5 +1,6 @@
-//! Reads JSON with positions: `serde_json` hands out each value as a slice of the text, whose address gives its
-//! position.
+//! Reads JSON with positions.
+
+mod quick;
 
 use std::fmt;
 
@@ -16,6 +17,12 @@ use super::{
 
 /// Reads a text that holds one value.
 pub(super) fn read(text: &str) -> Result<TreeNode, (Position, Reason)> {
+    quick::read(text).map_or_else(|| read_again(text), Ok)
+}
+
+/// Reads a text by way of `serde_json`, which gives the reason for a refusal. It hands out each value as a slice of the
+/// text, whose address gives the position.
+fn read_again(text: &str) -> Result<TreeNode, (Position, Reason)> {
     let root: &RawValue =
         serde_json::from_str(text).map_err(|error| (position(text, &error), reason(&error)))?;
     Reader { text, offset: 0, at: Position::START }.node(root, 0)
