@@ -38,6 +38,11 @@ pub(super) trait FirewallBackend {
     /// Does the same as [`Firewall::change_firewall`].
     fn apply(&mut self, change: &Change) -> Result<(), Refusal>;
 
+    /// Does the same for a change of entries of which those to remove are known to be there.
+    fn apply_known(&mut self, change: &Change) -> Result<(), Refusal> {
+        self.apply(change)
+    }
+
     /// Returns the way in which a long-lived process is notified of changes of this backend's ruleset. Does not ask the
     /// kernel.
     fn watch(&self) -> Watch;
@@ -76,6 +81,16 @@ impl Linux {
             Backend::Nftables => act(nftables),
             Backend::Iptables(variant) => act(&mut Iptables { variant, launcher, nftables }),
         }
+    }
+
+    /// Changes the ruleset as [`Firewall::change_firewall`] does. The entries to remove are known to be there.
+    pub(super) fn change_known_firewall(
+        &mut self,
+        backend: Backend,
+        change: &Change,
+    ) -> Result<(), KernelError> {
+        let applied = self.with_backend(backend, |firewall| firewall.apply_known(change));
+        applied.map_err(unchanged(backend))
     }
 
     /// Returns how to hear of changes of this backend's ruleset.

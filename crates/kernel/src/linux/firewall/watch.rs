@@ -26,6 +26,11 @@ impl Default for Watch {
 }
 
 impl Watch {
+    /// Reports whether programs make our changes, of which only their names tell that they are ours.
+    pub(in crate::linux) const fn is_by_program(self) -> bool {
+        self.program.is_some()
+    }
+
     /// Reports whether the kernel notifies of changes at all. If not, the ruleset has to be read again now and
     /// then.
     pub(in crate::linux) const fn is_announced(self) -> bool {

@@ -56,15 +56,27 @@ impl Firewall for Watched {
 
     fn change_firewall(&mut self, backend: Backend, change: &Change) -> Result<(), KernelError> {
         self.watch = self.kernel.watch(backend);
-        self.listen()?;
-        self.applying = true;
-        let done = self.changing().change_firewall(backend, change);
+        let by_program = self.watch.is_by_program();
+        // Nothing that others did meanwhile matters to a change that only adds entries.
+        let only_adds = matches!(change, Change::Delta { remove, .. } if remove.is_empty());
+        if by_program || !only_adds {
+            self.listen_to_firewall()?;
+        }
+        self.applying = by_program;
+        let known = self.has_all_to_remove(backend, change);
+        let kernel = self.changing();
+        let done = if known {
+            kernel.change_known_firewall(backend, change)
+        } else {
+            kernel.change_firewall(backend, change)
+        };
         match done {
             Ok(()) => self.follow(backend, change),
             // A refusal shows that the firewall is not as it was remembered.
             Err(_) => self.firewall = None,
         }
-        let heard = self.listen();
+        // Notifications of a change by our own socket are recognized later as well.
+        let heard = if by_program { self.listen_to_firewall() } else { Ok(()) };
         self.applying = false;
         done.and(heard)
     }

@@ -259,22 +259,15 @@ impl Watched {
     fn listen(&mut self) -> Result<(), KernelError> {
         self.changed = false;
         let failed = |source| KernelError::Listen { source };
-        let Self { route, netfilter, mirror, transactions, .. } = self;
+        let Self { route, mirror, .. } = self;
         let mut uplinks = false;
-        let mut lost = route
+        let lost = route
             .drain(|message| {
                 mirror.hear(message);
                 uplinks |= may_move_uplinks(message);
             })
             .map_err(failed)?;
         mirror.catch_up();
-        let ours = Ours {
-            watch: self.watch,
-            port: self.kernel.nftables.port(),
-            applying: self.applying,
-            foreign_chains: self.foreign_chains.as_ref().map_or(&[], |(_, found)| found),
-        };
-        lost |= netfilter.drain(|message| transactions.hear(message, ours)).map_err(failed)?;
         if self.mirror.take_strangers() {
             self.strangers.clear();
             uplinks = true;
@@ -294,6 +287,24 @@ impl Watched {
             self.strangers.clear();
             self.switched = true;
         }
+        if lost {
+            self.lost = true;
+            self.forget();
+        }
+        self.listen_to_firewall()
+    }
+
+    /// Processes the notifications of nf_tables that have arrived.
+    fn listen_to_firewall(&mut self) -> Result<(), KernelError> {
+        let Self { netfilter, transactions, .. } = self;
+        let ours = Ours {
+            watch: self.watch,
+            port: self.kernel.nftables.port(),
+            applying: self.applying,
+            foreign_chains: self.foreign_chains.as_ref().map_or(&[], |(_, found)| found),
+        };
+        let lost = netfilter.drain(|message| transactions.hear(message, ours));
+        let lost = lost.map_err(|source| KernelError::Listen { source })?;
         let fresh = self.transactions.take_fresh();
         if fresh.firewall {
             self.firewall = None;
@@ -394,6 +405,14 @@ impl Watched {
                 && entries.iter().all(|entry| known.entries.contains(entry))
         });
         open && stands
+    }
+
+    /// Reports whether the firewall is known to have the entries that a change removes.
+    fn has_all_to_remove(&self, backend: Backend, change: &Change) -> bool {
+        let Change::Delta { remove, .. } = change else { return false };
+        self.firewall.as_ref().is_some_and(|known| {
+            known.backend == backend && remove.iter().all(|entry| known.entries.contains(entry))
+        })
     }
 
     /// Applies a change of ours to the remembered firewall.

@@ -1,6 +1,6 @@
 use std::{net::IpAddr, thread, time::Duration};
 
-use riklet_testkit::namespace::{ip, isolated, run};
+use riklet_testkit::namespace::{ip, isolated, run, run_with};
 
 use super::*;
 use crate::{Firewall, ForeignChains, LinkDeletion, OperationScope, Sysctls};
@@ -232,6 +232,21 @@ fn our_own_transactions_keep_the_firewall_known() {
         let wrong = Change::Delta { remove, add: [].into(), owner: Some(owner()) };
         watched.change_firewall(Backend::Nftables, &wrong).unwrap_err();
         assert!(!watched.knows(&[8081]), "what was refused is not as believed");
+    });
+}
+
+#[test]
+fn an_entry_that_another_program_changed_is_not_removed() {
+    isolated(|| {
+        let mut watched = with_firewall(&[8080]);
+        let elements = "inet riklet exposures { tcp . 8080";
+        run_with("nft", &[&format!("delete element {elements} }}")]);
+        run_with("nft", &[&format!("add element {elements} : 10.231.0.6 . 80 }}")]);
+        let remove = [exposure(8080)].into();
+        let delta = Change::Delta { remove, add: [].into(), owner: Some(owner()) };
+        watched.change_firewall(Backend::Nftables, &delta).unwrap_err();
+        let listed = run("nft", "list map inet riklet exposures");
+        assert!(listed.contains("10.231.0.6 . 80"), "{listed}");
     });
 }
 
