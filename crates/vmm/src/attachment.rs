@@ -9,6 +9,8 @@ use riklet_sdn::Instance;
 
 /// The name of the NIC inside the guest.
 pub(super) const GUEST_INTERFACE: &str = "eth0";
+/// Tells udev in the guest to leave that name alone.
+const KEEP_NAMES: &str = "net.ifnames=0";
 /// The MTU that a guest uses if nobody tells it another.
 pub(super) const ETHERNET_MTU: u32 = 1500;
 
@@ -81,10 +83,13 @@ pub(super) fn firecracker_interface(attachment: &Attachment) -> Value {
     })
 }
 
-/// Returns the argument with which a Linux kernel configures its NIC before anything runs
+/// Returns the arguments with which a Linux kernel configures its NIC before anything runs
 /// (Documentation/admin-guide/nfs/nfsroot.rst): client, no server, gateway, netmask, host name, device, no
 /// autoconfiguration, and the DNS servers. A kernel without `CONFIG_IP_PNP`, such as Debian's, leaves this to the
 /// guest's first program. The argument covers IPv4 only, also for the DNS servers.
+///
+/// `net.ifnames=0` keeps the NIC's name: otherwise systemd-udevd renames `eth0` to a name such as `ens1`
+/// (systemd.net-naming-scheme(7)), and a first program that looks for the device of `ip=` finds none.
 ///
 /// The host name is the part of the instance's name before the first `.`: the kernel would take what follows
 /// as the NIS domain.
@@ -94,10 +99,9 @@ pub fn boot_args(attachment: &Attachment) -> String {
     let Ends { host, guest } = addresses.v4;
     let host_name = name.as_str().split('.').next().unwrap_or_default();
     let netmask = Addresses::NETMASK;
-    let argument = format!("ip={guest}::{host}:{netmask}:{host_name}:{GUEST_INTERFACE}:off");
-    dns.iter()
-        .filter(|server| server.is_ipv4())
-        .fold(argument, |argument, server| format!("{argument}:{server}"))
+    let ip = format!("ip={guest}::{host}:{netmask}:{host_name}:{GUEST_INTERFACE}:off");
+    let servers = dns.iter().filter(|server| server.is_ipv4());
+    servers.fold(format!("{KEEP_NAMES} {ip}"), |words, server| format!("{words}:{server}"))
 }
 
 /// Returns the network configuration of cloud-init, version 2
@@ -187,7 +191,7 @@ pub(super) mod tests {
         );
         assert_eq!(
             boot_args(&attachment),
-            "ip=10.231.0.6::10.231.0.5:255.255.255.252:hello:eth0:off"
+            "net.ifnames=0 ip=10.231.0.6::10.231.0.5:255.255.255.252:hello:eth0:off"
         );
         assert_eq!(
             cloud_init(&attachment).to_string(),
@@ -199,7 +203,7 @@ pub(super) mod tests {
         assert_eq!(*servers, json!(["192.0.2.53", "198.51.100.53"]));
         assert_eq!(
             boot_args(&Attachment { dns, ..attachment.clone() }),
-            "ip=10.231.0.6::10.231.0.5:255.255.255.252:hello:eth0:off:192.0.2.53:198.51.100.53"
+            "net.ifnames=0 ip=10.231.0.6::10.231.0.5:255.255.255.252:hello:eth0:off:192.0.2.53:198.51.100.53"
         );
         assert!(env(&attachment).contains("RIKLET_GATEWAY=10.231.0.5\n"));
     }

@@ -131,7 +131,7 @@ mod tests {
                 "kernel": "/srv/vmlinux",
                 "initramfs": "/srv/initrd",
                 "cmdline": "console=ttyS0 reboot=k panic=1 root=/dev/vda ro \
-                    ip=10.231.0.6::10.231.0.5:255.255.255.252:hello:eth0:off:9.9.9.9 quiet",
+                    net.ifnames=0 ip=10.231.0.6::10.231.0.5:255.255.255.252:hello:eth0:off:9.9.9.9 quiet",
             },
             "cpus": { "boot_vcpus": 2, "max_vcpus": 2 },
             "memory": { "size": 268_435_456 },

@@ -140,7 +140,7 @@ mod tests {
     fn machine_is_configured_and_then_started() {
         insta::assert_snapshot!(rendered(&calls(&example(), HAS_MTU).unwrap()), @r#"
         PUT /machine-config {"mem_size_mib":256,"vcpu_count":2}
-        PUT /boot-source {"boot_args":"console=ttyS0 reboot=k panic=1 pci=off root=/dev/vda ro ip=10.231.0.6::10.231.0.5:255.255.255.252:hello:eth0:off:9.9.9.9 quiet","initrd_path":"/srv/initrd","kernel_image_path":"/srv/vmlinux"}
+        PUT /boot-source {"boot_args":"console=ttyS0 reboot=k panic=1 pci=off root=/dev/vda ro net.ifnames=0 ip=10.231.0.6::10.231.0.5:255.255.255.252:hello:eth0:off:9.9.9.9 quiet","initrd_path":"/srv/initrd","kernel_image_path":"/srv/vmlinux"}
         PUT /drives/rootfs {"drive_id":"rootfs","is_read_only":true,"is_root_device":true,"path_on_host":"/srv/rootfs.ext4"}
         PUT /network-interfaces/eth0 {"guest_mac":"06:52:49:4b:00:01","host_dev_name":"rik1","iface_id":"eth0","mtu":1400}
         PUT /actions {"action_type":"InstanceStart"}
@@ -152,7 +152,7 @@ mod tests {
         let machine = Machine { initrd: None, rootfs: None, ..example() };
         insta::assert_snapshot!(rendered(&calls(&machine, LEAST).unwrap()), @r#"
         PUT /machine-config {"mem_size_mib":256,"vcpu_count":2}
-        PUT /boot-source {"boot_args":"console=ttyS0 reboot=k panic=1 pci=off ip=10.231.0.6::10.231.0.5:255.255.255.252:hello:eth0:off:9.9.9.9 quiet","kernel_image_path":"/srv/vmlinux"}
+        PUT /boot-source {"boot_args":"console=ttyS0 reboot=k panic=1 pci=off net.ifnames=0 ip=10.231.0.6::10.231.0.5:255.255.255.252:hello:eth0:off:9.9.9.9 quiet","kernel_image_path":"/srv/vmlinux"}
         PUT /network-interfaces/eth0 {"guest_mac":"06:52:49:4b:00:01","host_dev_name":"rik1","iface_id":"eth0"}
         PUT /actions {"action_type":"InstanceStart"}
         "#);

@@ -142,10 +142,10 @@ mod tests {
         assert_eq!(
             machine.command_line(&["pci=off"]),
             "console=ttyS0 reboot=k panic=1 pci=off root=/dev/vda ro \
-             ip=10.231.0.6::10.231.0.5:255.255.255.252:hello:eth0:off:9.9.9.9 quiet"
+             net.ifnames=0 ip=10.231.0.6::10.231.0.5:255.255.255.252:hello:eth0:off:9.9.9.9 quiet"
         );
         let machine = Machine { read_only: false, boot_args: " init=/x  y ".into(), ..machine };
-        assert!(machine.command_line(&[]).contains(" root=/dev/vda rw ip="));
+        assert!(machine.command_line(&[]).contains(" root=/dev/vda rw net.ifnames=0 ip="));
         assert!(machine.command_line(&[]).ends_with(" init=/x  y"));
     }
 
@@ -156,7 +156,7 @@ mod tests {
         assert_eq!(
             machine.command_line(&[]),
             "console=ttyS0 reboot=k panic=1 \
-             ip=10.231.0.6::10.231.0.5:255.255.255.252:hello:eth0:off"
+             net.ifnames=0 ip=10.231.0.6::10.231.0.5:255.255.255.252:hello:eth0:off"
         );
     }
 

@@ -85,7 +85,7 @@ fn each_command_prints_text() {
       }
     ]
     $ riklet-sdn inspect resolver --format boot-args
-    ip=10.231.0.6::10.231.0.5:255.255.255.252:resolver:eth0:off:192.0.2.53
+    net.ifnames=0 ip=10.231.0.6::10.231.0.5:255.255.255.252:resolver:eth0:off:192.0.2.53
     $ riklet-sdn inspect resolver --format qemu
     -netdev tap,id=eth0,ifname=rik1,script=no,downscript=no -device virtio-net-pci,netdev=eth0,mac=06:52:49:4b:00:01,host_mtu=1500,romfile=
     $ riklet-sdn inspect resolver --format env
@@ -287,7 +287,7 @@ fn all_commands_print_the_same_json_of_an_instance() {
         .map(|format| (format.to_owned(), json(&["inspect", "hello", "--format", format])));
     insta::assert_snapshot!(format!("{:#}", Value::from_iter(formats)), @r#"
     {
-      "boot-args": "ip=10.231.0.2::10.231.0.1:255.255.255.252:hello:eth0:off",
+      "boot-args": "net.ifnames=0 ip=10.231.0.2::10.231.0.1:255.255.255.252:hello:eth0:off",
       "cloud-init": {
         "ethernets": {
           "eth0": {

@@ -142,7 +142,7 @@ fn firecracker_receives_the_definition() {
     assert_eq!(
         source["boot_args"],
         "console=ttyS0 reboot=k panic=1 pci=off root=/dev/vda ro \
-         ip=10.231.0.2::10.231.0.1:255.255.255.252:hello:eth0:off:192.0.2.53 quiet init=/sbin/hello"
+         net.ifnames=0 ip=10.231.0.2::10.231.0.1:255.255.255.252:hello:eth0:off:192.0.2.53 quiet init=/sbin/hello"
     );
     assert_eq!(
         told(&hello.server, "PUT /drives/rootfs"),
