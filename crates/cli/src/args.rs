@@ -114,7 +114,7 @@ pub(crate) enum Command {
     /// List running functions, and how earlier runs ended.
     #[command(after_help = "Example:\n  riklet-sdn ps")]
     Ps,
-    /// Print the console of a function: the output of its VMM and guest.
+    /// Print the console of a function: the output of its guest and VMM.
     Logs(LogsArgs),
     /// Stop running functions: power off, then SIGTERM, then SIGKILL.
     Stop(StopArgs),
@@ -212,6 +212,9 @@ pub(crate) struct RunArgs {
     /// Print the guest's console while it runs; for a single function.
     #[arg(long, conflicts_with = "detach")]
     pub(crate) console: bool,
+    /// Print control characters of the console as they are, also to a terminal.
+    #[arg(long, requires = "console")]
+    pub(crate) raw: bool,
     /// Return once all functions are ready; a supervisor stays and outlives the terminal.
     #[arg(long)]
     pub(crate) detach: bool,
@@ -270,8 +273,23 @@ pub(crate) struct LogsArgs {
     /// Name of the function.
     pub(crate) name: InstanceName,
     /// Follow: print new output until the function ends.
-    #[arg(long, short)]
+    #[arg(long, short, conflicts_with = "previous")]
     pub(crate) follow: bool,
+    /// Print only the last lines.
+    #[arg(long, value_name = "LINES")]
+    pub(crate) tail: Option<usize>,
+    /// Print only what was written in the last seconds, minutes, hours or days: 30s, 10m, 2h, 1d.
+    #[arg(long, value_name = "TIME", value_parser = super::usage::time)]
+    pub(crate) since: Option<Duration>,
+    /// Print the log of the run before the last one.
+    #[arg(long)]
+    pub(crate) previous: bool,
+    /// Print the VMM's own log, if it is apart from the console: Firecracker's.
+    #[arg(long)]
+    pub(crate) vmm: bool,
+    /// Print control characters as they are, also to a terminal.
+    #[arg(long)]
+    pub(crate) raw: bool,
 }
 
 #[derive(Debug, ClapArgs)]

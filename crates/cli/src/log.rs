@@ -5,13 +5,15 @@
 //! something itself, and at its end.
 
 use std::{
-    io::{self, Write},
+    io::{self, IsTerminal, Write},
     sync::{Condvar, Mutex, MutexGuard, PoisonError},
     thread,
     time::Duration,
 };
 
 use tracing_subscriber::fmt::MakeWriter;
+
+use super::plain;
 
 /// The time that an ending daemon waits for its log to be read.
 const LAST_WORDS: Duration = Duration::from_secs(1);
@@ -92,7 +94,12 @@ impl Queue {
             state.writes = true;
             drop(state);
             // There is nowhere to report a failure.
-            let _unwritable = io::stderr().lock().write_all(&lines);
+            let mut errors = io::stderr().lock();
+            if errors.is_terminal() {
+                lines = plain::escaped(&String::from_utf8_lossy(&lines)).into_bytes();
+            }
+            let _unwritable = errors.write_all(&lines);
+            drop(errors);
             state = self.state();
             state.writes = false;
             self.changed.notify_all();

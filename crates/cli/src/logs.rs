@@ -1,16 +1,23 @@
-use std::{io, os::fd::AsFd, path::Path, process::ExitCode};
+use std::{io, os::fd::AsFd, process::ExitCode};
 
-use riklet_sdn::Config;
+use riklet_sdn::{
+    Config,
+    store::{Run, Store},
+};
 use riklet_vmm::{
-    console::{Follower, aside},
-    runs,
+    console::{self, Follower, Selection},
+    runs::{self, RunState},
 };
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     io::Errno,
 };
 
-use super::{args::LogsArgs, error::CliError, output::Output};
+use super::{
+    args::LogsArgs,
+    error::CliError,
+    output::{GuestText, Output},
+};
 
 /// The interval of checking whether the run has ended: 100 ms.
 const AGAIN: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
@@ -19,40 +26,49 @@ const AGAIN: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
 pub(crate) fn run(config: &Config, args: &LogsArgs, output: Output) -> Result<ExitCode, CliError> {
     let store = runs::store_of(&config.state_dir, &args.name)?;
     let run = runs::find(&store, &args.name)?;
-    let path = runs::log(&config.state_dir, &args.name);
+    let log = if args.vmm { runs::vmm_log } else { runs::log };
+    let path = log(&config.state_dir, &args.name);
+    let path = if args.previous { console::previous(&path) } else { path };
     let failed = |source| CliError::Log { path: path.clone(), source };
-    if let Some(mut older) = open(&aside(&path)).map_err(failed)? {
-        output.raw(&older.read_new().map_err(failed)?)?;
-    }
-    let mut log = None;
-    loop {
-        // This is read before the log, so that the log has everything written before the end.
-        let supervisor = run.supervisor.open().map_err(failed)?;
-        let ended = supervisor.is_none() || runs::find(&store, &args.name)?.end.is_some();
-        if log.is_none() {
-            log = open(&path).map_err(failed)?;
-        }
-        if let Some(log) = &mut log {
-            output.raw(&log.read_new().map_err(failed)?)?;
-        }
-        let Some(supervisor) = supervisor.filter(|_| args.follow && !ended) else {
-            return Ok(ExitCode::SUCCESS);
-        };
-        let files = log.iter().map(AsFd::as_fd).chain([supervisor.as_fd()]);
-        let files = files.map(|file| PollFd::from_borrowed_fd(file, PollFlags::IN));
-        let mut files: Vec<_> = files.collect();
-        // A supervisor of several runs outlives the end of one, and records it.
-        match poll(&mut files, Some(&AGAIN)) {
-            Ok(_) | Err(Errno::INTR) => {}
-            Err(errno) => return Err(failed(errno.into())),
+    let now = super::run::epoch_millis();
+    let since = args
+        .since
+        .map(|ago| now.saturating_sub(u64::try_from(ago.as_millis()).unwrap_or(u64::MAX)));
+    let mut text = GuestText::new(output, args.raw);
+    // This is read before the log, so that the log has everything written before the end.
+    let mut ended = has_ended(&store, &run)?;
+    let selection = Selection { since, tail: args.tail };
+    let (recorded, mut log) = console::read(&path, selection).map_err(failed)?;
+    text.print(&recorded)?;
+    while args.follow && !args.previous && !ended {
+        wait(&run, log.as_ref()).map_err(failed)?;
+        ended = has_ended(&store, &run)?;
+        match &mut log {
+            Some(log) => text.print(&log.read_new().map_err(failed)?)?,
+            None => {
+                let (recorded, opened) = console::read(&path, selection).map_err(failed)?;
+                text.print(&recorded)?;
+                log = opened;
+            }
         }
     }
+    text.finish()?;
+    Ok(ExitCode::SUCCESS)
 }
 
-/// Opens the log. Returns `None` if it does not exist yet: it is created when the VMM starts.
-fn open(log: &Path) -> io::Result<Option<Follower>> {
-    match Follower::open(log) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        opened => opened.map(Some),
+/// Tells whether the run has ended. A supervisor of several runs outlives the end of one, and records it.
+fn has_ended(store: &Store, run: &Run) -> Result<bool, CliError> {
+    Ok(runs::state(run)? == RunState::Lost || runs::find(store, &run.name)?.end.is_some())
+}
+
+/// Waits for new output, or the end of the supervisor, but not for long.
+fn wait(run: &Run, log: Option<&Follower>) -> io::Result<()> {
+    let Some(supervisor) = run.supervisor.open()? else { return Ok(()) };
+    let files = log.into_iter().map(AsFd::as_fd).chain([supervisor.as_fd()]);
+    let mut files: Vec<_> =
+        files.map(|file| PollFd::from_borrowed_fd(file, PollFlags::IN)).collect();
+    match poll(&mut files, Some(&AGAIN)) {
+        Ok(_) | Err(Errno::INTR) => Ok(()),
+        Err(errno) => Err(errno.into()),
     }
 }

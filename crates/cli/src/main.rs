@@ -14,6 +14,7 @@ mod log;
 mod logs;
 mod node;
 mod output;
+mod plain;
 mod plan;
 mod progress;
 mod ps;

@@ -1,6 +1,6 @@
 //! Prints data to standard output, and everything else to standard error.
 
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 
 use riklet_api::{Detail, ErrorKind, FailureDocument, ReportDocument};
 use serde::Serialize;
@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::{
     args::OutputFormat,
     error::{CliError, chain},
-    log,
+    log, plain,
 };
 
 /// An error as a document for programs.
@@ -38,6 +38,7 @@ impl Output {
         document: impl FnOnce() -> T,
     ) -> Result<(), CliError> {
         let text = match self.format {
+            OutputFormat::Text if io::stdout().is_terminal() => plain::escaped(&text()),
             OutputFormat::Text => text(),
             // Converting to a value first sorts the fields by name.
             OutputFormat::Json => {
@@ -48,7 +49,7 @@ impl Output {
         self.raw(text.as_bytes())
     }
 
-    /// Prints bytes. Succeeds if the reader has closed its end.
+    /// Prints bytes as they are. Succeeds if the reader has closed its end.
     pub(crate) fn raw(self, bytes: &[u8]) -> Result<(), CliError> {
         self.stream(bytes).map(drop)
     }
@@ -104,11 +105,42 @@ impl Output {
     }
 }
 
+/// Prints what a guest wrote, escaped where standard output is a terminal.
+#[derive(Debug)]
+pub(crate) struct GuestText {
+    output: Output,
+    escaper: Option<plain::Escaper>,
+}
+
+impl GuestText {
+    /// Returns a printer. With `raw`, a terminal gets the bytes as they are.
+    pub(crate) fn new(output: Output, raw: bool) -> Self {
+        let escapes = !raw && io::stdout().is_terminal();
+        Self { output, escaper: escapes.then(plain::Escaper::default) }
+    }
+
+    /// Prints bytes. Succeeds if the reader has closed its end.
+    pub(crate) fn print(&mut self, bytes: &[u8]) -> Result<(), CliError> {
+        match &mut self.escaper {
+            Some(escaper) => self.output.raw(escaper.pass(bytes).as_bytes()),
+            None => self.output.raw(bytes),
+        }
+    }
+
+    /// Prints what may have been held back.
+    pub(crate) fn finish(mut self) -> Result<(), CliError> {
+        let rest = self.escaper.as_mut().map(plain::Escaper::finish);
+        rest.map_or(Ok(()), |rest| self.output.raw(rest.as_bytes()))
+    }
+}
+
 /// Prints a message for people on standard error, after what was logged before it. Ignores a failure, since there is
 /// nowhere to report it.
 pub(crate) fn note(text: &str) {
     log::flush();
-    let _unwritable = writeln!(io::stderr().lock(), "{text}");
+    let mut errors = io::stderr().lock();
+    let escaped = errors.is_terminal().then(|| plain::escaped(text));
+    let _unwritable = writeln!(errors, "{}", escaped.as_deref().unwrap_or(text));
 }
 
 /// Prints an error with its causes and its hint, on standard error.

@@ -25,7 +25,13 @@ use riklet_vmm::{
 };
 
 use self::{announce::Ends, console::Console, signals::Signals};
-use super::{args::RunArgs, error::CliError, input, output::Output, progress};
+use super::{
+    args::RunArgs,
+    error::CliError,
+    input,
+    output::{GuestText, Output},
+    progress,
+};
 
 pub(crate) fn run<K: Kernel>(
     node: &mut Node<K>,
@@ -79,7 +85,8 @@ impl<K: Kernel> Observer<K> for Screen<'_> {
     fn started(&mut self, node: &Node<K>, instance: &Instance) -> Result<(), CliError> {
         if self.args.console {
             let log = runs::log(&node.config().state_dir, instance.name());
-            self.console = Some(Console::show(&log, self.output)?);
+            let text = GuestText::new(self.output, self.args.raw);
+            self.console = Some(Console::show(&log, text)?);
         }
         Ok(())
     }

@@ -1,6 +1,6 @@
 //! Handles invalid arguments and requests for help.
 
-use std::{ffi::OsString, io, process::ExitCode};
+use std::{ffi::OsString, io, process::ExitCode, time::Duration};
 
 use clap::{
     Command, CommandFactory, Parser,
@@ -9,7 +9,7 @@ use clap::{
 
 use super::{
     args::{Args, OutputFormat},
-    output,
+    output, plain,
 };
 
 const INVALID: u8 = 2;
@@ -52,12 +52,16 @@ fn refuse(mut error: clap::Error) {
         let usage = usage(&mut command, &arguments);
         error.insert(ContextKind::Usage, ContextValue::StyledStr(usage));
     }
+    let text = error.render().to_string();
     if !wants_json(&arguments) {
-        // If this cannot be written, there is nowhere to report it.
-        let _unwritable = error.print();
+        if plain::escaped(&text) == text {
+            // If this cannot be written, there is nowhere to report it.
+            let _unwritable = error.print();
+        } else {
+            output::note(text.trim_end());
+        }
         return;
     }
-    let text = error.render().to_string();
     let mut paragraphs = text.split("\n\n").map(str::trim);
     let message: Vec<_> =
         paragraphs.next().into_iter().flat_map(str::lines).map(str::trim).collect();
@@ -107,4 +111,32 @@ fn wants_json(arguments: &[OsString]) -> bool {
         }
     }
     format.is_some_and(|format| format == "json")
+}
+
+/// Parses a length of time, such as `30s`, `10m`, `2h` or `1d`.
+pub(crate) fn time(text: &str) -> Result<Duration, String> {
+    let units = [("s", 1), ("m", 60), ("h", 3_600), ("d", 86_400)];
+    let parsed = units.iter().find_map(|(unit, seconds)| {
+        let number: u64 = text.strip_suffix(unit)?.parse().ok()?;
+        number.checked_mul(*seconds).map(Duration::from_secs)
+    });
+    parsed.ok_or_else(|| "a time is a number with a unit, as in 30s, 10m, 2h or 1d".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_is_a_number_with_a_unit() {
+        for (text, seconds) in [("0s", 0), ("90s", 90), ("10m", 600), ("2h", 7_200), ("1d", 86_400)]
+        {
+            assert_eq!(time(text), Ok(Duration::from_secs(seconds)), "{text}");
+        }
+        for text in
+            ["", "5", "m", "-1s", "1.5h", "1w", "1 m", "99999999999999999999s", "9999999999999999d"]
+        {
+            time(text).unwrap_err();
+        }
+    }
 }

@@ -22,10 +22,16 @@ const HAS_MTU: Version = Version::new(1, 16, 0);
 /// The state of a Firecracker whose guest was not started (`InstanceInfo` of its API).
 const NOT_STARTED: &str = "Not started";
 
-/// Returns the arguments of a `firecracker` that serves its API on this socket. The file must not exist yet.
+/// The file that Firecracker logs to: its standard error. By default its log goes to standard output, into the lines of
+/// the guest's console.
+const LOG: &str = "/proc/self/fd/2";
+
+/// Returns the arguments of a `firecracker` that serves its API on this socket. The file must not exist yet. Its user
+/// must be able to open its standard error by name.
 #[must_use]
 pub fn arguments(socket: &Path, name: &InstanceName) -> Vec<OsString> {
-    vec!["--api-sock".into(), socket.into(), "--id".into(), id(name).into()]
+    let api = ["--api-sock".into(), socket.into(), "--id".into(), id(name).into()];
+    api.into_iter().chain(["--log-path", LOG].map(OsString::from)).collect()
 }
 
 /// Returns the instance's name as Firecracker accepts it: 1 to 64 characters of `[a-zA-Z0-9-]`. It appears in
@@ -173,7 +179,7 @@ mod tests {
         let name = "hello.v2-x".parse().unwrap();
         assert_eq!(
             arguments(Path::new("/run/x.sock"), &name),
-            ["--api-sock", "/run/x.sock", "--id", "hello-v2-x"]
+            ["--api-sock", "/run/x.sock", "--id", "hello-v2-x", "--log-path", "/proc/self/fd/2"]
         );
     }
 }

@@ -10,6 +10,7 @@ use std::{
     },
     path::{Path, PathBuf},
     process::{Child, ExitStatus},
+    sync::Arc,
     thread::JoinHandle,
     time::Duration,
 };
@@ -127,8 +128,8 @@ pub struct Running {
     handle: Handle,
     child: Child,
     ended: OwnedFd,
-    /// The thread that writes the log.
-    log: Option<JoinHandle<()>>,
+    /// The threads that write the logs.
+    logs: Vec<JoinHandle<()>>,
 }
 
 impl Running {
@@ -149,21 +150,26 @@ impl Running {
             return Err(LaunchError::SocketPath { path: socket });
         }
         remove_socket(&socket)?;
-        let path = runs::log(state_dir, name);
-        let console = Console::create(path.clone()).map_err(|source| LaunchError::Directory {
-            operation: "make",
-            path,
-            source,
-        })?;
+        let console = log(runs::log(state_dir, name))?;
+        let own = log(runs::vmm_log(state_dir, name))?;
         let (program, arguments, credentials) = command(launch, &socket)?;
-        let tied = Tied { program: program.as_os_str(), arguments, credentials, directory: &home };
+        let errors_apart = launch.vmm() == Vmm::Firecracker;
+        let tied = Tied {
+            program: program.as_os_str(),
+            arguments,
+            credentials,
+            directory: &home,
+            errors_apart,
+        };
         let child = process::spawn_tied(&tied);
         let mut child = child.map_err(|source| LaunchError::Start { program, source })?;
-        let log = child.stdout.take().map(|from| console.follow(from));
+        let output = child.stdout.take().map(|from| console.follow(from));
+        let errors = child.stderr.take().map(|from| own.follow(from));
+        let logs = output.into_iter().chain(errors).collect();
         match watch(&child) {
             Ok((process, ended)) => {
                 let handle = Handle { vmm: launch.vmm(), process, socket };
-                Ok(Self { name: name.clone(), handle, child, ended, log })
+                Ok(Self { name: name.clone(), handle, child, ended, logs })
             }
             Err(source) => {
                 end(&mut child);
@@ -209,7 +215,7 @@ impl Running {
     /// Fails if the process cannot be waited for.
     pub fn finish(mut self) -> io::Result<ExitStatus> {
         let status = self.child.wait()?;
-        if let Some(thread) = self.log.take() {
+        for thread in self.logs.drain(..) {
             // A thread that panicked has reported it on standard error.
             let _panicked = thread.join();
         }
@@ -222,6 +228,11 @@ impl AsFd for Running {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.ended.as_fd()
     }
+}
+
+fn log(path: PathBuf) -> Result<Arc<Console>, LaunchError> {
+    let failed = |source| LaunchError::Directory { operation: "make", path: path.clone(), source };
+    Console::create(path.clone()).map_err(failed)
 }
 
 fn command(

@@ -131,7 +131,13 @@ pub fn socket(state_dir: &Path, name: &InstanceName) -> PathBuf {
     home(state_dir, name).join("api.sock")
 }
 
-/// Returns the path of the log of the VMM and its guest.
+/// Returns the path of the VMM's own log. Only Firecracker has one: the others write to the log of their guest.
+#[must_use]
+pub fn vmm_log(state_dir: &Path, name: &InstanceName) -> PathBuf {
+    directory(state_dir, name).join("vmm.log")
+}
+
+/// Returns the path of the log of the guest's console, and of what the VMM writes to its standard output and error.
 #[must_use]
 pub fn log(state_dir: &Path, name: &InstanceName) -> PathBuf {
     directory(state_dir, name).join("console.log")

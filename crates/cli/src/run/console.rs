@@ -13,7 +13,7 @@ use rustix::{
     io::Errno,
 };
 
-use crate::{error::CliError, output::Output};
+use crate::{error::CliError, output::GuestText};
 
 /// A thread that copies the log until this is ended.
 pub(super) struct Console {
@@ -24,7 +24,7 @@ pub(super) struct Console {
 
 impl Console {
     /// Starts to copy, from the beginning of the log.
-    pub(super) fn show(log: &Path, output: Output) -> Result<Self, CliError> {
+    pub(super) fn show(log: &Path, mut text: GuestText) -> Result<Self, CliError> {
         let path = log.to_owned();
         let failed = move |source| CliError::Log { path: path.clone(), source };
         let mut follower = Follower::open(log).map_err(&failed)?;
@@ -37,9 +37,9 @@ impl Console {
                 Err(errno) => return Err(failed(errno.into())),
             }
             let last = files.last().is_some_and(|stop| !stop.revents().is_empty());
-            output.raw(&follower.read_new().map_err(&failed)?)?;
+            text.print(&follower.read_new().map_err(&failed)?)?;
             if last {
-                return Ok(());
+                return text.finish();
             }
         };
         Ok(Self { stop, thread: thread::spawn(copy) })

@@ -164,6 +164,7 @@ mod tests {
             arguments: vec!["600".into()],
             credentials: None,
             directory: Path::new("/"),
+            errors_apart: false,
         })
         .unwrap();
         let id = ProcessId::of(child.id()).unwrap().unwrap();

@@ -2,8 +2,12 @@
 
 use std::{
     ffi::{OsStr, OsString},
-    fmt, io,
-    os::{fd::OwnedFd, unix::process::CommandExt},
+    fmt,
+    io::{self, PipeReader, PipeWriter},
+    os::{
+        fd::OwnedFd,
+        unix::{fs::fchown, process::CommandExt},
+    },
     path::Path,
     process::{Child, Stdio},
 };
@@ -37,12 +41,14 @@ pub struct Tied<'a> {
     pub credentials: Option<Credentials>,
     /// Its working directory, which these credentials must be able to enter.
     pub directory: &'a Path,
+    /// Gives standard error a pipe of its own, which these credentials can open anew as `/proc/self/fd/2`.
+    pub errors_apart: bool,
 }
 
 /// Starts a program that the kernel kills (SIGKILL) when the calling thread ends: it must be started by a
 /// thread that lives as long as the program shall, such as the main thread. Its standard input is empty. What it
 /// writes to standard output and error comes from one pipe, the child's `stdout`, in the order in which it was
-/// written.
+/// written; with [`Tied::errors_apart`], what it writes to standard error comes from the child's `stderr` instead.
 ///
 /// The order matters: a change of the user forgets the signal (prctl(2), `PR_SET_PDEATHSIG`), so the user
 /// is changed first; and a parent that has ended in between is looked for after.
@@ -52,6 +58,8 @@ pub struct Tied<'a> {
 /// or the directory cannot be taken.
 pub fn spawn_tied(tied: &Tied<'_>) -> io::Result<Child> {
     let (reader, writer) = io::pipe()?;
+    let errors = tied.errors_apart.then(|| pipe_of(tied.credentials)).transpose()?;
+    let (errors_from, errors_to) = errors.unzip();
     let mut command = super::command(tied.program);
     command
         .args(&tied.arguments)
@@ -60,14 +68,24 @@ pub fn spawn_tied(tied: &Tied<'_>) -> io::Result<Child> {
         .process_group(0)
         .stdin(Stdio::null())
         .stdout(writer.try_clone()?)
-        .stderr(writer);
+        .stderr(errors_to.unwrap_or(writer));
     if let Some(credentials) = tied.credentials {
         command.gid(credentials.gid).uid(credentials.uid);
     }
     fork::end_with_us(&mut command);
     let mut child = command.spawn()?;
     child.stdout = Some(OwnedFd::from(reader).into());
+    child.stderr = errors_from.map(|from| OwnedFd::from(from).into());
     Ok(child)
+}
+
+/// Returns a pipe that these credentials can open by its name in `/proc`.
+fn pipe_of(credentials: Option<Credentials>) -> io::Result<(PipeReader, PipeWriter)> {
+    let (reader, writer) = io::pipe()?;
+    if let Some(Credentials { uid, gid }) = credentials {
+        fchown(&writer, Some(uid), Some(gid))?;
+    }
+    Ok((reader, writer))
 }
 
 #[cfg(test)]
@@ -83,6 +101,7 @@ mod tests {
             arguments: arguments.iter().map(OsString::from).collect(),
             credentials: None,
             directory: Path::new("/"),
+            errors_apart: false,
         }
     }
 
@@ -112,6 +131,24 @@ mod tests {
         child.stdout.take().unwrap().read_to_string(&mut text).unwrap();
         assert!(child.wait().unwrap().success());
         assert_eq!(text, "65534\n65533\n65533\n/\n");
+    }
+
+    #[cfg(privileged)]
+    #[test]
+    fn errors_apart_can_be_opened_by_name() {
+        for credentials in [None, Some(Credentials { uid: 65_534, gid: 65_533 })] {
+            let script = "echo out; echo err >&2; exec 3<>/proc/self/fd/2; echo anew >&3";
+            let tied = Tied { credentials, errors_apart: true, ..tied("sh", &["-c", script]) };
+            let mut child = spawn_tied(&tied).unwrap();
+            let text = |mut from: Box<dyn Read>| {
+                let mut text = String::new();
+                from.read_to_string(&mut text).unwrap();
+                text
+            };
+            assert_eq!(text(Box::new(child.stdout.take().unwrap())), "out\n");
+            assert_eq!(text(Box::new(child.stderr.take().unwrap())), "err\nanew\n");
+            assert!(child.wait().unwrap().success());
+        }
     }
 
     #[test]

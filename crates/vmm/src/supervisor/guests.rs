@@ -154,7 +154,8 @@ impl<'a> RunningGuests<'a> {
         let run = store.run(&name)?;
         let stopping = run.as_ref().is_some_and(|run| run.stopping);
         let was_ready = run.is_some_and(|run| run.ready.is_some());
-        let said = console::last_line(&runs::log(&self.state_dir, &name));
+        let said = [runs::vmm_log, runs::log].map(|log| log(&self.state_dir, &name));
+        let said = said.iter().find_map(|log| console::last_line(log));
         let (reason, failed) = launch::reason(vmm, status, stopping, said.as_deref());
         // A guest that powers off by itself has done its work, unless it never became ready.
         let failed = failed || failure.is_some() || !stopping && !was_ready;

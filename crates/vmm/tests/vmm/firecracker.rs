@@ -172,6 +172,7 @@ impl AtHand {
             arguments,
             credentials: None,
             directory: Path::new("/"),
+            errors_apart: false,
         });
         let child = child.unwrap();
         Self::Real { child, directory }

@@ -1,4 +1,7 @@
-//! Keeps the output of a VMM and its guest in a log of bounded size.
+//! Keeps the output of a VMM and its guest in a log of bounded size, and that of the run before.
+
+mod recorded;
+mod times;
 
 use std::{
     fs::{File, OpenOptions},
@@ -10,9 +13,13 @@ use std::{
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
     thread::{self, JoinHandle},
+    time::SystemTime,
 };
 
 use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
+
+pub use self::recorded::{Selection, read};
+use self::times::Times;
 
 /// The size in bytes at which a log is set aside as `<log>.1`. So between one and two times as much is kept.
 pub const LIMIT: u64 = 4 << 20;
@@ -28,18 +35,20 @@ pub struct Console {
 struct Log {
     file: File,
     written: u64,
+    times: Times,
 }
 
 impl Console {
-    /// Creates an empty log at this path, readable by its owner only, in place of that of an earlier run. It is a new
-    /// file, so followers of the earlier one notice.
+    /// Creates an empty log at this path, readable by its owner only. It is a new file, so followers of an earlier one
+    /// notice. The log of the earlier run stays as that of the [`previous`] run, in place of the one before.
     ///
     /// # Errors
     /// Fails if it cannot be created.
     pub fn create(path: PathBuf) -> io::Result<Arc<Self>> {
-        remove(&aside(&path))?;
-        remove(&path)?;
-        let file = Mutex::new(Log { file: empty(&path)?, written: 0 });
+        let previous = previous(&path);
+        rename(&aside(&path), &aside(&previous))?;
+        rename(&path, &previous)?;
+        let file = Mutex::new(Log::create(&path)?);
         Ok(Arc::new(Self { path, file }))
     }
 
@@ -65,10 +74,14 @@ impl Console {
     /// Appends to the log. A full disk must not stop a guest: what does not fit is dropped.
     fn write(&self, bytes: &[u8]) {
         let mut log = self.file.lock().unwrap_or_else(PoisonError::into_inner);
-        if log.written >= LIMIT
+        if (log.written >= LIMIT || log.times.are_many())
             && let Err(error) = self.set_aside(&mut log)
         {
             tracing::warn!(%error, path = %self.path.display(), "cannot set the log aside");
+        }
+        let Log { written, times, .. } = &mut *log;
+        if let Err(error) = times.note(epoch_millis(), *written) {
+            tracing::warn!(%error, path = %self.path.display(), "cannot note the time of output");
         }
         if let Err(error) = log.file.write_all(bytes) {
             tracing::warn!(%error, path = %self.path.display(), "cannot write the log");
@@ -77,17 +90,33 @@ impl Console {
     }
 
     fn set_aside(&self, log: &mut Log) -> io::Result<()> {
-        std::fs::rename(&self.path, aside(&self.path))?;
-        *log = Log { file: empty(&self.path)?, written: 0 };
+        rename(&self.path, &aside(&self.path))?;
+        *log = Log::create(&self.path)?;
         Ok(())
     }
+}
+
+impl Log {
+    fn create(path: &Path) -> io::Result<Self> {
+        Ok(Self { file: empty(path)?, written: 0, times: Times::create(path)? })
+    }
+}
+
+/// Returns the path of the log of the run before.
+#[must_use]
+pub fn previous(path: &Path) -> PathBuf {
+    with_suffix(path, ".previous")
 }
 
 /// Returns the path of the older part of a log.
 #[must_use]
 pub fn aside(path: &Path) -> PathBuf {
+    with_suffix(path, ".1")
+}
+
+fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
-    name.push(".1");
+    name.push(suffix);
     name.into()
 }
 
@@ -96,14 +125,28 @@ pub fn aside(path: &Path) -> PathBuf {
 pub fn last_line(path: &Path) -> Option<String> {
     /// The number of bytes at the end that are searched.
     const TAIL: u64 = 4096;
-    let mut file = File::open(path).ok()?;
-    let length = file.metadata().ok()?.len();
-    file.seek(SeekFrom::Start(length.saturating_sub(TAIL))).ok()?;
-    let mut tail = Vec::new();
-    file.take(TAIL).read_to_end(&mut tail).ok()?;
+    last_lines(path, 1, TAIL).pop().map(|line| line.trim().to_owned())
+}
+
+/// Returns the last lines that are not empty, at most `count`, from the last `bytes` of a log. Returns none if there is
+/// no log.
+#[must_use]
+pub fn last_lines(path: &Path, count: usize, bytes: u64) -> Vec<String> {
+    let tail = tail(path, bytes).unwrap_or_default();
     let text = String::from_utf8_lossy(&tail);
-    let line = text.lines().rev().map(str::trim).find(|line| !line.is_empty());
-    line.map(str::to_owned)
+    let lines = text.lines().rev().map(str::trim_end).filter(|line| !line.trim().is_empty());
+    let mut lines: Vec<_> = lines.take(count).map(str::to_owned).collect();
+    lines.reverse();
+    lines
+}
+
+fn tail(path: &Path, bytes: u64) -> io::Result<Vec<u8>> {
+    let mut file = File::open(path)?;
+    let length = file.metadata()?.len();
+    file.seek(SeekFrom::Start(length.saturating_sub(bytes)))?;
+    let mut tail = Vec::new();
+    file.take(bytes).read_to_end(&mut tail)?;
+    Ok(tail)
 }
 
 /// Follows a log as it grows, also when it is set aside or a new run replaces it.
@@ -172,12 +215,29 @@ fn empty(path: &Path) -> io::Result<File> {
     Ok(file)
 }
 
+/// Moves a log and its times to another path, in place of what is there.
+fn rename(from: &Path, to: &Path) -> io::Result<()> {
+    for (from, to) in [(from.to_owned(), to.to_owned()), (times::path(from), times::path(to))] {
+        match std::fs::rename(&from, &to) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => remove(&to)?,
+            moved => moved?,
+        }
+    }
+    Ok(())
+}
+
 #[expect(clippy::disallowed_methods, reason = "the log is this module's own")]
 fn remove(path: &Path) -> io::Result<()> {
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
     }
+}
+
+#[expect(clippy::disallowed_methods, reason = "the log keeps the time of its output")]
+fn epoch_millis() -> u64 {
+    let passed = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(passed.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]
@@ -202,6 +262,7 @@ mod tests {
         let mut follower = Follower::open(&path).unwrap();
         assert_eq!(follower.read_new().unwrap(), b"an earlier run");
         let console = Console::create(path.clone()).unwrap();
+        assert_eq!(fs::read_to_string(previous(&path)).unwrap(), "an earlier run");
         wake(&follower);
         console.follow(&b"first words\n"[..]).join().unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), "first words\n");

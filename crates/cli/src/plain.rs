@@ -1,0 +1,123 @@
+//! Makes text of guests and other programs harmless for a terminal: control characters could move the cursor, recolour or
+//! retitle it, or make it type a command.
+
+use std::fmt::Write;
+
+/// Returns the text with its control characters escaped, except for newlines and tabs.
+pub(crate) fn escaped(text: &str) -> String {
+    let mut escaper = Escaper::default();
+    let mut shown = escaper.pass(text.as_bytes());
+    shown.push_str(&escaper.finish());
+    shown
+}
+
+/// Escapes a stream of bytes, piece by piece.
+#[derive(Debug, Default)]
+pub(crate) struct Escaper {
+    /// The end of the last piece: a character that is not whole yet, or carriage returns.
+    kept: Vec<u8>,
+}
+
+impl Escaper {
+    /// Returns the next piece, escaped. Its end may come with the piece after it.
+    pub(crate) fn pass(&mut self, bytes: &[u8]) -> String {
+        self.kept.extend_from_slice(bytes);
+        let whole = self.kept.len() - unfinished(&self.kept);
+        let rest = self.kept.split_off(whole);
+        let whole = std::mem::replace(&mut self.kept, rest);
+        shown(&whole)
+    }
+
+    /// Returns what was kept, at the end of the stream.
+    pub(crate) fn finish(&mut self) -> String {
+        shown(&std::mem::take(&mut self.kept))
+    }
+}
+
+/// Returns the number of bytes at the end that the next piece may complete.
+fn unfinished(bytes: &[u8]) -> usize {
+    let returns = bytes.iter().rev().take_while(|byte| **byte == b'\r').count();
+    if returns > 0 {
+        return returns;
+    }
+    let last = bytes.utf8_chunks().last();
+    let invalid = last.map_or(&[][..], |chunk| chunk.invalid());
+    // The beginning of a character, which lacks nothing but its end.
+    let begins = invalid.first().is_some_and(|first| *first >= 0xc2);
+    let needs = invalid.first().map_or(0, |first| first.leading_ones() as usize);
+    if begins && invalid.len() < needs { invalid.len() } else { 0 }
+}
+
+fn shown(bytes: &[u8]) -> String {
+    let mut text = String::with_capacity(bytes.len());
+    for chunk in bytes.utf8_chunks() {
+        let mut characters = chunk.valid().chars().peekable();
+        let mut returns = 0;
+        while let Some(character) = characters.next() {
+            if character == '\r' {
+                returns += 1;
+                if characters.peek().is_some_and(|next| matches!(next, '\r' | '\n')) {
+                    continue;
+                }
+            }
+            // A terminal line ends in carriage return and newline, also more than once.
+            if character != '\n' {
+                (0..returns).for_each(|_| text.push_str(r"\r"));
+            }
+            returns = 0;
+            if character != '\r' {
+                push(&mut text, character);
+            }
+        }
+        for byte in chunk.invalid() {
+            // Writing to a string succeeds.
+            let _written = write!(text, "\\x{byte:02x}");
+        }
+    }
+    text
+}
+
+fn push(text: &mut String, character: char) {
+    let written = match character {
+        '\n' | '\t' => Ok(text.push(character)),
+        c if c.is_ascii_control() => write!(text, "\\x{:02x}", u32::from(c)),
+        // The second control set, and what reverses the direction of writing.
+        c if c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}') => {
+            write!(text, "\\u{{{:x}}}", u32::from(c))
+        }
+        c => Ok(text.push(c)),
+    };
+    debug_assert!(written.is_ok(), "writing to a string succeeds");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn control_characters_are_escaped_and_lines_stay() {
+        for (text, expected) in [
+            ("plain\ttext\n\u{e4}\u{1f600}\n", "plain\ttext\n\u{e4}\u{1f600}\n"),
+            ("[  OK  ] up\r\r\nnext\r\n", "[  OK  ] up\nnext\n"),
+            ("over\rwritten", "over\\rwritten"),
+            ("\r", "\\r"),
+            ("\u{1b}]0;title\u{7}\u{1b}[2J", "\\x1b]0;title\\x07\\x1b[2J"),
+            ("\u{9b}31m \u{7f} \u{202e}", "\\u{9b}31m \\x7f \\u{202e}"),
+        ] {
+            assert_eq!(escaped(text), expected);
+        }
+    }
+
+    #[test]
+    fn pieces_are_escaped_like_the_whole() {
+        let whole = b"a\r\n\xc3\xa4\xf0\x9f\x98\x80\x9b\xff\xc3\x1b[0m\r\r\nend\r";
+        let expected = shown(whole);
+        assert_eq!(expected, "a\n\u{e4}\u{1f600}\\x9b\\xff\\xc3\\x1b[0m\nend\\r");
+        for size in 1..whole.len() {
+            let mut escaper = Escaper::default();
+            let mut text: String = whole.chunks(size).map(|piece| escaper.pass(piece)).collect();
+            text += &escaper.finish();
+            assert_eq!(text, expected, "in pieces of {size}");
+        }
+    }
+}
