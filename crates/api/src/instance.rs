@@ -68,6 +68,9 @@ pub struct ExposureDocument {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "schema", schema(value_type = Option<String>, format = "ip"))]
     pub host_address: Option<IpAddr>,
+    /// The sign by which a run takes it for ready, if the definition names one: `tcp`, `carrier` or `none`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ready: Option<String>,
 }
 
 /// A port, or a range of ports such as `8000-8010`.
@@ -125,6 +128,7 @@ impl From<&riklet_core::model::Exposure> for ExposureDocument {
             protocol: exposure.protocol().as_str().to_uppercase(),
             kind: definition::EXPOSURE_TYPE.to_owned(),
             host_address: exposure.host_address(),
+            ready: exposure.named_ready().map(|ready| ready.as_str().to_owned()),
         }
     }
 }

@@ -200,15 +200,19 @@ pub(crate) struct PlanArgs {
     pub(crate) files: Vec<PathBuf>,
 }
 
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
 #[derive(Debug, ClapArgs)]
 #[command(after_help = "Example:\n  riklet-sdn run examples/hello.json")]
 pub(crate) struct RunArgs {
     /// Files with definitions in JSON or YAML; `-` is standard input.
     #[arg(required = true, value_name = "FILE")]
     pub(crate) files: Vec<PathBuf>,
-    /// Time limit for the published ports to answer, in seconds.
+    /// Time limit for the guests to boot and their published ports to answer, in seconds.
     #[arg(long, value_name = "SECONDS", default_value_t = 10)]
     pub(crate) ready_timeout: u16,
+    /// Do not wait until the published ports answer.
+    #[arg(long)]
+    pub(crate) no_wait: bool,
     /// Print the guest's console while it runs; for a single function.
     #[arg(long, conflicts_with = "detach")]
     pub(crate) console: bool,
@@ -267,6 +271,7 @@ pub(crate) struct ServeArgs {
     pub(crate) patience: u32,
 }
 
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
 #[derive(Debug, ClapArgs)]
 #[command(after_help = "Example:\n  riklet-sdn logs hello --follow")]
 pub(crate) struct LogsArgs {
@@ -284,7 +289,7 @@ pub(crate) struct LogsArgs {
     /// Print the log of the run before the last one.
     #[arg(long)]
     pub(crate) previous: bool,
-    /// Print the VMM's own log, if it is apart from the console: Firecracker's.
+    /// Print the VMM's own log, which Firecracker and Cloud Hypervisor have.
     #[arg(long)]
     pub(crate) vmm: bool,
     /// Print control characters as they are, also to a terminal.

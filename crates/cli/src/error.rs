@@ -101,6 +101,14 @@ impl CliError {
         }
     }
 
+    /// Returns the ends of the guests' consoles that explain the error, as lines.
+    pub(crate) fn console(&self) -> Vec<String> {
+        match self {
+            Self::Supervisor(error) => error.consoles(),
+            _ => vec![],
+        }
+    }
+
     /// Returns the exit status.
     pub(crate) fn exit_code(&self) -> ExitCode {
         const FAILED: u8 = 1;

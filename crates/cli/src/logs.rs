@@ -43,13 +43,12 @@ pub(crate) fn run(config: &Config, args: &LogsArgs, output: Output) -> Result<Ex
     while args.follow && !args.previous && !ended {
         wait(&run, log.as_ref()).map_err(failed)?;
         ended = has_ended(&store, &run)?;
-        match &mut log {
-            Some(log) => text.print(&log.read_new().map_err(failed)?)?,
-            None => {
-                let (recorded, opened) = console::read(&path, selection).map_err(failed)?;
-                text.print(&recorded)?;
-                log = opened;
-            }
+        if let Some(log) = &mut log {
+            text.print(&log.read_new().map_err(failed)?)?;
+        } else {
+            let (recorded, opened) = console::read(&path, selection).map_err(failed)?;
+            text.print(&recorded)?;
+            log = opened;
         }
     }
     text.finish()?;

@@ -18,6 +18,9 @@ struct ErrorDocument<'a> {
     hint: Option<&'a str>,
     #[serde(skip_serializing_if = "<[Detail]>::is_empty")]
     details: &'a [Detail],
+    /// The ends of guests' consoles.
+    #[serde(skip_serializing_if = "<[String]>::is_empty")]
+    console: &'a [String],
 }
 
 /// The destination and format of printed data.
@@ -145,7 +148,8 @@ pub(crate) fn note(text: &str) {
 
 /// Prints an error with its causes and its hint, on standard error.
 pub(crate) fn error(format: OutputFormat, error: &CliError) {
-    complaint(format, &chain(error), error.hint().as_deref(), &error.details());
+    let (message, hint) = (chain(error), error.hint());
+    complain(format, &message, hint.as_deref(), &error.details(), &error.console());
 }
 
 /// Prints an error and a remedy. As JSON, includes the `details`, if there are any.
@@ -155,8 +159,18 @@ pub(crate) fn complaint(
     hint: Option<&str>,
     details: &[Detail],
 ) {
+    complain(format, message, hint, details, &[]);
+}
+
+fn complain(
+    format: OutputFormat,
+    message: &str,
+    hint: Option<&str>,
+    details: &[Detail],
+    console: &[String],
+) {
     if format == OutputFormat::Json {
-        let document = ErrorDocument { error: message, hint, details };
+        let document = ErrorDocument { error: message, hint, details, console };
         // Converting to a value first sorts the fields by name.
         if let Ok(value) = serde_json::to_value(document) {
             note(&format!("{value:#}"));
@@ -165,6 +179,9 @@ pub(crate) fn complaint(
     }
     let first = if message.contains('\n') { "error:\n" } else { "error: " };
     note(&format!("{first}{message}"));
+    for line in console {
+        note(line);
+    }
     if let Some(hint) = hint {
         note(&format!("hint: {hint}"));
     }

@@ -1,8 +1,6 @@
 //! Makes text of guests and other programs harmless for a terminal: control characters could move the cursor, recolour or
 //! retitle it, or make it type a command.
 
-use std::fmt::Write;
-
 /// Returns the text with its control characters escaped, except for newlines and tabs.
 pub(crate) fn escaped(text: &str) -> String {
     let mut escaper = Escaper::default();
@@ -44,8 +42,9 @@ fn unfinished(bytes: &[u8]) -> usize {
     let invalid = last.map_or(&[][..], |chunk| chunk.invalid());
     // The beginning of a character, which lacks nothing but its end.
     let begins = invalid.first().is_some_and(|first| *first >= 0xc2);
-    let needs = invalid.first().map_or(0, |first| first.leading_ones() as usize);
-    if begins && invalid.len() < needs { invalid.len() } else { 0 }
+    let needs = invalid.first().map_or(0, |first| first.leading_ones());
+    let has = u32::try_from(invalid.len()).unwrap_or(u32::MAX);
+    if begins && has < needs { invalid.len() } else { 0 }
 }
 
 fn shown(bytes: &[u8]) -> String {
@@ -69,25 +68,22 @@ fn shown(bytes: &[u8]) -> String {
                 push(&mut text, character);
             }
         }
-        for byte in chunk.invalid() {
-            // Writing to a string succeeds.
-            let _written = write!(text, "\\x{byte:02x}");
-        }
+        chunk.invalid().iter().for_each(|byte| text.extend([format!("\\x{byte:02x}")]));
     }
     text
 }
 
 fn push(text: &mut String, character: char) {
-    let written = match character {
-        '\n' | '\t' => Ok(text.push(character)),
-        c if c.is_ascii_control() => write!(text, "\\x{:02x}", u32::from(c)),
+    let code = u32::from(character);
+    match character {
+        '\n' | '\t' => text.push(character),
+        c if c.is_ascii_control() => text.extend([format!("\\x{code:02x}")]),
         // The second control set, and what reverses the direction of writing.
         c if c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}') => {
-            write!(text, "\\u{{{:x}}}", u32::from(c))
+            text.extend([format!("\\u{{{code:x}}}")]);
         }
-        c => Ok(text.push(c)),
-    };
-    debug_assert!(written.is_ok(), "writing to a string succeeds");
+        c => text.push(c),
+    }
 }
 
 #[cfg(test)]

@@ -57,6 +57,7 @@ pub(crate) fn run<K: Kernel>(
     let signals = Signals::watch().map_err(|source| CliError::Signals { source })?;
     let options = Options {
         ready_timeout: Duration::from_secs(args.ready_timeout.into()),
+        no_wait: args.no_wait,
         player: &builtin,
         stop: signals.as_fd(),
     };

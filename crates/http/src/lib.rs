@@ -183,6 +183,8 @@ pub enum ExchangeError {
 pub struct Client {
     socket: PathBuf,
     timeout: Duration,
+    /// The deadline of all exchanges together.
+    shared: Option<Deadline>,
     /// The longest body of an answer, in bytes.
     longest: usize,
 }
@@ -191,7 +193,17 @@ impl Client {
     /// Creates a client of the server on this socket. Each exchange may take `timeout`.
     #[must_use]
     pub fn new(socket: impl Into<PathBuf>, timeout: Duration) -> Self {
-        Self { socket: socket.into(), timeout, longest: MAX_BODY }
+        Self { socket: socket.into(), timeout, shared: None, longest: MAX_BODY }
+    }
+
+    /// Counts the time limit for all waits and exchanges from now on together, not for each.
+    #[must_use]
+    pub fn within_one_limit(self) -> Self {
+        Self { shared: Some(Deadline::after(self.timeout)), ..self }
+    }
+
+    fn deadline(&self) -> Deadline {
+        self.shared.unwrap_or_else(|| Deadline::after(self.timeout))
     }
 
     /// Accepts answers with bodies of up to this many bytes.
@@ -212,7 +224,7 @@ impl Client {
     /// # Errors
     /// Fails if no server listens in time, the server's process has ended, or this process may not use the socket.
     pub fn wait(&self, mut runs: impl FnMut() -> bool) -> Result<(), HttpError> {
-        let deadline = Deadline::after(self.timeout);
+        let deadline = self.deadline();
         let mut early = None;
         loop {
             let Err(source) = connect(&self.socket, &deadline) else { return Ok(()) };
@@ -251,7 +263,7 @@ impl Client {
     }
 
     fn converse(&self, call: &ApiCall) -> Result<Response, ExchangeError> {
-        let deadline = Deadline::after(self.timeout);
+        let deadline = self.deadline();
         let mut stream = connect(&self.socket, &deadline)?;
         match send(&mut stream, &call.render(), &deadline) {
             // The server closed before it had read everything. It may have sent an answer.
@@ -330,6 +342,7 @@ fn is_retried(error: &io::Error) -> bool {
 }
 
 /// The time by which an exchange must be over.
+#[derive(Debug, Clone, Copy)]
 struct Deadline {
     start: Instant,
     timeout: Duration,

@@ -18,12 +18,24 @@ pub const LEAST: Version = Version::new(27, 0, 0);
 /// The root of the API's paths (`servers` of its description).
 const ROOT: &str = "/api/v1";
 
+/// The file of its events, which is its standard error, as its log is.
+const EVENTS: &str = "path=/proc/self/fd/2";
+
 /// Returns the arguments of a `cloud-hypervisor` that serves its API on this socket. The file must not exist yet.
 #[must_use]
 pub fn arguments(socket: &Path) -> Vec<OsString> {
     let mut path = OsString::from("path=");
     path.push(socket);
-    vec!["--api-socket".into(), path]
+    vec!["--api-socket".into(), path, "--event-monitor".into(), EVENTS.into()]
+}
+
+/// Tells whether a line of the events says that the guest resets. Cloud Hypervisor boots it again then; a guest that
+/// panics with `panic=1` would boot forever.
+#[must_use]
+pub fn is_reset(line: &str) -> bool {
+    // An event is printed over several lines; other versions may print it on one.
+    let packed: String = line.chars().filter(|c| !c.is_whitespace()).collect();
+    packed.starts_with(['"', '{']) && packed.contains(r#""event":"rebooting""#)
 }
 
 /// Returns the calls that create the machine and boot it, in order.
@@ -154,6 +166,20 @@ mod tests {
 
     #[test]
     fn socket_path_is_an_argument() {
-        assert_eq!(arguments(Path::new("/run/x.sock")), ["--api-socket", "path=/run/x.sock"]);
+        assert_eq!(
+            arguments(Path::new("/run/x.sock")),
+            ["--api-socket", "path=/run/x.sock", "--event-monitor", "path=/proc/self/fd/2"]
+        );
+    }
+
+    #[test]
+    fn reset_is_told_from_other_events_and_the_log() {
+        for line in [r#"  "event": "rebooting","#, r#"{"source":"vm","event":"rebooting"}"#] {
+            assert!(is_reset(line), "{line}");
+        }
+        for line in [r#"  "event": "shutdown","#, r#"INFO: "event": "rebooting""#, "rebooting", ""]
+        {
+            assert!(!is_reset(line), "{line}");
+        }
     }
 }

@@ -1,6 +1,10 @@
 //! The drivers of all VMMs behind one set of functions.
 
-use std::{ffi::OsString, path::Path, time::Duration};
+use std::{
+    ffi::OsString,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use super::{
     api::VmmApiError,
@@ -12,7 +16,7 @@ use super::{
 use riklet_core::model::Vmm;
 use riklet_http::{Client, HttpError};
 
-/// The time limit of one exchange with a VMM, and of its start until it listens.
+/// The time limit of one exchange with a running VMM.
 const EXCHANGE: Duration = Duration::from_secs(5);
 
 /// The reason why a VMM does not boot its machine.
@@ -86,12 +90,20 @@ fn qemu_arguments(machine: &Machine, socket: &Path) -> Vec<OsString> {
         command_line: machine.command_line(&[]),
         console: Console::Stdio,
         qmp: socket.to_owned(),
+        events: Some(events_socket(socket)),
         sandbox: true,
     }
     .render()
 }
 
-/// Makes a VMM that was just started run the machine.
+/// Returns the path of the socket on which QEMU reports how its guest ends, beside that of its commands. It is no longer
+/// than the other: the path of a socket has a limit.
+#[must_use]
+pub fn events_socket(socket: &Path) -> PathBuf {
+    socket.with_file_name("end.sock")
+}
+
+/// Makes a VMM that was just started run the machine. All of that, from the start of its API on, may take `limit`.
 ///
 /// # Errors
 /// Fails if the VMM does not listen in time, or refuses. Only ending it helps then.
@@ -99,9 +111,10 @@ pub fn boot(
     vmm: Vmm,
     machine: &Machine,
     socket: &Path,
+    limit: Duration,
     runs: impl FnMut() -> bool,
 ) -> Result<(), DriverError> {
-    let client = Client::new(socket, EXCHANGE);
+    let client = Client::new(socket, limit).within_one_limit();
     if matches!(vmm, Vmm::Firecracker | Vmm::CloudHypervisor) {
         client.wait(runs).map_err(|source| DriverError::Listen { vmm, source })?;
     }

@@ -19,11 +19,12 @@ use rustix::process::{Pid, PidfdFlags, getegid, geteuid, pidfd_open};
 
 use super::{
     api::VmmApiError,
-    console::Console,
+    console::{Console, KernelPanic},
     driver::{self, DriverError},
     handle::{Handle, within},
     image,
     machine::{Machine, MachineError},
+    reset::Reset,
     runs,
 };
 use riklet_core::model::{InstanceName, Vmm};
@@ -130,6 +131,7 @@ pub struct Running {
     ended: OwnedFd,
     /// The threads that write the logs.
     logs: Vec<JoinHandle<()>>,
+    reset: Reset,
 }
 
 impl Running {
@@ -150,10 +152,11 @@ impl Running {
             return Err(LaunchError::SocketPath { path: socket });
         }
         remove_socket(&socket)?;
+        remove_socket(&driver::events_socket(&socket))?;
         let console = log(runs::log(state_dir, name))?;
         let own = log(runs::vmm_log(state_dir, name))?;
         let (program, arguments, credentials) = command(launch, &socket)?;
-        let errors_apart = launch.vmm() == Vmm::Firecracker;
+        let errors_apart = matches!(launch.vmm(), Vmm::Firecracker | Vmm::CloudHypervisor);
         let tied = Tied {
             program: program.as_os_str(),
             arguments,
@@ -163,13 +166,15 @@ impl Running {
         };
         let child = process::spawn_tied(&tied);
         let mut child = child.map_err(|source| LaunchError::Start { program, source })?;
-        let output = child.stdout.take().map(|from| console.follow(from));
-        let errors = child.stderr.take().map(|from| own.follow(from));
-        let logs = output.into_iter().chain(errors).collect();
         match watch(&child) {
             Ok((process, ended)) => {
+                let reset = Reset::watch(launch.vmm(), process, &socket);
+                let output = child.stdout.take().map(|from| console.follow(from));
+                let seen = reset.reader(launch.vmm(), process);
+                let errors = child.stderr.take().map(|from| own.follow_lines(from, seen));
+                let logs = output.into_iter().chain(errors).collect();
                 let handle = Handle { vmm: launch.vmm(), process, socket };
-                Ok(Self { name: name.clone(), handle, child, ended, logs })
+                Ok(Self { name: name.clone(), handle, child, ended, logs, reset })
             }
             Err(source) => {
                 end(&mut child);
@@ -178,15 +183,15 @@ impl Running {
         }
     }
 
-    /// Makes the VMM run the guest.
+    /// Makes the VMM run the guest, within this time.
     ///
     /// # Errors
     /// Fails if the VMM refuses or does not answer.
-    pub fn boot(&mut self, launch: &Launch) -> Result<(), LaunchError> {
+    pub fn boot(&mut self, launch: &Launch, limit: Duration) -> Result<(), LaunchError> {
         let Launch::Vmm { vmm, machine, .. } = launch else { return Ok(()) };
         let child = &mut self.child;
         let runs = || matches!(child.try_wait(), Ok(None));
-        Ok(driver::boot(*vmm, machine, &self.handle.socket, runs)?)
+        Ok(driver::boot(*vmm, machine, &self.handle.socket, limit, runs)?)
     }
 
     /// Waits for the end of the process. Returns `false` if it has not ended in time.
@@ -209,17 +214,18 @@ impl Running {
         &self.handle
     }
 
-    /// Waits until the process has ended and its output is in the log.
+    /// Waits until the process has ended and its output is in the log. Also tells whether the VMM reported that its guest
+    /// reset.
     ///
     /// # Errors
     /// Fails if the process cannot be waited for.
-    pub fn finish(mut self) -> io::Result<ExitStatus> {
+    pub fn finish(mut self) -> io::Result<(ExitStatus, bool)> {
         let status = self.child.wait()?;
         for thread in self.logs.drain(..) {
             // A thread that panicked has reported it on standard error.
             let _panicked = thread.join();
         }
-        Ok(status)
+        Ok((status, self.reset.was_reported()))
     }
 }
 
@@ -231,8 +237,11 @@ impl AsFd for Running {
 }
 
 fn log(path: PathBuf) -> Result<Arc<Console>, LaunchError> {
-    let failed = |source| LaunchError::Directory { operation: "make", path: path.clone(), source };
-    Console::create(path.clone()).map_err(failed)
+    Console::create(path.clone()).map_err(|source| LaunchError::Directory {
+        operation: "make",
+        path,
+        source,
+    })
 }
 
 fn command(
@@ -302,16 +311,65 @@ fn remove_socket(socket: &Path) -> Result<(), LaunchError> {
     }
 }
 
-/// Returns the reason why a run ended, and whether it is a failure. `said` is the last line of the VMM's output. Pure.
+/// What is known of the end of a VMM, besides its exit status.
+#[derive(Debug, Clone, Default)]
+pub struct Signs {
+    /// True if somebody asked for the end.
+    pub stopping: bool,
+    /// True if the VMM reported that its guest reset.
+    pub reset: bool,
+    /// The panic at the end of the guest's console.
+    pub panic: Option<KernelPanic>,
+    /// The last line of the VMM's output.
+    pub said: Option<String>,
+}
+
+/// Returns the reason why a run ended, and whether it is a failure. Pure.
+///
+/// A guest that powers off has done its work. One that resets has not: a kernel resets after a panic (`panic=1`). QEMU and
+/// Cloud Hypervisor tell the two apart. Firecracker does not, so the end of the console decides.
 #[must_use]
-pub fn reason(vmm: Vmm, status: ExitStatus, stopping: bool, said: Option<&str>) -> (String, bool) {
+pub fn reason(vmm: Vmm, status: ExitStatus, signs: &Signs) -> (String, bool) {
     use std::os::unix::process::ExitStatusExt;
-    let said = said.map(|line| format!("; its last words: {line}")).unwrap_or_default();
-    match (status.code(), status.signal()) {
-        _ if stopping => ("stopped".to_owned(), false),
-        (Some(0), _) => ("the guest powered off".to_owned(), false),
-        (Some(code), _) => (format!("{vmm} ended with status {code}{said}"), true),
-        (None, Some(signal)) => (format!("{vmm} was killed by signal {signal}"), true),
-        (None, None) => (format!("{vmm} ended: {status}"), true),
+    let Signs { stopping, reset, panic, said } = signs;
+    let said = said.as_ref().map(|line| format!("; its last words: {line}")).unwrap_or_default();
+    let panicked = |panic: &KernelPanic| (format!("the guest panicked: {}", panic.line), true);
+    match (status.code(), status.signal(), panic) {
+        _ if *stopping => ("stopped".to_owned(), false),
+        (_, _, Some(panic)) if *reset => panicked(panic),
+        _ if *reset => ("the guest reset instead of powering off".to_owned(), true),
+        (Some(0), _, Some(panic)) if panic.is_last => panicked(panic),
+        (Some(0), ..) => ("the guest powered off".to_owned(), false),
+        (Some(code), ..) => (format!("{vmm} ended with status {code}{said}"), true),
+        (None, Some(signal), _) => (format!("{vmm} was killed by signal {signal}"), true),
+        (None, None, _) => (format!("{vmm} ended: {status}"), true),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::process::ExitStatusExt;
+
+    use super::*;
+
+    #[test]
+    fn a_panic_is_no_power_off() {
+        let line = "Kernel panic - not syncing: x".to_owned();
+        let panic = |is_last| Some(KernelPanic { line: line.clone(), is_last });
+        let told = |signs: &Signs, status| reason(Vmm::Qemu, ExitStatus::from_raw(status), signs);
+        let off = ("the guest powered off".to_owned(), false);
+        let panicked = ("the guest panicked: Kernel panic - not syncing: x".to_owned(), true);
+        let reset = ("the guest reset instead of powering off".to_owned(), true);
+        assert_eq!(told(&Signs::default(), 0), off);
+        assert_eq!(told(&Signs { panic: panic(true), ..Signs::default() }, 0), panicked);
+        assert_eq!(told(&Signs { panic: panic(false), ..Signs::default() }, 0), off);
+        let of_reset = |panic| Signs { reset: true, panic, ..Signs::default() };
+        // Cloud Hypervisor is killed, since it would boot its guest again.
+        for status in [0, 9] {
+            assert_eq!(told(&of_reset(panic(false)), status), panicked);
+            assert_eq!(told(&of_reset(None), status), reset);
+        }
+        let stopped = Signs { stopping: true, ..of_reset(panic(true)) };
+        assert_eq!(told(&stopped, 0), ("stopped".to_owned(), false));
     }
 }

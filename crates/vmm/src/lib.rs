@@ -16,6 +16,7 @@ pub mod launch;
 pub mod machine;
 pub mod qemu;
 pub mod qmp;
+mod reset;
 pub mod runs;
 pub mod supervisor;
 pub mod version;

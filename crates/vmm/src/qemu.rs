@@ -36,6 +36,8 @@ pub struct Arguments {
     pub console: Console,
     /// The socket for [`super::qmp::Qmp`], which QEMU creates when it starts; at most 107 bytes (unix(7)).
     pub qmp: PathBuf,
+    /// Another such socket, for a reader of events: QEMU serves one connection a socket.
+    pub events: Option<PathBuf>,
     /// Makes QEMU confine itself by seccomp(2). A QEMU that was built without it refuses.
     pub sandbox: bool,
 }
@@ -117,7 +119,10 @@ impl Arguments {
         }
         all.0.extend(network(attachment, *board).into_iter().map(OsString::from));
         all.console(&self.console);
-        all.option("-chardev", socket(&self.qmp)).option("-mon", "chardev=qmp,mode=control");
+        all.monitor("qmp", &self.qmp);
+        if let Some(events) = &self.events {
+            all.monitor("events", events);
+        }
         if self.sandbox {
             // QEMU opens the TAP before it confines itself, and there are no scripts to start later.
             let denied = "obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny";
@@ -146,12 +151,6 @@ pub fn network(attachment: &Attachment, board: Board) -> [String; 4] {
     let nic = format!("netdev={GUEST_INTERFACE},mac={guest_mac},host_mtu={mtu}{several}{rom}");
     let device = format!("virtio-net-{},{nic}", board.suffix());
     ["-netdev".to_owned(), netdev, "-device".to_owned(), device]
-}
-
-fn socket(path: &Path) -> OsString {
-    let mut socket = OsString::from("socket,id=qmp,server=on,wait=off,path=");
-    socket.push(value(path));
-    socket
 }
 
 /// Escapes a path as the value of a field: a comma would end the value, and is doubled.
@@ -188,6 +187,13 @@ impl Words {
         disk.push(value(path));
         self.option("-blockdev", disk);
         self.option("-device", format!("virtio-blk-{},drive=root", board.suffix()))
+    }
+
+    /// Adds a socket for QMP.
+    fn monitor(&mut self, id: &str, path: &Path) -> &mut Self {
+        let mut socket = OsString::from(format!("socket,id={id},server=on,wait=off,path="));
+        socket.push(value(path));
+        self.option("-chardev", socket).option("-mon", format!("chardev={id},mode=control"))
     }
 
     fn console(&mut self, console: &Console) -> &mut Self {
@@ -233,6 +239,7 @@ mod tests {
             command_line: "console=ttyS0 quiet".to_owned(),
             console: Console::Stdio,
             qmp: "/run/qmp".into(),
+            events: None,
             sandbox: false,
         }
     }
@@ -277,6 +284,7 @@ mod tests {
             read_only: true,
             console: Console::File("/var/log/a,b".into()),
             qmp: "/run/a,b".into(),
+            events: Some("/run/end".into()),
             sandbox: true,
             ..arguments(Board::Microvm, 4)
         };
@@ -303,6 +311,8 @@ mod tests {
         -serial chardev:console
         -chardev socket,id=qmp,server=on,wait=off,path=/run/a,,b
         -mon chardev=qmp,mode=control
+        -chardev socket,id=events,server=on,wait=off,path=/run/end
+        -mon chardev=events,mode=control
         -sandbox on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny
         "#);
     }

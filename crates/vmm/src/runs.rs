@@ -131,7 +131,7 @@ pub fn socket(state_dir: &Path, name: &InstanceName) -> PathBuf {
     home(state_dir, name).join("api.sock")
 }
 
-/// Returns the path of the VMM's own log. Only Firecracker has one: the others write to the log of their guest.
+/// Returns the path of the VMM's own log. Firecracker and Cloud Hypervisor have one; QEMU writes to the log of its guest.
 #[must_use]
 pub fn vmm_log(state_dir: &Path, name: &InstanceName) -> PathBuf {
     directory(state_dir, name).join("vmm.log")

@@ -5,8 +5,10 @@ use std::{
     fs::{self, DirBuilder, File, OpenOptions},
     io::{self, Read},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    panic,
     path::Path,
     process::ExitCode,
+    thread,
 };
 
 use riklet_core::{definition, model::Workload};
@@ -22,8 +24,8 @@ use crate::{
     output::{self, Output},
 };
 
-/// Starts the supervisors, one after another, and returns once each is ready or has failed. The exit status is
-/// that of the first that failed.
+/// Starts the supervisors, all at once, and returns once each is ready or has failed. The exit status is that of the
+/// first that failed, in the order of the definitions.
 pub(super) fn run(
     config: &Config,
     workloads: &[Workload],
@@ -37,9 +39,14 @@ pub(super) fn run(
     }
     let mut documents = Vec::new();
     let mut failed: Option<u8> = None;
-    for workload in workloads {
+    let supervised: Vec<_> = thread::scope(|scope| {
+        let supervise = |workload| scope.spawn(move || supervise(config, workload, args, output));
+        let threads: Vec<_> = workloads.iter().map(supervise).collect();
+        let ended = threads.into_iter().map(thread::ScopedJoinHandle::join);
+        ended.map(|ended| ended.unwrap_or_else(|panic| panic::resume_unwind(panic))).collect()
+    });
+    for (workload, detached) in workloads.iter().zip(supervised) {
         let name = workload.name();
-        let detached = supervise(config, workload, args, output);
         let detached =
             detached.map_err(|source| CliError::Detach { name: name.to_string(), source })?;
         match detached {
@@ -126,7 +133,11 @@ fn arguments(config: &Config, args: &RunArgs, output: Output) -> Vec<OsString> {
         option("--output", "json");
     }
     let timeout = args.ready_timeout.to_string();
-    all.extend(["run", "--supervise", "--ready-timeout", &timeout, "-"].map(OsString::from));
+    all.extend(["run", "--supervise", "--ready-timeout", &timeout].map(OsString::from));
+    if args.no_wait {
+        all.push("--no-wait".into());
+    }
+    all.push("-".into());
     all
 }
 

@@ -30,7 +30,7 @@ fn help_lists_the_commands() {
       serve        Run the daemon: API, ready TAPs, and repair of drift, until Ctrl-C or SIGTERM
       run          Bring functions up and run their microVMs, until Ctrl-C or SIGTERM
       ps           List running functions, and how earlier runs ended
-      logs         Print the console of a function: the output of its VMM and guest
+      logs         Print the console of a function: the output of its guest and VMM
       stop         Stop running functions: power off, then SIGTERM, then SIGKILL
       wait         Wait until a running function ends, and print how; exit status 1 if it failed
       doctor       Check what this host has and lacks, and suggest remedies
@@ -222,9 +222,12 @@ fn every_command_has_help_with_one_example() {
       <FILE>...  Files with definitions in JSON or YAML; `-` is standard input
 
     Options:
-          --ready-timeout <SECONDS>  Time limit for the published ports to answer, in seconds [default:
-                                     10]
+          --ready-timeout <SECONDS>  Time limit for the guests to boot and their published ports to
+                                     answer, in seconds [default: 10]
+          --no-wait                  Do not wait until the published ports answer
           --console                  Print the guest's console while it runs; for a single function
+          --raw                      Print control characters of the console as they are, also to a
+                                     terminal
           --detach                   Return once all functions are ready; a supervisor stays and
                                      outlives the terminal
       -h, --help                     Print help
@@ -238,7 +241,7 @@ fn every_command_has_help_with_one_example() {
       -h, --help  Print help
       riklet-sdn ps
 
-    Print the console of a function: the output of its VMM and guest
+    Print the console of a function: the output of its guest and VMM
 
     Usage: riklet-sdn logs [OPTIONS] <NAME>
 
@@ -246,8 +249,14 @@ fn every_command_has_help_with_one_example() {
       <NAME>  Name of the function
 
     Options:
-      -f, --follow  Follow: print new output until the function ends
-      -h, --help    Print help
+      -f, --follow        Follow: print new output until the function ends
+          --tail <LINES>  Print only the last lines
+          --since <TIME>  Print only what was written in the last seconds, minutes, hours or days: 30s,
+                          10m, 2h, 1d
+          --previous      Print the log of the run before the last one
+          --vmm           Print the VMM's own log, which Firecracker and Cloud Hypervisor have
+          --raw           Print control characters as they are, also to a terminal
+      -h, --help          Print help
       riklet-sdn logs hello --follow
 
     Stop running functions: power off, then SIGTERM, then SIGKILL

@@ -57,3 +57,36 @@ fn a_guest_boots_serves_and_powers_off() {
     assert_refused(Tcp, &world.client, HELLO);
     assert_same(&before, &SystemState::take(&world.node));
 }
+
+#[test]
+fn a_panicked_kernel_is_a_failure() {
+    let world = World::new(Firewall::Nftables);
+    let before = SystemState::take(&world.node);
+    let mut definition = function("hello", &[exposure(Tcp, 8080, 3000)]);
+    // Without an initrd and a rootfs there is no root file system to mount.
+    definition["spec"]["function"]["execution"] = json!({
+        "vmm": "qemu", "accelerator": "tcg", "kernel": guest("vmlinuz"), "memory": "128M",
+    });
+    let arguments = ["run", "--ready-timeout", "50", "-"];
+    let complaint = world.riklet(&arguments, &definition.to_string()).failure(1);
+    let first = "error: hello ended before it was ready: the guest panicked: Kernel panic - not syncing: VFS";
+    assert!(complaint.starts_with(first), "{complaint}");
+    let run = world.ps("hello");
+    assert_eq!((&run["state"], &run["failed"]), (&"ended".into(), &true.into()), "{run}");
+    assert_same(&before, &SystemState::take(&world.node));
+}
+
+#[test]
+fn a_reset_is_told_from_a_power_off() {
+    let world = World::new(Firewall::Nftables);
+    let mut definition = function("hello", &[exposure(Tcp, 8080, 3000)]);
+    // This first program resets at once, and the console says nothing of it.
+    definition["spec"]["function"]["execution"] = json!({
+        "vmm": "qemu", "accelerator": "tcg", "kernel": guest("vmlinuz"), "initrd": guest("initrd"),
+        "memory": "128M", "bootArgs": "quiet rdinit=/bin/reboot -- -f",
+    });
+    let arguments = ["run", "--no-wait", "--ready-timeout", "50", "-"];
+    let output = world.riklet(&arguments, &definition.to_string());
+    assert_eq!(output.code, Some(1), "{output}");
+    assert_eq!(output.stderr, "hello: the guest reset instead of powering off\n", "{output}");
+}

@@ -17,10 +17,10 @@ use serde_json::{Value, json};
 use crate::{
     played::{CloudHypervisor, Firecracker, Until},
     program::{Kvm, Program},
-    server::{HttpRequest, Server, answer},
+    server::{HttpRequest, Reply, Server, answer},
     world::{
         CLIENT, Firewall, NODE_LAN, World,
-        command::Running,
+        command::{Output, Running},
         function::{Function, exposure, function},
         guest::Nic,
         runs::{is_alive, kill, pid},
@@ -270,7 +270,7 @@ fn a_guest_cannot_control_the_terminal() {
     fs::File::create(&odd).unwrap().write_all(b"apiVersion: \"v\\e[2J\"\n").unwrap();
     for arguments in [format!("plan {}", odd.display()), "logs $(printf 'a\\033[2J')".to_owned()] {
         let shown = in_terminal(&world, &arguments);
-        assert!(shown.contains(r"[2J") && !shown.contains('\u{1b}'), "{arguments}: {shown:?}");
+        assert!(shown.starts_with("error:") && !shown.contains('\u{1b}'), "{arguments}: {shown:?}");
     }
     // Whoever asks for them gets the bytes, and so does a file.
     let raw = in_terminal(&world, "logs hello --vmm --raw");
@@ -315,8 +315,154 @@ fn logs_of_two_runs_are_kept_apart_from_firecrackers_own() {
     file.write_all(&pairs).unwrap();
     assert_eq!(logs(&["--since", "10m"]), "");
     assert_eq!(logs(&["--since", "2h", "--tail", "1"]), "of three\n");
+    drop(runs);
     world.riklet(&["down", "--all", "--purge"], "").success();
     world.riklet(&["logs", "hello"], "").failure(1);
+}
+
+/// Returns two microVMs, `hello` on Firecracker and `second` on Cloud Hypervisor.
+fn two(world: &World) -> Value {
+    let mut second = hello(world, "cloud-hypervisor");
+    second["name"] = "second".into();
+    second["spec"]["function"]["exposure"] = json!([exposure(Tcp, 9090, 3000)]);
+    json!([hello(world, "firecracker"), second])
+}
+
+#[test]
+fn vmms_start_together() {
+    for more in [&["--detach"][..], &[]] {
+        let world = &World::new(Firewall::Nftables);
+        let before = SystemState::take(&world.node);
+        let first = Program::install(world, "firecracker", "");
+        let second = Program::install(world, "cloud-hypervisor", "");
+        let arguments = [&["run", "--no-wait", "--ready-timeout", "30"], more, &["-"]].concat();
+        let mut running = world.riklet_with_kvm(&arguments, &two(world).to_string());
+        // The first does not even listen before the second has its machine.
+        let other = second.serve(CloudHypervisor::new("v51.1.0"));
+        told(&other, "PUT /api/v1/vm.boot");
+        let one = first.serve(Firecracker::new(LATEST));
+        told(&one, "PUT /actions");
+        // Nothing answers at their ports, and nobody waits for that.
+        running.wait_for_line("ready in");
+        assert_eq!(world.state_of("hello").0, "running");
+        if more.is_empty() {
+            running.signal(Signal::TERM);
+        } else {
+            world.riklet(&["stop", "--all"], "").success();
+        }
+        running.wait().success();
+        drop((one, other));
+        assert_nothing_left(world, &before, Some(&first));
+        assert!(!is_alive(second.pid()), "the VMM runs on");
+    }
+}
+
+#[test]
+fn a_silent_vmm_is_given_up_at_the_ready_timeout() {
+    let world = World::new(Firewall::Nftables);
+    let before = SystemState::take(&world.node);
+    let program = Program::install(&world, "firecracker", "");
+    let arguments = ["run", "--detach", "--ready-timeout", "1", "-"];
+    let definition = hello(&world, "firecracker").to_string();
+    // It never listens.
+    let complaint = world.riklet_with_kvm(&arguments, &definition).wait().failure(1);
+    assert!(complaint.contains("after 1.0s"), "{complaint}");
+    assert_nothing_left(&world, &before, Some(&program));
+    program.forget_start();
+    // It does not answer one of its calls.
+    let running = world.riklet_with_kvm(&arguments, &definition);
+    let (player, line) = (Firecracker::new(LATEST), "PUT /boot-source");
+    let _server = program.serve(Until { player, line, reply: Reply::Silence });
+    let complaint = running.wait().failure(1);
+    assert!(complaint.contains("there was no whole answer within 1s"), "{complaint}");
+    assert_nothing_left(&world, &before, Some(&program));
+}
+
+#[test]
+fn a_panic_is_a_failure() {
+    const PANIC: &str = "Kernel panic - not syncing: Attempted to kill init! exitcode=0x00000100";
+    let world = World::new(Firewall::Nftables);
+    let before = SystemState::take(&world.node);
+    let hello = Hello::start(&world);
+    hello.program.order(&format!(
+        "echo '[    9.1] {PANIC}'; echo '[    9.2] Rebooting in 1 seconds..'; exit 0"
+    ));
+    let waited = world.riklet(&["wait", "hello"], "");
+    let expected = format!("the guest panicked: {PANIC}\n");
+    assert_eq!((waited.code, &*waited.stdout), (Some(1), &*expected), "{waited}");
+    drop(hello.guest);
+    assert_nothing_left(&world, &before, Some(&hello.program));
+}
+
+#[test]
+fn a_reset_ends_cloud_hypervisor() {
+    let world = World::new(Firewall::Nftables);
+    let before = SystemState::take(&world.node);
+    let program = Program::install(&world, "cloud-hypervisor", "");
+    let definition = hello(&world, "cloud-hypervisor").to_string();
+    let arguments = ["run", "--detach", "--no-wait", "-"];
+    let running = world.riklet_with_kvm(&arguments, &definition);
+    let _server = program.serve(CloudHypervisor::new("v51.1.0"));
+    running.wait().success();
+    assert_eq!(program.arguments()[2..], ["--event-monitor", "path=/proc/self/fd/2"]);
+    // It would boot its guest again.
+    program.order(r#"echo '  "source": "vm",' >&2; echo '  "event": "rebooting",' >&2"#);
+    let waited = world.riklet(&["wait", "hello"], "");
+    let expected = "the guest reset instead of powering off\n";
+    assert_eq!((waited.code, &*waited.stdout), (Some(1), expected), "{waited}");
+    assert_nothing_left(&world, &before, Some(&program));
+}
+
+/// Runs `hello` with these exposures, while its guest listens on port 3000 alone. Returns the outcome.
+fn with_exposures(world: &World, exposures: Value) -> Output {
+    let program = Program::install(world, "firecracker", "");
+    let mut definition = hello(world, "firecracker");
+    definition["spec"]["function"]["exposure"] = exposures;
+    let arguments = ["run", "--detach", "--ready-timeout", "3", "-"];
+    let running = world.riklet_with_kvm(&arguments, &definition.to_string());
+    let server = program.serve(Firecracker::new(LATEST));
+    let interface = told(&server, "PUT /network-interfaces/eth0");
+    let source = told(&server, "PUT /boot-source");
+    let [tap, mac] = [&interface["host_dev_name"], &interface["guest_mac"]];
+    let guest = boot(world, tap, mac, &source["boot_args"]);
+    let output = running.wait();
+    drop(guest);
+    world.riklet(&["stop", "--timeout", "1", "hello"], "").success();
+    output
+}
+
+#[test]
+fn each_exposure_says_what_is_waited_for() {
+    let ready = |sign: &str, port: u16| {
+        let mut exposure = exposure(Tcp, port, 4000);
+        exposure["ready"] = sign.into();
+        exposure
+    };
+    // Nothing listens on port 4000.
+    let world = World::new(Firewall::Nftables);
+    let exposures = json!([exposure(Tcp, 8080, 3000), ready("none", 9000), ready("carrier", 9001)]);
+    let printed = with_exposures(&world, exposures).success();
+    assert!(printed.contains("ready in"), "{printed}");
+
+    let world = World::new(Firewall::Nftables);
+    let exposures = json!([exposure(Tcp, 8080, 3000), ready("tcp", 9000)]);
+    let complaint = with_exposures(&world, exposures).failure(1);
+    let first = "error: not ready after 3 s: hello (tcp 9000 -> 4000): the guest refuses";
+    assert!(complaint.starts_with(first), "{complaint}");
+    // The end of the console is shown, and where the rest is.
+    let console =
+        "\nthe console of hello ends with:\n  firecracker begins\nhint: `riklet-sdn logs hello`";
+    assert!(complaint.contains(console), "{complaint}");
+}
+
+#[test]
+fn every_port_of_a_range_is_waited_for() {
+    let world = World::new(Firewall::Nftables);
+    let range = json!([exposure(Tcp, "8080-8081", "3000-3001")]);
+    let complaint = with_exposures(&world, range).failure(1);
+    let first = "error: not ready after 3 s: hello (tcp 8080-8081 -> 3000-3001, port 8081): \
+                 the guest refuses connections to its port\n";
+    assert!(complaint.starts_with(first), "{complaint}");
 }
 
 #[test]

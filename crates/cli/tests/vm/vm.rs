@@ -67,6 +67,7 @@ impl Vm {
             command_line: format!("console=ttyS0 reboot=k panic=1 quiet {ip} riklet.http=3000"),
             console: Console::File(console.clone()),
             qmp: place("qmp"),
+            events: None,
             sandbox: true,
         };
         change(&mut arguments);

@@ -73,6 +73,9 @@ pub(crate) fn exposure_value(exposure: &Exposure) -> Value {
     if let Some(address) = exposure.host_address() {
         value["hostAddress"] = json!(address);
     }
+    if let Some(ready) = exposure.named_ready() {
+        value["ready"] = json!(ready.as_str());
+    }
     value
 }
 

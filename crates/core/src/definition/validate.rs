@@ -14,12 +14,12 @@ use super::{
 };
 use crate::{
     excerpt::excerpt,
-    model::{Exposure, InstanceName, Ipv6Unsupported, Kind, PortRange, Protocol, Workload},
+    model::{Exposure, InstanceName, Ipv6Unsupported, Kind, PortRange, Protocol, Ready, Workload},
     nearest::nearest,
 };
 
 const DEFINITION: &[&str] = &["apiVersion", "kind", "name", "replicas", "spec"];
-const EXPOSURE: &[&str] = &["port", "targetPort", "type", "protocol", "hostAddress"];
+const EXPOSURE: &[&str] = &["port", "targetPort", "type", "protocol", "hostAddress", "ready"];
 
 /// The workloads and errors of one call, and the names and ports that its definitions share.
 #[derive(Default)]
@@ -199,6 +199,8 @@ impl Validator {
         let protocol = self.protocol(&object);
         let address = self.host_address(&object);
         self.exposure_type(&object);
+        let ready =
+            self.choice(&object, "ready", "sign of being ready", &Ready::ALL, Ready::as_str);
         let host = self.ports(&object, "port");
         let guest = match object.get("targetPort") {
             Some(_) => self.ports(&object, "targetPort"),
@@ -207,7 +209,8 @@ impl Validator {
         if !object.fields.contains_key("port") {
             self.refuse(object.at, object.path("port"), Reason::Missing);
         }
-        match Exposure::new(protocol?, address?, host?, guest?) {
+        let exposure = Exposure::new(protocol?, address?, host?, guest?);
+        match exposure.and_then(|exposure| exposure.with_ready(ready)) {
             Ok(exposure) => {
                 self.claim(exposure, node.at, path);
                 Some(exposure)

@@ -184,6 +184,32 @@ impl fmt::Display for PortRange {
     }
 }
 
+/// The sign by which a run takes an exposure for ready.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Ready {
+    /// Each of its ports accepts a TCP connection.
+    Tcp,
+    /// The VMM has opened the TAP.
+    Carrier,
+    /// Nothing is waited for.
+    None,
+}
+
+impl Ready {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Tcp, Self::Carrier, Self::None];
+
+    /// Returns the name in definitions.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Carrier => "carrier",
+            Self::None => "none",
+        }
+    }
+}
+
 /// Ports of the host that lead to ports of the guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Exposure {
@@ -191,6 +217,8 @@ pub struct Exposure {
     host_address: Option<IpAddr>,
     host_ports: PortRange,
     guest_ports: PortRange,
+    /// As the definition names it.
+    ready: Option<Ready>,
 }
 
 /// The reason why an [`Exposure`] is refused.
@@ -209,6 +237,12 @@ pub enum ExposureError {
     HostAddress {
         /// The address as given.
         address: IpAddr,
+    },
+    /// Another protocol than TCP cannot accept TCP connections.
+    #[error("ready tcp is for TCP, not for {}; carrier and none are for all", protocol.as_str().to_uppercase())]
+    Ready {
+        /// The protocol of the exposure.
+        protocol: Protocol,
     },
 }
 
@@ -235,7 +269,34 @@ impl Exposure {
         if let Some(address) = host_address.filter(impossible) {
             return Err(ExposureError::HostAddress { address });
         }
-        Ok(Self { protocol, host_address, host_ports, guest_ports })
+        Ok(Self { protocol, host_address, host_ports, guest_ports, ready: None })
+    }
+
+    /// Returns the exposure with this sign of being ready; `None` leaves it open.
+    ///
+    /// # Errors
+    /// Fails if another protocol than TCP shall accept TCP connections.
+    pub fn with_ready(self, ready: Option<Ready>) -> Result<Self, ExposureError> {
+        match (ready, self.protocol) {
+            (Some(Ready::Tcp), Protocol::Udp | Protocol::Sctp) => {
+                Err(ExposureError::Ready { protocol: self.protocol })
+            }
+            _ => Ok(Self { ready, ..self }),
+        }
+    }
+
+    /// Returns the sign by which a run takes it for ready. By default it is [`Ready::Tcp`] for TCP and [`Ready::Carrier`]
+    /// for the others.
+    #[must_use]
+    pub fn ready(&self) -> Ready {
+        let is_tcp = self.protocol == Protocol::Tcp;
+        self.ready.unwrap_or(if is_tcp { Ready::Tcp } else { Ready::Carrier })
+    }
+
+    /// Returns the sign that the definition names; `None` if it names none.
+    #[must_use]
+    pub const fn named_ready(&self) -> Option<Ready> {
+        self.ready
     }
 
     /// Returns the transport protocol.
@@ -329,5 +390,30 @@ mod tests {
         assert!(!any.clashes_with(&exposure(Protocol::Tcp, None, "8011")));
         let bound = exposure(Protocol::Tcp, Some("192.0.2.1"), "80");
         assert!(!bound.clashes_with(&exposure(Protocol::Tcp, Some("192.0.2.2"), "80")));
+    }
+
+    #[test]
+    fn only_tcp_waits_for_connections() {
+        let exposure = |protocol| {
+            let port = "80".parse().unwrap();
+            Exposure::new(protocol, None, port, port).unwrap()
+        };
+        let [tcp, udp, sctp] = Protocol::ALL.map(exposure);
+        assert_eq!(
+            [tcp, udp, sctp].map(|e| e.ready()),
+            [Ready::Tcp, Ready::Carrier, Ready::Carrier]
+        );
+        for ready in [Ready::Carrier, Ready::None] {
+            for exposure in [tcp, udp, sctp] {
+                let named = exposure.with_ready(Some(ready)).unwrap();
+                assert_eq!((named.ready(), named.named_ready()), (ready, Some(ready)));
+                assert!(named.clashes_with(&exposure), "the ports count, not the sign");
+            }
+        }
+        assert_eq!(tcp.with_ready(Some(Ready::Tcp)).unwrap().ready(), Ready::Tcp);
+        assert_eq!(
+            udp.with_ready(Some(Ready::Tcp)).unwrap_err().to_string(),
+            "ready tcp is for TCP, not for UDP; carrier and none are for all"
+        );
     }
 }

@@ -23,7 +23,7 @@ pub use boot_args::{BootArgs, BootArgsError};
 pub use execution::{
     Accelerator, Dns, Execution, ExecutionConflict, OutOfRange, Queues, TooManyServers, Vcpus, Vmm,
 };
-pub use exposure::{Exposure, ExposureError, PortRange, PortRangeError, Protocol};
+pub use exposure::{Exposure, ExposureError, PortRange, PortRangeError, Protocol, Ready};
 pub use image::{EmptySource, Image, Sha256, Sha256Error};
 pub use mark_mask::{MarkMask, MarkMaskError};
 pub use memory::{Memory, MemoryError};

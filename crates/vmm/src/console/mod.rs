@@ -1,5 +1,6 @@
 //! Keeps the output of a VMM and its guest in a log of bounded size, and that of the run before.
 
+mod panic;
 mod recorded;
 mod times;
 
@@ -18,8 +19,11 @@ use std::{
 
 use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
 
-pub use self::recorded::{Selection, read};
 use self::times::Times;
+pub use self::{
+    panic::{KernelPanic, kernel_panic},
+    recorded::{Selection, read},
+};
 
 /// The size in bytes at which a log is set aside as `<log>.1`. So between one and two times as much is kept.
 pub const LIMIT: u64 = 4 << 20;
@@ -39,6 +43,9 @@ struct Log {
 }
 
 impl Console {
+    /// The part of a line that is looked at, in bytes.
+    const LINE: usize = 512;
+
     /// Creates an empty log at this path, readable by its owner only. It is a new file, so followers of an earlier one
     /// notice. The log of the earlier run stays as that of the [`previous`] run, in place of the one before.
     ///
@@ -53,14 +60,35 @@ impl Console {
     }
 
     /// Copies everything from this reader into the log, on a thread of its own, until the end of input.
-    pub fn follow(self: &Arc<Self>, mut from: impl Read + Send + 'static) -> JoinHandle<()> {
+    pub fn follow(self: &Arc<Self>, from: impl Read + Send + 'static) -> JoinHandle<()> {
+        self.follow_lines(from, |_line| {})
+    }
+
+    /// Copies as [`Self::follow`] does, and shows each line to `seen`, shortened to [`Self::LINE`] bytes.
+    pub fn follow_lines(
+        self: &Arc<Self>,
+        mut from: impl Read + Send + 'static,
+        mut seen: impl FnMut(&str) + Send + 'static,
+    ) -> JoinHandle<()> {
         let console = Arc::clone(self);
         thread::spawn(move || {
             let mut bytes = [0; 8192];
+            let mut line = Vec::new();
             loop {
                 match from.read(&mut bytes) {
                     Ok(0) => return,
-                    Ok(length) => console.write(bytes.get(..length).unwrap_or_default()),
+                    Ok(length) => {
+                        let read = bytes.get(..length).unwrap_or_default();
+                        console.write(read);
+                        for &byte in read {
+                            if byte == b'\n' {
+                                seen(&String::from_utf8_lossy(&line));
+                                line.clear();
+                            } else if line.len() < Self::LINE {
+                                line.push(byte);
+                            }
+                        }
+                    }
                     Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                     Err(error) => {
                         tracing::warn!(%error, "cannot read what the VMM writes");

@@ -84,6 +84,8 @@ pub enum SupervisorError {
         waited: Vec<String>,
         /// The time limit.
         limit: Duration,
+        /// The consoles of those that are not ready.
+        consoles: Vec<ConsoleEnd>,
     },
     /// Events cannot be waited for.
     #[error("cannot wait for events")]
@@ -91,6 +93,28 @@ pub enum SupervisorError {
         /// The kernel's own words.
         source: io::Error,
     },
+}
+
+/// The last lines of a guest's console.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConsoleEnd {
+    /// The instance.
+    pub name: InstanceName,
+    /// The lines; none if the guest has written nothing.
+    pub lines: Vec<String>,
+}
+
+impl ConsoleEnd {
+    /// Returns the lines as text for people, after a line that says whose they are.
+    #[must_use]
+    pub fn text(&self) -> Vec<String> {
+        if self.lines.is_empty() {
+            return vec![format!("the console of {} is empty", self.name)];
+        }
+        let first = format!("the console of {} ends with:", self.name);
+        let lines = self.lines.iter().map(|line| format!("  {line}"));
+        [first].into_iter().chain(lines).collect()
+    }
 }
 
 impl From<Ended> for SupervisorError {
@@ -126,6 +150,15 @@ impl SupervisorError {
         }
     }
 
+    /// Returns the ends of the consoles that explain the error, as lines for people.
+    #[must_use]
+    pub fn consoles(&self) -> Vec<String> {
+        match self {
+            Self::NotReady { consoles, .. } => consoles.iter().flat_map(ConsoleEnd::text).collect(),
+            _ => vec![],
+        }
+    }
+
     /// Returns a hint, if there is one.
     #[must_use]
     pub fn hint(&self) -> Option<String> {
@@ -135,7 +168,13 @@ impl SupervisorError {
             Self::Recorded { name } => Some(format!("`riklet-sdn down {name}` first")),
             Self::Vmm { source, .. } => Some(source.hint()),
             Self::Image { source, .. } => source.hint(),
-            Self::NotReady { .. } => Some("`riklet-sdn doctor` says what may be wrong".to_owned()),
+            Self::NotReady { consoles, .. } => consoles.first().map(|console| {
+                format!(
+                    "`riklet-sdn logs {}` shows the console; `--ready-timeout` gives more time, and `ready` \
+                     of an exposure says what is waited for",
+                    console.name
+                )
+            }),
             _ => None,
         }
     }

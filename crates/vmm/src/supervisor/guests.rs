@@ -3,6 +3,7 @@
 use std::{
     io,
     os::fd::{AsFd, BorrowedFd},
+    panic,
     path::PathBuf,
     thread,
     time::Duration,
@@ -23,7 +24,7 @@ use super::SupervisorError;
 use crate::{
     console,
     handle::{Handle, Patience, Stopped},
-    launch::{self, Launch, Running},
+    launch::{self, Launch, Running, Signs},
     runs,
 };
 
@@ -64,15 +65,12 @@ impl<'a> RunningGuests<'a> {
         self.running.is_empty()
     }
 
-    /// Starts the VMM of an instance whose network is up, and makes it boot the guest.
-    pub(super) fn start<K: Kernel>(
+    /// Starts the VMM of an instance whose network is up. It does not run its guest before [`Self::boot`].
+    pub(super) fn start(
         &mut self,
-        node: &mut Node<K>,
         name: &InstanceName,
         launch: &Launch,
     ) -> Result<(), SupervisorError> {
-        /// The time in which a VMM that no longer answers is expected to end.
-        const EXIT_GRACE: Duration = Duration::from_millis(200);
         let failed = |source| SupervisorError::Launch { name: name.clone(), source };
         let running = Running::start(&self.state_dir, name, launch).map_err(failed)?;
         let process = running.handle().process;
@@ -90,14 +88,37 @@ impl<'a> RunningGuests<'a> {
                 reason: "stopped".into(),
             });
         }
-        let Some(mut running) = self.running.pop() else { return Ok(()) };
-        let booted = running.boot(launch);
+        Ok(())
+    }
+
+    /// Makes the VMMs, which were started in the order of `launches`, boot their guests within `limit`: all of them at once.
+    pub(super) fn boot<K: Kernel>(
+        &mut self,
+        node: &mut Node<K>,
+        launches: &[Launch],
+        limit: Duration,
+    ) -> Result<(), SupervisorError> {
+        /// The time in which a VMM that no longer answers is expected to end.
+        const EXIT_GRACE: Duration = Duration::from_millis(200);
+        let booted: Vec<_> = thread::scope(|scope| {
+            let boot = |(running, launch): (_, _)| {
+                let (running, launch): (&mut Running, &Launch) = (running, launch);
+                scope.spawn(move || running.boot(launch, limit))
+            };
+            let threads: Vec<_> = self.running.iter_mut().zip(launches).map(boot).collect();
+            let ended = threads.into_iter().map(thread::ScopedJoinHandle::join);
+            ended.map(|ended| ended.unwrap_or_else(|panic| panic::resume_unwind(panic))).collect()
+        });
+        let first = booted.into_iter().enumerate().find_map(|(i, booted)| Some((i, booted.err()?)));
+        let Some((index, source)) = first else { return Ok(()) };
+        let running = self.running.remove(index);
         // If the VMM has ended, its end gives a better reason than its socket does.
-        if booted.is_err() && running.ends_within(EXIT_GRACE).unwrap_or(false) {
+        if running.ends_within(EXIT_GRACE).unwrap_or(false) {
             return Err(self.on_exit(node, running, None)?.into());
         }
-        self.running.push(running);
-        booted.map_err(failed)
+        let name = running.name().clone();
+        self.running.insert(index, running);
+        Err(SupervisorError::Launch { name, source })
     }
 
     /// Records that every guest answers, `after` so many milliseconds.
@@ -146,9 +167,9 @@ impl<'a> RunningGuests<'a> {
         let name = running.name().clone();
         let vmm = running.handle().vmm;
         let down = runs::take_down(node, self.supervisor, &name);
-        let status = running.finish();
-        let status =
-            status.map_err(|source| SupervisorError::Wait { name: name.clone(), source })?;
+        let finished = running.finish();
+        let (status, reset) =
+            finished.map_err(|source| SupervisorError::Wait { name: name.clone(), source })?;
         down?;
         let mut store = Store::open(&self.state_dir)?;
         let run = store.run(&name)?;
@@ -156,7 +177,9 @@ impl<'a> RunningGuests<'a> {
         let was_ready = run.is_some_and(|run| run.ready.is_some());
         let said = [runs::vmm_log, runs::log].map(|log| log(&self.state_dir, &name));
         let said = said.iter().find_map(|log| console::last_line(log));
-        let (reason, failed) = launch::reason(vmm, status, stopping, said.as_deref());
+        let panic = console::kernel_panic(&runs::log(&self.state_dir, &name));
+        let signs = Signs { stopping, reset, panic, said };
+        let (reason, failed) = launch::reason(vmm, status, &signs);
         // A guest that powers off by itself has done its work, unless it never became ready.
         let failed = failed || failure.is_some() || !stopping && !was_ready;
         let reason = failure.map_or(reason, ToOwned::to_owned);

@@ -30,10 +30,10 @@ use riklet_sdn::{
 use self::{
     error::Played,
     guests::{Event, RunningGuests},
-    readiness::Outcome,
+    readiness::{Outcome, Wait},
 };
 pub use self::{
-    error::SupervisorError,
+    error::{ConsoleEnd, SupervisorError},
     guests::Ended,
     prepare::{Player, Prepared, facts, prepare},
     readiness::{PortAnswer, Readiness, tcp_exposures},
@@ -47,8 +47,10 @@ use crate::{
 /// Options of a supervisor.
 #[derive(Clone, Copy)]
 pub struct Options<'a> {
-    /// The time that the published ports have to answer.
+    /// The time that the guests have to boot, and their published ports to answer.
     pub ready_timeout: Duration,
+    /// Takes the functions for ready as soon as their VMMs run: no port and no carrier is waited for.
+    pub no_wait: bool,
     /// Starts the built-in guest, for a function that no VMM runs.
     pub player: Player<'a>,
     /// Readable once the supervisor shall stop: a signal came, say.
@@ -108,7 +110,7 @@ pub trait Observer<K> {
     /// An error ends the run.
     fn started(&mut self, node: &Node<K>, instance: &Instance) -> Result<(), Self::Error>;
 
-    /// Called when every published port answers.
+    /// Called when every function is ready.
     ///
     /// # Errors
     /// An error ends the run.
@@ -200,11 +202,13 @@ impl<K: Kernel, O: Observer<K>> Supervision<'_, K, O> {
         self.observer.networked(&report)?;
         let networked = now();
         let instances: Vec<_> = prepared.iter().zip(ordered(&report, prepared)).collect();
+        let deadline = now() + self.options.ready_timeout;
         self.start(&instances)?;
         let launched = now();
         let played: Vec<Played<'_>> = instances.iter().map(|(p, i)| (*i, p.choice.vmm)).collect();
-        let limit = self.options.ready_timeout;
-        let readiness = match readiness::wait(self.node, &mut self.guests, &played, limit)? {
+        let wait =
+            Wait { nothing: self.options.no_wait, limit: self.options.ready_timeout, deadline };
+        let readiness = match readiness::wait(self.node, &mut self.guests, &played, wait)? {
             Outcome::Ready(readiness) => readiness,
             Outcome::Stopped => return Ok(true),
             Outcome::Ended(ended) => return Err(SupervisorError::from(ended).into()),
@@ -225,6 +229,7 @@ impl<K: Kernel, O: Observer<K>> Supervision<'_, K, O> {
 
     fn start(&mut self, instances: &[(&Prepared, &Instance)]) -> Result<(), O::Error> {
         let resolvers = self.node.kernel().resolvers().map_err(SupervisorError::from)?;
+        let mut launches = Vec::new();
         for (prepared, instance) in instances {
             if prepared.choice.vmm != Vmm::Builtin
                 && let Some(warning) = without_resolver(&Attachment::of(instance, &resolvers))
@@ -234,10 +239,13 @@ impl<K: Kernel, O: Observer<K>> Supervision<'_, K, O> {
             let launch = prepared.launch(instance, &resolvers, self.options.player);
             let name = || instance.name().clone();
             let failed = |source| SupervisorError::Launch { name: name(), source };
-            self.guests.start(self.node, instance.name(), &launch.map_err(failed)?)?;
+            let launch = launch.map_err(failed)?;
+            self.guests.start(instance.name(), &launch)?;
+            launches.push(launch);
             self.observer.started(self.node, instance)?;
         }
-        Ok(())
+        // One that is slow keeps none of the others waiting.
+        Ok(self.guests.boot(self.node, &launches, self.options.ready_timeout)?)
     }
 
     /// Waits until the supervisor shall stop or no VMM is left. The end of one VMM does not affect the others.

@@ -1,20 +1,27 @@
-//! Waits until functions are ready: until each of their TCP exposures accepts a connection from this node.
+//! Waits until functions are ready: by default, until each port of their TCP exposures accepts a connection from this node,
+//! and until each TAP is open.
 
 use std::{
+    collections::BTreeSet,
     io::{self, Read, Write},
+    iter::{Flatten, Peekable},
     net::{Ipv4Addr, SocketAddr, TcpStream},
+    ops::RangeInclusive,
+    option,
+    path::Path,
     time::{Duration, Instant},
 };
 
-use riklet_core::model::{Exposure, Protocol, Vmm};
+use riklet_core::model::{Exposure, Protocol, Ready, Vmm};
 use riklet_kernel::Kernel;
 use riklet_sdn::{Instance, Node};
 
 use super::{
     SupervisorError,
-    error::Played,
+    error::{ConsoleEnd, Played},
     guests::{Ended, Event, RunningGuests},
 };
+use crate::{console, runs};
 
 /// The time limit of the first attempts; that of the later ones follows. A packet that arrived before the guest had
 /// its address is only sent again after a second, so a new attempt is faster.
@@ -22,6 +29,8 @@ const FIRST_ATTEMPT: Duration = Duration::from_millis(20);
 const LAST_ATTEMPT: Duration = Duration::from_millis(500);
 /// The pause before the next attempt.
 const PAUSE: Duration = Duration::from_millis(2);
+/// The most ports of one range that are asked before the others are looked at.
+const PORTS_AT_ONCE: usize = 64;
 /// The most bytes of an answer that are shown.
 const MAX_BODY: u64 = 4096;
 
@@ -36,7 +45,7 @@ pub(super) enum Outcome {
 /// The answers of the published ports, and their times.
 #[derive(Debug)]
 pub struct Readiness {
-    /// The answer of each TCP exposure, in the order of [`tcp_exposures`].
+    /// The answer of the first port of each TCP exposure that was waited for, in the order of [`tcp_exposures`].
     pub answers: Vec<PortAnswer>,
     /// The time at which every guest had answered something, if only with a refusal.
     pub booted: Instant,
@@ -61,10 +70,22 @@ enum Waiting {
     Port,
 }
 
-/// An exposure that is not ready yet, or an instance without a TCP exposure, whose carrier is awaited.
+/// The extent of the wait.
+#[derive(Clone, Copy)]
+pub(super) struct Wait {
+    /// Waits for nothing.
+    pub(super) nothing: bool,
+    /// The time limit, as the error names it.
+    pub(super) limit: Duration,
+    pub(super) deadline: Instant,
+}
+
+/// An exposure whose ports are not all ready yet, or an instance whose carrier is awaited.
 struct Pending<'a> {
     instance: &'a Instance,
     exposure: Option<&'a Exposure>,
+    /// The ports of the exposure that have not answered.
+    ports: Ports,
     builtin: bool,
     attempt: Duration,
     waiting: Waiting,
@@ -72,30 +93,18 @@ struct Pending<'a> {
     done: bool,
 }
 
-/// Waits until every TCP exposure answers, and every TAP has been opened.
+/// Waits until everything is ready that the definitions say is waited for.
 pub(super) fn wait<K: Kernel>(
     node: &mut Node<K>,
     guests: &mut RunningGuests<'_>,
     instances: &[Played<'_>],
-    limit: Duration,
+    wait: Wait,
 ) -> Result<Outcome, SupervisorError> {
-    let deadline = super::now() + limit;
-    let pending = |(instance, exposure, vmm)| Pending {
-        instance,
-        exposure,
-        builtin: vmm == Vmm::Builtin,
-        attempt: FIRST_ATTEMPT,
-        waiting: Waiting::Carrier,
-        answer: None,
-        done: false,
-    };
-    let published =
-        tcp_exposures(instances).map(|(instance, exposure, vmm)| (instance, Some(exposure), vmm));
-    let is_published =
-        |instance: &Instance| tcp_exposures(instances).any(|(other, ..)| other == instance);
-    let others = instances.iter().filter(|(instance, _)| !is_published(instance));
-    let others = others.map(|(instance, vmm)| (*instance, None, *vmm));
-    let mut all: Vec<_> = published.chain(others).map(pending).collect();
+    let mut all: Vec<_> = instances
+        .iter()
+        .filter(|_| !wait.nothing)
+        .flat_map(|played| awaited(played.0).map(|exposure| Pending::new(*played, exposure)))
+        .collect();
     let mut booted = None;
     loop {
         for pending in all.iter_mut().filter(|pending| !pending.done) {
@@ -113,14 +122,35 @@ pub(super) fn wait<K: Kernel>(
         match guests.wait(node, Some(PAUSE))? {
             Some(Event::Stop) => return Ok(Outcome::Stopped),
             Some(Event::Ended(ended)) => return Ok(Outcome::Ended(ended)),
-            None if super::now() < deadline => {}
-            None => {
-                let missing = all.iter().filter(|pending| !pending.done);
-                let waited = missing.map(Pending::describe).collect();
-                return Err(SupervisorError::NotReady { waited, limit });
-            }
+            None if super::now() < wait.deadline => {}
+            None => return Err(not_ready(&node.config().state_dir, &all, wait.limit)),
         }
     }
+}
+
+/// Returns what is awaited of an instance: exposures whose ports shall accept, and `None` for the carrier. An instance
+/// without any exposure is ready with its carrier.
+fn awaited(instance: &Instance) -> impl Iterator<Item = Option<&Exposure>> {
+    let signs = || instance.exposures().iter().map(Exposure::ready);
+    let carrier = instance.exposures().is_empty() || signs().any(|ready| ready == Ready::Carrier);
+    let answering = instance.exposures().iter().filter(|exposure| exposure.ready() == Ready::Tcp);
+    answering.map(Some).chain(carrier.then_some(None))
+}
+
+/// Returns the error about those that are not ready, with the ends of their consoles.
+fn not_ready(state_dir: &Path, all: &[Pending<'_>], limit: Duration) -> SupervisorError {
+    /// The number of lines that are shown.
+    const LINES: usize = 5;
+    /// The part of the log that these are looked for in, in bytes.
+    const TAIL: u64 = 8192;
+    let missing = || all.iter().filter(|pending| !pending.done);
+    let waited = missing().map(Pending::describe).collect();
+    let names: BTreeSet<_> = missing().map(|pending| pending.instance.name()).collect();
+    let consoles = names.into_iter().map(|name| ConsoleEnd {
+        name: name.clone(),
+        lines: console::last_lines(&runs::log(state_dir, name), LINES, TAIL),
+    });
+    SupervisorError::NotReady { waited, limit, consoles: consoles.collect() }
 }
 
 /// Returns the TCP exposures of these instances.
@@ -133,7 +163,24 @@ pub fn tcp_exposures<'a>(
     all.filter(|(_, exposure, _)| exposure.protocol() == Protocol::Tcp)
 }
 
-impl Pending<'_> {
+/// The host ports of an exposure, in ascending order.
+type Ports = Peekable<Flatten<option::IntoIter<RangeInclusive<u16>>>>;
+
+impl<'a> Pending<'a> {
+    fn new((instance, vmm): Played<'a>, exposure: Option<&'a Exposure>) -> Self {
+        let ports = exposure.map(Exposure::host_ports).map(|ports| ports.first()..=ports.last());
+        Self {
+            instance,
+            exposure,
+            ports: ports.into_iter().flatten().peekable(),
+            builtin: vmm == Vmm::Builtin,
+            attempt: FIRST_ATTEMPT,
+            waiting: Waiting::Carrier,
+            answer: None,
+            done: false,
+        }
+    }
+
     /// Checks the progress of this exposure. A packet sent before the guest has opened its TAP would be lost.
     fn look<K: Kernel>(&mut self, node: &mut Node<K>) -> Result<(), SupervisorError> {
         let link = node.kernel().link(&self.instance.interface())?;
@@ -146,8 +193,21 @@ impl Pending<'_> {
             self.done = true;
             return Ok(());
         };
+        for _ in 0..PORTS_AT_ONCE {
+            let Some(&port) = self.ports.peek() else { break };
+            let Some((target, body)) = self.ask(exposure, port) else { break };
+            self.ports.next();
+            self.answer.get_or_insert(PortAnswer { target, body });
+        }
+        self.done = self.ports.peek().is_none();
+        self.attempt = (self.attempt * 3 / 2).min(LAST_ATTEMPT);
+        Ok(())
+    }
+
+    /// Returns the answer of one port; `None` if there is none.
+    fn ask(&mut self, exposure: &Exposure, port: u16) -> Option<(SocketAddr, Option<String>)> {
         let (attempt, builtin) = (self.attempt, self.builtin);
-        let answer = first_answer(&targets(self.instance, exposure), |target| {
+        first_answer(&targets(self.instance, exposure, port), |target| {
             let answer = ask(target, attempt, builtin);
             let refused = |error: &io::Error| error.kind() == io::ErrorKind::ConnectionRefused;
             if answer.as_ref().err().is_none_or(refused) {
@@ -156,16 +216,15 @@ impl Pending<'_> {
                 self.waiting = Waiting::Guest;
             }
             answer.ok()
-        });
-        self.done = answer.is_some();
-        self.answer = answer.map(|(target, body)| PortAnswer { target, body });
-        self.attempt = (self.attempt * 3 / 2).min(LAST_ATTEMPT);
-        Ok(())
+        })
     }
 
     fn describe(&self) -> String {
         let Self { instance, exposure, .. } = self;
-        let exposure = exposure.map(|exposure| format!(" ({exposure})")).unwrap_or_default();
+        let single = |exposure: &Exposure| exposure.host_ports().is_single();
+        let port = self.ports.clone().next().filter(|_| !exposure.is_none_or(single));
+        let port = port.map(|port| format!(", port {port}")).unwrap_or_default();
+        let exposure = exposure.map(|exposure| format!(" ({exposure}{port})")).unwrap_or_default();
         let what = match self.waiting {
             Waiting::Carrier => {
                 format!("nothing has opened {} (it has no carrier)", instance.interface())
@@ -179,10 +238,9 @@ impl Pending<'_> {
     }
 }
 
-/// Returns the addresses at which the node itself reaches an exposure. If lo is down, 127.0.0.1 is unreachable, but
+/// Returns the addresses at which the node itself reaches a port of an exposure. If lo is down, 127.0.0.1 is unreachable, but
 /// the address of the node's own TAP is reachable.
-fn targets(instance: &Instance, exposure: &Exposure) -> Vec<SocketAddr> {
-    let port = exposure.host_ports().first();
+fn targets(instance: &Instance, exposure: &Exposure, port: u16) -> Vec<SocketAddr> {
     let addresses = match exposure.host_address() {
         Some(address) => vec![address],
         None => {

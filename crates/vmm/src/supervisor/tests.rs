@@ -37,3 +37,19 @@ fn run_ends_only_after_its_network_is_down() {
     assert!(kernel.system().links.is_empty());
     std::fs::remove_dir_all(&state_dir).unwrap();
 }
+
+#[test]
+fn error_about_a_guest_that_is_not_ready_shows_its_console() {
+    let name = || "hello".parse().unwrap();
+    let lines = |lines: &[&str]| lines.iter().map(ToString::to_string).collect();
+    let shown = |consoles| {
+        let limit = Duration::from_secs(10);
+        let error = SupervisorError::NotReady { waited: vec![], limit, consoles };
+        assert!(error.hint().unwrap().starts_with("`riklet-sdn logs hello` "));
+        error.consoles()
+    };
+    let ends = ConsoleEnd { name: name(), lines: lines(&["one", "two"]) };
+    assert_eq!(shown(vec![ends]), ["the console of hello ends with:", "  one", "  two"]);
+    let empty = ConsoleEnd { name: name(), lines: vec![] };
+    assert_eq!(shown(vec![empty]), ["the console of hello is empty"]);
+}

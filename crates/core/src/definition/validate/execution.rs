@@ -69,7 +69,7 @@ impl Validator {
     }
 
     /// Reads one of some names, in upper or lower case.
-    fn choice<T: Copy>(
+    pub(super) fn choice<T: Copy>(
         &mut self,
         object: &Object<'_>,
         name: &str,
