@@ -167,9 +167,9 @@ fn definitions(workloads: &[Workload]) -> Value {
 
 fn notification(event: &ServerEvent) -> Result<Notification, ApiError> {
     let read = |error| not_understood("GET /v1/events", &error);
-    if event.name == "lost" {
+    if event.name == "missed" {
         let missed: Value = serde_json::from_str(&event.data).map_err(read)?;
-        return Ok(Notification::Missed(missed["count"].as_u64().unwrap_or_default()));
+        return Ok(Notification::Missed(missed["count"].as_u64()));
     }
     serde_json::from_str(&event.data).map(Notification::Event).map_err(read)
 }

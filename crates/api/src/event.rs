@@ -2,14 +2,15 @@ use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
-/// Something that the daemon did.
+/// Something that the daemon did, or another process on the same records.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct Event {
     /// The time, in milliseconds since 1970.
     pub at_ms: u64,
-    /// `up`, `down`, `failed`, `noticed` (somebody else changed something), `repaired`, `backing-off`, `manifest` or `error`.
+    /// Of a function: `up`, `down` or `failed`. Of its run: `started`, `ready`, `stopping`, `ended` or `lost`. Of the node:
+    /// `noticed` (somebody else changed something), `repaired`, `backing-off`, `manifest` or `error`.
     pub kind: String,
     /// The function that it concerns; null if it concerns several, or none.
     pub name: Option<String>,
@@ -22,8 +23,8 @@ pub struct Event {
 pub enum Notification {
     /// An event.
     Event(Event),
-    /// The number of events that were skipped because the reader is too slow.
-    Missed(u64),
+    /// The number of events that are not told, because the reader is too slow or too late; `None` if nobody knows.
+    Missed(Option<u64>),
 }
 
 /// Returns a time as documents and records have it: in milliseconds since 1970.

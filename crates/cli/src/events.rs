@@ -17,7 +17,8 @@ pub(crate) fn run(
                 format!("{}\n", json!({ "missed": count }))
             }
             Notification::Missed(count) => {
-                format!("! {count} events came too fast to be told\n")
+                let count = count.map_or_else(|| "some".to_owned(), |count| count.to_string());
+                format!("! {count} events were missed\n")
             }
             Notification::Event(event) if output.is_json() => {
                 let line = serde_json::to_string(&event);

@@ -15,7 +15,10 @@ use riklet_core::{
     model::{InstanceName, Slot},
     plan::CutOff,
 };
-use riklet_sdn::{Failure, Rebuilt, Report, Request, Selector};
+use riklet_sdn::{
+    Failure, Instance, Rebuilt, Report, Request, Selector,
+    store::{JournalEntry, JournalKind},
+};
 
 /// The number of events that are kept. A watcher that falls further behind misses some.
 const REMEMBERED: usize = 1000;
@@ -39,6 +42,18 @@ pub enum EventKind {
     Manifest,
     /// Something could not be done.
     Error,
+    /// A run began.
+    Started,
+    /// The published ports of a run answer.
+    Ready,
+    /// A run was asked to stop.
+    Stopping,
+    /// A run has ended.
+    Ended,
+    /// A run was lost: its supervisor died, and what it left was cleared away.
+    Lost,
+    /// Changes by other processes were not heard of: this many, or `None` if nobody knows.
+    Missed(Option<u64>),
 }
 
 impl EventKind {
@@ -54,6 +69,12 @@ impl EventKind {
             Self::BackingOff => "backing-off",
             Self::Manifest => "manifest",
             Self::Error => "error",
+            Self::Started => "started",
+            Self::Ready => "ready",
+            Self::Stopping => "stopping",
+            Self::Ended => "ended",
+            Self::Lost => "lost",
+            Self::Missed(_) => "missed",
         }
     }
 }
@@ -97,6 +118,17 @@ impl Default for Events {
     }
 }
 
+const TAKEN_DOWN: &str = "taken down";
+
+/// Describes an instance that was brought up.
+fn description(instance: &Instance) -> String {
+    let exposures: Vec<_> = instance.exposures().iter().map(ToString::to_string).collect();
+    let guests = instance.addresses.guests().map(|guest| guest.to_string());
+    let guests = guests.collect::<Vec<_>>().join(", ");
+    let text = format!("{}: {guests} {}", instance.interface(), exposures.join(", "));
+    text.trim_end().to_owned()
+}
+
 impl Events {
     /// Returns the kept events, oldest first, and a receiver of all later ones.
     #[must_use]
@@ -120,10 +152,20 @@ impl Events {
         }
         match kind {
             EventKind::Failed | EventKind::Error => tracing::warn!("{text}"),
-            EventKind::Noticed | EventKind::Repaired | EventKind::BackingOff => {
+            EventKind::Noticed
+            | EventKind::Repaired
+            | EventKind::BackingOff
+            | EventKind::Lost
+            | EventKind::Missed(_) => {
                 tracing::warn!("{}: {text}", kind.as_str());
             }
-            EventKind::Up | EventKind::Down | EventKind::Manifest => {
+            EventKind::Up
+            | EventKind::Down
+            | EventKind::Manifest
+            | EventKind::Started
+            | EventKind::Ready
+            | EventKind::Stopping
+            | EventKind::Ended => {
                 tracing::debug!("{}: {text}", kind.as_str());
             }
         }
@@ -144,21 +186,12 @@ impl Events {
         match request.taken_down() {
             None => {
                 for instance in &report.instances {
-                    let exposures = instance.exposures().iter().map(ToString::to_string);
-                    let exposures: Vec<_> = exposures.collect();
-                    let guests = instance.addresses.guests().map(|guest| guest.to_string());
-                    let text = format!(
-                        "{}: {} {}",
-                        instance.interface(),
-                        guests.collect::<Vec<_>>().join(", "),
-                        exposures.join(", ")
-                    );
-                    self.say(EventKind::Up, Some(instance.name()), text.trim_end().to_owned());
+                    self.say(EventKind::Up, Some(instance.name()), description(instance));
                 }
             }
             Some(Selector::Named(names)) => {
                 for name in &names {
-                    self.say(EventKind::Down, Some(name), "taken down".to_owned());
+                    self.say(EventKind::Down, Some(name), TAKEN_DOWN.to_owned());
                 }
             }
             Some(Selector::All) => {
@@ -166,6 +199,30 @@ impl Events {
             }
         }
         report.failures.iter().for_each(|failure| self.failed(failure));
+    }
+
+    /// Publishes a change by another process. `instance` is what is recorded of an instance that was brought up.
+    pub(super) fn heard(&self, entry: JournalEntry, instance: Option<&Instance>) {
+        let JournalEntry { kind, name, text, .. } = entry;
+        let (kind, text) = match kind {
+            JournalKind::Up => (EventKind::Up, instance.map(description).unwrap_or_default()),
+            JournalKind::Down => (EventKind::Down, TAKEN_DOWN.to_owned()),
+            JournalKind::Failed => (EventKind::Failed, text),
+            JournalKind::Started => (EventKind::Started, text),
+            JournalKind::Ready => (EventKind::Ready, text),
+            JournalKind::Stopping => (EventKind::Stopping, text),
+            JournalKind::Ended => (EventKind::Ended, text),
+            JournalKind::Lost => (EventKind::Lost, text),
+            _ => return,
+        };
+        self.say(kind, Some(&name), text);
+    }
+
+    /// Publishes that this many changes by other processes were not heard of; `None` if nobody knows.
+    pub(super) fn missed(&self, count: Option<u64>) {
+        let count_text = count.map_or_else(|| "some".to_owned(), |count| count.to_string());
+        let text = format!("{count_text} changes by other processes were not heard of");
+        self.say(EventKind::Missed(count), None, text);
     }
 
     /// Publishes that the records were missing, and were written again.

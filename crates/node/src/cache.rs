@@ -90,6 +90,11 @@ impl Cache {
         self.strategy == Strategy::Deferred
     }
 
+    /// Returns whether the process announces its operations itself, as a daemon does; otherwise they go to the journal.
+    pub(crate) fn announces_itself(&self) -> bool {
+        self.strategy == Strategy::Deferred
+    }
+
     /// Notes that the records were written again.
     pub(crate) fn note_restored(&self) {
         self.restored.set(true);

@@ -10,7 +10,7 @@ use super::{
     record::Changes,
     session::Session,
 };
-use crate::store::{Generation, Phase, Record, Records, ReservedSlot, StoreError, Tx};
+use crate::store::{Generation, JournalKind, Phase, Record, Records, ReservedSlot, StoreError, Tx};
 use riklet_core::{
     model::{InstanceName, Slot},
     plan::{CutOff, LinkDeletion, Step},
@@ -56,7 +56,8 @@ impl<K: Kernel> Session<'_, K> {
             return Ok(Committed { done, failures: vec![], cut_offs });
         }
         let tx = self.store.transaction()?;
-        let mut failures = commit_records(cache, &tx, &outcome, scope, deletion)?;
+        let announcer = Announcer::of(cache, &outcome, records);
+        let mut failures = commit_records(cache, &tx, &outcome, (scope, deletion), &announcer)?;
         if scope.is_none() {
             failures.extend(reopen_broken(&tx, &outcome, &failures)?);
             commit_reserved(cache, &tx, &outcome)?;
@@ -74,42 +75,85 @@ impl<K: Kernel> Session<'_, K> {
     }
 }
 
+/// Decides which outcomes go to the journal: those that nobody else announces.
+struct Announcer {
+    /// The slots that this operation is for.
+    asked: BTreeSet<Slot>,
+    /// True if the caller announces the outcome for these, or there is nothing to announce.
+    silent: bool,
+}
+
+impl Announcer {
+    fn of(cache: &Cache, outcome: &Outcome, records: &[Record]) -> Self {
+        let unchanged = outcome.done.is_empty() && outcome.failed.is_empty();
+        let asked = records.iter().map(|record| record.slot).collect();
+        Self { asked, silent: cache.announces_itself() || unchanged }
+    }
+
+    /// Returns whether an outcome is announced. The process that began an operation which another one completes did not
+    /// come to announce it.
+    fn announces(&self, slot: Slot) -> bool {
+        !self.silent || !self.asked.contains(&slot)
+    }
+}
+
 /// Records how far the kernel followed the records that were looked at. Returns the failures.
 fn commit_records(
     cache: &mut Cache,
     tx: &Tx<'_>,
     outcome: &Outcome,
-    scope: Option<&Changes>,
-    deletion: LinkDeletion,
+    (scope, deletion): (Option<&Changes>, LinkDeletion),
+    announcer: &Announcer,
 ) -> Result<Vec<Failure>, NodeError> {
     let mut failures = Vec::new();
     let Records { readable, unreadable } = tx.unsettled()?;
     // The kernel objects of unreadable records are only found by looking at everything.
     for leaving in unreadable.iter().filter(|_| scope.is_none()) {
+        let name = &leaving.record.name;
         match outcome.failed.get(&leaving.slot) {
-            Some(error) => failures.push(failure(&leaving.record.name, leaving.slot, error)),
+            Some(error) => failures.push(failure(name, leaving.slot, error)),
             None if outcome.halted.is_some() => {}
-            None => drop(tx.remove_unreadable(leaving)?),
+            None if tx.remove_unreadable(leaving)? && !announcer.silent => {
+                tx.announce(JournalKind::Down, name, "")?;
+            }
+            None => {}
         }
     }
     for record in readable {
         if scope.is_some_and(|changes| !changes.contains_key(&record.slot)) {
             continue;
         }
-        match (outcome.failed.get(&record.slot), record.phase) {
+        let name = record.workload.name();
+        let changed = match (outcome.failed.get(&record.slot), record.phase) {
             (Some(error), _) => {
-                failures.push(failure(record.workload.name(), record.slot, error));
+                let failed = failure(name, record.slot, error);
+                if !announcer.silent && announcer.asked.contains(&record.slot) {
+                    tx.announce(JournalKind::Failed, name, &chain(&failed))?;
+                }
+                failures.push(failed);
+                None
             }
-            (None, _) if outcome.halted.is_some() => {}
+            (None, _) if outcome.halted.is_some() => None,
             (None, Phase::Removing) if deletion == LinkDeletion::Deferred => {
-                tx.drain(&record)?;
                 cache.keep_flows(&record);
+                tx.drain(&record)?.then_some(JournalKind::Down)
             }
-            (None, Phase::Removing) => drop(tx.remove(&record)?),
-            (None, Phase::Pending | Phase::Up) => drop(tx.set_phase(&record, Phase::Up)?),
+            (None, Phase::Removing) => tx.remove(&record)?.then_some(JournalKind::Down),
+            (None, Phase::Pending | Phase::Up) => {
+                tx.set_phase(&record, Phase::Up)?.map(|_| JournalKind::Up)
+            }
+        };
+        if let Some(kind) = changed.filter(|_| announcer.announces(record.slot)) {
+            tx.announce(kind, name, "")?;
         }
     }
     Ok(failures)
+}
+
+/// Returns the text of an error, with its causes.
+fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
 /// Frees the slots whose interfaces are gone now, and ready slots whose interfaces could not be repaired.

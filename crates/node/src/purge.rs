@@ -9,7 +9,7 @@ use super::{
     session::{Operations, Session},
     views::FullView,
 };
-use crate::store::{Phase, Records, ReservedSlot};
+use crate::store::{JournalKind, Phase, Records, ReservedSlot};
 use riklet_kernel::{Kernel, process::ProcessId};
 
 impl<K: Kernel> Operations<'_, K> {
@@ -62,8 +62,10 @@ impl<K: Kernel> Session<'_, K> {
         // Commit.
         let (tx, context) = self.begin()?;
         let Records { readable, unreadable } = tx.all()?;
+        // A daemon does not announce this by itself: the report does not have the instances.
         for record in &readable {
             tx.remove(record)?;
+            tx.announce(JournalKind::Down, record.workload.name(), "")?;
         }
         for unreadable in &unreadable {
             tx.remove_unreadable(unreadable)?;

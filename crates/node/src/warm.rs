@@ -5,7 +5,7 @@ use super::{
     Rebuilt, Report, Request, Selector, TaskOutcome, UpOptions, Warning, cache::Cache,
     session::Operations,
 };
-use crate::store::{ReservedSlot, Store};
+use crate::store::{Journal, ReservedSlot, Store};
 use riklet_core::{
     model::{InstanceName, Slot, Workload},
     plan::{Adoption, Plan},
@@ -200,6 +200,15 @@ impl<K: Kernel> WarmNode<K> {
         let mut operations = self.operations();
         operations.flush()?;
         Ok(look(operations.records()?))
+    }
+
+    /// Returns the changes by others after the one of this number, for the one who announces them. Reads the records as
+    /// they are, and commits nothing.
+    ///
+    /// # Errors
+    /// Fails if the records cannot be read.
+    pub fn changes_after(&mut self, number: u64) -> Result<Journal, NodeError> {
+        Ok(self.operations().records()?.changes_after(number)?)
     }
 
     /// Returns how many slots instances hold, and how many are reserved, by state. A deferred outcome counts as

@@ -30,7 +30,7 @@ fn database_of_a_newer_version_is_left_alone() {
     for arguments in ALL.into_iter().chain([&["repair", "--rebuild"][..]]) {
         insta::allow_duplicates! {
             insta::assert_snapshot!(environment.refused(1, arguments), @r"
-            error: $DIR/state/riklet-sdn.db has format 9; this version knows formats up to 3
+            error: $DIR/state/riklet-sdn.db has format 9; this version knows formats up to 4
             hint: use the version of riklet-sdn that wrote it, or a later one; `riklet-sdn repair --rebuild --force` sets the database aside
             ");
         }

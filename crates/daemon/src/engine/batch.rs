@@ -23,6 +23,7 @@ impl Core {
         }
         let (requests, replies): (Vec<_>, Vec<_>) = batch.into_iter().unzip();
         let results = self.local.node.apply(&requests);
+        self.hear_others();
         let now = now();
         let may_free = !self.background.is_idle() || self.draining_since.is_some();
         for ((request, reply), result) in requests.into_iter().zip(replies).zip(results) {

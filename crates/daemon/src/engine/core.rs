@@ -17,12 +17,16 @@ use super::{
     batch::{BATCH_SIZE, Reply},
     drift::REFRESH_INTERVAL,
     healer::Healer,
+    others::JOURNAL_INTERVAL,
     progress::Progress,
 };
 use crate::{events::Events, local::LocalNode, now};
 use riklet_core::{model::Slot, plan::CutOff};
 use riklet_kernel::linux::{Linux, watched::Watched};
-use riklet_sdn::{Config, NodeError, Request, WarmNode, store::ReservedSlot};
+use riklet_sdn::{
+    Config, NodeError, Request, WarmNode,
+    store::{JournalFollower, ReservedSlot},
+};
 
 /// The state of the engine's thread.
 pub(super) struct Core {
@@ -32,6 +36,9 @@ pub(super) struct Core {
     inbox: Receiver<Message>,
     queue: Queue,
     progress: Progress,
+    pub(super) journal: JournalFollower,
+    /// The number of the last change by another process that was published.
+    pub(super) heard: u64,
     pub(super) background: Background,
     pub(super) healer: Healer,
     /// The error of the last repair, if it failed: the same one is said once.
@@ -81,6 +88,9 @@ impl Core {
             let _engine_is_gone = outcomes.send(Message::TaskOutcome(outcome));
         });
         let background = background.map_err(EngineError::Start)?;
+        // What was changed before is in the first list of every watcher.
+        let journal = JournalFollower::open(&node.config().state_dir);
+        let heard = node.changes_after(0)?.last;
         let now = now();
         let mut core = Self {
             local: LocalNode::new(node),
@@ -89,6 +99,8 @@ impl Core {
             inbox,
             queue,
             progress,
+            journal,
+            heard,
             background,
             healer: Healer::default(),
             failed_repair: None,
@@ -117,8 +129,10 @@ impl Core {
                 return;
             }
             self.progress.begin();
+            self.hear_others();
             self.take_messages();
             self.call_alone();
+            self.hear_others();
             self.listen();
             self.heal();
             self.give_tasks();
@@ -133,11 +147,13 @@ impl Core {
 
     /// Waits for a message, a notification, or the time of the next task.
     fn wait(&mut self) -> Result<(), Errno> {
-        let due = [Some(self.next_refresh), self.healer.next(), self.next_task()];
+        let look = self.journal.as_fd().is_none().then(|| now() + JOURNAL_INTERVAL);
+        let due = [Some(self.next_refresh), self.healer.next(), self.next_task(), look];
         let due = due.into_iter().flatten().min().unwrap_or(self.next_refresh);
         let limit = Timespec::try_from(due.saturating_duration_since(now())).ok();
         let kernel = &*self.local.node.kernel();
         let mut files = vec![PollFd::new(&*self.queue.wake, PollFlags::IN)];
+        files.extend(self.journal.as_fd().map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
         files.extend(
             kernel.as_fds().into_iter().map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)),
         );

@@ -8,6 +8,7 @@
 //! | `core` | the thread: waits, and takes what comes |
 //! | `batch` | requests that are done together |
 //! | `drift`, `healer` | what somebody else changed, and when it is repaired |
+//! | `others` | changes by other processes, for the events |
 //! | `slots`, `background` | TAPs created in advance, and deleted later, on another thread |
 //! | `progress` | what the thread is at, for those who do not wait for it |
 //! | `node_api`, `pending` | the handle: an API for threads, and replies to come |
@@ -18,6 +19,7 @@ mod core;
 mod drift;
 mod healer;
 mod node_api;
+mod others;
 mod pending;
 mod progress;
 mod slots;

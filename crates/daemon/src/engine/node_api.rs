@@ -12,7 +12,7 @@ use tokio::sync::broadcast::error::RecvError;
 use super::Engine;
 use crate::{
     documents,
-    events::EventKind,
+    events::{self, EventKind},
     local::{document, forget_runs},
     problems,
 };
@@ -83,16 +83,22 @@ impl NodeApi for Engine {
 
     fn events(&mut self, follow: bool) -> Result<Notifications, ApiError> {
         let (remembered, mut coming) = self.events.listen();
-        let remembered =
-            remembered.into_iter().map(|event| Ok(Notification::Event((&event).into())));
+        let remembered = remembered.into_iter().map(|event| Ok(notification(&event)));
         if !follow {
             return Ok(Box::new(remembered));
         }
         let coming = std::iter::from_fn(move || match coming.blocking_recv() {
-            Ok(event) => Some(Ok(Notification::Event((&event).into()))),
-            Err(RecvError::Lagged(count)) => Some(Ok(Notification::Missed(count))),
+            Ok(event) => Some(Ok(notification(&event))),
+            Err(RecvError::Lagged(count)) => Some(Ok(Notification::Missed(Some(count)))),
             Err(RecvError::Closed) => None,
         });
         Ok(Box::new(remembered.chain(coming)))
+    }
+}
+
+fn notification(event: &events::Event) -> Notification {
+    match event.kind {
+        EventKind::Missed(count) => Notification::Missed(count),
+        _ => Notification::Event(event.into()),
     }
 }

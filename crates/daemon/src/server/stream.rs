@@ -43,7 +43,7 @@ pub(super) async fn events(
     let coming = BroadcastStream::new(coming).map(|event| {
         Some(match event {
             Ok(event) => document(&event),
-            Err(BroadcastStreamRecvError::Lagged(count)) => lost(count),
+            Err(BroadcastStreamRecvError::Lagged(count)) => missed(Some(count)),
         })
     });
     Ok(answer(remembered.chain(coming), api.ending))
@@ -58,7 +58,7 @@ pub(super) async fn instances(api: Api, collection: Collection) -> Result<Respon
     let changes = stream::unfold((api, coming), move |(api, mut coming)| async move {
         let event = match coming.recv().await {
             Ok(event) => change(&api, collection, &event).await,
-            Err(broadcast::error::RecvError::Lagged(count)) => Some(lost(count)),
+            Err(broadcast::error::RecvError::Lagged(count)) => Some(missed(Some(count))),
             Err(broadcast::error::RecvError::Closed) => return None,
         };
         Some((event, (api, coming)))
@@ -83,22 +83,34 @@ async fn change(api: &Api, collection: Collection, event: &events::Event) -> Opt
         (EventKind::Down | EventKind::Repaired, None) => {
             Some(data("list", &handlers::listed(api, collection).await.ok()?))
         }
+        (
+            EventKind::Started
+            | EventKind::Ready
+            | EventKind::Stopping
+            | EventKind::Ended
+            | EventKind::Lost
+            | EventKind::Missed(_),
+            _,
+        ) => Some(document(event)),
         _ => None,
     }
 }
 
 fn document(event: &events::Event) -> Event {
+    if let EventKind::Missed(count) = event.kind {
+        return missed(count);
+    }
     data(event.kind.as_str(), &wire::Event::from(event))
 }
 
-/// Returns the event that tells a slow client how many events it missed.
-fn lost(count: u64) -> Event {
-    data("lost", &serde_json::json!({ "count": count }))
+/// Returns the event that tells how many events are not told; `None` if nobody knows.
+fn missed(count: Option<u64>) -> Event {
+    data("missed", &serde_json::json!({ "count": count }))
 }
 
 fn data(name: &str, document: &impl Serialize) -> Event {
     let event = Event::default().event(name);
-    event.json_data(document).unwrap_or_else(|_unwritable| Event::default().event("lost"))
+    event.json_data(document).unwrap_or_else(|_unwritable| Event::default().event("missed"))
 }
 
 /// Returns the stream as a response that ends with the daemon.

@@ -17,7 +17,7 @@ const SCHEMA: &str = include_str!("schema.sql");
 /// `application_id` of the database header (<https://sqlite.org/fileformat2.html>, offset 68): "RIKN".
 const APPLICATION_ID: i64 = 0x5249_4b4e;
 /// `user_version` of the database header: the version of the schema.
-pub(super) const FORMAT: i64 = 3;
+pub(super) const FORMAT: i64 = 4;
 
 /// The capacity of the cache of prepared statements: larger than their number, so that an open database prepares each
 /// once.

@@ -7,6 +7,7 @@
 mod adopted;
 mod error;
 mod file;
+mod journal;
 mod lock;
 mod manifests;
 mod passed;
@@ -33,6 +34,7 @@ use rusqlite::{Connection, OptionalExtension, Params, Row};
 
 pub use error::{DatabaseError, StoreError};
 pub(crate) use error::{REBUILD, rebuild_one};
+pub use journal::{Journal, JournalEntry, JournalFollower, JournalKind};
 pub use lock::{LOCK_TIMEOUT, Lock, daemon, daemon_lock, lock_holder};
 pub use record::{Generation, Phase, Record, Records, Unreadable};
 pub use reserved::ReservedSlot;

@@ -3,7 +3,7 @@
 
 use rusqlite::Row;
 
-use super::{Store, StoreError, Tx, key};
+use super::{JournalKind, Store, StoreError, Tx, key};
 use riklet_core::model::InstanceName;
 use riklet_kernel::process::ProcessId;
 
@@ -124,7 +124,9 @@ impl Tx<'_> {
              VALUES (?, ?, ?, ?, ?)";
         let (workload, ordinal) = key(name);
         let params = (workload, ordinal, vmm, supervisor.to_string(), started);
-        self.execute("record a run", sql, params).map(drop)
+        self.execute("record a run", sql, params)?;
+        let text = format!("run by {vmm}, supervisor process {}", supervisor.pid());
+        self.announce(JournalKind::Started, name, &text)
     }
 
     /// Records the VMM's process of a run. One that has ended, or has another supervisor by now, is left as it is.
@@ -157,10 +159,14 @@ impl Tx<'_> {
         let sql = "UPDATE runs SET ready = ? WHERE workload = ? AND ordinal = ? AND supervisor = ? AND ended IS NULL";
         let (workload, ordinal) = key(name);
         let params = (after, workload, ordinal, supervisor.to_string());
-        self.execute("record that a run is ready", sql, params).map(drop)
+        match self.execute("record that a run is ready", sql, params)? {
+            0 => Ok(()),
+            _ => self.announce(JournalKind::Ready, name, &format!("ready after {after} ms")),
+        }
     }
 
-    /// Records that a run was asked to stop. One that has ended, or has another supervisor by now, is left as it is.
+    /// Records that a run was asked to stop. Changes nothing if that is recorded, or if the run has ended or has another
+    /// supervisor by now.
     ///
     /// # Errors
     /// Fails if the database cannot be written.
@@ -169,10 +175,14 @@ impl Tx<'_> {
         name: &InstanceName,
         supervisor: ProcessId,
     ) -> Result<(), StoreError> {
-        let sql = "UPDATE runs SET stopping = 1 WHERE workload = ? AND ordinal = ? AND supervisor = ? AND ended IS NULL";
+        let sql = "UPDATE runs SET stopping = 1 \
+             WHERE workload = ? AND ordinal = ? AND supervisor = ? AND ended IS NULL AND stopping = 0";
         let (workload, ordinal) = key(name);
         let params = (workload, ordinal, supervisor.to_string());
-        self.execute("record that a run stops", sql, params).map(drop)
+        match self.execute("record that a run stops", sql, params)? {
+            0 => Ok(()),
+            _ => self.announce(JournalKind::Stopping, name, "asked to stop"),
+        }
     }
 
     /// Makes a process the supervisor of a run that has not ended, provided that it still has this one. Returns whether
@@ -211,12 +221,38 @@ impl Tx<'_> {
         supervisor: ProcessId,
         end: &End,
     ) -> Result<(), StoreError> {
+        self.end_run_as(JournalKind::Ended, name, supervisor, end)
+    }
+
+    /// Records the end of a run whose supervisor died, as [`Self::end_run`] does.
+    ///
+    /// # Errors
+    /// Fails if the database cannot be written.
+    pub fn end_lost_run(
+        &self,
+        name: &InstanceName,
+        supervisor: ProcessId,
+        end: &End,
+    ) -> Result<(), StoreError> {
+        self.end_run_as(JournalKind::Lost, name, supervisor, end)
+    }
+
+    fn end_run_as(
+        &self,
+        kind: JournalKind,
+        name: &InstanceName,
+        supervisor: ProcessId,
+        end: &End,
+    ) -> Result<(), StoreError> {
         let sql = "UPDATE runs SET ended = ?, reason = ?, failed = ? \
              WHERE workload = ? AND ordinal = ? AND supervisor = ? AND ended IS NULL";
         let (workload, ordinal) = key(name);
         let supervisor = supervisor.to_string();
         let params = (end.at, &end.reason, end.failed, workload, ordinal, supervisor);
-        self.execute("record the end of a run", sql, params).map(drop)
+        match self.execute("record the end of a run", sql, params)? {
+            0 => Ok(()),
+            _ => self.announce(kind, name, &end.reason),
+        }
     }
 }
 

@@ -64,3 +64,12 @@ CREATE TABLE manifests (
     workload TEXT PRIMARY KEY,
     file     TEXT NOT NULL
 ) STRICT, WITHOUT ROWID;
+
+-- The last changes by processes that announce none themselves; the daemon reads them for its events. The numbers grow.
+CREATE TABLE journal (
+    number   INTEGER PRIMARY KEY,
+    kind     TEXT    NOT NULL,
+    workload TEXT    NOT NULL,
+    ordinal  INTEGER NOT NULL CHECK (ordinal >= 0),
+    text     TEXT    NOT NULL
+) STRICT;

@@ -25,6 +25,13 @@ pub(super) const MANIFEST: &str = "SELECT file FROM manifests WHERE workload = ?
 pub(super) const RECORDED: &str = "SELECT 1 FROM slots WHERE workload = ? AND ordinal = ?";
 pub(super) const FORGET_MANIFEST: &str = "DELETE FROM manifests WHERE workload = ?";
 
+pub(super) const ANNOUNCE: &str =
+    "INSERT INTO journal (kind, workload, ordinal, text) VALUES (?, ?, ?, ?) RETURNING number";
+pub(super) const PRUNE_CHANGES: &str = "DELETE FROM journal WHERE number <= ?";
+pub(super) const LAST_CHANGE: &str = "SELECT max(number) FROM journal";
+pub(super) const CHANGES: &str =
+    "SELECT number, kind, workload, text FROM journal WHERE number > ? ORDER BY number";
+
 pub(super) const LOWEST_FREE: &str =
     "SELECT min(slot) FROM slots WHERE state = 0 AND state <> 5 AND slot >= ?";
 pub(super) const LOWEST_READY: &str =

@@ -1,6 +1,7 @@
 mod allocation;
 mod cost;
 mod damage;
+mod journal;
 
 use std::{
     collections::BTreeSet,

@@ -1,4 +1,4 @@
-use std::{collections::BTreeSet, ops::Deref};
+use std::{cell::Cell, collections::BTreeSet, ops::Deref};
 
 use rusqlite::{Params, Transaction, TransactionBehavior};
 
@@ -16,6 +16,8 @@ use riklet_core::{
 pub struct Tx<'a> {
     store: &'a Store,
     transaction: Transaction<'a>,
+    /// True if the journal is written: its followers are woken after the commit.
+    pub(super) wakes: Cell<bool>,
 }
 
 impl Deref for Tx<'_> {
@@ -30,7 +32,8 @@ impl<'a> Tx<'a> {
     pub(super) fn begin(store: &'a mut Store) -> Result<Self, StoreError> {
         let store = &*store;
         let begun = Transaction::new_unchecked(&store.connection, TransactionBehavior::Immediate);
-        Ok(Self { store, transaction: begun.map_err(store.failed("begin a transaction"))? })
+        let transaction = begun.map_err(store.failed("begin a transaction"))?;
+        Ok(Self { store, transaction, wakes: Cell::default() })
     }
 
     /// Commits the changes.
@@ -38,7 +41,11 @@ impl<'a> Tx<'a> {
     /// # Errors
     /// Fails if they cannot be written; then nothing is changed.
     pub fn commit(self) -> Result<(), StoreError> {
-        self.transaction.commit().map_err(self.store.failed("commit"))
+        self.transaction.commit().map_err(self.store.failed("commit"))?;
+        if self.wakes.get() {
+            self.store.wake_followers();
+        }
+        Ok(())
     }
 
     /// Does a part of the transaction. If it fails, the part leaves nothing behind, and earlier parts stay.

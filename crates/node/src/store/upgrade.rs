@@ -10,8 +10,11 @@ use super::{
 };
 
 /// The statements that upgrade a database to the next format, for each format from 1 on.
-const UPGRADES: [&str; 2] =
-    [include_str!("upgrade/from-1.sql"), include_str!("upgrade/from-2.sql")];
+const UPGRADES: [&str; 3] = [
+    include_str!("upgrade/from-1.sql"),
+    include_str!("upgrade/from-2.sql"),
+    include_str!("upgrade/from-3.sql"),
+];
 
 /// Upgrades a database of an older format, unless another process was quicker. All of it happens in one transaction: if
 /// the process is killed meanwhile, the database is unchanged. A program of the older format that is at work holds the

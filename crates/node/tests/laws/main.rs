@@ -7,6 +7,7 @@ mod beside;
 mod corrupt;
 mod cut_off;
 mod forwarding;
+mod journal;
 #[cfg(feature = "toy-kind")]
 mod kinds;
 mod node;

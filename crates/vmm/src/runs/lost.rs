@@ -148,7 +148,7 @@ fn clear(node: &mut impl NodeOperations, run: &Run, now: u64) -> Result<Report, 
     tx.hand_over_run(&run.name, ours, run.supervisor)?;
     if report.is_ok() {
         let end = End::new(now, "its supervisor died".to_owned(), true);
-        tx.end_run(&run.name, run.supervisor, &end)?;
+        tx.end_lost_run(&run.name, run.supervisor, &end)?;
     }
     tx.commit()?;
     Ok(report?)

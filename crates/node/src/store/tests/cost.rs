@@ -33,6 +33,9 @@ fn no_statement_of_an_up_or_a_down_scans_a_table() {
         sql::CLASH,
         sql::TAKE_PORT,
         sql::RELEASE_PORTS,
+        sql::ANNOUNCE,
+        sql::PRUNE_CHANGES,
+        sql::CHANGES,
         &runs::one(),
         runs::SUPERVISED,
     ] {

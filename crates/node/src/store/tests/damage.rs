@@ -18,7 +18,7 @@ fn refused_databases_are_not_changed() {
     };
     refused(
         &|dir| dir.sql("PRAGMA user_version = 7"),
-        "DB has format 7; this version knows formats up to 3",
+        "DB has format 7; this version knows formats up to 4",
     );
     refused(&|dir| dir.sql("PRAGMA application_id = 7"), "DB is a database of another program");
     refused(

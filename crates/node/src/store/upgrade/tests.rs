@@ -7,8 +7,11 @@ use crate::store::{
 };
 use riklet_core::model::Slot;
 
-const FIXTURES: [(i64, &str); 2] =
-    [(1, include_str!("format-1.sql")), (2, include_str!("format-2.sql"))];
+const FIXTURES: [(i64, &str); 3] = [
+    (1, include_str!("format-1.sql")),
+    (2, include_str!("format-2.sql")),
+    (3, include_str!("format-3.sql")),
+];
 
 /// Returns a database of an older format, as a program of that format left it.
 fn older(fixture: &str) -> Dir {
