@@ -7,6 +7,8 @@ use serde::{Deserialize, Serialize};
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct Event {
+    /// The position of the event: who asks for the events since this one gets those that followed.
+    pub token: String,
     /// The time, in milliseconds since 1970.
     pub at_ms: u64,
     /// Of a function: `up`, `down` or `failed`. Of its run: `started`, `ready`, `stopping`, `ended` or `lost`. Of the node:

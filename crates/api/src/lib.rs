@@ -39,6 +39,7 @@ mod report;
 mod run;
 mod settings;
 mod text;
+mod token;
 
 pub use client::{Client, database_is_open};
 pub use collection::Collection;
@@ -55,3 +56,4 @@ pub use riklet_core::ErrorKind;
 pub use run::{EndedRun, ReadyRuns, ReadyTimes, RunDocument, RunningInstance, StoppedRun};
 pub use settings::SettingsDocument;
 pub use text::{chain, lines};
+pub use token::{Token, TokenError};

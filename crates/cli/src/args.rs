@@ -233,6 +233,9 @@ pub(crate) struct EventsArgs {
     /// Follow: print new events as they come.
     #[arg(long, short)]
     pub(crate) follow: bool,
+    /// Print only the events after the one with this token.
+    #[arg(long, value_name = "TOKEN")]
+    pub(crate) since: Option<riklet_api::Token>,
 }
 
 #[derive(Debug, ClapArgs)]

@@ -11,7 +11,7 @@ pub(crate) fn run(
     args: &EventsArgs,
     output: Output,
 ) -> Result<ExitCode, CliError> {
-    for notification in node.events(args.follow)? {
+    for notification in node.events(args.follow, args.since)? {
         let line = match notification? {
             Notification::Missed(count) if output.is_json() => {
                 format!("{}\n", json!({ "missed": count }))

@@ -4,7 +4,7 @@ use std::{fs, io, os::unix::net::UnixStream};
 
 use riklet_api::{
     ApiError, Check, Client, Health, HttpStatus, InspectionDocument, ListEntry, NodeApi,
-    Notifications, PlanDocument, RebuiltDocument, ReportDocument, chain,
+    Notifications, PlanDocument, RebuiltDocument, ReportDocument, Token, chain,
 };
 use riklet_core::model::{InstanceName, Selector, Workload};
 use riklet_daemon::local::LocalNode;
@@ -157,8 +157,8 @@ impl NodeApi for ChosenNode {
         self.ask(Requires::Nothing, |node| node.health())
     }
 
-    fn events(&mut self, follow: bool) -> Result<Notifications, ApiError> {
-        self.ask(Requires::Daemon, |node| node.events(follow))
+    fn events(&mut self, follow: bool, since: Option<Token>) -> Result<Notifications, ApiError> {
+        self.ask(Requires::Daemon, |node| node.events(follow, since))
     }
 }
 

@@ -18,7 +18,7 @@ use riklet_core::{
 };
 use riklet_kernel::process::ProcessId;
 use riklet_sdn::{
-    Config, Drift, Warning,
+    Config, Drift, LinkStatus, Warning,
     store::{self, Phase, Setting, Store, StoreError},
 };
 use riklet_vmm::runs::{Repaired, RunState};
@@ -49,7 +49,13 @@ pub fn instance(instance: &riklet_sdn::Instance) -> InstanceDocument {
 /// Describes a line of [`riklet_sdn::Node::list`].
 #[must_use]
 pub fn listed(listed: &riklet_sdn::ListedInstance) -> ListEntry {
-    ListEntry { instance: instance(&listed.instance), link: listed.link.as_str().to_owned() }
+    entry(&listed.instance, listed.link)
+}
+
+/// Describes an instance whose TAP has this status, as lists do.
+#[must_use]
+pub fn entry(recorded: &riklet_sdn::Instance, status: LinkStatus) -> ListEntry {
+    ListEntry { instance: instance(recorded), link: status.as_str().to_owned() }
 }
 
 /// Describes the result of [`riklet_sdn::Node::inspect`].
@@ -230,7 +236,6 @@ pub fn inspected(found: &InspectionDocument) -> Result<riklet_sdn::Instance, Not
 #[cfg(test)]
 mod tests {
     use riklet_core::model::Pool;
-    use riklet_sdn::LinkStatus;
 
     use super::*;
 

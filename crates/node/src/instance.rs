@@ -104,7 +104,13 @@ impl LinkStatus {
     }
 
     pub(crate) fn of(host: &Host, link: Option<&LinkState>) -> Self {
-        match link.filter(|link| host.owns(link)) {
+        Self::of_own(link.filter(|link| host.owns(link)))
+    }
+
+    /// Returns the status of a TAP that is ours, or of none.
+    #[must_use]
+    pub fn of_own(link: Option<&LinkState>) -> Self {
+        match link {
             None => Self::Missing,
             Some(link) if !link.up => Self::Down,
             Some(link) if link.carrier => Self::Attached,

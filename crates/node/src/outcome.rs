@@ -58,6 +58,16 @@ impl<K: Kernel> Session<'_, K> {
         let tx = self.store.transaction()?;
         let announcer = Announcer::of(cache, &outcome, records);
         let mut failures = commit_records(cache, &tx, &outcome, (scope, deletion), &announcer)?;
+        if !announcer.silent && records.is_empty() && !outcome.done.is_empty() {
+            let lines: Vec<_> = outcome.done.iter().map(ToString::to_string).collect();
+            tx.announce(JournalKind::Repaired, None, &lines.join("\n"))?;
+        }
+        if let Some((step, source)) = outcome.halted.as_ref().filter(|_| !announcer.silent) {
+            let text = format!("{step}: {}", chain(source));
+            for record in records {
+                tx.announce(JournalKind::Failed, Some(record.workload.name()), &text)?;
+            }
+        }
         if scope.is_none() {
             failures.extend(reopen_broken(&tx, &outcome, &failures)?);
             commit_reserved(cache, &tx, &outcome)?;
@@ -114,7 +124,7 @@ fn commit_records(
             Some(error) => failures.push(failure(name, leaving.slot, error)),
             None if outcome.halted.is_some() => {}
             None if tx.remove_unreadable(leaving)? && !announcer.silent => {
-                tx.announce(JournalKind::Down, name, "")?;
+                tx.announce(JournalKind::Down, Some(name), "")?;
             }
             None => {}
         }
@@ -128,7 +138,7 @@ fn commit_records(
             (Some(error), _) => {
                 let failed = failure(name, record.slot, error);
                 if !announcer.silent && announcer.asked.contains(&record.slot) {
-                    tx.announce(JournalKind::Failed, name, &chain(&failed))?;
+                    tx.announce(JournalKind::Failed, Some(name), &chain(&failed))?;
                 }
                 failures.push(failed);
                 None
@@ -144,7 +154,7 @@ fn commit_records(
             }
         };
         if let Some(kind) = changed.filter(|_| announcer.announces(record.slot)) {
-            tx.announce(kind, name, "")?;
+            tx.announce(kind, Some(name), "")?;
         }
     }
     Ok(failures)

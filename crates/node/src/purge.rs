@@ -9,7 +9,7 @@ use super::{
     session::{Operations, Session},
     views::FullView,
 };
-use crate::store::{JournalKind, Phase, Records, ReservedSlot};
+use crate::store::{JournalKind, Phase, Records, ReservedSlot, Setting};
 use riklet_kernel::{Kernel, process::ProcessId};
 
 impl<K: Kernel> Operations<'_, K> {
@@ -62,10 +62,8 @@ impl<K: Kernel> Session<'_, K> {
         // Commit.
         let (tx, context) = self.begin()?;
         let Records { readable, unreadable } = tx.all()?;
-        // A daemon does not announce this by itself: the report does not have the instances.
         for record in &readable {
             tx.remove(record)?;
-            tx.announce(JournalKind::Down, record.workload.name(), "")?;
         }
         for unreadable in &unreadable {
             tx.remove_unreadable(unreadable)?;
@@ -73,8 +71,18 @@ impl<K: Kernel> Session<'_, K> {
         for state in ReservedSlot::ALL {
             tx.reserved(state)?.into_iter().try_for_each(|slot| tx.free_reserved(slot, state))?;
         }
+        // A daemon that stays is still notified of what others change.
+        let watcher = tx.setting(Setting::Watcher)?;
+        let watcher = watcher.and_then(|text| Some((text.parse().ok()?, text)));
         tx.clear_settings()?;
+        if let Some((process, text)) = watcher
+            && context.kernel.is_alive(process)?
+        {
+            tx.set_setting(Setting::Watcher, &text)?;
+        }
         tx.forget_sysctls()?;
+        // No other process announces this, whichever does it.
+        tx.announce(JournalKind::Down, None, "all taken down")?;
         context.commit(tx)?;
         Ok(Report { done, ..Report::default() })
     }

@@ -93,7 +93,7 @@ impl Sampler {
 /// Returns the events that the daemon remembers, oldest first.
 fn recent(node: &mut dyn NodeApi) -> Result<Vec<Event>, CliError> {
     let mut events = Vec::new();
-    for notification in node.events(false)? {
+    for notification in node.events(false, None)? {
         if let Notification::Event(event) = notification? {
             events.push(event);
         }

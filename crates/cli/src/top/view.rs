@@ -235,6 +235,7 @@ pub(super) mod tests {
         };
         let before = counted(at, &[(0, traffic(7, 1_000)), (1, traffic(8, 9_000))]);
         let event = Event {
+            token: "1-1".to_owned(),
             at_ms: 1_795_594_161_847,
             kind: "repaired".to_owned(),
             name: None,

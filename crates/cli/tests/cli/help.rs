@@ -183,8 +183,9 @@ fn every_command_has_help_with_one_example() {
     Usage: riklet-sdn events [OPTIONS]
 
     Options:
-      -f, --follow  Follow: print new events as they come
-      -h, --help    Print help
+      -f, --follow         Follow: print new events as they come
+          --since <TOKEN>  Print only the events after the one with this token
+      -h, --help           Print help
       riklet-sdn events -f
 
     Show the functions with their traffic, and any drift

@@ -59,5 +59,6 @@ mod supervised;
 mod sysctls;
 mod tap;
 mod vmms;
+mod watchers;
 mod withdrawn;
 mod world;

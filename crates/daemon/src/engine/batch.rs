@@ -1,13 +1,14 @@
 //! Applies waiting requests together, and replies to each.
 
-use std::time::Instant;
+use std::{collections::BTreeSet, time::Instant};
 
 use tokio::sync::oneshot;
 
 use super::{core::Core, healer::Subject, slots::DRAIN_DELAY};
 use crate::now;
 use riklet_core::{model::Slot, plan::Step};
-use riklet_sdn::{NodeError, Report, Request};
+use riklet_kernel::Links;
+use riklet_sdn::{Failure, LinkStatus, NodeError, Report, Request};
 
 /// The largest number of requests in one batch.
 pub(super) const BATCH_SIZE: usize = 512;
@@ -54,9 +55,32 @@ impl Core {
             }
         }
         self.refill |= matches!(request, Request::Up(..));
-        self.events.changed(request, report);
+        self.announce(request, report);
         for failure in report.failures.iter().chain(&report.others) {
             self.healer.failed(Subject::Slot(failure.slot), now);
         }
+    }
+}
+
+impl Core {
+    /// Publishes the effect of a request.
+    fn announce(&mut self, request: &Request, report: &Report) {
+        // Nobody has opened a TAP that was created just now. Of others the kernel is asked.
+        let made: BTreeSet<_> = report.done.iter().filter_map(Step::slot).collect();
+        let Self { local, events, .. } = self;
+        events.changed(request, report, |instance| {
+            if made.contains(&instance.slot) {
+                return LinkStatus::Ready;
+            }
+            let link = local.node.kernel().link(&instance.interface());
+            LinkStatus::of_own(link.ok().flatten().as_ref())
+        });
+        report.failures.iter().for_each(|failure| self.announce_failure(failure));
+    }
+
+    /// Publishes that an instance is not as it should be.
+    pub(super) fn announce_failure(&mut self, failure: &Failure) {
+        let found = self.local.node.inspect(&failure.name).ok();
+        self.events.failed(failure, found.as_ref());
     }
 }

@@ -39,6 +39,10 @@ pub(super) struct Core {
     pub(super) journal: JournalFollower,
     /// The number of the last change by another process that was published.
     pub(super) heard: u64,
+    /// True if other processes of ours were at work, as of this turn and of the turns since [`Self::causes`] is not empty.
+    pub(super) others_worked: bool,
+    /// The processes that changed our part of the firewall, and that may be others of ours.
+    pub(super) causes: Vec<String>,
     pub(super) background: Background,
     pub(super) healer: Healer,
     /// The error of the last repair, if it failed: the same one is said once.
@@ -101,6 +105,8 @@ impl Core {
             progress,
             journal,
             heard,
+            others_worked: false,
+            causes: Vec::new(),
             background,
             healer: Healer::default(),
             failed_repair: None,
@@ -135,6 +141,7 @@ impl Core {
             self.hear_others();
             self.listen();
             self.heal();
+            self.notice();
             self.give_tasks();
             if self.local.node.take_restored() {
                 self.events.restored(&self.local.node.config().state_dir);

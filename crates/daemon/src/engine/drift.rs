@@ -11,8 +11,11 @@ use super::{
 };
 use crate::now;
 use riklet_api::chain;
-use riklet_core::plan::{CutOff, Step};
-use riklet_sdn::{NodeError, Report, Warning};
+use riklet_core::{
+    model::{InterfaceName, Slot},
+    plan::{CutOff, Step},
+};
+use riklet_sdn::{NodeError, Report, Warning, store::ReservedSlot};
 
 /// The pause between looks at state that the kernel does not report.
 pub(super) const REFRESH_INTERVAL: Duration = Duration::from_secs(10);
@@ -36,9 +39,10 @@ impl Core {
         if changes.foreign_chains || changes.forwarding {
             self.healer.suspect(Subject::Shared, now);
         }
-        for cause in &changes.causes {
-            self.events.noticed(cause);
+        for moved in &changes.moves {
+            self.events.noticed(moved);
         }
+        self.causes.extend(changes.causes);
         if !changes.links.is_subset(&changed_by_us) {
             self.local.node.kernel().doubt_firewall();
         }
@@ -63,6 +67,10 @@ impl Core {
     pub(super) fn heal(&mut self) {
         let now = now();
         let Some(look) = self.healer.take(now) else { return };
+        // Deleting their TAPs is work of ours that a look at everything does early.
+        let draining = || self.local.node.look_at_records(|s| s.reserved(ReservedSlot::Draining));
+        let draining = matches!(look, Look::All).then(draining);
+        let draining = draining.and_then(Result::ok).and_then(Result::ok).unwrap_or_default();
         let (healed, subjects) = match &look {
             Look::All => (self.local.node.repair(), vec![Subject::All]),
             Look::Slots(slots) => {
@@ -71,7 +79,8 @@ impl Core {
             }
         };
         match healed {
-            Ok(report) => {
+            Ok(mut report) => {
+                without_drains(&mut report.done, &draining.into_iter().collect());
                 // A look at some slots of records that were not used yet does nothing, and shows nothing.
                 if matches!(look, Look::All) || !report.done.is_empty() {
                     self.failed_repair = None;
@@ -112,7 +121,7 @@ impl Core {
         }
         self.note_cut_offs(report);
         for failure in &report.failures {
-            self.events.failed(failure);
+            self.announce_failure(failure);
             self.healer.failed(Subject::Slot(failure.slot), now);
         }
     }
@@ -134,6 +143,23 @@ impl Core {
                 self.events.noticed(&format!("{foreign_chain} no longer cuts functions off"));
             }
         }
+    }
+}
+
+/// Removes the steps that only delete the TAPs of these slots, and forget their flows.
+fn without_drains(steps: &mut Vec<Step>, draining: &BTreeSet<Slot>) {
+    let are_draining = |mut names: Box<dyn Iterator<Item = &InterfaceName> + '_>| {
+        names.all(|name| Slot::of_interface(name.as_str()).is_some_and(|s| draining.contains(&s)))
+    };
+    let deletes = |step: &Step| match step {
+        Step::DrainLinks(names) => are_draining(Box::new(names.keys())),
+        Step::DeleteLinks(names) => are_draining(Box::new(names.iter())),
+        _ => false,
+    };
+    let before = steps.len();
+    steps.retain(|step| !deletes(step));
+    if steps.len() < before && steps.iter().all(|step| matches!(step, Step::ForgetFlows(_))) {
+        steps.clear();
     }
 }
 

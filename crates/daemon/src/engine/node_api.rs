@@ -2,7 +2,7 @@
 
 use riklet_api::{
     ApiError, Check, Health, InspectionDocument, ListEntry, NodeApi, Notification, Notifications,
-    PlanDocument, RebuiltDocument, ReportDocument, database_is_open,
+    PlanDocument, RebuiltDocument, ReportDocument, Token, database_is_open,
 };
 use riklet_core::model::{InstanceName, Selector, Workload};
 use riklet_sdn::{NodeError, Request, UpOptions, store::Store};
@@ -12,7 +12,7 @@ use tokio::sync::broadcast::error::RecvError;
 use super::Engine;
 use crate::{
     documents,
-    events::{self, EventKind},
+    events::{Event, EventKind, Subscription},
     local::{document, forget_runs},
     problems,
 };
@@ -81,22 +81,24 @@ impl NodeApi for Engine {
         Ok(Some(documents::health(self.counts().wait()?, None)))
     }
 
-    fn events(&mut self, follow: bool) -> Result<Notifications, ApiError> {
-        let (remembered, mut coming) = self.events.listen();
+    fn events(&mut self, follow: bool, since: Option<Token>) -> Result<Notifications, ApiError> {
+        let Subscription { missed, remembered, mut coming, .. } = self.events.listen(since);
+        let missed = (missed != Some(0)).then_some(Ok(Notification::Missed(missed)));
         let remembered = remembered.into_iter().map(|event| Ok(notification(&event)));
+        let first = missed.into_iter().chain(remembered);
         if !follow {
-            return Ok(Box::new(remembered));
+            return Ok(Box::new(first));
         }
         let coming = std::iter::from_fn(move || match coming.blocking_recv() {
             Ok(event) => Some(Ok(notification(&event))),
             Err(RecvError::Lagged(count)) => Some(Ok(Notification::Missed(Some(count)))),
             Err(RecvError::Closed) => None,
         });
-        Ok(Box::new(remembered.chain(coming)))
+        Ok(Box::new(first.chain(coming)))
     }
 }
 
-fn notification(event: &events::Event) -> Notification {
+fn notification(event: &Event) -> Notification {
     match event.kind {
         EventKind::Missed(count) => Notification::Missed(count),
         _ => Notification::Event(event.into()),

@@ -3,7 +3,7 @@
 use axum::{
     Extension, Json,
     extract::{Path, RawQuery, Request, State, rejection::PathRejection},
-    http::header::CONTENT_TYPE,
+    http::{HeaderMap, header::CONTENT_TYPE},
     response::{IntoResponse, Response},
 };
 
@@ -150,17 +150,21 @@ pub(super) async fn metrics(State(api): State<Api>) -> Result<Response, Rejectio
 }
 
 /// Lists the recorded functions and the state of their TAPs. With `watch`, a stream of server-sent events: first the
-/// list, then each change.
-#[cfg_attr(test, utoipa::path(get, path = "/v1/functions", params(("watch" = Option<bool>, Query)),
+/// list, then each change. With `since` as well, the changes after the event of that token, without a list unless some
+/// were missed.
+#[cfg_attr(test, utoipa::path(get, path = "/v1/functions",
+    params(("watch" = Option<bool>, Query), ("since" = Option<String>, Query, description = "The `id` of an event")),
     responses((status = 200, body = Vec<ListEntry>), (status = "default", body = Problem, content_type = "application/problem+json"))))]
 pub(super) async fn list(
     State(api): State<Api>,
     Extension(collection): Extension<Collection>,
     RawQuery(query): RawQuery,
+    headers: HeaderMap,
 ) -> Result<Response, Rejection> {
-    let parameters = request::parameters(query.as_deref(), &["watch"])?;
+    let parameters = request::parameters(query.as_deref(), &["watch", "since"])?;
     if request::flag(&parameters, "watch")? {
-        return stream::instances(api, collection).await;
+        let since = request::since(&parameters, &headers)?;
+        return stream::instances(api, collection, since).await;
     }
     Ok(Json(listed(&api, collection).await?).into_response())
 }

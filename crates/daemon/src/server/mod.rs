@@ -3,6 +3,7 @@
 mod body;
 mod collection;
 mod connections;
+mod frame;
 mod handlers;
 mod openapi;
 mod problem;
@@ -29,6 +30,9 @@ use tokio::{
 
 use body::Bodies;
 use connections::Limits;
+pub(crate) use frame::Encoded;
+#[cfg(test)]
+pub(crate) use frame::event as encoded;
 use socket::Listener;
 pub use socket::SocketError;
 

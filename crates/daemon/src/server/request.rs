@@ -2,7 +2,7 @@
 
 use axum::{
     extract::{Path, Request, rejection::PathRejection},
-    http::header::CONTENT_TYPE,
+    http::{HeaderMap, header::CONTENT_TYPE},
 };
 
 use super::{
@@ -11,7 +11,7 @@ use super::{
     problem::{Rejection, invalid},
 };
 
-use riklet_api::HttpStatus;
+use riklet_api::{HttpStatus, Token, TokenError};
 use riklet_core::model::{InstanceName, Workload};
 use riklet_sdn::Selector;
 
@@ -77,6 +77,18 @@ pub(super) fn flag(parameters: &[(&str, &str)], wanted: &str) -> Result<bool, Re
             Err(invalid(HttpStatus::BadRequest, detail))
         }
     }
+}
+
+/// Returns the position after which a stream shall begin: the parameter `since`, or the header `Last-Event-ID` of a client
+/// that resumes a stream by itself (the living standard of HTML, section 9.2).
+pub(super) fn since(
+    parameters: &[(&str, &str)],
+    headers: &HeaderMap,
+) -> Result<Option<Token>, Rejection> {
+    let given = parameters.iter().rev().find(|(name, _)| *name == "since");
+    let resumed = headers.get("last-event-id").map(|id| id.to_str().unwrap_or_default());
+    let token = given.map(|(_, token)| *token).or(resumed).map(str::parse).transpose();
+    token.map_err(|error: TokenError| invalid(HttpStatus::BadRequest, error.to_string()))
 }
 
 /// Returns the instances that the query of a DELETE selects.

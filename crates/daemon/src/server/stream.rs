@@ -3,123 +3,123 @@
 use std::{convert::Infallible, time::Duration};
 
 use axum::{
+    body::{Body, Bytes},
     extract::{RawQuery, State},
-    response::{
-        IntoResponse, Response, Sse,
-        sse::{Event, KeepAlive},
+    http::{
+        HeaderMap,
+        header::{CACHE_CONTROL, CONTENT_TYPE},
     },
+    response::{IntoResponse, Response},
 };
 use futures_util::{Stream, StreamExt, stream};
-use serde::Serialize;
-use tokio::sync::{broadcast, watch};
-use tokio_stream::wrappers::{BroadcastStream, errors::BroadcastStreamRecvError};
+use tokio::{
+    sync::{
+        broadcast::{Receiver, error::RecvError},
+        watch,
+    },
+    time::timeout,
+};
 
-use super::{Api, handlers, problem::Rejection, request};
-use crate::events::{self, EventKind};
-use riklet_api as wire;
+use super::{Api, frame, problem::Rejection, request};
+use crate::events::{Event, Subscription};
 #[cfg(test)]
-use riklet_api::Problem;
-use riklet_api::{Collection, ListEntry, NodeApi};
+use riklet_api::{self as wire, Problem};
+use riklet_api::{Collection, Token};
 
 /// The interval at which an idle stream sends a sign of life.
 const ALIVE: Duration = Duration::from_secs(15);
 
 /// Streams the daemon's events as server-sent events: those that are remembered, then new ones. With `recent`, only the
-/// former.
-#[cfg_attr(test, utoipa::path(get, path = "/v1/events", params(("recent" = Option<bool>, Query)),
+/// former. With `since`, those after the event of that token; an event `missed` comes first if some of these are gone.
+#[cfg_attr(test, utoipa::path(get, path = "/v1/events",
+    params(("recent" = Option<bool>, Query), ("since" = Option<String>, Query, description = "The `token` of an event")),
     responses((status = 200, body = wire::Event, content_type = "text/event-stream"),
         (status = "default", body = Problem, content_type = "application/problem+json"))))]
 pub(super) async fn events(
     State(api): State<Api>,
     RawQuery(query): RawQuery,
+    headers: HeaderMap,
 ) -> Result<Response, Rejection> {
-    let parameters = request::parameters(query.as_deref(), &["recent"])?;
+    let parameters = request::parameters(query.as_deref(), &["recent", "since"])?;
     let recent = request::flag(&parameters, "recent")?;
-    let (remembered, coming) = api.events.listen();
-    let remembered = stream::iter(remembered).map(|event| Some(document(&event)));
+    let since = request::since(&parameters, &headers)?;
+    let Subscription { missed, remembered, coming, .. } = api.events.listen(since);
+    let missed = (missed != Some(0)).then(|| frame::missed(missed));
+    let remembered = remembered.into_iter().map(|event| frame::event(&event));
+    let first = stream::iter(missed.into_iter().chain(remembered));
     if recent {
-        return Ok(answer(remembered, api.ending));
+        return Ok(answer(first, api.ending));
     }
-    let coming = BroadcastStream::new(coming).map(|event| {
-        Some(match event {
-            Ok(event) => document(&event),
-            Err(BroadcastStreamRecvError::Lagged(count)) => missed(Some(count)),
-        })
+    let coming = stream::unfold(coming, async |mut coming| {
+        let frame = match coming.recv().await {
+            Ok(event) => frame::event(&event),
+            Err(RecvError::Lagged(count)) => frame::missed(Some(count)),
+            Err(RecvError::Closed) => return None,
+        };
+        Some((frame, coming))
     });
-    Ok(answer(remembered.chain(coming), api.ending))
+    Ok(answer(first.chain(coming), api.ending))
 }
 
-/// Streams the instances of a collection, then each change. A removal is reported by name for instances of any kind.
-pub(super) async fn instances(api: Api, collection: Collection) -> Result<Response, Rejection> {
-    let (_, coming) = api.events.listen();
-    let first = handlers::listed(&api, collection).await?;
-    let first = stream::iter([Some(data("list", &first))]);
+/// Streams the instances of a collection, then each change; with `since`, the changes from that position on, and the list
+/// only if some of them were missed.
+pub(super) async fn instances(
+    api: Api,
+    collection: Collection,
+    since: Option<Token>,
+) -> Result<Response, Rejection> {
+    let Subscription { missed, remembered, last, coming } = api.events.listen(since);
+    let mut first = Vec::new();
+    if since.is_some() && missed == Some(0) {
+        for event in remembered {
+            first.extend(frame::change(&api, collection, &event).await);
+        }
+    } else {
+        first.extend(since.map(|_| frame::missed(missed)));
+        first.push(frame::list(&api, collection, last).await?);
+    }
     let ending = api.ending.clone();
     let changes = stream::unfold((api, coming), move |(api, mut coming)| async move {
-        let event = match coming.recv().await {
-            Ok(event) => change(&api, collection, &event).await,
-            Err(broadcast::error::RecvError::Lagged(count)) => Some(missed(Some(count))),
-            Err(broadcast::error::RecvError::Closed) => return None,
-        };
-        Some((event, (api, coming)))
+        let frame = next(&api, collection, &mut coming).await?;
+        Some((frame, (api, coming)))
     });
-    Ok(answer(first.chain(changes), ending))
+    Ok(answer(stream::iter(first).chain(changes.filter_map(async |frame| frame)), ending))
 }
 
-/// Returns the event that reports a change to a watcher of a collection; `None` if it does not concern the collection.
-async fn change(api: &Api, collection: Collection, event: &events::Event) -> Option<Event> {
-    match (event.kind, &event.name) {
-        (EventKind::Up | EventKind::Failed, Some(name)) => {
-            let name = name.clone();
-            let found = api.engine.with(move |node| node.inspect(&name)).await.ok()?.ok()?;
-            let listed = ListEntry { instance: found.instance, link: found.link };
-            let ours = collection.has(&listed.instance.kind);
-            ours.then(|| data(event.kind.as_str(), &listed))
+/// Waits for the next event. Returns `None` after the last one, and an empty frame for one that does not concern the
+/// collection.
+async fn next(
+    api: &Api,
+    collection: Collection,
+    coming: &mut Receiver<std::sync::Arc<Event>>,
+) -> Option<Option<Bytes>> {
+    match coming.recv().await {
+        Ok(event) => Some(frame::change(api, collection, &event).await),
+        Err(RecvError::Lagged(count)) => {
+            let missed = frame::missed(Some(count));
+            // What follows is told after the list, again or not.
+            let position = api.events.listen(None).last;
+            let list = frame::list(api, collection, position).await.ok();
+            Some(Some([missed, list.unwrap_or_default()].concat().into()))
         }
-        (EventKind::Down, Some(name)) => {
-            Some(data("down", &serde_json::json!({ "name": name.as_str() })))
-        }
-        // These may concern all instances.
-        (EventKind::Down | EventKind::Repaired, None) => {
-            Some(data("list", &handlers::listed(api, collection).await.ok()?))
-        }
-        (
-            EventKind::Started
-            | EventKind::Ready
-            | EventKind::Stopping
-            | EventKind::Ended
-            | EventKind::Lost
-            | EventKind::Missed(_),
-            _,
-        ) => Some(document(event)),
-        _ => None,
+        Err(RecvError::Closed) => None,
     }
-}
-
-fn document(event: &events::Event) -> Event {
-    if let EventKind::Missed(count) = event.kind {
-        return missed(count);
-    }
-    data(event.kind.as_str(), &wire::Event::from(event))
-}
-
-/// Returns the event that tells how many events are not told; `None` if nobody knows.
-fn missed(count: Option<u64>) -> Event {
-    data("missed", &serde_json::json!({ "count": count }))
-}
-
-fn data(name: &str, document: &impl Serialize) -> Event {
-    let event = Event::default().event(name);
-    event.json_data(document).unwrap_or_else(|_unwritable| Event::default().event("missed"))
 }
 
 /// Returns the stream as a response that ends with the daemon.
 fn answer(
-    events: impl Stream<Item = Option<Event>> + Send + 'static,
+    frames: impl Stream<Item = Bytes> + Send + 'static,
     mut ending: watch::Receiver<bool>,
 ) -> Response {
-    let events = events.filter_map(async |event| event.map(Ok::<_, Infallible>));
+    let frames = stream::unfold(Box::pin(frames), async |mut frames| {
+        let frame = match timeout(ALIVE, frames.next()).await {
+            Ok(frame) => frame?,
+            Err(_idle) => frame::SIGN_OF_LIFE,
+        };
+        Some((Ok::<_, Infallible>(frame), frames))
+    });
     let end = async move { super::ended(&mut ending).await };
-    let events = events.take_until(Box::pin(end));
-    Sse::new(events).keep_alive(KeepAlive::new().interval(ALIVE)).into_response()
+    let body = Body::from_stream(frames.take_until(Box::pin(end)));
+    let headers = [(CONTENT_TYPE, "text/event-stream"), (CACHE_CONTROL, "no-cache")];
+    (headers, body).into_response()
 }

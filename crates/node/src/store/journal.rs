@@ -38,6 +38,8 @@ pub enum JournalKind {
     Down,
     /// An instance is not as it should be.
     Failed,
+    /// Drift was repaired.
+    Repaired,
     /// A run began.
     Started,
     /// The published ports of a run answer.
@@ -51,10 +53,11 @@ pub enum JournalKind {
 }
 
 impl JournalKind {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
         Self::Up,
         Self::Down,
         Self::Failed,
+        Self::Repaired,
         Self::Started,
         Self::Ready,
         Self::Stopping,
@@ -69,6 +72,7 @@ impl JournalKind {
             Self::Up => "up",
             Self::Down => "down",
             Self::Failed => "failed",
+            Self::Repaired => "repaired",
             Self::Started => "started",
             Self::Ready => "ready",
             Self::Stopping => "stopping",
@@ -84,8 +88,8 @@ impl JournalKind {
 pub struct JournalEntry {
     /// The kind.
     pub kind: JournalKind,
-    /// The instance.
-    pub name: InstanceName,
+    /// The instance; `None` if the change concerns all of them.
+    pub name: Option<InstanceName>,
     /// A description, if there is more to say than the kind.
     pub text: String,
 }
@@ -119,7 +123,7 @@ impl Store {
     pub fn changes_after(&self, number: u64) -> Result<Journal, StoreError> {
         let operation = "read the journal";
         let read = |row: &Row<'_>| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?));
-        let rows: Vec<(u64, String, String, String)> =
+        let rows: Vec<(u64, String, Option<String>, String)> =
             self.rows(operation, sql::CHANGES, [number], read)?;
         let Some((first, ..)) = rows.first() else {
             let last = self.last_change()?;
@@ -133,7 +137,8 @@ impl Store {
             // A later version may have other kinds.
             let known = JournalKind::ALL.into_iter().find(|known| known.as_str() == kind);
             if let Some(kind) = known {
-                entries.push(JournalEntry { kind, name: self.name(operation, &name)?, text });
+                let name = name.map(|name| self.name(operation, &name)).transpose()?;
+                entries.push(JournalEntry { kind, name, text });
             }
         }
         Ok(Journal { entries, missed, last })
@@ -151,18 +156,18 @@ impl Store {
 }
 
 impl Tx<'_> {
-    /// Announces a change: it is in the journal once the transaction is committed.
+    /// Announces a change of this instance, or of all: it is in the journal once the transaction is committed.
     ///
     /// # Errors
     /// Fails if the database cannot be written.
     pub fn announce(
         &self,
         kind: JournalKind,
-        name: &InstanceName,
+        name: Option<&InstanceName>,
         text: &str,
     ) -> Result<(), StoreError> {
         let operation = "write the journal";
-        let (workload, ordinal) = key(name);
+        let (workload, ordinal) = name.map(key).unzip();
         let params = (kind.as_str(), workload, ordinal, text);
         let number = self.row(operation, sql::ANNOUNCE, params, |row| row.get(0))?;
         self.wakes.set(true);
@@ -199,11 +204,11 @@ impl JournalFollower {
 
     /// Returns whether the journal may have changed since the last call.
     pub fn has_changed(&mut self) -> bool {
-        let Some(changes) = &self.changes else { return true };
+        let Some(notifications) = &self.changes else { return true };
         let mut events = [0; 4096];
         let (mut changed, mut gone) = (false, false);
         loop {
-            match rustix::io::read(changes, &mut events) {
+            match rustix::io::read(notifications, &mut events) {
                 Ok(length) if length > 0 => {
                     changed = true;
                     gone |= events.get(..length).is_none_or(reports_removal);

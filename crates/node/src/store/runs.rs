@@ -126,7 +126,7 @@ impl Tx<'_> {
         let params = (workload, ordinal, vmm, supervisor.to_string(), started);
         self.execute("record a run", sql, params)?;
         let text = format!("run by {vmm}, supervisor process {}", supervisor.pid());
-        self.announce(JournalKind::Started, name, &text)
+        self.announce(JournalKind::Started, Some(name), &text)
     }
 
     /// Records the VMM's process of a run. One that has ended, or has another supervisor by now, is left as it is.
@@ -161,7 +161,7 @@ impl Tx<'_> {
         let params = (after, workload, ordinal, supervisor.to_string());
         match self.execute("record that a run is ready", sql, params)? {
             0 => Ok(()),
-            _ => self.announce(JournalKind::Ready, name, &format!("ready after {after} ms")),
+            _ => self.announce(JournalKind::Ready, Some(name), &format!("ready after {after} ms")),
         }
     }
 
@@ -181,7 +181,7 @@ impl Tx<'_> {
         let params = (workload, ordinal, supervisor.to_string());
         match self.execute("record that a run stops", sql, params)? {
             0 => Ok(()),
-            _ => self.announce(JournalKind::Stopping, name, "asked to stop"),
+            _ => self.announce(JournalKind::Stopping, Some(name), "asked to stop"),
         }
     }
 
@@ -251,7 +251,7 @@ impl Tx<'_> {
         let params = (end.at, &end.reason, end.failed, workload, ordinal, supervisor);
         match self.execute("record the end of a run", sql, params)? {
             0 => Ok(()),
-            _ => self.announce(kind, name, &end.reason),
+            _ => self.announce(kind, Some(name), &end.reason),
         }
     }
 }

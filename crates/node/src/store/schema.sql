@@ -69,7 +69,7 @@ CREATE TABLE manifests (
 CREATE TABLE journal (
     number   INTEGER PRIMARY KEY,
     kind     TEXT    NOT NULL,
-    workload TEXT    NOT NULL,
-    ordinal  INTEGER NOT NULL CHECK (ordinal >= 0),
+    workload TEXT,
+    ordinal  INTEGER CHECK (ordinal >= 0),
     text     TEXT    NOT NULL
 ) STRICT;

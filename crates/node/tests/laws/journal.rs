@@ -25,10 +25,12 @@ impl Watcher {
         let journal = store.changes_after(self.heard).unwrap();
         assert_eq!(journal.missed, Some(0));
         for entry in journal.entries {
-            match entry.kind {
-                JournalKind::Up => drop(self.up.insert(entry.name)),
-                JournalKind::Down => drop(self.up.remove(&entry.name)),
-                kind => panic!("{kind:?}"),
+            match (entry.kind, entry.name) {
+                (JournalKind::Up, Some(name)) => drop(self.up.insert(name)),
+                (JournalKind::Down, Some(name)) => drop(self.up.remove(&name)),
+                (JournalKind::Down, None) => self.up.clear(),
+                (JournalKind::Repaired, None) => {}
+                other => unreachable!("{other:?}"),
             }
         }
         self.heard = journal.last;

@@ -74,8 +74,10 @@ pub struct Changes {
     pub forwarding: bool,
     /// Notifications were lost.
     pub lost: bool,
-    /// The known causes, one a line: the process, and the object that it changed.
+    /// The other processes that changed our objects in the firewall, each as a text that names it.
     pub causes: Vec<String>,
+    /// The changes of the host's routes that matter, each as a text.
+    pub moves: Vec<String>,
 }
 
 /// The ways to the Internet.
@@ -196,19 +198,20 @@ impl Watched {
         self.in_operation = false;
         self.listen()?;
         self.learn()?;
-        let (Touched { firewall, foreign_chains }, mut causes) = self.transactions.take();
+        let (Touched { firewall, foreign_chains }, causes) = self.transactions.take();
+        let mut moves = Vec::new();
         let mut uplinks = self.uplinks_changed()?;
         if uplinks {
-            causes.push("the uplink changed".to_owned());
+            moves.push("the uplink changed".to_owned());
         }
         if self.rules_changed()? {
-            causes.push("the routing rules changed".to_owned());
+            moves.push("the routing rules changed".to_owned());
             uplinks = true;
         }
         let forwarding = self.forwarding_changed()?;
         let lost = std::mem::take(&mut self.lost);
         let links = self.mirror.take_changed();
-        Ok(Changes { links, firewall, foreign_chains, uplinks, forwarding, lost, causes })
+        Ok(Changes { links, firewall, foreign_chains, uplinks, forwarding, lost, causes, moves })
     }
 
     /// Forgets everything that may change without a notification, but only some interfaces, the next in turn. Returns

@@ -6,7 +6,7 @@ fn announced(count: u64) -> Store {
     let mut store = Store::in_memory().unwrap();
     let tx = store.transaction().unwrap();
     for number in 1..=count {
-        tx.announce(JournalKind::Up, &name("web"), &number.to_string()).unwrap();
+        tx.announce(JournalKind::Up, Some(&name("web")), &number.to_string()).unwrap();
     }
     tx.commit().unwrap();
     store

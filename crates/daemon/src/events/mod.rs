@@ -3,20 +3,20 @@
 use std::{
     collections::VecDeque,
     path::Path,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, SystemTime},
 };
 
 use tokio::sync::broadcast;
 
-use super::{metrics::Metrics, wall_clock};
-use riklet_api::chain;
+use super::{documents, metrics::Metrics, server::Encoded, wall_clock};
+use riklet_api::{ListEntry, Token, chain};
 use riklet_core::{
     model::{InstanceName, Slot},
     plan::CutOff,
 };
 use riklet_sdn::{
-    Failure, Instance, Rebuilt, Report, Request, Selector,
+    Failure, Inspection, Instance, LinkStatus, Rebuilt, Report, Request, Selector,
     store::{JournalEntry, JournalKind},
 };
 
@@ -80,8 +80,10 @@ impl EventKind {
 }
 
 /// Something that happened.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct Event {
+    /// The position among the daemon's events.
+    pub token: Token,
     /// The time.
     pub at: SystemTime,
     /// The kind.
@@ -90,11 +92,16 @@ pub struct Event {
     pub name: Option<InstanceName>,
     /// The text: one or more lines.
     pub text: String,
+    /// The function, as lists have it, after an event of kind `up` or `failed`; `None` if it was not recorded any more.
+    pub instance: Option<ListEntry>,
+    /// The event as streams send it.
+    pub(super) encoded: Encoded,
 }
 
 impl From<&Event> for riklet_api::Event {
     fn from(event: &Event) -> Self {
         Self {
+            token: event.token.to_string(),
             at_ms: riklet_api::epoch_millis(event.at),
             kind: event.kind.as_str().to_owned(),
             name: event.name.as_ref().map(ToString::to_string),
@@ -106,16 +113,40 @@ impl From<&Event> for riklet_api::Event {
 /// The daemon's events: published and watched through this. Clones share them.
 #[derive(Debug, Clone)]
 pub struct Events {
-    remembered: Arc<Mutex<VecDeque<Event>>>,
-    sender: broadcast::Sender<Event>,
+    published: Arc<Mutex<Published>>,
+    sender: broadcast::Sender<Arc<Event>>,
     metrics: Metrics,
+}
+
+/// The latest events, and the position of the last one.
+#[derive(Debug)]
+struct Published {
+    remembered: VecDeque<Arc<Event>>,
+    last: Token,
 }
 
 impl Default for Events {
     fn default() -> Self {
         let (sender, _) = broadcast::channel(REMEMBERED);
-        Self { remembered: Arc::default(), sender, metrics: Metrics::default() }
+        let started = wall_clock().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let started = u64::try_from(started.as_micros()).unwrap_or_default();
+        let published = Published { remembered: VecDeque::new(), last: Token::start(started) };
+        Self { published: Arc::new(Mutex::new(published)), sender, metrics: Metrics::default() }
     }
+}
+
+/// The events from a position on.
+#[derive(Debug)]
+pub struct Subscription {
+    /// The number of events after that position that are not kept any more; `None` if nobody knows, since the position is
+    /// another daemon's.
+    pub missed: Option<u64>,
+    /// The kept events, oldest first.
+    pub remembered: Vec<Arc<Event>>,
+    /// The position of the last event.
+    pub last: Token,
+    /// All later events.
+    pub coming: broadcast::Receiver<Arc<Event>>,
 }
 
 const TAKEN_DOWN: &str = "taken down";
@@ -130,11 +161,24 @@ fn description(instance: &Instance) -> String {
 }
 
 impl Events {
-    /// Returns the kept events, oldest first, and a receiver of all later ones.
+    /// Returns the events after this position, or all that are kept.
     #[must_use]
-    pub fn listen(&self) -> (Vec<Event>, broadcast::Receiver<Event>) {
-        let remembered = self.remembered.lock().unwrap_or_else(PoisonError::into_inner);
-        (remembered.iter().cloned().collect(), self.sender.subscribe())
+    pub fn listen(&self, since: Option<Token>) -> Subscription {
+        let published = self.published();
+        let (remembered, last) = (&published.remembered, published.last);
+        let later = match since {
+            Some(since) => last.since(since),
+            None => u64::try_from(remembered.len()).ok(),
+        };
+        let wanted = later.and_then(|later| usize::try_from(later).ok()).unwrap_or(usize::MAX);
+        let kept = remembered.len().min(wanted);
+        let missed = later.map(|later| later.saturating_sub(u64::try_from(kept).unwrap_or(0)));
+        let remembered = remembered.iter().skip(remembered.len() - kept).cloned().collect();
+        Subscription { missed, remembered, last, coming: self.sender.subscribe() }
+    }
+
+    fn published(&self) -> MutexGuard<'_, Published> {
+        self.published.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Returns the counters.
@@ -145,6 +189,16 @@ impl Events {
 
     /// Publishes an event.
     pub fn say(&self, kind: EventKind, name: Option<&InstanceName>, text: String) {
+        self.publish(kind, name, text, None);
+    }
+
+    fn publish(
+        &self,
+        kind: EventKind,
+        name: Option<&InstanceName>,
+        text: String,
+        instance: Option<ListEntry>,
+    ) {
         match kind {
             EventKind::Repaired => self.metrics.repaired(),
             EventKind::Failed | EventKind::Error => self.metrics.failed(),
@@ -169,24 +223,34 @@ impl Events {
                 tracing::debug!("{}: {text}", kind.as_str());
             }
         }
-        let event = Event { at: wall_clock(), kind, name: name.cloned(), text };
-        let mut remembered = self.remembered.lock().unwrap_or_else(PoisonError::into_inner);
-        if remembered.len() == REMEMBERED {
-            remembered.pop_front();
+        let (at, name, encoded) = (wall_clock(), name.cloned(), Encoded::default());
+        let mut published = self.published();
+        let token = published.last.next();
+        let event = Arc::new(Event { token, at, kind, name, text, instance, encoded });
+        published.last = token;
+        if published.remembered.len() == REMEMBERED {
+            published.remembered.pop_front();
         }
-        remembered.push_back(event.clone());
+        published.remembered.push_back(Arc::clone(&event));
         let _nobody_listens = self.sender.send(event);
     }
 
-    /// Publishes the change that a request made.
-    pub(super) fn changed(&self, request: &Request, report: &Report) {
+    /// Publishes the change that a request made, without its failures. `status` tells the state of a TAP.
+    pub(super) fn changed(
+        &self,
+        request: &Request,
+        report: &Report,
+        mut status: impl FnMut(&Instance) -> LinkStatus,
+    ) {
         if report.done.is_empty() {
             return;
         }
         match request.taken_down() {
             None => {
                 for instance in &report.instances {
-                    self.say(EventKind::Up, Some(instance.name()), description(instance));
+                    let entry = documents::entry(instance, status(instance));
+                    let text = description(instance);
+                    self.publish(EventKind::Up, Some(instance.name()), text, Some(entry));
                 }
             }
             Some(Selector::Named(names)) => {
@@ -198,15 +262,19 @@ impl Events {
                 self.say(EventKind::Down, None, "all taken down".to_owned());
             }
         }
-        report.failures.iter().for_each(|failure| self.failed(failure));
     }
 
-    /// Publishes a change by another process. `instance` is what is recorded of an instance that was brought up.
-    pub(super) fn heard(&self, entry: JournalEntry, instance: Option<&Instance>) {
+    /// Publishes a change by another process. `found` is what is recorded of the instance, if it is up or has failed.
+    pub(super) fn heard(&self, entry: JournalEntry, found: Option<&Inspection>) {
         let JournalEntry { kind, name, text, .. } = entry;
         let (kind, text) = match kind {
-            JournalKind::Up => (EventKind::Up, instance.map(description).unwrap_or_default()),
-            JournalKind::Down => (EventKind::Down, TAKEN_DOWN.to_owned()),
+            JournalKind::Up => {
+                let described = found.map(|found| description(&found.instance));
+                (EventKind::Up, described.unwrap_or_default())
+            }
+            JournalKind::Down if text.is_empty() => (EventKind::Down, TAKEN_DOWN.to_owned()),
+            JournalKind::Down => (EventKind::Down, text),
+            JournalKind::Repaired => (EventKind::Repaired, text),
             JournalKind::Failed => (EventKind::Failed, text),
             JournalKind::Started => (EventKind::Started, text),
             JournalKind::Ready => (EventKind::Ready, text),
@@ -215,7 +283,8 @@ impl Events {
             JournalKind::Lost => (EventKind::Lost, text),
             _ => return,
         };
-        self.say(kind, Some(&name), text);
+        let instance = found.map(|found| documents::entry(&found.instance, found.status));
+        self.publish(kind, name.as_ref(), text, instance);
     }
 
     /// Publishes that this many changes by other processes were not heard of; `None` if nobody knows.
@@ -251,7 +320,7 @@ impl Events {
         if !rebuilt.report.done.is_empty() {
             self.repaired(&rebuilt.report);
         }
-        rebuilt.report.failures.iter().for_each(|failure| self.failed(failure));
+        rebuilt.report.failures.iter().for_each(|failure| self.failed(failure, None));
     }
 
     /// Publishes a repair.
@@ -268,9 +337,10 @@ impl Events {
         self.say(EventKind::BackingOff, None, text);
     }
 
-    /// Publishes that an instance is not as it should be.
-    pub(super) fn failed(&self, failure: &Failure) {
-        self.say(EventKind::Failed, Some(&failure.name), chain(failure));
+    /// Publishes that an instance is not as it should be. `found` is what is recorded of it.
+    pub(super) fn failed(&self, failure: &Failure, found: Option<&Inspection>) {
+        let instance = found.map(|found| documents::entry(&found.instance, found.status));
+        self.publish(EventKind::Failed, Some(&failure.name), chain(failure), instance);
     }
 
     /// Publishes that a foreign chain cuts functions off.
@@ -286,5 +356,54 @@ impl Events {
     /// Publishes an error.
     pub(super) fn error(&self, error: &dyn std::error::Error) {
         self.say(EventKind::Error, None, chain(error));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn texts(subscription: &Subscription) -> Vec<&str> {
+        subscription.remembered.iter().map(|event| event.text.as_str()).collect()
+    }
+
+    #[test]
+    fn reader_resumes_where_it_was_or_is_told_what_it_missed() {
+        let events = Events::default();
+        let say = |text: &str| events.say(EventKind::Noticed, None, text.to_owned());
+        let before = events.listen(None).last;
+        say("one");
+        say("two");
+        let all = events.listen(None);
+        assert_eq!((texts(&all), all.missed), (vec!["one", "two"], Some(0)));
+        let one = all.remembered.first().unwrap().token;
+        let later = events.listen(Some(one));
+        assert_eq!((texts(&later), later.missed), (vec!["two"], Some(0)));
+        let none = events.listen(Some(all.last));
+        assert_eq!((texts(&none), none.missed), (vec![], Some(0)));
+        let from_start = events.listen(Some(before));
+        assert_eq!((texts(&from_start), from_start.missed), (vec!["one", "two"], Some(0)));
+        // Another daemon's position, and one that was not reached yet.
+        for token in [Token::start(7), all.last.next()] {
+            let unknown = events.listen(Some(token));
+            assert_eq!((texts(&unknown), unknown.missed), (vec!["one", "two"], None));
+        }
+        for number in 0..REMEMBERED {
+            say(&number.to_string());
+        }
+        let late = events.listen(Some(one));
+        assert_eq!((late.remembered.len(), late.missed), (REMEMBERED, Some(1)));
+    }
+
+    #[test]
+    fn event_is_encoded_once_for_all_watchers() {
+        let events = Events::default();
+        let watchers = [events.listen(None), events.listen(None)];
+        events.say(EventKind::Noticed, None, "one".to_owned());
+        let told = watchers.map(|mut watcher| {
+            let event = watcher.coming.try_recv().unwrap();
+            crate::server::encoded(&event)
+        });
+        assert_eq!(told[0].as_ptr(), told[1].as_ptr());
     }
 }
