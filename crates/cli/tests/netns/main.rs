@@ -53,11 +53,13 @@ mod self_test;
 #[path = "../../../vmm/tests/vmm/server.rs"]
 #[allow(dead_code, reason = "as above")]
 mod server;
+
 mod soak;
 mod stuck;
 mod supervised;
 mod sysctls;
 mod tap;
+mod translated;
 mod vmms;
 mod watchers;
 mod withdrawn;

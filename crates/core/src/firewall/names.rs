@@ -55,8 +55,9 @@ pub mod nftables {
         pub const RAW: i32 = -300;
         /// Alteration of packets, before they are routed (`NF_IP_PRI_MANGLE`).
         pub const MANGLE: i32 = -150;
-        /// Translation of destinations (`NF_IP_PRI_NAT_DST`).
-        pub const DSTNAT: i32 = -100;
+        /// Translation of destinations, one step before `NF_IP_PRI_NAT_DST` (-100), which others use. Of two chains with the
+        /// same priority, the kernel asks the later one first (`nf_hook_entries_grow` in `net/netfilter/core.c`).
+        pub const BEFORE_DSTNAT: i32 = -101;
         /// Filtering (`NF_IP_PRI_FILTER`).
         pub const FILTER: i32 = 0;
         /// Translation of sources (`NF_IP_PRI_NAT_SRC`).

@@ -44,7 +44,7 @@ const PROTOCOL: u32 = 12;
 const PORT: u32 = 13;
 
 /// The hash of the messages for some settings: another number means other rules. A test holds it to them.
-const VERSION: u64 = 0xbfcd_7584_5f50_2193;
+const VERSION: u64 = 0x4186_7247_0baa_8107;
 
 /// Returns the name of our table.
 #[must_use]
@@ -175,8 +175,8 @@ fn hooks(base_ruleset: &BaseRuleset) -> impl Iterator<Item = (&'static str, Opti
     let all = vec![
         (CHAIN, None),
         (ANTISPOOF, base("filter", InetHookNumber::PreRouting, priority::RAW)),
-        (PREROUTING, base("nat", InetHookNumber::PreRouting, priority::DSTNAT)),
-        (OUTPUT, base("nat", InetHookNumber::LocalOut, priority::DSTNAT)),
+        (PREROUTING, base("nat", InetHookNumber::PreRouting, priority::BEFORE_DSTNAT)),
+        (OUTPUT, base("nat", InetHookNumber::LocalOut, priority::BEFORE_DSTNAT)),
         (FORWARD, base("filter", InetHookNumber::Forward, priority::FILTER)),
         (POSTROUTING, base("nat", InetHookNumber::PostRouting, priority::SRCNAT)),
     ];
