@@ -71,6 +71,9 @@ pub struct ExposureDocument {
     /// The sign by which a run takes it for ready, if the definition names one: `tcp`, `carrier` or `none`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ready: Option<String>,
+    /// True if it takes packets from local processes and from translations of other programs.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub shadow: bool,
 }
 
 /// A port, or a range of ports such as `8000-8010`.
@@ -129,6 +132,7 @@ impl From<&riklet_core::model::Exposure> for ExposureDocument {
             kind: definition::EXPOSURE_TYPE.to_owned(),
             host_address: exposure.host_address(),
             ready: exposure.named_ready().map(|ready| ready.as_str().to_owned()),
+            shadow: exposure.shadow(),
         }
     }
 }

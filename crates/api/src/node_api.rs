@@ -13,8 +13,8 @@ use super::{
 /// Each call may be repeated. A call that ends with an error before anything was recorded has changed nothing. A later
 /// failure is reported in [`ReportDocument::failures`], and the next operation, or [`Self::repair`], tries again.
 pub trait NodeApi {
-    /// Brings up the network of these workloads, or updates it to a changed definition. With `strict`, refuses an
-    /// exposure that would take the packets of a local process.
+    /// Brings up the network of these workloads, or updates it to a changed definition. Refuses
+    /// exposures that would take the packets of others, unless they say `shadow: true`; with `strict`, these as well.
     ///
     /// # Errors
     /// Fails if one of them cannot be recorded; none is recorded then.

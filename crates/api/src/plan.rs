@@ -20,7 +20,7 @@ impl PlanDocument {
     }
 }
 
-/// The differences between the kernel and the records. All fields are empty if there are none.
+/// The differences between the kernel and the records. All fields but `warnings` are empty if there are none.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Check {
@@ -34,6 +34,10 @@ pub struct Check {
     pub unsettled: Vec<Unsettled>,
     /// The names of the runs whose supervisor has died.
     pub lost: Vec<String>,
+    /// What may surprise users, and is no difference: exposures that take packets of others, and those on addresses that the
+    /// host does not have.
+    #[serde(default)]
+    pub warnings: Vec<String>,
 }
 
 /// An instance whose last operation was interrupted.
@@ -47,7 +51,7 @@ pub struct Unsettled {
 }
 
 impl Check {
-    /// Returns whether there is no drift.
+    /// Returns whether there is no drift. Warnings are none.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.steps.is_empty()

@@ -145,7 +145,7 @@ pub(crate) struct UpArgs {
     /// Files with definitions in JSON or YAML; `-` is standard input.
     #[arg(required = true, value_name = "FILE")]
     pub(crate) files: Vec<PathBuf>,
-    /// Refuse an exposure that would shadow a local process, instead of warning.
+    /// Refuse an exposure that takes packets of others, also if it says `shadow: true`.
     #[arg(long)]
     pub(crate) strict: bool,
 }

@@ -17,7 +17,7 @@ use riklet_kernel::{
     ForeignChains, HostFacts, Kernel, KernelError, Links, NetworkManagers, Routes, Sysctls,
 };
 use riklet_sdn::{
-    Config, FirewallChoice, Node, UplinkFlaw, overlapping_route,
+    Config, FirewallChoice, Node, UplinkFlaw, Warning, overlapping_route,
     store::{Setting, Store},
 };
 use riklet_vmm::choose::{Facts, Kvm};
@@ -72,7 +72,9 @@ pub(crate) fn run<K: Kernel>(node: &mut Node<K>, output: Output) -> Result<ExitC
     let config = node.config().clone();
     let open = node.left_open().ok();
     let flaws = node.uplink_flaws().unwrap_or_default();
-    let findings = look(&config, node.kernel(), open.as_ref(), &flaws);
+    let warnings = node.warnings().unwrap_or_default();
+    let mut findings = look(&config, node.kernel(), open.as_ref(), &flaws);
+    findings.extend(warnings.iter().map(warning));
     output.print(
         || {
             let rows: Vec<_> = findings.iter().flat_map(row).collect();
@@ -212,6 +214,17 @@ fn firewall(
         findings.extend(kernel.drops_around(&uplinks).unwrap_or_default().iter().map(dropping));
     }
     findings
+}
+
+/// Returns the finding about what may surprise the users of an instance.
+fn warning(warning: &Warning) -> Finding {
+    let advice = match warning {
+        Warning::AbsentAddress(_) => "give the host the address, or correct hostAddress",
+        _ => {
+            "publish another port, or have the other one use another; its clients reach the function"
+        }
+    };
+    Finding::note("ports", warning.to_string(), advice)
 }
 
 /// Returns the finding about a chain of others, before or after the hook forward, that drops guests' packets.

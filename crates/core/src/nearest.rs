@@ -24,7 +24,7 @@ mod tests {
 
     #[test]
     fn only_a_similar_word_is_suggested() {
-        let known = ["port", "targetPort", "type", "protocol", "hostAddress"];
+        let known = ["port", "targetPort", "type", "protocol", "hostAddress", "shadow"];
         assert_eq!(nearest("prot", known), Some("port"));
         assert_eq!(nearest("targetport", known), Some("targetPort"));
         assert_eq!(nearest("hostAdress", known), Some("hostAddress"));

@@ -146,6 +146,7 @@ pub fn check(drift: &Drift, lost: impl IntoIterator<Item = String>) -> Check {
         blocked: blocked(&drift.plan),
         unsettled: unsettled.collect(),
         lost: lost.into_iter().collect(),
+        warnings: drift.warnings.iter().map(ToString::to_string).collect(),
     }
 }
 

@@ -4,7 +4,7 @@ use crate::{KernelError, sealed::Sealed};
 use riklet_core::{
     firewall::{
         Backend, BaseRuleset, Change, Entry, FirewallState, ForeignChain, ForeignChainState,
-        Ruleset,
+        Ruleset, Translation, Wanted,
     },
     model::InterfaceName,
 };
@@ -74,6 +74,13 @@ pub trait ForeignChains: Sealed {
         &mut self,
         uplinks: &BTreeSet<InterfaceName>,
     ) -> Result<Vec<String>, KernelError>;
+
+    /// Returns the rules of others that translate packets for one of these ports. Their rules in chains that translate
+    /// destinations are read, as far as packets for these ports reach them; no others are.
+    ///
+    /// # Errors
+    /// Fails if the kernel does not answer.
+    fn translations(&mut self, wanted: &Wanted) -> Result<BTreeSet<Translation>, KernelError>;
 
     /// Returns the foreign chains of tables that have a passage or another object of ours. The rules of others in nf_tables
     /// are not read.

@@ -19,6 +19,9 @@ pub struct Listener {
     pub process: Option<String>,
 }
 
+/// A port on which a local socket accepts packets: the protocol, its address (`None` stands for every address), and the port.
+pub type ListeningPort = (Protocol, Option<IpAddr>, u16);
+
 /// A kind of account that a host knows by name and by number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum AccountKind {
@@ -48,6 +51,13 @@ pub trait HostFacts: Sealed {
         &mut self,
         wanted: &BTreeSet<(Protocol, Option<IpAddr>, PortRange)>,
     ) -> Result<Vec<Listener>, KernelError>;
+
+    /// Returns the ports on which local sockets accept IPv4, each with its address; `None` stands for every address. Asks
+    /// for no process.
+    ///
+    /// # Errors
+    /// Fails if `/proc/net` cannot be read.
+    fn listening_ports(&mut self) -> Result<BTreeSet<ListeningPort>, KernelError>;
 
     /// Returns the IPv4 name servers of the host in its order, except those that are the host itself.
     ///

@@ -23,7 +23,7 @@ mod sysctls;
 pub use conntrack::Conntrack;
 pub use error::{KernelError, Refusal};
 pub use firewall::{Firewall, ForeignChains, ImplicitTables};
-pub use host::{AccountKind, HostFacts, Listener};
+pub use host::{AccountKind, HostFacts, Listener, ListeningPort};
 pub use links::{LinkDeletion, Links};
 pub use managers::NetworkManagers;
 pub use operation::OperationScope;

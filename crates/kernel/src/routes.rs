@@ -1,4 +1,7 @@
-use std::{collections::BTreeSet, net::Ipv4Addr};
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, Ipv4Addr},
+};
 
 use ipnet::Ipv4Net;
 
@@ -23,6 +26,12 @@ pub trait Routes: Sealed {
     /// # Errors
     /// Fails if the kernel does not answer.
     fn route_to(&mut self, to: Ipv4Addr) -> Result<Option<HostRoute>, KernelError>;
+
+    /// Reports whether this is an address of the host, by its local routes. The cost does not depend on their number.
+    ///
+    /// # Errors
+    /// Fails if the kernel does not answer.
+    fn is_local(&mut self, address: IpAddr) -> Result<bool, KernelError>;
 
     /// Returns the IPv4 routes of all tables, default routes included. Lists all of them, which may be very many.
     ///

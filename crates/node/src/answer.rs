@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    Instance, NodeError, Report, Request, Warning, host::Host, outcome::Committed, record::Recorded,
+    Instance, NodeError, Report, Request, host::Host, outcome::Committed, record::Recorded,
 };
 use crate::store::{Phase, Record};
 use riklet_core::{
@@ -91,7 +91,7 @@ fn report(
     alone: bool,
 ) -> Result<Report, NodeError> {
     let mine: BTreeSet<_> = recorded.names().cloned().collect();
-    let Recorded { records, changes, shadows, .. } = recorded;
+    let Recorded { records, changes, warnings, .. } = recorded;
     let done = if alone {
         committed.done.clone()
     } else {
@@ -112,7 +112,6 @@ fn report(
         }
     }
     instances.sort_by(|one, other| one.name().cmp(other.name()));
-    let warnings = shadows.into_iter().map(Warning::Shadows).collect();
     Ok(Report { instances, done, failures, others, warnings })
 }
 

@@ -2,7 +2,7 @@ use std::path::PathBuf;
 
 use ipnet::IpNet;
 
-use super::Shadow;
+use super::{Occupant, Shadow};
 use crate::store::{REBUILD, Run, StoreError, rebuild_one};
 use riklet_core::{
     ErrorKind,
@@ -68,8 +68,8 @@ pub enum NodeError {
         /// The instances that were not named.
         names: Vec<InstanceName>,
     },
-    /// An exposure takes the packets of a local process, and that is treated as an error.
-    #[error("{0}")]
+    /// An exposure would take the packets of a local process, or of a translation of another program.
+    #[error("cannot expose {} for {}: it would shadow {}", .0.exposure, .0.name, .0.occupant)]
     Shadows(Box<Shadow>),
     /// The configuration differs from the decision of the first use.
     #[error(
@@ -248,9 +248,7 @@ impl NodeError {
                 Some(format!("`riklet-sdn stop {name}` ends it, and takes its network down"))
             }
             Self::Remaining { .. } => Some("use `riklet-sdn down --all --purge`".to_owned()),
-            Self::Shadows(_) => {
-                Some("end that process, choose another port, or leave --strict out".to_owned())
-            }
+            Self::Shadows(shadow) => Some(shadow_hint(shadow)),
             Self::Decided { what: what @ ("uplink" | "mtu"), configured, .. } => {
                 let value = configured.replace(' ', ",");
                 Some(format!("`riklet-sdn repair --{what} {value}` changes it for all functions"))
@@ -277,6 +275,20 @@ impl NodeError {
             Self::Setting { .. } | Self::Fragment(_) => Some(REBUILD.to_owned()),
         }
     }
+}
+
+/// Returns what helps where an exposure would take the packets of somebody else.
+fn shadow_hint(Shadow { exposure, occupant, .. }: &Shadow) -> String {
+    let end = match occupant {
+        Occupant::Process(_) => "end that process",
+        Occupant::Translation(_) => "have that program publish another port",
+    };
+    let insist = if exposure.shadow() {
+        "leave --strict out"
+    } else {
+        "write `shadow: true` in the exposure to take its packets"
+    };
+    format!("choose another port, {end}, or {insist}")
 }
 
 impl Failure {

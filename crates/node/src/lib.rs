@@ -123,7 +123,7 @@ pub use riklet_core::{
     ErrorKind, definition, firewall, link, model, model::Selector, plan, workload,
 };
 pub use riklet_kernel::{AccountKind, Kernel, KernelError, Listener, Refusal, fake, process};
-pub use shadow::Shadow;
+pub use shadow::{AbsentAddress, Occupant, Shadow};
 pub use task::{BackgroundTask, TaskOutcome};
 pub use uplinks::UplinkFlaw;
 pub use warm::WarmNode;

@@ -105,6 +105,14 @@ impl<K: Kernel> Node<K> {
         self.operations(&mut Cache::default()).check()
     }
 
+    /// Returns what may surprise users of recorded instances, and is no drift, as [`Drift::warnings`].
+    ///
+    /// # Errors
+    /// Fails if the store or the kernel cannot be read.
+    pub fn warnings(&mut self) -> Result<Vec<Warning>, NodeError> {
+        self.operations(&mut Cache::default()).warnings()
+    }
+
     /// Returns the pairs of other interfaces between which the host forwards packets only because functions are up, and
     /// which nothing drops while no daemon runs.
     ///

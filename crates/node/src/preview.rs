@@ -1,20 +1,33 @@
 //! Plans and checks without changing anything.
 
 use super::{
-    Drift, NodeError, UpOptions, Warning, accounts,
+    Drift, NodeError, Shadow, UpOptions, Warning, accounts,
     converge::View,
     host::Interfaces,
     record::Recorded,
-    session::{Operations, Used, unsettled},
+    session::{Operations, Reading, Used, unsettled},
+    shadow,
     views::{FullView, ScopedView},
 };
-use crate::store::{Phase, Records, Store};
+use crate::store::{Phase, Record, Records, Store};
 use riklet_core::{
     firewall::Confinement,
     model::Workload,
     plan::{self, Plan},
 };
 use riklet_kernel::Kernel;
+
+/// Returns what may surprise users of these records.
+fn warnings(
+    kernel: &mut impl Kernel,
+    store: &Store,
+    records: &[Record],
+) -> Result<Vec<Warning>, NodeError> {
+    let shadows = shadow::shadowed_processes(kernel, store)?;
+    let (translations, absent) = shadow::shadowed_translations(kernel, records)?;
+    let shadows = shadows.into_iter().chain(translations).map(Warning::Shadows);
+    Ok(shadows.chain(absent.into_iter().map(Warning::AbsentAddress)).collect())
+}
 
 impl<K: Kernel> Operations<'_, K> {
     pub(crate) fn plan(
@@ -35,9 +48,8 @@ impl<K: Kernel> Operations<'_, K> {
         let tx = store.transaction()?;
         let interrupted = unsettled(&tx)?;
         let host = context.decide(&tx, Interfaces::Recorded)?;
-        let Recorded { changes, shadows, .. } =
+        let Recorded { changes, warnings, .. } =
             context.record_up(&host, &tx, workloads, UpOptions::default())?;
-        let warnings = shadows.into_iter().map(Warning::Shadows).collect();
         let scoped = ScopedView::new(&host, &changes).filter(|_| interrupted.is_empty());
         if let Some(view) = scoped
             && let Some(plan) = view.preview(context.kernel)?
@@ -54,7 +66,7 @@ impl<K: Kernel> Operations<'_, K> {
         let Some(Used { store, host, context }) = reading.used(Interfaces::Listed)? else {
             let claims = reading.context.claims_of_unrecorded()?;
             let plan = Plan { claims, ..Plan::default() };
-            return Ok(Drift { plan, firewall: vec![], unsettled: vec![] });
+            return Ok(Drift { plan, firewall: vec![], unsettled: vec![], warnings: vec![] });
         };
         let deletion = context.cache.link_deletion();
         let view = FullView::new(&host, store, context.cache, &unsettled(store)?, deletion)?;
@@ -64,7 +76,21 @@ impl<K: Kernel> Operations<'_, K> {
         let leaving = unreadable.into_iter().map(|u| (u.record.name, Phase::Removing));
         let unsettled = unsettled.chain(leaving).collect();
         let plan = plan::plan(&view.desired(), &observed);
-        Ok(Drift { plan, firewall: observed.firewall.differences(), unsettled })
+        let warnings = warnings(context.kernel, store, &store.all()?.readable)?;
+        Ok(Drift { plan, firewall: observed.firewall.differences(), unsettled, warnings })
+    }
+
+    pub(crate) fn warnings(&mut self) -> Result<Vec<Warning>, NodeError> {
+        let mut reading = self.reading()?;
+        let Reading { context, store: Some(store), .. } = &mut reading else { return Ok(vec![]) };
+        let records = store.all()?.readable;
+        warnings(context.kernel, store, &records)
+    }
+
+    pub(crate) fn shadowed_processes(&mut self) -> Result<Vec<Shadow>, NodeError> {
+        let mut reading = self.reading()?;
+        let Reading { context, store: Some(store), .. } = &mut reading else { return Ok(vec![]) };
+        shadow::shadowed_processes(context.kernel, store)
     }
 
     pub(crate) fn left_open(&mut self) -> Result<Confinement, NodeError> {

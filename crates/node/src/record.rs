@@ -6,7 +6,8 @@ use std::{
 };
 
 use super::{
-    NodeError, Request, Selector, Shadow, UpOptions, host::Host, overlap, session::Context, shadow,
+    NodeError, Request, Selector, Shadow, UpOptions, Warning, host::Host, overlap,
+    session::Context, shadow,
 };
 use crate::store::{Phase, Record, Records, Store, StoreError, Tx, Unreadable};
 use riklet_core::{
@@ -48,7 +49,7 @@ pub(crate) struct Recorded {
     /// Unreadable records of instances that are taken down.
     pub(crate) unreadable: Vec<Unreadable>,
     pub(crate) changes: Changes,
-    pub(crate) shadows: Vec<Shadow>,
+    pub(crate) warnings: Vec<Warning>,
 }
 
 impl Recorded {
@@ -97,7 +98,12 @@ impl<K: Kernel> Context<'_, K> {
         let put = tx.put_all(workloads, host.node.pool.capacity())?;
         for (workload, (before, record)) in workloads.iter().zip(put) {
             let old: &[Exposure] = before.as_ref().map_or(&[], |b| b.workload.exposures());
-            let new = workload.exposures().iter().filter(|exposure| !old.contains(exposure));
+            let taken = |exposure: &Exposure| {
+                let (protocol, address) = (exposure.protocol(), exposure.host_address());
+                (protocol, address, exposure.host_ports(), exposure.shadow())
+            };
+            let new = workload.exposures().iter();
+            let new = new.filter(|new| !old.iter().any(|old| taken(old) == taken(new)));
             opened.extend(new.map(|exposure| (workload.name(), *exposure)));
             let (record, interface) = match before {
                 Some(_) => (record, Interface::Unknown),
@@ -108,11 +114,15 @@ impl<K: Kernel> Context<'_, K> {
             changes.insert(record.slot, Change { before, after, interface });
             records.push(record);
         }
-        let shadows = shadow::shadowed(self.kernel, &opened)?;
-        match shadows.first() {
-            Some(shadow) if options.strict => Err(NodeError::Shadows(Box::new(shadow.clone()))),
-            _ => Ok(Recorded { records, changes, shadows, ..Recorded::default() }),
+        let shadows = shadow::occupied(self.kernel, &opened)?;
+        let refused = |shadow: &&Shadow| options.strict || !shadow.exposure.shadow();
+        if let Some(shadow) = shadows.iter().find(refused) {
+            return Err(NodeError::Shadows(Box::new(shadow.clone())));
         }
+        let absent = shadow::absent(self.kernel, &opened)?;
+        let warnings = shadows.into_iter().filter(Shadow::is_effective).map(Warning::Shadows);
+        let warnings = warnings.chain(absent.into_iter().map(Warning::AbsentAddress)).collect();
+        Ok(Recorded { records, changes, warnings, ..Recorded::default() })
     }
 
     /// Finds a slot whose interface a new instance may have, and returns the state of that interface.

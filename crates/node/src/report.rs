@@ -1,6 +1,6 @@
 use std::fmt;
 
-use super::{Failure, Instance, Shadow};
+use super::{AbsentAddress, Failure, Instance, Shadow};
 use crate::store::Phase;
 use riklet_core::{
     model::InstanceName,
@@ -8,11 +8,13 @@ use riklet_core::{
 };
 
 /// Something that succeeded, but possibly not as expected.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum Warning {
-    /// An exposure takes the packets of a local process.
+    /// An exposure takes the packets of a local process, or of a translation of another program.
     Shadows(Shadow),
+    /// An exposure is on an address that the host does not have.
+    AbsentAddress(AbsentAddress),
     /// A foreign chain drops the packets of functions, and we cannot change it.
     CutOff(CutOff),
 }
@@ -21,6 +23,7 @@ impl fmt::Display for Warning {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Shadows(shadow) => shadow.fmt(f),
+            Self::AbsentAddress(absent) => absent.fmt(f),
             Self::CutOff(cut_off) => cut_off.fmt(f),
         }
     }
@@ -53,10 +56,13 @@ pub struct Drift {
     pub firewall: Vec<String>,
     /// The instances whose last operation was not completed.
     pub unsettled: Vec<(InstanceName, Phase)>,
+    /// What may surprise users, and is no difference: exposures that take packets of others, and those on addresses that the
+    /// host does not have.
+    pub warnings: Vec<Warning>,
 }
 
 impl Drift {
-    /// Returns whether there is none.
+    /// Returns whether there is none. Warnings are none.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.plan.is_empty() && self.unsettled.is_empty()

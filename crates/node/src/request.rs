@@ -23,7 +23,8 @@ pub enum Request {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct UpOptions {
-    /// Refuses an exposure that takes the packets of a local process ([`Shadow`](crate::Shadow)): then nothing is changed.
+    /// Refuses exposures that take packets of others ([`Shadow`](crate::Shadow)) even if their definition says
+    /// `shadow: true`. Then nothing is changed.
     pub strict: bool,
 }
 

@@ -2,7 +2,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     BackgroundTask, Config, Drift, Inspection, ListedInstance, Node, NodeError, RebuildOptions,
-    Rebuilt, Report, Request, Selector, TaskOutcome, UpOptions, Warning, cache::Cache,
+    Rebuilt, Report, Request, Selector, Shadow, TaskOutcome, UpOptions, Warning, cache::Cache,
     session::Operations,
 };
 use crate::store::{Journal, ReservedSlot, Store};
@@ -209,6 +209,23 @@ impl<K: Kernel> WarmNode<K> {
     /// Fails if the records cannot be read.
     pub fn changes_after(&mut self, number: u64) -> Result<Journal, NodeError> {
         Ok(self.operations().records()?.changes_after(number)?)
+    }
+
+    /// Returns what may surprise users of recorded instances, as [`Node::warnings`].
+    ///
+    /// # Errors
+    /// Fails as that method does.
+    pub fn warnings(&mut self) -> Result<Vec<Warning>, NodeError> {
+        self.operations().warnings()
+    }
+
+    /// Returns the local processes whose packets recorded exposures take. Costs as much as there are local sockets, and not
+    /// as there are records.
+    ///
+    /// # Errors
+    /// Fails if the records or the kernel cannot be read.
+    pub fn shadowed_processes(&mut self) -> Result<Vec<Shadow>, NodeError> {
+        self.operations().shadowed_processes()
     }
 
     /// Returns how many slots instances hold, and how many are reserved, by state. A deferred outcome counts as

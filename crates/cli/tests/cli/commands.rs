@@ -207,7 +207,8 @@ fn each_command_prints_json() {
       "firewall": [],
       "lost": [],
       "steps": [],
-      "unsettled": []
+      "unsettled": [],
+      "warnings": []
     }
     "#);
     insta::assert_snapshot!(format!("{:#}", json(&["repair"])), @r#"
@@ -378,7 +379,8 @@ fn drift_is_shown_and_repaired() {
         "~ TAP rik0: up, neighbour 10.231.0.2 at 06:52:49:4b:00:00",
         "+ firewall: tcp 8080 -> 10.231.0.2:3000"
       ],
-      "unsettled": []
+      "unsettled": [],
+      "warnings": []
     }
     ---- exit code 1 ----
     $ riklet-sdn repair
@@ -393,7 +395,8 @@ fn drift_is_shown_and_repaired() {
       "firewall": [],
       "lost": [],
       "steps": [],
-      "unsettled": []
+      "unsettled": [],
+      "warnings": []
     }
     "#);
     environment.assert_unchanged(&sound, "the repair");

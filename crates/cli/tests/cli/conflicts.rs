@@ -30,15 +30,23 @@ fn port_of_another_function_is_refused() {
 }
 
 #[test]
-fn port_of_a_local_process_causes_a_warning() {
+fn port_of_a_local_process_is_refused() {
     let environment = Environment::with_hello();
     environment.write("other.json", other("other", "9000"));
     let _process = TcpListener::bind("0.0.0.0:9000").unwrap();
     let _another_protocol = UdpSocket::bind("127.0.0.1:9000").unwrap();
     insta::with_settings!({ filters => vec![(r"\S+ \(pid \d+\)", "PROCESS (pid N)")] }, {
+        let refused = ["up", "plan"].map(|command| environment.refused(1, &[command, "other.json"]));
+        insta::assert_snapshot!(refused[0], @r"
+        error: cannot expose tcp 9000 -> 3000 for other: it would shadow PROCESS (pid N), which listens on tcp port 9000
+        hint: choose another port, end that process, or write `shadow: true` in the exposure to take its packets
+        ");
+        assert_eq!(refused[0], refused[1]);
+        let insists = other("other", "9000, \"shadow\": true");
+        environment.write("other.json", insists);
         insta::assert_snapshot!(environment.refused(1, &["up", "--strict", "other.json"]), @r"
-        error: other: tcp 9000 -> 3000 shadows PROCESS (pid N), which listens on tcp port 9000
-        hint: end that process, choose another port, or leave --strict out
+        error: cannot expose tcp 9000 -> 3000 for other: it would shadow PROCESS (pid N), which listens on tcp port 9000
+        hint: choose another port, end that process, or leave --strict out
         ");
         insta::assert_snapshot!(environment.run(&["plan", "other.json"]), @r"
         + TAP rik1: address 10.231.0.5/30, MAC 0a:52:49:4b:00:01, MTU 1500, neighbour 10.231.0.6 at 06:52:49:4b:00:01
@@ -54,7 +62,7 @@ fn port_of_a_local_process_causes_a_warning() {
         warning: other: tcp 9000 -> 3000 shadows PROCESS (pid N), which listens on tcp port 9000
         ");
     });
-    // A function that is already up causes no warning.
+    // A function that is already up is not refused.
     environment.run(&["up", "--strict", "other.json"]).success();
 }
 
@@ -62,6 +70,7 @@ fn port_of_a_local_process_causes_a_warning() {
 fn json_output_contains_warnings() {
     let environment = Environment::new();
     let process = TcpListener::bind("127.0.0.1:8080").unwrap();
+    environment.write("hello.json", other("hello", "8080, \"shadow\": true"));
     for command in ["plan", "up"] {
         let report = environment.run(&[command, "hello.json", "--output", "json"]).json();
         let warning = report["warnings"][0].as_str().unwrap();

@@ -106,7 +106,7 @@ fn every_command_has_help_with_one_example() {
       <FILE>...  Files with definitions in JSON or YAML; `-` is standard input
 
     Options:
-          --strict  Refuse an exposure that would shadow a local process, instead of warning
+          --strict  Refuse an exposure that takes packets of others, also if it says `shadow: true`
       -h, --help    Print help
       riklet-sdn up examples/hello.json
 

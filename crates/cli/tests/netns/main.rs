@@ -53,7 +53,7 @@ mod self_test;
 #[path = "../../../vmm/tests/vmm/server.rs"]
 #[allow(dead_code, reason = "as above")]
 mod server;
-
+mod shadows;
 mod soak;
 mod stuck;
 mod supervised;

@@ -277,9 +277,11 @@ fn ending_supervisor_leaves_functions_of_others_alone() {
 fn warnings_of_a_supervisor_are_shown() {
     let world = World::new(Firewall::Nftables);
     let _listener = world.node.run(|| TcpListener::bind(HELLO)).expect("a port");
+    let mut hello = hello();
+    hello["spec"]["function"]["exposure"][0]["shadow"] = true.into();
     let run = |format: &str| {
         let output =
-            world.riklet(&["--output", format, "run", "--detach", "-"], &hello().to_string());
+            world.riklet(&["--output", format, "run", "--detach", "-"], &hello.to_string());
         world.riklet(&["stop", "hello"], "").success();
         assert_eq!(output.code, Some(0), "{output}");
         output

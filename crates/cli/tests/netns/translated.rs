@@ -45,10 +45,10 @@ on_every_firewall!(a_redirect_that_comes_later_takes_no_published_port, |world| 
     redirect(world);
     let function = Some((served.address(), 3000).into());
     for from in [&world.client, &world.node] {
-        let server = |port| tcp_ask(from, (NODE_LAN, port)).map(|answer| answer.server).ok();
-        assert_eq!(server(PORT), function);
+        let answering = |port| tcp_ask(from, (NODE_LAN, port)).map(|answer| answer.server).ok();
+        assert_eq!(answering(PORT), function);
         // This shows that the redirect works.
-        assert_eq!(server(PORT + 1).map(|server| server.port()), Some(PROXY));
+        assert_eq!(answering(PORT + 1).map(|server| server.port()), Some(PROXY));
     }
     drop(proxy);
     assert_eq!(world.riklet(&["check"], "").success(), "");

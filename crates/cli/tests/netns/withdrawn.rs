@@ -7,7 +7,7 @@ use std::{
 
 use crate::world::{
     CLIENT, INTERNET, NODE_LAN, NODE_UPLINK, World,
-    function::{Function, every_transport, exposure, function},
+    function::{Function, every_transport, exposure, function, shadowing},
     on_every_firewall,
     sctp::SctpClient,
     traffic::{Connection, PATIENCE, UdpClient, tcp_server, udp_ask, udp_server},
@@ -149,7 +149,9 @@ on_every_firewall!(an_exposure_shadows_a_local_process_while_it_lasts, |world| {
     let of_node = path((NODE_LAN, 8080));
     assert_paths("process", &[Tcp, Udp], &[of_node]);
     assert_eq!(client.ask(PATIENCE).unwrap().server, datagrams.address);
-    let function = start(world, "shadow", 3000);
+    let serves = Transport::ALL.map(|transport| (transport, 3000));
+    let exposures = every_transport(8080, 3000).map(shadowing);
+    let [function] = world.start([(function("shadow", &exposures), &serves)]);
     assert_paths("function", &Transport::ALL, &[path((function.address(), 3000))]);
     assert_answered_by(&mut client, &function, 3000);
     world.down(&["shadow"]);

@@ -76,6 +76,9 @@ pub(crate) fn exposure_value(exposure: &Exposure) -> Value {
     if let Some(ready) = exposure.named_ready() {
         value["ready"] = json!(ready.as_str());
     }
+    if exposure.shadow() {
+        value["shadow"] = json!(true);
+    }
     value
 }
 

@@ -182,9 +182,12 @@ fn ports() -> impl Strategy<Value = (PortRange, PortRange)> {
 
 fn workload() -> impl Strategy<Value = Workload> {
     let address = option::of((1..=223_u8, any::<[u8; 3]>()));
-    let exposure = (0..3_usize, address, ports()).prop_map(|(protocol, address, (host, guest))| {
+    let exposure = (0..3_usize, address, ports(), any::<bool>());
+    let exposure = exposure.prop_map(|(protocol, address, (host, guest), shadow)| {
         let address = address.map(|(a, [b, c, d])| std::net::IpAddr::from([a, b, c, d]));
-        Exposure::new(Protocol::ALL[protocol], address, host, guest).unwrap()
+        let address = address.filter(|address| !address.is_loopback());
+        let exposure = Exposure::new(Protocol::ALL[protocol], address, host, guest).unwrap();
+        exposure.with_shadow(shadow)
     });
     let exposures = proptest::collection::vec(exposure, 0..5).prop_map(|all| {
         all.into_iter().fold(Vec::<Exposure>::new(), |mut kept, exposure| {

@@ -19,7 +19,8 @@ use crate::{
 };
 
 const DEFINITION: &[&str] = &["apiVersion", "kind", "name", "replicas", "spec"];
-const EXPOSURE: &[&str] = &["port", "targetPort", "type", "protocol", "hostAddress", "ready"];
+const EXPOSURE: &[&str] =
+    &["port", "targetPort", "type", "protocol", "hostAddress", "ready", "shadow"];
 
 /// The workloads and errors of one call, and the names and ports that its definitions share.
 #[derive(Default)]
@@ -201,6 +202,7 @@ impl Validator {
         self.exposure_type(&object);
         let ready =
             self.choice(&object, "ready", "sign of being ready", &Ready::ALL, Ready::as_str);
+        let shadow = self.boolean(&object, "shadow").unwrap_or_default();
         let host = self.ports(&object, "port");
         let guest = match object.get("targetPort") {
             Some(_) => self.ports(&object, "targetPort"),
@@ -212,6 +214,7 @@ impl Validator {
         let exposure = Exposure::new(protocol?, address?, host?, guest?);
         match exposure.and_then(|exposure| exposure.with_ready(ready)) {
             Ok(exposure) => {
+                let exposure = exposure.with_shadow(shadow);
                 self.claim(exposure, node.at, path);
                 Some(exposure)
             }
@@ -317,6 +320,16 @@ impl Validator {
             return Some((node.at, text));
         }
         let reason = Reason::Sort { expected: "a string", found: node.value.sort() };
+        self.refuse(node.at, object.path(name), reason);
+        None
+    }
+
+    fn boolean(&mut self, object: &Object<'_>, name: &str) -> Option<bool> {
+        let node = object.get(name)?;
+        if let Value::Bool(value) = node.value {
+            return Some(value);
+        }
+        let reason = Reason::Sort { expected: "true or false", found: node.value.sort() };
         self.refuse(node.at, object.path(name), reason);
         None
     }

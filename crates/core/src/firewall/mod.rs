@@ -11,6 +11,7 @@ pub mod names;
 pub mod nftables;
 pub mod passage;
 mod ruleset;
+mod translation;
 mod xtables;
 
 pub use confinement::Confinement;
@@ -18,3 +19,4 @@ pub use foreign_chain::{ForeignChain, ForeignChainState, ForeignFamily};
 pub use ruleset::{
     Backend, BaseRuleset, BaseState, Change, Entry, FirewallState, IptablesVariant, Ruleset,
 };
+pub use translation::{Translation, Wanted};

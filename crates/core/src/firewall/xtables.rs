@@ -1,6 +1,9 @@
 //! Extensions of iptables: as `iptables-save` names them, and as bytes in rules of iptables-nft.
 
-use crate::firewall::passage::{Field, Operator, Test, Value, Verdict};
+use crate::firewall::{
+    passage::{Field, Operator, Test, Value, Verdict},
+    translation::{self, Packets},
+};
 
 /// `struct xt_conntrack_mtinfo3` of `<linux/netfilter/xt_conntrack.h>`: the offsets of `match_flags`, `invert_flags`,
 /// `state_mask` and `status_mask`.
@@ -101,4 +104,47 @@ fn marked(info: &[u8]) -> Option<Test> {
     let value = Value::Of(Field::Mark, Some(info.get(4..8)?.to_vec()));
     let test = Test::Compare(value, Operator::Equal, info.get(..4)?.to_vec());
     Some(if info.get(8) == Some(&1) { Test::Not(Box::new(test)) } else { test })
+}
+
+/// Returns the test for destination ports of a match extension; `None` if it tests none, or also others.
+pub(super) fn ports(name: &str, info: &[u8]) -> Option<translation::Test> {
+    let at =
+        |offset: usize| Some(u32::from(u16::from_ne_bytes(*info.get(offset..)?.first_chunk()?)));
+    let within = |low, high| Packets::ALL.with(translation::Field::Port, low, high);
+    let (tests, inverted) = match name {
+        // The offsets of `dpts` and of `invflags` in `struct xt_tcp` and `struct xt_udp`; `XT_TCP_INV_DSTPT`.
+        "tcp" => (vec![within(at(4)?, at(6)?)], info.get(11)? & 2 != 0),
+        "udp" => (vec![within(at(4)?, at(6)?)], info.get(8)? & 2 != 0),
+        // `struct xt_sctp_info` begins with the destination; `flags` with `XT_SCTP_DEST_PORTS`, and `invflags`.
+        "sctp" if at(284)? & 2 != 0 => (vec![within(at(0)?, at(2)?)], at(288)? & 2 != 0),
+        "multiport" => multiport(info)?,
+        _ => return None,
+    };
+    Some(if inverted { translation::Test::Not(tests) } else { translation::Test::Among(tests) })
+}
+
+/// Reads `struct xt_multiport_v1`: a byte that tells source and destination, the number of ports, 15 ports, 15 bytes that
+/// tell which of them begin a range, and a byte that inverts it.
+fn multiport(info: &[u8]) -> Option<(Vec<Packets>, bool)> {
+    const DESTINATION: u8 = 1;
+    let [direction, count, rest @ ..] = info else { return None };
+    if *direction != DESTINATION {
+        return None;
+    }
+    let (ports, rest) = rest.split_at_checked(30)?;
+    let (begins_range, rest) = rest.split_at_checked(15)?;
+    let ports =
+        ports.chunks_exact(2).filter_map(|port| Some(u16::from_ne_bytes(*port.first_chunk()?)));
+    let mut ports = ports.zip(begins_range).take((*count).into());
+    let mut tests = Vec::new();
+    while let Some((low, begins)) = ports.next() {
+        let high = if *begins == 0 { low } else { ports.next()?.0 };
+        tests.push(Packets::ALL.with(translation::Field::Port, low.into(), high.into()));
+    }
+    Some((tests, *rest.first()? != 0))
+}
+
+/// Reports whether a target extension translates destinations.
+pub(super) fn translates(name: &str) -> bool {
+    matches!(name, "DNAT" | "REDIRECT")
 }

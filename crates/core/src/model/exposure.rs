@@ -219,6 +219,7 @@ pub struct Exposure {
     guest_ports: PortRange,
     /// As the definition names it.
     ready: Option<Ready>,
+    shadow: bool,
 }
 
 /// The reason why an [`Exposure`] is refused.
@@ -244,14 +245,22 @@ pub enum ExposureError {
         /// The protocol of the exposure.
         protocol: Protocol,
     },
+    /// An address of 127.0.0.0/8 that local services have for themselves, such as 127.0.0.53.
+    #[error("hostAddress {address} is not published: of 127.0.0.0/8, only 127.0.0.1 is")]
+    Loopback {
+        /// The address as given.
+        address: IpAddr,
+    },
 }
 
 impl Exposure {
     /// Returns the exposure that leads `host_ports` to `guest_ports`, the first to the first and so on. A
-    /// `host_address` of `None` or 0.0.0.0 stands for every address of the host.
+    /// `host_address` of `None` or 0.0.0.0 stands for every address of the host, except those of 127.0.0.0/8 other than
+    /// 127.0.0.1. It takes no packets from others: see [`Self::with_shadow`].
     ///
     /// # Errors
-    /// Fails if the ranges differ in length, or no host can have the address.
+    /// Fails if the ranges differ in length, or no host can have the address, or it is a loopback address other than
+    /// 127.0.0.1.
     pub fn new(
         protocol: Protocol,
         host_address: Option<IpAddr>,
@@ -269,7 +278,10 @@ impl Exposure {
         if let Some(address) = host_address.filter(impossible) {
             return Err(ExposureError::HostAddress { address });
         }
-        Ok(Self { protocol, host_address, host_ports, guest_ports, ready: None })
+        if let Some(address) = host_address.filter(|address| is_private_loopback(*address)) {
+            return Err(ExposureError::Loopback { address });
+        }
+        Ok(Self { protocol, host_address, host_ports, guest_ports, ready: None, shadow: false })
     }
 
     /// Returns the exposure with this sign of being ready; `None` leaves it open.
@@ -297,6 +309,18 @@ impl Exposure {
     #[must_use]
     pub const fn named_ready(&self) -> Option<Ready> {
         self.ready
+    }
+
+    /// Returns the exposure that takes packets from local processes and from translations of others, or refuses to.
+    #[must_use]
+    pub const fn with_shadow(self, shadow: bool) -> Self {
+        Self { shadow, ..self }
+    }
+
+    /// Reports whether it takes packets from local processes and from translations of others.
+    #[must_use]
+    pub const fn shadow(&self) -> bool {
+        self.shadow
     }
 
     /// Returns the transport protocol.
@@ -338,6 +362,13 @@ impl Exposure {
     /// Reports whether it takes packets to one of these ports of this address, or of any address if it is `None`.
     #[must_use]
     pub fn takes(&self, protocol: Protocol, address: Option<IpAddr>, ports: PortRange) -> bool {
+        let published = address.is_none_or(|address| !is_private_loopback(address));
+        published && self.binds(protocol, address, ports)
+    }
+
+    /// Reports whether a socket with its address and one of its ports could not be bound beside one with these (bind(2)).
+    #[must_use]
+    pub fn binds(&self, protocol: Protocol, address: Option<IpAddr>, ports: PortRange) -> bool {
         self.meets(protocol, address) && self.host_ports.overlaps(ports)
     }
 
@@ -347,6 +378,15 @@ impl Exposure {
             _ => true,
         };
         same && self.protocol == protocol
+    }
+}
+
+/// Reports whether this is an address of 127.0.0.0/8 other than 127.0.0.1. Local services have these for themselves, such
+/// as 127.0.0.53 for a resolver, and nobody publishes them.
+const fn is_private_loopback(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => address.is_loopback() && !matches!(address.octets(), [127, 0, 0, 1]),
+        IpAddr::V6(_) => false,
     }
 }
 
@@ -415,5 +455,24 @@ mod tests {
             udp.with_ready(Some(Ready::Tcp)).unwrap_err().to_string(),
             "ready tcp is for TCP, not for UDP; carrier and none are for all"
         );
+    }
+
+    #[test]
+    fn of_the_loopback_only_one_address_is_published() {
+        let ports: PortRange = "53".parse().unwrap();
+        let exposure = |address: Option<&str>| {
+            let address = address.map(|address| address.parse().unwrap());
+            Exposure::new(Protocol::Udp, address, ports, ports)
+        };
+        for address in ["127.0.0.53", "127.1.0.1", "127.255.255.255"] {
+            let refused = exposure(Some(address)).unwrap_err().to_string();
+            assert!(refused.starts_with(&format!("hostAddress {address} is not published")));
+            let any = exposure(None).unwrap();
+            let address = Some(address.parse().unwrap());
+            assert!(!any.takes(Protocol::Udp, address, ports));
+            assert!(any.binds(Protocol::Udp, address, ports));
+        }
+        let local = exposure(Some("127.0.0.1")).unwrap();
+        assert!(local.takes(Protocol::Udp, local.host_address(), ports));
     }
 }

@@ -8,12 +8,16 @@ use super::{core::Core, healer::Subject, slots::DRAIN_DELAY};
 use crate::now;
 use riklet_core::{model::Slot, plan::Step};
 use riklet_kernel::Links;
-use riklet_sdn::{Failure, LinkStatus, NodeError, Report, Request};
+use riklet_sdn::{Failure, LinkStatus, NodeError, Report, Request, Warning};
 
 /// The largest number of requests in one batch.
 pub(super) const BATCH_SIZE: usize = 512;
 
 pub(super) type Reply = oneshot::Sender<Result<Report, NodeError>>;
+
+fn is_cut_off(warning: &Warning) -> bool {
+    matches!(warning, Warning::CutOff(_))
+}
 
 impl Core {
     /// Applies these requests together, and replies to each. A request that finds no free slot or port waits if a
@@ -55,6 +59,7 @@ impl Core {
             }
         }
         self.refill |= matches!(request, Request::Up(..));
+        self.warnings.found.extend(report.warnings.iter().filter(|w| !is_cut_off(w)).cloned());
         self.announce(request, report);
         for failure in report.failures.iter().chain(&report.others) {
             self.healer.failed(Subject::Slot(failure.slot), now);

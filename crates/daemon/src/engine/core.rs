@@ -15,7 +15,7 @@ use super::{
     Call, EngineError, Message, Options, Queue, SlotCounts, WatchedNode,
     background::Background,
     batch::{BATCH_SIZE, Reply},
-    drift::REFRESH_INTERVAL,
+    drift::{KnownWarnings, REFRESH_INTERVAL},
     healer::Healer,
     others::JOURNAL_INTERVAL,
     progress::Progress,
@@ -49,6 +49,8 @@ pub(super) struct Core {
     pub(super) failed_repair: Option<String>,
     /// The foreign chains that cut functions off, as of the last repair.
     pub(super) cut_offs: BTreeSet<CutOff>,
+    /// What surprised users at the last look.
+    pub(super) warnings: KnownWarnings,
     /// Slots that the engine changed since it last read the kernel's notifications.
     pub(super) changed_by_us: BTreeSet<Slot>,
     /// Requests that wait for a background task to free a slot or a port.
@@ -111,6 +113,7 @@ impl Core {
             healer: Healer::default(),
             failed_repair: None,
             cut_offs: BTreeSet::new(),
+            warnings: KnownWarnings { found: BTreeSet::new(), stale: true },
             changed_by_us: BTreeSet::new(),
             waiting: Vec::new(),
             alone: Vec::new(),

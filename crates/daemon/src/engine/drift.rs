@@ -15,10 +15,18 @@ use riklet_core::{
     model::{InterfaceName, Slot},
     plan::{CutOff, Step},
 };
-use riklet_sdn::{NodeError, Report, Warning, store::ReservedSlot};
+use riklet_sdn::{NodeError, Occupant, Report, Warning, store::ReservedSlot};
 
 /// The pause between looks at state that the kernel does not report.
 pub(super) const REFRESH_INTERVAL: Duration = Duration::from_secs(10);
+
+/// What surprised users at the last look.
+#[derive(Debug)]
+pub(super) struct KnownWarnings {
+    pub(super) found: BTreeSet<Warning>,
+    /// True if the next look is at everything, and not only at local processes.
+    pub(super) stale: bool,
+}
 
 impl Core {
     /// Reads the kernel's notifications, and marks what others changed as suspect.
@@ -56,10 +64,14 @@ impl Core {
                 self.draining_since = self.draining_since.or(Some(now));
             }
         }
+        self.warnings.stale |= changes.translations || changes.lost;
         if now >= self.next_refresh {
             self.next_refresh = now + REFRESH_INTERVAL;
             let whole = self.local.node.kernel().refresh();
             self.healer.suspect(if whole { Subject::All } else { Subject::Shared }, now);
+            // Translations change without a notification where the ruleset does.
+            self.warnings.stale |= whole;
+            self.look_at_shadows();
         }
     }
 
@@ -126,6 +138,34 @@ impl Core {
         }
     }
 
+    /// Records as events which exposures began to take packets of others, and which no longer do. The kernel does not notify
+    /// of listeners. Translations of others and the host's addresses are looked at only after something has changed,
+    /// since that costs as much as there are records.
+    fn look_at_shadows(&mut self) {
+        let found = if std::mem::take(&mut self.warnings.stale) {
+            self.local.node.warnings()
+        } else {
+            let others = self.warnings.found.iter().filter(|warning| !is_process(warning)).cloned();
+            let others: Vec<_> = others.collect();
+            let processes = self.local.node.shadowed_processes();
+            processes.map(|found| found.into_iter().map(Warning::Shadows).chain(others).collect())
+        };
+        match found {
+            Ok(found) => self.note_warnings(found.into_iter().collect()),
+            Err(error) => self.events.error(&error),
+        }
+    }
+
+    fn note_warnings(&mut self, found: BTreeSet<Warning>) {
+        let before = std::mem::replace(&mut self.warnings.found, found);
+        for warning in self.warnings.found.difference(&before) {
+            self.events.warned(warning);
+        }
+        for warning in before.difference(&self.warnings.found) {
+            self.events.noticed(&format!("no longer: {warning}"));
+        }
+    }
+
     /// Records as events which foreign chains began to cut functions off, and which no longer do.
     fn note_cut_offs(&mut self, report: &Report) {
         let cut_offs = report.warnings.iter().filter_map(|warning| match warning {
@@ -161,6 +201,10 @@ fn without_drains(steps: &mut Vec<Step>, draining: &BTreeSet<Slot>) {
     if steps.len() < before && steps.iter().all(|step| matches!(step, Step::ForgetFlows(_))) {
         steps.clear();
     }
+}
+
+fn is_process(warning: &Warning) -> bool {
+    matches!(warning, Warning::Shadows(shadow) if matches!(shadow.occupant, Occupant::Process(_)))
 }
 
 /// Returns the text by which one cause of failed repairs is told from another. How many objects others claim may change

@@ -16,7 +16,7 @@ use riklet_core::{
     plan::CutOff,
 };
 use riklet_sdn::{
-    Failure, Inspection, Instance, LinkStatus, Rebuilt, Report, Request, Selector,
+    Failure, Inspection, Instance, LinkStatus, Rebuilt, Report, Request, Selector, Warning,
     store::{JournalEntry, JournalKind},
 };
 
@@ -252,6 +252,9 @@ impl Events {
                     let text = description(instance);
                     self.publish(EventKind::Up, Some(instance.name()), text, Some(entry));
                 }
+                for warning in &report.warnings {
+                    self.warned(warning);
+                }
             }
             Some(Selector::Named(names)) => {
                 for name in &names {
@@ -346,6 +349,16 @@ impl Events {
     /// Publishes that a foreign chain cuts functions off.
     pub(super) fn cut_off(&self, cut_off: &CutOff) {
         self.say(EventKind::Error, None, cut_off.to_string());
+    }
+
+    /// Publishes what may surprise the user of an instance. A foreign chain that cuts functions off has events of its own.
+    pub(super) fn warned(&self, warning: &Warning) {
+        let name = match warning {
+            Warning::Shadows(shadow) => &shadow.name,
+            Warning::AbsentAddress(absent) => &absent.name,
+            _ => return,
+        };
+        self.say(EventKind::Noticed, Some(name), warning.to_string());
     }
 
     /// Publishes a change by another process.

@@ -34,7 +34,7 @@ const API: &str = "v1";
 
 /// Brings up a function's network, or updates it to a changed definition.
 #[cfg_attr(test, utoipa::path(put, path = "/v1/functions/{name}", request_body(content = Object, description = "A definition"),
-    params(("name" = String, Path), ("strict" = Option<bool>, Query, description = "Refuse to shadow a local process")),
+    params(("name" = String, Path), ("strict" = Option<bool>, Query, description = "Refuse exposures that take packets of others, also if they say `shadow: true`")),
     responses((status = 200, body = ReportDocument), (status = "default", body = Problem, content_type = "application/problem+json"))))]
 pub(super) async fn up_one(
     State(api): State<Api>,
@@ -65,7 +65,7 @@ pub(super) async fn up_one(
 
 /// Brings up the networks of several functions: all are recorded, or none.
 #[cfg_attr(test, utoipa::path(post, path = "/v1/functions", request_body(content = Vec<Object>, description = "Definitions"),
-    params(("strict" = Option<bool>, Query, description = "Refuse to shadow a local process")),
+    params(("strict" = Option<bool>, Query, description = "Refuse exposures that take packets of others, also if they say `shadow: true`")),
     responses((status = 200, body = ReportDocument), (status = "default", body = Problem, content_type = "application/problem+json"))))]
 pub(super) async fn up(
     State(api): State<Api>,

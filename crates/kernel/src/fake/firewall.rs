@@ -1,11 +1,11 @@
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, net::IpAddr};
 
 use super::{FakeKernel, System};
 use crate::{Firewall, ForeignChains, ImplicitTables, KernelError, Refusal};
 use riklet_core::{
     firewall::{
         Backend, BaseRuleset, BaseState, Change, Entry, FirewallState, ForeignChain,
-        ForeignChainState, IptablesVariant, Ruleset,
+        ForeignChainState, IptablesVariant, Ruleset, Translation, Wanted,
     },
     model::{InterfaceName, Mark, Owner},
 };
@@ -100,6 +100,18 @@ impl ForeignChains for FakeKernel {
     ) -> Result<Vec<String>, KernelError> {
         self.list();
         Ok(vec![])
+    }
+
+    fn translations(&mut self, wanted: &Wanted) -> Result<BTreeSet<Translation>, KernelError> {
+        let system = self.observe();
+        let is_wanted = |found: &&Translation| {
+            wanted.iter().any(|(protocol, address, ports)| {
+                let of = found.address.map(IpAddr::V4);
+                let meets = address.is_none() || of.is_none() || *address == of;
+                *protocol == found.protocol && meets && ports.overlaps(found.ports)
+            })
+        };
+        Ok(system.translations.iter().filter(is_wanted).cloned().collect())
     }
 
     fn passages(&mut self) -> Result<Vec<ForeignChain>, KernelError> {

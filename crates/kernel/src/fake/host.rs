@@ -1,7 +1,10 @@
 use std::{collections::BTreeSet, net::IpAddr, os::fd::OwnedFd, sync::Weak};
 
 use super::FakeKernel;
-use crate::{AccountKind, HostFacts, KernelError, Listener, OperationScope, process::ProcessId};
+use crate::{
+    AccountKind, HostFacts, KernelError, Listener, ListeningPort, OperationScope,
+    process::ProcessId,
+};
 use riklet_core::{
     firewall::IptablesVariant,
     model::{AccountName, PortRange, Protocol},
@@ -19,6 +22,12 @@ impl HostFacts for FakeKernel {
             })
         };
         Ok(system.listeners.iter().filter(hit).cloned().collect())
+    }
+
+    fn listening_ports(&mut self) -> Result<BTreeSet<ListeningPort>, KernelError> {
+        let system = self.observe();
+        let ports = system.listeners.iter().map(|l| (l.protocol, l.address, l.port));
+        Ok(ports.collect())
     }
 
     fn resolvers(&mut self) -> Result<Vec<IpAddr>, KernelError> {

@@ -24,6 +24,10 @@ impl Routes for FakeKernel {
         Ok(matching.max_by_key(|route| route.destination.prefix_len()).cloned())
     }
 
+    fn is_local(&mut self, address: IpAddr) -> Result<bool, KernelError> {
+        Ok(!self.observe().absent_addresses.contains(&address))
+    }
+
     fn routes(&mut self) -> Result<Vec<HostRoute>, KernelError> {
         Ok(self.list().routes.clone())
     }

@@ -9,7 +9,7 @@ use ipnet::Ipv4Net;
 
 use crate::{AccountKind, Listener, Refusal, process::ProcessId};
 use riklet_core::{
-    firewall::{Backend, ForeignChain, IptablesVariant, Ruleset},
+    firewall::{Backend, ForeignChain, IptablesVariant, Ruleset, Translation},
     flows::Flows,
     link::{HostInterface, LinkState},
     manager::ManagerFile,
@@ -46,6 +46,9 @@ pub struct System {
     pub next_hops: BTreeMap<InterfaceName, NextHop>,
     pub uplink_routes: BTreeSet<UplinkRoute>,
     pub listeners: Vec<Listener>,
+    pub translations: BTreeSet<Translation>,
+    /// Addresses that the host does not have; it has all others.
+    pub absent_addresses: BTreeSet<IpAddr>,
     pub iptables: Option<IptablesVariant>,
     pub resolvers: Vec<IpAddr>,
     pub accounts: BTreeMap<(AccountKind, String), u32>,
@@ -128,6 +131,8 @@ impl Default for System {
             next_hops: BTreeMap::new(),
             uplink_routes: BTreeSet::new(),
             listeners: Vec::new(),
+            translations: BTreeSet::new(),
+            absent_addresses: BTreeSet::new(),
             iptables: None,
             resolvers: Vec::new(),
             accounts: BTreeMap::new(),

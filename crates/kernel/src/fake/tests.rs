@@ -81,7 +81,7 @@ const EFFECTS: [(&str, Call); 20] = [
 ];
 
 /// All other methods, each with a call.
-const OBSERVATIONS: [(&str, Call); 28] = [
+const OBSERVATIONS: [(&str, Call); 31] = [
     ("link", |kernel| kernel.link(&name(1)).map(drop)),
     ("links", |kernel| kernel.links().map(drop)),
     ("probe_firewall", |kernel| {
@@ -94,6 +94,7 @@ const OBSERVATIONS: [(&str, Call); 28] = [
     }),
     ("owned_foreign_chains", |kernel| kernel.owned_foreign_chains(&BTreeSet::new()).map(drop)),
     ("drops_around", |kernel| kernel.drops_around(&BTreeSet::new()).map(drop)),
+    ("translations", |kernel| kernel.translations(&BTreeSet::new()).map(drop)),
     ("passages", |kernel| kernel.passages().map(drop)),
     ("implicit_tables", |kernel| kernel.implicit_tables(IPTABLES).map(drop)),
     ("empty_tables", |kernel| kernel.empty_tables(IPTABLES).map(drop)),
@@ -104,11 +105,13 @@ const OBSERVATIONS: [(&str, Call); 28] = [
     ("uplinks", |kernel| kernel.uplinks().map(drop)),
     ("routes", |kernel| kernel.routes().map(drop)),
     ("route_to", |kernel| kernel.route_to(Ipv4Addr::LOCALHOST).map(drop)),
+    ("is_local", |kernel| kernel.is_local(Ipv4Addr::LOCALHOST.into()).map(drop)),
     ("rules", |kernel| kernel.rules().map(drop)),
     ("answer_path", |kernel| kernel.answer_path(Ipv4Net::default()).map(drop)),
     ("next_hop", |kernel| kernel.next_hop(&name(1)).map(drop)),
     ("uplink_routes", |kernel| kernel.uplink_routes(&[TABLES].into()).map(drop)),
     ("listeners", |kernel| kernel.listeners(&BTreeSet::new()).map(drop)),
+    ("listening_ports", |kernel| kernel.listening_ports().map(drop)),
     ("resolvers", |kernel| kernel.resolvers().map(drop)),
     ("account", |kernel| kernel.account(AccountKind::User, &account()).map(drop)),
     ("is_alive", |kernel| kernel.is_alive(ProcessId::current().unwrap()).map(drop)),

@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, net::IpAddr};
 
 use super::{Linux, account, firewall::iptables, listeners, resolvers};
-use crate::{AccountKind, HostFacts, KernelError, Listener, process::ProcessId};
+use crate::{AccountKind, HostFacts, KernelError, Listener, ListeningPort, process::ProcessId};
 use riklet_core::{
     firewall::IptablesVariant,
     model::{AccountName, PortRange, Protocol},
@@ -15,6 +15,10 @@ impl HostFacts for Linux {
         wanted: &BTreeSet<(Protocol, Option<IpAddr>, PortRange)>,
     ) -> Result<Vec<Listener>, KernelError> {
         listeners::listeners(&mut self.diag, wanted)
+    }
+
+    fn listening_ports(&mut self) -> Result<BTreeSet<ListeningPort>, KernelError> {
+        listeners::ports(&mut self.diag)
     }
 
     fn resolvers(&mut self) -> Result<Vec<IpAddr>, KernelError> {

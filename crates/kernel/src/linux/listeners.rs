@@ -12,7 +12,7 @@ use std::{
 use rustix::io::Errno;
 
 use super::netlink;
-use crate::{KernelError, Listener, Refusal};
+use crate::{KernelError, Listener, ListeningPort, Refusal};
 use riklet_core::model::{Family, PortRange, Protocol};
 
 /// `TCP_LISTEN` and `TCP_CLOSE` (here: not connected) of `<net/tcp_states.h>`.
@@ -68,6 +68,21 @@ pub(super) fn listeners(
     });
     // A process that is bound to all of IPv4 and to all of IPv6 is listed once.
     Ok(listeners.collect::<BTreeSet<_>>().into_iter().collect())
+}
+
+/// Returns the ports on which sockets accept IPv4.
+pub(super) fn ports(
+    asking: &mut Option<netlink::Socket>,
+) -> Result<BTreeSet<ListeningPort>, KernelError> {
+    let mut found = BTreeSet::new();
+    for protocol in Protocol::ALL {
+        let sockets = sockets(asking, protocol, &BTreeSet::new());
+        for socket in sockets.map_err(|source| KernelError::Listeners { source })? {
+            let taken = socket.taken(Family::V4);
+            found.extend(taken.map(|address| (protocol, address, socket.port)));
+        }
+    }
+    Ok(found)
 }
 
 /// Returns the sockets of a protocol, at least those at one of these ports.

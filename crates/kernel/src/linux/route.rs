@@ -287,6 +287,12 @@ impl Routes for Linux {
         self.route(failed)?.route_to(to).map_err(failed)
     }
 
+    fn is_local(&mut self, address: IpAddr) -> Result<bool, KernelError> {
+        let failed = |source| KernelError::Routes { source };
+        let found = self.route(failed)?.look_up(Packet::to(address), RouteFlags::empty());
+        Ok(found.map_err(failed)?.is_some_and(|route| route.header.kind == RouteType::Local))
+    }
+
     fn routes(&mut self) -> Result<Vec<HostRoute>, KernelError> {
         let failed = |source| KernelError::Routes { source };
         self.route(failed)?.routes().map_err(failed)

@@ -2,8 +2,8 @@
 
 use std::net::IpAddr;
 
-use super::{Record, StoreError, Tx, sql};
-use riklet_core::model::{Exposure, InstanceName, Slot};
+use super::{Record, Store, StoreError, Tx, sql};
+use riklet_core::model::{Exposure, InstanceName, Protocol, Slot};
 
 /// The columns `family` and `address`: 0 stands for both families, and an empty address for every address of the
 /// family.
@@ -22,6 +22,30 @@ impl Bound {
         let family = if address.is_ipv4() { 4 } else { 6 };
         let every = address.is_unspecified();
         Self { family, address: if every { String::new() } else { address.to_string() } }
+    }
+}
+
+impl Store {
+    /// Returns the instances that hold a port on this address, or on any if there is none. Unreadable records are left out.
+    pub(crate) fn holders(
+        &self,
+        protocol: Protocol,
+        address: Option<IpAddr>,
+        port: u16,
+    ) -> Result<Vec<Record>, StoreError> {
+        let bound = address.map_or(Bound { family: 0, address: String::new() }, Bound::to);
+        let mut found = Vec::new();
+        let params = (protocol.number(), port, bound.family, bound.address);
+        let slots: Vec<u16> =
+            self.rows("look up a port", sql::HOLDERS, params, |row| row.get(0))?;
+        for slot in slots {
+            match self.holder(Slot::new(slot)) {
+                Ok(holder) => found.extend(holder),
+                Err(StoreError::Unreadable(_)) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(found)
     }
 }
 

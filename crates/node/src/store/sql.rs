@@ -50,6 +50,10 @@ pub(super) const CLASH: &str = "SELECT slot FROM ports \
      WHERE protocol = ?1 AND port BETWEEN ?2 AND ?3 AND slot <> ?6 \
      AND (family = 0 OR ?4 = 0 OR family = ?4) AND (address = '' OR ?5 = '' OR address = ?5) \
      ORDER BY port LIMIT 1";
+/// Selects the holders of a port, on this address or on all. Each is found by the primary key.
+pub(super) const HOLDERS: &str = "SELECT DISTINCT slot FROM ports \
+     WHERE protocol = ?1 AND port = ?2 \
+     AND (family = 0 OR ?3 = 0 OR family = ?3) AND (address = '' OR ?4 = '' OR address = ?4)";
 pub(super) const TAKE_PORT: &str =
     "INSERT INTO ports (protocol, port, family, address, slot) VALUES (?, ?, ?, ?, ?)";
 pub(super) const RELEASE_PORTS: &str = "DELETE FROM ports \

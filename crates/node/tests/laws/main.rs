@@ -27,7 +27,7 @@ use std::{
 use node::{Operation, TestNode, function, operation, run_as};
 use proptest::prelude::*;
 use riklet_core::{
-    firewall::{Backend, ForeignChain, ForeignFamily},
+    firewall::{Backend, ForeignChain, ForeignFamily, Translation},
     link::LinkState,
     model::{
         Account, Execution, Exposure, Function, InstanceName, Protocol, Queues, Slot, Workload,
@@ -37,7 +37,9 @@ use riklet_core::{
     switch::IP_FORWARD,
 };
 use riklet_kernel::{AccountKind, Listener, fake::Fault};
-use riklet_sdn::{ErrorKind, NodeError, RebuildOptions, Report, Selector, UpOptions, Warning};
+use riklet_sdn::{
+    ErrorKind, NodeError, Occupant, RebuildOptions, Report, Selector, UpOptions, Warning,
+};
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
@@ -263,6 +265,7 @@ fn a_warning_names_the_exposure_that_shadows_the_listener() {
     let port = "8080".parse().unwrap();
     let bound = |number, address| {
         let exposure = Exposure::new(Protocol::Tcp, Some(address), port, port).unwrap();
+        let exposure = exposure.with_shadow(true);
         let (name, execution) = (function(number, &[]).name().clone(), Execution::default());
         Workload::Function(Function { name, execution, exposures: vec![exposure] })
     };
@@ -272,7 +275,40 @@ fn a_warning_names_the_exposure_that_shadows_the_listener() {
     let workloads = [bound(0, first), bound(1, second)];
     let report = node.node().up(&workloads, UpOptions::default()).unwrap();
     let [Warning::Shadows(shadow)] = &report.warnings[..] else { panic!("{report:?}") };
-    assert_eq!((&shadow.name, &shadow.listener), (&name("f1"), &listener));
+    assert_eq!((&shadow.name, &shadow.occupant), (&name("f1"), &Occupant::Process(listener)));
+}
+
+#[test]
+fn ports_of_others_are_refused_before_anything_is_recorded() {
+    let node = TestNode::new();
+    let up = |ports: &[u16]| node.node().up(&[function(0, ports)], UpOptions::default());
+    up(&[8000]).unwrap();
+    let before = node.state();
+    let listener = Listener { protocol: Protocol::Tcp, address: None, port: 8080, process: None };
+    node.kernel.system().listeners.push(listener.clone());
+    let ports = "9000-9010".parse().unwrap();
+    let translation = Translation::new(Protocol::Tcp, None, ports, "ip nat DOCKER");
+    node.kernel.system().translations.insert(translation.clone());
+    for (port, expected) in
+        [(8080, Occupant::Process(listener)), (9004, Occupant::Translation(translation))]
+    {
+        let refused = up(&[8000, port]).unwrap_err();
+        let NodeError::Shadows(shadow) = &refused else { panic!("{refused}") };
+        assert_eq!((shadow.exposure.host_ports().first(), &shadow.occupant), (port, &expected));
+        assert_eq!(refused.kind(), ErrorKind::Failed);
+    }
+    node.kernel.system().listeners.clear();
+    node.kernel.system().translations.clear();
+    assert_eq!(node.state(), before);
+
+    // What is up stays up when somebody else comes, and check names him.
+    let late = Listener { protocol: Protocol::Tcp, address: None, port: 8000, process: None };
+    node.kernel.system().listeners.push(late.clone());
+    up(&[8000]).unwrap();
+    let drift = node.node().check().unwrap();
+    assert!(drift.is_empty());
+    let [Warning::Shadows(shadow)] = &drift.warnings[..] else { panic!("{drift:?}") };
+    assert_eq!(shadow.occupant, Occupant::Process(late));
 }
 
 fn taps(node: &TestNode, mut change: impl FnMut(&mut riklet_core::link::Tap)) {

@@ -39,6 +39,12 @@ pub(crate) fn bound(address: Ipv4Addr, mut exposure: Value) -> Value {
     exposure
 }
 
+/// Has the exposure take the packets of others.
+pub(crate) fn shadowing(mut exposure: Value) -> Value {
+    exposure["shadow"] = json!(true);
+    exposure
+}
+
 /// Returns exposures of one port by every protocol.
 pub(crate) fn every_transport(port: u16, target: u16) -> [Value; 3] {
     Transport::ALL.map(|transport| exposure(transport, port, target))

@@ -272,6 +272,19 @@ spec:
 ",
         ),
         (
+            "loopback.yaml",
+            r"apiVersion: v1
+kind: Function
+name: loopback
+spec:
+  function:
+    exposure:
+      port: 53
+      hostAddress: 127.0.0.53
+      shadow: yes
+",
+        ),
+        (
             "string.yaml",
             r"apiVersion: v1
 kind: Function
@@ -288,6 +301,8 @@ spec:
     other.yaml:9:13: spec.function.exposure.type: unknown type "LoadBalancer"; "NodePort" is the only one
     other.yaml:10:20: spec.function.exposure.hostAddress: ::1 is an IPv6 address, which is not supported yet; give an IPv4 address
     range.yaml:7:7: spec.function.exposure: hostAddress 224.0.0.1 is a multicast, broadcast or reserved address
+    loopback.yaml:7:7: spec.function.exposure: hostAddress 127.0.0.53 is not published: of 127.0.0.0/8, only 127.0.0.1 is
+    loopback.yaml:9:15: spec.function.exposure.shadow: expected true or false, found a string
     string.yaml:7:7: spec.function.exposure: expected an object or a list of them, found a string
     "#);
 }

@@ -115,16 +115,6 @@ impl Validator {
         self.accept(text.parse().map_err(Reason::Sha256), at, || image.path("sha256"))
     }
 
-    fn boolean(&mut self, object: &Object<'_>, name: &str) -> Option<bool> {
-        let node = object.get(name)?;
-        if let Value::Bool(value) = node.value {
-            return Some(value);
-        }
-        let reason = Reason::Sort { expected: "true or false", found: node.value.sort() };
-        self.refuse(node.at, object.path(name), reason);
-        None
-    }
-
     /// Reads a whole number in a range.
     fn count<T, E: Into<Reason>>(
         &mut self,

@@ -110,9 +110,14 @@ fn interface(field: Field, name: &str) -> Test {
     Test::Compare(Value::field(field), Operator::Equal, bytes)
 }
 
-fn protocol(name: &str) -> Option<Test> {
+/// Returns the number of a protocol that `iptables-save` names or numbers.
+pub(super) fn protocol_number(name: &str) -> Option<u8> {
     let known = PROTOCOLS.iter().find(|(known, _)| *known == name).map(|(_, number)| *number);
-    let number = known.or_else(|| name.parse().ok())?;
+    known.or_else(|| name.parse().ok())
+}
+
+fn protocol(name: &str) -> Option<Test> {
+    let number = protocol_number(name)?;
     Some(Test::Compare(Value::field(Field::Protocol), Operator::Equal, vec![number]))
 }
 

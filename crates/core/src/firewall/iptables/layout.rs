@@ -28,7 +28,7 @@ pub(super) struct Layout {
     pub(super) chains: Vec<&'static str>,
     /// The rules of our chains; those of one chain are in order.
     pub(super) rules: Vec<Rule>,
-    /// The rules that jump from built-in chains to ours: at most one a chain, its first.
+    /// The rules that jump from built-in chains to ours: the first rules of each, in order.
     pub(super) jumps: Vec<Rule>,
     /// The jumps to the passage, each with the number of rules of others before it.
     pub(super) passages: Vec<(usize, Rule)>,
@@ -86,10 +86,10 @@ pub(super) fn holds_entries(chain: &str) -> bool {
 /// Returns the rules that jump to our chains of this table. Each bears the mark of its owner as a comment.
 pub(super) fn jumps(table: Table, owner: Option<&Owner>) -> Vec<Rule> {
     let mark = marked(owner);
-    let local = format!("-m addrtype --dst-type LOCAL {mark}-j {CHAIN}");
     // The kernel drops packets that arrive for 127.0.0.0/8 as martian, but only after this rule, which would translate
-    // them.
-    let arriving = format!("! -d 127.0.0.0/8 {local}");
+    // them. The host's own packets are translated for 127.0.0.1 only: other addresses there are those of local services.
+    let local = format!("! -d 127.0.0.0/8 -m addrtype --dst-type LOCAL {mark}-j {CHAIN}");
+    let loopback = format!("-d 127.0.0.1/32 {mark}-j {CHAIN}");
     match table {
         Table::Filter | Table::Security => vec![],
         Table::Raw => vec![rule(names::PREROUTING, format!("-i {} {mark}-j {RAW_CHAIN}", ours()))],
@@ -98,8 +98,9 @@ pub(super) fn jumps(table: Table, owner: Option<&Owner>) -> Vec<Rule> {
             rule(names::PREROUTING, format!("-i {} {mark}-j {MARK_CHAIN}", ours())),
         ],
         Table::Nat => vec![
-            rule(names::PREROUTING, arriving),
-            rule(names::OUTPUT, local),
+            rule(names::PREROUTING, &*local),
+            rule(names::OUTPUT, loopback),
+            rule(names::OUTPUT, &*local),
             rule(names::POSTROUTING, format!("{mark}-j {POSTROUTING_CHAIN}")),
         ],
     }

@@ -4,6 +4,7 @@
 //! comparing rules is comparing text (tried with 1.8.9).
 
 mod foreign_rule;
+mod foreign_translation;
 mod layout;
 mod probe;
 mod saved;
@@ -12,6 +13,7 @@ mod tests;
 
 use std::{collections::BTreeSet, fmt};
 
+pub use self::foreign_translation::translations;
 use self::layout::Layout;
 pub use self::probe::Probe;
 pub use self::saved::{Saved, Unanswered, is_incompatible, list};

@@ -26,7 +26,7 @@ pub struct Probe {
 }
 
 impl Probe {
-    /// Asks for the chains of the base ruleset, and for the first rule of each chain that jumps to them.
+    /// Asks for the chains of the base ruleset, and for the first rules of each chain that jumps to them.
     ///
     /// The table filter, in which other programs have most of their rules, is not named: iptables reads all rules of a
     /// table that is.
@@ -44,8 +44,10 @@ impl Probe {
         let (mut input, mut answer) = (Vec::new(), Vec::new());
         for layout in &layout::of_base_ruleset(base_ruleset) {
             input.push(format!("*{}", layout.table));
-            for jump in &layout.jumps {
-                input.push(format!("-S {} 1", jump.chain));
+            for (index, jump) in layout.jumps.iter().enumerate() {
+                let before = layout.jumps.iter().take(index);
+                let number = before.filter(|before| before.chain == jump.chain).count() + 1;
+                input.push(format!("-S {} {number}", jump.chain));
                 answer.push(format!("-A {jump}"));
             }
             for chain in layout.chains.iter().filter(|chain| !layout::holds_entries(chain)) {

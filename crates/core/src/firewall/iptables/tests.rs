@@ -100,7 +100,8 @@ fn a_reset_writes_the_whole_ruleset() {
     -A RIKLET -p sctp -m sctp --dport 53 -j DNAT --to-destination 10.231.0.2:3000
     -A RIKLET-HAIRPIN -s 10.231.0.2/32 -d 10.231.0.2/32 -j MASQUERADE
     -I PREROUTING ! -d 127.0.0.0/8 -m addrtype --dst-type LOCAL -j RIKLET
-    -I OUTPUT -m addrtype --dst-type LOCAL -j RIKLET
+    -I OUTPUT -d 127.0.0.1/32 -j RIKLET
+    -I OUTPUT 2 ! -d 127.0.0.0/8 -m addrtype --dst-type LOCAL -j RIKLET
     -I POSTROUTING -j RIKLET-POSTROUTING
     COMMIT
     ");
@@ -258,7 +259,8 @@ fn differences_are_named() {
     nat: no chain RIKLET
     nat: no chain RIKLET-POSTROUTING
     nat: no chain RIKLET-HAIRPIN
-    nat: missing: -A OUTPUT -m addrtype --dst-type LOCAL -j RIKLET
+    nat: missing: -A OUTPUT -d 127.0.0.1/32 -j RIKLET
+    nat: missing: -A OUTPUT ! -d 127.0.0.0/8 -m addrtype --dst-type LOCAL -j RIKLET
     nat: missing: -A POSTROUTING -j RIKLET-POSTROUTING
     nat: missing: -A PREROUTING ! -d 127.0.0.0/8 -m addrtype --dst-type LOCAL -j RIKLET
     "#);
@@ -270,7 +272,7 @@ fn jumps_name_their_owner() {
     let mut ruleset = ruleset(&["eth0"], &[]);
     ruleset.base_ruleset.owner = Some(owner.clone());
     let text = stands(&ruleset);
-    let jump = "-A OUTPUT -m addrtype --dst-type LOCAL \
+    let jump = "-A OUTPUT ! -d 127.0.0.0/8 -m addrtype --dst-type LOCAL \
                 -m comment --comment \"riklet-sdn 00000000000000ab /run/riklet sdn\" -j RIKLET";
     assert!(text.lines().any(|line| line == jump), "{text}");
     let found = state(&ruleset, &Saved::parse([], &text).unwrap());
@@ -283,7 +285,10 @@ fn jumps_name_their_owner() {
     assert_eq!((found.base_ruleset, found.marks), (BaseState::Intact, [Mark::Unsigned].into()));
     ruleset.base_ruleset.owner = Some(owner);
     let input = reset(&ruleset, &earlier).unwrap();
-    assert!(input.contains("-D OUTPUT -m addrtype --dst-type LOCAL -j RIKLET\n"), "{input}");
+    assert!(
+        input.contains("-D OUTPUT ! -d 127.0.0.0/8 -m addrtype --dst-type LOCAL -j RIKLET\n"),
+        "{input}"
+    );
 }
 
 #[test]
@@ -352,7 +357,7 @@ fn stands(ruleset: &Ruleset) -> String {
     let input = reset(ruleset, &Saved::default()).unwrap();
     let base = ":PREROUTING ACCEPT [0:0]\n:FORWARD ACCEPT [0:0]\n:OUTPUT ACCEPT [0:0]\n";
     let lines = input.lines().map(|line| match line.strip_prefix("-I ") {
-        Some(jump) => format!("-A {jump}\n"),
+        Some(jump) => format!("-A {}\n", jump.replace("OUTPUT 2 ", "OUTPUT ")),
         None if line.starts_with('*') => format!("{line}\n{base}"),
         None => format!("{line}\n"),
     });

@@ -44,7 +44,7 @@ const PROTOCOL: u32 = 12;
 const PORT: u32 = 13;
 
 /// The hash of the messages for some settings: another number means other rules. A test holds it to them.
-const VERSION: u64 = 0x4186_7247_0baa_8107;
+const VERSION: u64 = 0x8324_4d78_7294_e8e3;
 
 /// Returns the name of our table.
 #[must_use]
@@ -195,6 +195,7 @@ pub fn rules(base_ruleset: &BaseRuleset) -> Vec<Rule> {
     };
     let (pool, asked) = (base_ruleset.pool.v4(), base_ruleset.marks.asked());
     let loopback = Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8);
+    let localhost = Ipv4Net::new_assert(Ipv4Addr::LOCALHOST, 32);
     // No other packet can match by accident: every key has a transport protocol with ports, and conntrack
     // reassembles fragments, of which only the first has ports, before these rules.
     let mut all = vec![
@@ -228,7 +229,13 @@ pub fn rules(base_ruleset: &BaseRuleset) -> Vec<Rule> {
             "to the host",
             &[destination_outside(loopback), destination_is_local(), jump(CHAIN)],
         ),
-        rule(OUTPUT, "from the host to itself", &[ipv4(), destination_is_local(), jump(CHAIN)]),
+        rule(
+            OUTPUT,
+            "from the host to itself",
+            &[destination_outside(loopback), destination_is_local(), jump(CHAIN)],
+        ),
+        // Other addresses of 127.0.0.0/8 are those of local services, such as a resolver.
+        rule(OUTPUT, "from the host to 127.0.0.1", &[destination(localhost), jump(CHAIN)]),
         // Segments are clamped before any packet is accepted. Guests assume an MTU of 1,500 bytes, and a router behind
         // an uplink with a smaller one may lose its "fragmentation needed" (RFC 2923, section 2.1).
         rule(
@@ -393,8 +400,8 @@ mod tests {
     fn references_count_rules_and_jumps() {
         let chains = chains(&base_ruleset());
         let of = |name| chains.iter().find(|chain| chain.name == name).unwrap().references;
-        assert_eq!(of(CHAIN), 6);
-        assert_eq!(of(OUTPUT), 1);
+        assert_eq!(of(CHAIN), 7);
+        assert_eq!(of(OUTPUT), 2);
         assert_eq!(of(FORWARD), 10);
     }
 }

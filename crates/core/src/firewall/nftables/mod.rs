@@ -11,6 +11,7 @@ mod expression;
 pub mod foreign_chain;
 mod foreign_rule;
 pub mod foreign_set;
+pub mod foreign_translation;
 mod object;
 mod sound;
 mod state;

@@ -4,19 +4,20 @@
 //! others. [`Linux::with_backend`] is the one place that tells the backends apart.
 
 mod foreign_chains;
+pub(super) mod foreign_translations;
 pub(super) mod iptables;
 pub(super) mod nftables;
 pub(super) mod watch;
 
 use std::collections::BTreeSet;
 
-use self::{iptables::Iptables, watch::Watch};
+use self::{foreign_translations::Translations, iptables::Iptables, watch::Watch};
 use super::Linux;
 use crate::{Firewall, ForeignChains, ImplicitTables, KernelError, Refusal};
 use riklet_core::{
     firewall::{
         Backend, BaseRuleset, Change, Entry, FirewallState, ForeignChain, ForeignChainState,
-        Ruleset,
+        Ruleset, Translation, Wanted,
     },
     model::InterfaceName,
 };
@@ -156,6 +157,12 @@ impl ForeignChains for Linux {
         uplinks: &BTreeSet<InterfaceName>,
     ) -> Result<Vec<String>, KernelError> {
         let found = foreign_chains::drops_around(&mut self.nftables, uplinks);
+        found.map_err(|source| KernelError::ListForeignChains { source })
+    }
+
+    fn translations(&mut self, wanted: &Wanted) -> Result<BTreeSet<Translation>, KernelError> {
+        let found = Translations::read(&mut self.nftables)
+            .and_then(|mut known| known.search(&mut self.nftables, wanted));
         found.map_err(|source| KernelError::ListForeignChains { source })
     }
 

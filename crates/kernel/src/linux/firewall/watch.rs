@@ -45,12 +45,15 @@ pub(in crate::linux) struct Touched {
     pub(in crate::linux) firewall: bool,
     /// A chain that is, or may become, a foreign forward chain.
     pub(in crate::linux) foreign_chains: bool,
+    /// Anything that may decide which packets others translate.
+    pub(in crate::linux) translations: bool,
 }
 
 impl Touched {
     const fn add(&mut self, other: Self) {
         self.firewall |= other.firewall;
         self.foreign_chains |= other.foreign_chains;
+        self.translations |= other.translations;
     }
 }
 
@@ -124,6 +127,8 @@ impl Ours<'_> {
         Touched {
             firewall: (self.watch.concerns)(object),
             foreign_chains: self.touches_foreign_chain(object),
+            translations: [Object::INET, Object::IPV4].contains(&object.family)
+                && !nftables::is_ours(object),
         }
     }
 

@@ -3,11 +3,14 @@
 use std::collections::BTreeSet;
 
 use super::{Known, Watched};
-use crate::{Firewall, ForeignChains, ImplicitTables, KernelError, linux::Linux};
+use crate::{
+    Firewall, ForeignChains, ImplicitTables, KernelError,
+    linux::{Linux, firewall::foreign_translations::Translations},
+};
 use riklet_core::{
     firewall::{
         Backend, BaseRuleset, BaseState, Change, Entry, FirewallState, ForeignChain,
-        ForeignChainState, Ruleset,
+        ForeignChainState, Ruleset, Translation, Wanted,
     },
     model::{InterfaceName, Owner},
 };
@@ -111,6 +114,19 @@ impl ForeignChains for Watched {
         uplinks: &BTreeSet<InterfaceName>,
     ) -> Result<Vec<String>, KernelError> {
         self.kernel.drops_around(uplinks)
+    }
+
+    fn translations(&mut self, wanted: &Wanted) -> Result<BTreeSet<Translation>, KernelError> {
+        self.catch_up()?;
+        let nftables = &mut self.kernel.nftables;
+        let failed = |source| KernelError::ListForeignChains { source };
+        let mut known = match self.translations.take() {
+            Some(known) => known,
+            None => Translations::read(nftables).map_err(failed)?,
+        };
+        let found = known.search(nftables, wanted).map_err(failed)?;
+        self.translations = Some(known);
+        Ok(found)
     }
 
     fn passages(&mut self) -> Result<Vec<ForeignChain>, KernelError> {

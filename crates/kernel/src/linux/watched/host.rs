@@ -3,7 +3,10 @@
 use std::{collections::BTreeSet, net::IpAddr, os::fd::OwnedFd, sync::Weak};
 
 use super::Watched;
-use crate::{AccountKind, HostFacts, KernelError, Listener, OperationScope, process::ProcessId};
+use crate::{
+    AccountKind, HostFacts, KernelError, Listener, ListeningPort, OperationScope,
+    process::ProcessId,
+};
 use riklet_core::{
     firewall::IptablesVariant,
     model::{AccountName, PortRange, Protocol},
@@ -15,6 +18,10 @@ impl HostFacts for Watched {
         wanted: &BTreeSet<(Protocol, Option<IpAddr>, PortRange)>,
     ) -> Result<Vec<Listener>, KernelError> {
         self.kernel.listeners(wanted)
+    }
+
+    fn listening_ports(&mut self) -> Result<BTreeSet<ListeningPort>, KernelError> {
+        self.kernel.listening_ports()
     }
 
     fn resolvers(&mut self) -> Result<Vec<IpAddr>, KernelError> {

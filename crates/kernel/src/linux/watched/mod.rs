@@ -33,7 +33,10 @@ pub(super) use feed::Message;
 use self::{feed::Feed, mirror::Mirror};
 use super::{
     Linux,
-    firewall::watch::{Ours, Touched, Transactions, Watch},
+    firewall::{
+        foreign_translations::Translations,
+        watch::{Ours, Touched, Transactions, Watch},
+    },
 };
 use crate::{KernelError, Links, Routes};
 use riklet_core::{
@@ -67,6 +70,8 @@ pub struct Changes {
     pub firewall: bool,
     /// Another program changed a chain that is, or may become, a foreign forward chain.
     pub foreign_chains: bool,
+    /// Another program changed rules that may decide which packets it translates.
+    pub translations: bool,
     /// The uplinks, their MTU, the default routes of other interfaces, or the routing rules changed.
     pub uplinks: bool,
     /// Forwarding was turned on or off, for the host or for an interface that is not ours; or such an interface was
@@ -119,6 +124,8 @@ pub struct Watched {
     firewall: Option<Known>,
     /// The foreign forward chains, as they treat packets from and to these uplinks.
     foreign_chains: Option<(BTreeSet<InterfaceName>, Vec<ForeignChainState>)>,
+    /// The chains of others that translate.
+    translations: Option<Translations>,
     uplinks: Option<BTreeSet<InterfaceName>>,
     /// The uplinks at the last call of `changes`.
     uplinks_before: Option<Uplinks>,
@@ -165,6 +172,7 @@ impl Watched {
             applying: false,
             firewall: None,
             foreign_chains: None,
+            translations: None,
             uplinks: None,
             uplinks_before: None,
             uplinks_suspected: false,
@@ -198,7 +206,8 @@ impl Watched {
         self.in_operation = false;
         self.listen()?;
         self.learn()?;
-        let (Touched { firewall, foreign_chains }, causes) = self.transactions.take();
+        let (touched, causes) = self.transactions.take();
+        let Touched { firewall, foreign_chains, translations } = touched;
         let mut moves = Vec::new();
         let mut uplinks = self.uplinks_changed()?;
         if uplinks {
@@ -211,7 +220,9 @@ impl Watched {
         let forwarding = self.forwarding_changed()?;
         let lost = std::mem::take(&mut self.lost);
         let links = self.mirror.take_changed();
-        Ok(Changes { links, firewall, foreign_chains, uplinks, forwarding, lost, causes, moves })
+        let changed =
+            Changes { links, firewall, foreign_chains, translations, ..Changes::default() };
+        Ok(Changes { uplinks, forwarding, lost, causes, moves, ..changed })
     }
 
     /// Forgets everything that may change without a notification, but only some interfaces, the next in turn. Returns
@@ -220,6 +231,7 @@ impl Watched {
         self.mirror.mark_stale(STALE);
         self.switches.clear();
         self.foreign_chains = None;
+        self.translations = None;
         self.doubt_firewall()
     }
 
@@ -240,6 +252,7 @@ impl Watched {
         self.interfaces = None;
         self.interfaces_suspected = true;
         self.foreign_chains = None;
+        self.translations = None;
         self.firewall = None;
         self.forget_uplinks();
         self.strangers.clear();
@@ -314,6 +327,9 @@ impl Watched {
         }
         if fresh.foreign_chains {
             self.foreign_chains = None;
+        }
+        if fresh.translations {
+            self.translations = None;
         }
         if lost {
             self.lost = true;

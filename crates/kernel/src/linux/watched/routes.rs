@@ -1,6 +1,9 @@
 //! Answers about uplinks and routing rules from memory, and passes requests for routes on.
 
-use std::{collections::BTreeSet, net::Ipv4Addr};
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, Ipv4Addr},
+};
 
 use ipnet::Ipv4Net;
 
@@ -24,6 +27,10 @@ impl Routes for Watched {
 
     fn route_to(&mut self, to: Ipv4Addr) -> Result<Option<HostRoute>, KernelError> {
         self.kernel.route_to(to)
+    }
+
+    fn is_local(&mut self, address: IpAddr) -> Result<bool, KernelError> {
+        self.kernel.is_local(address)
     }
 
     fn routes(&mut self) -> Result<Vec<HostRoute>, KernelError> {

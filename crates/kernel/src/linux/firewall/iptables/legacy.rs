@@ -56,7 +56,7 @@ pub(in super::super) fn set_passage(
 
 /// Returns those of the tables that the legacy variant has, or `None` if it has none of them or its program is not
 /// installed.
-fn existing(tables: &[Table]) -> Result<Option<Saved>, Refusal> {
+pub(in super::super) fn existing(tables: &[Table]) -> Result<Option<Saved>, Refusal> {
     let used = legacy_tables()?;
     let used: Vec<_> =
         tables.iter().copied().filter(|table| used.contains(table.as_str())).collect();

@@ -249,7 +249,7 @@ fn drift_is_found_and_mended() {
         ("*mangle\n-A FORWARD -s 203.0.113.9 -j DROP\nCOMMIT", "not in its place: -A FORWARD"),
         ("*mangle\n-F RIKLET-PASSAGE\nCOMMIT", "missing: -A RIKLET-PASSAGE"),
         (
-            "*nat\n-D OUTPUT -m addrtype --dst-type LOCAL MARK -j RIKLET\nCOMMIT",
+            "*nat\n-D OUTPUT ! -d 127.0.0.0/8 -m addrtype --dst-type LOCAL MARK -j RIKLET\nCOMMIT",
             "missing: -A OUTPUT",
         ),
         (

@@ -88,13 +88,16 @@ impl Connection {
         Ok(found.into_iter().filter_map(Table::read).collect())
     }
 
-    pub(super) fn chains(&mut self, family: NetfilterProtoFamily) -> Result<Vec<Chain>, Refusal> {
+    pub(in super::super) fn chains(
+        &mut self,
+        family: NetfilterProtoFamily,
+    ) -> Result<Vec<Chain>, Refusal> {
         let found = self.dump(&tables::get_chains(family))?;
         Ok(found.into_iter().filter_map(Chain::read).collect())
     }
 
     /// Returns the rules of one chain, or of all chains of the table.
-    pub(super) fn rules(
+    pub(in super::super) fn rules(
         &mut self,
         table: &TableName,
         chain: Option<&str>,
@@ -114,7 +117,7 @@ impl Connection {
         self.socket.query_as(&request, NLM_F_DUMP, rule)
     }
 
-    pub(super) fn sets(&mut self, table: &TableName) -> Result<Vec<Set>, Refusal> {
+    pub(in super::super) fn sets(&mut self, table: &TableName) -> Result<Vec<Set>, Refusal> {
         Ok(self.dump(&table.get_sets())?.into_iter().filter_map(Set::read).collect())
     }
 

@@ -159,7 +159,7 @@ impl Connection {
 
     /// Returns a set with its elements. A set that was deleted meanwhile counts as empty: the rules that used it are
     /// deleted as well.
-    fn foreign_set(
+    pub(in super::super) fn foreign_set(
         &mut self,
         table: &TableName,
         name: &str,

@@ -14,7 +14,7 @@ pub(super) use notification::{Generation, Notification, Object, ObjectChange};
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use self::connection::Connection;
+pub(super) use self::connection::Connection;
 use super::{FirewallBackend, foreign_chains as foreign, watch::Watch};
 use crate::{Refusal, linux::opened};
 use riklet_core::{

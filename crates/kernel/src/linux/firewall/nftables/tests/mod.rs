@@ -1,4 +1,5 @@
 mod foreign;
+mod translations;
 
 use std::{ffi::OsStr, net::IpAddr};
 
@@ -179,7 +180,10 @@ fn nft_shows_the_table_and_accepts_what_it_shows() {
             "elements = { \"eth0\",",
             "dnat ip to ip daddr . meta l4proto . th dport map @bound comment",
             "dnat ip to meta l4proto . th dport map @exposures comment",
-            "meta nfproto ipv4 fib daddr type local jump RIKLET comment",
+            "type nat hook prerouting priority dstnat - 1; policy accept;",
+            "type nat hook output priority -101; policy accept;",
+            "ip daddr != 127.0.0.0/8 fib daddr type local jump RIKLET comment",
+            "ip daddr 127.0.0.1 jump RIKLET comment",
             "iifname \"rik*\" ip daddr 127.0.0.0/8 drop comment",
             "iifname \"rik*\" ct state established,related accept comment",
             "oifname \"rik*\" ct status dnat accept comment",

@@ -1,0 +1,340 @@
+//! Translations of others: rules that lead packets for ports of the host to another destination.
+//!
+//! Both backends translate rules of others into [`Rule`], and [`search`] follows them. It asks which packets *may* be
+//! translated: a test that is not understood is taken to hold, and so is one for the sender.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    net::{IpAddr, Ipv4Addr},
+};
+
+use crate::model::{PortRange, Protocol};
+
+/// The number of chains that a packet can be led through (`NFT_JUMP_STACK_SIZE` of `<net/netfilter/nf_tables.h>`).
+const DEPTH: usize = 16;
+
+/// A rule of another program that translates packets for single ports of the host. It and an exposure of these ports
+/// exclude each other: whose chain comes first gets the connections.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+pub struct Translation {
+    /// The transport protocol.
+    pub protocol: Protocol,
+    /// The address that the packets are for; `None` for every address of the host, or a range of addresses.
+    pub address: Option<Ipv4Addr>,
+    /// The ports, as far as they were asked for.
+    pub ports: PortRange,
+    /// The chain that has the rule: `ip nat DOCKER`, or `iptables-legacy nat DOCKER`.
+    pub chain: String,
+}
+
+impl Translation {
+    /// Creates a translation.
+    #[must_use]
+    pub fn new(
+        protocol: Protocol,
+        address: Option<Ipv4Addr>,
+        ports: PortRange,
+        chain: impl Into<String>,
+    ) -> Self {
+        Self { protocol, address, ports, chain: chain.into() }
+    }
+}
+
+impl fmt::Display for Translation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { protocol, address, ports, chain } = self;
+        let s = if ports.is_single() { "" } else { "s" };
+        write!(f, "the chain {chain}, which translates {protocol} port{s} {ports}")?;
+        address.map_or(Ok(()), |address| write!(f, " of {address}"))
+    }
+}
+
+/// The ports that exposures want: a protocol, an address (`None` stands for every address), and ports.
+pub type Wanted = BTreeSet<(Protocol, Option<IpAddr>, PortRange)>;
+
+/// Packets, by the ranges of their transport protocol, destination address and destination port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Packets {
+    ranges: [(u32, u32); 3],
+    /// True if a test for single ports was passed.
+    by_port: bool,
+}
+
+/// A field of [`Packets`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Field {
+    Protocol,
+    Address,
+    Port,
+}
+
+impl Field {
+    const ALL: [Self; 3] = [Self::Protocol, Self::Address, Self::Port];
+
+    const fn index(self) -> usize {
+        match self {
+            Self::Protocol => 0,
+            Self::Address => 1,
+            Self::Port => 2,
+        }
+    }
+
+    const fn all(self) -> (u32, u32) {
+        match self {
+            Self::Protocol => (0, 0xff),
+            Self::Address => (0, u32::MAX),
+            Self::Port => (0, 0xffff),
+        }
+    }
+}
+
+/// A test of a rule that is understood. Each alternative is a conjunction.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Test {
+    /// One of these matches.
+    Among(Vec<Packets>),
+    /// None of these matches.
+    Not(Vec<Packets>),
+}
+
+/// The effect of a rule, as far as it matters here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Effect {
+    /// Translates the destination.
+    Translates,
+    /// Leads to another chain.
+    Leads(String),
+    /// Leads some packets to other chains.
+    LeadsSome(Vec<(Packets, String)>),
+}
+
+/// A rule of others.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(super) struct Rule {
+    pub(super) tests: Vec<Test>,
+    pub(super) effect: Option<Effect>,
+}
+
+/// The result of a search.
+#[derive(Debug, Default)]
+pub(super) struct Found {
+    /// The translated packets, each with the chain of the rule.
+    pub(super) translated: BTreeSet<(Packets, String)>,
+    /// The chains that packets are led to and whose rules are not known yet.
+    pub(super) missing: BTreeSet<String>,
+}
+
+impl Packets {
+    pub(super) const ALL: Self = Self {
+        ranges: [Field::Protocol.all(), Field::Address.all(), Field::Port.all()],
+        by_port: false,
+    };
+
+    /// Returns those of these packets whose field is in a range, both ends included.
+    pub(super) fn with(mut self, field: Field, low: u32, high: u32) -> Self {
+        let range = &mut self.ranges[field.index()];
+        *range = (range.0.max(low), range.1.min(high));
+        self
+    }
+
+    fn wanted((protocol, address, ports): &(Protocol, Option<IpAddr>, PortRange)) -> Option<Self> {
+        let number = protocol.number().into();
+        let packets = Self::ALL.with(Field::Protocol, number, number).with(
+            Field::Port,
+            ports.first().into(),
+            ports.last().into(),
+        );
+        match address {
+            None => Some(packets),
+            Some(IpAddr::V4(address)) => {
+                Some(packets.with(Field::Address, (*address).into(), (*address).into()))
+            }
+            Some(IpAddr::V6(_)) => None,
+        }
+    }
+
+    fn is_limited(&self, field: Field) -> bool {
+        self.ranges[field.index()] != field.all()
+    }
+
+    /// Returns the packets that are among both.
+    fn and(self, test: &Self) -> Option<Self> {
+        let mut both = self;
+        for (range, (low, high)) in both.ranges.iter_mut().zip(test.ranges) {
+            *range = (range.0.max(low), range.1.min(high));
+            if range.0 > range.1 {
+                return None;
+            }
+        }
+        both.by_port |= test.is_limited(Field::Port);
+        Some(both)
+    }
+
+    /// Returns the packets that are not among these others, if these differ from all packets in one field; otherwise all
+    /// of them.
+    fn without(self, test: &Self) -> Vec<Self> {
+        let limited: Vec<_> =
+            Field::ALL.into_iter().filter(|field| test.is_limited(*field)).collect();
+        let [field] = limited[..] else { return vec![self] };
+        let (low, high) = test.ranges[field.index()];
+        let below = low.checked_sub(1).map(|end| self.with(field, 0, end));
+        let above = high.checked_add(1).map(|begin| self.with(field, begin, field.all().1));
+        let rest = below.into_iter().chain(above);
+        rest.filter(|rest| rest.ranges.iter().all(|(low, high)| low <= high)).collect()
+    }
+
+    fn translations(&self, chain: String) -> impl Iterator<Item = Translation> + use<> {
+        let [(first, last), (lowest, highest), (low, high)] = self.ranges;
+        let port = |port: u32| u16::try_from(port).unwrap_or(u16::MAX);
+        let ports = PortRange::between(port(low).max(1), port(high));
+        let address = (lowest == highest).then(|| lowest.into());
+        let protocols = Protocol::ALL
+            .into_iter()
+            .filter(move |protocol| (first..=last).contains(&protocol.number().into()));
+        protocols.filter_map(move |protocol| {
+            Some(Translation { protocol, address, ports: ports?, chain: chain.clone() })
+        })
+    }
+}
+
+impl Test {
+    fn pass(&self, packets: &[Packets]) -> Vec<Packets> {
+        match self {
+            Self::Among(tests) => {
+                let pairs =
+                    packets.iter().flat_map(|one| tests.iter().map(move |test| (one, test)));
+                pairs.filter_map(|(one, test)| one.and(test)).collect()
+            }
+            Self::Not(tests) => tests.iter().fold(packets.to_vec(), |packets, test| {
+                packets.into_iter().flat_map(|one| one.without(test)).collect()
+            }),
+        }
+    }
+}
+
+/// Follows the wanted packets from these base chains. Chains without rules are not known yet.
+pub(super) fn search<'a>(
+    chains: &BTreeMap<String, Vec<Rule>>,
+    bases: impl IntoIterator<Item = &'a str>,
+    wanted: &Wanted,
+) -> Found {
+    let wanted: Vec<_> = wanted.iter().filter_map(Packets::wanted).collect();
+    let mut found = Found::default();
+    let mut seen = BTreeSet::new();
+    let mut left: Vec<_> =
+        bases.into_iter().map(|base| (base.to_owned(), wanted.clone(), DEPTH)).collect();
+    while let Some((name, packets, depth)) = left.pop() {
+        if packets.is_empty() || depth == 0 || !seen.insert((name.clone(), packets.clone())) {
+            continue;
+        }
+        let Some(rules) = chains.get(&name) else {
+            found.missing.insert(name);
+            continue;
+        };
+        for Rule { tests, effect } in rules {
+            let Some(effect) = effect else { continue };
+            let passed = tests.iter().fold(packets.clone(), |passed, test| test.pass(&passed));
+            let mut lead = |chain: &String, packets| left.push((chain.clone(), packets, depth - 1));
+            match effect {
+                Effect::Translates => {
+                    let by_port = passed.into_iter().filter(|packets| packets.by_port);
+                    found.translated.extend(by_port.map(|packets| (packets, name.clone())));
+                }
+                Effect::Leads(chain) => lead(chain, passed),
+                Effect::LeadsSome(ways) => {
+                    for (some, chain) in ways {
+                        lead(chain, passed.iter().filter_map(|one| one.and(some)).collect());
+                    }
+                }
+            }
+        }
+    }
+    found
+}
+
+impl Found {
+    /// Returns the translations, with the place of a chain before its name.
+    pub(super) fn translations(&self, place: &str) -> BTreeSet<Translation> {
+        let all = self.translated.iter();
+        all.flat_map(|(packets, chain)| packets.translations(format!("{place} {chain}"))).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn port(low: u32, high: u32) -> Test {
+        Test::Among(vec![Packets::ALL.with(Field::Port, low, high)])
+    }
+
+    fn rule(tests: Vec<Test>, effect: Effect) -> Rule {
+        Rule { tests, effect: Some(effect) }
+    }
+
+    fn wanted(ports: &str) -> Wanted {
+        [(Protocol::Tcp, None, ports.parse().unwrap())].into()
+    }
+
+    fn find(rules: Vec<Rule>, ports: &str) -> Vec<String> {
+        let theirs = vec![rule(vec![port(80, 90)], Effect::Translates)];
+        let chains = [("base".to_owned(), rules), ("theirs".to_owned(), theirs)].into();
+        let found = search(&chains, ["base"], &wanted(ports));
+        assert_eq!(found.missing, BTreeSet::new());
+        found.translations("ip nat").iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn rules_for_single_ports_are_found_in_the_chain_that_has_them() {
+        let jump = || rule(vec![], Effect::Leads("theirs".to_owned()));
+        let expected = "the chain ip nat theirs, which translates tcp port 85";
+        assert_eq!(find(vec![jump()], "85"), [expected]);
+        let expected = "the chain ip nat theirs, which translates tcp ports 80-82";
+        assert_eq!(find(vec![jump()], "1-82"), [expected]);
+        assert_eq!(find(vec![jump()], "91-99"), [""; 0]);
+        let udp = Test::Among(vec![Packets::ALL.with(Field::Protocol, 17, 17)]);
+        assert_eq!(find(vec![rule(vec![udp], Effect::Leads("theirs".to_owned()))], "85"), [""; 0]);
+    }
+
+    #[test]
+    fn what_translates_every_port_is_no_translation_of_one() {
+        assert_eq!(find(vec![rule(vec![], Effect::Translates)], "85"), [""; 0]);
+        let but = Test::Not(vec![Packets::ALL.with(Field::Port, 22, 22)]);
+        assert_eq!(find(vec![rule(vec![but.clone()], Effect::Translates)], "85"), [""; 0]);
+        let both = vec![port(20, 30), but];
+        assert_eq!(find(vec![rule(both, Effect::Translates)], "22-23").len(), 1);
+    }
+
+    #[test]
+    fn maps_lead_to_chains_by_their_keys() {
+        let way = |low, high| (Packets::ALL.with(Field::Port, low, high), "theirs".to_owned());
+        let map = || rule(vec![], Effect::LeadsSome(vec![way(1, 79), way(86, 99)]));
+        assert_eq!(find(vec![map()], "85"), [""; 0]);
+        let expected = "the chain ip nat theirs, which translates tcp ports 86-90";
+        assert_eq!(find(vec![map()], "1-65535"), [expected]);
+    }
+
+    #[test]
+    fn chains_that_lead_to_each_other_end() {
+        let rules = vec![rule(vec![], Effect::Leads("base".to_owned()))];
+        assert_eq!(find(rules, "85"), [""; 0]);
+    }
+
+    #[test]
+    fn an_address_is_named() {
+        let address = Ipv4Addr::new(192, 0, 2, 1);
+        let test = Packets::ALL.with(Field::Address, address.into(), address.into());
+        let tests = vec![Test::Among(vec![test]), port(80, 80)];
+        let expected = "the chain ip nat base, which translates tcp port 80 of 192.0.2.1";
+        assert_eq!(find(vec![rule(tests, Effect::Translates)], "80"), [expected]);
+    }
+
+    #[test]
+    fn chains_that_are_not_known_are_named() {
+        let chains = [("base".to_owned(), vec![rule(vec![], Effect::Leads("next".to_owned()))])];
+        let found = search(&chains.into(), ["base"], &wanted("80"));
+        assert_eq!(found.missing, ["next".to_owned()].into());
+    }
+}
