@@ -7,7 +7,9 @@ use super::{
     cache::Cache,
     host::{Host, Interfaces, Survey},
 };
-use crate::store::{LOCK_TIMEOUT, Lock, Records, Reopened, Setting, Store, StoreError, Tx};
+use crate::store::{
+    LOCK_TIMEOUT, Lock, Records, Reopened, ReservedSlot, Setting, Store, StoreError, Tx,
+};
 use riklet_core::model::{InstanceName, Slot};
 use riklet_kernel::Kernel;
 
@@ -246,13 +248,32 @@ impl<K: Kernel> Context<'_, K> {
         Survey { interfaces, watcher: self.cache.watcher() }
     }
 
-    /// Returns the slots of the instances whose last operation was not completed: the next operation has to look at
-    /// them.
-    pub(crate) fn interrupted(&self, store: &Store) -> Result<BTreeSet<Slot>, NodeError> {
+    /// Returns the slots whose last operation was not completed: the next operation has to look at them.
+    pub(crate) fn interrupted(&mut self, store: &Store) -> Result<BTreeSet<Slot>, NodeError> {
+        let abandoned = self.abandoned(store)?;
         let Records { readable, unreadable } = store.unsettled()?;
         let leaving = unreadable.into_iter().map(|unreadable| unreadable.slot);
         let unsettled = readable.iter().filter(|record| !self.cache.is_broken(record));
-        Ok(unsettled.map(|record| record.slot).chain(leaving).collect())
+        Ok(unsettled.map(|record| record.slot).chain(leaving).chain(abandoned).collect())
+    }
+
+    /// Returns the reserved slots whose TAPs a daemon was about to create or to delete when it ended: nobody else
+    /// completes that.
+    fn abandoned(&mut self, store: &Store) -> Result<Vec<Slot>, NodeError> {
+        if self.cache.announces_itself() {
+            // A daemon looks at everything when it starts.
+            return Ok(vec![]);
+        }
+        let mut slots = store.reserved(ReservedSlot::Draining)?;
+        slots.extend(store.reserved(ReservedSlot::Creating)?);
+        if slots.is_empty() {
+            return Ok(slots);
+        }
+        let daemon = store.setting(Setting::Watcher)?.and_then(|daemon| daemon.parse().ok());
+        match daemon {
+            Some(daemon) if self.kernel.is_alive(daemon)? => Ok(vec![]),
+            _ => Ok(slots),
+        }
     }
 
     /// Commits a transaction that [`Session::begin`] began.

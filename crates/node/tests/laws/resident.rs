@@ -7,7 +7,10 @@ use std::{
 
 use proptest::prelude::*;
 use riklet_core::flows::Flows;
-use riklet_kernel::fake::{FakeKernel, Fault, Stopped};
+use riklet_kernel::{
+    fake::{FakeKernel, Fault, Stopped},
+    process::ProcessId,
+};
 use riklet_sdn::{ListedInstance, Request, Selector, UpOptions, WarmNode, store::ReservedSlot};
 
 use crate::node::{Operation, TestNode, function, operation};
@@ -247,4 +250,43 @@ fn counting_slots_writes_nothing() {
     assert_eq!(counted, (1, [(ReservedSlot::Draining, 1)].into()));
     daemon.flush().unwrap();
     assert_eq!(daemon.counts().unwrap(), counted);
+}
+
+/// Law 2: what a killed daemon was about to create or to delete goes with the next operation, whoever does it and whatever
+/// it is for.
+#[test]
+fn next_operation_completes_what_a_killed_daemon_left() {
+    for drains in [true, false] {
+        let node = TestNode::new();
+        let mut daemon = node.warm();
+        let workload = function(0, &[8000]);
+        daemon.initialize().unwrap();
+        daemon.repair().unwrap();
+        node.kernel.system().processes.insert(ProcessId::current().unwrap());
+        let task = if drains {
+            let up = Request::Up(vec![workload.clone()], UpOptions::default());
+            let down = Request::Down(Selector::Named([workload.name().clone()].into()));
+            for request in [up, down] {
+                daemon.apply(&[request]).remove(0).unwrap();
+            }
+            daemon.flush().unwrap();
+            daemon.drain().unwrap()
+        } else {
+            daemon.reserve(3).unwrap()
+        };
+        // Of those to be created, the kernel has none, some or all.
+        drop(task.filter(|_| !drains).map(|task| task.run(&mut node.kernel.clone())));
+        let links = || node.kernel.system().links.len();
+        assert_eq!(links(), if drains { 1 } else { 3 });
+
+        // Beside a daemon that lives, it stays the daemon's.
+        node.node().up(&[function(1, &[])], UpOptions::default()).unwrap();
+        let before = links();
+        assert_eq!(before, if drains { 2 } else { 4 });
+        drop(daemon);
+        node.kernel.system().processes.clear();
+        node.node().up(&[function(2, &[])], UpOptions::default()).unwrap();
+        assert_eq!(links(), 2, "drains: {drains}");
+        assert!(node.node().check().unwrap().is_empty());
+    }
 }
