@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-pub use self::lost::{Orphans, Repaired, clear_lost, lost, repair};
+pub use self::lost::{Orphan, Orphans, Repaired, clear_lost, lost, repair};
 use super::handle::{Handle, Patience, Stopped, within};
 use riklet_core::model::{InstanceName, Vmm};
 use riklet_kernel::process::ProcessId;

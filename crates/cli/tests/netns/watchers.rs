@@ -14,7 +14,8 @@ use crate::{
         Firewall, World,
         function::{exposure, function},
         on_every_firewall,
-        transport::Transport,
+        runs::{is_alive, kill, pid},
+        transport::{Transport, assert_refused},
         wait_for,
     },
 };
@@ -179,3 +180,30 @@ fn watcher_that_comes_back_is_told_what_it_missed() {
     anew.sees("event: missed\ndata: {\"count\":null}");
     anew.sees("event: list\ndata: [{\"name\":\"two\"");
 }
+
+on_every_firewall!(daemon_clears_a_lost_run_away_at_once, |world| {
+    let mut daemon = world.daemon(&[]);
+    // Those of before its start are cleared as well.
+    for restarts in [false, true] {
+        let mut events = Stream::open(world, "/v1/events");
+        world.detach(&[hello()]);
+        events.sees("event: ready\n");
+        let run = world.ps("hello");
+        let (supervisor, guest) = (pid(&run["supervisorPid"]), pid(&run["pid"]));
+        if restarts {
+            daemon.end(Signal::KILL);
+            kill(supervisor);
+            daemon = world.daemon(&[]);
+            events = Stream::open(world, "/v1/events");
+        } else {
+            kill(supervisor);
+        }
+        events.sees("event: down\n");
+        events.sees("event: lost\n");
+        events.sees("\"name\":\"hello\",\"text\":\"its supervisor died\"");
+        assert!(!is_alive(guest));
+        assert_refused(Transport::Tcp, &world.client, HELLO);
+        assert_eq!(world.state_of("hello"), ("ended".to_owned(), "its supervisor died".to_owned()));
+        world.riklet(&["check"], "").success();
+    }
+});

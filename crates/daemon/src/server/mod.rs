@@ -3,12 +3,14 @@
 mod body;
 mod collection;
 mod connections;
+mod ends;
 mod frame;
 mod handlers;
 mod openapi;
 mod problem;
 mod request;
 mod routes;
+mod runs;
 mod socket;
 mod stream;
 
@@ -270,6 +272,7 @@ async fn accept(
     let (end, ending) = watch::channel(false);
     let patience = settings.patience;
     let bodies = Bodies::new(patience);
+    let runs = tokio::spawn(runs::follow(engine.clone(), events.clone()));
     let api = Api { engine: engine.clone(), events, bodies, ending: ending.clone() };
     let (router, to_read) = (router(api.clone()), metrics_router(api));
     let limits = Limits::new(patience);
@@ -283,6 +286,7 @@ async fn accept(
     let asked_to_end = async move {
         signals.next().await;
         watchdog.abort();
+        runs.abort();
         let _nobody_listens = end.send(true);
         time::sleep(LAST_ANSWERS).await;
     };

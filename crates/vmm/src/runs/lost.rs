@@ -4,6 +4,7 @@ use std::path::Path;
 
 use super::{RunError, RunState, handle, process_error, state, take_down};
 use crate::handle::Patience;
+use riklet_core::model::InstanceName;
 use riklet_kernel::process::ProcessId;
 use riklet_sdn::{
     NodeOperations, Report,
@@ -17,9 +18,17 @@ use riklet_sdn::{
 #[derive(Debug, Default)]
 #[must_use = "their network is up until they are cleared"]
 pub struct Orphans {
-    runs: Vec<Run>,
+    runs: Vec<Orphan>,
     /// The first failure. The other runs are cleaned up nevertheless.
     failed: Option<RunError>,
+}
+
+/// A lost run whose VMM was ended, and whose network is still up. This process acts as its supervisor.
+#[derive(Debug)]
+#[must_use = "its network is up until it is taken down"]
+pub struct Orphan {
+    run: Run,
+    ours: ProcessId,
 }
 
 /// The outcome of [`repair`].
@@ -45,6 +54,76 @@ pub fn lost(store: &Store) -> Result<Vec<Run>, RunError> {
     Ok(lost)
 }
 
+impl Orphan {
+    /// Takes over the run of this name, if its supervisor has died, and ends its VMM. `None` if it is not lost, or another
+    /// process cleans it up. This can take seconds, and needs no node.
+    ///
+    /// # Errors
+    /// Fails if the records or `/proc` cannot be read, or the VMM cannot be ended; then the run stays lost.
+    pub fn take_over(state_dir: &Path, name: &InstanceName) -> Result<Option<Self>, RunError> {
+        let Some(mut store) = Store::open_existing(state_dir)? else { return Ok(None) };
+        match store.run(name)? {
+            Some(run) if state(&run)? == RunState::Lost => Self::end(&mut store, state_dir, run),
+            _ => Ok(None),
+        }
+    }
+
+    /// Returns the name of the instance.
+    #[must_use]
+    pub const fn name(&self) -> &InstanceName {
+        &self.run.name
+    }
+
+    /// Returns the process that may take the network down: this one.
+    #[must_use]
+    pub const fn supervisor(&self) -> ProcessId {
+        self.ours
+    }
+
+    /// Records that the run has ended, if its network was taken down; otherwise it is lost again.
+    ///
+    /// # Errors
+    /// Fails if the records cannot be changed.
+    pub fn release(self, state_dir: &Path, is_down: bool, now: u64) -> Result<Run, RunError> {
+        let Self { run, ours } = self;
+        let mut store = Store::open(state_dir)?;
+        let tx = store.transaction()?;
+        tx.hand_over_run(&run.name, ours, run.supervisor)?;
+        if is_down {
+            let end = End::new(now, "its supervisor died".to_owned(), true);
+            tx.end_lost_run(&run.name, run.supervisor, &end)?;
+        }
+        tx.commit()?;
+        Ok(run)
+    }
+
+    /// Takes a run over and ends its VMM. Returns `None` if another process took it over.
+    fn end(store: &mut Store, state_dir: &Path, run: Run) -> Result<Option<Self>, RunError> {
+        let ours = this_process(&run)?;
+        let tx = store.transaction()?;
+        let taken = tx.hand_over_run(&run.name, run.supervisor, ours)?;
+        tx.commit()?;
+        if !taken {
+            return Ok(None);
+        }
+        let ended = kill(state_dir, &run);
+        if ended.is_err() {
+            let tx = store.transaction()?;
+            tx.hand_over_run(&run.name, ours, run.supervisor)?;
+            tx.commit()?;
+        }
+        ended.map(|()| Some(Self { run, ours }))
+    }
+
+    /// Takes down the network, and releases the run.
+    fn clear(self, node: &mut impl NodeOperations, now: u64) -> Result<(Run, Report), RunError> {
+        let state_dir = node.config().state_dir.clone();
+        let report = take_down(node, self.ours, self.name());
+        let run = self.release(&state_dir, report.is_ok(), now)?;
+        Ok((run, report?))
+    }
+}
+
 impl Orphans {
     /// Takes over the lost runs, and ends their VMMs if the kernel has not done so already. Touches nothing else. This
     /// can take seconds, and needs no node.
@@ -56,10 +135,9 @@ impl Orphans {
         let mut orphans = Self::default();
         let Some(mut store) = Store::open_existing(state_dir)? else { return Ok(orphans) };
         for run in lost(&store)? {
-            match end(&mut store, state_dir, &run) {
-                Ok(true) => orphans.runs.push(run),
-                // Another process cleans it up, or has done so.
-                Ok(false) => {}
+            match Orphan::end(&mut store, state_dir, run) {
+                // If there is none, another process cleans it up, or has done so.
+                Ok(orphan) => orphans.runs.extend(orphan),
                 Err(error) => orphans.fail(error),
             }
         }
@@ -78,8 +156,8 @@ impl Orphans {
     ) -> Result<Vec<(Run, Report)>, RunError> {
         let mut cleared = Vec::new();
         for run in std::mem::take(&mut self.runs) {
-            match clear(node, &run, now) {
-                Ok(report) => cleared.push((run, report)),
+            match run.clear(node, now) {
+                Ok(done) => cleared.push(done),
                 Err(error) => self.fail(error),
             }
         }
@@ -114,44 +192,11 @@ pub fn repair(
     Ok(Repaired { cleared: orphans.clear(node, now)?, report: node.repair()? })
 }
 
-/// Takes a run over and ends its VMM. Returns `false` if another process took it over.
-fn end(store: &mut Store, state_dir: &Path, run: &Run) -> Result<bool, RunError> {
-    let ours = this_process(run)?;
-    let tx = store.transaction()?;
-    let taken = tx.hand_over_run(&run.name, run.supervisor, ours)?;
-    tx.commit()?;
-    if !taken {
-        return Ok(false);
-    }
-    let ended = kill(state_dir, run);
-    if ended.is_err() {
-        let tx = store.transaction()?;
-        tx.hand_over_run(&run.name, ours, run.supervisor)?;
-        tx.commit()?;
-    }
-    ended.map(|()| true)
-}
-
 /// Kills the VMM at once: the guest's work has no recipient any more.
 fn kill(state_dir: &Path, run: &Run) -> Result<(), RunError> {
     let Some(handle) = handle(state_dir, run)? else { return Ok(()) };
     let ended = handle.end(Patience::default());
     ended.map(drop).map_err(|source| process_error("end", &run.name, source))
-}
-
-/// Takes down the network of a run, and releases the run: as ended if that succeeded.
-fn clear(node: &mut impl NodeOperations, run: &Run, now: u64) -> Result<Report, RunError> {
-    let ours = this_process(run)?;
-    let report = take_down(node, ours, &run.name);
-    let mut store = Store::open(&node.config().state_dir)?;
-    let tx = store.transaction()?;
-    tx.hand_over_run(&run.name, ours, run.supervisor)?;
-    if report.is_ok() {
-        let end = End::new(now, "its supervisor died".to_owned(), true);
-        tx.end_lost_run(&run.name, run.supervisor, &end)?;
-    }
-    tx.commit()?;
-    Ok(report?)
 }
 
 fn this_process(run: &Run) -> Result<ProcessId, RunError> {
