@@ -7,7 +7,7 @@ use crate::world::{
     function::{Function, every_transport, function},
     on_every_firewall,
     traffic::tcp_echo,
-    transport::{Path, Transport, assert_paths},
+    transport::{Path, Transport, assert_paths, assert_refused},
 };
 
 /// The port that each function serves, by every protocol.
@@ -41,7 +41,6 @@ pub(crate) fn assert_published(
         seen_as,
         server: (first.address(), TARGET),
     };
-    let loopback = [Ipv4Addr::LOCALHOST, Ipv4Addr::new(127, 0, 0, 2)];
 
     let client: Vec<_> = of_node[..4].iter().map(|&to| path(&world.client, to, CLIENT)).collect();
     assert_paths("client → node", transports, &client);
@@ -52,8 +51,12 @@ pub(crate) fn assert_published(
     let node = |to| path(&world.node, to, if to == NODE_LAN_SECOND { NODE_LAN } else { to });
     let node = of_node.map(node);
     assert_paths("node → itself", transports, &node);
-    let node = loopback.map(|address| path(&world.node, address, first.gateway()));
-    assert_paths("node → loopback", transports, &node);
+    let node = path(&world.node, Ipv4Addr::LOCALHOST, first.gateway());
+    assert_paths("node → loopback", transports, &[node]);
+    // Other loopback addresses are those of local services.
+    for transport in transports.iter().filter(|transport| **transport != Transport::Sctp) {
+        assert_refused(*transport, &world.node, (Ipv4Addr::new(127, 0, 0, 2), FIRST));
+    }
     let function = of_node.map(|to| path(&second.guest.namespace, to, second.address()));
     assert_paths("function → another", transports, &function);
     let hairpin = of_node.map(|to| path(&first.guest.namespace, to, first.gateway()));
