@@ -78,10 +78,12 @@ fn stop(
 ) -> Vec<Result<Ended, RunError>> {
     let stop = |name| {
         let mut store = Store::open(state_dir)?;
-        let how = runs::stop(&mut store, state_dir, name, patience)?;
-        match runs::wait(&store, name) {
+        let run = runs::find(&store, name)?;
+        let how = runs::stop(&mut store, state_dir, &run, patience)?;
+        match runs::wait(&store, &run) {
             Err(RunError::Lost { .. }) => Ok(Ended { how, lost: true }),
-            ended => ended.map(|_| Ended { how, lost: false }),
+            Ok(_) | Err(RunError::RunAgain { .. }) => Ok(Ended { how, lost: false }),
+            Err(error) => Err(error),
         }
     };
     thread::scope(|scope| {

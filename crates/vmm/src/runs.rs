@@ -103,6 +103,12 @@ pub enum RunError {
         /// The instance.
         name: InstanceName,
     },
+    /// The instance was run again after the run had ended, so that the record is that of the new run.
+    #[error("{name} was run again: how its earlier run ended is not known")]
+    RunAgain {
+        /// The instance.
+        name: InstanceName,
+    },
     /// The record names a VMM that this version does not know.
     #[error("{name} was run by {vmm}, which this version does not know")]
     Vmm {
@@ -250,22 +256,25 @@ pub fn take_down(
     }
 }
 
-/// Asks a run to stop, and waits until its VMM has ended. The supervisor then takes the network down.
+/// Asks a run to stop, and waits until its VMM has ended. The supervisor then takes the network down. Does nothing if the
+/// run has ended, also if there is a later one of the same name.
 ///
 /// # Errors
-/// Fails if there is no run of this name, or its process cannot be ended.
+/// Fails if its process cannot be ended.
 pub fn stop(
     store: &mut Store,
     state_dir: &Path,
-    name: &InstanceName,
+    run: &Run,
     patience: Patience,
 ) -> Result<Stopped, RunError> {
-    if find(store, name)?.end.is_some() {
+    let name = &run.name;
+    if run.end.is_some() {
         return Ok(Stopped::Before);
     }
     let tx = store.transaction()?;
     // The process is read now: a supervisor that records it later sees the request to stop.
-    let Some(run) = tx.run(name)?.filter(|run| run.end.is_none()) else {
+    let now = tx.run(name)?.filter(|now| now.end.is_none() && now.started == run.started);
+    let Some(run) = now else {
         return Ok(Stopped::Before);
     };
     tx.set_run_stopping(name, run.supervisor)?;
@@ -304,15 +313,21 @@ pub fn find(store: &Store, name: &InstanceName) -> Result<Run, RunError> {
 /// until the supervisor has removed what its runs shared.
 ///
 /// # Errors
-/// Fails if there is no run of this name, or its supervisor dies first.
-pub fn wait(store: &Store, name: &InstanceName) -> Result<End, RunError> {
+/// Fails if its supervisor dies first, or if the instance was run again before the end was seen.
+pub fn wait(store: &Store, awaited: &Run) -> Result<End, RunError> {
     /// The pause between two looks at a living supervisor.
     const AGAIN: Duration = Duration::from_millis(20);
     /// The time that a supervisor without runs needs to end.
     const LEAVING: Duration = Duration::from_secs(10);
+    let name = &awaited.name;
     let failed = |source| process_error("look at", name, source);
+    // A run that another process takes over keeps the time of its start.
+    let find = || match find(store, name)? {
+        run if run.started == awaited.started => Ok(run),
+        _ => Err(RunError::RunAgain { name: name.clone() }),
+    };
     loop {
-        let run = find(store, name)?;
+        let run = find()?;
         let supervisor = run.supervisor.open().map_err(failed)?;
         match (run.end, supervisor) {
             (Some(end), None) => return Ok(end),
@@ -325,7 +340,7 @@ pub fn wait(store: &Store, name: &InstanceName) -> Result<End, RunError> {
             (None, Some(supervisor)) => drop(within(&supervisor, AGAIN).map_err(failed)?),
             // The supervisor may have recorded the end before it died.
             (None, None) => {
-                let found = find(store, name)?;
+                let found = find()?;
                 match found.end {
                     Some(end) => return Ok(end),
                     // Another process took the run over, and cleans it up.

@@ -191,6 +191,22 @@ fn wait_reports_how_the_run_ended() {
     }
 }
 
+#[test]
+fn who_waits_for_a_run_does_not_wait_for_the_next_one() {
+    let world = World::new(Firewall::Nftables);
+    world.detach(&[hello()]);
+    let waiting = world.riklet_in_background(&["wait", "hello"], "");
+    // It looks at the run now and then: `stop` was there meanwhile.
+    assert!(!waiting.ends_within(Duration::from_millis(300)));
+    waiting.signal(Signal::STOP);
+    world.riklet(&["stop", "hello"], "").success();
+    world.detach(&[hello()]);
+    waiting.signal(Signal::CONT);
+    let complaint = waiting.wait_within(PATIENCE).failure(1);
+    assert_eq!(complaint, "error: hello was run again: how its earlier run ended is not known\n");
+    world.riklet(&["stop", "hello"], "").success();
+}
+
 /// Tells whether a connection is refused at once. A packet to a guest that has just ended is lost, and sent again only
 /// after a second (RFC 6298): this does not wait for that.
 fn is_refused(world: &World, at: (Ipv4Addr, u16)) -> bool {
