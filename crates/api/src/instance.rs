@@ -21,7 +21,7 @@ pub struct InstanceDocument {
     pub slot: u16,
     /// The interface.
     pub tap: String,
-    /// `up`; `pending` or `removing` if the last operation was interrupted.
+    /// `up`; `pending` or `removing` while the last operation on it is not complete, as after an interruption.
     pub phase: String,
     /// The guest's end of the link.
     pub guest: LinkEnd,

@@ -23,6 +23,7 @@ mod failed;
 mod forward;
 mod gateway;
 mod healed;
+mod histories;
 mod internet;
 mod killed;
 #[cfg(feature = "toy-kind")]

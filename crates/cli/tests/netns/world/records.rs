@@ -119,12 +119,23 @@ impl World {
     /// tools. Returns the records.
     #[track_caller]
     pub(crate) fn assert_in_step(&self) -> BTreeMap<String, Recorded> {
-        let checked = self.riklet(&["check"], "").success();
-        assert_eq!(checked, "");
-        let recorded = self.recorded();
+        let recorded = self.assert_in_step_beside_ready_slots();
         let taps: BTreeSet<_> =
             recorded.values().map(|one| (one.tap(), one.host.clone())).collect();
         assert_eq!(self.taps(), taps, "TAPs, and recorded ones");
+        recorded
+    }
+
+    /// Asserts the same, but for TAPs that are ready for further functions.
+    #[track_caller]
+    pub(crate) fn assert_in_step_beside_ready_slots(&self) -> BTreeMap<String, Recorded> {
+        let checked = self.riklet(&["check"], "").success();
+        assert_eq!(checked, "");
+        let recorded = self.recorded();
+        let taps = self.taps();
+        let has_tap = |one: &&Recorded| taps.contains(&(one.tap(), one.host.clone()));
+        let lost: Vec<_> = recorded.values().filter(|one| !has_tap(one)).collect();
+        assert!(lost.is_empty(), "recorded ones without a TAP: {lost:?}; TAPs: {taps:?}");
         let entries: BTreeSet<_> = recorded.values().flat_map(Recorded::entries).collect();
         assert_eq!(self.firewall_entries(), entries, "entries of the firewall, and recorded ones");
         recorded
