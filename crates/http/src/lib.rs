@@ -9,13 +9,17 @@ mod response;
 use std::{
     fmt,
     io::{self, Read, Write},
-    os::unix::net::UnixStream,
+    os::{
+        fd::{AsRawFd, OwnedFd},
+        unix::net::UnixStream,
+    },
     path::{Path, PathBuf},
     thread,
     time::{Duration, Instant},
 };
 
 use rustix::{
+    fs::{self, FileType, Mode, OFlags},
     io::Errno,
     net::{self, AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt},
 };
@@ -158,6 +162,14 @@ pub enum ExchangeError {
     /// There is no such socket, nobody listens on it, or this process may not use it.
     #[error("cannot connect")]
     Connect(#[source] io::Error),
+    /// Another user listens than the one whose server it is.
+    #[error("user {peer} listens, and not user {user}")]
+    Peer {
+        /// The user whose server it is.
+        user: u32,
+        /// The user that listens.
+        peer: u32,
+    },
     /// The request could not be sent.
     #[error("cannot send the request")]
     Send(#[source] io::Error),
@@ -185,6 +197,8 @@ pub struct Client {
     timeout: Duration,
     /// The deadline of all exchanges together.
     shared: Option<Deadline>,
+    /// The user that must have begun to listen on the socket.
+    user: Option<u32>,
     /// The longest body of an answer, in bytes.
     longest: usize,
 }
@@ -193,13 +207,27 @@ impl Client {
     /// Creates a client of the server on this socket. Each exchange may take `timeout`.
     #[must_use]
     pub fn new(socket: impl Into<PathBuf>, timeout: Duration) -> Self {
-        Self { socket: socket.into(), timeout, shared: None, longest: MAX_BODY }
+        Self { socket: socket.into(), timeout, shared: None, user: None, longest: MAX_BODY }
     }
 
     /// Counts the time limit for all waits and exchanges from now on together, not for each.
     #[must_use]
     pub fn within_one_limit(self) -> Self {
         Self { shared: Some(Deadline::after(self.timeout)), ..self }
+    }
+
+    /// Speaks to a server of this user only, and to a socket only: a path in a directory of another user may lead anywhere,
+    /// say to the socket of a powerful service.
+    #[must_use]
+    pub fn served_by(self, user: u32) -> Self {
+        Self { user: Some(user), ..self }
+    }
+
+    fn connect(&self, deadline: &Deadline) -> Result<UnixStream, ExchangeError> {
+        match self.user {
+            None => connect(&self.socket, deadline),
+            Some(user) => connect_to_user(&self.socket, user, deadline),
+        }
     }
 
     fn deadline(&self) -> Deadline {
@@ -227,7 +255,7 @@ impl Client {
         let deadline = self.deadline();
         let mut early = None;
         loop {
-            let Err(source) = connect(&self.socket, &deadline) else { return Ok(()) };
+            let Err(source) = self.connect(&deadline) else { return Ok(()) };
             let over = match &source {
                 // The socket does not exist yet, or it is bound and does not listen yet.
                 ExchangeError::Connect(error) => !matches!(
@@ -264,7 +292,7 @@ impl Client {
 
     fn converse(&self, call: &ApiCall) -> Result<Response, ExchangeError> {
         let deadline = self.deadline();
-        let mut stream = connect(&self.socket, &deadline)?;
+        let mut stream = self.connect(&deadline)?;
         match send(&mut stream, &call.render(), &deadline) {
             // The server closed before it had read everything. It may have sent an answer.
             Err(ExchangeError::Send(error)) if error.kind() == io::ErrorKind::BrokenPipe => {}
@@ -291,6 +319,33 @@ fn connect(socket: &Path, deadline: &Deadline) -> Result<UnixStream, ExchangeErr
             Err(errno) => return Err(failed(errno)),
         }
     }
+}
+
+/// Connects to a server of this user. The path must lead to a socket without a link in its last part; what is opened is
+/// what is connected to.
+fn connect_to_user(
+    socket: &Path,
+    user: u32,
+    deadline: &Deadline,
+) -> Result<UnixStream, ExchangeError> {
+    // Whoever waits for the socket to appear must not wait forever.
+    deadline.left()?;
+    let file = owned_socket(socket).map_err(ExchangeError::Connect)?;
+    let name = format!("/proc/self/fd/{}", file.as_raw_fd());
+    let stream = connect(Path::new(&name), deadline)?;
+    let peer = sockopt::socket_peercred(&stream);
+    let peer = peer.map_err(|errno| ExchangeError::Connect(errno.into()))?.uid.as_raw();
+    if peer == user { Ok(stream) } else { Err(ExchangeError::Peer { user, peer }) }
+}
+
+/// Opens a socket as a file, to be named by its descriptor. Fails if the path leads to a link or to another kind of file.
+///
+/// # Errors
+/// Fails also if there is no such file.
+pub fn owned_socket(socket: &Path) -> io::Result<OwnedFd> {
+    let file = fs::open(socket, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
+    let kind = FileType::from_raw_mode(fs::fstat(&file)?.st_mode);
+    if kind == FileType::Socket { Ok(file) } else { Err(io::Error::other("it is no socket")) }
 }
 
 fn send(

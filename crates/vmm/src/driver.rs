@@ -103,7 +103,8 @@ pub fn events_socket(socket: &Path) -> PathBuf {
     socket.with_file_name("end.sock")
 }
 
-/// Makes a VMM that was just started run the machine. All of that, from the start of its API on, may take `limit`.
+/// Makes a VMM of this user, which was just started, run the machine. All of that, from the start of its API on, may take
+/// `limit`.
 ///
 /// # Errors
 /// Fails if the VMM does not listen in time, or refuses. Only ending it helps then.
@@ -111,10 +112,11 @@ pub fn boot(
     vmm: Vmm,
     machine: &Machine,
     socket: &Path,
+    user: u32,
     limit: Duration,
     runs: impl FnMut() -> bool,
 ) -> Result<(), DriverError> {
-    let client = Client::new(socket, limit).within_one_limit();
+    let client = Client::new(socket, limit).served_by(user).within_one_limit();
     if matches!(vmm, Vmm::Firecracker | Vmm::CloudHypervisor) {
         client.wait(runs).map_err(|source| DriverError::Listen { vmm, source })?;
     }
@@ -127,16 +129,16 @@ pub fn boot(
     Ok(())
 }
 
-/// Asks the guest to power off, through the VMM on this socket, and returns at once.
+/// Asks the guest to power off, through the VMM of this user on this socket, and returns at once.
 ///
 /// # Errors
 /// Fails if the VMM cannot ask: it has no guest yet, or does not answer. The built-in guest has no API.
-pub fn ask_to_power_off(vmm: Vmm, socket: &Path) -> Result<(), DriverError> {
-    let client = Client::new(socket, EXCHANGE);
+pub fn ask_to_power_off(vmm: Vmm, socket: &Path, user: u32) -> Result<(), DriverError> {
+    let client = Client::new(socket, EXCHANGE).served_by(user);
     match vmm {
         Vmm::Firecracker => firecracker::press_ctrl_alt_del(&client)?,
         Vmm::CloudHypervisor => cloud_hypervisor::press_power_button(&client)?,
-        Vmm::Qemu => Qmp::connect(socket, EXCHANGE)?.system_powerdown()?,
+        Vmm::Qemu => Qmp::connect_to(socket, user, EXCHANGE)?.system_powerdown()?,
         Vmm::Builtin => return Err(DriverError::NoButton { vmm }),
     }
     Ok(())

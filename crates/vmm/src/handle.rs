@@ -74,7 +74,8 @@ impl Handle {
     /// Fails if the process cannot be signalled, or SIGKILL does not end it in time.
     pub fn stop(&self, patience: Patience) -> io::Result<Stopped> {
         let Some(ended) = self.process.open()? else { return Ok(Stopped::Before) };
-        match driver::ask_to_power_off(self.vmm, &self.socket) {
+        let Some(user) = self.process.user()? else { return Ok(Stopped::Before) };
+        match driver::ask_to_power_off(self.vmm, &self.socket, user) {
             Ok(()) => {
                 if within(&ended, patience.guest)? {
                     return Ok(Stopped::ByGuest);

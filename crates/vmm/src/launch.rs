@@ -28,6 +28,7 @@ use super::{
     runs,
 };
 use riklet_core::model::{InstanceName, Vmm};
+use riklet_http::HttpError;
 use riklet_kernel::process::{self, Credentials, ProcessId, Tied};
 
 /// The longest path of a unix socket (`sun_path` of unix(7)), without the final NUL.
@@ -151,8 +152,6 @@ impl Running {
         if socket.as_os_str().len() > SOCKET_PATH {
             return Err(LaunchError::SocketPath { path: socket });
         }
-        remove_socket(&socket)?;
-        remove_socket(&driver::events_socket(&socket))?;
         let console = log(runs::log(state_dir, name))?;
         let own = log(runs::vmm_log(state_dir, name))?;
         let (program, arguments, credentials) = command(launch, &socket)?;
@@ -161,6 +160,7 @@ impl Running {
             program: program.as_os_str(),
             arguments,
             credentials,
+            groups: &[],
             directory: &home,
             errors_apart,
         };
@@ -189,9 +189,19 @@ impl Running {
     /// Fails if the VMM refuses or does not answer.
     pub fn boot(&mut self, launch: &Launch, limit: Duration) -> Result<(), LaunchError> {
         let Launch::Vmm { vmm, machine, .. } = launch else { return Ok(()) };
+        let Some(user) = self
+            .handle
+            .process
+            .user()
+            .map_err(|source| LaunchError::Watch { name: self.name.clone(), source })?
+        else {
+            let socket = self.handle.socket.clone();
+            let source = HttpError::NoProcess { socket };
+            return Err(DriverError::Listen { vmm: *vmm, source }.into());
+        };
         let child = &mut self.child;
         let runs = || matches!(child.try_wait(), Ok(None));
-        Ok(driver::boot(*vmm, machine, &self.handle.socket, limit, runs)?)
+        Ok(driver::boot(*vmm, machine, &self.handle.socket, user, limit, runs)?)
     }
 
     /// Waits for the end of the process. Returns `false` if it has not ended in time.
@@ -283,7 +293,9 @@ fn make_directories(
     // Other users may pass through, to the directory of their VMM.
     let made = DirBuilder::new().recursive(true).mode(0o711).create(directory);
     made.map_err(failed("make", directory))?;
-    let made = DirBuilder::new().recursive(true).mode(0o700).create(home);
+    // What an earlier VMM left could be a trap for this one, or a socket, which it would not replace.
+    remove(home).map_err(failed("remove", home))?;
+    let made = DirBuilder::new().mode(0o700).create(home);
     made.map_err(failed("make", home))?;
     let user = match launch {
         Launch::Vmm { credentials, .. } => *credentials,
@@ -293,21 +305,16 @@ fn make_directories(
     for passed in directory.ancestors().take_while(|passed| passed.starts_with(state_dir)) {
         image::grant_search(passed, user).map_err(failed("change the permissions of", passed))?;
     }
-    // Without a user the directory is ours; in an earlier run it may have been another's.
     let uid = user.map_or(geteuid().as_raw(), |user| user.uid);
     let gid = user.map_or(getegid().as_raw(), |user| user.gid);
     chown(home, Some(uid), Some(gid)).map_err(failed("change the owner of", home))
 }
 
-/// Removes the socket of an earlier run, which a VMM would not replace.
-#[expect(clippy::disallowed_methods, reason = "the socket is of an earlier run")]
-fn remove_socket(socket: &Path) -> Result<(), LaunchError> {
-    match fs::remove_file(socket) {
-        Err(source) if source.kind() != io::ErrorKind::NotFound => {
-            let path = socket.to_owned();
-            Err(LaunchError::Directory { operation: "remove", path, source })
-        }
-        _ => Ok(()),
+/// Removes the directory of the VMM of an earlier run. No symbolic link in it is followed.
+fn remove(home: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(home) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        removed => removed,
     }
 }
 

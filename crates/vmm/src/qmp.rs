@@ -5,7 +5,7 @@ use std::{
     collections::VecDeque,
     io::{self, Read, Write},
     os::{
-        fd::{AsFd, BorrowedFd},
+        fd::{AsFd, AsRawFd, BorrowedFd},
         unix::net::UnixStream,
     },
     path::{Path, PathBuf},
@@ -15,10 +15,15 @@ use std::{
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     io::Errno,
-    net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with},
+    net::{
+        AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with,
+        sockopt::socket_peercred,
+    },
 };
 use serde::Deserialize;
 use serde_json::{Value, json};
+
+use riklet_http::owned_socket;
 
 /// The longest line that is read. QEMU's answers to these commands have some hundred bytes.
 const MAX_LINE: usize = 1 << 20;
@@ -85,6 +90,16 @@ pub enum QmpError {
         path: PathBuf,
         /// The kernel's own words.
         source: io::Error,
+    },
+    /// Another user listens on the socket.
+    #[error("user {peer} listens at {}, and not user {user}", path.display())]
+    Peer {
+        /// The socket.
+        path: PathBuf,
+        /// The user that QEMU runs as.
+        user: u32,
+        /// The user that listens.
+        peer: u32,
     },
     /// Nothing came in time. If the greeting is missing, another client may be connected.
     #[error("QEMU has not sent its {what} within {} ms", patience.as_millis())]
@@ -182,6 +197,22 @@ impl Qmp {
     pub fn connect(path: &Path, patience: Duration) -> Result<Self, QmpError> {
         let failed = |source| QmpError::Connect { path: path.to_owned(), source };
         let stream = open(path).map_err(|errno| failed(errno.into()))?;
+        Self::begin(stream, patience)
+    }
+
+    /// Connects as [`Self::connect`] does, if the path leads to a socket on which this user listens.
+    ///
+    /// # Errors
+    /// Fails as [`Self::connect`] does, and if another user listens or the path leads to something else than a socket.
+    pub fn connect_to(path: &Path, user: u32, patience: Duration) -> Result<Self, QmpError> {
+        let failed = |source| QmpError::Connect { path: path.to_owned(), source };
+        let file = owned_socket(path).map_err(failed)?;
+        let name = format!("/proc/self/fd/{}", file.as_raw_fd());
+        let stream = open(Path::new(&name)).map_err(|errno| failed(errno.into()))?;
+        let peer = socket_peercred(&stream).map_err(|errno| failed(errno.into()))?.uid.as_raw();
+        if peer != user {
+            return Err(QmpError::Peer { path: path.to_owned(), user, peer });
+        }
         Self::begin(stream, patience)
     }
 

@@ -77,7 +77,8 @@ impl Reset {
 /// Reads QEMU's events until it ends. `_at_end` is dropped then.
 fn read_events(socket: &Path, process: ProcessId, reported: &AtomicBool, _at_end: Sender<()>) {
     let mut qmp = loop {
-        match Qmp::connect(socket, ANSWER) {
+        let Ok(Some(user)) = process.user() else { return };
+        match Qmp::connect_to(socket, user, ANSWER) {
             Ok(qmp) => break qmp,
             Err(QmpError::Connect { .. }) if process.is_alive().unwrap_or(false) => pause(),
             // It has ended, or is no QEMU. Its exit status tells more.

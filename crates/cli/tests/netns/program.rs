@@ -166,7 +166,8 @@ impl Program {
         let socket = socket.unwrap_or_else(|| panic!("no socket in {arguments:?}"));
         let socket = PathBuf::from(socket.trim_start_matches("path="));
         let orders = self.directory.join("orders");
-        Server::at(socket, EndsAtPowerButton { player, orders })
+        let user = self.recorded("uid").parse().expect("a number");
+        Server::at_as(user, socket, EndsAtPowerButton { player, orders })
     }
 
     /// Forgets that the program was started, so that it can be started again.

@@ -650,6 +650,51 @@ fn vmm_of_another_user_has_its_own_files() {
     world.riklet(&["stop", "hello"], "").success();
 }
 
+#[test]
+fn a_vmm_finds_nothing_of_an_earlier_one() {
+    let world = World::new(Firewall::Nftables);
+    let shows = "ls -A | sed 's/^/left: /'";
+    let program = Program::install(&world, "firecracker", shows);
+    let secret = file(&world, "secret");
+    let logs = || world.riklet(&["logs", "hello"], "").success();
+    for _ in 0..2 {
+        let arguments = ["run", "--detach", "--no-wait", "-"];
+        let definition = hello(&world, "firecracker").to_string();
+        let running = world.riklet_with_kvm(&arguments, &definition);
+        let server = program.serve(Firecracker::new(LATEST));
+        running.wait().success();
+        // A trap for the next one: a link where it would write, and a directory that is not empty.
+        program.order(&format!(
+            "ln -s {} trap; mkdir -p full/of; touch full/of/files",
+            secret.display()
+        ));
+        program.order("echo trapped");
+        wait_for("the trap", START_TIMEOUT, || logs().contains("trapped").then_some(()));
+        world.riklet(&["stop", "hello"], "").success();
+        drop(server);
+        assert_eq!(logs(), "firecracker begins\ntrapped\n");
+        program.forget_start();
+    }
+    assert!(secret.exists(), "what a link leads to is another's");
+}
+
+#[test]
+fn a_socket_that_leads_elsewhere_is_not_spoken_to() {
+    let world = World::new(Firewall::Nftables);
+    let program = Program::install(&world, "firecracker", "");
+    let mut definition = hello(&world, "firecracker");
+    definition["spec"]["function"]["execution"]["user"] = 54_321.into();
+    let arguments = ["run", "--detach", "--ready-timeout", "5", "-"];
+    let running = world.riklet_with_kvm(&arguments, &definition.to_string());
+    // A service of root, as a container engine has one; the VMM puts a link to it in place of its own socket.
+    let elsewhere = Server::at(world.directory.path().join("api.sock"), Firecracker::new(LATEST));
+    program.recorded("pid");
+    program.order(&format!("ln -s {} api.sock", elsewhere.socket().display()));
+    let complaint = running.wait().failure(1);
+    assert!(complaint.contains("it is no socket"), "{complaint}");
+    assert_eq!(elsewhere.lines(), Vec::<String>::new());
+}
+
 #[expect(clippy::disallowed_methods, reason = "the test measures")]
 fn now() -> Instant {
     Instant::now()

@@ -4,12 +4,23 @@
     reason = "std leaves what is done there to whoever can promise what it needs"
 )]
 
-use std::{os::unix::process::CommandExt, process::Command};
+use std::{io, os::unix::process::CommandExt, process::Command};
 
 use rustix::{
     io::Errno,
-    process::{Signal, getpid, getppid, set_parent_process_death_signal},
+    process::{
+        Gid, Resource, Rlimit, Signal, Uid, getpid, getppid, getrlimit,
+        set_parent_process_death_signal, setrlimit,
+    },
+    thread::{set_no_new_privs, set_thread_groups, set_thread_res_gid, set_thread_res_uid},
 };
+
+use super::Credentials;
+
+/// The most files that a confined program may have open. A VMM has some dozens.
+const FILES: u64 = 4096;
+/// The most processes and threads that the user of a confined program may have, unless it is root.
+const PROCESSES: u64 = 512;
 
 /// Has the kernel kill the program when the thread that starts it ends (prctl(2), `PR_SET_PDEATHSIG`). A change
 /// of the user clears this setting, so it comes before.
@@ -23,4 +34,50 @@ pub(super) fn end_with_us(command: &mut Command) {
     // SAFETY: the closure makes two system calls, which are async-signal-safe; it allocates nothing and takes no
     // lock.
     unsafe { command.pre_exec(tie) };
+}
+
+/// Has the program run as this user, with these groups besides its own, and never gain a privilege by execve(2). It leaves
+/// no core file, which would hold its guest's memory.
+///
+/// # Errors
+/// Fails if these are no credentials, or the limits of this process cannot be read.
+pub(super) fn confine(
+    command: &mut Command,
+    credentials: Option<Credentials>,
+    groups: &[u32],
+) -> io::Result<()> {
+    // setresuid(2) takes this value for "unchanged".
+    let valid = |id: u32| if id == u32::MAX { Err(Errno::INVAL) } else { Ok(id) };
+    let groups =
+        groups.iter().map(|&id| valid(id).map(Gid::from_raw)).collect::<Result<Vec<_>, _>>()?;
+    let user = match credentials {
+        Some(Credentials { uid, gid }) => {
+            Some((Uid::from_raw(valid(uid)?), Gid::from_raw(valid(gid)?)))
+        }
+        None => None,
+    };
+    let both = |limit: u64| Rlimit { current: Some(limit), maximum: Some(limit) };
+    let lower = |resource, limit: u64| {
+        let most = getrlimit(resource).maximum;
+        both(most.map_or(limit, |most| most.min(limit)))
+    };
+    let (files, processes) = (lower(Resource::Nofile, FILES), lower(Resource::Nproc, PROCESSES));
+    let confine = move || {
+        setrlimit(Resource::Core, both(0))?;
+        setrlimit(Resource::Nofile, files)?;
+        if let Some((uid, gid)) = user {
+            if !uid.is_root() {
+                setrlimit(Resource::Nproc, processes)?;
+            }
+            // The process has this one thread.
+            set_thread_groups(&groups)?;
+            set_thread_res_gid(gid, gid, gid)?;
+            set_thread_res_uid(uid, uid, uid)?;
+        }
+        Ok(set_no_new_privs(true)?)
+    };
+    // SAFETY: the closure makes system calls only, which are async-signal-safe; what it uses was allocated before the
+    // fork, it frees nothing, and it takes no lock.
+    unsafe { command.pre_exec(confine) };
+    Ok(())
 }

@@ -75,6 +75,26 @@ impl ProcessId {
         Ok(Self::of(self.pid())? == Some(self))
     }
 
+    /// Returns the user that it runs as (the effective one, credentials(7)), or `None` if it has ended.
+    ///
+    /// # Errors
+    /// Fails if `/proc` cannot be read.
+    pub fn user(self) -> io::Result<Option<u32>> {
+        let text = match read(&format!("/proc/{}/status", self.pid)) {
+            Err(error)
+                if error.kind() == io::ErrorKind::NotFound
+                    || error.raw_os_error() == Some(Errno::SRCH.raw_os_error()) =>
+            {
+                return Ok(None);
+            }
+            text => text?,
+        };
+        // The real, the effective, the saved one, and that of the file system (`proc_pid_status(5)`).
+        let users = text.lines().find_map(|line| line.strip_prefix("Uid:"));
+        let user = users.and_then(|users| users.split_whitespace().nth(1)?.parse().ok());
+        Ok(user.filter(|_| self.is_alive().unwrap_or(false)))
+    }
+
     /// Returns a file that becomes readable when the process ends (`pidfd_open(2)`), or `None` if it has ended.
     ///
     /// # Errors
@@ -163,12 +183,15 @@ mod tests {
             program: OsStr::new("sleep"),
             arguments: vec!["600".into()],
             credentials: None,
+            groups: &[],
             directory: Path::new("/"),
             errors_apart: false,
         })
         .unwrap();
         let id = ProcessId::of(child.id()).unwrap().unwrap();
         assert_eq!(id.to_string().parse(), Ok(id));
+        let ours = rustix::process::geteuid().as_raw();
+        assert_eq!(id.user().unwrap(), Some(ours));
         assert!(id.is_alive().unwrap());
         let later = ProcessId { start: id.start + 1, ..id };
         assert!(!later.is_alive().unwrap(), "another process with the same number");

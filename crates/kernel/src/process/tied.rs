@@ -14,7 +14,10 @@ use std::{
 
 use super::fork;
 
-/// The numbers of the user and the group that a program runs as (credentials(7)), without supplementary groups.
+/// The directories of the system's programs.
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// The numbers of the user and the group that a program runs as (credentials(7)).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Credentials {
     /// The user.
@@ -39,7 +42,9 @@ pub struct Tied<'a> {
     pub arguments: Vec<OsString>,
     /// The user and group that it runs as; `None` stands for our own.
     pub credentials: Option<Credentials>,
-    /// Its working directory, which these credentials must be able to enter.
+    /// The groups of that user besides the group; none by default, not those that the host gives it (group(5)).
+    pub groups: &'a [u32],
+    /// Its working directory.
     pub directory: &'a Path,
     /// Gives standard error a pipe of its own, which these credentials can open anew as `/proc/self/fd/2`.
     pub errors_apart: bool,
@@ -49,6 +54,10 @@ pub struct Tied<'a> {
 /// thread that lives as long as the program shall, such as the main thread. Its standard input is empty. What it
 /// writes to standard output and error comes from one pipe, the child's `stdout`, in the order in which it was
 /// written; with [`Tied::errors_apart`], what it writes to standard error comes from the child's `stderr` instead.
+///
+/// Its environment is a `PATH` of the system's directories alone. It cannot gain privileges (prctl(2),
+/// `PR_SET_NO_NEW_PRIVS`), dumps no core, and has limits of open files and, unless it is root's, of processes
+/// (getrlimit(2)).
 ///
 /// The order matters: a change of the user forgets the signal (prctl(2), `PR_SET_PDEATHSIG`), so the user
 /// is changed first; and a parent that has ended in between is looked for after.
@@ -64,14 +73,14 @@ pub fn spawn_tied(tied: &Tied<'_>) -> io::Result<Child> {
     command
         .args(&tied.arguments)
         .current_dir(tied.directory)
+        .env_clear()
+        .env("PATH", PATH)
         // Ctrl-C in a terminal must not reach the program: this process decides how it ends.
         .process_group(0)
         .stdin(Stdio::null())
         .stdout(writer.try_clone()?)
         .stderr(errors_to.unwrap_or(writer));
-    if let Some(credentials) = tied.credentials {
-        command.gid(credentials.gid).uid(credentials.uid);
-    }
+    fork::confine(&mut command, tied.credentials, tied.groups)?;
     fork::end_with_us(&mut command);
     let mut child = command.spawn()?;
     child.stdout = Some(OwnedFd::from(reader).into());
@@ -100,6 +109,7 @@ mod tests {
             program: OsStr::new(program),
             arguments: arguments.iter().map(OsString::from).collect(),
             credentials: None,
+            groups: &[],
             directory: Path::new("/"),
             errors_apart: false,
         }
@@ -124,13 +134,35 @@ mod tests {
     #[test]
     fn a_tied_program_runs_with_its_credentials_in_its_directory() {
         let credentials = Some(Credentials { uid: 65_534, gid: 65_533 });
-        let mut child =
-            spawn_tied(&Tied { credentials, ..tied("sh", &["-c", "id -u; id -g; id -G; pwd"]) })
-                .unwrap();
+        let program = tied("sh", &["-c", "id -u; id -g; id -G; pwd"]);
+        let mut child = spawn_tied(&Tied { credentials, groups: &[107, 9], ..program }).unwrap();
         let mut text = String::new();
         child.stdout.take().unwrap().read_to_string(&mut text).unwrap();
         assert!(child.wait().unwrap().success());
-        assert_eq!(text, "65534\n65533\n65533\n/\n");
+        assert_eq!(text, "65534\n65533\n65533 9 107\n/\n");
+    }
+
+    #[cfg(privileged)]
+    #[test]
+    fn a_tied_program_is_confined() {
+        let script = "env; grep NoNewPrivs /proc/self/status; ulimit -c; ulimit -n; ulimit -u";
+        let confined = |credentials| {
+            let mut child =
+                spawn_tied(&Tied { credentials, ..tied("bash", &["-c", script]) }).unwrap();
+            let mut text = String::new();
+            child.stdout.take().unwrap().read_to_string(&mut text).unwrap();
+            assert!(child.wait().unwrap().success());
+            text
+        };
+        let text = confined(Some(Credentials { uid: 65_534, gid: 65_534 }));
+        assert!(text.contains(&format!("PATH={PATH}\n")), "{text}");
+        // These are the shell's own.
+        let own = ["PATH=", "PWD=", "SHLVL=", "_="];
+        let (variables, rest) = text.split_once("NoNewPrivs:").unwrap();
+        assert!(variables.lines().all(|line| own.iter().any(|o| line.starts_with(o))), "{text}");
+        assert_eq!(rest, "\t1\n0\n4096\n512\n");
+        // Root's processes are all of the system.
+        assert!(!confined(None).ends_with("\n512\n"));
     }
 
     #[cfg(privileged)]

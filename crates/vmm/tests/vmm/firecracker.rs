@@ -171,6 +171,7 @@ impl AtHand {
             program: "unshare".as_ref(),
             arguments,
             credentials: None,
+            groups: &[],
             directory: Path::new("/"),
             errors_apart: false,
         });

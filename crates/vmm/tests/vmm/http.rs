@@ -7,6 +7,7 @@ use std::{
         fd::OwnedFd,
         unix::net::{UnixListener, UnixStream},
     },
+    path::Path,
     thread,
     time::Duration,
 };
@@ -20,7 +21,7 @@ use serde_json::json;
 
 use crate::{
     directory::Directory,
-    server::{HttpRequest, LONG, Play, Reply, Server},
+    server::{HttpRequest, LONG, Play, Reply, Server, answer},
 };
 
 /// A short time, but longer than an immediate event takes.
@@ -303,4 +304,30 @@ fn wait_fails_at_its_time_limit() {
     // The path can never become a socket.
     let error = Client::new(directory.file("file").join("x"), LONG).wait(|| true).unwrap_err();
     assert!(chain(&error).ends_with("Not a directory (os error 20)"), "{}", chain(&error));
+}
+
+#[test]
+fn only_the_socket_of_the_right_user_is_spoken_to() {
+    let server = Server::start(Always(answer(200, None)));
+    let ours = rustix::process::geteuid().as_raw();
+    let ask = |socket: &Path, user| {
+        let client = Client::new(socket, SHORT).served_by(user);
+        client.exchange(&ApiCall::get("/x")).map_err(|error| chain(&error))
+    };
+    assert_eq!(ask(&server.socket(), ours).unwrap().status, 200);
+    let received = server.received().len();
+    let other = ask(&server.socket(), ours + 1).unwrap_err();
+    let expected = format!("user {ours} listens, and not user {}", ours + 1);
+    assert!(other.ends_with(&expected), "{other}");
+    // A link may lead to the socket of another service.
+    let link = server.directory().path("link.sock");
+    std::os::unix::fs::symlink(server.socket(), &link).unwrap();
+    let linked = ask(&link, ours).unwrap_err();
+    assert!(linked.ends_with(": cannot connect: it is no socket"), "{linked}");
+    let file = server.directory().file("file.sock");
+    assert!(ask(&file, ours).unwrap_err().ends_with(": it is no socket"));
+    assert_eq!(server.received().len(), received, "nothing is said to another");
+    let missing = Client::new(server.directory().path("none"), SHORT).served_by(ours);
+    let missing = missing.wait(|| true).unwrap_err();
+    assert!(matches!(missing, HttpError::NotListening { .. }), "{missing}");
 }

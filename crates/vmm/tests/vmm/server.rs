@@ -75,8 +75,12 @@ impl Server {
     }
 
     /// Starts a server on this socket, which must not exist yet.
-    pub(crate) fn at(socket: PathBuf, mut player: impl Play) -> Self {
+    pub(crate) fn at(socket: PathBuf, player: impl Play) -> Self {
         let listener = UnixListener::bind(&socket).expect("a socket");
+        Self::on(socket, listener, player)
+    }
+
+    fn on(socket: PathBuf, listener: UnixListener, mut player: impl Play) -> Self {
         let received = Arc::new(Mutex::new(Vec::new()));
         let stop = Arc::new(AtomicBool::new(false));
         let thread = {
@@ -91,6 +95,19 @@ impl Server {
             })
         };
         Self { directory: None, socket, received, stop, thread: Some(thread) }
+    }
+
+    /// Starts a server as this user: the kernel tells its clients so (unix(7), `SO_PEERCRED`).
+    #[allow(dead_code, reason = "only the tests in netns use it")]
+    pub(crate) fn at_as(user: u32, socket: PathBuf, player: impl Play) -> Self {
+        let user = rustix::process::Uid::from_raw(user);
+        let listen = || {
+            // A user of one thread only.
+            rustix::thread::set_thread_res_uid(user, user, user).expect("to become a user");
+            UnixListener::bind(&socket).expect("a socket")
+        };
+        let listener = thread::scope(|scope| scope.spawn(listen).join());
+        Self::on(socket, listener.expect("no panic"), player)
     }
 
     /// Returns a directory that exists as long as the server.
