@@ -225,6 +225,32 @@ pub(crate) struct RunArgs {
     /// Act as that supervisor.
     #[arg(long, hide = true, conflicts_with = "detach")]
     pub(crate) supervise: bool,
+    /// A directory with definitions, whose images they may name.
+    #[arg(long, hide = true, value_name = "DIR")]
+    pub(crate) beside: Vec<PathBuf>,
+    #[command(flatten)]
+    pub(crate) vmm: VmmArgs,
+}
+
+/// Settings of microVMs that may also come from the environment or the configuration file.
+#[derive(Debug, Clone, ClapArgs)]
+pub(crate) struct VmmArgs {
+    /// Directories that definitions may name images in, separated by commas [default: that of the definition, /srv,
+    /// /var/lib].
+    #[arg(long, value_name = "DIR", env = "RIKLET_SDN_IMAGE_ROOTS", hide_env_values = true)]
+    #[arg(value_delimiter = ',')]
+    pub(crate) image_roots: Vec<PathBuf>,
+    /// Directory of downloaded images, and of copies of images [default: /var/lib/riklet-sdn/images].
+    #[arg(long, value_name = "DIR", env = "RIKLET_SDN_IMAGE_DIR", hide_env_values = true)]
+    pub(crate) image_dir: Option<PathBuf>,
+    /// Let servers of images redirect to addresses of private networks.
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    #[arg(
+        env = "RIKLET_SDN_PRIVATE_REDIRECTS",
+        hide_env_values = true,
+        hide_possible_values = true
+    )]
+    pub(crate) private_redirects: Option<bool>,
 }
 
 #[derive(Debug, ClapArgs)]

@@ -4,7 +4,11 @@ use riklet_api::SettingsDocument;
 use riklet_core::model::Mtu;
 use riklet_sdn::{Config, FirewallChoice};
 
-use super::{args::NodeArgs, error::CliError, input};
+use super::{
+    args::{NodeArgs, VmmArgs},
+    error::CliError,
+    input,
+};
 
 /// The configuration file, which need not exist. A file that `--config` names must exist.
 const DEFAULT: &str = "/etc/riklet-sdn/config.toml";
@@ -49,6 +53,17 @@ pub(crate) fn conflict(args: &NodeArgs, settings: &SettingsDocument) -> Option<C
         .or_else(|| differs("uplink", wanted, used))
         .or_else(|| differs("mtu", text(args.mtu.map(Mtu::bytes)), text(settings.mtu)))
         .or_else(|| differs("mark-mask", mask, Some(settings.mark_mask.clone())))
+}
+
+/// Loads the configuration with the settings of microVMs, each from flags and the environment before the file.
+pub(crate) fn load_for_run(args: &NodeArgs, vmm: &VmmArgs) -> Result<Config, CliError> {
+    let mut config = load(args)?;
+    let VmmArgs { image_roots, image_dir, private_redirects } = vmm.clone();
+    let of_file = config.vmm.image_roots.take();
+    config.vmm.image_roots = Some(image_roots).filter(|roots| !roots.is_empty()).or(of_file);
+    config.vmm.image_dir = image_dir.unwrap_or(config.vmm.image_dir);
+    config.vmm.private_redirects = private_redirects.unwrap_or(config.vmm.private_redirects);
+    Ok(config)
 }
 
 /// Loads the configuration: from flags and the environment, then the file, then the defaults.

@@ -90,7 +90,10 @@ fn dispatch(args: Args) -> Result<ExitCode, CliError> {
             let config = config::load(&args.node)?;
             serve::run(config, serve)
         }
-        Command::Run(run) => run::run(&mut local()?, &run, output),
+        Command::Run(run) => {
+            let config = config::load_for_run(&args.node, &run.vmm)?;
+            run::run(&mut Node::new(config), &run, output)
+        }
         Command::Ps => ps::run(local()?.config(), output),
         Command::Logs(logs) => logs::run(local()?.config(), &logs, output),
         Command::Stop(stop) => stop::run(&mut local()?, &stop, output),

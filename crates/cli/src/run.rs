@@ -7,6 +7,7 @@ mod signals;
 
 use std::{
     os::fd::AsFd,
+    path::{Path, PathBuf},
     process::ExitCode,
     time::{Duration, SystemTime},
 };
@@ -53,7 +54,9 @@ pub(crate) fn run<K: Kernel>(
         output.remark(&format!("{}: its supervisor died; cleared away what it left", run.name));
     }
     supervisor::refuse_recorded(node, workloads.iter().map(Workload::name))?;
-    let prepared = supervisor::prepare(node, &workloads, |image| progress::shown(image, output))?;
+    let beside = beside(args)?;
+    let shown = |image: &str| progress::shown(image, output);
+    let prepared = supervisor::prepare(node, &workloads, &beside, shown)?;
     let signals = Signals::watch().map_err(|source| CliError::Signals { source })?;
     let options = Options {
         ready_timeout: Duration::from_secs(args.ready_timeout.into()),
@@ -67,6 +70,21 @@ pub(crate) fn run<K: Kernel>(
     let sound = supervised?;
     shown?;
     Ok(if sound { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Returns the directories of the definitions, whose images they may name; that of standard input is the current one.
+pub(super) fn beside(args: &RunArgs) -> Result<Vec<PathBuf>, CliError> {
+    if !args.beside.is_empty() {
+        return Ok(args.beside.clone());
+    }
+    let of = |file: &PathBuf| {
+        let is_input = file == Path::new("-");
+        let directory = file.parent().filter(|parent| !is_input && !parent.as_os_str().is_empty());
+        let directory = directory.unwrap_or(Path::new("."));
+        let failed = |source| CliError::Read { path: directory.to_owned(), source };
+        std::path::absolute(directory).map_err(failed)
+    };
+    args.files.iter().map(of).collect()
 }
 
 /// Prints the progress of a supervisor.

@@ -1,6 +1,10 @@
 mod file;
 
-use std::{collections::BTreeSet, ffi::OsString, path::PathBuf};
+use std::{
+    collections::BTreeSet,
+    ffi::OsString,
+    path::{Path, PathBuf},
+};
 
 pub use file::{ConfigError, ConfigReason};
 
@@ -14,6 +18,12 @@ pub const DEFAULT_STATE_DIR: &str = "/run/riklet-sdn";
 
 /// The name of the daemon's socket in the state directory, by default.
 pub const API_SOCKET: &str = "api.sock";
+
+/// The default directory of images. They may be larger than what fits into `/run`, which is in memory.
+pub const DEFAULT_IMAGE_DIR: &str = "/var/lib/riklet-sdn/images";
+
+/// The directories that definitions may name images in, by default.
+pub const DEFAULT_IMAGE_ROOTS: [&str; 2] = ["/srv", "/var/lib"];
 
 /// The settings of a node. None is required.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,6 +44,21 @@ pub struct Config {
     pub mark_mask: Option<MarkMask>,
     /// The daemon's socket; `None` is [`API_SOCKET`] in the state directory.
     pub api: Option<PathBuf>,
+    /// The settings of microVMs.
+    pub vmm: VmmConfig,
+}
+
+/// The settings of microVMs. None is required.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct VmmConfig {
+    /// The directory of downloaded images, and of private copies of images.
+    pub image_dir: PathBuf,
+    /// The directories that definitions may name images in; `None` is [`DEFAULT_IMAGE_ROOTS`] and the directories of the
+    /// definitions.
+    pub image_roots: Option<Vec<PathBuf>>,
+    /// Lets servers of images redirect to addresses of private networks.
+    pub private_redirects: bool,
 }
 
 impl Default for Config {
@@ -46,7 +71,30 @@ impl Default for Config {
             mtu: None,
             mark_mask: None,
             api: None,
+            vmm: VmmConfig::default(),
         }
+    }
+}
+
+impl Default for VmmConfig {
+    fn default() -> Self {
+        Self {
+            image_dir: PathBuf::from(DEFAULT_IMAGE_DIR),
+            image_roots: None,
+            private_redirects: false,
+        }
+    }
+}
+
+impl VmmConfig {
+    /// Returns the settings that are not defaults, by the keys of the configuration file.
+    #[must_use]
+    pub fn settings(&self) -> Vec<(&'static str, OsString)> {
+        let Self { image_dir, image_roots, private_redirects } = self;
+        let roots = image_roots.iter().flatten().map(|root| ("image_roots", root.into()));
+        let dir = (image_dir != Path::new(DEFAULT_IMAGE_DIR)).then(|| image_dir.into());
+        let redirects = private_redirects.then(|| ("private_redirects", "true".into()));
+        roots.chain(dir.map(|dir| ("image_dir", dir))).chain(redirects).collect()
     }
 }
 
@@ -57,10 +105,11 @@ impl Config {
         Self { state_dir: state_dir.into(), ..Self::default() }
     }
 
-    /// Returns the settings, by the keys of the configuration file, except those that are left to defaults of the host.
+    /// Returns the settings, by the keys of the configuration file, except those that are left to defaults of the host, and
+    /// those of microVMs.
     #[must_use]
     pub fn settings(&self) -> Vec<(&'static str, OsString)> {
-        let Self { state_dir, firewall, pool, uplinks, mtu, mark_mask, api } = self;
+        let Self { state_dir, firewall, pool, uplinks, mtu, mark_mask, api, vmm: _ } = self;
         let mut settings =
             vec![("state_dir", state_dir.into()), ("firewall", firewall.as_str().into())];
         settings.extend(pool.map(|pool| ("pool", pool.to_string().into())));

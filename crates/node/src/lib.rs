@@ -107,8 +107,8 @@ mod views;
 mod warm;
 
 pub use config::{
-    API_SOCKET, Config, ConfigError, ConfigReason, DEFAULT_STATE_DIR, FirewallChoice,
-    FirewallChoiceError,
+    API_SOCKET, Config, ConfigError, ConfigReason, DEFAULT_IMAGE_DIR, DEFAULT_IMAGE_ROOTS,
+    DEFAULT_STATE_DIR, FirewallChoice, FirewallChoiceError, VmmConfig,
 };
 pub use error::{Failure, InstanceError, NodeError};
 pub use inspect::{Inspection, ListedInstance};

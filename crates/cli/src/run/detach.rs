@@ -91,7 +91,7 @@ fn supervise(
     let log = directory.join("supervisor.log");
     let program = std::env::current_exe()?;
     let definition = definition::to_json(workload);
-    let arguments = arguments(config, args, output);
+    let arguments = arguments(config, args, output).map_err(io::Error::other)?;
     let mut child =
         process::spawn_detached(&program, &arguments, definition.as_bytes(), empty(&log)?)?;
     let mut announced = String::new();
@@ -122,7 +122,7 @@ fn forget(log: &Path) {
 /// Returns the arguments of the supervisor: the settings of this process, from whatever source. Settings without an
 /// option get their defaults, also if a configuration file exists. Relative paths stay valid, since the working
 /// directory stays.
-fn arguments(config: &Config, args: &RunArgs, output: Output) -> Vec<OsString> {
+fn arguments(config: &Config, args: &RunArgs, output: Output) -> Result<Vec<OsString>, CliError> {
     let mut all: Vec<OsString> = ["--config", "/dev/null"].map(OsString::from).into();
     // `run` works by itself and uses no daemon.
     for (key, value) in config.settings().into_iter().filter(|(key, _)| *key != "api") {
@@ -137,8 +137,14 @@ fn arguments(config: &Config, args: &RunArgs, output: Output) -> Vec<OsString> {
     if args.no_wait {
         all.push("--no-wait".into());
     }
+    for (key, value) in config.vmm.settings() {
+        all.extend([format!("--{}", key.replace('_', "-")).into(), value]);
+    }
+    for directory in super::beside(args)? {
+        all.extend(["--beside".into(), directory.into()]);
+    }
     all.push("-".into());
-    all
+    Ok(all)
 }
 
 fn empty(log: &Path) -> io::Result<File> {

@@ -223,15 +223,23 @@ fn every_command_has_help_with_one_example() {
       <FILE>...  Files with definitions in JSON or YAML; `-` is standard input
 
     Options:
-          --ready-timeout <SECONDS>  Time limit for the guests to boot and their published ports to
-                                     answer, in seconds [default: 10]
-          --no-wait                  Do not wait until the published ports answer
-          --console                  Print the guest's console while it runs; for a single function
-          --raw                      Print control characters of the console as they are, also to a
-                                     terminal
-          --detach                   Return once all functions are ready; a supervisor stays and
-                                     outlives the terminal
-      -h, --help                     Print help
+          --ready-timeout <SECONDS>     Time limit for the guests to boot and their published ports to
+                                        answer, in seconds [default: 10]
+          --no-wait                     Do not wait until the published ports answer
+          --console                     Print the guest's console while it runs; for a single function
+          --raw                         Print control characters of the console as they are, also to a
+                                        terminal
+          --detach                      Return once all functions are ready; a supervisor stays and
+                                        outlives the terminal
+          --image-roots <DIR>           Directories that definitions may name images in, separated by
+                                        commas [default: that of the definition, /srv, /var/lib] [env:
+                                        RIKLET_SDN_IMAGE_ROOTS]
+          --image-dir <DIR>             Directory of downloaded images, and of copies of images
+                                        [default: /var/lib/riklet-sdn/images] [env:
+                                        RIKLET_SDN_IMAGE_DIR]
+          --private-redirects [<BOOL>]  Let servers of images redirect to addresses of private networks
+                                        [env: RIKLET_SDN_PRIVATE_REDIRECTS]
+      -h, --help                        Print help
       riklet-sdn run examples/hello.json
 
     List running functions, and how earlier runs ended

@@ -241,6 +241,47 @@ fn failed_downloads_are_reported() {
     ]);
 }
 
+#[test]
+fn files_outside_of_the_image_roots_are_refused() {
+    let mut site = Site::new();
+    // By default images may be beside the definition, and in two directories of the host.
+    site.world.environment.remove("RIKLET_SDN_IMAGE_ROOTS");
+    let here = site.world.directory.path().to_owned();
+    let run = |site: &Site, kernel: &Path, rootfs: &str| {
+        let execution = json!({
+            "vmm": "firecracker", "kernel": kernel, "rootfs": rootfs, "readOnly": true,
+        });
+        let path = site.path("hello.json");
+        let mut definition = fs::File::create(&path).expect("a file");
+        definition.write_all(hello(execution).to_string().as_bytes()).expect("a short file");
+        let path = path.to_str().expect("UTF-8");
+        site.world.riklet_with(Kvm::Opens, &["run", "--detach", "--ready-timeout", "1", path], "")
+    };
+    let outside = |role: &str, path: &str| {
+        format!(
+            "error: hello cannot be run: the {role} {path} is outside of {}, /srv, /var/lib\n",
+            here.display()
+        )
+    };
+    let vmlinux = site.path("vmlinux");
+    let complaint = run(&site, &vmlinux, "/etc/shadow").failure(2);
+    assert!(complaint.starts_with(&outside("rootfs", "/etc/shadow")), "{complaint}");
+    let complaint = run(&site, Path::new("/proc/self/mem"), "/etc/shadow").failure(2);
+    assert!(complaint.starts_with(&outside("kernel", "/proc/self/mem")), "{complaint}");
+    assert!(!site.program.has_started());
+    // Beside the definition; the detached supervisor, which gets it by a pipe, knows where it is.
+    let rootfs = site.path("rootfs");
+    let complaint = run(&site, &vmlinux, rootfs.to_str().expect("UTF-8")).failure(1);
+    assert!(complaint.contains("firecracker does not serve its API"), "{complaint}");
+    assert!(site.program.has_started());
+    // The configuration names other directories.
+    let mut config =
+        fs::File::create(&site.world.environment["RIKLET_SDN_CONFIG"]).expect("a file");
+    config.write_all(b"image_roots = \"/opt\"\n").expect("a short file");
+    let complaint = run(&site, &vmlinux, "/etc/shadow").failure(2);
+    assert!(complaint.contains(" is outside of /opt\n"), "{complaint}");
+}
+
 /// The stage of its start that a guest reaches.
 #[derive(Debug, Clone, Copy)]
 enum Reached {

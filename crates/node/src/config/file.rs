@@ -18,7 +18,18 @@ use riklet_core::{
     nearest::nearest,
 };
 
-const KEYS: [&str; 7] = ["firewall", "pool", "uplink", "mtu", "mark_mask", "state_dir", "api"];
+const KEYS: [&str; 10] = [
+    "firewall",
+    "pool",
+    "uplink",
+    "mtu",
+    "mark_mask",
+    "state_dir",
+    "api",
+    "image_dir",
+    "image_roots",
+    "private_redirects",
+];
 
 /// An error in a configuration file, with its location: `FILE:LINE:COLUMN: KEY: REASON`.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -124,6 +135,9 @@ fn set(config: &mut Config, key: &str, value: &DeValue<'_>) -> Result<(), Config
         "mark_mask" => config.mark_mask = Some(mark_mask(value)?),
         "state_dir" => config.state_dir = absolute(value)?,
         "api" => config.api = Some(absolute(value)?),
+        "image_dir" => config.vmm.image_dir = absolute(value)?,
+        "image_roots" => config.vmm.image_roots = Some(directories(value)?),
+        "private_redirects" => config.vmm.private_redirects = boolean(value)?,
         _ => return Err(ConfigReason::UnknownKey { nearest: nearest(key, KEYS) }),
     }
     Ok(())
@@ -144,6 +158,18 @@ fn uplinks(value: &DeValue<'_>) -> Result<BTreeSet<InterfaceName>, ConfigReason>
         DeValue::Array(items) => items.iter().map(|item| name(item.get_ref())).collect(),
         one => name(one).map(|name| BTreeSet::from([name])),
     }
+}
+
+/// Reads one absolute path, or a list of them.
+fn directories(value: &DeValue<'_>) -> Result<Vec<PathBuf>, ConfigReason> {
+    match value {
+        DeValue::Array(items) => items.iter().map(|item| absolute(item.get_ref())).collect(),
+        one => absolute(one).map(|path| vec![path]),
+    }
+}
+
+fn boolean(value: &DeValue<'_>) -> Result<bool, ConfigReason> {
+    value.as_bool().ok_or_else(|| unexpected("a boolean", value))
 }
 
 fn mtu(value: &DeValue<'_>) -> Result<Mtu, ConfigReason> {
@@ -196,11 +222,15 @@ mod tests {
     fn every_key_is_read() {
         let text = "# a comment\nfirewall = \"nftables\"\npool = \"10.9.0.0/16\"\n\
              uplink = [\"eth0\", \"wlan0\"]\nmtu = 0x578\nmark_mask = 0x7f00\nstate_dir = \"/var/lib/riklet-sdn\"\n\
-             api = \"/run/node.sock\"\n";
+             api = \"/run/node.sock\"\nimage_dir = \"/data\"\nimage_roots = [\"/srv\", \"/opt\"]\n\
+             private_redirects = true\n";
         let config = Config::parse("config.toml", text).unwrap();
         assert_eq!(config.firewall, FirewallChoice::Nftables);
         assert_eq!(config.pool.unwrap().to_string(), "10.9.0.0/16");
         assert_eq!(config.socket(), Path::new("/run/node.sock"));
+        assert_eq!(config.vmm.image_dir, Path::new("/data"));
+        assert_eq!(config.vmm.image_roots, Some(vec!["/srv".into(), "/opt".into()]));
+        assert!(config.vmm.private_redirects);
         assert_eq!(config.uplinks.unwrap().len(), 2);
         assert_eq!(config.mtu.unwrap().bytes(), 1400);
         assert_eq!(config.mark_mask.unwrap().of_uplinks(), 0x700);
@@ -232,13 +262,15 @@ mod tests {
             "state_dir = \"\"",
             "state_dir = \"run\"",
             "api = \"api.sock\"",
+            "image_roots = [\"/srv\", \"images\"]",
+            "private_redirects = 1",
             "mtu = 1500\nmtu = 1400",
             "# é\nmtu",
             "pool = \"10.9.0.0/16",
         ];
         let refused = texts.map(|text| Config::parse("c.toml", text).unwrap_err().to_string());
         insta::assert_snapshot!(refused.join("\n"), @r#"
-        c.toml:2:1: colour: unknown key; expected one of firewall, pool, uplink, mtu, mark_mask, state_dir, api
+        c.toml:2:1: colour: unknown key; expected one of firewall, pool, uplink, mtu, mark_mask, state_dir, api, image_dir, image_roots, private_redirects
         c.toml:1:1: firewal: unknown key; did you mean "firewall"?
         c.toml:1:1: state-dir: unknown key; did you mean "state_dir"?
         c.toml:1:12: firewall: "ufw" is not auto, iptables or nftables
@@ -256,6 +288,8 @@ mod tests {
         c.toml:1:13: state_dir: "" is not an absolute path
         c.toml:1:13: state_dir: "run" is not an absolute path
         c.toml:1:7: api: "api.sock" is not an absolute path
+        c.toml:1:15: image_roots: "images" is not an absolute path
+        c.toml:1:21: private_redirects: expected a boolean, found a number
         c.toml:2:1: not valid TOML: duplicate key
         c.toml:2:4: not valid TOML: key with no value, expected `=`
         c.toml:1:20: not valid TOML: invalid basic string, expected `"`

@@ -1,18 +1,36 @@
 //! The HTTP client, and the interpretation of its errors.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{error::Error as StdError, io, path::PathBuf, sync::Arc, time::Duration};
 
 use rustls::{CertificateError, crypto::ring};
 use ureq::{
     Agent, Timeout,
     tls::{Certificate, RootCerts, TlsConfig},
+    unversioned::transport::DefaultConnector,
 };
 
-use super::{ImageError, part::DownloadTarget};
+use super::{
+    ImageError,
+    part::DownloadTarget,
+    resolver::{Internal, PublicOnly},
+};
 
 /// Limits and options of the HTTP client.
 #[derive(Debug, Clone)]
 pub struct Settings {
+    /// The directory of the downloads; `None` is `images` in the state directory.
+    pub directory: Option<PathBuf>,
+    /// The directories that files may be in, also after symbolic links are followed; `None` is everywhere.
+    pub roots: Option<Vec<PathBuf>>,
+    /// The largest image that is downloaded, in bytes.
+    pub most: u64,
+    /// The time limit of a whole download, over all its connections.
+    pub whole: Duration,
+    /// The bytes that a download leaves free on its file system.
+    pub spare: u64,
+    /// Follows redirects to other hosts at addresses that are not public: of private networks, of this host, link-local
+    /// ones. A host that a URL names itself may have any address.
+    pub private_redirects: bool,
     /// The time limit of resolving the host's name, and then of connecting, with TLS.
     pub connect: Duration,
     /// The time limit for the next byte.
@@ -34,6 +52,12 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         Self {
+            directory: None,
+            roots: None,
+            most: 64 << 30,
+            whole: Duration::from_hours(1),
+            spare: 64 << 20,
+            private_redirects: false,
             connect: Duration::from_secs(10),
             silence: Duration::from_secs(30),
             retries: 3,
@@ -62,7 +86,8 @@ pub(super) fn agent(settings: &Settings, target: &DownloadTarget) -> Agent {
     if !settings.proxies {
         config = config.proxy(None);
     }
-    config.build().new_agent()
+    let resolver = PublicOnly::new(settings.private_redirects, &target.url);
+    Agent::with_parts(config.build(), DefaultConnector::default(), resolver)
 }
 
 fn tls(settings: &Settings) -> TlsConfig {
@@ -120,6 +145,10 @@ pub(super) fn refusal(
         ureq::Error::TooManyRedirects => {
             ImageError::Redirects { role, url, limit: settings.redirects }
         }
+        ureq::Error::Other(source) if internal(&*source).is_some() => {
+            let to = internal(&*source).cloned().unwrap_or_default();
+            ImageError::InternalRedirect { role, url, to: to.host, address: to.address }
+        }
         ureq::Error::RequireHttpsOnly(_) => ImageError::Downgrade { role, url },
         ureq::Error::Io(source) => match certificate(&source) {
             Some(error) => ImageError::Certificate { role, url, why: reason(error) },
@@ -133,6 +162,10 @@ pub(super) fn refusal(
         | ureq::Error::Rustls(_) => ImageError::Unreachable { role, url, source: error.into() },
         _ => ImageError::Answer { role, url, source: error.into() },
     }
+}
+
+fn internal<'a>(error: &'a (dyn StdError + Send + Sync + 'static)) -> Option<&'a Internal> {
+    error.downcast_ref()
 }
 
 fn certificate(error: &io::Error) -> Option<&CertificateError> {

@@ -1,6 +1,11 @@
 //! Downloads a file, from the part that is already there to the whole file.
 
-use std::{error::Error, io::Read, thread};
+use std::{
+    error::Error,
+    io::Read,
+    thread,
+    time::{Duration, Instant},
+};
 
 use ureq::{
     Agent, Body,
@@ -15,6 +20,9 @@ use super::{
     part::{DownloadTarget, Part},
 };
 
+/// The number of bytes after which the room on the file system is looked at again.
+const LOOK: u64 = 16 << 20;
+
 /// One download.
 pub(super) struct Download<'a> {
     target: &'a DownloadTarget,
@@ -22,6 +30,7 @@ pub(super) struct Download<'a> {
     agent: Agent,
     settings: &'a Settings,
     progress: &'a mut dyn FnMut(Progress),
+    begun: Instant,
 }
 
 /// The reason why an attempt did not receive the whole file.
@@ -44,14 +53,16 @@ impl<'a> Download<'a> {
         settings: &'a Settings,
         progress: &'a mut dyn FnMut(Progress),
     ) -> Self {
-        Self { target, part, agent: client::agent(settings, target), settings, progress }
+        let agent = client::agent(settings, target);
+        Self { target, part, agent, settings, progress, begun: now() }
     }
 
     /// Downloads the file and puts it in its place.
     pub(super) fn run(mut self, expected: Option<Digest>) -> Result<(), ImageError> {
         let (role, url) = (self.target.role, self.target.url.clone());
         if let Err(error) = self.complete(expected.is_some()) {
-            if self.part.begun().is_none() {
+            let useless = matches!(error, ImageError::TooLarge { .. });
+            if useless || self.part.begun().is_none() {
                 self.part.discard()?;
             }
             return Err(error);
@@ -71,6 +82,7 @@ impl<'a> Download<'a> {
     fn complete(&mut self, checked: bool) -> Result<(), ImageError> {
         let mut breaks = 0;
         while !self.part.is_whole() {
+            self.left()?;
             match self.attempt(checked) {
                 Ok(()) => return Ok(()),
                 Err(Stop::Final(error)) => return Err(error),
@@ -89,6 +101,25 @@ impl<'a> Download<'a> {
         Ok(())
     }
 
+    /// Returns the time that is left for the whole download.
+    fn left(&self) -> Result<Duration, ImageError> {
+        let limit = self.settings.whole;
+        let left = limit.saturating_sub(now().duration_since(self.begun));
+        if left.is_zero() {
+            let (role, url) = (self.target.role, self.target.url.clone());
+            return Err(ImageError::TooSlow { role, url, limit });
+        }
+        Ok(left)
+    }
+
+    /// Refuses an image of this size, if it is known.
+    fn refuse_large(&self, total: Option<u64>) -> Result<(), ImageError> {
+        let most = self.settings.most;
+        let (role, url) = (self.target.role, self.target.url.clone());
+        let large = total.is_some_and(|total| total > most);
+        if large { Err(ImageError::TooLarge { role, url, most }) } else { Ok(()) }
+    }
+
     fn attempt(&mut self, checked: bool) -> Result<(), Stop> {
         let (role, url) = (self.target.role, self.target.url.clone());
         let begun = self.part.begun();
@@ -100,15 +131,17 @@ impl<'a> Download<'a> {
         }
         let total = match verdict {
             Verdict::Whole { total, validator } => {
-                self.part.begin(total, validator)?;
+                self.refuse_large(total)?;
+                self.part.begin(total, validator, self.settings.spare)?;
                 total
             }
             Verdict::Rest { total } => {
-                self.part.reserve(total)?;
+                self.refuse_large(total)?;
+                self.part.reserve(total, self.settings.spare)?;
                 total
             }
             Verdict::Endless if checked => {
-                self.part.begin(None, None)?;
+                self.part.begin(None, None, self.settings.spare)?;
                 None
             }
             Verdict::Endless => return Err(ImageError::UnknownLength { role, url }.into()),
@@ -121,7 +154,8 @@ impl<'a> Download<'a> {
     }
 
     fn ask(&self, begun: Option<&answer::Begun>) -> Result<Response<Body>, Stop> {
-        let mut request = self.agent.get(self.target.url.as_str());
+        let request = self.agent.get(self.target.url.as_str()).config();
+        let mut request = request.timeout_global(Some(self.left()?)).build();
         if let Some(begun) = begun {
             request = request
                 .header(header::RANGE, format!("bytes={}-", begun.received))
@@ -131,14 +165,21 @@ impl<'a> Download<'a> {
             if client::is_break(&error) {
                 Stop::Break(error.into_io().into(), begun.and_then(|begun| begun.total))
             } else {
-                Stop::Final(client::refusal(self.settings, self.target, error))
+                self.refused(error)
             }
         })
+    }
+
+    fn refused(&self, error: ureq::Error) -> Stop {
+        // The client's limit of the whole is ours.
+        let late = self.left().err();
+        Stop::Final(late.unwrap_or_else(|| client::refusal(self.settings, self.target, error)))
     }
 
     fn receive(&mut self, response: Response<Body>, total: Option<u64>) -> Result<(), Stop> {
         let mut body = response.into_body().into_reader();
         let mut buffer = vec![0; CHUNK];
+        let mut looked = self.part.received();
         loop {
             (self.progress)(Progress { received: self.part.received(), total, waiting: false });
             let length = match body.read(&mut buffer) {
@@ -151,6 +192,12 @@ impl<'a> Download<'a> {
                 return if missing { Err(ended()) } else { Ok(()) };
             }
             self.part.append(buffer.get(..length).unwrap_or_default())?;
+            self.refuse_large(Some(self.part.received()))?;
+            if self.part.received() >= looked + LOOK {
+                looked = self.part.received();
+                self.part.refuse_full(self.settings.spare)?;
+            }
+            self.left()?;
             if let Some(stated) = total.filter(|total| *total < self.part.received()) {
                 let (role, url) = (self.target.role, self.target.url.clone());
                 return Err(ImageError::Length { role, url, stated }.into());
@@ -166,9 +213,14 @@ impl<'a> Download<'a> {
         } else if client::is_break(&error) {
             Stop::Break(error.into_io().into(), total)
         } else {
-            Stop::Final(client::refusal(self.settings, self.target, error))
+            self.refused(error)
         }
     }
+}
+
+#[expect(clippy::disallowed_methods, reason = "how long a download takes is measured here")]
+fn now() -> Instant {
+    Instant::now()
 }
 
 #[expect(clippy::disallowed_methods, reason = "no event tells that a server is well again")]

@@ -1,4 +1,4 @@
-use std::{error::Error, io, path::PathBuf, time::Duration};
+use std::{error::Error, io, net::IpAddr, path::PathBuf, time::Duration};
 
 use super::{Access, Digest, Role, SourceError, Url};
 use riklet_kernel::process::Credentials;
@@ -24,6 +24,16 @@ pub enum ImageError {
         path: PathBuf,
         /// The kernel's own words.
         source: io::Error,
+    },
+    /// It is in none of the directories that images may be in.
+    #[error("the {role} {} is outside of {}", path.display(), listed(roots))]
+    Outside {
+        /// The role of the image.
+        role: Role,
+        /// The path of the file.
+        path: PathBuf,
+        /// The directories.
+        roots: Vec<PathBuf>,
     },
     /// It is not a file.
     #[error("the {role} {} is {found}, not a file", path.display())]
@@ -147,6 +157,40 @@ pub enum ImageError {
         /// The number of redirects that are followed.
         limit: u32,
     },
+    /// The server redirects into a network that is not public.
+    #[error(
+        "cannot download the {role} {url}: it redirects to {to}, at {address}, which is not a public address"
+    )]
+    InternalRedirect {
+        /// The role of the image.
+        role: Role,
+        /// Its URL.
+        url: Url,
+        /// The host.
+        to: String,
+        /// The host's address.
+        address: IpAddr,
+    },
+    /// It is larger than what is downloaded.
+    #[error("cannot download the {role} {url}: it is larger than {} MiB, the most that is downloaded", most >> 20)]
+    TooLarge {
+        /// The role of the image.
+        role: Role,
+        /// Its URL.
+        url: Url,
+        /// The largest size in bytes.
+        most: u64,
+    },
+    /// The whole download takes too long. The received part is kept if the server can resume from there.
+    #[error("the download of the {role} {url} is not complete after {limit:?}")]
+    TooSlow {
+        /// The role of the image.
+        role: Role,
+        /// Its URL.
+        url: Url,
+        /// The time limit.
+        limit: Duration,
+    },
     /// The server redirects from https to http.
     #[error("cannot download the {role} {url}: it redirects from https to http")]
     Downgrade {
@@ -232,6 +276,7 @@ impl ImageError {
         matches!(
             self,
             Self::Source { .. }
+                | Self::Outside { .. }
                 | Self::Find { .. }
                 | Self::Sort { .. }
                 | Self::Open { .. }
@@ -268,10 +313,19 @@ impl ImageError {
                  the certificate of who signed it"
                     .to_owned()
             }
-            Self::Timeout { .. } | Self::Broken { .. } => {
+            Self::Timeout { .. } | Self::Broken { .. } | Self::TooSlow { .. } => {
                 "try again: what came is kept where the server can go on from there".to_owned()
             }
             Self::Status { status, .. } => return status_hint(*status),
+            Self::Outside { .. } => {
+                "move it there, or name its directory in `image_roots` of the configuration"
+                    .to_owned()
+            }
+            Self::InternalRedirect { .. } => {
+                "name that URL itself, or allow it by `private_redirects` of the configuration"
+                    .to_owned()
+            }
+            Self::TooLarge { .. } => "download the file yourself, and name its path".to_owned(),
             Self::Redirects { .. } => "name the URL where the file is".to_owned(),
             Self::Downgrade { .. } => {
                 "name the http:// URL itself, with the file's sha256".to_owned()
@@ -280,7 +334,7 @@ impl ImageError {
                 "give the file's sha256: a whole download is known by it".to_owned()
             }
             Self::Full { dir, .. } => format!(
-                "make room on the file system of {}, or use a state directory on another",
+                "make room on the file system of {}, or set `image_dir` to a directory on another",
                 dir.display()
             ),
             Self::Store { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
@@ -319,6 +373,11 @@ fn status_hint(status: ureq::http::StatusCode) -> Option<String> {
         429 | 500..=599 => "try again later".to_owned(),
         _ => return None,
     })
+}
+
+fn listed(roots: &[PathBuf]) -> String {
+    let roots: Vec<_> = roots.iter().map(|root| root.display().to_string()).collect();
+    roots.join(", ")
 }
 
 fn who(user: Option<Credentials>) -> String {

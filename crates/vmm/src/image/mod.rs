@@ -3,7 +3,7 @@
 //! A path is checked: the file exists, is a regular file (or a block device, for a rootfs), the VMM's user can open
 //! it, and it has the given SHA-256.
 //!
-//! A URL is downloaded once, to `images/<SHA-256 of the URL>` of the state directory, and from then on used without
+//! A URL is downloaded once, to `<SHA-256 of the URL>` in the directory of images, and from then on used without
 //! asking the server again; delete the file to download it anew. If the definition gives a SHA-256 that the file does
 //! not have, the file is downloaded anew too, and is replaced if the new one matches: the definition follows a server
 //! whose file changed. A VMM that has the old file open keeps it.
@@ -21,6 +21,8 @@ mod digest;
 mod download;
 mod error;
 mod part;
+mod resolver;
+mod roots;
 mod source;
 #[cfg(test)]
 mod tests;
@@ -114,17 +116,24 @@ impl Images {
         let role = wanted.role;
         let source = Source::parse(wanted.source);
         match source.map_err(|source| ImageError::Source { role, source })? {
-            Source::Path(path) => access::check(wanted, &path, true),
+            Source::Path(path) => {
+                let path = roots::within(role, &path, self.settings.roots.as_deref())?;
+                access::check(wanted, &path, true)
+            }
             Source::Url(url) if wanted.access == Access::Write => {
                 Err(ImageError::Shared { role, url })
             }
             Source::Url(url) => {
-                let target = DownloadTarget::new(&self.state_dir, role, url);
+                let target = DownloadTarget::new(self.directory(), role, url);
                 self.download(&target, wanted.sha256.map(Digest), progress)?;
                 target.grant_search(wanted.user)?;
                 access::check(wanted, &target.complete(), false)
             }
         }
+    }
+
+    fn directory(&self) -> PathBuf {
+        self.settings.directory.clone().unwrap_or_else(|| self.state_dir.join("images"))
     }
 
     fn download(

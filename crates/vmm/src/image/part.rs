@@ -8,7 +8,7 @@ use std::{
 };
 
 use rustix::{
-    fs::{FallocateFlags, FlockOperation, fallocate, flock},
+    fs::{FallocateFlags, FlockOperation, fallocate, flock, fstatvfs},
     io::Errno,
 };
 use serde::{Deserialize, Serialize};
@@ -21,7 +21,6 @@ use super::{
 };
 use riklet_kernel::process::Credentials;
 
-const DIRECTORY: &str = "images";
 /// An image is readable by everybody, since each VMM runs as its own user.
 const FILE_MODE: u32 = 0o644;
 const DIRECTORY_MODE: u32 = 0o755;
@@ -31,15 +30,19 @@ const DIRECTORY_MODE: u32 = 0o755;
 pub(super) struct DownloadTarget {
     pub(super) role: Role,
     pub(super) url: Url,
-    state_dir: PathBuf,
     dir: PathBuf,
     key: String,
 }
 
 impl DownloadTarget {
-    pub(super) fn new(state_dir: &Path, role: Role, url: Url) -> Self {
+    pub(super) fn new(dir: PathBuf, role: Role, url: Url) -> Self {
         let key = Digest::of(url.as_str().as_bytes()).to_string();
-        Self { role, url, state_dir: state_dir.to_owned(), dir: state_dir.join(DIRECTORY), key }
+        Self { role, url, dir, key }
+    }
+
+    /// Returns the directory that the directory of images is in, such as the state directory.
+    fn parent(&self) -> &Path {
+        self.dir.parent().unwrap_or(&self.dir)
     }
 
     /// Returns the path of the whole file.
@@ -67,10 +70,10 @@ impl DownloadTarget {
         Ok(found.map_err(|error| self.failed("read", &path, error))? == expected)
     }
 
-    /// Creates the directories. The state directory is accessible to its owner only.
+    /// Creates the directories. Those above are accessible to their owner only.
     pub(super) fn prepare(&self) -> Result<(), ImageError> {
-        let made = DirBuilder::new().recursive(true).mode(0o700).create(&self.state_dir);
-        made.map_err(|error| self.failed("make", &self.state_dir, error))?;
+        let made = DirBuilder::new().recursive(true).mode(0o700).create(self.parent());
+        made.map_err(|error| self.failed("make", self.parent(), error))?;
         let made = match DirBuilder::new().mode(DIRECTORY_MODE).create(&self.dir) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
             // Undoes what umask(2) took away.
@@ -81,9 +84,9 @@ impl DownloadTarget {
         made.map_err(|error| self.failed("make", &self.dir, error))
     }
 
-    /// Lets a VMM's user search the state directory. Does not let it list the directory.
+    /// Lets a VMM's user search the directory above. Does not let it list the directory.
     pub(super) fn grant_search(&self, user: Option<Credentials>) -> Result<(), ImageError> {
-        let dir = &self.state_dir;
+        let dir = self.parent();
         access::grant_search(dir, user)
             .map_err(|error| self.failed("change the permissions of", dir, error))
     }
@@ -177,19 +180,21 @@ impl<'a> Part<'a> {
         &mut self,
         total: Option<u64>,
         validator: Option<Validator>,
+        spare: u64,
     ) -> Result<(), ImageError> {
         self.clear()?;
         let state = State { validator, total, boot: boot() };
         let path = self.target.state();
         write(&path, &state).map_err(|error| self.target.failed("write", &path, error))?;
         self.state = Some(state);
-        self.reserve(total)
+        self.reserve(total, spare)
     }
 
     /// Reserves disk space for the rest, if the file system supports it, so that a full disk shows before the
-    /// download.
-    pub(super) fn reserve(&self, total: Option<u64>) -> Result<(), ImageError> {
+    /// download. Leaves so many bytes to others: the records may be on the same file system.
+    pub(super) fn reserve(&self, total: Option<u64>, spare: u64) -> Result<(), ImageError> {
         let missing = total.and_then(|total| total.checked_sub(self.received));
+        self.refuse_full(missing.unwrap_or(0).saturating_add(spare))?;
         let Some(missing) = missing.filter(|missing| *missing > 0) else { return Ok(()) };
         match fallocate(&self.file, FallocateFlags::KEEP_SIZE, self.received, missing) {
             Err(error @ (Errno::NOSPC | Errno::DQUOT)) => {
@@ -197,6 +202,17 @@ impl<'a> Part<'a> {
             }
             _ => Ok(()),
         }
+    }
+
+    /// Refuses to go on if fewer than `needed` bytes are free on the file system. What it has reserved is not free.
+    pub(super) fn refuse_full(&self, needed: u64) -> Result<(), ImageError> {
+        let part = self.target.part();
+        let found = fstatvfs(&self.file);
+        let found = found.map_err(|error| self.target.failed("look at", &part, error.into()))?;
+        if found.f_bavail.saturating_mul(found.f_frsize) < needed {
+            return Err(self.target.failed("write", &part, Errno::NOSPC.into()));
+        }
+        Ok(())
     }
 
     pub(super) fn append(&mut self, bytes: &[u8]) -> Result<(), ImageError> {

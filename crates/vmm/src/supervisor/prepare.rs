@@ -11,7 +11,7 @@ use riklet_core::model::{
     Accelerator, Account, Execution, Image, InstanceName, Sha256, Vmm, Workload,
 };
 use riklet_kernel::{AccountKind, Kernel, process::Credentials};
-use riklet_sdn::{Instance, Node};
+use riklet_sdn::{Config, DEFAULT_IMAGE_ROOTS, Instance, Node, VmmConfig};
 use rustix::{
     fs::{Mode, OFlags},
     io::Errno,
@@ -50,7 +50,8 @@ struct Files {
     rootfs: Option<PathBuf>,
 }
 
-/// Chooses the VMM of each function, and downloads the missing images. `show` gets the name of an image and returns
+/// Chooses the VMM of each function, and obtains its images. Definitions may name files in the directories `beside` as well
+/// as in those of [`riklet_sdn::DEFAULT_IMAGE_ROOTS`], or else in those of the configuration. `show` gets the name of an image and returns
 /// the function that receives the progress of its download. Changes nothing but the cache of images. Can be repeated.
 ///
 /// # Errors
@@ -59,11 +60,12 @@ struct Files {
 pub fn prepare<K: Kernel, P: FnMut(Progress)>(
     node: &mut Node<K>,
     workloads: &[Workload],
+    beside: &[PathBuf],
     show: impl Fn(&str) -> P,
 ) -> Result<Vec<Prepared>, SupervisorError> {
     node.refuse_first_use()?;
     let facts = facts();
-    let images = Images::new(&node.config().state_dir, Settings::default());
+    let images = Images::new(&node.config().state_dir, image_settings(node.config(), beside));
     let mut prepared = Vec::new();
     for workload in workloads {
         let name = || workload.name().clone();
@@ -82,6 +84,18 @@ pub fn prepare<K: Kernel, P: FnMut(Progress)>(
         prepared.push(Prepared { workload: workload.clone(), choice, files, credentials });
     }
     Ok(prepared)
+}
+
+fn image_settings(config: &Config, beside: &[PathBuf]) -> Settings {
+    let VmmConfig { image_dir, image_roots, private_redirects, .. } = &config.vmm;
+    let default = DEFAULT_IMAGE_ROOTS.iter().map(PathBuf::from);
+    let default = || beside.iter().cloned().chain(default).collect();
+    Settings {
+        directory: Some(image_dir.clone()),
+        roots: Some(image_roots.clone().unwrap_or_else(default)),
+        private_redirects: *private_redirects,
+        ..Settings::default()
+    }
 }
 
 impl Files {

@@ -248,10 +248,15 @@ fn environment(firewall: Firewall, directory: &Path) -> BTreeMap<String, String>
         ("XTABLES_LOCKFILE".to_owned(), path("xtables.lock")),
         ("RIKLET_SDN_STATE_DIR".to_owned(), path("state")),
         ("RIKLET_SDN_CONFIG".to_owned(), path("config.toml")),
+        ("RIKLET_SDN_IMAGE_DIR".to_owned(), path("images")),
+        ("RIKLET_SDN_IMAGE_ROOTS".to_owned(), format!("{},{GUEST}", directory.display())),
         ("RIKLET_SDN_FIREWALL".to_owned(), firewall.backend().to_owned()),
     ]);
     environment
 }
+
+/// The directory of the guest that `scripts/guest` makes.
+const GUEST: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/guest");
 
 /// A directory that is removed when this is dropped.
 #[derive(Debug)]

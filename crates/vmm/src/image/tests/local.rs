@@ -71,3 +71,39 @@ fn the_checksum_of_a_file_is_checked() {
     let expected = format!("the kernel {} has the SHA-256 {right}, not {wrong}", text(&path));
     assert_eq!(words(with(wrong)), expected);
 }
+
+#[test]
+fn files_outside_of_the_roots_are_refused() {
+    let node = NodeWithImages::with(|settings| settings.roots = Some(vec![]));
+    let images = |roots: &[&Path]| {
+        let roots = Some(roots.iter().map(|root| (*root).to_owned()).collect());
+        Images::new(&node.state_dir(), Settings { roots, ..node.settings.clone() })
+    };
+    let (inside, outside) = (Dir::new(), Dir::new());
+    let kernel_file = inside.file("vmlinux", b"kernel");
+    let secret = outside.file("secret", b"secret");
+    let link = inside.0.join("link");
+    std::os::unix::fs::symlink(&secret, &link).unwrap();
+    let missing = outside.0.join("missing");
+    let beside = outside.0.with_extension("more");
+    let up = inside.0.join("..").join(outside.0.file_name().unwrap()).join("secret");
+    let obtain = |path: &Path, roots: &[&Path]| {
+        images(roots).obtain(&kernel(path.to_str().unwrap()), &mut |_| {})
+    };
+    assert_eq!(obtain(&kernel_file, &[&outside.0, &inside.0]).unwrap(), kernel_file);
+    // A link inside may lead to a file inside; the VMM gets the file.
+    std::os::unix::fs::symlink("vmlinux", inside.0.join("current")).unwrap();
+    assert_eq!(obtain(&inside.0.join("current"), &[&inside.0]).unwrap(), kernel_file);
+    for path in
+        [&secret, &link, &missing, &beside, &up, Path::new("/etc/shadow"), Path::new("/etc/none")]
+    {
+        let error = obtain(path, &[&inside.0]).unwrap_err();
+        assert!(error.is_of_the_definition() && error.hint().unwrap().contains("image_roots"));
+        let expected =
+            format!("the kernel {} is outside of {}", path.display(), inside.0.display());
+        assert_eq!(error.to_string(), expected, "{}", path.display());
+    }
+    // What is missing inside is said to be missing.
+    let unfound = words(obtain(&inside.0.join("none"), &[&inside.0]));
+    assert!(unfound.starts_with("cannot find the kernel "), "{unfound}");
+}

@@ -66,6 +66,8 @@ impl NodeWithImages {
     fn new() -> Self {
         let settings = Settings {
             pause: Duration::from_millis(1),
+            spare: 0,
+            private_redirects: true,
             proxies: false,
             certificates: Some(vec![https::AUTHORITY.to_vec()]),
             ..Settings::default()

@@ -117,6 +117,24 @@ fn disk_filling_up_is_reported_and_keeps_the_partial_file() {
 }
 
 #[test]
+fn download_leaves_room_to_others() {
+    isolated(|| {
+        let body = bytes(2_000_000);
+        let node = NodeWithImages::with(|settings| settings.spare = 3 << 20);
+        let disk = Disk::new(&node, "4m");
+        let server = Server::start([serve(&body, TAG), serve(&body, TAG)]);
+        let url = server.url();
+        // There is room for the file, but not beside what others need.
+        let full = words(node.obtain(&url));
+        let expected = format!("no room for the kernel {url} in {}/images: ", disk.0);
+        assert!(full.starts_with(&expected), "{full}");
+        disk.resize("8m");
+        assert_eq!(read(&node.obtain(&url).unwrap()), body);
+        server.end();
+    });
+}
+
+#[test]
 fn directories_and_special_files_are_refused() {
     let dir = Dir::new();
     let of = |role| {

@@ -115,3 +115,75 @@ fn unusable_state_directory_is_reported() {
     assert!(refused.starts_with(&expected), "{refused}");
     assert!(refused.ends_with(": Not a directory (os error 20)"), "{refused}");
 }
+
+#[test]
+fn size_is_limited_whether_stated_or_not() {
+    let limited = || NodeWithImages::with(|settings| settings.most = 1 << 20);
+    let expected = |url: &str| {
+        format!(
+            "cannot download the kernel {url}: it is larger than 1 MiB, the most that is downloaded"
+        )
+    };
+    let large = bytes((1 << 20) + 1);
+    let chunk = [format!("{:x}\r\n", large.len()).as_bytes(), &large, b"\r\n"].concat();
+    let endless = "200 OK; Transfer-Encoding: chunked; ETag: \"one\"";
+    for answer in [serve(&large, TAG), send(endless, &chunk)] {
+        let node = limited();
+        let server = Server::start([answer]);
+        let url = server.url();
+        assert_eq!(words(node.obtain(&url)), expected(&url));
+        assert_eq!(node.files(), set(&[]));
+        server.end();
+    }
+    let node = limited();
+    let server = Server::start([serve(&large[1..], TAG)]);
+    assert_eq!(read(&node.obtain(&server.url()).unwrap()), large[1..]);
+    server.end();
+}
+
+#[test]
+fn time_of_a_whole_download_is_limited() {
+    let slow = |answers: Vec<server::Step>| {
+        let node = NodeWithImages::with(|settings| settings.whole = Duration::from_millis(200));
+        let server = Server::start(answers);
+        let url = server.url();
+        let expected = format!("the download of the kernel {url} is not complete after 200ms");
+        assert_eq!(words(node.obtain(&url)), expected);
+        server.end();
+        node.files()
+    };
+    assert_eq!(slow(vec![silent()]), set(&[]));
+    // What came is kept for the next attempt.
+    let kept = slow(vec![then_silent(cut(&bytes(10), TAG, 5, End::Close))]);
+    assert_eq!(kept, set(&["part", "json"]));
+}
+
+#[test]
+fn redirect_into_a_private_network_is_refused() {
+    let node = NodeWithImages::with(|settings| settings.private_redirects = false);
+    for (to, address) in [
+        ("http://127.0.0.1:9/secret", "127.0.0.1"),
+        ("http://169.254.169.254/latest/meta-data", "169.254.169.254"),
+        ("http://10.0.0.1/", "10.0.0.1"),
+        ("http://[::1]:9/", "::1"),
+        ("http://localhost:9/", ""),
+    ] {
+        let redirect = send(&format!("302 Found; Location: {to}; Content-Length: 0"), b"");
+        let server = Server::start([redirect]);
+        let url = server.url();
+        let refused = words(node.obtain(&url));
+        let expected = format!("cannot download the kernel {url}: it redirects to ");
+        assert!(refused.starts_with(&expected), "{to}: {refused}");
+        assert!(
+            refused.contains(address) && refused.ends_with("not a public address"),
+            "{refused}"
+        );
+        assert_eq!(node.files(), set(&[]));
+        server.end();
+    }
+    // A host that the definition names may have any address, also after a redirect.
+    let redirect = send("302 Found; Location: /other; Content-Length: 0", b"");
+    let server = Server::start([redirect, serve(b"kernel", TAG)]);
+    assert_eq!(read(&node.obtain(&server.url()).unwrap()), b"kernel");
+    server.end();
+}
