@@ -243,6 +243,10 @@ pub(crate) struct VmmArgs {
     /// Directory of downloaded images, and of copies of images [default: /var/lib/riklet-sdn/images].
     #[arg(long, value_name = "DIR", env = "RIKLET_SDN_IMAGE_DIR", hide_env_values = true)]
     pub(crate) image_dir: Option<PathBuf>,
+    /// First of the users that VMMs run as: the one for a slot follows it by the slot's number and one; 0 for root
+    /// [default: 1900000000].
+    #[arg(long, value_name = "UID", env = "RIKLET_SDN_VMM_UID_BASE", hide_env_values = true)]
+    pub(crate) vmm_uid_base: Option<u32>,
     /// Let servers of images redirect to addresses of private networks.
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
     #[arg(

@@ -1,7 +1,7 @@
 use std::{collections::BTreeSet, io::ErrorKind, path::Path};
 
 use riklet_api::SettingsDocument;
-use riklet_core::model::Mtu;
+use riklet_core::model::{Mtu, SlotAccounts};
 use riklet_sdn::{Config, FirewallChoice};
 
 use super::{
@@ -58,10 +58,11 @@ pub(crate) fn conflict(args: &NodeArgs, settings: &SettingsDocument) -> Option<C
 /// Loads the configuration with the settings of microVMs, each from flags and the environment before the file.
 pub(crate) fn load_for_run(args: &NodeArgs, vmm: &VmmArgs) -> Result<Config, CliError> {
     let mut config = load(args)?;
-    let VmmArgs { image_roots, image_dir, private_redirects } = vmm.clone();
+    let VmmArgs { image_roots, image_dir, vmm_uid_base, private_redirects } = vmm.clone();
     let of_file = config.vmm.image_roots.take();
     config.vmm.image_roots = Some(image_roots).filter(|roots| !roots.is_empty()).or(of_file);
     config.vmm.image_dir = image_dir.unwrap_or(config.vmm.image_dir);
+    config.vmm.vmm_users = vmm_uid_base.map_or(config.vmm.vmm_users, SlotAccounts::new);
     config.vmm.private_redirects = private_redirects.unwrap_or(config.vmm.private_redirects);
     Ok(config)
 }

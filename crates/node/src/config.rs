@@ -10,7 +10,7 @@ pub use file::{ConfigError, ConfigReason};
 
 use riklet_core::{
     firewall::Backend,
-    model::{InterfaceName, MarkMask, Mtu, Pool},
+    model::{InterfaceName, MarkMask, Mtu, Pool, SlotAccounts},
 };
 
 /// The default directory of the records. The recorded objects live until reboot, and so does `/run`.
@@ -57,6 +57,8 @@ pub struct VmmConfig {
     /// The directories that definitions may name images in; `None` is [`DEFAULT_IMAGE_ROOTS`] and the directories of the
     /// definitions.
     pub image_roots: Option<Vec<PathBuf>>,
+    /// The users of the microVMs whose definitions name none; `None` runs these as the user of the supervisor.
+    pub vmm_users: Option<SlotAccounts>,
     /// Lets servers of images redirect to addresses of private networks.
     pub private_redirects: bool,
 }
@@ -81,6 +83,7 @@ impl Default for VmmConfig {
         Self {
             image_dir: PathBuf::from(DEFAULT_IMAGE_DIR),
             image_roots: None,
+            vmm_users: Some(SlotAccounts::DEFAULT),
             private_redirects: false,
         }
     }
@@ -90,11 +93,15 @@ impl VmmConfig {
     /// Returns the settings that are not defaults, by the keys of the configuration file.
     #[must_use]
     pub fn settings(&self) -> Vec<(&'static str, OsString)> {
-        let Self { image_dir, image_roots, private_redirects } = self;
+        let Self { image_dir, image_roots, vmm_users, private_redirects } = self;
         let roots = image_roots.iter().flatten().map(|root| ("image_roots", root.into()));
         let dir = (image_dir != Path::new(DEFAULT_IMAGE_DIR)).then(|| image_dir.into());
         let redirects = private_redirects.then(|| ("private_redirects", "true".into()));
-        roots.chain(dir.map(|dir| ("image_dir", dir))).chain(redirects).collect()
+        let base = vmm_users.map_or(0, SlotAccounts::shared);
+        let base = (*vmm_users != Some(SlotAccounts::DEFAULT)).then(|| base.to_string().into());
+        let dir = dir.map(|dir| ("image_dir", dir));
+        let base = base.map(|base| ("vmm_uid_base", base));
+        roots.chain(dir).chain(base).chain(redirects).collect()
     }
 }
 

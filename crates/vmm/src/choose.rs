@@ -98,10 +98,12 @@ impl Unusable {
                     .to_owned()
             }
             Need::KvmAs(_) => {
-                "set group to the group of /dev/kvm, which must be let open it".to_owned()
+                "set group to a group that may open /dev/kvm (`chgrp kvm /dev/kvm; chmod 660 /dev/kvm`)"
+                    .to_owned()
             }
             Need::TunAs(_) => {
-                "`chmod 666 /dev/net/tun`, as udev does: a TAP is its owner's all the same"
+                "`chmod 666 /dev/net/tun`, as udev does: a TAP is its owner's all the same; or run VMMs as \
+                 root, by `user: root` or vmm_uid_base 0"
                     .to_owned()
             }
             Need::Queues | Need::Accelerator => "name another vmm".to_owned(),

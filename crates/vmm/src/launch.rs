@@ -22,7 +22,7 @@ use super::{
     console::{Console, KernelPanic},
     driver::{self, DriverError},
     handle::{Handle, within},
-    image,
+    image::{self, ImageError},
     machine::{Machine, MachineError},
     reset::Reset,
     runs,
@@ -54,6 +54,8 @@ pub enum Launch {
         machine: Box<Machine>,
         /// The user that it runs as; `None` for the user of this process.
         credentials: Option<Credentials>,
+        /// The groups that this user has besides its own.
+        groups: Vec<u32>,
     },
 }
 
@@ -64,6 +66,14 @@ impl Launch {
         match self {
             Self::Builtin { .. } => Vmm::Builtin,
             Self::Vmm { vmm, .. } => *vmm,
+        }
+    }
+
+    /// Returns the user and its further groups; none for the user of this process.
+    fn user(&self) -> (Option<Credentials>, &[u32]) {
+        match self {
+            Self::Builtin { .. } => (None, &[]),
+            Self::Vmm { credentials, groups, .. } => (*credentials, groups),
         }
     }
 }
@@ -89,6 +99,9 @@ pub enum LaunchError {
         /// The socket.
         path: PathBuf,
     },
+    /// A private copy of an image cannot be made.
+    #[error(transparent)]
+    Image(#[from] ImageError),
     /// The VMM cannot run this machine.
     #[error(transparent)]
     Machine(#[from] MachineError),
@@ -154,13 +167,14 @@ impl Running {
         }
         let console = log(runs::log(state_dir, name))?;
         let own = log(runs::vmm_log(state_dir, name))?;
-        let (program, arguments, credentials) = command(launch, &socket)?;
+        let (program, arguments) = command(launch, &socket)?;
+        let (credentials, groups) = launch.user();
         let errors_apart = matches!(launch.vmm(), Vmm::Firecracker | Vmm::CloudHypervisor);
         let tied = Tied {
             program: program.as_os_str(),
             arguments,
             credentials,
-            groups: &[],
+            groups,
             directory: &home,
             errors_apart,
         };
@@ -254,14 +268,11 @@ fn log(path: PathBuf) -> Result<Arc<Console>, LaunchError> {
     })
 }
 
-fn command(
-    launch: &Launch,
-    socket: &Path,
-) -> Result<(PathBuf, Vec<OsString>, Option<Credentials>), LaunchError> {
+fn command(launch: &Launch, socket: &Path) -> Result<(PathBuf, Vec<OsString>), LaunchError> {
     match launch {
-        Launch::Builtin { program, arguments } => Ok((program.clone(), arguments.clone(), None)),
-        Launch::Vmm { vmm, program, machine, credentials } => {
-            Ok((program.clone(), driver::arguments(*vmm, machine, socket)?, *credentials))
+        Launch::Builtin { program, arguments } => Ok((program.clone(), arguments.clone())),
+        Launch::Vmm { vmm, program, machine, .. } => {
+            Ok((program.clone(), driver::arguments(*vmm, machine, socket)?))
         }
     }
 }
@@ -297,10 +308,7 @@ fn make_directories(
     remove(home).map_err(failed("remove", home))?;
     let made = DirBuilder::new().mode(0o700).create(home);
     made.map_err(failed("make", home))?;
-    let user = match launch {
-        Launch::Vmm { credentials, .. } => *credentials,
-        Launch::Builtin { .. } => None,
-    };
+    let (user, _groups) = launch.user();
     // This includes the state directory. umask(2) may have removed the permission from those just created.
     for passed in directory.ancestors().take_while(|passed| passed.starts_with(state_dir)) {
         image::grant_search(passed, user).map_err(failed("change the permissions of", passed))?;

@@ -10,7 +10,10 @@ use std::{
 };
 
 pub use self::lost::{Orphan, Orphans, Repaired, clear_lost, lost, repair};
-use super::handle::{Handle, Patience, Stopped, within};
+use super::{
+    handle::{Handle, Patience, Stopped, within},
+    image,
+};
 use riklet_core::model::{InstanceName, Vmm};
 use riklet_kernel::process::ProcessId;
 use riklet_sdn::{
@@ -135,6 +138,14 @@ pub fn home(state_dir: &Path, name: &InstanceName) -> PathBuf {
 #[must_use]
 pub fn socket(state_dir: &Path, name: &InstanceName) -> PathBuf {
     home(state_dir, name).join("api.sock")
+}
+
+/// Removes the private copies of the images of an instance whose VMM has ended, from this directory of images. If that fails,
+/// the next run of the instance does it.
+pub fn remove_copies(image_dir: &Path, name: &InstanceName) {
+    if let Err(error) = image::remove_copies(image_dir, name) {
+        tracing::warn!(%error, %name, "cannot remove the private copies of its images");
+    }
 }
 
 /// Returns the path of the VMM's own log. Firecracker and Cloud Hypervisor have one; QEMU writes to the log of its guest.

@@ -237,6 +237,9 @@ fn every_command_has_help_with_one_example() {
           --image-dir <DIR>             Directory of downloaded images, and of copies of images
                                         [default: /var/lib/riklet-sdn/images] [env:
                                         RIKLET_SDN_IMAGE_DIR]
+          --vmm-uid-base <UID>          First of the users that VMMs run as: the one for a slot follows
+                                        it by the slot's number and one; 0 for root [default:
+                                        1900000000] [env: RIKLET_SDN_VMM_UID_BASE]
           --private-redirects [<BOOL>]  Let servers of images redirect to addresses of private networks
                                         [env: RIKLET_SDN_PRIVATE_REDIRECTS]
       -h, --help                        Print help

@@ -5,13 +5,16 @@ use std::{net::Ipv4Addr, path::Path};
 
 use serde_json::{Value, json};
 
-use crate::world::{
-    CLIENT, Firewall, NODE_LAN, World,
-    function::{exposure, function},
-    http::http_get,
-    runs::{is_alive, pid},
-    state::{SystemState, assert_same},
-    transport::{Transport::Tcp, assert_refused},
+use crate::{
+    program::Kvm,
+    world::{
+        CLIENT, Firewall, NODE_LAN, World,
+        function::{exposure, function},
+        http::http_get,
+        runs::{is_alive, pid},
+        state::{SystemState, assert_same},
+        transport::{Transport::Tcp, assert_refused},
+    },
 };
 
 const HELLO: (Ipv4Addr, u16) = (NODE_LAN, 8080);
@@ -34,7 +37,7 @@ fn a_guest_boots_serves_and_powers_off() {
         "memory": "128M", "bootArgs": "quiet riklet.http=3000", "dns": ["192.0.2.53"],
     });
     let arguments = ["--output", "json", "run", "--detach", "--ready-timeout", "50", "-"];
-    let printed = world.riklet(&arguments, &definition.to_string()).success();
+    let printed = world.riklet_with(Kvm::Missing, &arguments, &definition.to_string()).success();
     let printed: Value = serde_json::from_str(&printed).unwrap();
     assert_eq!(printed[0]["instances"][0]["vmm"], "qemu", "{printed}");
     let times = &printed[0]["readyMs"];
@@ -68,7 +71,7 @@ fn a_panicked_kernel_is_a_failure() {
         "vmm": "qemu", "accelerator": "tcg", "kernel": guest("vmlinuz"), "memory": "128M",
     });
     let arguments = ["run", "--ready-timeout", "50", "-"];
-    let complaint = world.riklet(&arguments, &definition.to_string()).failure(1);
+    let complaint = world.riklet_with(Kvm::Missing, &arguments, &definition.to_string()).failure(1);
     let first = "error: hello ended before it was ready: the guest panicked: Kernel panic - not syncing: VFS";
     assert!(complaint.starts_with(first), "{complaint}");
     let run = world.ps("hello");
@@ -86,7 +89,7 @@ fn a_reset_is_told_from_a_power_off() {
         "memory": "128M", "bootArgs": "quiet rdinit=/bin/reboot -- -f",
     });
     let arguments = ["run", "--no-wait", "--ready-timeout", "50", "-"];
-    let output = world.riklet(&arguments, &definition.to_string());
+    let output = world.riklet_with(Kvm::Missing, &arguments, &definition.to_string());
     assert_eq!(output.code, Some(1), "{output}");
     assert_eq!(output.stderr, "hello: the guest reset instead of powering off\n", "{output}");
 }

@@ -43,7 +43,7 @@ pub fn from_json(text: &str) -> Result<Workload, Errors> {
 pub(crate) fn execution_value(execution: &Execution) -> Value {
     let Execution { vmm, kernel, initrd, rootfs, .. } = execution;
     let Execution { read_only, vcpus, memory, boot_args, accelerator, .. } = execution;
-    let Execution { user, group, queues, dns, .. } = execution;
+    let Execution { user, group, shared_user, queues, dns, .. } = execution;
     let said = [
         ("vmm", vmm.map(|vmm| json!(vmm.as_str()))),
         ("kernel", kernel.as_ref().map(image)),
@@ -56,6 +56,7 @@ pub(crate) fn execution_value(execution: &Execution) -> Value {
         ("accelerator", accelerator.map(|accelerator| json!(accelerator.as_str()))),
         ("user", user.as_ref().map(account)),
         ("group", group.as_ref().map(account)),
+        ("sharedUser", shared_user.map(Value::from)),
         ("queues", queues.map(|queues| json!(queues.get()))),
         ("dns", dns.as_ref().map(|dns| json!(dns.servers()))),
     ];
@@ -96,6 +97,6 @@ fn image(image: &Image) -> Value {
 fn account(account: &Account) -> Value {
     match account {
         Account::Id(id) => json!(id),
-        Account::Name(name) => json!(name.as_str()),
+        Account::Name(_) | Account::OfSlot(_) => json!(account.to_string()),
     }
 }

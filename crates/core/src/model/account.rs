@@ -1,5 +1,7 @@
 use std::{fmt, str::FromStr};
 
+use super::Slot;
+
 /// A user or a group of the host.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Account {
@@ -7,7 +9,46 @@ pub enum Account {
     Id(u32),
     /// The name, which the host must know: passwd(5), group(5) or another source of nsswitch.conf(5).
     Name(AccountName),
+    /// The number of the instance's slot, so that no two functions of a node have it.
+    OfSlot(SlotAccounts),
 }
+
+/// A block of users, or of groups, that no host has names for: one for what all microVMs of a node share, and one for each
+/// slot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SlotAccounts {
+    base: u32,
+}
+
+impl SlotAccounts {
+    /// The default block. It is unused by systemd's allocations (UIDS-GIDS of systemd).
+    pub const DEFAULT: Self = Self { base: 1_900_000_000 };
+    /// The number of slots that a node can have, and one for what they share.
+    const SIZE: u32 = 1 << 17;
+
+    /// Returns the block that begins at this number; `None` for 0, which is root's, and for a block that goes beyond the
+    /// largest number.
+    #[must_use]
+    pub const fn new(base: u32) -> Option<Self> {
+        if base == 0 || base > u32::MAX - Self::SIZE { None } else { Some(Self { base }) }
+    }
+
+    /// Returns the first number: that of the group of images, which all microVMs may read.
+    #[must_use]
+    pub const fn shared(self) -> u32 {
+        self.base
+    }
+
+    /// Returns the number of a slot.
+    #[must_use]
+    pub fn of(self, slot: Slot) -> u32 {
+        // A block has room for every slot.
+        self.base.saturating_add(1).saturating_add(slot.number().into())
+    }
+}
+
+/// The text of [`Account::OfSlot`] before its number.
+const OF_SLOT: &str = "slot+";
 
 /// The name of a user or a group, as passwd(5) can have it: not empty, without `:` and control characters, and
 /// not a number.
@@ -53,6 +94,10 @@ impl FromStr for Account {
                 Err(AccountError::Id { found: crate::excerpt::excerpt(text) })
             });
         }
+        let of_slot = text.strip_prefix(OF_SLOT).and_then(|base| base.parse().ok());
+        if let Some(accounts) = of_slot.and_then(SlotAccounts::new) {
+            return Ok(Self::OfSlot(accounts));
+        }
         let bad = |c: char| c == ':' || c.is_control();
         if text.is_empty() || text.contains(bad) {
             return Err(AccountError::Name { text: crate::excerpt::excerpt(text) });
@@ -66,6 +111,7 @@ impl fmt::Display for Account {
         match self {
             Self::Id(id) => id.fmt(f),
             Self::Name(name) => name.fmt(f),
+            Self::OfSlot(accounts) => write!(f, "{OF_SLOT}{}", accounts.base),
         }
     }
 }
@@ -102,5 +148,19 @@ mod tests {
             assert!(account(wrong).is_err(), "{wrong:?}");
         }
         assert!(Account::of_id(-1).is_err());
+    }
+
+    #[test]
+    fn each_slot_has_an_account_of_its_own() {
+        let accounts = SlotAccounts::DEFAULT;
+        let account = Account::OfSlot(accounts);
+        assert_eq!(account.to_string(), "slot+1900000000");
+        assert_eq!(account.to_string().parse(), Ok(account));
+        let numbers = [0, 1, u16::MAX].map(|slot| accounts.of(Slot::new(slot)));
+        assert_eq!(numbers, [1_900_000_001, 1_900_000_002, 1_900_065_536]);
+        assert!(!numbers.contains(&accounts.shared()));
+        // Root's is never among them; what looks like it is a name.
+        assert_eq!((SlotAccounts::new(0), SlotAccounts::new(u32::MAX - 9)), (None, None));
+        assert!(matches!("slot+0".parse(), Ok(Account::Name(_))));
     }
 }

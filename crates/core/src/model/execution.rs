@@ -31,6 +31,8 @@ pub struct Execution {
     pub user: Option<Account>,
     /// The group that the VMM runs as, and that owns the TAP.
     pub group: Option<Account>,
+    /// True if other functions may have the same user.
+    pub shared_user: Option<bool>,
     /// The number of queue pairs of the TAP and the guest's NIC.
     pub queues: Option<Queues>,
     /// The name servers that the guest asks; empty stands for none, and `None` for those of the host.

@@ -63,7 +63,7 @@ impl Implementation for Function {
     /// Returns the needs of a function: a TAP with the host's end of the slot's /30 and its guest as a permanent
     /// neighbour, an entry for each exposed port, and one that lets it reach itself through them.
     fn fragment(&self, slot: Slot, node: &NodeFacts) -> Result<Fragment, FragmentError> {
-        let tap = parts::tap(&self.name, &self.execution)?;
+        let tap = parts::tap(&self.name, &self.execution, slot)?;
         parts::fragment(self, Kind::Function, tap, slot, node)
     }
 
@@ -194,6 +194,10 @@ mod tests {
         let nobody_s = Function { execution, ..function("1000", 1) };
         let administrator_s = Tap { owner: Some(Tap::ROOT), ..Tap::default() };
         assert_eq!(tap(nobody_s.clone()), Ok(administrator_s));
+        let of_slot = "slot+1900000000".parse().ok();
+        let of_slot = Execution { user: of_slot, ..Execution::default() };
+        let slot_s = Tap { owner: Some(1_900_000_001), ..Tap::default() };
+        assert_eq!(tap(Function { execution: of_slot, ..nobody_s.clone() }), Ok(slot_s));
         let execution = Execution { group: Some(Account::Id(7)), ..Execution::default() };
         let group_s = Tap { owner: None, group: Some(7), multi_queue: false };
         assert_eq!(tap(Function { execution, ..nobody_s }), Ok(group_s));

@@ -48,10 +48,15 @@ pub(super) fn link(
 }
 
 /// Returns the TAP that the VMM of this execution opens.
-pub(super) fn tap(name: &InstanceName, execution: &Execution) -> Result<Tap, FragmentError> {
+pub(super) fn tap(
+    name: &InstanceName,
+    execution: &Execution,
+    slot: Slot,
+) -> Result<Tap, FragmentError> {
     let id = |account: &Option<Account>| match account {
         None => Ok(None),
         Some(Account::Id(id)) => Ok(Some(*id)),
+        Some(Account::OfSlot(accounts)) => Ok(Some(accounts.of(slot))),
         Some(Account::Name(account)) => {
             Err(FragmentError::Unresolved { name: name.clone(), account: account.clone() })
         }

@@ -20,7 +20,7 @@ use riklet_api::{chain, epoch_millis};
 use riklet_core::model::{InstanceName, Selector};
 use riklet_kernel::process::ProcessId;
 use riklet_sdn::{NodeError, Request, store::Store};
-use riklet_vmm::runs::{Orphan, RunError};
+use riklet_vmm::runs::{self, Orphan, RunError};
 
 /// The pause before another attempt, if a process cannot be followed or cleared away.
 const RETRY: Duration = Duration::from_secs(10);
@@ -121,7 +121,12 @@ impl Followed {
             Err(_gone) => return Ok(()),
         };
         let (is_down, now) = (down.is_ok(), epoch_millis(wall_clock()));
-        blocking(&self.state_dir, name, move |dir, _| orphan.release(dir, is_down, now)).await?;
+        let image_dir = self.engine.config().vmm.image_dir.clone();
+        let release = move |dir: &Path, name: &InstanceName| {
+            runs::remove_copies(&image_dir, name);
+            orphan.release(dir, is_down, now)
+        };
+        blocking(&self.state_dir, name, release).await?;
         Ok(down?)
     }
 }

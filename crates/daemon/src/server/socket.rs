@@ -248,6 +248,8 @@ fn refuse_live(path: &Path) -> Result<(), SocketError> {
 fn group(account: &Account) -> Result<Gid, SocketError> {
     let id = match account {
         Account::Id(id) => *id,
+        // The socket has no slot; this is what all microVMs share.
+        Account::OfSlot(accounts) => accounts.shared(),
         Account::Name(name) => {
             let found = Linux::new().account(AccountKind::Group, name)?;
             found.ok_or_else(|| SocketError::UnknownGroup { name: name.clone() })?

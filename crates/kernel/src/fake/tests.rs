@@ -146,7 +146,7 @@ fn foreign_chain() -> ForeignChain {
 fn account() -> AccountName {
     match "somebody".parse().unwrap() {
         Account::Name(name) => name,
-        Account::Id(_) => panic!("it is a name"),
+        Account::Id(_) | Account::OfSlot(_) => panic!("it is a name"),
     }
 }
 

@@ -29,7 +29,7 @@ mod tests {
     fn names_of_the_host_have_numbers() {
         let look_up = |kind, text: &str| match text.parse().unwrap() {
             Account::Name(name) => id(kind, &name).unwrap(),
-            Account::Id(_) => panic!("{text} is a number"),
+            Account::Id(_) | Account::OfSlot(_) => panic!("{text} is a number"),
         };
         assert_eq!(look_up(AccountKind::User, "root"), Some(0));
         assert_eq!(look_up(AccountKind::Group, "root"), Some(0));

@@ -14,11 +14,12 @@ use riklet_core::{
     definition::SourceLocation,
     model::{
         InterfaceName, InterfaceNameError, MarkMask, MarkMaskError, Mtu, MtuError, Pool, PoolError,
+        SlotAccounts,
     },
     nearest::nearest,
 };
 
-const KEYS: [&str; 10] = [
+const KEYS: [&str; 11] = [
     "firewall",
     "pool",
     "uplink",
@@ -28,6 +29,7 @@ const KEYS: [&str; 10] = [
     "api",
     "image_dir",
     "image_roots",
+    "vmm_uid_base",
     "private_redirects",
 ];
 
@@ -70,6 +72,8 @@ pub enum ConfigReason {
     Sort { expected: &'static str, found: &'static str },
     #[error("{found:?} is not an absolute path")]
     Path { found: String },
+    #[error("{found} is not the first of a block of users that has one for each slot")]
+    UserBase { found: String },
     #[error(transparent)]
     Firewall(#[from] FirewallChoiceError),
     #[error(transparent)]
@@ -137,6 +141,7 @@ fn set(config: &mut Config, key: &str, value: &DeValue<'_>) -> Result<(), Config
         "api" => config.api = Some(absolute(value)?),
         "image_dir" => config.vmm.image_dir = absolute(value)?,
         "image_roots" => config.vmm.image_roots = Some(directories(value)?),
+        "vmm_uid_base" => config.vmm.vmm_users = vmm_users(value)?,
         "private_redirects" => config.vmm.private_redirects = boolean(value)?,
         _ => return Err(ConfigReason::UnknownKey { nearest: nearest(key, KEYS) }),
     }
@@ -165,6 +170,18 @@ fn directories(value: &DeValue<'_>) -> Result<Vec<PathBuf>, ConfigReason> {
     match value {
         DeValue::Array(items) => items.iter().map(|item| absolute(item.get_ref())).collect(),
         one => absolute(one).map(|path| vec![path]),
+    }
+}
+
+/// Reads the first of a block of users; 0 for none.
+fn vmm_users(value: &DeValue<'_>) -> Result<Option<SlotAccounts>, ConfigReason> {
+    let DeValue::Integer(integer) = value else { return Err(unexpected("a number", value)) };
+    let number = u32::from_str_radix(integer.as_str(), integer.radix());
+    let refused = || ConfigReason::UserBase { found: integer.as_str().to_owned() };
+    match number {
+        Ok(0) => Ok(None),
+        Ok(base) => SlotAccounts::new(base).map(Some).ok_or_else(refused),
+        Err(_too_large) => Err(refused()),
     }
 }
 
@@ -223,7 +240,7 @@ mod tests {
         let text = "# a comment\nfirewall = \"nftables\"\npool = \"10.9.0.0/16\"\n\
              uplink = [\"eth0\", \"wlan0\"]\nmtu = 0x578\nmark_mask = 0x7f00\nstate_dir = \"/var/lib/riklet-sdn\"\n\
              api = \"/run/node.sock\"\nimage_dir = \"/data\"\nimage_roots = [\"/srv\", \"/opt\"]\n\
-             private_redirects = true\n";
+             private_redirects = true\nvmm_uid_base = 0\n";
         let config = Config::parse("config.toml", text).unwrap();
         assert_eq!(config.firewall, FirewallChoice::Nftables);
         assert_eq!(config.pool.unwrap().to_string(), "10.9.0.0/16");
@@ -231,6 +248,7 @@ mod tests {
         assert_eq!(config.vmm.image_dir, Path::new("/data"));
         assert_eq!(config.vmm.image_roots, Some(vec!["/srv".into(), "/opt".into()]));
         assert!(config.vmm.private_redirects);
+        assert_eq!((config.vmm.vmm_users, Config::default().vmm.vmm_users.is_some()), (None, true));
         assert_eq!(config.uplinks.unwrap().len(), 2);
         assert_eq!(config.mtu.unwrap().bytes(), 1400);
         assert_eq!(config.mark_mask.unwrap().of_uplinks(), 0x700);
@@ -264,13 +282,14 @@ mod tests {
             "api = \"api.sock\"",
             "image_roots = [\"/srv\", \"images\"]",
             "private_redirects = 1",
+            "vmm_uid_base = 4294967295",
             "mtu = 1500\nmtu = 1400",
             "# é\nmtu",
             "pool = \"10.9.0.0/16",
         ];
         let refused = texts.map(|text| Config::parse("c.toml", text).unwrap_err().to_string());
         insta::assert_snapshot!(refused.join("\n"), @r#"
-        c.toml:2:1: colour: unknown key; expected one of firewall, pool, uplink, mtu, mark_mask, state_dir, api, image_dir, image_roots, private_redirects
+        c.toml:2:1: colour: unknown key; expected one of firewall, pool, uplink, mtu, mark_mask, state_dir, api, image_dir, image_roots, vmm_uid_base, private_redirects
         c.toml:1:1: firewal: unknown key; did you mean "firewall"?
         c.toml:1:1: state-dir: unknown key; did you mean "state_dir"?
         c.toml:1:12: firewall: "ufw" is not auto, iptables or nftables
@@ -290,6 +309,7 @@ mod tests {
         c.toml:1:7: api: "api.sock" is not an absolute path
         c.toml:1:15: image_roots: "images" is not an absolute path
         c.toml:1:21: private_redirects: expected a boolean, found a number
+        c.toml:1:16: vmm_uid_base: 4294967295 is not the first of a block of users that has one for each slot
         c.toml:2:1: not valid TOML: duplicate key
         c.toml:2:4: not valid TOML: key with no value, expected `=`
         c.toml:1:20: not valid TOML: invalid basic string, expected `"`

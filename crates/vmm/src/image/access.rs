@@ -23,7 +23,7 @@ use riklet_kernel::process::Credentials;
 /// Returns the absolute path of the file if the VMM can open it and, with `verify`, if it has the given checksum.
 /// Keeps symbolic links in the path.
 pub(super) fn check(wanted: &Wanted<'_>, path: &Path, verify: bool) -> Result<PathBuf, ImageError> {
-    let Wanted { role, access, user, .. } = *wanted;
+    let Wanted { role, access, user, groups, .. } = *wanted;
     let unfound = |source| ImageError::Find { role, path: path.to_owned(), source };
     let path = std::path::absolute(path).map_err(unfound)?;
     let unfound = |source| ImageError::Find { role, path: path.clone(), source };
@@ -31,7 +31,7 @@ pub(super) fn check(wanted: &Wanted<'_>, path: &Path, verify: bool) -> Result<Pa
     if let Some(found) = unsuitable(sort, role) {
         return Err(ImageError::Sort { role, path, found });
     }
-    let opened = open(&path, access, user);
+    let opened = open(&path, access, user, groups);
     let file = opened.map_err(|failure| failure.with(wanted, &path))?;
     if verify && let Some(expected) = wanted.sha256.map(Digest) {
         let unread = |source| ImageError::Read { role, path: path.clone(), source };
@@ -54,10 +54,10 @@ pub(crate) fn grant_search(directory: &Path, user: Option<Credentials>) -> io::R
     fs::set_permissions(directory, Permissions::from_mode(mode | SEARCH))
 }
 
-/// Tells whether this user can open a device, such as `/dev/kvm`.
+/// Tells whether this user can open a device, such as `/dev/kvm`, with these groups besides its own.
 #[must_use]
-pub fn opens_device(path: &str, user: Credentials) -> bool {
-    open(Path::new(path), Access::Write, Some(user)).is_ok()
+pub fn opens_device(path: &str, user: Credentials, groups: &[u32]) -> bool {
+    open(Path::new(path), Access::Write, Some(user), groups).is_ok()
 }
 
 /// Returns the kind of file, with its article, if a VMM cannot use it.
@@ -96,14 +96,19 @@ impl Failure {
     }
 }
 
-fn open(path: &Path, access: Access, user: Option<Credentials>) -> Result<File, Failure> {
+fn open(
+    path: &Path,
+    access: Access,
+    user: Option<Credentials>,
+    groups: &[u32],
+) -> Result<File, Failure> {
     // Opening a device whose driver would wait must not block.
     let flags = OFlags::NONBLOCK | OFlags::NOCTTY;
     let mut options = OpenOptions::new();
     options.read(true).write(access == Access::Write);
     options.custom_flags(i32::try_from(flags.bits()).unwrap_or_default());
     match user {
-        Some(user) if !is_ours(user) => opened_as(user, || options.open(path)),
+        Some(user) if !is_ours(user) => opened_as(user, groups, || options.open(path)),
         _ => options.open(path).map_err(Failure::Open),
     }
 }
@@ -119,13 +124,14 @@ static BECOMING: Mutex<()> = Mutex::new(());
 /// Opens a file on a thread that takes on the user's credentials: to the kernel, credentials(7) belong to a thread.
 fn opened_as(
     user: Credentials,
+    groups: &[u32],
     open: impl FnOnce() -> io::Result<File> + Send,
 ) -> Result<File, Failure> {
     let _one_at_a_time = BECOMING.lock().unwrap_or_else(PoisonError::into_inner);
     let dumpable = dumpable_behavior();
     let opened = thread::scope(|scope| {
         let thread = scope.spawn(move || {
-            take_on(user).map_err(|errno| Failure::Become(user, errno.into()))?;
+            take_on(user, groups).map_err(|errno| Failure::Become(user, errno.into()))?;
             open().map_err(Failure::Open)
         });
         thread.join().unwrap_or_else(|panic| panic::resume_unwind(panic))
@@ -136,13 +142,14 @@ fn opened_as(
     opened
 }
 
-fn take_on(Credentials { uid, gid }: Credentials) -> Result<(), Errno> {
+fn take_on(Credentials { uid, gid }: Credentials, groups: &[u32]) -> Result<(), Errno> {
     // setresuid(2) takes this value for "unchanged".
     if uid == u32::MAX || gid == u32::MAX {
         return Err(Errno::INVAL);
     }
     let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
-    set_thread_groups(&[])?;
+    let groups: Vec<_> = groups.iter().copied().map(Gid::from_raw).collect();
+    set_thread_groups(&groups)?;
     set_thread_res_gid(gid, gid, gid)?;
     set_thread_res_uid(uid, uid, uid)
 }
@@ -160,7 +167,7 @@ mod tests {
         // Other tests change the credentials of their threads too, and may leave another value behind.
         let stays = (0..5).any(|_| {
             set_dumpable_behavior(DumpableBehavior::Dumpable).unwrap();
-            assert!(opened_as(nobody, || File::open("/dev/null")).is_ok());
+            assert!(opened_as(nobody, &[], || File::open("/dev/null")).is_ok());
             let _nobody_else = BECOMING.lock().unwrap();
             dumpable_behavior().unwrap() == DumpableBehavior::Dumpable
         });

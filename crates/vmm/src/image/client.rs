@@ -22,6 +22,8 @@ pub struct Settings {
     pub directory: Option<PathBuf>,
     /// The directories that files may be in, also after symbolic links are followed; `None` is everywhere.
     pub roots: Option<Vec<PathBuf>>,
+    /// The group that may read the downloads; `None` lets everybody read them.
+    pub group: Option<u32>,
     /// The largest image that is downloaded, in bytes.
     pub most: u64,
     /// The time limit of a whole download, over all its connections.
@@ -54,6 +56,7 @@ impl Default for Settings {
         Self {
             directory: None,
             roots: None,
+            group: None,
             most: 64 << 30,
             whole: Duration::from_hours(1),
             spare: 64 << 20,

@@ -97,6 +97,18 @@ pub enum ImageError {
         /// Its checksum.
         found: Digest,
     },
+    /// The VMM's user needs a copy, which cannot be made.
+    #[error("cannot copy the {role} {} to {}", path.display(), target.display())]
+    Copy {
+        /// The role of the image.
+        role: Role,
+        /// The path of the file.
+        path: PathBuf,
+        /// The path of the copy.
+        target: PathBuf,
+        /// The kernel's own words.
+        source: io::Error,
+    },
     /// It is needed for writing, and shared with other functions.
     #[error("the {role} {url} is shared by all that name it, and cannot be written to")]
     Shared {
@@ -337,6 +349,12 @@ impl ImageError {
                 "make room on the file system of {}, or set `image_dir` to a directory on another",
                 dir.display()
             ),
+            Self::Copy { source, target, .. } if source.kind() == io::ErrorKind::StorageFull => {
+                format!(
+                    "make room on the file system of {}, or set `image_dir` to a directory on another",
+                    target.display()
+                )
+            }
             Self::Store { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
                 "run it as root".to_owned()
             }

@@ -17,6 +17,7 @@
 mod access;
 mod answer;
 mod client;
+mod copy;
 mod digest;
 mod download;
 mod error;
@@ -35,6 +36,7 @@ use std::{
 pub(super) use access::grant_search;
 pub use access::opens_device;
 pub use client::Settings;
+pub(super) use copy::{copied, remove_copies};
 pub use digest::Digest;
 pub use error::ImageError;
 pub use source::{Source, SourceError, Url};
@@ -76,6 +78,8 @@ pub struct Wanted<'a> {
     pub access: Access,
     /// The user that the VMM runs as; `None` for the user of this process.
     pub user: Option<Credentials>,
+    /// The groups that this user has besides its own.
+    pub groups: &'a [u32],
 }
 
 /// The progress of a download.
@@ -126,10 +130,19 @@ impl Images {
             Source::Url(url) => {
                 let target = DownloadTarget::new(self.directory(), role, url);
                 self.download(&target, wanted.sha256.map(Digest), progress)?;
+                target.share(self.settings.group)?;
                 target.grant_search(wanted.user)?;
                 access::check(wanted, &target.complete(), false)
             }
         }
+    }
+
+    /// Tells whether the VMM's user can open a file that [`Self::obtain`] returned for another.
+    ///
+    /// # Errors
+    /// Fails if it cannot, with the reason.
+    pub fn check(&self, wanted: &Wanted<'_>, path: &Path) -> Result<(), ImageError> {
+        access::check(wanted, path, false).map(drop)
     }
 
     fn directory(&self) -> PathBuf {
@@ -143,7 +156,7 @@ impl Images {
         progress: &mut dyn FnMut(Progress),
     ) -> Result<(), ImageError> {
         while !target.has(expected)? {
-            target.prepare()?;
+            target.prepare(self.settings.group)?;
             let mut wait = || progress(Progress { received: 0, total: None, waiting: true });
             let Some(part) = Part::lock(target, &mut wait)? else { continue };
             // The process that held the lock may just have put the file in its place.

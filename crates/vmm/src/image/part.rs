@@ -3,7 +3,7 @@
 use std::{
     fs::{self, DirBuilder, File, OpenOptions, Permissions},
     io::{self, BufReader, Seek, SeekFrom, Write},
-    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt},
+    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown},
     path::{Path, PathBuf},
 };
 
@@ -21,9 +21,16 @@ use super::{
 };
 use riklet_kernel::process::Credentials;
 
-/// An image is readable by everybody, since each VMM runs as its own user.
-const FILE_MODE: u32 = 0o644;
-const DIRECTORY_MODE: u32 = 0o755;
+/// A partial file is nobody else's.
+const PART_MODE: u32 = 0o600;
+/// An image is readable by a group that all VMMs have, or else by everybody, since each VMM runs as its own user.
+const FILE_MODES: [u32; 2] = [0o640, 0o644];
+const DIRECTORY_MODES: [u32; 2] = [0o750, 0o755];
+
+fn mode(modes: [u32; 2], group: Option<u32>) -> u32 {
+    let [of_group, of_all] = modes;
+    if group.is_some() { of_group } else { of_all }
+}
 
 /// The place of a download.
 #[derive(Debug)]
@@ -71,17 +78,24 @@ impl DownloadTarget {
     }
 
     /// Creates the directories. Those above are accessible to their owner only.
-    pub(super) fn prepare(&self) -> Result<(), ImageError> {
+    pub(super) fn prepare(&self, group: Option<u32>) -> Result<(), ImageError> {
         let made = DirBuilder::new().recursive(true).mode(0o700).create(self.parent());
         made.map_err(|error| self.failed("make", self.parent(), error))?;
-        let made = match DirBuilder::new().mode(DIRECTORY_MODE).create(&self.dir) {
+        let made = match DirBuilder::new().mode(0o700).create(&self.dir) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-            // Undoes what umask(2) took away.
-            made => made.and_then(|()| {
-                fs::set_permissions(&self.dir, Permissions::from_mode(DIRECTORY_MODE))
-            }),
+            made => made,
         };
-        made.map_err(|error| self.failed("make", &self.dir, error))
+        // This also undoes what umask(2) took away, and what an earlier version gave to everybody.
+        let shared = made.and_then(|()| share(&self.dir, mode(DIRECTORY_MODES, group), group));
+        shared.map_err(|error| self.failed("make", &self.dir, error))
+    }
+
+    /// Lets the VMMs read the whole file.
+    pub(super) fn share(&self, group: Option<u32>) -> Result<(), ImageError> {
+        let path = self.complete();
+        let shared = share(&path, mode(FILE_MODES, group), group)
+            .and_then(|()| share(&self.dir, mode(DIRECTORY_MODES, group), group));
+        shared.map_err(|error| self.failed("change the permissions of", &path, error))
     }
 
     /// Lets a VMM's user search the directory above. Does not let it list the directory.
@@ -106,6 +120,18 @@ impl DownloadTarget {
             _ => ImageError::Store { role, url, operation, path: path.to_owned(), source },
         }
     }
+}
+
+/// Gives a file to a group, and then this mode, where they differ: only the owner may change them.
+fn share(path: &Path, mode: u32, group: Option<u32>) -> io::Result<()> {
+    let found = fs::metadata(path)?;
+    if let Some(group) = group.filter(|group| *group != found.gid()) {
+        chown(path, None, Some(group))?;
+    }
+    if found.mode() & 0o7777 == mode {
+        return Ok(());
+    }
+    fs::set_permissions(path, Permissions::from_mode(mode))
 }
 
 /// The facts known about a partial file.
@@ -138,13 +164,13 @@ impl<'a> Part<'a> {
         let path = target.part();
         let failed = |operation| move |error| target.failed(operation, &target.part(), error);
         let mut options = OpenOptions::new();
-        options.read(true).write(true).create(true).truncate(false).mode(FILE_MODE);
+        options.read(true).write(true).create(true).truncate(false).mode(PART_MODE);
         let file = options.open(&path).map_err(failed("make"))?;
         take(&file, wait).map_err(failed("lock"))?;
         if !is_at(&file, &path).map_err(failed("look for"))? {
             return Ok(None);
         }
-        file.set_permissions(Permissions::from_mode(FILE_MODE))
+        file.set_permissions(Permissions::from_mode(PART_MODE))
             .map_err(failed("change the permissions of"))?;
         let received = file.metadata().map_err(failed("read"))?.len();
         let mut part = Self { target, file, hasher: Sha256::new(), received, state: None };

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{RunError, RunState, handle, process_error, state, take_down};
+use super::{RunError, RunState, handle, process_error, remove_copies, state, take_down};
 use crate::handle::Patience;
 use riklet_core::model::InstanceName;
 use riklet_kernel::process::ProcessId;
@@ -119,6 +119,7 @@ impl Orphan {
     fn clear(self, node: &mut impl NodeOperations, now: u64) -> Result<(Run, Report), RunError> {
         let state_dir = node.config().state_dir.clone();
         let report = take_down(node, self.ours, self.name());
+        remove_copies(&node.config().vmm.image_dir, self.name());
         let run = self.release(&state_dir, report.is_ok(), now)?;
         Ok((run, report?))
     }

@@ -47,6 +47,26 @@ pub enum SupervisorError {
         /// The name that is not known.
         name: String,
     },
+    /// Another function has the user that the definition names.
+    #[error("{name} cannot be run: {other} runs as user {uid} already")]
+    UserTaken {
+        /// The instance.
+        name: InstanceName,
+        /// The user.
+        uid: u32,
+        /// The other instance.
+        other: String,
+    },
+    /// The user cannot be taken for a function.
+    #[error("{name} cannot be run: user {uid} cannot be locked")]
+    UserLock {
+        /// The instance.
+        name: InstanceName,
+        /// The user.
+        uid: u32,
+        /// The kernel's own words.
+        source: io::Error,
+    },
     /// The VMM cannot be started, or refuses its machine.
     #[error("{name} cannot be run")]
     Launch {
@@ -141,7 +161,7 @@ impl SupervisorError {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::Node(error) | Self::Run(RunError::Node(error)) => error.kind(),
-            Self::Account { .. } => ErrorKind::Invalid,
+            Self::Account { .. } | Self::UserTaken { .. } => ErrorKind::Invalid,
             Self::Vmm { source, .. } if source.is_of_the_definition() => ErrorKind::Invalid,
             Self::Image { source, .. } if source.is_of_the_definition() => ErrorKind::Invalid,
             Self::Vmm { .. } => ErrorKind::Host,
@@ -165,6 +185,10 @@ impl SupervisorError {
         match self {
             Self::Node(error) => error.hint(),
             Self::Run(error) => error.hint(),
+            Self::UserTaken { .. } => Some(
+                "leave `user` out, name another, or set sharedUser to true in both definitions"
+                    .to_owned(),
+            ),
             Self::Recorded { name } => Some(format!("`riklet-sdn down {name}` first")),
             Self::Vmm { source, .. } => Some(source.hint()),
             Self::Image { source, .. } => source.hint(),

@@ -171,6 +171,7 @@ impl<'a> RunningGuests<'a> {
         let (status, reset) =
             finished.map_err(|source| SupervisorError::Wait { name: name.clone(), source })?;
         down?;
+        runs::remove_copies(&node.config().vmm.image_dir, &name);
         let mut store = Store::open(&self.state_dir)?;
         let run = store.run(&name)?;
         let stopping = run.as_ref().is_some_and(|run| run.stopping);

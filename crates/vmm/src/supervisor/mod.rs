@@ -13,6 +13,7 @@ mod prepare;
 mod readiness;
 #[cfg(test)]
 mod tests;
+mod user;
 
 use std::{
     collections::BTreeSet,
@@ -202,8 +203,7 @@ impl<K: Kernel, O: Observer<K>> Supervision<'_, K, O> {
         self.observer.networked(&report)?;
         let networked = now();
         let instances: Vec<_> = prepared.iter().zip(ordered(&report, prepared)).collect();
-        let deadline = now() + self.options.ready_timeout;
-        self.start(&instances)?;
+        let deadline = self.start(&instances)?;
         let launched = now();
         let played: Vec<Played<'_>> = instances.iter().map(|(p, i)| (*i, p.choice.vmm)).collect();
         let wait =
@@ -227,7 +227,8 @@ impl<K: Kernel, O: Observer<K>> Supervision<'_, K, O> {
         Ok(self.watch()?)
     }
 
-    fn start(&mut self, instances: &[(&Prepared, &Instance)]) -> Result<(), O::Error> {
+    /// Starts the VMMs, and returns the time by which the functions shall be ready.
+    fn start(&mut self, instances: &[(&Prepared, &Instance)]) -> Result<Instant, O::Error> {
         let resolvers = self.node.kernel().resolvers().map_err(SupervisorError::from)?;
         let mut launches = Vec::new();
         for (prepared, instance) in instances {
@@ -236,16 +237,20 @@ impl<K: Kernel, O: Observer<K>> Supervision<'_, K, O> {
             {
                 tracing::warn!("{warning}");
             }
-            let launch = prepared.launch(instance, &resolvers, self.options.player);
+            let image_dir = &self.node.config().vmm.image_dir;
+            let launch = prepared.launch(image_dir, instance, &resolvers, self.options.player);
             let name = || instance.name().clone();
             let failed = |source| SupervisorError::Launch { name: name(), source };
-            let launch = launch.map_err(failed)?;
-            self.guests.start(instance.name(), &launch)?;
-            launches.push(launch);
+            launches.push(launch.map_err(failed)?);
+        }
+        let deadline = now() + self.options.ready_timeout;
+        for ((_, instance), launch) in instances.iter().zip(&launches) {
+            self.guests.start(instance.name(), launch)?;
             self.observer.started(self.node, instance)?;
         }
         // One that is slow keeps none of the others waiting.
-        Ok(self.guests.boot(self.node, &launches, self.options.ready_timeout)?)
+        self.guests.boot(self.node, &launches, self.options.ready_timeout)?;
+        Ok(deadline)
     }
 
     /// Waits until the supervisor shall stop or no VMM is left. The end of one VMM does not affect the others.

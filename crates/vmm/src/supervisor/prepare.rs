@@ -4,13 +4,13 @@ use std::{
     collections::BTreeMap,
     net::IpAddr,
     num::{NonZeroU8, NonZeroU32},
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 
 use riklet_core::model::{
-    Accelerator, Account, Execution, Image, InstanceName, Sha256, Vmm, Workload,
+    Accelerator, Execution, Image, InstanceName, Sha256, SlotAccounts, Vmm, Workload,
 };
-use riklet_kernel::{AccountKind, Kernel, process::Credentials};
+use riklet_kernel::Kernel;
 use riklet_sdn::{Config, DEFAULT_IMAGE_ROOTS, Instance, Node, VmmConfig};
 use rustix::{
     fs::{Mode, OFlags},
@@ -18,7 +18,10 @@ use rustix::{
     process::geteuid,
 };
 
-use super::SupervisorError;
+use super::{
+    SupervisorError,
+    user::{Uid, UserLock, VmmUser},
+};
 use crate::{
     attachment::Attachment,
     choose::{self, Choice, Facts, Kvm, Need, Unusable},
@@ -28,35 +31,50 @@ use crate::{
     machine::Machine,
 };
 
+/// The device of KVM.
+pub(super) const KVM: &str = "/dev/kvm";
+
 /// Starts the built-in guest of an instance: a program and its arguments ([`Launch::Builtin`]).
 pub type Player<'a> = &'a dyn Fn(&Instance) -> Result<Launch, LaunchError>;
 
 /// A function that can be run: its VMM is chosen, and its files exist.
 #[derive(Debug)]
 pub struct Prepared {
-    /// The function.
+    /// The function. If its definition names no user, it has that of its slot.
     pub workload: Workload,
     /// The VMM that runs it, and why.
     pub choice: Choice,
     files: Option<Files>,
-    credentials: Option<Credentials>,
+    user: VmmUser,
+    /// The lock of its user, while the function is run.
+    _held: Option<UserLock>,
 }
 
-/// The files of a microVM, which the VMM's user can open.
+/// The files of a microVM.
 #[derive(Debug)]
 struct Files {
-    kernel: PathBuf,
-    initrd: Option<PathBuf>,
-    rootfs: Option<PathBuf>,
+    kernel: ImageFile,
+    initrd: Option<ImageFile>,
+    rootfs: Option<ImageFile>,
+}
+
+/// A file of a microVM.
+#[derive(Debug)]
+enum ImageFile {
+    /// The VMM's user can open it.
+    InPlace(PathBuf),
+    /// The VMM gets a copy of its own.
+    Copied(PathBuf),
 }
 
 /// Chooses the VMM of each function, and obtains its images. Definitions may name files in the directories `beside` as well
-/// as in those of [`riklet_sdn::DEFAULT_IMAGE_ROOTS`], or else in those of the configuration. `show` gets the name of an image and returns
-/// the function that receives the progress of its download. Changes nothing but the cache of images. Can be repeated.
+/// as in those of [`riklet_sdn::DEFAULT_IMAGE_ROOTS`], or else in those of the configuration. `show` gets the name of an
+/// image and returns the function that receives the progress of its download. Changes nothing but the cache of images, and
+/// holds the users that definitions name. Can be repeated.
 ///
 /// # Errors
-/// Fails if one of them cannot be run on this host, the host is in use by other records, or an image cannot be obtained. Earlier images may be downloaded
-/// then.
+/// Fails if one of them cannot be run on this host, the host is in use by other records, an image cannot be obtained, or
+/// another function has the user. Earlier images may be downloaded then.
 pub fn prepare<K: Kernel, P: FnMut(Progress)>(
     node: &mut Node<K>,
     workloads: &[Workload],
@@ -65,28 +83,35 @@ pub fn prepare<K: Kernel, P: FnMut(Progress)>(
 ) -> Result<Vec<Prepared>, SupervisorError> {
     node.refuse_first_use()?;
     let facts = facts();
-    let images = Images::new(&node.config().state_dir, image_settings(node.config(), beside));
+    let users = node.config().vmm.vmm_users.filter(|_| geteuid().is_root());
+    let images =
+        Images::new(&node.config().state_dir, image_settings(node.config(), beside, users));
     let mut prepared = Vec::new();
     for workload in workloads {
         let name = || workload.name().clone();
-        let execution = workload.execution();
-        let choice = choose::choose(execution, &facts);
+        let mut workload = workload.clone();
+        let choice = choose::choose(workload.execution(), &facts);
         let choice = choice.map_err(|source| SupervisorError::Vmm { name: name(), source })?;
-        let (mut files, mut credentials) = (None, None);
+        let (mut files, mut user, mut held) = (None, VmmUser::default(), None);
         if choice.vmm != Vmm::Builtin {
-            credentials = credentials_of(node, execution)?;
-            if let Some(source) = lacks_device(&choice, credentials) {
+            let named = workload.execution().user.is_some();
+            user = VmmUser::of(node, workload.execution_mut(), users, choice.accelerator)?;
+            if let Some(source) = lacks_device(&choice, &user) {
                 return Err(SupervisorError::Vmm { name: name(), source });
             }
-            let obtained = Files::obtain(&images, execution, credentials, &show);
+            if let Some(uid) = user.own().filter(|_| named) {
+                let shared = workload.execution().shared_user == Some(true);
+                held = Some(UserLock::take(&node.config().state_dir, &name(), uid, shared)?);
+            }
+            let obtained = Files::obtain(&images, workload.execution(), &user, &show);
             files = obtained.map_err(|source| SupervisorError::Image { name: name(), source })?;
         }
-        prepared.push(Prepared { workload: workload.clone(), choice, files, credentials });
+        prepared.push(Prepared { workload, choice, files, user, _held: held });
     }
     Ok(prepared)
 }
 
-fn image_settings(config: &Config, beside: &[PathBuf]) -> Settings {
+fn image_settings(config: &Config, beside: &[PathBuf], users: Option<SlotAccounts>) -> Settings {
     let VmmConfig { image_dir, image_roots, private_redirects, .. } = &config.vmm;
     let default = DEFAULT_IMAGE_ROOTS.iter().map(PathBuf::from);
     let default = || beside.iter().cloned().chain(default).collect();
@@ -94,6 +119,7 @@ fn image_settings(config: &Config, beside: &[PathBuf]) -> Settings {
         directory: Some(image_dir.clone()),
         roots: Some(image_roots.clone().unwrap_or_else(default)),
         private_redirects: *private_redirects,
+        group: users.map(SlotAccounts::shared),
         ..Settings::default()
     }
 }
@@ -103,15 +129,22 @@ impl Files {
     fn obtain<P: FnMut(Progress)>(
         images: &Images,
         execution: &Execution,
-        user: Option<Credentials>,
+        user: &VmmUser,
         show: impl Fn(&str) -> P,
     ) -> Result<Option<Self>, ImageError> {
         let obtain = |role: Role, image: &Option<Image>, access: Access| {
             let Some(image) = image else { return Ok(None) };
             let sha256 = image.sha256().map(Sha256::bytes);
-            let wanted = Wanted { role, source: image.source(), sha256, access, user };
+            let wanted = Wanted {
+                role,
+                source: image.source(),
+                sha256,
+                access,
+                user: user.tried(),
+                groups: &user.groups,
+            };
             let mut progress = show(&format!("{role} {}", image.source()));
-            images.obtain(&wanted, &mut progress).map(Some)
+            ImageFile::obtain(images, &wanted, user, &mut progress).map(Some)
         };
         let disk = if execution.read_only == Some(true) { Access::Read } else { Access::Write };
         let kernel = obtain(Role::Kernel, &execution.kernel, Access::Read)?;
@@ -119,45 +152,68 @@ impl Files {
         let rootfs = obtain(Role::Rootfs, &execution.rootfs, disk)?;
         Ok(kernel.map(|kernel| Self { kernel, initrd, rootfs }))
     }
+
+    /// Returns those that are copied, with their roles.
+    fn copied(&self) -> Vec<(Role, &Path)> {
+        let roles = [
+            (Role::Kernel, Some(&self.kernel)),
+            (Role::Initrd, self.initrd.as_ref()),
+            (Role::Rootfs, self.rootfs.as_ref()),
+        ];
+        let copied = roles.into_iter().filter_map(|(role, file)| match file {
+            Some(ImageFile::Copied(source)) => Some((role, source.as_path())),
+            _ => None,
+        });
+        copied.collect()
+    }
+}
+
+impl ImageFile {
+    /// Obtains a file. A user that the definition names must be able to open the file itself. The user of a slot, which
+    /// nothing belongs to, gets a copy of what it may write to, and of what it cannot read.
+    fn obtain(
+        images: &Images,
+        wanted: &Wanted<'_>,
+        user: &VmmUser,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<Self, ImageError> {
+        if !matches!(user.uid, Uid::OfSlot(_)) {
+            return images.obtain(wanted, progress).map(Self::InPlace);
+        }
+        let readable = Wanted { access: Access::Read, user: None, groups: &[], ..*wanted };
+        let path = images.obtain(&readable, progress)?;
+        let is_file = path.is_file();
+        if wanted.access == Access::Write && is_file {
+            return Ok(Self::Copied(path));
+        }
+        match images.check(wanted, &path) {
+            Ok(()) => Ok(Self::InPlace(path)),
+            Err(ImageError::Open { .. }) if is_file => Ok(Self::Copied(path)),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Returns the path for the VMM, and takes that of the next copy if this is one.
+    fn place(&self, copies: &mut impl Iterator<Item = PathBuf>) -> PathBuf {
+        match self {
+            Self::InPlace(path) => path.clone(),
+            Self::Copied(source) => copies.next().unwrap_or_else(|| source.clone()),
+        }
+    }
 }
 
 /// Returns the device that the VMM's user cannot open, although this process can.
-fn lacks_device(choice: &Choice, user: Option<Credentials>) -> Option<Unusable> {
-    let user = user?;
-    let need = if !image::opens_device("/dev/net/tun", user) {
-        Need::TunAs(user)
-    } else if choice.accelerator == Accelerator::Kvm && !image::opens_device("/dev/kvm", user) {
-        Need::KvmAs(user)
+fn lacks_device(choice: &Choice, user: &VmmUser) -> Option<Unusable> {
+    let tried = user.tried()?;
+    let opens = |device| image::opens_device(device, tried, &user.groups);
+    let need = if !opens("/dev/net/tun") {
+        Need::TunAs(tried)
+    } else if choice.accelerator == Accelerator::Kvm && !opens(KVM) {
+        Need::KvmAs(tried)
     } else {
         return None;
     };
     Some(Unusable { vmm: choice.vmm, need })
-}
-
-/// Returns the user that the VMM runs as; `None` means the user of this process. Without a group in the definition,
-/// the user's group of passwd(5) applies.
-fn credentials_of<K: Kernel>(
-    node: &mut Node<K>,
-    execution: &Execution,
-) -> Result<Option<Credentials>, SupervisorError> {
-    let mut number = |kind, account: &Option<Account>| match account {
-        None => Ok(None),
-        Some(Account::Id(id)) => Ok(Some(*id)),
-        Some(Account::Name(name)) => {
-            let found = node.kernel().account(kind, name)?;
-            let unknown = || SupervisorError::Account { kind, name: name.to_string() };
-            found.map(Some).ok_or_else(unknown)
-        }
-    };
-    let uid = number(AccountKind::User, &execution.user)?;
-    let gid = number(AccountKind::Group, &execution.group)?;
-    let uid = match (uid, gid) {
-        (None, None) => return Ok(None),
-        (uid, _) => uid.unwrap_or_else(|| geteuid().as_raw()),
-    };
-    let own = || nix::unistd::User::from_uid(uid.into()).ok().flatten();
-    let gid = gid.unwrap_or_else(|| own().map_or(uid, |user| user.gid.as_raw()));
-    Ok(Some(Credentials { uid, gid }))
 }
 
 impl Prepared {
@@ -168,9 +224,10 @@ impl Prepared {
     }
 
     /// Returns the way to start the guest in this instance's slot. A guest whose definition names no DNS servers gets
-    /// the host's. `player` starts the built-in guest.
+    /// the host's. `player` starts the built-in guest. Makes the private copies of images in this directory.
     pub(super) fn launch(
         &self,
+        image_dir: &Path,
         instance: &Instance,
         resolvers: &[IpAddr],
         player: Player<'_>,
@@ -179,9 +236,16 @@ impl Prepared {
             return player(instance);
         };
         let execution = self.workload.execution();
-        let mut machine = Machine::new(Attachment::of(instance, resolvers), files.kernel.clone());
-        machine.initrd.clone_from(&files.initrd);
-        machine.rootfs.clone_from(&files.rootfs);
+        let credentials = self.user.credentials(instance.slot);
+        let copies = match credentials {
+            Some(user) => image::copied(image_dir, instance.name(), user, &files.copied())?,
+            None => vec![],
+        };
+        let mut copies = copies.into_iter();
+        let kernel = files.kernel.place(&mut copies);
+        let mut machine = Machine::new(Attachment::of(instance, resolvers), kernel);
+        machine.initrd = files.initrd.as_ref().map(|file| file.place(&mut copies));
+        machine.rootfs = files.rootfs.as_ref().map(|file| file.place(&mut copies));
         machine.read_only = execution.read_only == Some(true);
         machine.accelerator = self.choice.accelerator;
         let vcpus = execution.vcpus.and_then(|vcpus| NonZeroU8::new(vcpus.get()));
@@ -194,7 +258,8 @@ impl Prepared {
             vmm: self.choice.vmm,
             program: program.clone(),
             machine: Box::new(machine),
-            credentials: self.credentials,
+            credentials,
+            groups: self.user.groups.clone(),
         })
     }
 }
@@ -216,7 +281,7 @@ fn on_path(name: &str) -> Option<PathBuf> {
 }
 
 fn kvm() -> Kvm {
-    match rustix::fs::open("/dev/kvm", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()) {
+    match rustix::fs::open(KVM, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()) {
         Ok(_) => Kvm::Opens,
         Err(Errno::ACCESS | Errno::PERM) => Kvm::Denied,
         Err(_) => Kvm::Missing,

@@ -25,6 +25,7 @@ const EXECUTION: &[&str] = &[
     "accelerator",
     "user",
     "group",
+    "sharedUser",
     "queues",
     "dns",
 ];
@@ -54,6 +55,7 @@ impl Validator {
             ),
             user: self.account(&object, "user"),
             group: self.account(&object, "group"),
+            shared_user: self.boolean(&object, "sharedUser"),
             queues: self.count(&object, "queues", Queues::new),
             dns: self.dns(&object),
         };

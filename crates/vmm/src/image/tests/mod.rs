@@ -119,7 +119,14 @@ impl NodeWithImages {
 }
 
 fn kernel(source: &str) -> Wanted<'_> {
-    Wanted { role: Role::Kernel, source, sha256: None, access: Access::Read, user: None }
+    Wanted {
+        role: Role::Kernel,
+        source,
+        sha256: None,
+        access: Access::Read,
+        user: None,
+        groups: &[],
+    }
 }
 
 fn set(files: &[&str]) -> BTreeSet<String> {

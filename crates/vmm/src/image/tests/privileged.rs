@@ -206,6 +206,27 @@ fn access_is_checked_as_the_vmms_user() {
 }
 
 #[test]
+fn downloaded_image_is_readable_by_a_group_alone() {
+    const GROUP: u32 = 4242;
+    isolated(|| {
+        // As an earlier version left it, and then as it is shared.
+        let everybody = NodeWithImages::new();
+        let server = Server::start([serve(b"file", TAG)]);
+        let url = server.url();
+        let path = everybody.obtain(&url).unwrap();
+        assert_eq!(mode(&path), 0o644);
+        let settings = Settings { group: Some(GROUP), ..everybody.settings.clone() };
+        let images = Images::new(&everybody.state_dir(), settings);
+        let of_group = Wanted { user: Some(NOBODY), groups: &[GROUP], ..kernel(&url) };
+        assert_eq!(images.obtain(&of_group, &mut |_| {}).unwrap(), path);
+        assert_eq!((mode(&path), mode(path.parent().unwrap())), (0o640, 0o750));
+        let others = words(images.obtain(&Wanted { groups: &[], ..of_group }, &mut |_| {}));
+        assert!(others.ends_with(": Permission denied (os error 13)"), "{others}");
+        server.end();
+    });
+}
+
+#[test]
 fn downloaded_image_is_readable_by_the_vmms_user() {
     isolated(|| {
         let node = NodeWithImages::new();
