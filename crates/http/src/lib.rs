@@ -267,7 +267,10 @@ impl Client {
             if over {
                 let (socket, waited) = (self.socket.clone(), deadline.passed());
                 // At the time limit, the failure of the last attempt explains more than the timeout.
-                let source = early.unwrap_or(source);
+                let source = match (source, early) {
+                    (ExchangeError::Timeout(_), Some(early)) => early,
+                    (source, _) => source,
+                };
                 return Err(HttpError::NotListening { socket, waited, source });
             }
             if !runs() {
