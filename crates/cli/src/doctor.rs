@@ -16,11 +16,16 @@ use riklet_core::{
 use riklet_kernel::{
     ForeignChains, HostFacts, Kernel, KernelError, Links, NetworkManagers, Routes, Sysctls,
 };
+use riklet_sdn::process::Credentials;
 use riklet_sdn::{
     Config, FirewallChoice, Node, UplinkFlaw, Warning, overlapping_route,
     store::{Setting, Store},
 };
-use riklet_vmm::choose::{Facts, Kvm};
+use riklet_vmm::{
+    choose::{Facts, Kvm},
+    image,
+};
+use rustix::process::geteuid;
 use serde::Serialize;
 
 use super::{
@@ -122,8 +127,22 @@ fn look(
     findings.extend(pool(config, decided, kernel));
     findings.extend(decided.and_then(|(_, pool)| routing_rule(pool, kernel)));
     findings.push(state(config));
-    findings.extend(vmms(&riklet_vmm::supervisor::facts()));
+    let facts = riklet_vmm::supervisor::facts();
+    findings.extend(vmms(&facts));
+    findings.extend(vmm_users(&facts, config));
     findings
+}
+
+/// Returns a note if the users that VMMs run as by default cannot open what each VMM opens.
+fn vmm_users(facts: &Facts, config: &Config) -> Option<Finding> {
+    const TUN: &str = "/dev/net/tun";
+    let users =
+        config.vmm.vmm_users.filter(|_| geteuid().is_root() && !facts.programs.is_empty())?;
+    let user = Credentials { uid: users.shared(), gid: users.shared() };
+    let advice =
+        "`chmod 666 /dev/net/tun`, as udev does; or vmm_uid_base = 0, which runs VMMs as root";
+    (!image::opens_device(TUN, user, &[]))
+        .then(|| Finding::note("VMMs' users", format!("they may not open {TUN}"), advice))
 }
 
 /// Returns the findings about the VMMs that `run` can use.
