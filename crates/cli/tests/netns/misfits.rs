@@ -144,6 +144,11 @@ fn files_that_no_vmm_can_open_are_refused() {
             format!("the kernel {} has the SHA-256 e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855, not {SHA256}", path("vmlinux")),
         ),
         misfit("nobody", json!({ "user": "nosuch" }), "the host has no user nosuch".to_owned()),
+        misfit(
+            "a slot's user",
+            json!({ "user": 1_900_000_005 }),
+            "hello cannot be run: user 1900000005 is one of those that functions get".to_owned(),
+        ),
         misfit("no memory", json!({ "memory": 0 }), "a guest needs at least 1 MiB of memory".to_owned()),
     ]);
 }

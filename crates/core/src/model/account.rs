@@ -39,6 +39,12 @@ impl SlotAccounts {
         self.base
     }
 
+    /// Tells whether a number is one of the block.
+    #[must_use]
+    pub const fn contains(self, number: u32) -> bool {
+        number >= self.base && number - self.base < Self::SIZE
+    }
+
     /// Returns the number of a slot.
     #[must_use]
     pub fn of(self, slot: Slot) -> u32 {
@@ -159,6 +165,8 @@ mod tests {
         let numbers = [0, 1, u16::MAX].map(|slot| accounts.of(Slot::new(slot)));
         assert_eq!(numbers, [1_900_000_001, 1_900_000_002, 1_900_065_536]);
         assert!(!numbers.contains(&accounts.shared()));
+        assert!(numbers.into_iter().chain([accounts.shared()]).all(|n| accounts.contains(n)));
+        assert!(!accounts.contains(1_899_999_999) && !accounts.contains(0));
         // Root's is never among them; what looks like it is a name.
         assert_eq!((SlotAccounts::new(0), SlotAccounts::new(u32::MAX - 9)), (None, None));
         assert!(matches!("slot+0".parse(), Ok(Account::Name(_))));

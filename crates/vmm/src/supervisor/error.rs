@@ -57,6 +57,14 @@ pub enum SupervisorError {
         /// The other instance.
         other: String,
     },
+    /// The definition names a user that a slot has.
+    #[error("{name} cannot be run: user {uid} is one of those that functions get by their slots")]
+    UserOfSlots {
+        /// The instance.
+        name: InstanceName,
+        /// The user.
+        uid: u32,
+    },
     /// The user cannot be taken for a function.
     #[error("{name} cannot be run: user {uid} cannot be locked")]
     UserLock {
@@ -161,7 +169,9 @@ impl SupervisorError {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::Node(error) | Self::Run(RunError::Node(error)) => error.kind(),
-            Self::Account { .. } | Self::UserTaken { .. } => ErrorKind::Invalid,
+            Self::Account { .. } | Self::UserTaken { .. } | Self::UserOfSlots { .. } => {
+                ErrorKind::Invalid
+            }
             Self::Vmm { source, .. } if source.is_of_the_definition() => ErrorKind::Invalid,
             Self::Image { source, .. } if source.is_of_the_definition() => ErrorKind::Invalid,
             Self::Vmm { .. } => ErrorKind::Host,
@@ -189,6 +199,7 @@ impl SupervisorError {
                 "leave `user` out, name another, or set sharedUser to true in both definitions"
                     .to_owned(),
             ),
+            Self::UserOfSlots { .. } => Some("leave `user` out, or name another".to_owned()),
             Self::Recorded { name } => Some(format!("`riklet-sdn down {name}` first")),
             Self::Vmm { source, .. } => Some(source.hint()),
             Self::Image { source, .. } => source.hint(),

@@ -100,6 +100,9 @@ pub fn prepare<K: Kernel, P: FnMut(Progress)>(
                 return Err(SupervisorError::Vmm { name: name(), source });
             }
             if let Some(uid) = user.own().filter(|_| named) {
+                if users.is_some_and(|users| users.contains(uid)) {
+                    return Err(SupervisorError::UserOfSlots { name: name(), uid });
+                }
                 let shared = workload.execution().shared_user == Some(true);
                 held = Some(UserLock::take(&node.config().state_dir, &name(), uid, shared)?);
             }
