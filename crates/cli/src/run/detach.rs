@@ -8,6 +8,7 @@ use std::{
     panic,
     path::Path,
     process::ExitCode,
+    sync::{Mutex, PoisonError},
     thread,
 };
 
@@ -39,12 +40,7 @@ pub(super) fn run(
     }
     let mut documents = Vec::new();
     let mut failed: Option<u8> = None;
-    let supervised: Vec<_> = thread::scope(|scope| {
-        let supervise = |workload| scope.spawn(move || supervise(config, workload, args, output));
-        let threads: Vec<_> = workloads.iter().map(supervise).collect();
-        let ended = threads.into_iter().map(thread::ScopedJoinHandle::join);
-        ended.map(|ended| ended.unwrap_or_else(|panic| panic::resume_unwind(panic))).collect()
-    });
+    let supervised = supervise_all(config, workloads, args, output);
     for (workload, detached) in workloads.iter().zip(supervised) {
         let name = workload.name();
         let detached =
@@ -69,6 +65,34 @@ pub(super) fn run(
         output.print(String::new, || Value::Array(documents))?;
     }
     Ok(failed.map_or(ExitCode::SUCCESS, ExitCode::from))
+}
+
+/// Starts the supervisors, many of them at once, and returns the outcomes in the order of the workloads.
+fn supervise_all(
+    config: &Config,
+    workloads: &[Workload],
+    args: &RunArgs,
+    output: Output,
+) -> Vec<io::Result<Detached>> {
+    /// The most supervisors that start at a time: they wait for each other at the node's lock, and only for so long.
+    const AT_ONCE: usize = 64;
+    let queue = Mutex::new(workloads.iter().enumerate());
+    let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).next();
+    let work = || {
+        let mut done = Vec::new();
+        while let Some((index, workload)) = next() {
+            done.push((index, supervise(config, workload, args, output)));
+        }
+        done
+    };
+    let mut all: Vec<_> = thread::scope(|scope| {
+        let threads = (0..workloads.len().min(AT_ONCE)).map(|_| scope.spawn(work));
+        let threads: Vec<_> = threads.collect();
+        let ended = threads.into_iter().map(thread::ScopedJoinHandle::join);
+        ended.flat_map(|done| done.unwrap_or_else(|panic| panic::resume_unwind(panic))).collect()
+    });
+    all.sort_by_key(|(index, _)| *index);
+    all.into_iter().map(|(_, detached)| detached).collect()
 }
 
 enum Detached {
