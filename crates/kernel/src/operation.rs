@@ -11,6 +11,14 @@ pub trait OperationScope: Sealed {
     /// Fails if the kernel's notifications cannot be read.
     fn start_operation(&mut self) -> Result<(), KernelError>;
 
+    /// Returns a number that differs from every earlier one if an answer about the host may differ from those given
+    /// before: its uplinks, their MTU, its routing, and its switches of forwarding. `None` if that is not known, as with
+    /// a kernel that is asked anew each time.
+    ///
+    /// # Errors
+    /// Fails if the kernel's notifications cannot be read.
+    fn host_version(&mut self) -> Result<Option<u64>, KernelError>;
+
     /// Passes this lock on to every program that is started to change something, while somebody holds it.
     ///
     /// If this process is killed, the kernel kills such a program as well. The lock is free only when the

@@ -8,8 +8,10 @@ use std::{
     sync::Weak,
 };
 
-use super::record::Changes;
-use crate::store::{Generation, Lock, Phase, Record, ReservedSlot, Store, StoreError, Tx};
+use super::{host::Host, record::Changes};
+use crate::store::{
+    Generation, Lock, Phase, Record, ReservedSlot, SettingsVersion, Store, StoreError, Tx,
+};
 use riklet_core::{
     model::{Exposure, PortRange, Protocol, Slot},
     plan::LinkDeletion,
@@ -45,9 +47,14 @@ pub(crate) struct Cache {
     broken: BTreeMap<Slot, Generation>,
     /// The outcomes that are not committed yet.
     deferred: Vec<DeferredOutcome>,
+    /// The host as it was last found, if there was nothing to record about it.
+    host: Option<(HostVersion, Host)>,
     /// True if the records had to be written again, and the caller was not told yet.
     restored: Cell<bool>,
 }
+
+/// The version of everything that decides about a [`Host`]: of the kernel's answers, and of the settings.
+pub(crate) type HostVersion = (u64, SettingsVersion);
 
 /// The outcome for an instance that was brought up or taken down. It names the generation of the record: if another
 /// process has changed the record since, its change stays.
@@ -74,6 +81,11 @@ impl Cache {
     /// Notes that this process is no longer notified of changes; `false` if it was not before either.
     pub(crate) fn stop_watching(&mut self) -> bool {
         self.watcher.take().is_some()
+    }
+
+    /// Reports whether it is that of a long-lived node.
+    pub(crate) fn is_kept(&self) -> bool {
+        self.strategy == Strategy::Deferred
     }
 
     /// Returns when the TAPs of instances that leave are deleted.
@@ -111,6 +123,20 @@ impl Cache {
             store.stay_open()?;
         }
         Ok(store)
+    }
+}
+
+/// The host.
+impl Cache {
+    /// Returns the host as it was found in this version.
+    pub(crate) fn host(&self, version: HostVersion) -> Option<Host> {
+        let known = self.host.as_ref().filter(|(known, _)| *known == version);
+        known.map(|(_, host)| host.clone())
+    }
+
+    /// Keeps the host that was found in this version, unless something about it has to be recorded.
+    pub(crate) fn keep_host(&mut self, version: HostVersion, host: &Host) {
+        self.host = (!host.has_news()).then(|| (version, host.clone()));
     }
 }
 
@@ -156,6 +182,11 @@ impl Cache {
     /// Notes that an instance is gone, but its flows are not forgotten yet.
     pub(crate) fn keep_flows(&mut self, record: &Record) {
         self.draining_exposures.insert(record.slot, record.workload.exposures().to_vec());
+    }
+
+    /// Returns the number of instances that are gone, and whose flows are not forgotten yet.
+    pub(crate) fn draining(&self) -> usize {
+        self.draining_exposures.len()
     }
 
     /// Notes that the flows of these slots are forgotten.

@@ -65,6 +65,11 @@ impl Choices {
         Ok(Self { uplinks, mtu, news })
     }
 
+    /// Reports whether there are new settings.
+    pub(crate) const fn has_news(&self) -> bool {
+        !self.news.is_empty()
+    }
+
     /// Records the new settings.
     pub(crate) fn record(&self, tx: &Tx<'_>) -> Result<(), NodeError> {
         Ok(self.news.iter().try_for_each(|(setting, value)| tx.set_setting(*setting, value))?)

@@ -127,6 +127,18 @@ impl Host {
         Ok(host)
     }
 
+    /// Reports whether [`Self::record`] would write anything.
+    pub(crate) fn has_news(&self) -> bool {
+        let Forwarding { switched, forgotten, neighbours, .. } = &self.forwarding;
+        self.first_use
+            || self.must_record_owner
+            || self.choices.has_news()
+            || self.marks.is_some()
+            || self.watcher.is_some()
+            || neighbours.is_some()
+            || !(switched.is_empty() && forgotten.is_empty())
+    }
+
     /// Reports whether an interface bears our mark, or that of an earlier version.
     pub(crate) fn owns(&self, link: &LinkState) -> bool {
         let mark = alias::mark(link.alias.as_deref());

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 use super::{
     Config, NodeError,
-    cache::Cache,
+    cache::{Cache, HostVersion},
     host::{Host, Interfaces, Survey},
 };
 use crate::store::{
@@ -210,8 +210,31 @@ impl<K: Kernel> Context<'_, K> {
         store: &Store,
         interfaces: Interfaces,
     ) -> Result<Option<Host>, NodeError> {
+        let before = self.host_version(store, interfaces)?;
+        if let Some(known) = before.and_then(|version| self.cache.host(version)) {
+            return Ok(Some(known));
+        }
         let survey = self.survey(interfaces);
-        Host::decided(self.kernel, self.config, store, survey)
+        let host = Host::decided(self.kernel, self.config, store, survey)?;
+        if let (Some(version), Some(host)) = (self.host_version(store, interfaces)?, &host)
+            && before == Some(version)
+        {
+            self.cache.keep_host(version, host);
+        }
+        Ok(host)
+    }
+
+    /// Returns the version of everything that decides about the host; `None` if it has to be looked at.
+    fn host_version(
+        &mut self,
+        store: &Store,
+        interfaces: Interfaces,
+    ) -> Result<Option<HostVersion>, NodeError> {
+        if interfaces == Interfaces::Listed || !self.cache.is_kept() {
+            return Ok(None);
+        }
+        let Some(of_kernel) = self.kernel.host_version()? else { return Ok(None) };
+        Ok(Some((of_kernel, store.settings_version()?)))
     }
 
     /// Returns the same as [`Self::decided`], but refuses the host if the node was not used yet and objects belong to
@@ -235,6 +258,9 @@ impl<K: Kernel> Context<'_, K> {
         store: &Store,
         interfaces: Interfaces,
     ) -> Result<Host, NodeError> {
+        if let Some(host) = self.decided(store, interfaces)? {
+            return Ok(host);
+        }
         let survey = self.survey(interfaces);
         let host = Host::decide(self.kernel, self.config, store, survey)?;
         if host.first_use {

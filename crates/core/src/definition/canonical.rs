@@ -21,7 +21,9 @@ pub fn to_value(workload: &Workload) -> Value {
 /// Returns the definition of a workload on one line, as [`to_value`] does. Equal workloads have equal texts.
 #[must_use]
 pub fn to_json(workload: &Workload) -> String {
-    to_value(workload).to_string()
+    let value = to_value(workload);
+    // Its `Display` checks every piece for being text, which takes most of the time.
+    serde_json::to_string(&value).unwrap_or_else(|_never| value.to_string())
 }
 
 /// Returns the workload of a text that [`to_json`] wrote, of whatever length: with its defaults spelt out, it may be

@@ -1,4 +1,10 @@
-use std::{collections::BTreeSet, net::IpAddr, os::fd::OwnedFd, sync::Weak};
+use std::{
+    collections::BTreeSet,
+    hash::{DefaultHasher, Hash, Hasher},
+    net::IpAddr,
+    os::fd::OwnedFd,
+    sync::Weak,
+};
 
 use super::FakeKernel;
 use crate::{
@@ -7,7 +13,7 @@ use crate::{
 };
 use riklet_core::{
     firewall::IptablesVariant,
-    model::{AccountName, PortRange, Protocol},
+    model::{AccountName, PortRange, Protocol, Slot},
 };
 
 impl HostFacts for FakeKernel {
@@ -55,6 +61,18 @@ impl OperationScope for FakeKernel {
     fn start_operation(&mut self) -> Result<(), KernelError> {
         self.observe();
         Ok(())
+    }
+
+    /// Returns a number for the present state of the host.
+    fn host_version(&mut self) -> Result<Option<u64>, KernelError> {
+        let system = self.observe();
+        let others = system.links.iter().filter(|(n, _)| Slot::of_interface(n.as_str()).is_none());
+        let links: Vec<_> = others.collect();
+        let routing = (&system.rules, &system.answer_paths, &system.next_hops);
+        let host = (&system.uplinks, &system.interfaces, &system.sysctls, &system.processes);
+        let mut hasher = DefaultHasher::new();
+        format!("{links:?} {routing:?} {host:?}").hash(&mut hasher);
+        Ok(Some(hasher.finish()))
     }
 
     fn share_lock(&mut self, _lock: Weak<OwnedFd>) {

@@ -81,7 +81,7 @@ const EFFECTS: [(&str, Call); 20] = [
 ];
 
 /// All other methods, each with a call.
-const OBSERVATIONS: [(&str, Call); 31] = [
+const OBSERVATIONS: [(&str, Call); 32] = [
     ("link", |kernel| kernel.link(&name(1)).map(drop)),
     ("links", |kernel| kernel.links().map(drop)),
     ("probe_firewall", |kernel| {
@@ -117,6 +117,7 @@ const OBSERVATIONS: [(&str, Call); 31] = [
     ("is_alive", |kernel| kernel.is_alive(ProcessId::current().unwrap()).map(drop)),
     ("iptables", |kernel| kernel.iptables().map(drop)),
     ("start_operation", |kernel| kernel.start_operation()),
+    ("host_version", |kernel| kernel.host_version().map(drop)),
     ("share_lock", |kernel| {
         kernel.share_lock(Weak::new());
         Ok(())

@@ -78,6 +78,10 @@ impl OperationScope for Linux {
         Ok(())
     }
 
+    fn host_version(&mut self) -> Result<Option<u64>, KernelError> {
+        Ok(None)
+    }
+
     fn share_lock(&mut self, lock: Weak<OwnedFd>) {
         self.launcher = Launcher::keeping(lock);
     }

@@ -52,12 +52,18 @@ impl Lock {
     /// # Errors
     /// Fails as [`Self::exclusive`] does.
     pub(crate) fn exclusive_within(dir: &Path, limit: Duration) -> Result<Self, StoreError> {
-        file::make_dir(dir)?;
         let path = dir.join(FILE);
         let mut options = OpenOptions::new();
         // The file is opened for reading as well: programs that keep the lock get it as their standard input.
         options.read(true).write(true).create(true).truncate(false).mode(0o600);
-        let opened = options.open(&path).map_err(failed(&path))?;
+        let opened = match options.open(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                file::make_dir(dir)?;
+                options.open(&path)
+            }
+            opened => opened,
+        };
+        let opened = opened.map_err(failed(&path))?;
         Self::take(&path, opened.into(), Access::Exclusive, limit)
     }
 

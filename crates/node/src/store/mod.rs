@@ -25,8 +25,10 @@ mod upgrade;
 mod verify;
 
 use std::{
+    cell::Cell,
     collections::BTreeMap,
     path::{Path, PathBuf},
+    sync::atomic::{AtomicU64, Ordering},
     time::Duration,
 };
 
@@ -108,6 +110,18 @@ pub struct Store {
     path: PathBuf,
     /// The identity of the file when it was opened.
     file: Option<file::Identity>,
+    /// The number of changes of settings and sysctls by this process.
+    settings_changed: Cell<u64>,
+    /// Tells this opening of a database from all others of this process.
+    opening: u64,
+}
+
+/// The state of the settings and the recorded sysctls: it changes whenever they may have been changed by anybody.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct SettingsVersion {
+    opening: u64,
+    by_us: u64,
+    by_others: i64,
 }
 
 impl Store {
@@ -120,7 +134,13 @@ impl Store {
         file::make_dir(dir)?;
         let path = file::path(dir);
         let connection = file::open(&path)?;
-        Ok(Self { connection, file: file::identity(&path), path })
+        Ok(Self::of(connection, file::identity(&path), path))
+    }
+
+    fn of(connection: Connection, file: Option<file::Identity>, path: PathBuf) -> Self {
+        static OPENINGS: AtomicU64 = AtomicU64::new(0);
+        let opening = OPENINGS.fetch_add(1, Ordering::Relaxed);
+        Self { connection, path, file, settings_changed: Cell::new(0), opening }
     }
 
     /// Opens the store in this directory; `None` if there is none. Creates nothing.
@@ -130,7 +150,7 @@ impl Store {
     pub fn open_existing(dir: &Path) -> Result<Option<Self>, StoreError> {
         let path = file::path(dir);
         let connection = file::open_existing(&path)?;
-        Ok(connection.map(|connection| Self { connection, file: file::identity(&path), path }))
+        Ok(connection.map(|connection| Self::of(connection, file::identity(&path), path)))
     }
 
     /// Reports whether there is a database in this directory, whatever it holds.
@@ -147,7 +167,7 @@ impl Store {
     /// Fails if memory runs out.
     pub fn in_memory() -> Result<Self, StoreError> {
         let path = PathBuf::from(":memory:");
-        Ok(Self { connection: file::open_in_memory(&path)?, file: None, path })
+        Ok(Self::of(file::open_in_memory(&path)?, None, path))
     }
 
     /// Moves the database in this directory, whatever it holds, out of the way, to the first free name
@@ -223,6 +243,19 @@ impl Store {
         Ok(Settings(rows.into_iter().collect()))
     }
 
+    /// Returns the version of the settings and the recorded sysctls.
+    ///
+    /// # Errors
+    /// Fails if the database cannot be read.
+    pub(crate) fn settings_version(&self) -> Result<SettingsVersion, StoreError> {
+        // The number changes when another connection commits anything
+        // (<https://sqlite.org/pragma.html#pragma_data_version>).
+        let sql = "PRAGMA data_version";
+        let by_others = self.row("look for changes", sql, [], |row| row.get(0))?;
+        let (opening, by_us) = (self.opening, self.settings_changed.get());
+        Ok(SettingsVersion { opening, by_us, by_others: by_others.unwrap_or_default() })
+    }
+
     /// Returns a new identifier: 64 random bits. It is not recorded.
     ///
     /// # Errors
@@ -250,10 +283,7 @@ impl Store {
     #[cfg(any(test, feature = "testing"))]
     #[expect(clippy::missing_panics_doc, clippy::unwrap_used, reason = "for tests")]
     pub fn steps<T>(&mut self, work: impl FnOnce(&mut Self) -> T) -> (usize, T) {
-        use std::sync::{
-            Arc,
-            atomic::{AtomicUsize, Ordering},
-        };
+        use std::sync::{Arc, atomic::AtomicUsize};
         let steps = Arc::new(AtomicUsize::new(0));
         let count = Arc::clone(&steps);
         let count = move || {

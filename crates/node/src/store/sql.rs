@@ -9,7 +9,7 @@ pub(super) const HOLDER: &str = "SELECT slot, state, generation, workload, defin
      WHERE slot = ? AND workload IS NOT NULL";
 pub(super) const HOLDS: &str = "SELECT 1 FROM slots WHERE slot = ? AND generation = ?";
 pub(super) const UNSETTLED: &str = "SELECT slot, state, generation, workload, definition FROM slots \
-     WHERE state IN (4, 6) AND state <> 5";
+     WHERE state >= 4 AND state <> 5";
 pub(super) const PUT: &str = "INSERT INTO slots \
      (slot, state, generation, workload, ordinal, definition) \
      VALUES (?1, ?2, random() & 0x3fffffffffffffff, ?3, ?4, ?5) \

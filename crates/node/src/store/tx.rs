@@ -192,7 +192,7 @@ impl<'a> Tx<'a> {
     /// Fails if the database cannot be written.
     pub fn set_setting(&self, setting: Setting, value: &str) -> Result<(), StoreError> {
         let sql = "INSERT OR REPLACE INTO settings (name, value) VALUES (?, ?)";
-        self.execute("write a setting", sql, (setting.key(), value)).map(drop)
+        self.execute_on_settings("write a setting", sql, (setting.key(), value)).map(drop)
     }
 
     /// Forgets all settings.
@@ -200,7 +200,7 @@ impl<'a> Tx<'a> {
     /// # Errors
     /// Fails if the database cannot be written.
     pub(crate) fn clear_settings(&self) -> Result<(), StoreError> {
-        self.execute("clear the settings", "DELETE FROM settings", []).map(drop)
+        self.execute_on_settings("clear the settings", "DELETE FROM settings", []).map(drop)
     }
 
     /// Records the value that a sysctl had before it was first changed. A later call changes nothing.
@@ -209,7 +209,7 @@ impl<'a> Tx<'a> {
     /// Fails if the database cannot be written.
     pub fn record_sysctl(&self, name: &str, value: &str) -> Result<(), StoreError> {
         let sql = "INSERT OR IGNORE INTO sysctls (name, value) VALUES (?, ?)";
-        self.execute("record a sysctl", sql, (name, value)).map(drop)
+        self.execute_on_settings("record a sysctl", sql, (name, value)).map(drop)
     }
 
     /// Forgets a setting. Succeeds if it was not set.
@@ -218,7 +218,7 @@ impl<'a> Tx<'a> {
     /// Fails if the database cannot be written.
     pub(crate) fn forget_setting(&self, setting: Setting) -> Result<(), StoreError> {
         let sql = "DELETE FROM settings WHERE name = ?";
-        self.execute("forget a setting", sql, [setting.key()]).map(drop)
+        self.execute_on_settings("forget a setting", sql, [setting.key()]).map(drop)
     }
 
     /// Forgets one sysctl, if it is recorded.
@@ -226,7 +226,8 @@ impl<'a> Tx<'a> {
     /// # Errors
     /// Fails if the database cannot be written.
     pub(crate) fn forget_sysctl(&self, name: &str) -> Result<(), StoreError> {
-        self.execute("forget a sysctl", "DELETE FROM sysctls WHERE name = ?", [name]).map(drop)
+        self.execute_on_settings("forget a sysctl", "DELETE FROM sysctls WHERE name = ?", [name])
+            .map(drop)
     }
 
     /// Forgets all sysctls, after they were set to their former values.
@@ -234,7 +235,7 @@ impl<'a> Tx<'a> {
     /// # Errors
     /// Fails if the database cannot be written.
     pub(crate) fn forget_sysctls(&self) -> Result<(), StoreError> {
-        self.execute("forget the sysctls", "DELETE FROM sysctls", []).map(drop)
+        self.execute_on_settings("forget the sysctls", "DELETE FROM sysctls", []).map(drop)
     }
 
     /// Forgets every instance, slot, port, setting, sysctl and definition file. The runs stay.
@@ -243,7 +244,8 @@ impl<'a> Tx<'a> {
     /// Fails if the database cannot be written.
     pub(super) fn empty(&self) -> Result<(), StoreError> {
         for table in ["slots", "ports", "settings", "sysctls", "manifests"] {
-            self.execute("empty the records", &format!("DELETE FROM {table}"), [])?;
+            let sql = format!("DELETE FROM {table}");
+            self.execute_on_settings("empty the records", &sql, [])?;
         }
         Ok(())
     }
@@ -339,6 +341,17 @@ impl<'a> Tx<'a> {
     /// Returns a number; `None` if it is NULL.
     fn number(&self, sql: &str, params: impl Params) -> Result<Option<u32>, StoreError> {
         Ok(self.row("look for a free slot", sql, params, |row| row.get(0))?.flatten())
+    }
+
+    /// Executes a statement that changes settings or recorded sysctls.
+    fn execute_on_settings(
+        &self,
+        operation: &'static str,
+        sql: &str,
+        params: impl Params,
+    ) -> Result<usize, StoreError> {
+        self.settings_changed.set(self.settings_changed.get() + 1);
+        self.execute(operation, sql, params)
     }
 
     pub(super) fn execute(

@@ -13,6 +13,7 @@ mod kinds;
 mod node;
 mod owners;
 mod passed;
+mod remembered;
 mod removed;
 mod resident;
 mod routing;

@@ -52,6 +52,11 @@ impl OperationScope for Watched {
         Ok(())
     }
 
+    fn host_version(&mut self) -> Result<Option<u64>, KernelError> {
+        self.catch_up()?;
+        Ok(Some(self.version))
+    }
+
     fn share_lock(&mut self, lock: Weak<OwnedFd>) {
         self.kernel.share_lock(lock);
     }

@@ -43,8 +43,7 @@ impl Links for Watched {
 
     fn create_link(&mut self, spec: &LinkSpec) -> Result<(), KernelError> {
         let done = self.changing().create_link(spec);
-        // The notifications of many interfaces would not fit the buffer.
-        self.listen()?;
+        self.listen_after(1)?;
         done
     }
 
@@ -86,7 +85,7 @@ impl LinkDeletion for Watched {
         links: &BTreeMap<InterfaceName, SmallSet<IpNet>>,
     ) -> Result<(), KernelError> {
         let done = self.changing().drain_links(links);
-        self.listen()?;
+        self.listen_after(links.len())?;
         done
     }
 

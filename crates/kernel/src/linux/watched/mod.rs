@@ -56,6 +56,10 @@ const NEW_ROUTE: u16 = 24;
 const DELETED_ROUTE: u16 = 25;
 const RULES_AND_NEXTHOPS: [u16; 4] = [32, 33, 104, 105];
 
+/// The number of interfaces that are created or drained before the notifications are read. Each causes about eight, and the
+/// buffer would not hold those of thousands.
+const UNREAD: usize = 64;
+
 /// The number of interfaces that one refresh asks for again, which takes about 20 ms.
 const STALE: usize = 256;
 
@@ -147,10 +151,16 @@ pub struct Watched {
     interfaces_before: Option<BTreeMap<InterfaceName, HostInterface>>,
     interfaces_suspected: bool,
     lost: bool,
+    /// The number of times that something about the host was forgotten or changed by us ([`OperationScope::host_version`]).
+    ///
+    /// [`OperationScope::host_version`]: crate::OperationScope::host_version
+    version: u64,
     /// True from the start of an operation until the next call of `changes`.
     in_operation: bool,
     /// True if we have made a change since the notifications were last processed.
     changed: bool,
+    /// The number of interfaces that we have created or drained since then.
+    unread: usize,
 }
 
 impl Watched {
@@ -187,8 +197,10 @@ impl Watched {
             interfaces_before: None,
             interfaces_suspected: false,
             lost: false,
+            version: 0,
             in_operation: false,
             changed: false,
+            unread: 0,
         })
     }
 
@@ -229,7 +241,7 @@ impl Watched {
     /// whether the firewall was forgotten.
     pub fn refresh(&mut self) -> bool {
         self.mirror.mark_stale(STALE);
-        self.switches.clear();
+        self.forget_switches();
         self.foreign_chains = None;
         self.translations = None;
         self.doubt_firewall()
@@ -248,14 +260,13 @@ impl Watched {
     /// Forgets everything, so that the kernel itself is asked next.
     pub fn forget(&mut self) {
         self.mirrored = false;
-        self.switches.clear();
-        self.interfaces = None;
-        self.interfaces_suspected = true;
+        self.forget_switches();
+        self.forget_interfaces();
         self.foreign_chains = None;
         self.translations = None;
         self.firewall = None;
         self.forget_uplinks();
-        self.strangers.clear();
+        self.forget_strangers();
         self.uplinks_suspected = true;
     }
 
@@ -271,9 +282,17 @@ impl Watched {
         &mut self.kernel
     }
 
+    /// Notes that this many interfaces were created or drained, and processes the notifications if there are many. Few are
+    /// left until the next answer from memory, or until after the operation.
+    fn listen_after(&mut self, count: usize) -> Result<(), KernelError> {
+        self.unread += count;
+        if self.unread >= UNREAD { self.listen() } else { Ok(()) }
+    }
+
     /// Processes the notifications that have arrived.
     fn listen(&mut self) -> Result<(), KernelError> {
         self.changed = false;
+        self.unread = 0;
         let failed = |source| KernelError::Listen { source };
         let Self { route, mirror, .. } = self;
         let mut uplinks = false;
@@ -285,22 +304,21 @@ impl Watched {
             .map_err(failed)?;
         mirror.catch_up();
         if self.mirror.take_strangers() {
-            self.strangers.clear();
+            self.forget_strangers();
             uplinks = true;
         }
         if self.mirror.take_interfaces() {
             // A new interface has its own switches.
-            self.switches.clear();
-            self.interfaces = None;
-            self.interfaces_suspected = true;
+            self.forget_switches();
+            self.forget_interfaces();
         }
         if uplinks {
             self.forget_uplinks();
             self.uplinks_suspected = true;
         }
         if self.mirror.take_switched() {
-            self.switches.clear();
-            self.strangers.clear();
+            self.forget_switches();
+            self.forget_strangers();
             self.switched = true;
         }
         if lost {
@@ -381,7 +399,24 @@ impl Watched {
         Ok(before.is_some() && before != self.uplinks_before)
     }
 
+    fn forget_switches(&mut self) {
+        self.switches.clear();
+        self.version += 1;
+    }
+
+    fn forget_interfaces(&mut self) {
+        self.interfaces = None;
+        self.interfaces_suspected = true;
+        self.version += 1;
+    }
+
+    fn forget_strangers(&mut self) {
+        self.strangers.clear();
+        self.version += 1;
+    }
+
     fn forget_uplinks(&mut self) {
+        self.version += 1;
         self.uplinks = None;
         self.rules = None;
         self.answer_paths.clear();

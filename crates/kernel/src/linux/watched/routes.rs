@@ -75,6 +75,7 @@ impl Routes for Watched {
     }
 
     fn add_route(&mut self, route: &UplinkRoute) -> Result<(), KernelError> {
+        self.version += 1;
         self.changing().add_route(route)?;
         if let Some(before) = &mut self.uplinks_before {
             before.routes.retain(|other| other.table != route.table);
@@ -84,6 +85,7 @@ impl Routes for Watched {
     }
 
     fn remove_route(&mut self, route: &UplinkRoute) -> Result<(), KernelError> {
+        self.version += 1;
         self.changing().remove_route(route)?;
         if let Some(before) = &mut self.uplinks_before {
             before.routes.remove(route);
@@ -102,6 +104,7 @@ impl Routes for Watched {
     }
 
     fn add_rule(&mut self, rule: &RoutingRule) -> Result<(), KernelError> {
+        self.version += 1;
         self.changing().add_rule(rule)?;
         if let Some(before) = self.rules_before.as_mut().filter(|rules| !rules.contains(rule)) {
             // As in the kernel, a new rule comes after those of the same priority.
@@ -112,6 +115,7 @@ impl Routes for Watched {
     }
 
     fn remove_rule(&mut self, rule: &RoutingRule) -> Result<(), KernelError> {
+        self.version += 1;
         self.changing().remove_rule(rule)?;
         if let Some(before) = &mut self.rules_before {
             before.retain(|other| other != rule);

@@ -19,6 +19,7 @@ impl Sysctls for Watched {
     }
 
     fn set_sysctl(&mut self, name: &str, value: &str) -> Result<(), KernelError> {
+        self.version += 1;
         self.changing().set_sysctl(name, value)
     }
 

@@ -1,0 +1,60 @@
+//! A long-lived process remembers what it decided about the host, until the host or the settings change.
+
+use riklet_core::{firewall::Backend, model::InterfaceName, switch::IP_FORWARD};
+use riklet_kernel::fake::{FakeKernel, System};
+use riklet_sdn::{
+    UpOptions, WarmNode,
+    store::{Setting, Store},
+};
+
+use crate::node::{TestNode, function};
+
+type ForeignChange = fn(&mut System, &InterfaceName);
+
+fn up(daemon: &mut WarmNode<FakeKernel>, number: u16) {
+    daemon.up(&[function(number, &[8000 + number])], UpOptions::default()).unwrap();
+}
+
+fn uplinks(node: &TestNode) -> Vec<String> {
+    let system = node.kernel.system();
+    let uplinks = system.firewall[&Backend::Nftables].base_ruleset.uplinks.iter();
+    uplinks.map(ToString::to_string).collect()
+}
+
+/// Takes the next function up after each change by another program, and checks that the change was noticed.
+#[test]
+fn an_operation_sees_a_host_that_changed() {
+    let (node, other) = (TestNode::new(), "eth1".parse::<InterfaceName>().unwrap());
+    let mut daemon = node.warm();
+    up(&mut daemon, 0);
+    up(&mut daemon, 1);
+    assert_eq!(uplinks(&node), ["eth0"]);
+    let changes: [(ForeignChange, &[&str], bool); 3] = [
+        (|system, other| system.add_interface(other), &["eth0"], true),
+        (|system, other| assert!(system.uplinks.insert(other.clone())), &["eth0", "eth1"], true),
+        (|system, _| assert!(system.write_sysctl(IP_FORWARD, "1")), &["eth0", "eth1"], false),
+    ];
+    for (number, (change, expected, confines)) in (2..).zip(changes) {
+        change(&mut node.kernel.system(), &other);
+        up(&mut daemon, number);
+        assert_eq!(uplinks(&node), expected);
+        let system = node.kernel.system();
+        let confined = &system.firewall[&Backend::Nftables].base_ruleset.confined;
+        assert_eq!(!confined.is_empty(), confines, "{number}: {confined:?}");
+    }
+}
+
+#[test]
+fn an_operation_sees_a_setting_that_another_process_changed() {
+    let node = TestNode::new();
+    let mut daemon = node.warm();
+    up(&mut daemon, 0);
+    up(&mut daemon, 1);
+    let mut store = Store::open(node.state_dir()).unwrap();
+    let records = store.transaction().unwrap();
+    records.set_setting(Setting::Mtu, "1400").unwrap();
+    records.commit().unwrap();
+    up(&mut daemon, 2);
+    let links = node.kernel.system().links.clone();
+    assert!(links.values().any(|link| link.mtu == 1400), "{links:?}");
+}
