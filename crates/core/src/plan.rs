@@ -81,7 +81,9 @@ pub enum LinkDeletion {
     /// At once.
     #[default]
     Immediate,
-    /// Later, by a background task: now they are only set down. Their slots must not be used again before.
+    /// Later, by a background task. Those that a process has open are set down now; the others only forward nothing any
+    /// more, since the kernel looks through all tracked connections for each interface that goes down
+    /// (`masq_device_event` of `net/netfilter/nf_nat_masquerade.c`). Their slots must not be used again before.
     Deferred,
 }
 
@@ -146,6 +148,8 @@ pub enum Step {
     ForgetFlows(BTreeSet<Flows>),
     /// Take interfaces' addresses away, set them down and mark them to be deleted.
     DrainLinks(BTreeMap<InterfaceName, SmallSet<IpNet>>),
+    /// Takes interfaces that no process has open out of service, and marks them to be set down and deleted.
+    RetireLinks(BTreeSet<InterfaceName>),
     /// Deletes the draining interfaces, all in one call.
     DeleteLinks(BTreeSet<InterfaceName>),
     /// Delete the empty tables that the firewall's program created by being called, except these.
@@ -218,8 +222,16 @@ pub fn plan(desired: &Desired, observed: &Observed) -> Plan {
         let addresses = observed.links.get(slot).map(|link| &link.addresses);
         (slot.interface(), addresses.into_iter().flatten().copied().collect())
     };
-    let drain =
-        (!leaving.is_empty()).then(|| Step::DrainLinks(leaving.iter().map(draining).collect()));
+    let is_drained = |slot: &&Slot| {
+        let is_open = || observed.links.get(slot).is_some_and(|link| link.open);
+        desired.deletion == LinkDeletion::Immediate || is_open()
+    };
+    let (drained, retired): (Vec<&Slot>, Vec<&Slot>) = leaving.iter().partition(is_drained);
+    let retire = (!retired.is_empty())
+        .then(|| Step::RetireLinks(retired.iter().map(|slot| slot.interface()).collect()));
+    let drain = (!drained.is_empty())
+        .then(|| Step::DrainLinks(drained.into_iter().map(draining).collect()));
+    let drain = retire.into_iter().chain(drain);
     let delete = (!leaving.is_empty() && desired.deletion == LinkDeletion::Immediate)
         .then(|| Step::DeleteLinks(leaving.iter().map(|slot| slot.interface()).collect()));
     let mut entries: BTreeSet<Entry> =

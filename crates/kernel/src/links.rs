@@ -107,6 +107,17 @@ pub trait LinkDeletion: Sealed {
         links: &BTreeMap<InterfaceName, SmallSet<IpNet>>,
     ) -> Result<(), KernelError>;
 
+    /// Takes TAPs that no process has open out of service: packets from them are not forwarded any more, and they move to
+    /// [`DRAINING_GROUP`](riklet_core::link::DRAINING_GROUP). Interfaces that do not exist are skipped. Repetition
+    /// changes nothing more.
+    ///
+    /// They are not set down: for each interface that goes down, the kernel looks through all tracked connections
+    /// (`masq_device_event` in `net/netfilter/nf_nat_masquerade.c`).
+    ///
+    /// # Errors
+    /// Fails if the kernel refuses an interface; the others are taken out of service all the same.
+    fn retire_links(&mut self, names: &BTreeSet<InterfaceName>) -> Result<(), KernelError>;
+
     /// Deletes these interfaces together. Interfaces that do not exist are skipped, and so all of them on
     /// repetition.
     ///

@@ -140,6 +140,11 @@ fn part(step: &Step, slots: &BTreeSet<Slot>, pool: Pool) -> Option<Step> {
                 .collect();
             (!mine.is_empty()).then_some(Step::DrainLinks(mine))
         }
+        Step::RetireLinks(names) => {
+            let interfaces = slots.iter().map(|slot| slot.interface());
+            let mine: BTreeSet<_> = interfaces.filter(|name| names.contains(name)).collect();
+            (!mine.is_empty()).then_some(Step::RetireLinks(mine))
+        }
         other => Some(other.clone()),
     }
 }

@@ -267,6 +267,7 @@ fn do_step(step: &Step, kernel: &mut impl Kernel) -> Result<(), KernelError> {
         Step::SetSysctl(name, value) => kernel.set_sysctl(name, value),
         Step::ForgetFlows(flows) => kernel.forget_flows(flows),
         Step::DrainLinks(names) => kernel.drain_links(names),
+        Step::RetireLinks(names) => kernel.retire_links(names),
         Step::DeleteLinks(names) => kernel.delete_links(names),
         Step::RemoveEmptyTables(backend, except) => kernel.remove_empty_tables(*backend, except),
     }

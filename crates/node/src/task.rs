@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{NodeError, host::Interfaces, overlap, session::Operations};
 use crate::store::{Lock, ReservedSlot};
+use ipnet::IpNet;
 use riklet_core::{
     flows::Flows,
     link::LinkSpec,
@@ -25,7 +26,11 @@ pub struct BackgroundTask {
 #[derive(Debug)]
 enum Work {
     Create(BTreeMap<Slot, LinkSpec>),
-    Delete { slots: BTreeSet<Slot>, links: BTreeSet<InterfaceName>, flows: BTreeSet<Flows> },
+    Delete {
+        slots: BTreeSet<Slot>,
+        links: BTreeMap<InterfaceName, SmallSet<IpNet>>,
+        flows: BTreeSet<Flows>,
+    },
 }
 
 /// The outcome of a background task, for [`WarmNode::finish`](crate::WarmNode::finish).
@@ -63,12 +68,11 @@ impl BackgroundTask {
                 }
             }
             Work::Delete { slots, links, flows } => {
-                let names = links.iter().map(|name| (name.clone(), SmallSet::default())).collect();
-                // The interfaces are down already, unless another program has set one up since.
+                // A guest that still sends would begin a flow anew, so the interfaces are set down first.
                 let deleted = kernel
-                    .drain_links(&names)
+                    .drain_links(&links)
                     .and_then(|()| kernel.forget_flows(&flows))
-                    .and_then(|()| kernel.delete_links(&links));
+                    .and_then(|()| kernel.delete_links(&links.into_keys().collect()));
                 match deleted {
                     Ok(()) => outcome.freed = slots,
                     Err(error) => outcome.kept = Some((slots, error)),
@@ -123,10 +127,11 @@ impl<K: Kernel> Operations<'_, K> {
         let host = context.decided(&tx, Interfaces::Recorded)?;
         context.commit(tx)?;
         let Some(host) = host.filter(|_| !slots.is_empty()) else { return Ok(None) };
-        let mut links = BTreeSet::new();
+        let mut links = BTreeMap::new();
         for link in slots.iter().map(|slot| context.kernel.link(&slot.interface())) {
             // Another program may have deleted our interface, and given its name to another.
-            links.extend(link?.filter(|link| host.owns(link)).map(|link| link.name));
+            let ours = link?.filter(|link| host.owns(link));
+            links.extend(ours.map(|link| (link.name, link.addresses)));
         }
         context.cache.begin_task(&slots);
         let addresses = slots.iter().filter_map(|&slot| host.node.pool.addresses(slot));

@@ -258,6 +258,12 @@ impl<K: Kernel> WarmNode<K> {
         self.cache.has_deferred()
     }
 
+    /// Returns the number of slots that this process began to drain, and that [`Self::finish`] was not told of yet.
+    #[must_use]
+    pub fn draining(&self) -> usize {
+        self.cache.draining()
+    }
+
     /// Commits the outcomes of earlier operations.
     ///
     /// # Errors

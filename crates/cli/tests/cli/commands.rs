@@ -228,7 +228,7 @@ fn each_command_prints_json() {
       "steps": [
         "- firewall: tcp 8080 -> 10.231.0.2:3000",
         "- firewall: hairpin 10.231.0.2",
-        "- TAP rik0: down",
+        "- TAP rik0: out of service",
         "- flows: of guest 10.231.0.2",
         "- TAPs of draining slots: deleted"
       ],

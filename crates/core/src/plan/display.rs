@@ -8,7 +8,7 @@ use crate::{
     flows::Flows,
     link::{LinkDifference, LinkSpec, Tap},
     manager::Manager,
-    model::{Bracketed, Family},
+    model::{Bracketed, Family, InterfaceName},
 };
 
 impl fmt::Display for Plan {
@@ -80,15 +80,20 @@ impl fmt::Display for Step {
                 let lines: Vec<_> = flows.iter().map(|f| format!("- flows: {f}")).collect();
                 join(f, &lines, "\n")
             }
-            Self::DrainLinks(names) => {
-                let lines: Vec<_> =
-                    names.keys().map(|name| format!("- TAP {name}: down")).collect();
-                join(f, &lines, "\n")
-            }
+            Self::DrainLinks(names) => out_of_service(f, names.keys()),
+            Self::RetireLinks(names) => out_of_service(f, names.iter()),
             Self::DeleteLinks(_) => f.write_str("- TAPs of draining slots: deleted"),
             Self::RemoveEmptyTables(..) => f.write_str("- firewall: tables left empty"),
         }
     }
+}
+
+fn out_of_service<'a>(
+    f: &mut fmt::Formatter<'_>,
+    names: impl Iterator<Item = &'a InterfaceName>,
+) -> fmt::Result {
+    let lines: Vec<_> = names.map(|name| format!("- TAP {name}: out of service")).collect();
+    join(f, &lines, "\n")
 }
 
 impl fmt::Display for Change {

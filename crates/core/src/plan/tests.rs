@@ -146,10 +146,28 @@ fn exposures_are_removed_before_their_tap() {
     insta::assert_snapshot!(plan(&desired([]), &after(&before)), @r"
     - firewall: tcp 80 -> 10.231.0.2:80
     - firewall: hairpin 10.231.0.2
-    - TAP rik0: down
+    - TAP rik0: out of service
     - flows: of guest 10.231.0.2
     - TAPs of draining slots: deleted
     ");
+}
+
+#[test]
+fn only_a_tap_that_is_open_is_set_down_before_its_deferred_deletion() {
+    let before = desired([fragment(0, "a", &[]), fragment(1, "b", &[])]);
+    let mut observed = after(&before);
+    observed.links.get_mut(&Slot::new(1)).unwrap().open = true;
+    let wanted = Desired {
+        deletion: LinkDeletion::Deferred,
+        leaving: [Slot::new(0), Slot::new(1)].into(),
+        ..desired([])
+    };
+    let steps = plan(&wanted, &observed).steps;
+    let [.., Step::RetireLinks(retired), Step::DrainLinks(drained)] = &steps[..] else {
+        panic!("{steps:?}")
+    };
+    assert_eq!(retired, &[Slot::new(0).interface()].into());
+    assert!(drained.keys().eq([&Slot::new(1).interface()]));
 }
 
 fn passage(drops: bool, open: bool, touched: bool) -> ForeignChainState {
@@ -190,7 +208,7 @@ fn a_purge_turns_forwarding_off_before_it_removes_the_firewall() {
     wanted.base_ruleset = None;
     wanted.sysctls = BTreeMap::from([(UPLINK.to_owned(), "0".to_owned())]);
     insta::assert_snapshot!(plan(&wanted, &observed), @r"
-    - TAP rik0: down
+    - TAP rik0: out of service
     ~ sysctl net.ipv4.conf.eth0.forwarding = 0
     - passage through the foreign chain iptables-legacy filter FORWARD
     - firewall: all of it

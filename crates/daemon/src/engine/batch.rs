@@ -30,7 +30,8 @@ impl Core {
         let results = self.local.node.apply(&requests);
         self.hear_others();
         let now = now();
-        let may_free = !self.background.is_idle() || self.draining_since.is_some();
+        let is_draining = self.draining_since.is_some() || self.local.node.draining() > 0;
+        let may_free = is_draining || !self.background.is_idle();
         for ((request, reply), result) in requests.into_iter().zip(replies).zip(results) {
             match &result {
                 Err(error) if error.is_exhausted() && may_free => {
@@ -53,12 +54,20 @@ impl Core {
                 Step::DrainLinks(names) => {
                     let slots = names.keys().filter_map(|n| Slot::of_interface(n.as_str()));
                     self.changed_by_us.extend(slots);
-                    self.draining_since = self.draining_since.or(Some(now));
+                }
+                Step::RetireLinks(names) => {
+                    let slots = names.iter().filter_map(|n| Slot::of_interface(n.as_str()));
+                    self.changed_by_us.extend(slots);
                 }
                 step => self.changed_by_us.extend(step.slot()),
             }
         }
-        self.refill |= matches!(request, Request::Up(..));
+        let taken = match request {
+            Request::Up(workloads, _) => workloads.len(),
+            _ => 0,
+        };
+        self.refill |= taken > 0;
+        self.least_ready = self.least_ready.map(|ready| ready.saturating_sub(taken));
         self.warnings.found.extend(report.warnings.iter().filter(|w| !is_cut_off(w)).cloned());
         self.announce(request, report);
         for failure in report.failures.iter().chain(&report.others) {

@@ -67,6 +67,8 @@ pub(super) struct Core {
     pub(super) next_refresh: Instant,
     /// True if there may be fewer ready slots than configured.
     pub(super) refill: bool,
+    /// The ready slots that there are at least; `None` if they have to be counted.
+    pub(super) least_ready: Option<usize>,
     pub(super) stopping: bool,
 }
 
@@ -122,6 +124,7 @@ impl Core {
             draining_since: Some(now),
             next_refresh: now + REFRESH_INTERVAL,
             refill: true,
+            least_ready: None,
             stopping: false,
         };
         core.note_repair(&report, now);
@@ -228,6 +231,7 @@ impl Core {
             call(&mut self.local);
         }
         self.refill = true;
+        self.least_ready = None;
         self.draining_since = self.draining_since.or(Some(now()));
     }
 

@@ -32,6 +32,9 @@ impl Core {
     /// Reads the kernel's notifications, and marks what others changed as suspect.
     pub(super) fn listen(&mut self) {
         let now = now();
+        if self.local.node.draining() > 0 && self.background.is_idle() {
+            self.draining_since = self.draining_since.or(Some(now));
+        }
         let changed_by_us = std::mem::take(&mut self.changed_by_us);
         let changes = match self.local.node.kernel().changes() {
             Ok(changes) => changes,
@@ -61,6 +64,7 @@ impl Core {
                 self.healer.suspect(Subject::Slot(slot), now);
                 // Another process may have taken a ready slot, or left a draining one.
                 self.refill = true;
+                self.least_ready = None;
                 self.draining_since = self.draining_since.or(Some(now));
             }
         }

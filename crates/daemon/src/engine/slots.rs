@@ -57,10 +57,19 @@ impl Core {
         if !self.refill && self.draining_since.is_none() {
             return Ok(());
         }
+        let due = self.draining_since.is_some_and(|since| now >= since + DRAIN_DELAY);
+        let quiet = now >= self.last_request + QUIET_PERIOD;
+        // A count reads the records, and requests that follow closely would wait for it.
+        let wanted = self.options.ready_slots;
+        let few = self.least_ready.is_none_or(|ready| ready * 2 <= wanted);
+        let urgent = self.refill && few || self.local.node.draining() >= DELETE_BATCH_SIZE;
+        if !(due || quiet || urgent) {
+            return Ok(());
+        }
         let reserved = self.local.node.reserved()?;
         let count = |state| reserved.get(&state).copied().unwrap_or_default();
         let (ready, draining) = (count(ReservedSlot::Ready), count(ReservedSlot::Draining));
-        let due = self.draining_since.is_some_and(|since| now >= since + DRAIN_DELAY);
+        self.least_ready = Some(ready);
         if draining == 0 {
             self.draining_since = None;
         } else if (due || draining >= DELETE_BATCH_SIZE)
@@ -73,9 +82,7 @@ impl Core {
         let wanted = self.options.ready_slots.saturating_sub(ready + count(ReservedSlot::Creating));
         if wanted == 0 {
             self.refill = false;
-        } else if self.refill
-            && (now >= self.last_request + QUIET_PERIOD || ready * 2 <= self.options.ready_slots)
-        {
+        } else if self.refill && (quiet || ready * 2 <= self.options.ready_slots) {
             match self.local.node.reserve(wanted.min(CREATE_BATCH_SIZE))? {
                 Some(task) => self.background.give(task),
                 None => self.refill = false,
@@ -101,6 +108,7 @@ impl Core {
             self.draining_since = Some(now + REFRESH_INTERVAL);
         }
         self.refill = true;
+        self.least_ready = None;
         let waiting = std::mem::take(&mut self.waiting);
         self.change(waiting);
     }

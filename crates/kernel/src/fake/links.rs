@@ -138,6 +138,17 @@ impl LinkDeletion for FakeKernel {
         Ok(())
     }
 
+    fn retire_links(&mut self, names: &BTreeSet<InterfaceName>) -> Result<(), KernelError> {
+        for name in names {
+            let refused = |source| KernelError::DrainLink { name: name.clone(), source };
+            let mut system = self.effect().map_err(refused)?;
+            if let Some(link) = system.links.get_mut(name) {
+                (link.group, link.forwarding) = (DRAINING_GROUP, false);
+            }
+        }
+        Ok(())
+    }
+
     fn delete_links(&mut self, names: &BTreeSet<InterfaceName>) -> Result<(), KernelError> {
         let mut system = self.effect().map_err(|source| KernelError::DeleteLinks { source })?;
         system.links.retain(|name, _| !names.contains(name));

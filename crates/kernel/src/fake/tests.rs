@@ -48,7 +48,7 @@ const TRAITS: [&str; 8] = [
 type Call = fn(&mut FakeKernel) -> Result<(), KernelError>;
 
 /// All methods that change the system, each with a call that changes something on [`system`].
-const EFFECTS: [(&str, Call); 20] = [
+const EFFECTS: [(&str, Call); 21] = [
     ("create_link", |kernel| kernel.create_link(&spec(9))),
     ("configure_link", |kernel| kernel.configure_link(&LinkSpec { mtu: 1280, ..spec(1) })),
     ("set_aliases", |kernel| {
@@ -61,6 +61,7 @@ const EFFECTS: [(&str, Call); 20] = [
     }),
     ("delete_link", |kernel| kernel.delete_link(&name(1))),
     ("drain_links", |kernel| kernel.drain_links(&[(name(1), SmallSet::default())].into())),
+    ("retire_links", |kernel| kernel.retire_links(&[name(1)].into())),
     ("delete_links", |kernel| kernel.delete_links(&[name(2)].into())),
     ("change_firewall", |kernel| {
         kernel.change_firewall(Backend::Nftables, &Change::Reset(ruleset()))

@@ -162,8 +162,25 @@ impl Route {
         // A missing address needs no removal, and one whose removal is refused is deleted with the interface.
         let _gone = self.send_for_each(&removed);
         let requests: Vec<_> = links.keys().map(|name| (name, drain(name))).collect();
+        self.send_to_existing(&requests)
+    }
+
+    /// Takes interfaces out of service that stay up.
+    pub(super) fn retire_links(
+        &mut self,
+        names: &BTreeSet<InterfaceName>,
+    ) -> Result<(), KernelError> {
+        let requests: Vec<_> = names.iter().map(|name| (name, retire(name))).collect();
+        self.send_to_existing(&requests)
+    }
+
+    /// Sends a message that takes it out of service for each of these interfaces that exists.
+    fn send_to_existing(
+        &mut self,
+        requests: &[(&InterfaceName, RouteNetlinkMessage)],
+    ) -> Result<(), KernelError> {
         let gone = |refusal: &Refusal| refusal.errno == Some(Refusal::ENODEV);
-        let mut refused = self.send_for_each(&requests).into_iter();
+        let mut refused = self.send_for_each(requests).into_iter();
         refused.find(|(_, refusal)| !gone(refusal)).map_or(Ok(()), |(name, source)| {
             Err(KernelError::DrainLink { name: name.clone(), source })
         })
@@ -306,11 +323,12 @@ fn parts(index: u32, spec: &LinkSpec, filters: Filters) -> Vec<Part> {
     parts
 }
 
-/// Returns the settings for IPv4 of one of our interfaces: all of them are one attribute of one request.
+/// `IPV4_DEVCONF_FORWARDING` of `<linux/ip.h>`.
+const FORWARDING: u16 = 1;
+
+/// Returns the settings for IPv4 of one of our interfaces.
 fn ipv4_settings() -> AfSpecInet {
-    /// `IFLA_INET_CONF` of `<linux/if_link.h>`, and `IPV4_DEVCONF_*` of `<linux/ip.h>`. The type of the library leaves
-    /// out values that are 0.
-    const SETTINGS: u16 = 1;
+    /// `IPV4_DEVCONF_*` of `<linux/ip.h>`.
     const VALUES: [(u16, u32); 6] = [
         (FORWARDING, 1),
         (ACCEPT_REDIRECTS, 0),
@@ -319,13 +337,19 @@ fn ipv4_settings() -> AfSpecInet {
         (ARP_IGNORE, 1),
         (ROUTE_LOCALNET, 1),
     ];
-    const FORWARDING: u16 = 1;
     const ACCEPT_REDIRECTS: u16 = 4;
     const SEND_REDIRECTS: u16 = 6;
     const RP_FILTER: u16 = 8;
     const ARP_IGNORE: u16 = 19;
     const ROUTE_LOCALNET: u16 = 26;
-    let values = VALUES.map(|(kind, value)| DefaultNla::new(kind, value.to_ne_bytes().into()));
+    of_ipv4(VALUES)
+}
+
+/// Returns settings for IPv4: all of them are one attribute of one request.
+fn of_ipv4<const N: usize>(values: [(u16, u32); N]) -> AfSpecInet {
+    /// `IFLA_INET_CONF` of `<linux/if_link.h>`. The type of the library leaves out values that are 0.
+    const SETTINGS: u16 = 1;
+    let values = values.map(|(kind, value)| DefaultNla::new(kind, value.to_ne_bytes().into()));
     let mut nested = vec![0; values.as_slice().buffer_len()];
     values.as_slice().emit(&mut nested);
     AfSpecInet::Other(DefaultNla::new(SETTINGS | NLA_F_NESTED, nested))
@@ -362,6 +386,18 @@ fn drain(name: &InterfaceName) -> RouteNetlinkMessage {
     message.header.change_mask = LinkFlags::Up;
     message.attributes =
         vec![LinkAttribute::IfName(name.as_str().to_owned()), LinkAttribute::Group(DRAINING_GROUP)];
+    RouteNetlinkMessage::SetLink(message)
+}
+
+/// Returns the request that turns off forwarding and moves an interface to the draining group, by its name as well.
+fn retire(name: &InterfaceName) -> RouteNetlinkMessage {
+    let mut message = LinkMessage::default();
+    let no_forwarding = AfSpecUnspec::Inet(vec![of_ipv4([(FORWARDING, 0)])]);
+    message.attributes = vec![
+        LinkAttribute::IfName(name.as_str().to_owned()),
+        LinkAttribute::Group(DRAINING_GROUP),
+        LinkAttribute::AfSpecUnspec(vec![no_forwarding]),
+    ];
     RouteNetlinkMessage::SetLink(message)
 }
 
@@ -483,6 +519,10 @@ impl LinkDeletion for Linux {
         links: &BTreeMap<InterfaceName, SmallSet<IpNet>>,
     ) -> Result<(), KernelError> {
         self.route(|source| KernelError::DeleteLinks { source })?.drain_links(links)
+    }
+
+    fn retire_links(&mut self, names: &BTreeSet<InterfaceName>) -> Result<(), KernelError> {
+        self.route(|source| KernelError::DeleteLinks { source })?.retire_links(names)
     }
 
     fn delete_links(&mut self, names: &BTreeSet<InterfaceName>) -> Result<(), KernelError> {

@@ -52,12 +52,14 @@ impl Lock {
     /// # Errors
     /// Fails as [`Self::exclusive`] does.
     pub(crate) fn exclusive_within(dir: &Path, limit: Duration) -> Result<Self, StoreError> {
+        use io::ErrorKind::{NotADirectory, NotFound};
         let path = dir.join(FILE);
         let mut options = OpenOptions::new();
         // The file is opened for reading as well: programs that keep the lock get it as their standard input.
         options.read(true).write(true).create(true).truncate(false).mode(0o600);
         let opened = match options.open(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            // The directory is missing, or something else has its name.
+            Err(error) if matches!(error.kind(), NotFound | NotADirectory) => {
                 file::make_dir(dir)?;
                 options.open(&path)
             }

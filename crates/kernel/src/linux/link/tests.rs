@@ -394,6 +394,24 @@ fn a_stray_address_is_seen_and_removed() {
 }
 
 #[test]
+fn a_retired_link_stays_up_and_forwards_nothing() {
+    isolated(|| {
+        let mut route = route();
+        for number in [1, 2] {
+            route.create_link(&spec(number)).unwrap();
+        }
+        let before = route.link(&spec(1).name).unwrap().unwrap();
+        let names = [spec(1).name, spec(7).name].into();
+        for _ in 0..2 {
+            route.retire_links(&names).unwrap();
+            let retired = LinkState { group: DRAINING_GROUP, forwarding: false, ..before.clone() };
+            assert_eq!(route.link(&spec(1).name).unwrap(), Some(retired));
+        }
+        assert_eq!(differences(&mut route, &spec(2)), [""; 0]);
+    });
+}
+
+#[test]
 fn only_the_named_links_are_drained_and_deleted() {
     isolated(|| {
         let mut route = route();

@@ -89,6 +89,12 @@ impl LinkDeletion for Watched {
         done
     }
 
+    fn retire_links(&mut self, names: &BTreeSet<InterfaceName>) -> Result<(), KernelError> {
+        let done = self.changing().retire_links(names);
+        self.listen_after(names.len())?;
+        done
+    }
+
     fn delete_links(&mut self, names: &BTreeSet<InterfaceName>) -> Result<(), KernelError> {
         self.changing().delete_links(names)
     }
