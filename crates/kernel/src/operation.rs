@@ -19,6 +19,13 @@ pub trait OperationScope: Sealed {
     /// Fails if the kernel's notifications cannot be read.
     fn host_version(&mut self) -> Result<Option<u64>, KernelError>;
 
+    /// Removes what a long-lived process keeps in the firewall for as long as it runs. For one whose records are gone.
+    /// Repetition changes nothing more.
+    ///
+    /// # Errors
+    /// Fails if the kernel refuses; then nothing has changed.
+    fn abandon_firewall(&mut self) -> Result<(), KernelError>;
+
     /// Passes this lock on to every program that is started to change something, while somebody holds it.
     ///
     /// If this process is killed, the kernel kills such a program as well. The lock is free only when the

@@ -46,6 +46,7 @@ impl<K: Kernel> Session<'_, K> {
     ) -> Result<Report, NodeError> {
         let (tx, context) = self.begin()?;
         let Some(host) = context.decided_or_unclaimed(&tx, Interfaces::Listed)? else {
+            context.kernel.abandon_firewall()?;
             return Ok(Report::default());
         };
         let interrupted = unsettled(&tx)?.difference(recovered).copied().collect();
@@ -61,6 +62,7 @@ impl<K: Kernel> Session<'_, K> {
     pub(crate) fn heal(&mut self, slots: &BTreeSet<Slot>) -> Result<Report, NodeError> {
         let (tx, context) = self.begin()?;
         let Some(host) = context.decided(&tx, Interfaces::Listed)? else {
+            context.kernel.abandon_firewall()?;
             return Ok(Report::default());
         };
         let interrupted = context.interrupted(&tx)?;

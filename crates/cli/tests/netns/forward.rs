@@ -211,13 +211,21 @@ fn assert_daemon_confines(world: &World) {
     world.riklet(&["check"], "").success();
     through.assert_alive();
 
-    // A killed daemon leaves its restriction in place. The next operation removes it.
-    world.daemon(&[]).end(Signal::KILL);
-    assert_eq!(forwarded(world), set(&[]), "a daemon that was killed");
-    assert_eq!(world.riklet(&["check"], "").code, Some(1));
+    // Commands beside a daemon leave its restriction to it.
+    let daemon = world.daemon(&[]);
+    daemon.wait_until_idle();
+    assert_eq!(forwarded(world), set(&[]), "beside another daemon");
+    world.riklet(&["--no-daemon", "check"], "").success();
+    world.riklet(&["--no-daemon", "up", "-"], &function("beside", &[]).to_string()).success();
+    world.riklet(&["--no-daemon", "repair"], "").success();
+    assert_eq!(forwarded(world), set(&[]), "after commands beside it");
+    // The restriction ends with a daemon that is killed, and with the traffic of others that relies on forwarding.
+    daemon.end(Signal::KILL);
+    let soon = Duration::from_secs(2);
+    wait_for("the restriction to end with its daemon", soon, || passes(&all));
+    world.riklet(&["check"], "").success();
     world.riklet(&["repair"], "").success();
     assert_eq!(forwarded(world), all);
-    world.riklet(&["check"], "").success();
     assert_published(world, &pair, &[Transport::Tcp]);
     world.down(&["--all", "--purge"]);
     assert_eq!(forwarded(world), set(&[]));

@@ -21,6 +21,9 @@ pub mod nftables {
     /// The beginning of our table's comment. The digest of the base ruleset follows, and the owner.
     pub const TABLE_COMMENT: &str = "riklet-sdn 1 ";
 
+    /// The table, of the family `inet`, of the process that confines packets that pass only because of our forwarding.
+    pub const CONFINEMENT_TABLE: &str = "riklet-confinement";
+
     /// The chain that drops packets of guests from or to 127.0.0.0/8.
     pub const ANTISPOOF: &str = "antispoof";
     /// The chain that leads arriving packets to the exposures.

@@ -82,7 +82,7 @@ const EFFECTS: [(&str, Call); 21] = [
 ];
 
 /// All other methods, each with a call.
-const OBSERVATIONS: [(&str, Call); 32] = [
+const OBSERVATIONS: [(&str, Call); 33] = [
     ("link", |kernel| kernel.link(&name(1)).map(drop)),
     ("links", |kernel| kernel.links().map(drop)),
     ("probe_firewall", |kernel| {
@@ -119,6 +119,7 @@ const OBSERVATIONS: [(&str, Call); 32] = [
     ("iptables", |kernel| kernel.iptables().map(drop)),
     ("start_operation", |kernel| kernel.start_operation()),
     ("host_version", |kernel| kernel.host_version().map(drop)),
+    ("abandon_firewall", |kernel| kernel.abandon_firewall()),
     ("share_lock", |kernel| {
         kernel.share_lock(Weak::new());
         Ok(())

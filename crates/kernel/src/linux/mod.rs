@@ -25,8 +25,11 @@ use std::{collections::BTreeMap, os::fd::OwnedFd, sync::Weak};
 
 use crate::{KernelError, OperationScope, Refusal, process::Launcher};
 use conntrack::Conntrack;
-use firewall::nftables::Nftables;
-use riklet_core::link::LinkState;
+use firewall::{confinement::Keeper, nftables::Nftables};
+use riklet_core::{
+    firewall::{Backend, Confinement},
+    link::LinkState,
+};
 use route::Route;
 
 /// The Linux kernel. Its sockets are opened when they are first needed, in the network namespace of the
@@ -39,6 +42,7 @@ pub struct Linux {
     /// The socket of `sock_diag(7)`.
     diag: Option<netlink::Socket>,
     launcher: Launcher,
+    keeper: Keeper,
 }
 
 impl Linux {
@@ -80,6 +84,12 @@ impl OperationScope for Linux {
 
     fn host_version(&mut self) -> Result<Option<u64>, KernelError> {
         Ok(None)
+    }
+
+    fn abandon_firewall(&mut self) -> Result<(), KernelError> {
+        self.confine(&Confinement::default()).map(drop).map_err(|source| {
+            KernelError::ChangeFirewall { backend: Backend::Nftables.as_str(), source }
+        })
     }
 
     fn share_lock(&mut self, lock: Weak<OwnedFd>) {

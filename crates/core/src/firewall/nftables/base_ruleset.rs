@@ -84,7 +84,7 @@ fn digest(base_ruleset: &BaseRuleset) -> u64 {
 }
 
 /// Returns the 64-bit FNV-1a hash.
-fn hash(bytes: impl IntoIterator<Item = u8>) -> u64 {
+pub(super) fn hash(bytes: impl IntoIterator<Item = u8>) -> u64 {
     const OFFSET_BASIS: u64 = 0xcbf2_9ce4_8422_2325;
     const PRIME: u64 = 0x0100_0000_01b3;
     let bytes = bytes.into_iter();
@@ -143,8 +143,19 @@ pub fn sets() -> Vec<Set> {
         ranges(BOUND_RANGES, &[(ADDRESS, 4), (PROTOCOL, 1), (PORT, 2)]),
         set(HAIRPIN, (concatenation(&[ADDRESS, ADDRESS]), 8), None),
         set(UPLINKS, (INTERFACE, 16), None),
-        set(CONFINED, (concatenation(&[INTERFACE, INTERFACE]), 32), None),
+        set(CONFINED, interfaces(), None),
     ]
+}
+
+/// Returns the type of a pair of interfaces, and its length in bytes.
+pub(super) fn interfaces() -> (u32, u32) {
+    (concatenation(&[INTERFACE, INTERFACE]), 32)
+}
+
+/// Reports whether a table is ours.
+#[must_use]
+pub fn is_ours(table: &TableName) -> bool {
+    [name(), super::confinement::name()].contains(table)
 }
 
 fn concatenation(types: &[u32]) -> u32 {

@@ -72,7 +72,7 @@ pub fn candidates(
     let ours = |name: &TableName| {
         let of_iptables = name.family == NetfilterProtoFamily::IPv4
             && names::iptables::OUR_TABLES.contains(&&*name.name);
-        *name == base_ruleset::name() || (iptables_nft_is_ours && of_iptables)
+        base_ruleset::is_ours(name) || (iptables_nft_is_ours && of_iptables)
     };
     let tables = tables.into_iter().filter(|table| !ours(&table.name));
     let found = tables.map(|table| ForeignTable::new(table, chains, filters_forwarded));
@@ -83,7 +83,7 @@ pub fn candidates(
 /// Keeps the tables of others that have a chain before or after the hook forward.
 #[must_use]
 pub fn candidates_around(tables: Vec<Table>, chains: &[Chain]) -> Vec<ForeignTable> {
-    let tables = tables.into_iter().filter(|table| table.name != base_ruleset::name());
+    let tables = tables.into_iter().filter(|table| !base_ruleset::is_ours(&table.name));
     let found = tables.map(|table| ForeignTable::new(table, chains, filters_around));
     found.filter(|table| table.bases().next().is_some()).collect()
 }

@@ -6,6 +6,7 @@
 pub mod ban;
 pub mod base_ruleset;
 mod change;
+pub mod confinement;
 pub mod element;
 mod expression;
 pub mod foreign_chain;

@@ -8,7 +8,7 @@ use netlink_packet_netfilter::{
     nftables::{
         ChainAttribute, ChainMessage, ExpressionAttribute, Expressions, Hook, HookNumber,
         ListAttribute, NfTablesMessage, RuleAttribute, RuleMessage, SetAttribute, SetDescription,
-        SetFlags, SetMessage, TableAttribute, TableMessage,
+        SetFlags, SetMessage, TableAttribute, TableFlags, TableMessage,
     },
 };
 
@@ -168,6 +168,14 @@ impl TableName {
     pub(super) fn add(&self, userdata: Option<Vec<u8>>) -> Operation {
         let mut message = self.named();
         message.attributes.extend(userdata.map(TableAttribute::UserData));
+        self.operation(format!("adding table {self}"), NfTablesMessage::NewTable(message), 0)
+    }
+
+    /// Adds the table with flags, `NFT_TABLE_F_*` of `<linux/netfilter/nf_tables.h>`.
+    pub(super) fn add_with(&self, flags: u32, userdata: Vec<u8>) -> Operation {
+        let mut message = self.named();
+        let flags = TableAttribute::Flags(TableFlags::from_bits_retain(flags));
+        message.attributes.extend([flags, TableAttribute::UserData(userdata)]);
         self.operation(format!("adding table {self}"), NfTablesMessage::NewTable(message), 0)
     }
 

@@ -3,21 +3,22 @@
 //! A backend is a [`FirewallBackend`]: `probe`, `state`, `apply`, `watch`, and its way with tables and chains of
 //! others. [`Linux::with_backend`] is the one place that tells the backends apart.
 
+pub(super) mod confinement;
 mod foreign_chains;
 pub(super) mod foreign_translations;
 pub(super) mod iptables;
 pub(super) mod nftables;
 pub(super) mod watch;
 
-use std::collections::BTreeSet;
+use std::{borrow::Cow, collections::BTreeSet};
 
 use self::{foreign_translations::Translations, iptables::Iptables, watch::Watch};
 use super::Linux;
 use crate::{Firewall, ForeignChains, ImplicitTables, KernelError, Refusal};
 use riklet_core::{
     firewall::{
-        Backend, BaseRuleset, Change, Entry, FirewallState, ForeignChain, ForeignChainState,
-        Ruleset, Translation, Wanted,
+        Backend, BaseRuleset, BaseState, Change, Confinement, Entry, FirewallState, ForeignChain,
+        ForeignChainState, Ruleset, Translation, Wanted, nftables::confinement as table,
     },
     model::InterfaceName,
 };
@@ -115,7 +116,11 @@ impl Firewall for Linux {
         base_ruleset: &BaseRuleset,
         entries: &BTreeSet<Entry>,
     ) -> Result<bool, KernelError> {
-        let probed = self.with_backend(backend, |firewall| firewall.probe(base_ruleset, entries));
+        let (base_ruleset, confined) = self.without_confinement(base_ruleset);
+        if !confined {
+            return Ok(false);
+        }
+        let probed = self.with_backend(backend, |firewall| firewall.probe(&base_ruleset, entries));
         probed.map_err(unreadable(backend))
     }
 
@@ -124,13 +129,54 @@ impl Firewall for Linux {
         backend: Backend,
         expected: &Ruleset,
     ) -> Result<FirewallState, KernelError> {
-        let state = self.with_backend(backend, |firewall| firewall.state(expected));
-        state.map_err(unreadable(backend))
+        let (ruleset, confined) = self.confined_elsewhere(expected);
+        let state = self.with_backend(backend, |firewall| firewall.state(&ruleset));
+        let mut state = state.map_err(unreadable(backend))?;
+        if !confined {
+            let line = format!("table {}: other interfaces", table::name());
+            state.base_ruleset = match state.base_ruleset {
+                BaseState::Absent => BaseState::Absent,
+                BaseState::Intact => BaseState::Altered(vec![line]),
+                BaseState::Altered(lines) => BaseState::Altered([lines, vec![line]].concat()),
+            };
+        }
+        Ok(state)
     }
 
     fn change_firewall(&mut self, backend: Backend, change: &Change) -> Result<(), KernelError> {
-        let applied = self.with_backend(backend, |firewall| firewall.apply(change));
+        let apply = |kernel: &mut Self, change: &Change| {
+            kernel.with_backend(backend, |firewall| firewall.apply(change))
+        };
+        let applied = match change {
+            Change::Reset(whole) => {
+                let (ruleset, confined) = self.confined_elsewhere(whole);
+                let part = Change::Reset(ruleset.into_owned());
+                apply(self, &part).and_then(|()| {
+                    if confined || self.confine(&whole.base_ruleset.confined)? {
+                        return Ok(());
+                    }
+                    apply(self, change)
+                })
+            }
+            Change::Remove => {
+                apply(self, change).and_then(|()| self.confine(&Confinement::default()).map(drop))
+            }
+            Change::Delta { .. } => apply(self, change),
+        };
         applied.map_err(unchanged(backend))
+    }
+}
+
+impl Linux {
+    /// Does the same as [`Self::without_confinement`] for a ruleset.
+    fn confined_elsewhere<'a>(&mut self, ruleset: &'a Ruleset) -> (Cow<'a, Ruleset>, bool) {
+        match self.without_confinement(&ruleset.base_ruleset) {
+            (Cow::Borrowed(_), stands) => (Cow::Borrowed(ruleset), stands),
+            (Cow::Owned(base_ruleset), stands) => {
+                let entries = ruleset.entries.clone();
+                (Cow::Owned(Ruleset { base_ruleset, entries }), stands)
+            }
+        }
     }
 }
 

@@ -57,6 +57,10 @@ impl OperationScope for Watched {
         Ok(Some(self.version))
     }
 
+    fn abandon_firewall(&mut self) -> Result<(), KernelError> {
+        self.kernel.abandon_firewall()
+    }
+
     fn share_lock(&mut self, lock: Weak<OwnedFd>) {
         self.kernel.share_lock(lock);
     }

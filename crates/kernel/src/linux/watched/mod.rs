@@ -34,6 +34,7 @@ use self::{feed::Feed, mirror::Mirror};
 use super::{
     Linux,
     firewall::{
+        confinement::Keeper,
         foreign_translations::Translations,
         watch::{Ours, Touched, Transactions, Watch},
     },
@@ -168,7 +169,8 @@ impl Watched {
     ///
     /// # Errors
     /// Fails if the kernel refuses its notifications.
-    pub fn open(kernel: Linux) -> Result<Self, KernelError> {
+    pub fn open(mut kernel: Linux) -> Result<Self, KernelError> {
+        kernel.keeper = Keeper::Own;
         let failed = |source| KernelError::Listen { source };
         Ok(Self {
             kernel,

@@ -69,7 +69,7 @@ impl Connection {
         Ok(true)
     }
 
-    pub(super) fn table(&mut self, name: &TableName) -> Result<Option<Table>, Refusal> {
+    pub(in super::super) fn table(&mut self, name: &TableName) -> Result<Option<Table>, Refusal> {
         let answer = self.get(&name.get())?;
         Ok(answer.into_iter().flatten().find_map(Table::read))
     }
@@ -156,7 +156,7 @@ impl Connection {
     }
 
     /// Applies these operations in one transaction. A refusal names the operation that was refused.
-    pub(super) fn commit(&mut self, operations: Vec<Operation>) -> Result<(), Refusal> {
+    pub(in super::super) fn commit(&mut self, operations: Vec<Operation>) -> Result<(), Refusal> {
         if operations.is_empty() {
             return Ok(());
         }

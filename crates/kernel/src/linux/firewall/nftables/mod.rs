@@ -115,7 +115,8 @@ impl FirewallBackend for Nftables {
     }
 }
 
-/// Reports whether this is our table, or something in it.
+/// Reports whether this is a table of ours, or something in it.
 pub(super) fn is_ours(object: &Object<'_>) -> bool {
-    object.family == Object::INET && object.table == names::nftables::TABLE
+    let ours = [names::nftables::TABLE, names::nftables::CONFINEMENT_TABLE];
+    object.family == Object::INET && ours.contains(&object.table)
 }
