@@ -1,12 +1,12 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
-    path::Path,
+    path::{Path, PathBuf},
     process::ExitCode,
 };
 
 use riklet_core::{
-    firewall::{Backend, Confinement, ForeignChainState},
+    firewall::{Backend, Ban, Confinement, ForeignChainState},
     forwarding::ON,
     model::{InterfaceName, Pool},
     plan::{self, Advice, CutOff},
@@ -18,7 +18,7 @@ use riklet_kernel::{
 };
 use riklet_sdn::process::Credentials;
 use riklet_sdn::{
-    Config, FirewallChoice, Node, UplinkFlaw, Warning, overlapping_route,
+    Config, Drift, FirewallChoice, Node, NodeError, UplinkFlaw, Warning, overlapping_route,
     store::{Setting, Store},
 };
 use riklet_vmm::{
@@ -35,6 +35,8 @@ use super::{
     render,
 };
 
+/// The number of bans that are listed.
+const MOST_BANS: usize = 10;
 const SET_POOL: &str = "set pool to a range that no route covers";
 
 /// The severity of a finding.
@@ -44,6 +46,8 @@ enum Level {
     Ok,
     /// Works, with something worth knowing.
     Note,
+    /// Could not be looked at by this user.
+    Unseen,
     /// Does not work without a remedy.
     Fail,
 }
@@ -66,6 +70,11 @@ impl Finding {
         Self { level: Level::Note, subject, found: found.into(), advice: Some(advice.into()) }
     }
 
+    fn unseen(subject: &'static str, why: impl Into<String>) -> Self {
+        let advice = Some("run it as root to see it".to_owned());
+        Self { level: Level::Unseen, subject, found: why.into(), advice }
+    }
+
     fn fail(subject: &'static str, found: impl Into<String>, advice: impl Into<String>) -> Self {
         Self { level: Level::Fail, subject, found: found.into(), advice: Some(advice.into()) }
     }
@@ -77,9 +86,9 @@ pub(crate) fn run<K: Kernel>(node: &mut Node<K>, output: Output) -> Result<ExitC
     let config = node.config().clone();
     let open = node.left_open().ok();
     let flaws = node.uplink_flaws().unwrap_or_default();
-    let warnings = node.warnings().unwrap_or_default();
+    let checked = node.check();
     let mut findings = look(&config, node.kernel(), open.as_ref(), &flaws);
-    findings.extend(warnings.iter().map(warning));
+    findings.extend(functions(checked));
     output.print(
         || {
             let rows: Vec<_> = findings.iter().flat_map(row).collect();
@@ -95,6 +104,7 @@ fn level(level: Level) -> &'static str {
     match level {
         Level::Ok => "ok",
         Level::Note => "note",
+        Level::Unseen => "?",
         Level::Fail => "FAIL",
     }
 }
@@ -177,13 +187,19 @@ fn is_guest() -> bool {
 fn privilege() -> Finding {
     match input::require_privilege() {
         Ok(()) => Finding::ok("privilege", "CAP_NET_ADMIN"),
-        Err(_) => Finding::fail("privilege", "no CAP_NET_ADMIN", "run it as root"),
+        Err(_) => Finding::unseen("privilege", "no CAP_NET_ADMIN: not everything can be looked at"),
     }
 }
 
 fn tun() -> Finding {
     match input::open_tun().map_err(io::Error::from) {
         Ok(()) => Finding::ok("TAPs", "/dev/net/tun can be opened"),
+        Err(error)
+            if error.kind() == io::ErrorKind::PermissionDenied
+                && input::require_privilege().is_err() =>
+        {
+            Finding::unseen("TAPs", format!("/dev/net/tun: {error}"))
+        }
         Err(error) => {
             let advice = tun_advice(&error);
             Finding::fail("TAPs", format!("/dev/net/tun: {error}"), advice)
@@ -231,8 +247,49 @@ fn firewall(
         let changeable = foreign_chains.iter().filter(|state| state.drops && !state.is_blocked());
         findings.extend(changeable.map(foreign_chain));
         findings.extend(kernel.drops_around(&uplinks).unwrap_or_default().iter().map(dropping));
+        let pool = decided.map(|(_, pool)| pool).or(config.pool);
+        let pool = pool.or_else(|| Pool::candidates().first().copied());
+        let bans = kernel.bans().unwrap_or_default().into_iter();
+        let bans = bans.filter(|ban| pool.is_some_and(|pool| ban.concerns(pool.v4())));
+        findings.extend(bans.take(MOST_BANS).map(|found| ban(&found)));
     }
     findings
+}
+
+/// Returns the findings about what is recorded, compared with the kernel: objects of other records, and what may surprise the
+/// users of instances.
+fn functions(checked: Result<Drift, NodeError>) -> Vec<Finding> {
+    match checked {
+        Ok(drift) => {
+            // One of several says whose they are.
+            let claim = drift.plan.claims.first().map(|claim| {
+                let claimed = NodeError::Claimed {
+                    claims: drift.plan.claims.clone(),
+                    state_dir: PathBuf::new(),
+                };
+                Finding::fail("records", claim.to_string(), claimed.hint().unwrap_or_default())
+            });
+            claim.into_iter().chain(drift.warnings.iter().map(warning)).collect()
+        }
+        // The finding about the records has the reason otherwise.
+        Err(_) if input::require_privilege().is_err() => {
+            vec![Finding::unseen(
+                "ports",
+                "who else has the ports of functions, and whose functions are",
+            )]
+        }
+        Err(_) => vec![],
+    }
+}
+
+/// Returns the finding about rules of others that drop packets of many addresses.
+fn ban(ban: &Ban) -> Finding {
+    Finding::note(
+        "firewall",
+        ban.to_string(),
+        "functions with these addresses, or clients with them, are cut off; if that is not intended, narrow the rule, or accept \
+         packets from and to rik* before it",
+    )
 }
 
 /// Returns the finding about what may surprise the users of an instance.
@@ -305,6 +362,9 @@ fn forwarding(kernel: &mut impl Sysctls) -> Finding {
 /// Returns a finding for each sysctl that `up` would have to set and cannot write. If all of them are right, returns
 /// one finding; if they can be written, none.
 fn read_only_sysctls(config: &Config, kernel: &mut (impl Routes + Sysctls)) -> Vec<Finding> {
+    if input::require_privilege().is_err() {
+        return vec![Finding::unseen("sysctls", "whether they can be written")];
+    }
     let uplinks = config.uplinks.clone().map_or_else(|| kernel.uplinks(), Ok).unwrap_or_default();
     let needed = [switch::disable_ipv6("default")];
     let needed = needed.into_iter().chain(uplinks.iter().map(switch::forwarding));
@@ -496,6 +556,7 @@ fn state(config: &Config) -> Finding {
     match Store::open_existing(&config.state_dir).and_then(|s| s.map(|s| s.count()).transpose()) {
         Ok(None) => Finding::ok("records", format!("none yet in {dir}")),
         Ok(Some(count)) => Finding::ok("records", format!("{count} in {dir}")),
+        Err(error) if error.is_permission() => Finding::unseen("records", chain(&error)),
         Err(error) => {
             let advice = error.hint().unwrap_or_else(|| "use another --state-dir".to_owned());
             Finding::fail("records", chain(&error), advice)
@@ -504,6 +565,8 @@ fn state(config: &Config) -> Finding {
 }
 
 fn unreadable(subject: &'static str, error: &KernelError, advice: &'static str) -> Finding {
-    let advice = if error.refusal().is_permission() { "run it as root" } else { advice };
+    if error.refusal().is_permission() {
+        return Finding::unseen(subject, chain(error));
+    }
     Finding::fail(subject, chain(error), advice)
 }

@@ -3,7 +3,7 @@ use std::collections::BTreeSet;
 use crate::{KernelError, sealed::Sealed};
 use riklet_core::{
     firewall::{
-        Backend, BaseRuleset, Change, Entry, FirewallState, ForeignChain, ForeignChainState,
+        Backend, Ban, BaseRuleset, Change, Entry, FirewallState, ForeignChain, ForeignChainState,
         Ruleset, Translation, Wanted,
     },
     model::InterfaceName,
@@ -81,6 +81,13 @@ pub trait ForeignChains: Sealed {
     /// # Errors
     /// Fails if the kernel does not answer.
     fn translations(&mut self, wanted: &Wanted) -> Result<BTreeSet<Translation>, KernelError>;
+
+    /// Returns the rules of others that drop forwarded packets of a range of addresses. Reads all rules in chains that
+    /// packets of guests pass.
+    ///
+    /// # Errors
+    /// Fails if the kernel does not answer.
+    fn bans(&mut self) -> Result<BTreeSet<Ban>, KernelError>;
 
     /// Returns the foreign chains of tables that have a passage or another object of ours. The rules of others in nf_tables
     /// are not read.

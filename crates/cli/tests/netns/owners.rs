@@ -93,6 +93,12 @@ on_every_firewall!(another_state_directory_changes_nothing, |world| {
         checked.stdout.contains("! the interface rik0 belongs to the records in "),
         "{checked}"
     );
+    let doctor = with_other(world, &["doctor"], "");
+    let owner = format!(
+        "the interface rik0 belongs to the records in {}",
+        world.directory.path().join("state").display()
+    );
+    assert!(doctor.code == Some(3) && doctor.stdout.contains(&owner), "{doctor}");
     assert_refused(world, &["list"], "");
     let listed = with_other(world, &["--output", "json", "list"], "");
     assert_eq!((listed.code, &*listed.stdout), (Some(1), "[]\n"), "{listed}");

@@ -97,6 +97,46 @@ on_every_firewall!(bans_in_front_of_dockers_rules_hold, |world| {
     assert!(ping(guest, INTERNET, PATIENCE), "what is not banned");
 });
 
+on_every_firewall!(doctor_names_bans_of_many_addresses, |world| {
+    let variant = variant(world);
+    docker_like(world, variant);
+    let ban = |arguments: &str| {
+        let arguments: Vec<_> = arguments.split(' ').collect();
+        world.program(variant.xtables(), &[&["iptables"], &*arguments].concat(), "").success();
+    };
+    let legacy = if variant == Firewall::IptablesLegacy { "iptables-legacy" } else { "ip" };
+    let doctor = |from: &str| {
+        let said = world.riklet(&["doctor"], "").success();
+        let named = said.lines().filter(|line| line.contains("drops packets "));
+        let named: Vec<_> =
+            named.map(|line| line.trim_start_matches("note  firewall    ")).collect();
+        assert_eq!(named.join("\n"), from, "{said}");
+    };
+    let pair = pair(world);
+    ban(&format!("-I DOCKER-USER -d {INTERNET_FAR} -j DROP"));
+    ban("-I FORWARD -s 10.0.0.0/8 -p tcp --dport 25 -j DROP");
+    ban("-I FORWARD -s 224.0.0.0/4 -j DROP");
+    doctor("");
+    tcp_ask(&world.client, (NODE_LAN, FIRST)).unwrap();
+    ban("-I FORWARD -d 10.0.0.0/8 -j DROP");
+    assert_no_way(&[(Transport::Tcp, &world.client, (NODE_LAN, FIRST))]);
+    let pool = format!("{legacy} filter FORWARD: drops packets to 10.0.0.0-10.255.255.255");
+    doctor(&pool);
+    ban("-I DOCKER-USER -s 192.168.0.0/16 -j REJECT");
+    let clients =
+        format!("{legacy} filter DOCKER-USER: drops packets from 192.168.0.0-192.168.255.255");
+    doctor(&[clients.as_str(), &pool].join("\n"));
+    ban("-F DOCKER-USER");
+    ban("-D FORWARD -d 10.0.0.0/8 -j DROP");
+    let table = "table inet theirs {
+      set bogons { type ipv4_addr; flags interval; elements = { 10.0.0.0/8, 192.0.2.0/24 }; }
+      chain forward { type filter hook forward priority 10; ip saddr @bogons drop; }
+    }";
+    world.node.feed(&["nft", "-f", "-"], table).success();
+    doctor("inet theirs forward: drops packets from 10.0.0.0-10.255.255.255");
+    drop(pair);
+});
+
 // Docker, libvirt and others insert accepts for their networks at the head of FORWARD whenever they start.
 on_every_firewall!(accepts_that_others_insert_open_no_guest, |world| {
     world.node.set_sysctl("net/ipv4/ip_forward", "1");

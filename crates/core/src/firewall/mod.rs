@@ -19,4 +19,4 @@ pub use foreign_chain::{ForeignChain, ForeignChainState, ForeignFamily};
 pub use ruleset::{
     Backend, BaseRuleset, BaseState, Change, Entry, FirewallState, IptablesVariant, Ruleset,
 };
-pub use translation::{Translation, Wanted};
+pub use translation::{Ban, Side, Translation, Wanted};

@@ -1,4 +1,5 @@
-//! Translations of others: rules that lead packets for ports of the host to another destination.
+//! Translations of others: rules that lead packets for ports of the host to another destination. And their bans: rules that
+//! drop packets of many addresses.
 //!
 //! Both backends translate rules of others into [`Rule`], and [`search`] follows them. It asks which packets *may* be
 //! translated: a test that is not understood is taken to hold, and so is one for the sender.
@@ -8,6 +9,8 @@ use std::{
     fmt,
     net::{IpAddr, Ipv4Addr},
 };
+
+use ipnet::Ipv4Net;
 
 use crate::model::{PortRange, Protocol};
 
@@ -51,6 +54,58 @@ impl fmt::Display for Translation {
     }
 }
 
+/// A rule of another program that drops forwarded packets of a range of addresses, whatever their protocol and ports are.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+pub struct Ban {
+    /// The end of the packets that is banned.
+    pub side: Side,
+    /// The first and the last address.
+    pub addresses: (Ipv4Addr, Ipv4Addr),
+    /// The chain that has the rule: `ip filter DOCKER-USER`, or `iptables-legacy filter FORWARD`.
+    pub chain: String,
+}
+
+/// An end of a packet's way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Side {
+    /// Where it comes from.
+    Source,
+    /// Where it goes to.
+    Destination,
+}
+
+impl Ban {
+    /// Reports whether it is for guests of this pool, or for as many addresses as clients may have. Ranges that no client
+    /// has are left out.
+    #[must_use]
+    pub fn concerns(&self, pool: Ipv4Net) -> bool {
+        const MANY: u32 = 0xffff;
+        const NO_CLIENTS: [Ipv4Net; 4] = [
+            Ipv4Net::new_assert(Ipv4Addr::UNSPECIFIED, 8),
+            Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8),
+            Ipv4Net::new_assert(Ipv4Addr::new(169, 254, 0, 0), 16),
+            Ipv4Net::new_assert(Ipv4Addr::new(224, 0, 0, 0), 3),
+        ];
+        let (first, last) = self.addresses;
+        let overlaps = first <= pool.broadcast() && pool.network() <= last;
+        let many = u32::from(last) - u32::from(first) >= MANY;
+        let nobody = NO_CLIENTS.iter().any(|range| range.contains(&first) && range.contains(&last));
+        overlaps || many && !nobody
+    }
+}
+
+impl fmt::Display for Ban {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { side, addresses: (first, last), chain } = self;
+        let side = match side {
+            Side::Source => "from",
+            Side::Destination => "to",
+        };
+        write!(f, "{chain}: drops packets {side} {first}-{last}")
+    }
+}
+
 /// The ports that exposures want: a protocol, an address (`None` stands for every address), and ports.
 pub type Wanted = BTreeSet<(Protocol, Option<IpAddr>, PortRange)>;
 
@@ -60,6 +115,8 @@ pub(super) struct Packets {
     ranges: [(u32, u32); 3],
     /// True if a test for single ports was passed.
     by_port: bool,
+    /// True if a test for addresses was passed.
+    by_address: bool,
 }
 
 /// A field of [`Packets`].
@@ -106,8 +163,10 @@ pub(super) enum Effect {
     Translates,
     /// Leads to another chain.
     Leads(String),
-    /// Leads some packets to other chains.
-    LeadsSome(Vec<(Packets, String)>),
+    /// Drops or rejects packets.
+    Drops,
+    /// Leads some packets to other chains, or drops them if there is none.
+    LeadsSome(Vec<(Packets, Option<String>)>),
 }
 
 /// A rule of others.
@@ -122,6 +181,8 @@ pub(super) struct Rule {
 pub(super) struct Found {
     /// The translated packets, each with the chain of the rule.
     pub(super) translated: BTreeSet<(Packets, String)>,
+    /// The packets that are dropped, each with the chain of the rule.
+    dropped: BTreeSet<(Packets, String)>,
     /// The chains that packets are led to and whose rules are not known yet.
     pub(super) missing: BTreeSet<String>,
 }
@@ -130,6 +191,7 @@ impl Packets {
     pub(super) const ALL: Self = Self {
         ranges: [Field::Protocol.all(), Field::Address.all(), Field::Port.all()],
         by_port: false,
+        by_address: false,
     };
 
     /// Returns those of these packets whose field is in a range, both ends included.
@@ -169,6 +231,7 @@ impl Packets {
             }
         }
         both.by_port |= test.is_limited(Field::Port);
+        both.by_address |= test.is_limited(Field::Address);
         Some(both)
     }
 
@@ -214,17 +277,21 @@ impl Test {
     }
 }
 
-/// Follows the wanted packets from these base chains. Chains without rules are not known yet.
+/// Returns the packets for these ports.
+pub(super) fn packets(wanted: &Wanted) -> Vec<Packets> {
+    wanted.iter().filter_map(Packets::wanted).collect()
+}
+
+/// Follows these packets from these base chains. Chains without rules are not known yet.
 pub(super) fn search<'a>(
     chains: &BTreeMap<String, Vec<Rule>>,
     bases: impl IntoIterator<Item = &'a str>,
-    wanted: &Wanted,
+    wanted: &[Packets],
 ) -> Found {
-    let wanted: Vec<_> = wanted.iter().filter_map(Packets::wanted).collect();
     let mut found = Found::default();
     let mut seen = BTreeSet::new();
     let mut left: Vec<_> =
-        bases.into_iter().map(|base| (base.to_owned(), wanted.clone(), DEPTH)).collect();
+        bases.into_iter().map(|base| (base.to_owned(), wanted.to_vec(), DEPTH)).collect();
     while let Some((name, packets, depth)) = left.pop() {
         if packets.is_empty() || depth == 0 || !seen.insert((name.clone(), packets.clone())) {
             continue;
@@ -242,10 +309,15 @@ pub(super) fn search<'a>(
                     let by_port = passed.into_iter().filter(|packets| packets.by_port);
                     found.translated.extend(by_port.map(|packets| (packets, name.clone())));
                 }
+                Effect::Drops => found.drop(passed, &name),
                 Effect::Leads(chain) => lead(chain, passed),
                 Effect::LeadsSome(ways) => {
                     for (some, chain) in ways {
-                        lead(chain, passed.iter().filter_map(|one| one.and(some)).collect());
+                        let some = passed.iter().filter_map(|one| one.and(some)).collect();
+                        match chain {
+                            Some(chain) => lead(chain, some),
+                            None => found.drop(some, &name),
+                        }
                     }
                 }
             }
@@ -255,6 +327,27 @@ pub(super) fn search<'a>(
 }
 
 impl Found {
+    /// Notes that packets are dropped: only those that no protocol or port is asked of matter.
+    fn drop(&mut self, packets: Vec<Packets>, chain: &str) {
+        let whole = |packets: &Packets| {
+            packets.by_address
+                && !packets.is_limited(Field::Protocol)
+                && !packets.is_limited(Field::Port)
+        };
+        let dropped = packets.into_iter().filter(whole);
+        self.dropped.extend(dropped.map(|packets| (packets, chain.to_owned())));
+    }
+
+    /// Returns the bans of this end, with the place of a chain before its name.
+    pub(super) fn bans(&self, side: Side, place: &str) -> BTreeSet<Ban> {
+        let ban = |(packets, chain): &(Packets, String)| {
+            let (first, last) = packets.ranges[Field::Address.index()];
+            let addresses = (first.into(), last.into());
+            Ban { side, addresses, chain: format!("{place} {chain}") }
+        };
+        self.dropped.iter().map(ban).collect()
+    }
+
     /// Returns the translations, with the place of a chain before its name.
     pub(super) fn translations(&self, place: &str) -> BTreeSet<Translation> {
         let all = self.translated.iter();
@@ -281,7 +374,7 @@ mod tests {
     fn find(rules: Vec<Rule>, ports: &str) -> Vec<String> {
         let theirs = vec![rule(vec![port(80, 90)], Effect::Translates)];
         let chains = [("base".to_owned(), rules), ("theirs".to_owned(), theirs)].into();
-        let found = search(&chains, ["base"], &wanted(ports));
+        let found = search(&chains, ["base"], &packets(&wanted(ports)));
         assert_eq!(found.missing, BTreeSet::new());
         found.translations("ip nat").iter().map(ToString::to_string).collect()
     }
@@ -309,7 +402,8 @@ mod tests {
 
     #[test]
     fn maps_lead_to_chains_by_their_keys() {
-        let way = |low, high| (Packets::ALL.with(Field::Port, low, high), "theirs".to_owned());
+        let way =
+            |low, high| (Packets::ALL.with(Field::Port, low, high), Some("theirs".to_owned()));
         let map = || rule(vec![], Effect::LeadsSome(vec![way(1, 79), way(86, 99)]));
         assert_eq!(find(vec![map()], "85"), [""; 0]);
         let expected = "the chain ip nat theirs, which translates tcp ports 86-90";
@@ -332,9 +426,40 @@ mod tests {
     }
 
     #[test]
+    fn bans_of_many_addresses_are_found() {
+        let net = |low: [u8; 4], high: [u8; 4]| {
+            let [low, high] = [low, high].map(u32::from_be_bytes);
+            Test::Among(vec![Packets::ALL.with(Field::Address, low, high)])
+        };
+        let private = || net([10, 0, 0, 0], [10, 255, 255, 255]);
+        let udp = Test::Among(vec![Packets::ALL.with(Field::Protocol, 17, 17)]);
+        let rules = vec![
+            rule(vec![private(), udp], Effect::Drops),
+            rule(vec![private(), port(25, 25)], Effect::Drops),
+            rule(vec![net([192, 0, 2, 1], [192, 0, 2, 1])], Effect::Drops),
+            rule(vec![net([127, 0, 0, 0], [127, 255, 255, 255])], Effect::Drops),
+            rule(vec![private()], Effect::Leads("next".to_owned())),
+            rule(vec![], Effect::Drops),
+        ];
+        let further = vec![rule(vec![], Effect::Drops)];
+        let chains = [("base".to_owned(), rules), ("next".to_owned(), further)].into();
+        let found = search(&chains, ["base"], &[Packets::ALL]);
+        let bans = found.bans(Side::Source, "ip filter");
+        let concerns = |pool: &str| {
+            let pool = pool.parse().unwrap();
+            let bans = bans.iter().filter(|ban| ban.concerns(pool));
+            bans.map(ToString::to_string).collect::<Vec<_>>()
+        };
+        let expected = "ip filter next: drops packets from 10.0.0.0-10.255.255.255";
+        assert_eq!(concerns("10.231.0.0/16"), [expected]);
+        let single = "ip filter base: drops packets from 192.0.2.1-192.0.2.1";
+        assert_eq!(concerns("192.0.2.0/24"), [single, expected]);
+    }
+
+    #[test]
     fn chains_that_are_not_known_are_named() {
         let chains = [("base".to_owned(), vec![rule(vec![], Effect::Leads("next".to_owned()))])];
-        let found = search(&chains.into(), ["base"], &wanted("80"));
+        let found = search(&chains.into(), ["base"], &packets(&wanted("80")));
         assert_eq!(found.missing, ["next".to_owned()].into());
     }
 }

@@ -4,7 +4,7 @@ use super::{FakeKernel, System};
 use crate::{Firewall, ForeignChains, ImplicitTables, KernelError, Refusal};
 use riklet_core::{
     firewall::{
-        Backend, BaseRuleset, BaseState, Change, Entry, FirewallState, ForeignChain,
+        Backend, Ban, BaseRuleset, BaseState, Change, Entry, FirewallState, ForeignChain,
         ForeignChainState, IptablesVariant, Ruleset, Translation, Wanted,
     },
     model::{InterfaceName, Mark, Owner},
@@ -112,6 +112,11 @@ impl ForeignChains for FakeKernel {
             })
         };
         Ok(system.translations.iter().filter(is_wanted).cloned().collect())
+    }
+
+    fn bans(&mut self) -> Result<BTreeSet<Ban>, KernelError> {
+        self.list();
+        Ok(BTreeSet::new())
     }
 
     fn passages(&mut self) -> Result<Vec<ForeignChain>, KernelError> {

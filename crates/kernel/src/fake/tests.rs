@@ -82,7 +82,7 @@ const EFFECTS: [(&str, Call); 21] = [
 ];
 
 /// All other methods, each with a call.
-const OBSERVATIONS: [(&str, Call); 33] = [
+const OBSERVATIONS: [(&str, Call); 34] = [
     ("link", |kernel| kernel.link(&name(1)).map(drop)),
     ("links", |kernel| kernel.links().map(drop)),
     ("probe_firewall", |kernel| {
@@ -96,6 +96,7 @@ const OBSERVATIONS: [(&str, Call); 33] = [
     ("owned_foreign_chains", |kernel| kernel.owned_foreign_chains(&BTreeSet::new()).map(drop)),
     ("drops_around", |kernel| kernel.drops_around(&BTreeSet::new()).map(drop)),
     ("translations", |kernel| kernel.translations(&BTreeSet::new()).map(drop)),
+    ("bans", |kernel| kernel.bans().map(drop)),
     ("passages", |kernel| kernel.passages().map(drop)),
     ("implicit_tables", |kernel| kernel.implicit_tables(IPTABLES).map(drop)),
     ("empty_tables", |kernel| kernel.empty_tables(IPTABLES).map(drop)),

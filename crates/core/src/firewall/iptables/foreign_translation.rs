@@ -11,29 +11,54 @@ use super::{
 };
 use crate::firewall::{
     names::{self, is_our_chain},
-    translation::{Effect, Field, Packets, Rule, Test, Translation, Wanted, search},
+    passage::Verdict,
+    translation::{
+        Ban, Effect, Field, Found, Packets, Rule, Side, Test, Translation, Wanted, packets, search,
+    },
     xtables,
 };
 
 /// Returns the translations of wanted ports in the table nat of the legacy iptables.
 #[must_use]
 pub fn translations(saved: &Saved, wanted: &Wanted) -> BTreeSet<Translation> {
+    let bases = [names::iptables::PREROUTING, names::iptables::OUTPUT];
+    let found = follow(saved, Table::Nat, Side::Destination, &bases, &packets(wanted));
+    found.translations(&place(Table::Nat))
+}
+
+/// Returns the bans in these tables of the legacy iptables.
+#[must_use]
+pub fn bans(saved: &Saved, tables: &[Table]) -> BTreeSet<Ban> {
+    let bases =
+        [names::iptables::PREROUTING, names::iptables::FORWARD, names::iptables::POSTROUTING];
+    let sides = [Side::Source, Side::Destination];
+    let all = tables.iter().flat_map(|table| sides.map(|side| (*table, side)));
+    let found = all.flat_map(|(table, side)| {
+        let found = follow(saved, table, side, &bases, &[Packets::ALL]);
+        found.bans(side, &place(table))
+    });
+    found.collect()
+}
+
+fn place(table: Table) -> String {
+    format!("{} {table}", names::iptables::LEGACY)
+}
+
+fn follow(saved: &Saved, table: Table, side: Side, bases: &[&str], wanted: &[Packets]) -> Found {
     let mut chains: BTreeMap<String, Vec<Rule>> = BTreeMap::new();
-    for (name, _) in saved.policies(Table::Nat).filter(|(name, _)| !is_our_chain(name)) {
+    for (name, _) in saved.policies(table).filter(|(name, _)| !is_our_chain(name)) {
         chains.insert(name.to_owned(), Vec::new());
     }
-    for rule in saved.others(Table::Nat) {
-        let translated = translate(&rule.body, |chain| chains.contains_key(chain));
+    for rule in saved.others(table) {
+        let translated = translate(&rule.body, side, |chain| chains.contains_key(chain));
         if let Some(rules) = chains.get_mut(&rule.chain) {
             rules.push(translated);
         }
     }
-    let bases = [names::iptables::PREROUTING, names::iptables::OUTPUT];
-    let place = format!("{} {}", names::iptables::LEGACY, Table::Nat);
-    search(&chains, bases, wanted).translations(&place)
+    search(&chains, bases.iter().copied(), wanted)
 }
 
-fn translate(body: &str, is_chain: impl Fn(&str) -> bool) -> Rule {
+fn translate(body: &str, side: Side, is_chain: impl Fn(&str) -> bool) -> Rule {
     let words = words(body);
     let mut rule = Rule::default();
     let mut inverted = false;
@@ -45,12 +70,15 @@ fn translate(body: &str, is_chain: impl Fn(&str) -> bool) -> Rule {
                 continue;
             }
             "-p" => Field::Protocol,
-            "-d" => Field::Address,
+            "-d" if side == Side::Destination => Field::Address,
+            "-s" if side == Side::Source => Field::Address,
             "--dport" | "--dports" => Field::Port,
             "-j" | "-g" => {
                 let target = rest.next().unwrap_or_default();
                 rule.effect = if is_chain(target) {
                     Some(Effect::Leads(target.to_owned()))
+                } else if xtables::verdict(target) == Some(Verdict::Drop) {
+                    Some(Effect::Drops)
                 } else {
                     xtables::translates(target).then_some(Effect::Translates)
                 };

@@ -10,14 +10,16 @@ use netlink_packet_netfilter::nftables::{
 
 use super::{
     base_ruleset,
-    foreign_chain::Missing,
+    foreign_chain::{Missing, filters_around, filters_forwarded},
     foreign_set::{self, ForeignSet},
     object::{Chain, Rule as Message, TableName},
 };
 use crate::firewall::{
     names::is_our_chain,
     passage::{Element, Verdict},
-    translation::{Effect, Field, Packets, Rule, Test, Translation, Wanted, search},
+    translation::{
+        Ban, Effect, Field, Found, Packets, Rule, Side, Test, Translation, Wanted, packets, search,
+    },
     xtables,
 };
 
@@ -27,7 +29,8 @@ const WORDS: u32 = 4;
 const FIRST_WORD: u32 = 8;
 /// The base (`NFT_PAYLOAD_NETWORK_HEADER`, `NFT_PAYLOAD_TRANSPORT_HEADER`), the offset and the length of the fields that matter.
 const PROTOCOL: (u32, u32, u32) = (1, 9, 1);
-const ADDRESS: (u32, u32, u32) = (1, 16, 4);
+const SOURCE: (u32, u32, u32) = (1, 12, 4);
+const DESTINATION_ADDRESS: (u32, u32, u32) = (1, 16, 4);
 const PORT: (u32, u32, u32) = (2, 2, 2);
 /// `NFT_LOOKUP_F_INV`, `NFT_RANGE_NEQ`, `NFTA_DATA_VALUE`, `NFT_NAT_DNAT`, `NFPROTO_IPV4`.
 const INVERTED: u32 = 1;
@@ -36,10 +39,11 @@ const VALUE: u16 = 1;
 const DESTINATION: u32 = 1;
 const IPV4: u8 = 2;
 
-/// The nat chains of a table of others, for arriving packets and those of the host, as far as they were read.
+/// Chains of a table of others, as far as they were read, and as far as their rules ask for ports, and for addresses of one end.
 #[derive(Debug)]
-pub struct NatTable {
+pub struct FollowedTable {
     name: TableName,
+    side: Side,
     bases: Vec<String>,
     rules: BTreeMap<String, Vec<Message>>,
     sets: BTreeMap<String, ForeignSet>,
@@ -52,30 +56,39 @@ pub struct NatTable {
 pub fn translates(chain: &Chain) -> bool {
     let hooks = [InetHookNumber::PreRouting, InetHookNumber::LocalOut].map(HookNumber::Inet);
     let base = chain.base.as_ref();
-    chain.table != base_ruleset::name()
+    !base_ruleset::is_ours(&chain.table)
         && base.is_some_and(|base| base.kind == "nat" && hooks.contains(&base.hook))
 }
 
-/// Returns the tables that have such chains, of which nothing else was read.
+/// Returns the tables that have chains which translate destinations, of which nothing else was read.
 #[must_use]
-pub fn nat_tables(chains: &[Chain]) -> Vec<NatTable> {
-    let mut tables: Vec<NatTable> = Vec::new();
-    for chain in chains.iter().filter(|chain| translates(chain)) {
-        match tables.iter_mut().find(|table| table.name == chain.table) {
-            Some(table) => table.bases.push(chain.name.clone()),
-            None => tables.push(NatTable {
-                name: chain.table.clone(),
-                bases: vec![chain.name.clone()],
-                rules: BTreeMap::new(),
-                sets: BTreeMap::new(),
-                chains: BTreeMap::new(),
-            }),
+pub fn nat_tables(chains: &[Chain]) -> Vec<FollowedTable> {
+    tables(chains, Side::Destination, translates)
+}
+
+/// Returns the tables of others that have chains which filter packets of guests, of which nothing else was read. Their rules
+/// for addresses of this end are followed.
+#[must_use]
+pub fn filter_tables(chains: &[Chain], side: Side) -> Vec<FollowedTable> {
+    let filters = |chain: &Chain| filters_forwarded(chain) || filters_around(chain);
+    tables(chains, side, |chain| !base_ruleset::is_ours(&chain.table) && filters(chain))
+}
+
+fn tables(chains: &[Chain], side: Side, is_base: impl Fn(&Chain) -> bool) -> Vec<FollowedTable> {
+    let mut tables: Vec<FollowedTable> = Vec::new();
+    for chain in chains.iter().filter(|chain| is_base(chain)) {
+        let (name, base) = (chain.table.clone(), chain.name.clone());
+        if let Some(table) = tables.iter_mut().find(|table| table.name == name) {
+            table.bases.push(base);
+        } else {
+            let (rules, sets, chains) = Default::default();
+            tables.push(FollowedTable { name, side, bases: vec![base], rules, sets, chains });
         }
     }
     tables
 }
 
-impl NatTable {
+impl FollowedTable {
     /// Returns the name of the table.
     #[must_use]
     pub const fn name(&self) -> &TableName {
@@ -95,11 +108,23 @@ impl NatTable {
     /// Returns the translations of wanted ports, and the parts that have to be read as well: as long as there are any, the
     /// translations are not complete.
     pub fn search(&mut self, wanted: &Wanted) -> (BTreeSet<Translation>, Missing) {
+        let (found, missing) = self.follow(&packets(wanted));
+        (found.translations(&self.name.to_string()), missing)
+    }
+
+    /// Returns the bans, and the parts that have to be read as well: as long as there are any, the bans are not complete.
+    pub fn bans(&mut self) -> (BTreeSet<Ban>, Missing) {
+        let (found, missing) = self.follow(&[Packets::ALL]);
+        (found.bans(self.side, &self.name.to_string()), missing)
+    }
+
+    fn follow(&mut self, wanted: &[Packets]) -> (Found, Missing) {
         let mut sets = BTreeSet::new();
         for (name, rules) in &self.rules {
             if !self.chains.contains_key(name) {
                 let mut missing = BTreeSet::new();
-                let rules = rules.iter().map(|rule| translate(rule, &self.sets, &mut missing));
+                let rules =
+                    rules.iter().map(|rule| translate(rule, self.side, &self.sets, &mut missing));
                 let rules = rules.collect();
                 if missing.is_empty() {
                     self.chains.insert(name.clone(), rules);
@@ -110,19 +135,25 @@ impl NatTable {
         let found = search(&self.chains, self.bases.iter().map(String::as_str), wanted);
         let unread = found.missing.iter().filter(|name| !self.rules.contains_key(*name)).cloned();
         let missing = Missing { chains: unread.collect(), sets };
-        (found.translations(&self.name.to_string()), missing)
+        (found, missing)
     }
 }
 
 fn translate(
     rule: &Message,
+    side: Side,
     sets: &BTreeMap<String, ForeignSet>,
     missing: &mut BTreeSet<String>,
 ) -> Rule {
     if rule.target().is_some_and(is_our_chain) {
         return Rule::default();
     }
-    let mut reader = Reader { registers: BTreeMap::new(), rule: Rule::default(), sets, missing };
+    let address = match side {
+        Side::Source => SOURCE,
+        Side::Destination => DESTINATION_ADDRESS,
+    };
+    let (registers, found) = (BTreeMap::new(), Rule::default());
+    let mut reader = Reader { registers, rule: found, address, sets, missing };
     for expression in &rule.expressions {
         reader.read(expression);
     }
@@ -143,6 +174,8 @@ struct Reader<'a> {
     /// The values by the first word that they take, with their length in bytes.
     registers: BTreeMap<u32, (Value, usize)>,
     rule: Rule,
+    /// The field of the header that counts as the address.
+    address: (u32, u32, u32),
     sets: &'a BTreeMap<String, ForeignSet>,
     missing: &'a mut BTreeSet<String>,
 }
@@ -190,14 +223,14 @@ impl Reader<'_> {
         }
         let value = match place {
             // nft(8) loads only the bytes that a prefix has.
-            (base, offset, length @ 1..4) if (base, offset) == (ADDRESS.0, ADDRESS.1) => {
+            (base, offset, length @ 1..4) if (base, offset) == (self.address.0, self.address.1) => {
                 let mask =
                     [[u8::MAX].repeat(usize::try_from(length).unwrap_or_default()), vec![0; 4]];
                 let mask = mask.concat().into_iter().take(4).collect();
                 Value::Of(Field::Address, Some(mask))
             }
             PROTOCOL => Value::Of(Field::Protocol, None),
-            ADDRESS => Value::Of(Field::Address, None),
+            place if place == self.address => Value::Of(Field::Address, None),
             PORT => Value::Of(Field::Port, None),
             _ => Value::Other,
         };
@@ -287,12 +320,16 @@ impl Reader<'_> {
         let elements = set.split(&lengths);
         if to == Some(Register::Verdict) {
             let ways = elements.iter().filter_map(|(element, verdict)| {
-                Some((packets(&key, element)?, target((*verdict)?)?.to_owned()))
+                let packets = among(&key, element)?;
+                match (*verdict)? {
+                    Verdict::Drop => Some((packets, None)),
+                    verdict => Some((packets, Some(target(verdict)?.to_owned()))),
+                }
             });
             self.rule.effect = Some(Effect::LeadsSome(ways.collect()));
             return;
         }
-        let tests = elements.iter().filter_map(|(element, _)| packets(&key, element)).collect();
+        let tests = elements.iter().filter_map(|(element, _)| among(&key, element)).collect();
         self.rule.tests.push(if inverted { Test::Not(tests) } else { Test::Among(tests) });
         self.load(to, (Value::Other, 4));
     }
@@ -310,6 +347,9 @@ impl Reader<'_> {
             }
         }
         let verdict = code.and_then(|code| foreign_set::verdict(code, chain));
+        if verdict == Some(Verdict::Drop) {
+            self.rule.effect = Some(Effect::Drops);
+        }
         if let Some(chain) = verdict.as_ref().and_then(target) {
             self.rule.effect = Some(Effect::Leads(chain.to_owned()));
         }
@@ -331,6 +371,10 @@ impl Reader<'_> {
             "target" if xtables::translates(text(values, 1)) => {
                 self.rule.effect = Some(Effect::Translates);
             }
+            "target" if xtables::verdict(text(values, 1)) == Some(Verdict::Drop) => {
+                self.rule.effect = Some(Effect::Drops);
+            }
+            "reject" => self.rule.effect = Some(Effect::Drops),
             // NFTA_FIB_DREG; NFTA_CT_DREG and others have the same number.
             "fib" | "ct" | "numgen" | "hash" | "socket" | "rt" | "exthdr" | "osf" => {
                 if let Some(register) = number(1) {
@@ -380,7 +424,7 @@ impl Reader<'_> {
 }
 
 /// Returns the packets that an element of a set stands for; `None` if it can stand for none.
-fn packets(key: &[Value], element: &Element) -> Option<Packets> {
+fn among(key: &[Value], element: &Element) -> Option<Packets> {
     key.iter().zip(element).try_fold(Packets::ALL, |packets, (value, (low, high))| match value {
         Value::Of(field, None) => {
             let (low, high) = (number(low)?, number(high)?);

@@ -10,18 +10,18 @@ use super::{
 };
 use crate::Refusal;
 use riklet_core::firewall::{
-    Translation, Wanted,
-    iptables::{Saved, Table, translations},
+    Ban, Side, Translation, Wanted,
+    iptables::{Saved, Table, bans as iptables_bans, translations},
     nftables::{
         foreign_chain::Missing,
-        foreign_translation::{NatTable, nat_tables},
+        foreign_translation::{FollowedTable, filter_tables, nat_tables},
     },
 };
 
 /// The chains of others that translate destinations, and those of their rules that were read.
 #[derive(Debug)]
 pub(in crate::linux) struct Translations {
-    tables: Vec<NatTable>,
+    tables: Vec<FollowedTable>,
     legacy: Option<Saved>,
 }
 
@@ -44,20 +44,40 @@ impl Translations {
     ) -> Result<BTreeSet<Translation>, Refusal> {
         let mut found = BTreeSet::new();
         for table in &mut self.tables {
-            found.extend(search(table, nftables.connection()?, wanted)?);
+            let search = |table: &mut FollowedTable| table.search(wanted);
+            found.extend(follow(table, nftables.connection()?, search)?);
         }
         found.extend(self.legacy.iter().flat_map(|saved| translations(saved, wanted)));
         Ok(found)
     }
 }
 
-fn search(
-    table: &mut NatTable,
+/// Returns the bans in chains that packets of guests pass.
+pub(in crate::linux) fn bans(nftables: &mut Nftables) -> Result<BTreeSet<Ban>, Refusal> {
+    let mut found = BTreeSet::new();
+    let connection = nftables.connection()?;
+    for family in [NetfilterProtoFamily::IPv4, NetfilterProtoFamily::Inet] {
+        let chains = connection.chains(family)?;
+        for side in [Side::Source, Side::Destination] {
+            for mut table in filter_tables(&chains, side) {
+                found.extend(follow(&mut table, connection, FollowedTable::bans)?);
+            }
+        }
+    }
+    let tables = [Table::Filter, Table::Mangle, Table::Security, Table::Raw];
+    let legacy = iptables::legacy::existing(&tables)?;
+    found.extend(legacy.iter().flat_map(|saved| iptables_bans(saved, &tables)));
+    Ok(found)
+}
+
+/// Reads what is needed of a table, and returns what is found there.
+fn follow<T>(
+    table: &mut FollowedTable,
     connection: &mut Connection,
-    wanted: &Wanted,
-) -> Result<BTreeSet<Translation>, Refusal> {
+    mut find: impl FnMut(&mut FollowedTable) -> (T, Missing),
+) -> Result<T, Refusal> {
     loop {
-        let (found, missing) = table.search(wanted);
+        let (found, missing) = find(table);
         if missing == Missing::default() {
             return Ok(found);
         }

@@ -17,8 +17,9 @@ use super::Linux;
 use crate::{Firewall, ForeignChains, ImplicitTables, KernelError, Refusal};
 use riklet_core::{
     firewall::{
-        Backend, BaseRuleset, BaseState, Change, Confinement, Entry, FirewallState, ForeignChain,
-        ForeignChainState, Ruleset, Translation, Wanted, nftables::confinement as table,
+        Backend, Ban, BaseRuleset, BaseState, Change, Confinement, Entry, FirewallState,
+        ForeignChain, ForeignChainState, Ruleset, Translation, Wanted,
+        nftables::confinement as table,
     },
     model::InterfaceName,
 };
@@ -209,6 +210,11 @@ impl ForeignChains for Linux {
     fn translations(&mut self, wanted: &Wanted) -> Result<BTreeSet<Translation>, KernelError> {
         let found = Translations::read(&mut self.nftables)
             .and_then(|mut known| known.search(&mut self.nftables, wanted));
+        found.map_err(|source| KernelError::ListForeignChains { source })
+    }
+
+    fn bans(&mut self) -> Result<BTreeSet<Ban>, KernelError> {
+        let found = foreign_translations::bans(&mut self.nftables);
         found.map_err(|source| KernelError::ListForeignChains { source })
     }
 

@@ -9,7 +9,7 @@ use crate::{
 };
 use riklet_core::{
     firewall::{
-        Backend, BaseRuleset, BaseState, Change, Entry, FirewallState, ForeignChain,
+        Backend, Ban, BaseRuleset, BaseState, Change, Entry, FirewallState, ForeignChain,
         ForeignChainState, Ruleset, Translation, Wanted,
     },
     model::{InterfaceName, Owner},
@@ -127,6 +127,10 @@ impl ForeignChains for Watched {
         let found = known.search(nftables, wanted).map_err(failed)?;
         self.translations = Some(known);
         Ok(found)
+    }
+
+    fn bans(&mut self) -> Result<BTreeSet<Ban>, KernelError> {
+        self.kernel.bans()
     }
 
     fn passages(&mut self) -> Result<Vec<ForeignChain>, KernelError> {
