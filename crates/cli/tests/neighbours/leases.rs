@@ -127,6 +127,8 @@ fn cannot_be_told(firewall: Firewall) {
 /// The file is written before the TAP exists, and removed with the last of our TAPs.
 fn is_told(firewall: Firewall) {
     let world = &World::new(firewall).on_a_machine();
+    let directory = || world.program("test", &["-d", "/run/systemd/network"], "").code;
+    assert_eq!(directory(), Some(1), "nobody has made it");
     let _bus = bus::start(world);
     let mut networkd = networkd(world);
     let attached = guest(world);
@@ -154,6 +156,7 @@ fn is_told(firewall: Firewall) {
 
     drop(attached);
     assert_removed_by_a_purge(world, FILE);
+    assert_eq!(directory(), Some(1), "ours is gone");
     networkd.signal(Signal::TERM);
 }
 

@@ -109,6 +109,10 @@ fn is_told(firewall: Firewall) {
 
     manager.signal(Signal::TERM);
     assert!(manager.ends_within(PATIENCE));
+    // It reads the file when it starts, so nobody is told that it cannot be asked now.
+    world.program("rm", &[FILE], "").success();
+    let repaired = world.riklet(&["repair"], "");
+    assert!(repaired.code == Some(0) && repaired.stderr.is_empty(), "{repaired}");
     manager = network_manager(world, PROFILE);
     wait_until_it_has_seen_all(world, "second");
     assert_eq!(state(world, "rik0"), "unmanaged");

@@ -20,6 +20,8 @@ use riklet_core::manager::{Manager, ManagerFile};
 /// The mode of our files, which the managers read as users of their own.
 const FILE_MODE: u32 = 0o644;
 const DIRECTORY_MODE: u32 = 0o755;
+/// The empty file by which we know a directory that we have made. Managers ignore files whose names begin with a dot.
+const MADE: &str = ".riklet-sdn";
 
 impl NetworkManagers for Linux {
     fn manager_files(&mut self) -> Result<BTreeMap<ManagerFile, Option<String>>, KernelError> {
@@ -37,7 +39,9 @@ impl NetworkManagers for Linux {
     }
 
     fn remove_manager_file(&mut self, file: ManagerFile) -> Result<(), KernelError> {
-        match fs::remove_file(file.path()) {
+        let removed = fs::remove_file(file.path());
+        remove_made_directory(file);
+        match removed {
             Ok(()) if file == ManagerFile::FirewalldZone => {
                 tracing::warn!("firewalld has the zone of functions until `firewall-cmd --reload`");
                 Ok(())
@@ -80,6 +84,7 @@ fn write(file: ManagerFile, text: &str) -> io::Result<()> {
     if !directory.exists() {
         fs::create_dir(&directory)?;
         fs::set_permissions(&directory, Permissions::from_mode(DIRECTORY_MODE))?;
+        fs::File::create(directory.join(MADE))?;
     }
     let new: PathBuf = directory.join(format!(".{name}.new"));
     fs::write(&new, text)?;
@@ -87,9 +92,23 @@ fn write(file: ManagerFile, text: &str) -> io::Result<()> {
     fs::rename(new, directory.join(name))
 }
 
+/// Removes the directory of the file, if we have made it and nothing else is in it.
+fn remove_made_directory(file: ManagerFile) {
+    let directory = Path::new(file.manager().directory()).join(file.place().0);
+    let ours = fs::read_dir(&directory).into_iter().flatten().flatten();
+    let names: Vec<_> = ours.map(|entry| entry.file_name()).collect();
+    if names == [MADE] {
+        // What cannot be removed here does no harm.
+        let _stays = fs::remove_file(directory.join(MADE));
+        let _stays = fs::remove_dir(&directory);
+    }
+}
+
 /// Has the manager read its files again, if it runs and nothing is lost by it. systemd-networkd 252 does so by D-Bus only,
 /// and a signal ends it.
 fn tell(launcher: &Launcher, manager: Manager) {
+    /// The exit status of nmcli(1) if its daemon does not run.
+    const NOT_RUNNING: i32 = 8;
     let (running, program, arguments) = match manager {
         Manager::Networkd => ("/run/systemd/netif", "networkctl", &["reload"][..]),
         Manager::NetworkManager => {
@@ -102,6 +121,11 @@ fn tell(launcher: &Launcher, manager: Manager) {
     }
     let words = match launcher.run(OsStr::new(program), arguments, b"") {
         Ok(output) if output.status.success() => return,
+        Ok(output)
+            if manager == Manager::NetworkManager && output.status.code() == Some(NOT_RUNNING) =>
+        {
+            return;
+        }
         Ok(output) => String::from_utf8_lossy(&output.stderr).trim().to_owned(),
         Err(error) if error.kind() == ErrorKind::NotFound => return,
         Err(error) => error.to_string(),
