@@ -94,7 +94,7 @@ pub struct ListEntry {
     /// The instance.
     #[serde(flatten)]
     pub instance: InstanceDocument,
-    /// `attached` (a VMM has the TAP open), `ready`, `down` or `missing`.
+    /// `attached` (a VMM has the TAP open), `ready`, `down` or `missing`; `lost` if the supervisor of its run has died.
     pub link: String,
 }
 

@@ -8,8 +8,11 @@ use riklet_api::{
 };
 use riklet_core::model::{InstanceName, Selector, Workload};
 use riklet_kernel::linux::Linux;
-use riklet_sdn::{Config, Node, NodeError, NodeOperations, RebuildOptions, UpOptions};
-use riklet_vmm::runs::{self, Orphans};
+use riklet_sdn::{
+    Config, Node, NodeError, NodeOperations, RebuildOptions, UpOptions,
+    store::{self, Store},
+};
+use riklet_vmm::runs::{self, Orphans, RunState};
 
 use super::{documents, problems, wall_clock};
 
@@ -67,14 +70,28 @@ impl<N: NodeOperations> NodeApi for LocalNode<N> {
     fn down(&mut self, selector: &Selector, purge: bool) -> Result<ReportDocument, ApiError> {
         if purge {
             let report = self.purge(selector)?;
-            return forget_runs(&self.config().state_dir, selector).map(|()| report);
+            let state_dir = &self.config().state_dir;
+            forget_runs(state_dir, selector)?;
+            store::remove_blank(state_dir).map_err(|error| problems::store(&error))?;
+            return Ok(report);
         }
         document(self.node.down(selector, false))
     }
 
     fn list(&mut self) -> Result<Vec<ListEntry>, ApiError> {
         let listed = self.node.list().map_err(|error| problems::node(&error))?;
-        Ok(listed.iter().map(documents::listed).collect())
+        let mut listed: Vec<_> = listed.iter().map(documents::listed).collect();
+        let store = Store::open_existing(&self.config().state_dir);
+        let lost = match store.map_err(|error| problems::store(&error))? {
+            Some(store) => runs::lost(&store).map_err(|error| problems::run(&error))?,
+            None => vec![],
+        };
+        for entry in &mut listed {
+            if lost.iter().any(|run| run.name.as_str() == entry.instance.name) {
+                RunState::Lost.as_str().clone_into(&mut entry.link);
+            }
+        }
+        Ok(listed)
     }
 
     fn inspect(&mut self, name: &InstanceName) -> Result<InspectionDocument, ApiError> {

@@ -1,11 +1,11 @@
-//! The uplinks and the MTU that a user has set. They are recorded when they are first set, so that a later command without
+//! The uplinks, the MTU and the mask of marks that a user has set. They are recorded when they are first set, so that a later command without
 //! the flag keeps them. Only an operation that looks at everything changes them.
 
 use std::{collections::BTreeSet, fmt::Display, str::FromStr};
 
 use super::{Config, NodeError, host::Interfaces};
 use crate::store::{Setting, Settings, Tx};
-use riklet_core::model::{InterfaceName, Mtu};
+use riklet_core::model::{InterfaceName, MarkMask, Mtu};
 use riklet_kernel::Links;
 
 /// The settings of a user, as they are for an operation.
@@ -15,6 +15,7 @@ pub(crate) struct Choices {
     pub(crate) uplinks: Option<BTreeSet<InterfaceName>>,
     /// `None` for that of the uplinks.
     pub(crate) mtu: Option<Mtu>,
+    pub(crate) mark_mask: MarkMask,
     /// The settings to record, since they are new.
     news: Vec<(Setting, String)>,
 }
@@ -53,6 +54,8 @@ impl Choices {
         let names = config.uplinks.as_ref().map(joined);
         let names = settle(Setting::Uplinks, "uplink", names)?;
         let mtu = settle(Setting::Mtu, "mtu", config.mtu.map(|mtu| mtu.bytes().to_string()))?;
+        let mask = config.mark_mask.map(|mask| mask.to_string());
+        let mask = settle(Setting::MarkMask, "mark-mask", mask)?;
         let uplinks = names.map(|names| read_all(&names)).transpose()?;
         if news.iter().any(|(setting, _)| *setting == Setting::Uplinks) {
             for name in uplinks.iter().flatten() {
@@ -62,7 +65,8 @@ impl Choices {
             }
         }
         let mtu = mtu.map(|mtu| read("mtu", &mtu)).transpose()?;
-        Ok(Self { uplinks, mtu, news })
+        let mask = mask.map(|mask| read("mark-mask", &mask)).transpose()?;
+        Ok(Self { uplinks, mtu, mark_mask: mask.unwrap_or_default(), news })
     }
 
     /// Reports whether there are new settings.

@@ -76,7 +76,7 @@ pub enum NodeError {
         "{what} is configured as {configured}, and this node has used {recorded} since its first instance"
     )]
     Decided {
-        /// `firewall`, `pool`, `uplink` or `mtu`.
+        /// `firewall`, `pool`, `uplink`, `mtu` or `mark-mask`.
         what: &'static str,
         /// The configured value.
         configured: String,
@@ -249,7 +249,7 @@ impl NodeError {
             }
             Self::Remaining { .. } => Some("use `riklet-sdn down --all --purge`".to_owned()),
             Self::Shadows(shadow) => Some(shadow_hint(shadow)),
-            Self::Decided { what: what @ ("uplink" | "mtu"), configured, .. } => {
+            Self::Decided { what: what @ ("uplink" | "mtu" | "mark-mask"), configured, .. } => {
                 let value = configured.replace(' ', ",");
                 Some(format!("`riklet-sdn repair --{what} {value}` changes it for all functions"))
             }

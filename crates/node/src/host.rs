@@ -34,6 +34,8 @@ pub(crate) struct Host {
     pub(crate) routes: BTreeSet<UplinkRoute>,
     /// The marks of uplinks to record, if they are not recorded yet.
     marks: Option<String>,
+    /// The interfaces with an address to record, if they are not recorded yet.
+    addressed: Option<String>,
     /// The desired values of sysctls.
     pub(crate) sysctls: BTreeMap<String, String>,
     /// The reaction to a sysctl that cannot be set.
@@ -205,9 +207,15 @@ impl Host {
         }
         let mut candidates = uplinks.clone();
         candidates.extend(UplinkMarks::recorded(recorded_marks));
-        let addressed = listed.iter().flatten().filter(|(_, interface)| interface.addressed);
-        candidates.extend(addressed.map(|(name, _)| name.clone()));
-        let routed = Routed::look(kernel, config, pool, &candidates, recorded_marks)?;
+        // Any of them may become an uplink, by a default route that comes later.
+        let recorded_addressed = settings.get(Setting::Addressed);
+        let addressed = match &listed {
+            Some(listed) => addressed(listed),
+            None => recorded_addressed.map(|names| read_names(names).collect()).unwrap_or_default(),
+        };
+        let names = addressed.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
+        candidates.extend(addressed);
+        let routed = Routed::look(kernel, choices.mark_mask, pool, &candidates, recorded_marks)?;
         let news = Some(routed.marks.to_string());
         let news = news.filter(|news| Some(news.as_str()) != recorded_marks);
         if news.is_some() {
@@ -229,6 +237,7 @@ impl Host {
             rules: routing.rules,
             routes: routing.routes,
             marks: news,
+            addressed: Some(names).filter(|names| Some(names.as_str()) != recorded_addressed),
             sysctls: forwarding.needed.iter().map(on).collect(),
             refused_sysctl: RefusedSysctl::Fail,
             foreign_tables: BTreeSet::new(),
@@ -278,6 +287,9 @@ impl Host {
         if let Some(marks) = &self.marks {
             tx.set_setting(Setting::Marks, marks)?;
         }
+        if let Some(addressed) = &self.addressed {
+            tx.set_setting(Setting::Addressed, addressed)?;
+        }
         if let Some(watcher) = self.watcher {
             tx.set_setting(Setting::Watcher, &watcher.to_string())?;
         }
@@ -293,6 +305,19 @@ pub(crate) fn decision(settings: &Settings) -> Result<Option<(Backend, Pool)>, N
     let backend = Backend::from_name(backend).ok_or_else(|| wrong("firewall", backend))?;
     let pool = pool.parse().map_err(|_wrong| wrong("pool", pool))?;
     Ok(Some((backend, pool)))
+}
+
+/// Returns the interfaces of the host that have an address and may lead somewhere, as many as are worth a question in each
+/// operation.
+fn addressed(listed: &HostInterfaces) -> BTreeSet<InterfaceName> {
+    const MOST: usize = 32;
+    let addressed = listed.iter().filter(|(name, found)| found.addressed && name.as_str() != "lo");
+    addressed.map(|(name, _)| name.clone()).take(MOST).collect()
+}
+
+/// Reads names that are separated by spaces. No name has one.
+fn read_names(names: &str) -> impl Iterator<Item = InterfaceName> {
+    names.split_whitespace().filter_map(|name| name.parse().ok())
 }
 
 type HostInterfaces = BTreeMap<InterfaceName, HostInterface>;

@@ -87,14 +87,14 @@ impl Routed {
     /// of these candidates.
     pub(crate) fn look(
         kernel: &mut impl Routes,
-        config: &Config,
+        mask: MarkMask,
         pool: Pool,
         candidates: &BTreeSet<InterfaceName>,
         recorded: Option<&str>,
     ) -> Result<Self, KernelError> {
         let rules = kernel.rules()?;
         let ways = ways(kernel, &rules, candidates, recorded.is_none())?;
-        let marks = UplinkMarks::new(config.mark_mask.unwrap_or_default(), &ways, recorded);
+        let marks = UplinkMarks::new(mask, &ways, recorded);
         let routing = routing::decide(pool.v4(), &rules, &marks, &ways);
         if let Some(rule) = &routing.unanswered {
             tracing::warn!(

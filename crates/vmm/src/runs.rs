@@ -125,8 +125,11 @@ pub enum RunError {
 /// Returns the directory of an instance's run: its log, and its VMM's directory.
 #[must_use]
 pub fn directory(state_dir: &Path, name: &InstanceName) -> PathBuf {
-    state_dir.join("machines").join(name.as_str())
+    state_dir.join(MACHINES).join(name.as_str())
 }
+
+/// The directory of the directories of runs.
+const MACHINES: &str = "machines";
 
 /// Returns the directory that belongs to the VMM's user, in which the VMM starts.
 #[must_use]
@@ -374,6 +377,8 @@ pub fn forget_ended(state_dir: &Path) -> Result<(), RunError> {
     for run in store.runs()?.into_iter().filter(|run| run.end.is_some()) {
         forget_if_ended(&mut store, state_dir, &run.name)?;
     }
+    // It stays if it has the directory of another run.
+    let _in_use = std::fs::remove_dir(state_dir.join(MACHINES));
     Ok(())
 }
 

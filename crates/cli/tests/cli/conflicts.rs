@@ -80,6 +80,22 @@ fn json_output_contains_warnings() {
 }
 
 #[test]
+fn mark_mask_is_remembered() {
+    let environment = Environment::new();
+    environment.run(&["up", "--mark-mask", "0x7f00", "hello.json"]).success();
+    assert_eq!(environment.run(&["check"]).code, Some(0));
+    insta::assert_snapshot!(
+        environment.refused(1, &["up", "--mark-mask", "0x7f", "hello.json"]),
+        @r"
+    error: mark-mask is configured as 0x7f, and this node has used 0x7f00 since its first instance
+    hint: `riklet-sdn repair --mark-mask 0x7f` changes it for all functions
+    "
+    );
+    environment.run(&["repair", "--mark-mask", "0x7f"]).success();
+    assert_eq!(environment.run(&["check"]).code, Some(0));
+}
+
+#[test]
 fn run_refuses_a_function_that_is_already_up() {
     let environment = Environment::with_hello();
     insta::assert_snapshot!(environment.refused(1, &["run", "hello.json"]), @r"

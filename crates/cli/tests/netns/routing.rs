@@ -474,3 +474,62 @@ fn up_reads_as_much_beside_many_routes_as_beside_few() {
     let many = up("third", 8002);
     assert!(few > 1000 && many < few + few / 10, "{few} bytes, then {many}");
 }
+
+on_every_firewall!(the_next_up_follows_uplinks_that_come_back, |world| {
+    far_client(world);
+    for ip_forward in ["0", "1"] {
+        world.node.set_sysctl("net/ipv4/ip_forward", ip_forward);
+        for before in [true, false] {
+            if before {
+                add_second_default_route(world);
+            }
+            let pair = pair(world);
+            let up = |name: &str| world.up(&[function(name, &[])]);
+            let followed = |when: &str| {
+                let when = format!("{when}, ip_forward {ip_forward}, there before: {before}");
+                up("next");
+                let check = world.riklet(&["check"], "");
+                assert_eq!(check.code, Some(0), "{when}: {check}");
+                assert_far_is_answered(world, &pair[0], &when);
+                assert_published(world, &pair, &[Transport::Tcp]);
+            };
+            if !before {
+                add_second_default_route(world);
+            }
+            followed("at first");
+            for up_meanwhile in [false, true] {
+                world.node.tool(&["ip", "route", "delete", "default", "metric", "200"]);
+                if up_meanwhile {
+                    up("meanwhile");
+                }
+                add_second_default_route(world);
+                followed("its route came back");
+                world.node.tool(&["ip", "link", "set", "oth0", "down"]);
+                if up_meanwhile {
+                    up("meanwhile");
+                }
+                world.node.tool(&["ip", "link", "set", "oth0", "up"]);
+                add_second_default_route(world);
+                followed("its link came back");
+                world.node.tool(&["ip", "address", "flush", "dev", "oth0"]);
+                if up_meanwhile {
+                    up("meanwhile");
+                }
+                let address = format!("{NODE_OTHER}/24");
+                world.node.tool(&["ip", "address", "add", &address, "dev", "oth0"]);
+                add_second_default_route(world);
+                followed("its address came back");
+                world.node.tool(&["ip", "link", "set", "oth0", "name", "gone0"]);
+                if up_meanwhile {
+                    up("meanwhile");
+                }
+                world.node.tool(&["ip", "link", "set", "gone0", "down"]);
+                world.node.tool(&["ip", "link", "set", "gone0", "name", "oth0", "up"]);
+                add_second_default_route(world);
+                followed("its name came back");
+            }
+            world.node.tool(&["ip", "route", "delete", "default", "metric", "200"]);
+            world.down(&["--all", "--purge"]);
+        }
+    }
+});

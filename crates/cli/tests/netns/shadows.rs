@@ -191,6 +191,32 @@ on_every_firewall!(a_translation_that_comes_later_is_reported, |world| {
     }
 });
 
+on_every_firewall!(nothing_but_the_lock_is_left_of_the_records, |world| {
+    let state = world.directory.path().join("state");
+    let left = || {
+        let names = std::fs::read_dir(&state).expect("the state directory");
+        let mut names: Vec<_> = names.map(|name| name.expect("a name").file_name()).collect();
+        names.sort();
+        names
+    };
+    world.up(&[function("mine", &[])]);
+    world.down(&["--all"]);
+    assert!(left().contains(&"riklet-sdn.db".into()));
+    world.down(&["--all", "--purge"]);
+    assert_eq!(left(), ["lock"]);
+    world.down(&["--all", "--purge"]);
+    assert_eq!(world.riklet(&["--output", "json", "list"], "").success().trim(), "[]");
+    world.up(&[function("mine", &[])]);
+    assert_eq!(world.riklet(&["check"], "").stderr, "no drift\n");
+    // A daemon keeps its records.
+    let daemon = world.daemon(&[]);
+    world.down(&["--all", "--purge"]);
+    world.up(&[function("mine", &[])]);
+    daemon.wait_until_idle();
+    assert!(!daemon.events().contains("was removed"));
+    world.riklet(&["check"], "").success();
+});
+
 on_every_firewall!(an_address_that_the_host_lacks_is_warned_of, |world| {
     let absent = Ipv4Addr::new(192, 0, 2, 9);
     let mine = function("mine", &[bound(absent, exposure(Tcp, PORT, 3000))]);

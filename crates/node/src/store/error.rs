@@ -28,6 +28,12 @@ pub enum StoreError {
         /// The process that keeps it locked, if it can be told.
         holder: Option<LockHolder>,
     },
+    /// Another process removed the database while this one waited for it. Nothing was written.
+    #[error("{} was removed meanwhile: try again", path.display())]
+    Gone {
+        /// The database.
+        path: PathBuf,
+    },
     /// A later version wrote the database. It was left as it is.
     #[error("{} has format {found}; this version knows formats up to {known}", path.display())]
     Newer {
@@ -169,7 +175,7 @@ impl StoreError {
                 ErrorCode::CannotOpen => "use another state directory".into(),
                 _ => return None,
             },
-            Self::SlotTaken { .. } => return None,
+            Self::SlotTaken { .. } | Self::Gone { .. } => return None,
         })
     }
 

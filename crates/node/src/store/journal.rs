@@ -26,7 +26,7 @@ const KEPT: u64 = 1000;
 /// The number of entries after which the oldest are removed.
 const PRUNED: u64 = 100;
 /// The file that is closed after each change of the journal.
-const WAKE: &str = "journal";
+pub(super) const WAKE: &str = "journal";
 
 /// The kind of a change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -5,6 +5,7 @@
 //! possible: a slot and its holder are one row.
 
 mod adopted;
+mod blank;
 mod error;
 mod file;
 mod journal;
@@ -34,6 +35,7 @@ use std::{
 
 use rusqlite::{Connection, OptionalExtension, Params, Row};
 
+pub use blank::remove_blank;
 pub use error::{DatabaseError, StoreError};
 pub(crate) use error::{REBUILD, rebuild_one};
 pub use journal::{Journal, JournalEntry, JournalFollower, JournalKind};
@@ -73,6 +75,10 @@ pub enum Setting {
     Uplinks,
     /// The MTU of the TAPs, if it was set. May change later.
     Mtu,
+    /// The interfaces that had an address when they were last listed. May change later.
+    Addressed,
+    /// The bits of marks that are ours to use, if they were set. May change later.
+    MarkMask,
 }
 
 impl Setting {
@@ -88,6 +94,8 @@ impl Setting {
             Self::Marks => "marks",
             Self::Uplinks => "uplinks",
             Self::Mtu => "mtu",
+            Self::Addressed => "addressed",
+            Self::MarkMask => "mark_mask",
         }
     }
 }
@@ -208,6 +216,11 @@ impl Store {
     #[must_use]
     pub(crate) fn is_current(&self) -> bool {
         self.file.is_some() && self.file == file::identity(&self.path)
+    }
+
+    /// Reports whether the open file was removed, and there is no other in its place.
+    fn is_gone(&self) -> bool {
+        self.file.is_some() && file::identity(&self.path).is_none()
     }
 
     /// Returns the path of the database.

@@ -33,6 +33,10 @@ impl<'a> Tx<'a> {
         let store = &*store;
         let begun = Transaction::new_unchecked(&store.connection, TransactionBehavior::Immediate);
         let transaction = begun.map_err(store.failed("begin a transaction"))?;
+        // A `down --purge` of another process may have removed the database while this one waited.
+        if store.is_gone() {
+            return Err(StoreError::Gone { path: store.path.clone() });
+        }
         Ok(Self { store, transaction, wakes: Cell::default() })
     }
 
