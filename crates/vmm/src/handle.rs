@@ -10,7 +10,7 @@ use rustix::{
 
 use super::driver;
 use riklet_core::model::Vmm;
-use riklet_kernel::process::ProcessId;
+use riklet_kernel::process::{self, ProcessId};
 
 /// A handle that ends a VMM.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,6 +21,8 @@ pub struct Handle {
     pub process: ProcessId,
     /// The socket of its API.
     pub socket: PathBuf,
+    /// The mark of its process, and of those that it started.
+    pub mark: String,
 }
 
 /// The time that each way of ending a VMM is given before the next is tried.
@@ -66,15 +68,15 @@ impl Stopped {
 }
 
 impl Handle {
-    /// Ends the VMM: asks the guest to power off (Ctrl+Alt+Del for Firecracker, the power button for the others), then
+    /// Ends the VMM, with all processes that it started: asks the guest to power off (Ctrl+Alt+Del for Firecracker, the power button for the others), then
     /// sends SIGTERM, then SIGKILL, and waits after each as `patience` says. A VMM that cannot ask its guest gets
     /// SIGTERM at once.
     ///
     /// # Errors
     /// Fails if the process cannot be signalled, or SIGKILL does not end it in time.
     pub fn stop(&self, patience: Patience) -> io::Result<Stopped> {
-        let Some(ended) = self.process.open()? else { return Ok(Stopped::Before) };
-        let Some(user) = self.process.user()? else { return Ok(Stopped::Before) };
+        let Some(ended) = self.process.open()? else { return self.end(patience) };
+        let Some(user) = self.process.user()? else { return self.end(patience) };
         match driver::ask_to_power_off(self.vmm, &self.socket, user) {
             Ok(()) => {
                 if within(&ended, patience.guest)? {
@@ -94,11 +96,18 @@ impl Handle {
     /// # Errors
     /// Fails as [`Self::stop`] does.
     pub fn end(&self, patience: Patience) -> io::Result<Stopped> {
+        let stopped = self.end_group(patience)?;
+        // A wrapper may have ended before the VMM.
+        process::end_marked(&self.mark)?;
+        Ok(stopped)
+    }
+
+    fn end_group(&self, patience: Patience) -> io::Result<Stopped> {
         let Some(ended) = self.process.open()? else { return Ok(Stopped::Before) };
         for (signal, stopped) in
             [(Signal::TERM, Stopped::Terminated), (Signal::KILL, Stopped::Killed)]
         {
-            self.process.signal(signal)?;
+            process::signal_group(self.process, signal)?;
             if within(&ended, patience.process)? {
                 return Ok(stopped);
             }

@@ -11,8 +11,8 @@ use std::{
     path::{Path, PathBuf},
     process::{Child, ExitStatus},
     sync::Arc,
-    thread::JoinHandle,
-    time::Duration,
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
 };
 
 use rustix::process::{Pid, PidfdFlags, getegid, geteuid, pidfd_open};
@@ -30,6 +30,9 @@ use super::{
 use riklet_core::model::{InstanceName, Vmm};
 use riklet_http::HttpError;
 use riklet_kernel::process::{self, Credentials, ProcessId, Tied};
+
+/// The time after the end of a VMM in which its last output reaches the log.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// The longest path of a unix socket (`sun_path` of unix(7)), without the final NUL.
 const SOCKET_PATH: usize = 107;
@@ -170,7 +173,12 @@ impl Running {
         let (program, arguments) = command(launch, &socket)?;
         let (credentials, groups) = launch.user();
         let errors_apart = matches!(launch.vmm(), Vmm::Firecracker | Vmm::CloudHypervisor);
+        let supervisor = ProcessId::current();
+        let supervisor =
+            supervisor.map_err(|source| LaunchError::Watch { name: name.clone(), source })?;
+        let mark = runs::mark(state_dir, name, supervisor);
         let tied = Tied {
+            mark: &mark,
             program: program.as_os_str(),
             arguments,
             credentials,
@@ -187,7 +195,7 @@ impl Running {
                 let seen = reset.reader(launch.vmm(), process);
                 let errors = child.stderr.take().map(|from| own.follow_lines(from, seen));
                 let logs = output.into_iter().chain(errors).collect();
-                let handle = Handle { vmm: launch.vmm(), process, socket };
+                let handle = Handle { vmm: launch.vmm(), process, socket, mark };
                 Ok(Self { name: name.clone(), handle, child, ended, logs, reset })
             }
             Err(source) => {
@@ -238,16 +246,20 @@ impl Running {
         &self.handle
     }
 
-    /// Waits until the process has ended and its output is in the log. Also tells whether the VMM reported that its guest
-    /// reset.
+    /// Waits until the process has ended, ends what it left behind, and waits for a moment until its output is in the log.
+    /// Also tells whether the VMM reported that its guest reset.
     ///
     /// # Errors
-    /// Fails if the process cannot be waited for.
+    /// Fails if the process cannot be waited for, or something that it started does not end.
     pub fn finish(mut self) -> io::Result<(ExitStatus, bool)> {
+        within(&self.ended, Duration::MAX)?;
+        process::kill_rest_of_group(&self.child)?;
         let status = self.child.wait()?;
-        for thread in self.logs.drain(..) {
-            // A thread that panicked has reported it on standard error.
-            let _panicked = thread.join();
+        process::end_orphans(&self.handle.mark)?;
+        let deadline = now() + LAST_WORDS;
+        // Whoever else has the pipe open may never close it. A thread that still reads it ends with this process.
+        while self.logs.iter().any(|thread| !thread.is_finished()) && now() < deadline {
+            pause();
         }
         Ok((status, self.reset.was_reported()))
     }
@@ -359,6 +371,16 @@ pub fn reason(vmm: Vmm, status: ExitStatus, signs: &Signs) -> (String, bool) {
         (None, Some(signal), _) => (format!("{vmm} was killed by signal {signal}"), true),
         (None, None, _) => (format!("{vmm} ended: {status}"), true),
     }
+}
+
+#[expect(clippy::disallowed_methods, reason = "a time limit needs a clock")]
+fn now() -> Instant {
+    Instant::now()
+}
+
+#[expect(clippy::disallowed_methods, reason = "a thread cannot be waited for with a limit")]
+fn pause() {
+    thread::sleep(Duration::from_millis(1));
 }
 
 #[cfg(test)]

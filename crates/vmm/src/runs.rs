@@ -163,6 +163,18 @@ pub fn log(state_dir: &Path, name: &InstanceName) -> PathBuf {
     directory(state_dir, name).join("console.log")
 }
 
+/// Returns the beginning of the mark of all processes of an instance's VMMs, in whichever run.
+fn marks(state_dir: &Path, name: &InstanceName) -> String {
+    let state_dir = std::fs::canonicalize(state_dir).unwrap_or_else(|_missing| state_dir.into());
+    format!("{}:{name}:", state_dir.display())
+}
+
+/// Returns the mark of the VMM of one run, and of what it starts.
+#[must_use]
+pub fn mark(state_dir: &Path, name: &InstanceName, supervisor: ProcessId) -> String {
+    format!("{}{supervisor}:", marks(state_dir, name))
+}
+
 /// Returns the present state of a run.
 ///
 /// # Errors
@@ -246,8 +258,8 @@ pub fn refuse_running(store: &Store, name: &InstanceName) -> Result<(), RunError
 pub fn handle(state_dir: &Path, run: &Run) -> Result<Option<Handle>, RunError> {
     let unknown = || RunError::Vmm { name: run.name.clone(), vmm: run.vmm.clone() };
     let vmm = Vmm::from_name(&run.vmm).ok_or_else(unknown)?;
-    let socket = socket(state_dir, &run.name);
-    Ok(run.process.map(|process| Handle { vmm, process, socket }))
+    let (socket, mark) = (socket(state_dir, &run.name), mark(state_dir, &run.name, run.supervisor));
+    Ok(run.process.map(|process| Handle { vmm, process, socket, mark }))
 }
 
 fn process_error(operation: &'static str, name: &InstanceName, source: io::Error) -> RunError {

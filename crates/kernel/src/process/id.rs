@@ -186,6 +186,7 @@ mod tests {
             groups: &[],
             directory: Path::new("/"),
             errors_apart: false,
+            mark: "",
         })
         .unwrap();
         let id = ProcessId::of(child.id()).unwrap().unwrap();

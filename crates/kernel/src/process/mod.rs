@@ -4,6 +4,7 @@ mod detached;
 mod fork;
 mod holder;
 mod id;
+mod rest;
 mod tied;
 
 pub use detached::spawn_detached;
@@ -11,6 +12,7 @@ pub use holder::LockHolder;
 #[cfg(any(test, fuzzing))]
 pub(crate) use id::fuzz;
 pub use id::{ProcessId, ProcessIdError};
+pub use rest::{adopt_orphans, end_marked, end_orphans, kill_rest_of_group, signal_group};
 pub use tied::{Credentials, Tied, spawn_tied};
 
 use std::{

@@ -12,7 +12,7 @@ use std::{
     process::{Child, Stdio},
 };
 
-use super::fork;
+use super::{fork, rest::MARK};
 
 /// The directories of the system's programs.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -48,6 +48,8 @@ pub struct Tied<'a> {
     pub directory: &'a Path,
     /// Gives standard error a pipe of its own, which these credentials can open anew as `/proc/self/fd/2`.
     pub errors_apart: bool,
+    /// A mark in its environment, by which it and what it starts are found again ([`super::end_marked`]).
+    pub mark: &'a str,
 }
 
 /// Starts a program that the kernel kills (SIGKILL) when the calling thread ends: it must be started by a
@@ -55,7 +57,7 @@ pub struct Tied<'a> {
 /// writes to standard output and error comes from one pipe, the child's `stdout`, in the order in which it was
 /// written; with [`Tied::errors_apart`], what it writes to standard error comes from the child's `stderr` instead.
 ///
-/// Its environment is a `PATH` of the system's directories alone. It cannot gain privileges (prctl(2),
+/// Its environment is a `PATH` of the system's directories, and its mark. It cannot gain privileges (prctl(2),
 /// `PR_SET_NO_NEW_PRIVS`), dumps no core, and has limits of open files and, unless it is root's, of processes
 /// (getrlimit(2)).
 ///
@@ -75,6 +77,7 @@ pub fn spawn_tied(tied: &Tied<'_>) -> io::Result<Child> {
         .current_dir(tied.directory)
         .env_clear()
         .env("PATH", PATH)
+        .env(MARK, tied.mark)
         // Ctrl-C in a terminal must not reach the program: this process decides how it ends.
         .process_group(0)
         .stdin(Stdio::null())
@@ -112,6 +115,7 @@ mod tests {
             groups: &[],
             directory: Path::new("/"),
             errors_apart: false,
+            mark: "",
         }
     }
 
@@ -156,8 +160,8 @@ mod tests {
         };
         let text = confined(Some(Credentials { uid: 65_534, gid: 65_534 }));
         assert!(text.contains(&format!("PATH={PATH}\n")), "{text}");
-        // These are the shell's own.
-        let own = ["PATH=", "PWD=", "SHLVL=", "_="];
+        // Ours, and the shell's own.
+        let own = ["PATH=", "RIKLET_SDN_RUN=", "PWD=", "SHLVL=", "_="];
         let (variables, rest) = text.split_once("NoNewPrivs:").unwrap();
         assert!(variables.lines().all(|line| own.iter().any(|o| line.starts_with(o))), "{text}");
         assert_eq!(rest, "\t1\n0\n4096\n512\n");

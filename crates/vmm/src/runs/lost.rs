@@ -2,10 +2,10 @@
 
 use std::path::Path;
 
-use super::{RunError, RunState, handle, process_error, remove_copies, state, take_down};
+use super::{RunError, RunState, handle, marks, process_error, remove_copies, state, take_down};
 use crate::handle::Patience;
 use riklet_core::model::InstanceName;
-use riklet_kernel::process::ProcessId;
+use riklet_kernel::process::{self, ProcessId};
 use riklet_sdn::{
     NodeOperations, Report,
     store::{End, Run, Store},
@@ -195,9 +195,12 @@ pub fn repair(
 
 /// Kills the VMM at once: the guest's work has no recipient any more.
 fn kill(state_dir: &Path, run: &Run) -> Result<(), RunError> {
-    let Some(handle) = handle(state_dir, run)? else { return Ok(()) };
-    let ended = handle.end(Patience::default());
-    ended.map(drop).map_err(|source| process_error("end", &run.name, source))
+    let failed = |source| process_error("end", &run.name, source);
+    if let Some(handle) = handle(state_dir, run)? {
+        handle.end(Patience::default()).map_err(failed)?;
+    }
+    // Its supervisor may have died before it recorded the process, and no other run of this name has begun since.
+    process::end_marked(&marks(state_dir, &run.name)).map_err(failed)
 }
 
 fn this_process(run: &Run) -> Result<ProcessId, RunError> {

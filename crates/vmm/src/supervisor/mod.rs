@@ -22,7 +22,10 @@ use std::{
 };
 
 use riklet_core::model::{InstanceName, Vmm};
-use riklet_kernel::{Kernel, process::ProcessId};
+use riklet_kernel::{
+    Kernel,
+    process::{self, ProcessId},
+};
 use riklet_sdn::{
     Instance, Node, NodeError, Report, Selector, UpOptions,
     store::{End, ReservedSlot, Store},
@@ -167,6 +170,7 @@ pub fn supervise<K: Kernel, O: Observer<K>>(
     let state_dir = node.config().state_dir.clone();
     let current = ProcessId::current();
     let supervisor = current.map_err(|source| SupervisorError::Identity { source })?;
+    process::adopt_orphans().map_err(|source| SupervisorError::Identity { source })?;
     let names: Vec<_> = prepared.iter().map(|p| (p.name().clone(), p.choice.vmm)).collect();
     let mut store = Store::open(&state_dir).map_err(SupervisorError::from)?;
     let begun = runs::begin(&mut store, &names, supervisor, epoch_millis());

@@ -174,6 +174,7 @@ impl AtHand {
             groups: &[],
             directory: Path::new("/"),
             errors_apart: false,
+            mark: "",
         });
         let child = child.unwrap();
         Self::Real { child, directory }
