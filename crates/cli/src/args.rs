@@ -225,6 +225,9 @@ pub(crate) struct RunArgs {
     /// Act as that supervisor.
     #[arg(long, hide = true, conflicts_with = "detach")]
     pub(crate) supervise: bool,
+    /// A unit of systemd was made for that supervisor.
+    #[arg(long, hide = true, requires = "supervise")]
+    pub(crate) in_unit: bool,
     /// A directory with definitions, whose images they may name.
     #[arg(long, hide = true, value_name = "DIR")]
     pub(crate) beside: Vec<PathBuf>,

@@ -111,14 +111,19 @@ impl CliError {
 
     /// Returns the exit status.
     pub(crate) fn exit_code(&self) -> ExitCode {
+        ExitCode::from(self.exit_status())
+    }
+
+    /// Returns the exit status as a number.
+    pub(crate) fn exit_status(&self) -> u8 {
         const FAILED: u8 = 1;
         const INVALID: u8 = 2;
         const HOST: u8 = 3;
-        ExitCode::from(match self.kind() {
+        match self.kind() {
             ErrorKind::Failed => FAILED,
             ErrorKind::Invalid => INVALID,
             ErrorKind::Host => HOST,
-        })
+        }
     }
 
     /// Returns the kind, which determines the exit status.

@@ -20,6 +20,7 @@ use riklet_guest::Guest;
 use riklet_kernel::{Kernel, KernelError, linux::tap};
 use riklet_sdn::{Instance, Node, NodeError, Report};
 use riklet_vmm::{
+    cgroup,
     launch::{Launch, LaunchError},
     runs,
     supervisor::{self, Ended, Observer, Options, Ready},
@@ -47,16 +48,41 @@ pub(crate) fn run<K: Kernel>(
     if args.detach {
         return detach::run(node.config(), &workloads, args, output);
     }
-    if args.supervise {
-        detach::leave_terminal()?;
+    if !args.supervise {
+        return supervise(node, &workloads, args, output);
     }
+    // Its own session and, without a unit, its own cgroup.
+    detach::leave_terminal()?;
+    let (state_dir, first) =
+        (node.config().state_dir.clone(), workloads.first().map(Workload::name));
+    let name = first.filter(|_| !args.in_unit);
+    if let Some(name) = name {
+        cgroup::enter(&state_dir, name);
+    }
+    let supervised = supervise(node, &workloads, args, output);
+    if let Some(name) = name {
+        cgroup::leave(&state_dir, name);
+    }
+    if let Err(error) = &supervised {
+        detach::announce_failure(error, output)?;
+    }
+    supervised
+}
+
+/// Runs the functions until they end, or a signal asks for that.
+fn supervise<K: Kernel>(
+    node: &mut Node<K>,
+    workloads: &[Workload],
+    args: &RunArgs,
+    output: Output,
+) -> Result<ExitCode, CliError> {
     for (run, _) in runs::clear_lost(node, epoch_millis())? {
         output.remark(&format!("{}: its supervisor died; cleared away what it left", run.name));
     }
     supervisor::refuse_recorded(node, workloads.iter().map(Workload::name))?;
     let beside = beside(args)?;
     let shown = |image: &str| progress::shown(image, output);
-    let prepared = supervisor::prepare(node, &workloads, &beside, shown)?;
+    let prepared = supervisor::prepare(node, workloads, &beside, shown)?;
     let signals = Signals::watch().map_err(|source| CliError::Signals { source })?;
     let options = Options {
         ready_timeout: Duration::from_secs(args.ready_timeout.into()),

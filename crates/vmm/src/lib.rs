@@ -2,9 +2,11 @@
 
 pub mod api;
 pub mod attachment;
+pub mod cgroup;
 pub mod choose;
 pub mod cloud_hypervisor;
 pub mod console;
+pub mod detach;
 pub mod driver;
 pub mod firecracker;
 #[cfg(any(test, fuzzing))]

@@ -1,27 +1,24 @@
 //! `run --detach`: a supervisor for each function, which outlives the terminal.
 
 use std::{
-    ffi::OsString,
-    fs::{self, DirBuilder, File, OpenOptions},
-    io::{self, Read},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
-    panic,
-    path::Path,
+    fs::File,
+    io, panic,
     process::ExitCode,
     sync::{Mutex, PoisonError},
     thread,
 };
 
-use riklet_core::{definition, model::Workload};
-use riklet_kernel::process;
+use riklet_core::model::Workload;
 use riklet_sdn::{Config, store::Store};
-use riklet_vmm::runs;
+use riklet_vmm::{
+    detach::{Detach, Detached, FAILED},
+    runs,
+};
 use serde_json::Value;
 
 use crate::{
     args::RunArgs,
     error::CliError,
-    input,
     output::{self, Output},
 };
 
@@ -40,7 +37,14 @@ pub(super) fn run(
     }
     let mut documents = Vec::new();
     let mut failed: Option<u8> = None;
-    let supervised = supervise_all(config, workloads, args, output);
+    let detach = Detach {
+        config: config.clone(),
+        ready_timeout: args.ready_timeout,
+        no_wait: args.no_wait,
+        json: output.is_json(),
+        beside: super::beside(args)?,
+    };
+    let supervised = supervise_all(&detach, workloads);
     for (workload, detached) in workloads.iter().zip(supervised) {
         let name = workload.name();
         let detached =
@@ -68,12 +72,7 @@ pub(super) fn run(
 }
 
 /// Starts the supervisors, many of them at once, and returns the outcomes in the order of the workloads.
-fn supervise_all(
-    config: &Config,
-    workloads: &[Workload],
-    args: &RunArgs,
-    output: Output,
-) -> Vec<io::Result<Detached>> {
+fn supervise_all(detach: &Detach, workloads: &[Workload]) -> Vec<io::Result<Detached>> {
     /// The most supervisors that start at a time: they wait for each other at the node's lock, and only for so long.
     const AT_ONCE: usize = 64;
     let queue = Mutex::new(workloads.iter().enumerate());
@@ -81,7 +80,7 @@ fn supervise_all(
     let work = || {
         let mut done = Vec::new();
         while let Some((index, workload)) = next() {
-            done.push((index, supervise(config, workload, args, output)));
+            done.push((index, detach.start(workload)));
         }
         done
     };
@@ -95,90 +94,15 @@ fn supervise_all(
     all.into_iter().map(|(_, detached)| detached).collect()
 }
 
-enum Detached {
-    /// The supervisor is ready. These are its announcement and its earlier messages.
-    Ready { text: String, words: String },
-    /// The supervisor failed, with this exit status and these messages.
-    Failed { code: u8, words: String },
-}
-
-fn supervise(
-    config: &Config,
-    workload: &Workload,
-    args: &RunArgs,
-    output: Output,
-) -> io::Result<Detached> {
-    let directory = runs::directory(&config.state_dir, workload.name());
-    DirBuilder::new().recursive(true).mode(0o700).create(&config.state_dir)?;
-    // The VMM's directory is inside, and another user may have to reach it.
-    DirBuilder::new().recursive(true).mode(0o711).create(&directory)?;
-    let log = directory.join("supervisor.log");
-    let program = std::env::current_exe()?;
-    let definition = definition::to_json(workload);
-    let arguments = arguments(config, args, output).map_err(io::Error::other)?;
-    let mut child =
-        process::spawn_detached(&program, &arguments, definition.as_bytes(), empty(&log)?)?;
-    let mut announced = String::new();
-    if let Some(mut stdout) = child.stdout.take() {
-        // The supervisor closes its end once it is ready, and when it ends.
-        stdout.read_to_string(&mut announced)?;
-    }
-    if !announced.is_empty() {
-        let words = input::read(&log).unwrap_or_default();
-        return Ok(Detached::Ready { text: announced, words });
-    }
-    let code = child.wait()?.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1);
-    let words = input::read(&log).unwrap_or_default();
-    forget(&log);
-    Ok(Detached::Failed { code, words })
-}
-
-/// Deletes the log of a supervisor that failed and whose error was printed, and its directory, unless it has other
-/// files.
-#[expect(clippy::disallowed_methods, reason = "the log is this module's own")]
-fn forget(log: &Path) {
-    let directory = || log.parent().map_or(Ok(()), fs::remove_dir);
-    if let Err(error) = fs::remove_file(log).and_then(|()| directory()) {
-        tracing::debug!(%error, log = %log.display(), "some of the log stays");
-    }
-}
-
-/// Returns the arguments of the supervisor: the settings of this process, from whatever source. Settings without an
-/// option get their defaults, also if a configuration file exists. Relative paths stay valid, since the working
-/// directory stays.
-fn arguments(config: &Config, args: &RunArgs, output: Output) -> Result<Vec<OsString>, CliError> {
-    let mut all: Vec<OsString> = ["--config", "/dev/null"].map(OsString::from).into();
-    // `run` works by itself and uses no daemon.
-    for (key, value) in config.settings().into_iter().filter(|(key, _)| *key != "api") {
-        all.extend([format!("--{}", key.replace('_', "-")).into(), value]);
-    }
-    let mut option = |name: &str, value: &str| all.extend([name.into(), value.into()]);
-    if output.is_json() {
-        option("--output", "json");
-    }
-    let timeout = args.ready_timeout.to_string();
-    all.extend(["run", "--supervise", "--ready-timeout", &timeout].map(OsString::from));
-    if args.no_wait {
-        all.push("--no-wait".into());
-    }
-    for (key, value) in config.vmm.settings() {
-        all.extend([format!("--{}", key.replace('_', "-")).into(), value]);
-    }
-    for directory in super::beside(args)? {
-        all.extend(["--beside".into(), directory.into()]);
-    }
-    all.push("-".into());
-    Ok(all)
-}
-
-fn empty(log: &Path) -> io::Result<File> {
-    OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(log)
-}
-
 /// Leaves the terminal that `run --detach` was called from.
 pub(super) fn leave_terminal() -> Result<(), CliError> {
     let left = rustix::process::setsid();
     left.map(drop).map_err(|errno| CliError::Session { source: errno.into() })
+}
+
+/// Tells the waiting process that this supervisor fails, and with which exit status. After it was ready, nobody waits.
+pub(super) fn announce_failure(error: &CliError, output: Output) -> Result<(), CliError> {
+    output.raw(format!("{FAILED}{}\n", error.exit_status()).as_bytes())
 }
 
 /// Tells the waiting process that all is ready, by closing standard output.

@@ -1,13 +1,14 @@
 //! Supervision: `run --detach`, `ps`, `logs`, `stop` and `wait`, with the built-in guest.
 
 use std::{
-    fs::File,
+    fs::{self, File},
     io::{ErrorKind, Write},
     net::{Ipv4Addr, TcpListener, TcpStream},
+    path::PathBuf,
     time::{Duration, Instant},
 };
 
-use rustix::process::{Signal, getsid};
+use rustix::process::{Pid, Signal, getsid};
 use serde_json::Value;
 
 use crate::world::{
@@ -48,6 +49,23 @@ fn both(world: &World) -> Running {
     running
 }
 
+/// Returns the cgroup of version 2 of a process (cgroups(7)).
+#[expect(clippy::disallowed_methods, reason = "files of procfs")]
+fn cgroup_of(process: Pid) -> String {
+    let path = format!("/proc/{}/cgroup", process.as_raw_nonzero());
+    let text = fs::read_to_string(path).expect("a process");
+    text.lines().find_map(|line| line.strip_prefix("0::")).unwrap_or_default().to_owned()
+}
+
+/// Returns the directory of the cgroups of version 2, if this test may make some.
+fn cgroups() -> Option<PathBuf> {
+    let roots = ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"].map(PathBuf::from);
+    let root = roots.into_iter().find(|root| root.join("cgroup.procs").exists())?;
+    let trial = root.join(format!("riklet-test-{}", std::process::id()));
+    let made = fs::create_dir(&trial).is_ok();
+    (made && fs::remove_dir(&trial).is_ok()).then_some(root)
+}
+
 on_every_firewall!(a_detached_run_answers_until_it_is_stopped, |world| {
     let before = SystemState::take(&world.node);
     let printed = world.detach(&[hello()]);
@@ -65,6 +83,12 @@ on_every_firewall!(a_detached_run_answers_until_it_is_stopped, |world| {
     assert!(is_alive(guest) && is_alive(supervisor) && guest != supervisor);
     // It belongs to no terminal whose end could end it.
     assert_eq!(getsid(Some(supervisor)).unwrap(), supervisor);
+    // Nor does it end with the cgroup of whoever started it.
+    let cgroup = cgroups().map(|root| root.join(cgroup_of(supervisor).trim_matches('/')));
+    if let Some(cgroup) = &cgroup {
+        assert!(cgroup.ends_with("hello"), "{}", cgroup.display());
+        assert_eq!(cgroup_of(guest), cgroup_of(supervisor));
+    }
     let table = world.riklet(&["ps"], "").success();
     let row: Vec<_> = table.lines().nth(1).unwrap().split_whitespace().collect();
     let number = guest.as_raw_nonzero().to_string();
@@ -76,6 +100,7 @@ on_every_firewall!(a_detached_run_answers_until_it_is_stopped, |world| {
     assert_refused(Tcp, &world.client, HELLO);
     assert_eq!(world.state_of("hello"), ("ended".to_owned(), "stopped".to_owned()));
     wait_for("the supervisor's end", PATIENCE, || (!is_alive(supervisor)).then_some(()));
+    assert!(cgroup.is_none_or(|cgroup| !cgroup.exists()), "the cgroup goes with the run");
     assert_same(&before, &SystemState::take(&world.node));
 });
 

@@ -97,21 +97,6 @@ on_every_firewall!(watchers_are_told_of_changes_by_every_path, |world| {
         events.sees("\"name\":\"web\"");
     }
 
-    // By a purge, which takes everything down.
-    for by_daemon in [false, true] {
-        by_api("PUT");
-        functions.sees("event: up\n");
-        if by_daemon {
-            let reply = daemon.ask("DELETE", "/v1/functions?all=true&purge=true", "");
-            assert_eq!(reply.status, 200, "{reply:?}");
-        } else {
-            alone(&["down", "--all", "--purge"]);
-        }
-        functions.sees("event: list\ndata: []");
-        events.sees("event: down\n");
-        events.sees("all taken down");
-    }
-
     // By a run.
     world.detach(&[hello()]);
     assert_answers(world, HELLO, "hello");
@@ -134,6 +119,21 @@ on_every_firewall!(watchers_are_told_of_changes_by_every_path, |world| {
     let told = daemon.ask("GET", &path, "").body;
     for kind in ["repaired", "noticed", "backing-off", "error", "missed"] {
         assert!(!told.contains(&format!("event: {kind}\n")), "{told}");
+    }
+
+    // By a purge, which takes everything down.
+    for by_daemon in [false, true] {
+        by_api("PUT");
+        functions.sees("event: up\n");
+        if by_daemon {
+            let reply = daemon.ask("DELETE", "/v1/functions?all=true&purge=true", "");
+            assert_eq!(reply.status, 200, "{reply:?}");
+        } else {
+            alone(&["down", "--all", "--purge"]);
+        }
+        functions.sees("event: list\ndata: []");
+        events.sees("event: down\n");
+        events.sees("all taken down");
     }
 });
 

@@ -1,15 +1,17 @@
-//! Starts programs that outlive this process.
+//! Starts programs that outlive this process, and are not its children.
 
 use std::{
     ffi::OsString,
     fs::File,
     io::{self, Write},
     path::Path,
-    process::{Child, Stdio},
+    process::{ChildStdout, Stdio},
 };
 
-/// Starts a program with this standard input and this file as its standard error; its standard output is a
-/// pipe. It stays in our session, and in our terminal's group, until it leaves them itself (setsid(2)).
+use super::fork;
+
+/// Starts a program with this standard input and this file as its standard error, and returns its standard output, which
+/// is a pipe. It has a session of its own, and its parent is process 1 or the nearest subreaper (prctl(2)).
 ///
 /// # Errors
 /// Fails if it cannot be started or fed.
@@ -18,19 +20,17 @@ pub fn spawn_detached(
     arguments: &[OsString],
     input: &[u8],
     errors: File,
-) -> io::Result<Child> {
-    let mut child = super::command(program.as_os_str())
-        .args(arguments)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(errors)
-        .spawn()?;
-    if let Some(mut stdin) = child.stdin.take() {
-        match stdin.write_all(input) {
-            // If the program stops reading, it reports the reason itself.
-            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => return Err(error),
-            _ => {}
-        }
-    }
-    Ok(child)
+) -> io::Result<ChildStdout> {
+    let mut command = super::command(program.as_os_str());
+    command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(errors);
+    fork::leave(&mut command);
+    let mut starter = command.spawn()?;
+    let fed = match starter.stdin.take().map(|mut stdin| stdin.write_all(input)) {
+        // If the program stops reading, it reports the reason itself.
+        Some(Err(error)) if error.kind() != io::ErrorKind::BrokenPipe => Err(error),
+        _ => Ok(()),
+    };
+    starter.wait()?;
+    fed?;
+    starter.stdout.take().ok_or_else(|| io::ErrorKind::BrokenPipe.into())
 }

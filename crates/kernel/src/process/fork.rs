@@ -6,11 +6,12 @@
 
 use std::{io, os::unix::process::CommandExt, process::Command};
 
+use nix::unistd::ForkResult;
 use rustix::{
     io::Errno,
     process::{
         Gid, Resource, Rlimit, Signal, Uid, getpid, getppid, getrlimit,
-        set_parent_process_death_signal, setrlimit,
+        set_parent_process_death_signal, setrlimit, setsid,
     },
     thread::{set_no_new_privs, set_thread_groups, set_thread_res_gid, set_thread_res_uid},
 };
@@ -80,4 +81,21 @@ pub(super) fn confine(
     // fork, it frees nothing, and it takes no lock.
     unsafe { command.pre_exec(confine) };
     Ok(())
+}
+
+/// Has the program run in a session of its own, and not as a child of this process: the process that is started forks
+/// again and ends, so that process 1, or the nearest subreaper, is the parent of the program.
+pub(super) fn leave(command: &mut Command) {
+    let leave = || {
+        setsid()?;
+        // SAFETY: this process has one thread. Both of it and its child only make system calls until the program begins, or
+        // until they end.
+        match unsafe { nix::unistd::fork() }? {
+            ForkResult::Child => Ok(()),
+            // SAFETY: it ends at once, without what the parent has set to run at its exit.
+            ForkResult::Parent { .. } => unsafe { nix::libc::_exit(0) },
+        }
+    };
+    // SAFETY: the closure makes three system calls, which are async-signal-safe; it allocates nothing and takes no lock.
+    unsafe { command.pre_exec(leave) };
 }

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::{RunError, RunState, handle, marks, process_error, remove_copies, state, take_down};
-use crate::handle::Patience;
+use crate::{cgroup, handle::Patience};
 use riklet_core::model::InstanceName;
 use riklet_kernel::process::{self, ProcessId};
 use riklet_sdn::{
@@ -199,6 +199,7 @@ fn kill(state_dir: &Path, run: &Run) -> Result<(), RunError> {
     if let Some(handle) = handle(state_dir, run)? {
         handle.end(Patience::default()).map_err(failed)?;
     }
+    cgroup::end(state_dir, &run.name);
     // Its supervisor may have died before it recorded the process, and no other run of this name has begun since.
     process::end_marked(&marks(state_dir, &run.name)).map_err(failed)
 }

@@ -1,0 +1,285 @@
+//! Starts a supervisor that outlives whoever asks for it: a daemon, or a command at a terminal.
+//!
+//! The supervisor is a program of its own, which runs `riklet-sdn run --supervise`. Its parent is never this process. It must
+//! not end with the unit or the session of this process either (`KillMode=` of systemd.kill(5), logind.conf(5)):
+//!
+//! | the host has | the supervisor is in |
+//! | --- | --- |
+//! | systemd as process 1, in our network namespace | a transient service of its own (systemd-run(1)) |
+//! | cgroups of version 2, writable | a cgroup of its own ([`crate::cgroup`]) |
+//! | neither | a session of its own (setsid(2)) |
+
+use std::{
+    ffi::{OsStr, OsString},
+    fs::{self, DirBuilder, File, OpenOptions},
+    io::{self, Read, Write},
+    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+};
+
+use riklet_core::{
+    definition,
+    model::{InstanceName, Workload},
+};
+use riklet_kernel::process::{self, ProcessId};
+use riklet_sdn::Config;
+use rustix::fs::{CWD, FileType, Mode, OFlags, mknodat};
+
+use crate::runs;
+
+/// The first byte of what a supervisor announces if it has failed; its exit status follows.
+pub const FAILED: char = '\0';
+
+/// The way to start supervisors.
+#[derive(Debug, Clone)]
+pub struct Detach {
+    /// The configuration that they work with.
+    pub config: Config,
+    /// The time that a guest has to be ready, in seconds.
+    pub ready_timeout: u16,
+    /// Does not wait for that.
+    pub no_wait: bool,
+    /// Announces in JSON.
+    pub json: bool,
+    /// The directories of the definitions, whose images they may name.
+    pub beside: Vec<PathBuf>,
+}
+
+/// The outcome of a start.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Detached {
+    /// The supervisor is ready. These are its announcement and its earlier messages.
+    Ready {
+        /// The announcement.
+        text: String,
+        /// The messages.
+        words: String,
+    },
+    /// The supervisor failed, with this exit status and these messages.
+    Failed {
+        /// The exit status.
+        code: u8,
+        /// The messages.
+        words: String,
+    },
+}
+
+impl Detach {
+    /// Starts the supervisor of a function, and waits until it is ready or has failed.
+    ///
+    /// # Errors
+    /// Fails if the supervisor cannot be started, or its files cannot be made.
+    pub fn start(&self, workload: &Workload) -> io::Result<Detached> {
+        let state_dir = &self.config.state_dir;
+        let directory = runs::directory(state_dir, workload.name());
+        DirBuilder::new().recursive(true).mode(0o700).create(state_dir)?;
+        // The VMM's directory is inside, and another user may have to reach it.
+        DirBuilder::new().recursive(true).mode(0o711).create(&directory)?;
+        let program = std::env::current_exe()?;
+        let log = directory.join("supervisor.log");
+        let definition = definition::to_json(workload);
+        let errors = empty(&log)?;
+        let mut announced = String::new();
+        let in_unit = is_systemd_ours()
+            .then(|| self.start_unit(workload.name(), &program, &directory, definition.as_bytes()));
+        match in_unit {
+            Some(Ok(mut announcement)) => drop(announcement.read_to_string(&mut announced)?),
+            failed => {
+                if let Some(Err(error)) = failed {
+                    tracing::warn!("cannot start a unit for {}: {error}", workload.name());
+                }
+                let arguments = self.arguments(&["-".as_ref()]);
+                let definition = definition.as_bytes();
+                let mut announcement =
+                    process::spawn_detached(&program, &arguments, definition, errors)?;
+                // The supervisor closes its end once it is ready, and when it ends.
+                announcement.read_to_string(&mut announced)?;
+            }
+        }
+        let words = read(&log).unwrap_or_default();
+        match announced.strip_prefix(FAILED) {
+            None if !announced.is_empty() => Ok(Detached::Ready { text: announced, words }),
+            failed => {
+                forget(&log);
+                let code = failed.and_then(|code| code.lines().next()?.parse().ok()).unwrap_or(1);
+                Ok(Detached::Failed { code, words })
+            }
+        }
+    }
+
+    /// Starts the supervisor in a transient unit, and returns its announcement, as a pipe.
+    fn start_unit(
+        &self,
+        name: &InstanceName,
+        program: &Path,
+        directory: &Path,
+        definition: &[u8],
+    ) -> io::Result<File> {
+        let [input, output, log] =
+            ["definition.json", "announcement", "supervisor.log"].map(|file| directory.join(file));
+        empty(&input)?.write_all(definition)?;
+        remove(&output)?;
+        mknodat(CWD, &output, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0)?;
+        // Opening it does not wait for the supervisor, and reading does: until it has closed its end.
+        let reader = OpenOptions::new().read(true).custom_flags(nonblocking()).open(&output)?;
+        let unit = unit(name, ProcessId::current()?);
+        let current = std::env::current_dir()?;
+        let files = [("StandardInput=file:", &input), ("StandardOutput=file:", &output)];
+        let mut all = words_for_unit(&unit, &current, &files, &log);
+        all.push(program.into());
+        all.extend(self.arguments(&["--in-unit".as_ref(), "-".as_ref()]));
+        let all: Vec<_> = all.iter().map(|word| word.to_string_lossy()).collect();
+        let all: Vec<_> = all.iter().map(|word| &**word).collect();
+        let started = process::run(OsStr::new("systemd-run"), &all, b"")?;
+        remove(&output)?;
+        if !started.status.success() {
+            let words = String::from_utf8_lossy(&started.stderr).trim().to_owned();
+            return Err(io::Error::other(words));
+        }
+        let mut flags = rustix::fs::fcntl_getfl(&reader)?;
+        flags.remove(OFlags::NONBLOCK);
+        rustix::fs::fcntl_setfl(&reader, flags)?;
+        Ok(reader)
+    }
+
+    /// Returns the arguments of the supervisor: the settings of this process, from whatever source. Settings without an
+    /// option get their defaults, also if a configuration file exists. Relative paths stay valid, since the working
+    /// directory stays.
+    fn arguments(&self, last: &[&OsStr]) -> Vec<OsString> {
+        let mut all: Vec<OsString> = ["--config", "/dev/null"].map(OsString::from).into();
+        // A supervisor works by itself and uses no daemon.
+        for (key, value) in self.config.settings().into_iter().filter(|(key, _)| *key != "api") {
+            all.extend([format!("--{}", key.replace('_', "-")).into(), value]);
+        }
+        if self.json {
+            all.extend(["--output", "json"].map(OsString::from));
+        }
+        let timeout = self.ready_timeout.to_string();
+        all.extend(["run", "--supervise", "--ready-timeout", &timeout].map(OsString::from));
+        if self.no_wait {
+            all.push("--no-wait".into());
+        }
+        for (key, value) in self.config.vmm.settings() {
+            all.extend([format!("--{}", key.replace('_', "-")).into(), value]);
+        }
+        for directory in &self.beside {
+            all.extend(["--beside".into(), directory.into()]);
+        }
+        all.extend(last.iter().map(|&word| word.to_owned()));
+        all
+    }
+}
+
+/// Returns the name of the unit of a run, which no earlier run has.
+fn unit(name: &InstanceName, by: ProcessId) -> String {
+    let process = by.to_string().replace('@', "-");
+    format!("riklet-sdn-run-{name}-{process}-{}", number())
+}
+
+/// Returns a number that this process has not had yet.
+fn number() -> u32 {
+    static NEXT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+    NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed)
+}
+
+/// Returns the words before the program: the options of systemd-run(1), and properties of systemd.exec(5) and
+/// systemd.kill(5). It returns once the program has begun, and has its files open then.
+fn words_for_unit(
+    unit: &str,
+    current: &Path,
+    files: &[(&str, &PathBuf)],
+    log: &Path,
+) -> Vec<OsString> {
+    let mut words: Vec<OsString> =
+        ["--quiet", "--collect", "--no-ask-password", "--service-type=exec"]
+            .map(OsString::from)
+            .into();
+    let mut option = |name: &str, value: &Path| {
+        let mut word = OsString::from(name);
+        word.push(value);
+        words.push(word);
+    };
+    option("--unit=", Path::new(unit));
+    option("--working-directory=", current);
+    for (name, file) in files {
+        option(&format!("--property={name}"), file);
+    }
+    option("--property=StandardError=truncate:", log);
+    // SIGTERM goes to the supervisor alone, which asks the guest to power off.
+    words.extend(
+        ["KillMode=mixed", "LimitNOFILE=65536", "TasksMax=infinity", "UMask=0077"]
+            .map(|property| format!("--property={property}").into()),
+    );
+    words
+}
+
+/// Tells whether systemd is process 1 (`sd_booted(3)`) and has our network namespace, so that a unit finds our interfaces.
+fn is_systemd_ours() -> bool {
+    let is_running = fs::symlink_metadata("/run/systemd/system").is_ok_and(|found| found.is_dir());
+    let namespace = |process: &str| fs::metadata(format!("/proc/{process}/ns/net")).ok();
+    let same = || {
+        let identities = [namespace("1")?, namespace("self")?].map(|n| (n.dev(), n.ino()));
+        Some(identities.first() == identities.last())
+    };
+    is_running && same().unwrap_or(false)
+}
+
+fn nonblocking() -> i32 {
+    i32::try_from(OFlags::NONBLOCK.bits()).unwrap_or_default()
+}
+
+/// Deletes the log of a supervisor that failed and whose error is reported, and its directory, unless it has other files.
+#[expect(clippy::disallowed_methods, reason = "the log is this module's own")]
+fn forget(log: &Path) {
+    let directory = || log.parent().map_or(Ok(()), fs::remove_dir);
+    let definition = log.with_file_name("definition.json");
+    let gone = remove(&definition).and_then(|()| fs::remove_file(log)).and_then(|()| directory());
+    if let Err(error) = gone {
+        tracing::debug!(%error, log = %log.display(), "some of the log stays");
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "the files are this module's own")]
+fn remove(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "the log is this module's own")]
+fn read(log: &Path) -> io::Result<String> {
+    Ok(String::from_utf8_lossy(&fs::read(log)?).into_owned())
+}
+
+fn empty(path: &Path) -> io::Result<File> {
+    OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unit_ends_its_supervisor_first_and_has_its_files() {
+        let (input, output) =
+            (PathBuf::from("/s/definition.json"), PathBuf::from("/s/announcement"));
+        let files = [("StandardInput=file:", &input), ("StandardOutput=file:", &output)];
+        let words = words_for_unit("u", Path::new("/"), &files, Path::new("/s/supervisor.log"));
+        let words: Vec<_> = words.iter().map(|word| word.to_str().unwrap()).collect();
+        for expected in [
+            "--unit=u",
+            "--service-type=exec",
+            "--property=StandardInput=file:/s/definition.json",
+            "--property=StandardOutput=file:/s/announcement",
+            "--property=StandardError=truncate:/s/supervisor.log",
+            "--property=KillMode=mixed",
+        ] {
+            assert!(words.contains(&expected), "{expected}: {words:?}");
+        }
+        let (name, by) = ("web.v2".parse().unwrap(), "77@123".parse().unwrap());
+        let [one, other] = [(), ()].map(|()| unit(&name, by));
+        assert!(one.starts_with("riklet-sdn-run-web.v2-77-123-"), "{one}");
+        assert_ne!(one, other);
+    }
+}
