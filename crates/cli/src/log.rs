@@ -65,6 +65,12 @@ pub(crate) fn start(verbose: u8) {
     }
 }
 
+/// Queues a line for standard error, whatever the level.
+pub(crate) fn say(line: &str) {
+    // The queue takes everything.
+    let _written = writeln!(Lines.make_writer(), "{line}");
+}
+
 /// Waits until everything that was logged is written. Must not be called under the lock.
 pub(crate) fn flush() {
     let written = QUEUE.changed.wait_while(QUEUE.state(), |state| state.is_unwritten());

@@ -9,6 +9,7 @@ mod error;
 mod events;
 mod input;
 mod inspect;
+mod interrupt;
 mod list;
 mod log;
 mod logs;
@@ -68,9 +69,14 @@ fn dispatch(args: Args) -> Result<ExitCode, CliError> {
     let Some(command) = args.command else { return Ok(usage::missing_command(args.output)) };
     let local = || Ok::<_, CliError>(Node::new(config::load(&args.node)?));
     let node = || ChosenNode::of(&args.node);
+    let changing = || {
+        let node = node()?;
+        interrupt::watch(node.config(), args.node.no_daemon);
+        Ok::<_, CliError>(node)
+    };
     match command {
-        Command::Up(up) => up::run(&mut node()?, &up, output),
-        Command::Down(down) => down::run(&mut node()?, &down, output),
+        Command::Up(up) => up::run(&mut changing()?, &up, output),
+        Command::Down(down) => down::run(&mut changing()?, &down, output),
         Command::List => list::run(&mut node()?, output),
         Command::Inspect(inspect) => inspect::run(&mut node()?, &inspect, output),
         Command::Plan(plan) => plan::run(&mut node()?, &plan, output),
@@ -82,7 +88,7 @@ fn dispatch(args: Args) -> Result<ExitCode, CliError> {
             let nothing = "nothing to do: the database is sound, and has every interface";
             repair::recovered(node()?.rebuild(force)?, nothing, output)
         }
-        Command::Repair { .. } => repair::run(&mut node()?, output),
+        Command::Repair { .. } => repair::run(&mut changing()?, output),
         Command::Events(events) => events::run(&mut node()?, &events, output),
         Command::Top(top) => top::run(args.node, &top, output),
         Command::Serve(_) if args.node.no_daemon => Err(CliError::WithoutDaemon),

@@ -8,7 +8,7 @@ use riklet_api::{
 };
 use riklet_core::model::{InstanceName, Selector, Workload};
 use riklet_daemon::local::LocalNode;
-use riklet_sdn::{Node, process::LockHolder};
+use riklet_sdn::{Config, Node, process::LockHolder};
 use rustix::net::sockopt;
 
 use super::{args::NodeArgs, config, error::CliError, input};
@@ -53,6 +53,11 @@ impl ChosenNode {
         let daemon = if args.no_daemon { Daemon::Unwanted } else { Daemon::Unknown };
         let args = config::concerns_daemon(args).then(|| args.clone());
         Ok(Self { daemon, local, args })
+    }
+
+    /// Returns the settings of this process.
+    pub(crate) fn config(&self) -> &Config {
+        self.local.config()
     }
 
     fn ask<T>(

@@ -1,6 +1,7 @@
 use std::process::ExitCode;
 
 use riklet_api::NodeApi;
+use riklet_vmm::supervisor;
 
 use super::{args::PlanArgs, error::CliError, input, output::Output, render};
 
@@ -10,6 +11,7 @@ pub(crate) fn run(
     output: Output,
 ) -> Result<ExitCode, CliError> {
     let workloads = input::definitions(&args.files)?;
+    workloads.iter().try_for_each(supervisor::refuse_sources)?;
     let plan = node.plan(&workloads)?;
     output.warnings(&plan.warnings);
     if plan.is_empty() {

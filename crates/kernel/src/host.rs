@@ -3,7 +3,7 @@ use std::{collections::BTreeSet, net::IpAddr};
 use crate::{KernelError, process::ProcessId, sealed::Sealed};
 use riklet_core::{
     firewall::IptablesVariant,
-    model::{AccountName, PortRange, Protocol},
+    model::{AccountName, InterfaceName, PortRange, Protocol},
 };
 
 /// A local process that listens on a port that an exposure wants.
@@ -58,6 +58,11 @@ pub trait HostFacts: Sealed {
     /// # Errors
     /// Fails if `/proc/net` cannot be read.
     fn listening_ports(&mut self) -> Result<BTreeSet<ListeningPort>, KernelError>;
+
+    /// Returns the process that has this TAP open, as `name (pid 123)`. Looks at no more than this number of processes, the
+    /// newest first, and returns `None` if it is none of them, or hidden from us. Costs as much as these have descriptors:
+    /// ask it only of a TAP that is known to be open.
+    fn tap_user(&mut self, tap: &InterfaceName, processes: usize) -> Option<String>;
 
     /// Returns the IPv4 name servers of the host in its order, except those that are the host itself.
     ///

@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 
 use super::{
-    NodeError, Report, Request, Selector, UpOptions, accounts,
+    InUse, NodeError, Report, Request, Selector, UpOptions, Warning, accounts,
     answer::{Answers, Waiting},
     host::{Host, Interfaces},
     ownership::unless_claimed,
@@ -14,7 +14,10 @@ use super::{
     session::{Context, Operations, Session},
 };
 use crate::store::Tx;
-use riklet_core::model::{InstanceName, Workload};
+use riklet_core::{
+    model::{InstanceName, Workload},
+    plan::Observed,
+};
 use riklet_kernel::{HostFacts, Kernel};
 
 impl<K: Kernel> Operations<'_, K> {
@@ -92,7 +95,7 @@ impl<K: Kernel> Session<'_, K> {
             }
             return Ok(());
         };
-        let recorded =
+        let mut recorded =
             record_together(waiting, answers, &tx, |request| context.record(&host, &tx, request));
         if recorded.is_empty() {
             return Ok(());
@@ -107,7 +110,9 @@ impl<K: Kernel> Session<'_, K> {
         context.commit(tx)?;
 
         // Plan and apply.
-        let converged = self.converge(&host, sight?, &interrupted)?;
+        let sight = sight?;
+        self.context.warn_of_users(waiting, &mut recorded, sight.found());
+        let converged = self.converge(&host, sight, &interrupted)?;
 
         // Commit.
         let records: Vec<_> = recorded.iter().flat_map(|(_, r)| r.records.clone()).collect();
@@ -165,6 +170,30 @@ fn record_together(
 }
 
 impl<K: Kernel> Context<'_, K> {
+    /// Warns of processes that have the TAPs of leaving instances open, unless the supervisor of the run asks, who ended
+    /// them. Processes are looked at only if there are such TAPs.
+    fn warn_of_users(
+        &mut self,
+        waiting: &[Waiting],
+        recorded: &mut [(usize, Recorded)],
+        found: &Observed,
+    ) {
+        for (index, recorded) in recorded {
+            let request = waiting.iter().find(|(waiting, _)| waiting == index);
+            if !matches!(request.and_then(|(_, request)| request.down()), Some((_, None))) {
+                continue;
+            }
+            for record in &recorded.records {
+                let Some(link) = found.links.get(&record.slot).filter(|link| link.open) else {
+                    continue;
+                };
+                let process = self.kernel.tap_user(&link.name, self.cache.most_processes());
+                let (name, tap) = (record.workload.name().clone(), link.name.clone());
+                recorded.warnings.push(Warning::InUse(InUse { name, tap, process }));
+            }
+        }
+    }
+
     /// Answers a `down` if nothing was ever recorded.
     pub(crate) fn down_of_nothing(&self, selector: &Selector) -> Result<Report, NodeError> {
         match selector {

@@ -96,6 +96,14 @@ impl Cache {
         }
     }
 
+    /// Returns the number of processes that are looked at for the one that has a TAP open: few where others wait.
+    pub(crate) const fn most_processes(&self) -> usize {
+        match self.strategy {
+            Strategy::Immediate => usize::MAX,
+            Strategy::Deferred => 64,
+        }
+    }
+
     /// Returns whether an operation on some slots also looks at the foreign chains: a watched kernel has them in
     /// memory.
     pub(crate) fn looks_at_foreign_chains(&self) -> bool {

@@ -38,6 +38,14 @@ pub(crate) enum Sight<'a> {
     Full(FullView<'a>, Observed),
 }
 
+impl Sight<'_> {
+    /// Returns the state of the kernel.
+    pub(crate) const fn found(&self) -> &Observed {
+        let (Self::Scoped(_, found) | Self::Full(_, found)) = self;
+        found
+    }
+}
+
 impl<K: Kernel> Context<'_, K> {
     /// Looks at the kernel before the change of the records is committed.
     ///

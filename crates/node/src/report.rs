@@ -3,7 +3,7 @@ use std::fmt;
 use super::{AbsentAddress, Failure, Instance, Shadow};
 use crate::store::Phase;
 use riklet_core::{
-    model::InstanceName,
+    model::{InstanceName, InterfaceName},
     plan::{CutOff, Plan, Step},
 };
 
@@ -17,6 +17,8 @@ pub enum Warning {
     AbsentAddress(AbsentAddress),
     /// A foreign chain drops the packets of functions, and we cannot change it.
     CutOff(CutOff),
+    /// The TAP of an instance that was taken down was open in a process: its guest has lost the network.
+    InUse(InUse),
 }
 
 impl fmt::Display for Warning {
@@ -25,7 +27,28 @@ impl fmt::Display for Warning {
             Self::Shadows(shadow) => shadow.fmt(f),
             Self::AbsentAddress(absent) => absent.fmt(f),
             Self::CutOff(cut_off) => cut_off.fmt(f),
+            Self::InUse(in_use) => in_use.fmt(f),
         }
+    }
+}
+
+/// An instance that was taken down while a process had its TAP open.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[non_exhaustive]
+pub struct InUse {
+    /// The instance.
+    pub name: InstanceName,
+    /// Its TAP.
+    pub tap: InterfaceName,
+    /// The process, as `name (pid 123)`; `None` if it was not found.
+    pub process: Option<String>,
+}
+
+impl fmt::Display for InUse {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { name, tap, process } = self;
+        let process = process.as_deref().unwrap_or("a process");
+        write!(f, "{name}: {process} had {tap} open, and its guest has lost the network")
     }
 }
 

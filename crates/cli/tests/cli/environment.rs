@@ -201,8 +201,15 @@ impl Environment {
     /// Asserts that nothing has changed since before `what`.
     #[track_caller]
     pub(crate) fn assert_unchanged(&self, before: &Snapshot, what: &str) {
+        self.assert_unchanged_but(before, "", what);
+    }
+
+    /// Asserts that nothing but the file of this name has changed.
+    #[track_caller]
+    pub(crate) fn assert_unchanged_but(&self, before: &Snapshot, file: &str, what: &str) {
         let after = self.snapshot();
-        for name in before.keys().chain(after.keys()) {
+        let is_other = |name: &&String| file.is_empty() || !name.ends_with(file);
+        for name in before.keys().chain(after.keys()).filter(is_other) {
             let text = |snapshot: &Snapshot| {
                 snapshot.get(name).map(|bytes| String::from_utf8_lossy(bytes).into_owned())
             };

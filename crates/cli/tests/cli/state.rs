@@ -229,7 +229,7 @@ fn intact_database_is_set_aside_only_with_force() {
     $ riklet-sdn repair --rebuild
     ---- stderr ----
     error: $DIR/state/riklet-sdn.db is a database of another program
-    hint: use another state directory; if this one is damaged, `riklet-sdn repair --rebuild --force` sets it aside
+    hint: it belongs to another program, or is damaged: `riklet-sdn repair --rebuild --force` sets it aside
     ---- exit code 1 ----
     $ riklet-sdn repair --rebuild --force
     recorded hello
@@ -248,12 +248,12 @@ fn error_names_a_path_that_is_no_state_directory() {
     $ riklet-sdn up hello.json
     ---- stderr ----
     error: cannot make $DIR/state: File exists (os error 17)
-    hint: use another state directory
+    hint: the state directory must be on a local file system that can be written
     ---- exit code 1 ----
     $ riklet-sdn list
     ---- stderr ----
     error: cannot lock $DIR/state/lock: Not a directory (os error 20)
-    hint: use another state directory
+    hint: the state directory must be on a local file system that can be written
     ---- exit code 1 ----
     ");
     environment.tool("rm", &["state"]);
@@ -262,12 +262,12 @@ fn error_names_a_path_that_is_no_state_directory() {
     $ riklet-sdn up hello.json
     ---- stderr ----
     error: cannot open the database in $DIR/state/riklet-sdn.db: unable to open database file: $DIR/state/riklet-sdn.db
-    hint: use another state directory
+    hint: the state directory must be on a local file system that can be written
     ---- exit code 1 ----
     $ riklet-sdn list
     ---- stderr ----
     error: cannot open the database in $DIR/state/riklet-sdn.db: unable to open database file: $DIR/state/riklet-sdn.db
-    hint: use another state directory
+    hint: the state directory must be on a local file system that can be written
     ---- exit code 1 ----
     ");
 }

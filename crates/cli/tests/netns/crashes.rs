@@ -103,7 +103,9 @@ fn assert_repaired(world: &World) {
 on_every_firewall!(remains_of_a_killed_run_are_repaired, |world| {
     let before = SystemState::take(&world.node);
     for victims in ALL {
-        world.detach(&[hello(), second()]);
+        // One after the other, so that each has its slot.
+        world.detach(&[hello()]);
+        world.detach(&[second()]);
         victims.kill(&world.ps("hello"));
         if victims == Victims::Guest {
             // The guest's supervisor has cleaned up.

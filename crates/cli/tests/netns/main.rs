@@ -49,6 +49,7 @@ mod restored;
 mod router;
 mod routing;
 mod run;
+mod said;
 mod segments;
 mod self_test;
 #[path = "../../../vmm/tests/vmm/server.rs"]

@@ -39,10 +39,12 @@ use socket::Listener;
 pub use socket::SocketError;
 
 use super::{
+    documents,
     engine::{Engine, EngineError, Gone, Options},
     events::Events,
     manifests::Manifests,
 };
+use riklet_api::{Health, SettingsDocument};
 use riklet_core::model::Account;
 use riklet_sdn::{Config, ErrorKind, Node};
 
@@ -134,11 +136,27 @@ pub(super) struct Api {
     ending: watch::Receiver<bool>,
 }
 
-/// Serves until SIGTERM or SIGINT. Functions stay up. What can be refused is, before a file is created.
+/// A daemon that has started.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Started {
+    /// The numbers of functions and of reserved slots.
+    pub health: Health,
+    /// The settings of the records, which have been decided by now.
+    pub settings: SettingsDocument,
+}
+
+/// Serves until SIGTERM or SIGINT. Functions stay up. What can be refused is, before a file is created. Calls `announce`
+/// once, when requests are answered; it must not wait.
 ///
 /// # Errors
 /// Fails if it cannot start, or can no longer accept connections.
-pub fn serve(config: Config, options: Options, settings: &Settings) -> Result<(), ServeError> {
+pub fn serve(
+    config: Config,
+    options: Options,
+    settings: &Settings,
+    announce: impl FnOnce(&Started),
+) -> Result<(), ServeError> {
     let io = |operation| move |source| ServeError::Io { operation, source };
     connections::raise_descriptor_limit();
     if !options.adopt {
@@ -164,6 +182,9 @@ pub fn serve(config: Config, options: Options, settings: &Settings) -> Result<()
         };
         let (parts, served) = match started {
             Ok(Some(parts)) => {
+                if let Some(started) = parts.started().await {
+                    announce(&started);
+                }
                 let ended = accept(&listener, metrics, &parts.engine, events, &mut signals).await;
                 (Some(parts), ended.map_err(io("accept connections")))
             }
@@ -202,6 +223,13 @@ impl Parts {
         });
         thread.map_err(|source| ServeError::Io { operation: "start a thread", source })?;
         started.await.map_err(|_panicked| EngineError::panicked())?
+    }
+
+    /// Returns the daemon's state; `None` if its engine has ended, or the records cannot be read.
+    async fn started(&self) -> Option<Started> {
+        let health = self.engine.health().await.ok()?;
+        let settings = documents::settings(self.engine.config()).ok()?;
+        Some(Started { health, settings })
     }
 
     /// Ends the threads, after earlier requests. Functions stay up.
@@ -282,7 +310,6 @@ async fn accept(
     let metrics = connections::serve(to_read_from, to_read, limits.metrics(), ending);
     let watchdog = tokio::spawn(feed_watchdog(engine.clone()));
     let _not_supervised = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
-    tracing::info!("listening on {}", settings.socket.display());
     let asked_to_end = async move {
         signals.next().await;
         watchdog.abort();

@@ -13,7 +13,7 @@ use crate::{
 };
 use riklet_core::{
     firewall::IptablesVariant,
-    model::{AccountName, PortRange, Protocol, Slot},
+    model::{AccountName, InterfaceName, PortRange, Protocol, Slot},
 };
 
 impl HostFacts for FakeKernel {
@@ -34,6 +34,10 @@ impl HostFacts for FakeKernel {
         let system = self.observe();
         let ports = system.listeners.iter().map(|l| (l.protocol, l.address, l.port));
         Ok(ports.collect())
+    }
+
+    fn tap_user(&mut self, tap: &InterfaceName, processes: usize) -> Option<String> {
+        self.observe().tap_users.get(tap).filter(|_| processes > 0).cloned()
     }
 
     fn resolvers(&mut self) -> Result<Vec<IpAddr>, KernelError> {

@@ -46,6 +46,8 @@ pub struct System {
     pub next_hops: BTreeMap<InterfaceName, NextHop>,
     pub uplink_routes: BTreeSet<UplinkRoute>,
     pub listeners: Vec<Listener>,
+    /// The processes that have TAPs open, as `name (pid 123)`.
+    pub tap_users: BTreeMap<InterfaceName, String>,
     pub translations: BTreeSet<Translation>,
     /// Addresses that the host does not have; it has all others.
     pub absent_addresses: BTreeSet<IpAddr>,
@@ -131,6 +133,7 @@ impl Default for System {
             next_hops: BTreeMap::new(),
             uplink_routes: BTreeSet::new(),
             listeners: Vec::new(),
+            tap_users: BTreeMap::new(),
             translations: BTreeSet::new(),
             absent_addresses: BTreeSet::new(),
             iptables: None,

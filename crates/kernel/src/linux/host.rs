@@ -2,11 +2,11 @@
 
 use std::{collections::BTreeSet, net::IpAddr};
 
-use super::{Linux, account, firewall::iptables, listeners, resolvers};
+use super::{Linux, account, firewall::iptables, listeners, resolvers, tap_user};
 use crate::{AccountKind, HostFacts, KernelError, Listener, ListeningPort, process::ProcessId};
 use riklet_core::{
     firewall::IptablesVariant,
-    model::{AccountName, PortRange, Protocol},
+    model::{AccountName, InterfaceName, PortRange, Protocol},
 };
 
 impl HostFacts for Linux {
@@ -19,6 +19,10 @@ impl HostFacts for Linux {
 
     fn listening_ports(&mut self) -> Result<BTreeSet<ListeningPort>, KernelError> {
         listeners::ports(&mut self.diag)
+    }
+
+    fn tap_user(&mut self, tap: &InterfaceName, processes: usize) -> Option<String> {
+        tap_user::tap_user(tap, processes)
     }
 
     fn resolvers(&mut self) -> Result<Vec<IpAddr>, KernelError> {

@@ -149,8 +149,9 @@ fn processes(mut inodes: BTreeSet<u64>) -> BTreeMap<u64, String> {
     found
 }
 
+/// Returns the name of a process; `None` if it has ended.
 #[expect(clippy::disallowed_methods, reason = "the name of a process is a file")]
-fn command(id: u32) -> Option<String> {
+pub(super) fn command(id: u32) -> Option<String> {
     let name = fs::read_to_string(format!("/proc/{id}/comm")).ok()?;
     Some(name.trim_end_matches('\n').to_owned())
 }

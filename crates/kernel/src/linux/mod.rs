@@ -18,6 +18,7 @@ mod rule;
 pub mod stats;
 mod sysctl;
 pub mod tap;
+mod tap_user;
 mod uplink_route;
 pub mod watched;
 

@@ -140,6 +140,9 @@ pub(super) fn holder(database: &Path) -> Option<LockHolder> {
     LockHolder::of(&[&suffixed(database, "-shm"), database])
 }
 
+/// The hint for a state directory that does not serve. Another one would not have the functions that are up.
+const WRITABLE: &str = "the state directory must be on a local file system that can be written";
+
 impl StoreError {
     /// Returns a hint, if there is one.
     #[must_use]
@@ -155,7 +158,7 @@ impl StoreError {
             Self::Newer { .. } => "use the version of riklet-sdn that wrote it, or a later one; \
                  `riklet-sdn repair --rebuild --force` sets the database aside"
                 .into(),
-            Self::Foreign { .. } => "use another state directory; if this one is damaged, \
+            Self::Foreign { .. } => "it belongs to another program, or is damaged: \
                  `riklet-sdn repair --rebuild --force` sets it aside"
                 .into(),
             Self::Corrupt { .. } => REBUILD.into(),
@@ -169,10 +172,10 @@ impl StoreError {
                     .into()
             }
             _ if self.is_permission() => "run it as root".into(),
-            Self::Io { .. } => "use another state directory".into(),
+            Self::Io { .. } => WRITABLE.into(),
             Self::Database { source, .. } => match source.0.sqlite_error_code()? {
                 ErrorCode::DiskFull => "make room on the file system of the state directory".into(),
-                ErrorCode::CannotOpen => "use another state directory".into(),
+                ErrorCode::CannotOpen => WRITABLE.into(),
                 _ => return None,
             },
             Self::SlotTaken { .. } | Self::Gone { .. } => return None,

@@ -159,7 +159,7 @@ impl Store {
     ///
     /// # Errors
     /// Fails if the database cannot be read.
-    pub(crate) fn unsettled(&self) -> Result<Records, StoreError> {
+    pub fn unsettled(&self) -> Result<Records, StoreError> {
         let mut records = self.records("list the unsettled records", sql::UNSETTLED)?;
         records.readable.sort_by(|one, other| one.workload.name().cmp(other.workload.name()));
         records.unreadable.retain(|unreadable| unreadable.removing);

@@ -100,6 +100,17 @@ pub struct Images {
     settings: Settings,
 }
 
+/// Parses the source of an image. Looks at no file.
+///
+/// # Errors
+/// Fails if the text names neither a path nor a URL that can be downloaded, or a URL of an image that is written to.
+pub fn source_of(role: Role, text: &str, access: Access) -> Result<Source, ImageError> {
+    match Source::parse(text).map_err(|source| ImageError::Source { role, source })? {
+        Source::Url(url) if access == Access::Write => Err(ImageError::Shared { role, url }),
+        source => Ok(source),
+    }
+}
+
 impl Images {
     /// Creates the images of the node with this state directory. The first download creates the directory.
     #[must_use]
@@ -118,14 +129,10 @@ impl Images {
         progress: &mut dyn FnMut(Progress),
     ) -> Result<PathBuf, ImageError> {
         let role = wanted.role;
-        let source = Source::parse(wanted.source);
-        match source.map_err(|source| ImageError::Source { role, source })? {
+        match source_of(role, wanted.source, wanted.access)? {
             Source::Path(path) => {
                 let path = roots::within(role, &path, self.settings.roots.as_deref())?;
                 access::check(wanted, &path, true)
-            }
-            Source::Url(url) if wanted.access == Access::Write => {
-                Err(ImageError::Shared { role, url })
             }
             Source::Url(url) => {
                 let target = DownloadTarget::new(self.directory(), role, url);

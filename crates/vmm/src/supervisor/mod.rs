@@ -39,7 +39,7 @@ use self::{
 pub use self::{
     error::{ConsoleEnd, SupervisorError},
     guests::Ended,
-    prepare::{Player, Prepared, facts, prepare},
+    prepare::{Player, Prepared, facts, prepare, refuse_sources},
     readiness::{PortAnswer, Readiness, tcp_exposures},
 };
 use crate::{

@@ -127,6 +127,31 @@ fn image_settings(config: &Config, beside: &[PathBuf], users: Option<SlotAccount
     }
 }
 
+/// Refuses a function whose images no run could obtain, from its definition alone: [`prepare`] would.
+///
+/// # Errors
+/// Fails if the kernel, the initrd or the root file system is neither a path nor a URL that can be downloaded.
+pub fn refuse_sources(workload: &Workload) -> Result<(), SupervisorError> {
+    let execution = workload.execution();
+    let images = [
+        (Role::Kernel, &execution.kernel, Access::Read),
+        (Role::Initrd, &execution.initrd, Access::Read),
+        (Role::Rootfs, &execution.rootfs, disk_access(execution)),
+    ];
+    // A function without a kernel has no VMM, and its images are used by nobody.
+    for (role, image, access) in images.into_iter().filter(|_| execution.kernel.is_some()) {
+        let source = image.as_ref().map(|image| image::source_of(role, image.source(), access));
+        let refused = |source| SupervisorError::Image { name: workload.name().clone(), source };
+        source.transpose().map_err(refused)?;
+    }
+    Ok(())
+}
+
+/// Returns the access that the VMM has to the root file system.
+fn disk_access(execution: &Execution) -> Access {
+    if execution.read_only == Some(true) { Access::Read } else { Access::Write }
+}
+
 impl Files {
     /// Obtains the files of a function. Returns `None` if its definition names no kernel: such a function has no VMM.
     fn obtain<P: FnMut(Progress)>(
@@ -149,10 +174,9 @@ impl Files {
             let mut progress = show(&format!("{role} {}", image.source()));
             ImageFile::obtain(images, &wanted, user, &mut progress).map(Some)
         };
-        let disk = if execution.read_only == Some(true) { Access::Read } else { Access::Write };
         let kernel = obtain(Role::Kernel, &execution.kernel, Access::Read)?;
         let initrd = obtain(Role::Initrd, &execution.initrd, Access::Read)?;
-        let rootfs = obtain(Role::Rootfs, &execution.rootfs, disk)?;
+        let rootfs = obtain(Role::Rootfs, &execution.rootfs, disk_access(execution))?;
         Ok(kernel.map(|kernel| Self { kernel, initrd, rootfs }))
     }
 

@@ -9,7 +9,7 @@ use crate::{
 };
 use riklet_core::{
     firewall::IptablesVariant,
-    model::{AccountName, PortRange, Protocol},
+    model::{AccountName, InterfaceName, PortRange, Protocol},
 };
 
 impl HostFacts for Watched {
@@ -22,6 +22,10 @@ impl HostFacts for Watched {
 
     fn listening_ports(&mut self) -> Result<BTreeSet<ListeningPort>, KernelError> {
         self.kernel.listening_ports()
+    }
+
+    fn tap_user(&mut self, tap: &InterfaceName, processes: usize) -> Option<String> {
+        self.kernel.tap_user(tap, processes)
     }
 
     fn resolvers(&mut self) -> Result<Vec<IpAddr>, KernelError> {

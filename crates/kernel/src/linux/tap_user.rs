@@ -1,0 +1,41 @@
+//! The process that has a TAP open.
+
+use std::fs;
+
+use riklet_core::model::InterfaceName;
+
+use super::listeners::command;
+
+/// The target of a descriptor of a TAP (proc(5), `/proc/PID/fd`).
+const DEVICE: &str = "/dev/net/tun";
+
+/// Returns the process that has this TAP open, as `name (pid 123)`, if it is one of this number of processes, the newest
+/// first.
+pub(super) fn tap_user(tap: &InterfaceName, processes: usize) -> Option<String> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let mut ids: Vec<u32> =
+        entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
+    ids.sort_unstable();
+    let user = ids.into_iter().rev().take(processes).find(|id| has_open(*id, tap))?;
+    let name = command(user).unwrap_or_else(|| "unknown".to_owned());
+    Some(format!("{name} (pid {user})"))
+}
+
+/// Reports whether a process has the TAP open. It may end at any moment, and its descriptors may be hidden from us.
+fn has_open(id: u32, tap: &InterfaceName) -> bool {
+    let descriptors = fs::read_dir(format!("/proc/{id}/fd")).into_iter().flatten().flatten();
+    descriptors.into_iter().any(|descriptor| {
+        let is_tap =
+            fs::read_link(descriptor.path()).is_ok_and(|target| target.as_os_str() == DEVICE);
+        is_tap && descriptor.file_name().to_str().is_some_and(|number| leads_to(id, number, tap))
+    })
+}
+
+/// Reports whether this descriptor is of the TAP: the line `iff:` names the interface (`tun_chr_show_fdinfo` of
+/// drivers/net/tun.c). The name is that in the process's network namespace.
+#[expect(clippy::disallowed_methods, reason = "the state of a descriptor is a file")]
+fn leads_to(id: u32, descriptor: &str, tap: &InterfaceName) -> bool {
+    let text = fs::read_to_string(format!("/proc/{id}/fdinfo/{descriptor}")).unwrap_or_default();
+    let names = text.lines().filter_map(|line| line.strip_prefix("iff:"));
+    names.map(str::trim).any(|name| name == tap.as_str())
+}
