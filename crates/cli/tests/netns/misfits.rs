@@ -189,6 +189,21 @@ fn run_reports_what_the_host_lacks() {
     ]);
 }
 
+#[test]
+fn doctor_says_what_the_users_of_vmms_cannot_open() {
+    let site = Site::new();
+    let told = |kvm| site.world.riklet_with(kvm, &["doctor"], "").stdout;
+    let expected = "they may not open /dev/net/tun";
+    assert!(told(Kvm::PrivateTun).contains(expected));
+    assert!(!told(Kvm::Opens).contains(expected));
+    // Root opens everything.
+    let mut config =
+        fs::File::create(&site.world.environment["RIKLET_SDN_CONFIG"]).expect("a file");
+    config.write_all(b"vmm_uid_base = 0\n").expect("a short file");
+    let told = site.world.riklet_with(Kvm::PrivateTun, &["doctor"], "").stdout;
+    assert!(!told.contains(expected), "{told}");
+}
+
 /// Serves `/kernel`, and `/short`, which ends too early.
 fn file_server(world: &World) -> Background {
     let listener = world.node.run(|| TcpListener::bind(SERVER)).expect("a port");
