@@ -64,7 +64,7 @@ impl Console {
         self.follow_lines(from, |_line| {})
     }
 
-    /// Copies as [`Self::follow`] does, and shows each line to `seen`, shortened to [`Self::LINE`] bytes.
+    /// Copies as [`Self::follow`] does, and shows each line to `seen`, shortened to 512 bytes.
     pub fn follow_lines(
         self: &Arc<Self>,
         mut from: impl Read + Send + 'static,
