@@ -64,7 +64,12 @@ impl<N: NodeOperations> LocalNode<N> {
 
 impl<N: NodeOperations> NodeApi for LocalNode<N> {
     fn up(&mut self, workloads: &[Workload], strict: bool) -> Result<ReportDocument, ApiError> {
-        document(self.node.up(workloads, UpOptions::default().strict(strict)))
+        let report = self.node.up(workloads, UpOptions::default().strict(strict));
+        if report.is_err() {
+            // If it was the first, it leaves no empty database behind. Its own error says more than that of a removal.
+            let _stays = store::remove_blank(&self.config().state_dir);
+        }
+        document(report)
     }
 
     fn down(&mut self, selector: &Selector, purge: bool) -> Result<ReportDocument, ApiError> {

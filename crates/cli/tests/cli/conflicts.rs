@@ -85,7 +85,7 @@ fn mark_mask_is_remembered() {
     environment.run(&["up", "--mark-mask", "0x7f00", "hello.json"]).success();
     assert_eq!(environment.run(&["check"]).code, Some(0));
     insta::assert_snapshot!(
-        environment.refused(1, &["up", "--mark-mask", "0x7f", "hello.json"]),
+        environment.refused(2, &["up", "--mark-mask", "0x7f", "hello.json"]),
         @r"
     error: mark-mask is configured as 0x7f, and this node has used 0x7f00 since its first instance
     hint: `riklet-sdn repair --mark-mask 0x7f` changes it for all functions

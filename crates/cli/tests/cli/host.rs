@@ -218,7 +218,8 @@ fn doctor_fails_if_something_is_missing() {
 
 #[test]
 fn doctor_tells_other_users_what_needs_root() {
-    let environment = Environment::new();
+    // Only root may enter the directory of the records.
+    let environment = Environment::with_hello();
     // Everybody may open the device where udev has set its mode.
     let tun = "mount -t tmpfs none /dev/net && mknod -m 600 /dev/net/tun c 10 200";
     let output = environment.shell_that_mounts(&format!("{tun} && {}", nobody("doctor")));
