@@ -107,7 +107,10 @@ impl Handle {
         for (signal, stopped) in
             [(Signal::TERM, Stopped::Terminated), (Signal::KILL, Stopped::Killed)]
         {
-            process::signal_group(self.process, signal)?;
+            // A VMM that an earlier version started leads no group.
+            if !process::signal_group(self.process, signal)? {
+                self.process.signal(signal)?;
+            }
             if within(&ended, patience.process)? {
                 return Ok(stopped);
             }
