@@ -134,6 +134,7 @@ impl Host {
         let Forwarding { switched, forgotten, neighbours, .. } = &self.forwarding;
         self.first_use
             || self.must_record_owner
+            || self.addressed.is_some()
             || self.choices.has_news()
             || self.marks.is_some()
             || self.watcher.is_some()

@@ -2,6 +2,8 @@
 
 use std::{net::Ipv4Addr, time::Duration};
 
+use serde_json::Value;
+
 use crate::{
     internet::{assert_internet, assert_repair_restores},
     reach::{FIRST, SECOND, TARGET, assert_published, pair},
@@ -105,12 +107,13 @@ on_every_firewall!(doctor_names_bans_of_many_addresses, |world| {
         world.program(variant.xtables(), &[&["iptables"], &*arguments].concat(), "").success();
     };
     let legacy = if variant == Firewall::IptablesLegacy { "iptables-legacy" } else { "ip" };
-    let doctor = |from: &str| {
-        let said = world.riklet(&["doctor"], "").success();
-        let named = said.lines().filter(|line| line.contains("drops packets "));
-        let named: Vec<_> =
-            named.map(|line| line.trim_start_matches("note  firewall    ")).collect();
-        assert_eq!(named.join("\n"), from, "{said}");
+    let doctor = |expected: &str| {
+        let said = world.riklet(&["--output", "json", "doctor"], "").success();
+        let findings: Value = serde_json::from_str(&said).expect("JSON");
+        let found = findings.as_array().into_iter().flatten();
+        let named = found.filter_map(|finding| finding["found"].as_str());
+        let named: Vec<_> = named.filter(|found| found.contains("drops packets ")).collect();
+        assert_eq!(named.join("\n"), expected, "{said}");
     };
     let pair = pair(world);
     ban(&format!("-I DOCKER-USER -d {INTERNET_FAR} -j DROP"));
