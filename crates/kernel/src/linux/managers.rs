@@ -92,14 +92,18 @@ fn write(file: ManagerFile, text: &str) -> io::Result<()> {
     fs::rename(new, directory.join(name))
 }
 
-/// Removes the directory of the file, if we have made it and nothing else is in it.
+/// Removes the directory of the file, if we have made it and nothing is in it. One that others use by now is theirs.
 fn remove_made_directory(file: ManagerFile) {
-    let directory = Path::new(file.manager().directory()).join(file.place().0);
-    let ours = fs::read_dir(&directory).into_iter().flatten().flatten();
-    let names: Vec<_> = ours.map(|entry| entry.file_name()).collect();
-    if names == [MADE] {
-        // What cannot be removed here does no harm.
-        let _stays = fs::remove_file(directory.join(MADE));
+    let (directory, _) = file.place();
+    let beside = ManagerFile::ALL
+        .into_iter()
+        .filter(|other| other.manager() == file.manager() && other.place().0 == directory);
+    if beside.into_iter().any(|other| Path::new(&other.path()).exists()) {
+        return;
+    }
+    let directory = Path::new(file.manager().directory()).join(directory);
+    if fs::remove_file(directory.join(MADE)).is_ok() {
+        // It is not empty.
         let _stays = fs::remove_dir(&directory);
     }
 }
@@ -107,8 +111,6 @@ fn remove_made_directory(file: ManagerFile) {
 /// Has the manager read its files again, if it runs and nothing is lost by it. systemd-networkd 252 does so by D-Bus only,
 /// and a signal ends it.
 fn tell(launcher: &Launcher, manager: Manager) {
-    /// The exit status of nmcli(1) if its daemon does not run.
-    const NOT_RUNNING: i32 = 8;
     let (running, program, arguments) = match manager {
         Manager::Networkd => ("/run/systemd/netif", "networkctl", &["reload"][..]),
         Manager::NetworkManager => {
@@ -121,16 +123,19 @@ fn tell(launcher: &Launcher, manager: Manager) {
     }
     let words = match launcher.run(OsStr::new(program), arguments, b"") {
         Ok(output) if output.status.success() => return,
-        Ok(output)
-            if manager == Manager::NetworkManager && output.status.code() == Some(NOT_RUNNING) =>
-        {
-            return;
-        }
+        // Its directory stays when it ends. It reads our file when it starts.
+        Ok(_) if manager == Manager::NetworkManager && !network_manager_runs(launcher) => return,
         Ok(output) => String::from_utf8_lossy(&output.stderr).trim().to_owned(),
         Err(error) if error.kind() == ErrorKind::NotFound => return,
         Err(error) => error.to_string(),
     };
     tracing::warn!("`{program} {}` failed: {words}", arguments.join(" "));
+}
+
+fn network_manager_runs(launcher: &Launcher) -> bool {
+    let asked = ["LC_ALL=C", "nmcli", "--terse", "--get-values", "RUNNING", "general"];
+    let answer = launcher.run(OsStr::new("env"), &asked, b"");
+    answer.is_ok_and(|output| output.stdout.trim_ascii() == b"running")
 }
 
 fn refused(file: ManagerFile, error: io::Error) -> KernelError {
