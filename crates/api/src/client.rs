@@ -13,11 +13,13 @@ use serde_json::Value;
 use super::{
     ApiError, Check, Collection, Health, HttpStatus, InspectionDocument, ListEntry, NodeApi,
     Notification, Notifications, PlanDocument, Problem, RebuiltDocument, ReportDocument,
-    SettingsDocument, Token, chain,
+    RunDocument, SettingsDocument, StartedRuns, StoppedRun, Token, chain,
 };
 
 /// The time limit for an answer: ten thousand functions take some seconds.
 const TIMEOUT: Duration = Duration::from_mins(2);
+/// The time limit for starting runs: their images may have to be downloaded.
+const STARTING: Duration = Duration::from_hours(1);
 /// The longest body of an answer, in bytes. A list of ten thousand functions has about 6 MB.
 const LONGEST_ANSWER: usize = 64 * 1024 * 1024;
 /// The longest path with its query, in bytes. Servers refuse paths of 64 KiB and more.
@@ -51,6 +53,63 @@ impl Client {
     /// Fails if the daemon does not answer.
     pub fn settings(&self) -> Result<SettingsDocument, ApiError> {
         self.ask(&ApiCall::get("/v1/settings"))
+    }
+
+    /// Lists the runs.
+    ///
+    /// # Errors
+    /// Fails if the daemon does not answer.
+    pub fn runs(&self) -> Result<Vec<RunDocument>, ApiError> {
+        self.ask(&ApiCall::get("/v1/runs"))
+    }
+
+    /// Returns a run, once it has ended or a minute has passed.
+    ///
+    /// # Errors
+    /// Fails if there is none of this name, or the daemon does not answer.
+    pub fn awaited_run(&self, name: &InstanceName) -> Result<RunDocument, ApiError> {
+        self.ask(&ApiCall::get(&format!("/v1/runs/{name}?wait=60")))
+    }
+
+    /// Runs these functions, and waits until each is ready or has failed. A guest has so many seconds for that.
+    ///
+    /// # Errors
+    /// Fails if one of them is running, or the daemon does not answer.
+    pub fn start_runs(
+        &self,
+        workloads: &[Workload],
+        ready_timeout: u16,
+        no_wait: bool,
+    ) -> Result<StartedRuns, ApiError> {
+        let path = format!("/v1/runs?readyTimeout={ready_timeout}&noWait={no_wait}");
+        let longer = Self { http: self.http.clone().with_timeout(STARTING) };
+        longer.ask(&ApiCall::post(&path, Some(definitions(workloads))))
+    }
+
+    /// Stops a run. Its guest has so many seconds to power off.
+    ///
+    /// # Errors
+    /// Fails if there is none of this name, or its process cannot be ended.
+    pub fn stop_run(&self, name: &InstanceName, timeout: u16) -> Result<StoppedRun, ApiError> {
+        let limit = TIMEOUT + Duration::from_secs(timeout.into());
+        let longer = Self { http: self.http.clone().with_timeout(limit) };
+        longer.ask(&ApiCall::delete(&format!("/v1/runs/{name}?timeout={timeout}")))
+    }
+
+    /// Returns the console of a run, as it is read.
+    ///
+    /// # Errors
+    /// Fails if there is none of this name, or the daemon does not answer.
+    pub fn logs(
+        &self,
+        name: &InstanceName,
+        follow: bool,
+        tail: Option<usize>,
+    ) -> Result<impl io::Read + use<>, ApiError> {
+        let _known: RunDocument = self.ask(&ApiCall::get(&format!("/v1/runs/{name}")))?;
+        let tail = tail.map(|lines| format!("&tail={lines}")).unwrap_or_default();
+        let path = format!("/v1/runs/{name}/logs?follow={follow}{tail}");
+        self.http.stream(&path).map_err(|error| unanswered(&error))
     }
 
     /// Makes one exchange. Refuses a request that is longer than the daemon reads, without sending it.

@@ -53,7 +53,9 @@ pub use plan::{Check, PlanDocument, Unsettled};
 pub use problem::{ApiError, Detail, HttpStatus, Problem};
 pub use report::{FailureDocument, RebuiltDocument, ReportDocument};
 pub use riklet_core::ErrorKind;
-pub use run::{EndedRun, ReadyRuns, ReadyTimes, RunDocument, RunningInstance, StoppedRun};
+pub use run::{
+    EndedRun, ReadyRuns, ReadyTimes, RunDocument, RunningInstance, StartedRuns, StoppedRun,
+};
 pub use settings::SettingsDocument;
 pub use text::{chain, lines};
 pub use token::{Token, TokenError};

@@ -1,10 +1,11 @@
 use serde::{Deserialize, Serialize};
 
-use super::InstanceDocument;
+use super::{InstanceDocument, Problem};
 
 /// A run of a function by a VMM, in progress or ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct RunDocument {
     /// The function's name.
     pub name: String,
@@ -30,6 +31,7 @@ pub struct RunDocument {
 
 /// A run that was asked to stop, and has ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct StoppedRun {
     /// The function's name.
     pub name: String,
@@ -51,6 +53,7 @@ pub struct EndedRun {
 /// Runs whose functions are ready.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct ReadyRuns {
     /// The functions.
     pub instances: Vec<RunningInstance>,
@@ -62,8 +65,19 @@ pub struct ReadyRuns {
     pub warnings: Vec<String>,
 }
 
+/// Runs that were to be started through a daemon.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+pub struct StartedRuns {
+    /// Those whose functions are ready.
+    pub ready: Vec<ReadyRuns>,
+    /// The reasons why the others are not.
+    pub failed: Vec<Problem>,
+}
+
 /// An instance, and the VMM that runs it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct RunningInstance {
     /// The instance.
     #[serde(flatten)]
@@ -74,6 +88,7 @@ pub struct RunningInstance {
 
 /// The parts of the time until functions are ready, in milliseconds, each after the one before.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct ReadyTimes {
     /// The sum of all parts.
     pub total: f64,

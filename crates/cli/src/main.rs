@@ -19,6 +19,7 @@ mod plain;
 mod plan;
 mod progress;
 mod ps;
+mod remote;
 mod render;
 mod repair;
 mod run;
@@ -97,13 +98,30 @@ fn dispatch(args: Args) -> Result<ExitCode, CliError> {
             serve::run(config, serve)
         }
         Command::Run(run) => {
+            if run.detach
+                && let Some(client) = remote::client(&args.node)?
+            {
+                return remote::run(&client, &run, output);
+            }
             let config = config::load_for_run(&args.node, &run.vmm)?;
             run::run(&mut Node::new(config), &run, output)
         }
-        Command::Ps => ps::run(local()?.config(), output),
-        Command::Logs(logs) => logs::run(local()?.config(), &logs, output),
-        Command::Stop(stop) => stop::run(&mut local()?, &stop, output),
-        Command::Wait(wait) => wait::run(local()?.config(), &wait, output),
+        Command::Ps => match remote::client(&args.node)? {
+            Some(client) => remote::ps(&client, output),
+            None => ps::run(local()?.config(), output),
+        },
+        Command::Logs(logs) => match remote::client(&args.node)? {
+            Some(client) => remote::logs(&client, &logs, output),
+            None => logs::run(local()?.config(), &logs, output),
+        },
+        Command::Stop(stop) => match remote::client(&args.node)? {
+            Some(client) => remote::stop(&client, &stop, output),
+            None => stop::run(&mut local()?, &stop, output),
+        },
+        Command::Wait(wait) => match remote::client(&args.node)? {
+            Some(client) => remote::wait(&client, &wait, output),
+            None => wait::run(local()?.config(), &wait, output),
+        },
         Command::Doctor => doctor::run(&mut local()?, output),
         Command::Completions { shell } => completions(shell, output),
         Command::Guest { guest } => run::guest(&guest),

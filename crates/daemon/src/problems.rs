@@ -56,6 +56,7 @@ pub fn run(error: &RunError) -> ApiError {
     let status = match error {
         RunError::Node(error) => return node(error),
         RunError::Store(error) => return store(error),
+        RunError::Unknown { .. } => HttpStatus::NotFound,
         _ => HttpStatus::InternalServerError,
     };
     ApiError::new(status, ErrorKind::Failed, chain(error)).with_hint(error.hint())

@@ -44,6 +44,15 @@ impl Client {
         Ok(EventStream::new(reader, call, self.clone()))
     }
 
+    /// Requests an answer of any length, and returns its body. Its head must arrive within the time of an exchange.
+    ///
+    /// # Errors
+    /// Fails if there is no connection, or the answer has another status than 200.
+    pub fn stream(&self, path: &str) -> Result<impl Read + use<>, HttpError> {
+        let call = ApiCall::get(path).to_string();
+        self.begin(path).map_err(|source| self.failed(&call, source))
+    }
+
     fn begin(&self, path: &str) -> Result<BufReader<UnixStream>, ExchangeError> {
         let deadline = Deadline::after(self.timeout);
         let mut stream = connect(&self.socket, &deadline)?;

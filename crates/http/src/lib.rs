@@ -234,6 +234,12 @@ impl Client {
         self.shared.unwrap_or_else(|| Deadline::after(self.timeout))
     }
 
+    /// Gives each exchange this time.
+    #[must_use]
+    pub fn with_timeout(self, timeout: Duration) -> Self {
+        Self { timeout, ..self }
+    }
+
     /// Accepts answers with bodies of up to this many bytes.
     #[must_use]
     pub fn with_longest(self, longest: usize) -> Self {

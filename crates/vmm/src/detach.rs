@@ -14,7 +14,10 @@ use std::{
     fs::{self, DirBuilder, File, OpenOptions},
     io::{self, Read, Write},
     os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
+    panic,
     path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
+    thread,
 };
 
 use riklet_core::{
@@ -65,6 +68,32 @@ pub enum Detached {
 }
 
 impl Detach {
+    /// Starts the supervisors, many of them at once, and returns the outcomes in the order of the workloads.
+    #[must_use]
+    pub fn start_all(&self, workloads: &[Workload]) -> Vec<io::Result<Detached>> {
+        /// The most supervisors that start at a time: they wait for each other at the node's lock, and only for so long.
+        const AT_ONCE: usize = 64;
+        let queue = Mutex::new(workloads.iter().enumerate());
+        let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).next();
+        let work = || {
+            let mut done = Vec::new();
+            while let Some((index, workload)) = next() {
+                done.push((index, self.start(workload)));
+            }
+            done
+        };
+        let mut all: Vec<_> = thread::scope(|scope| {
+            let threads = (0..workloads.len().min(AT_ONCE)).map(|_| scope.spawn(work));
+            let threads: Vec<_> = threads.collect();
+            let ended = threads.into_iter().map(thread::ScopedJoinHandle::join);
+            ended
+                .flat_map(|done| done.unwrap_or_else(|panic| panic::resume_unwind(panic)))
+                .collect()
+        });
+        all.sort_by_key(|(index, _)| *index);
+        all.into_iter().map(|(_, detached)| detached).collect()
+    }
+
     /// Starts the supervisor of a function, and waits until it is ready or has failed.
     ///
     /// # Errors

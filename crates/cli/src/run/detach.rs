@@ -1,12 +1,6 @@
 //! `run --detach`: a supervisor for each function, which outlives the terminal.
 
-use std::{
-    fs::File,
-    io, panic,
-    process::ExitCode,
-    sync::{Mutex, PoisonError},
-    thread,
-};
+use std::{fs::File, process::ExitCode};
 
 use riklet_core::model::Workload;
 use riklet_sdn::{Config, store::Store};
@@ -44,7 +38,7 @@ pub(super) fn run(
         json: output.is_json(),
         beside: super::beside(args)?,
     };
-    let supervised = supervise_all(&detach, workloads);
+    let supervised = detach.start_all(workloads);
     for (workload, detached) in workloads.iter().zip(supervised) {
         let name = workload.name();
         let detached =
@@ -69,29 +63,6 @@ pub(super) fn run(
         output.print(String::new, || Value::Array(documents))?;
     }
     Ok(failed.map_or(ExitCode::SUCCESS, ExitCode::from))
-}
-
-/// Starts the supervisors, many of them at once, and returns the outcomes in the order of the workloads.
-fn supervise_all(detach: &Detach, workloads: &[Workload]) -> Vec<io::Result<Detached>> {
-    /// The most supervisors that start at a time: they wait for each other at the node's lock, and only for so long.
-    const AT_ONCE: usize = 64;
-    let queue = Mutex::new(workloads.iter().enumerate());
-    let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).next();
-    let work = || {
-        let mut done = Vec::new();
-        while let Some((index, workload)) = next() {
-            done.push((index, detach.start(workload)));
-        }
-        done
-    };
-    let mut all: Vec<_> = thread::scope(|scope| {
-        let threads = (0..workloads.len().min(AT_ONCE)).map(|_| scope.spawn(work));
-        let threads: Vec<_> = threads.collect();
-        let ended = threads.into_iter().map(thread::ScopedJoinHandle::join);
-        ended.flat_map(|done| done.unwrap_or_else(|panic| panic::resume_unwind(panic))).collect()
-    });
-    all.sort_by_key(|(index, _)| *index);
-    all.into_iter().map(|(_, detached)| detached).collect()
 }
 
 /// Leaves the terminal that `run --detach` was called from.

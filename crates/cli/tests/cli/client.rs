@@ -170,6 +170,38 @@ fn oversized_request_needs_root_and_bypasses_the_daemon() {
 }
 
 #[test]
+fn members_of_the_sockets_group_run_functions() {
+    let environment = Environment::new();
+    let daemon = Daemon::start(&environment, &["--api-group", "4242"]);
+    let member = |arguments: &str| as_nobody(&environment, 4242, arguments);
+    let started = member("run --detach hello.json").success();
+    assert!(started.contains("hello  rik0") && started.contains("ready in "), "{started}");
+    assert!(started.contains("`riklet-sdn stop hello` takes it down"), "{started}");
+    let again = member("run --detach hello.json");
+    assert!(again.stderr.contains("error: hello is already running: builtin, process "), "{again}");
+    let runs = member("--output json ps").json();
+    assert_eq!((&runs[0]["name"], &runs[0]["state"]), (&"hello".into(), &"running".into()));
+    // Nobody's child: its supervisor's parent has ended.
+    let supervisor = &runs[0]["supervisorPid"];
+    let parent = environment.tool("ps", &["-o", "ppid=", "-p", &supervisor.to_string()]);
+    assert_ne!(parent.trim(), daemon.id().to_string());
+    environment.shell("echo its words >> state/machines/hello/console.log").done();
+    assert_eq!(member("logs hello").success(), "its words\n");
+    assert_eq!(
+        member("logs helo").failure(1),
+        "error: helo has not run\nhint: did you mean hello?\n"
+    );
+    let mut waiting = environment.spawn(&["wait", "hello"]);
+    assert_eq!(member("stop hello").stderr, "hello: SIGTERM\n");
+    assert!(waiting.wait().unwrap().success());
+    assert_eq!(member("wait hello").success(), "stopped\n");
+    assert_eq!(member("logs hello --follow").code, Some(0), "a run that has ended is not followed");
+    let refused = member("run --detach none.json");
+    assert_eq!(refused.code, Some(2), "{refused}");
+    daemon.end();
+}
+
+#[test]
 fn database_is_not_rebuilt_while_a_daemon_runs() {
     let environment = Environment::with_hello();
     let daemon = Daemon::start(&environment, &[]);

@@ -40,6 +40,11 @@ impl Daemon {
         Self { child, socket }
     }
 
+    /// Returns the number of its process.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Asks the daemon to end, and waits until it has ended.
     pub(crate) fn end(mut self) {
         self.terminate();

@@ -7,6 +7,7 @@ use std::{
 };
 
 use rustix::process::Signal;
+use serde_json::json;
 
 use crate::{
     supervised::{HELLO, assert_answers, hello},
@@ -206,4 +207,39 @@ on_every_firewall!(daemon_clears_a_lost_run_away_at_once, |world| {
         assert_eq!(world.state_of("hello"), ("ended".to_owned(), "its supervisor died".to_owned()));
         world.riklet(&["check"], "").success();
     }
+});
+
+on_every_firewall!(run_by_the_daemon_outlives_it, |world| {
+    let mut daemon = world.daemon(&[]);
+    let started = daemon.ask("POST", "/v1/runs", &hello().to_string());
+    assert_eq!(started.status, 200, "{started:?}");
+    let started = started.json();
+    assert_eq!(started["failed"], json!([]), "{started}");
+    assert_eq!(started["ready"][0]["instances"][0]["name"], "hello", "{started}");
+    assert_answers(world, HELLO, "hello");
+    let run = daemon.get("/v1/runs/hello");
+    assert_eq!((&run["state"], &run["vmm"]), (&"running".into(), &"builtin".into()), "{run}");
+    for signal in [Signal::TERM, Signal::KILL] {
+        daemon.end(signal);
+        assert_answers(world, HELLO, "hello");
+        daemon = world.daemon(&[]);
+        assert_eq!(daemon.get("/v1/runs/hello"), run);
+    }
+    let refused = daemon.ask("POST", "/v1/runs", &hello().to_string());
+    assert_eq!(refused.status, 409, "{refused:?}");
+    let taken = function("thief", &[exposure(Transport::Tcp, 8080, 3000)]);
+    let failed = daemon.ask("POST", "/v1/runs", &taken.to_string()).json();
+    assert_eq!(failed["failed"][0]["name"], "thief", "{failed}");
+    let detail = failed["failed"][0]["detail"].as_str().expect("a text");
+    assert!(detail.contains("hello has tcp 8080"), "{failed}");
+    let log = daemon.ask("GET", "/v1/runs/hello/logs", "");
+    assert_eq!(log.status, 200, "{log:?}");
+    let mut following = Stream::open(world, "/v1/runs/hello/logs?follow=true");
+    following.sees("200 OK");
+    let stopped = daemon.ask("DELETE", "/v1/runs/hello", "");
+    assert_eq!((stopped.status, &stopped.json()["how"]), (200, &"SIGTERM".into()), "{stopped:?}");
+    following.sees("\r\n0\r\n\r\n");
+    assert_refused(Transport::Tcp, &world.client, HELLO);
+    assert_eq!(daemon.get("/v1/runs/hello?wait=5")["reason"], "stopped");
+    assert_eq!(daemon.ask("GET", "/v1/runs/nobody", "").status, 404);
 });

@@ -124,7 +124,7 @@ async fn change(
 }
 
 /// Runs a slow operation on a thread of its own, so that other requests are answered meanwhile.
-async fn slowly<T: Send + 'static>(
+pub(super) async fn slowly<T: Send + 'static>(
     api: &Api,
     call: impl FnOnce(&mut Engine) -> Result<T, ApiError> + Send + 'static,
 ) -> Result<T, Rejection> {

@@ -10,6 +10,7 @@ mod openapi;
 mod problem;
 mod request;
 mod routes;
+mod running;
 mod runs;
 mod socket;
 mod stream;

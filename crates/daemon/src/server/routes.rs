@@ -6,7 +6,7 @@ use axum::{
     routing::{MethodRouter, get},
 };
 
-use super::{Api, collection, handlers, stream};
+use super::{Api, collection, handlers, running, stream};
 
 /// Creates the router from lines of `path => method module::handler`, and for tests the list and the description.
 macro_rules! routes {
@@ -23,7 +23,7 @@ macro_rules! routes {
 
         #[cfg(test)]
         pub(super) mod described {
-            use super::super::{handlers, stream};
+            use super::super::{handlers, running, stream};
 
             /// The paths, each with a method.
             pub(in super::super) const ROUTES: &[(&str, &str)] =
@@ -48,6 +48,9 @@ routes! {
     "/v1/plan" => post handlers::plan;
     "/v1/check" => get handlers::check;
     "/v1/repair" => post handlers::repair;
+    "/v1/runs" => get running::list, post running::start;
+    "/v1/runs/{name}" => get running::show, delete running::stop;
+    "/v1/runs/{name}/logs" => get running::logs;
     "/v1/events" => get stream::events;
     "/v1/health" => get handlers::health;
     "/v1/settings" => get handlers::settings;
