@@ -1,4 +1,4 @@
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, fmt};
 
 use crate::{KernelError, sealed::Sealed};
 use riklet_core::{
@@ -8,6 +8,30 @@ use riklet_core::{
     },
     model::InterfaceName,
 };
+
+/// A state of all rules of nf_tables, of whichever program: each transaction that changes any of them makes a new one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RulesetVersion {
+    /// Tells the network namespace, and the time since the host started, from all others.
+    pub place: String,
+    /// The number of transactions so far.
+    pub transactions: u64,
+}
+
+impl RulesetVersion {
+    /// Reports whether this many transactions lead from the other version to this one.
+    #[must_use]
+    pub fn follows(&self, other: &Self, transactions: u64) -> bool {
+        self.place == other.place
+            && other.transactions.checked_add(transactions) == Some(self.transactions)
+    }
+}
+
+impl fmt::Display for RulesetVersion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.place, self.transactions)
+    }
+}
 
 /// The ruleset of this program, in any of the firewall backends.
 pub trait Firewall: Sealed {
@@ -22,6 +46,13 @@ pub trait Firewall: Sealed {
         base_ruleset: &BaseRuleset,
         entries: &BTreeSet<Entry>,
     ) -> Result<bool, KernelError>;
+
+    /// Returns the version of the rules that this backend has its rules among; `None` if the kernel does not number them, or
+    /// nothing is known of them that has to be asked for.
+    ///
+    /// # Errors
+    /// Fails if the kernel does not answer.
+    fn ruleset_version(&mut self, backend: Backend) -> Result<Option<RulesetVersion>, KernelError>;
 
     /// Reads all our objects in the firewall and compares them with the expected ruleset.
     ///

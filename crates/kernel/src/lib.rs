@@ -22,7 +22,7 @@ mod sysctls;
 
 pub use conntrack::Conntrack;
 pub use error::{KernelError, Refusal};
-pub use firewall::{Firewall, ForeignChains, ImplicitTables};
+pub use firewall::{Firewall, ForeignChains, ImplicitTables, RulesetVersion};
 pub use host::{AccountKind, HostFacts, Listener, ListeningPort};
 pub use links::{LinkDeletion, Links};
 pub use managers::NetworkManagers;

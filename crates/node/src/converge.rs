@@ -6,6 +6,7 @@ use super::{
     NodeError,
     error::InstanceError,
     host::{Host, RefusedSysctl},
+    known::KnownRules,
     record::Changes,
     session::{Context, Session},
     views::{FullView, ScopedView},
@@ -27,13 +28,15 @@ pub(crate) struct Converged<'a> {
     pub(crate) deletion: LinkDeletion,
     /// The slots that no new instance may have; `None` if not all were looked at.
     pub(crate) unusable: Option<BTreeSet<Slot>>,
+    /// The rules before, if they were as they must be, and no foreign chain was in the way.
+    pub(crate) rules: Option<KnownRules>,
 }
 
 /// The part of the desired state that an operation concerns, and the state of the kernel in it before the records
 /// changed.
 pub(crate) enum Sight<'a> {
     /// The changed slots.
-    Scoped(ScopedView<'a>, Observed),
+    Scoped(ScopedView<'a>, Observed, Option<KnownRules>),
     /// Everything.
     Full(FullView<'a>, Observed),
 }
@@ -41,7 +44,7 @@ pub(crate) enum Sight<'a> {
 impl Sight<'_> {
     /// Returns the state of the kernel.
     pub(crate) const fn found(&self) -> &Observed {
-        let (Self::Scoped(_, found) | Self::Full(_, found)) = self;
+        let (Self::Scoped(_, found, _) | Self::Full(_, found)) = self;
         found
     }
 }
@@ -61,10 +64,12 @@ impl<K: Kernel> Context<'_, K> {
         if interrupted.is_empty()
             && let Some(view) = ScopedView::new(host, changes)
         {
-            let view = view.with_cache(self.cache, store)?;
+            let rules = self.known_rules(store, host)?;
+            let view = view.with_cache(self.cache, store)?.with_rules(rules.as_ref());
             if let Some(found) = view.observe_first(self.kernel)? {
                 self.refuse(view.claims(&found))?;
-                return Ok(Sight::Scoped(view, found));
+                let rules = rules.filter(|_| found.foreign_chains.is_empty());
+                return Ok(Sight::Scoped(view, found, rules));
             }
         }
         let view = FullView::new(host, store, self.cache, interrupted, LinkDeletion::Immediate)?;
@@ -92,11 +97,11 @@ impl<K: Kernel> Session<'_, K> {
         let Self { context, store, .. } = self;
         let (view, found) = match sight {
             Sight::Full(view, found) => (view, found),
-            Sight::Scoped(view, found) => {
+            Sight::Scoped(view, found, rules) => {
                 if let Some(outcome) = view.converge(context.kernel, found)? {
                     let deletion = context.cache.link_deletion();
                     let scope = Some(view.changes());
-                    return Ok(Converged { outcome, scope, deletion, unusable: None });
+                    return Ok(Converged { outcome, scope, deletion, unusable: None, rules });
                 }
                 let (cache, deletion) = (&*context.cache, LinkDeletion::Immediate);
                 let view = FullView::new(host, store, cache, interrupted, deletion)?;
@@ -106,7 +111,8 @@ impl<K: Kernel> Session<'_, K> {
         };
         let unusable = Some(plan::unusable(&view.desired(), &found));
         let outcome = view.converge(context.kernel, found)?.unwrap_or_default();
-        Ok(Converged { outcome, scope: None, deletion: LinkDeletion::Immediate, unusable })
+        let (deletion, rules) = (LinkDeletion::Immediate, None);
+        Ok(Converged { outcome, scope: None, deletion, unusable, rules })
     }
 }
 

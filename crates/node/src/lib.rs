@@ -85,6 +85,7 @@ pub mod fuzz;
 mod host;
 mod inspect;
 mod instance;
+mod known;
 mod node;
 mod operations;
 mod outcome;

@@ -10,7 +10,9 @@ use super::{
     record::Changes,
     session::Session,
 };
-use crate::store::{Generation, JournalKind, Phase, Record, Records, ReservedSlot, StoreError, Tx};
+use crate::store::{
+    Generation, JournalKind, Phase, Record, Records, ReservedSlot, Setting, StoreError, Tx,
+};
 use riklet_core::{
     model::{InstanceName, Slot},
     plan::{CutOff, LinkDeletion, Step},
@@ -48,14 +50,22 @@ impl<K: Kernel> Session<'_, K> {
         converged: Converged<'_>,
         records: &[Record],
     ) -> Result<Committed, NodeError> {
-        let Converged { outcome, scope, deletion, unusable } = converged;
+        let Converged { outcome, scope, deletion, unusable, rules } = converged;
         let cache = &mut *self.context.cache;
         if scope.is_some() && outcome.is_clean() && cache.defer(records) {
             cache.note_broken(BTreeMap::new(), scope);
             let Outcome { done, cut_offs, .. } = outcome;
             return Ok(Committed { done, failures: vec![], cut_offs });
         }
+        let rules = match rules.filter(|_| outcome.is_clean()) {
+            Some(rules) => rules.after(&outcome.done, self.context.kernel)?,
+            None => None,
+        };
+        let cache = &mut *self.context.cache;
         let tx = self.store.transaction()?;
+        if let Some(rules) = rules {
+            tx.set_setting(Setting::Ruleset, &rules)?;
+        }
         let announcer = Announcer::of(cache, &outcome, records);
         let mut failures = commit_records(cache, &tx, &outcome, (scope, deletion), &announcer)?;
         if !announcer.silent && records.is_empty() && !outcome.done.is_empty() {

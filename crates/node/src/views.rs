@@ -11,6 +11,7 @@ use super::{
     cache::Cache,
     converge::{Outcome, View},
     host::{Host, RefusedSysctl},
+    known::KnownRules,
     record::{Change, Changes, Interface, fragments},
 };
 use crate::store::{Phase, Records, ReservedSlot, Store};
@@ -37,6 +38,8 @@ pub(crate) struct ScopedView<'a> {
     draining: BTreeSet<Slot>,
     /// True if all foreign chains are looked at, and not only those that cannot be changed.
     foreign_chains: bool,
+    /// True if the base ruleset is known to stand, and no foreign chain to be in the way.
+    rules_stand: bool,
 }
 
 impl<'a> ScopedView<'a> {
@@ -44,7 +47,13 @@ impl<'a> ScopedView<'a> {
     pub(crate) fn new(host: &'a Host, changes: &'a Changes) -> Option<Self> {
         let (deletion, draining) = (LinkDeletion::Immediate, BTreeSet::new());
         let base_ruleset = host.base_ruleset.as_ref()?;
-        Some(Self { host, base_ruleset, changes, deletion, draining, foreign_chains: false })
+        let (foreign_chains, rules_stand) = (false, false);
+        Some(Self { host, base_ruleset, changes, deletion, draining, foreign_chains, rules_stand })
+    }
+
+    /// Has the first look ask nothing about the firewall, if its rules are known to stand.
+    pub(crate) fn with_rules(self, rules: Option<&KnownRules>) -> Self {
+        Self { rules_stand: rules.is_some_and(KnownRules::stand), ..self }
     }
 
     /// Defers what the cache allows, and looks at the foreign chains if they are in memory. Flows of a draining slot
@@ -93,7 +102,7 @@ impl View for ScopedView<'_> {
     }
 
     fn observe(&self, kernel: &mut impl Kernel) -> Result<Option<Observed>, NodeError> {
-        self.observe_with(kernel, |kernel, slot, _| kernel.link(&slot.interface()))
+        self.observe_with(kernel, false, |kernel, slot, _| kernel.link(&slot.interface()))
     }
 
     fn refused_sysctl(&self) -> RefusedSysctl {
@@ -113,7 +122,11 @@ impl ScopedView<'_> {
         &self,
         kernel: &mut impl Kernel,
     ) -> Result<Option<Observed>, NodeError> {
-        self.observe_with(kernel, |kernel, slot, change| match &change.interface {
+        // What an instance that stays had is asked for: only the base ruleset was looked at after the last change by
+        // others. Removing an entry that is missing is refused.
+        let stays = |change: &Change| change.before.is_some() && change.after.is_some();
+        let stand = self.rules_stand && !self.changes.values().any(stays);
+        self.observe_with(kernel, stand, |kernel, slot, change| match &change.interface {
             Interface::Unknown => kernel.link(&slot.interface()),
             Interface::Missing => Ok(None),
             Interface::Present(link) => Ok(Some((**link).clone())),
@@ -123,11 +136,13 @@ impl ScopedView<'_> {
     fn observe_with<K: Kernel>(
         &self,
         kernel: &mut K,
+        rules_stand: bool,
         link: impl Fn(&mut K, Slot, &Change) -> Result<Option<LinkState>, KernelError>,
     ) -> Result<Option<Observed>, NodeError> {
         let before = self.changes.values().filter_map(|change| change.before.as_ref());
         let entries: BTreeSet<Entry> = before.flat_map(|before| &before.entries).copied().collect();
-        if !kernel.probe_firewall(self.host.backend, self.base_ruleset, &entries)? {
+        let backend = self.host.backend;
+        if !rules_stand && !kernel.probe_firewall(backend, self.base_ruleset, &entries)? {
             return Ok(None);
         }
         let sysctls = sysctls(self.host, kernel)?;
@@ -148,6 +163,8 @@ impl ScopedView<'_> {
         let empty_tables = BTreeSet::new();
         let foreign_chains = if self.foreign_chains {
             foreign_chains(self.host, kernel)?
+        } else if rules_stand {
+            vec![]
         } else {
             kernel.owned_foreign_chains(&self.base_ruleset.uplinks)?
         };

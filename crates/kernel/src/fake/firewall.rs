@@ -1,7 +1,7 @@
 use std::{collections::BTreeSet, net::IpAddr};
 
 use super::{FakeKernel, System};
-use crate::{Firewall, ForeignChains, ImplicitTables, KernelError, Refusal};
+use crate::{Firewall, ForeignChains, ImplicitTables, KernelError, Refusal, RulesetVersion};
 use riklet_core::{
     firewall::{
         Backend, Ban, BaseRuleset, BaseState, Change, Entry, FirewallState, ForeignChain,
@@ -17,13 +17,22 @@ impl Firewall for FakeKernel {
         base_ruleset: &BaseRuleset,
         entries: &BTreeSet<Entry>,
     ) -> Result<bool, KernelError> {
-        let system = self.observe();
+        let mut system = self.system();
+        system.probes += 1;
         let ruleset = system.firewall.get(&backend);
         let stands = ruleset
             .is_some_and(|r| r.base_ruleset == *base_ruleset && r.entries.is_superset(entries));
         let mut foreign_chains = system.foreign_chains.iter();
         Ok(stands
             && foreign_chains.all(|(chain, open)| *open || system.owned_chains.contains(chain)))
+    }
+
+    fn ruleset_version(&mut self, backend: Backend) -> Result<Option<RulesetVersion>, KernelError> {
+        if backend == Backend::Iptables(IptablesVariant::Legacy) {
+            return Ok(None);
+        }
+        let transactions = self.transactions(&self.system());
+        Ok(Some(RulesetVersion { place: "here".to_owned(), transactions }))
     }
 
     fn firewall_state(
@@ -48,6 +57,7 @@ impl Firewall for FakeKernel {
     fn change_firewall(&mut self, backend: Backend, change: &Change) -> Result<(), KernelError> {
         let refused = |source| KernelError::ChangeFirewall { backend: backend.as_str(), source };
         let mut system = self.effect().map_err(refused)?;
+        self.transactions(&system);
         match change {
             Change::Reset(ruleset) => {
                 system.firewall.insert(backend, ruleset.clone());
@@ -72,6 +82,7 @@ impl Firewall for FakeKernel {
                 ruleset.entries = entries;
             }
         }
+        self.transactions(&system);
         Ok(())
     }
 }

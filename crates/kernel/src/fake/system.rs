@@ -1,5 +1,6 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
+    hash::{DefaultHasher, Hash, Hasher},
     net::IpAddr,
     ops::Deref,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -20,7 +21,14 @@ use riklet_core::{
 
 /// A handle on a kernel in memory. Clones share the kernel, as processes do.
 #[derive(Debug, Clone, Default)]
-pub struct FakeKernel(Arc<Mutex<System>>);
+pub struct FakeKernel(Arc<Mutex<System>>, Arc<Mutex<Transactions>>);
+
+/// The transactions of the firewall, and a hash of the rules after the last one.
+#[derive(Debug, Clone, Copy, Default)]
+struct Transactions {
+    count: u64,
+    rules: u64,
+}
 
 /// The contents of the kernel. A test may change everything, as an administrator or a crash might.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,6 +70,8 @@ pub struct System {
     pub effects: usize,
     /// The number of listings so far: of all interfaces, the whole firewall, all foreign chains, or all routes.
     pub listings: usize,
+    /// The number of times so far that the firewall was asked whether it has the base ruleset and some entries.
+    pub probes: usize,
     /// The fault, and the effect at which it happens, counted from 0.
     pub fault: Option<(usize, Fault)>,
 }
@@ -143,6 +153,7 @@ impl Default for System {
             forgotten: Vec::new(),
             effects: 0,
             listings: 0,
+            probes: 0,
             fault: None,
         };
         for uplink in system.uplinks.clone() {
@@ -163,6 +174,19 @@ impl FakeKernel {
     /// might. The methods of the traits use `observe`, `list` and `effect` instead.
     pub fn system(&self) -> MutexGuard<'_, System> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns the number of transactions of the firewall so far. What was changed past the kernel since the last call
+    /// counts as one.
+    pub(super) fn transactions(&self, system: &System) -> u64 {
+        let rules = (&system.firewall, &system.foreign_chains, &system.owned_chains);
+        let mut hasher = DefaultHasher::new();
+        format!("{rules:?} {:?}", system.implicit_tables).hash(&mut hasher);
+        let mut known = self.1.lock().unwrap_or_else(PoisonError::into_inner);
+        let rules = hasher.finish();
+        known.count += u64::from(known.rules != rules);
+        known.rules = rules;
+        known.count
     }
 
     /// Returns the contents of the kernel, only to be read.

@@ -82,13 +82,14 @@ const EFFECTS: [(&str, Call); 21] = [
 ];
 
 /// All other methods, each with a call.
-const OBSERVATIONS: [(&str, Call); 34] = [
+const OBSERVATIONS: [(&str, Call); 35] = [
     ("link", |kernel| kernel.link(&name(1)).map(drop)),
     ("links", |kernel| kernel.links().map(drop)),
     ("probe_firewall", |kernel| {
         let base_ruleset = ruleset().base_ruleset;
         kernel.probe_firewall(Backend::Nftables, &base_ruleset, &BTreeSet::new()).map(drop)
     }),
+    ("ruleset_version", |kernel| kernel.ruleset_version(Backend::Nftables).map(drop)),
     ("firewall_state", |kernel| kernel.firewall_state(Backend::Nftables, &ruleset()).map(drop)),
     ("foreign_chains", |kernel| {
         kernel.foreign_chains(Backend::Nftables, &BTreeSet::new()).map(drop)
@@ -218,7 +219,7 @@ fn kernel() -> FakeKernel {
 
 /// Returns the system without its counts.
 fn held(kernel: &FakeKernel) -> System {
-    System { effects: 0, listings: 0, fault: None, ..kernel.system().clone() }
+    System { effects: 0, listings: 0, probes: 0, fault: None, ..kernel.system().clone() }
 }
 
 #[test]

@@ -79,6 +79,8 @@ pub enum Setting {
     Addressed,
     /// The bits of marks that are ours to use, if they were set. May change later.
     MarkMask,
+    /// The version of the rules at the end of the last operation, and what they stood for. May change later.
+    Ruleset,
 }
 
 impl Setting {
@@ -96,6 +98,7 @@ impl Setting {
             Self::Mtu => "mtu",
             Self::Addressed => "addressed",
             Self::MarkMask => "mark_mask",
+            Self::Ruleset => "ruleset",
         }
     }
 }

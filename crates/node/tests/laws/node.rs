@@ -177,7 +177,7 @@ impl TestNode {
                 *text = Some(file.text(&same));
             }
         }
-        System { effects: 0, listings: 0, forgotten: vec![], fault: None, ..system }
+        System { effects: 0, listings: 0, probes: 0, forgotten: vec![], fault: None, ..system }
     }
 
     /// Returns the owner that the records name.

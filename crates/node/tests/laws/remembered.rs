@@ -1,9 +1,10 @@
-//! A long-lived process remembers what it decided about the host, until the host or the settings change.
+//! A long-lived process remembers what it decided about the host, until the host or the settings change. Commands remember
+//! the firewall, until somebody changes a rule.
 
 use riklet_core::{firewall::Backend, model::InterfaceName, switch::IP_FORWARD};
 use riklet_kernel::fake::{FakeKernel, System};
 use riklet_sdn::{
-    UpOptions, WarmNode,
+    Selector, UpOptions, WarmNode,
     store::{Setting, Store},
 };
 
@@ -57,4 +58,45 @@ fn an_operation_sees_a_setting_that_another_process_changed() {
     up(&mut daemon, 2);
     let links = node.kernel.system().links.clone();
     assert!(links.values().any(|link| link.mtu == 1400), "{links:?}");
+}
+
+/// Of two commands, the second does not read the firewall: a change that is none of a transaction stays unseen.
+#[test]
+fn a_command_reads_the_firewall_only_if_a_rule_was_changed() {
+    let node = TestNode::new();
+    let up = |number| {
+        drop(node.node().up(&[function(number, &[8000 + number])], UpOptions::default()).unwrap());
+    };
+    up(0);
+    up(1);
+    let probes = || node.kernel.system().probes;
+    let before = probes();
+    up(2);
+    up(3);
+    node.node().down(&Selector::Named([function(2, &[]).name().clone()].into()), false).unwrap();
+    assert_eq!(probes(), before, "nobody else changed a rule");
+    node.kernel.system().firewall.clear();
+    up(4);
+    assert_eq!(node.exposed(), 4, "what was flushed is back");
+    assert!(probes() > before);
+}
+
+#[test]
+fn a_flushed_entry_is_restored_although_a_later_command_found_nothing() {
+    let node = TestNode::new();
+    let up = |number| {
+        let up = node.node().up(&[function(number, &[8000 + number])], UpOptions::default());
+        drop(up.unwrap());
+    };
+    up(0);
+    up(1);
+    let flush = |system: &mut System| {
+        let ruleset = system.firewall.get_mut(&Backend::Nftables).unwrap();
+        ruleset.entries.clear();
+    };
+    flush(&mut node.kernel.system());
+    up(2);
+    up(3);
+    up(0);
+    assert_eq!(node.exposed(), 4);
 }

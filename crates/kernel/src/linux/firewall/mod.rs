@@ -10,11 +10,11 @@ pub(super) mod iptables;
 pub(super) mod nftables;
 pub(super) mod watch;
 
-use std::{borrow::Cow, collections::BTreeSet};
+use std::{borrow::Cow, collections::BTreeSet, os::unix::fs::MetadataExt};
 
 use self::{foreign_translations::Translations, iptables::Iptables, watch::Watch};
 use super::Linux;
-use crate::{Firewall, ForeignChains, ImplicitTables, KernelError, Refusal};
+use crate::{Firewall, ForeignChains, ImplicitTables, KernelError, Refusal, RulesetVersion};
 use riklet_core::{
     firewall::{
         Backend, Ban, BaseRuleset, BaseState, Change, Confinement, Entry, FirewallState,
@@ -34,6 +34,9 @@ pub(super) trait FirewallBackend {
         base_ruleset: &BaseRuleset,
         entries: &BTreeSet<Entry>,
     ) -> Result<bool, Refusal>;
+
+    /// Returns the number of transactions of nf_tables, if the rules are there.
+    fn transactions(&mut self) -> Result<Option<u64>, Refusal>;
 
     /// Does the same as [`Firewall::firewall_state`].
     fn state(&mut self, expected: &Ruleset) -> Result<FirewallState, Refusal>;
@@ -102,6 +105,15 @@ impl Linux {
     }
 }
 
+/// Returns what tells this network namespace since this start of the host from all others; `None` if `/proc` does not say
+/// it.
+#[expect(clippy::disallowed_methods, reason = "a file of procfs, which only the kernel writes")]
+fn place() -> Option<String> {
+    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+    let namespace = std::fs::metadata("/proc/thread-self/ns/net").ok()?.ino();
+    Some(format!("{}:{namespace}", boot.trim()))
+}
+
 fn unreadable(backend: Backend) -> impl FnOnce(Refusal) -> KernelError {
     move |source| KernelError::ReadFirewall { backend: backend.as_str(), source }
 }
@@ -123,6 +135,14 @@ impl Firewall for Linux {
         }
         let probed = self.with_backend(backend, |firewall| firewall.probe(&base_ruleset, entries));
         probed.map_err(unreadable(backend))
+    }
+
+    fn ruleset_version(&mut self, backend: Backend) -> Result<Option<RulesetVersion>, KernelError> {
+        let transactions = self.with_backend(backend, |firewall| firewall.transactions());
+        let Some(transactions) = transactions.map_err(unreadable(backend))? else {
+            return Ok(None);
+        };
+        Ok(place().map(|place| RulesetVersion { place, transactions }))
     }
 
     fn firewall_state(

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::{Known, Watched};
 use crate::{
-    Firewall, ForeignChains, ImplicitTables, KernelError,
+    Firewall, ForeignChains, ImplicitTables, KernelError, RulesetVersion,
     linux::{Linux, firewall::foreign_translations::Translations},
 };
 use riklet_core::{
@@ -28,6 +28,13 @@ impl Firewall for Watched {
             return Ok(true);
         }
         self.kernel.probe_firewall(backend, base_ruleset, entries)
+    }
+
+    fn ruleset_version(
+        &mut self,
+        _backend: Backend,
+    ) -> Result<Option<RulesetVersion>, KernelError> {
+        Ok(None)
     }
 
     fn firewall_state(

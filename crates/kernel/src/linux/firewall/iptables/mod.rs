@@ -64,6 +64,14 @@ impl FirewallBackend for Iptables<'_> {
         }
     }
 
+    /// The legacy variant has its rules elsewhere.
+    fn transactions(&mut self) -> Result<Option<u64>, Refusal> {
+        match self.variant {
+            IptablesVariant::Nft => self.nftables.connection()?.transactions().map(Some),
+            IptablesVariant::Legacy => Ok(None),
+        }
+    }
+
     fn state(&mut self, expected: &Ruleset) -> Result<FirewallState, Refusal> {
         Ok(iptables::state(expected, &self.saved()?))
     }

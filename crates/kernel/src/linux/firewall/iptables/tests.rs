@@ -223,6 +223,27 @@ fn a_delta_is_refused_as_a_whole() {
     });
 }
 
+/// A change of few entries is one transaction of nf_tables, by which the next operation tells whether others changed any
+/// rule. A refused change is none.
+#[test]
+fn a_delta_counts_as_one_transaction() {
+    each_variant(|host| {
+        host.feed(FOREIGN);
+        host.reset(&ruleset(&[exposure(1, 80), hairpin(1)]));
+        let count = || host.with(|iptables| iptables.transactions()).unwrap();
+        let Some(before) = count() else { return assert_eq!(host.0, IptablesVariant::Legacy) };
+        host.delta(&[], &[exposure(2, 81), hairpin(2)]).unwrap();
+        assert_eq!(count(), Some(before + 1));
+        host.delta(&[exposure(2, 81), hairpin(2)], &[exposure(3, 82)]).unwrap();
+        assert_eq!(count(), Some(before + 2));
+        host.delta(&[exposure(2, 81)], &[]).unwrap_err();
+        assert!(host.probe(&ruleset(&[exposure(1, 80), exposure(3, 82)])));
+        assert_eq!(count(), Some(before + 2), "a refused change, and reading");
+        host.feed("*raw\n-A PREROUTING -i eth8 -j ACCEPT\nCOMMIT\n");
+        assert_eq!(count(), Some(before + 3), "a change of others");
+    });
+}
+
 #[test]
 fn a_duplicate_entry_is_found() {
     each_variant(|host| {

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use netlink_packet_core::NLM_F_DUMP;
+use netlink_packet_core::{NLM_F_DUMP, NetlinkSerializable};
 use netlink_packet_netfilter::{
     NetfilterHeader, NetfilterMessage, NetfilterProtoFamily, NetfilterSubsystem,
     none::ControlMessage,
@@ -11,7 +11,7 @@ use netlink_sys::protocols::NETLINK_NETFILTER;
 
 use crate::{
     Refusal,
-    linux::netlink::{NetlinkRequest, Socket, decode},
+    linux::netlink::{HEADER, NetlinkRequest, Socket, attributes, decode},
 };
 use riklet_core::firewall::{
     Entry,
@@ -46,6 +46,21 @@ impl Connection {
 
     pub(super) const fn port(&self) -> Option<u32> {
         self.port
+    }
+
+    /// Returns the number of transactions so far (`nft_net.base_seq` of `net/netfilter/nf_tables_api.c`), of which each that
+    /// changes something counts.
+    pub(in super::super) fn transactions(&mut self) -> Result<u64, Refusal> {
+        /// `NFTA_GEN_ID`.
+        const NUMBER: u16 = 1;
+        let number = |message: &[u8]| {
+            let mut attributes = attributes(message.get(HEADER + GetGeneration::BODY..)?);
+            let (_, number) = attributes.find(|(kind, _)| *kind == NUMBER)?;
+            number.try_into().ok().map(u32::from_be_bytes)
+        };
+        let found = self.socket.query_as(&GetGeneration, 0, number)?;
+        let unnamed = || Refusal::words("the kernel does not number its transactions");
+        found.first().map(|number| (*number).into()).ok_or_else(unnamed)
     }
 
     /// Reports whether our table has all these entries.
@@ -178,6 +193,30 @@ impl Connection {
                 None => refusal,
             }
         })
+    }
+}
+
+/// The request `NFT_MSG_GETGEN`.
+#[derive(Debug, Clone)]
+struct GetGeneration;
+
+impl GetGeneration {
+    /// `sizeof(struct nfgenmsg)`.
+    const BODY: usize = 4;
+}
+
+impl NetlinkSerializable for GetGeneration {
+    fn message_type(&self) -> u16 {
+        const GET_GENERATION: u16 = 16;
+        u16::from(u8::from(NetfilterSubsystem::NfTables)) << 8 | GET_GENERATION
+    }
+
+    fn buffer_len(&self) -> usize {
+        Self::BODY
+    }
+
+    fn serialize(&self, buffer: &mut [u8]) {
+        buffer.fill(0);
     }
 }
 

@@ -206,6 +206,18 @@ fn nft_shows_the_table_and_accepts_what_it_shows() {
 }
 
 #[test]
+fn a_delta_counts_as_one_transaction() {
+    in_namespace(|| {
+        let mut kernel = Nftables::default();
+        kernel.apply(&Change::Reset(ruleset([exposure(1, 80)]))).unwrap();
+        let before = kernel.transactions().unwrap().unwrap();
+        kernel.apply(&delta(&[exposure(1, 80)], &[exposure(1, 81), exposure(2, 82)])).unwrap();
+        kernel.apply(&delta(&[exposure(1, 80)], &[])).unwrap_err();
+        assert_eq!(kernel.transactions().unwrap(), Some(before + 1));
+    });
+}
+
+#[test]
 fn a_delta_is_atomic() {
     in_namespace(|| {
         let mut kernel = Nftables::default();
