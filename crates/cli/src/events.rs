@@ -26,7 +26,7 @@ pub(crate) fn run(
             }
             Notification::Event(event) => render::event(&event),
         };
-        if !output.stream(line.as_bytes())? {
+        if !output.text(&line)? {
             return Ok(ExitCode::SUCCESS);
         }
     }

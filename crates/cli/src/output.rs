@@ -41,7 +41,6 @@ impl Output {
         document: impl FnOnce() -> T,
     ) -> Result<(), CliError> {
         let text = match self.format {
-            OutputFormat::Text if io::stdout().is_terminal() => plain::escaped(&text()),
             OutputFormat::Text => text(),
             // Converting to a value first sorts the fields by name.
             OutputFormat::Json => {
@@ -49,7 +48,16 @@ impl Output {
                 format!("{:#}\n", value.map_err(|source| CliError::Render { source })?)
             }
         };
-        self.raw(text.as_bytes())
+        self.text(&text).map(drop)
+    }
+
+    /// Prints text or JSON, of an endless output too, harmless for a terminal. Returns whether somebody still reads it.
+    pub(crate) fn text(self, text: &str) -> Result<bool, CliError> {
+        let escaped = io::stdout().is_terminal().then(|| match self.format {
+            OutputFormat::Text => plain::escaped(text),
+            OutputFormat::Json => plain::escaped_json(text),
+        });
+        self.stream(escaped.as_deref().unwrap_or(text).as_bytes())
     }
 
     /// Prints bytes as they are. Succeeds if the reader has closed its end.
@@ -57,9 +65,8 @@ impl Output {
         self.stream(bytes).map(drop)
     }
 
-    /// Prints bytes of an endless output. Returns whether somebody still reads it.
     #[expect(clippy::unused_self, reason = "standard output is printed to through this only")]
-    pub(crate) fn stream(self, bytes: &[u8]) -> Result<bool, CliError> {
+    fn stream(self, bytes: &[u8]) -> Result<bool, CliError> {
         log::flush();
         let mut out = io::stdout().lock();
         match out.write_all(bytes).and_then(|()| out.flush()) {

@@ -9,6 +9,19 @@ pub(crate) fn escaped(text: &str) -> String {
     shown
 }
 
+/// Returns JSON with those control characters escaped that JSON may have in strings: DEL and the second control set.
+pub(crate) fn escaped_json(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for character in text.chars() {
+        if character.is_control() && character >= '\u{7f}' {
+            shown.extend([format!("\\u{:04x}", u32::from(character))]);
+        } else {
+            shown.push(character);
+        }
+    }
+    shown
+}
+
 /// Escapes a stream of bytes, piece by piece.
 #[derive(Debug, Default)]
 pub(crate) struct Escaper {
@@ -102,6 +115,16 @@ mod tests {
         ] {
             assert_eq!(escaped(text), expected);
         }
+    }
+
+    #[test]
+    fn json_stays_json() {
+        let text = serde_json::to_string("\u{1b}[2J \u{9b}2J \u{7f}\n").unwrap();
+        let shown = escaped_json(&text);
+        assert_eq!(shown, r#""\u001b[2J \u009b2J \u007f\n""#);
+        let (shown, text): (String, String) =
+            (serde_json::from_str(&shown).unwrap(), serde_json::from_str(&text).unwrap());
+        assert_eq!(shown, text);
     }
 
     #[test]

@@ -50,7 +50,7 @@ pub(super) fn run(
                 if output.is_json() {
                     documents.extend(serde_json::from_str::<Value>(&text));
                 } else {
-                    output.raw(text.as_bytes())?;
+                    output.print(|| text, || Value::Null)?;
                 }
             }
             Detached::Failed { code, words } => {

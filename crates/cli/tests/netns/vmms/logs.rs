@@ -15,9 +15,13 @@ fn a_guest_cannot_control_the_terminal() {
     let first =
         r"printf 'hi \033]0;owned\007\377\r\n'; printf 'bad \033[2J\302\233 luck\n' >&2; exit 7";
     Program::install(&world, "firecracker", first);
+    let daemon = world.daemon(&[]);
     detach(&world, &hello(&world, "firecracker")).wait().failure(1);
+    let json = in_terminal(&world, "ps --output json");
+    assert!(json.contains(r"bad \u001b[2J\u009b luck"), "{json:?}");
+    daemon.wait_until_idle();
     let escaped = r"bad \x1b[2J\u{9b} luck";
-    for arguments in ["ps", "wait hello", "logs hello --vmm"] {
+    for arguments in ["ps", "wait hello", "logs hello --vmm", "events"] {
         let shown = in_terminal(&world, arguments);
         assert!(shown.contains(escaped) && !shown.contains('\u{1b}'), "{arguments}: {shown:?}");
     }
