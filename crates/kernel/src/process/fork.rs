@@ -4,11 +4,11 @@
     reason = "std leaves what is done there to whoever can promise what it needs"
 )]
 
-use std::{io, os::unix::process::CommandExt, process::Command};
+use std::{io, os::fd::OwnedFd, os::unix::process::CommandExt, process::Command};
 
 use nix::unistd::ForkResult;
 use rustix::{
-    io::Errno,
+    io::{Errno, FdFlags, fcntl_setfd},
     process::{
         Gid, Resource, Rlimit, Signal, Uid, getpid, getppid, getrlimit,
         set_parent_process_death_signal, setrlimit, setsid,
@@ -35,6 +35,14 @@ pub(super) fn end_with_us(command: &mut Command) {
     // SAFETY: the closure makes two system calls, which are async-signal-safe; it allocates nothing and takes no
     // lock.
     unsafe { command.pre_exec(tie) };
+}
+
+/// Has the program inherit this file, under its number, open at exec like no other (fcntl(2), `FD_CLOEXEC`).
+pub(super) fn inherit(command: &mut Command, file: OwnedFd) {
+    let inherit = move || Ok(fcntl_setfd(&file, FdFlags::empty())?);
+    // SAFETY: the closure makes a system call, which is async-signal-safe; it allocates nothing, frees nothing and takes no
+    // lock.
+    unsafe { command.pre_exec(inherit) };
 }
 
 /// Has the program run as this user, with these groups besides its own, and never gain a privilege by execve(2). It leaves

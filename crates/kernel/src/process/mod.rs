@@ -17,12 +17,8 @@ pub use tied::{Credentials, Tied, spawn_tied};
 
 use std::{
     ffi::OsStr,
-    fs::File,
-    io::{self, Seek, Write},
-    os::{
-        fd::OwnedFd,
-        unix::{fs::FileExt, process::CommandExt},
-    },
+    io::{self, Write},
+    os::{fd::OwnedFd, unix::process::CommandExt},
     process::{Command, Output, Stdio},
     sync::Weak,
 };
@@ -31,45 +27,43 @@ use std::{
 /// well. The lock is free when they have ended, and not before: the lock of flock(2) belongs to the open file, in
 /// whichever process it is open.
 ///
-/// The lock's file is their standard input, which every program inherits.
+/// A program inherits the lock's file under some number from 3 up.
 #[derive(Debug, Clone, Default)]
 pub struct Launcher {
     lock: Weak<OwnedFd>,
 }
 
 impl Launcher {
-    /// Returns a launcher whose programs share this lock, while somebody holds it. The lock's file must be open
-    /// for reading and writing.
+    /// Returns a launcher whose programs share this lock, while somebody holds it.
     #[must_use]
     pub const fn keeping(lock: Weak<OwnedFd>) -> Self {
         Self { lock }
     }
 
-    /// Runs a program as [`run`] does. The lock's file holds the input meanwhile.
+    /// Runs a program as [`run`] does.
     ///
     /// # Errors
-    /// Fails as [`run`] does, and if the input cannot be written to the lock's file.
+    /// Fails as [`run`] does, and if the process can open no more files.
     pub fn run(&self, program: &OsStr, args: &[&str], input: &[u8]) -> io::Result<Output> {
-        let Some(lock) = self.lock.upgrade() else { return run(program, args, input) };
-        // This is the same open file, with the same lock and the same offset.
-        let mut file = File::from(lock.try_clone()?);
-        file.set_len(0)?;
-        file.write_all_at(input, 0)?;
-        file.rewind()?;
-        let output = prepared(program, args, input).stdin(file.try_clone()?).output();
-        file.set_len(0)?;
-        output
+        let mut command = prepared(program, args, input);
+        if let Some(lock) = self.lock.upgrade() {
+            fork::inherit(&mut command, lock.try_clone()?);
+        }
+        fed(command, input)
     }
 }
 
 /// Runs a program to its end, with this standard input, and collects its output. If this process is killed meanwhile, so is
-/// the program: nobody waits for it any more.
+/// the program: nobody waits for it any more. The input takes a pipe, and no room on a file system.
 ///
 /// # Errors
 /// Fails if it cannot be started or fed. A program that stops reading its input is no error: its exit status
 /// tells.
 pub fn run(program: &OsStr, args: &[&str], input: &[u8]) -> io::Result<Output> {
-    let mut command = prepared(program, args, input);
+    fed(prepared(program, args, input), input)
+}
+
+fn fed(mut command: Command, input: &[u8]) -> io::Result<Output> {
     let mut child =
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
     if let Some(mut stdin) = child.stdin.take() {

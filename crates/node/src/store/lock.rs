@@ -55,8 +55,7 @@ impl Lock {
         use io::ErrorKind::{NotADirectory, NotFound};
         let path = dir.join(FILE);
         let mut options = OpenOptions::new();
-        // The file is opened for reading as well: programs that keep the lock get it as their standard input.
-        options.read(true).write(true).create(true).truncate(false).mode(0o600);
+        options.write(true).create(true).truncate(false).mode(0o600);
         let opened = match options.open(&path) {
             // The directory is missing, or something else has its name.
             Err(error) if matches!(error.kind(), NotFound | NotADirectory) => {
