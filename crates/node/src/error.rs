@@ -196,6 +196,11 @@ impl NodeError {
         Self::Running { name, vmm, pid: run.process.unwrap_or(run.supervisor).pid() }
     }
 
+    /// Reports whether the file system of the records is full.
+    pub(crate) fn is_full(&self) -> bool {
+        matches!(self, Self::Store(error) if error.is_full())
+    }
+
     /// Returns the kind of answer that it needs.
     #[must_use]
     pub fn kind(&self) -> ErrorKind {

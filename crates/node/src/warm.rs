@@ -25,12 +25,18 @@ use riklet_kernel::{Kernel, process::ProcessId};
 pub struct WarmNode<K> {
     node: Node<K>,
     cache: Cache,
+    /// True if the room that is kept on the file system of the records was needed, and is not kept again yet.
+    gave_up_room: bool,
 }
 
 impl<K: Kernel> WarmNode<K> {
     /// Creates the network of this node on this kernel.
     pub fn new(config: Config, kernel: K) -> Self {
-        Self { node: Node::with_kernel(config, kernel), cache: Cache::deferring() }
+        Self {
+            node: Node::with_kernel(config, kernel),
+            cache: Cache::deferring(),
+            gave_up_room: false,
+        }
     }
 
     /// Returns the kernel that it works on.
@@ -44,9 +50,21 @@ impl<K: Kernel> WarmNode<K> {
         self.node.config()
     }
 
-    /// Does these requests, as [`Node::apply`].
+    /// Does these requests, as [`Node::apply`]. If the file system of the records is full, the room that is kept there is
+    /// for those that take instances down.
     pub fn apply(&mut self, requests: &[Request]) -> Vec<Result<Report, NodeError>> {
-        self.operations().apply(requests)
+        let mut answers = self.operations().apply(requests);
+        for (request, answer) in requests.iter().zip(&mut answers) {
+            if request.down().is_some() && answer.as_ref().is_err_and(NodeError::is_full) {
+                let again = self.with_room(|operations| {
+                    operations.apply(std::slice::from_ref(request)).pop().transpose()
+                });
+                if let Some(again) = again.transpose() {
+                    *answer = again;
+                }
+            }
+        }
+        answers
     }
 
     /// Brings up the network of these workloads, as [`Node::up`].
@@ -62,7 +80,8 @@ impl<K: Kernel> WarmNode<K> {
     /// # Errors
     /// Fails as that method does.
     pub fn down(&mut self, selector: &Selector, purge: bool) -> Result<Report, NodeError> {
-        self.operations().down(&Request::Down(selector.clone()), purge)
+        let request = Request::Down(selector.clone());
+        self.with_room(|operations| operations.down(&request, purge))
     }
 
     /// Takes instances down for the supervisor of their runs, as [`Node::down_as`].
@@ -75,7 +94,8 @@ impl<K: Kernel> WarmNode<K> {
         selector: &Selector,
         purge: bool,
     ) -> Result<Report, NodeError> {
-        self.operations().down(&Request::DownAs(supervisor, selector.clone()), purge)
+        let request = Request::DownAs(supervisor, selector.clone());
+        self.with_room(|operations| operations.down(&request, purge))
     }
 
     /// Returns the plan of bringing these workloads up, as [`Node::plan`].
@@ -98,8 +118,12 @@ impl<K: Kernel> WarmNode<K> {
     ///
     /// # Errors
     /// Fails as that method does.
+    #[expect(
+        clippy::redundant_closure_for_method_calls,
+        reason = "a path to the method would hold for one lifetime only"
+    )]
     pub fn repair(&mut self) -> Result<Report, NodeError> {
-        self.operations().repair()
+        self.with_room(|operations| operations.repair())
     }
 
     /// Changes the kernel to what the records say for these slots, and for the objects that all instances share: the
@@ -109,7 +133,7 @@ impl<K: Kernel> WarmNode<K> {
     /// # Errors
     /// Fails as [`Node::up`] does.
     pub fn heal(&mut self, slots: &BTreeSet<Slot>) -> Result<Report, NodeError> {
-        self.operations().heal(slots)
+        self.with_room(|operations| operations.heal(slots))
     }
 
     /// Rebuilds the records from the interfaces' aliases, as [`Node::rebuild`].
@@ -177,7 +201,7 @@ impl<K: Kernel> WarmNode<K> {
     /// # Errors
     /// Fails if the records cannot be changed: then [`Self::repair`] finds the task undone.
     pub fn finish(&mut self, outcome: &TaskOutcome) -> Result<(), NodeError> {
-        self.operations().finish(outcome)
+        self.with_room(|operations| operations.finish(outcome))
     }
 
     /// Records which definition file asks for each of these names from now on, or that none does. Returns the names that
@@ -268,8 +292,19 @@ impl<K: Kernel> WarmNode<K> {
     ///
     /// # Errors
     /// Fails if the records cannot be written.
+    #[expect(
+        clippy::redundant_closure_for_method_calls,
+        reason = "a path to the method would hold for one lifetime only"
+    )]
     pub fn flush(&mut self) -> Result<(), NodeError> {
-        self.operations().flush()
+        self.with_room(|operations| operations.flush())?;
+        if self.gave_up_room
+            && let Ok(records) = self.operations().records()
+        {
+            records.keep_room();
+            self.gave_up_room = false;
+        }
+        Ok(())
     }
 
     /// Commits the outcomes of earlier operations, reverts what only a process that is notified of changes may have
@@ -283,6 +318,24 @@ impl<K: Kernel> WarmNode<K> {
 
     fn operations(&mut self) -> Operations<'_, K> {
         self.node.operations(&mut self.cache)
+    }
+
+    /// Does some work, and once more with the room that is kept if the file system of the records is full.
+    fn with_room<T>(
+        &mut self,
+        work: impl Fn(&mut Operations<'_, K>) -> Result<T, NodeError>,
+    ) -> Result<T, NodeError> {
+        match work(&mut self.operations()) {
+            Err(full) if full.is_full() => {
+                self.gave_up_room = true;
+                let mut operations = self.operations();
+                if operations.records().is_ok_and(|records| records.make_room().is_err()) {
+                    return Err(full);
+                }
+                work(&mut operations)
+            }
+            done => done,
+        }
     }
 }
 

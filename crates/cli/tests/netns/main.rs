@@ -21,6 +21,7 @@ mod drift;
 mod exposures;
 mod failed;
 mod forward;
+mod full;
 mod gateway;
 mod healed;
 mod histories;

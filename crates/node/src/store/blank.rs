@@ -4,7 +4,7 @@
 
 use std::{fs, io::ErrorKind, path::Path};
 
-use super::{LOCK_TIMEOUT, Lock, Store, StoreError, daemon, file, journal};
+use super::{LOCK_TIMEOUT, Lock, Store, StoreError, daemon, file, journal, room};
 
 /// Removes the database in this directory, if nothing is recorded in it and no daemon has it open. Returns whether it was
 /// removed. Repetition changes nothing more.
@@ -29,7 +29,7 @@ pub fn remove_blank(dir: &Path) -> Result<bool, StoreError> {
     for removed in ["", "-journal", "-wal", "-shm"]
         .map(|suffix| file::suffixed(&path, suffix))
         .into_iter()
-        .chain([dir.join(journal::WAKE)])
+        .chain([dir.join(journal::WAKE), dir.join(room::FILE)])
     {
         match fs::remove_file(&removed) {
             Err(source) if source.kind() != ErrorKind::NotFound => {

@@ -195,6 +195,17 @@ impl StoreError {
         }
     }
 
+    /// Reports whether the file system of the records is full.
+    pub(crate) fn is_full(&self) -> bool {
+        match self {
+            Self::Io { source, .. } => source.kind() == io::ErrorKind::StorageFull,
+            Self::Database { source, .. } => {
+                source.0.sqlite_error_code() == Some(ErrorCode::DiskFull)
+            }
+            _ => false,
+        }
+    }
+
     /// Returns the same error again, if others that wait for the same lock would get it as well.
     pub(crate) fn repeated(&self) -> Option<Self> {
         let Self::Busy { operation, path, holder } = self else { return None };

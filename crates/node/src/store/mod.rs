@@ -17,6 +17,7 @@ mod queue;
 mod record;
 mod reserved;
 mod restore;
+mod room;
 mod runs;
 mod sql;
 #[cfg(test)]
@@ -204,7 +205,9 @@ impl Store {
     /// Fails if the database cannot be read. If other processes have it open, this succeeds, and the journal mode
     /// stays.
     pub(crate) fn stay_open(&self) -> Result<(), StoreError> {
-        file::set_log(&self.connection, &self.path, "WAL")
+        file::set_log(&self.connection, &self.path, "WAL")?;
+        self.keep_room();
+        Ok(())
     }
 
     /// Closes the database for a process that kept it open: the write-ahead log ends.
