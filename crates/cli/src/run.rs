@@ -14,7 +14,7 @@ use std::{
 
 use ipnet::Ipv4Net;
 use riklet_api as wire;
-use riklet_core::model::{Addresses, Exposure, Workload};
+use riklet_core::model::{Addresses, Exposure, InstanceName, Workload};
 use riklet_daemon::documents;
 use riklet_guest::Guest;
 use riklet_kernel::{Kernel, KernelError, linux::tap};
@@ -51,22 +51,20 @@ pub(crate) fn run<K: Kernel>(
     if !args.supervise {
         return supervise(node, &workloads, args, output);
     }
-    // Its own session and, without a unit, its own cgroup.
     detach::leave_terminal()?;
-    let (state_dir, first) =
-        (node.config().state_dir.clone(), workloads.first().map(Workload::name));
-    let name = first.filter(|_| !args.in_unit);
-    if let Some(name) = name {
-        cgroup::enter(&state_dir, name);
-    }
     let supervised = supervise(node, &workloads, args, output);
-    if let Some(name) = name {
-        cgroup::leave(&state_dir, name);
+    if let Some(name) = own_cgroup(&workloads, args) {
+        cgroup::leave(&node.config().state_dir, name);
     }
     if let Err(error) = &supervised {
         detach::announce_failure(error, output)?;
     }
     supervised
+}
+
+/// Returns the name of the run whose cgroup this process has: that of a supervisor without a unit.
+fn own_cgroup<'a>(workloads: &'a [Workload], args: &RunArgs) -> Option<&'a InstanceName> {
+    workloads.first().filter(|_| args.supervise && !args.in_unit).map(Workload::name)
 }
 
 /// Runs the functions until they end, or a signal asks for that.
@@ -80,6 +78,10 @@ fn supervise<K: Kernel>(
         output.remark(&format!("{}: its supervisor died; cleared away what it left", run.name));
     }
     supervisor::refuse_recorded(node, workloads.iter().map(Workload::name))?;
+    // Not before: whoever clears an earlier run away kills everything in its cgroup.
+    if let Some(name) = own_cgroup(workloads, args) {
+        cgroup::enter(&node.config().state_dir, name);
+    }
     let beside = beside(args)?;
     let shown = |image: &str| progress::shown(image, output);
     let prepared = supervisor::prepare(node, workloads, &beside, shown)?;
