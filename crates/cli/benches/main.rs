@@ -26,12 +26,13 @@ use common::{enclosure, report::Markdown};
 type Section = fn(&mut Markdown);
 
 /// The sections, in the order of the document.
-const SECTIONS: [(&str, Section); 9] = [
+const SECTIONS: [(&str, Section); 10] = [
     ("peers", peers::measure),
     ("scale/single", scale::single::measure),
     ("scale/thousands", scale::thousands::measure),
     ("scale/growth", scale::growth::measure),
     ("scale/runs", scale::runs::measure),
+    ("scale/tracked", scale::tracked::measure),
     ("scale/throughput", scale::throughput::measure),
     ("scale/flush", scale::flush::measure),
     ("one_shot", one_shot::measure),

@@ -10,4 +10,5 @@ pub(crate) mod runs;
 pub(crate) mod single;
 pub(crate) mod thousands;
 pub(crate) mod throughput;
+pub(crate) mod tracked;
 mod world;

@@ -80,7 +80,7 @@ pub(super) async fn up(
     change(&api, riklet_sdn::Request::Up(workloads, UpOptions::default().strict(strict))).await
 }
 
-/// Takes a function's network down. The answer comes when its ports lead nowhere and its TAP is down.
+/// Takes a function's network down. The answer comes when its ports lead nowhere and its TAP forwards nothing.
 #[cfg_attr(test, utoipa::path(delete, path = "/v1/functions/{name}", params(("name" = String, Path)),
     responses((status = 200, body = ReportDocument), (status = "default", body = Problem, content_type = "application/problem+json"))))]
 pub(super) async fn down_one(

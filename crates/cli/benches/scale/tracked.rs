@@ -1,0 +1,71 @@
+//! Measures the cost of one more function while many connections are tracked.
+
+use std::{fs, net::UdpSocket};
+
+use super::world::{READY_SLOTS, World};
+use crate::common::{
+    namespace::Namespace,
+    report::{Bound, Markdown},
+    samples::{Cycles, ratio},
+};
+
+const TRACKED: usize = 100_000;
+/// The number of ports that each of the sending sockets sends to.
+const PORTS: u16 = 50_000;
+/// The number of turns of ups and downs. Each turn has fewer functions than there are ready slots.
+const TURNS: usize = 5;
+const TURN: usize = 20;
+
+pub(crate) fn measure(report: &mut Markdown) {
+    let mut none = World::new("untracked", "nftables", READY_SLOTS);
+    let mut many = World::new("tracked", "nftables", READY_SLOTS);
+    // The firewall tracks connections once there is a function.
+    none.fill(1);
+    many.fill(1);
+    let (mut beside_none, mut beside_many) = (Cycles::default(), Cycles::default());
+    for _ in 0..TURNS {
+        none.cycles(TURN, &mut beside_none);
+        none.wait_until_idle();
+        track(&many.cable.node);
+        many.cycles(TURN, &mut beside_many);
+        many.wait_until_idle();
+    }
+    report.heading("One more, where many connections are tracked");
+    report.paragraph(&format!(
+        "`PUT` and `DELETE` of one function through the API, with ready slots, where {TRACKED} connections are tracked, in \
+         turns with another node that tracks none: {TURNS} turns of {TURN}. For each interface that goes down, the kernel's \
+         masquerading looks through all of them (`masq_device_event`), which is left to the task that deletes the TAP."
+    ));
+    let row = |name: &str, cycles: &Cycles| {
+        let [up, up99, down, down99] = cycles.cells();
+        [name.to_owned(), up, up99, down, down99]
+    };
+    let rows = [row("0", &beside_none), row(&TRACKED.to_string(), &beside_many)];
+    report.table(["connections", "up p50", "up p99", "down p50", "down p99"], &rows);
+    report.bound(
+        "`down` p50 with 100,000 tracked connections to that with none",
+        Bound::AtMost(1.3),
+        ratio(beside_many.down.p50(), beside_none.down.p50()),
+        " times",
+    );
+}
+
+/// Has the node track this many connections, by datagrams to itself that nobody answers.
+fn track(node: &Namespace) {
+    node.sh("sysctl -q net.netfilter.nf_conntrack_udp_timeout=600");
+    node.run(|| {
+        for _ in 0..TRACKED / usize::from(PORTS) {
+            let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+            for port in 1..=PORTS {
+                // A refusal of an earlier one is told by the next, which is not sent then.
+                for _ in 0..2 {
+                    if socket.send_to(b"x", ("127.0.0.1", port)).is_ok() {
+                        break;
+                    }
+                }
+            }
+        }
+        let count = fs::read_to_string("/proc/sys/net/netfilter/nf_conntrack_count").unwrap();
+        assert!(count.trim().parse::<usize>().unwrap() >= TRACKED, "only {count} are tracked");
+    });
+}
