@@ -26,7 +26,10 @@ use riklet_core::{
 };
 use riklet_kernel::process::{self, ProcessId};
 use riklet_sdn::Config;
-use rustix::fs::{CWD, FileType, Mode, OFlags, mknodat};
+use rustix::{
+    fs::{CWD, FileType, FlockOperation, Mode, OFlags, flock, mknodat},
+    io::Errno,
+};
 
 use crate::runs;
 
@@ -97,13 +100,14 @@ impl Detach {
     /// Starts the supervisor of a function, and waits until it is ready or has failed.
     ///
     /// # Errors
-    /// Fails if the supervisor cannot be started, or its files cannot be made.
+    /// Fails if the supervisor cannot be started, its files cannot be made, or another process is starting one.
     pub fn start(&self, workload: &Workload) -> io::Result<Detached> {
         let state_dir = &self.config.state_dir;
         let directory = runs::directory(state_dir, workload.name());
         DirBuilder::new().recursive(true).mode(0o700).create(state_dir)?;
         // The VMM's directory is inside, and another user may have to reach it.
         DirBuilder::new().recursive(true).mode(0o711).create(&directory)?;
+        let _only_one = only_starter(&directory)?;
         let program = std::env::current_exe()?;
         let log = directory.join("supervisor.log");
         let definition = definition::to_json(workload);
@@ -196,6 +200,18 @@ impl Detach {
         }
         all.extend(last.iter().map(|&word| word.to_owned()));
         all
+    }
+}
+
+/// Locks the directory of a run for one that starts it, until the returned file is closed: two would mix up their files.
+fn only_starter(directory: &Path) -> io::Result<File> {
+    let lock = File::open(directory)?;
+    match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(lock),
+        Err(Errno::WOULDBLOCK) => {
+            Err(io::Error::new(io::ErrorKind::WouldBlock, "another process is starting it"))
+        }
+        Err(errno) => Err(errno.into()),
     }
 }
 

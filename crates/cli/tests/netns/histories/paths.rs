@@ -15,12 +15,13 @@ use crate::world::{
 };
 
 /// The words with which a program refuses before it has changed anything.
-const REFUSALS: [&str; 5] = [
+const REFUSALS: [&str; 6] = [
     " has not run",
     " is already recorded",
     " is already running: ",
     "error: cannot take ",
     "cannot connect: ",
+    "another process is starting it",
 ];
 /// The words of a program that may have done its work, in whole or in part.
 const FAILURES: [&str; 4] =
@@ -192,9 +193,7 @@ pub(crate) fn printed(output: &Output, values: Vec<Value>) -> Answer {
         (Some(1), None) if has("error: no instance named ") => Answer::Read(None),
         (Some(1), _) if REFUSALS.iter().any(|words| has(words)) => Answer::Refused,
         // The daemon ended before it answered, or a run was not ready in time.
-        (Some(1), _) if output.stderr == "\n" || FAILURES.iter().any(|words| has(words)) => {
-            Answer::Unknown(values)
-        }
+        (Some(1), _) if FAILURES.iter().any(|words| has(words)) => Answer::Unknown(values),
         _ => panic!("{output}"),
     }
 }
