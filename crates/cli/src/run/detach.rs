@@ -65,10 +65,14 @@ pub(super) fn run(
     Ok(failed.map_or(ExitCode::SUCCESS, ExitCode::from))
 }
 
-/// Leaves the terminal that `run --detach` was called from.
+/// Leaves the terminal that `run --detach` was called from. The process of a unit of systemd leads a session already, and
+/// cannot make another (setsid(2)).
 pub(super) fn leave_terminal() -> Result<(), CliError> {
-    let left = rustix::process::setsid();
-    left.map(drop).map_err(|errno| CliError::Session { source: errno.into() })
+    let failed = |errno: rustix::io::Errno| CliError::Session { source: errno.into() };
+    if rustix::process::getsid(None).map_err(failed)? == rustix::process::getpid() {
+        return Ok(());
+    }
+    rustix::process::setsid().map(drop).map_err(failed)
 }
 
 /// Tells the waiting process that this supervisor fails, and with which exit status. After it was ready, nobody waits.

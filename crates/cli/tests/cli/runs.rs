@@ -149,3 +149,56 @@ fn named_vmm_must_support_the_definition() {
     error: f.json:1:110: spec.function.execution.bootArgs: "ip=dhcp" would give the guest another address than its slot's, which ip= is set to already
     "#);
 }
+
+/// Plays systemd-run(1): starts the program with its files, as a leader of a session, and returns once it has begun.
+const SYSTEMD_RUN: &str = r#"#!/bin/bash
+echo "$@" >> units
+[ -e refuse ] && { echo "Failed to start transient service unit: no" >&2; exit 1; }
+while [[ "$1" == --* ]]; do
+    case "$1" in
+        --property=StandardInput=file:*) input=${1#*file:};;
+        --property=StandardOutput=file:*) output=${1#*file:};;
+        --property=StandardError=truncate:*) errors=${1#*truncate:};;
+    esac
+    shift
+done
+setsid "$@" <"$input" >"$output" 2>"$errors" &
+exit 0
+"#;
+
+/// Process 1 has the network namespace of the program, and its host has systemd, as far as the program can see.
+const UNDER_SYSTEMD: &str = "
+set -e
+mount -t tmpfs none /run && mkdir -p /run/systemd/system
+export PATH=$PWD/units-bin:$PATH
+$PROGRAM run --detach hello.json | tail -1
+$PROGRAM ps | grep -o running
+$PROGRAM stop hello 2>&1
+touch refuse
+$PROGRAM run --detach hello.json 2>&1 | sed -n '1p;$p'
+$PROGRAM stop hello 2>&1
+";
+
+#[test]
+fn supervisor_is_in_a_unit_of_its_own_under_systemd() {
+    let environment = Environment::new();
+    environment.shell("mkdir units-bin").done();
+    environment.write("units-bin/systemd-run", SYSTEMD_RUN);
+    environment.write("script", UNDER_SYSTEMD);
+    environment.shell("chmod +x units-bin/systemd-run").done();
+    let namespaces = "unshare --mount --pid --fork --mount-proc --kill-child";
+    let output = environment.shell(&format!("exec {namespaces} sh script"));
+    assert_eq!(
+        output.success(),
+        "`riklet-sdn stop hello` takes it down\nrunning\nhello: SIGTERM\n \
+         WARN cannot start a unit for hello: Failed to start transient service unit: no\n\
+         `riklet-sdn stop hello` takes it down\nhello: SIGTERM\n"
+    );
+    let units = environment.shell("cat units").success();
+    assert_eq!(units.lines().count(), 2, "{units}");
+    assert!(units.contains(" --unit=riklet-sdn-run-hello-"), "{units}");
+    assert!(
+        units.contains(" --property=KillMode=mixed ") && units.contains(" --in-unit -\n"),
+        "{units}"
+    );
+}
