@@ -9,7 +9,7 @@ use crate::{
     address::Pool,
     definition::{self, Source},
     firewall::{BaseRuleset, Confinement, Ruleset, iptables},
-    model::{Owner, OwnerId},
+    model::{Owner, OwnerId, PortRange, Protocol},
     routing::UplinkMarks,
     workload::alias,
 };
@@ -75,6 +75,12 @@ pub fn iptables_save(data: &[u8]) {
         iptables::foreign_chain_state(&saved, iptables::Table::Filter, &BTreeSet::new()),
         iptables::open_passage(&saved, iptables::Table::Filter, &BTreeSet::new()),
         iptables::close_passage(&saved, iptables::Table::Filter),
+    );
+    let wanted = PortRange::single(80).map(|ports| (Protocol::Tcp, None, ports));
+    let wanted = wanted.into_iter().collect();
+    let _found = (
+        iptables::translations(&saved, &wanted),
+        iptables::bans(&saved, &iptables::Table::FORWARDING),
     );
 }
 

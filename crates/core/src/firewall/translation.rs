@@ -453,7 +453,7 @@ mod tests {
         let expected = "ip filter next: drops packets from 10.0.0.0-10.255.255.255";
         assert_eq!(concerns("10.231.0.0/16"), [expected]);
         let single = "ip filter base: drops packets from 192.0.2.1-192.0.2.1";
-        assert_eq!(concerns("192.0.2.0/24"), [single, expected]);
+        assert_eq!(concerns("192.0.2.0/24"), [expected, single]);
     }
 
     #[test]

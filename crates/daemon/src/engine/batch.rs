@@ -68,7 +68,10 @@ impl Core {
         };
         self.refill |= taken > 0;
         self.least_ready = self.least_ready.map(|ready| ready.saturating_sub(taken));
-        self.warnings.found.extend(report.warnings.iter().filter(|w| !is_cut_off(w)).cloned());
+        // The events of a request that changed nothing have no warnings.
+        if !report.done.is_empty() {
+            self.warnings.found.extend(report.warnings.iter().filter(|w| !is_cut_off(w)).cloned());
+        }
         self.announce(request, report);
         for failure in report.failures.iter().chain(&report.others) {
             self.healer.failed(Subject::Slot(failure.slot), now);

@@ -31,6 +31,7 @@ pub fn nftables(data: &[u8]) {
         #[cfg(fuzzing)]
         if let Some(rule) = Rule::read(read.clone()) {
             let _left_out = ban::assert_left_out(message, &rule);
+            riklet_core::firewall::nftables::foreign_translation::fuzz(&rule);
         }
         let _objects = (
             Table::read(read.clone()),

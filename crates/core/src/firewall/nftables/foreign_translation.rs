@@ -139,6 +139,14 @@ impl FollowedTable {
     }
 }
 
+/// Translates a rule for both ends of packets.
+#[cfg(any(test, fuzzing))]
+pub fn fuzz(rule: &Message) {
+    for side in [Side::Source, Side::Destination] {
+        let _translated = translate(rule, side, &BTreeMap::new(), &mut BTreeSet::new());
+    }
+}
+
 fn translate(
     rule: &Message,
     side: Side,
