@@ -100,9 +100,10 @@ fn supervise<K: Kernel>(
     Ok(if sound { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Returns the directories of the definitions, whose images they may name; that of standard input is the current one.
+/// Returns the directories of the definitions, whose images they may name; that of standard input is the current one. A
+/// supervisor is told of them: the current directory of a daemon is `/`.
 pub(super) fn beside(args: &RunArgs) -> Result<Vec<PathBuf>, CliError> {
-    if !args.beside.is_empty() {
+    if args.supervise {
         return Ok(args.beside.clone());
     }
     let of = |file: &PathBuf| {
@@ -198,4 +199,28 @@ pub(crate) fn guest(argument: &str) -> Result<ExitCode, CliError> {
 #[expect(clippy::disallowed_methods, reason = "the program's edge")]
 pub(super) fn epoch_millis() -> u64 {
     wire::epoch_millis(SystemTime::now())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::args::{Args, Command};
+
+    #[test]
+    fn supervisor_adds_no_directory_of_images() {
+        let beside = |words: &[&str]| {
+            let words = ["riklet-sdn", "run"].iter().chain(words);
+            let Some(Command::Run(args)) = Args::try_parse_from(words).unwrap().command else {
+                panic!("another command");
+            };
+            beside(&args).unwrap()
+        };
+        let current = std::env::current_dir().unwrap();
+        assert_eq!(beside(&["-"]), [current]);
+        assert_eq!(beside(&["/images/a.json"]), [Path::new("/images")]);
+        assert_eq!(beside(&["--supervise", "-"]), Vec::<PathBuf>::new());
+        assert_eq!(beside(&["--supervise", "--beside", "/images", "-"]), [Path::new("/images")]);
+    }
 }
