@@ -35,6 +35,9 @@ use riklet_vmm::{
 
 /// The time that a guest has to be ready, in seconds, if a request does not say.
 const READY_TIMEOUT: u16 = 10;
+/// The directory of images, unless the configuration names others. Root copies what a VMM cannot read, and other services
+/// keep secrets in `/var/lib`.
+const IMAGE_ROOT: &str = "/srv";
 /// The pause between two looks at a run or its log.
 const AGAIN: Duration = Duration::from_millis(100);
 /// The longest wait of one request for the end of a run, in seconds.
@@ -66,14 +69,16 @@ pub(super) async fn start(
     let ready_timeout = seconds(&parameters, "readyTimeout", READY_TIMEOUT)?;
     let no_wait = request::flag(&parameters, "noWait")?;
     let workloads = request::definitions(&api, request).await?;
+    workloads.iter().try_for_each(refuse_account)?;
     let started = with(&api, move |config| {
         if let Some(store) = Store::open_existing(&config.state_dir)? {
             for workload in &workloads {
                 runs::refuse_running(&store, workload.name())?;
             }
         }
-        let (config, beside) = (config.clone(), vec![]);
-        let detach = Detach { config, ready_timeout, no_wait, json: true, beside };
+        let mut config = config.clone();
+        config.vmm.image_roots.get_or_insert_with(|| vec![IMAGE_ROOT.into()]);
+        let detach = Detach { config, ready_timeout, no_wait, json: true, beside: vec![] };
         let mut started = StartedRuns::default();
         for (workload, detached) in workloads.iter().zip(detach.start_all(&workloads)) {
             match detached
@@ -87,6 +92,21 @@ pub(super) async fn start(
         Ok(started)
     });
     Ok(Json(started.await?))
+}
+
+/// Refuses a microVM whose definition names the user or the group that its VMM runs as. Its guest would read and write files
+/// as that user, who may be root, at the word of somebody who may only use the socket.
+fn refuse_account(workload: &Workload) -> Result<(), ApiError> {
+    let execution = workload.execution();
+    let named = execution.user.is_some() || execution.group.is_some();
+    if execution.kernel.is_none() || !named {
+        return Ok(());
+    }
+    let detail =
+        format!("{}: the daemon runs no microVM as a given user or group", workload.name());
+    let error = ApiError::new(HttpStatus::UnprocessableEntity, ErrorKind::Invalid, detail);
+    let hint = "remove `user` and `group`, or run it as root with `riklet-sdn run --detach`";
+    Err(error.with_hint(hint.to_owned()).with_name(workload.name().to_string()))
 }
 
 /// Returns the announcement of a supervisor that is ready.
@@ -247,4 +267,26 @@ fn number(parameters: &[(&str, &str)], wanted: &str) -> Result<Option<usize>, Re
     parsed.map_err(|_not_a_number: std::num::ParseIntError| {
         invalid(HttpStatus::BadRequest, format!("{wanted} is a number"))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use riklet_core::definition;
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn no_user_or_group_is_given_through_the_socket() {
+        let refused = |execution: serde_json::Value| {
+            let definition = json!({"apiVersion": "v1", "kind": "Function", "name": "web",
+                "spec": {"function": {"execution": execution}}});
+            refuse_account(&definition::from_json(&definition.to_string()).unwrap()).is_err()
+        };
+        assert!(refused(json!({"kernel": "/srv/vmlinux", "user": 0})));
+        assert!(refused(json!({"kernel": "/srv/vmlinux", "group": "disk"})));
+        assert!(!refused(json!({"kernel": "/srv/vmlinux"})));
+        // Without a kernel there is no VMM: the user only owns the TAP.
+        assert!(!refused(json!({"user": "nobody"})));
+    }
 }
