@@ -209,7 +209,7 @@ impl Running {
     ///
     /// # Errors
     /// Fails if the VMM refuses or does not answer.
-    pub fn boot(&mut self, launch: &Launch, limit: Duration) -> Result<(), LaunchError> {
+    pub fn boot(&self, launch: &Launch, limit: Duration) -> Result<(), LaunchError> {
         let Launch::Vmm { vmm, machine, .. } = launch else { return Ok(()) };
         let Some(user) = self
             .handle
@@ -221,8 +221,9 @@ impl Running {
             let source = HttpError::NoProcess { socket };
             return Err(DriverError::Listen { vmm: *vmm, source }.into());
         };
-        let child = &mut self.child;
-        let runs = || matches!(child.try_wait(), Ok(None));
+        // It is not waited for here: `finish` signals the group by the child's number, which must stay its own.
+        let process = self.handle.process;
+        let runs = || process.is_alive().unwrap_or(false);
         Ok(driver::boot(*vmm, machine, &self.handle.socket, user, limit, runs)?)
     }
 
