@@ -126,7 +126,8 @@ impl Store {
         let rows: Vec<(u64, String, Option<String>, String)> =
             self.rows(operation, sql::CHANGES, [number], read)?;
         let Some((first, ..)) = rows.first() else {
-            let last = self.last_change()?;
+            // A later number was written between the two statements, and is read by the next call.
+            let last = self.last_change()?.min(number);
             let missed = (last == number).then_some(0);
             return Ok(Journal { entries: vec![], missed, last });
         };
