@@ -71,6 +71,8 @@ impl Shared {
                 Ok(_) | Err(Errno::INTR) => {}
                 Err(errno) => {
                     tracing::error!("cannot wait for the ends of processes: {errno}");
+                    // Whoever waits looks itself.
+                    self.waiting().files.clear();
                     return;
                 }
             }
