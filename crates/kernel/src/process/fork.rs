@@ -72,6 +72,7 @@ pub(super) fn confine(
     };
     let (files, processes) = (lower(Resource::Nofile, FILES), lower(Resource::Nproc, PROCESSES));
     let confine = move || {
+        keep_standard_files_only();
         setrlimit(Resource::Core, both(0))?;
         setrlimit(Resource::Nofile, files)?;
         if let Some((uid, gid)) = user {
@@ -91,10 +92,20 @@ pub(super) fn confine(
     Ok(())
 }
 
+/// Has execve(2) close all files but the three standard ones. Ours have that set already; whoever started us may have left
+/// others open, such as a socket. Without effect before Linux 5.11.
+fn keep_standard_files_only() {
+    const FIRST: std::ffi::c_uint = 3;
+    let (last, flag) = (std::ffi::c_uint::MAX, nix::libc::CLOSE_RANGE_CLOEXEC);
+    // SAFETY: the system call takes three numbers and sets a flag of files (close_range(2)); it is async-signal-safe.
+    let _unsupported = unsafe { nix::libc::syscall(nix::libc::SYS_close_range, FIRST, last, flag) };
+}
+
 /// Has the program run in a session of its own, and not as a child of this process: the process that is started forks
 /// again and ends, so that process 1, or the nearest subreaper, is the parent of the program.
 pub(super) fn leave(command: &mut Command) {
     let leave = || {
+        keep_standard_files_only();
         setsid()?;
         // SAFETY: this process has one thread. Both of it and its child only make system calls until the program begins, or
         // until they end.
@@ -104,6 +115,6 @@ pub(super) fn leave(command: &mut Command) {
             ForkResult::Parent { .. } => unsafe { nix::libc::_exit(0) },
         }
     };
-    // SAFETY: the closure makes three system calls, which are async-signal-safe; it allocates nothing and takes no lock.
+    // SAFETY: the closure makes system calls only, which are async-signal-safe; it allocates nothing and takes no lock.
     unsafe { command.pre_exec(leave) };
 }

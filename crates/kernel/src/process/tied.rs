@@ -57,7 +57,7 @@ pub struct Tied<'a> {
 /// writes to standard output and error comes from one pipe, the child's `stdout`, in the order in which it was
 /// written; with [`Tied::errors_apart`], what it writes to standard error comes from the child's `stderr` instead.
 ///
-/// Its environment is a `PATH` of the system's directories, and its mark. It cannot gain privileges (prctl(2),
+/// Its environment is a `PATH` of the system's directories, and its mark. It inherits no other files. It cannot gain privileges (prctl(2),
 /// `PR_SET_NO_NEW_PRIVS`), dumps no core, and has limits of open files and, unless it is root's, of processes
 /// (getrlimit(2)).
 ///
@@ -102,7 +102,7 @@ fn pipe_of(credentials: Option<Credentials>) -> io::Result<(PipeReader, PipeWrit
 
 #[cfg(test)]
 mod tests {
-    use std::{io::Read, thread};
+    use std::{io::Read, os::fd::AsRawFd, thread};
 
     use super::*;
     use crate::process::ProcessId;
@@ -132,6 +132,16 @@ mod tests {
         let status = child.wait().unwrap();
         assert_eq!(std::os::unix::process::ExitStatusExt::signal(&status), Some(9));
         assert!(!id.is_alive().unwrap());
+    }
+
+    #[test]
+    fn a_tied_program_inherits_standard_files_only() {
+        // Without FD_CLOEXEC, as a file that our own parent left open.
+        let inherited = rustix::io::dup(io::pipe().unwrap().0).unwrap();
+        let name = format!("/proc/self/fd/{}", inherited.as_raw_fd());
+        let script = format!("test -e /proc/self/fd/2 && ! test -e {name}");
+        let mut child = spawn_tied(&tied("sh", &["-c", &script])).unwrap();
+        assert!(child.wait().unwrap().success());
     }
 
     #[cfg(privileged)]
