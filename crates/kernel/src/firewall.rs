@@ -47,8 +47,8 @@ pub trait Firewall: Sealed {
         entries: &BTreeSet<Entry>,
     ) -> Result<bool, KernelError>;
 
-    /// Returns the version of the rules that this backend has its rules among; `None` if the kernel does not number them, or
-    /// nothing is known of them that has to be asked for.
+    /// Returns the version of the rules that this backend has its rules among. Returns `None` if the kernel numbers no changes
+    /// of them, or of those of the legacy iptables, which may have foreign chains, or if notifications tell of changes.
     ///
     /// # Errors
     /// Fails if the kernel does not answer.

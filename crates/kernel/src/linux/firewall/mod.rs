@@ -138,6 +138,10 @@ impl Firewall for Linux {
     }
 
     fn ruleset_version(&mut self, backend: Backend) -> Result<Option<RulesetVersion>, KernelError> {
+        // Foreign chains may be the legacy iptables', whose changes nobody numbers.
+        if iptables::legacy::is_used().map_err(unreadable(backend))? {
+            return Ok(None);
+        }
         let transactions = self.with_backend(backend, |firewall| firewall.transactions());
         let Some(transactions) = transactions.map_err(unreadable(backend))? else {
             return Ok(None);

@@ -521,3 +521,13 @@ fn a_pending_iptables_change_is_not_taken_for_ours() {
         assert!(watched.changes().unwrap().foreign_chains);
     });
 }
+
+#[test]
+fn rules_have_no_version_beside_the_legacy_iptables() {
+    isolated(|| {
+        let version = || Linux::new().ruleset_version(Backend::Nftables).unwrap();
+        assert!(version().is_some());
+        run("iptables-legacy", "-P FORWARD DROP");
+        assert_eq!(version(), None);
+    });
+}

@@ -54,6 +54,11 @@ pub(in super::super) fn set_passage(
     }
 }
 
+/// Reports whether the legacy variant has tables.
+pub(in super::super) fn is_used() -> Result<bool, Refusal> {
+    legacy_tables().map(|tables| !tables.is_empty())
+}
+
 /// Returns those of the tables that the legacy variant has, or `None` if it has none of them or its program is not
 /// installed.
 pub(in super::super) fn existing(tables: &[Table]) -> Result<Option<Saved>, Refusal> {
