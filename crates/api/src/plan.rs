@@ -34,7 +34,7 @@ pub struct Check {
     pub unsettled: Vec<Unsettled>,
     /// The names of the runs whose supervisor has died.
     pub lost: Vec<String>,
-    /// What may surprise users, and is no difference: exposures that take packets of others, and those on addresses that the
+    /// Surprises for users that are no difference: exposures that take packets of others, and those on addresses that the
     /// host does not have.
     #[serde(default)]
     pub warnings: Vec<String>,
@@ -51,7 +51,7 @@ pub struct Unsettled {
 }
 
 impl Check {
-    /// Returns whether there is no drift. Warnings are none.
+    /// Returns whether there is no drift. Warnings do not count.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.steps.is_empty()

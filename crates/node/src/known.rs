@@ -23,7 +23,7 @@ use riklet_kernel::{Firewall, Kernel, RulesetVersion};
 pub(crate) struct KnownRules {
     backend: Backend,
     version: RulesetVersion,
-    /// What the rules must be, and by which program.
+    /// A hash of the rules as they must be, and of the program that writes them.
     meaning: u64,
     /// True if they are as the last operation left them, which found and made them so.
     stand: bool,

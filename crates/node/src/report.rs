@@ -79,13 +79,13 @@ pub struct Drift {
     pub firewall: Vec<String>,
     /// The instances whose last operation was not completed.
     pub unsettled: Vec<(InstanceName, Phase)>,
-    /// What may surprise users, and is no difference: exposures that take packets of others, and those on addresses that the
+    /// Surprises for users that are no difference: exposures that take packets of others, and those on addresses that the
     /// host does not have.
     pub warnings: Vec<Warning>,
 }
 
 impl Drift {
-    /// Returns whether there is none. Warnings are none.
+    /// Returns whether there is none. Warnings do not count.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.plan.is_empty() && self.unsettled.is_empty()

@@ -339,7 +339,7 @@ fn remove(home: &Path) -> io::Result<()> {
     }
 }
 
-/// What is known of the end of a VMM, besides its exit status.
+/// The signs of how a VMM ended, besides its exit status.
 #[derive(Debug, Clone, Default)]
 pub struct Signs {
     /// True if somebody asked for the end.

@@ -49,7 +49,7 @@ pub(super) struct Core {
     pub(super) failed_repair: Option<String>,
     /// The foreign chains that cut functions off, as of the last repair.
     pub(super) cut_offs: BTreeSet<CutOff>,
-    /// What surprised users at the last look.
+    /// The surprises for users at the last look.
     pub(super) warnings: KnownWarnings,
     /// Slots that the engine changed since it last read the kernel's notifications.
     pub(super) changed_by_us: BTreeSet<Slot>,

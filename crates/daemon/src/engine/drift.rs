@@ -20,7 +20,7 @@ use riklet_sdn::{NodeError, Occupant, Report, Warning, store::ReservedSlot};
 /// The pause between looks at state that the kernel does not report.
 pub(super) const REFRESH_INTERVAL: Duration = Duration::from_secs(10);
 
-/// What surprised users at the last look.
+/// The surprises for users at the last look.
 #[derive(Debug)]
 pub(super) struct KnownWarnings {
     pub(super) found: BTreeSet<Warning>,

@@ -42,7 +42,7 @@ pub fn signal_group(leader: ProcessId, signal: Signal) -> io::Result<bool> {
     kill_group(leader.pid(), signal)
 }
 
-/// Kills the rest of the group of a child that has ended and was not waited for yet: so long it keeps its number.
+/// Kills the rest of the group of a child that has ended. It must not have been waited for: until then it keeps its number.
 ///
 /// # Errors
 /// Fails if the kernel refuses.

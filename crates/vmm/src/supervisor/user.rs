@@ -30,7 +30,7 @@ pub(super) struct VmmUser {
 /// The number of a VMM's user.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) enum Uid {
-    /// That of this process.
+    /// The user of this process.
     #[default]
     Ours,
     /// The one that the definition names.
