@@ -72,6 +72,20 @@ impl<K: Kernel> Operations<'_, K> {
             return Err(NodeError::Open { state_dir: state_dir.clone(), daemon });
         }
         let _lock = self.context.lock()?;
+        match self.rebuild_locked(options, adoption) {
+            // What verifies a database may have missed something: any error leads out.
+            Err(error) if error.is_unsound() && !options.force => {
+                self.rebuild_locked(options.force(true), adoption)
+            }
+            done => done,
+        }
+    }
+
+    fn rebuild_locked(
+        &mut self,
+        options: RebuildOptions,
+        adoption: Adoption,
+    ) -> Result<Rebuilt, NodeError> {
         self.let_go_of_records();
         let found = self.context.marked()?;
         let set_aside = self.context.set_aside_if_unsound(options, adoption, &found)?;

@@ -103,6 +103,32 @@ fn take_down(node: &mut Node<FakeKernel>, name: &InstanceName) -> Result<(), Nod
     }
 }
 
+/// Returns a node with functions that are up and nothing else: the index of whatever else a slot may be is empty.
+fn settled_node() -> TestNode {
+    let node = TestNode::new();
+    let functions: Vec<_> = (0..3).map(|n| function(n, &[8000 + n])).collect();
+    node.node().up(&functions, UpOptions::default()).unwrap();
+    node
+}
+
+#[test]
+fn a_rebuild_leads_out_whichever_page_lies_over_another() {
+    let mut pages = 0;
+    settled_node().damage_the_store(|file| pages = file.len() / PAGE);
+    assert!(pages > 8, "{pages}");
+    for (from, to) in (0..pages).flat_map(|from| (1..pages).map(move |to| (from, to))) {
+        let node = settled_node();
+        node.damage_the_store(|file| file.copy_within(from * PAGE..(from + 1) * PAGE, to * PAGE));
+        let rebuilt = node.node().rebuild(RebuildOptions::default());
+        assert!(rebuilt.is_ok(), "page {from} over {to}: {rebuilt:?}");
+        let drift = node.node().check();
+        assert!(
+            drift.as_ref().is_ok_and(riklet_sdn::Drift::is_empty),
+            "page {from} over {to}: {drift:?}"
+        );
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
 
