@@ -19,6 +19,7 @@ mod operation;
 pub mod process;
 mod routes;
 mod sysctls;
+pub mod timer;
 
 pub use conntrack::Conntrack;
 pub use error::{KernelError, Refusal};

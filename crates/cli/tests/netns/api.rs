@@ -3,6 +3,7 @@
 use std::{
     io::Read,
     io::Write,
+    net::Shutdown,
     os::unix::net::{UnixListener, UnixStream},
     time::Duration,
 };
@@ -125,6 +126,26 @@ fn daemon_does_not_wait_for_slow_senders() {
             assert!(answer.starts_with("HTTP/1.1 408"), "{answer}");
         }
         assert_serves(&daemon);
+    }
+}
+
+#[test]
+fn client_that_has_closed_its_end_gets_its_answer() {
+    let world = &World::new(Firewall::Nftables);
+    let _daemon = world.daemon(&[]);
+    let (body, length) = (definition("hello", 8080), definition("hello", 8080).len());
+    let put = format!(
+        "PUT /v1/functions/hello HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n\
+         Content-Length: {length}\r\n\r\n{body}"
+    );
+    for request in ["GET /v1/check HTTP/1.1\r\nHost: x\r\n\r\n".to_owned(), put] {
+        let mut stream = UnixStream::connect(world.socket()).expect("it listens");
+        stream.set_read_timeout(Some(SOON)).expect("a timeout");
+        stream.write_all(request.as_bytes()).expect("it is read");
+        stream.shutdown(Shutdown::Write).expect("a connection");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("an answer, and an end");
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{request}: {answer}");
     }
 }
 

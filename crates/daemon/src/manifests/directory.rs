@@ -6,6 +6,7 @@ use std::{
     mem::MaybeUninit,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use rustix::{
@@ -16,16 +17,23 @@ use rustix::{
 use super::decide::Files;
 use riklet_api::chain;
 use riklet_core::definition::{self, MAX_BYTES, Source};
+use riklet_kernel::timer::{self, is_exhausted};
 
 /// The extensions of definition files.
 const ENDINGS: [&str; 3] = ["json", "yaml", "yml"];
+
+/// The interval in which a directory that cannot be watched is read.
+const LOOK_INTERVAL: Duration = Duration::from_secs(2);
 
 /// The directory, watched.
 #[derive(Debug)]
 pub(super) struct Directory {
     /// The absolute path: the directory's parents are watched as well.
     path: PathBuf,
-    inotify: OwnedFd,
+    /// Is readable after a change; or, if the kernel has no more watches, in each [`LOOK_INTERVAL`].
+    changes: OwnedFd,
+    /// True if the kernel has no more watches.
+    looks: bool,
     /// The number of the directory's watch, while it exists.
     watched: Option<i32>,
 }
@@ -33,16 +41,30 @@ pub(super) struct Directory {
 impl Directory {
     /// Starts to watch a directory. Neither the directory nor its parents need to exist yet.
     pub(super) fn watch(path: &Path) -> io::Result<Self> {
-        let inotify = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
         let path = std::path::absolute(path)?;
-        let mut directory = Self { path, inotify, watched: None };
-        directory.rewatch()?;
-        Ok(directory)
+        let changes = match inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK) {
+            Err(errno) if is_exhausted(errno) => return Self::look(path, LOOK_INTERVAL),
+            changes => changes?,
+        };
+        let mut directory = Self { path, changes, looks: false, watched: None };
+        match directory.rewatch() {
+            Err(errno) if is_exhausted(errno) => Self::look(directory.path, LOOK_INTERVAL),
+            watched => Ok(watched.map(|()| directory)?),
+        }
+    }
+
+    /// Reads a directory in each interval, since it cannot be watched.
+    fn look(path: PathBuf, interval: Duration) -> io::Result<Self> {
+        tracing::warn!(
+            "cannot watch {}: the user has too many watches (`sysctl fs.inotify`); it is read every {interval:?}",
+            path.display()
+        );
+        Ok(Self { path, changes: timer::every(interval)?, looks: true, watched: None })
     }
 
     /// Watches the directory, and its nearest existing parent, to notice when the directory is created anew. Watching
     /// one again changes nothing.
-    fn rewatch(&mut self) -> io::Result<()> {
+    fn rewatch(&mut self) -> Result<(), Errno> {
         let changes = WatchFlags::CREATE
             | WatchFlags::CLOSE_WRITE
             | WatchFlags::MOVE
@@ -69,21 +91,24 @@ impl Directory {
     }
 
     /// Returns the number of the watch; `None` if there is no such directory.
-    fn add(&self, path: &Path, events: WatchFlags) -> io::Result<Option<i32>> {
-        match inotify::add_watch(&self.inotify, path, events | WatchFlags::ONLYDIR) {
+    fn add(&self, path: &Path, events: WatchFlags) -> Result<Option<i32>, Errno> {
+        match inotify::add_watch(&self.changes, path, events | WatchFlags::ONLYDIR) {
             Ok(number) => Ok(Some(number)),
             Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
-            Err(errno) => Err(errno.into()),
+            Err(errno) => Err(errno),
         }
     }
 
-    /// Tells whether the directory has changed or was replaced, so that every file must be read again. Ignores other
-    /// changes in the parents.
+    /// Reports whether the directory has changed or was replaced, so that every file must be read again. Ignores other
+    /// changes in the parents. A directory that cannot be watched may have changed.
     pub(super) fn read_changes(&mut self) -> io::Result<bool> {
+        if self.looks {
+            return Ok(rustix::io::read(&self.changes, &mut [0; 8]).is_ok());
+        }
         let before = self.watched;
         let mut changed = false;
         let mut buffer = [MaybeUninit::uninit(); 4096];
-        let mut reader = Reader::new(&self.inotify, &mut buffer);
+        let mut reader = Reader::new(&self.changes, &mut buffer);
         loop {
             match reader.next() {
                 Ok(event) => {
@@ -95,7 +120,13 @@ impl Directory {
                 Err(errno) => return Err(errno.into()),
             }
         }
-        self.rewatch()?;
+        match self.rewatch() {
+            Err(errno) if is_exhausted(errno) => {
+                *self = Self::look(std::mem::take(&mut self.path), LOOK_INTERVAL)?;
+                return Ok(true);
+            }
+            watched => watched?,
+        }
         Ok(changed || self.watched != before)
     }
 
@@ -144,7 +175,7 @@ fn read(path: &Path) -> io::Result<String> {
 
 impl AsFd for Directory {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.inotify.as_fd()
+        self.changes.as_fd()
     }
 }
 
@@ -152,7 +183,27 @@ impl AsFd for Directory {
 mod tests {
     use std::fs::File;
 
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
     use super::*;
+
+    #[test]
+    fn directory_that_cannot_be_watched_is_looked_at() {
+        let path = std::env::temp_dir().join(format!("riklet-looked-at-{}", std::process::id()));
+        fs::create_dir(&path).unwrap();
+        let mut directory = Directory::look(path.clone(), Duration::from_millis(50)).unwrap();
+        assert!(!directory.read_changes().unwrap(), "not yet");
+        File::create(path.join("a.json")).unwrap();
+        for _ in 0..2 {
+            let mut files = [PollFd::new(&directory, PollFlags::IN)];
+            let limit = Timespec { tv_sec: 10, tv_nsec: 0 };
+            assert_eq!(poll(&mut files, Some(&limit)), Ok(1), "in each interval");
+            assert!(directory.read_changes().unwrap());
+            assert!(!directory.read_changes().unwrap(), "once");
+        }
+        assert_eq!(directory.read().unwrap().len(), 1);
+        fs::remove_dir_all(&path).unwrap();
+    }
 
     #[test]
     fn changes_outside_the_directory_are_ignored() {

@@ -122,6 +122,8 @@ async fn converse(
 ) {
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(limit.patience).max_buf_size(READ_AHEAD);
+    // A client may close its end after the request (shutdown(2), `SHUT_WR`), and still gets its answer.
+    http.half_close(true);
     let service = TowerToHyperService::new(router);
     let mut stream = TimeoutStream::new(stream);
     stream.set_write_timeout(Some(limit.patience));

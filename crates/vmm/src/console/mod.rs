@@ -14,9 +14,10 @@ use std::{
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
     thread::{self, JoinHandle},
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
+use riklet_kernel::timer::{self, is_exhausted};
 use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
 
 use self::times::Times;
@@ -27,6 +28,9 @@ pub use self::{
 
 /// The size in bytes at which a log is set aside as `<log>.1`. So between one and two times as much is kept.
 pub const LIMIT: u64 = 4 << 20;
+
+/// The interval in which a log that cannot be watched is read.
+const LOOK_INTERVAL: Duration = Duration::from_millis(200);
 
 /// The log of one run.
 #[derive(Debug)]
@@ -182,7 +186,10 @@ fn tail(path: &Path, bytes: u64) -> io::Result<Vec<u8>> {
 pub struct Follower {
     path: PathBuf,
     file: File,
+    /// Is readable after a change; or, if the kernel has no more watches, in each [`LOOK_INTERVAL`].
     changes: OwnedFd,
+    /// True if the kernel has no more watches.
+    looks: bool,
 }
 
 impl Follower {
@@ -191,8 +198,13 @@ impl Follower {
     /// # Errors
     /// Fails if it cannot be opened, or not be watched (inotify(7)).
     pub fn open(path: &Path) -> io::Result<Self> {
-        let changes = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
-        let follower = Self { path: path.to_owned(), file: File::open(path)?, changes };
+        let (path, file) = (path.to_owned(), File::open(path)?);
+        let looked_at = || timer::every(LOOK_INTERVAL);
+        let (changes, looks) = match inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK) {
+            Err(errno) if is_exhausted(errno) => (looked_at()?, true),
+            changes => (changes?, false),
+        };
+        let mut follower = Self { path, file, changes, looks };
         follower.watch()?;
         Ok(follower)
     }
@@ -215,10 +227,18 @@ impl Follower {
         Ok(new)
     }
 
-    fn watch(&self) -> io::Result<()> {
+    fn watch(&mut self) -> io::Result<()> {
+        if self.looks {
+            return Ok(());
+        }
         // Removing an open file is reported as a change of its number of links.
         let wanted = WatchFlags::MODIFY | WatchFlags::MOVE_SELF | WatchFlags::ATTRIB;
-        inotify::add_watch(&self.changes, &self.path, wanted)?;
+        match inotify::add_watch(&self.changes, &self.path, wanted) {
+            Err(errno) if is_exhausted(errno) => {
+                (self.changes, self.looks) = (timer::every(LOOK_INTERVAL)?, true);
+            }
+            watched => drop(watched?),
+        }
         Ok(())
     }
 
