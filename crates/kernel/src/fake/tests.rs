@@ -82,7 +82,7 @@ const EFFECTS: [(&str, Call); 21] = [
 ];
 
 /// All other methods, each with a call.
-const OBSERVATIONS: [(&str, Call); 35] = [
+const OBSERVATIONS: [(&str, Call); 36] = [
     ("link", |kernel| kernel.link(&name(1)).map(drop)),
     ("links", |kernel| kernel.links().map(drop)),
     ("probe_firewall", |kernel| {
@@ -115,6 +115,10 @@ const OBSERVATIONS: [(&str, Call); 35] = [
     ("uplink_routes", |kernel| kernel.uplink_routes(&[TABLES].into()).map(drop)),
     ("listeners", |kernel| kernel.listeners(&BTreeSet::new()).map(drop)),
     ("listening_ports", |kernel| kernel.listening_ports().map(drop)),
+    ("tap_user", |kernel| {
+        let _nobody = kernel.tap_user(&name(1), 1);
+        Ok(())
+    }),
     ("resolvers", |kernel| kernel.resolvers().map(drop)),
     ("account", |kernel| kernel.account(AccountKind::User, &account()).map(drop)),
     ("is_alive", |kernel| kernel.is_alive(ProcessId::current().unwrap()).map(drop)),

@@ -190,7 +190,12 @@ mod tests {
         assert!(signal_group(leader, Signal::TERM).unwrap());
         child.wait().unwrap();
         assert!(!signal_group(leader, Signal::TERM).unwrap());
-        assert_eq!(alive(), 2, "those in other groups");
+        // The rest of the group ends at a moment of its own.
+        let deadline = now() + LIMIT;
+        while alive() > 2 && now() < deadline {
+            std::thread::yield_now();
+        }
+        assert_eq!(alive(), 2, "those in other groups, after {LIMIT:?}");
         end_marked("another").unwrap();
         assert_eq!(alive(), 2);
         end_marked(&mark).unwrap();
