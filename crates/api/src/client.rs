@@ -66,7 +66,7 @@ impl Client {
     /// Returns a run, once it has ended or a minute has passed.
     ///
     /// # Errors
-    /// Fails if there is none of this name, or the daemon does not answer.
+    /// Fails if no run has this name, or the daemon does not answer.
     pub fn awaited_run(&self, name: &InstanceName) -> Result<RunDocument, ApiError> {
         self.ask(&ApiCall::get(&format!("/v1/runs/{name}?wait=60")))
     }
@@ -89,7 +89,7 @@ impl Client {
     /// Stops a run. Its guest has so many seconds to power off.
     ///
     /// # Errors
-    /// Fails if there is none of this name, or its process cannot be ended.
+    /// Fails if no run has this name, or its process cannot be ended.
     pub fn stop_run(&self, name: &InstanceName, timeout: u16) -> Result<StoppedRun, ApiError> {
         let limit = TIMEOUT + Duration::from_secs(timeout.into());
         let longer = Self { http: self.http.clone().with_timeout(limit) };
@@ -99,7 +99,7 @@ impl Client {
     /// Returns the console of a run, as it is read.
     ///
     /// # Errors
-    /// Fails if there is none of this name, or the daemon does not answer.
+    /// Fails if no run has this name, or the daemon does not answer.
     pub fn logs(
         &self,
         name: &InstanceName,

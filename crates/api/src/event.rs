@@ -11,7 +11,7 @@ pub struct Event {
     pub token: String,
     /// The time, in milliseconds since 1970.
     pub at_ms: u64,
-    /// Of a function: `up`, `down` or `failed`. Of its run: `started`, `ready`, `stopping`, `ended` or `lost`. Of the node:
+    /// A function is `up`, `down` or `failed`; its run is `started`, `ready`, `stopping`, `ended` or `lost`. For the node:
     /// `noticed` (somebody else changed something), `repaired`, `backing-off`, `manifest` or `error`.
     pub kind: String,
     /// The function that it concerns; null if it concerns several, or none.

@@ -69,9 +69,9 @@ pub struct Ban {
 /// An end of a packet's way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Side {
-    /// Where it comes from.
+    /// The end that sends it.
     Source,
-    /// Where it goes to.
+    /// The end that receives it.
     Destination,
 }
 

@@ -165,7 +165,7 @@ mod tests {
     use super::*;
     use crate::process::{Tied, spawn_tied};
 
-    /// What a wrapper starts and leaves behind, in another group and another session (setsid(2)), ends by its mark.
+    /// The mark ends each process that a wrapper leaves behind, in whichever group or session (setsid(2)).
     #[test]
     fn marked_processes_end_however_they_were_started() {
         let mark = format!("test-{}", std::process::id());

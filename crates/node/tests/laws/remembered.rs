@@ -60,7 +60,7 @@ fn an_operation_sees_a_setting_that_another_process_changed() {
     assert!(links.values().any(|link| link.mtu == 1400), "{links:?}");
 }
 
-/// Of two commands, the second does not read the firewall: a change that is none of a transaction stays unseen.
+/// The second of two commands does not read the firewall: it misses a change that no transaction made.
 #[test]
 fn a_command_reads_the_firewall_only_if_a_rule_was_changed() {
     let node = TestNode::new();

@@ -6,7 +6,7 @@
 
 use std::{collections::HashSet, fmt};
 
-/// What the register of a name holds: the port of its function, if it is up.
+/// The value of a register: the port of the function of that name, if it is up.
 pub(crate) type Value = Option<u16>;
 
 /// The effect of a call on the register.
