@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use netlink_packet_core::{DefaultNla, NLA_TYPE_MASK, Nla, NlasIterator};
+use netlink_packet_core::NlasIterator;
 use netlink_packet_netfilter::nftables::{
     Bitwise, Cmp, DataAttribute, Expressions, Immediate, Lookup, Meta, MetaKey,
     Operator as Comparison, Payload, Register, VerdictAttribute,
@@ -15,21 +15,13 @@ use super::{
     expression::Expression,
     foreign_set::{self, ForeignSet},
     object::Rule as Found,
+    register::{self, INVERTED, OUTSIDE, Registers, VALUE, text, values, word},
 };
 use crate::firewall::{
     passage::{Element, Field, Operator, Rule, Test, Value, Verdict},
     xtables,
 };
 
-/// A register of 16 bytes is four of 4 bytes: `NFT_REG_1` and `NFT_REG32_00` are the same.
-const WORDS: u32 = 4;
-/// `NFT_REG32_00`.
-const FIRST_WORD: u32 = 8;
-/// `NFT_LOOKUP_F_INV`.
-const INVERTED: u32 = 1;
-/// `NFT_RANGE_NEQ`, `NFT_DATA_VALUE`.
-const OUTSIDE: u32 = 1;
-const VALUE: u16 = 1;
 /// Expressions that neither test nor decide.
 const WITHOUT_EFFECT: [&str; 9] =
     ["counter", "log", "notrack", "nat", "masq", "redir", "flow_offload", "dup", "last"];
@@ -54,7 +46,7 @@ pub(super) fn translate(rule: &Found, sets: &mut Sets<'_>) -> Rule {
 
 struct Reader<'a, 'b> {
     /// The values by the first word that they take, with their length in bytes.
-    registers: BTreeMap<u32, (Value, usize)>,
+    registers: Registers<Value>,
     rule: Rule,
     sets: &'a mut Sets<'b>,
 }
@@ -291,23 +283,8 @@ impl Reader<'_, '_> {
 
     /// Returns the values of a key, and their lengths.
     fn key(&self, register: Option<Register>, length: u32) -> (Vec<Value>, Vec<usize>) {
-        let mut at = register.map_or(0, |register| word(register.into()));
-        let end = at.saturating_add(length.div_ceil(4));
-        let (mut values, mut lengths) = (Vec::new(), Vec::new());
-        while at < end {
-            let unknown = || (Value::Other("register".to_owned()), 4);
-            let (value, length) = self.registers.get(&at).cloned().unwrap_or_else(unknown);
-            let words = u32::try_from(length.div_ceil(4)).unwrap_or(u32::MAX).max(1);
-            at = at.saturating_add(words);
-            values.push(value);
-            lengths.push(length);
-        }
-        (values, lengths)
+        register::key(&self.registers, register, length, &Value::Other("register".to_owned()))
     }
-}
-
-fn word(register: u32) -> u32 {
-    if register < FIRST_WORD { register.saturating_sub(1) * WORDS } else { register - FIRST_WORD }
 }
 
 /// Returns the value that a key of `ct` loads: `NFT_CT_STATE`, `NFT_CT_STATUS` and `NFT_CT_MARK`.
@@ -330,18 +307,4 @@ fn operator(comparison: Comparison) -> Option<Operator> {
         Comparison::GreatherThanEqual => Operator::GreaterOrEqual,
         _ => return None,
     })
-}
-
-fn values(attributes: &[DefaultNla]) -> BTreeMap<u16, Vec<u8>> {
-    let value = |attribute: &DefaultNla| {
-        let mut value = vec![0; attribute.value_len()];
-        attribute.emit_value(&mut value);
-        (attribute.kind() & NLA_TYPE_MASK, value)
-    };
-    attributes.iter().map(value).collect()
-}
-
-fn text(values: &BTreeMap<u16, Vec<u8>>, kind: u16) -> &str {
-    let bytes = values.get(&kind).map_or(&[][..], |bytes| bytes);
-    std::str::from_utf8(bytes.strip_suffix(&[0]).unwrap_or(bytes)).unwrap_or_default()
 }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use netlink_packet_core::{DefaultNla, NLA_TYPE_MASK, Nla, NlasIterator};
+use netlink_packet_core::NlasIterator;
 use netlink_packet_netfilter::nftables::{
     Bitwise, Cmp, DataAttribute, Expressions, HookNumber, Immediate, InetHookNumber, Lookup, Meta,
     MetaKey, Operator, Payload, Register, VerdictAttribute,
@@ -13,6 +13,7 @@ use super::{
     foreign_chain::{Missing, filters_around, filters_forwarded},
     foreign_set::{self, ForeignSet},
     object::{Chain, Rule as Message, TableName},
+    register::{self, INVERTED, OUTSIDE, Registers, VALUE, text, values, word},
 };
 use crate::firewall::{
     names::is_our_chain,
@@ -23,19 +24,12 @@ use crate::firewall::{
     xtables,
 };
 
-/// A register of 16 bytes is four of 4 bytes: `NFT_REG_1` and `NFT_REG32_00` are the same.
-const WORDS: u32 = 4;
-/// `NFT_REG32_00`.
-const FIRST_WORD: u32 = 8;
 /// The base (`NFT_PAYLOAD_NETWORK_HEADER`, `NFT_PAYLOAD_TRANSPORT_HEADER`), the offset and the length of the fields that matter.
 const PROTOCOL: (u32, u32, u32) = (1, 9, 1);
 const SOURCE: (u32, u32, u32) = (1, 12, 4);
 const DESTINATION_ADDRESS: (u32, u32, u32) = (1, 16, 4);
 const PORT: (u32, u32, u32) = (2, 2, 2);
-/// `NFT_LOOKUP_F_INV`, `NFT_RANGE_NEQ`, `NFTA_DATA_VALUE`, `NFT_NAT_DNAT`, `NFPROTO_IPV4`.
-const INVERTED: u32 = 1;
-const OUTSIDE: u32 = 1;
-const VALUE: u16 = 1;
+/// `NFT_NAT_DNAT`, `NFPROTO_IPV4`.
 const DESTINATION: u32 = 1;
 const IPV4: u8 = 2;
 
@@ -180,7 +174,7 @@ enum Value {
 
 struct Reader<'a> {
     /// The values by the first word that they take, with their length in bytes.
-    registers: BTreeMap<u32, (Value, usize)>,
+    registers: Registers<Value>,
     rule: Rule,
     /// The field of the header that counts as the address.
     address: (u32, u32, u32),
@@ -418,16 +412,7 @@ impl Reader<'_> {
 
     /// Returns the values of a key, and their lengths.
     fn key(&self, register: Option<Register>, length: u32) -> (Vec<Value>, Vec<usize>) {
-        let mut at = register.map_or(0, |register| word(register.into()));
-        let end = at.saturating_add(length.div_ceil(4));
-        let (mut values, mut lengths) = (Vec::new(), Vec::new());
-        while at < end {
-            let (value, length) = self.registers.get(&at).cloned().unwrap_or((Value::Other, 4));
-            at = at.saturating_add(u32::try_from(length.div_ceil(4)).unwrap_or(u32::MAX).max(1));
-            values.push(value);
-            lengths.push(length);
-        }
-        (values, lengths)
+        register::key(&self.registers, register, length, &Value::Other)
     }
 }
 
@@ -461,22 +446,4 @@ fn number(bytes: &[u8]) -> Option<u32> {
 fn network(mask: &[u8]) -> Option<u32> {
     let mask: u32 = number(mask).filter(|_| mask.len() == 4)?;
     (mask.leading_ones() + mask.trailing_zeros() == u32::BITS).then_some(mask)
-}
-
-fn word(register: u32) -> u32 {
-    if register < FIRST_WORD { register.saturating_sub(1) * WORDS } else { register - FIRST_WORD }
-}
-
-fn values(attributes: &[DefaultNla]) -> BTreeMap<u16, Vec<u8>> {
-    let value = |attribute: &DefaultNla| {
-        let mut value = vec![0; attribute.value_len()];
-        attribute.emit_value(&mut value);
-        (attribute.kind() & NLA_TYPE_MASK, value)
-    };
-    attributes.iter().map(value).collect()
-}
-
-fn text(values: &BTreeMap<u16, Vec<u8>>, kind: u16) -> &str {
-    let bytes = values.get(&kind).map_or(&[][..], |bytes| bytes);
-    std::str::from_utf8(bytes.strip_suffix(&[0]).unwrap_or(bytes)).unwrap_or_default()
 }

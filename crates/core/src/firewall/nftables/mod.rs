@@ -14,6 +14,7 @@ mod foreign_rule;
 pub mod foreign_set;
 pub mod foreign_translation;
 mod object;
+mod register;
 mod sound;
 mod state;
 pub mod tables;
