@@ -1,6 +1,6 @@
 //! The process that has a TAP open.
 
-use std::fs;
+use std::{fs, iter};
 
 use riklet_core::model::InterfaceName;
 
@@ -10,15 +10,25 @@ use super::listeners::command;
 const DEVICE: &str = "/dev/net/tun";
 
 /// Returns the process that has this TAP open, as `name (pid 123)`, if it is one of this number of processes, the newest
-/// first.
+/// first. If its parent has it open, too, then it is the parent: a child has it from fork(2) to execve(2) at least.
 pub(super) fn tap_user(tap: &InterfaceName, processes: usize) -> Option<String> {
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
     let mut ids: Vec<u32> =
         entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
     ids.sort_unstable();
-    let user = ids.into_iter().rev().take(processes).find(|id| has_open(*id, tap))?;
+    let newest = ids.into_iter().rev().take(processes).find(|id| has_open(*id, tap))?;
+    let with_tap = |id: &u32| parent(*id).filter(|parent| has_open(*parent, tap));
+    let user = iter::successors(Some(newest), with_tap).last()?;
     let name = command(user).unwrap_or_else(|| "unknown".to_owned());
     Some(format!("{name} (pid {user})"))
+}
+
+/// Returns the parent of a process; `None` if it has ended.
+#[expect(clippy::disallowed_methods, reason = "the state of a process is a file")]
+fn parent(id: u32) -> Option<u32> {
+    let status = fs::read_to_string(format!("/proc/{id}/status")).ok()?;
+    let parent = status.lines().find_map(|line| line.strip_prefix("PPid:"))?;
+    parent.trim().parse().ok()
 }
 
 /// Reports whether a process has the TAP open. It may end at any moment, and its descriptors may be hidden from us.
@@ -38,4 +48,40 @@ fn leads_to(id: u32, descriptor: &str, tap: &InterfaceName) -> bool {
     let text = fs::read_to_string(format!("/proc/{id}/fdinfo/{descriptor}")).unwrap_or_default();
     let names = text.lines().filter_map(|line| line.strip_prefix("iff:"));
     names.map(str::trim).any(|name| name == tap.as_str())
+}
+
+#[cfg(test)]
+#[cfg(privileged)]
+mod tests {
+    use std::{
+        io::Read,
+        process::{Command, Stdio},
+    };
+
+    use riklet_testkit::namespace::{ip, isolated};
+
+    use super::{super::tap, *};
+
+    #[test]
+    fn a_parent_is_named_rather_than_its_child() {
+        isolated(|| {
+            ip("tuntap add rik9 mode tap vnet_hdr");
+            let name = "rik9".parse().unwrap();
+            assert_eq!(tap_user(&name, usize::MAX), None);
+            let tap = tap::attach(&name).unwrap();
+            // Both have it as standard error. The child ends with the input of its parent.
+            let mut parent = Command::new("sh")
+                .args(["-c", "exec 3<&0; cat <&3 & echo; wait"])
+                .stdin(Stdio::piped())
+                .stdout(Stdio::piped())
+                .stderr(tap)
+                .spawn()
+                .unwrap();
+            parent.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
+            let found = tap_user(&name, usize::MAX);
+            drop(parent.stdin.take());
+            parent.wait().unwrap();
+            assert_eq!(found, Some(format!("sh (pid {})", parent.id())));
+        });
+    }
 }
