@@ -63,6 +63,7 @@ mod tests {
     use super::{super::tap, *};
 
     #[test]
+    #[expect(clippy::disallowed_methods, reason = "tests start the programs that they need")]
     fn a_parent_is_named_rather_than_its_child() {
         isolated(|| {
             ip("tuntap add rik9 mode tap vnet_hdr");
