@@ -9,27 +9,30 @@ use riklet_core::{
     model::InterfaceName,
 };
 
-/// A state of all rules of nf_tables, of whichever program: each transaction that changes any of them makes a new one.
+/// A state of all rules that forwarded packets pass, of whichever program.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RulesetVersion {
     /// Tells the network namespace, and the time since the host started, from all others.
     pub place: String,
-    /// The number of transactions so far.
+    /// The number of transactions of nf_tables so far, of which each that changes a rule counts.
     pub transactions: u64,
+    /// A hash of the rules of the legacy iptables for forwarded packets, whose changes nobody numbers.
+    pub legacy: u64,
 }
 
 impl RulesetVersion {
-    /// Reports whether this many transactions lead from the other version to this one.
+    /// Reports whether this many transactions lead from the other version to this one, and the legacy iptables changed
+    /// no rule.
     #[must_use]
     pub fn follows(&self, other: &Self, transactions: u64) -> bool {
-        self.place == other.place
+        (&self.place, self.legacy) == (&other.place, other.legacy)
             && other.transactions.checked_add(transactions) == Some(self.transactions)
     }
 }
 
 impl fmt::Display for RulesetVersion {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}", self.place, self.transactions)
+        write!(f, "{} {} {:016x}", self.place, self.transactions, self.legacy)
     }
 }
 
@@ -47,8 +50,8 @@ pub trait Firewall: Sealed {
         entries: &BTreeSet<Entry>,
     ) -> Result<bool, KernelError>;
 
-    /// Returns the version of the rules that this backend has its rules among. Returns `None` if the kernel numbers no changes
-    /// of them, or of those of the legacy iptables, which may have foreign chains, or if notifications tell of changes.
+    /// Returns the version of all rules that forwarded packets pass. Those of the legacy iptables that translate addresses
+    /// have no part in it. Returns `None` if notifications tell of changes.
     ///
     /// # Errors
     /// Fails if the kernel does not answer.

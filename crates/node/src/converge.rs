@@ -28,7 +28,7 @@ pub(crate) struct Converged<'a> {
     pub(crate) deletion: LinkDeletion,
     /// The slots that no new instance may have; `None` if not all were looked at.
     pub(crate) unusable: Option<BTreeSet<Slot>>,
-    /// The rules before, if they were as they must be, and no foreign chain was in the way.
+    /// The rules before.
     pub(crate) rules: Option<KnownRules>,
 }
 
@@ -38,13 +38,13 @@ pub(crate) enum Sight<'a> {
     /// The changed slots.
     Scoped(ScopedView<'a>, Observed, Option<KnownRules>),
     /// Everything.
-    Full(FullView<'a>, Observed),
+    Full(FullView<'a>, Observed, Option<KnownRules>),
 }
 
 impl Sight<'_> {
     /// Returns the state of the kernel.
     pub(crate) const fn found(&self) -> &Observed {
-        let (Self::Scoped(_, found, _) | Self::Full(_, found)) = self;
+        let (Self::Scoped(_, found, _) | Self::Full(_, found, _)) = self;
         found
     }
 }
@@ -61,20 +61,31 @@ impl<K: Kernel> Context<'_, K> {
         changes: &'a Changes,
         interrupted: &BTreeSet<Slot>,
     ) -> Result<Sight<'a>, NodeError> {
+        let rules = self.known_rules(store, host)?;
         if interrupted.is_empty()
             && let Some(view) = ScopedView::new(host, changes)
         {
-            let rules = self.known_rules(store, host)?;
             let view = view.with_cache(self.cache, store)?.with_rules(rules.as_ref());
             if let Some(found) = view.observe_first(self.kernel)? {
                 self.refuse(view.claims(&found))?;
-                let rules = rules.filter(|_| found.foreign_chains.is_empty());
+                let all = view.has_foreign_chains();
+                let rules = rules.map(|rules| rules.looked_at(&found, all));
                 return Ok(Sight::Scoped(view, found, rules));
             }
         }
         let view = FullView::new(host, store, self.cache, interrupted, LinkDeletion::Immediate)?;
+        self.sight_of_all(view, rules)
+    }
+
+    /// Looks at everything. These rules were known before.
+    pub(crate) fn sight_of_all<'a>(
+        &mut self,
+        view: FullView<'a>,
+        rules: Option<KnownRules>,
+    ) -> Result<Sight<'a>, NodeError> {
         let found = self.look_at_all(&view)?;
-        Ok(Sight::Full(view, found))
+        let rules = rules.map(|rules| rules.looked_at(&found, true));
+        Ok(Sight::Full(view, found, rules))
     }
 
     /// Looks at everything.
@@ -95,8 +106,8 @@ impl<K: Kernel> Session<'_, K> {
         interrupted: &BTreeSet<Slot>,
     ) -> Result<Converged<'a>, NodeError> {
         let Self { context, store, .. } = self;
-        let (view, found) = match sight {
-            Sight::Full(view, found) => (view, found),
+        let (view, found, rules) = match sight {
+            Sight::Full(view, found, rules) => (view, found, rules),
             Sight::Scoped(view, found, rules) => {
                 if let Some(outcome) = view.converge(context.kernel, found)? {
                     let deletion = context.cache.link_deletion();
@@ -106,12 +117,12 @@ impl<K: Kernel> Session<'_, K> {
                 let (cache, deletion) = (&*context.cache, LinkDeletion::Immediate);
                 let view = FullView::new(host, store, cache, interrupted, deletion)?;
                 let found = context.look_at_all(&view)?;
-                (view, found)
+                (view, found, None)
             }
         };
         let unusable = Some(plan::unusable(&view.desired(), &found));
         let outcome = view.converge(context.kernel, found)?.unwrap_or_default();
-        let (deletion, rules) = (LinkDeletion::Immediate, None);
+        let deletion = LinkDeletion::Immediate;
         Ok(Converged { outcome, scope: None, deletion, unusable, rules })
     }
 }

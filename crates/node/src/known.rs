@@ -2,9 +2,11 @@
 //!
 //! A command reads the rules before it changes any, which takes iptables as long as the change itself. The kernel numbers
 //! the transactions of nf_tables. If the number is still that of the end of the last operation, nobody has changed any rule
-//! since, so nothing needs to be read.
+//! since, so nothing needs to be read. If it is another, somebody may have added a chain that drops packets of functions, so
+//! the foreign chains are looked at.
 
 use std::{
+    collections::BTreeSet,
     fs,
     hash::{DefaultHasher, Hash, Hasher},
     os::unix::fs::MetadataExt,
@@ -13,20 +15,44 @@ use std::{
 use super::{NodeError, host::Host, session::Context};
 use crate::store::{Setting, Store};
 use riklet_core::{
-    firewall::{Backend, Change, iptables},
-    plan::Step,
+    firewall::{Backend, Change, ForeignChain, IptablesVariant, iptables},
+    model::InterfaceName,
+    plan::{Observed, Step},
 };
-use riklet_kernel::{Firewall, Kernel, RulesetVersion};
+use riklet_kernel::{Kernel, RulesetVersion};
 
 /// The rules before an operation.
 #[derive(Debug)]
 pub(crate) struct KnownRules {
     backend: Backend,
+    uplinks: BTreeSet<InterfaceName>,
     version: RulesetVersion,
     /// A hash of the rules as they must be, and of the program that writes them.
     meaning: u64,
-    /// True if they are as the last operation left them, which found and made them so.
-    stand: bool,
+    /// The part that is as the last operation left it, which found and made it so.
+    stands: Part,
+    /// The part that is as it must be once this operation has done its plan.
+    looked_at: Part,
+}
+
+/// A part of the rules that is as it must be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Part {
+    Nothing,
+    /// Each foreign chain has its passage, or cannot be changed.
+    ForeignChains,
+    /// As well, our rules stand, and no foreign chain is one that cannot be changed.
+    All,
+}
+
+impl Part {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Nothing => "nothing",
+            Self::ForeignChains => "foreign-chains",
+            Self::All => "all",
+        }
+    }
 }
 
 impl<K: Kernel> Context<'_, K> {
@@ -40,56 +66,108 @@ impl<K: Kernel> Context<'_, K> {
         else {
             return Ok(None);
         };
-        let backend = host.backend;
+        let (backend, uplinks) = (host.backend, base_ruleset.uplinks.clone());
         let Some(version) = self.kernel.ruleset_version(backend)? else { return Ok(None) };
         let mut hasher = DefaultHasher::new();
         format!("{:?} {backend:?} {base_ruleset:?}", program()).hash(&mut hasher);
         let meaning = hasher.finish();
         let recorded = store.setting(Setting::Ruleset)?;
-        let stand = recorded.is_some_and(|recorded| recorded == text(&version, meaning));
-        Ok(Some(KnownRules { backend, version, meaning, stand }))
+        let stands = |part: &Part| recorded.as_ref() == Some(&text(&version, meaning, *part));
+        let stands = [Part::All, Part::ForeignChains].into_iter().find(stands);
+        let (stands, looked_at) = (stands.unwrap_or(Part::Nothing), Part::Nothing);
+        Ok(Some(KnownRules { backend, uplinks, version, meaning, stands, looked_at }))
     }
 }
 
 impl KnownRules {
     /// Reports whether they need not be read.
-    pub(crate) const fn stand(&self) -> bool {
-        self.stand
+    pub(crate) fn stand(&self) -> bool {
+        self.stands == Part::All
     }
 
-    /// Returns the setting for the next operation, after these steps were done; `None` if somebody else may have changed
-    /// rules as well.
+    /// Reports whether the foreign chains need not be looked at: nobody has changed a rule since they were.
+    pub(crate) fn foreign_chains_stand(&self) -> bool {
+        self.stands >= Part::ForeignChains
+    }
+
+    /// Notes that our rules were looked at, and the foreign chains, either all of them or those that cannot be changed.
+    pub(crate) fn looked_at(self, found: &Observed, all_foreign_chains: bool) -> Self {
+        let looked_at = if !all_foreign_chains && !self.foreign_chains_stand() {
+            Part::Nothing
+        } else if self.is_legacy() || found.foreign_chains.iter().any(|state| state.owned) {
+            // The version does not comprise the rules of the legacy iptables that translate.
+            Part::ForeignChains
+        } else {
+            Part::All
+        };
+        Self { looked_at, ..self }
+    }
+
+    fn is_legacy(&self) -> bool {
+        self.backend == Backend::Iptables(IptablesVariant::Legacy)
+    }
+
+    /// Returns the setting for the next operation, after these steps were done; `None` if it stays as it is. Looks at the
+    /// foreign chains once more if the number of transactions of the steps is not known.
     pub(crate) fn after(
         &self,
         done: &[Step],
-        kernel: &mut impl Firewall,
+        kernel: &mut impl Kernel,
     ) -> Result<Option<String>, NodeError> {
-        let mut transactions = 0;
-        for step in done {
-            match step {
-                Step::Firewall(_, Change::Delta { remove, .. })
-                    if remove.len() < iptables::MANY =>
-                {
-                    transactions += 1;
-                }
-                Step::Firewall(..)
-                | Step::OpenPassage(..)
-                | Step::ClosePassage(_)
-                | Step::RemoveEmptyTables(..) => return Ok(None),
-                _ => {}
-            }
-        }
-        if self.stand && transactions == 0 {
+        let steps = done.iter().filter(|step| changes_rules(step));
+        let counts: Vec<_> = steps.map(|step| self.transactions(step)).collect();
+        let looked_at = self.looked_at;
+        let known: Option<u64> = counts.into_iter().sum();
+        if looked_at == Part::Nothing || (known == Some(0) && looked_at == self.stands) {
             return Ok(None);
         }
-        let now = kernel.ruleset_version(self.backend)?;
-        let now = now.filter(|now| now.follows(&self.version, transactions));
-        Ok(now.map(|now| text(&now, self.meaning)))
+        let Some(now) = kernel.ruleset_version(self.backend)? else { return Ok(None) };
+        let part = match known {
+            Some(count) if now.follows(&self.version, count) => looked_at,
+            None if self.is_passed(&now, kernel)? => Part::ForeignChains,
+            _ => return Ok(None),
+        };
+        Ok(Some(text(&now, self.meaning, part)))
+    }
+
+    /// Returns the number of transactions of nf_tables that a step makes; `None` if it is not known. The version of the rules
+    /// of the legacy iptables follows only if the step changes none of its rules for forwarded packets.
+    fn transactions(&self, step: &Step) -> Option<u64> {
+        match step {
+            Step::Firewall(_, Change::Delta { remove, .. }) if remove.len() < iptables::MANY => {
+                Some(u64::from(!self.is_legacy()))
+            }
+            Step::Firewall(Backend::Nftables, Change::Reset(ruleset))
+                if ruleset.base_ruleset.confined.is_empty() =>
+            {
+                Some(1)
+            }
+            Step::OpenPassage(ForeignChain::Nftables { .. }, _) => Some(1),
+            _ => None,
+        }
+    }
+
+    /// Reports whether the foreign chains of this version have their passages, or cannot be changed.
+    fn is_passed(&self, now: &RulesetVersion, kernel: &mut impl Kernel) -> Result<bool, NodeError> {
+        let found = kernel.foreign_chains(self.backend, &self.uplinks)?;
+        let passed = found.iter().all(|state| state.open || state.owned || !state.drops);
+        Ok(passed && kernel.ruleset_version(self.backend)?.as_ref() == Some(now))
     }
 }
 
-fn text(version: &RulesetVersion, meaning: u64) -> String {
-    format!("{version} {meaning:016x}")
+/// Reports whether a step changes rules.
+const fn changes_rules(step: &Step) -> bool {
+    matches!(
+        step,
+        Step::Firewall(..)
+            | Step::OpenPassage(..)
+            | Step::ClosePassage(_)
+            | Step::RemoveEmptyTables(..)
+    )
+}
+
+fn text(version: &RulesetVersion, meaning: u64, part: Part) -> String {
+    format!("{version} {meaning:016x} {}", part.as_str())
 }
 
 /// Returns what tells this program from other versions of it, which may write other rules: its file.

@@ -51,7 +51,8 @@ impl<K: Kernel> Operations<'_, K> {
         let Recorded { changes, warnings, .. } =
             context.record_up(&host, &tx, workloads, UpOptions::default())?;
         let scoped = ScopedView::new(&host, &changes).filter(|_| interrupted.is_empty());
-        if let Some(view) = scoped
+        let rules = context.known_rules(&tx, &host)?;
+        if let Some(view) = scoped.map(|view| view.with_rules(rules.as_ref()))
             && let Some(plan) = view.preview(context.kernel)?
         {
             return Ok((plan, warnings));

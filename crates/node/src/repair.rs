@@ -4,7 +4,6 @@ use std::collections::BTreeSet;
 
 use super::{
     NodeError, Report,
-    converge::Sight,
     host::{Host, Interfaces},
     record::{Change, Changes, fragment},
     session::{Context, Operations, Session, unsettled},
@@ -52,10 +51,11 @@ impl<K: Kernel> Session<'_, K> {
         let interrupted = unsettled(&tx)?.difference(recovered).copied().collect();
         let (cache, deletion) = (&*context.cache, LinkDeletion::Immediate);
         let view = FullView::new(&host, &tx, cache, &interrupted, deletion)?.adopting(adoption);
-        let found = context.look_at_all(&view)?;
+        let rules = context.known_rules(&tx, &host)?;
+        let sight = context.sight_of_all(view, rules)?;
         host.record(&tx)?;
         context.commit(tx)?;
-        let converged = self.converge(&host, Sight::Full(view, found), &interrupted)?;
+        let converged = self.converge(&host, sight, &interrupted)?;
         Ok(self.commit_outcome(converged, &[])?.report())
     }
 

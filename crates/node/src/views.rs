@@ -51,9 +51,21 @@ impl<'a> ScopedView<'a> {
         Some(Self { host, base_ruleset, changes, deletion, draining, foreign_chains, rules_stand })
     }
 
-    /// Has the first look ask nothing about the firewall, if its rules are known to stand.
+    /// Has the first look ask nothing about the firewall, if its rules are known to stand. Has it look at the foreign chains
+    /// if somebody has changed rules since the last look at them, and instances stay or come that they may cut off.
     pub(crate) fn with_rules(self, rules: Option<&KnownRules>) -> Self {
-        Self { rules_stand: rules.is_some_and(KnownRules::stand), ..self }
+        let stays = self.changes.values().any(|change| change.after.is_some());
+        let changed = rules.is_some_and(|rules| !rules.foreign_chains_stand());
+        Self {
+            rules_stand: rules.is_some_and(KnownRules::stand),
+            foreign_chains: self.foreign_chains || (stays && changed),
+            ..self
+        }
+    }
+
+    /// Reports whether it looks at all foreign chains.
+    pub(crate) const fn has_foreign_chains(&self) -> bool {
+        self.foreign_chains
     }
 
     /// Defers what the cache allows, and looks at the foreign chains if they are in memory. Flows of a draining slot

@@ -76,6 +76,30 @@ on_every_firewall!(chain_ending_in_a_reject_is_passed_and_its_bans_hold, |world|
     assert!(!world.node.tool(&["nft", "list", "ruleset"]).contains("RIKLET"));
 });
 
+on_every_firewall!(the_next_up_passes_a_chain_that_others_load_meanwhile, |world| {
+    let pair = pair(world);
+    let legacy = |rule: &str| {
+        let arguments = [&["iptables", "--wait"], &*rule.split(' ').collect::<Vec<_>>()];
+        world.program(Firewall::IptablesLegacy.xtables(), &arguments.concat(), "").success();
+    };
+    for (number, name) in ["third", "fourth", "fifth"].into_iter().enumerate() {
+        match number {
+            0 => load(world, ""),
+            1 => legacy("-P FORWARD DROP"),
+            _ => legacy("-I FORWARD -j DROP"),
+        }
+        let up = function(name, &[]).to_string();
+        let plan = world.riklet(&["plan", "-"], &up).success();
+        assert!(plan.contains("passage"), "{name}: {plan}");
+        world.riklet(&["up", "-"], &up).success();
+        world.riklet(&["check"], "").success();
+        assert_published(world, &pair, &[Transport::Tcp]);
+        assert!(ping(&pair[0].guest.namespace, INTERNET, PATIENCE), "{name}");
+    }
+    assert_published(world, &pair, &Transport::ALL);
+    assert_internet(world, &pair[1]);
+});
+
 on_every_firewall!(bans_in_front_of_dockers_rules_hold, |world| {
     let variant = variant(world);
     docker_like(world, variant);
@@ -235,16 +259,19 @@ on_every_firewall!(chain_of_bans_only_is_left_alone, |world| {
     assert_eq!(world.node.tool(&["nft", "list", "table", "inet", "bans"]), before);
 });
 
-/// The processor time of `up` and its programs, in seconds: of the first one, which looks at everything, and of the next.
+/// The processor time of `up` and its programs, in seconds: of the first one, which looks at everything, of the next, and
+/// of one after somebody has changed a rule.
 struct Cost {
     first: f64,
     next: f64,
+    changed: f64,
 }
 
 impl Cost {
     /// Returns the smallest of a few.
     fn measure(world: &World) -> Self {
-        let mut least = Self { first: f64::INFINITY, next: f64::INFINITY };
+        let mut least = Self { first: f64::INFINITY, next: f64::INFINITY, changed: f64::INFINITY };
+        let change = ["iptables", "--wait", "-I", "FORWARD", "-s", "192.0.2.1", "-j", "DROP"];
         for _ in 0..3 {
             let up = |name: &str, port: u16| {
                 let exposures = [exposure(Transport::Tcp, port, TARGET)];
@@ -252,6 +279,8 @@ impl Cost {
             };
             least.first = least.first.min(up("f0", 8000));
             least.next = least.next.min(up("f1", 8001));
+            world.program(variant(world).xtables(), &change, "").success();
+            least.changed = least.changed.min(up("f2", 8002));
             world.down(&["--all", "--purge"]);
         }
         least
@@ -263,9 +292,11 @@ on_every_firewall!(thousands_of_bans_do_not_slow_an_up_down, |world| {
     let alone = Cost::measure(world);
     bans(world, variant(world), 20_000);
     let beside = Cost::measure(world);
-    let ratio = [beside.first / alone.first, beside.next / alone.next];
+    let ratio =
+        [beside.first / alone.first, beside.next / alone.next, beside.changed / alone.changed];
     assert!(ratio[0] < 15.0, "the first costs {ratio:?} times as much");
     assert!(ratio[1] < 5.0, "the next costs {ratio:?} times as much");
+    assert!(ratio[2] < 20.0, "the next after a change costs {ratio:?} times as much");
 });
 
 /// Returns the variant of iptables that others use on a host with this firewall.

@@ -1,7 +1,12 @@
 //! A long-lived process remembers what it decided about the host, until the host or the settings change. Commands remember
 //! the firewall, until somebody changes a rule.
 
-use riklet_core::{firewall::Backend, model::InterfaceName, switch::IP_FORWARD};
+use riklet_core::{
+    firewall::{Backend, ForeignChain, ForeignFamily},
+    model::InterfaceName,
+    plan::Step,
+    switch::IP_FORWARD,
+};
 use riklet_kernel::fake::{FakeKernel, System};
 use riklet_sdn::{
     Selector, UpOptions, WarmNode,
@@ -79,6 +84,37 @@ fn a_command_reads_the_firewall_only_if_a_rule_was_changed() {
     up(4);
     assert_eq!(node.exposed(), 4, "what was flushed is back");
     assert!(probes() > before);
+}
+
+/// Somebody loads a foreign chain after the first functions, and another program changes rules again and again.
+#[test]
+fn a_command_looks_at_foreign_chains_only_if_a_rule_was_changed() {
+    let node = TestNode::new();
+    let up = |number| {
+        drop(node.node().up(&[function(number, &[8000 + number])], UpOptions::default()).unwrap());
+    };
+    let listings = || node.kernel.system().listings;
+    up(0);
+    for number in [1, 4, 7] {
+        let before = listings();
+        up(number);
+        assert_eq!(listings(), before, "nobody else changed a rule");
+        let (table, chain) = (format!("theirs{number}"), "forward".to_owned());
+        let theirs = ForeignChain::Nftables { family: ForeignFamily::Inet, table, chain };
+        node.kernel.system().foreign_chains.insert(theirs.clone(), false);
+        let down = Selector::Named([function(number, &[]).name().clone()].into());
+        node.node().down(&down, false).unwrap();
+        assert_eq!(listings(), before, "a function that leaves needs no passage");
+        let (plan, _) = node.node().plan(&[function(number + 1, &[])]).unwrap();
+        let opens = |step: &Step| matches!(step, Step::OpenPassage(chain, _) if *chain == theirs);
+        assert_eq!(plan.steps.iter().filter(|step| opens(step)).count(), 1, "{plan}");
+        up(number + 1);
+        assert!(node.kernel.system().foreign_chains[&theirs], "it has a passage");
+        assert!(node.node().check().unwrap().is_empty());
+        let before = listings();
+        up(number + 2);
+        assert_eq!(listings(), before, "nobody else changed a rule since");
+    }
 }
 
 #[test]

@@ -12,7 +12,9 @@ pub(super) mod watch;
 
 use std::{borrow::Cow, collections::BTreeSet, os::unix::fs::MetadataExt};
 
-use self::{foreign_translations::Translations, iptables::Iptables, watch::Watch};
+use self::{
+    foreign_translations::Translations, iptables::Iptables, nftables::Connection, watch::Watch,
+};
 use super::Linux;
 use crate::{Firewall, ForeignChains, ImplicitTables, KernelError, Refusal, RulesetVersion};
 use riklet_core::{
@@ -34,9 +36,6 @@ pub(super) trait FirewallBackend {
         base_ruleset: &BaseRuleset,
         entries: &BTreeSet<Entry>,
     ) -> Result<bool, Refusal>;
-
-    /// Returns the number of transactions of nf_tables, if the rules are there.
-    fn transactions(&mut self) -> Result<Option<u64>, Refusal>;
 
     /// Does the same as [`Firewall::firewall_state`].
     fn state(&mut self, expected: &Ruleset) -> Result<FirewallState, Refusal>;
@@ -138,15 +137,10 @@ impl Firewall for Linux {
     }
 
     fn ruleset_version(&mut self, backend: Backend) -> Result<Option<RulesetVersion>, KernelError> {
-        // Foreign chains may be the legacy iptables', whose changes nobody numbers.
-        if iptables::legacy::is_used().map_err(unreadable(backend))? {
-            return Ok(None);
-        }
-        let transactions = self.with_backend(backend, |firewall| firewall.transactions());
-        let Some(transactions) = transactions.map_err(unreadable(backend))? else {
-            return Ok(None);
-        };
-        Ok(place().map(|place| RulesetVersion { place, transactions }))
+        let transactions = self.nftables.connection().and_then(Connection::transactions);
+        let transactions = transactions.map_err(unreadable(backend))?;
+        let legacy = iptables::legacy::version().map_err(unreadable(backend))?;
+        Ok(place().map(|place| RulesetVersion { place, transactions, legacy }))
     }
 
     fn firewall_state(

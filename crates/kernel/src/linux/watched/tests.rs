@@ -523,11 +523,13 @@ fn a_pending_iptables_change_is_not_taken_for_ours() {
 }
 
 #[test]
-fn rules_have_no_version_beside_the_legacy_iptables() {
+fn the_version_of_the_rules_comprises_the_legacy_iptables() {
     isolated(|| {
-        let version = || Linux::new().ruleset_version(Backend::Nftables).unwrap();
-        assert!(version().is_some());
-        run("iptables-legacy", "-P FORWARD DROP");
-        assert_eq!(version(), None);
+        let version = || Linux::new().ruleset_version(Backend::Nftables).unwrap().unwrap();
+        let before = version();
+        assert!(version().follows(&before, 0));
+        run("iptables-legacy", "--wait -P FORWARD DROP");
+        assert!(!version().follows(&before, 0));
+        assert_ne!(version().to_string(), before.to_string());
     });
 }

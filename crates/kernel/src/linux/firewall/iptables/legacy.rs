@@ -1,6 +1,9 @@
 //! The chains FORWARD of the legacy iptables as foreign chains.
 
-use super::program::{legacy_tables, restore, saved};
+use super::{
+    legacy_rules,
+    program::{legacy_tables, restore, saved},
+};
 use crate::{Refusal, process::Launcher};
 use riklet_core::{
     firewall::{
@@ -54,9 +57,11 @@ pub(in super::super) fn set_passage(
     }
 }
 
-/// Reports whether the legacy variant has tables.
-pub(in super::super) fn is_used() -> Result<bool, Refusal> {
-    legacy_tables().map(|tables| !tables.is_empty())
+/// Returns a number that changes with any rule of the legacy variant that forwarded packets pass.
+pub(in super::super) fn version() -> Result<u64, Refusal> {
+    let used = legacy_tables()?;
+    let used = Table::FORWARDING.into_iter().filter(|table| used.contains(table.as_str()));
+    legacy_rules::hash(&used.collect::<Vec<_>>())
 }
 
 /// Returns those of the tables that the legacy variant has, or `None` if it has none of them or its program is not

@@ -1,6 +1,7 @@
 //! The ruleset in iptables, by its programs (iptables(8), iptables-restore(8), iptables-save(8)).
 
 pub(super) mod legacy;
+mod legacy_rules;
 mod program;
 #[cfg(test)]
 #[cfg(privileged)]
@@ -61,14 +62,6 @@ impl FirewallBackend for Iptables<'_> {
             Some(0) => Ok(probe.is_answered_by(&String::from_utf8_lossy(&output.stdout))),
             Some(code) if MISSING.contains(&code) => Ok(false),
             _ => Err(program::refusal(&output, &probe.input)),
-        }
-    }
-
-    /// The legacy variant has its rules elsewhere.
-    fn transactions(&mut self) -> Result<Option<u64>, Refusal> {
-        match self.variant {
-            IptablesVariant::Nft => self.nftables.connection()?.transactions().map(Some),
-            IptablesVariant::Legacy => Ok(None),
         }
     }
 

@@ -1,6 +1,9 @@
 //! Tests on the real kernel, each in a network namespace of its own thread.
 
-use std::{ffi::OsStr, net::IpAddr};
+use std::{
+    ffi::OsStr,
+    net::{IpAddr, UdpSocket},
+};
 
 use rustix::thread::{UnshareFlags, unshare_unsafe};
 
@@ -11,6 +14,7 @@ use riklet_core::{
     model::{MarkMask, Owner, OwnerId, PortRange, Protocol},
     routing::{UplinkMarks, Way},
 };
+use riklet_testkit::namespace::{isolated, run};
 
 const VARIANTS: [IptablesVariant; 2] = [IptablesVariant::Nft, IptablesVariant::Legacy];
 
@@ -224,23 +228,60 @@ fn a_delta_is_refused_as_a_whole() {
 }
 
 /// A change of few entries is one transaction of nf_tables, by which the next operation tells whether others changed any
-/// rule. A refused change is none.
+/// rule. A refused change is none. The legacy variant makes none, and its version is that of the rules for forwarded
+/// packets.
 #[test]
 fn a_delta_counts_as_one_transaction() {
     each_variant(|host| {
         host.feed(FOREIGN);
         host.reset(&ruleset(&[exposure(1, 80), hairpin(1)]));
-        let count = || host.with(|iptables| iptables.transactions()).unwrap();
-        let Some(before) = count() else { return assert_eq!(host.0, IptablesVariant::Legacy) };
+        let version = || {
+            let transactions = |iptables: &mut Iptables<'_>| -> Result<_, Refusal> {
+                iptables.nftables.connection()?.transactions()
+            };
+            (host.with(transactions).unwrap(), legacy::version().unwrap())
+        };
+        let ((before, rules), nft) = (version(), host.0 == IptablesVariant::Nft);
+        let after = |count: u64| (before + if nft { count } else { 0 }, rules);
         host.delta(&[], &[exposure(2, 81), hairpin(2)]).unwrap();
-        assert_eq!(count(), Some(before + 1));
+        assert_eq!(version(), after(1));
         host.delta(&[exposure(2, 81), hairpin(2)], &[exposure(3, 82)]).unwrap();
-        assert_eq!(count(), Some(before + 2));
+        assert_eq!(version(), after(2));
         host.delta(&[exposure(2, 81)], &[]).unwrap_err();
         assert!(host.probe(&ruleset(&[exposure(1, 80), exposure(3, 82)])));
-        assert_eq!(count(), Some(before + 2), "a refused change, and reading");
-        host.feed("*raw\n-A PREROUTING -i eth8 -j ACCEPT\nCOMMIT\n");
-        assert_eq!(count(), Some(before + 3), "a change of others");
+        assert_eq!(version(), after(2), "a refused change, and reading");
+        host.feed("*mangle\n-A FORWARD -i eth8 -j ACCEPT\nCOMMIT\n");
+        assert_ne!(version(), after(2), "a change of others");
+    });
+}
+
+#[test]
+fn the_version_of_legacy_rules_changes_with_any_rule_and_not_with_its_counters() {
+    isolated(|| {
+        let mut versions = vec![legacy::version().unwrap()];
+        for change in [
+            "-A FORWARD -j ACCEPT",
+            "-R FORWARD 1 -j DROP",
+            "-P FORWARD DROP",
+            "-t mangle -A FORWARD -s 192.0.2.1 -j ACCEPT",
+            "-t mangle -R FORWARD 1 -s 192.0.2.2 -j ACCEPT",
+            "-t security -A FORWARD -m limit --limit 5/s -j DROP",
+            "-t security -R FORWARD 1 -m limit --limit 6/s -j DROP",
+        ] {
+            run("iptables-legacy", &format!("--wait {change}"));
+            versions.push(legacy::version().unwrap());
+        }
+        let different: BTreeSet<_> = versions.iter().collect();
+        assert_eq!(different.len(), versions.len(), "{versions:?}");
+        run("iptables-legacy", "--wait -A INPUT -i lo -j ACCEPT");
+        let before = legacy::version().unwrap();
+        let counted = || run("iptables-legacy", "--wait -v -x -n -L INPUT");
+        let listed = counted();
+        UdpSocket::bind("127.0.0.1:0").unwrap().send_to(b"x", "127.0.0.1:9").unwrap();
+        assert_ne!(counted(), listed);
+        assert_eq!(legacy::version().unwrap(), before);
+        run("iptables-legacy", "--wait -t nat -A PREROUTING -j ACCEPT");
+        assert_eq!(legacy::version().unwrap(), before, "rules that translate have no part in it");
     });
 }
 

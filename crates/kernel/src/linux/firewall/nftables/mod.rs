@@ -64,10 +64,6 @@ impl FirewallBackend for Nftables {
         Ok(connection.holds(entries)? && !connection.is_shut_by_policy()?)
     }
 
-    fn transactions(&mut self) -> Result<Option<u64>, Refusal> {
-        self.connection()?.transactions().map(Some)
-    }
-
     fn state(&mut self, expected: &Ruleset) -> Result<FirewallState, Refusal> {
         let connection = self.connection()?;
         let name = base_ruleset::name();
