@@ -11,7 +11,7 @@ use std::{
 
 use rustix::io::Errno;
 
-use super::netlink;
+use super::{netlink, opener};
 use crate::{KernelError, Listener, ListeningPort, Refusal};
 use riklet_core::model::{Family, PortRange, Protocol};
 
@@ -119,8 +119,8 @@ impl Socket {
     }
 }
 
-/// Returns the processes that have these sockets open, as `name (pid 123)` by inode. Looks through `/proc` only
-/// until all are found.
+/// Returns the processes that have these sockets open, as `name (pid 123)` by inode: of a process and its ancestors that
+/// have a socket open, the eldest. Looks through `/proc` only until all are found.
 fn processes(mut inodes: BTreeSet<u64>) -> BTreeMap<u64, String> {
     let mut found = BTreeMap::new();
     if inodes.is_empty() {
@@ -131,16 +131,9 @@ fn processes(mut inodes: BTreeSet<u64>) -> BTreeMap<u64, String> {
             entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok())
         });
     for id in ids {
-        // A process may end at any moment, and its descriptors may be hidden from us.
-        let descriptors = fs::read_dir(format!("/proc/{id}/fd")).into_iter().flatten().flatten();
-        for descriptor in descriptors {
-            let inode = fs::read_link(descriptor.path()).ok().and_then(|target| {
-                target.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
-            });
-            if let Some(inode) = inode.filter(|inode| inodes.remove(inode)) {
-                let name = command(id).unwrap_or_else(|| "unknown".to_owned());
-                found.insert(inode, format!("{name} (pid {id})"));
-            }
+        for inode in open_sockets(id).filter(|inode| inodes.remove(inode)) {
+            let has = |id| open_sockets(id).any(|open| open == inode);
+            found.insert(inode, opener::shown(opener::eldest(id, has)));
         }
         if inodes.is_empty() {
             break;
@@ -149,11 +142,14 @@ fn processes(mut inodes: BTreeSet<u64>) -> BTreeMap<u64, String> {
     found
 }
 
-/// Returns the name of a process; `None` if it has ended.
-#[expect(clippy::disallowed_methods, reason = "the name of a process is a file")]
-pub(super) fn command(id: u32) -> Option<String> {
-    let name = fs::read_to_string(format!("/proc/{id}/comm")).ok()?;
-    Some(name.trim_end_matches('\n').to_owned())
+/// Returns the inodes of the sockets that a process has open. It may end at any moment, and its descriptors may be hidden
+/// from us.
+fn open_sockets(id: u32) -> impl Iterator<Item = u64> {
+    let descriptors = fs::read_dir(format!("/proc/{id}/fd")).into_iter().flatten().flatten();
+    descriptors.filter_map(|descriptor| {
+        let target = fs::read_link(descriptor.path()).ok()?;
+        target.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
+    })
 }
 
 /// Reads a message of `sock_diag(7)`.
@@ -239,8 +235,7 @@ mod tests {
             let wanted = [Protocol::Udp, Protocol::Tcp].map(|protocol| (protocol, None, one(5353)));
             let found = find_all(&wanted.into());
             let id = std::process::id();
-            let name = command(id).unwrap();
-            let process = Some(format!("{name} (pid {id})"));
+            let process = Some(opener::shown(id));
             let expected = [Protocol::Tcp, Protocol::Udp].map(|protocol| Listener {
                 protocol,
                 address: None,

@@ -12,6 +12,7 @@ mod link_state;
 mod listeners;
 mod managers;
 mod netlink;
+mod opener;
 mod resolvers;
 mod route;
 mod rule;

@@ -1,34 +1,23 @@
 //! The process that has a TAP open.
 
-use std::{fs, iter};
+use std::fs;
 
 use riklet_core::model::InterfaceName;
 
-use super::listeners::command;
+use super::opener;
 
 /// The target of a descriptor of a TAP (proc(5), `/proc/PID/fd`).
 const DEVICE: &str = "/dev/net/tun";
 
 /// Returns the process that has this TAP open, as `name (pid 123)`, if it is one of this number of processes, the newest
-/// first. If its parent has it open, too, then it is the parent: a child has it from fork(2) to execve(2) at least.
+/// first, or the eldest of its ancestors that have it open as well.
 pub(super) fn tap_user(tap: &InterfaceName, processes: usize) -> Option<String> {
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
     let mut ids: Vec<u32> =
         entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
     ids.sort_unstable();
     let newest = ids.into_iter().rev().take(processes).find(|id| has_open(*id, tap))?;
-    let with_tap = |id: &u32| parent(*id).filter(|parent| has_open(*parent, tap));
-    let user = iter::successors(Some(newest), with_tap).last()?;
-    let name = command(user).unwrap_or_else(|| "unknown".to_owned());
-    Some(format!("{name} (pid {user})"))
-}
-
-/// Returns the parent of a process; `None` if it has ended.
-#[expect(clippy::disallowed_methods, reason = "the state of a process is a file")]
-fn parent(id: u32) -> Option<u32> {
-    let status = fs::read_to_string(format!("/proc/{id}/status")).ok()?;
-    let parent = status.lines().find_map(|line| line.strip_prefix("PPid:"))?;
-    parent.trim().parse().ok()
+    Some(opener::shown(opener::eldest(newest, |id| has_open(id, tap))))
 }
 
 /// Reports whether a process has the TAP open. It may end at any moment, and its descriptors may be hidden from us.
