@@ -32,7 +32,7 @@ impl LockHolder {
         let (own, found): (_, Vec<_>) = (std::process::id(), found.collect());
         let mut holding: Vec<_> = locks
             .filter(|lock| !lock.waits && lock.pid != own)
-            .filter(|lock| found.iter().any(|file| lock.is_on(file.dev(), file.ino())))
+            .filter(|lock| found.iter().any(|file| lock.is_on(file)))
             .collect();
         holding.sort_by_key(|lock| !lock.writes);
         holding.into_iter().find_map(|lock| Self::new(lock.pid))
@@ -43,18 +43,13 @@ impl LockHolder {
     #[must_use]
     pub fn with_open(path: &Path) -> Option<Self> {
         let wanted = fs::metadata(path).ok()?;
-        let is_it = |file: fs::DirEntry| {
-            let found = fs::metadata(file.path());
-            found.is_ok_and(|f| (f.dev(), f.ino()) == (wanted.dev(), wanted.ino()))
-        };
         let text = listed();
         let waiting = text.lines().filter_map(parse).filter(|lock| lock.waits);
         let mut not: Vec<_> = waiting.map(|lock| lock.pid).collect();
         not.push(std::process::id());
         let mut others = fs::read_dir("/proc").ok()?.flatten().filter_map(|entry| {
             let pid = entry.file_name().to_str()?.parse().ok().filter(|pid| !not.contains(pid))?;
-            let files = fs::read_dir(entry.path().join("fd")).ok()?;
-            files.flatten().any(is_it).then_some(pid)
+            has_open(pid, &wanted)?.then_some(pid)
         });
         others.find_map(Self::new)
     }
@@ -93,11 +88,21 @@ struct Held<'a> {
 
 impl Held<'_> {
     /// Returns whether the lock is on this file. Some file systems give stat(2) another device than the kernel has, so
-    /// an unnamed device (major number 0) is not compared.
-    fn is_on(&self, device: u64, inode: u64) -> bool {
-        let same = self.device == (major(device), minor(device));
-        self.inode.parse() == Ok(inode) && (same || self.device.0 == 0 && major(device) == 0)
+    /// an unnamed device (major number 0) is not compared: the process must have the file open then.
+    fn is_on(&self, file: &fs::Metadata) -> bool {
+        let device = (major(file.dev()), minor(file.dev()));
+        let unnamed = self.device.0 == 0 && device.0 == 0;
+        self.inode.parse() == Ok(file.ino())
+            && (self.device == device || unnamed && has_open(self.pid, file) == Some(true))
     }
+}
+
+/// Returns whether the process has this file open; `None` if its descriptors cannot be listed.
+fn has_open(pid: u32, wanted: &fs::Metadata) -> Option<bool> {
+    let files = fs::read_dir(format!("/proc/{pid}/fd")).ok()?;
+    let found = files.flatten().filter_map(|file| fs::metadata(file.path()).ok());
+    let mut same = found.map(|found| (found.dev(), found.ino()) == (wanted.dev(), wanted.ino()));
+    Some(same.any(|same| same))
 }
 
 /// Returns `/proc/locks`; nothing if it cannot be read.
@@ -163,6 +168,24 @@ mod tests {
         }
     }
 
+    /// Every tmpfs numbers its files from 1 on, so that locks of others are on files of the same number.
+    #[test]
+    fn a_file_of_the_same_number_is_another_one() {
+        let path = std::env::temp_dir().join(format!("riklet-sdn-number-{}", std::process::id()));
+        let file = fs::File::create(&path).unwrap();
+        let found = file.metadata().unwrap();
+        let (pid, inode) = (std::process::id(), found.ino().to_string());
+        let lock = |device, inode| Held { pid, waits: false, writes: true, device, inode };
+        let own = (major(found.dev()), minor(found.dev()));
+        assert!(lock(own, &inode).is_on(&found));
+        let elsewhere = (own.0, own.1 + 1);
+        assert_eq!(lock(elsewhere, &inode).is_on(&found), own.0 == 0, "an unnamed device");
+        fs::remove_file(&path).unwrap();
+        drop(file);
+        assert!(!lock(elsewhere, &inode).is_on(&found), "it is not open");
+        assert!(!lock(own, "1").is_on(&found));
+    }
+
     #[test]
     fn a_command_line_is_one_short_line() {
         assert_eq!(shown(b"sleep\0"), "sleep");
@@ -177,7 +200,12 @@ mod tests {
         let file = fs::File::create(&path).unwrap();
         flock(&file, FlockOperation::LockExclusive).unwrap();
         assert_eq!(LockHolder::of(&[&path]), None);
-        assert_eq!(LockHolder::with_open(&path), None);
+        // A program that another test starts has all files of this process open from fork(2) to execve(2).
+        let begun = std::time::Instant::now();
+        while LockHolder::with_open(&path).is_some() {
+            assert!(begun.elapsed().as_secs() < 30, "a process has the file open for long");
+            std::thread::yield_now();
+        }
         fs::remove_file(&path).unwrap();
     }
 }
