@@ -96,7 +96,7 @@ impl<K: Kernel> Session<'_, K> {
             return Ok(());
         };
         let mut recorded =
-            record_together(waiting, answers, &tx, |request| context.record(&host, &tx, request));
+            record_together(waiting, answers, &tx, |request| context.record(&host, &tx, request))?;
         if recorded.is_empty() {
             return Ok(());
         }
@@ -141,13 +141,14 @@ fn resolved(kernel: &mut impl HostFacts, answers: &mut Answers<'_>) -> Vec<Waiti
 }
 
 /// Records requests that can be recorded together, and answers those that are refused. Stops at the first request that
-/// concerns an instance of an earlier one, or is refused because of what an earlier one holds.
+/// concerns an instance of an earlier one, or is refused because of what an earlier one holds. Fails if one of them ends the
+/// transaction: then none is recorded.
 fn record_together(
     waiting: &[Waiting],
     answers: &mut Answers<'_>,
     tx: &Tx<'_>,
     mut record: impl FnMut(&Request) -> Result<Recorded, NodeError>,
-) -> Vec<(usize, Recorded)> {
+) -> Result<Vec<(usize, Recorded)>, NodeError> {
     let mut done: Vec<(usize, Recorded)> = Vec::new();
     let mut touched: BTreeSet<InstanceName> = BTreeSet::new();
     for (index, request) in waiting {
@@ -158,6 +159,7 @@ fn record_together(
         }
         match tx.attempt(|| record(request)) {
             Ok(recorded) => done.push((*index, recorded)),
+            Err(error) if tx.is_over() => return Err(error),
             Err(error) if error.is_contended() && !done.is_empty() => break,
             Err(error) => answers.give(*index, Err(error)),
         }
@@ -166,7 +168,7 @@ fn record_together(
             None => break,
         }
     }
-    done
+    Ok(done)
 }
 
 impl<K: Kernel> Context<'_, K> {

@@ -227,6 +227,7 @@ impl StoreError {
             | Sqlite::IntegralValueOutOfRange(..)
             | Sqlite::Utf8Error(..) => Self::Corrupt { operation, path, source: source.into() },
             _ => match source.sqlite_error_code() {
+                _ if is_moved(&source) => Self::Gone { path },
                 Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
                     let holder = holder(&path);
                     Self::Busy { operation, path, holder }
@@ -247,4 +248,10 @@ impl StoreError {
             },
         }
     }
+}
+
+/// Reports whether the database's file is no longer at its path.
+fn is_moved(error: &Sqlite) -> bool {
+    let code = error.sqlite_error().map(|error| error.extended_code);
+    code == Some(rusqlite::ffi::SQLITE_READONLY_DBMOVED)
 }

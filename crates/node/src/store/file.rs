@@ -10,6 +10,8 @@ use std::{
 
 use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, TransactionBehavior};
 
+use rustix::fs::{Access, access};
+
 use super::{BUSY_TIMEOUT, StoreError, upgrade::upgrade};
 
 const FILE: &str = "riklet-sdn.db";
@@ -155,11 +157,21 @@ pub(super) fn make(path: &Path) {
     let _made = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
 }
 
-/// Opens the file. SQLite opens a file that it may not write as read-only, so that commands that only read still work.
+/// Opens the file. SQLite opens a file that it may not write as read-only, so that commands that only read still work. It does
+/// so as well if the file cannot be opened for a moment, for example because a signal came: then it is opened again.
 fn connect(path: &Path, flags: OpenFlags) -> Result<Connection, StoreError> {
     let flags = flags | OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let connection = Connection::open_with_flags(path, flags)
-        .and_then(|connection| connection.busy_timeout(BUSY_TIMEOUT).map(|()| connection));
+    let open = || {
+        let connection = Connection::open_with_flags(path, flags)?;
+        connection.busy_timeout(BUSY_TIMEOUT)?;
+        let is_read_only = connection.is_readonly(rusqlite::MAIN_DB)?;
+        Ok((connection, is_read_only))
+    };
+    let again = |(connection, is_read_only)| {
+        let is_by_chance = is_read_only && access(path, Access::WRITE_OK).is_ok();
+        if is_by_chance { open() } else { Ok((connection, is_read_only)) }
+    };
+    let connection = open().and_then(again).map(|(connection, _)| connection);
     connection.map_err(|source| StoreError::sqlite("open the database", path.to_owned(), source))
 }
 

@@ -225,8 +225,8 @@ impl Store {
     }
 
     /// Reports whether the open file was removed, and there is no other in its place.
-    fn is_gone(&self) -> bool {
-        self.file.is_some() && file::identity(&self.path).is_none()
+    fn is_gone(&self) -> Result<bool, StoreError> {
+        Ok(self.file.is_some() && !file::exists(&self.path)?)
     }
 
     /// Returns the path of the database.

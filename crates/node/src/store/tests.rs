@@ -381,3 +381,24 @@ fn a_run_outlives_its_record() {
     tx.commit().unwrap();
     assert_eq!(store.run(&other).unwrap().unwrap().end, None, "a new run has not ended");
 }
+
+#[test]
+fn a_part_that_ends_the_transaction_fails_for_its_own_reason() {
+    let mut store = Store::in_memory().unwrap();
+    let tx = store.transaction().unwrap();
+    let outer = tx.attempt(|| {
+        let part = || {
+            // SQLite does this by itself after an error of the file system.
+            tx.execute("end", "ROLLBACK", [])?;
+            Err::<(), _>(StoreError::Gone { path: "/full".into() })
+        };
+        let refused = tx.attempt(part);
+        assert!(matches!(refused, Err(StoreError::Gone { .. })), "{refused:?}");
+        refused
+    });
+    assert!(matches!(outer, Err(StoreError::Gone { .. })), "{outer:?}");
+    assert!(tx.is_over());
+    drop(tx);
+    let tx = store.transaction().unwrap();
+    assert!(!tx.is_over(), "the next one begins anew");
+}

@@ -34,7 +34,7 @@ impl<'a> Tx<'a> {
         let begun = Transaction::new_unchecked(&store.connection, TransactionBehavior::Immediate);
         let transaction = begun.map_err(store.failed("begin a transaction"))?;
         // A `down --purge` of another process may have removed the database while this one waited.
-        if store.is_gone() {
+        if store.is_gone()? {
             return Err(StoreError::Gone { path: store.path.clone() });
         }
         Ok(Self { store, transaction, wakes: Cell::default() })
@@ -52,7 +52,8 @@ impl<'a> Tx<'a> {
         Ok(())
     }
 
-    /// Does a part of the transaction. If it fails, the part leaves nothing behind, and earlier parts stay.
+    /// Does a part of the transaction. If it fails, the part leaves nothing behind, and earlier parts stay, unless the
+    /// transaction [is over](Self::is_over).
     ///
     /// # Errors
     /// Fails if the part fails, or the database cannot be written.
@@ -63,11 +64,29 @@ impl<'a> Tx<'a> {
         let operation = "write a part";
         self.execute(operation, "SAVEPOINT part", [])?;
         let done = part();
-        if done.is_err() {
-            self.execute(operation, "ROLLBACK TO part", [])?;
+        if done.is_err() && !self.roll_back_part() {
+            return done;
         }
         self.execute(operation, "RELEASE part", [])?;
         done
+    }
+
+    /// Undoes a part that failed. Returns `false` if the whole transaction is undone, by SQLite or because a part of it
+    /// cannot be.
+    fn roll_back_part(&self) -> bool {
+        let operation = "undo a part";
+        if !self.is_over() && self.execute(operation, "ROLLBACK TO part", []).is_err() {
+            let _over_already = self.execute(operation, "ROLLBACK", []);
+        }
+        !self.is_over()
+    }
+
+    /// Reports whether the transaction was undone already: SQLite undoes it where it cannot write, for example on a full file
+    /// system (<https://sqlite.org/lang_transaction.html>, section 3). What is written from then on is a transaction of its
+    /// own.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.transaction.is_autocommit()
     }
 
     /// Records a workload as [`Phase::Pending`]. A new name takes the lowest ready slot, or else the lowest free
