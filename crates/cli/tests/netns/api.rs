@@ -20,7 +20,7 @@ use crate::world::{
     wait_for,
 };
 
-const SOON: Duration = Duration::from_secs(10);
+const SOON: Duration = Duration::from_secs(20);
 
 fn definition(name: &str, port: u16) -> String {
     function(name, &[exposure(Transport::Tcp, port, 3000)]).to_string()

@@ -1,6 +1,6 @@
 //! Killed runs: the traces that they leave, and the commands that remove them.
 
-use std::{net::Ipv4Addr, time::Duration};
+use std::net::Ipv4Addr;
 
 use riklet_sdn::store::Lock;
 use rustix::process::Pid;
@@ -54,7 +54,7 @@ impl Victims {
 
 #[track_caller]
 fn wait_until_ended(processes: &[Pid]) {
-    wait_for("the end of guest and supervisor", Duration::from_secs(5), || {
+    wait_for("the end of guest and supervisor", PATIENCE, || {
         processes.iter().all(|process| !is_alive(*process)).then_some(())
     });
 }
@@ -206,7 +206,7 @@ fn start_never_ready(world: &World) -> (Running, Value) {
     let definition = function("hello", &[nowhere]).to_string();
     let starting =
         world.riklet_in_background(&["run", "--detach", "--ready-timeout", "50", "-"], &definition);
-    let run = wait_for("the guest of a run that starts", Duration::from_secs(10), || {
+    let run = wait_for("the guest of a run that starts", PATIENCE, || {
         let runs = world.riklet(&["--output", "json", "ps"], "").success();
         let runs: Vec<Value> = serde_json::from_str(&runs).unwrap();
         runs.into_iter().find(|run| run["state"] == "starting" && run["pid"].is_u64())
@@ -263,7 +263,7 @@ fn start_blocked(world: &World) -> (Lock, Running, Value) {
     let state_dir = &world.environment["RIKLET_SDN_STATE_DIR"];
     let lock = Lock::exclusive(state_dir.as_ref()).expect("the lock");
     let begun = world.riklet_in_background(&["run", "--detach", "-"], &hello().to_string());
-    let run = wait_for("a run that begins", Duration::from_secs(10), || {
+    let run = wait_for("a run that begins", PATIENCE, || {
         let runs = world.riklet(&["--output", "json", "ps"], "").success();
         serde_json::from_str::<Vec<Value>>(&runs).unwrap().pop()
     });

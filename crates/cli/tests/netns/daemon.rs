@@ -19,7 +19,7 @@ use crate::world::{
     wait_for,
 };
 
-const SOON: Duration = Duration::from_secs(5);
+const SOON: Duration = Duration::from_secs(20);
 
 on_every_firewall!(restart_disturbs_no_traffic, |world| {
     let before = SystemState::take(&world.node);

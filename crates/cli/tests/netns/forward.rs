@@ -15,7 +15,7 @@ use crate::{
         function::{exposure, function},
         on_every_firewall,
         state::{SystemState, assert_same},
-        traffic::{Connection, Ear, say, tcp_ask},
+        traffic::{Connection, Ear, PATIENCE, say, tcp_ask},
         transport::{Transport, assert_refused},
         wait_for,
     },
@@ -23,7 +23,7 @@ use crate::{
 use rustix::process::Signal;
 
 /// Enough time for a datagram to pass three namespaces, which takes less than a millisecond.
-const A_WHILE: Duration = Duration::from_millis(200);
+const A_WHILE: Duration = Duration::from_millis(500);
 
 /// The firewall that drops forwarded packets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -112,7 +112,7 @@ fn sends_back(world: &World) -> bool {
     say(&world.client, Ipv4Addr::UNSPECIFIED, (NOBODY, 7), "hello");
     // Packets keep their order: once this one arrives, the first has been handled.
     say(&world.client, Ipv4Addr::UNSPECIFIED, (NODE_LAN, 7), "hello");
-    assert!(ear.hear(Duration::from_secs(5)).is_some());
+    assert!(ear.hear(PATIENCE).is_some());
     // A node that forwards the packet asks for the neighbour's address.
     !world.node.tool(&["ip", "neighbour", "show", "nud", "all", "to", &to]).is_empty()
 }
@@ -190,9 +190,8 @@ fn assert_daemon_confines(world: &World) {
     let through = Connection::new(&world.client, (NODE_LAN, 9000), &long.guest.namespace, at);
 
     world.node.set_sysctl("net/ipv4/ip_forward", "1");
-    let soon = Duration::from_secs(10);
     let passes = |wanted: &BTreeSet<String>| (forwarded(world) == *wanted).then_some(());
-    wait_for("all to be forwarded", soon, || passes(&all));
+    wait_for("all to be forwarded", PATIENCE, || passes(&all));
     assert!(sends_back(world));
     let of_others = Connection::new(&world.other, (CLIENT, 9), &world.client, (CLIENT, 9));
     through.assert_alive();
@@ -201,7 +200,7 @@ fn assert_daemon_confines(world: &World) {
     of_others.assert_alive();
 
     world.node.set_sysctl("net/ipv4/ip_forward", "0");
-    wait_for("nothing to be forwarded", soon, || passes(&set(&[])));
+    wait_for("nothing to be forwarded", PATIENCE, || passes(&set(&[])));
     through.assert_alive();
     assert_published(world, &pair, &[Transport::Tcp]);
 
@@ -221,8 +220,7 @@ fn assert_daemon_confines(world: &World) {
     assert_eq!(forwarded(world), set(&[]), "after commands beside it");
     // The restriction ends with a daemon that is killed, and with the traffic of others that relies on forwarding.
     daemon.end(Signal::KILL);
-    let soon = Duration::from_secs(2);
-    wait_for("the restriction to end with its daemon", soon, || passes(&all));
+    wait_for("the restriction to end with its daemon", PATIENCE, || passes(&all));
     world.riklet(&["check"], "").success();
     world.riklet(&["repair"], "").success();
     assert_eq!(forwarded(world), all);

@@ -15,8 +15,9 @@ use crate::world::{
     wait_for,
 };
 
-/// Longer than any repair takes after a notification, even on a machine that is busy with ten other things.
-const SOON: Duration = Duration::from_secs(2);
+/// Longer than any repair takes after a notification, even on a machine that is busy with ten other things, and shorter
+/// than the pause between two looks at what the kernel does not report.
+const SOON: Duration = Duration::from_secs(8);
 /// Long enough for the legacy tables, which are read every ten seconds.
 const SLOWLY: Duration = Duration::from_secs(25);
 

@@ -14,7 +14,7 @@ use crate::world::{
     wait_for,
 };
 
-const SOON: Duration = Duration::from_secs(10);
+const SOON: Duration = Duration::from_secs(20);
 
 /// A node whose daemon follows a directory of definitions.
 struct Scene<'a> {

@@ -275,7 +275,7 @@ fn files_outside_of_the_image_roots_are_refused() {
         let mut definition = fs::File::create(&path).expect("a file");
         definition.write_all(hello(execution).to_string().as_bytes()).expect("a short file");
         let path = path.to_str().expect("UTF-8");
-        site.world.riklet_with(Kvm::Opens, &["run", "--detach", "--ready-timeout", "1", path], "")
+        site.world.riklet_with(Kvm::Opens, &["run", "--detach", "--ready-timeout", "5", path], "")
     };
     let outside = |role: &str, path: &str| {
         format!(
@@ -321,7 +321,7 @@ fn timeout_names_the_condition_that_was_awaited() {
         let world = &site.world;
         let before = SystemState::take(&world.node);
         let definition = hello(json!({ "vmm": "firecracker", "kernel": site.path("vmlinux") }));
-        let arguments = ["run", "--detach", "--ready-timeout", "2", "-"];
+        let arguments = ["run", "--detach", "--ready-timeout", "5", "-"];
         let running = world.riklet_with_kvm(&arguments, &definition.to_string());
         let server = site.program.serve(Firecracker::new("1.17.0"));
         told(&server, "PUT /actions");
@@ -336,7 +336,7 @@ fn timeout_names_the_condition_that_was_awaited() {
             Reached::Address => Some(Function::start(world, nic, &[(Tcp, 3001)])),
         };
         let complaint = running.wait().failure(1);
-        let expected = format!("error: not ready after 2 s: hello (tcp 8080 -> 3000): {waited}\n");
+        let expected = format!("error: not ready after 5 s: hello (tcp 8080 -> 3000): {waited}\n");
         assert!(complaint.starts_with(&expected), "{reached:?}: {complaint}");
         drop(guest);
         assert!(!is_alive(site.program.pid()), "{reached:?}");

@@ -54,15 +54,25 @@ impl Operation {
     /// Starts the program.
     #[track_caller]
     pub(crate) fn start(&self, world: &World) -> Running {
+        world.riklet_in_background(&self.arguments(), &self.input())
+    }
+
+    /// Returns the arguments of the program.
+    pub(crate) fn arguments(&self) -> Vec<&str> {
         match self {
-            Self::Up(function) => world.riklet_in_background(
-                &["up", "-"],
-                &definitions(std::slice::from_ref(&**function)),
-            ),
-            Self::Down(name) => world.riklet_in_background(&["down", name], ""),
-            Self::DownAll => world.riklet_in_background(&["down", "--all"], ""),
-            Self::Purge => world.riklet_in_background(&["down", "--all", "--purge"], ""),
-            Self::Repair => world.riklet_in_background(&["repair"], ""),
+            Self::Up(_) => vec!["up", "-"],
+            Self::Down(name) => vec!["down", name],
+            Self::DownAll => vec!["down", "--all"],
+            Self::Purge => vec!["down", "--all", "--purge"],
+            Self::Repair => vec!["repair"],
+        }
+    }
+
+    /// Returns what the program reads from its standard input.
+    pub(crate) fn input(&self) -> String {
+        match self {
+            Self::Up(function) => definitions(std::slice::from_ref(&**function)),
+            _ => String::new(),
         }
     }
 
@@ -78,7 +88,10 @@ impl Operation {
             Self::Down(_) => "error: no instance named ",
             Self::DownAll | Self::Purge | Self::Repair => panic!("{output}"),
         };
-        let refused = output.code == Some(1) && output.stderr.starts_with(refusal);
+        // A process that waits for the lock for more than a second says so first.
+        let waits = |line: &&str| line.contains("WARN waiting for process ");
+        let said = output.stderr.lines().find(|line| !waits(line));
+        let refused = output.code == Some(1) && said.is_some_and(|line| line.starts_with(refusal));
         assert!(refused, "{output}");
         false
     }

@@ -21,7 +21,7 @@ use crate::{
 
 const PORT: u16 = 7;
 /// Longer than the daemon takes to repair, even when it pauses between repairs.
-const SOON: Duration = Duration::from_secs(10);
+const SOON: Duration = Duration::from_secs(20);
 /// Longer than an answered ping takes.
 const A_WHILE: Duration = Duration::from_millis(300);
 

@@ -17,7 +17,7 @@ use crate::world::{
     wait_for,
 };
 
-const SOON: Duration = Duration::from_secs(10);
+const SOON: Duration = Duration::from_secs(20);
 
 #[track_caller]
 fn assert_serves(daemon: &Daemon) {

@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// The time that a program may take to start.
-const START_TIMEOUT: Duration = Duration::from_secs(10);
+const START_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The state of `/dev/kvm` on the node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -110,14 +110,10 @@ impl Program {
              while read -r order <&3; do eval \"$order\"; done\n"
         );
         let program = world.directory.path().join("bin").join(name);
-        write(&program, &script);
-        for (path, mode) in [(&program, 0o755), (&directory, 0o777)] {
-            if path == &directory {
-                std::fs::create_dir(path).expect("a directory");
-            }
-            let mode = std::fs::Permissions::from_mode(mode);
-            std::fs::set_permissions(path, mode).expect("a file of the test's own");
-        }
+        world.install(&program, &script);
+        std::fs::create_dir(&directory).expect("a directory");
+        let everybodys = std::fs::Permissions::from_mode(0o777);
+        std::fs::set_permissions(&directory, everybodys).expect("a directory of the test's own");
         let orders = directory.join("orders");
         world.node.tool(&["mkfifo", "-m", "666", orders.to_str().expect("UTF-8")]);
         Self { directory }

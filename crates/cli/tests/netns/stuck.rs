@@ -20,7 +20,7 @@ use crate::world::{
 
 /// The longest time that a change may take to be refused.
 const REFUSED_WITHIN: Duration = Duration::from_secs(20);
-const SOON: Duration = Duration::from_secs(10);
+const SOON: Duration = Duration::from_secs(20);
 
 fn definition(name: &str, port: u16) -> String {
     function(name, &[exposure(Tcp, port, 3000)]).to_string()

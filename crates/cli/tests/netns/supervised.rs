@@ -255,7 +255,8 @@ on_every_firewall!(port_of_a_dead_guest_is_withdrawn_and_no_other, |world| {
     {
         println!("the port refused {passed:?} after the death of its guest");
     }
-    assert!(passed.as_secs() < 1, "{passed:?}");
+    // Nobody looks for it less often than that.
+    assert!(passed.as_secs() < 10, "{passed:?}");
 
     assert_answers(world, HELLO, "hello");
     assert_eq!(world.reason_of("second"), "builtin was killed by signal 9");

@@ -38,7 +38,7 @@ use crate::{
 
 const HELLO: (Ipv4Addr, u16) = (NODE_LAN, 8080);
 const LATEST: &str = "1.17.0";
-const START_TIMEOUT: Duration = Duration::from_secs(10);
+const START_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Creates an empty file in the world's directory.
 fn file(world: &World, name: &str) -> PathBuf {

@@ -21,7 +21,7 @@ use crate::{
     },
 };
 
-const SOON: Duration = Duration::from_secs(10);
+const SOON: Duration = Duration::from_secs(20);
 
 /// A stream of server-sent events.
 pub(crate) struct Stream {

@@ -24,8 +24,8 @@ use crate::{
     server::{HttpRequest, LONG, Play, Reply, Server, answer},
 };
 
-/// A short time, but longer than an immediate event takes.
-const SHORT: Duration = Duration::from_millis(200);
+/// A short time, but longer than an immediate event takes on a busy machine.
+const SHORT: Duration = Duration::from_secs(1);
 
 /// Returns an error with its causes, as the program prints it.
 pub(crate) fn chain(error: &dyn Error) -> String {

@@ -192,7 +192,7 @@ fn a_socket_that_leads_elsewhere_is_not_spoken_to() {
     let program = Program::install(&world, "firecracker", "");
     let mut definition = hello(&world, "firecracker");
     definition["spec"]["function"]["execution"]["user"] = 54_321.into();
-    let arguments = ["run", "--detach", "--ready-timeout", "5", "-"];
+    let arguments = ["run", "--detach", "--ready-timeout", "60", "-"];
     let running = world.riklet_with_kvm(&arguments, &definition.to_string());
     // A service of root, as a container engine has one; the VMM puts a link to it in place of its own socket.
     let elsewhere = Server::at(world.directory.path().join("api.sock"), Firecracker::new(LATEST));

@@ -20,7 +20,7 @@ fn a_vmm_in_a_wrapper_ends_with_its_run() {
         let began = now();
         let stopped = world.riklet(&["stop", "--timeout", "1", "hello"], "");
         assert_eq!(stopped.code, Some(0), "{stopped}");
-        assert!(began.elapsed() < Duration::from_secs(8), "{:?}: {stopped}", began.elapsed());
+        assert!(began.elapsed() < Duration::from_secs(30), "{:?}: {stopped}", began.elapsed());
         assert!(!is_alive(first));
         drop(hello.guest);
         assert_nothing_left(&world, &before, Some(&hello.program));

@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, File},
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
@@ -81,8 +81,15 @@ fn replace_restore(world: &World, text: &str, more: &str, place: HoldPoint) {
     };
     let path = world.directory.path().join(format!("bin/iptables-{variant}-restore"));
     let text = format!("#!/bin/sh\ninput=$(cat; echo x)\n{first}\n{second}\nexit $code\n");
-    // A process that starts no other writes the file: while a process has it open for writing, it cannot be run
-    // (`ETXTBSY` of execve(2)).
-    let write = format!("cat >'{0}' && chmod 755 '{0}'", path.display());
-    world.program("sh", &["-c", &write], &text).success();
+    world.install(&path, &text);
+}
+
+impl World {
+    /// Writes a program. A process that starts no other writes the file: while a process has it open for writing, as one has
+    /// that another test has just forked off, it cannot be run (`ETXTBSY` of execve(2)).
+    #[track_caller]
+    pub(crate) fn install(&self, path: &Path, text: &str) {
+        let write = "cat >\"$0\" && chmod 755 \"$0\"";
+        self.program("sh", &["-c", write, path.to_str().expect("UTF-8")], text).success();
+    }
 }

@@ -111,7 +111,7 @@ impl Machine {
     #[track_caller]
     pub(crate) fn network_of(&self, process: &str) -> Namespace {
         let path = self.root.join(format!("proc/{process}/ns/net"));
-        let file = wait_for(&format!("the process {process}"), Duration::from_secs(5), || {
+        let file = wait_for(&format!("the process {process}"), Duration::from_secs(20), || {
             File::open(&path).ok()
         });
         Namespace { file: Arc::new(file), machine: None }

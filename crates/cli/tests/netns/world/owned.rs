@@ -4,7 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use super::{World, command::Running, wait_for};
 
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A table of the family inet, and the process that owns it: an nft(8) that reads commands from a pipe. The table ends with
 /// the process, when this is dropped.
