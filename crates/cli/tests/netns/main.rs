@@ -9,6 +9,7 @@
 
 mod api;
 mod at_once;
+mod attacks;
 mod crashes;
 mod daemon;
 #[path = "../../../vmm/tests/vmm/description/mod.rs"]

@@ -11,6 +11,7 @@ use std::{
     thread,
 };
 
+use ipnet::IpNet;
 use netlink_packet_core::{
     DefaultNla, NLM_F_CREATE, NLM_F_DUMP, NLM_F_ECHO, NLM_F_EXCL, NLM_F_REPLACE, Nla,
 };
@@ -26,8 +27,9 @@ use super::{
 };
 use crate::Refusal;
 use riklet_core::{
-    guard::{FROM_GUEST, Instruction, TO_GUEST},
+    guard::{self, Guard, Instruction},
     model::Slot,
+    small::SmallSet,
 };
 
 /// `TC_H_CLSACT` of `<linux/pkt_sched.h>`, and the queueing discipline there.
@@ -36,8 +38,10 @@ const CLSACT: TcHandle = TcHandle { major: 0xffff, minor: 0xfff1 };
 /// `TCA_INGRESS_BLOCK` and `TCA_EGRESS_BLOCK` of `<linux/rtnetlink.h>`.
 const INGRESS_BLOCK: u16 = 13;
 const EGRESS_BLOCK: u16 = 14;
-/// The first of our blocks: "RK", and the number of the block.
-const FIRST_BLOCK: u32 = 0x524b_0000;
+/// The first of our blocks: "R". Its last ten bits are the number of the block among those with the same programs.
+const FIRST_BLOCK: u32 = 0x5200_0000;
+const OURS: u32 = 0xff00_0000;
+const NUMBER_BITS: u32 = 10;
 /// The number of slots that share a pair of blocks.
 const SHARE: u32 = 128;
 /// `TCM_IFINDEX_MAGIC_BLOCK` of `<linux/rtnetlink.h>`: the message concerns the block that stands in place of the parent.
@@ -56,44 +60,67 @@ pub(super) struct Blocks {
 }
 
 impl Blocks {
-    /// Returns the blocks of a slot.
-    pub(super) fn of(slot: Slot) -> Self {
-        let from_guests = FIRST_BLOCK + 2 * (u32::from(slot.number()) / SHARE);
+    /// Returns the blocks of a slot. The number of a block follows from its programs as well: those of another pool, or
+    /// of another version, are most likely in other blocks, so a new TAP does not get them.
+    pub(super) fn of(slot: Slot, guard: Guard) -> Self {
+        let [from, to] = programs(guard);
+        // The 32-bit FNV-1a hash.
+        let hash = [from, to].concat().iter().fold(0x811c_9dc5_u32, |hash, byte| {
+            (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193)
+        });
+        let first = FIRST_BLOCK | hash << NUMBER_BITS & !OURS;
+        let from_guests = first + 2 * (u32::from(slot.number()) / SHARE);
         Self { from_guests, to_guests: from_guests + 1 }
     }
 
+    #[cfg(all(test, privileged))]
+    pub(super) fn numbers(self) -> [u32; 2] {
+        [self.from_guests, self.to_guests]
+    }
+
     fn are_ours(self) -> bool {
-        Self::of(Slot::new(0)) <= self
-            && self <= Self::of(Slot::new(u16::MAX))
+        self.from_guests & OURS == FIRST_BLOCK
             && self.from_guests.is_multiple_of(2)
             && self.to_guests == self.from_guests + 1
     }
 }
 
+/// Returns the programs for frames from guests and to them, in the kernel's form.
+fn programs(guard: Guard) -> [Vec<u8>; 2] {
+    [guard.from_guest(), guard::to_guest()].map(|program| guard::bytes(&program))
+}
+
 impl Route {
-    /// Reports whether an interface has the guard; also `true` if the kernel cannot give it one.
-    pub(super) fn is_guarded(&mut self, index: u32) -> Result<bool, Refusal> {
+    /// Reports whether the interface of a slot, with these addresses, has the guard; also `true` if the kernel cannot
+    /// give it one.
+    pub(super) fn is_guarded(
+        &mut self,
+        index: u32,
+        slot: Slot,
+        addresses: &SmallSet<IpNet>,
+    ) -> Result<bool, Refusal> {
         // The kernel sends the answer to everybody who listens, and to us if we ask for an echo.
         let found = match self.socket.query(&get_hooks(index), NLM_F_ECHO) {
             Err(refusal) if refusal.errno.is_some() => vec![],
             found => found?,
         };
         let hooked = found.iter().filter_map(hooked).find(|(hooked, _)| *hooked == index);
-        Ok(hooked.is_some_and(|(_, blocks)| self.programs_stand(blocks)) || !self.can_guard())
+        let found = hooked.and_then(|(_, blocks)| self.guard_in(blocks));
+        Ok(found.is_some_and(|guard| guard.fits(slot, addresses)) || !self.can_guard())
     }
 
-    /// Returns those of all interfaces that have the guard; `None` if the kernel cannot give it.
-    pub(super) fn guarded(&mut self) -> Result<Option<BTreeSet<u32>>, Refusal> {
+    /// Returns the guards of all interfaces that have one; `None` if the kernel cannot give it.
+    pub(super) fn guarded(&mut self) -> Result<Option<BTreeMap<u32, Guard>>, Refusal> {
         let hooked = |message: &[u8]| decode(message).as_ref().and_then(hooked);
         let every = RouteNetlinkMessage::GetQueueDiscipline(TcMessage::default());
-        let mut found: BTreeMap<u32, Blocks> =
-            self.socket.query_as(&every, NLM_F_DUMP, hooked)?.into_iter().collect();
-        let pairs: BTreeSet<_> = found.values().copied().collect();
-        let broken: BTreeSet<_> =
-            pairs.into_iter().filter(|blocks| !self.programs_stand(*blocks)).collect();
-        found.retain(|_, blocks| !broken.contains(blocks));
+        let found = self.socket.query_as(&every, NLM_F_DUMP, hooked)?;
+        let pairs: BTreeSet<_> = found.iter().map(|(_, blocks)| *blocks).collect();
+        let guards: BTreeMap<_, _> =
+            pairs.into_iter().filter_map(|blocks| Some((blocks, self.guard_in(blocks)?))).collect();
+        let guarded = |(index, blocks)| Some((index, *guards.get(&blocks)?));
+        let found: BTreeMap<u32, Guard> = found.into_iter().filter_map(guarded).collect();
         // If nothing has the guard, the kernel may not have what it takes.
-        Ok((!found.is_empty() || self.can_guard()).then(|| found.into_keys().collect()))
+        Ok((!found.is_empty() || self.can_guard()).then_some(found))
     }
 
     /// Removes hooks that are not the guard's, or whose filters another program changed.
@@ -103,15 +130,16 @@ impl Route {
         self.socket.send_each(vec![NetlinkRequest { message, flags: 0 }]).map(drop)
     }
 
-    /// Reports whether these blocks have the programs of this version. A block that does not exist has none.
-    fn programs_stand(&mut self, blocks: Blocks) -> bool {
-        let programs = [(blocks.from_guests, &FROM_GUEST[..]), (blocks.to_guests, &TO_GUEST)];
-        programs.into_iter().all(|(block, program)| {
+    /// Returns the guard whose programs, of this version, are in these blocks. A block that does not exist has none.
+    fn guard_in(&mut self, blocks: Blocks) -> Option<Guard> {
+        let mut found = [blocks.from_guests, blocks.to_guests].map(|block| {
             let request = RouteNetlinkMessage::GetTrafficFilter(of_block(block));
             let found = self.socket.query(&request, NLM_F_DUMP).unwrap_or_default();
-            let bytes = bytes(program);
-            found.iter().any(|answer| has_program(answer, &bytes))
-        })
+            found.iter().flat_map(programs_of).collect::<Vec<_>>()
+        });
+        let [from_guests, to_guests] = &mut found;
+        let guard = from_guests.iter().find_map(|program| Guard::read(program))?;
+        to_guests.contains(&guard::bytes(&guard::to_guest())).then_some(guard)
     }
 
     /// Reports whether the kernel has what the guard is made of. Tries it once, in a network namespace of its own.
@@ -129,9 +157,11 @@ fn try_guard() -> bool {
     let Ok(mut route) = unshared.map_err(Refusal::from).and_then(|()| Route::open()) else {
         return false;
     };
-    let blocks = Blocks::of(Slot::new(0));
+    let slot = Slot::new(0);
+    let guard = Guard::of_interface(slot, &SmallSet::default());
+    let blocks = Blocks::of(slot, guard);
     let hooks = std::iter::once(hooks(LOOPBACK, blocks));
-    let requests = hooks.chain(filters(blocks, Filters::Replaced));
+    let requests = hooks.chain(filters(blocks, guard, Filters::Replaced));
     let results = route.socket.send_each(requests.collect());
     results.is_ok_and(|results| results.iter().all(Result::is_ok))
 }
@@ -160,25 +190,27 @@ pub(super) enum Filters {
 /// Returns the requests for the filters of both blocks, which some interface must use.
 pub(super) fn filters(
     blocks: Blocks,
+    guard: Guard,
     filters: Filters,
 ) -> [NetlinkRequest<RouteNetlinkMessage>; 2] {
     let flags = match filters {
         Filters::Kept => NLM_F_CREATE | NLM_F_EXCL,
         Filters::Replaced => NLM_F_CREATE | NLM_F_REPLACE,
     };
-    [filter(blocks.from_guests, &FROM_GUEST), filter(blocks.to_guests, &TO_GUEST)]
+    let [from, to] = programs(guard);
+    [filter(blocks.from_guests, from), filter(blocks.to_guests, to)]
         .map(|message| NetlinkRequest { message, flags })
 }
 
-fn filter(block: u32, program: &[Instruction]) -> RouteNetlinkMessage {
+fn filter(block: u32, program: Vec<u8>) -> RouteNetlinkMessage {
     /// `ETH_P_ALL` of `<linux/if_ether.h>`.
     const EVERY_PROTOCOL: u16 = 3;
     const PRIORITY: u32 = 1;
-    let length = u16::try_from(program.len()).unwrap_or(u16::MAX);
+    let length = u16::try_from(program.len() / Instruction::LENGTH).unwrap_or(u16::MAX);
     let other = |kind, value| TcFilterBpfOption::Other(DefaultNla::new(kind, value));
     let options = [
         other(LENGTH, length.to_ne_bytes().into()),
-        other(PROGRAM, bytes(program)),
+        other(PROGRAM, program),
         TcFilterBpfOption::Flags(TcBpfFlags::DirectAction),
     ];
     let mut message = of_block(block);
@@ -189,10 +221,6 @@ fn filter(block: u32, program: &[Instruction]) -> RouteNetlinkMessage {
         TcAttribute::Options(options.map(TcOption::Bpf).into()),
     ];
     RouteNetlinkMessage::NewTrafficFilter(message)
-}
-
-fn bytes(program: &[Instruction]) -> Vec<u8> {
-    program.iter().flat_map(|instruction| instruction.bytes()).collect()
 }
 
 fn get_hooks(index: u32) -> RouteNetlinkMessage {
@@ -228,18 +256,20 @@ fn hooked(answer: &RouteNetlinkMessage) -> Option<(u32, Blocks)> {
     blocks.are_ours().then_some((index, blocks))
 }
 
-fn has_program(answer: &RouteNetlinkMessage, program: &[u8]) -> bool {
-    let RouteNetlinkMessage::NewTrafficFilter(message) = answer else { return false };
+/// Returns the programs of a filter.
+fn programs_of(answer: &RouteNetlinkMessage) -> Vec<Vec<u8>> {
+    let RouteNetlinkMessage::NewTrafficFilter(message) = answer else { return vec![] };
     let options = message.attributes.iter().filter_map(|attribute| match attribute {
         TcAttribute::Options(options) => Some(options),
         _ => None,
     });
-    options.flatten().any(|option| match option {
+    let program = |option: &TcOption| match option {
         TcOption::Bpf(TcFilterBpfOption::Other(option)) => {
-            option.kind() == PROGRAM && value(option) == program
+            (option.kind() == PROGRAM).then(|| value(option))
         }
-        _ => false,
-    })
+        _ => None,
+    };
+    options.flatten().filter_map(program).collect()
 }
 
 fn value(attribute: &DefaultNla) -> Vec<u8> {

@@ -30,6 +30,7 @@ use super::{
 };
 use crate::{AccountKind, KernelError, LinkDeletion, Links, Refusal};
 use riklet_core::{
+    guard::{Guard, interface_number},
     link::{DRAINING_GROUP, HostInterface, LIVE_GROUP, LinkSpec, LinkState, Tap},
     model::{InterfaceName, Ipv6Unsupported, MacAddress, Slot},
     small::SmallSet,
@@ -55,7 +56,8 @@ struct Part {
 impl Route {
     /// Creates a TAP as specified.
     pub(super) fn create_link(&mut self, spec: &LinkSpec) -> Result<(), KernelError> {
-        let created = NewTap::create(&spec.name, spec.tap.multi_queue);
+        let created =
+            NewTap::create(&spec.name, spec.tap.multi_queue, interface_number(slot(spec)));
         let tap = created.map_err(|source| {
             let (name, step) = (spec.name.clone(), "TUNSETIFF");
             KernelError::CreateLink { name, step, source }
@@ -88,7 +90,8 @@ impl Route {
         let name = || spec.name.clone();
         let refused = |part, source| KernelError::ConfigureLink { name: name(), part, source };
         let index = self.index(&spec.name).map_err(|source| refused("interface", source))?;
-        let guarded = self.is_guarded(index).map_err(|source| refused("guard", source))?;
+        let guarded = self.is_guarded(index, slot(spec), &spec.addresses);
+        let guarded = guarded.map_err(|source| refused("guard", source))?;
         if !guarded {
             self.remove_hooks(index).map_err(|source| refused("guard", source))?;
         }
@@ -278,6 +281,11 @@ fn disable_ipv6(name: &InterfaceName) -> Result<bool, KernelError> {
     }
 }
 
+/// Returns the slot of an interface. Only those of slots are specified.
+fn slot(spec: &LinkSpec) -> Slot {
+    Slot::of_interface(spec.name.as_str()).unwrap_or(Slot::new(0))
+}
+
 /// Returns the requests of a configuration. Their order matters: a new MAC address flushes the neighbours, and so
 /// does going down; going up creates the IPv6 link-local address, unless that is turned off before.
 fn parts(index: u32, spec: &LinkSpec, filters: Filters) -> Vec<Part> {
@@ -291,9 +299,9 @@ fn parts(index: u32, spec: &LinkSpec, filters: Filters) -> Vec<Part> {
     let switches = AfSpecUnspec::Inet(vec![ipv4_settings()]);
     let no_link_local = AfSpecUnspec::Inet6(vec![AfSpecInet6::AddrGenMode(In6AddrGenMode::None)]);
     let create = NLM_F_CREATE | NLM_F_REPLACE;
-    let slot = Slot::of_interface(spec.name.as_str()).unwrap_or(Slot::new(0));
-    let blocks = Blocks::of(slot);
-    let [from, to] = guard::filters(blocks, filters);
+    let of_slot = Guard::of_interface(slot(spec), &spec.addresses);
+    let blocks = Blocks::of(slot(spec), of_slot);
+    let [from, to] = guard::filters(blocks, of_slot, filters);
     let mut parts = vec![
         // No frame reaches the host before the guard stands.
         guard(guard::hooks(index, blocks)),

@@ -172,8 +172,8 @@ impl Route {
         state.addresses.extend(addresses.into_iter().map(|(_, address)| address));
         let neighbours = self.socket.query_as(&get_neighbours(index), NLM_F_DUMP, neighbour)?;
         state.neighbours.extend(neighbours.into_iter().map(|(_, neighbour)| neighbour));
-        if Slot::of_interface(state.name.as_str()).is_some() {
-            state.guarded = self.is_guarded(index)?;
+        if let Some(slot) = Slot::of_interface(state.name.as_str()) {
+            state.guarded = self.is_guarded(index, slot, &state.addresses)?;
         }
         Ok(Some(state))
     }
@@ -202,7 +202,10 @@ impl Route {
             && let Some(guarded) = self.guarded()?
         {
             for (index, state) in &mut ours {
-                state.guarded = guarded.contains(index);
+                let slot = Slot::of_interface(state.name.as_str());
+                let guard = guarded.get(index).zip(slot);
+                state.guarded =
+                    guard.is_some_and(|(guard, slot)| guard.fits(slot, &state.addresses));
             }
         }
         Ok(ours)

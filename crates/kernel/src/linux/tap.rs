@@ -32,6 +32,7 @@ const TUNSETOWNER: Opcode = opcode::write::<c_int>(b'T', 204);
 const TUNSETGROUP: Opcode = opcode::write::<c_int>(b'T', 206);
 const TUNSETOFFLOAD: Opcode = opcode::write::<c_int>(b'T', 208);
 const TUNGETIFF: Opcode = opcode::read::<c_int>(b'T', 210);
+const TUNSETIFINDEX: Opcode = opcode::write::<c_int>(b'T', 218);
 const TUNSETVNETHDRSZ: Opcode = opcode::write::<c_int>(b'T', 216);
 
 /// `struct ifreq` of `<linux/if.h>`, with the one field of its union that these requests use.
@@ -47,12 +48,25 @@ struct InterfaceRequest {
 pub(super) struct NewTap(OwnedFd);
 
 impl NewTap {
-    /// Creates a TAP of this name. Fails with `EBUSY` if there is an interface of that name.
-    pub(super) fn create(name: &InterfaceName, multi_queue: bool) -> Result<Self, Refusal> {
-        let device = open()?;
+    /// Creates a TAP of this name, with this number if no other interface has it. Fails with `EBUSY` if there is an
+    /// interface of that name.
+    pub(super) fn create(
+        name: &InterfaceName,
+        multi_queue: bool,
+        number: u32,
+    ) -> Result<Self, Refusal> {
         let queues = if multi_queue { IFF_MULTI_QUEUE } else { 0 };
-        set_interface(&device, name, IFF_TUN_EXCL | queues)?;
-        Ok(Self(device))
+        let create = |number: Option<u32>| {
+            let device = open()?;
+            number.map_or(Ok(()), |number| set_number(&device, number))?;
+            set_interface(&device, name, IFF_TUN_EXCL | queues)?;
+            Ok(Self(device))
+        };
+        match create(Some(number)) {
+            // The kernel's word for a name and for a number that another interface has.
+            Err(Refusal { errno: Some(Refusal::EBUSY), .. }) => create(None),
+            created => created,
+        }
     }
 
     /// Gives the TAP to a user and a group.
@@ -144,6 +158,13 @@ pub(super) fn set_interface(
     // SAFETY: the request reads and writes one `struct ifreq`, whose layout and size (40 bytes where
     // pointers have 64 bits, 32 elsewhere: never more) InterfaceRequest has, and keeps no pointer.
     unsafe { ioctl::ioctl(device, Updater::<TUNSETIFF, _>::new(&mut request)) }
+}
+
+/// Has the next interface that the descriptor creates bear this number.
+fn set_number(device: &OwnedFd, number: u32) -> Result<(), Errno> {
+    let number = c_int::try_from(number).map_err(|_wide| Errno::INVAL)?;
+    // SAFETY: the request reads one int from the pointer, and keeps none.
+    unsafe { ioctl::ioctl(device, Setter::<TUNSETIFINDEX, c_int>::new(number)) }
 }
 
 fn flags(device: &OwnedFd) -> Result<u16, Errno> {

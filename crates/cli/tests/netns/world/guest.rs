@@ -17,8 +17,10 @@ use super::{
     wait_for,
 };
 
-/// The size of `struct virtio_net_hdr` and the largest frame.
-const FRAME: usize = 10 + 64 * 1024;
+/// The size of `struct virtio_net_hdr`.
+const HEADER: usize = 10;
+/// The size of the header and the largest frame.
+const FRAME: usize = HEADER + 64 * 1024;
 
 /// The configuration of a guest's NIC.
 #[derive(Debug, Clone)]
@@ -52,6 +54,8 @@ pub(crate) struct Guest {
     pub(crate) namespace: Namespace,
     pub(crate) nic: Nic,
     _wire: Background,
+    /// The node's TAP, once more.
+    tap: File,
 }
 
 impl Guest {
@@ -76,8 +80,16 @@ impl Guest {
             let link = world.node.tool(&["ip", "link", "show", "dev", &nic.interface]);
             link.contains(" state UP ").then_some(())
         });
+        let second = tap.try_clone().expect("a descriptor");
         let wire = Background::start(move |stop| carry(stop, tap, eth0));
-        Self { namespace, nic, _wire: wire }
+        Self { namespace, nic, _wire: wire, tap: second }
+    }
+
+    /// Sends a frame to the node, whatever is in it.
+    #[track_caller]
+    pub(crate) fn send(&self, frame: &[u8]) {
+        let sent = (&self.tap).write_all(&[&[0; HEADER], frame].concat());
+        sent.unwrap_or_else(|error| panic!("{}: {error}", self.nic.interface));
     }
 }
 

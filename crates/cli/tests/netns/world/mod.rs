@@ -28,6 +28,7 @@ pub(crate) mod runs;
 pub(crate) mod random;
 pub(crate) mod records;
 pub(crate) mod sctp;
+pub(crate) mod sniffer;
 pub(crate) mod state;
 mod system;
 pub(crate) mod traffic;

@@ -27,6 +27,12 @@ fn spec(number: u16) -> LinkSpec {
     }
 }
 
+/// Returns the numbers of the blocks of a slot.
+fn blocks(number: u16) -> [u32; 2] {
+    let slot = Slot::new(number);
+    Blocks::of(slot, Guard::of_interface(slot, &spec(number).addresses)).numbers()
+}
+
 fn route() -> Route {
     Route::open().unwrap()
 }
@@ -67,7 +73,8 @@ fn a_missing_part_of_the_guard_is_a_difference_and_is_restored() {
         for number in [5, 6] {
             route.create_link(&spec(number)).unwrap();
         }
-        let [ingress, egress] = ["1380646912", "1380646913"];
+        let [ingress, egress] = blocks(5).map(|block| block.to_string());
+        let (ingress, egress) = (&*ingress, &*egress);
         let program = &["prio", "1", "handle", "1", "bpf", "da", "bytecode", "1,6 0 0 0"][..];
         for (lost, broken) in [
             (vec!["qdisc", "delete", "dev", "rik5", "clsact"], [true, false]),
@@ -98,6 +105,51 @@ fn a_missing_part_of_the_guard_is_a_difference_and_is_restored() {
 }
 
 #[test]
+fn a_link_has_the_number_of_its_slot_unless_another_has_it() {
+    isolated(|| {
+        let mut route = route();
+        let [free, taken] =
+            [5, 6].map(|number| (spec(number), interface_number(Slot::new(number))));
+        ip(&format!("link add other index {} type veth peer name far", taken.1));
+        for (spec, _) in [&free, &taken] {
+            route.create_link(spec).unwrap();
+            assert_eq!(differences(&mut route, spec), [""; 0]);
+        }
+        assert_eq!(route.index(&free.0.name).unwrap(), free.1);
+        assert!(route.index(&taken.0.name).unwrap() < 1 << 16);
+        // A deleted interface leaves its number behind.
+        for (spec, _) in [&free, &taken] {
+            route.delete_link(&spec.name).unwrap();
+        }
+        ip("link delete other");
+        route.create_link(&taken.0).unwrap();
+        assert_eq!(route.index(&taken.0.name).unwrap(), taken.1);
+    });
+}
+
+#[test]
+fn links_of_two_pools_have_guards_of_their_own() {
+    isolated(|| {
+        let mut route = route();
+        let mut other = spec(6);
+        let address: IpNet = "10.9.0.25/30".parse().unwrap();
+        other.addresses = [address].into_iter().collect();
+        for spec in [&spec(5), &other] {
+            route.create_link(spec).unwrap();
+        }
+        for spec in [&spec(5), &other] {
+            assert_eq!(differences(&mut route, spec), [""; 0]);
+        }
+        // The guard of one pool does not fit an interface of the other.
+        ip("address delete 10.9.0.25/30 dev rik6");
+        ip("address add 10.231.0.25/30 dev rik6");
+        assert!(differences(&mut route, &spec(6)).contains(&"guard".to_owned()));
+        route.configure_link(&spec(6)).unwrap();
+        assert_eq!(differences(&mut route, &spec(6)), [""; 0]);
+    });
+}
+
+#[test]
 fn slots_far_apart_share_no_block() {
     isolated(|| {
         let (mut route, numbers) = (route(), [127, 128, 16_383]);
@@ -105,15 +157,16 @@ fn slots_far_apart_share_no_block() {
             route.create_link(&spec(number)).unwrap();
         }
         let shown = run("tc", "qdisc show");
+        let first = blocks(0)[0];
         for (number, block) in numbers.into_iter().zip([0, 2, 254]) {
-            let first = 0x524b_0000 + block;
+            let [from, to] = blocks(number);
+            assert_eq!((from, to), (first + block, first + block + 1));
             let wanted = format!(
-                "clsact ffff: dev rik{number} parent ffff:fff1 ingress_block {first} egress_block {} ",
-                first + 1
+                "clsact ffff: dev rik{number} parent ffff:fff1 ingress_block {from} egress_block {to} "
             );
             assert!(shown.contains(&wanted), "{wanted}: {shown}");
         }
-        run("tc", "filter delete block 1380646914");
+        run("tc", &format!("filter delete block {}", blocks(128)[0]));
         for (number, broken) in numbers.into_iter().zip([false, true, false]) {
             let wanted = if broken { vec!["guard"] } else { vec![] };
             assert_eq!(differences(&mut route, &spec(number)), wanted, "{number}");
@@ -224,7 +277,7 @@ fn an_interrupted_creation_leaves_nothing() {
     isolated(|| {
         let (mut route, spec) = (route(), spec(1));
         let before = ip("-j link");
-        let tap = NewTap::create(&spec.name, false).unwrap();
+        let tap = NewTap::create(&spec.name, false, 77).unwrap();
         route.configure_link(&spec).unwrap();
         assert!(route.link(&spec.name).unwrap().is_some());
         drop(tap);

@@ -8,7 +8,7 @@ fn creation_fails_if_the_tap_is_opened_before_it_has_its_owner() {
         let several = Tap { owner: Some(0), group: None, multi_queue: true };
         let (mut route, spec) = (route(), LinkSpec { tap: several, ..spec(1) });
         let before = ip("-j link");
-        let new = NewTap::create(&spec.name, true).unwrap();
+        let new = NewTap::create(&spec.name, true, 77).unwrap();
         let stranger = tap::open().unwrap();
         tap::set_interface(&stranger, &spec.name, 0x0100).unwrap();
         assert_eq!(route.queues(&spec.name), Ok(2));
