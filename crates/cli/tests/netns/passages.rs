@@ -196,6 +196,45 @@ on_every_firewall!(accepts_that_others_insert_open_no_guest, |world| {
     world.riklet(&["check"], "").success();
 });
 
+// An accept ends the chain that it is in, and only that one.
+on_every_firewall!(an_accept_before_our_jump_opens_no_guest, |world| {
+    world.node.set_sysctl("net/ipv4/ip_forward", "1");
+    let variant = variant(world);
+    let pair = pair(world);
+    let [first, second] = &pair;
+    let guest = &first.guest.namespace;
+    guest.send_loopback_to(first.gateway());
+    let private = Transport::Tcp.serve(&world.client, CLIENT, PORT);
+    let local = Transport::Tcp.serve(&world.node, Ipv4Addr::LOCALHOST, PORT);
+    let pool = format!("{}/24", Ipv4Addr::from(u32::from(first.address()) & !0xff));
+    world.client.tool(&["ip", "route", "replace", &pool, "via", &NODE_LAN.to_string()]);
+    let chains = ["mangle FORWARD", "raw PREROUTING", "mangle PREROUTING", "mangle POSTROUTING"];
+    for (table, chain) in chains.map(|chain| chain.split_once(' ').expect("two words")) {
+        let change = |operation: &str| {
+            let rule = ["iptables", "--wait", "-t", table, operation, chain, "-j", "ACCEPT"];
+            world.program(variant.xtables(), &rule, "").success();
+        };
+        change("-I");
+        assert_no_way(&[
+            (Transport::Tcp, guest, (second.address(), TARGET)),
+            (Transport::Udp, guest, (second.address(), TARGET)),
+            (Transport::Tcp, guest, (CLIENT, PORT)),
+            (Transport::Tcp, guest, (Ipv4Addr::LOCALHOST, PORT)),
+            (Transport::Tcp, &world.client, (first.address(), TARGET)),
+            (Transport::Udp, &world.client, (first.address(), TARGET)),
+        ]);
+        for to in [private.address, local.address, (first.address(), TARGET).into()] {
+            tcp_ask(&world.node, to).unwrap();
+        }
+        tcp_ask(&world.client, (NODE_LAN, FIRST)).unwrap();
+        tcp_ask(&second.guest.namespace, (NODE_LAN, FIRST)).unwrap();
+        assert!(ping(guest, INTERNET, PATIENCE), "{table} {chain}");
+        change("-D");
+    }
+    world.client.tool(&["ip", "route", "delete", &pool]);
+    world.riklet(&["check"], "").success();
+});
+
 /// Earlier versions refused in the table filter.
 #[test]
 fn chains_of_an_earlier_version_in_the_table_filter_are_removed() {

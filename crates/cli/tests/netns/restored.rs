@@ -109,8 +109,7 @@ on_every_firewall!(purge_after_a_rebuild_of_records_restores_the_host, |world| {
     world.node.set_sysctl("net/ipv4/ip_forward", "1");
     docker_like(world, world.firewall);
     // An empty table of iptables-nft may be foreign: it stays once the record of it is lost.
-    let empty =
-        "*raw\n:PREROUTING ACCEPT\n:OUTPUT ACCEPT\nCOMMIT\n*mangle\n:FORWARD ACCEPT\nCOMMIT\n";
+    let empty = "*raw\n:PREROUTING ACCEPT\n:OUTPUT ACCEPT\nCOMMIT\n*mangle\n:PREROUTING ACCEPT\n:FORWARD ACCEPT\n:POSTROUTING ACCEPT\nCOMMIT\n";
     world.program("iptables-restore", &["--noflush"], empty).success();
     let before = SystemState::take(&world.node);
     world.try_up(&three()).success();

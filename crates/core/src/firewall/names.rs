@@ -80,6 +80,11 @@ pub mod iptables {
     /// Our chain in the table mangle that drops packets from and to guests that are not allowed: every packet passes it
     /// before the table filter, in which other programs accept packets.
     pub const FORWARD_CHAIN: &str = "RIKLET-FORWARD";
+    /// Our chain in the table mangle that refuses once more, when packets leave: an accept of others before our jump in
+    /// FORWARD ends that chain only.
+    pub const LAST_CHAIN: &str = "RIKLET-LAST";
+    /// Our chain in the table mangle that repeats the rules of [`RAW_CHAIN`], for the same reason.
+    pub const PREROUTING_CHAIN: &str = "RIKLET-PREROUTING";
     /// Our chain in the table raw.
     pub const RAW_CHAIN: &str = "RIKLET-RAW";
     /// Our chain in the table nat that masquerades.
@@ -119,11 +124,12 @@ pub mod iptables {
     pub const POSTROUTING: &str = "POSTROUTING";
     /// The tables and built-in chains that jump to ours, now or in an earlier version (the chain FORWARD of the table
     /// filter).
-    pub const JUMPS: [(&str, &str); 7] = [
+    pub const JUMPS: [(&str, &str); 8] = [
         (FILTER, FORWARD),
         (MANGLE, FORWARD),
         (RAW, PREROUTING),
         (MANGLE, PREROUTING),
+        (MANGLE, POSTROUTING),
         (NAT, PREROUTING),
         (NAT, OUTPUT),
         (NAT, POSTROUTING),

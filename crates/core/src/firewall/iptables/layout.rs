@@ -11,7 +11,7 @@ use crate::{
             CHAIN, PASSAGE_CHAIN,
             iptables::{
                 self as names, CONFINE_CHAIN, FORWARD_CHAIN, HAIRPIN_CHAIN, JUMP_COMMENT,
-                MARK_CHAIN, POSTROUTING_CHAIN, RAW_CHAIN,
+                LAST_CHAIN, MARK_CHAIN, POSTROUTING_CHAIN, PREROUTING_CHAIN, RAW_CHAIN,
             },
         },
         passage::{self, Place, Places, Sides},
@@ -95,6 +95,8 @@ pub(super) fn jumps(table: Table, owner: Option<&Owner>) -> Vec<Rule> {
         Table::Raw => vec![rule(names::PREROUTING, format!("-i {} {mark}-j {RAW_CHAIN}", ours()))],
         Table::Mangle => vec![
             rule(names::FORWARD, format!("{mark}-j {FORWARD_CHAIN}")),
+            rule(names::POSTROUTING, format!("{mark}-j {LAST_CHAIN}")),
+            rule(names::PREROUTING, format!("-i {} {mark}-j {PREROUTING_CHAIN}", ours())),
             rule(names::PREROUTING, format!("-i {} {mark}-j {MARK_CHAIN}", ours())),
         ],
         Table::Nat => vec![
@@ -136,7 +138,10 @@ pub(super) fn of_base_ruleset(base_ruleset: &BaseRuleset) -> [Layout; 3] {
 
 /// Returns the layout of the table mangle. Answers are marked there only if some are routed by their mark.
 fn mangle(base_ruleset: &BaseRuleset) -> Layout {
-    let (mut chains, mut rules) = (vec![FORWARD_CHAIN], forward(base_ruleset));
+    let mut chains = vec![FORWARD_CHAIN, LAST_CHAIN, PREROUTING_CHAIN];
+    let mut rules = forward(base_ruleset);
+    rules.extend(last());
+    rules.extend(arriving(PREROUTING_CHAIN, base_ruleset));
     let BaseRuleset { confined, marks, owner, .. } = base_ruleset;
     if !confined.is_empty() {
         chains.push(CONFINE_CHAIN);
@@ -144,7 +149,7 @@ fn mangle(base_ruleset: &BaseRuleset) -> Layout {
     }
     let mut jumps = jumps(Table::Mangle, owner.as_ref());
     if marks.is_empty() {
-        jumps.retain(|jump| jump.chain == names::FORWARD);
+        jumps.retain(|jump| !jump.body.ends_with(MARK_CHAIN));
     } else {
         chains.push(MARK_CHAIN);
         let bits = marks.bits();
@@ -198,6 +203,15 @@ fn forward(
     bodies.into_iter().map(|body| rule(FORWARD_CHAIN, body)).collect()
 }
 
+/// Returns the rules for leaving packets. Those that were forwarded are judged once more, as in FORWARD; the host's own
+/// packets to guests are not. Before Linux 5.7, a leaving packet has no interface that it came in by: then only packets to
+/// guests are judged.
+fn last() -> [Rule; 2] {
+    let ours = ours();
+    [format!("-i {ours}"), format!("-o {ours} -m addrtype ! --src-type LOCAL")]
+        .map(|packets| rule(LAST_CHAIN, format!("{packets} -j {FORWARD_CHAIN}")))
+}
+
 /// Returns the rules that drop packets of others that only our forwarding makes possible.
 fn confinement(confined: &Confinement) -> impl Iterator<Item = Rule> {
     let to = confined.to().iter().filter(|name| is_nameable(name));
@@ -213,19 +227,20 @@ pub(super) fn is_nameable(name: &InterfaceName) -> bool {
     !name.as_str().ends_with('+') && !name.as_str().contains(['!', '"', '\'', '\\'])
 }
 
-fn raw(base_ruleset: &BaseRuleset) -> Layout {
+/// Returns the rules for packets that arrive from guests.
+fn arriving(chain: &str, base_ruleset: &BaseRuleset) -> [Rule; 4] {
     let segments = format!("{SYN} -j TCPMSS --set-mss {}", base_ruleset.segment_size());
     let bit = base_ruleset.marks.asked();
     let asked = format!("-m addrtype --dst-type LOCAL -j MARK --set-xmark {bit:#x}/{bit:#x}");
-    let drops = ["-d 127.0.0.0/8 -j DROP", "-s 127.0.0.0/8 -j DROP"];
+    let bodies = ["-d 127.0.0.0/8 -j DROP", "-s 127.0.0.0/8 -j DROP", &asked, &segments];
+    bodies.map(|body| rule(chain, body))
+}
+
+fn raw(base_ruleset: &BaseRuleset) -> Layout {
     Layout {
         table: Table::Raw,
         chains: vec![RAW_CHAIN],
-        rules: drops
-            .into_iter()
-            .chain([&*asked, &*segments])
-            .map(|body| rule(RAW_CHAIN, body))
-            .collect(),
+        rules: arriving(RAW_CHAIN, base_ruleset).into(),
         jumps: jumps(Table::Raw, base_ruleset.owner.as_ref()),
         passages: vec![],
     }

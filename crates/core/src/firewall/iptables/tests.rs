@@ -54,6 +54,8 @@ fn a_reset_writes_the_whole_ruleset() {
     insta::assert_snapshot!(input, @r"
     *mangle
     :RIKLET-FORWARD - [0:0]
+    :RIKLET-LAST - [0:0]
+    :RIKLET-PREROUTING - [0:0]
     :RIKLET-CONFINE - [0:0]
     -A RIKLET-FORWARD -i rik+ -p tcp -m tcp --tcp-flags SYN,RST SYN -j TCPMSS --clamp-mss-to-pmtu
     -A RIKLET-FORWARD -o rik+ -p tcp -m tcp --tcp-flags SYN,RST SYN -j TCPMSS --clamp-mss-to-pmtu
@@ -76,9 +78,17 @@ fn a_reset_writes_the_whole_ruleset() {
     -A RIKLET-FORWARD -o rik+ -j DROP
     -A RIKLET-FORWARD -i eth0 -j RIKLET-CONFINE
     -A RIKLET-FORWARD -i eth1 -j RIKLET-CONFINE
+    -A RIKLET-LAST -i rik+ -j RIKLET-FORWARD
+    -A RIKLET-LAST -o rik+ -m addrtype ! --src-type LOCAL -j RIKLET-FORWARD
+    -A RIKLET-PREROUTING -d 127.0.0.0/8 -j DROP
+    -A RIKLET-PREROUTING -s 127.0.0.0/8 -j DROP
+    -A RIKLET-PREROUTING -m addrtype --dst-type LOCAL -j MARK --set-xmark 0x40/0x40
+    -A RIKLET-PREROUTING -p tcp -m tcp --tcp-flags SYN,RST SYN -j TCPMSS --set-mss 1460
     -A RIKLET-CONFINE -o eth0 -j DROP
     -A RIKLET-CONFINE ! -i lan0 -o lan0 -j DROP
     -I FORWARD -j RIKLET-FORWARD
+    -I POSTROUTING -j RIKLET-LAST
+    -I PREROUTING -i rik+ -j RIKLET-PREROUTING
     COMMIT
     *raw
     :RIKLET-RAW - [0:0]
@@ -119,9 +129,10 @@ fn answers_are_marked_where_an_uplink_has_a_mark() {
     :RIKLET-MARK - [0:0]
     -A RIKLET-FORWARD -i eth1 -o rik+ -m conntrack --ctstate DNAT -j CONNMARK --set-xmark 0x100/0x700
     -A RIKLET-FORWARD -i wwan0 -o rik+ -m conntrack --ctstate DNAT -j CONNMARK --set-xmark 0x200/0x700
+    -A RIKLET-PREROUTING -m addrtype --dst-type LOCAL -j MARK --set-xmark 0x4000/0x4000
     -A RIKLET-MARK -m connmark --mark 0x100/0x700 -j MARK --set-xmark 0x100/0x700
     -A RIKLET-MARK -m connmark --mark 0x200/0x700 -j MARK --set-xmark 0x200/0x700
-    -I PREROUTING -i rik+ -j RIKLET-MARK
+    -I PREROUTING 2 -i rik+ -j RIKLET-MARK
     -A RIKLET-RAW -m addrtype --dst-type LOCAL -j MARK --set-xmark 0x4000/0x4000
     ");
     let text = stands(&ruleset);
@@ -138,6 +149,8 @@ fn a_delta_checks_removes_and_adds() {
     insta::assert_snapshot!(input, @r"
     *mangle
     -C FORWARD -j RIKLET-FORWARD
+    -C POSTROUTING -j RIKLET-LAST
+    -C PREROUTING -i rik+ -j RIKLET-PREROUTING
     COMMIT
     *raw
     -C PREROUTING -i rik+ -j RIKLET-RAW
@@ -194,6 +207,8 @@ fn misplaced_rules_are_removed_as_they_were_printed() {
     insta::assert_snapshot!(mangle, @r#"
     *mangle
     :RIKLET-FORWARD - [0:0]
+    :RIKLET-LAST - [0:0]
+    :RIKLET-PREROUTING - [0:0]
     :RIKLET-PASSAGE - [0:0]
     :RIKLET-OLD - [0:0]
     -D INPUT -j RIKLET-OLD
@@ -217,10 +232,18 @@ fn misplaced_rules_are_removed_as_they_were_printed() {
     -A RIKLET-FORWARD -s 10.231.0.0/16 -i rik+ ! -o rik+ -j RETURN
     -A RIKLET-FORWARD -i rik+ -j DROP
     -A RIKLET-FORWARD -o rik+ -j DROP
+    -A RIKLET-LAST -i rik+ -j RIKLET-FORWARD
+    -A RIKLET-LAST -o rik+ -m addrtype ! --src-type LOCAL -j RIKLET-FORWARD
+    -A RIKLET-PREROUTING -d 127.0.0.0/8 -j DROP
+    -A RIKLET-PREROUTING -s 127.0.0.0/8 -j DROP
+    -A RIKLET-PREROUTING -m addrtype --dst-type LOCAL -j MARK --set-xmark 0x40/0x40
+    -A RIKLET-PREROUTING -p tcp -m tcp --tcp-flags SYN,RST SYN -j TCPMSS --set-mss 1460
     -A RIKLET-PASSAGE -i rik+ -j ACCEPT
     -A RIKLET-PASSAGE -o rik+ -j ACCEPT
     -I FORWARD -j RIKLET-FORWARD
     -I FORWARD 3 -j RIKLET-PASSAGE
+    -I POSTROUTING -j RIKLET-LAST
+    -I PREROUTING -i rik+ -j RIKLET-PREROUTING
     -X RIKLET-OLD
     COMMIT
     "#);
@@ -248,9 +271,13 @@ fn differences_are_named() {
     mangle: missing: -A RIKLET-FORWARD -d 224.0.0.0/3 -i rik+ -j DROP
     mangle: missing: -A RIKLET-FORWARD -s 10.231.0.0/16 -i rik+ ! -o rik+ -j RETURN
     mangle: missing: -A RIKLET-FORWARD -o rik+ -j DROP
+    mangle: no chain RIKLET-LAST
+    mangle: no chain RIKLET-PREROUTING
     mangle: no chain RIKLET-PASSAGE
     mangle: not first: -A FORWARD -j RIKLET-FORWARD
     mangle: missing: -A FORWARD -j RIKLET-PASSAGE
+    mangle: missing: -A POSTROUTING -j RIKLET-LAST
+    mangle: missing: -A PREROUTING -i rik+ -j RIKLET-PREROUTING
     mangle: unexpected: -A INPUT -j RIKLET-OLD
     mangle: unexpected: -A FORWARD -m comment --comment "by hand" -g RIKLET-FORWARD
     raw: no chain RIKLET-RAW
@@ -318,6 +345,8 @@ fn many_entries_are_removed_without_looking_for_each() {
     insta::assert_snapshot!(input, @r"
     *mangle
     -C FORWARD -j RIKLET-FORWARD
+    -C POSTROUTING -j RIKLET-LAST
+    -C PREROUTING -i rik+ -j RIKLET-PREROUTING
     COMMIT
     *raw
     -C PREROUTING -i rik+ -j RIKLET-RAW
@@ -357,7 +386,7 @@ fn stands(ruleset: &Ruleset) -> String {
     let input = reset(ruleset, &Saved::default()).unwrap();
     let base = ":PREROUTING ACCEPT [0:0]\n:FORWARD ACCEPT [0:0]\n:OUTPUT ACCEPT [0:0]\n";
     let lines = input.lines().map(|line| match line.strip_prefix("-I ") {
-        Some(jump) => format!("-A {}\n", jump.replace("OUTPUT 2 ", "OUTPUT ")),
+        Some(jump) => format!("-A {}\n", jump.replace("PUT 2 ", "PUT ").replace("ING 2 ", "ING ")),
         None if line.starts_with('*') => format!("{line}\n{base}"),
         None => format!("{line}\n"),
     });
