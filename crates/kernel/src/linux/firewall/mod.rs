@@ -10,12 +10,10 @@ pub(super) mod iptables;
 pub(super) mod nftables;
 pub(super) mod watch;
 
-use std::{borrow::Cow, collections::BTreeSet, os::unix::fs::MetadataExt};
+use std::{borrow::Cow, collections::BTreeSet, os::fd::AsFd};
 
-use self::{
-    foreign_translations::Translations, iptables::Iptables, nftables::Connection, watch::Watch,
-};
-use super::Linux;
+use self::{foreign_translations::Translations, iptables::Iptables, watch::Watch};
+use super::{Linux, socket_option::namespace_cookie};
 use crate::{Firewall, ForeignChains, ImplicitTables, KernelError, Refusal, RulesetVersion};
 use riklet_core::{
     firewall::{
@@ -104,13 +102,12 @@ impl Linux {
     }
 }
 
-/// Returns what tells this network namespace since this start of the host from all others; `None` if `/proc` does not say
-/// it.
+/// Returns what tells the network namespace of this socket since this start of the host from all others; `None` if the
+/// kernel does not say it.
 #[expect(clippy::disallowed_methods, reason = "a file of procfs, which only the kernel writes")]
-fn place() -> Option<String> {
+fn place(socket: impl AsFd) -> Option<String> {
     let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
-    let namespace = std::fs::metadata("/proc/thread-self/ns/net").ok()?.ino();
-    Some(format!("{}:{namespace}", boot.trim()))
+    Some(format!("{}:{}", boot.trim(), namespace_cookie(socket)?))
 }
 
 fn unreadable(backend: Backend) -> impl FnOnce(Refusal) -> KernelError {
@@ -137,10 +134,11 @@ impl Firewall for Linux {
     }
 
     fn ruleset_version(&mut self, backend: Backend) -> Result<Option<RulesetVersion>, KernelError> {
-        let transactions = self.nftables.connection().and_then(Connection::transactions);
-        let transactions = transactions.map_err(unreadable(backend))?;
+        let connection = self.nftables.connection().map_err(unreadable(backend))?;
+        let transactions = connection.transactions().map_err(unreadable(backend))?;
+        let place = place(&*connection);
         let legacy = iptables::legacy::version().map_err(unreadable(backend))?;
-        Ok(place().map(|place| RulesetVersion { place, transactions, legacy }))
+        Ok(place.map(|place| RulesetVersion { place, transactions, legacy }))
     }
 
     fn firewall_state(

@@ -1,4 +1,4 @@
-use std::{net::IpAddr, thread, time::Duration};
+use std::{net::IpAddr, sync::mpsc, thread, time::Duration};
 
 use riklet_testkit::namespace::{ip, isolated, run, run_with};
 
@@ -532,4 +532,20 @@ fn the_version_of_the_rules_comprises_the_legacy_iptables() {
         assert!(!version().follows(&before, 0));
         assert_ne!(version().to_string(), before.to_string());
     });
+}
+
+/// The kernel gives the inode of a namespace, and the numbers of its transactions, to a later one as well.
+#[test]
+fn rules_of_no_two_namespaces_have_the_same_version() {
+    let (tell, versions) = mpsc::channel();
+    for _ in 0..16 {
+        let tell = tell.clone();
+        isolated(move || {
+            let version = Linux::new().ruleset_version(Backend::Nftables).unwrap();
+            tell.send(version.unwrap().to_string()).unwrap();
+        });
+    }
+    drop(tell);
+    let versions: BTreeSet<_> = versions.iter().collect();
+    assert_eq!(versions.len(), 16, "{versions:?}");
 }

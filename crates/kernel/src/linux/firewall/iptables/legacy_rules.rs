@@ -3,21 +3,19 @@
 //! The kernel does not number changes of these rules and tells nobody of them. It copies the rules of a table to whoever
 //! asks, which takes less time than to start a program that lists them.
 
-#![expect(unsafe_code, reason = "these options of getsockopt(2) have no safe wrapper")]
-
 use std::{
-    ffi::{c_int, c_void},
+    ffi::c_int,
     hash::{DefaultHasher, Hash, Hasher},
-    os::fd::{AsRawFd, OwnedFd},
+    os::fd::OwnedFd,
 };
 
-use nix::libc;
+use nix::libc::SOL_IP;
 use rustix::{
     io::Errno,
     net::{AddressFamily, SocketFlags, SocketType, socket_with},
 };
 
-use crate::Refusal;
+use crate::{Refusal, linux::socket_option};
 use riklet_core::firewall::iptables::Table;
 
 /// `IPT_SO_GET_INFO` and `IPT_SO_GET_ENTRIES` of `<linux/netfilter_ipv4/ip_tables.h>`, and the structures that they fill.
@@ -57,14 +55,14 @@ pub(super) fn hash(tables: &[Table]) -> Result<u64, Refusal> {
 fn rules(socket: &OwnedFd, table: Table) -> Result<Vec<u8>, Refusal> {
     for _ in 0..ATTEMPTS {
         let mut info = named(table, INFO);
-        get(socket, GET_INFO, &mut info)?;
+        socket_option::get(socket, SOL_IP, GET_INFO, &mut info)?;
         let size = info.last_chunk().copied().unwrap_or_default();
         let length = usize::try_from(u32::from_ne_bytes(size)).unwrap_or_default();
         let mut answer = named(table, RULES + length);
         if let Some(field) = answer.get_mut(NAME..NAME + NUMBER) {
             field.copy_from_slice(&size);
         }
-        match get(socket, GET_ENTRIES, &mut answer) {
+        match socket_option::get(socket, SOL_IP, GET_ENTRIES, &mut answer) {
             // The size has changed.
             Err(Errno::AGAIN) => {}
             Err(error) => return Err(error.into()),
@@ -79,21 +77,6 @@ fn named(table: Table, length: usize) -> Vec<u8> {
     let mut request = table.as_str().as_bytes().to_vec();
     request.resize(length, 0);
     request
-}
-
-/// Has the kernel read and fill a buffer.
-fn get(socket: &OwnedFd, option: c_int, buffer: &mut [u8]) -> Result<(), Errno> {
-    let mut length = libc::socklen_t::try_from(buffer.len()).map_err(|_too_long| Errno::NOMEM)?;
-    let data = buffer.as_mut_ptr().cast::<c_void>();
-    // SAFETY: the kernel reads and writes at most `length` bytes at `data`, which is the buffer (getsockopt(2)).
-    let result = unsafe {
-        libc::getsockopt(socket.as_raw_fd(), libc::SOL_IP, option, data, &raw mut length)
-    };
-    if result == 0 {
-        Ok(())
-    } else {
-        Err(Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO))
-    }
 }
 
 /// Clears, in each rule, the field that the kernel uses for itself and the counters.

@@ -1,6 +1,9 @@
 //! Reads and changes objects of nf_tables through one socket.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    os::fd::{AsFd, BorrowedFd},
+};
 
 use netlink_packet_core::{NLM_F_DUMP, NetlinkSerializable};
 use netlink_packet_netfilter::{
@@ -36,6 +39,12 @@ pub(in crate::linux) fn read(message: &[u8]) -> Option<NetfilterMessage> {
 pub(in super::super) struct Connection {
     socket: Socket,
     port: Option<u32>,
+}
+
+impl AsFd for Connection {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
 }
 
 impl Connection {
