@@ -4,7 +4,7 @@ use crate::{KernelError, sealed::Sealed};
 use riklet_core::{
     firewall::{
         Backend, Ban, BaseRuleset, Change, Entry, FirewallState, ForeignChain, ForeignChainState,
-        Ruleset, Translation, Wanted,
+        Ruleset, TranslatedPorts, Translation, Wanted,
     },
     model::InterfaceName,
 };
@@ -50,8 +50,8 @@ pub trait Firewall: Sealed {
         entries: &BTreeSet<Entry>,
     ) -> Result<bool, KernelError>;
 
-    /// Returns the version of all rules that forwarded packets pass. Those of the legacy iptables that translate addresses
-    /// have no part in it. Returns `None` if notifications tell of changes.
+    /// Returns the version of all rules that forwarded packets pass. Of the rules of the legacy iptables that translate
+    /// addresses, it comprises only whether there is a table for them. Returns `None` if notifications tell of changes.
     ///
     /// # Errors
     /// Fails if the kernel does not answer.
@@ -115,6 +115,14 @@ pub trait ForeignChains: Sealed {
     /// # Errors
     /// Fails if the kernel does not answer.
     fn translations(&mut self, wanted: &Wanted) -> Result<BTreeSet<Translation>, KernelError>;
+
+    /// Returns the ports of all [`Self::translations`], as long as [`Firewall::ruleset_version`] stays as it is. `None` if
+    /// finding them would take reading many chains, if they are too many to remember, or if the version does not comprise all
+    /// rules that translate.
+    ///
+    /// # Errors
+    /// Fails if the kernel does not answer.
+    fn translated_ports(&mut self) -> Result<Option<TranslatedPorts>, KernelError>;
 
     /// Returns the rules of others that drop forwarded packets of a range of addresses. Reads all rules in chains that
     /// packets of guests pass.

@@ -95,8 +95,10 @@ impl<K: Kernel> Session<'_, K> {
             }
             return Ok(());
         };
-        let mut recorded =
-            record_together(waiting, answers, &tx, |request| context.record(&host, &tx, request))?;
+        let mut rules = context.known_rules(&tx, &host)?;
+        let mut recorded = record_together(waiting, answers, &tx, |request| {
+            context.record((&host, &tx, &mut rules), request)
+        })?;
         if recorded.is_empty() {
             return Ok(());
         }
@@ -106,7 +108,7 @@ impl<K: Kernel> Session<'_, K> {
         // The kernel objects of unreadable records are only found by looking at everything.
         let unreadable = recorded.iter().flat_map(|(_, r)| &r.unreadable);
         interrupted.extend(unreadable.map(|unreadable| unreadable.slot));
-        let sight = unless_claimed(context.look(&tx, &host, &changes, &interrupted))?;
+        let sight = unless_claimed(context.look(&tx, &host, &changes, (&interrupted, rules)))?;
         context.commit(tx)?;
 
         // Plan and apply.

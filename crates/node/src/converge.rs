@@ -53,15 +53,14 @@ impl<K: Kernel> Context<'_, K> {
     /// Looks at the kernel before the change of the records is committed.
     ///
     /// Looks at the changed slots only, if that is enough: if every earlier operation was completed, and the firewall
-    /// equals the records.
+    /// equals the records. `rules` are those before the operation, as far as they are known.
     pub(crate) fn look<'a>(
         &mut self,
         store: &Store,
         host: &'a Host,
         changes: &'a Changes,
-        interrupted: &BTreeSet<Slot>,
+        (interrupted, rules): (&BTreeSet<Slot>, Option<KnownRules>),
     ) -> Result<Sight<'a>, NodeError> {
-        let rules = self.known_rules(store, host)?;
         if interrupted.is_empty()
             && let Some(view) = ScopedView::new(host, changes)
         {

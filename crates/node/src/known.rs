@@ -3,7 +3,7 @@
 //! A command reads the rules before it changes any, which takes iptables as long as the change itself. The kernel numbers
 //! the transactions of nf_tables. If the number is still that of the end of the last operation, nobody has changed any rule
 //! since, so nothing needs to be read. If it is another, somebody may have added a chain that drops packets of functions, so
-//! the foreign chains are looked at.
+//! the foreign chains are looked at. The same holds for the ports that others translate.
 
 use std::{
     collections::BTreeSet,
@@ -15,11 +15,14 @@ use std::{
 use super::{NodeError, host::Host, session::Context};
 use crate::store::{Setting, Store};
 use riklet_core::{
-    firewall::{Backend, Change, ForeignChain, IptablesVariant, iptables},
+    firewall::{
+        Backend, Change, ForeignChain, IptablesVariant, TranslatedPorts, Translation, Wanted,
+        iptables,
+    },
     model::InterfaceName,
     plan::{Observed, Step},
 };
-use riklet_kernel::{Kernel, RulesetVersion};
+use riklet_kernel::{ForeignChains, Kernel, KernelError, RulesetVersion};
 
 /// The rules before an operation.
 #[derive(Debug)]
@@ -33,6 +36,10 @@ pub(crate) struct KnownRules {
     stands: Part,
     /// The part that is as it must be once this operation has done its plan.
     looked_at: Part,
+    /// The ports that others translate, if they are known.
+    translated: Option<TranslatedPorts>,
+    /// True if the last operation left them unknown.
+    learned: bool,
 }
 
 /// A part of the rules that is as it must be.
@@ -46,6 +53,10 @@ enum Part {
 }
 
 impl Part {
+    fn from_name(name: &str) -> Option<Self> {
+        [Self::All, Self::ForeignChains].into_iter().find(|part| part.as_str() == name)
+    }
+
     const fn as_str(self) -> &'static str {
         match self {
             Self::Nothing => "nothing",
@@ -57,6 +68,8 @@ impl Part {
 
 impl<K: Kernel> Context<'_, K> {
     /// Returns what is known of the rules; `None` if they have to be read. A long-lived process hears of changes instead.
+    ///
+    /// Call it before the first look at the rules: what is learned of them is recorded with the version that they have now.
     pub(crate) fn known_rules(
         &mut self,
         store: &Store,
@@ -72,10 +85,23 @@ impl<K: Kernel> Context<'_, K> {
         format!("{:?} {backend:?} {base_ruleset:?}", program()).hash(&mut hasher);
         let meaning = hasher.finish();
         let recorded = store.setting(Setting::Ruleset)?;
-        let stands = |part: &Part| recorded.as_ref() == Some(&text(&version, meaning, *part));
-        let stands = [Part::All, Part::ForeignChains].into_iter().find(stands);
-        let (stands, looked_at) = (stands.unwrap_or(Part::Nothing), Part::Nothing);
-        Ok(Some(KnownRules { backend, uplinks, version, meaning, stands, looked_at }))
+        let same = version_text(&version, meaning);
+        let known = recorded.as_deref().and_then(|text| text.strip_prefix(&*same)).unwrap_or("");
+        let mut words = known.split(' ');
+        let part = words.next().and_then(Part::from_name);
+        let (stands, looked_at) = (part.unwrap_or(Part::Nothing), Part::Nothing);
+        // An earlier version of this program recorded no ports.
+        let (translated, learned) = (words.next().and_then(TranslatedPorts::parse), false);
+        Ok(Some(KnownRules {
+            backend,
+            uplinks,
+            version,
+            meaning,
+            stands,
+            looked_at,
+            translated,
+            learned,
+        }))
     }
 }
 
@@ -107,6 +133,23 @@ impl KnownRules {
         self.backend == Backend::Iptables(IptablesVariant::Legacy)
     }
 
+    /// Returns the translations of these ports by others, as [`ForeignChains::translations`] does. Searches no rules if it is
+    /// known that there are none.
+    pub(crate) fn translations(
+        &mut self,
+        kernel: &mut impl ForeignChains,
+        wanted: &Wanted,
+    ) -> Result<BTreeSet<Translation>, KernelError> {
+        if self.translated.is_none() {
+            self.translated = kernel.translated_ports()?;
+            self.learned |= self.translated.is_some();
+        }
+        match &self.translated {
+            Some(ports) if !ports.meet(wanted) => Ok(BTreeSet::new()),
+            _ => kernel.translations(wanted),
+        }
+    }
+
     /// Returns the setting for the next operation, after these steps were done; `None` if it stays as it is. Looks at the
     /// foreign chains once more if the number of transactions of the steps is not known.
     pub(crate) fn after(
@@ -118,16 +161,20 @@ impl KnownRules {
         let counts: Vec<_> = steps.map(|step| self.transactions(step)).collect();
         let looked_at = self.looked_at;
         let known: Option<u64> = counts.into_iter().sum();
-        if looked_at == Part::Nothing || (known == Some(0) && looked_at == self.stands) {
+        let news = self.learned || looked_at != self.stands;
+        if looked_at == Part::Nothing || (known == Some(0) && !news) {
             return Ok(None);
         }
         let Some(now) = kernel.ruleset_version(self.backend)? else { return Ok(None) };
-        let part = match known {
-            Some(count) if now.follows(&self.version, count) => looked_at,
-            None if self.is_passed(&now, kernel)? => Part::ForeignChains,
+        let (part, translated) = match known {
+            // No step of ours makes or ends a translation by others.
+            Some(count) if now.follows(&self.version, count) => (looked_at, &self.translated),
+            None if self.is_passed(&now, kernel)? => (Part::ForeignChains, &None),
             _ => return Ok(None),
         };
-        Ok(Some(text(&now, self.meaning, part)))
+        let mut text = version_text(&now, self.meaning) + part.as_str();
+        text.extend(translated.iter().map(|ports| format!(" {ports}")));
+        Ok(Some(text))
     }
 
     /// Returns the number of transactions of nf_tables that a step makes; `None` if it is not known. The version of the rules
@@ -166,8 +213,9 @@ const fn changes_rules(step: &Step) -> bool {
     )
 }
 
-fn text(version: &RulesetVersion, meaning: u64, part: Part) -> String {
-    format!("{version} {meaning:016x} {}", part.as_str())
+/// Returns the begin of the setting.
+fn version_text(version: &RulesetVersion, meaning: u64) -> String {
+    format!("{version} {meaning:016x} ")
 }
 
 /// Returns what tells this program from other versions of it, which may write other rules: its file.

@@ -48,10 +48,10 @@ impl<K: Kernel> Operations<'_, K> {
         let tx = store.transaction()?;
         let interrupted = unsettled(&tx)?;
         let host = context.decide(&tx, Interfaces::Recorded)?;
+        let mut rules = context.known_rules(&tx, &host)?;
         let Recorded { changes, warnings, .. } =
-            context.record_up(&host, &tx, workloads, UpOptions::default())?;
+            context.record_up((&host, &tx, &mut rules), workloads, UpOptions::default())?;
         let scoped = ScopedView::new(&host, &changes).filter(|_| interrupted.is_empty());
-        let rules = context.known_rules(&tx, &host)?;
         if let Some(view) = scoped.map(|view| view.with_rules(rules.as_ref()))
             && let Some(plan) = view.preview(context.kernel)?
         {

@@ -6,8 +6,8 @@ use std::{
 };
 
 use super::{
-    NodeError, Request, Selector, Shadow, UpOptions, Warning, host::Host, overlap,
-    session::Context, shadow,
+    NodeError, Request, Selector, Shadow, UpOptions, Warning, host::Host, known::KnownRules,
+    overlap, session::Context, shadow,
 };
 use crate::store::{Phase, Record, Records, Store, StoreError, Tx, Unreadable};
 use riklet_core::{
@@ -61,15 +61,16 @@ impl Recorded {
 }
 
 impl<K: Kernel> Context<'_, K> {
-    /// Records a request.
+    /// Records a request. Learns of the rules what it has to know.
     pub(crate) fn record(
         &mut self,
-        host: &Host,
-        tx: &Tx<'_>,
+        (host, tx, rules): (&Host, &Tx<'_>, &mut Option<KnownRules>),
         request: &Request,
     ) -> Result<Recorded, NodeError> {
         match request {
-            Request::Up(workloads, options) => self.record_up(host, tx, workloads, *options),
+            Request::Up(workloads, options) => {
+                self.record_up((host, tx, rules), workloads, *options)
+            }
             Request::Down(selector) => self.record_down(host, tx, selector, None),
             Request::DownAs(supervisor, selector) => {
                 self.record_down(host, tx, selector, Some(*supervisor))
@@ -89,8 +90,7 @@ impl<K: Kernel> Context<'_, K> {
     /// Records each of these workloads in its slot, with its ports.
     pub(crate) fn record_up(
         &mut self,
-        host: &Host,
-        tx: &Tx<'_>,
+        (host, tx, rules): (&Host, &Tx<'_>, &mut Option<KnownRules>),
         workloads: &[Workload],
         options: UpOptions,
     ) -> Result<Recorded, NodeError> {
@@ -114,7 +114,7 @@ impl<K: Kernel> Context<'_, K> {
             changes.insert(record.slot, Change { before, after, interface });
             records.push(record);
         }
-        let shadows = shadow::occupied(self.kernel, &opened)?;
+        let shadows = shadow::occupied(self.kernel, rules.as_mut(), &opened)?;
         let refused = |shadow: &&Shadow| options.strict || !shadow.exposure.shadow();
         if let Some(shadow) = shadows.iter().find(refused) {
             return Err(NodeError::Shadows(Box::new(shadow.clone())));

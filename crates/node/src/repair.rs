@@ -86,7 +86,8 @@ impl<K: Kernel> Session<'_, K> {
             tx.set_passed_over(&tx.passed_over()?.difference(&free).copied().collect())?;
         }
         host.record(&tx)?;
-        let sight = context.look(&tx, &host, &changes, &interrupted)?;
+        let rules = context.known_rules(&tx, &host)?;
+        let sight = context.look(&tx, &host, &changes, (&interrupted, rules))?;
         context.commit(tx)?;
         let converged = self.converge(&host, sight, &interrupted)?;
         Ok(self.commit_outcome(converged, &[])?.report())

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, fmt, net::IpAddr};
 
-use super::NodeError;
+use super::{NodeError, known::KnownRules};
 use crate::store::{Record, Store};
 use riklet_core::{
     firewall::{Translation, Wanted},
@@ -86,9 +86,11 @@ impl fmt::Display for AbsentAddress {
     }
 }
 
-/// Returns those on the host that clash with these exposures, as sockets with the same ports would.
+/// Returns those on the host that clash with these exposures, as sockets with the same ports would. What is known of the
+/// `rules` is not read again.
 pub(crate) fn occupied(
     kernel: &mut impl Kernel,
+    rules: Option<&mut KnownRules>,
     opened: &[(&InstanceName, Exposure)],
 ) -> Result<Vec<Shadow>, NodeError> {
     let wanted = wanted(opened);
@@ -105,18 +107,23 @@ pub(crate) fn occupied(
     };
     let listeners = kernel.listeners(&wanted)?;
     let mut found: Vec<_> = listeners.into_iter().filter_map(process).collect();
-    found.extend(translated(kernel, opened, &wanted)?);
+    found.extend(translated(kernel, rules, opened, &wanted)?);
     Ok(found)
 }
 
 /// Returns the translations of others whose packets these exposures take.
 fn translated(
     kernel: &mut (impl ForeignChains + Routes),
+    rules: Option<&mut KnownRules>,
     opened: &[(&InstanceName, Exposure)],
     wanted: &Wanted,
 ) -> Result<Vec<Shadow>, KernelError> {
     let mut found = Vec::new();
-    for translation in kernel.translations(wanted)? {
+    let translations = match rules {
+        Some(rules) => rules.translations(kernel, wanted)?,
+        None => kernel.translations(wanted)?,
+    };
+    for translation in translations {
         let Translation { protocol, address, ports, .. } = translation;
         let address = address.map(IpAddr::from);
         // Packets for an address that is not the host's reach no exposure.
@@ -198,7 +205,7 @@ pub(crate) fn shadowed_translations(
     if all.is_empty() {
         return Ok((vec![], vec![]));
     }
-    Ok((translated(kernel, &all, &wanted(&all))?, absent(kernel, &all)?))
+    Ok((translated(kernel, None, &all, &wanted(&all))?, absent(kernel, &all)?))
 }
 
 fn wanted(opened: &[(&InstanceName, Exposure)]) -> Wanted {

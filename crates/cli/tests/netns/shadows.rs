@@ -159,6 +159,16 @@ fn publish(world: &World) -> &'static str {
     }
 }
 
+/// Takes back what [`publish`] did.
+fn unpublish(world: &World) {
+    match world.firewall {
+        Firewall::Nftables => drop(world.node.tool(&["nft", "delete table ip theirs"])),
+        Firewall::IptablesNft | Firewall::IptablesLegacy => {
+            world.program("iptables", &["-t", "nat", "-F", "THEIRS"], "").success();
+        }
+    }
+}
+
 on_every_firewall!(a_port_that_another_program_publishes_is_refused, |world| {
     let chain = publish(world);
     let words = format!("the chain {chain}, which translates tcp port {PORT}");
@@ -170,6 +180,27 @@ on_every_firewall!(a_port_that_another_program_publishes_is_refused, |world| {
     let [insists] = world.start([(function("mine", &[shadowing(mine)]), SERVES)]);
     assert_paths("function", &[Tcp], &[at(world, (insists.address(), 3000))]);
     assert_warned(world, &words);
+});
+
+// A command trusts what an earlier one found of the rules only until somebody changes one.
+on_every_firewall!(a_port_that_is_published_between_two_commands_is_refused, |world| {
+    let up = |name: &str, port: u16| {
+        let definition = function(name, &[exposure(Tcp, port, 3000)]);
+        world.riklet(&["up", "-"], &definition.to_string())
+    };
+    for (name, port) in [("one", PORT + 1), ("two", PORT + 2), ("three", PORT + 3)] {
+        up(name, port).success();
+    }
+    let chain = publish(world);
+    let words = format!("the chain {chain}, which translates tcp port {PORT}");
+    // The second refusal follows a command that remembers the translation.
+    for (name, port) in [("four", PORT + 4), ("five", PORT + 5)] {
+        let refused = up("mine", PORT);
+        assert!(refused.code == Some(1) && refused.stderr.contains(&words), "{refused}");
+        up(name, port).success();
+    }
+    unpublish(world);
+    up("mine", PORT).success();
 });
 
 on_every_firewall!(a_translation_that_comes_later_is_reported, |world| {

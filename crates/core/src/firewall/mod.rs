@@ -11,6 +11,7 @@ pub mod names;
 pub mod nftables;
 pub mod passage;
 mod ruleset;
+mod translated_ports;
 mod translation;
 mod xtables;
 
@@ -19,4 +20,5 @@ pub use foreign_chain::{ForeignChain, ForeignChainState, ForeignFamily};
 pub use ruleset::{
     Backend, BaseRuleset, BaseState, Change, Entry, FirewallState, IptablesVariant, Ruleset,
 };
+pub use translated_ports::TranslatedPorts;
 pub use translation::{Ban, Side, Translation, Wanted};

@@ -5,7 +5,7 @@ use crate::{Firewall, ForeignChains, ImplicitTables, KernelError, Refusal, Rules
 use riklet_core::{
     firewall::{
         Backend, Ban, BaseRuleset, BaseState, Change, Entry, FirewallState, ForeignChain,
-        ForeignChainState, IptablesVariant, Ruleset, Translation, Wanted,
+        ForeignChainState, IptablesVariant, Ruleset, TranslatedPorts, Translation, Wanted,
     },
     model::{InterfaceName, Mark, Owner},
 };
@@ -111,7 +111,8 @@ impl ForeignChains for FakeKernel {
     }
 
     fn translations(&mut self, wanted: &Wanted) -> Result<BTreeSet<Translation>, KernelError> {
-        let system = self.observe();
+        let mut system = self.system();
+        system.searches += 1;
         let is_wanted = |found: &&Translation| {
             wanted.iter().any(|(protocol, address, ports)| {
                 let of = found.address.map(IpAddr::V4);
@@ -120,6 +121,10 @@ impl ForeignChains for FakeKernel {
             })
         };
         Ok(system.translations.iter().filter(is_wanted).cloned().collect())
+    }
+
+    fn translated_ports(&mut self) -> Result<Option<TranslatedPorts>, KernelError> {
+        Ok(TranslatedPorts::of(&self.translations(&TranslatedPorts::all())?))
     }
 
     fn bans(&mut self) -> Result<BTreeSet<Ban>, KernelError> {

@@ -72,6 +72,8 @@ pub struct System {
     pub listings: usize,
     /// The number of times so far that the firewall was asked whether it has the base ruleset and some entries.
     pub probes: usize,
+    /// The number of times so far that translations of others were searched for.
+    pub searches: usize,
     /// The fault, and the effect at which it happens, counted from 0.
     pub fault: Option<(usize, Fault)>,
 }
@@ -154,6 +156,7 @@ impl Default for System {
             effects: 0,
             listings: 0,
             probes: 0,
+            searches: 0,
             fault: None,
         };
         for uplink in system.uplinks.clone() {
@@ -181,7 +184,8 @@ impl FakeKernel {
     pub(super) fn transactions(&self, system: &System) -> u64 {
         let rules = (&system.firewall, &system.foreign_chains, &system.owned_chains);
         let mut hasher = DefaultHasher::new();
-        format!("{rules:?} {:?}", system.implicit_tables).hash(&mut hasher);
+        let others = (&system.implicit_tables, &system.translations);
+        format!("{rules:?} {others:?}").hash(&mut hasher);
         let mut known = self.1.lock().unwrap_or_else(PoisonError::into_inner);
         let rules = hasher.finish();
         known.count += u64::from(known.rules != rules);

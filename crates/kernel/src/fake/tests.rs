@@ -82,7 +82,7 @@ const EFFECTS: [(&str, Call); 21] = [
 ];
 
 /// All other methods, each with a call.
-const OBSERVATIONS: [(&str, Call); 36] = [
+const OBSERVATIONS: [(&str, Call); 37] = [
     ("link", |kernel| kernel.link(&name(1)).map(drop)),
     ("links", |kernel| kernel.links().map(drop)),
     ("probe_firewall", |kernel| {
@@ -97,6 +97,7 @@ const OBSERVATIONS: [(&str, Call); 36] = [
     ("owned_foreign_chains", |kernel| kernel.owned_foreign_chains(&BTreeSet::new()).map(drop)),
     ("drops_around", |kernel| kernel.drops_around(&BTreeSet::new()).map(drop)),
     ("translations", |kernel| kernel.translations(&BTreeSet::new()).map(drop)),
+    ("translated_ports", |kernel| kernel.translated_ports().map(drop)),
     ("bans", |kernel| kernel.bans().map(drop)),
     ("passages", |kernel| kernel.passages().map(drop)),
     ("implicit_tables", |kernel| kernel.implicit_tables(IPTABLES).map(drop)),
@@ -223,7 +224,8 @@ fn kernel() -> FakeKernel {
 
 /// Returns the system without its counts.
 fn held(kernel: &FakeKernel) -> System {
-    System { effects: 0, listings: 0, probes: 0, fault: None, ..kernel.system().clone() }
+    let (effects, listings, probes, searches) = (0, 0, 0, 0);
+    System { effects, listings, probes, searches, fault: None, ..kernel.system().clone() }
 }
 
 #[test]

@@ -80,7 +80,8 @@ pub enum Setting {
     Addressed,
     /// The bits of marks that are ours to use, if they were set. May change later.
     MarkMask,
-    /// The version of the rules at the end of the last operation, and what they stood for. May change later.
+    /// The version of the rules at the end of the last operation, what they stood for, and the ports that others translated.
+    /// May change later.
     Ruleset,
 }
 

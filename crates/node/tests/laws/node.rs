@@ -177,7 +177,8 @@ impl TestNode {
                 *text = Some(file.text(&same));
             }
         }
-        System { effects: 0, listings: 0, probes: 0, forgotten: vec![], fault: None, ..system }
+        let (effects, listings, probes, searches) = (0, 0, 0, 0);
+        System { effects, listings, probes, searches, forgotten: vec![], fault: None, ..system }
     }
 
     /// Returns the owner that the records name.

@@ -9,7 +9,7 @@ use crate::node::{Operation, TestNode, function, operation};
 
 /// Returns the system without its count of listings.
 fn held(node: &TestNode) -> System {
-    System { listings: 0, probes: 0, ..node.kernel.system().clone() }
+    System { listings: 0, probes: 0, searches: 0, ..node.kernel.system().clone() }
 }
 
 /// Runs every operation on the other state directory, and returns the outcomes.

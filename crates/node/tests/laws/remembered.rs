@@ -1,15 +1,15 @@
 //! A long-lived process remembers what it decided about the host, until the host or the settings change. Commands remember
-//! the firewall, until somebody changes a rule.
+//! the firewall, and the ports that others translate, until somebody changes a rule.
 
 use riklet_core::{
-    firewall::{Backend, ForeignChain, ForeignFamily},
-    model::InterfaceName,
+    firewall::{Backend, ForeignChain, ForeignFamily, Translation},
+    model::{InterfaceName, Protocol},
     plan::Step,
     switch::IP_FORWARD,
 };
 use riklet_kernel::fake::{FakeKernel, System};
 use riklet_sdn::{
-    Selector, UpOptions, WarmNode,
+    NodeError, Occupant, Selector, UpOptions, WarmNode,
     store::{Setting, Store},
 };
 
@@ -135,4 +135,62 @@ fn a_flushed_entry_is_restored_although_a_later_command_found_nothing() {
     up(3);
     up(0);
     assert_eq!(node.exposed(), 4);
+}
+
+/// Translates a port, as Docker does for a container.
+fn translate(node: &TestNode, port: &str) -> Translation {
+    let port = port.parse().unwrap();
+    let translation = Translation::new(Protocol::Tcp, None, port, "ip nat DOCKER");
+    node.kernel.system().translations.insert(translation.clone());
+    translation
+}
+
+#[test]
+fn a_command_searches_rules_of_others_only_if_a_rule_was_changed() {
+    let node = TestNode::new();
+    let try_up = |port: u16| node.node().up(&[function(port, &[port])], UpOptions::default());
+    let up = |port| drop(try_up(port).unwrap());
+    let searches = || node.kernel.system().searches;
+    (0..3).for_each(|number| up(8000 + 2 * number));
+    let before = searches();
+    up(8010);
+    node.node().down(&Selector::Named([function(8010, &[]).name().clone()].into()), false).unwrap();
+    up(8012);
+    assert_eq!(searches(), before, "nobody else changed a rule");
+
+    let translation = translate(&node, "9000-9010");
+    let refused = |port| match try_up(port).unwrap_err() {
+        NodeError::Shadows(shadow) => {
+            assert_eq!(shadow.occupant, Occupant::Translation(translation.clone()));
+        }
+        error => panic!("{error}"),
+    };
+    refused(9002);
+    up(8014);
+    let before = searches();
+    up(8016);
+    assert_eq!(searches(), before, "the translated ports are known");
+    refused(9004);
+    node.kernel.system().translations.clear();
+    up(9004);
+}
+
+#[test]
+fn what_an_earlier_version_recorded_of_the_rules_is_searched_again() {
+    let node = TestNode::new();
+    let up = |port: u16| node.node().up(&[function(port, &[port])], UpOptions::default());
+    translate(&node, "9000");
+    (0..3).for_each(|number| drop(up(8000 + 2 * number).unwrap()));
+    let mut store = Store::open(node.state_dir()).unwrap();
+    let known = store.setting(Setting::Ruleset).unwrap().unwrap();
+    let earlier = known.strip_suffix(" tcp:9000").unwrap();
+    let records = store.transaction().unwrap();
+    records.set_setting(Setting::Ruleset, earlier).unwrap();
+    records.commit().unwrap();
+    let System { searches, probes, .. } = node.kernel.system().clone();
+    assert!(matches!(up(9000), Err(NodeError::Shadows(_))));
+    up(8010).unwrap();
+    assert!(node.kernel.system().searches > searches);
+    assert_eq!(node.kernel.system().probes, probes, "the rules are known to stand");
+    assert!(store.setting(Setting::Ruleset).unwrap().unwrap().ends_with(" all tcp:9000"));
 }

@@ -10,13 +10,16 @@ use super::{
 };
 use crate::Refusal;
 use riklet_core::firewall::{
-    Ban, Side, Translation, Wanted,
+    Ban, Side, TranslatedPorts, Translation, Wanted,
     iptables::{Saved, Table, bans as iptables_bans, translations},
     nftables::{
         foreign_chain::Missing,
         foreign_translation::{FollowedTable, filter_tables, nat_tables},
     },
 };
+
+/// The number of chains and sets that are worth reading for ports that nobody asks for yet.
+const MOST: usize = 16;
 
 /// The chains of others that translate destinations, and those of their rules that were read.
 #[derive(Debug)]
@@ -50,6 +53,34 @@ impl Translations {
         found.extend(self.legacy.iter().flat_map(|saved| translations(saved, wanted)));
         Ok(found)
     }
+
+    /// Returns the ports of all translations; `None` if they are too many, stand in too many chains and sets, or the legacy
+    /// iptables may have some.
+    pub(in crate::linux) fn ports(
+        &mut self,
+        nftables: &mut Nftables,
+    ) -> Result<Option<TranslatedPorts>, Refusal> {
+        if iptables::legacy::may_translate()? {
+            return Ok(None);
+        }
+        let (all, mut left) = (TranslatedPorts::all(), MOST);
+        let mut found = BTreeSet::new();
+        for table in &mut self.tables {
+            loop {
+                let (some, missing) = table.search(&all);
+                if missing == Missing::default() {
+                    found.extend(some);
+                    break;
+                }
+                match left.checked_sub(missing.chains.len() + missing.sets.len()) {
+                    Some(rest) => left = rest,
+                    None => return Ok(None),
+                }
+                learn(table, nftables.connection()?, missing)?;
+            }
+        }
+        Ok(TranslatedPorts::of(&found))
+    }
 }
 
 /// Returns the bans in chains that packets of guests pass.
@@ -81,17 +112,27 @@ fn follow<T>(
         if missing == Missing::default() {
             return Ok(found);
         }
-        let name = table.name().clone();
-        for chain in missing.chains {
-            let rules = connection.rules(&name, Some(&chain))?;
-            table.learn_chain(chain, rules);
-        }
-        if !missing.sets.is_empty() {
-            let known = connection.sets(&name)?;
-            for set in missing.sets {
-                let found = connection.foreign_set(&name, &set, &known)?;
-                table.learn_set(set, found);
-            }
+        learn(table, connection, missing)?;
+    }
+}
+
+/// Reads parts of a table.
+fn learn(
+    table: &mut FollowedTable,
+    connection: &mut Connection,
+    missing: Missing,
+) -> Result<(), Refusal> {
+    let name = table.name().clone();
+    for chain in missing.chains {
+        let rules = connection.rules(&name, Some(&chain))?;
+        table.learn_chain(chain, rules);
+    }
+    if !missing.sets.is_empty() {
+        let known = connection.sets(&name)?;
+        for set in missing.sets {
+            let found = connection.foreign_set(&name, &set, &known)?;
+            table.learn_set(set, found);
         }
     }
+    Ok(())
 }

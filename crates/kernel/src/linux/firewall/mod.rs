@@ -18,7 +18,7 @@ use crate::{Firewall, ForeignChains, ImplicitTables, KernelError, Refusal, Rules
 use riklet_core::{
     firewall::{
         Backend, Ban, BaseRuleset, BaseState, Change, Confinement, Entry, FirewallState,
-        ForeignChain, ForeignChainState, Ruleset, Translation, Wanted,
+        ForeignChain, ForeignChainState, Ruleset, TranslatedPorts, Translation, Wanted,
         nftables::confinement as table,
     },
     model::InterfaceName,
@@ -226,6 +226,12 @@ impl ForeignChains for Linux {
     fn translations(&mut self, wanted: &Wanted) -> Result<BTreeSet<Translation>, KernelError> {
         let found = Translations::read(&mut self.nftables)
             .and_then(|mut known| known.search(&mut self.nftables, wanted));
+        found.map_err(|source| KernelError::ListForeignChains { source })
+    }
+
+    fn translated_ports(&mut self) -> Result<Option<TranslatedPorts>, KernelError> {
+        let found = Translations::read(&mut self.nftables)
+            .and_then(|mut known| known.ports(&mut self.nftables));
         found.map_err(|source| KernelError::ListForeignChains { source })
     }
 

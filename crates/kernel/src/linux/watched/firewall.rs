@@ -10,7 +10,7 @@ use crate::{
 use riklet_core::{
     firewall::{
         Backend, Ban, BaseRuleset, BaseState, Change, Entry, FirewallState, ForeignChain,
-        ForeignChainState, Ruleset, Translation, Wanted,
+        ForeignChainState, Ruleset, TranslatedPorts, Translation, Wanted,
     },
     model::{InterfaceName, Owner},
 };
@@ -134,6 +134,10 @@ impl ForeignChains for Watched {
         let found = known.search(nftables, wanted).map_err(failed)?;
         self.translations = Some(known);
         Ok(found)
+    }
+
+    fn translated_ports(&mut self) -> Result<Option<TranslatedPorts>, KernelError> {
+        self.kernel.translated_ports()
     }
 
     fn bans(&mut self) -> Result<BTreeSet<Ban>, KernelError> {

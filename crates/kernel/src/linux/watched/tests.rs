@@ -531,6 +531,10 @@ fn the_version_of_the_rules_comprises_the_legacy_iptables() {
         run("iptables-legacy", "--wait -P FORWARD DROP");
         assert!(!version().follows(&before, 0));
         assert_ne!(version().to_string(), before.to_string());
+        let before = version();
+        run("iptables-legacy", "--wait -t nat -P PREROUTING ACCEPT");
+        assert!(!version().follows(&before, 0), "a rule there is in no version");
+        assert_eq!(Linux::new().translated_ports().unwrap(), None);
     });
 }
 

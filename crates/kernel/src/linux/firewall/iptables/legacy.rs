@@ -57,11 +57,19 @@ pub(in super::super) fn set_passage(
     }
 }
 
-/// Returns a number that changes with any rule of the legacy variant that forwarded packets pass.
+/// Returns a number that changes with any rule of the legacy variant that forwarded packets pass, and when its table that
+/// translates addresses comes.
 pub(in super::super) fn version() -> Result<u64, Refusal> {
     let used = legacy_tables()?;
-    let used = Table::FORWARDING.into_iter().filter(|table| used.contains(table.as_str()));
-    legacy_rules::hash(&used.collect::<Vec<_>>())
+    let is_used = |table: Table| used.contains(table.as_str());
+    let forwarding = Table::FORWARDING.into_iter().filter(|table| is_used(*table));
+    let rules = legacy_rules::hash(&forwarding.collect::<Vec<_>>())?;
+    Ok(if is_used(Table::Nat) { !rules } else { rules })
+}
+
+/// Reports whether the legacy variant has a table that translates addresses, whose rules have no part in [`version`].
+pub(in super::super) fn may_translate() -> Result<bool, Refusal> {
+    Ok(legacy_tables()?.contains(Table::Nat.as_str()))
 }
 
 /// Returns those of the tables that the legacy variant has, or `None` if it has none of them or its program is not

@@ -118,3 +118,52 @@ fn our_rules_are_no_translations() {
         assert_eq!(find(None, "8080"), [""; 0]);
     });
 }
+
+/// Returns the ports that others translate, as text; `None` if they are too many.
+fn ports() -> Option<String> {
+    let mut kernel = Nftables::default();
+    let found = Translations::read(&mut kernel).unwrap().ports(&mut kernel).unwrap();
+    found.map(|ports| ports.to_string())
+}
+
+#[test]
+fn all_translated_ports_are_found_without_being_asked_for() {
+    in_namespace(|| {
+        assert_eq!(ports().as_deref(), Some("none"));
+        iptables("-t nat -N RIKLET");
+        iptables("-t nat -A PREROUTING -j RIKLET");
+        iptables("-t nat -A RIKLET -p tcp -m tcp --dport 8080 -j REDIRECT --to-ports 1");
+        iptables("-t nat -A POSTROUTING -p tcp -m tcp --dport 8081 -j MASQUERADE");
+        assert_eq!(ports().as_deref(), Some("none"), "neither ours nor for ports of the host");
+        iptables("-t nat -N DOCKER");
+        iptables("-t nat -A PREROUTING -m addrtype --dst-type LOCAL -j DOCKER");
+        iptables("-t nat -A DOCKER -p tcp -m tcp --dport 80 -j REDIRECT --to-ports 1");
+        iptables("-t nat -A DOCKER -d 192.0.2.7/32 -p udp -m udp --dport 53:60 -j REDIRECT");
+        iptables("-t nat -A DOCKER -p tcp -j REDIRECT --to-ports 1");
+        assert_eq!(ports().as_deref(), Some("tcp:80,udp:53-60"));
+        nft("table inet theirs {
+               map ways { type inet_proto . inet_service : verdict; }
+               chain web { meta l4proto tcp redirect; }
+               chain prerouting {
+                 type nat hook prerouting priority dstnat;
+                 meta l4proto . th dport vmap @ways
+               }
+             }");
+        assert_eq!(ports().as_deref(), Some("tcp:80,udp:53-60"));
+        nft("add element inet theirs ways { tcp . 443 : goto web }");
+        assert_eq!(ports().as_deref(), Some("tcp:80,tcp:443,udp:53-60"));
+    });
+}
+
+#[test]
+fn so_many_chains_are_not_read_for_ports_that_nobody_asks_for() {
+    in_namespace(|| {
+        for number in 0..20 {
+            iptables(&format!("-t nat -N S{number}"));
+            iptables(&format!("-t nat -A PREROUTING -p tcp --dport {} -j S{number}", 80 + number));
+            iptables(&format!("-t nat -A S{number} -p tcp -j REDIRECT --to-ports 1"));
+        }
+        assert_eq!(ports(), None);
+        assert_eq!(find(None, "85"), by("ip nat S5", "port 85"));
+    });
+}
