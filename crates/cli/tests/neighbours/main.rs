@@ -26,6 +26,7 @@ mod owning;
 mod podman;
 mod router;
 mod stage;
+mod systemd;
 mod ufw;
 #[expect(
     dead_code,
