@@ -1,6 +1,7 @@
 //! `run`: runs functions with their guests, in the foreground.
 
 mod announce;
+mod booting;
 mod console;
 mod detach;
 mod signals;
@@ -26,7 +27,7 @@ use riklet_vmm::{
     supervisor::{self, Ended, Observer, Options, Ready},
 };
 
-use self::{announce::Ends, console::Console, signals::Signals};
+use self::{announce::Ends, booting::Booting, console::Console, signals::Signals};
 use super::{
     args::RunArgs,
     error::CliError,
@@ -92,8 +93,9 @@ fn supervise<K: Kernel>(
         player: &builtin,
         stop: signals.as_fd(),
     };
-    let mut screen = Screen { args, output, console: None };
+    let mut screen = Screen { args, output, console: None, booting: None };
     let supervised = supervisor::supervise(node, &prepared, &options, &mut screen);
+    screen.clear();
     let shown = screen.console.take().map_or(Ok(()), Console::end);
     let sound = supervised?;
     shown?;
@@ -121,6 +123,17 @@ struct Screen<'a> {
     args: &'a RunArgs,
     output: Output,
     console: Option<Console>,
+    /// The line that shows the progress of the boot.
+    booting: Option<Booting>,
+}
+
+impl Screen<'_> {
+    /// Removes the line of the progress, if there is one.
+    fn clear(&mut self) {
+        if let Some(booting) = self.booting.take() {
+            booting.end();
+        }
+    }
 }
 
 impl<K: Kernel> Observer<K> for Screen<'_> {
@@ -135,11 +148,24 @@ impl<K: Kernel> Observer<K> for Screen<'_> {
             let log = runs::log(&node.config().state_dir, instance.name());
             let text = GuestText::new(self.output, self.args.raw);
             self.console = Some(Console::show(&log, text)?);
+        } else if !self.args.supervise {
+            self.booting = self.booting.take().or_else(|| Booting::begin(self.output));
+            if let Some(booting) = &self.booting {
+                booting.say(&format!("starting {}", instance.name()));
+            }
         }
         Ok(())
     }
 
+    fn waiting(&mut self, first: &str, others: usize) {
+        let more = if others == 0 { String::new() } else { format!("; and {others} more") };
+        if let Some(booting) = &self.booting {
+            booting.say(&format!("waiting for {first}{more}"));
+        }
+    }
+
     fn ready(&mut self, node: &mut Node<K>, ready: &Ready<'_>) -> Result<(), CliError> {
+        self.clear();
         let ends = if self.args.supervise { Ends::Stop } else { Ends::Interrupt };
         announce::announce(ready, self.output, announce::uplink_address(node)?, ends)?;
         if self.args.supervise { detach::close_output() } else { Ok(()) }

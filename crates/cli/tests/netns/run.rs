@@ -8,9 +8,9 @@ use serde_json::Value;
 use crate::{
     internet::assert_internet,
     world::{
-        CLIENT, INTERNET, NODE_LAN, NODE_UPLINK, OTHER, World,
+        CLIENT, Firewall, INTERNET, NODE_LAN, NODE_UPLINK, OTHER, World,
         command::Running,
-        function::{exposure, function},
+        function::{bound, exposure, function},
         http::{http_get, http_server},
         on_every_firewall,
         state::{SystemState, assert_same},
@@ -107,3 +107,39 @@ on_every_firewall!(run_leaves_alone_what_was_up_before, |world| {
     tcp_ask(&world.client, (NODE_LAN, 7070)).unwrap();
     assert_internet(world, &resident);
 });
+
+/// Runs a function that is never ready, with these words before and after `run`. Returns its whole output, of a terminal of
+/// script(1) or not.
+#[track_caller]
+fn never_ready(world: &World, words: &str, in_terminal: bool) -> String {
+    let nowhere = bound(Ipv4Addr::new(192, 0, 2, 99), exposure(Tcp, 8080, 3000));
+    let path = world.directory.path().join("hello.json");
+    let path = path.to_str().expect("UTF-8");
+    world.program("tee", &[path], &function("hello", &[nowhere]).to_string()).success();
+    let program = env!("CARGO_BIN_EXE_riklet-sdn");
+    let command = format!("export TERM=xterm; exec {program} {words} run --ready-timeout 2 {path}");
+    let output = if in_terminal {
+        world.program("script", &["--quiet", "--command", &command, "/dev/null"], "")
+    } else {
+        world.program("sh", &["-c", &command], "")
+    };
+    let said = output.stdout + &output.stderr;
+    assert!(said.contains("not ready after 2 s"), "{said:?}");
+    said
+}
+
+#[test]
+fn progress_of_a_boot_is_shown_on_a_terminal_alone() {
+    let world = World::new(Firewall::Nftables);
+    let waits = "waiting for hello: the guest at 10.231.0.2 does not answer";
+    let said = never_ready(&world, "", true);
+    let (_, after) = said.rsplit_once(waits).unwrap_or_else(|| panic!("{waits:?} in {said:?}"));
+    // The line is erased before the error.
+    let (erased, _) = after.split_once("error: not ready").unwrap_or_else(|| panic!("{said:?}"));
+    assert!(erased.contains("\u{1b}[2K"), "{said:?}");
+    assert!(said.contains("starting hello"), "{said:?}");
+    for (words, in_terminal) in [("--output json", true), ("", false)] {
+        let said = never_ready(&world, words, in_terminal);
+        assert!(!said.contains("waiting for"), "{said:?}");
+    }
+}

@@ -114,6 +114,10 @@ pub trait Observer<K> {
     /// An error ends the run.
     fn started(&mut self, node: &Node<K>, instance: &Instance) -> Result<(), Self::Error>;
 
+    /// Called while functions are not ready, whenever this changes: what the first of them waits for, in words, and the number
+    /// of the others that wait.
+    fn waiting(&mut self, _first: &str, _others: usize) {}
+
     /// Called when every function is ready.
     ///
     /// # Errors
@@ -212,7 +216,8 @@ impl<K: Kernel, O: Observer<K>> Supervision<'_, K, O> {
         let played: Vec<Played<'_>> = instances.iter().map(|(p, i)| (*i, p.choice.vmm)).collect();
         let wait =
             Wait { nothing: self.options.no_wait, limit: self.options.ready_timeout, deadline };
-        let readiness = match readiness::wait(self.node, &mut self.guests, &played, wait)? {
+        let said = |first: &str, others| self.observer.waiting(first, others);
+        let readiness = match readiness::wait(self.node, &mut self.guests, &played, wait, said)? {
             Outcome::Ready(readiness) => readiness,
             Outcome::Stopped => return Ok(true),
             Outcome::Ended(ended) => return Err(SupervisorError::from(ended).into()),

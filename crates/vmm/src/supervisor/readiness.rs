@@ -93,19 +93,21 @@ struct Pending<'a> {
     done: bool,
 }
 
-/// Waits until everything is ready that the definitions say is waited for.
+/// Waits until everything is ready that the definitions say is waited for. Calls `said` whenever this changes: what the first of
+/// those waits for that are not ready, and the number of the others.
 pub(super) fn wait<K: Kernel>(
     node: &mut Node<K>,
     guests: &mut RunningGuests<'_>,
     instances: &[Played<'_>],
     wait: Wait,
+    mut said: impl FnMut(&str, usize),
 ) -> Result<Outcome, SupervisorError> {
     let mut all: Vec<_> = instances
         .iter()
         .filter(|_| !wait.nothing)
         .flat_map(|played| awaited(played.0).map(|exposure| Pending::new(*played, exposure)))
         .collect();
-    let mut booted = None;
+    let (mut booted, mut last) = (None, None);
     loop {
         for pending in all.iter_mut().filter(|pending| !pending.done) {
             pending.look(node)?;
@@ -118,6 +120,16 @@ pub(super) fn wait<K: Kernel>(
             let answers = all.into_iter().filter_map(|pending| pending.answer).collect();
             let booted = booted.unwrap_or(accepted);
             return Ok(Outcome::Ready(Readiness { answers, booted, accepted }));
+        }
+        let mut missing = all.iter().filter(|pending| !pending.done);
+        let short =
+            |first: &Pending<'_>| format!("{}: {}", first.instance.name(), first.waits_for());
+        let now = missing.next().map(|first| (short(first), missing.count()));
+        if last != now {
+            if let Some((first, others)) = &now {
+                said(first, *others);
+            }
+            last = now;
         }
         match guests.wait(node, Some(PAUSE))? {
             Some(Event::Stop) => return Ok(Outcome::Stopped),
@@ -221,20 +233,25 @@ impl<'a> Pending<'a> {
 
     fn describe(&self) -> String {
         let Self { instance, exposure, .. } = self;
+        let what = self.waits_for();
         let single = |exposure: &Exposure| exposure.host_ports().is_single();
         let port = self.ports.clone().next().filter(|_| !exposure.is_none_or(single));
         let port = port.map(|port| format!(", port {port}")).unwrap_or_default();
         let exposure = exposure.map(|exposure| format!(" ({exposure}{port})")).unwrap_or_default();
-        let what = match self.waiting {
+        format!("{}{exposure}: {what}", instance.name())
+    }
+
+    /// Returns what is missing at this stage.
+    fn waits_for(&self) -> String {
+        match self.waiting {
             Waiting::Carrier => {
-                format!("nothing has opened {} (it has no carrier)", instance.interface())
+                format!("nothing has opened {} (it has no carrier)", self.instance.interface())
             }
             Waiting::Guest => {
-                format!("the guest at {} does not answer", instance.addresses.v4.guest)
+                format!("the guest at {} does not answer", self.instance.addresses.v4.guest)
             }
             Waiting::Port => "the guest refuses connections to its port".to_owned(),
-        };
-        format!("{}{exposure}: {what}", instance.name())
+        }
     }
 }
 
