@@ -20,6 +20,13 @@ pub trait Routes: Sealed {
     /// Fails if the kernel does not answer.
     fn uplinks(&mut self) -> Result<BTreeSet<InterfaceName>, KernelError>;
 
+    /// Returns the interfaces that have a default route in the table `main`, whatever its metric; of very many, some. The cost
+    /// does not depend on the number of routes.
+    ///
+    /// # Errors
+    /// Fails if the kernel does not answer.
+    fn default_interfaces(&mut self) -> Result<BTreeSet<InterfaceName>, KernelError>;
+
     /// Returns the route that a packet of the host to this address takes; `None` if it goes nowhere. The cost does not
     /// depend on the number of routes.
     ///

@@ -197,8 +197,15 @@ impl Host {
             None => watcher.is_some_and(|watcher| kernel.is_alive(watcher).unwrap_or(false)),
         };
         let globally = kernel.sysctl(switch::IP_FORWARD)?.as_deref() == Some(forwarding::ON);
+        // Any of them may get an uplink's traffic: by a change of routes that no operation hears of, or from its clients.
+        let with_route: BTreeSet<_> =
+            kernel.default_interfaces()?.into_iter().take(MOST_ASKED).collect();
+        let mut forwarding_for = uplinks.clone();
+        if !globally {
+            forwarding_for.extend(with_route.iter().cloned());
+        }
         let (forwarding, mut listed) =
-            look_at_forwarding(kernel, &recorded, globally, &uplinks, heard, survey)?;
+            look_at_forwarding(kernel, &recorded, globally, &forwarding_for, heard, survey)?;
         let on = |name| (switch::forwarding(name), forwarding::ON.to_owned());
         let confined = forwarding.confined.clone();
         let (owner, must_record_owner) = owner_by(settings, config, store)?;
@@ -207,6 +214,7 @@ impl Host {
             listed = Some(kernel.host_interfaces()?);
         }
         let mut candidates = uplinks.clone();
+        candidates.extend(with_route);
         candidates.extend(UplinkMarks::recorded(recorded_marks));
         // Any of them may become an uplink, by a default route that comes later.
         let recorded_addressed = settings.get(Setting::Addressed);
@@ -308,12 +316,13 @@ pub(crate) fn decision(settings: &Settings) -> Result<Option<(Backend, Pool)>, N
     Ok(Some((backend, pool)))
 }
 
-/// Returns the interfaces of the host that have an address and may lead somewhere, as many as are worth a question in each
-/// operation.
+/// The number of interfaces that are worth a question in each operation.
+const MOST_ASKED: usize = 32;
+
+/// Returns the interfaces of the host that have an address and may lead somewhere, as many as are worth a question.
 fn addressed(listed: &HostInterfaces) -> BTreeSet<InterfaceName> {
-    const MOST: usize = 32;
     let addressed = listed.iter().filter(|(name, found)| found.addressed && name.as_str() != "lo");
-    addressed.map(|(name, _)| name.clone()).take(MOST).collect()
+    addressed.map(|(name, _)| name.clone()).take(MOST_ASKED).collect()
 }
 
 /// Reads names that are separated by spaces. No name has one.

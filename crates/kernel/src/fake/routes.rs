@@ -17,6 +17,11 @@ impl Routes for FakeKernel {
         Ok(self.observe().uplinks.clone())
     }
 
+    fn default_interfaces(&mut self) -> Result<BTreeSet<InterfaceName>, KernelError> {
+        let system = self.observe();
+        Ok(system.uplinks.iter().chain(system.next_hops.keys()).cloned().collect())
+    }
+
     fn route_to(&mut self, to: Ipv4Addr) -> Result<Option<HostRoute>, KernelError> {
         let system = self.observe();
         let matching =

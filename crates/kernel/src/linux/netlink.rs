@@ -114,6 +114,23 @@ impl Socket {
         Ok(results.into_iter().flatten().collect())
     }
 
+    /// Sends a request for a dump, and reads the first part of the answer by `read`. The rest is not asked for; the socket
+    /// serves no other request after that.
+    pub(super) fn query_first<T: NetlinkSerializable, U>(
+        &mut self,
+        message: T,
+        read: impl Fn(&[u8]) -> Option<U>,
+    ) -> Result<Vec<U>, Refusal> {
+        let sent = self.send(vec![NetlinkRequest { message, flags: NLM_F_DUMP }])?;
+        let (mut found, mut refused) = (Vec::new(), Ok(()));
+        self.receive(&sent, |_, answer| match answer {
+            Incoming::Message(bytes) => found.extend(read(bytes)),
+            Incoming::Refused(refusal) => refused = Err(refusal),
+            Incoming::Acknowledged | Incoming::DumpEnd { .. } => {}
+        })?;
+        refused.map(|()| found)
+    }
+
     /// Sends one request and collects the answers. A dump during which something changed is begun anew, a few times: it
     /// may lack objects that did not change, or have them twice.
     pub(super) fn query<T: NetlinkSerializable + NetlinkDeserializable + Clone>(

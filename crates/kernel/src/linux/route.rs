@@ -23,7 +23,7 @@ use super::{
 use crate::{KernelError, Refusal, Routes};
 use riklet_core::{
     model::{InterfaceName, Slot},
-    routing::{AnswerPath, HostRoute, LONGEST_DEFAULT, NextHop, RoutingRule, UplinkRoute},
+    routing::{AnswerPath, HostRoute, LONGEST_DEFAULT, MAIN, NextHop, RoutingRule, UplinkRoute},
 };
 
 /// Addresses of the IPv4 Internet, one in each half of the address space. Nothing is sent to them. Hosts have no
@@ -77,6 +77,27 @@ impl Route {
             let found = self.default_hops(destination).and_then(|hops| self.names(&hops));
             names.extend(found.map_err(|source| KernelError::Routes { source })?);
         }
+        names.retain(|name| Slot::of_interface(name.as_str()).is_none());
+        Ok(names)
+    }
+
+    /// Returns the interfaces of the default routes in the table `main`, except our own.
+    ///
+    /// The kernel makes a listing while it is read, in the order of the destinations, so default routes come first
+    /// (`fib_table_dump` of `net/ipv4/fib_trie.c`). Only the first part is read, and the socket is closed.
+    pub(super) fn default_interfaces(&mut self) -> Result<BTreeSet<InterfaceName>, Refusal> {
+        let main = vec![RouteAttribute::Table(MAIN)];
+        let mut socket = Socket::open(NETLINK_ROUTE)?;
+        socket.check_strictly()?;
+        let found = match socket.query_first(get(header(AddressFamily::Inet), main), decode) {
+            // There is no such table before its first route.
+            Err(refusal) if refusal.errno == Some(Errno::NOENT.raw_os_error()) => vec![],
+            found => found?,
+        };
+        let of_main = |route: &RouteMessage| is_default(route) && table(route) == MAIN;
+        let found: BTreeSet<u32> =
+            routes_of(found).iter().filter(|route| of_main(route)).flat_map(hops).collect();
+        let mut names = self.names(&found.into_iter().collect::<Vec<_>>())?;
         names.retain(|name| Slot::of_interface(name.as_str()).is_none());
         Ok(names)
     }
@@ -282,6 +303,11 @@ impl Routes for Linux {
         self.route(|source| KernelError::Routes { source })?.uplinks()
     }
 
+    fn default_interfaces(&mut self) -> Result<BTreeSet<InterfaceName>, KernelError> {
+        let failed = |source| KernelError::Routes { source };
+        self.route(failed)?.default_interfaces().map_err(failed)
+    }
+
     fn route_to(&mut self, to: Ipv4Addr) -> Result<Option<HostRoute>, KernelError> {
         let failed = |source| KernelError::Routes { source };
         self.route(failed)?.route_to(to).map_err(failed)
@@ -394,6 +420,30 @@ mod tests {
             ip("route del 128.0.0.0/1");
             ip("route del default");
             assert!(uplinks().is_empty());
+        });
+    }
+
+    #[test]
+    fn interfaces_of_default_routes_are_found_among_many_routes() {
+        isolated(|| {
+            let found = || {
+                let names = Route::open().unwrap().default_interfaces().unwrap();
+                names.iter().map(ToString::to_string).collect::<Vec<_>>()
+            };
+            assert_eq!(found(), [""; 0]);
+            veth("up0", "192.0.2.1");
+            veth("up1", "198.51.100.1");
+            assert_eq!(found(), [""; 0]);
+            ip("route add default via 198.51.100.2 metric 700");
+            ip("route add default via 192.0.2.3 table 77");
+            assert_eq!(found(), ["up1"]);
+            for number in 0..250 {
+                ip(&format!("route add 11.0.{number}.0/24 via 192.0.2.2"));
+            }
+            ip("route add default via 192.0.2.2 metric 800");
+            assert_eq!(found(), ["up0", "up1"]);
+            ip("route del default metric 700");
+            assert_eq!(found(), ["up0"]);
         });
     }
 

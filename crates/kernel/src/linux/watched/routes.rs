@@ -25,6 +25,10 @@ impl Routes for Watched {
         Ok(uplinks)
     }
 
+    fn default_interfaces(&mut self) -> Result<BTreeSet<InterfaceName>, KernelError> {
+        self.kernel.default_interfaces()
+    }
+
     fn route_to(&mut self, to: Ipv4Addr) -> Result<Option<HostRoute>, KernelError> {
         self.kernel.route_to(to)
     }
