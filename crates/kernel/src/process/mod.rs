@@ -21,8 +21,10 @@ use std::{
     os::{fd::OwnedFd, unix::process::CommandExt},
     process::{Command, Output, Stdio},
     sync::Weak,
+    panic,
 };
 
+    thread,
 /// Starts programs that share a lock of ours while they run. If this process is killed meanwhile, the kernel kills them as
 /// well. The lock is free when they have ended, and not before: the lock of flock(2) belongs to the open file, in
 /// whichever process it is open.
@@ -66,10 +68,15 @@ pub fn run(program: &OsStr, args: &[&str], input: &[u8]) -> io::Result<Output> {
 fn fed(mut command: Command, input: &[u8]) -> io::Result<Output> {
     let mut child =
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
-    if let Some(mut stdin) = child.stdin.take() {
-        match stdin.write_all(input) {
-            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => return Err(error),
-            _ => {}
+    let Some(mut stdin) = child.stdin.take() else { return child.wait_with_output() };
+    // A program may write more than a pipe holds (pipe(7)) before it reads all of its input.
+    thread::scope(|scope| {
+        let writer = scope.spawn(move || stdin.write_all(input));
+        let output = child.wait_with_output();
+        let written = writer.join().unwrap_or_else(|panic| panic::resume_unwind(panic));
+        match written {
+            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error),
+            _ => output,
         }
     }
     child.wait_with_output()
@@ -89,4 +96,18 @@ fn prepared(program: &OsStr, args: &[&str], input: &[u8]) -> Command {
 #[expect(clippy::disallowed_methods, reason = "this is the place")]
 fn command(program: &OsStr) -> Command {
     Command::new(program)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_may_write_more_than_a_pipe_holds_while_it_reads() {
+        let input = vec![b'x'; 1 << 20];
+        let output = run(OsStr::new("cat"), &[], &input).unwrap();
+        assert!(output.status.success() && output.stdout == input);
+        // One that reads nothing is no error.
+        assert!(run(OsStr::new("true"), &[], &input).unwrap().status.success());
+    }
 }
