@@ -4,12 +4,14 @@
 use std::{
     fs::{self, DirBuilder, OpenOptions},
     io::{self, Write},
-    os::unix::fs::DirBuilderExt,
+    os::unix::{ffi::OsStrExt, fs::DirBuilderExt},
     path::{Path, PathBuf},
     time::Duration,
 };
 
 use riklet_core::model::InstanceName;
+
+use crate::image::Digest;
 
 /// The directory of all of ours, below the root that this process sees.
 const OURS: &str = "riklet-sdn";
@@ -76,9 +78,39 @@ fn root_in(mounts: &str) -> Option<PathBuf> {
 
 fn path(root: &Path, state_dir: &Path, name: &InstanceName) -> PathBuf {
     let state_dir = fs::canonicalize(state_dir).unwrap_or_else(|_missing| state_dir.into());
-    let state_dir = state_dir.to_string_lossy();
-    let state_dir = state_dir.trim_matches('/').replace('-', "--").replace('/', "-");
-    root.join(OURS).join(state_dir).join(name.as_str())
+    root.join(OURS).join(component(&state_dir)).join(name.as_str())
+}
+
+/// Returns a path as the name of one file, which no other path has: a slash is `-`, and what could be taken for another
+/// character is written as a percent and two digits. A name that would be too long ends with a hash of the path.
+fn component(path: &Path) -> String {
+    /// A file's name has at most 255 bytes (`path_resolution(7)`).
+    const LONGEST: usize = 200;
+    let path = path.as_os_str().as_bytes();
+    let path = path.strip_prefix(b"/").unwrap_or(path);
+    let mut text = String::new();
+    for byte in path {
+        match byte {
+            b'/' => text.push('-'),
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'_' => text.push(char::from(*byte)),
+            // Not at the beginning: `..` is another directory.
+            b'.' if !text.is_empty() => text.push('.'),
+            other => {
+                let digits =
+                    [other >> 4, other & 15].map(|digit| char::from_digit(digit.into(), 16));
+                text.extend(std::iter::once('%').chain(digits.into_iter().flatten()));
+            }
+        }
+    }
+    if text.is_empty() {
+        text.push('%');
+    }
+    if text.len() > LONGEST {
+        let digest = Digest::of(path).to_string();
+        text.truncate(LONGEST - digest.len() - 1);
+        text = format!("{text}%{digest}");
+    }
+    text
 }
 
 /// Removes a cgroup, and its parents if nothing else is in them. Returns `false` if a process is in it.
@@ -122,7 +154,36 @@ mod tests {
         assert_eq!(root_in(&format!("{v1}{v2}")), Some("/sys/fs/cgroup/unified".into()));
         let name = "web".parse().unwrap();
         let of = |dir: &str| path(Path::new("/c"), Path::new(dir), &name);
-        assert_eq!(of("/nowhere/a-b"), Path::new("/c/riklet-sdn/nowhere-a--b/web"));
-        assert_ne!(of("/nowhere/a/b"), of("/nowhere/a-b"));
+        assert_eq!(of("/nowhere/a-b"), Path::new("/c/riklet-sdn/nowhere-a%2db/web"));
+    }
+
+    #[test]
+    fn no_two_directories_have_the_same_name() {
+        let long = |end: &str| format!("/{}{end}", "x".repeat(300));
+        let paths = [
+            "/",
+            "/a",
+            "/a/b",
+            "/a-b",
+            "/a-/b",
+            "/a/-b",
+            "/a--b",
+            "/a%b",
+            "/a%2db",
+            "/a/./b",
+            "/..",
+            "/.a",
+            "/é",
+            &long("1"),
+            &long("2"),
+        ];
+        let mut names: Vec<_> = paths.iter().map(|path| component(Path::new(path))).collect();
+        for name in &names {
+            assert!(!name.is_empty() && name.len() <= 255 && !name.contains('/'), "{name}");
+            assert!(!name.starts_with('.'), "{name}");
+        }
+        names.sort();
+        names.dedup();
+        assert_eq!(names.len(), paths.len(), "{names:?}");
     }
 }
