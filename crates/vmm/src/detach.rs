@@ -13,7 +13,10 @@ use std::{
     ffi::{OsStr, OsString},
     fs::{self, DirBuilder, File, OpenOptions},
     io::{self, Read, Write},
-    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
+    os::unix::{
+        ffi::{OsStrExt, OsStringExt},
+        fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
+    },
     panic,
     path::{Path, PathBuf},
     sync::{Mutex, PoisonError},
@@ -158,9 +161,13 @@ impl Detach {
         let unit = unit(name, ProcessId::current()?);
         let current = std::env::current_dir()?;
         let files = [("StandardInput=file:", &input), ("StandardOutput=file:", &output)];
-        let mut all = words_for_unit(&unit, &current, &files, &log);
-        all.push(program.into());
-        all.extend(self.arguments(&["--in-unit".as_ref(), "-".as_ref()]));
+        let mut all = {
+            let search = std::env::var_os("PATH");
+            words_for_unit(&unit, &current, &files, &log, search.as_deref())
+        };
+        all.push(literal(program.as_os_str()));
+        let arguments = self.arguments(&["--in-unit".as_ref(), "-".as_ref()]);
+        all.extend(arguments.iter().map(|argument| literal(argument)));
         let all: Vec<_> = all.iter().map(|word| word.to_string_lossy()).collect();
         let all: Vec<_> = all.iter().map(|word| &**word).collect();
         let started = process::run(OsStr::new("systemd-run"), &all, b"")?;
@@ -271,6 +278,7 @@ fn is_systemd_ours() -> bool {
 
 fn nonblocking() -> i32 {
     i32::try_from(OFlags::NONBLOCK.bits()).unwrap_or_default()
+    search: Option<&OsStr>,
 }
 
 /// Deletes the log of a supervisor that failed and whose error is reported, and its directory, unless it has other files.
@@ -287,6 +295,10 @@ fn forget(log: &Path) {
 #[expect(clippy::disallowed_methods, reason = "the files are this module's own")]
 fn remove(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
+    // VMMs are looked for where this process finds them. The manager has a PATH of its own.
+    if let Some(path) = search {
+        option("--setenv=PATH=", Path::new(path));
+    }
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
     }
@@ -295,6 +307,16 @@ fn remove(path: &Path) -> io::Result<()> {
 #[expect(clippy::disallowed_methods, reason = "the log is this module's own")]
 fn read(log: &Path) -> io::Result<String> {
     Ok(String::from_utf8_lossy(&fs::read(log)?).into_owned())
+/// Returns a word of a command line that the manager leaves as it is: it replaces `$NAME` by variables of its own, and
+/// `$$` by `$` (systemd.service(5)).
+fn literal(word: &OsStr) -> OsString {
+    let mut bytes = Vec::new();
+    for &byte in word.as_bytes() {
+        bytes.extend(if byte == b'$' { &b"$$"[..] } else { std::slice::from_ref(&byte) });
+    }
+    OsString::from_vec(bytes)
+}
+
 }
 
 fn empty(path: &Path) -> io::Result<File> {
@@ -310,7 +332,13 @@ mod tests {
         let (input, output) =
             (PathBuf::from("/s/definition.json"), PathBuf::from("/s/announcement"));
         let files = [("StandardInput=file:", &input), ("StandardOutput=file:", &output)];
-        let words = words_for_unit("u", Path::new("/"), &files, Path::new("/s/supervisor.log"));
+        let words = words_for_unit(
+            "u",
+            Path::new("/"),
+            &files,
+            Path::new("/s/supervisor.log"),
+            Some("/opt/vmm/bin:/bin".as_ref()),
+        );
         let words: Vec<_> = words.iter().map(|word| word.to_str().unwrap()).collect();
         for expected in [
             "--unit=u",
@@ -328,3 +356,5 @@ mod tests {
         assert_ne!(one, other);
     }
 }
+            "--setenv=PATH=/opt/vmm/bin:/bin",
+        assert_eq!(literal("/srv/$HOME/${x}$$".as_ref()), "/srv/$$HOME/$${x}$$$$");
