@@ -2,7 +2,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
-use riklet_core::model::{Account, InstanceName, InterfaceName, MarkMask, Mtu, Pool};
+use riklet_core::model::{Account, InstanceName, InterfaceName, MarkMask, Mtu, Pool, SlotAccounts};
 use riklet_sdn::FirewallChoice;
 
 /// Network of a node that runs functions as microVMs: a TAP for each function, and its ports on the host.
@@ -246,11 +246,11 @@ pub(crate) struct VmmArgs {
     /// Directory of downloaded images, and of copies of images [default: /var/lib/riklet-sdn/images].
     #[arg(long, value_name = "DIR", env = "RIKLET_SDN_IMAGE_DIR", hide_env_values = true)]
     pub(crate) image_dir: Option<PathBuf>,
-    /// First of the users that VMMs run as: the one for a slot follows it by the slot's number and one; 0 for root
+    /// First of the users that VMMs run as: the one for a slot follows it by the slot's number and one
     /// [default: 1900000000].
     #[arg(long, value_name = "UID", env = "RIKLET_SDN_VMM_UID_BASE", hide_env_values = true)]
-    pub(crate) vmm_uid_base: Option<u32>,
-    /// Let servers of images redirect to addresses of private networks.
+    pub(crate) vmm_uid_base: Option<SlotAccounts>,
+    /// Let servers of images redirect to addresses of private networks, and members of the API's group name such servers.
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
     #[arg(
         env = "RIKLET_SDN_PRIVATE_REDIRECTS",

@@ -23,6 +23,7 @@ use riklet_sdn::{
 };
 use riklet_vmm::{
     choose::{Facts, Kvm},
+    host_accounts::{self, BlockConflict},
     image,
 };
 use rustix::process::geteuid;
@@ -146,11 +147,15 @@ fn look(
 /// Returns a note if the users that VMMs run as by default cannot open what each VMM opens.
 fn vmm_users(facts: &Facts, config: &Config) -> Option<Finding> {
     const TUN: &str = "/dev/net/tun";
-    let users =
-        config.vmm.vmm_users.filter(|_| geteuid().is_root() && !facts.programs.is_empty())?;
+    if !geteuid().is_root() || facts.programs.is_empty() {
+        return None;
+    }
+    let users = config.vmm.vmm_users;
+    if let Some(conflict) = host_accounts::conflict(users) {
+        return Some(Finding::fail("VMMs' users", conflict.to_string(), BlockConflict::HINT));
+    }
     let user = Credentials { uid: users.shared(), gid: users.shared() };
-    let advice =
-        "`chmod 666 /dev/net/tun`, as udev does; or vmm_uid_base = 0, which runs VMMs as root";
+    let advice = "`chmod 666 /dev/net/tun`, as udev does; or name `user: root` in a definition that you trust";
     (!image::opens_device(TUN, user, &[]))
         .then(|| Finding::note("VMMs' users", format!("they may not open {TUN}"), advice))
 }

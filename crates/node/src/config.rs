@@ -57,9 +57,9 @@ pub struct VmmConfig {
     /// The directories that definitions may name images in; `None` is [`DEFAULT_IMAGE_ROOTS`] and the directories of the
     /// definitions.
     pub image_roots: Option<Vec<PathBuf>>,
-    /// The users of the microVMs whose definitions name none; `None` runs these as the user of the supervisor.
-    pub vmm_users: Option<SlotAccounts>,
-    /// Lets servers of images redirect to addresses of private networks.
+    /// The users of the microVMs whose definitions name none. A supervisor that is not root runs these as its own user.
+    pub vmm_users: SlotAccounts,
+    /// Lets servers of images redirect to addresses of private networks, and members of the API's group name such servers.
     pub private_redirects: bool,
 }
 
@@ -83,7 +83,7 @@ impl Default for VmmConfig {
         Self {
             image_dir: PathBuf::from(DEFAULT_IMAGE_DIR),
             image_roots: None,
-            vmm_users: Some(SlotAccounts::DEFAULT),
+            vmm_users: SlotAccounts::DEFAULT,
             private_redirects: false,
         }
     }
@@ -97,8 +97,8 @@ impl VmmConfig {
         let roots = image_roots.iter().flatten().map(|root| ("image_roots", root.into()));
         let dir = (image_dir != Path::new(DEFAULT_IMAGE_DIR)).then(|| image_dir.into());
         let redirects = private_redirects.then(|| ("private_redirects", "true".into()));
-        let base = vmm_users.map_or(0, SlotAccounts::shared);
-        let base = (*vmm_users != Some(SlotAccounts::DEFAULT)).then(|| base.to_string().into());
+        let base = vmm_users.shared();
+        let base = (*vmm_users != SlotAccounts::DEFAULT).then(|| base.to_string().into());
         let dir = dir.map(|dir| ("image_dir", dir));
         let base = base.map(|base| ("vmm_uid_base", base));
         roots.chain(dir).chain(base).chain(redirects).collect()

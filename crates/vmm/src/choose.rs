@@ -102,8 +102,8 @@ impl Unusable {
                     .to_owned()
             }
             Need::TunAs(_) => {
-                "`chmod 666 /dev/net/tun`, as udev does: a TAP is its owner's all the same; or run VMMs as \
-                 root, by `user: root` or vmm_uid_base 0"
+                "`chmod 666 /dev/net/tun`, as udev does: a TAP is its owner's all the same; or run the \
+                 VMM as root, by `user: root`"
                     .to_owned()
             }
             Need::Queues | Need::Accelerator => "name another vmm".to_owned(),

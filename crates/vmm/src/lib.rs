@@ -13,6 +13,7 @@ pub mod firecracker;
 #[expect(clippy::expect_used, reason = "it fails by a panic")]
 pub mod fuzz;
 pub mod handle;
+pub mod host_accounts;
 pub mod image;
 pub mod launch;
 pub mod machine;

@@ -206,6 +206,8 @@ fn every_command_has_help_with_one_example() {
           --api-group <GROUP>       Group that may use the API besides root, by name or number [env:
                                     RIKLET_SDN_API_GROUP]
           --ready-slots <COUNT>     Number of TAPs to keep ready; 0 for none [default: 64]
+          --member-runs <COUNT>     Most microVMs that run at a time for clients of the socket [default:
+                                    100] [env: RIKLET_SDN_MEMBER_RUNS]
           --manifests <DIR>         Directory of definition files to follow: their functions come and go
                                     with the files [default: /etc/riklet-sdn/functions.d, if it exists]
                                     [env: RIKLET_SDN_MANIFESTS]
@@ -213,7 +215,7 @@ fn every_command_has_help_with_one_example() {
                                     anybody who can reach it [env: RIKLET_SDN_METRICS]
           --adopt                   Take over the functions of another state directory first
       -h, --help                    Print help
-      riklet-sdn serve --api-group kvm
+      riklet-sdn serve --api-group riklet
 
     Bring functions up and run their microVMs, until Ctrl-C or SIGTERM
 
@@ -238,10 +240,11 @@ fn every_command_has_help_with_one_example() {
                                         [default: /var/lib/riklet-sdn/images] [env:
                                         RIKLET_SDN_IMAGE_DIR]
           --vmm-uid-base <UID>          First of the users that VMMs run as: the one for a slot follows
-                                        it by the slot's number and one; 0 for root [default:
-                                        1900000000] [env: RIKLET_SDN_VMM_UID_BASE]
-          --private-redirects [<BOOL>]  Let servers of images redirect to addresses of private networks
-                                        [env: RIKLET_SDN_PRIVATE_REDIRECTS]
+                                        it by the slot's number and one [default: 1900000000] [env:
+                                        RIKLET_SDN_VMM_UID_BASE]
+          --private-redirects [<BOOL>]  Let servers of images redirect to addresses of private networks,
+                                        and members of the API's group name such servers [env:
+                                        RIKLET_SDN_PRIVATE_REDIRECTS]
       -h, --help                        Print help
       riklet-sdn run examples/hello.json
 

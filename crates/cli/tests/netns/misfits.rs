@@ -111,6 +111,7 @@ fn files_that_no_vmm_can_open_are_refused() {
         fs::File::create(path(name)).expect("a file");
         fs::set_permissions(path(name), fs::Permissions::from_mode(mode)).expect("a file");
     }
+    let slots = site.world.directory.users();
     let misfit = |what, execution, complaint: String| Misfit::new(what, execution, 2, complaint);
     let (none, directory, private) = (path("none"), path("directory"), path("private"));
     let as_user = "user 54321 of group 54321 cannot";
@@ -146,8 +147,8 @@ fn files_that_no_vmm_can_open_are_refused() {
         misfit("nobody", json!({ "user": "nosuch" }), "the host has no user nosuch".to_owned()),
         misfit(
             "a slot's user",
-            json!({ "user": 1_900_000_005 }),
-            "hello cannot be run: user 1900000005 is one of those that functions get".to_owned(),
+            json!({ "user": slots + 5 }),
+            format!("hello cannot be run: user {} is one of those that functions get", slots + 5),
         ),
         misfit("no memory", json!({ "memory": 0 }), "a guest needs at least 1 MiB of memory".to_owned()),
     ]);
@@ -196,12 +197,55 @@ fn doctor_says_what_the_users_of_vmms_cannot_open() {
     let expected = "they may not open /dev/net/tun";
     assert!(told(Kvm::PrivateTun).contains(expected));
     assert!(!told(Kvm::Opens).contains(expected));
-    // Root opens everything.
-    let mut config =
-        fs::File::create(&site.world.environment["RIKLET_SDN_CONFIG"]).expect("a file");
-    config.write_all(b"vmm_uid_base = 0\n").expect("a short file");
-    let told = site.world.riklet_with(Kvm::PrivateTun, &["doctor"], "").stdout;
-    assert!(!told.contains(expected), "{told}");
+}
+
+/// Microvms never run as root, or as a user of the host, because of a number in the configuration.
+#[test]
+fn users_of_vmms_are_nobody_of_the_host() {
+    let mut site = Site::new();
+    let definition =
+        hello(json!({ "vmm": "firecracker", "kernel": site.path("vmlinux") })).to_string();
+    let run = |site: &Site| {
+        let world = &site.world;
+        world.riklet_with(Kvm::Opens, &["run", "--no-wait", "-"], &definition)
+    };
+    let words = "131072 users of microVMs: below 65536 are root and the host's users";
+    for base in ["0", "1", "65535", "4294900000", "4294967295", "99999999999"] {
+        site.world.environment.insert("RIKLET_SDN_VMM_UID_BASE".to_owned(), base.to_owned());
+        let refused = run(&site).failure(2);
+        assert!(refused.contains(base) && refused.contains(words), "{base}: {refused}");
+        // The same number in the file, for all commands.
+        site.world.environment.remove("RIKLET_SDN_VMM_UID_BASE");
+        let file = site.world.environment["RIKLET_SDN_CONFIG"].clone();
+        write(&file, &format!("vmm_uid_base = {base}\n"));
+        for command in ["serve", "doctor"] {
+            let refused = site.world.riklet(&[command], "").failure(2);
+            assert!(refused.contains(base) && refused.contains(words), "{base}: {refused}");
+        }
+        write(&file, "");
+    }
+    // A user of the host in the block, in a file that only this test sees.
+    let first = site.world.directory.users();
+    let base = first.to_string();
+    site.world.environment.insert("RIKLET_SDN_VMM_UID_BASE".to_owned(), base);
+    let passwd = site.path("passwd");
+    write(&passwd, &format!("root:x:0:0::/:/bin/sh\nanna:x:{}:7:::\n", first + 100));
+    for (command, code) in [("run --no-wait -", 2), ("doctor", 3)] {
+        let program = env!("CARGO_BIN_EXE_riklet-sdn");
+        let script =
+            format!("mount --bind {} /etc/passwd; exec {program} {command}", passwd.display());
+        let refused = site.world.program("unshare", &["--mount", "sh", "-c", &script], &definition);
+        let told = format!("{}{}", refused.stdout, refused.stderr);
+        assert_eq!(refused.code, Some(code), "{refused}");
+        let words = format!("/etc/passwd gives {} to anna", first + 100);
+        assert!(told.contains("vmm_uid_base") && told.contains(&words), "{told}");
+    }
+    assert!(!site.program.has_started());
+}
+
+#[expect(clippy::disallowed_methods, reason = "a file of the test's own")]
+fn write(path: impl AsRef<Path>, text: &str) {
+    fs::write(path, text).expect("a short file");
 }
 
 /// Serves `/kernel`, and `/short`, which ends too early.

@@ -26,11 +26,21 @@ impl SlotAccounts {
     /// The number of slots that a node can have, and one for what they share.
     const SIZE: u32 = 1 << 17;
 
-    /// Returns the block that begins at this number; `None` for 0, which is root's, and for a block that goes beyond the
-    /// largest number.
+    /// The least first number. Below are root, the users of the host, and `nobody` (UIDS-GIDS of systemd).
+    const LEAST: u32 = 1 << 16;
+    /// The greatest first number. The last two numbers stand for no user (chown(2)), and for `nobody` on some hosts.
+    const GREATEST: u32 = u32::MAX - 1 - Self::SIZE;
+
+    /// Returns the block that begins at this number; `None` for a block with root, users of the host or `nobody`.
     #[must_use]
     pub const fn new(base: u32) -> Option<Self> {
-        if base == 0 || base > u32::MAX - Self::SIZE { None } else { Some(Self { base }) }
+        if base < Self::LEAST || base > Self::GREATEST { None } else { Some(Self { base }) }
+    }
+
+    /// Returns the last number.
+    #[must_use]
+    pub const fn last(self) -> u32 {
+        self.base + (Self::SIZE - 1)
     }
 
     /// Returns the first number: that of the group of images, which all microVMs may read.
@@ -76,6 +86,28 @@ pub enum AccountError {
         /// The text as given.
         text: String,
     },
+}
+
+/// A number that is not the first of [`SlotAccounts`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{found} is not the first of {} users of microVMs: below {} are root and the host's users, and the greatest is {}",
+    SlotAccounts::SIZE,
+    SlotAccounts::LEAST,
+    SlotAccounts::GREATEST
+)]
+pub struct SlotAccountsError {
+    found: String,
+}
+
+impl FromStr for SlotAccounts {
+    type Err = SlotAccountsError;
+
+    /// Reads the first number of a block.
+    fn from_str(text: &str) -> Result<Self, SlotAccountsError> {
+        let refused = || SlotAccountsError { found: crate::excerpt::excerpt(text) };
+        text.parse().ok().and_then(Self::new).ok_or_else(refused)
+    }
 }
 
 impl Account {
@@ -168,7 +200,19 @@ mod tests {
         assert!(numbers.into_iter().chain([accounts.shared()]).all(|n| accounts.contains(n)));
         assert!(!accounts.contains(1_899_999_999) && !accounts.contains(0));
         // Root's is never among them; what looks like it is a name.
-        assert_eq!((SlotAccounts::new(0), SlotAccounts::new(u32::MAX - 9)), (None, None));
+        for base in [0, 1, 65_535, u32::MAX - (1 << 17), u32::MAX - 9, u32::MAX] {
+            assert_eq!(SlotAccounts::new(base), None, "{base}");
+        }
+        for base in [65_536, u32::MAX - 1 - (1 << 17)] {
+            let accounts = SlotAccounts::new(base).unwrap();
+            assert!(accounts.of(Slot::new(u16::MAX)) <= accounts.last());
+            assert!(accounts.contains(accounts.last()) && accounts.last() < u32::MAX - 1);
+        }
+        assert_eq!(
+            "0".parse::<SlotAccounts>().unwrap_err().to_string(),
+            "0 is not the first of 131072 users of microVMs: below 65536 are root and the host's users, and the \
+             greatest is 4294836222"
+        );
         assert!(matches!("slot+0".parse(), Ok(Account::Name(_))));
     }
 }

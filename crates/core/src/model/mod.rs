@@ -18,7 +18,7 @@ pub use crate::address::{
     MacAddress, Mtu, MtuError, Pool, PoolError, Slot,
 };
 pub use crate::workload::{Function, Kind, Workload};
-pub use account::{Account, AccountError, AccountName, SlotAccounts};
+pub use account::{Account, AccountError, AccountName, SlotAccounts, SlotAccountsError};
 pub use boot_args::{BootArgs, BootArgsError};
 pub use execution::{
     Accelerator, Dns, Execution, ExecutionConflict, OutOfRange, Queues, TooManyServers, Vcpus, Vmm,

@@ -14,7 +14,7 @@ use riklet_core::{
     definition::SourceLocation,
     model::{
         InterfaceName, InterfaceNameError, MarkMask, MarkMaskError, Mtu, MtuError, Pool, PoolError,
-        SlotAccounts,
+        SlotAccounts, SlotAccountsError,
     },
     nearest::nearest,
 };
@@ -72,8 +72,10 @@ pub enum ConfigReason {
     Sort { expected: &'static str, found: &'static str },
     #[error("{found:?} is not an absolute path")]
     Path { found: String },
-    #[error("{found} is not the first of a block of users that has one for each slot")]
-    UserBase { found: String },
+    #[error(transparent)]
+    UserBase(#[from] SlotAccountsError),
+    #[error("{found} is not a number of runs")]
+    Count { found: String },
     #[error(transparent)]
     Firewall(#[from] FirewallChoiceError),
     #[error(transparent)]
@@ -173,16 +175,17 @@ fn directories(value: &DeValue<'_>) -> Result<Vec<PathBuf>, ConfigReason> {
     }
 }
 
-/// Reads the first of a block of users; 0 for none.
-fn vmm_users(value: &DeValue<'_>) -> Result<Option<SlotAccounts>, ConfigReason> {
+/// Reads the first of a block of users.
+fn vmm_users(value: &DeValue<'_>) -> Result<SlotAccounts, ConfigReason> {
     let DeValue::Integer(integer) = value else { return Err(unexpected("a number", value)) };
     let number = u32::from_str_radix(integer.as_str(), integer.radix());
-    let refused = || ConfigReason::UserBase { found: integer.as_str().to_owned() };
-    match number {
-        Ok(0) => Ok(None),
-        Ok(base) => SlotAccounts::new(base).map(Some).ok_or_else(refused),
-        Err(_too_large) => Err(refused()),
-    }
+    Ok(number.map_or_else(|_too_large| integer.as_str().into(), |n| n.to_string()).parse()?)
+}
+
+fn count(value: &DeValue<'_>) -> Result<u32, ConfigReason> {
+    let DeValue::Integer(integer) = value else { return Err(unexpected("a number", value)) };
+    let number = u32::from_str_radix(integer.as_str(), integer.radix());
+    number.map_err(|_too_large| ConfigReason::Count { found: integer.as_str().to_owned() })
 }
 
 fn boolean(value: &DeValue<'_>) -> Result<bool, ConfigReason> {
@@ -240,7 +243,7 @@ mod tests {
         let text = "# a comment\nfirewall = \"nftables\"\npool = \"10.9.0.0/16\"\n\
              uplink = [\"eth0\", \"wlan0\"]\nmtu = 0x578\nmark_mask = 0x7f00\nstate_dir = \"/var/lib/riklet-sdn\"\n\
              api = \"/run/node.sock\"\nimage_dir = \"/data\"\nimage_roots = [\"/srv\", \"/opt\"]\n\
-             private_redirects = true\nvmm_uid_base = 0\n";
+             private_redirects = true\nvmm_uid_base = 70_000\nmember_runs = 7\n";
         let config = Config::parse("config.toml", text).unwrap();
         assert_eq!(config.firewall, FirewallChoice::Nftables);
         assert_eq!(config.pool.unwrap().to_string(), "10.9.0.0/16");
@@ -248,7 +251,8 @@ mod tests {
         assert_eq!(config.vmm.image_dir, Path::new("/data"));
         assert_eq!(config.vmm.image_roots, Some(vec!["/srv".into(), "/opt".into()]));
         assert!(config.vmm.private_redirects);
-        assert_eq!((config.vmm.vmm_users, Config::default().vmm.vmm_users.is_some()), (None, true));
+        assert_eq!(config.vmm.vmm_users.shared(), 70_000);
+        assert_eq!(config.member_runs, 7);
         assert_eq!(config.uplinks.unwrap().len(), 2);
         assert_eq!(config.mtu.unwrap().bytes(), 1400);
         assert_eq!(config.mark_mask.unwrap().of_uplinks(), 0x700);
@@ -285,6 +289,8 @@ mod tests {
             "vmm_uid_base = 4294967295",
             "mtu = 1500\nmtu = 1400",
             "# é\nmtu",
+            "vmm_uid_base = 0",
+            "member_runs = -1",
             "pool = \"10.9.0.0/16",
         ];
         let refused = texts.map(|text| Config::parse("c.toml", text).unwrap_err().to_string());
@@ -309,7 +315,9 @@ mod tests {
         c.toml:1:7: api: "api.sock" is not an absolute path
         c.toml:1:15: image_roots: "images" is not an absolute path
         c.toml:1:21: private_redirects: expected a boolean, found a number
-        c.toml:1:16: vmm_uid_base: 4294967295 is not the first of a block of users that has one for each slot
+        c.toml:1:16: vmm_uid_base: 4294967295 is not the first of 131072 users of microVMs: below 65536 are root and the host's users, and the greatest is 4294836222
+        c.toml:1:16: vmm_uid_base: 0 is not the first of 131072 users of microVMs: below 65536 are root and the host's users, and the greatest is 4294836222
+        c.toml:1:15: member_runs: -1 is not a number of runs
         c.toml:2:1: not valid TOML: duplicate key
         c.toml:2:4: not valid TOML: key with no value, expected `=`
         c.toml:1:20: not valid TOML: invalid basic string, expected `"`

@@ -1,11 +1,14 @@
-use std::{io, time::Duration};
+use std::{io, path::PathBuf, time::Duration};
 
 use riklet_core::model::{InstanceName, Vmm};
 use riklet_kernel::{AccountKind, KernelError};
 use riklet_sdn::{ErrorKind, NodeError, store::StoreError};
 
 use super::Ended;
-use crate::{choose::Unusable, image::ImageError, launch::LaunchError, runs::RunError};
+use crate::{
+    choose::Unusable, host_accounts::BlockConflict, image::ImageError, launch::LaunchError,
+    runs::RunError,
+};
 
 /// The reason why functions cannot be run, or cannot be run any longer.
 #[derive(Debug, thiserror::Error)]
@@ -64,6 +67,19 @@ pub enum SupervisorError {
         name: InstanceName,
         /// The user.
         uid: u32,
+    },
+    /// The users of slots are also others of the host.
+    #[error(transparent)]
+    Block(#[from] BlockConflict),
+    /// The VMM would have the group that may use the daemon's socket.
+    #[error("{name} cannot be run: its VMM would have the group {gid}, which may use {}", socket.display())]
+    CommandsDaemon {
+        /// The instance.
+        name: InstanceName,
+        /// The group.
+        gid: u32,
+        /// The daemon's socket.
+        socket: PathBuf,
     },
     /// The user cannot be taken for a function.
     #[error("{name} cannot be run: user {uid} cannot be locked")]
@@ -169,9 +185,11 @@ impl SupervisorError {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::Node(error) | Self::Run(RunError::Node(error)) => error.kind(),
-            Self::Account { .. } | Self::UserTaken { .. } | Self::UserOfSlots { .. } => {
-                ErrorKind::Invalid
-            }
+            Self::Account { .. }
+            | Self::UserTaken { .. }
+            | Self::UserOfSlots { .. }
+            | Self::Block(_)
+            | Self::CommandsDaemon { .. } => ErrorKind::Invalid,
             Self::Vmm { source, .. } if source.is_of_the_definition() => ErrorKind::Invalid,
             Self::Image { source, .. } if source.is_of_the_definition() => ErrorKind::Invalid,
             Self::Vmm { .. } => ErrorKind::Host,
@@ -199,6 +217,17 @@ impl SupervisorError {
                 "leave `user` out, name another, or set sharedUser to true in both definitions"
                     .to_owned(),
             ),
+            Self::Block(_) => Some(BlockConflict::HINT.to_owned()),
+            Self::CommandsDaemon { .. } => Some(
+                "a guest that takes its VMM over could command the daemon: give the socket a group of its own, by \
+                 `--api-group`"
+                    .to_owned(),
+            ),
+            Self::Launch { source: LaunchError::User { source, .. }, .. }
+                if source.kind() == io::ErrorKind::AddrInUse =>
+            {
+                Some("another node of this host has the same users: set vmm_uid_base".to_owned())
+            }
             Self::UserOfSlots { .. } => Some("leave `user` out, or name another".to_owned()),
             Self::Recorded { name } => Some(format!("`riklet-sdn down {name}` first")),
             Self::Vmm { source, .. } => Some(source.hint()),

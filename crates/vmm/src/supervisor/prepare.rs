@@ -25,7 +25,7 @@ use super::{
 use crate::{
     attachment::Attachment,
     choose::{self, Choice, Facts, Kvm, Need, Unusable},
-    driver,
+    driver, host_accounts,
     image::{self, Access, ImageError, Images, Progress, Role, Settings, Wanted},
     launch::{Launch, LaunchError},
     machine::Machine,
@@ -83,7 +83,10 @@ pub fn prepare<K: Kernel, P: FnMut(Progress)>(
 ) -> Result<Vec<Prepared>, SupervisorError> {
     node.refuse_first_use()?;
     let facts = facts();
-    let users = node.config().vmm.vmm_users.filter(|_| geteuid().is_root());
+    let users = Some(node.config().vmm.vmm_users).filter(|_| geteuid().is_root());
+    if let Some(conflict) = users.and_then(host_accounts::conflict) {
+        return Err(conflict.into());
+    }
     let images =
         Images::new(&node.config().state_dir, image_settings(node.config(), beside, users));
     let mut prepared = Vec::new();
