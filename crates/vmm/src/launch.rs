@@ -26,6 +26,7 @@ use super::{
     machine::{Machine, MachineError},
     reset::Reset,
     runs,
+    slot_user::{HeldUser, SlotUser},
 };
 use riklet_core::model::{InstanceName, Vmm};
 use riklet_http::HttpError;
@@ -59,6 +60,8 @@ pub enum Launch {
         credentials: Option<Credentials>,
         /// The groups that this user has besides its own.
         groups: Vec<u32>,
+        /// The user, if it is that of a slot: then all that runs as it ends with the VMM.
+        slot_user: Option<SlotUser>,
     },
 }
 
@@ -77,6 +80,13 @@ impl Launch {
         match self {
             Self::Builtin { .. } => (None, &[]),
             Self::Vmm { credentials, groups, .. } => (*credentials, groups),
+        }
+    }
+
+    const fn slot_user(&self) -> Option<SlotUser> {
+        match self {
+            Self::Builtin { .. } => None,
+            Self::Vmm { slot_user, .. } => *slot_user,
         }
     }
 }
@@ -108,6 +118,15 @@ pub enum LaunchError {
     /// The VMM cannot run this machine.
     #[error(transparent)]
     Machine(#[from] MachineError),
+    /// The user of the slot is not free: something still runs as it.
+    #[error("user {uid} of its slot is not free")]
+    User {
+        /// The user.
+        uid: u32,
+        /// The kernel's own words.
+        #[source]
+        source: io::Error,
+    },
     /// The program cannot be started.
     #[error("cannot start {}", program.display())]
     Start {
@@ -145,10 +164,14 @@ pub struct Running {
     name: InstanceName,
     handle: Handle,
     child: Child,
+    /// True once the child was waited for.
+    waited: bool,
     ended: OwnedFd,
     /// The threads that write the logs.
     logs: Vec<JoinHandle<()>>,
     reset: Reset,
+    /// The user of the slot, if the VMM runs as it.
+    user: Option<HeldUser>,
 }
 
 impl Running {
@@ -161,6 +184,10 @@ impl Running {
         name: &InstanceName,
         launch: &Launch,
     ) -> Result<Self, LaunchError> {
+        let hold = |user: SlotUser| {
+            user.hold().map_err(|source| LaunchError::User { uid: user.uid(), source })
+        };
+        let user = launch.slot_user().map(hold).transpose()?;
         let directory = runs::directory(state_dir, name);
         let socket = runs::socket(state_dir, name);
         let home = runs::home(state_dir, name);
@@ -183,6 +210,7 @@ impl Running {
             arguments,
             credentials,
             groups,
+            user_is_its_own: launch.slot_user().is_some(),
             directory: &home,
             errors_apart,
         };
@@ -196,7 +224,16 @@ impl Running {
                 let errors = child.stderr.take().map(|from| own.follow_lines(from, seen));
                 let logs = output.into_iter().chain(errors).collect();
                 let handle = Handle { vmm: launch.vmm(), process, socket, mark };
-                Ok(Self { name: name.clone(), handle, child, ended, logs, reset })
+                Ok(Self {
+                    name: name.clone(),
+                    handle,
+                    child,
+                    waited: false,
+                    ended,
+                    logs,
+                    reset,
+                    user,
+                })
             }
             Err(source) => {
                 end(&mut child);
@@ -247,16 +284,35 @@ impl Running {
         &self.handle
     }
 
-    /// Waits until the process has ended, ends what it left behind, and waits for a moment until its output is in the log.
-    /// Also tells whether the VMM reported that its guest reset.
+    /// Waits until the process has ended, and ends what it left behind: nothing runs as the user of its slot then. Can be
+    /// repeated.
     ///
     /// # Errors
-    /// Fails if the process cannot be waited for, or something that it started does not end.
-    pub fn finish(mut self) -> io::Result<(ExitStatus, bool)> {
+    /// Fails if the process cannot be waited for, or something that it started does not end. The slot must not be given
+    /// away then.
+    pub fn end_rest(&mut self) -> io::Result<ExitStatus> {
         within(&self.ended, Duration::MAX)?;
-        process::kill_rest_of_group(&self.child)?;
+        // Its number is its own until it is waited for.
+        if !self.waited {
+            process::kill_rest_of_group(&self.child)?;
+            self.waited = true;
+        }
         let status = self.child.wait()?;
         process::end_orphans(&self.handle.mark)?;
+        if let Some(user) = self.user.take() {
+            user.end()?;
+            user.release();
+        }
+        Ok(status)
+    }
+
+    /// Does as [`Self::end_rest`] does, and waits for a moment until the output is in the log. Also tells whether the VMM
+    /// reported that its guest reset.
+    ///
+    /// # Errors
+    /// Fails as [`Self::end_rest`] does.
+    pub fn finish(mut self) -> io::Result<(ExitStatus, bool)> {
+        let status = self.end_rest()?;
         let deadline = now() + LAST_WORDS;
         // Whoever else has the pipe open may never close it. A thread that still reads it ends with this process.
         while self.logs.iter().any(|thread| !thread.is_finished()) && now() < deadline {

@@ -21,5 +21,6 @@ pub mod qemu;
 pub mod qmp;
 mod reset;
 pub mod runs;
+pub mod slot_user;
 pub mod supervisor;
 pub mod version;

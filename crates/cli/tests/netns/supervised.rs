@@ -58,7 +58,7 @@ fn cgroup_of(process: Pid) -> String {
 }
 
 /// Returns the directory of the cgroups of version 2, if this test may make some.
-fn cgroups() -> Option<PathBuf> {
+pub(crate) fn cgroups() -> Option<PathBuf> {
     let roots = ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"].map(PathBuf::from);
     let root = roots.into_iter().find(|root| root.join("cgroup.procs").exists())?;
     let trial = root.join(format!("riklet-test-{}", std::process::id()));

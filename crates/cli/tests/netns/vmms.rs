@@ -111,7 +111,13 @@ impl Hello {
     #[track_caller]
     fn with(world: &World, definition: &Value, first: &str) -> Self {
         let program = Program::install(world, "firecracker", first);
-        let running = detach(world, definition);
+        let mut running = detach(world, definition);
+        wait_for("a VMM to begin, or the end of its run", START_TIMEOUT, || {
+            (program.has_started() || !running.is_running()).then_some(())
+        });
+        if !program.has_started() {
+            panic!("no VMM has begun: {}", running.wait());
+        }
         let server = program.serve(Firecracker::new(LATEST));
         let interface = told(&server, "PUT /network-interfaces/eth0");
         let source = told(&server, "PUT /boot-source");

@@ -20,7 +20,7 @@ use super::Credentials;
 
 /// The most files that a confined program may have open. A VMM has some dozens.
 const FILES: u64 = 4096;
-/// The most processes and threads that the user of a confined program may have, unless it is root.
+/// The most processes and threads that the user of a confined program may have, if nobody else has this user.
 const PROCESSES: u64 = 512;
 
 /// Has the kernel kill the program when the thread that starts it ends (prctl(2), `PR_SET_PDEATHSIG`). A change
@@ -54,6 +54,7 @@ pub(super) fn confine(
     command: &mut Command,
     credentials: Option<Credentials>,
     groups: &[u32],
+    user_is_its_own: bool,
 ) -> io::Result<()> {
     // setresuid(2) takes this value for "unchanged".
     let valid = |id: u32| if id == u32::MAX { Err(Errno::INVAL) } else { Ok(id) };
@@ -76,7 +77,8 @@ pub(super) fn confine(
         setrlimit(Resource::Core, both(0))?;
         setrlimit(Resource::Nofile, files)?;
         if let Some((uid, gid)) = user {
-            if !uid.is_root() {
+            // The limit counts all processes of the user, whoever started them.
+            if user_is_its_own && !uid.is_root() {
                 setrlimit(Resource::Nproc, processes)?;
             }
             // The process has this one thread.

@@ -184,6 +184,7 @@ mod tests {
             arguments: vec!["600".into()],
             credentials: None,
             groups: &[],
+            user_is_its_own: false,
             directory: Path::new("/"),
             errors_apart: false,
             mark: "",

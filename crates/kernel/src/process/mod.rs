@@ -4,6 +4,7 @@ mod detached;
 mod fork;
 mod holder;
 mod id;
+mod of_user;
 mod rest;
 mod tied;
 
@@ -12,6 +13,7 @@ pub use holder::LockHolder;
 #[cfg(any(test, fuzzing))]
 pub(crate) use id::fuzz;
 pub use id::{ProcessId, ProcessIdError};
+pub use of_user::end_all_of;
 pub use rest::{adopt_orphans, end_marked, end_orphans, kill_rest_of_group, signal_group};
 pub use tied::{Credentials, Tied, spawn_tied};
 
@@ -19,12 +21,12 @@ use std::{
     ffi::OsStr,
     io::{self, Write},
     os::{fd::OwnedFd, unix::process::CommandExt},
+    panic,
     process::{Command, Output, Stdio},
     sync::Weak,
-    panic,
+    thread,
 };
 
-    thread,
 /// Starts programs that share a lock of ours while they run. If this process is killed meanwhile, the kernel kills them as
 /// well. The lock is free when they have ended, and not before: the lock of flock(2) belongs to the open file, in
 /// whichever process it is open.
@@ -78,8 +80,7 @@ fn fed(mut command: Command, input: &[u8]) -> io::Result<Output> {
             Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error),
             _ => output,
         }
-    }
-    child.wait_with_output()
+    })
 }
 
 fn prepared(program: &OsStr, args: &[&str], input: &[u8]) -> Command {

@@ -108,7 +108,7 @@ fn end_all(mark: &str, candidates: impl Fn() -> Vec<u32>) -> io::Result<()> {
     }
 }
 
-fn number(process: u32) -> Option<Pid> {
+pub(super) fn number(process: u32) -> Option<Pid> {
     i32::try_from(process).ok().and_then(Pid::from_raw)
 }
 
@@ -122,7 +122,7 @@ fn marked(process: u32, mark: &str) -> Option<ProcessId> {
 }
 
 /// Returns the children of all threads of this process (`proc_pid_task(5)`).
-fn children() -> io::Result<Vec<u32>> {
+pub(super) fn children() -> io::Result<Vec<u32>> {
     let mut all = Vec::new();
     for thread in entries("/proc/self/task")? {
         match read(&format!("/proc/self/task/{thread}/children")) {
@@ -138,18 +138,18 @@ fn children() -> io::Result<Vec<u32>> {
     Ok(all)
 }
 
-fn everybody() -> Vec<u32> {
+pub(super) fn everybody() -> Vec<u32> {
     entries("/proc").unwrap_or_default()
 }
 
 /// Returns the entries of a directory that are numbers.
-fn entries(path: &str) -> io::Result<Vec<u32>> {
+pub(super) fn entries(path: &str) -> io::Result<Vec<u32>> {
     let names = fs::read_dir(path)?.flatten().map(|entry| entry.file_name());
     Ok(names.filter_map(|name| name.to_str()?.parse().ok()).collect())
 }
 
 #[expect(clippy::disallowed_methods, reason = "files of procfs, which only the kernel writes")]
-fn read(path: &str) -> io::Result<Vec<u8>> {
+pub(super) fn read(path: &str) -> io::Result<Vec<u8>> {
     fs::read(path)
 }
 
@@ -177,6 +177,7 @@ mod tests {
             arguments: vec!["-c".into(), script.into()],
             credentials: None,
             groups: &[],
+            user_is_its_own: false,
             directory: Path::new("/"),
             errors_apart: false,
             mark: &mark,

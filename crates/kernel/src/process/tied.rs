@@ -44,6 +44,8 @@ pub struct Tied<'a> {
     pub credentials: Option<Credentials>,
     /// The groups of that user besides the group; none by default, not those that the host gives it (group(5)).
     pub groups: &'a [u32],
+    /// True if nobody else runs programs as this user: then it has a limit of processes.
+    pub user_is_its_own: bool,
     /// Its working directory.
     pub directory: &'a Path,
     /// Gives standard error a pipe of its own, which these credentials can open anew as `/proc/self/fd/2`.
@@ -58,8 +60,8 @@ pub struct Tied<'a> {
 /// written; with [`Tied::errors_apart`], what it writes to standard error comes from the child's `stderr` instead.
 ///
 /// Its environment is a `PATH` of the system's directories, and its mark. It inherits no other files. It cannot gain privileges (prctl(2),
-/// `PR_SET_NO_NEW_PRIVS`), dumps no core, and has limits of open files and, unless it is root's, of processes
-/// (getrlimit(2)).
+/// `PR_SET_NO_NEW_PRIVS`), dumps no core, and has limits of open files and, with [`Tied::user_is_its_own`], of
+/// processes (getrlimit(2)).
 ///
 /// The order matters: a change of the user forgets the signal (prctl(2), `PR_SET_PDEATHSIG`), so the user
 /// is changed first; and a parent that has ended in between is looked for after.
@@ -83,7 +85,7 @@ pub fn spawn_tied(tied: &Tied<'_>) -> io::Result<Child> {
         .stdin(Stdio::null())
         .stdout(writer.try_clone()?)
         .stderr(errors_to.unwrap_or(writer));
-    fork::confine(&mut command, tied.credentials, tied.groups)?;
+    fork::confine(&mut command, tied.credentials, tied.groups, tied.user_is_its_own)?;
     fork::end_with_us(&mut command);
     let mut child = command.spawn()?;
     child.stdout = Some(OwnedFd::from(reader).into());
@@ -113,6 +115,7 @@ mod tests {
             arguments: arguments.iter().map(OsString::from).collect(),
             credentials: None,
             groups: &[],
+            user_is_its_own: false,
             directory: Path::new("/"),
             errors_apart: false,
             mark: "",
@@ -160,23 +163,26 @@ mod tests {
     #[test]
     fn a_tied_program_is_confined() {
         let script = "env; grep NoNewPrivs /proc/self/status; ulimit -c; ulimit -n; ulimit -u";
-        let confined = |credentials| {
-            let mut child =
-                spawn_tied(&Tied { credentials, ..tied("bash", &["-c", script]) }).unwrap();
+        let confined = |credentials, user_is_its_own| {
+            let program = tied("bash", &["-c", script]);
+            let mut child = spawn_tied(&Tied { credentials, user_is_its_own, ..program }).unwrap();
             let mut text = String::new();
             child.stdout.take().unwrap().read_to_string(&mut text).unwrap();
             assert!(child.wait().unwrap().success());
             text
         };
-        let text = confined(Some(Credentials { uid: 65_534, gid: 65_534 }));
+        let nobody = Some(Credentials { uid: 65_534, gid: 65_534 });
+        let text = confined(nobody, true);
         assert!(text.contains(&format!("PATH={PATH}\n")), "{text}");
         // Ours, and the shell's own.
         let own = ["PATH=", "RIKLET_SDN_RUN=", "PWD=", "SHLVL=", "_="];
         let (variables, rest) = text.split_once("NoNewPrivs:").unwrap();
         assert!(variables.lines().all(|line| own.iter().any(|o| line.starts_with(o))), "{text}");
         assert_eq!(rest, "\t1\n0\n4096\n512\n");
-        // Root's processes are all of the system.
-        assert!(!confined(None).ends_with("\n512\n"));
+        // Others run programs as this user too, and root's processes are all of the system.
+        for (credentials, user_is_its_own) in [(nobody, false), (None, true), (None, false)] {
+            assert!(!confined(credentials, user_is_its_own).ends_with("\n512\n"));
+        }
     }
 
     #[cfg(privileged)]

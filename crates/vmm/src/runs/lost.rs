@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::{RunError, RunState, handle, marks, process_error, remove_copies, state, take_down};
-use crate::{cgroup, handle::Patience};
+use crate::{cgroup, handle::Patience, slot_user};
 use riklet_core::model::InstanceName;
 use riklet_kernel::process::{self, ProcessId};
 use riklet_sdn::{
@@ -106,7 +106,7 @@ impl Orphan {
         if !taken {
             return Ok(None);
         }
-        let ended = kill(state_dir, &run);
+        let ended = kill(state_dir, &run).and_then(|()| end_user(store, &run));
         if ended.is_err() {
             let tx = store.transaction()?;
             tx.hand_over_run(&run.name, ours, run.supervisor)?;
@@ -202,6 +202,13 @@ fn kill(state_dir: &Path, run: &Run) -> Result<(), RunError> {
     cgroup::end(state_dir, &run.name);
     // Its supervisor may have died before it recorded the process, and no other run of this name has begun since.
     process::end_marked(&marks(state_dir, &run.name)).map_err(failed)
+}
+
+/// Ends what runs as the user of the run's slot: the slot is given away next.
+fn end_user(store: &Store, run: &Run) -> Result<(), RunError> {
+    let record = store.get(&run.name)?;
+    let ended = slot_user::end_of(record.as_ref());
+    ended.map_err(|source| process_error("end", &run.name, source))
 }
 
 fn this_process(run: &Run) -> Result<ProcessId, RunError> {

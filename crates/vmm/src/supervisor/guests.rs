@@ -155,21 +155,22 @@ impl<'a> RunningGuests<'a> {
         Ok(Some(Event::Stop))
     }
 
-    /// Handles the end of a VMM: closes its ports, then records the end, then reports it. If the supervisor ended the
-    /// VMM because of a `failure`, that is the reason. If the ports cannot be closed, the run counts as not ended, and
-    /// the supervisor tries again when it leaves.
+    /// Handles the end of a VMM: ends all that runs as the user of its slot, closes its ports, then records the end, then
+    /// reports it. If the supervisor ended the VMM because of a `failure`, that is the reason. If something runs on, the
+    /// slot stays taken. If the ports cannot be closed, the run counts as not ended, and the supervisor tries again when it
+    /// leaves.
     fn on_exit<K: Kernel>(
         &self,
         node: &mut Node<K>,
-        running: Running,
+        mut running: Running,
         failure: Option<&str>,
     ) -> Result<Ended, SupervisorError> {
         let name = running.name().clone();
         let vmm = running.handle().vmm;
+        let waited = |source| SupervisorError::Wait { name: name.clone(), source };
+        running.end_rest().map_err(waited)?;
         let down = runs::take_down(node, self.supervisor, &name);
-        let finished = running.finish();
-        let (status, reset) =
-            finished.map_err(|source| SupervisorError::Wait { name: name.clone(), source })?;
+        let (status, reset) = running.finish().map_err(waited)?;
         down?;
         runs::remove_copies(&node.config().vmm.image_dir, &name);
         let mut store = Store::open(&self.state_dir)?;
@@ -210,6 +211,8 @@ impl<'a> RunningGuests<'a> {
         let results: Vec<io::Result<Stopped>> = thread::scope(|scope| {
             let stop = |running: &Running| {
                 let handle = running.handle().clone();
+                let said = runs::grace::get(&self.state_dir, running.name());
+                let patience = Patience { guest: said.unwrap_or(patience.guest), ..patience };
                 // A guest whose start failed has nothing to shut down properly.
                 let end = if failure.is_some() { Handle::end } else { Handle::stop };
                 scope.spawn(move || end(&handle, patience))

@@ -16,7 +16,7 @@ mod tests;
 mod user;
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     os::fd::BorrowedFd,
     time::{Duration, Instant, SystemTime},
 };
@@ -39,13 +39,14 @@ use self::{
 pub use self::{
     error::{ConsoleEnd, SupervisorError},
     guests::Ended,
-    prepare::{Player, Prepared, facts, prepare, refuse_sources},
+    prepare::{Player, Prepared, Sources, facts, prepare, refuse_sources},
     readiness::{PortAnswer, Readiness, tcp_exposures},
+    user::kvm_group,
 };
 use crate::{
     attachment::{Attachment, without_resolver},
     handle::Patience,
-    runs,
+    runs, slot_user,
 };
 
 /// Options of a supervisor.
@@ -306,11 +307,16 @@ fn take_down<K: Kernel>(
 ) -> Result<Report, SupervisorError> {
     let store = Store::open(&node.config().state_dir)?;
     let mut remaining = BTreeSet::new();
+    let mut occupied = BTreeMap::new();
     for (name, _) in names {
         let run = store.run(name)?;
         let ours = run.is_some_and(|run| run.supervisor == supervisor && run.end.is_none());
-        if ours && store.get(name)?.is_some() {
-            remaining.insert(name.clone());
+        let record = if ours { store.get(name)? } else { None };
+        match slot_user::end_of(record.as_ref()) {
+            Ok(()) if record.is_some() => drop(remaining.insert(name.clone())),
+            Ok(()) => {}
+            // Its slot stays taken, and the run counts as lost, until nothing runs as its user.
+            Err(source) => drop(occupied.insert(name.clone(), source)),
         }
     }
     // A daemon's node: it keeps slots ready.
@@ -325,12 +331,14 @@ fn take_down<K: Kernel>(
     let reason = failure.unwrap_or_else(|| "stopped".to_owned());
     let mut store = Store::open(&node.config().state_dir)?;
     let tx = store.transaction()?;
-    for (name, _) in names {
+    for (name, _) in names.iter().filter(|(name, _)| !occupied.contains_key(name)) {
         let reason = reason.clone();
         tx.end_run(name, supervisor, &End::new(epoch_millis(), reason, failed))?;
     }
     tx.commit()?;
-    Ok(report?)
+    let report = report?;
+    let occupied = occupied.into_iter().next();
+    occupied.map_or(Ok(report), |(name, source)| Err(SupervisorError::Wait { name, source }))
 }
 
 #[expect(clippy::disallowed_methods, reason = "a supervisor measures how long a start takes")]

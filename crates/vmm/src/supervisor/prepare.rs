@@ -290,6 +290,7 @@ impl Prepared {
             machine: Box::new(machine),
             credentials,
             groups: self.user.groups.clone(),
+            slot_user: self.user.of_slot(instance.slot),
         })
     }
 }

@@ -17,6 +17,7 @@ use rustix::{
 };
 
 use super::{SupervisorError, prepare::KVM};
+use crate::slot_user::SlotUser;
 
 /// The user of a VMM.
 #[derive(Debug, Clone, Default)]
@@ -66,7 +67,8 @@ impl VmmUser {
         };
         let gid = number(AccountKind::Group, &execution.group)?;
         let images = users.map(SlotAccounts::shared);
-        let kvm = matches!(uid, Uid::OfSlot(_)).then(|| kvm_group(accelerator)).flatten();
+        let needs_kvm = matches!(uid, Uid::OfSlot(_)) && accelerator == Accelerator::Kvm;
+        let kvm = needs_kvm.then(kvm_group).flatten();
         Ok(Self { uid, gid, groups: images.into_iter().chain(kvm).collect() })
     }
 
@@ -82,6 +84,14 @@ impl VmmUser {
     /// user's group of passwd(5) applies, or that of the slot.
     pub(super) fn credentials(&self, slot: Slot) -> Option<Credentials> {
         self.with(|accounts| accounts.of(slot))
+    }
+
+    /// Returns the user of this slot, if that is the one.
+    pub(super) fn of_slot(&self, slot: Slot) -> Option<SlotUser> {
+        match self.uid {
+            Uid::OfSlot(accounts) => SlotUser::new(accounts.of(slot), accounts),
+            Uid::Ours | Uid::Named(_) => None,
+        }
     }
 
     /// Returns credentials to try access with, before the slot is known: no slot has a file, so all may do the same.
@@ -104,10 +114,11 @@ impl VmmUser {
     }
 }
 
-/// Returns the group that may open `/dev/kvm`, if a VMM needs that and there is such a group.
-fn kvm_group(accelerator: Accelerator) -> Option<u32> {
+/// Returns the group that may open `/dev/kvm`, if there is such a group. VMMs of slots that use KVM have it.
+#[must_use]
+pub fn kvm_group() -> Option<u32> {
     const READ_AND_WRITE: u32 = 0o060;
-    let found = (accelerator == Accelerator::Kvm).then(|| fs::metadata(KVM).ok()).flatten()?;
+    let found = fs::metadata(KVM).ok()?;
     (found.mode() & READ_AND_WRITE == READ_AND_WRITE && found.gid() != 0).then(|| found.gid())
 }
 

@@ -172,6 +172,7 @@ impl AtHand {
             arguments,
             credentials: None,
             groups: &[],
+            user_is_its_own: false,
             directory: Path::new("/"),
             errors_apart: false,
             mark: "",

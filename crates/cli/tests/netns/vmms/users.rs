@@ -42,12 +42,11 @@ fn vmm_of_another_user_has_its_own_files() {
     world.riklet(&["stop", "hello"], "").success();
 }
 
-/// The first of the users and groups of slots, which is the group of images.
-const SLOTS: u32 = 1_900_000_000;
-
 #[test]
 fn each_vmm_has_a_user_of_its_own() {
     let world = World::new(Firewall::Nftables);
+    // The first of the users and groups of slots is the group of images.
+    let slots = world.directory.users();
     let before = SystemState::take(&world.node);
     let first = Program::install(&world, "firecracker", "echo groups $(id -G)");
     let second = Program::install(&world, "cloud-hypervisor", "");
@@ -58,12 +57,12 @@ fn each_vmm_has_a_user_of_its_own() {
     running.wait().success();
     let user = |program: &Program| program.recorded("uid").parse::<u32>().expect("a number");
     let users = [user(&first), user(&second)];
-    assert!(users == [SLOTS + 1, SLOTS + 2] || users == [SLOTS + 2, SLOTS + 1], "{users:?}");
+    assert!(users == [slots + 1, slots + 2] || users == [slots + 2, slots + 1], "{users:?}");
     for (name, uid, program) in [("hello", users[0], &first), ("second", users[1], &second)] {
         let interface = world.riklet(&["--output", "json", "inspect", name], "").success();
         let inspected: Value = serde_json::from_str(&interface).unwrap();
         let tap = inspected["tap"].as_str().expect("a name");
-        assert_eq!(tap, format!("rik{}", uid - SLOTS - 1));
+        assert_eq!(tap, format!("rik{}", uid - slots - 1));
         let shown = world.node.tool(&["ip", "-d", "link", "show", tap]);
         assert!(shown.contains(&format!("user {uid} ")), "{shown}");
         assert_eq!(program.recorded("gid"), uid.to_string());
@@ -72,7 +71,7 @@ fn each_vmm_has_a_user_of_its_own() {
     }
     // Images are shared through a group, which owns nothing else.
     let logs = world.riklet(&["logs", "hello"], "").success();
-    assert!(logs.starts_with(&format!("groups {} {SLOTS}\n", users[0])), "{logs}");
+    assert!(logs.starts_with(&format!("groups {} {slots}\n", users[0])), "{logs}");
     world.riklet(&["check"], "").success();
     world.riklet(&["stop", "--all"], "").success();
     drop((one, other));
@@ -111,7 +110,10 @@ fn a_guest_writes_to_a_copy() {
     wait_for("the guest to write", START_TIMEOUT, || logs().ends_with("done\n").then_some(()));
     assert_eq!(logs(), "firecracker begins\noriginal\noriginal\nchanged\ndone\n");
     let copy = fs::metadata(copies.join("rootfs")).unwrap();
-    assert_eq!((copy.uid(), copy.permissions().mode() & 0o777), (SLOTS + 1, 0o600));
+    assert_eq!(
+        (copy.uid(), copy.permissions().mode() & 0o777),
+        (world.directory.users() + 1, 0o600)
+    );
     let mut original = String::new();
     fs::File::open(&rootfs).unwrap().read_to_string(&mut original).unwrap();
     assert_eq!(original, "original\n");

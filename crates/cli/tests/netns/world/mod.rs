@@ -144,7 +144,7 @@ impl World {
         }
         connect(&node, &client, &internet, &other);
         let directory = Directory::new();
-        let environment = environment(firewall, directory.path());
+        let environment = environment(firewall, directory.path(), directory.users());
         Self { client, node, internet, other, firewall, environment, directory }
     }
 
@@ -231,7 +231,7 @@ fn connect(node: &Namespace, client: &Namespace, internet: &Namespace, other: &N
     });
 }
 
-fn environment(firewall: Firewall, directory: &Path) -> BTreeMap<String, String> {
+fn environment(firewall: Firewall, directory: &Path, users: u32) -> BTreeMap<String, String> {
     let path = |name: &str| directory.join(name).into_os_string().into_string().expect("UTF-8");
     fs::create_dir(path("bin")).expect("a directory");
     fs::create_dir(path("state")).expect("a directory");
@@ -252,6 +252,7 @@ fn environment(firewall: Firewall, directory: &Path) -> BTreeMap<String, String>
         ("RIKLET_SDN_IMAGE_DIR".to_owned(), path("images")),
         ("RIKLET_SDN_IMAGE_ROOTS".to_owned(), format!("{},{GUEST}", directory.display())),
         ("RIKLET_SDN_FIREWALL".to_owned(), firewall.backend().to_owned()),
+        ("RIKLET_SDN_VMM_UID_BASE".to_owned(), users.to_string()),
     ]);
     environment
 }
@@ -261,7 +262,7 @@ const GUEST: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/guest");
 
 /// A directory that is removed when this is dropped.
 #[derive(Debug)]
-pub(crate) struct Directory(PathBuf);
+pub(crate) struct Directory(PathBuf, Users);
 
 impl Directory {
     fn new() -> Self {
@@ -270,7 +271,7 @@ impl Directory {
             let number = NEXT.fetch_add(1, Ordering::Relaxed);
             let path = env::temp_dir().join(format!("riklet-sdn-test-{}-{number}", process::id()));
             match fs::create_dir(&path) {
-                Ok(()) => return Self(path),
+                Ok(()) => return Self(path, Users::new()),
                 // A killed test with the same process id left it behind.
                 Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
                 Err(error) => panic!("cannot make {}: {error}", path.display()),
@@ -280,6 +281,46 @@ impl Directory {
 
     pub(crate) fn path(&self) -> &Path {
         &self.0
+    }
+
+    /// Returns the first of a block of users that no other test has: all tests are in one process namespace.
+    pub(crate) fn users(&self) -> u32 {
+        self.1.first()
+    }
+}
+
+/// A block of users for VMMs, which is nobody else's while this exists.
+#[derive(Debug)]
+struct Users(u32, PathBuf);
+
+impl Users {
+    /// The number of blocks. Each has one user for each slot, and one more.
+    const BLOCKS: u32 = 14_000;
+
+    fn new() -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let all = env::temp_dir().join("riklet-sdn-test-users");
+        let made = fs::create_dir(&all);
+        assert!(made.is_ok() || all.is_dir(), "{made:?}");
+        // What an earlier test left may still be ending.
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let first = process::id().wrapping_mul(37).wrapping_add(number) % Self::BLOCKS;
+        let blocks = (0..Self::BLOCKS).map(|next| (first + next) % Self::BLOCKS);
+        let mut free = blocks.filter_map(|block| {
+            let path = all.join(block.to_string());
+            fs::create_dir(&path).is_ok().then_some(Self(block, path))
+        });
+        free.next().expect("a free block of users")
+    }
+
+    fn first(&self) -> u32 {
+        2_100_000_000 + (self.0 << 17)
+    }
+}
+
+impl Drop for Users {
+    fn drop(&mut self) {
+        fs::remove_dir(&self.1).ok();
     }
 }
 
