@@ -231,6 +231,9 @@ pub(crate) struct RunArgs {
     /// A directory with definitions, whose images they may name.
     #[arg(long, hide = true, value_name = "DIR")]
     pub(crate) beside: Vec<PathBuf>,
+    /// A member of the group of the daemon's socket wrote the definition.
+    #[arg(long, hide = true, requires = "supervise")]
+    pub(crate) for_member: bool,
     #[command(flatten)]
     pub(crate) vmm: VmmArgs,
 }

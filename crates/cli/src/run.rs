@@ -24,7 +24,7 @@ use riklet_vmm::{
     cgroup,
     launch::{Launch, LaunchError},
     runs,
-    supervisor::{self, Ended, Observer, Options, Ready},
+    supervisor::{self, Ended, Observer, Options, Ready, Sources},
 };
 
 use self::{announce::Ends, booting::Booting, console::Console, signals::Signals};
@@ -85,7 +85,8 @@ fn supervise<K: Kernel>(
     }
     let beside = beside(args)?;
     let shown = |image: &str| progress::shown(image, output);
-    let prepared = supervisor::prepare(node, workloads, &beside, shown)?;
+    let sources = Sources { beside: &beside, for_member: args.for_member };
+    let prepared = supervisor::prepare(node, workloads, sources, shown)?;
     let signals = Signals::watch().map_err(|source| CliError::Signals { source })?;
     let options = Options {
         ready_timeout: Duration::from_secs(args.ready_timeout.into()),

@@ -52,6 +52,8 @@ pub struct Detach {
     pub json: bool,
     /// The directories of the definitions, whose images they may name.
     pub beside: Vec<PathBuf>,
+    /// A member of the group of the daemon's socket asked for it.
+    pub for_member: bool,
 }
 
 /// The outcome of a start.
@@ -225,6 +227,9 @@ fn only_starter(directory: &Path) -> io::Result<File> {
 /// Returns the name of the unit of a run, which no earlier run has.
 fn unit(name: &InstanceName, by: ProcessId) -> String {
     let process = by.to_string().replace('@', "-");
+        if self.for_member {
+            all.push("--for-member".into());
+        }
     format!("riklet-sdn-run-{name}-{process}-{}", number())
 }
 

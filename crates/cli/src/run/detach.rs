@@ -37,6 +37,7 @@ pub(super) fn run(
         no_wait: args.no_wait,
         json: output.is_json(),
         beside: super::beside(args)?,
+        for_member: false,
     };
     let supervised = detach.start_all(workloads);
     for (workload, detached) in workloads.iter().zip(supervised) {

@@ -3,6 +3,7 @@
 use std::{
     fs::{self, File, FileType, OpenOptions, Permissions},
     io,
+    os::fd::AsRawFd,
     os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt},
     panic,
     path::{Path, PathBuf},
@@ -17,31 +18,44 @@ use rustix::{
     thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid},
 };
 
-use super::{Access, Digest, ImageError, Role, Wanted};
+use super::{Access, Digest, ImageError, Role, Wanted, roots::Located};
 use riklet_kernel::process::Credentials;
 
-/// Returns the absolute path of the file if the VMM can open it and, with `verify`, if it has the given checksum.
-/// Keeps symbolic links in the path.
-pub(super) fn check(wanted: &Wanted<'_>, path: &Path, verify: bool) -> Result<PathBuf, ImageError> {
+/// Opens the file as the VMM's user, and returns it with its absolute path, if the VMM can open it and, with `verify`, if it
+/// has the given checksum. Keeps symbolic links in the path.
+pub(super) fn check(
+    wanted: &Wanted<'_>,
+    located: &Located,
+    verify: bool,
+) -> Result<(PathBuf, File), ImageError> {
     let Wanted { role, access, user, groups, .. } = *wanted;
-    let unfound = |source| ImageError::Find { role, path: path.to_owned(), source };
-    let path = std::path::absolute(path).map_err(unfound)?;
+    let unfound = |source| ImageError::Find { role, path: located.path.clone(), source };
+    let path = std::path::absolute(&located.path).map_err(unfound)?;
     let unfound = |source| ImageError::Find { role, path: path.clone(), source };
-    let sort = fs::metadata(&path).map_err(unfound)?.file_type();
-    if let Some(found) = unsuitable(sort, role) {
+    // Through its descriptor it is this file, whatever is at the path by now.
+    let handle = located.file.as_ref().map(|file| format!("/proc/self/fd/{}", file.as_raw_fd()));
+    let handle = handle.as_deref().map_or(&*path, Path::new);
+    let first = fs::metadata(handle).map_err(unfound)?;
+    if let Some(found) = unsuitable(first.file_type(), role) {
         return Err(ImageError::Sort { role, path, found });
     }
-    let opened = open(&path, access, user, groups);
+    let ours = user.is_none_or(is_ours);
+    // A VMM's user opens it by its path, as the VMM will.
+    let opened = open(if ours { handle } else { &path }, access, user, groups);
     let file = opened.map_err(|failure| failure.with(wanted, &path))?;
+    let second = file.metadata().map_err(unfound)?;
+    if located.file.is_some() && (first.dev(), first.ino()) != (second.dev(), second.ino()) {
+        return Err(unfound(io::Error::other("another file is there by now")));
+    }
     if verify && let Some(expected) = wanted.sha256.map(Digest) {
         let unread = |source| ImageError::Read { role, path: path.clone(), source };
-        let found = Digest::of_reader(file).map_err(unread)?;
+        let found = Digest::of_reader(&file).map_err(unread)?;
         if found != expected {
             let origin = path.display().to_string();
             return Err(ImageError::Checksum { role, origin, downloaded: false, expected, found });
         }
     }
-    Ok(path)
+    Ok((path, file))
 }
 
 /// Lets a VMM's user search a directory. Does not let it list the directory.
@@ -58,6 +72,11 @@ pub(crate) fn grant_search(directory: &Path, user: Option<Credentials>) -> io::R
 #[must_use]
 pub fn opens_device(path: &str, user: Credentials, groups: &[u32]) -> bool {
     open(Path::new(path), Access::Write, Some(user), groups).is_ok()
+}
+
+/// Tells whether this user can open a directory of its own, through those above.
+pub(super) fn searches(path: &Path, user: Credentials, groups: &[u32]) -> bool {
+    open(path, Access::Read, Some(user), groups).is_ok()
 }
 
 /// Returns the kind of file, with its article, if a VMM cannot use it.

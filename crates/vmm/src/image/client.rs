@@ -33,6 +33,8 @@ pub struct Settings {
     /// Follows redirects to other hosts at addresses that are not public: of private networks, of this host, link-local
     /// ones. A host that a URL names itself may have any address.
     pub private_redirects: bool,
+    /// Refuses such an address of the host that the URL names, too. The proxy of the configuration may have any address.
+    pub public_only: bool,
     /// The time limit of resolving the host's name, and then of connecting, with TLS.
     pub connect: Duration,
     /// The time limit for the next byte.
@@ -61,6 +63,7 @@ impl Default for Settings {
             whole: Duration::from_hours(1),
             spare: 64 << 20,
             private_redirects: false,
+            public_only: false,
             connect: Duration::from_secs(10),
             silence: Duration::from_secs(30),
             retries: 3,
@@ -89,7 +92,7 @@ pub(super) fn agent(settings: &Settings, target: &DownloadTarget) -> Agent {
     if !settings.proxies {
         config = config.proxy(None);
     }
-    let resolver = PublicOnly::new(settings.private_redirects, &target.url);
+    let resolver = PublicOnly::new(settings, &target.url);
     Agent::with_parts(config.build(), DefaultConnector::default(), resolver)
 }
 
@@ -150,7 +153,12 @@ pub(super) fn refusal(
         }
         ureq::Error::Other(source) if internal(&*source).is_some() => {
             let to = internal(&*source).cloned().unwrap_or_default();
-            ImageError::InternalRedirect { role, url, to: to.host, address: to.address }
+            let Internal { host, address, named } = to;
+            if named {
+                ImageError::Internal { role, url, address }
+            } else {
+                ImageError::InternalRedirect { role, url, to: host, address }
+            }
         }
         ureq::Error::RequireHttpsOnly(_) => ImageError::Downgrade { role, url },
         ureq::Error::Io(source) => match certificate(&source) {

@@ -12,7 +12,7 @@ use rustix::{
     io::Errno,
 };
 
-use super::{ImageError, Role, grant_search};
+use super::{ImageError, Role, access, directories, part::make_directory};
 use riklet_core::model::InstanceName;
 use riklet_kernel::process::Credentials;
 
@@ -33,11 +33,12 @@ pub(crate) fn copied(
     image_dir: &Path,
     name: &InstanceName,
     user: Credentials,
-    sources: &[(Role, &Path)],
+    groups: &[u32],
+    sources: &[(Role, &Path, &File)],
 ) -> Result<Vec<PathBuf>, ImageError> {
     let home = directory(image_dir, name);
     let mut copies = Vec::new();
-    for (index, (role, source)) in sources.iter().enumerate() {
+    for (index, (role, source, file)) in sources.iter().enumerate() {
         let (role, target) = (*role, home.join(role.to_string()));
         let failed = |error| ImageError::Copy {
             role,
@@ -46,9 +47,9 @@ pub(crate) fn copied(
             source: error,
         };
         if index == 0 {
-            make_home(image_dir, &home, user).map_err(failed)?;
+            make_home(image_dir, &home, user, groups).map_err(failed)?;
         }
-        copy(source, &target, user).map_err(failed)?;
+        copy(file, &target, user).map_err(failed)?;
         copies.push(target);
     }
     Ok(copies)
@@ -62,22 +63,27 @@ pub(crate) fn remove_copies(image_dir: &Path, name: &InstanceName) -> io::Result
     }
 }
 
-/// Makes an empty directory of this user, whom the directories above let pass.
-fn make_home(image_dir: &Path, home: &Path, user: Credentials) -> io::Result<()> {
-    let above = home.parent().unwrap_or(image_dir);
-    DirBuilder::new().recursive(true).mode(0o711).create(above)?;
-    let passed = [Some(above), Some(image_dir), image_dir.parent()];
-    passed.into_iter().flatten().try_for_each(|passed| grant_search(passed, Some(user)))?;
+/// Makes an empty directory of this user.
+fn make_home(image_dir: &Path, home: &Path, user: Credentials, groups: &[u32]) -> io::Result<()> {
+    make_directory(image_dir, groups.first().copied())?;
+    directories::make(home.parent().unwrap_or(image_dir), 0o711, None)?;
     match fs::remove_dir_all(home) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
     DirBuilder::new().mode(0o700).create(home)?;
-    chown(home, Some(user.uid), Some(user.gid))
+    chown(home, Some(user.uid), Some(user.gid))?;
+    if access::searches(home, user, groups) {
+        return Ok(());
+    }
+    let (uid, dir) = (user.uid, image_dir.display());
+    let words =
+        format!("user {uid} cannot reach it: let others search {dir} and the directories above");
+    Err(io::Error::new(io::ErrorKind::PermissionDenied, words))
 }
 
-fn copy(source: &Path, target: &Path, user: Credentials) -> io::Result<()> {
-    let mut from = File::open(source)?;
+fn copy(from: &File, target: &Path, user: Credentials) -> io::Result<()> {
+    let mut from = from.try_clone()?;
     let mut options = OpenOptions::new();
     let mut to = options.write(true).create_new(true).mode(0o600).open(target)?;
     if ioctl_ficlone(&to, &from).is_err() {

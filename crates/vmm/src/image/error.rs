@@ -169,6 +169,18 @@ pub enum ImageError {
         /// The number of redirects that are followed.
         limit: u32,
     },
+    /// The host is in a network that is not public, and the definition is a member's.
+    #[error(
+        "cannot download the {role} {url}: its host is at {address}, which is not a public address"
+    )]
+    Internal {
+        /// The role of the image.
+        role: Role,
+        /// Its URL.
+        url: Url,
+        /// The host's address.
+        address: IpAddr,
+    },
     /// The server redirects into a network that is not public.
     #[error(
         "cannot download the {role} {url}: it redirects to {to}, at {address}, which is not a public address"
@@ -331,6 +343,10 @@ impl ImageError {
             Self::Status { status, .. } => return status_hint(*status),
             Self::Outside { .. } => {
                 "move it there, or name its directory in `image_roots` of the configuration"
+                    .to_owned()
+            }
+            Self::Internal { .. } => {
+                "root may allow it by `private_redirects` of the configuration, or run it"
                     .to_owned()
             }
             Self::InternalRedirect { .. } => {

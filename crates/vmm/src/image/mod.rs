@@ -19,6 +19,7 @@ mod answer;
 mod client;
 mod copy;
 mod digest;
+mod directories;
 mod download;
 mod error;
 mod part;
@@ -30,6 +31,7 @@ mod tests;
 
 use std::{
     fmt,
+    fs::File,
     path::{Path, PathBuf},
 };
 
@@ -44,6 +46,7 @@ pub use source::{Source, SourceError, Url};
 use download::Download;
 use part::{DownloadTarget, Part};
 use riklet_kernel::process::Credentials;
+use roots::Located;
 
 /// The role of an image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -128,28 +131,48 @@ impl Images {
         wanted: &Wanted<'_>,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<PathBuf, ImageError> {
+        self.open(wanted, progress).map(|(path, _file)| path)
+    }
+
+    /// Does as [`Self::obtain`] does, and also returns the file, as the VMM's user opened it. Later another file may be at
+    /// the path.
+    ///
+    /// # Errors
+    /// Fails as [`Self::obtain`] does.
+    pub(super) fn open(
+        &self,
+        wanted: &Wanted<'_>,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<(PathBuf, File), ImageError> {
         let role = wanted.role;
         match source_of(role, wanted.source, wanted.access)? {
             Source::Path(path) => {
-                let path = roots::within(role, &path, self.settings.roots.as_deref())?;
-                access::check(wanted, &path, true)
+                let located = roots::locate(role, &path, self.settings.roots.as_deref())?;
+                access::check(wanted, &located, true)
             }
             Source::Url(url) => {
-                let target = DownloadTarget::new(self.directory(), role, url);
+                let target =
+                    DownloadTarget::new(self.state_dir.clone(), self.directory(), role, url);
                 self.download(&target, wanted.sha256.map(Digest), progress)?;
                 target.share(self.settings.group)?;
                 target.grant_search(wanted.user)?;
-                access::check(wanted, &target.complete(), false)
+                access::check(wanted, &Located::at(target.complete()), false)
             }
         }
     }
 
-    /// Tells whether the VMM's user can open a file that [`Self::obtain`] returned for another.
+    /// Tells whether the VMM's user can open the file that [`Self::open`] returned for another, by its path.
     ///
     /// # Errors
     /// Fails if it cannot, with the reason.
-    pub fn check(&self, wanted: &Wanted<'_>, path: &Path) -> Result<(), ImageError> {
-        access::check(wanted, path, false).map(drop)
+    pub(super) fn check(wanted: &Wanted<'_>, path: &Path, file: &File) -> Result<(), ImageError> {
+        let file = file.try_clone().map_err(|source| ImageError::Find {
+            role: wanted.role,
+            path: path.to_owned(),
+            source,
+        })?;
+        access::check(wanted, &Located { path: path.to_owned(), file: Some(file.into()) }, false)
+            .map(drop)
     }
 
     fn directory(&self) -> PathBuf {

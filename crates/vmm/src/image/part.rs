@@ -18,6 +18,7 @@ use super::{
     Digest, ImageError, Role, Url, access,
     answer::{Begun, Validator},
     digest::update,
+    directories,
 };
 use riklet_kernel::process::Credentials;
 
@@ -26,6 +27,11 @@ const PART_MODE: u32 = 0o600;
 /// An image is readable by a group that all VMMs have, or else by everybody, since each VMM runs as its own user.
 const FILE_MODES: [u32; 2] = [0o640, 0o644];
 const DIRECTORY_MODES: [u32; 2] = [0o750, 0o755];
+
+/// Makes the directory of images, unless it exists.
+pub(super) fn make_directory(path: &Path, group: Option<u32>) -> io::Result<()> {
+    directories::make(path, mode(DIRECTORY_MODES, group), group)
+}
 
 fn mode(modes: [u32; 2], group: Option<u32>) -> u32 {
     let [of_group, of_all] = modes;
@@ -37,19 +43,15 @@ fn mode(modes: [u32; 2], group: Option<u32>) -> u32 {
 pub(super) struct DownloadTarget {
     pub(super) role: Role,
     pub(super) url: Url,
+    state_dir: PathBuf,
     dir: PathBuf,
     key: String,
 }
 
 impl DownloadTarget {
-    pub(super) fn new(dir: PathBuf, role: Role, url: Url) -> Self {
+    pub(super) fn new(state_dir: PathBuf, dir: PathBuf, role: Role, url: Url) -> Self {
         let key = Digest::of(url.as_str().as_bytes()).to_string();
-        Self { role, url, dir, key }
-    }
-
-    /// Returns the directory that the directory of images is in, such as the state directory.
-    fn parent(&self) -> &Path {
-        self.dir.parent().unwrap_or(&self.dir)
+        Self { role, url, state_dir, dir, key }
     }
 
     /// Returns the path of the whole file.
@@ -77,30 +79,27 @@ impl DownloadTarget {
         Ok(found.map_err(|error| self.failed("read", &path, error))? == expected)
     }
 
-    /// Creates the directories. Those above are accessible to their owner only.
+    /// Creates the directories, unless they exist. The state directory is accessible to its owner only.
     pub(super) fn prepare(&self, group: Option<u32>) -> Result<(), ImageError> {
-        let made = DirBuilder::new().recursive(true).mode(0o700).create(self.parent());
-        made.map_err(|error| self.failed("make", self.parent(), error))?;
-        let made = match DirBuilder::new().mode(0o700).create(&self.dir) {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-            made => made,
-        };
-        // This also undoes what umask(2) took away, and what an earlier version gave to everybody.
-        let shared = made.and_then(|()| share(&self.dir, mode(DIRECTORY_MODES, group), group));
-        shared.map_err(|error| self.failed("make", &self.dir, error))
+        let made = DirBuilder::new().recursive(true).mode(0o700).create(&self.state_dir);
+        made.map_err(|error| self.failed("make", &self.state_dir, error))?;
+        make_directory(&self.dir, group).map_err(|error| self.failed("make", &self.dir, error))
     }
 
     /// Lets the VMMs read the whole file.
     pub(super) fn share(&self, group: Option<u32>) -> Result<(), ImageError> {
         let path = self.complete();
-        let shared = share(&path, mode(FILE_MODES, group), group)
-            .and_then(|()| share(&self.dir, mode(DIRECTORY_MODES, group), group));
+        let shared = share(&path, mode(FILE_MODES, group), group);
         shared.map_err(|error| self.failed("change the permissions of", &path, error))
     }
 
-    /// Lets a VMM's user search the directory above. Does not let it list the directory.
+    /// Lets a VMM's user search the state directory, if the images are in it. Does not let it list the directory. Other
+    /// directories are not ours to open.
     pub(super) fn grant_search(&self, user: Option<Credentials>) -> Result<(), ImageError> {
-        let dir = self.parent();
+        let dir = &self.state_dir;
+        if self.dir.parent() != Some(dir) {
+            return Ok(());
+        }
         access::grant_search(dir, user)
             .map_err(|error| self.failed("change the permissions of", dir, error))
     }

@@ -13,14 +13,17 @@ use ureq::{
     },
 };
 
-use super::Url;
+use super::{Settings, Url};
 
-/// A resolver that returns public addresses only, except for the host that a definition names.
+/// A resolver that returns public addresses only, except for the host that a definition names, if it may. The client connects
+/// to these addresses, and looks no name up itself: what a name server says later does not matter.
 #[derive(Debug)]
 pub(super) struct PublicOnly {
     /// True if every address is returned.
     all: bool,
     named: Option<Uri>,
+    /// True if the host that the definition names must have public addresses as well.
+    also_named: bool,
 }
 
 /// A host with an address that is not public.
@@ -29,25 +32,32 @@ pub(super) struct PublicOnly {
 pub(super) struct Internal {
     pub(super) host: String,
     pub(super) address: IpAddr,
+    /// True if the definition names it.
+    pub(super) named: bool,
 }
 
 impl Default for Internal {
     fn default() -> Self {
-        Self { host: String::new(), address: IpAddr::V4(Ipv4Addr::UNSPECIFIED) }
+        Self { host: String::new(), address: IpAddr::V4(Ipv4Addr::UNSPECIFIED), named: false }
     }
 }
 
 impl PublicOnly {
     /// Returns a resolver for the download of this URL.
-    pub(super) fn new(all: bool, url: &Url) -> Self {
-        Self { all, named: url.as_str().parse().ok() }
+    pub(super) fn new(settings: &Settings, url: &Url) -> Self {
+        let named = url.as_str().parse().ok();
+        Self { all: settings.private_redirects, named, also_named: settings.public_only }
     }
 
-    /// Tells whether the definition, or the configuration of a proxy, names the host of this URL.
-    fn is_named(&self, uri: &Uri, config: &Config) -> bool {
-        let same = |other: &Uri| (uri.host(), uri.port_u16()) == (other.host(), other.port_u16());
-        self.named.as_ref().is_some_and(same) || config.proxy().map(Proxy::uri).is_some_and(same)
+    /// Tells whether the definition names the host of this URL.
+    fn is_named(&self, uri: &Uri) -> bool {
+        self.named.as_ref().is_some_and(|named| same(uri, named))
     }
+}
+
+/// Tells whether two URLs have the same host and port.
+fn same(one: &Uri, other: &Uri) -> bool {
+    (one.host(), one.port_u16()) == (other.host(), other.port_u16())
 }
 
 impl Resolver for PublicOnly {
@@ -58,14 +68,16 @@ impl Resolver for PublicOnly {
         timeout: NextTimeout,
     ) -> Result<ResolvedSocketAddrs, Error> {
         let found = DefaultResolver::default().resolve(uri, config, timeout)?;
-        if self.all || self.is_named(uri, config) {
+        let is_proxy = config.proxy().map(Proxy::uri).is_some_and(|proxy| same(uri, proxy));
+        let named = self.is_named(uri);
+        if self.all || is_proxy || named && !self.also_named {
             return Ok(found);
         }
         // A name with both kinds of addresses is refused too: the client would try one after the other.
         let internal = found.iter().map(std::net::SocketAddr::ip).find(|ip| !is_public(*ip));
         internal.map_or(Ok(found), |address| {
             let host = uri.host().unwrap_or_default().to_owned();
-            Err(Error::Other(Box::new(Internal { host, address })))
+            Err(Error::Other(Box::new(Internal { host, address, named })))
         })
     }
 }

@@ -2,8 +2,10 @@
 
 use std::{
     collections::BTreeMap,
+    fs::{self, File},
     net::IpAddr,
     num::{NonZeroU8, NonZeroU32},
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
 };
 
@@ -63,12 +65,22 @@ struct Files {
 enum ImageFile {
     /// The VMM's user can open it.
     InPlace(PathBuf),
-    /// The VMM gets a copy of its own.
-    Copied(PathBuf),
+    /// The VMM gets a copy of its own, of this file, which was at the path.
+    Copied(PathBuf, File),
 }
 
-/// Chooses the VMM of each function, and obtains its images. Definitions may name files in the directories `beside` as well
-/// as in those of [`riklet_sdn::DEFAULT_IMAGE_ROOTS`], or else in those of the configuration. `show` gets the name of an
+/// The places that definitions may name images in.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Sources<'a> {
+    /// The directories of the definitions: they may name files there and in [`riklet_sdn::DEFAULT_IMAGE_ROOTS`], or else in
+    /// the directories of the configuration.
+    pub beside: &'a [PathBuf],
+    /// True if a member of the group of the daemon's socket wrote the definitions: URLs lead to public addresses only,
+    /// unless the configuration allows others.
+    pub for_member: bool,
+}
+
+/// Chooses the VMM of each function, and obtains its images. `show` gets the name of an
 /// image and returns the function that receives the progress of its download. Changes nothing but the cache of images, and
 /// holds the users that definitions name. Can be repeated.
 ///
@@ -78,7 +90,7 @@ enum ImageFile {
 pub fn prepare<K: Kernel, P: FnMut(Progress)>(
     node: &mut Node<K>,
     workloads: &[Workload],
-    beside: &[PathBuf],
+    sources: Sources<'_>,
     show: impl Fn(&str) -> P,
 ) -> Result<Vec<Prepared>, SupervisorError> {
     node.refuse_first_use()?;
@@ -88,7 +100,7 @@ pub fn prepare<K: Kernel, P: FnMut(Progress)>(
         return Err(conflict.into());
     }
     let images =
-        Images::new(&node.config().state_dir, image_settings(node.config(), beside, users));
+        Images::new(&node.config().state_dir, image_settings(node.config(), sources, users));
     let mut prepared = Vec::new();
     for workload in workloads {
         let name = || workload.name().clone();
@@ -109,6 +121,7 @@ pub fn prepare<K: Kernel, P: FnMut(Progress)>(
                 let shared = workload.execution().shared_user == Some(true);
                 held = Some(UserLock::take(&node.config().state_dir, &name(), uid, shared)?);
             }
+            refuse_commander(node.config(), &name(), &user)?;
             let obtained = Files::obtain(&images, workload.execution(), &user, &show);
             files = obtained.map_err(|source| SupervisorError::Image { name: name(), source })?;
         }
@@ -117,14 +130,33 @@ pub fn prepare<K: Kernel, P: FnMut(Progress)>(
     Ok(prepared)
 }
 
-fn image_settings(config: &Config, beside: &[PathBuf], users: Option<SlotAccounts>) -> Settings {
+/// Refuses a VMM with a group that may use the daemon's socket: what escapes from its guest could command the daemon.
+fn refuse_commander(
+    config: &Config,
+    name: &InstanceName,
+    user: &VmmUser,
+) -> Result<(), SupervisorError> {
+    const WRITE: u32 = 0o020;
+    let Some(credentials) = user.tried().filter(|user| user.uid != 0) else { return Ok(()) };
+    let socket = config.socket();
+    let Ok(found) = fs::symlink_metadata(&socket) else { return Ok(()) };
+    let gid = found.gid();
+    let has = credentials.gid == gid || user.groups.contains(&gid);
+    if !has || found.mode() & WRITE == 0 {
+        return Ok(());
+    }
+    Err(SupervisorError::CommandsDaemon { name: name.clone(), gid, socket })
+}
+
+fn image_settings(config: &Config, sources: Sources<'_>, users: Option<SlotAccounts>) -> Settings {
     let VmmConfig { image_dir, image_roots, private_redirects, .. } = &config.vmm;
     let default = DEFAULT_IMAGE_ROOTS.iter().map(PathBuf::from);
-    let default = || beside.iter().cloned().chain(default).collect();
+    let default = || sources.beside.iter().cloned().chain(default).collect();
     Settings {
         directory: Some(image_dir.clone()),
         roots: Some(image_roots.clone().unwrap_or_else(default)),
         private_redirects: *private_redirects,
+        public_only: sources.for_member && !*private_redirects,
         group: users.map(SlotAccounts::shared),
         ..Settings::default()
     }
@@ -184,14 +216,14 @@ impl Files {
     }
 
     /// Returns those that are copied, with their roles.
-    fn copied(&self) -> Vec<(Role, &Path)> {
+    fn copied(&self) -> Vec<(Role, &Path, &File)> {
         let roles = [
             (Role::Kernel, Some(&self.kernel)),
             (Role::Initrd, self.initrd.as_ref()),
             (Role::Rootfs, self.rootfs.as_ref()),
         ];
         let copied = roles.into_iter().filter_map(|(role, file)| match file {
-            Some(ImageFile::Copied(source)) => Some((role, source.as_path())),
+            Some(ImageFile::Copied(source, file)) => Some((role, source.as_path(), file)),
             _ => None,
         });
         copied.collect()
@@ -211,14 +243,14 @@ impl ImageFile {
             return images.obtain(wanted, progress).map(Self::InPlace);
         }
         let readable = Wanted { access: Access::Read, user: None, groups: &[], ..*wanted };
-        let path = images.obtain(&readable, progress)?;
-        let is_file = path.is_file();
+        let (path, file) = images.open(&readable, progress)?;
+        let is_file = file.metadata().is_ok_and(|found| found.is_file());
         if wanted.access == Access::Write && is_file {
-            return Ok(Self::Copied(path));
+            return Ok(Self::Copied(path, file));
         }
-        match images.check(wanted, &path) {
+        match Images::check(wanted, &path, &file) {
             Ok(()) => Ok(Self::InPlace(path)),
-            Err(ImageError::Open { .. }) if is_file => Ok(Self::Copied(path)),
+            Err(ImageError::Open { .. }) if is_file => Ok(Self::Copied(path, file)),
             Err(error) => Err(error),
         }
     }
@@ -227,7 +259,7 @@ impl ImageFile {
     fn place(&self, copies: &mut impl Iterator<Item = PathBuf>) -> PathBuf {
         match self {
             Self::InPlace(path) => path.clone(),
-            Self::Copied(source) => copies.next().unwrap_or_else(|| source.clone()),
+            Self::Copied(source, _) => copies.next().unwrap_or_else(|| source.clone()),
         }
     }
 }
@@ -267,8 +299,15 @@ impl Prepared {
         };
         let execution = self.workload.execution();
         let credentials = self.user.credentials(instance.slot);
+        if let Some(user) = self.user.of_slot(instance.slot).filter(|_| !files.copied().is_empty())
+        {
+            // What is left of an earlier function would find the copies in a directory of its own.
+            user.hold().map_err(|source| LaunchError::User { uid: user.uid(), source })?.release();
+        }
         let copies = match credentials {
-            Some(user) => image::copied(image_dir, instance.name(), user, &files.copied())?,
+            Some(user) => {
+                image::copied(image_dir, instance.name(), user, &self.user.groups, &files.copied())?
+            }
             None => vec![],
         };
         let mut copies = copies.into_iter();

@@ -114,7 +114,7 @@ fn new_checksum_replaces_the_file_if_the_server_has_it() {
     let server = Server::start([serve(b"old", TAG), serve(b"old", TAG), serve(b"new", "\"two\"")]);
     let url = server.url();
     let old = node.obtain_checked(&url, Digest::of(b"old").0).unwrap();
-    let open = fs::File::open(&old).unwrap();
+    let open = File::open(&old).unwrap();
     let sha256 = Digest::of(b"new").0;
     assert!(words(node.obtain_checked(&url, sha256)).contains("has the SHA-256"));
     assert_eq!(read(&old), b"old");
@@ -174,7 +174,7 @@ fn file_completed_by_another_process_is_not_downloaded_again() {
     let complete = images.join(Digest::of(url.as_bytes()).to_string());
     let part = complete.with_extension("part");
     write(&part, b"");
-    let mut held = Some(fs::File::open(&part).unwrap());
+    let mut held = Some(File::open(&part).unwrap());
     flock(held.as_ref().unwrap(), FlockOperation::LockExclusive).unwrap();
     let obtained = node.images().obtain(&kernel(url), &mut |step| {
         assert!(step.waiting);

@@ -219,7 +219,7 @@ fn downloaded_image_is_readable_by_a_group_alone() {
         let images = Images::new(&everybody.state_dir(), settings);
         let of_group = Wanted { user: Some(NOBODY), groups: &[GROUP], ..kernel(&url) };
         assert_eq!(images.obtain(&of_group, &mut |_| {}).unwrap(), path);
-        assert_eq!((mode(&path), mode(path.parent().unwrap())), (0o640, 0o750));
+        assert_eq!((mode(&path), mode(path.parent().unwrap())), (0o640, 0o755));
         let others = words(images.obtain(&Wanted { groups: &[], ..of_group }, &mut |_| {}));
         assert!(others.ends_with(": Permission denied (os error 13)"), "{others}");
         server.end();

@@ -159,6 +159,35 @@ fn time_of_a_whole_download_is_limited() {
 }
 
 #[test]
+fn private_host_of_a_member_is_refused() {
+    let node = NodeWithImages::with(|settings| {
+        (settings.private_redirects, settings.public_only) = (false, true);
+    });
+    let server = Server::start([]);
+    let port = server.url().rsplit_once(':').map(|(_, rest)| rest.to_owned()).unwrap();
+    for (host, address) in [
+        ("127.0.0.1", "127.0.0.1"),
+        ("127.1", "127.0.0.1"),
+        ("2130706433", "127.0.0.1"),
+        ("0x7f.1", "127.0.0.1"),
+        ("[::1]", "::1"),
+        ("[::ffff:127.0.0.1]", "::ffff:127.0.0.1"),
+        ("[::]", "::"),
+        ("0", "0.0.0.0"),
+        ("localhost", ""),
+        ("169.254.169.254", "169.254.169.254"),
+    ] {
+        let url = format!("http://{host}:{port}");
+        let refused = words(node.obtain(&url));
+        let expected = format!("cannot download the kernel {url}: its host is at {address}");
+        assert!(refused.starts_with(&expected), "{refused}");
+        assert!(refused.ends_with(", which is not a public address"), "{refused}");
+        assert_eq!(node.files(), set(&[]));
+    }
+    server.end();
+}
+
+#[test]
 fn redirect_into_a_private_network_is_refused() {
     let node = NodeWithImages::with(|settings| settings.private_redirects = false);
     for (to, address) in [
