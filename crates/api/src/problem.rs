@@ -71,6 +71,8 @@ pub enum HttpStatus {
     UnsupportedMediaType,
     /// A definition or the configuration is invalid.
     UnprocessableEntity,
+    /// The client has as much as it may have.
+    TooManyRequests,
     /// The operation failed.
     InternalServerError,
     /// The daemon's answer is not understood.
@@ -94,6 +96,7 @@ impl HttpStatus {
             Self::PayloadTooLarge => 413,
             Self::UnsupportedMediaType => 415,
             Self::UnprocessableEntity => 422,
+            Self::TooManyRequests => 429,
             Self::InternalServerError => 500,
             Self::BadGateway => 502,
             Self::ServiceUnavailable => 503,
@@ -111,6 +114,7 @@ impl HttpStatus {
             Self::PayloadTooLarge => "Payload Too Large",
             Self::UnsupportedMediaType => "Unsupported Media Type",
             Self::UnprocessableEntity => "Unprocessable Entity",
+            Self::TooManyRequests => "Too Many Requests",
             Self::InternalServerError => "Internal Server Error",
             Self::BadGateway => "Bad Gateway",
             Self::ServiceUnavailable => "Service Unavailable",

@@ -286,7 +286,7 @@ pub(crate) struct TopArgs {
 }
 
 #[derive(Debug, ClapArgs)]
-#[command(after_help = "Example:\n  riklet-sdn serve --api-group kvm")]
+#[command(after_help = "Example:\n  riklet-sdn serve --api-group riklet")]
 pub(crate) struct ServeArgs {
     /// Group that may use the API besides root, by name or number.
     #[arg(long, value_name = "GROUP", env = "RIKLET_SDN_API_GROUP", hide_env_values = true)]
@@ -295,6 +295,9 @@ pub(crate) struct ServeArgs {
     #[arg(long, value_name = "COUNT", default_value_t = 64, alias = "warm")]
     #[arg(value_parser = clap::value_parser!(u16).range(0..=4096))]
     pub(crate) ready_slots: u16,
+    /// Most microVMs that run at a time for clients of the socket [default: 100].
+    #[arg(long, value_name = "COUNT", env = "RIKLET_SDN_MEMBER_RUNS", hide_env_values = true)]
+    pub(crate) member_runs: Option<u32>,
     /// Directory of definition files to follow: their functions come and go with the files [default:
     /// /etc/riklet-sdn/functions.d, if it exists].
     #[arg(long, value_name = "DIR", env = "RIKLET_SDN_MANIFESTS", hide_env_values = true)]

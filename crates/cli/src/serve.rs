@@ -12,12 +12,13 @@ use super::{args::ServeArgs, error::CliError, input, log};
 /// The directory of definition files, which need not exist. A directory that `--manifests` names must.
 const MANIFESTS: &str = "/etc/riklet-sdn/functions.d";
 
-pub(crate) fn run(config: Config, args: ServeArgs) -> Result<ExitCode, CliError> {
+pub(crate) fn run(mut config: Config, args: ServeArgs) -> Result<ExitCode, CliError> {
     input::require_taps()?;
     let manifests = args.manifests.map(|path| match path.read_dir() {
         Ok(_readable) => Ok(path),
         Err(source) => Err(CliError::Read { path, source }),
     });
+    config.member_runs = args.member_runs.unwrap_or(config.member_runs);
     let settings = Settings {
         socket: config.socket(),
         group: args.api_group,

@@ -25,6 +25,9 @@ pub const DEFAULT_IMAGE_DIR: &str = "/var/lib/riklet-sdn/images";
 /// The directories that definitions may name images in, by default.
 pub const DEFAULT_IMAGE_ROOTS: [&str; 2] = ["/srv", "/var/lib"];
 
+/// The default limit of the microVMs that the daemon runs for clients of its socket.
+pub const DEFAULT_MEMBER_RUNS: u32 = 100;
+
 /// The settings of a node. None is required.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -44,6 +47,8 @@ pub struct Config {
     pub mark_mask: Option<MarkMask>,
     /// The daemon's socket; `None` is [`API_SOCKET`] in the state directory.
     pub api: Option<PathBuf>,
+    /// The most microVMs that the daemon runs at a time for clients of its socket.
+    pub member_runs: u32,
     /// The settings of microVMs.
     pub vmm: VmmConfig,
 }
@@ -73,6 +78,7 @@ impl Default for Config {
             mtu: None,
             mark_mask: None,
             api: None,
+            member_runs: DEFAULT_MEMBER_RUNS,
             vmm: VmmConfig::default(),
         }
     }
@@ -112,11 +118,11 @@ impl Config {
         Self { state_dir: state_dir.into(), ..Self::default() }
     }
 
-    /// Returns the settings, by the keys of the configuration file, except those that are left to defaults of the host, and
-    /// those of microVMs.
+    /// Returns the settings, by the keys of the configuration file, except those that are left to defaults of the host,
+    /// those of microVMs, and those of the daemon alone.
     #[must_use]
     pub fn settings(&self) -> Vec<(&'static str, OsString)> {
-        let Self { state_dir, firewall, pool, uplinks, mtu, mark_mask, api, vmm: _ } = self;
+        let Self { state_dir, firewall, pool, uplinks, mtu, mark_mask, api, .. } = self;
         let mut settings =
             vec![("state_dir", state_dir.into()), ("firewall", firewall.as_str().into())];
         settings.extend(pool.map(|pool| ("pool", pool.to_string().into())));

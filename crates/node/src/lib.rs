@@ -109,7 +109,7 @@ mod warm;
 
 pub use config::{
     API_SOCKET, Config, ConfigError, ConfigReason, DEFAULT_IMAGE_DIR, DEFAULT_IMAGE_ROOTS,
-    DEFAULT_STATE_DIR, FirewallChoice, FirewallChoiceError, VmmConfig,
+    DEFAULT_MEMBER_RUNS, DEFAULT_STATE_DIR, FirewallChoice, FirewallChoiceError, VmmConfig,
 };
 pub use error::{Failure, InstanceError, NodeError};
 pub use inspect::{Inspection, ListedInstance};

@@ -35,6 +35,7 @@ mod lost;
 #[allow(dead_code, reason = "as above")]
 mod machine;
 mod manifests;
+mod members;
 mod misfits;
 mod operation;
 mod owners;

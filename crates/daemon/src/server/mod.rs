@@ -1,5 +1,6 @@
 //! The API: HTTP/1.1 and JSON on a unix socket.
 
+mod allowance;
 mod body;
 mod collection;
 mod connections;
@@ -105,7 +106,9 @@ impl ServeError {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::Engine(EngineError::Node(error)) => error.kind(),
-            Self::Socket(SocketError::UnknownGroup { .. }) => ErrorKind::Invalid,
+            Self::Socket(SocketError::UnknownGroup { .. } | SocketError::GroupOfVmms { .. }) => {
+                ErrorKind::Invalid
+            }
             _ => ErrorKind::Failed,
         }
     }
@@ -120,6 +123,9 @@ impl ServeError {
             }
             Self::Socket(SocketError::UnknownGroup { name }) => {
                 Some(format!("`groupadd --system {name}`, or write a number"))
+            }
+            Self::Socket(SocketError::GroupOfVmms { .. }) => {
+                Some("`groupadd --system riklet`, and `--api-group riklet`".to_owned())
             }
             _ => None,
         }
@@ -163,7 +169,7 @@ pub fn serve(
     if !options.adopt {
         Node::new(config.clone()).refuse_first_use().map_err(EngineError::Node)?;
     }
-    socket::refuse(settings)?;
+    socket::refuse(settings, config.vmm.vmm_users)?;
     let metrics = settings.metrics.map(std::net::TcpListener::bind).transpose();
     let metrics = metrics.map_err(io("listen for those who read the metrics"))?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();

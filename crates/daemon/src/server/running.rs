@@ -11,10 +11,13 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use futures_util::stream;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::{
+    sync::{Semaphore, SemaphorePermit},
+    time::{Instant, sleep, sleep_until},
+};
 
 use super::{
-    Api, handlers,
+    Api, allowance, handlers,
     problem::{Rejection, invalid},
     request,
 };
@@ -38,6 +41,8 @@ const READY_TIMEOUT: u16 = 10;
 /// The directory of images, unless the configuration names others. Root copies what a VMM cannot read, and other services
 /// keep secrets in `/var/lib`.
 const IMAGE_ROOT: &str = "/srv";
+/// The requests that start or stop runs and may wait at a time: each has a thread, and other requests need some as well.
+static LONG: Semaphore = Semaphore::const_new(128);
 /// The pause between two looks at a run or its log.
 const AGAIN: Duration = Duration::from_millis(100);
 /// The longest wait of one request for the end of a run, in seconds.
@@ -68,6 +73,7 @@ pub(super) async fn start(
     let parameters = request::parameters(query.as_deref(), &["readyTimeout", "noWait"])?;
     let ready_timeout = seconds(&parameters, "readyTimeout", READY_TIMEOUT)?;
     let no_wait = request::flag(&parameters, "noWait")?;
+    let _waits = may_wait()?;
     let workloads = request::definitions(&api, request).await?;
     workloads.iter().try_for_each(refuse_account)?;
     let started = with(&api, move |config| {
@@ -76,9 +82,15 @@ pub(super) async fn start(
                 runs::refuse_running(&store, workload.name())?;
             }
         }
+        let names = workloads.iter().map(|workload| workload.name().clone()).collect();
+        let _admitted = match allowance::admit(config, names) {
+            Ok(admitted) => admitted,
+            Err(refused) => return Ok(Err(refused)),
+        };
         let mut config = config.clone();
         config.vmm.image_roots.get_or_insert_with(|| vec![IMAGE_ROOT.into()]);
-        let detach = Detach { config, ready_timeout, no_wait, json: true, beside: vec![] };
+        let detach =
+            Detach { config, ready_timeout, no_wait, json: true, beside: vec![], for_member: true };
         let mut started = StartedRuns::default();
         for (workload, detached) in workloads.iter().zip(detach.start_all(&workloads)) {
             match detached
@@ -89,9 +101,9 @@ pub(super) async fn start(
                 Err(error) => started.failed.push(error.into_problem()),
             }
         }
-        Ok(started)
+        Ok(Ok(started))
     });
-    Ok(Json(started.await?))
+    Ok(Json(started.await??))
 }
 
 /// Refuses a microVM whose definition names the user or the group that its VMM runs as. Its guest would read and write files
@@ -175,6 +187,7 @@ pub(super) async fn stop(
     let name = request::name(name)?;
     let parameters = request::parameters(query.as_deref(), &["timeout"])?;
     let guest = Duration::from_secs(seconds(&parameters, "timeout", 10)?.into());
+    let _waits = may_wait()?;
     let patience = Patience { guest, ..Patience::default() };
     let stopped = with(&api, move |config| {
         let mut store = runs::store_of(&config.state_dir, &name)?;
@@ -244,6 +257,15 @@ impl Log {
         let failed = |source| RunError::Directory { path: path.clone(), source };
         Ok((new.map_err(failed)?.into(), ended, self))
     }
+}
+
+/// Admits a request that starts or stops runs, unless too many wait.
+fn may_wait() -> Result<SemaphorePermit<'static>, Rejection> {
+    LONG.try_acquire().map_err(|_too_many| {
+        let detail = "too many requests that start or stop runs wait for their end";
+        let error = ApiError::new(HttpStatus::TooManyRequests, ErrorKind::Failed, detail);
+        error.with_hint("try again later".to_owned()).into()
+    })
 }
 
 /// Makes a call with the configuration, on a thread that may block.

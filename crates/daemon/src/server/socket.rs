@@ -22,9 +22,10 @@ use rustix::{
 use tokio::net::{UnixListener as TokioListener, UnixStream};
 
 use super::Settings;
-use riklet_core::model::{Account, AccountName};
+use riklet_core::model::{Account, AccountName, SlotAccounts};
 use riklet_kernel::{AccountKind, HostFacts, KernelError, linux::Linux};
 use riklet_sdn::store::{Store, StoreError, daemon_lock};
+use riklet_vmm::supervisor;
 
 /// The reason why the socket cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -67,6 +68,12 @@ pub enum SocketError {
     UnknownGroup {
         /// The name.
         name: AccountName,
+    },
+    /// VMMs have the group, so that what escapes from a guest could command the daemon.
+    #[error("{group} is a group of VMMs, which must not command the daemon")]
+    GroupOfVmms {
+        /// The group.
+        group: Account,
     },
     /// The host's groups cannot be looked up.
     #[error(transparent)]
@@ -183,8 +190,14 @@ fn identity(path: &Path) -> Option<Identity> {
 }
 
 /// Refuses settings with which no socket can be created. Creates nothing.
-pub(super) fn refuse(settings: &Settings) -> Result<(), SocketError> {
-    settings.group.as_ref().map(group).transpose()?;
+pub(super) fn refuse(settings: &Settings, users: SlotAccounts) -> Result<(), SocketError> {
+    if let Some(account) = &settings.group {
+        let gid = group(account)?.as_raw();
+        let of_kvm = supervisor::kvm_group() == Some(gid);
+        if of_kvm || users.contains(gid) || matches!(account, Account::OfSlot(_)) {
+            return Err(SocketError::GroupOfVmms { group: account.clone() });
+        }
+    }
     refuse_live(&settings.socket)
 }
 

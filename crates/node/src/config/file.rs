@@ -19,7 +19,7 @@ use riklet_core::{
     nearest::nearest,
 };
 
-const KEYS: [&str; 11] = [
+const KEYS: [&str; 12] = [
     "firewall",
     "pool",
     "uplink",
@@ -31,6 +31,7 @@ const KEYS: [&str; 11] = [
     "image_roots",
     "vmm_uid_base",
     "private_redirects",
+    "member_runs",
 ];
 
 /// An error in a configuration file, with its location: `FILE:LINE:COLUMN: KEY: REASON`.
@@ -144,6 +145,7 @@ fn set(config: &mut Config, key: &str, value: &DeValue<'_>) -> Result<(), Config
         "image_dir" => config.vmm.image_dir = absolute(value)?,
         "image_roots" => config.vmm.image_roots = Some(directories(value)?),
         "vmm_uid_base" => config.vmm.vmm_users = vmm_users(value)?,
+        "member_runs" => config.member_runs = count(value)?,
         "private_redirects" => config.vmm.private_redirects = boolean(value)?,
         _ => return Err(ConfigReason::UnknownKey { nearest: nearest(key, KEYS) }),
     }
@@ -287,15 +289,15 @@ mod tests {
             "image_roots = [\"/srv\", \"images\"]",
             "private_redirects = 1",
             "vmm_uid_base = 4294967295",
-            "mtu = 1500\nmtu = 1400",
-            "# é\nmtu",
             "vmm_uid_base = 0",
             "member_runs = -1",
+            "mtu = 1500\nmtu = 1400",
+            "# é\nmtu",
             "pool = \"10.9.0.0/16",
         ];
         let refused = texts.map(|text| Config::parse("c.toml", text).unwrap_err().to_string());
         insta::assert_snapshot!(refused.join("\n"), @r#"
-        c.toml:2:1: colour: unknown key; expected one of firewall, pool, uplink, mtu, mark_mask, state_dir, api, image_dir, image_roots, vmm_uid_base, private_redirects
+        c.toml:2:1: colour: unknown key; expected one of firewall, pool, uplink, mtu, mark_mask, state_dir, api, image_dir, image_roots, vmm_uid_base, private_redirects, member_runs
         c.toml:1:1: firewal: unknown key; did you mean "firewall"?
         c.toml:1:1: state-dir: unknown key; did you mean "state_dir"?
         c.toml:1:12: firewall: "ufw" is not auto, iptables or nftables
