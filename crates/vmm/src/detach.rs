@@ -188,11 +188,7 @@ impl Detach {
     /// option get their defaults, also if a configuration file exists. Relative paths stay valid, since the working
     /// directory stays.
     fn arguments(&self, last: &[&OsStr]) -> Vec<OsString> {
-        let mut all: Vec<OsString> = ["--config", "/dev/null"].map(OsString::from).into();
-        // A supervisor works by itself and uses no daemon.
-        for (key, value) in self.config.settings().into_iter().filter(|(key, _)| *key != "api") {
-            all.extend([format!("--{}", key.replace('_', "-")).into(), value]);
-        }
+        let mut all = node_arguments(&self.config);
         if self.json {
             all.extend(["--output", "json"].map(OsString::from));
         }
@@ -204,12 +200,24 @@ impl Detach {
         for (key, value) in self.config.vmm.settings() {
             all.extend([format!("--{}", key.replace('_', "-")).into(), value]);
         }
+        if self.for_member {
+            all.push("--for-member".into());
+        }
         for directory in &self.beside {
             all.extend(["--beside".into(), directory.into()]);
         }
         all.extend(last.iter().map(|&word| word.to_owned()));
         all
     }
+}
+
+/// Returns the settings of a node as options, for a process that works by itself and uses no daemon.
+fn node_arguments(config: &Config) -> Vec<OsString> {
+    let mut all: Vec<OsString> = ["--config", "/dev/null"].map(OsString::from).into();
+    for (key, value) in config.settings().into_iter().filter(|(key, _)| *key != "api") {
+        all.extend([format!("--{}", key.replace('_', "-")).into(), value]);
+    }
+    all
 }
 
 /// Locks the directory of a run for one that starts it, until the returned file is closed: two would mix up their files.
@@ -227,9 +235,6 @@ fn only_starter(directory: &Path) -> io::Result<File> {
 /// Returns the name of the unit of a run, which no earlier run has.
 fn unit(name: &InstanceName, by: ProcessId) -> String {
     let process = by.to_string().replace('@', "-");
-        if self.for_member {
-            all.push("--for-member".into());
-        }
     format!("riklet-sdn-run-{name}-{process}-{}", number())
 }
 
@@ -246,6 +251,7 @@ fn words_for_unit(
     current: &Path,
     files: &[(&str, &PathBuf)],
     log: &Path,
+    search: Option<&OsStr>,
 ) -> Vec<OsString> {
     let mut words: Vec<OsString> =
         ["--quiet", "--collect", "--no-ask-password", "--service-type=exec"]
@@ -262,12 +268,26 @@ fn words_for_unit(
         option(&format!("--property={name}"), file);
     }
     option("--property=StandardError=truncate:", log);
+    // VMMs are looked for where this process finds them. The manager has a PATH of its own.
+    if let Some(path) = search {
+        option("--setenv=PATH=", Path::new(path));
+    }
     // SIGTERM goes to the supervisor alone, which asks the guest to power off.
     words.extend(
         ["KillMode=mixed", "LimitNOFILE=65536", "TasksMax=infinity", "UMask=0077"]
             .map(|property| format!("--property={property}").into()),
     );
     words
+}
+
+/// Returns a word of a command line that the manager leaves as it is: it replaces `$NAME` by variables of its own, and
+/// `$$` by `$` (systemd.service(5)).
+fn literal(word: &OsStr) -> OsString {
+    let mut bytes = Vec::new();
+    for &byte in word.as_bytes() {
+        bytes.extend(if byte == b'$' { &b"$$"[..] } else { std::slice::from_ref(&byte) });
+    }
+    OsString::from_vec(bytes)
 }
 
 /// Tells whether systemd is process 1 (`sd_booted(3)`) and has our network namespace, so that a unit finds our interfaces.
@@ -283,7 +303,6 @@ fn is_systemd_ours() -> bool {
 
 fn nonblocking() -> i32 {
     i32::try_from(OFlags::NONBLOCK.bits()).unwrap_or_default()
-    search: Option<&OsStr>,
 }
 
 /// Deletes the log of a supervisor that failed and whose error is reported, and its directory, unless it has other files.
@@ -300,10 +319,6 @@ fn forget(log: &Path) {
 #[expect(clippy::disallowed_methods, reason = "the files are this module's own")]
 fn remove(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
-    // VMMs are looked for where this process finds them. The manager has a PATH of its own.
-    if let Some(path) = search {
-        option("--setenv=PATH=", Path::new(path));
-    }
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
     }
@@ -312,16 +327,6 @@ fn remove(path: &Path) -> io::Result<()> {
 #[expect(clippy::disallowed_methods, reason = "the log is this module's own")]
 fn read(log: &Path) -> io::Result<String> {
     Ok(String::from_utf8_lossy(&fs::read(log)?).into_owned())
-/// Returns a word of a command line that the manager leaves as it is: it replaces `$NAME` by variables of its own, and
-/// `$$` by `$` (systemd.service(5)).
-fn literal(word: &OsStr) -> OsString {
-    let mut bytes = Vec::new();
-    for &byte in word.as_bytes() {
-        bytes.extend(if byte == b'$' { &b"$$"[..] } else { std::slice::from_ref(&byte) });
-    }
-    OsString::from_vec(bytes)
-}
-
 }
 
 fn empty(path: &Path) -> io::Result<File> {
@@ -352,14 +357,14 @@ mod tests {
             "--property=StandardOutput=file:/s/announcement",
             "--property=StandardError=truncate:/s/supervisor.log",
             "--property=KillMode=mixed",
+            "--setenv=PATH=/opt/vmm/bin:/bin",
         ] {
             assert!(words.contains(&expected), "{expected}: {words:?}");
         }
+        assert_eq!(literal("/srv/$HOME/${x}$$".as_ref()), "/srv/$$HOME/$${x}$$$$");
         let (name, by) = ("web.v2".parse().unwrap(), "77@123".parse().unwrap());
         let [one, other] = [(), ()].map(|()| unit(&name, by));
         assert!(one.starts_with("riklet-sdn-run-web.v2-77-123-"), "{one}");
         assert_ne!(one, other);
     }
 }
-            "--setenv=PATH=/opt/vmm/bin:/bin",
-        assert_eq!(literal("/srv/$HOME/${x}$$".as_ref()), "/srv/$$HOME/$${x}$$$$");

@@ -52,6 +52,8 @@ pub enum Stopped {
     Terminated,
     /// SIGKILL ended it.
     Killed,
+    /// Its supervisor ended it, in one of these ways.
+    BySupervisor,
 }
 
 impl Stopped {
@@ -63,6 +65,7 @@ impl Stopped {
             Self::ByGuest => "the guest powered off",
             Self::Terminated => "SIGTERM",
             Self::Killed => "SIGKILL",
+            Self::BySupervisor => "its supervisor ended it",
         }
     }
 }

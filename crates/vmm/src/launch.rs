@@ -191,7 +191,7 @@ impl Running {
         let directory = runs::directory(state_dir, name);
         let socket = runs::socket(state_dir, name);
         let home = runs::home(state_dir, name);
-        make_directories(state_dir, &directory, &home, launch)?;
+        make_directories(state_dir, name, &directory, &home, launch)?;
         if socket.as_os_str().len() > SOCKET_PATH {
             return Err(LaunchError::SocketPath { path: socket });
         }
@@ -362,6 +362,7 @@ fn end(child: &mut Child) {
 /// of the host.
 fn make_directories(
     state_dir: &Path,
+    name: &InstanceName,
     directory: &Path,
     home: &Path,
     launch: &Launch,
@@ -375,6 +376,7 @@ fn make_directories(
     made.map_err(failed("make", directory))?;
     // What an earlier VMM left could be a trap for this one, or a socket, which it would not replace.
     remove(home).map_err(failed("remove", home))?;
+    runs::grace::forget(state_dir, name).map_err(failed("clean", directory))?;
     let made = DirBuilder::new().mode(0o700).create(home);
     made.map_err(failed("make", home))?;
     let (user, _groups) = launch.user();

@@ -1,5 +1,6 @@
 //! The runs of a node: how they begin, how they are found and stopped, and how the remains of a crash are removed.
 
+pub(crate) mod grace;
 mod lost;
 
 use std::{
@@ -20,6 +21,7 @@ use riklet_sdn::{
     Drift, NodeError, NodeOperations, Report, Selector,
     store::{End, Run, Store, StoreError},
 };
+use rustix::process::Signal;
 
 /// The state of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -227,6 +229,12 @@ pub fn check(node: &mut impl NodeOperations) -> Result<(Drift, Vec<Run>), RunErr
 }
 
 impl RunError {
+    /// Tells whether this process lacks the capability to end the processes of another user.
+    #[must_use]
+    pub fn is_denied(&self) -> bool {
+        matches!(self, Self::Process { source, .. } if source.kind() == io::ErrorKind::PermissionDenied)
+    }
+
     /// Returns a hint, if there is one.
     #[must_use]
     pub fn hint(&self) -> Option<String> {
@@ -237,6 +245,9 @@ impl RunError {
                 Some(format!("did you mean {nearest}?"))
             }
             Self::Unknown { nearest: None, .. } => Some("`riklet-sdn ps` shows all".to_owned()),
+            denied if denied.is_denied() => {
+                Some("as root, `riklet-sdn --no-daemon repair` ends it".to_owned())
+            }
             Self::Lost { .. } => Some("`riklet-sdn repair` clears away what it left".to_owned()),
             _ => None,
         }
@@ -306,9 +317,41 @@ pub fn stop(
     tx.set_run_stopping(name, run.supervisor)?;
     tx.commit()?;
     match handle(state_dir, &run)? {
-        Some(handle) => handle.stop(patience).map_err(|source| process_error("end", name, source)),
+        Some(handle) => match handle.stop(patience) {
+            // A daemon need not have the capabilities to signal the processes of other users.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                ask_supervisor(store, state_dir, &run, handle.process, patience)
+            }
+            stopped => stopped,
+        }
+        .map_err(|source| process_error("end", name, source)),
         None => Ok(Stopped::Before),
     }
+}
+
+/// Has the supervisor of a run end it, and waits until its VMM has ended. One that has other runs would end these too.
+fn ask_supervisor(
+    store: &Store,
+    state_dir: &Path,
+    run: &Run,
+    process: ProcessId,
+    patience: Patience,
+) -> io::Result<Stopped> {
+    /// The time that the supervisor may take besides.
+    const MORE: Duration = Duration::from_secs(5);
+    let same = |other: &Run| other.supervisor == run.supervisor && other.name != run.name;
+    let others = store.runs_under_way().map_err(io::Error::other)?;
+    if others.iter().any(same) {
+        let words = "only root may end it alone, since its supervisor has other runs";
+        return Err(io::Error::new(io::ErrorKind::PermissionDenied, words));
+    }
+    grace::set(state_dir, &run.name, patience.guest)?;
+    let Some(ended) = process.open()? else { return Ok(Stopped::Before) };
+    run.supervisor.signal(Signal::TERM)?;
+    if within(&ended, patience.guest + patience.process * 2 + MORE)? {
+        return Ok(Stopped::BySupervisor);
+    }
+    Err(io::Error::new(io::ErrorKind::TimedOut, format!("{process} does not end")))
 }
 
 /// Opens the store, which exists if anything was ever run.

@@ -1,8 +1,11 @@
 //! Functions that run on simulated Firecracker and Cloud Hypervisor: the requests that these receive, and the ways in
 //! which runs end.
 
+mod confined;
+mod escaped;
 mod logs;
 mod ready;
+mod stopped;
 mod users;
 mod wrapped;
 
@@ -115,9 +118,11 @@ impl Hello {
         wait_for("a VMM to begin, or the end of its run", START_TIMEOUT, || {
             (program.has_started() || !running.is_running()).then_some(())
         });
-        if !program.has_started() {
+        let running = if program.has_started() {
+            running
+        } else {
             panic!("no VMM has begun: {}", running.wait());
-        }
+        };
         let server = program.serve(Firecracker::new(LATEST));
         let interface = told(&server, "PUT /network-interfaces/eth0");
         let source = told(&server, "PUT /boot-source");

@@ -61,6 +61,25 @@ impl World {
     pub(crate) fn daemon(&self, arguments: &[&str]) -> Daemon {
         let arguments = [&["serve", "--ready-slots", "4"], arguments].concat();
         let running = self.riklet_in_background(&arguments, "");
+        self.serving(running)
+    }
+
+    /// Starts the daemon with these capabilities (capabilities(7)) and no others, and waits until it answers.
+    #[track_caller]
+    pub(crate) fn daemon_with(&self, capabilities: &[&str]) -> Daemon {
+        let mut bounds = "--bounding-set=-all".to_owned();
+        for name in capabilities {
+            bounds.push_str(",+");
+            bounds.push_str(&name.trim_start_matches("CAP_").to_lowercase());
+        }
+        let program = env!("CARGO_BIN_EXE_riklet-sdn");
+        let words =
+            [&*bounds, "--inh-caps=-all", "--no-new-privs", program, "serve", "--ready-slots", "4"];
+        self.serving(self.program_in_background("setpriv", &words, ""))
+    }
+
+    #[track_caller]
+    fn serving(&self, running: Running) -> Daemon {
         let mut daemon = Daemon { running, api: Api(self.socket()) };
         wait_for("the daemon to answer", PATIENCE, || {
             assert!(daemon.running.is_running(), "the daemon has ended");
