@@ -34,6 +34,7 @@ const DUMP_INTERRUPTED: u16 = 0x10;
 /// The number of attempts at a dump that others keep interrupting.
 const ATTEMPTS: usize = 16;
 pub(super) const EINTR: i32 = 4;
+const EBUSY: i32 = 16;
 pub(super) const ENOBUFS: i32 = 105;
 pub(super) const EAGAIN: i32 = 11;
 
@@ -152,8 +153,13 @@ impl Socket {
         let flags = if dump { flags } else { flags | NLM_F_ACK };
         for _ in 0..ATTEMPTS {
             let sent = self.send(vec![NetlinkRequest { message: message.clone(), flags }])?;
-            if let Some(found) = self.collect(&sent, &read)? {
-                return Ok(found);
+            match self.collect(&sent, &read) {
+                Ok(Some(found)) => return Ok(found),
+                Ok(None) => {}
+                // The answer to an earlier dump was not received to its end, because of an error. It was now, up to this
+                // refusal.
+                Err(refusal) if dump && refusal.errno == Some(EBUSY) => {}
+                Err(refusal) => return Err(refusal),
             }
         }
         Err(Refusal { errno: Some(EINTR), words: "it changed whenever it was listed".to_owned() })
@@ -413,6 +419,11 @@ mod tests {
             let sent = socket.send(request()).unwrap();
             ip("link add late type veth peer name later");
             assert!(socket.collect(&sent, read).unwrap().is_none());
+            let again = socket.query(&message.clone(), NLM_F_DUMP).unwrap();
+            assert_eq!(again.len(), listed.len() + 2);
+
+            // Nobody receives the answer to an earlier one, which the kernel has not finished then.
+            socket.send(request()).unwrap();
             let again = socket.query(&message.clone(), NLM_F_DUMP).unwrap();
             assert_eq!(again.len(), listed.len() + 2);
         });
