@@ -12,6 +12,8 @@ use super::{
 };
 use crate::firewall::xtables;
 
+/// `NFTA_LIST_ELEM`.
+const LIST_ELEMENT: u16 = 1;
 /// `NFTA_RULE_TABLE`, `_CHAIN`, `_HANDLE` and `_EXPRESSIONS`; `NFTA_EXPR_NAME` and `_DATA`.
 const TABLE: u16 = 1;
 const CHAIN: u16 = 2;
@@ -62,7 +64,11 @@ fn decides_about_single_ones(expressions: &[u8]) -> bool {
     let mut tests = false;
     // The register that holds a part of the packet since the expression before.
     let mut loaded: Option<&[u8]> = None;
-    for (_, expression) in Attributes(expressions) {
+    for (kind, expression) in Attributes(expressions) {
+        // Others are left out where the whole rule is decoded.
+        if kind != LIST_ELEMENT {
+            return false;
+        }
         let (mut name, mut data) = ("", &[][..]);
         for (kind, value) in Attributes(expression) {
             match kind {
@@ -102,8 +108,9 @@ fn is_final(data: &[u8]) -> bool {
     matches!(code, Some(NF_ACCEPT | NF_DROP))
 }
 
+/// Returns the last attribute of this kind: whoever decodes the whole message takes that.
 fn one(attributes: &[u8], wanted: u16) -> Option<&[u8]> {
-    Attributes(attributes).find(|(kind, _)| *kind == wanted).map(|(_, value)| value)
+    Attributes(attributes).filter(|(kind, _)| *kind == wanted).last().map(|(_, value)| value)
 }
 
 fn text(bytes: &[u8]) -> Option<&str> {
@@ -181,5 +188,13 @@ mod tests {
         // The chain FORWARD, as `iptables-save` lists it, and the chain OTHER.
         assert_eq!(found, "xxxx...xx....xxx.x...x..xx.xx..xx");
         assert_eq!(recognized(OURS).into_iter().filter(|found| *found).count(), 0);
+    }
+
+    /// Of payload, cmp, counter and NFQUEUE, the second is no element of the list.
+    #[test]
+    fn a_rule_whose_expressions_are_not_all_decoded_is_not_recognized() {
+        const RULE: &[u8] =
+            include_bytes!("../../../../../fuzz/corpus/nftables/other_list_element");
+        assert_eq!(recognized(RULE), [false]);
     }
 }
