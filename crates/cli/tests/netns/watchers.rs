@@ -27,6 +27,17 @@ const SOON: Duration = Duration::from_secs(20);
 pub(crate) struct Stream {
     socket: UnixStream,
     told: String,
+    /// Everything that was told, for a test that fails.
+    all: String,
+}
+
+impl Drop for Stream {
+    #[expect(clippy::print_stderr, reason = "a test that fails says why")]
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("the stream told:\n{}", self.all);
+        }
+    }
 }
 
 impl Stream {
@@ -35,7 +46,7 @@ impl Stream {
         let mut socket = UnixStream::connect(world.socket()).expect("it listens");
         socket.set_read_timeout(Some(Duration::from_millis(50))).expect("a timeout");
         write!(socket, "GET {path} HTTP/1.1\r\nHost: x\r\n\r\n").expect("it is read");
-        Self { socket, told: String::new() }
+        Self { socket, told: String::new(), all: String::new() }
     }
 
     /// Waits until the stream has these words after those that were seen before.
@@ -63,7 +74,9 @@ impl Stream {
     fn read(&mut self) {
         let mut buffer = [0; 4096];
         if let Ok(count) = self.socket.read(&mut buffer) {
-            self.told.push_str(&String::from_utf8_lossy(&buffer[..count]));
+            let more = String::from_utf8_lossy(&buffer[..count]);
+            self.told.push_str(&more);
+            self.all.push_str(&more);
         }
     }
 }
