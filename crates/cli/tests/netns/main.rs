@@ -26,6 +26,7 @@ mod full;
 mod gateway;
 mod healed;
 mod histories;
+mod injected;
 mod internet;
 mod killed;
 #[cfg(feature = "toy-kind")]

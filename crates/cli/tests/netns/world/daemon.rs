@@ -159,6 +159,11 @@ impl Daemon {
         self.running.id()
     }
 
+    /// Tells whether the daemon is still running.
+    pub(crate) fn is_running(&mut self) -> bool {
+        self.running.is_running()
+    }
+
     /// Returns the resident memory in KiB (`VmRSS` of `/proc/PID/status`).
     pub(crate) fn resident_kib(&self) -> u64 {
         self.running.resident_kib()

@@ -27,6 +27,11 @@ impl Random {
         Self(seed)
     }
 
+    /// Creates the generator of this seed.
+    pub(crate) fn of(seed: u64) -> Self {
+        Self(seed)
+    }
+
     /// Returns another generator, which is independent of this one.
     pub(crate) fn split(&mut self) -> Self {
         Self(self.next())
