@@ -1,8 +1,8 @@
 use serde_json::{Value, json};
 
 use super::{
-    API_VERSION, EXPOSURE_TYPE, Error, Errors, Reason, Source, SourceLocation, parse_within,
-    tree::Position,
+    API_VERSION, EXPOSURE_TYPE, Error, Errors, Reason, Source, SourceLocation, Validator,
+    parse_within, tree::Position,
 };
 use crate::model::{Account, Execution, Exposure, Image, PortRange, Workload};
 
@@ -27,13 +27,15 @@ pub fn to_json(workload: &Workload) -> String {
 }
 
 /// Returns the workload of a text that [`to_json`] wrote, of whatever length: with its defaults spelt out, it may be
-/// many times longer than what the user wrote.
+/// many times longer than what the user wrote. An earlier version may have written it: addresses that it published and
+/// this one does not are read as well.
 ///
 /// # Errors
 /// Fails if the text is not one definition.
 pub fn from_json(text: &str) -> Result<Workload, Errors> {
     let source = Source { name: "record".to_owned(), text: text.to_owned() };
-    let workloads = parse_within(usize::MAX, std::slice::from_ref(&source))?;
+    let sources = std::slice::from_ref(&source);
+    let workloads = parse_within(usize::MAX, sources, Validator::of_records())?;
     <[Workload; 1]>::try_from(workloads).map(|[workload]| workload).map_err(|workloads| {
         let location = SourceLocation::new(&source.name, Position::START);
         let reason = Reason::NotOne { found: workloads.len() };

@@ -53,12 +53,15 @@ fn kinds() -> impl Iterator<Item = &'static str> {
 /// Fails with all errors, not only the first; also if two definitions, of whatever sources, have one name or clash in a
 /// port.
 pub fn parse(sources: &[Source]) -> Result<Vec<Workload>, Errors> {
-    parse_within(MAX_BYTES, sources)
+    parse_within(MAX_BYTES, sources, Validator::default())
 }
 
 /// Returns the workloads that the sources define, if no text is longer than `longest` bytes.
-fn parse_within(longest: usize, sources: &[Source]) -> Result<Vec<Workload>, Errors> {
-    let mut validator = Validator::default();
+fn parse_within(
+    longest: usize,
+    sources: &[Source],
+    mut validator: Validator,
+) -> Result<Vec<Workload>, Errors> {
     for source in sources {
         validator.begin(&source.name);
         match read(longest, source) {

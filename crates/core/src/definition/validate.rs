@@ -26,6 +26,8 @@ const EXPOSURE: &[&str] =
 #[derive(Default)]
 pub(crate) struct Validator {
     file: String,
+    /// True if the definitions are those of records, which earlier versions may have accepted.
+    recorded: bool,
     workloads: Vec<Workload>,
     errors: Vec<Error>,
     /// The errors of earlier sources.
@@ -66,6 +68,11 @@ fn address(text: &str) -> Result<IpAddr, Reason> {
 }
 
 impl Validator {
+    /// Creates the validator of records.
+    pub(super) fn of_records() -> Self {
+        Self { recorded: true, ..Self::default() }
+    }
+
     /// Begins a file: later errors are in it.
     pub(super) fn begin(&mut self, file: &str) {
         self.sort();
@@ -211,7 +218,8 @@ impl Validator {
         if !object.fields.contains_key("port") {
             self.refuse(object.at, object.path("port"), Reason::Missing);
         }
-        let exposure = Exposure::new(protocol?, address?, host?, guest?);
+        let new = if self.recorded { Exposure::recorded } else { Exposure::new };
+        let exposure = new(protocol?, address?, host?, guest?);
         match exposure.and_then(|exposure| exposure.with_ready(ready)) {
             Ok(exposure) => {
                 let exposure = exposure.with_shadow(shadow);

@@ -267,6 +267,24 @@ impl Exposure {
         host_ports: PortRange,
         guest_ports: PortRange,
     ) -> Result<Self, ExposureError> {
+        let exposure = Self::recorded(protocol, host_address, host_ports, guest_ports)?;
+        match exposure.host_address.filter(|address| is_private_loopback(*address)) {
+            Some(address) => Err(ExposureError::Loopback { address }),
+            None => Ok(exposure),
+        }
+    }
+
+    /// Returns the exposure of a record, as [`Self::new`] does. Earlier versions accepted every address of 127.0.0.0/8;
+    /// nothing is published there any more, and an instance that has such an address can be taken down.
+    ///
+    /// # Errors
+    /// Fails if the ranges differ in length, or no host can have the address.
+    pub fn recorded(
+        protocol: Protocol,
+        host_address: Option<IpAddr>,
+        host_ports: PortRange,
+        guest_ports: PortRange,
+    ) -> Result<Self, ExposureError> {
         let host_address = host_address.filter(|&address| address != Ipv4Addr::UNSPECIFIED);
         if host_ports.count() != guest_ports.count() {
             return Err(ExposureError::Lengths { host: host_ports, guest: guest_ports });
@@ -277,9 +295,6 @@ impl Exposure {
         };
         if let Some(address) = host_address.filter(impossible) {
             return Err(ExposureError::HostAddress { address });
-        }
-        if let Some(address) = host_address.filter(|address| is_private_loopback(*address)) {
-            return Err(ExposureError::Loopback { address });
         }
         Ok(Self { protocol, host_address, host_ports, guest_ports, ready: None, shadow: false })
     }

@@ -130,7 +130,7 @@ fn parse_exposure(word: &str) -> Option<Exposure> {
         _ => return None,
     };
     let protocol = Protocol::from_name(protocol)?;
-    Exposure::new(protocol, address, host.parse().ok()?, guest.parse().ok()?).ok()
+    Exposure::recorded(protocol, address, host.parse().ok()?, guest.parse().ok()?).ok()
 }
 
 #[cfg(test)]

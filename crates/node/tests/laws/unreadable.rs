@@ -80,6 +80,27 @@ fn guest(node: &TestNode, slot: u16) -> std::net::Ipv4Addr {
 }
 
 #[test]
+fn an_address_that_an_earlier_version_published_stays_until_it_is_taken_down() {
+    let node = TestNode::new();
+    node.node().up(&[function(0, &[53]), function(1, &[8001])], UpOptions::default()).unwrap();
+    let database = rusqlite::Connection::open(node.state_dir().join("riklet-sdn.db")).unwrap();
+    let bound = r#"UPDATE slots SET definition =
+        replace(definition, '{"port":53,', '{"hostAddress":"127.0.0.53","port":53,') WHERE workload = 'f0'"#;
+    let port = "UPDATE ports SET family = 4, address = '127.0.0.53' WHERE slot = 0";
+    assert_eq!([bound, port].map(|sql| database.execute(sql, []).unwrap()), [1, 1]);
+    node.node().repair().unwrap();
+    assert!(node.node().check().unwrap().is_empty());
+    assert_eq!(names(node.node().list()), ["f0", "f1"]);
+    let found = node.node().inspect(&name("f0")).unwrap();
+    let address = found.instance.workload.exposures()[0].host_address();
+    assert_eq!(address, Some("127.0.0.53".parse().unwrap()));
+    assert!(node.node().down(&only("f0"), false).unwrap().failures.is_empty());
+    assert_eq!(names(node.node().list()), ["f1"]);
+    assert!(node.node().check().unwrap().is_empty());
+    node.node().up(&[function(2, &[53])], UpOptions::default()).unwrap();
+}
+
+#[test]
 fn an_unreadable_record_is_refused_by_name() {
     let node = node();
     let unreadable = |error: &NodeError| {

@@ -97,6 +97,25 @@ fn an_older_format_is_upgraded_when_it_is_opened() {
 }
 
 #[test]
+fn a_record_of_an_address_that_is_no_longer_published_is_read_and_removed() {
+    for (_, fixture) in FIXTURES {
+        let local = fixture.replace("192.0.2.1", "127.0.0.53").replace("3221225985", "2130706485");
+        assert_ne!(local, fixture);
+        let dir = older(&local);
+        let mut store = Store::open(&dir.0).unwrap();
+        store.verify().unwrap();
+        assert_eq!(store.all().unwrap().unreadable, []);
+        let web = store.get(&name("web")).unwrap().unwrap();
+        let address = web.workload.exposures()[1].host_address();
+        assert_eq!(address, Some("127.0.0.53".parse().unwrap()));
+        let tx = store.transaction().unwrap();
+        assert!(tx.put(&function("asker", &["udp 53"]), CAPACITY).is_err());
+        assert!(tx.remove(&web).unwrap());
+        tx.put(&function("after", &["udp 53"]), CAPACITY).unwrap();
+    }
+}
+
+#[test]
 fn of_many_concurrent_openers_one_upgrades() {
     for (format, fixture) in FIXTURES {
         let dir = older(fixture);
