@@ -14,6 +14,7 @@
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "what it is for")]
 
 mod common;
+mod foreign;
 mod one_shot;
 mod peers;
 mod ready;
@@ -26,7 +27,7 @@ use common::{enclosure, report::Markdown};
 type Section = fn(&mut Markdown);
 
 /// The sections, in the order of the document.
-const SECTIONS: [(&str, Section); 10] = [
+const SECTIONS: [(&str, Section); 11] = [
     ("peers", peers::measure),
     ("scale/single", scale::single::measure),
     ("scale/thousands", scale::thousands::measure),
@@ -36,6 +37,7 @@ const SECTIONS: [(&str, Section); 10] = [
     ("scale/throughput", scale::throughput::measure),
     ("scale/flush", scale::flush::measure),
     ("one_shot", one_shot::measure),
+    ("foreign", foreign::measure),
     ("ready", ready::measure),
 ];
 

@@ -357,8 +357,13 @@ fn foreign_chains(
     host: &Host,
     kernel: &mut impl Kernel,
 ) -> Result<Vec<ForeignChainState>, KernelError> {
-    let uplinks = host.base_ruleset.as_ref().map(|base_ruleset| base_ruleset.uplinks.clone());
-    kernel.foreign_chains(host.backend, &uplinks.unwrap_or_default())
+    if let Some(base_ruleset) = &host.base_ruleset {
+        return kernel.foreign_chains(host.backend, &base_ruleset.uplinks);
+    }
+    // All objects of ours are removed, whatever the rules of others are.
+    let passages = kernel.passages()?.into_iter();
+    let passages = passages.filter(|chain| !chain.is_beside_ruleset_of(host.backend));
+    Ok(passages.map(ForeignChainState::touched).collect())
 }
 
 /// Returns the routing rules of ours.

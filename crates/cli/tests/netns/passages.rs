@@ -9,7 +9,7 @@ use crate::{
     reach::{FIRST, SECOND, TARGET, assert_published, pair},
     world::{
         CLIENT, Firewall, INTERNET, INTERNET_FAR, NODE_LAN, NODE_UPLINK, World,
-        foreign::{bans, docker_like},
+        foreign::{bans, docker_like, published},
         function::{exposure, function},
         on_every_firewall,
         owned::Owned,
@@ -336,6 +336,15 @@ on_every_firewall!(thousands_of_bans_do_not_slow_an_up_down, |world| {
     assert!(ratio[0] < 15.0, "the first costs {ratio:?} times as much");
     assert!(ratio[1] < 5.0, "the next costs {ratio:?} times as much");
     assert!(ratio[2] < 20.0, "the next after a change costs {ratio:?} times as much");
+});
+
+on_every_firewall!(thousands_of_published_ports_do_not_slow_an_up_down, |world| {
+    let alone = Cost::measure(world);
+    published(world, variant(world), 5000);
+    let beside = Cost::measure(world);
+    let ratio = [beside.first / alone.first, beside.next / alone.next];
+    assert!(ratio[0] < 20.0, "the first costs {ratio:?} times as much");
+    assert!(ratio[1] < 15.0, "the next costs {ratio:?} times as much");
 });
 
 /// Returns the variant of iptables that others use on a host with this firewall.

@@ -1,6 +1,6 @@
 use std::{collections::BTreeSet, fmt};
 
-use super::{iptables::Table, names::iptables as names};
+use super::{Backend, IptablesVariant, iptables::Table, names::iptables as names};
 
 /// A base chain of another program on the hook `forward`.
 ///
@@ -50,7 +50,31 @@ pub struct ForeignChainState {
     pub parts: BTreeSet<String>,
 }
 
+impl ForeignChain {
+    /// Reports whether the backend has its own ruleset in the chain's table.
+    #[must_use]
+    pub fn is_beside_ruleset_of(&self, backend: Backend) -> bool {
+        match (self, backend) {
+            (
+                Self::Nftables { family: ForeignFamily::Ip, table, .. },
+                Backend::Iptables(IptablesVariant::Nft),
+            ) => names::OUR_TABLES.contains(&&**table),
+            (Self::LegacyIptables(table), Backend::Iptables(IptablesVariant::Legacy)) => {
+                Table::OURS.contains(table)
+            }
+            _ => false,
+        }
+    }
+}
+
 impl ForeignChainState {
+    /// Returns the state of a chain whose table has objects of ours, and whose rules were not read.
+    #[must_use]
+    pub const fn touched(foreign_chain: ForeignChain) -> Self {
+        let (drops, open, touched, owned) = (false, false, true, false);
+        Self { foreign_chain, drops, open, touched, owned, parts: BTreeSet::new() }
+    }
+
     /// Reports whether the chain drops our traffic, and that cannot be changed.
     #[must_use]
     pub const fn is_blocked(&self) -> bool {

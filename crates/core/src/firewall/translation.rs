@@ -217,6 +217,11 @@ impl Packets {
         }
     }
 
+    /// Returns the first and the last port.
+    pub(super) const fn ports(&self) -> (u32, u32) {
+        self.ranges[Field::Port.index()]
+    }
+
     fn is_limited(&self, field: Field) -> bool {
         self.ranges[field.index()] != field.all()
     }
@@ -263,7 +268,7 @@ impl Packets {
 }
 
 impl Test {
-    fn pass(&self, packets: &[Packets]) -> Vec<Packets> {
+    pub(super) fn pass(&self, packets: &[Packets]) -> Vec<Packets> {
         match self {
             Self::Among(tests) => {
                 let pairs =

@@ -29,14 +29,16 @@ pub fn nftables(data: &[u8]) {
         let Some(read) = nftables::read(message) else { continue };
         let _ban = ban::read(message);
         #[cfg(fuzzing)]
-        if let Some(rule) = Rule::read(read.clone()) {
+        if let Some(rule) = Rule::decoded(read.clone()) {
+            let rule = riklet_core::firewall::nftables::rule_message::assert_same(message, rule);
             let _left_out = ban::assert_left_out(message, &rule);
-            riklet_core::firewall::nftables::foreign_translation::fuzz(&rule);
+            let _missed =
+                riklet_core::firewall::nftables::foreign_translation::fuzz(message, &rule);
         }
         let _objects = (
             Table::read(read.clone()),
             Chain::read(read.clone()),
-            Rule::read(read.clone()),
+            Rule::read(message),
             Set::read(read),
         );
     }

@@ -28,7 +28,7 @@ use std::{collections::BTreeMap, os::fd::OwnedFd, sync::Weak};
 
 use crate::{KernelError, OperationScope, Refusal, process::Launcher};
 use conntrack::Conntrack;
-use firewall::{confinement::Keeper, nftables::Nftables};
+use firewall::{confinement::Keeper, iptables::Listed, nftables::Nftables};
 use riklet_core::{
     firewall::{Backend, Confinement},
     link::LinkState,
@@ -41,6 +41,7 @@ use route::Route;
 pub struct Linux {
     route: Option<Route>,
     nftables: Nftables,
+    listed: Listed,
     conntrack: Option<Conntrack>,
     /// The socket of `sock_diag(7)`.
     diag: Option<netlink::Socket>,

@@ -68,6 +68,19 @@ pub(crate) fn bans(world: &World, variant: Firewall, count: u32) {
         .success();
 }
 
+/// Translates this many ports of the node, from 20,000 on, as Docker does.
+pub(crate) fn published(world: &World, variant: Firewall, count: u32) {
+    let rules = (20_000..20_000 + count).map(|port| {
+        format!("-A DOCKER ! -i docker0 -p tcp -m tcp --dport {port} -j DNAT --to 172.17.0.2:80")
+    });
+    let rules = rules.collect::<Vec<_>>().join("\n");
+    let jump = "-A PREROUTING -m addrtype --dst-type LOCAL -j DOCKER";
+    let input = format!("*nat\n:DOCKER - [0:0]\n{jump}\n{rules}\nCOMMIT\n");
+    world
+        .program(variant.xtables(), &["iptables-restore", "--noflush", "--wait"], &input)
+        .success();
+}
+
 /// Loads a ruleset written for `nft` that drops forwarded packets twice, once in a chain with the name, but not the
 /// shape, of the one that `iptables` creates.
 pub(crate) fn nft_foreign(namespace: &Namespace) {

@@ -3,9 +3,8 @@
 //! A host may have tens of thousands of these, such as bans. A passage never stands before one, so their number is all that
 //! matters, and the handle, as a rule may be inserted before it.
 
-use netlink_packet_core::NLA_TYPE_MASK;
-
 use super::{
+    attribute::{Attributes, one, text},
     foreign_set::{NF_ACCEPT, NF_DROP},
     object::{Rule, TableName},
     sound::{HEADERS, NEW_RULE, kind},
@@ -108,33 +107,6 @@ fn is_final(data: &[u8]) -> bool {
     matches!(code, Some(NF_ACCEPT | NF_DROP))
 }
 
-/// Returns the last attribute of this kind: whoever decodes the whole message takes that.
-fn one(attributes: &[u8], wanted: u16) -> Option<&[u8]> {
-    Attributes(attributes).filter(|(kind, _)| *kind == wanted).last().map(|(_, value)| value)
-}
-
-fn text(bytes: &[u8]) -> Option<&str> {
-    std::str::from_utf8(bytes.strip_suffix(&[0]).unwrap_or(bytes)).ok()
-}
-
-/// The attributes of a message, each with its kind, up to the first malformed one: `struct nlattr` of `<linux/netlink.h>`.
-/// It is faster than the library's, which matters for tens of thousands of rules.
-struct Attributes<'a>(&'a [u8]);
-
-impl<'a> Iterator for Attributes<'a> {
-    type Item = (u16, &'a [u8]);
-
-    fn next(&mut self) -> Option<Self::Item> {
-        const HEADER: usize = 4;
-        let &[first, second, third, fourth, ..] = self.0 else { return None };
-        let length = usize::from(u16::from_ne_bytes([first, second]));
-        let kind = u16::from_ne_bytes([third, fourth]) & NLA_TYPE_MASK;
-        let value = self.0.get(HEADER..length)?;
-        self.0 = self.0.get(length.next_multiple_of(HEADER)..).unwrap_or_default();
-        Some((kind, value))
-    }
-}
-
 /// Asserts that a rule is recognized only if, decoded as a whole, it can be left out. Returns whether it is recognized.
 ///
 /// # Panics
@@ -172,8 +144,7 @@ mod tests {
             let decoded = NetlinkMessage::<NetfilterMessage>::deserialize(message).unwrap();
             // The end of the listing is another message.
             if let NetlinkPayload::InnerMessage(inner) = decoded.payload {
-                let rule = Rule::read(inner).unwrap();
-                crate::firewall::nftables::foreign_translation::fuzz(&rule);
+                let rule = Rule::decoded(inner).unwrap();
                 found.push(assert_left_out(message, &rule));
             }
             messages = rest;

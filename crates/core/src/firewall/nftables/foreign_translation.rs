@@ -133,12 +133,30 @@ impl FollowedTable {
     }
 }
 
-/// Translates a rule for both ends of packets.
+/// Translates a rule for both ends of packets. A rule that is left out for its ports passes none of them. Returns the number of
+/// ports for which it is.
+///
+/// # Panics
+/// Panics if it passes one.
 #[cfg(any(test, fuzzing))]
-pub fn fuzz(rule: &Message) {
-    for side in [Side::Source, Side::Destination] {
-        let _translated = translate(rule, side, &BTreeMap::new(), &mut BTreeSet::new());
+#[must_use]
+pub fn fuzz(message: &[u8], rule: &Message) -> usize {
+    use super::AskedPorts;
+    use crate::model::{PortRange, Protocol};
+    let translated = |side| translate(rule, side, &BTreeMap::new(), &mut BTreeSet::new());
+    let _translated = translated(Side::Source);
+    let Rule { tests, .. } = translated(Side::Destination);
+    let mut missed = 0;
+    for ports in [(1, 1), (22, 22), (80, 80), (443, 450), (8000, 9000)] {
+        let Ok(ports) = PortRange::new(ports.0, ports.1) else { continue };
+        let wanted = Protocol::ALL.map(|protocol| (protocol, None, ports)).into();
+        if AskedPorts::of(&wanted).misses(message) {
+            missed += 1;
+            let passed = tests.iter().fold(packets(&wanted), |passed, test| test.pass(&passed));
+            assert!(passed.is_empty(), "{rule:?} passes {passed:?}");
+        }
     }
+    missed
 }
 
 fn translate(

@@ -3,6 +3,7 @@
 //! Messages are those of `netlink-packet-netfilter`; nothing here sends one. The same types describe what is expected
 //! and what was read, so that `==` compares them.
 
+mod attribute;
 pub mod ban;
 pub mod base_ruleset;
 mod change;
@@ -14,7 +15,9 @@ mod foreign_rule;
 pub mod foreign_set;
 pub mod foreign_translation;
 mod object;
+mod other_ports;
 mod register;
+pub mod rule_message;
 mod sound;
 mod state;
 pub mod tables;
@@ -22,5 +25,6 @@ pub mod tables;
 pub use change::operations;
 pub use element::Element;
 pub use object::{Chain, Operation, Rule, Set, Table, TableName};
+pub use other_ports::AskedPorts;
 pub use sound::is_sound;
 pub use state::FoundTable;

@@ -6,9 +6,9 @@ use netlink_packet_core::{DefaultNla, Emitable, NLA_F_NESTED, NLM_F_APPEND, NLM_
 use netlink_packet_netfilter::{
     NetfilterHeader, NetfilterMessage, NetfilterMessageInner, NetfilterProtoFamily,
     nftables::{
-        ChainAttribute, ChainMessage, ExpressionAttribute, Expressions, Hook, HookNumber,
-        ListAttribute, NfTablesMessage, RuleAttribute, RuleMessage, SetAttribute, SetDescription,
-        SetFlags, SetMessage, TableAttribute, TableFlags, TableMessage,
+        ChainAttribute, ChainMessage, Hook, HookNumber, NfTablesMessage, RuleAttribute,
+        RuleMessage, SetAttribute, SetDescription, SetFlags, SetMessage, TableAttribute,
+        TableFlags, TableMessage,
     },
 };
 
@@ -318,28 +318,6 @@ impl Rule {
         Self { table: table.clone(), chain, handle: 0, userdata, expressions: parts.concat() }
     }
 
-    /// Reads the rule of a message of the kernel (`NFT_MSG_NEWRULE`).
-    pub fn read(message: NetfilterMessage) -> Option<Self> {
-        let table = TableName { family: message.header.family, name: String::new() };
-        let NetfilterMessageInner::NfTables(NfTablesMessage::NewRule(rule)) = message.inner else {
-            return None;
-        };
-        let mut found = Self::new(&table, "", Vec::new(), &[]);
-        for attribute in rule.attributes {
-            match attribute {
-                RuleAttribute::Table(name) => found.table.name = name,
-                RuleAttribute::Chain(name) => found.chain = name,
-                RuleAttribute::Handle(handle) => found.handle = handle,
-                RuleAttribute::UserData(userdata) => found.userdata = userdata,
-                RuleAttribute::Expressions(list) => {
-                    found.expressions = list.into_iter().filter_map(expression).collect();
-                }
-                _ => {}
-            }
-        }
-        Some(found)
-    }
-
     /// Adds it after the chain's other rules.
     pub(super) fn append(&self) -> Operation {
         self.add(NLM_F_APPEND, None)
@@ -382,20 +360,6 @@ impl Rule {
 }
 
 type Normal = (String, BTreeMap<u16, Vec<u8>>);
-
-/// Reads an expression of a rule's list. One without data, which none of ours is, is kept by its name.
-fn expression(item: ListAttribute<ExpressionAttribute>) -> Option<Expression> {
-    let ListAttribute::Element(attributes) = item else { return None };
-    let mut name = String::new();
-    for attribute in attributes {
-        match attribute {
-            ExpressionAttribute::Data(expression) => return Some(expression),
-            ExpressionAttribute::Name(text) => name = text,
-            _ => {}
-        }
-    }
-    Some(Expressions::Other { expression_type: name, attributes: Vec::new() })
-}
 
 impl Set {
     /// Reads the set or map of a message of the kernel (`NFT_MSG_NEWSET`).

@@ -148,8 +148,14 @@ impl<'a> Traffic<'a> {
                 // Judging looks the verdict of a map up.
                 Judged::No | Judged::Yes(Verdict::Map { .. }) => {}
                 Judged::Perhaps(verdict) => {
-                    for verdict in verdict.alternatives() {
-                        ways.left.extend(self.leaves(packet, places, verdict, &at(index)));
+                    let leaving =
+                        |verdict: &&Verdict| matches!(verdict, Verdict::Return | Verdict::Goto(_));
+                    // A map may lead to one chain from thousands of elements.
+                    let mut seen = BTreeSet::new();
+                    for verdict in verdict.alternatives().into_iter().filter(leaving) {
+                        if seen.insert(verdict.target()) {
+                            ways.left.extend(self.leaves(packet, places, verdict, &at(index)));
+                        }
                     }
                 }
                 Judged::Yes(Verdict::Accept | Verdict::Queue) => return ways,

@@ -214,6 +214,11 @@ impl Rules {
 impl Verdict {
     fn of(&self, packet: &Packet) -> Judged<'_> {
         let Self::Map { key, elements, default } = self else { return Judged::Yes(self) };
+        let unknown = key.iter().all(|value| matches!(value, Value::Other(_)));
+        if unknown && elements.first().is_some_and(|(element, _)| !element.is_empty()) {
+            // Packets of ours differ in the whole key: no element needs to be looked at.
+            return Judged::Perhaps(self);
+        }
         let mut certain = true;
         for (element, verdict) in elements {
             match matches(key, element, packet) {
@@ -240,7 +245,7 @@ impl Verdict {
         }
     }
 
-    fn target(&self) -> Option<&str> {
+    pub(super) fn target(&self) -> Option<&str> {
         match self {
             Self::Jump(chain) | Self::Goto(chain) => Some(chain),
             _ => None,

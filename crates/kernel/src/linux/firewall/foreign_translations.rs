@@ -13,6 +13,7 @@ use riklet_core::firewall::{
     Ban, Side, TranslatedPorts, Translation, Wanted,
     iptables::{Saved, Table, bans as iptables_bans, translations},
     nftables::{
+        AskedPorts, Rule,
         foreign_chain::Missing,
         foreign_translation::{FollowedTable, filter_tables, nat_tables},
     },
@@ -39,6 +40,26 @@ impl Translations {
         Ok(Self { tables, legacy: iptables::legacy::existing(&[Table::Nat])? })
     }
 
+    /// Returns the translations of these ports. Rules for other ports are left out, and so nothing else can be searched.
+    pub(in crate::linux) fn search_once(
+        self,
+        nftables: &mut Nftables,
+        wanted: &Wanted,
+    ) -> Result<BTreeSet<Translation>, Refusal> {
+        let mut found = BTreeSet::new();
+        let asked = AskedPorts::of(wanted);
+        let rule = |message: &[u8]| {
+            let misses = asked.misses(message);
+            (!misses).then(|| Rule::read(message)).flatten()
+        };
+        for mut table in self.tables {
+            let search = |table: &mut FollowedTable| table.search(wanted);
+            found.extend(follow(&mut table, nftables.connection()?, rule, search)?);
+        }
+        found.extend(self.legacy.iter().flat_map(|saved| translations(saved, wanted)));
+        Ok(found)
+    }
+
     /// Returns the translations of these ports.
     pub(in crate::linux) fn search(
         &mut self,
@@ -48,7 +69,7 @@ impl Translations {
         let mut found = BTreeSet::new();
         for table in &mut self.tables {
             let search = |table: &mut FollowedTable| table.search(wanted);
-            found.extend(follow(table, nftables.connection()?, search)?);
+            found.extend(follow(table, nftables.connection()?, Rule::read, search)?);
         }
         found.extend(self.legacy.iter().flat_map(|saved| translations(saved, wanted)));
         Ok(found)
@@ -76,7 +97,7 @@ impl Translations {
                     Some(rest) => left = rest,
                     None => return Ok(None),
                 }
-                learn(table, nftables.connection()?, missing)?;
+                learn(table, nftables.connection()?, Rule::read, missing)?;
             }
         }
         Ok(TranslatedPorts::of(&found))
@@ -91,7 +112,7 @@ pub(in crate::linux) fn bans(nftables: &mut Nftables) -> Result<BTreeSet<Ban>, R
         let chains = connection.chains(family)?;
         for side in [Side::Source, Side::Destination] {
             for mut table in filter_tables(&chains, side) {
-                found.extend(follow(&mut table, connection, FollowedTable::bans)?);
+                found.extend(follow(&mut table, connection, Rule::read, FollowedTable::bans)?);
             }
         }
     }
@@ -101,10 +122,11 @@ pub(in crate::linux) fn bans(nftables: &mut Nftables) -> Result<BTreeSet<Ban>, R
     Ok(found)
 }
 
-/// Reads what is needed of a table, and returns what is found there.
+/// Reads what is needed of a table, rules by `rule`, and returns what is found there.
 fn follow<T>(
     table: &mut FollowedTable,
     connection: &mut Connection,
+    rule: impl Fn(&[u8]) -> Option<Rule>,
     mut find: impl FnMut(&mut FollowedTable) -> (T, Missing),
 ) -> Result<T, Refusal> {
     loop {
@@ -112,19 +134,19 @@ fn follow<T>(
         if missing == Missing::default() {
             return Ok(found);
         }
-        learn(table, connection, missing)?;
+        learn(table, connection, &rule, missing)?;
     }
 }
 
-/// Reads parts of a table.
+/// Reads parts of a table, rules by `rule`.
 fn learn(
     table: &mut FollowedTable,
     connection: &mut Connection,
+    rule: impl Fn(&[u8]) -> Option<Rule>,
     missing: Missing,
 ) -> Result<(), Refusal> {
     let name = table.name().clone();
-    for chain in missing.chains {
-        let rules = connection.rules(&name, Some(&chain))?;
+    for (chain, rules) in connection.rules_of(&name, missing.chains, rule)? {
         table.learn_chain(chain, rules);
     }
     if !missing.sets.is_empty() {

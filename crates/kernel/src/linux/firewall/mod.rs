@@ -79,10 +79,12 @@ impl Linux {
         backend: Backend,
         act: impl FnOnce(&mut dyn FirewallBackend) -> T,
     ) -> T {
-        let Self { nftables, launcher, .. } = self;
+        let Self { nftables, listed, launcher, .. } = self;
         match backend {
             Backend::Nftables => act(nftables),
-            Backend::Iptables(variant) => act(&mut Iptables { variant, launcher, nftables }),
+            Backend::Iptables(variant) => {
+                act(&mut Iptables { variant, launcher, nftables, listed })
+            }
         }
     }
 
@@ -225,7 +227,7 @@ impl ForeignChains for Linux {
 
     fn translations(&mut self, wanted: &Wanted) -> Result<BTreeSet<Translation>, KernelError> {
         let found = Translations::read(&mut self.nftables)
-            .and_then(|mut known| known.search(&mut self.nftables, wanted));
+            .and_then(|known| known.search_once(&mut self.nftables, wanted));
         found.map_err(|source| KernelError::ListForeignChains { source })
     }
 

@@ -9,7 +9,7 @@ mod tests;
 
 pub(in crate::linux) use program::variant;
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
 use self::program::{MISSING, RESTORE};
 use super::{
@@ -38,7 +38,12 @@ pub(super) struct Iptables<'a> {
     pub(super) variant: IptablesVariant,
     pub(super) launcher: &'a Launcher,
     pub(super) nftables: &'a mut Nftables,
+    pub(super) listed: &'a mut Listed,
 }
+
+/// The last listing of our tables by iptables-nft, and the number of transactions of nf_tables before it. iptables-nft takes
+/// seconds to list a table with thousands of chains.
+pub(in crate::linux) type Listed = Option<(u64, Arc<Saved>)>;
 
 impl FirewallBackend for Iptables<'_> {
     fn probe(
@@ -66,7 +71,8 @@ impl FirewallBackend for Iptables<'_> {
     }
 
     fn state(&mut self, expected: &Ruleset) -> Result<FirewallState, Refusal> {
-        Ok(iptables::state(expected, &self.saved()?))
+        let saved = self.saved()?;
+        Ok(iptables::state(expected, &saved))
     }
 
     /// Applies a [`Change::Delta`] in one transaction, and other changes in one for each table: a table that is refused
@@ -77,7 +83,8 @@ impl FirewallBackend for Iptables<'_> {
                 self.restore(&iptables::delta(remove, add, owner.as_ref())?)
             }
             Change::Delta { remove, add, owner } => {
-                let mut entries = iptables::entries(&self.saved()?);
+                let saved = self.saved()?;
+                let mut entries = iptables::entries(&saved);
                 if let Some(missing) = remove.difference(&entries).next() {
                     let words = format!("removing {missing}");
                     return Err(Refusal { errno: Some(Refusal::ENOENT), words });
@@ -94,10 +101,10 @@ impl FirewallBackend for Iptables<'_> {
                 let saved = self.saved()?;
                 self.restore(&iptables::reset(ruleset, &saved)?)
             }
-            Change::Remove => match iptables::remove(&self.saved()?) {
-                Some(input) => self.restore(&input),
-                None => Ok(()),
-            },
+            Change::Remove => {
+                let saved = self.saved()?;
+                iptables::remove(&saved).map_or(Ok(()), |input| self.restore(&input))
+            }
         }
     }
 
@@ -159,13 +166,22 @@ impl FirewallBackend for Iptables<'_> {
 
 impl Iptables<'_> {
     /// Returns the contents of our tables, those that exist.
-    fn saved(&mut self) -> Result<Saved, Refusal> {
-        let existing = match self.variant {
-            IptablesVariant::Nft => self.nftables.connection()?.implicit_tables()?,
-            IptablesVariant::Legacy => program::legacy_tables()?,
+    fn saved(&mut self) -> Result<Arc<Saved>, Refusal> {
+        let list = |existing: &BTreeSet<String>| {
+            let tables = Table::OURS.into_iter().filter(|table| existing.contains(table.as_str()));
+            program::saved(self.variant, &tables.collect::<Vec<_>>()).map(Arc::new)
         };
-        let tables = Table::OURS.into_iter().filter(|table| existing.contains(table.as_str()));
-        program::saved(self.variant, &tables.collect::<Vec<_>>())
+        if self.variant == IptablesVariant::Legacy {
+            return list(&program::legacy_tables()?);
+        }
+        let connection = self.nftables.connection()?;
+        let transactions = connection.transactions()?;
+        if let Some((_, saved)) = self.listed.as_ref().filter(|(then, _)| *then == transactions) {
+            return Ok(saved.clone());
+        }
+        let saved = list(&connection.implicit_tables()?)?;
+        *self.listed = Some((transactions, saved.clone()));
+        Ok(saved)
     }
 
     fn restore(&self, input: &str) -> Result<(), Refusal> {

@@ -44,7 +44,7 @@ struct Host(IptablesVariant);
 impl Host {
     fn with<T>(self, act: impl FnOnce(&mut Iptables<'_>) -> T) -> T {
         let (launcher, nftables) = (&Launcher::default(), &mut Nftables::default());
-        act(&mut Iptables { variant: self.0, launcher, nftables })
+        act(&mut Iptables { variant: self.0, launcher, nftables, listed: &mut None })
     }
 
     fn feed(self, input: &str) {
@@ -435,4 +435,21 @@ fn the_variant_is_read_from_the_version() {
     let nft = String::from_utf8_lossy(&output.stdout).contains("nf_tables");
     let expected = if nft { IptablesVariant::Nft } else { IptablesVariant::Legacy };
     assert_eq!(variant().unwrap(), Some(expected));
+}
+
+#[test]
+fn what_others_change_is_listed_anew() {
+    each_variant(|host| {
+        let wanted = ruleset(&[exposure(0, 8080)]);
+        host.reset(&wanted);
+        host.with(|iptables| {
+            let intact = |state: &FirewallState| state.base_ruleset == BaseState::Intact;
+            assert!(intact(&iptables.state(&wanted).unwrap()), "{:?}", host.0);
+            host.feed("*nat\n-F RIKLET\n-D PREROUTING 1\nCOMMIT\n");
+            let state = iptables.state(&wanted).unwrap();
+            assert!(!intact(&state) && state.entries.is_empty(), "{:?}: {state:?}", host.0);
+            iptables.apply(&Change::Reset(wanted.clone())).unwrap();
+            assert!(intact(&iptables.state(&wanted).unwrap()), "{:?}", host.0);
+        });
+    });
 }

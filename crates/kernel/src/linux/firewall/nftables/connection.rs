@@ -19,7 +19,7 @@ use crate::{
 use riklet_core::firewall::{
     Entry,
     nftables::{
-        Chain, Element, Operation, Rule, Set, Table, TableName, ban, base_ruleset, element,
+        Chain, Element, Operation, Rule, Set, Table, TableName, base_ruleset, element,
         foreign_set::{self, ForeignElement},
         is_sound, tables,
     },
@@ -126,19 +126,35 @@ impl Connection {
         table: &TableName,
         chain: Option<&str>,
     ) -> Result<Vec<Rule>, Refusal> {
-        let found = self.dump(&table.get_rules(chain))?;
-        Ok(found.into_iter().filter_map(Rule::read).collect())
+        self.socket.query_as(&table.get_rules(chain), NLM_F_DUMP, Rule::read)
     }
 
-    /// Returns the rules of a chain of others. Those that decide about single addresses or ports only have no expressions.
-    pub(super) fn foreign_rules(
+    /// Returns the rules of these chains of others, as `read` reads them from messages of the kernel. A chain that was deleted
+    /// meanwhile has none.
+    pub(in super::super) fn rules_of(
         &mut self,
         table: &TableName,
-        chain: &str,
-    ) -> Result<Vec<Rule>, Refusal> {
-        let request = table.get_rules(Some(chain));
-        let rule = |message: &[u8]| ban::read(message).or_else(|| Rule::read(read(message)?));
-        self.socket.query_as(&request, NLM_F_DUMP, rule)
+        chains: BTreeSet<String>,
+        read: impl Fn(&[u8]) -> Option<Rule>,
+    ) -> Result<BTreeMap<String, Vec<Rule>>, Refusal> {
+        /// From this number of chains on, one listing of the whole table costs less than one for each.
+        const MANY: usize = 32;
+        let mut found = BTreeMap::new();
+        if chains.len() < MANY {
+            for chain in chains {
+                let rules =
+                    self.socket.query_as(&table.get_rules(Some(&chain)), NLM_F_DUMP, &read)?;
+                found.insert(chain, rules);
+            }
+            return Ok(found);
+        }
+        found.extend(chains.into_iter().map(|chain| (chain, Vec::new())));
+        for rule in self.socket.query_as(&table.get_rules(None), NLM_F_DUMP, &read)? {
+            if let Some(rules) = found.get_mut(&rule.chain) {
+                rules.push(rule);
+            }
+        }
+        Ok(found)
     }
 
     pub(in super::super) fn sets(&mut self, table: &TableName) -> Result<Vec<Set>, Refusal> {

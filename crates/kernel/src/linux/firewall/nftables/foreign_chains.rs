@@ -10,7 +10,7 @@ use riklet_core::{
     firewall::{
         ForeignChain, ForeignChainState, ForeignFamily, names,
         nftables::{
-            Set, Table, TableName,
+            Rule, Set, Table, TableName, ban,
             foreign_chain::{self, ForeignTable, Missing},
             foreign_set::ForeignSet,
         },
@@ -143,10 +143,9 @@ impl Connection {
             if missing == Missing::default() {
                 return Ok(());
             }
-            for chain in missing.chains {
-                let rules = self.foreign_rules(&name, &chain)?;
-                table.rules.insert(chain, rules);
-            }
+            // Rules that decide about single addresses or ports only have no expressions.
+            let rule = |message: &[u8]| ban::read(message).or_else(|| Rule::read(message));
+            table.rules.extend(self.rules_of(&name, missing.chains, rule)?);
             if !missing.sets.is_empty() {
                 let known = self.sets(&name)?;
                 for set in missing.sets {

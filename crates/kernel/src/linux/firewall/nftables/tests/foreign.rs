@@ -37,6 +37,26 @@ fn set(
 }
 
 #[test]
+fn a_drop_behind_many_chains_is_found() {
+    in_namespace(|| {
+        nft(
+            "add table inet theirs; add chain inet theirs unused; add rule inet theirs unused drop",
+        );
+        nft("add chain inet theirs forward { type filter hook forward priority 0; }");
+        for number in 0..40 {
+            nft(&format!(
+                "add chain inet theirs c{number}; add rule inet theirs c{number} ip saddr 192.0.2.1 drop; \
+                 add rule inet theirs forward jump c{number}"
+            ));
+        }
+        assert_eq!(foreign_chains(&mut Nftables::default()), []);
+        nft("add rule inet theirs c39 drop");
+        let forward = vec![("inet theirs forward".to_owned(), false, false)];
+        assert_eq!(foreign_chains(&mut Nftables::default()), forward);
+    });
+}
+
+#[test]
 fn a_passage_through_iptables_is_opened_repaired_and_closed() {
     in_namespace(|| {
         for rule in

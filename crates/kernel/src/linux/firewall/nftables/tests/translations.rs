@@ -13,6 +13,9 @@ fn find(address: Option<&str>, ports: &str) -> Vec<String> {
     let found = known.search(&mut kernel, &wanted).unwrap();
     // The second answer is from memory.
     assert_eq!(known.search(&mut kernel, &wanted).unwrap(), found);
+    // A single search leaves out rules for other ports.
+    let once = Translations::read(&mut kernel).unwrap().search_once(&mut kernel, &wanted);
+    assert_eq!(once.unwrap(), found);
     found.iter().map(ToString::to_string).collect()
 }
 
