@@ -21,10 +21,9 @@ use crate::world::{
 
 /// The system calls that fail. An error of one that only wakes a thread could not occur, nor one of those by which the standard
 /// library talks to a program that it starts: `recvfrom`, and `fcntl` and `ioctl` where programs are started.
-const CALLS: [&str; 17] = [
+const CALLS: [&str; 16] = [
     "accept4",
     "bind",
-    "clone3",
     "connect",
     "flock",
     "ftruncate",

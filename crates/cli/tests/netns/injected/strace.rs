@@ -28,8 +28,8 @@ const OTHER_WORDS: [&str; 6] = [
 ];
 
 /// System calls that are left out: a program that gets no memory or cannot handle its signals ends as if it were killed, and
-/// these end or ask for nothing. `close` is done even if it reports an error (close(2)), which strace cannot play.
-const LEFT_OUT: [&str; 16] = [
+/// these end or ask for nothing. A thread that cannot be started ends the program. `close` is done even if it reports an error (close(2)), which strace cannot play.
+const LEFT_OUT: [&str; 17] = [
     "exit_group",
     "mmap",
     "brk",
@@ -46,6 +46,7 @@ const LEFT_OUT: [&str; 16] = [
     "capget",
     "close",
     "getrandom",
+    "clone3",
 ];
 
 /// The environment variable that has more calls tried: so many times as many, by a new seed, or `all` calls with all errors.

@@ -14,7 +14,7 @@ use serde_json::Value;
 use super::{World, command::Running, wait_for};
 
 /// The longest time that a daemon may take to start or to stop.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// A running daemon. Dropping it kills it.
 #[derive(Debug)]
