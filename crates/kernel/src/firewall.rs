@@ -117,7 +117,7 @@ pub trait ForeignChains: Sealed {
     fn translations(&mut self, wanted: &Wanted) -> Result<BTreeSet<Translation>, KernelError>;
 
     /// Returns the ports of all [`Self::translations`], as long as [`Firewall::ruleset_version`] stays as it is. `None` if
-    /// finding them would take reading many chains, if they are too many to remember, or if the version does not comprise all
+    /// finding them would take reading many chains, or if the version does not comprise all
     /// rules that translate.
     ///
     /// # Errors

@@ -298,18 +298,20 @@ on_every_firewall!(chain_of_bans_only_is_left_alone, |world| {
     assert_eq!(world.node.tool(&["nft", "list", "table", "inet", "bans"]), before);
 });
 
-/// The processor time of `up` and its programs, in seconds: of the first one, which looks at everything, of the next, and
-/// of one after somebody has changed a rule.
+/// The processor time of `up` and its programs, in seconds: of the first one, which looks at everything, of the next, of the
+/// one after that, and of one after somebody has changed a rule.
 struct Cost {
     first: f64,
     next: f64,
+    later: f64,
     changed: f64,
 }
 
 impl Cost {
     /// Returns the smallest of a few.
     fn measure(world: &World) -> Self {
-        let mut least = Self { first: f64::INFINITY, next: f64::INFINITY, changed: f64::INFINITY };
+        let [first, next, later, changed] = [f64::INFINITY; 4];
+        let mut least = Self { first, next, later, changed };
         let change = ["iptables", "--wait", "-I", "FORWARD", "-s", "192.0.2.1", "-j", "DROP"];
         for _ in 0..3 {
             let up = |name: &str, port: u16| {
@@ -318,6 +320,7 @@ impl Cost {
             };
             least.first = least.first.min(up("f0", 8000));
             least.next = least.next.min(up("f1", 8001));
+            least.later = least.later.min(up("f3", 8003));
             world.program(variant(world).xtables(), &change, "").success();
             least.changed = least.changed.min(up("f2", 8002));
             world.down(&["--all", "--purge"]);
@@ -342,9 +345,11 @@ on_every_firewall!(thousands_of_published_ports_do_not_slow_an_up_down, |world| 
     let alone = Cost::measure(world);
     published(world, variant(world), 5000);
     let beside = Cost::measure(world);
-    let ratio = [beside.first / alone.first, beside.next / alone.next];
-    assert!(ratio[0] < 20.0, "the first costs {ratio:?} times as much");
-    assert!(ratio[1] < 15.0, "the next costs {ratio:?} times as much");
+    let ratio = [beside.first / alone.first, beside.next / alone.next, beside.later / alone.later];
+    assert!(ratio[0] < 25.0, "the first costs {ratio:?} times as much");
+    // The second one notes the ports that others have, for the later ones.
+    assert!(ratio[1] < 40.0, "the next costs {ratio:?} times as much");
+    assert!(ratio[2] < 15.0, "a later one costs {ratio:?} times as much");
 });
 
 /// Returns the variant of iptables that others use on a host with this firewall.

@@ -23,12 +23,20 @@ impl TranslatedPorts {
         Protocol::ALL.into_iter().filter_map(|protocol| Some((protocol, None, ports?))).collect()
     }
 
-    /// Returns the ports of [all](Self::all) translations; `None` if they are too many.
+    /// Returns the ports of [all](Self::all) translations. If they are many, ports between them count as well, those of the
+    /// smallest gaps.
     #[must_use]
-    pub fn of(translations: &BTreeSet<Translation>) -> Option<Self> {
+    pub fn of(translations: &BTreeSet<Translation>) -> Self {
         let ports = translations.iter().map(|found| (found.protocol, found.ports));
         let ports: BTreeSet<_> = ports.collect();
-        (ports.len() <= MOST).then_some(Self(ports))
+        let joined = joined(ports.iter().copied(), 0);
+        let mut gaps: Vec<_> = joined.windows(2).filter_map(|pair| gap(pair[0], pair[1])).collect();
+        let Some(surplus) = joined.len().checked_sub(MOST).filter(|surplus| *surplus > 0) else {
+            return Self(joined.into_iter().collect());
+        };
+        gaps.sort_unstable();
+        let widest = gaps.get(surplus - 1).copied().unwrap_or(u16::MAX);
+        Self(self::joined(joined.into_iter(), widest).into_iter().collect())
     }
 
     /// Reports whether packets for one of these ports may be translated.
@@ -52,6 +60,33 @@ impl TranslatedPorts {
         };
         text.split(',').map(range).collect::<Option<_>>().map(Self)
     }
+}
+
+/// Returns the number of ports between two ranges in order; `None` if they are of different protocols.
+fn gap(
+    (protocol, one): (Protocol, PortRange),
+    (of_other, other): (Protocol, PortRange),
+) -> Option<u16> {
+    let between = other.first().saturating_sub(one.last()).saturating_sub(1);
+    (protocol == of_other).then_some(between)
+}
+
+/// Joins ranges in order with no more than so many ports between them.
+fn joined(
+    ranges: impl Iterator<Item = (Protocol, PortRange)>,
+    widest: u16,
+) -> Vec<(Protocol, PortRange)> {
+    let mut found: Vec<(Protocol, PortRange)> = Vec::new();
+    for next in ranges {
+        match found.last_mut() {
+            Some(last) if gap(*last, next).is_some_and(|gap| gap <= widest) => {
+                let end = last.1.last().max(next.1.last());
+                last.1 = PortRange::between(last.1.first(), end).unwrap_or(last.1);
+            }
+            _ => found.push(next),
+        }
+    }
+    found
 }
 
 impl fmt::Display for TranslatedPorts {
@@ -86,7 +121,7 @@ mod tests {
     fn ports_are_read_as_they_are_written() {
         let some = [(Protocol::Udp, "53"), (Protocol::Tcp, "8000-8010"), (Protocol::Tcp, "80")];
         for (ports, expected) in [(&some[..], "tcp:80,tcp:8000-8010,udp:53"), (&[], "none")] {
-            let ports = TranslatedPorts::of(&translations(ports)).unwrap();
+            let ports = TranslatedPorts::of(&translations(ports));
             assert_eq!(ports.to_string(), expected);
             assert_eq!(TranslatedPorts::parse(expected), Some(ports));
         }
@@ -98,7 +133,7 @@ mod tests {
     #[test]
     fn only_ports_that_somebody_translates_are_met() {
         let some = [(Protocol::Tcp, "8000-8010"), (Protocol::Udp, "53")];
-        let ports = TranslatedPorts::of(&translations(&some)).unwrap();
+        let ports = TranslatedPorts::of(&translations(&some));
         assert!(ports.meet(&wanted(Protocol::Tcp, "8010-9000")));
         assert!(ports.meet(&wanted(Protocol::Udp, "53")));
         assert!(!ports.meet(&wanted(Protocol::Tcp, "53")));
@@ -108,10 +143,24 @@ mod tests {
     }
 
     #[test]
-    fn so_many_ports_are_not_remembered() {
-        let ports: Vec<_> = (1..=MOST + 1).map(|port| port.to_string()).collect();
-        let all: Vec<_> = ports.iter().map(|port| (Protocol::Tcp, port.as_str())).collect();
-        assert_eq!(TranslatedPorts::of(&translations(&all)), None);
-        assert!(TranslatedPorts::of(&translations(&all[1..])).is_some());
+    fn of_many_ports_those_between_them_count_as_well() {
+        let of = |ports: &[String]| {
+            let all: Vec<_> = ports.iter().map(|port| (Protocol::Tcp, port.as_str())).collect();
+            TranslatedPorts::of(&translations(&all))
+        };
+        let texts = |ports: &mut dyn Iterator<Item = u16>| -> Vec<String> {
+            ports.map(|port| port.to_string()).collect()
+        };
+        assert_eq!(of(&texts(&mut (20_000..25_000))).to_string(), "tcp:20000-24999");
+        // Every other port, and a few far from these.
+        let ports = texts(&mut (1..=256).step_by(2).chain([9000, 9500, 9501]));
+        let found = of(&ports);
+        assert_eq!(found.to_string(), "tcp:1-255,tcp:9000,tcp:9500-9501");
+        assert!(!found.meet(&wanted(Protocol::Tcp, "8000")));
+        for port in &ports {
+            assert!(found.meet(&wanted(Protocol::Tcp, port)), "{port}");
+        }
+        let text = found.to_string();
+        assert_eq!(TranslatedPorts::parse(&text), Some(found));
     }
 }

@@ -124,7 +124,7 @@ impl ForeignChains for FakeKernel {
     }
 
     fn translated_ports(&mut self) -> Result<Option<TranslatedPorts>, KernelError> {
-        Ok(TranslatedPorts::of(&self.translations(&TranslatedPorts::all())?))
+        Ok(Some(TranslatedPorts::of(&self.translations(&TranslatedPorts::all())?)))
     }
 
     fn bans(&mut self) -> Result<BTreeSet<Ban>, KernelError> {

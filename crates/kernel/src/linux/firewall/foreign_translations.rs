@@ -75,7 +75,7 @@ impl Translations {
         Ok(found)
     }
 
-    /// Returns the ports of all translations; `None` if they are too many, stand in too many chains and sets, or the legacy
+    /// Returns the ports of all translations; `None` if they stand in too many chains and sets, or the legacy
     /// iptables may have some.
     pub(in crate::linux) fn ports(
         &mut self,
@@ -100,7 +100,7 @@ impl Translations {
                 learn(table, nftables.connection()?, Rule::read, missing)?;
             }
         }
-        Ok(TranslatedPorts::of(&found))
+        Ok(Some(TranslatedPorts::of(&found)))
     }
 }
 
