@@ -158,6 +158,8 @@ impl Mirror {
                     self.names.remove(&before.name);
                 }
                 self.down.remove(&before.name);
+                // Its guard is that of another slot.
+                self.unknown.insert(state.name.clone(), index);
             }
             if before.mtu < LEAST_OF_IPV6 && state.mtu >= LEAST_OF_IPV6 {
                 // The kernel sets up IPv6 for it after this notification.
