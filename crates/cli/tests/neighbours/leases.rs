@@ -53,8 +53,13 @@ pub(crate) fn guest(world: &World) -> (Function, Running) {
     (function, server)
 }
 
-/// The block of the filters that see what the node sends to its guests.
-const TO_GUESTS: &str = "1380646913";
+/// Returns the block of the filters that see what the node sends to its guests (tc(8)).
+#[track_caller]
+fn block_to_guests(world: &World) -> String {
+    let shown = world.node.tool(&["tc", "qdisc", "show", "dev", "rik0"]);
+    let (_, block) = shown.split_once("egress_block ").expect("the TAP has its guard");
+    block.split_whitespace().next().expect("a number").to_owned()
+}
 
 /// Waits until the guard has dropped more than this number of frames, and returns the new number.
 #[track_caller]
@@ -111,7 +116,7 @@ fn cannot_be_told(firewall: Firewall) {
 
     // Now the node's requests reach the guest, and the answers do not come back.
     let attached = guest(world);
-    world.node.tool(&["tc", "filter", "delete", "block", TO_GUESTS]);
+    world.node.tool(&["tc", "filter", "delete", "block", &block_to_guests(world)]);
     dropped(world, asked);
     assert_nothing_taken(world);
     drop(attached);
