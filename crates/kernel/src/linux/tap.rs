@@ -4,7 +4,10 @@
 
 #![expect(unsafe_code, reason = "the requests of <linux/if_tun.h> have no safe wrapper")]
 
-use std::{ffi::c_int, os::fd::OwnedFd};
+use std::{
+    ffi::{c_int, c_void},
+    os::fd::{AsFd, FromRawFd, OwnedFd},
+};
 
 use rustix::{
     fs::{Mode, OFlags},
@@ -34,6 +37,7 @@ const TUNSETOFFLOAD: Opcode = opcode::write::<c_int>(b'T', 208);
 const TUNGETIFF: Opcode = opcode::read::<c_int>(b'T', 210);
 const TUNSETIFINDEX: Opcode = opcode::write::<c_int>(b'T', 218);
 const TUNSETVNETHDRSZ: Opcode = opcode::write::<c_int>(b'T', 216);
+const TUNGETDEVNETNS: Opcode = opcode::none(b'T', 227);
 
 /// `struct ifreq` of `<linux/if.h>`, with the one field of its union that these requests use.
 #[repr(C)]
@@ -172,4 +176,37 @@ fn flags(device: &OwnedFd) -> Result<u16, Errno> {
     // SAFETY: as in `set_interface`.
     unsafe { ioctl::ioctl(device, Updater::<TUNGETIFF, _>::new(&mut request)) }?;
     Ok(request.flags)
+}
+
+/// Asks for the network namespace of a TAP, as a new descriptor.
+struct NamespaceGetter;
+
+// SAFETY: the request has no argument, and its answer is a new descriptor that nobody else has (`open_related_ns` of
+// net/socket.c).
+unsafe impl ioctl::Ioctl for NamespaceGetter {
+    type Output = OwnedFd;
+
+    const IS_MUTATING: bool = false;
+
+    fn opcode(&self) -> Opcode {
+        TUNGETDEVNETNS
+    }
+
+    fn as_ptr(&mut self) -> *mut c_void {
+        std::ptr::null_mut()
+    }
+
+    unsafe fn output_from_ptr(
+        answer: ioctl::IoctlOutput,
+        _argument: *mut c_void,
+    ) -> rustix::io::Result<OwnedFd> {
+        // SAFETY: see above.
+        Ok(unsafe { OwnedFd::from_raw_fd(answer) })
+    }
+}
+
+/// Returns the network namespace that an attached TAP is in. Fails with `EPERM` without CAP_NET_ADMIN in it.
+pub(super) fn namespace(device: impl AsFd) -> Result<OwnedFd, Errno> {
+    // SAFETY: the request is implemented as the kernel defines it.
+    unsafe { ioctl::ioctl(device, NamespaceGetter) }
 }

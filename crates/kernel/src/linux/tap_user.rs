@@ -3,8 +3,13 @@
 use std::fs;
 
 use riklet_core::model::InterfaceName;
+use rustix::{
+    fs::{fstat, stat},
+    io::Errno,
+    process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open},
+};
 
-use super::opener;
+use super::{opener, tap};
 
 /// The target of a descriptor of a TAP (proc(5), `/proc/PID/fd`).
 const DEVICE: &str = "/dev/net/tun";
@@ -31,12 +36,31 @@ fn has_open(id: u32, tap: &InterfaceName) -> bool {
 }
 
 /// Reports whether this descriptor is of the TAP: the line `iff:` names the interface (`tun_chr_show_fdinfo` of
-/// drivers/net/tun.c). The name is that in the process's network namespace.
+/// drivers/net/tun.c), which other network namespaces may have as well.
 #[expect(clippy::disallowed_methods, reason = "the state of a descriptor is a file")]
 fn leads_to(id: u32, descriptor: &str, tap: &InterfaceName) -> bool {
     let text = fs::read_to_string(format!("/proc/{id}/fdinfo/{descriptor}")).unwrap_or_default();
     let names = text.lines().filter_map(|line| line.strip_prefix("iff:"));
     names.map(str::trim).any(|name| name == tap.as_str())
+        && descriptor.parse().ok().is_none_or(|descriptor| is_here(id, descriptor))
+}
+
+/// Reports whether the TAP of a process's descriptor is in the network namespace of this thread. Also `true` if the kernel
+/// does not let us know: for pidfd_getfd(2), this process needs to be allowed to trace the other one.
+fn is_here(id: u32, descriptor: i32) -> bool {
+    let found = || {
+        let process = i32::try_from(id).ok().and_then(Pid::from_raw).ok_or(Errno::SRCH)?;
+        let process = pidfd_open(process, PidfdFlags::empty())?;
+        let device = pidfd_getfd(&process, descriptor, PidfdGetfdFlags::empty())?;
+        let (of_tap, own) = (fstat(tap::namespace(device)?)?, stat("/proc/thread-self/ns/net")?);
+        Ok((of_tap.st_dev, of_tap.st_ino) == (own.st_dev, own.st_ino))
+    };
+    match found() {
+        Ok(here) => here,
+        // The process ended, or closed it.
+        Err(Errno::SRCH | Errno::BADF) => false,
+        Err(_) => true,
+    }
 }
 
 #[cfg(test)]
@@ -69,6 +93,9 @@ mod tests {
                 .unwrap();
             parent.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
             let found = tap_user(&name, usize::MAX);
+            isolated(move || {
+                assert_eq!(tap_user(&name, usize::MAX), None, "a namespace without the TAP");
+            });
             drop(parent.stdin.take());
             parent.wait().unwrap();
             assert_eq!(found, Some(format!("sh (pid {})", parent.id())));
