@@ -30,13 +30,22 @@ on_every_firewall!(restart_disturbs_no_traffic, |world| {
     let at = (long.address(), 4000);
     let connection = Connection::new(&world.client, (NODE_LAN, 9000), &long.guest.namespace, at);
     daemon.wait_until_idle();
-    // By index and name: a TAP that was recreated has another index.
+    // A TAP that was recreated has its number and its name again, but not the length of its queue.
     let taps = |world: &World| -> Vec<String> {
         let links = world.node.tool(&["ip", "-oneline", "link", "show"]);
-        let named = |line: &str| line.splitn(3, ": ").take(2).collect::<Vec<_>>().join(": ");
-        links.lines().map(named).collect()
+        let name = |line: &str| line.split(": ").nth(1).unwrap_or_default().to_owned();
+        let length =
+            |line: &str| line.split(" qlen ").nth(1)?.split(['\\', ' ']).next().map(str::to_owned);
+        links.lines().map(|line| format!("{} {:?}", name(line), length(line))).collect()
     };
+    for tap in taps(world).iter().filter_map(|tap| tap.split(' ').next()) {
+        if tap.starts_with("rik") {
+            world.node.tool(&["ip", "link", "set", "dev", tap, "txqueuelen", "555"]);
+        }
+    }
+    daemon.wait_until_idle();
     let present = taps(world);
+    assert!(present.contains(&"rik0 Some(\"555\")".to_owned()), "{present:?}");
     let probe = Probe::start(&world.client, (NODE_LAN, 8080));
     probe.wait_for(5, SOON);
     for signal in [Signal::TERM, Signal::KILL] {
