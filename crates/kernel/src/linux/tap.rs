@@ -205,7 +205,7 @@ unsafe impl ioctl::Ioctl for NamespaceGetter {
     }
 }
 
-/// Returns the network namespace that an attached TAP is in. Fails with `EPERM` without CAP_NET_ADMIN in it.
+/// Returns the network namespace that an attached TAP is in. Fails with `EPERM` without `CAP_NET_ADMIN` in it.
 pub(super) fn namespace(device: impl AsFd) -> Result<OwnedFd, Errno> {
     // SAFETY: the request is implemented as the kernel defines it.
     unsafe { ioctl::ioctl(device, NamespaceGetter) }

@@ -46,7 +46,7 @@ fn leads_to(id: u32, descriptor: &str, tap: &InterfaceName) -> bool {
 }
 
 /// Reports whether the TAP of a process's descriptor is in the network namespace of this thread. Also `true` if the kernel
-/// does not let us know: for pidfd_getfd(2), this process needs to be allowed to trace the other one.
+/// does not let us know: for `pidfd_getfd(2)`, this process needs to be allowed to trace the other one.
 fn is_here(id: u32, descriptor: i32) -> bool {
     let found = || {
         let process = i32::try_from(id).ok().and_then(Pid::from_raw).ok_or(Errno::SRCH)?;
