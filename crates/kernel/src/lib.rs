@@ -17,6 +17,7 @@ pub use linux::fuzz;
 mod managers;
 mod operation;
 pub mod process;
+mod procfs;
 mod routes;
 mod sysctls;
 pub mod timer;

@@ -12,7 +12,7 @@ use std::{
 use rustix::io::Errno;
 
 use super::{netlink, opener};
-use crate::{KernelError, Listener, ListeningPort, Refusal};
+use crate::{KernelError, Listener, ListeningPort, Refusal, procfs};
 use riklet_core::model::{Family, PortRange, Protocol};
 
 /// `TCP_LISTEN` and `TCP_CLOSE` (here: not connected) of `<net/tcp_states.h>`.
@@ -126,11 +126,7 @@ fn processes(mut inodes: BTreeSet<u64>) -> BTreeMap<u64, String> {
     if inodes.is_empty() {
         return found;
     }
-    let ids =
-        fs::read_dir("/proc").into_iter().flatten().flatten().filter_map(|entry| {
-            entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok())
-        });
-    for id in ids {
+    for id in procfs::processes() {
         for inode in open_sockets(id).filter(|inode| inodes.remove(inode)) {
             let has = |id| open_sockets(id).any(|open| open == inode);
             found.insert(inode, opener::shown(opener::eldest(id, has)));
@@ -142,11 +138,9 @@ fn processes(mut inodes: BTreeSet<u64>) -> BTreeMap<u64, String> {
     found
 }
 
-/// Returns the inodes of the sockets that a process has open. It may end at any moment, and its descriptors may be hidden
-/// from us.
+/// Returns the inodes of the sockets that a process has open, as far as its descriptors can be listed.
 fn open_sockets(id: u32) -> impl Iterator<Item = u64> {
-    let descriptors = fs::read_dir(format!("/proc/{id}/fd")).into_iter().flatten().flatten();
-    descriptors.filter_map(|descriptor| {
+    procfs::descriptors(id).filter_map(|descriptor| {
         let target = fs::read_link(descriptor.path()).ok()?;
         target.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
     })

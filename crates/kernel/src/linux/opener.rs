@@ -1,7 +1,8 @@
 //! The process that is named where several have the same file open.
-#![expect(clippy::disallowed_methods, reason = "the state of a process is a file")]
 
-use std::{fs, iter};
+use std::iter;
+
+use crate::procfs;
 
 /// Returns the process, or the eldest of its ancestors up to which each `has` the file as well. A child has it from fork(2) to
 /// execve(2) at least, and whoever opened it is the one to be told of.
@@ -18,13 +19,13 @@ pub(super) fn shown(process: u32) -> String {
 
 /// Returns the name of a process; `None` if it has ended.
 fn command(process: u32) -> Option<String> {
-    let name = fs::read_to_string(format!("/proc/{process}/comm")).ok()?;
+    let name = procfs::text(&format!("/proc/{process}/comm")).ok()?;
     Some(name.trim_end_matches('\n').to_owned())
 }
 
 /// Returns the parent of a process; `None` if it has ended.
 fn parent(process: u32) -> Option<u32> {
-    let status = fs::read_to_string(format!("/proc/{process}/status")).ok()?;
+    let status = procfs::text(&format!("/proc/{process}/status")).ok()?;
     let parent = status.lines().find_map(|line| line.strip_prefix("PPid:"))?;
     parent.trim().parse().ok()
 }

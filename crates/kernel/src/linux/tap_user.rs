@@ -10,6 +10,7 @@ use rustix::{
 };
 
 use super::{opener, tap};
+use crate::procfs;
 
 /// The target of a descriptor of a TAP (proc(5), `/proc/PID/fd`).
 const DEVICE: &str = "/dev/net/tun";
@@ -17,18 +18,15 @@ const DEVICE: &str = "/dev/net/tun";
 /// Returns the process that has this TAP open, as `name (pid 123)`, if it is one of this number of processes, the newest
 /// first, or the eldest of its ancestors that have it open as well.
 pub(super) fn tap_user(tap: &InterfaceName, processes: usize) -> Option<String> {
-    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
-    let mut ids: Vec<u32> =
-        entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
+    let mut ids = procfs::processes();
     ids.sort_unstable();
     let newest = ids.into_iter().rev().take(processes).find(|id| has_open(*id, tap))?;
     Some(opener::shown(opener::eldest(newest, |id| has_open(id, tap))))
 }
 
-/// Reports whether a process has the TAP open. It may end at any moment, and its descriptors may be hidden from us.
+/// Reports whether a process has the TAP open, as far as its descriptors can be listed.
 fn has_open(id: u32, tap: &InterfaceName) -> bool {
-    let descriptors = fs::read_dir(format!("/proc/{id}/fd")).into_iter().flatten().flatten();
-    descriptors.into_iter().any(|descriptor| {
+    procfs::descriptors(id).any(|descriptor| {
         let is_tap =
             fs::read_link(descriptor.path()).is_ok_and(|target| target.as_os_str() == DEVICE);
         is_tap && descriptor.file_name().to_str().is_some_and(|number| leads_to(id, number, tap))
@@ -37,9 +35,8 @@ fn has_open(id: u32, tap: &InterfaceName) -> bool {
 
 /// Reports whether this descriptor is of the TAP: the line `iff:` names the interface (`tun_chr_show_fdinfo` of
 /// drivers/net/tun.c), which other network namespaces may have as well.
-#[expect(clippy::disallowed_methods, reason = "the state of a descriptor is a file")]
 fn leads_to(id: u32, descriptor: &str, tap: &InterfaceName) -> bool {
-    let text = fs::read_to_string(format!("/proc/{id}/fdinfo/{descriptor}")).unwrap_or_default();
+    let text = procfs::text(&format!("/proc/{id}/fdinfo/{descriptor}")).unwrap_or_default();
     let names = text.lines().filter_map(|line| line.strip_prefix("iff:"));
     names.map(str::trim).any(|name| name == tap.as_str())
         && descriptor.parse().ok().is_none_or(|descriptor| is_here(id, descriptor))

@@ -1,11 +1,11 @@
 //! Finds the process that holds a lock on a file, so that whoever waits for it can be told.
-#![expect(clippy::disallowed_methods, reason = "files of procfs, which only the kernel writes")]
 
 use std::{fmt, fs, os::unix::fs::MetadataExt, path::Path};
 
 use rustix::fs::{major, minor};
 
 use super::id::state_of;
+use crate::procfs;
 
 /// The longest command line that is shown, in characters.
 const LONGEST: usize = 80;
@@ -47,19 +47,16 @@ impl LockHolder {
         let waiting = text.lines().filter_map(parse).filter(|lock| lock.waits);
         let mut not: Vec<_> = waiting.map(|lock| lock.pid).collect();
         not.push(std::process::id());
-        let mut others = fs::read_dir("/proc").ok()?.flatten().filter_map(|entry| {
-            let pid = entry.file_name().to_str()?.parse().ok().filter(|pid| !not.contains(pid))?;
-            has_open(pid, &wanted)?.then_some(pid)
-        });
-        others.find_map(Self::new)
+        let others = procfs::processes().into_iter().filter(|pid| !not.contains(pid));
+        others.filter(|pid| has_open(*pid, &wanted)).find_map(Self::new)
     }
 
     /// Returns the process of this number, whatever it holds; `None` if it has ended.
     #[must_use]
     pub fn new(pid: u32) -> Option<Self> {
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        let stat = procfs::text(&format!("/proc/{pid}/stat")).ok()?;
         let is_stopped = matches!(state_of(&stat)?, "T" | "t");
-        let command = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let command = procfs::read(&format!("/proc/{pid}/cmdline")).unwrap_or_default();
         Some(Self { pid, command: shown(&command), is_stopped })
     }
 }
@@ -93,21 +90,19 @@ impl Held<'_> {
         let device = (major(file.dev()), minor(file.dev()));
         let unnamed = self.device.0 == 0 && device.0 == 0;
         self.inode.parse() == Ok(file.ino())
-            && (self.device == device || unnamed && has_open(self.pid, file) == Some(true))
+            && (self.device == device || unnamed && has_open(self.pid, file))
     }
 }
 
-/// Returns whether the process has this file open; `None` if its descriptors cannot be listed.
-fn has_open(pid: u32, wanted: &fs::Metadata) -> Option<bool> {
-    let files = fs::read_dir(format!("/proc/{pid}/fd")).ok()?;
-    let found = files.flatten().filter_map(|file| fs::metadata(file.path()).ok());
-    let mut same = found.map(|found| (found.dev(), found.ino()) == (wanted.dev(), wanted.ino()));
-    Some(same.any(|same| same))
+/// Returns whether the process has this file open, as far as its descriptors can be listed.
+fn has_open(pid: u32, wanted: &fs::Metadata) -> bool {
+    let mut found = procfs::descriptors(pid).filter_map(|file| fs::metadata(file.path()).ok());
+    found.any(|found| (found.dev(), found.ino()) == (wanted.dev(), wanted.ino()))
 }
 
 /// Returns `/proc/locks`; nothing if it cannot be read.
 fn listed() -> String {
-    fs::read_to_string("/proc/locks").unwrap_or_default()
+    procfs::text("/proc/locks").unwrap_or_default()
 }
 
 /// Reads a line such as `1: FLOCK  ADVISORY  WRITE 77 00:1b:3141 0 EOF`, with `->` before the type if the process waits;
@@ -143,6 +138,7 @@ fn shown(command: &[u8]) -> String {
 }
 
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "files of the tests, and a deadline")]
 mod tests {
     use super::*;
     use rustix::fs::{FlockOperation, flock};

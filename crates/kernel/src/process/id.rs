@@ -5,6 +5,8 @@ use rustix::{
     process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal},
 };
 
+use crate::procfs;
+
 /// A process, identified by its number and its start time, so that a later process with the same number is not
 /// taken for it. It can be recorded, and looked up by another process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -36,7 +38,7 @@ impl ProcessId {
     /// # Errors
     /// Fails if `/proc` cannot be read.
     pub fn of(pid: u32) -> io::Result<Option<Self>> {
-        let text = match read(&format!("/proc/{pid}/stat")) {
+        let text = match procfs::text(&format!("/proc/{pid}/stat")) {
             // ESRCH: the process ended while its file was read.
             Err(error)
                 if error.kind() == io::ErrorKind::NotFound
@@ -55,7 +57,7 @@ impl ProcessId {
     /// # Errors
     /// Fails if `/proc` cannot be read.
     pub fn of_child(child: &Child) -> io::Result<Self> {
-        let text = read(&format!("/proc/{}/stat", child.id()))?;
+        let text = procfs::text(&format!("/proc/{}/stat", child.id()))?;
         let pid = NonZeroU32::new(child.id());
         let id = pid.zip(fields(&text)).map(|(pid, (_, start))| Self { pid, start });
         id.ok_or_else(|| io::ErrorKind::InvalidData.into())
@@ -80,7 +82,7 @@ impl ProcessId {
     /// # Errors
     /// Fails if `/proc` cannot be read.
     pub fn user(self) -> io::Result<Option<u32>> {
-        let text = match read(&format!("/proc/{}/status", self.pid)) {
+        let text = match procfs::text(&format!("/proc/{}/status", self.pid)) {
             Err(error)
                 if error.kind() == io::ErrorKind::NotFound
                     || error.raw_os_error() == Some(Errno::SRCH.raw_os_error()) =>
@@ -123,9 +125,9 @@ impl ProcessId {
     }
 }
 
-/// Returns the start time of the process of this `/proc/<pid>/stat`, or `None` if it has ended. The second field
+/// Returns the start time of the process, or thread, of this `/proc/<pid>/stat`, or `None` if it has ended. The second field
 /// is its name in parentheses, which may contain anything.
-fn start_of(text: &str) -> Option<u64> {
+pub(super) fn start_of(text: &str) -> Option<u64> {
     let (state, start) = fields(text)?;
     (!matches!(state, "Z" | "X" | "x")).then_some(start)
 }
@@ -140,11 +142,6 @@ fn fields(text: &str) -> Option<(&str, u64)> {
     let (_, rest) = text.rsplit_once(") ")?;
     let mut fields = rest.split(' ');
     Some((fields.next()?, fields.nth(18)?.parse().ok()?))
-}
-
-#[expect(clippy::disallowed_methods, reason = "a file of procfs, which only the kernel writes")]
-fn read(path: &str) -> io::Result<String> {
-    std::fs::read_to_string(path)
 }
 
 impl fmt::Display for ProcessId {
@@ -172,10 +169,29 @@ pub(crate) fn fuzz(text: &str) {
 
 #[cfg(test)]
 mod tests {
-    use std::{ffi::OsStr, path::Path};
+    use std::{ffi::OsStr, io::Read, path::Path};
 
     use super::*;
     use crate::process::{Tied, spawn_tied};
+
+    /// A process may name itself (`proc_pid_comm(5)`), also to be overlooked by whoever ends what a VMM left.
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "tests start the programs that they need")]
+    fn a_process_is_known_whatever_its_name_is() {
+        let script = "printf '\\377) Z' >/proc/self/comm; echo; read -r _";
+        let mut child = std::process::Command::new("bash")
+            .args(["-c", script])
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        child.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
+        let found = ProcessId::of(child.id());
+        let of_child = ProcessId::of_child(&child);
+        drop(child.stdin.take());
+        child.wait().unwrap();
+        assert_eq!(found.unwrap(), Some(of_child.unwrap()));
+    }
 
     #[test]
     fn a_process_is_known_until_it_ends() {

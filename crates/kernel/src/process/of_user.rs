@@ -25,8 +25,10 @@ use rustix::{
 
 use super::{
     ProcessId,
-    rest::{children, everybody, number, read},
+    id::start_of,
+    rest::{children, number},
 };
+use crate::procfs;
 
 /// The time in which killed processes have to end.
 const LIMIT: Duration = Duration::from_secs(5);
@@ -62,13 +64,13 @@ pub fn end_all_of(uid: u32, apart: u32) -> io::Result<()> {
             number => return Err(io::Error::from_raw_os_error(number)),
         }
         // What this process has adopted is waited for by nobody else.
-        for child in children().unwrap_or_else(|_unlisted| everybody()) {
+        for child in children().unwrap_or_else(|_unlisted| procfs::processes()) {
             if is_of(child, uid) {
                 let _no_child_of_ours = waitpid(number(child), WaitOptions::NOHANG);
             }
         }
         if begun.elapsed() >= LOOK {
-            let alive = everybody().into_iter().find(|&id| is_of(id, uid) && runs(id));
+            let alive = procfs::processes().into_iter().find(|&id| is_of(id, uid) && runs(id));
             let Some(alive) = alive else { return Ok(()) };
             if begun.elapsed() >= LIMIT {
                 let words = format!("process {alive} of user {uid} does not end");
@@ -82,7 +84,7 @@ pub fn end_all_of(uid: u32, apart: u32) -> io::Result<()> {
 /// Kills the processes of a user that are found now, after all of them were stopped.
 fn kill_each(uid: u32) -> io::Result<()> {
     for signal in [Signal::STOP, Signal::KILL] {
-        for process in everybody().into_iter().filter(|&id| is_of(id, uid)) {
+        for process in procfs::processes().into_iter().filter(|&id| is_of(id, uid)) {
             // Another process may get the number, but not the start time.
             let Some(found) = ProcessId::of(process)? else { continue };
             if is_of(process, uid) {
@@ -154,13 +156,10 @@ fn is_of(process: u32, uid: u32) -> bool {
 
 /// Tells whether a thread of a process has not ended: the first one may end before the others.
 fn runs(process: u32) -> bool {
-    let Ok(threads) = super::rest::entries(&format!("/proc/{process}/task")) else { return false };
+    let threads = procfs::numbers(&format!("/proc/{process}/task")).unwrap_or_default();
     threads.into_iter().any(|thread| {
-        let text = read(&format!("/proc/{process}/task/{thread}/stat")).unwrap_or_default();
-        let text = String::from_utf8_lossy(&text).into_owned();
-        // The state follows the name, which may have parentheses (`proc_pid_stat(5)`).
-        let state = text.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
-        state.is_some_and(|state| !matches!(state, 'Z' | 'X'))
+        let stat = procfs::text(&format!("/proc/{process}/task/{thread}/stat"));
+        stat.is_ok_and(|stat| start_of(&stat).is_some())
     })
 }
 
@@ -218,7 +217,7 @@ mod tests {
 
     #[cfg(privileged)]
     fn alive(uid: u32) -> usize {
-        everybody().into_iter().filter(|&id| is_of(id, uid) && runs(id)).count()
+        procfs::processes().into_iter().filter(|&id| is_of(id, uid) && runs(id)).count()
     }
 
     #[cfg(privileged)]

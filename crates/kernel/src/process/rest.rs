@@ -1,7 +1,7 @@
 //! Ends the processes that a program leaves behind: a wrapper script may end before the program that it started.
 
 use std::{
-    fs, io,
+    io,
     time::{Duration, Instant},
 };
 
@@ -12,6 +12,7 @@ use rustix::{
 };
 
 use super::ProcessId;
+use crate::procfs;
 
 /// The variable in the environment of a program that has a mark. Its children inherit it.
 pub(super) const MARK: &str = "RIKLET_SDN_RUN";
@@ -77,7 +78,7 @@ pub fn end_orphans(mark: &str) -> io::Result<()> {
 /// # Errors
 /// Fails if one of them does not end, or `/proc` cannot be read.
 pub fn end_marked(mark: &str) -> io::Result<()> {
-    end_all(mark, everybody)
+    end_all(mark, procfs::processes)
 }
 
 fn end_all(mark: &str, candidates: impl Fn() -> Vec<u32>) -> io::Result<()> {
@@ -115,7 +116,7 @@ pub(super) fn number(process: u32) -> Option<Pid> {
 /// Returns the process of this number, if its mark begins with this one and it has not ended.
 fn marked(process: u32, mark: &str) -> Option<ProcessId> {
     let variable = format!("{MARK}={mark}").into_bytes();
-    let environment = read(&format!("/proc/{process}/environ")).ok()?;
+    let environment = procfs::read(&format!("/proc/{process}/environ")).ok()?;
     let mut variables = environment.split(|byte| *byte == 0);
     variables.any(|found| found.starts_with(&variable)).then_some(())?;
     ProcessId::of(process).ok().flatten().filter(|_| process != std::process::id())
@@ -124,33 +125,17 @@ fn marked(process: u32, mark: &str) -> Option<ProcessId> {
 /// Returns the children of all threads of this process (`proc_pid_task(5)`).
 pub(super) fn children() -> io::Result<Vec<u32>> {
     let mut all = Vec::new();
-    for thread in entries("/proc/self/task")? {
-        match read(&format!("/proc/self/task/{thread}/children")) {
+    for thread in procfs::numbers("/proc/self/task")? {
+        match procfs::text(&format!("/proc/self/task/{thread}/children")) {
             Ok(text) => {
-                let text = String::from_utf8_lossy(&text).into_owned();
                 all.extend(text.split_whitespace().filter_map(|child| child.parse::<u32>().ok()));
             }
             // A thread that has ended.
-            Err(_) if !entries("/proc/self/task")?.contains(&thread) => {}
+            Err(_) if !procfs::numbers("/proc/self/task")?.contains(&thread) => {}
             Err(error) => return Err(error),
         }
     }
     Ok(all)
-}
-
-pub(super) fn everybody() -> Vec<u32> {
-    entries("/proc").unwrap_or_default()
-}
-
-/// Returns the entries of a directory that are numbers.
-pub(super) fn entries(path: &str) -> io::Result<Vec<u32>> {
-    let names = fs::read_dir(path)?.flatten().map(|entry| entry.file_name());
-    Ok(names.filter_map(|name| name.to_str()?.parse().ok()).collect())
-}
-
-#[expect(clippy::disallowed_methods, reason = "files of procfs, which only the kernel writes")]
-pub(super) fn read(path: &str) -> io::Result<Vec<u8>> {
-    fs::read(path)
 }
 
 #[expect(clippy::disallowed_methods, reason = "a time limit needs a clock")]
@@ -185,7 +170,8 @@ mod tests {
         .unwrap();
         let mut line = [0; 3];
         io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut line).unwrap();
-        let alive = || everybody().into_iter().filter(|&id| marked(id, &mark).is_some()).count();
+        let alive =
+            || procfs::processes().into_iter().filter(|&id| marked(id, &mark).is_some()).count();
         assert_eq!(alive(), 4);
         let leader = ProcessId::of_child(&child).unwrap();
         assert!(signal_group(leader, Signal::TERM).unwrap());
