@@ -4,6 +4,21 @@
 
 use netlink_packet_core::NLA_TYPE_MASK;
 
+/// `NFTA_RULE_TABLE`, `_CHAIN`, `_HANDLE`, `_EXPRESSIONS` and `_USERDATA` (`<linux/netfilter/nf_tables.h>`).
+pub(super) const RULE_TABLE: u16 = 1;
+pub(super) const RULE_CHAIN: u16 = 2;
+pub(super) const RULE_HANDLE: u16 = 3;
+pub(super) const RULE_EXPRESSIONS: u16 = 4;
+pub(super) const RULE_USERDATA: u16 = 7;
+/// `NFTA_LIST_ELEM`; `NFTA_EXPR_NAME` and `_DATA`.
+pub(super) const LIST_ELEMENT: u16 = 1;
+pub(super) const EXPRESSION_NAME: u16 = 1;
+pub(super) const EXPRESSION_DATA: u16 = 2;
+/// `NFTA_PAYLOAD_DREG`, `NFTA_CMP_SREG` and `NFTA_MATCH_NAME`.
+pub(super) const PAYLOAD_DESTINATION: u16 = 1;
+pub(super) const CMP_SOURCE: u16 = 1;
+pub(super) const MATCH_NAME: u16 = 1;
+
 /// The length of an attribute's header.
 pub(super) const HEADER: usize = 4;
 

@@ -4,27 +4,19 @@
 //! matters, and the handle, as a rule may be inserted before it.
 
 use super::{
-    attribute::{Attributes, one, text},
+    attribute::{
+        Attributes, CMP_SOURCE, EXPRESSION_DATA, EXPRESSION_NAME, LIST_ELEMENT, MATCH_NAME,
+        PAYLOAD_DESTINATION, RULE_CHAIN, RULE_EXPRESSIONS, RULE_HANDLE, RULE_TABLE, one, text,
+    },
     foreign_set::{NF_ACCEPT, NF_DROP},
     object::{Rule, TableName},
-    sound::{HEADERS, NEW_RULE, kind},
+    sound::{HEADERS, NEW_RULE, family, kind},
 };
 use crate::firewall::xtables;
 
-/// `NFTA_LIST_ELEM`.
-const LIST_ELEMENT: u16 = 1;
-/// `NFTA_RULE_TABLE`, `_CHAIN`, `_HANDLE` and `_EXPRESSIONS`; `NFTA_EXPR_NAME` and `_DATA`.
-const TABLE: u16 = 1;
-const CHAIN: u16 = 2;
-const HANDLE: u16 = 3;
-const EXPRESSIONS: u16 = 4;
-const NAME: u16 = 1;
-const DATA: u16 = 2;
-/// `NFTA_PAYLOAD_DREG`; `NFTA_CMP_SREG` and `NFTA_BITWISE_SREG`; `NFTA_BITWISE_DREG`; `NFTA_MATCH_NAME`.
-const PAYLOAD_DESTINATION: u16 = 1;
-const SOURCE: u16 = 1;
+/// `NFTA_BITWISE_SREG` and `_DREG`.
+const BITWISE_SOURCE: u16 = 1;
 const BITWISE_DESTINATION: u16 = 2;
-const MATCH_NAME: u16 = 1;
 /// `NFTA_IMMEDIATE_DATA`, `NFTA_DATA_VERDICT`, `NFTA_VERDICT_CODE`.
 const IMMEDIATE_DATA: u16 = 2;
 const VERDICT: u16 = 2;
@@ -42,19 +34,17 @@ pub fn read(message: &[u8]) -> Option<Rule> {
     let (mut table, mut chain, mut handle, mut is_ban) = (None, None, None, false);
     for (kind, value) in Attributes(message.get(HEADERS..)?) {
         match kind {
-            TABLE => table = text(value),
-            CHAIN => chain = text(value),
-            HANDLE => handle = value.try_into().ok().map(u64::from_be_bytes),
-            EXPRESSIONS => is_ban = decides_about_single_ones(value),
+            RULE_TABLE => table = text(value),
+            RULE_CHAIN => chain = text(value),
+            RULE_HANDLE => handle = value.try_into().ok().map(u64::from_be_bytes),
+            RULE_EXPRESSIONS => is_ban = decides_about_single_ones(value),
             _ => {}
         }
     }
     if !is_ban {
         return None;
     }
-    // `nfgen_family` of `struct nfgenmsg`.
-    let family = *message.get(16)?;
-    let table = TableName::new(family.into(), table?);
+    let table = TableName::new(family(message)?, table?);
     Some(Rule { handle: handle?, ..Rule::new(&table, chain?, vec![], &[]) })
 }
 
@@ -71,19 +61,19 @@ fn decides_about_single_ones(expressions: &[u8]) -> bool {
         let (mut name, mut data) = ("", &[][..]);
         for (kind, value) in Attributes(expression) {
             match kind {
-                NAME => name = text(value).unwrap_or_default(),
-                DATA => data = value,
+                EXPRESSION_NAME => name = text(value).unwrap_or_default(),
+                EXPRESSION_DATA => data = value,
                 _ => {}
             }
         }
         match name {
             "payload" => loaded = one(data, PAYLOAD_DESTINATION),
             "bitwise" => {
-                let stays = loaded.is_some() && loaded == one(data, SOURCE);
+                let stays = loaded.is_some() && loaded == one(data, BITWISE_SOURCE);
                 loaded = one(data, BITWISE_DESTINATION).filter(|_| stays);
             }
             "cmp" => {
-                tests |= loaded.is_some() && loaded == one(data, SOURCE);
+                tests |= loaded.is_some() && loaded == one(data, CMP_SOURCE);
                 loaded = None;
             }
             "match" => {
@@ -161,7 +151,7 @@ mod tests {
         assert_eq!(recognized(OURS).into_iter().filter(|found| *found).count(), 0);
     }
 
-    /// Of payload, cmp, counter and NFQUEUE, the second is no element of the list.
+    /// The rule has a payload, a cmp, a counter and an NFQUEUE expression. The cmp does not bear the kind of a list's element.
     #[test]
     fn a_rule_whose_expressions_are_not_all_decoded_is_not_recognized() {
         const RULE: &[u8] =

@@ -12,13 +12,15 @@ use netlink_packet_netfilter::{
     },
 };
 
-use super::expression::{Expression, does_nothing, normal, target};
+use super::{
+    attribute::LIST_ELEMENT,
+    expression::{Expression, does_nothing, normal, target},
+};
 
 /// `TYPE_IFNAME` of nft(8) (`enum datatypes` of its datatype.h).
 pub(super) const INTERFACE: u32 = 41;
 
-/// `NFTA_LIST_ELEM` and `NFTA_SET_FIELD_LEN` of `<linux/netfilter/nf_tables.h>`.
-const LIST_ELEMENT: u16 = 1;
+/// `NFTA_SET_FIELD_LEN` of `<linux/netfilter/nf_tables.h>`.
 const FIELD_LENGTH: u16 = 1;
 
 /// One message of a transaction.

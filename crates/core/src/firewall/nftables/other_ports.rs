@@ -3,7 +3,10 @@
 //! A host that publishes many ports, as of containers or services, has as many rules that translate them.
 
 use super::{
-    attribute::{Attributes, one, text},
+    attribute::{
+        Attributes, CMP_SOURCE, EXPRESSION_DATA, EXPRESSION_NAME, LIST_ELEMENT, MATCH_NAME,
+        PAYLOAD_DESTINATION, RULE_EXPRESSIONS, one, text,
+    },
     sound::{HEADERS, NEW_RULE, kind},
 };
 use crate::firewall::{
@@ -11,23 +14,14 @@ use crate::firewall::{
     xtables,
 };
 
-/// `NFTA_LIST_ELEM`.
-const LIST_ELEMENT: u16 = 1;
-/// `NFTA_RULE_EXPRESSIONS`; `NFTA_EXPR_NAME` and `_DATA`.
-const EXPRESSIONS: u16 = 4;
-const NAME: u16 = 1;
-const DATA: u16 = 2;
-/// `NFTA_PAYLOAD_DREG`, `_BASE`, `_OFFSET` and `_LEN`, and their values for the destination port of a packet.
-const PAYLOAD_DESTINATION: u16 = 1;
+/// `NFTA_PAYLOAD_BASE`, `_OFFSET` and `_LEN`, and their values for the destination port of a packet.
 const PORT: [(u16, u32); 3] = [(2, 2), (3, 2), (4, 2)];
-/// `NFTA_CMP_SREG`, `_OP` and `_DATA`; `NFTA_DATA_VALUE`; `NFT_CMP_EQ`.
-const SOURCE: u16 = 1;
+/// `NFTA_CMP_OP` and `_DATA`; `NFTA_DATA_VALUE`; `NFT_CMP_EQ`.
 const OPERATOR: u16 = 2;
 const COMPARED: u16 = 3;
 const VALUE: u16 = 1;
 const EQUAL: u32 = 0;
-/// `NFTA_MATCH_NAME` and `_INFO`.
-const MATCH_NAME: u16 = 1;
+/// `NFTA_MATCH_INFO`.
 const MATCH_INFO: u16 = 3;
 
 /// The ports that are asked about, of whatever protocol and address.
@@ -59,7 +53,7 @@ impl AskedPorts {
         kind(message) == Some(NEW_RULE)
             && message
                 .get(HEADERS..)
-                .and_then(|attributes| one(attributes, EXPRESSIONS))
+                .and_then(|attributes| one(attributes, RULE_EXPRESSIONS))
                 .is_some_and(|expressions| self.is_missed_by(expressions))
     }
 
@@ -71,8 +65,8 @@ impl AskedPorts {
             if kind != LIST_ELEMENT || Attributes(expression).count() > 2 {
                 return false;
             }
-            let name = one(expression, NAME).and_then(text).unwrap_or_default();
-            let data = one(expression, DATA).unwrap_or_default();
+            let name = one(expression, EXPRESSION_NAME).and_then(text).unwrap_or_default();
+            let data = one(expression, EXPRESSION_DATA).unwrap_or_default();
             match name {
                 "payload" => {
                     let is_port =
@@ -80,7 +74,7 @@ impl AskedPorts {
                     loaded = one(data, PAYLOAD_DESTINATION).filter(|_| is_port);
                 }
                 "cmp" => {
-                    let compares = loaded.is_some() && loaded == one(data, SOURCE);
+                    let compares = loaded.is_some() && loaded == one(data, CMP_SOURCE);
                     let value = one(data, COMPARED).and_then(|data| one(data, VALUE));
                     if compares
                         && number(data, OPERATOR) == Some(EQUAL)

@@ -4,35 +4,21 @@
 //! error. A host may have tens of thousands of rules, whose reading would take seconds.
 
 use netlink_packet_core::{DefaultNla, NlaBuffer, Parseable};
-use netlink_packet_netfilter::{
-    NetfilterProtoFamily,
-    nftables::{Bitwise, Cmp, Expressions, Immediate, Lookup, Meta, Payload},
+use netlink_packet_netfilter::nftables::{
+    Bitwise, Cmp, Expressions, Immediate, Lookup, Meta, Payload,
 };
 
 use super::{
-    attribute::{Attributes, HEADER, each, text},
+    attribute::{
+        Attributes, EXPRESSION_DATA, EXPRESSION_NAME, HEADER, LIST_ELEMENT, RULE_CHAIN,
+        RULE_EXPRESSIONS, RULE_HANDLE, RULE_TABLE, RULE_USERDATA, each, text,
+    },
     expression::Expression,
     object::{Rule, TableName},
-    sound::{HEADERS, NEW_RULE, kind},
+    sound::{
+        HEADERS, HOLDERS_OF_BITWISE, HOLDERS_OF_CMP, HOLDERS_OF_IMMEDIATE, NEW_RULE, family, kind,
+    },
 };
-
-/// `NFTA_RULE_TABLE`, `_CHAIN`, `_HANDLE`, `_EXPRESSIONS` and `_USERDATA`.
-const TABLE: u16 = 1;
-const CHAIN: u16 = 2;
-const HANDLE: u16 = 3;
-const EXPRESSIONS: u16 = 4;
-const USERDATA: u16 = 7;
-/// `NFTA_LIST_ELEM`; `NFTA_EXPR_NAME` and `NFTA_EXPR_DATA`.
-const ELEMENT: u16 = 1;
-const NAME: u16 = 1;
-const DATA: u16 = 2;
-/// The attributes that hold one attribute, whose length the library trusts: `NFTA_BITWISE_MASK`, `_XOR` and `_DATA`,
-/// `NFTA_CMP_DATA` and `NFTA_IMMEDIATE_DATA`.
-const HOLDERS_OF_BITWISE: &[u16] = &[4, 5, 7];
-const HOLDERS_OF_CMP: &[u16] = &[3];
-const HOLDERS_OF_IMMEDIATE: &[u16] = &[2];
-/// The place of `nfgen_family` of `struct nfgenmsg` in a message.
-const FAMILY: usize = 16;
 
 impl Rule {
     /// Reads the rule of a message of the kernel (`NFT_MSG_NEWRULE`), with its header; `None` if the message is of another
@@ -42,17 +28,17 @@ impl Rule {
         if kind(message) != Some(NEW_RULE) {
             return None;
         }
-        let family = NetfilterProtoFamily::from(*message.get(FAMILY)?);
-        let mut found = Self::new(&TableName::new(family, ""), "", Vec::new(), &[]);
+        let table = TableName::new(family(message)?, "");
+        let mut found = Self::new(&table, "", Vec::new(), &[]);
         each(message.get(HEADERS..)?, |kind, attribute| {
             let value = attribute.get(HEADER..)?;
             match kind {
-                TABLE => text(value)?.clone_into(&mut found.table.name),
-                CHAIN => text(value)?.clone_into(&mut found.chain),
-                HANDLE => found.handle = u64::from_be_bytes(value.try_into().ok()?),
-                USERDATA => found.userdata = value.to_vec(),
-                EXPRESSIONS => each(value, |kind, item| {
-                    if kind == ELEMENT {
+                RULE_TABLE => text(value)?.clone_into(&mut found.table.name),
+                RULE_CHAIN => text(value)?.clone_into(&mut found.chain),
+                RULE_HANDLE => found.handle = u64::from_be_bytes(value.try_into().ok()?),
+                RULE_USERDATA => found.userdata = value.to_vec(),
+                RULE_EXPRESSIONS => each(value, |kind, item| {
+                    if kind == LIST_ELEMENT {
                         found.expressions.push(expression(item.get(HEADER..)?)?);
                     }
                     Some(())
@@ -71,8 +57,8 @@ fn expression(item: &[u8]) -> Option<Expression> {
     each(item, |kind, attribute| {
         let value = attribute.get(HEADER..)?;
         match kind {
-            NAME => name = Some(text(value)?),
-            DATA if found.is_none() => found = Some(data(name, value)?),
+            EXPRESSION_NAME => name = Some(text(value)?),
+            EXPRESSION_DATA if found.is_none() => found = Some(data(name, value)?),
             _ => {}
         }
         Some(())

@@ -2,6 +2,9 @@
 //! are wrong.
 
 use netlink_packet_core::{NlaBuffer, NlasIterator};
+use netlink_packet_netfilter::NetfilterProtoFamily;
+
+use super::attribute::{EXPRESSION_DATA, EXPRESSION_NAME, RULE_EXPRESSIONS};
 
 /// `NFNL_SUBSYS_NFTABLES`, and `NFT_MSG_*` of `<linux/netfilter/nf_tables.h>`.
 const SUBSYSTEM: u16 = 10;
@@ -11,14 +14,20 @@ pub(super) const NEW_RULE: u16 = 6;
 const NEW_SET: u16 = 9;
 /// `sizeof(struct nlmsghdr)` and `sizeof(struct nfgenmsg)`.
 pub(super) const HEADERS: usize = 20;
-/// `NFTA_RULE_EXPRESSIONS`, `NFTA_EXPR_NAME`, `NFTA_EXPR_DATA`, `NFTA_SET_EXPR`.
-const EXPRESSIONS: u16 = 4;
-const NAME: u16 = 1;
-const DATA: u16 = 2;
+/// The place of `nfgen_family` of `struct nfgenmsg` in a message.
+const FAMILY: usize = 16;
+/// `NFTA_SET_EXPR`.
 const SET_EXPRESSION: u16 = 17;
-/// `NFTA_CMP_DATA`; `NFTA_BITWISE_MASK`, `_XOR` and `_DATA`; `NFTA_IMMEDIATE_DATA`: an attribute stands in each.
-const NESTED: [(&[u8], &[u16]); 3] =
-    [(b"cmp\0", &[3]), (b"bitwise\0", &[4, 5, 7]), (b"immediate\0", &[2])];
+/// The attributes that hold one attribute, whose length the library trusts: `NFTA_BITWISE_MASK`, `_XOR` and `_DATA`,
+/// `NFTA_CMP_DATA` and `NFTA_IMMEDIATE_DATA`.
+pub(super) const HOLDERS_OF_BITWISE: &[u16] = &[4, 5, 7];
+pub(super) const HOLDERS_OF_CMP: &[u16] = &[3];
+pub(super) const HOLDERS_OF_IMMEDIATE: &[u16] = &[2];
+const NESTED: [(&[u8], &[u16]); 3] = [
+    (b"cmp\0", HOLDERS_OF_CMP),
+    (b"bitwise\0", HOLDERS_OF_BITWISE),
+    (b"immediate\0", HOLDERS_OF_IMMEDIATE),
+];
 
 /// Reports whether a message, with its header, is about a table, a chain, a rule or a set, and can be decoded without a
 /// panic.
@@ -27,7 +36,7 @@ pub fn is_sound(message: &[u8]) -> bool {
     let Some((kind, attributes)) = kind(message).zip(message.get(HEADERS..)) else { return false };
     match kind {
         NEW_TABLE | NEW_CHAIN => true,
-        NEW_RULE => values(attributes, EXPRESSIONS)
+        NEW_RULE => values(attributes, RULE_EXPRESSIONS)
             .all(|list| nested(list).all(|item| is_sound_expression(item.value))),
         NEW_SET => values(attributes, SET_EXPRESSION).all(holds_one),
         _ => false,
@@ -40,10 +49,15 @@ pub(super) fn kind(message: &[u8]) -> Option<u16> {
     (kind >> 8 == SUBSYSTEM).then_some(kind & 0xff)
 }
 
+/// Returns the family of the table that a message is about.
+pub(super) fn family(message: &[u8]) -> Option<NetfilterProtoFamily> {
+    message.get(FAMILY).map(|family| NetfilterProtoFamily::from(*family))
+}
+
 fn is_sound_expression(expression: &[u8]) -> bool {
-    values(expression, NAME).all(|name| {
+    values(expression, EXPRESSION_NAME).all(|name| {
         let kinds = NESTED.iter().find(|(named, _)| *named == name).map_or(&[][..], |(_, k)| k);
-        values(expression, DATA).all(|data| {
+        values(expression, EXPRESSION_DATA).all(|data| {
             nested(data).all(|part| !kinds.contains(&part.kind) || holds_one(part.value))
         })
     })
