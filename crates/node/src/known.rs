@@ -158,9 +158,8 @@ impl KnownRules {
         kernel: &mut impl Kernel,
     ) -> Result<Option<String>, NodeError> {
         let steps = done.iter().filter(|step| changes_rules(step));
-        let counts: Vec<_> = steps.map(|step| self.transactions(step)).collect();
+        let known: Option<u64> = steps.map(|step| self.transactions(step)).sum();
         let looked_at = self.looked_at;
-        let known: Option<u64> = counts.into_iter().sum();
         let news = self.learned || looked_at != self.stands;
         if looked_at == Part::Nothing || (known == Some(0) && !news) {
             return Ok(None);

@@ -132,12 +132,11 @@ impl Route {
 
     /// Returns the guard whose programs, of this version, are in these blocks. A block that does not exist has none.
     fn guard_in(&mut self, blocks: Blocks) -> Option<Guard> {
-        let mut found = [blocks.from_guests, blocks.to_guests].map(|block| {
+        let [from_guests, to_guests] = [blocks.from_guests, blocks.to_guests].map(|block| {
             let request = RouteNetlinkMessage::GetTrafficFilter(of_block(block));
             let found = self.socket.query(&request, NLM_F_DUMP).unwrap_or_default();
             found.iter().flat_map(programs_of).collect::<Vec<_>>()
         });
-        let [from_guests, to_guests] = &mut found;
         let guard = from_guests.iter().find_map(|program| Guard::read(program))?;
         to_guests.contains(&guard::bytes(&guard::to_guest())).then_some(guard)
     }

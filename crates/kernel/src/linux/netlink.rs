@@ -34,7 +34,6 @@ const DUMP_INTERRUPTED: u16 = 0x10;
 /// The number of attempts at a dump that others keep interrupting.
 const ATTEMPTS: usize = 16;
 pub(super) const EINTR: i32 = 4;
-const EBUSY: i32 = 16;
 pub(super) const ENOBUFS: i32 = 105;
 pub(super) const EAGAIN: i32 = 11;
 
@@ -158,7 +157,7 @@ impl Socket {
                 Ok(None) => {}
                 // The answer to an earlier dump was not received to its end, because of an error. It was now, up to this
                 // refusal.
-                Err(refusal) if dump && refusal.errno == Some(EBUSY) => {}
+                Err(refusal) if dump && refusal.errno == Some(Refusal::EBUSY) => {}
                 Err(refusal) => return Err(refusal),
             }
         }

@@ -91,7 +91,7 @@ impl Route {
         socket.check_strictly()?;
         let found = match socket.query_first(get(header(AddressFamily::Inet), main), decode) {
             // There is no such table before its first route.
-            Err(refusal) if refusal.errno == Some(Errno::NOENT.raw_os_error()) => vec![],
+            Err(refusal) if refusal.errno == Some(Refusal::ENOENT) => vec![],
             found => found?,
         };
         let of_main = |route: &RouteMessage| is_default(route) && table(route) == MAIN;
