@@ -73,9 +73,10 @@ fn fed(mut command: Command, input: &[u8]) -> io::Result<Output> {
     let Some(mut stdin) = child.stdin.take() else { return child.wait_with_output() };
     // A program may write more than a pipe holds (pipe(7)) before it reads all of its input.
     thread::scope(|scope| {
-        let writer = scope.spawn(move || stdin.write_all(input));
+        let writer = thread::Builder::new().spawn_scoped(scope, move || stdin.write_all(input));
+        // Without the thread, the program finds an empty input.
         let output = child.wait_with_output();
-        let written = writer.join().unwrap_or_else(|panic| panic::resume_unwind(panic));
+        let written = writer?.join().unwrap_or_else(|panic| panic::resume_unwind(panic));
         match written {
             Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error),
             _ => output,

@@ -144,6 +144,21 @@ on_every_firewall!(error_at_a_system_call_is_reported_and_leaves_nothing, |world
     assert_same(&before, &SystemState::take(&world.node));
 });
 
+on_every_firewall!(a_thread_that_cannot_be_started_ends_no_command, |world| {
+    let (web, injected) = (up(web()), Injected::named("EAGAIN"));
+    // The first `up` has more to do. Its record is there when that of the next one is looked for.
+    let _calls = strace::calls(world, &web.arguments(), &web.input());
+    world.down(&["web"]);
+    for number in 1..=4 {
+        let call = Call { name: "clone3".to_owned(), number };
+        let output = strace::inject(world, &call, injected, &web.arguments(), &web.input());
+        assert_honest(world, &call, injected, &output);
+        web.start(world).wait().success();
+        world.assert_in_step();
+        world.down(&["web"]);
+    }
+});
+
 /// The number of system calls of a `run` that are tried.
 const RUNS: usize = 6;
 

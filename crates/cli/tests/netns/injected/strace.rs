@@ -28,7 +28,7 @@ const OTHER_WORDS: [&str; 6] = [
 ];
 
 /// System calls that are left out: a program that gets no memory or cannot handle its signals ends as if it were killed, and
-/// these end or ask for nothing. A thread that cannot be started ends the program. `close` is done even if it reports an error
+/// these end or ask for nothing. A thread that cannot be started ends a `run`. `close` is done even if it reports an error
 /// (close(2)), which strace cannot play. Libraries count on what cannot fail by the manual: our own identity, limits and time.
 const LEFT_OUT: [&str; 26] = [
     "exit_group",
@@ -72,6 +72,15 @@ const LONG: Duration = Duration::from_mins(1);
 pub(super) struct Injected {
     pub(super) error: &'static str,
     words: &'static str,
+}
+
+impl Injected {
+    /// Returns the error of this name.
+    #[track_caller]
+    pub(super) fn named(name: &str) -> Self {
+        let found = ERRORS.into_iter().find(|injected| injected.error == name);
+        found.expect("one of the errors")
+    }
 }
 
 /// Reports whether a message names the error that was injected, in the kernel's words or in SQLite's.
