@@ -138,13 +138,13 @@ fn set(config: &mut Config, key: &str, value: &DeValue<'_>) -> Result<(), Config
         "firewall" => config.firewall = string(value)?.parse::<FirewallChoice>()?,
         "pool" => config.pool = Some(string(value)?.parse::<Pool>()?),
         "uplink" => config.uplinks = Some(uplinks(value)?),
-        "mtu" => config.mtu = Some(mtu(value)?),
-        "mark_mask" => config.mark_mask = Some(mark_mask(value)?),
+        "mtu" => config.mtu = Some(decimal(value)?.parse::<Mtu>()?),
+        "mark_mask" => config.mark_mask = Some(decimal(value)?.parse::<MarkMask>()?),
         "state_dir" => config.state_dir = absolute(value)?,
         "api" => config.api = Some(absolute(value)?),
         "image_dir" => config.vmm.image_dir = absolute(value)?,
         "image_roots" => config.vmm.image_roots = Some(directories(value)?),
-        "vmm_uid_base" => config.vmm.vmm_users = vmm_users(value)?,
+        "vmm_uid_base" => config.vmm.vmm_users = decimal(value)?.parse::<SlotAccounts>()?,
         "member_runs" => config.member_runs = count(value)?,
         "private_redirects" => config.vmm.private_redirects = boolean(value)?,
         _ => return Err(ConfigReason::UnknownKey { nearest: nearest(key, KEYS) }),
@@ -177,33 +177,20 @@ fn directories(value: &DeValue<'_>) -> Result<Vec<PathBuf>, ConfigReason> {
     }
 }
 
-/// Reads the first of a block of users.
-fn vmm_users(value: &DeValue<'_>) -> Result<SlotAccounts, ConfigReason> {
+/// Returns a number in decimal, whatever its base; one that is too large for any setting, as it is written.
+fn decimal(value: &DeValue<'_>) -> Result<String, ConfigReason> {
     let DeValue::Integer(integer) = value else { return Err(unexpected("a number", value)) };
-    let number = u32::from_str_radix(integer.as_str(), integer.radix());
-    Ok(number.map_or_else(|_too_large| integer.as_str().into(), |n| n.to_string()).parse()?)
+    let number = i64::from_str_radix(integer.as_str(), integer.radix());
+    Ok(number.map_or_else(|_too_large| integer.as_str().to_owned(), |number| number.to_string()))
 }
 
 fn count(value: &DeValue<'_>) -> Result<u32, ConfigReason> {
-    let DeValue::Integer(integer) = value else { return Err(unexpected("a number", value)) };
-    let number = u32::from_str_radix(integer.as_str(), integer.radix());
-    number.map_err(|_too_large| ConfigReason::Count { found: integer.as_str().to_owned() })
+    let found = decimal(value)?;
+    found.parse().map_err(|_not_one| ConfigReason::Count { found })
 }
 
 fn boolean(value: &DeValue<'_>) -> Result<bool, ConfigReason> {
     value.as_bool().ok_or_else(|| unexpected("a boolean", value))
-}
-
-fn mtu(value: &DeValue<'_>) -> Result<Mtu, ConfigReason> {
-    let DeValue::Integer(integer) = value else { return Err(unexpected("a number", value)) };
-    let number = i64::from_str_radix(integer.as_str(), integer.radix());
-    Ok(number.map_or_else(|_too_large| integer.as_str().parse(), Mtu::try_from)?)
-}
-
-fn mark_mask(value: &DeValue<'_>) -> Result<MarkMask, ConfigReason> {
-    let DeValue::Integer(integer) = value else { return Err(unexpected("a number", value)) };
-    let number = i64::from_str_radix(integer.as_str(), integer.radix());
-    Ok(number.map_or_else(|_too_large| integer.as_str().parse(), MarkMask::try_from)?)
 }
 
 /// Reads an absolute path: a relative one would depend on the directory in which the program is started.
