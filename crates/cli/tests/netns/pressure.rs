@@ -29,9 +29,9 @@ fn assert_serves(daemon: &Daemon) {
 #[test]
 fn readers_of_metrics_leave_descriptors_to_the_api() {
     let world = &World::new(Firewall::Nftables);
-    let daemon = world.daemon(&["--metrics", "127.0.0.1:9464", "--patience", "60000"]);
-    daemon.limit_descriptors(120);
-    let streams: Vec<_> = (0..150)
+    let metrics = ["--metrics", "127.0.0.1:9464", "--patience", "60000"];
+    let daemon = world.daemon_with_descriptors(120, &metrics);
+    let streams: Vec<_> = (0..110)
         .map(|_| {
             let mut stream = world.node.run(|| TcpStream::connect("127.0.0.1:9464"))?;
             stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n").map(|()| stream)

@@ -13,7 +13,7 @@ use std::{
 
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
-    process::{Pid, PidfdFlags, Resource, Rlimit, Signal, kill_process, pidfd_open, prlimit},
+    process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open},
 };
 
 use super::{
@@ -179,11 +179,6 @@ impl Running {
 
     pub(crate) fn signal(&self, signal: Signal) {
         kill_process(Pid::from_child(&self.child), signal).expect("a running program");
-    }
-
-    pub(crate) fn limit_descriptors(&self, count: u64) {
-        let limit = Rlimit { current: Some(count), maximum: Some(count) };
-        prlimit(Some(Pid::from_child(&self.child)), Resource::Nofile, limit).expect("prlimit");
     }
 
     /// Returns the processor time used so far, in seconds (fields 14 and 15 of `/proc/PID/stat`, in ticks of 10 ms).

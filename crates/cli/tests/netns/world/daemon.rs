@@ -78,6 +78,15 @@ impl World {
         self.serving(self.program_in_background("setpriv", &words, ""))
     }
 
+    /// Starts the daemon with this limit of open files (`RLIMIT_NOFILE`, getrlimit(2)), and waits until it answers.
+    #[track_caller]
+    pub(crate) fn daemon_with_descriptors(&self, count: u32, arguments: &[&str]) -> Daemon {
+        let limit = format!("--nofile={count}:{count}");
+        let program = env!("CARGO_BIN_EXE_riklet-sdn");
+        let words = [&*limit, program, "serve", "--ready-slots", "4"];
+        self.serving(self.program_in_background("prlimit", &[&words, arguments].concat(), ""))
+    }
+
     #[track_caller]
     fn serving(&self, running: Running) -> Daemon {
         let mut daemon = Daemon { running, api: Api(self.socket()) };
@@ -167,11 +176,6 @@ impl Daemon {
     /// Returns the resident memory in KiB (`VmRSS` of `/proc/PID/status`).
     pub(crate) fn resident_kib(&self) -> u64 {
         self.running.resident_kib()
-    }
-
-    /// Limits the number of its open files (prlimit(2)).
-    pub(crate) fn limit_descriptors(&self, count: u64) {
-        self.running.limit_descriptors(count);
     }
 
     /// Returns its processor time in seconds (`utime` and `stime` of proc(5), in ticks of 10 ms).
