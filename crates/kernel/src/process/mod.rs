@@ -68,8 +68,8 @@ pub fn run(program: &OsStr, args: &[&str], input: &[u8]) -> io::Result<Output> {
 }
 
 fn fed(mut command: Command, input: &[u8]) -> io::Result<Output> {
-    let mut child =
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    let stdin = if input.is_empty() { Stdio::null() } else { Stdio::piped() };
+    let mut child = command.stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
     let Some(mut stdin) = child.stdin.take() else { return child.wait_with_output() };
     // A program may write more than a pipe holds (pipe(7)) before it reads all of its input.
     thread::scope(|scope| {
