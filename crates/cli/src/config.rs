@@ -56,33 +56,13 @@ pub(crate) fn conflict(args: &NodeArgs, settings: &SettingsDocument) -> Option<C
         .or_else(|| differs("mark-mask", mask, Some(settings.mark_mask.clone())))
 }
 
-/// Loads the configuration with these flags of `run`, and the rest as [`load`] does.
-pub(crate) fn load_for_run(args: &NodeArgs, vmm: &VmmArgs) -> Result<Config, CliError> {
-    let mut config = load(args)?;
-    set(&mut config, vmm);
-    Ok(config)
-}
-
-/// Sets the settings of microVMs.
-fn set(config: &mut Config, vmm: &VmmArgs) {
-    let VmmArgs { image_roots, image_dir, vmm_uid_base, private_redirects } = vmm.clone();
-    let before = config.vmm.clone();
-    config.vmm.image_roots =
-        Some(image_roots).filter(|roots| !roots.is_empty()).or(before.image_roots);
-    config.vmm.image_dir = image_dir.unwrap_or(before.image_dir);
-    config.vmm.vmm_users = vmm_uid_base.unwrap_or(before.vmm_users);
-    config.vmm.private_redirects = private_redirects.unwrap_or(before.private_redirects);
-}
-
-/// Returns the settings of microVMs that the environment has. Commands other than `run` have no flags for these.
-fn of_environment() -> VmmArgs {
-    let command = VmmArgs::augment_args(clap::Command::new("riklet-sdn").no_binary_name(true));
-    let matches = command.get_matches_from(std::iter::empty::<&str>());
-    VmmArgs::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
-}
-
 /// Loads the configuration: from flags and the environment, then the file, then the defaults.
 pub(crate) fn load(args: &NodeArgs) -> Result<Config, CliError> {
+    load_for_run(args, of_environment())
+}
+
+/// Loads the configuration as [`load`] does, with these flags of `run`, which include the environment.
+pub(crate) fn load_for_run(args: &NodeArgs, vmm: VmmArgs) -> Result<Config, CliError> {
     let path = args.config.as_deref().unwrap_or(Path::new(DEFAULT));
     let text = match input::read(path) {
         Err(CliError::Read { source, .. })
@@ -101,6 +81,20 @@ pub(crate) fn load(args: &NodeArgs) -> Result<Config, CliError> {
     config.mtu = args.mtu.or(config.mtu);
     config.mark_mask = args.mark_mask.or(config.mark_mask);
     config.api = args.api.clone().or(config.api);
-    set(&mut config, &of_environment());
+    let VmmArgs { image_roots, image_dir, vmm_uid_base, private_redirects } = vmm;
+    let settings = &mut config.vmm;
+    if !image_roots.is_empty() {
+        settings.image_roots = Some(image_roots);
+    }
+    settings.image_dir = image_dir.unwrap_or_else(|| std::mem::take(&mut settings.image_dir));
+    settings.vmm_users = vmm_uid_base.unwrap_or(settings.vmm_users);
+    settings.private_redirects = private_redirects.unwrap_or(settings.private_redirects);
     Ok(config)
+}
+
+/// Returns the settings of microVMs that the environment has. Commands other than `run` have no flags for these.
+fn of_environment() -> VmmArgs {
+    let command = VmmArgs::augment_args(clap::Command::new("riklet-sdn").no_binary_name(true));
+    let matches = command.get_matches_from(std::iter::empty::<&str>());
+    VmmArgs::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
 }

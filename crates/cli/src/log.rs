@@ -6,7 +6,7 @@
 
 use std::{
     io::{self, IsTerminal, Write},
-    sync::{Condvar, Mutex, MutexGuard, PoisonError},
+    sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError},
     thread,
     time::Duration,
 };
@@ -20,11 +20,14 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 /// The most bytes that wait to be written. Further lines are left out, and counted.
 const LONGEST: usize = 16 << 20;
 
-static QUEUE: Queue = Queue { state: Mutex::new(State::NEW), changed: Condvar::new() };
+static QUEUE: Queue =
+    Queue { state: Mutex::new(State::NEW), changed: Condvar::new(), is_written: OnceLock::new() };
 
 struct Queue {
     state: Mutex<State>,
     changed: Condvar,
+    /// Whether there is a thread that writes: it starts with the first line, since most commands log none.
+    is_written: OnceLock<bool>,
 }
 
 struct State {
@@ -50,24 +53,20 @@ pub(crate) fn start(verbose: u8) {
         1 => tracing::Level::INFO,
         _ => tracing::Level::DEBUG,
     };
-    let queued = thread::Builder::new().name("log".to_owned()).spawn(|| QUEUE.write()).is_ok();
-    let format = tracing_subscriber::fmt()
+    tracing_subscriber::fmt()
         .with_max_level(level)
         .with_ansi(false)
         // If the reader is gone, reporting the error would panic, and interrupt an operation halfway.
         .log_internal_errors(false)
         .without_time()
-        .with_target(false);
-    if queued {
-        format.with_writer(Lines).init();
-    } else {
-        format.with_writer(io::stderr).init();
-    }
+        .with_target(false)
+        .with_writer(Lines)
+        .init();
 }
 
 /// Queues a line for standard error, whatever the level.
 pub(crate) fn say(line: &str) {
-    // The queue takes everything.
+    // Only where the queue has no thread can this fail, and then there is nowhere to report it.
     let _written = writeln!(Lines.make_writer(), "{line}");
 }
 
@@ -84,6 +83,12 @@ pub(crate) fn flush_briefly() {
 }
 
 impl Queue {
+    /// Starts the thread that writes, unless it is there. Returns whether it is.
+    fn has_writer(&self) -> bool {
+        let start = || thread::Builder::new().name("log".to_owned()).spawn(|| QUEUE.write());
+        *self.is_written.get_or_init(|| start().is_ok())
+    }
+
     /// Writes what is queued, until the process ends.
     fn write(&self) {
         let mut state = self.state();
@@ -131,6 +136,9 @@ impl MakeWriter<'_> for Lines {
 
 impl Write for Lines {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        if !QUEUE.has_writer() {
+            return io::stderr().write(line);
+        }
         let mut state = QUEUE.state();
         if state.waiting.len() + line.len() > LONGEST {
             state.left_out += 1;

@@ -103,7 +103,7 @@ fn dispatch(args: Args) -> Result<ExitCode, CliError> {
             {
                 return remote::run(&client, &run, output);
             }
-            let config = config::load_for_run(&args.node, &run.vmm)?;
+            let config = config::load_for_run(&args.node, run.vmm.clone())?;
             run::run(&mut Node::new(config), &run, output)
         }
         Command::Ps => match remote::client(&args.node)? {
