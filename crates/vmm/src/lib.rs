@@ -21,6 +21,7 @@ pub mod qemu;
 pub mod qmp;
 mod reset;
 pub mod runs;
+mod same_file;
 pub mod slot_user;
 pub mod supervisor;
 pub mod version;

@@ -7,7 +7,7 @@
 use std::{
     fs::{self, DirBuilder, File, OpenOptions},
     io,
-    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
 };
 
@@ -19,6 +19,8 @@ use rustix::{
     io::Errno,
     process::geteuid,
 };
+
+use super::same_file::is_at;
 
 /// The directory of the locks. It exists while a VMM runs as the user of a slot.
 const LOCKS: &str = "/run/riklet-sdn-users";
@@ -134,17 +136,6 @@ pub(crate) fn end_of(record: Option<&Record>) -> io::Result<()> {
         }
         Some(Err(error)) if error.kind() == io::ErrorKind::AddrInUse => Ok(()),
         Some(Err(error)) => Err(error),
-    }
-}
-
-/// Tells whether a path still leads to an open file.
-fn is_at(file: &File, path: &Path) -> io::Result<bool> {
-    match fs::symlink_metadata(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-        found => {
-            let (found, open) = (found?, file.metadata()?);
-            Ok((found.dev(), found.ino()) == (open.dev(), open.ino()))
-        }
     }
 }
 

@@ -1,6 +1,5 @@
 //! TAP devices by their own interface, `/dev/net/tun`, as far as rtnetlink has no request
-//! (Documentation/networking/tuntap.rst). Like `process::fork` and `linux::socket_option`, it has
-//! `unsafe`: rustix has no safe wrapper for these requests of ioctl(2).
+//! (Documentation/networking/tuntap.rst). It has `unsafe`: rustix has no safe wrapper for these requests of ioctl(2).
 
 #![expect(unsafe_code, reason = "the requests of <linux/if_tun.h> have no safe wrapper")]
 

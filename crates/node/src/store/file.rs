@@ -9,7 +9,6 @@ use std::{
 };
 
 use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, TransactionBehavior};
-
 use rustix::fs::{Access, access};
 
 use super::{BUSY_TIMEOUT, StoreError, upgrade::upgrade};

@@ -20,6 +20,7 @@ use super::{
     digest::update,
     directories,
 };
+use crate::same_file::is_at;
 use riklet_kernel::process::Credentials;
 
 /// A partial file is nobody else's.
@@ -307,16 +308,6 @@ fn take(file: &File, wait: &mut dyn FnMut()) -> io::Result<()> {
             result => return Ok(result?),
         }
     }
-}
-
-/// Tells whether the path still leads to the file.
-fn is_at(file: &File, path: &Path) -> io::Result<bool> {
-    let found = match fs::symlink_metadata(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
-        found => found?,
-    };
-    let open = file.metadata()?;
-    Ok((found.dev(), found.ino()) == (open.dev(), open.ino()))
 }
 
 #[expect(clippy::disallowed_methods, reason = "a file of procfs, which only the kernel writes")]
