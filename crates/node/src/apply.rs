@@ -3,12 +3,12 @@
 //! Waiting requests are done together: one transaction of the store, one of the firewall, one `send` for each kind of
 //! change to the interfaces. Each has its own answer.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
 use super::{
     InUse, NodeError, Report, Request, Selector, UpOptions, Warning, accounts,
     answer::{Answers, Waiting},
-    host::{Host, Interfaces},
+    host::Interfaces,
     ownership::unless_claimed,
     record::Recorded,
     session::{Context, Operations, Session},
@@ -84,7 +84,8 @@ impl<K: Kernel> Session<'_, K> {
         let host = if any_up {
             Some(context.decide(&tx, Interfaces::Recorded)?)
         } else {
-            context.decided_or_unclaimed(&tx, Interfaces::Recorded)?.map(Host::for_leaving)
+            let host = context.decided_or_unclaimed(&tx, Interfaces::Recorded)?;
+            host.map(|host| Arc::unwrap_or_clone(host).for_leaving().into())
         };
         let Some(host) = host else {
             for (index, request) in waiting {
@@ -145,6 +146,9 @@ fn resolved(kernel: &mut impl HostFacts, answers: &mut Answers<'_>) -> Vec<Waiti
 /// Records requests that can be recorded together, and answers those that are refused. Stops at the first request that
 /// concerns an instance of an earlier one, or is refused because of what an earlier one holds. Fails if one of them ends the
 /// transaction: then none is recorded.
+///
+/// If a single request is refused, the transaction may have a part of it, and must not be committed. So a single one costs
+/// no copies of what it changes.
 fn record_together(
     waiting: &[Waiting],
     answers: &mut Answers<'_>,
@@ -159,7 +163,11 @@ fn record_together(
         if meets {
             break;
         }
-        match tx.attempt(|| record(request)) {
+        let recorded = match waiting {
+            [_alone] => record(request),
+            _ => tx.attempt(|| record(request)),
+        };
+        match recorded {
             Ok(recorded) => done.push((*index, recorded)),
             Err(error) if tx.is_over() => return Err(error),
             Err(error) if error.is_contended() && !done.is_empty() => break,

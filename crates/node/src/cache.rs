@@ -5,7 +5,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     os::fd::OwnedFd,
-    sync::Weak,
+    sync::{Arc, Weak},
 };
 
 use super::{host::Host, record::Changes};
@@ -48,7 +48,7 @@ pub(crate) struct Cache {
     /// The outcomes that are not committed yet.
     deferred: Vec<DeferredOutcome>,
     /// The host as it was last found, if there was nothing to record about it.
-    host: Option<(HostVersion, Host)>,
+    host: Option<(HostVersion, Arc<Host>)>,
     /// True if the records had to be written again, and the caller was not told yet.
     restored: Cell<bool>,
 }
@@ -137,14 +137,14 @@ impl Cache {
 /// The host.
 impl Cache {
     /// Returns the host as it was found in this version.
-    pub(crate) fn host(&self, version: HostVersion) -> Option<Host> {
+    pub(crate) fn host(&self, version: HostVersion) -> Option<Arc<Host>> {
         let known = self.host.as_ref().filter(|(known, _)| *known == version);
-        known.map(|(_, host)| host.clone())
+        known.map(|(_, host)| Arc::clone(host))
     }
 
     /// Keeps the host that was found in this version, unless something about it has to be recorded.
-    pub(crate) fn keep_host(&mut self, version: HostVersion, host: &Host) {
-        self.host = (!host.has_news()).then(|| (version, host.clone()));
+    pub(crate) fn keep_host(&mut self, version: HostVersion, host: &Arc<Host>) {
+        self.host = (!host.has_news()).then(|| (version, Arc::clone(host)));
     }
 }
 

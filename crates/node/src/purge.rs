@@ -1,5 +1,7 @@
 //! Restores the host to its former state.
 
+use std::sync::Arc;
+
 use super::{
     NodeError, Report, Selector,
     converge::{Outcome, View},
@@ -46,7 +48,7 @@ impl<K: Kernel> Session<'_, K> {
         for unreadable in &leaving.unreadable {
             tx.leave_unreadable(unreadable)?;
         }
-        let host = host.removed();
+        let host = Arc::unwrap_or_clone(host).removed();
         let view = FullView::nothing(&host);
         let found = unless_claimed(context.look_at_all(&view))?;
         context.commit(tx)?;

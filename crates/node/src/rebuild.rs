@@ -130,7 +130,7 @@ impl<K: Kernel> Session<'_, K> {
             }
             let host = match context.decided(&tx, Interfaces::Recorded)? {
                 Some(host) => host,
-                None => context.deduce(&tx, links.first().map(|(_, link, _)| link))?,
+                None => context.deduce(&tx, links.first().map(|(_, link, _)| link))?.into(),
             };
             if adoption == Adoption::All {
                 refuse_other_pool(&host, &links)?;

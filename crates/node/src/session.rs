@@ -1,6 +1,6 @@
 //! Begins an operation, in one place: takes the lock, opens the records and begins the transaction.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use super::{
     Config, NodeError,
@@ -54,7 +54,7 @@ pub(crate) struct Reading<'s, K> {
 #[derive(Debug)]
 pub(crate) struct Used<'r, 's, K> {
     pub(crate) store: &'r Store,
-    pub(crate) host: Host,
+    pub(crate) host: Arc<Host>,
     pub(crate) context: &'r mut Context<'s, K>,
 }
 
@@ -209,13 +209,13 @@ impl<K: Kernel> Context<'_, K> {
         &mut self,
         store: &Store,
         interfaces: Interfaces,
-    ) -> Result<Option<Host>, NodeError> {
+    ) -> Result<Option<Arc<Host>>, NodeError> {
         let before = self.host_version(store, interfaces)?;
         if let Some(known) = before.and_then(|version| self.cache.host(version)) {
             return Ok(Some(known));
         }
         let survey = self.survey(interfaces);
-        let host = Host::decided(self.kernel, self.config, store, survey)?;
+        let host = Host::decided(self.kernel, self.config, store, survey)?.map(Arc::new);
         if let (Some(version), Some(host)) = (self.host_version(store, interfaces)?, &host)
             && before == Some(version)
         {
@@ -243,7 +243,7 @@ impl<K: Kernel> Context<'_, K> {
         &mut self,
         store: &Store,
         interfaces: Interfaces,
-    ) -> Result<Option<Host>, NodeError> {
+    ) -> Result<Option<Arc<Host>>, NodeError> {
         let host = self.decided(store, interfaces)?;
         if host.is_none() {
             self.refuse_unrecorded()?;
@@ -257,7 +257,7 @@ impl<K: Kernel> Context<'_, K> {
         &mut self,
         store: &Store,
         interfaces: Interfaces,
-    ) -> Result<Host, NodeError> {
+    ) -> Result<Arc<Host>, NodeError> {
         if let Some(host) = self.decided(store, interfaces)? {
             return Ok(host);
         }
@@ -266,7 +266,7 @@ impl<K: Kernel> Context<'_, K> {
         if host.first_use {
             self.refuse_unrecorded()?;
         }
-        Ok(host)
+        Ok(host.into())
     }
 
     /// Returns how an operation of this process looks at the host.

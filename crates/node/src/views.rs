@@ -1,6 +1,7 @@
 //! The parts of the desired state that an operation looks at: some slots, or everything.
 
 use std::{
+    cell::Cell,
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     sync::Arc,
@@ -21,7 +22,7 @@ use riklet_core::{
     },
     link::LinkState,
     model::{PortRange, Protocol, Slot},
-    plan::{self, Adoption, Desired, LinkDeletion, Observed, Step, UnreadableRecord},
+    plan::{self, Adoption, Claim, Desired, LinkDeletion, Observed, Step, UnreadableRecord},
     routing::{self, RoutingRule, UplinkMarks, UplinkRoute},
     workload::{self, Fragment},
 };
@@ -40,6 +41,8 @@ pub(crate) struct ScopedView<'a> {
     foreign_chains: bool,
     /// True if the base ruleset is known to stand, and no foreign chain to be in the way.
     rules_stand: bool,
+    /// The desired state, from the look for claims to the converge.
+    desired: Cell<Option<Box<Desired>>>,
 }
 
 impl<'a> ScopedView<'a> {
@@ -48,7 +51,16 @@ impl<'a> ScopedView<'a> {
         let (deletion, draining) = (LinkDeletion::Immediate, BTreeSet::new());
         let base_ruleset = host.base_ruleset.as_ref()?;
         let (foreign_chains, rules_stand) = (false, false);
-        Some(Self { host, base_ruleset, changes, deletion, draining, foreign_chains, rules_stand })
+        Some(Self {
+            host,
+            base_ruleset,
+            changes,
+            deletion,
+            draining,
+            foreign_chains,
+            rules_stand,
+            desired: Cell::default(),
+        })
     }
 
     /// Has the first look ask nothing about the firewall, if its rules are known to stand. Has it look at the foreign chains
@@ -105,6 +117,9 @@ impl<'a> ScopedView<'a> {
 
 impl View for ScopedView<'_> {
     fn desired(&self) -> Desired {
+        if let Some(desired) = self.desired.take() {
+            return *desired;
+        }
         let after = |(&slot, change): (&Slot, &Change)| Some((slot, change.after.clone()?.into()));
         let fragments = self.changes.iter().filter_map(after).collect();
         let (deletion, draining) = (self.deletion, self.draining.clone());
@@ -115,6 +130,13 @@ impl View for ScopedView<'_> {
 
     fn observe(&self, kernel: &mut impl Kernel) -> Result<Option<Observed>, NodeError> {
         self.observe_with(kernel, false, |kernel, slot, _| kernel.link(&slot.interface()))
+    }
+
+    fn claims(&self, observed: &Observed) -> Vec<Claim> {
+        let desired = self.desired();
+        let claims = plan::claims_on(&desired, observed);
+        self.desired.set(Some(desired.into()));
+        claims
     }
 
     fn refused_sysctl(&self) -> RefusedSysctl {

@@ -45,7 +45,7 @@ impl<'a> Tx<'a> {
     /// # Errors
     /// Fails if they cannot be written; then nothing is changed.
     pub fn commit(self) -> Result<(), StoreError> {
-        self.transaction.commit().map_err(self.store.failed("commit"))?;
+        self.execute("commit", "COMMIT", [])?;
         if self.wakes.get() {
             self.store.wake_followers();
         }
