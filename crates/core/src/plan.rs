@@ -24,7 +24,7 @@ use crate::{
     flows::Flows,
     link::{LinkDifference, LinkSpec, LinkState, Remedy, Tap},
     manager::{self, Manager, ManagerFile},
-    model::{Family, InterfaceName, Mark, Owner, Pool, Protocol, Slot},
+    model::{InterfaceName, Mark, Owner, Pool, Slot},
     routing::{RoutingRule, UplinkRoute},
     small::SmallSet,
     workload::{Fragment, alias},
@@ -418,17 +418,7 @@ fn flows(
         }
         _ => None,
     });
-    // A client that keeps its port would go on talking to the former server, or be refused for as long as it tries.
-    // With TCP this does not happen: a refusal (RST) ends the flow, and an established connection may stay.
-    let opened = add.iter().filter_map(|entry| match *entry {
-        Entry::Exposure { protocol, host_address, host_ports, guest, .. }
-            if protocol != Protocol::Tcp =>
-        {
-            let (family, address, ports) = (Family::of(guest), host_address, host_ports);
-            Some(Flows::Untranslated { family, protocol, address, ports })
-        }
-        _ => None,
-    });
+    let opened = add.iter().filter_map(Entry::untranslated);
     guests.chain(withdrawn).chain(opened).collect()
 }
 

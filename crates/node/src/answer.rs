@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    Instance, NodeError, Report, Request, host::Host, outcome::Committed, record::Recorded,
+    Instance, NodeError, Report, Request, Ticket, host::Host, outcome::Committed, record::Recorded,
 };
 use crate::store::{Phase, Record};
 use riklet_core::{
@@ -19,28 +19,52 @@ pub(crate) type Waiting = (usize, Request);
 #[derive(Debug)]
 pub(crate) struct Answers<'a> {
     requests: &'a [Request],
-    answers: Vec<Option<Result<Report, NodeError>>>,
+    given: Vec<Option<Result<Report, NodeError>>>,
+    /// The requests that are not done, since they have to wait for a task.
+    held: BTreeSet<usize>,
 }
 
 impl<'a> Answers<'a> {
     pub(crate) fn to(requests: &'a [Request]) -> Self {
-        Self { requests, answers: requests.iter().map(|_| None).collect() }
+        let given = requests.iter().map(|_| None).collect();
+        Self { requests, given, held: BTreeSet::new() }
     }
 
     /// Returns the requests that were not answered yet.
     pub(crate) fn waiting(&self) -> Vec<(usize, &'a Request)> {
-        let all = self.requests.iter().zip(&self.answers).enumerate();
-        let waiting = all.filter(|(_, (_, answer))| answer.is_none());
+        let all = self.requests.iter().zip(&self.given).enumerate();
+        let waiting =
+            all.filter(|(index, (_, answer))| answer.is_none() && !self.held.contains(index));
         waiting.map(|(index, (request, _))| (index, request)).collect()
     }
 
     pub(crate) fn first_waiting(&self) -> Option<(usize, &'a Request)> {
-        let first = self.answers.iter().position(Option::is_none)?;
-        self.requests.get(first).map(|request| (first, request))
+        self.waiting().into_iter().next()
+    }
+
+    /// Holds back the requests that have to wait for a task, and those that come after one of them and share an instance
+    /// with it.
+    pub(crate) fn hold(&mut self, is_ahead_of: impl Fn(&Request) -> bool) {
+        for (index, request) in self.waiting() {
+            let follows = |&held: &usize| self.requests.get(held).is_some_and(|h| h.meets(request));
+            if is_ahead_of(request) || self.held.iter().any(follows) {
+                self.held.insert(index);
+            }
+        }
+    }
+
+    /// Holds back this request.
+    pub(crate) fn hold_one(&mut self, index: usize) {
+        self.held.insert(index);
+    }
+
+    /// Returns whether any request is held back.
+    pub(crate) fn has_held(&self) -> bool {
+        !self.held.is_empty()
     }
 
     pub(crate) fn give(&mut self, index: usize, answer: Result<Report, NodeError>) {
-        if let Some(place) = self.answers.get_mut(index) {
+        if let Some(place) = self.given.get_mut(index) {
             *place = Some(answer);
         }
     }
@@ -77,8 +101,9 @@ impl<'a> Answers<'a> {
         }
     }
 
-    pub(crate) fn into_results(self) -> Vec<Result<Report, NodeError>> {
-        self.answers.into_iter().flatten().collect()
+    /// Returns the answers; `None` for a request that was held back.
+    pub(crate) fn into_results(self) -> Vec<Option<Result<Report, NodeError>>> {
+        self.given
     }
 }
 
@@ -112,7 +137,11 @@ fn report(
         }
     }
     instances.sort_by(|one, other| one.name().cmp(other.name()));
-    Ok(Report { instances, done, failures, others, warnings })
+    let awaits = |(ticket, slots): &(Ticket, BTreeSet<Slot>)| {
+        changes.keys().any(|slot| slots.contains(slot)).then_some(*ticket)
+    };
+    let ticket = committed.task.as_ref().and_then(awaits);
+    Ok(Report { instances, done, failures, others, warnings, ticket })
 }
 
 /// Returns the part of a step that is for these slots, or for all.

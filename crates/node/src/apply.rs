@@ -37,7 +37,13 @@ impl<K: Kernel> Operations<'_, K> {
     }
 
     pub(crate) fn apply(&mut self, requests: &[Request]) -> Vec<Result<Report, NodeError>> {
+        self.begin(requests).into_iter().flatten().collect()
+    }
+
+    /// Does these requests, except those that have to wait for a task which forgets flows.
+    pub(crate) fn begin(&mut self, requests: &[Request]) -> Vec<Option<Result<Report, NodeError>>> {
         let mut answers = Answers::to(requests);
+        self.hold(&mut answers);
         // Each round answers at least the first waiting request.
         while let Some((first, request)) = answers.first_waiting() {
             if let Err(error) = self.apply_together(&mut answers) {
@@ -48,14 +54,23 @@ impl<K: Kernel> Operations<'_, K> {
                 // words.
                 answers.give(first, self.apply_one(request));
             }
+            self.hold(&mut answers);
         }
         answers.into_results()
+    }
+
+    fn hold(&self, answers: &mut Answers<'_>) {
+        let tasks = &self.context.cache.flow_tasks;
+        if tasks.are_in_use() {
+            let is_ahead_of = |r: &Request| tasks.are_ahead_of(r.names().as_ref(), r.brought_up());
+            answers.hold(is_ahead_of);
+        }
     }
 
     fn apply_one(&mut self, request: &Request) -> Result<Report, NodeError> {
         let mut answers = Answers::to(std::slice::from_ref(request));
         self.apply_together(&mut answers)?;
-        answers.into_results().pop().unwrap_or_else(|| Ok(Report::default()))
+        answers.into_results().pop().flatten().unwrap_or_else(|| Ok(Report::default()))
     }
 
     /// Does those of the waiting requests that can be done together, and answers them.
@@ -144,7 +159,8 @@ fn resolved(kernel: &mut impl HostFacts, answers: &mut Answers<'_>) -> Vec<Waiti
 }
 
 /// Records requests that can be recorded together, and answers those that are refused. Stops at the first request that
-/// concerns an instance of an earlier one, or is refused because of what an earlier one holds. Fails if one of them ends the
+/// concerns an instance of an earlier one, or is refused because of what an earlier one holds; what one that is held back
+/// may free is waited for. Fails if one of them ends the
 /// transaction: then none is recorded.
 ///
 /// If a single request is refused, the transaction may have a part of it, and must not be committed. So a single one costs
@@ -171,6 +187,7 @@ fn record_together(
             Ok(recorded) => done.push((*index, recorded)),
             Err(error) if tx.is_over() => return Err(error),
             Err(error) if error.is_contended() && !done.is_empty() => break,
+            Err(error) if error.is_contended() && answers.has_held() => answers.hold_one(*index),
             Err(error) => answers.give(*index, Err(error)),
         }
         match names {

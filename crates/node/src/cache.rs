@@ -8,7 +8,12 @@ use std::{
     sync::{Arc, Weak},
 };
 
-use super::{host::Host, record::Changes};
+use super::{
+    converge::LeftFlows,
+    flow_task::{FlowTasks, Ticket},
+    host::Host,
+    record::Changes,
+};
 use crate::store::{
     Generation, Lock, Phase, Record, ReservedSlot, SettingsVersion, Store, StoreError, Tx,
 };
@@ -47,6 +52,8 @@ pub(crate) struct Cache {
     broken: BTreeMap<Slot, Generation>,
     /// The outcomes that are not committed yet.
     deferred: Vec<DeferredOutcome>,
+    /// The flows that are left to tasks.
+    pub(crate) flow_tasks: FlowTasks,
     /// The host as it was last found, if there was nothing to record about it.
     host: Option<(HostVersion, Arc<Host>)>,
     /// True if the records had to be written again, and the caller was not told yet.
@@ -63,6 +70,8 @@ struct DeferredOutcome {
     record: Record,
     /// [`Phase::Removing`] if it was taken down, [`Phase::Up`] if it was brought up.
     phase: Phase,
+    /// The task that has to be done before the outcome is committed.
+    ticket: Option<Ticket>,
 }
 
 /// The strategy.
@@ -259,12 +268,18 @@ impl Cache {
 
 /// Outcomes that are not committed yet.
 impl Cache {
+    /// Returns whether there are any that can be committed.
     pub(crate) fn has_deferred(&self) -> bool {
-        !self.deferred.is_empty()
+        self.deferred.iter().any(|outcome| outcome.ticket.is_none())
     }
 
-    /// Defers the outcome of an operation that the kernel has followed; `false` if it must be committed now.
-    pub(crate) fn defer(&mut self, records: &[Record]) -> bool {
+    /// Defers the outcome of an operation that the kernel has followed; `false` if it must be committed now. The records of
+    /// these slots wait for this task.
+    pub(crate) fn defer(
+        &mut self,
+        records: &[Record],
+        task: Option<&(Ticket, BTreeSet<Slot>)>,
+    ) -> bool {
         if self.strategy == Strategy::Immediate {
             return false;
         }
@@ -276,14 +291,19 @@ impl Cache {
                 }
                 Phase::Pending | Phase::Up => Phase::Up,
             };
-            self.deferred.push(DeferredOutcome { record: record.clone(), phase });
+            let awaits = |(ticket, slots): &(Ticket, BTreeSet<Slot>)| {
+                slots.contains(&record.slot).then_some(*ticket)
+            };
+            let ticket = task.and_then(awaits);
+            self.deferred.push(DeferredOutcome { record: record.clone(), phase, ticket });
         }
         true
     }
 
-    /// Writes the deferred outcomes, except those of records that were changed since.
+    /// Writes the deferred outcomes, except those of records that were changed since, and those that wait for a task.
     pub(crate) fn write_deferred(&self, tx: &Tx<'_>) -> Result<(), StoreError> {
-        for DeferredOutcome { record, phase } in &self.deferred {
+        let due = self.deferred.iter().filter(|outcome| outcome.ticket.is_none());
+        for DeferredOutcome { record, phase, .. } in due {
             match phase {
                 Phase::Removing => drop(tx.drain(record)?),
                 phase => drop(tx.set_phase(record, *phase)?),
@@ -293,15 +313,14 @@ impl Cache {
     }
 
     pub(crate) fn forget_deferred(&mut self) {
-        self.deferred.clear();
+        self.deferred.retain(|outcome| outcome.ticket.is_some());
     }
 
     /// Returns a record as it will be once the deferred outcomes are committed; `None` if its instance is gone.
     pub(crate) fn as_committed(&self, record: Record) -> Option<Record> {
-        let is_of = |outcome: &&DeferredOutcome| {
-            outcome.record.slot == record.slot && outcome.record.generation == record.generation
-        };
-        match self.deferred.iter().rfind(is_of).map(|outcome| outcome.phase) {
+        let is_due =
+            |outcome: &&DeferredOutcome| outcome.ticket.is_none() && outcome.is_of(&record);
+        match self.deferred.iter().rfind(is_due).map(|outcome| outcome.phase) {
             Some(Phase::Removing) => None,
             Some(phase) => Some(Record { phase, ..record }),
             None => Some(record),
@@ -311,11 +330,53 @@ impl Cache {
     /// Returns the slots of instances that are gone, and that the records do not have as draining yet.
     pub(crate) fn deferred_removals(&self, store: &Store) -> Result<BTreeSet<Slot>, StoreError> {
         let mut removals = BTreeSet::new();
-        for DeferredOutcome { record, phase } in &self.deferred {
+        for DeferredOutcome { record, phase, .. } in &self.deferred {
             if *phase == Phase::Removing && store.holds(record)? {
                 removals.insert(record.slot);
             }
         }
         Ok(removals)
+    }
+}
+
+/// Outcomes that wait for a task which forgets flows.
+impl Cache {
+    /// Leaves flows to a task. Returns its ticket, and the slots that wait for it.
+    pub(crate) fn leave_flows(
+        &mut self,
+        left: LeftFlows,
+        records: &[Record],
+    ) -> (Ticket, BTreeSet<Slot>) {
+        let LeftFlows { flows, awaiting, draining } = left;
+        let changed = records.iter().filter(|record| awaiting.contains(&record.slot));
+        let names = changed.map(|record| record.workload.name().clone()).collect();
+        let slots = awaiting.union(&draining).copied().collect();
+        let ticket = self.flow_tasks.open(flows, names, slots, self.lent_lock());
+        (ticket, awaiting)
+    }
+
+    /// Notes that a task is done: what waited for it can be committed. If it failed, the records stay unsettled.
+    pub(crate) fn finish_flows(&mut self, ticket: Ticket, succeeded: bool) {
+        self.flow_tasks.close(ticket);
+        self.deferred.retain(|outcome| succeeded || outcome.ticket != Some(ticket));
+        for outcome in &mut self.deferred {
+            outcome.ticket = outcome.ticket.filter(|&awaited| awaited != ticket);
+        }
+    }
+
+    /// Returns whether the outcome for this state of an instance waits for a task.
+    pub(crate) fn awaits_flows(&self, record: &Record) -> bool {
+        self.deferred.iter().any(|outcome| outcome.ticket.is_some() && outcome.is_of(record))
+    }
+
+    /// Forgets an outcome that waits for a task, since it turned out not to be so. The record stays unsettled.
+    pub(crate) fn withdraw_outcome(&mut self, record: &Record) {
+        self.deferred.retain(|outcome| !outcome.is_of(record));
+    }
+}
+
+impl DeferredOutcome {
+    fn is_of(&self, record: &Record) -> bool {
+        self.record.slot == record.slot && self.record.generation == record.generation
     }
 }

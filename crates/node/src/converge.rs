@@ -13,6 +13,7 @@ use super::{
 };
 use crate::store::Store;
 use riklet_core::{
+    flows::Flows,
     model::{InterfaceName, Slot},
     plan::{self, Claim, CutOff, Desired, LinkDeletion, Observed, Plan, Step},
 };
@@ -30,6 +31,18 @@ pub(crate) struct Converged<'a> {
     pub(crate) unusable: Option<BTreeSet<Slot>>,
     /// The rules before.
     pub(crate) rules: Option<KnownRules>,
+    /// The flows that are left to a task.
+    pub(crate) left: Option<LeftFlows>,
+}
+
+/// Flows that an operation leaves to a task.
+#[derive(Debug)]
+pub(crate) struct LeftFlows {
+    pub(crate) flows: BTreeSet<Flows>,
+    /// The changed slots that the flows have to be forgotten for.
+    pub(crate) awaiting: BTreeSet<Slot>,
+    /// The draining slots whose flows they are.
+    pub(crate) draining: BTreeSet<Slot>,
 }
 
 /// The part of the desired state that an operation concerns, and the state of the kernel in it before the records
@@ -108,10 +121,11 @@ impl<K: Kernel> Session<'_, K> {
         let (view, found, rules) = match sight {
             Sight::Full(view, found, rules) => (view, found, rules),
             Sight::Scoped(view, found, rules) => {
-                if let Some(outcome) = view.converge(context.kernel, found)? {
+                if let Some(mut outcome) = view.converge(context.kernel, found)? {
                     let deletion = context.cache.link_deletion();
                     let scope = Some(view.changes());
-                    return Ok(Converged { outcome, scope, deletion, unusable: None, rules });
+                    let left = outcome.left.take().map(|flows| view.left(flows));
+                    return Ok(Converged { outcome, scope, deletion, unusable: None, rules, left });
                 }
                 let (cache, deletion) = (&*context.cache, LinkDeletion::Immediate);
                 let view = FullView::new(host, store, cache, interrupted, deletion)?;
@@ -122,7 +136,7 @@ impl<K: Kernel> Session<'_, K> {
         let unusable = Some(plan::unusable(&view.desired(), &found));
         let outcome = view.converge(context.kernel, found)?.unwrap_or_default();
         let deletion = LinkDeletion::Immediate;
-        Ok(Converged { outcome, scope: None, deletion, unusable, rules })
+        Ok(Converged { outcome, scope: None, deletion, unusable, rules, left: None })
     }
 }
 
@@ -137,6 +151,8 @@ pub(crate) struct Outcome {
     pub(crate) halted: Option<(Step, KernelError)>,
     /// The foreign chains that cut functions off.
     pub(crate) cut_offs: BTreeSet<CutOff>,
+    /// The flows that are left to a task. They count as done.
+    pub(crate) left: Option<BTreeSet<Flows>>,
 }
 
 impl Outcome {
@@ -180,7 +196,7 @@ pub(crate) trait View {
             let blocked = plan.blocked.iter();
             outcome.failed.extend(blocked.map(|(&slot, obstacle)| (slot, obstacle.clone().into())));
             outcome.cut_offs.clone_from(&plan.cut_offs);
-            let failed = apply(plan, kernel, &mut outcome, self.refused_sysctl());
+            let failed = apply(plan, kernel, &mut outcome, self.policy());
             if failed.is_empty() {
                 return Ok(self.suffices(&outcome).then_some(outcome));
             }
@@ -190,11 +206,20 @@ pub(crate) trait View {
         }
     }
 
-    /// Returns the reaction to a sysctl that cannot be set.
-    fn refused_sysctl(&self) -> RefusedSysctl;
+    /// Returns the way to apply the steps.
+    fn policy(&self) -> Policy;
 
     /// Reports whether looking at everything could not have improved the outcome.
     fn suffices(&self, outcome: &Outcome) -> bool;
+}
+
+/// The way to apply steps.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Policy {
+    /// The reaction to a sysctl that cannot be set.
+    pub(crate) refused_sysctl: RefusedSysctl,
+    /// True if flows are left to a task where nothing else is left to do.
+    pub(crate) leaves_flows: bool,
 }
 
 /// Applies the steps, and returns the slots whose own step failed. Those steps come first in a plan; if one failed, the
@@ -203,7 +228,7 @@ fn apply(
     plan: Plan,
     kernel: &mut impl Kernel,
     outcome: &mut Outcome,
-    refused_sysctl: RefusedSysctl,
+    policy: Policy,
 ) -> BTreeSet<Slot> {
     let mut failed = BTreeSet::new();
     let mut steps = plan.steps.into_iter().peekable();
@@ -223,10 +248,17 @@ fn apply(
             failed.extend(set_aliases(aliases, kernel, outcome));
             continue;
         }
+        let is_last = policy.leaves_flows && steps.peek().is_none() && outcome.is_clean();
+        if let (Step::ForgetFlows(flows), true) = (&step, is_last) {
+            outcome.left = Some(flows.clone());
+            outcome.done.push(step);
+            break;
+        }
         match (do_step(&step, kernel), step.slot()) {
             (Ok(()), _) => note(step, outcome),
             (Err(error), _)
-                if matches!(step, Step::SetSysctl(..)) && refused_sysctl == RefusedSysctl::Warn =>
+                if matches!(step, Step::SetSysctl(..))
+                    && policy.refused_sysctl == RefusedSysctl::Warn =>
             {
                 tracing::warn!("{error}: {}", error.refusal());
             }

@@ -80,6 +80,7 @@ mod choices;
 mod config;
 mod converge;
 mod error;
+mod flow_task;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
 mod host;
@@ -112,6 +113,7 @@ pub use config::{
     DEFAULT_MEMBER_RUNS, DEFAULT_STATE_DIR, FirewallChoice, FirewallChoiceError, VmmConfig,
 };
 pub use error::{Failure, InstanceError, NodeError};
+pub use flow_task::{Begun, FlowOutcome, FlowTask, Ticket};
 pub use inspect::{Inspection, ListedInstance};
 pub use instance::{Instance, LinkStatus};
 pub use node::Node;

@@ -7,6 +7,7 @@ use super::{
     cache::Cache,
     converge::{Converged, Outcome},
     error::InstanceError,
+    flow_task::Ticket,
     record::Changes,
     session::Session,
 };
@@ -28,6 +29,8 @@ pub(crate) struct Committed {
     pub(crate) failures: Vec<Failure>,
     /// The foreign chains that cut functions off.
     pub(crate) cut_offs: BTreeSet<CutOff>,
+    /// The task that flows are left to, and the slots that wait for it.
+    pub(crate) task: Option<(Ticket, BTreeSet<Slot>)>,
 }
 
 impl Committed {
@@ -50,12 +53,13 @@ impl<K: Kernel> Session<'_, K> {
         converged: Converged<'_>,
         records: &[Record],
     ) -> Result<Committed, NodeError> {
-        let Converged { outcome, scope, deletion, unusable, rules } = converged;
+        let Converged { outcome, scope, deletion, unusable, rules, left } = converged;
         let cache = &mut *self.context.cache;
-        if scope.is_some() && outcome.is_clean() && cache.defer(records) {
+        let task = left.map(|left| cache.leave_flows(left, records));
+        if scope.is_some() && outcome.is_clean() && cache.defer(records, task.as_ref()) {
             cache.note_broken(BTreeMap::new(), scope);
             let Outcome { done, cut_offs, .. } = outcome;
-            return Ok(Committed { done, failures: vec![], cut_offs });
+            return Ok(Committed { done, failures: vec![], cut_offs, task });
         }
         let rules = match rules.filter(|_| outcome.is_clean()) {
             Some(rules) => rules.after(&outcome.done, self.context.kernel)?,
@@ -91,7 +95,7 @@ impl<K: Kernel> Session<'_, K> {
         if let Some((step, source)) = outcome.halted {
             return Err(NodeError::Halted { step: Box::new(step), source });
         }
-        Ok(Committed { done: outcome.done, failures, cut_offs: outcome.cut_offs })
+        Ok(Committed { done: outcome.done, failures, cut_offs: outcome.cut_offs, task: None })
     }
 }
 
@@ -151,9 +155,10 @@ fn commit_records(
                     tx.announce(JournalKind::Failed, Some(name), &chain(&failed))?;
                 }
                 failures.push(failed);
+                cache.withdraw_outcome(&record);
                 None
             }
-            (None, _) if outcome.halted.is_some() => None,
+            (None, _) if outcome.halted.is_some() || cache.awaits_flows(&record) => None,
             (None, Phase::Removing) if deletion == LinkDeletion::Deferred => {
                 cache.keep_flows(&record);
                 tx.drain(&record)?.then_some(JournalKind::Down)
@@ -188,7 +193,7 @@ fn commit_reserved(cache: &mut Cache, tx: &Tx<'_>, outcome: &Outcome) -> Result<
     }
     for state in [ReservedSlot::Creating, ReservedSlot::Draining] {
         for slot in tx.reserved(state)? {
-            if !cache.in_progress().contains(&slot) {
+            if !cache.in_progress().contains(&slot) && !cache.flow_tasks.concern(slot) {
                 tx.free_reserved(slot, state)?;
             }
         }

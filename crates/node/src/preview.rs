@@ -1,5 +1,7 @@
 //! Plans and checks without changing anything.
 
+use std::collections::BTreeSet;
+
 use super::{
     Drift, NodeError, Shadow, UpOptions, Warning, accounts,
     converge::View,
@@ -46,7 +48,7 @@ impl<K: Kernel> Operations<'_, K> {
         let context = &mut reading.context;
         // This transaction is never committed.
         let tx = store.transaction()?;
-        let interrupted = unsettled(&tx)?;
+        let interrupted = unsettled(&tx, context.cache)?.slots().collect::<BTreeSet<_>>();
         let host = context.decide(&tx, Interfaces::Recorded)?;
         let mut rules = context.known_rules(&tx, &host)?;
         let Recorded { changes, warnings, .. } =
@@ -70,9 +72,11 @@ impl<K: Kernel> Operations<'_, K> {
             return Ok(Drift { plan, firewall: vec![], unsettled: vec![], warnings: vec![] });
         };
         let deletion = context.cache.link_deletion();
-        let view = FullView::new(&host, store, context.cache, &unsettled(store)?, deletion)?;
+        let unsettled = unsettled(store, context.cache)?;
+        let interrupted = unsettled.slots().collect();
+        let view = FullView::new(&host, store, context.cache, &interrupted, deletion)?;
         let observed = view.look(context.kernel)?;
-        let Records { readable, unreadable } = store.unsettled()?;
+        let Records { readable, unreadable } = unsettled;
         let unsettled = readable.iter().map(|r| (r.workload.name().clone(), r.phase));
         let leaving = unreadable.into_iter().map(|u| (u.record.name, Phase::Removing));
         let unsettled = unsettled.chain(leaving).collect();

@@ -48,7 +48,8 @@ impl<K: Kernel> Session<'_, K> {
             context.kernel.abandon_firewall()?;
             return Ok(Report::default());
         };
-        let interrupted = unsettled(&tx)?.difference(recovered).copied().collect();
+        let unsettled = unsettled(&tx, context.cache)?;
+        let interrupted = unsettled.slots().filter(|slot| !recovered.contains(slot)).collect();
         let (cache, deletion) = (&*context.cache, LinkDeletion::Immediate);
         let view = FullView::new(&host, &tx, cache, &interrupted, deletion)?.adopting(adoption);
         let rules = context.known_rules(&tx, &host)?;

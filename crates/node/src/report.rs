@@ -1,6 +1,6 @@
 use std::fmt;
 
-use super::{AbsentAddress, Failure, Instance, Shadow};
+use super::{AbsentAddress, Failure, Instance, Shadow, Ticket};
 use crate::store::Phase;
 use riklet_core::{
     model::{InstanceName, InterfaceName},
@@ -67,6 +67,17 @@ pub struct Report {
     pub others: Vec<Failure>,
     /// Succeeded, but possibly not as expected.
     pub warnings: Vec<Warning>,
+    /// The task that has to be done before the report holds.
+    pub(crate) ticket: Option<Ticket>,
+}
+
+impl Report {
+    /// Returns the task that has to be done before the report holds; `None` if it holds already. Only
+    /// [`WarmNode::begin`](crate::WarmNode::begin) leaves such tasks.
+    #[must_use]
+    pub const fn ticket(&self) -> Option<Ticket> {
+        self.ticket
+    }
 }
 
 /// The differences between the kernel and the records.

@@ -43,6 +43,23 @@ impl Request {
         self.down().map(|(selector, _)| selector)
     }
 
+    /// Returns whether both requests are for the same instance.
+    #[must_use]
+    pub fn meets(&self, other: &Self) -> bool {
+        match (self.names(), other.names()) {
+            (Some(names), Some(others)) => !names.is_disjoint(&others),
+            _ => true,
+        }
+    }
+
+    /// Returns the workloads that it brings up.
+    pub(crate) fn brought_up(&self) -> &[Workload] {
+        match self {
+            Self::Up(workloads, _) => workloads,
+            _ => &[],
+        }
+    }
+
     /// Returns the names that it is for; `None` if it is for all instances.
     pub(crate) fn names(&self) -> Option<BTreeSet<InstanceName>> {
         match self {

@@ -279,7 +279,9 @@ impl<K: Kernel> Context<'_, K> {
         let abandoned = self.abandoned(store)?;
         let Records { readable, unreadable } = store.unsettled()?;
         let leaving = unreadable.into_iter().map(|unreadable| unreadable.slot);
-        let unsettled = readable.iter().filter(|record| !self.cache.is_broken(record));
+        let unsettled = readable
+            .iter()
+            .filter(|record| !self.cache.is_broken(record) && !self.cache.awaits_flows(record));
         Ok(unsettled.map(|record| record.slot).chain(leaving).chain(abandoned).collect())
     }
 
@@ -338,11 +340,11 @@ impl<K: Kernel> Context<'_, K> {
     }
 }
 
-/// Returns the slots of the instances whose last operation was not completed.
-pub(crate) fn unsettled(store: &Store) -> Result<BTreeSet<Slot>, NodeError> {
-    let Records { readable, unreadable } = store.unsettled()?;
-    let leaving = unreadable.into_iter().map(|unreadable| unreadable.slot);
-    Ok(readable.iter().map(|record| record.slot).chain(leaving).collect())
+/// Returns the instances whose last operation was not completed. One that waits for a task which forgets flows will be.
+pub(crate) fn unsettled(store: &Store, cache: &Cache) -> Result<Records, NodeError> {
+    let mut records = store.unsettled()?;
+    records.readable.retain(|record| !cache.awaits_flows(record));
+    Ok(records)
 }
 
 /// Opens the records, unless they are open, and creates them if they are missing.

@@ -39,7 +39,7 @@ enum Work {
 pub struct TaskOutcome {
     /// Slots whose TAPs exist now.
     pub ready: BTreeSet<Slot>,
-    /// Slots whose TAPs and flows are gone now.
+    /// Slots whose TAPs and flows are gone now. One whose flows another task forgets is drained once more after it.
     pub freed: BTreeSet<Slot>,
     /// Slots whose TAPs could not be created, and why.
     pub failed: BTreeMap<Slot, KernelError>,
@@ -122,8 +122,10 @@ impl<K: Kernel> Operations<'_, K> {
         let mut session = self.session()?;
         let (tx, context) = session.begin()?;
         let slots = tx.reserved(ReservedSlot::Draining)?.into_iter();
-        let in_progress = context.cache.in_progress();
-        let slots: BTreeSet<_> = slots.filter(|slot| !in_progress.contains(slot)).collect();
+        let cache = &*context.cache;
+        let is_free =
+            |slot: &Slot| !cache.in_progress().contains(slot) && !cache.flow_tasks.concern(*slot);
+        let slots: BTreeSet<_> = slots.filter(is_free).collect();
         let host = context.decided(&tx, Interfaces::Recorded)?;
         context.commit(tx)?;
         let Some(host) = host.filter(|_| !slots.is_empty()) else { return Ok(None) };
@@ -155,10 +157,11 @@ impl<K: Kernel> Operations<'_, K> {
         cache.avoid(unusable.into_iter().map(|(slot, _)| slot));
         cache.forget_flows(freed);
         let (tx, context) = session.begin()?;
+        let is_free = |slot: &&Slot| !context.cache.flow_tasks.concern(**slot);
         for &slot in ready {
             tx.set_ready(slot)?;
         }
-        for &slot in freed {
+        for &slot in freed.iter().filter(is_free) {
             tx.free_reserved(slot, ReservedSlot::Draining)?;
         }
         for &slot in failed.keys() {

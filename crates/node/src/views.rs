@@ -10,16 +10,18 @@ use std::{
 use super::{
     NodeError,
     cache::Cache,
-    converge::{Outcome, View},
-    host::{Host, RefusedSysctl},
+    converge::{LeftFlows, Outcome, Policy, View},
+    host::Host,
     known::KnownRules,
     record::{Change, Changes, Interface, fragments},
 };
 use crate::store::{Phase, Records, ReservedSlot, Store};
 use riklet_core::{
+    address::Addresses,
     firewall::{
         BaseRuleset, BaseState, Confinement, Entry, FirewallState, ForeignChainState, Ruleset,
     },
+    flows::Flows,
     link::LinkState,
     model::{PortRange, Protocol, Slot},
     plan::{self, Adoption, Claim, Desired, LinkDeletion, Observed, Step, UnreadableRecord},
@@ -37,6 +39,8 @@ pub(crate) struct ScopedView<'a> {
     deletion: LinkDeletion,
     /// Draining slots whose flows must be forgotten as well.
     draining: BTreeSet<Slot>,
+    /// True if flows are left to a task.
+    leaves_flows: bool,
     /// True if all foreign chains are looked at, and not only those that cannot be changed.
     foreign_chains: bool,
     /// True if the base ruleset is known to stand, and no foreign chain to be in the way.
@@ -50,16 +54,16 @@ impl<'a> ScopedView<'a> {
     pub(crate) fn new(host: &'a Host, changes: &'a Changes) -> Option<Self> {
         let (deletion, draining) = (LinkDeletion::Immediate, BTreeSet::new());
         let base_ruleset = host.base_ruleset.as_ref()?;
-        let (foreign_chains, rules_stand) = (false, false);
         Some(Self {
             host,
             base_ruleset,
             changes,
             deletion,
             draining,
-            foreign_chains,
-            rules_stand,
             desired: Cell::default(),
+            leaves_flows: false,
+            foreign_chains: false,
+            rules_stand: false,
         })
     }
 
@@ -86,6 +90,7 @@ impl<'a> ScopedView<'a> {
         Ok(Self {
             deletion: cache.link_deletion(),
             draining: cache.clashing(|| self.opened(), store)?,
+            leaves_flows: cache.flow_tasks.are_in_use(),
             foreign_chains: cache.looks_at_foreign_chains(),
             ..self
         })
@@ -94,6 +99,25 @@ impl<'a> ScopedView<'a> {
     /// Returns the slots that it is about.
     pub(crate) const fn changes(&self) -> &'a Changes {
         self.changes
+    }
+
+    /// Returns these flows, and who needs them forgotten: who publishes a port of them, or had one. Flows of draining slots
+    /// are those of a port that leads elsewhere now.
+    pub(crate) fn left(&self, flows: BTreeSet<Flows>) -> LeftFlows {
+        let needs = |(&slot, change): (&Slot, &Change)| {
+            let addresses = self.host.node.pool.addresses(slot);
+            let guests: Vec<_> = addresses.iter().flat_map(Addresses::guests).collect();
+            let opened = change.after.iter().flat_map(|after| &after.entries);
+            let opened: BTreeSet<_> = opened.filter_map(Entry::untranslated).collect();
+            let needs = flows.iter().any(|flows| match flows {
+                Flows::Guest { .. } => change.after.is_some(),
+                Flows::Exposed { guest, .. } => guests.contains(guest),
+                Flows::Untranslated { .. } => opened.contains(flows),
+            });
+            needs.then_some(slot)
+        };
+        let awaiting = self.changes.iter().filter_map(needs).collect();
+        LeftFlows { awaiting, draining: self.draining.clone(), flows }
     }
 
     /// Returns the ports that lead somewhere else than before.
@@ -139,8 +163,9 @@ impl View for ScopedView<'_> {
         claims
     }
 
-    fn refused_sysctl(&self) -> RefusedSysctl {
-        self.host.refused_sysctl
+    fn policy(&self) -> Policy {
+        let (refused_sysctl, leaves_flows) = (self.host.refused_sysctl, self.leaves_flows);
+        Policy { refused_sysctl, leaves_flows }
     }
 
     /// Reports whether the firewall refused nothing: a refusal means that it differs from the records.
@@ -344,8 +369,8 @@ impl View for FullView<'_> {
         self.look(kernel).map(Some)
     }
 
-    fn refused_sysctl(&self) -> RefusedSysctl {
-        self.host.refused_sysctl
+    fn policy(&self) -> Policy {
+        Policy { refused_sysctl: self.host.refused_sysctl, leaves_flows: false }
     }
 
     fn suffices(&self, _outcome: &Outcome) -> bool {

@@ -1,9 +1,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    BackgroundTask, Config, Drift, Inspection, ListedInstance, Node, NodeError, RebuildOptions,
-    Rebuilt, Report, Request, Selector, Shadow, TaskOutcome, UpOptions, Warning, cache::Cache,
-    session::Operations,
+    BackgroundTask, Begun, Config, Drift, FlowOutcome, Inspection, ListedInstance, Node, NodeError,
+    RebuildOptions, Rebuilt, Report, Request, Selector, Shadow, TaskOutcome, UpOptions, Warning,
+    cache::Cache, session::Operations,
 };
 use crate::store::{Journal, ReservedSlot, Store};
 use riklet_core::{
@@ -53,15 +53,36 @@ impl<K: Kernel> WarmNode<K> {
     /// Does these requests, as [`Node::apply`]. If the file system of the records is full, the room that is kept there is
     /// for those that take instances down.
     pub fn apply(&mut self, requests: &[Request]) -> Vec<Result<Report, NodeError>> {
-        let mut answers = self.operations().apply(requests);
+        self.begin_with_room(requests).into_iter().flatten().collect()
+    }
+
+    /// Does these requests as [`Self::apply`], but leaves the flows that have to be forgotten to tasks: for each, the
+    /// kernel looks through all tracked connections. [`Self::finish_flows`] takes the outcomes of the tasks, in their order.
+    ///
+    /// An answer with a [ticket](Report::ticket) holds once its task is done. A request that meets an unfinished task is
+    /// held back: it is for the same instance, or publishes a port whose flows the task forgets. It has no answer, and has to
+    /// be asked again.
+    pub fn begin(&mut self, requests: &[Request]) -> Begun {
+        self.cache.flow_tasks.begin();
+        let answers = self.begin_with_room(requests);
+        Begun { answers, tasks: self.cache.flow_tasks.take() }
+    }
+
+    /// Notes the outcome of a task that forgets flows. If it failed, the instances that wait for it count as interrupted: the
+    /// next operation looks at them. Their slots, and those whose flows it forgot, can be used again.
+    pub fn finish_flows(&mut self, outcome: &FlowOutcome) {
+        self.cache.finish_flows(outcome.ticket(), outcome.error().is_none());
+    }
+
+    fn begin_with_room(&mut self, requests: &[Request]) -> Vec<Option<Result<Report, NodeError>>> {
+        let mut answers = self.operations().begin(requests);
         for (request, answer) in requests.iter().zip(&mut answers) {
-            if request.down().is_some() && answer.as_ref().is_err_and(NodeError::is_full) {
+            let is_full = matches!(answer, Some(Err(error)) if error.is_full());
+            if request.down().is_some() && is_full {
                 let again = self.with_room(|operations| {
-                    operations.apply(std::slice::from_ref(request)).pop().transpose()
+                    operations.begin(std::slice::from_ref(request)).pop().flatten().transpose()
                 });
-                if let Some(again) = again.transpose() {
-                    *answer = again;
-                }
+                *answer = again.transpose();
             }
         }
         answers

@@ -11,6 +11,10 @@ impl Samples {
         self.0.push(took);
     }
 
+    pub(crate) fn append(&mut self, mut others: Self) {
+        self.0.append(&mut others.0);
+    }
+
     pub(crate) fn p50(&self) -> Duration {
         self.percentile(50)
     }

@@ -1,12 +1,17 @@
 //! Measures the cost of one more function while many connections are tracked.
 
-use std::{fs, net::UdpSocket};
+use std::{
+    fs,
+    net::UdpSocket,
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+};
 
 use super::world::{READY_SLOTS, World};
 use crate::common::{
     namespace::Namespace,
     report::{Bound, Markdown},
-    samples::{Cycles, ratio},
+    samples::{Cycles, Samples, milliseconds, ratio},
 };
 
 const TRACKED: usize = 100_000;
@@ -49,6 +54,65 @@ pub(crate) fn measure(report: &mut Markdown) {
         ratio(beside_many.down.p50(), beside_none.down.p50()),
         " times",
     );
+    measure_forgetting(&mut many, report);
+}
+
+/// Measures the requests for other functions while flows are forgotten all the time.
+fn measure_forgetting(node: &mut World, report: &mut Markdown) {
+    let (mut quiet, mut beside) = (Cycles::default(), Cycles::default());
+    let (mut quiet_lists, mut lists) = (Samples::default(), Samples::default());
+    let mut forgotten = Samples::default();
+    for _ in 0..TURNS {
+        track(&node.cable.node);
+        quiet_lists.append(node.cycles_beside_others(TURN, &mut quiet));
+        forgotten.append(while_forgetting(node, |node| {
+            lists.append(node.cycles_beside_others(TURN, &mut beside));
+        }));
+        node.wait_until_idle();
+    }
+    report.heading("Others, while flows are forgotten");
+    report.paragraph(&format!(
+        "`PUT`, `DELETE` and list of functions by TCP where {TRACKED} connections are tracked, alone and beside another client \
+         that publishes a UDP port again and again: for each, the kernel looks through all of them, in {} (p50). That is left \
+         to a thread that only the answer to this client waits for.",
+        milliseconds(forgotten.p50())
+    ));
+    let row = |name: &str, cycles: &Cycles, lists: &Samples| {
+        let [up, up99, down, down99] = cycles.cells();
+        [name.to_owned(), up, up99, down, down99, milliseconds(lists.p50())]
+    };
+    let rows = [row("alone", &quiet, &quiet_lists), row("beside it", &beside, &lists)];
+    report.table(["", "up p50", "up p99", "down p50", "down p99", "list p50"], &rows);
+    for (what, of, to) in [
+        ("up", beside.up.p50(), quiet.up.p50()),
+        ("down", beside.down.p50(), quiet.down.p50()),
+        ("list", lists.p50(), quiet_lists.p50()),
+    ] {
+        let what = format!("`{what}` p50 beside another client's forgotten flows to that alone");
+        report.bound(&what, Bound::AtMost(3.0), ratio(of, to), " times");
+    }
+}
+
+/// Has another client publish a port by UDP, and withdraw it, until the work is done. Returns the times of its `up`.
+fn while_forgetting(node: &mut World, work: impl FnOnce(&mut World)) -> Samples {
+    const TARGET: &str = "/v1/functions/datagrams";
+    let definition = r#"{"apiVersion":"v1","kind":"Function","name":"datagrams","spec":{"function":
+        {"exposure":[{"port":9999,"targetPort":3000,"protocol":"udp"}]}}}"#;
+    let mut client = node.client();
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let other = scope.spawn(|| {
+            let mut ups = Samples::default();
+            while !done.load(Ordering::Relaxed) {
+                ups.push(client.timed("PUT", TARGET, definition));
+                client.timed("DELETE", TARGET, "");
+            }
+            ups
+        });
+        work(node);
+        done.store(true, Ordering::Relaxed);
+        other.join().unwrap()
+    })
 }
 
 /// Has the node track this many connections, by datagrams to itself that nobody answers.

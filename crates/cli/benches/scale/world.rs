@@ -208,6 +208,24 @@ impl World {
         (took, memory)
     }
 
+    /// Brings this many more functions up one after the other, and down again, whatever else is under way. Lists all after
+    /// each `up`. Returns the times of the lists.
+    pub(super) fn cycles_beside_others(&mut self, count: usize, cycles: &mut Cycles) -> Samples {
+        let mut lists = Samples::default();
+        for number in self.present..self.present + count {
+            let up = up(&mut self.api, number);
+            lists.push(self.api.timed("GET", "/v1/functions", ""));
+            let target = format!("/v1/functions/{}", name(number));
+            cycles.push(up, self.api.timed("DELETE", &target, ""));
+        }
+        lists
+    }
+
+    /// Returns a client of its own.
+    pub(super) fn client(&self) -> Client {
+        self.daemon.as_ref().unwrap().client()
+    }
+
     pub(super) fn memory(&self) -> Memory {
         let id = self.daemon.as_ref().unwrap().id();
         let status = fs::read_to_string(format!("/proc/{id}/status")).unwrap();

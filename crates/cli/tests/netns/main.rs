@@ -21,6 +21,7 @@ mod directory;
 mod drift;
 mod exposures;
 mod failed;
+mod forgotten;
 mod forward;
 mod full;
 mod gateway;

@@ -8,7 +8,8 @@ use ipnet::Ipv4Net;
 
 use super::Confinement;
 use crate::{
-    model::{Bracketed, InterfaceName, Mark, Owner, Pool, PortRange, Protocol},
+    flows::Flows,
+    model::{Bracketed, Family, InterfaceName, Mark, Owner, Pool, PortRange, Protocol},
     routing::UplinkMarks,
 };
 
@@ -160,6 +161,23 @@ impl Entry {
     pub const fn guest(&self) -> IpAddr {
         match self {
             Self::Exposure { guest, .. } | Self::Hairpin { guest } => *guest,
+        }
+    }
+
+    /// Returns the flows that have to be forgotten when the entry is added: a client that keeps its port would go on
+    /// talking to the former server, or be refused for as long as it tries.
+    ///
+    /// With TCP this does not happen: a refusal (RST) ends the flow, and an established connection may stay.
+    #[must_use]
+    pub fn untranslated(&self) -> Option<Flows> {
+        match *self {
+            Self::Exposure { protocol, host_address, host_ports, guest, .. }
+                if protocol != Protocol::Tcp =>
+            {
+                let (family, address, ports) = (Family::of(guest), host_address, host_ports);
+                Some(Flows::Untranslated { family, protocol, address, ports })
+            }
+            _ => None,
         }
     }
 }

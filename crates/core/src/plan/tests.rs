@@ -3,7 +3,10 @@ mod managers;
 use super::{display::list, *};
 use crate::{
     firewall::{self, Confinement},
-    model::{Account, Execution, Exposure, Function, Kind, OwnerId, PortRange, Queues, Workload},
+    model::{
+        Account, Execution, Exposure, Family, Function, Kind, OwnerId, PortRange, Protocol, Queues,
+        Workload,
+    },
     routing::UplinkMarks,
     workload::{self, NodeFacts},
 };

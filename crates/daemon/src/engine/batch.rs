@@ -4,11 +4,11 @@ use std::{collections::BTreeSet, time::Instant};
 
 use tokio::sync::oneshot;
 
-use super::{core::Core, healer::Subject, slots::DRAIN_DELAY};
+use super::{core::Core, flows::Unconfirmed, healer::Subject, slots::DRAIN_DELAY};
 use crate::now;
 use riklet_core::{model::Slot, plan::Step};
 use riklet_kernel::Links;
-use riklet_sdn::{Failure, LinkStatus, NodeError, Report, Request, Warning};
+use riklet_sdn::{Begun, Failure, LinkStatus, NodeError, Report, Request, Warning};
 
 /// The largest number of requests in one batch.
 pub(super) const BATCH_SIZE: usize = 512;
@@ -21,18 +21,23 @@ fn is_cut_off(warning: &Warning) -> bool {
 
 impl Core {
     /// Applies these requests together, and replies to each. A request that finds no free slot or port waits if a
-    /// background task may free one.
+    /// background task may free one. The reply to one that leaves flows to be forgotten waits for that.
     pub(super) fn change(&mut self, batch: Vec<(Request, Reply)>) {
+        let batch = self.hold_back(batch);
         if batch.is_empty() {
             return;
         }
         let (requests, replies): (Vec<_>, Vec<_>) = batch.into_iter().unzip();
-        let results = self.local.node.apply(&requests);
+        let Begun { answers, tasks, .. } = self.local.node.begin(&requests);
         self.hear_others();
         let now = now();
         let is_draining = self.draining_since.is_some() || self.local.node.draining() > 0;
-        let may_free = is_draining || !self.background.is_idle();
-        for ((request, reply), result) in requests.into_iter().zip(replies).zip(results) {
+        let may_free = is_draining || !self.background.is_idle() || !self.flows.is_idle();
+        for ((request, reply), answer) in requests.into_iter().zip(replies).zip(answers) {
+            let Some(result) = answer else {
+                self.held.push((request, reply));
+                continue;
+            };
             match &result {
                 Err(error) if error.is_exhausted() && may_free => {
                     self.waiting.push((request, reply));
@@ -42,12 +47,23 @@ impl Core {
                 Err(_) => {}
                 Ok(report) => self.note_change(&request, report, now),
             }
-            let _nobody_waits = reply.send(result);
+            match result {
+                Ok(report) if report.ticket().is_some() => {
+                    self.unconfirmed.extend(Unconfirmed::of(request, report, reply));
+                }
+                result => {
+                    if let Ok(report) = &result {
+                        self.announce(&request, report);
+                    }
+                    let _nobody_waits = reply.send(result);
+                }
+            }
         }
         self.last_request = now;
+        self.forget_flows(tasks);
     }
 
-    /// Records the effect of a request as an event, and schedules the checks and tasks that follow from it.
+    /// Schedules the checks and tasks that follow from a request.
     fn note_change(&mut self, request: &Request, report: &Report, now: Instant) {
         for step in &report.done {
             match step {
@@ -72,7 +88,6 @@ impl Core {
         if !report.done.is_empty() {
             self.warnings.found.extend(report.warnings.iter().filter(|w| !is_cut_off(w)).cloned());
         }
-        self.announce(request, report);
         for failure in report.failures.iter().chain(&report.others) {
             self.healer.failed(Subject::Slot(failure.slot), now);
         }
@@ -81,7 +96,7 @@ impl Core {
 
 impl Core {
     /// Publishes the effect of a request.
-    fn announce(&mut self, request: &Request, report: &Report) {
+    pub(super) fn announce(&mut self, request: &Request, report: &Report) {
         // Nobody has opened a TAP that was created just now. Of others the kernel is asked.
         let made: BTreeSet<_> = report.done.iter().filter_map(Step::slot).collect();
         let Self { local, events, .. } = self;

@@ -13,18 +13,19 @@ use rustix::{
 
 use super::{
     Call, EngineError, Message, Options, Queue, SlotCounts, WatchedNode,
-    background::Background,
     batch::{BATCH_SIZE, Reply},
     drift::{KnownWarnings, REFRESH_INTERVAL},
+    flows::Unconfirmed,
     healer::Healer,
     others::JOURNAL_INTERVAL,
     progress::Progress,
+    worker::Worker,
 };
 use crate::{events::Events, local::LocalNode, now};
 use riklet_core::{model::Slot, plan::CutOff};
 use riklet_kernel::linux::{Linux, watched::Watched};
 use riklet_sdn::{
-    Config, NodeError, Request, WarmNode,
+    BackgroundTask, Config, FlowTask, NodeError, Request, WarmNode,
     store::{JournalFollower, ReservedSlot},
 };
 
@@ -43,7 +44,10 @@ pub(super) struct Core {
     pub(super) others_worked: bool,
     /// The processes that changed our part of the firewall, and that may be others of ours.
     pub(super) causes: Vec<String>,
-    pub(super) background: Background,
+    /// The thread for reserved slots.
+    pub(super) background: Worker<BackgroundTask>,
+    /// The thread that forgets flows.
+    pub(super) flows: Worker<FlowTask>,
     pub(super) healer: Healer,
     /// The error of the last repair, if it failed: the same one is said once.
     pub(super) failed_repair: Option<String>,
@@ -55,7 +59,11 @@ pub(super) struct Core {
     pub(super) changed_by_us: BTreeSet<Slot>,
     /// Requests that wait for a background task to free a slot or a port.
     pub(super) waiting: Vec<(Request, Reply)>,
-    /// Calls that wait until no background task is in progress.
+    /// Requests that wait for a task which forgets flows.
+    pub(super) held: Vec<(Request, Reply)>,
+    /// Replies that wait for such a task.
+    pub(super) unconfirmed: Vec<Unconfirmed>,
+    /// Calls that wait until no task of another thread is in progress.
     pub(super) alone: Vec<Call>,
     /// The time of the last request.
     pub(super) last_request: Instant,
@@ -92,10 +100,17 @@ impl Core {
         }
         let report = node.repair()?;
         let outcomes = queue.clone();
-        let background = Background::start(Linux::new(), move |outcome| {
-            let _engine_is_gone = outcomes.send(Message::TaskOutcome(outcome));
+        let mut kernel = Linux::new();
+        let background = Worker::start("background", move |task: BackgroundTask| {
+            let _engine_is_gone = outcomes.send(Message::TaskOutcome(task.run(&mut kernel)));
         });
         let background = background.map_err(EngineError::Start)?;
+        let outcomes = queue.clone();
+        let mut kernel = Linux::new();
+        let flows = Worker::start("flows", move |task: FlowTask| {
+            let _engine_is_gone = outcomes.send(Message::FlowOutcome(task.run(&mut kernel)));
+        });
+        let flows = flows.map_err(EngineError::Start)?;
         // What was changed before is in the first list of every watcher.
         let journal = JournalFollower::open(&node.config().state_dir);
         let heard = node.changes_after(0)?.last;
@@ -112,12 +127,15 @@ impl Core {
             others_worked: false,
             causes: Vec::new(),
             background,
+            flows,
             healer: Healer::default(),
             failed_repair: None,
             cut_offs: BTreeSet::new(),
             warnings: KnownWarnings { found: BTreeSet::new(), stale: true },
             changed_by_us: BTreeSet::new(),
             waiting: Vec::new(),
+            held: Vec::new(),
+            unconfirmed: Vec::new(),
             alone: Vec::new(),
             last_request: now,
             flush_after: now,
@@ -134,7 +152,7 @@ impl Core {
 
     /// Works until the request to stop, and finishes earlier requests.
     pub(super) fn run(mut self) {
-        while !self.stopping || !self.alone.is_empty() {
+        while !self.stopping || !self.alone.is_empty() || !self.flows.is_idle() {
             self.progress.end();
             if let Err(errno) = self.wait() {
                 self.events.error(&std::io::Error::from(errno));
@@ -218,13 +236,14 @@ impl Core {
                 let _nobody_waits = reply.send(counts);
             }
             Message::TaskOutcome(outcome) => self.finish(&outcome),
+            Message::FlowOutcome(outcome) => self.finish_flows(outcome),
             Message::Stop => self.stopping = true,
         }
     }
 
-    /// Makes the calls that need an idle background thread, once it is idle. It gets no new task before.
-    fn call_alone(&mut self) {
-        if self.alone.is_empty() || !self.background.is_idle() {
+    /// Makes the calls that need idle threads, once these are idle. They get no new task before.
+    pub(super) fn call_alone(&mut self) {
+        if self.alone.is_empty() || !self.background.is_idle() || !self.flows.is_idle() {
             return;
         }
         for call in std::mem::take(&mut self.alone) {

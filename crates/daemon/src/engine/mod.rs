@@ -9,20 +9,23 @@
 //! | `batch` | requests that are done together |
 //! | `drift`, `healer` | what somebody else changed, and when it is repaired |
 //! | `others` | changes by other processes, for the events |
-//! | `slots`, `background` | TAPs created in advance, and deleted later, on another thread |
+//! | `slots` | TAPs created in advance, and deleted later, on another thread |
+//! | `flows` | flows that are forgotten on another thread, and the replies that wait for it |
+//! | `worker` | these threads |
 //! | `progress` | what the thread is at, for those who do not wait for it |
 //! | `node_api`, `pending` | the handle: an API for threads, and replies to come |
 
-mod background;
 mod batch;
 mod core;
 mod drift;
+mod flows;
 mod healer;
 mod node_api;
 mod others;
 mod pending;
 mod progress;
 mod slots;
+mod worker;
 
 use std::{
     io,
@@ -46,7 +49,7 @@ pub use self::{
 use super::{documents, events::Events, local::LocalNode};
 use riklet_api::{ApiError, Check, Health, ListEntry, NodeApi};
 use riklet_kernel::{KernelError, linux::watched::Watched};
-use riklet_sdn::{Config, Node, NodeError, Report, Request, TaskOutcome, WarmNode};
+use riklet_sdn::{Config, FlowOutcome, Node, NodeError, Report, Request, TaskOutcome, WarmNode};
 
 /// The node as the engine has it.
 pub type WatchedNode = LocalNode<WarmNode<Watched>>;
@@ -67,10 +70,11 @@ type Call = Box<dyn FnOnce(&mut WatchedNode) + Send>;
 enum Message {
     Change(Request, oneshot::Sender<Result<Report, NodeError>>),
     Call(Call),
-    /// A call that runs while no background task is in progress.
+    /// A call that runs while no task of another thread is in progress.
     Alone(Call),
     Count(oneshot::Sender<SlotCounts>),
     TaskOutcome(TaskOutcome),
+    FlowOutcome(FlowOutcome),
     Stop,
 }
 

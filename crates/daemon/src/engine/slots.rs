@@ -73,18 +73,21 @@ impl Core {
         if draining == 0 {
             self.draining_since = None;
         } else if (due || draining >= DELETE_BATCH_SIZE)
-            && let Some(task) = self.local.node.drain()?
+            && let draining = self.local.node.drain()?
         {
+            // If others forget flows of all of them, they are drained after that.
             self.draining_since = None;
-            self.background.give(task);
-            return Ok(());
+            if let Some(task) = draining {
+                let _ended = self.background.give(task);
+                return Ok(());
+            }
         }
         let wanted = self.options.ready_slots.saturating_sub(ready + count(ReservedSlot::Creating));
         if wanted == 0 {
             self.refill = false;
         } else if self.refill && (quiet || ready * 2 <= self.options.ready_slots) {
             match self.local.node.reserve(wanted.min(CREATE_BATCH_SIZE))? {
-                Some(task) => self.background.give(task),
+                Some(task) => drop(self.background.give(task)),
                 None => self.refill = false,
             }
         }

@@ -104,6 +104,12 @@ impl Records {
         readable.chain(self.unreadable.iter().map(|unreadable| &unreadable.record.name))
     }
 
+    /// Returns the slots of all of them.
+    pub(crate) fn slots(&self) -> impl Iterator<Item = Slot> {
+        let unreadable = self.unreadable.iter().map(|unreadable| unreadable.slot);
+        self.readable.iter().map(|record| record.slot).chain(unreadable)
+    }
+
     fn add(&mut self, read: Result<Record, Unreadable>) {
         match read {
             Ok(record) => self.readable.push(record),

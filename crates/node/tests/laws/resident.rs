@@ -20,6 +20,8 @@ use crate::node::{Operation, TestNode, function, operation};
 pub(crate) enum Turn {
     /// Does these requests together.
     Batch(Vec<Operation>),
+    /// Does these requests together, and leaves flows to tasks, which are done after draining slots.
+    Begin(Vec<Operation>),
     /// Creates this number of TAPs in advance.
     Reserve(usize),
     /// Deletes the TAPs of draining slots.
@@ -29,11 +31,14 @@ pub(crate) enum Turn {
 }
 
 fn turn() -> impl Strategy<Value = Turn> {
-    let change = operation().prop_filter("of the records only", |operation| {
-        !matches!(operation, Operation::DownAll { purge: true } | Operation::Repair)
-    });
+    let change = || {
+        operation().prop_filter("of the records only", |operation| {
+            !matches!(operation, Operation::DownAll { purge: true } | Operation::Repair)
+        })
+    };
     prop_oneof![
-        5 => prop::collection::vec(change, 1..6).prop_map(Turn::Batch),
+        3 => prop::collection::vec(change(), 1..6).prop_map(Turn::Batch),
+        3 => prop::collection::vec(change(), 1..6).prop_map(Turn::Begin),
         2 => (1..4usize).prop_map(Turn::Reserve),
         2 => Just(Turn::Drain),
         1 => Just(Turn::Heal),
@@ -57,6 +62,10 @@ pub(crate) fn take(turn: &Turn, daemon: &mut WarmNode<FakeKernel>) -> Vec<Option
             let answers = daemon.apply(&requests).into_iter();
             return answers.map(|answer| answer.err().map(|error| error.to_string())).collect();
         }
+        Turn::Begin(operations) => {
+            let requests: Vec<_> = operations.iter().map(request).collect();
+            return begin(&requests, daemon);
+        }
         Turn::Heal => {
             let slots = (0..12).map(riklet_core::model::Slot::new).collect();
             daemon.heal(&slots).unwrap();
@@ -70,6 +79,31 @@ pub(crate) fn take(turn: &Turn, daemon: &mut WarmNode<FakeKernel>) -> Vec<Option
         daemon.finish(&done).unwrap();
     }
     vec![]
+}
+
+/// Does these requests, and leaves flows to tasks. Whatever happens meanwhile, no slot of theirs is used again.
+fn begin(requests: &[Request], daemon: &mut WarmNode<FakeKernel>) -> Vec<Option<String>> {
+    let kernel = &mut daemon.kernel().clone();
+    let mut answers: Vec<Option<Option<String>>> = vec![None; requests.len()];
+    while answers.contains(&None) {
+        let open: Vec<_> = (0..requests.len()).filter(|&index| answers[index].is_none()).collect();
+        let asked: Vec<_> = open.iter().map(|&index| requests[index].clone()).collect();
+        let begun = daemon.begin(&asked);
+        take(&Turn::Drain, daemon);
+        let mut failed = BTreeMap::new();
+        for task in begun.tasks {
+            let outcome = task.run(kernel);
+            failed.extend(outcome.error().map(|error| (outcome.ticket(), error.to_string())));
+            daemon.finish_flows(&outcome);
+        }
+        for (index, answer) in open.into_iter().zip(begun.answers) {
+            answers[index] = answer.map(|answer| match answer {
+                Ok(report) => report.ticket().and_then(|ticket| failed.get(&ticket).cloned()),
+                Err(error) => Some(error.to_string()),
+            });
+        }
+    }
+    answers.into_iter().flatten().collect()
 }
 
 /// Asserts that there is no drift, and no interface but those of recorded instances and of reserved slots.
@@ -98,7 +132,7 @@ proptest! {
         let mut daemon = together.warm();
         for turn in &turns {
             let answers = take(turn, &mut daemon);
-            if let Turn::Batch(operations) = turn {
+            if let Turn::Batch(operations) | Turn::Begin(operations) = turn {
                 let alone = operations.iter().map(|operation| {
                     let mut node = apart.node();
                     node.apply(&[request(operation)]).remove(0).err().map(|error| error.to_string())
@@ -214,6 +248,111 @@ fn flows_of_a_port_that_moves_are_forgotten_at_once() {
     daemon.apply(&[up(2, 8001)]);
     assert!(forgotten().contains(&Flows::Guest { guest }), "{:?}", forgotten());
     assert_eq!(forgotten().iter().filter(|f| matches!(f, Flows::Guest { .. })).count(), 1);
+}
+
+/// Returns an `up` of a function with one port. An odd port uses UDP.
+fn up(number: u16, port: u16) -> Request {
+    Request::Up(vec![function(number, &[port])], UpOptions::default())
+}
+
+fn down(number: u16) -> Request {
+    Request::Down(Selector::Named([function(number, &[]).name().clone()].into()))
+}
+
+#[test]
+fn a_request_that_meets_flows_left_to_a_task_waits_and_others_do_not() {
+    let node = TestNode::new();
+    let mut daemon = node.warm();
+    let forgotten = || node.kernel.system().forgotten.len();
+    daemon.apply(&[up(0, 8001), up(1, 8003)]);
+    let before = forgotten();
+    // The second is for the same instance as the first, which withdraws a port and publishes another.
+    let begun = daemon.begin(&[up(0, 8005), down(0), up(2, 8002)]);
+    let [Some(Ok(first)), None, Some(Ok(other))] = &begun.answers[..] else { panic!("{begun:?}") };
+    assert!(first.ticket().is_some() && other.ticket().is_none(), "{begun:?}");
+    assert_eq!(forgotten(), before, "this is left to the task");
+    let meets = |daemon: &mut WarmNode<FakeKernel>, request: Request| {
+        let begun = daemon.begin(&[request]);
+        assert!(begun.tasks.is_empty());
+        begun.answers[0].is_none()
+    };
+    assert!(meets(&mut daemon, up(0, 8005)), "the same again would be confirmed too early");
+    assert!(meets(&mut daemon, up(3, 8001)), "old flows of the port lead elsewhere");
+    assert!(meets(&mut daemon, Request::Down(Selector::All)));
+    assert!(!meets(&mut daemon, up(3, 8006)));
+    assert!(!meets(&mut daemon, down(1)));
+    assert!(daemon.check().unwrap().is_empty());
+    for task in begun.tasks {
+        daemon.finish_flows(&task.run(&mut node.kernel.clone()));
+    }
+    assert!(forgotten() > before);
+    assert!(!meets(&mut daemon, down(0)));
+    assert_sound(&node, &mut daemon);
+}
+
+/// Law 2: flows that a daemon left to a task are forgotten by the next operation, whoever does it and whatever it is for.
+#[test]
+fn flows_left_to_a_task_of_a_killed_daemon_are_forgotten_by_the_next_operation() {
+    for fails in [false, true] {
+        let node = TestNode::new();
+        let mut daemon = node.warm();
+        daemon.apply(&[up(0, 8001)]);
+        daemon.apply(&[Request::Down(Selector::All)]);
+        let begun = daemon.begin(&[up(1, 8001)]);
+        assert_eq!(begun.tasks.len(), 1, "{begun:?}");
+        // Outcomes are committed with whatever comes next.
+        assert!(daemon.begin(&[up(2, 8002)]).tasks.is_empty());
+        daemon.flush().unwrap();
+        for task in begun.tasks.into_iter().filter(|_| fails) {
+            let effects = node.kernel.system().effects;
+            node.kernel.system().fault = Some((effects, Fault::Refuse));
+            let outcome = task.run(&mut node.kernel.clone());
+            node.kernel.system().fault = None;
+            assert!(outcome.error().is_some());
+            daemon.finish_flows(&outcome);
+            daemon.flush().unwrap();
+        }
+        drop(daemon);
+        node.kernel.system().forgotten.clear();
+        node.node().up(&[function(3, &[])], UpOptions::default()).unwrap();
+        let forgotten = node.kernel.system().forgotten.clone();
+        let of_port = |flows: &Flows| matches!(flows, Flows::Untranslated { ports, .. } if ports.first() == 8001);
+        assert!(forgotten.iter().any(of_port), "{forgotten:?}");
+        let guests = forgotten.iter().filter(|flows| matches!(flows, Flows::Guest { .. }));
+        assert_eq!(
+            guests.count(),
+            2,
+            "the former guest of the port, and the new one: {forgotten:?}"
+        );
+        assert!(node.node().check().unwrap().is_empty());
+    }
+}
+
+#[test]
+fn a_slot_is_not_used_again_before_its_flows_are_forgotten() {
+    let node = TestNode::new();
+    let mut daemon = node.warm();
+    daemon.apply(&[up(0, 8001)]);
+    daemon.apply(&[Request::Down(Selector::All)]);
+    let draining = daemon.drain().unwrap().unwrap();
+    // The port leads elsewhere while the slot drains.
+    let begun = daemon.begin(&[up(1, 8001)]);
+    let done = draining.run(&mut node.kernel.clone());
+    daemon.finish(&done).unwrap();
+    drop(done);
+    let draining = |daemon: &mut WarmNode<FakeKernel>| {
+        daemon.counts().unwrap().1.get(&ReservedSlot::Draining).copied()
+    };
+    assert_eq!(draining(&mut daemon), Some(1), "a task forgets its flows");
+    assert!(daemon.drain().unwrap().is_none());
+    daemon.repair().unwrap();
+    assert_eq!(draining(&mut daemon), Some(1), "a task forgets its flows");
+    for task in begun.tasks {
+        daemon.finish_flows(&task.run(&mut node.kernel.clone()));
+    }
+    take(&Turn::Drain, &mut daemon);
+    assert_eq!(draining(&mut daemon), None);
+    assert_sound(&node, &mut daemon);
 }
 
 #[test]
