@@ -42,8 +42,7 @@ impl<'a> Answers<'a> {
         self.waiting().into_iter().next()
     }
 
-    /// Holds back the requests that have to wait for a task, and those that come after one of them and share an instance
-    /// with it.
+    /// Holds back the requests that have to wait for a task, and those that come after one of them and meet it.
     pub(crate) fn hold(&mut self, is_ahead_of: impl Fn(&Request) -> bool) {
         for (index, request) in self.waiting() {
             let follows = |&held: &usize| self.requests.get(held).is_some_and(|h| h.meets(request));

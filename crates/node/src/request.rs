@@ -43,13 +43,13 @@ impl Request {
         self.down().map(|(selector, _)| selector)
     }
 
-    /// Returns whether both requests are for the same instance.
+    /// Returns whether the order of both requests matters: they are for the same instance, or publish the same port.
     #[must_use]
     pub fn meets(&self, other: &Self) -> bool {
-        match (self.names(), other.names()) {
-            (Some(names), Some(others)) => !names.is_disjoint(&others),
-            _ => true,
-        }
+        let (Some(names), Some(others)) = (self.names(), other.names()) else { return true };
+        let exposures = || self.brought_up().iter().flat_map(Workload::exposures);
+        let mut published = other.brought_up().iter().flat_map(Workload::exposures);
+        !names.is_disjoint(&others) || published.any(|p| exposures().any(|e| e.clashes_with(p)))
     }
 
     /// Returns the workloads that it brings up.

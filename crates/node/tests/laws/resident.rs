@@ -64,7 +64,7 @@ pub(crate) fn take(turn: &Turn, daemon: &mut WarmNode<FakeKernel>) -> Vec<Option
         }
         Turn::Begin(operations) => {
             let requests: Vec<_> = operations.iter().map(request).collect();
-            return begin(&requests, daemon);
+            return begin(&requests, daemon).into_iter().map(|(_, refusal)| refusal).collect();
         }
         Turn::Heal => {
             let slots = (0..12).map(riklet_core::model::Slot::new).collect();
@@ -81,12 +81,13 @@ pub(crate) fn take(turn: &Turn, daemon: &mut WarmNode<FakeKernel>) -> Vec<Option
     vec![]
 }
 
-/// Does these requests, and leaves flows to tasks. Whatever happens meanwhile, no slot of theirs is used again.
-fn begin(requests: &[Request], daemon: &mut WarmNode<FakeKernel>) -> Vec<Option<String>> {
+/// Does these requests, and leaves flows to tasks, which are done after draining slots. Returns the index and the refusal
+/// of each request, in the order in which they were done.
+fn begin(requests: &[Request], daemon: &mut WarmNode<FakeKernel>) -> Vec<(usize, Option<String>)> {
     let kernel = &mut daemon.kernel().clone();
-    let mut answers: Vec<Option<Option<String>>> = vec![None; requests.len()];
-    while answers.contains(&None) {
-        let open: Vec<_> = (0..requests.len()).filter(|&index| answers[index].is_none()).collect();
+    let mut answers = Vec::new();
+    let mut open: Vec<usize> = (0..requests.len()).collect();
+    while !open.is_empty() {
         let asked: Vec<_> = open.iter().map(|&index| requests[index].clone()).collect();
         let begun = daemon.begin(&asked);
         take(&Turn::Drain, daemon);
@@ -96,14 +97,20 @@ fn begin(requests: &[Request], daemon: &mut WarmNode<FakeKernel>) -> Vec<Option<
             failed.extend(outcome.error().map(|error| (outcome.ticket(), error.to_string())));
             daemon.finish_flows(&outcome);
         }
-        for (index, answer) in open.into_iter().zip(begun.answers) {
-            answers[index] = answer.map(|answer| match answer {
-                Ok(report) => report.ticket().and_then(|ticket| failed.get(&ticket).cloned()),
-                Err(error) => Some(error.to_string()),
-            });
+        let asked = std::mem::take(&mut open);
+        for (index, answer) in asked.into_iter().zip(begun.answers) {
+            let refusal = match answer {
+                None => {
+                    open.push(index);
+                    continue;
+                }
+                Some(Ok(report)) => report.ticket().and_then(|ticket| failed.get(&ticket).cloned()),
+                Some(Err(error)) => Some(error.to_string()),
+            };
+            answers.push((index, refusal));
         }
     }
-    answers.into_iter().flatten().collect()
+    answers
 }
 
 /// Asserts that there is no drift, and no interface but those of recorded instances and of reserved slots.
@@ -125,23 +132,35 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
 
     /// Laws 1 and 6 within one process: a batch gives the same result and answers as its requests one after another,
-    /// and leaves no drift.
+    /// and leaves no drift. Those that wait for flows are the later ones.
     #[test]
     fn a_batch_equals_its_requests_one_after_another(turns in prop::collection::vec(turn(), 1..10)) {
         let (together, mut apart) = (TestNode::new(), TestNode::new());
         let mut daemon = together.warm();
         for turn in &turns {
-            let answers = take(turn, &mut daemon);
-            if let Turn::Batch(operations) | Turn::Begin(operations) = turn {
-                let alone = operations.iter().map(|operation| {
-                    let mut node = apart.node();
-                    node.apply(&[request(operation)]).remove(0).err().map(|error| error.to_string())
-                });
-                let told = |text: Option<String>| text.map(|text| text.split(" is held").next().unwrap().to_owned());
-                let alone: Vec<_> = alone.map(told).collect();
-                let answers: Vec<_> = answers.into_iter().map(told).collect();
-                prop_assert_eq!(answers, alone);
-            }
+            let done: Vec<_> = match turn {
+                Turn::Begin(operations) => {
+                    let requests: Vec<_> = operations.iter().map(request).collect();
+                    let done = begin(&requests, &mut daemon).into_iter();
+                    done.map(|(index, refusal)| (requests[index].clone(), refusal)).collect()
+                }
+                Turn::Batch(operations) => {
+                    operations.iter().map(request).zip(take(turn, &mut daemon)).collect()
+                }
+                turn => {
+                    take(turn, &mut daemon);
+                    vec![]
+                }
+            };
+            let (done, answers): (Vec<_>, Vec<_>) = done.into_iter().unzip();
+            let alone = done.into_iter().map(|request| {
+                let mut node = apart.node();
+                node.apply(&[request]).remove(0).err().map(|error| error.to_string())
+            });
+            let told = |text: Option<String>| text.map(|text| text.split(" is held").next().unwrap().to_owned());
+            let alone: Vec<_> = alone.map(told).collect();
+            let answers: Vec<_> = answers.into_iter().map(told).collect();
+            prop_assert_eq!(answers, alone);
             assert_sound(&together, &mut daemon);
         }
         let recorded = |listed: Vec<ListedInstance>| -> BTreeMap<_, _> {
@@ -267,8 +286,12 @@ fn a_request_that_meets_flows_left_to_a_task_waits_and_others_do_not() {
     daemon.apply(&[up(0, 8001), up(1, 8003)]);
     let before = forgotten();
     // The second is for the same instance as the first, which withdraws a port and publishes another.
-    let begun = daemon.begin(&[up(0, 8005), down(0), up(2, 8002)]);
-    let [Some(Ok(first)), None, Some(Ok(other))] = &begun.answers[..] else { panic!("{begun:?}") };
+    // The fourth would take a port of the third, which waits for the first.
+    let requests = [up(0, 8005), down(0), up(0, 8004), up(3, 8004), up(2, 8002)];
+    let begun = daemon.begin(&requests);
+    let [Some(Ok(first)), None, None, None, Some(Ok(other))] = &begun.answers[..] else {
+        panic!("{begun:?}")
+    };
     assert!(first.ticket().is_some() && other.ticket().is_none(), "{begun:?}");
     assert_eq!(forgotten(), before, "this is left to the task");
     let meets = |daemon: &mut WarmNode<FakeKernel>, request: Request| {
