@@ -350,14 +350,18 @@ impl Cache {
         let LeftFlows { flows, awaiting, draining } = left;
         let changed = records.iter().filter(|record| awaiting.contains(&record.slot));
         let names = changed.map(|record| record.workload.name().clone()).collect();
-        let slots = awaiting.union(&draining).copied().collect();
+        let slots = (awaiting.clone(), draining);
         let ticket = self.flow_tasks.open(flows, names, slots, self.lent_lock());
         (ticket, awaiting)
     }
 
     /// Notes that a task is done: what waited for it can be committed. If it failed, the records stay unsettled.
     pub(crate) fn finish_flows(&mut self, ticket: Ticket, succeeded: bool) {
-        self.flow_tasks.close(ticket);
+        let draining = self.flow_tasks.close(ticket);
+        if succeeded {
+            // Nothing leads there any more: no new flow can have begun.
+            self.forget_flows(&draining);
+        }
         self.deferred.retain(|outcome| succeeded || outcome.ticket != Some(ticket));
         for outcome in &mut self.deferred {
             outcome.ticket = outcome.ticket.filter(|&awaited| awaited != ticket);

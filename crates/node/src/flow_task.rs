@@ -91,8 +91,10 @@ struct Open {
     flows: BTreeSet<Flows>,
     /// The instances that were changed.
     names: BTreeSet<InstanceName>,
-    /// Their slots, and those whose flows are forgotten.
+    /// Their slots.
     slots: BTreeSet<Slot>,
+    /// The draining slots whose flows are forgotten.
+    draining: BTreeSet<Slot>,
 }
 
 impl FlowTasks {
@@ -111,28 +113,34 @@ impl FlowTasks {
         self.untaken.is_some()
     }
 
-    /// Creates a task for the flows of an operation that changed these instances.
+    /// Creates a task for the flows of an operation that changed these instances, in the first slots, and for those of the
+    /// others, which are draining.
     pub(crate) fn open(
         &mut self,
         flows: BTreeSet<Flows>,
         names: BTreeSet<InstanceName>,
-        slots: BTreeSet<Slot>,
+        (slots, draining): (BTreeSet<Slot>, BTreeSet<Slot>),
         lock: Option<Lock>,
     ) -> Ticket {
         self.last += 1;
         let ticket = Ticket(self.last);
-        self.open.push(Open { ticket, flows: flows.clone(), names, slots });
+        self.open.push(Open { ticket, flows: flows.clone(), names, slots, draining });
         self.untaken.get_or_insert_default().push(FlowTask { ticket, flows, lock });
         ticket
     }
 
-    pub(crate) fn close(&mut self, ticket: Ticket) {
-        self.open.retain(|open| open.ticket != ticket);
+    /// Notes that a task is done. Returns the draining slots whose flows it was to forget.
+    pub(crate) fn close(&mut self, ticket: Ticket) -> BTreeSet<Slot> {
+        let (done, open) =
+            std::mem::take(&mut self.open).into_iter().partition(|open| open.ticket == ticket);
+        self.open = open;
+        let done: Vec<Open> = done;
+        done.into_iter().flat_map(|done| done.draining).collect()
     }
 
     /// Returns whether a task that is not done yet has flows of this slot. The slot must not be used again before.
     pub(crate) fn concern(&self, slot: Slot) -> bool {
-        self.open.iter().any(|open| open.slots.contains(&slot))
+        self.open.iter().any(|open| open.slots.contains(&slot) || open.draining.contains(&slot))
     }
 
     /// Returns whether a change must wait for a task: that of an instance of it, or the publication of a port whose flows it

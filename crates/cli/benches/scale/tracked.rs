@@ -65,6 +65,7 @@ fn measure_forgetting(node: &mut World, report: &mut Markdown) {
     for _ in 0..TURNS {
         track(&node.cable.node);
         quiet_lists.append(node.cycles_beside_others(TURN, &mut quiet));
+        node.wait_until_idle();
         forgotten.append(while_forgetting(node, |node| {
             lists.append(node.cycles_beside_others(TURN, &mut beside));
         }));

@@ -379,6 +379,26 @@ fn a_slot_is_not_used_again_before_its_flows_are_forgotten() {
 }
 
 #[test]
+fn flows_of_a_draining_slot_are_forgotten_once() {
+    let node = TestNode::new();
+    let mut daemon = node.warm();
+    daemon.apply(&[Request::Up(vec![function(0, &[8001, 8003])], UpOptions::default())]);
+    daemon.apply(&[Request::Down(Selector::All)]);
+    for (number, port, guests) in [(1, 8001, 1), (2, 8003, 0)] {
+        node.kernel.system().forgotten.clear();
+        for task in daemon.begin(&[up(number, port)]).tasks {
+            daemon.finish_flows(&task.run(&mut node.kernel.clone()));
+        }
+        let forgotten = node.kernel.system().forgotten.clone();
+        let of_guests = forgotten.iter().filter(|flows| matches!(flows, Flows::Guest { .. }));
+        assert_eq!(of_guests.count(), guests, "{port}: {forgotten:?}");
+    }
+    assert_eq!(daemon.counts().unwrap().1, [(ReservedSlot::Draining, 1)].into());
+    take(&Turn::Drain, &mut daemon);
+    assert_sound(&node, &mut daemon);
+}
+
+#[test]
 fn an_instance_that_cannot_be_repaired_does_not_slow_the_others() {
     let node = TestNode::new();
     let mut daemon = node.warm();
