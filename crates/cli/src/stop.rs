@@ -1,8 +1,8 @@
-use std::{panic, path::Path, process::ExitCode, thread, time::Duration};
+use std::{path::Path, process::ExitCode, time::Duration};
 
 use riklet_api::StoppedRun;
 use riklet_core::model::InstanceName;
-use riklet_kernel::Kernel;
+use riklet_kernel::{Kernel, threads};
 use riklet_sdn::{Node, store::Store};
 use riklet_vmm::{
     handle::{Patience, Stopped},
@@ -86,9 +86,5 @@ fn stop(
             Err(error) => Err(error),
         }
     };
-    thread::scope(|scope| {
-        let threads: Vec<_> = names.iter().map(|name| scope.spawn(move || stop(name))).collect();
-        let ended = threads.into_iter().map(thread::ScopedJoinHandle::join);
-        ended.map(|ended| ended.unwrap_or_else(|reason| panic::resume_unwind(reason))).collect()
-    })
+    threads::at_once(names, usize::MAX, stop)
 }

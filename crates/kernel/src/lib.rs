@@ -20,6 +20,7 @@ pub mod process;
 mod procfs;
 mod routes;
 mod sysctls;
+pub mod threads;
 pub mod timer;
 
 pub use conntrack::Conntrack;

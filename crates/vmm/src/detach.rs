@@ -17,17 +17,17 @@ use std::{
         ffi::{OsStrExt, OsStringExt},
         fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
     },
-    panic,
     path::{Path, PathBuf},
-    sync::{Mutex, PoisonError},
-    thread,
 };
 
 use riklet_core::{
     definition,
     model::{InstanceName, Workload},
 };
-use riklet_kernel::process::{self, ProcessId};
+use riklet_kernel::{
+    process::{self, ProcessId},
+    threads,
+};
 use riklet_sdn::Config;
 use rustix::{
     fs::{CWD, FileType, FlockOperation, Mode, OFlags, flock, mknodat},
@@ -81,25 +81,7 @@ impl Detach {
     pub fn start_all(&self, workloads: &[Workload]) -> Vec<io::Result<Detached>> {
         /// The most supervisors that start at a time: they wait for each other at the node's lock, and only for so long.
         const AT_ONCE: usize = 64;
-        let queue = Mutex::new(workloads.iter().enumerate());
-        let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).next();
-        let work = || {
-            let mut done = Vec::new();
-            while let Some((index, workload)) = next() {
-                done.push((index, self.start(workload)));
-            }
-            done
-        };
-        let mut all: Vec<_> = thread::scope(|scope| {
-            let threads = (0..workloads.len().min(AT_ONCE)).map(|_| scope.spawn(work));
-            let threads: Vec<_> = threads.collect();
-            let ended = threads.into_iter().map(thread::ScopedJoinHandle::join);
-            ended
-                .flat_map(|done| done.unwrap_or_else(|panic| panic::resume_unwind(panic)))
-                .collect()
-        });
-        all.sort_by_key(|(index, _)| *index);
-        all.into_iter().map(|(_, detached)| detached).collect()
+        threads::at_once(workloads, AT_ONCE, |workload| self.start(workload))
     }
 
     /// Starts the supervisor of a function, and waits until it is ready or has failed.

@@ -216,13 +216,16 @@ impl Running {
         };
         let child = process::spawn_tied(&tied);
         let mut child = child.map_err(|source| LaunchError::Start { program, source })?;
-        match watch(&child) {
-            Ok((process, ended)) => {
-                let reset = Reset::watch(launch.vmm(), process, &socket);
-                let output = child.stdout.take().map(|from| console.follow(from));
-                let seen = reset.reader(launch.vmm(), process);
-                let errors = child.stderr.take().map(|from| own.follow_lines(from, seen));
-                let logs = output.into_iter().chain(errors).collect();
+        let watched = watch(&child).and_then(|(process, ended)| {
+            let reset = Reset::watch(launch.vmm(), process, &socket)?;
+            let output = child.stdout.take().map(|from| console.follow(from)).transpose()?;
+            let seen = reset.reader(launch.vmm(), process);
+            let errors =
+                child.stderr.take().map(|from| own.follow_lines(from, seen)).transpose()?;
+            Ok((process, ended, reset, output.into_iter().chain(errors).collect()))
+        });
+        match watched {
+            Ok((process, ended, reset, logs)) => {
                 let handle = Handle { vmm: launch.vmm(), process, socket, mark };
                 Ok(Self {
                     name: name.clone(),

@@ -1,6 +1,7 @@
 //! Hears from a VMM that its guest resets, as a kernel does after a panic.
 
 use std::{
+    io,
     path::Path,
     sync::{
         Arc,
@@ -18,7 +19,7 @@ use super::{
     qmp::{Event, Qmp, QmpError},
 };
 use riklet_core::model::Vmm;
-use riklet_kernel::process::ProcessId;
+use riklet_kernel::{process::ProcessId, threads};
 
 /// The time limit of an answer of QEMU.
 const ANSWER: Duration = Duration::from_secs(5);
@@ -39,15 +40,19 @@ pub(super) struct Reset {
 
 impl Reset {
     /// Begins to read the events of a VMM that was just started, if it has a socket for them.
-    pub(super) fn watch(vmm: Vmm, process: ProcessId, socket: &Path) -> Self {
+    ///
+    /// # Errors
+    /// Fails if the host has no thread left to read them.
+    pub(super) fn watch(vmm: Vmm, process: ProcessId, socket: &Path) -> io::Result<Self> {
         let reported = Arc::new(AtomicBool::new(false));
-        let events = (vmm == Vmm::Qemu).then(|| {
-            let (at_end, events) = mpsc::channel();
+        let mut events = None;
+        if vmm == Vmm::Qemu {
+            let (at_end, ends) = mpsc::channel();
             let (socket, reported) = (driver::events_socket(socket), Arc::clone(&reported));
-            thread::spawn(move || read_events(&socket, process, &reported, at_end));
-            events
-        });
-        Self { reported, events }
+            threads::start("events", move || read_events(&socket, process, &reported, at_end))?;
+            events = Some(ends);
+        }
+        Ok(Self { reported, events })
     }
 
     /// Returns what looks at the lines of the VMM's standard error. Cloud Hypervisor, which would boot its guest again, is

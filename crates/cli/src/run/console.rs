@@ -4,9 +4,10 @@ use std::{
     io::{self, PipeWriter},
     os::fd::AsFd,
     path::Path,
-    thread::{self, JoinHandle},
+    thread::JoinHandle,
 };
 
+use riklet_kernel::threads;
 use riklet_vmm::console::Follower;
 use rustix::{
     event::{PollFd, PollFlags, poll},
@@ -29,6 +30,7 @@ impl Console {
         let failed = move |source| CliError::Log { path: path.clone(), source };
         let mut follower = Follower::open(log).map_err(&failed)?;
         let (stopped, stop) = io::pipe().map_err(&failed)?;
+        let refused = failed.clone();
         let copy = move || loop {
             let files = [follower.as_fd(), stopped.as_fd()];
             let mut files = files.map(|file| PollFd::from_borrowed_fd(file, PollFlags::IN));
@@ -42,7 +44,7 @@ impl Console {
                 return text.finish();
             }
         };
-        Ok(Self { stop, thread: thread::spawn(copy) })
+        Ok(Self { stop, thread: threads::start("console", copy).map_err(refused)? })
     }
 
     /// Copies the rest of the log, and ends the thread.

@@ -8,7 +8,6 @@ use std::{
         atomic::{AtomicUsize, Ordering},
         mpsc::{self, Receiver, RecvTimeoutError, Sender},
     },
-    thread,
     time::Duration,
 };
 
@@ -20,6 +19,7 @@ use ratatui::{
         execute,
     },
 };
+use riklet_kernel::threads;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use signal_hook::{
     consts::{SIGHUP, SIGINT, SIGTERM},
@@ -52,7 +52,8 @@ pub(super) fn run(node: NodeArgs, interval: Duration) -> Result<ExitCode, CliErr
     let signal = watch_signals().map_err(|source| CliError::Signals { source })?;
     let (sender, coming) = mpsc::channel();
     let (_running, ended) = mpsc::channel();
-    thread::spawn(move || sample(&mut sampler, interval, &sender, &ended));
+    threads::start("samples", move || sample(&mut sampler, interval, &sender, &ended))
+        .map_err(|source| CliError::Terminal { source })?;
     // ratatui also restores the terminal after a panic, except for the cursor.
     let mut terminal = ratatui::try_init().map_err(|source| CliError::Terminal { source })?;
     show_cursor_on_panic();

@@ -46,7 +46,12 @@ pub use self::{
     pending::{Gone, Pending},
     progress::Delay,
 };
-use super::{documents, events::Events, local::LocalNode};
+use super::{
+    documents,
+    events::Events,
+    local::LocalNode,
+    offload::{offload, refused},
+};
 use riklet_api::{ApiError, Check, Health, ListEntry, NodeApi};
 use riklet_kernel::{KernelError, linux::watched::Watched};
 use riklet_sdn::{Config, FlowOutcome, Node, NodeError, Report, Request, TaskOutcome, WarmNode};
@@ -249,7 +254,7 @@ impl Engine {
         }
         let config = Config::clone(&self.config);
         let beside = move || LocalNode::new(Node::new(config)).list();
-        tokio::task::spawn_blocking(beside).await.map_err(|_panicked| Gone)?
+        offload(beside).await.map_err(|error| refused(&error))?
     }
 
     /// Returns the number of slots in each state, as last known if the engine is busy, and why it is busy.

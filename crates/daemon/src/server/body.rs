@@ -10,6 +10,7 @@ use tokio::{
 };
 
 use super::problem::{Rejection, invalid};
+use crate::offload::{offload, refused};
 use riklet_api::{ApiError, HttpStatus};
 use riklet_core::{
     ErrorKind,
@@ -107,17 +108,10 @@ impl Bodies {
             return Ok(definition::parse(&[source])?);
         }
         let turn = Arc::clone(&self.turn).acquire_owned().await;
-        let parsed = tokio::task::spawn_blocking(move || {
+        let parsed = offload(move || {
             let _turn = turn;
             definition::parse(&[source])
         });
-        let parsed = parsed.await.map_err(|_panicked| {
-            ApiError::new(
-                HttpStatus::InternalServerError,
-                ErrorKind::Failed,
-                "cannot parse the body",
-            )
-        })?;
-        Ok(parsed?)
+        Ok(parsed.await.map_err(|error| refused(&error))??)
     }
 }

@@ -15,10 +15,12 @@ use super::{
 };
 use crate::{
     documents,
-    engine::{Engine, Gone},
+    engine::Engine,
     local::document,
     metrics::{MEDIA_TYPE, Snapshot},
-    now, problems,
+    now,
+    offload::{offload, refused},
+    problems,
 };
 #[cfg(test)]
 use riklet_api::Problem;
@@ -129,8 +131,8 @@ pub(super) async fn slowly<T: Send + 'static>(
     call: impl FnOnce(&mut Engine) -> Result<T, ApiError> + Send + 'static,
 ) -> Result<T, Rejection> {
     let mut engine = api.engine.clone();
-    let done = tokio::task::spawn_blocking(move || call(&mut engine));
-    Ok(done.await.map_err(|_panicked| Gone)??)
+    let done = offload(move || call(&mut engine));
+    Ok(done.await.map_err(|error| refused(&error))??)
 }
 
 /// Returns the daemon's metrics in the format of Prometheus.

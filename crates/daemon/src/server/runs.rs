@@ -8,12 +8,13 @@ use std::{
     time::Duration,
 };
 
-use tokio::{sync::broadcast::error::RecvError, task::spawn_blocking, time::sleep};
+use tokio::{sync::broadcast::error::RecvError, time::sleep};
 
 use super::ends::Ends;
 use crate::{
     engine::Engine,
     events::{EventKind, Events, Subscription},
+    offload::offload,
     wall_clock,
 };
 use riklet_api::{chain, epoch_millis};
@@ -69,17 +70,20 @@ impl Followed {
     /// Follows the runs that this call finds in the records, unless they are followed already.
     async fn follow_some(
         &self,
-        find: impl FnOnce(&Store) -> Result<Vec<riklet_sdn::store::Run>, RunError> + Send + 'static,
+        find: impl Fn(&Store) -> Result<Vec<riklet_sdn::store::Run>, RunError> + Send + Clone + 'static,
     ) {
-        let state_dir = self.state_dir.clone();
-        let found = spawn_blocking(move || match Store::open_existing(&state_dir)? {
-            Some(store) => find(&store),
-            None => Ok(vec![]),
-        });
-        let found = match found.await {
-            Ok(Ok(found)) => found,
-            Ok(Err(error)) => return self.events.error(&error),
-            Err(_panicked) => return,
+        let found = loop {
+            let (state_dir, find) = (self.state_dir.clone(), find.clone());
+            let found = offload(move || match Store::open_existing(&state_dir)? {
+                Some(store) => find(&store),
+                None => Ok(vec![]),
+            });
+            match found.await {
+                Ok(Ok(found)) => break found,
+                Ok(Err(error)) => return self.events.error(&error),
+                Err(refused) => self.events.error(&refused),
+            }
+            sleep(RETRY).await;
         };
         for run in found.into_iter().filter(|run| run.end.is_none()) {
             let mut supervisors = self.supervisors.lock().unwrap_or_else(PoisonError::into_inner);
@@ -138,7 +142,9 @@ async fn blocking<T: Send + 'static>(
     call: impl FnOnce(&Path, &InstanceName) -> Result<T, RunError> + Send + 'static,
 ) -> Result<T, RunError> {
     let (dir, name) = (state_dir.to_owned(), name.clone());
-    let of_panic = name.clone();
-    let done = spawn_blocking(move || call(&dir, &name)).await;
-    done.unwrap_or_else(|_panicked| Err(RunError::Lost { name: of_panic }))
+    let of_run = name.clone();
+    let done = offload(move || call(&dir, &name)).await;
+    done.unwrap_or_else(|source| {
+        Err(RunError::Process { operation: "look at", name: of_run, source })
+    })
 }

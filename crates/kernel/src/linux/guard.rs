@@ -6,10 +6,7 @@
 //! a list of all interfaces for each that goes (`tcf_block_owner_del` of `net/sched/cls_api.c`). Either took longer than
 //! all else with 10,000 TAPs. A block goes with the last interface that uses it.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    thread,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
 use ipnet::IpNet;
 use netlink_packet_core::{
@@ -25,7 +22,7 @@ use super::{
     netlink::{NetlinkRequest, decode},
     route::Route,
 };
-use crate::Refusal;
+use crate::{Refusal, threads};
 use riklet_core::{
     guard::{self, Guard, Instruction},
     model::Slot,
@@ -106,7 +103,7 @@ impl Route {
         };
         let hooked = found.iter().filter_map(hooked).find(|(hooked, _)| *hooked == index);
         let found = hooked.and_then(|(_, blocks)| self.guard_in(blocks));
-        Ok(found.is_some_and(|guard| guard.fits(slot, addresses)) || !self.can_guard())
+        Ok(found.is_some_and(|guard| guard.fits(slot, addresses)) || !self.can_guard()?)
     }
 
     /// Returns the guards of all interfaces that have one; `None` if the kernel cannot give it.
@@ -120,7 +117,7 @@ impl Route {
         let guarded = |(index, blocks)| Some((index, *guards.get(&blocks)?));
         let found: BTreeMap<u32, Guard> = found.into_iter().filter_map(guarded).collect();
         // If nothing has the guard, the kernel may not have what it takes.
-        Ok((!found.is_empty() || self.can_guard()).then_some(found))
+        Ok((!found.is_empty() || self.can_guard()?).then_some(found))
     }
 
     /// Removes hooks that are not the guard's, or whose filters another program changed.
@@ -142,8 +139,15 @@ impl Route {
     }
 
     /// Reports whether the kernel has what the guard is made of. Tries it once, in a network namespace of its own.
-    pub(super) fn can_guard(&mut self) -> bool {
-        *self.can_guard.get_or_insert_with(|| thread::spawn(try_guard).join().unwrap_or(false))
+    ///
+    /// # Errors
+    /// Fails if the host has no thread left for that.
+    pub(super) fn can_guard(&mut self) -> Result<bool, Refusal> {
+        if let Some(known) = self.can_guard {
+            return Ok(known);
+        }
+        let can = threads::apart("guard", try_guard).map_err(Refusal::from)?;
+        Ok(*self.can_guard.insert(can))
     }
 }
 

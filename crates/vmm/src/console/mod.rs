@@ -13,11 +13,14 @@ use std::{
     },
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
-    thread::{self, JoinHandle},
+    thread::JoinHandle,
     time::{Duration, SystemTime},
 };
 
-use riklet_kernel::timer::{self, is_exhausted};
+use riklet_kernel::{
+    threads,
+    timer::{self, is_exhausted},
+};
 use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
 
 use self::times::Times;
@@ -64,18 +67,27 @@ impl Console {
     }
 
     /// Copies everything from this reader into the log, on a thread of its own, until the end of input.
-    pub fn follow(self: &Arc<Self>, from: impl Read + Send + 'static) -> JoinHandle<()> {
+    ///
+    /// # Errors
+    /// Fails if the host has no thread left.
+    pub fn follow(
+        self: &Arc<Self>,
+        from: impl Read + Send + 'static,
+    ) -> io::Result<JoinHandle<()>> {
         self.follow_lines(from, |_line| {})
     }
 
     /// Copies as [`Self::follow`] does, and shows each line to `seen`, shortened to 512 bytes.
+    ///
+    /// # Errors
+    /// Fails if the host has no thread left.
     pub fn follow_lines(
         self: &Arc<Self>,
         mut from: impl Read + Send + 'static,
         mut seen: impl FnMut(&str) + Send + 'static,
-    ) -> JoinHandle<()> {
+    ) -> io::Result<JoinHandle<()>> {
         let console = Arc::clone(self);
-        thread::spawn(move || {
+        threads::start("console", move || {
             let mut bytes = [0; 8192];
             let mut line = Vec::new();
             loop {
@@ -312,25 +324,25 @@ mod tests {
         let console = Console::create(path.clone()).unwrap();
         assert_eq!(fs::read_to_string(previous(&path)).unwrap(), "an earlier run");
         wake(&follower);
-        console.follow(&b"first words\n"[..]).join().unwrap();
+        console.follow(&b"first words\n"[..]).unwrap().join().unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), "first words\n");
         assert_eq!(follower.read_new().unwrap(), b"first words\n", "there is a new log");
 
         let mut follower = Follower::open(&path).unwrap();
         assert_eq!(follower.read_new().unwrap(), b"first words\n");
         assert_eq!(follower.read_new().unwrap(), b"");
-        console.follow(&b"second words\n"[..]).join().unwrap();
+        console.follow(&b"second words\n"[..]).unwrap().join().unwrap();
         wake(&follower);
         assert_eq!(follower.read_new().unwrap(), b"second words\n");
 
         let much = vec![b'x'; 9 << 20];
-        console.follow(io::Cursor::new(much)).join().unwrap();
-        console.follow(&b"last words\n"[..]).join().unwrap();
+        console.follow(io::Cursor::new(much)).unwrap().join().unwrap();
+        console.follow(&b"last words\n"[..]).unwrap().join().unwrap();
         let kept = fs::metadata(&path).unwrap().len() + fs::metadata(aside(&path)).unwrap().len();
         assert!((LIMIT..2 * LIMIT + 16_384).contains(&kept), "{kept} bytes are kept");
         assert!(follower.read_new().unwrap().ends_with(b"xlast words\n"), "the log was set aside");
         assert_eq!(last_line(&path).unwrap(), format!("{}last words", "x".repeat(4085)));
-        console.follow(&b"\r\nkilled \xff\r\n \r\n"[..]).join().unwrap();
+        console.follow(&b"\r\nkilled \xff\r\n \r\n"[..]).unwrap().join().unwrap();
         assert_eq!(last_line(&path).unwrap(), "killed \u{fffd}");
         assert_eq!(last_line(&directory.join("none")), None);
         fs::remove_dir_all(&directory).unwrap();

@@ -5,10 +5,8 @@ use std::{
     io,
     os::fd::AsRawFd,
     os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt},
-    panic,
     path::{Path, PathBuf},
     sync::{Mutex, PoisonError},
-    thread,
 };
 
 use rustix::{
@@ -19,7 +17,7 @@ use rustix::{
 };
 
 use super::{Access, Digest, ImageError, Role, Wanted, roots::Located};
-use riklet_kernel::process::Credentials;
+use riklet_kernel::{process::Credentials, threads};
 
 /// Opens the file as the VMM's user, and returns it with its absolute path, if the VMM can open it and, with `verify`, if it
 /// has the given checksum. Keeps symbolic links in the path.
@@ -148,17 +146,14 @@ fn opened_as(
 ) -> Result<File, Failure> {
     let _one_at_a_time = BECOMING.lock().unwrap_or_else(PoisonError::into_inner);
     let dumpable = dumpable_behavior();
-    let opened = thread::scope(|scope| {
-        let thread = scope.spawn(move || {
-            take_on(user, groups).map_err(|errno| Failure::Become(user, errno.into()))?;
-            open().map_err(Failure::Open)
-        });
-        thread.join().unwrap_or_else(|panic| panic::resume_unwind(panic))
+    let opened = threads::apart("credentials", move || {
+        take_on(user, groups).map_err(|errno| Failure::Become(user, errno.into()))?;
+        open().map_err(Failure::Open)
     });
     if let Err(error) = dumpable.and_then(set_dumpable_behavior) {
         tracing::debug!(%error, "the process stays undumpable");
     }
-    opened
+    opened.unwrap_or_else(|error| Err(Failure::Become(user, error)))
 }
 
 fn take_on(Credentials { uid, gid }: Credentials, groups: &[u32]) -> Result<(), Errno> {

@@ -1,7 +1,10 @@
 //! Looks hosts up for the HTTP client, and keeps a server from redirecting it into networks that only this host reaches:
 //! metadata services, databases, the host's own ports.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    sync::mpsc,
+};
 
 use ureq::{
     Error, Proxy,
@@ -9,11 +12,12 @@ use ureq::{
     http::Uri,
     unversioned::{
         resolver::{DefaultResolver, ResolvedSocketAddrs, Resolver},
-        transport::NextTimeout,
+        transport::{NextTimeout, time::Duration},
     },
 };
 
 use super::{Settings, Url};
+use riklet_kernel::threads;
 
 /// A resolver that returns public addresses only, except for the host that a definition names, if it may. The client connects
 /// to these addresses, and looks no name up itself: what a name server says later does not matter.
@@ -67,7 +71,7 @@ impl Resolver for PublicOnly {
         config: &Config,
         timeout: NextTimeout,
     ) -> Result<ResolvedSocketAddrs, Error> {
-        let found = DefaultResolver::default().resolve(uri, config, timeout)?;
+        let found = look_up(uri, config, timeout)?;
         let is_proxy = config.proxy().map(Proxy::uri).is_some_and(|proxy| same(uri, proxy));
         let named = self.is_named(uri);
         if self.all || is_proxy || named && !self.also_named {
@@ -80,6 +84,20 @@ impl Resolver for PublicOnly {
             Err(Error::Other(Box::new(Internal { host, address, named })))
         })
     }
+}
+
+/// Looks a host up within the time limit, on a thread of its own.
+fn look_up(uri: &Uri, config: &Config, timeout: NextTimeout) -> Result<ResolvedSocketAddrs, Error> {
+    let (limit, reason) = (*timeout.after, timeout.reason);
+    let (sender, found) = mpsc::sync_channel(1);
+    let (uri, config) = (uri.clone(), config.clone());
+    // The client would start a thread of its own for a time limit, and panic if there is none.
+    let unlimited = NextTimeout { after: Duration::NotHappening, ..timeout };
+    threads::start("resolver", move || {
+        let found = DefaultResolver::default().resolve(&uri, &config, unlimited);
+        let _too_late = sender.send(found);
+    })?;
+    found.recv_timeout(limit).unwrap_or(Err(Error::Timeout(reason)))
 }
 
 /// Tells whether an address is one of the Internet's (the IANA registries of special-purpose addresses).

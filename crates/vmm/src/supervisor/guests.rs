@@ -1,16 +1,13 @@
 //! The running guests of a supervisor: starts them, waits for them, and ends them.
 
 use std::{
-    io,
     os::fd::{AsFd, BorrowedFd},
-    panic,
     path::PathBuf,
-    thread,
     time::Duration,
 };
 
 use riklet_core::model::InstanceName;
-use riklet_kernel::{Kernel, process::ProcessId};
+use riklet_kernel::{Kernel, process::ProcessId, threads};
 use riklet_sdn::{
     Node,
     store::{End, Store},
@@ -23,7 +20,7 @@ use rustix::{
 use super::SupervisorError;
 use crate::{
     console,
-    handle::{Handle, Patience, Stopped},
+    handle::{Handle, Patience},
     launch::{self, Launch, Running, Signs},
     runs,
 };
@@ -100,15 +97,9 @@ impl<'a> RunningGuests<'a> {
     ) -> Result<(), SupervisorError> {
         /// The time in which a VMM that no longer answers is expected to end.
         const EXIT_GRACE: Duration = Duration::from_millis(200);
-        let booted: Vec<_> = thread::scope(|scope| {
-            let boot = |(running, launch): (_, _)| {
-                let (running, launch): (&mut Running, &Launch) = (running, launch);
-                scope.spawn(move || running.boot(launch, limit))
-            };
-            let threads: Vec<_> = self.running.iter_mut().zip(launches).map(boot).collect();
-            let ended = threads.into_iter().map(thread::ScopedJoinHandle::join);
-            ended.map(|ended| ended.unwrap_or_else(|panic| panic::resume_unwind(panic))).collect()
-        });
+        let guests = self.running.iter_mut().zip(launches);
+        let booted =
+            threads::at_once(guests, usize::MAX, |(running, launch)| running.boot(launch, limit));
         let first = booted.into_iter().enumerate().find_map(|(i, booted)| Some((i, booted.err()?)));
         let Some((index, source)) = first else { return Ok(()) };
         let running = self.running.remove(index);
@@ -208,19 +199,16 @@ impl<'a> RunningGuests<'a> {
             tx.set_run_stopping(running.name(), self.supervisor)?;
         }
         tx.commit()?;
-        let results: Vec<io::Result<Stopped>> = thread::scope(|scope| {
-            let stop = |running: &Running| {
-                let handle = running.handle().clone();
-                let said = runs::grace::get(&self.state_dir, running.name());
-                let patience = Patience { guest: said.unwrap_or(patience.guest), ..patience };
-                // A guest whose start failed has nothing to shut down properly.
-                let end = if failure.is_some() { Handle::end } else { Handle::stop };
-                scope.spawn(move || end(&handle, patience))
-            };
-            let threads: Vec<_> = self.running.iter().map(stop).collect();
-            let panicked = || Err(io::Error::other("the thread that stops it panicked"));
-            threads.into_iter().map(|t| t.join().unwrap_or_else(|_panic| panicked())).collect()
-        });
+        let asked_to = |running: &Running| {
+            let said = runs::grace::get(&self.state_dir, running.name());
+            let patience = Patience { guest: said.unwrap_or(patience.guest), ..patience };
+            (running.handle().clone(), patience)
+        };
+        let handles: Vec<_> = self.running.iter().map(asked_to).collect();
+        // A guest whose start failed has nothing to shut down properly.
+        let end = if failure.is_some() { Handle::end } else { Handle::stop };
+        let results =
+            threads::at_once(handles, usize::MAX, |(handle, patience)| end(&handle, patience));
         let mut first = Ok(());
         let running = std::mem::take(&mut self.running).into_iter();
         for ((running, result), asked) in running.zip(results).zip(asked) {

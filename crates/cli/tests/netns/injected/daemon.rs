@@ -134,6 +134,28 @@ on_every_firewall!(error_at_a_system_call_of_a_daemon_is_survived, |world| {
     assert_same(&before, &SystemState::take(&world.node));
 });
 
+on_every_firewall!(a_thread_that_cannot_be_started_is_an_answer_of_the_daemon, |world| {
+    let mut daemon = world.daemon(&[]);
+    daemon.wait_until_idle();
+    let definition = riklet_core::definition::to_value(&web()).to_string();
+    // Long enough to be parsed on a thread of its own.
+    let long = format!("{}{definition}", " ".repeat(1 << 17));
+    let requests =
+        [("GET", "/metrics", ""), ("POST", "/v1/repair", ""), ("PUT", "/v1/functions/web", &long)];
+    for (method, path, body) in requests {
+        let what = format!("{method} {path}");
+        let injected = Injected::named("EAGAIN");
+        let tracer = Tracer::attach(world, &daemon, "clone3", injected, 1);
+        let reply = daemon.ask(method, path, body);
+        tracer.end();
+        assert_eq!(reply.status, 503, "{what}: {reply:?}");
+        assert!(reply.body.contains("cannot start the thread"), "{what}: {reply:?}");
+        daemon = survivor(daemon, &what);
+        let reply = daemon.ask(method, path, body);
+        assert_eq!(reply.status, 200, "{what}: {reply:?}");
+    }
+});
+
 /// Returns the daemon, which must still answer.
 #[track_caller]
 fn survivor(mut daemon: Daemon, what: &str) -> Daemon {

@@ -159,6 +159,30 @@ on_every_firewall!(a_thread_that_cannot_be_started_ends_no_command, |world| {
     }
 });
 
+#[test]
+fn a_thread_that_cannot_be_started_ends_a_run_with_an_error() {
+    let world = &World::new(Firewall::Nftables);
+    let before = SystemState::take(&world.node);
+    let (definition, injected) = (hello().to_string(), Injected::named("EAGAIN"));
+    let is_up = || {
+        let runs = world.riklet(&["--output", "json", "ps"], "").success();
+        runs.contains("\"running\"")
+    };
+    let mut refused = 0;
+    for number in 1..=8 {
+        let call = Call { name: "clone3".to_owned(), number };
+        let injection = (&call, injected);
+        let output = strace::inject_until(world, injection, &["run", "-"], &definition, is_up);
+        assert_honest(world, &call, injected, &output);
+        refused += u32::from(output.code != Some(0));
+        world.riklet(&["repair"], "").success();
+        assert_eq!(world.assert_in_step().len(), 0, "after {injected:?} at {call:?}: {output}");
+    }
+    assert!(refused > 0, "no thread was refused that a run needs");
+    world.riklet(&["down", "--all", "--purge"], "").success();
+    assert_same(&before, &SystemState::take(&world.node));
+}
+
 /// The number of system calls of a `run` that are tried.
 const RUNS: usize = 6;
 

@@ -28,7 +28,7 @@ const OTHER_WORDS: [&str; 6] = [
 ];
 
 /// System calls that are left out: a program that gets no memory or cannot handle its signals ends as if it were killed, and
-/// these end or ask for nothing. A thread that cannot be started ends a `run`. `close` is done even if it reports an error
+/// these end or ask for nothing. Threads that cannot be started have tests of their own. `close` is done even if it reports an error
 /// (close(2)), which strace cannot play. Libraries count on what cannot fail by the manual: our own identity, limits and time.
 const LEFT_OUT: [&str; 26] = [
     "exit_group",
