@@ -1,4 +1,5 @@
 use std::{
+    cmp::Reverse,
     collections::{BTreeMap, BTreeSet},
     io,
     path::{Path, PathBuf},
@@ -37,7 +38,7 @@ use super::{
 };
 
 /// The number of bans that are listed.
-const MOST_BANS: usize = 10;
+const MOST_BANS: usize = 20;
 const SET_POOL: &str = "set pool to a range that no route covers";
 
 /// The severity of a finding.
@@ -254,9 +255,10 @@ fn firewall(
         findings.extend(kernel.drops_around(&uplinks).unwrap_or_default().iter().map(dropping));
         let pool = decided.map(|(_, pool)| pool).or(config.pool);
         let pool = pool.or_else(|| Pool::candidates().first().copied());
-        let bans = kernel.bans().unwrap_or_default().into_iter();
-        let bans = bans.filter(|ban| pool.is_some_and(|pool| ban.concerns(pool.v4())));
-        findings.extend(bans.take(MOST_BANS).map(|found| ban(&found)));
+        let found = kernel.bans().unwrap_or_default().into_iter();
+        findings.extend(bans(
+            found.filter(|ban| pool.is_some_and(|pool| ban.concerns(pool.v4()))).collect(),
+        ));
     }
     findings
 }
@@ -287,14 +289,19 @@ fn functions(checked: Result<Drift, NodeError>) -> Vec<Finding> {
     }
 }
 
-/// Returns the finding about rules of others that drop packets of many addresses.
-fn ban(ban: &Ban) -> Finding {
-    Finding::note(
-        "firewall",
-        ban.to_string(),
-        "functions with these addresses, or clients with them, are cut off; if that is not intended, narrow the rule, or accept \
-         packets from and to rik* before it",
-    )
+/// Returns the findings about rules of others that drop packets of many addresses: those of most addresses first.
+fn bans(mut found: Vec<Ban>) -> Vec<Finding> {
+    const ADVICE: &str = "functions with these addresses, or clients with them, are cut off; if that is not intended, narrow \
+        the rule, or accept packets from and to rik* before it";
+    found.sort_by_key(|ban| Reverse(ban.further_addresses()));
+    let more = found.split_off(found.len().min(MOST_BANS)).len();
+    let named = found.iter().map(ToString::to_string);
+    let rest = match more {
+        0 => None,
+        1 => Some("one more rule drops packets of as many addresses or fewer".to_owned()),
+        more => Some(format!("{more} more rules drop packets of as many addresses or fewer")),
+    };
+    named.chain(rest).map(|found| Finding::note("firewall", found, ADVICE)).collect()
 }
 
 /// Returns the finding about what may surprise the users of an instance.

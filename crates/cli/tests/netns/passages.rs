@@ -152,7 +152,7 @@ on_every_firewall!(doctor_names_bans_of_many_addresses, |world| {
     ban("-I DOCKER-USER -s 192.168.0.0/16 -j REJECT");
     let clients =
         format!("{legacy} filter DOCKER-USER: drops packets from 192.168.0.0-192.168.255.255");
-    doctor(&[clients.as_str(), &pool].join("\n"));
+    doctor(&[pool, clients].join("\n"));
     ban("-F DOCKER-USER");
     ban("-D FORWARD -d 10.0.0.0/8 -j DROP");
     let table = "table inet theirs {
@@ -160,7 +160,22 @@ on_every_firewall!(doctor_names_bans_of_many_addresses, |world| {
       chain forward { type filter hook forward priority 10; ip saddr @bogons drop; }
     }";
     world.node.feed(&["nft", "-f", "-"], table).success();
-    doctor("inet theirs forward: drops packets from 10.0.0.0-10.255.255.255");
+    let bogons = [
+        "inet theirs forward: drops packets from 10.0.0.0-10.255.255.255",
+        "inet theirs forward: drops packets from 192.0.2.0-192.0.2.255",
+    ];
+    doctor(&bogons.join("\n"));
+    // The largest are named.
+    let networks = (0..40).map(|number| format!("-A FORWARD -s 100.64.{number}.0/24 -j DROP"));
+    let rules = format!("*filter\n{}\nCOMMIT\n", networks.collect::<Vec<_>>().join("\n"));
+    world.program(variant.xtables(), &["iptables-restore", "--noflush"], &rules).success();
+    let said = world.riklet(&["--output", "json", "doctor"], "").success();
+    assert!(said.contains(bogons[0]), "{said}");
+    assert_eq!(said.matches("drops packets from 100.64.").count(), 19, "{said}");
+    assert!(
+        said.contains("\"22 more rules drop packets of as many addresses or fewer\""),
+        "{said}"
+    );
     drop(pair);
 });
 

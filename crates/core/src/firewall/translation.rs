@@ -76,11 +76,11 @@ pub enum Side {
 }
 
 impl Ban {
-    /// Reports whether it is for guests of this pool, or for as many addresses as clients may have. Ranges that no client
-    /// has are left out.
+    /// Reports whether it is for guests of this pool, or for a network that clients may have: 256 addresses or more. Ranges
+    /// that no client has are left out.
     #[must_use]
     pub fn concerns(&self, pool: Ipv4Net) -> bool {
-        const MANY: u32 = 0xffff;
+        const NETWORK: u32 = 0xff;
         const NO_CLIENTS: [Ipv4Net; 4] = [
             Ipv4Net::new_assert(Ipv4Addr::UNSPECIFIED, 8),
             Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8),
@@ -89,9 +89,16 @@ impl Ban {
         ];
         let (first, last) = self.addresses;
         let overlaps = first <= pool.broadcast() && pool.network() <= last;
-        let many = u32::from(last) - u32::from(first) >= MANY;
+        let many = self.further_addresses() >= NETWORK;
         let nobody = NO_CLIENTS.iter().any(|range| range.contains(&first) && range.contains(&last));
         overlaps || many && !nobody
+    }
+
+    /// Returns the number of addresses after the first.
+    #[must_use]
+    pub fn further_addresses(&self) -> u32 {
+        let (first, last) = self.addresses;
+        u32::from(last) - u32::from(first)
     }
 }
 
@@ -443,6 +450,8 @@ mod tests {
             rule(vec![private(), port(25, 25)], Effect::Drops),
             rule(vec![net([192, 0, 2, 1], [192, 0, 2, 1])], Effect::Drops),
             rule(vec![net([127, 0, 0, 0], [127, 255, 255, 255])], Effect::Drops),
+            rule(vec![net([198, 51, 100, 0], [198, 51, 100, 254])], Effect::Drops),
+            rule(vec![net([203, 0, 113, 0], [203, 0, 113, 255])], Effect::Drops),
             rule(vec![private()], Effect::Leads("next".to_owned())),
             rule(vec![], Effect::Drops),
         ];
@@ -455,10 +464,11 @@ mod tests {
             let bans = bans.iter().filter(|ban| ban.concerns(pool));
             bans.map(ToString::to_string).collect::<Vec<_>>()
         };
-        let expected = "ip filter next: drops packets from 10.0.0.0-10.255.255.255";
-        assert_eq!(concerns("10.231.0.0/16"), [expected]);
+        let private = "ip filter next: drops packets from 10.0.0.0-10.255.255.255";
+        let network = "ip filter base: drops packets from 203.0.113.0-203.0.113.255";
+        assert_eq!(concerns("10.231.0.0/16"), [private, network]);
         let single = "ip filter base: drops packets from 192.0.2.1-192.0.2.1";
-        assert_eq!(concerns("192.0.2.0/24"), [expected, single]);
+        assert_eq!(concerns("192.0.2.0/24"), [private, single, network]);
     }
 
     #[test]
