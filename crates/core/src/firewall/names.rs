@@ -24,8 +24,11 @@ pub mod nftables {
     /// The table, of the family `inet`, of the process that confines packets that pass only because of our forwarding.
     pub const CONFINEMENT_TABLE: &str = "riklet-confinement";
 
-    /// The chain that drops packets of guests from or to 127.0.0.0/8.
+    /// The chain that drops packets of guests that are not theirs to send, and of others that are only theirs, before they
+    /// are tracked.
     pub const ANTISPOOF: &str = "antispoof";
+    /// The chain that drops packets of guests that belong to no connection, and marks translated ones for routing.
+    pub const TRACK: &str = "track";
     /// The chain that leads arriving packets to the exposures.
     pub const PREROUTING: &str = "prerouting";
     /// The chain that leads the host's own packets to the exposures.
@@ -61,6 +64,9 @@ pub mod nftables {
         /// Translation of destinations, one step before `NF_IP_PRI_NAT_DST` (-100), which others use. Of two chains with the
         /// same priority, the kernel asks the later one first (`nf_hook_entries_grow` in `net/netfilter/core.c`).
         pub const BEFORE_DSTNAT: i32 = -101;
+        /// After the translation of destinations by anybody, and before routing: a mark that is set here is not lost to chains
+        /// of others that set theirs before.
+        pub const AFTER_DSTNAT: i32 = -90;
         /// Filtering (`NF_IP_PRI_FILTER`).
         pub const FILTER: i32 = 0;
         /// Translation of sources (`NF_IP_PRI_NAT_SRC`).
@@ -83,7 +89,8 @@ pub mod iptables {
     /// Our chain in the table mangle that refuses once more, when packets leave: an accept of others before our jump in
     /// FORWARD ends that chain only.
     pub const LAST_CHAIN: &str = "RIKLET-LAST";
-    /// Our chain in the table mangle that repeats the rules of [`RAW_CHAIN`], for the same reason.
+    /// Our chain in the table mangle that repeats the rules of [`RAW_CHAIN`] for guests, for the same reason. It also drops
+    /// packets of guests that belong to no connection, and marks translated ones for routing.
     pub const PREROUTING_CHAIN: &str = "RIKLET-PREROUTING";
     /// Our chain in the table raw.
     pub const RAW_CHAIN: &str = "RIKLET-RAW";

@@ -1,6 +1,7 @@
 //! Attacks by frames that a guest's kernel would not send: each is named by what the attacker wants, and beside each the
 //! traffic that is allowed goes on.
 
+mod elsewhere;
 mod frame;
 mod host;
 mod unpublished;

@@ -10,7 +10,7 @@ use super::{
 use crate::{
     reach::{FIRST, SECOND, TARGET, pair},
     world::{
-        INTERNET, NODE_LAN, World,
+        CLIENT, Firewall, INTERNET, NODE_LAN, World,
         function::Function,
         on_every_firewall,
         sniffer::Sniffer,
@@ -110,6 +110,42 @@ fn assert_sources(world: &World, [attacker, victim]: &[Function; 2]) {
     };
     assert_eq!(with("forged"), 0);
 }
+
+// Neither the guard nor the check of sources by routing is there: anybody may set `rp_filter`.
+on_every_firewall!(forged_sources_make_no_entry_by_the_firewall_alone, |world| {
+    let [attacker, victim] = pair(world);
+    let guest = &attacker.guest;
+    unguard(world, guest);
+    for name in ["all", &guest.nic.interface] {
+        world.node.set_sysctl(&format!("net/ipv4/conf/{name}/rp_filter"), "0");
+    }
+    let outside = [198, 51, 100, 77].into();
+    let mut sources = vec![outside, Ipv4Addr::new(192, 168, 7, 77), CLIENT, INTERNET];
+    if world.firewall == Firewall::Nftables {
+        // With iptables, each address of a guest would be a rule.
+        let free = Ipv4Addr::from(u32::from(attacker.address()) + 400);
+        sources.extend([victim.address(), free]);
+    }
+    let ear = Ear::new(&world.node, (NODE_LAN, 9));
+    let send = |from: Ipv4Addr, words: &str| {
+        for (to, port) in [(INTERNET, 9), (NODE_LAN, SECOND), (NODE_LAN, 9)] {
+            guest.send(&Packet { from, ..own(guest, to, port, words) }.frame());
+        }
+    };
+    for &from in &sources {
+        send(from, "forged");
+    }
+    send(guest.nic.address, "own");
+    assert_eq!(ear.hear(PATIENCE).map(|(words, _)| words).as_deref(), Some("own"));
+    let entries = |from: Ipv4Addr| {
+        let from = from.to_string();
+        world.node.tool(&["conntrack", "-L", "-p", "udp", "--orig-port-src", "7000", "-s", &from])
+    };
+    for from in sources {
+        assert_eq!(entries(from), "", "{from}");
+    }
+    assert_eq!(entries(guest.nic.address).lines().count(), 3);
+});
 
 on_every_firewall!(a_guest_with_another_address_reaches_nobody, |world| {
     let pair = pair(world);

@@ -92,7 +92,7 @@ pub(super) fn jumps(table: Table, owner: Option<&Owner>) -> Vec<Rule> {
     let loopback = format!("-d 127.0.0.1/32 {mark}-j {CHAIN}");
     match table {
         Table::Filter | Table::Security => vec![],
-        Table::Raw => vec![rule(names::PREROUTING, format!("-i {} {mark}-j {RAW_CHAIN}", ours()))],
+        Table::Raw => vec![rule(names::PREROUTING, format!("! -i lo {mark}-j {RAW_CHAIN}"))],
         Table::Mangle => vec![
             rule(names::FORWARD, format!("{mark}-j {FORWARD_CHAIN}")),
             rule(names::POSTROUTING, format!("{mark}-j {LAST_CHAIN}")),
@@ -136,12 +136,13 @@ pub(super) fn of_base_ruleset(base_ruleset: &BaseRuleset) -> [Layout; 3] {
     [mangle(base_ruleset), raw(base_ruleset), nat(base_ruleset)]
 }
 
-/// Returns the layout of the table mangle. Answers are marked there only if some are routed by their mark.
+/// Returns the layout of the table mangle. Answers are marked for their uplinks only if some are routed by that.
 fn mangle(base_ruleset: &BaseRuleset) -> Layout {
     let mut chains = vec![FORWARD_CHAIN, LAST_CHAIN, PREROUTING_CHAIN];
     let mut rules = forward(base_ruleset);
     rules.extend(last());
     rules.extend(arriving(PREROUTING_CHAIN, base_ruleset));
+    rules.extend(tracked(base_ruleset));
     let BaseRuleset { confined, marks, owner, .. } = base_ruleset;
     if !confined.is_empty() {
         chains.push(CONFINE_CHAIN);
@@ -227,20 +228,43 @@ pub(super) fn is_nameable(name: &InterfaceName) -> bool {
     !name.as_str().ends_with('+') && !name.as_str().contains(['!', '"', '\'', '\\'])
 }
 
-/// Returns the rules for packets that arrive from guests.
-fn arriving(chain: &str, base_ruleset: &BaseRuleset) -> [Rule; 4] {
+/// Returns the rules for packets that arrive from guests. Packets with addresses of other guests are left to the guard of
+/// the TAP and to `rp_filter`: here each guest would need a rule.
+fn arriving(chain: &str, base_ruleset: &BaseRuleset) -> [Rule; 6] {
     let segments = format!("{SYN} -j TCPMSS --set-mss {}", base_ruleset.segment_size());
     let bit = base_ruleset.marks.asked();
     let asked = format!("-m addrtype --dst-type LOCAL -j MARK --set-xmark {bit:#x}/{bit:#x}");
-    let bodies = ["-d 127.0.0.0/8 -j DROP", "-s 127.0.0.0/8 -j DROP", &asked, &segments];
+    let bodies = [
+        &*format!("! -s {} -j DROP", base_ruleset.pool.v4()),
+        "-d 127.0.0.0/8 -j DROP",
+        "-d 224.0.0.0/3 -j DROP",
+        "-m addrtype --dst-type BROADCAST -j DROP",
+        &asked,
+        &segments,
+    ];
     bodies.map(|body| rule(chain, body))
 }
 
+/// Returns the rules for packets of guests whose connections are known.
+fn tracked(BaseRuleset { pool, marks, .. }: &BaseRuleset) -> [Rule; 2] {
+    let (pool, bit) = (pool.v4(), marks.asked());
+    // A routing rule of ours refuses what goes from one guest to another without the mark.
+    let translated =
+        format!("-d {pool} -m conntrack --ctstate DNAT -j MARK --set-xmark {bit:#x}/{bit:#x}");
+    let bodies = ["-m conntrack --ctstate INVALID -j DROP", &translated];
+    bodies.map(|body| rule(PREROUTING_CHAIN, body))
+}
+
+/// Returns the layout of the table raw. Packets of others come there as well, those of the host to itself aside: they may
+/// have the address of a gateway.
 fn raw(base_ruleset: &BaseRuleset) -> Layout {
+    let (ours, pool) = (ours(), base_ruleset.pool.v4());
+    let elsewhere = [format!("-s {pool} ! -i {ours} -j DROP"), format!("! -i {ours} -j RETURN")];
+    let elsewhere = elsewhere.into_iter().map(|body| rule(RAW_CHAIN, body));
     Layout {
         table: Table::Raw,
         chains: vec![RAW_CHAIN],
-        rules: arriving(RAW_CHAIN, base_ruleset).into(),
+        rules: elsewhere.chain(arriving(RAW_CHAIN, base_ruleset)).collect(),
         jumps: jumps(Table::Raw, base_ruleset.owner.as_ref()),
         passages: vec![],
     }

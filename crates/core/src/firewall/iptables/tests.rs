@@ -80,10 +80,14 @@ fn a_reset_writes_the_whole_ruleset() {
     -A RIKLET-FORWARD -i eth1 -j RIKLET-CONFINE
     -A RIKLET-LAST -i rik+ -j RIKLET-FORWARD
     -A RIKLET-LAST -o rik+ -m addrtype ! --src-type LOCAL -j RIKLET-FORWARD
+    -A RIKLET-PREROUTING ! -s 10.231.0.0/16 -j DROP
     -A RIKLET-PREROUTING -d 127.0.0.0/8 -j DROP
-    -A RIKLET-PREROUTING -s 127.0.0.0/8 -j DROP
+    -A RIKLET-PREROUTING -d 224.0.0.0/3 -j DROP
+    -A RIKLET-PREROUTING -m addrtype --dst-type BROADCAST -j DROP
     -A RIKLET-PREROUTING -m addrtype --dst-type LOCAL -j MARK --set-xmark 0x40/0x40
     -A RIKLET-PREROUTING -p tcp -m tcp --tcp-flags SYN,RST SYN -j TCPMSS --set-mss 1460
+    -A RIKLET-PREROUTING -m conntrack --ctstate INVALID -j DROP
+    -A RIKLET-PREROUTING -d 10.231.0.0/16 -m conntrack --ctstate DNAT -j MARK --set-xmark 0x40/0x40
     -A RIKLET-CONFINE -o eth0 -j DROP
     -A RIKLET-CONFINE ! -i lan0 -o lan0 -j DROP
     -I FORWARD -j RIKLET-FORWARD
@@ -92,11 +96,15 @@ fn a_reset_writes_the_whole_ruleset() {
     COMMIT
     *raw
     :RIKLET-RAW - [0:0]
+    -A RIKLET-RAW -s 10.231.0.0/16 ! -i rik+ -j DROP
+    -A RIKLET-RAW ! -i rik+ -j RETURN
+    -A RIKLET-RAW ! -s 10.231.0.0/16 -j DROP
     -A RIKLET-RAW -d 127.0.0.0/8 -j DROP
-    -A RIKLET-RAW -s 127.0.0.0/8 -j DROP
+    -A RIKLET-RAW -d 224.0.0.0/3 -j DROP
+    -A RIKLET-RAW -m addrtype --dst-type BROADCAST -j DROP
     -A RIKLET-RAW -m addrtype --dst-type LOCAL -j MARK --set-xmark 0x40/0x40
     -A RIKLET-RAW -p tcp -m tcp --tcp-flags SYN,RST SYN -j TCPMSS --set-mss 1460
-    -I PREROUTING -i rik+ -j RIKLET-RAW
+    -I PREROUTING ! -i lo -j RIKLET-RAW
     COMMIT
     *nat
     :RIKLET - [0:0]
@@ -130,6 +138,7 @@ fn answers_are_marked_where_an_uplink_has_a_mark() {
     -A RIKLET-FORWARD -i eth1 -o rik+ -m conntrack --ctstate DNAT -j CONNMARK --set-xmark 0x100/0x700
     -A RIKLET-FORWARD -i wwan0 -o rik+ -m conntrack --ctstate DNAT -j CONNMARK --set-xmark 0x200/0x700
     -A RIKLET-PREROUTING -m addrtype --dst-type LOCAL -j MARK --set-xmark 0x4000/0x4000
+    -A RIKLET-PREROUTING -d 10.231.0.0/16 -m conntrack --ctstate DNAT -j MARK --set-xmark 0x4000/0x4000
     -A RIKLET-MARK -m connmark --mark 0x100/0x700 -j MARK --set-xmark 0x100/0x700
     -A RIKLET-MARK -m connmark --mark 0x200/0x700 -j MARK --set-xmark 0x200/0x700
     -I PREROUTING 2 -i rik+ -j RIKLET-MARK
@@ -153,7 +162,7 @@ fn a_delta_checks_removes_and_adds() {
     -C PREROUTING -i rik+ -j RIKLET-PREROUTING
     COMMIT
     *raw
-    -C PREROUTING -i rik+ -j RIKLET-RAW
+    -C PREROUTING ! -i lo -j RIKLET-RAW
     COMMIT
     *nat
     -C POSTROUTING -j RIKLET-POSTROUTING
@@ -234,10 +243,14 @@ fn misplaced_rules_are_removed_as_they_were_printed() {
     -A RIKLET-FORWARD -o rik+ -j DROP
     -A RIKLET-LAST -i rik+ -j RIKLET-FORWARD
     -A RIKLET-LAST -o rik+ -m addrtype ! --src-type LOCAL -j RIKLET-FORWARD
+    -A RIKLET-PREROUTING ! -s 10.231.0.0/16 -j DROP
     -A RIKLET-PREROUTING -d 127.0.0.0/8 -j DROP
-    -A RIKLET-PREROUTING -s 127.0.0.0/8 -j DROP
+    -A RIKLET-PREROUTING -d 224.0.0.0/3 -j DROP
+    -A RIKLET-PREROUTING -m addrtype --dst-type BROADCAST -j DROP
     -A RIKLET-PREROUTING -m addrtype --dst-type LOCAL -j MARK --set-xmark 0x40/0x40
     -A RIKLET-PREROUTING -p tcp -m tcp --tcp-flags SYN,RST SYN -j TCPMSS --set-mss 1460
+    -A RIKLET-PREROUTING -m conntrack --ctstate INVALID -j DROP
+    -A RIKLET-PREROUTING -d 10.231.0.0/16 -m conntrack --ctstate DNAT -j MARK --set-xmark 0x40/0x40
     -A RIKLET-PASSAGE -i rik+ -j ACCEPT
     -A RIKLET-PASSAGE -o rik+ -j ACCEPT
     -I FORWARD -j RIKLET-FORWARD
@@ -281,7 +294,7 @@ fn differences_are_named() {
     mangle: unexpected: -A INPUT -j RIKLET-OLD
     mangle: unexpected: -A FORWARD -m comment --comment "by hand" -g RIKLET-FORWARD
     raw: no chain RIKLET-RAW
-    raw: missing: -A PREROUTING -i rik+ -j RIKLET-RAW
+    raw: missing: -A PREROUTING ! -i lo -j RIKLET-RAW
     raw: unexpected: -A OUTPUT -j RIKLET-RAW
     nat: no chain RIKLET
     nat: no chain RIKLET-POSTROUTING
@@ -349,7 +362,7 @@ fn many_entries_are_removed_without_looking_for_each() {
     -C PREROUTING -i rik+ -j RIKLET-PREROUTING
     COMMIT
     *raw
-    -C PREROUTING -i rik+ -j RIKLET-RAW
+    -C PREROUTING ! -i lo -j RIKLET-RAW
     COMMIT
     *nat
     -C POSTROUTING -j RIKLET-POSTROUTING

@@ -12,10 +12,11 @@ use super::{
     element,
     expression::{
         ACCEPT, Expression, accept, addresses_in, begins_connection, between, by_address, by_port,
-        clamp_segment_size, connection_has_mark, destination, destination_is_local,
-        destination_outside, destination_public, destination_translated, drop, established,
-        from_guest, from_interface, ipv4, jump, mark_connection, mark_packet, masquerade,
-        not_to_guest, out_of, packet_has_any, set_segment_size, source, to_guest, translate,
+        clamp_segment_size, connection_has_mark, destination, destination_is_broadcast,
+        destination_is_local, destination_outside, destination_public, destination_translated,
+        drop, established, from_guest, from_interface, invalid, ipv4, jump, mark_connection,
+        mark_packet, masquerade, not_from_guest, not_from_host, not_to_guest, out_of,
+        packet_has_any, set_segment_size, source, source_is_elsewhere, to_guest, translate,
         translate_address,
     },
     object::{Base, Chain, INTERFACE, Operation, Rule, Set, Table, TableName, comment, commented},
@@ -27,7 +28,8 @@ use crate::{
             CHAIN,
             nftables::{
                 ANSWERS, ANTISPOOF, BOUND, BOUND_RANGES, CONFINED, EXPOSURES, FORWARD, HAIRPIN,
-                OUTPUT, POSTROUTING, PREROUTING, RANGES, TABLE, TABLE_COMMENT, UPLINKS, priority,
+                OUTPUT, POSTROUTING, PREROUTING, RANGES, TABLE, TABLE_COMMENT, TRACK, UPLINKS,
+                priority,
             },
         },
     },
@@ -38,13 +40,15 @@ use crate::{
 const INTERVAL: u32 = 4;
 const MAP: u32 = 8;
 const CONCATENATION: u32 = 0x80;
+/// The groups of hosts, and everything that is reserved, with the broadcast address.
+const MULTICAST: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(224, 0, 0, 0), 3);
 /// Types of nft(8) (`enum datatypes` of its datatype.h); a concatenation has six bits for each.
 const ADDRESS: u32 = 7;
 const PROTOCOL: u32 = 12;
 const PORT: u32 = 13;
 
 /// The hash of the messages for some settings: another number means other rules. A test holds it to them.
-const VERSION: u64 = 0x8324_4d78_7294_e8e3;
+const VERSION: u64 = 0x1f4c_7744_f0de_8832;
 
 /// Returns the name of our table.
 #[must_use]
@@ -186,6 +190,7 @@ fn hooks(base_ruleset: &BaseRuleset) -> impl Iterator<Item = (&'static str, Opti
     let all = vec![
         (CHAIN, None),
         (ANTISPOOF, base("filter", InetHookNumber::PreRouting, priority::RAW)),
+        (TRACK, base("filter", InetHookNumber::PreRouting, priority::AFTER_DSTNAT)),
         (PREROUTING, base("nat", InetHookNumber::PreRouting, priority::BEFORE_DSTNAT)),
         (OUTPUT, base("nat", InetHookNumber::LocalOut, priority::BEFORE_DSTNAT)),
         (FORWARD, base("filter", InetHookNumber::Forward, priority::FILTER)),
@@ -214,25 +219,9 @@ pub fn rules(base_ruleset: &BaseRuleset) -> Vec<Rule> {
         rule(CHAIN, "ranges of one address", &[by_address(), translate_address(BOUND_RANGES)]),
         rule(CHAIN, "exposures of every address", &[by_port(), translate(EXPOSURES)]),
         rule(CHAIN, "ranges of every address", &[by_port(), translate_address(RANGES)]),
-        rule(
-            ANTISPOOF,
-            "guests do not reach 127.0.0.0/8",
-            &[from_guest(), destination(loopback), drop()],
-        ),
-        rule(ANTISPOOF, "guests are not 127.0.0.0/8", &[from_guest(), source(loopback), drop()]),
-        rule(
-            ANTISPOOF,
-            "guests ask the host",
-            &[from_guest(), destination_is_local(), mark_packet(asked, asked)],
-        ),
-        // The size of segments does not depend on the MTU that a guest assumes. Packets of the host itself are routed
-        // to its own address, with the MTU of the loopback, and translated later: only the size that the guest
-        // announces limits them.
-        rule(
-            ANTISPOOF,
-            "segments to guests fit the TAP",
-            &[from_guest(), begins_connection(), set_segment_size(base_ruleset.segment_size())],
-        ),
+    ];
+    all.extend(arriving(base_ruleset));
+    all.extend([
         // The kernel drops packets that arrive for 127.0.0.0/8 as martian, but only after this rule, which would
         // translate them.
         rule(
@@ -280,7 +269,7 @@ pub fn rules(base_ruleset: &BaseRuleset) -> Vec<Rule> {
             "guests to the Internet",
             &[from_guest(), source(pool), out_of(UPLINKS), accept()],
         ),
-    ];
+    ]);
     if base_ruleset.any_uplink {
         let parts = [from_guest(), not_to_guest(), source(pool), destination_public(), accept()];
         all.push(rule(FORWARD, "guests to public addresses", &parts));
@@ -301,6 +290,71 @@ pub fn rules(base_ruleset: &BaseRuleset) -> Vec<Rule> {
         all.push(rule(FORWARD, text, &[ipv4(), between(CONFINED), drop()]));
     }
     mark_rules(base_ruleset).chain(all).collect()
+}
+
+/// Returns the rules for arriving packets: those that are dropped before they are tracked, and those of guests that are
+/// tracked.
+fn arriving(base_ruleset: &BaseRuleset) -> Vec<Rule> {
+    let table = name();
+    let rule = |chain: &str, text: &str, parts: &[Vec<Expression>]| {
+        Rule::new(&table, chain, comment(text), parts)
+    };
+    let (pool, asked) = (base_ruleset.pool.v4(), base_ruleset.marks.asked());
+    let loopback = Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8);
+    vec![
+        // The routes to a guest lead to its TAP. No packet comes from 127.0.0.0/8 or from an address of the host either:
+        // these are local.
+        rule(
+            ANTISPOOF,
+            "guests have their own addresses",
+            &[from_guest(), source_is_elsewhere(), drop()],
+        ),
+        // Packets of the host to itself may have the address of a gateway.
+        rule(
+            ANTISPOOF,
+            "nobody else has guests' addresses",
+            &[not_from_guest(), not_from_host(), source(pool), drop()],
+        ),
+        rule(
+            ANTISPOOF,
+            "guests do not reach 127.0.0.0/8",
+            &[from_guest(), destination(loopback), drop()],
+        ),
+        rule(
+            ANTISPOOF,
+            "guests do not reach many hosts",
+            &[from_guest(), destination(MULTICAST), drop()],
+        ),
+        rule(
+            ANTISPOOF,
+            "guests do not reach all hosts of a network",
+            &[from_guest(), destination_is_broadcast(), drop()],
+        ),
+        rule(
+            ANTISPOOF,
+            "guests ask the host",
+            &[from_guest(), destination_is_local(), mark_packet(asked, asked)],
+        ),
+        // The size of segments does not depend on the MTU that a guest assumes. Packets of the host itself are routed
+        // to its own address, with the MTU of the loopback, and translated later: only the size that the guest
+        // announces limits them.
+        rule(
+            ANTISPOOF,
+            "segments to guests fit the TAP",
+            &[from_guest(), begins_connection(), set_segment_size(base_ruleset.segment_size())],
+        ),
+        rule(
+            TRACK,
+            "guests go on with their own connections only",
+            &[from_guest(), invalid(), drop()],
+        ),
+        // A routing rule of ours refuses what goes from one guest to another without the mark.
+        rule(
+            TRACK,
+            "from guest to guest by an exposure",
+            &[from_guest(), destination(pool), destination_translated(), mark_packet(asked, asked)],
+        ),
+    ]
 }
 
 /// Returns the rules that make answers leave by the uplink that was asked. Connections are marked before any packet is

@@ -43,6 +43,8 @@ const IPV4: u8 = 2;
 const DESTINATION_TRANSLATED: u32 = 1 << 5;
 /// `NFT_CT_MARK`.
 const CONNECTION_MARK: u32 = 3;
+/// `NF_CT_STATE_INVALID_BIT`.
+const INVALID: u32 = 1;
 /// `NF_CT_STATE_BIT(IP_CT_ESTABLISHED)` and `NF_CT_STATE_BIT(IP_CT_RELATED)`.
 const ESTABLISHED_OR_RELATED: u32 = 2 | 4;
 
@@ -126,6 +128,19 @@ pub(super) fn ipv4() -> Vec<Expression> {
 /// `iifname "rik*"`: a comparison shorter than the name is a wildcard.
 pub(super) fn from_guest() -> Vec<Expression> {
     vec![meta(MetaKey::Iifname, Register::Reg1), equals(Slot::PREFIX.as_bytes())]
+}
+
+/// `iifname != "rik*"`
+pub(super) fn not_from_guest() -> Vec<Expression> {
+    let prefix = Slot::PREFIX.as_bytes();
+    vec![meta(MetaKey::Iifname, Register::Reg1), compare(Operator::NotEqual, prefix)]
+}
+
+/// `iifname != "lo"`
+pub(super) fn not_from_host() -> Vec<Expression> {
+    let mut name = b"lo".to_vec();
+    name.resize(InterfaceName::MAX_LENGTH + 1, 0);
+    vec![meta(MetaKey::Iifname, Register::Reg1), compare(Operator::NotEqual, &name)]
 }
 
 /// `iifname "<interface>"`
@@ -266,13 +281,34 @@ pub(super) fn addresses_in(set: &str) -> Vec<Expression> {
 
 /// `fib daddr type local`
 pub(super) fn destination_is_local() -> Vec<Expression> {
-    /// `NFTA_FIB_F_DADDR`, `NFT_FIB_RESULT_ADDRTYPE`, and `RTN_LOCAL` of `<linux/rtnetlink.h>`.
+    /// `RTN_LOCAL` of `<linux/rtnetlink.h>`.
+    const LOCAL: u32 = 2;
+    destination_type(LOCAL)
+}
+
+/// `fib daddr type broadcast`
+pub(super) fn destination_is_broadcast() -> Vec<Expression> {
+    /// `RTN_BROADCAST` of `<linux/rtnetlink.h>`.
+    const BROADCAST: u32 = 3;
+    destination_type(BROADCAST)
+}
+
+fn destination_type(wanted: u32) -> Vec<Expression> {
+    /// `NFTA_FIB_F_DADDR`, `NFT_FIB_RESULT_ADDRTYPE`.
     const DESTINATION: u32 = 1 << 1;
     const ADDRESS_TYPE: u32 = 3;
-    const LOCAL: u32 = 2;
     // NFTA_FIB_DREG, NFTA_FIB_RESULT, NFTA_FIB_FLAGS
     let load = other("fib", &[(1, Register::Reg1.into()), (2, ADDRESS_TYPE), (3, DESTINATION)]);
-    vec![load, equals(&LOCAL.to_ne_bytes())]
+    vec![load, equals(&wanted.to_ne_bytes())]
+}
+
+/// `fib saddr . iif oif missing`
+pub(super) fn source_is_elsewhere() -> Vec<Expression> {
+    /// `NFTA_FIB_F_SADDR`, `NFTA_FIB_F_IIF` and `NFTA_FIB_F_PRESENT`; `NFT_FIB_RESULT_OIF`.
+    const SOURCE_BY_INTERFACE: u32 = 1 | 1 << 3 | 1 << 5;
+    const INTERFACE: u32 = 1;
+    let fields = [(1, Register::Reg1.into()), (2, INTERFACE), (3, SOURCE_BY_INTERFACE)];
+    vec![other("fib", &fields), equals(&[0; 4])]
 }
 
 /// `meta mark & <bits> != 0`
@@ -285,6 +321,12 @@ pub(super) fn packet_has_any(bits: u32) -> Vec<Expression> {
 pub(super) fn established() -> Vec<Expression> {
     // NFT_CT_STATE
     conntrack_has(0, ESTABLISHED_OR_RELATED)
+}
+
+/// `ct state invalid`
+pub(super) fn invalid() -> Vec<Expression> {
+    // NFT_CT_STATE
+    conntrack_has(0, INVALID)
 }
 
 /// `ct status dnat`
