@@ -102,6 +102,10 @@ pub struct LinkState {
     /// True if ARP answers are for the interface's own addresses only (`net.ipv4.conf.<name>.arp_ignore` is not 0; the
     /// greater of this and that of `all` counts).
     pub arp_ignore: bool,
+    /// True if the way back to a source is looked up with the packet's mark
+    /// (`net.ipv4.conf.<name>.src_valid_mark`): else the routing rules that keep guests apart would not find the way
+    /// back from one guest to another that asked it by an exposure.
+    pub src_valid_mark: bool,
     /// True if it takes part in IPv6 (`net.ipv6.conf.<name>.disable_ipv6` is 0).
     pub ipv6: bool,
     /// False if it lacks the guard ([`crate::guard`]) that the kernel could give it.
@@ -177,6 +181,7 @@ impl LinkSpec {
             send_redirects: false,
             rp_filter: true,
             arp_ignore: true,
+            src_valid_mark: true,
             ipv6: self.link_local.is_some(),
             guarded: true,
             tap: Some(self.tap),
@@ -208,6 +213,7 @@ impl LinkSpec {
         note(state.send_redirects, &|| "send_redirects 0".to_owned());
         note(!state.rp_filter, &|| "rp_filter 1".to_owned());
         note(!state.arp_ignore, &|| "arp_ignore 1".to_owned());
+        note(!state.src_valid_mark, &|| "src_valid_mark 1".to_owned());
         let ipv6 = if self.link_local.is_some() { "IPv6" } else { "no IPv6" };
         note(state.ipv6 != self.link_local.is_some(), &|| ipv6.to_owned());
         note(!state.guarded, &|| "guard".to_owned());

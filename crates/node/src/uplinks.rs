@@ -40,7 +40,7 @@ impl UplinkFlaw {
             }
             Self::Unmarked(_) => "use fewer uplinks".to_owned(),
             Self::Preceded(_) => {
-                "give it a priority of 3 or more: then rules of ours come before it".to_owned()
+                "give it a priority of 5 or more: then rules of ours come before it".to_owned()
             }
         }
     }

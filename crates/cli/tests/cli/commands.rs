@@ -46,6 +46,9 @@ fn each_command_prints_text() {
     ~ firewall: all of it, guests 10.231.0.0/16, uplinks none
     + firewall: tcp 8080 -> 10.231.0.2:3000
     + firewall: hairpin 10.231.0.2
+    + routing rule 32762: from 10.231.0.0/16 to 10.231.0.0/16 iif lo lookup main
+    + routing rule 32762: from 10.231.0.0/16 to 10.231.0.0/16 fwmark 0x40/0x40 lookup main
+    + routing rule 32763: from 10.231.0.0/16 to 10.231.0.0/16 prohibit
     $ riklet-sdn up hello.json
     NAME   TAP   GUEST       HOST ADDRESS  EXPOSURES
     hello  rik0  10.231.0.2  10.231.0.1    tcp 8080 -> 3000
@@ -156,7 +159,10 @@ fn each_command_prints_json() {
         "+ TAP rik0: address 10.231.0.1/30, MAC 0a:52:49:4b:00:01, MTU 1500, neighbour 10.231.0.2 at 06:52:49:4b:00:00",
         "~ firewall: all of it, guests 10.231.0.0/16, uplinks none",
         "+ firewall: tcp 8080 -> 10.231.0.2:3000",
-        "+ firewall: hairpin 10.231.0.2"
+        "+ firewall: hairpin 10.231.0.2",
+        "+ routing rule 32762: from 10.231.0.0/16 to 10.231.0.0/16 iif lo lookup main",
+        "+ routing rule 32762: from 10.231.0.0/16 to 10.231.0.0/16 fwmark 0x40/0x40 lookup main",
+        "+ routing rule 32763: from 10.231.0.0/16 to 10.231.0.0/16 prohibit"
       ],
       "warnings": []
     }
@@ -196,7 +202,10 @@ fn each_command_prints_json() {
         "+ TAP rik0: address 10.231.0.1/30, MAC 0a:52:49:4b:00:01, MTU 1500, neighbour 10.231.0.2 at 06:52:49:4b:00:00",
         "~ firewall: all of it, guests 10.231.0.0/16, uplinks none",
         "+ firewall: tcp 8080 -> 10.231.0.2:3000",
-        "+ firewall: hairpin 10.231.0.2"
+        "+ firewall: hairpin 10.231.0.2",
+        "+ routing rule 32762: from 10.231.0.0/16 to 10.231.0.0/16 iif lo lookup main",
+        "+ routing rule 32762: from 10.231.0.0/16 to 10.231.0.0/16 fwmark 0x40/0x40 lookup main",
+        "+ routing rule 32763: from 10.231.0.0/16 to 10.231.0.0/16 prohibit"
       ],
       "warnings": []
     }
@@ -417,6 +426,9 @@ fn verbose_output_lists_each_step() {
      INFO ~ firewall: all of it, guests 10.231.0.0/16, uplinks none
     + firewall: tcp 8080 -> 10.231.0.2:3000
     + firewall: hairpin 10.231.0.2
+     INFO + routing rule 32762: from 10.231.0.0/16 to 10.231.0.0/16 iif lo lookup main
+     INFO + routing rule 32762: from 10.231.0.0/16 to 10.231.0.0/16 fwmark 0x40/0x40 lookup main
+     INFO + routing rule 32763: from 10.231.0.0/16 to 10.231.0.0/16 prohibit
     ");
     let output = environment.run(&["up", "hello.json", "-v"]);
     insta::assert_snapshot!(output, @r"

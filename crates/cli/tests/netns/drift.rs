@@ -23,7 +23,7 @@ const fn drift(commands: &'static str, words: &'static [&'static str]) -> Drift 
 }
 
 /// Changes to a TAP and to the sysctls.
-const OF_THE_NODE: [Drift; 17] = [
+const OF_THE_NODE: [Drift; 20] = [
     drift("ip link delete rik0", &["+ TAP rik0: address 10.231.0.1/30"]),
     drift("ip link set rik0 down", &["~ TAP rik0: up"]),
     drift("ip address delete 10.231.0.1/30 dev rik0", &["~ TAP rik0: address 10.231.0.1/30"]),
@@ -41,6 +41,19 @@ const OF_THE_NODE: [Drift; 17] = [
         "sysctl -qw net.ipv4.conf.rik0.accept_redirects=1\nsysctl -qw net.ipv4.conf.rik0.send_redirects=1\n\
          sysctl -qw net.ipv4.conf.rik0.rp_filter=0\nsysctl -qw net.ipv4.conf.rik0.arp_ignore=0",
         &["~ TAP rik0: accept_redirects 0, send_redirects 0, rp_filter 1, arp_ignore 1"],
+    ),
+    drift("sysctl -qw net.ipv4.conf.rik0.src_valid_mark=0", &["~ TAP rik0: src_valid_mark 1"]),
+    drift(
+        "ip rule delete pref 32763\nip rule delete pref 32762\nip rule delete pref 32762",
+        &[
+            "+ routing rule 32762: from 10.231.0.0/16 to 10.231.0.0/16 iif lo lookup main",
+            "+ routing rule 32762: from 10.231.0.0/16 to 10.231.0.0/16 fwmark 0x40/0x40 lookup main",
+            "+ routing rule 32763: from 10.231.0.0/16 to 10.231.0.0/16 prohibit",
+        ],
+    ),
+    drift(
+        "ip rule add pref 7 from 10.231.0.0/16 to 10.231.0.0/16 lookup main protocol 82",
+        &["- routing rule 7: from 10.231.0.0/16 to 10.231.0.0/16 lookup main"],
     ),
     drift("sysctl -qw net.ipv6.conf.rik0.disable_ipv6=0", &["~ TAP rik0: no IPv6"]),
     drift(

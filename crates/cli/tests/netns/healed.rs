@@ -129,7 +129,10 @@ on_every_firewall!(changed_interfaces_are_repaired, |world| {
     };
     // The kernel does not notify of redirects.
     scene.heals("rp_filter", SOON, |_| set("rp_filter", "0"));
-    scene.heals("accept_redirects", SLOWLY, |_| set("accept_redirects", "1"));
+    scene.heals("accept_redirects and src_valid_mark", SLOWLY, |_| {
+        set("accept_redirects", "1");
+        set("src_valid_mark", "0");
+    });
     for (name, value) in [
         ("ip_forward", "1"),
         ("ip_forward", "0"),

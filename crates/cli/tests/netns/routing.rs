@@ -152,6 +152,21 @@ on_every_firewall!(answers_leave_by_the_uplink_that_was_asked, |world| {
     assert_same(&before, &SystemState::take(&world.node));
 });
 
+// As wg-quick does for UDP, and scripts for several providers for everything.
+on_every_firewall!(guests_reach_each_other_beside_a_program_that_restores_all_marks, |world| {
+    let pair = pair(world);
+    let iptables = "*mangle\n-A PREROUTING -j CONNMARK --restore-mark\nCOMMIT\n";
+    let restore = ["iptables-restore", "--noflush", "--wait"];
+    world.program(world.firewall.xtables(), &restore, iptables).success();
+    let chain = "add table ip vpn\n\
+                 add chain ip vpn premangle { type filter hook prerouting priority -145; }\n\
+                 add rule ip vpn premangle meta mark set ct mark\n";
+    world.node.feed(&["nft", "-f", "-"], chain).success();
+    world.riklet(&["check"], "").success();
+    assert_published(world, &pair, &Transport::ALL);
+    assert_internet(world, &pair[0]);
+});
+
 /// Asserts that our rules use no bit of a mark outside of this mask.
 #[track_caller]
 fn assert_marks_within(world: &World, mask: u32) {
@@ -185,6 +200,10 @@ on_every_firewall!(a_daemon_follows_the_routing_rules, |world| {
         let rules = world.node.tool(&["ip", "rule"]);
         rules.lines().filter(|rule| rule.contains("proto 82")).map(str::to_owned).collect()
     };
+    let apart = || {
+        ours().iter().filter(|rule| rule.contains("from 10.231.0.0/16 to 10.231.0.0/16 ")).count()
+            == 3
+    };
     let answered = || ours().iter().any(|rule| rule.contains("lookup 100")).then_some(());
     let soon = Duration::from_secs(10);
     wait_for("the rules of ours", soon, answered);
@@ -193,8 +212,9 @@ on_every_firewall!(a_daemon_follows_the_routing_rules, |world| {
     // Our rules are flushed.
     world.node.tool(&["ip", "rule", "flush", "protocol", "82"]);
     wait_for("the rules of ours", soon, answered);
+    wait_for("the rules that keep guests apart", soon, || apart().then_some(()));
     world.node.tool(&["ip", "rule", "del", "from", OTHER_NETWORK, "lookup", "100"]);
-    wait_for("no rule of ours", soon, || ours().is_empty().then_some(()));
+    wait_for("no other rule of ours", soon, || (ours().len() == 3 && apart()).then_some(()));
     daemon.wait_until_idle();
     world.riklet(&["check"], "").success();
     assert_published(world, &pair, &[Transport::Tcp]);
@@ -377,7 +397,7 @@ on_every_firewall!(a_daemon_follows_uplinks_that_come_and_go, |world| {
     world.node.tool(&["ip", "link", "set", "oth0", "down"]);
     wait_for("one uplink", soon, || {
         let rules = world.node.tool(&["ip", "rule"]);
-        (!rules.contains("fwmark")).then_some(())
+        (!rules.contains("from 10.231.0.0/16 fwmark")).then_some(())
     });
     daemon.wait_until_idle();
     world.riklet(&["check"], "").success();

@@ -9,7 +9,7 @@ use std::{fmt, str::FromStr};
 /// | --- | --- |
 /// | 3 | the uplink that a connection to a guest came in by |
 /// | 3 | reserved for the epoch of policies |
-/// | 1 | a guest sent the packet to an address of the host |
+/// | 1 | a guest sent the packet to an address of the host, or an exposure translates it on its way to another guest |
 ///
 /// The bits need not be beside each other. The default is `0x7f`: kube-proxy has 0xc000, Calico 0xffff0000, Tailscale
 /// 0xff0000, Cilium 0xf00, the CNI plugin portmap 0x2000 and that of AWS 0x80.
@@ -50,7 +50,8 @@ impl MarkMask {
         numbered.filter(|(place, _)| number >> place & 1 == 1).map(|(_, bit)| bit).sum()
     }
 
-    /// Returns the bit of packets that a guest sends to an address of the host, which is set before any translation.
+    /// Returns the bit of packets that a guest sends to an address of the host, which is set before any translation; and of
+    /// those from guest to guest that an exposure translates, by which they are routed.
     #[must_use]
     pub fn asked(self) -> u32 {
         (0..).zip(self.places()).find(|(place, _)| *place == Self::ASKED).map_or(0, |(_, bit)| bit)

@@ -26,7 +26,7 @@ pub struct Routing {
 /// Returns the sources for which foreign rules look up a table of their own.
 #[must_use]
 pub fn sources(rules: &[RoutingRule]) -> BTreeSet<Ipv4Net> {
-    let others = rules.iter().filter(|rule| !rule.is_ours() && !rule.narrowed);
+    let others = rules.iter().filter(|rule| !rule.is_ours() && !rule.narrowed && !rule.from_host);
     let by_source = others.filter(|rule| (rule.to, rule.mark) == (None, None));
     let own_table = by_source.filter(|rule| rule.table.is_some_and(|table| table != MAIN));
     own_table.filter_map(|rule| rule.from).collect()
@@ -36,6 +36,9 @@ pub fn sources(rules: &[RoutingRule]) -> BTreeSet<Ipv4Net> {
 ///
 /// Our rules come directly before the first rule of another program that may take packets to guests, or answers of
 /// guests; or before `main`.
+///
+/// Guests are kept apart even while the firewall has no rules: a packet from a guest's address to another guest is routed
+/// only if it is the host's own, or has the mark that the firewall gives to what an exposure translated.
 #[must_use]
 pub fn decide(
     pool: Ipv4Net,
@@ -56,8 +59,10 @@ pub fn decide(
         from: None,
         to: None,
         mark: None,
+        from_host: false,
         narrowed: false,
         table: Some(MAIN),
+        prohibits: false,
         suppressed: None,
     };
     let unanswered = || first.cloned();
@@ -65,6 +70,20 @@ pub fn decide(
         return Routing { unanswered: unanswered(), ..Routing::default() };
     };
     let mut routing = Routing::default();
+    let within = others().find(|rule| rule.may_lead_within(pool));
+    let place_within = within.map_or(place, |rule| rule.priority.min(place));
+    match (before(place_within, 4), before(place_within, 3)) {
+        (Some(earlier), Some(later)) => {
+            let (from, to, mark) = (Some(pool), Some(pool), Some((marks.asked(), marks.asked())));
+            let within = |priority| RoutingRule { from, to, ..ours(priority) };
+            routing.rules.extend([
+                RoutingRule { from_host: true, ..within(earlier) },
+                RoutingRule { mark, ..within(earlier) },
+                RoutingRule { table: None, prohibits: true, ..within(later) },
+            ]);
+        }
+        _ => routing.unanswered = within.or(first).cloned(),
+    }
     routing.rules.extend(taker.map(|_| RoutingRule { to: Some(pool), ..ours(last) }));
     let tables: BTreeMap<_, _> = marks.tables().collect();
     for (uplink, mark) in marks.marks() {
@@ -117,7 +136,9 @@ mod tests {
             from: words[0].parse().ok(),
             to: after("to").map(|to| to.parse().unwrap()),
             mark: after("fwmark").map(mark).map(|[mark, mask]| (mark, mask)),
+            from_host: words.contains(&"iif"),
             narrowed: words.contains(&"!"),
+            prohibits: words.contains(&"prohibit"),
             table: after("lookup").map(|table| table.parse().unwrap_or(MAIN)),
             suppressed: after("suppress").map(|length| length.parse().unwrap()),
         }
@@ -147,7 +168,59 @@ mod tests {
         assert_eq!(decide(pool(), all, &marks, ways), routing);
         let unanswered = routing.unanswered.iter().map(|rule| format!("! {rule}"));
         let routes = routing.routes.iter().map(ToString::to_string);
-        routing.rules.iter().map(ToString::to_string).chain(routes).chain(unanswered).collect()
+        let rules = routing.rules.iter().filter(|rule| (rule.from, rule.to) != within());
+        rules.map(ToString::to_string).chain(routes).chain(unanswered).collect()
+    }
+
+    /// Returns the ends of the rules that keep guests apart.
+    fn within() -> (Option<Ipv4Net>, Option<Ipv4Net>) {
+        (Some(pool()), Some(pool()))
+    }
+
+    /// Returns the rules that keep guests apart.
+    fn apart(others: &[&str]) -> Vec<String> {
+        let mut rules: Vec<_> = others.iter().map(|text| rule(text)).collect();
+        rules.extend([rule("0: from all lookup 255"), rule("32766: from all lookup main")]);
+        rules.sort();
+        let decided = decide(pool(), &rules, &UplinkMarks::default(), &ways(&[]));
+        let rules = decided.rules.iter().filter(|rule| (rule.from, rule.to) == within());
+        rules.map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn guests_are_kept_apart_before_any_rule_that_leads_to_them() {
+        let expected = |place: u32| {
+            let (earlier, later) = (place - 4, place - 3);
+            let within = "from 10.231.0.0/16 to 10.231.0.0/16";
+            [
+                format!("{earlier}: {within} iif lo lookup main"),
+                format!("{earlier}: {within} fwmark 0x40/0x40 lookup main"),
+                format!("{later}: {within} prohibit"),
+            ]
+        };
+        let sorted = |rules: &[&str]| {
+            let mut found = apart(rules);
+            found.sort_by_key(|rule| (rule.contains("prohibit"), !rule.contains("iif")));
+            found
+        };
+        assert_eq!(sorted(&[]), expected(32_766));
+        for other in [
+            "100: from all lookup main",
+            "100: from all to 10.0.0.0/8 lookup main",
+            "100: from 10.231.0.6/32 lookup 7",
+            "100: from all ! lookup 7",
+        ] {
+            assert_eq!(sorted(&[other]), expected(100), "{other}");
+        }
+        for other in [
+            "100: from 10.19.0.1/32 lookup main",
+            "100: from all to 10.9.0.0/16 lookup 7",
+            "100: from all iif lo lookup main",
+        ] {
+            assert_eq!(sorted(&[other])[2], expected(32_766)[2], "{other}");
+        }
+        assert_eq!(apart(&["4: from all lookup main"]), [""; 0], "there is no room");
+        assert_eq!(decided(&["4: from all lookup main"]), ["! 4: from all lookup main"]);
     }
 
     #[test]
@@ -183,7 +256,8 @@ mod tests {
     fn nothing_precedes_the_first_rules() {
         assert_eq!(decided(&["1: from all lookup 7"]), ["! 1: from all lookup 7"]);
         assert_eq!(decided(&["0: from all lookup 7"]), ["! 0: from all lookup 7"]);
-        assert_eq!(decided(&["2: from all lookup 7"]).len(), 1);
+        let in_time = decided(&["5: from all lookup 7"]);
+        assert_eq!(in_time, ["4: from all to 10.231.0.0/16 lookup main"]);
     }
 
     #[test]
@@ -262,6 +336,6 @@ mod tests {
     fn answers_need_two_priorities() {
         let rule = "2: from all lookup main";
         assert_eq!(with_two_uplinks(&[rule]), [format!("! {rule}")]);
-        assert_eq!(with_two_uplinks(&["3: from all lookup main"]).len(), 6);
+        assert_eq!(with_two_uplinks(&["5: from all lookup main"]).len(), 6);
     }
 }

@@ -26,10 +26,15 @@ pub struct RoutingRule {
     pub to: Option<Ipv4Net>,
     /// The value of these bits of the packet's mark, and the bits; `None` is any.
     pub mark: Option<(u32, u32)>,
+    /// True if it is for packets of the host itself only (`iif lo`). The kernel looks the way back to a source up as one of
+    /// these.
+    pub from_host: bool,
     /// True if it has other conditions as well.
     pub narrowed: bool,
     /// The table that it looks up; `None` if it refuses packets, or goes on at another rule.
     pub table: Option<u32>,
+    /// True if it refuses packets, and says so (`prohibit`).
+    pub prohibits: bool,
     /// Routes whose prefix is not longer than this are passed over.
     pub suppressed: Option<u32>,
 }
@@ -45,6 +50,7 @@ impl RoutingRule {
     pub(super) fn leads_to_guests(&self, pool: Ipv4Net) -> bool {
         self.table == Some(MAIN)
             && !self.narrowed
+            && !self.from_host
             && (self.from, self.mark) == (None, None)
             && self.to.is_none_or(|to| to.contains(&pool))
             && self.suppressed.is_none_or(|length| length < TO_GUEST)
@@ -54,6 +60,15 @@ impl RoutingRule {
     #[must_use]
     pub fn may_take(&self, pool: Ipv4Net) -> bool {
         self.to.is_none_or(|to| meets(to, pool)) && !matches!(self.table, Some(MAIN | LOCAL))
+    }
+
+    /// Reports whether it may lead a packet from one guest to another.
+    pub(super) fn may_lead_within(&self, pool: Ipv4Net) -> bool {
+        self.from.is_none_or(|from| meets(from, pool))
+            && self.to.is_none_or(|to| meets(to, pool))
+            && (self.mark.is_none() || self.narrowed)
+            && self.table.is_some_and(|table| table != LOCAL)
+            && !self.from_host
     }
 
     /// Reports whether it may lead answers from the pool to the default route of a table, whatever uplink was asked.
@@ -80,6 +95,8 @@ impl fmt::Display for RoutingRule {
         }
         self.to.map_or(Ok(()), |to| write!(f, " to {to}"))?;
         self.mark.map_or(Ok(()), |(mark, mask)| write!(f, " fwmark {mark:#x}/{mask:#x}"))?;
+        f.write_str(if self.from_host { " iif lo" } else { "" })?;
+        f.write_str(if self.prohibits { " prohibit" } else { "" })?;
         match self.table {
             Some(MAIN) => f.write_str(" lookup main")?,
             Some(table) => write!(f, " lookup {table}")?,

@@ -183,7 +183,9 @@ fn rule(priority: u32) -> RoutingRule {
         from: None,
         to: Some(Ipv4Net::default()),
         mark: None,
+        from_host: false,
         narrowed: false,
+        prohibits: false,
         table: Some(MAIN),
         suppressed: None,
     }

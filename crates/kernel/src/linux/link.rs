@@ -337,18 +337,20 @@ const FORWARDING: u16 = 1;
 /// Returns the settings for IPv4 of one of our interfaces.
 fn ipv4_settings() -> AfSpecInet {
     /// `IPV4_DEVCONF_*` of `<linux/ip.h>`.
-    const VALUES: [(u16, u32); 6] = [
+    const VALUES: [(u16, u32); 7] = [
         (FORWARDING, 1),
         (ACCEPT_REDIRECTS, 0),
         (SEND_REDIRECTS, 0),
         (RP_FILTER, 1),
         (ARP_IGNORE, 1),
+        (SRC_VALID_MARK, 1),
         (ROUTE_LOCALNET, 1),
     ];
     const ACCEPT_REDIRECTS: u16 = 4;
     const SEND_REDIRECTS: u16 = 6;
     const RP_FILTER: u16 = 8;
     const ARP_IGNORE: u16 = 19;
+    const SRC_VALID_MARK: u16 = 24;
     const ROUTE_LOCALNET: u16 = 26;
     of_ipv4(VALUES)
 }

@@ -65,6 +65,7 @@ const ACCEPT_REDIRECTS: usize = 4;
 const SEND_REDIRECTS: usize = 6;
 const RP_FILTER: usize = 8;
 const ARP_IGNORE: usize = 19;
+const SRC_VALID_MARK: usize = 24;
 const ROUTE_LOCALNET: usize = 26;
 /// `DEVCONF_DISABLE_IPV6` of `<linux/ipv6.h>`, which count from 0.
 const DISABLE_IPV6: usize = 26;
@@ -279,6 +280,7 @@ pub(super) fn link(message: &[u8]) -> Option<(u32, LinkState)> {
         send_redirects: settings.send_redirects,
         rp_filter: settings.rp_filter,
         arp_ignore: settings.arp_ignore,
+        src_valid_mark: settings.src_valid_mark,
         ipv6: settings.ipv6,
         guarded: true,
         tap,
@@ -309,6 +311,7 @@ struct Settings {
     send_redirects: bool,
     rp_filter: bool,
     arp_ignore: bool,
+    src_valid_mark: bool,
     ipv6: bool,
 }
 
@@ -327,6 +330,7 @@ impl Settings {
                     found.send_redirects = v4(SEND_REDIRECTS);
                     found.rp_filter = v4(RP_FILTER);
                     found.arp_ignore = v4(ARP_IGNORE);
+                    found.src_valid_mark = v4(SRC_VALID_MARK);
                 }
                 INET6 => found.ipv6 = word(IFLA_INET6_CONF, DISABLE_IPV6) == Some(0),
                 _ => {}

@@ -48,7 +48,10 @@ impl Route {
     }
 }
 
-/// Writes a rule that has no other conditions, and looks up a table.
+/// The name of the interface that packets of the host itself come from, to rules.
+const HOST: &str = "lo";
+
+/// Writes a rule that has no other conditions, and looks up a table or refuses.
 fn message(rule: &RoutingRule) -> RuleMessage {
     let mut message = RuleMessage::default();
     let length = |network: Option<Ipv4Net>| network.map_or(0, |network| network.prefix_len());
@@ -56,7 +59,7 @@ fn message(rule: &RoutingRule) -> RuleMessage {
         family: AddressFamily::Inet,
         dst_len: length(rule.to),
         src_len: length(rule.from),
-        action: RuleAction::ToTable,
+        action: if rule.prohibits { RuleAction::Prohibit } else { RuleAction::ToTable },
         ..RuleHeader::default()
     };
     let address = |network: Ipv4Net| IpAddr::V4(network.network());
@@ -68,6 +71,7 @@ fn message(rule: &RoutingRule) -> RuleMessage {
         rule.from.map(address).map(RuleAttribute::Source),
         value.map(RuleAttribute::FwMark),
         bits.map(RuleAttribute::FwMask),
+        rule.from_host.then(|| RuleAttribute::Iifname(HOST.to_owned())),
         rule.table.map(RuleAttribute::Table),
         rule.suppressed.map(RuleAttribute::SuppressPrefixLen),
     ];
@@ -92,13 +96,16 @@ pub(super) fn rule(answer: &RouteNetlinkMessage) -> Option<RoutingRule> {
         from: None,
         to: None,
         mark: None,
+        from_host: false,
         narrowed: header.tos != 0 || header.flags.contains(RuleFlags::Invert),
         table,
+        prohibits: header.action == RuleAction::Prohibit,
         suppressed: None,
     };
     let (mut value, mut bits) = (0, None);
     for attribute in attributes {
         match *attribute {
+            RuleAttribute::Iifname(ref name) if name == HOST => rule.from_host = true,
             RuleAttribute::Priority(priority) => rule.priority = priority,
             RuleAttribute::Protocol(protocol) => rule.protocol = protocol.into(),
             RuleAttribute::Source(IpAddr::V4(address)) => {
@@ -161,9 +168,9 @@ mod tests {
                     "2: from all to 10.9.0.0/16 lookup 70000",
                     "3: from all fwmark 0x80000/0xff0000 lookup main",
                     "4: from 10.9.0.1/32 lookup 7 !",
-                    "5: from all lookup 7 !",
+                    "5: from all iif lo lookup 7",
                     "6: from all lookup main suppress_prefixlength 0",
-                    "7: from all",
+                    "7: from all prohibit",
                     "9: from all fwmark 0x0/0x7 lookup 9",
                 ]
             );
@@ -177,18 +184,34 @@ mod tests {
         isolated(|| {
             let mut route = Route::open().unwrap();
             let before = route.rules().unwrap();
+            let pool = Some("10.231.0.0/16".parse().unwrap());
             let rule = RoutingRule {
                 priority: 98,
                 protocol: PROTOCOL,
-                from: Some("10.231.0.0/16".parse().unwrap()),
+                from: pool,
                 to: None,
                 mark: Some((1, 7)),
+                from_host: false,
                 narrowed: false,
                 table: Some(70_000),
+                prohibits: false,
                 suppressed: Some(8),
             };
             ip("rule add pref 98 from 10.231.0.0/16 fwmark 1/7 lookup 70000");
             let with_others = route.rules().unwrap();
+            let within = RoutingRule { to: pool, mark: None, suppressed: None, ..rule.clone() };
+            for other in [
+                RoutingRule { from_host: true, ..within.clone() },
+                RoutingRule { table: None, prohibits: true, ..within },
+            ] {
+                for _ in 0..2 {
+                    route.add_rule(&other).unwrap();
+                    assert!(route.rules().unwrap().contains(&other), "{other}");
+                    assert_eq!(route.rules().unwrap().len(), with_others.len() + 1);
+                }
+                route.remove_rule(&other).unwrap();
+                assert_eq!(route.rules().unwrap(), with_others);
+            }
             for _ in 0..2 {
                 route.add_rule(&rule).unwrap();
                 assert!(route.rules().unwrap().contains(&rule));

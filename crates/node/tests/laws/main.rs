@@ -429,6 +429,7 @@ pub(crate) fn foreign_link(name: &riklet_core::model::InterfaceName) -> LinkStat
         send_redirects: true,
         rp_filter: false,
         arp_ignore: false,
+        src_valid_mark: true,
         guarded: true,
         ipv6: true,
         tap: None,

@@ -18,7 +18,9 @@ fn rule(priority: u32, by_source: bool) -> RoutingRule {
         from: by_source.then(|| "10.19.0.1/32".parse().unwrap()),
         to: None,
         mark: None,
+        from_host: false,
         narrowed: false,
+        prohibits: false,
         table: Some(100),
         suppressed: None,
     }
@@ -124,11 +126,11 @@ fn the_route_of_an_uplink_follows_its_router() {
     assert_eq!(drift, format!("+ route {}\n", at(3)[1]));
     node.node().up(&[function(1, &[8002])], UpOptions::default()).unwrap();
     assert_eq!(copies(&node), at(3));
-    // With one uplink left, nothing of ours is needed.
+    // With one uplink left, only the rules that keep guests apart are needed.
     node.kernel.system().next_hops.remove(&"eth2".parse().unwrap());
     node.node().up(&[function(2, &[8004])], UpOptions::default()).unwrap();
     assert_eq!(node.node().check().unwrap().plan.to_string(), "");
-    assert_eq!((copies(&node), node.kernel.system().rules.len()), (vec![], 0));
+    assert_eq!((copies(&node), node.kernel.system().rules.len()), (vec![], 3));
     // The one that comes back has its number, and is found without a listing.
     node.kernel.system().next_hops.insert("eth2".parse().unwrap(), router(3));
     let listings = node.kernel.system().listings;

@@ -2,6 +2,7 @@
 //! traffic that is allowed goes on.
 
 mod elsewhere;
+mod flushed;
 mod frame;
 mod host;
 mod unpublished;

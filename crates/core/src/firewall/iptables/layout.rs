@@ -246,12 +246,14 @@ fn arriving(chain: &str, base_ruleset: &BaseRuleset) -> [Rule; 6] {
 }
 
 /// Returns the rules for packets of guests whose connections are known.
-fn tracked(BaseRuleset { pool, marks, .. }: &BaseRuleset) -> [Rule; 2] {
+fn tracked(BaseRuleset { pool, marks, .. }: &BaseRuleset) -> [Rule; 3] {
     let (pool, bit) = (pool.v4(), marks.asked());
+    // Others (wg-quick, say) replace a packet's mark by its connection's in this chain, after us.
+    let asked = format!("-m addrtype --dst-type LOCAL -j CONNMARK --set-xmark {bit:#x}/{bit:#x}");
     // A routing rule of ours refuses what goes from one guest to another without the mark.
     let translated =
         format!("-d {pool} -m conntrack --ctstate DNAT -j MARK --set-xmark {bit:#x}/{bit:#x}");
-    let bodies = ["-m conntrack --ctstate INVALID -j DROP", &translated];
+    let bodies = ["-m conntrack --ctstate INVALID -j DROP", &asked, &translated];
     bodies.map(|body| rule(PREROUTING_CHAIN, body))
 }
 

@@ -87,6 +87,7 @@ fn a_reset_writes_the_whole_ruleset() {
     -A RIKLET-PREROUTING -m addrtype --dst-type LOCAL -j MARK --set-xmark 0x40/0x40
     -A RIKLET-PREROUTING -p tcp -m tcp --tcp-flags SYN,RST SYN -j TCPMSS --set-mss 1460
     -A RIKLET-PREROUTING -m conntrack --ctstate INVALID -j DROP
+    -A RIKLET-PREROUTING -m addrtype --dst-type LOCAL -j CONNMARK --set-xmark 0x40/0x40
     -A RIKLET-PREROUTING -d 10.231.0.0/16 -m conntrack --ctstate DNAT -j MARK --set-xmark 0x40/0x40
     -A RIKLET-CONFINE -o eth0 -j DROP
     -A RIKLET-CONFINE ! -i lan0 -o lan0 -j DROP
@@ -138,6 +139,7 @@ fn answers_are_marked_where_an_uplink_has_a_mark() {
     -A RIKLET-FORWARD -i eth1 -o rik+ -m conntrack --ctstate DNAT -j CONNMARK --set-xmark 0x100/0x700
     -A RIKLET-FORWARD -i wwan0 -o rik+ -m conntrack --ctstate DNAT -j CONNMARK --set-xmark 0x200/0x700
     -A RIKLET-PREROUTING -m addrtype --dst-type LOCAL -j MARK --set-xmark 0x4000/0x4000
+    -A RIKLET-PREROUTING -m addrtype --dst-type LOCAL -j CONNMARK --set-xmark 0x4000/0x4000
     -A RIKLET-PREROUTING -d 10.231.0.0/16 -m conntrack --ctstate DNAT -j MARK --set-xmark 0x4000/0x4000
     -A RIKLET-MARK -m connmark --mark 0x100/0x700 -j MARK --set-xmark 0x100/0x700
     -A RIKLET-MARK -m connmark --mark 0x200/0x700 -j MARK --set-xmark 0x200/0x700
@@ -250,6 +252,7 @@ fn misplaced_rules_are_removed_as_they_were_printed() {
     -A RIKLET-PREROUTING -m addrtype --dst-type LOCAL -j MARK --set-xmark 0x40/0x40
     -A RIKLET-PREROUTING -p tcp -m tcp --tcp-flags SYN,RST SYN -j TCPMSS --set-mss 1460
     -A RIKLET-PREROUTING -m conntrack --ctstate INVALID -j DROP
+    -A RIKLET-PREROUTING -m addrtype --dst-type LOCAL -j CONNMARK --set-xmark 0x40/0x40
     -A RIKLET-PREROUTING -d 10.231.0.0/16 -m conntrack --ctstate DNAT -j MARK --set-xmark 0x40/0x40
     -A RIKLET-PASSAGE -i rik+ -j ACCEPT
     -A RIKLET-PASSAGE -o rik+ -j ACCEPT
