@@ -127,6 +127,8 @@ pub struct Store {
     settings_changed: Cell<u64>,
     /// Tells this opening of a database from all others of this process.
     opening: u64,
+    /// True if a transaction could not begin, although no other process was found to have one open.
+    stuck: Cell<bool>,
 }
 
 /// The state of the settings and the recorded sysctls: it changes whenever they may have been changed by anybody.
@@ -153,7 +155,8 @@ impl Store {
     fn of(connection: Connection, file: Option<file::Identity>, path: PathBuf) -> Self {
         static OPENINGS: AtomicU64 = AtomicU64::new(0);
         let opening = OPENINGS.fetch_add(1, Ordering::Relaxed);
-        Self { connection, path, file, settings_changed: Cell::new(0), opening }
+        let stuck = Cell::default();
+        Self { connection, path, file, settings_changed: Cell::new(0), opening, stuck }
     }
 
     /// Opens the store in this directory; `None` if there is none. Creates nothing.
@@ -223,6 +226,13 @@ impl Store {
     #[must_use]
     pub(crate) fn is_current(&self) -> bool {
         self.file.is_some() && self.file == file::identity(&self.path)
+    }
+
+    /// Reports whether it has to be opened anew: it may be this opening that keeps the database locked. SQLite does not
+    /// unlock again what the kernel once refused to unlock (`unixShmLock` of os_unix.c), but closing does.
+    #[must_use]
+    pub(crate) fn is_stuck(&self) -> bool {
+        self.stuck.get()
     }
 
     /// Reports whether the open file was removed, and there is no other in its place.

@@ -336,6 +336,20 @@ fn a_wait_for_a_lock_ends_at_its_limit() {
 }
 
 #[test]
+fn a_database_that_nobody_else_has_locked_is_opened_anew() {
+    let dir = Dir::new();
+    let (mut one, mut other) = (Store::open(&dir.0).unwrap(), Store::open(&dir.0).unwrap());
+    other.connection.busy_timeout(Duration::from_millis(1)).unwrap();
+    let transaction = one.transaction().unwrap();
+    let refused = other.transaction().unwrap_err();
+    assert!(matches!(refused, StoreError::Busy { holder: None, .. }), "{refused}");
+    assert!(other.is_stuck());
+    drop(transaction);
+    other.transaction().unwrap();
+    assert!(!other.is_stuck());
+}
+
+#[test]
 fn a_run_outlives_its_record() {
     let mut store = Store::in_memory().unwrap();
     let (name, other): (InstanceName, InstanceName) =
