@@ -6,6 +6,7 @@ mod holder;
 mod id;
 mod of_user;
 mod rest;
+mod talk;
 mod tied;
 
 pub use detached::spawn_detached;
@@ -19,12 +20,10 @@ pub use tied::{Credentials, Tied, spawn_tied};
 
 use std::{
     ffi::OsStr,
-    io::{self, Write},
+    io,
     os::{fd::OwnedFd, unix::process::CommandExt},
-    panic,
     process::{Command, Output, Stdio},
     sync::Weak,
-    thread,
 };
 
 /// Starts programs that share a lock of ours while they run. If this process is killed meanwhile, the kernel kills them as
@@ -69,19 +68,8 @@ pub fn run(program: &OsStr, args: &[&str], input: &[u8]) -> io::Result<Output> {
 
 fn fed(mut command: Command, input: &[u8]) -> io::Result<Output> {
     let stdin = if input.is_empty() { Stdio::null() } else { Stdio::piped() };
-    let mut child = command.stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
-    let Some(mut stdin) = child.stdin.take() else { return child.wait_with_output() };
-    // A program may write more than a pipe holds (pipe(7)) before it reads all of its input.
-    thread::scope(|scope| {
-        let writer = thread::Builder::new().spawn_scoped(scope, move || stdin.write_all(input));
-        // Without the thread, the program finds an empty input.
-        let output = child.wait_with_output();
-        let written = writer?.join().unwrap_or_else(|panic| panic::resume_unwind(panic));
-        match written {
-            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error),
-            _ => output,
-        }
-    })
+    let child = command.stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    talk::talk(child, input)
 }
 
 fn prepared(program: &OsStr, args: &[&str], input: &[u8]) -> Command {
@@ -109,6 +97,14 @@ mod tests {
         let input = vec![b'x'; 1 << 20];
         let output = run(OsStr::new("cat"), &[], &input).unwrap();
         assert!(output.status.success() && output.stdout == input);
+        // It writes to both, more than either holds, before it reads anything.
+        let script = "head -c 300000 /dev/zero; head -c 300000 /dev/zero >&2; cat";
+        let output = run(OsStr::new("sh"), &["-c", script], &input).unwrap();
+        assert_eq!((output.stdout.len(), output.stderr.len()), (300_000 + input.len(), 300_000));
+        // One that closes its output first is waited for.
+        let script = "exec >&- 2>&-; test $(wc -c) = 1048576 && exit 3";
+        let output = run(OsStr::new("sh"), &["-c", script], &input).unwrap();
+        assert_eq!(output.status.code(), Some(3));
         // One that reads nothing is no error.
         assert!(run(OsStr::new("true"), &[], &input).unwrap().status.success());
     }

@@ -229,7 +229,8 @@ impl Store {
     }
 
     /// Reports whether it has to be opened anew: it may be this opening that keeps the database locked. SQLite does not
-    /// unlock again what the kernel once refused to unlock (`unixShmLock` of os_unix.c), but closing does.
+    /// unlock again what the kernel once refused to unlock (`unixShmLock` of `os_unix.c`), but
+    /// closing does.
     #[must_use]
     pub(crate) fn is_stuck(&self) -> bool {
         self.stuck.get()

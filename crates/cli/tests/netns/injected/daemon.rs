@@ -8,7 +8,7 @@ use super::{
     up, web,
 };
 use crate::world::{
-    Firewall, NODE_LAN, World,
+    NODE_LAN, World,
     command::Running,
     daemon::Daemon,
     function::{exposure, function},
@@ -19,15 +19,17 @@ use crate::world::{
     wait_for,
 };
 
-/// The system calls that fail. An error of one that only wakes a thread could not occur, nor one of those by which the standard
-/// library talks to a program that it starts: `recvfrom`, and `fcntl` and `ioctl` where programs are started.
-const CALLS: [&str; 16] = [
+/// The system calls that fail. An error of one that only wakes a thread could not occur, nor one of that by which the standard
+/// library hears whether a program was started: `recvfrom`.
+const CALLS: [&str; 18] = [
     "accept4",
     "bind",
     "connect",
+    "fcntl",
     "flock",
     "ftruncate",
     "getdents64",
+    "ioctl",
     "mkdir",
     "newfstatat",
     "openat",
@@ -39,8 +41,6 @@ const CALLS: [&str; 16] = [
     "socket",
     "statx",
 ];
-/// The system calls that fail where no programs are started.
-const MORE_CALLS: [&str; 2] = ["fcntl", "ioctl"];
 /// The number of errors of each daemon.
 const SAMPLE: usize = 6;
 /// An error occurs at one of so many first calls of each thread.
@@ -104,10 +104,8 @@ on_every_firewall!(error_at_a_system_call_of_a_daemon_is_survived, |world| {
     let bystander = world.start([(other, &[(Tcp, 3000)])]);
     daemon.wait_until_idle();
     let web = web();
-    let more: &[&str] = if world.firewall == Firewall::Nftables { &MORE_CALLS } else { &[] };
-    let calls = [&CALLS[..], more].concat();
     let definition = riklet_core::definition::to_value(&web).to_string();
-    for (call, injected) in strace::chosen(&mut random, &calls, SAMPLE) {
+    for (call, injected) in strace::chosen(&mut random, &CALLS, SAMPLE) {
         let what = format!("{} at {call}", injected.error);
         let method = *random.pick(&["PUT", "DELETE"]);
         if method == "DELETE" {

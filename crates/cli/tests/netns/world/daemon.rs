@@ -145,6 +145,7 @@ impl Api {
     /// Waits until the kernel matches the records, no work is in progress, and the ready slots are filled.
     #[track_caller]
     pub(crate) fn wait_until_idle(&self) {
+        let mut seen = OnPanic(String::new());
         wait_for("the daemon to come to rest", PATIENCE, || {
             let health = self.get("/v1/health");
             let at_rest = health["creatingSlots"] == 0
@@ -152,8 +153,21 @@ impl Api {
                 && health["readySlots"] == 4;
             let check = self.get("/v1/check");
             let empty = |field: &str| check[field].as_array().is_some_and(Vec::is_empty);
+            seen.0 = format!("{health}\n{check}");
             (at_rest && empty("steps") && empty("unsettled")).then_some(())
         });
+    }
+}
+
+/// Tells something if a test fails here.
+struct OnPanic(String);
+
+impl Drop for OnPanic {
+    #[expect(clippy::print_stderr, reason = "what a failed test has seen is worth knowing")]
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("{}", self.0);
+        }
     }
 }
 
