@@ -160,8 +160,7 @@ fn resolved(kernel: &mut impl HostFacts, answers: &mut Answers<'_>) -> Vec<Waiti
 
 /// Records requests that can be recorded together, and answers those that are refused. Stops at the first request that
 /// concerns an instance of an earlier one, or is refused because of what an earlier one holds; what one that is held back
-/// may free is waited for. Fails if one of them ends the
-/// transaction: then none is recorded.
+/// may free is waited for. Fails if one of them ends the transaction: then none is recorded.
 ///
 /// If a single request is refused, the transaction may have a part of it, and must not be committed. So a single one costs
 /// no copies of what it changes.

@@ -373,8 +373,8 @@ fn open_existing<'s, K>(
     Ok(store.as_mut())
 }
 
-/// Reopens records whose file was set aside or removed, or that cannot be written for no known reason. Removed records are written again: while this process has them
-/// open, all of them still exist.
+/// Reopens records whose file was set aside or removed, or that cannot be written for no known reason. Removed records are
+/// written again: while this process has them open, all of them still exist.
 fn reopen_lost<K>(store: &mut Option<Store>, context: &Context<'_, K>) -> Result<(), NodeError> {
     drop(store.take_if(|store| store.is_current() && store.is_stuck()));
     let Some(former) = store.take_if(|store| !store.is_current()) else { return Ok(()) };
