@@ -6,6 +6,7 @@ use std::{
     io,
     os::unix::fs::{DirBuilderExt, PermissionsExt, chown},
     path::Path,
+    sync::atomic::{AtomicU64, Ordering},
 };
 
 use rustix::{
@@ -15,6 +16,8 @@ use rustix::{
 
 /// Others may pass through, and cannot list.
 const ABOVE: u32 = 0o711;
+/// The number of the next new directory: threads may make the same one at the same time.
+static NUMBER: AtomicU64 = AtomicU64::new(0);
 
 /// Makes a directory with this mode, whatever umask(2) says, and this group, unless it exists. Missing ones above can be
 /// searched by everybody, and listed by their owner alone.
@@ -26,7 +29,8 @@ pub(super) fn make(path: &Path, mode: u32, group: Option<u32>) -> io::Result<()>
     let above = path.parent().filter(|above| !above.as_os_str().is_empty());
     above.map_or(Ok(()), |above| make(above, ABOVE, None))?;
     // It gets its name when its permissions are right: a process may be killed in between.
-    let new = format!(".{}.{}.new", name.display(), std::process::id());
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    let new = format!(".{}.{}.{number}.new", name.display(), std::process::id());
     let new = path.with_file_name(new);
     let _left_by_another_of_this_number = fs::remove_dir(&new);
     DirBuilder::new().mode(0o700).create(&new)?;
@@ -67,6 +71,20 @@ mod tests {
         make(&path, 0o750, None).unwrap();
         assert_eq!(mode(&path), 0o700);
         assert_eq!(fs::read_dir(&above).unwrap().count(), 1);
+        fs::remove_dir_all(&there).unwrap();
+    }
+
+    #[test]
+    fn many_may_make_the_same_directory_at_once() {
+        let there =
+            std::env::temp_dir().join(format!("riklet-made-at-once-{}", std::process::id()));
+        DirBuilder::new().mode(0o700).create(&there).unwrap();
+        for round in 0..50 {
+            let path = there.join(format!("{round}/images"));
+            let made = riklet_kernel::threads::at_once(0..4, 4, |_| make(&path, 0o750, None));
+            made.into_iter().for_each(|made| made.unwrap());
+            assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
+        }
         fs::remove_dir_all(&there).unwrap();
     }
 }
