@@ -97,13 +97,13 @@ impl<K: Kernel> Context<'_, K> {
         let (mut records, mut changes, mut opened) = (vec![], Changes::new(), vec![]);
         let put = tx.put_all(workloads, host.node.pool.capacity())?;
         for (workload, (before, record)) in workloads.iter().zip(put) {
-            let old: &[Exposure] = before.as_ref().map_or(&[], |b| b.workload.exposures());
             let taken = |exposure: &Exposure| {
                 let (protocol, address) = (exposure.protocol(), exposure.host_address());
                 (protocol, address, exposure.host_ports(), exposure.shadow())
             };
-            let new = workload.exposures().iter();
-            let new = new.filter(|new| !old.iter().any(|old| taken(old) == taken(new)));
+            let old = before.iter().flat_map(|before| before.workload.exposures());
+            let old: BTreeSet<_> = old.map(taken).collect();
+            let new = workload.exposures().iter().filter(|new| !old.contains(&taken(new)));
             opened.extend(new.map(|exposure| (workload.name(), *exposure)));
             let (record, interface) = match before {
                 Some(_) => (record, Interface::Unknown),
