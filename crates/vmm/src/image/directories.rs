@@ -81,8 +81,9 @@ mod tests {
         DirBuilder::new().mode(0o700).create(&there).unwrap();
         for round in 0..50 {
             let path = there.join(format!("{round}/images"));
-            let made = riklet_kernel::threads::at_once(0..4, 4, |_| make(&path, 0o750, None));
-            made.into_iter().for_each(|made| made.unwrap());
+            for made in riklet_kernel::threads::at_once(0..4, 4, |_| make(&path, 0o750, None)) {
+                made.unwrap();
+            }
             assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
         }
         fs::remove_dir_all(&there).unwrap();
