@@ -322,9 +322,16 @@ fn take_down<K: Kernel>(
     // A daemon's node: it keeps slots ready.
     let kept_ready = !store.reserved(ReservedSlot::Ready)?.is_empty();
     drop(store);
-    let selector = Selector::Named(remaining);
+    let (selector, nothing) = (Selector::Named(remaining), Selector::Named(BTreeSet::new()));
     let report = match node.down_as(supervisor, &selector, !kept_ready) {
-        Err(NodeError::Remaining { .. }) => node.down_as(supervisor, &selector, false),
+        Err(NodeError::Remaining { .. }) => {
+            let report = node.down_as(supervisor, &selector, false);
+            // Those that remained may have left meanwhile, and each may have taken the other for the last one.
+            report.and_then(|report| match node.down_as(supervisor, &nothing, true) {
+                Ok(_) | Err(NodeError::Remaining { .. }) => Ok(report),
+                Err(error) => Err(error),
+            })
+        }
         report => report,
     };
     let failed = failure.is_some();

@@ -38,6 +38,35 @@ fn run_ends_only_after_its_network_is_down() {
     std::fs::remove_dir_all(&state_dir).unwrap();
 }
 
+/// Each may find the other one up when it asks whether it is the last.
+#[test]
+fn supervisors_that_leave_together_leave_nothing() {
+    let state_dir = std::env::temp_dir().join(format!("riklet-together-{}", std::process::id()));
+    let kernel = FakeKernel::new();
+    let node = || Node::with_kernel(Config::in_directory(&state_dir), kernel.clone());
+    let rules_stand = || !kernel.system().firewall.is_empty();
+    let ours = ProcessId::current().unwrap();
+    for round in 0..40 {
+        let runs = ["one", "other"].map(|name| {
+            let text = format!(
+                r#"{{"apiVersion": "v1", "kind": "Function", "name": "{name}", "spec": {{"function": {{}}}}}}"#
+            );
+            let workloads = definition::parse(&[Source { name: String::new(), text }]).unwrap();
+            let names = [(workloads[0].name().clone(), Vmm::Builtin)];
+            runs::begin(&mut Store::open(&state_dir).unwrap(), &names, ours, 0).unwrap();
+            node().up(&workloads, UpOptions::default()).unwrap();
+            names
+        });
+        assert!(rules_stand());
+        let leave = |names: [_; 1]| take_down(&mut node(), &names, ours, None);
+        for left in riklet_kernel::threads::at_once(runs, 2, leave) {
+            left.unwrap();
+        }
+        assert!(!rules_stand(), "round {round}");
+    }
+    std::fs::remove_dir_all(&state_dir).unwrap();
+}
+
 #[test]
 fn error_about_a_guest_that_is_not_ready_shows_its_console() {
     let name = || "hello".parse().unwrap();
