@@ -1,12 +1,16 @@
 //! Locks that another process keeps: what needs none goes on, and what needs one says after a while who has it.
 
 use std::{
+    os::unix::net::UnixStream,
     path::{Path, PathBuf},
     thread,
     time::Duration,
 };
 
-use riklet_sdn::{process::LockHolder, store::Lock};
+use riklet_sdn::{
+    process::LockHolder,
+    store::{Lock, daemon_lock},
+};
 use rustix::process::Signal;
 
 use crate::world::{
@@ -237,4 +241,34 @@ fn stopped_daemon_is_named_at_once() {
     world.riklet(&["--no-daemon", "up", "-"], &definition("web", 8080)).success();
     daemon.signal(Signal::CONT);
     assert!(world.riklet(&["list"], "").success().contains("web"));
+}
+
+/// Takes the lock and the socket of a daemon, and ends. A child keeps both for two seconds.
+const KILLED_DAEMON: &str = "
+import fcntl, os, socket, sys, time
+lock = open(sys.argv[1], 'w')
+fcntl.flock(lock, fcntl.LOCK_EX)
+print(os.getpid(), file=lock, flush=True)
+listener = socket.socket(socket.AF_UNIX)
+listener.bind(sys.argv[2])
+listener.listen()
+if os.fork() == 0:
+    os.closerange(0, 3)
+    time.sleep(2)
+";
+
+#[test]
+fn daemon_starts_beside_the_last_child_of_a_killed_one() {
+    let world = &World::new(Firewall::Nftables);
+    world.daemon(&[]).end(Signal::TERM);
+    let (lock, socket) = (daemon_lock(&state_dir(world)), world.socket());
+    let [lock, socket] = [&lock, &socket].map(|path| path.to_str().expect("UTF-8"));
+    world.program("python3", &["-c", KILLED_DAEMON, lock, socket], "").success();
+    UnixStream::connect(world.socket()).expect("the child has the socket");
+    let daemon = world.daemon(&[]);
+    assert_eq!(daemon.ask("PUT", "/v1/functions/web", &definition("web", 8080)).status, 200);
+    let second = world.directory.path().join("second.sock");
+    let second = ["serve", "--api", second.to_str().expect("UTF-8")];
+    let refused = world.riklet(&second, "").failure(1);
+    assert!(refused.contains(&format!(": process {}", daemon.id())), "{refused}");
 }

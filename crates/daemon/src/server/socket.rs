@@ -4,26 +4,27 @@
 use std::{
     cell::RefCell,
     fs::{self, File, OpenOptions, Permissions},
-    io::{self, Write},
+    io::{self, Seek, Write},
     os::unix::{
         fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt},
         net::UnixListener,
     },
     path::{Path, PathBuf},
     rc::Rc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use rustix::{
     fs::{FlockOperation, Mode, chown, flock},
     io::Errno,
+    net::sockopt::socket_peercred,
     process::{Gid, umask},
 };
 use tokio::net::{UnixListener as TokioListener, UnixStream};
 
 use super::Settings;
 use riklet_core::model::{Account, AccountName, SlotAccounts};
-use riklet_kernel::{AccountKind, HostFacts, KernelError, linux::Linux};
+use riklet_kernel::{AccountKind, HostFacts, KernelError, linux::Linux, process::ProcessId};
 use riklet_sdn::store::{Store, StoreError, daemon_lock};
 use riklet_vmm::supervisor;
 
@@ -85,6 +86,8 @@ pub enum SocketError {
 
 /// The interval at which the path of the socket is checked.
 const LOOK: Duration = Duration::from_secs(1);
+/// The time that a child of a killed daemon may take from fork(2) to execve(2), which closes the daemon's files.
+const LAST_CHILD: Duration = Duration::from_secs(5);
 
 /// Locks the records for one daemon, by a file that has the number of its process, until the returned file is closed or the process ends in any way (flock(2)).
 pub(super) fn lock(state_dir: &Path) -> Result<File, SocketError> {
@@ -97,15 +100,23 @@ pub(super) fn lock(state_dir: &Path) -> Result<File, SocketError> {
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(true).truncate(false).mode(0o600);
     let mut file = options.open(&path).map_err(io("open"))?;
-    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => {}
-        Err(Errno::WOULDBLOCK) => {
-            let process = io::read_to_string(&file).ok().map(|text| text.trim().to_owned());
-            let process = process.filter(|text| !text.is_empty());
+    let began = Instant::now();
+    loop {
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => break,
+            Err(Errno::WOULDBLOCK) => {}
+            Err(errno) => return Err(io("lock")(errno.into())),
+        }
+        file.rewind().map_err(io("read"))?;
+        let process = io::read_to_string(&file).ok().map(|text| text.trim().to_owned());
+        let process = process.filter(|text| !text.is_empty());
+        let has_ended = process.as_ref().and_then(|text| text.parse().ok()).is_some_and(has_ended);
+        if !has_ended || began.elapsed() > LAST_CHILD {
             return Err(SocketError::Running { state_dir: state_dir.to_owned(), process });
         }
-        Err(errno) => return Err(io("lock")(errno.into())),
+        std::thread::sleep(Duration::from_millis(5));
     }
+    file.rewind().map_err(io("write"))?;
     let noted = file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id()));
     noted.map_err(io("write"))?;
     Ok(file)
@@ -246,7 +257,23 @@ fn listen(state_dir: &Path, settings: &Settings) -> Result<(TokioListener, Ident
     }
 }
 
-/// Refuses if somebody listens on the path, or if the file there is not ours to replace.
+/// Reports whether the process that listened at the other end (unix(7), `SO_PEERCRED`) has ended.
+fn is_orphan(taken: &std::os::unix::net::UnixStream) -> bool {
+    let listener = socket_peercred(taken).map(|peer| peer.pid.as_raw_pid());
+    // Zero is a process outside of this PID namespace.
+    listener
+        .ok()
+        .and_then(|pid| u32::try_from(pid).ok())
+        .is_some_and(|pid| pid != 0 && has_ended(pid))
+}
+
+/// Reports whether no process has this number any more.
+fn has_ended(pid: u32) -> bool {
+    ProcessId::of(pid).is_ok_and(|found| found.is_none())
+}
+
+/// Refuses if somebody listens on the path, or if the file there is not ours to replace. A socket of a killed daemon may
+/// take connections until its last child begins its own program: nobody listens there.
 fn refuse_live(path: &Path) -> Result<(), SocketError> {
     let Ok(found) = fs::symlink_metadata(path) else { return Ok(()) };
     if !found.file_type().is_socket() {
@@ -254,6 +281,7 @@ fn refuse_live(path: &Path) -> Result<(), SocketError> {
     }
     match std::os::unix::net::UnixStream::connect(path) {
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Ok(()),
+        Ok(taken) if is_orphan(&taken) => Ok(()),
         _ => Err(SocketError::Taken { path: path.to_owned() }),
     }
 }
