@@ -161,11 +161,12 @@ pub trait ForeignChains: Sealed {
 /// Tables that a backend creates by being called: iptables-nft creates `ip filter`, `ip nat`, `ip raw` and
 /// `ip mangle`, with empty base chains, when they are first named.
 pub trait ImplicitTables: Sealed {
-    /// Returns the names of the implicit tables that exist, such as `nat`, and of their base chains, such as `nat OUTPUT`.
+    /// Returns the names of the implicit tables that exist, such as `nat`, and of their base chains, such as `nat OUTPUT`,
+    /// without those that hold nothing but objects of ours: no other program has anything there.
     ///
     /// # Errors
     /// Fails if the kernel does not answer.
-    fn implicit_tables(&mut self, backend: Backend) -> Result<BTreeSet<String>, KernelError>;
+    fn older_tables(&mut self, backend: Backend) -> Result<BTreeSet<String>, KernelError>;
 
     /// Returns the names of the implicit tables that hold nothing but idle base chains, and of all idle base chains in them: those
     /// with policy accept and without rules.

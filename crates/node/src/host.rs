@@ -122,7 +122,7 @@ impl Host {
         (backend, pool): (Backend, Pool),
         survey: Survey,
     ) -> Result<Self, NodeError> {
-        let foreign_tables = kernel.implicit_tables(backend)?;
+        let foreign_tables = kernel.older_tables(backend)?;
         let records = (store, &store.settings()?);
         let mut host = Self::look(kernel, config, records, (backend, pool), survey)?;
         (host.first_use, host.foreign_tables) = (true, foreign_tables);

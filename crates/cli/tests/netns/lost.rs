@@ -51,9 +51,6 @@ fn names(recorded: &BTreeMap<String, Recorded>) -> Vec<(Workload, String, String
 
 on_every_firewall!(lost_records_are_rebuilt_while_traffic_goes_on, |world| {
     docker_like(world, world.firewall);
-    // An empty table of iptables-nft may be foreign: it stays once the record of it is lost.
-    let empty = "*raw\n:PREROUTING ACCEPT\n:OUTPUT ACCEPT\nCOMMIT\n*mangle\n:PREROUTING ACCEPT\n:FORWARD ACCEPT\n:POSTROUTING ACCEPT\nCOMMIT\n";
-    world.program("iptables-restore", &["--noflush"], empty).success();
     let before = SystemState::take(&world.node);
     world.try_up(&functions()).success();
     let recorded = world.assert_in_step();

@@ -180,7 +180,7 @@ impl FakeKernel {
 }
 
 impl ImplicitTables for FakeKernel {
-    fn implicit_tables(&mut self, backend: Backend) -> Result<BTreeSet<String>, KernelError> {
+    fn older_tables(&mut self, backend: Backend) -> Result<BTreeSet<String>, KernelError> {
         self.empty_tables(backend)
     }
 

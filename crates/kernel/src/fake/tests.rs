@@ -100,7 +100,7 @@ const OBSERVATIONS: [(&str, Call); 38] = [
     ("translated_ports", |kernel| kernel.translated_ports().map(drop)),
     ("bans", |kernel| kernel.bans().map(drop)),
     ("passages", |kernel| kernel.passages().map(drop)),
-    ("implicit_tables", |kernel| kernel.implicit_tables(IPTABLES).map(drop)),
+    ("older_tables", |kernel| kernel.older_tables(IPTABLES).map(drop)),
     ("empty_tables", |kernel| kernel.empty_tables(IPTABLES).map(drop)),
     ("sysctl", |kernel| kernel.sysctl(IP_FORWARD).map(drop)),
     ("sysctl_is_writable", |kernel| kernel.sysctl_is_writable(IP_FORWARD).map(drop)),

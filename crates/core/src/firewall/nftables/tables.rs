@@ -1,6 +1,6 @@
 //! The tables that iptables-nft creates when it is called.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use netlink_packet_core::NLM_F_NONREC;
 use netlink_packet_netfilter::{
@@ -10,9 +10,9 @@ use netlink_packet_netfilter::{
 
 use super::{
     expression::ACCEPT,
-    object::{Chain, Operation, Table},
+    object::{Chain, Operation, Rule, Table, TableName},
 };
-use crate::firewall::names;
+use crate::firewall::names::{self, is_our_chain};
 
 /// Returns the request for all tables of a family.
 #[must_use]
@@ -36,19 +36,58 @@ pub fn of_iptables(tables: Vec<Table>) -> impl Iterator<Item = Table> {
     })
 }
 
-/// Returns the names of the tables that iptables-nft creates, such as `nat`, and of their base chains, such as `nat OUTPUT`.
+/// Returns the names of the tables that iptables-nft creates.
 #[must_use]
-pub fn implicit(tables: Vec<Table>, chains: &[Chain]) -> BTreeSet<String> {
+pub fn implicit(tables: Vec<Table>) -> BTreeSet<String> {
+    of_iptables(tables).map(|table| table.name.name).collect()
+}
+
+/// Returns the base chains, by table, that may hold nothing but jumps to chains of ours. Their rules tell.
+#[must_use]
+pub fn perhaps_ours(tables: &[Table], chains: &[Chain]) -> Vec<(TableName, BTreeSet<String>)> {
+    let mut found = Vec::new();
+    for table in of_iptables(tables.to_vec()) {
+        let within = chains.iter().filter(|chain| chain.table == table.name);
+        if within.clone().any(|chain| is_our_chain(&chain.name)) {
+            let jumping = within.filter(|chain| accepts(chain) && is_jumping(chain));
+            let jumping = jumping.map(|chain| chain.name.clone()).collect();
+            found.push((table.name, jumping));
+        }
+    }
+    found
+}
+
+/// Returns the names of the tables that iptables-nft creates, such as `nat`, and of their base chains, such as `nat OUTPUT`,
+/// without those that hold nothing but objects of ours.
+///
+/// `read` are the rules of the chains that are [`perhaps_ours`], with the table.
+#[must_use]
+pub fn older(
+    tables: Vec<Table>,
+    chains: &[Chain],
+    read: &[(TableName, BTreeMap<String, Vec<Rule>>)],
+) -> BTreeSet<String> {
+    let leads_to_us = |rule: &Rule| rule.target().is_some_and(is_our_chain);
+    let is_ours = |chain: &Chain| {
+        let mut of_table = read.iter().filter(|(table, _)| *table == chain.table);
+        let rules = of_table.find_map(|(_, chains)| chains.get(&chain.name));
+        is_our_chain(&chain.name) || rules.is_some_and(|rules| rules.iter().all(leads_to_us))
+    };
     let mut found = BTreeSet::new();
     for table in of_iptables(tables) {
         let within = chains.iter().filter(|chain| chain.table == table.name);
-        found.extend(within.filter(|chain| chain.base.is_some()).map(chain_name));
+        let has_more = usize::try_from(table.references) != Ok(within.clone().count());
+        let others: Vec<_> = within.clone().filter(|chain| !is_ours(chain)).collect();
+        if others.is_empty() && !has_more && within.count() > 0 {
+            continue;
+        }
+        found.extend(others.into_iter().filter(|chain| chain.base.is_some()).map(chain_name));
         found.insert(table.name.name);
     }
     found
 }
 
-/// Returns the names, as [`implicit`] has them, of the tables that hold nothing but idle base chains, and of the idle base
+/// Returns the names, as [`older`] has them, of the tables that hold nothing but idle base chains, and of the idle base
 /// chains that may be due to a jump of ours. Idle ones have policy accept and no rule, and no rule leads to them.
 #[must_use]
 pub fn empty(tables: Vec<Table>, chains: &[Chain]) -> BTreeSet<String> {
@@ -61,16 +100,14 @@ pub fn empty(tables: Vec<Table>, chains: &[Chain]) -> BTreeSet<String> {
         if nothing_else && idle.len() == within.count() {
             found.insert(table.name.name.clone());
         }
-        let table = &*table.name.name;
-        let jumps = |chain: &&Chain| names::iptables::JUMPS.contains(&(table, &chain.name));
-        found.extend(idle.into_iter().filter(jumps).map(chain_name));
+        found.extend(idle.into_iter().filter(|chain| is_jumping(chain)).map(chain_name));
     }
     found
 }
 
 /// Returns those of the empty tables and chains that were not there before.
 ///
-/// `before` is what [`implicit`] returned. What an earlier version recorded has no chains: those of a table that was there
+/// `before` is what [`older`] returned. What an earlier version recorded has no chains: those of a table that was there
 /// are then taken for older than us.
 pub fn left_over<'a>(
     empty: &'a BTreeSet<String>,
@@ -89,8 +126,17 @@ fn chain_name(chain: &Chain) -> String {
     format!("{} {}", chain.table.name, chain.name)
 }
 
+/// Reports whether a chain is one of those that jump to ours.
+fn is_jumping(chain: &Chain) -> bool {
+    names::iptables::JUMPS.contains(&(&*chain.table.name, &*chain.name))
+}
+
+fn accepts(chain: &Chain) -> bool {
+    chain.base.as_ref().is_some_and(|base| base.policy == ACCEPT)
+}
+
 fn is_idle(chain: &Chain) -> bool {
-    chain.base.as_ref().is_some_and(|base| base.policy == ACCEPT) && chain.references == 0
+    accepts(chain) && chain.references == 0
 }
 
 /// Deletes the empty tables and chains, except those that were there before.

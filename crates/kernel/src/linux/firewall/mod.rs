@@ -56,8 +56,8 @@ pub(super) trait FirewallBackend {
         uplinks: &BTreeSet<InterfaceName>,
     ) -> Result<Vec<ForeignChainState>, Refusal>;
 
-    /// Does the same as [`ImplicitTables::implicit_tables`].
-    fn implicit_tables(&mut self) -> Result<BTreeSet<String>, Refusal> {
+    /// Does the same as [`ImplicitTables::older_tables`].
+    fn older_tables(&mut self) -> Result<BTreeSet<String>, Refusal> {
         Ok(BTreeSet::new())
     }
 
@@ -276,8 +276,8 @@ impl Linux {
 }
 
 impl ImplicitTables for Linux {
-    fn implicit_tables(&mut self, backend: Backend) -> Result<BTreeSet<String>, KernelError> {
-        let found = self.with_backend(backend, |firewall| firewall.implicit_tables());
+    fn older_tables(&mut self, backend: Backend) -> Result<BTreeSet<String>, KernelError> {
+        let found = self.with_backend(backend, |firewall| firewall.older_tables());
         found.map_err(unreadable(backend))
     }
 

@@ -175,8 +175,8 @@ impl Watched {
 }
 
 impl ImplicitTables for Watched {
-    fn implicit_tables(&mut self, backend: Backend) -> Result<BTreeSet<String>, KernelError> {
-        self.kernel.implicit_tables(backend)
+    fn older_tables(&mut self, backend: Backend) -> Result<BTreeSet<String>, KernelError> {
+        self.kernel.older_tables(backend)
     }
 
     fn empty_tables(&mut self, backend: Backend) -> Result<BTreeSet<String>, KernelError> {

@@ -142,9 +142,9 @@ impl FirewallBackend for Iptables<'_> {
     }
 
     /// Tables of the legacy variant exist once they were asked for, hold nothing, and cannot be deleted.
-    fn implicit_tables(&mut self) -> Result<BTreeSet<String>, Refusal> {
+    fn older_tables(&mut self) -> Result<BTreeSet<String>, Refusal> {
         match self.variant {
-            IptablesVariant::Nft => self.nftables.connection()?.implicit_tables(),
+            IptablesVariant::Nft => self.nftables.connection()?.older_tables(),
             IptablesVariant::Legacy => Ok(BTreeSet::new()),
         }
     }

@@ -365,15 +365,12 @@ fn empty_tables_of_iptables_are_removed() {
         nft("add table ip other");
         let names = |names: &[&str]| names.iter().map(|&n| n.to_owned()).collect::<BTreeSet<_>>();
         let there = names(&["filter", "mangle", "nat", "raw"]);
-        let tables = |kernel: &mut Connection| {
-            let found = kernel.implicit_tables().unwrap();
-            found.into_iter().filter(|name| !name.contains(' ')).collect::<BTreeSet<_>>()
-        };
+        let tables = |kernel: &mut Connection| kernel.implicit_tables().unwrap();
         assert_eq!(tables(&mut kernel), there);
-        let all = kernel.implicit_tables().unwrap();
+        let all = kernel.older_tables().unwrap();
         for before in [&there, &all] {
             kernel.remove_empty_tables(before).unwrap();
-            assert_eq!(kernel.implicit_tables().unwrap(), all);
+            assert_eq!(kernel.older_tables().unwrap(), all);
         }
         kernel.remove_empty_tables(&names(&["mangle", "nat", "raw"])).unwrap();
         assert_eq!(tables(&mut kernel), names(&["mangle", "nat", "raw"]));
@@ -392,7 +389,7 @@ fn base_chains_are_removed_that_a_table_did_not_have_before() {
         nft("add chain ip nat PREROUTING { type nat hook prerouting priority -100; }");
         nft("add chain ip nat POSTROUTING { type nat hook postrouting priority 100; }");
         nft("add rule ip nat POSTROUTING oifname lan0 masquerade");
-        let before = kernel.implicit_tables().unwrap();
+        let before = kernel.older_tables().unwrap();
         assert!(before.contains("nat PREROUTING") && !before.contains("nat OUTPUT"), "{before:?}");
         let listed = listing();
         iptables("-t nat -A OUTPUT -o lo -j ACCEPT");
@@ -402,5 +399,29 @@ fn base_chains_are_removed_that_a_table_did_not_have_before() {
         assert_eq!(listing(), listed);
         kernel.remove_empty_tables(&before).unwrap();
         assert_eq!(listing(), listed);
+    });
+}
+
+#[test]
+fn tables_that_hold_only_what_is_ours_are_not_older() {
+    in_namespace(|| {
+        let mut kernel = Connection::open().unwrap();
+        iptables("-t nat -A POSTROUTING -o lan0 -j ACCEPT");
+        iptables("-t mangle -A POSTROUTING -o lan0 -j ACCEPT");
+        iptables("-t raw -P PREROUTING DROP");
+        let before = kernel.older_tables().unwrap();
+        for (table, chain) in [("nat", "OUTPUT"), ("nat", "POSTROUTING"), ("mangle", "FORWARD")] {
+            iptables(&format!("-t {table} -N RIKLET-{chain}"));
+            iptables(&format!("-t {table} -I {chain} -j RIKLET-{chain}"));
+        }
+        iptables("-t raw -N RIKLET-RAW");
+        iptables("-t raw -A PREROUTING -j RIKLET-RAW");
+        assert_eq!(kernel.older_tables().unwrap(), before);
+        iptables("-t mangle -D POSTROUTING -o lan0 -j ACCEPT");
+        let ours = |name: &String| name.starts_with("mangle");
+        let older: BTreeSet<_> = before.into_iter().filter(|name| !ours(name)).collect();
+        assert_eq!(kernel.older_tables().unwrap(), older);
+        nft("add set ip mangle s { type ipv4_addr; }");
+        assert!(kernel.older_tables().unwrap().contains("mangle"));
     });
 }
