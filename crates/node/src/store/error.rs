@@ -6,7 +6,7 @@ use std::{
 use rusqlite::{Error as Sqlite, ErrorCode};
 use rustix::fs::{Access, access};
 
-use super::{Unreadable, file::suffixed};
+use super::{Unreadable, file::suffixed, stuck};
 use riklet_core::model::{Exposure, InstanceName, Slot};
 use riklet_kernel::process::LockHolder;
 
@@ -228,8 +228,16 @@ impl StoreError {
             | Sqlite::Utf8Error(..) => Self::Corrupt { operation, path, source: source.into() },
             _ => match source.sqlite_error_code() {
                 _ if is_moved(&source) => Self::Gone { path },
-                Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
+                // The last: of a reader that has waited ten seconds for a lock of the write-ahead log (SQLITE_PROTOCOL).
+                Some(
+                    ErrorCode::DatabaseBusy
+                    | ErrorCode::DatabaseLocked
+                    | ErrorCode::FileLockingProtocolFailed,
+                ) => {
                     let holder = holder(&path);
+                    if holder.is_none() {
+                        stuck::suspect_all(&path);
+                    }
                     Self::Busy { operation, path, holder }
                 }
                 // Unknown is SQLITE_ERROR: a table or a column is missing. A statement that may legitimately violate a

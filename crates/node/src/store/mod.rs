@@ -20,6 +20,7 @@ mod restore;
 mod room;
 mod runs;
 mod sql;
+mod stuck;
 #[cfg(test)]
 mod tests;
 mod tx;
@@ -30,7 +31,6 @@ use std::{
     cell::Cell,
     collections::BTreeMap,
     path::{Path, PathBuf},
-    sync::atomic::{AtomicU64, Ordering},
     time::Duration,
 };
 
@@ -127,8 +127,6 @@ pub struct Store {
     settings_changed: Cell<u64>,
     /// Tells this opening of a database from all others of this process.
     opening: u64,
-    /// True if a transaction could not begin, although no other process was found to have one open.
-    stuck: Cell<bool>,
 }
 
 /// The state of the settings and the recorded sysctls: it changes whenever they may have been changed by anybody.
@@ -153,10 +151,7 @@ impl Store {
     }
 
     fn of(connection: Connection, file: Option<file::Identity>, path: PathBuf) -> Self {
-        static OPENINGS: AtomicU64 = AtomicU64::new(0);
-        let opening = OPENINGS.fetch_add(1, Ordering::Relaxed);
-        let stuck = Cell::default();
-        Self { connection, path, file, settings_changed: Cell::new(0), opening, stuck }
+        Self { connection, path, file, settings_changed: Cell::new(0), opening: stuck::number() }
     }
 
     /// Opens the store in this directory; `None` if there is none. Creates nothing.
@@ -228,12 +223,10 @@ impl Store {
         self.file.is_some() && self.file == file::identity(&self.path)
     }
 
-    /// Reports whether it has to be opened anew: it may be this opening that keeps the database locked. SQLite does not
-    /// unlock again what the kernel once refused to unlock (`unixShmLock` of `os_unix.c`), but
-    /// closing does.
+    /// Reports whether it has to be opened anew: it may be this opening that keeps the database locked.
     #[must_use]
     pub(crate) fn is_stuck(&self) -> bool {
-        self.stuck.get()
+        stuck::is_suspect(&self.path, self.opening)
     }
 
     /// Reports whether the open file was removed, and there is no other in its place.
@@ -314,7 +307,10 @@ impl Store {
     #[cfg(any(test, feature = "testing"))]
     #[expect(clippy::missing_panics_doc, clippy::unwrap_used, reason = "for tests")]
     pub fn steps<T>(&mut self, work: impl FnOnce(&mut Self) -> T) -> (usize, T) {
-        use std::sync::{Arc, atomic::AtomicUsize};
+        use std::sync::{
+            Arc,
+            atomic::{AtomicUsize, Ordering},
+        };
         let steps = Arc::new(AtomicUsize::new(0));
         let count = Arc::clone(&steps);
         let count = move || {

@@ -32,9 +32,7 @@ impl<'a> Tx<'a> {
     pub(super) fn begin(store: &'a mut Store) -> Result<Self, StoreError> {
         let store = &*store;
         let begun = Transaction::new_unchecked(&store.connection, TransactionBehavior::Immediate);
-        let transaction = begun.map_err(store.failed("begin a transaction"));
-        store.stuck.set(matches!(transaction, Err(StoreError::Busy { holder: None, .. })));
-        let transaction = transaction?;
+        let transaction = begun.map_err(store.failed("begin a transaction"))?;
         // A `down --purge` of another process may have removed the database while this one waited.
         if store.is_gone()? {
             return Err(StoreError::Gone { path: store.path.clone() });

@@ -19,13 +19,13 @@ use crate::world::{
     wait_for,
 };
 
-/// The system calls that fail. An error of one that only wakes a thread could not occur, nor one of that by which the standard
-/// library hears whether a program was started: `recvfrom`. Nor does an unlock conflict with anybody (`EAGAIN` of fcntl(2)): if it
-/// is refused all the same, SQLite keeps the lock, and its other connections to the same file wait for this one to close.
-const CALLS: [&str; 17] = [
+/// The system calls that fail. An error of one that only wakes a thread could not occur, nor one of that by which the
+/// standard library hears whether a program was started: `recvfrom`. The kernel refuses to unlock (fcntl(2)) if it has no memory.
+const CALLS: [&str; 18] = [
     "accept4",
     "bind",
     "connect",
+    "fcntl",
     "flock",
     "ftruncate",
     "getdents64",
