@@ -5,7 +5,7 @@ use clap_complete::Shell;
 use riklet_core::model::{Account, InstanceName, InterfaceName, MarkMask, Mtu, Pool, SlotAccounts};
 use riklet_sdn::FirewallChoice;
 
-/// Network of a node that runs functions as microVMs: a TAP for each function, and its ports on the host.
+/// Connects functions that run as microVMs: gives each a TAP, and publishes its ports on the host.
 #[derive(Debug, Parser)]
 #[command(name = "riklet-sdn", version, override_usage = "riklet-sdn [OPTIONS] <COMMAND>")]
 #[command(next_help_heading = "Options of every command")]
@@ -96,14 +96,14 @@ pub(crate) enum Command {
         /// Verify the database; if it is damaged, set it aside and recreate the records from the interfaces' aliases.
         #[arg(long, conflicts_with = "adopt")]
         rebuild: bool,
-        /// Set the database aside even if it seems sound.
+        /// With --rebuild: set the database aside even if it is sound.
         #[arg(long, requires = "rebuild")]
         force: bool,
         /// Take over the functions of another state directory.
         #[arg(long)]
         adopt: bool,
     },
-    /// Print what the daemon did.
+    /// Print what the daemon and other processes did; needs a daemon.
     Events(EventsArgs),
     /// Show the functions with their traffic, and any drift.
     Top(TopArgs),
@@ -145,7 +145,7 @@ pub(crate) struct UpArgs {
     /// Files with definitions in JSON or YAML; `-` is standard input.
     #[arg(required = true, value_name = "FILE")]
     pub(crate) files: Vec<PathBuf>,
-    /// Refuse an exposure that takes packets of others, also if it says `shadow: true`.
+    /// Refuse a port that a local process or another program has, even with `shadow: true`.
     #[arg(long)]
     pub(crate) strict: bool,
 }
@@ -213,13 +213,13 @@ pub(crate) struct RunArgs {
     /// Do not wait until the published ports answer.
     #[arg(long)]
     pub(crate) no_wait: bool,
-    /// Print the guest's console while it runs; for a single function.
+    /// Print the guest's console while it runs; allowed for a single function.
     #[arg(long, conflicts_with = "detach")]
     pub(crate) console: bool,
     /// Print control characters of the console as they are, also to a terminal.
     #[arg(long, requires = "console")]
     pub(crate) raw: bool,
-    /// Return once all functions are ready; a supervisor stays and outlives the terminal.
+    /// Return once all functions are ready, and leave a supervisor behind that outlives the terminal.
     #[arg(long)]
     pub(crate) detach: bool,
     /// Act as that supervisor.
@@ -241,19 +241,18 @@ pub(crate) struct RunArgs {
 /// Settings of microVMs that may also come from the environment or the configuration file.
 #[derive(Debug, Clone, ClapArgs)]
 pub(crate) struct VmmArgs {
-    /// Directories that definitions may name images in, separated by commas [default: that of the definition, /srv,
-    /// /var/lib].
+    /// Directories in which definitions may name images, separated by commas [default: that of the definition,
+    /// /srv, /var/lib].
     #[arg(long, value_name = "DIR", env = "RIKLET_SDN_IMAGE_ROOTS", hide_env_values = true)]
     #[arg(value_delimiter = ',')]
     pub(crate) image_roots: Vec<PathBuf>,
-    /// Directory of downloaded images, and of copies of images [default: /var/lib/riklet-sdn/images].
+    /// Directory for downloads and private copies of images [default: /var/lib/riklet-sdn/images].
     #[arg(long, value_name = "DIR", env = "RIKLET_SDN_IMAGE_DIR", hide_env_values = true)]
     pub(crate) image_dir: Option<PathBuf>,
-    /// First of the users that VMMs run as: the one for a slot follows it by the slot's number and one
-    /// [default: 1900000000].
+    /// First of the user IDs that VMMs run as; the VMM of slot N runs as UID + N + 1 [default: 1900000000].
     #[arg(long, value_name = "UID", env = "RIKLET_SDN_VMM_UID_BASE", hide_env_values = true)]
     pub(crate) vmm_uid_base: Option<SlotAccounts>,
-    /// Let servers of images redirect to addresses of private networks, and members of the API's group name such servers.
+    /// Allow downloads of images to be redirected to private addresses, and clients of the socket to name such addresses.
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
     #[arg(
         env = "RIKLET_SDN_PRIVATE_REDIRECTS",
@@ -266,10 +265,10 @@ pub(crate) struct VmmArgs {
 #[derive(Debug, ClapArgs)]
 #[command(after_help = "Example:\n  riklet-sdn events -f")]
 pub(crate) struct EventsArgs {
-    /// Follow: print new events as they come.
+    /// Keep printing new events as they come.
     #[arg(long, short)]
     pub(crate) follow: bool,
-    /// Print only the events after the one with this token.
+    /// Print only the events after the one with this token (`--output json` shows tokens).
     #[arg(long, value_name = "TOKEN")]
     pub(crate) since: Option<riklet_api::Token>,
 }
@@ -280,7 +279,7 @@ pub(crate) struct TopArgs {
     /// Print one table and exit, for scripts; implied by `--output json`.
     #[arg(long)]
     pub(crate) once: bool,
-    /// Interval of the rates and of the display, in seconds.
+    /// Time between two displays, over which the rates are taken, in seconds.
     #[arg(long, value_name = "SECONDS", default_value = "1", value_parser = super::top::interval)]
     pub(crate) interval: Duration,
 }
@@ -295,10 +294,10 @@ pub(crate) struct ServeArgs {
     #[arg(long, value_name = "COUNT", default_value_t = 64, alias = "warm")]
     #[arg(value_parser = clap::value_parser!(u16).range(0..=4096))]
     pub(crate) ready_slots: u16,
-    /// Most microVMs that run at a time for clients of the socket [default: 100].
+    /// Maximum number of microVMs that clients of the socket run at a time [default: 100].
     #[arg(long, value_name = "COUNT", env = "RIKLET_SDN_MEMBER_RUNS", hide_env_values = true)]
     pub(crate) member_runs: Option<u32>,
-    /// Directory of definition files to follow: their functions come and go with the files [default:
+    /// Directory of definition files to follow: functions come and go with their files [default:
     /// /etc/riklet-sdn/functions.d, if it exists].
     #[arg(long, value_name = "DIR", env = "RIKLET_SDN_MANIFESTS", hide_env_values = true)]
     pub(crate) manifests: Option<PathBuf>,
@@ -319,16 +318,16 @@ pub(crate) struct ServeArgs {
 pub(crate) struct LogsArgs {
     /// Name of the function.
     pub(crate) name: InstanceName,
-    /// Follow: print new output until the function ends.
+    /// Keep printing new output until the function ends.
     #[arg(long, short, conflicts_with = "previous")]
     pub(crate) follow: bool,
-    /// Print only the last lines.
+    /// Print only the last LINES lines.
     #[arg(long, value_name = "LINES")]
     pub(crate) tail: Option<usize>,
     /// Print only what was written in the last seconds, minutes, hours or days: 30s, 10m, 2h, 1d.
     #[arg(long, value_name = "TIME", value_parser = super::usage::time)]
     pub(crate) since: Option<Duration>,
-    /// Print the log of the run before the last one.
+    /// Print the log of the run before the latest one.
     #[arg(long)]
     pub(crate) previous: bool,
     /// Print the VMM's own log, which Firecracker and Cloud Hypervisor have.

@@ -12,8 +12,7 @@ fn help_lists_the_commands() {
     let environment = Environment::new();
     let help = environment.run(&["--help"]).success();
     insta::assert_snapshot!(help, @r"
-    Network of a node that runs functions as microVMs: a TAP for each function, and its ports on the
-    host
+    Connects functions that run as microVMs: gives each a TAP, and publishes its ports on the host
 
     Usage: riklet-sdn [OPTIONS] <COMMAND>
 
@@ -25,7 +24,7 @@ fn help_lists_the_commands() {
       plan         Show what `up` would do, step by step, without changing anything
       check        Compare the kernel with the records; exit status 1 if they differ
       repair       Make the kernel match the records: restore what drifted, remove what leaked
-      events       Print what the daemon did
+      events       Print what the daemon and other processes did; needs a daemon
       top          Show the functions with their traffic, and any drift
       serve        Run the daemon: API, ready TAPs, and repair of drift, until Ctrl-C or SIGTERM
       run          Bring functions up and run their microVMs, until Ctrl-C or SIGTERM
@@ -106,7 +105,7 @@ fn every_command_has_help_with_one_example() {
       <FILE>...  Files with definitions in JSON or YAML; `-` is standard input
 
     Options:
-          --strict  Refuse an exposure that takes packets of others, also if it says `shadow: true`
+          --strict  Refuse a port that a local process or another program has, even with `shadow: true`
       -h, --help    Print help
       riklet-sdn up examples/hello.json
 
@@ -173,18 +172,19 @@ fn every_command_has_help_with_one_example() {
     Options:
           --rebuild  Verify the database; if it is damaged, set it aside and recreate the records from
                      the interfaces' aliases
-          --force    Set the database aside even if it seems sound
+          --force    With --rebuild: set the database aside even if it is sound
           --adopt    Take over the functions of another state directory
       -h, --help     Print help
       riklet-sdn repair
 
-    Print what the daemon did
+    Print what the daemon and other processes did; needs a daemon
 
     Usage: riklet-sdn events [OPTIONS]
 
     Options:
-      -f, --follow         Follow: print new events as they come
-          --since <TOKEN>  Print only the events after the one with this token
+      -f, --follow         Keep printing new events as they come
+          --since <TOKEN>  Print only the events after the one with this token (`--output json` shows
+                           tokens)
       -h, --help           Print help
       riklet-sdn events -f
 
@@ -194,7 +194,8 @@ fn every_command_has_help_with_one_example() {
 
     Options:
           --once                Print one table and exit, for scripts; implied by `--output json`
-          --interval <SECONDS>  Interval of the rates and of the display, in seconds [default: 1]
+          --interval <SECONDS>  Time between two displays, over which the rates are taken, in seconds
+                                [default: 1]
       -h, --help                Print help
       riklet-sdn top --once
 
@@ -206,10 +207,10 @@ fn every_command_has_help_with_one_example() {
           --api-group <GROUP>       Group that may use the API besides root, by name or number [env:
                                     RIKLET_SDN_API_GROUP]
           --ready-slots <COUNT>     Number of TAPs to keep ready; 0 for none [default: 64]
-          --member-runs <COUNT>     Most microVMs that run at a time for clients of the socket [default:
-                                    100] [env: RIKLET_SDN_MEMBER_RUNS]
-          --manifests <DIR>         Directory of definition files to follow: their functions come and go
-                                    with the files [default: /etc/riklet-sdn/functions.d, if it exists]
+          --member-runs <COUNT>     Maximum number of microVMs that clients of the socket run at a time
+                                    [default: 100] [env: RIKLET_SDN_MEMBER_RUNS]
+          --manifests <DIR>         Directory of definition files to follow: functions come and go with
+                                    their files [default: /etc/riklet-sdn/functions.d, if it exists]
                                     [env: RIKLET_SDN_MANIFESTS]
           --metrics <ADDRESS:PORT>  TCP address that also serves /metrics, such as 127.0.0.1:9464, to
                                     anybody who can reach it [env: RIKLET_SDN_METRICS]
@@ -228,22 +229,22 @@ fn every_command_has_help_with_one_example() {
           --ready-timeout <SECONDS>     Time limit for the guests to boot and their published ports to
                                         answer, in seconds [default: 10]
           --no-wait                     Do not wait until the published ports answer
-          --console                     Print the guest's console while it runs; for a single function
+          --console                     Print the guest's console while it runs; allowed for a single
+                                        function
           --raw                         Print control characters of the console as they are, also to a
                                         terminal
-          --detach                      Return once all functions are ready; a supervisor stays and
-                                        outlives the terminal
-          --image-roots <DIR>           Directories that definitions may name images in, separated by
+          --detach                      Return once all functions are ready, and leave a supervisor
+                                        behind that outlives the terminal
+          --image-roots <DIR>           Directories in which definitions may name images, separated by
                                         commas [default: that of the definition, /srv, /var/lib] [env:
                                         RIKLET_SDN_IMAGE_ROOTS]
-          --image-dir <DIR>             Directory of downloaded images, and of copies of images
-                                        [default: /var/lib/riklet-sdn/images] [env:
-                                        RIKLET_SDN_IMAGE_DIR]
-          --vmm-uid-base <UID>          First of the users that VMMs run as: the one for a slot follows
-                                        it by the slot's number and one [default: 1900000000] [env:
+          --image-dir <DIR>             Directory for downloads and private copies of images [default:
+                                        /var/lib/riklet-sdn/images] [env: RIKLET_SDN_IMAGE_DIR]
+          --vmm-uid-base <UID>          First of the user IDs that VMMs run as; the VMM of slot N runs
+                                        as UID + N + 1 [default: 1900000000] [env:
                                         RIKLET_SDN_VMM_UID_BASE]
-          --private-redirects [<BOOL>]  Let servers of images redirect to addresses of private networks,
-                                        and members of the API's group name such servers [env:
+          --private-redirects [<BOOL>]  Allow downloads of images to be redirected to private addresses,
+                                        and clients of the socket to name such addresses [env:
                                         RIKLET_SDN_PRIVATE_REDIRECTS]
       -h, --help                        Print help
       riklet-sdn run examples/hello.json
@@ -264,11 +265,11 @@ fn every_command_has_help_with_one_example() {
       <NAME>  Name of the function
 
     Options:
-      -f, --follow        Follow: print new output until the function ends
-          --tail <LINES>  Print only the last lines
+      -f, --follow        Keep printing new output until the function ends
+          --tail <LINES>  Print only the last LINES lines
           --since <TIME>  Print only what was written in the last seconds, minutes, hours or days: 30s,
                           10m, 2h, 1d
-          --previous      Print the log of the run before the last one
+          --previous      Print the log of the run before the latest one
           --vmm           Print the VMM's own log, which Firecracker and Cloud Hypervisor have
           --raw           Print control characters as they are, also to a terminal
       -h, --help          Print help
