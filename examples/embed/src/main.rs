@@ -12,9 +12,9 @@ use riklet_sdn::{
     definition::{self, Source},
 };
 
-#[expect(clippy::print_stdout, reason = "an agent would start a VMM")]
+#[expect(clippy::print_stdout, reason = "an agent would start a VMM instead")]
 fn main() -> Result<(), Box<dyn Error>> {
-    // The directory of an agent's own keeps its instances apart from those of the command line.
+    // The agent's records. The command line works on them with `--state-dir`, and refuses to touch them without.
     serve(Config::in_directory("/run/my-agent/network"), |instance| {
         let (tap, mac, addresses) =
             (instance.interface(), instance.guest_mac(), instance.addresses.v4);
