@@ -26,7 +26,7 @@ static QUEUE: Queue =
 struct Queue {
     state: Mutex<State>,
     changed: Condvar,
-    /// Whether there is a thread that writes: it starts with the first line, since most commands log none.
+    /// True if there is a thread that writes: it starts with the first line, since most commands log none.
     is_written: OnceLock<bool>,
 }
 

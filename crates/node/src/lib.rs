@@ -5,8 +5,8 @@
 //!
 //! # In use
 //!
-//! [`Node`] has a method for each operation. On the TAP of an instance runs whatever VMM the agent starts;
-//! `examples/embed` is such an agent. A long-lived agent with a thread for slow work uses a [`WarmNode`].
+//! [`Node`] has a method for each operation. The agent starts a VMM of its choice on the TAP of an instance, as
+//! `examples/embed` shows. A long-lived agent with a thread for slow work uses a [`WarmNode`].
 //!
 //! ```
 //! use riklet_sdn::{
@@ -59,8 +59,9 @@
 //! * Bringing up, taking down, repairing and recovering after a crash are one path: the records are changed
 //!   in one transaction, then the kernel is converged to them. Every call may be repeated.
 //! * A process that is killed anywhere on that path leaves nothing behind that the next call does not finish.
-//! * Only our own objects are touched: interfaces `rik<slot>` that bear our mark, our table or chains of the firewall,
-//!   and the sysctls that were recorded before they were changed. Taking all down with `purge` leaves the host as it
+//! * Only our own objects are touched: interfaces `rik<slot>` that bear our mark, our tables or chains of the firewall,
+//!   our routing rules and routes, our files for network managers, and the sysctls that were recorded before they were
+//!   changed. Taking all down with `purge` leaves the host as it
 //!   was.
 //! * A running function is not taken down, except by its supervisor.
 //! * An operation costs the same with ten instances present and with ten thousand.
