@@ -5,12 +5,14 @@ use riklet_testkit::namespace::{ip, isolated, run, run_with};
 use std::os::fd::OwnedFd;
 
 use super::*;
-use crate::linux::tap;
+use crate::linux::{guard::Blocks, tap};
 use riklet_core::{
     address::{GATEWAY_LINK_LOCAL, GATEWAY_MAC},
-    link::{Remedy, Tap},
+    guard::Guard,
+    link::{DRAINING_GROUP, Remedy, Tap},
     model::{Addresses, MacAddress, Pool, Slot},
 };
+use rustix::io::Errno;
 
 fn spec(number: u16) -> LinkSpec {
     let slot = Slot::new(number);

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{Known, Watched};
+use super::Watched;
 use crate::{
     Firewall, ForeignChains, ImplicitTables, KernelError, RulesetVersion,
     linux::{Linux, firewall::foreign_translations::Translations},
@@ -14,6 +14,14 @@ use riklet_core::{
     },
     model::{InterfaceName, Owner},
 };
+
+/// The firewall by its last complete listing, with our changes since.
+#[derive(Debug)]
+pub(super) struct Known {
+    backend: Backend,
+    base_ruleset: BaseRuleset,
+    entries: BTreeSet<Entry>,
+}
 
 impl Firewall for Watched {
     fn probe_firewall(
@@ -189,5 +197,52 @@ impl ImplicitTables for Watched {
         except: &BTreeSet<String>,
     ) -> Result<(), KernelError> {
         self.changing().remove_empty_tables(backend, except)
+    }
+}
+
+impl Watched {
+    /// Reports whether the firewall is known to have this, without asking.
+    pub(super) fn is_known(
+        &self,
+        backend: Backend,
+        base_ruleset: &BaseRuleset,
+        entries: &BTreeSet<Entry>,
+    ) -> bool {
+        let open = self.foreign_chains.as_ref().is_some_and(|(_, foreign_chains)| {
+            foreign_chains.iter().all(|state| state.open || state.owned)
+        });
+        let stands = self.firewall.as_ref().is_some_and(|known| {
+            known.backend == backend
+                && known.base_ruleset == *base_ruleset
+                && entries.iter().all(|entry| known.entries.contains(entry))
+        });
+        open && stands
+    }
+
+    /// Reports whether the firewall is known to have the entries that a change removes.
+    fn has_all_to_remove(&self, backend: Backend, change: &Change) -> bool {
+        let Change::Delta { remove, .. } = change else { return false };
+        self.firewall.as_ref().is_some_and(|known| {
+            known.backend == backend && remove.iter().all(|entry| known.entries.contains(entry))
+        })
+    }
+
+    /// Applies a change of ours to the remembered firewall.
+    fn follow(&mut self, backend: Backend, change: &Change) {
+        match change {
+            Change::Reset(Ruleset { base_ruleset, entries }) => {
+                let (base_ruleset, entries) = (base_ruleset.clone(), entries.clone());
+                self.firewall = Some(Known { backend, base_ruleset, entries });
+            }
+            Change::Delta { remove, add, .. } => {
+                if let Some(known) = &mut self.firewall {
+                    for entry in remove {
+                        known.entries.remove(entry);
+                    }
+                    known.entries.extend(add);
+                }
+            }
+            Change::Remove => self.firewall = None,
+        }
     }
 }

@@ -12,6 +12,7 @@ mod feed;
 mod firewall;
 mod host;
 mod links;
+mod listen;
 mod managers;
 mod mirror;
 mod routes;
@@ -30,21 +31,21 @@ use netlink_sys::protocols::{NETLINK_NETFILTER, NETLINK_ROUTE};
 
 pub(super) use feed::Message;
 
-use self::{feed::Feed, mirror::Mirror};
+use self::{feed::Feed, firewall::Known, mirror::Mirror};
 use super::{
     Linux,
     firewall::{
         confinement::Keeper,
         foreign_translations::Translations,
-        watch::{Ours, Touched, Transactions, Watch},
+        watch::{Touched, Transactions, Watch},
     },
 };
 use crate::{KernelError, Links, Routes};
 use riklet_core::{
-    firewall::{Backend, BaseRuleset, Change, Entry, ForeignChainState, Ruleset},
+    firewall::ForeignChainState,
     link::{HostInterface, LinkState},
     model::{InterfaceName, Slot},
-    routing::{AnswerPath, LONGEST_DEFAULT, NextHop, RoutingRule, UplinkRoute, our_tables},
+    routing::{AnswerPath, NextHop, RoutingRule, UplinkRoute, our_tables},
 };
 
 /// `RTNLGRP_*` of `<linux/rtnetlink.h>`: `LINK`, `NEIGH`, `IPV4_IFADDR`, `IPV4_ROUTE`, `IPV4_RULE`, `IPV4_NETCONF` and
@@ -52,15 +53,6 @@ use riklet_core::{
 const ROUTE_GROUPS: [u32; 7] = [1, 3, 5, 7, 8, 24, 32];
 /// `NFNLGRP_NFTABLES`.
 const NFTABLES_GROUPS: [u32; 1] = [7];
-/// `RTM_*`: routes, rules, nexthops.
-const NEW_ROUTE: u16 = 24;
-const DELETED_ROUTE: u16 = 25;
-const RULES_AND_NEXTHOPS: [u16; 4] = [32, 33, 104, 105];
-
-/// The number of interfaces that are created or drained before the notifications are read. Each causes about eight, and the
-/// buffer would not hold those of thousands.
-const UNREAD: usize = 64;
-
 /// The number of interfaces that one refresh asks for again, which takes about 20 ms.
 const STALE: usize = 256;
 
@@ -99,14 +91,6 @@ struct Uplinks {
     hops: BTreeMap<InterfaceName, NextHop>,
     /// Our routes.
     routes: BTreeSet<UplinkRoute>,
-}
-
-/// The firewall by its last complete listing, with our changes since.
-#[derive(Debug)]
-struct Known {
-    backend: Backend,
-    base_ruleset: BaseRuleset,
-    entries: BTreeSet<Entry>,
 }
 
 /// The Linux kernel, watched.
@@ -272,112 +256,10 @@ impl Watched {
         self.uplinks_suspected = true;
     }
 
-    /// Processes the notifications that have arrived. An operation, which sees the host as it was at its start, does so
-    /// only after its own changes.
-    fn catch_up(&mut self) -> Result<(), KernelError> {
-        if self.in_operation && !self.changed { Ok(()) } else { self.listen() }
-    }
-
     /// Returns the kernel for a change.
     const fn changing(&mut self) -> &mut Linux {
         self.changed = true;
         &mut self.kernel
-    }
-
-    /// Notes that this many interfaces were created or drained, and processes the notifications if there are many. Few are
-    /// left until the next answer from memory, or until after the operation.
-    fn listen_after(&mut self, count: usize) -> Result<(), KernelError> {
-        self.unread += count;
-        if self.unread >= UNREAD { self.listen() } else { Ok(()) }
-    }
-
-    /// Processes the notifications that have arrived.
-    fn listen(&mut self) -> Result<(), KernelError> {
-        self.changed = false;
-        self.unread = 0;
-        let failed = |source| KernelError::Listen { source };
-        let Self { route, mirror, .. } = self;
-        let mut uplinks = false;
-        let lost = route
-            .drain(|message| {
-                mirror.hear(message);
-                uplinks |= may_move_uplinks(message);
-            })
-            .map_err(failed)?;
-        mirror.catch_up();
-        if self.mirror.take_strangers() {
-            self.forget_strangers();
-            uplinks = true;
-        }
-        if self.mirror.take_interfaces() {
-            // A new interface has its own switches.
-            self.forget_switches();
-            self.forget_interfaces();
-        }
-        if uplinks {
-            self.forget_uplinks();
-            self.uplinks_suspected = true;
-        }
-        if self.mirror.take_switched() {
-            self.forget_switches();
-            self.forget_strangers();
-            self.switched = true;
-        }
-        if lost {
-            self.lost = true;
-            self.forget();
-        }
-        self.listen_to_firewall()
-    }
-
-    /// Processes the notifications of nf_tables that have arrived.
-    fn listen_to_firewall(&mut self) -> Result<(), KernelError> {
-        let Self { netfilter, transactions, .. } = self;
-        let ours = Ours {
-            watch: self.watch,
-            port: self.kernel.nftables.port(),
-            applying: self.applying,
-            foreign_chains: self.foreign_chains.as_ref().map_or(&[], |(_, found)| found),
-        };
-        let lost = netfilter.drain(|message| transactions.hear(message, ours));
-        let lost = lost.map_err(|source| KernelError::Listen { source })?;
-        let fresh = self.transactions.take_fresh();
-        if fresh.firewall {
-            self.firewall = None;
-        }
-        if fresh.foreign_chains {
-            self.foreign_chains = None;
-        }
-        if fresh.translations {
-            self.translations = None;
-        }
-        if lost {
-            self.lost = true;
-            self.forget();
-        }
-        Ok(())
-    }
-
-    /// Asks for the interfaces that the notifications do not describe completely.
-    fn learn(&mut self) -> Result<(), KernelError> {
-        for name in self.mirror.unknown() {
-            let found = self.kernel.link(&name)?;
-            self.mirror.learn(&name, found);
-        }
-        Ok(())
-    }
-
-    /// Completes the mirror, and brings it up to date.
-    fn look(&mut self) -> Result<(), KernelError> {
-        self.catch_up()?;
-        if !self.mirrored {
-            let links = self.kernel.links_by_index()?;
-            self.mirror.fill(links);
-            self.mirrored = true;
-            // The list includes changes that were notified before the listing, and not those that were notified since.
-            self.listen()?;
-        }
-        self.learn()
     }
 
     fn uplinks_changed(&mut self) -> Result<bool, KernelError> {
@@ -444,69 +326,18 @@ impl Watched {
         }
         Ok(changed)
     }
-
-    /// Reports whether the firewall is known to have this, without asking.
-    fn is_known(
-        &self,
-        backend: Backend,
-        base_ruleset: &BaseRuleset,
-        entries: &BTreeSet<Entry>,
-    ) -> bool {
-        let open = self.foreign_chains.as_ref().is_some_and(|(_, foreign_chains)| {
-            foreign_chains.iter().all(|state| state.open || state.owned)
-        });
-        let stands = self.firewall.as_ref().is_some_and(|known| {
-            known.backend == backend
-                && known.base_ruleset == *base_ruleset
-                && entries.iter().all(|entry| known.entries.contains(entry))
-        });
-        open && stands
-    }
-
-    /// Reports whether the firewall is known to have the entries that a change removes.
-    fn has_all_to_remove(&self, backend: Backend, change: &Change) -> bool {
-        let Change::Delta { remove, .. } = change else { return false };
-        self.firewall.as_ref().is_some_and(|known| {
-            known.backend == backend && remove.iter().all(|entry| known.entries.contains(entry))
-        })
-    }
-
-    /// Applies a change of ours to the remembered firewall.
-    fn follow(&mut self, backend: Backend, change: &Change) {
-        match change {
-            Change::Reset(Ruleset { base_ruleset, entries }) => {
-                let (base_ruleset, entries) = (base_ruleset.clone(), entries.clone());
-                self.firewall = Some(Known { backend, base_ruleset, entries });
-            }
-            Change::Delta { remove, add, .. } => {
-                if let Some(known) = &mut self.firewall {
-                    for entry in remove {
-                        known.entries.remove(entry);
-                    }
-                    known.entries.extend(add);
-                }
-            }
-            Change::Remove => self.firewall = None,
-        }
-    }
-}
-
-/// Reports whether a packet to the Internet may leave by another interface from now on.
-fn may_move_uplinks(message: Message<'_>) -> bool {
-    match message.kind {
-        // `rtm_dst_len`
-        NEW_ROUTE | DELETED_ROUTE => {
-            message.body().get(1).is_some_and(|length| *length <= LONGEST_DEFAULT)
-        }
-        kind => RULES_AND_NEXTHOPS.contains(&kind),
-    }
 }
 
 /// Reads notifications: those of rtnetlink into a mirror, those of nf_tables into what others touched.
 #[cfg(any(test, fuzzing))]
 pub(super) fn fuzz(data: &[u8]) {
     let (mut mirror, mut transactions) = (Mirror::default(), Transactions::default());
-    let ours = Ours { watch: Watch::default(), port: None, applying: false, foreign_chains: &[] };
+    let ours = super::firewall::watch::Ours {
+        watch: Watch::default(),
+        port: None,
+        applying: false,
+        foreign_chains: &[],
+    };
     for whole in super::netlink::messages(data) {
         let message = Message::new(whole);
         mirror.hear(message);

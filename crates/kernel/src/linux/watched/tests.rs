@@ -5,7 +5,10 @@ use riklet_testkit::namespace::{ip, isolated, run, run_with};
 use super::*;
 use crate::{Firewall, ForeignChains, LinkDeletion, OperationScope, Sysctls};
 use riklet_core::{
-    firewall::{BaseState, Confinement, FirewallState, IptablesVariant},
+    firewall::{
+        Backend, BaseRuleset, BaseState, Change, Confinement, Entry, FirewallState,
+        IptablesVariant, Ruleset,
+    },
     link::{LinkSpec, Tap},
     model::{Owner, OwnerId, PortRange, Protocol},
     small::SmallSet,
@@ -174,7 +177,7 @@ fn a_recreated_interface_keeps_nothing_of_the_former_one() {
         watched.create_link(&spec(3)).unwrap();
         ip("link del rik3");
         ip("tuntap add rik3 mode tap");
-        assert_mirrors(&mut watched, "both in one breath");
+        assert_mirrors(&mut watched, "both in one batch");
         ip("link add rik4 type veth peer name far0");
         ip("addr add 192.0.2.1/24 dev far0");
         ip("link set far0 name rik7");
@@ -499,7 +502,7 @@ fn two_interfaces_may_swap_names() {
         for change in ["rik1 name x", "rik2 name rik1", "x name rik2"] {
             ip(&format!("link set {change}"));
         }
-        assert_mirrors(&mut watched, "a swap in one breath");
+        assert_mirrors(&mut watched, "a swap in one batch");
     });
 }
 
