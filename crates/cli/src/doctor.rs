@@ -1,37 +1,36 @@
+//! `doctor`: looks at what this host has and lacks, and suggests remedies.
+
+mod finding;
+mod microvm;
+mod network;
+
 use std::{
     cmp::Reverse,
-    collections::{BTreeMap, BTreeSet},
-    io,
     path::{Path, PathBuf},
     process::ExitCode,
 };
 
 use riklet_core::{
     firewall::{Backend, Ban, Confinement, ForeignChainState},
-    forwarding::ON,
     model::{InterfaceName, Pool},
     plan::{self, Advice, CutOff},
-    routing::{self, UplinkMarks},
-    switch::{self, IP_FORWARD},
 };
-use riklet_kernel::{
-    ForeignChains, HostFacts, Kernel, KernelError, Links, NetworkManagers, Routes, Sysctls,
-};
-use riklet_sdn::process::Credentials;
+use riklet_kernel::{ForeignChains, HostFacts, Kernel, Links, NetworkManagers, Routes};
 use riklet_sdn::{
-    Config, Drift, FirewallChoice, Node, NodeError, UplinkFlaw, Warning, overlapping_route,
+    Config, Drift, FirewallChoice, Node, NodeError, UplinkFlaw, Warning,
     store::{Setting, Store},
 };
-use riklet_vmm::{
-    choose::{Facts, Kvm},
-    host_accounts::{self, BlockConflict},
-    image,
-};
-use rustix::process::geteuid;
-use serde::Serialize;
 
+use self::{
+    finding::{Finding, Level, row, unreadable},
+    microvm::{privilege, tun, vmm_users, vmms},
+    network::{
+        forwarding, left_open, loopback, pool, read_only_sysctls, resolvers, routing_rule, uplink,
+        uplinks,
+    },
+};
 use super::{
-    error::{CliError, chain, tun_advice},
+    error::{CliError, chain},
     input,
     output::Output,
     render,
@@ -39,48 +38,6 @@ use super::{
 
 /// The number of bans that are listed.
 const MOST_BANS: usize = 20;
-const SET_POOL: &str = "set pool to a range that no route covers";
-
-/// The severity of a finding.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-enum Level {
-    Ok,
-    /// Works, with something worth knowing.
-    Note,
-    /// Could not be looked at by this user.
-    Unseen,
-    /// Does not work without a remedy.
-    Fail,
-}
-
-/// The result of one check.
-#[derive(Debug, Serialize)]
-struct Finding {
-    level: Level,
-    subject: &'static str,
-    found: String,
-    advice: Option<String>,
-}
-
-impl Finding {
-    fn ok(subject: &'static str, found: impl Into<String>) -> Self {
-        Self { level: Level::Ok, subject, found: found.into(), advice: None }
-    }
-
-    fn note(subject: &'static str, found: impl Into<String>, advice: impl Into<String>) -> Self {
-        Self { level: Level::Note, subject, found: found.into(), advice: Some(advice.into()) }
-    }
-
-    fn unseen(subject: &'static str, why: impl Into<String>) -> Self {
-        let advice = Some("run it as root to see it".to_owned());
-        Self { level: Level::Unseen, subject, found: why.into(), advice }
-    }
-
-    fn fail(subject: &'static str, found: impl Into<String>, advice: impl Into<String>) -> Self {
-        Self { level: Level::Fail, subject, found: found.into(), advice: Some(advice.into()) }
-    }
-}
 
 /// Checks the host. The exit status is 3 if a check fails.
 pub(crate) fn run<K: Kernel>(node: &mut Node<K>, output: Output) -> Result<ExitCode, CliError> {
@@ -100,22 +57,6 @@ pub(crate) fn run<K: Kernel>(node: &mut Node<K>, output: Output) -> Result<ExitC
     )?;
     let failed = findings.iter().any(|finding| finding.level == Level::Fail);
     Ok(if failed { ExitCode::from(HOST) } else { ExitCode::SUCCESS })
-}
-
-fn level(level: Level) -> &'static str {
-    match level {
-        Level::Ok => "ok",
-        Level::Note => "note",
-        Level::Unseen => "?",
-        Level::Fail => "FAIL",
-    }
-}
-
-fn row(finding: &Finding) -> Vec<Vec<String>> {
-    let Finding { level: how, subject, found, advice } = finding;
-    let mut rows = vec![vec![level(*how).to_owned(), (*subject).to_owned(), found.clone()]];
-    rows.extend(advice.iter().map(|a| vec![String::new(), String::new(), format!("-> {a}")]));
-    rows
 }
 
 fn look(
@@ -143,74 +84,6 @@ fn look(
     findings.extend(vmms(&facts));
     findings.extend(vmm_users(&facts, config));
     findings
-}
-
-/// Returns a note if the users that VMMs run as by default cannot open what each VMM opens.
-fn vmm_users(facts: &Facts, config: &Config) -> Option<Finding> {
-    const TUN: &str = "/dev/net/tun";
-    if !geteuid().is_root() || facts.programs.is_empty() {
-        return None;
-    }
-    let users = config.vmm.vmm_users;
-    if let Some(conflict) = host_accounts::conflict(users) {
-        return Some(Finding::fail("VMMs' users", conflict.to_string(), BlockConflict::HINT));
-    }
-    let user = Credentials { uid: users.shared(), gid: users.shared() };
-    let advice = "`chmod 666 /dev/net/tun`, as udev does; or name `user: root` in a definition that you trust";
-    (!image::opens_device(TUN, user, &[]))
-        .then(|| Finding::note("VMMs' users", format!("they may not open {TUN}"), advice))
-}
-
-/// Returns the findings about the VMMs that `run` can use.
-fn vmms(facts: &Facts) -> Vec<Finding> {
-    let found: Vec<_> =
-        facts.programs.iter().map(|(vmm, path)| format!("{vmm} ({})", path.display())).collect();
-    if found.is_empty() {
-        let advice = "`run` has the builtin guest; install firecracker, qemu or cloud-hypervisor";
-        return vec![Finding::note("microVMs", "no VMM on the PATH", advice)];
-    }
-    let without = "firecracker and cloud-hypervisor need it; qemu does without: accelerator tcg";
-    let kvm = match facts.kvm {
-        Kvm::Opens if is_guest() => Finding::note(
-            "KVM",
-            "/dev/kvm can be opened, and this host is a virtual machine itself",
-            "where a microVM hangs before its first line: qemu with accelerator tcg",
-        ),
-        Kvm::Opens => Finding::ok("KVM", "/dev/kvm can be opened"),
-        Kvm::Missing => Finding::note("KVM", "there is no /dev/kvm", without),
-        Kvm::Denied => Finding::note("KVM", "/dev/kvm may not be opened", without),
-    };
-    vec![Finding::ok("microVMs", found.join(", ")), kvm]
-}
-
-/// Tells whether this host is itself a guest, as the processor reports (CPUID leaf 1, ECX bit 31).
-fn is_guest() -> bool {
-    let text = input::read(Path::new("/proc/cpuinfo")).unwrap_or_default();
-    let flags = text.lines().find(|line| line.starts_with("flags"));
-    flags.is_some_and(|flags| flags.split_whitespace().any(|flag| flag == "hypervisor"))
-}
-
-fn privilege() -> Finding {
-    match input::require_privilege() {
-        Ok(()) => Finding::ok("privilege", "CAP_NET_ADMIN"),
-        Err(_) => Finding::unseen("privilege", "no CAP_NET_ADMIN: not everything can be looked at"),
-    }
-}
-
-fn tun() -> Finding {
-    match input::open_tun().map_err(io::Error::from) {
-        Ok(()) => Finding::ok("TAPs", "/dev/net/tun can be opened"),
-        Err(error)
-            if error.kind() == io::ErrorKind::PermissionDenied
-                && input::require_privilege().is_err() =>
-        {
-            Finding::unseen("TAPs", format!("/dev/net/tun: {error}"))
-        }
-        Err(error) => {
-            let advice = tun_advice(&error);
-            Finding::fail("TAPs", format!("/dev/net/tun: {error}"), advice)
-        }
-    }
 }
 
 fn firewall(
@@ -357,59 +230,6 @@ fn decided(config: &Config) -> Option<(Backend, Pool)> {
     Some((backend, setting(Setting::Pool)?.parse().ok()?))
 }
 
-fn forwarding(kernel: &mut impl Sysctls) -> Finding {
-    match kernel.sysctl(IP_FORWARD) {
-        Ok(Some(value)) if value == "1" => Finding::ok("forwarding", "on"),
-        Ok(Some(_)) => Finding::note(
-            "forwarding",
-            "off for the host as a whole",
-            "nothing to do: `up` turns it on for the interfaces that guests are reached by, and \
-             `down --all --purge` off again",
-        ),
-        Ok(None) => Finding::fail("forwarding", format!("no sysctl {IP_FORWARD}"), "mount /proc"),
-        Err(error) => unreadable("forwarding", &error, "mount /proc"),
-    }
-}
-
-/// Returns a finding for each sysctl that `up` would have to set and cannot write. If all of them are right, returns
-/// one finding; if they can be written, none.
-fn read_only_sysctls(config: &Config, kernel: &mut (impl Routes + Sysctls)) -> Vec<Finding> {
-    if input::require_privilege().is_err() {
-        return vec![Finding::unseen("sysctls", "whether they can be written")];
-    }
-    let uplinks = config.uplinks.clone().map_or_else(|| kernel.uplinks(), Ok).unwrap_or_default();
-    let needed = [switch::disable_ipv6("default")];
-    let needed = needed.into_iter().chain(uplinks.iter().map(switch::forwarding));
-    let read_only = needed.filter(|name| matches!(kernel.sysctl_is_writable(name), Ok(false)));
-    let read_only: Vec<_> = read_only.collect();
-    let wrong = read_only.iter().filter_map(|name| {
-        let value = kernel.sysctl(name).ok().flatten().filter(|value| value != ON)?;
-        Some(Finding::fail(
-            "sysctls",
-            format!("{name} is {value}, must be {ON}, and cannot be written"),
-            format!("`sysctl -w {name}={ON}` where /proc/sys can be written"),
-        ))
-    });
-    let wrong: Vec<_> = wrong.collect();
-    if wrong.is_empty() && !read_only.is_empty() {
-        return vec![Finding::ok("sysctls", "read-only, and as functions need them")];
-    }
-    wrong
-}
-
-/// Returns the finding about packets that the host forwards only because of us.
-fn left_open(open: &Confinement) -> Finding {
-    let list = |names: Vec<&InterfaceName>| {
-        names.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
-    };
-    let (from, to) = (list(open.from().iter().collect()), list(open.to().iter().collect()));
-    Finding::note(
-        "forwarding",
-        format!("only because functions are up, packets from {from} are forwarded to {to}"),
-        "`riklet-sdn serve` drops them, and allows them once somebody sets ip_forward to 1",
-    )
-}
-
 /// Returns a finding for each firewall that may reload its rules, recognized by what it leaves on a host.
 fn other_firewalls(kernel: &mut impl Links) -> Vec<Finding> {
     let mut has_link = |name: &str| {
@@ -433,136 +253,6 @@ fn other_firewalls(kernel: &mut impl Links) -> Vec<Finding> {
     .collect()
 }
 
-fn uplink(config: &Config, kernel: &mut (impl Links + Routes)) -> Finding {
-    let names = match uplinks(config, kernel) {
-        Err(error) => return unreadable("uplink", &error, "set uplink"),
-        Ok(names) => names,
-    };
-    if names.is_empty() {
-        return Finding::note(
-            "uplink",
-            "no default route",
-            "guests do not reach the Internet; published ports work. Add a route, or set uplink",
-        );
-    }
-    if let Some(missing) = names.iter().find(|name| matches!(kernel.link(name), Ok(None))) {
-        let advice = "guests do not reach the Internet by it; published ports work. Correct uplink";
-        return Finding::note("uplink", format!("there is no interface {missing}"), advice);
-    }
-    let names: Vec<_> = names.iter().map(ToString::to_string).collect();
-    Finding::ok("uplink", names.join(", "))
-}
-
-/// Returns the configured uplinks, or those of the default route.
-fn uplinks(
-    config: &Config,
-    kernel: &mut impl Routes,
-) -> Result<BTreeSet<InterfaceName>, KernelError> {
-    match &config.uplinks {
-        Some(configured) => Ok(configured.clone()),
-        None => kernel.uplinks(),
-    }
-}
-
-/// Returns a finding if guests get no name server of the host's.
-fn resolvers(kernel: &mut impl HostFacts) -> Option<Finding> {
-    match kernel.resolvers() {
-        Ok(servers) => servers.is_empty().then(|| {
-            Finding::note(
-                "DNS",
-                "the host names no server that a guest can reach: its loopback is out of reach",
-                "set `dns` in definitions; a guest without it has no name server",
-            )
-        }),
-        Err(error) => Some(unreadable("DNS", &error, "set `dns` in definitions")),
-    }
-}
-
-fn loopback(kernel: &mut impl Links) -> Finding {
-    let link = InterfaceName::try_from("lo").ok().map(|name| kernel.link(&name));
-    match link {
-        Some(Ok(Some(link))) if link.up => Finding::ok("loopback", "up"),
-        Some(Err(error)) => unreadable("loopback", &error, "a kernel with rtnetlink is needed"),
-        _ => Finding::note(
-            "loopback",
-            "lo is down",
-            "published ports do not answer at 127.0.0.1: `ip link set lo up`",
-        ),
-    }
-}
-
-fn pool(
-    config: &Config,
-    decided: Option<(Backend, Pool)>,
-    kernel: &mut impl Routes,
-) -> Vec<Finding> {
-    let mut overlap = |pool| overlapping_route(kernel, pool);
-    let unanswered = |error| vec![unreadable("pool", &error, "a kernel with rtnetlink is needed")];
-    let overlaps = |pool, route| format!("{pool} overlaps the route to {route}");
-    let theirs = format!("addresses there that guests get are theirs; {SET_POOL}");
-    if let Some((_, pool)) = decided {
-        return match overlap(pool) {
-            Err(error) => unanswered(error),
-            Ok(None) => vec![Finding::ok("pool", format!("{pool} is used"))],
-            Ok(Some(route)) => {
-                let within = route.destination.prefix_len() > pool.v4().prefix_len();
-                let spared = within && config.pool.is_none();
-                let advice = if spared {
-                    "nothing to do: new functions get other addresses"
-                } else {
-                    &*theirs
-                };
-                vec![Finding::note(
-                    "pool",
-                    format!("{pool} is used, and overlaps the route to {route}"),
-                    advice,
-                )]
-            }
-        };
-    }
-    let free = |pool| Finding::ok("pool", format!("{pool} overlaps no route"));
-    if let Some(pool) = config.pool {
-        return match overlap(pool) {
-            Err(error) => unanswered(error),
-            Ok(None) => vec![free(pool)],
-            Ok(Some(route)) => vec![Finding::note("pool", overlaps(pool, route), theirs)],
-        };
-    }
-    let mut findings = Vec::new();
-    for pool in Pool::candidates() {
-        let route = match overlap(pool) {
-            Err(error) => return unanswered(error),
-            Ok(None) => {
-                findings.push(free(pool));
-                return findings;
-            }
-            Ok(Some(route)) => route,
-        };
-        let advice = "nothing to do: the next candidate is taken";
-        findings.push(Finding::note("pool", overlaps(pool, route), advice));
-    }
-    findings.push(Finding::fail("pool", "every candidate overlaps a route", SET_POOL));
-    findings
-}
-
-/// Returns a finding that names a routing rule that may divert packets to guests, and that none of ours can precede.
-fn routing_rule(pool: Pool, kernel: &mut impl Routes) -> Option<Finding> {
-    let rules = match kernel.rules() {
-        Ok(rules) => rules,
-        Err(error) => {
-            let advice = "a kernel with rtnetlink is needed";
-            return Some(unreadable("routing", &error, advice));
-        }
-    };
-    let (marks, ways) = (UplinkMarks::default(), BTreeMap::new());
-    let rule = routing::decide(pool.v4(), &rules, &marks, &ways).unanswered?;
-    Some(Finding::note(
-        "routing",
-        format!("the rule {rule} may take packets to functions elsewhere"),
-        "give it a priority of 3 or more: then rules of ours come before it",
-    ))
-}
-
 fn state(config: &Config) -> Finding {
     let dir = config.state_dir.display();
     match Store::open_existing(&config.state_dir).and_then(|s| s.map(|s| s.count()).transpose()) {
@@ -574,11 +264,4 @@ fn state(config: &Config) -> Finding {
             Finding::fail("records", chain(&error), advice)
         }
     }
-}
-
-fn unreadable(subject: &'static str, error: &KernelError, advice: &'static str) -> Finding {
-    if error.refusal().is_permission() {
-        return Finding::unseen(subject, chain(error));
-    }
-    Finding::fail(subject, chain(error), advice)
 }
