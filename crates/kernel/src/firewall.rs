@@ -16,23 +16,46 @@ pub struct RulesetVersion {
     pub place: String,
     /// The number of transactions of nf_tables so far, of which each that changes a rule counts.
     pub transactions: u64,
-    /// A hash of the rules of the legacy iptables for forwarded packets, whose changes nobody numbers.
+    /// A hash of the rules of the legacy iptables for forwarded packets, whose changes nobody numbers, in the tables that
+    /// are never ours.
     pub legacy: u64,
+    /// A hash of those in the table that our ruleset changes if the legacy iptables is its backend, and of whether there is
+    /// a table that translates addresses.
+    pub legacy_ours: u64,
+}
+
+/// The changes of rules that this program made since a version.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct OwnChanges {
+    /// The number of transactions of nf_tables.
+    pub transactions: u64,
+    /// True if [`RulesetVersion::legacy_ours`] may have changed.
+    pub legacy: bool,
+}
+
+impl OwnChanges {
+    /// Returns these changes and others, in whichever order they were made.
+    #[must_use]
+    pub const fn and(self, other: Self) -> Self {
+        let transactions = self.transactions.saturating_add(other.transactions);
+        Self { transactions, legacy: self.legacy || other.legacy }
+    }
 }
 
 impl RulesetVersion {
-    /// Reports whether this many transactions lead from the other version to this one, and the legacy iptables changed
-    /// no rule.
+    /// Reports whether these changes lead from the other version to this one, and nobody else changed a rule.
     #[must_use]
-    pub fn follows(&self, other: &Self, transactions: u64) -> bool {
+    pub fn follows(&self, other: &Self, changes: OwnChanges) -> bool {
         (&self.place, self.legacy) == (&other.place, other.legacy)
-            && other.transactions.checked_add(transactions) == Some(self.transactions)
+            && (changes.legacy || self.legacy_ours == other.legacy_ours)
+            && other.transactions.checked_add(changes.transactions) == Some(self.transactions)
     }
 }
 
 impl fmt::Display for RulesetVersion {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {} {:016x}", self.place, self.transactions, self.legacy)
+        let Self { place, transactions, legacy, legacy_ours } = self;
+        write!(f, "{place} {transactions} {legacy:016x} {legacy_ours:016x}")
     }
 }
 

@@ -25,7 +25,7 @@ pub mod timer;
 
 pub use conntrack::Conntrack;
 pub use error::{KernelError, Refusal};
-pub use firewall::{Firewall, ForeignChains, ImplicitTables, RulesetVersion};
+pub use firewall::{Firewall, ForeignChains, ImplicitTables, OwnChanges, RulesetVersion};
 pub use host::{AccountKind, HostFacts, Listener, ListeningPort};
 pub use links::{LinkDeletion, Links};
 pub use managers::NetworkManagers;

@@ -22,7 +22,7 @@ use riklet_core::{
     model::InterfaceName,
     plan::{Observed, Step},
 };
-use riklet_kernel::{ForeignChains, Kernel, KernelError, RulesetVersion};
+use riklet_kernel::{ForeignChains, Kernel, KernelError, OwnChanges, RulesetVersion};
 
 /// The rules before an operation.
 #[derive(Debug)]
@@ -158,17 +158,26 @@ impl KnownRules {
         kernel: &mut impl Kernel,
     ) -> Result<Option<String>, NodeError> {
         let steps = done.iter().filter(|step| changes_rules(step));
-        let known: Option<u64> = steps.map(|step| self.transactions(step)).sum();
+        let changes: Option<Vec<_>> = steps.clone().map(|step| self.own_changes(step)).collect();
+        let known: Option<OwnChanges> =
+            changes.map(|all| all.into_iter().fold(OwnChanges::default(), OwnChanges::and));
         let looked_at = self.looked_at;
         let news = self.learned || looked_at != self.stands;
-        if looked_at == Part::Nothing || (known == Some(0) && !news) {
+        if looked_at == Part::Nothing || (known == Some(OwnChanges::default()) && !news) {
             return Ok(None);
         }
         let Some(now) = kernel.ruleset_version(self.backend)? else { return Ok(None) };
         let (part, translated) = match known {
             // No step of ours makes or ends a translation by others.
-            Some(count) if now.follows(&self.version, count) => (looked_at, &self.translated),
-            None if self.is_passed(&now, kernel)? => (Part::ForeignChains, &None),
+            Some(changes) if now.follows(&self.version, changes) => {
+                // Ours may have made the table of the legacy iptables that translates, in which others may do so as well.
+                (looked_at, self.translated.as_ref().filter(|_| !changes.legacy))
+            }
+            // Another version of iptables may write in other transactions.
+            None if self.is_passed(&now, kernel)? => (Part::ForeignChains, None),
+            Some(_) if steps.clone().any(is_reset) && self.is_passed(&now, kernel)? => {
+                (Part::ForeignChains, None)
+            }
             _ => return Ok(None),
         };
         let mut text = version_text(&now, self.meaning) + part.as_str();
@@ -176,19 +185,27 @@ impl KnownRules {
         Ok(Some(text))
     }
 
-    /// Returns the number of transactions of nf_tables that a step makes; `None` if it is not known. The version of the rules
-    /// of the legacy iptables follows only if the step changes none of its rules for forwarded packets.
-    fn transactions(&self, step: &Step) -> Option<u64> {
+    /// Returns the changes that a step makes; `None` if they are not known.
+    fn own_changes(&self, step: &Step) -> Option<OwnChanges> {
+        let transactions = |transactions| Some(OwnChanges { transactions, legacy: false });
         match step {
             Step::Firewall(_, Change::Delta { remove, .. }) if remove.len() < iptables::MANY => {
-                Some(u64::from(!self.is_legacy()))
+                transactions(u64::from(!self.is_legacy()))
             }
-            Step::Firewall(Backend::Nftables, Change::Reset(ruleset))
+            Step::Firewall(backend, Change::Reset(ruleset))
                 if ruleset.base_ruleset.confined.is_empty() =>
             {
-                Some(1)
+                match backend {
+                    Backend::Nftables => transactions(1),
+                    Backend::Iptables(IptablesVariant::Nft) => {
+                        transactions(iptables::Table::OURS.len().try_into().ok()?)
+                    }
+                    Backend::Iptables(IptablesVariant::Legacy) => {
+                        Some(OwnChanges { transactions: 0, legacy: true })
+                    }
+                }
             }
-            Step::OpenPassage(ForeignChain::Nftables { .. }, _) => Some(1),
+            Step::OpenPassage(ForeignChain::Nftables { .. }, _) => transactions(1),
             _ => None,
         }
     }
@@ -210,6 +227,11 @@ const fn changes_rules(step: &Step) -> bool {
             | Step::ClosePassage(_)
             | Step::RemoveEmptyTables(..)
     )
+}
+
+/// Reports whether a step writes all rules of ours.
+const fn is_reset(step: &Step) -> bool {
+    matches!(step, Step::Firewall(_, Change::Reset(_)))
 }
 
 /// Returns the begin of the setting.

@@ -11,6 +11,7 @@ use crate::{
         CLIENT, Firewall, INTERNET, INTERNET_FAR, NODE_LAN, NODE_UPLINK, World,
         foreign::{bans, docker_like, published},
         function::{exposure, function},
+        held::{Held, HoldPoint},
         on_every_firewall,
         owned::Owned,
         traffic::{PATIENCE, ping, tcp_ask},
@@ -320,6 +321,32 @@ on_every_firewall!(chain_of_bans_only_is_left_alone, |world| {
     world.riklet(&["repair"], "").success();
     assert_eq!(world.node.tool(&["nft", "list", "table", "inet", "bans"]), before);
 });
+
+/// A rule that others add while the first `up` writes ours is not taken for one that it looked at.
+fn assert_rule_added_during_first_up_is_seen(firewall: Firewall) {
+    let world = &World::new(firewall);
+    let held = Held::restore(world, "RIKLET-RAW - ", HoldPoint::Before);
+    let function =
+        |name: &str| function(name, &[exposure(Transport::Tcp, FIRST, TARGET)]).to_string();
+    let up = world.riklet_in_background(&["up", "-"], &function("first"));
+    held.wait();
+    world.program(firewall.xtables(), &["iptables", "-A", "FORWARD", "-j", "DROP"], "").success();
+    drop(held);
+    up.wait().success();
+    world.riklet(&["up", "-"], &function("first")).success();
+    let save = world.program(firewall.xtables(), &["iptables-save", "-t", "filter"], "").success();
+    assert!(save.contains("-j RIKLET-PASSAGE"), "{save}");
+}
+
+#[test]
+fn a_rule_that_is_added_during_the_first_up_is_seen_with_iptables_nft() {
+    assert_rule_added_during_first_up_is_seen(Firewall::IptablesNft);
+}
+
+#[test]
+fn a_rule_that_is_added_during_the_first_up_is_seen_with_iptables_legacy() {
+    assert_rule_added_during_first_up_is_seen(Firewall::IptablesLegacy);
+}
 
 /// The processor time of `up` and its programs, in seconds: of the first one, which looks at everything, of the next, of the
 /// one after that, and of one after somebody has changed a rule.

@@ -1,4 +1,8 @@
-use std::{collections::BTreeSet, net::IpAddr};
+use std::{
+    collections::BTreeSet,
+    hash::{DefaultHasher, Hash, Hasher},
+    net::IpAddr,
+};
 
 use super::{FakeKernel, System};
 use crate::{Firewall, ForeignChains, ImplicitTables, KernelError, Refusal, RulesetVersion};
@@ -9,6 +13,8 @@ use riklet_core::{
     },
     model::{InterfaceName, Mark, Owner},
 };
+
+pub(super) const LEGACY: Backend = Backend::Iptables(IptablesVariant::Legacy);
 
 impl Firewall for FakeKernel {
     fn probe_firewall(
@@ -24,12 +30,18 @@ impl Firewall for FakeKernel {
             .is_some_and(|r| r.base_ruleset == *base_ruleset && r.entries.is_superset(entries)))
     }
 
-    fn ruleset_version(&mut self, backend: Backend) -> Result<Option<RulesetVersion>, KernelError> {
-        if backend == Backend::Iptables(IptablesVariant::Legacy) {
-            return Ok(None);
+    fn ruleset_version(
+        &mut self,
+        _backend: Backend,
+    ) -> Result<Option<RulesetVersion>, KernelError> {
+        let system = self.system();
+        let transactions = self.transactions(&system);
+        let mut hasher = DefaultHasher::new();
+        if let Some(ruleset) = system.firewall.get(&LEGACY) {
+            format!("{:?}", ruleset.base_ruleset).hash(&mut hasher);
         }
-        let transactions = self.transactions(&self.system());
-        Ok(Some(RulesetVersion { place: "here".to_owned(), transactions, legacy: 0 }))
+        let (place, legacy, legacy_ours) = ("here".to_owned(), 0, hasher.finish());
+        Ok(Some(RulesetVersion { place, transactions, legacy, legacy_ours }))
     }
 
     fn firewall_state(
@@ -57,6 +69,10 @@ impl Firewall for FakeKernel {
         self.transactions(&system);
         match change {
             Change::Reset(ruleset) => {
+                if backend == Backend::Iptables(IptablesVariant::Nft) {
+                    // Each of three tables is a transaction; the last is counted with what has changed.
+                    self.count_transactions(2);
+                }
                 system.firewall.insert(backend, ruleset.clone());
             }
             Change::Remove => {

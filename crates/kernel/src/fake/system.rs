@@ -8,6 +8,7 @@ use std::{
 
 use ipnet::Ipv4Net;
 
+use super::firewall::LEGACY;
 use crate::{AccountKind, Listener, Refusal, process::ProcessId};
 use riklet_core::{
     firewall::{Backend, ForeignChain, IptablesVariant, Ruleset, Translation},
@@ -182,7 +183,9 @@ impl FakeKernel {
     /// Returns the number of transactions of the firewall so far. What was changed past the kernel since the last call
     /// counts as one.
     pub(super) fn transactions(&self, system: &System) -> u64 {
-        let rules = (&system.firewall, &system.foreign_chains, &system.owned_chains);
+        // The legacy iptables makes none.
+        let firewall: Vec<_> = system.firewall.iter().filter(|(of, _)| **of != LEGACY).collect();
+        let rules = (firewall, &system.foreign_chains, &system.owned_chains);
         let mut hasher = DefaultHasher::new();
         let others = (&system.implicit_tables, &system.translations);
         format!("{rules:?} {others:?}").hash(&mut hasher);
@@ -191,6 +194,12 @@ impl FakeKernel {
         known.count += u64::from(known.rules != rules);
         known.rules = rules;
         known.count
+    }
+
+    /// Counts this number of transactions.
+    pub(super) fn count_transactions(&self, count: u64) {
+        let mut known = self.1.lock().unwrap_or_else(PoisonError::into_inner);
+        known.count += count;
     }
 
     /// Returns the contents of the kernel, only to be read.

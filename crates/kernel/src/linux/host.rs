@@ -43,6 +43,6 @@ impl HostFacts for Linux {
     }
 
     fn iptables(&mut self) -> Result<Option<IptablesVariant>, KernelError> {
-        iptables::variant()
+        iptables::known_variant(&mut self.iptables)
     }
 }

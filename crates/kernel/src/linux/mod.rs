@@ -28,7 +28,11 @@ use std::{collections::BTreeMap, os::fd::OwnedFd, sync::Weak};
 
 use crate::{KernelError, OperationScope, Refusal, process::Launcher};
 use conntrack::Conntrack;
-use firewall::{confinement::Keeper, iptables::Listed, nftables::Nftables};
+use firewall::{
+    confinement::Keeper,
+    iptables::{KnownVariant, Listed},
+    nftables::Nftables,
+};
 use riklet_core::{
     firewall::{Backend, Confinement},
     link::LinkState,
@@ -42,6 +46,7 @@ pub struct Linux {
     route: Option<Route>,
     nftables: Nftables,
     listed: Listed,
+    iptables: KnownVariant,
     conntrack: Option<Conntrack>,
     /// The socket of `sock_diag(7)`.
     diag: Option<netlink::Socket>,

@@ -2,7 +2,7 @@
 //! the firewall, and the ports that others translate, until somebody changes a rule.
 
 use riklet_core::{
-    firewall::{Backend, ForeignChain, ForeignFamily, Translation},
+    firewall::{Backend, ForeignChain, ForeignFamily, IptablesVariant, Translation},
     model::{InterfaceName, Protocol},
     plan::Step,
     switch::IP_FORWARD,
@@ -84,6 +84,32 @@ fn a_command_reads_the_firewall_only_if_a_rule_was_changed() {
     up(4);
     assert_eq!(node.exposed(), 4, "what was flushed is back");
     assert!(probes() > before);
+}
+
+/// The first command writes all rules. If nobody else changed any meanwhile, it knows how they are.
+#[test]
+fn the_command_that_writes_all_rules_looks_at_foreign_chains_once() {
+    let listings =
+        [None, Some(IptablesVariant::Nft), Some(IptablesVariant::Legacy)].map(|variant| {
+            let node = TestNode::new();
+            node.kernel.system().iptables = variant;
+            drop(node.node().up(&[function(0, &[8000])], UpOptions::default()).unwrap());
+            let first = node.kernel.system().listings;
+            let known = Store::open(node.state_dir()).unwrap().setting(Setting::Ruleset).unwrap();
+            let known = known.expect("it is known how the rules are");
+            let all = variant != Some(IptablesVariant::Legacy);
+            assert_eq!(known.contains(" all"), all, "{variant:?}: {known}");
+            drop(node.node().up(&[function(1, &[8001])], UpOptions::default()).unwrap());
+            assert_eq!(node.kernel.system().listings, first, "{variant:?}");
+            node.kernel.system().firewall.clear();
+            node.node().repair().unwrap();
+            let repaired = node.kernel.system().listings;
+            drop(node.node().up(&[function(2, &[8002])], UpOptions::default()).unwrap());
+            assert_eq!(node.kernel.system().listings, repaired, "{variant:?}");
+            assert_eq!(node.exposed(), 3);
+            (first, repaired)
+        });
+    assert_eq!(listings[1], listings[2]);
 }
 
 /// Somebody loads a foreign chain after the first functions, and another program changes rules again and again.

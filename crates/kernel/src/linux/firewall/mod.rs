@@ -139,8 +139,8 @@ impl Firewall for Linux {
         let connection = self.nftables.connection().map_err(unreadable(backend))?;
         let transactions = connection.transactions().map_err(unreadable(backend))?;
         let place = place(&*connection);
-        let legacy = iptables::legacy::version().map_err(unreadable(backend))?;
-        Ok(place.map(|place| RulesetVersion { place, transactions, legacy }))
+        let (legacy, legacy_ours) = iptables::legacy::version().map_err(unreadable(backend))?;
+        Ok(place.map(|place| RulesetVersion { place, transactions, legacy, legacy_ours }))
     }
 
     fn firewall_state(

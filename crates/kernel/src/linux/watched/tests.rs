@@ -3,7 +3,7 @@ use std::{net::IpAddr, sync::mpsc, thread, time::Duration};
 use riklet_testkit::namespace::{ip, isolated, run, run_with};
 
 use super::*;
-use crate::{Firewall, ForeignChains, LinkDeletion, OperationScope, Sysctls};
+use crate::{Firewall, ForeignChains, LinkDeletion, OperationScope, OwnChanges, Sysctls};
 use riklet_core::{
     firewall::{
         Backend, BaseRuleset, BaseState, Change, Confinement, Entry, FirewallState,
@@ -530,14 +530,24 @@ fn the_version_of_the_rules_comprises_the_legacy_iptables() {
     isolated(|| {
         let version = || Linux::new().ruleset_version(Backend::Nftables).unwrap().unwrap();
         let before = version();
-        assert!(version().follows(&before, 0));
+        assert!(version().follows(&before, OwnChanges::default()));
         run("iptables-legacy", "--wait -P FORWARD DROP");
-        assert!(!version().follows(&before, 0));
+        assert!(!version().follows(&before, OwnChanges::default()));
         assert_ne!(version().to_string(), before.to_string());
         let before = version();
         run("iptables-legacy", "--wait -t nat -P PREROUTING ACCEPT");
-        assert!(!version().follows(&before, 0), "a rule there is in no version");
+        assert!(
+            !version().follows(&before, OwnChanges::default()),
+            "a rule there is in no version"
+        );
         assert_eq!(Linux::new().translated_ports().unwrap(), None);
+        let ours = OwnChanges { legacy: true, ..OwnChanges::default() };
+        let before = version();
+        run("iptables-legacy", "--wait -t mangle -A FORWARD -j ACCEPT");
+        assert!(!version().follows(&before, OwnChanges::default()));
+        assert!(version().follows(&before, ours), "our ruleset may be there");
+        run("iptables-legacy", "--wait -t filter -A FORWARD -j ACCEPT");
+        assert!(!version().follows(&before, ours), "our ruleset is never there");
     });
 }
 

@@ -9,6 +9,7 @@ use riklet_core::{
     firewall::{
         ForeignChain, ForeignChainState, IptablesVariant,
         iptables::{self, Saved, Table},
+        names,
     },
     model::InterfaceName,
 };
@@ -26,9 +27,14 @@ pub(in super::super) fn foreign_chains(
 }
 
 /// Returns the chains of those of these tables that have objects of ours.
+///
+/// The program lists only tables that have a chain with our name: it takes long for thousands of rules of others.
 pub(in super::super) fn touched(tables: &[Table]) -> Result<Vec<ForeignChain>, Refusal> {
-    let Some(saved) = existing(tables)? else { return Ok(vec![]) };
-    let touched = tables.iter().filter(|table| iptables::is_touched(&saved, **table));
+    let used = legacy_tables()?;
+    let used = tables.iter().copied().filter(|table| used.contains(table.as_str()));
+    let ours = legacy_rules::with_chain(&used.collect::<Vec<_>>(), names::CHAIN)?;
+    let Some(saved) = existing(&ours)? else { return Ok(vec![]) };
+    let touched = ours.iter().filter(|table| iptables::is_touched(&saved, **table));
     Ok(touched.map(|table| ForeignChain::LegacyIptables(*table)).collect())
 }
 
@@ -57,14 +63,16 @@ pub(in super::super) fn set_passage(
     }
 }
 
-/// Returns a number that changes with any rule of the legacy variant that forwarded packets pass, and when its table that
-/// translates addresses comes.
-pub(in super::super) fn version() -> Result<u64, Refusal> {
+/// Returns two numbers, of which one changes with any rule of the legacy variant that forwarded packets pass. The second is
+/// that of the table of our ruleset, and also changes when the table that translates addresses comes.
+pub(in super::super) fn version() -> Result<(u64, u64), Refusal> {
     let used = legacy_tables()?;
     let is_used = |table: Table| used.contains(table.as_str());
     let forwarding = Table::FORWARDING.into_iter().filter(|table| is_used(*table));
-    let rules = legacy_rules::hash(&forwarding.collect::<Vec<_>>())?;
-    Ok(if is_used(Table::Nat) { !rules } else { rules })
+    let (ours, others): (Vec<_>, Vec<_>) =
+        forwarding.partition(|table| Table::OURS.contains(table));
+    let ours = legacy_rules::hash(&ours)?;
+    Ok((legacy_rules::hash(&others)?, if is_used(Table::Nat) { !ours } else { ours }))
 }
 
 /// Reports whether the legacy variant has a table that translates addresses, whose rules have no part in [`version`].

@@ -7,7 +7,7 @@ mod program;
 #[cfg(privileged)]
 mod tests;
 
-pub(in crate::linux) use program::variant;
+pub(in crate::linux) use program::{KnownVariant, known_variant};
 
 use std::{collections::BTreeSet, sync::Arc};
 

@@ -1,6 +1,9 @@
 //! Runs the programs of iptables.
 
-use std::{collections::BTreeSet, ffi::OsStr, io::ErrorKind, path::PathBuf, process::Output};
+use std::{
+    collections::BTreeSet, ffi::OsStr, io::ErrorKind, os::unix::fs::MetadataExt, path::PathBuf,
+    process::Output,
+};
 
 use crate::{
     KernelError, Refusal,
@@ -22,6 +25,33 @@ const LIST: [&str; 4] = ["--noflush", "--wait", "5", "--verbose"];
 /// understand, such as a jump to a chain that does not exist (2): `OTHER_PROBLEM` and `PARAMETER_PROBLEM` of
 /// `<xtables.h>`.
 pub(super) const MISSING: [i32; 2] = [1, 2];
+
+/// The variant of `iptables`, and what tells its file from others. The host may switch to the other variant.
+pub(in crate::linux) type KnownVariant = Option<(ProgramFile, IptablesVariant)>;
+type ProgramFile = (u64, u64, u64, i64, i64);
+
+/// Returns the same as [`variant`], and asks the program only if it is not the one that was asked before.
+pub(in crate::linux) fn known_variant(
+    known: &mut KnownVariant,
+) -> Result<Option<IptablesVariant>, KernelError> {
+    let file = file();
+    if let Some((of, variant)) = known
+        && Some(&*of) == file.as_ref()
+    {
+        return Ok(Some(*variant));
+    }
+    let variant = variant()?;
+    *known = file.zip(variant);
+    Ok(variant)
+}
+
+/// Returns what tells the file of `iptables` from others.
+fn file() -> Option<ProgramFile> {
+    let path = std::env::var_os("PATH")?;
+    let mut found = std::env::split_paths(&path).map(|directory| directory.join("iptables"));
+    let file = found.find_map(|path| path.metadata().ok())?;
+    Some((file.dev(), file.ino(), file.size(), file.mtime(), file.mtime_nsec()))
+}
 
 /// Returns the variant of `iptables`, or `None` if there is no such program.
 pub(in crate::linux) fn variant() -> Result<Option<IptablesVariant>, KernelError> {

@@ -8,9 +8,9 @@ use std::{
 use rustix::thread::{UnshareFlags, unshare_unsafe};
 
 use super::*;
-use crate::process;
+use crate::{Firewall, OwnChanges, linux::Linux, process};
 use riklet_core::{
-    firewall::{BaseState, Confinement, ForeignChain},
+    firewall::{Backend, BaseState, Confinement, ForeignChain},
     model::{MarkMask, Owner, OwnerId, PortRange, Protocol},
     routing::{UplinkMarks, Way},
 };
@@ -255,6 +255,55 @@ fn a_delta_counts_as_one_transaction() {
     });
 }
 
+/// So that the rules of others need not be looked at once more after it.
+#[test]
+fn a_reset_counts_as_a_transaction_for_each_table() {
+    each_variant(|host| {
+        let whole = ruleset(&[exposure(1, 80), hairpin(1)]);
+        for input in ["", FOREIGN, "*mangle\n-F\nCOMMIT\n", "*raw\n-F\nCOMMIT\n*nat\n-F\nCOMMIT\n"]
+        {
+            if !input.is_empty() {
+                host.feed(input);
+            }
+            let version = || {
+                let mut kernel = Linux::new();
+                kernel.ruleset_version(Backend::Iptables(host.0)).unwrap().unwrap()
+            };
+            let before = version();
+            host.reset(&whole);
+            let (transactions, legacy) = match host.0 {
+                IptablesVariant::Nft => (3, false),
+                IptablesVariant::Legacy => (0, true),
+            };
+            let now = version();
+            assert!(now.follows(&before, OwnChanges { transactions, legacy }), "{before} {now}");
+        }
+    });
+}
+
+#[test]
+fn chains_of_ours_are_found_among_thousands_of_legacy_rules() {
+    isolated(|| {
+        let touched = || legacy::touched(&Table::FORWARDING).unwrap();
+        let bans =
+            (0..2000).map(|n| format!("-A FORWARD -s 203.0.{}.{} -j DROP\n", n / 256, n % 256));
+        let comment = "-A OTHER -m comment --comment \"RIKLET-X\" -j RETURN\n";
+        let host = Host(IptablesVariant::Legacy);
+        host.feed(&format!(
+            "*filter\n:OTHER - [0:0]\n{}{comment}COMMIT\n",
+            bans.collect::<String>()
+        ));
+        host.feed("*mangle\n-A FORWARD -j ACCEPT\nCOMMIT\n");
+        assert_eq!(touched(), []);
+        for (table, chain) in [(Table::Filter, "RIKLET-PASSAGE"), (Table::Mangle, "RIKLET")] {
+            host.feed(&format!("*{table}\n:{chain} - [0:0]\nCOMMIT\n"));
+            assert_eq!(touched().last(), Some(&ForeignChain::LegacyIptables(table)));
+        }
+        host.feed("*filter\n-X RIKLET-PASSAGE\nCOMMIT\n");
+        assert_eq!(touched(), [ForeignChain::LegacyIptables(Table::Mangle)]);
+    });
+}
+
 #[test]
 fn the_version_of_legacy_rules_changes_with_any_rule_and_not_with_its_counters() {
     isolated(|| {
@@ -434,7 +483,21 @@ fn the_variant_is_read_from_the_version() {
     let output = process::run(OsStr::new("iptables"), &["-V"], &[]).unwrap();
     let nft = String::from_utf8_lossy(&output.stdout).contains("nf_tables");
     let expected = if nft { IptablesVariant::Nft } else { IptablesVariant::Legacy };
-    assert_eq!(variant().unwrap(), Some(expected));
+    assert_eq!(program::variant().unwrap(), Some(expected));
+}
+
+#[test]
+fn the_variant_is_asked_for_once_for_each_file() {
+    let mut known = None;
+    let found = known_variant(&mut known).unwrap().expect("iptables is installed");
+    let other = match found {
+        IptablesVariant::Nft => IptablesVariant::Legacy,
+        IptablesVariant::Legacy => IptablesVariant::Nft,
+    };
+    known = known.map(|(file, _)| (file, other));
+    assert_eq!(known_variant(&mut known).unwrap(), Some(other), "it is not asked again");
+    known = known.map(|((device, ..), _)| ((device, 0, 0, 0, 0), other));
+    assert_eq!(known_variant(&mut known).unwrap(), Some(found), "it is another file");
 }
 
 #[test]
