@@ -26,14 +26,14 @@ impl Choices {
     /// # Errors
     /// Fails if both are there and differ, unless the operation looks at all `interfaces`; also if a new uplink does not
     /// exist.
-    pub(crate) fn settle(
+    pub(crate) fn resolve(
         kernel: &mut impl Links,
         config: &Config,
         settings: &Settings,
         interfaces: Interfaces,
     ) -> Result<Self, NodeError> {
         let mut news = Vec::new();
-        let mut settle = |setting, what, configured: Option<String>| {
+        let mut resolve = |setting, what, configured: Option<String>| {
             let recorded = settings.get(setting);
             match (configured, recorded) {
                 (Some(configured), Some(recorded)) if configured != recorded => {
@@ -52,10 +52,10 @@ impl Choices {
             }
         };
         let names = config.uplinks.as_ref().map(joined);
-        let names = settle(Setting::Uplinks, "uplink", names)?;
-        let mtu = settle(Setting::Mtu, "mtu", config.mtu.map(|mtu| mtu.bytes().to_string()))?;
+        let names = resolve(Setting::Uplinks, "uplink", names)?;
+        let mtu = resolve(Setting::Mtu, "mtu", config.mtu.map(|mtu| mtu.bytes().to_string()))?;
         let mask = config.mark_mask.map(|mask| mask.to_string());
-        let mask = settle(Setting::MarkMask, "mark-mask", mask)?;
+        let mask = resolve(Setting::MarkMask, "mark-mask", mask)?;
         let uplinks = names.map(|names| read_all(&names)).transpose()?;
         if news.iter().any(|(setting, _)| *setting == Setting::Uplinks) {
             for name in uplinks.iter().flatten() {

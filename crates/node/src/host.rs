@@ -175,27 +175,19 @@ impl Host {
         (backend, pool): (Backend, Pool),
         survey: Survey,
     ) -> Result<Self, NodeError> {
-        let choices = Choices::settle(kernel, config, settings, survey.interfaces)?;
+        let choices = Choices::resolve(kernel, config, settings, survey.interfaces)?;
         let uplinks = match &choices.uplinks {
             Some(uplinks) => uplinks.clone(),
             None => kernel.uplinks()?,
         };
-        let mut mtu = choices.mtu.map(Mtu::bytes);
-        if mtu.is_none() {
-            for uplink in &uplinks {
-                let found = kernel.link(uplink)?.map(|link| link.mtu);
-                mtu = mtu.into_iter().chain(found).min();
-            }
-        }
-        let mtu = mtu.map_or(ETHERNET_MTU, |mtu| mtu.min(Mtu::MAX));
+        let mtu = mtu_of_taps(kernel, &choices, &uplinks)?;
         let neighbours = settings.get(Setting::Neighbours);
         let recorded = Recorded::new(store.recorded_sysctls()?, neighbours);
         let watcher: Option<ProcessId> =
             settings.get(Setting::Watcher).and_then(|watcher| watcher.parse().ok());
-        let heard = match survey.watcher {
-            Some(_) => true,
-            None => watcher.is_some_and(|watcher| kernel.is_alive(watcher).unwrap_or(false)),
-        };
+        // A process hears of changes: this one, or the recorded one.
+        let heard = survey.watcher.is_some()
+            || watcher.is_some_and(|watcher| kernel.is_alive(watcher).unwrap_or(false));
         let globally = kernel.sysctl(switch::IP_FORWARD)?.as_deref() == Some(forwarding::ON);
         // Any of them may get an uplink's traffic: by a change of routes that no operation hears of, or from its clients.
         let with_route: BTreeSet<_> =
@@ -213,20 +205,15 @@ impl Host {
         if recorded_marks.is_none() && listed.is_none() {
             listed = Some(kernel.host_interfaces()?);
         }
-        let mut candidates = uplinks.clone();
-        candidates.extend(with_route);
-        candidates.extend(UplinkMarks::recorded(recorded_marks));
-        // Any of them may become an uplink, by a default route that comes later.
         let recorded_addressed = settings.get(Setting::Addressed);
-        let addressed = match &listed {
-            Some(listed) => addressed(listed),
-            None => recorded_addressed.map(|names| read_names(names).collect()).unwrap_or_default(),
-        };
+        let addressed = addressed(listed.as_ref(), recorded_addressed);
         let names = addressed.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
-        candidates.extend(addressed);
+        // Any interface with an address may become an uplink, by a default route that comes later.
+        let recorded_uplinks = UplinkMarks::recorded(recorded_marks);
+        let candidates = with_route.into_iter().chain(recorded_uplinks).chain(addressed);
+        let candidates = candidates.chain(uplinks.iter().cloned()).collect();
         let routed = Routed::look(kernel, choices.mark_mask, pool, &candidates, recorded_marks)?;
-        let news = Some(routed.marks.to_string());
-        let news = news.filter(|news| Some(news.as_str()) != recorded_marks);
+        let news = unless_recorded(&routed.marks.to_string(), recorded_marks);
         if news.is_some() {
             routed.warn(kernel, &uplinks)?;
         }
@@ -246,7 +233,7 @@ impl Host {
             rules: routing.rules,
             routes: routing.routes,
             marks: news,
-            addressed: Some(names).filter(|names| Some(names.as_str()) != recorded_addressed),
+            addressed: unless_recorded(&names, recorded_addressed),
             sysctls: forwarding.needed.iter().map(on).collect(),
             refused_sysctl: RefusedSysctl::Fail,
             foreign_tables: BTreeSet::new(),
@@ -319,8 +306,12 @@ pub(crate) fn decision(settings: &Settings) -> Result<Option<(Backend, Pool)>, N
 /// The number of interfaces that are worth a question in each operation.
 const MOST_ASKED: usize = 32;
 
-/// Returns the interfaces of the host that have an address and may lead somewhere, as many as are worth a question.
-fn addressed(listed: &HostInterfaces) -> BTreeSet<InterfaceName> {
+/// Returns the interfaces of the host that have an address and may lead somewhere, as many as are worth a question. Without
+/// a list, returns those that were recorded of the last one.
+fn addressed(listed: Option<&HostInterfaces>, recorded: Option<&str>) -> BTreeSet<InterfaceName> {
+    let Some(listed) = listed else {
+        return recorded.map(|names| read_names(names).collect()).unwrap_or_default();
+    };
     let addressed = listed.iter().filter(|(name, found)| found.addressed && name.as_str() != "lo");
     addressed.map(|(name, _)| name.clone()).take(MOST_ASKED).collect()
 }
@@ -328,6 +319,28 @@ fn addressed(listed: &HostInterfaces) -> BTreeSet<InterfaceName> {
 /// Reads names that are separated by spaces. No name has one.
 fn read_names(names: &str) -> impl Iterator<Item = InterfaceName> {
     names.split_whitespace().filter_map(|name| name.parse().ok())
+}
+
+/// Returns a value if it differs from the recorded one.
+fn unless_recorded(value: &str, recorded: Option<&str>) -> Option<String> {
+    (recorded != Some(value)).then(|| value.to_owned())
+}
+
+/// Returns the MTU of TAPs: the one that a user has set, or the smallest of the uplinks.
+fn mtu_of_taps(
+    kernel: &mut impl Links,
+    choices: &Choices,
+    uplinks: &BTreeSet<InterfaceName>,
+) -> Result<u32, KernelError> {
+    if let Some(chosen) = choices.mtu {
+        return Ok(chosen.bytes());
+    }
+    let mut smallest = None;
+    for uplink in uplinks {
+        let found = kernel.link(uplink)?.map(|link| link.mtu);
+        smallest = smallest.into_iter().chain(found).min();
+    }
+    Ok(smallest.map_or(ETHERNET_MTU, |mtu| mtu.min(Mtu::MAX)))
 }
 
 type HostInterfaces = BTreeMap<InterfaceName, HostInterface>;

@@ -12,7 +12,7 @@ use riklet_sdn::{Request, Selector, UpOptions, WarmNode, store::Store};
 
 use crate::{
     node::{Operation, TestNode, function},
-    resident::{Turn, assert_sound, take},
+    warm::{Turn, assert_sound, take},
 };
 
 /// An operation of another process between two turns of the daemon.

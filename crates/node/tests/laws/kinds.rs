@@ -7,7 +7,7 @@ use riklet_sdn::{RebuildOptions, UpOptions};
 use crate::{
     name,
     node::{TestNode, function},
-    resident::{Turn, assert_sound, take},
+    warm::{Turn, assert_sound, take},
 };
 
 fn toy(text: &str, port: &str) -> Workload {

@@ -15,10 +15,10 @@ mod owners;
 mod passed;
 mod remembered;
 mod removed;
-mod resident;
 mod routing;
 mod running;
 mod unreadable;
+mod warm;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
