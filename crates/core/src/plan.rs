@@ -218,20 +218,7 @@ pub fn plan(desired: &Desired, observed: &Observed) -> Plan {
         .collect();
     let leaving = leaving_links(desired, &untouched, &fragments, observed);
     let links = fragments.iter().flat_map(|(slot, fragment)| link_steps(*slot, fragment, observed));
-    let draining = |slot: &Slot| {
-        let addresses = observed.links.get(slot).map(|link| &link.addresses);
-        (slot.interface(), addresses.into_iter().flatten().copied().collect())
-    };
-    let is_drained = |slot: &&Slot| {
-        let is_open = || observed.links.get(slot).is_some_and(|link| link.open);
-        desired.deletion == LinkDeletion::Immediate || is_open()
-    };
-    let (drained, retired): (Vec<&Slot>, Vec<&Slot>) = leaving.iter().partition(is_drained);
-    let retire = (!retired.is_empty())
-        .then(|| Step::RetireLinks(retired.iter().map(|slot| slot.interface()).collect()));
-    let drain = (!drained.is_empty())
-        .then(|| Step::DrainLinks(drained.into_iter().map(draining).collect()));
-    let drain = retire.into_iter().chain(drain);
+    let drain = drain_steps(desired.deletion, &leaving, observed);
     let delete = (!leaving.is_empty() && desired.deletion == LinkDeletion::Immediate)
         .then(|| Step::DeleteLinks(leaving.iter().map(|slot| slot.interface()).collect()));
     let mut entries: BTreeSet<Entry> =
@@ -275,6 +262,29 @@ pub fn plan(desired: &Desired, observed: &Observed) -> Plan {
         steps.extend(managers);
     }
     Plan { steps, blocked, claims, cut_offs }
+}
+
+/// Returns the steps that take the TAPs of leaving slots out of service: of those that are deleted later, only the ones
+/// that a VMM has open are set down at once.
+fn drain_steps(
+    deletion: LinkDeletion,
+    leaving: &BTreeSet<Slot>,
+    observed: &Observed,
+) -> impl Iterator<Item = Step> + use<> {
+    let is_drained = |slot: &&Slot| {
+        let is_open = || observed.links.get(slot).is_some_and(|link| link.open);
+        deletion == LinkDeletion::Immediate || is_open()
+    };
+    let (drained, retired): (Vec<&Slot>, Vec<&Slot>) = leaving.iter().partition(is_drained);
+    let with_addresses = |slot: &Slot| {
+        let addresses = observed.links.get(slot).map(|link| &link.addresses);
+        (slot.interface(), addresses.into_iter().flatten().copied().collect())
+    };
+    let retire = (!retired.is_empty())
+        .then(|| Step::RetireLinks(retired.iter().map(|slot| slot.interface()).collect()));
+    let drain = (!drained.is_empty())
+        .then(|| Step::DrainLinks(drained.into_iter().map(with_addresses).collect()));
+    retire.into_iter().chain(drain)
 }
 
 /// Returns the claims of other records on the observed objects, for a state directory that has records.
