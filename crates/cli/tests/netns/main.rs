@@ -67,6 +67,7 @@ mod supervised;
 mod sysctls;
 mod tap;
 mod translated;
+mod uplinks;
 mod vmms;
 mod watchers;
 mod withdrawn;
