@@ -21,6 +21,17 @@ use crate::world::{
 
 const SOON: Duration = Duration::from_secs(20);
 
+on_every_firewall!(a_first_start_is_no_repair, |world| {
+    let daemon = world.daemon(&[]);
+    daemon.wait_until_idle();
+    let told = daemon.events();
+    assert!(!told.contains("event: repaired\n"), "{told}");
+    daemon.end(Signal::TERM);
+    world.node.tool(&["ip", "rule", "flush", "protocol", "82"]);
+    let told = world.daemon(&[]).events();
+    assert!(told.contains("event: repaired\n"), "{told}");
+});
+
 on_every_firewall!(restart_disturbs_no_traffic, |world| {
     let before = SystemState::take(&world.node);
     let mut daemon = world.daemon(&[]);

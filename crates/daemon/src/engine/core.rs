@@ -26,7 +26,7 @@ use riklet_core::{model::Slot, plan::CutOff};
 use riklet_kernel::linux::{Linux, watched::Watched};
 use riklet_sdn::{
     BackgroundTask, Config, FlowTask, NodeError, Request, WarmNode,
-    store::{JournalFollower, ReservedSlot},
+    store::{JournalFollower, ReservedSlot, Setting, Store},
 };
 
 /// The state of the engine's thread.
@@ -80,6 +80,13 @@ pub(super) struct Core {
     pub(super) stopping: bool,
 }
 
+/// Reports whether nothing is decided about the node yet. If its records cannot be read, the start fails later.
+fn is_first_use(config: &Config) -> bool {
+    let store = Store::open_existing(&config.state_dir);
+    let pool = store.and_then(|store| store.map_or(Ok(None), |store| store.setting(Setting::Pool)));
+    matches!(pool, Ok(None))
+}
+
 impl Core {
     /// Subscribes to notifications first, then makes the kernel match the records, so that no change in between is
     /// missed.
@@ -90,6 +97,7 @@ impl Core {
         inbox: Receiver<Message>,
         (queue, progress): (Queue, Progress),
     ) -> Result<Self, EngineError> {
+        let is_first_use = is_first_use(&config);
         let kernel = Watched::open(Linux::new())?;
         let mut node = WarmNode::new(config, kernel);
         if options.adopt {
@@ -145,7 +153,12 @@ impl Core {
             least_ready: None,
             stopping: false,
         };
-        core.note_repair(&report, now);
+        if is_first_use {
+            // Nothing was broken: this made what all functions share.
+            core.note_changes(&report, now);
+        } else {
+            core.note_repair(&report, now);
+        }
         core.local.node.kernel().changes()?;
         Ok(core)
     }

@@ -116,8 +116,16 @@ impl Core {
         }
     }
 
-    /// Records the repairs as events, and notes for how long each subject backs off if it drifts again.
+    /// Records the repairs as events, and notes them as [`Self::note_changes`] does.
     pub(super) fn note_repair(&mut self, report: &Report, now: Instant) {
+        if !report.done.is_empty() {
+            self.events.repaired(report);
+        }
+        self.note_changes(report, now);
+    }
+
+    /// Notes what was changed, and for how long each subject backs off if it drifts again.
+    pub(super) fn note_changes(&mut self, report: &Report, now: Instant) {
         let mut repaired = BTreeSet::new();
         for step in &report.done {
             let shared = match step {
@@ -126,9 +134,6 @@ impl Core {
             };
             repaired.insert(step.slot().map_or(shared, Subject::Slot));
             self.changed_by_us.extend(step.slot());
-        }
-        if !report.done.is_empty() {
-            self.events.repaired(report);
         }
         for subject in repaired {
             if let Some(pause) = self.healer.repaired(subject, now) {
