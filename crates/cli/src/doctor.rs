@@ -6,18 +6,19 @@ mod network;
 
 use std::{
     cmp::Reverse,
+    collections::BTreeSet,
     path::{Path, PathBuf},
     process::ExitCode,
 };
 
 use riklet_core::{
-    firewall::{Backend, Ban, Confinement, ForeignChainState},
+    firewall::{Backend, Ban, Confinement, Entry, ForeignChainState, PortBan},
     model::{InterfaceName, Pool},
     plan::{self, Advice, CutOff},
 };
 use riklet_kernel::{ForeignChains, HostFacts, Kernel, Links, NetworkManagers, Routes};
 use riklet_sdn::{
-    Config, Drift, FirewallChoice, Node, NodeError, UplinkFlaw, Warning,
+    Config, Drift, FirewallChoice, ListedInstance, Node, NodeError, UplinkFlaw, Warning,
     store::{Setting, Store},
 };
 
@@ -46,7 +47,8 @@ pub(crate) fn run<K: Kernel>(node: &mut Node<K>, output: Output) -> Result<ExitC
     let open = node.left_open().ok();
     let flaws = node.uplink_flaws().unwrap_or_default();
     let checked = node.check();
-    let mut findings = look(&config, node.kernel(), open.as_ref(), &flaws);
+    let published = published(&node.list().unwrap_or_default());
+    let mut findings = look(&config, node.kernel(), (open.as_ref(), &flaws), &published);
     findings.extend(functions(checked));
     output.print(
         || {
@@ -62,12 +64,12 @@ pub(crate) fn run<K: Kernel>(node: &mut Node<K>, output: Output) -> Result<ExitC
 fn look(
     config: &Config,
     kernel: &mut impl Kernel,
-    open: Option<&Confinement>,
-    flaws: &[UplinkFlaw],
+    (open, flaws): (Option<&Confinement>, &[UplinkFlaw]),
+    published: &BTreeSet<Entry>,
 ) -> Vec<Finding> {
     let decided = decided(config);
     let mut findings = vec![privilege(), tun()];
-    findings.extend(firewall(config, decided, kernel));
+    findings.extend(firewall(config, decided, kernel, published));
     findings.push(forwarding(kernel));
     findings.extend(read_only_sysctls(config, kernel));
     findings.extend(open.filter(|open| !open.is_empty()).map(left_open));
@@ -90,6 +92,7 @@ fn firewall(
     config: &Config,
     decided: Option<(Backend, Pool)>,
     kernel: &mut (impl ForeignChains + HostFacts + NetworkManagers + Routes),
+    published: &BTreeSet<Entry>,
 ) -> Vec<Finding> {
     let uplinks = uplinks(config, kernel).unwrap_or_default();
     let nftables = match kernel.foreign_chains(Backend::Nftables, &uplinks) {
@@ -132,6 +135,10 @@ fn firewall(
         findings.extend(bans(
             found.filter(|ban| pool.is_some_and(|pool| ban.concerns(pool.v4()))).collect(),
         ));
+        if !published.is_empty() {
+            let found = kernel.port_bans(&uplinks, published).unwrap_or_default();
+            findings.extend(port_bans(&found));
+        }
     }
     findings
 }
@@ -174,6 +181,35 @@ fn bans(mut found: Vec<Ban>) -> Vec<Finding> {
         1 => Some("one more rule drops packets of as many addresses or fewer".to_owned()),
         more => Some(format!("{more} more rules drop packets of as many addresses or fewer")),
     };
+    named.chain(rest).map(|found| Finding::note("firewall", found, ADVICE)).collect()
+}
+
+/// Returns the exposures of these instances, as the firewall has them.
+fn published(instances: &[ListedInstance]) -> BTreeSet<Entry> {
+    let of = |listed: &ListedInstance| {
+        let guests: Vec<_> = listed.instance.addresses.guests().collect();
+        let entries = listed.instance.workload.exposures().iter().flat_map(|exposure| {
+            guests.iter().map(|guest| Entry::Exposure {
+                protocol: exposure.protocol(),
+                host_address: exposure.host_address(),
+                host_ports: exposure.host_ports(),
+                guest: *guest,
+                guest_ports: exposure.guest_ports(),
+            })
+        });
+        entries.collect::<Vec<_>>()
+    };
+    instances.iter().flat_map(of).collect()
+}
+
+/// Returns the findings about rules of others that drop packets for published ports.
+fn port_bans(found: &BTreeSet<PortBan>) -> Vec<Finding> {
+    const ADVICE: &str = "clients do not reach the function; if that is not intended, narrow the rule, or accept packets to rik* \
+        before it";
+    let more = found.len().saturating_sub(MOST_BANS);
+    let rest =
+        (more > 0).then(|| format!("more published ports that rules drop packets for: {more}"));
+    let named = found.iter().take(MOST_BANS).map(ToString::to_string);
     named.chain(rest).map(|found| Finding::note("firewall", found, ADVICE)).collect()
 }
 

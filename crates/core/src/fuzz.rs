@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use crate::{
     address::Pool,
     definition::{self, Source},
-    firewall::{BaseRuleset, Confinement, Ruleset, iptables},
+    firewall::{BaseRuleset, Confinement, Entry, Ruleset, iptables},
     model::{Owner, OwnerId, PortRange, Protocol},
     routing::UplinkMarks,
     workload::alias,
@@ -78,10 +78,26 @@ pub fn iptables_save(data: &[u8]) {
     );
     let wanted = PortRange::single(80).map(|ports| (Protocol::Tcp, None, ports));
     let wanted = wanted.into_iter().collect();
+    let tables = iptables::Table::FORWARDING;
     let _found = (
         iptables::translations(&saved, &wanted),
-        iptables::bans(&saved, &iptables::Table::FORWARDING),
+        iptables::bans(&saved, &tables),
+        iptables::port_bans(&saved, &tables, &BTreeSet::new(), &exposures()),
     );
+}
+
+/// Returns an exposure of a range of ports.
+fn exposures() -> BTreeSet<Entry> {
+    let range = |first, last| PortRange::between(first, last);
+    let ports = range(8000, 8100).zip(range(3000, 3100));
+    let entry = ports.map(|(host_ports, guest_ports)| Entry::Exposure {
+        protocol: Protocol::Tcp,
+        host_address: None,
+        host_ports,
+        guest: [10, 231, 0, 2].into(),
+        guest_ports,
+    });
+    entry.into_iter().collect()
 }
 
 #[cfg(test)]

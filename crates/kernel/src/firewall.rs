@@ -4,7 +4,7 @@ use crate::{KernelError, sealed::Sealed};
 use riklet_core::{
     firewall::{
         Backend, Ban, BaseRuleset, Change, Entry, FirewallState, ForeignChain, ForeignChainState,
-        Ruleset, TranslatedPorts, Translation, Wanted,
+        PortBan, Ruleset, TranslatedPorts, Translation, Wanted,
     },
     model::InterfaceName,
 };
@@ -153,6 +153,17 @@ pub trait ForeignChains: Sealed {
     /// # Errors
     /// Fails if the kernel does not answer.
     fn bans(&mut self) -> Result<BTreeSet<Ban>, KernelError>;
+
+    /// Returns the rules of others that drop forwarded packets of these exposures for their ports, whoever sends them by an
+    /// uplink. Reads all rules in chains that forwarded packets pass.
+    ///
+    /// # Errors
+    /// Fails if the kernel does not answer.
+    fn port_bans(
+        &mut self,
+        uplinks: &BTreeSet<InterfaceName>,
+        exposures: &BTreeSet<Entry>,
+    ) -> Result<BTreeSet<PortBan>, KernelError>;
 
     /// Returns the foreign chains of tables that have a passage or another object of ours. The rules of others in nf_tables
     /// are not read.

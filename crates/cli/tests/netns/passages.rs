@@ -180,6 +180,67 @@ on_every_firewall!(doctor_names_bans_of_many_addresses, |world| {
     drop(pair);
 });
 
+on_every_firewall!(doctor_names_bans_of_published_ports, |world| {
+    let variant = variant(world);
+    docker_like(world, variant);
+    let pair = pair(world);
+    let doctor = || {
+        let said = world.riklet(&["--output", "json", "doctor"], "").success();
+        let findings: Value = serde_json::from_str(&said).expect("JSON");
+        let found = findings.as_array().into_iter().flatten();
+        let named = found.filter_map(|finding| finding["found"].as_str());
+        named.filter(|found| found.contains("for the published ")).collect::<Vec<_>>().join("\n")
+    };
+    let bans = |place: &str, ports: &[u16]| {
+        let ban = |port| format!("{place}: drops packets for the published tcp port {port}");
+        ports.iter().map(ban).collect::<Vec<_>>().join("\n")
+    };
+    let user = |rule: &str| {
+        let arguments = format!("iptables --wait {rule}");
+        let arguments: Vec<_> = arguments.split(' ').collect();
+        world.program(variant.xtables(), &arguments, "").success();
+    };
+    let legacy = if variant == Firewall::IptablesLegacy { "iptables-legacy" } else { "ip" };
+    let chain = format!("{legacy} filter DOCKER-USER");
+    let original = |port| format!("DOCKER-USER -p tcp -m conntrack --ctorigdstport {port} -j DROP");
+    user(&format!("-I {}", original(TARGET)));
+    user(&format!("-I DOCKER-USER -p tcp --dport {FIRST} -j DROP"));
+    user(&format!("-I DOCKER-USER -s 203.0.113.9 -p tcp --dport {TARGET} -j DROP"));
+    assert_published(world, &pair, &[Transport::Tcp]);
+    assert_eq!(doctor(), "", "these are rules for other ports, or for one client");
+
+    user(&format!("-I {}", original(FIRST)));
+    assert_no_way(&[(Transport::Tcp, &world.client, (NODE_LAN, FIRST))]);
+    assert_eq!(doctor(), bans(&chain, &[FIRST]));
+    user(&format!("-D {}", original(FIRST)));
+    for ports in [format!("--dport {TARGET}"), format!("-m multiport --dports 22,{TARGET}")] {
+        let rule = format!("DOCKER-USER -p tcp {ports} -j REJECT");
+        user(&format!("-I {rule}"));
+        assert_no_way(&[(Transport::Tcp, &world.client, (NODE_LAN, FIRST))]);
+        assert_eq!(doctor(), bans(&chain, &[FIRST, SECOND]), "{ports}");
+        user(&format!("-D {rule}"));
+    }
+    for (rule, ports) in [
+        (format!("tcp dport {TARGET} drop"), &[FIRST, SECOND][..]),
+        (format!("tcp dport {{ 22, {TARGET} }} drop"), &[FIRST, SECOND]),
+        (format!("meta l4proto tcp ct original proto-dst {FIRST} drop"), &[FIRST]),
+        (format!("ip protocol tcp ct original proto-dst {{ 1, 80-{FIRST} }} reject"), &[FIRST]),
+        (format!("ip daddr 10.0.0.0/8 tcp dport vmap {{ {TARGET} : drop }}"), &[FIRST, SECOND]),
+        ("tcp dport != 22 drop".to_owned(), &[FIRST][..]),
+        (format!("ip saddr 203.0.113.9 tcp dport {TARGET} drop"), &[]),
+        (format!("meta l4proto tcp ct reply proto-dst {FIRST} drop"), &[]),
+        (format!("udp dport {TARGET} limit rate 1/second drop"), &[]),
+    ] {
+        let table = format!(
+            "table inet theirs {{ chain forward {{ type filter hook forward priority 10; {rule}; }}; }}"
+        );
+        world.node.feed(&["nft", "-f", "-"], &table).success();
+        assert_eq!(doctor(), bans("inet theirs forward", ports), "{rule}");
+        world.node.feed(&["nft", "delete table inet theirs"], "").success();
+    }
+    assert_published(world, &pair, &[Transport::Tcp]);
+});
+
 // Docker, libvirt and others insert accepts for their networks at the head of FORWARD whenever they start.
 on_every_firewall!(accepts_that_others_insert_open_no_guest, |world| {
     world.node.set_sysctl("net/ipv4/ip_forward", "1");

@@ -17,6 +17,7 @@ mod xtables;
 
 pub use confinement::Confinement;
 pub use foreign_chain::{ForeignChain, ForeignChainState, ForeignFamily};
+pub use passage::PortBan;
 pub use ruleset::{
     Backend, BaseRuleset, BaseState, Change, Entry, FirewallState, IptablesVariant, Ruleset,
 };

@@ -11,10 +11,16 @@ const MATCH_FLAGS: usize = 146;
 const INVERT_FLAGS: usize = 148;
 const STATE_MASK: usize = 150;
 const STATUS_MASK: usize = 152;
+/// `origdst_port` and `origdst_port_high`, in the byte order of the host.
+const LOW_PORT: usize = 140;
+const HIGH_PORT: usize = 156;
 /// `XT_CONNTRACK_STATE`, `XT_CONNTRACK_STATUS` and `XT_CONNTRACK_STATE_ALIAS`.
 const STATE: u16 = 1;
 const STATUS: u16 = 1 << 6;
 const ALIAS: u16 = 1 << 13;
+/// `XT_CONNTRACK_ORIGDST_PORT` and `XT_CONNTRACK_DIRECTION`.
+const ORIGINAL_PORT: u16 = 1 << 9;
+const DIRECTION: u16 = 1 << 12;
 /// `XT_CONNTRACK_STATE_SNAT` and `XT_CONNTRACK_STATE_DNAT`; the bits before them are those of nf_tables.
 const SOURCE_TRANSLATED: u16 = 1 << 6;
 const TRANSLATED: u16 = 1 << 7;
@@ -22,11 +28,13 @@ const TRANSLATED: u16 = 1 << 7;
 const STATUS_SOURCE_TRANSLATED: u32 = 1 << 4;
 const STATUS_TRANSLATED: u32 = 1 << 5;
 
-/// Returns the tests of a match extension.
-pub(super) fn tests(name: &str, revision: u32, info: &[u8]) -> Vec<Test> {
+/// Returns the tests of a match extension. Ports are properties in which our packets differ, unless they are asked for.
+pub(super) fn tests(name: &str, revision: u32, info: &[u8], ports: bool) -> Vec<Test> {
+    let other = || vec![Test::Other(name.to_owned())];
     match (name, revision) {
         ("comment", _) => vec![],
-        ("conntrack", 3) => conntrack(info).unwrap_or_else(|| vec![Test::Other(name.to_owned())]),
+        ("conntrack", 3) => conntrack(info, ports).unwrap_or_else(other),
+        _ if ports && asks_ports_only(name, info) => port_tests(name, info).unwrap_or_else(other),
         ("mark", 1) => vec![marked(info).unwrap_or_else(|| Test::Other(name.to_owned()))],
         _ => vec![Test::Other(name.to_owned())],
     }
@@ -47,7 +55,7 @@ pub(super) fn verdict(name: &str) -> Option<Verdict> {
     }
 }
 
-fn conntrack(info: &[u8]) -> Option<Vec<Test>> {
+fn conntrack(info: &[u8], ports: bool) -> Option<Vec<Test>> {
     let at = |offset: usize| Some(u16::from_ne_bytes(*info.get(offset..)?.first_chunk()?));
     let (asked, inverted) = (at(MATCH_FLAGS)?, at(INVERT_FLAGS)?);
     let mut tests = Vec::new();
@@ -60,7 +68,20 @@ fn conntrack(info: &[u8]) -> Option<Vec<Test>> {
         let test = has(Field::Status, at(STATUS_MASK)?.into());
         tests.push(if inverted & STATUS != 0 { Test::Not(Box::new(test)) } else { test });
     }
-    if asked & !(STATE | STATUS | ALIAS) != 0 {
+    let mut known = STATE | STATUS | ALIAS;
+    if ports {
+        known |= ORIGINAL_PORT | DIRECTION;
+        if asked & ORIGINAL_PORT != 0 {
+            let test = in_ranges(Field::OriginalPort, &[(at(LOW_PORT)?, at(HIGH_PORT)?)]);
+            let inverted = inverted & ORIGINAL_PORT != 0;
+            tests.push(if inverted { Test::Not(Box::new(test)) } else { test });
+        }
+        if asked & inverted & DIRECTION != 0 {
+            // Only answers have the other direction.
+            tests.push(Test::Any(vec![]));
+        }
+    }
+    if asked & !known != 0 {
         tests.push(Test::Other("conntrack".to_owned()));
     }
     Some(tests)
@@ -104,6 +125,50 @@ fn marked(info: &[u8]) -> Option<Test> {
     let value = Value::Of(Field::Mark, Some(info.get(4..8)?.to_vec()));
     let test = Test::Compare(value, Operator::Equal, info.get(..4)?.to_vec());
     Some(if info.get(8) == Some(&1) { Test::Not(Box::new(test)) } else { test })
+}
+
+/// Returns the test for one of these ranges of ports.
+pub(super) fn in_ranges(field: Field, ranges: &[(u16, u16)]) -> Test {
+    let element =
+        |(low, high): &(u16, u16)| vec![(low.to_be_bytes().into(), high.to_be_bytes().into())];
+    Test::In(vec![Value::field(field)], ranges.iter().map(element).collect())
+}
+
+/// Reports whether a match extension asks for nothing but destination ports.
+fn asks_ports_only(name: &str, info: &[u8]) -> bool {
+    // `spts` is first in `struct xt_tcp` and `struct xt_udp`; `option` and `flg_mask` of the first, and the bit for
+    // `spts` in `invflags`.
+    let any_source = info.starts_with(&[0, 0, u8::MAX, u8::MAX]);
+    match name {
+        "tcp" => any_source && info.get(8..10) == Some(&[0, 0]),
+        "udp" => any_source,
+        // XT_SCTP_DEST_PORTS alone.
+        "sctp" => {
+            info.get(284..288)
+                .and_then(|flags| flags.first_chunk())
+                .copied()
+                .map(u32::from_ne_bytes)
+                == Some(2)
+        }
+        "multiport" => true,
+        _ => false,
+    }
+}
+
+/// Returns the tests of a match extension for destination ports; `None` if it is not understood.
+fn port_tests(name: &str, info: &[u8]) -> Option<Vec<Test>> {
+    let (tests, inverted) = match ports(name, info)? {
+        translation::Test::Among(tests) => (tests, false),
+        translation::Test::Not(tests) => (tests, true),
+    };
+    let port = |port: u32| u16::try_from(port).ok();
+    let range = |packets: &Packets| {
+        let (low, high) = packets.ports();
+        Some((port(low)?, port(high)?))
+    };
+    let ranges: Option<Vec<_>> = tests.iter().map(range).collect();
+    let test = in_ranges(Field::Port, &ranges?);
+    Some(vec![if inverted { Test::Not(Box::new(test)) } else { test }])
 }
 
 /// Returns the test for destination ports of a match extension; `None` if it tests none, or also others.

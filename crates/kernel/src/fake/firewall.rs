@@ -9,7 +9,7 @@ use crate::{Firewall, ForeignChains, ImplicitTables, KernelError, Refusal, Rules
 use riklet_core::{
     firewall::{
         Backend, Ban, BaseRuleset, BaseState, Change, Entry, FirewallState, ForeignChain,
-        ForeignChainState, IptablesVariant, Ruleset, TranslatedPorts, Translation, Wanted,
+        ForeignChainState, IptablesVariant, PortBan, Ruleset, TranslatedPorts, Translation, Wanted,
     },
     model::{InterfaceName, Mark, Owner},
 };
@@ -144,6 +144,15 @@ impl ForeignChains for FakeKernel {
     }
 
     fn bans(&mut self) -> Result<BTreeSet<Ban>, KernelError> {
+        self.list();
+        Ok(BTreeSet::new())
+    }
+
+    fn port_bans(
+        &mut self,
+        _uplinks: &BTreeSet<InterfaceName>,
+        _exposures: &BTreeSet<Entry>,
+    ) -> Result<BTreeSet<PortBan>, KernelError> {
         self.list();
         Ok(BTreeSet::new())
     }

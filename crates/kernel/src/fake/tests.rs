@@ -82,7 +82,7 @@ const EFFECTS: [(&str, Call); 21] = [
 ];
 
 /// All other methods, each with a call.
-const OBSERVATIONS: [(&str, Call); 38] = [
+const OBSERVATIONS: [(&str, Call); 39] = [
     ("link", |kernel| kernel.link(&name(1)).map(drop)),
     ("links", |kernel| kernel.links().map(drop)),
     ("probe_firewall", |kernel| {
@@ -99,6 +99,7 @@ const OBSERVATIONS: [(&str, Call); 38] = [
     ("translations", |kernel| kernel.translations(&BTreeSet::new()).map(drop)),
     ("translated_ports", |kernel| kernel.translated_ports().map(drop)),
     ("bans", |kernel| kernel.bans().map(drop)),
+    ("port_bans", |kernel| kernel.port_bans(&BTreeSet::new(), &BTreeSet::new()).map(drop)),
     ("passages", |kernel| kernel.passages().map(drop)),
     ("older_tables", |kernel| kernel.older_tables(IPTABLES).map(drop)),
     ("empty_tables", |kernel| kernel.empty_tables(IPTABLES).map(drop)),

@@ -1,5 +1,7 @@
 //! Rules of others, as `iptables-save` prints them, translated into questions about our traffic.
 
+use ipnet::Ipv4Net;
+
 use super::{
     Table,
     saved::{NO_POLICY, Saved, words},
@@ -19,6 +21,15 @@ const PROTOCOLS: [(&str, u8); 5] =
 
 /// Translates a table, without our own chains and rules.
 pub(super) fn of_table(saved: &Saved, table: Table) -> Rules {
+    of_table_as(saved, table, false)
+}
+
+/// Does the same as [`of_table`], and has ports and destination addresses as fields.
+pub(super) fn of_table_with_ports(saved: &Saved, table: Table) -> Rules {
+    of_table_as(saved, table, true)
+}
+
+fn of_table_as(saved: &Saved, table: Table, asks_ports: bool) -> Rules {
     let mut rules = Rules::default();
     for (name, policy) in saved.policies(table).filter(|(name, _)| !is_our_chain(name)) {
         let hook = Hook { forward: name == names::iptables::FORWARD, drops: policy == "DROP" };
@@ -26,7 +37,12 @@ pub(super) fn of_table(saved: &Saved, table: Table) -> Rules {
         rules.chains.insert(name.to_owned(), Chain { hook, ..Chain::default() });
     }
     for rule in saved.others(table) {
-        let translated = translate(&rule.body, |chain| rules.chains.contains_key(chain));
+        let is_chain = |chain: &str| rules.chains.contains_key(chain);
+        let translated = if asks_ports {
+            translate_whole(&rule.body, is_chain, test_with_ports)
+        } else {
+            translate(&rule.body, is_chain)
+        };
         if let Some(chain) = rules.chains.get_mut(&rule.chain) {
             chain.rules.push(translated);
         }
@@ -36,7 +52,7 @@ pub(super) fn of_table(saved: &Saved, table: Table) -> Rules {
 
 /// Translates the matches and the target of a rule.
 fn translate(body: &str, is_chain: impl Fn(&str) -> bool) -> Rule {
-    if is_ban(body) { Rule::default() } else { translate_whole(body, is_chain) }
+    if is_ban(body) { Rule::default() } else { translate_whole(body, is_chain, test) }
 }
 
 /// Reports whether a rule is for single addresses and accepts or drops. There may be tens of thousands of these; none
@@ -48,7 +64,11 @@ fn is_ban(body: &str) -> bool {
         && !body.contains('"')
 }
 
-fn translate_whole(body: &str, is_chain: impl Fn(&str) -> bool) -> Rule {
+fn translate_whole(
+    body: &str,
+    is_chain: impl Fn(&str) -> bool,
+    test: impl Fn(&str, &str) -> Option<Test>,
+) -> Rule {
     let words = words(body);
     let mut rule = Rule::default();
     let mut rest = &words[..];
@@ -99,6 +119,38 @@ fn test(option: &str, value: &str) -> Option<Test> {
         "--mark" => mark(value).unwrap_or_else(other),
         _ => other(),
     })
+}
+
+/// Does the same as [`test`], and understands destination addresses and ports.
+fn test_with_ports(option: &str, value: &str) -> Option<Test> {
+    let other = || Some(Test::Other(option.to_owned()));
+    match option {
+        "-m" if value == "multiport" => None,
+        "-d" => value.parse().map_or_else(
+            |_error| other(),
+            |network: Ipv4Net| {
+                let mask = network.netmask().octets().into();
+                let value = Value::Of(Field::Address, Some(mask));
+                Some(Test::Compare(value, Operator::Equal, network.network().octets().into()))
+            },
+        ),
+        "--dport" | "--dports" => ports(Field::Port, value).or_else(other),
+        "--ctorigdstport" => ports(Field::OriginalPort, value).or_else(other),
+        "--ctdir" if value == "ORIGINAL" => None,
+        // Only answers have the other direction.
+        "--ctdir" => Some(Test::Any(vec![])),
+        _ => test(option, value),
+    }
+}
+
+/// Returns the test for ports, given as single ones and ranges (`8000:8010`).
+fn ports(field: Field, text: &str) -> Option<Test> {
+    let range = |text: &str| {
+        let (low, high) = text.split_once(':').unwrap_or((text, text));
+        Some((low.parse().ok()?, high.parse().ok()?))
+    };
+    let ranges: Option<Vec<(u16, u16)>> = text.split(',').map(range).collect();
+    Some(xtables::in_ranges(field, &ranges?))
 }
 
 /// Returns the test for the name of an interface, in which a `+` at the end is a wildcard.
@@ -219,7 +271,7 @@ mod tests {
         ];
         for (body, left_out) in bodies {
             assert_eq!(is_ban(body), left_out, "{body}");
-            let whole = translate_whole(body, |_| true);
+            let whole = translate_whole(body, |_| true, test);
             assert!(!left_out || whole.is_specific() && whole.targets().is_empty(), "{whole:?}");
         }
     }

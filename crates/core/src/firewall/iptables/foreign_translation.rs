@@ -6,17 +6,20 @@ use ipnet::Ipv4Net;
 
 use super::{
     Table,
-    foreign_rule::protocol_number,
+    foreign_rule::{of_table_with_ports, protocol_number},
+    layout,
     saved::{Saved, words},
 };
 use crate::firewall::{
+    Entry, PortBan,
     names::{self, is_our_chain},
-    passage::Verdict,
+    passage::{self, Verdict},
     translation::{
         Ban, Effect, Field, Found, Packets, Rule, Side, Test, Translation, Wanted, packets, search,
     },
     xtables,
 };
+use crate::model::InterfaceName;
 
 /// Returns the translations of wanted ports in the table nat of the legacy iptables.
 #[must_use]
@@ -36,6 +39,26 @@ pub fn bans(saved: &Saved, tables: &[Table]) -> BTreeSet<Ban> {
     let found = all.flat_map(|(table, side)| {
         let found = follow(saved, table, side, &bases, &[Packets::ALL]);
         found.bans(side, &place(table))
+    });
+    found.collect()
+}
+
+/// Returns the rules in these tables of the legacy iptables that drop packets of these exposures for their ports.
+#[must_use]
+pub fn port_bans(
+    saved: &Saved,
+    tables: &[Table],
+    uplinks: &BTreeSet<InterfaceName>,
+    exposures: &BTreeSet<Entry>,
+) -> BTreeSet<PortBan> {
+    let found = tables.iter().flat_map(|table| {
+        let places = layout::places(saved, *table, uplinks);
+        let rules = of_table_with_ports(saved, *table);
+        let base = (names::iptables::FORWARD, &places);
+        let dropped = passage::dropped_ports(&rules, base, uplinks, exposures);
+        dropped.into_iter().map(|(protocol, port, chain)| {
+            PortBan::new(protocol, port, format!("{} {chain}", place(*table)))
+        })
     });
     found.collect()
 }
@@ -170,6 +193,101 @@ mod tests {
         ] {
             let dump = nat(&format!("-A PREROUTING {rule}"));
             assert_eq!(found(&dump, Protocol::Tcp, "8005"), [""; 0], "{rule}");
+        }
+    }
+
+    /// Returns the bans of tcp 8080, which leads to port 80 of a guest, and of udp 9000-9010, which lead to 7000-7010.
+    fn port_bans_of(dump: &str) -> Vec<String> {
+        let entry = |protocol, host: &str, guest: &str| Entry::Exposure {
+            protocol,
+            host_address: None,
+            host_ports: host.parse().unwrap(),
+            guest: [10, 231, 0, 2].into(),
+            guest_ports: guest.parse().unwrap(),
+        };
+        let exposures =
+            [entry(Protocol::Tcp, "8080", "80"), entry(Protocol::Udp, "9000-9010", "7000-7010")];
+        let saved = Saved::parse([], dump).unwrap();
+        let uplinks = ["eth0".parse().unwrap()].into();
+        let found = port_bans(&saved, &Table::FORWARDING, &uplinks, &exposures.into());
+        found.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn rules_that_drop_packets_for_published_ports_are_found() {
+        let tcp = "FORWARD: drops packets for the published tcp port 8080";
+        let udp = "FORWARD: drops packets for the published udp port";
+        for (rule, expected) in [
+            ("-p tcp -m conntrack --ctorigdstport 8080 -j DROP", tcp.to_owned()),
+            (
+                "-p tcp -m conntrack --ctorigdstport 8000:8100 --ctdir ORIGINAL -j DROP",
+                tcp.to_owned(),
+            ),
+            ("-p tcp -m tcp --dport 80 -j REJECT --reject-with tcp-reset", tcp.to_owned()),
+            ("-i eth0 -p tcp -m multiport --dports 22,79:81 -j DROP", tcp.to_owned()),
+            ("-d 10.231.0.0/16 -p tcp -m tcp --dport 80 -j DROP", tcp.to_owned()),
+            (
+                "! -i docker0 -m conntrack --ctstate NEW --ctorigdstport 8080 -j DROP",
+                tcp.to_owned(),
+            ),
+            ("-p tcp -m tcp ! --dport 22 -j DROP", tcp.to_owned()),
+            ("-p udp -m udp --dport 7003:7004 -j DROP", format!("{udp} 9003")),
+            ("-p udp -m conntrack --ctorigdstport 9010 -j DROP", format!("{udp} 9010")),
+        ] {
+            let expected = [format!("iptables-legacy filter {expected}")];
+            let dump = format!("*filter\n:FORWARD ACCEPT [0:0]\n-A FORWARD {rule}\nCOMMIT\n");
+            assert_eq!(port_bans_of(&dump), expected, "{rule}");
+            let jump = format!(
+                "*filter\n:FORWARD ACCEPT [0:0]\n:USER - [0:0]\n-A FORWARD -p tcp -m tcp --dport 22 -j ACCEPT\n\
+                 -A FORWARD -o rik+ -j USER\n-A USER {rule}\nCOMMIT\n"
+            );
+            assert_eq!(port_bans_of(&jump), [expected[0].replace("FORWARD", "USER")], "{rule}");
+        }
+    }
+
+    #[test]
+    fn rules_for_other_ports_or_some_clients_are_no_bans_of_published_ports() {
+        for rule in [
+            "-p tcp -m conntrack --ctorigdstport 8081 -j DROP",
+            "-p tcp -m conntrack --ctorigdstport 80 -j DROP",
+            "-p tcp -m conntrack ! --ctorigdstport 8080 -j ACCEPT",
+            "-p tcp -m conntrack --ctorigdstport 8080 --ctdir REPLY -j DROP",
+            "-p tcp -m tcp --dport 8080 -j DROP",
+            "-p udp -m udp --dport 80 -j DROP",
+            "-s 203.0.113.9/32 -p tcp -m tcp --dport 80 -j DROP",
+            "! -s 192.168.0.0/16 -p tcp -m tcp --dport 80 -j DROP",
+            "-d 172.17.0.2/32 -p tcp -m tcp --dport 80 -j DROP",
+            "-i wlan0 -p tcp -m tcp --dport 80 -j DROP",
+            "-o docker0 -p tcp -m tcp --dport 80 -j DROP",
+            "-p tcp -m tcp --dport 80 -m limit --limit 1/sec -j DROP",
+            "-p tcp -m tcp --sport 80 -j DROP",
+            "-m conntrack --ctstate INVALID -p tcp -m tcp --dport 80 -j DROP",
+            "-p tcp -m tcp --dport 80 -j LOG",
+            "-j DROP",
+            "-p tcp -m tcp --dport 22 -j DROP\n-A FORWARD -j DROP",
+            "-p tcp -m tcp --dport 80 -j ACCEPT\n-A FORWARD -p tcp -m tcp --dport 1:1000 -j DROP",
+            "-j REJECT\n-A FORWARD -p tcp -m tcp --dport 80 -j DROP",
+        ] {
+            let dump = format!("*filter\n:FORWARD ACCEPT [0:0]\n-A FORWARD {rule}\nCOMMIT\n");
+            assert_eq!(port_bans_of(&dump), [""; 0], "{rule}");
+        }
+    }
+
+    #[test]
+    fn a_ban_of_dockers_users_is_one_only_of_that_port() {
+        let dump = include_str!("dumps/docker-29");
+        let expected =
+            "iptables-legacy filter DOCKER-USER: drops packets for the published tcp port 8080";
+        assert_eq!(port_bans_of(dump), [expected]);
+        assert_eq!(port_bans_of(&dump.replace("8080", "8081")), [""; 0]);
+        for dump in [
+            include_str!("dumps/docker-20.10"),
+            include_str!("dumps/docker-28"),
+            include_str!("dumps/ufw"),
+            include_str!("dumps/firewalld"),
+            include_str!("dumps/openwrt"),
+        ] {
+            assert_eq!(port_bans_of(dump), [""; 0], "{dump}");
         }
     }
 

@@ -13,7 +13,7 @@ mod tests;
 
 use std::{collections::BTreeSet, fmt};
 
-pub use self::foreign_translation::{bans, translations};
+pub use self::foreign_translation::{bans, port_bans, translations};
 use self::layout::Layout;
 pub use self::probe::Probe;
 pub use self::saved::{Saved, Unanswered, is_incompatible, list};

@@ -109,7 +109,7 @@ pub fn assert_left_out(message: &[u8], decoded: &Rule) -> bool {
     assert_eq!((found.handle, &found.chain), (decoded.handle, &decoded.chain));
     assert_eq!((found.table, decoded.target()), (decoded.table.clone(), None));
     let (found, missing) = Default::default();
-    let mut sets = Sets { found: &found, missing };
+    let mut sets = Sets { found: &found, missing, asks_ports: false };
     let rule = foreign_rule::translate(decoded, &mut sets);
     assert!(rule.is_specific() && rule.targets().is_empty(), "{rule:?}");
     assert_eq!(sets.missing.len(), 0, "{rule:?}");

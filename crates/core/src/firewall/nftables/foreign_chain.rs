@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     firewall::{
-        ForeignChain, ForeignChainState, ForeignFamily,
+        Entry, ForeignChain, ForeignChainState, ForeignFamily, PortBan,
         names::{self, PASSAGE_CHAIN, is_our_chain},
         passage::{self, Hook, Place, Places, Rules, Sides},
     },
@@ -100,6 +100,8 @@ pub struct ForeignTable {
     pub rules: BTreeMap<String, Vec<Rule>>,
     /// The sets that were read.
     pub sets: BTreeMap<String, ForeignSet>,
+    /// True if rules for ports are understood as well.
+    asks_ports: bool,
 }
 
 /// The parts of a table that have to be read as well.
@@ -118,7 +120,33 @@ impl ForeignTable {
     pub fn new(table: Table, chains: &[Chain], is_base: fn(&Chain) -> bool) -> Self {
         let chains = chains.iter().filter(|chain| chain.table == table.name).cloned().collect();
         let (rules, sets) = Default::default();
-        Self { table, chains, is_base, rules, sets }
+        Self { table, chains, is_base, rules, sets, asks_ports: false }
+    }
+
+    /// Returns the table for [`Self::port_bans`]: its sets of ports have to be read as well.
+    #[must_use]
+    pub fn asking_for_ports(self) -> Self {
+        Self { asks_ports: true, ..self }
+    }
+
+    /// Returns the rules that drop packets of these exposures for their ports.
+    #[must_use]
+    pub fn port_bans(
+        &self,
+        uplinks: &BTreeSet<InterfaceName>,
+        exposures: &BTreeSet<Entry>,
+    ) -> BTreeSet<PortBan> {
+        let (rules, _) = self.translated();
+        let (general, _) = self.translated_as(false);
+        let places = self.places(&general, uplinks);
+        let dropped = self.bases().flat_map(|base| {
+            passage::dropped_ports(&rules, (&base.name, &places), uplinks, exposures)
+        });
+        let table = &self.table.name;
+        let ban = |(protocol, port, chain): (_, _, String)| {
+            PortBan::new(protocol, port, format!("{table} {chain}"))
+        };
+        dropped.map(ban).collect()
     }
 
     /// Returns the name of the table.
@@ -271,7 +299,11 @@ impl ForeignTable {
 
     /// Returns the foreign rules that were read, and the sets that they also need.
     fn translated(&self) -> (Rules, BTreeSet<String>) {
-        let mut sets = Sets { found: &self.sets, missing: BTreeSet::new() };
+        self.translated_as(self.asks_ports)
+    }
+
+    fn translated_as(&self, asks_ports: bool) -> (Rules, BTreeSet<String>) {
+        let mut sets = Sets { found: &self.sets, missing: BTreeSet::new(), asks_ports };
         let mut rules = Rules::default();
         for chain in self.chains.iter().filter(|chain| !is_our_chain(&chain.name)) {
             let Some(found) = self.rules.get(&chain.name) else { continue };

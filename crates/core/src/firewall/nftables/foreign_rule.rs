@@ -29,10 +29,18 @@ const WITHOUT_EFFECT: [&str; 9] =
 /// `_SECMARK` and `_CT_EXPECT`.
 const HARMLESS_OBJECTS: [u32; 5] = [1, 3, 7, 8, 9];
 
+/// `NFT_PAYLOAD_NETWORK_HEADER` and `NFT_PAYLOAD_TRANSPORT_HEADER`.
+const NETWORK: u32 = 1;
+const TRANSPORT: u32 = 2;
+/// `NFT_CT_PROTO_DST`.
+const DESTINATION_PORT: u32 = 12;
+
 /// The sets of a table that were read, and those that have to be read.
 pub(super) struct Sets<'a> {
     pub(super) found: &'a BTreeMap<String, ForeignSet>,
     pub(super) missing: BTreeSet<String>,
+    /// True if ports and destination addresses are fields as well.
+    pub(super) asks_ports: bool,
 }
 
 /// Translates a rule.
@@ -96,18 +104,27 @@ impl Reader<'_, '_> {
     }
 
     fn payload(&mut self, attributes: &[Payload]) {
-        let mut length = 4;
+        let (mut base, mut offset, mut length) = (0, 0, 4);
         let mut register = None;
         for attribute in attributes {
             match attribute {
                 Payload::DestinationRegister(destination) => register = Some(*destination),
                 Payload::Len(bytes) => length = *bytes,
+                Payload::Base(found) => base = *found,
+                Payload::Offset(found) => offset = *found,
                 _ => {}
             }
         }
         if let Some(register) = register {
+            let value = match (base, offset, length) {
+                (TRANSPORT, 2, 2) if self.sets.asks_ports => Value::field(Field::Port),
+                // nft(8) loads only the bytes that a prefix has.
+                (NETWORK, 16, 1..=4) if self.sets.asks_ports => Value::field(Field::Address),
+                (NETWORK, 9, 1) if self.sets.asks_ports => Value::field(Field::Protocol),
+                _ => Value::Other("payload".to_owned()),
+            };
             let length = usize::try_from(length).unwrap_or(usize::MAX);
-            let value = (Value::Other("payload".to_owned()), length);
+            let value = (value, length);
             self.registers.insert(word(register.into()), value);
         }
     }
@@ -224,8 +241,15 @@ impl Reader<'_, '_> {
             // NFTA_CT_DREG and NFTA_CT_KEY; one that has no destination sets something.
             "ct" => {
                 if let Some(register) = number(1) {
-                    let value = connection(number(2).unwrap_or(u32::MAX));
-                    self.registers.insert(word(register), (value, 4));
+                    let key = number(2).unwrap_or(u32::MAX);
+                    // NFTA_CT_DIRECTION, `IP_CT_DIR_ORIGINAL`.
+                    let original = values.get(&3).is_some_and(|direction| *direction == [0]);
+                    let value = if key == DESTINATION_PORT && original && self.sets.asks_ports {
+                        (Value::field(Field::OriginalPort), 2)
+                    } else {
+                        (connection(key), 4)
+                    };
+                    self.registers.insert(word(register), value);
                 }
             }
             "range" => self.range(number(1), number(2), values),
@@ -234,7 +258,12 @@ impl Reader<'_, '_> {
             // NFTA_MATCH_NAME, NFTA_MATCH_REV, NFTA_MATCH_INFO.
             "match" => {
                 let info = values.get(&3).map_or(&[][..], |info| info);
-                let tests = xtables::tests(text(values, 1), number(2).unwrap_or_default(), info);
+                let tests = xtables::tests(
+                    text(values, 1),
+                    number(2).unwrap_or_default(),
+                    info,
+                    self.sets.asks_ports,
+                );
                 self.rule.tests.extend(tests);
             }
             "target" => self.rule.verdict = xtables::verdict(text(values, 1)),

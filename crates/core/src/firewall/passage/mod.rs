@@ -9,11 +9,13 @@
 //! all our traffic is [`Test::Other`]: such a rule is specific, and stays before the passage.
 
 mod place;
+mod ports;
 mod rule;
 #[cfg(test)]
 mod tests;
 mod traffic;
 
 pub use place::{Place, Places, Sides, drops, places};
+pub use ports::{PortBan, dropped_ports};
 pub use rule::{Chain, Element, Field, Hook, Operator, Rule, Rules, Test, Value, Verdict};
 pub(super) use traffic::Packet;

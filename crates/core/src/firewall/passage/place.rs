@@ -87,7 +87,7 @@ impl Sides {
 }
 
 /// A way through chains: the rules that led on, and the place at which it ended.
-type Trail = Vec<Place>;
+pub(super) type Trail = Vec<Place>;
 
 /// The ways that a packet may take through a chain, as far as no rule that tests an address or a port decides.
 #[derive(Default)]
@@ -99,7 +99,7 @@ struct Ways {
 }
 
 /// Our traffic before a base chain of others.
-struct Traffic<'a> {
+pub(super) struct Traffic<'a> {
     rules: &'a Rules,
     base: &'a str,
     /// The rules of each chain that can apply to a packet for certain, with their indices.
@@ -108,7 +108,7 @@ struct Traffic<'a> {
 }
 
 impl<'a> Traffic<'a> {
-    fn new(rules: &'a Rules, base: &'a str, packets: &'a [Packet<'a>]) -> Self {
+    pub(super) fn new(rules: &'a Rules, base: &'a str, packets: &'a [Packet<'a>]) -> Self {
         let general = rules.chains.iter().map(|(name, chain)| {
             let general = chain.rules.iter().enumerate().filter(|(_, rule)| !rule.is_specific());
             (&**name, general.collect())
@@ -117,7 +117,7 @@ impl<'a> Traffic<'a> {
     }
 
     /// Returns the ways on which the base chain drops the packet, whatever its addresses and ports are.
-    fn dropped(&self, packet: &Packet<'_>, places: &Places) -> Vec<Trail> {
+    pub(super) fn dropped(&self, packet: &Packet<'_>, places: &Places) -> Vec<Trail> {
         let Some(chain) = self.rules.chains.get(self.base) else { return vec![] };
         let Ways { mut dropped, left } = self.walk(packet, places, self.base, &[]);
         if chain.hook.is_some_and(|hook| hook.drops) {

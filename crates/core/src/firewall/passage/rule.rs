@@ -138,6 +138,12 @@ pub enum Field {
     State,
     /// The status of the connection, `IPS_*`, 32 bits.
     Status,
+    /// The destination address, 32 bits in network byte order. It is known of packets of one exposure.
+    Address,
+    /// The destination port, 16 bits in network byte order. It is known of packets of one exposure.
+    Port,
+    /// The destination port of the connection before it was translated, as [`Self::Port`].
+    OriginalPort,
 }
 
 /// The answer of a rule to a packet.

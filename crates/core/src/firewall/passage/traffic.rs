@@ -1,6 +1,6 @@
 use std::collections::BTreeSet;
 
-use super::{Field, Value};
+use super::{Field, Value, ports::Target};
 use crate::model::{InterfaceName, Protocol, Slot};
 
 /// `NF_CT_STATE_BIT` of `IP_CT_ESTABLISHED`, `IP_CT_RELATED` and `IP_CT_NEW` (`<linux/netfilter/nf_conntrack_common.h>`).
@@ -36,6 +36,8 @@ pub(in crate::firewall) struct Packet<'a> {
     protocol: u8,
     state: u32,
     translated: bool,
+    /// Where they go to, if they are packets of one exposure.
+    target: Option<Target>,
     /// The other tests that hold, if they are known.
     others: Option<BTreeSet<String>>,
 }
@@ -51,7 +53,8 @@ impl<'a> Packet<'a> {
         let mut all = Vec::new();
         for (from, to) in ways {
             let mut add = |protocol, state, translated| {
-                all.push(Self { from, to, protocol, state, translated, others: None });
+                let (target, others) = (None, None);
+                all.push(Self { from, to, protocol, state, translated, target, others });
             };
             // A translated packet goes to a guest (by an exposure), or from a guest to anywhere (by a rule of others).
             for protocol in protocols {
@@ -70,6 +73,24 @@ impl<'a> Packet<'a> {
             }
         }
         all
+    }
+
+    /// Returns one of each sort that begin a connection by an exposure.
+    pub(super) fn to_port(
+        uplinks: &'a BTreeSet<InterfaceName>,
+        protocol: Protocol,
+        target: Target,
+    ) -> Vec<Self> {
+        let to_guest = |from| Self {
+            from,
+            to: End::Guest,
+            protocol: protocol.number(),
+            state: NEW,
+            translated: true,
+            target: Some(target),
+            others: None,
+        };
+        uplinks.iter().map(End::Uplink).chain([End::Unnamed]).map(to_guest).collect()
     }
 
     /// Returns the bits of a value, and which of them are known; `None` if none is.
@@ -103,6 +124,9 @@ impl<'a> Packet<'a> {
                 let status = if self.translated { TRANSLATED } else { 0 };
                 return Some((status.to_ne_bytes().into(), TRANSLATED.to_ne_bytes().into()));
             }
+            Field::Address => self.target?.address.octets().into(),
+            Field::Port => self.target?.port.to_be_bytes().into(),
+            Field::OriginalPort => self.target?.original.to_be_bytes().into(),
         };
         let known = vec![u8::MAX; bits.len()];
         Some((bits, known))
@@ -123,7 +147,8 @@ impl<'a> Packet<'a> {
     #[cfg(test)]
     pub(super) const fn of_others(from: End<'a>, to: End<'a>, protocol: u8, new: bool) -> Self {
         let state = if new { NEW } else { ESTABLISHED };
-        Self { from, to, protocol, state, translated: false, others: None }
+        let (translated, target, others) = (false, None, None);
+        Self { from, to, protocol, state, translated, target, others }
     }
 }
 

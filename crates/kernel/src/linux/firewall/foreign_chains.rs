@@ -3,7 +3,7 @@
 use super::{iptables, nftables::Nftables};
 use crate::{Refusal, process::Launcher};
 use riklet_core::{
-    firewall::{ForeignChain, ForeignChainState, iptables::Table},
+    firewall::{Entry, ForeignChain, ForeignChainState, PortBan, iptables::Table},
     model::InterfaceName,
 };
 use std::collections::BTreeSet;
@@ -32,6 +32,17 @@ pub(super) fn drops_around(
 ) -> Result<Vec<String>, Refusal> {
     let mut found = nftables.connection()?.drops_around(uplinks)?;
     found.extend(iptables::legacy::drops_around(uplinks)?);
+    Ok(found)
+}
+
+/// Returns the rules of others that drop packets of these exposures for their ports.
+pub(super) fn port_bans(
+    nftables: &mut Nftables,
+    uplinks: &BTreeSet<InterfaceName>,
+    exposures: &BTreeSet<Entry>,
+) -> Result<BTreeSet<PortBan>, Refusal> {
+    let mut found = nftables.connection()?.port_bans(uplinks, exposures)?;
+    found.extend(iptables::legacy::port_bans(&Table::FORWARDING, uplinks, exposures)?);
     Ok(found)
 }
 

@@ -18,7 +18,7 @@ use crate::{Firewall, ForeignChains, ImplicitTables, KernelError, Refusal, Rules
 use riklet_core::{
     firewall::{
         Backend, Ban, BaseRuleset, BaseState, Change, Confinement, Entry, FirewallState,
-        ForeignChain, ForeignChainState, Ruleset, TranslatedPorts, Translation, Wanted,
+        ForeignChain, ForeignChainState, PortBan, Ruleset, TranslatedPorts, Translation, Wanted,
         nftables::confinement as table,
     },
     model::InterfaceName,
@@ -239,6 +239,15 @@ impl ForeignChains for Linux {
 
     fn bans(&mut self) -> Result<BTreeSet<Ban>, KernelError> {
         let found = foreign_translations::bans(&mut self.nftables);
+        found.map_err(|source| KernelError::ListForeignChains { source })
+    }
+
+    fn port_bans(
+        &mut self,
+        uplinks: &BTreeSet<InterfaceName>,
+        exposures: &BTreeSet<Entry>,
+    ) -> Result<BTreeSet<PortBan>, KernelError> {
+        let found = foreign_chains::port_bans(&mut self.nftables, uplinks, exposures);
         found.map_err(|source| KernelError::ListForeignChains { source })
     }
 

@@ -10,7 +10,7 @@ use crate::{
 use riklet_core::{
     firewall::{
         Backend, Ban, BaseRuleset, BaseState, Change, Entry, FirewallState, ForeignChain,
-        ForeignChainState, Ruleset, TranslatedPorts, Translation, Wanted,
+        ForeignChainState, PortBan, Ruleset, TranslatedPorts, Translation, Wanted,
     },
     model::{InterfaceName, Owner},
 };
@@ -150,6 +150,14 @@ impl ForeignChains for Watched {
 
     fn bans(&mut self) -> Result<BTreeSet<Ban>, KernelError> {
         self.kernel.bans()
+    }
+
+    fn port_bans(
+        &mut self,
+        uplinks: &BTreeSet<InterfaceName>,
+        exposures: &BTreeSet<Entry>,
+    ) -> Result<BTreeSet<PortBan>, KernelError> {
+        self.kernel.port_bans(uplinks, exposures)
     }
 
     fn passages(&mut self) -> Result<Vec<ForeignChain>, KernelError> {

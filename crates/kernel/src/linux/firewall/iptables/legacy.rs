@@ -7,7 +7,7 @@ use super::{
 use crate::{Refusal, process::Launcher};
 use riklet_core::{
     firewall::{
-        ForeignChain, ForeignChainState, IptablesVariant,
+        Entry, ForeignChain, ForeignChainState, IptablesVariant, PortBan,
         iptables::{self, Saved, Table},
         names,
     },
@@ -44,6 +44,17 @@ pub(in super::super) fn drops_around(
 ) -> Result<Vec<String>, Refusal> {
     let saved = existing(&Table::AROUND)?;
     let found = saved.map(|saved| iptables::drops_around(&saved, &Table::AROUND, uplinks));
+    Ok(found.unwrap_or_default())
+}
+
+/// Returns the rules in these tables that drop packets of these exposures for their ports.
+pub(in super::super) fn port_bans(
+    tables: &[Table],
+    uplinks: &BTreeSet<InterfaceName>,
+    exposures: &BTreeSet<Entry>,
+) -> Result<BTreeSet<PortBan>, Refusal> {
+    let saved = existing(tables)?;
+    let found = saved.map(|saved| iptables::port_bans(&saved, tables, uplinks, exposures));
     Ok(found.unwrap_or_default())
 }
 

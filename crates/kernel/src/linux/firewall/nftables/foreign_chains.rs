@@ -8,7 +8,7 @@ use super::connection::Connection;
 use crate::Refusal;
 use riklet_core::{
     firewall::{
-        ForeignChain, ForeignChainState, ForeignFamily, names,
+        Entry, ForeignChain, ForeignChainState, ForeignFamily, PortBan, names,
         nftables::{
             Rule, Set, Table, TableName, ban,
             foreign_chain::{self, ForeignTable, Missing},
@@ -87,6 +87,24 @@ impl Connection {
         Ok(found)
     }
 
+    /// Returns the rules of others that drop packets of these exposures for their ports.
+    pub(in super::super) fn port_bans(
+        &mut self,
+        uplinks: &BTreeSet<InterfaceName>,
+        exposures: &BTreeSet<Entry>,
+    ) -> Result<BTreeSet<PortBan>, Refusal> {
+        let mut found = BTreeSet::new();
+        for family in [NetfilterProtoFamily::IPv4, NetfilterProtoFamily::Inet] {
+            let (tables, chains) = (self.tables(family)?, self.chains(family)?);
+            for table in foreign_chain::candidates(tables, &chains, false) {
+                let mut table = table.asking_for_ports();
+                self.complete_by(&mut table, Rule::read)?;
+                found.extend(table.port_bans(uplinks, exposures));
+            }
+        }
+        Ok(found)
+    }
+
     fn foreign_chains_of(
         &mut self,
         which: impl Fn(&Table) -> bool,
@@ -137,15 +155,23 @@ impl Connection {
 
     /// Reads only the parts of a table that are needed to understand it: most of its chains may be for other hooks.
     fn complete(&mut self, table: &mut ForeignTable) -> Result<(), Refusal> {
+        // Rules that decide about single addresses or ports only have no expressions.
+        self.complete_by(table, |message| ban::read(message).or_else(|| Rule::read(message)))
+    }
+
+    /// Does the same as [`Self::complete`], and reads rules by `rule`.
+    fn complete_by(
+        &mut self,
+        table: &mut ForeignTable,
+        rule: impl Fn(&[u8]) -> Option<Rule>,
+    ) -> Result<(), Refusal> {
         let name = table.name().clone();
         loop {
             let missing = table.missing();
             if missing == Missing::default() {
                 return Ok(());
             }
-            // Rules that decide about single addresses or ports only have no expressions.
-            let rule = |message: &[u8]| ban::read(message).or_else(|| Rule::read(message));
-            table.rules.extend(self.rules_of(&name, missing.chains, rule)?);
+            table.rules.extend(self.rules_of(&name, missing.chains, &rule)?);
             if !missing.sets.is_empty() {
                 let known = self.sets(&name)?;
                 for set in missing.sets {

@@ -1,0 +1,201 @@
+//! Rules of others that drop packets for exposed ports.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    net::{IpAddr, Ipv4Addr},
+};
+
+use super::{
+    Field, Operator, Packet, Places, Rule, Rules, Test, Value, Verdict, place::Traffic,
+    rule::Element,
+};
+use crate::{
+    firewall::Entry,
+    model::{InterfaceName, PortRange, Protocol},
+};
+
+/// The number of ports of one exposure that are tried.
+const MOST: usize = 64;
+
+/// A rule of another program that drops forwarded packets for a published port, whoever sends them.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+pub struct PortBan {
+    /// The transport protocol.
+    pub protocol: Protocol,
+    /// The port of the host that is published.
+    pub port: u16,
+    /// The chain that has the rule: `ip filter DOCKER-USER`, or `iptables-legacy filter FORWARD`.
+    pub chain: String,
+}
+
+impl PortBan {
+    pub(in crate::firewall) const fn new(protocol: Protocol, port: u16, chain: String) -> Self {
+        Self { protocol, port, chain }
+    }
+}
+
+impl fmt::Display for PortBan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { protocol, port, chain } = self;
+        write!(f, "{chain}: drops packets for the published {protocol} port {port}")
+    }
+}
+
+/// The way of packets by an exposure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::firewall) struct Target {
+    /// The guest's address.
+    pub(super) address: Ipv4Addr,
+    /// The guest's port.
+    pub(super) port: u16,
+    /// The port of the host that the packets were for before they were translated.
+    pub(super) original: u16,
+}
+
+/// The packets of an exposure.
+#[derive(Debug, Clone, Copy)]
+struct Exposed {
+    protocol: Protocol,
+    host_ports: PortRange,
+    guest: Ipv4Addr,
+    guest_ports: PortRange,
+}
+
+impl Exposed {
+    const fn of(entry: &Entry) -> Option<Self> {
+        match *entry {
+            Entry::Exposure {
+                protocol, host_ports, guest: IpAddr::V4(guest), guest_ports, ..
+            } => Some(Self { protocol, host_ports, guest, guest_ports }),
+            _ => None,
+        }
+    }
+
+    /// Returns the way to one port, counted from the first.
+    fn target(&self, index: u16) -> Target {
+        let port = |ports: PortRange| ports.first().saturating_add(index);
+        let (address, port, original) = (self.guest, port(self.guest_ports), port(self.host_ports));
+        Target { address, port, original }
+    }
+
+    /// Returns the ports, counted from the first, at which ranges that rules name begin.
+    fn named(&self, ranges: &BTreeSet<Named>) -> BTreeSet<u16> {
+        let begin = |named: &Named| {
+            let ports = if named.is_original { self.host_ports } else { self.guest_ports };
+            let (low, high) = (named.low.max(ports.first()), named.high.min(ports.last()));
+            (low <= high).then(|| low - ports.first())
+        };
+        ranges.iter().filter_map(begin).take(MOST).collect()
+    }
+}
+
+/// A range of ports that a rule names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Named {
+    is_original: bool,
+    low: u16,
+    high: u16,
+}
+
+/// Returns the first port of each of these exposures of which this base chain on the hook `forward` drops all packets from
+/// an uplink, or from elsewhere, by rules that name ports, with the chain of the rule that drops them.
+///
+/// `rules` ask for ports and addresses by fields. The passages stand at these places. Of exposures for which no rule names
+/// a port, the first stands for all.
+#[must_use]
+pub fn dropped_ports(
+    rules: &Rules,
+    (base, places): (&str, &Places),
+    uplinks: &BTreeSet<InterfaceName>,
+    exposures: &BTreeSet<Entry>,
+) -> BTreeSet<(Protocol, u16, String)> {
+    let ranges: BTreeSet<Named> =
+        rules.chains.values().flat_map(|chain| &chain.rules).flat_map(named).collect();
+    let mut found = BTreeSet::new();
+    if ranges.is_empty() {
+        return found;
+    }
+    let traffic = Traffic::new(rules, base, &[]);
+    let mut names_port = BTreeMap::new();
+    for (number, exposed) in exposures.iter().filter_map(Exposed::of).enumerate() {
+        let mut indices = exposed.named(&ranges);
+        if number == 0 {
+            indices.insert(0);
+        }
+        let first = indices.into_iter().find_map(|index| {
+            let target = exposed.target(index);
+            let packets = Packet::to_port(uplinks, exposed.protocol, target);
+            let trails = packets.iter().flat_map(|packet| traffic.dropped(packet, places));
+            let by_port = trails.into_iter().filter_map(|trail| {
+                let named = trail.iter().any(|place| {
+                    let names = |chain: &str| {
+                        let rule = rules.chains.get(chain)?.rules.get(place.index)?;
+                        Some(named(rule).next().is_some())
+                    };
+                    *names_port
+                        .entry(place.clone())
+                        .or_insert_with(|| names(&place.chain).unwrap_or_default())
+                });
+                trail.into_iter().next_back().filter(|_| named)
+            });
+            by_port.map(|place| (target.original, place.chain)).next()
+        });
+        found.extend(first.map(|(port, chain)| (exposed.protocol, port, chain)));
+    }
+    found
+}
+
+/// Returns the ranges of ports that a rule names.
+fn named(rule: &Rule) -> impl Iterator<Item = Named> + '_ {
+    let of_map = match &rule.verdict {
+        Some(Verdict::Map { key, elements, .. }) => {
+            elements.iter().flat_map(|(element, _)| within(key, element)).collect()
+        }
+        _ => Vec::new(),
+    };
+    rule.tests.iter().flat_map(asked).chain(of_map)
+}
+
+fn asked(test: &Test) -> Vec<Named> {
+    match test {
+        Test::Other(_) => vec![],
+        Test::Compare(value, operator, with) => {
+            let (low, high) = match operator {
+                Operator::Equal | Operator::NotEqual => (with.clone(), with.clone()),
+                Operator::Less | Operator::LessOrEqual => (vec![0; 2], with.clone()),
+                Operator::Greater | Operator::GreaterOrEqual => (with.clone(), vec![u8::MAX; 2]),
+            };
+            range(value, &low, &high).into_iter().collect()
+        }
+        Test::In(key, elements) => {
+            elements.iter().flat_map(|element| within(key, element)).collect()
+        }
+        Test::Any(tests) => tests.iter().flat_map(asked).collect(),
+        Test::Not(test) => asked(test),
+    }
+}
+
+fn within(key: &[Value], element: &Element) -> Vec<Named> {
+    key.iter().zip(element).filter_map(|(value, (low, high))| range(value, low, high)).collect()
+}
+
+/// Returns the range, if it is one of ports.
+fn range(value: &Value, low: &[u8], high: &[u8]) -> Option<Named> {
+    let (Value::Of(field, mask), port) =
+        (value, |bytes: &[u8]| bytes.first_chunk().copied().map(u16::from_be_bytes))
+    else {
+        return None;
+    };
+    let is_original = match field {
+        Field::Port => false,
+        Field::OriginalPort => true,
+        _ => return None,
+    };
+    let (low, high) = match mask {
+        None => (port(low)?, port(high)?),
+        Some(_) => (0, u16::MAX),
+    };
+    Some(Named { is_original, low, high })
+}
