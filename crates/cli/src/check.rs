@@ -13,7 +13,7 @@ pub(crate) fn run(node: &mut dyn NodeApi, output: Output) -> Result<ExitCode, Cl
     }
     output.print(|| render::check(&found), || &found)?;
     if !found.steps.is_empty() || !found.unsettled.is_empty() || !found.lost.is_empty() {
-        output.remark("hint: `riklet-sdn repair` makes the system equal the records");
+        output.remark("hint: `riklet-sdn repair` makes the kernel match the records");
     }
     Ok(if sound { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -162,7 +162,7 @@ fn functions(checked: Result<Drift, NodeError>) -> Vec<Finding> {
         Err(_) if input::require_privilege().is_err() => {
             vec![Finding::unseen(
                 "ports",
-                "who else has the ports of functions, and whose functions are",
+                "which ports of functions somebody else has, and whose the functions on this host are",
             )]
         }
         Err(_) => vec![],

@@ -75,7 +75,7 @@ pub enum RunError {
     #[error(transparent)]
     Node(#[from] NodeError),
     /// The instance neither runs nor ran.
-    #[error("{name} has not run")]
+    #[error("no run of {name} is recorded")]
     Unknown {
         /// The instance.
         name: InstanceName,

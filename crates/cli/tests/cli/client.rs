@@ -189,7 +189,7 @@ fn members_of_the_sockets_group_run_functions() {
     assert_eq!(member("logs hello").success(), "its words\n");
     assert_eq!(
         member("logs helo").failure(1),
-        "error: helo has not run\nhint: did you mean hello?\n"
+        "error: no run of helo is recorded\nhint: did you mean hello?\n"
     );
     let mut waiting = environment.spawn(&["wait", "hello"]);
     assert_eq!(member("stop hello").stderr, "hello: SIGTERM\n");

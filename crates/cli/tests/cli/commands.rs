@@ -379,7 +379,7 @@ fn drift_is_shown_and_repaired() {
     ~ TAP rik0: up, neighbour 10.231.0.2 at 06:52:49:4b:00:00
     + firewall: tcp 8080 -> 10.231.0.2:3000
     ---- stderr ----
-    hint: `riklet-sdn repair` makes the system equal the records
+    hint: `riklet-sdn repair` makes the kernel match the records
     ---- exit code 1 ----
     $ riklet-sdn check --output json
     {

@@ -231,7 +231,7 @@ fn doctor_tells_other_users_what_needs_root() {
     ?     nf_tables   cannot list the chains on the hook forward: Operation not permitted (os error 1)
     ?     sysctls     whether they can be written
     ?     records     cannot look for $DIR/state/riklet-sdn.db: Permission denied (os error 13)
-    ?     ports       who else has the ports of functions, and whose functions are
+    ?     ports       which ports of functions somebody else has, and whose the functions on this host are
     ");
 }
 

@@ -41,28 +41,28 @@ fn commands_report_that_nothing_has_run() {
     []
     $ riklet-sdn stop hello
     ---- stderr ----
-    error: hello has not run
+    error: no run of hello is recorded
     hint: `riklet-sdn ps` shows all
     ---- exit code 1 ----
     $ riklet-sdn logs hello
     ---- stderr ----
-    error: hello has not run
+    error: no run of hello is recorded
     hint: `riklet-sdn ps` shows all
     ---- exit code 1 ----
     $ riklet-sdn logs --follow hello
     ---- stderr ----
-    error: hello has not run
+    error: no run of hello is recorded
     hint: `riklet-sdn ps` shows all
     ---- exit code 1 ----
     $ riklet-sdn wait hello
     ---- stderr ----
-    error: hello has not run
+    error: no run of hello is recorded
     hint: `riklet-sdn ps` shows all
     ---- exit code 1 ----
     $ riklet-sdn wait hello --output json
     ---- stderr ----
     {
-      "error": "hello has not run",
+      "error": "no run of hello is recorded",
       "hint": "`riklet-sdn ps` shows all"
     }
     ---- exit code 1 ----

@@ -145,7 +145,7 @@ fn error_about_an_unknown_run_suggests_a_similar_name() {
     world.detach(&[hello()]);
     for command in ["stop", "logs", "wait"] {
         let complaint = world.riklet(&[command, "helo"], "").failure(1);
-        assert_eq!(complaint, "error: helo has not run\nhint: did you mean hello?\n");
+        assert_eq!(complaint, "error: no run of helo is recorded\nhint: did you mean hello?\n");
     }
     // Nothing is stopped if one of the names is unknown.
     world.riklet(&["stop", "hello", "helo"], "").failure(1);
@@ -181,7 +181,9 @@ fn stop_all_ends_every_run() {
     world.riklet(&["logs", "hello"], "").success();
     world.riklet(&["down", "--all", "--purge"], "").success();
     assert_eq!(world.riklet(&["ps", "--output", "json"], "").success().trim(), "[]");
-    assert!(world.riklet(&["logs", "hello"], "").failure(1).contains("hello has not run"));
+    assert!(
+        world.riklet(&["logs", "hello"], "").failure(1).contains("no run of hello is recorded")
+    );
 }
 
 #[test]

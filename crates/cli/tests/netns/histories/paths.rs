@@ -16,7 +16,7 @@ use crate::world::{
 
 /// The words with which a program refuses before it has changed anything.
 const REFUSALS: [&str; 6] = [
-    " has not run",
+    "error: no run of ",
     " is already recorded",
     " is already running: ",
     "error: cannot take ",
