@@ -195,7 +195,8 @@ impl Core {
     }
 }
 
-/// Removes the steps that only delete the TAPs of these slots, and forget their flows.
+/// Removes the steps that only delete the TAPs of these slots. Flows that are left to be forgotten are the rest of an
+/// operation, which may go on: nobody else makes any.
 fn without_drains(steps: &mut Vec<Step>, draining: &BTreeSet<Slot>) {
     let are_draining = |mut names: Box<dyn Iterator<Item = &InterfaceName> + '_>| {
         names.all(|name| Slot::of_interface(name.as_str()).is_some_and(|s| draining.contains(&s)))
@@ -205,9 +206,8 @@ fn without_drains(steps: &mut Vec<Step>, draining: &BTreeSet<Slot>) {
         Step::DeleteLinks(names) => are_draining(Box::new(names.iter())),
         _ => false,
     };
-    let before = steps.len();
     steps.retain(|step| !deletes(step));
-    if steps.len() < before && steps.iter().all(|step| matches!(step, Step::ForgetFlows(_))) {
+    if steps.iter().all(|step| matches!(step, Step::ForgetFlows(_))) {
         steps.clear();
     }
 }
@@ -224,5 +224,28 @@ fn cause(error: &NodeError) -> String {
             claims.first().map(|claim| format!("{:?}", claim.holder)).unwrap_or_default()
         }
         error => chain(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use riklet_core::flows::Flows;
+
+    #[test]
+    fn the_rest_of_an_operation_is_no_repair() {
+        let guest = [10, 231, 0, 2].into();
+        let flows = || Step::ForgetFlows([Flows::Guest { guest }].into());
+        let deletes = || Step::DeleteLinks(["rik3".parse().unwrap()].into());
+        let draining = [Slot::of_interface("rik3").unwrap()].into();
+        for rest in [vec![flows()], vec![deletes()], vec![deletes(), flows()]] {
+            let mut steps = rest;
+            without_drains(&mut steps, &draining);
+            assert_eq!(steps, []);
+        }
+        // Somebody else has made a slot's TAP unfit.
+        let mut steps = vec![deletes(), flows()];
+        without_drains(&mut steps, &BTreeSet::new());
+        assert_eq!(steps, [deletes(), flows()]);
     }
 }
