@@ -121,7 +121,7 @@ fn test(option: &str, value: &str) -> Option<Test> {
     })
 }
 
-/// Does the same as [`test`], and understands destination addresses and ports.
+/// Does the same as [`test()`], and understands destination addresses and ports.
 fn test_with_ports(option: &str, value: &str) -> Option<Test> {
     let other = || Some(Test::Other(option.to_owned()));
     match option {
