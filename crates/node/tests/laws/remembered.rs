@@ -112,6 +112,26 @@ fn the_command_that_writes_all_rules_looks_at_foreign_chains_once() {
     assert_eq!(listings[1], listings[2]);
 }
 
+#[test]
+fn an_up_again_asks_the_kernel_as_often_for_thousands_of_single_ports_as_for_one() {
+    let asked = [1, 8_000].map(|count| {
+        let node = TestNode::new();
+        let ports: Vec<u16> = (0..count).map(|number| 1_000 + 2 * number).collect();
+        let up = || node.node().up(&[function(0, &ports)], UpOptions::default()).unwrap();
+        let first = up();
+        assert!(!first.done.is_empty());
+        let counts = || {
+            let System { effects, listings, probes, searches, .. } = *node.kernel.system();
+            [effects, listings, probes, searches]
+        };
+        let before = counts();
+        assert!(up().done.is_empty());
+        let after = counts();
+        [0, 1, 2, 3].map(|of| after[of] - before[of])
+    });
+    assert_eq!(asked[0], asked[1]);
+}
+
 /// Somebody loads a foreign chain after the first functions, and another program changes rules again and again.
 #[test]
 fn a_command_looks_at_foreign_chains_only_if_a_rule_was_changed() {

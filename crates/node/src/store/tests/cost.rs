@@ -85,6 +85,26 @@ fn the_cost_of_up_and_down_does_not_depend_on_the_number_of_instances() {
     assert_eq!(costs[0], costs[1]);
 }
 
+#[test]
+fn the_cost_of_an_up_again_grows_no_faster_than_the_number_of_single_ports() {
+    let costs = [500, 4_000].map(|count| {
+        let mut store = Store::in_memory().unwrap();
+        let ports: Vec<_> =
+            (0..count).map(|number| format!("tcp {}", 1_000 + 2 * number)).collect();
+        let ports: Vec<_> = ports.iter().map(String::as_str).collect();
+        let many = [function("many", &ports)];
+        let up = |store: &mut Store| {
+            let tx = store.transaction().unwrap();
+            tx.put_all(&many, CAPACITY).unwrap();
+            set_phase(&tx, "many", Phase::Up).unwrap();
+            tx.commit().unwrap();
+        };
+        up(&mut store);
+        store.steps(up).0
+    });
+    assert!(costs[1] < 9 * costs[0], "{costs:?}");
+}
+
 /// Counts the pages that a daemon's operations write while a thousand functions are up and 64 slots are ready.
 #[test]
 fn an_operation_writes_few_pages() {
