@@ -108,12 +108,22 @@ pub(super) struct Traffic<'a> {
 }
 
 impl<'a> Traffic<'a> {
-    pub(super) fn new(rules: &'a Rules, base: &'a str, packets: &'a [Packet<'a>]) -> Self {
+    fn new(rules: &'a Rules, base: &'a str, packets: &'a [Packet<'a>]) -> Self {
+        Self { packets, ..Self::passing(rules, base, |_, _| true) }
+    }
+
+    /// Returns packets for which these rules, by chain and index, can apply.
+    pub(super) fn passing(
+        rules: &'a Rules,
+        base: &'a str,
+        applies: impl Fn(&str, usize) -> bool,
+    ) -> Self {
         let general = rules.chains.iter().map(|(name, chain)| {
-            let general = chain.rules.iter().enumerate().filter(|(_, rule)| !rule.is_specific());
+            let all = chain.rules.iter().enumerate();
+            let general = all.filter(|(index, rule)| applies(name, *index) && !rule.is_specific());
             (&**name, general.collect())
         });
-        Self { rules, base, general: general.collect(), packets }
+        Self { rules, base, general: general.collect(), packets: &[] }
     }
 
     /// Returns the ways on which the base chain drops the packet, whatever its addresses and ports are.

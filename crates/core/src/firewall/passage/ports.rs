@@ -7,8 +7,8 @@ use std::{
 };
 
 use super::{
-    Field, Operator, Packet, Places, Rule, Rules, Test, Value, Verdict, place::Traffic,
-    rule::Element,
+    Chain, Field, Operator, Packet, Place, Places, Rule, Rules, Test, Value, Verdict,
+    place::Traffic, rule::Element,
 };
 use crate::{
     firewall::Entry,
@@ -80,14 +80,40 @@ impl Exposed {
         Target { address, port, original }
     }
 
-    /// Returns the ports, counted from the first, at which ranges that rules name begin.
-    fn named(&self, ranges: &BTreeSet<Named>) -> BTreeSet<u16> {
-        let begin = |named: &Named| {
-            let ports = if named.is_original { self.host_ports } else { self.guest_ports };
-            let (low, high) = (named.low.max(ports.first()), named.high.min(ports.last()));
-            (low <= high).then(|| low - ports.first())
-        };
-        ranges.iter().filter_map(begin).take(MOST).collect()
+    /// Returns the ports, counted from the first, at which ranges of these begin.
+    fn named(&self, [translated, original]: &[NamedPorts; 2]) -> BTreeSet<u16> {
+        let begins = translated.within(self.guest_ports).chain(original.within(self.host_ports));
+        begins.take(MOST).collect()
+    }
+}
+
+/// The ports that rules name, before or after translation.
+#[derive(Debug)]
+struct NamedPorts {
+    /// The first ones of ranges.
+    begins: BTreeSet<u16>,
+    /// For each port, whether it is named.
+    named: Vec<bool>,
+}
+
+impl NamedPorts {
+    fn new(ranges: &BTreeSet<Named>, is_original: bool) -> Self {
+        let (mut begins, mut named) = (BTreeSet::new(), vec![false; usize::from(u16::MAX) + 1]);
+        for range in ranges.iter().filter(|range| range.is_original == is_original) {
+            begins.insert(range.low);
+            if let Some(ports) = named.get_mut(range.low.into()..=range.high.into()) {
+                ports.fill(true);
+            }
+        }
+        Self { begins, named }
+    }
+
+    /// Returns the ports in a range, counted from its first, at which named ones begin.
+    fn within(&self, ports: PortRange) -> impl Iterator<Item = u16> {
+        let (first, last) = (ports.first(), ports.last());
+        let at_first = self.named.get(usize::from(first)).copied().unwrap_or_default();
+        let begins = self.begins.range(first..=last).map(move |port| port - first);
+        at_first.then_some(0).into_iter().chain(begins)
     }
 }
 
@@ -117,34 +143,64 @@ pub fn dropped_ports(
     if ranges.is_empty() {
         return found;
     }
-    let traffic = Traffic::new(rules, base, &[]);
-    let mut names_port = BTreeMap::new();
+    let ports = [false, true].map(|is_original| NamedPorts::new(&ranges, is_original));
+    let of_rules: BTreeMap<_, _> =
+        rules.chains.iter().map(|(name, chain)| (&**name, of_rules(chain))).collect();
+    let of_rule = |chain: &str, index: usize| of_rules.get(chain).and_then(|of| of.get(index));
     for (number, exposed) in exposures.iter().filter_map(Exposed::of).enumerate() {
-        let mut indices = exposed.named(&ranges);
+        let mut indices = exposed.named(&ports);
         if number == 0 {
             indices.insert(0);
         }
         let first = indices.into_iter().find_map(|index| {
             let target = exposed.target(index);
+            // Thousands of rules for other ports need not be asked.
+            let applies =
+                |chain: &str, index| of_rule(chain, index).is_none_or(|of| of.may(target));
+            let traffic = Traffic::passing(rules, base, applies);
             let packets = Packet::to_port(uplinks, exposed.protocol, target);
             let trails = packets.iter().flat_map(|packet| traffic.dropped(packet, places));
-            let by_port = trails.into_iter().filter_map(|trail| {
-                let named = trail.iter().any(|place| {
-                    let names = |chain: &str| {
-                        let rule = rules.chains.get(chain)?.rules.get(place.index)?;
-                        Some(named(rule).next().is_some())
-                    };
-                    *names_port
-                        .entry(place.clone())
-                        .or_insert_with(|| names(&place.chain).unwrap_or_default())
-                });
-                trail.into_iter().next_back().filter(|_| named)
-            });
-            by_port.map(|place| (target.original, place.chain)).next()
+            let by_port =
+                |place: &Place| of_rule(&place.chain, place.index).is_some_and(|of| of.names_port);
+            let mut trails = trails.filter(|trail| trail.iter().any(by_port));
+            trails.find_map(|mut trail| Some((target.original, trail.pop()?.chain)))
         });
         found.extend(first.map(|(port, chain)| (exposed.protocol, port, chain)));
     }
     found
+}
+
+/// The ports of a rule.
+#[derive(Debug)]
+struct OfRule {
+    /// True if it names any.
+    names_port: bool,
+    /// The tests that hold only for ports in one of these ranges.
+    only: Vec<Vec<Named>>,
+}
+
+impl OfRule {
+    /// Reports whether the rule may apply to packets for these ports.
+    fn may(&self, target: Target) -> bool {
+        let within = |named: &Named| {
+            let port = if named.is_original { target.original } else { target.port };
+            (named.low..=named.high).contains(&port)
+        };
+        self.only.iter().all(|ranges| ranges.iter().any(within))
+    }
+}
+
+fn of_rules(chain: &Chain) -> Vec<OfRule> {
+    let of_rule = |rule: &Rule| {
+        let only = rule.tests.iter().filter(|test| match test {
+            Test::Compare(_, Operator::Equal, _) => true,
+            Test::In(key, _) => key.len() == 1,
+            _ => false,
+        });
+        let only = only.map(asked).filter(|ranges| !ranges.is_empty()).collect();
+        OfRule { names_port: named(rule).next().is_some(), only }
+    };
+    chain.rules.iter().map(of_rule).collect()
 }
 
 /// Returns the ranges of ports that a rule names.
