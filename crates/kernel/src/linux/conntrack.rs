@@ -17,7 +17,7 @@ use netlink_sys::protocols::NETLINK_NETFILTER;
 
 use super::{
     Linux,
-    netlink::{NetlinkRequest, Socket},
+    netlink::{NetlinkRequest, Socket, decode},
     opened, sysctl,
 };
 use crate::{KernelError, Refusal};
@@ -204,12 +204,7 @@ impl Conntrack {
         family: Family,
         request: ConntrackMessage,
     ) -> Result<Vec<Vec<ConntrackAttribute>>, Refusal> {
-        let answers = self.socket.query(&message(family, request), NLM_F_DUMP)?;
-        let entry = |answer: NetfilterMessage| match answer.inner {
-            NetfilterMessageInner::Conntrack(ConntrackMessage::New(entry)) => Some(entry),
-            _ => None,
-        };
-        Ok(answers.into_iter().filter_map(entry).collect())
+        self.socket.query_as(&message(family, request), NLM_F_DUMP, entry)
     }
 }
 
@@ -375,6 +370,21 @@ fn is_translated(entry: &[ConntrackAttribute]) -> bool {
     })
 }
 
+/// Reads a message, with its header, as an entry; `None` if it is another one. The library trusts lengths in messages of
+/// other subsystems, and panics if they are wrong.
+fn entry(message: &[u8]) -> Option<Vec<ConntrackAttribute>> {
+    /// `NFNL_SUBSYS_CTNETLINK` of `<linux/netfilter/nfnetlink.h>`: the upper byte of the type.
+    const SUBSYSTEM: u16 = 1;
+    let kind = u16::from_ne_bytes(message.get(4..6)?.try_into().ok()?);
+    if kind >> 8 != SUBSYSTEM {
+        return None;
+    }
+    match decode::<NetfilterMessage>(message)?.inner {
+        NetfilterMessageInner::Conntrack(ConntrackMessage::New(entry)) => Some(entry),
+        _ => None,
+    }
+}
+
 /// Returns the request that deletes an entry by its original direction in its zone. The identifier protects an entry
 /// that has replaced it since.
 fn delete(entry: &[ConntrackAttribute]) -> NetfilterMessage {
@@ -412,10 +422,7 @@ mod tests;
 /// Reads messages as tracked connections, and names them to the kernel again.
 #[cfg(any(test, fuzzing))]
 pub(super) fn fuzz(message: &[u8]) {
-    let Some(answer) = super::netlink::decode::<NetfilterMessage>(message) else { return };
-    let NetfilterMessageInner::Conntrack(ConntrackMessage::New(entry)) = answer.inner else {
-        return;
-    };
+    let Some(entry) = entry(message) else { return };
     assert!(flows_of(&entry).count() <= 4);
     let deletion = delete(&entry);
     deletion.emit(&mut vec![0; deletion.buffer_len()]);
