@@ -124,6 +124,7 @@ impl<N: NodeOperations> NodeApi for LocalNode<N> {
             .node
             .rebuild(RebuildOptions::default().force(force))
             .map_err(|error| problems::node(&error))?;
+        runs::recover(&self.config().state_dir).map_err(|error| problems::run(&error))?;
         Ok(documents::rebuilt(&rebuilt))
     }
 

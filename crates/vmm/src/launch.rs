@@ -203,7 +203,7 @@ impl Running {
         let supervisor = ProcessId::current();
         let supervisor =
             supervisor.map_err(|source| LaunchError::Watch { name: name.clone(), source })?;
-        let mark = runs::mark(state_dir, name, supervisor);
+        let mark = format!("{}{}", runs::mark(state_dir, name, supervisor), launch.vmm());
         let tied = Tied {
             mark: &mark,
             program: program.as_os_str(),

@@ -2,6 +2,7 @@
 
 pub(crate) mod grace;
 mod lost;
+mod recovered;
 
 use std::{
     collections::BTreeSet,
@@ -10,7 +11,10 @@ use std::{
     time::Duration,
 };
 
-pub use self::lost::{Orphan, Orphans, Repaired, clear_lost, lost, repair};
+pub use self::{
+    lost::{Orphan, Orphans, Repaired, clear_lost, lost, repair},
+    recovered::recover,
+};
 use super::{
     handle::{Handle, Patience, Stopped, within},
     image,
@@ -167,11 +171,16 @@ pub fn log(state_dir: &Path, name: &InstanceName) -> PathBuf {
 
 /// Returns the beginning of the mark of all processes of an instance's VMMs, in whichever run.
 fn marks(state_dir: &Path, name: &InstanceName) -> String {
-    let state_dir = std::fs::canonicalize(state_dir).unwrap_or_else(|_missing| state_dir.into());
-    format!("{}:{name}:", state_dir.display())
+    format!("{}{name}:", marks_of_all(state_dir))
 }
 
-/// Returns the mark of the VMM of one run, and of what it starts.
+/// Returns the beginning of the mark of all processes of VMMs of these records.
+fn marks_of_all(state_dir: &Path) -> String {
+    let state_dir = std::fs::canonicalize(state_dir).unwrap_or_else(|_missing| state_dir.into());
+    format!("{}:", state_dir.display())
+}
+
+/// Returns the beginning of the mark of the VMM of one run, and of what it starts. The name of the VMM follows.
 #[must_use]
 pub fn mark(state_dir: &Path, name: &InstanceName, supervisor: ProcessId) -> String {
     format!("{}{supervisor}:", marks(state_dir, name))

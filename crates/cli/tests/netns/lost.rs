@@ -10,14 +10,18 @@ use std::{
 
 use riklet_core::model::Workload;
 
-use crate::world::{
-    Firewall, NODE_LAN, World,
-    foreign::docker_like,
-    on_every_firewall,
-    records::{Recorded, definitions, workload},
-    state::{SystemState, assert_same},
-    traffic::{PATIENCE, assert_tcp_refused, tcp_ask},
-    wait_for,
+use crate::{
+    supervised::{HELLO, assert_answers, hello},
+    world::{
+        Firewall, NODE_LAN, World,
+        foreign::docker_like,
+        on_every_firewall,
+        records::{Recorded, definitions, workload},
+        state::{SystemState, assert_same},
+        traffic::{PATIENCE, assert_tcp_refused, tcp_ask},
+        transport::{Transport, assert_refused},
+        wait_for,
+    },
 };
 
 fn functions() -> [Workload; 4] {
@@ -151,3 +155,22 @@ fn files(world: &World) -> BTreeMap<PathBuf, Vec<u8>> {
     let read = |path: PathBuf| (path.clone(), fs::read(path).unwrap());
     entries.map(|entry| read(entry.unwrap().path())).collect()
 }
+
+on_every_firewall!(a_run_outlives_its_lost_record, |world| {
+    world.detach(&[hello()]);
+    assert_answers(world, HELLO, "hello");
+    let run = world.ps("hello");
+    delete(world);
+    world.riklet(&["repair", "--rebuild"], "").success();
+    let found = world.ps("hello");
+    for field in ["vmm", "pid", "supervisorPid", "state"] {
+        assert_eq!(found[field], run[field], "{found}");
+    }
+    let refused = world.riklet(&["down", "hello"], "").failure(1);
+    assert!(refused.contains("`riklet-sdn stop hello` ends it"), "{refused}");
+    assert_answers(world, HELLO, "hello");
+    world.riklet(&["stop", "hello"], "").success();
+    assert_eq!(world.state_of("hello"), ("ended".to_owned(), "stopped".to_owned()));
+    assert_refused(Transport::Tcp, &world.client, HELLO);
+    world.riklet(&["check"], "").success();
+});

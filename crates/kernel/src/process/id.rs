@@ -137,6 +137,11 @@ pub(super) fn state_of(text: &str) -> Option<&str> {
     fields(text).map(|(state, _)| state)
 }
 
+/// Returns the number of the parent in this `/proc/<pid>/stat`.
+pub(super) fn parent_of(text: &str) -> Option<u32> {
+    text.rsplit_once(") ")?.1.split(' ').nth(1)?.parse().ok()
+}
+
 /// Returns the state and the start time.
 fn fields(text: &str) -> Option<(&str, u64)> {
     let (_, rest) = text.rsplit_once(") ")?;

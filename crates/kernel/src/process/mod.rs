@@ -15,7 +15,9 @@ pub use holder::LockHolder;
 pub(crate) use id::fuzz;
 pub use id::{ProcessId, ProcessIdError};
 pub use of_user::end_all_of;
-pub use rest::{adopt_orphans, end_marked, end_orphans, kill_rest_of_group, signal_group};
+pub use rest::{
+    Marked, adopt_orphans, end_marked, end_orphans, kill_rest_of_group, marked_with, signal_group,
+};
 pub use tied::{Credentials, Tied, spawn_tied};
 
 use std::{

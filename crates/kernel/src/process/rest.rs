@@ -11,7 +11,7 @@ use rustix::{
     process::{Pid, Signal, WaitOptions, kill_process_group, set_child_subreaper, waitpid},
 };
 
-use super::ProcessId;
+use super::{ProcessId, id::parent_of};
 use crate::procfs;
 
 /// The variable in the environment of a program that has a mark. Its children inherit it.
@@ -113,13 +113,43 @@ pub(super) fn number(process: u32) -> Option<Pid> {
     i32::try_from(process).ok().and_then(Pid::from_raw)
 }
 
+/// A process with a mark.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Marked {
+    /// The process.
+    pub process: ProcessId,
+    /// The number of its parent, or of the process that has adopted it.
+    pub parent: u32,
+    /// The whole mark.
+    pub mark: String,
+}
+
+/// Returns all processes whose mark begins with this one. Looks at every process; one that may not be looked at is left out.
+#[must_use]
+pub fn marked_with(mark: &str) -> Vec<Marked> {
+    let found = |process| {
+        let mark = mark_of(process, mark)?;
+        let parent = parent_of(&procfs::text(&format!("/proc/{process}/stat")).ok()?)?;
+        let process = ProcessId::of(process).ok().flatten()?;
+        Some(Marked { process, parent, mark })
+    };
+    procfs::processes().into_iter().filter_map(found).collect()
+}
+
 /// Returns the process of this number, if its mark begins with this one and it has not ended.
 fn marked(process: u32, mark: &str) -> Option<ProcessId> {
+    mark_of(process, mark)?;
+    ProcessId::of(process).ok().flatten().filter(|_| process != std::process::id())
+}
+
+/// Returns the mark of the process of this number, if it begins with this one.
+fn mark_of(process: u32, mark: &str) -> Option<String> {
     let variable = format!("{MARK}={mark}").into_bytes();
     let environment = procfs::read(&format!("/proc/{process}/environ")).ok()?;
     let mut variables = environment.split(|byte| *byte == 0);
-    variables.any(|found| found.starts_with(&variable)).then_some(())?;
-    ProcessId::of(process).ok().flatten().filter(|_| process != std::process::id())
+    let found = variables.find(|found| found.starts_with(&variable))?;
+    String::from_utf8(found.get(MARK.len() + 1..)?.to_vec()).ok()
 }
 
 /// Returns the children of all threads of this process (`proc_pid_task(5)`).
