@@ -24,11 +24,11 @@ pub fn recover(state_dir: &Path) -> Result<Vec<InstanceName>, RunError> {
     found.sort_by(|one, other| one.name.cmp(&other.name));
     let tx = store.transaction()?;
     let mut recovered = Vec::new();
-    for Vmm { name, supervisor, vmm, process } in found {
+    for Vmm { name, supervisor, kind, process } in found {
         let is_alive = supervisor.is_alive();
         let is_alive = is_alive.map_err(|source| process_error("look at", &name, source))?;
         if is_alive && tx.get(&name)?.is_some() && tx.run(&name)?.is_none() {
-            tx.begin_run(&name, &vmm, supervisor, began(state_dir, &name))?;
+            tx.begin_run(&name, &kind, supervisor, began(state_dir, &name))?;
             tx.set_run_process(&name, supervisor, process)?;
             tx.set_run_ready(&name, supervisor, 0)?;
             recovered.push(name);
@@ -42,7 +42,7 @@ pub fn recover(state_dir: &Path) -> Result<Vec<InstanceName>, RunError> {
 struct Vmm {
     name: InstanceName,
     supervisor: ProcessId,
-    vmm: String,
+    kind: String,
     process: ProcessId,
 }
 
@@ -51,8 +51,8 @@ fn vmm(marked: Marked, all: &str) -> Option<Vmm> {
     let Marked { process, parent, mark, .. } = marked;
     let mut parts = mark.strip_prefix(all)?.split(':');
     let (name, supervisor) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
-    let vmm = parts.next()?.to_owned();
-    (parent == ProcessId::pid(supervisor)).then_some(Vmm { name, supervisor, vmm, process })
+    let kind = parts.next()?.to_owned();
+    (parent == ProcessId::pid(supervisor)).then_some(Vmm { name, supervisor, kind, process })
 }
 
 /// Returns the time of the beginning of a run, in milliseconds since 1970: that of its directory, or now.
