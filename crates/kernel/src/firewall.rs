@@ -154,8 +154,8 @@ pub trait ForeignChains: Sealed {
     /// Fails if the kernel does not answer.
     fn bans(&mut self) -> Result<BTreeSet<Ban>, KernelError>;
 
-    /// Returns the rules of others that drop forwarded packets of these exposures for their ports, whoever sends them by an
-    /// uplink. Reads all rules in chains that forwarded packets pass.
+    /// Returns the rules of others that drop packets of these exposures for their ports, whoever sends them by an uplink.
+    /// Reads all rules in chains that filter packets of guests.
     ///
     /// # Errors
     /// Fails if the kernel does not answer.

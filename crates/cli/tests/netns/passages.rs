@@ -221,6 +221,17 @@ on_every_firewall!(doctor_names_bans_of_published_ports, |world| {
         user(&format!("-D {rule}"));
     }
     for (rule, ports) in [
+        (format!("raw PREROUTING -p tcp --dport {FIRST}"), &[FIRST][..]),
+        (format!("raw PREROUTING -p tcp --dport {TARGET}"), &[]),
+        (format!("mangle POSTROUTING -p tcp --dport {TARGET}"), &[FIRST, SECOND]),
+    ] {
+        let (table, rule) = rule.split_once(' ').expect("a table");
+        user(&format!("-t {table} -I {rule} -j DROP"));
+        let chain = rule.split(' ').next().expect("a chain");
+        assert_eq!(doctor(), bans(&format!("{legacy} {table} {chain}"), ports), "{rule}");
+        user(&format!("-t {table} -D {rule} -j DROP"));
+    }
+    for (rule, ports) in [
         (format!("tcp dport {TARGET} drop"), &[FIRST, SECOND][..]),
         (format!("tcp dport {{ 22, {TARGET} }} drop"), &[FIRST, SECOND]),
         (format!("meta l4proto tcp ct original proto-dst {FIRST} drop"), &[FIRST]),

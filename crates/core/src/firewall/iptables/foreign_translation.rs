@@ -13,7 +13,7 @@ use super::{
 use crate::firewall::{
     Entry, PortBan,
     names::{self, is_our_chain},
-    passage::{self, Verdict},
+    passage::{self, Places, Stage, Verdict},
     translation::{
         Ban, Effect, Field, Found, Packets, Rule, Side, Test, Translation, Wanted, packets, search,
     },
@@ -51,16 +51,22 @@ pub fn port_bans(
     uplinks: &BTreeSet<InterfaceName>,
     exposures: &BTreeSet<Entry>,
 ) -> BTreeSet<PortBan> {
-    let found = tables.iter().flat_map(|table| {
-        let places = layout::places(saved, *table, uplinks);
+    let mut found = BTreeSet::new();
+    for table in tables {
         let rules = of_table_with_ports(saved, *table);
-        let base = (names::iptables::FORWARD, &places);
-        let dropped = passage::dropped_ports(&rules, base, uplinks, exposures);
-        dropped.into_iter().map(|(protocol, port, chain)| {
-            PortBan::new(protocol, port, format!("{} {chain}", place(*table)))
-        })
-    });
-    found.collect()
+        let (places, none) = (layout::places(saved, *table, uplinks), Places::new());
+        for base in [
+            (names::iptables::PREROUTING, Stage::Before),
+            (names::iptables::FORWARD, Stage::After(&places)),
+            (names::iptables::POSTROUTING, Stage::After(&none)),
+        ] {
+            let dropped = passage::dropped_ports(&rules, base, uplinks, exposures).into_iter();
+            found.extend(dropped.map(|(protocol, port, chain)| {
+                PortBan::new(protocol, port, format!("{} {chain}", place(*table)))
+            }));
+        }
+    }
+    found
 }
 
 fn place(table: Table) -> String {
@@ -209,7 +215,8 @@ mod tests {
             [entry(Protocol::Tcp, "8080", "80"), entry(Protocol::Udp, "9000-9010", "7000-7010")];
         let saved = Saved::parse([], dump).unwrap();
         let uplinks = ["eth0".parse().unwrap()].into();
-        let found = port_bans(&saved, &Table::FORWARDING, &uplinks, &exposures.into());
+        let tables = [Table::Filter, Table::Mangle, Table::Raw];
+        let found = port_bans(&saved, &tables, &uplinks, &exposures.into());
         found.iter().map(ToString::to_string).collect()
     }
 
@@ -243,6 +250,24 @@ mod tests {
             );
             assert_eq!(port_bans_of(&jump), [expected[0].replace("FORWARD", "USER")], "{rule}");
         }
+    }
+
+    #[test]
+    fn before_the_translation_rules_name_the_ports_of_the_host() {
+        let dump = |rule: &str| {
+            let chains = ":PREROUTING ACCEPT [0:0]\n:POSTROUTING ACCEPT [0:0]";
+            format!("*mangle\n{chains}\n-A {rule}\nCOMMIT\n")
+        };
+        for (chain, port) in [("PREROUTING", 8080), ("POSTROUTING", 80)] {
+            let expected = format!(
+                "iptables-legacy mangle {chain}: drops packets for the published tcp port 8080"
+            );
+            let rule = |port| dump(&format!("{chain} -p tcp -m tcp --dport {port} -j DROP"));
+            assert_eq!(port_bans_of(&rule(port)), [expected]);
+            assert_eq!(port_bans_of(&rule(8160 - port)), [""; 0], "{chain}");
+        }
+        let other = "PREROUTING -d 192.0.2.9/32 -p tcp -m tcp --dport 8080 -j DROP";
+        assert_eq!(port_bans_of(&dump(other)), [""; 0], "that may not be the host's only address");
     }
 
     #[test]

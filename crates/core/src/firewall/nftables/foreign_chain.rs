@@ -20,7 +20,7 @@ use crate::{
     firewall::{
         Entry, ForeignChain, ForeignChainState, ForeignFamily, PortBan,
         names::{self, PASSAGE_CHAIN, is_our_chain},
-        passage::{self, Hook, Place, Places, Rules, Sides},
+        passage::{self, Hook, Place, Places, Rules, Sides, Stage},
     },
     model::InterfaceName,
 };
@@ -53,6 +53,14 @@ pub fn filters_forwarded(chain: &Chain) -> bool {
 pub fn filters_around(chain: &Chain) -> bool {
     let hooks = [InetHookNumber::PreRouting, InetHookNumber::PostRouting].map(HookNumber::Inet);
     chain.base.as_ref().is_some_and(|base| base.kind == "filter" && hooks.contains(&base.hook))
+}
+
+/// Reports whether packets pass this chain before anybody translates their destination.
+fn filters_untranslated(chain: &Chain) -> bool {
+    let prerouting = HookNumber::Inet(InetHookNumber::PreRouting);
+    chain.base.as_ref().is_some_and(|base| {
+        base.hook == prerouting && base.priority < names::nftables::priority::BEFORE_DSTNAT
+    })
 }
 
 /// Reports whether the chain drops packets that no rule accepts.
@@ -138,9 +146,16 @@ impl ForeignTable {
     ) -> BTreeSet<PortBan> {
         let (rules, _) = self.translated();
         let (general, _) = self.translated_as(false);
-        let places = self.places(&general, uplinks);
+        let (places, none) = (self.places(&general, uplinks), Places::new());
         let dropped = self.bases().flat_map(|base| {
-            passage::dropped_ports(&rules, (&base.name, &places), uplinks, exposures)
+            let stage = if filters_forwarded(base) {
+                Stage::After(&places)
+            } else if filters_untranslated(base) {
+                Stage::Before
+            } else {
+                Stage::After(&none)
+            };
+            passage::dropped_ports(&rules, (&base.name, stage), uplinks, exposures)
         });
         let table = &self.table.name;
         let ban = |(protocol, port, chain): (_, _, String)| {

@@ -16,6 +16,6 @@ mod tests;
 mod traffic;
 
 pub use place::{Place, Places, Sides, drops, places};
-pub use ports::{PortBan, dropped_ports};
+pub use ports::{PortBan, Stage, dropped_ports};
 pub use rule::{Chain, Element, Field, Hook, Operator, Rule, Rules, Test, Value, Verdict};
 pub(super) use traffic::Packet;

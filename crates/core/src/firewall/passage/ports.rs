@@ -46,12 +46,21 @@ impl fmt::Display for PortBan {
 /// The way of packets by an exposure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::firewall) struct Target {
-    /// The guest's address.
-    pub(super) address: Ipv4Addr,
-    /// The guest's port.
+    /// The guest's address; `None` if the packets are not translated yet.
+    pub(super) address: Option<Ipv4Addr>,
+    /// The guest's port, or that of the host if they are not translated yet.
     pub(super) port: u16,
     /// The port of the host that the packets were for before they were translated.
     pub(super) original: u16,
+}
+
+/// The place of a base chain on the way of packets to an exposure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage<'a> {
+    /// Before the packets are translated.
+    Before,
+    /// After that, with our passages in it.
+    After(&'a Places),
 }
 
 /// The packets of an exposure.
@@ -59,7 +68,7 @@ pub(in crate::firewall) struct Target {
 struct Exposed {
     protocol: Protocol,
     host_ports: PortRange,
-    guest: Ipv4Addr,
+    guest: Option<Ipv4Addr>,
     guest_ports: PortRange,
 }
 
@@ -68,7 +77,7 @@ impl Exposed {
         match *entry {
             Entry::Exposure {
                 protocol, host_ports, guest: IpAddr::V4(guest), guest_ports, ..
-            } => Some(Self { protocol, host_ports, guest, guest_ports }),
+            } => Some(Self { protocol, host_ports, guest: Some(guest), guest_ports }),
             _ => None,
         }
     }
@@ -76,8 +85,16 @@ impl Exposed {
     /// Returns the way to one port, counted from the first.
     fn target(&self, index: u16) -> Target {
         let port = |ports: PortRange| ports.first().saturating_add(index);
-        let (address, port, original) = (self.guest, port(self.guest_ports), port(self.host_ports));
-        Target { address, port, original }
+        let original = port(self.host_ports);
+        match self.guest {
+            Some(_) => Target { address: self.guest, port: port(self.guest_ports), original },
+            None => Target { address: None, port: original, original },
+        }
+    }
+
+    /// Returns the packets before they are translated.
+    const fn untranslated(self) -> Self {
+        Self { guest: None, guest_ports: self.host_ports, ..self }
     }
 
     /// Returns the ports, counted from the first, at which ranges of these begin.
@@ -125,15 +142,15 @@ struct Named {
     high: u16,
 }
 
-/// Returns the first port of each of these exposures of which this base chain on the hook `forward` drops all packets from
-/// an uplink, or from elsewhere, by rules that name ports, with the chain of the rule that drops them.
+/// Returns the first port of each of these exposures of which this base chain drops all packets from an uplink, or from
+/// elsewhere, by rules that name ports, with the chain of the rule that drops them.
 ///
-/// `rules` ask for ports and addresses by fields. The passages stand at these places. Of exposures for which no rule names
+/// `rules` ask for ports and addresses by fields. Of exposures for which no rule names
 /// a port, the first stands for all.
 #[must_use]
 pub fn dropped_ports(
     rules: &Rules,
-    (base, places): (&str, &Places),
+    (base, stage): (&str, Stage<'_>),
     uplinks: &BTreeSet<InterfaceName>,
     exposures: &BTreeSet<Entry>,
 ) -> BTreeSet<(Protocol, u16, String)> {
@@ -147,7 +164,13 @@ pub fn dropped_ports(
     let of_rules: BTreeMap<_, _> =
         rules.chains.iter().map(|(name, chain)| (&**name, of_rules(chain))).collect();
     let of_rule = |chain: &str, index: usize| of_rules.get(chain).and_then(|of| of.get(index));
+    let none = Places::new();
+    let (places, before) = match stage {
+        Stage::Before => (&none, true),
+        Stage::After(places) => (places, false),
+    };
     for (number, exposed) in exposures.iter().filter_map(Exposed::of).enumerate() {
+        let exposed = if before { exposed.untranslated() } else { exposed };
         let mut indices = exposed.named(&ports);
         if number == 0 {
             indices.insert(0);

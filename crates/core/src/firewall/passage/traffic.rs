@@ -86,7 +86,7 @@ impl<'a> Packet<'a> {
             to: End::Guest,
             protocol: protocol.number(),
             state: NEW,
-            translated: true,
+            translated: target.address.is_some(),
             target: Some(target),
             others: None,
         };
@@ -124,7 +124,7 @@ impl<'a> Packet<'a> {
                 let status = if self.translated { TRANSLATED } else { 0 };
                 return Some((status.to_ne_bytes().into(), TRANSLATED.to_ne_bytes().into()));
             }
-            Field::Address => self.target?.address.octets().into(),
+            Field::Address => self.target?.address?.octets().into(),
             Field::Port => self.target?.port.to_be_bytes().into(),
             Field::OriginalPort => self.target?.original.to_be_bytes().into(),
         };

@@ -42,7 +42,8 @@ pub(super) fn port_bans(
     exposures: &BTreeSet<Entry>,
 ) -> Result<BTreeSet<PortBan>, Refusal> {
     let mut found = nftables.connection()?.port_bans(uplinks, exposures)?;
-    found.extend(iptables::legacy::port_bans(&Table::FORWARDING, uplinks, exposures)?);
+    let tables = [Table::Filter, Table::Mangle, Table::Security, Table::Raw];
+    found.extend(iptables::legacy::port_bans(&tables, uplinks, exposures)?);
     Ok(found)
 }
 

@@ -96,7 +96,9 @@ impl Connection {
         let mut found = BTreeSet::new();
         for family in [NetfilterProtoFamily::IPv4, NetfilterProtoFamily::Inet] {
             let (tables, chains) = (self.tables(family)?, self.chains(family)?);
-            for table in foreign_chain::candidates(tables, &chains, false) {
+            let around = foreign_chain::candidates_around(tables.clone(), &chains);
+            let candidates = foreign_chain::candidates(tables, &chains, false);
+            for table in candidates.into_iter().chain(around) {
                 let mut table = table.asking_for_ports();
                 self.complete_by(&mut table, Rule::read)?;
                 found.extend(table.port_bans(uplinks, exposures));
