@@ -15,4 +15,6 @@ pub struct SettingsDocument {
     pub mtu: Option<u32>,
     /// The bits of marks that are used.
     pub mark_mask: String,
+    /// The reach of guests beyond published ports: `internet`, `all` or `none`.
+    pub egress: String,
 }

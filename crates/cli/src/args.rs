@@ -2,7 +2,9 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
-use riklet_core::model::{Account, InstanceName, InterfaceName, MarkMask, Mtu, Pool, SlotAccounts};
+use riklet_core::model::{
+    Account, Egress, InstanceName, InterfaceName, MarkMask, Mtu, Pool, SlotAccounts,
+};
 use riklet_sdn::FirewallChoice;
 
 /// Connects functions that run as microVMs: gives each a TAP, and publishes its ports on the host.
@@ -58,6 +60,10 @@ pub(crate) struct NodeArgs {
     #[arg(long, global = true, value_name = "MASK")]
     #[arg(env = "RIKLET_SDN_MARK_MASK", hide_env_values = true)]
     pub(crate) mark_mask: Option<MarkMask>,
+    /// Reach of guests beyond published ports: internet, all or none [default: internet].
+    #[arg(long, global = true, value_name = "REACH")]
+    #[arg(env = "RIKLET_SDN_EGRESS", hide_env_values = true)]
+    pub(crate) egress: Option<Egress>,
     /// Socket of the daemon [default: api.sock in the state directory]. Without a daemon, commands work alone.
     #[arg(long, global = true, value_name = "SOCKET")]
     #[arg(env = "RIKLET_SDN_API", hide_env_values = true)]

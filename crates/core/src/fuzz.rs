@@ -9,7 +9,7 @@ use crate::{
     address::Pool,
     definition::{self, Source},
     firewall::{BaseRuleset, Confinement, Entry, Ruleset, iptables},
-    model::{Owner, OwnerId, PortRange, Protocol},
+    model::{Egress, Owner, OwnerId, PortRange, Protocol},
     routing::UplinkMarks,
     workload::alias,
 };
@@ -63,6 +63,7 @@ pub fn iptables_save(data: &[u8]) {
         mtu: 1500,
         uplinks,
         any_uplink: true,
+        egress: Egress::default(),
         marks: UplinkMarks::default(),
         confined,
         owner: Some(owner),

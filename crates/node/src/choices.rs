@@ -1,11 +1,11 @@
-//! The uplinks, the MTU and the mask of marks that a user has set. They are recorded when they are first set, so that a later command without
+//! The uplinks, the MTU, the mask of marks and the reach of guests that a user has set. They are recorded when they are first set, so that a later command without
 //! the flag keeps them. Only an operation that looks at everything changes them.
 
 use std::{collections::BTreeSet, fmt::Display, str::FromStr};
 
 use super::{Config, NodeError, host::Interfaces};
 use crate::store::{Setting, Settings, Tx};
-use riklet_core::model::{InterfaceName, MarkMask, Mtu};
+use riklet_core::model::{Egress, InterfaceName, MarkMask, Mtu};
 use riklet_kernel::Links;
 
 /// The settings of a user, as they are for an operation.
@@ -16,6 +16,7 @@ pub(crate) struct Choices {
     /// `None` for that of the uplinks.
     pub(crate) mtu: Option<Mtu>,
     pub(crate) mark_mask: MarkMask,
+    pub(crate) egress: Egress,
     /// The settings to record, since they are new.
     news: Vec<(Setting, String)>,
 }
@@ -33,8 +34,17 @@ impl Choices {
         interfaces: Interfaces,
     ) -> Result<Self, NodeError> {
         let mut news = Vec::new();
+        // A node that is in use has the defaults that nobody has set.
+        let is_used = settings.get(Setting::Backend).is_some();
+        let (mask, egress) = (MarkMask::default().to_string(), Egress::default().to_string());
+        let default = |setting| match setting {
+            Setting::MarkMask => Some(mask.as_str()),
+            Setting::Egress => Some(egress.as_str()),
+            _ => None,
+        };
         let mut resolve = |setting, what, configured: Option<String>| {
             let recorded = settings.get(setting);
+            let recorded = recorded.or_else(|| default(setting).filter(|_| is_used));
             match (configured, recorded) {
                 (Some(configured), Some(recorded)) if configured != recorded => {
                     if interfaces == Interfaces::Recorded {
@@ -56,6 +66,8 @@ impl Choices {
         let mtu = resolve(Setting::Mtu, "mtu", config.mtu.map(|mtu| mtu.bytes().to_string()))?;
         let mask = config.mark_mask.map(|mask| mask.to_string());
         let mask = resolve(Setting::MarkMask, "mark-mask", mask)?;
+        let egress = config.egress.map(|egress| egress.to_string());
+        let egress = resolve(Setting::Egress, "egress", egress)?;
         let uplinks = names.map(|names| read_all(&names)).transpose()?;
         if news.iter().any(|(setting, _)| *setting == Setting::Uplinks) {
             for name in uplinks.iter().flatten() {
@@ -66,7 +78,9 @@ impl Choices {
         }
         let mtu = mtu.map(|mtu| read("mtu", &mtu)).transpose()?;
         let mask = mask.map(|mask| read("mark-mask", &mask)).transpose()?;
-        Ok(Self { uplinks, mtu, mark_mask: mask.unwrap_or_default(), news })
+        let egress = egress.map(|egress| read("egress", &egress)).transpose()?;
+        let (mark_mask, egress) = (mask.unwrap_or_default(), egress.unwrap_or_default());
+        Ok(Self { uplinks, mtu, mark_mask, egress, news })
     }
 
     /// Reports whether there are new settings.

@@ -10,7 +10,7 @@ pub use file::{ConfigError, ConfigReason};
 
 use riklet_core::{
     firewall::Backend,
-    model::{InterfaceName, MarkMask, Mtu, Pool, SlotAccounts},
+    model::{Egress, InterfaceName, MarkMask, Mtu, Pool, SlotAccounts},
 };
 
 /// The default directory of the records. The recorded objects live until reboot, and so does `/run`.
@@ -45,6 +45,8 @@ pub struct Config {
     pub mtu: Option<Mtu>,
     /// The bits of packets' and connections' marks that are ours to use; `None` is the default of [`MarkMask`].
     pub mark_mask: Option<MarkMask>,
+    /// The reach of guests beyond published ports; `None` is the default of [`Egress`].
+    pub egress: Option<Egress>,
     /// The daemon's socket; `None` is [`API_SOCKET`] in the state directory.
     pub api: Option<PathBuf>,
     /// The most microVMs that the daemon runs at a time for clients of its socket.
@@ -77,6 +79,7 @@ impl Default for Config {
             uplinks: None,
             mtu: None,
             mark_mask: None,
+            egress: None,
             api: None,
             member_runs: DEFAULT_MEMBER_RUNS,
             vmm: VmmConfig::default(),
@@ -122,7 +125,7 @@ impl Config {
     /// those of microVMs, and those of the daemon alone.
     #[must_use]
     pub fn settings(&self) -> Vec<(&'static str, OsString)> {
-        let Self { state_dir, firewall, pool, uplinks, mtu, mark_mask, api, .. } = self;
+        let Self { state_dir, firewall, pool, uplinks, mtu, mark_mask, egress, api, .. } = self;
         let mut settings =
             vec![("state_dir", state_dir.into()), ("firewall", firewall.as_str().into())];
         settings.extend(pool.map(|pool| ("pool", pool.to_string().into())));
@@ -133,6 +136,7 @@ impl Config {
         settings.extend(uplinks.as_ref().map(|uplinks| ("uplink", list(uplinks))));
         settings.extend(mtu.map(|mtu| ("mtu", mtu.bytes().to_string().into())));
         settings.extend(mark_mask.map(|mask| ("mark_mask", mask.to_string().into())));
+        settings.extend(egress.map(|egress| ("egress", egress.to_string().into())));
         settings.extend(api.as_ref().map(|api| ("api", api.into())));
         settings
     }

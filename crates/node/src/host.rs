@@ -11,7 +11,7 @@ use riklet_core::{
     firewall::{Backend, BaseRuleset, Confinement, FirewallState, Ruleset},
     forwarding::{self, Forwarding, Recorded, Sight},
     link::{HostInterface, LinkState},
-    model::{InterfaceName, Mark, Mtu, Owner, OwnerError, Pool},
+    model::{Egress, InterfaceName, Mark, Mtu, Owner, OwnerError, Pool},
     routing::{RoutingRule, UplinkMarks, UplinkRoute},
     switch,
     workload::{NodeFacts, alias},
@@ -225,6 +225,7 @@ impl Host {
                 mtu,
                 uplinks,
                 any_uplink: choices.uplinks.is_none(),
+                egress: choices.egress,
                 confined,
                 marks,
                 owner: Some(owner.clone()),
@@ -419,7 +420,9 @@ fn any_ruleset(pool: Pool) -> Ruleset {
     let (confined, owner) = (Confinement::default(), None);
     let (mtu, uplinks, any_uplink) = (ETHERNET_MTU, BTreeSet::new(), false);
     let marks = UplinkMarks::default();
-    let base_ruleset = BaseRuleset { pool, mtu, uplinks, any_uplink, confined, marks, owner };
+    let egress = Egress::default();
+    let base_ruleset =
+        BaseRuleset { pool, mtu, uplinks, any_uplink, egress, confined, marks, owner };
     Ruleset { base_ruleset, entries: BTreeSet::new() }
 }
 

@@ -23,7 +23,7 @@ use riklet_core::{
     },
     flows::Flows,
     link::LinkState,
-    model::{PortRange, Protocol, Slot},
+    model::{Egress, PortRange, Protocol, Slot},
     plan::{self, Adoption, Claim, Desired, LinkDeletion, Observed, Step, UnreadableRecord},
     routing::{self, RoutingRule, UplinkMarks, UplinkRoute},
     workload::{self, Fragment},
@@ -328,7 +328,9 @@ impl<'a> FullView<'a> {
         let (pool, mtu) = (self.host.node.pool, self.host.node.mtu);
         let (owner, confined) = (None, Confinement::default());
         let (uplinks, any_uplink, marks) = (BTreeSet::new(), false, UplinkMarks::default());
-        let nothing = || BaseRuleset { pool, mtu, uplinks, any_uplink, confined, marks, owner };
+        let egress = Egress::default();
+        let nothing =
+            || BaseRuleset { pool, mtu, uplinks, any_uplink, egress, confined, marks, owner };
         Ruleset {
             base_ruleset: self.host.base_ruleset.clone().unwrap_or_else(nothing),
             entries: self.fragments.values().flat_map(|f| &f.entries).copied().collect(),

@@ -9,7 +9,7 @@ use riklet_core::{
     definition::{self, Source},
     firewall::{Backend, BaseRuleset, Change, Confinement, Ruleset},
     link::LinkSpec,
-    model::{Owner, OwnerId, Slot},
+    model::{Egress, Owner, OwnerId, Slot},
     workload::{self, Fragment, NodeFacts},
 };
 use riklet_kernel::{Firewall, LinkDeletion, Links, linux::Linux};
@@ -37,6 +37,7 @@ impl Bare {
             pool: self.node.pool,
             uplinks: BTreeSet::new(),
             any_uplink: true,
+            egress: Egress::default(),
             marks: riklet_core::routing::UplinkMarks::default(),
             confined: Confinement::default(),
             owner: Some(self.node.owner.clone()),

@@ -55,6 +55,8 @@ fn help_lists_the_commands() {
                                 RIKLET_SDN_MTU]
           --mark-mask <MASK>    Bits of packet and connection marks to use [default: 0x7f] [env:
                                 RIKLET_SDN_MARK_MASK]
+          --egress <REACH>      Reach of guests beyond published ports: internet, all or none [default:
+                                internet] [env: RIKLET_SDN_EGRESS]
           --api <SOCKET>        Socket of the daemon [default: api.sock in the state directory]. Without
                                 a daemon, commands work alone [env: RIKLET_SDN_API]
           --no-daemon           Work without the daemon, on the same records and under the same lock

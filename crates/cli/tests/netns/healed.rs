@@ -165,10 +165,11 @@ on_every_firewall!(deleted_tap_is_recreated, |world| {
 on_every_firewall!(masquerading_follows_the_default_route, |world| {
     let scene = Scene::new(world);
     let from = |world: &World| {
-        let server = crate::world::traffic::tcp_server(&world.other, (crate::world::OTHER, 7000));
+        // A name server: the other network is private.
+        let server = crate::world::traffic::tcp_server(&world.other, (crate::world::OTHER, 53));
         let seen = crate::world::traffic::tcp_ask(
             &scene.function.guest.namespace,
-            (crate::world::OTHER, 7000),
+            (crate::world::OTHER, 53),
         );
         drop(server);
         seen.map(|answer| answer.client.ip().to_string())

@@ -19,6 +19,7 @@ mod description;
 #[allow(dead_code, reason = "as above")]
 mod directory;
 mod drift;
+mod egress;
 mod exposures;
 mod failed;
 mod forgotten;

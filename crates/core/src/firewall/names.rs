@@ -35,6 +35,8 @@ pub mod nftables {
     pub const OUTPUT: &str = "output";
     /// The chain that marks packets of guests before they are routed.
     pub const ANSWERS: &str = "answers";
+    /// The chain that decides which packets of guests reach the host itself.
+    pub const INPUT: &str = "input";
     /// The chain that decides which packets from and to guests are forwarded.
     pub const FORWARD: &str = "forward";
     /// The chain that masquerades.
@@ -67,6 +69,8 @@ pub mod nftables {
         /// After the translation of destinations by anybody, and before routing: a mark that is set here is not lost to chains
         /// of others that set theirs before.
         pub const AFTER_DSTNAT: i32 = -90;
+        /// Filtering, before others filter.
+        pub const BEFORE_FILTER: i32 = -10;
         /// Filtering (`NF_IP_PRI_FILTER`).
         pub const FILTER: i32 = 0;
         /// Translation of sources (`NF_IP_PRI_NAT_SRC`).
@@ -89,6 +93,8 @@ pub mod iptables {
     /// Our chain in the table mangle that refuses once more, when packets leave: an accept of others before our jump in
     /// FORWARD ends that chain only.
     pub const LAST_CHAIN: &str = "RIKLET-LAST";
+    /// Our chain in the table mangle that drops packets of guests to the host itself that are not allowed.
+    pub const INPUT_CHAIN: &str = "RIKLET-INPUT";
     /// Our chain in the table mangle that repeats the rules of [`RAW_CHAIN`] for guests, for the same reason. It also drops
     /// packets of guests that belong to no connection, and marks translated ones for routing.
     pub const PREROUTING_CHAIN: &str = "RIKLET-PREROUTING";
@@ -131,8 +137,9 @@ pub mod iptables {
     pub const POSTROUTING: &str = "POSTROUTING";
     /// The tables and built-in chains that jump to ours, now or in an earlier version (the chain FORWARD of the table
     /// filter).
-    pub const JUMPS: [(&str, &str); 8] = [
+    pub const JUMPS: [(&str, &str); 9] = [
         (FILTER, FORWARD),
+        (MANGLE, INPUT),
         (MANGLE, FORWARD),
         (RAW, PREROUTING),
         (MANGLE, PREROUTING),
@@ -142,5 +149,5 @@ pub mod iptables {
         (NAT, POSTROUTING),
     ];
     /// The built-in chains that jump to ours.
-    pub const JUMPING: [&str; 4] = [PREROUTING, OUTPUT, FORWARD, POSTROUTING];
+    pub const JUMPING: [&str; 5] = [PREROUTING, INPUT, OUTPUT, FORWARD, POSTROUTING];
 }

@@ -9,7 +9,7 @@ use ipnet::Ipv4Net;
 use super::Confinement;
 use crate::{
     flows::Flows,
-    model::{Bracketed, Family, InterfaceName, Mark, Owner, Pool, PortRange, Protocol},
+    model::{Bracketed, Egress, Family, InterfaceName, Mark, Owner, Pool, PortRange, Protocol},
     routing::UplinkMarks,
 };
 
@@ -77,11 +77,13 @@ pub struct Ruleset {
 ///   127.0.0.0/8 they apply only to packets that the host sends: otherwise a neighbour on the link would reach the
 ///   ports that are published on 127.0.0.1.
 /// * Packets from our interfaces are forwarded if they are established, if an exposure translated them, or if they go
-///   from a guest's address out of an uplink. Packets for an address of the host that another program translated are
-///   forwarded as well: ports that others publish on the host are published to guests. Packets to a public address are
-///   also forwarded out of any other interface that is not ours: the kernel chooses the uplink, and may choose one that
-///   came later. Packets to our interfaces are forwarded if they are established, or if an exposure translated them.
-///   All other packets from or to our interfaces are dropped.
+///   from a guest's address out of an uplink, as far as [`Egress`] goes. Packets for an address of the host that another
+///   program translated are forwarded as well: ports that others publish on the host are published to guests. Packets to a
+///   public address are also forwarded out of any other interface that is not ours: the kernel chooses the uplink, and may
+///   choose one that came later. Packets to our interfaces are forwarded if they are established, or if an exposure
+///   translated them. All other packets from our interfaces are refused, and all others to them dropped.
+/// * Packets from our interfaces reach the host itself if they are established, if anybody translated them, if they are
+///   echo requests, or if they are for a name server, unless [`Egress`] says otherwise.
 /// * Masqueraded are packets from a guest's address out of an interface that is not ours, from 127.0.0.0/8 into one of our
 ///   interfaces, and from a guest to itself (hairpin); nothing else.
 /// * TCP connections from and to our interfaces have segments that fit these. Those that are forwarded have segments that
@@ -99,6 +101,8 @@ pub struct BaseRuleset {
     pub uplinks: BTreeSet<InterfaceName>,
     /// True if guests reach public addresses by any interface that is not ours; false if the uplinks are configured.
     pub any_uplink: bool,
+    /// The reach of guests beyond published ports.
+    pub egress: Egress,
     /// The traffic of others that only our forwarding makes possible.
     pub confined: Confinement,
     /// The marks of uplinks whose answers are routed by them.
@@ -120,6 +124,12 @@ pub(crate) const SPECIAL_RANGES: [Ipv4Net; 8] = [
     Ipv4Net::new_assert(Ipv4Addr::new(192, 168, 0, 0), 16),
     Ipv4Net::new_assert(Ipv4Addr::new(224, 0, 0, 0), 3),
 ];
+
+/// The ports of name servers (RFC 1035, section 4.2).
+pub(crate) const NAME_SERVERS: [(Protocol, u16); 2] = [(Protocol::Udp, 53), (Protocol::Tcp, 53)];
+/// The port by which mail servers take mail from each other (RFC 5321): what leaves there by a node's address is the
+/// node's.
+pub(crate) const MAIL: (Protocol, u16) = (Protocol::Tcp, 25);
 
 /// A part of a ruleset that an instance needs: the unit that a backend adds and removes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

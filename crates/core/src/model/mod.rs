@@ -4,6 +4,7 @@
 
 mod account;
 mod boot_args;
+mod egress;
 mod execution;
 mod exposure;
 mod image;
@@ -20,6 +21,7 @@ pub use crate::address::{
 pub use crate::workload::{Function, Kind, Workload};
 pub use account::{Account, AccountError, AccountName, SlotAccounts, SlotAccountsError};
 pub use boot_args::{BootArgs, BootArgsError};
+pub use egress::{Egress, EgressError};
 pub use execution::{
     Accelerator, Dns, Execution, ExecutionConflict, OutOfRange, Queues, TooManyServers, Vcpus, Vmm,
 };

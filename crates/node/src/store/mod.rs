@@ -80,6 +80,8 @@ pub enum Setting {
     Addressed,
     /// The bits of marks that are ours to use, if they were set. May change later.
     MarkMask,
+    /// The reach of guests, if it was set. May change later.
+    Egress,
     /// The version of the rules at the end of the last operation, what they stood for, and the ports that others translated.
     /// May change later.
     Ruleset,
@@ -100,6 +102,7 @@ impl Setting {
             Self::Mtu => "mtu",
             Self::Addressed => "addressed",
             Self::MarkMask => "mark_mask",
+            Self::Egress => "egress",
             Self::Ruleset => "ruleset",
         }
     }

@@ -2,7 +2,7 @@
 
 use std::net::Ipv4Addr;
 
-use super::{GATEWAY, flush, frame::Packet, own, unguard};
+use super::{GATEWAY, NAMES, flush, frame::Packet, own, unguard};
 use crate::{
     reach::{FIRST, SECOND, TARGET, pair},
     world::{
@@ -45,15 +45,15 @@ on_every_firewall!(nobody_outside_is_a_guest, |world| {
 /// Sends packets for many hosts to services of the host.
 #[track_caller]
 fn assert_for_one_host(world: &World, [attacker, _]: &[Function; 2]) {
-    let ear = Ear::new(&world.node, (Ipv4Addr::UNSPECIFIED, 9));
+    let ear = Ear::new(&world.node, (Ipv4Addr::UNSPECIFIED, NAMES));
     let guest = &attacker.guest;
     let of_lan = Ipv4Addr::from(u32::from(NODE_LAN) | 0xff);
     let of_link = Ipv4Addr::from(u32::from(attacker.address()) | 3);
     for to in [Ipv4Addr::BROADCAST, of_lan, of_link, Ipv4Addr::new(224, 0, 0, 1)] {
-        guest.send(&own(guest, to, 9, "for many").frame());
+        guest.send(&own(guest, to, NAMES, "for many").frame());
     }
     assert_eq!(ear.hear(SILENCE), None);
-    guest.send(&own(guest, NODE_LAN, 9, "for one").frame());
+    guest.send(&own(guest, NODE_LAN, NAMES, "for one").frame());
     assert!(ear.hear(PATIENCE).is_some(), "the host hears");
 }
 

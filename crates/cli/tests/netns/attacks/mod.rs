@@ -16,6 +16,8 @@ use frame::Packet;
 
 /// The host's MAC address on every TAP.
 const GATEWAY: MacAddress = MacAddress::new([0x0a, 0x52, 0x49, 0x4b, 0, 1]);
+/// The port of a name server: guests reach those of the host.
+const NAMES: u16 = 53;
 
 /// Returns a packet of UDP that the guest may send, with these words.
 fn own(guest: &Guest, to: Ipv4Addr, port: u16, words: &str) -> Packet {

@@ -3,7 +3,7 @@
 use std::net::Ipv4Addr;
 
 use super::{
-    GATEWAY,
+    GATEWAY, NAMES,
     frame::{IPV4, Packet, SYN},
     own, unguard,
 };
@@ -72,7 +72,7 @@ on_every_firewall!(an_unpublished_port_is_not_reached_by_a_forged_question, |wor
 fn assert_sources(world: &World, [attacker, victim]: &[Function; 2]) {
     let ears = [
         (Ear::new(&world.internet, (INTERNET, 9)), "the Internet"),
-        (Ear::new(&world.node, (Ipv4Addr::UNSPECIFIED, 9)), "the host"),
+        (Ear::new(&world.node, (Ipv4Addr::UNSPECIFIED, NAMES)), "the host"),
     ];
     let sniffer = Sniffer::new(&victim.guest.namespace, IPV4);
     let sources = [
@@ -89,7 +89,7 @@ fn assert_sources(world: &World, [attacker, victim]: &[Function; 2]) {
     ];
     let guest = &attacker.guest;
     let send = |from: Option<Ipv4Addr>, words: &str| {
-        for (to, port) in [(INTERNET, 9), (NODE_LAN, 9), (NODE_LAN, SECOND)] {
+        for (to, port) in [(INTERNET, 9), (NODE_LAN, NAMES), (NODE_LAN, SECOND)] {
             let packet = own(guest, to, port, words);
             let packet = Packet { from: from.unwrap_or(packet.from), ..packet };
             guest.send(&packet.frame());
@@ -126,9 +126,9 @@ on_every_firewall!(forged_sources_make_no_entry_by_the_firewall_alone, |world| {
         let free = Ipv4Addr::from(u32::from(attacker.address()) + 400);
         sources.extend([victim.address(), free]);
     }
-    let ear = Ear::new(&world.node, (NODE_LAN, 9));
+    let ear = Ear::new(&world.node, (NODE_LAN, NAMES));
     let send = |from: Ipv4Addr, words: &str| {
-        for (to, port) in [(INTERNET, 9), (NODE_LAN, SECOND), (NODE_LAN, 9)] {
+        for (to, port) in [(INTERNET, 9), (NODE_LAN, SECOND), (NODE_LAN, NAMES)] {
             guest.send(&Packet { from, ..own(guest, to, port, words) }.frame());
         }
     };

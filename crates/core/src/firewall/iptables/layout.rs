@@ -10,14 +10,15 @@ use crate::{
         names::{
             CHAIN, PASSAGE_CHAIN,
             iptables::{
-                self as names, CONFINE_CHAIN, FORWARD_CHAIN, HAIRPIN_CHAIN, JUMP_COMMENT,
-                LAST_CHAIN, MARK_CHAIN, POSTROUTING_CHAIN, PREROUTING_CHAIN, RAW_CHAIN,
+                self as names, CONFINE_CHAIN, FORWARD_CHAIN, HAIRPIN_CHAIN, INPUT_CHAIN,
+                JUMP_COMMENT, LAST_CHAIN, MARK_CHAIN, POSTROUTING_CHAIN, PREROUTING_CHAIN,
+                RAW_CHAIN,
             },
         },
         passage::{self, Place, Places, Sides},
-        ruleset::SPECIAL_RANGES,
+        ruleset::{MAIL, NAME_SERVERS, SPECIAL_RANGES},
     },
-    model::{InterfaceName, Mark, Owner, PortRange, Protocol, Slot},
+    model::{Egress, InterfaceName, Mark, Owner, PortRange, Protocol, Slot},
 };
 
 /// The contents of one table, as far as they are ours.
@@ -94,6 +95,7 @@ pub(super) fn jumps(table: Table, owner: Option<&Owner>) -> Vec<Rule> {
         Table::Filter | Table::Security => vec![],
         Table::Raw => vec![rule(names::PREROUTING, format!("! -i lo {mark}-j {RAW_CHAIN}"))],
         Table::Mangle => vec![
+            rule(names::INPUT, format!("-i {} {mark}-j {INPUT_CHAIN}", ours())),
             rule(names::FORWARD, format!("{mark}-j {FORWARD_CHAIN}")),
             rule(names::POSTROUTING, format!("{mark}-j {LAST_CHAIN}")),
             rule(names::PREROUTING, format!("-i {} {mark}-j {PREROUTING_CHAIN}", ours())),
@@ -143,12 +145,18 @@ fn mangle(base_ruleset: &BaseRuleset) -> Layout {
     rules.extend(last());
     rules.extend(arriving(PREROUTING_CHAIN, base_ruleset));
     rules.extend(tracked(base_ruleset));
-    let BaseRuleset { confined, marks, owner, .. } = base_ruleset;
+    let BaseRuleset { egress, confined, marks, owner, .. } = base_ruleset;
     if !confined.is_empty() {
         chains.push(CONFINE_CHAIN);
         rules.extend(confinement(confined));
     }
     let mut jumps = jumps(Table::Mangle, owner.as_ref());
+    if *egress == Egress::All {
+        jumps.retain(|jump| !jump.body.ends_with(INPUT_CHAIN));
+    } else {
+        chains.push(INPUT_CHAIN);
+        rules.extend(to_the_host(*egress));
+    }
     if marks.is_empty() {
         jumps.retain(|jump| !jump.body.ends_with(MARK_CHAIN));
     } else {
@@ -165,7 +173,7 @@ fn mangle(base_ruleset: &BaseRuleset) -> Layout {
 /// Returns the rules of the chain that refuses. They stand in the table mangle: whatever other programs accept in the
 /// table filter, before or after us, has passed them.
 fn forward(
-    BaseRuleset { pool, uplinks, any_uplink, confined, marks, .. }: &BaseRuleset,
+    BaseRuleset { pool, uplinks, any_uplink, egress, confined, marks, .. }: &BaseRuleset,
 ) -> Vec<Rule> {
     let (ours, pool) = (ours(), pool.v4());
     // An allowed packet returns to the rules of others: only a passage accepts.
@@ -191,10 +199,26 @@ fn forward(
              -m conntrack --ctstate DNAT -j RETURN"
         ),
     ]);
-    bodies
-        .extend(uplinks.iter().map(|uplink| format!("-s {pool} -i {ours} -o {uplink} -j RETURN")));
-    if *any_uplink {
-        bodies.extend(SPECIAL_RANGES.map(|range| format!("-d {range} -i {ours} -j DROP")));
+    let to_uplinks = |to: &str| -> Vec<_> {
+        let body = |uplink| format!("-s {pool} -i {ours} -o {uplink} {to}-j RETURN");
+        uplinks.iter().map(body).collect()
+    };
+    let special = SPECIAL_RANGES.map(|range| format!("-d {range} -i {ours} -j DROP"));
+    match egress {
+        Egress::All => bodies.extend(to_uplinks("")),
+        Egress::Internet => {
+            bodies.extend(NAME_SERVERS.iter().flat_map(|server| to_uplinks(&to_port(*server))));
+            bodies.push(format!("-i {ours} {}-j DROP", to_port(MAIL)));
+        }
+        Egress::None => {}
+    }
+    if *egress == Egress::Internet || (*egress == Egress::All && *any_uplink) {
+        bodies.extend(special);
+    }
+    if *egress == Egress::Internet {
+        bodies.extend(to_uplinks(""));
+    }
+    if *egress != Egress::None && *any_uplink {
         bodies.push(format!("-s {pool} -i {ours} ! -o {ours} -j RETURN"));
     }
     bodies.push(format!("-i {ours} -j DROP"));
@@ -202,6 +226,24 @@ fn forward(
     let from = confined.from().iter().filter(|name| is_nameable(name));
     bodies.extend(from.map(|from| format!("-i {from} -j {CONFINE_CHAIN}")));
     bodies.into_iter().map(|body| rule(FORWARD_CHAIN, body)).collect()
+}
+
+/// Returns the match of packets to this port.
+fn to_port((protocol, port): (Protocol, u16)) -> String {
+    format!("-p {protocol} -m {protocol} --dport {port} ")
+}
+
+/// Returns the rules for packets of guests to the host itself. What returns is judged by others.
+fn to_the_host(egress: Egress) -> impl Iterator<Item = Rule> {
+    let servers = (egress == Egress::Internet).then_some(NAME_SERVERS).into_iter().flatten();
+    let bodies = [
+        "-m conntrack --ctstate RELATED,ESTABLISHED -j RETURN".to_owned(),
+        "-m conntrack --ctstate DNAT -j RETURN".to_owned(),
+        "-p icmp -m icmp --icmp-type 8 -j RETURN".to_owned(),
+    ];
+    let servers = servers.map(|server| format!("{}-j RETURN", to_port(server)));
+    let bodies = bodies.into_iter().chain(servers).chain(["-j DROP".to_owned()]);
+    bodies.map(|body| rule(INPUT_CHAIN, body))
 }
 
 /// Returns the rules for leaving packets. Those that were forwarded are judged once more, as in FORWARD; the host's own

@@ -8,7 +8,7 @@ use std::{
 use super::*;
 use crate::{
     firewall::Confinement,
-    model::{OwnerId, PortRange, Protocol},
+    model::{Egress, OwnerId, PortRange, Protocol},
     routing::{UplinkMarks, Way},
 };
 
@@ -35,6 +35,7 @@ fn ruleset(uplinks: &[&str], to: &[&str]) -> Ruleset {
             pool: "10.231.0.0/16".parse().unwrap(),
             uplinks,
             any_uplink: true,
+            egress: Egress::default(),
             marks: UplinkMarks::default(),
             confined,
             owner: None,
@@ -57,14 +58,18 @@ fn a_reset_writes_the_whole_ruleset() {
     :RIKLET-LAST - [0:0]
     :RIKLET-PREROUTING - [0:0]
     :RIKLET-CONFINE - [0:0]
+    :RIKLET-INPUT - [0:0]
     -A RIKLET-FORWARD -i rik+ -p tcp -m tcp --tcp-flags SYN,RST SYN -j TCPMSS --clamp-mss-to-pmtu
     -A RIKLET-FORWARD -o rik+ -p tcp -m tcp --tcp-flags SYN,RST SYN -j TCPMSS --clamp-mss-to-pmtu
     -A RIKLET-FORWARD -i rik+ -m conntrack --ctstate RELATED,ESTABLISHED -j RETURN
     -A RIKLET-FORWARD -o rik+ -m conntrack --ctstate RELATED,ESTABLISHED -j RETURN
     -A RIKLET-FORWARD -o rik+ -m conntrack --ctstate DNAT -j RETURN
     -A RIKLET-FORWARD -s 10.231.0.0/16 -i rik+ -m mark --mark 0x40/0x40 -m conntrack --ctstate DNAT -j RETURN
-    -A RIKLET-FORWARD -s 10.231.0.0/16 -i rik+ -o eth0 -j RETURN
-    -A RIKLET-FORWARD -s 10.231.0.0/16 -i rik+ -o eth1 -j RETURN
+    -A RIKLET-FORWARD -s 10.231.0.0/16 -i rik+ -o eth0 -p udp -m udp --dport 53 -j RETURN
+    -A RIKLET-FORWARD -s 10.231.0.0/16 -i rik+ -o eth1 -p udp -m udp --dport 53 -j RETURN
+    -A RIKLET-FORWARD -s 10.231.0.0/16 -i rik+ -o eth0 -p tcp -m tcp --dport 53 -j RETURN
+    -A RIKLET-FORWARD -s 10.231.0.0/16 -i rik+ -o eth1 -p tcp -m tcp --dport 53 -j RETURN
+    -A RIKLET-FORWARD -i rik+ -p tcp -m tcp --dport 25 -j DROP
     -A RIKLET-FORWARD -d 0.0.0.0/8 -i rik+ -j DROP
     -A RIKLET-FORWARD -d 10.0.0.0/8 -i rik+ -j DROP
     -A RIKLET-FORWARD -d 100.64.0.0/10 -i rik+ -j DROP
@@ -73,6 +78,8 @@ fn a_reset_writes_the_whole_ruleset() {
     -A RIKLET-FORWARD -d 172.16.0.0/12 -i rik+ -j DROP
     -A RIKLET-FORWARD -d 192.168.0.0/16 -i rik+ -j DROP
     -A RIKLET-FORWARD -d 224.0.0.0/3 -i rik+ -j DROP
+    -A RIKLET-FORWARD -s 10.231.0.0/16 -i rik+ -o eth0 -j RETURN
+    -A RIKLET-FORWARD -s 10.231.0.0/16 -i rik+ -o eth1 -j RETURN
     -A RIKLET-FORWARD -s 10.231.0.0/16 -i rik+ ! -o rik+ -j RETURN
     -A RIKLET-FORWARD -i rik+ -j DROP
     -A RIKLET-FORWARD -o rik+ -j DROP
@@ -91,6 +98,13 @@ fn a_reset_writes_the_whole_ruleset() {
     -A RIKLET-PREROUTING -d 10.231.0.0/16 -m conntrack --ctstate DNAT -j MARK --set-xmark 0x40/0x40
     -A RIKLET-CONFINE -o eth0 -j DROP
     -A RIKLET-CONFINE ! -i lan0 -o lan0 -j DROP
+    -A RIKLET-INPUT -m conntrack --ctstate RELATED,ESTABLISHED -j RETURN
+    -A RIKLET-INPUT -m conntrack --ctstate DNAT -j RETURN
+    -A RIKLET-INPUT -p icmp -m icmp --icmp-type 8 -j RETURN
+    -A RIKLET-INPUT -p udp -m udp --dport 53 -j RETURN
+    -A RIKLET-INPUT -p tcp -m tcp --dport 53 -j RETURN
+    -A RIKLET-INPUT -j DROP
+    -I INPUT -i rik+ -j RIKLET-INPUT
     -I FORWARD -j RIKLET-FORWARD
     -I POSTROUTING -j RIKLET-LAST
     -I PREROUTING -i rik+ -j RIKLET-PREROUTING
@@ -159,6 +173,7 @@ fn a_delta_checks_removes_and_adds() {
     let input = delta(&remove, &BTreeSet::from([HAIRPIN]), None).unwrap();
     insta::assert_snapshot!(input, @r"
     *mangle
+    -C INPUT -i rik+ -j RIKLET-INPUT
     -C FORWARD -j RIKLET-FORWARD
     -C POSTROUTING -j RIKLET-LAST
     -C PREROUTING -i rik+ -j RIKLET-PREROUTING
@@ -220,6 +235,7 @@ fn misplaced_rules_are_removed_as_they_were_printed() {
     :RIKLET-FORWARD - [0:0]
     :RIKLET-LAST - [0:0]
     :RIKLET-PREROUTING - [0:0]
+    :RIKLET-INPUT - [0:0]
     :RIKLET-PASSAGE - [0:0]
     :RIKLET-OLD - [0:0]
     -D INPUT -j RIKLET-OLD
@@ -231,7 +247,9 @@ fn misplaced_rules_are_removed_as_they_were_printed() {
     -A RIKLET-FORWARD -o rik+ -m conntrack --ctstate RELATED,ESTABLISHED -j RETURN
     -A RIKLET-FORWARD -o rik+ -m conntrack --ctstate DNAT -j RETURN
     -A RIKLET-FORWARD -s 10.231.0.0/16 -i rik+ -m mark --mark 0x40/0x40 -m conntrack --ctstate DNAT -j RETURN
-    -A RIKLET-FORWARD -s 10.231.0.0/16 -i rik+ -o eth0 -j RETURN
+    -A RIKLET-FORWARD -s 10.231.0.0/16 -i rik+ -o eth0 -p udp -m udp --dport 53 -j RETURN
+    -A RIKLET-FORWARD -s 10.231.0.0/16 -i rik+ -o eth0 -p tcp -m tcp --dport 53 -j RETURN
+    -A RIKLET-FORWARD -i rik+ -p tcp -m tcp --dport 25 -j DROP
     -A RIKLET-FORWARD -d 0.0.0.0/8 -i rik+ -j DROP
     -A RIKLET-FORWARD -d 10.0.0.0/8 -i rik+ -j DROP
     -A RIKLET-FORWARD -d 100.64.0.0/10 -i rik+ -j DROP
@@ -240,6 +258,7 @@ fn misplaced_rules_are_removed_as_they_were_printed() {
     -A RIKLET-FORWARD -d 172.16.0.0/12 -i rik+ -j DROP
     -A RIKLET-FORWARD -d 192.168.0.0/16 -i rik+ -j DROP
     -A RIKLET-FORWARD -d 224.0.0.0/3 -i rik+ -j DROP
+    -A RIKLET-FORWARD -s 10.231.0.0/16 -i rik+ -o eth0 -j RETURN
     -A RIKLET-FORWARD -s 10.231.0.0/16 -i rik+ ! -o rik+ -j RETURN
     -A RIKLET-FORWARD -i rik+ -j DROP
     -A RIKLET-FORWARD -o rik+ -j DROP
@@ -254,8 +273,15 @@ fn misplaced_rules_are_removed_as_they_were_printed() {
     -A RIKLET-PREROUTING -m conntrack --ctstate INVALID -j DROP
     -A RIKLET-PREROUTING -m addrtype --dst-type LOCAL -j CONNMARK --set-xmark 0x40/0x40
     -A RIKLET-PREROUTING -d 10.231.0.0/16 -m conntrack --ctstate DNAT -j MARK --set-xmark 0x40/0x40
+    -A RIKLET-INPUT -m conntrack --ctstate RELATED,ESTABLISHED -j RETURN
+    -A RIKLET-INPUT -m conntrack --ctstate DNAT -j RETURN
+    -A RIKLET-INPUT -p icmp -m icmp --icmp-type 8 -j RETURN
+    -A RIKLET-INPUT -p udp -m udp --dport 53 -j RETURN
+    -A RIKLET-INPUT -p tcp -m tcp --dport 53 -j RETURN
+    -A RIKLET-INPUT -j DROP
     -A RIKLET-PASSAGE -i rik+ -j ACCEPT
     -A RIKLET-PASSAGE -o rik+ -j ACCEPT
+    -I INPUT -i rik+ -j RIKLET-INPUT
     -I FORWARD -j RIKLET-FORWARD
     -I FORWARD 3 -j RIKLET-PASSAGE
     -I POSTROUTING -j RIKLET-LAST
@@ -277,6 +303,7 @@ fn differences_are_named() {
     mangle: missing: -A RIKLET-FORWARD -o rik+ -m conntrack --ctstate RELATED,ESTABLISHED -j RETURN
     mangle: missing: -A RIKLET-FORWARD -o rik+ -m conntrack --ctstate DNAT -j RETURN
     mangle: missing: -A RIKLET-FORWARD -s 10.231.0.0/16 -i rik+ -m mark --mark 0x40/0x40 -m conntrack --ctstate DNAT -j RETURN
+    mangle: missing: -A RIKLET-FORWARD -i rik+ -p tcp -m tcp --dport 25 -j DROP
     mangle: missing: -A RIKLET-FORWARD -d 0.0.0.0/8 -i rik+ -j DROP
     mangle: missing: -A RIKLET-FORWARD -d 10.0.0.0/8 -i rik+ -j DROP
     mangle: missing: -A RIKLET-FORWARD -d 100.64.0.0/10 -i rik+ -j DROP
@@ -289,9 +316,11 @@ fn differences_are_named() {
     mangle: missing: -A RIKLET-FORWARD -o rik+ -j DROP
     mangle: no chain RIKLET-LAST
     mangle: no chain RIKLET-PREROUTING
+    mangle: no chain RIKLET-INPUT
     mangle: no chain RIKLET-PASSAGE
     mangle: not first: -A FORWARD -j RIKLET-FORWARD
     mangle: missing: -A FORWARD -j RIKLET-PASSAGE
+    mangle: missing: -A INPUT -i rik+ -j RIKLET-INPUT
     mangle: missing: -A POSTROUTING -j RIKLET-LAST
     mangle: missing: -A PREROUTING -i rik+ -j RIKLET-PREROUTING
     mangle: unexpected: -A INPUT -j RIKLET-OLD
@@ -360,6 +389,7 @@ fn many_entries_are_removed_without_looking_for_each() {
     let input = rewrite(&BTreeSet::from([HAIRPIN]), None).unwrap();
     insta::assert_snapshot!(input, @r"
     *mangle
+    -C INPUT -i rik+ -j RIKLET-INPUT
     -C FORWARD -j RIKLET-FORWARD
     -C POSTROUTING -j RIKLET-LAST
     -C PREROUTING -i rik+ -j RIKLET-PREROUTING

@@ -14,10 +14,10 @@ use super::{
         ACCEPT, Expression, accept, addresses_in, begins_connection, between, by_address, by_port,
         clamp_segment_size, connection_has_mark, destination, destination_is_broadcast,
         destination_is_local, destination_outside, destination_public, destination_translated,
-        drop, established, from_guest, from_interface, invalid, ipv4, jump, mark_connection,
-        mark_packet, masquerade, not_from_guest, not_from_host, not_to_guest, out_of,
-        packet_has_any, set_segment_size, source, source_is_elsewhere, to_guest, translate,
-        translate_address,
+        drop, echo_request, established, from_guest, from_interface, invalid, ipv4, jump,
+        mark_connection, mark_packet, masquerade, not_from_guest, not_from_host, not_to_guest,
+        out_of, packet_has_any, reject, set_segment_size, source, source_is_elsewhere, to_guest,
+        to_port, translate, translate_address,
     },
     object::{Base, Chain, INTERFACE, Operation, Rule, Set, Table, TableName, comment, commented},
 };
@@ -28,12 +28,13 @@ use crate::{
             CHAIN,
             nftables::{
                 ANSWERS, ANTISPOOF, BOUND, BOUND_RANGES, CONFINED, EXPOSURES, FORWARD, HAIRPIN,
-                OUTPUT, POSTROUTING, PREROUTING, RANGES, TABLE, TABLE_COMMENT, TRACK, UPLINKS,
-                priority,
+                INPUT, OUTPUT, POSTROUTING, PREROUTING, RANGES, TABLE, TABLE_COMMENT, TRACK,
+                UPLINKS, priority,
             },
         },
+        ruleset::{MAIL, NAME_SERVERS},
     },
-    model::{Mark, Owner},
+    model::{Egress, Mark, Owner},
 };
 
 /// `NFT_SET_INTERVAL`, `NFT_SET_MAP` and `NFT_SET_CONCAT`.
@@ -48,7 +49,7 @@ const PROTOCOL: u32 = 12;
 const PORT: u32 = 13;
 
 /// The hash of the messages for some settings: another number means other rules. A test holds it to them.
-const VERSION: u64 = 0x1f4c_7744_f0de_8832;
+const VERSION: u64 = 0xecec_e440_3a24_c088;
 
 /// Returns the name of our table.
 #[must_use]
@@ -80,10 +81,11 @@ pub(super) fn mark(table: &Table) -> Mark {
 /// look.
 fn digest(base_ruleset: &BaseRuleset) -> u64 {
     // The owner stands beside the number.
-    let BaseRuleset { pool, mtu, uplinks, any_uplink, confined, marks, owner: _ } = base_ruleset;
+    let BaseRuleset { pool, mtu, uplinks, any_uplink, egress, confined, marks, owner: _ } =
+        base_ruleset;
     let confined: Vec<_> = confined.pairs().collect();
     let marks = (marks.marks().collect::<Vec<_>>(), marks.bits(), marks.asked());
-    let settings = (pool, mtu, uplinks, any_uplink, confined, marks);
+    let settings = (pool, mtu, uplinks, any_uplink, egress, confined, marks);
     hash(VERSION.to_be_bytes().into_iter().chain(format!("{settings:?}").into_bytes()))
 }
 
@@ -199,7 +201,10 @@ fn hooks(base_ruleset: &BaseRuleset) -> impl Iterator<Item = (&'static str, Opti
     // This chain costs a test for each packet, so it exists only if there is something to mark.
     let mark = base("filter", InetHookNumber::PreRouting, priority::MANGLE);
     let mark = (!base_ruleset.marks.is_empty()).then_some((ANSWERS, mark));
-    all.into_iter().chain(mark)
+    // So does this one, for each packet to the host.
+    let input = base("filter", InetHookNumber::LocalIn, priority::BEFORE_FILTER);
+    let input = (base_ruleset.egress != Egress::All).then_some((INPUT, input));
+    all.into_iter().chain(input).chain(mark)
 }
 
 /// Returns the rules; those of one chain are in order.
@@ -264,18 +269,11 @@ pub fn rules(base_ruleset: &BaseRuleset) -> Vec<Rule> {
                 accept(),
             ],
         ),
-        rule(
-            FORWARD,
-            "guests to the Internet",
-            &[from_guest(), source(pool), out_of(UPLINKS), accept()],
-        ),
     ]);
-    if base_ruleset.any_uplink {
-        let parts = [from_guest(), not_to_guest(), source(pool), destination_public(), accept()];
-        all.push(rule(FORWARD, "guests to public addresses", &parts));
-    }
+    all.extend(leaving(base_ruleset));
+    all.extend(to_the_host(base_ruleset));
     all.extend([
-        rule(FORWARD, "nothing else from guests", &[from_guest(), drop()]),
+        rule(FORWARD, "nothing else from guests", &[from_guest(), reject()]),
         rule(FORWARD, "nothing else to guests", &[to_guest(), drop()]),
         rule(POSTROUTING, "guests to others", &[source(pool), not_to_guest(), masquerade()]),
         rule(
@@ -357,6 +355,59 @@ fn arriving(base_ruleset: &BaseRuleset) -> Vec<Rule> {
     ]
 }
 
+/// Returns the rules for packets that guests send out of the host.
+fn leaving(base_ruleset: &BaseRuleset) -> Vec<Rule> {
+    let (table, pool) = (name(), base_ruleset.pool.v4());
+    let rule =
+        |text: &str, parts: &[Vec<Expression>]| Rule::new(&table, FORWARD, comment(text), parts);
+    let out = [from_guest(), source(pool), out_of(UPLINKS)].concat();
+    let public = [from_guest(), not_to_guest(), source(pool), destination_public()].concat();
+    let mut rules = match base_ruleset.egress {
+        Egress::None => return vec![],
+        Egress::All => vec![rule("guests to the Internet", &[out, accept()])],
+        Egress::Internet => {
+            let names = NAME_SERVERS.map(|(protocol, port)| {
+                let text = format!("guests to name servers by {protocol}");
+                rule(&text, &[out.clone(), to_port(protocol, port), accept()])
+            });
+            let (protocol, port) = MAIL;
+            let mail =
+                rule("no mail of guests", &[from_guest(), to_port(protocol, port), reject()]);
+            let public = [out, destination_public(), accept()];
+            let last = rule("guests to the Internet", &public);
+            names.into_iter().chain([mail, last]).collect()
+        }
+    };
+    if base_ruleset.any_uplink {
+        rules.push(rule("guests to public addresses", &[public, accept()]));
+    }
+    rules
+}
+
+/// Returns the rules for packets of guests to the host itself. Others judge what is accepted here, too.
+fn to_the_host(base_ruleset: &BaseRuleset) -> Vec<Rule> {
+    let table = name();
+    let rule = |text: &str, parts: &[Vec<Expression>]| {
+        Rule::new(&table, INPUT, comment(text), &[&[from_guest()], parts].concat())
+    };
+    if base_ruleset.egress == Egress::All {
+        return vec![];
+    }
+    let mut rules = vec![
+        rule("what guests go on with", &[established(), accept()]),
+        rule("what others publish", &[destination_translated(), accept()]),
+        rule("guests ping the host", &[echo_request(), accept()]),
+    ];
+    if base_ruleset.egress == Egress::Internet {
+        rules.extend(NAME_SERVERS.map(|(protocol, port)| {
+            let text = format!("guests to name servers by {protocol}");
+            rule(&text, &[to_port(protocol, port), accept()])
+        }));
+    }
+    rules.push(rule("nothing else to the host", &[reject()]));
+    rules
+}
+
 /// Returns the rules that make answers leave by the uplink that was asked. Connections are marked before any packet is
 /// accepted; none of these rules has a verdict.
 fn mark_rules(base_ruleset: &BaseRuleset) -> impl Iterator<Item = Rule> {
@@ -391,7 +442,8 @@ mod tests {
         let (uplinks, confined) = (["eth0".parse().unwrap()].into(), Confinement::default());
         let owner = Some(Owner::new(OwnerId::new(1), "/run/riklet-sdn"));
         let marks = UplinkMarks::default();
-        BaseRuleset { pool, mtu: 1500, uplinks, any_uplink: true, confined, marks, owner }
+        let egress = Egress::default();
+        BaseRuleset { pool, mtu: 1500, uplinks, any_uplink: true, egress, confined, marks, owner }
     }
 
     fn confined(from: &str, to: &str) -> BaseRuleset {
@@ -413,7 +465,11 @@ mod tests {
         let unsigned = BaseRuleset { owner: None, ..base_ruleset() };
         let moved = Owner::new(OwnerId::new(1), "/run/other");
         let moved = BaseRuleset { owner: Some(moved), ..base_ruleset() };
-        for other in [one, other, elsewhere, offline, fixed, marked, unsigned, moved, smaller] {
+        let [all, none] =
+            [Egress::All, Egress::None].map(|egress| BaseRuleset { egress, ..base_ruleset() });
+        for other in
+            [one, other, elsewhere, offline, fixed, marked, unsigned, moved, smaller, all, none]
+        {
             assert_ne!(table(&mine).userdata, table(&other).userdata, "{other:?}");
         }
     }
@@ -431,7 +487,10 @@ mod tests {
         let offline = BaseRuleset { uplinks: [].into(), ..base_ruleset() };
         let fixed = BaseRuleset { any_uplink: false, ..base_ruleset() };
         let confined = confined("eth0", "eth1");
-        let all = [base_ruleset(), confined, elsewhere, smaller, offline, fixed, marked()];
+        let [all, none] =
+            [Egress::All, Egress::None].map(|egress| BaseRuleset { egress, ..base_ruleset() });
+        let all =
+            [base_ruleset(), confined, elsewhere, smaller, offline, fixed, marked(), all, none];
         let bytes = all.iter().flat_map(parts).flat_map(|operation| {
             let mut bytes = vec![0; NetlinkSerializable::buffer_len(&operation.message)];
             operation.message.serialize(&mut bytes);
@@ -467,6 +526,7 @@ mod tests {
         let of = |name| chains.iter().find(|chain| chain.name == name).unwrap().references;
         assert_eq!(of(CHAIN), 7);
         assert_eq!(of(OUTPUT), 2);
-        assert_eq!(of(FORWARD), 10);
+        assert_eq!(of(INPUT), 6);
+        assert_eq!(of(FORWARD), 13);
     }
 }

@@ -15,7 +15,7 @@ use netlink_packet_netfilter::nftables::{
 use super::element;
 use crate::{
     firewall::ruleset::SPECIAL_RANGES,
-    model::{InterfaceName, Slot},
+    model::{InterfaceName, Protocol, Slot},
 };
 
 /// `NF_DROP` and `NF_ACCEPT` of `<linux/netfilter.h>`: verdicts, and policies of base chains.
@@ -30,6 +30,8 @@ const SOURCE_ADDRESS: (u32, u32, u32) = (NETWORK_HEADER, 12, 4);
 const DESTINATION_ADDRESS: (u32, u32, u32) = (NETWORK_HEADER, 16, 4);
 const DESTINATION_PORT: (u32, u32, u32) = (TRANSPORT_HEADER, 2, 2);
 
+/// The type of an ICMP message.
+const ICMP_TYPE: (u32, u32, u32) = (TRANSPORT_HEADER, 0, 1);
 /// The octet of the TCP header with the flags, and two of them (RFC 9293, section 3.1).
 const TCP_FLAGS: (u32, u32, u32) = (TRANSPORT_HEADER, 13, 1);
 const SYN: u8 = 0x02;
@@ -217,6 +219,30 @@ fn prefix(
             compare(operator, &address),
         ],
     }
+}
+
+/// `<protocol> dport <port>`
+pub(super) fn to_port(protocol: Protocol, port: u16) -> Vec<Expression> {
+    vec![
+        meta(MetaKey::L4Proto, Register::Reg1),
+        equals(&[protocol.number()]),
+        payload(DESTINATION_PORT, Register::Reg1),
+        equals(&port.to_be_bytes()),
+    ]
+}
+
+/// `icmp type echo-request`
+pub(super) fn echo_request() -> Vec<Expression> {
+    /// `IPPROTO_ICMP`, and the type (RFC 792).
+    const ICMP: u8 = 1;
+    const ECHO: u8 = 8;
+    let load = vec![
+        meta(MetaKey::L4Proto, Register::Reg1),
+        equals(&[ICMP]),
+        payload(ICMP_TYPE, Register::Reg1),
+        equals(&[ECHO]),
+    ];
+    [ipv4(), load].concat()
 }
 
 /// `tcp flags syn / syn,rst`
@@ -430,6 +456,19 @@ pub(super) fn accept() -> Vec<Expression> {
 /// `drop`
 pub(super) fn drop() -> Vec<Expression> {
     vec![verdict(vec![VerdictAttribute::Code(Verdict::Other(DROP))])]
+}
+
+/// `reject with icmpx admin-prohibited`, which ends a client's wait at once (icmp(7))
+pub(super) fn reject() -> Vec<Expression> {
+    /// `NFT_REJECT_ICMPX_UNREACH`, `NFT_REJECT_ICMPX_ADMIN_PROHIBITED`.
+    const BY_FAMILY: u32 = 2;
+    const ADMIN_PROHIBITED: u8 = 3;
+    // NFTA_REJECT_TYPE; NFTA_REJECT_ICMP_CODE has one octet.
+    let mut reject = other("reject", &[(1, BY_FAMILY)]);
+    if let Expressions::Other { attributes, .. } = &mut reject {
+        attributes.push(DefaultNla::new(2, vec![ADMIN_PROHIBITED]));
+    }
+    vec![reject]
 }
 
 /// `jump <chain>`

@@ -11,7 +11,7 @@ use super::*;
 use crate::{Firewall, OwnChanges, linux::Linux, process};
 use riklet_core::{
     firewall::{Backend, BaseState, Confinement, ForeignChain},
-    model::{MarkMask, Owner, OwnerId, PortRange, Protocol},
+    model::{Egress, MarkMask, Owner, OwnerId, PortRange, Protocol},
     routing::{UplinkMarks, Way},
 };
 use riklet_testkit::namespace::{isolated, run};
@@ -123,6 +123,7 @@ fn ruleset(entries: &[Entry]) -> Ruleset {
             pool,
             uplinks: BTreeSet::from(uplinks),
             any_uplink: true,
+            egress: Egress::default(),
             marks: UplinkMarks::new(
                 MarkMask::default(),
                 &[("wlan0".parse().unwrap(), Way::Table(100))].into(),

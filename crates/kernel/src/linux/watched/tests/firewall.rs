@@ -10,6 +10,7 @@ fn base_ruleset() -> BaseRuleset {
         mtu: 1500,
         uplinks: BTreeSet::new(),
         any_uplink: true,
+        egress: Egress::default(),
         marks: riklet_core::routing::UplinkMarks::default(),
         confined,
         owner,

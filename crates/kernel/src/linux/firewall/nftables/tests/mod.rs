@@ -9,7 +9,7 @@ use super::*;
 use crate::process;
 use riklet_core::{
     firewall::{BaseState, Confinement, ForeignFamily},
-    model::{MarkMask, Owner, OwnerId, PortRange, Protocol, Slot},
+    model::{Egress, MarkMask, Owner, OwnerId, PortRange, Protocol, Slot},
     routing::{UplinkMarks, Way},
 };
 
@@ -93,6 +93,7 @@ fn base_ruleset() -> BaseRuleset {
         pool: "10.231.0.0/16".parse().unwrap(),
         uplinks: ["eth0".parse().unwrap(), "wlan0".parse().unwrap()].into(),
         any_uplink: true,
+        egress: Egress::default(),
         marks: UplinkMarks::new(
             MarkMask::default(),
             &[("wlan0".parse().unwrap(), Way::Table(100))].into(),
@@ -187,7 +188,12 @@ fn nft_shows_the_table_and_accepts_what_it_shows() {
             "iifname \"rik*\" ip daddr 127.0.0.0/8 drop comment",
             "iifname \"rik*\" ct state established,related accept comment",
             "oifname \"rik*\" ct status dnat accept comment",
-            "iifname \"rik*\" ip saddr 10.231.0.0/16 oifname @uplinks accept comment",
+            "iifname \"rik*\" ip saddr 10.231.0.0/16 oifname @uplinks udp dport 53 accept comment",
+            "iifname \"rik*\" tcp dport 25 reject with icmpx admin-prohibited comment",
+            "iifname \"rik*\" ip saddr 10.231.0.0/16 oifname @uplinks ip daddr != 0.0.0.0/8",
+            "type filter hook input priority filter - 10; policy accept;",
+            "iifname \"rik*\" icmp type echo-request accept comment",
+            "iifname \"rik*\" reject with icmpx admin-prohibited comment \"nothing else to the host\"",
             "iifname \"rik*\" oifname != \"rik*\" ip saddr 10.231.0.0/16 ip daddr != 0.0.0.0/8 \
              ip daddr != 10.0.0.0/8 ip daddr != 100.64.0.0/10",
             "ip daddr != 224.0.0.0/3 accept comment",
@@ -292,7 +298,7 @@ fn every_alteration_of_the_base_ruleset_is_seen() {
             let BaseState::Altered(lines) = &state.base_ruleset else {
                 panic!("{what}: {state:?}")
             };
-            assert!(!lines.is_empty() && lines.len() <= 12, "{what}: {lines:#?}");
+            assert!(!lines.is_empty() && lines.len() <= 15, "{what}: {lines:#?}");
             assert_eq!(state.entries, expected.entries, "{what}");
         }
         kernel.apply(&Change::Reset(expected.clone())).unwrap();
