@@ -127,7 +127,8 @@ fn firewall(
         let files = kernel.manager_files().unwrap_or_default();
         findings.extend(plan::cut_offs(&foreign_chains, &files).iter().map(cut_off));
         let changeable = foreign_chains.iter().filter(|state| state.drops && !state.is_blocked());
-        findings.extend(changeable.map(foreign_chain));
+        let in_use = !published.is_empty();
+        findings.extend(changeable.map(|state| foreign_chain(state, in_use)));
         findings.extend(kernel.drops_around(&uplinks).unwrap_or_default().iter().map(dropping));
         let pool = decided.map(|(_, pool)| pool).or(config.pool);
         let pool = pool.or_else(|| Pool::candidates().first().copied());
@@ -247,13 +248,22 @@ fn cut_off(cut_off: &CutOff) -> Finding {
     )
 }
 
-fn foreign_chain(state: &ForeignChainState) -> Finding {
-    if state.open {
-        return Finding::ok("FORWARD", format!("{}: guests' packets pass", state.foreign_chain));
+/// Returns the finding about a chain of others that drops our traffic, on a node that publishes ports or not.
+fn foreign_chain(state: &ForeignChainState, in_use: bool) -> Finding {
+    let ForeignChainState { foreign_chain, open, .. } = state;
+    if *open {
+        return Finding::ok("FORWARD", format!("{foreign_chain}: guests' packets pass"));
+    }
+    if in_use {
+        let found = format!(
+            "{foreign_chain}: somebody else's chain, drops guests' packets, and our passage through it is not in its place"
+        );
+        let advice = "`riklet-sdn repair` puts it there; the daemon does so by itself";
+        return Finding::fail("FORWARD", found, advice);
     }
     Finding::note(
         "FORWARD",
-        format!("{}: somebody else's chain, drops guests' packets", state.foreign_chain),
+        format!("{foreign_chain}: somebody else's chain, drops guests' packets"),
         "nothing to do: `up` lets guests' packets pass it, and no others",
     )
 }

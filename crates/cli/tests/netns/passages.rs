@@ -170,6 +170,8 @@ on_every_firewall!(doctor_names_bans_of_many_addresses, |world| {
     let networks = (0..40).map(|number| format!("-A FORWARD -s 100.64.{number}.0/24 -j DROP"));
     let rules = format!("*filter\n{}\nCOMMIT\n", networks.collect::<Vec<_>>().join("\n"));
     world.program(variant.xtables(), &["iptables-restore", "--noflush"], &rules).success();
+    // Our passage has its place behind them.
+    world.riklet(&["repair"], "").success();
     let said = world.riklet(&["--output", "json", "doctor"], "").success();
     assert!(said.contains(bogons[0]), "{said}");
     assert_eq!(said.matches("drops packets from 100.64.").count(), 19, "{said}");
@@ -352,6 +354,30 @@ fn chains_of_an_earlier_version_in_the_table_filter_are_removed() {
         world.riklet(&["check"], "").success();
     }
 }
+
+on_every_firewall!(doctor_says_that_functions_are_cut_off, |world| {
+    let variant = variant(world);
+    let append = ["iptables", "--wait", "-A", "FORWARD", "-j", "DROP"];
+    world.program(variant.xtables(), &append, "").success();
+    let unused = world.riklet(&["doctor"], "").success();
+    assert!(unused.contains("nothing to do: `up` lets guests' packets pass it"), "{unused}");
+    let pair = pair(world);
+    world.riklet(&["doctor"], "").success();
+    let insert = ["iptables", "--wait", "-I", "FORWARD", "-j", "DROP"];
+    world.program(variant.xtables(), &insert, "").success();
+    assert_no_way(&[(Transport::Tcp, &world.client, (NODE_LAN, FIRST))]);
+    let doctor = world.riklet(&["doctor"], "");
+    let said = &doctor.stdout;
+    assert_eq!(doctor.code, Some(3), "{said}");
+    assert!(
+        said.contains("our passage through it is not in its place")
+            && said.contains("riklet-sdn repair"),
+        "{said}"
+    );
+    world.riklet(&["repair"], "").success();
+    assert_published(world, &pair, &[Transport::Tcp]);
+    world.riklet(&["doctor"], "").success();
+});
 
 on_every_firewall!(doctor_names_drops_before_forwarding, |world| {
     let _pair = pair(world);
