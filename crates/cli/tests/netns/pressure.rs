@@ -1,6 +1,7 @@
 //! Clients that exhaust resources: many connections, answers that are not read, and bodies that do not end.
 
 use std::{
+    fs::read_dir,
     io::{ErrorKind, Write},
     net::TcpStream,
     os::unix::net::UnixStream,
@@ -54,6 +55,31 @@ fn client_that_does_not_read_its_answers_is_disconnected() {
     // With no events requested, poll(2) reports only the end of the connection.
     let ended = poll(&mut [PollFd::new(&stream, PollFlags::empty())], Some(&limit)).expect("poll");
     assert_eq!(ended, 1, "the connection is still open after {SOON:?}");
+    assert_serves(&daemon);
+}
+
+#[test]
+fn many_who_ask_for_metrics_take_few_threads() {
+    let world = &World::new(Firewall::Nftables);
+    let daemon = world.daemon(&[]);
+    let threads = || read_dir(format!("/proc/{}/task", daemon.id())).expect("a process").count();
+    let idle = threads();
+    let request = b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n".repeat(100);
+    let ask = |_number| {
+        let stream = UnixStream::connect(world.socket()).expect("it listens");
+        stream.set_nonblocking(true).expect("a socket");
+        (&stream).write_all(&request).expect("the queue has room");
+        stream
+    };
+    let clients: Vec<_> = (0..200).map(ask).collect();
+    // As many looks as the daemon can take in this time.
+    let most = (0..50).map(|_look| {
+        daemon.get("/v1/health");
+        threads()
+    });
+    let most = most.max().expect("there were looks");
+    assert!(most <= idle + 20, "{most} threads, {idle} before");
+    drop(clients);
     assert_serves(&daemon);
 }
 

@@ -39,7 +39,7 @@ use std::{
 };
 
 use rustix::event::{EventfdFlags, eventfd};
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 
 use self::{core::Core, progress::Progress};
 pub use self::{
@@ -130,6 +130,8 @@ pub struct Engine {
 const PATIENCE: Duration = Duration::from_millis(200);
 /// The longest wait for a list of the engine.
 const LIST_PATIENCE: Duration = Duration::from_secs(1);
+/// The most threads that read the records or the kernel beside the engine.
+const READERS: usize = 8;
 
 /// The queue to the engine's thread.
 #[derive(Debug, Clone)]
@@ -253,8 +255,21 @@ impl Engine {
             return listed?;
         }
         let config = Config::clone(&self.config);
-        let beside = move || LocalNode::new(Node::new(config)).list();
-        offload(beside).await.map_err(|error| refused(&error))?
+        self.beside(move || LocalNode::new(Node::new(config)).list()).await?
+    }
+
+    /// Reads the records or the kernel on a thread of its own. There are few of these at a time, however many ask.
+    ///
+    /// # Errors
+    /// Fails if the host has no thread left.
+    pub async fn beside<T: Send + 'static>(
+        &self,
+        look: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, ApiError> {
+        static TURNS: Semaphore = Semaphore::const_new(READERS);
+        // It is never closed.
+        let _turn = TURNS.acquire().await;
+        offload(look).await.map_err(|error| refused(&error))
     }
 
     /// Returns the number of slots in each state, as last known if the engine is busy, and why it is busy.

@@ -142,11 +142,9 @@ pub(super) async fn slowly<T: Send + 'static>(
 pub(super) async fn metrics(State(api): State<Api>) -> Result<Response, Rejection> {
     let (counts, delay) = api.engine.counts_or_delay().await?;
     let functions = api.engine.list().await?;
-    let snapshot = slowly(&api, move |_engine| {
-        let busy = delay.map(|delay| delay.busy).unwrap_or_default();
-        Snapshot::take(counts, functions, busy).map_err(|error| problems::node(&error.into()))
-    });
-    let snapshot = snapshot.await?;
+    let busy = delay.map(|delay| delay.busy).unwrap_or_default();
+    let snapshot = api.engine.beside(move || Snapshot::take(counts, functions, busy)).await?;
+    let snapshot = snapshot.map_err(|error| problems::node(&error.into()))?;
     let text = api.events.metrics().render(snapshot);
     Ok(([(CONTENT_TYPE, MEDIA_TYPE)], text).into_response())
 }
