@@ -245,6 +245,8 @@ on_every_firewall!(run_by_the_daemon_outlives_it, |world| {
     assert_eq!(failed["failed"][0]["name"], "thief", "{failed}");
     let detail = failed["failed"][0]["detail"].as_str().expect("a text");
     assert!(detail.contains("hello has tcp 8080"), "{failed}");
+    assert!(!detail.contains(['{', '\n']), "a sentence for people: {failed}");
+    assert!(failed["failed"][0]["hint"].is_string(), "{failed}");
     let log = daemon.ask("GET", "/v1/runs/hello/logs", "");
     assert_eq!(log.status, 200, "{log:?}");
     let mut following = Stream::open(world, "/v1/runs/hello/logs?follow=true");

@@ -11,6 +11,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use futures_util::stream;
+use serde::Deserialize;
 use tokio::{
     sync::{Semaphore, SemaphorePermit},
     time::{Instant, sleep, sleep_until},
@@ -134,12 +135,37 @@ fn ready(workload: &Workload, detached: Detached) -> Result<ReadyRuns, ApiError>
         3 => (HttpStatus::ServiceUnavailable, ErrorKind::Host),
         _ => (HttpStatus::InternalServerError, ErrorKind::Failed),
     };
-    let (detail, hint) = match words.trim_end().split_once("\nhint: ") {
-        Some((detail, hint)) => (detail, Some(hint.to_owned())),
+    let Complaint { error, hint, .. } = complaint(&words);
+    Err(ApiError::new(status, kind, error).with_hint(hint).with_name(workload.name().to_string()))
+}
+
+/// The error of a supervisor, as it is printed for programs.
+#[derive(Debug, Deserialize)]
+struct Complaint {
+    error: String,
+    hint: Option<String>,
+    /// The last lines of the guest's console.
+    #[serde(default)]
+    console: Vec<String>,
+}
+
+/// Returns the error among the messages of a supervisor that failed: the last document, or else the text. What was logged
+/// before a document is left out, and the lines of a console follow the sentence.
+fn complaint(words: &str) -> Complaint {
+    let begins = words.match_indices('{').map(|(at, _)| words.split_at(at));
+    let begins = begins.filter(|(before, _)| before.is_empty() || before.ends_with('\n'));
+    let read = |text| serde_json::Deserializer::from_str(text).into_iter::<Complaint>().next();
+    let mut documents = begins.filter_map(|(_, text)| read(text)?.ok());
+    if let Some(Complaint { error, hint, console }) = documents.next_back() {
+        let lines = [vec![error], console].concat();
+        return Complaint { error: lines.join("\n"), hint, console: vec![] };
+    }
+    let (error, hint) = match words.trim_end().split_once("\nhint: ") {
+        Some((error, hint)) => (error, Some(hint.to_owned())),
         None => (words.trim_end(), None),
     };
-    let detail = detail.trim_start_matches("error: ");
-    Err(ApiError::new(status, kind, detail).with_hint(hint).with_name(workload.name().to_string()))
+    let error = error.trim_start_matches("error: ").to_owned();
+    Complaint { error, hint, console: vec![] }
 }
 
 fn failed(workload: &Workload, error: &dyn std::error::Error) -> ApiError {
@@ -297,6 +323,26 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn error_of_a_supervisor_is_a_sentence_and_its_hint() {
+        let read = |words: &str| {
+            let Complaint { error, hint, .. } = complaint(words);
+            (error, hint)
+        };
+        let said = |error: &str, hint: Option<&str>| (error.to_owned(), hint.map(str::to_owned));
+        let document = "{\n  \"error\": \"m {a} failed\",\n  \"hint\": \"try b\"\n}\n";
+        assert_eq!(read(document), said("m {a} failed", Some("try b")));
+        assert_eq!(
+            read(&format!(" WARN {{\n{{x\n{document}")),
+            said("m {a} failed", Some("try b"))
+        );
+        let silent = "{\"console\": [\"console:\", \"  panic\"], \"error\": \"m\", \"hint\": null}";
+        assert_eq!(read(silent), said("m\nconsole:\n  panic", None));
+        assert_eq!(read("error: no such option\nhint: see --help\n").1.unwrap(), "see --help");
+        assert_eq!(read("error: {\n"), said("{", None));
+        assert_eq!(read(""), said("", None));
+    }
 
     #[test]
     fn no_user_or_group_is_given_through_the_socket() {
