@@ -46,6 +46,13 @@ pub trait Routes: Sealed {
     /// Fails if the kernel does not answer.
     fn routes(&mut self) -> Result<Vec<HostRoute>, KernelError>;
 
+    /// Returns the next hops of the IPv4 routes of all tables: routers on the links of the host. Lists all routes, which may
+    /// be very many.
+    ///
+    /// # Errors
+    /// Fails if the kernel does not answer.
+    fn gateways(&mut self) -> Result<BTreeSet<Ipv4Addr>, KernelError>;
+
     /// Returns the way of packets to the Internet that the host sends from one of its addresses in this range; `None` if it
     /// has none there, or no such way.
     ///

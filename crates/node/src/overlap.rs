@@ -6,6 +6,8 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
+use ipnet::{Ipv4AddrRange, Ipv4Net};
+
 use super::{Config, NodeError};
 use riklet_core::{
     model::{Pool, Slot},
@@ -68,7 +70,8 @@ pub(crate) fn choose_pool(kernel: &mut impl Routes, config: &Config) -> Result<P
 }
 
 /// Reports whether a route of the host to a part of the pool has the addresses of this slot, which has no interface
-/// yet. If the pool is configured, only a route that would be preferred to the guest's counts.
+/// yet. If the pool is configured, only a route that would be preferred to the guest's counts, to any address of the
+/// slot's network. So does a router in that network: the host would not reach it any more.
 ///
 /// A route that covers the whole pool does not count: no other slot would be better.
 pub(crate) fn is_taken(
@@ -78,9 +81,21 @@ pub(crate) fn is_taken(
     slot: Slot,
 ) -> Result<bool, KernelError> {
     let Some(addresses) = pool.addresses(slot) else { return Ok(false) };
-    let route = taken_by(kernel, pool, addresses.v4.guest)?;
-    let least = if config.pool.is_some() { OF_SLOT } else { pool.v4().prefix_len() + 1 };
-    Ok(route.is_some_and(|route| route.destination.prefix_len() >= least))
+    if config.pool.is_none() {
+        let route = taken_by(kernel, pool, addresses.v4.guest)?;
+        return Ok(route.is_some_and(|r| r.destination.prefix_len() > pool.v4().prefix_len()));
+    }
+    let Ok(network) = Ipv4Net::new(addresses.v4.guest, OF_SLOT) else { return Ok(false) };
+    let mut is_covered = false;
+    for address in Ipv4AddrRange::new(network.network(), network.broadcast()) {
+        let Some(route) = taken_by(kernel, pool, address)? else { continue };
+        if route.destination.prefix_len() >= OF_SLOT {
+            return Ok(true);
+        }
+        is_covered = true;
+    }
+    // A router is on a link of the host, to which a route leads.
+    Ok(is_covered && kernel.gateways()?.iter().any(|gateway| network.contains(gateway)))
 }
 
 /// Returns the route to an address of the pool, if it is one of others that leads to a particular network.

@@ -49,6 +49,36 @@ pub(crate) fn second_uplink(world: &World) {
     world.other.tool(&["ip", "address", "add", &format!("{INTERNET_FAR}/32"), "dev", "lo"]);
 }
 
+// A function with the address of a router would cut the host off from it.
+#[test]
+fn next_hops_and_addresses_within_a_configured_pool_stay_whose_they_are() {
+    for serves in [false, true] {
+        let world = &World::new(Firewall::Nftables);
+        for words in [
+            "ip route add 198.51.100.0/25 via 203.0.113.5",
+            "ip address add 203.0.113.9/24 dev up0",
+            "ip route add 198.51.100.128/26 nexthop via 203.0.113.13 nexthop via 203.0.113.18",
+            "ip nexthop add id 7 via 203.0.113.20 dev up0",
+            "ip route add 198.51.100.192/26 nhid 7 table 7",
+        ] {
+            world.node.tool(&words.split(' ').collect::<Vec<_>>());
+        }
+        let pool = ["--pool", "203.0.113.0/24"];
+        let daemon = serves.then(|| world.daemon(&pool));
+        if let Some(daemon) = &daemon {
+            daemon.wait_until_idle();
+        }
+        let arguments = if serves { vec!["up", "-"] } else { [&pool[..], &["up", "-"]].concat() };
+        world.riklet(&arguments, &function("web", &[]).to_string()).success();
+        let listed = world.riklet(&["list"], "").success();
+        assert!(listed.contains("203.0.113.26"), "with a daemon: {serves}: {listed}");
+        let links = world.node.tool(&["ip", "-oneline", "link"]);
+        for slot in 0..6 {
+            assert!(!links.contains(&format!(": rik{slot}:")), "with a daemon: {serves}: {links}");
+        }
+    }
+}
+
 on_every_firewall!(another_uplink_takes_over_without_an_operation, |world| {
     world.node.set_sysctl("net/ipv4/ip_forward", "1");
     second_uplink(world);

@@ -37,6 +37,15 @@ impl Routes for FakeKernel {
         Ok(self.list().routes.clone())
     }
 
+    fn gateways(&mut self) -> Result<BTreeSet<Ipv4Addr>, KernelError> {
+        let system = self.list();
+        let found = system.next_hops.values().filter_map(|hop| match hop.gateway? {
+            IpAddr::V4(gateway) => Some(gateway),
+            IpAddr::V6(_) => None,
+        });
+        Ok(found.collect())
+    }
+
     fn answer_path(&mut self, from: Ipv4Net) -> Result<Option<AnswerPath>, KernelError> {
         Ok(self.observe().answer_paths.get(&from).cloned())
     }

@@ -82,7 +82,7 @@ const EFFECTS: [(&str, Call); 21] = [
 ];
 
 /// All other methods, each with a call.
-const OBSERVATIONS: [(&str, Call); 39] = [
+const OBSERVATIONS: [(&str, Call); 40] = [
     ("link", |kernel| kernel.link(&name(1)).map(drop)),
     ("links", |kernel| kernel.links().map(drop)),
     ("probe_firewall", |kernel| {
@@ -110,6 +110,7 @@ const OBSERVATIONS: [(&str, Call); 39] = [
     ("uplinks", |kernel| kernel.uplinks().map(drop)),
     ("default_interfaces", |kernel| kernel.default_interfaces().map(drop)),
     ("routes", |kernel| kernel.routes().map(drop)),
+    ("gateways", |kernel| kernel.gateways().map(drop)),
     ("route_to", |kernel| kernel.route_to(Ipv4Addr::LOCALHOST).map(drop)),
     ("is_local", |kernel| kernel.is_local(Ipv4Addr::LOCALHOST.into()).map(drop)),
     ("rules", |kernel| kernel.rules().map(drop)),

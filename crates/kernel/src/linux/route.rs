@@ -9,7 +9,9 @@ use ipnet::{IpNet, Ipv4Net};
 use netlink_packet_core::NLM_F_DUMP;
 use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
-    route::{RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteType},
+    route::{
+        RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteType, RouteVia,
+    },
 };
 use netlink_sys::protocols::NETLINK_ROUTE;
 use rustix::{io::Errno, net::netdevice};
@@ -120,6 +122,16 @@ impl Route {
             found.push(HostRoute { destination, interface });
         }
         Ok(found)
+    }
+
+    /// Returns the next hops of the IPv4 routes of all tables.
+    pub(super) fn gateways(&mut self) -> Result<BTreeSet<Ipv4Addr>, Refusal> {
+        let all = get(header(AddressFamily::Inet), vec![]);
+        let read = |message: &[u8]| {
+            let found = gateways(routes_of(decode(message).into_iter().collect()).pop()?);
+            (!found.is_empty()).then_some(found)
+        };
+        Ok(self.socket.query_as(&all, NLM_F_DUMP, read)?.into_iter().flatten().collect())
     }
 
     /// Returns the route that a packet of the host takes.
@@ -254,6 +266,27 @@ pub(super) fn routes_of(answers: Vec<RouteNetlinkMessage>) -> Vec<RouteMessage> 
     answers.into_iter().filter_map(route).collect()
 }
 
+/// Returns the routers that a route names. Routes by a nexthop object name them unless `net.ipv4.nexthop_compat_mode` is 0.
+fn gateways(route: RouteMessage) -> Vec<Ipv4Addr> {
+    let mut found = Vec::new();
+    for attribute in route.attributes {
+        match attribute {
+            RouteAttribute::Gateway(RouteAddress::Inet(gateway))
+            | RouteAttribute::Via(RouteVia::Inet(gateway)) => found.push(gateway),
+            RouteAttribute::MultiPath(hops) => {
+                let of_hops = hops.into_iter().flat_map(|hop| hop.attributes);
+                found.extend(of_hops.filter_map(|attribute| match attribute {
+                    RouteAttribute::Gateway(RouteAddress::Inet(gateway))
+                    | RouteAttribute::Via(RouteVia::Inet(gateway)) => Some(gateway),
+                    _ => None,
+                }));
+            }
+            _ => {}
+        }
+    }
+    found
+}
+
 fn hops(route: &RouteMessage) -> Vec<u32> {
     let mut found = Vec::new();
     for attribute in &route.attributes {
@@ -317,6 +350,11 @@ impl Routes for Linux {
         let failed = |source| KernelError::Routes { source };
         let found = self.route(failed)?.look_up(Packet::to(address), RouteFlags::empty());
         Ok(found.map_err(failed)?.is_some_and(|route| route.header.kind == RouteType::Local))
+    }
+
+    fn gateways(&mut self) -> Result<BTreeSet<Ipv4Addr>, KernelError> {
+        let failed = |source| KernelError::Routes { source };
+        self.route(failed)?.gateways().map_err(failed)
     }
 
     fn routes(&mut self) -> Result<Vec<HostRoute>, KernelError> {

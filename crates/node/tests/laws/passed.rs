@@ -6,7 +6,7 @@ use riklet_core::{
     link::LinkState,
     model::{InterfaceName, Kind, Selector, Slot},
     plan::Step,
-    routing::HostRoute,
+    routing::{HostRoute, NextHop},
     workload::alias,
 };
 use riklet_kernel::fake::FakeKernel;
@@ -100,6 +100,22 @@ fn a_configured_pool_yields_only_to_routes_that_are_preferred_to_those_of_its_gu
     let report = configured.up(&workloads, UpOptions::default()).unwrap();
     let slots: BTreeSet<_> = report.instances.iter().map(|i| i.slot.number()).collect();
     assert_eq!(slots, [0, 1, 3].into());
+}
+
+#[test]
+fn a_configured_pool_yields_to_routers_and_addresses_of_the_host() {
+    let node = TestNode::new();
+    add_route(&node, "10.231.0.0/16");
+    let gateway = "10.231.0.1".parse().ok();
+    let hop = NextHop { gateway, mtu: None };
+    node.kernel.system().next_hops.insert("eth2".parse().unwrap(), hop);
+    add_route(&node, "10.231.0.5/32");
+    add_route(&node, "10.231.0.11/32");
+    let mut config = node.config();
+    config.pool = "10.231.0.0/16".parse().ok();
+    let mut configured = Node::with_kernel(config, node.kernel.clone());
+    let report = configured.up(&[function(0, &[8000])], UpOptions::default()).unwrap();
+    assert_eq!(report.instances[0].slot.number(), 3);
 }
 
 #[test]

@@ -41,6 +41,10 @@ impl Routes for Watched {
         self.kernel.routes()
     }
 
+    fn gateways(&mut self) -> Result<BTreeSet<Ipv4Addr>, KernelError> {
+        self.kernel.gateways()
+    }
+
     fn answer_path(&mut self, from: Ipv4Net) -> Result<Option<AnswerPath>, KernelError> {
         self.catch_up()?;
         if let Some(path) = self.answer_paths.get(&from) {
