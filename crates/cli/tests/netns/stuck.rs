@@ -90,7 +90,10 @@ fn held_lock_delays_only_what_needs_it() {
         assert!(health["busyMs"].is_u64() && health["functions"] == 1, "{health}");
         let names: Vec<_> = daemon.get("/v1/functions").as_array().expect("a list").clone();
         assert_eq!(names.len(), 1, "{names:?}");
+        assert_eq!(daemon.get("/v1/functions/web")["name"], "web");
+        assert_eq!(daemon.ask("GET", "/v1/functions/nobody", "").status, 404);
         assert!(world.riklet(&["list"], "").success().contains("web"));
+        assert!(world.riklet(&["inspect", "web"], "").success().contains("web"));
         assert!(world.riklet(&["--no-daemon", "list"], "").success().contains("web"));
         let metrics = daemon.ask("GET", "/metrics", "").body;
         assert!(metrics.contains("riklet_sdn_functions 1"), "{metrics}");

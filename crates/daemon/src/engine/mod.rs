@@ -52,7 +52,8 @@ use super::{
     local::LocalNode,
     offload::{offload, refused},
 };
-use riklet_api::{ApiError, Check, Health, ListEntry, NodeApi};
+use riklet_api::{ApiError, Check, Health, InspectionDocument, ListEntry, NodeApi};
+use riklet_core::model::InstanceName;
 use riklet_kernel::{KernelError, linux::watched::Watched};
 use riklet_sdn::{Config, FlowOutcome, Node, NodeError, Report, Request, TaskOutcome, WarmNode};
 
@@ -128,8 +129,8 @@ pub struct Engine {
 
 /// The longest wait for an answer of the engine about itself.
 const PATIENCE: Duration = Duration::from_millis(200);
-/// The longest wait for a list of the engine.
-const LIST_PATIENCE: Duration = Duration::from_secs(1);
+/// The longest wait for the engine's answer about what is recorded.
+const LOOK_PATIENCE: Duration = Duration::from_secs(1);
 /// The most threads that read the records or the kernel beside the engine.
 const READERS: usize = 8;
 
@@ -251,7 +252,7 @@ impl Engine {
     /// # Errors
     /// Fails if the engine has ended, or the records or the kernel cannot be read.
     pub async fn list(&self) -> Result<Vec<ListEntry>, ApiError> {
-        if let Ok(listed) = tokio::time::timeout(LIST_PATIENCE, self.with(NodeApi::list)).await {
+        if let Ok(listed) = tokio::time::timeout(LOOK_PATIENCE, self.with(NodeApi::list)).await {
             return listed?;
         }
         let config = Config::clone(&self.config);
@@ -270,6 +271,21 @@ impl Engine {
         // It is never closed.
         let _turn = TURNS.acquire().await;
         offload(look).await.map_err(|error| refused(&error))
+    }
+
+    /// Returns what is known about one function. If the engine is busy, reads the records and the kernel beside it, as
+    /// [`Self::list`] does.
+    ///
+    /// # Errors
+    /// Fails if the engine has ended, there is no such function, or the records or the kernel cannot be read.
+    pub async fn inspect(&self, name: InstanceName) -> Result<InspectionDocument, ApiError> {
+        let asked = name.clone();
+        let found = self.with(move |node| node.inspect(&asked));
+        if let Ok(found) = tokio::time::timeout(LOOK_PATIENCE, found).await {
+            return found?;
+        }
+        let config = Config::clone(&self.config);
+        self.beside(move || LocalNode::new(Node::new(config)).inspect(&name)).await?
     }
 
     /// Returns the number of slots in each state, as last known if the engine is busy, and why it is busy.

@@ -184,8 +184,7 @@ pub(super) async fn inspect(
     name: Result<Path<String>, PathRejection>,
 ) -> Result<Json<InspectionDocument>, Rejection> {
     let name = request::name(name)?;
-    let asked = name.clone();
-    let found = api.engine.with(move |node| node.inspect(&asked)).await??;
+    let found = api.engine.inspect(name.clone()).await?;
     collection::expect(collection, &name, &found.instance.kind, HttpStatus::NotFound)?;
     Ok(Json(found))
 }
