@@ -1,5 +1,6 @@
 //! `doctor`: looks at what this host has and lacks, and suggests remedies.
 
+mod daemon;
 mod finding;
 mod microvm;
 mod network;
@@ -82,6 +83,7 @@ fn look(
     findings.extend(pool(config, decided, kernel));
     findings.extend(decided.and_then(|(_, pool)| routing_rule(pool, kernel)));
     findings.push(state(config));
+    findings.extend(daemon::stopped(&config.state_dir));
     let facts = riklet_vmm::supervisor::facts();
     findings.extend(vmms(&facts));
     findings.extend(vmm_users(&facts, config));

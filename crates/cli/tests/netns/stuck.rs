@@ -241,6 +241,11 @@ fn stopped_daemon_is_named_at_once() {
     let pid = daemon.id();
     assert!(refused.contains(&format!("does not answer: process {pid} (")), "{refused}");
     assert!(refused.contains(&format!("hint: `kill -CONT {pid}` lets it go on")), "{refused}");
+    let doctor = world.riklet(&["doctor"], "");
+    assert_eq!(doctor.code, Some(3), "{doctor}");
+    let doctor = doctor.stdout;
+    assert!(doctor.contains(&format!("process {pid} (")), "{doctor}");
+    assert!(doctor.contains(&format!("-> `kill -CONT {pid}` lets it go on")), "{doctor}");
     world.riklet(&["--no-daemon", "up", "-"], &definition("web", 8080)).success();
     daemon.signal(Signal::CONT);
     assert!(world.riklet(&["list"], "").success().contains("web"));
