@@ -220,6 +220,9 @@ on_every_firewall!(daemon_clears_a_lost_run_away_at_once, |world| {
         assert_eq!(world.state_of("hello"), ("ended".to_owned(), "its supervisor died".to_owned()));
         world.riklet(&["check"], "").success();
     }
+    daemon.signal(Signal::TERM);
+    let log = daemon.into_running().wait().stderr;
+    assert!(log.contains("lost: hello: its supervisor died"), "{log}");
 });
 
 on_every_firewall!(run_by_the_daemon_outlives_it, |world| {

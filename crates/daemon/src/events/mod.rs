@@ -1,6 +1,7 @@
 //! Events: what the daemon did, recorded for watchers.
 
 use std::{
+    borrow::Cow,
     collections::VecDeque,
     path::Path,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -204,14 +205,15 @@ impl Events {
             EventKind::Failed | EventKind::Error => self.metrics.failed(),
             _ => {}
         }
+        let line = for_log(name, &text);
         match kind {
-            EventKind::Failed | EventKind::Error => tracing::warn!("{text}"),
+            EventKind::Failed | EventKind::Error => tracing::warn!("{line}"),
             EventKind::Noticed
             | EventKind::Repaired
             | EventKind::BackingOff
             | EventKind::Lost
             | EventKind::Missed(_) => {
-                tracing::warn!("{}: {text}", kind.as_str());
+                tracing::warn!("{}: {line}", kind.as_str());
             }
             EventKind::Up
             | EventKind::Down
@@ -220,7 +222,7 @@ impl Events {
             | EventKind::Ready
             | EventKind::Stopping
             | EventKind::Ended => {
-                tracing::debug!("{}: {text}", kind.as_str());
+                tracing::debug!("{}: {line}", kind.as_str());
             }
         }
         let (at, name, encoded) = (wall_clock(), name.cloned(), Encoded::default());
@@ -358,7 +360,10 @@ impl Events {
             Warning::AbsentAddress(absent) => &absent.name,
             _ => return,
         };
-        self.say(EventKind::Noticed, Some(name), warning.to_string());
+        let text = warning.to_string();
+        // An event has the name beside its text.
+        let bare = text.strip_prefix(name.as_str()).and_then(|rest| rest.strip_prefix(": "));
+        self.say(EventKind::Noticed, Some(name), bare.unwrap_or(&text).to_owned());
     }
 
     /// Publishes a change by another process.
@@ -372,9 +377,29 @@ impl Events {
     }
 }
 
+/// Returns the text of an event for the log, which has no field for the name of the function.
+fn for_log<'a>(name: Option<&InstanceName>, text: &'a str) -> Cow<'a, str> {
+    let Some(name) = name else { return text.into() };
+    let named = text.strip_prefix(name.as_str());
+    if named.is_some_and(|rest| rest.starts_with(": ") || rest.starts_with(" is ")) {
+        return text.into();
+    }
+    format!("{name}: {text}").into()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn log_has_the_name_of_the_function_once() {
+        let name = "its".parse().unwrap();
+        let line = |text| for_log(Some(&name), text);
+        assert_eq!(line("its supervisor died"), "its: its supervisor died");
+        assert_eq!(line("its is not up: no TAP"), "its is not up: no TAP");
+        assert_eq!(line("its: tcp 80 is taken"), "its: tcp 80 is taken");
+        assert_eq!(for_log(None, "all taken down"), "all taken down");
+    }
 
     fn texts(subscription: &Subscription) -> Vec<&str> {
         subscription.remembered.iter().map(|event| event.text.as_str()).collect()
