@@ -11,7 +11,7 @@ use crate::{
         traffic::{PATIENCE, ping, tcp_ask, udp_ask},
         transport::{
             Transport::{self, Tcp, Udp},
-            assert_no_way,
+            assert_no_way, assert_refused,
         },
     },
 };
@@ -88,11 +88,16 @@ on_every_firewall!(guests_reach_the_internet_and_neither_the_host_nor_private_ne
     assert_way(guest, &open);
     assert_published(world, &pair);
     if world.firewall == Firewall::Nftables {
-        for to in [(PRIVATE[2], SERVICE), (NODE_LAN, SERVICE), (INTERNET, MAIL)] {
+        for to in [(PRIVATE[2], SERVICE), (INTERNET, MAIL)] {
             let refused = tcp_ask(&guest.guest.namespace, to).expect_err("it is refused");
             assert_eq!(refused.kind(), ErrorKind::HostUnreachable, "{to:?}: {refused}");
         }
+        assert_refused(Tcp, &guest.guest.namespace, (NODE_LAN, SERVICE));
+        assert_refused(Udp, &guest.guest.namespace, (NODE_LAN, SERVICE));
     }
+    // Nobody listens there.
+    assert_refused(Tcp, &guest.guest.namespace, (NODE_LAN, MAIL));
+    assert_refused(Udp, &guest.guest.namespace, (NODE_LAN, MAIL));
 
     let third = function("third", &[]).to_string();
     let refused = world.riklet(&["--egress", "all", "up", "-"], &third).failure(2);

@@ -14,7 +14,7 @@ use crate::world::{
     transport::{
         Path, Transport,
         Transport::{Sctp, Tcp, Udp},
-        assert_paths, assert_refused,
+        assert_no_way, assert_paths, assert_refused,
     },
 };
 
@@ -78,8 +78,10 @@ on_every_firewall!(a_port_that_was_taken_down_is_refused_at_once, |world| {
     for transport in Transport::ALL {
         assert_refused(transport, &world.client, (NODE_LAN, 8080));
         assert_refused(transport, &world.internet, (NODE_UPLINK, 8080));
-        assert_refused(transport, &stays.guest.namespace, (NODE_LAN, 8080));
     }
+    assert_refused(Tcp, &stays.guest.namespace, (NODE_LAN, 8080));
+    assert_refused(Udp, &stays.guest.namespace, (NODE_LAN, 8080));
+    assert_no_way(&[(Sctp, &stays.guest.namespace, (NODE_LAN, 8080))]);
     for address in [NODE_LAN, Ipv4Addr::LOCALHOST] {
         assert_refused(Tcp, &world.node, (address, 8080));
         assert_refused(Udp, &world.node, (address, 8080));

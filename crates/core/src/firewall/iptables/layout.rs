@@ -233,7 +233,8 @@ fn to_port((protocol, port): (Protocol, u16)) -> String {
     format!("-p {protocol} -m {protocol} --dport {port} ")
 }
 
-/// Returns the rules for packets of guests to the host itself. What returns is judged by others.
+/// Returns the rules for packets of guests to the host itself. What returns is judged by others. The host itself refuses
+/// what nobody listens for: `REJECT` does not exist in this table.
 fn to_the_host(egress: Egress) -> impl Iterator<Item = Rule> {
     let servers = (egress == Egress::Internet).then_some(NAME_SERVERS).into_iter().flatten();
     let bodies = [
@@ -242,7 +243,10 @@ fn to_the_host(egress: Egress) -> impl Iterator<Item = Rule> {
         "-p icmp -m icmp --icmp-type 8 -j RETURN".to_owned(),
     ];
     let servers = servers.map(|server| format!("{}-j RETURN", to_port(server)));
-    let bodies = bodies.into_iter().chain(servers).chain(["-j DROP".to_owned()]);
+    let listened = ["tcp", "udp"].map(|by| format!("-p {by} -m socket --nowildcard -j DROP"));
+    let others = ["tcp", "udp"].map(|by| format!("-p {by} -j RETURN"));
+    let last = ["-j DROP".to_owned()];
+    let bodies = bodies.into_iter().chain(servers).chain(listened).chain(others).chain(last);
     bodies.map(|body| rule(INPUT_CHAIN, body))
 }
 

@@ -103,6 +103,10 @@ fn a_reset_writes_the_whole_ruleset() {
     -A RIKLET-INPUT -p icmp -m icmp --icmp-type 8 -j RETURN
     -A RIKLET-INPUT -p udp -m udp --dport 53 -j RETURN
     -A RIKLET-INPUT -p tcp -m tcp --dport 53 -j RETURN
+    -A RIKLET-INPUT -p tcp -m socket --nowildcard -j DROP
+    -A RIKLET-INPUT -p udp -m socket --nowildcard -j DROP
+    -A RIKLET-INPUT -p tcp -j RETURN
+    -A RIKLET-INPUT -p udp -j RETURN
     -A RIKLET-INPUT -j DROP
     -I INPUT -i rik+ -j RIKLET-INPUT
     -I FORWARD -j RIKLET-FORWARD
@@ -278,6 +282,10 @@ fn misplaced_rules_are_removed_as_they_were_printed() {
     -A RIKLET-INPUT -p icmp -m icmp --icmp-type 8 -j RETURN
     -A RIKLET-INPUT -p udp -m udp --dport 53 -j RETURN
     -A RIKLET-INPUT -p tcp -m tcp --dport 53 -j RETURN
+    -A RIKLET-INPUT -p tcp -m socket --nowildcard -j DROP
+    -A RIKLET-INPUT -p udp -m socket --nowildcard -j DROP
+    -A RIKLET-INPUT -p tcp -j RETURN
+    -A RIKLET-INPUT -p udp -j RETURN
     -A RIKLET-INPUT -j DROP
     -A RIKLET-PASSAGE -i rik+ -j ACCEPT
     -A RIKLET-PASSAGE -o rik+ -j ACCEPT

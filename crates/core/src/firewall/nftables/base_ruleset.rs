@@ -16,8 +16,8 @@ use super::{
         destination_is_local, destination_outside, destination_public, destination_translated,
         drop, echo_request, established, from_guest, from_interface, invalid, ipv4, jump,
         mark_connection, mark_packet, masquerade, not_from_guest, not_from_host, not_to_guest,
-        out_of, packet_has_any, reject, set_segment_size, source, source_is_elsewhere, to_guest,
-        to_port, translate, translate_address,
+        out_of, packet_has_any, reject, reject_port, set_segment_size, source, source_is_elsewhere,
+        to_guest, to_port, translate, translate_address,
     },
     object::{Base, Chain, INTERFACE, Operation, Rule, Set, Table, TableName, comment, commented},
 };
@@ -49,7 +49,7 @@ const PROTOCOL: u32 = 12;
 const PORT: u32 = 13;
 
 /// The hash of the messages for some settings: another number means other rules. A test holds it to them.
-const VERSION: u64 = 0xecec_e440_3a24_c088;
+const VERSION: u64 = 0x0745_ef02_355e_e2bc;
 
 /// Returns the name of our table.
 #[must_use]
@@ -404,7 +404,7 @@ fn to_the_host(base_ruleset: &BaseRuleset) -> Vec<Rule> {
             rule(&text, &[to_port(protocol, port), accept()])
         }));
     }
-    rules.push(rule("nothing else to the host", &[reject()]));
+    rules.push(rule("nothing else to the host", &[reject_port()]));
     rules
 }
 

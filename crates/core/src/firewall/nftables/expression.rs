@@ -460,13 +460,25 @@ pub(super) fn drop() -> Vec<Expression> {
 
 /// `reject with icmpx admin-prohibited`, which ends a client's wait at once (icmp(7))
 pub(super) fn reject() -> Vec<Expression> {
-    /// `NFT_REJECT_ICMPX_UNREACH`, `NFT_REJECT_ICMPX_ADMIN_PROHIBITED`.
-    const BY_FAMILY: u32 = 2;
+    /// `NFT_REJECT_ICMPX_ADMIN_PROHIBITED`.
     const ADMIN_PROHIBITED: u8 = 3;
+    reject_with(ADMIN_PROHIBITED)
+}
+
+/// `reject with icmpx port-unreachable`, as a host refuses by itself where nobody listens
+pub(super) fn reject_port() -> Vec<Expression> {
+    /// `NFT_REJECT_ICMPX_PORT_UNREACH`.
+    const PORT_UNREACHABLE: u8 = 1;
+    reject_with(PORT_UNREACHABLE)
+}
+
+fn reject_with(code: u8) -> Vec<Expression> {
+    /// `NFT_REJECT_ICMPX_UNREACH`.
+    const BY_FAMILY: u32 = 2;
     // NFTA_REJECT_TYPE; NFTA_REJECT_ICMP_CODE has one octet.
     let mut reject = other("reject", &[(1, BY_FAMILY)]);
     if let Expressions::Other { attributes, .. } = &mut reject {
-        attributes.push(DefaultNla::new(2, vec![ADMIN_PROHIBITED]));
+        attributes.push(DefaultNla::new(2, vec![code]));
     }
     vec![reject]
 }

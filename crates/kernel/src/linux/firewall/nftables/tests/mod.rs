@@ -193,7 +193,7 @@ fn nft_shows_the_table_and_accepts_what_it_shows() {
             "iifname \"rik*\" ip saddr 10.231.0.0/16 oifname @uplinks ip daddr != 0.0.0.0/8",
             "type filter hook input priority filter - 10; policy accept;",
             "iifname \"rik*\" icmp type echo-request accept comment",
-            "iifname \"rik*\" reject with icmpx admin-prohibited comment \"nothing else to the host\"",
+            "iifname \"rik*\" reject comment \"nothing else to the host\"",
             "iifname \"rik*\" oifname != \"rik*\" ip saddr 10.231.0.0/16 ip daddr != 0.0.0.0/8 \
              ip daddr != 10.0.0.0/8 ip daddr != 100.64.0.0/10",
             "ip daddr != 224.0.0.0/3 accept comment",
