@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{RunError, directory, marks_of_all, process_error};
-use riklet_core::model::InstanceName;
+use riklet_core::model::{InstanceName, Vmm};
 use riklet_kernel::process::{self, Marked, ProcessId};
 use riklet_sdn::store::Store;
 
@@ -20,15 +20,15 @@ pub fn recover(state_dir: &Path) -> Result<Vec<InstanceName>, RunError> {
     let Some(mut store) = Store::open_existing(state_dir)? else { return Ok(vec![]) };
     let all = marks_of_all(state_dir);
     let mut found: Vec<_> =
-        process::marked_with(&all).into_iter().filter_map(|m| vmm(m, &all)).collect();
+        process::marked_with(&all).into_iter().filter_map(|found| guest(found, &all)).collect();
     found.sort_by(|one, other| one.name.cmp(&other.name));
     let tx = store.transaction()?;
     let mut recovered = Vec::new();
-    for Vmm { name, supervisor, kind, process } in found {
+    for Guest { name, supervisor, vmm, process } in found {
         let is_alive = supervisor.is_alive();
         let is_alive = is_alive.map_err(|source| process_error("look at", &name, source))?;
         if is_alive && tx.get(&name)?.is_some() && tx.run(&name)?.is_none() {
-            tx.begin_run(&name, &kind, supervisor, began(state_dir, &name))?;
+            tx.begin_run(&name, vmm.as_str(), supervisor, began(state_dir, &name))?;
             tx.set_run_process(&name, supervisor, process)?;
             tx.set_run_ready(&name, supervisor, 0)?;
             recovered.push(name);
@@ -39,20 +39,21 @@ pub fn recover(state_dir: &Path) -> Result<Vec<InstanceName>, RunError> {
 }
 
 /// A process that a supervisor started.
-struct Vmm {
+struct Guest {
     name: InstanceName,
     supervisor: ProcessId,
-    kind: String,
+    vmm: Vmm,
     process: ProcessId,
 }
 
-/// Returns the VMM that a process is, unless the VMM, or a wrapper of it, has started the process.
-fn vmm(marked: Marked, all: &str) -> Option<Vmm> {
+/// Returns the VMM that a process is, unless the VMM, or a wrapper of it, has started the process. Earlier versions wrote no
+/// name of the VMM into its mark: then it cannot be controlled.
+fn guest(marked: Marked, all: &str) -> Option<Guest> {
     let Marked { process, parent, mark, .. } = marked;
     let mut parts = mark.strip_prefix(all)?.split(':');
     let (name, supervisor) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
-    let kind = parts.next()?.to_owned();
-    (parent == ProcessId::pid(supervisor)).then_some(Vmm { name, supervisor, kind, process })
+    let vmm = Vmm::from_name(parts.next()?)?;
+    (parent == ProcessId::pid(supervisor)).then_some(Guest { name, supervisor, vmm, process })
 }
 
 /// Returns the time of the beginning of a run, in milliseconds since 1970: that of its directory, or now.
