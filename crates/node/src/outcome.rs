@@ -72,11 +72,13 @@ impl<K: Kernel> Session<'_, K> {
         }
         let announcer = Announcer::of(cache, &outcome, records);
         let mut failures = commit_records(cache, &tx, &outcome, (scope, deletion), &announcer)?;
-        if !announcer.silent && records.is_empty() && !outcome.done.is_empty() {
+        if !announcer.by_caller && records.is_empty() && !outcome.done.is_empty() {
             let lines: Vec<_> = outcome.done.iter().map(ToString::to_string).collect();
             tx.announce(JournalKind::Repaired, None, &lines.join("\n"))?;
         }
-        if let Some((step, source)) = outcome.halted.as_ref().filter(|_| !announcer.silent) {
+        if let Some((step, source)) =
+            outcome.halted.as_ref().filter(|_| !announcer.by_caller && !announcer.unchanged)
+        {
             let text = format!("{step}: {}", chain(source));
             for record in records {
                 tx.announce(JournalKind::Failed, Some(record.workload.name()), &text)?;
@@ -103,21 +105,24 @@ impl<K: Kernel> Session<'_, K> {
 struct Announcer {
     /// The slots that this operation is for.
     asked: BTreeSet<Slot>,
-    /// True if the caller announces the outcome for these, or there is nothing to announce.
-    silent: bool,
+    /// True if the caller announces the outcome for these.
+    by_caller: bool,
+    /// True if nothing was done in the kernel.
+    unchanged: bool,
 }
 
 impl Announcer {
     fn of(cache: &Cache, outcome: &Outcome, records: &[Record]) -> Self {
         let unchanged = outcome.done.is_empty() && outcome.failed.is_empty();
         let asked = records.iter().map(|record| record.slot).collect();
-        Self { asked, silent: cache.announces_itself() || unchanged }
+        Self { asked, by_caller: cache.announces_itself(), unchanged }
     }
 
     /// Returns whether an outcome is announced. The process that began an operation which another one completes did not
-    /// come to announce it.
-    fn announces(&self, slot: Slot) -> bool {
-        !self.silent || !self.asked.contains(&slot)
+    /// come to announce it. It may have left nothing in the kernel of what is taken down now.
+    fn announces(&self, slot: Slot, kind: JournalKind) -> bool {
+        let nothing_new = self.unchanged && kind != JournalKind::Down;
+        !(self.by_caller || nothing_new) || !self.asked.contains(&slot)
     }
 }
 
@@ -137,7 +142,7 @@ fn commit_records(
         match outcome.failed.get(&leaving.slot) {
             Some(error) => failures.push(failure(name, leaving.slot, error)),
             None if outcome.halted.is_some() => {}
-            None if tx.remove_unreadable(leaving)? && !announcer.silent => {
+            None if tx.remove_unreadable(leaving)? && !announcer.by_caller => {
                 tx.announce(JournalKind::Down, Some(name), "")?;
             }
             None => {}
@@ -151,7 +156,7 @@ fn commit_records(
         let changed = match (outcome.failed.get(&record.slot), record.phase) {
             (Some(error), _) => {
                 let failed = failure(name, record.slot, error);
-                if !announcer.silent && announcer.asked.contains(&record.slot) {
+                if !announcer.by_caller && announcer.asked.contains(&record.slot) {
                     tx.announce(JournalKind::Failed, Some(name), &chain(&failed))?;
                 }
                 failures.push(failed);
@@ -168,7 +173,7 @@ fn commit_records(
                 tx.set_phase(&record, Phase::Up)?.map(|_| JournalKind::Up)
             }
         };
-        if let Some(kind) = changed.filter(|_| announcer.announces(record.slot)) {
+        if let Some(kind) = changed.filter(|kind| announcer.announces(record.slot, *kind)) {
             tx.announce(kind, Some(name), "")?;
         }
     }

@@ -135,3 +135,33 @@ fn a_follower_is_woken_by_an_operation_of_another_process() {
         assert!(follower.has_changed(), "the file was removed");
     }
 }
+
+/// The first of two TAPs is replaced by the second `up`, which may leave none.
+#[test]
+fn a_down_after_a_killed_operation_is_announced() {
+    let with_queues = |queues: u8| {
+        let text = format!(
+            r#"{{"apiVersion": "v1", "kind": "Function", "name": "f1", "spec": {{"function": {{
+            "execution": {{"queues": {queues}}}}}}}}}"#
+        );
+        riklet_core::definition::from_json(&text).unwrap()
+    };
+    let operations = [
+        Operation::Up(vec![with_queues(2), function(2, &[])]),
+        Operation::Up(vec![with_queues(1)]),
+        Operation::Down("f1".parse().unwrap()),
+    ];
+    for at in 0..40 {
+        let mut node = TestNode::new();
+        let mut watcher = Watcher::default();
+        node.kernel.system().fault = Some((at, Fault::Stop));
+        for operation in &operations {
+            let _stopped = node.run_to_the_fault(operation);
+            watcher.follow(&node);
+        }
+        node.kernel.system().fault = None;
+        node.node().repair().unwrap();
+        watcher.follow(&node);
+        assert_eq!(watcher.up, recorded(&node), "{at}");
+    }
+}
