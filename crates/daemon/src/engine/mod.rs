@@ -252,11 +252,30 @@ impl Engine {
     /// # Errors
     /// Fails if the engine has ended, or the records or the kernel cannot be read.
     pub async fn list(&self) -> Result<Vec<ListEntry>, ApiError> {
-        if let Ok(listed) = tokio::time::timeout(LOOK_PATIENCE, self.with(NodeApi::list)).await {
-            return listed?;
+        self.look(|node| node.list()).await
+    }
+
+    /// Returns what is known about one function. If the engine is busy, reads the records and the kernel beside it, as
+    /// [`Self::list`] does.
+    ///
+    /// # Errors
+    /// Fails if the engine has ended, there is no such function, or the records or the kernel cannot be read.
+    pub async fn inspect(&self, name: InstanceName) -> Result<InspectionDocument, ApiError> {
+        self.look(move |node| node.inspect(&name)).await
+    }
+
+    /// Has the engine look, or looks beside it if it is busy.
+    async fn look<T: Send + 'static>(
+        &self,
+        look: impl Fn(&mut dyn NodeApi) -> Result<T, ApiError> + Clone + Send + 'static,
+    ) -> Result<T, ApiError> {
+        let asked = look.clone();
+        let found = self.with(move |node| asked(node));
+        if let Ok(found) = tokio::time::timeout(LOOK_PATIENCE, found).await {
+            return found?;
         }
         let config = Config::clone(&self.config);
-        self.beside(move || LocalNode::new(Node::new(config)).list()).await?
+        self.beside(move || look(&mut LocalNode::new(Node::new(config)))).await?
     }
 
     /// Reads the records or the kernel on a thread of its own. There are few of these at a time, however many ask.
@@ -271,21 +290,6 @@ impl Engine {
         // It is never closed.
         let _turn = TURNS.acquire().await;
         offload(look).await.map_err(|error| refused(&error))
-    }
-
-    /// Returns what is known about one function. If the engine is busy, reads the records and the kernel beside it, as
-    /// [`Self::list`] does.
-    ///
-    /// # Errors
-    /// Fails if the engine has ended, there is no such function, or the records or the kernel cannot be read.
-    pub async fn inspect(&self, name: InstanceName) -> Result<InspectionDocument, ApiError> {
-        let asked = name.clone();
-        let found = self.with(move |node| node.inspect(&asked));
-        if let Ok(found) = tokio::time::timeout(LOOK_PATIENCE, found).await {
-            return found?;
-        }
-        let config = Config::clone(&self.config);
-        self.beside(move || LocalNode::new(Node::new(config)).inspect(&name)).await?
     }
 
     /// Returns the number of slots in each state, as last known if the engine is busy, and why it is busy.
